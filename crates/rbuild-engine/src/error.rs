@@ -1,14 +1,12 @@
 //! Errors of builds and image commands.
 
-use std::path::{Path, PathBuf};
-
 use rbuild_dockerfile::{Diagnostic, Span};
 use rbuild_layer::LayerError;
 use rbuild_registry::RegistryError;
 use rbuild_remedy::Remedy;
 use rbuild_sandbox::{Refusal, SandboxError};
 use rbuild_store::StoreError;
-use rbuild_transport::TransportError;
+use rbuild_transport::{DestinationFull, TransportError, WriteError};
 
 /// An error of a build or an image command. The message of a variant with a source does not repeat
 /// the source's; [`BuildError::message`] joins both.
@@ -30,9 +28,9 @@ pub enum BuildError {
     Kernel { what: String, source: rbuild_linux::Error },
     #[error("{what}")]
     Io { what: String, source: std::io::Error },
-    /// No space is left at the destination, which is outside the store.
-    #[error("no space left for {}", place.display())]
-    DestinationFull { place: PathBuf, source: Box<BuildError> },
+    /// No space is left at the destination.
+    #[error(transparent)]
+    DestinationFull(#[from] DestinationFull),
     /// A request to a registry failed.
     #[error(transparent)]
     Registry(RegistryError),
@@ -114,14 +112,6 @@ impl BuildError {
         self
     }
 
-    /// Attributes a full disk to `place`, which is outside the store.
-    pub(crate) fn writing_to(self, place: &Path) -> BuildError {
-        if self.help() != Some(Remedy::FreeSpace) {
-            return self;
-        }
-        BuildError::DestinationFull { place: place.to_path_buf(), source: Box::new(self) }
-    }
-
     /// Returns the message, followed by those of its causes, as one sentence.
     pub fn message(&self) -> String {
         rbuild_remedy::sentence(self)
@@ -137,13 +127,19 @@ impl BuildError {
             BuildError::Layer { source, .. } => source.remedy(),
             BuildError::Kernel { source, .. } => LayerError::remedy_of_kernel(source),
             BuildError::Io { source, .. } => LayerError::remedy_of_io(source),
-            BuildError::DestinationFull { place, .. } => Some(Remedy::free_space_at(place)),
+            BuildError::DestinationFull(e) => Some(e.remedy()),
             BuildError::Refused(r) => Some(r.remedy.clone()),
             BuildError::Other { help, .. } => help.clone(),
             BuildError::Registry(e) => e.remedy(),
             BuildError::Sandbox(e) => e.remedy(),
             BuildError::Cancelled | BuildError::Told => None,
         }
+    }
+}
+
+impl WriteError for BuildError {
+    fn is_disk_full(&self) -> bool {
+        self.help() == Some(Remedy::FreeSpace)
     }
 }
 
@@ -170,9 +166,7 @@ impl From<TransportError> for BuildError {
             TransportError::Layer { what, source } => BuildError::Layer { what, source },
             TransportError::Kernel { what, source } => BuildError::Kernel { what, source },
             TransportError::Io { what, source } => BuildError::Io { what, source },
-            TransportError::DestinationFull { place, source } => {
-                BuildError::DestinationFull { place, source: Box::new((*source).into()) }
-            }
+            TransportError::DestinationFull(e) => e.into(),
             TransportError::Other { message, help } => BuildError::Other { message, help },
         }
     }

@@ -1,12 +1,13 @@
 //! Errors of the transport of images.
 
 use std::io;
-use std::path::{Path, PathBuf};
 
 use rbuild_layer::LayerError;
 use rbuild_registry::RegistryError;
 use rbuild_remedy::Remedy;
 use rbuild_store::StoreError;
+
+use crate::destination_full::{DestinationFull, WriteError};
 
 /// An error of reading, writing or copying an image. The message of a variant with a source does
 /// not repeat the source's; [`TransportError::message`] joins both.
@@ -42,14 +43,9 @@ pub enum TransportError {
         /// The cause.
         source: io::Error,
     },
-    /// No space is left at the destination, which is outside the store.
-    #[error("no space left for {}", place.display())]
-    DestinationFull {
-        /// The destination.
-        place: PathBuf,
-        /// The failed operation.
-        source: Box<TransportError>,
-    },
+    /// No space is left at the destination.
+    #[error(transparent)]
+    DestinationFull(#[from] DestinationFull),
     /// Any other error.
     #[error("{message}")]
     Other {
@@ -83,14 +79,6 @@ impl TransportError {
         move |source| TransportError::Io { what, source }
     }
 
-    /// Attributes a full disk to `place`, which is outside the store.
-    pub(crate) fn writing_to(self, place: &Path) -> TransportError {
-        if self.help() != Some(Remedy::FreeSpace) {
-            return self;
-        }
-        TransportError::DestinationFull { place: place.to_path_buf(), source: Box::new(self) }
-    }
-
     /// Returns the message, followed by those of its causes, as one sentence.
     pub fn message(&self) -> String {
         rbuild_remedy::sentence(self)
@@ -105,8 +93,14 @@ impl TransportError {
             TransportError::Layer { source, .. } => source.remedy(),
             TransportError::Kernel { source, .. } => LayerError::remedy_of_kernel(source),
             TransportError::Io { source, .. } => LayerError::remedy_of_io(source),
-            TransportError::DestinationFull { place, .. } => Some(Remedy::free_space_at(place)),
+            TransportError::DestinationFull(e) => Some(e.remedy()),
             TransportError::Other { help, .. } => help.clone(),
         }
+    }
+}
+
+impl WriteError for TransportError {
+    fn is_disk_full(&self) -> bool {
+        self.help() == Some(Remedy::FreeSpace)
     }
 }

@@ -10,6 +10,7 @@
 mod archive;
 mod blobs;
 mod destination;
+mod destination_full;
 mod documents;
 mod error;
 #[cfg(test)]
@@ -27,6 +28,7 @@ mod store;
 pub use archive::{ArchiveFormat, ArchiveWriter};
 pub use blobs::{BlobRead, BlobSink, BlobSource, Document, Part, TransferProgress};
 pub use destination::write_destination;
+pub use destination_full::{DestinationFull, WriteError};
 pub use documents::{Saved, index_of_images, preferred};
 pub use error::{Result, TransportError};
 pub use layout::LayoutWriter;

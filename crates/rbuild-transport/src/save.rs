@@ -19,6 +19,7 @@ use serde_json::json;
 use crate::archive::{ArchiveFormat, ArchiveWriter};
 use crate::blobs::{BlobSink, BlobSource, Document, Part};
 use crate::destination::write_destination;
+use crate::destination_full::WriteError;
 use crate::documents::{Saved, index, platform_index};
 use crate::error::{Result, TransportError};
 use crate::layout::{LayoutWriter, digest_in};
@@ -42,12 +43,11 @@ pub fn save_to(
     moved: &Arc<AtomicU64>,
 ) -> Result<()> {
     check_layers(store, images, known)?;
-    let written = write_destination(dest, |out| -> Result<()> {
+    write_destination(dest, |out| -> Result<()> {
         let archive = ArchiveWriter::begin(out)?;
         copy_images(&store.blobs(), &archive, images, known, moved)?;
         archive.finish(images, format).map(drop)
-    });
-    written.map_err(|e| e.writing_to(&dest.path()))
+    })
 }
 
 /// Writes the images with their names as an OCI image layout directory. Existing blobs are kept.

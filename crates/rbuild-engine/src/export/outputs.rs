@@ -9,9 +9,8 @@ use rbuild_image::{ManifestDigest, Reference};
 use rbuild_layer::{Deletions, Times, TreePacker};
 use rbuild_linux::{Directory, RootDir};
 use rbuild_store::{Image, Staging, Store, Workspace};
-use rbuild_transport::{Saved, index_of_images, preferred, save_directory, save_to};
+use rbuild_transport::{Saved, WriteError, index_of_images, preferred, save_directory, save_to, write_destination};
 
-use crate::destination::write;
 use crate::error::{BuildError, Result};
 use crate::event::Event;
 use crate::events::Events;
@@ -44,7 +43,7 @@ pub(crate) fn files(export: &Export, views: &[View]) -> Result<()> {
             }
             Ok(())
         }
-        Export::Tar { to, split: _ } => write(to, |out| {
+        Export::Tar { to, split: _ } => write_destination(to, |out| {
             let failed = || BuildError::layer("the output tar");
             let mut tar = TreePacker::new(Deletions::None, out);
             for view in views {

@@ -7,7 +7,9 @@ use std::time::Instant;
 
 use rbuild_linux::{Destination, Directory};
 use rbuild_store::{PackedLayer, TreeId};
-use rbuild_transport::{ArchiveFormat, ArchiveWriter, LayoutWriter, Saved, check_layers, copy_images, save_directory};
+use rbuild_transport::{
+    ArchiveFormat, ArchiveWriter, LayoutWriter, Saved, WriteError, check_layers, copy_images, save_directory,
+};
 
 use crate::destination::begin;
 use crate::env::StepEnv;

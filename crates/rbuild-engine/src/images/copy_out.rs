@@ -9,8 +9,9 @@ use rbuild_linux::{Destination, Directory, Kind, RootDir, Stat, copy_contents, c
 use rbuild_remedy::Remedy;
 use rbuild_sandbox::Builder;
 use rbuild_store::{Image, Store, Workspace};
+use rbuild_transport::{WriteError, write_destination};
 
-use crate::destination::{begin, write};
+use crate::destination::begin;
 use crate::error::{BuildError, Result};
 use crate::export::local;
 use crate::rootfs::snapshots;
@@ -102,7 +103,7 @@ impl CopySource<'_> {
 
     /// Writes the entry as a tar archive: under its own name, with all its contents.
     fn tar(&self, dest: &Destination) -> Result<()> {
-        write(dest, |out| {
+        write_destination(dest, |out| {
             let mut tar = TreePacker::new(Deletions::None, out);
             let (dir, name) = self.view.parent(&self.path).map_err(BuildError::kernel("the image's files"))?;
             let packed = if self.contents_only || name.is_empty() {
