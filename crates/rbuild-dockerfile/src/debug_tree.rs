@@ -10,7 +10,7 @@ use crate::words::{self, split_keyword};
 
 /// An uninterpreted instruction.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Node {
+pub struct DebugNode {
     /// Instruction in lower case.
     pub keyword: String,
     /// Builder flags, each as `--name` or `--name=value`.
@@ -18,7 +18,7 @@ pub struct Node {
     /// Arguments, split by the rules of the instruction.
     pub words: Vec<String>,
     /// Deferred instruction of ONBUILD.
-    pub inner: Option<Box<Node>>,
+    pub inner: Option<Box<DebugNode>>,
 }
 
 /// Parses a Dockerfile into one node per instruction.
@@ -29,13 +29,13 @@ pub struct Node {
 ///
 /// Returns the errors that prevent splitting the text into instructions: an overlong line, a
 /// repeated directive, an unterminated here-document.
-pub fn debug_tree(source: &[u8]) -> Result<Vec<Node>, Vec<Diagnostic>> {
+pub fn debug_tree(source: &[u8]) -> Result<Vec<DebugNode>, Vec<Diagnostic>> {
     let (source, _) = readable(source);
     let lines = lines::split(&source)?;
     Ok(lines.logical.iter().map(|line| node(&line.text, lines.escape)).collect())
 }
 
-fn node(text: &Text, escape: char) -> Node {
+fn node(text: &Text, escape: char) -> DebugNode {
     let (keyword, rest) = split_keyword(text);
     let (flags, rest) = flags::take(&rest, escape);
     let flags = flags
@@ -47,7 +47,7 @@ fn node(text: &Text, escape: char) -> Node {
         .collect();
     let keyword = keyword.text.to_lowercase();
     let inner = (keyword == "onbuild").then(|| Box::new(node(&rest, escape)));
-    Node { words: arguments(&keyword, &rest, escape), keyword, flags, inner }
+    DebugNode { words: arguments(&keyword, &rest, escape), keyword, flags, inner }
 }
 
 fn arguments(keyword: &str, rest: &Text, escape: char) -> Vec<String> {

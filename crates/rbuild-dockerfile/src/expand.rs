@@ -72,7 +72,7 @@ pub enum ExpandError {
 const MAX_DEPTH: usize = 64;
 
 /// Returns the value of a variable, if it is set.
-pub type Lookup<'a> = dyn Fn(&str) -> Option<String> + 'a;
+pub type VariableLookup<'a> = dyn Fn(&str) -> Option<String> + 'a;
 
 impl Lexer {
     /// Returns the options for arguments of instructions.
@@ -85,9 +85,9 @@ impl Lexer {
     /// # Errors
     ///
     /// Returns the first error in the word, or an error if a limit on depth or size is exceeded.
-    pub fn word(&self, input: &str, lookup: &Lookup<'_>) -> Result<Expanded, ExpandError> {
+    pub fn word(&self, input: &str, lookup: &VariableLookup<'_>) -> Result<Expanded, ExpandError> {
         let chars: Vec<char> = input.chars().collect();
-        let mut scan = Scan {
+        let mut scan = WordScan {
             chars: &chars,
             at: 0,
             lexer: *self,
@@ -102,13 +102,13 @@ impl Lexer {
     }
 }
 
-struct Scan<'a> {
+struct WordScan<'a> {
     chars: &'a [char],
     at: usize,
     lexer: Lexer,
     raw_escapes: bool,
     depth: usize,
-    lookup: &'a Lookup<'a>,
+    lookup: &'a VariableLookup<'a>,
     matched: Vec<String>,
     unmatched: Vec<String>,
 }
@@ -143,7 +143,7 @@ impl Words {
     }
 }
 
-impl Scan<'_> {
+impl WordScan<'_> {
     fn peek(&self) -> Option<char> {
         self.chars.get(self.at).copied()
     }

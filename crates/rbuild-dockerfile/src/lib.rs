@@ -35,7 +35,7 @@ mod text;
 mod words;
 
 pub use ast::Dockerfile;
-pub use debug_tree::{Node, debug_tree};
+pub use debug_tree::{DebugNode, debug_tree};
 pub use diagnostic::{Diagnostic, Span};
 pub use mount::{Mount, MountKind, Sharing, mount_from, parse_mount, parse_size};
 pub use parse::{parse, parse_trigger};

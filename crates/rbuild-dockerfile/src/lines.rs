@@ -19,7 +19,7 @@ pub struct Logical {
     pub comments: Vec<Comment>,
 }
 
-pub struct Lines {
+pub struct LogicalLines {
     pub directives: Vec<Directive>,
     pub escape: char,
     pub logical: Vec<Logical>,
@@ -29,14 +29,14 @@ pub struct Lines {
 
 /// A physical line without its line ending.
 #[derive(Clone, Copy)]
-struct Line<'a> {
+struct PhysicalLine<'a> {
     text: &'a str,
     start: usize,
     /// Text with the line ending, for the bodies of here-documents.
     raw: &'a str,
 }
 
-impl Line<'_> {
+impl PhysicalLine<'_> {
     fn span(&self) -> Span {
         Span::new(self.start, self.start + self.text.len())
     }
@@ -45,21 +45,21 @@ impl Line<'_> {
     }
 }
 
-fn physical(source: &str, from: usize) -> Vec<Line<'_>> {
+fn physical(source: &str, from: usize) -> Vec<PhysicalLine<'_>> {
     let mut start = from;
     source[from..]
         .split_inclusive('\n')
         .map(|raw| {
             let text = raw.strip_suffix('\n').unwrap_or(raw);
             let text = text.strip_suffix('\r').unwrap_or(text);
-            let line = Line { text, start, raw };
+            let line = PhysicalLine { text, start, raw };
             start += raw.len();
             line
         })
         .collect()
 }
 
-pub fn split(source: &str) -> Result<Lines, Vec<Diagnostic>> {
+pub fn split(source: &str) -> Result<LogicalLines, Vec<Diagnostic>> {
     let bom = if source.starts_with('\u{feff}') { '\u{feff}'.len_utf8() } else { 0 };
     let lines = physical(source, bom);
     if let Some(long) = lines.iter().find(|l| l.raw.len() > MAX_LINE) {
@@ -83,8 +83,8 @@ pub fn split(source: &str) -> Result<Lines, Vec<Diagnostic>> {
             }
         }
     }
-    let mut out = Lines { directives, escape, logical: Vec::new(), empty_continuations: Vec::new() };
-    let mut reader = Reader { lines: &lines, at: first, escape };
+    let mut out = LogicalLines { directives, escape, logical: Vec::new(), empty_continuations: Vec::new() };
+    let mut reader = LineReader { lines: &lines, at: first, escape };
     let mut comments: Vec<Comment> = Vec::new();
     while let Some(line) = reader.next() {
         if line.is_comment() {
@@ -105,7 +105,7 @@ pub fn split(source: &str) -> Result<Lines, Vec<Diagnostic>> {
 
 /// Parses the directives at the top of the file. Returns them and the index of the first other
 /// line.
-fn read_directives(lines: &[Line<'_>], errors: &mut Vec<Diagnostic>) -> (Vec<Directive>, usize) {
+fn read_directives(lines: &[PhysicalLine<'_>], errors: &mut Vec<Diagnostic>) -> (Vec<Directive>, usize) {
     let mut found: Vec<Directive> = Vec::new();
     let skip = usize::from(lines.first().is_some_and(|l| l.text.starts_with("#!")));
     for (i, line) in lines.iter().enumerate().skip(skip) {
@@ -121,7 +121,7 @@ fn read_directives(lines: &[Line<'_>], errors: &mut Vec<Diagnostic>) -> (Vec<Dir
     (found, lines.len())
 }
 
-fn directive(line: &Line<'_>) -> Option<Directive> {
+fn directive(line: &PhysicalLine<'_>) -> Option<Directive> {
     let body = line.text.trim_start().strip_prefix('#')?;
     let (name, value) = body.split_once('=')?;
     let name = name.trim();
@@ -136,14 +136,14 @@ fn directive(line: &Line<'_>) -> Option<Directive> {
     Some(Directive { name: name.to_ascii_lowercase(), value })
 }
 
-struct Reader<'a> {
-    lines: &'a [Line<'a>],
+struct LineReader<'a> {
+    lines: &'a [PhysicalLine<'a>],
     at: usize,
     escape: char,
 }
 
-impl<'a> Reader<'a> {
-    fn next(&mut self) -> Option<Line<'a>> {
+impl<'a> LineReader<'a> {
+    fn next(&mut self) -> Option<PhysicalLine<'a>> {
         let line = self.lines.get(self.at).copied();
         self.at += 1;
         line
@@ -161,7 +161,7 @@ impl<'a> Reader<'a> {
 
     fn instruction(
         &mut self,
-        first: Line<'a>,
+        first: PhysicalLine<'a>,
         comments: Vec<Comment>,
         empty: &mut Vec<Span>,
     ) -> Result<Logical, Diagnostic> {

@@ -12,12 +12,12 @@ use crate::diagnostic::{Diagnostic, Span};
 pub use catalog::*;
 pub use facts::Facts;
 pub use rules::json_mistake;
-pub use settings::{Settings, SettingsError};
+pub use settings::{LintSettings, SettingsError};
 
 /// Returns the warnings of all rules enabled by `settings`, ordered by position.
 ///
 /// A comment `# check=skip=RULE` directly above an instruction only applies to that instruction.
-pub fn check(file: &Dockerfile, facts: &Facts<'_>, settings: &Settings) -> Vec<Warning> {
+pub fn check(file: &Dockerfile, facts: &Facts<'_>, settings: &LintSettings) -> Vec<LintWarning> {
     let mut found = Vec::new();
     rules::check(file, facts, &mut found);
     variables::check(file, facts, &mut found);
@@ -33,17 +33,17 @@ pub fn check(file: &Dockerfile, facts: &Facts<'_>, settings: &Settings) -> Vec<W
 /// # Errors
 ///
 /// Returns the first error in the directive.
-pub fn settings(file: &Dockerfile) -> Result<Settings, Diagnostic> {
+pub fn settings(file: &Dockerfile) -> Result<LintSettings, Diagnostic> {
     match file.directives.iter().find(|d| d.name == "check") {
-        Some(d) => Settings::parse(&d.value.text).map_err(|e| Diagnostic::new(d.value.span, e.to_string())),
-        None => Ok(Settings::default()),
+        Some(d) => LintSettings::parse(&d.value.text).map_err(|e| Diagnostic::new(d.value.span, e.to_string())),
+        None => Ok(LintSettings::default()),
     }
 }
 
 /// Returns a warning for each name in the settings of the file that is no rule.
 pub fn unknown_rules(file: &Dockerfile) -> Vec<Diagnostic> {
     let directive = file.directives.iter().filter(|d| d.name == "check");
-    let directive = directive.filter_map(|d| Some((d.value.span, Settings::parse(&d.value.text).ok()?)));
+    let directive = directive.filter_map(|d| Some((d.value.span, LintSettings::parse(&d.value.text).ok()?)));
     let mut found = Vec::new();
     for (span, settings) in
         directive.chain(exceptions(file).into_iter().map(|(start, _, s)| (Span::new(start, start), s)))
@@ -60,20 +60,20 @@ pub fn unknown_rules(file: &Dockerfile) -> Vec<Diagnostic> {
 
 /// Returns the settings in comments above instructions: (start, end, settings) of each instruction,
 /// ordered by start.
-fn exceptions(file: &Dockerfile) -> Vec<(usize, usize, Settings)> {
+fn exceptions(file: &Dockerfile) -> Vec<(usize, usize, LintSettings)> {
     let instructions = file.global_args.iter().chain(file.stages.iter().flat_map(|s| &s.instructions));
     let stages = file.stages.iter().map(|s| (s.span, &s.comments));
-    let mut found: Vec<(usize, usize, Settings)> = instructions
+    let mut found: Vec<(usize, usize, LintSettings)> = instructions
         .map(|i| (i.span, &i.comments))
         .chain(stages)
         .flat_map(|(span, comments)| comments.iter().map(move |c| (span, c)))
-        .filter_map(|(span, c)| Some((span.start, span.end, Settings::parse(c.text.strip_prefix("check=")?).ok()?)))
+        .filter_map(|(span, c)| Some((span.start, span.end, LintSettings::parse(c.text.strip_prefix("check=")?).ok()?)))
         .collect();
     found.sort_by_key(|(start, ..)| *start);
     found
 }
 
-fn excepted(exceptions: &[(usize, usize, Settings)], warning: &Warning) -> bool {
+fn excepted(exceptions: &[(usize, usize, LintSettings)], warning: &LintWarning) -> bool {
     let at = warning.span.start;
     let before = exceptions.partition_point(|(start, ..)| *start <= at);
     exceptions[..before].last().is_some_and(|(_, end, settings)| at <= *end && !settings.enables(warning.rule))

@@ -134,9 +134,9 @@ struct Assignment {
     span: Span,
 }
 
-fn options(fields: Vec<Field>, text: &str, span: Span) -> Vec<Assignment> {
+fn options(fields: Vec<CsvField>, text: &str, span: Span) -> Vec<Assignment> {
     let exact = span.end.saturating_sub(span.start) == text.len();
-    let assignment = |Field { text, start, end }: Field| {
+    let assignment = |CsvField { text, start, end }: CsvField| {
         let span = if exact { Span::new(span.start + start, span.start + end) } else { span };
         match text.split_once('=') {
             Some((key, value)) => Assignment { key: key.trim().to_lowercase(), value: Some(value.to_string()), span },
@@ -268,15 +268,15 @@ pub fn parse_size(text: &str) -> Option<u64> {
 }
 
 /// A field of a CSV record: its value without quotes, and its range in the record.
-struct Field {
+struct CsvField {
     text: String,
     start: usize,
     end: usize,
 }
 
 /// Splits a CSV record. Returns `None` if it has an unclosed quote.
-fn csv_fields(text: &str) -> Option<Vec<Field>> {
-    let mut fields = vec![Field { text: String::new(), start: 0, end: 0 }];
+fn csv_fields(text: &str) -> Option<Vec<CsvField>> {
+    let mut fields = vec![CsvField { text: String::new(), start: 0, end: 0 }];
     let mut quoted = false;
     let mut chars = text.char_indices().peekable();
     while let Some((at, c)) = chars.next() {
@@ -289,7 +289,7 @@ fn csv_fields(text: &str) -> Option<Vec<Field>> {
             '"' => quoted = !quoted,
             ',' if !quoted => {
                 field.end = at;
-                fields.push(Field { text: String::new(), start: at + 1, end: at + 1 });
+                fields.push(CsvField { text: String::new(), start: at + 1, end: at + 1 });
             }
             c => field.text.push(c),
         }

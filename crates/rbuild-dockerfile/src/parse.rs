@@ -46,7 +46,7 @@ pub fn parse(source: &[u8]) -> Result<Dockerfile, Vec<Diagnostic>> {
         let d = Diagnostic::new(Span::default(), "the Dockerfile contains no instructions");
         return Err(vec![d.help("start with `FROM image`")]);
     }
-    let mut parser = Parser { escape: lines.escape, errors: Vec::new() };
+    let mut parser = DockerfileParser { escape: lines.escape, errors: Vec::new() };
     let mut file = Dockerfile {
         directives: lines.directives,
         escape: lines.escape,
@@ -57,8 +57,8 @@ pub fn parse(source: &[u8]) -> Result<Dockerfile, Vec<Diagnostic>> {
     for logical in lines.logical {
         match parser.item(logical) {
             None => {}
-            Some(Parsed::Stage(stage)) => file.stages.push(stage),
-            Some(Parsed::Instruction(i)) => match file.stages.last_mut() {
+            Some(ParsedLine::Stage(stage)) => file.stages.push(stage),
+            Some(ParsedLine::Instruction(i)) => match file.stages.last_mut() {
                 Some(stage) => stage.instructions.push(i),
                 None if matches!(i.op, Op::Arg(_)) => file.global_args.push(i),
                 None => parser.errors.push(
@@ -106,10 +106,10 @@ fn heredocs(op: &Op) -> &[Heredoc] {
 /// Returns the errors in the trigger, or an error if it is not exactly one instruction.
 pub fn parse_trigger(text: &str) -> Result<Instruction, Vec<Diagnostic>> {
     let lines = lines::split(text)?;
-    let mut parser = Parser { escape: '\\', errors: Vec::new() };
+    let mut parser = DockerfileParser { escape: '\\', errors: Vec::new() };
     let mut found = lines.logical.into_iter().filter_map(|l| parser.item(l)).collect::<Vec<_>>();
     match (found.pop(), found.is_empty()) {
-        (Some(Parsed::Instruction(i)), true) if parser.errors.is_empty() => Ok(i),
+        (Some(ParsedLine::Instruction(i)), true) if parser.errors.is_empty() => Ok(i),
         _ if !parser.errors.is_empty() => Err(parser.errors),
         _ => Err(vec![Diagnostic::new(
             Span::new(0, text.len()),
@@ -118,30 +118,30 @@ pub fn parse_trigger(text: &str) -> Result<Instruction, Vec<Diagnostic>> {
     }
 }
 
-enum Parsed {
+enum ParsedLine {
     Stage(Stage),
     Instruction(Instruction),
 }
 
-struct Parser {
+struct DockerfileParser {
     escape: char,
     errors: Vec<Diagnostic>,
 }
 
-impl Parser {
+impl DockerfileParser {
     fn error(&mut self, d: Diagnostic) {
         self.errors.push(d);
     }
 
-    fn item(&mut self, logical: Logical) -> Option<Parsed> {
+    fn item(&mut self, logical: Logical) -> Option<ParsedLine> {
         let Logical { text, heredocs, span, comments } = logical;
         let (keyword, rest) = split_keyword(&text);
         if keyword.text.eq_ignore_ascii_case("FROM") {
             let from = self.from(&keyword, &rest)?;
-            return Some(Parsed::Stage(Stage { keyword, from, span, comments, instructions: Vec::new() }));
+            return Some(ParsedLine::Stage(Stage { keyword, from, span, comments, instructions: Vec::new() }));
         }
         let op = self.op(&keyword, &rest, heredocs)?;
-        Some(Parsed::Instruction(Instruction { keyword, span, comments, op }))
+        Some(ParsedLine::Instruction(Instruction { keyword, span, comments, op }))
     }
 
     fn op(&mut self, keyword: &Word, rest: &Text, heredocs: Vec<Heredoc>) -> Option<Op> {

@@ -36,10 +36,10 @@ fn fill_in(replacement: &str, matched: &[char]) -> String {
 
 /// A glob of `*` and `?`, neither of which matches a newline. Matching simulates all positions in
 /// the pattern at once, so its time is proportional to the length of the text.
-pub struct Pattern(Vec<Piece>);
+pub struct Pattern(Vec<PatternPiece>);
 
 #[derive(Clone, Copy, PartialEq)]
-enum Piece {
+enum PatternPiece {
     Any,
     One,
     Char(char),
@@ -56,21 +56,21 @@ impl Pattern {
         let mut chars = text.chars();
         while let Some(c) = chars.next() {
             pieces.push(match c {
-                '*' if pieces.last() == Some(&Piece::Any) => continue,
-                '*' => Piece::Any,
-                '?' => Piece::One,
+                '*' if pieces.last() == Some(&PatternPiece::Any) => continue,
+                '*' => PatternPiece::Any,
+                '?' => PatternPiece::One,
                 '\\' => match chars.next() {
-                    Some(e) if matches!(e, '*' | '?' | '/' | '}' | '\\') => Piece::Char(e),
+                    Some(e) if matches!(e, '*' | '?' | '/' | '}' | '\\') => PatternPiece::Char(e),
                     other => return Err(BadEscape(other.map(String::from).unwrap_or_default())),
                 },
-                c => Piece::Char(c),
+                c => PatternPiece::Char(c),
             });
         }
         Ok(Pattern(pieces))
     }
 
     /// Returns the lengths of the shortest and of the longest prefix that matches.
-    fn prefix(pieces: &[Piece], text: &[char]) -> Option<(usize, usize)> {
+    fn prefix(pieces: &[PatternPiece], text: &[char]) -> Option<(usize, usize)> {
         let mut states = States::new(pieces);
         let mut found = None;
         states.add(0);
@@ -94,7 +94,7 @@ impl Pattern {
 
     pub fn trim_end(&self, value: &str, greedy: bool) -> String {
         let backwards: Vec<char> = value.chars().rev().collect();
-        let pieces: Vec<Piece> = self.0.iter().rev().copied().collect();
+        let pieces: Vec<PatternPiece> = self.0.iter().rev().copied().collect();
         match Pattern::prefix(&pieces, &backwards) {
             Some((shortest, longest)) => backwards[if greedy { longest } else { shortest }..].iter().rev().collect(),
             None => value.to_string(),
@@ -150,12 +150,12 @@ impl Pattern {
 /// Positions in a pattern that are reached by some match in progress, each with the earliest start
 /// of such a match.
 struct States<'a> {
-    pieces: &'a [Piece],
+    pieces: &'a [PatternPiece],
     starts: Vec<Option<usize>>,
 }
 
 impl<'a> States<'a> {
-    fn new(pieces: &'a [Piece]) -> States<'a> {
+    fn new(pieces: &'a [PatternPiece]) -> States<'a> {
         States { pieces, starts: vec![None; pieces.len() + 1] }
     }
 
@@ -172,7 +172,7 @@ impl<'a> States<'a> {
                 return;
             }
             *known = Some(start);
-            if self.pieces.get(state) != Some(&Piece::Any) {
+            if self.pieces.get(state) != Some(&PatternPiece::Any) {
                 return;
             }
             state += 1;
@@ -195,9 +195,9 @@ impl<'a> States<'a> {
         for (state, piece) in self.pieces.iter().enumerate() {
             let Some(start) = before[state] else { continue };
             match piece {
-                Piece::Any if c != '\n' => self.reach(state, start),
-                Piece::One if c != '\n' => self.reach(state + 1, start),
-                Piece::Char(wanted) if *wanted == c => self.reach(state + 1, start),
+                PatternPiece::Any if c != '\n' => self.reach(state, start),
+                PatternPiece::One if c != '\n' => self.reach(state + 1, start),
+                PatternPiece::Char(wanted) if *wanted == c => self.reach(state + 1, start),
                 _ => {}
             }
         }

@@ -7,7 +7,7 @@ use rbuild_image::{ManifestDigest, human_size};
 use rbuild_linux::RootDir;
 use rbuild_linux::parallel::locked;
 use rbuild_plan::Step;
-use rbuild_sandbox::{Builder, Cancel, Input, MountSource, Outcome};
+use rbuild_sandbox::{Builder, Cancel, CommandOutcome, Input, MountSource};
 use rbuild_store::{Budget, CacheKey, ImageKey, LayerLog, Store};
 
 use crate::cache::refusal;
@@ -20,7 +20,7 @@ use crate::export::{image, stream};
 use crate::exports::{Export, Finished, ImageForm, Split};
 use crate::prepare::Prepared;
 use crate::prepare::image_key::image_key;
-use crate::prepare::lookup::Known;
+use crate::prepare::lookup::VertexState;
 use crate::record::build_log::{self, Status, remember, weigh};
 use crate::request::BuildRequest;
 use crate::solve::executor;
@@ -39,7 +39,7 @@ pub fn answer(prepared: &Prepared, request: &BuildRequest, store: &Store, events
         return Ok(None);
     }
     let single = match target {
-        Known::Hit(record) if wants.files && bottom_is_scratch(prepared) => {
+        VertexState::Hit(record) if wants.files && bottom_is_scratch(prepared) => {
             store.lazy_trees().tree_if_here(&record.tree)?
         }
         _ => None,
@@ -264,7 +264,7 @@ fn after_failure(env: &StepEnv<'_>, error: BuildError, tell: impl FnOnce(&BuildE
     }
     // The build's own `Cancel` was triggered to stop the other steps.
     match rbuild_sandbox::run_attached(&env.builder.zygote, &request, &Cancel::default()) {
-        Ok(Outcome::NotStarted(why)) => {
+        Ok(CommandOutcome::NotStarted(why)) => {
             BuildError::Other { message: format!("the shell could not be started: {why}"), help: why.remedy() }
         }
         Ok(_) => BuildError::Told,

@@ -16,11 +16,11 @@ use crate::events::Events;
 use crate::export::secret_scan::Leaks;
 use crate::exports::Wants;
 use crate::prepare::Prepared;
-use crate::prepare::lookup::Known;
+use crate::prepare::lookup::VertexState;
 use crate::record::log_tail::LOG_TAIL;
 use crate::request::BuildRequest;
 use crate::rootfs::Rootfs;
-use crate::solve::results::{Done, Results};
+use crate::solve::results::{Results, VertexResult};
 use crate::solve::schedule::Schedule;
 
 /// The part of a build that runs inside the builder's namespaces, for one platform.
@@ -59,7 +59,7 @@ impl<'a> StepEnv<'a> {
         let results = Arc::new(results_of(prepared, request.now));
         let leaks = Leaks::new(&request.secrets, &prepared.marks);
         let wants = request.wants();
-        let open: Vec<bool> = prepared.known.iter().map(|known| matches!(known, Known::Open)).collect();
+        let open: Vec<bool> = prepared.known.iter().map(|known| matches!(known, VertexState::Open)).collect();
         Ok(StepEnv {
             request,
             prepared,
@@ -84,7 +84,7 @@ impl<'a> StepEnv<'a> {
     }
 
     /// Returns the outcome of an input.
-    pub fn done(&self, id: VertexId) -> &Done {
+    pub fn done(&self, id: VertexId) -> &VertexResult {
         self.results.done(id)
     }
 
@@ -126,11 +126,13 @@ fn results_of(prepared: &Prepared, now: i64) -> Results {
         let id = VertexId::new(id);
         let key = prepared.keys[id];
         let done = match known {
-            Known::Source(result) => Done { result: *result, tree: None, created: now, key: None },
-            Known::Hit(r) => Done { result: r.result, tree: Some(r.tree.clone()), created: r.created, key },
+            VertexState::Source(result) => VertexResult { result: *result, tree: None, created: now, key: None },
+            VertexState::Hit(r) => {
+                VertexResult { result: r.result, tree: Some(r.tree.clone()), created: r.created, key }
+            }
             // Nothing needs its files, or the lookup would have adopted them.
-            Known::Foreign(r) => Done { result: r.result(), tree: None, created: r.created(), key },
-            Known::Open => continue,
+            VertexState::Foreign(r) => VertexResult { result: r.result(), tree: None, created: r.created(), key },
+            VertexState::Open => continue,
         };
         results.set(id, done);
     }

@@ -35,7 +35,7 @@ pub enum Event {
     Output {
         step: usize,
         stream: Stream,
-        bytes: Chunk,
+        bytes: OutputChunk,
     },
     Done {
         step: usize,
@@ -54,25 +54,25 @@ pub enum Event {
 
 /// A chunk of a command's output. It counts against `ROOM` until it is dropped.
 #[derive(Debug)]
-pub struct Chunk {
+pub struct OutputChunk {
     pub(crate) bytes: Vec<u8>,
     pub(crate) room: Option<Arc<Room>>,
 }
 
-impl std::ops::Deref for Chunk {
+impl std::ops::Deref for OutputChunk {
     type Target = [u8];
     fn deref(&self) -> &[u8] {
         &self.bytes
     }
 }
 
-impl From<&str> for Chunk {
-    fn from(text: &str) -> Chunk {
-        Chunk { bytes: text.into(), room: None }
+impl From<&str> for OutputChunk {
+    fn from(text: &str) -> OutputChunk {
+        OutputChunk { bytes: text.into(), room: None }
     }
 }
 
-impl Drop for Chunk {
+impl Drop for OutputChunk {
     fn drop(&mut self) {
         if let Some(room) = &self.room {
             *locked(&room.taken) -= self.bytes.len();

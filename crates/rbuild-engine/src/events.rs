@@ -7,7 +7,7 @@ use std::sync::{Arc, PoisonError};
 use rbuild_linux::parallel::locked;
 use rbuild_sandbox::Stream;
 
-use crate::event::{Chunk, Event, ROOM, Room, Warning};
+use crate::event::{Event, OutputChunk, ROOM, Room, Warning};
 use crate::ops::redact::SecretValues;
 use crate::record::journal::Journal;
 
@@ -84,7 +84,7 @@ impl Events {
         *taken += bytes.len();
         drop(taken);
         // Without a receiver, the chunk is returned and dropped here.
-        self.send(Event::Output { step, stream, bytes: Chunk { bytes, room: Some(self.room.clone()) } });
+        self.send(Event::Output { step, stream, bytes: OutputChunk { bytes, room: Some(self.room.clone()) } });
     }
 }
 

@@ -20,7 +20,7 @@ use crate::error::{BuildError, Result};
 use crate::event::{Event, StepOutcome, Warning};
 use crate::events::Events;
 use crate::export::secret_scan;
-use crate::prepare::lookup::{Known, LookedUp, Lookup};
+use crate::prepare::lookup::{LookedUp, Lookup, VertexState};
 use crate::prepare::resolve::{Bring, Resolver};
 use crate::request::BuildRequest;
 
@@ -28,7 +28,7 @@ pub struct Prepared {
     /// The platform of the result.
     pub(crate) platform: Platform,
     pub(crate) graph: BuildGraph,
-    pub(crate) known: Vec<Known>,
+    pub(crate) known: Vec<VertexState>,
     /// Keys of the steps, where known.
     pub(crate) keys: Vec<Option<CacheKey>>,
     /// Files that each step takes from contexts.

@@ -51,7 +51,7 @@ fn load(archive: &[u8]) -> bool {
     let _ = std::fs::remove_dir_all(&dir);
     let store = Store::open(&dir).unwrap();
     let began = processor_time();
-    let loaded = rbuild_transport::load(&store, archive, &rbuild_transport::Wanted::new(None));
+    let loaded = rbuild_transport::load(&store, archive, &rbuild_transport::WantedPlatform::new(None));
     let taken = processor_time() - began;
     let most = LEAST.max(PACE * (archive.len() / 1000) as u32 / 100);
     assert!(taken < most, "{} bytes took {taken:?}", archive.len());

@@ -59,7 +59,7 @@ pub struct RunConfig {
     pub cmd: Option<Vec<String>>,
     /// Health check (a Docker extension).
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub healthcheck: Option<Healthcheck>,
+    pub healthcheck: Option<HealthcheckConfig>,
     /// Directories that receive a volume. The values are empty objects.
     #[serde(default, deserialize_with = "null_is_default", skip_serializing_if = "BTreeMap::is_empty")]
     pub volumes: BTreeMap<String, Value>,
@@ -90,7 +90,7 @@ pub struct RunConfig {
 /// the runtime.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-pub struct Healthcheck {
+pub struct HealthcheckConfig {
     /// `NONE`, or `CMD` or `CMD-SHELL` and arguments; empty to inherit the check.
     #[serde(default, deserialize_with = "null_is_default", skip_serializing_if = "Vec::is_empty")]
     pub test: Vec<String>,

@@ -25,7 +25,7 @@ mod hash;
 mod name;
 mod platform;
 
-pub use config::{Healthcheck, History, ImageConfig, RootFs, RunConfig};
+pub use config::{HealthcheckConfig, History, ImageConfig, RootFs, RunConfig};
 pub use digest::{BlobDigest, DiffId, DigestError, ImageDigest, ImageId, ManifestDigest};
 #[doc(hidden)]
 pub use digest::{hex, parse_sha256};

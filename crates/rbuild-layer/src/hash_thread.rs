@@ -13,14 +13,14 @@ const WAITING: usize = 8;
 const SMALL: u64 = 512 << 10;
 
 /// Receives every chunk after it was hashed.
-type Done<C> = Arc<dyn Fn(C) + Send + Sync>;
+type OnHashed<C> = Arc<dyn Fn(C) + Send + Sync>;
 
 /// Hashes a sequence of chunks in order, on a separate thread once they exceed [`SMALL`] bytes.
 pub(crate) struct HashAside<C> {
     here: Hasher,
     elsewhere: Option<Elsewhere<C>>,
     count: u64,
-    done: Done<C>,
+    done: OnHashed<C>,
 }
 
 /// The hashing thread and its queue. The thread ends when the queue is dropped.

@@ -18,9 +18,9 @@ const AHEAD: usize = 4;
 
 /// Bytes shared by the consumer and the hasher.
 #[derive(Clone, Default)]
-struct Chunk(Arc<Vec<u8>>);
+struct SharedBytes(Arc<Vec<u8>>);
 
-impl AsRef<[u8]> for Chunk {
+impl AsRef<[u8]> for SharedBytes {
     fn as_ref(&self) -> &[u8] {
         &self.0
     }
@@ -28,11 +28,11 @@ impl AsRef<[u8]> for Chunk {
 
 /// A reader of the chunks produced by the other thread.
 pub struct ReadAhead {
-    receiver: Receiver<io::Result<Chunk>>,
+    receiver: Receiver<io::Result<SharedBytes>>,
     /// Returns the memory of used chunks to the producer: allocating fresh memory costs as much as
     /// processing it.
     used: Sender<Vec<u8>>,
-    chunk: Chunk,
+    chunk: SharedBytes,
     at: usize,
 }
 
@@ -62,7 +62,7 @@ where
         });
         let producer = producer.map_err(|e| to_reader.send(Err(io::Error::other(e.to_string())))).ok();
         drop(to_reader);
-        let mut reader = ReadAhead { receiver, used, chunk: Chunk::default(), at: 0 };
+        let mut reader = ReadAhead { receiver, used, chunk: SharedBytes::default(), at: 0 };
         let result = consume(&mut reader);
         // Closing the channel stops the producer.
         drop(reader);
@@ -73,7 +73,7 @@ where
 }
 
 /// Returns the memory of a chunk to the producer if this was the last reference.
-fn give_back(chunk: Chunk, used: &Sender<Vec<u8>>) {
+fn give_back(chunk: SharedBytes, used: &Sender<Vec<u8>>) {
     if let Some(memory) = Arc::into_inner(chunk.0).filter(|memory| memory.capacity() > 0) {
         // The producer may have ended already.
         let _ = used.send(memory);
@@ -82,9 +82,9 @@ fn give_back(chunk: Chunk, used: &Sender<Vec<u8>>) {
 
 fn produce(
     source: &mut impl Read,
-    sender: &SyncSender<io::Result<Chunk>>,
+    sender: &SyncSender<io::Result<SharedBytes>>,
     again: &Receiver<Vec<u8>>,
-    hashing: &mut Option<HashAside<Chunk>>,
+    hashing: &mut Option<HashAside<SharedBytes>>,
 ) {
     loop {
         // A reused buffer keeps its content; `resize` only fills what a shorter last chunk lacks.
@@ -103,7 +103,7 @@ fn produce(
             }
         };
         chunk.truncate(filled);
-        let chunk = Chunk(Arc::new(chunk));
+        let chunk = SharedBytes(Arc::new(chunk));
         if let Some(hashing) = hashing {
             hashing.take(chunk.clone());
         }

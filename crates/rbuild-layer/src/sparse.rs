@@ -8,7 +8,7 @@ use tar::Header;
 use crate::error::{LayerError, Result};
 
 /// Offset and length of a data region.
-pub(crate) type Piece = (u64, u64);
+pub(crate) type DataRegion = (u64, u64);
 
 /// Maximum number of data regions of a file; no legitimate archive has more.
 const MAX_PIECES: usize = 200_000;
@@ -18,7 +18,7 @@ const MAX_PIECES: usize = 200_000;
 pub(crate) struct SparseRecords {
     pub name: Option<Vec<u8>>,
     size: Option<u64>,
-    pieces: Vec<Piece>,
+    pieces: Vec<DataRegion>,
     /// In version 0.0, offset and length are separate records, in turn.
     offset: Option<u64>,
     major: u64,
@@ -31,7 +31,7 @@ pub(crate) struct SparseFile {
     /// Size of the file including holes, in bytes.
     pub size: u64,
     /// Data regions. `None` if the map precedes the content (version 1.0).
-    pub pieces: Option<Vec<Piece>>,
+    pub pieces: Option<Vec<DataRegion>>,
 }
 
 impl SparseRecords {
@@ -73,7 +73,7 @@ impl SparseRecords {
 
 /// Reads the map of version 1.0, which precedes the content. Returns it and the number of bytes it
 /// occupies, including padding.
-pub(crate) fn read_map(content: &mut impl Read, size: u64) -> Result<(Vec<Piece>, u64)> {
+pub(crate) fn read_map(content: &mut impl Read, size: u64) -> Result<(Vec<DataRegion>, u64)> {
     let mut taken = 0u64;
     let mut block = [0u8; 512];
     let mut at = block.len();
@@ -110,7 +110,7 @@ pub(crate) fn read_map(content: &mut impl Read, size: u64) -> Result<(Vec<Piece>
 
 /// Reads the data regions from an old GNU header and the extension blocks after it. Returns them
 /// and the size of the file including holes.
-pub(crate) fn read_old(header: &Header, content: &mut impl Read) -> Result<(Vec<Piece>, u64)> {
+pub(crate) fn read_old(header: &Header, content: &mut impl Read) -> Result<(Vec<DataRegion>, u64)> {
     let gnu = header.as_gnu().ok_or_else(|| damaged("has a header that is not GNU's"))?;
     let size = gnu.real_size().map_err(|_| damaged("has a size that is not a number"))?;
     let mut pieces = Vec::new();
@@ -137,7 +137,7 @@ pub(crate) fn read_old(header: &Header, content: &mut impl Read) -> Result<(Vec<
 }
 
 /// Checks that the regions are ordered, do not overlap, and end within the file.
-fn check(pieces: &[Piece], size: u64) -> Result<()> {
+fn check(pieces: &[DataRegion], size: u64) -> Result<()> {
     if pieces.len() > MAX_PIECES {
         return Err(LayerError::fixed_limit(format!("a sparse file has more than {MAX_PIECES} pieces")));
     }

@@ -56,7 +56,7 @@ pub fn unpack_some(
     // An uncompressed archive has one digest for both.
     let plain = decoder.compression() == Compression::None;
     let (_, result, diff_id) = with_read_ahead(decoder, !plain, |stream| {
-        let mut tee = Tee::new(Stoppable { stream, stop: how.stop }, false);
+        let mut tee = Tee::new(StoppableReader { stream, stop: how.stop }, false);
         let mut target = UnpackTarget::new(root, how)?;
         let mut reader = TarReader::with_header_limit(&mut tee, how.limits.header);
         let mut nanoseconds = how.nanoseconds.unwrap_or_default().iter();
@@ -110,12 +110,12 @@ impl<R: Read> Read for Tee<R> {
 }
 
 /// Fails reads once unpacking is cancelled.
-struct Stoppable<'a, R> {
+struct StoppableReader<'a, R> {
     stream: R,
     stop: Stop<'a>,
 }
 
-impl<R: Read> Read for Stoppable<'_, R> {
+impl<R: Read> Read for StoppableReader<'_, R> {
     fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
         if (self.stop)() {
             return Err(std::io::Error::other(LayerError::Stopped));

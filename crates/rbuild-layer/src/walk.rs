@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::SyncSender;
 
-use rbuild_linux::{Kind, RootDir, Stat, Timestamp, Trail};
+use rbuild_linux::{FileKind, Inode, RootDir, Stat, Timestamp, Trail};
 
 use crate::entry::{EntryKind, TarEntry};
 use crate::error::{LayerError, Result};
@@ -102,7 +102,7 @@ impl Walk {
             let dir = self.trail.last();
             let stat = dir.stat_name(&name)?;
             let item = self.items.item(dir, &name, &path, &stat)?;
-            if stat.kind == Kind::Dir {
+            if stat.kind == FileKind::Dir {
                 self.trail.enter(&name)?;
                 self.open(path)?;
             }
@@ -152,7 +152,7 @@ struct Items {
     deletions: Deletions,
     times: Times,
     /// First path of each inode with several hard links.
-    links: HashMap<(u32, u32, u64), PathBuf>,
+    links: HashMap<Inode, PathBuf>,
     /// True if the archive lacks files or attributes of the tree, until [`PackItem::Incomplete`]
     /// has been returned.
     incomplete: bool,
@@ -219,13 +219,13 @@ fn whiteout(path: &Path, name: &OsStr) -> Option<PackItem> {
 /// useless without the process that bound it.
 fn entry(path: &Path, stat: &Stat, times: Times) -> Option<TarEntry> {
     let kind = match stat.kind {
-        Kind::File => EntryKind::File,
-        Kind::Dir => EntryKind::Dir,
-        Kind::Symlink => EntryKind::Symlink,
-        Kind::CharDevice => EntryKind::CharDevice,
-        Kind::BlockDevice => EntryKind::BlockDevice,
-        Kind::Fifo => EntryKind::Fifo,
-        Kind::Socket => return None,
+        FileKind::File => EntryKind::File,
+        FileKind::Dir => EntryKind::Dir,
+        FileKind::Symlink => EntryKind::Symlink,
+        FileKind::CharDevice => EntryKind::CharDevice,
+        FileKind::BlockDevice => EntryKind::BlockDevice,
+        FileKind::Fifo => EntryKind::Fifo,
+        FileKind::Socket => return None,
     };
     Some(TarEntry {
         path: path.as_os_str().to_os_string(),

@@ -10,15 +10,15 @@ use tar::{EntryType, Header};
 use crate::entry::{EntryKind, TarEntry};
 
 /// Offset and length of a numeric header field.
-type Field = (usize, usize);
-const MODE: Field = (100, 8);
-const UID: Field = (108, 8);
-const GID: Field = (116, 8);
-const SIZE: Field = (124, 12);
-const MTIME: Field = (136, 12);
-const CHECKSUM: Field = (148, 8);
-const MAJOR: Field = (329, 8);
-const MINOR: Field = (337, 8);
+type HeaderField = (usize, usize);
+const MODE: HeaderField = (100, 8);
+const UID: HeaderField = (108, 8);
+const GID: HeaderField = (116, 8);
+const SIZE: HeaderField = (124, 12);
+const MTIME: HeaderField = (136, 12);
+const CHECKSUM: HeaderField = (148, 8);
+const MAJOR: HeaderField = (329, 8);
+const MINOR: HeaderField = (337, 8);
 
 /// A writer of uncompressed tar archives.
 pub struct TarWriter<W: Write> {
@@ -225,13 +225,13 @@ fn put(header: &mut Header, at: usize, length: usize, bytes: &[u8]) {
 }
 
 /// Returns the largest number that fits a field: octal digits followed by a zero byte.
-fn largest((_, length): Field) -> u64 {
+fn largest((_, length): HeaderField) -> u64 {
     (1 << (3 * (length - 1))) - 1
 }
 
 /// Writes a number that fits the field. Formatting is a significant part of the cost of packing
 /// small files, so it is done by hand.
-fn octal(header: &mut Header, (at, length): Field, mut value: u64) {
+fn octal(header: &mut Header, (at, length): HeaderField, mut value: u64) {
     let field = &mut header.as_mut_bytes()[at..at + length];
     field[length - 1] = 0;
     for digit in field[..length - 1].iter_mut().rev() {
@@ -241,7 +241,7 @@ fn octal(header: &mut Header, (at, length): Field, mut value: u64) {
 }
 
 /// Writes a number, or a zero and a PAX record if it does not fit the field.
-fn number(header: &mut Header, field: Field, value: u64, pax: &mut Vec<u8>, key: &[u8]) {
+fn number(header: &mut Header, field: HeaderField, value: u64, pax: &mut Vec<u8>, key: &[u8]) {
     if value > largest(field) {
         record(pax, key, value.to_string().as_bytes());
     }

@@ -25,7 +25,7 @@ use find::{FoundPlace, find};
 #[derive(Debug)]
 pub enum Destination {
     Regular(RegularFile),
-    Stream(Stream),
+    Stream(StreamFile),
 }
 
 /// A regular file that gets its name when it is complete. Until then it is unnamed (`O_TMPFILE`)
@@ -47,7 +47,7 @@ pub struct RegularFile {
 /// A device, a FIFO, a descriptor of this process, or a file that cannot be replaced. Written in
 /// place.
 #[derive(Debug)]
-pub struct Stream {
+pub struct StreamFile {
     file: File,
     shown: PathBuf,
     /// True for a regular file, which is truncated before it is written.
@@ -67,7 +67,7 @@ impl Destination {
     /// keeps its mode and owner. Opening a FIFO blocks until it has a reader.
     pub fn open(path: &Path) -> std::result::Result<Destination, DestinationError> {
         match find(path)? {
-            FoundPlace::Descriptor(fd) => Stream::of_descriptor(&fd, path).map(Destination::Stream),
+            FoundPlace::Descriptor(fd) => StreamFile::of_descriptor(&fd, path).map(Destination::Stream),
             FoundPlace::Existing(path) => existing(&path),
             FoundPlace::Missing { base, rest } => {
                 let base = RootDir::open(base)?;
@@ -80,7 +80,7 @@ impl Destination {
 
     /// Wraps an open file that is written in place, such as standard output.
     pub fn of_file(file: File, shown: impl Into<PathBuf>) -> Destination {
-        Destination::Stream(Stream { file, shown: shown.into(), empties: false })
+        Destination::Stream(StreamFile { file, shown: shown.into(), empties: false })
     }
 
     /// Returns the file, positioned at its beginning. Discards everything that was written and not
@@ -180,9 +180,9 @@ fn existing(path: &Path) -> std::result::Result<Destination, DestinationError> {
         FileType::Socket => Err(DestinationError::Socket(path.to_path_buf())),
         FileType::RegularFile => match replacement(path, &stat)? {
             Some(regular) => Ok(Destination::Regular(regular)),
-            None => Stream::open(path, true).map(Destination::Stream),
+            None => StreamFile::open(path, true).map(Destination::Stream),
         },
-        _ => Stream::open(path, false).map(Destination::Stream),
+        _ => StreamFile::open(path, false).map(Destination::Stream),
     }
 }
 
@@ -209,22 +209,22 @@ fn replacement(path: &Path, old: &rustix::fs::Stat) -> std::result::Result<Optio
     Ok(Some(new))
 }
 
-impl Stream {
-    fn open(path: &Path, empties: bool) -> std::result::Result<Stream, DestinationError> {
+impl StreamFile {
+    fn open(path: &Path, empties: bool) -> std::result::Result<StreamFile, DestinationError> {
         let flags = OFlags::WRONLY | OFlags::NOCTTY | OFlags::CLOEXEC;
         let fd = rustix::fs::openat(CWD, path, flags, Mode::empty()).map_err(|e| Error::new("open", path, e))?;
-        Ok(Stream { file: File::from(fd), shown: path.to_path_buf(), empties })
+        Ok(StreamFile { file: File::from(fd), shown: path.to_path_buf(), empties })
     }
 
     /// Opens the file behind a link such as /dev/stdout as the caller opened it, at its current
     /// position.
-    fn of_descriptor(fd: &File, shown: &Path) -> std::result::Result<Stream, DestinationError> {
+    fn of_descriptor(fd: &File, shown: &Path) -> std::result::Result<StreamFile, DestinationError> {
         let flags = rustix::fs::fcntl_getfl(fd).map_err(|e| Error::new("fcntl", shown, e))?;
         if flags & OFlags::ACCMODE == OFlags::RDONLY {
             return Err(DestinationError::NotForWriting(shown.to_path_buf()));
         }
         let file = fd.try_clone().map_err(|e| Error::new("dup", shown, e))?;
-        Ok(Stream { file, shown: shown.to_path_buf(), empties: false })
+        Ok(StreamFile { file, shown: shown.to_path_buf(), empties: false })
     }
 }
 

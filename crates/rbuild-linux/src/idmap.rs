@@ -90,12 +90,12 @@ pub fn held_ranges(map: &str) -> Vec<IdRange> {
 pub struct IdMaps {
     pub uids: Vec<(u32, u32, u32)>,
     pub gids: Vec<(u32, u32, u32)>,
-    writer: Writer,
+    writer: MapWriter,
 }
 
 /// The way in which maps are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Writer {
+enum MapWriter {
     /// By newuidmap and newgidmap.
     Helpers,
     /// To /proc directly, which requires CAP_SETUID and CAP_SETGID.
@@ -117,18 +117,18 @@ impl IdMaps {
             }
             lines
         };
-        IdMaps { uids: lines(uid, &sub.uids), gids: lines(gid, &sub.gids), writer: Writer::Helpers }
+        IdMaps { uids: lines(uid, &sub.uids), gids: lines(gid, &sub.gids), writer: MapWriter::Helpers }
     }
 
     /// Maps root inside to the caller and nothing else.
     pub fn alone(uid: u32, gid: u32) -> IdMaps {
-        IdMaps { uids: vec![(0, uid, 1)], gids: vec![(0, gid, 1)], writer: Writer::Alone }
+        IdMaps { uids: vec![(0, uid, 1)], gids: vec![(0, gid, 1)], writer: MapWriter::Alone }
     }
 
     /// Maps every ID inside to the same ID outside.
     pub fn identity(uids: &[IdRange], gids: &[IdRange]) -> IdMaps {
         let lines = |ranges: &[IdRange]| ranges.iter().map(|r| (r.start, r.start, r.count)).collect();
-        IdMaps { uids: lines(uids), gids: lines(gids), writer: Writer::Privileged }
+        IdMaps { uids: lines(uids), gids: lines(gids), writer: MapWriter::Privileged }
     }
 
     /// Returns the highest user and group ID mapped inside.
@@ -149,13 +149,13 @@ impl IdMaps {
 
     /// Writes the maps of process `pid`, which must have just entered its user namespace.
     pub fn write(&self, pid: u32) -> Result<()> {
-        if self.writer == Writer::Helpers {
+        if self.writer == MapWriter::Helpers {
             let mut uid = helper("newuidmap", pid, &self.uids)?;
             let mut gid = helper("newgidmap", pid, &self.gids)?;
             finish("newuidmap", &mut uid)?;
             return finish("newgidmap", &mut gid);
         }
-        if self.writer == Writer::Alone {
+        if self.writer == MapWriter::Alone {
             let path = format!("/proc/{pid}/setgroups");
             std::fs::write(&path, "deny").map_err(|e| Error::new("write", Path::new(&path), e))?;
         }

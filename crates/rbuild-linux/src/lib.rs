@@ -14,13 +14,13 @@ mod echo;
 mod error;
 pub mod fd_passing;
 mod file_stamp;
-mod held;
 mod idmap;
 mod lock;
 mod meta;
 mod mount;
 pub mod notify;
 pub mod parallel;
+mod pinned_entry;
 pub mod process;
 mod program;
 mod random;
@@ -35,17 +35,17 @@ pub use destination::{Destination, DestinationError, Directory};
 pub use echo::HiddenInput;
 pub use error::{Error, Result, UnmappedId, is_disk_full, shown_path};
 pub use file_stamp::FileStamp;
-pub use held::Held;
 pub use idmap::{
     IdMaps, IdRange, SubIds, USUAL_COUNT, enter_user_namespace_below, free_range, held_ranges, mapped_without_holes,
     subordinate_ranges, unmapped,
 };
 pub use lock::{Conflict, KeyLock, LockHolder, LockKind, lock_holders};
-pub use meta::{Kind, Stat, Timestamp, Xattrs, file_stat, file_xattr, file_xattrs, set_file_xattr};
+pub use meta::{FileKind, Inode, Stat, Timestamp, Xattrs, file_stat, file_xattr, file_xattrs, set_file_xattr};
 pub use mount::{
     Forbidden, MOUNT_POINTS, MiniRoot, bind_clone, detached_overlay, mount_tmpfs, new_filesystem, new_procfs,
     private_mount_namespace, private_namespaces,
 };
+pub use pinned_entry::PinnedEntry;
 
 pub use atomic_file::{
     AtomicFile, is_unpublished, remove_tree, sync_filesystem, temporary_name, write_atomic, write_durable,
@@ -53,7 +53,7 @@ pub use atomic_file::{
 pub use program::sealed_program;
 pub use random::random_bytes;
 pub use recorded_owners::{OwnerKey, OwnerMode, OwnerRecords, Recorded, latest_modification, record_in_times};
-pub use rootdir::{Entry, RootDir};
+pub use rootdir::{DirEntry, RootDir};
 pub use syscalls::{join_new_session_keyring, make_read_only};
 pub use trail::{MOST_DEEP, Trail};
 pub use withheld::{accept_withheld, drop_withheld, execute_withholding, withheld};

@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 
 /// The type of a directory entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Kind {
+pub enum FileKind {
     File,
     Dir,
     Symlink,
@@ -20,29 +20,32 @@ pub enum Kind {
     Socket,
 }
 
-impl Kind {
+/// Device (major and minor) and inode number of a file: its identity within this boot.
+pub type Inode = (u32, u32, u64);
+
+impl FileKind {
     /// Returns the name of the type for messages.
     pub fn noun(self) -> &'static str {
         match self {
-            Kind::File => "a file",
-            Kind::Dir => "a directory",
-            Kind::Symlink => "a symbolic link",
-            Kind::CharDevice | Kind::BlockDevice => "a device",
-            Kind::Fifo => "a fifo",
-            Kind::Socket => "a socket",
+            FileKind::File => "a file",
+            FileKind::Dir => "a directory",
+            FileKind::Symlink => "a symbolic link",
+            FileKind::CharDevice | FileKind::BlockDevice => "a device",
+            FileKind::Fifo => "a fifo",
+            FileKind::Socket => "a socket",
         }
     }
 
     /// Returns the `S_IFMT` bits of stat(2).
     pub fn bits(self) -> u32 {
         let kind = match self {
-            Kind::File => FileType::RegularFile,
-            Kind::Dir => FileType::Directory,
-            Kind::Symlink => FileType::Symlink,
-            Kind::CharDevice => FileType::CharacterDevice,
-            Kind::BlockDevice => FileType::BlockDevice,
-            Kind::Fifo => FileType::Fifo,
-            Kind::Socket => FileType::Socket,
+            FileKind::File => FileType::RegularFile,
+            FileKind::Dir => FileType::Directory,
+            FileKind::Symlink => FileType::Symlink,
+            FileKind::CharDevice => FileType::CharacterDevice,
+            FileKind::BlockDevice => FileType::BlockDevice,
+            FileKind::Fifo => FileType::Fifo,
+            FileKind::Socket => FileType::Socket,
         };
         kind.as_raw_mode()
     }
@@ -69,7 +72,7 @@ pub type Xattrs = BTreeMap<OsString, Vec<u8>>;
 /// The metadata of one entry, as returned by statx(2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stat {
-    pub kind: Kind,
+    pub kind: FileKind,
     /// Permission bits including set-id and sticky: at most `0o7777`.
     pub mode: u32,
     pub uid: u32,
@@ -88,20 +91,20 @@ pub struct Stat {
     /// Device number of a device node, (major, minor).
     pub rdev: (u32, u32),
     /// The device that a stand-in file represents where device nodes cannot be created.
-    pub device: Option<(Kind, u32, u32)>,
+    pub device: Option<(FileKind, u32, u32)>,
 }
 
 impl Stat {
     pub(crate) fn from_statx(x: &Statx) -> Stat {
         let raw = u32::from(x.stx_mode);
         let kind = match FileType::from_raw_mode(raw) {
-            FileType::Directory => Kind::Dir,
-            FileType::Symlink => Kind::Symlink,
-            FileType::CharacterDevice => Kind::CharDevice,
-            FileType::BlockDevice => Kind::BlockDevice,
-            FileType::Fifo => Kind::Fifo,
-            FileType::Socket => Kind::Socket,
-            _ => Kind::File,
+            FileType::Directory => FileKind::Dir,
+            FileType::Symlink => FileKind::Symlink,
+            FileType::CharacterDevice => FileKind::CharDevice,
+            FileType::BlockDevice => FileKind::BlockDevice,
+            FileType::Fifo => FileKind::Fifo,
+            FileType::Socket => FileKind::Socket,
+            _ => FileKind::File,
         };
         Stat {
             kind,
@@ -125,11 +128,11 @@ impl Stat {
 
     /// Returns true for an overlay whiteout: a character device with number 0:0.
     pub fn is_whiteout(&self) -> bool {
-        self.kind == Kind::CharDevice && self.rdev == (0, 0)
+        self.kind == FileKind::CharDevice && self.rdev == (0, 0)
     }
 
-    /// Returns the inode's identity, valid within this boot.
-    pub fn inode(&self) -> (u32, u32, u64) {
+    /// Returns the identity of the file.
+    pub fn inode(&self) -> Inode {
         (self.dev.0, self.dev.1, self.ino)
     }
 }

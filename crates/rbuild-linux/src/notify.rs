@@ -69,7 +69,7 @@ pub fn receiving_ends() -> bool {
 
 /// An intercepted call that waits for its answer.
 #[derive(Debug, Clone, Copy)]
-pub struct Call {
+pub struct InterceptedCall {
     id: u64,
     /// Thread ID in this process's pid namespace.
     pub thread: u32,
@@ -80,12 +80,12 @@ pub struct Call {
 }
 
 /// Receives the next call; `None` if its caller has ended in the meantime.
-pub fn receive(listener: BorrowedFd<'_>) -> std::io::Result<Option<Call>> {
+pub fn receive(listener: BorrowedFd<'_>) -> std::io::Result<Option<InterceptedCall>> {
     // SAFETY: all zeros is a valid value of this plain structure, and the kernel requires it.
     let mut notif: libc::seccomp_notif = unsafe { MaybeUninit::zeroed().assume_init() };
     // SAFETY: the request writes one seccomp_notif, which `notif` is; it lives past the call.
     match unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_RECV as _, &mut notif) } {
-        0 => Ok(Some(Call {
+        0 => Ok(Some(InterceptedCall {
             id: notif.id,
             thread: notif.pid,
             number: notif.data.nr,
@@ -101,7 +101,7 @@ pub fn receive(listener: BorrowedFd<'_>) -> std::io::Result<Option<Call>> {
 
 /// Returns true if the caller still waits for its answer. The thread ID of an ended caller may have
 /// been reused.
-pub fn still_waits(listener: BorrowedFd<'_>, call: &Call) -> bool {
+pub fn still_waits(listener: BorrowedFd<'_>, call: &InterceptedCall) -> bool {
     // SAFETY: the request reads one 64-bit number, which `call.id` is.
     unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_ID_VALID as _, &call.id) == 0 }
 }
@@ -116,7 +116,7 @@ pub enum Answer {
 }
 
 /// Answers a call. Does nothing if the caller has ended.
-pub fn answer(listener: BorrowedFd<'_>, call: &Call, answer: Answer) {
+pub fn answer(listener: BorrowedFd<'_>, call: &InterceptedCall, answer: Answer) {
     let mut response = libc::seccomp_notif_resp { id: call.id, val: 0, error: 0, flags: 0 };
     match answer {
         Answer::Go => response.flags = libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE as u32,
@@ -130,7 +130,7 @@ pub fn answer(listener: BorrowedFd<'_>, call: &Call, answer: Answer) {
 /// Installs a duplicate of `fd` in the caller and returns its number as the result of the call.
 pub fn answer_with_fd(
     listener: BorrowedFd<'_>,
-    call: &Call,
+    call: &InterceptedCall,
     fd: impl AsFd,
     close_on_exec: bool,
 ) -> std::io::Result<()> {
@@ -227,7 +227,7 @@ pub struct Guise {
 
 /// A file named by a directory, a path and flags, as for fstatat(2).
 #[derive(Debug, Clone, Copy)]
-pub struct Named<'a> {
+pub struct StatTarget<'a> {
     pub dir: BorrowedFd<'a>,
     pub path: &'a CStr,
     pub flags: rustix::fs::AtFlags,
@@ -243,7 +243,7 @@ pub enum Layout {
 }
 
 /// Returns a file's metadata as stat(2) would write it, with the owner and device of `guise`.
-pub fn stat_bytes(file: Named<'_>, guise: &Guise, layout: Layout) -> std::io::Result<Vec<u8>> {
+pub fn stat_bytes(file: StatTarget<'_>, guise: &Guise, layout: Layout) -> std::io::Result<Vec<u8>> {
     // SAFETY: all zeros is a valid value of this plain structure.
     let mut stat: libc::stat = unsafe { MaybeUninit::zeroed().assume_init() };
     let (dir, path, flags) = (file.dir.as_raw_fd(), file.path.as_ptr(), file.flags.bits() as i32);
@@ -287,7 +287,7 @@ fn i386_stat64(stat: &libc::stat) -> Vec<u8> {
 }
 
 /// Like [`stat_bytes`], as statx(2) would write it for that mask.
-pub fn statx_bytes(file: Named<'_>, mask: u32, guise: &Guise) -> std::io::Result<Vec<u8>> {
+pub fn statx_bytes(file: StatTarget<'_>, mask: u32, guise: &Guise) -> std::io::Result<Vec<u8>> {
     // SAFETY: all zeros is a valid value of this plain structure.
     let mut statx: libc::statx = unsafe { MaybeUninit::zeroed().assume_init() };
     let (dir, path, flags) = (file.dir.as_raw_fd(), file.path.as_ptr(), file.flags.bits() as i32);

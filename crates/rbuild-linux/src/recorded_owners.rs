@@ -25,7 +25,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rustix::fs::{AtFlags, CWD, StatxFlags, StatxTimestamp, Timespec, Timestamps};
 use rustix::io::Errno;
 
-use crate::meta::{Kind, Stat};
+use crate::meta::{FileKind, Stat};
 use crate::random::random_bytes;
 
 /// In the year 2242: no file is accessed then, and ext4 and xfs (with bigtime) can still store it.
@@ -58,9 +58,9 @@ pub type OwnerKey = [u8; 32];
 /// The records of a store's files: the representation of owners, and the key by which records
 /// count. A `RootDir` that has it passes it to the directories opened from it.
 #[derive(Clone)]
-pub struct OwnerRecords(Arc<Shared>);
+pub struct OwnerRecords(Arc<OwnerRecordsState>);
 
-struct Shared {
+struct OwnerRecordsState {
     mode: OwnerMode,
     key: OwnerKey,
     attribute: OsString,
@@ -79,7 +79,7 @@ pub struct Recorded {
     pub uid: u32,
     pub gid: u32,
     /// The device that the file represents.
-    pub device: Option<(Kind, u32, u32)>,
+    pub device: Option<(FileKind, u32, u32)>,
 }
 
 /// The scope of a record's authenticator: any file, or one inode.
@@ -99,7 +99,7 @@ impl Recorded {
     fn value(&self, key: &OwnerKey, bound: Bound) -> Vec<u8> {
         let mut value = [self.uid.to_le_bytes(), self.gid.to_le_bytes()].concat();
         if let Some((kind, major, minor)) = self.device {
-            value.push(if kind == Kind::CharDevice { b'c' } else { b'b' });
+            value.push(if kind == FileKind::CharDevice { b'c' } else { b'b' });
             value.extend([major.to_le_bytes(), minor.to_le_bytes()].concat());
         }
         let code = code(key, &value, bound);
@@ -117,8 +117,8 @@ impl Recorded {
         let number = |at: usize| Some(u32::from_le_bytes(said.get(at..at + 4)?.try_into().ok()?));
         let device = match (said.get(8), said.len()) {
             (None, 8) => None,
-            (Some(b'c'), 17) => Some((Kind::CharDevice, number(9)?, number(13)?)),
-            (Some(b'b'), 17) => Some((Kind::BlockDevice, number(9)?, number(13)?)),
+            (Some(b'c'), 17) => Some((FileKind::CharDevice, number(9)?, number(13)?)),
+            (Some(b'b'), 17) => Some((FileKind::BlockDevice, number(9)?, number(13)?)),
             _ => return None,
         };
         Some(Recorded { uid: number(0)?, gid: number(4)?, device })
@@ -144,8 +144,8 @@ fn widened(code: &[u8]) -> Option<[u8; 32]> {
 }
 
 /// Returns true if files of this type can have user extended attributes.
-fn takes_attributes(kind: Kind) -> bool {
-    matches!(kind, Kind::File | Kind::Dir)
+fn takes_attributes(kind: FileKind) -> bool {
+    matches!(kind, FileKind::File | FileKind::Dir)
 }
 
 impl OwnerRecords {
@@ -154,7 +154,7 @@ impl OwnerRecords {
         let name = blake3::keyed_hash(&key, b"rbuild: the attribute of owners 1");
         let digits: String = name.as_bytes()[..16].iter().map(|byte| format!("{byte:02x}")).collect();
         let attribute = format!("user.rbuild.{digits}").into();
-        OwnerRecords(Arc::new(Shared { mode, key, attribute, met_stand_ins: AtomicBool::new(false) }))
+        OwnerRecords(Arc::new(OwnerRecordsState { mode, key, attribute, met_stand_ins: AtomicBool::new(false) }))
     }
 
     /// Returns records with a new key, which count as long as this value and its clones exist.
@@ -199,7 +199,14 @@ impl OwnerRecords {
 
     /// Returns the record of the file at `path` (following a link in the last component if
     /// `follow`), whose type, inode and access time are given.
-    pub fn recorded(&self, path: &Path, follow: bool, kind: Kind, inode: u64, access: (i64, u32)) -> Option<Recorded> {
+    pub fn recorded(
+        &self,
+        path: &Path,
+        follow: bool,
+        kind: FileKind,
+        inode: u64,
+        access: (i64, u32),
+    ) -> Option<Recorded> {
         if !takes_attributes(kind) {
             let gid = u32::try_from(access.0.checked_sub(FAR)?).ok()?;
             return Some(Recorded { uid: access.1, gid, device: None });
@@ -269,7 +276,7 @@ impl OwnerRecords {
         access: StatxTimestamp,
     ) -> Stat {
         // Elsewhere only empty regular files can be stand-ins for devices.
-        if !self.are_written() && (stat.kind != Kind::File || stat.size > 0) {
+        if !self.are_written() && (stat.kind != FileKind::File || stat.size > 0) {
             return stat;
         }
         // Where the access time holds the record, the path is not used.
@@ -302,7 +309,7 @@ pub fn record_in_times(uid: u32, gid: u32) -> rustix::io::Result<Timestamps> {
 
 /// Returns the latest permitted modification time, in seconds, of a file of this type. After a
 /// later one, the next read would update the access time that records the owner.
-pub fn latest_modification(kind: Kind) -> i64 {
+pub fn latest_modification(kind: FileKind) -> i64 {
     if takes_attributes(kind) { i64::MAX } else { FAR - 1 }
 }
 
@@ -314,7 +321,7 @@ mod tests {
 
     #[test]
     fn what_is_written_down_is_read_again_and_nothing_else() {
-        for device in [None, Some((Kind::CharDevice, 1, 3)), Some((Kind::BlockDevice, 259, 70000))] {
+        for device in [None, Some((FileKind::CharDevice, 1, 3)), Some((FileKind::BlockDevice, 259, 70000))] {
             let what = Recorded { uid: 33, gid: 4_000_000_000, device };
             for bound in [Bound::ToNothing, Bound::ToInode(7), Bound::ToInode(8)] {
                 let value = what.value(&[7; 32], bound);
@@ -336,9 +343,9 @@ mod tests {
         let records = OwnerRecords::new(OwnerMode::Recorded, [7; 32]);
         let recorded = |kind, access| records.recorded(Path::new(""), false, kind, 0, access);
         let times = record_in_times(33, 34).unwrap().last_access;
-        let found = recorded(Kind::Symlink, (times.tv_sec, times.tv_nsec as u32));
+        let found = recorded(FileKind::Symlink, (times.tv_sec, times.tv_nsec as u32));
         assert_eq!(found, Some(Recorded { uid: 33, gid: 34, device: None }));
-        assert_eq!(recorded(Kind::Symlink, (1_700_000_000, 5)), None);
+        assert_eq!(recorded(FileKind::Symlink, (1_700_000_000, 5)), None);
     }
 
     #[test]

@@ -13,7 +13,7 @@ mod metadata;
 mod resolve;
 
 pub(crate) use dir::stat_fd;
-pub use dir::{Entry, RootDir};
+pub use dir::{DirEntry, RootDir};
 pub(crate) use metadata::timestamps;
 
 #[cfg(test)]

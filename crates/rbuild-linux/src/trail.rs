@@ -11,7 +11,7 @@ use rustix::io::Errno;
 
 use crate::error::{Error, Result};
 use crate::idmap::unmapped;
-use crate::meta::Kind;
+use crate::meta::{FileKind, Inode};
 use crate::rootdir::RootDir;
 
 /// Maximum number of directories of one path that are open at a time.
@@ -24,15 +24,15 @@ pub const MOST_DEEP: usize = 2048;
 #[derive(Debug)]
 pub struct Trail {
     top: RootDir,
-    steps: Vec<Step>,
+    steps: Vec<TrailDir>,
     most: usize,
 }
 
 #[derive(Debug)]
-enum Step {
+enum TrailDir {
     Open(RootDir),
     /// Identified by its inode, which is checked when it is reopened.
-    Closed((u32, u32, u64)),
+    Closed(Inode),
 }
 
 impl Trail {
@@ -49,9 +49,9 @@ impl Trail {
     /// Returns the deepest directory of the path.
     pub fn last(&self) -> &RootDir {
         match self.steps.last() {
-            Some(Step::Open(dir)) => dir,
+            Some(TrailDir::Open(dir)) => dir,
             // Unreachable: the last directory is opened before it becomes the last.
-            Some(Step::Closed(_)) | None => &self.top,
+            Some(TrailDir::Closed(_)) | None => &self.top,
         }
     }
 
@@ -71,21 +71,21 @@ impl Trail {
             return Err(Error::new("walking", below.label(), std::io::Error::other(why)));
         }
         if let Some(far) = self.steps.len().checked_sub(MOST_OPEN)
-            && let Step::Open(dir) = &self.steps[far]
+            && let TrailDir::Open(dir) = &self.steps[far]
         {
-            self.steps[far] = Step::Closed(dir.stat_self()?.inode());
+            self.steps[far] = TrailDir::Closed(dir.stat_self()?.inode());
         }
-        self.steps.push(Step::Open(below));
+        self.steps.push(TrailDir::Open(below));
         Ok(())
     }
 
     /// Ascends by one directory; stays at the top.
     pub fn leave(&mut self) -> Result<()> {
-        let Some(Step::Open(below)) = self.steps.pop() else { return Ok(()) };
-        if let Some(Step::Closed(inode)) = self.steps.last() {
+        let Some(TrailDir::Open(below)) = self.steps.pop() else { return Ok(()) };
+        if let Some(TrailDir::Closed(inode)) = self.steps.last() {
             let above = above(&below, *inode)?;
             self.steps.pop();
-            self.steps.push(Step::Open(above));
+            self.steps.push(TrailDir::Open(above));
         }
         Ok(())
     }
@@ -100,14 +100,14 @@ impl Trail {
         let Some(at) = depth.checked_sub(1) else { return self.top.try_clone() };
         let open = self.steps.iter().enumerate().skip(at);
         let first = open.into_iter().find_map(|(i, step)| match step {
-            Step::Open(dir) => Some((i, dir)),
-            Step::Closed(_) => None,
+            TrailDir::Open(dir) => Some((i, dir)),
+            TrailDir::Closed(_) => None,
         });
         let Some((mut i, first)) = first else { return self.top.try_clone() };
         let mut dir = first.try_clone()?;
         while i > at {
             i -= 1;
-            if let Step::Closed(inode) = &self.steps[i] {
+            if let TrailDir::Closed(inode) = &self.steps[i] {
                 dir = above(&dir, *inode)?;
             }
         }
@@ -116,7 +116,7 @@ impl Trail {
 }
 
 /// Opens the parent of a directory. Fails with ESTALE unless it has that inode.
-fn above(below: &RootDir, inode: (u32, u32, u64)) -> Result<RootDir> {
+fn above(below: &RootDir, inode: Inode) -> Result<RootDir> {
     let label = below.label().parent().unwrap_or(below.label()).to_path_buf();
     let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
     let fd = rustix::fs::openat(below.fd(), c"..", flags, Mode::empty());
@@ -189,9 +189,9 @@ impl RootDir {
             match entries {
                 Ok(entries) if entries.is_empty() || trail.last().lets_remove_entries()? => {
                     let dir = trail.last();
-                    let is_dir = |name: &OsStr| dir.stat_name(name).is_ok_and(|stat| stat.kind == Kind::Dir);
+                    let is_dir = |name: &OsStr| dir.stat_name(name).is_ok_and(|stat| stat.kind == FileKind::Dir);
                     let dirs = entries.into_iter().filter(|entry| match entry.kind {
-                        Some(kind) => kind == Kind::Dir,
+                        Some(kind) => kind == FileKind::Dir,
                         None => is_dir(&entry.name),
                     });
                     todo.push(dirs.map(|entry| entry.name).collect());
@@ -270,7 +270,7 @@ mod tests {
             trail.last().create_dir(OsStr::new("d"), 0o755).unwrap();
             inodes.push(trail.enter(OsStr::new("d")).unwrap().stat_self().unwrap().ino);
         }
-        assert!(trail.steps.iter().filter(|step| matches!(step, Step::Open(_))).count() <= MOST_OPEN);
+        assert!(trail.steps.iter().filter(|step| matches!(step, TrailDir::Open(_))).count() <= MOST_OPEN);
         for depth in [300, 299, 200, 1] {
             assert_eq!(trail.nth(depth).unwrap().stat_self().unwrap().ino, inodes[depth - 1]);
         }

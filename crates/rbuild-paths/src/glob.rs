@@ -5,7 +5,7 @@
 //! input. Literal paths, prefixes and suffixes are compared directly.
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Token {
+enum GlobToken {
     Char(char),
     /// `?`
     One,
@@ -26,7 +26,7 @@ enum Token {
 
 /// The cheapest test for a match.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Kind {
+enum QuickTest {
     /// A literal path.
     Exact(String),
     /// `x**`
@@ -40,8 +40,8 @@ enum Kind {
 /// A compiled pattern.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Glob {
-    tokens: Vec<Token>,
-    kind: Kind,
+    tokens: Vec<GlobToken>,
+    kind: QuickTest,
 }
 
 impl Glob {
@@ -61,30 +61,30 @@ impl Glob {
                 '*' if deep && chars.next_if_eq(&'*').is_some() => {
                     chars.next_if_eq(&'/');
                     // At the end, both `a/**` and `a/**/` match everything below `a`.
-                    if chars.peek().is_none() { Token::Deep } else { Token::DeepDirs }
+                    if chars.peek().is_none() { GlobToken::Deep } else { GlobToken::DeepDirs }
                 }
-                '*' => Token::Star,
-                '?' => Token::One,
+                '*' => GlobToken::Star,
+                '?' => GlobToken::One,
                 '\\' => {
                     escaped = true;
-                    Token::Char(chars.next()?)
+                    GlobToken::Char(chars.next()?)
                 }
                 '[' => class(&mut chars).filter(|class| !deep || class.is_ascending())?,
-                c => Token::Char(c),
+                c => GlobToken::Char(c),
             });
         }
-        let kind = Kind::of(pattern, &tokens, escaped);
-        let with_loops = |t| if t == Token::DeepDirs { vec![t, Token::DeepLoop] } else { vec![t] };
+        let kind = QuickTest::of(pattern, &tokens, escaped);
+        let with_loops = |t| if t == GlobToken::DeepDirs { vec![t, GlobToken::DeepLoop] } else { vec![t] };
         Some(Glob { tokens: tokens.into_iter().flat_map(with_loops).collect(), kind })
     }
 
     /// Returns true if the pattern matches the whole path.
     pub fn matches(&self, path: &str) -> bool {
         match &self.kind {
-            Kind::Exact(whole) => path == whole,
-            Kind::Prefix(begin) => path.starts_with(begin),
-            Kind::Suffix(end) => path.ends_with(end) || end.strip_prefix('/') == Some(path),
-            Kind::Tokens { begin, end } => {
+            QuickTest::Exact(whole) => path == whole,
+            QuickTest::Prefix(begin) => path.starts_with(begin),
+            QuickTest::Suffix(end) => path.ends_with(end) || end.strip_prefix('/') == Some(path),
+            QuickTest::Tokens { begin, end } => {
                 path.starts_with(begin) && path.ends_with(end) && self.states(path.chars())[self.tokens.len()]
             }
         }
@@ -93,7 +93,7 @@ impl Glob {
     /// Returns true if a path below the directory `dir` (empty for the root) can match.
     pub fn leads_into(&self, dir: &str) -> bool {
         let slash = (!dir.is_empty()).then_some('/');
-        matches!(self.kind, Kind::Suffix(_)) || self.states(dir.chars().chain(slash)).contains(&true)
+        matches!(self.kind, QuickTest::Suffix(_)) || self.states(dir.chars().chain(slash)).contains(&true)
     }
 
     /// Runs the NFA. Element `i` of the result is true if the first `i` tokens can match the text.
@@ -106,16 +106,16 @@ impl Glob {
             next.fill(false);
             for (i, token) in self.tokens.iter().enumerate().filter(|(i, _)| states[*i]) {
                 match token {
-                    Token::Char(want) => next[i + 1] |= *want == c,
-                    Token::One => next[i + 1] |= c != '/',
-                    Token::Star => next[i] |= c != '/',
-                    Token::Deep => next[i] = true,
-                    Token::DeepDirs => {}
-                    Token::DeepLoop => {
+                    GlobToken::Char(want) => next[i + 1] |= *want == c,
+                    GlobToken::One => next[i + 1] |= c != '/',
+                    GlobToken::Star => next[i] |= c != '/',
+                    GlobToken::Deep => next[i] = true,
+                    GlobToken::DeepDirs => {}
+                    GlobToken::DeepLoop => {
                         next[i] = true;
                         next[i + 1] |= c == '/';
                     }
-                    Token::Class { negated, ranges } => {
+                    GlobToken::Class { negated, ranges } => {
                         let inside = ranges.iter().any(|(a, b)| (*a..=*b).contains(&c));
                         next[i + 1] |= c != '/' && inside != *negated;
                     }
@@ -134,41 +134,42 @@ impl Glob {
     fn skip_empty(&self, states: &mut [bool]) {
         for (i, token) in self.tokens.iter().enumerate() {
             match token {
-                Token::Star | Token::Deep if states[i] => states[i + 1] = true,
+                GlobToken::Star | GlobToken::Deep if states[i] => states[i + 1] = true,
                 // `**/` matches nothing, or enters its loop.
-                Token::DeepDirs if states[i] => (states[i + 1], states[i + 2]) = (true, true),
+                GlobToken::DeepDirs if states[i] => (states[i + 1], states[i + 2]) = (true, true),
                 _ => {}
             }
         }
     }
 }
 
-impl Kind {
+impl QuickTest {
     /// Chooses the test for a pattern. `tokens` do not include loops yet.
-    fn of(pattern: &str, tokens: &[Token], escaped: bool) -> Kind {
-        let literal = |tokens: &[Token]| -> Option<String> {
-            tokens.iter().map(|t| if let Token::Char(c) = t { Some(*c) } else { None }).collect()
+    fn of(pattern: &str, tokens: &[GlobToken], escaped: bool) -> QuickTest {
+        let literal = |tokens: &[GlobToken]| -> Option<String> {
+            tokens.iter().map(|t| if let GlobToken::Char(c) = t { Some(*c) } else { None }).collect()
         };
-        let begin: String = tokens.iter().map_while(|t| if let Token::Char(c) = t { Some(*c) } else { None }).collect();
-        let end = tokens.iter().rev().map_while(|t| if let Token::Char(c) = t { Some(*c) } else { None });
+        let begin: String =
+            tokens.iter().map_while(|t| if let GlobToken::Char(c) = t { Some(*c) } else { None }).collect();
+        let end = tokens.iter().rev().map_while(|t| if let GlobToken::Char(c) = t { Some(*c) } else { None });
         let end: String = end.collect::<Vec<_>>().into_iter().rev().collect();
         match tokens {
-            _ if escaped => Kind::Tokens { begin, end },
-            [Token::DeepDirs, rest @ ..] if literal(rest).is_some() => Kind::Suffix(pattern[2..].to_string()),
-            [rest @ .., Token::Deep] => literal(rest).map_or(Kind::Tokens { begin, end }, Kind::Prefix),
-            all => literal(all).map_or(Kind::Tokens { begin, end }, Kind::Exact),
+            _ if escaped => QuickTest::Tokens { begin, end },
+            [GlobToken::DeepDirs, rest @ ..] if literal(rest).is_some() => QuickTest::Suffix(pattern[2..].to_string()),
+            [rest @ .., GlobToken::Deep] => literal(rest).map_or(QuickTest::Tokens { begin, end }, QuickTest::Prefix),
+            all => literal(all).map_or(QuickTest::Tokens { begin, end }, QuickTest::Exact),
         }
     }
 }
 
-impl Token {
+impl GlobToken {
     fn is_ascending(&self) -> bool {
-        !matches!(self, Token::Class { ranges, .. } if ranges.iter().any(|(low, high)| low > high))
+        !matches!(self, GlobToken::Class { ranges, .. } if ranges.iter().any(|(low, high)| low > high))
     }
 }
 
 /// Parses a class after its opening bracket.
-fn class(chars: &mut std::iter::Peekable<std::str::Chars<'_>>) -> Option<Token> {
+fn class(chars: &mut std::iter::Peekable<std::str::Chars<'_>>) -> Option<GlobToken> {
     let negated = chars.next_if_eq(&'^').is_some();
     let mut ranges = Vec::new();
     let one = |chars: &mut std::iter::Peekable<std::str::Chars<'_>>| match chars.next()? {
@@ -178,7 +179,7 @@ fn class(chars: &mut std::iter::Peekable<std::str::Chars<'_>>) -> Option<Token> 
     };
     loop {
         if !ranges.is_empty() && chars.next_if_eq(&']').is_some() {
-            return Some(Token::Class { negated, ranges });
+            return Some(GlobToken::Class { negated, ranges });
         }
         let low = one(chars)?;
         let high = if chars.next_if_eq(&'-').is_some() { one(chars)? } else { low };

@@ -11,11 +11,11 @@ pub enum Chmod {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Symbolic {
     text: String,
-    changes: Vec<Change>,
+    changes: Vec<ModeChange>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Change {
+enum ModeChange {
     Set(u32),
     Clear(u32),
     /// `X`: sets the execute bits on directories and on files that already have an execute bit.
@@ -24,12 +24,12 @@ enum Change {
     Copy {
         from: u32,
         to: Who,
-        op: Op,
+        op: Operator,
     },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Op {
+enum Operator {
     Add,
     Remove,
     Assign,
@@ -113,15 +113,15 @@ impl Who {
 }
 
 /// Parses a clause: classes followed by one or more operators with permissions (`u+rw`, `go=u-w`).
-fn read_clause(clause: &str, changes: &mut Vec<Change>) -> Option<()> {
+fn read_clause(clause: &str, changes: &mut Vec<ModeChange>) -> Option<()> {
     let start = clause.find(['+', '-', '='])?;
     let who = Who::parse(&clause[..start])?;
     let mut rest = &clause[start..];
     while let Some(symbol) = rest.chars().next() {
         let op = match symbol {
-            '+' => Op::Add,
-            '-' => Op::Remove,
-            '=' => Op::Assign,
+            '+' => Operator::Add,
+            '-' => Operator::Remove,
+            '=' => Operator::Assign,
             _ => return None,
         };
         let end = rest[1..].find(['+', '-', '=']).map_or(rest.len(), |at| at + 1);
@@ -133,14 +133,14 @@ fn read_clause(clause: &str, changes: &mut Vec<Change>) -> Option<()> {
 
 /// Parses the permission letters and copied classes after an operator. They apply in order, so with
 /// `=` the last copied class wins.
-fn read_permissions(who: Who, op: Op, letters: &str, changes: &mut Vec<Change>) -> Option<()> {
+fn read_permissions(who: Who, op: Operator, letters: &str, changes: &mut Vec<ModeChange>) -> Option<()> {
     let (mut bits, mut if_executable, mut assigned) = (0, 0, false);
     for c in letters.chars() {
         let from = match c {
             'r' => 0o444,
             'w' => 0o222,
             'x' => EXECUTE,
-            'X' if op == Op::Remove => EXECUTE,
+            'X' if op == Operator::Remove => EXECUTE,
             's' => SET_UID | SET_GID,
             't' | 'X' | 'u' | 'g' | 'o' => 0,
             _ => return None,
@@ -151,7 +151,7 @@ fn read_permissions(who: Who, op: Op, letters: &str, changes: &mut Vec<Change>) 
                 bits |= STICKY;
                 continue;
             }
-            'X' if op != Op::Remove => {
+            'X' if op != Operator::Remove => {
                 if_executable = EXECUTE & who.mask();
                 continue;
             }
@@ -164,41 +164,41 @@ fn read_permissions(who: Who, op: Op, letters: &str, changes: &mut Vec<Change>) 
             change(who, op, std::mem::take(&mut bits), changes);
         }
         if if_executable != 0 {
-            changes.push(Change::SetIfExecutable(std::mem::take(&mut if_executable)));
+            changes.push(ModeChange::SetIfExecutable(std::mem::take(&mut if_executable)));
         }
         assigned = true;
-        changes.push(Change::Copy { from: class, to: who, op });
+        changes.push(ModeChange::Copy { from: class, to: who, op });
     }
-    if bits != 0 || (op == Op::Assign && !assigned) {
+    if bits != 0 || (op == Operator::Assign && !assigned) {
         change(who, op, bits, changes);
     }
     if if_executable != 0 {
-        changes.push(Change::SetIfExecutable(if_executable));
+        changes.push(ModeChange::SetIfExecutable(if_executable));
     }
     Some(())
 }
 
-fn change(who: Who, op: Op, bits: u32, changes: &mut Vec<Change>) {
+fn change(who: Who, op: Operator, bits: u32, changes: &mut Vec<ModeChange>) {
     match op {
-        Op::Add => changes.push(Change::Set(bits)),
-        Op::Remove => changes.push(Change::Clear(bits)),
-        Op::Assign => changes.extend([Change::Clear(who.mask() | bits & STICKY), Change::Set(bits)]),
+        Operator::Add => changes.push(ModeChange::Set(bits)),
+        Operator::Remove => changes.push(ModeChange::Clear(bits)),
+        Operator::Assign => changes.extend([ModeChange::Clear(who.mask() | bits & STICKY), ModeChange::Set(bits)]),
     }
 }
 
-impl Change {
+impl ModeChange {
     fn apply(self, mode: u32, executable: bool) -> u32 {
         match self {
-            Change::Set(bits) => mode | bits,
-            Change::Clear(bits) => mode & !bits,
-            Change::SetIfExecutable(bits) if executable => mode | bits,
-            Change::SetIfExecutable(_) => mode,
-            Change::Copy { from, to, op } => {
+            ModeChange::Set(bits) => mode | bits,
+            ModeChange::Clear(bits) => mode & !bits,
+            ModeChange::SetIfExecutable(bits) if executable => mode | bits,
+            ModeChange::SetIfExecutable(_) => mode,
+            ModeChange::Copy { from, to, op } => {
                 let bits = mode >> from & 0o7;
                 to.classes().fold(mode, |mode, place| match op {
-                    Op::Add => mode | bits << place,
-                    Op::Remove => mode & !(bits << place),
-                    Op::Assign => mode & !(0o7 << place) | bits << place,
+                    Operator::Add => mode | bits << place,
+                    Operator::Remove => mode & !(bits << place),
+                    Operator::Assign => mode & !(0o7 << place) | bits << place,
                 })
             }
         }

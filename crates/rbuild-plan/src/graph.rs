@@ -110,7 +110,7 @@ pub enum Step {
 
 /// Network mode of a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Network {
+pub enum NetworkMode {
     Host,
     /// A private network with outbound access.
     Isolated,
@@ -119,7 +119,7 @@ pub enum Network {
 
 /// Security mode of a command (`RUN --security`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Security {
+pub enum SecurityMode {
     Sandbox,
     /// All capabilities of the user namespace, and no masked paths.
     Insecure,
@@ -136,8 +136,8 @@ pub struct RunStep {
     pub cwd: String,
     /// Value of USER; empty for root.
     pub user: String,
-    pub network: Network,
-    pub security: Security,
+    pub network: NetworkMode,
+    pub security: SecurityMode,
     pub hostname: String,
     /// Entries of /etc/hosts: host name and address.
     pub hosts: Vec<(String, String)>,
@@ -204,7 +204,7 @@ pub struct MountStep {
 #[derive(Debug, Clone)]
 pub enum MountKindStep {
     Bind {
-        from: From,
+        from: FileSource,
         source: String,
     },
     Cache(CacheStep),
@@ -227,7 +227,7 @@ pub struct CacheStep {
     pub id_counts: bool,
     pub sharing: Sharing,
     /// Initial content of a new cache.
-    pub from: Option<From>,
+    pub from: Option<FileSource>,
     /// Directory of the cache that is mounted; `/` mounts the whole cache.
     pub source: String,
     pub mode: u32,
@@ -237,7 +237,7 @@ pub struct CacheStep {
 
 /// The file tree that a copy or mount reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum From {
+pub enum FileSource {
     /// The build context.
     #[default]
     Context,
@@ -249,7 +249,7 @@ pub enum From {
 /// Files to copy (COPY and ADD).
 #[derive(Debug, Clone, Default)]
 pub struct CopyStep {
-    pub from: From,
+    pub from: FileSource,
     pub sources: Vec<CopySource>,
     /// Here-documents, copied as files.
     pub inline: Vec<InlineFile>,
@@ -302,8 +302,8 @@ impl Vertex {
     /// Returns the vertices that the step reads, including its parent: sorted, without duplicates.
     pub fn inputs(&self) -> Vec<VertexId> {
         let mut inputs: Vec<VertexId> = self.parent.into_iter().collect();
-        let mut add = |from: &From| {
-            if let From::Vertex(id) = from {
+        let mut add = |from: &FileSource| {
+            if let FileSource::Vertex(id) = from {
                 inputs.push(*id);
             }
         };

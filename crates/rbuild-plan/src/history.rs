@@ -1,7 +1,7 @@
 //! Formats the `created_by` texts of the image history as Docker does.
 
 use rbuild_dockerfile::ast::{Command, Heredoc};
-use rbuild_image::{Healthcheck, quote};
+use rbuild_image::{HealthcheckConfig, quote};
 
 use crate::variables::Vars;
 
@@ -47,7 +47,7 @@ pub fn quoted_list(words: &[String]) -> String {
 }
 
 /// Formats a HEALTHCHECK entry as Go prints the struct (`%+v`).
-pub fn healthcheck(check: &Healthcheck) -> String {
+pub fn healthcheck(check: &HealthcheckConfig) -> String {
     format!(
         "HEALTHCHECK {{Test:[{}] Interval:{} Timeout:{} StartPeriod:{} StartInterval:{} Retries:{}}}",
         check.test.join(" "),
@@ -107,11 +107,11 @@ mod tests {
             run(&args, &env, &s(&["/bin/sh", "-c", "ls /etc/"])),
             "RUN |3 foo=bar2 bar=of the environment none= /bin/sh -c ls /etc/ # buildkit"
         );
-        let check = Healthcheck {
+        let check = HealthcheckConfig {
             test: s(&["CMD-SHELL", "x"]),
             interval: 300_000_000_000,
             timeout: 3_000_000_000,
-            ..Healthcheck::default()
+            ..HealthcheckConfig::default()
         };
         assert_eq!(
             healthcheck(&check),

@@ -6,8 +6,8 @@
 
 use crate::Chmod;
 use crate::graph::{
-    AgentStep, CacheStep, CopyStep, InlineFile, MountKindStep, MountStep, Network, RunStep, SecretStep, Security, Step,
-    Ulimit, WorkdirStep,
+    AgentStep, CacheStep, CopyStep, InlineFile, MountKindStep, MountStep, NetworkMode, RunStep, SecretStep,
+    SecurityMode, Step, Ulimit, WorkdirStep,
 };
 
 /// Returns text in double quotes, so that it can be followed by other values in one part. The
@@ -76,16 +76,16 @@ impl RunStep {
         tell(
             "network",
             match network {
-                Network::Host => &b"host"[..],
-                Network::Isolated => b"isolated",
-                Network::None => b"none",
+                NetworkMode::Host => &b"host"[..],
+                NetworkMode::Isolated => b"isolated",
+                NetworkMode::None => b"none",
             },
         );
         tell(
             "security",
             match security {
-                Security::Sandbox => b"sandbox",
-                Security::Insecure => b"insecure",
+                SecurityMode::Sandbox => b"sandbox",
+                SecurityMode::Insecure => b"insecure",
             },
         );
         tell("host name", hostname.as_bytes());

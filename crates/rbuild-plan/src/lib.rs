@@ -15,8 +15,8 @@ mod variables;
 
 pub use chmod::Chmod;
 pub use graph::{
-    AgentStep, BuildGraph, CacheStep, CopySource, CopyStep, From, HistoryEntry, InlineFile, Marks, MountKindStep,
-    MountStep, Network, RunStep, SecretStep, Security, Step, StepName, Ulimit, Vertex, WorkdirStep,
+    AgentStep, BuildGraph, CacheStep, CopySource, CopyStep, FileSource, HistoryEntry, InlineFile, Marks, MountKindStep,
+    MountStep, NetworkMode, RunStep, SecretStep, SecurityMode, Step, StepName, Ulimit, Vertex, WorkdirStep,
 };
 pub use ids::{ContextId, VertexId, VolumeId};
 pub use key_parts::Tell;

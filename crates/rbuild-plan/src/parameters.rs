@@ -2,7 +2,7 @@
 
 use rbuild_image::{ImageName, ManifestDigest, Platform, Reference, ReferenceError};
 
-use crate::graph::{Network, Ulimit};
+use crate::graph::{NetworkMode, Ulimit};
 use crate::ids::ContextId;
 
 /// Parameters of a build.
@@ -15,7 +15,7 @@ pub struct Parameters {
     /// Labels of the result; they override the Dockerfile's.
     pub labels: Vec<(String, String)>,
     /// Network mode of RUN without `--network`.
-    pub network: Network,
+    pub network: NetworkMode,
     /// Platform of this machine.
     pub host: Platform,
     /// Platform of the result.
@@ -50,7 +50,7 @@ impl Parameters {
             target: None,
             build_args: Vec::new(),
             labels: Vec::new(),
-            network: Network::Host,
+            network: NetworkMode::Host,
             host,
             platform,
             platform_given: false,

@@ -14,11 +14,11 @@ const MAX_MESSAGE: usize = 200;
 
 #[derive(Deserialize)]
 struct Errors {
-    errors: Vec<Entry>,
+    errors: Vec<ApiError>,
 }
 
 #[derive(Deserialize)]
-struct Entry {
+struct ApiError {
     #[serde(default)]
     code: String,
     #[serde(default)]
@@ -36,7 +36,7 @@ fn message_of(bytes: &[u8], sent: &Sent) -> String {
     let text = String::from_utf8_lossy(bytes);
     let message = match serde_json::from_slice::<Errors>(bytes) {
         Ok(Errors { errors }) => {
-            let text = |e: &Entry| match (e.code.as_str(), e.message.as_str()) {
+            let text = |e: &ApiError| match (e.code.as_str(), e.message.as_str()) {
                 (code, "") => code.to_string(),
                 ("", message) => message.to_string(),
                 (code, message) => format!("{message} ({code})"),

@@ -11,14 +11,14 @@ use serde::Deserialize;
 use crate::challenge::Challenge;
 use crate::config::certs::CertFiles;
 use crate::credential::{Credential, Login};
-use crate::credentials::{self, Holder};
-use crate::endpoint::{Endpoint, Security};
-use crate::error::Problem;
+use crate::credentials::{self, LoginTarget};
+use crate::endpoint::{ConnectionSecurity, Endpoint};
+use crate::error::RegistryProblem;
 use crate::flow::read_document;
-use crate::http::{Content, Exchange, Reply, Server};
+use crate::http::{Exchange, HttpReply, RequestBody, Server};
 use crate::retry::repeated;
 use crate::secret::Secret;
-use crate::shared::Shared;
+use crate::shared::ClientState;
 use crate::{answer, locked, url};
 
 /// Maximum size of a token answer in bytes.
@@ -41,10 +41,10 @@ pub(crate) struct Auth {
 struct AuthState {
     login: Option<Option<Login>>,
     challenge: Option<Challenge>,
-    tokens: HashMap<String, Token>,
+    tokens: HashMap<String, BearerToken>,
 }
 
-struct Token {
+struct BearerToken {
     value: Secret,
     /// `None` for a token without an end.
     until: Option<Instant>,
@@ -73,10 +73,10 @@ impl Auth {
     /// Returns the value of the `Authorization` header; `None` before the first challenge.
     pub(crate) fn header(
         &self,
-        shared: &Shared,
+        shared: &ClientState,
         endpoint: &Endpoint,
         scopes: &[String],
-    ) -> Result<Option<Secret>, Problem> {
+    ) -> Result<Option<Secret>, RegistryProblem> {
         let mut state = locked(&self.state);
         match state.challenge.clone() {
             None => Ok(None),
@@ -84,7 +84,7 @@ impl Auth {
             Some(Challenge::Bearer { realm, service, scope, .. }) => {
                 let wanted = merged(scope.as_deref().unwrap_or(""), scopes);
                 let key = wanted.join(" ");
-                let fresh = |token: &&Token| token.until.is_none_or(|until| Instant::now() < until);
+                let fresh = |token: &&BearerToken| token.until.is_none_or(|until| Instant::now() < until);
                 if let Some(token) = state.tokens.get(&key).filter(fresh) {
                     return Ok(Some(bearer(&token.value)));
                 }
@@ -102,10 +102,10 @@ impl Auth {
     /// Takes note of a challenge. Returns false if another attempt is of no use.
     pub(crate) fn challenged(
         &self,
-        shared: &Shared,
+        shared: &ClientState,
         challenge: Challenge,
         used: Option<&Secret>,
-    ) -> Result<bool, Problem> {
+    ) -> Result<bool, RegistryProblem> {
         let mut state = locked(&self.state);
         let retry = match (&challenge, used) {
             (Challenge::Basic, None) => self.login(shared, &mut state)?.is_some_and(|l| basic(&l.credential).is_some()),
@@ -125,19 +125,19 @@ impl Auth {
         Ok(retry)
     }
 
-    fn login(&self, shared: &Shared, state: &mut AuthState) -> Result<Option<Login>, Problem> {
+    fn login(&self, shared: &ClientState, state: &mut AuthState) -> Result<Option<Login>, RegistryProblem> {
         if let Some(known) = &state.login {
             return Ok(known.clone());
         }
-        let holder = Holder { registry: &self.registry, repository: &self.repository, mirror: self.mirror };
+        let holder = LoginTarget { registry: &self.registry, repository: &self.repository, mirror: self.mirror };
         let found = credentials::find(&shared.environment, &shared.options.given, holder);
-        let found = found.map_err(Problem::Credentials)?;
+        let found = found.map_err(RegistryProblem::Credentials)?;
         state.login = Some(found.clone());
         Ok(found)
     }
 
     /// Describes the login for messages, and returns true if there is none.
-    pub(crate) fn description(&self, shared: &Shared) -> (String, bool) {
+    pub(crate) fn description(&self, shared: &ClientState) -> (String, bool) {
         match &locked(&self.state).login {
             Some(Some(Login { credential: Credential::Password { user, .. }, origin })) => {
                 (format!("as {user}, by {origin}"), false)
@@ -192,7 +192,7 @@ fn merged(challenge: &str, ours: &[String]) -> Vec<String> {
 
 /// A request to a token server.
 pub(crate) struct TokenRequest<'a> {
-    pub shared: &'a Shared,
+    pub shared: &'a ClientState,
     pub endpoint: &'a Endpoint,
     pub realm: &'a str,
     pub service: Option<&'a str>,
@@ -210,13 +210,21 @@ enum Grant<'a> {
 
 impl TokenRequest<'_> {
     /// Returns an access token, and a refresh token if one was asked for and given.
-    fn fetch(&self, login: Option<&Credential>, offline: bool) -> Result<(Token, Option<Secret>), Problem> {
+    fn fetch(
+        &self,
+        login: Option<&Credential>,
+        offline: bool,
+    ) -> Result<(BearerToken, Option<Secret>), RegistryProblem> {
         self.exchange(login, offline).map_err(repeated)
     }
 
-    fn exchange(&self, login: Option<&Credential>, offline: bool) -> Result<(Token, Option<Secret>), Problem> {
+    fn exchange(
+        &self,
+        login: Option<&Credential>,
+        offline: bool,
+    ) -> Result<(BearerToken, Option<Secret>), RegistryProblem> {
         let reply = match login {
-            Some(Credential::Registry(token)) => return Ok((Token { value: token.clone(), until: None }, None)),
+            Some(Credential::Registry(token)) => return Ok((BearerToken { value: token.clone(), until: None }, None)),
             None => self.send(Grant::Anonymous, offline)?,
             Some(Credential::Identity(token)) => self.send(Grant::Refresh(token), offline)?,
             Some(Credential::Password { user, password }) => {
@@ -235,11 +243,15 @@ impl TokenRequest<'_> {
     }
 
     /// Returns the refresh token for a login, if the server gives one.
-    pub(crate) fn offline_token(&self, login: &Credential) -> Result<Option<Secret>, Problem> {
+    pub(crate) fn offline_token(&self, login: &Credential) -> Result<Option<Secret>, RegistryProblem> {
         Ok(self.fetch(Some(login), true)?.1)
     }
 
-    fn granted(&self, reply: Reply, login: Option<&Credential>) -> Result<(Token, Option<Secret>), Problem> {
+    fn granted(
+        &self,
+        reply: HttpReply,
+        login: Option<&Credential>,
+    ) -> Result<(BearerToken, Option<Secret>), RegistryProblem> {
         let host = url::split(self.realm).map_or("the token server", |(_, host, _)| host).to_string();
         let status = reply.status();
         if !(200..300).contains(&status) {
@@ -250,34 +262,40 @@ impl TokenRequest<'_> {
                 None => "without a login".into(),
             };
             return Err(match status {
-                401 | 403 => {
-                    Problem::Denied { host, action: "issue a token", message, login: who, anonymous: login.is_none() }
-                }
-                _ => Problem::Status { host, request: "the request for a token".into(), status, message },
+                401 | 403 => RegistryProblem::Denied {
+                    host,
+                    action: "issue a token",
+                    message,
+                    login: who,
+                    anonymous: login.is_none(),
+                },
+                _ => RegistryProblem::Status { host, request: "the request for a token".into(), status, message },
             });
         }
         let patience = self.shared.http.patience();
         let body = read_document(reply.response.into_body().into_reader(), MAX_TOKEN, patience);
         let bytes = body.map_err(|e| {
             let reason = format!("the answer of the token server broke off: {e}");
-            Problem::Answer { host: host.clone(), reason }
+            RegistryProblem::Answer { host: host.clone(), reason }
         })?;
         let granted: Option<Granted> = serde_json::from_slice(&bytes).ok();
-        let bad =
-            || Problem::Answer { host: host.clone(), reason: "the answer of the token server holds no token".into() };
+        let bad = || RegistryProblem::Answer {
+            host: host.clone(),
+            reason: "the answer of the token server holds no token".into(),
+        };
         let Granted { token, access_token, expires_in, refresh_token } = granted.ok_or_else(bad)?;
         let token = token.filter(|t| !t.is_empty()).or(access_token).filter(|t| !t.is_empty());
         // Clocks of servers differ, so the lifetime counts from now, and not to its very end.
         let lifetime = Duration::from_secs(expires_in.unwrap_or(SHORTEST).clamp(SHORTEST, 86400)).mul_f64(0.9);
         let value = Secret::new(token.ok_or_else(bad)?);
-        Ok((Token { value, until: Some(Instant::now() + lifetime) }, refresh_token.map(Secret::new)))
+        Ok((BearerToken { value, until: Some(Instant::now() + lifetime) }, refresh_token.map(Secret::new)))
     }
 
-    fn send(&self, grant: Grant<'_>, offline: bool) -> Result<Reply, Problem> {
+    fn send(&self, grant: Grant<'_>, offline: bool) -> Result<HttpReply, RegistryProblem> {
         self.shared.repeat(&self.endpoint.host, self.endpoint.mirror, || self.send_once(grant, offline))
     }
 
-    fn send_once(&self, grant: Grant<'_>, offline: bool) -> Result<Reply, Problem> {
+    fn send_once(&self, grant: Grant<'_>, offline: bool) -> Result<HttpReply, RegistryProblem> {
         let scopes: Vec<(&str, &str)> = self.scopes.iter().map(|scope| ("scope", scope.as_str())).collect();
         let service = self.service.map(|service| ("service", service));
         let offline = offline.then_some(("offline_token", "true"));
@@ -293,7 +311,7 @@ impl TokenRequest<'_> {
         };
         let get = |account, headers: &[(String, String)]| {
             let url = query(account);
-            self.shared.http.send(server, Exchange { method: "GET", url: &url, headers, content: Content::None })
+            self.shared.http.send(server, Exchange { method: "GET", url: &url, headers, content: RequestBody::None })
         };
         let joined = self.scopes.join(" ");
         let post = |fields: &[(&str, &str)]| {
@@ -301,7 +319,7 @@ impl TokenRequest<'_> {
             let common = service.into_iter().chain([client, ("scope", joined.as_str())]).chain(access);
             let form = url::form(fields.iter().copied().chain(common));
             let headers = [("content-type".to_string(), "application/x-www-form-urlencoded".to_string())];
-            let content = Content::Bytes(form.as_bytes());
+            let content = RequestBody::Bytes(form.as_bytes());
             self.shared.http.send(server, Exchange { method: "POST", url: self.realm, headers: &headers, content })
         };
         match grant {
@@ -322,15 +340,15 @@ impl TokenRequest<'_> {
     }
 
     /// Returns the protection of the connection to the token server.
-    fn protection(&self) -> Result<(CertFiles, Security), Problem> {
+    fn protection(&self) -> Result<(CertFiles, ConnectionSecurity), RegistryProblem> {
         let Some((scheme, authority, _)) = url::split(self.realm) else {
             let reason = "the token server of the challenge is not an http(s) URL".to_string();
-            return Err(Problem::Answer { host: self.endpoint.host.clone(), reason });
+            return Err(RegistryProblem::Answer { host: self.endpoint.host.clone(), reason });
         };
         let own = self.endpoint.is_origin_of(self.realm);
         let mut certs = if own { self.endpoint.certs.clone() } else { CertFiles::default() };
         if !own {
-            certs.find(&self.shared.environment, authority).map_err(Problem::Settings)?;
+            certs.find(&self.shared.environment, authority).map_err(RegistryProblem::Settings)?;
         }
         let security = match own {
             true => Some(self.endpoint.security),
@@ -338,7 +356,7 @@ impl TokenRequest<'_> {
         };
         let security = security.ok_or_else(|| {
             let reason = format!("its token server {authority} is not protected by TLS; no login is sent there");
-            Problem::Answer { host: self.endpoint.host.clone(), reason }
+            RegistryProblem::Answer { host: self.endpoint.host.clone(), reason }
         })?;
         Ok((certs, security))
     }

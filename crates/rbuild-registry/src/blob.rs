@@ -6,11 +6,11 @@ use rbuild_image::BlobDigest;
 use ureq::BodyReader;
 
 use crate::client::Repository;
-use crate::error::{Broken, Problem, RegistryError, RemoteRepository};
+use crate::error::{Broken, RegistryError, RegistryProblem, RemoteRepository};
 use crate::flow::{Flow, Watched};
 use crate::http::connection;
 use crate::retry::{Attempts, may_pass};
-use crate::session::{Body, Call, Session};
+use crate::session::{ApiRequest, Body, EndpointSession};
 
 /// Progress in bytes after which earlier failures no longer count.
 const PROGRESS: u64 = 1 << 20;
@@ -18,7 +18,7 @@ const PROGRESS: u64 = 1 << 20;
 /// The bytes of a blob. Ends after `size` bytes or fails; the reader of the last byte compares the
 /// digest.
 pub struct BlobReader<'a> {
-    sessions: Vec<&'a Session>,
+    sessions: Vec<&'a EndpointSession>,
     place: RemoteRepository,
     digest: BlobDigest,
     size: u64,
@@ -34,7 +34,8 @@ pub struct BlobReader<'a> {
 impl<'a> BlobReader<'a> {
     /// Returns the reader of a blob of a repository. Connects when it is read.
     pub(crate) fn new(repository: &'a Repository, digest: &BlobDigest, size: u64) -> BlobReader<'a> {
-        let sessions: Vec<&Session> = repository.sessions.iter().filter(|session| session.endpoint.digests).collect();
+        let sessions: Vec<&EndpointSession> =
+            repository.sessions.iter().filter(|session| session.endpoint.digests).collect();
         let patience = repository.sessions.first().map(|s| s.shared().http.patience()).unwrap_or_default();
         BlobReader {
             sessions,
@@ -60,13 +61,13 @@ impl BlobReader<'_> {
     /// Returns the error for a blob with another digest.
     pub fn wrong_digest(&self, found: BlobDigest) -> RegistryError {
         let host = self.sessions.first().map_or_else(String::new, |session| session.endpoint.host.clone());
-        let problem = Problem::Digest { host, what: "the blob", wanted: self.digest, found };
+        let problem = RegistryProblem::Digest { host, what: "the blob", wanted: self.digest, found };
         RegistryError::new(self.place.clone(), problem)
     }
 
     /// Opens the rest of the blob at the first endpoint that has it, which becomes the only one.
-    fn open(&mut self) -> Result<(), Problem> {
-        let mut furthest: Option<Problem> = None;
+    fn open(&mut self) -> Result<(), RegistryProblem> {
+        let mut furthest: Option<RegistryProblem> = None;
         for (i, session) in self.sessions.iter().enumerate() {
             match open_at(session, &self.digest, self.at, self.size) {
                 Ok(body) => {
@@ -82,11 +83,11 @@ impl BlobReader<'_> {
                 }
             }
         }
-        Err(furthest.unwrap_or_else(|| Problem::Settings("the settings name no endpoint for blobs".into())))
+        Err(furthest.unwrap_or_else(|| RegistryProblem::Settings("the settings name no endpoint for blobs".into())))
     }
 
     /// Handles a broken connection: waits before the next one, or gives up.
-    fn broken(&mut self, problem: Problem) -> io::Result<()> {
+    fn broken(&mut self, problem: RegistryProblem) -> io::Result<()> {
         self.body = None;
         if self.at - self.failed_at >= PROGRESS {
             self.attempts.reset();
@@ -102,17 +103,17 @@ impl BlobReader<'_> {
         }
     }
 
-    fn failed(&mut self, problem: Problem) -> io::Error {
+    fn failed(&mut self, problem: RegistryProblem) -> io::Error {
         let error = RegistryError::new(self.place.clone(), problem);
         let text = error.to_string();
         self.error = Some(error);
         io::Error::other(text)
     }
 
-    fn line(&self, reason: String) -> Problem {
+    fn line(&self, reason: String) -> RegistryProblem {
         let host = self.sessions.first().map_or_else(String::new, |session| session.endpoint.host.clone());
         let request = format!("GET of blob {} at byte {} of {}", self.digest, self.at, self.size);
-        Problem::Connection { host, request, reason, kind: Broken::Line }
+        RegistryProblem::Connection { host, request, reason, kind: Broken::Line }
     }
 }
 
@@ -157,7 +158,7 @@ impl Read for BlobReader<'_> {
             if matches!(body.read(&mut more), Ok(1)) {
                 let reason = format!("it sent more than the {} bytes of the blob {}", self.size, self.digest);
                 let host = self.sessions.first().map_or_else(String::new, |session| session.endpoint.host.clone());
-                return Err(self.failed(Problem::Answer { host, reason }));
+                return Err(self.failed(RegistryProblem::Answer { host, reason }));
             }
         }
         Ok(0)
@@ -165,12 +166,17 @@ impl Read for BlobReader<'_> {
 }
 
 /// Opens a blob at a position.
-fn open_at(session: &Session, digest: &BlobDigest, at: u64, size: u64) -> Result<BodyReader<'static>, Problem> {
+fn open_at(
+    session: &EndpointSession,
+    digest: &BlobDigest,
+    at: u64,
+    size: u64,
+) -> Result<BodyReader<'static>, RegistryProblem> {
     let mut headers = vec![("accept", "*/*".to_string())];
     if at > 0 {
         headers.push(("range", format!("bytes={at}-")));
     }
-    let call = Call {
+    let call = ApiRequest {
         method: "GET",
         to: &format!("/blobs/{digest}"),
         headers: &headers,

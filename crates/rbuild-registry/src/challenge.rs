@@ -1,7 +1,7 @@
 //! `WWW-Authenticate` headers (RFC 9110, section 11.6.1).
 
-use crate::error::Problem;
-use crate::http::Reply;
+use crate::error::RegistryProblem;
+use crate::http::HttpReply;
 use crate::url;
 
 /// An authentication scheme that a server offers.
@@ -23,14 +23,14 @@ pub(crate) enum Challenge {
 impl Challenge {
     /// Returns the challenge of a reply, if it has one that is known. A token server gets the
     /// login, and so must be protected as well as the registry is.
-    pub(crate) fn of(reply: &Reply) -> Result<Option<Challenge>, Problem> {
+    pub(crate) fn of(reply: &HttpReply) -> Result<Option<Challenge>, RegistryProblem> {
         let headers = reply.response.headers().get_all("www-authenticate");
         let found = Challenge::preferred(headers.iter().filter_map(|header| header.to_str().ok()));
         match &found {
             Some(Challenge::Bearer { realm, .. }) if reply.url.starts_with("https:") && realm.starts_with("http:") => {
                 let host = url::split(&reply.url).map_or("", |(_, host, _)| host).to_string();
                 let reason = "its token server is not protected by TLS; no login is sent there".to_string();
-                Err(Problem::Answer { host, reason })
+                Err(RegistryProblem::Answer { host, reason })
             }
             _ => Ok(found),
         }

@@ -5,23 +5,27 @@ use std::sync::{Arc, Mutex};
 use rbuild_image::Reference;
 
 use crate::endpoint::{Endpoint, endpoints};
-use crate::environment::Environment;
-use crate::error::{Problem, RegistryError, RemoteRepository, Result};
+use crate::environment::ProcessEnvironment;
+use crate::error::{RegistryError, RegistryProblem, RemoteRepository, Result};
 use crate::http::Http;
 use crate::retry::Notice;
-use crate::session::Session;
-use crate::shared::{Options, Shared};
+use crate::session::EndpointSession;
+use crate::shared::{ClientState, Options};
 
 /// A client: settings, connections, logins.
 pub struct Client {
-    shared: Arc<Shared>,
+    shared: Arc<ClientState>,
 }
 
 impl Client {
     /// Returns a client that tells its user of waits and warnings.
-    pub fn new(environment: Environment, options: Options, tell: impl Fn(Notice) + Send + Sync + 'static) -> Client {
+    pub fn new(
+        environment: ProcessEnvironment,
+        options: Options,
+        tell: impl Fn(Notice) + Send + Sync + 'static,
+    ) -> Client {
         let http = Http::new(environment.clone(), options.patience);
-        let shared = Shared { environment, options, http, tell: Box::new(tell), shown: Mutex::default() };
+        let shared = ClientState { environment, options, http, tell: Box::new(tell), shown: Mutex::default() };
         Client { shared: Arc::new(shared) }
     }
 
@@ -36,7 +40,7 @@ impl Client {
         Ok(Repository::new(place, found, &self.shared))
     }
 
-    pub(crate) fn shared(&self) -> &Arc<Shared> {
+    pub(crate) fn shared(&self) -> &Arc<ClientState> {
         &self.shared
     }
 }
@@ -44,12 +48,12 @@ impl Client {
 /// A repository: the endpoints that answer for it.
 pub struct Repository {
     pub(crate) place: RemoteRepository,
-    pub(crate) sessions: Vec<Session>,
+    pub(crate) sessions: Vec<EndpointSession>,
 }
 
 impl Repository {
-    pub(crate) fn new(place: RemoteRepository, endpoints: Vec<Endpoint>, shared: &Arc<Shared>) -> Repository {
-        Repository { place, sessions: endpoints.into_iter().map(|e| Session::new(e, shared.clone())).collect() }
+    pub(crate) fn new(place: RemoteRepository, endpoints: Vec<Endpoint>, shared: &Arc<ClientState>) -> Repository {
+        Repository { place, sessions: endpoints.into_iter().map(|e| EndpointSession::new(e, shared.clone())).collect() }
     }
 
     /// Returns the repository's registry and path.
@@ -57,7 +61,7 @@ impl Repository {
         &self.place
     }
 
-    pub(crate) fn fail(&self, problem: Problem) -> RegistryError {
+    pub(crate) fn fail(&self, problem: RegistryProblem) -> RegistryError {
         RegistryError::new(self.place.clone(), problem)
     }
 
@@ -66,9 +70,9 @@ impl Repository {
     pub(crate) fn first<'s, T>(
         &'s self,
         fits: impl Fn(&Endpoint) -> bool,
-        ask: impl Fn(&'s Session) -> std::result::Result<T, Problem>,
+        ask: impl Fn(&'s EndpointSession) -> std::result::Result<T, RegistryProblem>,
     ) -> Result<T> {
-        let mut furthest: Option<Problem> = None;
+        let mut furthest: Option<RegistryProblem> = None;
         for session in self.sessions.iter().filter(|session| fits(&session.endpoint)) {
             match ask(session) {
                 Ok(answer) => return Ok(answer),
@@ -80,7 +84,7 @@ impl Repository {
                 }
             }
         }
-        let none = || Problem::Settings("the settings name no endpoint for this".into());
+        let none = || RegistryProblem::Settings("the settings name no endpoint for this".into());
         Err(self.fail(furthest.unwrap_or_else(none)))
     }
 }

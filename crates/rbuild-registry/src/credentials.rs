@@ -1,7 +1,7 @@
 //! Credentials of registries: the files of Docker and Podman, and credential helpers.
 
 use crate::credential::{Credential, Given, Login, OwnLogin};
-use crate::environment::Environment;
+use crate::environment::ProcessEnvironment;
 
 mod file;
 mod login;
@@ -16,7 +16,7 @@ use places::{CredentialSource, sources};
 
 /// A repository, as the one that a login is for.
 #[derive(Debug, Clone, Copy)]
-pub struct Holder<'a> {
+pub struct LoginTarget<'a> {
     /// Host of the registry.
     pub registry: &'a str,
     /// Path of the repository.
@@ -31,7 +31,7 @@ pub struct Holder<'a> {
 /// # Errors
 ///
 /// Fails with a sentence if a file cannot be read or a helper fails.
-pub fn find(environment: &Environment, given: &Given, holder: Holder<'_>) -> Result<Option<Login>, String> {
+pub fn find(environment: &ProcessEnvironment, given: &Given, holder: LoginTarget<'_>) -> Result<Option<Login>, String> {
     let own = given.login.as_ref().filter(|own| !holder.mirror && own.registry.as_deref() == Some(holder.registry));
     if let Some(OwnLogin { user, password, .. }) = own {
         let credential = Credential::Password { user: user.clone(), password: password.clone() };
@@ -47,7 +47,7 @@ pub fn find(environment: &Environment, given: &Given, holder: Holder<'_>) -> Res
 }
 
 /// Returns the names of the places where logins are looked for.
-pub fn places(environment: &Environment, given: &Given) -> Vec<String> {
+pub fn places(environment: &ProcessEnvironment, given: &Given) -> Vec<String> {
     let own = given.login.as_ref().map(|own| match &own.registry {
         Some(registry) => format!("the command line (whose login is for {registry})"),
         None => "the command line (whose login is for the registry of a push)".into(),
@@ -56,12 +56,12 @@ pub fn places(environment: &Environment, given: &Given) -> Vec<String> {
 }
 
 fn login_in(
-    environment: &Environment,
+    environment: &ProcessEnvironment,
     file: &AuthFile,
     name: &str,
-    holder: Holder<'_>,
+    holder: LoginTarget<'_>,
 ) -> Result<Option<Login>, String> {
-    let Holder { registry, repository, .. } = holder;
+    let LoginTarget { registry, repository, .. } = holder;
     let ask = |helper: &str| {
         let found = program::get(environment, helper, file::helper_key(registry))?;
         Ok::<_, String>(

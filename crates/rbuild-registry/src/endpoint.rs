@@ -4,15 +4,15 @@ use rbuild_image::Reference;
 
 use crate::config::certs::CertFiles;
 use crate::config::hosts::{self, Host};
-use crate::config::registries::{Location, Registries, Rule};
-use crate::environment::Environment;
-use crate::error::{Problem, RegistryError, RemoteRepository, Result};
+use crate::config::registries::{Location, NameRules, Registries};
+use crate::environment::ProcessEnvironment;
+use crate::error::{RegistryError, RegistryProblem, RemoteRepository, Result};
 use crate::proxy::is_loopback;
 use crate::url;
 
 /// Protection of connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum Security {
+pub(crate) enum ConnectionSecurity {
     /// TLS with a trusted certificate.
     Verified,
     /// TLS with any certificate.
@@ -32,7 +32,7 @@ pub(crate) struct Endpoint {
     pub base: String,
     /// Path of the repository.
     pub path: String,
-    pub security: Security,
+    pub security: ConnectionSecurity,
     /// The user's settings allow servers without a trusted certificate. A registry of this machine
     /// is trusted without them, but servers that it leads to are not.
     pub lax: bool,
@@ -52,21 +52,21 @@ impl Endpoint {
     pub(crate) fn is_origin_of(&self, url: &str) -> bool {
         let Some((scheme, ..)) = url::split(url) else { return false };
         let own = match self.security {
-            Security::Any => scheme,
-            Security::Plain => "http",
-            Security::Verified | Security::Unverified => "https",
+            ConnectionSecurity::Any => scheme,
+            ConnectionSecurity::Plain => "http",
+            ConnectionSecurity::Verified | ConnectionSecurity::Unverified => "https",
         };
         url::same_origin(url, &format!("{own}://{}/", self.host))
     }
 
     /// Returns the protection of another server that this one leads to, by redirects or as its
     /// token server; `None` if it must not be used.
-    pub(crate) fn protection_of(&self, scheme: &str, authority: &str) -> Option<Security> {
+    pub(crate) fn protection_of(&self, scheme: &str, authority: &str) -> Option<ConnectionSecurity> {
         let trusted = self.lax || is_loopback(without_port(authority));
         match (scheme, trusted, self.security) {
-            ("https", true, _) => Some(Security::Unverified),
-            ("https", false, _) => Some(Security::Verified),
-            (_, true, Security::Any | Security::Plain) => Some(Security::Plain),
+            ("https", true, _) => Some(ConnectionSecurity::Unverified),
+            ("https", false, _) => Some(ConnectionSecurity::Verified),
+            (_, true, ConnectionSecurity::Any | ConnectionSecurity::Plain) => Some(ConnectionSecurity::Plain),
             _ => None,
         }
     }
@@ -80,16 +80,20 @@ pub struct TlsVerify(pub Option<bool>);
 const HUB: (&str, &str) = ("docker.io", "registry-1.docker.io");
 
 /// Returns the endpoints of a name, in the order in which they are tried.
-pub(crate) fn endpoints(environment: &Environment, name: &Reference, verify: TlsVerify) -> Result<Vec<Endpoint>> {
+pub(crate) fn endpoints(
+    environment: &ProcessEnvironment,
+    name: &Reference,
+    verify: TlsVerify,
+) -> Result<Vec<Endpoint>> {
     let place = || RemoteRepository { registry: name.registry().to_string(), repository: name.path().to_string() };
-    let settings = |e| RegistryError::new(place(), Problem::Settings(e));
+    let settings = |e| RegistryError::new(place(), RegistryProblem::Settings(e));
     let rules = Registries::read(environment).map_err(settings)?;
     let mut found = match rules.rule(name.registry(), name.path()) {
-        Rule::Blocked(file) => {
-            return Err(RegistryError::new(place(), Problem::Blocked(file.display().to_string())));
+        NameRules::Blocked(file) => {
+            return Err(RegistryError::new(place(), RegistryProblem::Blocked(file.display().to_string())));
         }
-        Rule::Targets(targets) => targets.into_iter().map(of_target).collect(),
-        Rule::None => match hosts::read(environment, name.registry()).map_err(settings)? {
+        NameRules::Targets(targets) => targets.into_iter().map(of_target).collect(),
+        NameRules::None => match hosts::read(environment, name.registry()).map_err(settings)? {
             Some(hosts) => hosts.into_iter().filter_map(|host| of_host(host, name)).collect(),
             None => vec![direct(name.registry(), name.path())],
         },
@@ -97,13 +101,13 @@ pub(crate) fn endpoints(environment: &Environment, name: &Reference, verify: Tls
     for endpoint in &mut found {
         endpoint.certs.find(environment, &endpoint.host).map_err(settings)?;
         match verify.0 {
-            Some(true) if endpoint.security != Security::Plain => {
-                (endpoint.security, endpoint.lax) = (Security::Verified, false);
+            Some(true) if endpoint.security != ConnectionSecurity::Plain => {
+                (endpoint.security, endpoint.lax) = (ConnectionSecurity::Verified, false);
             }
             Some(false) => {
                 endpoint.lax = true;
-                if endpoint.security == Security::Verified {
-                    endpoint.security = Security::Any;
+                if endpoint.security == ConnectionSecurity::Verified {
+                    endpoint.security = ConnectionSecurity::Any;
                 }
             }
             _ => {}
@@ -115,7 +119,7 @@ pub(crate) fn endpoints(environment: &Environment, name: &Reference, verify: Tls
 /// Returns the endpoint of a registry without settings.
 fn direct(registry: &str, path: &str) -> Endpoint {
     let host = if registry == HUB.0 { HUB.1 } else { registry };
-    let security = if is_loopback(without_port(host)) { Security::Any } else { Security::Verified };
+    let security = if is_loopback(without_port(host)) { ConnectionSecurity::Any } else { ConnectionSecurity::Verified };
     Endpoint {
         host: host.to_string(),
         base: "/v2".into(),
@@ -143,7 +147,7 @@ pub(crate) fn without_port(host: &str) -> &str {
 fn of_target(target: Location) -> Endpoint {
     let Location { host, path, insecure, mirror, tags, digests } = target;
     let plain = direct(&host, &path);
-    let security = if insecure { Security::Any } else { plain.security };
+    let security = if insecure { ConnectionSecurity::Any } else { plain.security };
     // Pushes go to the location itself.
     Endpoint { security, lax: insecure, tags, digests, mirror, push: !mirror, ..plain }
 }
@@ -161,8 +165,8 @@ fn of_host(host: Host, name: &Reference) -> Option<Endpoint> {
     };
     let plain = direct(authority, name.path());
     let security = match scheme {
-        "http" => Security::Plain,
-        _ if host.skip_verify => Security::Unverified,
+        "http" => ConnectionSecurity::Plain,
+        _ if host.skip_verify => ConnectionSecurity::Unverified,
         _ => plain.security,
     };
     let own = host.server || authority == name.registry() || authority == HUB.1 && name.registry() == HUB.0;
@@ -185,18 +189,18 @@ fn of_host(host: Host, name: &Reference) -> Option<Endpoint> {
 mod tests {
     use super::*;
 
-    fn scene(name: &str, files: &[(&str, &str)]) -> (std::path::PathBuf, Environment) {
+    fn scene(name: &str, files: &[(&str, &str)]) -> (std::path::PathBuf, ProcessEnvironment) {
         let dir = std::env::temp_dir().join(format!("rbuild-endpoint-{name}-{}", std::process::id()));
         for (path, text) in files {
             let path = dir.join(path);
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
             std::fs::write(path, text).unwrap();
         }
-        let environment = Environment::of([("HOME", dir.join("home").to_str().unwrap())], &dir);
+        let environment = ProcessEnvironment::of([("HOME", dir.join("home").to_str().unwrap())], &dir);
         (dir, environment)
     }
 
-    fn shown(environment: &Environment, name: &str) -> Vec<String> {
+    fn shown(environment: &ProcessEnvironment, name: &str) -> Vec<String> {
         let all = endpoints(environment, &name.parse().unwrap(), TlsVerify(None)).unwrap();
         all.iter().map(|e| format!("{:?} {}{}/{}", e.security, e.host, e.base, e.path)).collect()
     }
@@ -217,16 +221,16 @@ mod tests {
             |name: &str, verify| endpoints(&environment, &name.parse().unwrap(), TlsVerify(verify)).unwrap().remove(0);
         let (local, remote) = (of("localhost:5000/a", None), of("a.io/b", None));
         for (scheme, host, by_local, by_remote) in [
-            ("https", "b.io", Some(Security::Verified), Some(Security::Verified)),
-            ("https", "127.0.0.1:1", Some(Security::Unverified), Some(Security::Unverified)),
-            ("http", "127.0.0.1:1", Some(Security::Plain), None),
+            ("https", "b.io", Some(ConnectionSecurity::Verified), Some(ConnectionSecurity::Verified)),
+            ("https", "127.0.0.1:1", Some(ConnectionSecurity::Unverified), Some(ConnectionSecurity::Unverified)),
+            ("http", "127.0.0.1:1", Some(ConnectionSecurity::Plain), None),
             ("http", "b.io", None, None),
         ] {
             assert_eq!(local.protection_of(scheme, host), by_local, "{scheme} {host}");
             assert_eq!(remote.protection_of(scheme, host), by_remote, "{scheme} {host}");
         }
         let lax = of("a.io/b", Some(false));
-        assert_eq!(lax.protection_of("http", "b.io"), Some(Security::Plain), "the user said so");
+        assert_eq!(lax.protection_of("http", "b.io"), Some(ConnectionSecurity::Plain), "the user said so");
         let strict = of("localhost/b", Some(true));
         assert_eq!(strict.protection_of("http", "localhost"), None);
         assert!(remote.is_origin_of("https://A.io:443/x") && !remote.is_origin_of("http://a.io/x"));
@@ -249,7 +253,7 @@ mod tests {
         assert_eq!(shown(&environment, "a.io/y"), ["Plain b.io/x/v2/y", "Verified a.io/v2/y"]);
         let all = endpoints(&environment, &"a.io/y".parse().unwrap(), TlsVerify(Some(false))).unwrap();
         assert_eq!((all[0].tags, all[0].push, all[0].namespace.as_deref()), (false, false, Some("a.io")));
-        assert_eq!((all[1].security, all[1].namespace.as_deref()), (Security::Any, None));
+        assert_eq!((all[1].security, all[1].namespace.as_deref()), (ConnectionSecurity::Any, None));
         std::fs::remove_dir_all(dir).unwrap();
     }
 }

@@ -7,30 +7,30 @@ use std::path::{Path, PathBuf};
 /// Environment variables, home directory and system directory of a process. Values may be
 /// credentials (`DOCKER_AUTH_CONFIG`), so there is no `Debug`.
 #[derive(Clone)]
-pub struct Environment {
+pub struct ProcessEnvironment {
     variables: HashMap<String, String>,
     system: PathBuf,
     user: u32,
 }
 
-impl Environment {
+impl ProcessEnvironment {
     /// Returns the environment of the calling process.
-    pub fn of_process() -> Environment {
+    pub fn of_process() -> ProcessEnvironment {
         let text = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
             Some((name.into_string().ok()?, value.into_string().ok()?))
         };
         let user = std::fs::metadata("/proc/self").map_or(0, |m| m.uid());
-        Environment { variables: std::env::vars_os().filter_map(text).collect(), system: "/".into(), user }
+        ProcessEnvironment { variables: std::env::vars_os().filter_map(text).collect(), system: "/".into(), user }
     }
 
     /// Returns an environment with these variables, whose system files are below `system`.
-    pub fn of<'a>(variables: impl IntoIterator<Item = (&'a str, &'a str)>, system: &Path) -> Environment {
+    pub fn of<'a>(variables: impl IntoIterator<Item = (&'a str, &'a str)>, system: &Path) -> ProcessEnvironment {
         let variables = variables.into_iter().map(|(name, value)| (name.to_string(), value.to_string()));
-        Environment { variables: variables.collect(), system: system.to_path_buf(), user: 1000 }
+        ProcessEnvironment { variables: variables.collect(), system: system.to_path_buf(), user: 1000 }
     }
 
     /// Returns the environment with another value of a variable.
-    pub fn with(mut self, name: &str, value: &str) -> Environment {
+    pub fn with(mut self, name: &str, value: &str) -> ProcessEnvironment {
         self.variables.insert(name.to_string(), value.to_string());
         self
     }

@@ -13,7 +13,7 @@ pub struct RegistryError {
     /// The repository, or the registry alone.
     pub place: RemoteRepository,
     /// The reason.
-    pub problem: Box<Problem>,
+    pub problem: Box<RegistryProblem>,
 }
 
 /// Result of a registry operation.
@@ -39,7 +39,7 @@ impl fmt::Display for RemoteRepository {
 
 /// Reasons for a failure.
 #[derive(Debug, Error)]
-pub enum Problem {
+pub enum RegistryProblem {
     /// The connection could not be made, or broke.
     #[error("{request} at {host}: {reason}")]
     Connection { host: String, request: String, reason: String, kind: Broken },
@@ -73,7 +73,7 @@ pub enum Problem {
     /// A failure of a request that was repeated in vain, so that nothing around it repeats it
     /// again.
     #[error("{0}")]
-    Repeated(Box<Problem>),
+    Repeated(Box<RegistryProblem>),
     /// Local data could not be read.
     #[error("reading {what}: {reason}")]
     Local { what: String, reason: String },
@@ -94,9 +94,9 @@ pub enum Broken {
 
 impl RegistryError {
     /// Returns the error for a place.
-    pub fn new(place: RemoteRepository, problem: Problem) -> RegistryError {
+    pub fn new(place: RemoteRepository, problem: RegistryProblem) -> RegistryError {
         match problem {
-            Problem::Repeated(problem) => RegistryError { place, problem },
+            RegistryProblem::Repeated(problem) => RegistryError { place, problem },
             problem => RegistryError { place, problem: Box::new(problem) },
         }
     }
@@ -105,35 +105,37 @@ impl RegistryError {
     pub fn remedy(&self) -> Option<Remedy> {
         let registry = |action| Remedy::Registry { registry: self.place.registry.clone(), action };
         Some(match &*self.problem {
-            Problem::Connection { kind: Broken::Certificate, .. } => registry(RegistryAction::TrustAuthority),
-            Problem::Connection { kind: Broken::NotTls, .. } => registry(RegistryAction::AllowPlainHttp),
-            Problem::Connection { .. } => {
+            RegistryProblem::Connection { kind: Broken::Certificate, .. } => registry(RegistryAction::TrustAuthority),
+            RegistryProblem::Connection { kind: Broken::NotTls, .. } => registry(RegistryAction::AllowPlainHttp),
+            RegistryProblem::Connection { .. } => {
                 "check the network, the host name and the proxy (https_proxy, no_proxy)".into()
             }
-            Problem::Status { status: 429, .. } => registry(RegistryAction::RaiseRateLimit),
-            Problem::Status { .. } | Problem::Digest { .. } | Problem::Answer { .. } => {
+            RegistryProblem::Status { status: 429, .. } => registry(RegistryAction::RaiseRateLimit),
+            RegistryProblem::Status { .. } | RegistryProblem::Digest { .. } | RegistryProblem::Answer { .. } => {
                 "try again later, or tell the operator of the registry".into()
             }
-            Problem::Missing { .. } => "check the name and the tag".into(),
-            Problem::Denied { anonymous: true, .. } => registry(RegistryAction::LogIn),
-            Problem::Denied { .. } => registry(RegistryAction::CheckLogin),
-            Problem::Credentials(_) => "correct the file or the credential helper".into(),
-            Problem::Settings(_) => "correct the settings".into(),
-            Problem::Blocked(file) => format!("remove the rule from {file} if this registry may be used").into(),
-            Problem::Unsupported(_) => "convert the image, for example with skopeo copy".into(),
-            Problem::Local { .. } | Problem::Repeated(_) => return None,
+            RegistryProblem::Missing { .. } => "check the name and the tag".into(),
+            RegistryProblem::Denied { anonymous: true, .. } => registry(RegistryAction::LogIn),
+            RegistryProblem::Denied { .. } => registry(RegistryAction::CheckLogin),
+            RegistryProblem::Credentials(_) => "correct the file or the credential helper".into(),
+            RegistryProblem::Settings(_) => "correct the settings".into(),
+            RegistryProblem::Blocked(file) => {
+                format!("remove the rule from {file} if this registry may be used").into()
+            }
+            RegistryProblem::Unsupported(_) => "convert the image, for example with skopeo copy".into(),
+            RegistryProblem::Local { .. } | RegistryProblem::Repeated(_) => return None,
         })
     }
 }
 
-impl Problem {
+impl RegistryProblem {
     /// Returns how far the request got: of several endpoints, the error of the one that got
     /// furthest is reported.
     pub(crate) fn reach(&self) -> u8 {
         match self {
-            Problem::Repeated(problem) => problem.reach(),
-            Problem::Connection { .. } => 0,
-            Problem::Missing { .. } => 1,
+            RegistryProblem::Repeated(problem) => problem.reach(),
+            RegistryProblem::Connection { .. } => 0,
+            RegistryProblem::Missing { .. } => 1,
             _ => 2,
         }
     }

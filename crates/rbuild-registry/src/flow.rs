@@ -3,7 +3,7 @@
 use std::io::{self, ErrorKind, Read};
 use std::time::{Duration, Instant};
 
-use crate::patience::Patience;
+use crate::patience::RetryPolicy;
 
 /// Least number of bytes that must move within a period of the idle time. A server that takes or
 /// sends them one by one never times out.
@@ -61,7 +61,7 @@ impl<R: Read> Read for Watched<R> {
 }
 
 /// Reads a document: at most `limit` bytes and one more, within the time for a whole operation.
-pub(crate) fn read_document(source: impl Read, limit: u64, patience: Patience) -> io::Result<Vec<u8>> {
+pub(crate) fn read_document(source: impl Read, limit: u64, patience: RetryPolicy) -> io::Result<Vec<u8>> {
     let (start, mut flow) = (Instant::now(), Flow::new(patience.idle));
     let (mut source, mut bytes, mut part) = (source.take(limit.saturating_add(1)), Vec::new(), [0; 8 << 10]);
     loop {
@@ -97,8 +97,11 @@ mod tests {
 
     #[test]
     fn documents_end_in_time() {
-        let patience =
-            Patience { idle: Duration::from_millis(50), whole: Duration::from_millis(300), ..Patience::default() };
+        let patience = RetryPolicy {
+            idle: Duration::from_millis(50),
+            whole: Duration::from_millis(300),
+            ..RetryPolicy::default()
+        };
         let pause = Duration::from_millis(5);
         let reason = |source| read_document(source, u64::MAX, patience).unwrap_err().to_string();
         assert!(reason(Slow(1, pause)).contains("fewer than 1024 bytes"));

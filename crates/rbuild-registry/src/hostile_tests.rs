@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use crate::challenge::Challenge;
 use crate::config::{hosts, registries::Registries};
 use crate::credentials::parses_login;
-use crate::environment::Environment;
+use crate::environment::ProcessEnvironment;
 use crate::{proxy, retry, url};
 
 proptest! {
@@ -29,7 +29,7 @@ proptest! {
     #[test]
     fn exceptions_from_proxies(rules in "\\PC{0,30}", host in "[a-z0-9.:\\[\\]]{0,20}") {
         let variables = [("https_proxy", "p:1"), ("no_proxy", rules.as_str())];
-        let _ = proxy::proxy_for(&Environment::of(variables, std::path::Path::new("/")), "https", &host, 443);
+        let _ = proxy::proxy_for(&ProcessEnvironment::of(variables, std::path::Path::new("/")), "https", &host, 443);
     }
 
     #[test]

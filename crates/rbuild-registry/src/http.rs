@@ -9,11 +9,11 @@ use ureq::tls::TlsConfig;
 use ureq::{Agent, Body, Proxy, SendBody};
 
 use crate::config::certs::CertFiles;
-use crate::endpoint::{Security, without_port};
-use crate::environment::Environment;
-use crate::error::{Broken, Problem};
+use crate::endpoint::{ConnectionSecurity, without_port};
+use crate::environment::ProcessEnvironment;
+use crate::error::{Broken, RegistryProblem};
 use crate::flow::Watched;
-use crate::patience::Patience;
+use crate::patience::RetryPolicy;
 use crate::proxy::proxy_for;
 use crate::secret::Sent;
 use crate::url;
@@ -21,12 +21,12 @@ use crate::url;
 /// A server to connect to.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Server<'a> {
-    pub security: Security,
+    pub security: ConnectionSecurity,
     pub certs: &'a CertFiles,
 }
 
 /// The body of a request.
-pub(crate) enum Content<'a> {
+pub(crate) enum RequestBody<'a> {
     None,
     Bytes(&'a [u8]),
     Stream { reader: &'a mut dyn Read, size: u64 },
@@ -35,19 +35,19 @@ pub(crate) enum Content<'a> {
 /// A request to a URL.
 pub(crate) struct Exchange<'a> {
     pub method: &'a str,
-    /// For [`Security::Any`], the scheme is only a suggestion.
+    /// For [`ConnectionSecurity::Any`], the scheme is only a suggestion.
     pub url: &'a str,
     pub headers: &'a [(String, String)],
-    pub content: Content<'a>,
+    pub content: RequestBody<'a>,
 }
 
 /// A response, and the URL that sent it.
-pub(crate) struct Reply {
+pub(crate) struct HttpReply {
     pub response: Response<Body>,
     pub url: String,
 }
 
-impl Reply {
+impl HttpReply {
     pub(crate) fn status(&self) -> u16 {
         self.response.status().as_u16()
     }
@@ -75,8 +75,8 @@ struct AgentKey {
 
 /// Sends requests, and keeps connections for the next ones.
 pub(crate) struct Http {
-    environment: Environment,
-    patience: Patience,
+    environment: ProcessEnvironment,
+    patience: RetryPolicy,
     agents: Mutex<HashMap<AgentKey, Agent>>,
     /// Schemes of hosts that may speak either.
     schemes: Mutex<HashMap<String, &'static str>>,
@@ -85,30 +85,30 @@ pub(crate) struct Http {
 }
 
 impl Http {
-    pub(crate) fn new(environment: Environment, patience: Patience) -> Http {
+    pub(crate) fn new(environment: ProcessEnvironment, patience: RetryPolicy) -> Http {
         Http { environment, patience, agents: Mutex::default(), schemes: Mutex::default(), sent: Sent::default() }
     }
 
-    pub(crate) fn patience(&self) -> Patience {
+    pub(crate) fn patience(&self) -> RetryPolicy {
         self.patience
     }
 
     /// Sends a request once. Follows no redirects.
-    pub(crate) fn send(&self, server: Server<'_>, exchange: Exchange<'_>) -> Result<Reply, Problem> {
+    pub(crate) fn send(&self, server: Server<'_>, exchange: Exchange<'_>) -> Result<HttpReply, RegistryProblem> {
         let valid = url::split(exchange.url).filter(|_| url::is_valid(exchange.url));
         let Some((scheme, authority, rest)) = valid else {
             let host = url::split(exchange.url).map_or("the registry", |(_, host, _)| host).to_string();
-            return Err(Problem::Answer { host, reason: "the URL that leads there is invalid".into() });
+            return Err(RegistryProblem::Answer { host, reason: "the URL that leads there is invalid".into() });
         };
         let authority = authority.to_string();
         let known = crate::locked(&self.schemes).get(&authority).copied();
         let schemes: &[&'static str] = match (server.security, known) {
-            (Security::Any, Some("http")) => &["http"],
-            (Security::Any, Some(_)) => &["https"],
-            (Security::Any, None) => &["https", "http"],
-            (Security::Plain, _) => &["http"],
+            (ConnectionSecurity::Any, Some("http")) => &["http"],
+            (ConnectionSecurity::Any, Some(_)) => &["https"],
+            (ConnectionSecurity::Any, None) => &["https", "http"],
+            (ConnectionSecurity::Plain, _) => &["http"],
             _ if scheme == "https" => &["https"],
-            _ => return Err(Problem::Answer { host: authority, reason: "it is reached without TLS".into() }),
+            _ => return Err(RegistryProblem::Answer { host: authority, reason: "it is reached without TLS".into() }),
         };
         let Exchange { method, headers, mut content, .. } = exchange;
         let mut last = None;
@@ -119,13 +119,13 @@ impl Http {
                     if schemes.len() > 1 {
                         crate::locked(&self.schemes).insert(authority, scheme);
                     }
-                    return Ok(Reply { response, url });
+                    return Ok(HttpReply { response, url });
                 }
                 // Of two refusals, the one of TLS says more.
                 Err(problem) => drop(last.get_or_insert(problem)),
             }
         }
-        Err(last.unwrap_or_else(|| Problem::Answer { host: authority, reason: "no scheme applies".into() }))
+        Err(last.unwrap_or_else(|| RegistryProblem::Answer { host: authority, reason: "no scheme applies".into() }))
     }
 
     fn send_to(
@@ -134,8 +134,8 @@ impl Http {
         method: &str,
         url: &str,
         headers: &[(String, String)],
-        content: &mut Content<'_>,
-    ) -> Result<Response<Body>, Problem> {
+        content: &mut RequestBody<'_>,
+    ) -> Result<Response<Body>, RegistryProblem> {
         let (scheme, authority, _) = url::split(url).unwrap_or(("https", "", ""));
         let agent = self.agent(server, scheme, authority)?;
         let failed = |e: &ureq::Error| connection(authority, method, url, e, self.patience);
@@ -149,13 +149,13 @@ impl Http {
         tracing::debug!(target: "registry", method, url = url::without_query(url), "request");
         let invalid = |e| failed(&ureq::Error::Http(e));
         let response = match content {
-            Content::None => agent.run(request.body(()).map_err(invalid)?),
-            Content::Bytes(bytes) => {
+            RequestBody::None => agent.run(request.body(()).map_err(invalid)?),
+            RequestBody::Bytes(bytes) => {
                 let mut source = *bytes;
                 let body = SendBody::from_reader(&mut source);
                 agent.run(request.header("content-length", bytes.len()).body(body).map_err(invalid)?)
             }
-            Content::Stream { reader, size } => {
+            RequestBody::Stream { reader, size } => {
                 let mut source = Watched::new(Passed(*reader), self.patience.idle);
                 let body = SendBody::from_reader(&mut source);
                 agent.run(request.header("content-length", *size).body(body).map_err(invalid)?)
@@ -167,20 +167,20 @@ impl Http {
     }
 
     /// Returns the agent for a server: its TLS settings and proxy.
-    fn agent(&self, server: Server<'_>, scheme: &str, authority: &str) -> Result<Agent, Problem> {
+    fn agent(&self, server: Server<'_>, scheme: &str, authority: &str) -> Result<Agent, RegistryProblem> {
         let host = without_port(authority);
         let default = if scheme == "https" { 443 } else { 80 };
         let port = authority.rsplit_once(':').and_then(|(_, port)| port.parse().ok()).unwrap_or(default);
         let proxy = proxy_for(&self.environment, scheme, host, port);
-        let verify = server.security == Security::Verified;
+        let verify = server.security == ConnectionSecurity::Verified;
         let key = AgentKey { certs: server.certs.clone(), verify, proxy };
         if let Some(agent) = crate::locked(&self.agents).get(&key) {
             return Ok(agent.clone());
         }
-        let tls = key.certs.tls(&self.environment, verify).map_err(Problem::Settings)?;
+        let tls = key.certs.tls(&self.environment, verify).map_err(RegistryProblem::Settings)?;
         let proxy = match &key.proxy {
             Some(url) => Some(Proxy::new(url).map_err(|_| {
-                Problem::Settings("the proxy of the environment (http_proxy, https_proxy) is not a URL".into())
+                RegistryProblem::Settings("the proxy of the environment (http_proxy, https_proxy) is not a URL".into())
             })?),
             None => None,
         };
@@ -190,7 +190,7 @@ impl Http {
     }
 }
 
-fn new_agent(tls: TlsConfig, proxy: Option<Proxy>, patience: Patience) -> Agent {
+fn new_agent(tls: TlsConfig, proxy: Option<Proxy>, patience: RetryPolicy) -> Agent {
     Agent::config_builder()
         .tls_config(tls)
         .proxy(proxy)
@@ -209,10 +209,19 @@ fn new_agent(tls: TlsConfig, proxy: Option<Proxy>, patience: Patience) -> Agent 
 }
 
 /// Describes a failed connection.
-pub(crate) fn connection(host: &str, method: &str, url: &str, e: &ureq::Error, patience: Patience) -> Problem {
+pub(crate) fn connection(
+    host: &str,
+    method: &str,
+    url: &str,
+    e: &ureq::Error,
+    patience: RetryPolicy,
+) -> RegistryProblem {
     if let ureq::Error::BadUri(_) | ureq::Error::Http(_) = e {
         // Not the text of the error, which may have a signature.
-        return Problem::Answer { host: host.to_string(), reason: "a URL or a token that it gave is invalid".into() };
+        return RegistryProblem::Answer {
+            host: host.to_string(),
+            reason: "a URL or a token that it gave is invalid".into(),
+        };
     }
     let text = e.to_string();
     let lookup = text.contains("lookup address") || matches!(e, ureq::Error::HostNotFound);
@@ -232,5 +241,5 @@ pub(crate) fn connection(host: &str, method: &str, url: &str, e: &ureq::Error, p
         _ => text.strip_prefix("io: ").unwrap_or(&text).to_string(),
     };
     let path = url::split(url).map_or("", |(_, _, rest)| url::without_query(rest));
-    Problem::Connection { host: host.to_string(), request: format!("{method} {path}"), reason, kind }
+    RegistryProblem::Connection { host: host.to_string(), request: format!("{method} {path}"), reason, kind }
 }

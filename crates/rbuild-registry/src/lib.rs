@@ -1,8 +1,9 @@
 //! A client of container registries (OCI distribution specification): names to endpoints, logins,
 //! pull and push. It blocks; callers use threads.
 //!
-//! This crate knows no store: it reads and writes streams. Settings come from an [`Environment`],
-//! never from the process itself. Passwords and tokens are [`Secret`]s and occur in no message.
+//! This crate knows no store: it reads and writes streams. Settings come from a
+//! [`ProcessEnvironment`], never from the process itself. Passwords and tokens are [`Secret`]s and
+//! occur in no message.
 
 mod answer;
 mod auth;
@@ -36,11 +37,11 @@ pub use choose::{Choice, choose};
 pub use client::{Client, Repository};
 pub use credential::{Credential, Given, Login, OwnLogin};
 pub use endpoint::TlsVerify;
-pub use environment::Environment;
-pub use error::{Broken, Problem, RegistryError, RemoteRepository, Result};
-pub use manifest::{Document, Resolved};
-pub use patience::Patience;
-pub use push::{Blob, Pushed};
+pub use environment::ProcessEnvironment;
+pub use error::{Broken, RegistryError, RegistryProblem, RemoteRepository, Result};
+pub use manifest::{ReceivedManifest, Resolved};
+pub use patience::RetryPolicy;
+pub use push::{Pushed, UploadBlob};
 pub use retry::Notice;
 pub use secret::Secret;
 pub use shared::Options;

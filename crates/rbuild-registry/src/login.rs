@@ -8,8 +8,8 @@ use crate::challenge::Challenge;
 use crate::client::Client;
 use crate::credential::Credential;
 use crate::endpoint::{Endpoint, endpoints};
-use crate::error::{Problem, RegistryError, RemoteRepository, Result};
-use crate::http::{Content, Exchange, Reply, Server};
+use crate::error::{RegistryError, RegistryProblem, RemoteRepository, Result};
+use crate::http::{Exchange, HttpReply, RequestBody, Server};
 use crate::secret::Secret;
 
 impl Client {
@@ -23,14 +23,16 @@ impl Client {
         let place = || RemoteRepository { registry: registry.to_string(), repository: String::new() };
         let fail = |problem| RegistryError::new(place(), problem);
         let name: Reference = format!("{registry}/login").parse().map_err(|_| {
-            fail(Problem::Settings(format!(
+            fail(RegistryProblem::Settings(format!(
                 "`{registry}` is not the name of a registry: a host, with a port if it has one"
             )))
         })?;
         let endpoint = endpoints(&self.shared().environment, &name, self.shared().options.tls_verify)?
             .into_iter()
             .rfind(|endpoint| !endpoint.mirror)
-            .ok_or_else(|| fail(Problem::Settings("the settings name no endpoint for the registry itself".into())))?;
+            .ok_or_else(|| {
+                fail(RegistryProblem::Settings("the settings name no endpoint for the registry itself".into()))
+            })?;
         let credential = Credential::Password { user: user.to_string(), password: password.clone() };
         self.prove(&endpoint, credential, user).map_err(fail)
     }
@@ -40,7 +42,7 @@ impl Client {
         endpoint: &Endpoint,
         credential: Credential,
         user: &str,
-    ) -> std::result::Result<Credential, Problem> {
+    ) -> std::result::Result<Credential, RegistryProblem> {
         let reply = self.probe(endpoint, &[])?;
         match (reply.status(), Challenge::of(&reply)?) {
             // Nothing tells whether the login is valid.
@@ -69,25 +71,33 @@ impl Client {
         }
     }
 
-    fn probe(&self, endpoint: &Endpoint, headers: &[(String, String)]) -> std::result::Result<Reply, Problem> {
+    fn probe(
+        &self,
+        endpoint: &Endpoint,
+        headers: &[(String, String)],
+    ) -> std::result::Result<HttpReply, RegistryProblem> {
         let shared = self.shared();
-        let scheme = if endpoint.security == crate::endpoint::Security::Plain { "http" } else { "https" };
+        let scheme = if endpoint.security == crate::endpoint::ConnectionSecurity::Plain { "http" } else { "https" };
         let url = format!("{scheme}://{}{}/", endpoint.host, endpoint.base);
         let server = Server { security: endpoint.security, certs: &endpoint.certs };
         shared.repeat(&endpoint.host, false, || {
-            shared.http.send(server, Exchange { method: "GET", url: &url, headers, content: Content::None })
+            shared.http.send(server, Exchange { method: "GET", url: &url, headers, content: RequestBody::None })
         })
     }
 
-    fn refused(&self, reply: Reply, endpoint: &Endpoint, user: &str) -> Problem {
+    fn refused(&self, reply: HttpReply, endpoint: &Endpoint, user: &str) -> RegistryProblem {
         let (host, status) = (endpoint.host.clone(), reply.status());
         let message = answer::message(reply.response.into_body(), &self.shared().http);
         match status {
-            401 | 403 => {
-                Problem::Denied { host, action: "log in", message, login: format!("as {user}"), anonymous: false }
-            }
-            404 => Problem::Missing { host, what: "registry API (GET /v2/)".into(), message },
-            _ => Problem::Status { host, request: "GET /v2/".into(), status, message },
+            401 | 403 => RegistryProblem::Denied {
+                host,
+                action: "log in",
+                message,
+                login: format!("as {user}"),
+                anonymous: false,
+            },
+            404 => RegistryProblem::Missing { host, what: "registry API (GET /v2/)".into(), message },
+            _ => RegistryProblem::Status { host, request: "GET /v2/".into(), status, message },
         }
     }
 }

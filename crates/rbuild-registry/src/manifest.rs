@@ -5,10 +5,10 @@ use serde_json::{Map, Value};
 
 use crate::blob::BlobReader;
 use crate::client::Repository;
-use crate::error::{Problem, Result};
+use crate::error::{RegistryProblem, Result};
 use crate::flow::read_document;
-use crate::http::Reply;
-use crate::session::{Body, Call, Session};
+use crate::http::HttpReply;
+use crate::session::{ApiRequest, Body, EndpointSession};
 
 /// Maximum size of a manifest in bytes.
 const MAX_MANIFEST: u64 = 4 << 20;
@@ -27,7 +27,7 @@ const MANIFESTS: [&str; 2] =
 
 /// A manifest or index as it was received.
 #[derive(Debug, Clone)]
-pub struct Document {
+pub struct ReceivedManifest {
     /// The bytes.
     pub bytes: Vec<u8>,
     /// Their digest.
@@ -36,7 +36,7 @@ pub struct Document {
     pub media_type: String,
 }
 
-impl Document {
+impl ReceivedManifest {
     /// Returns true for a list of manifests.
     pub fn is_index(&self) -> bool {
         INDEXES.contains(&self.media_type.as_str())
@@ -49,7 +49,7 @@ pub enum Resolved {
     /// Only the digest.
     Digest(BlobDigest),
     /// The registry tells no digest without the document.
-    Document(Document),
+    Document(ReceivedManifest),
 }
 
 impl Repository {
@@ -83,7 +83,7 @@ impl Repository {
     /// # Errors
     ///
     /// Fails if no endpoint has it, or it is none.
-    pub fn tagged(&self, tag: &str) -> Result<Document> {
+    pub fn tagged(&self, tag: &str) -> Result<ReceivedManifest> {
         self.first(|endpoint| endpoint.tags, |session| get(session, tag, None))
     }
 
@@ -92,13 +92,17 @@ impl Repository {
     /// # Errors
     ///
     /// Fails if no endpoint has it.
-    pub fn document(&self, digest: &BlobDigest) -> Result<Document> {
+    pub fn document(&self, digest: &BlobDigest) -> Result<ReceivedManifest> {
         self.first(|endpoint| endpoint.digests, |session| get(session, &digest.to_string(), Some(digest)))
     }
 }
 
-fn ask(session: &Session, method: &'static str, reference: &str) -> std::result::Result<Reply, Problem> {
-    session.call(&Call {
+fn ask(
+    session: &EndpointSession,
+    method: &'static str,
+    reference: &str,
+) -> std::result::Result<HttpReply, RegistryProblem> {
+    session.call(&ApiRequest {
         method,
         to: &format!("/manifests/{reference}"),
         headers: &[("accept", ACCEPT.to_string())],
@@ -108,7 +112,11 @@ fn ask(session: &Session, method: &'static str, reference: &str) -> std::result:
     })
 }
 
-fn get(session: &Session, reference: &str, wanted: Option<&BlobDigest>) -> std::result::Result<Document, Problem> {
+fn get(
+    session: &EndpointSession,
+    reference: &str,
+    wanted: Option<&BlobDigest>,
+) -> std::result::Result<ReceivedManifest, RegistryProblem> {
     // The body may break off, too.
     let mut last = None;
     for _ in 0..3 {
@@ -136,7 +144,12 @@ fn get(session: &Session, reference: &str, wanted: Option<&BlobDigest>) -> std::
                 match wanted.filter(|wanted| **wanted != digest) {
                     Some(wanted) => {
                         let host = session.endpoint.host.clone();
-                        last = Some(Problem::Digest { host, what: "the manifest", wanted: *wanted, found: digest });
+                        last = Some(RegistryProblem::Digest {
+                            host,
+                            what: "the manifest",
+                            wanted: *wanted,
+                            found: digest,
+                        });
                     }
                     None => return document(session, bytes, digest, content_type, reference),
                 }
@@ -149,12 +162,12 @@ fn get(session: &Session, reference: &str, wanted: Option<&BlobDigest>) -> std::
 /// Checks that bytes are a manifest or an index. The media type in them counts more than that of
 /// the header.
 fn document(
-    session: &Session,
+    session: &EndpointSession,
     bytes: Vec<u8>,
     digest: BlobDigest,
     content_type: String,
     reference: &str,
-) -> std::result::Result<Document, Problem> {
+) -> std::result::Result<ReceivedManifest, RegistryProblem> {
     let known = |media_type: &str| INDEXES.contains(&media_type) || MANIFESTS.contains(&media_type);
     let head: Map<String, Value> = serde_json::from_slice(&bytes)
         .map_err(|_| session.odd(format!("the manifest {reference} is not a JSON document")))?;
@@ -163,7 +176,7 @@ fn document(
         || content_type.starts_with("application/vnd.docker.distribution.manifest.v1")
     {
         let what = format!("manifest {reference} has Docker's schema 1, which is no longer in use");
-        return Err(Problem::Unsupported(what));
+        return Err(RegistryProblem::Unsupported(what));
     }
     let told = head.get("mediaType").and_then(Value::as_str).filter(|media_type| !media_type.is_empty());
     let media_type = match told {
@@ -174,12 +187,12 @@ fn document(
     };
     if !known(&media_type) {
         let media_type = session.shared().http.sent.hidden_in(&media_type);
-        return Err(Problem::Unsupported(format!(
+        return Err(RegistryProblem::Unsupported(format!(
             "manifest {reference} is of the type {media_type}, which is no image"
         )));
     }
     if INDEXES.contains(&media_type.as_str()) != lists {
         return Err(session.odd(format!("the document {reference} says that it is {media_type}, and is not")));
     }
-    Ok(Document { bytes, digest, media_type })
+    Ok(ReceivedManifest { bytes, digest, media_type })
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 /// Times and numbers of attempts.
 #[derive(Debug, Clone, Copy)]
-pub struct Patience {
+pub struct RetryPolicy {
     /// Time for a connection.
     pub connect: Duration,
     /// Time without a byte, also for the first one.
@@ -17,9 +17,9 @@ pub struct Patience {
     pub tries: u32,
 }
 
-impl Default for Patience {
-    fn default() -> Patience {
+impl Default for RetryPolicy {
+    fn default() -> RetryPolicy {
         let seconds = Duration::from_secs;
-        Patience { connect: seconds(30), idle: seconds(60), whole: seconds(300), first_wait: seconds(1), tries: 5 }
+        RetryPolicy { connect: seconds(30), idle: seconds(60), whole: seconds(300), first_wait: seconds(1), tries: 5 }
     }
 }

@@ -2,10 +2,10 @@
 
 use std::net::IpAddr;
 
-use crate::environment::Environment;
+use crate::environment::ProcessEnvironment;
 
 /// Returns the URL of the proxy for a request, if one applies.
-pub(crate) fn proxy_for(environment: &Environment, scheme: &str, host: &str, port: u16) -> Option<String> {
+pub(crate) fn proxy_for(environment: &ProcessEnvironment, scheme: &str, host: &str, port: u16) -> Option<String> {
     let variable = |names: &[&str]| names.iter().find_map(|name| environment.variable(name)).map(str::to_string);
     let plain = host.trim_start_matches('[').trim_end_matches(']');
     if is_loopback(plain) {
@@ -82,7 +82,7 @@ mod tests {
     use super::*;
 
     fn proxy(variables: &[(&str, &str)], scheme: &str, host: &str) -> Option<String> {
-        proxy_for(&Environment::of(variables.iter().copied(), std::path::Path::new("/")), scheme, host, 443)
+        proxy_for(&ProcessEnvironment::of(variables.iter().copied(), std::path::Path::new("/")), scheme, host, 443)
     }
 
     #[test]

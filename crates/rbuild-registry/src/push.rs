@@ -6,10 +6,10 @@ use rbuild_image::BlobDigest;
 
 use crate::client::Repository;
 use crate::endpoint::Endpoint;
-use crate::error::{Problem, Result};
-use crate::http::Reply;
+use crate::error::{RegistryProblem, Result};
+use crate::http::HttpReply;
 use crate::retry::{Attempts, is_passing, may_pass};
-use crate::session::{Body, Call, Session};
+use crate::session::{ApiRequest, Body, EndpointSession};
 use crate::url;
 
 /// Size in bytes of the pieces of an upload in pieces.
@@ -19,13 +19,13 @@ const SMALLEST: u64 = 1 << 20;
 /// Size below which a blob is uploaded without asking whether it is there.
 const SMALL: u64 = 4 << 10;
 
-type Outcome<T> = std::result::Result<T, Problem>;
+type Outcome<T> = std::result::Result<T, RegistryProblem>;
 
 /// Opens the bytes of a blob at a position.
 pub type OpenAt<'a> = &'a (dyn Fn(u64) -> io::Result<Box<dyn Read + 'a>> + Sync);
 
 /// A blob to upload.
-pub struct Blob<'a> {
+pub struct UploadBlob<'a> {
     /// Its digest.
     pub digest: BlobDigest,
     /// Its size in bytes.
@@ -68,7 +68,7 @@ impl Repository {
     /// # Errors
     ///
     /// Fails if the registry refuses or the connection does not last.
-    pub fn push_blob(&self, blob: &Blob<'_>) -> Result<Pushed> {
+    pub fn push_blob(&self, blob: &UploadBlob<'_>) -> Result<Pushed> {
         self.pushing(|session| session.push_blob(blob))
     }
 
@@ -79,7 +79,7 @@ impl Repository {
     /// Fails if the registry refuses it.
     pub fn push_document(&self, reference: &str, media_type: &str, bytes: &[u8]) -> Result<()> {
         self.pushing(|session| {
-            let reply = session.call(&Call {
+            let reply = session.call(&ApiRequest {
                 method: "PUT",
                 to: &format!("/manifests/{reference}"),
                 headers: &[("content-type", media_type.to_string())],
@@ -95,7 +95,7 @@ impl Repository {
             match told.and_then(|digest| digest.parse::<BlobDigest>().ok()).filter(|told| *told != own) {
                 Some(found) => {
                     let host = session.endpoint.host.clone();
-                    Err(Problem::Digest { host, what: "the manifest back,", wanted: own, found })
+                    Err(RegistryProblem::Digest { host, what: "the manifest back,", wanted: own, found })
                 }
                 None => Ok(()),
             }
@@ -103,17 +103,17 @@ impl Repository {
     }
 
     /// Pushes go to one endpoint: the first that takes them.
-    fn pushing<T>(&self, push: impl Fn(&Session) -> Outcome<T>) -> Result<T> {
-        let takes = |endpoint: &&Session| endpoint.endpoint.push;
+    fn pushing<T>(&self, push: impl Fn(&EndpointSession) -> Outcome<T>) -> Result<T> {
+        let takes = |endpoint: &&EndpointSession| endpoint.endpoint.push;
         let Some(session) = self.sessions.iter().find(takes) else {
-            return Err(self.fail(Problem::Settings("the settings name no endpoint for pushes".into())));
+            return Err(self.fail(RegistryProblem::Settings("the settings name no endpoint for pushes".into())));
         };
         push(session).map_err(|problem| self.fail(problem))
     }
 }
 
-impl Session {
-    fn push_blob(&self, blob: &Blob<'_>) -> Outcome<Pushed> {
+impl EndpointSession {
+    fn push_blob(&self, blob: &UploadBlob<'_>) -> Outcome<Pushed> {
         if blob.size >= SMALL && self.has_blob(&blob.digest)? {
             return Ok(Pushed::There);
         }
@@ -130,7 +130,7 @@ impl Session {
                 Ok(()) => return Ok(Pushed::Uploaded),
                 Err(problem) => problem,
             };
-            let too_large = matches!(problem, Problem::Status { status: 413, .. });
+            let too_large = matches!(problem, RegistryProblem::Status { status: 413, .. });
             if too_large || may_pass(&problem) && blob.size > PIECE {
                 // Proxies with a limit answer 413 or just close the connection.
                 self.cancel(&at);
@@ -147,7 +147,7 @@ impl Session {
     }
 
     fn has_blob(&self, digest: &BlobDigest) -> Outcome<bool> {
-        let reply = self.call(&Call {
+        let reply = self.call(&ApiRequest {
             method: "HEAD",
             to: &format!("/blobs/{digest}"),
             headers: &[],
@@ -161,7 +161,7 @@ impl Session {
 
     /// Starts an upload, or mounts the blob from another repository. Returns the reply: 201 if it
     /// is mounted.
-    fn start(&self, blob: Option<&Blob<'_>>) -> Outcome<Reply> {
+    fn start(&self, blob: Option<&UploadBlob<'_>>) -> Outcome<HttpReply> {
         let mut scopes = vec![self.scope("pull,push")];
         let mount =
             blob.and_then(|blob| Some((blob, blob.mount_from?))).filter(|(_, from)| *from != self.endpoint.path);
@@ -186,18 +186,18 @@ impl Session {
         self.location(&reply)?.ok_or_else(|| self.odd("it started an upload without a place for it"))
     }
 
-    fn post(&self, to: &str, scopes: &[String]) -> Outcome<Reply> {
-        self.call(&Call { method: "POST", to, headers: &[], body: Body::Bytes(&[]), scopes, repeat: true })
+    fn post(&self, to: &str, scopes: &[String]) -> Outcome<HttpReply> {
+        self.call(&ApiRequest { method: "POST", to, headers: &[], body: Body::Bytes(&[]), scopes, repeat: true })
     }
 
     /// Returns the URL at which an upload goes on; `None` if the reply has none.
-    fn location(&self, reply: &Reply) -> Outcome<Option<String>> {
+    fn location(&self, reply: &HttpReply) -> Outcome<Option<String>> {
         reply.header("location").map(|location| self.next(&reply.url, location)).transpose()
     }
 
     fn cancel(&self, location: &str) {
         // The registry removes uploads that are not ended by itself, if later.
-        let _ = self.call(&Call {
+        let _ = self.call(&ApiRequest {
             method: "DELETE",
             to: location,
             headers: &[],
@@ -208,9 +208,9 @@ impl Session {
     }
 
     /// Uploads a blob in one request.
-    fn upload(&self, location: &str, blob: &Blob<'_>) -> Outcome<()> {
+    fn upload(&self, location: &str, blob: &UploadBlob<'_>) -> Outcome<()> {
         let open = || (blob.open)(0);
-        let reply = self.call(&Call {
+        let reply = self.call(&ApiRequest {
             method: "PUT",
             to: &url::with_parameter(location, "digest", &blob.digest.to_string()),
             headers: &[("content-type", "application/octet-stream".into())],
@@ -221,7 +221,7 @@ impl Session {
         self.closed(reply, blob)
     }
 
-    fn closed(&self, reply: Reply, blob: &Blob<'_>) -> Outcome<()> {
+    fn closed(&self, reply: HttpReply, blob: &UploadBlob<'_>) -> Outcome<()> {
         match reply.status() {
             200..300 => Ok(()),
             _ => {
@@ -232,7 +232,7 @@ impl Session {
     }
 
     /// Uploads a blob in pieces, and goes on where the registry is after a failure.
-    fn upload_in_pieces(&self, blob: &Blob<'_>, least: u64) -> Outcome<()> {
+    fn upload_in_pieces(&self, blob: &UploadBlob<'_>, least: u64) -> Outcome<()> {
         let mut attempts = Attempts::new(self.shared().http.patience(), false);
         let (mut location, mut at, mut piece) = (self.restart()?, 0, PIECE.max(least));
         let mut furthest = 0;
@@ -250,7 +250,7 @@ impl Session {
                 }
                 Err(problem) => problem,
             };
-            if matches!(problem, Problem::Status { status: 413, .. }) && piece / 2 >= SMALLEST.max(least) {
+            if matches!(problem, RegistryProblem::Status { status: 413, .. }) && piece / 2 >= SMALLEST.max(least) {
                 piece /= 2;
             } else {
                 let Some(wait) = attempts.next(None).filter(|_| may_pass(&problem)) else {
@@ -270,7 +270,7 @@ impl Session {
                 None => (self.restart()?, 0),
             };
         }
-        let reply = self.call(&Call {
+        let reply = self.call(&ApiRequest {
             method: "PUT",
             to: &url::with_parameter(&location, "digest", &blob.digest.to_string()),
             headers: &[],
@@ -282,9 +282,9 @@ impl Session {
     }
 
     /// Uploads the bytes from `at` up to `end`; returns the next location.
-    fn patch(&self, location: &str, blob: &Blob<'_>, at: u64, end: u64) -> Outcome<String> {
+    fn patch(&self, location: &str, blob: &UploadBlob<'_>, at: u64, end: u64) -> Outcome<String> {
         let open = || Ok(Box::new((blob.open)(at)?.take(end - at)) as Box<dyn Read>);
-        let reply = self.call(&Call {
+        let reply = self.call(&ApiRequest {
             method: "PATCH",
             to: location,
             headers: &[
@@ -307,7 +307,7 @@ impl Session {
 
     /// Asks how far an upload got: the next location and position; `None` if it is gone.
     fn state(&self, location: &str) -> Outcome<Option<(String, u64)>> {
-        let reply = self.call(&Call {
+        let reply = self.call(&ApiRequest {
             method: "GET",
             to: location,
             headers: &[],
@@ -329,7 +329,7 @@ impl Session {
 }
 
 /// Returns the size in bytes of the smallest piece that the registry takes, except the last one.
-fn least_piece(reply: &Reply) -> u64 {
+fn least_piece(reply: &HttpReply) -> u64 {
     reply.header("oci-chunk-min-length").and_then(|length| length.trim().parse().ok()).unwrap_or(0).min(1 << 30)
 }
 

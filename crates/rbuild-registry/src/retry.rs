@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::error::{Broken, Problem};
-use crate::patience::Patience;
+use crate::error::{Broken, RegistryProblem};
+use crate::patience::RetryPolicy;
 
 /// Longest time that a server may ask to wait.
 const MAX_WAIT: Duration = Duration::from_secs(60);
@@ -31,7 +31,7 @@ pub enum Notice {
 
 /// Counts attempts.
 pub(crate) struct Attempts {
-    patience: Patience,
+    patience: RetryPolicy,
     tries: u32,
     made: u32,
     start: Instant,
@@ -39,7 +39,7 @@ pub(crate) struct Attempts {
 
 impl Attempts {
     /// Counts attempts of a request; mirrors get two.
-    pub(crate) fn new(patience: Patience, mirror: bool) -> Attempts {
+    pub(crate) fn new(patience: RetryPolicy, mirror: bool) -> Attempts {
         Attempts {
             patience,
             tries: if mirror { 2.min(patience.tries) } else { patience.tries },
@@ -77,17 +77,17 @@ pub(crate) fn is_passing(status: u16) -> bool {
 }
 
 /// Returns true for problems that may go away by themselves.
-pub(crate) fn may_pass(problem: &Problem) -> bool {
+pub(crate) fn may_pass(problem: &RegistryProblem) -> bool {
     match problem {
-        Problem::Connection { kind, .. } => *kind == Broken::Line,
-        Problem::Status { status, .. } => is_passing(*status),
+        RegistryProblem::Connection { kind, .. } => *kind == Broken::Line,
+        RegistryProblem::Status { status, .. } => is_passing(*status),
         _ => false,
     }
 }
 
 /// Marks a problem as one whose request was repeated already.
-pub(crate) fn repeated(problem: Problem) -> Problem {
-    if may_pass(&problem) { Problem::Repeated(Box::new(problem)) } else { problem }
+pub(crate) fn repeated(problem: RegistryProblem) -> RegistryProblem {
+    if may_pass(&problem) { RegistryProblem::Repeated(Box::new(problem)) } else { problem }
 }
 
 /// Returns the time of a `Retry-After` header: seconds or a date.
@@ -106,11 +106,11 @@ mod tests {
 
     #[test]
     fn waits_double_and_end() {
-        let mut attempts = Attempts::new(Patience::default(), false);
+        let mut attempts = Attempts::new(RetryPolicy::default(), false);
         let waits: Vec<u64> =
             std::iter::from_fn(|| attempts.next(None)).map(|w| (w.as_secs_f64() + 0.26) as u64).collect();
         assert!(matches!(waits[..], [1, 1..=2, 3..=5, 6..=10]), "{waits:?}");
-        let mut attempts = Attempts::new(Patience::default(), true);
+        let mut attempts = Attempts::new(RetryPolicy::default(), true);
         assert_eq!(attempts.next(Some(Duration::from_secs(900))), Some(MAX_WAIT));
         assert_eq!(attempts.next(None), None);
     }

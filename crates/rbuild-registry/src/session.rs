@@ -7,11 +7,11 @@ use std::time::Instant;
 use crate::auth::Auth;
 use crate::challenge::Challenge;
 use crate::config::certs::CertFiles;
-use crate::endpoint::{Endpoint, Security};
-use crate::error::Problem;
-use crate::http::{Content, Exchange, Reply, Server};
+use crate::endpoint::{ConnectionSecurity, Endpoint};
+use crate::error::RegistryProblem;
+use crate::http::{Exchange, HttpReply, RequestBody, Server};
 use crate::secret::Secret;
-use crate::shared::Shared;
+use crate::shared::ClientState;
 use crate::url::Redirect;
 use crate::{answer, url};
 
@@ -19,17 +19,17 @@ use crate::{answer, url};
 const MAX_REDIRECTS: usize = 10;
 
 /// Opens the body of a request, once for each attempt.
-pub(crate) type Opener<'a> = &'a dyn Fn() -> std::io::Result<Box<dyn Read + 'a>>;
+pub(crate) type BodyOpener<'a> = &'a dyn Fn() -> std::io::Result<Box<dyn Read + 'a>>;
 
 /// The body of a call.
 pub(crate) enum Body<'a> {
     None,
     Bytes(&'a [u8]),
-    Stream { open: Opener<'a>, size: u64 },
+    Stream { open: BodyOpener<'a>, size: u64 },
 }
 
 /// A request of the protocol.
-pub(crate) struct Call<'a> {
+pub(crate) struct ApiRequest<'a> {
     pub method: &'static str,
     /// Path below the repository (`/manifests/1`), or a whole URL.
     pub to: &'a str,
@@ -41,18 +41,18 @@ pub(crate) struct Call<'a> {
 }
 
 /// An endpoint, and what is known of it.
-pub(crate) struct Session {
+pub(crate) struct EndpointSession {
     pub endpoint: Endpoint,
     auth: Auth,
-    shared: Arc<Shared>,
+    shared: Arc<ClientState>,
 }
 
-impl Session {
-    pub(crate) fn new(endpoint: Endpoint, shared: Arc<Shared>) -> Session {
-        Session { auth: Auth::new(&endpoint), endpoint, shared }
+impl EndpointSession {
+    pub(crate) fn new(endpoint: Endpoint, shared: Arc<ClientState>) -> EndpointSession {
+        EndpointSession { auth: Auth::new(&endpoint), endpoint, shared }
     }
 
-    pub(crate) fn shared(&self) -> &Shared {
+    pub(crate) fn shared(&self) -> &ClientState {
         &self.shared
     }
 
@@ -67,13 +67,13 @@ impl Session {
             return to.to_string();
         }
         let Endpoint { host, base, path, security, namespace, .. } = &self.endpoint;
-        let scheme = if *security == Security::Plain { "http" } else { "https" };
+        let scheme = if *security == ConnectionSecurity::Plain { "http" } else { "https" };
         let url = format!("{scheme}://{host}{base}/{path}{to}");
         namespace.as_ref().map_or(url.clone(), |registry| url::with_parameter(&url, "ns", registry))
     }
 
     /// Sends a request. Statuses other than 401 and passing ones are the caller's to judge.
-    pub(crate) fn call(&self, call: &Call<'_>) -> Result<Reply, Problem> {
+    pub(crate) fn call(&self, call: &ApiRequest<'_>) -> Result<HttpReply, RegistryProblem> {
         let deadline = match call.body {
             // It takes as long as its bytes flow.
             Body::Stream { .. } => None,
@@ -86,7 +86,7 @@ impl Session {
     }
 
     /// Sends a request, and again after a challenge.
-    fn authorized(&self, call: &Call<'_>, deadline: Option<Instant>) -> Result<Reply, Problem> {
+    fn authorized(&self, call: &ApiRequest<'_>, deadline: Option<Instant>) -> Result<HttpReply, RegistryProblem> {
         let mut left = 2;
         loop {
             let header = self.auth.header(&self.shared, &self.endpoint, call.scopes)?;
@@ -108,10 +108,10 @@ impl Session {
     /// endpoint go to the endpoint only.
     fn follow(
         &self,
-        call: &Call<'_>,
+        call: &ApiRequest<'_>,
         authorization: Option<&Secret>,
         deadline: Option<Instant>,
-    ) -> Result<Reply, Problem> {
+    ) -> Result<HttpReply, RegistryProblem> {
         let mut target = self.url(call.to);
         for _ in 0..=MAX_REDIRECTS {
             if deadline.is_some_and(|deadline| Instant::now() > deadline) {
@@ -129,7 +129,7 @@ impl Session {
     }
 
     /// Returns the URL of a `Location` header in the reply of `base`.
-    pub(crate) fn next(&self, base: &str, location: &str) -> Result<String, Problem> {
+    pub(crate) fn next(&self, base: &str, location: &str) -> Result<String, RegistryProblem> {
         match url::follow(base, location) {
             Redirect::Url(url) => Ok(url),
             Redirect::Unprotected(host) => Err(self.unprotected(&host)),
@@ -137,11 +137,17 @@ impl Session {
         }
     }
 
-    fn unprotected(&self, host: &str) -> Problem {
+    fn unprotected(&self, host: &str) -> RegistryProblem {
         self.odd(format!("it leads to {host} by plain HTTP, without TLS"))
     }
 
-    fn send(&self, call: &Call<'_>, target: &str, own: bool, authorization: Option<&Secret>) -> Result<Reply, Problem> {
+    fn send(
+        &self,
+        call: &ApiRequest<'_>,
+        target: &str,
+        own: bool,
+        authorization: Option<&Secret>,
+    ) -> Result<HttpReply, RegistryProblem> {
         let mut headers: Vec<(String, String)> =
             call.headers.iter().map(|(name, value)| (name.to_string(), value.clone())).collect();
         if own {
@@ -155,42 +161,53 @@ impl Session {
         };
         let exchange = |content| Exchange { method: call.method, url: target, headers: &headers, content };
         match &call.body {
-            Body::None => self.shared.http.send(server, exchange(Content::None)),
-            Body::Bytes(bytes) => self.shared.http.send(server, exchange(Content::Bytes(bytes))),
+            Body::None => self.shared.http.send(server, exchange(RequestBody::None)),
+            Body::Bytes(bytes) => self.shared.http.send(server, exchange(RequestBody::Bytes(bytes))),
             Body::Stream { open, size } => {
-                let failed =
-                    |e: std::io::Error| Problem::Local { what: "the data to send".into(), reason: e.to_string() };
+                let failed = |e: std::io::Error| RegistryProblem::Local {
+                    what: "the data to send".into(),
+                    reason: e.to_string(),
+                };
                 let mut reader = open().map_err(failed)?;
-                self.shared.http.send(server, exchange(Content::Stream { reader: &mut reader, size: *size }))
+                self.shared.http.send(server, exchange(RequestBody::Stream { reader: &mut reader, size: *size }))
             }
         }
     }
 
     /// Returns the protection of a host that a redirect leads to.
-    fn elsewhere(&self, target: &str) -> Result<(Security, CertFiles), Problem> {
+    fn elsewhere(&self, target: &str) -> Result<(ConnectionSecurity, CertFiles), RegistryProblem> {
         let (scheme, host, _) = url::split(target).unwrap_or(("https", "", ""));
         let mut certs = CertFiles::default();
-        certs.find(&self.shared.environment, host).map_err(Problem::Settings)?;
+        certs.find(&self.shared.environment, host).map_err(RegistryProblem::Settings)?;
         let security = self.endpoint.protection_of(scheme, host).ok_or_else(|| self.unprotected(host))?;
         Ok((security, certs))
     }
 
-    pub(crate) fn odd(&self, reason: impl Into<String>) -> Problem {
-        Problem::Answer { host: self.endpoint.host.clone(), reason: self.shared.http.sent.hidden_in(&reason.into()) }
+    pub(crate) fn odd(&self, reason: impl Into<String>) -> RegistryProblem {
+        RegistryProblem::Answer {
+            host: self.endpoint.host.clone(),
+            reason: self.shared.http.sent.hidden_in(&reason.into()),
+        }
     }
 
     /// Converts an unwelcome reply. `what` is the object of the request, `action` what was denied.
-    pub(crate) fn refused(&self, reply: Reply, request: String, what: &str, action: &'static str) -> Problem {
+    pub(crate) fn refused(
+        &self,
+        reply: HttpReply,
+        request: String,
+        what: &str,
+        action: &'static str,
+    ) -> RegistryProblem {
         let status = reply.status();
         let host = url::split(&reply.url).map_or_else(|| self.endpoint.host.clone(), |(_, host, _)| host.to_string());
         let message = answer::message(reply.response.into_body(), &self.shared.http);
         match status {
             401 | 403 => {
                 let (login, anonymous) = self.auth.description(&self.shared);
-                Problem::Denied { host, action, message, login, anonymous }
+                RegistryProblem::Denied { host, action, message, login, anonymous }
             }
-            404 => Problem::Missing { host, what: what.to_string(), message },
-            _ => Problem::Status { host, request, status, message },
+            404 => RegistryProblem::Missing { host, what: what.to_string(), message },
+            _ => RegistryProblem::Status { host, request, status, message },
         }
     }
 }

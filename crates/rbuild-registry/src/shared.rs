@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use crate::credential::Given;
 use crate::endpoint::TlsVerify;
-use crate::environment::Environment;
-use crate::error::Problem;
-use crate::http::{Http, Reply};
+use crate::environment::ProcessEnvironment;
+use crate::error::RegistryProblem;
+use crate::http::{Http, HttpReply};
 use crate::locked;
-use crate::patience::Patience;
+use crate::patience::RetryPolicy;
 use crate::retry::{Attempts, Notice, is_passing, may_pass, retry_after};
 
 /// Settings of the command line.
@@ -21,12 +21,12 @@ pub struct Options {
     /// Verification of certificates, if it is given.
     pub tls_verify: TlsVerify,
     /// Times and numbers of attempts.
-    pub patience: Patience,
+    pub patience: RetryPolicy,
 }
 
 /// Connections and settings of all repositories of a client.
-pub(crate) struct Shared {
-    pub environment: Environment,
+pub(crate) struct ClientState {
+    pub environment: ProcessEnvironment,
     pub options: Options,
     pub http: Http,
     pub tell: Box<dyn Fn(Notice) + Send + Sync>,
@@ -34,7 +34,7 @@ pub(crate) struct Shared {
     pub shown: Mutex<HashSet<String>>,
 }
 
-impl Shared {
+impl ClientState {
     /// Tells the user of a wait, and waits.
     pub(crate) fn wait(&self, host: &str, reason: String, wait: Duration) {
         (self.tell)(Notice::Waiting { host: host.to_string(), reason, wait });
@@ -47,8 +47,8 @@ impl Shared {
         &self,
         host: &str,
         mirror: bool,
-        send: impl Fn() -> Result<Reply, Problem>,
-    ) -> Result<Reply, Problem> {
+        send: impl Fn() -> Result<HttpReply, RegistryProblem>,
+    ) -> Result<HttpReply, RegistryProblem> {
         let mut attempts = Attempts::new(self.http.patience(), mirror);
         loop {
             let sent = send();
@@ -67,7 +67,7 @@ impl Shared {
     }
 
     /// Shows the warnings of a reply (`Warning: 299 - "text"`), each once.
-    pub(crate) fn show_warnings(&self, reply: &Reply) {
+    pub(crate) fn show_warnings(&self, reply: &HttpReply) {
         for header in reply.response.headers().get_all("warning") {
             let quoted = header.to_str().ok().and_then(|text| text.strip_prefix("299 ")?.split_once('"'));
             let Some((_, text)) = quoted else { continue };

@@ -15,13 +15,13 @@ use rbuild_linux::parallel::start;
 use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::SandboxError;
-use crate::client::{Cancel, Runner, Said, Stream, fail, follow, pipe_for, send_request, wait_for_news};
-use crate::protocol::{Input, Outcome, RunRequest};
+use crate::client::{Cancel, ReportBuffer, Runner, Stream, fail, follow, pipe_for, send_request, wait_for_news};
+use crate::protocol::{CommandOutcome, Input, RunRequest};
 use crate::runner::zygote::Zygote;
 
 /// Runs one command with this process's output streams. Its input is this process's, or a terminal
 /// if the request says so.
-pub fn run_attached(zygote: &Zygote, request: &RunRequest, cancel: &Cancel) -> Result<Outcome, SandboxError> {
+pub fn run_attached(zygote: &Zygote, request: &RunRequest, cancel: &Cancel) -> Result<CommandOutcome, SandboxError> {
     let (mut ours, theirs) = UnixStream::pair().map_err(fail("socketpair", "runner"))?;
     let streams = Streams::new(request)?;
     let runner = {
@@ -31,7 +31,7 @@ pub fn run_attached(zygote: &Zygote, request: &RunRequest, cancel: &Cancel) -> R
     };
     drop(theirs);
     let carried = streams.carry()?;
-    let mut said = Said::default();
+    let mut said = ReportBuffer::default();
     if send_request(&mut ours, request).is_ok() {
         let mut none = [(Stream::Stdout, None), (Stream::Stderr, None)];
         if request.input == Input::Terminal
@@ -55,7 +55,7 @@ pub fn run_attached(zygote: &Zygote, request: &RunRequest, cancel: &Cancel) -> R
 fn wait_for_terminal(
     runner: &Runner<'_>,
     socket: &UnixStream,
-    said: &mut Said,
+    said: &mut ReportBuffer,
 ) -> Result<Option<OwnedFd>, SandboxError> {
     let none = [(Stream::Stdout, None), (Stream::Stderr, None)];
     while !said.has_reports() && !wait_for_news(runner, socket, &none)? {

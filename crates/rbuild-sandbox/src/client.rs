@@ -17,8 +17,8 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::OFlags;
 
 use crate::SandboxError;
-use crate::error::{Phase, Problem, library};
-use crate::protocol::{Ended, Outcome, Report, RunRequest};
+use crate::error::{Phase, RunnerProblem, library};
+use crate::protocol::{CommandEnd, CommandOutcome, Report, RunRequest};
 use crate::runner::zygote::Zygote;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,16 +92,16 @@ impl<'a> Runner<'a> {
     }
 
     /// Finishes the runner and returns the outcome of its command, if the command got that far.
-    pub(crate) fn conclude(mut self, said: &Said) -> Result<Ended, SandboxError> {
+    pub(crate) fn conclude(mut self, said: &ReportBuffer) -> Result<CommandEnd, SandboxError> {
         let last = said.reports.last();
         self.finished = matches!(last, Some(Report::Finished(_)));
         let at = process::moment();
         match (said.reports.first(), last) {
             // A failure of the command takes precedence over failures of its runner afterwards.
-            (Some(Report::Ended(ended)), _) if ended.outcome != Outcome::Exited(0) => Ok(ended.clone()),
+            (Some(Report::Ended(ended)), _) if ended.outcome != CommandOutcome::Exited(0) => Ok(ended.clone()),
             (_, Some(Report::Finished(Err(why)))) => {
                 tracing::debug!(target: "sandbox", phase = ?why.phase, errno = why.errno(), "the command was not started");
-                Ok(Ended { outcome: Outcome::NotStarted(why.clone()), at })
+                Ok(CommandEnd { outcome: CommandOutcome::NotStarted(why.clone()), at })
             }
             (Some(Report::Ended(ended)), Some(Report::Finished(Ok(())))) => Ok(ended.clone()),
             _ if self.zygote.has_ended() => Err(self.zygote.end()),
@@ -121,12 +121,12 @@ impl Drop for Runner<'_> {
 
 /// The reports received from a runner so far.
 #[derive(Default)]
-pub(crate) struct Said {
+pub(crate) struct ReportBuffer {
     bytes: Vec<u8>,
     reports: Vec<Report>,
 }
 
-impl Said {
+impl ReportBuffer {
     pub(crate) fn add(&mut self, bytes: &[u8]) {
         self.bytes.extend_from_slice(bytes);
         while let Some(end) = self.bytes.iter().position(|b| *b == b'\n') {
@@ -153,7 +153,7 @@ impl Said {
 
 /// Returns a conversion for errors of a system call that concerns a runner.
 pub(crate) fn fail(call: &'static str, object: &'static str) -> impl Fn(std::io::Error) -> SandboxError {
-    move |e| Problem::of_call(call, object)(e).during(Phase::Start).into()
+    move |e| RunnerProblem::of_call(call, object)(e).during(Phase::Start).into()
 }
 
 /// Creates a pipe for a stream of the command. The command's user owns it and may reopen it as
@@ -173,14 +173,14 @@ pub fn run(
     request: &RunRequest,
     cancel: &Cancel,
     mut output: impl FnMut(Stream, &[u8]),
-) -> Result<Ended, SandboxError> {
+) -> Result<CommandEnd, SandboxError> {
     let _span = tracing::debug_span!(target: "sandbox", "runner", mode = ?request.mode, uid = request.uid).entered();
     let (mut ours, theirs) = UnixStream::pair().map_err(fail("socketpair", "runner"))?;
     let (out, out_writer) = pipe_for(request)?;
     let (err, err_writer) = pipe_for(request)?;
     let runner = Runner::start(zygote, cancel, &[theirs.as_fd(), out_writer.as_fd(), err_writer.as_fd()])?;
     drop((theirs, out_writer, err_writer));
-    let mut said = Said::default();
+    let mut said = ReportBuffer::default();
     // A request that cannot be sent means that the runner is gone, which is reported below.
     if send_request(&mut ours, request).is_ok() {
         let mut pipes = [(Stream::Stdout, Some(out)), (Stream::Stderr, Some(err))];
@@ -198,7 +198,7 @@ const PIECE: usize = 64 * 1024;
 pub(crate) fn follow(
     runner: &Runner<'_>,
     socket: &mut UnixStream,
-    said: &mut Said,
+    said: &mut ReportBuffer,
     pipes: &mut [(Stream, Option<PipeReader>); 2],
     output: &mut impl FnMut(Stream, &[u8]),
 ) -> Result<(), SandboxError> {
@@ -276,17 +276,17 @@ mod tests {
 
     #[test]
     fn reports_are_understood_however_they_arrive() {
-        let ended = Report::Ended(Ended { outcome: Outcome::Exited(3), at: 17 });
+        let ended = Report::Ended(CommandEnd { outcome: CommandOutcome::Exited(3), at: 17 });
         let text: Vec<u8> = [&ended, &Report::Finished(Ok(()))]
             .into_iter()
             .flat_map(|report| [serde_json::to_vec(report).unwrap(), vec![b'\n']].concat())
             .collect();
         for piece in [1, 7, 1000] {
-            let mut said = Said::default();
+            let mut said = ReportBuffer::default();
             text.chunks(piece).for_each(|bytes| said.add(bytes));
             assert_eq!(said.reports, [ended.clone(), Report::Finished(Ok(()))]);
         }
-        let mut cut = Said::default();
+        let mut cut = ReportBuffer::default();
         cut.add(&text[..text.len() - 1]);
         assert!(!cut.is_complete() && cut.reports == [ended]);
     }

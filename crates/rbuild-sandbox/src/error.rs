@@ -4,9 +4,9 @@ mod mount;
 mod runner;
 
 pub use mount::MountError;
-pub(crate) use mount::{Holder, MountProblem};
+pub(crate) use mount::{FileOrigin, MountProblem};
 pub(crate) use runner::{During, library};
-pub use runner::{Phase, Problem, RunnerError, SystemError};
+pub use runner::{Phase, RunnerError, RunnerProblem, SystemError};
 
 use std::fmt;
 
@@ -72,7 +72,7 @@ mod tests {
 
     #[test]
     fn a_message_does_not_repeat_its_source() {
-        let e = SandboxError::Runner(Problem::NoCommand.during(Phase::Command));
+        let e = SandboxError::Runner(RunnerProblem::NoCommand.during(Phase::Command));
         assert_eq!(rbuild_remedy::sentence(&e), "the runner process failed: there is no command to run");
     }
 

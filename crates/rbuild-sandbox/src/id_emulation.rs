@@ -19,7 +19,7 @@ mod ids;
 mod pending;
 mod supervisor;
 
-pub(crate) use caller::Proc;
+pub(crate) use caller::SharedProc;
 pub(crate) use calls::{When, numbers};
 pub(crate) use ids::Credentials;
 pub(crate) use supervisor::Supervisor;

@@ -16,12 +16,13 @@ mod seccomp;
 
 pub use attached::run_attached;
 pub use client::{Cancel, Stream, run};
-pub use error::{MountError, Phase, Problem, Refusal, RunnerError, SandboxError, SystemError};
+pub use error::{MountError, Phase, Refusal, RunnerError, RunnerProblem, SandboxError, SystemError};
 pub use namespace::enter::{Builder, STORE, World, enter};
 pub use namespace::isolation::{Check, Isolation, Rung, checks, isolation};
 pub use namespace::network::Carrier;
 pub use protocol::{
-    Ended, Input, MountRequest, MountSource, Network, Outcome, RootFiles, RunRequest, RunnerMode, Security, Ulimit,
+    CommandEnd, CommandOutcome, ContainerNetwork, Input, MountRequest, MountSource, Privileges, Rlimit, RootFiles,
+    RunRequest, RunnerMode,
 };
 pub use runner::chroot::restored_files;
 pub use runner::mount_points::remove_points;

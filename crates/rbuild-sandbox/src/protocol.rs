@@ -23,11 +23,11 @@ pub struct RunRequest {
     pub groups: Vec<u32>,
     pub hostname: String,
     pub mounts: Vec<MountRequest>,
-    pub network: Network,
-    pub security: Security,
+    pub network: ContainerNetwork,
+    pub security: Privileges,
     /// Size of /dev/shm in bytes.
     pub shm_size: u64,
-    pub ulimits: Vec<Ulimit>,
+    pub ulimits: Vec<Rlimit>,
     pub input: Input,
     /// Contents of the files that are bound over /etc/hosts and /etc/resolv.conf.
     pub hosts: String,
@@ -48,7 +48,7 @@ pub enum RunnerMode {
 
 /// The privileges of a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Security {
+pub enum Privileges {
     /// Docker's default capabilities and system calls.
     Sandbox,
     /// All capabilities of the namespace, and an unmasked /proc.
@@ -61,7 +61,7 @@ impl RunRequest {
     }
 
     pub(crate) fn is_insecure(&self) -> bool {
-        self.security == Security::Insecure
+        self.security == Privileges::Insecure
     }
 
     /// Returns the user and group ID that the kernel knows the command by.
@@ -113,7 +113,7 @@ pub enum Input {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub enum Network {
+pub enum ContainerNetwork {
     /// The network namespace in which rbuild was started.
     Host,
     /// The build's own network ([`crate::Carrier`]).
@@ -124,7 +124,7 @@ pub enum Network {
 
 /// A resource limit (setrlimit(2)).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Ulimit {
+pub struct Rlimit {
     /// Upper-case name with prefix, such as `RLIMIT_NOFILE`.
     pub name: String,
     pub soft: u64,
@@ -181,7 +181,7 @@ pub enum MountSource {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Outcome {
+pub enum CommandOutcome {
     Exited(i32),
     Signaled(i32),
     NotStarted(RunnerError),
@@ -189,8 +189,8 @@ pub enum Outcome {
 
 /// A command that has ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Ended {
-    pub outcome: Outcome,
+pub struct CommandEnd {
+    pub outcome: CommandOutcome,
     /// Time of the end, from [`rbuild_linux::process::moment`]. Orders the ends of concurrent
     /// commands.
     pub at: u64,
@@ -202,7 +202,7 @@ pub struct Ended {
 pub(crate) enum Report {
     /// A warning of a library, for the debug log.
     Warned(String),
-    Ended(Ended),
+    Ended(CommandEnd),
     /// Success, or the reason of the failure.
     Finished(Result<(), RunnerError>),
 }
@@ -211,10 +211,10 @@ impl Report {
     /// Reports a command that has just ended.
     pub fn of_end(exit: Exit) -> Report {
         let outcome = match exit {
-            Exit::Code(code) => Outcome::Exited(code),
-            Exit::Signal(signal) => Outcome::Signaled(signal),
+            Exit::Code(code) => CommandOutcome::Exited(code),
+            Exit::Signal(signal) => CommandOutcome::Signaled(signal),
         };
-        Report::Ended(Ended { outcome, at: process::moment() })
+        Report::Ended(CommandEnd { outcome, at: process::moment() })
     }
 
     pub fn send(&self, mut socket: &UnixStream) -> std::io::Result<()> {

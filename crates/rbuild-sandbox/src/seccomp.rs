@@ -18,7 +18,7 @@ use bpf::{
     JUMP_IF_GREATER, LOAD, NUMBER, X32, answer, fail, step,
 };
 use calls::{ALLOWED, ARCHITECTURES, CLONE, CLONE3, PERSONALITY, SOCKET};
-pub use refusals::Keys;
+pub use refusals::KeyringRefusal;
 
 /// `AUDIT_ARCH_…` of each architecture (linux/audit.h).
 const AUDIT: [u32; 4] = [0xC000_003E, 0x4000_0003, 0xC000_00B7, 0x4000_0028];
@@ -50,12 +50,12 @@ pub fn filter_that_asks(about: &About) -> Option<Vec<FilterStep>> {
 
 /// Returns the filter for commands that the profile does not confine: refuses what no command may
 /// do ([`refusals`]), sends the given calls to the supervisor, and allows everything else.
-pub fn filter_of_least(about: &About, keys: Keys) -> Option<Vec<FilterStep>> {
+pub fn filter_of_least(about: &About, keys: KeyringRefusal) -> Option<Vec<FilterStep>> {
     let native = native()?;
     Some(least([native, native + 1], about, keys))
 }
 
-fn least(architectures: [usize; 2], about: &About, keys: Keys) -> Vec<FilterStep> {
+fn least(architectures: [usize; 2], about: &About, keys: KeyringRefusal) -> Vec<FilterStep> {
     let [of_native, of_sibling] = [0, 1].map(|i| {
         let mut steps = vec![step(LOAD, NUMBER, 0, 0)];
         steps.extend(refusals::no_keys(architectures[i], keys));
@@ -251,7 +251,7 @@ mod tests {
     fn some_calls_are_asked_about() {
         let native_calls = vec![(102, When::Always), (257, When::AnyBit(0, 0o100)), (302, When::OneOf(0, &[9, 12]))];
         let asks = program([0, 1], &[native_calls, vec![(199, When::Always), (295, When::AnyBit(0, 0o100))]]);
-        let open = least([0, 1], &[vec![(102, When::Always)], vec![(199, When::Always)]], Keys::Missing);
+        let open = least([0, 1], &[vec![(102, When::Always)], vec![(199, When::Always)]], KeyringRefusal::Missing);
         assert_eq!(run(&asks, AUDIT[0], 102, 0), NOTIFY);
         assert_eq!(run(&asks, AUDIT[0], 257, 0o101), NOTIFY);
         assert_eq!(run(&asks, AUDIT[0], 257, 0), ALLOW);
@@ -270,7 +270,7 @@ mod tests {
     #[test]
     fn whiteouts_are_refused_and_other_nodes_are_not() {
         let asked = [vec![(133, When::Always), (259, When::Always)], vec![]];
-        let least = least([0, 1], &About::default(), Keys::Forbidden);
+        let least = least([0, 1], &About::default(), KeyringRefusal::Forbidden);
         for (program, other) in
             [(program([0, 1], &About::default()), ALLOW), (program([0, 1], &asked), NOTIFY), (least, ALLOW)]
         {
@@ -298,7 +298,7 @@ mod tests {
     #[test]
     fn keys_are_out_of_reach_in_every_abi() {
         for pair in [[0, 1], [2, 3]] {
-            for (keys, errno) in [(Keys::Forbidden, EPERM), (Keys::Missing, ENOSYS)] {
+            for (keys, errno) in [(KeyringRefusal::Forbidden, EPERM), (KeyringRefusal::Missing, ENOSYS)] {
                 let least = least(pair, &About::default(), keys);
                 for a in pair {
                     for call in calls::KEYS {

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use rbuild_image::Hasher;
-use rbuild_linux::{Kind, RootDir, Stat};
+use rbuild_linux::{FileKind, Inode, RootDir, Stat};
 
 use crate::file::file_hash;
 use crate::ids::SelectionHash;
@@ -22,7 +22,7 @@ use crate::sight::{Details, Sight};
 
 /// The content of a selection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Content {
+pub struct SelectionContent {
     /// Digest for cache keys.
     pub digest: SelectionHash,
     /// Metadata that were read for the digest, to detect changes between hashing and copying.
@@ -38,16 +38,16 @@ pub struct Selection {
     /// The files and directories of each source, in the order of the sources.
     pub sources: Vec<Vec<Selected>>,
     /// Content of all sources together.
-    pub content: Content,
+    pub content: SelectionContent,
 }
 
 /// Hard links within what a step reads, of all its sources together: a copy preserves them.
 #[derive(Default)]
-pub struct HardLinks(Mutex<HashMap<(u32, u32, u64), BTreeSet<PathBuf>>>);
+pub struct HardLinks(Mutex<HashMap<Inode, BTreeSet<PathBuf>>>);
 
 impl HardLinks {
     fn note(&self, path: &Path, stat: &Stat) {
-        if stat.nlink > 1 && stat.kind != Kind::Dir {
+        if stat.nlink > 1 && stat.kind != FileKind::Dir {
             let mut groups = locked(&self.0);
             groups.entry(stat.inode()).or_default().insert(path.to_path_buf());
         }
@@ -79,10 +79,10 @@ impl HardLinks {
 /// # Errors
 ///
 /// Returns an error if a file cannot be read or changes while it is read.
-pub fn content(tree: &SourceTree<'_>, selected: &[Selected]) -> Result<Content, SourceError> {
+pub fn content(tree: &SourceTree<'_>, selected: &[Selected]) -> Result<SelectionContent, SourceError> {
     let links = HardLinks::default();
-    let Content { digest, sight } = content_without_links(tree, selected, &links)?;
-    Ok(Content { digest: links.added_to(digest), sight })
+    let SelectionContent { digest, sight } = content_without_links(tree, selected, &links)?;
+    Ok(SelectionContent { digest: links.added_to(digest), sight })
 }
 
 /// Returns the content of a selection, and notes its hard links: links may lead from one source of
@@ -96,20 +96,21 @@ pub fn content_without_links(
     tree: &SourceTree<'_>,
     selected: &[Selected],
     links: &HardLinks,
-) -> Result<Content, SourceError> {
+) -> Result<SelectionContent, SourceError> {
     let mut hasher = Hasher::new();
     let mut sight = Sight::default();
     hasher.field("content 4");
     for item in selected {
         sight += item.sight();
         let (kind, below) = match (item.stat.kind, item.take) {
-            (Kind::Dir, Take::Above) => ("directory above", false),
-            (Kind::Dir, Take::Kept) => ("directory", true),
-            (Kind::Dir, Take::Content) => ("content of a directory", true),
+            (FileKind::Dir, Take::Above) => ("directory above", false),
+            (FileKind::Dir, Take::Kept) => ("directory", true),
+            (FileKind::Dir, Take::Content) => ("content of a directory", true),
             _ => ("file", false),
         };
         // The name of a directory counts only if the directory itself is copied.
-        let name = if item.stat.kind == Kind::Dir && item.take == Take::Content { Path::new("") } else { &item.name };
+        let name =
+            if item.stat.kind == FileKind::Dir && item.take == Take::Content { Path::new("") } else { &item.name };
         hasher.field(kind).field(name.as_os_str().as_bytes());
         if item.counts_itself() {
             let mut description = Vec::new();
@@ -129,7 +130,7 @@ pub fn content_without_links(
             hasher.field("end");
         }
     }
-    Ok(Content { digest: hasher.finish(), sight })
+    Ok(SelectionContent { digest: hasher.finish(), sight })
 }
 
 fn field(out: &mut Vec<u8>, bytes: &[u8]) {
@@ -141,14 +142,14 @@ fn header(out: &mut Vec<u8>, owner: Owner, stat: &Stat) {
     let (uid, gid) = owner.ids(stat);
     let kind: u32 = match stat.kind {
         // A socket is copied as an empty file.
-        Kind::File | Kind::Socket => 0,
-        Kind::Dir => 1,
-        Kind::Symlink => 2,
-        Kind::CharDevice => 3,
-        Kind::BlockDevice => 4,
-        Kind::Fifo => 5,
+        FileKind::File | FileKind::Socket => 0,
+        FileKind::Dir => 1,
+        FileKind::Symlink => 2,
+        FileKind::CharDevice => 3,
+        FileKind::BlockDevice => 4,
+        FileKind::Fifo => 5,
     };
-    let mode = if stat.kind == Kind::Symlink { 0o777 } else { owner.mode(stat) };
+    let mode = if stat.kind == FileKind::Symlink { 0o777 } else { owner.mode(stat) };
     for number in [kind, mode, uid, gid, stat.rdev.0, stat.rdev.1] {
         out.extend_from_slice(&number.to_le_bytes());
     }
@@ -174,7 +175,7 @@ fn entry(
             }
         }
         Details::Target(target) => field(out, target.as_bytes()),
-        Details::None if stat.kind == Kind::File => {
+        Details::None if stat.kind == FileKind::File => {
             let known = tree.hashes.and_then(|hashes| hashes.get(stat));
             let digest = match known {
                 Some(digest) => digest,

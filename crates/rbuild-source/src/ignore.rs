@@ -5,12 +5,12 @@ use rbuild_paths::{Glob, as_go};
 /// A list of ignore rules; the last matching one decides.
 #[derive(Debug, Clone, Default)]
 pub struct Ignore {
-    rules: Vec<Rule>,
+    rules: Vec<IgnoreRule>,
     negations: bool,
 }
 
 #[derive(Debug, Clone)]
-struct Rule {
+struct IgnoreRule {
     glob: Glob,
     negated: bool,
 }
@@ -63,7 +63,7 @@ impl Ignore {
             };
             let glob = Glob::new(pattern, true).ok_or_else(|| fail(&format!("invalid pattern `{pattern}`")))?;
             ignore.negations |= negated;
-            ignore.rules.push(Rule { glob, negated });
+            ignore.rules.push(IgnoreRule { glob, negated });
         }
         Ok(ignore)
     }

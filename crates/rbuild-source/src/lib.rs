@@ -17,11 +17,11 @@ mod sight;
 mod similar;
 mod walk;
 
-pub use content::{Content, HardLinks, Selection, content, content_without_links};
+pub use content::{HardLinks, Selection, SelectionContent, content, content_without_links};
 pub use hashes::HashCache;
 pub use http::{FetchError, Fetched, fetch, is_url};
 pub use ids::{ContentHash, SelectionHash};
 pub use ignore::{Ignore, IgnoreError};
-pub use listing::{Changes, Listed, Listing};
+pub use listing::{Changes, ListedSource, Listing};
 pub use select::{Owner, Selected, SourceError, SourceTree, Take};
 pub use sight::{Details, Sight};

@@ -44,7 +44,7 @@ impl Hasher for PassThrough {
 
 /// Metadata of an entry's source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Listed<'a> {
+pub struct ListedSource<'a> {
     /// Path relative to the root of the source.
     pub source: &'a Path,
     /// Mode as copied, with the file type in the bits of `S_IFMT`.
@@ -87,7 +87,7 @@ impl Listing {
     }
 
     /// Adds an entry for the destination `path`. An earlier entry for the same path is hidden.
-    pub fn put(&mut self, path: &Path, entry: Listed<'_>) {
+    pub fn put(&mut self, path: &Path, entry: ListedSource<'_>) {
         let (path, source) = (path.as_os_str().as_bytes(), entry.source.as_os_str().as_bytes());
         self.index.insert(hash(path), self.bytes.len());
         let out = &mut self.bytes;
@@ -124,7 +124,7 @@ impl Listing {
     }
 
     /// Returns the entry at a destination path.
-    pub fn get(&self, path: &Path) -> Option<Listed<'_>> {
+    pub fn get(&self, path: &Path) -> Option<ListedSource<'_>> {
         let path = path.as_os_str().as_bytes();
         let (there, entry, _) = entry(&self.bytes, *self.index.get(&hash(path))?)?;
         (there == path).then_some(entry)
@@ -155,7 +155,7 @@ impl Listing {
     }
 
     /// Iterates over paths and entries in the order in which they were added.
-    fn iter(&self) -> impl Iterator<Item = (&[u8], Listed<'_>)> {
+    fn iter(&self) -> impl Iterator<Item = (&[u8], ListedSource<'_>)> {
         let mut at = 0;
         std::iter::from_fn(move || {
             loop {
@@ -172,7 +172,7 @@ impl Listing {
     /// Returns the differences from an earlier copy.
     pub fn changes_since(&self, earlier: &Listing) -> Changes {
         let mut changes = Changes::default();
-        let name = |entry: &Listed<'_>| entry.source.to_string_lossy().into_owned();
+        let name = |entry: &ListedSource<'_>| entry.source.to_string_lossy().into_owned();
         let mut found = 0;
         for (path, entry) in self.iter() {
             match earlier.get(Path::new(OsStr::from_bytes(path))) {
@@ -193,10 +193,10 @@ impl Listing {
     }
 }
 
-impl Listed<'_> {
+impl ListedSource<'_> {
     /// Returns a description of the difference from `before`, empty for changed content. `None` if
     /// the entries are the same, except for times of directories.
-    fn difference(&self, before: &Listed<'_>) -> Option<String> {
+    fn difference(&self, before: &ListedSource<'_>) -> Option<String> {
         const KIND: u32 = 0o170000;
         if self.mode & KIND != before.mode & KIND {
             return Some(" (file type changed)".into());
@@ -227,7 +227,7 @@ fn forget_stamp(bytes: &mut [u8], at: usize) {
 
 /// Decodes the entry at offset `at`. Returns its path, the entry, and the offset of the next one;
 /// `None` if it is truncated.
-fn entry(bytes: &[u8], at: usize) -> Option<(&[u8], Listed<'_>, usize)> {
+fn entry(bytes: &[u8], at: usize) -> Option<(&[u8], ListedSource<'_>, usize)> {
     let rest = bytes.get(at..)?;
     let number = |at: usize| Some(u32::from_le_bytes(rest.get(at..at + 4)?.try_into().ok()?));
     let (path_len, source_len) = (number(0)? as usize, number(4)? as usize);
@@ -236,7 +236,7 @@ fn entry(bytes: &[u8], at: usize) -> Option<(&[u8], Listed<'_>, usize)> {
     let path = rest.get(FIXED..FIXED + path_len)?;
     let end = FIXED + path_len + source_len;
     let source = rest.get(FIXED + path_len..end)?;
-    let entry = Listed {
+    let entry = ListedSource {
         source: Path::new(OsStr::from_bytes(source)),
         mode: number(8)?,
         stamp: (*stamp.bytes() != [0; FileStamp::LEN]).then_some(stamp),
@@ -253,7 +253,7 @@ mod tests {
         let mut listing = Listing::default();
         for (source, text, mode) in entries {
             let digest = Some(ContentHash::of_link_target(text.as_bytes()));
-            let entry = Listed { source: Path::new(source), mode: 0o100000 | mode, stamp: None, digest };
+            let entry = ListedSource { source: Path::new(source), mode: 0o100000 | mode, stamp: None, digest };
             listing.put(&Path::new("app").join(source), entry);
         }
         listing
@@ -288,9 +288,9 @@ mod tests {
     #[test]
     fn covered_entries_lose_their_stamp() {
         let stamp = FileStamp::from_bytes(&[7; FileStamp::LEN]);
-        fn of(path: &str, stamp: Option<FileStamp>) -> Listed<'_> {
+        fn of(path: &str, stamp: Option<FileStamp>) -> ListedSource<'_> {
             let digest = Some(ContentHash::of_link_target(path.as_bytes()));
-            Listed { source: Path::new(path), mode: 0o100644, stamp, digest }
+            ListedSource { source: Path::new(path), mode: 0o100644, stamp, digest }
         }
         // The operation, and the paths that still have a stamp after it.
         let all = ["d", "d/a", "d/b/c", "d-e", "f"];
@@ -317,7 +317,7 @@ mod tests {
     fn a_later_entry_hides_an_earlier_one() {
         let mut twice = listing(&[("a", "1", 0o644)]);
         let digest = Some(ContentHash::of_link_target(b"2"));
-        let entry = Listed { source: Path::new("other/a"), digest, mode: 0o100644, stamp: None };
+        let entry = ListedSource { source: Path::new("other/a"), digest, mode: 0o100644, stamp: None };
         twice.put(Path::new("app/a"), entry);
         assert_eq!(twice.iter().count(), 1);
         assert_eq!(twice.changes_since(&listing(&[("a", "1", 0o644)])).changed, ["other/a"]);

@@ -5,7 +5,7 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use rbuild_linux::{Kind, Stat, Trail};
+use rbuild_linux::{FileKind, Stat, Trail};
 use rbuild_paths::{Glob, SourcePattern, in_root};
 
 use crate::ignore::Ignore;
@@ -13,7 +13,7 @@ use crate::select::{Selected, SourceError, SourceTree, Take};
 use crate::walk::{RulesBelow, names};
 
 /// A directory on the stack of the traversal.
-struct Level {
+struct ParentsLevel {
     /// Path relative to the pivot.
     relative: PathBuf,
     rules: RulesBelow,
@@ -43,7 +43,7 @@ impl SourceTree<'_> {
             None => tree.select(pivot)?,
         };
         let mut found = Vec::new();
-        for pivot in pivots.into_iter().filter(|pivot| pivot.stat.kind == Kind::Dir) {
+        for pivot in pivots.into_iter().filter(|pivot| pivot.stat.kind == FileKind::Dir) {
             let take = if whole { Take::Kept } else { Take::Above };
             found.push(Selected { name: PathBuf::new(), take, ..pivot.clone() });
             self.match_below(&pivot.path, below, &mut found).map_err(|e| e.of_found(self.root))?;
@@ -63,13 +63,13 @@ impl SourceTree<'_> {
     fn link_on_the_way(&self, source: &str) -> Option<SourceError> {
         let path: PathBuf = in_root(source).into_iter().collect();
         let above = path.ancestors().skip(1).filter(|above| !above.as_os_str().is_empty());
-        let is_link = |path: &&Path| self.root.stat(path).is_ok_and(|stat| stat.kind == Kind::Symlink);
+        let is_link = |path: &&Path| self.root.stat(path).is_ok_and(|stat| stat.kind == FileKind::Symlink);
         let link = above.filter(is_link).last()?.to_path_buf();
         Some(SourceError::BehindLink { path: source.to_string(), link })
     }
 
     fn pivot(&self, above: &str) -> Option<Selected> {
-        self.select_literal(above).ok().filter(|pivot| pivot.stat.kind == Kind::Dir)
+        self.select_literal(above).ok().filter(|pivot| pivot.stat.kind == FileKind::Dir)
     }
 
     fn match_below(&self, pivot: &Path, glob: &Glob, found: &mut Vec<Selected>) -> Result<(), SourceError> {
@@ -81,7 +81,7 @@ impl SourceTree<'_> {
             stat,
         };
         let mut trail = Trail::new(self.root.sub(pivot)?);
-        let mut stack = vec![Level {
+        let mut stack = vec![ParentsLevel {
             names: names(trail.last())?.into_iter().rev().collect(),
             stat: trail.last().stat_self()?,
             rules: self.rules_below(pivot, Path::new("")),
@@ -107,10 +107,10 @@ impl SourceTree<'_> {
                 continue;
             }
             let worthwhile = if inside { negations } else { glob.leads_into(&relative.to_string_lossy()) };
-            if stat.kind == Kind::Dir && worthwhile {
+            if stat.kind == FileKind::Dir && worthwhile {
                 let rules = self.rules_inside(&stack[stack.len() - 1].rules, &name);
                 let names = names(trail.enter(&name)?)?.into_iter().rev().collect();
-                stack.push(Level { names, stat, rules, relative, kept: false, inside });
+                stack.push(ParentsLevel { names, stat, rules, relative, kept: false, inside });
             }
         }
         Ok(())

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use rbuild_linux::{Kind, MOST_DEEP, RootDir, Stat, shown_path};
+use rbuild_linux::{FileKind, MOST_DEEP, RootDir, Stat, shown_path};
 use rbuild_paths::{Glob, SourceForm, SourcePattern, in_root};
 
 use crate::hashes::HashCache;
@@ -79,9 +79,9 @@ impl Owner {
     /// Returns the mode of the copied file.
     pub fn mode(self, stat: &Stat) -> u32 {
         match (self, stat.kind) {
-            (Owner::RootWithGitModes, Kind::Dir) => 0o755,
-            (Owner::RootWithGitModes, Kind::File) if stat.mode & 0o100 == 0 => 0o644,
-            (Owner::RootWithGitModes, Kind::File) => 0o755,
+            (Owner::RootWithGitModes, FileKind::Dir) => 0o755,
+            (Owner::RootWithGitModes, FileKind::File) if stat.mode & 0o100 == 0 => 0o644,
+            (Owner::RootWithGitModes, FileKind::File) => 0o755,
             _ => stat.mode,
         }
     }
@@ -136,7 +136,7 @@ impl Selected {
 
     /// Returns true if the entry itself is copied, and not only its content.
     pub fn counts_itself(&self) -> bool {
-        self.stat.kind != Kind::Dir || (self.take != Take::Content && !self.name.as_os_str().is_empty())
+        self.stat.kind != FileKind::Dir || (self.take != Take::Content && !self.name.as_os_str().is_empty())
     }
 }
 
@@ -161,7 +161,8 @@ impl SourceTree<'_> {
             SourceForm::Invalid => return Err(SourceError::BadPattern(source.text().to_string())),
         };
         // Exclusions match a file by its name; below directories they apply during the walk.
-        found.retain(|s| s.stat.kind == Kind::Dir || !self.exclude.is_some_and(|e| e.excludes(&base_name(&s.name))));
+        found
+            .retain(|s| s.stat.kind == FileKind::Dir || !self.exclude.is_some_and(|e| e.excludes(&base_name(&s.name))));
         Ok(found)
     }
 
@@ -180,7 +181,7 @@ impl SourceTree<'_> {
         for glob in components {
             let mut next = Vec::new();
             for dir in &found {
-                if !dir.as_os_str().is_empty() && !self.root.stat(dir).is_ok_and(|stat| stat.kind == Kind::Dir) {
+                if !dir.as_os_str().is_empty() && !self.root.stat(dir).is_ok_and(|stat| stat.kind == FileKind::Dir) {
                     continue;
                 }
                 let dir_of = |e: rbuild_linux::Error| SourceError::from(e).of_found(self.root);
@@ -213,7 +214,7 @@ impl SourceTree<'_> {
     fn link_target(&self, path: &Path) -> Option<PathBuf> {
         let (dir, name) = (path.parent().unwrap_or(Path::new("")), path.file_name()?);
         let real = self.visible(dir).ok()??.join(name);
-        let is_link = !self.ignored(&real) && self.root.stat(&real).is_ok_and(|stat| stat.kind == Kind::Symlink);
+        let is_link = !self.ignored(&real) && self.root.stat(&real).is_ok_and(|stat| stat.kind == FileKind::Symlink);
         is_link.then(|| self.root.resolve(&real).ok()).flatten()
     }
 
@@ -228,7 +229,7 @@ impl SourceTree<'_> {
             Err(e) => return Err(e.into()),
         };
         // An ignored directory exists only if a negated rule re-includes something in it.
-        let there = !self.ignored(&real) || (stat.kind == Kind::Dir && self.has_reincluded(&real)?);
+        let there = !self.ignored(&real) || (stat.kind == FileKind::Dir && self.has_reincluded(&real)?);
         Ok(there.then_some(Selected { path: real, name, take: Take::Content, stat }))
     }
 
@@ -244,22 +245,22 @@ impl SourceTree<'_> {
 
     /// Returns true if a negated rule re-includes anything below an ignored directory.
     fn has_reincluded(&self, dir: &Path) -> Result<bool, SourceError> {
-        enum Stop {
+        enum SelectionEnd {
             Found,
             Failed(SourceError),
         }
-        impl From<SourceError> for Stop {
-            fn from(e: SourceError) -> Stop {
-                Stop::Failed(e)
+        impl From<SourceError> for SelectionEnd {
+            fn from(e: SourceError) -> SelectionEnd {
+                SelectionEnd::Failed(e)
             }
         }
         if !self.ignore.is_some_and(Ignore::has_negations) {
             return Ok(false);
         }
-        match (SourceTree { exclude: None, ..*self }).walk(dir, |_, _, _| Err(Stop::Found)) {
+        match (SourceTree { exclude: None, ..*self }).walk(dir, |_, _, _| Err(SelectionEnd::Found)) {
             Ok(()) => Ok(false),
-            Err(Stop::Found) => Ok(true),
-            Err(Stop::Failed(e)) => Err(e),
+            Err(SelectionEnd::Found) => Ok(true),
+            Err(SelectionEnd::Failed(e)) => Err(e),
         }
     }
 

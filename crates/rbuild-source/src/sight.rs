@@ -6,7 +6,7 @@ use std::ops::AddAssign;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use rbuild_linux::{FileStamp, Kind, RootDir, Stat, Xattrs};
+use rbuild_linux::{FileKind, FileStamp, RootDir, Stat, Xattrs};
 
 use crate::select::{Owner, Selected, SourceError};
 
@@ -38,12 +38,12 @@ impl Details {
     /// Reads the details of the child `name` of `parent`.
     pub fn read(parent: &RootDir, name: &OsStr, stat: &Stat) -> Result<Details, SourceError> {
         Ok(match stat.kind {
-            Kind::Dir => {
+            FileKind::Dir => {
                 let mut attributes = parent.xattrs(name)?;
                 attributes.retain(|attr, _| rbuild_layer::keep_in_layer(attr));
                 Details::Attributes(attributes)
             }
-            Kind::Symlink => Details::Target(parent.read_link(name)?),
+            FileKind::Symlink => Details::Target(parent.read_link(name)?),
             _ => Details::None,
         })
     }
@@ -54,7 +54,7 @@ impl Sight {
     pub fn of_entry(path: &Path, owner: Owner, stat: &Stat, details: &Details) -> Sight {
         let mut print = Fingerprint::default();
         print.bytes(path.as_os_str().as_bytes());
-        print.numbers(stat.kind.bits(), if stat.kind == Kind::Symlink { 0 } else { owner.mode(stat) });
+        print.numbers(stat.kind.bits(), if stat.kind == FileKind::Symlink { 0 } else { owner.mode(stat) });
         let (uid, gid) = owner.ids(stat);
         print.numbers(uid, gid);
         print.numbers(stat.rdev.0, stat.rdev.1);
@@ -66,7 +66,7 @@ impl Sight {
             Details::Target(target) => print.bytes(target.as_bytes()),
             Details::None => {}
         }
-        if stat.kind == Kind::File {
+        if stat.kind == FileKind::File {
             print.0.write_u64(FileStamp::of(stat).sum());
         }
         print.end()

@@ -6,7 +6,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use rbuild_image::Hasher;
 use rbuild_linux::parallel::{MOST_FILE_THREADS, cores, locked, start_in};
-use rbuild_linux::{Kind, MOST_DEEP, RootDir, Stat, Timestamp, Trail};
+use rbuild_linux::{FileKind, MOST_DEEP, RootDir, Stat, Timestamp, Trail};
 
 use crate::ignore::{Ignore, Inherited};
 use crate::select::{Selected, SourceError, SourceTree};
@@ -45,10 +45,10 @@ impl SourceTree<'_> {
         mut visit: impl FnMut(&RootDir, &Path, &Stat) -> Result<(), E>,
     ) -> Result<(), E> {
         let found = |e: rbuild_linux::Error| SourceError::from(e).of_found(self.root);
-        let open = |handle: &RootDir, relative, rules, unseen| -> Result<Level, SourceError> {
+        let open = |handle: &RootDir, relative, rules, unseen| -> Result<WalkLevel, SourceError> {
             let mut names = names(handle).map_err(|e| e.of_found(self.root))?;
             names.reverse();
-            Ok(Level { relative, names, rules, unseen })
+            Ok(WalkLevel { relative, names, rules, unseen })
         };
         let mut trail = Trail::new(self.root.sub(dir).map_err(found)?);
         let mut stack = vec![open(trail.last(), PathBuf::new(), self.rules_below(dir, seen_as), None)?];
@@ -64,7 +64,7 @@ impl SourceTree<'_> {
                 visit_above(&mut stack, &trail, &mut visit)?;
                 visit(trail.last(), &relative, &stat)?;
             }
-            if stat.kind == Kind::Dir {
+            if stat.kind == FileKind::Dir {
                 let rules = self.rules_inside(&stack[stack.len() - 1].rules, &name);
                 let handle = trail.enter(&name).map_err(found)?;
                 stack.push(open(handle, relative, rules, (!taken).then_some(stat))?);
@@ -76,7 +76,7 @@ impl SourceTree<'_> {
     /// Returns the most recently changed path of a selection, for diagnostics. If a file and its
     /// directory changed at the same time, returns the file. Unreadable entries are skipped.
     pub fn changed_last(&self, items: &[Selected]) -> Option<PathBuf> {
-        let age = |stat: &Stat| (stat.ctime, stat.kind != Kind::Dir);
+        let age = |stat: &Stat| (stat.ctime, stat.kind != FileKind::Dir);
         let mut last: Option<((Timestamp, bool), PathBuf)> = None;
         let mut see = |path: PathBuf, stat: &Stat| {
             if last.as_ref().is_none_or(|(known, _)| age(stat) > *known) {
@@ -85,7 +85,7 @@ impl SourceTree<'_> {
         };
         for item in items {
             see(item.path.clone(), &self.root.stat(&item.path).unwrap_or(item.stat));
-            if item.stat.kind == Kind::Dir {
+            if item.stat.kind == FileKind::Dir {
                 let _ = self.walk_selected::<SourceError>(item, |_, path, stat| {
                     see(item.path.join(path), stat);
                     Ok(())
@@ -139,7 +139,7 @@ impl SourceTree<'_> {
             Err(e) if e.is_not_found() => return Ok(None),
             Err(e) => return Err(e.into()),
         };
-        let hidden = (excluded && stat.kind != Kind::Dir) || stat.is_whiteout();
+        let hidden = (excluded && stat.kind != FileKind::Dir) || stat.is_whiteout();
         Ok((!hidden).then_some((stat, !excluded)))
     }
 
@@ -153,8 +153,8 @@ impl SourceTree<'_> {
         describe: &Describe<'_>,
     ) -> Result<Sight, SourceError> {
         let (dir, seen_as) = (item.path.as_path(), item.seen_as());
-        let scan = Scan { tree: self, dir, describe, state: Mutex::default(), more: Condvar::new() };
-        scan.lock().parts.push(Part::default());
+        let scan = ContentScan { tree: self, dir, describe, state: Mutex::default(), more: Condvar::new() };
+        scan.lock().parts.push(ScanPart::default());
         let rules = Arc::new(self.rules_below(dir, seen_as));
         scan.add(Task { id: 0, relative: PathBuf::new(), rules, names: None, above: None });
         let most = cores().min(MOST_FILE_THREADS);
@@ -217,7 +217,7 @@ impl Verdicts {
     }
 }
 
-struct Level {
+struct WalkLevel {
     relative: PathBuf,
     names: Vec<OsString>,
     rules: RulesBelow,
@@ -227,7 +227,7 @@ struct Level {
 
 /// Visits the excluded directories on the stack, before the first re-included entry in them.
 fn visit_above<E: From<SourceError>>(
-    stack: &mut [Level],
+    stack: &mut [WalkLevel],
     trail: &Trail,
     visit: &mut impl FnMut(&RootDir, &Path, &Stat) -> Result<(), E>,
 ) -> Result<(), E> {
@@ -249,20 +249,20 @@ struct Task {
     relative: PathBuf,
     rules: Arc<RulesBelow>,
     names: Option<Vec<OsString>>,
-    above: Option<Said>,
+    above: Option<Described>,
 }
 
 /// Hashed form of the entries of a directory, and the positions of other parts in it.
 #[derive(Default)]
-struct Part {
+struct ScanPart {
     /// Hashed form of an excluded directory; used only if it contains re-included entries.
-    above: Option<Said>,
-    said: Said,
+    above: Option<Described>,
+    said: Described,
     inner: Vec<(usize, usize)>,
 }
 
 #[derive(Default)]
-struct Said {
+struct Described {
     bytes: Vec<u8>,
     sight: Sight,
 }
@@ -272,11 +272,11 @@ struct ScanState {
     tasks: Vec<Task>,
     /// Number of queued and running tasks.
     open: usize,
-    parts: Vec<Part>,
+    parts: Vec<ScanPart>,
     failure: Option<SourceError>,
 }
 
-struct Scan<'a> {
+struct ContentScan<'a> {
     tree: &'a SourceTree<'a>,
     dir: &'a Path,
     describe: &'a Describe<'a>,
@@ -284,7 +284,7 @@ struct Scan<'a> {
     more: Condvar,
 }
 
-impl Scan<'_> {
+impl ContentScan<'_> {
     fn lock(&self) -> MutexGuard<'_, ScanState> {
         locked(&self.state)
     }
@@ -327,8 +327,8 @@ impl Scan<'_> {
         }
     }
 
-    fn read(&self, task: Task) -> Result<Part, SourceError> {
-        let mut part = Part { above: task.above, ..Part::default() };
+    fn read(&self, task: Task) -> Result<ScanPart, SourceError> {
+        let mut part = ScanPart { above: task.above, ..ScanPart::default() };
         let handle = self.tree.root.sub(self.dir.join(&task.relative))?;
         let names = match task.names {
             Some(names) => names,
@@ -351,11 +351,11 @@ impl Scan<'_> {
             if taken {
                 self.describe(&mut part.said, &handle, &relative, &stat)?;
             }
-            if stat.kind == Kind::Dir {
+            if stat.kind == FileKind::Dir {
                 if relative.components().count() > MOST_DEEP {
                     return Err(SourceError::TooDeep(self.dir.join(&relative)));
                 }
-                let mut above = (!taken).then(Said::default);
+                let mut above = (!taken).then(Described::default);
                 above.iter_mut().try_for_each(|said| self.describe(said, &handle, &relative, &stat))?;
                 let rules = Arc::new(self.tree.rules_inside(&task.rules, name));
                 self.later(&mut part, Task { id: 0, relative, rules, names: None, above });
@@ -364,7 +364,13 @@ impl Scan<'_> {
         Ok(part)
     }
 
-    fn describe(&self, said: &mut Said, parent: &RootDir, relative: &Path, stat: &Stat) -> Result<(), SourceError> {
+    fn describe(
+        &self,
+        said: &mut Described,
+        parent: &RootDir,
+        relative: &Path,
+        stat: &Stat,
+    ) -> Result<(), SourceError> {
         let path = relative.as_os_str().as_encoded_bytes();
         said.bytes.extend_from_slice(&(path.len() as u64).to_le_bytes());
         said.bytes.extend_from_slice(path);
@@ -374,10 +380,10 @@ impl Scan<'_> {
 
     /// Queues a task under an ID of its own. Its result is inserted at the current position of
     /// `part`.
-    fn later(&self, part: &mut Part, task: Task) {
+    fn later(&self, part: &mut ScanPart, task: Task) {
         let id = {
             let mut state = self.lock();
-            state.parts.push(Part::default());
+            state.parts.push(ScanPart::default());
             state.parts.len() - 1
         };
         part.inner.push((part.said.bytes.len(), id));
@@ -387,7 +393,7 @@ impl Scan<'_> {
 
 /// Hashes the parts in traversal order and returns the sum of their fingerprints. Uses an explicit
 /// stack, because directories may be nested very deeply.
-fn feed(parts: &[Part], hasher: &mut Hasher) -> Sight {
+fn feed(parts: &[ScanPart], hasher: &mut Hasher) -> Sight {
     // A part has a lower index than the parts inside it.
     let mut nonempty = vec![false; parts.len()];
     for (id, part) in parts.iter().enumerate().rev() {
@@ -396,7 +402,7 @@ fn feed(parts: &[Part], hasher: &mut Hasher) -> Sight {
     let mut sight = Sight::default();
     let mut stack = vec![(0, 0, 0)];
     while let Some((id, said, inner)) = stack.pop() {
-        let part: &Part = &parts[id];
+        let part: &ScanPart = &parts[id];
         if inner == 0 {
             sight += part.said.sight;
             if let Some(above) = part.above.as_ref().filter(|_| nonempty[id]) {

@@ -48,11 +48,11 @@ pub enum StoreError {
     /// Other processes, listed here, use the store.
     #[error("the store is in use by {0}")]
     Busy(String),
-    /// Another program than rbuild held a lock for longer than `Patience::foreign`.
+    /// Another program than rbuild held a lock for longer than `LockPatience::foreign`.
     #[error("the store's {lock} is held by {holder}, which is no rbuild")]
     Held { lock: &'static str, holder: String },
     /// A program that may be rbuild holds a lock, and did no work for as long as
-    /// `Patience::foreign`.
+    /// `LockPatience::foreign`.
     #[error("the store's {lock} is held by {holder}, which does nothing")]
     Idle { lock: &'static str, holder: String },
     /// The store was copied without owners or attributes of its files.

@@ -19,7 +19,7 @@ use crate::images::digest;
 use crate::modes;
 use crate::once::{Lock, Once, Session};
 use crate::store::Store;
-use crate::trees::copies::{MergedFiles, Whiteouts, merge};
+use crate::trees::copies::{MergedFiles, MergedWhiteouts, merge};
 use crate::trees::id::TreeId;
 use crate::workspace::Workspace;
 
@@ -60,12 +60,12 @@ impl PackedLayer {
 }
 
 /// A writer that fails once `stop` returns true.
-pub(crate) struct Stoppable<'a, W> {
+pub(crate) struct StoppableWriter<'a, W> {
     pub out: W,
     pub stop: &'a dyn Fn() -> bool,
 }
 
-impl<W: Write> Write for Stoppable<'_, W> {
+impl<W: Write> Write for StoppableWriter<'_, W> {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         if (self.stop)() { Err(std::io::Error::other("stopped")) } else { self.out.write(bytes) }
     }
@@ -109,7 +109,7 @@ impl Layers<'_> {
             return Ok(packed);
         }
         let mut blob = self.store.blobs().new_blob(work)?;
-        let out = Stoppable { out: &mut blob, stop };
+        let out = StoppableWriter { out: &mut blob, stop };
         let layer = match self.plain_layer_of(tree, latest)? {
             Some(plain) => self.recompress(&plain, form, out)?,
             None => {
@@ -152,7 +152,7 @@ impl Layers<'_> {
         out: impl Write,
         stop: &dyn Fn() -> bool,
     ) -> Result<PackedLayer> {
-        let mut out = Stoppable { out, stop };
+        let mut out = StoppableWriter { out, stop };
         let document = format!("trees/{}/{}", tree.name(), layer_document(form, latest));
         if let Some(packed) = self.packed_layer(&document)? {
             let failed = |e| rbuild_linux::Error::new("write", "the layer", e);
@@ -205,7 +205,7 @@ impl Layers<'_> {
         let fill = |dir: &RootDir| {
             trees.iter().try_for_each(|tree| self.store.lazy_trees().unfold_tree(session.work, tree))?;
             let open = trees.iter().map(|tree| self.store.trees().tree(tree)).collect::<Result<Vec<_>>>()?;
-            Ok::<_, StoreError>(merge(&open, &dir.sub("fs")?, MergedFiles::Linked, Whiteouts::Kept)?)
+            Ok::<_, StoreError>(merge(&open, &dir.sub("fs")?, MergedFiles::Linked, MergedWhiteouts::Kept)?)
         };
         session.tree_once(Lock::Squash, &key, created, fill).map(Once::either)
     }

@@ -69,7 +69,7 @@ mod workspace;
 
 pub use blobs::Blobs;
 pub use cache::inputs::{BuildIndex, FILES, FROM, IndexedStep, KeyInputs, KeyPart, KeyValue, PARENT};
-pub use cache::records::{FinishedImage, ForeignRecord, Record, Records};
+pub use cache::records::{ForeignRecord, Record, RecordedImage, Records};
 pub use cache_mounts::{CacheMount, CacheMounts, CacheUse, LentCache};
 pub use containers::{Container, Containers};
 pub use error::{Result, StoreError};
@@ -92,5 +92,5 @@ pub use trees::id::TreeId;
 pub use trees::lazy::LazyTrees;
 pub use trees::tree::{LISTING, Trees};
 pub use trees::union::ImageTrees;
-pub use waiting::Patience;
+pub use waiting::LockPatience;
 pub use workspace::Workspace;

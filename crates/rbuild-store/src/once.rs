@@ -114,20 +114,20 @@ thread_local! {
 }
 
 /// A lock that is held until this is dropped, by the thread that took it.
-pub(crate) struct Held {
+pub(crate) struct HeldLock {
     lock: Lock,
     _key: KeyLock,
     _thread: PhantomData<*const ()>,
 }
 
-impl Held {
-    fn new(lock: Lock, key: KeyLock) -> Held {
+impl HeldLock {
+    fn new(lock: Lock, key: KeyLock) -> HeldLock {
         HELD.with_borrow_mut(|held| held.push(lock));
-        Held { lock, _key: key, _thread: PhantomData }
+        HeldLock { lock, _key: key, _thread: PhantomData }
     }
 }
 
-impl Drop for Held {
+impl Drop for HeldLock {
     fn drop(&mut self) {
         HELD.with_borrow_mut(|held| held.retain(|lock| *lock != self.lock));
     }
@@ -186,13 +186,13 @@ impl Store {
     /// # Errors
     ///
     /// Fails if the lock cannot be taken, or if the build is stopped.
-    pub(crate) fn lock(&self, lock: Lock) -> Result<Held> {
+    pub(crate) fn lock(&self, lock: Lock) -> Result<HeldLock> {
         check_order(&lock);
         let key = self.wait_for_key(lock.key())?;
         if (self.stop())() {
             return Err(StoreError::Stopped);
         }
-        Ok(Held::new(lock, key))
+        Ok(HeldLock::new(lock, key))
     }
 
     /// Takes the lock unless another build holds it.
@@ -200,9 +200,9 @@ impl Store {
     /// # Errors
     ///
     /// Fails if the lock cannot be taken, or if the build is stopped.
-    pub(crate) fn try_lock(&self, lock: Lock, kind: LockKind) -> Result<Option<Held>> {
+    pub(crate) fn try_lock(&self, lock: Lock, kind: LockKind) -> Result<Option<HeldLock>> {
         check_order(&lock);
-        Ok(self.try_key(lock.key(), kind)?.map(|key| Held::new(lock, key)))
+        Ok(self.try_key(lock.key(), kind)?.map(|key| HeldLock::new(lock, key)))
     }
 
     /// Returns the session of a build, which makes its trees in `work`.

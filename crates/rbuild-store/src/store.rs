@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use rbuild_layer::{Limits, Stop};
 use rbuild_linux::{
-    Conflict, Entry, KeyLock, LockKind, OwnerMode, OwnerRecords, RootDir, is_unpublished, process, write_atomic,
+    Conflict, DirEntry, KeyLock, LockKind, OwnerMode, OwnerRecords, RootDir, is_unpublished, process, write_atomic,
     write_durable,
 };
 use rbuild_remedy::Remedy;
@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Result, StoreError};
 use crate::keys;
 use crate::modes;
-use crate::waiting::{Patience, Wait, Waits, open_lock};
+use crate::waiting::{LockPatience, Wait, Waits, open_lock};
 
 /// Lock file with one byte for each step and each cache mount.
 const STEPS: &str = "steps.lock";
@@ -76,7 +76,7 @@ impl Store {
     /// Fails if the directory cannot be used, if its format is newer than this program, or if a
     /// lock is held by another program.
     pub fn open(path: &Path) -> Result<Store> {
-        Store::open_with(path, Patience::default())
+        Store::open_with(path, LockPatience::default())
     }
 
     /// Opens the store with other settings for waiting on locks.
@@ -85,7 +85,7 @@ impl Store {
     ///
     /// Fails as [`Store::open`] does.
     #[tracing::instrument(target = "store", name = "open", level = "debug", skip_all, fields(path = %path.display()))]
-    pub fn open_with(path: &Path, patience: Patience) -> Result<Store> {
+    pub fn open_with(path: &Path, patience: LockPatience) -> Result<Store> {
         let unusable =
             |reason: String| StoreError::Unusable { path: path.to_path_buf(), reason, remedy: Remedy::OtherStore };
         std::fs::create_dir_all(path).map_err(|e| unusable(e.to_string()))?;
@@ -185,7 +185,7 @@ impl Store {
 
     /// Returns the store with another receiver for messages about waits.
     pub fn telling(self, tell: impl Fn(&str) + Send + Sync + 'static) -> Store {
-        let patience = Patience { tell: Arc::new(tell), ..self.waits.patience };
+        let patience = LockPatience { tell: Arc::new(tell), ..self.waits.patience };
         Store { waits: Waits { patience, ..self.waits }, ..self }
     }
 
@@ -274,7 +274,7 @@ impl Store {
     }
 
     /// Lists the documents of a directory, without temporary files of running or killed processes.
-    pub(crate) fn documents(&self, dir: &str) -> Result<Vec<Entry>> {
+    pub(crate) fn documents(&self, dir: &str) -> Result<Vec<DirEntry>> {
         let mut entries = self.dir(dir)?.entries()?;
         entries.retain(|entry| !is_unpublished(&entry.name));
         Ok(entries)

@@ -17,46 +17,46 @@ const SAY: Duration = Duration::from_secs(3);
 const LOOK: Duration = Duration::from_secs(1);
 
 /// Returns true if waiting is cancelled.
-pub(crate) type Stop = Arc<dyn Fn() -> bool + Send + Sync>;
+pub(crate) type StopFunction = Arc<dyn Fn() -> bool + Send + Sync>;
 
 /// Settings for waiting on locks.
 #[derive(Clone)]
-pub struct Patience {
+pub struct LockPatience {
     /// Maximum time that another program than rbuild may hold a lock of the store.
     pub foreign: Duration,
     /// Receives messages about waits.
     pub tell: Arc<dyn Fn(&str) + Send + Sync>,
 }
 
-impl Default for Patience {
-    fn default() -> Patience {
-        Patience { foreign: Duration::from_secs(15), tell: Arc::new(|_| ()) }
+impl Default for LockPatience {
+    fn default() -> LockPatience {
+        LockPatience { foreign: Duration::from_secs(15), tell: Arc::new(|_| ()) }
     }
 }
 
 /// The state of an open store that waits need.
 #[derive(Clone)]
 pub(crate) struct Waits {
-    pub patience: Patience,
-    pub stop: Stop,
+    pub patience: LockPatience,
+    pub stop: StopFunction,
     /// The /proc of the process that opened the store. That of a builder's PID namespace would not
     /// show the holders.
     pub proc: Option<Arc<RootDir>>,
-    pub opened_by: Opener,
+    pub opened_by: LockUser,
 }
 
 /// The process that opened the store.
 #[derive(Clone)]
-pub(crate) struct Opener {
+pub(crate) struct LockUser {
     pid: u32,
     uid: u32,
     user: Option<String>,
 }
 
 impl Waits {
-    pub fn new(patience: Patience) -> Waits {
+    pub fn new(patience: LockPatience) -> Waits {
         let uid = process::own_ids().0;
-        let opened_by = Opener { pid: std::process::id(), uid, user: process::user_name(uid) };
+        let opened_by = LockUser { pid: std::process::id(), uid, user: process::user_name(uid) };
         Waits { patience, stop: Arc::new(|| false), proc: RootDir::open("/proc").ok().map(Arc::new), opened_by }
     }
 

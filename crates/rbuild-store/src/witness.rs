@@ -5,7 +5,7 @@
 use std::ffi::{OsStr, OsString};
 use std::io::Write;
 
-use rbuild_linux::{Kind, OwnerMode, RootDir, random_bytes};
+use rbuild_linux::{FileKind, OwnerMode, RootDir, random_bytes};
 
 use crate::error::{Result, StoreError};
 use crate::modes;
@@ -28,9 +28,9 @@ impl Store {
         if self.owners() == OwnerMode::Recorded && self.root.writes_access_times() {
             return Err(StoreError::AccessTimes);
         }
-        let names: &[(&str, Kind)] = match self.owners() {
-            OwnerMode::Given => &[("given", Kind::File)],
-            OwnerMode::Recorded => &[("recorded", Kind::File), ("recorded-link", Kind::Symlink)],
+        let names: &[(&str, FileKind)] = match self.owners() {
+            OwnerMode::Given => &[("given", FileKind::File)],
+            OwnerMode::Recorded => &[("recorded", FileKind::File), ("recorded-link", FileKind::Symlink)],
         };
         for (name, kind) in names {
             let name = OsStr::new(name);
@@ -49,10 +49,10 @@ impl Store {
     }
 }
 
-fn make(dir: &RootDir, name: &OsStr, kind: Kind) -> Result<()> {
+fn make(dir: &RootDir, name: &OsStr, kind: FileKind) -> Result<()> {
     let random: [u8; 8] = random_bytes()?;
     let temp = OsString::from(format!(".{:016x}", u64::from_le_bytes(random)));
-    if kind == Kind::Symlink {
+    if kind == FileKind::Symlink {
         dir.create_symlink(OsStr::new("nowhere"), &temp)?;
     } else {
         let mut file = dir.create_file(&temp, modes::file())?;
@@ -71,9 +71,9 @@ fn make(dir: &RootDir, name: &OsStr, kind: Kind) -> Result<()> {
 fn lost(dir: &RootDir, name: &OsStr) -> Result<Option<&'static str>> {
     let stat = dir.stat_name(name)?;
     if (stat.uid, stat.gid) != SOMEBODY {
-        return Ok(Some(if stat.kind == Kind::Symlink { "owners of links" } else { "owners" }));
+        return Ok(Some(if stat.kind == FileKind::Symlink { "owners of links" } else { "owners" }));
     }
-    if stat.kind != Kind::File || dir.read(name, 64)? != OWNERS_AND_ATTRIBUTES {
+    if stat.kind != FileKind::File || dir.read(name, 64)? != OWNERS_AND_ATTRIBUTES {
         return Ok(None);
     }
     let there = dir.xattrs(name)?.contains_key(OsStr::new(ATTRIBUTE));

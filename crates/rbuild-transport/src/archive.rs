@@ -11,7 +11,7 @@ use rbuild_linux::parallel::locked;
 use rbuild_store::PackedLayer;
 use serde_json::json;
 
-use crate::blobs::{BlobSink, BlobSource, Document, Part, copy_verified};
+use crate::blobs::{BlobInfo, BlobSink, BlobSource, Document, copy_verified};
 use crate::documents::{Saved, docker_manifest, index, repositories};
 use crate::error::{Result, TransportError};
 use crate::layout::blob_path;
@@ -67,8 +67,8 @@ impl<W: Write> ArchiveWriter<W> {
     where
         W: Seek,
     {
-        struct Content<'a, W: Write>(&'a mut TarWriter<W>);
-        impl<W: Write> Write for Content<'_, W> {
+        struct MemberWriter<'a, W: Write>(&'a mut TarWriter<W>);
+        impl<W: Write> Write for MemberWriter<'_, W> {
             fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
                 self.0.content(bytes).map(|()| bytes.len())
             }
@@ -78,7 +78,7 @@ impl<W: Write> ArchiveWriter<W> {
         }
         let ArchiveState { tar, written } = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
         let entry = tar.late_entry().map_err(failed)?;
-        let layer = make(&mut Content(tar))?;
+        let layer = make(&mut MemberWriter(tar))?;
         let new = written.insert(layer.digest).then(|| blob_path(&layer.digest));
         tar.end_late_entry(entry, new.as_deref()).map_err(failed)?;
         Ok(layer)
@@ -110,8 +110,8 @@ impl<W: Write> ArchiveWriter<W> {
 }
 
 impl<W: Write + Send> BlobSink for ArchiveWriter<W> {
-    fn copy(&self, source: &dyn BlobSource, part: &Part, moved: &Arc<AtomicU64>) -> Result<()> {
-        let Part { digest, size } = part;
+    fn copy(&self, source: &dyn BlobSource, part: &BlobInfo, moved: &Arc<AtomicU64>) -> Result<()> {
+        let BlobInfo { digest, size } = part;
         let ArchiveState { tar, written } = &mut *locked(&self.state);
         if !written.insert(*digest) {
             return Ok(());

@@ -19,7 +19,7 @@ const CHUNK: usize = 256 << 10;
 
 /// A blob of an image: its digest, and its size in bytes by the document that refers to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Part {
+pub struct BlobInfo {
     /// Digest of the bytes.
     pub digest: BlobDigest,
     /// Number of bytes.
@@ -74,7 +74,7 @@ pub trait BlobSource: Sync {
     /// # Errors
     ///
     /// Fails if it is missing.
-    fn open(&self, part: &Part) -> Result<Box<dyn BlobRead + '_>>;
+    fn open(&self, part: &BlobInfo) -> Result<Box<dyn BlobRead + '_>>;
 
     /// Returns the number of times that a blob is read until its digest is right.
     fn attempts(&self) -> usize {
@@ -94,7 +94,7 @@ pub trait BlobSink: Sync {
     /// # Errors
     ///
     /// Fails if either end fails, or if the bytes have another digest.
-    fn copy(&self, source: &dyn BlobSource, part: &Part, moved: &Arc<AtomicU64>) -> Result<()>;
+    fn copy(&self, source: &dyn BlobSource, part: &BlobInfo, moved: &Arc<AtomicU64>) -> Result<()>;
 
     /// Writes a manifest or an index under its digest, unless it is here.
     ///
@@ -135,7 +135,7 @@ pub struct TransferProgress<'a> {
 pub(crate) fn copy_all(
     source: &dyn BlobSource,
     sink: &dyn BlobSink,
-    parts: &[Part],
+    parts: &[BlobInfo],
     progress: &TransferProgress<'_>,
 ) -> Result<()> {
     let copied = try_map(sink.at_once(), parts, |part| {
@@ -147,7 +147,7 @@ pub(crate) fn copy_all(
 }
 
 /// Returns the number of bytes of all blobs. Manifests may claim any sizes.
-pub(crate) fn total_size(parts: &[Part]) -> u64 {
+pub(crate) fn total_size(parts: &[BlobInfo]) -> u64 {
     parts.iter().fold(0, |total, part| total.saturating_add(part.size))
 }
 
@@ -203,7 +203,7 @@ mod tests {
 
     #[test]
     fn sizes_that_no_number_holds_are_no_panic() {
-        let part = |text: &[u8], size| Part { digest: BlobDigest::of(text), size };
+        let part = |text: &[u8], size| BlobInfo { digest: BlobDigest::of(text), size };
         assert_eq!(total_size(&[part(b"a", 3), part(b"b", 4)]), 7);
         assert_eq!(total_size(&[part(b"a", i64::MAX as u64); 3]), u64::MAX);
     }

@@ -10,7 +10,7 @@ use rbuild_layer::{EntryKind, TarEntry, TarWriter};
 use rbuild_store::Store;
 use serde_json::{Value, json};
 
-use crate::blobs::{BlobRead, BlobSource, Part};
+use crate::blobs::{BlobInfo, BlobRead, BlobSource};
 use crate::error::{Result, TransportError};
 use crate::layout::{blob_path, wrong_digest};
 
@@ -202,7 +202,7 @@ impl BlobSource for Memory {
         self.bytes(digest)
     }
 
-    fn open(&self, part: &Part) -> Result<Box<dyn BlobRead + '_>> {
+    fn open(&self, part: &BlobInfo) -> Result<Box<dyn BlobRead + '_>> {
         let mut bytes = self.bytes(&part.digest)?;
         if self.opened.fetch_add(1, Ordering::Relaxed) < self.wrong {
             bytes[0] ^= 1;

@@ -14,7 +14,7 @@ use rbuild_linux::{AtomicFile, Directory, RootDir, write_atomic};
 use rbuild_remedy::Remedy;
 use serde_json::Value;
 
-use crate::blobs::{BlobRead, BlobSink, BlobSource, Document, Part, copy_verified};
+use crate::blobs::{BlobInfo, BlobRead, BlobSink, BlobSource, Document, copy_verified};
 use crate::error::{Result, TransportError};
 
 /// Maximum size of a document in bytes.
@@ -106,7 +106,7 @@ impl BlobSource for LayoutSource {
         }
     }
 
-    fn open(&self, part: &Part) -> Result<Box<dyn BlobRead + '_>> {
+    fn open(&self, part: &BlobInfo) -> Result<Box<dyn BlobRead + '_>> {
         let path = blob_path(&part.digest);
         let file = self.file(&path)?;
         Ok(Box::new(LayoutBlob { path, file }))
@@ -164,7 +164,7 @@ impl LayoutWriter {
 }
 
 impl BlobSink for LayoutWriter {
-    fn copy(&self, source: &dyn BlobSource, part: &Part, moved: &Arc<AtomicU64>) -> Result<()> {
+    fn copy(&self, source: &dyn BlobSource, part: &BlobInfo, moved: &Arc<AtomicU64>) -> Result<()> {
         if self.has(&part.digest)? {
             return Ok(());
         }

@@ -26,13 +26,13 @@ mod save;
 mod store;
 
 pub use archive::{ArchiveFormat, ArchiveWriter};
-pub use blobs::{BlobRead, BlobSink, BlobSource, Document, Part, TransferProgress};
+pub use blobs::{BlobInfo, BlobRead, BlobSink, BlobSource, Document, TransferProgress};
 pub use destination::write_destination;
 pub use destination_full::{DestinationFull, WriteError};
 pub use documents::{Saved, index_of_images, preferred};
 pub use error::{Result, TransportError};
 pub use layout::LayoutWriter;
-pub use load::{Incoming, Loaded, Wanted, load, load_directory, take_from_layout};
+pub use load::{Incoming, Loaded, WantedPlatform, load, load_directory, take_from_layout};
 pub use pull::{PulledImage, pull};
 pub use push::{Outgoing, check_push, outgoing, push};
 pub use put_layer::{PutLayer, put_layer};

@@ -22,10 +22,10 @@ pub(crate) mod members;
 pub(crate) mod named;
 
 use docker::docker_items;
-use found::{Found, Image, unreadable};
-pub use found::{Incoming, Wanted};
-use index::{Entries, Reached, name_of};
-use members::Members;
+use found::{CheckedImage, FoundImages, unreadable};
+pub use found::{Incoming, WantedPlatform};
+use index::{IndexResolver, Reached, name_of};
+use members::IncomingParts;
 use named::DockerItem;
 
 /// An image that was loaded.
@@ -43,9 +43,9 @@ pub struct Loaded {
 ///
 /// Fails if the archive is damaged or incomplete, exceeds a limit, or has no image for the wanted
 /// platform. The store is unchanged then.
-pub fn load(store: &Store, source: impl Read, wanted: &Wanted) -> Result<Incoming<Vec<Loaded>>> {
+pub fn load(store: &Store, source: impl Read, wanted: &WantedPlatform) -> Result<Incoming<Vec<Loaded>>> {
     let work = Workspace::open(store)?;
-    keep_all(Members::of_archive(Staging::open(store, &work)?, source)?, wanted)
+    keep_all(IncomingParts::of_archive(Staging::open(store, &work)?, source)?, wanted)
 }
 
 /// Stores the images of an OCI image layout directory under their names. `moved` counts the bytes
@@ -58,11 +58,11 @@ pub fn load(store: &Store, source: impl Read, wanted: &Wanted) -> Result<Incomin
 pub fn load_directory(
     store: &Store,
     dir: &Path,
-    wanted: &Wanted,
+    wanted: &WantedPlatform,
     moved: &Arc<AtomicU64>,
 ) -> Result<Incoming<Vec<Loaded>>> {
     let work = Workspace::open(store)?;
-    keep_all(Members::of_directory(Staging::open(store, &work)?, dir, moved)?, wanted)
+    keep_all(IncomingParts::of_directory(Staging::open(store, &work)?, dir, moved)?, wanted)
 }
 
 /// Imports one image of an OCI image layout without a name; returns its manifest digest. `wanted`
@@ -79,7 +79,7 @@ pub fn take_from_layout(
     platform: &Platform,
 ) -> Result<Incoming<ManifestDigest>> {
     let work = Workspace::open(store)?;
-    let members = Members::of_directory(Staging::open(store, &work)?, dir, &Arc::default())?;
+    let members = IncomingParts::of_directory(Staging::open(store, &work)?, dir, &Arc::default())?;
     let text = members.document("index.json")?.unwrap_or_default();
     let index = parse_index(&text).map_err(unreadable("index.json"))?;
     let tag = |d: &Descriptor| d.annotations().as_ref().and_then(|a| a.get(REF_NAME).cloned()).unwrap_or_default();
@@ -98,8 +98,8 @@ pub fn take_from_layout(
             }),
         });
     };
-    let platform = Wanted::Host(platform.clone());
-    let mut layout = Entries::new(&members, &platform);
+    let platform = WantedPlatform::Host(platform.clone());
+    let mut layout = IndexResolver::new(&members, &platform);
     let image = match layout.enter(entry)? {
         Reached::One(image) => image,
         Reached::None if !layout.others.is_empty() => {
@@ -125,8 +125,8 @@ pub fn take_from_layout(
 
 /// Stores all images in one transaction and tags them.
 #[tracing::instrument(target = "transport", name = "load", level = "debug", skip_all)]
-fn keep_all(members: Members<'_>, wanted: &Wanted) -> Result<Incoming<Vec<Loaded>>> {
-    let Incoming { found: Found { images, names }, mut warnings } = images(&members, wanted)?;
+fn keep_all(members: IncomingParts<'_>, wanted: &WantedPlatform) -> Result<Incoming<Vec<Loaded>>> {
+    let Incoming { found: FoundImages { images, names }, mut warnings } = images(&members, wanted)?;
     if images.is_empty() {
         warnings.push("the archive names no image; nothing was loaded".into());
     }
@@ -135,13 +135,13 @@ fn keep_all(members: Members<'_>, wanted: &Wanted) -> Result<Incoming<Vec<Loaded
     let tags: Vec<_> = manifests.iter().map(|manifest| (*manifest, None)).chain(with_names).collect();
     members.staging.keep("load", &manifests, &tags)?;
     let (mut all, mut places, mut told) = (Vec::new(), HashMap::new(), HashSet::new());
-    for Image { id, .. } in images {
+    for CheckedImage { id, .. } in images {
         places.entry(id).or_insert_with(|| {
             all.push(Loaded { id, names: Vec::new() });
             all.len() - 1
         });
     }
-    for (Image { id, .. }, name) in names {
+    for (CheckedImage { id, .. }, name) in names {
         if told.insert((id, name.to_string())) {
             all[places[&id]].names.push(name);
         }
@@ -149,7 +149,7 @@ fn keep_all(members: Members<'_>, wanted: &Wanted) -> Result<Incoming<Vec<Loaded
     Ok(Incoming { found: all, warnings })
 }
 
-fn images(members: &Members<'_>, wanted: &Wanted) -> Result<Incoming<Found>> {
+fn images(members: &IncomingParts<'_>, wanted: &WantedPlatform) -> Result<Incoming<FoundImages>> {
     let text = members.document("index.json")?;
     let index = text.as_ref().and_then(|text| parse_index(text).ok());
     // For an image of several platforms, `manifest.json` has only the platform that its writer
@@ -173,9 +173,9 @@ fn images(members: &Members<'_>, wanted: &Wanted) -> Result<Incoming<Found>> {
 
 /// Returns the images that `index.json` refers to. An entry for other platforms only is a warning,
 /// or an error if no image is left.
-fn of_layout(members: &Members<'_>, text: &[u8], wanted: &Wanted) -> Result<Incoming<Found>> {
+fn of_layout(members: &IncomingParts<'_>, text: &[u8], wanted: &WantedPlatform) -> Result<Incoming<FoundImages>> {
     let index = parse_index(text).map_err(unreadable("index.json"))?;
-    let mut layout = Entries::new(members, wanted);
+    let mut layout = IndexResolver::new(members, wanted);
     let mut names = Vec::new();
     let mut warnings: Vec<Warning> = layout_warning(members)?.into_iter().collect();
     for entry in index.manifests() {
@@ -191,16 +191,20 @@ fn of_layout(members: &Members<'_>, text: &[u8], wanted: &Wanted) -> Result<Inco
     if layout.images.is_empty() && !layout.others.is_empty() {
         return Err(wanted.missing("the archive", &layout.others));
     }
-    Ok(Incoming { found: Found { images: layout.images, names }, warnings })
+    Ok(Incoming { found: FoundImages { images: layout.images, names }, warnings })
 }
 
 /// Keeps only images of the wanted platform. `manifest.json` does not state platforms, so they are
 /// read from the configurations.
-fn of_platform(members: &Members<'_>, loaded: Incoming<Found>, wanted: &Wanted) -> Result<Incoming<Found>> {
+fn of_platform(
+    members: &IncomingParts<'_>,
+    loaded: Incoming<FoundImages>,
+    wanted: &WantedPlatform,
+) -> Result<Incoming<FoundImages>> {
     if !wanted.given() {
         return Ok(loaded);
     }
-    let Incoming { found: Found { images, mut names }, warnings } = loaded;
+    let Incoming { found: FoundImages { images, mut names }, warnings } = loaded;
     let (mut kept, mut others) = (Vec::new(), BTreeSet::new());
     for image in images {
         let platform = members.platform(&image.id)?;
@@ -214,12 +218,12 @@ fn of_platform(members: &Members<'_>, loaded: Incoming<Found>, wanted: &Wanted) 
         return Err(wanted.missing("the archive", &others));
     }
     names.retain(|(image, _)| kept.contains(image));
-    Ok(Incoming { found: Found { images: kept, names }, warnings })
+    Ok(Incoming { found: FoundImages { images: kept, names }, warnings })
 }
 
 /// Returns a warning if the `oci-layout` file is missing, which marks a directory as a layout (OCI
 /// image layout, "oci-layout file").
-fn layout_warning(members: &Members<'_>) -> Result<Option<Warning>> {
+fn layout_warning(members: &IncomingParts<'_>) -> Result<Option<Warning>> {
     let missing = members.document("oci-layout")?.is_none();
     Ok(missing.then(|| "the OCI layout has no oci-layout file; its index.json is read as if it were one".into()))
 }

@@ -9,7 +9,7 @@ use rbuild_remedy::Remedy;
 use rbuild_store::{Lock, Once, Pulled, Staging, Store, Workspace};
 use serde_json::Value;
 
-use crate::blobs::{BlobSink, BlobSource, Part, TransferProgress, copy_all, total_size};
+use crate::blobs::{BlobInfo, BlobSink, BlobSource, TransferProgress, copy_all, total_size};
 use crate::error::{Result, TransportError};
 use crate::media_types::is_layer;
 
@@ -143,7 +143,7 @@ impl Transfer<'_> {
         if size > MAX_CONFIG {
             return Err(self.odd(format!("its configuration has {size} bytes, and {MAX_CONFIG} at most are read")));
         }
-        staging.copy(self.source, &Part { digest, size }, &self.progress.moved)?;
+        staging.copy(self.source, &BlobInfo { digest, size }, &self.progress.moved)?;
         let text = staging.read_document(&digest)?;
         let config: ImageConfig =
             serde_json::from_slice(&text).map_err(|e| self.odd(format!("the configuration {digest}: {e}")))?;
@@ -177,12 +177,12 @@ impl Transfer<'_> {
 
     /// Downloads the layers that the store lacks, several at once and the largest first.
     fn layers(&self, staging: &Staging<'_>, layers: &[Descriptor]) -> Result<()> {
-        let mut missing: Vec<Part> = Vec::new();
+        let mut missing: Vec<BlobInfo> = Vec::new();
         for layer in layers {
             let (digest, size) = (digest_of(layer).map_err(|e| self.odd(e))?, layer.size());
             let here = staging.store().blobs().has_whole_blob(&digest, size)?;
             if !here && !missing.iter().any(|known| known.digest == digest) {
-                missing.push(Part { digest, size });
+                missing.push(BlobInfo { digest, size });
             }
         }
         missing.sort_by_key(|part| std::cmp::Reverse(part.size));

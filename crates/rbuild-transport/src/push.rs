@@ -7,7 +7,7 @@ use rbuild_layer::{Compression, LayerForm};
 use rbuild_registry::{Client, Repository};
 use rbuild_store::{Image, Store, Workspace};
 
-use crate::blobs::{BlobSink, Document, Part, TransferProgress, copy_all, total_size};
+use crate::blobs::{BlobInfo, BlobSink, Document, TransferProgress, copy_all, total_size};
 use crate::documents::{index_entry, index_of};
 use crate::error::{Result, TransportError};
 use crate::registry::Upload;
@@ -21,7 +21,7 @@ pub struct Outgoing {
     top: Document,
     /// Manifests that the index refers to.
     below: Vec<Document>,
-    blobs: Vec<Part>,
+    blobs: Vec<BlobInfo>,
 }
 
 /// Prepares an image for registries, given by the images of its platforms. Layers that are not
@@ -50,7 +50,7 @@ pub fn outgoing(store: &Store, platforms: &[Image], as_is: bool) -> Result<Outgo
 }
 
 /// Returns the manifest of an image for registries, and adds its blobs to `blobs`.
-fn packed(store: &Store, image: &Image, as_is: bool, blobs: &mut Vec<Part>) -> Result<Document> {
+fn packed(store: &Store, image: &Image, as_is: bool, blobs: &mut Vec<BlobInfo>) -> Result<Document> {
     let mut bytes = store.blobs().read_document(&image.manifest_digest.blob())?;
     let plain = |layer: &Descriptor| !as_is && *layer.media_type() == MediaType::ImageLayer;
     let mut manifest = image.manifest.clone();
@@ -70,7 +70,7 @@ fn packed(store: &Store, image: &Image, as_is: bool, blobs: &mut Vec<Part>) -> R
     for part in manifest.layers().iter().chain([manifest.config()]) {
         let digest = digest_of(part).map_err(|e| TransportError::other(e.to_string()))?;
         if !blobs.iter().any(|known| known.digest == digest) {
-            blobs.push(Part { digest, size: part.size() });
+            blobs.push(BlobInfo { digest, size: part.size() });
         }
     }
     let media_type = manifest.media_type().as_ref().map_or(MediaType::ImageManifest.to_string(), ToString::to_string);

@@ -46,7 +46,7 @@ pub fn put_layer(staging: &Staging<'_>, source: impl Read, what: &str) -> Result
     let decoder = Bounded::new(&mut raw, limits).map_err(TransportError::io(what))?;
     let mut plain = Passing::new(decoder, (!keep).then_some(&stored));
     plain.hasher = matches!(compression, Compression::Gzip | Compression::Zstd).then(Hasher::new);
-    let Entries { is_image_archive, whiteout } = read_entries(LimitedTar::new(&mut plain, limits), what)?;
+    let ArchiveFacts { is_image_archive, whiteout } = read_entries(LimitedTar::new(&mut plain, limits), what)?;
     if plain.source.count() == 0 {
         return Err(TransportError::Other {
             message: format!("{what} is empty"),
@@ -97,13 +97,13 @@ impl<R: Read> Read for Passing<'_, '_, R> {
 const IMAGE_DOCUMENTS: [&str; 3] = ["manifest.json", "index.json", "oci-layout"];
 
 /// Facts about an archive that its names tell.
-struct Entries {
+struct ArchiveFacts {
     is_image_archive: bool,
     whiteout: Option<String>,
 }
 
 /// Reads an archive to its end.
-fn read_entries<R: Read>(mut tar: LimitedTar<R>, what: &str) -> Result<Entries> {
+fn read_entries<R: Read>(mut tar: LimitedTar<R>, what: &str) -> Result<ArchiveFacts> {
     let (mut documents, mut whiteout) = (BTreeSet::new(), None);
     while let Some(entry) = tar.next_entry().map_err(TransportError::layer(what))? {
         let name = clean(&entry.path.to_string_lossy());
@@ -115,5 +115,5 @@ fn read_entries<R: Read>(mut tar: LimitedTar<R>, what: &str) -> Result<Entries> 
     tar.drain().map_err(TransportError::layer(what))?;
     // A docker-archive always has `manifest.json`, an OCI layout both of the others.
     let is_image_archive = documents.contains("manifest.json") || documents.len() == 2;
-    Ok(Entries { is_image_archive, whiteout })
+    Ok(ArchiveFacts { is_image_archive, whiteout })
 }

@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use rbuild_image::BlobDigest;
 use rbuild_layer::Counting;
-use rbuild_registry::{Blob, BlobReader, Pushed, Repository};
+use rbuild_registry::{BlobReader, Pushed, Repository, UploadBlob};
 
-use crate::blobs::{BlobRead, BlobSink, BlobSource, Document, Part};
+use crate::blobs::{BlobInfo, BlobRead, BlobSink, BlobSource, Document};
 use crate::error::{Result, TransportError};
 
 /// Number of connections.
@@ -40,7 +40,7 @@ impl BlobSource for Repository {
         Ok(Repository::document(self, digest)?.bytes)
     }
 
-    fn open(&self, part: &Part) -> Result<Box<dyn BlobRead + '_>> {
+    fn open(&self, part: &BlobInfo) -> Result<Box<dyn BlobRead + '_>> {
         Ok(Box::new(self.blob(&part.digest, part.size)))
     }
 
@@ -61,8 +61,8 @@ impl BlobSink for Upload<'_> {
         CONNECTIONS
     }
 
-    fn copy(&self, source: &dyn BlobSource, part: &Part, moved: &Arc<AtomicU64>) -> Result<()> {
-        let Part { digest, size } = *part;
+    fn copy(&self, source: &dyn BlobSource, part: &BlobInfo, moved: &Arc<AtomicU64>) -> Result<()> {
+        let BlobInfo { digest, size } = *part;
         let open = |at| {
             let failed = |e: TransportError| io::Error::other(e.message());
             let mut blob = source.open(part).map_err(failed)?;
@@ -71,7 +71,7 @@ impl BlobSink for Upload<'_> {
         };
         // The registry compares the digest: a damaged blob is refused there.
         let mount_from = self.elsewhere.get(&digest).map(String::as_str);
-        let pushed = self.repository.push_blob(&Blob { digest, size, open: &open, mount_from })?;
+        let pushed = self.repository.push_blob(&UploadBlob { digest, size, open: &open, mount_from })?;
         if pushed != Pushed::Uploaded {
             moved.fetch_add(size, Ordering::Relaxed);
         }

@@ -17,7 +17,7 @@ use rbuild_store::{Image, Store};
 use serde_json::json;
 
 use crate::archive::{ArchiveFormat, ArchiveWriter};
-use crate::blobs::{BlobSink, BlobSource, Document, Part};
+use crate::blobs::{BlobInfo, BlobSink, BlobSource, Document};
 use crate::destination::write_destination;
 use crate::destination_full::WriteError;
 use crate::documents::{Saved, index, platform_index};
@@ -87,7 +87,7 @@ fn write_layout(
 /// Fails if the store lacks a blob.
 pub fn save_size(store: &Store, images: &[Saved], known: &BTreeSet<BlobDigest>) -> Result<u64> {
     let blobs = blobs_of(images, known)?;
-    let stored = blobs.iter().filter(|(_, blob)| matches!(blob, Blob::Stored(_)));
+    let stored = blobs.iter().filter(|(_, blob)| matches!(blob, BlobContent::Stored(_)));
     stored.map(|(digest, _)| Ok(store.blobs().blob_size(digest)?)).sum()
 }
 
@@ -145,26 +145,26 @@ pub fn check_layers(store: &Store, images: &[Saved], known: &BTreeSet<BlobDigest
 }
 
 /// A blob of an image: read from the source with its size in bytes, or generated.
-enum Blob {
+enum BlobContent {
     Stored(u64),
     Made(Document),
 }
 
-fn blobs_of(images: &[Saved], known: &BTreeSet<BlobDigest>) -> Result<BTreeMap<BlobDigest, Blob>> {
+fn blobs_of(images: &[Saved], known: &BTreeSet<BlobDigest>) -> Result<BTreeMap<BlobDigest, BlobContent>> {
     let mut blobs = BTreeMap::new();
     for saved in images {
         for image in &saved.images {
             for (layer, (descriptor, _)) in layer_blobs(image)?.into_iter().zip(image.layers()?) {
                 if !known.contains(&layer) {
-                    blobs.insert(layer, Blob::Stored(descriptor.size()));
+                    blobs.insert(layer, BlobContent::Stored(descriptor.size()));
                 }
             }
-            blobs.insert(image.manifest_digest.blob(), Blob::Stored(image.manifest_size));
-            blobs.insert(image.id.blob(), Blob::Stored(image.manifest.config().size()));
+            blobs.insert(image.manifest_digest.blob(), BlobContent::Stored(image.manifest_size));
+            blobs.insert(image.id.blob(), BlobContent::Stored(image.manifest.config().size()));
         }
         if let Some(bytes) = platform_index(saved)? {
             let index = Document { media_type: MediaType::ImageIndex.to_string(), bytes };
-            blobs.insert(index.digest(), Blob::Made(index));
+            blobs.insert(index.digest(), BlobContent::Made(index));
         }
     }
     Ok(blobs)
@@ -185,8 +185,8 @@ pub fn copy_images(
 ) -> Result<()> {
     for (digest, blob) in blobs_of(images, known)? {
         match blob {
-            Blob::Stored(size) => sink.copy(source, &Part { digest, size }, moved)?,
-            Blob::Made(document) => sink.put_document(&document)?,
+            BlobContent::Stored(size) => sink.copy(source, &BlobInfo { digest, size }, moved)?,
+            BlobContent::Made(document) => sink.put_document(&document)?,
         }
     }
     Ok(())

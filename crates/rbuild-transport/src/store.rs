@@ -9,7 +9,7 @@ use rbuild_image::BlobDigest;
 use rbuild_layer::Counting;
 use rbuild_store::{Blobs, Staging, StoreError};
 
-use crate::blobs::{BlobRead, BlobSink, BlobSource, Document, Part};
+use crate::blobs::{BlobInfo, BlobRead, BlobSink, BlobSource, Document};
 use crate::error::{Result, TransportError};
 
 /// Number of blobs that are received at once.
@@ -73,7 +73,7 @@ impl BlobSource for Blobs<'_> {
         Ok(self.read_document(digest)?)
     }
 
-    fn open(&self, part: &Part) -> Result<Box<dyn BlobRead + '_>> {
+    fn open(&self, part: &BlobInfo) -> Result<Box<dyn BlobRead + '_>> {
         let file = self.open_blob(&part.digest)?;
         let is_verified = self.is_known_whole(&file);
         Ok(Box::new(StoredBlob { blobs: *self, digest: part.digest, file, is_verified, failed: None }))
@@ -85,8 +85,8 @@ impl BlobSink for Staging<'_> {
         AT_ONCE
     }
 
-    fn copy(&self, source: &dyn BlobSource, part: &Part, moved: &Arc<AtomicU64>) -> Result<()> {
-        let Part { digest, size } = part;
+    fn copy(&self, source: &dyn BlobSource, part: &BlobInfo, moved: &Arc<AtomicU64>) -> Result<()> {
+        let BlobInfo { digest, size } = part;
         if self.size(digest)? == Some(*size) && self.store().blobs().has_whole_blob(digest, *size)? {
             return Ok(());
         }

@@ -23,7 +23,7 @@ use input::config::Config;
 use input::settings::Settings;
 use input::withheld;
 use ui::terminal;
-use words::verbs::Line;
+use words::verbs::CommandLine;
 
 fn main() -> ExitCode {
     let argv: Vec<std::ffi::OsString> = std::env::args_os().collect();
@@ -38,9 +38,9 @@ fn main() -> ExitCode {
 fn run(argv: Vec<std::ffi::OsString>) -> u8 {
     let as_docker = argv.first().is_some_and(|a| std::path::Path::new(a).file_name().is_some_and(|n| n == "docker"));
     let (line, verb) = match words::verbs::with_verb(argv.clone(), as_docker) {
-        Ok(Line::Arguments { argv, verb }) => (argv, verb),
-        Ok(Line::Help { verb, long }) => return print_help(verb.as_deref(), long),
-        Ok(Line::Answer { text, note }) => {
+        Ok(CommandLine::Arguments { argv, verb }) => (argv, verb),
+        Ok(CommandLine::Help { verb, long }) => return print_help(verb.as_deref(), long),
+        Ok(CommandLine::Answer { text, note }) => {
             terminal::out(&text);
             if !note.is_empty() {
                 terminal::err(&format!("note: {note}\n"));

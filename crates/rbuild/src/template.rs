@@ -13,7 +13,7 @@ pub use error::TemplateError;
 
 /// A parsed template.
 #[derive(Debug)]
-pub struct Template(Vec<parse::Node>);
+pub struct Template(Vec<parse::TemplateNode>);
 
 impl Template {
     /// Parses a template.

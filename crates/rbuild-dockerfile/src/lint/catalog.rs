@@ -16,7 +16,7 @@ pub struct Rule {
 
 /// A violation of a rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Warning {
+pub struct LintWarning {
     /// The violated rule.
     pub rule: &'static Rule,
     /// Range in the Dockerfile.
@@ -58,6 +58,6 @@ rules! {
     WORKDIR_RELATIVE_PATH "WorkdirRelativePath" "A relative WORKDIR depends on the base image." false;
 }
 
-pub(super) fn warn(found: &mut Vec<Warning>, rule: &'static Rule, word: &Word, message: impl Into<String>) {
-    found.push(Warning { rule, span: word.span, message: message.into() });
+pub(super) fn warn(found: &mut Vec<LintWarning>, rule: &'static Rule, word: &Word, message: impl Into<String>) {
+    found.push(LintWarning { rule, span: word.span, message: message.into() });
 }

@@ -8,10 +8,10 @@ use crate::ast::{Command, Comment, Dockerfile, Healthcheck, Instruction, Op, Sta
 use crate::lint::catalog::*;
 use crate::lint::facts::Facts;
 
-pub fn check(file: &Dockerfile, facts: &Facts<'_>, found: &mut Vec<Warning>) {
+pub fn check(file: &Dockerfile, facts: &Facts<'_>, found: &mut Vec<LintWarning>) {
     for span in &file.empty_continuations {
         let message = "empty line in a continued instruction; future versions will reject it".into();
-        found.push(Warning { rule: &NO_EMPTY_CONTINUATION, span: *span, message });
+        found.push(LintWarning { rule: &NO_EMPTY_CONTINUATION, span: *span, message });
     }
     casing(file, found);
     let mut names: HashSet<String> = HashSet::new();
@@ -29,7 +29,7 @@ pub fn check(file: &Dockerfile, facts: &Facts<'_>, found: &mut Vec<Warning>) {
     descriptions(file, found);
 }
 
-fn casing(file: &Dockerfile, found: &mut Vec<Warning>) {
+fn casing(file: &Dockerfile, found: &mut Vec<LintWarning>) {
     let stages = file.stages.iter().map(|s| &s.keyword);
     let others = file.global_args.iter().chain(file.stages.iter().flat_map(|s| &s.instructions)).map(|i| &i.keyword);
     let mut keywords: Vec<&Word> = stages.chain(others).collect();
@@ -46,7 +46,7 @@ fn casing(file: &Dockerfile, found: &mut Vec<Warning>) {
     }
 }
 
-fn stage_line(stage: &Stage, names: &mut HashSet<String>, facts: &Facts<'_>, found: &mut Vec<Warning>) {
+fn stage_line(stage: &Stage, names: &mut HashSet<String>, facts: &Facts<'_>, found: &mut Vec<LintWarning>) {
     if let Some(name) = &stage.from.name {
         let lower = name.text.to_lowercase();
         if lower != name.text {
@@ -115,7 +115,7 @@ pub fn json_mistake(text: &str) -> Option<String> {
     })
 }
 
-fn instruction(own_shell: bool, i: &Instruction, facts: &Facts<'_>, found: &mut Vec<Warning>) {
+fn instruction(own_shell: bool, i: &Instruction, facts: &Facts<'_>, found: &mut Vec<LintWarning>) {
     secrets(i, found);
     match &i.op {
         Op::Maintainer(_) => {
@@ -150,7 +150,7 @@ fn instruction(own_shell: bool, i: &Instruction, facts: &Facts<'_>, found: &mut 
     }
 }
 
-fn expose(word: &Word, found: &mut Vec<Warning>) {
+fn expose(word: &Word, found: &mut Vec<LintWarning>) {
     let (ports, proto) = word.text.split_once('/').unwrap_or((&word.text, "tcp"));
     if !word.text.contains('$') && proto != proto.to_lowercase() {
         let message = format!("protocol `{proto}` should be `{}`", proto.to_lowercase());
@@ -162,7 +162,7 @@ fn expose(word: &Word, found: &mut Vec<Warning>) {
     }
 }
 
-fn repeated(stage: &Stage, found: &mut Vec<Warning>) {
+fn repeated(stage: &Stage, found: &mut Vec<LintWarning>) {
     let kind = |i: &Instruction| match &i.op {
         Op::Cmd(_) => Some("CMD"),
         Op::Entrypoint(_) => Some("ENTRYPOINT"),
@@ -187,7 +187,7 @@ const SECRET: [&str; 10] =
 /// Words that mark a name as harmless.
 const HARMLESS: [&str; 3] = ["public", "file", "version"];
 
-fn secrets(i: &Instruction, found: &mut Vec<Warning>) {
+fn secrets(i: &Instruction, found: &mut Vec<LintWarning>) {
     let names: Vec<&Word> = match &i.op {
         Op::Env(pairs) => pairs.iter().map(|p| &p.name).collect(),
         Op::Arg(decls) => decls.iter().map(|d| &d.name).collect(),
@@ -206,7 +206,7 @@ fn secrets(i: &Instruction, found: &mut Vec<Warning>) {
 }
 
 /// Checks that a comment above a stage or an ARG begins with its name.
-fn descriptions(file: &Dockerfile, found: &mut Vec<Warning>) {
+fn descriptions(file: &Dockerfile, found: &mut Vec<LintWarning>) {
     let mut look = |comments: &[Comment], name: &Word| {
         let Some(last) = comments.last().filter(|c| !c.text.is_empty() && !c.text.starts_with("check=")) else {
             return;

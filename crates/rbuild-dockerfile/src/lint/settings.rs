@@ -4,7 +4,7 @@ use crate::lint::catalog::Rule;
 
 /// Settings of the lint rules.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Settings {
+pub struct LintSettings {
     /// Names of disabled rules.
     pub skip: Vec<String>,
     /// All rules are disabled.
@@ -22,14 +22,14 @@ pub struct Settings {
 #[error("{0}")]
 pub struct SettingsError(String);
 
-impl Settings {
+impl LintSettings {
     /// Parses `skip=A,B|all;error=true|false;experimental=A,B|all`.
     ///
     /// # Errors
     ///
     /// Describes the first invalid part.
-    pub fn parse(text: &str) -> Result<Settings, SettingsError> {
-        let mut settings = Settings::default();
+    pub fn parse(text: &str) -> Result<LintSettings, SettingsError> {
+        let mut settings = LintSettings::default();
         for part in text.split(';') {
             let (key, value) = part
                 .trim()

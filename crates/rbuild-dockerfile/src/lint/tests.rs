@@ -1,7 +1,7 @@
 use super::*;
 use crate::parse;
 
-fn run(source: &str, settings: &Settings) -> Vec<Warning> {
+fn run(source: &str, settings: &LintSettings) -> Vec<LintWarning> {
     let file = parse(source.as_bytes()).unwrap_or_else(|e| panic!("{source}\n{e:?}"));
     let automatic = [("TARGETPLATFORM".to_string(), "linux/amd64".to_string())];
     let facts = Facts {
@@ -18,7 +18,7 @@ fn run(source: &str, settings: &Settings) -> Vec<Warning> {
 /// passing one must not.
 #[test]
 fn every_rule_has_a_passing_and_a_failing_case() {
-    let settings = Settings { experimental_all: true, ..Settings::default() };
+    let settings = LintSettings { experimental_all: true, ..LintSettings::default() };
     let mut seen: Vec<(String, bool)> = Vec::new();
     for case in include_str!("../../tests/lint.txt").split("== ").skip(1) {
         let (head, source) = case.split_once('\n').unwrap();
@@ -39,19 +39,21 @@ fn every_rule_has_a_passing_and_a_failing_case() {
 #[test]
 fn rules_can_be_skipped_for_the_file_and_for_one_instruction() {
     let source = "FROM base AS Upper\nMAINTAINER x\n";
-    let names = |s: &Settings| run(source, s).iter().map(|w| w.rule.name).collect::<Vec<_>>();
-    assert_eq!(names(&Settings::default()), ["StageNameCasing", "MaintainerDeprecated"]);
-    assert_eq!(names(&Settings::parse("skip=StageNameCasing").unwrap()), ["MaintainerDeprecated"]);
-    assert!(names(&Settings::parse("skip=all;error=true").unwrap()).is_empty());
+    let names = |s: &LintSettings| run(source, s).iter().map(|w| w.rule.name).collect::<Vec<_>>();
+    assert_eq!(names(&LintSettings::default()), ["StageNameCasing", "MaintainerDeprecated"]);
+    assert_eq!(names(&LintSettings::parse("skip=StageNameCasing").unwrap()), ["MaintainerDeprecated"]);
+    assert!(names(&LintSettings::parse("skip=all;error=true").unwrap()).is_empty());
     let one = "FROM base\n# check=skip=MaintainerDeprecated\nMAINTAINER x\nMAINTAINER y\n";
-    assert_eq!(run(one, &Settings::default()).len(), 1);
+    assert_eq!(run(one, &LintSettings::default()).len(), 1);
     assert!(
-        Settings::parse("skip").is_err() && Settings::parse("error=maybe").is_err() && Settings::parse("x=y").is_err()
+        LintSettings::parse("skip").is_err()
+            && LintSettings::parse("error=maybe").is_err()
+            && LintSettings::parse("x=y").is_err()
     );
     let file = parse(b"# check=error=true;skip=A,B\nFROM base\n").unwrap();
     assert_eq!(
         settings(&file).unwrap(),
-        Settings { skip: vec!["A".into(), "B".into()], error: true, ..Settings::default() }
+        LintSettings { skip: vec!["A".into(), "B".into()], error: true, ..LintSettings::default() }
     );
 }
 
@@ -72,7 +74,8 @@ fn names_that_are_no_rules_are_told() {
 
 #[test]
 fn build_arguments_choose_the_base_image() {
-    let found = |source: &str| run(source, &Settings::default()).into_iter().map(|w| w.rule.name).collect::<Vec<_>>();
+    let found =
+        |source: &str| run(source, &LintSettings::default()).into_iter().map(|w| w.rule.name).collect::<Vec<_>>();
     for arg in ["ARG GIVEN", "ARG GIVEN=other", "ARG GIVEN=other\nARG NAME=$GIVEN"] {
         let name = if arg.contains("NAME") { "NAME" } else { "GIVEN" };
         let source = |used: &str| format!("{arg}\nFROM ${name}\nLABEL x=${used}\n");
@@ -86,7 +89,7 @@ fn build_arguments_choose_the_base_image() {
 #[test]
 fn spans_cover_the_exact_word() {
     let source = "FROM base AS Upper\nEXPOSE 80/TCP\nENV A=$KNWON\n";
-    let found = run(source, &Settings::default());
+    let found = run(source, &LintSettings::default());
     let words: Vec<&str> = found.iter().map(|w| &source[w.span.start..w.span.end]).collect();
     assert_eq!(words, ["Upper", "80/TCP", "$KNWON"]);
     assert!(found[2].message.contains("did you mean `KNOWN`"));

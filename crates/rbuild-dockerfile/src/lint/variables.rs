@@ -14,7 +14,7 @@ fn always(name: &str) -> bool {
 }
 
 #[derive(Clone)]
-struct Scope {
+struct VariableScope {
     names: HashSet<String>,
     /// The environment of the base image is unknown, so no variable is reported as undefined.
     open: bool,
@@ -22,10 +22,10 @@ struct Scope {
     workdir: bool,
 }
 
-pub fn check(file: &Dockerfile, facts: &Facts<'_>, found: &mut Vec<Warning>) {
+pub fn check(file: &Dockerfile, facts: &Facts<'_>, found: &mut Vec<LintWarning>) {
     let globals = globals(file, facts, found);
     let global_names: HashSet<String> = globals.keys().cloned().collect();
-    let mut stages: HashMap<String, Scope> = HashMap::new();
+    let mut stages: HashMap<String, VariableScope> = HashMap::new();
     for stage in &file.stages {
         from(file, &stage.from.image, &globals, &global_names, found);
         if let Some(platform) = &stage.from.platform {
@@ -36,7 +36,7 @@ pub fn check(file: &Dockerfile, facts: &Facts<'_>, found: &mut Vec<Warning>) {
             let env = if image == "scratch" { Some(Vec::new()) } else { (facts.base_env)(&image) };
             let open = env.is_none();
             let names = env.unwrap_or_default().iter().map(|e| e.split('=').next().unwrap_or(e).to_string()).collect();
-            Scope { names, open, workdir: false }
+            VariableScope { names, open, workdir: false }
         };
         let mut scope = stages.get(&image.to_lowercase()).cloned().unwrap_or_else(of_image);
         for i in &stage.instructions {
@@ -58,7 +58,7 @@ struct Global {
 
 type Globals = HashMap<String, Global>;
 
-fn globals(file: &Dockerfile, facts: &Facts<'_>, found: &mut Vec<Warning>) -> Globals {
+fn globals(file: &Dockerfile, facts: &Facts<'_>, found: &mut Vec<LintWarning>) -> Globals {
     let automatic = |value: &String| Global { value: Some(value.clone()), default: Some(value.clone()) };
     let mut globals: Globals = facts.automatic.iter().map(|(k, v)| (k.clone(), automatic(v))).collect();
     let mut names: HashSet<String> = globals.keys().cloned().collect();
@@ -92,7 +92,7 @@ fn expand(file: &Dockerfile, text: &str, lookup: &dyn Fn(&str) -> Option<String>
 }
 
 /// Checks that variables in FROM are declared and that their defaults form a valid image name.
-fn from(file: &Dockerfile, image: &Word, globals: &Globals, names: &HashSet<String>, found: &mut Vec<Warning>) {
+fn from(file: &Dockerfile, image: &Word, globals: &Globals, names: &HashSet<String>, found: &mut Vec<LintWarning>) {
     if undefined(file, image, names, &UNDEFINED_ARG_IN_FROM, found) || !image.text.contains('$') {
         return;
     }
@@ -111,7 +111,7 @@ fn undefined(
     word: &Word,
     names: &HashSet<String>,
     rule: &'static Rule,
-    found: &mut Vec<Warning>,
+    found: &mut Vec<LintWarning>,
 ) -> bool {
     let lookup = |name: &str| names.contains(name).then(String::new);
     let Ok(got) = Lexer::new(file.escape).word(&word.text, &lookup) else { return false };
@@ -127,7 +127,7 @@ fn undefined(
     any
 }
 
-fn instruction(file: &Dockerfile, i: &Instruction, scope: &mut Scope, found: &mut Vec<Warning>) {
+fn instruction(file: &Dockerfile, i: &Instruction, scope: &mut VariableScope, found: &mut Vec<LintWarning>) {
     let words: Vec<&Word> = match &i.op {
         Op::Env(pairs) | Op::Label(pairs) => pairs.iter().flat_map(|p| [&p.name, &p.value]).collect(),
         Op::Workdir(word) | Op::User(word) | Op::Stopsignal(word) => vec![word],

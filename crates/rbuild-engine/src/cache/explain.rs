@@ -5,7 +5,7 @@ use rbuild_plan::{BuildGraph, Step, StepName, Vertex, VertexId};
 use rbuild_source::Changes;
 use rbuild_store::{BuildIndex, CacheKey, FILES, FROM, IndexedStep, KeyInputs, KeyPart, KeyValue, PARENT, ResultId};
 
-use crate::cache::key::Part;
+use crate::cache::key::KeyComponent;
 use crate::ops::redact::SecretValues;
 
 /// Maximum number of names per kind of change; further ones are only counted.
@@ -23,12 +23,14 @@ pub struct Bookkeeper<'a> {
 }
 
 impl Bookkeeper<'_> {
-    pub fn note(&mut self, part: &Part<'_>) {
+    pub fn note(&mut self, part: &KeyComponent<'_>) {
         let mask = |text: String| self.secrets.mask(text);
         let (name, value) = match part {
-            Part::Own(name, value) => (*name, KeyValue::Text(mask(String::from_utf8_lossy(value).into_owned()))),
-            Part::Files(name, digest) => (*name, KeyValue::Files(*digest.bytes())),
-            Part::Input(name, id) => {
+            KeyComponent::Own(name, value) => {
+                (*name, KeyValue::Text(mask(String::from_utf8_lossy(value).into_owned())))
+            }
+            KeyComponent::Files(name, digest) => (*name, KeyValue::Files(*digest.bytes())),
+            KeyComponent::Input(name, id) => {
                 let vertex = &self.graph.vertices[*id];
                 match &vertex.step {
                     Step::Image { name: image, manifest, .. } => {

@@ -12,13 +12,13 @@ use rbuild_dockerfile::{Diagnostic, Span};
 use rbuild_image::Hasher;
 use rbuild_linux::{OwnerRecords, RootDir};
 use rbuild_plan::{
-    CacheStep, ContextId, CopySource, CopyStep, From, MountKindStep, MountStep, RunStep, Step, Vertex, VertexId,
+    CacheStep, ContextId, CopySource, CopyStep, FileSource, MountKindStep, MountStep, RunStep, Step, Vertex, VertexId,
 };
 use rbuild_remedy::Remedy;
 use rbuild_sandbox::Builder;
 use rbuild_source::{
-    Content, HardLinks, HashCache, Ignore, Owner, Selected, Selection, SelectionHash, Sight, SourceError, SourceTree,
-    Take, content, content_without_links,
+    HardLinks, HashCache, Ignore, Owner, Selected, Selection, SelectionContent, SelectionHash, Sight, SourceError,
+    SourceTree, Take, content, content_without_links,
 };
 use rbuild_store::{CacheKey, FILES, FROM, PARENT, ResultId};
 
@@ -114,11 +114,11 @@ impl Contexts {
 
     /// Returns the context that a step reads, `None` if it reads another step's files. Fails if the
     /// build has no such context.
-    pub fn of(&self, from: From, span: Span) -> Result<Option<&Context>> {
+    pub fn of(&self, from: FileSource, span: Span) -> Result<Option<&Context>> {
         let found = match from {
-            From::Vertex(_) => return Ok(None),
-            From::Context => self.main.as_ref(),
-            From::Named(i) => self.named[i].as_ref(),
+            FileSource::Vertex(_) => return Ok(None),
+            FileSource::Context => self.main.as_ref(),
+            FileSource::Named(i) => self.named[i].as_ref(),
         };
         found.map(Some).ok_or_else(|| {
             let d = Diagnostic::new(span, "there is no build context to take files from");
@@ -148,7 +148,7 @@ pub fn exclusions(copy: &CopyStep) -> Result<Ignore> {
 }
 
 /// A component of a cache key.
-pub enum Part<'a> {
+pub enum KeyComponent<'a> {
     /// A property of the step itself.
     Own(&'static str, &'a [u8]),
     /// An input of the step, represented by its result.
@@ -175,52 +175,52 @@ impl Read {
 }
 
 /// The values that all keys of a build depend on.
-pub struct Keys<'a> {
+pub struct KeyMaker<'a> {
     pub contexts: &'a Contexts,
     pub salt: Option<&'a str>,
     pub result_of: &'a dyn Fn(VertexId) -> ResultId,
 }
 
-impl Keys<'_> {
+impl KeyMaker<'_> {
     /// Returns the definition key of a step whose inputs all have results; `None` for scratch and
     /// images, which have no key. Each component of the key is also passed to `note`. `taken` are
-    /// the files that the step takes from contexts, as returned by [`Keys::taken`].
+    /// the files that the step takes from contexts, as returned by [`KeyMaker::taken`].
     pub fn definition(
         &self,
         vertex: &Vertex,
         taken: &[Selection],
-        note: &mut dyn FnMut(&Part<'_>),
+        note: &mut dyn FnMut(&KeyComponent<'_>),
     ) -> Result<Option<CacheKey>> {
         let mut hasher = Hasher::new();
         hasher.field("step 4");
         if let Some(salt) = self.salt {
             hasher.field("salt").field(salt);
         }
-        let mut put = |part: Part<'_>| {
+        let mut put = |part: KeyComponent<'_>| {
             match &part {
-                Part::Own(name, value) => hasher.field(name).field(value),
-                Part::Input(name, id) => hasher.field(name).field((self.result_of)(*id).bytes()),
-                Part::Files(name, digest) => hasher.field(name).field(digest.bytes()),
+                KeyComponent::Own(name, value) => hasher.field(name).field(value),
+                KeyComponent::Input(name, id) => hasher.field(name).field((self.result_of)(*id).bytes()),
+                KeyComponent::Files(name, digest) => hasher.field(name).field(digest.bytes()),
             };
             note(&part);
         };
         if let Some(parent) = vertex.parent {
-            put(Part::Input(PARENT, parent));
+            put(KeyComponent::Input(PARENT, parent));
         }
-        vertex.step.parts(&mut |name, value| put(Part::Own(name, value)));
-        let mut taken = taken.iter().map(|selection| Part::Files(FILES, selection.content.digest));
+        vertex.step.parts(&mut |name, value| put(KeyComponent::Own(name, value)));
+        let mut taken = taken.iter().map(|selection| KeyComponent::Files(FILES, selection.content.digest));
         match &vertex.step {
             Step::Scratch | Step::Image { .. } => return Ok(None),
             Step::Workdir(_) => {}
             Step::Run(run) => {
                 for mount in &run.mounts {
                     match &mount.kind {
-                        MountKindStep::Bind { from: From::Vertex(id), source } => {
-                            put(Part::Own("mounted path", source.as_bytes()));
-                            put(Part::Input(FROM, *id));
+                        MountKindStep::Bind { from: FileSource::Vertex(id), source } => {
+                            put(KeyComponent::Own("mounted path", source.as_bytes()));
+                            put(KeyComponent::Input(FROM, *id));
                         }
-                        MountKindStep::Cache(CacheStep { from: Some(From::Vertex(id)), .. }) => {
-                            put(Part::Input(FROM, *id));
+                        MountKindStep::Cache(CacheStep { from: Some(FileSource::Vertex(id)), .. }) => {
+                            put(KeyComponent::Input(FROM, *id));
                         }
                         MountKindStep::Bind { .. } | MountKindStep::Cache(CacheStep { from: Some(_), .. }) => {
                             taken.next().into_iter().for_each(&mut put)
@@ -230,11 +230,11 @@ impl Keys<'_> {
                 }
             }
             Step::Copy(copy) => match copy.from {
-                From::Vertex(id) => {
-                    copy.source_parts(&mut |name, value| put(Part::Own(name, value)));
-                    put(Part::Input(FROM, id));
+                FileSource::Vertex(id) => {
+                    copy.source_parts(&mut |name, value| put(KeyComponent::Own(name, value)));
+                    put(KeyComponent::Input(FROM, id));
                 }
-                From::Context | From::Named(_) => taken.for_each(put),
+                FileSource::Context | FileSource::Named(_) => taken.for_each(put),
             },
         }
         Ok(Some(hasher.finish()))
@@ -277,7 +277,7 @@ impl Keys<'_> {
 /// path in it.
 pub struct ContextMount<'a> {
     pub span: Span,
-    pub from: From,
+    pub from: FileSource,
     /// `from=` as written.
     pub from_name: Option<&'a str>,
     pub source: &'a str,
@@ -289,7 +289,7 @@ pub struct ContextMount<'a> {
 pub fn takes_context(mount: &MountStep) -> bool {
     match &mount.kind {
         MountKindStep::Bind { from, .. } | MountKindStep::Cache(CacheStep { from: Some(from), .. }) => {
-            !matches!(from, From::Vertex(_))
+            !matches!(from, FileSource::Vertex(_))
         }
         _ => false,
     }
@@ -356,7 +356,7 @@ pub fn selection(tree: &SourceTree<'_>, copy: &CopyStep) -> Result<Selection> {
         sight += one.sight;
         sources.push(selected);
     }
-    Ok(Selection { sources, content: Content { digest: links.added_to(hasher.finish()), sight } })
+    Ok(Selection { sources, content: SelectionContent { digest: links.added_to(hasher.finish()), sight } })
 }
 
 /// Converts a selection error to a diagnostic at the source in the Dockerfile. `from` is the stage,
@@ -427,8 +427,8 @@ mod tests {
         let mut found = Vec::new();
         for vertex in &graph.vertices {
             let result_of = |i: VertexId| results[i];
-            let keys = Keys { contexts: &contexts, salt: None, result_of: &result_of };
-            let content = Content { digest: SelectionHash::of(b"what is copied"), sight: Sight::default() };
+            let keys = KeyMaker { contexts: &contexts, salt: None, result_of: &result_of };
+            let content = SelectionContent { digest: SelectionHash::of(b"what is copied"), sight: Sight::default() };
             let taken = Selection { sources: Vec::new(), content };
             let key = keys.definition(vertex, &[taken], &mut |_| ()).unwrap();
             found.extend(key.map(|key| key.hex()[..16].to_string()));

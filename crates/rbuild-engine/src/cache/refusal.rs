@@ -16,7 +16,7 @@ use crate::error::{BuildError, Result};
 use crate::export::secret_scan::{self, Leak, Leaks};
 use crate::prepare::Prepared;
 use crate::request::BuildRequest;
-use crate::solve::results::Done;
+use crate::solve::results::VertexResult;
 
 /// Returns the range of the Dockerfile that holds the value of a secret.
 fn written_in_file(request: &BuildRequest, id: &str) -> Option<Span> {
@@ -110,7 +110,7 @@ pub(crate) fn refuse_leaks(env: &StepEnv<'_>) -> Result<()> {
     let mut chain: Vec<VertexId> = env.chain().collect();
     chain.reverse();
     for id in chain {
-        let Some(Done { tree: Some(tree), .. }) = env.results.get(id) else { continue };
+        let Some(VertexResult { tree: Some(tree), .. }) = env.results.get(id) else { continue };
         if env.store.secrets().verdict(tree)?.is_some_and(|verdict| verdict.clears(&env.prepared.marks)) {
             continue;
         }

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
-use rbuild_linux::{Kind, RootDir, Stat, Timestamp};
+use rbuild_linux::{FileKind, Inode, RootDir, Stat, Timestamp};
 use rbuild_source::{Owner, SourceError, SourceTree};
 
 use crate::error::{BuildError, Result};
@@ -14,14 +14,14 @@ mod errors;
 mod writers;
 
 use errors::{clear_directory, fail, is_device};
-use writers::{Group, Groups, LocalWriters};
+use writers::{ExportGroup, ExportQueue, LocalWriters};
 
 /// Copies everything in `view` into `dest`. Modes, symbolic and hard links and times are kept (with
 /// `epoch`, all files get that time); owners are not. Devices are left out.
 pub fn export(view: &RootDir, dest: &RootDir, epoch: Option<i64>) -> Result<()> {
-    let groups = Groups::default();
+    let groups = ExportQueue::default();
     let writer = std::thread::scope(|scope| {
-        let mut writer = Writer::new(dest, LocalWriters::new(scope, &groups));
+        let mut writer = LocalExport::new(dest, LocalWriters::new(scope, &groups));
         writer.walk(view, epoch.map(|sec| Timestamp { sec, nsec: 0 }))?;
         Ok::<_, BuildError>(writer.rest())
     });
@@ -37,7 +37,7 @@ pub fn remove_others(view: &RootDir, dest: &RootDir) -> Result<()> {
         let (theirs, ours) = (view.sub(&path).map_err(fail(&path))?, dest.sub(&path).map_err(fail(&path))?);
         for entry in ours.entries().map_err(fail(&path))? {
             let below = path.join(&entry.name);
-            let is_dir = |stat: &Stat| stat.kind == Kind::Dir;
+            let is_dir = |stat: &Stat| stat.kind == FileKind::Dir;
             let wanted = theirs.stat_name(&entry.name).ok().filter(|stat| !stat.is_whiteout());
             let found = ours.stat_name(&entry.name).map_err(fail(&below))?;
             match wanted {
@@ -68,10 +68,10 @@ impl From<BuildError> for ExportError {
 }
 
 /// Walks the result, creates directories and passes files to the writers.
-struct Writer<'a, 's, 'e> {
+struct LocalExport<'a, 's, 'e> {
     dest: &'a RootDir,
     writers: LocalWriters<'s, 'e>,
-    group: Option<Group>,
+    group: Option<ExportGroup>,
     rest: Rest<'a>,
 }
 
@@ -79,17 +79,17 @@ struct Writer<'a, 's, 'e> {
 struct Rest<'a> {
     dest: &'a RootDir,
     /// The first path of each file that has several hard links.
-    firsts: HashMap<(u32, u32, u64), PathBuf>,
+    firsts: HashMap<Inode, PathBuf>,
     /// The other paths of these files, each with the first one.
     links: Vec<(PathBuf, PathBuf)>,
     /// Directories with their modes and times.
     dirs: Vec<(PathBuf, u32, Timestamp)>,
 }
 
-impl<'a, 's, 'e> Writer<'a, 's, 'e> {
-    fn new(dest: &'a RootDir, writers: LocalWriters<'s, 'e>) -> Writer<'a, 's, 'e> {
+impl<'a, 's, 'e> LocalExport<'a, 's, 'e> {
+    fn new(dest: &'a RootDir, writers: LocalWriters<'s, 'e>) -> LocalExport<'a, 's, 'e> {
         let rest = Rest { dest, firsts: HashMap::new(), links: Vec::new(), dirs: Vec::new() };
-        Writer { dest, writers, group: None, rest }
+        LocalExport { dest, writers, group: None, rest }
     }
 
     fn walk(&mut self, view: &RootDir, time: Option<Timestamp>) -> Result<()> {
@@ -114,19 +114,21 @@ impl<'a, 's, 'e> Writer<'a, 's, 'e> {
     fn entry(&mut self, source: &RootDir, path: &Path, stat: Stat, dir: &RootDir) -> Result<()> {
         let name = path.file_name().unwrap_or_default();
         match stat.kind {
-            Kind::Dir => {
+            FileKind::Dir => {
                 self.directory(path, name, dir)?;
                 self.rest.dirs.push((path.to_path_buf(), stat.mode, stat.mtime));
                 Ok(())
             }
-            Kind::File => self.file(source, path, stat, dir),
-            Kind::Symlink => {
+            FileKind::File => self.file(source, path, stat, dir),
+            FileKind::Symlink => {
                 let target = source.read_link(name).map_err(fail(path))?;
                 replace(dir, path, name, |dir, temp| dir.create_symlink(&target, temp))?;
                 dir.set_mtime(name, stat.mtime).map_err(fail(path))
             }
-            Kind::Fifo => replace(dir, path, name, |dir, temp| dir.create_node(temp, Kind::Fifo, stat.mode, (0, 0))),
-            Kind::CharDevice | Kind::BlockDevice | Kind::Socket => Ok(()),
+            FileKind::Fifo => {
+                replace(dir, path, name, |dir, temp| dir.create_node(temp, FileKind::Fifo, stat.mode, (0, 0)))
+            }
+            FileKind::CharDevice | FileKind::BlockDevice | FileKind::Socket => Ok(()),
         }
     }
 
@@ -135,8 +137,8 @@ impl<'a, 's, 'e> Writer<'a, 's, 'e> {
             Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
                 let found = dir.stat_name(name).map_err(fail(path))?;
                 match found.kind {
-                    Kind::Dir => return Ok(()),
-                    Kind::CharDevice | Kind::BlockDevice => return Err(is_device(path)),
+                    FileKind::Dir => return Ok(()),
+                    FileKind::CharDevice | FileKind::BlockDevice => return Err(is_device(path)),
                     _ => {}
                 }
                 dir.remove_file(name).map_err(fail(path))?;
@@ -160,7 +162,7 @@ impl<'a, 's, 'e> Writer<'a, 's, 'e> {
         }
         let mut group = match self.group.take() {
             Some(group) => group,
-            None => Group::new(source, dir, parent)?,
+            None => ExportGroup::new(source, dir, parent)?,
         };
         group.add(path.file_name().unwrap_or_default().to_os_string(), stat);
         self.group = Some(group);

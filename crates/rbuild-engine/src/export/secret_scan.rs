@@ -5,7 +5,7 @@ use std::io::Read;
 use std::path::Path;
 
 use memchr::memmem::Finder;
-use rbuild_linux::{Kind, RootDir, Stat};
+use rbuild_linux::{FileKind, RootDir, Stat};
 use rbuild_source::{Owner, SourceError, SourceTree};
 use rbuild_store::{SecretMark, Verdict};
 use serde_json::Value;
@@ -17,17 +17,17 @@ const SHORTEST: usize = 8;
 const CHUNK: usize = 1 << 20;
 
 /// An error of a directory walk, from the walk itself or from the visitor.
-struct Walk(BuildError);
+struct WalkError(BuildError);
 
-impl From<SourceError> for Walk {
-    fn from(e: SourceError) -> Walk {
-        Walk(BuildError::other(format!("looking for secrets: {e}")))
+impl From<SourceError> for WalkError {
+    fn from(e: SourceError) -> WalkError {
+        WalkError(BuildError::other(format!("looking for secrets: {e}")))
     }
 }
 
-impl From<BuildError> for Walk {
-    fn from(e: BuildError) -> Walk {
-        Walk(e)
+impl From<BuildError> for WalkError {
+    fn from(e: BuildError) -> WalkError {
+        WalkError(e)
     }
 }
 
@@ -37,14 +37,14 @@ pub(crate) fn searched(secrets: &[(String, Vec<u8>)]) -> impl Iterator<Item = (&
 }
 
 /// A value to search for.
-struct Wanted<'a> {
+struct SearchedValue<'a> {
     id: &'a str,
     mark: SecretMark,
     value: Finder<'a>,
 }
 
 /// All values to search for.
-pub(crate) struct Leaks<'a>(Vec<Wanted<'a>>);
+pub(crate) struct Leaks<'a>(Vec<SearchedValue<'a>>);
 
 /// The first place where a secret's value was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,7 +63,7 @@ impl<'a> Leaks<'a> {
     /// Creates a search. `marks` are those of the [`searched`] secrets, in order.
     pub fn new(secrets: &'a [(String, Vec<u8>)], marks: &[SecretMark]) -> Leaks<'a> {
         let wanted = searched(secrets).zip(marks);
-        Leaks(wanted.map(|((id, value), mark)| Wanted { id, mark: *mark, value: Finder::new(value) }).collect())
+        Leaks(wanted.map(|((id, value), mark)| SearchedValue { id, mark: *mark, value: Finder::new(value) }).collect())
     }
 
     /// Returns true if there is nothing to search for.
@@ -100,7 +100,7 @@ impl<'a> Leaks<'a> {
         search.attributes(tree, OsStr::new(""), Path::new(""))?;
         let source = SourceTree { root: tree, ignore: None, exclude: None, owner: Owner::AsIs, hashes: None };
         let visit = |dir: &RootDir, path: &Path, stat: &Stat| Ok(search.entry(dir, path, stat)?);
-        source.walk::<Walk>("".as_ref(), visit).map_err(|Walk(e)| e)?;
+        source.walk::<WalkError>("".as_ref(), visit).map_err(|WalkError(e)| e)?;
         Ok(search.found)
     }
 
@@ -151,11 +151,11 @@ impl Search<'_, '_> {
         let name = path.file_name().unwrap_or_default();
         self.found.look(path.as_os_str().as_encoded_bytes(), &shown);
         match stat.kind {
-            Kind::File => {
+            FileKind::File => {
                 let file = dir.open_name(name).map_err(BuildError::kernel(shown()))?;
                 self.stream(file, &shown).map_err(BuildError::io(shown()))?;
             }
-            Kind::Symlink => {
+            FileKind::Symlink => {
                 let link = dir.read_link(name).map_err(BuildError::kernel(shown()))?;
                 self.found.look(link.as_encoded_bytes(), &shown);
             }

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use rbuild_layer::{Deletions, Times, TreePacker};
-use rbuild_linux::{Destination, Directory, Kind, RootDir, Stat, copy_contents, copy_file, set_file_time};
+use rbuild_linux::{Destination, Directory, FileKind, RootDir, Stat, copy_contents, copy_file, set_file_time};
 use rbuild_remedy::Remedy;
 use rbuild_sandbox::Builder;
 use rbuild_store::{Image, Store, Workspace};
@@ -39,7 +39,7 @@ pub enum CopiedTo {
 }
 
 /// An entry of an image that is being copied.
-struct CopySource<'a> {
+struct CopiedEntry<'a> {
     view: &'a RootDir,
     path: PathBuf,
     stat: Stat,
@@ -77,12 +77,12 @@ pub fn copy_out(
         }
         Err(e) => return Err(fail()(e)),
     };
-    if path.ends_with('/') && stat.kind != Kind::Dir {
+    if path.ends_with('/') && stat.kind != FileKind::Dir {
         return Err(BuildError::other(format!("{path} is no directory in the image")));
     }
     // The target of a symbolic link is copied under the link's name.
     let name = asked.file_name().or(wanted.file_name()).unwrap_or_default().to_os_string();
-    let source = CopySource { view: &view, path: wanted, stat, name, contents_only };
+    let source = CopiedEntry { view: &view, path: wanted, stat, name, contents_only };
     let (copied, place) = match target {
         CopyTarget::Tar(dest) => (source.tar(dest).map(|()| CopiedTo::File), dest.path()),
         CopyTarget::Into(dir) => (source.copy_into(dir).map(|()| CopiedTo::Place), dir.label().to_path_buf()),
@@ -96,9 +96,9 @@ fn writing(shown: &Path) -> impl FnOnce(rbuild_linux::Error) -> BuildError + use
     BuildError::kernel(format!("writing {}", shown.display()))
 }
 
-impl CopySource<'_> {
+impl CopiedEntry<'_> {
     fn is_dir(&self) -> bool {
-        self.stat.kind == Kind::Dir
+        self.stat.kind == FileKind::Dir
     }
 
     /// Writes the entry as a tar archive: under its own name, with all its contents.
@@ -124,7 +124,7 @@ impl CopySource<'_> {
             return self.merge(dir);
         }
         let shown = dir.label().join(&self.name);
-        if matches!(dir.stat_follow(&self.name), Ok(there) if there.kind != Kind::Dir) {
+        if matches!(dir.stat_follow(&self.name), Ok(there) if there.kind != FileKind::Dir) {
             return Err(over_file(&shown));
         }
         self.merge(&dir.create_dir_all(&self.name, 0o755, None, |_| ()).map_err(writing(&shown))?)
@@ -132,12 +132,12 @@ impl CopySource<'_> {
 
     fn copy_over(&self, dest: &Destination) -> Result<CopiedTo> {
         match (self.stat.kind, dest.place()) {
-            (Kind::Dir, _) => Err(over_file(&dest.path())),
-            (Kind::Symlink, Some((dir, rest))) => {
+            (FileKind::Dir, _) => Err(over_file(&dest.path())),
+            (FileKind::Symlink, Some((dir, rest))) => {
                 let (dir, name) = dir.parent(rest).map_err(writing(&dest.path()))?;
                 self.put(&dir, &name).map(|()| CopiedTo::Place)
             }
-            (Kind::Symlink, None) => Err(not_replaced(&dest.path())),
+            (FileKind::Symlink, None) => Err(not_replaced(&dest.path())),
             _ => self.write(dest).map(|()| CopiedTo::File),
         }
     }
@@ -154,7 +154,9 @@ impl CopySource<'_> {
                 message: format!("the directory {} does not exist", shown.display()),
                 help: Some("make it first, or leave the slash out".into()),
             }),
-            Some(_) if self.stat.kind == Kind::Symlink => self.put(base, rest.as_os_str()).map(|()| CopiedTo::Place),
+            Some(_) if self.stat.kind == FileKind::Symlink => {
+                self.put(base, rest.as_os_str()).map(|()| CopiedTo::Place)
+            }
             Some(dest) => {
                 self.write(dest)?;
                 dest.set_mode(self.stat.mode).map_err(writing(&shown))?;
@@ -165,7 +167,7 @@ impl CopySource<'_> {
 
     fn open(&self) -> Result<File> {
         let fail = || BuildError::kernel("the image's files");
-        if self.stat.kind != Kind::File {
+        if self.stat.kind != FileKind::File {
             return Err(BuildError::other(format!(
                 "{} is neither a file nor a directory nor a link",
                 self.path.display()
@@ -191,18 +193,20 @@ impl CopySource<'_> {
         let shown = dir.label().join(name);
         let there = dir.stat_name(name).ok().map(|stat| stat.kind);
         match (self.stat.kind, there) {
-            (_, Some(Kind::Dir)) => {
+            (_, Some(FileKind::Dir)) => {
                 Err(BuildError::other(format!("{} is a directory, and the image has a file", shown.display())))
             }
-            (Kind::Symlink, None | Some(Kind::File | Kind::Symlink)) => {
+            (FileKind::Symlink, None | Some(FileKind::File | FileKind::Symlink)) => {
                 let fail = || BuildError::kernel("the image's files");
                 let (from, from_name) = self.view.parent(&self.path).map_err(fail())?;
                 let target = from.read_link(&from_name).map_err(fail())?;
                 local::replace(dir, &shown, name, |dir, temp| dir.create_symlink(&target, temp))
             }
-            (Kind::Symlink, Some(_)) => Err(not_replaced(&shown)),
-            (_, Some(Kind::CharDevice | Kind::BlockDevice | Kind::Fifo | Kind::Socket)) => Err(not_replaced(&shown)),
-            (_, None | Some(Kind::File | Kind::Symlink)) => {
+            (FileKind::Symlink, Some(_)) => Err(not_replaced(&shown)),
+            (_, Some(FileKind::CharDevice | FileKind::BlockDevice | FileKind::Fifo | FileKind::Socket)) => {
+                Err(not_replaced(&shown))
+            }
+            (_, None | Some(FileKind::File | FileKind::Symlink)) => {
                 let from = self.open()?;
                 let mut file = rbuild_linux::AtomicFile::create(dir, 0o600).map_err(writing(&shown))?;
                 copy_file(&from, &self.stat, file.file()).map_err(writing(&shown))?;

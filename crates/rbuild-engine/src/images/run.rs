@@ -5,10 +5,11 @@ use std::path::PathBuf;
 
 use rbuild_image::DEFAULT_PATH;
 use rbuild_linux::RootDir;
-use rbuild_plan::{Network, Volume, VolumeId};
+use rbuild_plan::{NetworkMode, Volume, VolumeId};
 use rbuild_remedy::Remedy;
 use rbuild_sandbox::{
-    Builder, Cancel, Input, MountRequest, MountSource, Outcome, RootFiles, RunRequest, Security, Ulimit, run_attached,
+    Builder, Cancel, CommandOutcome, Input, MountRequest, MountSource, Privileges, Rlimit, RootFiles, RunRequest,
+    run_attached,
 };
 use rbuild_store::{Image, Snapshots, Store, TreeId, Workspace};
 
@@ -32,9 +33,9 @@ pub struct Invocation {
     pub hosts: Vec<(String, String)>,
     /// Volumes; the directory of each is at the same index in [`volume_binds`].
     pub volumes: Vec<Volume>,
-    pub network: Network,
+    pub network: NetworkMode,
     pub shm_size: Option<u64>,
-    pub ulimits: Vec<Ulimit>,
+    pub ulimits: Vec<Rlimit>,
     pub input: Input,
     /// Content of `/etc/resolv.conf` in the container.
     pub resolv_conf: String,
@@ -46,7 +47,13 @@ pub fn volume_binds(volumes: &[PathBuf]) -> Vec<(PathBuf, PathBuf)> {
 }
 
 /// Runs the command to its end on the standard streams of this process.
-pub fn invoke(store: &Store, image: &Image, what: &Invocation, builder: &Builder, cancel: &Cancel) -> Result<Outcome> {
+pub fn invoke(
+    store: &Store,
+    image: &Image,
+    what: &Invocation,
+    builder: &Builder,
+    cancel: &Cancel,
+) -> Result<CommandOutcome> {
     let work = Workspace::open(store)?;
     let (trees, _) = store.trees().unpack_image(store.session(&work, "run"), image)?;
     let snapshots = snapshots(builder, &work)?;
@@ -78,7 +85,7 @@ pub fn invoke(store: &Store, image: &Image, what: &Invocation, builder: &Builder
         hostname: what.hostname.clone(),
         mounts: what.volumes.iter().enumerate().map(mount).collect(),
         network: network(what.network),
-        security: Security::Sandbox,
+        security: Privileges::Sandbox,
         shm_size: what.shm_size.unwrap_or(DEFAULT_SHM),
         ulimits: what.ulimits.clone(),
         input: what.input,

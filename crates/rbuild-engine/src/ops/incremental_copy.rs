@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use rbuild_layer::{ExternalFile, ExternalFiles, keep_in_layer};
 use rbuild_linux::parallel::{MOST_FILE_THREADS, cores, try_map};
-use rbuild_linux::{FileStamp, Kind, RootDir, Timestamp};
+use rbuild_linux::{FileKind, FileStamp, RootDir, Timestamp};
 use rbuild_sandbox::Cancel;
 use rbuild_source::{Changes, Listing, Sight};
 
@@ -38,13 +38,13 @@ pub struct Track {
     earlier: Listing,
     /// The files of the earlier copy.
     files: Option<RootDir>,
-    groups: Vec<Group>,
+    groups: Vec<CopyGroup>,
     /// Group and index of deferred files by destination, for files that a later entry may replace.
     places: HashMap<PathBuf, (usize, usize)>,
 }
 
 /// Files to be copied from one directory to another.
-struct Group {
+struct CopyGroup {
     /// Resolved paths, in the source and in the tree.
     source: PathBuf,
     dir: PathBuf,
@@ -52,7 +52,7 @@ struct Group {
     files: Vec<Option<ExternalFile>>,
 }
 
-impl Group {
+impl CopyGroup {
     fn files(&self) -> impl Iterator<Item = &ExternalFile> {
         self.files.iter().flatten()
     }
@@ -75,7 +75,7 @@ impl Track {
             Some(group) if !first && group.source.as_os_str() == source.as_os_str() && group.files.len() < GROUP => {
                 group.files.push(Some(file))
             }
-            _ => self.groups.push(Group { source: source.into(), dir: dir.into(), files: vec![Some(file)] }),
+            _ => self.groups.push(CopyGroup { source: source.into(), dir: dir.into(), files: vec![Some(file)] }),
         }
         if let (Some(place), Some(group)) = (place, self.groups.last()) {
             self.places.insert(place, (self.groups.len() - 1, group.files.len() - 1));
@@ -135,7 +135,7 @@ impl Track {
         Ok(())
     }
 
-    fn place(&self, group: &Group, source: &RootDir, tree: &RootDir, cancel: &Cancel) -> Result<(), Reason> {
+    fn place(&self, group: &CopyGroup, source: &RootDir, tree: &RootDir, cancel: &Cancel) -> Result<(), Reason> {
         let (from, to) = (source.sub(&group.source)?, tree.sub(&group.dir)?);
         let earlier = self.files.as_ref().and_then(|files| files.sub(&group.dir).ok());
         for file in group.files() {
@@ -157,11 +157,11 @@ impl Track {
     }
 
     /// Returns true if the earlier copy still has this file at this path, with the same metadata.
-    fn has(&self, earlier: &RootDir, group: &Group, file: &ExternalFile) -> bool {
+    fn has(&self, earlier: &RootDir, group: &CopyGroup, file: &ExternalFile) -> bool {
         let ExternalFile { name, stat, uid, gid, mode, .. } = file;
         self.had(group, file)
             && earlier.stat_name(name).is_ok_and(|there| {
-                there.kind == Kind::File
+                there.kind == FileKind::File
                     && (there.uid, there.gid, there.mode) == (*uid, *gid, *mode)
                     && (there.size, there.mtime) == (stat.size, stat.mtime)
                     && there.nlink < MOST_NAMES
@@ -170,7 +170,7 @@ impl Track {
 
     /// Returns true if the earlier copy took this file from the same source to the same path, and
     /// the file has not been modified since.
-    fn had(&self, group: &Group, file: &ExternalFile) -> bool {
+    fn had(&self, group: &CopyGroup, file: &ExternalFile) -> bool {
         self.earlier.get(&group.dir.join(&file.name)).is_some_and(|known| {
             known.stamp == Some(FileStamp::of(&file.stat))
                 && known.source.as_os_str() == group.source.join(&file.source).as_os_str()

@@ -6,11 +6,11 @@ use std::time::Duration;
 use rbuild_dockerfile::Diagnostic;
 use rbuild_image::DEFAULT_PATH;
 use rbuild_linux::parallel::locked;
-use rbuild_plan::{AgentStep, RunStep, SecretStep, Security, Ulimit, VertexId};
+use rbuild_plan::{AgentStep, RunStep, SecretStep, SecurityMode, Ulimit, VertexId};
 use rbuild_remedy::Remedy;
 use rbuild_sandbox::{
-    Ended, Input, MountRequest, MountSource, Outcome, RootFiles, RunRequest, SandboxError, Stream, remove_points,
-    restored_files,
+    CommandEnd, CommandOutcome, Input, MountRequest, MountSource, RootFiles, RunRequest, SandboxError, Stream,
+    remove_points, restored_files,
 };
 use rbuild_source::Selection;
 use rbuild_store::{Baseline, Snapshots, TreeId, cut_links};
@@ -91,13 +91,13 @@ pub(crate) fn run_step(
     let request = run_request(env, run, who, files, mounts, &secrets, &agents);
     let (ended, log) = run_command(env, id, &request);
     // A shell may inspect the files of a failed command.
-    let again = !matches!(&ended, Ok(Ended { outcome: Outcome::Exited(0), .. }));
+    let again = !matches!(&ended, Ok(CommandEnd { outcome: CommandOutcome::Exited(0), .. }));
     let brought = if ended.is_ok() { caches.bring_home(env.store, &env.rootfs.work, again) } else { Ok(()) };
     drop(agents);
     let ended = match ended {
         // Killed when the build was cancelled.
         Err(_) if env.cancel.is_cancelled() => return Err(BuildError::Cancelled.into()),
-        Ok(Ended { outcome: Outcome::Exited(0), .. }) if env.cancel.is_cancelled() => {
+        Ok(CommandEnd { outcome: CommandOutcome::Exited(0), .. }) if env.cancel.is_cancelled() => {
             return Err(BuildError::Cancelled.into());
         }
         Err(e @ SandboxError::Killed(_)) => {
@@ -107,9 +107,9 @@ pub(crate) fn run_step(
         }
         ended => ended?,
     };
-    if !matches!(ended.outcome, Outcome::Exited(0) | Outcome::NotStarted(_)) {
+    if !matches!(ended.outcome, CommandOutcome::Exited(0) | CommandOutcome::NotStarted(_)) {
         note_failed_run(env, ended.at, request);
-    } else if ended.outcome == Outcome::Exited(0) {
+    } else if ended.outcome == CommandOutcome::Exited(0) {
         brought?;
         for mount in &request.mounts {
             if let MountSource::Part { dir, .. } = &mount.source {
@@ -177,7 +177,7 @@ fn run_command(
     env: &StepEnv<'_>,
     id: VertexId,
     request: &RunRequest,
-) -> (std::result::Result<Ended, SandboxError>, Vec<String>) {
+) -> (std::result::Result<CommandEnd, SandboxError>, Vec<String>) {
     let mut tail = LogTail::new();
     // All secrets are masked: a cache may contain those of another step.
     let mut mask = Mask::new(&env.request.secret_values());
@@ -201,10 +201,16 @@ fn run_command(
     (ended, tail.finish())
 }
 
-fn outcome_of_run(env: &StepEnv<'_>, id: VertexId, run: &RunStep, outcome: Outcome, log: Vec<String>) -> Result<()> {
+fn outcome_of_run(
+    env: &StepEnv<'_>,
+    id: VertexId,
+    run: &RunStep,
+    outcome: CommandOutcome,
+    log: Vec<String>,
+) -> Result<()> {
     match outcome {
-        Outcome::Exited(0) => Ok(()),
-        Outcome::Exited(code) => {
+        CommandOutcome::Exited(0) => Ok(()),
+        CommandOutcome::Exited(code) => {
             let help = not_given(run, env.request).or_else(|| json_help(run)).or_else(|| exit_help(code));
             let help = help.or_else(|| (!env.request.shell_on_error).then_some(Remedy::InspectFailure));
             let missing = missing_program(&log).filter(|_| code == 127).map(str::to_string);
@@ -214,12 +220,12 @@ fn outcome_of_run(env: &StepEnv<'_>, id: VertexId, run: &RunStep, outcome: Outco
             }
             Err(error)
         }
-        Outcome::Signaled(signal) => {
+        CommandOutcome::Signaled(signal) => {
             let limits: Vec<_> = run.ulimits.iter().map(ulimit).collect();
             let help = limit_remedy(signal, &limits).or_else(|| killed_help(signal));
             Err(run_failure(env, id, run, format!("was killed by signal {signal}"), help, log))
         }
-        Outcome::NotStarted(why) => {
+        CommandOutcome::NotStarted(why) => {
             let failed = env.failure(id, format!("the command could not be started: {why}"), log);
             Err(failed.with_help(why.remedy()))
         }
@@ -311,15 +317,15 @@ fn missing_program(log: &[String]) -> Option<&str> {
 /// Longer than the granularity of the kernel's clock for file times (CONFIG_HZ is at least 100).
 const TICK: Duration = Duration::from_millis(11);
 
-fn security(security: Security) -> rbuild_sandbox::Security {
+fn security(security: SecurityMode) -> rbuild_sandbox::Privileges {
     match security {
-        Security::Sandbox => rbuild_sandbox::Security::Sandbox,
-        Security::Insecure => rbuild_sandbox::Security::Insecure,
+        SecurityMode::Sandbox => rbuild_sandbox::Privileges::Sandbox,
+        SecurityMode::Insecure => rbuild_sandbox::Privileges::Insecure,
     }
 }
 
-fn ulimit(limit: &Ulimit) -> rbuild_sandbox::Ulimit {
-    rbuild_sandbox::Ulimit { name: limit.name.clone(), soft: limit.soft, hard: limit.hard }
+fn ulimit(limit: &Ulimit) -> rbuild_sandbox::Rlimit {
+    rbuild_sandbox::Rlimit { name: limit.name.clone(), soft: limit.soft, hard: limit.hard }
 }
 
 fn environment(run: &RunStep, home: &str) -> Vec<String> {

@@ -9,7 +9,7 @@ use rbuild_image::Hasher;
 use rbuild_linux::RootDir;
 use rbuild_paths::SourcePattern;
 use rbuild_plan::{
-    AgentStep, CacheStep, CopySource, CopyStep, From, MountKindStep, MountStep, RunStep, Security, VertexId,
+    AgentStep, CacheStep, CopySource, CopyStep, FileSource, MountKindStep, MountStep, RunStep, SecurityMode, VertexId,
 };
 use rbuild_sandbox::{MountRequest, MountSource};
 use rbuild_source::{Changes, Listing, Owner, Selected, Selection, SelectionHash, SourceTree};
@@ -85,7 +85,7 @@ pub(crate) fn mounts(
     parts: Vec<ContextPart>,
     taken: &[Selection],
 ) -> Attempt<(Vec<MountRequest>, HeldCaches)> {
-    let (steps, insecure) = (&run.mounts, run.security == Security::Insecure);
+    let (steps, insecure) = (&run.mounts, run.security == SecurityMode::Insecure);
     let mut held = HeldCaches { caches: caches(env, id, steps, taken)?, lent: Vec::new() };
     let mut parts = parts.into_iter();
     let mut requests = Vec::new();
@@ -96,7 +96,7 @@ pub(crate) fn mounts(
                 cache_source(env, &mut held, (i, TreesFor { read_only: mount.read_only, insecure }), step)?
             }
             MountKindStep::Volume { id, .. } => MountSource::Machine(env.builder.path(&BindPoint::Volume(*id).path())),
-            MountKindStep::Bind { from: From::Vertex(from), source } => {
+            MountKindStep::Bind { from: FileSource::Vertex(from), source } => {
                 stage_mount(env, *from, source, TreesFor { read_only: mount.read_only, insecure })?
             }
             MountKindStep::Bind { .. } => {
@@ -180,10 +180,10 @@ fn cache_id(env: &StepEnv<'_>, step: &CacheStep, seed: Seed<'_>) -> Result<Cache
         hasher.field("owner").field(format!("{mode:o} {uid} {gid}"));
     }
     match from {
-        Some(From::Vertex(id)) => {
+        Some(FileSource::Vertex(id)) => {
             hasher.field("from").field(env.done(*id).result.bytes()).field(source);
         }
-        Some(From::Context | From::Named(_)) => {
+        Some(FileSource::Context | FileSource::Named(_)) => {
             let files = seed.files.ok_or_else(|| BuildError::other("the content of a cache's files is missing"))?;
             hasher.field("files").field(files.content.digest.bytes());
         }
@@ -205,18 +205,18 @@ fn fill_cache(env: &StepEnv<'_>, id: VertexId, step: &CacheStep, seed: Seed<'_>,
         copy(&copied, Some(files), dir, terms(env), Some(&mut track)).map_err(|e| copy_error(env, id, &copied, e))
     };
     match (from, seed.files) {
-        (From::Vertex(stage), _) => {
+        (FileSource::Vertex(stage), _) => {
             let root = &env.rootfs.view(stage)?;
             let tree = SourceTree { root, ignore: None, exclude: None, owner: Owner::AsIs, hashes: None };
             let item = tree.select_literal(&step.source).map_err(|e| source_error(e, seed.span, seed.from_name))?;
             fill(&tree, &[vec![item]])?;
         }
-        (From::Context | From::Named(_), Some(files)) => {
+        (FileSource::Context | FileSource::Named(_), Some(files)) => {
             let context = env.contexts.of(from, seed.span)?;
             let context = context.ok_or_else(|| BuildError::other("a cache of the context names a stage"))?;
             fill(&context.tree(), &files.sources)?;
         }
-        (From::Context | From::Named(_), None) => {}
+        (FileSource::Context | FileSource::Named(_), None) => {}
     }
     match seed.files {
         Some(files) if files.content.sight != track.sight => Err(StepError::ContextChanged),
@@ -287,7 +287,7 @@ fn context_part(
     let tree = context.tree();
     let item = selection.sources.iter().flatten().next();
     let item = item.ok_or_else(|| BuildError::other("a mount of the context selects nothing"))?;
-    let is_dir = item.stat.kind == rbuild_linux::Kind::Dir;
+    let is_dir = item.stat.kind == rbuild_linux::FileKind::Dir;
     let path = if is_dir { PathBuf::from("/") } else { Path::new("/").join(&item.name) };
     let key = part_key(env, &selection.content.digest);
     let earlier = earlier.map(|earlier| env.store.records().record(&part_key(env, &earlier))).transpose()?.flatten();
@@ -379,7 +379,7 @@ fn cache_use(step: &CacheStep) -> CacheUse {
 }
 
 /// Returns a COPY of one source to the root.
-fn files_of(from: From, from_name: Option<&str>, source: &str, span: Span) -> CopyStep {
+fn files_of(from: FileSource, from_name: Option<&str>, source: &str, span: Span) -> CopyStep {
     CopyStep {
         from,
         from_name: from_name.map(str::to_string),

@@ -92,11 +92,11 @@ const MOST_CONNECTIONS: usize = 256;
 
 /// A connection from a command and the thread that serves it.
 struct Connection {
-    shared: Arc<Shared>,
+    shared: Arc<AgentState>,
     thread: JoinHandle<()>,
 }
 
-struct Shared {
+struct AgentState {
     ours: UnixStream,
     /// The connection to the caller's agent, once established.
     agent: OnceLock<UnixStream>,
@@ -106,7 +106,7 @@ struct Shared {
 
 impl Connection {
     fn begin(ours: UnixStream, behind: &Behind) -> std::io::Result<Connection> {
-        let shared = Arc::new(Shared { ours, agent: OnceLock::new(), over: AtomicBool::new(false) });
+        let shared = Arc::new(AgentState { ours, agent: OnceLock::new(), over: AtomicBool::new(false) });
         let (own, behind) = (shared.clone(), behind.clone());
         let thread = std::thread::Builder::new().name("ssh-agent".into()).spawn(move || own.serve(&behind))?;
         Ok(Connection { shared, thread })
@@ -146,7 +146,7 @@ fn accept(listener: &UnixListener, stopped: &OwnedFd, behind: &Behind) {
     open.into_iter().for_each(Connection::end);
 }
 
-impl Shared {
+impl AgentState {
     fn end(&self) {
         self.over.store(true, Ordering::SeqCst);
         for stream in std::iter::once(&self.ours).chain(self.agent.get()) {

@@ -7,18 +7,18 @@
 
 use std::collections::HashSet;
 
-use rbuild_plan::{BuildGraph, From, MountKindStep, NoCache, RunStep, Step, Vertex, VertexId};
+use rbuild_plan::{BuildGraph, FileSource, MountKindStep, NoCache, RunStep, Step, Vertex, VertexId};
 use rbuild_source::Selection;
 use rbuild_store::{CacheKey, ForeignRecord, Lock, Record, ResultId, SecretMark, Store, TreeId, Workspace};
 
-use crate::cache::key::{self, Contexts, Keys};
+use crate::cache::key::{self, Contexts, KeyMaker};
 use crate::error::{BuildError, Result};
 use crate::prepare::image_key::image_key;
 use crate::request::BuildRequest;
 
 /// The state of a vertex before anything runs.
 #[derive(Debug, Clone)]
-pub(crate) enum Known {
+pub(crate) enum VertexState {
     /// Scratch or an image. It has a result, and its files are available.
     Source(ResultId),
     /// A cache hit.
@@ -29,27 +29,27 @@ pub(crate) enum Known {
     Open,
 }
 
-impl Known {
+impl VertexState {
     pub(crate) fn result(&self) -> Option<ResultId> {
         match self {
-            Known::Source(result) => Some(*result),
-            Known::Hit(record) => Some(record.result),
-            Known::Foreign(record) => Some(record.result()),
-            Known::Open => None,
+            VertexState::Source(result) => Some(*result),
+            VertexState::Hit(record) => Some(record.result),
+            VertexState::Foreign(record) => Some(record.result()),
+            VertexState::Open => None,
         }
     }
 
     /// Returns true if the step is cached.
     pub(crate) fn is_cached(&self) -> bool {
-        matches!(self, Known::Hit(_) | Known::Foreign(_))
+        matches!(self, VertexState::Hit(_) | VertexState::Foreign(_))
     }
 
     /// Returns the tree whose notes apply to a cached step.
     pub(crate) fn noted(&self) -> Option<&TreeId> {
         match self {
-            Known::Hit(record) => Some(&record.tree),
-            Known::Foreign(record) => Some(record.noted()),
-            Known::Source(_) | Known::Open => None,
+            VertexState::Hit(record) => Some(&record.tree),
+            VertexState::Foreign(record) => Some(record.noted()),
+            VertexState::Source(_) | VertexState::Open => None,
         }
     }
 }
@@ -64,7 +64,7 @@ pub(crate) struct Lookup<'a> {
 }
 
 pub(crate) struct LookedUp {
-    pub known: Vec<Known>,
+    pub known: Vec<VertexState>,
     /// Keys of the cached steps.
     pub keys: Vec<Option<CacheKey>>,
     /// Files that each step takes from contexts.
@@ -76,7 +76,7 @@ pub(crate) struct LookedUp {
 /// Knowledge of the vertices so far, in the order of the graph.
 #[derive(Default)]
 struct FoundStep {
-    known: Vec<Known>,
+    known: Vec<VertexState>,
     keys: Vec<Option<CacheKey>>,
     /// Results; for open steps the foreseen ones.
     results: Vec<Option<ResultId>>,
@@ -89,7 +89,7 @@ impl Lookup<'_> {
     /// files are needed and a layer of them is stored.
     #[tracing::instrument(target = "engine", name = "key", level = "debug", skip_all)]
     pub(crate) fn look_up(&self) -> Result<LookedUp> {
-        let maker = Keys { contexts: self.contexts, salt: None, result_of: &|_| ResultId::of(b"open") };
+        let maker = KeyMaker { contexts: self.contexts, salt: None, result_of: &|_| ResultId::of(b"open") };
         let taken: Vec<_> = self.graph.vertices.iter().map(|vertex| maker.taken(vertex)).collect::<Result<_>>()?;
         // Foreign results whose files are needed and cannot be made.
         let mut unusable = HashSet::new();
@@ -111,7 +111,7 @@ impl Lookup<'_> {
             if matches!(vertex.step, Step::Scratch | Step::Image { .. }) {
                 let result = key::source_result(&vertex.step);
                 found.results.push(Some(result));
-                found.known.push(Known::Source(result));
+                found.known.push(VertexState::Source(result));
                 found.keys.push(None);
                 found.fresh.push(false);
                 continue;
@@ -121,11 +121,11 @@ impl Lookup<'_> {
             // runs.
             let results = &found.results;
             let result_of = |id: VertexId| results[id].unwrap_or_else(|| ResultId::of(b"open"));
-            let maker = Keys { contexts: self.contexts, salt: self.request.salt.as_deref(), result_of: &result_of };
+            let maker = KeyMaker { contexts: self.contexts, salt: self.request.salt.as_deref(), result_of: &result_of };
             let key = maker.definition(vertex, &taken[id], &mut |_| ())?;
             let known = match key {
                 Some(key) if ready && !vertex.ignore_cache => self.step(id, &key, unusable)?,
-                _ => Known::Open,
+                _ => VertexState::Open,
             };
             let told = key.filter(|_| vertex.inputs().iter().all(|i| found.results[*i].is_some()));
             let above_fresh = vertex.parent.is_some_and(|parent| found.fresh[parent]);
@@ -144,17 +144,17 @@ impl Lookup<'_> {
     }
 
     /// Looks up one step whose inputs have results.
-    fn step(&self, id: VertexId, key: &CacheKey, unusable: &HashSet<ResultId>) -> Result<Known> {
+    fn step(&self, id: VertexId, key: &CacheKey, unusable: &HashSet<ResultId>) -> Result<VertexState> {
         let step = &self.graph.vertices[id].step;
         let may_take = |tree: &TreeId| may_take(self.marks, self.store, step, tree);
         if let Some(record) = self.store.records().record(key)? {
-            return Ok(if may_take(&record.tree)? { Known::Hit(record) } else { Known::Open });
+            return Ok(if may_take(&record.tree)? { VertexState::Hit(record) } else { VertexState::Open });
         }
         match self.foreign_record(key, unusable)? {
             Some(record) if may_take(record.noted())? && !self.is_superseded(step, &record)? => {
-                Ok(Known::Foreign(record))
+                Ok(VertexState::Foreign(record))
             }
-            _ => Ok(Known::Open),
+            _ => Ok(VertexState::Open),
         }
     }
 
@@ -184,7 +184,7 @@ impl Lookup<'_> {
     /// Adopts the foreign results whose files are needed. Returns false if the steps have to be
     /// looked up again: some of the results are unusable, or have been replaced meanwhile.
     fn adopt_needed(&self, found: &mut FoundStep, unusable: &mut HashSet<ResultId>) -> Result<bool> {
-        if !found.known.iter().any(|known| matches!(known, Known::Foreign(_))) {
+        if !found.known.iter().any(|known| matches!(known, VertexState::Foreign(_))) {
             return Ok(true);
         }
         let needed = self.needed_foreign(&found.known)?;
@@ -204,7 +204,7 @@ impl Lookup<'_> {
             let find = || Ok::<_, BuildError>(self.store.records().record(&key)?.map(Some));
             let make = || Ok(self.store.lazy_trees().adopt(session, &key, &record)?);
             match self.store.once(Lock::Step(*record.lock_key(&key)), find, make)?.either() {
-                Some(own) if own.result == record.result() => found.known[id] = Known::Hit(own),
+                Some(own) if own.result == record.result() => found.known[id] = VertexState::Hit(own),
                 Some(_) => return Ok(false),
                 None => {
                     unusable.insert(record.result());
@@ -216,7 +216,7 @@ impl Lookup<'_> {
     }
 
     /// Returns the foreign results whose files or layers the build needs, lowest first.
-    fn needed_foreign(&self, known: &[Known]) -> Result<Vec<(VertexId, ForeignRecord)>> {
+    fn needed_foreign(&self, known: &[VertexState]) -> Result<Vec<(VertexId, ForeignRecord)>> {
         let target = self.graph.target;
         let mut queue = Vec::new();
         if self.needs_trees(&known[target])? {
@@ -228,12 +228,12 @@ impl Lookup<'_> {
                 continue;
             }
             match known[id] {
-                Known::Open => queue.extend(self.graph.vertices[id].inputs()),
+                VertexState::Open => queue.extend(self.graph.vertices[id].inputs()),
                 _ => queue.extend(self.graph.vertices[id].parent),
             }
         }
         let foreign = |id: VertexId| match &known[id] {
-            Known::Foreign(record) if needed[id] => Some((id, record.clone())),
+            VertexState::Foreign(record) if needed[id] => Some((id, record.clone())),
             _ => None,
         };
         Ok(self.graph.numbered().filter_map(|(id, _)| foreign(id)).collect())
@@ -241,7 +241,7 @@ impl Lookup<'_> {
 
     /// Returns true if the trees of the target are needed. An image that is in the store needs
     /// none.
-    fn needs_trees(&self, target: &Known) -> Result<bool> {
+    fn needs_trees(&self, target: &VertexState) -> Result<bool> {
         let request = self.request;
         let Some(result) = target.result() else { return Ok(true) };
         let wants = request.wants();
@@ -272,7 +272,7 @@ pub(crate) fn may_take(marks: &[SecretMark], store: &Store, step: &Step, tree: &
 
 /// Returns true if a command mounts files of stages, and may therefore be cached by their content.
 fn mounts_stages(run: &RunStep) -> bool {
-    run.mounts.iter().any(|mount| matches!(mount.kind, MountKindStep::Bind { from: From::Vertex(_), .. }))
+    run.mounts.iter().any(|mount| matches!(mount.kind, MountKindStep::Bind { from: FileSource::Vertex(_), .. }))
 }
 
 /// Returns the result that an open step will have, if its key determines it. Every run of a command
@@ -280,17 +280,17 @@ fn mounts_stages(run: &RunStep) -> bool {
 fn foreseen(vertex: &Vertex, key: Option<CacheKey>) -> Option<ResultId> {
     match &vertex.step {
         Step::Workdir(_) => key.map(ResultId::from),
-        Step::Copy(copy) if !copy.link && !matches!(copy.from, From::Vertex(_)) => key.map(ResultId::from),
+        Step::Copy(copy) if !copy.link && !matches!(copy.from, FileSource::Vertex(_)) => key.map(ResultId::from),
         _ => None,
     }
 }
 
 /// Returns those of the steps that the target needs, in their order.
-pub(crate) fn needed(graph: &BuildGraph, known: &[Known], mut steps: Vec<VertexId>) -> Vec<VertexId> {
+pub(crate) fn needed(graph: &BuildGraph, known: &[VertexState], mut steps: Vec<VertexId>) -> Vec<VertexId> {
     let mut seen = vec![false; graph.vertices.len()];
     let mut open = vec![graph.target];
     while let Some(id) = open.pop() {
-        if matches!(known[id], Known::Open) && !std::mem::replace(&mut seen[id], true) {
+        if matches!(known[id], VertexState::Open) && !std::mem::replace(&mut seen[id], true) {
             open.extend(graph.vertices[id].inputs());
         }
     }

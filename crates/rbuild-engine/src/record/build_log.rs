@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use rbuild_linux::{Kind, RootDir};
+use rbuild_linux::{FileKind, RootDir};
 pub use rbuild_store::BuildStatus as Status;
 use rbuild_store::{BuildLog, LayerLog, Store};
 
@@ -74,7 +74,7 @@ pub fn weigh(tree: &RootDir, step: usize) -> rbuild_linux::Result<LayerLog> {
         for entry in dir.entries()? {
             let stat = dir.stat_name(&entry.name)?;
             let path = path.join(&entry.name);
-            if stat.kind == Kind::Dir {
+            if stat.kind == FileKind::Dir {
                 open.push((path, dir.sub(&entry.name)?));
                 continue;
             }

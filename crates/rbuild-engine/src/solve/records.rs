@@ -11,7 +11,7 @@ use crate::cache::explain;
 use crate::env::StepEnv;
 use crate::error::Result;
 use crate::prepare::lookup::may_take;
-use crate::solve::results::Done;
+use crate::solve::results::VertexResult;
 
 /// Reason why the result of a command that mounted a secret is not taken.
 const SECRET: &str = "its earlier result holds a secret that this build was not given";
@@ -107,7 +107,7 @@ impl StepRecords<'_> {
         if *shared != self.key {
             env.store.records().put_record_of(&self.key, shared, &tree, &result, created, &env.request.build_id)?;
         }
-        env.results.set(self.id, Done { result, tree: Some(tree), created, key: Some(self.key) });
+        env.results.set(self.id, VertexResult { result, tree: Some(tree), created, key: Some(self.key) });
         Ok(())
     }
 

@@ -7,7 +7,7 @@ use rbuild_store::{CacheKey, ResultId, TreeId};
 
 /// The outcome of a finished vertex.
 #[derive(Debug, Clone)]
-pub(crate) struct Done {
+pub(crate) struct VertexResult {
     pub result: ResultId,
     /// The step's own tree. `None` for scratch and images, and for files with other owners that
     /// nothing needs.
@@ -18,7 +18,7 @@ pub(crate) struct Done {
 }
 
 /// The outcomes of all vertices of a graph.
-pub(crate) struct Results(Vec<OnceLock<Done>>);
+pub(crate) struct Results(Vec<OnceLock<VertexResult>>);
 
 impl Results {
     /// Returns a table for `count` vertices, none of which is finished.
@@ -27,22 +27,22 @@ impl Results {
     }
 
     /// Records the outcome of a vertex. Only the first one counts.
-    pub fn set(&self, id: VertexId, done: Done) {
+    pub fn set(&self, id: VertexId, done: VertexResult) {
         let _ = self.0[id].set(done);
     }
 
     /// Returns the outcome of a vertex, `None` if it is not finished.
-    pub fn get(&self, id: VertexId) -> Option<&Done> {
+    pub fn get(&self, id: VertexId) -> Option<&VertexResult> {
         self.0[id].get()
     }
 
     /// Returns the outcome of an input. Vertices run in dependency order, so it exists.
-    pub fn done(&self, id: VertexId) -> &Done {
+    pub fn done(&self, id: VertexId) -> &VertexResult {
         self.get(id).expect("inputs are done before what needs them")
     }
 
     /// Returns the outcomes in the order of the vertices.
-    pub fn iter(&self) -> impl Iterator<Item = Option<&Done>> {
+    pub fn iter(&self) -> impl Iterator<Item = Option<&VertexResult>> {
         self.0.iter().map(OnceLock::get)
     }
 }

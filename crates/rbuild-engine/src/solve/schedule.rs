@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
 
-use rbuild_plan::{BuildGraph, From, Step, VertexId};
+use rbuild_plan::{BuildGraph, FileSource, Step, VertexId};
 
 /// The vertices to run.
 pub(crate) struct Schedule {
@@ -88,7 +88,7 @@ impl Schedule {
             let vertex = &graph.vertices[*dependant];
             let Step::Copy(copy) = &vertex.step else { return None };
             let stands_on_it = vertex.parent.and_then(|parent| self.bottom(graph, parent)) == Some(id);
-            if copy.from != From::Vertex(id) || stands_on_it {
+            if copy.from != FileSource::Vertex(id) || stands_on_it {
                 return None;
             }
             for source in &copy.sources {

@@ -6,12 +6,12 @@ use std::time::Instant;
 
 use rbuild_dockerfile::Diagnostic;
 use rbuild_image::ManifestDigest;
-use rbuild_plan::{CacheStep, CopyStep, From, MountKindStep, MountStep, RunStep, Step, VertexId};
+use rbuild_plan::{CacheStep, CopyStep, FileSource, MountKindStep, MountStep, RunStep, Step, VertexId};
 use rbuild_source::{Changes, Selection, SourceError};
 use rbuild_store::{CacheKey, KeyInputs, Lock, ResultId};
 
 use crate::cache::explain::{self, Bookkeeper};
-use crate::cache::key::{self, Keys, Read, StageFiles, source_error};
+use crate::cache::key::{self, KeyMaker, Read, StageFiles, source_error};
 use crate::cache::refusal;
 use crate::env::StepEnv;
 use crate::error::{BuildError, Result};
@@ -56,7 +56,7 @@ pub(crate) fn solve(env: &StepEnv<'_>, id: VertexId) -> Result<()> {
 fn keyed(env: &StepEnv<'_>, id: VertexId) -> Result<bool> {
     let vertex = &env.graph().vertices[id];
     let result_of = |i: VertexId| env.done(i).result;
-    let keys = Keys { contexts: &env.contexts, salt: env.request.salt.as_deref(), result_of: &result_of };
+    let keys = KeyMaker { contexts: &env.contexts, salt: env.request.salt.as_deref(), result_of: &result_of };
     let mut taken = Cow::Borrowed(&env.prepared.taken[id][..]);
     for _ in 0..LOOKS {
         let secrets = env.request.secret_values();
@@ -87,7 +87,7 @@ fn once(records: &StepRecords<'_>, taken: &[Selection]) -> Attempt<bool> {
     // Key under which other steps may have made the same files.
     let mut shared = key;
     let stage = match &vertex.step {
-        Step::Copy(copy @ CopyStep { from: From::Vertex(from), .. }) => {
+        Step::Copy(copy @ CopyStep { from: FileSource::Vertex(from), .. }) => {
             let files = StageFiles::new(env.rootfs.view(*from)?);
             let selection = key::selection(&files.tree(), copy)?;
             Some((files, selection))
@@ -182,7 +182,7 @@ fn or_changed(env: &StepEnv<'_>, id: VertexId, taken: &[Selection], error: StepE
         return error;
     }
     let result_of = |i: VertexId| env.done(i).result;
-    let keys = Keys { contexts: &env.contexts, salt: None, result_of: &result_of };
+    let keys = KeyMaker { contexts: &env.contexts, salt: None, result_of: &result_of };
     match keys.taken(&env.graph().vertices[id]) {
         Ok(now) if now.iter().map(|now| now.content).eq(taken.iter().map(|taken| taken.content)) => error,
         Ok(_) => StepError::ContextChanged,
@@ -214,8 +214,8 @@ fn contents_mounted(env: &StepEnv<'_>, run: &RunStep, taken: &[Selection]) -> Re
     let mut taken = taken.iter();
     for mount in &run.mounts {
         let (from, source) = match &mount.kind {
-            MountKindStep::Bind { from: From::Vertex(from), source } => (from, source),
-            MountKindStep::Cache(CacheStep { from: Some(From::Vertex(seed)), .. }) => {
+            MountKindStep::Bind { from: FileSource::Vertex(from), source } => (from, source),
+            MountKindStep::Cache(CacheStep { from: Some(FileSource::Vertex(seed)), .. }) => {
                 contents.push(Read::Result(env.done(*seed).result));
                 continue;
             }

@@ -4,14 +4,14 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use rbuild_linux::{Kind, RootDir};
+use rbuild_linux::{FileKind, RootDir};
 
 use crate::entry::TarEntry;
 use crate::error::{LayerError, Result};
 use crate::lower_refs::LowerRefs;
 use crate::unpack::metadata::unfinished;
 use crate::unpack::options::Whiteouts;
-use crate::unpack::target::{Linked, UnpackTarget, entry_error};
+use crate::unpack::target::{LinkOutcome, UnpackTarget, entry_error};
 
 /// Maximum length of a chain of hard links, each preceding its target.
 const MOST_LINKED: usize = 40;
@@ -24,7 +24,7 @@ impl UnpackTarget<'_> {
             for (path, entry) in std::mem::take(&mut self.later) {
                 let (parent, name) = (path.parent().unwrap_or(Path::new("")), path.file_name().unwrap_or_default());
                 self.enter_parent(&entry, parent)?;
-                if let Linked::TargetMissing = self.hard_link(&entry, name)? {
+                if let LinkOutcome::TargetMissing = self.hard_link(&entry, name)? {
                     self.later.insert(path, entry);
                 }
             }
@@ -60,7 +60,7 @@ impl UnpackTarget<'_> {
             // The resolved path may have an entry of its own, or a later entry may have replaced
             // it.
             let described = self.dirs.contains_key(&dir) && !self.implied.contains(&dir);
-            if !described && matches!(self.root.stat(&dir), Ok(stat) if stat.kind == Kind::Dir) {
+            if !described && matches!(self.root.stat(&dir), Ok(stat) if stat.kind == FileKind::Dir) {
                 dirs.insert(dir);
             }
         }
@@ -95,7 +95,7 @@ impl UnpackTarget<'_> {
                 };
             }
             let Some((_, dir)) = &parent else { continue };
-            if !matches!(dir.stat_name(name), Ok(stat) if stat.kind == Kind::Dir) {
+            if !matches!(dir.stat_name(name), Ok(stat) if stat.kind == FileKind::Dir) {
                 continue;
             }
             dir.chmod(name, *mode)?;

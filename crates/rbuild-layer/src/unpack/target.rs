@@ -6,7 +6,7 @@ use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use rbuild_linux::{Kind, RootDir, Timestamp};
+use rbuild_linux::{FileKind, RootDir, Timestamp};
 
 use crate::entry::{EntryKind, TarEntry};
 use crate::error::{LayerError, Result};
@@ -198,7 +198,7 @@ impl<'a> UnpackTarget<'a> {
         // own files stay.
         if dir.exists(hidden)? {
             let stat = dir.stat_name(hidden)?;
-            if stat.kind == Kind::Dir {
+            if stat.kind == FileKind::Dir {
                 dir.sub(hidden)?.set_xattr(OsStr::new(""), OsStr::new(OPAQUE), b"y")?;
                 // The lower layers no longer describe it.
                 let path = self.root.resolve(above)?.join(hidden);
@@ -221,7 +221,7 @@ impl<'a> UnpackTarget<'a> {
             }
             EntryKind::Symlink => place(dir, name, |dir| dir.create_symlink(&entry.link, name))?,
             EntryKind::HardLink => {
-                if self.hard_link(entry, name)? == Linked::TargetMissing {
+                if self.hard_link(entry, name)? == LinkOutcome::TargetMissing {
                     self.later.insert(path.to_path_buf(), entry.clone());
                 }
                 return Ok(());
@@ -230,12 +230,12 @@ impl<'a> UnpackTarget<'a> {
                 return Err(entry_error(entry, "is a device 0:0, which a layer may not hold"));
             }
             EntryKind::CharDevice => {
-                place(dir, name, |dir| dir.create_node(name, Kind::CharDevice, entry.mode, entry.rdev))?
+                place(dir, name, |dir| dir.create_node(name, FileKind::CharDevice, entry.mode, entry.rdev))?
             }
             EntryKind::BlockDevice => {
-                place(dir, name, |dir| dir.create_node(name, Kind::BlockDevice, entry.mode, entry.rdev))?
+                place(dir, name, |dir| dir.create_node(name, FileKind::BlockDevice, entry.mode, entry.rdev))?
             }
-            EntryKind::Fifo => place(dir, name, |dir| dir.create_node(name, Kind::Fifo, entry.mode, entry.rdev))?,
+            EntryKind::Fifo => place(dir, name, |dir| dir.create_node(name, FileKind::Fifo, entry.mode, entry.rdev))?,
         }
         self.set_meta(entry, path, name, ids, made)
     }
@@ -268,7 +268,7 @@ impl<'a> UnpackTarget<'a> {
             Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
             Err(e) => return Err(e.into()),
         }
-        if dir.stat_name(name)?.kind == Kind::Dir {
+        if dir.stat_name(name)?.kind == FileKind::Dir {
             return Ok(false);
         }
         dir.remove_all(name)?;
@@ -280,7 +280,7 @@ impl<'a> UnpackTarget<'a> {
         Ok(true)
     }
 
-    pub(super) fn hard_link(&self, entry: &TarEntry, name: &OsStr) -> Result<Linked> {
+    pub(super) fn hard_link(&self, entry: &TarEntry, name: &OsStr) -> Result<LinkOutcome> {
         let leaves = || entry_error(entry, format!("links to {:?}, which leaves the archive's root", entry.link));
         let target = rbuild_paths::inside(&entry.link).ok_or_else(leaves)?;
         let Some(target_name) = target.file_name() else { return Err(leaves()) };
@@ -288,13 +288,13 @@ impl<'a> UnpackTarget<'a> {
         let found = found.and_then(|from| from.stat_name(target_name).map(|stat| (from, stat)));
         let (from, stat) = match found {
             Ok(found) => found,
-            Err(e) if e.is_not_found() || e.errno() == Some(NOT_A_DIRECTORY) => return Ok(Linked::TargetMissing),
+            Err(e) if e.is_not_found() || e.errno() == Some(NOT_A_DIRECTORY) => return Ok(LinkOutcome::TargetMissing),
             Err(e) => return Err(e.into()),
         };
         if self.how.whiteouts == Whiteouts::Overlay && from.is_whiteout(target_name, &stat)? {
-            return Ok(Linked::TargetMissing);
+            return Ok(LinkOutcome::TargetMissing);
         }
-        if stat.kind == Kind::Dir {
+        if stat.kind == FileKind::Dir {
             return Err(entry_error(entry, "is a hard link to a directory"));
         }
         let dir = &self.parent.1;
@@ -307,7 +307,7 @@ impl<'a> UnpackTarget<'a> {
             }
             other => other?,
         }
-        Ok(Linked::Done)
+        Ok(LinkOutcome::Done)
     }
 }
 
@@ -316,7 +316,7 @@ const IMPLIED_MODE: u32 = 0o755;
 
 /// The outcome of creating a hard link.
 #[derive(PartialEq, Eq)]
-pub(super) enum Linked {
+pub(super) enum LinkOutcome {
     Done,
     TargetMissing,
 }

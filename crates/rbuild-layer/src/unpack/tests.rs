@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
-use rbuild_linux::{Kind, Timestamp};
+use rbuild_linux::{FileKind, Timestamp};
 
 use crate::entry::EntryKind;
 use crate::limits::Limits;

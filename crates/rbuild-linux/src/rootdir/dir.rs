@@ -11,7 +11,7 @@ use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, StatVfsMountFlags, StatxF
 use rustix::io::Errno;
 
 use crate::error::{Error, Result};
-use crate::meta::{Kind, Stat};
+use crate::meta::{FileKind, Stat};
 use crate::recorded_owners::OwnerRecords;
 
 use crate::rootdir::long::{self, IN_ROOT, openat2_by};
@@ -29,10 +29,10 @@ pub struct RootDir {
 
 /// One directory entry, with its type as returned by getdents(2).
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
+pub struct DirEntry {
     pub name: OsString,
     /// `None` if the file system does not report it.
-    pub kind: Option<Kind>,
+    pub kind: Option<FileKind>,
 }
 
 fn openat2(dir: BorrowedFd<'_>, path: &Path, flags: OFlags, mode: Mode) -> rustix::io::Result<OwnedFd> {
@@ -194,7 +194,7 @@ impl RootDir {
     }
 
     /// Returns the entries of this directory, sorted bytewise by name, without `.` and `..`.
-    pub fn entries(&self) -> Result<Vec<Entry>> {
+    pub fn entries(&self) -> Result<Vec<DirEntry>> {
         let here = Path::new("");
         let fd = rustix::fs::openat(self.fd(), c".", OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
             .map_err(|e| self.err("openat", here, e))?;
@@ -208,16 +208,16 @@ impl RootDir {
                 continue;
             }
             let kind = match entry.file_type() {
-                FileType::RegularFile => Some(Kind::File),
-                FileType::Directory => Some(Kind::Dir),
-                FileType::Symlink => Some(Kind::Symlink),
-                FileType::CharacterDevice => Some(Kind::CharDevice),
-                FileType::BlockDevice => Some(Kind::BlockDevice),
-                FileType::Fifo => Some(Kind::Fifo),
-                FileType::Socket => Some(Kind::Socket),
+                FileType::RegularFile => Some(FileKind::File),
+                FileType::Directory => Some(FileKind::Dir),
+                FileType::Symlink => Some(FileKind::Symlink),
+                FileType::CharacterDevice => Some(FileKind::CharDevice),
+                FileType::BlockDevice => Some(FileKind::BlockDevice),
+                FileType::Fifo => Some(FileKind::Fifo),
+                FileType::Socket => Some(FileKind::Socket),
                 FileType::Unknown => None,
             };
-            entries.push(Entry { name: OsString::from_vec(name.to_vec()), kind });
+            entries.push(DirEntry { name: OsString::from_vec(name.to_vec()), kind });
         }
         entries.sort_unstable_by(|a, b| a.name.as_bytes().cmp(b.name.as_bytes()));
         Ok(entries)
@@ -254,7 +254,7 @@ impl RootDir {
         let mut content = Vec::new();
         // Opening a device may have side effects, and a FIFO may never end.
         let kind = self.stat_follow(path)?.kind;
-        if kind != Kind::File {
+        if kind != FileKind::File {
             return Err(Error::not_a_file(
                 "read",
                 self.label.join(path.strip_prefix("/").unwrap_or(path)),
@@ -300,15 +300,17 @@ impl RootDir {
     /// Creates a device node or FIFO. `rdev` is (major, minor). If devices cannot be created,
     /// creates an empty stand-in file, which [`Stat`] reports as that device, or fails if no
     /// records count here.
-    pub fn create_node(&self, name: &OsStr, kind: Kind, mode: u32, rdev: (u32, u32)) -> Result<()> {
+    pub fn create_node(&self, name: &OsStr, kind: FileKind, mode: u32, rdev: (u32, u32)) -> Result<()> {
         let file_type = match kind {
-            Kind::CharDevice => FileType::CharacterDevice,
-            Kind::BlockDevice => FileType::BlockDevice,
-            Kind::Fifo => FileType::Fifo,
-            Kind::Socket => FileType::Socket,
-            Kind::File | Kind::Dir | Kind::Symlink => return Err(self.err("mknodat", Path::new(name), Errno::INVAL)),
+            FileKind::CharDevice => FileType::CharacterDevice,
+            FileKind::BlockDevice => FileType::BlockDevice,
+            FileKind::Fifo => FileType::Fifo,
+            FileKind::Socket => FileType::Socket,
+            FileKind::File | FileKind::Dir | FileKind::Symlink => {
+                return Err(self.err("mknodat", Path::new(name), Errno::INVAL));
+            }
         };
-        let is_device = matches!(kind, Kind::CharDevice | Kind::BlockDevice) && rdev != (0, 0);
+        let is_device = matches!(kind, FileKind::CharDevice | FileKind::BlockDevice) && rdev != (0, 0);
         if is_device && self.written_owners().is_some() {
             return self.create_stand_in(name, kind, mode, rdev);
         }
@@ -325,7 +327,7 @@ impl RootDir {
     /// system that is itself an overlay), an empty file with an attribute that the kernel also
     /// recognizes (Linux 6.7).
     pub fn create_whiteout(&self, name: &OsStr) -> Result<()> {
-        match self.create_node(name, Kind::CharDevice, 0, (0, 0)) {
+        match self.create_node(name, FileKind::CharDevice, 0, (0, 0)) {
             Err(e) if e.errno() == Some(libc::EPERM) => {
                 drop(self.create_file(name, 0)?);
                 self.set_xattr(name, OsStr::new(WHITEOUT), b"y")
@@ -337,7 +339,7 @@ impl RootDir {
     /// Returns true if the direct child `name`, whose metadata is given, is a whiteout of either
     /// form.
     pub fn is_whiteout(&self, name: &OsStr, stat: &Stat) -> Result<bool> {
-        let may_be = stat.kind == Kind::File && stat.size == 0 && stat.mode == 0;
+        let may_be = stat.kind == FileKind::File && stat.size == 0 && stat.mode == 0;
         Ok(stat.is_whiteout() || (may_be && self.xattrs(name)?.contains_key(OsStr::new(WHITEOUT))))
     }
 

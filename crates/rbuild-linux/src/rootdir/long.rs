@@ -24,7 +24,7 @@ const UNFOLLOWED: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW);
 
 /// Opens a path of any length below `root`.
 pub(super) fn open(root: BorrowedFd<'_>, path: &Path, flags: OFlags, mode: Mode) -> Result<OwnedFd> {
-    let mut way = Way::new(root, &clean_dotted(path));
+    let mut way = Resolution::new(root, &clean_dotted(path));
     loop {
         let piece = way.next_piece()?;
         let last = way.todo.is_empty();
@@ -42,7 +42,7 @@ pub(super) fn has_no_link(root: BorrowedFd<'_>, parts: &[OsString]) -> bool {
     if parts.is_empty() || parts.iter().any(|part| part == "..") {
         return false;
     }
-    let mut way = Way::new(root, parts);
+    let mut way = Resolution::new(root, parts);
     while !way.todo.is_empty() {
         let Ok(piece) = way.next_piece() else { return false };
         match plainly(way.here(), &piece, OFlags::PATH, Mode::empty()) {
@@ -61,7 +61,7 @@ fn plainly(dir: BorrowedFd<'_>, piece: &[OsString], flags: OFlags, mode: Mode) -
 }
 
 /// A path resolution in progress.
-struct Way<'a> {
+struct Resolution<'a> {
     root: BorrowedFd<'a>,
     /// The directory at `done`; `None` means the root.
     at: Option<OwnedFd>,
@@ -71,9 +71,9 @@ struct Way<'a> {
     links: u32,
 }
 
-impl Way<'_> {
-    fn new<'a>(root: BorrowedFd<'a>, parts: &[OsString]) -> Way<'a> {
-        Way { root, at: None, done: Vec::new(), todo: parts.iter().rev().cloned().collect(), links: 0 }
+impl Resolution<'_> {
+    fn new<'a>(root: BorrowedFd<'a>, parts: &[OsString]) -> Resolution<'a> {
+        Resolution { root, at: None, done: Vec::new(), todo: parts.iter().rev().cloned().collect(), links: 0 }
     }
 
     fn here(&self) -> BorrowedFd<'_> {
@@ -92,7 +92,7 @@ impl Way<'_> {
             self.todo.pop();
             self.done.pop();
             self.at = None;
-            let mut again = Way::new(self.root, &self.done);
+            let mut again = Resolution::new(self.root, &self.done);
             while !again.todo.is_empty() {
                 let piece = again.next_piece()?;
                 let fd = plainly(again.here(), &piece, DIRECTORY, Mode::empty())?;
@@ -201,7 +201,7 @@ mod tests {
         assert_eq!(inode(&deep.join("..").join("d/f")).unwrap(), file);
         assert_eq!(root.resolve(deep.join("up/x")).unwrap(), Path::new("/d/x"));
         assert_eq!(root.resolve(&deep).unwrap(), Path::new("/").join(&deep));
-        assert!(root.stat(deep.join("round")).unwrap().kind == crate::Kind::Symlink);
+        assert!(root.stat(deep.join("round")).unwrap().kind == crate::FileKind::Symlink);
         assert_eq!(root.stat_follow(deep.join("round")).unwrap_err().errno(), Some(libc::ELOOP));
         assert!(root.stat(deep.join("none")).unwrap_err().is_not_found());
         root.remove_all(OsStr::new("d")).unwrap();

@@ -9,19 +9,19 @@ use rustix::io::Errno;
 
 use crate::error::Result;
 use crate::idmap::unmapped_owner;
-use crate::meta::{Kind, Timestamp, Xattrs, file_xattrs, xattrs_by};
+use crate::meta::{FileKind, Timestamp, Xattrs, file_xattrs, xattrs_by};
 use crate::recorded_owners::{self, OwnerRecords, Recorded};
 use crate::rootdir::dir::{RootDir, one_component, one_component_or_self};
 
 impl RootDir {
     /// Creates an empty file that records the device it represents.
-    pub(super) fn create_stand_in(&self, name: &OsStr, kind: Kind, mode: u32, rdev: (u32, u32)) -> Result<()> {
+    pub(super) fn create_stand_in(&self, name: &OsStr, kind: FileKind, mode: u32, rdev: (u32, u32)) -> Result<()> {
         drop(self.create_file(name, mode)?);
         self.set_stand_in(name, (kind, rdev.0, rdev.1))
     }
 
     /// Makes the empty file `name` a stand-in for a device.
-    pub fn set_stand_in(&self, name: &OsStr, device: (Kind, u32, u32)) -> Result<()> {
+    pub fn set_stand_in(&self, name: &OsStr, device: (FileKind, u32, u32)) -> Result<()> {
         one_component(name).map_err(|e| self.err("lsetxattr", Path::new(name), e))?;
         let what = Recorded { uid: 0, gid: 0, device: Some(device) };
         let owners = self.owners().ok_or_else(|| self.err("lsetxattr", Path::new(name), Errno::PERM))?;
@@ -64,7 +64,7 @@ impl RootDir {
     /// Sets the modification time of `name`, and its access time to the same, without following it.
     pub fn set_mtime(&self, name: &OsStr, mtime: Timestamp) -> Result<()> {
         let mut times = timestamps(self.owners(), mtime);
-        if self.written_owners().is_some() && mtime.sec > recorded_owners::latest_modification(Kind::Symlink) {
+        if self.written_owners().is_some() && mtime.sec > recorded_owners::latest_modification(FileKind::Symlink) {
             let latest = recorded_owners::latest_modification(self.stat(name)?.kind);
             times.last_modification.tv_sec = times.last_modification.tv_sec.min(latest);
         }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use rustix::io::Errno;
 
 use crate::error::Result;
-use crate::meta::Kind;
+use crate::meta::FileKind;
 use crate::rootdir::dir::RootDir;
 use crate::rootdir::long::{self, clean_dotted};
 
@@ -27,7 +27,7 @@ impl RootDir {
             let next = walked.join(&part);
             // A link is resolved against the root, not against `at`.
             let found = match at.stat_name(&part) {
-                Ok(stat) if stat.kind == Kind::Dir => at.sub(&part),
+                Ok(stat) if stat.kind == FileKind::Dir => at.sub(&part),
                 Ok(_) => self.sub(&next),
                 Err(e) => Err(e),
             };
@@ -102,7 +102,7 @@ impl RootDir {
             let here = done.join(&part);
             let found = at.as_ref().map(|dir| (dir, dir.stat_name(&part)));
             match found {
-                Some((dir, Ok(stat))) if stat.kind == Kind::Symlink => {
+                Some((dir, Ok(stat))) if stat.kind == FileKind::Symlink => {
                     if !may_follow(here.strip_prefix("/").unwrap_or(&here)) {
                         return Ok(None);
                     }
@@ -118,7 +118,7 @@ impl RootDir {
                     todo.extend(clean_dotted(&target).into_iter().rev());
                     continue;
                 }
-                Some((dir, Ok(stat))) if stat.kind == Kind::Dir => at = Some(dir.sub(&part)?),
+                Some((dir, Ok(stat))) if stat.kind == FileKind::Dir => at = Some(dir.sub(&part)?),
                 Some((_, Err(e))) if !e.is_not_found() && e.errno() != Some(libc::ENOTDIR) => return Err(e),
                 _ => at = None,
             }

@@ -1,6 +1,6 @@
 use super::*;
 use crate::error::Error;
-use crate::meta::{Kind, Stat, Timestamp, Xattrs};
+use crate::meta::{FileKind, Stat, Timestamp, Xattrs};
 use crate::recorded_owners::{OwnerMode, OwnerRecords};
 use std::ffi::OsStr;
 use std::os::unix::fs::symlink;
@@ -130,7 +130,7 @@ fn calls_by_name_take_one_component() {
         note("create_file", root.create_file(name, 0o644).err());
         note("create_dir", root.create_dir(name, 0o755).err());
         note("create_symlink", root.create_symlink(OsStr::new("x"), name).err());
-        note("create_node", root.create_node(name, Kind::Fifo, 0o644, (0, 0)).err());
+        note("create_node", root.create_node(name, FileKind::Fifo, 0o644, (0, 0)).err());
         note("create_whiteout", root.create_whiteout(name).err());
         note("hard_link from", root.hard_link(&root, name, OsStr::new("new")).err());
         note("hard_link to", root.hard_link(&root, OsStr::new("up"), name).err());
@@ -172,7 +172,7 @@ fn records_of_owners_count_for_a_directory_and_all_that_is_opened_from_it() {
         dir.chown(name, 33, 34).unwrap();
         dir.set_mtime(name, Timestamp { sec: 5, nsec: 0 }).unwrap();
     }
-    dir.create_node(device, Kind::CharDevice, 0o600, (1, 3)).unwrap();
+    dir.create_node(device, FileKind::CharDevice, 0o600, (1, 3)).unwrap();
 
     let owner = |stat: Stat| (stat.uid, stat.gid);
     let own = crate::process::own_ids();
@@ -188,7 +188,7 @@ fn records_of_owners_count_for_a_directory_and_all_that_is_opened_from_it() {
     assert_eq!(owner(recorded.parent("d/file").unwrap().0.stat_self().unwrap()), (33, 34));
     assert_eq!(owner(stranger.stat("d/file").unwrap()), own, "records of another key do not count");
     assert_eq!(recorded.stat("d/device").unwrap().rdev, (1, 3));
-    assert_eq!(f.root().stat("d/device").unwrap().kind, Kind::File);
+    assert_eq!(f.root().stat("d/device").unwrap().kind, FileKind::File);
 
     dir.set_xattr(file, records.attribute(), b"forged").unwrap();
     assert_eq!(owner(dir.stat_name(file).unwrap()), (33, 34), "the attribute is not set like others");
@@ -203,9 +203,9 @@ fn stand_ins_are_noted_for_the_directories_that_share_records() {
     let (ours, others) = (f.root().with_owners(&ours), f.root().with_owners(&others));
     let name = OsStr::new("null");
     drop(ours.create_file(name, 0o600).unwrap());
-    assert!(f.root().set_stand_in(name, (Kind::CharDevice, 1, 3)).is_err(), "there are no records");
-    ours.try_clone().unwrap().set_stand_in(name, (Kind::CharDevice, 1, 3)).unwrap();
-    assert_eq!(ours.stat_name(name).unwrap().device, Some((Kind::CharDevice, 1, 3)));
+    assert!(f.root().set_stand_in(name, (FileKind::CharDevice, 1, 3)).is_err(), "there are no records");
+    ours.try_clone().unwrap().set_stand_in(name, (FileKind::CharDevice, 1, 3)).unwrap();
+    assert_eq!(ours.stat_name(name).unwrap().device, Some((FileKind::CharDevice, 1, 3)));
     assert_eq!(others.stat_name(name).unwrap().device, None);
     assert!(ours.owners().unwrap().has_met_stand_ins());
     assert!(!others.owners().unwrap().has_met_stand_ins());

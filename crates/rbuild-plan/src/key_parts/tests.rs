@@ -52,7 +52,7 @@ fn parts_of_parameters_are_what_they_were() {
         (Parameters { ulimits: vec![limit], ..params() }, "ulimit=RLIMIT_NOFILE 1 2"),
         (Parameters { shm_size: Some(1 << 20), ..params() }, "shm size=1048576"),
         (Parameters { hosts: vec![("h".into(), "1.2.3.4".into())], ..params() }, "known host=h"),
-        (Parameters { network: crate::Network::Isolated, ..params() }, "network=isolated"),
+        (Parameters { network: crate::NetworkMode::Isolated, ..params() }, "network=isolated"),
     ] {
         assert_eq!(special("RUN x", "RUN x", &params), [expected]);
     }

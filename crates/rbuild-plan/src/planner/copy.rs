@@ -6,7 +6,7 @@ use rbuild_dockerfile::{Diagnostic, Span};
 use rbuild_paths::SourcePattern;
 
 use crate::Chmod;
-use crate::graph::{CopySource, CopyStep, From as Input, InlineFile, Marks, Step};
+use crate::graph::{CopySource, CopyStep, FileSource, InlineFile, Marks, Step};
 use crate::history;
 use crate::planner::paths::{cwd, join, native_path};
 use crate::planner::state::{Planned, Planner, StageState, not_yet};
@@ -77,9 +77,9 @@ pub(super) fn copy(planner: &mut Planner<'_>, state: &mut StageState, copy: &ast
 }
 
 /// Returns the tree that a COPY or ADD reads.
-fn copy_input(planner: &mut Planner<'_>, copy: &ast::Copy) -> Planned<Input> {
+fn copy_input(planner: &mut Planner<'_>, copy: &ast::Copy) -> Planned<FileSource> {
     match &copy.from {
-        None => Ok(Input::Context),
+        None => Ok(FileSource::Context),
         Some(word) if word.text.contains('$') => {
             let d = Diagnostic::new(word.span, "`--from` does not expand variables");
             Err(d.help("define a stage with `FROM $NAME AS x` and use `--from=x`").into())

@@ -7,11 +7,11 @@ use rbuild_image::{DEFAULT_PATH, ImageConfig, Platform, PlatformError};
 use rbuild_paths::SourcePattern;
 use rbuild_remedy::Remedy;
 
-use crate::graph::{CopySource, CopyStep, From as Input, Step, StepName};
+use crate::graph::{CopySource, CopyStep, FileSource, Step, StepName};
 use crate::ids::{ContextId, VertexId};
 use crate::parameters::{ContextSource, NamedContext, NoCache, WrittenImage};
 use crate::planner::paths::{cwd, is_windows};
-use crate::planner::state::{BaseImage, ImageNeed, Planned, Planner, StageState, Stop, steps_of};
+use crate::planner::state::{BaseImage, ImageNeed, Interrupted, Planned, Planner, StageState, steps_of};
 use crate::variables::{Vars, expand};
 
 /// Returns the names in `--from` and `from=` of a stage's instructions, with their locations.
@@ -39,7 +39,7 @@ impl Planner<'_> {
         }
         for index in (0..target).filter(|i| needed[*i]) {
             match self.stage(index) {
-                Ok(_) | Err(Stop::Needs) => self.in_progress.clear(),
+                Ok(_) | Err(Interrupted::Needs) => self.in_progress.clear(),
                 Err(e) => return Err(e),
             }
         }
@@ -190,7 +190,7 @@ impl Planner<'_> {
             ContextSource::Directory => {
                 let mut state = self.scratch_state(label, total, span);
                 let copy = CopyStep {
-                    from: Input::Named(context),
+                    from: FileSource::Named(context),
                     sources: vec![CopySource { pattern: SourcePattern::literal("/"), span }],
                     dest: "/".into(),
                     dest_is_dir: true,
@@ -219,7 +219,7 @@ impl Planner<'_> {
         total: usize,
         span: Span,
     ) -> Planned<StageState> {
-        let Some(base) = self.image(image, platform, span, false) else { return Err(Stop::Needs) };
+        let Some(base) = self.image(image, platform, span, false) else { return Err(Interrupted::Needs) };
         let base = base.clone();
         let name = StepName { stage: label.clone(), number: 1, total };
         let vertex = self.image_vertex(&image.text, &base, name, span);
@@ -309,7 +309,7 @@ impl Planner<'_> {
     }
 
     /// Resolves the name of a stage that is defined later in the file as the name of an image.
-    fn instead_of_later_stage(&mut self, name: &str, span: Span) -> Planned<Input> {
+    fn instead_of_later_stage(&mut self, name: &str, span: Span) -> Planned<FileSource> {
         let number = name.bytes().all(|b| b.is_ascii_digit());
         match WrittenImage::parse(name) {
             Ok(image) if !number => self.input_image(&image, span, true),
@@ -321,7 +321,7 @@ impl Planner<'_> {
     }
 
     /// Resolves `--from` or `from=`: a stage by name or number, a named context, or an image.
-    pub(super) fn input_named(&mut self, name: &str, span: Span) -> Planned<Input> {
+    pub(super) fn input_named(&mut self, name: &str, span: Span) -> Planned<FileSource> {
         let count = self.file.stages.len();
         if let Some(index) = self.find_stage(name, count) {
             if self.in_progress.last().is_some_and(|current| self.is_later(index, *current)) {
@@ -331,12 +331,12 @@ impl Planner<'_> {
                 let d = Diagnostic::new(span, format!("stage `{name}` depends on itself: {name} → {name}"));
                 return Err(d.help("name an earlier stage, or an image").into());
             }
-            return Ok(Input::Vertex(self.stage(index)?.vertex));
+            return Ok(FileSource::Vertex(self.stage(index)?.vertex));
         }
         if let Some(context) = self.params.context_index(name) {
             return match self.params.contexts[context].source {
-                ContextSource::Directory => Ok(Input::Named(context)),
-                _ => Ok(Input::Vertex(self.context_state(context, name.to_string(), 1, span)?.vertex)),
+                ContextSource::Directory => Ok(FileSource::Named(context)),
+                _ => Ok(FileSource::Vertex(self.context_state(context, name.to_string(), 1, span)?.vertex)),
             };
         }
         if name.bytes().all(|b| b.is_ascii_digit()) {
@@ -351,16 +351,16 @@ impl Planner<'_> {
         }
         if name == "scratch" {
             let name = StepName { stage: String::new(), number: 1, total: 1 };
-            return Ok(Input::Vertex(self.add(Step::Scratch, None, name, "FROM scratch".into(), span)));
+            return Ok(FileSource::Vertex(self.add(Step::Scratch, None, name, "FROM scratch".into(), span)));
         }
         let image = self.written_image(name, span)?;
         self.input_image(&image, span, false)
     }
 
     /// Returns the image that files are taken from.
-    fn input_image(&mut self, image: &WrittenImage, span: Span, later_stage: bool) -> Planned<Input> {
-        let Some(base) = self.image(image, None, span, later_stage) else { return Err(Stop::Needs) };
+    fn input_image(&mut self, image: &WrittenImage, span: Span, later_stage: bool) -> Planned<FileSource> {
+        let Some(base) = self.image(image, None, span, later_stage) else { return Err(Interrupted::Needs) };
         let (base, name) = (base.clone(), StepName { stage: image.text.clone(), number: 1, total: 1 });
-        Ok(Input::Vertex(self.image_vertex(&image.text, &base, name, span)))
+        Ok(FileSource::Vertex(self.image_vertex(&image.text, &base, name, span)))
     }
 }

@@ -2,7 +2,7 @@
 
 use rbuild_dockerfile::ast::{self, Command, Op, Word};
 use rbuild_dockerfile::{Diagnostic, Span};
-use rbuild_image::Healthcheck;
+use rbuild_image::HealthcheckConfig;
 use serde_json::{Map, Value};
 
 use crate::history;
@@ -95,15 +95,15 @@ fn stop_signal(planner: &mut Planner<'_>, state: &mut StageState, word: &Word) -
     Ok(format!("STOPSIGNAL {signal}"))
 }
 
-fn healthcheck(check: &ast::Healthcheck) -> Healthcheck {
+fn healthcheck(check: &ast::Healthcheck) -> HealthcheckConfig {
     match check {
-        ast::Healthcheck::None => Healthcheck { test: vec!["NONE".into()], ..Healthcheck::default() },
+        ast::Healthcheck::None => HealthcheckConfig { test: vec!["NONE".into()], ..HealthcheckConfig::default() },
         ast::Healthcheck::Check { interval, timeout, start_period, start_interval, retries, command } => {
             let test = match command {
                 Command::Exec(argv) => [vec!["CMD".to_string()], argv.clone()].concat(),
                 Command::Shell(word) => vec!["CMD-SHELL".into(), word.text.clone()],
             };
-            Healthcheck {
+            HealthcheckConfig {
                 test,
                 interval: *interval,
                 timeout: *timeout,

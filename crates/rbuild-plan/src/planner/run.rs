@@ -5,8 +5,8 @@ use rbuild_dockerfile::{Diagnostic, Mount, MountKind, PROXY_ARGS, Sharing, Span,
 use rbuild_remedy::Remedy;
 
 use crate::graph::{
-    AgentStep, CacheStep, From as Input, InlineFile, MountKindStep, MountStep, Network, RunStep, SecretStep, Security,
-    Step,
+    AgentStep, CacheStep, FileSource, InlineFile, MountKindStep, MountStep, NetworkMode, RunStep, SecretStep,
+    SecurityMode, Step,
 };
 use crate::history;
 use crate::ids::VolumeId;
@@ -109,15 +109,15 @@ fn check_runnable(planner: &Planner<'_>, state: &StageState, span: Span) -> Plan
         .into())
 }
 
-fn network(planner: &Planner<'_>, word: Option<&Word>) -> Planned<Network> {
+fn network(planner: &Planner<'_>, word: Option<&Word>) -> Planned<NetworkMode> {
     match word.map(|w| (w.text.as_str(), w.span)) {
         None | Some(("default", _)) => Ok(planner.params.network),
-        Some(("host", _)) if planner.params.allow_host_network => Ok(Network::Host),
+        Some(("host", _)) if planner.params.allow_host_network => Ok(NetworkMode::Host),
         Some(("host", span)) => {
             let d = Diagnostic::new(span, "`--network=host` is not allowed in this build");
             Err(d.help(Remedy::Allow { entitlement: "network.host" }).into())
         }
-        Some(("none", _)) => Ok(Network::None),
+        Some(("none", _)) => Ok(NetworkMode::None),
         Some((other, span)) => {
             let d = Diagnostic::new(span, format!("unknown network mode `{other}`"));
             Err(d.help("use default, none or host").into())
@@ -125,10 +125,10 @@ fn network(planner: &Planner<'_>, word: Option<&Word>) -> Planned<Network> {
     }
 }
 
-fn security(planner: &Planner<'_>, word: Option<&Word>) -> Planned<Security> {
+fn security(planner: &Planner<'_>, word: Option<&Word>) -> Planned<SecurityMode> {
     match word.map(|w| (w.text.as_str(), w.span)) {
-        None | Some(("sandbox", _)) => Ok(Security::Sandbox),
-        Some(("insecure", _)) if planner.params.allow_insecure => Ok(Security::Insecure),
+        None | Some(("sandbox", _)) => Ok(SecurityMode::Sandbox),
+        Some(("insecure", _)) if planner.params.allow_insecure => Ok(SecurityMode::Insecure),
         Some(("insecure", span)) => {
             let d = Diagnostic::new(span, "`--security=insecure` is not allowed in this build");
             Err(d.help(Remedy::Allow { entitlement: "security.insecure" }).into())
@@ -206,7 +206,7 @@ fn mount(planner: &mut Planner<'_>, state: &StageState, mount: &Mount, span: Spa
     let (kind, read_only) = match mount.kind {
         MountKind::Bind => {
             let from = match &mount.from {
-                None => Input::Context,
+                None => FileSource::Context,
                 Some(name) => planner.input_named(name, span)?,
             };
             let source = mount.source.clone().unwrap_or_else(|| "/".into());

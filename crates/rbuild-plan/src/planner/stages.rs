@@ -15,7 +15,7 @@ use crate::planner::copy;
 use crate::planner::metadata;
 use crate::planner::paths::{cwd, is_windows, join, native_path};
 use crate::planner::run;
-use crate::planner::state::{BaseImage, ImageNeed, Planned, Planner, StageState, Stop, steps_of};
+use crate::planner::state::{BaseImage, ImageNeed, Interrupted, Planned, Planner, StageState, steps_of};
 
 /// The outcome of planning.
 pub enum Plan {
@@ -46,8 +46,8 @@ pub fn plan(
     match built {
         Ok(_) if !planner.needs.is_empty() => Ok(Plan::Needs(planner.needs)),
         Ok(graph) => Ok(Plan::Graph(Box::new(graph))),
-        Err(Stop::Needs) => Ok(Plan::Needs(planner.needs)),
-        Err(Stop::Error(d)) => Err(vec![d]),
+        Err(Interrupted::Needs) => Ok(Plan::Needs(planner.needs)),
+        Err(Interrupted::Error(d)) => Err(vec![d]),
     }
 }
 
@@ -183,9 +183,9 @@ impl Planner<'_> {
     ) -> Planned<()> {
         let result = self.dispatch(state, i);
         match (result, at) {
-            (Err(Stop::Error(d)), Some(span)) => {
+            (Err(Interrupted::Error(d)), Some(span)) => {
                 let message = format!("in the base image's ONBUILD trigger: {}", d.message);
-                Err(Stop::Error(Diagnostic { span, message, help: d.help }))
+                Err(Interrupted::Error(Diagnostic { span, message, help: d.help }))
             }
             (other, _) => other,
         }

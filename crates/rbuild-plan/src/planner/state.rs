@@ -34,19 +34,19 @@ pub struct ImageNeed {
 }
 
 /// Reason for planning to stop early.
-pub(super) enum Stop {
+pub(super) enum Interrupted {
     /// An image must be resolved first; it is in `needs`.
     Needs,
     Error(Diagnostic),
 }
 
-impl From<Diagnostic> for Stop {
-    fn from(d: Diagnostic) -> Stop {
-        Stop::Error(d)
+impl From<Diagnostic> for Interrupted {
+    fn from(d: Diagnostic) -> Interrupted {
+        Interrupted::Error(d)
     }
 }
 
-pub(super) type Planned<T> = std::result::Result<T, Stop>;
+pub(super) type Planned<T> = std::result::Result<T, Interrupted>;
 
 /// The state of a stage after an instruction.
 #[derive(Debug, Clone)]

@@ -5,7 +5,7 @@ use rbuild_image::{ImageConfig, ImageName, ManifestDigest, Platform};
 use rbuild_remedy::Remedy;
 
 use super::*;
-use crate::graph::{BuildGraph, From as Input, RunStep, Step, Ulimit};
+use crate::graph::{BuildGraph, FileSource, RunStep, Step, Ulimit};
 use crate::{ContextId, ContextSource, NamedContext, NoCache, Parameters, VertexId, WrittenImage};
 
 fn params() -> Parameters {
@@ -469,7 +469,7 @@ fn named_contexts_replace_stages_images_and_copy_sources() {
     // A copy reads the directory directly.
     let g = graph_with("FROM scratch\nCOPY --from=src a /\n", &with("src", ContextSource::Directory));
     let Step::Copy(copy) = &g.vertices[1].step else { panic!() };
-    assert_eq!(copy.from, Input::Named(ContextId::new(0)));
+    assert_eq!(copy.from, FileSource::Named(ContextId::new(0)));
     // Reserved names are never replaced.
     let g = graph_with("FROM scratch\nCOPY a /\n", &with("scratch", ContextSource::Directory));
     assert_eq!(g.vertices.len(), 2);

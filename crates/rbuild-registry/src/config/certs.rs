@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 
 use ureq::tls::{Certificate, ClientCert, PemItem, PrivateKey, RootCerts, TlsConfig, parse_pem};
 
-use crate::environment::Environment;
+use crate::environment::ProcessEnvironment;
 
 /// Files with certificates for one host.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
@@ -18,7 +18,7 @@ pub(crate) struct CertFiles {
 
 impl CertFiles {
     /// Adds the files of the first `certs.d` directory with an entry for the host.
-    pub(crate) fn find(&mut self, environment: &Environment, host: &str) -> Result<(), String> {
+    pub(crate) fn find(&mut self, environment: &ProcessEnvironment, host: &str) -> Result<(), String> {
         let user = environment.user_config("containers/certs.d");
         let system = ["etc/containers/certs.d", "etc/docker/certs.d"].map(|dir| environment.system(dir));
         let dirs = user.into_iter().chain(system).map(|dir| dir.join(host));
@@ -44,7 +44,7 @@ impl CertFiles {
     }
 
     /// Returns the TLS settings with these files. `verify` is false if any certificate is accepted.
-    pub(crate) fn tls(&self, environment: &Environment, verify: bool) -> Result<TlsConfig, String> {
+    pub(crate) fn tls(&self, environment: &ProcessEnvironment, verify: bool) -> Result<TlsConfig, String> {
         let replaced = ["SSL_CERT_FILE", "SSL_CERT_DIR"].iter().any(|name| environment.variable(name).is_some());
         // The system's roots are read only where others join them; it takes some milliseconds.
         let roots = match verify && (replaced || !self.roots.is_empty()) {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::Deserialize;
 use toml::{Table, Value};
 
-use crate::environment::Environment;
+use crate::environment::ProcessEnvironment;
 
 /// An endpoint of a `hosts.toml`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,7 +45,7 @@ impl<T> OneOrMore<T> {
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct Entry {
+struct HostSettings {
     capabilities: Option<Vec<String>>,
     ca: Option<OneOrMore<PathBuf>>,
     client: Option<Value>,
@@ -55,7 +55,7 @@ struct Entry {
 }
 
 /// Returns the endpoints of a registry in order, if there is a file for it.
-pub(crate) fn read(environment: &Environment, registry: &str) -> Result<Option<Vec<Host>>, String> {
+pub(crate) fn read(environment: &ProcessEnvironment, registry: &str) -> Result<Option<Vec<Host>>, String> {
     let dir = environment.system("etc/containerd/certs.d");
     let with_port = registry.split_once(':').map(|(host, port)| format!("{host}_{port}_"));
     let names = with_port.into_iter().chain([registry.to_string(), "_default".to_string()]);
@@ -94,7 +94,7 @@ pub(crate) fn parse(text: &str, registry: &str, dir: &std::path::Path) -> Result
 }
 
 fn host(url: &str, entry: Value, dir: &std::path::Path, server: bool) -> Result<Host, String> {
-    let entry: Entry = entry.try_into().map_err(|e: toml::de::Error| format!("host {url}: {}", e.message()))?;
+    let entry: HostSettings = entry.try_into().map_err(|e: toml::de::Error| format!("host {url}: {}", e.message()))?;
     let can = |what: &str| entry.capabilities.as_ref().is_none_or(|list| list.iter().any(|word| word == what));
     let headers = entry.header.iter().flat_map(|(name, value)| {
         let values = match value {

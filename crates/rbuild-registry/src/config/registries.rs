@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use crate::environment::Environment;
+use crate::environment::ProcessEnvironment;
 
 /// A rule for names with a prefix.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -43,7 +43,7 @@ enum PullFromMirror {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-struct Document {
+struct RegistriesConf {
     registry: Vec<Registry>,
 }
 
@@ -62,7 +62,7 @@ pub(crate) struct Location {
 
 /// The result of the rules for a name.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Rule {
+pub(crate) enum NameRules {
     /// No rule applies.
     None,
     /// Forbidden by a rule of this file.
@@ -79,7 +79,7 @@ pub(crate) struct Registries {
 
 impl Registries {
     /// Reads the user's files, or else the system's.
-    pub(crate) fn read(environment: &Environment) -> Result<Registries, String> {
+    pub(crate) fn read(environment: &ProcessEnvironment) -> Result<Registries, String> {
         let mut all = Registries::default();
         for file in files(environment) {
             match std::fs::read_to_string(&file) {
@@ -93,7 +93,7 @@ impl Registries {
 
     pub(crate) fn add(&mut self, text: &str, file: &Path) -> Result<(), String> {
         let failed = |e: &dyn std::fmt::Display| format!("{}: {}", file.display(), e.to_string().trim_end());
-        let document: Document = toml::from_str(text).map_err(|e| failed(&e))?;
+        let document: RegistriesConf = toml::from_str(text).map_err(|e| failed(&e))?;
         for mut rule in document.registry {
             let empty = rule.prefix.is_empty();
             if empty {
@@ -111,15 +111,15 @@ impl Registries {
     }
 
     /// Returns the rule for a name: that of the longest prefix.
-    pub(crate) fn rule(&self, registry: &str, path: &str) -> Rule {
+    pub(crate) fn rule(&self, registry: &str, path: &str) -> NameRules {
         let name = format!("{registry}/{path}");
         let fitting = self.rules.values().filter_map(|rule| Some((rule, matched(&rule.prefix, registry, &name)?)));
         let Some((rule, length)) = fitting.max_by_key(|(rule, _)| (!rule.prefix.starts_with("*."), rule.prefix.len()))
         else {
-            return Rule::None;
+            return NameRules::None;
         };
         if rule.blocked {
-            return Rule::Blocked(rule.file.clone());
+            return NameRules::Blocked(rule.file.clone());
         }
         let rest = &name[length..];
         let target = |location: &str, insecure| {
@@ -133,7 +133,7 @@ impl Registries {
             digests: mirror.pull_from_mirror != PullFromMirror::TagOnly,
             ..target(mirror.location.trim_end_matches('/'), mirror.insecure)
         });
-        Rule::Targets(mirrors.chain([target(&rule.location, rule.insecure)]).collect())
+        NameRules::Targets(mirrors.chain([target(&rule.location, rule.insecure)]).collect())
     }
 }
 
@@ -147,7 +147,7 @@ fn matched(prefix: &str, registry: &str, name: &str) -> Option<usize> {
     (rest.is_empty() || rest.starts_with(['/', ':', '@'])).then_some(prefix.len())
 }
 
-fn files(environment: &Environment) -> Vec<PathBuf> {
+fn files(environment: &ProcessEnvironment) -> Vec<PathBuf> {
     let user = environment.user_config("containers/registries.conf");
     let (main, is_system) = match environment.variable("CONTAINERS_REGISTRIES_CONF") {
         Some(file) => (PathBuf::from(file), false),
@@ -179,8 +179,8 @@ mod tests {
     }
 
     /// Places as `HOST/PATH`, with `~` if insecure, and `t` or `d` if for tags or digests only.
-    fn places(rule: &Rule) -> Vec<String> {
-        let Rule::Targets(targets) = rule else { panic!("{rule:?}") };
+    fn places(rule: &NameRules) -> Vec<String> {
+        let NameRules::Targets(targets) = rule else { panic!("{rule:?}") };
         let text = |t: &Location| {
             let kind = match (t.tags, t.digests) {
                 (true, false) => " t",
@@ -215,10 +215,10 @@ mod tests {
         assert_eq!(places(&all.rule("a.io", "team/y")), ["~b.io:5000/x/y"]);
         assert_eq!(places(&all.rule("a.io", "teams/y")), ["a.io/teams/y"]);
         assert_eq!(places(&all.rule("x.y.c.io", "z")), ["d.io/z"]);
-        assert_eq!(all.rule("c.io", "z"), Rule::None);
+        assert_eq!(all.rule("c.io", "z"), NameRules::None);
         assert_eq!(
             all.rule("a.io:5000", "z"),
-            Rule::Targets(vec![Location {
+            NameRules::Targets(vec![Location {
                 host: "a.io:5000".into(),
                 path: "z".into(),
                 insecure: false,
@@ -227,7 +227,7 @@ mod tests {
                 digests: true,
             }])
         );
-        assert_eq!(all.rule("bad.io", "z"), Rule::Blocked("r.conf".into()));
+        assert_eq!(all.rule("bad.io", "z"), NameRules::Blocked("r.conf".into()));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use base64::prelude::BASE64_STANDARD;
 use serde_json::Value;
 
 use crate::credential::Credential;
-use crate::credentials::members::Members;
+use crate::credentials::members::JsonMembers;
 use crate::secret::Secret;
 
 /// Name of the member with the logins.
@@ -22,7 +22,7 @@ const MAX_FILE: u64 = 4 << 20;
 /// A document with logins. Unknown members are kept.
 #[derive(Default)]
 pub(super) struct AuthFile {
-    pub(super) document: Members,
+    pub(super) document: JsonMembers,
 }
 
 /// Returns the name under which helpers know a registry.
@@ -49,7 +49,7 @@ impl AuthFile {
     /// Reads a file of Docker before 1.7, which consists of the logins alone.
     pub(super) fn read_old(path: &Path) -> Result<Option<AuthFile>, String> {
         let Some(AuthFile { document: logins }) = AuthFile::read(path)? else { return Ok(None) };
-        let mut document = Members::default();
+        let mut document = JsonMembers::default();
         let logins = logins.value(1).map_err(|e| format!("{}: {e}", path.display()))?;
         document.set(AUTHS, logins);
         Ok(Some(AuthFile { document }))
@@ -67,7 +67,7 @@ impl AuthFile {
 
     /// Returns the helper for one registry, without its prefix. Errors name the entry.
     pub(super) fn helper_of(&self, registry: &str) -> Result<Option<String>, String> {
-        let helpers: Members = self.document.get("credHelpers").unwrap_or_default();
+        let helpers: JsonMembers = self.document.get("credHelpers").unwrap_or_default();
         let names: &[&str] = match registry {
             DOCKER => &[DOCKER, DOCKER_URL, DOCKER_INDEX],
             other => &[other],
@@ -86,12 +86,12 @@ impl AuthFile {
     }
 
     /// Returns the members of `auths`.
-    pub(super) fn auths(&self) -> Members {
+    pub(super) fn auths(&self) -> JsonMembers {
         self.document.get(AUTHS).unwrap_or_default()
     }
 
     /// Replaces `auths`.
-    pub(super) fn set_auths(&mut self, auths: &Members) -> Result<(), String> {
+    pub(super) fn set_auths(&mut self, auths: &JsonMembers) -> Result<(), String> {
         let value = auths.value(1).map_err(|e| e.to_string())?;
         self.document.set(AUTHS, value);
         Ok(())

@@ -7,11 +7,11 @@ use serde_json::{Value, json};
 
 use crate::credential::{Credential, Given};
 use crate::credentials::file::{AuthFile, helper_key, key_of};
-use crate::credentials::members::Members;
+use crate::credentials::members::JsonMembers;
 use crate::credentials::places::{CredentialSource, sources, target};
 use crate::credentials::program;
-use crate::credentials::replace::Lock;
-use crate::environment::Environment;
+use crate::credentials::replace::FileLock;
+use crate::environment::ProcessEnvironment;
 
 /// The place where a login was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,21 +37,21 @@ pub struct Removed {
 ///
 /// Fails with a sentence if the file cannot be written or the helper fails.
 pub fn store(
-    environment: &Environment,
+    environment: &ProcessEnvironment,
     given: &Given,
     registry: &str,
     credential: &Credential,
 ) -> Result<Stored, String> {
     let path = target(environment, given)?;
     let failed = |e: String| format!("{}: {e}", path.display());
-    let lock = Lock::take(&path)?;
+    let lock = FileLock::take(&path)?;
     let mut file = AuthFile::read(&path)?.unwrap_or_default();
     if let Some(name) = helper(&file, registry).map_err(failed)? {
         drop(lock);
         program::store(environment, &name, helper_key(registry), credential)?;
         return Ok(Stored::Helper(format!("docker-credential-{name}")));
     }
-    if file.document.has("auths") && file.document.get::<Members>("auths").is_none() {
+    if file.document.has("auths") && file.document.get::<JsonMembers>("auths").is_none() {
         return Err(failed("`auths` is not an object".into()));
     }
     let mut auths = file.auths();
@@ -84,7 +84,7 @@ fn entry_of(credential: &Credential) -> Value {
 /// # Errors
 ///
 /// Fails with a sentence if a file cannot be read.
-pub fn forget(environment: &Environment, given: &Given, registry: &str) -> Result<Removed, String> {
+pub fn forget(environment: &ProcessEnvironment, given: &Given, registry: &str) -> Result<Removed, String> {
     let mut removed = Removed::default();
     for source in sources(environment, given) {
         let Some(file) = source.read()? else { continue };
@@ -119,7 +119,7 @@ fn remove(source: &CredentialSource, registry: &str) -> Result<(), String> {
         CredentialSource::File(path) | CredentialSource::Runtime(path) | CredentialSource::OldFile(path) => path,
         CredentialSource::Text(_) => return Err(format!("{} has a login, and is not changed", source.name())),
     };
-    let lock = Lock::take(path)?;
+    let lock = FileLock::take(path)?;
     let Some(mut file) = source.read()? else { return Ok(()) };
     let mut auths = file.auths();
     file.keys_of(registry).iter().for_each(|key| auths.remove(key));

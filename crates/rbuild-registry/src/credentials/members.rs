@@ -9,9 +9,9 @@ use serde_json::value::RawValue;
 
 /// The members of an object, in their order, with the text of their values.
 #[derive(Default)]
-pub(super) struct Members(Vec<(String, Box<RawValue>)>);
+pub(super) struct JsonMembers(Vec<(String, Box<RawValue>)>);
 
-impl Members {
+impl JsonMembers {
     /// Returns the value of a member; `None` if it is missing or of another type. Of several
     /// members with one name, the last one counts.
     pub(super) fn get<T: DeserializeOwned>(&self, name: &str) -> Option<T> {
@@ -61,25 +61,25 @@ impl Members {
     }
 }
 
-impl<'de> Deserialize<'de> for Members {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Members, D::Error> {
-        struct Reader;
-        impl<'de> Visitor<'de> for Reader {
-            type Value = Members;
+impl<'de> Deserialize<'de> for JsonMembers {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<JsonMembers, D::Error> {
+        struct MembersVisitor;
+        impl<'de> Visitor<'de> for MembersVisitor {
+            type Value = JsonMembers;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("an object")
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members, A::Error> {
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<JsonMembers, A::Error> {
                 let mut all = Vec::new();
                 while let Some(member) = map.next_entry()? {
                     all.push(member);
                 }
-                Ok(Members(all))
+                Ok(JsonMembers(all))
             }
         }
-        deserializer.deserialize_map(Reader)
+        deserializer.deserialize_map(MembersVisitor)
     }
 }
 
@@ -90,12 +90,12 @@ mod tests {
     #[test]
     fn values_stay_as_they_are_written() {
         let text = r#"{"n": 1e400, "big": 123456789012345678901234567890.10, "s": "\u00e9", "o": { "x" :1 }}"#;
-        let mut all: Members = serde_json::from_str(text).unwrap();
+        let mut all: JsonMembers = serde_json::from_str(text).unwrap();
         all.set("a\"b", RawValue::from_string("{}".into()).unwrap());
         all.remove("s");
         let want = "{\n\t\"n\": 1e400,\n\t\"big\": 123456789012345678901234567890.10,\n\t\"o\": { \"x\" :1 },\n\t\"a\\\"b\": {}\n}";
         assert_eq!(all.text(0), want);
-        assert_eq!(Members::default().text(0), "{}");
+        assert_eq!(JsonMembers::default().text(0), "{}");
         assert!(all.has("n") && !all.has("x"));
     }
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crate::credential::Given;
 use crate::credentials::file::AuthFile;
-use crate::environment::Environment;
+use crate::environment::ProcessEnvironment;
 
 /// A place where logins are looked for.
 pub(super) enum CredentialSource {
@@ -43,7 +43,7 @@ impl CredentialSource {
 }
 
 /// Returns the places in their order.
-pub(super) fn sources(environment: &Environment, given: &Given) -> Vec<CredentialSource> {
+pub(super) fn sources(environment: &ProcessEnvironment, given: &Given) -> Vec<CredentialSource> {
     let variable = |name| environment.variable(name).map(PathBuf::from);
     let runtime = match variable("XDG_RUNTIME_DIR") {
         Some(dir) => CredentialSource::File(dir.join("containers/auth.json")),
@@ -63,7 +63,7 @@ pub(super) fn sources(environment: &Environment, given: &Given) -> Vec<Credentia
 }
 
 /// Returns the file that new logins are written to.
-pub(super) fn target(environment: &Environment, given: &Given) -> Result<PathBuf, String> {
+pub(super) fn target(environment: &ProcessEnvironment, given: &Given) -> Result<PathBuf, String> {
     let variable = |name| environment.variable(name).map(Path::new);
     let docker = variable("DOCKER_CONFIG").map(|dir| dir.join("config.json"));
     let path = given.file.clone().or_else(|| variable("REGISTRY_AUTH_FILE").map(Path::to_path_buf)).or(docker);

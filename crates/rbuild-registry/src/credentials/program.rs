@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use crate::credential::Credential;
-use crate::environment::Environment;
+use crate::environment::ProcessEnvironment;
 use crate::locked;
 use crate::secret::Secret;
 
@@ -27,7 +27,7 @@ const TOKEN_USER: &str = "<token>";
 
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct Answer {
+struct HelperAnswer {
     #[serde(default, rename = "ServerURL")]
     server_url: String,
     #[serde(default)]
@@ -37,7 +37,11 @@ struct Answer {
 }
 
 /// Returns the login that a helper has for a registry.
-pub(super) fn get(environment: &Environment, helper: &str, registry: &str) -> Result<Option<Credential>, String> {
+pub(super) fn get(
+    environment: &ProcessEnvironment,
+    helper: &str,
+    registry: &str,
+) -> Result<Option<Credential>, String> {
     let program = format!("docker-credential-{helper}");
     let (ok, text) = call(environment, &program, "get", registry)?;
     if !ok {
@@ -46,7 +50,7 @@ pub(super) fn get(environment: &Environment, helper: &str, registry: &str) -> Re
             false => Err(format!("{program} failed: {}", first_line(&text))),
         };
     }
-    let answer: Answer =
+    let answer: HelperAnswer =
         serde_json::from_str(&text).map_err(|_| format!("{program} answered with something else than a login"))?;
     Ok(match (answer.username.as_str(), Secret::new(answer.secret)) {
         (_, secret) if secret.is_empty() => None,
@@ -57,7 +61,7 @@ pub(super) fn get(environment: &Environment, helper: &str, registry: &str) -> Re
 
 /// Gives a login to a helper.
 pub(super) fn store(
-    environment: &Environment,
+    environment: &ProcessEnvironment,
     helper: &str,
     registry: &str,
     credential: &Credential,
@@ -66,19 +70,19 @@ pub(super) fn store(
         Credential::Password { user, password } => (user.clone(), password),
         Credential::Identity(token) | Credential::Registry(token) => (TOKEN_USER.to_string(), token),
     };
-    let answer = Answer { server_url: registry.to_string(), username, secret: secret.reveal().to_string() };
+    let answer = HelperAnswer { server_url: registry.to_string(), username, secret: secret.reveal().to_string() };
     let text = serde_json::to_string(&answer).map_err(|e| e.to_string())?;
     done(environment, helper, "store", &text)
 }
 
 /// Removes a login from a helper. Returns true if it had one.
-pub(super) fn erase(environment: &Environment, helper: &str, registry: &str) -> Result<bool, String> {
+pub(super) fn erase(environment: &ProcessEnvironment, helper: &str, registry: &str) -> Result<bool, String> {
     let had = get(environment, helper, registry)?.is_some();
     done(environment, helper, "erase", registry)?;
     Ok(had)
 }
 
-fn done(environment: &Environment, helper: &str, action: &str, input: &str) -> Result<(), String> {
+fn done(environment: &ProcessEnvironment, helper: &str, action: &str, input: &str) -> Result<(), String> {
     let program = format!("docker-credential-{helper}");
     match call(environment, &program, action, input)? {
         (true, _) => Ok(()),
@@ -93,7 +97,7 @@ fn first_line(text: &str) -> String {
 }
 
 /// Runs a helper. Returns true with its output if it succeeds.
-fn call(environment: &Environment, program: &str, action: &str, input: &str) -> Result<(bool, String), String> {
+fn call(environment: &ProcessEnvironment, program: &str, action: &str, input: &str) -> Result<(bool, String), String> {
     let mut command = Command::new(program);
     if let Some(path) = environment.variable("PATH") {
         command.env("PATH", path);

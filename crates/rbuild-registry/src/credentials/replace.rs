@@ -6,7 +6,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsE
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::credentials::members::Members;
+use crate::credentials::members::JsonMembers;
 
 /// Maximum time to wait for another process that changes the file.
 const LIMIT: Duration = Duration::from_secs(15);
@@ -15,16 +15,16 @@ const TICK: Duration = Duration::from_millis(10);
 const MAX_LINKS: usize = 40;
 
 /// The right to change a file, held by one process at a time.
-pub(super) struct Lock {
+pub(super) struct FileLock {
     /// The file itself, behind all links.
     path: PathBuf,
     _lock: File,
 }
 
-impl Lock {
+impl FileLock {
     /// Waits for the right to change a file. The lock is a file beside it, since the file itself is
     /// replaced.
-    pub(super) fn take(path: &Path) -> Result<Lock, String> {
+    pub(super) fn take(path: &Path) -> Result<FileLock, String> {
         let failed = |e: io::Error| format!("{}: {e}", path.display());
         let path = behind_links(path).map_err(failed)?;
         let dir = path.parent().unwrap_or(Path::new("."));
@@ -35,7 +35,7 @@ impl Lock {
         let start = Instant::now();
         loop {
             match lock.try_lock() {
-                Ok(()) => return Ok(Lock { path, _lock: lock }),
+                Ok(()) => return Ok(FileLock { path, _lock: lock }),
                 Err(TryLockError::WouldBlock) if start.elapsed() < LIMIT => std::thread::sleep(TICK),
                 Err(TryLockError::WouldBlock) => {
                     return Err(format!("{} is locked by another program for {} s", beside.display(), LIMIT.as_secs()));
@@ -46,7 +46,7 @@ impl Lock {
     }
 
     /// Replaces the file. It keeps its owner, group and mode, unless others could read it.
-    pub(super) fn replace(&self, document: &Members) -> Result<(), String> {
+    pub(super) fn replace(&self, document: &JsonMembers) -> Result<(), String> {
         let text = document.text(0) + "\n";
         let dir = self.path.parent().unwrap_or(Path::new("."));
         let temporary = dir.join(format!(".{}.{}.tmp", name_of(&self.path), std::process::id()));

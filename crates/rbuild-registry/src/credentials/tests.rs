@@ -14,10 +14,10 @@ impl Scene {
         Scene(dir)
     }
 
-    fn environment(&self, more: &[(&str, &str)]) -> Environment {
+    fn environment(&self, more: &[(&str, &str)]) -> ProcessEnvironment {
         let (home, path) = (self.0.join("home"), format!("{}:/usr/bin:/bin", self.0.display()));
         let own = [("HOME", home.to_str().unwrap()), ("PATH", &path)];
-        Environment::of(own.into_iter().chain(more.iter().copied()), &self.0)
+        ProcessEnvironment::of(own.into_iter().chain(more.iter().copied()), &self.0)
     }
 
     fn write(&self, path: &str, text: &str) -> PathBuf {
@@ -43,8 +43,8 @@ impl Drop for Scene {
     }
 }
 
-fn found(environment: &Environment, registry: &str, repository: &str) -> Result<Option<Login>, String> {
-    find(environment, &Given::default(), Holder { registry, repository, mirror: false })
+fn found(environment: &ProcessEnvironment, registry: &str, repository: &str) -> Result<Option<Login>, String> {
+    find(environment, &Given::default(), LoginTarget { registry, repository, mirror: false })
 }
 
 fn password(user: &str, password: &str) -> Option<Credential> {

@@ -9,7 +9,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rbuild_image::Reference;
-use rbuild_registry::{Client, Environment, Given, Notice, Options, OwnLogin, Patience, Repository, Secret, TlsVerify};
+use rbuild_registry::{
+    Client, Given, Notice, Options, OwnLogin, ProcessEnvironment, Repository, RetryPolicy, Secret, TlsVerify,
+};
 
 /// A client with a home directory of its own, and what it told.
 struct Scene {
@@ -33,9 +35,12 @@ impl Scene {
     fn with_given(name: &str, given: Given) -> Scene {
         let dir = std::env::temp_dir().join(format!("rbuild-registry-{name}-{}", std::process::id()));
         std::fs::create_dir_all(&dir).unwrap();
-        let environment = Environment::of([("HOME", dir.to_str().unwrap())], &dir);
-        let patience =
-            Patience { idle: Duration::from_millis(700), first_wait: Duration::from_millis(20), ..Patience::default() };
+        let environment = ProcessEnvironment::of([("HOME", dir.to_str().unwrap())], &dir);
+        let patience = RetryPolicy {
+            idle: Duration::from_millis(700),
+            first_wait: Duration::from_millis(20),
+            ..RetryPolicy::default()
+        };
         let options = Options { given, tls_verify: TlsVerify(None), patience };
         let told: Arc<Mutex<Vec<Notice>>> = Arc::default();
         let notices = told.clone();

@@ -2,7 +2,7 @@ use std::io::Read;
 use std::time::Duration;
 
 use rbuild_image::BlobDigest;
-use rbuild_registry::{Problem, RegistryError, Repository, Resolved};
+use rbuild_registry::{RegistryError, RegistryProblem, Repository, Resolved};
 use rbuild_remedy::{RegistryAction, Remedy};
 
 use crate::Scene;
@@ -50,7 +50,7 @@ fn manifests_are_checked() {
     assert_eq!(repository.document(&BlobDigest::of(TEXT)).unwrap().bytes, TEXT, "asked for once more");
     registry.fault("GET", "manifests", Fault::Flip, 9);
     let error = repository.document(&BlobDigest::of(TEXT)).unwrap_err();
-    assert!(matches!(*error.problem, Problem::Digest { .. }), "{error}");
+    assert!(matches!(*error.problem, RegistryProblem::Digest { .. }), "{error}");
     registry.behave();
     registry.state().manifests.clear();
     let error = repository.tagged("1").unwrap_err();
@@ -115,7 +115,7 @@ fn failures_end_in_one_error_with_the_place() {
         assert!(error.contains(want), "{error}");
     }
     let error = read(&repository, &BlobDigest::of(b"other"), 1).unwrap_err();
-    assert!(matches!(*error.problem, Problem::Missing { .. }));
+    assert!(matches!(*error.problem, RegistryProblem::Missing { .. }));
 }
 
 #[test]
@@ -135,7 +135,7 @@ fn documents_that_come_byte_by_byte_are_given_up() {
     // The text of a refusal is not worth the time.
     registry.fault("GET", "manifests", Fault::Status(403, None), 99);
     registry.fault("GET", "manifests", slow, 99);
-    assert!(matches!(*repository.tagged("1").unwrap_err().problem, Problem::Denied { .. }));
+    assert!(matches!(*repository.tagged("1").unwrap_err().problem, RegistryProblem::Denied { .. }));
     assert!(start.elapsed() < Duration::from_secs(10));
 }
 
@@ -145,7 +145,7 @@ fn vain_requests_for_tokens_are_not_multiplied() {
     let scene = Scene::with_login("vain", &registry, "joe", "hunter2");
     registry.fault("GET", "/token", Fault::Status(503, None), 99);
     let error = scene.repository(&registry, "x").tagged("1").unwrap_err();
-    assert!(matches!(*error.problem, Problem::Status { status: 503, .. }), "{error}");
+    assert!(matches!(*error.problem, RegistryProblem::Status { status: 503, .. }), "{error}");
     let asked = registry.requests().iter().filter(|r| r.starts_with("GET /token")).count();
     assert_eq!(asked, 5);
 }
@@ -333,7 +333,7 @@ fn logins_are_proved_and_become_refresh_tokens() {
     assert_eq!(stored, Credential::Password { user: "joe".into(), password: Secret::new("hunter2") });
     for registry in [&token, &basic] {
         let error = scene.client.log_in(&registry.address, "joe", &Secret::new("wrong")).unwrap_err();
-        assert!(matches!(*error.problem, Problem::Denied { .. }), "{error}");
+        assert!(matches!(*error.problem, RegistryProblem::Denied { .. }), "{error}");
     }
     let auth = format!(r#"{{"auths":{{"{}":{{"identitytoken":"refresh"}}}}}}"#, token.address);
     std::fs::create_dir_all(scene.dir.join(".docker")).unwrap();

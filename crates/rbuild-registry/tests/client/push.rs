@@ -1,7 +1,7 @@
 use std::io::{Cursor, Read, Seek, SeekFrom};
 
 use rbuild_image::BlobDigest;
-use rbuild_registry::{Blob, Problem, Pushed, Repository, Result};
+use rbuild_registry::{Pushed, RegistryProblem, Repository, Result, UploadBlob};
 use rbuild_remedy::{RegistryAction, Remedy};
 
 use crate::Scene;
@@ -14,7 +14,12 @@ fn push(repository: &Repository, data: &[u8], mount_from: Option<&str>) -> Resul
         source.seek(SeekFrom::Start(at))?;
         Ok(Box::new(source) as Box<dyn Read>)
     };
-    repository.push_blob(&Blob { digest: BlobDigest::of(&data), size: data.len() as u64, open: &open, mount_from })
+    repository.push_blob(&UploadBlob {
+        digest: BlobDigest::of(&data),
+        size: data.len() as u64,
+        open: &open,
+        mount_from,
+    })
 }
 
 fn has(registry: &Registry, repository: &str, data: &[u8]) -> bool {
@@ -121,11 +126,11 @@ fn manifests_are_refused_with_the_reason() {
     let repository = scene.repository(&registry, "x");
     registry.fault("PUT", "manifests", Fault::Status(400, None), 1);
     let error = repository.push_document("1", "application/x", b"{}").unwrap_err();
-    assert!(matches!(*error.problem, Problem::Status { status: 400, .. }));
+    assert!(matches!(*error.problem, RegistryProblem::Status { status: 400, .. }));
     assert!(error.to_string().contains("PUT of manifest 1") && error.to_string().contains("FAULT"), "{error}");
     let other = BlobDigest::of(b"other").to_string();
     registry.fault("PUT", "manifests", Fault::Without("docker-content-digest"), 1);
     registry.fault("PUT", "manifests", Fault::Header("Docker-Content-Digest", other), 1);
     let error = repository.push_document("1", "application/x", b"{}").unwrap_err();
-    assert!(matches!(*error.problem, Problem::Digest { .. }), "{error}");
+    assert!(matches!(*error.problem, RegistryProblem::Digest { .. }), "{error}");
 }

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use rbuild_linux::{Kind, shown_path};
+use rbuild_linux::{FileKind, shown_path};
 use rbuild_remedy::Remedy;
 use serde::{Deserialize, Serialize};
 
@@ -18,7 +18,7 @@ pub struct MountError {
 
 /// The owner of a file that is in the way of a mount.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Holder {
+pub enum FileOrigin {
     Image,
     /// Another mount of the same command.
     Mount,
@@ -38,13 +38,13 @@ pub enum MountProblem {
     },
     /// An entry of another type is at the target.
     InTheWay {
-        holder: Holder,
+        holder: FileOrigin,
         has: Noun,
         needs: Noun,
     },
     /// `path` is above the target and not a directory.
     BelowAFile {
-        holder: Holder,
+        holder: FileOrigin,
         path: PathBuf,
         has: Noun,
     },
@@ -59,22 +59,22 @@ pub enum MountProblem {
     SingleFile,
 }
 
-impl Holder {
+impl FileOrigin {
     /// Returns the beginning of a sentence about a file that is in the way.
     fn has(self) -> &'static str {
         match self {
-            Holder::Image => "the image has",
-            Holder::Mount => "another mount has",
+            FileOrigin::Image => "the image has",
+            FileOrigin::Mount => "another mount has",
         }
     }
 }
 
 impl MountProblem {
-    pub(crate) fn in_the_way(holder: Holder, has: Kind, needs: Kind) -> MountProblem {
+    pub(crate) fn in_the_way(holder: FileOrigin, has: FileKind, needs: FileKind) -> MountProblem {
         MountProblem::InTheWay { holder, has: has.noun().into(), needs: needs.noun().into() }
     }
 
-    pub(crate) fn below_a_file(holder: Holder, path: &Path, has: &'static str) -> MountProblem {
+    pub(crate) fn below_a_file(holder: FileOrigin, path: &Path, has: &'static str) -> MountProblem {
         MountProblem::BelowAFile { holder, path: path.to_path_buf(), has: has.into() }
     }
 
@@ -91,8 +91,8 @@ impl MountError {
             | MountProblem::OverRoot
             | MountProblem::OverDevices { .. }
             | MountProblem::ReadOnly => "mount it elsewhere",
-            MountProblem::InTheWay { holder: Holder::Image, .. } => "replace it where the image is made",
-            MountProblem::BelowAFile { holder: Holder::Image, .. } => {
+            MountProblem::InTheWay { holder: FileOrigin::Image, .. } => "replace it where the image is made",
+            MountProblem::BelowAFile { holder: FileOrigin::Image, .. } => {
                 "mount it elsewhere, or replace the file where the image is made"
             }
             MountProblem::InTheWay { .. } | MountProblem::BelowAFile { .. } => "give each mount a target of its own",

@@ -13,7 +13,7 @@ use crate::error::mount::MountError;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunnerError {
     pub phase: Phase,
-    pub problem: Problem,
+    pub problem: RunnerProblem,
 }
 
 /// The work that a runner was doing.
@@ -57,7 +57,7 @@ impl Phase {
 
 /// The cause of a runner's failure.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
-pub enum Problem {
+pub enum RunnerProblem {
     /// A system call failed.
     #[error(transparent)]
     System(SystemError),
@@ -133,32 +133,32 @@ impl RunnerError {
     /// Returns the kernel's error number, if the kernel caused the failure.
     pub fn errno(&self) -> Option<i32> {
         match &self.problem {
-            Problem::System(e) | Problem::NoFork(e) => e.errno,
-            Problem::Library { errno, .. } => *errno,
+            RunnerProblem::System(e) | RunnerProblem::NoFork(e) => e.errno,
+            RunnerProblem::Library { errno, .. } => *errno,
             _ => None,
         }
     }
 
     /// Returns true if the image has no such program.
     pub fn is_no_program(&self) -> bool {
-        matches!(self.problem, Problem::NoProgram { .. })
+        matches!(self.problem, RunnerProblem::NoProgram { .. })
     }
 
     /// Returns the remedy, if there is one.
     pub fn remedy(&self) -> Option<Remedy> {
         match &self.problem {
-            Problem::Mount(e) => Some(e.remedy()),
-            Problem::NoDevice { name, major, minor } => {
+            RunnerProblem::Mount(e) => Some(e.remedy()),
+            RunnerProblem::NoDevice { name, major, minor } => {
                 Some(format!("make it: mknod -m 666 /dev/{name} c {major} {minor}").into())
             }
-            Problem::ExposedProcesses => Some(Remedy::UnmaskProc),
-            Problem::WritableVolume(_) => Some(Remedy::ReadOnlyVolume),
-            Problem::NeedsNamespaces => Some(Remedy::OmitNetwork),
-            Problem::NoFork(_) => Some("raise the limit on processes or namespaces".into()),
+            RunnerProblem::ExposedProcesses => Some(Remedy::UnmaskProc),
+            RunnerProblem::WritableVolume(_) => Some(Remedy::ReadOnlyVolume),
+            RunnerProblem::NeedsNamespaces => Some(Remedy::OmitNetwork),
+            RunnerProblem::NoFork(_) => Some("raise the limit on processes or namespaces".into()),
             // Namespaces have limits that are reported like a full disk.
             _ if self.phase == Phase::Namespaces => None,
-            Problem::System(e) => e.remedy(),
-            Problem::Library { errno, .. } => of_errno((*errno)?),
+            RunnerProblem::System(e) => e.remedy(),
+            RunnerProblem::Library { errno, .. } => of_errno((*errno)?),
             _ => None,
         }
     }
@@ -214,31 +214,31 @@ impl From<rbuild_linux::Error> for SystemError {
     }
 }
 
-impl From<rbuild_linux::Error> for Problem {
-    fn from(e: rbuild_linux::Error) -> Problem {
-        Problem::System(e.into())
+impl From<rbuild_linux::Error> for RunnerProblem {
+    fn from(e: rbuild_linux::Error) -> RunnerProblem {
+        RunnerProblem::System(e.into())
     }
 }
 
-impl From<MountError> for Problem {
-    fn from(e: MountError) -> Problem {
-        Problem::Mount(e)
+impl From<MountError> for RunnerProblem {
+    fn from(e: MountError) -> RunnerProblem {
+        RunnerProblem::Mount(e)
     }
 }
 
-impl Problem {
+impl RunnerProblem {
     /// Returns a conversion for errors of a system call with that object.
     pub(crate) fn of_call<E: Into<std::io::Error>>(
         call: &'static str,
         object: impl AsRef<Path>,
-    ) -> impl FnOnce(E) -> Problem {
+    ) -> impl FnOnce(E) -> RunnerProblem {
         move |e| rbuild_linux::Error::new(call, object, e).into()
     }
 
     /// Returns the failure to mount at a target.
-    pub(crate) fn of_mount_point(target: &Path, e: rbuild_linux::Error) -> Problem {
+    pub(crate) fn of_mount_point(target: &Path, e: rbuild_linux::Error) -> RunnerProblem {
         let object = format!("the mount point {}", rbuild_linux::shown_path(target));
-        Problem::System(SystemError::from(e).of(&object))
+        RunnerProblem::System(SystemError::from(e).of(&object))
     }
 
     pub(crate) fn during(self, phase: Phase) -> RunnerError {
@@ -251,7 +251,7 @@ pub(crate) trait During<T> {
     fn during(self, phase: Phase) -> Result<T, RunnerError>;
 }
 
-impl<T, E: Into<Problem>> During<T> for Result<T, E> {
+impl<T, E: Into<RunnerProblem>> During<T> for Result<T, E> {
     fn during(self, phase: Phase) -> Result<T, RunnerError> {
         self.map_err(|e| e.into().during(phase))
     }
@@ -259,7 +259,7 @@ impl<T, E: Into<Problem>> During<T> for Result<T, E> {
 
 /// Returns the failure of a library: the messages of the error and its causes, without
 /// repetitions, and the error number of the kernel among them.
-pub(crate) fn library<E: std::error::Error + 'static>(e: E) -> Problem {
+pub(crate) fn library<E: std::error::Error + 'static>(e: E) -> RunnerProblem {
     let mut message = e.to_string();
     let mut errno = None;
     let mut next: Option<&(dyn std::error::Error + 'static)> = Some(&e);
@@ -272,7 +272,7 @@ pub(crate) fn library<E: std::error::Error + 'static>(e: E) -> Problem {
         errno = errno.or_else(|| errno_of(cause));
         next = cause.source();
     }
-    Problem::Library { message, errno }
+    RunnerProblem::Library { message, errno }
 }
 
 fn errno_of(e: &(dyn std::error::Error + 'static)) -> Option<i32> {
@@ -284,8 +284,8 @@ fn errno_of(e: &(dyn std::error::Error + 'static)) -> Option<i32> {
 mod tests {
     use super::*;
 
-    fn failed(errno: rustix::io::Errno) -> Problem {
-        Problem::of_call("mkdirat", "/store/tmp/work")(errno)
+    fn failed(errno: rustix::io::Errno) -> RunnerProblem {
+        RunnerProblem::of_call("mkdirat", "/store/tmp/work")(errno)
     }
 
     /// Returns the error as it arrives in another process.
@@ -297,7 +297,7 @@ mod tests {
     fn the_kernels_error_and_its_remedy_cross_the_boundary() {
         let full = sent(&failed(rustix::io::Errno::NOSPC).during(Phase::Files));
         assert_eq!((full.errno(), full.remedy()), (Some(28), Some(Remedy::FreeSpace)));
-        let Problem::System(e) = &full.problem else { panic!("{full:?}") };
+        let RunnerProblem::System(e) = &full.problem else { panic!("{full:?}") };
         assert_eq!((&*e.call, &*e.object), ("mkdirat", "/store/tmp/work"));
         let files = sent(&failed(rustix::io::Errno::MFILE).during(Phase::Container));
         assert!(files.remedy().is_some_and(|remedy| remedy.text().is_some_and(|text| text.contains("ulimit"))));
@@ -324,10 +324,10 @@ mod tests {
 
     #[test]
     fn a_missing_program_is_told_by_its_variant() {
-        let e = Problem::NoProgram { name: "x".into(), path: Some("/bin".into()) }.during(Phase::Command);
+        let e = RunnerProblem::NoProgram { name: "x".into(), path: Some("/bin".into()) }.during(Phase::Command);
         assert!(sent(&e).is_no_program());
         assert_eq!(e.to_string(), "the image has no program `x` in PATH=/bin");
-        let other = Problem::Library { message: "the image has no luck".into(), errno: None };
+        let other = RunnerProblem::Library { message: "the image has no luck".into(), errno: None };
         assert!(!other.during(Phase::Container).is_no_program());
     }
 }

@@ -4,14 +4,14 @@ use std::ffi::CString;
 
 use caps::Capability;
 use rbuild_linux::notify::{Guise, Layout, stat_bytes, statx_bytes};
-use rbuild_linux::{Kind, Recorded, latest_modification};
+use rbuild_linux::{FileKind, Recorded, latest_modification};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Timespec, Timestamps};
 use rustix::io::Errno;
 
-use crate::id_emulation::caller::{Caller, Proc, Result};
+use crate::id_emulation::caller::{Caller, Result, SharedProc};
 use crate::id_emulation::calls::{CREATES, I386};
 use crate::id_emulation::decode::{
-    At, NAMING, NOW, Named, OMIT, OPEN_HOW, QUERYING, SYNCHRONIZING, Subject, Time, TimeForm, Width, open_how, without,
+    At, NAMING, NOW, OMIT, OPEN_HOW, PathAt, QUERYING, SYNCHRONIZING, Subject, Time, TimeForm, Width, open_how, without,
 };
 use crate::id_emulation::files::{Guised, How, NamedPath, OpenedFile, SET_GID, hands_on_group};
 use crate::id_emulation::ids::SAME;
@@ -34,7 +34,7 @@ impl Supervisor {
         NamedPath::of(caller, at.dir, caller.path(at.path)?, self.chrooted)
     }
 
-    pub(super) fn target(&self, caller: &Caller<'_>, file: Named) -> Result<OpenedFile> {
+    pub(super) fn target(&self, caller: &Caller<'_>, file: PathAt) -> Result<OpenedFile> {
         self.target_of(caller, file.at.dir, caller.path_or_none(file.at.path)?, AtFlags::from_bits_retain(file.flags))
     }
 
@@ -80,7 +80,7 @@ impl Supervisor {
     /// Returns the owner to report for a queried file, or `None` to leave the call to the kernel:
     /// there is no record, or this process cannot find the file. Most calls are of this kind, and
     /// most files have no record.
-    fn guise(&mut self, caller: &Caller<'_>, file: Named) -> Option<(Guised, Guise)> {
+    fn guise(&mut self, caller: &Caller<'_>, file: PathAt) -> Option<(Guised, Guise)> {
         let path = caller.path_or_none(file.at.path).ok()?;
         let flags = AtFlags::from_bits_retain(file.flags);
         // The kernel refuses these.
@@ -94,14 +94,14 @@ impl Supervisor {
         }
     }
 
-    pub(super) fn stat(&mut self, caller: &Caller<'_>, file: Named, to: u64) -> Result<Reply> {
+    pub(super) fn stat(&mut self, caller: &Caller<'_>, file: PathAt, to: u64) -> Result<Reply> {
         let Some((file, guise)) = self.guise(caller, file) else { return Ok(Reply::GO) };
         let layout = if caller.call.architecture == I386 { Layout::I386 } else { Layout::Native };
         caller.write(to, &stat_bytes(file.named(), &guise, layout).map_err(errno)?)?;
         Ok(Reply::value(0))
     }
 
-    pub(super) fn statx(&mut self, caller: &Caller<'_>, file: Named, mask: u32, to: u64) -> Result<Reply> {
+    pub(super) fn statx(&mut self, caller: &Caller<'_>, file: PathAt, mask: u32, to: u64) -> Result<Reply> {
         if mask & RESERVED != 0 {
             return Err(Errno::INVAL);
         }
@@ -115,7 +115,7 @@ impl Supervisor {
     pub(super) fn list_attributes(&self, caller: &Caller<'_>, file: Subject, to: u64, size: u64) -> Result<Reply> {
         refuse_unknown_flags(file)?;
         let mut names = vec![0; MOST_NAMES];
-        let n = rustix::fs::listxattr(Proc::path_of(&self.subject(caller, file)?.fd), &mut names[..])?;
+        let n = rustix::fs::listxattr(SharedProc::path_of(&self.subject(caller, file)?.fd), &mut names[..])?;
         let names = without(&names[..n], self.owners.attribute().as_encoded_bytes());
         if size > 0 {
             if size < names.len() as u64 {
@@ -155,7 +155,7 @@ impl Supervisor {
         if are_given && !self.may_as_owner(caller, &target)? {
             return Err(Errno::PERM);
         }
-        let access = if matches!(target.kind(), Kind::File | Kind::Dir) { access } else { (0, OMIT) };
+        let access = if matches!(target.kind(), FileKind::File | FileKind::Dir) { access } else { (0, OMIT) };
         let modification = (modification.0.min(latest_modification(target.kind())), modification.1);
         let time = |(sec, nsec): Time| Timespec { tv_sec: sec, tv_nsec: nsec };
         let times = Timestamps { last_access: time(access), last_modification: time(modification) };
@@ -220,7 +220,7 @@ impl Supervisor {
     }
 
     /// Records a file's owner.
-    fn own(&mut self, target: &OpenedFile, uid: u32, gid: u32, device: Option<(Kind, u32, u32)>) -> Result<()> {
+    fn own(&mut self, target: &OpenedFile, uid: u32, gid: u32, device: Option<(FileKind, u32, u32)>) -> Result<()> {
         target.own(&self.owners, Recorded { uid, gid, device })?;
         self.known.forget(target)
     }
@@ -230,7 +230,7 @@ impl Supervisor {
         dir: &OpenedFile,
         name: &CString,
         owner: (u32, u32),
-        device: Option<(Kind, u32, u32)>,
+        device: Option<(FileKind, u32, u32)>,
     ) -> Result<()> {
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let made = OpenedFile::of(rustix::fs::openat(&dir.fd, name, flags, Mode::empty())?)?;
@@ -247,8 +247,8 @@ impl Supervisor {
         };
         let maker = self.maker(caller, &parent)?;
         let kind = match FileType::from_raw_mode(mode) {
-            FileType::CharacterDevice => Some(Kind::CharDevice),
-            FileType::BlockDevice => Some(Kind::BlockDevice),
+            FileType::CharacterDevice => Some(FileKind::CharDevice),
+            FileType::BlockDevice => Some(FileKind::BlockDevice),
             _ => None,
         };
         let numbers = (rustix::fs::major(device), rustix::fs::minor(device));
@@ -391,7 +391,7 @@ impl Supervisor {
 /// Fails with EINVAL, before anything is looked up, if a call has flags that it does not know.
 pub(super) fn refuse_unknown_flags(file: Subject) -> Result<()> {
     match file {
-        Subject::Named(Named { flags, .. }) if flags & !NAMING != 0 => Err(Errno::INVAL),
+        Subject::Named(PathAt { flags, .. }) if flags & !NAMING != 0 => Err(Errno::INVAL),
         _ => Ok(()),
     }
 }

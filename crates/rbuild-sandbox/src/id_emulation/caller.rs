@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
 use caps::Capability;
-use rbuild_linux::notify::{self, Call, number_in};
+use rbuild_linux::notify::{self, InterceptedCall, number_in};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
@@ -23,13 +23,13 @@ const PAGE: u64 = 4096;
 const PIECE: u64 = 256;
 
 /// A /proc that shows both the container's processes and this one.
-pub struct Proc {
+pub struct SharedProc {
     pub dir: OwnedFd,
     /// True if it belongs to an outer pid namespace, whose process IDs differ from this process's.
     pub outer: bool,
 }
 
-impl Proc {
+impl SharedProc {
     /// Returns a path for `fd`, a descriptor of this process. Valid while this /proc is the working
     /// directory.
     pub fn path_of(fd: impl AsFd) -> PathBuf {
@@ -60,9 +60,9 @@ fn line(file: OwnedFd, word: &str) -> Option<String> {
 /// A thread that waits for an answer.
 #[derive(Clone, Copy)]
 pub struct Caller<'a> {
-    pub call: &'a Call,
+    pub call: &'a InterceptedCall,
     pub listener: BorrowedFd<'a>,
-    pub proc: &'a Proc,
+    pub proc: &'a SharedProc,
 }
 
 impl Caller<'_> {

@@ -5,13 +5,13 @@
 //! kernel, whatever the arguments say.
 
 use caps::Capability;
-use rbuild_linux::Kind;
+use rbuild_linux::FileKind;
 use rustix::fs::{Mode, XattrFlags};
 use rustix::io::Errno;
 
 use crate::id_emulation::acts::refuse_unknown_flags;
-use crate::id_emulation::caller::{Caller, Proc, Result};
-use crate::id_emulation::decode::{At, HERE, Named, Subject};
+use crate::id_emulation::caller::{Caller, Result, SharedProc};
+use crate::id_emulation::decode::{At, HERE, PathAt, Subject};
 use crate::id_emulation::files::{OpenedFile, SET_GID};
 use crate::id_emulation::ids::Credentials;
 use crate::id_emulation::supervisor::{Reply, Supervisor};
@@ -88,8 +88,8 @@ impl Supervisor {
             return Ok(Reply::GO);
         }
         let at = At { dir: HERE, path };
-        match self.target(caller, Named { at, flags: 0 })?.kind() {
-            Kind::Dir => Err(Errno::PERM),
+        match self.target(caller, PathAt { at, flags: 0 })?.kind() {
+            FileKind::Dir => Err(Errno::PERM),
             _ => Err(Errno::NOTDIR),
         }
     }
@@ -113,7 +113,7 @@ impl Supervisor {
         let is_in = |group: u32| who.groups.files == group || who.more_groups.contains(&group);
         let foreign = target.owner(&self.owners).is_some_and(|owner| !is_in(owner.gid));
         let dropped = if foreign && !self.may(caller, Capability::CAP_FSETID) { SET_GID } else { 0 };
-        rustix::fs::chmod(Proc::path_of(&target.fd), Mode::from_raw_mode(mode & 0o7777 & !dropped))?;
+        rustix::fs::chmod(SharedProc::path_of(&target.fd), Mode::from_raw_mode(mode & 0o7777 & !dropped))?;
         Ok(Reply::value(0))
     }
 
@@ -141,7 +141,7 @@ impl Supervisor {
         {
             return Err(Errno::PERM);
         }
-        let path = Proc::path_of(&target.fd);
+        let path = SharedProc::path_of(&target.fd);
         match value {
             Some((value, flags)) => rustix::fs::setxattr(path, &name, &value, XattrFlags::from_bits_retain(flags))?,
             None => rustix::fs::removexattr(path, &name)?,

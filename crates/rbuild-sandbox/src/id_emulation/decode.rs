@@ -39,7 +39,7 @@ pub struct At {
 
 /// A file by path, with flags of the `*at` calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Named {
+pub struct PathAt {
     pub at: At,
     pub flags: u32,
 }
@@ -48,7 +48,7 @@ pub struct Named {
 pub enum Subject {
     /// A descriptor that is not `O_PATH`.
     Open(i32),
-    Named(Named),
+    Named(PathAt),
 }
 
 /// The kind of ID.
@@ -60,7 +60,7 @@ pub enum Of {
 
 /// A change of IDs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Change {
+pub enum IdChange {
     One(u32),
     Two(u32, u32),
     Three([u32; 3]),
@@ -107,18 +107,18 @@ pub enum Request {
     },
     SetIds {
         of: Of,
-        change: Change,
+        change: IdChange,
     },
     SetFileId {
         of: Of,
         id: u32,
     },
     Stat {
-        file: Named,
+        file: PathAt,
         to: u64,
     },
     StatX {
-        file: Named,
+        file: PathAt,
         mask: u32,
         to: u64,
     },
@@ -152,7 +152,7 @@ pub enum Request {
         size: u64,
     },
     Execute {
-        file: Named,
+        file: PathAt,
     },
     KeepCapabilities(bool),
     SecureBits {
@@ -229,9 +229,9 @@ fn ids(asked: Asked, args: [u64; 6]) -> Option<Request> {
         GetResUid | GetResGid => Request::OwnIds { of, to: [args[0], args[1], args[2]] },
         GetGroups => Request::Groups { room: args[0] as i32, to: args[1] },
         SetGroups => Request::SetGroups { count: id(0), from: args[1] },
-        SetUid | SetGid => Request::SetIds { of, change: Change::One(id(0)) },
-        SetReUid | SetReGid => Request::SetIds { of, change: Change::Two(id(0), id(1)) },
-        SetResUid | SetResGid => Request::SetIds { of, change: Change::Three([id(0), id(1), id(2)]) },
+        SetUid | SetGid => Request::SetIds { of, change: IdChange::One(id(0)) },
+        SetReUid | SetReGid => Request::SetIds { of, change: IdChange::Two(id(0), id(1)) },
+        SetResUid | SetResGid => Request::SetIds { of, change: IdChange::Three([id(0), id(1), id(2)]) },
         SetFsUid | SetFsGid => Request::SetFileId { of, id: id(0) },
         Control => match id(0) {
             KEEP_CAPABILITIES => Request::KeepCapabilities(args[1] != 0),
@@ -259,7 +259,7 @@ fn files(asked: Asked, args: [u64; 6], width: Width) -> Request {
     use Asked::*;
     let id = |i: usize| args[i] as u32;
     let (here, at, opened) = starts(args);
-    let named = |at, flags| Named { at, flags };
+    let named = |at, flags| PathAt { at, flags };
     match asked {
         Stat => Request::Stat { file: named(here, 0), to: args[1] },
         LinkStat => Request::Stat { file: named(here, NO_FOLLOW), to: args[1] },
@@ -304,7 +304,7 @@ fn attributes(asked: Asked, args: [u64; 6]) -> Request {
     use Asked::*;
     let id = |i: usize| args[i] as u32;
     let (here, at, opened) = starts(args);
-    let named = |at, flags| Named { at, flags };
+    let named = |at, flags| PathAt { at, flags };
     match asked {
         ChangeMode => Request::ChangeMode { file: Subject::Named(named(here, 0)), mode: id(1) },
         FileChangeMode => Request::ChangeMode { file: opened, mode: id(1) },
@@ -333,8 +333,8 @@ fn attributes(asked: Asked, args: [u64; 6]) -> Request {
 fn attributed(asked: Asked, at: At, opened: Subject) -> Subject {
     match asked {
         Asked::FileSetAttribute | Asked::FileRemoveAttribute => opened,
-        Asked::LinkSetAttribute | Asked::LinkRemoveAttribute => Subject::Named(Named { at, flags: NO_FOLLOW }),
-        _ => Subject::Named(Named { at, flags: 0 }),
+        Asked::LinkSetAttribute | Asked::LinkRemoveAttribute => Subject::Named(PathAt { at, flags: NO_FOLLOW }),
+        _ => Subject::Named(PathAt { at, flags: 0 }),
     }
 }
 
@@ -465,7 +465,7 @@ mod tests {
         let args = [7, 8, 9, 0x100, 11, 12];
         let at = At { dir: 7, path: 8 };
         let times = |file, width| Some(Request::SetTimes { file, form: TimeForm::Nanoseconds, width, times: 9 });
-        let named = Subject::Named(Named { at, flags: NO_FOLLOW });
+        let named = Subject::Named(PathAt { at, flags: NO_FOLLOW });
         assert_eq!(decode(280, NATIVE, args), times(named, Width::Long));
         assert_eq!(decode(320, I386, args), times(named, Width::Short));
         assert_eq!(decode(412, I386, args), times(named, Width::Padded));

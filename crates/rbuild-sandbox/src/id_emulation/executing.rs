@@ -1,18 +1,18 @@
 //! Execution of set-id programs, which change the credentials of their process.
 
 use caps::Capability;
-use rbuild_linux::Kind;
+use rbuild_linux::FileKind;
 use rustix::fs::{CWD, Mode, OFlags, StatVfsMountFlags};
 
-use crate::id_emulation::caller::{Caller, Proc, Result};
-use crate::id_emulation::decode::{CHECK_ONLY, EMPTY_PATH, NO_FOLLOW, Named};
+use crate::id_emulation::caller::{Caller, Result, SharedProc};
+use crate::id_emulation::decode::{CHECK_ONLY, EMPTY_PATH, NO_FOLLOW, PathAt};
 use crate::id_emulation::files::OpenedFile;
-use crate::id_emulation::pending::{Image, Pending};
+use crate::id_emulation::pending::{MemoryImage, Pending};
 use crate::id_emulation::supervisor::{Reply, Supervisor};
 
 impl Supervisor {
     /// Prepares for a set-id program; the kernel performs the execution.
-    pub(super) fn execute(&mut self, caller: &Caller<'_>, file: Named) -> Result<Reply> {
+    pub(super) fn execute(&mut self, caller: &Caller<'_>, file: PathAt) -> Result<Reply> {
         self.has_begun = true;
         let who = self.credentials(caller)?.clone();
         self.settle(caller, &who)?;
@@ -28,7 +28,7 @@ impl Supervisor {
         let changed = if is_refused { plain.clone() } else { changed };
         if changed != who || plain != who {
             let program = target.map(|program| (program.stat.st_dev, program.stat.st_ino));
-            let image = Image::of(&self.proc, caller.thread());
+            let image = MemoryImage::of(&self.proc, caller.thread());
             self.expect(caller, Pending { before: who, image, program, changed, plain })?;
         }
         Ok(Reply::GO)
@@ -50,13 +50,13 @@ impl Supervisor {
 
     /// Opens the file if it is a program whose set-id bits the kernel honours for the caller
     /// (execve(2)).
-    fn set_id_program(&self, caller: &Caller<'_>, file: Named) -> Option<OpenedFile> {
+    fn set_id_program(&self, caller: &Caller<'_>, file: PathAt) -> Option<OpenedFile> {
         if file.flags & !(NO_FOLLOW | EMPTY_PATH) != 0 {
             return None;
         }
         let target = self.target(caller, file).ok()?;
         let mode = target.stat.st_mode;
-        let may = target.kind() == Kind::File && mode & 0o111 != 0 && mode & 0o6000 != 0;
+        let may = target.kind() == FileKind::File && mode & 0o111 != 0 && mode & 0o6000 != 0;
         (may && honours_set_id(&target) && !caller.gains_nothing()).then_some(target)
     }
 }
@@ -72,6 +72,6 @@ fn honours_set_id(target: &OpenedFile) -> bool {
     }
     let mut start = [0; 4];
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let opened = rustix::fs::openat(CWD, Proc::path_of(&target.fd), flags, Mode::empty());
+    let opened = rustix::fs::openat(CWD, SharedProc::path_of(&target.fd), flags, Mode::empty());
     opened.is_ok_and(|file| rustix::io::read(&file, &mut start) == Ok(4)) && start == *b"\x7fELF"
 }

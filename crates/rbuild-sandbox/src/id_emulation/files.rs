@@ -6,12 +6,12 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use rbuild_linux::notify::{Guise, Named};
-use rbuild_linux::{Kind, OwnerRecords, Recorded, record_in_times};
+use rbuild_linux::notify::{Guise, StatTarget};
+use rbuild_linux::{FileKind, OwnerRecords, Recorded, record_in_times};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
-use crate::id_emulation::caller::{Caller, Proc, Result, names_link_of_proc};
+use crate::id_emulation::caller::{Caller, Result, SharedProc, names_link_of_proc};
 use crate::id_emulation::decode::HERE;
 
 /// Parameters of opening a file (openat2(2)).
@@ -36,7 +36,7 @@ pub struct OpenedFile {
 
 /// Translates a path of a caller to one that this process can use, provided that both share the
 /// container's root and the builder's /proc is the working directory. Valid only if no path of the
-/// container leads into a /proc that shows this process (see [`Proc::outer`]): links there would be
+/// container leads into a /proc that shows this process (see [`SharedProc::outer`]): links there would be
 /// followed with this process's privileges.
 fn seen_from_here(caller: &Caller<'_>, dir: i32, path: &[u8]) -> Result<CString> {
     if path.starts_with(b"/") {
@@ -57,10 +57,10 @@ fn seen_from_here(caller: &Caller<'_>, dir: i32, path: &[u8]) -> Result<CString>
 
 /// Cache of owner records; most files are queried many times.
 #[derive(Default)]
-pub struct Known(HashMap<(u64, u64), Then>);
+pub struct RecordCache(HashMap<(u64, u64), CachedRecord>);
 
 /// A cached record, with the file's change time when it was read.
-struct Then {
+struct CachedRecord {
     changed: (i64, u64),
     says: Option<Recorded>,
 }
@@ -76,15 +76,15 @@ pub enum Guised {
 }
 
 impl Guised {
-    pub fn named(&self) -> Named<'_> {
+    pub fn named(&self) -> StatTarget<'_> {
         match self {
-            Guised::Seen(path, flags) => Named { dir: CWD, path, flags: *flags },
-            Guised::Open(fd) => Named { dir: fd.as_fd(), path: c"", flags: AtFlags::EMPTY_PATH },
+            Guised::Seen(path, flags) => StatTarget { dir: CWD, path, flags: *flags },
+            Guised::Open(fd) => StatTarget { dir: fd.as_fd(), path: c"", flags: AtFlags::EMPTY_PATH },
         }
     }
 }
 
-impl Known {
+impl RecordCache {
     /// Returns the record of a file named by a caller, without opening the file. Requires that no
     /// process of the container has changed its root, and that this process is not visible in any
     /// /proc of the container.
@@ -111,7 +111,7 @@ impl Known {
                 if self.0.len() >= MOST_KNOWN {
                     self.0.clear();
                 }
-                self.0.insert(file, Then { changed, says });
+                self.0.insert(file, CachedRecord { changed, says });
                 says
             }
         };
@@ -155,15 +155,15 @@ const NO_LINKS_OF_PROC: ResolveFlags = ResolveFlags::NO_MAGICLINKS;
 
 pub const SET_GID: u32 = 0o2000;
 
-fn kind(stat: &Stat) -> Kind {
+fn kind(stat: &Stat) -> FileKind {
     match rustix::fs::FileType::from_raw_mode(stat.st_mode) {
-        rustix::fs::FileType::Directory => Kind::Dir,
-        rustix::fs::FileType::Symlink => Kind::Symlink,
-        rustix::fs::FileType::CharacterDevice => Kind::CharDevice,
-        rustix::fs::FileType::BlockDevice => Kind::BlockDevice,
-        rustix::fs::FileType::Fifo => Kind::Fifo,
-        rustix::fs::FileType::Socket => Kind::Socket,
-        _ => Kind::File,
+        rustix::fs::FileType::Directory => FileKind::Dir,
+        rustix::fs::FileType::Symlink => FileKind::Symlink,
+        rustix::fs::FileType::CharacterDevice => FileKind::CharDevice,
+        rustix::fs::FileType::BlockDevice => FileKind::BlockDevice,
+        rustix::fs::FileType::Fifo => FileKind::Fifo,
+        rustix::fs::FileType::Socket => FileKind::Socket,
+        _ => FileKind::File,
     }
 }
 
@@ -283,7 +283,7 @@ impl OpenedFile {
         Ok(OpenedFile { fd, stat })
     }
 
-    pub fn kind(&self) -> Kind {
+    pub fn kind(&self) -> FileKind {
         kind(&self.stat)
     }
 
@@ -295,20 +295,20 @@ impl OpenedFile {
     /// Returns the file's record.
     pub fn recorded(&self, owners: &OwnerRecords) -> Option<Recorded> {
         let access = (self.stat.st_atime, self.stat.st_atime_nsec as u32);
-        owners.recorded(&Proc::path_of(&self.fd), true, self.kind(), self.stat.st_ino, access)
+        owners.recorded(&SharedProc::path_of(&self.fd), true, self.kind(), self.stat.st_ino, access)
     }
 
     /// Returns the file's owner; `None` if that is unknown: no record is made of sockets that a
     /// process binds, of its terminals, and of files without a path, such as pipes and memfds.
     pub fn owner(&self, owners: &OwnerRecords) -> Option<Recorded> {
         let recorded = self.recorded(owners);
-        let is_unknown = matches!(self.kind(), Kind::Socket | Kind::CharDevice) || self.is_nameless();
+        let is_unknown = matches!(self.kind(), FileKind::Socket | FileKind::CharDevice) || self.is_nameless();
         if recorded.is_none() && is_unknown { None } else { Some(recorded.unwrap_or_default()) }
     }
 
     /// Returns true for files that only descriptors lead to, from their creation on.
     pub fn is_nameless(&self) -> bool {
-        let path = rustix::fs::readlinkat(CWD, Proc::path_of(&self.fd), Vec::new());
+        let path = rustix::fs::readlinkat(CWD, SharedProc::path_of(&self.fd), Vec::new());
         path.is_ok_and(|path| {
             let path = path.to_bytes();
             !path.starts_with(b"/") || (self.stat.st_nlink == 0 && path.starts_with(b"/memfd:"))
@@ -324,7 +324,7 @@ impl OpenedFile {
     /// Records the file's owner.
     pub fn own(&self, owners: &OwnerRecords, what: Recorded) -> Result<()> {
         match self.kind() {
-            Kind::File | Kind::Dir => owners.record(&Proc::path_of(&self.fd), true, &what),
+            FileKind::File | FileKind::Dir => owners.record(&SharedProc::path_of(&self.fd), true, &what),
             _ => {
                 let times = record_in_times(what.uid, what.gid)?;
                 rustix::fs::utimensat(&self.fd, c"", &times, AtFlags::EMPTY_PATH)

@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use rbuild_linux::notify::number_in;
 use rustix::fs::{AtFlags, Mode, OFlags};
 
-use crate::id_emulation::caller::Proc;
+use crate::id_emulation::caller::SharedProc;
 use crate::id_emulation::ids::Credentials;
 
 /// Identifies a program file by device and inode.
@@ -17,19 +17,19 @@ pub type File = (u64, u64);
 
 /// Identifies a process's memory image: inherited on fork, and replaced on exec.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Image {
+pub struct MemoryImage {
     /// The auxiliary vector on the initial stack, which includes random addresses.
     vectors: Vec<u8>,
     program: Option<File>,
 }
 
-impl Image {
-    pub fn of(proc: &Proc, thread: u32) -> Option<Image> {
+impl MemoryImage {
+    pub fn of(proc: &SharedProc, thread: u32) -> Option<MemoryImage> {
         let number = if proc.outer { number_in(proc.dir.as_fd(), thread)? } else { thread };
         let vectors = format!("{number}/auxv");
         let vectors = rustix::fs::openat(&proc.dir, vectors, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
         let program = rustix::fs::statat(&proc.dir, format!("{number}/exe"), AtFlags::empty()).ok();
-        Some(Image { vectors: read(vectors)?, program: program.map(|stat| (stat.st_dev, stat.st_ino)) })
+        Some(MemoryImage { vectors: read(vectors)?, program: program.map(|stat| (stat.st_dev, stat.st_ino)) })
     }
 }
 
@@ -44,7 +44,7 @@ fn read(file: OwnedFd) -> Option<Vec<u8>> {
 pub struct Pending {
     /// Credentials and image of the process that requested the execution.
     pub before: Credentials,
-    pub image: Option<Image>,
+    pub image: Option<MemoryImage>,
     /// The program that changes credentials, if it does.
     pub program: Option<File>,
     /// Credentials after that program was executed, and after any other.
@@ -54,7 +54,7 @@ pub struct Pending {
 
 impl Pending {
     /// Returns the credentials of a process with this image.
-    pub fn who(&self, now: Option<Image>) -> &Credentials {
+    pub fn who(&self, now: Option<MemoryImage>) -> &Credentials {
         match (now, &self.image) {
             (Some(now), Some(image)) if now.vectors != image.vectors => match self.program {
                 Some(program) if now.program == Some(program) => &self.changed,
@@ -72,7 +72,7 @@ mod tests {
 
     #[test]
     fn who_executes_a_program_is_told_by_what_was_executed() {
-        let image = |vectors: &[u8], program| Some(Image { vectors: vectors.to_vec(), program: Some(program) });
+        let image = |vectors: &[u8], program| Some(MemoryImage { vectors: vectors.to_vec(), program: Some(program) });
         let user = Credentials { users: Ids::all(1000), ..Credentials::default() };
         let pending = Pending {
             before: Credentials { keeps: true, ..user.clone() },

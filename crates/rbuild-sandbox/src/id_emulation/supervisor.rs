@@ -6,23 +6,23 @@ use std::sync::Arc;
 
 use caps::Capability;
 use rbuild_linux::OwnerRecords;
-use rbuild_linux::notify::{self, Answer, Call};
+use rbuild_linux::notify::{self, Answer, InterceptedCall};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
-use crate::error::Problem;
-use crate::id_emulation::caller::{Caller, Proc, Result};
-use crate::id_emulation::decode::{Change, Of, Request, decode, ids_of};
-use crate::id_emulation::files::{How, Known};
+use crate::error::RunnerProblem;
+use crate::id_emulation::caller::{Caller, Result, SharedProc};
+use crate::id_emulation::decode::{IdChange, Of, Request, decode, ids_of};
+use crate::id_emulation::files::{How, RecordCache};
 use crate::id_emulation::ids::{Credentials, SAME};
-use crate::id_emulation::pending::{Image, Pending};
+use crate::id_emulation::pending::{MemoryImage, Pending};
 
 /// Maximum number of groups accepted by setgroups(2).
 const MOST_GROUPS: u32 = 65536;
 
 pub(crate) struct Supervisor {
     pub(super) listener: Arc<OwnedFd>,
-    pub(super) proc: Arc<Proc>,
+    pub(super) proc: Arc<SharedProc>,
     /// The records of the owners of the container's files.
     pub(super) owners: OwnerRecords,
     /// Without duplicates; the first entry is root's.
@@ -35,7 +35,7 @@ pub(crate) struct Supervisor {
     pub(super) has_begun: bool,
     /// True once a process may have given up capabilities by itself, which only the kernel knows.
     pub(super) narrowed: bool,
-    pub(super) known: Known,
+    pub(super) known: RecordCache,
 }
 
 impl Supervisor {
@@ -43,14 +43,14 @@ impl Supervisor {
     /// process into the container's mount namespace, with `proc` as its working directory.
     pub fn enter(
         listener: OwnedFd,
-        (proc, owners): (Proc, OwnerRecords),
+        (proc, owners): (SharedProc, OwnerRecords),
         pid: u32,
         first: Credentials,
-    ) -> std::result::Result<Supervisor, Problem> {
+    ) -> std::result::Result<Supervisor, RunnerProblem> {
         let pidfd = rbuild_linux::process::pidfd(pid)?;
         notify::enter_mounts_of(pidfd.as_fd())?;
         notify::take_turns(listener.as_fd());
-        rustix::process::fchdir(&proc.dir).map_err(Problem::of_call("fchdir", "/proc"))?;
+        rustix::process::fchdir(&proc.dir).map_err(RunnerProblem::of_call("fchdir", "/proc"))?;
         let root = Credentials::default();
         let places = HashMap::from([(root.clone(), 0)]);
         let mut supervisor = Supervisor {
@@ -63,9 +63,9 @@ impl Supervisor {
             chrooted: false,
             has_begun: false,
             narrowed: false,
-            known: Known::default(),
+            known: RecordCache::default(),
         };
-        supervisor.become_(&First(pid), first).map_err(Problem::of_call("setresuid", "command"))?;
+        supervisor.become_(&First(pid), first).map_err(RunnerProblem::of_call("setresuid", "command"))?;
         Ok(supervisor)
     }
 
@@ -96,7 +96,7 @@ impl Supervisor {
         }
     }
 
-    fn reply(&mut self, call: &Call) {
+    fn reply(&mut self, call: &InterceptedCall) {
         let (listener, proc) = (self.listener.clone(), self.proc.clone());
         let caller = Caller { call, listener: listener.as_fd(), proc: &proc };
         let asked = decode(call.number, call.architecture, call.args);
@@ -132,7 +132,7 @@ impl Supervisor {
     pub(super) fn known_credentials(&self, thread: u32) -> &Credentials {
         let place = self.place_of(thread);
         match self.pending.get(&place) {
-            Some(pending) => pending.who(Image::of(&self.proc, thread)),
+            Some(pending) => pending.who(MemoryImage::of(&self.proc, thread)),
             // A program that uses this limit for its own purposes is treated as root.
             None => self.table.get(usize::try_from(place).unwrap_or(0)).unwrap_or(&self.table[0]),
         }
@@ -279,13 +279,13 @@ impl Supervisor {
         Ok(Reply::value(before.files))
     }
 
-    fn set_ids(&mut self, caller: &Caller<'_>, of: Of, change: Change) -> Result<Reply> {
+    fn set_ids(&mut self, caller: &Caller<'_>, of: Of, change: IdChange) -> Result<Reply> {
         let who = self.credentials(caller)?.clone();
         let (ids, able) = (who.ids(of), self.may_set(caller, of));
         let new = match change {
-            Change::One(id) => ids.set(able, id),
-            Change::Two(real, effective) => ids.set_two(able, real, effective),
-            Change::Three(wanted) => ids.set_three(able, wanted),
+            IdChange::One(id) => ids.set(able, id),
+            IdChange::Two(real, effective) => ids.set_two(able, real, effective),
+            IdChange::Three(wanted) => ids.set_three(able, wanted),
         }?;
         let who = match of {
             Of::Users => who.with_users(new),

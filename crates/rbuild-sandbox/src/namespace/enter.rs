@@ -19,7 +19,7 @@ use crate::namespace::isolation::{Isolation, Rung, bare_isolation, isolation, us
 use crate::namespace::network::{Carrier, Isolated};
 use crate::runner::mounts::new_sysfs;
 use crate::runner::obstacles::SYSFS;
-use crate::runner::surroundings::{Proc, Surroundings};
+use crate::runner::surroundings::{ProcView, Surroundings};
 use crate::runner::zygote::Zygote;
 
 /// Path of the store in the builder's root.
@@ -48,7 +48,7 @@ pub struct World {
 pub struct Builder {
     pub isolation: Isolation,
     pub zygote: Zygote,
-    proc: Proc,
+    proc: ProcView,
     signals: SigSet,
     /// Host paths by their path in [`World`]; empty if the builder has a root of its own.
     elsewhere: Vec<(PathBuf, PathBuf)>,
@@ -63,7 +63,7 @@ impl Builder {
     /// Returns true if commands see the processes of the surrounding container, because the kernel
     /// refuses to mount another /proc.
     pub fn shows_outer_processes(&self) -> bool {
-        self.proc == Proc::Outer
+        self.proc == ProcView::Outer
     }
 
     /// Returns the actual path of something with that path in [`World`] ([`World::binds`],
@@ -102,7 +102,7 @@ pub fn enter(
     world: &World,
     rung: Rung,
     build: impl FnOnce(Result<Builder, SandboxError>) -> i32,
-) -> Result<Ended, SandboxError> {
+) -> Result<BuilderExit, SandboxError> {
     let isolation = isolation(rung)?;
     // With recorded owners there is no fallback: the caller has already derived its keys for that
     // mode.
@@ -141,7 +141,7 @@ impl Launcher<'_> {
         isolation: Isolation,
         spare: bool,
         build: &mut Option<F>,
-    ) -> Result<Result<Ended, SandboxError>, SandboxError> {
+    ) -> Result<Result<BuilderExit, SandboxError>, SandboxError> {
         let (ready, go) = std::io::pipe().map_err(failed("pipe2"))?;
         let (told, tell) = std::io::pipe().map_err(failed("pipe2"))?;
         // Without a pid namespace, descendants of a builder that is killed together with its zygote
@@ -169,7 +169,7 @@ impl Launcher<'_> {
             process::kill(child);
             let exit = process::wait(child)?;
             return match killed {
-                true => Ok(Ok(Ended { code: exit_code(exit), stopped: false })),
+                true => Ok(Ok(BuilderExit { code: exit_code(exit), stopped: false })),
                 false => Err(crate::namespace::isolation::maps_refused(e).into()),
             };
         }
@@ -190,7 +190,7 @@ impl Launcher<'_> {
     ) -> i32 {
         let bare = isolation == Isolation::Chroot;
         let made = match bare {
-            true => become_bare_builder(ready, &self.pidfd).map(|zygote| (zygote, Proc::Own)),
+            true => become_bare_builder(ready, &self.pidfd).map(|zygote| (zygote, ProcView::Own)),
             false => become_builder(self.world, isolation.owner_mode(), ready, &self.pidfd),
         };
         if let (Err(e), true) = (&made, spare) {
@@ -220,7 +220,7 @@ fn exit_code(exit: Exit) -> i32 {
 
 /// The exit status of the builder.
 #[derive(Debug, Clone, Copy)]
-pub struct Ended {
+pub struct BuilderExit {
     pub code: i32,
     /// True if a signal requested the end.
     pub stopped: bool,
@@ -234,7 +234,7 @@ fn supervise(
     mut go: PipeWriter,
     mut told: PipeReader,
     signals: &SigSet,
-) -> Result<Result<Ended, SandboxError>, SandboxError> {
+) -> Result<Result<BuilderExit, SandboxError>, SandboxError> {
     let signalfd = SignalFd::with_flags(signals, SfdFlags::SFD_CLOEXEC).map_err(|e| failed("signalfd4")(e.into()))?;
     match go.write_all(b"g") {
         // The builder was killed before it read the byte; its exit status reports that.
@@ -273,7 +273,7 @@ fn supervise(
             let failed = rustix::fs::fcntl_setfl(&told, OFlags::NONBLOCK)
                 .is_ok_and(|()| told.read(&mut byte).is_ok_and(|n| n > 0));
             return match failed {
-                false => Ok(Ok(Ended { code, stopped: deadline.is_some() })),
+                false => Ok(Ok(BuilderExit { code, stopped: deadline.is_some() })),
                 true => Err(SandboxError::NotSetUp),
             };
         }
@@ -315,17 +315,17 @@ fn become_builder(
     owners: OwnerMode,
     ready: PipeReader,
     launcher: &OwnedFd,
-) -> Result<(Zygote, Proc), SandboxError> {
+) -> Result<(Zygote, ProcView), SandboxError> {
     begin(ready, launcher, true)?;
     let store = bind_clone(&world.store)?;
     let binds = world.binds.iter().map(|(source, at)| Ok((bind_clone(source)?, at)));
     let binds = binds.collect::<Result<Vec<_>, SandboxError>>()?;
     let (proc, whose) = match new_procfs() {
-        Ok(proc) => (proc, Proc::Own),
+        Ok(proc) => (proc, ProcView::Own),
         // If parts of /proc are covered, the kernel refuses to mount a procfs that would reveal
         // them.
         Err(e) => {
-            (bind_clone(Path::new("/proc")).map_err(|_| crate::namespace::isolation::proc_refused(e))?, Proc::Outer)
+            (bind_clone(Path::new("/proc")).map_err(|_| crate::namespace::isolation::proc_refused(e))?, ProcView::Outer)
         }
     };
     let isolated = world.carrier.as_ref().map(|carrier| Isolated::start(carrier, &world.store)).transpose()?;

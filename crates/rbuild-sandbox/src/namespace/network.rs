@@ -25,27 +25,27 @@ use rbuild_linux::{Error, RootDir, bind_clone, mount_tmpfs, private_mount_namesp
 use rbuild_remedy::Remedy;
 
 use crate::SandboxError;
-use crate::error::{Problem, Refusal, refusal};
+use crate::error::{Refusal, RunnerProblem, refusal};
 use crate::namespace::newuidmap::in_path;
 
 /// The program that carries traffic in and out.
 #[derive(Debug, Clone)]
 pub struct Carrier {
     path: PathBuf,
-    kind: Kind,
+    kind: CarrierKind,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum CarrierKind {
     Pasta,
     Slirp,
 }
 
-impl Kind {
+impl CarrierKind {
     fn name(self) -> &'static str {
         match self {
-            Kind::Pasta => "pasta",
-            Kind::Slirp => "slirp4netns",
+            CarrierKind::Pasta => "pasta",
+            CarrierKind::Slirp => "slirp4netns",
         }
     }
 }
@@ -60,7 +60,7 @@ impl Carrier {
     /// too old.
     pub fn find() -> Result<Carrier, Refusal> {
         let found = |name: &str, kind| in_path(name).map(|path| Carrier { path, kind });
-        let (pasta, slirp) = (found("pasta", Kind::Pasta), found("slirp4netns", Kind::Slirp));
+        let (pasta, slirp) = (found("pasta", CarrierKind::Pasta), found("slirp4netns", CarrierKind::Slirp));
         let new = pasta.clone().filter(|pasta| slirp.is_none() || pasta.is_new());
         let carrier = new.or(slirp).ok_or_else(|| {
             refusal(
@@ -106,8 +106,8 @@ impl Carrier {
     /// Returns the address of the carrier's name server, which forwards to the host's.
     pub fn nameserver(&self) -> &'static str {
         match self.kind {
-            Kind::Pasta => "169.254.1.1",
-            Kind::Slirp => "10.0.2.3",
+            CarrierKind::Pasta => "169.254.1.1",
+            CarrierKind::Slirp => "10.0.2.3",
         }
     }
 
@@ -116,7 +116,7 @@ impl Carrier {
     fn arguments(&self, namespace: &Path) -> Result<Vec<CString>, NulError> {
         let namespace = namespace.as_os_str().as_bytes();
         let words: Vec<&[u8]> = match self.kind {
-            Kind::Pasta => vec![
+            CarrierKind::Pasta => vec![
                 b"pasta",
                 b"--config-net",
                 b"--quiet",
@@ -138,7 +138,7 @@ impl Carrier {
                 b"--netns",
                 namespace,
             ],
-            Kind::Slirp => vec![
+            CarrierKind::Slirp => vec![
                 b"slirp4netns",
                 b"--configure",
                 b"--mtu=65520",
@@ -197,13 +197,16 @@ impl Isolated {
     /// Restores the network from [`Isolated::descriptors`] and a carrier's name; `None` if there
     /// are no descriptors.
     pub(crate) fn from_descriptors(carrier: &str, fds: Vec<OwnedFd>) -> Option<Isolated> {
-        let carrier = [Kind::Pasta, Kind::Slirp].map(Kind::name).into_iter().find(|name| *name == carrier)?;
+        let carrier = [CarrierKind::Pasta, CarrierKind::Slirp]
+            .map(CarrierKind::name)
+            .into_iter()
+            .find(|name| *name == carrier)?;
         let [namespace, said] = <[OwnedFd; 2]>::try_from(fds).ok()?;
         Some(Isolated { namespace, carrier, said: said.into() })
     }
 
     /// Executes the carrier. Returns only if that fails.
-    fn become_carrier(&self, carrier: &Carrier, place: &Path, apart: PipeWriter) -> Result<Infallible, Problem> {
+    fn become_carrier(&self, carrier: &Carrier, place: &Path, apart: PipeWriter) -> Result<Infallible, RunnerProblem> {
         private_mount_namespace()?;
         drop(apart);
         let namespace = bind_clone(Path::new(&format!("/proc/self/fd/{}", self.namespace.as_raw_fd())))?;
@@ -212,27 +215,27 @@ impl Isolated {
         let dir = RootDir::open(place)?;
         drop(dir.create_file("net".as_ref(), 0o600)?);
         dir.attach(&namespace, "net")?;
-        let null = File::open("/dev/null").map_err(Problem::of_call("open", "/dev/null"))?;
-        rustix::stdio::dup2_stdin(&null).map_err(Problem::of_call("dup2", "standard input"))?;
-        rustix::stdio::dup2_stdout(&self.said).map_err(Problem::of_call("dup2", "standard output"))?;
-        rustix::stdio::dup2_stderr(&self.said).map_err(Problem::of_call("dup2", "standard error"))?;
+        let null = File::open("/dev/null").map_err(RunnerProblem::of_call("open", "/dev/null"))?;
+        rustix::stdio::dup2_stdin(&null).map_err(RunnerProblem::of_call("dup2", "standard input"))?;
+        rustix::stdio::dup2_stdout(&self.said).map_err(RunnerProblem::of_call("dup2", "standard output"))?;
+        rustix::stdio::dup2_stderr(&self.said).map_err(RunnerProblem::of_call("dup2", "standard error"))?;
         process::reset_signals()?;
-        let zero_byte = |_| Problem::ZeroByte(carrier.path.display().to_string());
+        let zero_byte = |_| RunnerProblem::ZeroByte(carrier.path.display().to_string());
         let arguments = carrier.arguments(&place.join("net")).map_err(zero_byte)?;
         let path = CString::new(carrier.path.as_os_str().as_bytes()).map_err(zero_byte)?;
         let environment = [c"PATH=/usr/sbin:/usr/bin:/sbin:/bin"];
-        nix::unistd::execve(&path, &arguments, &environment).map_err(Problem::of_call("execve", &carrier.path))
+        nix::unistd::execve(&path, &arguments, &environment).map_err(RunnerProblem::of_call("execve", &carrier.path))
     }
 
     /// Moves the calling process, which must be single-threaded, into the network, and waits until
     /// outbound access is available.
-    pub(crate) fn join(&self) -> Result<(), Problem> {
+    pub(crate) fn join(&self) -> Result<(), RunnerProblem> {
         nix::sched::setns(self.namespace.as_fd(), nix::sched::CloneFlags::CLONE_NEWNET)
-            .map_err(Problem::of_call("setns", "the isolated network"))?;
+            .map_err(RunnerProblem::of_call("setns", "the isolated network"))?;
         let end = Instant::now() + PATIENCE;
         while !has_way_out() {
             if Instant::now() > end {
-                return Err(Problem::NetworkDown { carrier: self.carrier.into(), said: self.told() });
+                return Err(RunnerProblem::NetworkDown { carrier: self.carrier.into(), said: self.told() });
             }
             std::thread::sleep(Duration::from_millis(2));
         }

@@ -15,9 +15,9 @@ use rbuild_linux::fd_passing::send_fds;
 use rbuild_linux::process::{self, Cloned, Exit};
 use rustix::event::{PollFd, PollFlags, poll};
 
-use crate::error::{During, Phase, Problem, RunnerError, library};
-use crate::protocol::{Input, Network, Report, RootFiles, RunRequest};
-use crate::runner::exec::{Environment, set_limits};
+use crate::error::{During, Phase, RunnerError, RunnerProblem, library};
+use crate::protocol::{ContainerNetwork, Input, Report, RootFiles, RunRequest};
+use crate::runner::exec::{CommandExecutor, set_limits};
 use crate::runner::privileges::{bound_capabilities, narrow_bare};
 
 mod laid_out;
@@ -29,10 +29,10 @@ pub use laid_out::restored_files;
 /// Runs the command of the request to its end, which is reported before the cleanup.
 pub fn run(request: &RunRequest, input: Option<OwnedFd>, socket: &UnixStream) -> Result<(), RunnerError> {
     let RootFiles::Directory { root, scratch } = &request.files else {
-        return Err(Problem::NeedsMounts("a root directory of layers".into()).during(Phase::Files));
+        return Err(RunnerProblem::NeedsMounts("a root directory of layers".into()).during(Phase::Files));
     };
-    if request.network != Network::Host {
-        return Err(Problem::NeedsNamespaces.during(Phase::Namespaces));
+    if request.network != ContainerNetwork::Host {
+        return Err(RunnerProblem::NeedsNamespaces.during(Phase::Namespaces));
     }
     process::adopt_orphans().during(Phase::Start)?;
     let files = RootDir::from_fd(RootDir::open(root).during(Phase::Files)?.into_fd(), "/");
@@ -40,7 +40,7 @@ pub fn run(request: &RunRequest, input: Option<OwnedFd>, socket: &UnixStream) ->
     let mut laid_out = LaidOut::new(&files, &scratch);
     let put = laid_out.put(request).during(Phase::Files);
     let exit = put.and_then(|()| started(request, root, input, socket));
-    let report = |exit| Report::of_end(exit).send(socket).map_err(Problem::of_call("write", "builder"));
+    let report = |exit| Report::of_end(exit).send(socket).map_err(RunnerProblem::of_call("write", "builder"));
     let reported = exit.and_then(|exit| report(exit).during(Phase::Report));
     process::kill_children();
     laid_out.take_back().during(Phase::Cleanup).and(reported)
@@ -52,16 +52,18 @@ fn started(
     mut input: Option<OwnedFd>,
     socket: &UnixStream,
 ) -> Result<Exit, RunnerError> {
-    let environment = Environment::new(request).during(Phase::Command)?;
+    let environment = CommandExecutor::new(request).during(Phase::Command)?;
     if request.input == Input::Terminal {
         // A pseudoterminal of the host: it is connected to the command's streams, but has no name
         // in the command's /dev.
         let (ours, theirs) = process::new_terminal().during(Phase::Terminal)?;
-        send_fds(socket, &[ours.as_fd()]).map_err(Problem::of_call("sendmsg", "builder")).during(Phase::Terminal)?;
+        send_fds(socket, &[ours.as_fd()])
+            .map_err(RunnerProblem::of_call("sendmsg", "builder"))
+            .during(Phase::Terminal)?;
         input = Some(theirs);
     }
     // Reports whether the command was executed and, if not, why.
-    let (mut said, saying) = std::io::pipe().map_err(Problem::of_call("pipe2", "runner")).during(Phase::Start)?;
+    let (mut said, saying) = std::io::pipe().map_err(RunnerProblem::of_call("pipe2", "runner")).during(Phase::Start)?;
     let runner = process::own_pidfd().during(Phase::Start)?;
     match process::fork().during(Phase::Start)? {
         Cloned::Child => {
@@ -78,7 +80,7 @@ fn started(
             drop(saying);
             let mut why = Vec::new();
             let read = std::io::Read::read_to_end(&mut said, &mut why);
-            read.map_err(Problem::of_call("read", "runner")).during(Phase::Command)?;
+            read.map_err(RunnerProblem::of_call("read", "runner")).during(Phase::Command)?;
             let exit = wait_for(child, socket).during(Phase::Command)?;
             match why.is_empty() {
                 true => Ok(exit),
@@ -110,37 +112,37 @@ fn become_command(
 ) -> Result<(), RunnerError> {
     take_input(request, input).during(Phase::Terminal)?;
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
-    let entered = rustix::process::chroot(root).map_err(Problem::of_call("chroot", root));
+    let entered = rustix::process::chroot(root).map_err(RunnerProblem::of_call("chroot", root));
     entered.and_then(|()| enter_working_directory(&request.cwd)).during(Phase::Files)?;
     confine(request, runner).during(Phase::Command)
 }
 
-fn take_input(request: &RunRequest, input: Option<OwnedFd>) -> Result<(), Problem> {
+fn take_input(request: &RunRequest, input: Option<OwnedFd>) -> Result<(), RunnerProblem> {
     let input = match input {
         Some(input) => input,
         // A pipe at end of file: the command could change the mode of the host's /dev/null.
-        None => std::io::pipe().map_err(Problem::of_call("pipe2", "standard input"))?.0.into(),
+        None => std::io::pipe().map_err(RunnerProblem::of_call("pipe2", "standard input"))?.0.into(),
     };
-    rustix::stdio::dup2_stdin(&input).map_err(Problem::of_call("dup2", "standard input"))?;
+    rustix::stdio::dup2_stdin(&input).map_err(RunnerProblem::of_call("dup2", "standard input"))?;
     let _ = rustix::process::setsid();
     if request.input == Input::Terminal {
-        rustix::process::ioctl_tiocsctty(&input).map_err(Problem::of_call("ioctl", "terminal"))?;
-        rustix::stdio::dup2_stdout(&input).map_err(Problem::of_call("dup2", "standard output"))?;
-        rustix::stdio::dup2_stderr(&input).map_err(Problem::of_call("dup2", "standard error"))?;
+        rustix::process::ioctl_tiocsctty(&input).map_err(RunnerProblem::of_call("ioctl", "terminal"))?;
+        rustix::stdio::dup2_stdout(&input).map_err(RunnerProblem::of_call("dup2", "standard output"))?;
+        rustix::stdio::dup2_stderr(&input).map_err(RunnerProblem::of_call("dup2", "standard error"))?;
     }
     Ok(())
 }
 
-fn enter_working_directory(path: &str) -> Result<(), Problem> {
+fn enter_working_directory(path: &str) -> Result<(), RunnerProblem> {
     std::env::set_current_dir(path).map_err(|e| match e.kind() {
-        std::io::ErrorKind::NotFound => Problem::NoWorkingDirectory(path.to_string()),
-        std::io::ErrorKind::NotADirectory => Problem::WorkingDirectoryIsAFile(path.to_string()),
-        _ => Problem::of_call("chdir", path)(e),
+        std::io::ErrorKind::NotFound => RunnerProblem::NoWorkingDirectory(path.to_string()),
+        std::io::ErrorKind::NotADirectory => RunnerProblem::WorkingDirectoryIsAFile(path.to_string()),
+        _ => RunnerProblem::of_call("chdir", path)(e),
     })
 }
 
 /// Sets capabilities, user and, last, limits, which may be too low for the rest.
-fn confine(request: &RunRequest, runner: &OwnedFd) -> Result<(), Problem> {
+fn confine(request: &RunRequest, runner: &OwnedFd) -> Result<(), RunnerProblem> {
     narrow_bare(request.is_insecure());
     bound_capabilities(request.is_insecure())?;
     process::become_user(request.uid, request.gid, &request.groups)?;

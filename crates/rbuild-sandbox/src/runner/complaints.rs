@@ -57,7 +57,7 @@ impl Subscriber for Listener {
     }
 
     fn event(&self, event: &Event<'_>) {
-        let mut line = Line::default();
+        let mut line = EventLine::default();
         event.record(&mut line);
         let mark = if *event.metadata().level() == Level::ERROR { String::from(ERROR) } else { String::new() };
         let text = [mark, line.message, line.fields].concat().replace('\n', " ");
@@ -77,12 +77,12 @@ impl Subscriber for Listener {
 
 /// An event as one line: the message, then its fields.
 #[derive(Default)]
-struct Line {
+struct EventLine {
     message: String,
     fields: String,
 }
 
-impl Visit for Line {
+impl Visit for EventLine {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         let _ = match field.name() {
             "message" => write!(self.message, "{value:?}"),

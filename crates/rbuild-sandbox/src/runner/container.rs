@@ -14,23 +14,23 @@ use libcontainer::syscall::syscall::SyscallType;
 use rbuild_linux::fd_passing::{receive_fds, send_fds};
 use rbuild_linux::process::{self, Exit};
 use rbuild_linux::{
-    Kind, MOUNT_POINTS, OwnerRecords, RootDir, bind_clone, detached_overlay, enter_user_namespace_below, mount_tmpfs,
-    new_procfs, private_namespaces,
+    FileKind, MOUNT_POINTS, OwnerRecords, RootDir, bind_clone, detached_overlay, enter_user_namespace_below,
+    mount_tmpfs, new_procfs, private_namespaces,
 };
 
 use rustix::event::{PollFd, PollFlags, poll};
 
-use crate::error::{During, Phase, Problem, RunnerError, library};
+use crate::error::{During, Phase, RunnerError, RunnerProblem, library};
 use crate::id_emulation::{self, Credentials, Supervisor};
-use crate::protocol::{Input, Network, Report, RootFiles, RunRequest};
+use crate::protocol::{ContainerNetwork, Input, Report, RootFiles, RunRequest};
 use crate::runner::chroot;
 use crate::runner::complaints::Complaints;
 use crate::runner::devices::DEVICES;
-use crate::runner::exec::{Environment, FailureFile};
+use crate::runner::exec::{CommandExecutor, FailureFile};
 use crate::runner::mount_points::{Stubs, plant_points};
 use crate::runner::mounts::{self, mounts_inside, mounts_of};
 use crate::runner::privileges::{CAPABILITIES, FOR_THE_FILTER, process_capabilities};
-use crate::runner::surroundings::{Proc, Surroundings};
+use crate::runner::surroundings::{ProcView, Surroundings};
 
 /// Paths private to the runner.
 const BUNDLE: &str = "/run/bundle";
@@ -48,7 +48,7 @@ pub(crate) fn runner_main(input: Option<OwnedFd>, around: Option<&Surroundings>)
         None => chroot::run(&request, input, &socket),
         Some(around) => {
             let exit = container(&request, input, &socket, around)?;
-            Report::of_end(exit).send(&socket).map_err(Problem::of_call("write", "builder")).during(Phase::Report)
+            Report::of_end(exit).send(&socket).map_err(RunnerProblem::of_call("write", "builder")).during(Phase::Report)
         }
     });
     if Report::Finished(finished).send(&socket).is_ok() { 0 } else { 70 }
@@ -56,36 +56,36 @@ pub(crate) fn runner_main(input: Option<OwnedFd>, around: Option<&Surroundings>)
 
 fn request(socket: &mut UnixStream) -> Result<RunRequest, RunnerError> {
     let mut text = Vec::new();
-    socket.read_to_end(&mut text).map_err(Problem::of_call("read", "builder")).during(Phase::Request)?;
+    socket.read_to_end(&mut text).map_err(RunnerProblem::of_call("read", "builder")).during(Phase::Request)?;
     serde_json::from_slice(&text).map_err(library).during(Phase::Request)
 }
 
 /// Enters the namespaces of the container that libcontainer does not make.
-fn enter_namespaces(request: &RunRequest, around: &Surroundings) -> Result<(), Problem> {
-    if around.proc == Proc::Outer && request.is_insecure() {
-        return Err(Problem::ExposedProcesses);
+fn enter_namespaces(request: &RunRequest, around: &Surroundings) -> Result<(), RunnerProblem> {
+    if around.proc == ProcView::Outer && request.is_insecure() {
+        return Err(RunnerProblem::ExposedProcesses);
     }
-    if request.network == Network::Isolated {
-        around.isolated.as_ref().ok_or(Problem::NoNetwork)?.join()?;
+    if request.network == ContainerNetwork::Isolated {
+        around.isolated.as_ref().ok_or(RunnerProblem::NoNetwork)?.join()?;
     }
-    if around.proc == Proc::Outer {
+    if around.proc == ProcView::Outer {
         // This /proc shows the other commands as well, and the kernel lets the root of a user
         // namespace inspect processes of that namespace.
         enter_user_namespace_below()?;
     }
     private_namespaces(&request.hostname)?;
-    if request.network == Network::None {
+    if request.network == ContainerNetwork::None {
         process::enter_lonely_network()?;
     }
     Ok(())
 }
 
 /// Mounts the container's files, and writes its configuration.
-fn make_bundle(request: &RunRequest, around: &Surroundings) -> Result<(), Problem> {
+fn make_bundle(request: &RunRequest, around: &Surroundings) -> Result<(), RunnerProblem> {
     // Bundle and state belong to this runner alone, and disappear with its mount namespace.
     mount_tmpfs(Path::new("/run"))?;
     for dir in [BUNDLE, ROOTFS, STATE, mounts::FILES] {
-        std::fs::create_dir_all(dir).map_err(Problem::of_call("mkdirat", dir))?;
+        std::fs::create_dir_all(dir).map_err(RunnerProblem::of_call("mkdirat", dir))?;
     }
     let root = RootDir::open("/")?;
     prepare(request, around, &root)?;
@@ -103,12 +103,13 @@ fn container(
 ) -> Result<Exit, RunnerError> {
     enter_namespaces(request, around).during(Phase::Namespaces)?;
     make_bundle(request, around).during(Phase::Files)?;
-    let null = || std::fs::File::open("/dev/null").map(OwnedFd::from).map_err(Problem::of_call("open", "/dev/null"));
+    let null =
+        || std::fs::File::open("/dev/null").map(OwnedFd::from).map_err(RunnerProblem::of_call("open", "/dev/null"));
     let input = input.map_or_else(null, Ok).during(Phase::Container)?;
     let terminal = (request.input == Input::Terminal).then(|| UnixListener::bind(CONSOLE)).transpose();
-    let terminal = terminal.map_err(Problem::of_call("bind", CONSOLE)).during(Phase::Terminal)?;
+    let terminal = terminal.map_err(RunnerProblem::of_call("bind", CONSOLE)).during(Phase::Terminal)?;
     let failure = Arc::new(FailureFile::new().during(Phase::Container)?);
-    let mut environment = Environment::new(request).during(Phase::Command)?.failing_into(failure.clone());
+    let mut environment = CommandExecutor::new(request).during(Phase::Command)?.failing_into(failure.clone());
     let mut answers = None;
     if request.is_emulated() {
         let (ours, theirs, proc) = for_answers(around.proc).during(Phase::Emulation)?;
@@ -125,13 +126,13 @@ fn container(
 
 /// Creates and starts the container. Returns the process ID of its first process.
 fn create(
-    environment: Environment,
+    environment: CommandExecutor,
     (input, terminal): (OwnedFd, Option<UnixListener>),
     socket: &UnixStream,
     failure: &FailureFile,
 ) -> Result<u32, RunnerError> {
     let complaints = Complaints::listen();
-    let why = |e: Problem| match (killed(), failure.get()) {
+    let why = |e: RunnerProblem| match (killed(), failure.get()) {
         (Some(killed), _) => killed.during(Phase::Container),
         (None, Some(why)) => why.during(Phase::Command),
         (None, None) => {
@@ -151,13 +152,13 @@ fn create(
         .map_err(|e| why(library(e)))?;
     for warning in complaints.iter().flat_map(Complaints::warnings) {
         let sent = Report::Warned(warning).send(socket);
-        sent.map_err(Problem::of_call("write", "builder")).during(Phase::Report)?;
+        sent.map_err(RunnerProblem::of_call("write", "builder")).during(Phase::Report)?;
     }
     if let Some(listener) = terminal {
         let passed = pass_on_terminal(&listener, socket);
-        passed.map_err(Problem::of_call("sendmsg", CONSOLE)).during(Phase::Terminal)?;
+        passed.map_err(RunnerProblem::of_call("sendmsg", CONSOLE)).during(Phase::Terminal)?;
     }
-    let none = || Problem::Library { message: "the container has no process".into(), errno: None };
+    let none = || RunnerProblem::Library { message: "the container has no process".into(), errno: None };
     let pid = container.pid().ok_or_else(none).during(Phase::Container)?.as_raw() as u32;
     let mut start = NotifySocket::new(Path::new(STATE).join(NAME).join(NOTIFY_FILE));
     start.notify_container_start().map_err(|e| why(library(e)))?;
@@ -166,14 +167,14 @@ fn create(
 
 /// Returns the two ends of the socket that carries the listener for calls about owners, and a /proc
 /// that shows the container's processes.
-fn for_answers(proc: Proc) -> Result<(UnixStream, UnixStream, id_emulation::Proc), Problem> {
-    let (ours, theirs) = UnixStream::pair().map_err(Problem::of_call("socketpair", "runner"))?;
+fn for_answers(proc: ProcView) -> Result<(UnixStream, UnixStream, id_emulation::SharedProc), RunnerProblem> {
+    let (ours, theirs) = UnixStream::pair().map_err(RunnerProblem::of_call("socketpair", "runner"))?;
     let dir = match proc {
         // A procfs in which process IDs are the same as in this process's pid namespace.
-        Proc::Own => new_procfs()?,
-        Proc::Outer => std::fs::File::open("/proc").map_err(Problem::of_call("open", "/proc"))?.into(),
+        ProcView::Own => new_procfs()?,
+        ProcView::Outer => std::fs::File::open("/proc").map_err(RunnerProblem::of_call("open", "/proc"))?.into(),
     };
-    Ok((ours, theirs, id_emulation::Proc { dir, outer: proc == Proc::Outer }))
+    Ok((ours, theirs, id_emulation::SharedProc { dir, outer: proc == ProcView::Outer }))
 }
 
 /// Forwards the terminal, which was sent while the container was built and is queued in the socket.
@@ -186,13 +187,13 @@ fn pass_on_terminal(listener: &UnixListener, socket: &UnixStream) -> std::io::Re
 
 /// Returns an explanation if one of the container's first processes was killed during setup;
 /// libcontainer reports only that a peer does not answer.
-fn killed() -> Option<Problem> {
+fn killed() -> Option<RunnerProblem> {
     let end = Instant::now() + process::DYING;
     loop {
         if let Some((_, Exit::Signal(signal))) =
             process::reap().iter().find(|(_, exit)| matches!(exit, Exit::Signal(_)))
         {
-            return Some(Problem::Killed(*signal));
+            return Some(RunnerProblem::Killed(*signal));
         }
         if process::children().is_empty() || Instant::now() > end {
             return None;
@@ -205,9 +206,9 @@ fn killed() -> Option<Problem> {
 fn answer(
     request: &RunRequest,
     socket: &UnixStream,
-    (proc, owners): (id_emulation::Proc, &OwnerRecords),
+    (proc, owners): (id_emulation::SharedProc, &OwnerRecords),
     pid: u32,
-) -> Result<(), Problem> {
+) -> Result<(), RunnerProblem> {
     let ended = process::pidfd(pid)?;
     let mut fds = [PollFd::new(socket, PollFlags::IN), PollFd::new(&ended, PollFlags::IN)];
     while let Err(rustix::io::Errno::INTR) = poll(&mut fds, None) {}
@@ -215,7 +216,7 @@ fn answer(
         return Ok(());
     }
     let listener = receive_fds(socket).ok().and_then(|mut fds| fds.pop());
-    let listener = listener.ok_or_else(|| killed().unwrap_or(Problem::NoListener))?;
+    let listener = listener.ok_or_else(|| killed().unwrap_or(RunnerProblem::NoListener))?;
     let first = Credentials::starting(request.uid, request.gid, request.groups.clone());
     let supervisor = Supervisor::enter(listener, (proc, owners.clone()), pid, first);
     supervisor.map_err(|why| killed().unwrap_or(why))?.serve(&ended);
@@ -229,9 +230,11 @@ const PUTTING_AWAY: &str = ". error during cleanup: ";
 const FIRST_PROCESS_SAYS: &str = "error in executing process : ";
 
 /// Puts the cause of libcontainer's failure first. `complaint` is the first error in its log.
-fn with_complaint(e: Problem, complaint: Option<String>) -> Problem {
+fn with_complaint(e: RunnerProblem, complaint: Option<String>) -> RunnerProblem {
     match e {
-        Problem::Library { message, errno } => Problem::Library { message: cause(&message, complaint), errno },
+        RunnerProblem::Library { message, errno } => {
+            RunnerProblem::Library { message: cause(&message, complaint), errno }
+        }
         e => e,
     }
 }
@@ -247,11 +250,11 @@ fn cause(said: &str, complaint: Option<String>) -> String {
 }
 
 /// Mounts the root file system and everything in it except the procfs.
-fn prepare(request: &RunRequest, around: &Surroundings, root: &RootDir) -> Result<(), Problem> {
+fn prepare(request: &RunRequest, around: &Surroundings, root: &RootDir) -> Result<(), RunnerProblem> {
     let Surroundings { owners, proc, .. } = around;
     for (name, (major, minor)) in DEVICES {
         if !Path::new("/dev").join(name).exists() {
-            return Err(Problem::NoDevice { name: name.into(), major, minor });
+            return Err(RunnerProblem::NoDevice { name: name.into(), major, minor });
         }
     }
     let scratch = RootDir::open(request.files.scratch())?.with_owners(owners);
@@ -286,9 +289,9 @@ fn prepare(request: &RunRequest, around: &Surroundings, root: &RootDir) -> Resul
     root.sub(BUNDLE).and_then(|b| b.attach(&mounted, "rootfs"))?;
     let rootfs = scratch.open_alike(ROOTFS)?;
     match rootfs.stat_follow(&request.cwd) {
-        Ok(stat) if stat.kind == Kind::Dir => {}
-        Ok(_) => return Err(Problem::WorkingDirectoryIsAFile(request.cwd.clone())),
-        Err(e) if e.is_not_found() => return Err(Problem::NoWorkingDirectory(request.cwd.clone())),
+        Ok(stat) if stat.kind == FileKind::Dir => {}
+        Ok(_) => return Err(RunnerProblem::WorkingDirectoryIsAFile(request.cwd.clone())),
+        Err(e) if e.is_not_found() => return Err(RunnerProblem::NoWorkingDirectory(request.cwd.clone())),
         Err(e) => return Err(e.into()),
     }
     mounts::attach(&mounts, request, &rootfs)
@@ -296,7 +299,7 @@ fn prepare(request: &RunRequest, around: &Surroundings, root: &RootDir) -> Resul
 
 /// Creates `work` in the scratch directory and mounts the overlay. A volatile overlay cannot reuse
 /// a work directory.
-fn overlay(lowers: &[PathBuf], upper: &Path, scratch: &RootDir, work: &str) -> Result<OwnedFd, Problem> {
+fn overlay(lowers: &[PathBuf], upper: &Path, scratch: &RootDir, work: &str) -> Result<OwnedFd, RunnerProblem> {
     scratch.create_dir(work.as_ref(), 0o755)?;
     Ok(detached_overlay(lowers, Some((upper, &scratch.label().join(work))), Path::new("/mnt"))?)
 }
@@ -319,7 +322,7 @@ const MASKED: [&str; 12] = [
 const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
 /// Describes the command, its user and its capabilities.
-fn process_of(request: &RunRequest) -> Result<oci::Process, Problem> {
+fn process_of(request: &RunRequest) -> Result<oci::Process, RunnerProblem> {
     let all: oci::Capabilities =
         if request.is_insecure() { process_capabilities() } else { CAPABILITIES.into_iter().collect() };
     // A command of another user starts without capabilities and may regain them through set-uid
@@ -357,12 +360,12 @@ fn process_of(request: &RunRequest) -> Result<oci::Process, Problem> {
         .map_err(library)?;
     // Set-uid programs (su, sudo, ping) work in builds as they do under docker.
     process.set_no_new_privileges(None);
-    // See `Environment::exec`.
+    // See `CommandExecutor::exec`.
     process.set_rlimits(None);
     Ok(process)
 }
 
-fn spec(request: &RunRequest, mounts: Vec<oci::Mount>) -> Result<oci::Spec, Problem> {
+fn spec(request: &RunRequest, mounts: Vec<oci::Mount>) -> Result<oci::Spec, RunnerProblem> {
     // The other namespaces are the runner's own.
     let kinds = [oci::LinuxNamespaceType::Pid, oci::LinuxNamespaceType::Mount];
     let namespaces = kinds

@@ -13,21 +13,21 @@ use libcontainer::oci_spec::runtime as oci;
 use libcontainer::workload::{Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError};
 use rbuild_linux::process;
 
-use crate::error::Problem;
-use crate::protocol::{RunRequest, Ulimit};
+use crate::error::RunnerProblem;
+use crate::protocol::{Rlimit, RunRequest};
 use crate::runner::privileges::{narrow, narrow_least};
 
 /// A file in memory that carries one failure from the container's first process to the runner.
 pub(crate) struct FailureFile(File);
 
 impl FailureFile {
-    pub(crate) fn new() -> Result<FailureFile, Problem> {
+    pub(crate) fn new() -> Result<FailureFile, RunnerProblem> {
         let made = rustix::fs::memfd_create("failure", rustix::fs::MemfdFlags::CLOEXEC);
-        Ok(FailureFile(made.map_err(Problem::of_call("memfd_create", "runner"))?.into()))
+        Ok(FailureFile(made.map_err(RunnerProblem::of_call("memfd_create", "runner"))?.into()))
     }
 
     /// Keeps the first failure.
-    fn keep(&self, problem: &Problem) {
+    fn keep(&self, problem: &RunnerProblem) {
         if self.get().is_none() {
             // Without it, the failure is known by libcontainer's text.
             let _ = serde_json::to_vec(problem).map(|bytes| (&self.0).write_all(&bytes));
@@ -35,7 +35,7 @@ impl FailureFile {
     }
 
     /// Returns the failure, if there was one.
-    pub(crate) fn get(&self) -> Option<Problem> {
+    pub(crate) fn get(&self) -> Option<RunnerProblem> {
         let mut bytes = vec![0; self.0.metadata().ok()?.len().try_into().ok()?];
         self.0.read_exact_at(&mut bytes, 0).ok()?;
         serde_json::from_slice(&bytes).ok()
@@ -44,27 +44,27 @@ impl FailureFile {
 
 /// The executor, which runs in the container's first process right before the command replaces it.
 #[derive(Clone)]
-pub(crate) struct Environment {
+pub(crate) struct CommandExecutor {
     args: Vec<CString>,
     env: Vec<CString>,
     path: String,
     /// The user ID whose system calls are to be filtered.
     narrowed: Option<u32>,
-    limits: Vec<Ulimit>,
+    limits: Vec<Rlimit>,
     /// Socket for the listener of calls about file owners.
     answers: Option<Arc<OwnedFd>>,
     /// Receives the reason if the command cannot be executed.
     failure: Option<Arc<FailureFile>>,
 }
 
-impl Environment {
-    pub(crate) fn new(request: &RunRequest) -> Result<Environment, Problem> {
-        let c = |s: &String| CString::new(s.as_bytes()).map_err(|_| Problem::ZeroByte(s.clone()));
+impl CommandExecutor {
+    pub(crate) fn new(request: &RunRequest) -> Result<CommandExecutor, RunnerProblem> {
+        let c = |s: &String| CString::new(s.as_bytes()).map_err(|_| RunnerProblem::ZeroByte(s.clone()));
         if request.args.is_empty() {
-            return Err(Problem::NoCommand);
+            return Err(RunnerProblem::NoCommand);
         }
         let path = request.env.iter().find_map(|e| e.strip_prefix("PATH=")).unwrap_or_default().to_string();
-        Ok(Environment {
+        Ok(CommandExecutor {
             args: request.args.iter().map(c).collect::<Result<_, _>>()?,
             env: request.env.iter().map(c).collect::<Result<_, _>>()?,
             path,
@@ -77,25 +77,25 @@ impl Environment {
 
     /// Makes calls about owners go to the supervisor that receives the listener at the other end of
     /// `socket`.
-    pub(crate) fn answered_through(self, socket: OwnedFd) -> Environment {
-        Environment { answers: Some(Arc::new(socket)), ..self }
+    pub(crate) fn answered_through(self, socket: OwnedFd) -> CommandExecutor {
+        CommandExecutor { answers: Some(Arc::new(socket)), ..self }
     }
 
     /// Makes failures to execute the command readable from `file`. libcontainer passes errors of
     /// the container's first process on as text only.
-    pub(crate) fn failing_into(self, file: Arc<FailureFile>) -> Environment {
-        Environment { failure: Some(file), ..self }
+    pub(crate) fn failing_into(self, file: Arc<FailureFile>) -> CommandExecutor {
+        CommandExecutor { failure: Some(file), ..self }
     }
 
     /// Keeps a failure, and returns its message.
-    fn keep(&self, problem: Problem) -> String {
+    fn keep(&self, problem: RunnerProblem) -> String {
         let message = problem.to_string();
         self.failure.iter().for_each(|file| file.keep(&problem));
         message
     }
 
     /// Finds the program as execvpe(3) would.
-    fn program(&self) -> Result<PathBuf, Problem> {
+    fn program(&self) -> Result<PathBuf, RunnerProblem> {
         let name = self.args[0].to_string_lossy().into_owned();
         let found = if name.contains('/') {
             Some(PathBuf::from(&name)).filter(|p| p.exists())
@@ -105,12 +105,12 @@ impl Environment {
         };
         found.ok_or_else(|| {
             let path = (!name.contains('/')).then(|| self.path.clone());
-            Problem::NoProgram { name, path }
+            RunnerProblem::NoProgram { name, path }
         })
     }
 }
 
-impl Executor for Environment {
+impl Executor for CommandExecutor {
     fn validate(&self, _: &oci::Spec) -> Result<(), ExecutorValidationError> {
         self.program().map(|_| ()).map_err(|why| ExecutorValidationError::ArgValidationError(self.keep(why)))
     }
@@ -131,15 +131,15 @@ impl Executor for Environment {
 }
 
 /// Sets the limits of the command on the calling process.
-pub(crate) fn set_limits(limits: &[Ulimit]) -> Result<(), Problem> {
+pub(crate) fn set_limits(limits: &[Rlimit]) -> Result<(), RunnerProblem> {
     for limit in limits {
         process::set_limit(limit.name.trim_start_matches("RLIMIT_"), limit.soft, limit.hard)?;
     }
     Ok(())
 }
 
-impl Environment {
-    fn lose_privileges(&self) -> Result<(), Problem> {
+impl CommandExecutor {
+    fn lose_privileges(&self) -> Result<(), RunnerProblem> {
         let answers = self.answers.as_ref().map(|socket| socket.as_fd());
         match (self.narrowed, answers) {
             (Some(uid), answers) => narrow(uid, answers)?,
@@ -149,13 +149,13 @@ impl Environment {
     }
 
     /// Replaces the calling process. Returns only if the program is missing.
-    pub(crate) fn execute(&self) -> Problem {
+    pub(crate) fn execute(&self) -> RunnerProblem {
         let program = match self.program() {
             Ok(program) => program,
             Err(why) => return why,
         };
         let shown = program.display().to_string();
-        let Ok(path) = CString::new(shown.clone()) else { return Problem::ZeroByte(shown) };
+        let Ok(path) = CString::new(shown.clone()) else { return RunnerProblem::ZeroByte(shown) };
         let Err(e) = nix::unistd::execve(&path, &self.args, &self.env);
         // Errors can no longer be reported to the parent here, so the message goes to the step's
         // log.

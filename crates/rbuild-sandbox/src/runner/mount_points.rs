@@ -9,9 +9,9 @@
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
-use rbuild_linux::{Kind, Result, RootDir};
+use rbuild_linux::{FileKind, Result, RootDir};
 
-use crate::error::Problem;
+use crate::error::RunnerProblem;
 use crate::runner::obstacles::{Taken, free_place};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,10 +21,10 @@ pub enum PointKind {
 }
 
 impl PointKind {
-    pub(crate) fn needs(self) -> Kind {
+    pub(crate) fn needs(self) -> FileKind {
         match self {
-            PointKind::Dir => Kind::Dir,
-            PointKind::File => Kind::File,
+            PointKind::Dir => FileKind::Dir,
+            PointKind::File => FileKind::File,
         }
     }
 }
@@ -59,9 +59,9 @@ impl<'a> Stubs<'a> {
 
     /// Ensures that `target` exists once the stubs are in place. Targets are given in the order in
     /// which they are mounted; in directories that earlier ones cover, nothing is made.
-    pub fn ensure(&mut self, target: &Path, kind: PointKind) -> std::result::Result<(), Problem> {
+    pub fn ensure(&mut self, target: &Path, kind: PointKind) -> std::result::Result<(), RunnerProblem> {
         if let Some(real) = free_place(self.below, target, kind.needs(), &self.taken)? {
-            self.have(&real, kind).map_err(|e| Problem::of_mount_point(target, e))?;
+            self.have(&real, kind).map_err(|e| RunnerProblem::of_mount_point(target, e))?;
             self.taken.add(real, kind.needs());
         }
         Ok(())
@@ -94,7 +94,7 @@ impl<'a> Stubs<'a> {
         let (dir, name) = stubs.parent(path)?;
         dir.create_dir(&name, 0o755)?;
         if let Ok(stat) = self.below.stat(path)
-            && stat.kind == Kind::Dir
+            && stat.kind == FileKind::Dir
         {
             let (below, below_name) = self.below.parent(path)?;
             for (attr, value) in below.xattrs(&below_name)? {
@@ -137,7 +137,7 @@ pub fn plant_points(stubs: &RootDir, root: &RootDir) -> Result<()> {
     for entry in stubs.entries()? {
         let stat = stubs.stat_name(&entry.name)?;
         let there = root.exists(&entry.name)?;
-        if stat.kind != Kind::Dir {
+        if stat.kind != FileKind::Dir {
             if !there {
                 drop(root.create_file(&entry.name, 0o644)?);
             }
@@ -167,7 +167,7 @@ fn remove_below(stubs: &RootDir, root: &RootDir, path: &Path, had: &dyn Fn(&Path
         let here = path.join(&entry.name);
         // The command may have removed it.
         let Ok(stat) = root.stat_name(&entry.name) else { continue };
-        if stat.kind == Kind::Dir {
+        if stat.kind == FileKind::Dir {
             if let (Ok(stub), Ok(dir)) = (stubs.sub(&entry.name), root.sub(&entry.name)) {
                 remove_below(&stub, &dir, &here, had)?;
             }
@@ -175,7 +175,7 @@ fn remove_below(stubs: &RootDir, root: &RootDir, path: &Path, had: &dyn Fn(&Path
                 // Fails if it is not empty; then it is more than a mount point and stays.
                 let _ = root.remove_dir(&entry.name);
             }
-        } else if stat.kind == Kind::File && stat.size == 0 && !had(&here) {
+        } else if stat.kind == FileKind::File && stat.size == 0 && !had(&here) {
             root.remove_file(&entry.name)?;
         }
     }

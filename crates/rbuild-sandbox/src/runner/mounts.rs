@@ -11,14 +11,14 @@ use std::path::{Path, PathBuf};
 
 use libcontainer::oci_spec::runtime as oci;
 use rbuild_linux::Forbidden::{Devices, Programs, SetId, Writing};
-use rbuild_linux::{Kind, RootDir, bind_clone, detached_overlay, make_read_only, new_filesystem};
+use rbuild_linux::{FileKind, RootDir, bind_clone, detached_overlay, make_read_only, new_filesystem};
 
-use crate::error::{Holder, MountProblem, Problem, library};
+use crate::error::{FileOrigin, MountProblem, RunnerProblem, library};
 use crate::namespace::network::{made_in_a_network_of_its_own, own_namespace};
 use crate::protocol::{MountRequest, MountSource, RunRequest};
 use crate::runner::mount_points::{PointKind, Stubs};
 use crate::runner::obstacles::{SYSFS, fitting_place, outside_of_the_devices, outside_of_the_kernels};
-use crate::runner::surroundings::Proc;
+use crate::runner::surroundings::ProcView;
 
 /// Files that the runner creates for the container.
 pub(crate) const FILES: &str = "/run/files";
@@ -40,7 +40,7 @@ pub(crate) struct Sysfs {
 }
 
 /// A mount that is made, and its place in the container.
-pub(crate) struct Mount<'a> {
+pub(crate) struct PlannedMount<'a> {
     target: &'a Path,
     kind: PointKind,
     made: OwnedFd,
@@ -56,16 +56,16 @@ enum Role {
     Requested,
 }
 
-impl Mount<'_> {
+impl PlannedMount<'_> {
     /// Mounts it in the root file system, as it is with the mounts before this one.
-    fn attach(&self, rootfs: &RootDir) -> Result<(), Problem> {
-        let fail = |e: rbuild_linux::Error| Problem::of_mount_point(self.target, e);
+    fn attach(&self, rootfs: &RootDir) -> Result<(), RunnerProblem> {
+        let fail = |e: rbuild_linux::Error| RunnerProblem::of_mount_point(self.target, e);
         let real = rootfs.resolve(self.target).map_err(fail)?;
         outside_of_the_kernels(self.target, &real)?;
         if self.role == Role::Requested {
             outside_of_the_devices(self.target, &real)?;
         }
-        fitting_place(rootfs, self.target, (&real, self.kind.needs()), Holder::Mount)?;
+        fitting_place(rootfs, self.target, (&real, self.kind.needs()), FileOrigin::Mount)?;
         let (above, name) = match (real.parent(), real.file_name()) {
             (Some(above), Some(name)) => (above, name),
             _ => return Err(MountProblem::OverRoot.at(self.target).into()),
@@ -101,11 +101,11 @@ const SYSTEM: [(&str, PointKind); 5] = [
 /// Requested mounts are in the request's order: later ones may lie below earlier ones.
 pub(crate) fn mounts_of<'a>(
     request: &'a RunRequest,
-    proc: Proc,
+    proc: ProcView,
     points: &mut Stubs<'_>,
     root: &RootDir,
     scratch: &RootDir,
-) -> Result<Vec<Mount<'a>>, Problem> {
+) -> Result<Vec<PlannedMount<'a>>, RunnerProblem> {
     let mut mounts = Vec::new();
     for (target, kind) in SYSTEM {
         let target = Path::new(target);
@@ -114,7 +114,7 @@ pub(crate) fn mounts_of<'a>(
             points.ensure(target, kind)?;
         }
         let role = if target == Path::new("/dev") { Role::Devices } else { Role::System };
-        mounts.extend(made.map(|made| Mount { target, kind, made, role }));
+        mounts.extend(made.map(|made| PlannedMount { target, kind, made, role }));
     }
     for (i, wanted) in request.mounts.iter().enumerate().filter(|(_, wanted)| !wanted.is_of_dev()) {
         let target = Path::new(&wanted.target);
@@ -123,7 +123,7 @@ pub(crate) fn mounts_of<'a>(
             make_read_only(&made)?;
         }
         points.ensure(target, kind)?;
-        mounts.push(Mount { target, kind, made, role: Role::Requested });
+        mounts.push(PlannedMount { target, kind, made, role: Role::Requested });
     }
     Ok(mounts)
 }
@@ -132,14 +132,14 @@ pub(crate) fn mounts_of<'a>(
 /// lacks, or that are mounted by libcontainer.
 fn system_mount(
     request: &RunRequest,
-    proc: Proc,
+    proc: ProcView,
     target: &Path,
     scratch: &RootDir,
-) -> Result<Option<OwnedFd>, Problem> {
+) -> Result<Option<OwnedFd>, RunnerProblem> {
     let made = match target.to_str() {
         // Settings in it, such as oom_score_adj, are protected by nothing but the user of a
         // process.
-        Some("/proc") if proc == Proc::Outer => {
+        Some("/proc") if proc == ProcView::Outer => {
             bind_clone(Path::new("/proc")).and_then(|mount| make_read_only(&mount).map(|()| mount))
         }
         Some("/sys") if Path::new(SYSFS).exists() => bind_clone(Path::new(SYSFS)),
@@ -154,7 +154,7 @@ fn system_mount(
 }
 
 /// Attaches all mounts. libcontainer adds the device nodes to /dev.
-pub(crate) fn attach(mounts: &[Mount<'_>], request: &RunRequest, rootfs: &RootDir) -> Result<(), Problem> {
+pub(crate) fn attach(mounts: &[PlannedMount<'_>], request: &RunRequest, rootfs: &RootDir) -> Result<(), RunnerProblem> {
     for mount in mounts {
         mount.attach(rootfs)?;
         if mount.role == Role::Devices {
@@ -180,8 +180,8 @@ fn fill_dev(dev: &RootDir, request: &RunRequest) -> rbuild_linux::Result<()> {
 }
 
 /// The mounts that libcontainer makes: a procfs shows the pid namespace in which it is mounted.
-pub(crate) fn mounts_inside(proc: Proc) -> Result<Vec<oci::Mount>, Problem> {
-    if proc == Proc::Outer {
+pub(crate) fn mounts_inside(proc: ProcView) -> Result<Vec<oci::Mount>, RunnerProblem> {
+    if proc == ProcView::Outer {
         return Ok(Vec::new());
     }
     let options = ["nosuid", "noexec", "nodev"].map(String::from).to_vec();
@@ -191,11 +191,16 @@ pub(crate) fn mounts_inside(proc: Proc) -> Result<Vec<oci::Mount>, Problem> {
 
 /// Creates a file in the container's own memory, with its owner represented as in `scratch`, and
 /// returns a mount of it.
-fn file(name: &str, content: &[u8], (mode, uid, gid): (u32, u32, u32), scratch: &RootDir) -> Result<OwnedFd, Problem> {
+fn file(
+    name: &str,
+    content: &[u8],
+    (mode, uid, gid): (u32, u32, u32),
+    scratch: &RootDir,
+) -> Result<OwnedFd, RunnerProblem> {
     let files = scratch.open_alike(FILES)?;
     let path = Path::new(FILES).join(name);
     let mut file = files.create_file(name.as_ref(), 0o600)?;
-    file.write_all(content).map_err(Problem::of_call("write", &path))?;
+    file.write_all(content).map_err(RunnerProblem::of_call("write", &path))?;
     files.chown(name.as_ref(), uid, gid).and_then(|()| files.chmod(name.as_ref(), mode))?;
     Ok(bind_clone(&path)?)
 }
@@ -205,7 +210,7 @@ fn requested_mount(
     (wanted, insecure): (&MountRequest, bool),
     root: &RootDir,
     scratch: &RootDir,
-) -> Result<(OwnedFd, PointKind), Problem> {
+) -> Result<(OwnedFd, PointKind), RunnerProblem> {
     match &wanted.source {
         MountSource::Tmpfs { size } => {
             let size = size.map(|size| size.to_string());
@@ -238,23 +243,23 @@ fn requested_mount(
     }
 }
 
-fn kind_of(source: &Path) -> Result<PointKind, Problem> {
-    let stat = std::fs::symlink_metadata(source).map_err(Problem::of_call("lstat", source))?;
+fn kind_of(source: &Path) -> Result<PointKind, RunnerProblem> {
+    let stat = std::fs::symlink_metadata(source).map_err(RunnerProblem::of_call("lstat", source))?;
     Ok(if stat.is_dir() { PointKind::Dir } else { PointKind::File })
 }
 
 /// Clones the file or directory that `path` resolves to inside `source`.
-fn part_mount(source: &Path, path: &Path) -> Result<(OwnedFd, PointKind), Problem> {
+fn part_mount(source: &Path, path: &Path) -> Result<(OwnedFd, PointKind), RunnerProblem> {
     let dir = RootDir::open(source)?;
     let real = dir.resolve(path)?;
-    let stat = dir.stat(&real).map_err(|_| Problem::NoMountSource(path.display().to_string()))?;
-    let kind = if stat.kind == Kind::Dir { PointKind::Dir } else { PointKind::File };
+    let stat = dir.stat(&real).map_err(|_| RunnerProblem::NoMountSource(path.display().to_string()))?;
+    let kind = if stat.kind == FileKind::Dir { PointKind::Dir } else { PointKind::File };
     let made = bind_clone(&source.join(real.strip_prefix("/").unwrap_or(&real)))?;
     Ok((made, kind))
 }
 
 /// Creates one of the runner's mount points, and returns its directory and name.
-fn own_place(index: usize, root: &RootDir) -> Result<(RootDir, String), Problem> {
+fn own_place(index: usize, root: &RootDir) -> Result<(RootDir, String), RunnerProblem> {
     let name = format!("mount-{index}");
     let place = root.create_dir_all(MOUNTS.trim_start_matches('/'), 0o755, None, |_| ())?;
     place.create_dir_all(&name, 0o755, None, |_| ())?;
@@ -270,7 +275,7 @@ fn trees_mount(
     read_only: bool,
     root: &RootDir,
     scratch: &RootDir,
-) -> Result<PathBuf, Problem> {
+) -> Result<PathBuf, RunnerProblem> {
     let (place, name) = own_place(index, root)?;
     let path = Path::new(MOUNTS).join(&name);
     let mut lowers = lowers.to_vec();
@@ -296,7 +301,7 @@ fn trees_mount(
 }
 
 /// Returns an empty directory of that name. An overlay takes a directory once only (ELOOP).
-fn empty(scratch: &RootDir, name: &str) -> Result<PathBuf, Problem> {
+fn empty(scratch: &RootDir, name: &str) -> Result<PathBuf, RunnerProblem> {
     scratch.create_dir_all(name, 0o755, None, |_| ())?;
     Ok(scratch.label().join(name))
 }

@@ -3,9 +3,9 @@
 
 use std::path::{Path, PathBuf};
 
-use rbuild_linux::{Kind, RootDir};
+use rbuild_linux::{FileKind, RootDir};
 
-use crate::error::{Holder, MountError, MountProblem, Problem};
+use crate::error::{FileOrigin, MountError, MountProblem, RunnerProblem};
 use crate::runner::devices::of_devices;
 
 /// Path of the sysfs in the builder's root, if one could be mounted.
@@ -16,16 +16,16 @@ const SYSTEM: [&str; 3] = ["/proc", "/sys", "/dev"];
 
 /// Mount points that are already decided, with links resolved.
 #[derive(Default)]
-pub(crate) struct Taken(Vec<(PathBuf, Kind)>);
+pub(crate) struct Taken(Vec<(PathBuf, FileKind)>);
 
 impl Taken {
-    pub(crate) fn add(&mut self, at: PathBuf, kind: Kind) {
+    pub(crate) fn add(&mut self, at: PathBuf, kind: FileKind) {
         self.0.push((at, kind));
     }
 
     /// Returns the last mount that decides about the content of `path`: `path` lies in it or is its
     /// mount point.
-    fn over(&self, path: &Path) -> Option<&(PathBuf, Kind)> {
+    fn over(&self, path: &Path) -> Option<&(PathBuf, FileKind)> {
         self.0.iter().rev().find(|(at, _)| path.starts_with(at))
     }
 
@@ -36,17 +36,17 @@ impl Taken {
     }
 
     /// Fails if a mount at `target`, which is `real` without links, contradicts an earlier one.
-    pub(crate) fn allows(&self, target: &Path, real: &Path, needs: Kind) -> Result<(), MountError> {
+    pub(crate) fn allows(&self, target: &Path, real: &Path, needs: FileKind) -> Result<(), MountError> {
         match self.over(real) {
             Some((at, _)) if at == real && at == Path::new("/proc") => Err(MountProblem::OverProcesses.at(target)),
-            Some((at, kind)) if at == real && (*kind == Kind::Dir) != (needs == Kind::Dir) => {
-                Err(MountProblem::in_the_way(Holder::Mount, *kind, needs).at(target))
+            Some((at, kind)) if at == real && (*kind == FileKind::Dir) != (needs == FileKind::Dir) => {
+                Err(MountProblem::in_the_way(FileOrigin::Mount, *kind, needs).at(target))
             }
-            Some((at, kind)) if at != real && *kind != Kind::Dir => {
-                Err(MountProblem::below_a_file(Holder::Mount, at, kind.noun()).at(target))
+            Some((at, kind)) if at != real && *kind != FileKind::Dir => {
+                Err(MountProblem::below_a_file(FileOrigin::Mount, at, kind.noun()).at(target))
             }
-            None if needs != Kind::Dir && self.0.iter().any(|(at, _)| at.starts_with(real)) => {
-                Err(MountProblem::in_the_way(Holder::Mount, Kind::Dir, needs).at(target))
+            None if needs != FileKind::Dir && self.0.iter().any(|(at, _)| at.starts_with(real)) => {
+                Err(MountProblem::in_the_way(FileOrigin::Mount, FileKind::Dir, needs).at(target))
             }
             _ => Ok(()),
         }
@@ -59,11 +59,11 @@ impl Taken {
 pub(crate) fn free_place(
     image: &RootDir,
     target: &Path,
-    needs: Kind,
+    needs: FileKind,
     taken: &Taken,
-) -> Result<Option<PathBuf>, Problem> {
+) -> Result<Option<PathBuf>, RunnerProblem> {
     let may_follow = |link: &Path| !taken.covers(&Path::new("/").join(link));
-    let Some(real) = image.resolve_by(target, may_follow).map_err(|e| Problem::of_mount_point(target, e))? else {
+    let Some(real) = image.resolve_by(target, may_follow).map_err(|e| RunnerProblem::of_mount_point(target, e))? else {
         return Ok(None);
     };
     outside_of_the_kernels(target, &real)?;
@@ -71,7 +71,7 @@ pub(crate) fn free_place(
     if taken.covers(&real) {
         return Ok(None);
     }
-    fitting_place(image, target, (&real, needs), Holder::Image)?;
+    fitting_place(image, target, (&real, needs), FileOrigin::Image)?;
     Ok(Some(real))
 }
 
@@ -79,15 +79,15 @@ pub(crate) fn free_place(
 pub(crate) fn fitting_place(
     files: &RootDir,
     target: &Path,
-    (real, needs): (&Path, Kind),
-    holder: Holder,
+    (real, needs): (&Path, FileKind),
+    holder: FileOrigin,
 ) -> Result<(), MountError> {
-    let is_link = files.stat(target).is_ok_and(|stat| stat.kind == Kind::Symlink);
+    let is_link = files.stat(target).is_ok_and(|stat| stat.kind == FileKind::Symlink);
     if is_link && SYSTEM.iter().any(|place| Path::new(place) == target) {
-        return Err(MountProblem::in_the_way(holder, Kind::Symlink, needs).at(target));
+        return Err(MountProblem::in_the_way(holder, FileKind::Symlink, needs).at(target));
     }
     match files.stat(real).map(|stat| stat.kind) {
-        Ok(found) if (found == Kind::Dir) != (needs == Kind::Dir) => {
+        Ok(found) if (found == FileKind::Dir) != (needs == FileKind::Dir) => {
             Err(MountProblem::in_the_way(holder, found, needs).at(target))
         }
         Err(e) if e.kind() == std::io::ErrorKind::NotADirectory => Err(below_a_file(files, real, holder).at(target)),
@@ -114,12 +114,12 @@ pub(crate) fn outside_of_the_devices(target: &Path, real: &Path) -> Result<(), M
 }
 
 /// Returns the problem with a path that has a component which exists and is not a directory.
-fn below_a_file(files: &RootDir, real: &Path, holder: Holder) -> MountProblem {
+fn below_a_file(files: &RootDir, real: &Path, holder: FileOrigin) -> MountProblem {
     let mut above: Vec<&Path> = real.ancestors().skip(1).collect();
     above.reverse();
     let found = above.into_iter().find_map(|path| {
         let kind = files.stat(path).ok()?.kind;
-        (kind != Kind::Dir).then_some((path, kind))
+        (kind != FileKind::Dir).then_some((path, kind))
     });
     let (path, has) = found.map_or((real, "something else than a directory"), |(path, kind)| (path, kind.noun()));
     MountProblem::below_a_file(holder, path, has)
@@ -132,7 +132,7 @@ mod tests {
     #[test]
     fn mounts_that_contradict_each_other_are_refused() {
         let mut taken = Taken::default();
-        for (at, kind) in [("/proc", Kind::Dir), ("/d", Kind::Dir), ("/n/f", Kind::File)] {
+        for (at, kind) in [("/proc", FileKind::Dir), ("/d", FileKind::Dir), ("/n/f", FileKind::File)] {
             taken.add(at.into(), kind);
         }
         let allows = |real: &str, needs| {
@@ -141,12 +141,18 @@ mod tests {
                 .err()
                 .map(|why| why.to_string().contains("/target"))
         };
-        for (real, needs) in [("/d", Kind::Dir), ("/d/x", Kind::File), ("/n/f", Kind::File), ("/n", Kind::Dir)] {
+        for (real, needs) in
+            [("/d", FileKind::Dir), ("/d/x", FileKind::File), ("/n/f", FileKind::File), ("/n", FileKind::Dir)]
+        {
             assert_eq!(allows(real, needs), None, "{real}");
         }
-        for (real, needs) in
-            [("/proc", Kind::Dir), ("/d", Kind::File), ("/n/f", Kind::Dir), ("/n/f/x", Kind::Dir), ("/n", Kind::File)]
-        {
+        for (real, needs) in [
+            ("/proc", FileKind::Dir),
+            ("/d", FileKind::File),
+            ("/n/f", FileKind::Dir),
+            ("/n/f/x", FileKind::Dir),
+            ("/n", FileKind::File),
+        ] {
             assert_eq!(allows(real, needs), Some(true), "{real}");
         }
     }

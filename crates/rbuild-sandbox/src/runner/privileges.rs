@@ -6,9 +6,9 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use rbuild_linux::{notify, process};
 
-use crate::error::{Problem, library};
+use crate::error::{RunnerProblem, library};
 use crate::id_emulation::numbers;
-use crate::seccomp::{self, Keys};
+use crate::seccomp::{self, KeyringRefusal};
 
 /// Docker's default capabilities (moby profiles, 2026), granted to a build as root of its
 /// container.
@@ -34,7 +34,7 @@ pub(crate) const FOR_THE_FILTER: [oci::Capability; 2] = [oci::Capability::SysAdm
 
 /// Removes capabilities beyond Docker's from the bounding set of the calling process. Does not add
 /// any.
-pub(crate) fn bound_capabilities(insecure: bool) -> Result<(), Problem> {
+pub(crate) fn bound_capabilities(insecure: bool) -> Result<(), RunnerProblem> {
     if insecure {
         return Ok(());
     }
@@ -53,12 +53,12 @@ pub(crate) fn bound_capabilities(insecure: bool) -> Result<(), Problem> {
 
 /// Refuses the calling process, which keeps all its capabilities, what no command may do. Calls
 /// about owners go to the other end of `socket`, if given.
-pub(crate) fn narrow_least(socket: Option<BorrowedFd<'_>>) -> Result<(), Problem> {
+pub(crate) fn narrow_least(socket: Option<BorrowedFd<'_>>) -> Result<(), RunnerProblem> {
     let about = if socket.is_some() { numbers() } else { Default::default() };
-    match (seccomp::filter_of_least(&about, Keys::Missing), socket) {
+    match (seccomp::filter_of_least(&about, KeyringRefusal::Missing), socket) {
         (Some(filter), Some(socket)) => listen(&filter, socket),
         (Some(filter), None) => Ok(process::filter_calls(&filter)?),
-        (None, Some(_)) => Err(Problem::NoEmulation),
+        (None, Some(_)) => Err(RunnerProblem::NoEmulation),
         (None, None) => Ok(()),
     }
 }
@@ -68,29 +68,29 @@ pub(crate) fn narrow_least(socket: Option<BorrowedFd<'_>>) -> Result<(), Problem
 /// (`no_new_privs`, under which set-id programs would fail): root of a container that lacks both
 /// has the filter of that container alone.
 pub(crate) fn narrow_bare(insecure: bool) {
-    let keys = if insecure { Keys::Missing } else { Keys::Forbidden };
+    let keys = if insecure { KeyringRefusal::Missing } else { KeyringRefusal::Forbidden };
     if let Some(filter) = seccomp::filter_of_least(&Default::default(), keys) {
         let _ = process::filter_calls(&filter);
     }
 }
 
-fn listen(filter: &[process::FilterStep], socket: BorrowedFd<'_>) -> Result<(), Problem> {
+fn listen(filter: &[process::FilterStep], socket: BorrowedFd<'_>) -> Result<(), RunnerProblem> {
     // The supervisor inspects this process, whose memory is a copy of the launcher's until it
     // executes a program. While it is not dumpable, that would require privileges in the launcher's
     // user namespace.
-    nix::sys::prctl::set_dumpable(true).map_err(Problem::of_call("prctl", "PR_SET_DUMPABLE"))?;
+    nix::sys::prctl::set_dumpable(true).map_err(RunnerProblem::of_call("prctl", "PR_SET_DUMPABLE"))?;
     let listener = notify::filter_and_listen(filter)?;
-    send_fds(socket, &[listener.as_fd()]).map_err(Problem::of_call("sendmsg", "the supervisor"))
+    send_fds(socket, &[listener.as_fd()]).map_err(RunnerProblem::of_call("sendmsg", "the supervisor"))
 }
 
 /// Filters the system calls of the calling process, and drops the capabilities needed for that:
 /// root keeps Docker's, other users none. Calls about owners go to the other end of `socket`, if
 /// given.
-pub(crate) fn narrow(uid: u32, socket: Option<BorrowedFd<'_>>) -> Result<(), Problem> {
+pub(crate) fn narrow(uid: u32, socket: Option<BorrowedFd<'_>>) -> Result<(), RunnerProblem> {
     match socket {
         Some(socket) => {
             let filter = seccomp::filter_that_asks(&numbers());
-            listen(&filter.ok_or(Problem::NoEmulation)?, socket)?;
+            listen(&filter.ok_or(RunnerProblem::NoEmulation)?, socket)?;
         }
         None => {
             if let Some(filter) = seccomp::filter() {

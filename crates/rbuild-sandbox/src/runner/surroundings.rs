@@ -6,7 +6,7 @@ use crate::namespace::network::Isolated;
 
 /// The processes that /proc shows to the builder and in containers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Proc {
+pub(crate) enum ProcView {
     /// Those of their own pid namespace.
     Own,
     /// Those of the pid namespace in which rbuild was started, with the IDs of that namespace.
@@ -17,6 +17,6 @@ pub(crate) enum Proc {
 pub(crate) struct Surroundings {
     /// The records of owners that count for the builder's files.
     pub owners: OwnerRecords,
-    pub proc: Proc,
+    pub proc: ProcView,
     pub isolated: Option<Isolated>,
 }

@@ -21,10 +21,10 @@ use rbuild_linux::{OwnerKey, OwnerMode, OwnerRecords, sealed_program};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
 use crate::SandboxError;
-use crate::error::{During, Phase, Problem};
+use crate::error::{During, Phase, RunnerProblem};
 use crate::namespace::network::Isolated;
 use crate::runner::container::runner_main;
-use crate::runner::surroundings::{Proc, Surroundings};
+use crate::runner::surroundings::{ProcView, Surroundings};
 
 /// Requests of the builder. The answer repeats the byte; if a runner cannot be forked, it is the
 /// kernel's error number, without descriptors.
@@ -75,7 +75,7 @@ impl Zygote {
             (Some(_), false) => ZygoteKind::Idle,
         };
         let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
-            .map_err(Problem::of_call("socketpair", "the process that starts commands"))
+            .map_err(RunnerProblem::of_call("socketpair", "the process that starts commands"))
             .during(Phase::Start)?;
         if kind == ZygoteKind::Bare {
             process::adopt_orphans()?;
@@ -111,7 +111,7 @@ impl Zygote {
         match socket.as_ref().map(|socket| self.answer(socket)) {
             Some(Ok((_, BEGIN))) => Ok(()),
             _ if self.is_ending() && !process::has_exited(&self.process) => Err(self.end()),
-            _ => Err(Problem::NotExecuted.during(Phase::Start).into()),
+            _ => Err(RunnerProblem::NotExecuted.during(Phase::Start).into()),
         }
     }
 
@@ -121,18 +121,18 @@ impl Zygote {
     /// runner remain until [`Zygote::sweep`].
     pub(crate) fn runner(&self, streams: &[BorrowedFd<'_>]) -> Result<OwnedFd, SandboxError> {
         if self.kind == ZygoteKind::Idle {
-            return Err(Problem::Unannounced.during(Phase::Start).into());
+            return Err(RunnerProblem::Unannounced.during(Phase::Start).into());
         }
         let (mut fds, answer) = self.ask(RUNNER, streams).map_err(|e| match e {
             _ if self.is_ending() => self.end(),
-            e => Problem::of_call("sendmsg", "the process that starts commands")(e).during(Phase::Start).into(),
+            e => RunnerProblem::of_call("sendmsg", "the process that starts commands")(e).during(Phase::Start).into(),
         })?;
         match (fds.pop(), fds.is_empty()) {
             (Some(pidfd), true) => Ok(pidfd),
             _ => {
                 let errno = std::io::Error::from_raw_os_error(answer.into());
                 let e = rbuild_linux::Error::new("clone3", "runner", errno);
-                Err(Problem::NoFork(e.into()).during(Phase::Start).into())
+                Err(RunnerProblem::NoFork(e.into()).during(Phase::Start).into())
             }
         }
     }
@@ -178,7 +178,7 @@ impl Zygote {
     pub(crate) fn end(&self) -> SandboxError {
         // A builder without a pid namespace reaps all adopted children, this one included.
         match process::has_exited(&self.process) {
-            true => Problem::StarterEnded.during(Phase::Start).into(),
+            true => RunnerProblem::StarterEnded.during(Phase::Start).into(),
             false => SandboxError::Killed("the process that starts commands"),
         }
     }
@@ -200,7 +200,7 @@ fn begin(socket: &OwnedFd, around: &Surroundings) -> Result<(), SandboxError> {
     // Not passed as an argument, because all processes can see each other's arguments.
     let message: Vec<u8> = [BEGIN].into_iter().chain(around.owners.key()).collect();
     send_with_bytes(socket, &message, fds.as_ref().map_or(&[][..], |fds| &fds[..]))
-        .map_err(Problem::of_call("sendmsg", "the process that starts commands"))
+        .map_err(RunnerProblem::of_call("sendmsg", "the process that starts commands"))
         .during(Phase::Start)?;
     Ok(())
 }
@@ -208,7 +208,7 @@ fn begin(socket: &OwnedFd, around: &Surroundings) -> Result<(), SandboxError> {
 /// Executes rbuild as [`zygote_main`], with an empty environment. Returns only on failure.
 fn execute(program: &OwnedFd, socket: &OwnedFd, around: &Surroundings) {
     let recorded = if around.owners.mode() == OwnerMode::Recorded { RECORDED } else { "" };
-    let proc = if around.proc == Proc::Outer { OUTER_PROC } else { "" };
+    let proc = if around.proc == ProcView::Outer { OUTER_PROC } else { "" };
     let carrier = around.isolated.as_ref().map_or("", Isolated::carrier);
     let args = ["rbuild", ZYGOTE, recorded, proc, carrier].map(|arg| CString::new(arg).unwrap_or_default());
     // The working directory would lead out of the builder's root.
@@ -236,7 +236,7 @@ pub fn zygote_main(args: &[OsString]) -> i32 {
     };
     let [_, key @ ..] = message;
     let isolated = Isolated::from_descriptors(args.get(2).and_then(|arg| arg.to_str()).unwrap_or_default(), fds);
-    let proc = if is(1, OUTER_PROC) { Proc::Outer } else { Proc::Own };
+    let proc = if is(1, OUTER_PROC) { ProcView::Outer } else { ProcView::Own };
     let around = Surroundings { owners: OwnerRecords::new(mode, key), proc, isolated };
     if send_with_byte(&socket, BEGIN, &[]).is_err() {
         return 70;

@@ -18,7 +18,7 @@ const LEAVE_WHITEOUT: u32 = 4;
 /// The way in which calls about kernel keyrings (keyrings(7)) fail. Keyrings are the user's, not
 /// the namespace's: through them, a command would read the keys of the caller's session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Keys {
+pub enum KeyringRefusal {
     /// They are not permitted, as in the profile.
     Forbidden,
     /// They do not exist, as on a kernel without keyrings: container runtimes make a keyring if
@@ -28,8 +28,8 @@ pub enum Keys {
 
 /// Returns the instructions that refuse calls about keyrings. They expect the call number in the
 /// accumulator and leave it there, for other calls.
-pub fn no_keys(architecture: usize, keys: Keys) -> Vec<FilterStep> {
-    let refusal = answer(fail(if keys == Keys::Forbidden { EPERM } else { ENOSYS }));
+pub fn no_keys(architecture: usize, keys: KeyringRefusal) -> Vec<FilterStep> {
+    let refusal = answer(fail(if keys == KeyringRefusal::Forbidden { EPERM } else { ENOSYS }));
     refusing(KEYS.iter().map(|call| call[architecture]), refusal)
 }
 

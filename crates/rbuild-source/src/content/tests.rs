@@ -28,7 +28,7 @@ impl Temp {
         let mut names = Vec::new();
         for item in tree.select(&SourcePattern::parse(source)).unwrap() {
             names.push(item.path.to_string_lossy().into_owned());
-            if item.stat.kind == Kind::Dir {
+            if item.stat.kind == FileKind::Dir {
                 tree.walk::<SourceError>(&item.path, |_, p, _| {
                     let _: () = names.push(p.to_string_lossy().into_owned());
                     Ok(())
@@ -391,7 +391,7 @@ fn what_is_moved_while_it_is_read_has_changed() {
             tree.select(&SourcePattern::parse(source))?
         };
         content(&tree, &selected)?;
-        for item in selected.iter().filter(|item| item.stat.kind == Kind::Dir) {
+        for item in selected.iter().filter(|item| item.stat.kind == FileKind::Dir) {
             tree.walk_selected::<SourceError>(item, |_, _, _| Ok(()))?;
         }
         Ok(())

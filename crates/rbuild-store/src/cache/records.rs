@@ -62,7 +62,7 @@ impl ForeignRecord {
 
 /// The image of a result that was finished before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct FinishedImage {
+pub struct RecordedImage {
     /// Its manifest.
     pub manifest: ManifestDigest,
     /// True if it was synced to disk. False while the build that made it runs, and if that build
@@ -179,7 +179,7 @@ impl Records<'_> {
     /// # Errors
     ///
     /// Fails if the store cannot be read.
-    pub fn result(&self, key: &ImageKey) -> Result<Option<FinishedImage>> {
+    pub fn result(&self, key: &ImageKey) -> Result<Option<RecordedImage>> {
         let Some(found) = self.store.read_if_whole::<ResultFile>(&format!("results/{}.json", key.hex()))? else {
             return Ok(None);
         };
@@ -200,7 +200,7 @@ impl Records<'_> {
                 _ => return Ok(None),
             }
         }
-        Ok(Some(FinishedImage { manifest: found.manifest, is_synced }))
+        Ok(Some(RecordedImage { manifest: found.manifest, is_synced }))
     }
 
     /// Stores the manifest of the finished image with that key.

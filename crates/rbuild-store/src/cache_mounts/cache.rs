@@ -8,7 +8,7 @@ use rbuild_linux::{LockKind, OwnerMode, RootDir};
 
 use crate::error::{Result, StoreError};
 use crate::ids::{CacheId, CacheName};
-use crate::once::{Held, Lock};
+use crate::once::{HeldLock, Lock};
 use crate::store::Store;
 use crate::workspace::Workspace;
 
@@ -30,7 +30,7 @@ pub struct CacheMount {
     /// The cache directory.
     pub dir: RootDir,
     pub(super) name: CacheName,
-    _lock: Held,
+    _lock: HeldLock,
 }
 
 /// The cache mounts of a store.
@@ -72,7 +72,7 @@ impl CacheMounts<'_> {
     }
 
     /// Locks the first available copy of the cache `id`. Returns its name and the lock.
-    fn lock_cache(&self, id: &CacheId, how: CacheUse) -> Result<(CacheName, Held)> {
+    fn lock_cache(&self, id: &CacheId, how: CacheUse) -> Result<(CacheName, HeldLock)> {
         let mut copy = 0u64;
         loop {
             let mut hasher = Hasher::new();

@@ -14,7 +14,7 @@ use crate::cache_mounts::cache::CacheMount;
 use crate::cache_mounts::cache::CacheMounts;
 use crate::error::Result;
 use crate::once::Lock;
-use crate::trees::copies::{Baseline, MergedFiles, Whiteouts, cut_links, merge};
+use crate::trees::copies::{Baseline, MergedFiles, MergedWhiteouts, cut_links, merge};
 use crate::workspace::Workspace;
 
 /// A command's private view of a cache, or of a part of it.
@@ -39,7 +39,7 @@ impl CacheMounts<'_> {
         let from = cache.dir.create_dir_all(part, 0o755, None, |_| ())?;
         let (path, copy) = work.new_dir()?;
         let files = if read_only { MergedFiles::Copied } else { MergedFiles::Linked };
-        merge(&[from], &copy, files, Whiteouts::Done)?;
+        merge(&[from], &copy, files, MergedWhiteouts::Done)?;
         let before = Baseline::of(&copy, files == MergedFiles::Linked)?;
         Ok(LentCache { path, part: part.to_path_buf(), before })
     }
@@ -63,14 +63,14 @@ impl CacheMounts<'_> {
             let _alone = self.store.lock(Lock::lent_cache(&cache.name))?;
             let home = cache.dir.create_dir_all(&lent.part, 0o755, None, |_| ())?;
             if again {
-                merge(&[changed.try_clone()?], &home, MergedFiles::Copied, Whiteouts::Done)?;
+                merge(&[changed.try_clone()?], &home, MergedFiles::Copied, MergedWhiteouts::Done)?;
             } else {
                 cut_links(&changed)?;
-                merge(&[changed.try_clone()?], &home, MergedFiles::Linked, Whiteouts::Done)?;
+                merge(&[changed.try_clone()?], &home, MergedFiles::Linked, MergedWhiteouts::Done)?;
             }
         }
         if again {
-            merge(&[changed], &copy, MergedFiles::Linked, Whiteouts::Done)?;
+            merge(&[changed], &copy, MergedFiles::Linked, MergedWhiteouts::Done)?;
         }
         if let Some(name) = changed_path.file_name() {
             work.dir().remove_all(name)?;

@@ -4,7 +4,7 @@
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 
-use rbuild_linux::{Kind, RootDir, Timestamp, write_atomic};
+use rbuild_linux::{FileKind, RootDir, Timestamp, write_atomic};
 
 use crate::cache::records::Record;
 use crate::error::Result;
@@ -168,7 +168,7 @@ impl Gc<'_> {
         let dir = self.store.dir(&format!("trees/{name}"))?;
         let mut files = Vec::new();
         each_below(&dir, &mut |stat| {
-            if stat.kind == Kind::File {
+            if stat.kind == FileKind::File {
                 files.push((stat.ino, stat.blocks * 512));
             }
         });

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::ffi::OsStr;
 
 use rbuild_image::{BlobDigest, digest_of};
-use rbuild_linux::{Kind, RootDir, Stat};
+use rbuild_linux::{FileKind, RootDir, Stat};
 
 use crate::cache::records::{Record, ResultFile};
 use crate::contents::noted_blob;
@@ -251,7 +251,7 @@ impl Gc<'_> {
                 continue;
             }
             let bytes = match handle.stat_name(&entry.name)? {
-                stat if stat.kind == Kind::Dir => handle.sub(&entry.name).map_or(0, |d| tree_bytes(&d)),
+                stat if stat.kind == FileKind::Dir => handle.sub(&entry.name).map_or(0, |d| tree_bytes(&d)),
                 stat => stat.blocks * 512,
             };
             let (count, removed) = match dir {
@@ -291,7 +291,7 @@ pub(crate) fn tree_bytes(dir: &RootDir) -> u64 {
     let mut seen = HashSet::new();
     let mut bytes = 0;
     each_below(dir, &mut |stat| {
-        if stat.nlink < 2 || stat.kind == Kind::Dir || seen.insert(stat.inode()) {
+        if stat.nlink < 2 || stat.kind == FileKind::Dir || seen.insert(stat.inode()) {
             bytes += stat.blocks * 512;
         }
     });
@@ -306,7 +306,7 @@ pub(crate) fn each_below(dir: &RootDir, look: &mut dyn FnMut(&Stat)) {
         for entry in dir.entries().unwrap_or_default() {
             let Ok(stat) = dir.stat_name(&entry.name) else { continue };
             look(&stat);
-            if stat.kind == Kind::Dir {
+            if stat.kind == FileKind::Dir {
                 stack.push(dir.sub(&entry.name));
             }
         }

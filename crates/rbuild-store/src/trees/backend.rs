@@ -6,7 +6,7 @@ use rbuild_linux::{RootDir, detached_overlay};
 
 use crate::error::Result;
 use crate::store::Store;
-use crate::trees::copies::{Baseline, MergedFiles, Whiteouts, merge};
+use crate::trees::copies::{Baseline, MergedFiles, MergedWhiteouts, merge};
 use crate::trees::id::TreeId;
 use crate::trees::stack::distinct;
 use crate::workspace::Workspace;
@@ -99,7 +99,7 @@ impl Snapshots {
     ) -> Result<(PathBuf, RootDir)> {
         let (path, root) = work.new_dir()?;
         for tree in distinct(trees) {
-            merge(&[store.trees().tree(tree)?], &root, files, Whiteouts::Done)?;
+            merge(&[store.trees().tree(tree)?], &root, files, MergedWhiteouts::Done)?;
         }
         Ok((path, root))
     }

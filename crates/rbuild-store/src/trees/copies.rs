@@ -9,7 +9,7 @@ mod merge;
 pub use diff::Baseline;
 pub use links::cut_links;
 pub(crate) use merge::copy_entry;
-pub use merge::{MergedFiles, Whiteouts, merge};
+pub use merge::{MergedFiles, MergedWhiteouts, merge};
 
 #[cfg(test)]
 mod tests;

@@ -8,14 +8,14 @@ use std::path::{Path, PathBuf};
 
 use rbuild_image::Hasher;
 use rbuild_layer::{LayerError, LowerRefs, OPAQUE, ORIGIN, keep_in_tree, marks_opaque};
-use rbuild_linux::{Kind, RootDir, Stat, Timestamp};
+use rbuild_linux::{FileKind, RootDir, Stat, Timestamp};
 
 use crate::error::{Result, StoreError};
 use crate::once::{Lock, Session};
 use crate::trees::copies::copy_entry;
 use crate::trees::id::TreeId;
 use crate::trees::notes::LOWER_REFS;
-use crate::trees::union::{Found, ImageTrees, UnionView};
+use crate::trees::union::{FoundEntry, ImageTrees, UnionView};
 
 /// Maximum length of a chain of hard links.
 const MOST_LINKED: usize = 40;
@@ -139,10 +139,10 @@ impl<'a> FixupBuilder<'a> {
         if dir.ancestors().skip(1).any(|above| self.moved.contains_key(above)) || self.is_alone(dir)? {
             return Ok(());
         }
-        let Some(Found { dir: from, name, stat }) = self.below.find(dir)? else { return Ok(()) };
+        let Some(FoundEntry { dir: from, name, stat }) = self.below.find(dir)? else { return Ok(()) };
         match stat.kind {
-            Kind::Dir => drop(self.dir(dir)?),
-            Kind::Symlink => {
+            FileKind::Dir => drop(self.dir(dir)?),
+            FileKind::Symlink => {
                 let to = self.below.resolve(dir)?;
                 self.move_all(dir, &to)?;
                 let above = self.dir(dir.parent().unwrap_or(Path::new("")))?;
@@ -185,7 +185,7 @@ impl<'a> FixupBuilder<'a> {
             return Ok(());
         }
         let mine = || self.layer.sub(own).ok();
-        let found = |f: Found| (f.stat.kind == Kind::Dir).then(|| f.dir.sub(&f.name)).transpose();
+        let found = |f: FoundEntry| (f.stat.kind == FileKind::Dir).then(|| f.dir.sub(&f.name)).transpose();
         // The layer may also describe it under its own path.
         let described = [own, path].into_iter().find(|dir| !self.implied.contains(*dir) && self.is_own_dir(dir));
         let source = described.and_then(|dir| self.layer.sub(dir).ok());
@@ -206,7 +206,7 @@ impl<'a> FixupBuilder<'a> {
     /// way.
     fn is_own_dir(&self, path: &Path) -> bool {
         let mut steps = path.ancestors().filter(|p| !p.as_os_str().is_empty());
-        steps.all(|step| matches!(self.layer.stat(step), Ok(stat) if stat.kind == Kind::Dir))
+        steps.all(|step| matches!(self.layer.stat(step), Ok(stat) if stat.kind == FileKind::Dir))
     }
 
     /// Recreates the layer's content below `from` at the target of a symbolic link, `to`.
@@ -225,7 +225,7 @@ impl<'a> FixupBuilder<'a> {
                 if source.is_whiteout(&entry.name, &stat)? {
                     dest.set_xattr(OsStr::new(""), OsStr::new(ORIGIN), b"")?;
                     dest.create_whiteout(&entry.name)?;
-                } else if stat.kind == Kind::Dir {
+                } else if stat.kind == FileKind::Dir {
                     stack.push((own.join(&entry.name), path.join(&entry.name)));
                 } else {
                     put(&source, &entry.name, &stat, &dest, &entry.name)?;
@@ -251,7 +251,7 @@ impl<'a> FixupBuilder<'a> {
             None => (self.below.find(&file)?, false),
         };
         let found = found.ok_or_else(|| wrong("which neither its layer nor one below it brings"))?;
-        if found.stat.kind == Kind::Dir {
+        if found.stat.kind == FileKind::Dir {
             return Err(wrong("which is a directory"));
         }
         if !stays {

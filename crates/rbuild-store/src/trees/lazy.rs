@@ -12,7 +12,7 @@ use rbuild_linux::{RootDir, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Result, StoreError};
-use crate::layers::{PackedLayer, REMAINDER, Stoppable, layer_document};
+use crate::layers::{PackedLayer, REMAINDER, StoppableWriter, layer_document};
 use crate::once::{Lock, Once};
 use crate::store::{Store, document};
 use crate::trees::id::TreeId;
@@ -78,7 +78,7 @@ impl LazyTrees<'_> {
     ) -> Result<()> {
         let mut blob = self.store.blobs().new_blob(work)?;
         let fs = made.sub("fs")?;
-        let packed = pack_with_external(&fs, external, form, Stoppable { out: &mut blob, stop })?;
+        let packed = pack_with_external(&fs, external, form, StoppableWriter { out: &mut blob, stop })?;
         blob.publish(self.store, &packed.digest, packed.size)?;
         let layer = PackedLayer::new(&packed, form);
         self.store.layers().note_made_layer(&layer)?;

@@ -14,7 +14,7 @@ use crate::error::Result;
 use crate::ids::CacheKey;
 use crate::images::{Image, digest};
 use crate::once::{Lock, Once, Session};
-use crate::trees::copies::{MergedFiles, Whiteouts, merge};
+use crate::trees::copies::{MergedFiles, MergedWhiteouts, merge};
 use crate::trees::id::TreeId;
 use crate::trees::union::ImageTrees;
 use crate::workspace::Workspace;
@@ -106,7 +106,7 @@ impl ImageTrees<'_> {
             return Ok(None);
         }
         let open = read.iter().map(|parts| parts.dir.try_clone()).collect::<std::result::Result<Vec<_>, _>>()?;
-        merge(&open, fs, MergedFiles::Linked, Whiteouts::Done)?;
+        merge(&open, fs, MergedFiles::Linked, MergedWhiteouts::Done)?;
         // Remove the extra hard links, so that link counts are those of the image.
         for parts in &read {
             work.dir().remove_all(parts.path.file_name().unwrap_or_default())?;

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::path::PathBuf;
 
 use crate::error::Result;
-use crate::trees::copies::{MergedFiles, Whiteouts, merge};
+use crate::trees::copies::{MergedFiles, MergedWhiteouts, merge};
 use crate::trees::id::TreeId;
 use crate::trees::tree::Trees;
 use crate::workspace::Workspace;
@@ -63,7 +63,7 @@ impl Trees<'_> {
         }
         let (path, root) = work.new_dir()?;
         for tree in trees {
-            merge(&[self.tree(tree)?], &root, MergedFiles::Linked, Whiteouts::Done)?;
+            merge(&[self.tree(tree)?], &root, MergedFiles::Linked, MergedWhiteouts::Done)?;
         }
         made.insert(key, path.clone());
         Ok(path)

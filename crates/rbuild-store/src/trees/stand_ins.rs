@@ -11,12 +11,12 @@
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
-use rbuild_linux::{Kind, RootDir, Stat, Trail};
+use rbuild_linux::{FileKind, RootDir, Stat, Trail};
 
 use crate::error::Result;
 use crate::trees::id::TreeId;
 use crate::trees::tree::Trees;
-use crate::trees::union::{Found, UnionView};
+use crate::trees::union::{FoundEntry, UnionView};
 
 /// File beside a tree that may contain stand-ins, with the inode number of its `fs` directory.
 pub(crate) const STAND_INS: &str = "stand-ins";
@@ -83,8 +83,8 @@ impl Trees<'_> {
                 let stat = dir.stat_name(&entry.name)?;
                 let here = path.join(&entry.name);
                 match stat.kind {
-                    Kind::Dir => todo.push((here, dir.sub(&entry.name)?)),
-                    Kind::File if stat.size == 0 => renew(&dir, &entry.name, &stat, &below, &here)?,
+                    FileKind::Dir => todo.push((here, dir.sub(&entry.name)?)),
+                    FileKind::File if stat.size == 0 => renew(&dir, &entry.name, &stat, &below, &here)?,
                     _ => {}
                 }
             }
@@ -105,13 +105,13 @@ fn has_devices(fs: &RootDir) -> Result<bool> {
             trail.leave()?;
             continue;
         };
-        if matches!(entry.kind, Some(Kind::File | Kind::Symlink | Kind::Fifo | Kind::Socket)) {
+        if matches!(entry.kind, Some(FileKind::File | FileKind::Symlink | FileKind::Fifo | FileKind::Socket)) {
             continue;
         }
         let stat = trail.last().stat_name(&entry.name)?;
         match stat.kind {
-            Kind::CharDevice | Kind::BlockDevice if !stat.is_whiteout() => return Ok(true),
-            Kind::Dir => {
+            FileKind::CharDevice | FileKind::BlockDevice if !stat.is_whiteout() => return Ok(true),
+            FileKind::Dir => {
                 let below = trail.enter(&entry.name)?.entries()?;
                 levels.push(std::mem::replace(&mut entries, below.into_iter()));
             }
@@ -125,7 +125,7 @@ fn has_devices(fs: &RootDir) -> Result<bool> {
 /// changed the original. A stand-in with another owner or path is not recognized.
 fn renew(dir: &RootDir, name: &OsStr, stat: &Stat, below: &UnionView, path: &Path) -> Result<()> {
     let Some(says) = dir.owner_record(name)? else { return Ok(()) };
-    let Some(Found { dir: old_dir, name: old_name, stat: old }) = below.find(path)? else { return Ok(()) };
+    let Some(FoundEntry { dir: old_dir, name: old_name, stat: old }) = below.find(path)? else { return Ok(()) };
     match old.device {
         Some(device)
             if (stat.uid == 0 || stat.uid == old.uid) && old_dir.owner_record(&old_name)?.as_ref() == Some(&says) =>

@@ -4,7 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::path::{Component, Path, PathBuf};
 
 use rbuild_layer::marks_opaque;
-use rbuild_linux::{Kind, Result, RootDir, Stat};
+use rbuild_linux::{FileKind, Result, RootDir, Stat};
 
 use crate::store::Store;
 use crate::trees::id::TreeId;
@@ -17,7 +17,7 @@ pub(crate) struct UnionView {
 
 /// An entry of the stack: the directory of the tree that provides it, its name there, and its
 /// status.
-pub(crate) struct Found {
+pub(crate) struct FoundEntry {
     pub dir: RootDir,
     pub name: OsString,
     pub stat: Stat,
@@ -34,7 +34,7 @@ impl UnionView {
 
     /// Returns the entry at a path (relative, normalized, not the root) without following symbolic
     /// links.
-    pub(crate) fn find(&self, path: &Path) -> Result<Option<Found>> {
+    pub(crate) fn find(&self, path: &Path) -> Result<Option<FoundEntry>> {
         let (Some(above), Some(name)) = (path.parent(), path.file_name()) else { return Ok(None) };
         let mut dirs = self.trees.iter().map(RootDir::try_clone).collect::<Result<Vec<_>>>()?;
         for part in above {
@@ -59,7 +59,8 @@ impl UnionView {
                 continue;
             }
             done.push(&part);
-            let Some(Found { dir, name, .. }) = self.find(&done)?.filter(|f| f.stat.kind == Kind::Symlink) else {
+            let Some(FoundEntry { dir, name, .. }) = self.find(&done)?.filter(|f| f.stat.kind == FileKind::Symlink)
+            else {
                 continue;
             };
             links += 1;
@@ -93,26 +94,26 @@ impl ImageTrees<'_> {
     pub fn read_in_trees(&self, trees: &[TreeId], path: &Path, limit: u64) -> crate::Result<Option<Vec<u8>>> {
         let open = trees.iter().map(|tree| self.store.trees().tree(tree)).collect::<crate::Result<Vec<_>>>()?;
         let view = UnionView::new(open.into_iter());
-        let found = view.find(&view.resolve(path)?)?.filter(|f| f.stat.kind == Kind::File && f.stat.size <= limit);
+        let found = view.find(&view.resolve(path)?)?.filter(|f| f.stat.kind == FileKind::File && f.stat.size <= limit);
         Ok(found.map(|f| f.dir.read(&f.name, limit)).transpose()?)
     }
 }
 
 /// Looks up a name in stacked directories, highest first. Returns the entry, and the directories
 /// that are merged below it.
-fn look(dirs: &[RootDir], name: &OsStr) -> Result<(Option<Found>, Vec<RootDir>)> {
+fn look(dirs: &[RootDir], name: &OsStr) -> Result<(Option<FoundEntry>, Vec<RootDir>)> {
     let (mut found, mut below) = (None, Vec::new());
     for dir in dirs {
         let stat = match dir.stat_name(name) {
             Err(e) if e.is_not_found() => continue,
             other => other?,
         };
-        if dir.is_whiteout(name, &stat)? || (stat.kind != Kind::Dir && found.is_some()) {
+        if dir.is_whiteout(name, &stat)? || (stat.kind != FileKind::Dir && found.is_some()) {
             break;
         }
-        let is_dir = stat.kind == Kind::Dir;
+        let is_dir = stat.kind == FileKind::Dir;
         if found.is_none() {
-            found = Some(Found { dir: dir.try_clone()?, name: name.to_os_string(), stat });
+            found = Some(FoundEntry { dir: dir.try_clone()?, name: name.to_os_string(), stat });
         }
         if !is_dir {
             break;

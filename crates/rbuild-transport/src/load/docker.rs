@@ -10,21 +10,21 @@ use rbuild_layer::Compression;
 use rbuild_remedy::Warning;
 
 use crate::error::{Result, TransportError};
-use crate::load::found::{Found, Image, Incoming};
+use crate::load::found::{CheckedImage, FoundImages, Incoming};
 use crate::load::manifest::{counts_differ, named, not_the_layer, take, take_image};
-use crate::load::members::Members;
+use crate::load::members::IncomingParts;
 use crate::load::named::DockerItem;
 use crate::put_layer::put_layer;
 
 /// Imports all images of the document. `entries` are those of `index.json`, if the archive is an
 /// OCI layout as well.
 pub(super) fn docker_items(
-    members: &Members<'_>,
+    members: &IncomingParts<'_>,
     items: Vec<DockerItem>,
     entries: &[Descriptor],
-) -> Result<Incoming<Found>> {
-    let (mut manifests, mut layers) = (Manifests::new(entries), Layers::new());
-    let (mut found, mut seen) = (Found::default(), HashSet::new());
+) -> Result<Incoming<FoundImages>> {
+    let (mut manifests, mut layers) = (Manifests::new(entries), ArchiveLayers::new());
+    let (mut found, mut seen) = (FoundImages::default(), HashSet::new());
     for item in items {
         let names: Vec<Reference> = item
             .repo_tags
@@ -42,11 +42,11 @@ pub(super) fn docker_items(
 }
 
 fn docker_item(
-    members: &Members<'_>,
+    members: &IncomingParts<'_>,
     item: &DockerItem,
-    known: &mut Layers,
+    known: &mut ArchiveLayers,
     manifests: &mut Manifests<'_>,
-) -> Result<Image> {
+) -> Result<CheckedImage> {
     let (config, config_size) = members.blob(&item.config)?;
     let id = config.of_config();
     let diff_ids = members.diff_ids(&id, &item.config)?;
@@ -63,7 +63,7 @@ fn docker_item(
         let layers = layers.iter().map(|layer| known.descriptor(layer)).collect();
         rbuild_image::manifest(descriptor(MediaType::ImageConfig, &config, config_size), layers)
     })?;
-    Ok(Image { manifest, id })
+    Ok(CheckedImage { manifest, id })
 }
 
 /// Manifests by image ID and layers.
@@ -71,7 +71,7 @@ struct Manifests<'e> {
     /// Entries of the index that have not been read yet. Their manifests have annotations and media
     /// types, which `manifest.json` lacks.
     entries: std::slice::Iter<'e, Descriptor>,
-    known: HashMap<Content, ManifestDigest>,
+    known: HashMap<ImageContent, ManifestDigest>,
     /// Digests of the manifests that have been read, so that each is read once.
     seen: HashSet<ManifestDigest>,
     /// Warnings about manifests that cannot be used.
@@ -79,7 +79,7 @@ struct Manifests<'e> {
 }
 
 /// An image ID and the digests of the image's layers.
-type Content = (ImageId, Vec<BlobDigest>);
+type ImageContent = (ImageId, Vec<BlobDigest>);
 
 impl<'e> Manifests<'e> {
     fn new(entries: &'e [Descriptor]) -> Manifests<'e> {
@@ -91,8 +91,8 @@ impl<'e> Manifests<'e> {
     /// generated one.
     fn of(
         &mut self,
-        members: &Members<'_>,
-        wanted: Content,
+        members: &IncomingParts<'_>,
+        wanted: ImageContent,
         make: impl FnOnce(&[BlobDigest]) -> ImageManifest,
     ) -> Result<ManifestDigest> {
         if let Some(known) = self.known.get(&wanted) {
@@ -124,11 +124,11 @@ impl<'e> Manifests<'e> {
 /// Reads the manifest of an entry; if its image is `wanted`, checks that image, too. Returns `None`
 /// if it is not a manifest or was read before.
 fn own(
-    members: &Members<'_>,
+    members: &IncomingParts<'_>,
     entry: &Descriptor,
-    wanted: &Content,
+    wanted: &ImageContent,
     seen: &mut HashSet<ManifestDigest>,
-) -> Result<Option<(ManifestDigest, Content)>> {
+) -> Result<Option<(ManifestDigest, ImageContent)>> {
     let blob = take(members, entry, "the manifest")?;
     let digest = blob.of_manifest();
     if !seen.insert(digest) {
@@ -146,7 +146,7 @@ fn own(
 }
 
 /// Layers of docker-archives.
-struct Layers {
+struct ArchiveLayers {
     /// Layers by the digests of the archive members.
     members: HashMap<BlobDigest, Layer>,
     descriptors: HashMap<BlobDigest, Descriptor>,
@@ -159,15 +159,15 @@ struct Layer {
     diff_id: Option<DiffId>,
 }
 
-impl Layers {
-    fn new() -> Layers {
-        Layers { members: HashMap::new(), descriptors: HashMap::new() }
+impl ArchiveLayers {
+    fn new() -> ArchiveLayers {
+        ArchiveLayers { members: HashMap::new(), descriptors: HashMap::new() }
     }
 
     /// Imports a layer. `manifest.json` gives no digests for layers, so an uncompressed layer is
     /// compared with its diffID here. A compressed one is compared when it is unpacked or exported,
     /// as with any other image.
-    fn layer(&mut self, members: &Members<'_>, name: &str, diff_id: &DiffId) -> Result<BlobDigest> {
+    fn layer(&mut self, members: &IncomingParts<'_>, name: &str, diff_id: &DiffId) -> Result<BlobDigest> {
         let (member, size) = members.blob(name)?;
         let layer = match self.members.get(&member) {
             Some(known) => *known,
@@ -190,7 +190,7 @@ impl Layers {
     }
 }
 
-fn take_layer(members: &Members<'_>, name: &str, member: &BlobDigest, size: u64) -> Result<(Layer, Descriptor)> {
+fn take_layer(members: &IncomingParts<'_>, name: &str, member: &BlobDigest, size: u64) -> Result<(Layer, Descriptor)> {
     let (media_type, diff_id) = match members.compression(member)? {
         Compression::Gzip => (MediaType::ImageLayerGzip, None),
         Compression::Zstd => (MediaType::ImageLayerZstd, None),

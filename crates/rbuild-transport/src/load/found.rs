@@ -18,25 +18,25 @@ pub struct Incoming<T> {
 
 /// The platform whose images are taken from a source with several platforms.
 #[derive(Debug, Clone)]
-pub enum Wanted {
+pub enum WantedPlatform {
     /// This machine's platform. An image that exists for a single platform is taken regardless.
     Host(Platform),
     /// The given platform and no other.
     Given(Platform),
 }
 
-impl Wanted {
+impl WantedPlatform {
     /// Returns the given platform, or that of this machine.
-    pub fn new(given: Option<Platform>) -> Wanted {
-        given.map_or_else(|| Wanted::Host(Platform::host()), Wanted::Given)
+    pub fn new(given: Option<Platform>) -> WantedPlatform {
+        given.map_or_else(|| WantedPlatform::Host(Platform::host()), WantedPlatform::Given)
     }
 
     pub(crate) fn given(&self) -> bool {
-        matches!(self, Wanted::Given(_))
+        matches!(self, WantedPlatform::Given(_))
     }
 
     pub(crate) fn platform(&self) -> &Platform {
-        let (Wanted::Host(platform) | Wanted::Given(platform)) = self;
+        let (WantedPlatform::Host(platform) | WantedPlatform::Given(platform)) = self;
         platform
     }
 
@@ -52,7 +52,7 @@ impl Wanted {
 
 /// An image whose manifest, configuration and layers have been checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Image {
+pub(crate) struct CheckedImage {
     pub manifest: ManifestDigest,
     pub id: ImageId,
 }
@@ -60,9 +60,9 @@ pub(crate) struct Image {
 /// Imported images, each once, and their names. If a name occurs more than once, the last one
 /// applies.
 #[derive(Default)]
-pub(crate) struct Found {
-    pub images: Vec<Image>,
-    pub names: Vec<(Image, Reference)>,
+pub(crate) struct FoundImages {
+    pub images: Vec<CheckedImage>,
+    pub names: Vec<(CheckedImage, Reference)>,
 }
 
 /// Returns the error for a document that does not parse.

@@ -5,9 +5,9 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use rbuild_image::{BlobDigest, Descriptor, ImageIndex, ManifestDigest, Platform, REF_NAME, Reference, parse_index};
 
 use crate::error::{Result, TransportError};
-use crate::load::found::{Image, Wanted, unreadable};
+use crate::load::found::{CheckedImage, WantedPlatform, unreadable};
 use crate::load::manifest::{take, take_image};
-use crate::load::members::Members;
+use crate::load::members::IncomingParts;
 use crate::media_types::is_index;
 
 const MAX_INDEX_DEPTH: usize = 4;
@@ -16,13 +16,13 @@ const MAX_INDEX_DEPTH: usize = 4;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Reached {
     None,
-    One(Image),
+    One(CheckedImage),
     /// More than one; holds the last of them.
-    Several(Image),
+    Several(CheckedImage),
 }
 
 impl Reached {
-    pub(super) fn last(self) -> Option<Image> {
+    pub(super) fn last(self) -> Option<CheckedImage> {
         match self {
             Reached::None => None,
             Reached::One(image) | Reached::Several(image) => Some(image),
@@ -39,22 +39,22 @@ impl Reached {
 }
 
 /// Resolves index entries recursively. Each digest is resolved once.
-pub(super) struct Entries<'m, 'a> {
-    members: &'m Members<'a>,
+pub(super) struct IndexResolver<'m, 'a> {
+    members: &'m IncomingParts<'a>,
     /// Results by digest. The flag is true if the digest was read as an index.
     seen: HashMap<(BlobDigest, bool), Reached>,
     /// All images found so far, in order, each once.
-    pub images: Vec<Image>,
+    pub images: Vec<CheckedImage>,
     manifests: HashSet<ManifestDigest>,
-    wanted: &'m Wanted,
+    wanted: &'m WantedPlatform,
     /// Platforms of the images that were left out.
     pub others: BTreeSet<String>,
 }
 
-impl<'m, 'a> Entries<'m, 'a> {
-    pub(super) fn new(members: &'m Members<'a>, wanted: &'m Wanted) -> Entries<'m, 'a> {
+impl<'m, 'a> IndexResolver<'m, 'a> {
+    pub(super) fn new(members: &'m IncomingParts<'a>, wanted: &'m WantedPlatform) -> IndexResolver<'m, 'a> {
         let (seen, images, manifests, others) = Default::default();
-        Entries { members, seen, images, manifests, wanted, others }
+        IndexResolver { members, seen, images, manifests, wanted, others }
     }
 
     /// Imports everything that an entry of the layout's own index refers to. An image that the
@@ -95,7 +95,7 @@ impl<'m, 'a> Entries<'m, 'a> {
             true => self.follow_all(&parse_index(&text).map_err(unreadable("an index"))?, depth)?,
             false => {
                 let manifest = digest.of_manifest();
-                let image = Image { manifest, id: take_image(self.members, &text)? };
+                let image = CheckedImage { manifest, id: take_image(self.members, &text)? };
                 if self.manifests.insert(manifest) {
                     self.images.push(image);
                 }

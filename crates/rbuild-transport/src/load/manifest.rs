@@ -6,7 +6,7 @@ use rbuild_layer::Compression;
 use crate::error::{Result, TransportError};
 use crate::layout::{DAMAGED, blob_path};
 use crate::load::found::unreadable;
-use crate::load::members::Members;
+use crate::load::members::IncomingParts;
 use crate::media_types::is_layer;
 
 /// Returns the digest in a descriptor.
@@ -15,7 +15,7 @@ pub(super) fn named(d: &Descriptor) -> Result<BlobDigest> {
 }
 
 /// Imports the blob that a descriptor refers to and checks its size.
-pub(super) fn take(members: &Members<'_>, d: &Descriptor, what: &str) -> Result<BlobDigest> {
+pub(super) fn take(members: &IncomingParts<'_>, d: &Descriptor, what: &str) -> Result<BlobDigest> {
     let digest = named(d)?;
     if members.staging.size(&digest)? == Some(d.size()) {
         return Ok(digest);
@@ -30,7 +30,7 @@ pub(super) fn take(members: &Members<'_>, d: &Descriptor, what: &str) -> Result<
 
 /// Imports everything that a manifest refers to; returns the image ID. Fails if manifest,
 /// configuration and layers do not agree.
-pub(super) fn take_image(members: &Members<'_>, text: &[u8]) -> Result<ImageId> {
+pub(super) fn take_image(members: &IncomingParts<'_>, text: &[u8]) -> Result<ImageId> {
     let manifest = rbuild_image::parse_manifest(text).map_err(unreadable("a manifest"))?;
     let layers = manifest.layers();
     if let Some(odd) = layers.iter().find(|layer| !is_layer(layer.media_type())) {

@@ -14,11 +14,11 @@ use rbuild_layer::{Bounded, Compression, Counting, EntryKind, LimitedTar, detect
 use rbuild_remedy::Remedy;
 use rbuild_store::Staging;
 
-use crate::blobs::{BlobSink, BlobSource, Part};
+use crate::blobs::{BlobInfo, BlobSink, BlobSource};
 use crate::error::{Result, TransportError};
 use crate::layout::{LayoutSource, digest_in, wrong_digest};
 use crate::load::found::unreadable;
-use crate::load::named::{Named, clean};
+use crate::load::named::{ReferencedMembers, clean};
 
 /// A member of an archive.
 #[derive(Debug, Clone)]
@@ -37,7 +37,7 @@ enum PartSource {
 }
 
 /// The parts of images that are being imported into a store. Each is read at most once.
-pub(super) struct Members<'a> {
+pub(super) struct IncomingParts<'a> {
     pub staging: Staging<'a>,
     place: PartSource,
     /// Digests and sizes of the parts requested so far, by name.
@@ -61,7 +61,7 @@ fn read_archive(staging: &Staging<'_>, source: impl Read) -> Result<HashMap<Stri
     let asked = Arc::new(AtomicU64::new(0));
     let stream = Bounded::with_asked(source, limits, asked.clone()).map_err(TransportError::io(ARCHIVE))?;
     let mut tar = LimitedTar::new(stream, limits);
-    let (mut members, mut named) = (HashMap::new(), Named::default());
+    let (mut members, mut named) = (HashMap::new(), ReferencedMembers::default());
     while let Some(entry) = tar.next_entry().map_err(failed())? {
         let name = clean(&entry.path.to_string_lossy());
         match entry.kind {
@@ -96,17 +96,17 @@ fn read_archive(staging: &Staging<'_>, source: impl Read) -> Result<HashMap<Stri
 /// Imports the content of the current entry. Small content that occurs repeatedly is written once.
 fn put_content<R: Read>(staging: &Staging<'_>, tar: &mut LimitedTar<R>, size: u64) -> Result<(BlobDigest, u64)> {
     if size > SMALL {
-        return Ok(staging.put_blob(Content(tar))?);
+        return Ok(staging.put_blob(MemberReader(tar))?);
     }
     let mut bytes = Vec::new();
-    Content(tar).read_to_end(&mut bytes).map_err(TransportError::io(ARCHIVE))?;
+    MemberReader(tar).read_to_end(&mut bytes).map_err(TransportError::io(ARCHIVE))?;
     Ok(staging.put_bytes(&bytes)?)
 }
 
 /// The content of the current entry as a reader.
-struct Content<'a, R: Read>(&'a mut LimitedTar<R>);
+struct MemberReader<'a, R: Read>(&'a mut LimitedTar<R>);
 
-impl<R: Read> Read for Content<'_, R> {
+impl<R: Read> Read for MemberReader<'_, R> {
     fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
         self.0.read_content(buf).map_err(std::io::Error::other)
     }
@@ -119,21 +119,21 @@ fn lacks(name: &str) -> TransportError {
     }
 }
 
-impl<'a> Members<'a> {
+impl<'a> IncomingParts<'a> {
     /// Reads an archive of any compression to its end.
-    pub(super) fn of_archive(staging: Staging<'a>, source: impl Read) -> Result<Members<'a>> {
+    pub(super) fn of_archive(staging: Staging<'a>, source: impl Read) -> Result<IncomingParts<'a>> {
         let place = PartSource::Archive(read_archive(&staging, source)?);
-        Ok(Members::new(staging, place))
+        Ok(IncomingParts::new(staging, place))
     }
 
     /// Opens an OCI image layout directory; `moved` counts the bytes read.
-    pub(super) fn of_directory(staging: Staging<'a>, dir: &Path, moved: &Arc<AtomicU64>) -> Result<Members<'a>> {
-        Ok(Members::new(staging, PartSource::Layout(LayoutSource::open(dir)?, moved.clone())))
+    pub(super) fn of_directory(staging: Staging<'a>, dir: &Path, moved: &Arc<AtomicU64>) -> Result<IncomingParts<'a>> {
+        Ok(IncomingParts::new(staging, PartSource::Layout(LayoutSource::open(dir)?, moved.clone())))
     }
 
-    fn new(staging: Staging<'a>, place: PartSource) -> Members<'a> {
+    fn new(staging: Staging<'a>, place: PartSource) -> IncomingParts<'a> {
         let (known, configs, compressions) = Default::default();
-        Members { staging, place, known, configs, compressions }
+        IncomingParts { staging, place, known, configs, compressions }
     }
 
     /// Returns the diffIDs in a configuration.
@@ -200,7 +200,7 @@ impl<'a> Members<'a> {
             (_, Some(found)) => found,
             (_, None) => return layout.file(name).and_then(|_| Err(lacks(name))),
         };
-        self.staging.copy(layout, &Part { digest, size }, moved)?;
+        self.staging.copy(layout, &BlobInfo { digest, size }, moved)?;
         Ok((digest, size))
     }
 

@@ -30,7 +30,7 @@ const FIXED: [&str; 3] = ["manifest.json", "index.json", "oci-layout"];
 /// documents precede them. Invalid documents are ignored here and reported when the images are
 /// resolved.
 #[derive(Default)]
-pub(super) struct Named {
+pub(super) struct ReferencedMembers {
     names: HashSet<String>,
     /// Members that did not follow a reference to them yet.
     missing: HashSet<String>,
@@ -42,7 +42,7 @@ pub(super) struct Named {
     unknown: bool,
 }
 
-impl Named {
+impl ReferencedMembers {
     /// Returns true if a document refers to this member and the member did not follow yet.
     pub(super) fn asks_for(&self, name: &str) -> bool {
         self.missing.contains(name)

@@ -7,19 +7,19 @@ use serde_json::{Value, json};
 
 use crate::fixture::{Fixture, INDEX, Scratch, layer, named};
 use crate::layout::blob_path;
-use crate::load::{Incoming, Loaded, Wanted, load, load_directory, take_from_layout};
+use crate::load::{Incoming, Loaded, WantedPlatform, load, load_directory, take_from_layout};
 
 const NAME: &str = "io.containerd.image.name";
 const TAG: &str = "org.opencontainers.image.ref.name";
 const HOST: &str = "linux/amd64";
 const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
 
-fn host() -> Wanted {
-    Wanted::Host(HOST.parse().unwrap())
+fn host() -> WantedPlatform {
+    WantedPlatform::Host(HOST.parse().unwrap())
 }
 
-fn given(platform: &str) -> Wanted {
-    Wanted::Given(platform.parse().unwrap())
+fn given(platform: &str) -> WantedPlatform {
+    WantedPlatform::Given(platform.parse().unwrap())
 }
 
 fn is_empty(store: &Path) -> bool {
@@ -28,7 +28,7 @@ fn is_empty(store: &Path) -> bool {
 }
 
 /// Loads an archive; returns the names of each image, or the message.
-fn load_names(store: &Store, archive: &[u8], wanted: &Wanted) -> Result<Vec<Vec<String>>, String> {
+fn load_names(store: &Store, archive: &[u8], wanted: &WantedPlatform) -> Result<Vec<Vec<String>>, String> {
     let familiar = |image: Loaded| image.names.iter().map(|name| name.familiar()).collect();
     match load(store, archive, wanted) {
         Ok(Incoming { found, .. }) => Ok(found.into_iter().map(familiar).collect()),

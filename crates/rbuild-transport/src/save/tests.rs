@@ -9,11 +9,11 @@ use rbuild_store::Store;
 use serde_json::{Value, json};
 
 use crate::archive::{ArchiveFormat, ArchiveWriter};
-use crate::blobs::{BlobSink, BlobSource, Document, Part};
+use crate::blobs::{BlobInfo, BlobSink, BlobSource, Document};
 use crate::documents::Saved;
 use crate::fixture::{Fixture, Memory, Scratch};
 use crate::layout::{LayoutSource, LayoutWriter, blob_path};
-use crate::load::{Wanted, load, load_directory};
+use crate::load::{WantedPlatform, load, load_directory};
 use crate::save::{archive_blobs, layer_blobs, save_directory, save_size, save_to};
 
 const HOST: &str = "linux/amd64";
@@ -26,7 +26,7 @@ fn directory(scratch: &Scratch, name: &str) -> Directory {
 fn saved(scratch: &Scratch, name: &str, fixture: Fixture, entries: &[Value], names: &[&str]) -> (Store, Saved) {
     let store = scratch.store(name);
     let archive = fixture.with_index(entries).archive();
-    load(&store, &archive[..], &Wanted::Host(HOST.parse().unwrap())).unwrap();
+    load(&store, &archive[..], &WantedPlatform::Host(HOST.parse().unwrap())).unwrap();
     let images = store.images().list().unwrap();
     let images = images.iter().map(|entry| store.images().image(&entry.manifest).unwrap()).collect();
     let names = names.iter().map(|name| name.parse::<Reference>().unwrap()).collect();
@@ -49,7 +49,7 @@ fn an_image_arrives_as_it_left() {
     let first = archive(&store, &images, &BTreeSet::new(), &scratch.0.join("1.tar"));
     assert!(first == archive(&store, &images, &BTreeSet::new(), &scratch.0.join("2.tar")), "bytes differ");
     save_directory(&store, &images, &BTreeSet::new(), &directory(&scratch, "layout"), &Arc::default()).unwrap();
-    let wanted = Wanted::new(None);
+    let wanted = WantedPlatform::new(None);
     for (place, to) in [("archive", scratch.store("a")), ("layout", scratch.store("b"))] {
         let loaded = match place {
             "archive" => load(&to, &first[..], &wanted).unwrap(),
@@ -77,9 +77,9 @@ fn layers_that_the_recipient_has_are_left_out() {
     let blobs = archive_blobs(&bytes[..], "the archive", store.limits()).unwrap();
     assert_eq!(blobs, [image.config, image.manifest].into());
     // Complete only where the layer is.
-    let incomplete = load(&scratch.store("other"), &bytes[..], &Wanted::new(None)).unwrap_err();
+    let incomplete = load(&scratch.store("other"), &bytes[..], &WantedPlatform::new(None)).unwrap_err();
     assert!(incomplete.message().contains("1 layers are neither"), "{}", incomplete.message());
-    load(&store, &bytes[..], &Wanted::new(None)).unwrap();
+    load(&store, &bytes[..], &WantedPlatform::new(None)).unwrap();
 }
 
 #[test]
@@ -88,7 +88,7 @@ fn sinks_take_sound_blobs_of_any_source_once() {
     let mut fixture = Fixture::default();
     let image = fixture.sound(HOST, "1");
     let size = fixture.files[&blob_path(&image.layer)].len() as u64;
-    let part = Part { digest: image.layer, size };
+    let part = BlobInfo { digest: image.layer, size };
     let document = Document { media_type: crate::fixture::INDEX.into(), bytes: b"{}".to_vec() };
     let sound = Memory::of(&fixture);
     for sink in ["layout", "archive"] {
@@ -102,7 +102,7 @@ fn sinks_take_sound_blobs_of_any_source_once() {
             to.put_document(&document).unwrap();
         }
         assert_eq!(moved.load(std::sync::atomic::Ordering::Relaxed), size, "{sink}");
-        let config = Part { digest: image.config, size: 1 };
+        let config = BlobInfo { digest: image.config, size: 1 };
         let wrong = Memory { wrong: 1, ..Memory::of(&fixture) };
         let refused = to.copy(&wrong, &config, &moved).unwrap_err().message();
         assert!(refused.contains("has the digest"), "{sink}: {refused}");

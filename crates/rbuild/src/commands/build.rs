@@ -6,8 +6,8 @@ use rbuild_linux::Destination;
 use rbuild_store::Store;
 
 use crate::args::{BuildArgs, ProgressMode};
-use crate::commands::build_once::{BuildOnce, Ended, Reports, conclude};
-use crate::commands::check::{self, Call, parse_call};
+use crate::commands::build_once::{BuildOnce, BuildOutcome, Reports, conclude};
+use crate::commands::check::{self, CallMode, parse_call};
 use crate::commands::transfer::Show;
 use crate::commands::{fetcher, verify};
 use crate::exit::{Failure, build_code, code};
@@ -42,7 +42,7 @@ fn build_from(settings: &Settings, args: BuildArgs, store: &Store, input: BuildI
         terminal::err(&secrets.mask(diagnostics::build_error(e, &source, terminal::colours())));
         build_code(e)
     };
-    let (call, json) = if args.check { (Call::Check, false) } else { parse_call(&args.call)? };
+    let (call, json) = if args.check { (CallMode::Check, false) } else { parse_call(&args.call)? };
     if args.verify {
         verify::refuse_standard_input(&args)?;
     }
@@ -50,7 +50,7 @@ fn build_from(settings: &Settings, args: BuildArgs, store: &Store, input: BuildI
         Ok(file) => file,
         Err(errors) => return Ok(report(&BuildError::Dockerfile(errors))),
     };
-    if call != Call::Build {
+    if call != CallMode::Build {
         return check::call(&file, &request, store, &source, (call, json));
     }
     let lint = lint(&file, &request, store, &source)?;
@@ -71,18 +71,18 @@ fn build_from(settings: &Settings, args: BuildArgs, store: &Store, input: BuildI
             write_timings(store, &request, dest)?;
         }
         let ended = ended?;
-        if let Ended::Made(finished) = &ended {
+        if let BuildOutcome::Made(finished) = &ended {
             conclude(&args, &request, finished, &reports)?;
         }
         ended
     };
-    if let (false, Ended::Made(finished)) = (push.is_empty(), &ended) {
+    if let (false, BuildOutcome::Made(finished)) = (push.is_empty(), &ended) {
         fetcher::push(store, &args.registry, show, &finished.platforms, &push)?;
     }
     lint.show(mode);
     match ended {
-        Ended::Made(_) => Ok(code::OK),
-        Ended::Failed(code) => Ok(code),
+        BuildOutcome::Made(_) => Ok(code::OK),
+        BuildOutcome::Failed(code) => Ok(code),
     }
 }
 
@@ -125,7 +125,7 @@ fn lint(file: &Dockerfile, request: &BuildRequest, store: &Store, source: &Sourc
         terminal::error("warnings are errors in this Dockerfile (check=error=true)", None);
         return Ok(Lint::Fails(code::FAILED));
     }
-    let text = |w: &rbuild_dockerfile::lint::Warning| {
+    let text = |w: &rbuild_dockerfile::lint::LintWarning| {
         let text = format!(" - {}: {} (line {})\n", w.rule.name, w.message, source.line(w.span.start).0);
         request.secret_values().mask(text)
     };

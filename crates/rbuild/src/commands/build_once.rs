@@ -25,7 +25,7 @@ use crate::progress::{Mode, draw};
 use crate::ui::terminal;
 
 /// Outcome of a build.
-pub enum Ended {
+pub enum BuildOutcome {
     Made(Finished),
     /// The exit code. The error has been printed.
     Failed(u8),
@@ -49,7 +49,7 @@ pub struct BuildOnce<'a> {
 impl BuildOnce<'_> {
     /// Builds a request and draws its progress. Enters a builder process only if the cache does not
     /// answer the whole build.
-    pub fn build(&self, request: &BuildRequest) -> Result<Ended, Failure> {
+    pub fn build(&self, request: &BuildRequest) -> Result<BuildOutcome, Failure> {
         let (sender, events) = channel();
         let sender = Events::new(sender).masking(request.secret_values());
         let plans = request.plans();
@@ -60,7 +60,7 @@ impl BuildOnce<'_> {
             Err(e) => {
                 drop(sender);
                 draw(&events, self.mode, self.explain);
-                return Ok(Ended::Failed((self.report)(&e)));
+                return Ok(BuildOutcome::Failed((self.report)(&e)));
             }
         };
         let answer = match &prepared[..] {
@@ -72,9 +72,9 @@ impl BuildOnce<'_> {
             Ok(Some(finished)) => {
                 drop(sender);
                 draw(&events, self.mode, self.explain);
-                Ok(Ended::Made(finished))
+                Ok(BuildOutcome::Made(finished))
             }
-            Err(e) => Ok(Ended::Failed((self.report)(&e))),
+            Err(e) => Ok(BuildOutcome::Failed((self.report)(&e))),
         }
     }
 
@@ -85,7 +85,7 @@ impl BuildOnce<'_> {
         prepared: &[Prepared],
         sender: Events,
         events: Receiver<Event>,
-    ) -> Result<Ended, Failure> {
+    ) -> Result<BuildOutcome, Failure> {
         let world = World {
             store: self.settings.root.clone(),
             owners: self.store.owner_records().clone(),
@@ -110,21 +110,21 @@ impl BuildOnce<'_> {
         // A build that ends well all the same was still interrupted: nothing of it is published.
         if ended.stopped {
             terminal::error("interrupted", None);
-            return Ok(Ended::Failed(code::INTERRUPTED));
+            return Ok(BuildOutcome::Failed(code::INTERRUPTED));
         }
         if ended.code > 128 {
             let failure = Failure::new(format!("the builder process was killed (signal {})", ended.code - 128));
             return Err(failure.help("check dmesg: the kernel may have run out of memory"));
         }
         if ended.code == i32::from(code::INTERRUPTED) {
-            return Ok(Ended::Failed((self.report)(&BuildError::Cancelled)));
+            return Ok(BuildOutcome::Failed((self.report)(&BuildError::Cancelled)));
         }
         if ended.code != 0 {
-            return Ok(Ended::Failed(ended.code as u8));
+            return Ok(BuildOutcome::Failed(ended.code as u8));
         }
         // The end of the answer is visible only when this process's copy of the writer is closed.
         drop(answer_writer);
-        Ok(Ended::Made(result_of(answer)?))
+        Ok(BuildOutcome::Made(result_of(answer)?))
     }
 
     /// Executes the steps; runs in the builder process. A thread draws progress until all senders

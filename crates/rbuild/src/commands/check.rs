@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 
 use rbuild_dockerfile::ast::{Dockerfile, Stage};
-use rbuild_dockerfile::lint::{self, Facts, Settings, Warning};
+use rbuild_dockerfile::lint::{self, Facts, LintSettings, LintWarning};
 use rbuild_dockerfile::{Diagnostic, Span};
 use rbuild_engine::BuildRequest;
 use rbuild_image::ImageConfig;
@@ -20,7 +20,7 @@ use crate::ui::terminal;
 
 /// Value of `--call`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Call {
+pub enum CallMode {
     Build,
     Check,
     Outline,
@@ -28,7 +28,7 @@ pub enum Call {
 }
 
 /// Parses `NAME[,format=text|json]`. Returns the call, and true for JSON.
-pub fn parse_call(text: &str) -> Result<(Call, bool), Failure> {
+pub fn parse_call(text: &str) -> Result<(CallMode, bool), Failure> {
     let (name, format) = text.split_once(',').map_or((text, None), |(n, f)| (n, Some(f)));
     let json = match format {
         None | Some("format=text") => false,
@@ -38,10 +38,10 @@ pub fn parse_call(text: &str) -> Result<(Call, bool), Failure> {
         }
     };
     let call = match name {
-        "build" => Call::Build,
-        "check" | "lint" => Call::Check,
-        "outline" => Call::Outline,
-        "targets" => Call::Targets,
+        "build" => CallMode::Build,
+        "check" | "lint" => CallMode::Check,
+        "outline" => CallMode::Outline,
+        "targets" => CallMode::Targets,
         other => {
             let failure = Failure::usage(format!("--call {other}: unknown call"));
             return Err(failure.help("use build, check, outline or targets"));
@@ -56,16 +56,16 @@ pub fn call(
     request: &BuildRequest,
     store: &Store,
     source: &SourceText<'_>,
-    (call, json): (Call, bool),
+    (call, json): (CallMode, bool),
 ) -> Result<u8, Failure> {
     match call {
-        Call::Build => Ok(code::OK),
-        Call::Check => check(file, request, store, source, json),
-        Call::Targets => {
+        CallMode::Build => Ok(code::OK),
+        CallMode::Check => check(file, request, store, source, json),
+        CallMode::Targets => {
             targets(file, json);
             Ok(code::OK)
         }
-        Call::Outline => {
+        CallMode::Outline => {
             let outline = match Outline::of(file, request) {
                 Ok(outline) => outline,
                 Err(d) => {
@@ -84,10 +84,12 @@ pub fn call(
 }
 
 /// Returns the lint warnings for a Dockerfile, and true if they are to fail the build.
-pub fn warnings(file: &Dockerfile, request: &BuildRequest, store: &Store) -> Result<(Vec<Warning>, bool), Failure> {
+pub fn warnings(file: &Dockerfile, request: &BuildRequest, store: &Store) -> Result<(Vec<LintWarning>, bool), Failure> {
     let given = request.parameters.build_arg("BUILDKIT_DOCKERFILE_CHECK");
     let settings = match given {
-        Some(text) => Settings::parse(text).map_err(|e| Failure::usage(format!("BUILDKIT_DOCKERFILE_CHECK: {e}")))?,
+        Some(text) => {
+            LintSettings::parse(text).map_err(|e| Failure::usage(format!("BUILDKIT_DOCKERFILE_CHECK: {e}")))?
+        }
         None => lint::settings(file).map_err(|d| {
             let text = rbuild_dockerfile::readable(&request.dockerfile).0.into_owned();
             let (line, _) = SourceText::new(&request.dockerfile_name, &text).line(d.span.start);
@@ -179,7 +181,7 @@ fn location(span: Span, source: &SourceText<'_>) -> Value {
 }
 
 /// Returns a warning with the fields of BuildKit. It has no `url`: the page of a rule is built in.
-fn warning_json(w: &Warning, source: &SourceText<'_>) -> Value {
+fn warning_json(w: &LintWarning, source: &SourceText<'_>) -> Value {
     json!({
         "ruleName": w.rule.name,
         "description": w.rule.description,

@@ -5,7 +5,7 @@ use std::io::{BufRead, Write};
 use std::path::Path;
 
 use rbuild_dockerfile::expand::Lexer;
-use rbuild_dockerfile::{Node, debug_tree, parse};
+use rbuild_dockerfile::{DebugNode, debug_tree, parse};
 use rbuild_source::Ignore;
 use serde_json::{Value, json};
 
@@ -100,11 +100,11 @@ fn ignore(request: &Value) -> Result<Value, String> {
 }
 
 /// Formats one S-expression per instruction, as BuildKit's parser dumps them.
-fn dump(nodes: &[Node]) -> String {
+fn dump(nodes: &[DebugNode]) -> String {
     nodes.iter().map(|node| expression(node) + "\n").collect()
 }
 
-fn expression(node: &Node) -> String {
+fn expression(node: &DebugNode) -> String {
     let mut text = format!("({}", node.keyword.to_lowercase());
     if !node.flags.is_empty() {
         let flags: Vec<String> = node.flags.iter().map(|f| rbuild_image::quote(f)).collect();

@@ -47,13 +47,13 @@ fn line(good: bool, name: &str, found: &str, remedy: Option<&str>) {
 
 /// Findings of the builder process.
 #[derive(Debug, Serialize, Deserialize)]
-struct Found {
+struct Findings {
     rung: String,
     copies: bool,
     outer_processes: bool,
 }
 
-impl Found {
+impl Findings {
     fn print(&self) {
         let found = match self.rung.as_str() {
             "chroot" => {
@@ -81,7 +81,7 @@ impl Found {
 }
 
 /// Enters a builder process and assembles a snapshot in the store, as a build does.
-fn trial(settings: &Settings) -> Result<Found, Failure> {
+fn trial(settings: &Settings) -> Result<Findings, Failure> {
     let store = settings.open()?;
     let fail = |e: std::io::Error| Failure::new(format!("the builder's answer: {e}"));
     let (mut reader, mut writer) = std::io::pipe().map_err(fail)?;
@@ -90,7 +90,7 @@ fn trial(settings: &Settings) -> Result<Found, Failure> {
         let result = builder.map_err(BuildError::from).and_then(|builder| {
             let copies = snapshots(&store, &builder)? == Snapshots::Copies;
             let rung = builder.isolation.name().to_string();
-            Ok(Found { rung, copies, outer_processes: builder.shows_outer_processes() })
+            Ok(Findings { rung, copies, outer_processes: builder.shows_outer_processes() })
         });
         let answer = result.map_err(|e| {
             let Failure { message, help, .. } = e.into();
@@ -102,7 +102,7 @@ fn trial(settings: &Settings) -> Result<Found, Failure> {
     drop(writer);
     let mut text = Vec::new();
     std::io::Read::read_to_end(&mut reader, &mut text).map_err(fail)?;
-    let answer: Result<Found, (String, Option<String>)> =
+    let answer: Result<Findings, (String, Option<String>)> =
         serde_json::from_slice(&text).map_err(|_| Failure::new("the builder process ended without an answer"))?;
     answer.map_err(|(message, help)| Failure { help, ..Failure::new(message) })
 }

@@ -10,7 +10,7 @@ use std::io::{Read, Write};
 use rbuild_engine::{BuildError, NotPulled, Sought};
 use rbuild_image::{ManifestDigest, Reference};
 use rbuild_linux::process::{self, Cloned, Exit};
-use rbuild_registry::Problem;
+use rbuild_registry::RegistryProblem;
 use rbuild_store::Store;
 use rbuild_transport::TransportError;
 use serde::de::DeserializeOwned;
@@ -74,7 +74,7 @@ pub fn in_fetcher<T: Serialize + DeserializeOwned>(work: impl FnOnce() -> T) -> 
 }
 
 fn not_pulled(e: TransportError) -> Told {
-    let absent = matches!(&e, TransportError::Registry(e) if matches!(*e.problem, Problem::Missing { .. }));
+    let absent = matches!(&e, TransportError::Registry(e) if matches!(*e.problem, RegistryProblem::Missing { .. }));
     Told { absent, ..Told::from(Failure::from(e)) }
 }
 

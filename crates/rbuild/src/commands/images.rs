@@ -48,14 +48,14 @@ fn image_size(store: &Store, image: &Image) -> Result<u64, Failure> {
 }
 
 /// A row of `images`.
-struct Listed {
+struct ImageRow {
     name: Option<Reference>,
     image: Rc<Image>,
     artifact: Artifact,
     size: u64,
 }
 
-impl Listed {
+impl ImageRow {
     fn repository(&self) -> String {
         self.name.as_ref().map_or("<none>".into(), Reference::familiar_name)
     }
@@ -97,9 +97,9 @@ pub fn images(settings: &Settings, args: ImagesArgs) -> Result<u8, Failure> {
 }
 
 /// Returns the images that the arguments select, the newest first.
-fn list(store: &Store, args: &ImagesArgs) -> Result<Vec<Listed>, Failure> {
+fn list(store: &Store, args: &ImagesArgs) -> Result<Vec<ImageRow>, Failure> {
     let filters: Vec<Filter> = args.filter.iter().map(|f| Filter::parse(store, f)).collect::<Result<_, _>>()?;
-    let wanted = args.name.as_deref().map(Wanted::parse).transpose()?;
+    let wanted = args.name.as_deref().map(NameFilter::parse).transpose()?;
     let is_wanted = |entry: &NamedImage| {
         wanted.as_ref().is_none_or(|wanted| entry.name.as_ref().is_some_and(|name| wanted.matches(name)))
     };
@@ -124,7 +124,7 @@ fn list(store: &Store, args: &ImagesArgs) -> Result<Vec<Listed>, Failure> {
             None => image_size(store, image)?,
         };
         sizes.insert(entry.manifest, size);
-        listed.push(Listed { name: entry.name, image: image.clone(), artifact: entry.artifact, size });
+        listed.push(ImageRow { name: entry.name, image: image.clone(), artifact: entry.artifact, size });
     }
     // Docker: the newest first. The sort keeps the order of the store among equals.
     listed.sort_by_key(|l| std::cmp::Reverse(seconds(&l.image).unwrap_or(i64::MIN)));
@@ -146,7 +146,7 @@ fn ids_of_named(store: &Store, entries: &[NamedImage], known: &HashMap<ManifestD
 }
 
 /// Returns the images as a template of `--format` shows them.
-fn formatted(format: &str, listed: &[Listed], whole_ids: bool) -> Result<String, Failure> {
+fn formatted(format: &str, listed: &[ImageRow], whole_ids: bool) -> Result<String, Failure> {
     let headings = json!({
         "CreatedAt": "CREATED AT", "CreatedSince": "CREATED", "Digest": "DIGEST", "ID": "IMAGE ID",
         "Repository": "REPOSITORY", "Size": "SIZE", "Tag": "TAG", "VirtualSize": "SIZE",
@@ -156,11 +156,11 @@ fn formatted(format: &str, listed: &[Listed], whole_ids: bool) -> Result<String,
     template::rows(format, &headings, &fields).map_err(bad_format)
 }
 
-fn table(listed: &[Listed], args: &ImagesArgs) -> String {
+fn table(listed: &[ImageRow], args: &ImagesArgs) -> String {
     let mut headings = vec!["REPOSITORY", "TAG"];
     headings.extend(args.digests.then_some("DIGEST"));
     headings.extend(["IMAGE ID", "CREATED", "SIZE"]);
-    let row = |l: &Listed| {
+    let row = |l: &ImageRow| {
         let mut row = vec![l.repository(), l.tag()];
         row.extend(args.digests.then(|| l.artifact.digest().to_string()));
         let created = since(l.image.config.created.as_deref());
@@ -171,7 +171,7 @@ fn table(listed: &[Listed], args: &ImagesArgs) -> String {
 }
 
 /// Returns a table of images with a line for each of their platforms.
-fn tree(store: &Store, listed: &[Listed], whole_ids: bool) -> Result<String, Failure> {
+fn tree(store: &Store, listed: &[ImageRow], whole_ids: bool) -> Result<String, Failure> {
     let mut rows = Vec::new();
     for l in listed {
         let name = l.name.as_ref().map_or("<untagged>".into(), Reference::familiar);
@@ -189,23 +189,23 @@ fn tree(store: &Store, listed: &[Listed], whole_ids: bool) -> Result<String, Fai
 }
 
 /// The name that `images` lists.
-enum Wanted<'a> {
+enum NameFilter<'a> {
     Name(&'a str),
     Pattern(rbuild_paths::Glob),
 }
 
-impl Wanted<'_> {
-    fn parse(text: &str) -> Result<Wanted<'_>, Failure> {
+impl NameFilter<'_> {
+    fn parse(text: &str) -> Result<NameFilter<'_>, Failure> {
         if !text.contains(['*', '?', '[']) {
-            return Ok(Wanted::Name(text));
+            return Ok(NameFilter::Name(text));
         }
-        rbuild_paths::Glob::new(text, false).map(Wanted::Pattern).ok_or_else(|| bad_pattern(text))
+        rbuild_paths::Glob::new(text, false).map(NameFilter::Pattern).ok_or_else(|| bad_pattern(text))
     }
 
     fn matches(&self, name: &Reference) -> bool {
         match self {
-            Wanted::Name(wanted) => is_called(name, wanted),
-            Wanted::Pattern(glob) => matches(glob, name),
+            NameFilter::Name(wanted) => is_called(name, wanted),
+            NameFilter::Pattern(glob) => matches(glob, name),
         }
     }
 }

@@ -14,9 +14,9 @@ pub struct Outline {
     name: Option<String>,
     description: String,
     args: Vec<Arg>,
-    secrets: Vec<Mount>,
-    ssh: Vec<Mount>,
-    caches: Vec<Mount>,
+    secrets: Vec<OutlineMount>,
+    ssh: Vec<OutlineMount>,
+    caches: Vec<OutlineMount>,
 }
 
 struct Arg {
@@ -25,7 +25,7 @@ struct Arg {
     description: String,
 }
 
-struct Mount {
+struct OutlineMount {
     id: String,
     required: bool,
 }
@@ -95,14 +95,14 @@ impl Outline {
                 MountKind::Bind | MountKind::Tmpfs => continue,
             };
             if !list.iter().any(|known| known.id == id) {
-                list.push(Mount { id, required: mount.required });
+                list.push(OutlineMount { id, required: mount.required });
             }
         }
     }
 
     /// Returns the outline with the keys of `docker buildx build --call=outline,format=json`.
     pub fn json(&self) -> Value {
-        let list = |mounts: &[Mount]| -> Vec<Value> {
+        let list = |mounts: &[OutlineMount]| -> Vec<Value> {
             mounts.iter().map(|m| json!({ "name": m.id, "required": m.required })).collect()
         };
         let arg = |a: &Arg| json!({ "name": a.name, "value": a.value, "description": a.description });
@@ -130,7 +130,7 @@ impl Outline {
         }
         for (heading, mounts) in [("SECRET", &self.secrets), ("SSH", &self.ssh), ("CACHE", &self.caches)] {
             if !mounts.is_empty() {
-                let required = |m: &Mount| if m.required { "true".to_string() } else { String::new() };
+                let required = |m: &OutlineMount| if m.required { "true".to_string() } else { String::new() };
                 let rows: Vec<Vec<String>> = mounts.iter().map(|m| vec![m.id.clone(), required(m)]).collect();
                 text.push('\n');
                 text.push_str(&terminal::table(&[heading, "REQUIRED"], &rows));

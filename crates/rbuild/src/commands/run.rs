@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use rbuild_engine::{BuildError, Invocation, PullPolicy, invoke, limit_remedy, volume_binds};
 use rbuild_image::Platform;
-use rbuild_plan::{Network, Volume};
-use rbuild_sandbox::{Builder, Cancel, Carrier, Input, Outcome, Restore, SandboxError, World, enter};
+use rbuild_plan::{NetworkMode, Volume};
+use rbuild_sandbox::{Builder, Cancel, Carrier, CommandOutcome, Input, Restore, SandboxError, World, enter};
 use rbuild_store::{Image, Store};
 
 use crate::args::RunArgs;
@@ -61,7 +61,7 @@ pub fn run(settings: &Settings, args: RunArgs) -> Result<u8, Failure> {
 fn invocation(
     args: RunArgs,
     volumes: Vec<Volume>,
-    network: Network,
+    network: NetworkMode,
     carrier: Option<&Carrier>,
     has_terminal: bool,
 ) -> Result<Invocation, Failure> {
@@ -97,14 +97,14 @@ fn in_builder(builder: Result<Builder, SandboxError>, store: &Store, image: &Ima
         invoke(&store, image, invocation, &builder, &cancel)
     });
     match outcome {
-        Ok(Outcome::Exited(code)) => code,
-        Ok(Outcome::Signaled(signal)) => {
+        Ok(CommandOutcome::Exited(code)) => code,
+        Ok(CommandOutcome::Signaled(signal)) => {
             if let Some(remedy) = limit_remedy(signal, &invocation.ulimits) {
                 terminal::error(&format!("the command was killed by signal {signal}"), Some(&hints::words(&remedy)));
             }
             128 + signal
         }
-        Ok(Outcome::NotStarted(why)) => {
+        Ok(CommandOutcome::NotStarted(why)) => {
             let is_flag = why.is_no_program() && invocation.args.first().is_some_and(|word| word.starts_with('-'));
             let help = match is_flag {
                 true => Some("put the flags of `rbuild run` before the image".to_string()),

@@ -9,7 +9,7 @@ use rbuild_engine::Import;
 use rbuild_image::{ImageConfig, Platform, PlatformError, Reference, ReferenceError};
 use rbuild_source::{fetch, is_url};
 use rbuild_store::FoundImage;
-use rbuild_transport::{ArchiveFormat, Saved, Wanted, save_size};
+use rbuild_transport::{ArchiveFormat, Saved, WantedPlatform, save_size};
 
 use crate::args::{ImportArgs, LoadArgs, SaveArgs};
 use crate::commands::named::{self, Purpose};
@@ -188,7 +188,7 @@ fn of_file(path: &Path, failure: Failure) -> Failure {
 }
 
 pub fn load(settings: &Settings, args: LoadArgs) -> Result<u8, Failure> {
-    let wanted = Wanted::new(
+    let wanted = WantedPlatform::new(
         args.platform
             .as_deref()
             .map(str::parse)

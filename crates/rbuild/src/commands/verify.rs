@@ -6,7 +6,7 @@ use rbuild_plan::NoCache;
 use rbuild_store::{NamedImage, Store};
 
 use crate::args::BuildArgs;
-use crate::commands::build_once::{BuildOnce, Ended, Reports, conclude};
+use crate::commands::build_once::{BuildOnce, BuildOutcome, Reports, conclude};
 use crate::exit::{Failure, code};
 use crate::input::request::BuildInput;
 use crate::progress::Mode;
@@ -24,7 +24,7 @@ pub fn verify(
     args: &BuildArgs,
     mut request: BuildRequest,
     reports: &Reports,
-) -> Result<Ended, Failure> {
+) -> Result<BuildOutcome, Failure> {
     let trials = Trials::of(args, &request, once.store)?;
     let before = once.store.images().list()?;
     let mut made = Vec::new();
@@ -32,7 +32,7 @@ pub fn verify(
     forget_new(once.store, &before, &made)?;
     let image = match compared? {
         Compared::Equal(image) => image,
-        Compared::Failed(code) => return Ok(Ended::Failed(code)),
+        Compared::Failed(code) => return Ok(BuildOutcome::Failed(code)),
     };
     if once.mode != Mode::Quiet {
         terminal::err("verified: two builds without cache produced identical images\n");
@@ -41,13 +41,13 @@ pub fn verify(
     request.salt.clone_from(&trials.first.salt);
     request.parameters.no_cache = NoCache::None;
     let quiet = BuildOnce { mode: Mode::Quiet, explain: false, ..*once };
-    let Ended::Made(finished) = quiet.build(&request)? else { return Ok(Ended::Failed(code::FAILED)) };
+    let BuildOutcome::Made(finished) = quiet.build(&request)? else { return Ok(BuildOutcome::Failed(code::FAILED)) };
     if finished.image.is_some_and(|found| found.id != image) {
         let failure = Failure::new("the build context changed after the two builds were compared");
         return Err(failure.help("run the command again"));
     }
     conclude(args, &request, &finished, reports)?;
-    Ok(Ended::Made(finished))
+    Ok(BuildOutcome::Made(finished))
 }
 
 /// The two builds whose results are compared. Both keep their image in the store, without a name.
@@ -88,8 +88,8 @@ impl Trials {
         let store = once.store;
         for request in [&self.first, &self.second] {
             match once.build(request)? {
-                Ended::Made(finished) => images.extend(finished.image),
-                Ended::Failed(code) => return Ok(Compared::Failed(code)),
+                BuildOutcome::Made(finished) => images.extend(finished.image),
+                BuildOutcome::Failed(code) => return Ok(Compared::Failed(code)),
             }
         }
         let [a, b] = images[..] else {

@@ -305,11 +305,11 @@ fn outer_ignore(path: &Path) -> Result<Option<String>, Failure> {
     }
 }
 
-type Named = (Vec<NamedContext>, Vec<Option<ContextDir>>);
+type NamedContexts = (Vec<NamedContext>, Vec<Option<ContextDir>>);
 
 /// Parses the values of `--build-context`: `NAME=DIR`, `NAME=docker-image://REF` or
 /// `NAME=oci-layout://DIR[:TAG|@DIGEST]`. Loads images of OCI layouts into the store.
-pub fn named(given: &[String], store: &Store, platform: &Platform) -> Result<Named, Failure> {
+pub fn named(given: &[String], store: &Store, platform: &Platform) -> Result<NamedContexts, Failure> {
     let (mut contexts, mut dirs) = (Vec::new(), Vec::new());
     for text in given {
         let bad = |what: String| Failure::usage(format!("--build-context {text}: {what}"));

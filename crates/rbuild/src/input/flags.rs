@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use rbuild_engine::{AgentSource, PrivateKey, PullPolicy};
 use rbuild_image::{Platform, PlatformError};
 use rbuild_plan::Volume;
-use rbuild_sandbox::Ulimit;
+use rbuild_sandbox::Rlimit;
 
 use crate::exit::Failure;
 use crate::input::output;
@@ -82,7 +82,7 @@ pub fn size(option: &str, text: &str) -> Result<u64, Failure> {
 }
 
 /// Parses `NAME=SOFT[:HARD]`; -1 and `unlimited` mean no limit.
-pub fn ulimit(text: &str) -> Result<Ulimit, Failure> {
+pub fn ulimit(text: &str) -> Result<Rlimit, Failure> {
     const NAMES: [&str; 15] = [
         "core",
         "cpu",
@@ -123,7 +123,7 @@ pub fn ulimit(text: &str) -> Result<Ulimit, Failure> {
         let failure = bad(format!("the hard limit of this session is {most}"));
         return Err(failure.help("raise the limit of the session (ulimit -H, limits.conf, LimitNOFILE=)"));
     }
-    Ok(Ulimit { name: format!("RLIMIT_{}", name.to_uppercase()), soft, hard })
+    Ok(Rlimit { name: format!("RLIMIT_{}", name.to_uppercase()), soft, hard })
 }
 
 /// Parses `SOURCE:TARGET[:ro|rw]`. Returns the real path of the source with the volume.

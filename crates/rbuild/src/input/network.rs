@@ -1,18 +1,18 @@
 //! Network of commands: `--network`, the program that connects an isolated network, and
 //! resolv.conf.
 
-use rbuild_plan::Network;
+use rbuild_plan::NetworkMode;
 use rbuild_sandbox::{Carrier, SandboxError};
 
 use crate::exit::Failure;
 
 /// Parses the value of `--network`.
-pub fn network(text: &str) -> Result<Network, Failure> {
+pub fn network(text: &str) -> Result<NetworkMode, Failure> {
     match text {
-        "default" | "host" => Ok(Network::Host),
-        "none" => Ok(Network::None),
+        "default" | "host" => Ok(NetworkMode::Host),
+        "none" => Ok(NetworkMode::None),
         // `private` is what buildah and podman call it.
-        "isolated" | "private" => Ok(Network::Isolated),
+        "isolated" | "private" => Ok(NetworkMode::Isolated),
         other => {
             Err(Failure::usage(format!("--network {other}: unknown mode")).help("use default, host, isolated or none"))
         }
@@ -24,10 +24,10 @@ pub fn network(text: &str) -> Result<Network, Failure> {
 /// # Errors
 ///
 /// Fails if the network is isolated and neither pasta nor slirp4netns is usable.
-pub fn carrier(network: Network) -> Result<Option<Carrier>, Failure> {
+pub fn carrier(network: NetworkMode) -> Result<Option<Carrier>, Failure> {
     match network {
-        Network::Isolated => Ok(Some(Carrier::find().map_err(SandboxError::from)?)),
-        Network::Host | Network::None => Ok(None),
+        NetworkMode::Isolated => Ok(Some(Carrier::find().map_err(SandboxError::from)?)),
+        NetworkMode::Host | NetworkMode::None => Ok(None),
     }
 }
 

@@ -13,7 +13,7 @@ use crate::exit::Failure;
 
 /// Value of `type` in `--output`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum OutputKind {
     Local,
     Tar,
     OciArchive,
@@ -24,8 +24,8 @@ enum Kind {
 }
 
 /// A parsed `--output`, not yet opened.
-pub struct Parsed {
-    kind: Kind,
+pub struct ParsedOutput {
+    kind: OutputKind,
     dest: Option<String>,
     /// Names for the image.
     pub names: Vec<Reference>,
@@ -59,7 +59,7 @@ const KEYS: [&str; 16] = [
 
 /// Fields of a `type=…,key=value,…` output while they are parsed.
 struct Fields {
-    kind: Option<Kind>,
+    kind: Option<OutputKind>,
     dest: Option<String>,
     names: Vec<Reference>,
     form: ImageForm,
@@ -87,9 +87,9 @@ impl Default for Fields {
 }
 
 /// Parses `DIR`, `-`, or CSV `type=…,key=value,…`.
-pub fn parse(text: &str) -> Result<Parsed, Failure> {
+pub fn parse(text: &str) -> Result<ParsedOutput, Failure> {
     let named = |failure: Failure| Failure { message: format!("--output {text}: {}", failure.message), ..failure };
-    let short = |kind, dest: &str| Parsed {
+    let short = |kind, dest: &str| ParsedOutput {
         kind,
         dest: Some(dest.into()),
         names: Vec::new(),
@@ -99,13 +99,13 @@ pub fn parse(text: &str) -> Result<Parsed, Failure> {
         split: Split::default(),
     };
     if text == "-" {
-        return Ok(short(Kind::Tar, "-"));
+        return Ok(short(OutputKind::Tar, "-"));
     }
     let fields = csv_record(text).map_err(|e| named(Failure::usage(e)))?;
     if let [only] = &fields[..]
         && !only.contains('=')
     {
-        return Ok(short(Kind::Local, only));
+        return Ok(short(OutputKind::Local, only));
     }
     let mut parsed = Fields::default();
     for field in &fields {
@@ -160,17 +160,17 @@ impl Fields {
     }
 
     /// Checks the fields against each other.
-    fn finish(self) -> Result<Parsed, Failure> {
+    fn finish(self) -> Result<ParsedOutput, Failure> {
         let bad = |what: String| Failure::usage(what);
         let Fields { kind, dest, names, mut form, tar, delete, push, split, compression } = self;
         let Some(kind) = kind else { return Err(bad("no type".into()).help("add type=local, tar, oci or docker")) };
         let kind = match (kind, tar) {
             (kind, true) => kind,
-            (Kind::OciArchive, false) => Kind::OciDirectory,
+            (OutputKind::OciArchive, false) => OutputKind::OciDirectory,
             _ => return Err(bad("tar=false requires type=oci".into())),
         };
         form.layers.compression = match kind {
-            Kind::Image if !push => compression.unwrap_or(ImageForm::of_store().layers.compression),
+            OutputKind::Image if !push => compression.unwrap_or(ImageForm::of_store().layers.compression),
             _ => compression.unwrap_or_default(),
         };
         let levels = match form.layers.compression {
@@ -182,13 +182,13 @@ impl Fields {
             let (name, most) = (form.layers.compression.name(), levels.end());
             return Err(bad(format!("{name} has no level {level}; the highest is {most}")));
         }
-        if delete && kind != Kind::Local {
+        if delete && kind != OutputKind::Local {
             return Err(bad("mode=delete requires type=local".into()));
         }
-        if push && kind != Kind::Image {
+        if push && kind != OutputKind::Image {
             return Err(bad("push=true requires type=image".into()));
         }
-        Ok(Parsed { kind, dest, names, form, delete, push, split })
+        Ok(ParsedOutput { kind, dest, names, form, delete, push, split })
     }
 }
 
@@ -220,13 +220,13 @@ fn compression(name: &str) -> Result<Compression, String> {
     }
 }
 
-fn output_kind(name: &str) -> Result<Kind, Failure> {
+fn output_kind(name: &str) -> Result<OutputKind, Failure> {
     match name {
-        "local" => Ok(Kind::Local),
-        "tar" => Ok(Kind::Tar),
-        "oci" => Ok(Kind::OciArchive),
-        "docker" => Ok(Kind::DockerArchive),
-        "image" | "registry" => Ok(Kind::Image),
+        "local" => Ok(OutputKind::Local),
+        "tar" => Ok(OutputKind::Tar),
+        "oci" => Ok(OutputKind::OciArchive),
+        "docker" => Ok(OutputKind::DockerArchive),
+        "image" | "registry" => Ok(OutputKind::Image),
         other => {
             let failure = Failure::usage(format!("unknown type `{other}`"));
             Err(match rbuild_dockerfile::closest(other, TYPES) {
@@ -237,7 +237,7 @@ fn output_kind(name: &str) -> Result<Kind, Failure> {
     }
 }
 
-impl Parsed {
+impl ParsedOutput {
     /// Returns true if the destination is strictly below the working directory, where files may be
     /// deleted without `--allow local.delete`.
     pub fn is_below(&self, cwd: &Path) -> bool {
@@ -256,30 +256,32 @@ impl Parsed {
 
     /// Returns true if the output is written to standard output.
     pub fn is_stdout(&self) -> bool {
-        let is_archive = matches!(self.kind, Kind::Tar | Kind::OciArchive | Kind::DockerArchive);
+        let is_archive = matches!(self.kind, OutputKind::Tar | OutputKind::OciArchive | OutputKind::DockerArchive);
         // Without dest, type=docker means the local engine: for rbuild, the store.
-        is_archive && self.dest.as_deref().map_or(self.kind != Kind::DockerArchive, |dest| dest == "-")
+        is_archive && self.dest.as_deref().map_or(self.kind != OutputKind::DockerArchive, |dest| dest == "-")
     }
 
     /// Opens the destination, so that the builder can write to it from its own namespaces.
     pub fn open(&self, squash: Squash) -> Result<Export, Failure> {
         let form = ImageForm { squash, ..self.form };
         match self.kind {
-            Kind::Local => {
+            OutputKind::Local => {
                 let to = self.directory("--output type=local requires dest=DIR")?;
                 Ok(Export::Files { to, delete: self.delete, split: self.split })
             }
-            Kind::Tar => Ok(Export::Tar { to: self.archive()?, split: self.split }),
-            Kind::OciArchive => Ok(Export::Archive { format: ArchiveFormat::Oci, to: self.archive()?, form }),
-            Kind::OciDirectory => {
+            OutputKind::Tar => Ok(Export::Tar { to: self.archive()?, split: self.split }),
+            OutputKind::OciArchive => Ok(Export::Archive { format: ArchiveFormat::Oci, to: self.archive()?, form }),
+            OutputKind::OciDirectory => {
                 let to = self.directory("--output type=oci,tar=false requires dest=DIR")?;
                 Ok(Export::Layout { to, form })
             }
             // Without dest, type=docker means the local engine: for rbuild, the store.
-            Kind::DockerArchive if self.dest.is_none() => Ok(Export::Store { form }),
-            Kind::DockerArchive => Ok(Export::Archive { format: ArchiveFormat::Docker, to: self.archive()?, form }),
-            Kind::Image if self.dest.is_some() => Err(Failure::usage("--output type=image does not take dest")),
-            Kind::Image => Ok(Export::Store { form }),
+            OutputKind::DockerArchive if self.dest.is_none() => Ok(Export::Store { form }),
+            OutputKind::DockerArchive => {
+                Ok(Export::Archive { format: ArchiveFormat::Docker, to: self.archive()?, form })
+            }
+            OutputKind::Image if self.dest.is_some() => Err(Failure::usage("--output type=image does not take dest")),
+            OutputKind::Image => Ok(Export::Store { form }),
         }
     }
 
@@ -358,15 +360,15 @@ mod tests {
     #[test]
     fn short_and_long_forms() {
         for (text, kind, dest) in [
-            ("bin", Kind::Local, Some("bin")),
-            ("-", Kind::Tar, Some("-")),
-            ("type=local,dest=bin", Kind::Local, Some("bin")),
-            ("dest=x.tar,type=oci", Kind::OciArchive, Some("x.tar")),
-            ("type=docker,\"dest=a,b.tar\"", Kind::DockerArchive, Some("a,b.tar")),
-            ("type=tar", Kind::Tar, None),
-            ("type=image,name=a:1", Kind::Image, None),
-            ("type=registry,name=a:1", Kind::Image, None),
-            ("type=image,push=true", Kind::Image, None),
+            ("bin", OutputKind::Local, Some("bin")),
+            ("-", OutputKind::Tar, Some("-")),
+            ("type=local,dest=bin", OutputKind::Local, Some("bin")),
+            ("dest=x.tar,type=oci", OutputKind::OciArchive, Some("x.tar")),
+            ("type=docker,\"dest=a,b.tar\"", OutputKind::DockerArchive, Some("a,b.tar")),
+            ("type=tar", OutputKind::Tar, None),
+            ("type=image,name=a:1", OutputKind::Image, None),
+            ("type=registry,name=a:1", OutputKind::Image, None),
+            ("type=image,push=true", OutputKind::Image, None),
         ] {
             let got = parse(text).unwrap_or_else(|e| panic!("{text}: {e:?}"));
             assert_eq!((got.kind, got.dest.as_deref()), (kind, dest), "{text}");

@@ -1,7 +1,7 @@
 //! Clients of registries, from flags and the environment.
 
 use rbuild_image::Reference;
-use rbuild_registry::{Client, Environment, Given, Notice, Options, OwnLogin, Secret, TlsVerify};
+use rbuild_registry::{Client, Given, Notice, Options, OwnLogin, ProcessEnvironment, Secret, TlsVerify};
 
 use crate::args::RegistryFlags;
 use crate::exit::Failure;
@@ -10,7 +10,7 @@ use crate::ui::plain::plain;
 use crate::ui::terminal;
 
 /// Returns a client that tells of waits and warnings on standard error, unless `quiet`.
-pub fn client(environment: Environment, options: Options, quiet: bool) -> Client {
+pub fn client(environment: ProcessEnvironment, options: Options, quiet: bool) -> Client {
     Client::new(environment, options, move |notice| {
         if quiet {
             return;
@@ -27,8 +27,8 @@ pub fn client(environment: Environment, options: Options, quiet: bool) -> Client
 }
 
 /// Returns the environment of this process, with the credentials that were set aside.
-pub fn environment() -> Result<Environment, Failure> {
-    let environment = Environment::of_process();
+pub fn environment() -> Result<ProcessEnvironment, Failure> {
+    let environment = ProcessEnvironment::of_process();
     Ok(match withheld::read()?.auth_config {
         Some(text) => environment.with("DOCKER_AUTH_CONFIG", &text),
         None => environment,

@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use rbuild_engine::{BuildRequest, Export, SecretValues, Squash, Warning};
 use rbuild_image::{Platform, Reference, ReferenceError};
 use rbuild_linux::Timestamp;
-use rbuild_plan::{NamedContext, Network, NoCache, Parameters, Volume};
-use rbuild_sandbox::Ulimit;
+use rbuild_plan::{NamedContext, NetworkMode, NoCache, Parameters, Volume};
+use rbuild_sandbox::Rlimit;
 use rbuild_store::{Store, Workspace};
 
 use crate::args::BuildArgs;
@@ -138,7 +138,7 @@ fn parameters(
         contexts,
         no_cache: no_cache(args),
         allow_insecure: allowed.insecure,
-        allow_host_network: allowed.host_network || network != Network::Isolated,
+        allow_host_network: allowed.host_network || network != NetworkMode::Isolated,
         hosts: args.add_host.iter().map(|h| flags::host(h)).collect::<Result<_, _>>()?,
         volumes,
         shm_size: args.shm_size.as_deref().map(|s| flags::size("--shm-size", s)).transpose()?,
@@ -193,7 +193,7 @@ fn build_id(now: i64) -> Result<String, Failure> {
     Ok(format!("{now:x}-{:08x}", u32::from_le_bytes(random)))
 }
 
-fn in_plan(limit: Ulimit) -> rbuild_plan::Ulimit {
+fn in_plan(limit: Rlimit) -> rbuild_plan::Ulimit {
     rbuild_plan::Ulimit { name: limit.name, soft: limit.soft, hard: limit.hard }
 }
 

@@ -8,7 +8,7 @@ use rbuild_engine::Warning;
 use rbuild_layer::Limits;
 use rbuild_linux::IdMaps;
 use rbuild_sandbox::{Isolation, Rung, isolation};
-use rbuild_store::{OwnerMode, Patience, Store};
+use rbuild_store::{LockPatience, OwnerMode, Store};
 
 use crate::exit::Failure;
 use crate::input::config::Config;
@@ -58,10 +58,10 @@ impl Settings {
         Settings { lock_timeout: seconds, ..self }
     }
 
-    fn patience(&self) -> Patience {
-        let usual = Patience::default();
+    fn patience(&self) -> LockPatience {
+        let usual = LockPatience::default();
         let foreign = self.lock_timeout.map_or(usual.foreign, Duration::from_secs);
-        Patience { foreign, tell: Arc::new(|text| terminal::warning(text)) }
+        LockPatience { foreign, tell: Arc::new(|text| terminal::warning(text)) }
     }
 
     /// Opens the store, and creates it if there is none.

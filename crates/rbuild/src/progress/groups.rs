@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use rbuild_engine::{Event, StepOutcome};
 use rbuild_linux::Timestamp;
 
-use crate::progress::lines::Lines;
+use crate::progress::lines::OutputLines;
 use crate::ui::diagnostics::first_line;
 use crate::ui::terminal;
 
@@ -19,7 +19,7 @@ pub enum Service {
 
 pub struct Groups {
     service: Service,
-    steps: HashMap<usize, Step>,
+    steps: HashMap<usize, GroupStep>,
     count: usize,
     /// The step whose group is open.
     open: Option<usize>,
@@ -27,11 +27,11 @@ pub struct Groups {
     ended: String,
 }
 
-struct Step {
+struct GroupStep {
     number: usize,
     title: String,
     started: u64,
-    lines: Lines,
+    lines: OutputLines,
     /// Lines that are not printed yet.
     unprinted: String,
 }
@@ -56,8 +56,8 @@ impl Groups {
             Event::Started { step, label, text } => {
                 self.count += 1;
                 let title = format!("[{label}] {}", first_line(&text));
-                let lines = Lines::new(self.count);
-                let new = Step { number: self.count, title, started: now, lines, unprinted: String::new() };
+                let lines = OutputLines::new(self.count);
+                let new = GroupStep { number: self.count, title, started: now, lines, unprinted: String::new() };
                 self.steps.insert(step, new);
                 String::new()
             }
@@ -131,7 +131,7 @@ impl Groups {
 }
 
 /// Returns the line that begins the group of a step. Only GitLab is told whether to fold it.
-fn heading(service: Service, step: &Step, folded: &str, title: &str) -> String {
+fn heading(service: Service, step: &GroupStep, folded: &str, title: &str) -> String {
     match service {
         Service::Github => format!("::group::{title}\n"),
         Service::Gitlab => {
@@ -141,7 +141,7 @@ fn heading(service: Service, step: &Step, folded: &str, title: &str) -> String {
 }
 
 /// Returns the line that ends the group of a step, and the title after it if there is one.
-fn ending(service: Service, step: &Step, title: &str, now: u64) -> String {
+fn ending(service: Service, step: &GroupStep, title: &str, now: u64) -> String {
     match service {
         Service::Github if title.is_empty() => "::endgroup::\n".into(),
         Service::Github => format!("::endgroup::\n{title}\n"),

@@ -5,7 +5,7 @@ use std::time::Instant;
 use rbuild_sandbox::Stream;
 
 /// Output of a step, cut into lines as it comes.
-pub struct Lines {
+pub struct OutputLines {
     number: usize,
     started: Instant,
     /// Incomplete last lines of standard output and standard error.
@@ -15,10 +15,10 @@ pub struct Lines {
 /// Longest incomplete line in bytes; a longer one is printed in pieces.
 const MAX_LINE: usize = 8192;
 
-impl Lines {
+impl OutputLines {
     /// Returns no output of the step with this number, which starts now.
-    pub fn new(number: usize) -> Lines {
-        Lines { number, started: Instant::now(), partial: Default::default() }
+    pub fn new(number: usize) -> OutputLines {
+        OutputLines { number, started: Instant::now(), partial: Default::default() }
     }
 
     /// Returns the complete lines of the output so far and keeps the rest.

@@ -4,23 +4,23 @@ use std::collections::HashMap;
 
 use rbuild_engine::{Event, StepOutcome};
 
-use crate::progress::lines::Lines;
+use crate::progress::lines::OutputLines;
 use crate::ui::diagnostics::first_line;
 use crate::ui::terminal;
 
 /// State of the plain form. Steps are numbered without gaps in order of first appearance.
 #[derive(Default)]
 pub struct Plain {
-    steps: HashMap<usize, Step>,
+    steps: HashMap<usize, PlainStep>,
     count: usize,
     /// The step that the last line belongs to.
     last: Option<usize>,
 }
 
-struct Step {
+struct PlainStep {
     number: usize,
     header: String,
-    lines: Lines,
+    lines: OutputLines,
 }
 
 impl Plain {
@@ -39,8 +39,8 @@ impl Plain {
                 self.count += 1;
                 let header = format!("#{} [{label}] {}\n", self.count, first_line(&text));
                 let gap = self.switch(step);
-                let lines = Lines::new(self.count);
-                self.steps.insert(step, Step { number: self.count, header: header.clone(), lines });
+                let lines = OutputLines::new(self.count);
+                self.steps.insert(step, PlainStep { number: self.count, header: header.clone(), lines });
                 gap + &header
             }
             Event::Output { step, stream, bytes } => {

@@ -17,18 +17,18 @@ rbuild_image::id_type! {
 
 #[derive(Default)]
 pub struct Documents {
-    steps: HashMap<usize, Vertex>,
+    steps: HashMap<usize, ProgressVertex>,
     count: usize,
 }
 
 #[derive(Clone)]
-struct Vertex {
+struct ProgressVertex {
     digest: VertexDigest,
     name: String,
     started: String,
 }
 
-impl Vertex {
+impl ProgressVertex {
     fn json(&self) -> Value {
         json!({"digest": self.digest, "name": self.name, "started": self.started})
     }
@@ -78,10 +78,10 @@ impl Documents {
         format!("{document}\n")
     }
 
-    fn vertex(&mut self, name: &str, now: &str) -> Vertex {
+    fn vertex(&mut self, name: &str, now: &str) -> ProgressVertex {
         self.count += 1;
         let digest = VertexDigest::of(format!("{} {name}", self.count).as_bytes());
-        Vertex { digest, name: name.to_string(), started: now.to_string() }
+        ProgressVertex { digest, name: name.to_string(), started: now.to_string() }
     }
 
     /// Returns the document of work that is already complete.

@@ -4,7 +4,7 @@ use rbuild_dockerfile::closest;
 use serde_json::Value;
 
 use crate::template::error::TemplateError;
-use crate::template::parse::{Node, Operand, Pipeline, Root};
+use crate::template::parse::{Operand, Pipeline, Root, TemplateNode};
 
 type Result<T> = std::result::Result<T, TemplateError>;
 
@@ -23,19 +23,19 @@ const FUNCTIONS: [&str; 25] = [
 ];
 
 /// Renders nodes with `value` as the data.
-pub fn render(nodes: &[Node], value: &Value) -> Result<String> {
-    let mut scope = Scope { variables: vec![("$".into(), value.clone())], out: String::new() };
+pub fn render(nodes: &[TemplateNode], value: &Value) -> Result<String> {
+    let mut scope = RenderScope { variables: vec![("$".into(), value.clone())], out: String::new() };
     scope.nodes(nodes, value)?;
     Ok(scope.out)
 }
 
-struct Scope {
+struct RenderScope {
     variables: Vec<(String, Value)>,
     out: String,
 }
 
-impl Scope {
-    fn nodes(&mut self, nodes: &[Node], dot: &Value) -> Result<()> {
+impl RenderScope {
+    fn nodes(&mut self, nodes: &[TemplateNode], dot: &Value) -> Result<()> {
         let depth = self.variables.len();
         for node in nodes {
             self.node(node, dot)?;
@@ -44,25 +44,25 @@ impl Scope {
         Ok(())
     }
 
-    fn node(&mut self, node: &Node, dot: &Value) -> Result<()> {
+    fn node(&mut self, node: &TemplateNode, dot: &Value) -> Result<()> {
         match node {
-            Node::Text(text) => self.out.push_str(text),
-            Node::Print(pipeline) => {
+            TemplateNode::Text(text) => self.out.push_str(text),
+            TemplateNode::Print(pipeline) => {
                 let value = self.pipeline(pipeline, dot)?;
                 self.out.push_str(&shown(&value));
             }
-            Node::Set(name, pipeline) => {
+            TemplateNode::Set(name, pipeline) => {
                 let value = self.pipeline(pipeline, dot)?;
                 match self.variables.iter_mut().rev().find(|(n, _)| n == name) {
                     Some(known) => known.1 = value,
                     None => self.variables.push((name.clone(), value)),
                 }
             }
-            Node::If(condition, body, otherwise) => {
+            TemplateNode::If(condition, body, otherwise) => {
                 let branch = if truth(&self.pipeline(condition, dot)?) { body } else { otherwise };
                 self.nodes(branch, dot)?;
             }
-            Node::With(pipeline, body, otherwise) => {
+            TemplateNode::With(pipeline, body, otherwise) => {
                 let value = self.pipeline(pipeline, dot)?;
                 if truth(&value) {
                     self.nodes(body, &value)?;
@@ -70,7 +70,7 @@ impl Scope {
                     self.nodes(otherwise, dot)?;
                 }
             }
-            Node::Range { names, over, body, otherwise } => {
+            TemplateNode::Range { names, over, body, otherwise } => {
                 let items: Vec<(Value, Value)> = match self.pipeline(over, dot)? {
                     Value::Array(list) => list.into_iter().enumerate().map(|(i, v)| (i.into(), v)).collect(),
                     Value::Object(map) => map.into_iter().map(|(k, v)| (k.into(), v)).collect(),

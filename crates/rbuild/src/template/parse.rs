@@ -3,18 +3,18 @@
 use serde_json::Value;
 
 #[derive(Debug)]
-pub enum Node {
+pub enum TemplateNode {
     Text(String),
     Print(Pipeline),
     Set(String, Pipeline),
     /// Condition, body, and the nodes of the `else` branch.
-    If(Pipeline, Vec<Node>, Vec<Node>),
-    With(Pipeline, Vec<Node>, Vec<Node>),
+    If(Pipeline, Vec<TemplateNode>, Vec<TemplateNode>),
+    With(Pipeline, Vec<TemplateNode>, Vec<TemplateNode>),
     Range {
         names: Vec<String>,
         over: Pipeline,
-        body: Vec<Node>,
-        otherwise: Vec<Node>,
+        body: Vec<TemplateNode>,
+        otherwise: Vec<TemplateNode>,
     },
 }
 
@@ -41,8 +41,8 @@ pub enum Root {
 const MAX_DEPTH: usize = 50;
 
 /// Parses a template. The error is a message for the user.
-pub fn parse(text: &str) -> Result<Vec<Node>, String> {
-    let mut parser = Parser { pieces: split(text)?, at: 0 };
+pub fn parse(text: &str) -> Result<Vec<TemplateNode>, String> {
+    let mut parser = TemplateParser { pieces: split(text)?, at: 0 };
     let (nodes, end) = parser.nodes(0)?;
     match end {
         None => Ok(nodes),
@@ -51,13 +51,13 @@ pub fn parse(text: &str) -> Result<Vec<Node>, String> {
 }
 
 #[derive(Debug)]
-enum Piece {
+enum TemplatePiece {
     Text(String),
-    Action(Vec<Token>),
+    Action(Vec<TemplateToken>),
 }
 
 #[derive(Debug, Clone, PartialEq)]
-enum Token {
+enum TemplateToken {
     /// `.` and the name after it, which may be empty; true if no blank precedes it.
     Field(String, bool),
     Variable(String),
@@ -68,7 +68,7 @@ enum Token {
 }
 
 /// Splits a template into texts and actions, and trims blanks at trim markers.
-fn split(text: &str) -> Result<Vec<Piece>, String> {
+fn split(text: &str) -> Result<Vec<TemplatePiece>, String> {
     let mut pieces = Vec::new();
     let mut rest = text;
     let mut trim = false;
@@ -79,24 +79,24 @@ fn split(text: &str) -> Result<Vec<Piece>, String> {
         };
         let mut plain = if trim { before.trim_start() } else { before };
         let Some(action) = action else {
-            pieces.push(Piece::Text(plain.to_string()));
+            pieces.push(TemplatePiece::Text(plain.to_string()));
             return Ok(pieces);
         };
         let trims_before = action.strip_prefix('-').filter(|a| a.starts_with(char::is_whitespace));
         if trims_before.is_some() {
             plain = plain.trim_end();
         }
-        pieces.push(Piece::Text(plain.to_string()));
+        pieces.push(TemplatePiece::Text(plain.to_string()));
         let (tokens, after, trims_after) = tokens(trims_before.unwrap_or(action))?;
         trim = trims_after;
         if let Some(tokens) = tokens {
-            pieces.push(Piece::Action(tokens));
+            pieces.push(TemplatePiece::Action(tokens));
         }
         rest = after;
     }
 }
 
-type Tokens<'a> = (Option<Vec<Token>>, &'a str, bool);
+type Tokens<'a> = (Option<Vec<TemplateToken>>, &'a str, bool);
 
 /// Returns the tokens up to `}}` (`None` for a comment), the text after it, and true for a trim
 /// marker at the end.
@@ -125,30 +125,30 @@ fn tokens(text: &str) -> Result<Tokens<'_>, String> {
         let (token, length) = match first {
             '.' => {
                 let length = 1 + name_end(&rest[1..]);
-                (Token::Field(rest[1..length].to_string(), !blank), length)
+                (TemplateToken::Field(rest[1..length].to_string(), !blank), length)
             }
             '$' => {
                 let length = 1 + name_end(&rest[1..]);
-                (Token::Variable(rest[..length].to_string()), length)
+                (TemplateToken::Variable(rest[..length].to_string()), length)
             }
             '"' | '\'' => quoted(rest, first)?,
             '`' => {
                 let end = rest[1..].find('`').ok_or("unclosed raw string: missing `")?;
-                (Token::Literal(rest[1..=end].into()), end + 2)
+                (TemplateToken::Literal(rest[1..=end].into()), end + 2)
             }
-            '|' => (Token::Mark("|"), 1),
-            '(' => (Token::Mark("("), 1),
-            ')' => (Token::Mark(")"), 1),
-            ',' => (Token::Mark(","), 1),
-            ':' if rest.starts_with(":=") => (Token::Mark(":="), 2),
-            '=' => (Token::Mark("="), 1),
+            '|' => (TemplateToken::Mark("|"), 1),
+            '(' => (TemplateToken::Mark("("), 1),
+            ')' => (TemplateToken::Mark(")"), 1),
+            ',' => (TemplateToken::Mark(","), 1),
+            ':' if rest.starts_with(":=") => (TemplateToken::Mark(":="), 2),
+            '=' => (TemplateToken::Mark("="), 1),
             c if c.is_ascii_digit()
                 || ((c == '-' || c == '+') && rest[1..].starts_with(|d: char| d.is_ascii_digit())) =>
             {
                 let length = 1 + rest[1..].find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len() - 1);
                 let number: Value = serde_json::from_str(rest[..length].trim_start_matches('+'))
                     .map_err(|_| format!("`{}` is not a number", &rest[..length]))?;
-                (Token::Literal(number), length)
+                (TemplateToken::Literal(number), length)
             }
             c if c.is_alphabetic() || c == '_' => {
                 let length = name_end(rest);
@@ -161,22 +161,22 @@ fn tokens(text: &str) -> Result<Tokens<'_>, String> {
     }
 }
 
-fn word(text: &str) -> Token {
+fn word(text: &str) -> TemplateToken {
     match text {
-        "true" => Token::Literal(true.into()),
-        "false" => Token::Literal(false.into()),
-        "nil" => Token::Literal(Value::Null),
-        other => Token::Word(other.to_string()),
+        "true" => TemplateToken::Literal(true.into()),
+        "false" => TemplateToken::Literal(false.into()),
+        "nil" => TemplateToken::Literal(Value::Null),
+        other => TemplateToken::Word(other.to_string()),
     }
 }
 
 /// Parses a quoted string with Go's escapes; returns the literal and its length in the source.
-fn quoted(text: &str, quote: char) -> Result<(Token, usize), String> {
+fn quoted(text: &str, quote: char) -> Result<(TemplateToken, usize), String> {
     let mut out = String::new();
     let mut chars = text.char_indices().skip(1);
     while let Some((at, c)) = chars.next() {
         match c {
-            c if c == quote => return Ok((Token::Literal(out.into()), at + 1)),
+            c if c == quote => return Ok((TemplateToken::Literal(out.into()), at + 1)),
             '\\' => match chars.next() {
                 Some((_, 'n')) => out.push('\n'),
                 Some((_, 't')) => out.push('\t'),
@@ -190,56 +190,63 @@ fn quoted(text: &str, quote: char) -> Result<(Token, usize), String> {
     Err("unclosed string".into())
 }
 
-struct Parser {
-    pieces: Vec<Piece>,
+struct TemplateParser {
+    pieces: Vec<TemplatePiece>,
     at: usize,
 }
 
-impl Parser {
+impl TemplateParser {
     /// Parses nodes up to the end of the template or to `else`, `else if` or `end`, and returns
     /// that word.
-    fn nodes(&mut self, depth: usize) -> Result<(Vec<Node>, Option<String>), String> {
+    fn nodes(&mut self, depth: usize) -> Result<(Vec<TemplateNode>, Option<String>), String> {
         if depth > MAX_DEPTH {
             return Err("blocks are nested too deeply".into());
         }
         let mut nodes = Vec::new();
         while self.at < self.pieces.len() {
-            let piece = std::mem::replace(&mut self.pieces[self.at], Piece::Text(String::new()));
+            let piece = std::mem::replace(&mut self.pieces[self.at], TemplatePiece::Text(String::new()));
             self.at += 1;
             let tokens = match piece {
-                Piece::Text(text) => {
-                    nodes.push(Node::Text(text));
+                TemplatePiece::Text(text) => {
+                    nodes.push(TemplateNode::Text(text));
                     continue;
                 }
-                Piece::Action(tokens) => tokens,
+                TemplatePiece::Action(tokens) => tokens,
             };
             match tokens.split_first() {
                 None => return Err("empty action".into()),
-                Some((Token::Word(w), [])) if w == "end" || w == "else" => return Ok((nodes, Some(w.clone()))),
-                Some((Token::Word(w), rest)) if w == "else" => {
+                Some((TemplateToken::Word(w), [])) if w == "end" || w == "else" => return Ok((nodes, Some(w.clone()))),
+                Some((TemplateToken::Word(w), rest)) if w == "else" => {
                     // `else if` is an `if` inside `else` with the same `end`.
                     self.at -= 1;
-                    self.pieces[self.at] = Piece::Action(rest.to_vec());
+                    self.pieces[self.at] = TemplatePiece::Action(rest.to_vec());
                     return Ok((nodes, Some("else if".into())));
                 }
-                Some((Token::Word(w), rest)) if w == "if" || w == "with" || w == "range" => {
+                Some((TemplateToken::Word(w), rest)) if w == "if" || w == "with" || w == "range" => {
                     nodes.push(self.block(w, rest, depth)?);
                 }
-                Some((Token::Variable(name), [Token::Mark(":=" | "="), rest @ ..])) => {
-                    nodes.push(Node::Set(name.clone(), pipeline(rest)?));
+                Some((TemplateToken::Variable(name), [TemplateToken::Mark(":=" | "="), rest @ ..])) => {
+                    nodes.push(TemplateNode::Set(name.clone(), pipeline(rest)?));
                 }
-                Some(_) => nodes.push(Node::Print(pipeline(&tokens)?)),
+                Some(_) => nodes.push(TemplateNode::Print(pipeline(&tokens)?)),
             }
         }
         Ok((nodes, None))
     }
 
-    fn block(&mut self, word: &str, rest: &[Token], depth: usize) -> Result<Node, String> {
+    fn block(&mut self, word: &str, rest: &[TemplateToken], depth: usize) -> Result<TemplateNode, String> {
         let (names, rest) = match (word, rest) {
-            ("range", [Token::Variable(k), Token::Mark(","), Token::Variable(v), Token::Mark(":="), rest @ ..]) => {
-                (vec![k.clone(), v.clone()], rest)
-            }
-            ("range", [Token::Variable(v), Token::Mark(":="), rest @ ..]) => (vec![v.clone()], rest),
+            (
+                "range",
+                [
+                    TemplateToken::Variable(k),
+                    TemplateToken::Mark(","),
+                    TemplateToken::Variable(v),
+                    TemplateToken::Mark(":="),
+                    rest @ ..,
+                ],
+            ) => (vec![k.clone(), v.clone()], rest),
+            ("range", [TemplateToken::Variable(v), TemplateToken::Mark(":="), rest @ ..]) => (vec![v.clone()], rest),
             (_, rest) => (Vec::new(), rest),
         };
         let over = pipeline(rest)?;
@@ -247,10 +254,11 @@ impl Parser {
         let otherwise = match end.as_deref() {
             Some("end") => Vec::new(),
             Some("else if") => {
-                let piece = std::mem::replace(&mut self.pieces[self.at], Piece::Text(String::new()));
+                let piece = std::mem::replace(&mut self.pieces[self.at], TemplatePiece::Text(String::new()));
                 self.at += 1;
                 match piece {
-                    Piece::Action(tokens) if matches!(tokens.first(), Some(Token::Word(w)) if w == "if") => {
+                    TemplatePiece::Action(tokens) if matches!(tokens.first(), Some(TemplateToken::Word(w)) if w == "if") =>
+                    {
                         vec![self.block("if", &tokens[1..], depth + 1)?]
                     }
                     _ => return Err("`else` must be followed by `if` or nothing".into()),
@@ -263,25 +271,25 @@ impl Parser {
             None => return Err(format!("unclosed `{word}`: missing `end`")),
         };
         Ok(match word {
-            "if" => Node::If(over, body, otherwise),
-            "with" => Node::With(over, body, otherwise),
-            _ => Node::Range { names, over, body, otherwise },
+            "if" => TemplateNode::If(over, body, otherwise),
+            "with" => TemplateNode::With(over, body, otherwise),
+            _ => TemplateNode::Range { names, over, body, otherwise },
         })
     }
 }
 
-fn pipeline(tokens: &[Token]) -> Result<Pipeline, String> {
+fn pipeline(tokens: &[TemplateToken]) -> Result<Pipeline, String> {
     let mut rest = tokens;
     let pipeline = commands(&mut rest, 0)?;
     match rest.first() {
         None => Ok(pipeline),
-        Some(Token::Mark(mark)) => Err(format!("unexpected `{mark}`")),
+        Some(TemplateToken::Mark(mark)) => Err(format!("unexpected `{mark}`")),
         Some(_) => Err("unexpected text after the end of a command".into()),
     }
 }
 
 /// Parses commands up to the end or a closing parenthesis.
-fn commands(rest: &mut &[Token], depth: usize) -> Result<Pipeline, String> {
+fn commands(rest: &mut &[TemplateToken], depth: usize) -> Result<Pipeline, String> {
     if depth > MAX_DEPTH {
         return Err("parentheses are nested too deeply".into());
     }
@@ -296,38 +304,38 @@ fn commands(rest: &mut &[Token], depth: usize) -> Result<Pipeline, String> {
         }
         all.push(command);
         match rest.split_first() {
-            Some((Token::Mark("|"), after)) => *rest = after,
+            Some((TemplateToken::Mark("|"), after)) => *rest = after,
             _ => return Ok(Pipeline(all)),
         }
     }
 }
 
-fn operand(rest: &mut &[Token], depth: usize) -> Result<Option<Operand>, String> {
+fn operand(rest: &mut &[TemplateToken], depth: usize) -> Result<Option<Operand>, String> {
     let Some((first, after)) = rest.split_first() else { return Ok(None) };
     let root = match first {
-        Token::Mark("(") => {
+        TemplateToken::Mark("(") => {
             let mut inner = after;
             let nested = commands(&mut inner, depth + 1)?;
-            let Some((Token::Mark(")"), after)) = inner.split_first() else {
+            let Some((TemplateToken::Mark(")"), after)) = inner.split_first() else {
                 return Err("unclosed parenthesis".into());
             };
             *rest = after;
             Root::Nested(nested)
         }
-        Token::Mark(_) => return Ok(None),
-        Token::Literal(value) => {
+        TemplateToken::Mark(_) => return Ok(None),
+        TemplateToken::Literal(value) => {
             *rest = after;
             return Ok(Some(Operand::Literal(value.clone())));
         }
-        Token::Word(name) => {
+        TemplateToken::Word(name) => {
             *rest = after;
             return Ok(Some(Operand::Function(name.clone())));
         }
-        Token::Variable(name) => {
+        TemplateToken::Variable(name) => {
             *rest = after;
             Root::Variable(name.clone())
         }
-        Token::Field(name, _) => {
+        TemplateToken::Field(name, _) => {
             *rest = after;
             let mut path: Vec<String> = Some(name.clone()).filter(|n| !n.is_empty()).into_iter().collect();
             path.extend(fields(rest));
@@ -339,9 +347,9 @@ fn operand(rest: &mut &[Token], depth: usize) -> Result<Option<Operand>, String>
 }
 
 /// Parses the fields that follow without a blank.
-fn fields(rest: &mut &[Token]) -> Vec<String> {
+fn fields(rest: &mut &[TemplateToken]) -> Vec<String> {
     let mut path = Vec::new();
-    while let Some((Token::Field(name, true), after)) = rest.split_first() {
+    while let Some((TemplateToken::Field(name, true), after)) = rest.split_first() {
         if name.is_empty() {
             break;
         }

@@ -40,7 +40,7 @@ const VERBS: [&str; 29] = [
 
 /// A word of a group of verbs.
 #[derive(Clone, Copy)]
-enum Word {
+enum GroupWord {
     /// A verb of rbuild.
     Verb(&'static str),
     /// Nothing to do: text for standard output, and a note.
@@ -50,73 +50,76 @@ enum Word {
 const NO_BUILDERS: &str = "rbuild builds without builders, so there is nothing to do";
 
 /// Groups of docker verbs, with the words that rbuild supports.
-const GROUPS: [(&str, &[(&str, Word)]); 5] = [
+const GROUPS: [(&str, &[(&str, GroupWord)]); 5] = [
     (
         "image",
         &[
-            ("ls", Word::Verb("images")),
-            ("list", Word::Verb("images")),
-            ("rm", Word::Verb("rmi")),
-            ("remove", Word::Verb("rmi")),
-            ("prune", Word::Verb("image-prune")),
-            ("build", Word::Verb("build")),
-            ("history", Word::Verb("history")),
-            ("import", Word::Verb("import")),
-            ("inspect", Word::Verb("inspect")),
-            ("load", Word::Verb("load")),
-            ("pull", Word::Verb("pull")),
-            ("push", Word::Verb("push")),
-            ("save", Word::Verb("save")),
-            ("tag", Word::Verb("tag")),
+            ("ls", GroupWord::Verb("images")),
+            ("list", GroupWord::Verb("images")),
+            ("rm", GroupWord::Verb("rmi")),
+            ("remove", GroupWord::Verb("rmi")),
+            ("prune", GroupWord::Verb("image-prune")),
+            ("build", GroupWord::Verb("build")),
+            ("history", GroupWord::Verb("history")),
+            ("import", GroupWord::Verb("import")),
+            ("inspect", GroupWord::Verb("inspect")),
+            ("load", GroupWord::Verb("load")),
+            ("pull", GroupWord::Verb("pull")),
+            ("push", GroupWord::Verb("push")),
+            ("save", GroupWord::Verb("save")),
+            ("tag", GroupWord::Verb("tag")),
         ],
     ),
     (
         "container",
         &[
-            ("ls", Word::Verb("ps")),
-            ("list", Word::Verb("ps")),
-            ("ps", Word::Verb("ps")),
-            ("rm", Word::Verb("rm")),
-            ("remove", Word::Verb("rm")),
-            ("prune", Word::Verb("container-prune")),
-            ("cp", Word::Verb("cp")),
-            ("create", Word::Verb("create")),
-            ("run", Word::Verb("run")),
+            ("ls", GroupWord::Verb("ps")),
+            ("list", GroupWord::Verb("ps")),
+            ("ps", GroupWord::Verb("ps")),
+            ("rm", GroupWord::Verb("rm")),
+            ("remove", GroupWord::Verb("rm")),
+            ("prune", GroupWord::Verb("container-prune")),
+            ("cp", GroupWord::Verb("cp")),
+            ("create", GroupWord::Verb("create")),
+            ("run", GroupWord::Verb("run")),
         ],
     ),
     (
         "buildx",
         &[
-            ("build", Word::Verb("build")),
-            ("b", Word::Verb("build")),
-            ("du", Word::Verb("df")),
-            ("prune", Word::Verb("prune")),
-            ("version", Word::Verb("--version")),
-            ("create", Word::Nothing("rbuild\n", NO_BUILDERS)),
-            ("use", Word::Nothing("", NO_BUILDERS)),
-            ("rm", Word::Nothing("", NO_BUILDERS)),
-            ("stop", Word::Nothing("", NO_BUILDERS)),
-            ("install", Word::Nothing("", NO_BUILDERS)),
+            ("build", GroupWord::Verb("build")),
+            ("b", GroupWord::Verb("build")),
+            ("du", GroupWord::Verb("df")),
+            ("prune", GroupWord::Verb("prune")),
+            ("version", GroupWord::Verb("--version")),
+            ("create", GroupWord::Nothing("rbuild\n", NO_BUILDERS)),
+            ("use", GroupWord::Nothing("", NO_BUILDERS)),
+            ("rm", GroupWord::Nothing("", NO_BUILDERS)),
+            ("stop", GroupWord::Nothing("", NO_BUILDERS)),
+            ("install", GroupWord::Nothing("", NO_BUILDERS)),
             (
                 "inspect",
-                Word::Nothing("Name:   rbuild\nDriver: none\nStatus: running\n", "rbuild builds without builders"),
+                GroupWord::Nothing("Name:   rbuild\nDriver: none\nStatus: running\n", "rbuild builds without builders"),
             ),
             (
                 "ls",
-                Word::Nothing(
+                GroupWord::Nothing(
                     "NAME/NODE   DRIVER   STATUS\nrbuild*     none     running\n",
                     "rbuild builds without builders",
                 ),
             ),
         ],
     ),
-    ("builder", &[("build", Word::Verb("build")), ("du", Word::Verb("df")), ("prune", Word::Verb("prune"))]),
+    (
+        "builder",
+        &[("build", GroupWord::Verb("build")), ("du", GroupWord::Verb("df")), ("prune", GroupWord::Verb("prune"))],
+    ),
     (
         "system",
         &[
-            ("df", Word::Verb("df")),
-            ("prune", Word::Verb("prune")),
-            ("info", Word::Nothing(INFO, "run `rbuild doctor` to check this machine")),
+            ("df", GroupWord::Verb("df")),
+            ("prune", GroupWord::Verb("prune")),
+            ("info", GroupWord::Nothing(INFO, "run `rbuild doctor` to check this machine")),
         ],
     ),
 ];
@@ -189,7 +192,7 @@ const SWITCHES: [&str; 2] = ["-D", "--debug"];
 
 /// A command line after its verb is known.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Line {
+pub enum CommandLine {
     /// Arguments to parse. The verb is at `verb`.
     Arguments { argv: Vec<OsString>, verb: usize },
     /// Help for a verb, or for the program.
@@ -200,7 +203,7 @@ pub enum Line {
 
 /// Inserts the default verb if there is none, and replaces long forms (`image ls`, `buildx build`)
 /// by verbs of rbuild. `as_docker` is true if rbuild was started under the name docker.
-pub fn with_verb(argv: Vec<OsString>, as_docker: bool) -> Result<Line, Failure> {
+pub fn with_verb(argv: Vec<OsString>, as_docker: bool) -> Result<CommandLine, Failure> {
     resolve(argv, as_docker).map_err(|failure| {
         if !as_docker {
             return failure;
@@ -210,35 +213,40 @@ pub fn with_verb(argv: Vec<OsString>, as_docker: bool) -> Result<Line, Failure> 
     })
 }
 
-fn resolve(mut argv: Vec<OsString>, as_docker: bool) -> Result<Line, Failure> {
+fn resolve(mut argv: Vec<OsString>, as_docker: bool) -> Result<CommandLine, Failure> {
     let at = after_globals(&argv)?;
     let word = |i: usize| argv.get(at + i).and_then(|a| a.to_str()).unwrap_or("").to_string();
     let (first, second) = (word(0), word(1));
     let verb = match first.as_str() {
-        "" if as_docker => return Ok(Line::Help { verb: None, long: false }),
+        "" if as_docker => return Ok(CommandLine::Help { verb: None, long: false }),
         "" if argv.len() == at && !has_dockerfile() => {
             crate::ui::terminal::err(&crate::words::shape::help(None, false));
             return Err(Failure::usage("there is no Dockerfile in this directory")
                 .help("pass a directory with one, or a file with -f FILE"));
         }
-        "help" => return Ok(Line::Help { verb: Some(second).filter(|v| VERBS.contains(&v.as_str())), long: true }),
-        "-h" | "--help" => return Ok(Line::Help { verb: None, long: first == "--help" }),
+        "help" => {
+            return Ok(CommandLine::Help { verb: Some(second).filter(|v| VERBS.contains(&v.as_str())), long: true });
+        }
+        "-h" | "--help" => return Ok(CommandLine::Help { verb: None, long: first == "--help" }),
         "version" | "-V" | "--version" => "--version",
         "-v" if as_docker => "--version",
         "info" => {
-            return Ok(Line::Answer { text: INFO.into(), note: "run `rbuild doctor` to check this machine".into() });
+            return Ok(CommandLine::Answer {
+                text: INFO.into(),
+                note: "run `rbuild doctor` to check this machine".into(),
+            });
         }
         "bud" => "build",
-        verb if VERBS.contains(&verb) => return Ok(Line::Arguments { argv, verb: at }),
+        verb if VERBS.contains(&verb) => return Ok(CommandLine::Arguments { argv, verb: at }),
         group if GROUPS.iter().any(|(name, _)| *name == group) => match word_of_group(group, &second)? {
-            Word::Verb(verb) => {
+            GroupWord::Verb(verb) => {
                 argv.remove(at);
                 verb
             }
-            Word::Nothing("", note) if second.is_empty() || is_help(&second) => {
-                return Ok(Line::Answer { text: page_of_group(group), note: note.into() });
+            GroupWord::Nothing("", note) if second.is_empty() || is_help(&second) => {
+                return Ok(CommandLine::Answer { text: page_of_group(group), note: note.into() });
             }
-            Word::Nothing(text, note) => return Ok(Line::Answer { text: text.into(), note: note.into() }),
+            GroupWord::Nothing(text, note) => return Ok(CommandLine::Answer { text: text.into(), note: note.into() }),
         },
         verb if is_meant_as_verb(verb) || as_docker && !verb.starts_with('-') => return Err(unknown(verb)),
         _ => {
@@ -247,7 +255,7 @@ fn resolve(mut argv: Vec<OsString>, as_docker: bool) -> Result<Line, Failure> {
         }
     };
     argv[at] = verb.into();
-    Ok(Line::Arguments { argv, verb: at })
+    Ok(CommandLine::Arguments { argv, verb: at })
 }
 
 /// Returns the index of the first argument that is not a global flag.
@@ -288,16 +296,16 @@ fn is_meant_as_verb(word: &str) -> bool {
     !word.is_empty() && !word.starts_with('-') && !word.contains(['/', '.', ':']) && !Path::new(word).exists()
 }
 
-fn words_of_group(group: &str) -> &'static [(&'static str, Word)] {
+fn words_of_group(group: &str) -> &'static [(&'static str, GroupWord)] {
     GROUPS.iter().find(|(name, _)| *name == group).map_or(&[], |(_, words)| words)
 }
 
 /// Returns the help page of a group.
 fn page_of_group(group: &str) -> String {
     let pages = crate::words::shape::pages();
-    let about = |word: &Word| match word {
-        Word::Verb(verb) => pages.find_subcommand(verb).and_then(|verb| verb.get_about().map(ToString::to_string)),
-        Word::Nothing(..) => Some("Accepted for compatibility".into()),
+    let about = |word: &GroupWord| match word {
+        GroupWord::Verb(verb) => pages.find_subcommand(verb).and_then(|verb| verb.get_about().map(ToString::to_string)),
+        GroupWord::Nothing(..) => Some("Accepted for compatibility".into()),
     };
     let mut text = format!("Usage: rbuild {group} COMMAND …\n\nCommands:\n");
     for (name, word) in words_of_group(group) {
@@ -306,13 +314,13 @@ fn page_of_group(group: &str) -> String {
     text
 }
 
-fn word_of_group(group: &str, word: &str) -> Result<Word, Failure> {
+fn word_of_group(group: &str, word: &str) -> Result<GroupWord, Failure> {
     let words = words_of_group(group);
     if let Some((_, found)) = words.iter().find(|(name, _)| *name == word) {
         return Ok(*found);
     }
     if word.is_empty() || is_help(word) {
-        return Ok(Word::Nothing("", ""));
+        return Ok(GroupWord::Nothing("", ""));
     }
     if lacking(word).is_some() {
         return Err(unknown(word));
@@ -350,9 +358,11 @@ mod tests {
     fn run(words: &str, docker: bool) -> Result<String, Failure> {
         let argv = words.split_whitespace().map(OsString::from).collect();
         with_verb(argv, docker).map(|line| match line {
-            Line::Arguments { argv, .. } => argv.iter().map(|w| w.to_string_lossy()).collect::<Vec<_>>().join(" "),
-            Line::Help { verb, .. } => format!("help {}", verb.unwrap_or_default()),
-            Line::Answer { text, .. } => text,
+            CommandLine::Arguments { argv, .. } => {
+                argv.iter().map(|w| w.to_string_lossy()).collect::<Vec<_>>().join(" ")
+            }
+            CommandLine::Help { verb, .. } => format!("help {}", verb.unwrap_or_default()),
+            CommandLine::Answer { text, .. } => text,
         })
     }
 

@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::path::Path;
 
-use rbuild_linux::{Kind, RootDir};
+use rbuild_linux::{FileKind, RootDir};
 
 use crate::error::{BuildError, Result};
 
@@ -14,8 +14,8 @@ pub(super) fn fail(path: &Path) -> impl FnOnce(rbuild_linux::Error) -> BuildErro
 /// Fails if a directory or a device is in the way: these are not replaced.
 pub(super) fn clear_directory(dir: &RootDir, path: &Path, name: &OsStr) -> Result<()> {
     match dir.stat_name(name) {
-        Ok(stat) if matches!(stat.kind, Kind::CharDevice | Kind::BlockDevice) => Err(is_device(path)),
-        Ok(stat) if stat.kind == Kind::Dir => Err(BuildError::Other {
+        Ok(stat) if matches!(stat.kind, FileKind::CharDevice | FileKind::BlockDevice) => Err(is_device(path)),
+        Ok(stat) if stat.kind == FileKind::Dir => Err(BuildError::Other {
             message: format!("the output has a file {}, where a directory is", path.display()),
             help: Some("remove that directory, or choose another output directory".into()),
         }),

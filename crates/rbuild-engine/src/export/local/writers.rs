@@ -18,7 +18,7 @@ const GROUP_BYTES: u64 = 4 << 20;
 const WAITING: usize = 16;
 
 /// Files to be copied from one directory to another.
-pub(super) struct Group {
+pub(super) struct ExportGroup {
     pub from: RootDir,
     pub to: RootDir,
     /// Path of the directory, relative to the output directory.
@@ -27,10 +27,10 @@ pub(super) struct Group {
     bytes: u64,
 }
 
-impl Group {
-    pub(super) fn new(from: &RootDir, to: &RootDir, path: &Path) -> Result<Group> {
+impl ExportGroup {
+    pub(super) fn new(from: &RootDir, to: &RootDir, path: &Path) -> Result<ExportGroup> {
         let open = |dir: &RootDir| dir.try_clone().map_err(fail(path));
-        Ok(Group { from: open(from)?, to: open(to)?, path: path.to_path_buf(), files: Vec::new(), bytes: 0 })
+        Ok(ExportGroup { from: open(from)?, to: open(to)?, path: path.to_path_buf(), files: Vec::new(), bytes: 0 })
     }
 
     pub(super) fn add(&mut self, name: OsString, stat: Stat) {
@@ -56,25 +56,25 @@ impl Group {
 }
 
 /// The groups that wait for a thread.
-pub(super) type Groups = Queue<Group, BuildError>;
+pub(super) type ExportQueue = Queue<ExportGroup, BuildError>;
 
 /// Writes groups: a few files at once, and more on threads of their own.
 pub(super) struct LocalWriters<'s, 'e> {
-    workers: Workers<'s, 'e, Group, BuildError, fn(Group) -> Result<()>>,
+    workers: Workers<'s, 'e, ExportGroup, BuildError, fn(ExportGroup) -> Result<()>>,
     count: usize,
 }
 
 /// The work of a thread.
-const WRITE: fn(Group) -> Result<()> = |group| group.write();
+const WRITE: fn(ExportGroup) -> Result<()> = |group| group.write();
 
 impl<'s, 'e> LocalWriters<'s, 'e> {
-    pub(super) fn new(scope: &'s Scope<'s, 'e>, groups: &'e Groups) -> LocalWriters<'s, 'e> {
+    pub(super) fn new(scope: &'s Scope<'s, 'e>, groups: &'e ExportQueue) -> LocalWriters<'s, 'e> {
         LocalWriters { workers: Workers::new(scope, groups, WAITING, &WRITE), count: 0 }
     }
 
     /// Writes the files of a group, now or later. An error on another thread is returned by
     /// [`Queue::outcome`]; groups after it are not written.
-    pub(super) fn give(&mut self, group: Group) -> Result<()> {
+    pub(super) fn give(&mut self, group: ExportGroup) -> Result<()> {
         self.count += group.files.len();
         if self.count <= FEW && !group.is_full() {
             return group.write();

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use rbuild_linux::{RootDir, Stat};
+use rbuild_linux::{Inode, RootDir, Stat};
 
 /// A directory of the root that entries are copied into.
 pub(super) struct Dir {
@@ -12,9 +12,6 @@ pub(super) struct Dir {
     /// True if this copy created it, so that it contains only what this copy put there.
     pub made: bool,
 }
-
-/// Device (major, minor) and inode number of a file.
-type Inode = (u32, u32, u64);
 
 /// The first copies of source files that have several hard links, as long as these copies exist.
 #[derive(Default)]

@@ -5,8 +5,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use rbuild_layer::{ExternalFile, keep_in_layer};
-use rbuild_linux::{FileStamp, Kind, RootDir, Stat};
-use rbuild_source::{ContentHash, Details, Listed, Sight, SourceTree};
+use rbuild_linux::{FileKind, FileStamp, RootDir, Stat};
+use rbuild_source::{ContentHash, Details, ListedSource, Sight, SourceTree};
 
 use crate::ops::copy::copier::{Copier, Defers};
 use crate::ops::copy::destination::Dir;
@@ -42,7 +42,7 @@ impl Spot<'_> {
 
 /// Owner and mode of a copied entry.
 #[derive(Clone, Copy)]
-struct Meta {
+struct EntryMeta {
     uid: u32,
     gid: u32,
     mode: u32,
@@ -60,11 +60,11 @@ impl Copier<'_> {
     ) -> Result<(), Reason> {
         self.terms.check()?;
         let (uid, gid) = self.chown.unwrap_or_else(|| tree.owner.ids(stat));
-        let meta = Meta { uid, gid, mode: self.mode(tree.owner.mode(stat), stat.kind == Kind::Dir) };
+        let meta = EntryMeta { uid, gid, mode: self.mode(tree.owner.mode(stat), stat.kind == FileKind::Dir) };
         let details = Details::read(origin.dir, origin.name, stat)?;
         self.note(tree, origin.path, stat, &details, to);
         match stat.kind {
-            Kind::Dir => self.put_dir(&details, stat, to, meta),
+            FileKind::Dir => self.put_dir(&details, stat, to, meta),
             _ if self.may_defer(to, stat) => {
                 self.cover(&to.real());
                 self.defer(origin, stat, to, meta)
@@ -78,7 +78,7 @@ impl Copier<'_> {
         details: &Details,
         stat: &Stat,
         to: Spot<'_>,
-        Meta { uid, gid, mode }: Meta,
+        EntryMeta { uid, gid, mode }: EntryMeta,
     ) -> Result<(), Reason> {
         let Spot { dir, name } = to;
         let place = self.entry_dir(dir, name)?;
@@ -109,12 +109,12 @@ impl Copier<'_> {
         details: &Details,
         stat: &Stat,
         Spot { dir, name }: Spot<'_>,
-        Meta { uid, gid, mode }: Meta,
+        EntryMeta { uid, gid, mode }: EntryMeta,
     ) -> Result<(), Reason> {
         let Origin { dir: source, name: source_name, path: _, may_change } = origin;
         self.clear_place(dir, name)?;
         let to = &dir.handle;
-        if stat.nlink > 1 && stat.kind == Kind::File {
+        if stat.nlink > 1 && stat.kind == FileKind::File {
             if let Some(first) = self.links.first(stat) {
                 let (first_dir, first_name) = self.root.parent(first)?;
                 return Ok(to.hard_link(&first_dir, &first_name, name)?);
@@ -122,7 +122,7 @@ impl Copier<'_> {
             self.links.put(stat, dir.real.join(name));
         }
         match stat.kind {
-            Kind::File => {
+            FileKind::File => {
                 let from = source.open_name(source_name)?;
                 copy_file(&from, stat, &to.create_file(name, 0o600)?, self.terms.cancel)?;
                 if may_change {
@@ -130,18 +130,18 @@ impl Copier<'_> {
                 }
             }
             // A socket is useless without its process; it is copied as an empty file.
-            Kind::Socket => drop(to.create_file(name, 0o600)?),
-            Kind::Symlink | Kind::Dir => {}
+            FileKind::Socket => drop(to.create_file(name, 0o600)?),
+            FileKind::Symlink | FileKind::Dir => {}
             kind => to.create_node(name, kind, mode, stat.rdev)?,
         }
         if let Details::Target(target) = details {
             to.create_symlink(target, name)?;
         }
         to.chown(name, uid, gid)?;
-        if stat.kind != Kind::Symlink {
+        if stat.kind != FileKind::Symlink {
             to.chmod(name, mode)?;
         }
-        if stat.kind == Kind::File {
+        if stat.kind == FileKind::File {
             for (attr, value) in source.xattrs(source_name)?.iter().filter(|(attr, _)| keep_in_layer(attr)) {
                 to.set_xattr(name, attr, value)?;
             }
@@ -156,18 +156,18 @@ impl Copier<'_> {
         let (Some(hashes), Some(track)) = (tree.hashes, &mut self.track) else { return };
         let digest = match details {
             Details::Target(target) => Some(ContentHash::of_link_target(target.as_bytes())),
-            _ if stat.kind == Kind::File => hashes.last_read(stat),
+            _ if stat.kind == FileKind::File => hashes.last_read(stat),
             _ => None,
         };
-        let stamp = (hashes.tells(stat) && stat.kind == Kind::File).then(|| FileStamp::of(stat));
+        let stamp = (hashes.tells(stat) && stat.kind == FileKind::File).then(|| FileStamp::of(stat));
         let mode = stat.kind.bits() | tree.owner.mode(stat);
-        track.listing.put(&to.real(), Listed { source, mode, stamp, digest });
+        track.listing.put(&to.real(), ListedSource { source, mode, stamp, digest });
     }
 
     /// Returns true if the entry is a file that may be written later: nothing at the destination is
     /// in the way.
     fn may_defer(&self, Spot { dir, name }: Spot<'_>, stat: &Stat) -> bool {
-        let plain = stat.kind == Kind::File && stat.nlink == 1;
+        let plain = stat.kind == FileKind::File && stat.nlink == 1;
         if !plain || self.defers == Defers::Nothing || !self.track.as_ref().is_some_and(|track| track.defers) {
             return false;
         }
@@ -177,7 +177,7 @@ impl Copier<'_> {
         match dir.handle.stat_name(name) {
             Err(_) => true,
             // The existing file may come from this copy.
-            Ok(there) => there.kind != Kind::Dir && self.defers == Defers::Plain,
+            Ok(there) => there.kind != FileKind::Dir && self.defers == Defers::Plain,
         }
     }
 
@@ -187,7 +187,7 @@ impl Copier<'_> {
         origin: Origin<'_>,
         stat: &Stat,
         Spot { dir, name }: Spot<'_>,
-        Meta { uid, gid, mode }: Meta,
+        EntryMeta { uid, gid, mode }: EntryMeta,
     ) -> Result<(), Reason> {
         let now = self.now();
         let Some(track) = &mut self.track else { return Ok(()) };

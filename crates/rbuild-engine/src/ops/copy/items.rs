@@ -5,7 +5,7 @@ use std::ffi::OsStr;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use rbuild_linux::{Kind, RootDir, Timestamp};
+use rbuild_linux::{FileKind, RootDir, Timestamp};
 use rbuild_plan::CopyStep;
 use rbuild_source::{Details, Selected, SourceTree, Take};
 
@@ -81,14 +81,14 @@ fn item(copier: &mut Copier<'_>, tree: &SourceTree<'_>, item: &Selected) -> Resu
     if item.take != Take::Content {
         return kept_item(copier, tree, item, dest);
     }
-    if item.stat.kind == Kind::Dir {
+    if item.stat.kind == FileKind::Dir {
         let dir = copier.dir(dest, copier.parent_mode())?;
         // The time of a source's root says when the files arrived, as in BuildKit.
         let inner = !item.path.as_os_str().is_empty();
         copier.times.insert(dir.real.clone(), if inner { item.stat.mtime } else { copier.now() });
         return directory(copier, tree, item, dir);
     }
-    if copier.step.unpack && item.stat.kind == Kind::File && unpack_archive(copier, tree, item, dest)? {
+    if copier.step.unpack && item.stat.kind == FileKind::File && unpack_archive(copier, tree, item, dest)? {
         return Ok(());
     }
     let (dir, name) = copier.file_place(item.name.as_os_str())?;
@@ -113,7 +113,7 @@ fn single(
 /// are selected before their contents.
 fn kept_item(copier: &mut Copier<'_>, tree: &SourceTree<'_>, item: &Selected, dest: &Path) -> Result<(), Reason> {
     let top = copier.dir(dest, copier.parent_mode())?;
-    let whole = item.stat.kind == Kind::Dir && item.take == Take::Kept;
+    let whole = item.stat.kind == FileKind::Dir && item.take == Take::Kept;
     let (Some(parent), Some(name)) = (item.name.parent(), item.name.file_name()) else {
         return if whole { directory(copier, tree, item, top) } else { Ok(()) };
     };
@@ -140,7 +140,7 @@ fn keep_mode(
     let (source, source_name) = tree.root.parent(&item.path)?;
     let details = Details::read(&source, &source_name, &item.stat)?;
     copier.note(tree, &item.path, &item.stat, &details, Spot { dir, name });
-    let is_link = dir.handle.stat_name(name)?.kind == Kind::Symlink;
+    let is_link = dir.handle.stat_name(name)?.kind == FileKind::Symlink;
     if !is_link && !copier.made.contains(&dir.real.join(name)) {
         dir.handle.chmod(name, tree.owner.mode(&item.stat))?;
     }
@@ -198,7 +198,7 @@ fn finish_dir(root: &RootDir, path: &Path, mtime: Timestamp, replaces: bool) -> 
         return Ok(());
     }
     let (dir, name) = root.parent(path)?;
-    if !name.is_empty() && dir.stat_name(&name)?.kind == Kind::Dir {
+    if !name.is_empty() && dir.stat_name(&name)?.kind == FileKind::Dir {
         dir.set_mtime(&name, mtime)?;
     }
     Ok(())

@@ -3,7 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
-use rbuild_linux::Kind;
+use rbuild_linux::FileKind;
 
 use crate::ops::copy::copier::{Copier, Defers};
 use crate::ops::copy::destination::Dir;
@@ -18,7 +18,7 @@ impl Copier<'_> {
 
     /// Returns true if the path is a directory or a symbolic link to one.
     pub(super) fn is_dir(&self, path: &Path) -> Result<bool, Reason> {
-        Ok(self.root.stat(self.real(path)?).is_ok_and(|stat| stat.kind == Kind::Dir))
+        Ok(self.root.stat(self.real(path)?).is_ok_and(|stat| stat.kind == FileKind::Dir))
     }
 
     /// Returns a directory of the destination path, creating it and its missing parents.
@@ -67,7 +67,7 @@ impl Copier<'_> {
         let real = self.real(dest)?;
         let there = self.root.stat(&real).ok();
         match (real.parent(), real.file_name(), there) {
-            (Some(parent), Some(last), there) if there.is_none_or(|stat| stat.kind != Kind::Dir) => {
+            (Some(parent), Some(last), there) if there.is_none_or(|stat| stat.kind != FileKind::Dir) => {
                 self.at_dest += 1;
                 Ok((self.dir(parent, mode)?, last.to_os_string()))
             }
@@ -82,7 +82,7 @@ impl Copier<'_> {
             return Ok(());
         }
         match self.root.stat(self.real(Path::new(&step.dest))?) {
-            Ok(stat) if stat.kind != Kind::Dir => {
+            Ok(stat) if stat.kind != FileKind::Dir => {
                 let text = "is a file in the image, and several sources need a directory";
                 Err(Reason::Destination(format!("{} {text}", step.dest)))
             }
@@ -104,12 +104,12 @@ impl Copier<'_> {
             Err(e) => return Err(e.into()),
         }
         match dir.handle.stat_name(name)?.kind {
-            Kind::Dir => Ok(place),
-            Kind::Symlink => {
+            FileKind::Dir => Ok(place),
+            FileKind::Symlink => {
                 self.meets_link();
                 let real = self.real(&place)?;
                 match self.root.stat(&real) {
-                    Ok(stat) if stat.kind != Kind::Dir => Err(dir_over_file(&place)),
+                    Ok(stat) if stat.kind != FileKind::Dir => Err(dir_over_file(&place)),
                     Ok(_) => Ok(real),
                     Err(_) => Ok(self.dir(&real, 0o755)?.real),
                 }
@@ -122,7 +122,7 @@ impl Copier<'_> {
     pub(super) fn clear_place(&mut self, dir: &Dir, name: &OsStr) -> Result<(), Reason> {
         let place = dir.real.join(name);
         match dir.handle.stat_name(name) {
-            Ok(stat) if stat.kind == Kind::Dir => {
+            Ok(stat) if stat.kind == FileKind::Dir => {
                 let place = shown(&place);
                 let text = "is a directory in the image, and the copy has a file of that name";
                 return Err(Reason::Text(format!("{} {text}", place.display())));

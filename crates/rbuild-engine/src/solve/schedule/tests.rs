@@ -20,11 +20,11 @@ fn image(name: &str) -> Vertex {
     vertex(Step::Image { name: name.into(), manifest, platform, diff_ids }, None)
 }
 
-fn copy(parent: usize, from: From, sources: &[&str]) -> Vertex {
+fn copy(parent: usize, from: FileSource, sources: &[&str]) -> Vertex {
     copy_of(parent, from, sources.iter().map(|source| SourcePattern::parse(source)))
 }
 
-fn copy_of(parent: usize, from: From, patterns: impl Iterator<Item = SourcePattern>) -> Vertex {
+fn copy_of(parent: usize, from: FileSource, patterns: impl Iterator<Item = SourcePattern>) -> Vertex {
     let sources = patterns.map(|pattern| CopySource { pattern, span: Span::default() }).collect();
     vertex(Step::Copy(CopyStep { from, sources, ..CopyStep::default() }), Some(v(parent)))
 }
@@ -34,11 +34,11 @@ fn copy_of(parent: usize, from: From, patterns: impl Iterator<Item = SourcePatte
 fn two_stages() -> BuildGraph {
     graph(vec![
         image("base"),
-        copy(0, From::Context, &["x"]),
-        copy(1, From::Context, &["y"]),
+        copy(0, FileSource::Context, &["x"]),
+        copy(1, FileSource::Context, &["y"]),
         vertex(Step::Scratch, None),
-        copy(3, From::Vertex(v(2)), &["/a"]),
-        copy(4, From::Context, &["z"]),
+        copy(3, FileSource::Vertex(v(2)), &["/a"]),
+        copy(4, FileSource::Context, &["z"]),
     ])
 }
 
@@ -91,7 +91,7 @@ fn what_is_open_and_needed_runs_after_its_inputs() {
 
 #[test]
 fn a_cached_target_needs_its_image_only_for_an_export_of_files() {
-    let graph = graph(vec![image("base"), copy(0, From::Context, &["x"])]);
+    let graph = graph(vec![image("base"), copy(0, FileSource::Context, &["x"])]);
     for (exports_files, want) in [(false, ""), (true, "0")] {
         assert_eq!(shown(&Schedule::of(&graph, vec![false, false], exports_files)), want);
     }
@@ -117,15 +117,19 @@ fn steps_wait_for_steps_and_not_for_images() {
 
 #[test]
 fn only_copied_paths_are_wanted_of_an_image_that_nothing_else_needs() {
-    let from = |sources: &[&str]| copy(0, From::Vertex(v(1)), sources);
+    let from = |sources: &[&str]| copy(0, FileSource::Vertex(v(1)), sources);
     let with = |last: Vertex| graph(vec![vertex(Step::Scratch, None), image("tools"), last]);
-    let parents = || copy_of(0, From::Vertex(v(1)), [SourcePattern::with_parents("/bin/a")].into_iter());
+    let parents = || copy_of(0, FileSource::Vertex(v(1)), [SourcePattern::with_parents("/bin/a")].into_iter());
     for (case, graph, want) in [
         ("two paths", with(from(&["/bin/a", "lib/b"])), Some(vec!["bin/a", "lib/b"])),
         ("everything", with(from(&["/"])), None),
         ("a pattern", with(from(&["/bin/*"])), None),
         ("--parents", with(parents()), None),
-        ("a base as well", graph(vec![image("x"), image("tools"), copy(1, From::Vertex(v(1)), &["/bin/a"])]), None),
+        (
+            "a base as well",
+            graph(vec![image("x"), image("tools"), copy(1, FileSource::Vertex(v(1)), &["/bin/a"])]),
+            None,
+        ),
     ] {
         let schedule = Schedule::of(&graph, vec![false, false, true], false);
         let wanted = schedule.parts_wanted(&graph, v(1));
@@ -133,7 +137,7 @@ fn only_copied_paths_are_wanted_of_an_image_that_nothing_else_needs() {
         assert_eq!(wanted, want, "{case}");
     }
     // The same image is used as a base under another vertex.
-    let twice = graph(vec![image("tools"), image("tools"), copy(0, From::Vertex(v(1)), &["/bin/a"])]);
+    let twice = graph(vec![image("tools"), image("tools"), copy(0, FileSource::Vertex(v(1)), &["/bin/a"])]);
     assert_eq!(Schedule::of(&twice, vec![false, false, true], false).parts_wanted(&twice, v(1)), None);
 }
 
@@ -141,14 +145,14 @@ fn only_copied_paths_are_wanted_of_an_image_that_nothing_else_needs() {
 /// copies from it on scratch, 4 and 5 copies from those.
 #[test]
 fn what_several_stages_share_runs_once() {
-    let stage = |from: usize| copy(0, From::Vertex(v(from)), &["/a"]);
+    let stage = |from: usize| copy(0, FileSource::Vertex(v(from)), &["/a"]);
     let graph = graph(vec![
         vertex(Step::Scratch, None),
-        copy(0, From::Context, &["x"]),
+        copy(0, FileSource::Context, &["x"]),
         stage(1),
         stage(1),
-        copy(2, From::Vertex(v(3)), &["/a"]),
-        copy(4, From::Context, &["y"]),
+        copy(2, FileSource::Vertex(v(3)), &["/a"]),
+        copy(4, FileSource::Context, &["y"]),
     ]);
     for (open, want, dependants) in [
         (&[1, 2, 3, 4, 5][..], "1 2<1> 3<1> 4<2,3> 5<4>", &[2, 3][..]),
@@ -166,8 +170,9 @@ fn what_several_stages_share_runs_once() {
 
 #[test]
 fn sources_that_go_up_and_escapes_are_paths_of_an_image() {
-    let with =
-        |source: &str| graph(vec![vertex(Step::Scratch, None), image("tools"), copy(0, From::Vertex(v(1)), &[source])]);
+    let with = |source: &str| {
+        graph(vec![vertex(Step::Scratch, None), image("tools"), copy(0, FileSource::Vertex(v(1)), &[source])])
+    };
     for (source, want) in [("../bin/./a", Some("bin/a")), (r"a\*", Some(r"a\*")), ("/..", None), ("[a]", None)] {
         let graph = with(source);
         let wanted = Schedule::of(&graph, vec![false, false, true], false).parts_wanted(&graph, v(1));

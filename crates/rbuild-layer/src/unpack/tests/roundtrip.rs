@@ -74,15 +74,15 @@ fn build(root: &RootDir, steps: &[Make]) {
             Make::HardLink { to, .. } => {
                 root.parent(name(*to)).and_then(|(from, old)| dir.hard_link(&from, &old, &base))
             }
-            Make::Fifo { .. } => dir.create_node(&base, Kind::Fifo, 0o600, (0, 0)),
+            Make::Fifo { .. } => dir.create_node(&base, FileKind::Fifo, 0o600, (0, 0)),
             Make::Sparse { at, .. } => dir.create_file(&base, 0o600).map(|f| f.write_all_at(b"data", *at).unwrap()),
             Make::Attribute { value, .. } => dir.set_xattr(&base, OsStr::new("user.test"), value),
             // The mark has a meaning on directories only.
             Make::Opaque { .. } => match dir.stat_name(&base) {
-                Ok(stat) if stat.kind == Kind::Dir => dir.set_xattr(&base, OsStr::new(OPAQUE), b"y"),
+                Ok(stat) if stat.kind == FileKind::Dir => dir.set_xattr(&base, OsStr::new(OPAQUE), b"y"),
                 _ => Ok(()),
             },
-            Make::Whiteout { .. } => dir.create_node(&base, Kind::CharDevice, 0, (0, 0)),
+            Make::Whiteout { .. } => dir.create_node(&base, FileKind::CharDevice, 0, (0, 0)),
         };
         let _ = dir.set_mtime(&base, Timestamp { sec: 1_000_000_000, nsec });
     }
@@ -90,40 +90,40 @@ fn build(root: &RootDir, steps: &[Make]) {
 
 /// Everything a layer records of a tree, one entry per line, without the times of directories that
 /// the test has changed.
-fn listing(root: &RootDir, at: &Path, first: &mut BTreeMap<(u32, u32, u64), PathBuf>, out: &mut Vec<String>) {
+fn listing(root: &RootDir, at: &Path, first: &mut BTreeMap<rbuild_linux::Inode, PathBuf>, out: &mut Vec<String>) {
     let dir = root.sub(at).unwrap();
     for entry in dir.entries().unwrap() {
         let path = at.join(&entry.name);
         let stat = dir.stat_name(&entry.name).unwrap();
         let link = match first.get(&stat.inode()) {
-            Some(first) if stat.kind != Kind::Dir && !stat.is_whiteout() => format!(" = {first:?}"),
+            Some(first) if stat.kind != FileKind::Dir && !stat.is_whiteout() => format!(" = {first:?}"),
             _ => String::new(),
         };
         first.entry(stat.inode()).or_insert_with(|| path.clone());
         let content = match stat.kind {
-            Kind::File => {
+            FileKind::File => {
                 let mut bytes = Vec::new();
                 std::io::Read::read_to_end(&mut dir.open_name(&entry.name).unwrap(), &mut bytes).unwrap();
                 BlobDigest::of(&bytes).to_string()
             }
-            Kind::Symlink => format!("{:?}", dir.read_link(&entry.name).unwrap()),
+            FileKind::Symlink => format!("{:?}", dir.read_link(&entry.name).unwrap()),
             _ => String::new(),
         };
         let mut attributes = match stat.kind {
-            Kind::File | Kind::Dir => dir.xattrs(&entry.name).unwrap(),
+            FileKind::File | FileKind::Dir => dir.xattrs(&entry.name).unwrap(),
             _ => Default::default(),
         };
         // A mark for the kernel: every directory with whiteouts has it, whether unpacked or made by
         // an overlay.
         attributes.remove(OsStr::new(ORIGIN));
-        let mode = if stat.kind == Kind::Symlink { 0 } else { stat.mode };
+        let mode = if stat.kind == FileKind::Symlink { 0 } else { stat.mode };
         out.push(format!(
             "{path:?} {:?} {mode:o} {} {:?}{link} {content} {attributes:?}",
             stat.kind,
-            stat.size * u64::from(stat.kind == Kind::File),
+            stat.size * u64::from(stat.kind == FileKind::File),
             if stat.is_whiteout() { Default::default() } else { stat.mtime }
         ));
-        if stat.kind == Kind::Dir {
+        if stat.kind == FileKind::Dir {
             listing(root, &path, first, out);
         }
     }

@@ -38,7 +38,7 @@ pub enum Fault {
 }
 
 /// A fault with the requests that meet it.
-pub struct Rule {
+pub struct NameRules {
     method: &'static str,
     path: String,
     fault: Fault,
@@ -60,7 +60,7 @@ pub struct State {
     pub blobs: HashMap<(String, BlobDigest), Vec<u8>>,
     pub manifests: HashMap<(String, String), (String, Vec<u8>)>,
     uploads: HashMap<String, Vec<u8>>,
-    rules: Vec<Rule>,
+    rules: Vec<NameRules>,
     /// Method, path and query of each request, and `+` if it has an Authorization.
     pub log: Vec<String>,
     /// Scopes of token requests.
@@ -133,7 +133,7 @@ impl Registry {
 
     /// Orders a fault for the next `count` requests with that method and a path containing `path`.
     pub fn fault(&self, method: &'static str, path: &str, fault: Fault, count: usize) {
-        self.state().rules.push(Rule { method, path: path.to_string(), fault, left: count });
+        self.state().rules.push(NameRules { method, path: path.to_string(), fault, left: count });
     }
 
     /// Cancels all faults.
@@ -176,7 +176,7 @@ impl Registry {
     fn faults(&self, request: &Request) -> Vec<Fault> {
         let mut state = self.state();
         let fits =
-            |rule: &&mut Rule| rule.left > 0 && rule.method == request.method && request.path.contains(&rule.path);
+            |rule: &&mut NameRules| rule.left > 0 && rule.method == request.method && request.path.contains(&rule.path);
         let met = state.rules.iter_mut().filter(fits).map(|rule| {
             rule.left -= 1;
             rule.fault.clone()

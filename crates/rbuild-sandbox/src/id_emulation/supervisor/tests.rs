@@ -65,7 +65,7 @@ fn answer_for_a_caller_that_is_gone() {
     let mut caller = own_program("caller").stdin(OwnedFd::from(theirs)).stdout(Stdio::null()).spawn().unwrap();
     let listener = receive_fds(&socket).unwrap().pop().unwrap();
     let call = notify::receive(listener.as_fd()).unwrap().unwrap();
-    let proc = Proc { dir: std::fs::File::open("/proc").unwrap().into(), outer: false };
+    let proc = SharedProc { dir: std::fs::File::open("/proc").unwrap().into(), outer: false };
     let root = Credentials::default();
     let mut supervisor = Supervisor {
         listener: Arc::new(listener),
@@ -77,11 +77,11 @@ fn answer_for_a_caller_that_is_gone() {
         chrooted: false,
         has_begun: true,
         narrowed: true,
-        known: Known::default(),
+        known: RecordCache::default(),
     };
     let (listener, proc) = (supervisor.listener.clone(), supervisor.proc.clone());
     let asking = Caller { call: &call, listener: listener.as_fd(), proc: &proc };
-    let change = || Request::SetIds { of: Of::Users, change: Change::One(33) };
+    let change = || Request::SetIds { of: Of::Users, change: IdChange::One(33) };
     let address = std::ptr::from_ref(&PART).addr() as u64;
 
     assert!(supervisor.decide(change(), &asking).is_ok(), "it waits");

@@ -11,17 +11,12 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Component, Path, PathBuf};
 
-use rbuild_linux::{Held, Kind, RootDir, Stat, Timestamp, Trail};
+use rbuild_linux::{Error, FileKind, Inode, PinnedEntry, RootDir, Stat, Timestamp, Trail};
 
-use crate::error::{Holder, MountProblem, Problem};
+use crate::error::{FileOrigin, MountProblem, RunnerProblem};
 use crate::protocol::RunRequest;
-use crate::runner::chroot::material::{Entry, What};
+use crate::runner::chroot::material::{EntryAt, What};
 use crate::runner::obstacles::{Taken, fitting_place, outside_of_the_devices, outside_of_the_kernels};
-
-type Failure = rbuild_linux::Error;
-
-/// Device (major and minor) and inode number.
-type Inode = (u32, u32, u64);
 
 /// Directory in the scratch directory that holds covered entries meanwhile.
 const COVERED: &str = "covered";
@@ -58,24 +53,24 @@ struct Material {
     /// Entries created in it.
     inner: Vec<Tracked>,
     /// Its original place, to which it returns.
-    home: Option<Entry>,
+    home: Option<EntryAt>,
     /// Its content is private to the command (a secret, for instance).
     is_text: bool,
 }
 
 /// An entry that was placed into the root directory.
 struct Tracked {
-    held: Held,
-    kind: Kind,
+    held: PinnedEntry,
+    kind: FileKind,
     /// Maximum number of hard links it may have.
     most_names: u32,
     dir: RootDir,
     dir_inode: Inode,
     name: OsString,
-    found: Found,
+    found: Whereabouts,
 }
 
-enum Found {
+enum Whereabouts {
     InPlace,
     Elsewhere(RootDir, OsString),
     Gone,
@@ -83,55 +78,55 @@ enum Found {
 
 impl Tracked {
     /// Tracks an entry that may have no more hard links than it has now.
-    fn of(dir: &RootDir, name: &OsStr) -> Result<Tracked, Failure> {
-        let held = Held::of(dir, name)?;
+    fn of(dir: &RootDir, name: &OsStr) -> Result<Tracked, Error> {
+        let held = PinnedEntry::of(dir, name)?;
         let stat = held.stat()?;
         Ok(Tracked {
             kind: stat.kind,
-            most_names: if stat.kind == Kind::Dir { u32::MAX } else { stat.nlink },
+            most_names: if stat.kind == FileKind::Dir { u32::MAX } else { stat.nlink },
             held,
             dir: dir.try_clone()?,
             dir_inode: dir.stat_self()?.inode(),
             name: name.to_os_string(),
-            found: Found::InPlace,
+            found: Whereabouts::InPlace,
         })
     }
 
     /// Checks the original place. Returns true if the entry is there and has no other names.
-    fn look(&mut self) -> Result<bool, Failure> {
+    fn look(&mut self) -> Result<bool, Error> {
         let in_place = self.held.is(&self.dir, &self.name);
-        self.found = if in_place { Found::InPlace } else { Found::Gone };
+        self.found = if in_place { Whereabouts::InPlace } else { Whereabouts::Gone };
         Ok(in_place && self.held.stat()?.nlink <= self.most_names)
     }
 
     /// Handles a name of the entry found elsewhere. Additional names of files are removed.
-    fn meet(&mut self, dir: &RootDir, name: &OsStr) -> Result<(), Failure> {
+    fn meet(&mut self, dir: &RootDir, name: &OsStr) -> Result<(), Error> {
         if name == self.name && dir.stat_self()?.inode() == self.dir_inode {
             return Ok(());
         }
-        if self.kind != Kind::Dir {
+        if self.kind != FileKind::Dir {
             return unnoticed(dir, || dir.remove_file(name));
         }
-        self.found = Found::Elsewhere(dir.try_clone()?, name.to_os_string());
+        self.found = Whereabouts::Elsewhere(dir.try_clone()?, name.to_os_string());
         Ok(())
     }
 
     /// Returns the directory and name where it currently is.
     fn place(&self) -> Option<(&RootDir, &OsStr)> {
         match &self.found {
-            Found::InPlace => Some((&self.dir, &self.name)),
-            Found::Elsewhere(dir, name) => Some((dir, name)),
-            Found::Gone => None,
+            Whereabouts::InPlace => Some((&self.dir, &self.name)),
+            Whereabouts::Elsewhere(dir, name) => Some((dir, name)),
+            Whereabouts::Gone => None,
         }
     }
 
-    fn remove(&self) -> Result<(), Failure> {
+    fn remove(&self) -> Result<(), Error> {
         self.place().map_or(Ok(()), |(dir, name)| unnoticed(dir, || dir.remove_all(name)))
     }
 }
 
 /// Runs `work` and restores the directory's modification time.
-fn unnoticed<T>(dir: &RootDir, work: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
+fn unnoticed<T>(dir: &RootDir, work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
     let mtime = dir.stat_self()?.mtime;
     let done = work()?;
     dir.set_own_mtime(mtime)?;
@@ -143,7 +138,7 @@ impl LaidOut<'_> {
         LaidOut { root, scratch, mounts: Vec::new(), taken: Taken::default() }
     }
 
-    pub(super) fn put(&mut self, request: &RunRequest) -> Result<(), Problem> {
+    pub(super) fn put(&mut self, request: &RunRequest) -> Result<(), RunnerProblem> {
         self.scratch.create_dir_all(COVERED, 0o755, None, |_| ())?;
         for (target, what) in [
             ("/proc", What::Empty(0o555)),
@@ -156,16 +151,16 @@ impl LaidOut<'_> {
         }
         for wanted in request.mounts.iter().filter(|wanted| !wanted.is_of_dev()) {
             let target = Path::new(&wanted.target);
-            let real = self.root.resolve(target).map_err(|e| Problem::of_mount_point(target, e))?;
+            let real = self.root.resolve(target).map_err(|e| RunnerProblem::of_mount_point(target, e))?;
             outside_of_the_devices(target, &real)?;
             self.mount(&wanted.target, What::of(wanted)?)?;
         }
         Ok(())
     }
 
-    fn mount(&mut self, target: &str, what: What<'_>) -> Result<(), Problem> {
-        let fail = |e: Failure| Problem::of_mount_point(Path::new(target), e);
-        let needs = if what.is_dir()? { Kind::Dir } else { Kind::File };
+    fn mount(&mut self, target: &str, what: What<'_>) -> Result<(), RunnerProblem> {
+        let fail = |e: Error| RunnerProblem::of_mount_point(Path::new(target), e);
+        let needs = if what.is_dir()? { FileKind::Dir } else { FileKind::File };
         let at = self.place_of(Path::new(target), needs)?;
         let Some(name) = at.file_name().map(OsStr::to_os_string) else {
             return Err(MountProblem::OverRoot.at(Path::new(target)).into());
@@ -178,17 +173,17 @@ impl LaidOut<'_> {
     }
 
     /// Returns `target` with links resolved, if a mount can be there.
-    fn place_of(&self, target: &Path, needs: Kind) -> Result<PathBuf, Problem> {
-        let real = self.root.resolve(target).map_err(|e| Problem::of_mount_point(target, e))?;
+    fn place_of(&self, target: &Path, needs: FileKind) -> Result<PathBuf, RunnerProblem> {
+        let real = self.root.resolve(target).map_err(|e| RunnerProblem::of_mount_point(target, e))?;
         outside_of_the_kernels(target, &real)?;
         self.taken.allows(target, &real, needs)?;
-        let holder = if self.taken.covers(&real) { Holder::Mount } else { Holder::Image };
+        let holder = if self.taken.covers(&real) { FileOrigin::Mount } else { FileOrigin::Image };
         fitting_place(self.root, target, (&real, needs), holder)?;
         Ok(real)
     }
 
     /// Returns the directory that holds `at`, creating missing parents.
-    fn directory_of(&self, at: &Path) -> Result<(RootDir, Vec<Tracked>), Failure> {
+    fn directory_of(&self, at: &Path) -> Result<(RootDir, Vec<Tracked>), Error> {
         let mut dir = self.root.try_clone()?;
         let mut points = Vec::new();
         for part in at.parent().into_iter().flat_map(Path::components) {
@@ -203,7 +198,7 @@ impl LaidOut<'_> {
     }
 
     /// Places the material of the last mount, moving away an existing entry.
-    fn cover(&mut self, occupied: bool, what: What<'_>) -> Result<(), Failure> {
+    fn cover(&mut self, occupied: bool, what: What<'_>) -> Result<(), Error> {
         let number = self.mounts.len();
         let Some(Mounted { dir, name, covered, material, .. }) = self.mounts.last_mut() else { return Ok(()) };
         let mtime = dir.stat_self()?.mtime;
@@ -232,14 +227,14 @@ impl LaidOut<'_> {
     }
 
     /// Removes everything that was placed. All processes of the command must have ended.
-    pub(super) fn take_back(&mut self) -> Result<(), Failure> {
+    pub(super) fn take_back(&mut self) -> Result<(), Error> {
         let mounts = std::mem::take(&mut self.mounts);
         self.bring_back(mounts)
     }
 
-    fn bring_back(&self, mut mounts: Vec<Mounted>) -> Result<(), Failure> {
+    fn bring_back(&self, mut mounts: Vec<Mounted>) -> Result<(), Error> {
         let times = mounts.iter().flat_map(Mounted::directories).map(|dir| Ok((dir.try_clone()?, mtime_of(dir)?)));
-        let times = times.collect::<Result<Vec<_>, Failure>>()?;
+        let times = times.collect::<Result<Vec<_>, Error>>()?;
         self.find_moved(&mut mounts)?;
         // Mounts may be nested: return those that are kept before anything is removed.
         let own: HashSet<Inode> =
@@ -262,14 +257,14 @@ impl LaidOut<'_> {
         }
         if !restored.is_empty() {
             let mut file = self.scratch.create_file(OsStr::new(RESTORED), 0o600)?;
-            let failed = |e| Failure::new("write", self.scratch.label().join(RESTORED), e);
+            let failed = |e| Error::new("write", self.scratch.label().join(RESTORED), e);
             std::io::Write::write_all(&mut file, &restored.join(&0)).map_err(failed)?;
         }
         Ok(())
     }
 
     /// Searches for entries that are not, or not only, in their original place.
-    fn find_moved(&self, mounts: &mut [Mounted]) -> Result<(), Failure> {
+    fn find_moved(&self, mounts: &mut [Mounted]) -> Result<(), Error> {
         let mut missing = HashMap::new();
         for tracked in mounts.iter_mut().flat_map(Mounted::tracked) {
             if !tracked.look()? {
@@ -286,12 +281,12 @@ impl LaidOut<'_> {
     }
 }
 
-fn mtime_of(dir: &RootDir) -> Result<Timestamp, Failure> {
+fn mtime_of(dir: &RootDir) -> Result<Timestamp, Error> {
     Ok(dir.stat_self()?.mtime)
 }
 
 /// Calls `each` for every entry below `root`, directories before their contents.
-fn walk(root: &RootDir, mut each: impl FnMut(&RootDir, &OsStr, &Stat) -> Result<(), Failure>) -> Result<(), Failure> {
+fn walk(root: &RootDir, mut each: impl FnMut(&RootDir, &OsStr, &Stat) -> Result<(), Error>) -> Result<(), Error> {
     let mut trail = Trail::new(root.try_clone()?);
     let mut levels = vec![root.entries()?];
     while let Some(entries) = levels.last_mut() {
@@ -303,7 +298,7 @@ fn walk(root: &RootDir, mut each: impl FnMut(&RootDir, &OsStr, &Stat) -> Result<
         let dir = trail.last();
         let stat = dir.stat_name(&entry.name)?;
         each(dir, &entry.name, &stat)?;
-        if stat.kind == Kind::Dir {
+        if stat.kind == FileKind::Dir {
             levels.push(trail.enter(&entry.name)?.entries()?);
         }
     }
@@ -329,16 +324,16 @@ impl Mounted {
     /// Returns a lent entry to its original place. If the command removed it, its replacement, or
     /// else an empty directory, goes there. `own` are the inodes of everything placed, none of
     /// which counts as the command's replacement.
-    fn send_home(&self, own: &HashSet<Inode>) -> Result<(), Failure> {
+    fn send_home(&self, own: &HashSet<Inode>) -> Result<(), Error> {
         let Some(Material { entry, home: Some((home, old)), .. }) = &self.material else { return Ok(()) };
         if let Some((dir, name)) = entry.place() {
             return unnoticed(dir, || dir.rename(name, home, old));
         }
-        if entry.kind != Kind::Dir {
+        if entry.kind != FileKind::Dir {
             return Ok(());
         }
         match self.dir.stat_name(&self.name) {
-            Ok(stat) if stat.kind == Kind::Dir && !own.contains(&stat.inode()) => {
+            Ok(stat) if stat.kind == FileKind::Dir && !own.contains(&stat.inode()) => {
                 self.dir.rename(&self.name, home, old)
             }
             _ => {
@@ -349,10 +344,10 @@ impl Mounted {
         }
     }
 
-    fn remove(&self) -> Result<(), Failure> {
+    fn remove(&self) -> Result<(), Error> {
         let Some(Material { entry, inner, home: None, is_text }) = &self.material else { return Ok(()) };
         entry.remove()?;
-        for moved in inner.iter().filter(|inner| matches!(inner.found, Found::Elsewhere(..))) {
+        for moved in inner.iter().filter(|inner| matches!(inner.found, Whereabouts::Elsewhere(..))) {
             moved.remove()?;
         }
         // A hard link outside of the root directory, which a command can create, must not reveal
@@ -365,14 +360,14 @@ impl Mounted {
 
     /// Restores the covered entry, and removes the directories that were created unless the command
     /// has put something into them. Returns true if the covered entry was a file and is unchanged.
-    fn uncover(&self, kept: &RootDir) -> Result<bool, Failure> {
+    fn uncover(&self, kept: &RootDir) -> Result<bool, Error> {
         let mut as_it_was = false;
         if self.material.is_some() || self.covered.is_some() {
             self.dir.remove_all(&self.name)?;
         }
         if let Some((kept_name, stat)) = &self.covered {
             let kept_name = OsStr::new(kept_name);
-            as_it_was = stat.kind != Kind::Dir && kept.stat_name(kept_name)? == *stat;
+            as_it_was = stat.kind != FileKind::Dir && kept.stat_name(kept_name)? == *stat;
             match kept.rename(kept_name, &self.dir, &self.name) {
                 // The command removed the directory itself, with everything in it.
                 Err(e) if e.is_not_found() => as_it_was = false,

@@ -4,14 +4,14 @@ use std::ffi::{OsStr, OsString};
 use std::io::Write;
 use std::path::Path;
 
-use rbuild_linux::{Kind, RootDir, Stat, Trail, copy_file};
+use rbuild_linux::{FileKind, RootDir, Stat, Trail, copy_file};
 
-use crate::error::Problem;
+use crate::error::RunnerProblem;
 use crate::protocol::{MountRequest, MountSource};
 use crate::runner::devices::DEVICES;
 
 /// A directory entry: its directory and its name.
-pub(super) type Entry = (RootDir, OsString);
+pub(super) type EntryAt = (RootDir, OsString);
 
 /// The content of a mount.
 pub(super) enum What<'a> {
@@ -22,34 +22,34 @@ pub(super) enum What<'a> {
     /// The command's own /dev.
     Devices,
     /// Something made for this command alone; moved into the root directory and back.
-    Lent(Entry),
+    Lent(EntryAt),
     /// A file or directory of the host, which is copied and only read.
-    Copied(Entry),
+    Copied(EntryAt),
     /// A socket, which is hard-linked: all its names refer to the same socket.
-    Socket(Entry),
+    Socket(EntryAt),
 }
 
 impl What<'_> {
-    pub(super) fn of(wanted: &MountRequest) -> Result<What<'_>, Problem> {
+    pub(super) fn of(wanted: &MountRequest) -> Result<What<'_>, RunnerProblem> {
         Ok(match &wanted.source {
             MountSource::File { content, mode, uid, gid } => What::Text(content, *mode, *uid, *gid),
             MountSource::Tmpfs { .. } => What::Empty(0o1777),
             MountSource::Bind(path) => socket(path)?,
             MountSource::Part { dir, path } => What::Lent(inside(dir, path)?),
-            MountSource::BindBelow { .. } => return Err(Problem::NeedsMounts("a directory that stays".into())),
-            MountSource::Trees { .. } => return Err(Problem::NeedsMounts("a mount of layers".into())),
+            MountSource::BindBelow { .. } => return Err(RunnerProblem::NeedsMounts("a directory that stays".into())),
+            MountSource::Trees { .. } => return Err(RunnerProblem::NeedsMounts("a mount of layers".into())),
             MountSource::Machine(path) if wanted.read_only => What::Copied(outside(path)?),
-            MountSource::Machine(path) => return Err(Problem::WritableVolume(path.display().to_string())),
+            MountSource::Machine(path) => return Err(RunnerProblem::WritableVolume(path.display().to_string())),
         })
     }
 
-    pub(super) fn is_dir(&self) -> Result<bool, Problem> {
+    pub(super) fn is_dir(&self) -> Result<bool, RunnerProblem> {
         match self {
             What::Text(..) | What::Socket(_) => Ok(false),
             What::Empty(_) | What::Devices => Ok(true),
             What::Lent((dir, name)) | What::Copied((dir, name)) => {
                 let stat = dir.stat_name(name)?;
-                Ok(stat.kind == Kind::Dir)
+                Ok(stat.kind == FileKind::Dir)
             }
         }
     }
@@ -85,7 +85,7 @@ impl What<'_> {
 fn fill_dev(dev: &RootDir) -> rbuild_linux::Result<()> {
     for (name, number) in DEVICES {
         let name = OsStr::new(name);
-        if dev.create_node(name, Kind::CharDevice, 0o666, number).is_err() {
+        if dev.create_node(name, FileKind::CharDevice, 0o666, number).is_err() {
             drop(dev.create_file(name, 0o666)?);
         }
         dev.chmod(name, 0o666)?;
@@ -95,17 +95,17 @@ fn fill_dev(dev: &RootDir) -> rbuild_linux::Result<()> {
     dev.chmod(shared, 0o1777)
 }
 
-fn socket(path: &Path) -> Result<What<'static>, Problem> {
+fn socket(path: &Path) -> Result<What<'static>, RunnerProblem> {
     let (dir, name) = outside(path)?;
     match dir.stat_name(&name)?.kind {
-        Kind::Socket => Ok(What::Socket((dir, name))),
+        FileKind::Socket => Ok(What::Socket((dir, name))),
         // Any other file shown directly could be hard-linked into the result.
-        _ => Err(Problem::NeedsMounts(path.display().to_string().into())),
+        _ => Err(RunnerProblem::NeedsMounts(path.display().to_string().into())),
     }
 }
 
 /// Resolves a path inside a directory, without links leaving it.
-fn inside(dir: &Path, path: &Path) -> Result<Entry, Problem> {
+fn inside(dir: &Path, path: &Path) -> Result<EntryAt, RunnerProblem> {
     let root = RootDir::open(dir)?;
     let real = root.resolve(path)?;
     match real.file_name() {
@@ -114,16 +114,17 @@ fn inside(dir: &Path, path: &Path) -> Result<Entry, Problem> {
     }
 }
 
-fn outside(path: &Path) -> Result<Entry, Problem> {
-    let above = path.parent().ok_or_else(|| Problem::NeedsMounts("the root directory of the machine".into()))?;
-    let name = path.file_name().ok_or_else(|| Problem::NeedsMounts("the root directory of the machine".into()))?;
+fn outside(path: &Path) -> Result<EntryAt, RunnerProblem> {
+    let above = path.parent().ok_or_else(|| RunnerProblem::NeedsMounts("the root directory of the machine".into()))?;
+    let name =
+        path.file_name().ok_or_else(|| RunnerProblem::NeedsMounts("the root directory of the machine".into()))?;
     Ok((RootDir::open(above)?, name.to_os_string()))
 }
 
 /// Copies an entry recursively under another name. Device nodes are skipped.
 fn copy_tree(from: &RootDir, old: &OsStr, to: &RootDir, name: &OsStr) -> rbuild_linux::Result<()> {
     let stat = from.stat_name(old)?;
-    if stat.kind != Kind::Dir {
+    if stat.kind != FileKind::Dir {
         return copy_leaf((from, old), &stat, (to, name));
     }
     to.create_dir(name, 0o700)?;
@@ -138,7 +139,7 @@ fn copy_tree(from: &RootDir, old: &OsStr, to: &RootDir, name: &OsStr) -> rbuild_
             continue;
         };
         let (name, stat) = (&entry.name, there.last().stat_name(&entry.name)?);
-        if stat.kind != Kind::Dir {
+        if stat.kind != FileKind::Dir {
             copy_leaf((there.last(), name), &stat, (here.last(), name))?;
             continue;
         }
@@ -151,14 +152,14 @@ fn copy_tree(from: &RootDir, old: &OsStr, to: &RootDir, name: &OsStr) -> rbuild_
 
 fn copy_leaf((from, old): (&RootDir, &OsStr), stat: &Stat, (to, name): (&RootDir, &OsStr)) -> rbuild_linux::Result<()> {
     match stat.kind {
-        Kind::File => {
+        FileKind::File => {
             copy_file(&from.open_name(old)?, stat, &to.create_file(name, 0o600)?)?;
         }
-        Kind::Symlink => to.create_symlink(&from.read_link(old)?, name)?,
+        FileKind::Symlink => to.create_symlink(&from.read_link(old)?, name)?,
         _ => return Ok(()),
     };
     to.chown(name, stat.uid, stat.gid)?;
-    if stat.kind != Kind::Symlink {
+    if stat.kind != FileKind::Symlink {
         to.chmod(name, stat.mode)?;
     }
     to.set_mtime(name, stat.mtime)

@@ -5,7 +5,7 @@ use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 use rbuild_layer::{OPAQUE, ORIGIN, keep_in_tree, steers_overlay};
-use rbuild_linux::{Error, Kind, Result, RootDir, Stat, Timestamp, Trail, Xattrs};
+use rbuild_linux::{Error, FileKind, Result, RootDir, Stat, Timestamp, Trail, Xattrs};
 
 /// The identity of an entry before the changes.
 #[derive(Debug, Clone, PartialEq)]
@@ -15,7 +15,7 @@ enum Mark {
     Leaf { inode: u64, changed: Option<Timestamp> },
     /// A directory. A directory that was removed and recreated may reuse the inode number, so its
     /// birth time counts as well.
-    Dir { inode: u64, made: Option<Timestamp>, meta: Meta },
+    Dir { inode: u64, made: Option<Timestamp>, meta: DirMeta },
 }
 
 impl Mark {
@@ -27,7 +27,7 @@ impl Mark {
 }
 
 #[derive(Debug, Clone, PartialEq)]
-struct Meta {
+struct DirMeta {
     owner: (u32, u32),
     mode: u32,
     mtime: Timestamp,
@@ -35,21 +35,21 @@ struct Meta {
 }
 
 /// The entries of a directory.
-type Entries = HashMap<OsString, Mark>;
+type DirMarks = HashMap<OsString, Mark>;
 
 /// A subdirectory, and its former entries if it existed before.
-type Below = (OsString, Option<Entries>);
+type Below = (OsString, Option<DirMarks>);
 
 /// A record of a merged directory before work in it.
 pub struct Baseline {
     /// Entries of each directory, by its path relative to the root.
-    dirs: HashMap<PathBuf, Entries>,
+    dirs: HashMap<PathBuf, DirMarks>,
     linked: bool,
 }
 
-fn meta(dir: &RootDir, stat: &Stat) -> Result<Meta> {
+fn meta(dir: &RootDir, stat: &Stat) -> Result<DirMeta> {
     let xattrs = dir.xattrs(OsStr::new(""))?.into_iter().filter(|(attr, _)| keep_in_tree(attr)).collect();
-    Ok(Meta { owner: (stat.uid, stat.gid), mode: stat.mode, mtime: stat.mtime, xattrs })
+    Ok(DirMeta { owner: (stat.uid, stat.gid), mode: stat.mode, mtime: stat.mtime, xattrs })
 }
 
 impl Baseline {
@@ -81,10 +81,10 @@ impl Baseline {
 
     /// Records the entries of one directory, and returns the names of its subdirectories.
     fn note(&mut self, dir: &RootDir, path: &Path) -> Result<Vec<OsString>> {
-        let (mut marks, mut below) = (Entries::new(), Vec::new());
+        let (mut marks, mut below) = (DirMarks::new(), Vec::new());
         for entry in dir.entries()? {
             let stat = dir.stat_name(&entry.name)?;
-            let mark = if stat.kind == Kind::Dir {
+            let mark = if stat.kind == FileKind::Dir {
                 let meta = meta(&dir.sub(&entry.name)?, &stat)?;
                 below.push(entry.name.clone());
                 Mark::Dir { inode: stat.ino, made: stat.btime, meta }
@@ -157,14 +157,14 @@ impl Baseline {
         &mut self,
         dir: &RootDir,
         path: &Path,
-        marks: Option<Entries>,
+        marks: Option<DirMarks>,
         out: &mut Out<'_>,
     ) -> Result<Vec<Below>> {
         let (mut marks, mut dirs) = (marks.unwrap_or_default(), Vec::new());
         for entry in dir.entries()? {
             let stat = dir.stat_name(&entry.name)?;
             let old = marks.remove(&entry.name);
-            if stat.kind != Kind::Dir {
+            if stat.kind != FileKind::Dir {
                 if !old.is_some_and(|old| old.is_leaf(&stat)) {
                     refuse_whiteout(&stat, path, &entry.name)?;
                     let to = out.dir(path)?;
@@ -222,7 +222,7 @@ fn without_steering(dir: &RootDir, name: &OsStr) -> Result<()> {
 struct Out<'a> {
     tree: &'a RootDir,
     /// Metadata of each directory before anything was moved out of it.
-    now: HashMap<PathBuf, Meta>,
+    now: HashMap<PathBuf, DirMeta>,
     /// Directories created in the tree, whose metadata is set at the end.
     made: Vec<PathBuf>,
 }
@@ -242,7 +242,7 @@ impl Out<'_> {
         // Children first, because filling a directory changes its time.
         self.made.sort_by(|a, b| b.cmp(a));
         for path in &self.made {
-            let Some(Meta { owner, mode, mtime, xattrs }) = self.now.get(path) else { continue };
+            let Some(DirMeta { owner, mode, mtime, xattrs }) = self.now.get(path) else { continue };
             let dir = self.tree.sub(Path::new(".").join(path))?;
             for (attr, value) in xattrs {
                 dir.set_xattr(OsStr::new(""), attr, value)?;

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use rbuild_linux::{Kind, Result, RootDir, Stat, Trail};
+use rbuild_linux::{FileKind, Result, RootDir, Stat, Trail};
 
 use crate::trees::copies::merge::copy_entry;
 
@@ -16,7 +16,7 @@ use crate::trees::copies::merge::copy_entry;
 ///
 /// Fails if an entry cannot be copied or linked.
 pub fn cut_links(tree: &RootDir) -> Result<()> {
-    for Linked { stat, names } in linked_entries(tree)? {
+    for LinkedInode { stat, names } in linked_entries(tree)? {
         if names.len() as u64 == u64::from(stat.nlink) {
             continue;
         }
@@ -38,13 +38,13 @@ pub fn cut_links(tree: &RootDir) -> Result<()> {
 }
 
 /// An inode with several links, and those of its paths that are in the tree.
-struct Linked {
+struct LinkedInode {
     stat: Stat,
     names: Vec<PathBuf>,
 }
 
-fn linked_entries(tree: &RootDir) -> Result<Vec<Linked>> {
-    let mut linked: HashMap<_, Linked> = HashMap::new();
+fn linked_entries(tree: &RootDir) -> Result<Vec<LinkedInode>> {
+    let mut linked: HashMap<_, LinkedInode> = HashMap::new();
     let mut trail = Trail::new(tree.try_clone()?);
     let mut levels = vec![(tree.entries()?, PathBuf::new())];
     while let Some((entries, path)) = levels.last_mut() {
@@ -55,10 +55,10 @@ fn linked_entries(tree: &RootDir) -> Result<Vec<Linked>> {
         };
         let stat = trail.last().stat_name(&entry.name)?;
         let here = path.join(&entry.name);
-        if stat.kind == Kind::Dir {
+        if stat.kind == FileKind::Dir {
             levels.push((trail.enter(&entry.name)?.entries()?, here));
         } else if stat.nlink > 1 {
-            linked.entry(stat.inode()).or_insert_with(|| Linked { stat, names: Vec::new() }).names.push(here);
+            linked.entry(stat.inode()).or_insert_with(|| LinkedInode { stat, names: Vec::new() }).names.push(here);
         }
     }
     Ok(linked.into_values().collect())

@@ -5,7 +5,7 @@ use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 use rbuild_layer::{OPAQUE, ORIGIN, keep_in_tree, marks_opaque};
-use rbuild_linux::{Kind, Result, RootDir, Stat, Trail, Xattrs, copy_file};
+use rbuild_linux::{FileKind, Inode, Result, RootDir, Stat, Trail, Xattrs, copy_file};
 
 /// Treatment of files in a merged directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,7 +19,7 @@ pub enum MergedFiles {
 
 /// Treatment of whiteouts and opaque directories.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Whiteouts {
+pub enum MergedWhiteouts {
     /// Applied and dropped: the result is a complete view.
     Done,
     /// Applied and kept for the trees below: the result is a tree itself.
@@ -27,7 +27,7 @@ pub enum Whiteouts {
 }
 
 /// The current position: source and target directories, and the names left to process in each.
-struct Way {
+struct MergePosition {
     from: Trail,
     to: Trail,
     path: PathBuf,
@@ -40,7 +40,7 @@ struct Way {
 /// # Errors
 ///
 /// Fails if an entry cannot be read or created.
-pub fn merge(trees: &[RootDir], dest: &RootDir, files: MergedFiles, marks: Whiteouts) -> Result<()> {
+pub fn merge(trees: &[RootDir], dest: &RootDir, files: MergedFiles, marks: MergedWhiteouts) -> Result<()> {
     for tree in trees {
         // A layer's root directory may be opaque, too.
         if marks_opaque(&tree.xattrs(OsStr::new(""))?) {
@@ -51,7 +51,7 @@ pub fn merge(trees: &[RootDir], dest: &RootDir, files: MergedFiles, marks: White
         take_attributes(&tree.xattrs(OsStr::new(""))?, dest)?;
         let mut links = HashMap::new();
         let (from, to) = (Trail::new(tree.try_clone()?), Trail::new(dest.try_clone()?));
-        let mut way = Way { from, to, path: PathBuf::new(), names: vec![names_in(tree)?] };
+        let mut way = MergePosition { from, to, path: PathBuf::new(), names: vec![names_in(tree)?] };
         while let Some(names) = way.names.last_mut() {
             let Some(name) = names.pop() else {
                 way.leave()?;
@@ -61,11 +61,11 @@ pub fn merge(trees: &[RootDir], dest: &RootDir, files: MergedFiles, marks: White
             let stat = from.stat_name(&name)?;
             if from.is_whiteout(&name, &stat)? {
                 to.remove_all(&name)?;
-                if marks == Whiteouts::Kept {
+                if marks == MergedWhiteouts::Kept {
                     to.set_xattr(OsStr::new(""), OsStr::new(ORIGIN), b"")?;
                     to.create_whiteout(&name)?;
                 }
-            } else if stat.kind == Kind::Dir {
+            } else if stat.kind == FileKind::Dir {
                 way.enter(&name, marks)?;
             } else {
                 place(&way, &name, &stat, files, dest, &mut links)?;
@@ -79,18 +79,18 @@ fn names_in(dir: &RootDir) -> Result<Vec<OsString>> {
     Ok(dir.entries()?.into_iter().map(|e| e.name).collect())
 }
 
-impl Way {
-    fn enter(&mut self, name: &OsStr, marks: Whiteouts) -> Result<()> {
+impl MergePosition {
+    fn enter(&mut self, name: &OsStr, marks: MergedWhiteouts) -> Result<()> {
         let from = self.from.enter(name)?;
         let attributes = from.xattrs(OsStr::new(""))?;
         let hides = marks_opaque(&attributes);
         let to = self.to.last();
         let before = to.stat_name(name).ok();
         let deleted = before.as_ref().map_or(Ok(false), |stat| to.is_whiteout(name, stat))?;
-        if hides || before.is_none_or(|stat| stat.kind != Kind::Dir) {
+        if hides || before.is_none_or(|stat| stat.kind != FileKind::Dir) {
             to.remove_all(name)?;
             to.create_dir(name, 0o700)?;
-            if marks == Whiteouts::Kept && (hides || deleted) {
+            if marks == MergedWhiteouts::Kept && (hides || deleted) {
                 to.set_xattr(name, OsStr::new(OPAQUE), b"y")?;
             }
         }
@@ -126,12 +126,12 @@ fn take_attributes(attributes: &Xattrs, to: &RootDir) -> Result<()> {
 }
 
 fn place(
-    way: &Way,
+    way: &MergePosition,
     name: &OsStr,
     stat: &Stat,
     files: MergedFiles,
     dest: &RootDir,
-    links: &mut HashMap<(u32, u32, u64), PathBuf>,
+    links: &mut HashMap<Inode, PathBuf>,
 ) -> Result<()> {
     let (from, to) = (way.from.last(), way.to.last());
     to.remove_all(name)?;
@@ -152,18 +152,18 @@ fn place(
 /// Copies an entry with the metadata `stat` to an unused name. It must not be a directory.
 pub(crate) fn copy_entry(from: &RootDir, name: &OsStr, stat: &Stat, to: &RootDir, to_name: &OsStr) -> Result<()> {
     match stat.kind {
-        Kind::File => {
+        FileKind::File => {
             let file = to.create_file(to_name, 0o600)?;
             copy_file(&from.open_name(name)?, stat, &file)?;
         }
-        Kind::Symlink => to.create_symlink(&from.read_link(name)?, to_name)?,
+        FileKind::Symlink => to.create_symlink(&from.read_link(name)?, to_name)?,
         kind => to.create_node(to_name, kind, stat.mode, stat.rdev)?,
     }
     to.chown(to_name, stat.uid, stat.gid)?;
-    if stat.kind != Kind::Symlink {
+    if stat.kind != FileKind::Symlink {
         to.chmod(to_name, stat.mode)?;
     }
-    if stat.kind == Kind::File {
+    if stat.kind == FileKind::File {
         for (attr, value) in from.xattrs(name)?.iter().filter(|(attr, _)| keep_in_tree(attr)) {
             to.set_xattr(to_name, attr, value)?;
         }

@@ -10,9 +10,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use proptest::prelude::*;
 use rbuild_layer::marks_opaque;
-use rbuild_linux::{Kind, RootDir, Timestamp, remove_tree};
+use rbuild_linux::{FileKind, Inode, RootDir, Timestamp, remove_tree};
 
-use super::{Baseline, MergedFiles, Whiteouts, cut_links, merge};
+use super::{Baseline, MergedFiles, MergedWhiteouts, cut_links, merge};
 
 static SERIAL: AtomicUsize = AtomicUsize::new(0);
 
@@ -101,11 +101,11 @@ fn work(root: &RootDir, changes: &[Change]) {
                 at(path).and_then(|(from, old)| at(to).and_then(|(dir, name)| from.rename(&old, &dir, &name)))
             }
             Change::Mode { path, mode } => at(path).and_then(|(dir, name)| match dir.stat_name(&name)?.kind {
-                Kind::Symlink => Ok(()),
+                FileKind::Symlink => Ok(()),
                 _ => dir.chmod(&name, mode | 0o700),
             }),
             Change::Attribute { path, value } => at(path).and_then(|(dir, name)| match dir.stat_name(&name)?.kind {
-                Kind::Symlink => Ok(()),
+                FileKind::Symlink => Ok(()),
                 _ => dir.set_xattr(&name, OsStr::new("user.test"), &[value]),
             }),
             Change::NoAttribute { path } => {
@@ -118,7 +118,7 @@ fn work(root: &RootDir, changes: &[Change]) {
 /// All visible properties of a directory.
 fn look(root: &RootDir) -> BTreeMap<PathBuf, String> {
     let mut seen = BTreeMap::new();
-    let mut first: BTreeMap<(u32, u32, u64), PathBuf> = BTreeMap::new();
+    let mut first: BTreeMap<Inode, PathBuf> = BTreeMap::new();
     let mut stack = vec![(PathBuf::new(), root.try_clone().unwrap())];
     while let Some((path, dir)) = stack.pop() {
         for entry in dir.entries().unwrap() {
@@ -129,14 +129,14 @@ fn look(root: &RootDir) -> BTreeMap<PathBuf, String> {
             let mut text =
                 format!("{:?} {:o} {}:{} {:?} {test:?}", stat.kind, stat.mode, stat.uid, stat.gid, stat.mtime);
             match stat.kind {
-                Kind::Dir => stack.push((here.clone(), dir.sub(&entry.name).unwrap())),
-                Kind::File => {
+                FileKind::Dir => stack.push((here.clone(), dir.sub(&entry.name).unwrap())),
+                FileKind::File => {
                     let mut content = Vec::new();
                     dir.open_name(&entry.name).unwrap().read_to_end(&mut content).unwrap();
                     let same = first.entry(stat.inode()).or_insert_with(|| here.clone());
                     text.push_str(&format!(" {content:?} {}", same.display()));
                 }
-                Kind::Symlink => text.push_str(&format!("{:?}", dir.read_link(&entry.name).unwrap())),
+                FileKind::Symlink => text.push_str(&format!("{:?}", dir.read_link(&entry.name).unwrap())),
                 _ => {}
             }
             seen.insert(here, text);
@@ -224,7 +224,7 @@ proptest! {
         let mut trees: Vec<RootDir> = Vec::new();
         for (i, changes) in [first, second, third].iter().enumerate() {
             let merged = temp.dir(&format!("merged-{i}"));
-            merge(&trees, &merged, MergedFiles::Copied, Whiteouts::Done).unwrap();
+            merge(&trees, &merged, MergedFiles::Copied, MergedWhiteouts::Done).unwrap();
             let before = Baseline::of(&merged, false).unwrap();
             // The kernel's clock for ctime advances every few milliseconds.
             std::thread::sleep(std::time::Duration::from_millis(11));
@@ -234,23 +234,23 @@ proptest! {
             before.changes(&merged, &tree).unwrap();
             trees.push(tree);
             let again = temp.dir(&format!("again-{i}"));
-            merge(&trees, &again, MergedFiles::Copied, Whiteouts::Done).unwrap();
+            merge(&trees, &again, MergedFiles::Copied, MergedWhiteouts::Done).unwrap();
             prop_assert_eq!(look(&again), want.clone());
             let linked = temp.dir(&format!("linked-{i}"));
-            merge(&trees, &linked, MergedFiles::Linked, Whiteouts::Done).unwrap();
+            merge(&trees, &linked, MergedFiles::Linked, MergedWhiteouts::Done).unwrap();
             prop_assert_eq!(look(&linked), want);
         }
         // Merging the upper two trees first yields the same result.
         let [lowest, upper @ ..] = &trees[..] else { unreachable!("three trees") };
         let one = temp.dir("one");
-        merge(upper, &one, MergedFiles::Linked, Whiteouts::Kept).unwrap();
+        merge(upper, &one, MergedFiles::Linked, MergedWhiteouts::Kept).unwrap();
         let (two, three) = (temp.dir("two"), temp.dir("three"));
-        merge(&[lowest.try_clone().unwrap(), one], &two, MergedFiles::Copied, Whiteouts::Done).unwrap();
-        merge(&trees, &three, MergedFiles::Copied, Whiteouts::Done).unwrap();
+        merge(&[lowest.try_clone().unwrap(), one], &two, MergedFiles::Copied, MergedWhiteouts::Done).unwrap();
+        merge(&trees, &three, MergedFiles::Copied, MergedWhiteouts::Done).unwrap();
         prop_assert_eq!(look(&two), look(&three));
         // Untouched entries are not changes.
         let merged = temp.dir("untouched");
-        merge(&trees, &merged, MergedFiles::Copied, Whiteouts::Done).unwrap();
+        merge(&trees, &merged, MergedFiles::Copied, MergedWhiteouts::Done).unwrap();
         age(&merged);
         let before = Baseline::of(&merged, false).unwrap();
         let tree = temp.dir("nothing");
@@ -270,7 +270,7 @@ fn attributes_of_a_directory_are_those_of_the_highest_tree() {
             dir.set_xattr(OsStr::new(name), OsStr::new(attr), b"1").unwrap();
         }
     }
-    merge(&[low, high], &merged, MergedFiles::Copied, Whiteouts::Done).unwrap();
+    merge(&[low, high], &merged, MergedFiles::Copied, MergedWhiteouts::Done).unwrap();
     for name in ["", "d"] {
         let attributes = merged.xattrs(OsStr::new(name)).unwrap();
         assert_eq!(attributes.keys().collect::<Vec<_>>(), ["user.high"], "{name:?}");

@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rbuild_layer::{LowerRefs, OPAQUE, ORIGIN};
-use rbuild_linux::{Kind, RootDir, Timestamp, remove_tree};
+use rbuild_linux::{FileKind, RootDir, Timestamp, remove_tree};
 
 use crate::store::Store;
 use crate::trees::id::TreeId;
@@ -83,11 +83,11 @@ fn read(dir: &RootDir) -> Vec<String> {
             let shown = here.display();
             if dir.is_whiteout(&name, &stat).unwrap() {
                 lines.push(format!("w {shown}"));
-            } else if stat.kind == Kind::Dir {
+            } else if stat.kind == FileKind::Dir {
                 below(&dir.sub(&name).unwrap(), &here, links, lines);
             } else if let Some(first) = links.get(&stat.ino) {
                 lines.push(format!("h {shown} {}", first.display()));
-            } else if stat.kind == Kind::Symlink {
+            } else if stat.kind == FileKind::Symlink {
                 lines.push(format!("s {shown} {}", dir.read_link(&name).unwrap().display()));
             } else {
                 links.insert(stat.ino, here.clone());

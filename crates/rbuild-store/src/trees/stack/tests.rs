@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
 use rbuild_layer::OPAQUE;
-use rbuild_linux::{Kind, RootDir, remove_tree};
+use rbuild_linux::{FileKind, RootDir, remove_tree};
 
 use super::distinct;
-use crate::trees::copies::{MergedFiles, Whiteouts, merge};
+use crate::trees::copies::{MergedFiles, MergedWhiteouts, merge};
 use crate::trees::id::TreeId;
 
 /// An entry of a tree, in overlay form.
@@ -103,7 +103,7 @@ fn seen(dir: &RootDir) -> Shown {
         for entry in dir.entries().unwrap() {
             let here = path.join(&entry.name);
             let name = here.to_str().unwrap().to_string();
-            if dir.stat_name(&entry.name).unwrap().kind == Kind::Dir {
+            if dir.stat_name(&entry.name).unwrap().kind == FileKind::Dir {
                 stack.push((here, dir.sub(&entry.name).unwrap()));
                 shown.insert(name, None);
             } else {
@@ -137,7 +137,7 @@ proptest! {
         let open: Vec<RootDir> = kept.iter().map(|id| RootDir::open(temp.join(id.name())).unwrap()).collect();
         std::fs::create_dir(temp.join("merged")).unwrap();
         let merged = RootDir::open(temp.join("merged")).unwrap();
-        merge(&open, &merged, MergedFiles::Copied, Whiteouts::Done).unwrap();
+        merge(&open, &merged, MergedFiles::Copied, MergedWhiteouts::Done).unwrap();
         let all = applied(&stack.iter().map(|i| &trees[*i]).collect::<Vec<_>>());
         let few = applied(&kept.iter().map(|id| &trees[number(id)]).collect::<Vec<_>>());
         let found = seen(&merged);

@@ -5,7 +5,7 @@
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use rbuild_linux::{Kind, RootDir};
+use rbuild_linux::{FileKind, RootDir};
 
 use crate::exit::Failure;
 
@@ -25,7 +25,7 @@ pub fn read(context: &RootDir, path: &Path, shown: &str) -> Result<Option<Vec<u8
             };
         }
     };
-    if stat.kind != Kind::File {
+    if stat.kind != FileKind::File {
         return Err(kind_error(shown, stat.kind));
     }
     let file = context.open_file(path).map_err(failed)?;
@@ -46,7 +46,7 @@ fn leaving_link(context: &RootDir, path: &Path) -> Option<PathBuf> {
     let mut prefixes: Vec<&Path> = path.ancestors().filter(|prefix| !prefix.as_os_str().is_empty()).collect();
     prefixes.reverse();
     let leads_nowhere = |prefix: &&&Path| {
-        context.stat(prefix).is_ok_and(|stat| stat.kind == Kind::Symlink) && context.stat_follow(prefix).is_err()
+        context.stat(prefix).is_ok_and(|stat| stat.kind == FileKind::Symlink) && context.stat_follow(prefix).is_err()
     };
     prefixes.iter().find(leads_nowhere).map(|prefix| prefix.to_path_buf())
 }
@@ -56,13 +56,13 @@ fn link_error(shown: &str, link: &Path) -> Failure {
     failure.help("copy the file into the context, or name another one with -f")
 }
 
-fn kind_error(shown: &str, kind: Kind) -> Failure {
+fn kind_error(shown: &str, kind: FileKind) -> Failure {
     let what = match kind {
-        Kind::Dir => "a directory",
-        Kind::Fifo => "a named pipe",
-        Kind::Socket => "a socket",
-        Kind::CharDevice | Kind::BlockDevice => "a device",
-        Kind::File | Kind::Symlink => "not a file",
+        FileKind::Dir => "a directory",
+        FileKind::Fifo => "a named pipe",
+        FileKind::Socket => "a socket",
+        FileKind::CharDevice | FileKind::BlockDevice => "a device",
+        FileKind::File | FileKind::Symlink => "not a file",
     };
     Failure::new(format!("{shown} is {what}")).help("use a regular file")
 }

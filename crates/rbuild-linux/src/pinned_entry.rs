@@ -6,33 +6,33 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::PathBuf;
 
 use crate::error::{Error, Result};
-use crate::meta::{Kind, Stat};
+use crate::meta::{FileKind, Inode, Stat};
 use crate::recorded_owners::OwnerRecords;
 use crate::rootdir::{RootDir, stat_fd};
 
 /// A directory entry pinned by a descriptor: while this value lives, its inode number is not
 /// reused, even after the last name is removed.
 #[derive(Debug)]
-pub struct Held {
+pub struct PinnedEntry {
     fd: OwnedFd,
-    inode: (u32, u32, u64),
+    inode: Inode,
     owners: Option<OwnerRecords>,
     /// Used in error messages only.
     label: PathBuf,
 }
 
-impl Held {
+impl PinnedEntry {
     /// Pins the direct child `name` of any type, without following it.
-    pub fn of(dir: &RootDir, name: &OsStr) -> Result<Held> {
+    pub fn of(dir: &RootDir, name: &OsStr) -> Result<PinnedEntry> {
         let fd = dir.hold(name)?;
         let label = dir.label().join(name);
         let owners = dir.owners().cloned();
         let stat = stat_fd(fd.as_fd(), owners.as_ref()).map_err(|e| Error::new("statx", &label, e))?;
-        Ok(Held { fd, inode: stat.inode(), owners, label })
+        Ok(PinnedEntry { fd, inode: stat.inode(), owners, label })
     }
 
     /// Returns the inode's identity, as [`Stat::inode`] does.
-    pub fn inode(&self) -> (u32, u32, u64) {
+    pub fn inode(&self) -> Inode {
         self.inode
     }
 
@@ -48,7 +48,7 @@ impl Held {
 
     /// Truncates a regular file to zero bytes, whatever its names are.
     pub fn truncate(&self) -> Result<()> {
-        if self.stat()?.kind != Kind::File {
+        if self.stat()?.kind != FileKind::File {
             return Err(Error::new("ftruncate", &self.label, rustix::io::Errno::INVAL));
         }
         // An `O_PATH` descriptor cannot be written to; its link in /proc opens the file itself.
@@ -79,7 +79,7 @@ mod tests {
         let path = scratch("names");
         let dir = RootDir::open(&path).unwrap();
         write(&path.join("a"), "secret");
-        let held = Held::of(&dir, OsStr::new("a")).unwrap();
+        let held = PinnedEntry::of(&dir, OsStr::new("a")).unwrap();
         std::fs::hard_link(path.join("a"), path.join("b")).unwrap();
         std::fs::rename(path.join("a"), path.join("c")).unwrap();
         assert!(held.is(&dir, OsStr::new("b")) && held.is(&dir, OsStr::new("c")) && !held.is(&dir, OsStr::new("a")));
@@ -104,7 +104,7 @@ mod tests {
         let dir = RootDir::open(&path).unwrap();
         write(&path.join("file"), "kept");
         std::os::unix::fs::symlink("file", path.join("link")).unwrap();
-        let held = Held::of(&dir, OsStr::new("link")).unwrap();
+        let held = PinnedEntry::of(&dir, OsStr::new("link")).unwrap();
         assert!(!held.is(&dir, OsStr::new("file")) && held.truncate().is_err());
         assert_eq!(std::fs::read(path.join("file")).unwrap(), b"kept");
         std::fs::remove_dir_all(path).unwrap();
