@@ -36,8 +36,8 @@ pub struct OpenedFile {
 
 /// Translates a path of a caller to one that this process can use, provided that both share the
 /// container's root and the builder's /proc is the working directory. Valid only if no path of the
-/// container leads into a /proc that shows this process (see [`SharedProc::outer`]): links there would be
-/// followed with this process's privileges.
+/// container leads into a /proc that shows this process (see [`SharedProc::outer`]): links there
+/// would be followed with this process's privileges.
 fn seen_from_here(caller: &Caller<'_>, dir: i32, path: &[u8]) -> Result<CString> {
     if path.starts_with(b"/") {
         return CString::new(path).map_err(|_| Errno::INVAL);

@@ -119,9 +119,9 @@ fn record(key: &str) -> String {
     format!("{}.json", CacheKey::of(key.as_bytes()).hex())
 }
 
-/// A cache of 10 MiB: a tree without a record (1 MiB), a step used at 10 (2 MiB), a cache mount used
-/// at 20 (1 MiB), the tree of a layer used at 30 (4 MiB), and a step used at 40 (2 MiB). Returns
-/// each with its path, and that of its document.
+/// A cache of 10 MiB: a tree without a record (1 MiB), a step used at 10 (2 MiB), a cache mount
+/// used at 20 (1 MiB), the tree of a layer used at 30 (4 MiB), and a step used at 40 (2 MiB).
+/// Returns each with its path, and that of its document.
 fn ten_mebibytes(scene: &Scene) -> [(&'static str, String, Option<String>); 5] {
     let (early, late, layer) = (scene.step("early"), scene.step("late"), scene.layer("layer"));
     let orphan = scene.store.trees().step_tree(&CacheKey::of(b"orphan").into());
