@@ -319,13 +319,13 @@ mod tests {
         for pair in [[0, 1], [2, 3]] {
             for a in pair {
                 for number in 425..428 {
-                    let least = least(pair, &About::default(), Keys::Missing);
+                    let least = least(pair, &About::default(), KeyringRefusal::Missing);
                     assert_eq!(run(&least, AUDIT[a], number, 0), fail(ENOSYS), "{number} of {}", ARCHITECTURES[a]);
                     assert_eq!(run(&program(pair, &About::default()), AUDIT[a], number, 0), fail(EPERM));
                 }
             }
         }
-        let least = least([0, 1], &About::default(), Keys::Missing);
+        let least = least([0, 1], &About::default(), KeyringRefusal::Missing);
         assert_eq!((run(&least, AUDIT[0], X32 | 133, 0), run(&least, AUDIT[0], 428, 0)), (fail(ENOSYS), ALLOW));
     }
 
@@ -333,8 +333,8 @@ mod tests {
     fn commands_cannot_change_what_shows_an_execution_nor_attributes_by_recent_calls() {
         for pair in [[0, 1], [2, 3]] {
             let asked: About = [0, 1].map(|_| vec![(1000, When::Always)]);
-            let asks = [program(pair, &asked), least(pair, &asked, Keys::Missing)];
-            let others = [program(pair, &About::default()), least(pair, &About::default(), Keys::Missing)];
+            let asks = [program(pair, &asked), least(pair, &asked, KeyringRefusal::Missing)];
+            let others = [program(pair, &About::default()), least(pair, &About::default(), KeyringRefusal::Missing)];
             for a in pair {
                 let got = |program: &[FilterStep], number, argument| run(program, AUDIT[a], number, argument);
                 let prctl = calls::PRCTL[a] as u32;
