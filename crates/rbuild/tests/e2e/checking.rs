@@ -1,7 +1,7 @@
 use crate::lab::Lab;
 
 #[test]
-fn a_variable_that_is_not_set_is_told_once_and_where_it_is_true() {
+fn an_unset_variable_is_reported_once_at_its_use() {
     let lab = Lab::new();
     let told = |file: &str, code| {
         let ran = lab.build(file, &[]);
@@ -42,7 +42,7 @@ fn check_names_rules_and_builds_nothing() {
 }
 
 #[test]
-fn warnings_follow_a_build_or_stop_it() {
+fn warnings_are_printed_after_a_build_or_fail_it() {
     let lab = Lab::new();
     let ran = lab.build("FROM busybox\nMAINTAINER me\n", &["-t", "x"]).ok();
     assert!(ran.stderr.contains("1 warning found:\n - MaintainerDeprecated"), "{}", ran.stderr);
@@ -52,7 +52,7 @@ fn warnings_follow_a_build_or_stop_it() {
 }
 
 #[test]
-fn outline_and_targets_describe() {
+fn outline_and_targets_list_arguments_and_stages() {
     let lab = Lab::new();
     lab.write(
         "Dockerfile",
@@ -81,7 +81,7 @@ fn outline_and_targets_describe() {
 }
 
 #[test]
-fn plumbing_answers_line_by_line() {
+fn debug_commands_print_one_line_per_result() {
     let lab = Lab::bare();
     lab.write("Dockerfile", "FROM a AS b\nCOPY --from=x --chown=1 a b\nONBUILD RUN make\n")
         .write("bad", "FROM a\nRUM b\n");

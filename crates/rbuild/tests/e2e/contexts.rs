@@ -6,7 +6,7 @@ use crate::lab::{Lab, exists};
 const COPY_ALL: &str = "FROM scratch\nCOPY . /\n";
 
 #[test]
-fn a_context_arrives_as_a_tar_of_any_compression() {
+fn a_context_can_be_a_tar_of_any_compression() {
     let lab = Lab::bare();
     lab.write("Dockerfile", "FROM scratch\nCOPY sub /\n").write("sub/a", "one").write("other/Dockerfile", COPY_ALL);
     lab.sh("chmod 666 sub/a").ok();
@@ -29,7 +29,7 @@ fn a_context_arrives_as_a_tar_of_any_compression() {
 }
 
 #[test]
-fn a_dockerfile_arrives_alone_or_beside_a_directory() {
+fn a_dockerfile_can_be_read_from_standard_input() {
     let lab = Lab::bare();
     lab.write("f", "content").write(".dockerignore", "hidden\n").write("hidden", "x");
     lab.sh("printf 'FROM scratch\\nCOPY <<A /a\\nalone\\nA\\n' | $RB build --output $LAB/out -").ok();
@@ -43,7 +43,7 @@ fn a_dockerfile_arrives_alone_or_beside_a_directory() {
 }
 
 #[test]
-fn source_date_epoch_may_be_the_newest_file_of_the_archive() {
+fn source_date_epoch_can_be_taken_from_the_context_archive() {
     let lab = Lab::bare();
     lab.write("Dockerfile", COPY_ALL).write("f", "x");
     lab.sh("touch -d @1000000 f Dockerfile .; tar -c . | $RB build --build-arg SOURCE_DATE_EPOCH=context -t x -").ok();
@@ -52,7 +52,7 @@ fn source_date_epoch_may_be_the_newest_file_of_the_archive() {
 }
 
 #[test]
-fn a_named_directory_takes_the_place_of_stages_images_and_copies() {
+fn a_named_directory_replaces_stages_images_and_copy_sources() {
     let lab = Lab::new();
     lab.write("extra/f", "named").write("extra/skip", "x").write("extra/.dockerignore", "skip\n");
     lab.write("Dockerfile", "FROM scratch\nCOPY --from=extra . /\n");
@@ -77,7 +77,7 @@ fn a_named_directory_takes_the_place_of_stages_images_and_copies() {
 }
 
 #[test]
-fn a_named_image_comes_from_the_store_or_from_a_layout() {
+fn a_named_context_can_be_an_image_or_a_layout() {
     let lab = Lab::new();
     lab.build("FROM busybox\nENV A=from-image\nRUN echo one > /mark\n", &["-t", "real:1"]).ok();
     let file = "FROM base\nRUN echo $A >> /mark\n";
@@ -109,7 +109,7 @@ fn a_named_image_comes_from_the_store_or_from_a_layout() {
 }
 
 #[test]
-fn modes_as_git_keeps_them_make_umasks_equal() {
+fn git_modes_make_results_independent_of_the_umask() {
     let lab = Lab::new();
     lab.write("d/f", "text").write("run", "#!/bin/sh\n");
     let file = "FROM busybox\nCOPY d/ /d/\nCOPY run /run\nRUN --mount=type=bind,target=/c stat -c '%a %n' /d/f /run /c/d/f | tee /o\n";

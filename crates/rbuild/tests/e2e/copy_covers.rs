@@ -58,7 +58,7 @@ const TURNS: &[&[(&str, &str)]] = &[
 ];
 
 #[test]
-fn what_covered_a_file_is_gone_when_the_file_stands_alone() {
+fn a_file_that_is_no_longer_overwritten_has_its_own_content() {
     let lab = scene();
     let head = "FROM scratch AS src\nCOPY . /\nFROM busybox\n";
     let other = format!("other={}", lab.path("other").display());
@@ -101,7 +101,7 @@ fn contents_if_tar(blob: &[u8]) -> std::collections::HashMap<String, Vec<u8>> {
 
 /// The same as seen by commands, later copies and directories.
 #[test]
-fn files_of_a_copy_after_another_are_those_of_its_sources() {
+fn a_second_copy_contains_the_files_of_its_own_sources() {
     let lab = scene();
     let head = "FROM scratch AS src\nCOPY . /\nFROM busybox\n";
     let other = format!("other={}", lab.path("other").display());
@@ -118,7 +118,7 @@ fn files_of_a_copy_after_another_are_those_of_its_sources() {
 
 /// Files with several hard links, one of which is covered by another file of the same step.
 #[test]
-fn names_of_one_file_are_not_given_to_what_covers_one_of_them() {
+fn hard_links_are_not_extended_to_an_overwriting_file() {
     let lab = scene();
     lab.sh(
         "mkdir h h2 && echo -n one > h/a && ln h/a h/b && ln h/a h2/c && echo -n 222 > h2/a && tar -C h2 -cf h.tar a",
@@ -141,7 +141,7 @@ fn names_of_one_file_are_not_given_to_what_covers_one_of_them() {
 
 /// An archive replaces a directory that an earlier source of the same ADD copied.
 #[test]
-fn directories_that_an_archive_replaced_are_left_alone() {
+fn directories_that_an_archive_replaced_are_not_modified() {
     let lab = Lab::new();
     lab.sh(
         "mkdir -p d6/a/s/t m; cd m; for to in /real ../real /nowhere; do ln -sfn $to a; tar -cf ../l$(echo $to | tr -d /.).tar a; done; \

@@ -116,7 +116,7 @@ fn scene() -> Lab {
 }
 
 #[test]
-fn directories_that_meet_behind_links_of_the_image() {
+fn sources_merge_behind_symlinks_of_the_image() {
     let lab = scene();
     let meet = "mkdir -p /w/a && echo -n old > /w/a/f && ln -s a /w/b";
     let both = [
@@ -159,7 +159,7 @@ fn directories_that_meet_behind_links_of_the_image() {
 }
 
 #[test]
-fn many_files_that_meet() {
+fn many_files_with_equal_destinations_are_written_once() {
     let lab = scene();
     let file = "FROM busybox\nRUN mkdir -p /w/a && ln -s a /w/b\nCOPY many /w\n";
     for round in 0..2 {
@@ -176,7 +176,7 @@ fn many_files_that_meet() {
 }
 
 #[test]
-fn linked_copies_and_archives_do_not_follow_links_of_the_image() {
+fn linked_copies_and_archives_do_not_follow_symlinks_of_the_image() {
     let lab = scene();
     let meet = "mkdir -p /w/a && echo -n old > /w/a/f && ln -s a /w/b && ln -s /nothing /w/c";
     let apart = [("w/a/f", "=da"), ("w/b", "/"), ("w/b/f", "db"), ("w/a/hard", "=da"), ("w/c", "-> /nothing")];
@@ -191,7 +191,7 @@ fn linked_copies_and_archives_do_not_follow_links_of_the_image() {
 }
 
 #[test]
-fn entries_of_archives_replace_what_is_there() {
+fn archive_entries_replace_existing_files() {
     let lab = scene();
     for (setup, step, wanted) in [
         ("echo > /dir", "ADD dir.tar /", [("dir", "/")]),
@@ -209,7 +209,7 @@ fn entries_of_archives_replace_what_is_there() {
 }
 
 #[test]
-fn a_link_at_the_destination_is_followed_to_files_and_to_nothing() {
+fn symlinks_at_the_destination_are_followed_to_existing_and_missing_targets() {
     let lab = scene();
     let here = "<<h /l\nhere\nh";
     for (setup, step, wanted) in [
@@ -251,7 +251,7 @@ fn a_link_at_the_destination_is_followed_to_files_and_to_nothing() {
 }
 
 #[test]
-fn what_is_written_through_a_link_has_the_owner_and_mode_and_the_link_keeps_its_own() {
+fn owner_and_mode_apply_to_the_symlink_target_not_the_link() {
     let lab = scene();
     lab.sh("chmod 644 A d/a/f && chmod 711 d/a && chmod 755 d d/b").ok();
     let listing = lab.build_listing(
@@ -282,7 +282,7 @@ fn what_is_written_through_a_link_has_the_owner_and_mode_and_the_link_keeps_its_
 /// An absolute link of the image that would point to a directory of the host resolves inside the
 /// image.
 #[test]
-fn nothing_is_written_where_a_link_leads_on_the_machine() {
+fn absolute_symlinks_never_lead_to_the_host() {
     use std::os::unix::fs::PermissionsExt;
     let lab = scene();
     let outside = lab.path("outside");
@@ -305,7 +305,7 @@ fn nothing_is_written_where_a_link_leads_on_the_machine() {
 /// `..` in a link's target is relative to the directory that contains the link and stops at the
 /// root.
 #[test]
-fn links_that_lead_up_in_a_source_end_at_its_root() {
+fn symlinks_in_a_source_cannot_leave_its_top_directory() {
     let lab = Lab::new();
     lab.write("f", "root\n").write("d/f", "inner\n").write("e/f", "e\n");
     lab.sh("ln -s ../.. d/up && ln -s ../../../e d/far && ln -s .. d/one && ln -s up d/chain").ok();
@@ -336,7 +336,7 @@ fn links_that_lead_up_in_a_source_end_at_its_root() {
 
 /// Hard links are part of a copy's content: a context with different hard links is copied again.
 #[test]
-fn hard_links_that_are_cut_or_made_are_not_served_from_the_cache() {
+fn changed_hard_links_are_not_served_from_the_cache() {
     let lab = Lab::new();
     let file = "FROM busybox AS s\nCOPY c /d\nFROM busybox\nCOPY --from=s /d /d\n\
                 RUN --mount=source=c,target=/m stat -c %h /m/f >/count; echo tail >>/d/f\n";

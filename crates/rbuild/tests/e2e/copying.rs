@@ -7,7 +7,7 @@ fn has(listing: &[String], line: &str) {
 }
 
 #[test]
-fn destinations_owners_and_modes() {
+fn copies_set_destinations_owners_and_modes() {
     let lab = Lab::new();
     lab.write("a.txt", "a").write("b.txt", "b").write("d/one", "1").write("d/sub/two", "2");
     std::fs::set_permissions(lab.ctx().join("a.txt"), std::fs::Permissions::from_mode(0o640)).unwrap();
@@ -48,7 +48,7 @@ fn names_for_chown_come_from_the_image() {
 }
 
 #[test]
-fn links_in_the_image_are_followed_and_never_out_of_it() {
+fn symlinks_in_the_image_are_followed_and_never_leave_it() {
     let lab = Lab::new();
     lab.write("f", "x");
     let out = lab.build_local(
@@ -62,7 +62,7 @@ fn links_in_the_image_are_followed_and_never_out_of_it() {
 }
 
 #[test]
-fn links_in_the_context_are_links_unless_named_and_never_lead_out() {
+fn symlinks_in_the_context_are_copied_unless_named_and_never_leave_it() {
     let lab = Lab::new();
     lab.write("d/f", "x");
     std::fs::write(lab.path("outside"), "secret").unwrap();
@@ -94,7 +94,7 @@ fn archives_are_unpacked_by_add_and_copied_by_copy() {
 }
 
 #[test]
-fn the_ignore_file_hides_paths() {
+fn ignored_paths_are_not_in_the_context() {
     let lab = Lab::new();
     lab.write("keep", "1").write("drop", "2").write("d/drop", "3").write("d/keep", "4");
     lab.write(".dockerignore", "# comment\n**/drop\nDockerfile\n");
@@ -159,7 +159,7 @@ fn the_destination_has_the_time_of_the_source_directory() {
 
 /// The largest number means "unchanged" to the kernel: no account can have it.
 #[test]
-fn accounts_with_a_number_that_is_no_id_are_refused_where_they_are_used() {
+fn accounts_with_an_invalid_id_are_rejected_when_used() {
     let lab = Lab::new();
     lab.write("f", "1").write("d/f", "1");
     let base =
@@ -183,7 +183,7 @@ fn accounts_with_a_number_that_is_no_id_are_refused_where_they_are_used() {
 /// A file that one source provides at several destinations is one file in the image; files from
 /// several sources or matches are separate.
 #[test]
-fn each_source_has_hard_links_of_its_own() {
+fn hard_links_are_preserved_within_one_source_only() {
     let lab = Lab::new();
     lab.write("d/one", "x");
     std::fs::hard_link(lab.ctx().join("d/one"), lab.ctx().join("d/two")).unwrap();
@@ -218,7 +218,7 @@ fn heredocs_become_files_and_scripts() {
 }
 
 #[test]
-fn a_copy_from_an_image_and_over_what_is_there() {
+fn a_copy_from_an_image_overwrites_existing_files() {
     let lab = Lab::new();
     lab.write("f", "new").write("d/x", "1");
     let out = lab.build_local("FROM scratch\nCOPY --from=busybox /etc/passwd /p\nCOPY f /p\n", &[]);
@@ -229,7 +229,7 @@ fn a_copy_from_an_image_and_over_what_is_there() {
 }
 
 #[test]
-fn excluded_files_and_kept_directories() {
+fn exclude_omits_files_and_parents_keeps_directories() {
     let lab = Lab::new();
     for path in ["a/one.txt", "a/one.md", "a/b/two.txt", "a/b/two.md", "c/three.txt"] {
         lab.write(path, path);
@@ -255,7 +255,7 @@ fn excluded_files_and_kept_directories() {
 }
 
 #[test]
-fn symbolic_modes() {
+fn chmod_accepts_symbolic_modes() {
     let lab = Lab::new();
     lab.write("d/f", "x").write("d/run", "x");
     for (path, mode) in [("d", 0o700), ("d/f", 0o600), ("d/run", 0o700)] {
@@ -268,7 +268,7 @@ fn symbolic_modes() {
 }
 
 #[test]
-fn a_linked_copy_stands_on_nothing() {
+fn copy_link_does_not_depend_on_its_parent() {
     let lab = Lab::new();
     lab.write("f", "x");
     // The copy replaces a link on the path, where a copy without `--link` would follow it.

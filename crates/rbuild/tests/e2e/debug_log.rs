@@ -23,7 +23,7 @@ fn build(lab: &Lab, env: &[(&str, &str)], args: &[&str]) -> crate::lab::Ran {
 }
 
 #[test]
-fn a_file_gets_the_spans_of_a_build_as_json_lines_and_no_secret() {
+fn the_debug_log_contains_json_lines_and_no_secret() {
     let lab = lab();
     let log = lab.path("log.json");
     build(&lab, &[], &["--debug-log", log.to_str().unwrap()]).ok();
@@ -37,7 +37,7 @@ fn a_file_gets_the_spans_of_a_build_as_json_lines_and_no_secret() {
 }
 
 #[test]
-fn standard_error_gets_the_parts_that_are_named() {
+fn rbuild_log_selects_the_parts_on_standard_error() {
     let lab = lab();
     let ran = build(&lab, &[("RBUILD_LOG", "engine=debug")], &["--no-cache"]).ok();
     assert!(ran.stderr.contains("DEBUG vertex") && ran.stderr.contains(" engine: "), "{}", ran.stderr);
@@ -49,7 +49,7 @@ fn standard_error_gets_the_parts_that_are_named() {
 }
 
 #[test]
-fn filters_without_a_meaning_and_files_that_cannot_be_written_are_refused() {
+fn invalid_filters_and_unwritable_files_are_rejected() {
     let lab = lab();
     build(&lab, &[("RBUILD_LOG", "loud")], &[]).fails(2, &["`loud` is not a level", "error, warn, info, debug"]);
     build(&lab, &[("RBUILD_LOG", "engin=debug")], &[]).fails(2, &["no part `engin`", "engine, store"]);

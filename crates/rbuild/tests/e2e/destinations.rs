@@ -8,7 +8,7 @@ use crate::lab::{Lab, exists, listing};
 const FILES: &str = "FROM busybox\nRUN mkdir /d /g && echo f > /d/f && ln -s f /d/l && ln -s /d /way && echo s > '/g/b*r' && echo w > /g/bar\n";
 
 #[test]
-fn every_file_that_is_written_may_be_a_fifo_a_link_or_a_descriptor() {
+fn every_output_file_may_be_a_fifo_a_symlink_or_a_descriptor() {
     let lab = Lab::new();
     lab.build(FILES, &["-t", "x"]).ok();
     for (name, command) in [
@@ -43,7 +43,7 @@ fn every_file_that_is_written_may_be_a_fifo_a_link_or_a_descriptor() {
 }
 
 #[test]
-fn root_devices_stay_what_they_are() {
+fn root_output_devices_are_not_replaced() {
     let lab = Lab::new();
     lab.build(FILES, &["-t", "x"]).ok();
     lab.sh("mknod $LAB/null c 1 3 && mkdir $LAB/to $LAB/out && mknod $LAB/to/f c 1 3 && mkdir $LAB/out/d && mknod $LAB/out/d/f c 1 3")
@@ -79,7 +79,7 @@ fn root_devices_stay_what_they_are() {
 }
 
 #[test]
-fn a_place_that_cannot_be_written_is_told_before_anything_is_built() {
+fn unwritable_destinations_fail_before_the_build() {
     let lab = Lab::new();
     std::fs::write(lab.path("file"), "old").unwrap();
     std::fs::create_dir(lab.path("closed")).unwrap();
@@ -109,7 +109,7 @@ fn a_place_that_cannot_be_written_is_told_before_anything_is_built() {
 }
 
 #[test]
-fn a_build_that_fails_or_is_stopped_leaves_old_outputs_whole() {
+fn a_failed_or_stopped_build_keeps_existing_outputs() {
     let lab = Lab::new();
     std::fs::create_dir(lab.path("o")).unwrap();
     for name in ["t", "i", "m"] {
@@ -126,7 +126,7 @@ fn a_build_that_fails_or_is_stopped_leaves_old_outputs_whole() {
 }
 
 #[test]
-fn cp_takes_paths_as_they_are_and_follows_links_when_asked() {
+fn cp_takes_paths_literally_and_follows_symlinks_on_request() {
     let lab = Lab::new();
     lab.build(FILES, &["-t", "x"]).ok();
     let cp = |args: &str| lab.sh(&format!("cd $LAB && $RB cp {args}"));
@@ -172,7 +172,7 @@ fn cp_takes_paths_as_they_are_and_follows_links_when_asked() {
 
 /// Each build runs as PID 1 of its own PID namespace, so PIDs do not make temporary names unique.
 #[test]
-fn builds_side_by_side_write_into_one_directory() {
+fn concurrent_builds_can_write_into_one_directory() {
     let lab = Lab::new();
     for side in ["a", "b"] {
         lab.sh(&format!("mkdir -p {side}/l; for i in $(seq 400); do ln -s to-{side}-$i {side}/l/{side}$i; echo {side} > {side}/l/f{side}$i; ln {side}/l/f{side}$i {side}/l/h{side}$i; done")).ok();
@@ -196,7 +196,7 @@ fn builds_side_by_side_write_into_one_directory() {
 }
 
 #[test]
-fn builds_in_one_second_have_names_of_their_own_in_every_namespace() {
+fn build_ids_are_unique_within_a_second_and_across_pid_namespaces() {
     let lab = Lab::new();
     lab.write("Dockerfile", "FROM busybox\nRUN echo words\n");
     let script = "root=-r; [ $(id -u) != 0 ] || root=; \

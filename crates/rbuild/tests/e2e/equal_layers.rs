@@ -56,7 +56,7 @@ fn check(what: &str, tar: &[u8], want: &[(&str, Option<&str>)]) {
 }
 
 #[test]
-fn every_way_shows_what_the_topmost_of_equal_layers_makes() {
+fn all_outputs_agree_on_images_with_equal_layers() {
     for (name, layers, want) in stacks() {
         let lab = Lab::new();
         let archive = lab.path("image.tar");
@@ -91,7 +91,7 @@ fn every_way_shows_what_the_topmost_of_equal_layers_makes() {
 
 /// A linked copy that occurs twice is stored as one tree and yields two layers.
 #[test]
-fn a_linked_copy_may_be_made_twice() {
+fn a_linked_copy_can_be_executed_twice() {
     let lab = Lab::new();
     lab.write("f", "f").write("g", "g");
     let file = "FROM busybox\nCOPY --link f /a\nCOPY --link g /a\nRUN rm /a\nCOPY --link f /a\nCOPY --link f /a\nRUN cat /a > /b\n";

@@ -72,7 +72,7 @@ fn root_a_build_killed_at_any_call_loses_nothing() {
 }
 
 #[test]
-fn root_images_that_were_coming_in_when_the_process_was_killed_are_there_or_not() {
+fn root_a_killed_load_is_all_or_nothing() {
     let lab = Lab::new();
     lab.write("f", "one");
     lab.build(FILE, &["-t", "x"]).ok();
@@ -98,7 +98,7 @@ fn root_images_that_were_coming_in_when_the_process_was_killed_are_there_or_not(
 }
 
 #[test]
-fn root_a_disk_that_is_full_or_broken_ends_in_an_error_that_says_so() {
+fn root_disk_errors_are_reported() {
     let lab = Lab::new();
     lab.write("Dockerfile", FILE);
     for (error, says) in
@@ -179,7 +179,7 @@ fn reboot(store: &Path) {
 }
 
 #[test]
-fn root_the_store_opens_after_a_power_cut_and_builds_what_it_should() {
+fn root_the_store_opens_and_builds_correctly_after_a_power_cut() {
     let lab = Lab::new();
     // Enough steps that most rounds are killed in the middle of them.
     let file: String =
@@ -230,7 +230,7 @@ fn newer(path: &Path, than: SystemTime) -> Option<SystemTime> {
 }
 
 #[test]
-fn root_a_store_that_cannot_be_written_any_more_says_so() {
+fn root_a_store_turned_read_only_is_reported() {
     let lab = Lab::new();
     lab.write("Dockerfile", FILE).write("f", "one");
     lab.build(FILE, &["-t", "x"]).ok();

@@ -29,7 +29,7 @@ fn load_layout(lab: &Lab, image: &Forged, name: &str) -> Ran {
 /// The right tree is in the store already, so the bytes would not have to be read before they are
 /// exported again.
 #[test]
-fn a_layer_that_holds_something_else_never_goes_out() {
+fn a_layer_with_a_wrong_diff_id_is_never_exported() {
     let good = Layer::new().file("f", "good");
     let good_tar = good.bytes();
     let diff_id = DiffId::of(&good_tar);
@@ -62,7 +62,7 @@ fn a_layer_that_holds_something_else_never_goes_out() {
 
 /// The result of the inspection is recorded, so a layer is not inspected twice.
 #[test]
-fn a_layer_is_decompressed_once_before_it_goes_out() {
+fn a_layer_is_decompressed_once_before_its_export() {
     let lab = Lab::bare();
     load_archive(&lab, &Forged::new(vec![Layer::new().file("f", "1").gzip()]), "a:latest").ok();
     let notes = "ls $RBUILD_ROOT/layers | grep -c holds";
@@ -77,7 +77,7 @@ fn a_layer_is_decompressed_once_before_it_goes_out() {
 }
 
 #[test]
-fn documents_that_do_not_agree_are_refused() {
+fn contradicting_documents_are_rejected() {
     let lab = Lab::bare();
     let layers = || vec![Layer::new().file("f", "1").gzip(), Layer::new().file("g", "2").plain()];
     let sizes = Forged { size_error: 7, ..Forged::new(layers()) };
@@ -109,7 +109,7 @@ fn documents_that_do_not_agree_are_refused() {
 }
 
 #[test]
-fn a_layout_without_its_own_file_is_taken_with_a_warning() {
+fn a_layout_without_an_oci_layout_file_is_accepted_with_a_warning() {
     let lab = Lab::bare();
     let image = Forged::new(vec![Layer::new().file("f", "1").gzip()]);
     let dir = lab.ctx().join("lay");
@@ -142,7 +142,7 @@ fn an_archive_of_images_is_imported_with_a_warning() {
 
 /// A read from a pipe returns what has been written so far, possibly a single byte.
 #[test]
-fn archives_from_slow_pipes_are_told_by_their_first_bytes() {
+fn compression_is_detected_on_slow_pipes() {
     let lab = Lab::new();
     let archive = lab.path("image.tar");
     Forged::new(vec![Layer::new().file("f", "1").gzip()]).write_docker(&archive, "x:latest");
@@ -171,7 +171,7 @@ fn archives_from_slow_pipes_are_told_by_their_first_bytes() {
 }
 
 #[test]
-fn a_deleted_directory_without_an_entry_is_what_lies_in_it() {
+fn a_whiteout_of_a_directory_without_an_entry_keeps_its_new_files() {
     let lab = Lab::bare();
     let low = Layer::new().dir("x").file("x/old", "old").file("x/new", "old").plain();
     for top in
@@ -188,7 +188,7 @@ fn a_deleted_directory_without_an_entry_is_what_lies_in_it() {
 
 /// A layer that hides everything below it.
 #[test]
-fn a_mark_at_the_top_hides_everything() {
+fn an_opaque_top_directory_hides_all_lower_layers() {
     let low = Layer::new().dir("x").file("x/old", "old").file("old", "old").plain();
     let top = Layer::new().file("new", "new").file(".wh..wh..opq", "").dir("x").gzip();
     let image = Forged::new(vec![low, top]);
@@ -202,7 +202,7 @@ fn a_mark_at_the_top_hides_everything() {
 }
 
 #[test]
-fn owners_that_are_none_are_refused() {
+fn invalid_owner_ids_are_rejected() {
     let lab = Lab::bare();
     let owner = |uid, gid| Meta { uid, gid, ..ROOTS };
     for (uid, gid) in [(4294967295, 0), (0, 4294967295)] {
@@ -215,7 +215,7 @@ fn owners_that_are_none_are_refused() {
 
 /// Applies where files are given real owners and not every ID is mapped.
 #[test]
-fn an_owner_beyond_the_sub_ids_is_told_with_the_range() {
+fn an_owner_beyond_the_sub_ids_is_reported_with_the_range() {
     let lab = Lab::new();
     let layer = Layer::new().file_with("f", b"1", &Meta { uid: 2_000_000_000, ..ROOTS });
     load_archive(&lab, &Forged::new(vec![layer.gzip()]), "x:latest").ok();
@@ -237,7 +237,7 @@ fn an_owner_beyond_the_sub_ids_is_told_with_the_range() {
 }
 
 #[test]
-fn a_name_of_a_deletion_is_refused_with_its_path() {
+fn a_file_named_like_a_whiteout_is_rejected_with_its_path() {
     let lab = Lab::new();
     lab.write("d/.wh.x", "").write("f", "1");
     lab.sh("mkdir t && touch t/.wh..wh..opq && tar -C t -cf t.tar .wh..wh..opq").ok();
@@ -313,7 +313,7 @@ fn a_docker_archive_keeps_annotations() {
 
 /// An empty layer is omitted; the history and the layers agree.
 #[test]
-fn squashing_nothing_makes_no_layer() {
+fn squashing_an_empty_result_makes_no_layer() {
     let lab = Lab::bare();
     let empty = Forged::new(vec![Layer::new().plain(), Layer::new().plain()]);
     load_archive(&lab, &empty, "empty:latest").ok();

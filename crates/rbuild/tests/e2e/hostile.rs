@@ -4,7 +4,7 @@ use crate::forge::{Forged, Layer};
 use crate::lab::Lab;
 
 #[test]
-fn places_of_the_system_that_are_something_else_are_told() {
+fn unexpected_file_types_at_system_mount_points_are_reported() {
     let lab = Lab::new();
     let is_bare = std::env::var_os("RBUILD_ISOLATION").is_some_and(|rung| rung == "chroot");
     lab.write("f", "");
@@ -28,7 +28,7 @@ fn places_of_the_system_that_are_something_else_are_told() {
 
 /// An image in which paths that rbuild uses are links to themselves.
 #[test]
-fn links_that_lead_to_themselves_are_told() {
+fn symlink_loops_are_reported() {
     let lab = Lab::new();
     lab.write("f", "");
     for place in ["/proc", "/sys", "/dev", "/tmp", "/etc/hosts", "/etc/resolv.conf"] {
@@ -56,7 +56,7 @@ fn links_that_lead_to_themselves_are_told() {
 
 /// A user whose number the namespace lacks, by number, by name and as a group.
 #[test]
-fn a_user_that_is_not_available_here_is_told_with_the_range() {
+fn a_user_beyond_the_mapped_ids_is_reported_with_the_range() {
     let lab = Lab::new();
     let is_mapped = std::fs::read_to_string("/proc/self/status").unwrap().contains("\nUid:\t0\t");
     let recorded = std::env::var_os("RBUILD_ISOLATION").is_some_and(|mode| mode == "single-id");
@@ -84,7 +84,7 @@ fn a_user_that_is_not_available_here_is_told_with_the_range() {
 
 /// A root file system with names that mean deletions in a layer.
 #[test]
-fn an_import_with_whiteouts_is_told() {
+fn an_import_with_whiteouts_causes_a_warning() {
     let lab = Lab::bare();
     lab.sh("mkdir -p r/d; touch r/d/x r/d/.wh.x; tar -C r -cf r.tar .; $RB import r.tar odd 2> said; cat said >&2")
         .fails(0, &["d/.wh.x, which deletes a file in an image", "hint: rename it"]);
@@ -93,7 +93,7 @@ fn an_import_with_whiteouts_is_told() {
 
 /// Entries of a layer that no file system can hold, told by their names in the archive.
 #[test]
-fn entries_that_cannot_be_made_are_told_by_their_names() {
+fn entries_that_cannot_be_created_are_reported_by_name() {
     let lab = Lab::bare();
     let long = "n".repeat(300);
     let circle = Layer::new().symlink("a", "b").symlink("b", "a").file("a/x", "");
@@ -112,7 +112,7 @@ fn entries_that_cannot_be_made_are_told_by_their_names() {
 
 /// A tree of directories nested deeper than rbuild descends.
 #[test]
-fn trees_that_are_too_deep_are_told_with_the_limit() {
+fn trees_that_are_too_deep_are_reported_with_the_limit() {
     let lab = Lab::new();
     let deep = "cd k; for i in $(seq 25); do mkdir -p $(printf 'd/%.0s' $(seq 100)); cd -P $(printf 'd/%.0s' $(seq 100)); done";
     lab.sh(&format!("mkdir k; bash -c \"{}\"", deep.replace('$', "\\$"))).ok();
@@ -125,7 +125,7 @@ fn trees_that_are_too_deep_are_told_with_the_limit() {
 
 /// Links of an image at the system's files and at mount points, to paths that do not exist.
 #[test]
-fn mounts_follow_links_to_nothing() {
+fn mounts_follow_symlinks_to_missing_targets() {
     let lab = Lab::new();
     let run = |links: &[(&str, &str)], mounts: &str| {
         lab.sh("rm -rf k; mkdir -p k/etc").ok();

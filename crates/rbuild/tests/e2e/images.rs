@@ -1,7 +1,7 @@
 use crate::lab::{Lab, base, contents, listing};
 
 #[test]
-fn save_is_deterministic_and_loads_again() {
+fn save_is_deterministic_and_can_be_loaded() {
     let lab = Lab::new();
     lab.write("f", "x");
     lab.build("FROM busybox\nCOPY f /f\n", &["-t", "a:1", "-t", "b:2"]).ok();
@@ -25,7 +25,7 @@ fn save_is_deterministic_and_loads_again() {
 }
 
 #[test]
-fn import_sets_what_it_is_told() {
+fn import_applies_changes_to_the_configuration() {
     let lab = Lab::bare();
     let tar = base("busybox.tar");
     let tar = tar.to_str().unwrap();
@@ -42,7 +42,7 @@ fn import_sets_what_it_is_told() {
 }
 
 #[test]
-fn names_come_and_go() {
+fn tag_and_rmi_add_and_remove_names() {
     let lab = Lab::new();
     lab.rbuild(["tag", "busybox", "other:1"]).ok();
     let id = lab.rbuild(["images", "-q", "other"]).ok().stdout.trim().to_string();
@@ -56,7 +56,7 @@ fn names_come_and_go() {
 }
 
 #[test]
-fn an_image_that_is_kept_in_another_form_is_listed_once() {
+fn an_image_stored_in_two_forms_is_listed_once() {
     let lab = Lab::new();
     let file = "FROM busybox\nCMD [\"x\"]\n";
     let env = [("SOURCE_DATE_EPOCH", "1000")];
@@ -70,7 +70,7 @@ fn an_image_that_is_kept_in_another_form_is_listed_once() {
 }
 
 #[test]
-fn prune_gives_back_what_nothing_uses() {
+fn prune_removes_unreferenced_content() {
     let lab = Lab::new();
     lab.write("f", "x");
     lab.build("FROM busybox\nCOPY f /f\nRUN --mount=type=cache,target=/c touch /c/x\n", &["-t", "keep"]).ok();
@@ -86,7 +86,7 @@ fn prune_gives_back_what_nothing_uses() {
 }
 
 #[test]
-fn outputs_of_every_kind_at_once() {
+fn one_build_can_write_outputs_of_all_types() {
     let lab = Lab::new();
     lab.write("Dockerfile", "FROM busybox\nRUN echo x > /x\n");
     let p = |n: &str| lab.path(n).display().to_string();
@@ -118,7 +118,7 @@ fn outputs_of_every_kind_at_once() {
 }
 
 #[test]
-fn equal_inputs_give_equal_images_when_time_is_fixed() {
+fn equal_inputs_give_equal_images_with_source_date_epoch() {
     let build = |lab: &Lab| {
         lab.write("d/f", "x");
         let f = std::fs::File::options().write(true).open(lab.ctx().join("d/f")).unwrap();
@@ -136,7 +136,7 @@ fn equal_inputs_give_equal_images_when_time_is_fixed() {
 }
 
 #[test]
-fn files_come_out_of_images_as_cp_means_it() {
+fn cp_copies_files_out_of_images() {
     let lab = Lab::new();
     lab.build(
         "FROM busybox\nRUN mkdir -p /d/sub && echo f > /d/f && echo g > /d/sub/g && ln -s f /d/link && ln -s /d /way\n",
@@ -182,7 +182,7 @@ fn files_come_out_of_images_as_cp_means_it() {
 }
 
 #[test]
-fn formats_and_filters_as_docker_has_them() {
+fn format_and_filter_work_as_in_docker() {
     let lab = Lab::new();
     lab.build("FROM busybox\nLABEL team=a\nENV K=V\nCMD [\"run\", \"it\"]\n", &["-t", "app:1", "-t", "app:2"]).ok();
     let out = |args: &[&str]| lab.rbuild(args.iter().copied()).ok().stdout;
@@ -205,7 +205,7 @@ fn formats_and_filters_as_docker_has_them() {
 }
 
 #[test]
-fn damage_is_found_and_taken_out() {
+fn fsck_finds_and_repairs_damage() {
     let lab = Lab::new();
     lab.build("FROM busybox\nRUN echo x > /f\n", &["-t", "x"]).ok();
     let report = lab.rbuild(["fsck"]).ok().stdout;
@@ -229,7 +229,7 @@ fn damage_is_found_and_taken_out() {
 }
 
 #[test]
-fn an_image_whose_configuration_was_removed_is_built_again() {
+fn an_image_without_its_configuration_blob_is_rebuilt() {
     let lab = Lab::new();
     let file = "FROM busybox\nRUN echo x > /f\n";
     lab.build(file, &["-t", "x"]).ok();
@@ -240,7 +240,7 @@ fn an_image_whose_configuration_was_removed_is_built_again() {
 }
 
 #[test]
-fn an_image_gets_all_of_its_names_at_once() {
+fn an_image_receives_all_of_its_names_atomically() {
     let lab = Lab::new();
     let names: Vec<String> = (0..40).map(|n| format!("many:{n}")).collect();
     let args: Vec<&str> = names.iter().flat_map(|name| ["-t", name]).collect();
@@ -257,7 +257,7 @@ fn an_image_gets_all_of_its_names_at_once() {
 }
 
 #[test]
-fn the_cache_stays_within_its_budget_and_the_oldest_goes_first() {
+fn the_cache_stays_within_its_budget_and_evicts_the_oldest_first() {
     let lab = Lab::new();
     let step = |n: u32| format!("FROM busybox\nRUN dd if=/dev/urandom of=/f bs=1M count=4 2>/dev/null; echo {n}\n");
     let age = |days: u32| {
@@ -288,7 +288,7 @@ fn the_cache_stays_within_its_budget_and_the_oldest_goes_first() {
 }
 
 #[test]
-fn an_image_that_a_container_uses_is_removed_on_request_only() {
+fn an_image_in_use_by_a_container_is_removed_only_with_force() {
     let lab = Lab::new();
     lab.build("FROM busybox\nLABEL a=b\n", &["-t", "used"]).ok();
     lab.rbuild(["create", "--name", "holds", "used"]).ok();
@@ -304,7 +304,7 @@ fn an_image_that_a_container_uses_is_removed_on_request_only() {
 
 /// Steps depend on the files of their base image and on what they use of its configuration.
 #[test]
-fn a_base_with_another_configuration_runs_only_what_depends_on_it() {
+fn a_changed_base_configuration_reruns_only_dependent_steps() {
     let lab = Lab::new();
     lab.write("f", "f");
     let file = "FROM base\nRUN echo \"$V in $(pwd)\" > /k\nCOPY f /g\n";
@@ -333,7 +333,7 @@ fn a_base_with_another_configuration_runs_only_what_depends_on_it() {
 
 /// Trees of earlier executions, which no record names, count and are evicted first.
 #[test]
-fn trees_of_repeated_steps_are_within_the_budget() {
+fn trees_of_repeated_steps_count_towards_the_budget() {
     let lab = Lab::new();
     let file = "FROM busybox\nRUN dd if=/dev/urandom of=/f bs=1M count=4 2>/dev/null\n";
     let out = lab.path("out").display().to_string();
@@ -347,7 +347,7 @@ fn trees_of_repeated_steps_are_within_the_budget() {
 
 /// Copies that share their files count once against the budget, as they do on disk.
 #[test]
-fn files_that_several_copies_share_count_once() {
+fn files_shared_by_several_copies_count_once() {
     let lab = Lab::new();
     lab.write(".dockerignore", "Dockerfile\n").write("big", vec![7u8; 4 << 20]);
     std::thread::sleep(std::time::Duration::from_millis(3100));
@@ -375,7 +375,7 @@ fn files_that_several_copies_share_count_once() {
 }
 
 #[test]
-fn an_archive_may_leave_out_what_the_other_side_has() {
+fn save_exclude_omits_layers_of_the_receiver() {
     let lab = Lab::new();
     lab.sh("dd if=/dev/urandom of=big bs=1M count=3 2>/dev/null").ok();
     lab.build("FROM busybox\nCOPY big /\n", &["-t", "base:1"]).ok();
@@ -402,7 +402,7 @@ fn an_archive_may_leave_out_what_the_other_side_has() {
 }
 
 #[test]
-fn a_directory_can_mirror_the_result() {
+fn mode_delete_mirrors_the_result_into_a_directory() {
     let lab = Lab::bare();
     lab.write("src/sub/a", "1").write("src/b", "2").write("src/was-dir", "3");
     lab.write("out/old", "x").write("out/sub/old", "x").write("out/was-dir/x", "y").write("out/b/deep", "z");
@@ -426,7 +426,7 @@ fn a_directory_can_mirror_the_result() {
 }
 
 #[test]
-fn limits_for_archives_are_raised_and_lowered_by_name() {
+fn limit_raises_and_lowers_archive_limits_by_name() {
     let lab = Lab::new();
     let build = |args: &[&str]| lab.build("FROM busybox\nRUN true\n", args);
     let lowered = build(&["--limit", "entries=3"]);
@@ -462,7 +462,7 @@ fn web_server(content: Vec<u8>) -> String {
 }
 
 #[test]
-fn an_address_is_fetched_and_imported() {
+fn import_downloads_urls() {
     let lab = Lab::bare();
     let server = web_server(std::fs::read(crate::lab::base("busybox.tar")).unwrap());
     let import = |path: &str| {
@@ -486,7 +486,7 @@ fn an_address_is_fetched_and_imported() {
 /// Uncompressed layers are written straight to the output and not to the store. The image is
 /// identical to the one that the store would contain.
 #[test]
-fn plain_images_without_a_name_go_straight_to_their_place() {
+fn uncompressed_unnamed_images_are_streamed_to_the_output() {
     let lab = Lab::new();
     lab.write("big", vec![5u8; 3_000_000]);
     // Two steps make the same layer; a command follows only the first.
@@ -519,7 +519,7 @@ fn plain_images_without_a_name_go_straight_to_their_place() {
 /// The content of a compressed layer of a docker-archive is verified when it is unpacked; on a
 /// mismatch, nothing of it is used.
 #[test]
-fn a_layer_that_is_not_the_one_of_its_configuration_is_refused() {
+fn a_layer_that_contradicts_its_configuration_is_rejected() {
     let lab = Lab::new();
     let load = |compress: &str| {
         lab.sh(&format!(
@@ -542,7 +542,7 @@ fn a_layer_that_is_not_the_one_of_its_configuration_is_refused() {
 /// The reported size of an image is that of its files, whatever the compression, and also before
 /// its layers are unpacked.
 #[test]
-fn sizes_are_told_of_layers_of_every_compression() {
+fn sizes_are_known_for_layers_of_every_compression() {
     let lab = Lab::new();
     lab.write("f/data", vec![b'x'; 3_000_000]);
     lab.sh("tar -C f --owner=0 --group=0 -cf l.tar data").ok();
@@ -561,7 +561,7 @@ fn sizes_are_told_of_layers_of_every_compression() {
 
 /// Several builds that squash the same steps at the same time, and one after them.
 #[test]
-fn squashed_builds_at_once_do_not_disturb_one_another() {
+fn concurrent_squashed_builds_do_not_interfere() {
     let lab = Lab::new();
     lab.write("Dockerfile", "FROM busybox\nRUN echo 1 > /1\nRUN seq 200 | while read n; do echo $n > /f$n; done\n");
     lab.rbuild(["build", "-t", "plain"]).ok();

@@ -17,7 +17,7 @@ fn only(lab: &Lab, programs: &[&str]) -> String {
 }
 
 #[test]
-fn isolated_networks_lead_out_and_not_into_the_machine() {
+fn isolated_networks_have_outbound_access_and_no_access_to_the_host() {
     let lab = Lab::new();
     let inside = TcpListener::bind("127.0.0.1:0").unwrap();
     let outside = TcpListener::bind("0.0.0.0:0").unwrap();
@@ -56,7 +56,7 @@ fn isolated_networks_lead_out_and_not_into_the_machine() {
 }
 
 #[test]
-fn an_isolated_network_says_what_it_lacks() {
+fn isolated_requires_an_installed_carrier_and_reports_its_absence() {
     let lab = Lab::new();
     lab.write("Dockerfile", "FROM busybox\nRUN true\n");
     let nothing = only(&lab, &[]);

@@ -23,7 +23,7 @@ fn a_heredoc_stays_in_the_image_whatever_its_name() {
 }
 
 #[test]
-fn directories_and_commands_have_the_users_that_the_reference_gives() {
+fn workdirs_and_commands_have_the_users_of_buildkit() {
     let lab = Lab::new();
     let listing = lab.build_listing(
         "FROM busybox\nRUN printf 'root:x:0:\\nwheel:x:10:root\\nweb:x:33:\\n' > /etc/group && id -G > /groups\n\
@@ -45,7 +45,7 @@ fn directories_and_commands_have_the_users_that_the_reference_gives() {
 }
 
 #[test]
-fn caches_of_other_owners_are_others() {
+fn cache_mounts_are_keyed_by_owner() {
     let lab = Lab::new();
     let run = |options: &str, command: &str| {
         let out = lab.build_local(
@@ -62,7 +62,7 @@ fn caches_of_other_owners_are_others() {
 }
 
 #[test]
-fn what_is_built_without_the_cache_takes_the_place_of_what_it_held() {
+fn no_cache_replaces_cached_results() {
     let lab = Lab::new();
     lab.write("f", "one");
     let file = "FROM busybox AS made\nRUN head -c9 /dev/urandom | od -An -tx1 > /r\nFROM scratch\nCOPY f /f\nCOPY --from=made /r /r\n";
@@ -77,7 +77,7 @@ fn what_is_built_without_the_cache_takes_the_place_of_what_it_held() {
 }
 
 #[test]
-fn keys_hold_what_counts_and_nothing_else() {
+fn cache_keys_cover_exactly_the_relevant_inputs() {
     let lab = Lab::new();
     let shadowed = "FROM busybox\nARG FOO\nENV X=1 FOO=bat\nRUN echo $FOO > /o\n";
     lab.build(shadowed, &["--build-arg", "FOO=1", "-t", "x"]).ok();
@@ -102,7 +102,7 @@ fn keys_hold_what_counts_and_nothing_else() {
 
 /// Either of two cache mounts has initial content; the instructions differ in nothing else.
 #[test]
-fn a_key_tells_which_of_two_caches_was_seeded() {
+fn a_key_records_which_of_two_caches_was_seeded() {
     let lab = Lab::new();
     let file = |first: &str, second: &str| {
         format!(
@@ -118,7 +118,7 @@ fn a_key_tells_which_of_two_caches_was_seeded() {
 }
 
 #[test]
-fn what_commands_require_is_asked_for_before_anything_runs() {
+fn required_secrets_and_agents_are_checked_before_anything_runs() {
     let lab = Lab::new();
     let file = "FROM busybox\nRUN echo long > /o\nRUN --mount=type=secret,id=tok,required=true cat /run/secrets/tok\n\
                 RUN --mount=type=ssh,required=true true\n";
@@ -134,7 +134,7 @@ fn what_commands_require_is_asked_for_before_anything_runs() {
 }
 
 #[test]
-fn odd_files_build_as_they_do_elsewhere() {
+fn unusual_dockerfiles_build_as_in_buildkit() {
     let lab = Lab::new();
     lab.write("f", "x");
     lab.write("Dockerfile", b"# caf\xe9\nFROM --platform=linux busybox\nRUN\nUSER nobody-here\nWORKDIR /bin\n");
@@ -150,7 +150,7 @@ fn odd_files_build_as_they_do_elsewhere() {
 }
 
 #[test]
-fn checks_and_builds_mean_the_same_platform() {
+fn check_and_build_use_the_same_platform() {
     let lab = Lab::new();
     lab.build("FROM scratch\nENV FROMBASE=1\n", &["--platform", "linux/arm64", "-t", "base-arm64"]).ok();
     lab.build("FROM scratch\n", &["--platform", "linux/amd64", "-t", "base-amd64"]).ok();
@@ -159,7 +159,7 @@ fn checks_and_builds_mean_the_same_platform() {
 }
 
 #[test]
-fn checks_see_the_base_image_that_the_build_uses() {
+fn check_uses_the_base_image_of_the_build() {
     let lab = Lab::new();
     lab.build("FROM scratch\nENV FROMBASE=1\n", &["-t", "rich"]).ok();
     lab.build("FROM scratch\n", &["-t", "poor"]).ok();

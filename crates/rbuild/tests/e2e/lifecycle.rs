@@ -96,7 +96,7 @@ fn ctrl_c_ends_everything_within_two_seconds() {
 }
 
 #[test]
-fn kill_minus_nine_at_any_moment_leaves_nothing() {
+fn sigkill_at_any_moment_leaves_nothing() {
     let lab = Lab::new();
     let marker = format!("{}9", std::process::id());
     for delay in [0, 2, 5, 8, 12, 16, 20, 30, 50, 100, 250] {
@@ -110,7 +110,7 @@ fn kill_minus_nine_at_any_moment_leaves_nothing() {
 }
 
 #[test]
-fn two_builds_at_once_do_a_step_once_and_both_succeed() {
+fn two_concurrent_builds_run_a_step_once_and_both_succeed() {
     let lab = Lab::new();
     // Each run of the step adds a line to the cache mount.
     lab.write("Dockerfile", "FROM busybox\nRUN --mount=type=cache,target=/c echo run >> /c/log; sleep 1\n");
@@ -151,7 +151,7 @@ fn a_command_that_leaves_processes_behind_does_not_hang() {
 }
 
 #[test]
-fn a_cache_that_one_command_mounts_twice_does_not_wait_for_itself() {
+fn a_command_that_mounts_a_cache_twice_does_not_deadlock() {
     let lab = Lab::new();
     for (i, (one, two)) in [("shared", "locked"), ("private", "locked"), ("locked", "shared"), ("shared", "private")]
         .into_iter()
@@ -175,7 +175,7 @@ fn a_cache_that_one_command_mounts_twice_does_not_wait_for_itself() {
 }
 
 #[test]
-fn caches_that_are_locked_in_opposite_order_do_not_wait_in_a_circle() {
+fn caches_locked_in_opposite_order_do_not_deadlock() {
     let lab = Lab::new();
     let mount = |id: &str| format!("--mount=type=cache,id={id},target=/{id},sharing=locked");
     let (x, y) = (mount("x"), mount("y"));
@@ -191,7 +191,7 @@ fn caches_that_are_locked_in_opposite_order_do_not_wait_in_a_circle() {
 }
 
 #[test]
-fn a_build_that_waits_for_another_one_ends_when_it_fails_or_is_stopped() {
+fn a_waiting_build_ends_when_it_fails_or_is_stopped() {
     let lab = Lab::new();
     let locked = "--mount=type=cache,id=busy,target=/c,sharing=locked";
     let sleep = format!("sleep 30.{}", std::process::id());

@@ -70,7 +70,7 @@ fn nothing_stays(lab: &Lab) {
 }
 
 #[test]
-fn what_an_index_names_many_times_is_followed_once() {
+fn an_index_entry_is_followed_once_regardless_of_its_repetitions() {
     let lab = Lab::bare();
     archive(&lab, "at = image\nfor n in range(5): at = inner([at] * 300)\nindex([at] * 300)");
     in_time(&lab, LOAD).fails(1, &["has more than 4 indexes in each other"]);
@@ -96,7 +96,7 @@ fn what_an_index_names_many_times_is_followed_once() {
 
 /// Documents are read into memory, so their size is limited; they are not said to be damaged.
 #[test]
-fn documents_of_more_than_16_mib_are_refused_by_their_size() {
+fn documents_larger_than_16_mib_are_rejected() {
     for rest in [
         "data = json.dumps(dict(schemaVersion=2, config=config, layers=[])).encode() + b' ' * (17 << 20)\n\
          big = dict(mediaType='application/vnd.oci.image.manifest.v1+json', digest=blob(data), size=len(data)); index([big])",
@@ -112,7 +112,7 @@ fn documents_of_more_than_16_mib_are_refused_by_their_size() {
 
 /// A manifest that Docker's document does not refer to, named repeatedly.
 #[test]
-fn a_manifest_is_read_once_however_often_an_index_names_it() {
+fn a_manifest_is_read_once_regardless_of_how_often_an_index_names_it() {
     let lab = Lab::bare();
     archive(
         &lab,
@@ -126,7 +126,7 @@ fn a_manifest_is_read_once_however_often_an_index_names_it() {
 
 /// Unreferenced members of a few bytes that decompress to many, at any position in the archive.
 #[test]
-fn what_no_document_names_costs_little() {
+fn unreferenced_archive_members_are_bounded() {
     let bomb = "i = tarfile.TarInfo('more'); i.size = 500 << 20\n\
                 class Zeros:\n  def read(self, n): return bytes(n)\n\
                 def bomb(): tar.addfile(i, Zeros())\n";
@@ -156,7 +156,7 @@ fn what_no_document_names_costs_little() {
 }
 
 #[test]
-fn a_digest_of_several_media_types_is_what_each_says() {
+fn a_digest_with_several_media_types_is_read_as_each_of_them() {
     let lab = Lab::bare();
     let two = |first: &str, second: &str| {
         archive(
@@ -191,7 +191,7 @@ fn names_are_written_once() {
 }
 
 #[test]
-fn a_layer_is_read_once_however_often_it_is_named() {
+fn a_layer_is_read_once_regardless_of_how_often_it_is_named() {
     let lab = Lab::bare();
     let layer = "t = io.BytesIO(); inner_tar = tarfile.open(fileobj=t, mode='w'); i = tarfile.TarInfo('big'); i.size = 20 << 20\n\
         inner_tar.addfile(i, io.BytesIO(bytes(20 << 20))); inner_tar.close(); layer = t.getvalue()\n";
@@ -223,7 +223,7 @@ fn a_layer_is_read_once_however_often_it_is_named() {
 }
 
 #[test]
-fn limits_are_for_the_archive_itself_too_and_nothing_of_it_stays() {
+fn limits_apply_to_the_archive_itself_and_nothing_remains() {
     let lab = Lab::bare();
     archive(&lab, "add('d/' * 40 + 'f', b'x' * 5000)\nindex([image])");
     lab.sh("gzip -k $LAB/x.tar; xz -k $LAB/x.tar").ok();
@@ -251,7 +251,7 @@ fn limits_are_for_the_archive_itself_too_and_nothing_of_it_stays() {
 }
 
 #[test]
-fn what_is_refused_at_its_end_leaves_nothing() {
+fn an_archive_rejected_at_its_end_leaves_nothing() {
     let lab = Lab::bare();
     archive(&lab, "index([name(image, 'n:1'), dict(image, digest='sha256:' + '0' * 64)])");
     lab.sh("$RB load -i $LAB/x.tar").fails(1, &["lacks"]);
@@ -299,7 +299,7 @@ fn waiting(lab: &Lab) -> (std::process::Child, Vec<u8>) {
 }
 
 #[test]
-fn a_killed_load_leaves_nothing_behind_the_next_prune() {
+fn prune_removes_everything_that_a_killed_load_left() {
     for after in ["$RB prune", "$RB fsck --repair", "! $RB load -i $LAB/refused.tar"] {
         let lab = Lab::bare();
         let (mut load, _) = waiting(&lab);
@@ -312,7 +312,7 @@ fn a_killed_load_leaves_nothing_behind_the_next_prune() {
 }
 
 #[test]
-fn a_refused_load_takes_nothing_from_one_at_its_side() {
+fn a_rejected_load_does_not_affect_a_concurrent_one() {
     let lab = Lab::bare();
     let (mut load, rest) = waiting(&lab);
     // Meanwhile, the same image is refused in one archive and loaded from another.
@@ -329,7 +329,7 @@ fn a_refused_load_takes_nothing_from_one_at_its_side() {
 }
 
 #[test]
-fn lists_that_are_null_are_empty() {
+fn null_lists_are_empty() {
     let lab = Lab::bare();
     for rest in [
         "docker([one(config, None, ['n:1'])])",
@@ -354,7 +354,7 @@ fn lists_that_are_null_are_empty() {
 }
 
 #[test]
-fn a_sound_manifest_json_outweighs_an_index_that_is_not() {
+fn a_valid_manifest_json_takes_precedence_over_an_invalid_index() {
     let lab = Lab::bare();
     let missing =
         "gone = dict(mediaType='application/vnd.oci.image.manifest.v1+json', digest='sha256:' + 64 * '7', size=7)\n";
@@ -374,7 +374,7 @@ fn a_sound_manifest_json_outweighs_an_index_that_is_not() {
 }
 
 #[test]
-fn images_for_other_platforms_are_named() {
+fn an_archive_without_this_platform_is_an_error_that_lists_the_others() {
     let lab = Lab::bare();
     let foreign = "def of(a, v=None):\n  c = item('config.v1+json', dict(architecture=a, os='linux', config={}, rootfs=dict(diff_ids=[]), \
                    x=a))\n  return dict(item('manifest.v1+json', dict(schemaVersion=2, config=c, layers=[])), \
@@ -412,7 +412,7 @@ fn images_for_other_platforms_are_named() {
 }
 
 #[test]
-fn a_layout_gives_the_image_of_the_platform_that_is_built_for() {
+fn a_layout_context_selects_the_platform_of_the_build() {
     let lab = Lab::bare();
     let foreign = "c = item('config.v1+json', dict(architecture='s390x', os='linux', config={}, rootfs=dict(diff_ids=[])))\n\
                    m = dict(item('manifest.v1+json', dict(schemaVersion=2, config=c, layers=[])), platform=dict(os='linux', architecture='s390x'))\n\

@@ -28,7 +28,7 @@ fn too_open(dir: &Path, umask: u32, found: &mut Vec<String>) {
 }
 
 #[test]
-fn modes_in_the_store_are_the_umasks() {
+fn store_files_follow_the_callers_umask() {
     for umask in ["077", "022", "027"] {
         let lab = Lab::bare();
         lab.write("f", "content").write("d/g", "more");
@@ -65,7 +65,7 @@ fn modes_in_the_store_are_the_umasks() {
 
 /// A set-uid program of an image is stored with its mode and belongs to the user who builds.
 #[test]
-fn nobody_else_gets_at_the_files_of_images() {
+fn image_files_in_the_store_are_private_to_their_owner() {
     let lab = Lab::new();
     let build = || lab.build("FROM busybox\nRUN cp /bin/busybox /s && chmod 6755 /s\n", &["-t", "x"]).ok();
     build();
@@ -80,7 +80,7 @@ fn nobody_else_gets_at_the_files_of_images() {
 }
 
 #[test]
-fn root_nobody_else_starts_a_set_uid_program_of_an_image() {
+fn root_other_users_cannot_run_set_uid_programs_of_images() {
     let lab = Lab::new();
     lab.build("FROM busybox\nRUN cp /bin/busybox /s && chmod 6755 /s\n", &["-t", "x"]).ok();
     let run = "for f in $RBUILD_ROOT/trees/*/fs/s; do test -u $f && echo there; \
@@ -112,7 +112,7 @@ fn end(mut holder: Child) {
 const STEP: &str = "FROM busybox\nRUN --mount=type=cache,target=/c echo x > /o\n";
 
 #[test]
-fn a_program_that_holds_steps_is_named_and_not_waited_for_without_end() {
+fn waiting_for_a_foreign_holder_of_steps_lock_times_out_and_names_it() {
     let lab = Lab::new();
     lab.build(STEP, &["-q"]).ok();
     // A process lock, an open file description lock on all bytes, and a shared lock.
@@ -145,7 +145,7 @@ fn a_program_that_holds_steps_is_named_and_not_waited_for_without_end() {
 }
 
 #[test]
-fn a_program_that_holds_the_store_is_named_and_not_waited_for_without_end() {
+fn waiting_for_a_foreign_holder_of_the_store_lock_times_out_and_names_it() {
     let lab = Lab::new();
     lab.write("Dockerfile", STEP);
     for (file, args) in [("lock", &["images"][..]), ("lock", &["build", "."]), ("index.lock", &["tag", "busybox", "y"])]
@@ -172,7 +172,7 @@ fn a_program_that_holds_the_store_is_named_and_not_waited_for_without_end() {
 
 /// A process name proves nothing: an idle lock holder is not waited for.
 #[test]
-fn a_program_that_is_called_rbuild_is_not_waited_for_without_end() {
+fn an_idle_process_named_rbuild_times_out_too() {
     let lab = Lab::new();
     lab.sh("mkdir $LAB/fake && cp $(command -v flock) $LAB/fake/rbuild").ok();
     for (file, args) in [("lock", &["images"][..]), ("index.lock", &["tag", "busybox", "y"])] {
@@ -190,7 +190,7 @@ fn a_program_that_is_called_rbuild_is_not_waited_for_without_end() {
 }
 
 #[test]
-fn another_build_is_waited_for_as_long_as_it_takes() {
+fn waiting_for_another_build_has_no_timeout() {
     let lab = Lab::new();
     lab.write("Dockerfile", "FROM busybox\nRUN sleep 7\n");
     std::thread::scope(|scope| {

@@ -19,7 +19,7 @@ fn image(n: usize) -> Forged {
 }
 
 #[test]
-fn images_of_many_layers_are_built_on_run_and_exported() {
+fn images_with_many_layers_are_built_on_run_and_exported() {
     let lab = Lab::new();
     for n in [130, 500, 1005] {
         let (archive, tar) = (lab.path("many.tar"), lab.path("out.tar"));

@@ -96,12 +96,12 @@ const CHANGES: [(&str, &str); 9] = [
 ];
 
 #[test]
-fn a_directory_that_changes_during_a_build() {
+fn a_directory_that_changes_during_a_build_is_not_cached_under_its_old_key() {
     holds("COPY d /d/", &CHANGES);
 }
 
 #[test]
-fn linked_copies_and_patterns_of_what_changes() {
+fn changing_linked_copies_and_patterns_are_detected() {
     holds("COPY --link d /d/", &CHANGES[..4]);
     // For a directory matched by a pattern, only the contents are copied: its own name does not
     // count.
@@ -113,7 +113,7 @@ fn linked_copies_and_patterns_of_what_changes() {
 }
 
 #[test]
-fn archives_mounts_and_named_contexts_that_change() {
+fn changing_archives_mounts_and_named_contexts_are_detected() {
     holds("ADD t.tar /d/", &[("tar -cf t.tar -C d f", "tar -cf t.tar -C d e")]);
     let mounted: Vec<(&str, &str)> = [1, 2, 3, 4, 6].map(|i| CHANGES[i]).into();
     holds("RUN --mount=source=d,target=/m cp -a /m /d", &mounted);
@@ -122,7 +122,7 @@ fn archives_mounts_and_named_contexts_that_change() {
 
 /// Files that no step copies may change freely: the copy is made once.
 #[test]
-fn what_is_left_out_may_change_during_a_build() {
+fn excluded_files_may_change_during_a_build() {
     let lab = lab();
     lab.write(
         "Dockerfile",

@@ -13,7 +13,7 @@ fn only_the_last_stage_is_in_the_result() {
 }
 
 #[test]
-fn a_second_build_runs_nothing_and_a_change_runs_what_depends_on_it() {
+fn an_unchanged_build_runs_nothing_and_a_change_only_dependent_steps() {
     let lab = Lab::new();
     lab.write("src/a", "one\n").write("other", "x");
     let file = format!("{TWO_STAGES}COPY other /other\n");
@@ -42,7 +42,7 @@ fn a_stage_rebuilt_to_equal_content_hits_downstream() {
 }
 
 #[test]
-fn stages_by_name_number_and_target() {
+fn stages_are_selected_by_name_number_and_target() {
     let lab = Lab::new();
     let file = "ARG BASE=busybox\nFROM $BASE AS One\nRUN echo 1 > /f\nFROM busybox\nRUN echo 2 > /f\n\
                 FROM one\nCOPY --from=1 /f /g\nCOPY --from=ONE /f /h\n";
@@ -56,7 +56,7 @@ fn stages_by_name_number_and_target() {
 
 /// The name of a stage that comes later is that of an image, where there is one.
 #[test]
-fn the_name_of_a_later_stage_is_an_image() {
+fn the_name_of_a_later_stage_refers_to_an_image() {
     let lab = Lab::new();
     lab.build("FROM busybox\nRUN echo image > /o\n", &["-t", "later"]).ok();
     for (with, what) in [
@@ -80,7 +80,7 @@ fn the_name_of_a_later_stage_is_an_image() {
 
 /// A path that is missing is missing in what the instruction names, not in what that stands on.
 #[test]
-fn missing_paths_of_mounts_are_in_what_from_names() {
+fn missing_mount_sources_are_reported_for_the_named_stage() {
     let lab = Lab::new();
     lab.write("other/f", "1");
     for (from, kinds) in [
@@ -105,7 +105,7 @@ fn missing_paths_of_mounts_are_in_what_from_names() {
 
 /// Files of a stage that the destination shares with it are replaced like others.
 #[test]
-fn a_copy_onto_the_files_that_it_takes() {
+fn a_copy_can_overwrite_its_own_source_files() {
     let lab = Lab::new();
     lab.write("q", "1");
     for (before, copy) in [
@@ -140,7 +140,7 @@ fn a_mount_of_an_empty_stage_is_empty() {
 
 /// An empty build argument of the builder's own sets nothing: CI passes variables that are not set.
 #[test]
-fn empty_arguments_of_the_builder_set_nothing() {
+fn empty_predefined_arguments_count_as_unset() {
     let lab = Lab::new();
     let cached = "FROM busybox\nARG X\nRUN --mount=type=cache,target=/kk touch /kk/$X; ls /kk | tr '\\n' ' ' > /o\n";
     lab.build(cached, &["--build-arg", "X=a"]).ok();
@@ -153,7 +153,7 @@ fn empty_arguments_of_the_builder_set_nothing() {
 }
 
 #[test]
-fn independent_stages_run_side_by_side_and_unused_ones_not_at_all() {
+fn independent_stages_run_in_parallel_and_unused_ones_do_not_run() {
     let lab = Lab::new();
     // Each of the two commands waits for the other through a cache mount, so they never finish
     // unless they run concurrently.
@@ -172,7 +172,7 @@ fn independent_stages_run_side_by_side_and_unused_ones_not_at_all() {
 }
 
 #[test]
-fn arguments_and_environment() {
+fn arguments_and_environment_reach_the_commands() {
     let lab = Lab::new();
     let file = "ARG V=1\nFROM busybox\nARG V\nARG W=w\nENV E=$V-$W\nRUN echo $V $W $E > /f\nRUN env | sort > /env\n";
     let out = lab.build_local(file, &["--build-arg", "V=2"]);
@@ -234,7 +234,7 @@ fn image_of_many_parts() -> Lab {
 }
 
 #[test]
-fn a_few_paths_of_an_image_are_taken_without_unpacking_it() {
+fn copying_a_few_paths_does_not_unpack_the_image() {
     for (copied, all) in [
         ("/opt/tool/bin/one", false),
         ("opt/tool /opt/short", false),
@@ -265,14 +265,14 @@ fn a_few_paths_of_an_image_are_taken_without_unpacking_it() {
 }
 
 #[test]
-fn what_an_image_does_not_have_is_said_with_what_it_has() {
+fn missing_platforms_are_reported_with_the_available_ones() {
     let lab = image_of_many_parts();
     lab.build("FROM scratch\nCOPY --from=many /opt/tool/bin/onee /\n", &[])
         .fails(1, &["onee", "did you mean `opt/tool/bin/one`?"]);
 }
 
 #[test]
-fn platforms_share_an_execution_although_another_build_replaces_its_record() {
+fn platforms_share_an_execution_even_if_its_record_is_replaced() {
     let lab = Lab::new();
     lab.write(
         "Dockerfile",

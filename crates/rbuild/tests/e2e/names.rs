@@ -20,7 +20,7 @@ const USES: [&str; 3] = [
 ];
 
 #[test]
-fn the_beginning_of_an_id_is_no_name_in_a_dockerfile() {
+fn a_prefix_of_an_id_is_not_accepted_in_a_dockerfile() {
     let (lab, id) = scene();
     let hex = id.strip_prefix("sha256:").unwrap();
     // A name of digits only is not valid in every position: a leading number is the number of a
@@ -45,7 +45,7 @@ fn the_beginning_of_an_id_is_no_name_in_a_dockerfile() {
 }
 
 #[test]
-fn whole_ids_and_manifests_are_names() {
+fn complete_ids_and_manifest_digests_are_accepted_as_names() {
     let (lab, id) = scene();
     let manifest = lab.rbuild(["images", "--format", "{{.Digest}}", "fam"]).ok().stdout.trim().to_string();
     for name in [&id, &manifest, &format!("fam@{manifest}"), &format!("docker.io/fam@{manifest}")] {
@@ -69,7 +69,7 @@ fn whole_ids_and_manifests_are_names() {
 }
 
 #[test]
-fn all_ways_to_write_a_name_are_one() {
+fn all_spellings_of_a_name_are_equivalent() {
     let (lab, id) = scene();
     for name in
         ["fam", "fam:latest", "docker.io/fam", "docker.io/library/fam", "index.docker.io/fam", "library/fam:latest"]
@@ -93,7 +93,7 @@ fn all_ways_to_write_a_name_are_one() {
 
 /// Two manifests of one image: the one without a name is removed, the other keeps its name.
 #[test]
-fn prune_leaves_the_name_of_an_image_that_has_another_manifest() {
+fn prune_keeps_the_name_of_an_image_with_another_manifest() {
     let (lab, id) = scene();
     let archive = lab.path("image.tar");
     let mut image = Forged::new(vec![Layer::new().file("f", "1").gzip()]);

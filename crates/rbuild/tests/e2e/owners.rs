@@ -77,7 +77,7 @@ RUN cd /tmp && touch disk plain copy && cp /bin/true root && chmod 4755 root && 
 "#;
 
 #[test]
-fn what_a_command_says_of_owners_is_no_more_than_an_attribute() {
+fn forged_owner_attributes_are_ordinary_data() {
     let lab = debian();
     let own = "1000:1000";
     for (dockerfile, above) in [
@@ -125,7 +125,7 @@ fn with_devices(lab: &Lab) {
 }
 
 #[test]
-fn a_device_is_not_to_be_had_by_copying_what_tells_of_it() {
+fn copying_a_stand_in_does_not_create_a_device() {
     let lab = debian();
     with_devices(&lab);
     // Where devices can be created, there is nothing to copy.
@@ -158,7 +158,7 @@ fn devices_stay_devices_when_commands_change_them() {
 }
 
 #[test]
-fn files_of_a_context_say_nothing_of_owners() {
+fn owner_attributes_of_context_files_are_ignored() {
     let lab = debian();
     lab.sh("touch disk && perl attr.pl set disk user.rbuild.owner 0:0:b:8:0").ok();
     for dockerfile in ["FROM debian\nCOPY disk /\n", "FROM debian\nADD --chown=5:6 disk /\nRUN touch /x\n"] {
@@ -168,7 +168,7 @@ fn files_of_a_context_say_nothing_of_owners() {
 }
 
 #[test]
-fn a_store_that_was_copied_without_what_its_files_have_is_told() {
+fn a_store_copied_without_owners_or_attributes_is_rejected() {
     let lab = Lab::new();
     let dockerfile = "FROM busybox\nRUN echo x > /x && chown 33:50 /x && ln -s x /l && chown -h 33:50 /l\n";
     lab.build(dockerfile, &["-t", "x"]).ok();
@@ -204,7 +204,7 @@ fn a_store_that_was_copied_without_what_its_files_have_is_told() {
 }
 
 #[test]
-fn the_key_of_owners_is_for_the_caller_alone() {
+fn owners_key_is_readable_only_by_its_owner() {
     use std::os::unix::fs::PermissionsExt;
     let lab = Lab::new();
     let key = lab.store().join("owners.key");
@@ -227,7 +227,7 @@ RUN perl -e 'for my $r (0, 1, 2, 4, 8, 16) { my ($n, $h) = ("how$r", pack("QQQ",
 "#;
 
 #[test]
-fn a_file_belongs_to_its_maker_however_its_path_is_resolved() {
+fn a_file_belongs_to_its_creator_however_its_path_is_resolved() {
     let lab = debian();
     for found in built(&lab, MAKES) {
         let of = |name: &str| found.get(name).map_or("nothing", String::as_str);
@@ -256,7 +256,7 @@ RUN perl -e 'for (qw(/garbage /cut /suid)) { my $p = $_; my ($a, $e) = (pack("pQ
 "#;
 
 #[test]
-fn a_set_id_program_counts_as_the_kernel_executes_it() {
+fn a_set_id_program_changes_ids_only_once_it_is_executed() {
     let lab = debian();
     let [all, _] = built(&lab, EXECUTES);
     assert_eq!(all["f"], "Regular 777 0:0");
@@ -264,7 +264,7 @@ fn a_set_id_program_counts_as_the_kernel_executes_it() {
 }
 
 #[test]
-fn an_owner_stays_whatever_times_are_set() {
+fn an_owner_is_kept_whatever_times_are_set() {
     let lab = debian();
     // Each read updates an access time that is not later than the modification time (relatime).
     let dockerfile = "FROM debian\nWORKDIR /w\nRUN chmod 777 /w\nUSER 1000:1000\nRUN ln -s x l && mkfifo f && touch -h -m -d 2400-01-01 l && touch -m -d 2400-01-01 f && \\\n\
@@ -305,7 +305,7 @@ fn names_that_the_kernel_does_not_create_are_not_created() {
 /// A character device 0:0 is how an overlay, and a layer made from one, marks what was removed. The
 /// requests of io_uring, of which one leaves such a device, are in memory, where no filter sees them.
 #[test]
-fn no_command_makes_a_whiteout() {
+fn commands_cannot_create_whiteouts() {
     let lab = debian();
     lab.write(
         "Dockerfile",

@@ -100,7 +100,7 @@ fn a_base_is_pulled_and_the_result_is_pushed() {
 }
 
 #[test]
-fn an_unchanged_image_costs_one_request_and_a_changed_one_what_is_new() {
+fn an_unchanged_image_costs_one_request_and_a_changed_one_only_new_blobs() {
     let scene = Scene::with_image();
     let name = scene.name("busybox:1");
     scene.rbuild(&["pull", &name]).ok();
@@ -136,7 +136,7 @@ fn every_instruction_that_names_an_image_pulls_it() {
 }
 
 #[test]
-fn digests_are_pinned_and_found_again() {
+fn images_pulled_by_digest_are_found_again() {
     let scene = Scene::with_image();
     let digest = BlobDigest::of(&scene.registry.state().manifests[&("busybox".into(), "1".into())].1);
     let file = format!("FROM {}@{digest}\nRUN true\n", scene.name("busybox"));
@@ -147,7 +147,7 @@ fn digests_are_pinned_and_found_again() {
 }
 
 #[test]
-fn the_platform_of_an_index_is_chosen() {
+fn pull_selects_the_platform_of_an_index() {
     let scene = Scene::with_image();
     let manifest = scene.document("busybox", "1");
     let bytes = serde_json::to_vec(&manifest).unwrap();
@@ -195,7 +195,7 @@ fn the_platform_of_an_index_is_chosen() {
 }
 
 #[test]
-fn logins_are_stored_used_and_nowhere_else() {
+fn logins_are_stored_and_used_and_not_leaked() {
     for access in [Access::Basic("joe", "hunter2"), Access::Token("joe", "hunter2", 50)] {
         let scene = Scene::new(access);
         let name = scene.name("busybox:1");
@@ -219,7 +219,7 @@ fn logins_are_stored_used_and_nowhere_else() {
 }
 
 #[test]
-fn a_push_that_will_be_refused_fails_before_the_build() {
+fn a_push_without_permission_fails_before_the_build() {
     let scene = Scene::new(Access::Basic("joe", "hunter2"));
     scene.rbuild(&["import", crate::lab::base("busybox.tar").to_str().unwrap(), "busybox"]).ok();
     let ran = scene.build("FROM busybox\nRUN true\n", &["-t", &scene.name("x:1"), "--push"]);
@@ -228,7 +228,7 @@ fn a_push_that_will_be_refused_fails_before_the_build() {
 }
 
 #[test]
-fn what_cannot_be_pulled_is_told_with_the_place_in_the_dockerfile() {
+fn pull_errors_mark_the_name_in_the_dockerfile() {
     let scene = Scene::with_image();
     let file = format!("FROM {} AS builder\nFROM {}\n", scene.name("none:1"), scene.name("busybox:1"));
     scene.build(&file, &[]).ok();
@@ -246,7 +246,7 @@ fn what_cannot_be_pulled_is_told_with_the_place_in_the_dockerfile() {
 }
 
 #[test]
-fn an_artifact_is_no_image() {
+fn artifacts_are_rejected() {
     let scene = Scene::new(Access::Open);
     let config = scene.registry.add_blob("chart", b"{}");
     let media_type = "application/vnd.cncf.helm.config.v1+json";
@@ -280,7 +280,7 @@ fn an_image_of_several_platforms_is_pushed_as_an_index() {
 }
 
 #[test]
-fn two_pulls_at_once_download_an_image_once() {
+fn two_concurrent_pulls_download_an_image_once() {
     let scene = Scene::with_image();
     let name = scene.name("busybox:1");
     scene.registry.fault("GET", "/blobs/", Fault::Stall(std::time::Duration::from_millis(500)), 9);
@@ -293,7 +293,7 @@ fn two_pulls_at_once_download_an_image_once() {
 }
 
 #[test]
-fn no_log_holds_a_credential() {
+fn no_log_contains_a_credential() {
     let scene = Scene::new(Access::Token("joe", "hunter2", 50));
     let name = scene.name("busybox:1");
     scene.rbuild(&["import", crate::lab::base("busybox.tar").to_str().unwrap(), &name]).ok();
@@ -307,7 +307,7 @@ fn no_log_holds_a_credential() {
 }
 
 #[test]
-fn a_registry_that_is_not_reached_is_named_and_the_image_that_is_here_is_known() {
+fn an_unreachable_registry_is_named_and_the_local_image_is_mentioned() {
     let scene = Scene::with_image();
     scene.lab.rbuild(["import", crate::lab::base("busybox.tar").to_str().unwrap(), "127.0.0.1:1/x:1"]).ok();
     let file = "FROM scratch\nCOPY --from=127.0.0.1:1/x:1 /bin /b\n";
@@ -328,7 +328,7 @@ fn a_registry_that_is_not_reached_is_named_and_the_image_that_is_here_is_known()
 }
 
 #[test]
-fn words_of_registries_do_not_move_the_terminal() {
+fn registry_messages_cannot_control_the_terminal() {
     let scene = Scene::new(Access::Open);
     let config = scene.registry.add_blob("x", b"{}");
     let kind = "application/\u{1b}[2Jodd\r";
@@ -350,7 +350,7 @@ fn words_of_registries_do_not_move_the_terminal() {
 }
 
 #[test]
-fn a_login_for_the_push_is_sent_to_no_base() {
+fn credentials_for_the_push_are_not_sent_to_base_registries() {
     let scene = Scene::with_image();
     let other = Registry::start(Access::Basic("joe", "hunter2"));
     let file = format!("FROM {}/x:1\n", other.address);
@@ -369,7 +369,7 @@ fn a_login_for_the_push_is_sent_to_no_base() {
 /// A layer that is not the one of its diffID goes to no registry: neither by `push`, nor in the
 /// result of steps that were cached on another image with this diffID.
 #[test]
-fn a_layer_that_holds_something_else_is_never_pushed() {
+fn a_layer_with_a_wrong_diff_id_is_never_pushed() {
     let scene = Scene::new(Access::Open);
     let good = Layer::new().file("f", "good").bytes();
     let evil = Blob { diff_id: DiffId::of(&good), ..Blob::gzip_of(&Layer::new().file("f", "evil").bytes()) };
@@ -438,7 +438,7 @@ fn the_builder_has_no_credentials() {
 }
 
 #[test]
-fn a_name_of_several_platforms_is_kept_shown_and_pushed() {
+fn a_name_with_several_platforms_is_stored_listed_and_pushed() {
     let scene = Scene::new(Access::Open);
     scene.lab.write("file", "content");
     let (name, file) = (scene.name("multi:1"), "FROM scratch\nARG TARGETARCH\nCOPY file /$TARGETARCH\n");
@@ -487,7 +487,7 @@ fn a_name_of_several_platforms_is_kept_shown_and_pushed() {
 }
 
 #[test]
-fn a_full_disk_ends_a_pull_and_the_next_one_is_whole() {
+fn a_full_disk_fails_a_pull_and_the_next_one_succeeds() {
     let scene = Scene::new(Access::Open);
     let noise = (0..6u32 << 20).scan(1u32, |x, _| {
         *x = x.wrapping_mul(1664525).wrapping_add(1013904223);
@@ -503,14 +503,14 @@ fn a_full_disk_ends_a_pull_and_the_next_one_is_whole() {
          ls -A $RBUILD_ROOT/tmp $RBUILD_ROOT/blobs/sha256; rm $fill; \
          $RB pull -q {name} && $RB fsck >/dev/null && echo whole; exit $c"
     );
-    let ran = crate::mistakes::in_namespace(&scene.lab, &script);
+    let ran = crate::errors::in_namespace(&scene.lab, &script);
     let ran = ran.fails(1, &["No space left on device", "rbuild prune"]);
     let lines: Vec<&str> = ran.stdout.lines().filter(|line| !line.is_empty() && !line.ends_with(':')).collect();
     assert_eq!(lines, [name.as_str(), "whole"], "left: {}", ran.stdout);
 }
 
 #[test]
-fn an_interrupted_transfer_leaves_nothing_that_the_next_one_trips_over() {
+fn a_transfer_after_an_interrupted_one_succeeds() {
     use std::os::unix::process::ExitStatusExt;
     let scene = Scene::with_image();
     let (name, copy) = (scene.name("busybox:1"), scene.name("copy:1"));

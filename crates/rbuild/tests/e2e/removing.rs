@@ -10,7 +10,7 @@ fn images(lab: &Lab) -> Vec<String> {
 }
 
 #[test]
-fn image_prune_takes_images_and_leaves_the_cache() {
+fn image_prune_removes_images_and_keeps_the_cache() {
     let lab = Lab::new();
     let dockerfile = "FROM busybox\nRUN echo x > /x\n";
     lab.build(dockerfile, &["-t", "a"]).ok();
@@ -52,7 +52,7 @@ fn a_named_image_outlives_an_unnamed_one_with_its_id() {
 }
 
 #[test]
-fn containers_are_listed_and_pruned_as_docker_does() {
+fn containers_are_listed_and_pruned_as_in_docker() {
     let lab = Lab::new();
     let headings = "CONTAINER ID   IMAGE   COMMAND   CREATED   STATUS   PORTS   NAMES\n";
     assert_eq!(lab.rbuild(["container", "ls"]).ok().stdout, headings);
@@ -71,7 +71,7 @@ fn containers_are_listed_and_pruned_as_docker_does() {
 }
 
 #[test]
-fn rmi_tries_each_and_forgives_with_force() {
+fn rmi_continues_after_errors_and_force_ignores_missing() {
     let lab = Lab::new();
     let names = ["a", "b", "c"];
     let tag = || names.iter().for_each(|name| drop(lab.rbuild(["tag", "busybox", name]).ok()));
@@ -118,7 +118,7 @@ fn rmi_by_id_removes_every_image_that_has_it() {
 }
 
 #[test]
-fn logs_are_bounded_and_go_with_everything_else() {
+fn logs_are_bounded_and_pruned_with_the_cache() {
     let lab = Lab::bare();
     lab.rbuild(["import", base("busybox.tar").to_str().unwrap(), "busybox"]).ok();
     lab.build("FROM busybox\nRUN head -c 20000000 /dev/zero | tr '\\0' x | fold -w 99; echo; echo the end\n", &["-q"])

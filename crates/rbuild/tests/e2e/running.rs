@@ -57,7 +57,7 @@ fn the_container_is_what_docker_users_expect() {
 }
 
 #[test]
-fn users_and_groups_by_name() {
+fn user_accepts_names_of_users_and_groups() {
     let lab = Lab::new();
     let out = run_output(&lab, "RUN mkdir -m 777 /w\nUSER web\nRUN id > /w/o\nUSER 0\nRUN cp /w/o /o");
     assert_eq!(out, "uid=33(web) gid=33(web) groups=33(web),50(extra)\n");
@@ -70,7 +70,7 @@ fn users_and_groups_by_name() {
 }
 
 #[test]
-fn networks() {
+fn networks_none_and_host_work() {
     let lab = Lab::new();
     let names = "RUN --network=none cat /proc/net/dev | grep -o '[a-z0-9]*:' > /o; ip addr show lo | grep -c 'inet 127.0.0.1' >> /o";
     assert_eq!(run_output(&lab, names), "lo:\n1\n");
@@ -80,7 +80,7 @@ fn networks() {
 }
 
 #[test]
-fn cache_mounts_last_and_stay_out_of_the_image() {
+fn cache_mounts_persist_and_are_not_in_the_image() {
     let lab = Lab::new();
     let step = "RUN --mount=type=cache,target=/c,sharing=locked n=$(cat /c/n 2>/dev/null || echo 0); echo $((n+1)) > /c/n; cp /c/n /o";
     assert_eq!(run_output(&lab, step), "1\n");
@@ -91,7 +91,7 @@ fn cache_mounts_last_and_stay_out_of_the_image() {
 }
 
 #[test]
-fn bind_mounts_show_the_context_as_the_ignore_file_has_it() {
+fn bind_mounts_show_the_context_without_ignored_files() {
     let lab = Lab::new();
     lab.write("a.txt", "a").write("d/b.txt", "b").write("secret", "s").write(".dockerignore", "secret\n");
     assert_eq!(
@@ -174,7 +174,7 @@ fn debian_packages_install() {
 }
 
 #[test]
-fn a_heredoc_that_names_its_interpreter_is_a_program() {
+fn a_heredoc_with_a_shebang_runs_under_its_interpreter() {
     let lab = Lab::new();
     let out = run_output(&lab, "RUN <<EOF\n#!/bin/awk -f\nBEGIN { print \"from awk\" > \"/o\" }\nEOF");
     assert_eq!(out, "from awk\n");
@@ -210,7 +210,7 @@ fn secrets_are_files_and_variables_and_nowhere_else() {
 }
 
 #[test]
-fn more_layers_than_one_overlay_takes() {
+fn more_layers_than_one_overlay_supports() {
     let lab = Lab::new();
     let mut file = String::from("FROM busybox\nRUN echo first > /first && echo gone > /gone\n");
     for i in 0..505 {

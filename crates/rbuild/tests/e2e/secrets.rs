@@ -18,7 +18,7 @@ fn local(lab: &Lab) -> String {
 }
 
 #[test]
-fn a_refused_result_does_not_come_out_of_the_next_build() {
+fn a_refused_result_is_in_no_later_build() {
     let lab = lab();
     let out = local(&lab);
     let file = format!("FROM busybox\n{LEAK}RUN cp /o /copy\n");
@@ -32,7 +32,7 @@ fn a_refused_result_does_not_come_out_of_the_next_build() {
 }
 
 #[test]
-fn leave_for_one_build_is_no_leave_for_the_next() {
+fn an_entitlement_applies_to_one_build_only() {
     let lab = lab();
     let out = local(&lab);
     let file = format!("FROM busybox\n{LEAK}RUN cp /o /copy\n");
@@ -51,7 +51,7 @@ fn leave_for_one_build_is_no_leave_for_the_next() {
 }
 
 #[test]
-fn what_a_stage_holds_is_for_builds_with_the_secret_only() {
+fn results_with_a_secret_are_cached_only_for_builds_with_it() {
     let lab = lab();
     let out = local(&lab);
     let copied = "FROM busybox AS between\nCOPY --from=first /o /between/o\n";
@@ -71,7 +71,7 @@ fn what_a_stage_holds_is_for_builds_with_the_secret_only() {
 }
 
 #[test]
-fn an_image_from_the_cache_is_looked_through_for_the_secrets_of_today() {
+fn a_cached_image_is_searched_for_the_current_secrets() {
     let lab = lab();
     let file = "FROM busybox\nARG V\nRUN echo $V > /o\n";
     let value = ["--build-arg", "V=hunter2-and-more", "-t", "x"];
@@ -93,7 +93,7 @@ fn an_image_from_the_cache_is_looked_through_for_the_secrets_of_today() {
 }
 
 #[test]
-fn labels_annotations_names_and_attributes_are_looked_at() {
+fn labels_annotations_names_and_attributes_are_searched() {
     let lab = lab();
     lab.write("key", "-----BEGIN KEY-----\n\"quoted\" \\ and more\n-----END KEY-----\n");
     let key = ["--secret", "id=key,src=key"];
@@ -126,7 +126,7 @@ fn labels_annotations_names_and_attributes_are_looked_at() {
 /// Neither a command's output, nor rbuild's messages about it, nor the stored copies of either
 /// contain a value.
 #[test]
-fn nothing_that_is_said_or_kept_shows_a_value() {
+fn no_output_or_record_contains_a_secret_value() {
     let lab = lab();
     lab.write("token", "  hunter2-and-more\n");
     let mount = "RUN --mount=type=secret,id=token";
@@ -187,7 +187,7 @@ fn messages_about_arguments_do_not_show_a_value() {
 
 /// A layer that includes the files of a base image is treated as one of the build's own.
 #[test]
-fn squashing_all_looks_at_the_files_of_the_base() {
+fn squash_all_searches_the_files_of_the_base() {
     let lab = lab();
     lab.write("f", "hunter2-and-more");
     lab.build("FROM busybox\nCOPY f /f\n", &["-t", "base"]).ok();
@@ -208,7 +208,7 @@ fn squashing_all_looks_at_the_files_of_the_base() {
 }
 
 #[test]
-fn a_failing_command_is_told_what_it_was_not_given() {
+fn a_failing_command_lists_secrets_that_were_not_provided() {
     let lab = Lab::new();
     let file = "FROM busybox\nRUN --mount=type=secret,id=tok --mount=type=ssh cat /run/secrets/tok\n";
     let missing = "hint: pass what was not given: secret `tok` (--secret id=tok,src=FILE)";

@@ -14,7 +14,7 @@ fn lines(lab: &Lab, file: &str, below: &str) -> Vec<String> {
 }
 
 #[test]
-fn kept_directories_and_links_are_what_they_are_in_the_source() {
+fn parents_keeps_directories_and_symlinks_of_the_source() {
     let lab = Lab::new();
     lab.sh("mkdir -p usr/lib a/b && echo z > usr/lib/libz.so.1.2 && ln -s libz.so.1.2 usr/lib/libz.so.1 && \
             ln -s libz.so.1 usr/lib/libz.so && echo 1 > a/b/f && ln -s /data lnk && mkdir data && echo mine > data/f1 && \
@@ -55,7 +55,7 @@ fn kept_directories_and_links_are_what_they_are_in_the_source() {
 }
 
 #[test]
-fn metadata_of_kept_directories_is_in_the_key() {
+fn metadata_of_parent_directories_is_in_the_key() {
     let lab = Lab::new();
     lab.sh("mkdir -p a/b/c && echo 1 > a/b/c/f && chmod 755 a a/b a/b/c").ok();
     let file = "FROM busybox\nCOPY --parents a/b/c/f /w/\n";
@@ -93,7 +93,7 @@ fn metadata_of_kept_directories_is_in_the_key() {
 }
 
 #[test]
-fn links_to_what_is_left_out_lead_nowhere() {
+fn symlinks_to_excluded_files_are_dangling() {
     let lab = Lab::new();
     lab.sh("mkdir -p sec/in && echo SECRET > secret && echo SECRET > sec/in/key && ln -s secret link && ln -s sec ldir && \
             ln -s link chain && echo open > open && ln -s open good && cp -a . $LAB/n && printf 'secret\\nsec\\n' | tee .dockerignore > $LAB/n/.dockerignore")
@@ -133,7 +133,7 @@ fn links_to_what_is_left_out_lead_nowhere() {
 }
 
 #[test]
-fn directories_of_which_nothing_is_left_are_not_there() {
+fn directories_without_included_files_do_not_exist() {
     let lab = Lab::new();
     lab.write("d/a", "").write("d/b", "").write("d/e/c", "");
     lab.sh("chmod 711 d && chmod 750 d/e").ok();
@@ -198,7 +198,7 @@ fn patterns_are_patterns_and_paths_are_paths() {
 }
 
 #[test]
-fn mounts_of_stages_count_by_what_they_show() {
+fn mounts_of_stages_are_keyed_by_their_content() {
     let lab = Lab::new();
     lab.write("ctx/f", "same");
     let named = format!("n={}", lab.ctx().join("ctx").display());
@@ -240,7 +240,7 @@ fn mounts_of_stages_count_by_what_they_show() {
 }
 
 #[test]
-fn files_that_steer_a_build_are_files_of_the_context() {
+fn dockerfile_and_ignore_file_cannot_lead_out_of_the_context() {
     let lab = Lab::new();
     let good = "FROM scratch\nCOPY f /f\n";
     lab.write("f", "x").write("docker/Dockerfile", good).write("docker/ignore", "secret\n").write("secret", "");
@@ -290,7 +290,7 @@ fn files_that_steer_a_build_are_files_of_the_context() {
 
 /// A device in place of the Dockerfile is not opened.
 #[test]
-fn root_devices_steer_no_build() {
+fn root_devices_are_rejected_as_dockerfile_and_ignore_file() {
     let lab = Lab::new();
     for name in ["Dockerfile", ".dockerignore", "Dockerfile.dockerignore"] {
         lab.sh(&format!(

@@ -274,7 +274,7 @@ fn number(name: &str) -> Option<u64> {
 }
 
 #[test]
-fn stacks_of_foreign_layers_are_what_their_entries_say() {
+fn random_stacks_of_layers_match_the_oracle() {
     let time = Duration::from_secs(number("RBUILD_STACKS_SECONDS").unwrap_or(5));
     if let Some(seed) = number("RBUILD_STACKS_SEED") {
         return Stack::new(seed).check();

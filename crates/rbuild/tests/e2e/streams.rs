@@ -59,7 +59,7 @@ fn descriptors_that_the_caller_has_open_do_not_reach_commands() {
 }
 
 #[test]
-fn what_a_command_prints_arrives_whole_and_in_order() {
+fn command_output_is_complete_and_in_order() {
     let lab = Lab::new();
     let lines = "for i in $(seq 2000); do echo o$i; echo e$i >&2; done; exit 3";
     let ran = lab.sh(&format!("$RB run busybox sh -c '{lines}' > $LAB/both 2>&1"));
@@ -77,7 +77,7 @@ fn what_a_command_prints_arrives_whole_and_in_order() {
 }
 
 #[test]
-fn a_reader_that_goes_away_ends_the_command() {
+fn a_closed_output_pipe_ends_the_command() {
     let lab = Lab::new();
     // SIGPIPE does not kill PID 1 of a PID namespace, so the command exits on its own.
     let ran = lab.sh("$RB run busybox yes | head -1; echo ${PIPESTATUS[0]}").ok();

@@ -33,7 +33,7 @@ fn warns_of_processes(ran: Ran, rung: &str) {
 }
 
 #[test]
-fn root_a_covered_proc_is_shown_to_commands_as_it_is() {
+fn root_a_covered_proc_stays_covered_for_commands() {
     for (ids, rung) in [(GRANTED, "userns"), ("somebody:500000:0", "single-id")] {
         let lab = Lab::bare();
         lab.write("Dockerfile", LOOKS);
@@ -122,7 +122,7 @@ int main(void) {
 "#;
 
 #[test]
-fn root_links_of_a_covered_proc_lead_to_nothing_of_the_builders() {
+fn root_links_of_a_covered_proc_do_not_lead_to_the_builders_files() {
     let lab = Lab::bare();
     let dockerfile =
         "FROM busybox\nCOPY reaches /\nRUN mkdir -m 1777 -p /tmp && /reaches\nUSER 1000:1000\nRUN /reaches\n";
@@ -146,7 +146,7 @@ COPY --from=thief /seen /names /
 "#;
 
 #[test]
-fn root_steps_side_by_side_are_out_of_reach_where_proc_is_covered() {
+fn root_concurrent_steps_are_inaccessible_where_proc_is_covered() {
     for ids in ["somebody:500000:0", GRANTED] {
         let lab = Lab::bare();
         lab.write("Dockerfile", BESIDE);
@@ -183,7 +183,7 @@ int main(void) {
 "#;
 
 #[test]
-fn root_threads_have_owners_where_proc_is_covered() {
+fn root_owners_work_for_threads_where_proc_is_covered() {
     let lab = Lab::bare();
     lab.write("threaded.c", THREADED)
         .write("Dockerfile", "FROM busybox\nCOPY threaded /\nRUN mkdir /dir && /threaded\n");
@@ -235,12 +235,12 @@ fn denying(calls: &str, script: &str) -> Ran {
 }
 
 #[test]
-fn a_host_name_that_may_not_be_set_stays() {
+fn a_denied_sethostname_is_tolerated() {
     denying("sethostname", "$RB build").ok();
 }
 
 #[test]
-fn root_without_mounts_falls_to_another_root_directory() {
+fn root_without_mounts_falls_back_to_chroot() {
     let ran = denying("move_mount mount", "$RB build").ok();
     assert!(ran.stderr.starts_with("isolation: chroot\nwarning: commands share processes"), "{}", ran.stderr);
     let told = denying("pivot_root", "$RB doctor").ok().stdout;
@@ -250,7 +250,7 @@ fn root_without_mounts_falls_to_another_root_directory() {
 }
 
 #[test]
-fn root_a_missing_proc_is_said() {
+fn root_a_missing_proc_is_reported() {
     let lab = Lab::new();
     lab.write("Dockerfile", "FROM busybox\nRUN true\n");
     lab.write("script", "mount -t tmpfs none /proc; $RB $WHAT");
@@ -263,7 +263,7 @@ fn root_a_missing_proc_is_said() {
 }
 
 #[test]
-fn root_without_capabilities_is_told_to_be_somebody_else() {
+fn root_without_capabilities_is_advised_to_use_another_user() {
     let lab = Lab::new();
     lab.write("Dockerfile", "FROM busybox\nRUN true\n");
     let without = "unset RBUILD_ISOLATION; setpriv --bounding-set=-all --inh-caps=-all";
@@ -273,7 +273,7 @@ fn root_without_capabilities_is_told_to_be_somebody_else() {
 }
 
 #[test]
-fn root_a_device_that_is_missing_is_named() {
+fn root_a_missing_device_is_named() {
     let lab = Lab::new();
     lab.write("Dockerfile", "FROM busybox\nRUN true\n");
     let devices = "mount -t tmpfs none /dev; for n in 'null 3' 'zero 5' 'random 8' 'urandom 9'; do set -- $n; mknod -m 666 /dev/$1 c 1 $2; done";
@@ -283,7 +283,7 @@ fn root_a_device_that_is_missing_is_named() {
 }
 
 #[test]
-fn what_keeps_a_container_from_being_made_is_its_cause() {
+fn container_creation_errors_report_the_cause() {
     let lab = Lab::new();
     let ran =
         lab.build("FROM busybox\nRUN --mount=type=tmpfs,target=/proc/nowhere true\n", &["--isolation", "single-id"]);
@@ -293,7 +293,7 @@ fn what_keeps_a_container_from_being_made_is_its_cause() {
 
 /// Owners of links are in their access times, which such a file system overwrites.
 #[test]
-fn root_a_store_where_reading_writes_access_times_is_refused_by_single_id() {
+fn root_single_id_refuses_a_store_mounted_with_strictatime() {
     let lab = Lab::bare();
     lab.write("Dockerfile", "FROM scratch\nCOPY Dockerfile /\n");
     let build = |mode: &str, options: &str| {
@@ -310,7 +310,7 @@ fn root_a_store_where_reading_writes_access_times_is_refused_by_single_id() {
 
 /// Settings that the kernel lets every process of the user write.
 #[test]
-fn root_settings_of_other_processes_stay_where_proc_is_covered() {
+fn root_settings_of_other_processes_are_read_only_where_proc_is_covered() {
     let tries = "for p in /proc/[0-9]*; do for f in oom_score_adj=987 coredump_filter=0x7f autogroup=19 clear_refs=1; do \
                  { echo ${f#*=} > $p/${f%=*}; } 2> /dev/null && echo $p/${f%=*} >> /written; done; done; \
                  test ! -e /written && test -r /proc/self/status && echo through > /proc/self/fd/1 && echo ran > /dev/stderr";

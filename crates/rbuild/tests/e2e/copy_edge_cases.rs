@@ -17,7 +17,7 @@ fn chmod(lab: &Lab, path: &str, mode: u32) {
 }
 
 #[test]
-fn an_existing_directory_keeps_its_own_and_those_below_take_the_sources() {
+fn an_existing_destination_keeps_its_metadata_and_subdirectories_take_the_sources() {
     let lab = Lab::new();
     lab.write("src/sub/f", "x");
     chmod(&lab, "src", 0o700);
@@ -39,7 +39,7 @@ fn an_existing_directory_keeps_its_own_and_those_below_take_the_sources() {
 }
 
 #[test]
-fn files_and_directories_do_not_take_each_others_place() {
+fn a_copy_never_replaces_a_directory_by_a_file_or_vice_versa() {
     let lab = Lab::new();
     lab.write("d/x", "1").write("x", "2").write("only", "f");
     let base = "FROM busybox\nRUN mkdir /only && touch /d\n";
@@ -72,7 +72,7 @@ fn files_and_directories_do_not_take_each_others_place() {
 }
 
 #[test]
-fn modes_and_owners_of_what_a_copy_makes_on_the_way() {
+fn created_parent_directories_have_default_mode_and_owner() {
     let lab = Lab::new();
     lab.write("f", "x").write("src/sub/g", "y");
     chmod(&lab, "f", 0o644);
@@ -122,7 +122,7 @@ fn modes_and_owners_of_what_a_copy_makes_on_the_way() {
 }
 
 #[test]
-fn special_files_and_attributes() {
+fn special_files_and_attributes_are_copied() {
     let lab = Lab::new();
     lab.write("d/f", "x");
     let _socket = std::os::unix::net::UnixListener::bind(lab.ctx().join("d/socket")).unwrap();
@@ -138,7 +138,7 @@ fn special_files_and_attributes() {
 }
 
 #[test]
-fn archives_are_known_by_their_content_and_unpacked_where_they_belong() {
+fn archives_are_detected_by_content_and_unpacked_at_the_destination() {
     let lab = Lab::new();
     lab.write("t/deep/f", "x").write("u/g", "y");
     chmod(&lab, "t", 0o700);
@@ -179,7 +179,7 @@ fn archives_are_known_by_their_content_and_unpacked_where_they_belong() {
 }
 
 #[test]
-fn ignore_files_take_back_in_what_lies_in_an_ignored_directory() {
+fn ignore_files_can_re_include_files_of_an_ignored_directory() {
     let lab = Lab::bare();
     lab.write("a/keep", "1").write("a/drop", "2").write("b.tmp", "3").write("c/d.tmp", "4").write("e", "5");
     lab.write(".dockerignore", "\u{feff}# a comment\na\n!a/keep\n**/*.tmp\n /e \nDockerfile\n.dockerignore\n");
@@ -203,7 +203,7 @@ fn a_dockerfile_may_be_a_link_or_in_lower_case_and_have_its_own_ignore_file() {
 }
 
 #[test]
-fn names_with_blanks_stars_and_other_bytes() {
+fn file_names_may_contain_spaces_stars_and_other_bytes() {
     let lab = Lab::bare();
     lab.write("with blank", "1").write("star*", "2").write("star-not", "3").write("ünïcode", "4").write("-dash", "5");
     let file = "FROM scratch\nCOPY [\"with blank\", \"/a b\"]\nCOPY star[*] /star\nCOPY ünïcode /\nCOPY -- -dash /d\n";

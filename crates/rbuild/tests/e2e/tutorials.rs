@@ -165,7 +165,7 @@ fn a_blog_generated_in_one_image_and_served_by_another() {
 }
 
 #[test]
-fn the_old_way_in_a_single_stage() {
+fn a_build_and_runtime_in_a_single_stage() {
     let lab = Lab::new();
     stand_in(&lab, "golang:1.9-alpine", &[APK, GO]);
     lab.write("app.go", "package main\n");
@@ -179,7 +179,7 @@ fn the_old_way_in_a_single_stage() {
 /// The builder pattern from before multi-stage builds: build, copy the program out, build again.
 /// `docker` is a link to rbuild.
 #[test]
-fn two_dockerfiles_and_a_container_between_them() {
+fn two_dockerfiles_with_a_container_to_copy_from() {
     let lab = Lab::new();
     stand_in(&lab, "golang:1.9-alpine", &[APK, GO]);
     stand_in(&lab, "alpine:latest", &[APK]);

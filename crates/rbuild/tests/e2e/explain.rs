@@ -21,7 +21,7 @@ const FILE: &str = "FROM base AS builder\nARG VERSION=1.1\nWORKDIR /app\nCOPY . 
                     FROM scratch\nCOPY --from=builder /app/v /\n";
 
 #[test]
-fn explain_says_what_differs() {
+fn explain_names_the_changed_inputs() {
     let lab = Lab::new();
     lab.rbuild(["import", base("busybox.tar").to_str().unwrap(), "base"]).ok();
     lab.write(".dockerignore", "Dockerfile\n").write("src/a", "1").write("src/gone", "1");
@@ -79,7 +79,7 @@ fn explain_names_files_of_stages_and_mounts() {
 }
 
 #[test]
-fn a_failed_build_is_no_gap() {
+fn a_failed_build_keeps_the_explanation_baseline() {
     let lab = Lab::new();
     lab.write(".dockerignore", "Dockerfile\n").write("a", "1");
     let file = "FROM busybox\nCOPY . /a/\nRUN cat /a/a\nRUN echo last\n";
@@ -156,7 +156,7 @@ fn unchanged_files_of_a_copy_are_written_once() {
 
 /// Several sources that cover each other's files.
 #[test]
-fn what_comes_later_covers_what_came_before_it() {
+fn later_sources_overwrite_earlier_ones() {
     let lab = Lab::new();
     lab.write(".dockerignore", "Dockerfile\n");
     for (dir, names) in
@@ -210,7 +210,7 @@ fn what_comes_later_covers_what_came_before_it() {
 }
 
 #[test]
-fn a_linked_file_is_not_written_through() {
+fn hard_linked_files_are_not_modified_in_place() {
     let lab = Lab::new();
     lab.write(".dockerignore", "Dockerfile\n").write("same", "1").write("changed", "1");
     std::thread::sleep(Duration::from_millis(3100));
@@ -226,7 +226,7 @@ fn a_linked_file_is_not_written_through() {
 }
 
 #[test]
-fn timings_are_a_page_of_their_own() {
+fn timings_writes_an_html_page() {
     let lab = Lab::new();
     lab.write("big", vec![7u8; 300_000]);
     let file = "FROM busybox AS a\nRUN sleep 0.3\nFROM busybox\nCOPY big /<big>\nCOPY --from=a /etc/passwd /p\nRUN sleep 0.2\n";
@@ -253,7 +253,7 @@ fn timings_are_a_page_of_their_own() {
 }
 
 #[test]
-fn layers_are_made_while_steps_run() {
+fn layers_are_packed_while_steps_run() {
     let lab = Lab::new();
     lab.write("data", vec![1u8; 1 << 20]);
     lab.build("FROM busybox\nCOPY data /\nRUN ls /data; sleep 3\n", &["-t", "x", "--timings", "t.html"]).ok();
@@ -267,7 +267,7 @@ fn layers_are_made_while_steps_run() {
 }
 
 #[test]
-fn verify_builds_twice_and_names_what_differs() {
+fn verify_builds_twice_and_names_the_first_difference() {
     let lab = Lab::new();
     lab.write("f", "1");
     let verify = |file: &str, epoch: &str| {

@@ -37,7 +37,7 @@ fn folds() -> bool {
 }
 
 #[test]
-fn a_copy_that_only_an_image_wants_is_its_layer_and_nothing_else() {
+fn a_copy_used_only_in_an_image_is_stored_as_its_layer() {
     let lab = scene();
     lab.build(COPY, &["-t", "x"]).ok();
     assert_eq!(trees_with_files(&lab).len(), usize::from(!folds()));
@@ -54,7 +54,7 @@ fn a_copy_that_only_an_image_wants_is_its_layer_and_nothing_else() {
 }
 
 #[test]
-fn its_files_are_there_for_whoever_wants_them() {
+fn lazy_trees_are_materialized_on_first_use() {
     let lab = scene();
     lab.build(COPY, &["-t", "x"]).ok();
     let look = "stat -c '%n %a %u %g %h %s %F' /app/* /app / && cat /app/b /app/hard /app/below/x /app/many/7 && \
@@ -82,7 +82,7 @@ fn its_files_are_there_for_whoever_wants_them() {
 }
 
 #[test]
-fn it_outlives_its_image_and_goes_with_the_cache() {
+fn a_lazy_tree_outlives_its_image_and_is_pruned_with_the_cache() {
     let lab = scene();
     lab.build(COPY, &["-t", "x"]).ok();
     lab.rbuild(["rmi", "x"]).ok();
@@ -103,7 +103,7 @@ fn it_outlives_its_image_and_goes_with_the_cache() {
 }
 
 #[test]
-fn files_that_were_unpacked_before_a_restart_are_unpacked_again() {
+fn materialized_files_are_unpacked_again_after_a_restart() {
     let lab = scene();
     lab.build(COPY, &["-t", "x"]).ok();
     lab.build(&format!("{COPY}RUN test -s /app/large\n"), &["-t", "y"]).ok();
@@ -122,7 +122,7 @@ fn files_that_were_unpacked_before_a_restart_are_unpacked_again() {
 }
 
 #[test]
-fn a_context_that_changes_every_time_is_an_error_here_too() {
+fn a_context_that_keeps_changing_fails_a_lazy_copy() {
     let lab = scene();
     lab.build(COPY, &["-t", "x"]).ok();
     // One file of many changes constantly.
@@ -143,7 +143,7 @@ fn a_context_that_changes_every_time_is_an_error_here_too() {
 /// Another form of a layer is made from the layer: no files are unpacked for it, and the bytes are
 /// those of a store that packs the files directly.
 #[test]
-fn a_compressed_layer_is_made_from_the_plain_one() {
+fn a_compressed_layer_is_made_from_the_uncompressed_one() {
     let forms = ["type=oci", "type=oci,compression=zstd", "type=docker,compression=gzip"];
     let built = |lab: &Lab, store: &str, form: &str| {
         let output = format!("{form},dest={}", lab.path("out.tar").display());

@@ -3,7 +3,7 @@ use std::io::Write;
 use crate::lab::{Lab, base};
 
 #[test]
-fn mistakes_in_the_dockerfile_are_shown_where_they_are() {
+fn errors_in_the_dockerfile_mark_the_offending_line() {
     let lab = Lab::new();
     lab.build("FROM busybox\nCOPPY a b\nRUN --mont=x y\n", &[]).fails(
         2,
@@ -26,7 +26,7 @@ fn mistakes_in_the_dockerfile_are_shown_where_they_are() {
 }
 
 #[test]
-fn the_excerpt_marks_what_is_to_blame() {
+fn diagnostics_mark_the_offending_word() {
     let lab = Lab::new();
     lab.write("a", "a").write("b", "b").write("text.tar.gz", "this is no archive");
     for (file, place, marked) in [
@@ -54,7 +54,7 @@ fn the_excerpt_marks_what_is_to_blame() {
 }
 
 #[test]
-fn mistakes_on_the_command_line() {
+fn errors_on_the_command_line_name_the_argument() {
     let lab = Lab::new();
     lab.write("Dockerfile", "FROM busybox\n");
     lab.rbuild(["build", "--no-such-flag"]).fails(2, &["--no-such-flag"]);
@@ -73,7 +73,7 @@ fn mistakes_on_the_command_line() {
 }
 
 #[test]
-fn truncated_and_lying_archives_are_refused() {
+fn truncated_and_inconsistent_archives_are_rejected() {
     let lab = Lab::bare();
     let bytes = std::fs::read(base("debian.tar.gz")).unwrap();
     let cut = lab.path("cut.tar.gz");
@@ -108,7 +108,7 @@ fn truncated_and_lying_archives_are_refused() {
 }
 
 #[test]
-fn no_user_namespaces_is_a_refusal_with_a_remedy() {
+fn no_user_namespaces_is_an_error_with_a_remedy() {
     let lab = Lab::new();
     lab.write("Dockerfile", "FROM busybox\nRUN true\n");
     let ran =
@@ -131,7 +131,7 @@ pub fn in_namespace(lab: &Lab, script: &str) -> crate::lab::Ran {
 }
 
 #[test]
-fn a_full_disk_is_said_and_nothing_is_left() {
+fn a_full_disk_is_reported_and_leaves_nothing_behind() {
     let lab = Lab::bare();
     lab.write("Dockerfile", "FROM busybox\nCOPY big /\n").write("big", vec![7u8; 30 << 20]);
     let ran = in_namespace(
@@ -145,7 +145,7 @@ fn a_full_disk_is_said_and_nothing_is_left() {
 
 /// The process that prepares a command meets the full disk, not the builder.
 #[test]
-fn a_full_disk_of_a_command_is_said() {
+fn a_full_disk_during_run_is_reported() {
     let lab = Lab::bare();
     lab.write("big", vec![7u8; 30 << 20]);
     let run = "mount -t tmpfs -o size=12m x $RBUILD_ROOT; $RB import $BASE busybox >/dev/null; \
@@ -155,7 +155,7 @@ fn a_full_disk_of_a_command_is_said() {
 
 /// The message for a full disk does not blame the store if another disk is full.
 #[test]
-fn a_full_disk_of_a_target_is_said() {
+fn a_full_disk_of_the_output_is_reported() {
     let lab = Lab::bare();
     lab.write("Dockerfile", "FROM scratch\nCOPY big small-* /\n");
     // Incompressible data.
@@ -187,7 +187,7 @@ fn a_full_disk_of_a_target_is_said() {
 }
 
 #[test]
-fn a_read_only_store_is_said() {
+fn a_read_only_store_is_reported() {
     let lab = Lab::bare();
     lab.write("Dockerfile", "FROM busybox\nRUN true\n");
     in_namespace(&lab, "$RB import $BASE busybox >/dev/null; mount --bind $RBUILD_ROOT $RBUILD_ROOT; mount -o remount,ro,bind $RBUILD_ROOT; $RB build")
@@ -195,7 +195,7 @@ fn a_read_only_store_is_said() {
 }
 
 #[test]
-fn root_doctor_says_how_to_get_sub_ids_and_what_works_without() {
+fn root_doctor_explains_how_to_get_sub_ids() {
     let lab = Lab::bare();
     let script = |path: &str| {
         format!(
@@ -213,7 +213,7 @@ fn root_doctor_says_how_to_get_sub_ids_and_what_works_without() {
 }
 
 #[test]
-fn all_missing_images_are_told_at_once_and_a_stage_by_its_name() {
+fn all_missing_images_are_reported_at_once() {
     let lab = Lab::bare();
     let all = "FROM none-1 AS x\nFROM none-2\nCOPY --from=x /c /d\n";
     lab.build(all, &[]).fails(1, &["`none-1`", "Dockerfile:1:6", "`none-2`", "Dockerfile:2:6"]);
@@ -242,7 +242,7 @@ fn lost_output_is_an_error() {
 }
 
 #[test]
-fn requests_without_an_effect_are_told() {
+fn requests_without_an_effect_cause_a_warning() {
     let lab = Lab::new();
     let ran = lab.build("FROM busybox\nCOPY *.nope /x/\n", &["-t", "dup", "-t", "dup"]).ok();
     assert!(ran.stderr.contains("no file matches `*.nope`"), "{}", ran.stderr);
@@ -257,7 +257,7 @@ fn requests_without_an_effect_are_told() {
 }
 
 #[test]
-fn the_remedy_fits_the_mistake() {
+fn hints_fit_the_error() {
     let lab = Lab::new();
     lab.write("tok", "a-rather-long-value");
     let secret = ["--secret", "id=t,src=tok"];

@@ -35,7 +35,7 @@ fn is_bare() -> bool {
 
 /// If a cache's directory was removed, only files of the command can take its place.
 #[test]
-fn a_cache_does_not_become_what_was_laid_out() {
+fn a_removed_cache_directory_is_not_replaced_by_a_mount() {
     let lab = Lab::new();
     let mounts = "--mount=type=cache,target=/c --mount=type=cache,target=/d --mount=type=tmpfs,target=/t";
     for command in [
@@ -93,7 +93,7 @@ fn a_cache_shares_no_file_with_a_result() {
 }
 
 #[test]
-fn root_no_file_of_a_tree_is_one_of_a_cache() {
+fn root_trees_and_caches_share_no_file() {
     let lab = Lab::new();
     lab.build(LINKS, &[]).ok();
     let script = "cd $RBUILD_ROOT; find mounts -type f -printf '%i\\n' | sort -u > $LAB/a; find trees -type f -printf '%i\\n' | sort -u > $LAB/b; \
@@ -106,7 +106,7 @@ fn root_no_file_of_a_tree_is_one_of_a_cache() {
 }
 
 #[test]
-fn what_is_written_to_a_read_only_cache_does_not_stay() {
+fn writes_to_a_read_only_cache_are_discarded() {
     let lab = Lab::new();
     let file = "FROM busybox\nRUN --mount=type=cache,target=/c mkdir /c/d && echo first > /c/f && echo first > /c/d/g\n\
                 RUN --mount=type=cache,target=/c,ro echo bad > /c/f; rm -f /c/d/g; echo new > /c/new; chmod 700 /c/d; (ln /c/f /f && echo bad >> /f); true\n\
@@ -117,7 +117,7 @@ fn what_is_written_to_a_read_only_cache_does_not_stay() {
 }
 
 #[test]
-fn several_mounts_of_one_cache_keep_what_is_written_to_each() {
+fn several_mounts_of_one_cache_keep_all_written_files() {
     let lab = Lab::new();
     let file = "FROM busybox\nRUN --mount=type=cache,id=i,target=/a mkdir /a/d && echo old > /a/gone && echo old > /a/d/f\n\
                 RUN --mount=type=cache,id=i,target=/a --mount=type=cache,id=i,target=/b --mount=type=cache,id=i,target=/d,source=/d \
@@ -128,7 +128,7 @@ fn several_mounts_of_one_cache_keep_what_is_written_to_each() {
 }
 
 #[test]
-fn commands_that_share_a_cache_keep_what_each_of_them_wrote() {
+fn concurrent_commands_keep_each_others_cache_files() {
     let lab = Lab::new();
     let work = |name: &str| {
         format!(
@@ -145,7 +145,7 @@ fn commands_that_share_a_cache_keep_what_each_of_them_wrote() {
 }
 
 #[test]
-fn what_a_failed_command_wrote_to_a_cache_stays() {
+fn cache_files_of_a_failed_command_are_kept() {
     let lab = Lab::new();
     lab.build("FROM busybox\nRUN --mount=type=cache,target=/c echo 1 > /c/f && mkdir /c/d && exit 3\n", &[])
         .fails(1, &[]);
@@ -158,7 +158,7 @@ fn what_a_failed_command_wrote_to_a_cache_stays() {
 }
 
 #[test]
-fn a_secret_is_taken_back_wherever_it_was_moved() {
+fn a_secret_is_removed_wherever_it_was_moved() {
     let lab = Lab::new();
     lab.write("secret", "a secret value\n");
     let apart = "--mount=type=tmpfs,target=/t --mount=type=cache,target=/c --mount=type=bind,target=/b,rw";
@@ -195,7 +195,7 @@ fn a_secret_is_taken_back_wherever_it_was_moved() {
 }
 
 #[test]
-fn what_the_system_lays_out_is_in_no_layer() {
+fn system_files_are_in_no_layer() {
     let lab = Lab::new();
     lab.write("secret", "a secret value\n");
     let (names, _) = layer_of(
@@ -225,7 +225,7 @@ fn what_the_system_lays_out_is_in_no_layer() {
 }
 
 #[test]
-fn files_of_the_system_are_roots_alone_to_write() {
+fn system_files_are_writable_only_by_root() {
     let lab = Lab::new();
     let out = lab.build_local(
         "FROM busybox\nRUN ls -ln /etc/hosts /etc/resolv.conf | cut -d ' ' -f 1 > /o; ls -ld /dev /dev/shm | cut -d ' ' -f 1 >> /o\n",
@@ -235,7 +235,7 @@ fn files_of_the_system_are_roots_alone_to_write() {
 }
 
 #[test]
-fn what_mounts_covered_is_there_again() {
+fn covered_files_are_restored_after_the_command() {
     let lab = Lab::new();
     lab.write("secret", "a secret value\n").write("f", "context\n");
     let file = "FROM busybox AS s\nRUN mkdir /m && echo stage > /m/f\n\
@@ -257,7 +257,7 @@ fn what_mounts_covered_is_there_again() {
 }
 
 #[test]
-fn a_mount_may_lie_in_another() {
+fn mounts_can_be_nested() {
     let lab = Lab::new();
     let file = "FROM busybox\nRUN --mount=type=cache,id=n,target=/a --mount=type=tmpfs,target=/a/t --mount=type=cache,id=m,target=/a/t/c \
                 echo 1 > /a/one && echo 2 > /a/t/two && echo 3 > /a/t/c/three\n\

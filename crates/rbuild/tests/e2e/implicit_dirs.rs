@@ -30,7 +30,7 @@ fn scene() -> Lab {
 }
 
 #[test]
-fn directories_without_an_entry_look_like_those_below_them() {
+fn implicit_directories_take_lower_metadata() {
     let lab = scene();
     let seen = lab.build_listing("FROM leaning\n");
     let has = |line: &str| assert!(seen.iter().any(|l| l.contains(line)), "{line} in {seen:#?}");
@@ -49,7 +49,7 @@ fn directories_without_an_entry_look_like_those_below_them() {
 /// Most layers have no entry for the root directory, which then keeps the metadata of the layers
 /// below.
 #[test]
-fn the_top_directory_is_what_it_is_below() {
+fn an_undescribed_top_directory_keeps_the_metadata_below() {
     let lab = scene();
     let mode = |base: &str| {
         let out = lab.build_local(
@@ -73,7 +73,7 @@ fn the_top_directory_is_what_it_is_below() {
 }
 
 #[test]
-fn what_lies_behind_a_link_is_where_the_link_leads() {
+fn entries_behind_a_lower_symlink_go_to_its_target() {
     let lab = scene();
     let out = lab.build_local("FROM leaning\n", &[]);
     assert_eq!(std::fs::read_link(out.join("bin")).unwrap().to_str(), Some("usr/bin"));
@@ -87,7 +87,7 @@ fn what_lies_behind_a_link_is_where_the_link_leads() {
 }
 
 #[test]
-fn hard_links_to_files_of_lower_layers_are_made() {
+fn hard_links_to_files_of_lower_layers_are_created() {
     let lab = scene();
     let out = lab.build_local("FROM leaning\n", &[]);
     let ino = |p: &str| std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(out.join(p)).unwrap());
@@ -168,7 +168,7 @@ fn devices_of_a_layer_stay_devices() {
 /// The lowest layer refers to itself: the requested file lies behind a link of the same layer, or
 /// is a hard link whose target is named through such a link.
 #[test]
-fn parts_of_an_image_behind_its_own_links_are_there() {
+fn partial_unpacking_follows_the_images_own_symlinks() {
     let lab = Lab::new();
     let behind = Layer::new().dir("usr").dir("usr/lib").file("usr/lib/own", "own").symlink("lib", "usr/lib");
     let hard = Layer::new().dir("usr").dir("usr/lib").file("usr/lib/f", "linked").symlink("lib", "usr/lib").dir("x");

@@ -7,9 +7,9 @@
 //! attributes, content, configurations and digests. Some builds run concurrently with another one
 //! in the same store, and some follow a build during which files changed.
 //!
-//! `RBUILD_NET_SECONDS` sets the duration (20 by default), `RBUILD_NET_SEED` the first seed (the
-//! current time by default), `RBUILD_NET_CASES` the number of cases after which the test ends
-//! earlier.
+//! `RBUILD_DIFFERENTIAL_SECONDS` sets the duration (20 by default), `RBUILD_DIFFERENTIAL_SEED` the
+//! first seed (the current time by default), `RBUILD_DIFFERENTIAL_CASES` the number of cases after
+//! which the test ends earlier.
 //!
 //! Not generated: several platforms, `ADD` of archives other than tar and tar.gz, mounts of type
 //! ssh, the entitlements `security.insecure` and network, contexts as archives, base images with
@@ -42,15 +42,15 @@ fn number(variable: &str) -> Option<u64> {
 #[test]
 fn incremental_builds_equal_builds_from_scratch() {
     let clock = UNIX_EPOCH.elapsed().map_or(0, |t| t.as_secs());
-    let first = number("RBUILD_NET_SEED").unwrap_or(clock % 1_000_000 * 1000);
-    let seconds = Duration::from_secs(number("RBUILD_NET_SECONDS").unwrap_or(20));
-    let most = number("RBUILD_NET_CASES").unwrap_or(u64::MAX);
-    let image = std::env::temp_dir().join(format!("rbuild-net-{}.tar", std::process::id()));
+    let first = number("RBUILD_DIFFERENTIAL_SEED").unwrap_or(clock % 1_000_000 * 1000);
+    let seconds = Duration::from_secs(number("RBUILD_DIFFERENTIAL_SECONDS").unwrap_or(20));
+    let most = number("RBUILD_DIFFERENTIAL_CASES").unwrap_or(u64::MAX);
+    let image = std::env::temp_dir().join(format!("rbuild-differential-{}.tar", std::process::id()));
     run::base_image(&image);
     let begun = Instant::now();
     let (mut cases, mut rounds, mut failed) = (0, 0, Vec::new());
     while begun.elapsed() < seconds && cases < most && failed.len() < 20 {
-        let tried = std::env::temp_dir().join(format!("rbuild-net-{}-tried", std::process::id()));
+        let tried = std::env::temp_dir().join(format!("rbuild-differential-{}-tried", std::process::id()));
         let case = generate::case(first + cases, &tried);
         let _ = std::fs::remove_dir_all(tried);
         cases += 1;
@@ -64,7 +64,7 @@ fn incremental_builds_equal_builds_from_scratch() {
     let succeeded = run::SUCCEEDED.load(std::sync::atomic::Ordering::Relaxed);
     let took = begun.elapsed().as_secs();
     eprintln!("{rounds} rounds ({succeeded} succeed) of {cases} cases from seed {first} in {took} s");
-    assert!(failed.is_empty(), "these seeds fail (RBUILD_NET_SEED=N RBUILD_NET_CASES=1): {failed:?}");
+    assert!(failed.is_empty(), "these seeds fail (RBUILD_DIFFERENTIAL_SEED=N RBUILD_DIFFERENTIAL_CASES=1): {failed:?}");
 }
 
 /// Reduces the case while it fails in the same way, and prints it.
@@ -75,7 +75,7 @@ fn tell(case: script::Case, told: &str, image: &std::path::Path) {
     let kind = |told: &str| told.lines().next().and_then(|l| l.split(": ").nth(1)).map(str::to_string);
     let wanted = kind(told);
     let fails = |case: &script::Case| (0..tries).any(|_| run::play(case, image).is_some_and(|t| kind(&t) == wanted));
-    let time = Duration::from_secs(number("RBUILD_NET_SHRINK").unwrap_or(60));
+    let time = Duration::from_secs(number("RBUILD_DIFFERENTIAL_SHRINK").unwrap_or(60));
     let small = shrink::shrink(case, time, &fails);
     let again = (0..tries).find_map(|_| run::play(&small, image));
     eprintln!("{small}{}", again.as_deref().unwrap_or(told));

@@ -285,7 +285,7 @@ fn ended_for_a_reason(status: ExitStatus, signal: Option<Signal>, log: &str, wha
 }
 
 #[test]
-fn whatever_is_killed_leaves_nothing_and_stops_nobody_else() {
+fn killing_any_process_leaves_nothing_and_affects_no_other_build() {
     let lab = Lab::new();
     let mut dice = Dice::new("kills");
     let end = end_of_storm();
@@ -338,7 +338,7 @@ fn time_to_end(mut build: Child, (begins, ends): (&str, &str), then: impl FnOnce
 /// command fails and when the user stops it. One of three attempts must be fast enough, because the
 /// machine may be shared.
 #[test]
-fn large_copies_and_layers_end_with_their_build() {
+fn large_copies_and_layers_stop_with_their_build() {
     const MOST: Duration = Duration::from_millis(600);
     let lab = Lab::new();
     for n in 0..20_000 {

@@ -44,7 +44,7 @@ ENTRYPOINT ["/e", "x y"]
 "#;
 
 #[test]
-fn configuration_and_history_are_exactly_these() {
+fn configuration_and_history_are_exact() {
     let lab = Lab::bare();
     lab.write("f", "x").write("g", "y");
     lab.build(EVERYTHING, &["-t", "x", "--label", "cli=last", "--build-arg", "SOURCE_DATE_EPOCH=1000000000"]).ok();
@@ -115,7 +115,7 @@ fn configuration_and_history_are_exactly_these() {
 }
 
 #[test]
-fn commands_show_their_arguments_and_keys_of_a_base_survive() {
+fn history_shows_arguments_and_unknown_configuration_keys_are_kept() {
     let lab = Lab::new();
     lab.write("f", "x");
     // A base image whose configuration has keys unknown to rbuild.
@@ -160,7 +160,7 @@ fn annotations_are_on_the_manifest() {
 }
 
 #[test]
-fn one_build_gives_images_in_several_forms() {
+fn one_build_writes_images_in_several_forms() {
     let lab = Lab::new();
     lab.write("f", "x".repeat(100_000));
     let dest = |name: &str, rest: &str| format!("type=oci,dest={}{rest}", lab.path(name).display());
@@ -219,7 +219,7 @@ ENV A=b
 "#;
 
 #[test]
-fn squashed_layers_hold_the_same_files() {
+fn squashed_layers_contain_the_same_files() {
     let lab = Lab::new();
     lab.build(MANY_LAYERS, &["-t", "plain"]).ok();
     let files = whole(&lab, "plain");
@@ -256,7 +256,7 @@ COPY --from=build /o /o
 "#;
 
 #[test]
-fn several_platforms_in_one_build() {
+fn one_build_can_have_several_platforms() {
     let lab = Lab::new();
     let platforms = "linux/arm/v7,linux/amd64,linux/arm64";
     let out = lab.build_local(TWO_PLATFORMS, &["--platform", platforms]);
@@ -326,7 +326,7 @@ fn an_archive_of_several_platforms_has_an_index_and_one_of_them_is_loaded() {
 }
 
 #[test]
-fn programs_are_told_what_was_built_and_what_happens() {
+fn metadata_iidfile_and_rawjson_describe_the_build() {
     let lab = Lab::new();
     let file = "FROM busybox\nRUN echo said; echo also >&2\n";
     let metadata = lab.path("metadata.json");
@@ -355,7 +355,7 @@ fn programs_are_told_what_was_built_and_what_happens() {
 }
 
 #[test]
-fn logs_of_the_last_builds_are_kept_whole() {
+fn logs_of_the_last_builds_are_complete() {
     let lab = Lab::new();
     lab.write("token", "masked-value\n");
     let file =
@@ -379,7 +379,7 @@ fn logs_of_the_last_builds_are_kept_whole() {
 
 /// A build that fails while it writes an archive has named nothing.
 #[test]
-fn a_failed_output_moves_no_name() {
+fn a_failed_output_changes_no_name() {
     let lab = Lab::new();
     lab.build("FROM busybox\nCMD 1\n", &["-t", "x"]).ok();
     let id = || lab.rbuild(["inspect", "x"]).ok().stdout;

@@ -12,7 +12,7 @@ fn output_of(lab: &Lab, script: &str) -> String {
 }
 
 #[test]
-fn a_command_sees_no_file_of_the_caller() {
+fn a_command_cannot_read_files_of_the_caller() {
     let lab = Lab::new();
     lab.write("private", "the caller's own");
     lab.write(".dockerignore", "private\n");
@@ -26,7 +26,7 @@ fn a_command_sees_no_file_of_the_caller() {
 }
 
 #[test]
-fn a_command_sees_nothing_of_the_callers_environment_and_processes() {
+fn a_command_cannot_see_the_callers_environment_and_processes() {
     let lab = Lab::new();
     lab.write("Dockerfile", "FROM busybox\nRUN ps -o pid,args > /o; cat /proc/*/environ | tr '\\0' '\\n' | grep -c CALLERS_OWN >> /o; true\n");
     let out = lab.path("out");
@@ -40,7 +40,7 @@ fn a_command_sees_nothing_of_the_callers_environment_and_processes() {
 }
 
 #[test]
-fn a_command_cannot_signal_or_outlive_what_is_around_it() {
+fn a_command_cannot_signal_other_processes_or_outlive_its_step() {
     let lab = Lab::new();
     let marker = format!("{}77", std::process::id());
     // All processes that it can name are its own.
@@ -50,7 +50,7 @@ fn a_command_cannot_signal_or_outlive_what_is_around_it() {
 }
 
 #[test]
-fn a_command_writes_nowhere_but_into_its_own_files() {
+fn a_command_writes_only_to_its_own_files() {
     let lab = Lab::new();
     // Without mounts, these are files in directories that only the command has.
     let is_own = if is_bare() { "[ -f $f ]" } else { "false" };
@@ -74,7 +74,7 @@ fn a_command_writes_nowhere_but_into_its_own_files() {
 }
 
 #[test]
-fn cache_mounts_of_another_name_are_out_of_reach() {
+fn cache_mounts_are_accessible_only_by_name() {
     let lab = Lab::new();
     lab.build("FROM busybox\nRUN --mount=type=cache,id=mine,target=/c echo mine > /c/f\n", &["-t", "x"]).ok();
     let read = "--mount=type=cache,id=../mine,target=/c ls -a /c /c/.. | grep -c '^f$' > /o; true";
@@ -82,7 +82,7 @@ fn cache_mounts_of_another_name_are_out_of_reach() {
 }
 
 #[test]
-fn a_user_whom_nobody_granted_ids_builds_all_the_same() {
+fn a_user_without_sub_ids_can_build() {
     if rbuild_linux_is_root() {
         return a_namespace_of_one_id_is_enough();
     }
@@ -112,7 +112,7 @@ fn a_namespace_of_one_id_is_enough() {
 }
 
 #[test]
-fn root_storage_that_allows_no_programs_serves_all_the_same() {
+fn root_a_noexec_store_works() {
     let lab = Lab::new();
     lab.write("Dockerfile", "FROM busybox\nRUN echo fine > /o\n");
     let script = "mount -t tmpfs -o noexec,nosuid,nodev none \"$LAB/mnt\" && export RBUILD_ROOT=\"$LAB/mnt/store\" && \
@@ -123,7 +123,7 @@ fn root_storage_that_allows_no_programs_serves_all_the_same() {
 }
 
 #[test]
-fn root_a_store_on_an_overlay_is_served_by_copying() {
+fn root_a_store_on_an_overlay_uses_copied_snapshots() {
     let lab = Lab::new();
     lab.write("Dockerfile", "FROM busybox AS a\nRUN echo fine > /o && rm /bin/yes\nFROM a\nCOPY --from=a /o /p\nRUN test ! -e /bin/yes && cat /p\n");
     let script = "mkdir -p $LAB/{l,u,w,mnt} && mount -t overlay none -o lowerdir=$LAB/l,upperdir=$LAB/u,workdir=$LAB/w $LAB/mnt && \
@@ -169,7 +169,7 @@ fn own_modes_after_a_change(lab: &Lab) -> String {
 
 /// Links of a volume have their own times, where volumes are copied as well.
 #[test]
-fn links_of_a_volume_are_shown_as_they_are() {
+fn symlinks_of_a_volume_are_shown_as_symlinks() {
     let lab = Lab::new();
     lab.sh("mkdir ../v; ln -s f ../v/l; touch -h -d @1000000000 ../v/l; touch -d @1100000000 ../v/f").ok();
     let volume = format!("{}:/v:ro", lab.path("v").display());
@@ -178,7 +178,7 @@ fn links_of_a_volume_are_shown_as_they_are() {
 }
 
 #[test]
-fn an_insecure_command_does_not_change_a_read_only_cache() {
+fn an_insecure_command_cannot_change_a_read_only_cache() {
     let lab = Lab::new();
     let fill = "RUN --mount=type=cache,target=/c,id=kept echo kept > /c/f\n";
     let tries = "mount -o remount,rw,bind /c 2>/dev/null; echo pwn > /c/f; echo pwn > /c/new; cat /c/f > /seen";
@@ -192,7 +192,7 @@ fn an_insecure_command_does_not_change_a_read_only_cache() {
 }
 
 #[test]
-fn an_insecure_command_changes_neither_trees_nor_read_only_volumes() {
+fn an_insecure_command_cannot_change_trees_and_read_only_volumes() {
     let lab = Lab::new();
     lab.write("f", "kept\n");
     lab.write("volume/f", "kept\n");
@@ -260,7 +260,7 @@ fn a_command_cannot_change_rbuild_itself() {
 }
 
 #[test]
-fn a_program_that_was_replaced_while_it_runs_builds_on() {
+fn replacing_the_binary_does_not_affect_running_builds() {
     let lab = Lab::new();
     lab.write("Dockerfile", "FROM busybox\nRUN echo ran > /o\n");
     let (program, out) = (lab.path("rbuild-of-before"), lab.path("out"));

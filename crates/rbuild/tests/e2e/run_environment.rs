@@ -12,7 +12,7 @@ fn read_o(lab: &Lab, instruction: &str, args: &[&str]) -> String {
 }
 
 #[test]
-fn hosts_limits_shared_memory_and_the_host_name() {
+fn hosts_limits_shared_memory_and_host_name_are_set() {
     let lab = Lab::new();
     let hosts = read_o(&lab, "RUN cp /etc/hosts /o", &["--add-host", "db:10.1.2.3", "--add-host=six=[::5]"]);
     assert!(hosts.contains("10.1.2.3\tdb\n") && hosts.contains("::5\tsix\n"), "{hosts}");
@@ -33,7 +33,7 @@ fn hosts_limits_shared_memory_and_the_host_name() {
 }
 
 #[test]
-fn limits_hold_for_the_command_and_not_for_the_work_before_it() {
+fn limits_apply_to_the_command_and_not_to_its_setup() {
     let lab = Lab::new();
     lab.build("FROM busybox\n", &["-t", "x"]).ok();
     for limit in ["nofile=0", "nofile=3", "nofile=10", "nproc=0", "fsize=0", "memlock=0", "core=0", "cpu=1"] {
@@ -53,7 +53,7 @@ fn limits_hold_for_the_command_and_not_for_the_work_before_it() {
 }
 
 #[test]
-fn volumes_are_seen_by_every_command_and_stay_out_of_the_image() {
+fn volumes_are_seen_by_every_command_and_are_not_in_the_image() {
     let lab = Lab::new();
     lab.write("shared/in", "from outside");
     let volume = format!("{}/shared:/deep/mnt", lab.ctx().display());
@@ -67,7 +67,7 @@ fn volumes_are_seen_by_every_command_and_stay_out_of_the_image() {
 }
 
 #[test]
-fn insecure_commands_need_leave() {
+fn insecure_commands_require_an_entitlement() {
     let lab = Lab::new();
     // Needs a capability that is not one of Docker's. Without a mount namespace, a mount would be
     // the machine's.
@@ -83,7 +83,7 @@ fn insecure_commands_need_leave() {
 }
 
 #[test]
-fn caches_begin_with_files_show_a_part_and_are_one_or_many() {
+fn cache_mounts_support_initial_files_subdirectories_and_sharing() {
     let lab = Lab::new();
     let seeded = "FROM busybox AS seed\nRUN mkdir /s && echo first > /s/f && chown 7 /s/f\nFROM busybox\n\
                   RUN --mount=type=cache,id=s,from=seed,source=/s,target=/c stat -c %u /c/f > /o && cat /c/f >> /o && echo more > /c/f\n";
@@ -192,7 +192,7 @@ fn agent_with_a_key(lab: &Lab) -> (Running, std::path::PathBuf) {
 }
 
 #[test]
-fn an_agent_is_passed_on_and_gone_afterwards() {
+fn an_agent_is_passed_to_commands_and_removed_afterwards() {
     let lab = Lab::new();
     let (_agent, socket) = agent_with_a_key(&lab);
     let tools = ssh_add();
@@ -225,7 +225,7 @@ fn an_agent_is_passed_on_and_gone_afterwards() {
 }
 
 #[test]
-fn an_agent_is_for_listing_and_signing_only() {
+fn an_agent_permits_listing_and_signing_only() {
     let lab = Lab::new();
     let (_agent, socket) = agent_with_a_key(&lab);
     // The agent's keys are not cleared, none is removed or added, and no library is loaded.
@@ -246,7 +246,7 @@ fn an_agent_is_for_listing_and_signing_only() {
 }
 
 #[test]
-fn a_foreign_platform_is_built_as_far_as_nothing_has_to_run() {
+fn a_foreign_platform_builds_unless_a_command_has_to_run() {
     let lab = Lab::bare();
     lab.write("f", "x");
     let foreign = if cfg!(target_arch = "s390x") { "linux/amd64" } else { "linux/s390x" };
@@ -261,7 +261,7 @@ fn a_foreign_platform_is_built_as_far_as_nothing_has_to_run() {
 }
 
 #[test]
-fn times_are_no_later_than_the_epoch_where_that_is_asked_for() {
+fn times_are_limited_by_source_date_epoch_on_request() {
     let lab = Lab::new();
     lab.write("f", "x");
     let file = "FROM busybox\nCOPY f /\nRUN echo y > /g\nWORKDIR /w\n";
@@ -277,7 +277,7 @@ fn times_are_no_later_than_the_epoch_where_that_is_asked_for() {
 }
 
 #[test]
-fn commands_have_dockers_capabilities_and_calls() {
+fn commands_have_dockers_capabilities_and_system_calls() {
     let lab = Lab::new();
     let status = "grep -E '^(Cap|Seccomp:|NoNewPrivs)' /proc/self/status > /o";
     let own = read_o(&lab, &format!("RUN {status}"), &[]);
@@ -301,7 +301,7 @@ fn commands_have_dockers_capabilities_and_calls() {
 }
 
 #[test]
-fn a_result_that_holds_a_secret_is_refused() {
+fn a_result_that_contains_a_secret_is_refused() {
     let lab = Lab::new();
     lab.write("token", "hunter2-and-more\n");
     let secret = ["--secret", "id=token,src=token", "-t", "x"];
@@ -329,7 +329,7 @@ fn a_result_that_holds_a_secret_is_refused() {
 }
 
 #[test]
-fn a_command_does_not_have_the_callers_keys() {
+fn a_command_cannot_use_the_callers_keyrings() {
     let lab = Lab::new();
     // The host's keyctl and the libraries that it needs.
     let needs = Command::new("ldd").arg("/usr/bin/keyctl").output().unwrap();
@@ -367,7 +367,7 @@ fn a_command_does_not_have_the_callers_keys() {
 /// With too few processes and threads, a build ends with an error, or takes longer. It neither
 /// panics nor waits for what was never started.
 #[test]
-fn too_few_threads_are_an_error_or_cost_time() {
+fn too_few_threads_slow_a_build_down_or_fail_it() {
     let lab = Lab::new();
     (0..40).for_each(|i| drop(lab.write(&format!("d/{i}"), "x")));
     lab.write("d/big", &"x".repeat(3 << 20)).sh("tar cf big.tar d").ok();

@@ -11,7 +11,7 @@ const IMAGE: &str =
     "FROM busybox\nENV A=1 B=2\nWORKDIR /srv/w\nUSER web\nENTRYPOINT [\"echo\"]\nCMD [\"the\", \"default\"]\n";
 
 #[test]
-fn run_takes_what_the_image_says_and_what_is_typed() {
+fn run_combines_image_configuration_and_arguments() {
     let lab = Lab::new();
     lab.build(IMAGE, &["-t", "x"]).ok();
     let run = |args: &[&str]| lab.rbuild(["run", "--rm"].into_iter().chain(args.iter().copied()));
@@ -38,7 +38,7 @@ fn run_takes_what_the_image_says_and_what_is_typed() {
 }
 
 #[test]
-fn run_passes_standard_input_on_where_that_is_asked_for() {
+fn run_passes_standard_input_only_on_request() {
     let lab = Lab::new();
     let feed = |args: &[&str]| {
         let mut command = lab.command(["run"].into_iter().chain(args.iter().copied()));
@@ -145,7 +145,7 @@ fn a_command_ends_with_the_process_that_started_it() {
 }
 
 #[test]
-fn a_failed_command_leaves_a_shell_where_it_was() {
+fn on_error_shell_opens_a_shell_in_the_failed_container() {
     let lab = Lab::new();
     lab.write("token", "a-long-secret\n");
     lab.write(

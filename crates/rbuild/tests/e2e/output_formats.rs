@@ -335,7 +335,7 @@ fn one(seed: u64) {
 }
 
 #[test]
-fn every_way_out_says_the_same() {
+fn all_output_types_agree() {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     assert!(base("busybox.tar").exists());
     if let Some(seed) = number("RBUILD_WAYS_SEED") {

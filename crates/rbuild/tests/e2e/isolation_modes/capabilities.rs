@@ -21,7 +21,7 @@ fn kernels_and_emulated(dockerfile: &str, args: &[&str]) -> [String; 2] {
 }
 
 #[test]
-fn capabilities_that_were_given_up_are_gone() {
+fn dropped_capabilities_have_no_effect() {
     let [kernels, emulated] = kernels_and_emulated("FROM debian\nCOPY given_up.pl /g\nRUN perl /g > /o 2>&1\n", &[]);
     let pairs = kernels.lines().zip(emulated.lines());
     let others: Vec<_> = pairs.filter(|(kernels, emulated)| kernels != emulated).collect();

@@ -2,8 +2,8 @@
 
 use crate::lab::{Lab, base, listing};
 
+mod capabilities;
 mod environments;
-mod rights;
 mod sharing;
 
 /// A directory that is removed and created again may get the inode number of the old one. It is
@@ -33,7 +33,7 @@ fn layers(lab: &Lab, args: &[&str], env: &[(&str, &str)]) -> Vec<Vec<String>> {
 }
 
 #[test]
-fn root_every_rung_gives_the_same_layers() {
+fn root_every_isolation_mode_gives_the_same_layers() {
     let lab = Lab::new();
     lab.write("Dockerfile", CHANGES).write("secret", "a secret value\n").write("y", "in the context\n");
     let wanted = layers(&lab, &["--isolation", "userns"], &[]);
@@ -69,7 +69,7 @@ RUN id -u > /tmp/n && (umask 0; touch /tmp/o)
 "#;
 
 #[test]
-fn one_id_gives_the_same_layers_as_many() {
+fn one_id_gives_the_same_layers_as_sub_ids() {
     let lab = Lab::new();
     lab.rbuild(["import", crate::lab::base("debian.tar.gz").to_str().unwrap(), "debian"]).ok();
     lab.write("Dockerfile", OWNERS).write("f", "f\n").write("secret", "");
@@ -114,7 +114,7 @@ fn in_a_narrow_container(lab: &Lab, script: &str) -> crate::lab::Ran {
 }
 
 #[test]
-fn root_a_container_that_allows_neither_namespaces_nor_mounts_builds() {
+fn root_a_container_without_namespaces_and_mounts_can_build() {
     let lab = Lab::new();
     lab.write("Dockerfile", CHANGES).write("secret", "a secret value\n");
     let ran =
@@ -129,7 +129,7 @@ fn root_a_container_that_allows_neither_namespaces_nor_mounts_builds() {
 }
 
 #[test]
-fn root_what_a_command_leaves_running_is_killed_without_a_namespace_too() {
+fn root_background_processes_are_killed_without_a_namespace() {
     let lab = Lab::new();
     let marker = format!("{}88", std::process::id());
     let file = format!("FROM busybox\nRUN (setsid sleep {marker} &) ; (sleep {marker} &) ; echo done\n");
@@ -156,7 +156,7 @@ fn root_what_a_command_leaves_running_is_killed_without_a_namespace_too() {
 }
 
 #[test]
-fn root_nothing_is_left_running_though_several_of_rbuilds_processes_are_killed_at_once() {
+fn root_nothing_keeps_running_if_several_processes_of_rbuild_are_killed() {
     let child_of = |pid: u32| -> u32 {
         let text = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
         text.split_whitespace().next().unwrap_or_else(|| panic!("{pid} has no child")).parse().unwrap()
@@ -207,7 +207,7 @@ fn as_somebody(lab: &Lab, ids: &str, setup: &str, with: &str, script: &str) -> c
 const GRANTED: &str = "somebody:500000:65536";
 
 #[test]
-fn root_each_thing_that_keeps_sub_ids_away_is_named_and_built_without() {
+fn root_each_obstacle_to_sub_ids_is_named_and_worked_around() {
     let lab = Lab::bare();
     let script = "$RB import $BASES/busybox.tar busybox >/dev/null; printf \"FROM busybox\\nRUN id -u\\n\" > Dockerfile; \
                   $RB build --no-cache; $RB --isolation=userns build --no-cache";
@@ -229,7 +229,7 @@ fn root_each_thing_that_keeps_sub_ids_away_is_named_and_built_without() {
 }
 
 #[test]
-fn root_ids_that_are_out_of_reach_are_named() {
+fn root_unmapped_ids_are_named() {
     // An image with a file of user 3000, which is outside a range of 1000 IDs and inside one of
     // 65536.
     let image = "mkdir -p r; echo x > r/f; tar --owner=3000 --group=4 -C r -cf i.tar . ; $RB import i.tar high >/dev/null; \
@@ -261,7 +261,7 @@ fn root_ids_that_are_out_of_reach_are_named() {
 /// Kernels and distributions other than the one of this machine: their settings in /proc are
 /// replaced by mounts, and their refusals are produced by other means.
 #[test]
-fn root_refusals_of_other_systems_have_remedies_of_their_own() {
+fn root_restrictions_of_other_systems_have_specific_remedies() {
     let script = "$RB import $BASES/busybox.tar busybox >/dev/null; printf \"FROM busybox\\nRUN true\\n\" > Dockerfile; \
                   $RB --isolation=userns build";
     let kernel = |name: &str, value: u32| {
@@ -329,7 +329,7 @@ const MISTAKES: &str = r#"perl -e '
 '"#;
 
 #[test]
-fn calls_that_fail_fail_alike() {
+fn failing_system_calls_return_equal_errors_in_all_modes() {
     let lab = Lab::bare();
     lab.rbuild(["import", base("debian.tar.gz").to_str().unwrap(), "debian"]).ok();
     lab.write("Dockerfile", format!("FROM debian\nRUN {}> /o\n", MISTAKES.replace('\n', " ")));
@@ -377,7 +377,7 @@ const ANSWERS: &str = r#"cd /tmp && touch a && ln -s a l && ln -s /dev/stdin in 
 
 /// The kernel answers in one mode, the supervisor in the other.
 #[test]
-fn unusual_calls_are_answered_alike() {
+fn unusual_system_calls_behave_equally_in_all_modes() {
     let lab = Lab::bare();
     lab.rbuild(["import", base("debian.tar.gz").to_str().unwrap(), "debian"]).ok();
     lab.write("Dockerfile", format!("FROM debian\nRUN ({}) > /o\n", ANSWERS.replace('\n', " ")));
@@ -412,7 +412,7 @@ const OPENINGS: &str = r#"mkdir -m 777 /open && mkdir /share && chgrp 50 /share 
 ' && cd /open && ls && cd /share && stat -c "%n %a %U %g" *"#;
 
 #[test]
-fn files_are_opened_and_made_alike() {
+fn files_are_opened_and_created_alike() {
     let lab = Lab::bare();
     lab.rbuild(["import", base("debian.tar.gz").to_str().unwrap(), "debian"]).ok();
     lab.write("Dockerfile", format!("FROM debian\nRUN ({})> /o\n", OPENINGS.replace('\n', " ")));
@@ -428,7 +428,7 @@ fn files_are_opened_and_made_alike() {
 }
 
 #[test]
-fn old_programs_have_owners_too() {
+fn owners_work_for_32_bit_programs() {
     let lab = Lab::new();
     lab.write("old.c", OLD_PROGRAM);
     lab.sh("gcc -m32 -O1 -ffreestanding -fno-stack-protector -fno-pic -nostdlib -static -o old old.c").ok();

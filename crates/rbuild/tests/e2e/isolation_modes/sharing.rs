@@ -138,7 +138,7 @@ fn a_result_without_layers_is_made_again() {
 }
 
 #[test]
-fn no_cache_in_one_mode_leaves_the_other_mode_its_result() {
+fn no_cache_in_one_mode_keeps_the_result_of_the_other() {
     for (first, second) in WAYS {
         let lab = Lab::new();
         let image =
@@ -156,7 +156,7 @@ fn no_cache_in_one_mode_leaves_the_other_mode_its_result() {
 }
 
 #[test]
-fn two_modes_build_at_once_in_one_store() {
+fn two_modes_can_build_concurrently_in_one_store() {
     let lab = Lab::new();
     for round in 0..3 {
         lab.write("Dockerfile", format!("{RANDOM}RUN echo {round}\n{AGREE}"));
@@ -179,7 +179,7 @@ fn entries(dir: PathBuf) -> BTreeSet<PathBuf> {
 /// In one mode, too: a command that runs again, because its record or its tree is gone, does not
 /// pass for the run that later steps were built on.
 #[test]
-fn a_step_that_is_lost_and_made_again_is_another_one() {
+fn a_lost_step_that_runs_again_has_another_result() {
     let file = "FROM busybox\nRUN date +%N > /a && cat /proc/self/stat >> /a\nRUN cp /a /b\nRUN cmp /a /b\n";
     for what in ["records", "trees"] {
         let lab = Lab::new();
@@ -261,7 +261,7 @@ fn any_sequence_of_builds_in_two_modes_gives_consistent_images() {
 
 /// A command that mounts equal files of two stages, which were built in one mode each.
 #[test]
-fn equal_commands_of_two_modes_are_one_in_one_build() {
+fn equal_commands_of_two_modes_have_one_result_in_a_build() {
     let stage = |name: &str| format!("FROM busybox AS {name}\nRUN mkdir /d && echo equal > /d/f # {name}\n");
     let run = |from: &str| {
         format!(
@@ -289,7 +289,7 @@ fn equal_commands_of_two_modes_are_one_in_one_build() {
 
 /// The namespace of `userns` lacks the user, and its commands see no devices.
 #[test]
-fn files_that_a_mode_cannot_make_are_not_adopted() {
+fn files_that_a_mode_cannot_create_are_not_adopted() {
     for step in ["touch /f && { chown 2000000 /f || true; }", "touch /f && { mknod /d c 1 3 || true; }"] {
         let lab = Lab::new();
         let file = format!("FROM busybox\nRUN {step}\n");
@@ -337,7 +337,7 @@ fn files_of_other_users_stay_where_one_id_is_mapped() {
 }
 
 #[test]
-fn a_damaged_remainder_is_found_and_costs_a_step() {
+fn a_damaged_remainder_is_detected_and_the_step_runs_again() {
     for (first, second) in WAYS {
         let lab = Lab::new();
         let file = "FROM busybox\nRUN date +%N > /r && cat /proc/sys/kernel/random/uuid >> /r\nRUN cp /r /s\n";
@@ -363,7 +363,7 @@ fn a_damaged_remainder_is_found_and_costs_a_step() {
 }
 
 #[test]
-fn a_secret_in_a_result_of_the_other_mode_is_the_reason_to_run_again() {
+fn a_secret_in_a_result_of_the_other_mode_makes_the_step_run_again() {
     let file = "FROM busybox\nRUN --mount=type=secret,id=s cat /run/secrets/s > /s || true\n";
     for (first, second) in WAYS {
         let lab = Lab::new();
@@ -410,7 +410,7 @@ fn has_device(lab: &Lab, rung: &str, file: &str, steps: (usize, usize), device: 
 
 /// Without a user namespace devices are made as such, which no command in one can change.
 #[test]
-fn root_device_nodes_of_one_mode_are_made_again_in_another() {
+fn root_steps_with_device_nodes_run_again_in_another_mode() {
     let lab = with_device();
     let step = "FROM busybox\nADD dev.tar /\n";
     let more = format!("{step}RUN chmod 600 /d/nul\n");
@@ -426,7 +426,7 @@ fn root_device_nodes_of_one_mode_are_made_again_in_another() {
 }
 
 #[test]
-fn root_device_nodes_of_an_unpacked_layer_are_made_again_in_another_mode() {
+fn root_layers_with_device_nodes_are_unpacked_again_in_another_mode() {
     let lab = with_device();
     let archive = lab.path("devices.tar");
     build(&lab, "userns", "FROM busybox\nADD dev.tar /\n", &["-t", "devices"]).ok();

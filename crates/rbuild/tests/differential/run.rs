@@ -50,7 +50,7 @@ impl Scene {
     fn new(image: &Path) -> Scene {
         static SERIAL: AtomicUsize = AtomicUsize::new(0);
         let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
-        let dir = std::env::temp_dir().join(format!("rbuild-net-{}-{serial}", std::process::id()));
+        let dir = std::env::temp_dir().join(format!("rbuild-differential-{}-{serial}", std::process::id()));
         for name in ["files/c", "files/n"] {
             fs::create_dir_all(dir.join(name)).unwrap();
         }
