@@ -12,7 +12,7 @@ pub use rbuild_store::StepOutcome;
 pub enum Event {
     /// The isolation mode of commands; the first event of a build that runs any.
     Isolation {
-        rung: &'static str,
+        mode: &'static str,
     },
     /// A step will run once its `inputs` have finished. Sent once, before the first step runs.
     Waiting {

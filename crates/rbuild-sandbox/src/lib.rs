@@ -18,7 +18,7 @@ pub use attached::run_attached;
 pub use client::{Cancel, Stream, run};
 pub use error::{MountError, Phase, Refusal, RunnerError, RunnerProblem, SandboxError, SystemError};
 pub use namespace::enter::{Builder, STORE, World, enter};
-pub use namespace::isolation::{Check, Isolation, Rung, checks, isolation};
+pub use namespace::isolation::{Check, Isolation, IsolationRequest, checks, isolation};
 pub use namespace::network::Carrier;
 pub use protocol::{
     CommandEnd, CommandOutcome, ContainerNetwork, Input, MountRequest, MountSource, Privileges, Rlimit, RootFiles,

@@ -23,7 +23,7 @@ fn target_dir() -> PathBuf {
 
 /// Returns true if the tests run in the isolation mode `chroot`.
 pub fn is_bare() -> bool {
-    std::env::var_os("RBUILD_ISOLATION").is_some_and(|rung| rung == "chroot")
+    std::env::var_os("RBUILD_ISOLATION").is_some_and(|mode| mode == "chroot")
 }
 
 /// Returns the path of a base image archive made by scripts/test: `busybox.tar` or `debian.tar.gz`.

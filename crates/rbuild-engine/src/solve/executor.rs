@@ -137,7 +137,7 @@ fn pack_beside(
 }
 
 fn tell_isolation(env: &StepEnv<'_>) {
-    env.events.send(Event::Isolation { rung: env.builder.isolation.name() });
+    env.events.send(Event::Isolation { mode: env.builder.isolation.name() });
     let warn = |text: &str| env.events.send(Event::Warning(text.to_string().into()));
     if env.builder.is_bare() {
         warn(

@@ -15,7 +15,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::OFlags;
 
 use crate::SandboxError;
-use crate::namespace::isolation::{Isolation, Rung, bare_isolation, isolation, userns_refused};
+use crate::namespace::isolation::{Isolation, IsolationRequest, bare_isolation, isolation, userns_refused};
 use crate::namespace::network::{Carrier, Isolated};
 use crate::runner::mounts::new_sysfs;
 use crate::runner::obstacles::SYSFS;
@@ -100,13 +100,13 @@ impl Builder {
 /// If the caller dies, the builder and all its descendants are killed.
 pub fn enter(
     world: &World,
-    rung: Rung,
+    request: IsolationRequest,
     build: impl FnOnce(Result<Builder, SandboxError>) -> i32,
 ) -> Result<BuilderExit, SandboxError> {
-    let isolation = isolation(rung)?;
+    let isolation = isolation(request)?;
     // With recorded owners there is no fallback: the caller has already derived its keys for that
     // mode.
-    let has_spare = rung == Rung::Auto && matches!(isolation, Isolation::Userns(_));
+    let has_spare = request == IsolationRequest::Auto && matches!(isolation, Isolation::Userns(_));
     let spare = if has_spare { bare_isolation().ok() } else { None };
     let mut signals = SigSet::empty();
     for s in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {

@@ -26,7 +26,7 @@ pub enum Isolation {
 
 /// The requested isolation mode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Rung {
+pub enum IsolationRequest {
     /// The strongest mode that this machine permits.
     #[default]
     Auto,
@@ -47,35 +47,35 @@ fn setting(path: &str) -> Option<i64> {
 }
 
 /// Chooses the isolation mode for the calling user, without trying anything out.
-pub fn isolation(rung: Rung) -> Result<Isolation, Refusal> {
+pub fn isolation(request: IsolationRequest) -> Result<Isolation, Refusal> {
     if !Path::new("/proc/self/task").exists() {
         return Err(refusal(
             "there is no /proc here, without which rbuild can neither start processes nor see what it may do",
             Remedy::MountProc,
         ));
     }
-    if rung == Rung::Chroot {
+    if request == IsolationRequest::Chroot {
         return bare_isolation();
     }
     let (uid, gid) = process::own_ids();
     let alone = || Isolation::SingleId(IdMaps::alone(uid, gid));
     let found = match uid {
-        _ if rung == Rung::SingleId => return Ok(alone()),
+        _ if request == IsolationRequest::SingleId => return Ok(alone()),
         // Root of a namespace that maps a single ID is in the same position as a user without
         // sub-IDs.
-        0 if rung == Rung::Auto
+        0 if request == IsolationRequest::Auto
             && matches!(held_ranges(&read("/proc/self/uid_map"))[..], [only] if only.count == 1) =>
         {
             return Ok(alone());
         }
-        0 if rung == Rung::Auto && !can_map_ids() && has(Capability::CAP_SETFCAP) => return Ok(alone()),
+        0 if request == IsolationRequest::Auto && !can_map_ids() && has(Capability::CAP_SETFCAP) => return Ok(alone()),
         0 => root_maps(),
         _ => subordinate_maps(uid, gid),
     };
     match found {
         Ok(maps) => Ok(Isolation::Userns(maps)),
         // No sub-IDs, or no helper programs that grant them.
-        Err(_) if rung == Rung::Auto && uid != 0 => Ok(alone()),
+        Err(_) if request == IsolationRequest::Auto && uid != 0 => Ok(alone()),
         Err(e) => Err(e),
     }
 }
@@ -247,7 +247,7 @@ pub fn checks() -> Vec<Check> {
     let mut list = vec![Check { name: "kernel", remedy: old_kernel(&kernel), found: kernel }];
     let user = process::user_name(uid).unwrap_or_else(|| "?".into());
     list.push(Check { name: "user", found: format!("{user} (uid {uid})"), remedy: None });
-    list.push(match isolation(Rung::Userns) {
+    list.push(match isolation(IsolationRequest::Userns) {
         Ok(isolation) => {
             let (top_uid, top_gid) = isolation.maps().map_or((0, 0), IdMaps::highest);
             let small = [top_uid, top_gid].map(|top| top < USUAL_COUNT - 1);

@@ -95,7 +95,7 @@ impl BuildOnce<'_> {
         };
         let _restore = request.shell_on_error.then(Restore::of_stdin);
         let (answer, mut answer_writer) = std::io::pipe().map_err(|e| Failure::new(format!("pipe: {e}")))?;
-        let ended = enter(&world, self.settings.rung, |builder| {
+        let ended = enter(&world, self.settings.isolation, |builder| {
             let result = self.execute(request, prepared, builder.map_err(BuildError::from), sender, events);
             match result {
                 Ok(finished) => {

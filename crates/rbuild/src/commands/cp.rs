@@ -109,7 +109,7 @@ pub fn cp(settings: &Settings, args: CpArgs) -> Result<u8, Failure> {
     };
     let target = copy_target(&args.dest)?;
     let (mut answer, mut answer_writer) = std::io::pipe().map_err(|e| Failure::new(format!("pipe: {e}")))?;
-    let ended = enter(&store_only(&store), settings.rung, |builder| {
+    let ended = enter(&store_only(&store), settings.isolation, |builder| {
         match copy(builder, &store, &manifest, &path, args.follow_link, &target) {
             Ok(CopiedTo::Place) => i32::from(code::OK),
             // One byte reports that there is a file to publish.

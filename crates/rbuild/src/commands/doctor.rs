@@ -22,7 +22,7 @@ pub fn doctor(settings: &Settings) -> Result<u8, Failure> {
             return Ok(code::FAILED);
         }
     }
-    // The checks above show what a better rung lacks; the exit code depends only on whether one
+    // The checks above show what a better mode lacks; the exit code depends only on whether one
     // works.
     let trial = trial(settings);
     let ok = trial.is_ok();
@@ -48,14 +48,14 @@ fn line(good: bool, name: &str, found: &str, remedy: Option<&str>) {
 /// Findings of the builder process.
 #[derive(Debug, Serialize, Deserialize)]
 struct Findings {
-    rung: String,
+    mode: String,
     copies: bool,
     outer_processes: bool,
 }
 
 impl Findings {
     fn print(&self) {
-        let found = match self.rung.as_str() {
+        let found = match self.mode.as_str() {
             "chroot" => {
                 "commands have their own root directory and no other isolation: neither namespaces nor mounts are allowed"
             }
@@ -64,11 +64,11 @@ impl Findings {
             }
             _ => "a user namespace with sub-IDs works",
         };
-        line(true, &self.rung, found, None);
+        line(true, &self.mode, found, None);
         if self.outer_processes {
             let found = "parts of /proc are masked, so commands share /proc with this container and see its processes";
             line(false, "proc", found, Some(&hints::words(&Remedy::UnmaskProc)));
-        } else if self.rung != "chroot" {
+        } else if self.mode != "chroot" {
             line(true, "proc", "commands see only their own processes", None);
         }
         let found = if self.copies {
@@ -85,12 +85,12 @@ fn trial(settings: &Settings) -> Result<Findings, Failure> {
     let store = settings.open()?;
     let fail = |e: std::io::Error| Failure::new(format!("the builder's answer: {e}"));
     let (mut reader, mut writer) = std::io::pipe().map_err(fail)?;
-    enter(&store_only(&store), settings.rung, |builder| {
+    enter(&store_only(&store), settings.isolation, |builder| {
         use std::io::Write;
         let result = builder.map_err(BuildError::from).and_then(|builder| {
             let copies = snapshots(&store, &builder)? == Snapshots::Copies;
-            let rung = builder.isolation.name().to_string();
-            Ok(Findings { rung, copies, outer_processes: builder.shows_outer_processes() })
+            let mode = builder.isolation.name().to_string();
+            Ok(Findings { mode, copies, outer_processes: builder.shows_outer_processes() })
         });
         let answer = result.map_err(|e| {
             let Failure { message, help, .. } = e.into();

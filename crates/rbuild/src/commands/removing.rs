@@ -116,7 +116,7 @@ fn until(filter: &str, span: &str) -> Result<i64, Failure> {
 pub fn prune(settings: &Settings, args: PruneArgs) -> Result<u8, Failure> {
     let store = settings.open()?;
     let budget = budget(&args)?;
-    let ended = enter(&store_only(&store), settings.rung, |builder| {
+    let ended = enter(&store_only(&store), settings.isolation, |builder| {
         let pruned = builder.map_err(Failure::from).and_then(|builder| {
             let store = moved_store(&builder, &store)?;
             drop(rbuild_store::Workspace::open(&store)?);

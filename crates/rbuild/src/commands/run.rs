@@ -54,7 +54,7 @@ pub fn run(settings: &Settings, args: RunArgs) -> Result<u8, Failure> {
     let world = World { store: root, owners, binds: volume_binds(&paths), carrier, commands: true };
     // The builder cannot restore the terminal if it is killed.
     let _restore = has_terminal.then(Restore::of_stdin);
-    let ended = enter(&world, settings.rung, |builder| in_builder(builder, &store, &image, &invocation))?;
+    let ended = enter(&world, settings.isolation, |builder| in_builder(builder, &store, &image, &invocation))?;
     Ok(exit_code(ended.code, ended.stopped))
 }
 

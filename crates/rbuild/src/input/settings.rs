@@ -7,7 +7,7 @@ use std::time::Duration;
 use rbuild_engine::Warning;
 use rbuild_layer::Limits;
 use rbuild_linux::IdMaps;
-use rbuild_sandbox::{Isolation, Rung, isolation};
+use rbuild_sandbox::{Isolation, IsolationRequest, isolation};
 use rbuild_store::{LockPatience, OwnerMode, Store};
 
 use crate::exit::Failure;
@@ -19,7 +19,7 @@ pub struct Settings {
     pub root: PathBuf,
     limits: Limits,
     /// Requested isolation of commands.
-    pub rung: Rung,
+    pub isolation: IsolationRequest,
     lock_timeout: Option<u64>,
     /// Warns if the store does not exist yet.
     expects_store: bool,
@@ -31,7 +31,7 @@ impl Settings {
     pub fn new(
         root: Option<PathBuf>,
         limits: &[String],
-        rung: Option<&str>,
+        isolation: Option<&str>,
         config: &Config,
     ) -> Result<Settings, Failure> {
         let from_env = std::env::var("RBUILD_LIMIT").unwrap_or_default();
@@ -42,7 +42,7 @@ impl Settings {
         Ok(Settings {
             root: store_root(root, config)?,
             limits,
-            rung: rung_of(rung.or(config.isolation.as_deref()))?,
+            isolation: isolation_request(isolation.or(config.isolation.as_deref()))?,
             lock_timeout: None,
             expects_store: false,
         })
@@ -79,7 +79,7 @@ impl Settings {
 
     /// Opens the store for looking up what builders of the requested isolation made.
     pub fn open_for_builds(&self) -> Result<Store, Failure> {
-        let isolation = isolation(self.rung).ok();
+        let isolation = isolation(self.isolation).ok();
         let owners = isolation.as_ref().map_or(OwnerMode::Given, Isolation::owner_mode);
         let highest_ids = isolation.as_ref().and_then(Isolation::maps).map(IdMaps::without_holes);
         let takes_devices = matches!(isolation, Some(Isolation::Chroot));
@@ -98,12 +98,12 @@ fn store_root(flag: Option<PathBuf>, config: &Config) -> Result<PathBuf, Failure
     std::path::absolute(&path).map_err(|e| Failure::new(format!("the store {}: {e}", path.display())))
 }
 
-fn rung_of(text: Option<&str>) -> Result<Rung, Failure> {
+fn isolation_request(text: Option<&str>) -> Result<IsolationRequest, Failure> {
     match text.unwrap_or("auto") {
-        "auto" | "" => Ok(Rung::Auto),
-        "userns" => Ok(Rung::Userns),
-        "single-id" => Ok(Rung::SingleId),
-        "chroot" => Ok(Rung::Chroot),
+        "auto" | "" => Ok(IsolationRequest::Auto),
+        "userns" => Ok(IsolationRequest::Userns),
+        "single-id" => Ok(IsolationRequest::SingleId),
+        "chroot" => Ok(IsolationRequest::Chroot),
         other => {
             Err(Failure::usage(format!("--isolation {other}: unknown mode"))
                 .help("use auto, userns, single-id or chroot"))

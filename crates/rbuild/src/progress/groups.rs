@@ -47,7 +47,7 @@ impl Groups {
     /// Returns the text to print for an event. `now` is in seconds since the Unix epoch.
     pub fn text(&mut self, event: Event, now: u64) -> String {
         match event {
-            Event::Isolation { rung } => format!("isolation: {rung}\n"),
+            Event::Isolation { mode } => format!("isolation: {mode}\n"),
             Event::Warning(w) if self.service == Service::Github => {
                 format!("::warning::{}\n", escaped(terminal::warning_line(&w).as_str()))
             }

@@ -27,7 +27,7 @@ impl Plain {
     /// Returns the text to print for an event.
     pub fn text(&mut self, event: Event) -> String {
         match event {
-            Event::Isolation { rung } => format!("isolation: {rung}\n"),
+            Event::Isolation { mode } => format!("isolation: {mode}\n"),
             Event::Warning(w) => terminal::warning_text(&w, false),
             Event::Waiting { .. } | Event::End => String::new(),
             Event::Phase { text, seconds } => {

@@ -38,7 +38,7 @@ impl Documents {
     /// Returns the line for an event; empty for events without one. `now` is in RFC 3339.
     pub fn line(&mut self, event: Event, now: &str) -> String {
         let document = match event {
-            Event::Isolation { rung } => self.note(&format!("isolation: {rung}"), now),
+            Event::Isolation { mode } => self.note(&format!("isolation: {mode}"), now),
             Event::Warning(w) => {
                 json!({"warnings": [{"level": 1, "short": STANDARD.encode(terminal::warning_line(&w))}]})
             }
@@ -100,7 +100,7 @@ mod tests {
     fn every_line_is_a_document_and_logs_refer_to_their_vertex() {
         let mut documents = Documents::default();
         let events = [
-            Event::Isolation { rung: "userns" },
+            Event::Isolation { mode: "userns" },
             Event::Started { step: 4, label: "a 1/2".into(), text: "RUN x\ny".into() },
             Event::Output { step: 4, stream: Stream::Stderr, bytes: "hello\n".into() },
             Event::Done { step: 4, outcome: StepOutcome::Cached, seconds: 0.0 },

@@ -91,7 +91,7 @@ impl Screen {
     /// Updates the state with an event.
     pub fn take(&mut self, event: Event) {
         match event {
-            Event::Isolation { rung } => self.finished.push_str(&format!("isolation: {rung}\n")),
+            Event::Isolation { mode } => self.finished.push_str(&format!("isolation: {mode}\n")),
             Event::End => {}
             Event::Warning(w) => self.finished.push_str(&terminal::warning_text(&w, terminal::colours())),
             Event::Phase { text, seconds } => self.finish("=>", &text, Some(seconds)),

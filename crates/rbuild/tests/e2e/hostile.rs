@@ -6,7 +6,7 @@ use crate::lab::Lab;
 #[test]
 fn unexpected_file_types_at_system_mount_points_are_reported() {
     let lab = Lab::new();
-    let is_bare = std::env::var_os("RBUILD_ISOLATION").is_some_and(|rung| rung == "chroot");
+    let is_bare = std::env::var_os("RBUILD_ISOLATION").is_some_and(|mode| mode == "chroot");
     lab.write("f", "");
     lab.sh("mkdir -p k e/hosts; ln -s /tmp k/proc").ok();
     for (copy, says) in [

@@ -334,11 +334,11 @@ fn failing_system_calls_return_equal_errors_in_all_modes() {
     lab.rbuild(["import", base("debian.tar.gz").to_str().unwrap(), "debian"]).ok();
     lab.write("Dockerfile", format!("FROM debian\nRUN {}> /o\n", MISTAKES.replace('\n', " ")));
     let dest = format!("type=local,dest={}", lab.path("out").display());
-    for rung in ["userns", "single-id"] {
-        lab.rbuild(["--isolation", rung, "build", "-o", &dest]).ok();
+    for mode in ["userns", "single-id"] {
+        lab.rbuild(["--isolation", mode, "build", "-o", &dest]).ok();
         let errors: Vec<_> = lab.read("out/o").lines().map(String::from).collect();
         let wanted = "22 22 22 22 none none 9 9 none 2 none none 1 22 1 1";
-        assert_eq!(errors.join(" "), wanted, "{rung}");
+        assert_eq!(errors.join(" "), wanted, "{mode}");
     }
 }
 
@@ -382,8 +382,8 @@ fn unusual_system_calls_behave_equally_in_all_modes() {
     lab.rbuild(["import", base("debian.tar.gz").to_str().unwrap(), "debian"]).ok();
     lab.write("Dockerfile", format!("FROM debian\nRUN ({}) > /o\n", ANSWERS.replace('\n', " ")));
     let dest = format!("type=local,dest={}", lab.path("out").display());
-    let [kernels, emulated] = ["userns", "single-id"].map(|rung| {
-        lab.rbuild(["--isolation", rung, "build", "-o", &dest]).ok();
+    let [kernels, emulated] = ["userns", "single-id"].map(|mode| {
+        lab.rbuild(["--isolation", mode, "build", "-o", &dest]).ok();
         lab.read("out/o")
     });
     let pairs = kernels.lines().zip(emulated.lines());
@@ -417,8 +417,8 @@ fn files_are_opened_and_created_alike() {
     lab.rbuild(["import", base("debian.tar.gz").to_str().unwrap(), "debian"]).ok();
     lab.write("Dockerfile", format!("FROM debian\nRUN ({})> /o\n", OPENINGS.replace('\n', " ")));
     let dest = format!("type=local,dest={}", lab.path("out").display());
-    let [kernels, emulated] = ["userns", "single-id"].map(|rung| {
-        lab.rbuild(["--isolation", rung, "build", "-o", &dest]).ok();
+    let [kernels, emulated] = ["userns", "single-id"].map(|mode| {
+        lab.rbuild(["--isolation", mode, "build", "-o", &dest]).ok();
         lab.read("out/o")
     });
     assert_eq!(emulated, kernels);
@@ -433,12 +433,12 @@ fn owners_work_for_32_bit_programs() {
     lab.write("old.c", OLD_PROGRAM);
     lab.sh("gcc -m32 -O1 -ffreestanding -fno-stack-protector -fno-pic -nostdlib -static -o old old.c").ok();
     let file = "FROM busybox\nCOPY old /old\nRUN touch /given && mkdir -m 777 /open && /old\n";
-    for rung in ["userns", "single-id"] {
+    for mode in ["userns", "single-id"] {
         lab.write("Dockerfile", file);
-        lab.rbuild(["--isolation", rung, "build", "-t", "x"]).ok();
+        lab.rbuild(["--isolation", mode, "build", "-t", "x"]).ok();
         let layer = lab.top_layer("x");
-        assert!(layer.iter().any(|l| l.contains(" 33:34 given")), "{rung}: {layer:?}");
-        assert!(layer.iter().any(|l| l.contains(" 33:50 open/made")), "{rung}: {layer:?}");
+        assert!(layer.iter().any(|l| l.contains(" 33:34 given")), "{mode}: {layer:?}");
+        assert!(layer.iter().any(|l| l.contains(" 33:50 open/made")), "{mode}: {layer:?}");
     }
 }
 
@@ -464,8 +464,8 @@ fn set_id_programs_have_the_same_ids() {
     lab.rbuild(["import", base("debian.tar.gz").to_str().unwrap(), "debian"]).ok();
     lab.write("Dockerfile", SET_IDS);
     let dest = format!("type=local,dest={}", lab.path("out").display());
-    let [kernels, emulated] = ["userns", "single-id"].map(|rung| {
-        lab.rbuild(["--isolation", rung, "build", "-o", &dest]).ok();
+    let [kernels, emulated] = ["userns", "single-id"].map(|mode| {
+        lab.rbuild(["--isolation", mode, "build", "-o", &dest]).ok();
         lab.read("out/o")
     });
     assert_eq!(emulated, kernels);

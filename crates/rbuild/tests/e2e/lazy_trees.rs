@@ -33,7 +33,7 @@ fn trees_with_files(lab: &Lab) -> Vec<PathBuf> {
 /// on disk.
 fn folds() -> bool {
     std::env::var_os("RBUILD_SNAPSHOTS").is_none_or(|way| way != "copy")
-        && std::env::var_os("RBUILD_ISOLATION").is_none_or(|rung| rung != "chroot")
+        && std::env::var_os("RBUILD_ISOLATION").is_none_or(|mode| mode != "chroot")
 }
 
 #[test]

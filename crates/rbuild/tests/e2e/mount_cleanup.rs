@@ -30,7 +30,7 @@ fn layer_of(lab: &Lab, mounts: &str, command: &str) -> Option<(Vec<String>, Hash
 
 /// Returns true if mounts are emulated by entries of the root directory itself.
 fn is_bare() -> bool {
-    std::env::var_os("RBUILD_ISOLATION").is_some_and(|rung| rung == "chroot")
+    std::env::var_os("RBUILD_ISOLATION").is_some_and(|mode| mode == "chroot")
 }
 
 /// If a cache's directory was removed, only files of the command can take its place.

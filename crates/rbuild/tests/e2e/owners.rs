@@ -174,7 +174,7 @@ fn a_store_copied_without_owners_or_attributes_is_rejected() {
     lab.build(dockerfile, &["-t", "x"]).ok();
     let more = format!("{dockerfile}RUN ls -ln /x /l\n");
     lab.write("Dockerfile", &more);
-    let single = std::env::var("RBUILD_ISOLATION").is_ok_and(|rung| rung == "single-id");
+    let single = std::env::var("RBUILD_ISOLATION").is_ok_and(|mode| mode == "single-id");
     let is_root = nix::unistd::geteuid().is_root();
     let mut copies = vec![
         ("cp -r $RBUILD_ROOT copy", "owners"),

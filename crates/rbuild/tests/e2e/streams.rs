@@ -38,7 +38,7 @@ fn a_command_has_pipes_and_not_the_callers_files() {
     // The same for steps, whose standard input is empty.
     lab.write("Dockerfile", "FROM x\nRUN [\"/try\"]\n");
     lab.sh("$RB build --progress plain . 0<>$LAB/in 1>>$LAB/out 2>>$LAB/err").ok();
-    let bare = std::env::var_os("RBUILD_ISOLATION").is_some_and(|rung| rung == "chroot");
+    let bare = std::env::var_os("RBUILD_ISOLATION").is_some_and(|mode| mode == "chroot");
     let expected = if bare { " pipe pipe pipe" } else { " file pipe pipe" };
     assert!(lab.read("err").contains(expected), "{}", lab.read("err"));
     assert!(lab.read("in") == "kept in" && lab.read("out").starts_with("kept out\n"));
@@ -95,7 +95,7 @@ fn a_closed_output_pipe_ends_the_command() {
 
 #[test]
 fn any_user_can_open_its_streams_by_name() {
-    if std::env::var_os("RBUILD_ISOLATION").is_some_and(|rung| rung == "chroot") {
+    if std::env::var_os("RBUILD_ISOLATION").is_some_and(|mode| mode == "chroot") {
         return; // Without /proc they have no names.
     }
     let lab = Lab::new();

@@ -14,8 +14,8 @@ fn kernels_and_emulated(dockerfile: &str, args: &[&str]) -> [String; 2] {
     lab.write("given_up.pl", GIVEN_UP).write("forged.pl", FORGED);
     lab.write("Dockerfile", dockerfile);
     let dest = format!("type=local,dest={}", lab.path("out").display());
-    ["userns", "single-id"].map(|rung| {
-        lab.rbuild([&["--isolation", rung, "build", "-o", &dest], args].concat()).ok();
+    ["userns", "single-id"].map(|mode| {
+        lab.rbuild([&["--isolation", mode, "build", "-o", &dest], args].concat()).ok();
         lab.read("out/o")
     })
 }

@@ -23,21 +23,21 @@ const BUILD: &str = "$RB import $BASES/busybox.tar busybox >/dev/null; cp $LAB/c
                      $RB doctor; $RB build --no-cache -o type=tar,dest=o.tar . && tar -xOf o.tar o";
 
 #[track_caller]
-fn warns_of_processes(ran: Ran, rung: &str) {
+fn warns_of_processes(ran: Ran, mode: &str) {
     let ran = ran.ok();
-    let warning = format!("isolation: {rung}\nwarning: commands see the processes around them");
+    let warning = format!("isolation: {mode}\nwarning: commands see the processes around them");
     assert!(ran.stderr.starts_with(&warning), "{}", ran.stderr);
-    assert!(ran.stdout.contains(&format!("ok  {rung}")) && ran.stdout.ends_with("fine\n"), "{}", ran.stdout);
+    assert!(ran.stdout.contains(&format!("ok  {mode}")) && ran.stdout.ends_with("fine\n"), "{}", ran.stdout);
     assert!(ran.stdout.contains("NO  proc: parts of /proc are masked"), "{}", ran.stdout);
     assert!(ran.stdout.contains("systempaths=unconfined"), "{}", ran.stdout);
 }
 
 #[test]
 fn root_a_covered_proc_stays_covered_for_commands() {
-    for (ids, rung) in [(GRANTED, "userns"), ("somebody:500000:0", "single-id")] {
+    for (ids, mode) in [(GRANTED, "userns"), ("somebody:500000:0", "single-id")] {
         let lab = Lab::bare();
         lab.write("Dockerfile", LOOKS);
-        warns_of_processes(as_somebody(&lab, ids, MASK, "", BUILD), rung);
+        warns_of_processes(as_somebody(&lab, ids, MASK, "", BUILD), mode);
     }
     let lab = Lab::bare();
     lab.write("Dockerfile", LOOKS);

@@ -26,24 +26,24 @@ const OWNERS: &str =
     "/:5:6:1711 /out/a:33:50:600 /out/d:7:8:755 /out/l:12:34:777 /f:9:10:6755 /p:11:12:644 /ctx:3:4:644 ";
 const STAT: &str = "stat -c %n:%u:%g:%a / /out/a /out/d /out/l /f /p /ctx | tr '\\n' ' '";
 
-fn build(lab: &Lab, rung: &str, file: &str, args: &[&str]) -> Ran {
+fn build(lab: &Lab, mode: &str, file: &str, args: &[&str]) -> Ran {
     lab.write("Dockerfile", file).write("f", "of the context\n");
-    lab.rbuild(["--isolation", rung, "build"].into_iter().chain(args.iter().copied()))
+    lab.rbuild(["--isolation", mode, "build"].into_iter().chain(args.iter().copied()))
 }
 
 /// Builds to a tar; returns also its listing and its file `/owners`.
-fn files(lab: &Lab, rung: &str, file: &str) -> (Ran, Vec<String>, String) {
+fn files(lab: &Lab, mode: &str, file: &str) -> (Ran, Vec<String>, String) {
     let tar = lab.path("files.tar");
-    let ran = build(lab, rung, file, &["-o", &format!("type=tar,dest={}", tar.display())]).ok();
+    let ran = build(lab, mode, file, &["-o", &format!("type=tar,dest={}", tar.display())]).ok();
     let tar = std::fs::read(tar).unwrap();
     let owners = contents(&tar).remove("owners").unwrap_or_default();
     (ran, listing(&tar), String::from_utf8(owners).unwrap())
 }
 
 /// Builds to a directory and describes every entry of it, with times in nanoseconds.
-fn exact(lab: &Lab, rung: &str, file: &str) -> BTreeSet<String> {
-    let out = lab.path(&format!("exact-{rung}"));
-    build(lab, rung, file, &["-o", &format!("type=local,dest={}", out.display())]).ok();
+fn exact(lab: &Lab, mode: &str, file: &str) -> BTreeSet<String> {
+    let out = lab.path(&format!("exact-{mode}"));
+    build(lab, mode, file, &["-o", &format!("type=local,dest={}", out.display())]).ok();
     let (mut found, mut todo) = (BTreeSet::new(), vec![out.clone()]);
     while let Some(dir) = todo.pop() {
         for entry in std::fs::read_dir(dir).unwrap() {
@@ -86,8 +86,8 @@ fn a_build_in_one_mode_is_cached_in_another() {
         assert_eq!(owners, OWNERS);
         lab.rbuild(["prune"]).ok();
         assert_eq!(lab.rbuild(["fsck"]).ok().code, Some(0));
-        for rung in [first, second] {
-            assert_eq!(build(&lab, rung, ODD, &["-t", "x"]).ok().steps(), (0, 6));
+        for mode in [first, second] {
+            assert_eq!(build(&lab, mode, ODD, &["-t", "x"]).ok().steps(), (0, 6));
         }
     }
 }
@@ -119,9 +119,9 @@ fn a_stage_that_was_never_packed_runs_again_with_all_above_it() {
         let ran = build(&lab, second, &more, &["-t", "x", "--explain"]).ok();
         assert_eq!(ran.steps(), (10, 0), "{first} {second}: {}", ran.stderr);
         assert!(ran.stderr.contains("of another isolation mode"), "{}", ran.stderr);
-        for rung in [first, second] {
-            build(&lab, rung, &more, &["-t", "x"]).ok();
-            build(&lab, rung, &format!("{RANDOM}{AGREE}"), &["-t", "x"]).ok();
+        for mode in [first, second] {
+            build(&lab, mode, &more, &["-t", "x"]).ok();
+            build(&lab, mode, &format!("{RANDOM}{AGREE}"), &["-t", "x"]).ok();
         }
     }
 }
@@ -142,14 +142,14 @@ fn no_cache_in_one_mode_keeps_the_result_of_the_other() {
     for (first, second) in WAYS {
         let lab = Lab::new();
         let image =
-            |rung: &str, args: &[&str]| build(&lab, rung, RANDOM, &[&["-q", "-t", "x"], args].concat()).ok().stdout;
+            |mode: &str, args: &[&str]| build(&lab, mode, RANDOM, &[&["-q", "-t", "x"], args].concat()).ok().stdout;
         let one = image(first, &[]);
         let two = image(second, &["--no-cache"]);
         assert_ne!(one, two);
         for _ in 0..2 {
             assert_eq!((image(first, &[]), image(second, &[])), (one.clone(), two.clone()));
-            for rung in [first, second] {
-                build(&lab, rung, &format!("{RANDOM}{AGREE}"), &["-t", "x"]).ok();
+            for mode in [first, second] {
+                build(&lab, mode, &format!("{RANDOM}{AGREE}"), &["-t", "x"]).ok();
             }
         }
     }
@@ -160,8 +160,8 @@ fn two_modes_can_build_concurrently_in_one_store() {
     let lab = Lab::new();
     for round in 0..3 {
         lab.write("Dockerfile", format!("{RANDOM}RUN echo {round}\n{AGREE}"));
-        let start = |rung: &str| {
-            let mut command = lab.command(["--isolation", rung, "build", "-t", rung]);
+        let start = |mode: &str| {
+            let mut command = lab.command(["--isolation", mode, "build", "-t", mode]);
             command.stderr(std::process::Stdio::piped()).spawn().unwrap()
         };
         for child in [start("userns"), start("single-id")] {
@@ -225,7 +225,7 @@ fn any_sequence_of_builds_in_two_modes_gives_consistent_images() {
     let mut dice = Dice(seed | 1);
     let mut done = Vec::new();
     for turn in 0..40 {
-        let rung = ["userns", "single-id"][dice.below(2)];
+        let mode = ["userns", "single-id"][dice.below(2)];
         match dice.below(8) {
             0 => drop(lab.rbuild(["prune"]).ok()),
             1 | 2 => {
@@ -246,9 +246,9 @@ fn any_sequence_of_builds_in_two_modes_gives_consistent_images() {
             2 => args.extend(["-o", "type=local,dest=../o"]),
             _ => {}
         }
-        done.push(format!("{rung} {args:?}"));
+        done.push(format!("{mode} {args:?}"));
         let what = || format!("seed {seed}, turn {turn}: {done:#?}");
-        let ran = build(&lab, rung, &file, &args);
+        let ran = build(&lab, mode, &file, &args);
         assert_eq!(ran.code, Some(0), "{}\n{}", what(), ran.stderr);
         let out = lab.path("copied");
         let _ = std::fs::remove_dir_all(&out);
@@ -320,8 +320,8 @@ fn files_of_other_users_stay_where_one_id_is_mapped() {
     limited(3, "1");
     // Nothing of theirs was touched.
     assert_eq!(build(&lab, "userns", theirs, &["-o", "type=tar,dest=o.tar"]).ok().steps(), (0, 1));
-    let prune = |rung: &str, args: &[&str]| {
-        lab.rbuild(["--isolation", rung, "prune"].into_iter().chain(args.iter().copied())).ok().stdout
+    let prune = |mode: &str, args: &[&str]| {
+        lab.rbuild(["--isolation", mode, "prune"].into_iter().chain(args.iter().copied())).ok().stdout
     };
     assert!(!prune("single-id", &[]).contains("Kept"), "the build in userns refers to its tree");
     let said = prune("single-id", &["--keep-storage", "1"]);
@@ -399,13 +399,13 @@ fn with_device() -> Lab {
     lab
 }
 
-/// Builds with `rung` and asserts that the device has the given mode.
+/// Builds in the isolation mode and asserts that the listing shows the device as given.
 #[track_caller]
-fn has_device(lab: &Lab, rung: &str, file: &str, steps: (usize, usize), device: &str) {
-    let (ran, found, _) = files(lab, rung, file);
-    assert_eq!(ran.steps(), steps, "{rung}: {}", ran.stderr);
+fn has_device(lab: &Lab, mode: &str, file: &str, steps: (usize, usize), device: &str) {
+    let (ran, found, _) = files(lab, mode, file);
+    assert_eq!(ran.steps(), steps, "{mode}: {}", ran.stderr);
     let found: Vec<_> = found.iter().filter(|entry| entry.contains("d/nul")).collect();
-    assert!(found.len() == 1 && found[0].starts_with(device), "{rung}: {found:?}");
+    assert!(found.len() == 1 && found[0].starts_with(device), "{mode}: {found:?}");
 }
 
 /// Without a user namespace devices are made as such, which no command in one can change.
@@ -416,8 +416,8 @@ fn root_steps_with_device_nodes_run_again_in_another_mode() {
     let more = format!("{step}RUN chmod 600 /d/nul\n");
     has_device(&lab, "chroot", step, (1, 0), "644 0:0 d/nul");
     has_device(&lab, "userns", &more, (2, 0), DEVICE);
-    for rung in ["chroot", "userns"] {
-        has_device(&lab, rung, &more, (0, 2), DEVICE);
+    for mode in ["chroot", "userns"] {
+        has_device(&lab, mode, &more, (0, 2), DEVICE);
     }
     // Stand-ins are used in every mode.
     let other = step.replace(" /\n", " /other/\n");
