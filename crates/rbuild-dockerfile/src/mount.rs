@@ -303,7 +303,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_number_that_is_no_id_is_refused() {
+    fn invalid_ids_are_rejected() {
         for (option, good) in [("uid=4294967295", false), ("gid=4294967295", false), ("uid=4294967294,gid=0", true)] {
             for kind in ["cache,target=/c", "secret,id=s", "ssh"] {
                 let parsed = parse_mount(&format!("type={kind},{option}"), Span::default());

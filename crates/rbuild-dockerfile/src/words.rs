@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn quoted_and_escaped_blanks_do_not_split_words() {
+    fn quoted_and_escaped_spaces_do_not_split_words() {
         let cases: [(&str, &[&str]); 5] = [
             ("a=b c=d", &["a=b", "c=d"]),
             (r#"a="b c" d"#, &[r#"a="b c""#, "d"]),

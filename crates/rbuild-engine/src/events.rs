@@ -93,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn output_waits_for_whoever_draws() {
+    fn output_is_limited_by_the_drawing_thread() {
         let (sender, receiver) = std::sync::mpsc::channel();
         let events = Events::new(sender);
         let room = events.room.clone();

@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn exports_decide_which_images_are_made() {
+    fn exports_determine_which_images_are_packed() {
         let plain = ImageForm::of_store();
         let layout = |form| Export::Layout { to: dir(), form };
         for (exports, named, platforms, images, direct) in [
@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn several_platforms_get_directories_unless_told_otherwise() {
+    fn several_platforms_get_directories_by_default() {
         let all = [Split::Several, Split::Always, Split::Never];
         assert_eq!(all.map(|split| split.applies(1)), [false, true, false]);
         assert_eq!(all.map(|split| split.applies(2)), [true, true, false]);

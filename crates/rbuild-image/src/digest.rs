@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_print_without_the_algorithm_and_are_stored_with_it() {
+    fn cache_keys_print_without_the_algorithm_and_are_stored_with_it() {
         let key = TestKey::of(b"");
         assert_eq!((key.to_string(), key.hex(), key.short()), (EMPTY.into(), EMPTY.into(), EMPTY[..12].into()));
         let document = serde_json::to_string(&key).unwrap();

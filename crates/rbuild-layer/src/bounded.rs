@@ -105,7 +105,7 @@ mod tests {
     use crate::limits::{RATIO_FROM, UNASKED};
 
     #[test]
-    fn a_bomb_is_refused_and_a_well_packed_archive_is_not() {
+    fn decompression_bombs_are_rejected_and_well_compressed_archives_are_not() {
         let bounded = |unpacked, limits| {
             let mut bounded = Bounded::new(&[b'x'; 1000][..], limits).unwrap();
             std::io::copy(&mut bounded, &mut std::io::sink()).unwrap();
@@ -120,7 +120,7 @@ mod tests {
 
     /// Zeros after the end of an archive count towards the limit on its size.
     #[test]
-    fn what_follows_an_archive_is_within_its_limit() {
+    fn bytes_after_an_archive_count_towards_its_limit() {
         let mut layer = Vec::new();
         let mut tar = crate::TarWriter::new(&mut layer);
         tar.entry(&crate::TarEntry::plain_file("f", 0)).unwrap();
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_asks_for_is_bounded_sooner() {
+    fn unrequested_bytes_have_a_tighter_bound() {
         let asked = Arc::new(AtomicU64::new(0));
         let bounded = |unpacked| {
             let mut bounded = Bounded::with_asked(&[b'x'; 1000][..], Limits::default(), asked.clone()).unwrap();

@@ -120,7 +120,7 @@ mod tests {
     use std::io::Write;
 
     #[test]
-    fn every_compression_is_told_by_content() {
+    fn compression_is_detected_by_content() {
         let plain = b"some bytes, some bytes, some bytes".repeat(50);
         let mut gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
         gz.write_all(&plain).unwrap();
@@ -151,7 +151,7 @@ mod tests {
 
     /// Returns one byte per read, as a pipe may.
     #[test]
-    fn a_reader_that_gives_one_byte_at_a_time_is_told_as_well() {
+    fn compression_is_detected_one_byte_at_a_time() {
         struct Slow<'a>(&'a [u8]);
         impl Read for Slow<'_> {
             fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {

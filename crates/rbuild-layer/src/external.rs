@@ -154,7 +154,7 @@ mod tests {
     /// Half of the tree's files are external, under other names; the layer lists the same entries
     /// as that of the whole tree.
     #[test]
-    fn a_layer_of_loose_files_is_that_of_the_tree_they_belong_into() {
+    fn a_layer_with_external_files_equals_that_of_the_full_tree() {
         let top = std::env::temp_dir().join(format!("rbuild-loose-{}", std::process::id()));
         let (whole, part, source) = (top.join("whole"), top.join("part"), top.join("source/from"));
         for dir in [&whole, &part] {

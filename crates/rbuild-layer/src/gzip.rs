@@ -195,7 +195,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn members_are_seen_wherever_they_begin() {
+    fn members_are_found_at_any_offset() {
         let member = |data: &[u8]| {
             let mut gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::none());
             gz.write_all(data).unwrap();
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn every_level_is_there_and_others_are_refused() {
+    fn valid_levels_are_accepted_and_others_rejected() {
         let data = b"something that goes on and on ".repeat(1000);
         let sizes: Vec<usize> = (0..10).map(|level| compress(&data, 2, 4096, level).len()).collect();
         assert!(sizes[0] > data.len() && sizes[9] < data.len() / 20, "{sizes:?}");

@@ -125,7 +125,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_digest_is_that_of_the_bytes_however_they_come() {
+    fn the_digest_does_not_depend_on_the_chunks() {
         for size in [0, 1, SMALL as usize, SMALL as usize + 1, 5_000_000] {
             let bytes: Vec<u8> = (0..size).map(|i| (i * 7 % 251) as u8).collect();
             for piece in [1000, 1 << 18, 1 << 20, 3_333_333] {
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn every_chunk_comes_back_and_no_thread_stays() {
+    fn every_chunk_is_returned_and_no_thread_remains() {
         let count = Arc::new(());
         let mut aside = HashAside::new({
             let count = count.clone();

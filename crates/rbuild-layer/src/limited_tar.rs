@@ -62,7 +62,7 @@ mod tests {
     /// A large size in a header is not a sign of a decompression bomb while the input grows along
     /// with the output.
     #[test]
-    fn a_large_file_that_is_not_compressed_may_stand_first() {
+    fn a_large_uncompressed_first_file_is_accepted() {
         let mut header = Vec::new();
         crate::TarWriter::new(&mut header).entry(&TarEntry::plain_file("large", RATIO_FROM * 2)).unwrap();
         let source = header.chain(std::io::repeat(b'x')).take(4 << 20);
@@ -76,7 +76,7 @@ mod tests {
 
     /// Attributes of a global header apply to every later entry, so their total size is limited.
     #[test]
-    fn a_global_header_has_few_attributes() {
+    fn global_headers_with_too_many_attributes_are_rejected() {
         let archive = |times: usize| {
             let mut header = tar::Header::new_ustar();
             let record = |n: usize| format!("1000 SCHILY.xattr.user.{n:04}={}\n", "x".repeat(971));

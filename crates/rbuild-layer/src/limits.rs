@@ -121,7 +121,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_limit_has_its_name() {
+    fn limits_are_set_by_name() {
         for name in Limits::NAMES {
             assert!(Limits::default().of(name).is_some(), "{name}");
         }

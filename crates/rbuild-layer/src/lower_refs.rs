@@ -72,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_note_is_read_as_it_was_written() {
+    fn lower_refs_round_trip() {
         let odd = PathBuf::from(OsStr::from_bytes(b"a\xff\n/b"));
         let all = LowerRefs { dirs: vec!["a".into(), odd.clone()], links: vec![("x/y".into(), odd)], root: false };
         let rootless = LowerRefs { root: true, ..LowerRefs::default() };

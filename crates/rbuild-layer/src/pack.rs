@@ -320,7 +320,7 @@ mod tests {
 
     /// Enough files that a thread reads ahead: all arrive in order and with their content.
     #[test]
-    fn a_tree_of_many_files_is_whole_and_in_order() {
+    fn a_tree_of_many_files_is_packed_completely_and_in_order() {
         let dir = std::env::temp_dir().join(format!("rbuild-pack-{}", std::process::id()));
         let mut wanted = Vec::new();
         for d in 0..5 {

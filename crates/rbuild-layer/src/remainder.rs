@@ -73,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_damaged_remainder_and_that_of_another_layer_are_none() {
+    fn remainders_that_are_damaged_or_of_another_layer_are_ignored() {
         let remainder = Remainder {
             root: (1, u32::MAX - 1, 0o1777),
             root_mtime: Timestamp { sec: -7, nsec: 999_999_999 },

@@ -300,7 +300,7 @@ mod tests {
     use rbuild_linux::Timestamp;
 
     #[test]
-    fn a_late_entry_is_like_any_other() {
+    fn a_late_entry_equals_an_ordinary_one() {
         let mut early = TarWriter::new(Vec::new());
         early.entry(&TarEntry::plain_file("a", 700)).unwrap();
         early.content(&[7; 700]).unwrap();
@@ -318,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read_back() {
+    fn written_entries_are_read_back_unchanged() {
         let odd = [
             TarEntry::plain_file("a", 3),
             TarEntry::plain_dir("d/e"),

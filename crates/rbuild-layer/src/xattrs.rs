@@ -60,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn overlay_marks_never_cross() {
+    fn overlay_attributes_are_not_transferred() {
         for (name, crosses) in [
             ("user.overlay.opaque", false),
             ("user.overlay.whiteout", false),

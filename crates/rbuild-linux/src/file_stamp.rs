@@ -72,7 +72,7 @@ mod tests {
     use crate::meta::{Timestamp, file_stat};
 
     #[test]
-    fn a_file_has_changed_with_its_size_or_a_time_only() {
+    fn stamps_change_with_size_and_times_only() {
         let file = std::fs::File::open("/proc/self/exe").unwrap();
         let was = file_stat(&file).unwrap();
         let later = |t: Timestamp| Timestamp { nsec: t.nsec ^ 1, ..t };

@@ -313,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_granted_to_nobody_is_found() {
+    fn an_unassigned_id_range_is_found() {
         let start = |text: &str| free_range(text).map(|range| range.start);
         for (text, want) in [
             ("", 100_000),
@@ -331,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn maps_stack_ranges_behind_root() {
+    fn sub_id_ranges_are_mapped_after_root() {
         let sub = SubIds {
             uids: vec![IdRange { start: 100, count: 10 }, IdRange { start: 500, count: 5 }],
             gids: vec![IdRange { start: 200, count: 3 }],
@@ -344,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn holes_of_maps_are_no_ids() {
+    fn ids_between_mapped_ranges_are_unmapped() {
         let uids = [(0, 1000), (2000, 100), (65534, 1)].map(|(start, count)| IdRange { start, count });
         let maps = IdMaps::identity(&uids, &[IdRange { start: 0, count: u32::MAX }]);
         assert_eq!(maps.without_holes(), (999, u32::MAX - 1));
@@ -356,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn an_id_that_is_missing_is_named_with_those_that_there_are() {
+    fn an_unmapped_id_is_reported_with_the_mapped_ones() {
         let map = "         0       1000          1\n         1     100000      65536\n";
         let missing = |id, map| missing_id("user", "/etc/subuid", id, map).map(|unmapped| unmapped.to_string());
         let text = "user ID 70000 is not one of those available here, 0 to 65536";
@@ -367,14 +367,14 @@ mod tests {
     }
 
     #[test]
-    fn the_initial_namespace_is_never_mapped_whole() {
+    fn the_initial_namespace_is_never_mapped_completely() {
         let all = held_ranges("         0          0 4294967295\n");
         assert_eq!(all, [IdRange { start: 0, count: u32::MAX - 1 }]);
         assert_eq!(held_ranges("5 5 5\n"), []);
     }
 
     #[test]
-    fn a_namespace_inside_one_with_sub_ids_holds_all_of_them() {
+    fn a_nested_namespace_maps_all_held_ids() {
         let held = held_ranges("         0       1000          1\n         1     100000      65536\n");
         let maps = IdMaps::identity(&held, &held);
         assert_eq!(maps.uids, [(0, 0, 1), (1, 1, 65536)]);

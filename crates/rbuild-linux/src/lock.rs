@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn holders_are_named() {
+    fn lock_holders_are_named() {
         let (path, open) = lock_file("holders");
         let file = open();
         let mut holder = std::process::Command::new("flock").arg(&path).args(["sleep", "60"]).spawn().unwrap();
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn work_is_seen() {
+    fn processor_use_of_a_holder_is_detected() {
         let proc = RootDir::open("/proc").unwrap();
         let before = describe(&proc, std::process::id()).work;
         let began = std::time::Instant::now();
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_of_locks() {
+    fn lines_of_proc_locks_are_parsed() {
         assert_eq!(holder_of("1: POSIX  ADVISORY  WRITE 4711 08:01:1234 0 EOF", 1234), Some(Some(4711)));
         assert_eq!(holder_of("lock:\t1: OFDLCK ADVISORY  WRITE -1 08:01:1234 0 EOF", 1234), Some(None));
         assert_eq!(holder_of("1: -> POSIX  ADVISORY  WRITE 4711 08:01:1234 0 EOF", 1234), None);

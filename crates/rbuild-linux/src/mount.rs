@@ -330,7 +330,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn too_many_layers_are_refused_by_number() {
+    fn too_many_layers_are_rejected_with_their_number() {
         let lowers = vec![PathBuf::from("/"); 1000];
         let error = detached_overlay(&lowers, None, Path::new("/mnt")).unwrap_err().to_string();
         assert!(error.contains("1000 layers; 999 are the most"), "{error}");

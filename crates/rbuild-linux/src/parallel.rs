@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_begun_after_an_error() {
+    fn no_item_is_started_after_an_error() {
         let begun = AtomicUsize::new(0);
         let items: Vec<usize> = (0..1000).collect();
         let failed = try_map(1, &items, |item| {

@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_is_known_by_any_name_and_no_other_is_taken_for_it() {
+    fn an_entry_is_identified_under_any_name() {
         let path = scratch("names");
         let dir = RootDir::open(&path).unwrap();
         write(&path.join("a"), "secret");
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn links_are_held_themselves() {
+    fn a_symlink_itself_is_pinned_not_its_target() {
         let path = scratch("links");
         let dir = RootDir::open(&path).unwrap();
         write(&path.join("file"), "kept");

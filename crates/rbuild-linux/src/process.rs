@@ -529,7 +529,7 @@ mod tests {
     /// A process whose threads have just ended can clone. Runs in a process of its own because the
     /// test harness has threads.
     #[test]
-    fn threads_that_were_joined_are_no_hindrance() {
+    fn joined_threads_do_not_prevent_cloning() {
         const MARK: &str = "RBUILD_TEST_JOINED";
         if std::env::var_os(MARK).is_none() {
             let own = std::env::current_exe().unwrap();
@@ -551,7 +551,7 @@ mod tests {
     }
 
     #[test]
-    fn a_process_with_threads_is_never_cloned() {
+    fn a_process_with_threads_is_not_cloned() {
         // The test harness runs this on a thread of its own.
         let Err(e) = clone_into_namespaces() else { panic!("cloned a threaded process") };
         assert!(e.to_string().contains("several threads"), "{e}");

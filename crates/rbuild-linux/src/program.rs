@@ -55,7 +55,7 @@ mod tests {
     use std::io::Read;
 
     #[test]
-    fn a_copy_of_the_program_is_whole_and_cannot_be_written() {
+    fn a_copy_of_the_program_is_complete_and_read_only() {
         let copy = copied_program().unwrap();
         let (mut copied, mut running) = (Vec::new(), Vec::new());
         let mut file = File::from(copy);

@@ -320,7 +320,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_written_down_is_read_again_and_nothing_else() {
+    fn only_records_made_with_the_key_are_read() {
         for device in [None, Some((FileKind::CharDevice, 1, 3)), Some((FileKind::BlockDevice, 259, 70000))] {
             let what = Recorded { uid: 33, gid: 4_000_000_000, device };
             for bound in [Bound::ToNothing, Bound::ToInode(7), Bound::ToInode(8)] {
@@ -349,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn each_key_has_an_attribute_of_its_own() {
+    fn each_key_has_its_own_attribute() {
         let [one, other] = [[1; 32], [2; 32]].map(|key| OwnerRecords::new(OwnerMode::Given, key));
         let name = one.attribute().to_str().unwrap();
         assert!(name.starts_with("user.rbuild.") && name.len() == 44 && name != other.attribute(), "{name}");

@@ -260,7 +260,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_deep_way_has_few_descriptors_and_leads_back() {
+    fn deep_traversal_bounds_open_descriptors() {
         let scratch = std::env::temp_dir().join(format!("rbuild-trail-{}", std::process::id()));
         std::fs::create_dir_all(&scratch).unwrap();
         let root = RootDir::open(&scratch).unwrap();

@@ -108,7 +108,7 @@ mod tests {
 
     /// Each row has a path, and its forms: in a root, as Go cleans it, and inside of an archive.
     #[test]
-    fn functions_differ_in_a_leading_dot_dot_only() {
+    fn clean_functions_differ_only_in_leading_parent_components() {
         let table = [
             ("", "", ".", Some("")),
             ("/", "", "/", Some("")),

@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_path_is_one() {
+    fn patterns_are_not_paths() {
         assert_eq!(SourcePattern::parse("/a/b").path(), Some(Path::new("a/b")));
         assert_eq!(SourcePattern::literal("a*").path(), Some(Path::new("a*")));
         assert_eq!(SourcePattern::parse("a*").path(), None);

@@ -116,7 +116,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bearer_is_preferred_and_quotes_are_undone() {
+    fn bearer_is_preferred_and_quoted_values_are_parsed() {
         let header = r#"BASIC realm="a, b", bearer Realm="https://a/t",service="x \"y\"", scope="repository:a:pull,push repository:b:pull""#;
         let want = Challenge::Bearer {
             realm: "https://a/t".into(),
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn odd_headers_are_no_error() {
+    fn malformed_headers_are_not_errors() {
         assert_eq!(Challenge::preferred(["Basic realm=\"unclosed"]), Some(Challenge::Basic));
         for odd in ["", "Bearer", "Negotiate YII==", "realm=\"x\"", "Digest realm=\"x\", nonce=\"\\", "=,=\"", "é"] {
             assert_eq!(Challenge::preferred([odd]), None, "{odd}");

@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn names_lead_to_their_registry() {
+    fn names_resolve_to_their_registry() {
         let (_, environment) = scene("plain", &[]);
         assert_eq!(shown(&environment, "alpine"), ["Verified registry-1.docker.io/v2/library/alpine"]);
         assert_eq!(shown(&environment, "localhost:5000/a/b"), ["Any localhost:5000/v2/a/b"]);
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn trust_in_this_machine_ends_there() {
+    fn plain_http_is_allowed_only_between_loopback_hosts() {
         let (_, environment) = scene("trust", &[]);
         let of =
             |name: &str, verify| endpoints(&environment, &name.parse().unwrap(), TlsVerify(verify)).unwrap().remove(0);

@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn exceptions_are_names_domains_addresses_networks_and_ports() {
+    fn no_proxy_accepts_names_domains_addresses_networks_and_ports() {
         let exempt =
             |rules: &str, host: &str| proxy(&[("https_proxy", "p:1"), ("no_proxy", rules)], "https", host).is_none();
         assert!(exempt("a.io", "a.io") && exempt("a.io", "x.A.io") && !exempt("a.io", "ba.io"));

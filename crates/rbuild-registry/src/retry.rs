@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn servers_ask_in_seconds_or_by_date() {
+    fn retry_after_is_seconds_or_a_date() {
         assert_eq!(retry_after(" 7 "), Some(Duration::from_secs(7)));
         assert_eq!(retry_after("Wed, 21 Oct 2015 07:28:00 GMT"), Some(Duration::ZERO));
         let later = httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(90));

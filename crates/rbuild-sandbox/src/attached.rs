@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_arrives_in_its_order() {
+    fn output_arrives_completely_and_in_order() {
         let bytes: Vec<u8> = (0..3_000_000u32).map(|n| (n % 251) as u8).collect();
         let mut arrived = Vec::new();
         let write = |mut command: PipeWriter, _| command.write_all(&bytes).unwrap();
@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_that_is_gone_takes_the_pipe_with_it() {
+    fn a_closed_reader_closes_the_pipe() {
         let write = |mut command: PipeWriter, _| {
             let error = (0..1000).find_map(|_| {
                 std::thread::sleep(std::time::Duration::from_millis(1));
@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_written_is_no_success() {
+    fn failed_writes_are_errors() {
         let (from, mut command) = io::pipe().unwrap();
         command.write_all(b"lost").unwrap();
         let read_only = std::fs::File::open("/proc/self/maps").unwrap();
@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pipe_that_somebody_holds_open_is_not_waited_for() {
+    fn a_pipe_held_open_by_another_process_is_not_waited_for() {
         let mut arrived = String::new();
         let write = |mut command: PipeWriter, until| {
             command.write_all(b"last words").unwrap();

@@ -275,7 +275,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reports_are_understood_however_they_arrive() {
+    fn reports_are_parsed_for_any_chunking() {
         let ended = Report::Ended(CommandEnd { outcome: CommandOutcome::Exited(3), at: 17 });
         let text: Vec<u8> = [&ended, &Report::Finished(Ok(()))]
             .into_iter()

@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn some_calls_are_asked_about() {
+    fn emulated_calls_are_forwarded() {
         let native_calls = vec![(102, When::Always), (257, When::AnyBit(0, 0o100)), (302, When::OneOf(0, &[9, 12]))];
         let asks = program([0, 1], &[native_calls, vec![(199, When::Always), (295, When::AnyBit(0, 0o100))]]);
         let open = least([0, 1], &[vec![(102, When::Always)], vec![(199, When::Always)]], KeyringRefusal::Missing);
@@ -315,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_that_no_filter_sees_are_not_taken() {
+    fn requests_invisible_to_filters_are_refused() {
         for pair in [[0, 1], [2, 3]] {
             for a in pair {
                 for number in 425..428 {
@@ -330,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn commands_cannot_change_what_shows_an_execution_nor_attributes_by_recent_calls() {
+    fn commands_cannot_change_execution_records_or_use_recent_xattr_calls() {
         for pair in [[0, 1], [2, 3]] {
             let asked: About = [0, 1].map(|_| vec![(1000, When::Always)]);
             let asks = [program(pair, &asked), least(pair, &asked, KeyringRefusal::Missing)];
@@ -353,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn arguments_count() {
+    fn filters_check_arguments() {
         let program = program([0, 1], &Default::default());
         for (a, family) in [(0, 41), (1, 359)] {
             assert_eq!(run(&program, AUDIT[a], CLONE[a] as u32, 0x11), ALLOW);

@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn covered_entries_lose_their_stamp() {
+    fn overwritten_entries_lose_their_stamp() {
         let stamp = FileStamp::from_bytes(&[7; FileStamp::LEN]);
         fn of(path: &str, stamp: Option<FileStamp>) -> ListedSource<'_> {
             let digest = Some(ContentHash::of_link_target(path.as_bytes()));

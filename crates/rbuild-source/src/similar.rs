@@ -31,7 +31,7 @@ mod tests {
     use super::closest;
 
     #[test]
-    fn short_names_are_not_taken_for_each_other() {
+    fn short_names_are_not_suggested_for_each_other() {
         let names = ["a", "ff", "sp ace", "Makefile", "main.go", "d1"].map(String::from);
         for (wanted, want) in [
             ("sp", Some("sp ace")),

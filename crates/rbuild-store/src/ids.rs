@@ -41,7 +41,7 @@ mod tests {
 
     /// Documents of the store keep the prefix, which keys do not have elsewhere.
     #[test]
-    fn documents_have_the_bytes_that_they_had() {
+    fn stored_documents_are_pinned() {
         let document = format!(r#"{{"tree":"s{HEX}","result":"sha256:{HEX}","created":7,"boot":"b","build":"1"}}"#);
         let record: Record = serde_json::from_str(&document).unwrap();
         assert_eq!(record.result, ResultId::of(b""));

@@ -298,7 +298,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_log_is_cut_where_it_is_full_and_says_so() {
+    fn a_full_log_is_truncated_with_a_note() {
         let path = std::env::temp_dir().join(format!("rbuild-step-log-{}", std::process::id()));
         for (pieces, want) in [
             (vec!["12345", "67890"], "1234567890"),
@@ -313,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_logs_go_first() {
+    fn the_oldest_logs_are_removed_first() {
         let dir = std::env::temp_dir().join(format!("rbuild-logs-{}", std::process::id()));
         let store = Store::open(&dir).unwrap();
         for (at, name) in ["a", "b", "c", "d"].iter().enumerate() {
@@ -337,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn logs_of_builds_that_still_run_stay() {
+    fn logs_of_running_builds_are_kept() {
         let dir = std::env::temp_dir().join(format!("rbuild-held-logs-{}", std::process::id()));
         let store = Store::open(&dir).unwrap();
         let held = store.logs().hold_logs("runs").unwrap();

@@ -71,7 +71,7 @@ mod tests {
     use crate::store::Store;
 
     #[test]
-    fn notes_are_by_name_and_platform_and_only_of_images_that_are_there() {
+    fn notes_are_kept_per_name_and_platform_for_existing_images() {
         let dir = std::env::temp_dir().join(format!("rbuild-pulled-{}", std::process::id()));
         let store = Store::open(&dir).unwrap();
         let (name, other): (Reference, Reference) = ("a.io/x:1".parse().unwrap(), "a.io/x:2".parse().unwrap());

@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_look_counts_and_found_secrets_are_never_forgotten() {
+    fn the_last_search_applies_and_found_secrets_are_kept() {
         let mut verdict = Verdict { absent: vec![mark(1)], held: vec![mark(2)] };
         assert!(verdict.clears(&[mark(1)]) && !verdict.clears(&[mark(1), mark(2)]) && !verdict.clears(&[mark(3)]));
         for n in 10..100 {
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn marks_differ_from_store_to_store() {
+    fn marks_differ_between_stores() {
         let dir = std::env::temp_dir().join(format!("rbuild-secrets-{}", std::process::id()));
         let marks = |name: &str| {
             let store = Store::open(&dir.join(name)).unwrap();

@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_refused_leaves_nothing_and_takes_nothing_of_another() {
+    fn a_rejected_load_leaves_nothing_and_removes_nothing_of_another() {
         let dir = std::env::temp_dir().join(format!("rbuild-staging-{}", std::process::id()));
         let store = Store::open(&dir).unwrap();
         let (work, other_work) = (Workspace::open(&store).unwrap(), Workspace::open(&store).unwrap());
@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn an_index_is_kept_with_its_images_under_each_name() {
+    fn an_index_and_its_images_are_kept_under_each_name() {
         let dir = std::env::temp_dir().join(format!("rbuild-staging-index-{}", std::process::id()));
         let store = Store::open(&dir).unwrap();
         let work = Workspace::open(&store).unwrap();

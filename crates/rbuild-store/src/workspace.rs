@@ -135,7 +135,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_killed_writer_left_is_no_document_and_goes() {
+    fn files_left_by_a_killed_writer_are_removed() {
         let dir = std::env::temp_dir().join(format!("rbuild-unpublished-{}", std::process::id()));
         let store = Store::open(&dir).unwrap();
         std::fs::create_dir_all(dir.join("containers")).unwrap();
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn places_of_the_living_are_never_swept() {
+    fn workspaces_of_live_processes_are_not_swept() {
         let dir = std::env::temp_dir().join(format!("rbuild-workspace-{}", std::process::id()));
         std::fs::create_dir_all(&dir).unwrap();
         let store = Store::open(&dir).unwrap();

@@ -202,7 +202,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes_that_no_number_holds_are_no_panic() {
+    fn overflowing_sizes_do_not_panic() {
         let part = |text: &[u8], size| BlobInfo { digest: BlobDigest::of(text), size };
         assert_eq!(total_size(&[part(b"a", 3), part(b"b", 4)]), 7);
         assert_eq!(total_size(&[part(b"a", i64::MAX as u64); 3]), u64::MAX);

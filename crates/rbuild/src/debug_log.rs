@@ -98,7 +98,7 @@ mod tests {
     use tracing::Level;
 
     #[test]
-    fn filters_name_levels_and_parts() {
+    fn filters_select_levels_and_parts() {
         for (filter, target, level, enabled) in [
             ("debug", "engine", Level::DEBUG, true),
             ("debug", "engine", Level::TRACE, false),

@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn mistakes_are_named() {
+    fn errors_name_the_problem() {
         for (template, want) in [
             ("{{.Missing}}", "no field `Missing`"),
             ("{{.Iid}}", "did you mean `Id`"),

@@ -58,7 +58,7 @@ fn rules_can_be_skipped_for_the_file_and_for_one_instruction() {
 }
 
 #[test]
-fn names_that_are_no_rules_are_told() {
+fn unknown_rule_names_are_warnings() {
     let told = |source: &str| {
         let file = parse(source.as_bytes()).unwrap();
         unknown_rules(&file).into_iter().map(|d| (d.message, d.help)).collect::<Vec<_>>()

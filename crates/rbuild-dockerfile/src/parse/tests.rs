@@ -59,7 +59,7 @@ fn the_escape_directive_sets_the_continuation_character() {
 }
 
 #[test]
-fn heredocs_in_all_forms() {
+fn heredocs_are_parsed_in_all_forms() {
     let r = run("FROM a\nRUN <<EOF\necho $x\n  two\nEOF\n");
     assert_eq!((r.heredocs[0].body.as_str(), r.heredocs[0].expand), ("echo $x\n  two\n", true));
     let r = run("FROM a\nRUN cat <<-'A' 3<<\"B\"\n\t\tone\n\tA\ntwo\nB\n");
@@ -104,7 +104,7 @@ fn files_without_instructions_or_from_are_errors() {
 }
 
 #[test]
-fn bom_and_windows_line_endings() {
+fn bom_and_windows_line_endings_are_accepted() {
     let f = file("\u{feff}# escape=`\r\nFROM a\r\nRUN <<E\r\nx\r\nE\r\nCMD y\r\n");
     assert_eq!(f.escape, '`');
     let Op::Run(r) = &f.stages[0].instructions[0].op else { panic!() };
@@ -126,7 +126,7 @@ proptest::proptest! {
     }
 
     #[test]
-    fn no_text_of_dockerfile_pieces_panics(pieces in proptest::collection::vec(
+    fn no_combination_of_dockerfile_fragments_panics(pieces in proptest::collection::vec(
         proptest::sample::select(vec![
             "FROM a", "RUN ", "COPY ", "<<EOF", "EOF", "\n", "\\\n", " ", "\"", "'", "[", "]", "--mount=", "$", "${x",
             "ENV ", "a=b", "#", "# escape=`", "`", "\r\n", "\t", "ONBUILD ", "é", "HEALTHCHECK ", "--", "CMD ", ",",

@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn what_differs_is_named() {
+    fn changed_key_parts_are_named() {
         let before = key_inputs(&[
             (PARENT, "image debian:bookworm @a"),
             ("command", "/bin/sh"),
@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn files_of_a_stage_are_told_of_by_name() {
+    fn changed_files_of_a_stage_are_named() {
         let of = |digest: &str| key_inputs(&[(PARENT, "step b 1/2 @p"), (FROM, &format!("step a 3/5 @{digest}"))]);
         let changes = Changes { changed: vec!["out/app".into()], ..Changes::default() };
         assert_eq!(differences(&of("1"), &of("2"), Some(&changes)), ["in [a 3/5]: out/app changed"]);
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn a_step_before_that_changed_is_a_reason_and_one_that_moved_is_none() {
+    fn a_changed_input_is_a_reason_and_a_renumbered_one_is_not() {
         let of = |label: &str, digest: &str| key_inputs(&[(PARENT, &format!("step {label} @{digest}"))]);
         let told = |now: &KeyInputs, before: &KeyInputs| differences(now, before, None);
         assert_eq!(told(&of("a 3/5", "11"), &of("a 3/5", "22")), ["[a 3/5] before it changed"]);
@@ -292,7 +292,7 @@ mod tests {
     }
     /// Each row has the parts now, those before, and the reasons.
     #[test]
-    fn each_kind_of_part_has_its_words() {
+    fn each_kind_of_key_part_has_its_own_explanation() {
         let long = "x".repeat(LONG + 1);
         let rows: [(Parts<'_>, Parts<'_>, &[&str]); 12] = [
             (

@@ -444,7 +444,7 @@ mod tests {
     /// Every user's cache depends on these keys. Change them only on purpose, and the number in
     /// "step 4" with them.
     #[test]
-    fn keys_are_what_they_were() {
+    fn cache_keys_are_pinned() {
         assert_eq!(keys(EVERYTHING), PINNED);
     }
 
@@ -452,7 +452,7 @@ mod tests {
         ["d8ae52c85adbf011", "c92a39e37d5f8db7", "71ee2733b5ab0a2b", "863663fd3006b531", "32e2f9fe51c640b1"];
 
     #[test]
-    fn what_a_step_is_changes_its_key_and_those_that_stand_on_it_and_no_others() {
+    fn a_changed_step_changes_its_own_key_and_those_of_its_dependants_only() {
         let before = keys(EVERYTHING);
         // Each case replaces text; the number is the first step whose key changes. All later steps
         // depend on it.

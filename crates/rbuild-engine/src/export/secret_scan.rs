@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn values_are_found_across_the_ends_of_pieces() {
+    fn values_are_found_across_chunk_boundaries() {
         let secrets = secrets();
         let (dir, marks) = marks("pieces", &secrets);
         let leaks = Leaks::new(&secrets, &marks);
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn names_links_and_documents_are_looked_at() {
+    fn names_links_and_documents_are_searched() {
         let secrets = [("t".to_string(), b"two/parts\"quoted\"".to_vec())];
         let (dir, marks) = marks("names", &secrets);
         let leaks = Leaks::new(&secrets, &marks);

@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn a_property_that_differs_has_values_for_people() {
+    fn differing_properties_have_readable_values() {
         let with = |change: fn(&mut TarEntry)| {
             let mut changed = entry(EntryKind::CharDevice);
             change(&mut changed);
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_value_is_named_by_its_path() {
+    fn the_first_differing_value_is_named_by_its_path() {
         let a = json!({"created": "x", "config": {"Env": ["A=1", "B=2"]}});
         let b = json!({"created": "x", "config": {"Env": ["A=1", "B=3"]}});
         let values = (r#""B=2""#.to_string(), r#""B=3""#.to_string());

@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn limits_are_blamed_for_the_signals_that_they_cause() {
+    fn signals_caused_by_a_limit_name_the_limit() {
         let limits = [Rlimit { name: "RLIMIT_DATA".into(), soft: 0, hard: 1 }];
         assert_eq!(limit_remedy(11, &limits), Some(Remedy::RaiseUlimits { limits: "data=0".into() }));
         assert_eq!(limit_remedy(15, &limits), None);

@@ -95,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn values_are_masked_across_pieces() {
+    fn values_are_masked_across_chunk_boundaries() {
         let values = [&b" hunter2\n"[..], b"hunter22", b"no"].map(|value| (String::new(), value.to_vec()));
         let values = SecretValues::of(&values);
         let text = b"say hunter2, hunter22 or no hunt";

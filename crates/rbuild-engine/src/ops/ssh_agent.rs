@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_can_be_listed_and_used_and_nothing_else_arrives() {
+    fn only_listing_and_signing_reach_the_agent() {
         let dir = scratch("filter");
         let agent = echo(&dir.join("sock"));
         let (command, ours) = UnixStream::pair().unwrap();
@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_message_ends_the_connection() {
+    fn invalid_agent_messages_close_the_connection() {
         let dir = scratch("length");
         for length in [0, MAX_MESSAGE as u32 + 1, u32::MAX] {
             let (mut command, ours) = UnixStream::pair().unwrap();
@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn an_agent_that_does_not_answer_holds_nobody_up_at_the_end() {
+    fn a_hung_agent_does_not_delay_the_end_of_a_step() {
         let dir = scratch("silent");
         let listener = UnixListener::bind(dir.join("sock")).unwrap();
         let (command, ours) = UnixStream::pair().unwrap();

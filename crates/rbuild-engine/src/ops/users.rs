@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn commands_run_as_names_numbers_and_groups() {
+    fn user_accepts_names_numbers_and_groups() {
         let want = |uid, gid, groups: &[u32], home: Option<&str>| {
             Ok(Identity { uid, gid, groups: groups.to_vec(), home: home.map(str::to_string) })
         };
@@ -237,7 +237,7 @@ mod tests {
 
     /// The largest number means "unchanged" to the kernel, and there are no larger ones.
     #[test]
-    fn numbers_of_accounts_that_are_no_ids_are_errors() {
+    fn accounts_with_invalid_ids_are_errors() {
         let files = |path: &str| {
             let text = match path {
                 PASSWD => "a:x:4294967295:1::/:\nb:x:1:4294967295::/:\nc:x:99999999999:1::/:\nd:x:4294967294:1::/:\n",
@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn files_are_owned_by_names_numbers_and_groups() {
+    fn chown_accepts_names_numbers_and_groups() {
         for (spec, expected) in [
             ("33", (33, 33)),
             ("1000", (1000, 1000)),

@@ -63,7 +63,7 @@ mod tests {
     use rbuild_sandbox::Stream;
 
     #[test]
-    fn the_last_lines_are_kept_however_they_arrive() {
+    fn the_last_lines_are_kept_for_any_chunking() {
         let text: String = (0..500).map(|i| format!("line {i}\n")).collect();
         let want: Vec<String> = (451..500).map(|i| format!("line {i}")).chain(["half".to_string()]).collect();
         for piece in [1, 7, 100, 3000, 10_000] {

@@ -211,7 +211,7 @@ mod tests {
     use crate::error::StepFailure;
 
     #[test]
-    fn the_first_failure_is_reported_whoever_tells_first() {
+    fn the_earliest_failure_is_reported() {
         let step = |reason: &str, at| {
             let failure = StepFailure {
                 span: rbuild_dockerfile::Span::default(),
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_of_a_step_ends_the_packing_beside_it() {
+    fn a_panic_of_a_step_stops_concurrent_packing() {
         let early = Mutex::new(None);
         let packed = AtomicUsize::new(0);
         let pack = |layers: EarlyLayers<'_>| while layers.next().is_some() {};

@@ -70,7 +70,7 @@ fn apply(t: &Temp, entries: &[(TarEntry, Vec<u8>)]) -> Result<Unpacked> {
 }
 
 #[test]
-fn nothing_is_written_outside_of_the_root() {
+fn nothing_is_written_outside_the_root() {
     let sym = EntryKind::Symlink;
     let hard = EntryKind::HardLink;
     let cases: Vec<Vec<(TarEntry, Vec<u8>)>> = vec![
@@ -95,7 +95,7 @@ fn nothing_is_written_outside_of_the_root() {
 }
 
 #[test]
-fn names_that_come_back_are_inside() {
+fn paths_that_return_into_the_root_are_accepted() {
     let t = Temp::new("back");
     apply(&t, &[file("a/../b", "x"), file("c/./d/../e", "y"), link(EntryKind::HardLink, "f/../g", "z/../b")]).unwrap();
     let read = |p: &str| std::fs::read_to_string(t.path(p)).unwrap();
@@ -104,7 +104,7 @@ fn names_that_come_back_are_inside() {
 }
 
 #[test]
-fn the_last_entry_wins_whatever_it_replaces() {
+fn the_last_entry_of_a_path_wins() {
     let sym = EntryKind::Symlink;
     let t = Temp::new("replace");
     apply(
@@ -132,7 +132,7 @@ fn the_last_entry_wins_whatever_it_replaces() {
 }
 
 #[test]
-fn a_hard_link_may_come_before_its_target() {
+fn a_hard_link_may_precede_its_target() {
     let hard = EntryKind::HardLink;
     let t = Temp::new("early");
     let entries = [
@@ -164,7 +164,7 @@ fn a_hard_link_may_come_before_its_target() {
 }
 
 #[test]
-fn links_inside_the_root_are_followed_for_parents() {
+fn parents_may_be_symlinks_inside_the_root() {
     let t = Temp::new("parents");
     let sym = EntryKind::Symlink;
     apply(&t, &[dir("usr", 0o755), dir("usr/bin", 0o755), link(sym, "bin", "/usr/bin"), file("bin/sh", "x")]).unwrap();
@@ -172,7 +172,7 @@ fn links_inside_the_root_are_followed_for_parents() {
 }
 
 #[test]
-fn directories_without_an_entry_are_told() {
+fn implicit_directories_are_reported() {
     let t = Temp::new("implied");
     let mut f = file("a/b/f", "x");
     f.0.mtime = Timestamp { sec: 77, nsec: 0 };
@@ -207,7 +207,7 @@ fn read_only_directories_are_filled_and_keep_mode_and_time() {
 }
 
 #[test]
-fn broken_archives_end_in_an_error() {
+fn damaged_archives_are_errors() {
     let good = tar(&[file("a", &"x".repeat(2000)), file("b", "y")]);
     let t = Temp::new("broken");
     let run = |bytes: &[u8]| unpack(bytes, &t.root(), Unpacking::layer(Limits::default()));
@@ -336,7 +336,7 @@ fn sparse_files_of_every_format_stay_sparse() {
 }
 
 #[test]
-fn sparse_maps_that_lie_are_refused() {
+fn inconsistent_sparse_maps_are_rejected() {
     let t = Temp::new("lying");
     let (uid, gid) = own();
     let pax = |records: &[(&str, &str)]| -> Vec<u8> {
@@ -391,7 +391,7 @@ mod roundtrip;
 
 /// A whiteout does not affect the layer's own files, whether or not they have entries.
 #[test]
-fn a_deleted_directory_is_replaced_by_what_lies_in_it() {
+fn a_whiteout_of_a_directory_keeps_the_new_files_in_it() {
     for entries in [
         vec![file(".wh.x", ""), file("x/new/file", "n")],
         vec![file("x/new/file", "n"), file(".wh.x", "")],
@@ -411,7 +411,7 @@ fn a_deleted_directory_is_replaced_by_what_lies_in_it() {
 
 /// A hard link to a path that the layer deletes refers to a lower layer.
 #[test]
-fn a_hard_link_to_a_deleted_file_is_not_one_to_the_mark() {
+fn a_hard_link_to_a_deleted_file_does_not_link_to_the_whiteout() {
     let hard = || link(EntryKind::HardLink, "h", "d/f");
     for entries in
         [vec![file("d/.wh.f", ""), hard()], vec![hard(), file("d/.wh.f", "")], vec![file(".wh.d", ""), hard()]]
@@ -424,7 +424,7 @@ fn a_hard_link_to_a_deleted_file_is_not_one_to_the_mark() {
 }
 
 #[test]
-fn ids_that_are_none_are_refused() {
+fn invalid_ids_are_rejected() {
     for (uid, gid) in [(u64::from(u32::MAX), 0), (0, u64::from(u32::MAX)), (1 << 32, 0)] {
         let t = Temp::new("ids");
         let entry = TarEntry { uid, gid, ..TarEntry::plain_file("f", 0) };
@@ -435,7 +435,7 @@ fn ids_that_are_none_are_refused() {
 
 /// The name is a whiteout in a layer, and an ordinary name in an archive of files.
 #[test]
-fn a_file_that_is_called_like_a_deletion_is_in_no_layer() {
+fn files_named_like_whiteouts_are_rejected_when_packing() {
     use crate::{Deletions, TreePacker, pack_whole};
     for path in [".wh.f", "d/.wh..wh..opq", ".wh.dir/in", "d/.wh."] {
         let t = Temp::new("called-deletion");
@@ -464,7 +464,7 @@ fn a_file_that_is_called_like_a_deletion_is_in_no_layer() {
 
 /// A tree made from a layer may stand for the packed one only if nothing is missing.
 #[test]
-fn a_tree_that_no_layer_holds_has_no_remainder() {
+fn a_tree_that_a_layer_cannot_describe_has_no_remainder() {
     let plain = LayerForm { compression: Compression::None, level: None };
     let remainder = |t: &Temp| crate::pack_exact(&t.root(), plain, Vec::new()).unwrap().1;
     let (t, odd) = (Temp::new("remainder"), Temp::new("odd-root"));
@@ -481,7 +481,7 @@ fn a_tree_that_no_layer_holds_has_no_remainder() {
 
 /// Sizes in headers are untrusted.
 #[test]
-fn sizes_that_wrap_are_refused() {
+fn overflowing_sizes_are_rejected() {
     for archive in wrapping_sizes() {
         let t = Temp::new("wrapping");
         let error = unpack(&archive[..], &t.root(), Unpacking::layer(Limits::default())).unwrap_err().to_string();

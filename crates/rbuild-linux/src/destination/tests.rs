@@ -36,7 +36,7 @@ fn text(path: &Path) -> String {
 }
 
 #[test]
-fn a_new_file_appears_when_it_is_published_and_not_before() {
+fn a_new_file_appears_only_when_it_is_published() {
     let scene = Scene::new("new");
     let dest = Destination::open(&scene.path("a/b/f")).unwrap();
     assert!(scene.names().is_empty(), "{:?}", scene.names());
@@ -49,7 +49,7 @@ fn a_new_file_appears_when_it_is_published_and_not_before() {
 }
 
 #[test]
-fn a_file_that_is_there_keeps_its_mode_and_its_bytes_until_then() {
+fn an_existing_file_keeps_mode_and_content_until_publication() {
     let scene = Scene::new("old");
     std::fs::write(scene.path("f"), "old").unwrap();
     std::fs::set_permissions(scene.path("f"), PermissionsExt::from_mode(0o640)).unwrap();
@@ -63,7 +63,7 @@ fn a_file_that_is_there_keeps_its_mode_and_its_bytes_until_then() {
 }
 
 #[test]
-fn a_link_is_followed_and_stays() {
+fn a_symlink_is_followed_and_kept() {
     let scene = Scene::new("link");
     std::fs::create_dir(scene.path("d")).unwrap();
     std::fs::write(scene.path("d/there"), "old").unwrap();
@@ -99,7 +99,7 @@ fn a_fifo_is_written_in_place() {
 }
 
 #[test]
-fn a_descriptor_of_this_process_is_written_where_it_is() {
+fn a_descriptor_of_this_process_is_written_in_place() {
     let scene = Scene::new("descriptor");
     let mut file = File::create(scene.path("f")).unwrap();
     file.write_all(b"before ").unwrap();
@@ -115,7 +115,7 @@ fn a_descriptor_of_this_process_is_written_where_it_is() {
 }
 
 #[test]
-fn what_cannot_be_written_is_told_when_it_is_opened() {
+fn unwritable_destinations_fail_on_open() {
     let scene = Scene::new("refused");
     std::fs::write(scene.path("f"), "").unwrap();
     assert!(matches!(Destination::open(&scene.0), Err(DestinationError::IsDirectory(_))));
@@ -138,7 +138,7 @@ fn what_cannot_be_written_is_told_when_it_is_opened() {
 }
 
 #[test]
-fn what_came_to_be_there_meanwhile_is_spared() {
+fn a_file_created_meanwhile_is_not_replaced() {
     let scene = Scene::new("meanwhile");
     let dest = Destination::open(&scene.path("f")).unwrap();
     rustix::fs::mknodat(CWD, scene.path("f"), FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();

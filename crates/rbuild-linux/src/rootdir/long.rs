@@ -183,7 +183,7 @@ mod tests {
     use crate::rootdir::RootDir;
 
     #[test]
-    fn long_paths_lead_where_short_ones_do() {
+    fn long_paths_resolve_like_short_ones() {
         let scratch = std::env::temp_dir().join(format!("rbuild-long-{}", std::process::id()));
         std::fs::create_dir_all(&scratch).unwrap();
         let root = RootDir::open(&scratch).unwrap();

@@ -42,7 +42,7 @@ fn no_path_leaves_the_root() {
 }
 
 #[test]
-fn directories_are_made_through_links_inside_the_root() {
+fn directories_are_created_through_symlinks_inside_the_root() {
     let f = Fixture::new("mkdirs");
     std::fs::create_dir(f.0.join("root/real")).unwrap();
     symlink("/real", f.0.join("root/link")).unwrap();
@@ -89,7 +89,7 @@ fn extended_attributes_survive_binary_values() {
 
 /// Threads that create the same directory concurrently all get it.
 #[test]
-fn directories_that_others_make_meanwhile_are_taken() {
+fn directories_created_concurrently_are_accepted() {
     let dir = std::env::temp_dir().join(format!("rbuild-rootdir-race-{}", std::process::id()));
     std::fs::create_dir_all(&dir).unwrap();
     for round in 0..50 {
@@ -157,7 +157,7 @@ fn calls_by_name_take_one_component() {
 }
 
 #[test]
-fn records_of_owners_count_for_a_directory_and_all_that_is_opened_from_it() {
+fn owner_records_apply_to_a_directory_and_everything_opened_from_it() {
     let f = Fixture::new("owners");
     let records = OwnerRecords::new(OwnerMode::Recorded, [7; 32]);
     let recorded = f.root().with_owners(&records);
@@ -197,7 +197,7 @@ fn records_of_owners_count_for_a_directory_and_all_that_is_opened_from_it() {
 }
 
 #[test]
-fn stand_ins_are_noted_for_the_directories_that_share_records() {
+fn stand_ins_are_noted_by_directories_with_the_same_records() {
     let f = Fixture::new("stand-ins");
     let [ours, others] = [7, 8].map(|key| OwnerRecords::new(OwnerMode::Given, [key; 32]));
     let (ours, others) = (f.root().with_owners(&ours), f.root().with_owners(&others));

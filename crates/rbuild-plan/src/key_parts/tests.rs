@@ -32,7 +32,7 @@ fn special(instruction: &str, plain: &str, params: &Parameters) -> Vec<String> {
 
 /// Every cache depends on these. A change of one requires another number in the key.
 #[test]
-fn parts_are_what_they_were() {
+fn key_parts_are_pinned() {
     for (instruction, expected) in WHOLE {
         assert_eq!(parts(instruction, &params()), *expected, "{instruction}");
     }
@@ -44,7 +44,7 @@ fn parts_are_what_they_were() {
 }
 
 #[test]
-fn parts_of_parameters_are_what_they_were() {
+fn key_parts_of_parameters_are_pinned() {
     let volume = Volume { source: "/host dir".into(), target: "/v".into(), read_only: true };
     let limit = Ulimit { name: "RLIMIT_NOFILE".into(), soft: 1, hard: 2 };
     for (params, expected) in [

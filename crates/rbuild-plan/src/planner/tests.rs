@@ -529,7 +529,7 @@ fn long_chains_of_stages_do_not_recurse() {
 }
 
 #[test]
-fn the_machine_is_a_parameter() {
+fn the_host_platform_is_a_parameter() {
     let of = |text: &str| text.parse::<Platform>().unwrap();
     let arm = Parameters::new(of("linux/arm64"), of("linux/amd64"));
     let args = automatic_args(&arm, "s");

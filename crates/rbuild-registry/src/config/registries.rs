@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn mistakes_name_the_file() {
+    fn errors_name_the_file() {
         let mut all = Registries::default();
         for bad in ["[[registry]]\ninsecure = true", "[[registry]]\nlocation = 1", "["] {
             assert!(all.add(bad, Path::new("r.conf")).unwrap_err().starts_with("r.conf: "), "{bad}");

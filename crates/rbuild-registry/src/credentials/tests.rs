@@ -75,7 +75,7 @@ fn the_longest_key_wins_and_urls_count_as_hosts() {
 }
 
 #[test]
-fn sources_have_an_order() {
+fn credential_sources_have_a_fixed_order() {
     let scene = Scene::new("order");
     let auth = |user: &str| format!(r#"{{"auths": {{"a.io": {{"username": "{user}", "password": "p"}}}}}}"#);
     scene.write("home/.docker/config.json", &auth("docker"));
@@ -97,7 +97,7 @@ fn sources_have_an_order() {
 }
 
 #[test]
-fn helpers_are_asked_and_their_failures_name_them() {
+fn helpers_are_called_and_named_in_errors() {
     let scene = Scene::new("helpers");
     scene.write(
         "home/.docker/config.json",
@@ -128,7 +128,7 @@ fn helpers_are_asked_and_their_failures_name_them() {
 }
 
 #[test]
-fn what_a_helper_leaves_behind_is_not_waited_for() {
+fn background_processes_of_a_helper_are_not_waited_for() {
     let scene = Scene::new("behind");
     scene.write("home/.docker/config.json", r#"{"credsStore": "agent"}"#);
     scene.helper("agent", r#"sleep 20 & printf '{"ServerURL":"a.io","Username":"joe","Secret":"S"}'"#);
@@ -138,7 +138,7 @@ fn what_a_helper_leaves_behind_is_not_waited_for() {
 }
 
 #[test]
-fn logins_are_stored_and_removed_and_other_members_stay() {
+fn logins_are_stored_and_removed_and_other_members_kept() {
     let scene = Scene::new("store");
     let path = scene.write(
         "home/.docker/config.json",
@@ -163,7 +163,7 @@ fn logins_are_stored_and_removed_and_other_members_stay() {
 }
 
 #[test]
-fn logins_at_the_same_time_lose_nothing() {
+fn concurrent_logins_are_all_stored() {
     let scene = Scene::new("together");
     std::fs::remove_dir(scene.0.join("home/.docker")).unwrap();
     let environment = scene.environment(&[]);
@@ -189,7 +189,7 @@ fn logins_at_the_same_time_lose_nothing() {
 }
 
 #[test]
-fn a_file_keeps_its_place_owner_and_mode() {
+fn a_replaced_file_keeps_its_path_owner_and_mode() {
     use std::os::unix::fs::{MetadataExt, symlink};
     let scene = Scene::new("place");
     let (environment, login) = (scene.environment(&[]), password("joe", "a").unwrap());

@@ -71,7 +71,7 @@ fn manifests_are_checked() {
 }
 
 #[test]
-fn broken_downloads_go_on_where_they_ended() {
+fn interrupted_downloads_are_resumed() {
     let (registry, scene) = (open(), Scene::new("resume"));
     let (repository, data) = (scene.repository(&registry, "x"), bytes(3_000_000));
     let (digest, size) = (registry.add_blob("x", &data), data.len() as u64);
@@ -93,7 +93,7 @@ fn broken_downloads_go_on_where_they_ended() {
 }
 
 #[test]
-fn failures_end_in_one_error_with_the_place() {
+fn failures_are_reported_once_with_the_host() {
     let (registry, scene) = (open(), Scene::new("failures"));
     let (repository, data) = (scene.repository(&registry, "x"), bytes(5000));
     let (digest, size) = (registry.add_blob("x", &data), data.len() as u64);
@@ -119,7 +119,7 @@ fn failures_end_in_one_error_with_the_place() {
 }
 
 #[test]
-fn documents_that_come_byte_by_byte_are_given_up() {
+fn documents_sent_byte_by_byte_time_out() {
     let registry = Registry::start(Access::Token("joe", "hunter2", 99));
     registry.add_manifest("x", "1", MANIFEST, TEXT);
     let scene = Scene::with_login("bytes", &registry, "joe", "hunter2");
@@ -140,7 +140,7 @@ fn documents_that_come_byte_by_byte_are_given_up() {
 }
 
 #[test]
-fn vain_requests_for_tokens_are_not_multiplied() {
+fn failed_token_requests_are_not_repeated() {
     let registry = Registry::start(Access::Token("joe", "hunter2", 99));
     let scene = Scene::with_login("vain", &registry, "joe", "hunter2");
     registry.fault("GET", "/token", Fault::Status(503, None), 99);
@@ -164,7 +164,7 @@ fn invalid_urls_are_not_tried_again() {
 }
 
 #[test]
-fn the_rate_limit_is_obeyed_and_told() {
+fn rate_limits_are_respected_and_reported() {
     let (registry, scene) = (open(), Scene::new("limit"));
     let repository = scene.repository(&registry, "x");
     registry.fault("GET", "manifests", Fault::Status(429, Some(1)), 1);
@@ -198,7 +198,7 @@ fn redirects_get_no_credentials() {
 }
 
 #[test]
-fn a_login_of_the_command_line_goes_to_its_registry_alone() {
+fn command_line_credentials_are_sent_to_their_registry_only() {
     let basic = || Registry::start(Access::Basic("joe", "hunter2"));
     let (registry, other, mirror) = (basic(), basic(), basic());
     for holder in [&registry, &other] {
@@ -235,7 +235,7 @@ fn a_login_of_the_command_line_goes_to_its_registry_alone() {
 }
 
 #[test]
-fn servers_that_repeat_a_credential_do_not_get_it_shown() {
+fn credentials_echoed_by_a_server_are_masked() {
     for access in [Access::Basic("joe", "hunter2"), Access::Token("joe", "hunter2", 9)] {
         let registry = Registry::start(access);
         registry.add_manifest("x", "1", MANIFEST, TEXT);
@@ -292,7 +292,7 @@ fn tokens_are_fetched_renewed_and_shared() {
 }
 
 #[test]
-fn the_token_server_is_asked_again_after_a_failure() {
+fn failed_token_requests_are_retried() {
     let registry = Registry::start(Access::Token("joe", "hunter2", 9));
     registry.add_manifest("x", "1", MANIFEST, TEXT);
     registry.fault("GET", "/token", Fault::Status(502, None), 2);
@@ -301,7 +301,7 @@ fn the_token_server_is_asked_again_after_a_failure() {
 }
 
 #[test]
-fn mirrors_that_are_down_or_lack_the_image_are_passed_over() {
+fn unavailable_mirrors_are_skipped() {
     let (registry, mirror) = (open(), Registry::start(Access::Open));
     let scene = Scene::new("mirror");
     let conf = format!(
@@ -322,7 +322,7 @@ fn mirrors_that_are_down_or_lack_the_image_are_passed_over() {
 }
 
 #[test]
-fn logins_are_proved_and_become_refresh_tokens() {
+fn logins_are_verified_and_become_refresh_tokens() {
     use rbuild_registry::{Credential, Secret};
     let scene = Scene::new("login");
     let token = Registry::start(Access::Token("joe", "hunter2", 9));

@@ -27,7 +27,7 @@ fn has(registry: &Registry, repository: &str, data: &[u8]) -> bool {
 }
 
 #[test]
-fn blobs_are_uploaded_mounted_or_there() {
+fn blobs_are_uploaded_mounted_or_already_present() {
     let (registry, scene) = (Registry::start(Access::Open), Scene::new("blobs"));
     let (repository, data) = (scene.repository(&registry, "x"), vec![7; 9000]);
     assert_eq!(push(&repository, &data, None).unwrap(), Pushed::Uploaded);
@@ -43,7 +43,7 @@ fn blobs_are_uploaded_mounted_or_there() {
 }
 
 #[test]
-fn interrupted_uploads_start_again() {
+fn interrupted_uploads_are_restarted() {
     let (registry, scene) = (Registry::start(Access::Open), Scene::new("again"));
     let (repository, data) = (scene.repository(&registry, "x"), vec![7; 90_000]);
     for fault in [Fault::Status(500, None), Fault::Cut(0), Fault::Status(503, Some(0))] {
@@ -55,7 +55,7 @@ fn interrupted_uploads_start_again() {
 }
 
 #[test]
-fn pieces_are_made_smaller_and_go_on_where_the_registry_is() {
+fn chunks_shrink_and_continue_at_the_registrys_offset() {
     let (registry, scene) = (Registry::start(Access::Open), Scene::new("pieces"));
     let (repository, data) =
         (scene.repository(&registry, "x"), (0..9_000_000).map(|i| (i % 251) as u8).collect::<Vec<_>>());
@@ -72,7 +72,7 @@ fn pieces_are_made_smaller_and_go_on_where_the_registry_is() {
 }
 
 #[test]
-fn a_registry_that_contradicts_itself_about_an_upload_is_given_up() {
+fn contradictory_upload_answers_fail_the_push() {
     let (registry, scene) = (Registry::start(Access::Open), Scene::new("contradicts"));
     let (repository, data) = (scene.repository(&registry, "x"), vec![7; 9_000_000]);
     let more = || {
@@ -121,7 +121,7 @@ fn permission_is_checked_without_leaving_an_upload() {
 }
 
 #[test]
-fn manifests_are_refused_with_the_reason() {
+fn rejected_manifests_are_reported_with_the_reason() {
     let (registry, scene) = (Registry::start(Access::Open), Scene::new("refused"));
     let repository = scene.repository(&registry, "x");
     registry.fault("PUT", "manifests", Fault::Status(400, None), 1);

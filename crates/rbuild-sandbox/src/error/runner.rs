@@ -294,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn the_kernels_error_and_its_remedy_cross_the_boundary() {
+    fn errno_and_remedy_cross_the_process_boundary() {
         let full = sent(&failed(rustix::io::Errno::NOSPC).during(Phase::Files));
         assert_eq!((full.errno(), full.remedy()), (Some(28), Some(Remedy::FreeSpace)));
         let RunnerProblem::System(e) = &full.problem else { panic!("{full:?}") };
@@ -307,13 +307,13 @@ mod tests {
     }
 
     #[test]
-    fn too_many_namespaces_are_no_full_disk() {
+    fn a_namespace_limit_is_not_reported_as_a_full_disk() {
         let e = failed(rustix::io::Errno::NOSPC).during(Phase::Namespaces);
         assert_eq!(e.remedy(), None);
     }
 
     #[test]
-    fn a_library_that_passes_the_kernels_error_on_keeps_it() {
+    fn errno_is_kept_through_library_errors() {
         #[derive(Debug, thiserror::Error)]
         #[error("no container")]
         struct Outer(#[source] std::io::Error);
@@ -323,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_program_is_told_by_its_variant() {
+    fn a_missing_program_has_its_own_variant() {
         let e = RunnerProblem::NoProgram { name: "x".into(), path: Some("/bin".into()) }.during(Phase::Command);
         assert!(sent(&e).is_no_program());
         assert_eq!(e.to_string(), "the image has no program `x` in PATH=/bin");

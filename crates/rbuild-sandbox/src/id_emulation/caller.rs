@@ -256,7 +256,7 @@ mod tests {
     use super::{Own, own_path};
 
     #[test]
-    fn only_links_of_the_caller_are_followed_in_the_builders_proc() {
+    fn only_the_callers_own_proc_links_are_followed() {
         let behind = |link: &str, rest: &'static str| Own::Behind(link.to_string(), rest.as_bytes());
         for (path, own) in [
             ("/proc/self/fd/3", Own::Link("fd", b"3")),

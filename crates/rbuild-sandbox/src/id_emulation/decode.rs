@@ -432,7 +432,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_are_read_in_every_form() {
+    fn times_are_decoded_in_every_form() {
         let wide = |numbers: &[i64]| -> Vec<u8> { numbers.iter().flat_map(|n| n.to_ne_bytes()).collect() };
         let narrow = |numbers: &[i32]| -> Vec<u8> { numbers.iter().flat_map(|n| n.to_ne_bytes()).collect() };
         use Width::{Long, Padded, Short};
@@ -449,7 +449,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_is_taken_out_of_a_list() {
+    fn a_name_is_removed_from_an_attribute_list() {
         let list = b"user.a\0user.x\0user.xy\0";
         assert_eq!(without(list, b"user.x"), b"user.a\0user.xy\0");
         assert_eq!(without(list, b"user"), list);
@@ -459,7 +459,7 @@ mod tests {
 
     #[cfg(target_arch = "x86_64")]
     #[test]
-    fn both_ways_of_spelling_a_call_are_understood() {
+    fn both_variants_of_a_system_call_are_decoded() {
         const NATIVE: u32 = 0xC000_003E;
         const I386: u32 = crate::id_emulation::calls::I386;
         let args = [7, 8, 9, 0x100, 11, 12];

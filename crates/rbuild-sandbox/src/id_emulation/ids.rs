@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_change_as_the_kernel_changes_them() {
+    fn ids_change_as_in_the_kernel() {
         let root = Ids::default();
         assert_eq!(root.set(true, 33), Ok(Ids::all(33)));
         assert_eq!(Ids::all(33).set(false, 0), Err(Errno::PERM));
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn capabilities_survive_a_change_of_users_if_that_is_asked_for() {
+    fn capabilities_survive_a_change_of_user_with_keepcaps() {
         let root = Credentials::default();
         let (of_files, other) = (Capability::CAP_CHOWN, Capability::CAP_SETUID);
         let held = |who: &Credentials| (who.has(of_files), who.has(other));

@@ -71,7 +71,7 @@ mod tests {
     use crate::id_emulation::ids::Ids;
 
     #[test]
-    fn who_executes_a_program_is_told_by_what_was_executed() {
+    fn pending_credentials_are_resolved_by_the_executed_image() {
         let image = |vectors: &[u8], program| Some(MemoryImage { vectors: vectors.to_vec(), program: Some(program) });
         let user = Credentials { users: Ids::all(1000), ..Credentials::default() };
         let pending = Pending {

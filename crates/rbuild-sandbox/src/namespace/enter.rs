@@ -356,7 +356,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_builder_that_is_killed_before_it_begins_is_one_that_was_killed() {
+    fn a_builder_killed_before_its_start_is_reported_as_killed() {
         let mut child = std::process::Command::new("sleep").arg("100").spawn().unwrap();
         let pidfd = process::pidfd(child.id()).unwrap();
         child.kill().unwrap();

@@ -401,7 +401,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_cause_comes_first_and_the_clean_up_never() {
+    fn the_cause_is_reported_and_the_cleanup_is_not() {
         let tail =
             ". error during cleanup: failed to cleanup container: io error: at /sys/fs/cgroup/: could not delete";
         let said = |what: &str| {

@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn devices_are_refused_and_other_places_in_dev_are_not() {
+    fn mounts_over_devices_are_refused_and_other_paths_in_dev_are_not() {
         let place = |path: &str| of_devices(Path::new(path)).map(|place| place.display().to_string());
         assert_eq!(place("/dev/").as_deref(), Some("/dev"));
         assert_eq!(place("/dev/null").as_deref(), Some("/dev/null"));

@@ -341,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn the_end_of_a_zygote_ends_the_wait_for_its_answer_whoever_holds_its_socket() {
+    fn the_end_of_a_zygote_ends_the_wait_even_if_its_socket_is_open() {
         let mut child = std::process::Command::new("sleep").arg("100").spawn().unwrap();
         let (zygote, held) = zygote(&child);
         child.kill().unwrap();
@@ -352,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_came_before_the_end_counts() {
+    fn an_answer_received_before_the_end_is_used() {
         let mut child = std::process::Command::new("true").spawn().unwrap();
         let (zygote, held) = zygote(&child);
         send_with_byte(&held, BEGIN, &[]).unwrap();

@@ -46,7 +46,7 @@ impl Drop for Temp {
 }
 
 #[test]
-fn each_counted_field_changes_the_digest_and_nothing_else_does() {
+fn exactly_the_relevant_fields_change_the_digest() {
     let t = Temp::new("fields");
     let before = t.digest(".", "").unwrap();
     let file = t.0.join("d/x");
@@ -273,7 +273,7 @@ fn parent_directories_are_selected_with_parents() {
 
 /// Checks that every change that changes the digest also changes the sight.
 #[test]
-fn sight_detects_all_relevant_changes() {
+fn the_fingerprint_detects_all_relevant_changes() {
     let t = Temp::new("sight");
     symlink("a.go", t.0.join("link")).unwrap();
     symlink("d", t.0.join("dirs")).unwrap();
@@ -357,7 +357,7 @@ fn parents_of_reincluded_files_keep_their_mode() {
 }
 
 #[test]
-fn hard_links_count_by_the_names_that_share_a_file() {
+fn hard_links_are_identified_by_the_names_that_share_a_file() {
     let t = Temp::new("links");
     std::fs::write(t.0.join("d/twin"), "x").unwrap();
     let apart = t.digest("d", "").unwrap();
@@ -375,7 +375,7 @@ fn hard_links_count_by_the_names_that_share_a_file() {
 /// Files that are renamed or replaced while they are read have changed: no error of the kernel, and
 /// no path of this machine, is reported.
 #[test]
-fn what_is_moved_while_it_is_read_has_changed() {
+fn files_renamed_while_they_are_read_count_as_changed() {
     let t = Temp::new("moving");
     for n in 0..30 {
         std::fs::create_dir_all(t.0.join(format!("d/e/{n}"))).unwrap();

@@ -218,7 +218,7 @@ mod tests {
 
     /// Each row has the name and the stored text of a part, and its value.
     #[test]
-    fn documents_hold_texts_and_programs_hold_kinds() {
+    fn documents_contain_text_and_programs_use_enums() {
         let hex = BlobDigest::of(b"x").hex();
         let (manifest, result) = (ManifestDigest::of(b"x"), ResultId::of(b"x"));
         let counts = ResultId::of(b"y");

@@ -220,7 +220,7 @@ mod tests {
     use crate::workspace::Workspace;
 
     #[test]
-    fn what_comes_while_blobs_are_verified_is_no_damage() {
+    fn content_added_during_verification_is_not_damage() {
         let place = std::env::temp_dir().join(format!("rbuild-fsck-{}", std::process::id()));
         let store = Store::open(&place).unwrap();
         let mut checked = Checked::default();

@@ -212,7 +212,7 @@ fn a_tree_with_several_records_counts_as_used_at_the_latest() {
 /// Two copies of 3 MiB each share a file of 2 MiB. Each row has a budget and the number of trees
 /// that are kept.
 #[test]
-fn files_that_copies_share_count_once() {
+fn files_shared_by_copies_count_once() {
     for (mib, linked, kept) in [(4, true, 2), (3, true, 1), (2, true, 0), (6, false, 2), (5, false, 1), (4, false, 1)] {
         let scene = Scene::new();
         for (key, used, inode) in [("early", 10, 1), ("late", 20, if linked { 1 } else { 2 })] {
@@ -230,7 +230,7 @@ fn files_that_copies_share_count_once() {
 }
 
 #[test]
-fn packed_layers_count_with_their_tree_and_go_with_it() {
+fn packed_layers_are_counted_and_evicted_with_their_tree() {
     let scene = Scene::new();
     let tree = scene.step("step");
     let work = Workspace::open(&scene.store).unwrap();

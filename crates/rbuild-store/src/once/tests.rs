@@ -35,7 +35,7 @@ fn let_others_wait() {
 }
 
 #[test]
-fn of_many_threads_one_makes_it_and_the_others_find_it() {
+fn one_of_many_threads_does_the_work() {
     let scene = Scene::new("threads");
     let (made, there, start) = (AtomicUsize::new(0), Mutex::new(None), Barrier::new(8));
     let made_by = std::thread::scope(|scope| {
@@ -58,7 +58,7 @@ fn of_many_threads_one_makes_it_and_the_others_find_it() {
 }
 
 #[test]
-fn after_a_failure_the_next_one_makes_it() {
+fn after_a_failure_the_next_waiter_does_the_work() {
     let scene = Scene::new("failure");
     let there = Mutex::new(None);
     let failed = || StoreError::NoImage("x".into());
@@ -110,7 +110,7 @@ fn a_wait_ends_when_the_build_is_stopped() {
 }
 
 #[test]
-fn a_record_that_appears_during_the_wait_is_taken() {
+fn a_record_that_appears_during_the_wait_is_used() {
     let scene = Scene::new("appears");
     let (key, work) = (CacheKey::of(b"parts"), Workspace::open(&scene.store).unwrap());
     let other = Store::open(&scene.place).unwrap();
@@ -143,7 +143,7 @@ fn a_record_that_appears_during_the_wait_is_taken() {
 }
 
 #[test]
-fn what_failed_to_be_filled_is_no_tree() {
+fn a_failed_fill_publishes_no_tree() {
     let scene = Scene::new("unfilled");
     let (key, work) = (CacheKey::of(b"fixup"), Workspace::open(&scene.store).unwrap());
     let session = scene.store.session(&work, "build");

@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tree_is_made_again_from_its_layer_and_equals_the_first() {
+    fn a_tree_made_from_its_layer_equals_the_original() {
         let scene = Scene::new("equal");
         for (n, (of, other)) in
             [(&scene.given, &scene.recorded), (&scene.recorded, &scene.given)].into_iter().enumerate()
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_layer_holds_is_not_adopted() {
+    fn trees_that_a_layer_cannot_describe_are_not_adopted() {
         let scene = Scene::new("socket");
         let (of, other) = (&scene.given, &scene.recorded);
         let (key, work) = (CacheKey::of(b"step"), Workspace::open(of).unwrap());

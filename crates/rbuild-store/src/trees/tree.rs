@@ -248,7 +248,7 @@ mod tests {
     use crate::ids::CacheKey;
 
     #[test]
-    fn trees_of_earlier_versions_count_for_nothing() {
+    fn trees_of_earlier_versions_are_ignored() {
         let place = std::env::temp_dir().join(format!("rbuild-trees-{}", std::process::id()));
         let store = Store::open(&place).unwrap();
         let key = CacheKey::of(b"a step");

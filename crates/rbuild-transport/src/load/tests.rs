@@ -187,7 +187,7 @@ fn names_are_normalized_and_the_last_one_applies() {
 }
 
 #[test]
-fn indexes_lead_to_the_images_of_the_wanted_platform() {
+fn indexes_resolve_to_the_image_of_the_requested_platform() {
     let scratch = Scratch::new();
     let make = |f: &mut Fixture| {
         let (a, b) = (f.sound(HOST, "1").entry, f.sound("linux/arm64", "2").entry);
@@ -216,7 +216,7 @@ fn indexes_lead_to_the_images_of_the_wanted_platform() {
 }
 
 #[test]
-fn a_docker_archive_gives_its_images_in_every_form() {
+fn a_docker_archive_is_loaded_in_every_form() {
     let scratch = Scratch::new();
     let mut fixture = Fixture::default();
     let image = fixture.sound(HOST, "1");

@@ -40,7 +40,7 @@ fn archive(store: &Store, images: &[Saved], known: &BTreeSet<rbuild_image::BlobD
 }
 
 #[test]
-fn an_image_arrives_as_it_left() {
+fn a_saved_image_equals_the_loaded_one() {
     let scratch = Scratch::new();
     let mut fixture = Fixture::default();
     let image = fixture.image(HOST, "1", |_, manifest| manifest["annotations"] = json!({"org.example.a": "1"}));
@@ -63,7 +63,7 @@ fn an_image_arrives_as_it_left() {
 }
 
 #[test]
-fn layers_that_the_recipient_has_are_left_out() {
+fn layers_that_the_recipient_has_are_omitted() {
     let scratch = Scratch::new();
     let mut fixture = Fixture::default();
     let image = fixture.sound(HOST, "1");
@@ -83,7 +83,7 @@ fn layers_that_the_recipient_has_are_left_out() {
 }
 
 #[test]
-fn sinks_take_sound_blobs_of_any_source_once() {
+fn sinks_accept_valid_blobs_of_any_source_once() {
     let scratch = Scratch::new();
     let mut fixture = Fixture::default();
     let image = fixture.sound(HOST, "1");

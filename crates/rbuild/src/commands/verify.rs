@@ -167,7 +167,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn differences_in_time_suggest_to_clamp_times_and_others_do_not() {
+    fn only_differences_in_time_suggest_source_date_epoch() {
         let layer = |change| Difference::Layer { number: 1, of: 2, made_by: "RUN x".into(), path: "a".into(), change };
         let field = |name: &str| Difference::Configuration { field: name.into(), values: ("1".into(), "2".into()) };
         let mode = EntryChange::Property { name: "mode", values: ("644".into(), "600".into()) };

@@ -70,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn flags_go_before_the_file() {
+    fn flags_take_precedence_over_the_file() {
         let text = "cache-limit = \"5g\"\njobs = 3\nprogress = \"plain\"\nlimit = [\"entries=5\"]\n";
         let config: Config = toml::from_str(text).unwrap();
         let mut args = build_args(&["--jobs", "7"]);
@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn mistakes_in_the_file_are_shown() {
+    fn errors_in_the_file_are_reported() {
         let dir = std::env::temp_dir().join(format!("rbuild-config-{}", std::process::id()));
         std::fs::create_dir_all(&dir).unwrap();
         let path = dir.join("config.toml");

@@ -310,7 +310,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn hosts_limits_and_volumes() {
+    fn hosts_limits_and_volumes_are_parsed() {
         let text = |s: &str| s.to_string();
         assert_eq!(host("a:10.0.0.1").unwrap(), (text("a"), text("10.0.0.1")));
         assert_eq!(host("a=[::1]").unwrap(), (text("a"), text("::1")));

@@ -358,7 +358,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn short_and_long_forms() {
+    fn short_and_long_forms_are_parsed() {
         for (text, kind, dest) in [
             ("bin", OutputKind::Local, Some("bin")),
             ("-", OutputKind::Tar, Some("-")),
@@ -376,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn mistakes_are_named() {
+    fn errors_name_the_problem() {
         for (text, want) in [
             ("dest=x", "no type"),
             ("type=lcoal,dest=x", "did you mean `local`"),

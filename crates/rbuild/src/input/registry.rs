@@ -67,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_login_is_for_the_registry_of_the_command() {
+    fn credentials_apply_to_the_registry_of_the_command() {
         let names = |list: &[&str]| list.iter().map(|name| name.parse().unwrap()).collect::<Vec<Reference>>();
         let login = own_login("joe:a:b", &names(&["a.io/x:1", "a.io/y"])).unwrap();
         assert_eq!(

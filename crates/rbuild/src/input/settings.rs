@@ -132,7 +132,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn limits_by_name() {
+    fn limits_are_set_by_name() {
         let limits = with_limit(Limits::default(), "bytes=10g").unwrap();
         assert_eq!(limits, Limits { bytes: 10 << 30, ..Limits::default() });
         assert_eq!(with_limit(limits, "entries=7").unwrap().entries, 7);

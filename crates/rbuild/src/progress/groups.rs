@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_are_printed_when_they_come_and_have_their_own_times() {
+    fn lines_are_printed_as_they_arrive_with_their_own_times() {
         let mut groups = Groups::new(Service::Github);
         groups.text(Event::Started { step: 1, label: "1/1".into(), text: "RUN make".into() }, 77);
         let mut output =

@@ -79,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_lose_their_control_characters_and_nothing_else() {
+    fn only_control_characters_are_removed_from_lines() {
         let text = "plain\na\tb \u{1b}[1mbold\n50 %\r60 %\r\nbell\u{7} c1\u{85}! \u{7f}é\u{e9}Â\n\n";
         let lines = shown_lines(text.as_bytes(), 3, 1.0);
         assert_eq!(

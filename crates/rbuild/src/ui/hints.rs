@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn every_remedy_has_words_in_the_form_of_a_hint() {
+    fn every_remedy_is_worded_as_a_hint() {
         let kinds: std::collections::HashSet<_> = all().iter().map(std::mem::discriminant).collect();
         assert_eq!(kinds.len(), Remedy::KINDS, "a kind of remedy is not tested");
         for remedy in all() {

@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn switches_take_the_values_of_go() {
+    fn switches_accept_boolean_values_of_go() {
         for (line, want) in [
             ("rbuild build .", false),
             ("rbuild build --no-cache .", true),
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_repeated_flag_the_last_counts() {
+    fn the_last_value_of_a_repeated_flag_applies() {
         assert_eq!(build("rbuild build -f a --target x --target y -f b .").file.as_deref(), Some("b"));
         assert_eq!(build("rbuild build --target x --target y .").target.as_deref(), Some("y"));
         assert_eq!(build("rbuild build -t a -t b .").tag, ["a", "b"]);
@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn clustered_switches_and_commands_keep_their_words() {
+    fn clustered_switches_and_commands_are_not_rewritten() {
         let crate::args::Verb::Run(args) = parse("rbuild run -it -e A=b x -c -it --rm=false").unwrap().verb else {
             unreachable!("the line is a run")
         };

@@ -60,12 +60,12 @@ fn without_a_dockerfile_the_help_is_shown() {
 }
 
 #[test]
-fn verbs_and_flags_of_other_tools_are_answered_as_recorded() {
+fn answers_to_verbs_and_flags_of_other_tools_are_as_recorded() {
     record_lines("words", include_str!("cases/words.txt"));
 }
 
 #[test]
-fn mistakes_on_the_command_line_are_answered_as_recorded() {
+fn errors_on_the_command_line_are_as_recorded() {
     record_lines("mistakes", include_str!("cases/mistakes.txt"));
 }
 

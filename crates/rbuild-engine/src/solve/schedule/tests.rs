@@ -63,7 +63,7 @@ fn shown(schedule: &Schedule) -> String {
 }
 
 #[test]
-fn what_is_open_and_needed_runs_after_its_inputs() {
+fn needed_uncached_vertices_run_after_their_inputs() {
     let graph = two_stages();
     for (open, exports_files, want) in [
         // All steps are cached: nothing runs, and no image is unpacked where the base is scratch.
@@ -98,7 +98,7 @@ fn a_cached_target_needs_its_image_only_for_an_export_of_files() {
 }
 
 #[test]
-fn files_of_the_target_are_only_in_images_unless_something_reads_them() {
+fn files_of_the_target_are_needed_only_if_something_reads_them() {
     let graph = two_stages();
     let open = vec![false, true, true, false, true, true];
     for (exports_files, id, want) in [(false, 5, true), (true, 5, false), (false, 4, false), (false, 2, false)] {
@@ -116,7 +116,7 @@ fn steps_wait_for_steps_and_not_for_images() {
 }
 
 #[test]
-fn only_copied_paths_are_wanted_of_an_image_that_nothing_else_needs() {
+fn only_copied_paths_of_an_otherwise_unused_image_are_unpacked() {
     let from = |sources: &[&str]| copy(0, FileSource::Vertex(v(1)), sources);
     let with = |last: Vertex| graph(vec![vertex(Step::Scratch, None), image("tools"), last]);
     let parents = || copy_of(0, FileSource::Vertex(v(1)), [SourcePattern::with_parents("/bin/a")].into_iter());
@@ -144,7 +144,7 @@ fn only_copied_paths_are_wanted_of_an_image_that_nothing_else_needs() {
 /// Two stages copy from a third, and the target from both: 0 scratch, 1 the shared copy, 2 and 3
 /// copies from it on scratch, 4 and 5 copies from those.
 #[test]
-fn what_several_stages_share_runs_once() {
+fn vertices_shared_by_several_stages_run_once() {
     let stage = |from: usize| copy(0, FileSource::Vertex(v(from)), &["/a"]);
     let graph = graph(vec![
         vertex(Step::Scratch, None),
@@ -169,7 +169,7 @@ fn what_several_stages_share_runs_once() {
 }
 
 #[test]
-fn sources_that_go_up_and_escapes_are_paths_of_an_image() {
+fn sources_with_parent_components_and_escapes_are_image_paths() {
     let with = |source: &str| {
         graph(vec![vertex(Step::Scratch, None), image("tools"), copy(0, FileSource::Vertex(v(1)), &[source])])
     };

@@ -138,7 +138,7 @@ fn whole(root: &RootDir) -> Vec<String> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(96))]
     #[test]
-    fn a_tree_comes_back_as_it_was(steps in prop::collection::vec(make(), 0..25), packed in 0..3usize) {
+    fn packing_and_unpacking_a_tree_round_trips(steps in prop::collection::vec(make(), 0..25), packed in 0..3usize) {
         static SERIAL: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
         let serial = SERIAL.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let (a, b) = (Temp::new(&format!("from-{serial}")), Temp::new(&format!("to-{serial}")));

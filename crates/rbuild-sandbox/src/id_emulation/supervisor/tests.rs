@@ -23,7 +23,7 @@ fn own_program(part: &str) -> Command {
 }
 
 #[test]
-fn a_caller_whose_number_was_taken_is_not_answered_for() {
+fn no_answer_is_sent_to_a_reused_thread_id() {
     match std::env::var(PART).as_deref() {
         Ok("caller") => {
             narrow_least(Some(rustix::stdio::stdin())).unwrap();
@@ -121,7 +121,7 @@ impl Thread for Passing<'_> {
 }
 
 #[test]
-fn what_was_set_for_a_thread_that_ended_meanwhile_is_put_back() {
+fn a_limit_set_on_a_reused_thread_id_is_restored() {
     let mut child = Command::new("sleep").arg("100").spawn().unwrap();
     let before = notify::queue_limit(child.id()).unwrap();
     for checks in [1, 2] {

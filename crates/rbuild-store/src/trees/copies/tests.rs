@@ -160,7 +160,7 @@ fn age(root: &RootDir) {
 
 /// The new directory may reuse the inode number of the old one.
 #[test]
-fn a_directory_that_was_made_again_hides_the_old_one() {
+fn a_recreated_directory_hides_the_old_one() {
     for attempt in 0..10 {
         let temp = Temp::new();
         let merged = temp.dir("merged");
@@ -179,7 +179,7 @@ fn a_directory_that_was_made_again_hides_the_old_one() {
 }
 
 #[test]
-fn links_to_the_outside_are_cut_and_others_stay() {
+fn hard_links_to_outside_files_are_broken_and_others_kept() {
     let temp = Temp::new();
     let (tree, outside) = (temp.dir("tree"), temp.dir("outside"));
     let write = |path: &str, text: &str| std::fs::write(temp.0.join(path), text).unwrap();
@@ -215,7 +215,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
 
     #[test]
-    fn changes_on_what_was_below_give_what_is_there(
+    fn changes_applied_to_the_lower_trees_give_the_result(
         first in prop::collection::vec(change(), 0..15),
         second in prop::collection::vec(change(), 0..15),
         third in prop::collection::vec(change(), 0..15),
@@ -261,7 +261,7 @@ proptest! {
 
 /// A directory that a higher tree describes again has the attributes of that description only.
 #[test]
-fn attributes_of_a_directory_are_those_of_the_highest_tree() {
+fn the_topmost_tree_sets_the_attributes_of_a_directory() {
     let temp = Temp::new();
     let (low, high, merged) = (temp.dir("low"), temp.dir("high"), temp.dir("merged"));
     for (dir, attr) in [(&low, "user.low"), (&high, "user.high")] {
@@ -279,7 +279,7 @@ fn attributes_of_a_directory_are_those_of_the_highest_tree() {
 
 /// Overlays interpret such attributes on files of their lower directories.
 #[test]
-fn what_steers_an_overlay_is_not_in_the_tree() {
+fn overlay_control_attributes_are_not_in_the_tree() {
     let temp = Temp::new();
     let (root, tree) = (temp.dir("root"), temp.dir("tree"));
     std::fs::create_dir(temp.0.join("root/d")).unwrap();

@@ -352,7 +352,7 @@ const AT_LINKS: &[Case<'_>] = &[
 ];
 
 #[test]
-fn content_at_a_symbolic_link_of_lower_layers_moves_to_its_target() {
+fn content_at_a_symlink_of_lower_layers_moves_to_its_target() {
     AT_LINKS.iter().for_each(Case::check);
 }
 
@@ -472,7 +472,7 @@ fn a_fixup_tree_belongs_to_one_stack() {
 }
 
 #[test]
-fn a_note_that_cannot_be_read_is_damage() {
+fn an_unreadable_note_is_damage() {
     let mut scene = Scene::new();
     let layer = scene.layer(&[], &LowerRefs { root: true, ..LowerRefs::default() });
     std::fs::write(scene.path.join("trees").join(layer.name()).join(LOWER_REFS), "junk").unwrap();

@@ -120,7 +120,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
 
     #[test]
-    fn a_tree_that_occurs_again_above_is_not_missed(
+    fn repeated_trees_of_a_stack_can_be_dropped(
         trees in prop::collection::vec(tree(), 3),
         stack in prop::collection::vec(0..3usize, 1..7),
     ) {
