@@ -533,7 +533,7 @@ mod tests {
         const MARK: &str = "RBUILD_TEST_JOINED";
         if std::env::var_os(MARK).is_none() {
             let own = std::env::current_exe().unwrap();
-            let name = "process::tests::threads_that_were_joined_are_no_hindrance";
+            let name = "process::tests::joined_threads_do_not_prevent_cloning";
             let mut command = std::process::Command::new(own);
             let ended = command.args(["--exact", name, "--test-threads=1"]).env(MARK, "1").output().unwrap();
             assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stdout));

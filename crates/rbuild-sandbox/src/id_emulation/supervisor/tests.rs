@@ -14,7 +14,7 @@ use crate::runner::privileges::narrow_least;
 
 /// Selects the part of a test that runs in a process of its own.
 const PART: &str = "RBUILD_TEST_REUSED_NUMBER";
-const NAME: &str = "id_emulation::supervisor::tests::a_caller_whose_number_was_taken_is_not_answered_for";
+const NAME: &str = "id_emulation::supervisor::tests::no_answer_is_sent_to_a_reused_thread_id";
 
 fn own_program(part: &str) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
