@@ -7,7 +7,7 @@ use rbuild_plan::{ContextId, VolumeId};
 
 use crate::request::{AgentSource, BuildRequest};
 
-/// An object of the caller's that the builder accesses.
+/// A host path that is bound into the builder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum BindPoint {
     Context,

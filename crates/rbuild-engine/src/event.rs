@@ -48,7 +48,7 @@ pub enum Event {
         seconds: f64,
     },
     Warning(Warning),
-    /// No more progress may be drawn, because the terminal is about to be used by something else.
+    /// Stop drawing progress: the terminal is about to be used by a shell.
     End,
 }
 

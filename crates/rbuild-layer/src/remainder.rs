@@ -1,8 +1,8 @@
 //! Metadata of a tree that its layer does not contain.
 //!
-//! A layer has times of whole seconds and no root directory. Together with the remainder, it
-//! unpacks to a tree that commands cannot tell from the one that was packed. A tree with sockets or
-//! devices, or with attributes that no layer holds, has no remainder.
+//! A layer has times of whole seconds and no root directory. Layer and remainder together reproduce
+//! the packed tree exactly, as far as commands can see. A tree with sockets or devices, or with
+//! attributes that a layer cannot contain, has no remainder.
 
 use rbuild_image::DiffId;
 use rbuild_linux::Timestamp;

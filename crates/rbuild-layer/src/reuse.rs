@@ -10,7 +10,7 @@ use rbuild_linux::Xattrs;
 use crate::entry::{EntryKind, TarEntry};
 use crate::reader::TarReader;
 
-/// An uncompressed layer written by this crate, read in step with a walk in the same order.
+/// An uncompressed layer written by this crate, read in lockstep with a walk in the same order.
 pub(crate) struct EarlierLayer {
     /// `None` at the end of the layer, or after an error.
     reader: Option<TarReader<BufReader<File>>>,

@@ -204,8 +204,8 @@ impl Items {
     }
 }
 
-/// Returns the item of a whiteout. No lower layer can contain a name that begins as the name of a
-/// whiteout does, and its whiteout would have another meaning: there is none.
+/// Returns the item of a whiteout. A name with the prefix of whiteouts cannot be in a lower layer,
+/// and its whiteout would have another meaning, so none is written.
 fn whiteout(path: &Path, name: &OsStr) -> Option<PackItem> {
     if name.as_bytes().starts_with(WHITEOUT) {
         return None;

@@ -2,7 +2,7 @@
 //!
 //! Every path inside a root file system is resolved by [`RootDir`] and by nothing else; every mount
 //! is a file descriptor before it is attached; every error reads like a line of strace. This crate
-//! knows nothing of images, layers or builds, and prints nothing.
+//! has no notion of images, layers or builds, and prints nothing.
 //!
 //! It is the only crate of the workspace that may contain `unsafe`, which is confined to
 //! [`process`], [`notify`] and `syscalls`.

@@ -1,4 +1,4 @@
-//! Threads that share work: how many there are, and what happens to the first error.
+//! Thread pools of a bounded size that report the first error.
 //!
 //! The threads are started for the work and end with it. They may wait for locks and the disk,
 //! which workers of a common pool must not do.
@@ -136,8 +136,8 @@ pub struct Workers<'s, 'e, T, E, W> {
     queue: &'e Queue<T, E>,
     work: &'e W,
     waiting: usize,
-    /// The queue's end, once the first item has come; `None` in it if no thread could be started,
-    /// and the caller does the work.
+    /// The sender, once the first item was queued; `Some(None)` if no thread could be started and
+    /// the caller does the work.
     sender: Option<Option<SyncSender<T>>>,
 }
 

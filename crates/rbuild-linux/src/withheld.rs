@@ -1,4 +1,4 @@
-//! Text that this process has, and the builder, which is forked from it, must not have.
+//! Text that must not be in the memory of the builder, which is forked from this process.
 //!
 //! Arguments and variables of a process, and copies of them on its heap, are in the memory of all
 //! processes that are forked from it. So the program is executed again without them, and finds the

@@ -232,7 +232,7 @@ impl TokenRequest<'_> {
                 match reply.status() {
                     400 | 401 | 404 | 405 => {
                         let second = self.send(Grant::Password(user, password), offline)?;
-                        // A server without POST tells nothing about the password.
+                        // A server without POST support does not verify the password.
                         if matches!(second.status(), 404 | 405) { reply } else { second }
                     }
                     _ => reply,

@@ -10,7 +10,7 @@ const REFERENCE_TYPE: &str = "vnd.docker.reference.type";
 pub enum Choice {
     /// The manifest, or an index in the index.
     Entry(Descriptor),
-    /// There is none; the platforms that there are.
+    /// No match; holds the available platforms.
     Others(Vec<String>),
 }
 

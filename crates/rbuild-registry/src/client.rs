@@ -18,7 +18,7 @@ pub struct Client {
 }
 
 impl Client {
-    /// Returns a client that tells its user of waits and warnings.
+    /// Returns a client that reports retries and warnings to `notify`.
     pub fn new(
         environment: ProcessEnvironment,
         options: Options,

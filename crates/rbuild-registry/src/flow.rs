@@ -9,7 +9,7 @@ use crate::patience::RetryPolicy;
 /// sends them one by one never times out.
 pub(crate) const TRICKLE: u64 = 1024;
 
-/// Watches that data flows.
+/// Detects stalled transfers.
 pub(crate) struct Flow {
     idle: Duration,
     since: Instant,

@@ -1,7 +1,7 @@
 //! A client of container registries (OCI distribution specification): names to endpoints, logins,
 //! pull and push. It blocks; callers use threads.
 //!
-//! This crate knows no store: it reads and writes streams. Settings come from a
+//! This crate does not depend on the store: it reads and writes streams. Settings come from a
 //! [`ProcessEnvironment`], never from the process itself. Passwords and tokens are [`Secret`]s and
 //! occur in no message.
 

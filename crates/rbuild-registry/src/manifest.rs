@@ -43,12 +43,12 @@ impl ReceivedManifest {
     }
 }
 
-/// The present meaning of a tag.
+/// Resolution of a tag.
 #[derive(Debug, Clone)]
 pub enum Resolved {
     /// Only the digest.
     Digest(BlobDigest),
-    /// The registry tells no digest without the document.
+    /// The registry does not report the digest without the manifest.
     Document(ReceivedManifest),
 }
 

@@ -1,4 +1,4 @@
-//! Times that are waited, and numbers of attempts.
+//! Timeouts and retry counts.
 
 use std::time::Duration;
 

@@ -36,10 +36,10 @@ pub struct UploadBlob<'a> {
     pub mount_from: Option<&'a str>,
 }
 
-/// The way in which a blob got to its repository.
+/// Outcome of an upload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pushed {
-    /// It was there.
+    /// The blob was already there.
     There,
     /// The registry took it from another repository.
     Mounted,

@@ -1,4 +1,4 @@
-//! Repetition of requests that failed for a while.
+//! Retries of transient failures.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -85,7 +85,7 @@ pub(crate) fn may_pass(problem: &RegistryProblem) -> bool {
     }
 }
 
-/// Marks a problem as one whose request was repeated already.
+/// Marks a problem as already retried.
 pub(crate) fn repeated(problem: RegistryProblem) -> RegistryProblem {
     if may_pass(&problem) { RegistryProblem::Repeated(Box::new(problem)) } else { problem }
 }

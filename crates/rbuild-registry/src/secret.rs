@@ -39,8 +39,7 @@ impl fmt::Debug for Secret {
 const SHORTEST: usize = 4;
 const HIDDEN: &str = "***";
 
-/// Secrets that were sent to servers. A server that repeats them in an answer does not get them
-/// shown.
+/// Secrets that were sent to servers. They are masked if a server repeats them in an answer.
 #[derive(Default)]
 pub(crate) struct Sent(Mutex<Vec<String>>);
 

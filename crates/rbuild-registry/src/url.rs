@@ -48,8 +48,8 @@ pub(crate) enum Redirect {
     Invalid,
 }
 
-/// Resolves a `Location` header. From TLS no way leads to plain HTTP: a server behind a proxy that
-/// gives its own address with `http` means `https`, and other servers are not protected.
+/// Resolves a `Location` header. TLS is never downgraded to plain HTTP: a server behind a proxy
+/// that gives its own address with `http` means `https`, and other servers are not protected.
 pub(crate) fn follow(base: &str, location: &str) -> Redirect {
     let Some(next) = resolve(base, location).filter(|next| is_valid(next)) else { return Redirect::Invalid };
     match (split(base), split(&next)) {

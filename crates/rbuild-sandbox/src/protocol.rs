@@ -140,7 +140,7 @@ pub struct MountRequest {
 }
 
 impl MountRequest {
-    /// Returns true if it asks for what /dev is in any case, a file system in memory.
+    /// Returns true for a tmpfs at /dev, which every container has.
     pub(crate) fn is_of_dev(&self) -> bool {
         matches!(self.source, MountSource::Tmpfs { .. }) && Path::new(&self.target) == Path::new("/dev")
     }

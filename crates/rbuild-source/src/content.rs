@@ -31,8 +31,8 @@ pub struct SelectionContent {
 
 /// The files that the sources of a step select, and their content when they were selected.
 ///
-/// A copy works on the files that its key was computed from. It never selects again, since the
-/// answer could be another one by then.
+/// A copy works on the files that its key was computed from. It never selects again,
+/// because the context may have changed.
 #[derive(Debug, Clone)]
 pub struct Selection {
     /// The files and directories of each source, in the order of the sources.

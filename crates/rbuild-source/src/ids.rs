@@ -10,7 +10,7 @@ rbuild_image::id_type! {
 }
 
 /// Hash of one file's content and extended attributes: a BLAKE3, which is several times as fast as
-/// SHA-256. It has no text form, so it is never taken for the digest of a blob.
+/// SHA-256. It has no text form, so that it cannot be confused with a blob digest.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ContentHash([u8; 32]);
 

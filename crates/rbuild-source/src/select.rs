@@ -62,8 +62,8 @@ pub enum Owner {
 
 impl Owner {
     /// Returns true for files outside the store, which others may change while they are read. Files
-    /// of stages and images stay; but the number of their links, and with it their change time, is
-    /// another one after a copy to a place that shares them.
+    /// of stages and images are immutable, but a copy that shares them changes their link count and
+    /// ctime.
     pub fn may_change(self) -> bool {
         self != Owner::AsIs
     }

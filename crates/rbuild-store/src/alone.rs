@@ -1,8 +1,9 @@
 //! The exclusive lock of the store.
 //!
-//! flock(2) gives the shared lock up before it takes the exclusive one, and keeps neither if it
-//! fails. Whoever takes the exclusive lock therefore locks another file first, the turnstile, and
-//! holds it until the shared lock is back: in between, no other process gets the exclusive one.
+//! flock(2) releases the shared lock before it acquires the exclusive one, and holds neither if it
+//! fails. A process that wants the exclusive lock therefore locks another file first, the
+//! turnstile, and holds it until it has the shared lock again: in between, no other process can
+//! acquire the exclusive one.
 
 use std::fs::{File, TryLockError};
 

@@ -21,7 +21,7 @@ pub struct Container {
     pub name: String,
     /// Manifest of its image, which is kept as long as the container exists.
     pub image: ManifestDigest,
-    /// Name under which the image was given; none in containers of older versions.
+    /// Name under which the image was given; `None` in containers made by older versions.
     #[serde(default)]
     pub image_name: Option<String>,
 }

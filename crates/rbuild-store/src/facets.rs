@@ -1,4 +1,4 @@
-//! The parts of a store, each with the operations on one kind of content.
+//! Facets of the store: one type per kind of content, with the operations on it.
 
 use crate::blobs::Blobs;
 use crate::cache::records::Records;
@@ -70,7 +70,7 @@ impl Store {
         CacheMounts { store: self }
     }
 
-    /// Returns the removal and the checking of content.
+    /// Returns garbage collection and fsck.
     pub fn gc(&self) -> Gc<'_> {
         Gc { store: self }
     }

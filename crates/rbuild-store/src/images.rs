@@ -124,7 +124,7 @@ pub(crate) fn entries_of_index(bytes: &[u8]) -> Option<Vec<(ManifestDigest, Opti
         layers: Option<IgnoredAny>,
     }
     let head: Head = serde_json::from_slice(bytes).ok()?;
-    // A document that is both is a manifest, as for those who sent it.
+    // A document that is both is treated as a manifest, as registries do.
     if head.manifests.is_none() || head.config.is_some() || head.layers.is_some() {
         return None;
     }

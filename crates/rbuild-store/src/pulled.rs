@@ -1,4 +1,4 @@
-//! Notes on pulled images: the meaning that a name had in its registry.
+//! Notes on pulled images: the manifest that a name resolved to in its registry.
 
 use rbuild_image::{Hasher, ManifestDigest, Platform, Reference};
 use serde::{Deserialize, Serialize};

@@ -1,5 +1,5 @@
-//! The two interfaces of all places with images: a source of blobs and documents, and a sink. The
-//! store, OCI layouts, archives and repositories of registries implement them.
+//! The interfaces of image stores: a source of blobs and documents, and a sink. The store, OCI
+//! layouts, archives and repositories of registries implement them.
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};

@@ -1,9 +1,9 @@
-//! Images on their way between the store, OCI layouts, archives and registries.
+//! Image transport between the store, OCI layouts, archives and registries.
 //!
-//! Each of these places is a [`BlobSource`], a [`BlobSink`], or both. The verbs are combinations of
-//! them: `load` reads archives and layouts into the store, `save` writes the store's images into
-//! them, `pull` and `push` do the same with repositories. This crate knows no build: its callers
-//! make the layers.
+//! Each of these is a [`BlobSource`], a [`BlobSink`], or both. The verbs are combinations of them:
+//! `load` reads archives and layouts into the store, `save` writes the store's images into them,
+//! `pull` and `push` do the same with repositories. This crate has no notion of a build: its
+//! callers make the layers.
 
 #![warn(missing_docs)]
 

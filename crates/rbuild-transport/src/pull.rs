@@ -18,7 +18,7 @@ const MAX_CONFIG: u64 = 16 << 20;
 /// Maximum depth of indexes in indexes.
 const MAX_DEPTH: usize = 3;
 
-/// An image that was pulled, or was there.
+/// Result of a pull: an image that was downloaded, or existed already.
 #[derive(Debug, Clone)]
 pub struct PulledImage {
     /// Its ID.

@@ -96,7 +96,7 @@ impl<R: Read> Read for Passing<'_, '_, R> {
 /// Files at the top level of image archives. A root directory hardly ever has them.
 const IMAGE_DOCUMENTS: [&str; 3] = ["manifest.json", "index.json", "oci-layout"];
 
-/// Facts about an archive that its names tell.
+/// Properties of an archive, derived from its entry names.
 struct ArchiveFacts {
     is_image_archive: bool,
     whiteout: Option<String>,

@@ -31,7 +31,7 @@ pub struct Track {
     /// Files may be deferred.
     pub defers: bool,
     pub listing: Listing,
-    /// True if nobody changes the source.
+    /// True if the source is immutable during the build.
     pub source_stays: bool,
     /// Summary of what was seen of the source so far.
     pub sight: Sight,

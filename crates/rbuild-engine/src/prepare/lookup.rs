@@ -2,8 +2,8 @@
 //!
 //! A step may have been built with the other kind of owners only. Its result then counts as any
 //! other, as long as its files are not needed. If they are, they are made from the step's layer, or
-//! else the step runs again. Another run has another result, and everything above it is looked up
-//! again, so that an image never contains files of two runs of one command.
+//! else the step runs again. A new run has a new result, so all steps above it are looked up again,
+//! and an image never contains files of two runs of one command.
 
 use std::collections::HashSet;
 
@@ -73,14 +73,14 @@ pub(crate) struct LookedUp {
     pub will_run: Vec<VertexId>,
 }
 
-/// Knowledge of the vertices so far, in the order of the graph.
+/// Lookup results so far, in the order of the graph.
 #[derive(Default)]
 struct FoundStep {
     known: Vec<VertexState>,
     keys: Vec<Option<CacheKey>>,
     /// Results; for open steps the foreseen ones.
     results: Vec<Option<ResultId>>,
-    /// True for steps whose result no record can have, because a command below them runs.
+    /// True for steps that cannot be cached, because a command below them runs.
     fresh: Vec<bool>,
 }
 
@@ -285,7 +285,7 @@ fn foreseen(vertex: &Vertex, key: Option<CacheKey>) -> Option<ResultId> {
     }
 }
 
-/// Returns those of the steps that the target needs, in their order.
+/// Returns the steps that the target needs, in their order.
 pub(crate) fn needed(graph: &BuildGraph, known: &[VertexState], mut steps: Vec<VertexId>) -> Vec<VertexId> {
     let mut seen = vec![false; graph.vertices.len()];
     let mut open = vec![graph.target];

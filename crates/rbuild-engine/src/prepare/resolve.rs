@@ -1,4 +1,4 @@
-//! Names of images to images: those of the store, and those that are pulled.
+//! Resolves image names, in the store or by pulling.
 
 use std::collections::HashSet;
 
@@ -10,7 +10,7 @@ use rbuild_store::{Image, Store, StoreError};
 
 use crate::error::{BuildError, Result};
 
-/// Occasions to ask registries for images.
+/// Determines when registries are contacted for images.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum PullPolicy {
     /// If the store has no image of that name and platform.
@@ -135,8 +135,8 @@ impl<'a> Resolver<'a> {
     }
 }
 
-/// Returns the error for an image of the store of which it is not known whether it is still that of
-/// the registry.
+/// Returns the error for a stored image that may be outdated, because its registry could not be
+/// contacted.
 fn stale_image(need: &ImageNeed, failure: NotPulled) -> Diagnostic {
     let NotPulled { message, help, .. } = failure;
     let text = &need.image.text;
@@ -185,7 +185,7 @@ fn missing_image(store: &Store, need: &ImageNeed, failure: Option<NotPulled>) ->
 /// or else the same image with another tag. An image of another registry is not.
 fn similar(store: &Store, need: &ImageNeed) -> Option<String> {
     let ImageName::Reference(reference) = &need.image.name else { return None };
-    // A host that both names begin with would make any two of them similar.
+    // Ignore a common host, which would make any two names similar.
     let host = need.image.text.split_once('/').map(|(host, _)| host).filter(|host| host.contains(['.', ':']));
     let path = |name: String| match host {
         Some(host) => name.strip_prefix(host)?.strip_prefix('/').map(str::to_string),

@@ -21,7 +21,7 @@ impl LogTail {
 
     pub fn push(&mut self, stream: rbuild_sandbox::Stream, bytes: &[u8]) {
         let i = usize::from(stream == rbuild_sandbox::Stream::Stderr);
-        // Only the last lines can remain, so earlier ones in the same chunk are skipped unseen.
+        // Only the last lines can remain, so earlier ones in the same chunk are skipped.
         let ends = bytes.iter().enumerate().rev().filter(|(_, b)| **b == b'\n').map(|(at, _)| at);
         let bytes = match { ends }.nth(LOG_TAIL) {
             Some(end) => {

@@ -33,9 +33,9 @@ impl StepRecords<'_> {
         &self.env.graph().vertices[self.id]
     }
 
-    /// Looks up the record of `shared`; if there is a usable one, takes it as the result of the
-    /// vertex. Returns true if it does. A vertex that ignores the cache takes only what this build
-    /// has executed, whether or not another build has replaced the record since.
+    /// Looks up the record of `shared`. If it is usable, makes it the result of the vertex and
+    /// returns true. A vertex that ignores the cache uses only executions of this build, even if
+    /// another build has replaced the record since.
     pub fn hit(&self, shared: &CacheKey) -> Result<bool> {
         let (store, now) = (self.env.store, self.env.request.now);
         if self.vertex().ignore_cache {
@@ -90,7 +90,7 @@ impl StepRecords<'_> {
     pub fn publish(&self, shared: &CacheKey, made: &Path) -> Result<()> {
         let env = self.env;
         let execution = self.execution(shared);
-        // Another run of a command may give other files, so a result never stands for two of them.
+        // Two runs of a command may differ, so each run has its own result.
         let is_run = matches!(self.vertex().step, Step::Run(_));
         let files = if is_run || self.vertex().ignore_cache { execution } else { ResultId::from(*shared) };
         // The tree of an earlier execution stays in place, as it may be in use.

@@ -10,7 +10,7 @@ use rbuild_plan::{BuildGraph, FileSource, Step, VertexId};
 pub(crate) struct Schedule {
     /// For each vertex, true if it is neither a source nor cached.
     open: Vec<bool>,
-    /// The files of the target are exported.
+    /// True if the files of the target are exported.
     exports_files: bool,
     /// The vertices to run, each with those of them that have to be done before it.
     inputs: BTreeMap<VertexId, BTreeSet<VertexId>>,

@@ -23,7 +23,7 @@ use crate::solve::records::StepRecords;
 /// Maximum number of attempts to copy a context that changes meanwhile.
 const LOOKS: usize = 3;
 
-/// Looks up or makes the result of a vertex whose inputs are done.
+/// Solves a vertex whose inputs are finished: by a cache lookup, or by executing it.
 #[tracing::instrument(target = "engine", name = "vertex", level = "debug", skip_all, fields(step = id.position(), label = %env.graph().vertices[id].name))]
 pub(crate) fn solve(env: &StepEnv<'_>, id: VertexId) -> Result<()> {
     let vertex = &env.graph().vertices[id];

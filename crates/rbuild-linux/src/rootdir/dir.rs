@@ -20,8 +20,8 @@ use crate::rootdir::long::{self, IN_ROOT, openat2_by};
 #[derive(Debug)]
 pub struct RootDir {
     fd: OwnedFd,
-    /// The records of owners and devices that count for its files; without any, all is what the
-    /// file system says. Directories opened from this one have the same.
+    /// The valid records of owners and devices of its files. If `None`, owners are those of the
+    /// file system. Directories opened from this one have the same records.
     owners: Option<OwnerRecords>,
     /// Used in error messages only; never resolved again.
     label: PathBuf,

@@ -51,8 +51,8 @@ pub fn plan(
     }
 }
 
-/// Returns the positions of the stages that the target needs, in the order of the file, and at the
-/// end that of the target. Stages that only ONBUILD triggers of a base image use are missing.
+/// Returns the positions of the stages that the target needs, in the order of the file, followed by
+/// that of the target. Stages that only ONBUILD triggers of a base image use are missing.
 ///
 /// # Errors
 ///

@@ -28,8 +28,8 @@ pub struct ImageNeed {
     pub span: Span,
     /// Names of the other stages, for a suggestion if the image does not exist.
     pub stages: Vec<String>,
-    /// True if a stage of that name is defined later in the file, so that the name is that of an
-    /// image only if there is one: nothing is pulled.
+    /// True if a later stage has this name: then only a local image is used, and nothing is
+    /// pulled.
     pub later_stage: bool,
 }
 

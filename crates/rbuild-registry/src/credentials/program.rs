@@ -108,7 +108,7 @@ fn call(environment: &ProcessEnvironment, program: &str, action: &str, input: &s
         _ => format!("{program} cannot be started: {e}"),
     })?;
     if let Some(mut stdin) = child.stdin.take() {
-        // A helper that does not read answers without.
+        // A helper may answer without reading its input.
         let _ = stdin.write_all(input.as_bytes());
     }
     let answer = Answered::of(child.stdout.take());

@@ -13,7 +13,7 @@ use rbuild_registry::{
     Client, Given, Notice, Options, OwnLogin, ProcessEnvironment, Repository, RetryPolicy, Secret, TlsVerify,
 };
 
-/// A client with a home directory of its own, and what it told.
+/// A client with its own home directory, and the notices that it sent.
 struct Scene {
     client: Client,
     told: Arc<Mutex<Vec<Notice>>>,

@@ -36,7 +36,7 @@ pub enum Phase {
     Emulation,
     /// Reporting to the builder.
     Report,
-    /// Removing what stood for mounts.
+    /// Removing the files placed instead of mounts.
     Cleanup,
 }
 

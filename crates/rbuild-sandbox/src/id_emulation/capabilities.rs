@@ -1,4 +1,4 @@
-//! Capabilities that processes give up, and acts that are up to one capability alone.
+//! Dropped capabilities, and operations that depend on a single capability.
 //!
 //! To the kernel, every process of the container is root and owns all files. What it would refuse
 //! to the apparent user is refused here; what a process with the capability does is left to the
@@ -40,9 +40,9 @@ impl Supervisor {
         Ok(Reply::GO)
     }
 
-    /// Allows a change of what programs may get, which takes CAP_SETPCAP.
+    /// Handles changes of the bounding set, which require CAP_SETPCAP.
     fn change_sets(&mut self, caller: &Caller<'_>) -> Result<()> {
-        // The container's first process prepares itself for the command, whoever that will be.
+        // The container's first process prepares itself for the command.
         if !self.has_begun {
             return Ok(());
         }

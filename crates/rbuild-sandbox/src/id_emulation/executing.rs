@@ -41,8 +41,8 @@ impl Supervisor {
         caller.tracer().is_some_and(|tracer| !is_able(tracer))
     }
 
-    /// Returns true if a process that traces another one has the capability for all. No command has
-    /// it where processes have other numbers in /proc.
+    /// Returns true if the tracer may trace every process (CAP_SYS_PTRACE). No command may where
+    /// processes have other numbers in /proc.
     fn is_able_tracer(&self, tracer: u32) -> bool {
         let capability = Capability::CAP_SYS_PTRACE;
         !self.proc.outer && self.known_credentials(tracer).has(capability) && self.proc.holds(tracer, capability)

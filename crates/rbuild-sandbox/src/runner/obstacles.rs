@@ -23,8 +23,7 @@ impl Taken {
         self.0.push((at, kind));
     }
 
-    /// Returns the last mount that decides about the content of `path`: `path` lies in it or is its
-    /// mount point.
+    /// Returns the topmost mount at or above `path`.
     fn over(&self, path: &Path) -> Option<&(PathBuf, FileKind)> {
         self.0.iter().rev().find(|(at, _)| path.starts_with(at))
     }

@@ -51,8 +51,8 @@ pub(crate) fn bound_capabilities(insecure: bool) -> Result<(), RunnerProblem> {
     Ok(())
 }
 
-/// Refuses the calling process, which keeps all its capabilities, what no command may do. Calls
-/// about owners go to the other end of `socket`, if given.
+/// Installs the filter for insecure commands on the calling process, which keeps all its
+/// capabilities. Calls about owners go to the other end of `socket`, if given.
 pub(crate) fn narrow_least(socket: Option<BorrowedFd<'_>>) -> Result<(), RunnerProblem> {
     let about = if socket.is_some() { numbers() } else { Default::default() };
     match (seccomp::filter_of_least(&about, KeyringRefusal::Missing), socket) {

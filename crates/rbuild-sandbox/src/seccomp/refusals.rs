@@ -1,5 +1,4 @@
-//! Calls that no command may make, whatever its rights, and those that none may make whose owners
-//! are emulated.
+//! System calls denied to every command, and those denied only where owners are emulated.
 
 use rbuild_linux::process::FilterStep;
 

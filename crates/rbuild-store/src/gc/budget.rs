@@ -76,7 +76,7 @@ impl Gc<'_> {
             if !old && !over {
                 continue;
             }
-            // An entry that has to stay must not cost younger ones their place.
+            // An entry that cannot be evicted must not force out newer ones.
             left -= item.bytes;
             // Remove documents first, so that after a crash none refers to a missing entry.
             let documents = || {

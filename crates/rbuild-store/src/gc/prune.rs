@@ -27,8 +27,8 @@ pub struct Freed {
     pub blobs: u64,
     /// Number of cache mounts.
     pub mounts: u64,
-    /// Number of trees and cache mounts that stay because they hold files of users over whom the
-    /// builder has no power.
+    /// Number of trees and cache mounts that are kept because they contain files that the builder
+    /// may not remove.
     pub beyond_reach: u64,
     /// Freed disk space of blobs, trees and cache mounts in bytes.
     pub bytes: u64,
@@ -279,7 +279,7 @@ pub(super) fn remove_if_possible(dir: &RootDir, name: &OsStr, before: impl FnOnc
     before()?;
     match dir.remove_all(name) {
         Ok(()) => Ok(true),
-        // Owners and modes do not tell everything, as of immutable files.
+        // Owner and mode are not conclusive: a file may be immutable.
         Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => Ok(false),
         Err(e) => Err(e.into()),
     }

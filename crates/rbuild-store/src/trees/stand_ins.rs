@@ -121,8 +121,8 @@ fn has_devices(fs: &RootDir) -> Result<bool> {
 }
 
 /// Revalidates a file if it is a copied-up stand-in: its note equals that of the stand-in below,
-/// and it belongs to root or to the same owner. Whoever could forge such a file could also have
-/// changed the original. A stand-in with another owner or path is not recognized.
+/// and it belongs to root or to the same owner. An attacker who could forge such a file could also
+/// have changed the original. A stand-in with another owner or path is not recognized.
 fn renew(dir: &RootDir, name: &OsStr, stat: &Stat, below: &UnionView, path: &Path) -> Result<()> {
     let Some(says) = dir.owner_record(name)? else { return Ok(()) };
     let Some(FoundEntry { dir: old_dir, name: old_name, stat: old }) = below.find(path)? else { return Ok(()) };

@@ -2,8 +2,8 @@
 //!
 //! It is forked by the launcher, in the caller's namespaces: only there are the resolver, the
 //! certificates and the credentials. It alone reads credentials and talks to registries. The
-//! launcher keeps its single thread, and the builder, which is started later, handles what hostile
-//! images hold without any credential in its memory.
+//! launcher keeps its single thread, and the builder, which is started later, handles hostile
+//! images without credentials in its memory.
 
 use std::io::{Read, Write};
 

@@ -132,7 +132,7 @@ fn list(store: &Store, args: &ImagesArgs) -> Result<Vec<ImageRow>, Failure> {
 }
 
 /// Returns the IDs of the images with a name. An image may also be stored in another form, for
-/// example compressed, which is no image of its own for those who list them.
+/// example compressed, which is not listed as an image of its own.
 fn ids_of_named(store: &Store, entries: &[NamedImage], known: &HashMap<ManifestDigest, Rc<Image>>) -> HashSet<ImageId> {
     if entries.iter().all(|entry| entry.name.is_some()) {
         return HashSet::new();

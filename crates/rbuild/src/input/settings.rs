@@ -48,7 +48,7 @@ impl Settings {
         })
     }
 
-    /// Expects that the store exists. It is created nevertheless, but not without a warning.
+    /// Warns if the store does not exist yet; it is created all the same.
     pub fn expecting_store(self) -> Settings {
         Settings { expects_store: true, ..self }
     }

@@ -1,5 +1,5 @@
-//! Credentials of arguments and variables, kept where only the fetcher finds them: the builder is a
-//! copy of the launcher, whose memory must not hold any.
+//! Credentials of arguments and variables, kept out of the memory of the builder for the fetcher
+//! only: the builder is a copy of the launcher, whose memory must not contain any.
 
 use std::ffi::OsString;
 

@@ -198,7 +198,7 @@ impl Screen {
 impl Screen {
     /// Returns at most `most` lines about the next steps and the inputs that they wait for.
     fn waits(&self, most: usize) -> Vec<String> {
-        // Steps none of whose inputs is running are further back in the queue.
+        // Steps without a running input are further back in the queue.
         let next = |waiting: &&Waiting| waiting.inputs.iter().any(|input| self.running.contains_key(input));
         let shown = most.saturating_sub(1).min(WAITS_SHOWN);
         let mut lines: Vec<String> = Vec::new();

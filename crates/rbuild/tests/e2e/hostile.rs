@@ -91,7 +91,7 @@ fn an_import_with_whiteouts_causes_a_warning() {
     lab.sh("rm r/d/.wh.x; tar -C r -cf r.tar .; $RB import r.tar plain 2> said; ! grep deletes said").ok();
 }
 
-/// Entries of a layer that no file system can hold, told by their names in the archive.
+/// Entries of a layer that no file system can contain are reported by their names in the archive.
 #[test]
 fn entries_that_cannot_be_created_are_reported_by_name() {
     let lab = Lab::bare();

@@ -78,7 +78,7 @@ fn the_name_of_a_later_stage_refers_to_an_image() {
     }
 }
 
-/// A path that is missing is missing in what the instruction names, not in what that stands on.
+/// A missing path is reported for the stage that the instruction names, not for its base.
 #[test]
 fn missing_mount_sources_are_reported_for_the_named_stage() {
     let lab = Lab::new();

@@ -110,7 +110,7 @@ fn rmi_by_id_removes_every_image_that_has_it() {
     let said = lab.rbuild(["rmi", "-f", &id[..20]]).ok().stdout;
     assert_eq!(said, format!("Untagged: a:latest\nUntagged: b:latest\nDeleted: {id}\n"));
     assert_eq!(images(&lab), ["busybox:latest"]);
-    // A dangling image has the ID still.
+    // A dangling image still has the ID.
     twice();
     assert_eq!(lab.rbuild(["rmi", "a"]).ok().stdout, "Untagged: a:latest\n");
     assert_eq!(lab.rbuild(["rmi", &id]).ok().stdout, format!("Deleted: {id}\n"));

@@ -43,7 +43,7 @@ fn a_command_cannot_see_the_callers_environment_and_processes() {
 fn a_command_cannot_signal_other_processes_or_outlive_its_step() {
     let lab = Lab::new();
     let marker = format!("{}77", std::process::id());
-    // All processes that it can name are its own.
+    // All processes visible to it are its own.
     output_of(&lab, &format!("(setsid sleep {marker} &) ; sleep 0.1; echo > /o; kill -9 -1"));
     let left = Command::new("pgrep").args(["-f", &format!("sleep {marker}")]).output().unwrap();
     assert!(left.stdout.is_empty(), "{}", String::from_utf8_lossy(&left.stdout));

@@ -86,7 +86,7 @@ impl Copier<'_> {
         }
     }
 
-    /// Adds to the summary of what was seen of the source.
+    /// Adds to the fingerprint of the source.
     pub(super) fn see(&mut self, sight: Sight) {
         self.track.iter_mut().for_each(|track| track.sight += sight);
     }

@@ -190,8 +190,8 @@ fn finish_dirs(copier: &mut Copier<'_>) -> Result<(), Reason> {
     Ok(())
 }
 
-/// Sets the time of a directory, unless it is none any more. With `replaces`, links may lead the
-/// path elsewhere; the directory there is none of this copy's.
+/// Sets the time of a directory if it still is one. With `replaces`, symlinks may lead the path to
+/// another directory, which this copy did not create and which is left unchanged.
 fn finish_dir(root: &RootDir, path: &Path, mtime: Timestamp, replaces: bool) -> rbuild_linux::Result<()> {
     let relative = |path: &Path| path.strip_prefix("/").map_or_else(|_| path.to_path_buf(), Path::to_path_buf);
     if replaces && relative(&root.resolve(path)?) != relative(path) {

@@ -1,4 +1,4 @@
-//! A small registry on a loopback address, with faults on order.
+//! A test registry on a loopback address with injectable faults.
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};

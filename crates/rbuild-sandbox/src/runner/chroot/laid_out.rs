@@ -52,7 +52,7 @@ struct Material {
     entry: Tracked,
     /// Entries created in it.
     inner: Vec<Tracked>,
-    /// Its original place, to which it returns.
+    /// The path that it is moved back to.
     home: Option<EntryAt>,
     /// Its content is private to the command (a secret, for instance).
     is_text: bool,
