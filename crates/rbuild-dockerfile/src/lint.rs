@@ -40,7 +40,7 @@ pub fn settings(file: &Dockerfile) -> Result<LintSettings, Diagnostic> {
     }
 }
 
-/// Returns a warning for each name in the settings of the file that is no rule.
+/// Returns a warning for each unknown rule name in the settings of the file.
 pub fn unknown_rules(file: &Dockerfile) -> Vec<Diagnostic> {
     let directive = file.directives.iter().filter(|d| d.name == "check");
     let directive = directive.filter_map(|d| Some((d.value.span, LintSettings::parse(&d.value.text).ok()?)));

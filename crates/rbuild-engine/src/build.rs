@@ -148,7 +148,8 @@ pub fn execute(
     Ok(finished)
 }
 
-/// Keeps the cache within its limit. The build is done, so that a failure is no error of it.
+/// Keeps the cache within its limit. The build is finished, so a failure is not an error of the
+/// build.
 fn evict(budget: Budget, store: &Store, events: &Events) {
     match store.gc().collect(budget) {
         Ok(freed) if freed.bytes > 0 => {

@@ -175,7 +175,7 @@ pub struct Wants {
 }
 
 impl Wants {
-    /// Returns what `exports` require. `named` tells that the image gets a name in the store, and
+    /// Returns what `exports` require. `named` is true if the image gets a name in the store, and
     /// `squash` applies to the image that is made without an export.
     pub fn of(exports: &[Export], named: bool, platforms: usize, squash: Squash) -> Wants {
         let files = exports.iter().any(|export| export.form().is_none());
@@ -203,7 +203,7 @@ impl Wants {
         self.files || self.whole()
     }
 
-    /// Returns true if an image of the whole file system as one layer is wanted.
+    /// Returns true if an image of the whole file system as one layer is required.
     pub(crate) fn whole(&self) -> bool {
         self.images.iter().any(|form| form.squash == Squash::All)
     }

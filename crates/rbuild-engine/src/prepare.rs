@@ -45,7 +45,7 @@ pub struct Prepared {
 
 /// Plans the Dockerfile and looks up all steps in the cache.
 ///
-/// Images that have to be pulled are asked for through `bring`, all of a round at once.
+/// Images that have to be pulled are requested through `bring`, all of a round at once.
 #[tracing::instrument(target = "engine", name = "prepare", level = "debug", skip_all)]
 pub fn prepare(
     request: &BuildRequest,

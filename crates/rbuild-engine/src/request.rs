@@ -22,7 +22,7 @@ pub struct BuildRequest {
     pub context: Option<ContextDir>,
     /// Directories of named contexts, at the same index as in [`Parameters::contexts`].
     pub named: Vec<Option<ContextDir>>,
-    /// Occasions to ask registries for images.
+    /// Determines when registries are contacted for images.
     pub pull: PullPolicy,
     /// Reduces the modes of context files to those that git keeps.
     pub git_modes: bool,

@@ -33,7 +33,7 @@ pub struct ImageConfig {
     /// History, oldest entry first.
     #[serde(default, deserialize_with = "null_is_default", skip_serializing_if = "Vec::is_empty")]
     pub history: Vec<History>,
-    /// Keys that this crate does not know.
+    /// Keys without a field of their own.
     #[serde(flatten)]
     pub rest: Map<String, Value>,
 }
@@ -81,7 +81,7 @@ pub struct RunConfig {
     /// Shell of commands in shell form (a Docker extension); empty for the default.
     #[serde(default, deserialize_with = "null_is_default", skip_serializing_if = "Vec::is_empty")]
     pub shell: Vec<String>,
-    /// Keys that this crate does not know.
+    /// Keys without a field of their own.
     #[serde(flatten)]
     pub rest: Map<String, Value>,
 }

@@ -38,7 +38,8 @@ impl<R: Read> Bounded<R> {
     }
 
     /// Starts decompressing `source` with a tighter bound. All bytes beyond those counted in
-    /// `asked` must fit what the compressed input may expand to, plus a small allowance.
+    /// `asked` must not exceed the size that the compressed input may expand to, plus a small
+    /// allowance.
     ///
     /// # Errors
     ///

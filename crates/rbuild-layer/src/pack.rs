@@ -177,7 +177,7 @@ fn encoder<W: Write>(form: LayerForm, out: W) -> Result<Encoder<W>> {
 pub struct TreePacker<'a> {
     out: TarWriter<Pieces<'a>>,
     deletions: Deletions,
-    /// Nanoseconds of the modification times of the entries; `None` once something was left out.
+    /// Nanoseconds of the modification times of the entries; `None` once an entry was omitted.
     nanoseconds: Option<Vec<u32>>,
     /// Highest user and group ID of the entries.
     highest_ids: (u32, u32),

@@ -217,7 +217,7 @@ const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
 
 impl MiniRoot {
     /// Mounts an empty tmpfs at `place` (an existing directory; visible in this mount namespace
-    /// only). Mounts to attach later that lie under `place` must be cloned before.
+    /// only). Mounts below `place` that are attached later must be cloned before.
     pub fn new(place: &Path) -> Result<MiniRoot> {
         make_private()?;
         mount_tmpfs(place)?;

@@ -163,10 +163,10 @@ fn thread_count() -> Result<usize> {
     Ok(std::fs::read_dir(tasks).map_err(|e| Error::new("openat", tasks, e))?.count())
 }
 
-/// Asks the kernel to SIGKILL the calling process when the thread that started it ends. `parent` is
-/// a pidfd of that thread's process, opened before this one was started. A parent that has already
-/// ended sends no signal; in that case this process exits here. A change of credentials clears the
-/// request (prctl(2), PR_SET_PDEATHSIG), so call this after the last one.
+/// Requests that the kernel kills the calling process when the thread that started it ends.
+/// `parent` is a pidfd of that thread's process, opened before this one was started. A parent that
+/// has already ended sends no signal; in that case this process exits here. A change of credentials
+/// clears the request (prctl(2), PR_SET_PDEATHSIG), so call this after the last one.
 pub fn die_with(parent: &OwnedFd) -> Result<()> {
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
         .map_err(|e| Error::new("prctl", "PR_SET_PDEATHSIG", e))?;

@@ -167,7 +167,7 @@ impl RootDir {
     }
 
     /// Returns true if this process may remove `name` and everything below it, as far as the owners
-    /// and modes of directories tell.
+    /// and modes of directories indicate.
     pub fn is_removable(&self, name: &OsStr) -> Result<bool> {
         let mut trail = Trail::endless(self.try_clone()?);
         let mut todo = vec![vec![name.to_os_string()]];
@@ -214,8 +214,8 @@ impl RootDir {
         }
         let wanted = Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK;
         match rustix::fs::accessat(self.fd(), c".", wanted, AtFlags::EACCESS) {
-            // Entries of a sticky directory belong to their owners and to whoever has power over
-            // them.
+            // Entries of a sticky directory may be removed by their owners and by processes with
+            // power over them.
             Ok(()) => Ok(stat.st_mode & 0o1000 == 0 || unmapped(stat.st_uid, stat.st_gid).is_none()),
             Err(Errno::ACCESS | Errno::PERM | Errno::ROFS) => Ok(false),
             Err(e) => Err(fail("faccessat")(e)),

@@ -1,7 +1,7 @@
 //! Lexical rules of paths: cleaning of `.` and `..`, and patterns.
 //!
-//! Nothing here looks at a file system. Callers differ only in the meaning of a `..` that has
-//! nothing to go up from, and the name of each function tells which one it has.
+//! No function accesses a file system. Callers differ only in the meaning of a `..` that has
+//! nothing to go up from, which the name of each function states.
 
 #![warn(missing_docs)]
 

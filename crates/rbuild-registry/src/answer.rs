@@ -43,7 +43,7 @@ fn message_of(bytes: &[u8], sent: &Sent) -> String {
             };
             errors.iter().map(text).filter(|text| !text.is_empty()).collect::<Vec<_>>().join("; ")
         }
-        // A page of a proxy says nothing in its first line.
+        // The first line of a proxy's page contains no useful text.
         Err(_) if text.trim_start().starts_with('<') => String::new(),
         Err(_) => text.lines().find(|line| !line.trim().is_empty()).unwrap_or("").trim().to_string(),
     };

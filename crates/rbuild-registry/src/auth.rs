@@ -112,7 +112,7 @@ impl Auth {
             (Challenge::Basic, Some(_)) => false,
             (Challenge::Bearer { error, .. }, Some(_)) => {
                 error.as_deref() != Some("insufficient_scope") || {
-                    // The server may want more than was asked for.
+                    // The server may require more than was requested.
                     state.challenge.as_ref().is_some_and(|old| scope_of(old) != scope_of(&challenge))
                 }
             }
@@ -209,7 +209,7 @@ enum Grant<'a> {
 }
 
 impl TokenRequest<'_> {
-    /// Returns an access token, and a refresh token if one was asked for and given.
+    /// Returns an access token, and a refresh token if one was requested and issued.
     fn fetch(
         &self,
         login: Option<&Credential>,

@@ -65,8 +65,8 @@ impl Repository {
         RegistryError::new(self.place.clone(), problem)
     }
 
-    /// Asks the endpoints that `fits` in turn, until one answers. Otherwise returns the problem of
-    /// the one that got furthest.
+    /// Tries the endpoints that `fits` accepts in turn, until one answers. Otherwise returns the
+    /// problem of the one that got furthest.
     pub(crate) fn first<'s, T>(
         &'s self,
         fits: impl Fn(&Endpoint) -> bool,

@@ -43,7 +43,7 @@ pub(crate) struct Endpoint {
     pub tags: bool,
     pub digests: bool,
     pub push: bool,
-    /// Stands for another registry; fewer retries.
+    /// A mirror of another registry; fewer retries.
     pub mirror: bool,
 }
 

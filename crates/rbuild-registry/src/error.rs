@@ -43,7 +43,7 @@ pub enum RegistryProblem {
     /// The connection could not be made, or broke.
     #[error("{request} at {host}: {reason}")]
     Connection { host: String, request: String, reason: String, kind: Broken },
-    /// A status that is no success.
+    /// An unsuccessful status.
     #[error("{request} at {host} was answered with HTTP status {status}{}", text_of(.message))]
     Status { host: String, request: String, status: u16, message: String },
     /// The manifest, blob or repository does not exist, or is hidden.
@@ -61,7 +61,7 @@ pub enum RegistryProblem {
     /// A rule of registries.conf forbids this registry.
     #[error("blocked by {0}")]
     Blocked(String),
-    /// Bytes with another digest than asked for.
+    /// Bytes with another digest than the requested one.
     #[error("{host} sent {what} {wanted}, but with the digest {found}")]
     Digest { host: String, what: &'static str, wanted: BlobDigest, found: BlobDigest },
     /// An answer that contradicts the protocol or itself.
@@ -70,7 +70,7 @@ pub enum RegistryProblem {
     /// An image in a format that is not supported.
     #[error("{0}")]
     Unsupported(String),
-    /// A failure of a request that was repeated in vain, so that nothing around it repeats it
+    /// A failure of a request that was retried without success, so that no caller retries it
     /// again.
     #[error("{0}")]
     Repeated(Box<RegistryProblem>),
@@ -86,9 +86,9 @@ pub enum Broken {
     Name,
     /// The certificate is not trusted.
     Certificate,
-    /// The server does not speak TLS.
+    /// The server does not support TLS.
     NotTls,
-    /// Refused, reset, timed out, or cut.
+    /// Refused, reset, timed out, or truncated.
     Line,
 }
 

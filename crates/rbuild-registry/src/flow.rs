@@ -1,4 +1,4 @@
-//! Limits on the time of transfers: data that does not flow is an error, however slowly it comes.
+//! Limits on the duration of transfers: a stalled or too slow transfer is an error.
 
 use std::io::{self, ErrorKind, Read};
 use std::time::{Duration, Instant};

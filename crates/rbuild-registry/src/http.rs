@@ -78,7 +78,7 @@ pub(crate) struct Http {
     environment: ProcessEnvironment,
     patience: RetryPolicy,
     agents: Mutex<HashMap<AgentKey, Agent>>,
-    /// Schemes of hosts that may speak either.
+    /// Schemes of hosts that may support either.
     schemes: Mutex<HashMap<String, &'static str>>,
     /// Secrets of requests.
     pub sent: Sent,
@@ -121,7 +121,7 @@ impl Http {
                     }
                     return Ok(HttpReply { response, url });
                 }
-                // Of two refusals, the one of TLS says more.
+                // Of two refusals, the one of TLS is more informative.
                 Err(problem) => drop(last.get_or_insert(problem)),
             }
         }

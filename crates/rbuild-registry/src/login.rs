@@ -18,7 +18,7 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// Fails if the registry refuses the login or is none.
+    /// Fails if the registry refuses the login, or if the host is not a registry.
     pub fn log_in(&self, registry: &str, user: &str, password: &Secret) -> Result<Credential> {
         let place = || RemoteRepository { registry: registry.to_string(), repository: String::new() };
         let fail = |problem| RegistryError::new(place(), problem);
@@ -45,7 +45,7 @@ impl Client {
     ) -> std::result::Result<Credential, RegistryProblem> {
         let reply = self.probe(endpoint, &[])?;
         match (reply.status(), Challenge::of(&reply)?) {
-            // Nothing tells whether the login is valid.
+            // The registry gives no evidence that the login is valid.
             (200, _) => Ok(credential),
             (401, Some(Challenge::Bearer { realm, service, scope, .. })) => {
                 let scopes: Vec<String> = scope.iter().flat_map(|s| s.split_whitespace()).map(str::to_string).collect();

@@ -13,7 +13,7 @@ use crate::session::{ApiRequest, Body, EndpointSession};
 /// Maximum size of a manifest in bytes.
 const MAX_MANIFEST: u64 = 4 << 20;
 
-/// Media types that are asked for. Without them, some registries convert manifests, or claim to
+/// Media types that are requested. Without them, some registries convert manifests, or claim to
 /// have none.
 const ACCEPT: &str = "application/vnd.oci.image.index.v1+json, \
     application/vnd.docker.distribution.manifest.list.v2+json, \
@@ -71,7 +71,7 @@ impl Repository {
                 let digest = reply.header("docker-content-digest").and_then(|digest| digest.parse().ok());
                 match (reply.status(), digest) {
                     (200, Some(digest)) => Ok(Resolved::Digest(digest)),
-                    // The answer to HEAD has no text that says why.
+                    // The answer to HEAD contains no text with the reason.
                     _ => get(session, tag, None).map(Resolved::Document),
                 }
             },
@@ -82,7 +82,7 @@ impl Repository {
     ///
     /// # Errors
     ///
-    /// Fails if no endpoint has it, or it is none.
+    /// Fails if no endpoint has it, or if it is not a manifest.
     pub fn tagged(&self, tag: &str) -> Result<ReceivedManifest> {
         self.first(|endpoint| endpoint.tags, |session| get(session, tag, None))
     }

@@ -305,7 +305,8 @@ impl EndpointSession {
         }
     }
 
-    /// Asks how far an upload got: the next location and position; `None` if it is gone.
+    /// Queries the progress of an upload: the next location and position; `None` if it no longer
+    /// exists.
     fn state(&self, location: &str) -> Outcome<Option<(String, u64)>> {
         let reply = self.call(&ApiRequest {
             method: "GET",

@@ -5,10 +5,10 @@ use std::time::{Duration, Instant, SystemTime};
 use crate::error::{Broken, RegistryProblem};
 use crate::patience::RetryPolicy;
 
-/// Longest time that a server may ask to wait.
+/// Longest wait that a server may request.
 const MAX_WAIT: Duration = Duration::from_secs(60);
 
-/// An event that the user should know of.
+/// An event to report to the user.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Notice {
     /// A request is repeated after a while.

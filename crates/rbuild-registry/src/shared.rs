@@ -35,14 +35,14 @@ pub(crate) struct ClientState {
 }
 
 impl ClientState {
-    /// Tells the user of a wait, and waits.
+    /// Reports a wait to the user, and waits.
     pub(crate) fn wait(&self, host: &str, reason: String, wait: Duration) {
         (self.tell)(Notice::Waiting { host: host.to_string(), reason, wait });
         std::thread::sleep(wait);
     }
 
-    /// Sends until the outcome is final, waiting between attempts as the server or the table of
-    /// retries says. A mirror is given fewer attempts.
+    /// Sends until the outcome is final, with the waits that the server requests or the retry table
+    /// sets. A mirror gets fewer attempts.
     pub(crate) fn repeat(
         &self,
         host: &str,

@@ -1,7 +1,7 @@
 //! Remedies for errors, as values.
 //!
-//! Libraries know what helps against an error, but not the command line on which it is done. They
-//! return a [`Remedy`]; the command line puts it into words.
+//! Libraries can determine the remedy of an error, but do not name the command line that applies
+//! it. They return a [`Remedy`]; the command line puts it into words.
 
 #![warn(missing_docs)]
 
@@ -144,7 +144,7 @@ pub enum Remedy {
     CheckSubIds,
     /// Mount a procfs.
     MountProc,
-    /// Remove the reason why the registry was not asked, or use the image of the store.
+    /// Remove the reason why the registry was not contacted, or use the image of the store.
     UseStoredImage {
         /// Removal of the reason, as an imperative.
         first: Option<String>,

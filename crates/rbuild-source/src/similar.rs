@@ -1,6 +1,6 @@
 //! Suggestions for misspelled file names.
 
-/// Returns the name most similar to `wanted`: one that continues it after a blank, one that is
+/// Returns the name most similar to `wanted`: one that continues it after a space, one that is
 /// equal except for case or extension, or one with all but a third of its characters, two at most,
 /// in common at the start and the end.
 pub(crate) fn closest<'a>(wanted: &str, names: &'a [String]) -> Option<&'a str> {

@@ -60,7 +60,7 @@ impl Store {
         ImageTrees { store: self }
     }
 
-    /// Returns the cache records of steps, and what their keys were made of.
+    /// Returns the cache records of steps, and the inputs of their keys.
     pub fn records(&self) -> Records<'_> {
         Records { store: self }
     }

@@ -174,7 +174,7 @@ impl Images<'_> {
         if *d.media_type() != MediaType::ImageIndex {
             return Ok(single);
         }
-        // An index that cannot be read is taken for an image, whose use reports the damage.
+        // An index that cannot be read is treated as an image, whose use reports the damage.
         let entries = self.store.blobs().read_document(&digest.blob()).ok().and_then(|bytes| entries_of_index(&bytes));
         let Some(entries) = entries else { return Ok(single) };
         let host = Platform::host();

@@ -144,7 +144,7 @@ const STEP_BYTES: u64 = 16 << 20;
 /// Maximum size of all logs in bytes.
 const ALL_BYTES: u64 = 256 << 20;
 
-/// The output of a step, up to a maximum size. A truncated log ends with a line that says so.
+/// The output of a step, up to a maximum size. A truncated log ends with a line that states this.
 #[derive(Debug)]
 pub struct StepLogFile {
     file: File,

@@ -12,8 +12,8 @@ pub(crate) fn dir() -> u32 {
     by_umask(0o777)
 }
 
-/// Mode of lock files. Whoever can open a file can lock it (flock(2)) and block all builds, so
-/// access is limited to the group.
+/// Mode of lock files. A process that can open a file can lock it (flock(2)) and block all builds,
+/// so access is limited to the group.
 pub(crate) fn lock() -> u32 {
     by_umask(0o660)
 }

@@ -15,7 +15,7 @@ const DIR: &str = "pulled";
 /// The meaning of a name in its registry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pulled {
-    /// Digest of the manifest or index that the name stood for.
+    /// Digest of the manifest or index that the name resolved to.
     pub resolved: ManifestDigest,
     /// Digest of the manifest that was pulled.
     pub manifest: ManifestDigest,

@@ -107,7 +107,7 @@ impl SecretVerdicts<'_> {
     }
 
     /// Returns true if a build with the secrets `given` may use the tree of a command;
-    /// `mounts_any` tells whether the command mounts secrets. A result that contains the value of
+    /// `mounts_any` is true if the command mounts secrets. A result that contains the value of
     /// another secret, or was never searched, would disclose a secret that this build was not
     /// given.
     ///

@@ -10,7 +10,7 @@ use rbuild_linux::{Conflict, LockHolder, LockKind, RootDir, lock_holders, proces
 
 use crate::error::{Result, StoreError};
 
-/// Delay after which the user is told about a wait.
+/// Delay after which a wait is reported.
 const SAY: Duration = Duration::from_secs(3);
 
 /// Interval between checks of the lock's holders.

@@ -157,7 +157,7 @@ impl Lab {
 
     fn at_home(&self, command: &mut Command) {
         command.current_dir(self.ctx()).env("RBUILD_ROOT", self.store()).stdin(Stdio::null());
-        // Tests of registries say when to pull.
+        // Tests of registries set the pull policy.
         command.env_remove("SOURCE_DATE_EPOCH").env("RBUILD_PULL", "never");
     }
 

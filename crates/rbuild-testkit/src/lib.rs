@@ -2,7 +2,7 @@
 //! requirements.
 //!
 //! The tiny image needs nothing of the machine but the compiler that built the tests: its one
-//! program is compiled when the first test asks for it. Tests of real distributions use the base
+//! program is compiled when the first test requires it. Tests of real distributions use the base
 //! images of `scripts/test`.
 
 mod archive;

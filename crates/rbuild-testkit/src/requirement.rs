@@ -11,7 +11,7 @@ static SKIPPED: AtomicUsize = AtomicUsize::new(0);
 /// A property of the machine that a test needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Requirement {
-    /// The tests were started by cargo, or know the program by `RBUILD_TEST_BIN`.
+    /// The tests were started by cargo, or `RBUILD_TEST_BIN` names the program.
     Program,
     /// Commands can run in some isolation mode.
     Commands,

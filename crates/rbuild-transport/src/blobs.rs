@@ -26,7 +26,8 @@ pub struct BlobInfo {
     pub size: u64,
 }
 
-/// The bytes of a blob, from their beginning. Only the receiver of all of them knows their digest.
+/// The bytes of a blob, from their beginning. Only the receiver of all of them can compute their
+/// digest.
 pub trait BlobRead: Read {
     /// Returns the file with the bytes if their digest is verified already.
     fn verified(&self) -> Option<&File> {
@@ -43,7 +44,7 @@ pub trait BlobRead: Read {
     /// Fails if the source cannot be read there.
     fn start_at(&mut self, at: u64) -> io::Result<()>;
 
-    /// Returns the cause of a failed read, if it is more than the I/O error says.
+    /// Returns the cause of a failed read, if it is more specific than the I/O error.
     fn take_error(&mut self) -> Option<TransportError> {
         None
     }
@@ -54,8 +55,8 @@ pub trait BlobRead: Read {
 
 /// A place that images are read from.
 pub trait BlobSource: Sync {
-    /// Returns the size of a blob in bytes. Returns `None` if the blob is not here, or if only
-    /// reading it would tell.
+    /// Returns the size of a blob in bytes; `None` if the source does not have the blob, or knows
+    /// its size only after reading it.
     ///
     /// # Errors
     ///

@@ -32,7 +32,7 @@ pub(crate) fn digest_in(path: &str) -> Option<BlobDigest> {
     path.strip_prefix("blobs/sha256/").and_then(|hex| format!("sha256:{hex}").parse().ok())
 }
 
-/// Returns the error for a blob with another digest than its path tells.
+/// Returns the error for a blob whose digest differs from its path.
 pub(crate) fn wrong_digest(path: &str, found: &BlobDigest) -> TransportError {
     let message = format!("the archive's {path} has the digest {found}");
     TransportError::Other { message, help: Some(Remedy::from(DAMAGED)) }

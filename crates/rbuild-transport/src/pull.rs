@@ -33,8 +33,8 @@ pub struct PulledImage {
     pub warnings: Vec<String>,
 }
 
-/// Pulls an image for a platform and names it. If its registry says that the store has it, nothing
-/// is downloaded. Two processes that pull the same image download it once.
+/// Pulls an image for a platform and names it. If the store has the current image of the registry,
+/// nothing is downloaded. Two processes that pull the same image download it once.
 ///
 /// # Errors
 ///
@@ -91,7 +91,7 @@ fn keep_name(store: &Store, name: &Reference, manifest: &ManifestDigest) -> Resu
     if has { Ok(()) } else { Ok(store.images().tag(manifest, Some(&tag))?) }
 }
 
-/// Returns the name that a pulled image gets: none if it was asked for by digest.
+/// Returns the name that a pulled image gets: none if it was requested by digest.
 fn tag_of(name: &Reference) -> Option<Reference> {
     name.digest().is_none().then(|| name.clone())
 }

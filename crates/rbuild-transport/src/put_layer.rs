@@ -1,4 +1,4 @@
-//! Storing of a layer that comes as a stream.
+//! Storing of a layer from a stream.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;

@@ -27,7 +27,7 @@ use crate::load::named::clean;
 
 /// Writes the images with their names to a destination. The caller, who opened it, publishes it.
 ///
-/// Layers in `known` are left out because the recipient already has them. `moved` counts the bytes
+/// Layers in `known` are omitted because the recipient already has them. `moved` counts the bytes
 /// of blobs that were written.
 ///
 /// # Errors

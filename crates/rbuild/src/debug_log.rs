@@ -18,7 +18,7 @@ use crate::exit::Failure;
 /// Targets of rbuild's own spans and events. All others are libraries.
 const TARGETS: [&str; 6] = ["engine", "store", "transport", "registry", "sandbox", "source"];
 
-/// Flags and variables that ask for a log.
+/// Flags and variables that enable a log.
 pub struct DebugLog {
     /// `RBUILD_LOG`: a level, or levels by target as in `engine=debug,store=trace`.
     pub filter: Option<String>,
@@ -29,7 +29,7 @@ pub struct DebugLog {
 }
 
 impl DebugLog {
-    /// Starts logging. Does nothing if no log is asked for.
+    /// Starts logging. Does nothing if no log is enabled.
     ///
     /// # Errors
     ///

@@ -92,7 +92,7 @@ fn stage_line(stage: &Stage, names: &mut HashSet<String>, facts: &Facts<'_>, fou
     }
 }
 
-/// Returns the mistake in a command that begins like a JSON array of strings and is none.
+/// Returns the error in a command that begins like a JSON array of strings but is not one.
 pub fn json_mistake(text: &str) -> Option<String> {
     let begun = text.strip_prefix('[')?.trim_start();
     if begun.starts_with('\'') {

@@ -146,7 +146,7 @@ fn inputs(new: &[&KeyValue], old: &[&KeyValue]) -> Vec<String> {
         let before = old.get(i).copied();
         told.push(match (input, before) {
             _ if before == Some(input) => continue,
-            // An image with another configuration and the same files is no reason.
+            // An image with another configuration but the same files is not a reason.
             (KeyValue::Image { result, .. }, Some(KeyValue::Image { result: was, .. })) if result == was => continue,
             (KeyValue::Image { name, manifest, .. }, Some(KeyValue::Image { name: was, manifest: from, .. }))
                 if name == was =>

@@ -17,7 +17,7 @@ use errors::{clear_directory, fail, is_device};
 use writers::{ExportGroup, ExportQueue, LocalWriters};
 
 /// Copies everything in `view` into `dest`. Modes, symbolic and hard links and times are kept (with
-/// `epoch`, all files get that time); owners are not. Devices are left out.
+/// `epoch`, all files get that time); owners are not. Devices are omitted.
 pub fn export(view: &RootDir, dest: &RootDir, epoch: Option<i64>) -> Result<()> {
     let groups = ExportQueue::default();
     let writer = std::thread::scope(|scope| {

@@ -1,7 +1,7 @@
 //! SSH agent sockets for commands, with access limited to listing and using keys.
 //!
 //! The caller's agent socket is never mounted itself. A command gets its own socket, with the owner
-//! and mode it asked for, which exists only while the command runs. The socket forwards to the
+//! and mode that it requested, which exists only while the command runs. The socket forwards to the
 //! caller's agent or to keys held by the build. Only requests to list keys and to sign are
 //! answered; requests that would modify the agent (add, remove, lock) and extensions are refused
 //! here.

@@ -37,7 +37,7 @@ pub enum UnknownUser {
     User(String),
     #[error("the image has no group `{0}` in /etc/group")]
     Group(String),
-    /// An account has a number that is no ID.
+    /// An account has a number that is not a valid ID.
     #[error("the image's /{file} gives `{name}` the ID {id}, which no file can have")]
     NoId { file: &'static str, name: String, id: String },
 }
@@ -162,7 +162,7 @@ fn group_id(files: &AccountFiles<'_>, group: &str) -> Result<u32, UnknownUser> {
 }
 
 /// Returns the ID in a field of an account; `None` without an account or a number there. Fails for
-/// a number that is no ID: the kernel takes the largest one for "unchanged".
+/// a number that is not a valid ID: for the kernel, the largest one means "unchanged".
 fn field(file: &'static str, account: Option<&Vec<String>>, i: usize) -> Result<Option<u32>, UnknownUser> {
     let Some(text) = account.and_then(|line| line.get(i)).filter(|text| is_number(text)) else { return Ok(None) };
     match text.parse::<u32>() {

@@ -19,8 +19,8 @@ pub(crate) fn check(request: &BuildRequest, graph: &BuildGraph, will_run: &[Vert
     if unmet.is_empty() { Ok(()) } else { Err(BuildError::Unmet(unmet)) }
 }
 
-/// Returns a warning for each secret that no command asks for, but whose ID is close to one that a
-/// command asks for and the build was not given.
+/// Returns a warning for each secret that no command requests, but whose ID is close to one that a
+/// command requests and that was not provided.
 pub(crate) fn misspelt(request: &BuildRequest, graph: &BuildGraph) -> Vec<Warning> {
     let asked: Vec<&str> = graph
         .vertices

@@ -48,7 +48,7 @@ pub(super) struct Resolver<'a> {
     /// Platform of images without one of their own.
     platform: &'a Platform,
     bring: &'a Bring<'a>,
-    /// Images that were asked for in this build.
+    /// Images that were requested in this build.
     asked: HashSet<Sought>,
 }
 
@@ -171,7 +171,7 @@ fn missing_image(store: &Store, need: &ImageNeed, failure: Option<NotPulled>) ->
         return d.help(help);
     }
     match (similar(store, need), remedy) {
-        // The name may be right if no registry could say.
+        // The name may be correct if no registry could be reached.
         (Some(close), Some(remedy)) if !is_asked => {
             d.help(Remedy::Text(format!("did you mean `{close}`? If not: {remedy}")))
         }

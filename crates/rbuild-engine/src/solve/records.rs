@@ -111,8 +111,8 @@ impl StepRecords<'_> {
         Ok(())
     }
 
-    /// Returns the reason why the step must run, as far as earlier builds tell. `before` are the
-    /// inputs of the key of the most similar earlier step.
+    /// Returns the reason why the step must run, as far as it is known from earlier builds.
+    /// `before` are the inputs of the key of the most similar earlier step.
     pub fn reason(&self, before: Option<&KeyInputs>, changes: Option<&Changes>) -> String {
         let (store, key) = (self.env.store, &self.key);
         if self.vertex().ignore_cache || self.env.request.salt.is_some() {

@@ -20,7 +20,7 @@ pub(crate) struct Schedule {
 
 impl Schedule {
     /// Schedules the open vertices that are needed, and the images below them. `exports_files`
-    /// tells that the files of the target are needed even if it is cached.
+    /// is true if the files of the target are needed even if it is cached.
     pub fn of(graph: &BuildGraph, open: Vec<bool>, exports_files: bool) -> Schedule {
         let dependants = vec![Vec::new(); open.len()];
         let mut schedule = Schedule { open, exports_files, inputs: BTreeMap::new(), dependants };

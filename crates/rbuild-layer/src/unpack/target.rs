@@ -149,7 +149,7 @@ impl<'a> UnpackTarget<'a> {
         Ok(())
     }
 
-    /// Replaces the topmost whiteout on the way to `path` by an opaque directory. Returns false if
+    /// Replaces the topmost whiteout above `path` by an opaque directory. Returns false if
     /// there is none. This happens when a layer deletes a directory and has files below it without
     /// an entry for the new directory.
     fn replace_deletion(&mut self, entry: &TarEntry, path: &Path) -> Result<bool> {

@@ -44,7 +44,7 @@ fn openat2(dir: BorrowedFd<'_>, path: &Path, flags: OFlags, mode: Mode) -> rusti
 }
 
 /// Returns `name` if it is a single path component. `..` or a slash in a name would leave the
-/// directory despite `RESOLVE_IN_ROOT`, because the `*at` calls do not know the root.
+/// directory despite `RESOLVE_IN_ROOT`, because the `*at` calls do not take the root into account.
 pub(super) fn one_component(name: &OsStr) -> rustix::io::Result<&OsStr> {
     match name.as_bytes() {
         b"" | b"." | b".." => Err(Errno::INVAL),

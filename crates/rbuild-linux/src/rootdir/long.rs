@@ -154,7 +154,7 @@ pub(super) fn openat2_by(
     (flags, mode): (OFlags, Mode),
     resolve: ResolveFlags,
 ) -> rustix::io::Result<OwnedFd> {
-    // EAGAIN: a rename or mount raced with the resolution, and the kernel asks to retry
+    // EAGAIN: a rename or mount raced with the resolution, and has to be retried
     // (openat2(2)).
     for _ in 0..128 {
         match rustix::fs::openat2(dir, path, flags | OFlags::CLOEXEC, mode, resolve) {

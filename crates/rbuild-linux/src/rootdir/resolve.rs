@@ -12,7 +12,8 @@ use crate::rootdir::long::{self, clean_dotted};
 
 impl RootDir {
     /// Creates the directory `path` and its missing parents, each with `mode` and `owner`, and
-    /// calls `made` with the path of each new one. Links on the way are followed inside the root.
+    /// calls `made` with the path of each new one. Symlinks in the path are followed inside the
+    /// root.
     pub fn create_dir_all(
         &self,
         path: impl AsRef<Path>,

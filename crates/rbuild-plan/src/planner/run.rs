@@ -284,7 +284,7 @@ fn secret(state: &StageState, mount: &Mount, span: Span) -> Planned<SecretStep> 
         let d = Diagnostic::new(span, "secret mount has no id");
         return Err(d.help("add `id=NAME`").into());
     };
-    // With `env` alone there is no file.
+    // With only `env`, there is no file.
     let default = || format!("/run/secrets/{}", id.rsplit('/').next().unwrap_or(&id));
     let target = target.or_else(|| mount.env.is_none().then(default));
     Ok(SecretStep {

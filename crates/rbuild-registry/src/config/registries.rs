@@ -30,7 +30,7 @@ struct Mirror {
     pull_from_mirror: PullFromMirror,
 }
 
-/// The references that a mirror is asked for.
+/// The references that are requested from a mirror.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum PullFromMirror {

@@ -25,7 +25,7 @@ pub(super) struct AuthFile {
     pub(super) document: JsonMembers,
 }
 
-/// Returns the name under which helpers know a registry.
+/// Returns the name of a registry in credential helpers.
 pub(super) fn helper_key(registry: &str) -> &str {
     if registry == DOCKER { DOCKER_URL } else { registry }
 }

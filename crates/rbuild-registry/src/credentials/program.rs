@@ -13,7 +13,7 @@ use crate::environment::ProcessEnvironment;
 use crate::locked;
 use crate::secret::Secret;
 
-/// Maximum time of one call. A helper may ask the user, for example to unlock a keychain.
+/// Maximum time of one call. A helper may prompt the user, for example to unlock a keychain.
 const LIMIT: Duration = Duration::from_secs(30);
 /// Time for output that is still in the pipe when the helper has ended.
 const GRACE: Duration = Duration::from_millis(500);

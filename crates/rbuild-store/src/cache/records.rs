@@ -80,7 +80,7 @@ pub(crate) struct ResultFile {
 /// Maximum size in bytes of a file of cached digests; larger ones are not read.
 const MAX_HASHES: u64 = 1 << 30;
 
-/// The cache records of steps, and what their keys were made of.
+/// The cache records of steps, and the inputs of their keys.
 #[derive(Clone, Copy)]
 pub struct Records<'s> {
     pub(crate) store: &'s Store,

@@ -65,7 +65,7 @@ impl Trees<'_> {
         Ok(self.store.root.sub(Path::new("trees").join(tree.name()).join("fs"))?)
     }
 
-    /// Returns the content of the file `name` beside a tree, empty if there is none.
+    /// Returns the content of the file `name` next to a tree, empty if there is none.
     ///
     /// # Errors
     ///

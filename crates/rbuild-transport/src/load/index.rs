@@ -47,7 +47,7 @@ pub(super) struct IndexResolver<'m, 'a> {
     pub images: Vec<CheckedImage>,
     manifests: HashSet<ManifestDigest>,
     wanted: &'m WantedPlatform,
-    /// Platforms of the images that were left out.
+    /// Platforms of the images that were skipped.
     pub others: BTreeSet<String>,
 }
 
@@ -58,7 +58,7 @@ impl<'m, 'a> IndexResolver<'m, 'a> {
     }
 
     /// Imports everything that an entry of the layout's own index refers to. An image that the
-    /// entry names directly is taken for any platform, unless one was requested.
+    /// entry names directly is accepted for any platform, unless one was requested.
     pub(super) fn enter(&mut self, entry: &Descriptor) -> Result<Reached> {
         let foreign = Platform::of(entry).filter(|own| self.wanted.given() && !self.wanted.platform().takes(own));
         match foreign.filter(|_| !is_index(entry.media_type())) {
@@ -70,7 +70,7 @@ impl<'m, 'a> IndexResolver<'m, 'a> {
         }
     }
 
-    /// Records the platform of an image that is left out. Attestations have the platform `unknown`
+    /// Records the platform of an image that is skipped. Attestations have the platform `unknown`
     /// and do not count.
     fn leave_out(&mut self, platform: &Platform) {
         if platform.os != "unknown" {

@@ -179,7 +179,7 @@ impl<'a> IncomingParts<'a> {
 
     fn find(&self, name: &str) -> Result<(BlobDigest, u64)> {
         match &self.place {
-            // Left out by the sender because the store has it.
+            // Omitted by the sender because the store has it.
             PartSource::Archive(members) if !members.contains_key(name) => match digest_in(name) {
                 Some(digest) => Ok((digest, self.staging.size(&digest)?.ok_or_else(|| lacks(name))?)),
                 None => Err(lacks(name)),
@@ -195,7 +195,7 @@ impl<'a> IncomingParts<'a> {
         };
         let (known, found) = (self.staging.size(&digest)?, layout.size(&digest)?);
         let size = match (known, found) {
-            // Left out because the store has it, or already imported with the same size.
+            // Skipped because the store has it, or already imported with the same size.
             (Some(known), found) if found.is_none_or(|found| found == known) => return Ok((digest, known)),
             (_, Some(found)) => found,
             (_, None) => return layout.file(name).and_then(|_| Err(lacks(name))),

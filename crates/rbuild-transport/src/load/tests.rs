@@ -170,7 +170,7 @@ fn names_are_normalized_and_the_last_one_applies() {
         (&[(NAME, "docker.io/library/busybox:1")], &["busybox:1"]),
         (&[(NAME, "docker.io/library/a:1"), (NAME, "a:1"), (NAME, "quay.io/a/b:2")], &["a:1", "quay.io/a/b:2"]),
         (&[(TAG, "localhost:5000/a")], &["localhost:5000/a:latest"]),
-        // A bare tag is no name, and neither is what cannot be parsed.
+        // Neither a bare tag nor an invalid reference is a name.
         (&[(TAG, "1")], &[]),
         (&[(NAME, "UPPER/CASE:1")], &[]),
     ] {

@@ -102,7 +102,7 @@ impl BuildOnce<'_> {
                     let _ = serde_json::to_writer(&mut answer_writer, &finished);
                     i32::from(code::OK)
                 }
-                // The caller knows why it was stopped.
+                // The caller reports why it was stopped.
                 Err(BuildError::Cancelled) => i32::from(code::INTERRUPTED),
                 Err(e) => i32::from((self.report)(&e)),
             }

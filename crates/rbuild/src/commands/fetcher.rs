@@ -21,7 +21,7 @@ use crate::commands::transfer::{Show, pull_one, push_all};
 use crate::exit::{Failure, code};
 use crate::input::registry;
 
-/// A failure on its way from the fetcher.
+/// A failure that the fetcher reports.
 #[derive(Serialize, Deserialize)]
 pub struct Told {
     code: u8,

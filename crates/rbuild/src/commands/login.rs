@@ -50,7 +50,7 @@ pub fn logout(args: LogoutArgs) -> Result<u8, Failure> {
     Ok(code::OK)
 }
 
-/// Returns the host of a registry; scheme and path are cut off, as docker does it.
+/// Returns the host of a registry; scheme and path are removed, as in docker.
 fn registry_name(given: Option<&str>) -> Result<String, Failure> {
     let given = given.unwrap_or("docker.io");
     let host = given.trim_start_matches("https://").trim_start_matches("http://");

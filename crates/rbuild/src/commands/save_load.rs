@@ -178,7 +178,7 @@ pub fn save(settings: &Settings, args: SaveArgs) -> Result<u8, Failure> {
     Ok(code::OK)
 }
 
-/// Adds the path of the archive to a failure that speaks of "the archive".
+/// Adds the path of the archive to a failure that mentions "the archive".
 fn of_file(path: &Path, failure: Failure) -> Failure {
     let message = match failure.message.strip_prefix("the archive") {
         Some(rest) if rest.starts_with([' ', ':']) => format!("the archive {}{rest}", path.display()),

@@ -54,7 +54,7 @@ fn shown<T>(show: Show, doing: &str, done: &str, transfer: impl FnOnce(&Transfer
     transfer(&TransferProgress { moved: moved.clone(), total: &total, done: &finished })
 }
 
-/// Pulls an image and tells what became of it.
+/// Pulls an image and reports the result.
 pub fn pull_one(
     store: &Store,
     client: &Client,

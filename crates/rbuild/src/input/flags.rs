@@ -187,7 +187,7 @@ pub fn mount(text: &str) -> Result<(PathBuf, Volume), Failure> {
         .map_err(|f| Failure { message: f.message.replace("--volume", "--mount"), ..f })
 }
 
-/// Returns the words of an error of a file: without its number, if the kind says enough.
+/// Returns the text of an error of a file, without its number if the kind is specific enough.
 pub fn reason(e: &std::io::Error) -> String {
     match e.kind() {
         std::io::ErrorKind::NotFound => "no such file or directory".into(),

@@ -9,7 +9,7 @@ use crate::input::withheld;
 use crate::ui::plain::plain;
 use crate::ui::terminal;
 
-/// Returns a client that tells of waits and warnings on standard error, unless `quiet`.
+/// Returns a client that reports waits and warnings on standard error, unless `quiet`.
 pub fn client(environment: ProcessEnvironment, options: Options, quiet: bool) -> Client {
     Client::new(environment, options, move |notice| {
         if quiet {
@@ -35,7 +35,7 @@ pub fn environment() -> Result<ProcessEnvironment, Failure> {
     })
 }
 
-/// Returns the client that flags ask for. A login among them is for the registry of `own`, the
+/// Returns the client for the flags. Credentials among them are for the registry of `own`, the
 /// images that the command pulls or pushes, and no other registry gets it.
 pub fn client_of(flags: &RegistryFlags, own: &[Reference], quiet: bool) -> Result<Client, Failure> {
     if let Some(path) = flags.authfile.as_ref().filter(|path| !path.exists()) {

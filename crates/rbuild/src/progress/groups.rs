@@ -1,5 +1,5 @@
 //! Progress for CI logs: one collapsible group per step. The group of one step at a time is open,
-//! and its lines are printed as they come; the lines of other steps follow when it is closed.
+//! and its lines are printed as they arrive; the lines of other steps follow when it is closed.
 
 use std::collections::HashMap;
 
@@ -130,7 +130,8 @@ impl Groups {
     }
 }
 
-/// Returns the line that begins the group of a step. Only GitLab is told whether to fold it.
+/// Returns the line that begins the group of a step. Only GitLab's format states whether to fold
+/// it.
 fn heading(service: Service, step: &GroupStep, folded: &str, title: &str) -> String {
     match service {
         Service::Github => format!("::group::{title}\n"),

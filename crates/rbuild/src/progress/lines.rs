@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use rbuild_sandbox::Stream;
 
-/// Output of a step, cut into lines as it comes.
+/// Output of a step, split into lines as it arrives.
 pub struct OutputLines {
     number: usize,
     started: Instant,

@@ -180,7 +180,7 @@ fn page(verb: Command, common: Vec<Arg>) -> Command {
     }
 }
 
-/// Returns the help page of a verb, or of the program for `None`; long if it was asked for with
+/// Returns the help page of a verb, or of the program for `None`; long if it was requested with
 /// `--help`.
 pub fn help(verb: Option<&str>, long: bool) -> String {
     let mut command = pages();

@@ -83,7 +83,8 @@ fn item(copier: &mut Copier<'_>, tree: &SourceTree<'_>, item: &Selected) -> Resu
     }
     if item.stat.kind == FileKind::Dir {
         let dir = copier.dir(dest, copier.parent_mode())?;
-        // The time of a source's root says when the files arrived, as in BuildKit.
+        // The time of a source's top directory is the time at which the files arrived, as in
+        // BuildKit.
         let inner = !item.path.as_os_str().is_empty();
         copier.times.insert(dir.real.clone(), if inner { item.stat.mtime } else { copier.now() });
         return directory(copier, tree, item, dir);

@@ -70,7 +70,7 @@ fn needed_uncached_vertices_run_after_their_inputs() {
         (&[][..], false, ""),
         (&[], true, ""),
         (&[1, 2, 4, 5], false, "0 1<0> 2<1> 4<2> 5<4>"),
-        // Cached parents are skipped: the step stands on the image below.
+        // Cached parents are skipped: the step depends on the image below.
         (&[2, 4, 5], false, "0 2<0> 4<2> 5<4>"),
         // A cached stage that is copied from needs its image.
         (&[4, 5], false, "0 4<0> 5<4>"),

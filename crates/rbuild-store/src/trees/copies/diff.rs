@@ -19,7 +19,7 @@ enum Mark {
 }
 
 impl Mark {
-    /// Returns true if the entry is the marked one and, as far as the mark tells, unchanged. It
+    /// Returns true if the entry is the marked one and, as far as the mark shows, unchanged. It
     /// must not be a directory.
     fn is_leaf(&self, stat: &Stat) -> bool {
         matches!(self, Mark::Leaf { inode, changed } if *inode == stat.ino && changed.is_none_or(|at| at == stat.ctime))
