@@ -8,7 +8,7 @@ fn is_blank(c: char) -> bool {
     matches!(c, ' ' | '\t' | '\u{b}' | '\u{c}' | '\r')
 }
 
-/// Splits at blanks, without regard to quotes (COPY, EXPOSE, FROM).
+/// Splits at whitespace, without regard to quotes (COPY, EXPOSE, FROM).
 pub fn plain(text: &Text) -> Vec<Word> {
     let mut found = Vec::new();
     let mut start = None;
@@ -25,7 +25,7 @@ pub fn plain(text: &Text) -> Vec<Word> {
     found
 }
 
-/// Splits at unquoted, unescaped blanks. Quotes and escapes are kept in the words (ENV, LABEL,
+/// Splits at unquoted, unescaped whitespace. Quotes and escapes are kept in the words (ENV, LABEL,
 /// ARG).
 pub fn quoted(text: &Text, escape: char) -> Vec<Word> {
     split_quoted(&text.text, escape).into_iter().map(|(a, b)| word(text, a, b)).collect()

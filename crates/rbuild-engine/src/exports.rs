@@ -76,7 +76,7 @@ pub enum Split {
 }
 
 impl Split {
-    /// Returns true if each of the platforms gets a directory of its own.
+    /// Returns true if each of the platforms gets its own directory.
     pub(crate) fn applies(self, platforms: usize) -> bool {
         match self {
             Split::Several => platforms > 1,

@@ -39,7 +39,7 @@ pub struct Prepared {
     pub(crate) marks: Vec<SecretMark>,
     /// Images by manifest digest.
     pub(crate) images: HashMap<ManifestDigest, Image>,
-    /// Hashes of context files. The builder is a separate process and has a copy of its own.
+    /// Hashes of context files. The builder is a separate process and has its own copy.
     pub(crate) hashes: Arc<HashCache>,
 }
 

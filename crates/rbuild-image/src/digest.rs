@@ -1,4 +1,4 @@
-//! Identifiers that are SHA-256 hashes. Each kind has a type of its own, so that one cannot be
+//! Identifiers that are SHA-256 hashes. Each kind has its own type, so that one cannot be
 //! passed for another.
 
 /// A text is not a SHA-256 digest. Contains the first 100 characters of the text.

@@ -28,9 +28,9 @@ impl LowerRefs {
         self.dirs.is_empty() && self.links.is_empty()
     }
 
-    /// Serializes the references for a file beside the tree: records `d DIR`, and `l LINK` followed
-    /// by `t TARGET`, each terminated by a zero byte, preceded by a record `r ` if the root is not
-    /// described.
+    /// Serializes the references for a file next to the tree: records `d DIR`, and `l LINK`
+    /// followed by `t TARGET`, each terminated by a zero byte, preceded by a record `r ` if the
+    /// root is not described.
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
         let mut put = |tag: u8, path: &Path| {

@@ -293,7 +293,7 @@ impl<R: Read> TarReader<R> {
 }
 
 /// Returns true if the header's checksum is correct: the sum of all bytes, with those of the
-/// checksum field counted as blanks (POSIX ustar).
+/// checksum field counted as spaces (POSIX ustar).
 fn checksum_fits(header: &Header) -> bool {
     let sum = |bytes: &[u8]| bytes.iter().map(|b| u32::from(*b)).sum::<u32>();
     let bytes = header.as_bytes();

@@ -33,8 +33,8 @@ const DIGEST: usize = 32;
 const FIELDS: usize = 3 * 4 + 8 + 4 + 2 * 4;
 
 impl Remainder {
-    /// Serializes the remainder of the layer with that diffID for a file beside the tree: a line of
-    /// text, the SHA-256 of the rest, the diffID, and the fields in little-endian byte order.
+    /// Serializes the remainder of the layer with that diffID for a file next to the tree: a line
+    /// of text, the SHA-256 of the rest, the diffID, and the fields in little-endian byte order.
     pub fn to_bytes(&self, diff_id: &DiffId) -> Vec<u8> {
         let mut rest = Vec::with_capacity(DIGEST + FIELDS + 4 * self.nanoseconds.len());
         rest.extend_from_slice(diff_id.bytes());

@@ -248,7 +248,7 @@ fn number(header: &mut Header, field: HeaderField, value: u64, pax: &mut Vec<u8>
     octal(header, field, if value > largest(field) { 0 } else { value });
 }
 
-/// Sets the checksum: the sum of all bytes, with its own eight counted as blanks (POSIX ustar).
+/// Sets the checksum: the sum of all bytes, with its own eight counted as spaces (POSIX ustar).
 fn checksum(header: &mut Header) {
     header.as_mut_bytes()[CHECKSUM.0..CHECKSUM.0 + CHECKSUM.1].fill(b' ');
     let sum: u32 = header.as_bytes().iter().map(|byte| u32::from(*byte)).sum();

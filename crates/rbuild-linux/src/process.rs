@@ -526,7 +526,7 @@ pub fn own_ids() -> (u32, u32) {
 mod tests {
     use super::*;
 
-    /// A process whose threads have just ended can clone. Runs in a process of its own because the
+    /// A process whose threads have just ended can clone. Runs in a separate process because the
     /// test harness has threads.
     #[test]
     fn joined_threads_do_not_prevent_cloning() {
@@ -553,7 +553,7 @@ mod tests {
 
     #[test]
     fn a_process_with_threads_is_not_cloned() {
-        // The test harness runs this on a thread of its own.
+        // The test harness runs this on a separate thread.
         let Err(e) = clone_into_namespaces() else { panic!("cloned a threaded process") };
         assert!(e.to_string().contains("several threads"), "{e}");
     }

@@ -1,4 +1,4 @@
-//! Identifiers of vertices, named contexts and volumes: positions in lists, each a type of its own.
+//! Identifiers of vertices, named contexts and volumes: positions in lists, each with its own type.
 
 use std::ops::{Index, IndexMut};
 

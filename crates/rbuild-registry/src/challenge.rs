@@ -13,7 +13,7 @@ pub(crate) enum Challenge {
     Bearer {
         realm: String,
         service: Option<String>,
-        /// Scopes, separated by blanks.
+        /// Scopes, separated by spaces.
         scope: Option<String>,
         /// Reason for the rejection of the token that was sent.
         error: Option<String>,

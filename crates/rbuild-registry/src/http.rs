@@ -57,7 +57,7 @@ impl HttpReply {
     }
 }
 
-/// A reader with a lifetime of its own.
+/// A reader with an independent lifetime.
 struct Passed<'a>(&'a mut dyn Read);
 
 impl Read for Passed<'_> {

@@ -115,7 +115,7 @@ impl Streams {
             carry(err, || io::stderr().as_fd().try_clone_to_owned())?;
         }
         if let Some((_, to)) = self.input {
-            // Not joined: there is no telling when its source will produce input again.
+            // Not joined, because its source may never produce input again.
             start(move || carry_in(&to, ended.as_ref()))?;
         }
         Ok(Carried { threads, until })

@@ -64,7 +64,7 @@ impl RunRequest {
         self.security == Privileges::Insecure
     }
 
-    /// Returns the user and group ID that the kernel knows the command by.
+    /// Returns the command's user and group ID in the kernel.
     pub(crate) fn kernel_ids(&self) -> (u32, u32) {
         if self.is_emulated() { (0, 0) } else { (self.uid, self.gid) }
     }

@@ -23,7 +23,7 @@ use crate::trees::copies::{MergedFiles, MergedWhiteouts, merge};
 use crate::trees::id::TreeId;
 use crate::workspace::Workspace;
 
-/// File beside a tree with the [`rbuild_layer::Remainder`] of its layer.
+/// File next to a tree with the [`rbuild_layer::Remainder`] of its layer.
 pub(crate) const REMAINDER: &str = "remainder";
 
 /// A packed layer.
@@ -74,7 +74,7 @@ impl<W: Write> Write for StoppableWriter<'_, W> {
     }
 }
 
-/// Returns the name of the document beside a tree that describes its layer in that form.
+/// Returns the name of the document next to a tree that describes its layer in that form.
 pub(crate) fn layer_document(form: LayerForm, latest: Option<i64>) -> String {
     let times = latest.map_or(String::new(), |latest| format!("-{latest}"));
     format!("layer-{}{times}.json", form.name())
@@ -123,7 +123,7 @@ impl Layers<'_> {
         Ok(layer)
     }
 
-    /// Packs the files of a tree, and stores what the layer lacks of them beside the tree.
+    /// Packs the files of a tree, and stores what the layer lacks of them next to the tree.
     fn pack_files(&self, tree: &TreeId, form: LayerForm, latest: Option<i64>, out: impl Write) -> Result<PackedLayer> {
         let fs = self.store.trees().tree(tree)?;
         if let Some(latest) = latest {

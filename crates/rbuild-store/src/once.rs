@@ -4,7 +4,7 @@
 //! The sequence is always the same, and [`Store::once`] is its only home: look for the result; wait
 //! for the lock of its key; look again, because the last holder may have made it; make it. What
 //! makes it publishes it, so that the next look finds it. [`Session::tree_once`] is the same for
-//! trees that have a record of their own key.
+//! trees that have a record under their own key.
 //!
 //! # Order of locks
 //!
@@ -224,7 +224,7 @@ impl Session<'_> {
     /// `lock` is the kind of the lock, such as [`Lock::Fixup`]; `fill` gets the new tree's
     /// directory, which contains an empty `fs`.
     ///
-    /// Steps do not use this: each execution of one has a tree and a result of its own, and a
+    /// Steps do not use this: each execution of one has its own tree and result, and a
     /// record under two keys.
     ///
     /// # Errors

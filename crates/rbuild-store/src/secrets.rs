@@ -14,7 +14,7 @@ use crate::once::Lock;
 use crate::store::{Store, document};
 use crate::trees::id::TreeId;
 
-/// The known results of searching a tree for secrets, stored beside its files.
+/// The known results of searching a tree for secrets, stored next to its files.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verdict {
     /// Secrets that were searched for and not found.

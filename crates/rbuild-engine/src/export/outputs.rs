@@ -57,7 +57,7 @@ pub(crate) fn files(export: &Export, views: &[View]) -> Result<()> {
 }
 
 /// Names an image, or the index of the images of several platforms. It gets all names or none, also
-/// beside other builds.
+/// concurrently with other builds.
 fn tag_all(store: &Store, images: &[Image], tags: &[Reference]) -> Result<()> {
     let digest = match images {
         [only] => only.manifest_digest,

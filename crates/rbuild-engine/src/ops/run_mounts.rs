@@ -63,7 +63,7 @@ struct TreesFor {
     insecure: bool,
 }
 
-/// Directory of the builder's agent sockets; each is in a subdirectory of its own.
+/// Directory of the builder's agent sockets; each is in its own subdirectory.
 const LISTENING: &str = "/listening";
 
 /// The initial content of a cache: its position in the Dockerfile, and its files if they come from

@@ -118,7 +118,7 @@ impl Connection {
     }
 }
 
-/// Serves each connection on a thread of its own until the other end of `stopped` is closed, then
+/// Serves each connection on its own thread until the other end of `stopped` is closed, then
 /// ends all connections.
 fn accept(listener: &UnixListener, stopped: &OwnedFd, behind: &Behind) {
     let mut open: Vec<Connection> = Vec::new();

@@ -276,7 +276,7 @@ fn mounts_stages(run: &RunStep) -> bool {
 }
 
 /// Returns the result that an open step will have, if its key determines it. Every run of a command
-/// has a result of its own.
+/// has its own result.
 fn foreseen(vertex: &Vertex, key: Option<CacheKey>) -> Option<ResultId> {
     match &vertex.step {
         Step::Workdir(_) => key.map(ResultId::from),

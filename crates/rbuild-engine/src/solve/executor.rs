@@ -110,7 +110,7 @@ pub(crate) fn run(env: &StepEnv<'_>, pack: impl FnOnce(EarlyLayers<'_>) + Send) 
     }
 }
 
-/// Runs `work`, with `pack` on a thread of its own, which gets the layers that `queue_done` and
+/// Runs `work`, with `pack` on a separate thread, which gets the layers that `queue_done` and
 /// `work` put into the queue. The queue is closed when `work` ends, also by a panic: otherwise the
 /// thread would wait for ever.
 fn pack_beside(

@@ -88,7 +88,7 @@ fn nothing_is_written_outside_the_root() {
     for (i, case) in cases.iter().enumerate() {
         let t = Temp::new(&format!("escape{i}"));
         let _ = apply(&t, case);
-        // `Temp::drop` checks that the file beside the root is untouched. Nothing inside may point
+        // `Temp::drop` checks that the file next to the root is untouched. Nothing inside may point
         // at it.
         assert!(!t.0.join("h").exists());
     }

@@ -123,7 +123,7 @@ impl RootDir {
         Error::new(call, self.label.join(shown), e)
     }
 
-    /// Opens a directory below this one as a root of its own.
+    /// Opens a directory below this one as a separate root.
     pub fn sub(&self, path: impl AsRef<Path>) -> Result<RootDir> {
         let path = path.as_ref();
         let fd = openat2(self.fd(), path, OFlags::DIRECTORY | OFlags::RDONLY, Mode::empty())

@@ -22,8 +22,8 @@ pub(super) struct FileLock {
 }
 
 impl FileLock {
-    /// Waits for the right to change a file. The lock is a file beside it, since the file itself is
-    /// replaced.
+    /// Waits for the right to change a file. The lock is a file next to it, since the file itself
+    /// is replaced.
     pub(super) fn take(path: &Path) -> Result<FileLock, String> {
         let failed = |e: io::Error| format!("{}: {e}", path.display());
         let path = behind_links(path).map_err(failed)?;

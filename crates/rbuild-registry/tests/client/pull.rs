@@ -86,7 +86,7 @@ fn interrupted_downloads_are_resumed() {
         registry.behave();
     }
     assert!(!scene.told.lock().unwrap().is_empty());
-    // Seven failures are no reason to give up as long as there is progress.
+    // Seven failures do not end a download as long as there is progress.
     registry.fault("GET", "blobs", Fault::Cut(2_000_000), 1);
     registry.fault("GET", "blobs", Fault::Cut(100), 4);
     assert!(read(&repository, &digest, size).unwrap() == data);

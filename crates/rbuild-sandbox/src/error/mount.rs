@@ -32,7 +32,7 @@ pub enum MountProblem {
     /// The target is the procfs of the command.
     OverProcesses,
     OverRoot,
-    /// The target is the directory of the command's devices, or lies at or below one of them.
+    /// The target is the directory of the command's devices, or at or below one of them.
     OverDevices {
         place: PathBuf,
     },
@@ -48,7 +48,7 @@ pub enum MountProblem {
         path: PathBuf,
         has: Noun,
     },
-    /// The target lies, or its link leads, into a file system of the kernel.
+    /// The target, or the target of its symlink, is in a file system of the kernel.
     InKernelFiles {
         place: Noun,
         link_to: Option<PathBuf>,

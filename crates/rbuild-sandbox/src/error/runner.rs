@@ -41,7 +41,7 @@ pub enum Phase {
 }
 
 impl Phase {
-    /// Returns the phase as the beginning of a message, where the problem alone does not say it.
+    /// Returns the phase as the beginning of a message, where the problem alone does not imply it.
     fn prefix(self) -> &'static str {
         match self {
             Phase::Request => "the request cannot be read: ",

@@ -145,7 +145,7 @@ impl Supervisor {
                 form.read(width, bytes).ok_or(Errno::INVAL)?
             }
         };
-        // The kernel does not even look at the path.
+        // The kernel does not resolve the path.
         if form == TimeForm::Nanoseconds && (access.1, modification.1) == (OMIT, OMIT) {
             return Ok(Reply::value(0));
         }
@@ -204,8 +204,9 @@ impl Supervisor {
         root && caller.path(at.path).is_ok_and(|path| !hands_on_group(caller, at.dir, &path))
     }
 
-    /// Returns the mode of a new file that is no directory. Like the kernel, drops the set-group-ID
-    /// bit of a program that gets a group from its directory which its maker is not in.
+    /// Returns the mode of a new file that is not a directory. Like the kernel, drops the
+    /// set-group-ID bit of a program that gets a group from its directory which its maker is not
+    /// in.
     fn mode_in(&self, caller: &Caller<'_>, dir: &OpenedFile, mode: u32) -> Result<Mode> {
         let who = self.credentials(caller)?;
         let is_in = |group: u32| who.groups.files == group || who.more_groups.contains(&group);
@@ -388,7 +389,7 @@ impl Supervisor {
     }
 }
 
-/// Fails with EINVAL, before anything is looked up, if a call has flags that it does not know.
+/// Fails with EINVAL, before anything is looked up, if a call has unknown flags.
 pub(super) fn refuse_unknown_flags(file: Subject) -> Result<()> {
     match file {
         Subject::Named(PathAt { flags, .. }) if flags & !NAMING != 0 => Err(Errno::INVAL),

@@ -65,7 +65,7 @@ impl Supervisor {
         Ok(Reply::value(0))
     }
 
-    /// Handles capset(2). The kernel, which knows only of capabilities that were given up by this
+    /// Handles capset(2). The kernel, which is aware only of capabilities that were dropped by this
     /// call, performs it unless a change of users has taken all of them for good.
     pub(super) fn set_capabilities(&mut self, caller: &Caller<'_>, header: u64, sets: u64) -> Result<Reply> {
         if !self.has_begun {

@@ -385,7 +385,7 @@ impl TimeForm {
 /// Size of the first version of `struct open_how`, and the largest size that the kernel takes.
 pub const OPEN_HOW: std::ops::RangeInclusive<u64> = 24..=4096;
 
-/// The flags of open(2) that openat2(2) knows.
+/// The flags of open(2) that openat2(2) accepts.
 const OPEN_FLAGS: OFlags = OFlags::RWMODE
     .union(OFlags::CREATE.union(OFlags::EXCL).union(OFlags::NOCTTY).union(OFlags::TRUNC).union(OFlags::APPEND))
     .union(OFlags::NONBLOCK.union(OFlags::DSYNC).union(OFlags::SYNC).union(OFlags::ASYNC).union(OFlags::DIRECT))

@@ -255,7 +255,7 @@ mod tests {
         let held = |who: &Credentials| (who.has(of_files), who.has(other));
         let dropped = root.clone().with_users(Ids::all(33));
         assert_eq!((held(&dropped), dropped.lost.for_good), ((false, false), true));
-        // Kept means permitted, and effective only once the process says so.
+        // Kept means permitted, and effective only once the process makes it so.
         let kept = Credentials { keeps: true, ..root.clone() }.with_users(Ids::all(33));
         assert_eq!((held(&kept), kept.lost.for_good), ((false, false), false));
         assert_eq!((kept.left_of(0xff, 0xff), dropped.left_of(0xff, 0xff)), ((0, 0xff), (0, 0)));

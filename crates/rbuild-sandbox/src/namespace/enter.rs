@@ -50,7 +50,7 @@ pub struct Builder {
     pub zygote: Zygote,
     proc: ProcView,
     signals: SigSet,
-    /// Host paths by their path in [`World`]; empty if the builder has a root of its own.
+    /// Host paths by their path in [`World`]; empty if the builder has its own root.
     elsewhere: Vec<(PathBuf, PathBuf)>,
 }
 

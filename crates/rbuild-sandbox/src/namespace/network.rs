@@ -52,7 +52,7 @@ impl CarrierKind {
 
 const TUN: &str = "/dev/net/tun";
 
-/// Maximum time for outbound access to come up.
+/// Maximum time until outbound access works.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 impl Carrier {

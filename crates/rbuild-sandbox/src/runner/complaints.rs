@@ -28,7 +28,7 @@ impl Complaints {
         Some(Complaints(file))
     }
 
-    /// Returns the first error, which is closest to the cause: callers log it again on its way up.
+    /// Returns the first error, which is closest to the cause: callers log it again.
     pub fn first_error(&self) -> Option<String> {
         self.lines().into_iter().find_map(|line| line.strip_prefix(ERROR).map(String::from))
     }

@@ -79,7 +79,7 @@ impl PlannedMount<'_> {
             }
             Ok(above)
         };
-        // The image is writable here: a mount that lies above is not.
+        // The image is writable here, but a mount above it is not.
         let above = point().map_err(|e| match e.kind() {
             std::io::ErrorKind::ReadOnlyFilesystem => MountProblem::ReadOnly.at(self.target).into(),
             _ => fail(e),
@@ -98,7 +98,7 @@ const SYSTEM: [(&str, PointKind); 5] = [
 ];
 
 /// Makes the mounts of a command, and ensures that the points exist that they need in the image.
-/// Requested mounts are in the request's order: later ones may lie below earlier ones.
+/// Requested mounts are in the request's order: later ones may be below earlier ones.
 pub(crate) fn mounts_of<'a>(
     request: &'a RunRequest,
     proc: ProcView,

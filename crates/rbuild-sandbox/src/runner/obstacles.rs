@@ -28,7 +28,7 @@ impl Taken {
         self.0.iter().rev().find(|(at, _)| path.starts_with(at))
     }
 
-    /// Returns true if `path` lies below a mount point, so that the image does not decide what is
+    /// Returns true if `path` is below a mount point, so that the image does not decide what is
     /// there.
     pub(crate) fn covers(&self, path: &Path) -> bool {
         self.0.iter().any(|(at, _)| path.starts_with(at) && path != at)

@@ -63,7 +63,7 @@ pub(crate) fn narrow_least(socket: Option<BorrowedFd<'_>>) -> Result<(), RunnerP
     }
 }
 
-/// Refuses the calling process what no command may do, where there are no namespaces. The kernel
+/// Installs the filter for commands without namespaces on the calling process. The kernel
 /// takes a filter only from a process with CAP_SYS_ADMIN or without the prospect of more rights
 /// (`no_new_privs`, under which set-id programs would fail): root of a container that lacks both
 /// has the filter of that container alone.

@@ -261,7 +261,7 @@ fn serve(socket: OwnedFd, around: Option<&Surroundings>) {
             }
             _ => match fork_runner(around) {
                 Ok(Cloned::Child) => {
-                    // End of file on this descriptor tells the builder that the zygote has ended.
+                    // End of file on this descriptor means that the zygote has ended.
                     drop(socket);
                     std::process::exit(become_runner(fds).map_or(70, |input| runner_main(input, around)));
                 }

@@ -155,7 +155,7 @@ impl Gc<'_> {
     }
 
     /// Returns inodes and disk usage of the files of a tree that other trees may share. Computed
-    /// once and stored beside the tree. Only copies have such files, as they are made by linking.
+    /// once and stored next to the tree. Only copies have such files, as they are made by linking.
     fn linkable_files(&self, name: &str) -> Result<Vec<(u64, u64)>> {
         if !self.store.root.exists(format!("trees/{name}/{LISTING}"))? {
             return Ok(Vec::new());
@@ -193,7 +193,7 @@ impl Gc<'_> {
         item.documents.push(document);
     }
 
-    /// Returns the disk usage of a finished tree in bytes. Computed once and stored beside it.
+    /// Returns the disk usage of a finished tree in bytes. Computed once and stored next to it.
     fn bytes_of(&self, dir: &str, name: &str) -> Result<u64> {
         let place = format!("{dir}/{name}");
         let known: Option<u64> = self.store.read_if_any(&format!("{place}/bytes.json")).ok().flatten();

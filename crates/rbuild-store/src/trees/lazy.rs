@@ -20,10 +20,10 @@ use crate::trees::stand_ins::{DEVICES, STAND_INS};
 use crate::trees::tree::INODES;
 use crate::workspace::Workspace;
 
-/// A note beside a lazily unpacked tree.
+/// A note next to a lazily unpacked tree.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Folded {
-    /// Name of the layer's document beside it.
+    /// Name of the layer's document next to it.
     pub layer: String,
     /// Owner, group and mode of the tree's root directory, which the layer does not contain.
     root: (u32, u32, u32),
@@ -31,7 +31,7 @@ pub(crate) struct Folded {
     /// versions do not have it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     mtime: Option<(i64, u32)>,
-    /// True if the remainder of the layer beside it applies.
+    /// True if the remainder of the layer next to it applies.
     #[serde(default)]
     pub exact: bool,
     /// Boot ID under which the files were unpacked. Files unpacked before the last boot may have

@@ -18,10 +18,10 @@ use crate::trees::id::TreeId;
 use crate::trees::tree::Trees;
 use crate::trees::union::{FoundEntry, UnionView};
 
-/// File beside a tree that may contain stand-ins, with the inode number of its `fs` directory.
+/// File next to a tree that may contain stand-ins, with the inode number of its `fs` directory.
 pub(crate) const STAND_INS: &str = "stand-ins";
 
-/// File beside a tree that contains device nodes.
+/// File next to a tree that contains device nodes.
 pub(crate) const DEVICES: &str = "devices";
 
 impl Trees<'_> {

@@ -21,11 +21,11 @@ use crate::trees::id::{TreeId, digest_in, document_of};
 use crate::trees::notes::LOWER_REFS;
 use crate::workspace::Workspace;
 
-/// File beside a copy's tree that lists the sources of its files. These files may be hard links to
+/// File next to a copy's tree that lists the sources of its files. These files may be hard links to
 /// those of another copy.
 pub const LISTING: &str = "listing";
 
-/// File beside a copy's tree with the inodes and sizes of its files.
+/// File next to a copy's tree with the inodes and sizes of its files.
 pub(crate) const INODES: &str = "files";
 
 /// Maximum size of a note in bytes.
@@ -77,7 +77,7 @@ impl Trees<'_> {
         }
     }
 
-    /// Writes a file beside the files of a new tree.
+    /// Writes a file next to the files of a new tree.
     ///
     /// # Errors
     ///

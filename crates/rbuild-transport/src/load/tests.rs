@@ -249,7 +249,7 @@ fn a_docker_archive_is_loaded_in_every_form() {
     assert!(empty.contains("neither manifest.json nor index.json"), "{empty}");
 }
 
-/// `manifest.json` has no annotations; the manifest of the index beside it does.
+/// `manifest.json` has no annotations; the manifest of the index next to it does.
 #[test]
 fn a_docker_archive_keeps_the_manifest_with_its_annotations() {
     let scratch = Scratch::new();

@@ -1,4 +1,4 @@
-//! The fetcher: a process of its own for pulls and pushes of a build.
+//! The fetcher: a separate process for pulls and pushes of a build.
 //!
 //! It is forked by the launcher, in the caller's namespaces: only there are the resolver, the
 //! certificates and the credentials. It alone reads credentials and talks to registries. The

@@ -286,7 +286,7 @@ mod tests {
         Event::Output { step, stream: Stream::Stdout, bytes: text.into() }
     }
 
-    /// Returns the lines of a frame without trailing blanks.
+    /// Returns the lines of a frame without trailing spaces.
     fn lines(screen: &mut Screen, rows: usize, columns: usize) -> Vec<String> {
         let text = screen.frame(rows, columns, true);
         text.lines().map(|l| l.trim_end().to_string()).collect()

@@ -58,7 +58,7 @@ enum TemplatePiece {
 
 #[derive(Debug, Clone, PartialEq)]
 enum TemplateToken {
-    /// `.` and the name after it, which may be empty; true if no blank precedes it.
+    /// `.` and the name after it, which may be empty; true if no whitespace precedes it.
     Field(String, bool),
     Variable(String),
     Word(String),
@@ -67,7 +67,7 @@ enum TemplateToken {
     Mark(&'static str),
 }
 
-/// Splits a template into texts and actions, and trims blanks at trim markers.
+/// Splits a template into texts and actions, and trims whitespace at trim markers.
 fn split(text: &str) -> Result<Vec<TemplatePiece>, String> {
     let mut pieces = Vec::new();
     let mut rest = text;
@@ -346,7 +346,7 @@ fn operand(rest: &mut &[TemplateToken], depth: usize) -> Result<Option<Operand>,
     Ok(Some(Operand::Path(root, path)))
 }
 
-/// Parses the fields that follow without a blank.
+/// Parses the fields that follow without whitespace.
 fn fields(rest: &mut &[TemplateToken]) -> Vec<String> {
     let mut path = Vec::new();
     while let Some((TemplateToken::Field(name, true), after)) = rest.split_first() {

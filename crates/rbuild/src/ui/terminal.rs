@@ -73,7 +73,7 @@ pub fn lost_output() -> Option<&'static io::Error> {
     LOST.get()
 }
 
-/// Formats a table like docker: headings, then rows, with three blanks between columns.
+/// Formats a table like docker: headings, then rows, with three spaces between columns.
 pub fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
     let mut widths: Vec<usize> = headings.iter().map(|h| h.chars().count()).collect();
     for row in rows {

@@ -4,7 +4,7 @@ use std::fmt::{self, Display, Formatter};
 
 /// A change to the files that a build reads. An operation that does not fit the tree (a removed
 /// path, a file in place of a directory) is skipped, so that a case stays valid when other changes
-/// are left out.
+/// are omitted.
 #[derive(Clone, Debug)]
 pub enum Op {
     Write { path: Vec<u8>, text: String, way: Way },

@@ -48,7 +48,7 @@ fn diagnostics_mark_the_offending_word() {
         assert!(ran.stderr.contains(marked) && !ran.stderr.contains(&format!("{marked}^")), "{}", ran.stderr);
     }
     lab.build("FROM busybox\nRUN false\n", &[]).fails(1, &["--on-error shell"]);
-    // A trigger is no part of the Dockerfile: its FROM is marked.
+    // A trigger is not part of the Dockerfile, so its FROM is marked.
     lab.build("FROM busybox\nONBUILD COPY a /bin/busybox/x\nONBUILD USER who\n", &["-t", "base"]).ok();
     lab.build("FROM base\n", &[]).fails(1, &["Dockerfile:1:"]);
 }
@@ -120,7 +120,7 @@ fn no_user_namespaces_is_an_error_with_a_remedy() {
     assert!(doctor.stdout.contains("NO  userns"), "{}", doctor.stdout);
 }
 
-/// Runs a script as root of a user namespace that maps no other user, with a store of its own, for
+/// Runs a script as root of a user namespace that maps no other user, with its own store, for
 /// setups that need a mount.
 pub fn in_namespace(lab: &Lab, script: &str) -> crate::lab::Ran {
     let base = base("busybox.tar");

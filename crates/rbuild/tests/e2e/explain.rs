@@ -42,7 +42,7 @@ fn explain_names_the_changed_inputs() {
     let same_files = build(&["--build-arg", "VERSION=1.2"]);
     assert!(why(&same_files, "WORKDIR").starts_with("nothing that it depends on has changed"), "{same_files}");
     assert!(why(&same_files, "RUN echo").contains("A=1 was added"), "{same_files}");
-    // Another configuration is no reason, also where there is one.
+    // A changed configuration is not a reason, even if there is another reason.
     lab.rbuild(["import", "-c", "LABEL b=2", base("busybox.tar").to_str().unwrap(), "base"]).ok();
     let other = lab.build(&FILE.replace("RUN echo", "RUN echo b"), &["--explain"]).ok().stderr;
     assert!(!other.contains("image base"), "{other}");

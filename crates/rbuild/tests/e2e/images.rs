@@ -409,8 +409,8 @@ fn mode_delete_mirrors_the_result_into_a_directory() {
     let file = "FROM scratch\nCOPY src /\n";
     lab.build(file, &["-o", "type=local,dest=out,mode=delete"]).ok();
     assert_eq!(lab.sh("cd out && find . -type f | sort | xargs").ok().stdout, "./b ./sub/a ./was-dir\n");
-    // Elsewhere only with an entitlement: above, beside, the working directory itself, and through
-    // a link.
+    // Elsewhere only with an entitlement: above, next to it, the working directory itself, and
+    // through a link.
     let outside = lab.path("outside");
     std::fs::create_dir(&outside).unwrap();
     std::fs::write(outside.join("mine"), "").unwrap();

@@ -165,7 +165,7 @@ fn devices_of_a_layer_stay_devices() {
     }
 }
 
-/// The lowest layer refers to itself: the requested file lies behind a link of the same layer, or
+/// The lowest layer refers to itself: the requested file is behind a symlink of the same layer, or
 /// is a hard link whose target is named through such a link.
 #[test]
 fn partial_unpacking_follows_the_images_own_symlinks() {

@@ -219,7 +219,7 @@ fn a_waiting_build_ends_when_it_fails_or_is_stopped() {
     assert_eq!(wait_for(&mut long), Some(130));
 }
 
-/// A name may be given only to what a power cut cannot damage.
+/// Only content that a power cut cannot damage may get a name.
 #[test]
 fn an_image_of_a_build_that_failed_later_is_synced_before_it_is_named() {
     let lab = Lab::new();

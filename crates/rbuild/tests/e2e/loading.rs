@@ -94,7 +94,7 @@ fn an_index_entry_is_followed_once_regardless_of_its_repetitions() {
     lab.rbuild(["fsck"]).ok();
 }
 
-/// Documents are read into memory, so their size is limited; they are not said to be damaged.
+/// Documents are read into memory, so their size is limited; they are not reported as damaged.
 #[test]
 fn documents_larger_than_16_mib_are_rejected() {
     for rest in [
@@ -394,7 +394,7 @@ fn an_archive_without_this_platform_is_an_error_that_lists_the_others() {
     lab.sh("$RB load --platform linux/arm/v6 -i $LAB/x.tar").fails(1, &["has no image for linux/arm/v6"]);
     lab.sh("$RB load --platform nothing/at/all/here -i $LAB/x.tar")
         .fails(2, &["invalid platform `nothing/at/all/here`"]);
-    // The other images of the archive are loaded, and a message names those left out.
+    // The other images of the archive are loaded, and a message names the skipped ones.
     archive(
         &lab,
         &format!("{foreign}index([name(both, 'docker.io/library/n:1'), name(image, 'docker.io/library/m:1')])"),

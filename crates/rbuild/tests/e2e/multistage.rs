@@ -54,7 +54,7 @@ fn stages_are_selected_by_name_number_and_target() {
     lab.build(file, &["--build-arg", "BASE=nothing"]).fails(1, &["there is no image called `nothing`"]);
 }
 
-/// The name of a stage that comes later is that of an image, where there is one.
+/// The name of a later stage refers to an image, if there is one.
 #[test]
 fn the_name_of_a_later_stage_refers_to_an_image() {
     let lab = Lab::new();

@@ -56,7 +56,7 @@ fn complete_ids_and_manifest_digests_are_accepted_as_names() {
         let out = lab.build_local("FROM base\n", &["--build-context", &format!("base=docker-image://{name}")]);
         assert_eq!(std::fs::read_to_string(out.join("f")).unwrap(), "1", "{name}");
     }
-    // The ID that a build prints, with and without a name of its own.
+    // The ID that a build prints, with and without a name.
     for args in [&["-q"][..], &["-q", "-t", "named"]] {
         let printed = lab.build("FROM fam\nLABEL a=b\n", args).ok().stdout.trim().to_string();
         lab.build_local(&format!("FROM {printed}\n"), &[]);

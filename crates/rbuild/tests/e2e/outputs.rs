@@ -270,7 +270,7 @@ fn one_build_can_have_several_platforms() {
     assert!(ran.stderr.contains("[linux/arm/v7 build 2/2] RUN"), "{}", ran.stderr);
     let names: Vec<String> = contents(&std::fs::read(&tar).unwrap()).into_keys().collect();
     assert!(names.contains(&"linux_arm_v7/o".into()) && names.contains(&"linux_amd64/o".into()), "{names:?}");
-    // A single platform gets a directory of its own only on request.
+    // A single platform gets its own directory only on request.
     let out = lab.build_local(TWO_PLATFORMS, &["--platform", "linux/arm64"]);
     assert_eq!(std::fs::read_to_string(out.join("o")).unwrap(), "for arm64\n");
     let split = format!("type=local,dest={},platform-split=true", lab.path("split").display());

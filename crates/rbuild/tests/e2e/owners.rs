@@ -1,5 +1,5 @@
-//! Recorded owners and devices: only records written by rbuild count, whatever commands, contexts
-//! and images set.
+//! Recorded owners and devices: only records written by rbuild are valid, whatever commands,
+//! contexts and images set.
 
 use std::collections::BTreeMap;
 
@@ -215,7 +215,7 @@ fn owners_key_is_readable_only_by_its_owner() {
     assert!(lab.read("store/format.json").contains("keyed-owners"));
 }
 
-/// Files created by calls with path resolution rules of their own (openat2(2)), or through links to
+/// Files created by calls with special path resolution rules (openat2(2)), or through links to
 /// targets that do not exist yet.
 const MAKES: &str = r#"FROM debian
 WORKDIR /w
@@ -290,7 +290,7 @@ fn an_owner_is_kept_whatever_times_are_set() {
     assert_eq!(built(&lab, dockerfile)[0]["far"], "Symlink 777 33:34");
 }
 
-/// Names that end in a slash or a dot create nothing, whoever creates it.
+/// Names that end in a slash or a dot create nothing, for any user.
 #[test]
 fn names_that_the_kernel_does_not_create_are_not_created() {
     let lab = Lab::new();
@@ -303,7 +303,8 @@ fn names_that_the_kernel_does_not_create_are_not_created() {
 }
 
 /// A character device 0:0 is how an overlay, and a layer made from one, marks what was removed. The
-/// requests of io_uring, of which one leaves such a device, are in memory, where no filter sees them.
+/// requests of io_uring, of which one leaves such a device, are in memory, where no filter sees
+/// them.
 #[test]
 fn commands_cannot_create_whiteouts() {
     let lab = debian();

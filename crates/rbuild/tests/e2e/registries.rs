@@ -86,7 +86,7 @@ fn a_base_is_pulled_and_the_result_is_pushed() {
         requests.iter().any(|r| r.starts_with("DELETE /v2/team/app/blobs/uploads/")),
         "checked before: {requests:?}"
     );
-    // The next build asks nothing of the registry, unless it is told to.
+    // The next build does not contact the registry, except on request.
     scene.build(&file, &[]).ok();
     assert!(scene.registry.requests().is_empty());
     scene.build(&file, &["--pull"]).ok();
@@ -366,7 +366,7 @@ fn credentials_for_the_push_are_not_sent_to_base_registries() {
         .fails(2, &["--creds is a login for one registry", "rbuild login"]);
 }
 
-/// A layer that is not the one of its diffID goes to no registry: neither by `push`, nor in the
+/// A layer whose diffID does not match is pushed to no registry: neither by `push`, nor in the
 /// result of steps that were cached on another image with this diffID.
 #[test]
 fn a_layer_with_a_wrong_diff_id_is_never_pushed() {
@@ -464,7 +464,7 @@ fn a_name_with_several_platforms_is_stored_listed_and_pushed() {
         (index["mediaType"].as_str(), &platforms[..]),
         (Some(INDEX), &["s390x".to_string(), "amd64".into()][..])
     );
-    // Each platform is found where it is wanted.
+    // Each platform is found where it is required.
     for (platform, arch) in [("linux/s390x", "s390x"), ("linux/amd64", "amd64")] {
         let out = scene.lab.path(arch);
         let dest = format!("type=local,dest={}", out.display());

@@ -97,7 +97,7 @@ fn cache_mounts_support_initial_files_subdirectories_and_sharing() {
     assert_eq!(read_o(&lab, show, &[]), "p\n");
     let escape = "RUN --mount=type=cache,id=p,source=/up,target=/c ls /c > /o";
     assert_eq!(read_o(&lab, escape, &[]), "in\nup\n");
-    // A private cache: a concurrent second user gets a cache of its own.
+    // A private cache: a concurrent second user gets its own cache.
     let wait = "n=0; while [ ! -e /meet/$OTHER ]; do sleep 0.1; n=$((n+1)); [ $n -lt 200 ] || exit 1; done";
     let stage = |own: &str, other: &str| {
         format!(

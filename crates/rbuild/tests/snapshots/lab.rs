@@ -54,7 +54,7 @@ impl Lab {
         std::fs::write(path, content).unwrap();
     }
 
-    /// Returns the verbs of the program, with the hidden ones that the completion knows.
+    /// Returns the verbs of the program, including the hidden ones, from the completion.
     pub fn verbs(&self) -> Vec<String> {
         let page = self.run(&words("rbuild completion fish"));
         let listed = page.lines().filter(|line| line.contains("__fish_rbuild_needs_command\" -f -a \""));
@@ -109,7 +109,7 @@ impl Lab {
     }
 }
 
-/// Splits a command line into words at blanks; single quotes keep blanks and empty words.
+/// Splits a command line into words at spaces; single quotes keep spaces and empty words.
 pub fn words(line: &str) -> Vec<String> {
     let (mut words, mut word, mut quoted, mut begun) = (Vec::new(), String::new(), false, false);
     for c in line.chars() {

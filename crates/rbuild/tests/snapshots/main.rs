@@ -1,4 +1,4 @@
-//! Snapshots of everything the command line says: help pages, tables, and error messages. Cases are
+//! Snapshots of output of the command line: help pages, tables, and error messages. Cases are
 //! data in `cases/`; the recorded answers are in `recorded/`. Needs no privileges.
 //!
 //! `INSTA_UPDATE=always cargo test -p rbuild --test snapshots` records the answers again; review

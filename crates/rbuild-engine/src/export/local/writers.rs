@@ -58,7 +58,7 @@ impl ExportGroup {
 /// The groups that wait for a thread.
 pub(super) type ExportQueue = Queue<ExportGroup, BuildError>;
 
-/// Writes groups: a few files at once, and more on threads of their own.
+/// Writes groups: a few files at once, and more on separate threads.
 pub(super) struct LocalWriters<'s, 'e> {
     workers: Workers<'s, 'e, ExportGroup, BuildError, fn(ExportGroup) -> Result<()>>,
     count: usize,

@@ -12,7 +12,7 @@ use crate::id_emulation::decode::HERE;
 use crate::id_emulation::ids::Ids;
 use crate::runner::privileges::narrow_least;
 
-/// Selects the part of a test that runs in a process of its own.
+/// Selects the part of a test that runs in a separate process.
 const PART: &str = "RBUILD_TEST_REUSED_NUMBER";
 const NAME: &str = "id_emulation::supervisor::tests::no_answer_is_sent_to_a_reused_thread_id";
 
@@ -31,7 +31,7 @@ fn no_answer_is_sent_to_a_reused_thread_id() {
             let _ = rustix::process::getuid();
         }
         Ok(_) => answer_for_a_caller_that_is_gone(),
-        // Numbers can be chosen in a pid namespace of one's own.
+        // Process IDs can be chosen in a private PID namespace.
         Err(_) => {
             let own = own_program("supervisor");
             let mut command = Command::new("unshare");

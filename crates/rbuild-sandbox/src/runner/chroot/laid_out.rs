@@ -30,7 +30,7 @@ const MOST_RESTORED: u64 = 16 << 20;
 pub(super) struct LaidOut<'a> {
     root: &'a RootDir,
     scratch: &'a RootDir,
-    /// In the order of placement: later ones may lie inside earlier ones.
+    /// In the order of placement: later ones may be inside earlier ones.
     mounts: Vec<Mounted>,
     taken: Taken,
 }

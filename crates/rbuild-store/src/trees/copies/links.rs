@@ -8,7 +8,7 @@ use rbuild_linux::{FileKind, Result, RootDir, Stat, Trail};
 
 use crate::trees::copies::merge::copy_entry;
 
-/// Gives each entry of `tree` that has hard links outside of it an inode of its own, so that the
+/// Gives each entry of `tree` that has hard links outside of it a new inode, so that the
 /// tree cannot be changed through those. Links within the tree are preserved. The tree must not be
 /// modified concurrently.
 ///

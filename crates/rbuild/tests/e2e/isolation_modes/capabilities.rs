@@ -68,9 +68,9 @@ fn traced_processes_gain_no_ids() {
     assert_eq!(emulated, kernels);
 }
 
-/// A process that executed a set-id program while it was traced, and so without its IDs, asks for the
-/// same program again in a way that fails, and then changes its auxiliary vector, which is another
-/// one after each execution (prctl(2), `PR_SET_MM_MAP`).
+/// A process that executed a set-id program while it was traced, and so without its IDs, requests
+/// the same program again in a way that fails, and then changes its auxiliary vector, which is
+/// another one after each execution (prctl(2), `PR_SET_MM_MAP`).
 const FORGED: &str = r#"
 my ($self, $file, $brk) = ("/suid", "/of33", syscall(12, 0));
 syscall(59, $self, 1, 0);

@@ -217,7 +217,7 @@ impl Dice {
     }
 }
 
-/// Whatever is built, pruned and lost in whichever mode, copies of one random file agree.
+/// Copies of one random file agree, regardless of what is built, pruned and lost in which mode.
 #[test]
 fn any_sequence_of_builds_in_two_modes_gives_consistent_images() {
     let seed = std::env::var("RBUILD_STORM_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(0x5EED);

@@ -39,7 +39,7 @@ pub struct Tree {
     pub numbers: BTreeMap<String, u64>,
 }
 
-/// The maximum number of links on the way to a path, as in the kernel.
+/// The maximum number of symlinks in the resolution of a path, as in the kernel.
 const MOST_LINKS: usize = 40;
 
 impl Tree {
