@@ -325,7 +325,7 @@ impl DockerfileParser {
         match kind.text.to_ascii_uppercase().as_str() {
             "NONE" if rest.text.is_empty() && !given => Some(Op::Healthcheck(Healthcheck::None)),
             "NONE" => {
-                self.error(Diagnostic::new(kind.span, "HEALTHCHECK NONE takes no flags or arguments"));
+                self.error(Diagnostic::new(kind.span, "HEALTHCHECK NONE has neither flags nor arguments"));
                 None
             }
             "CMD" if rest.text.is_empty() => {

@@ -153,12 +153,12 @@ pub fn execute(
 fn evict(budget: Budget, store: &Store, events: &Events) {
     match store.gc().collect(budget) {
         Ok(freed) if freed.bytes > 0 => {
-            let text = format!("the cache is full: {} given back", human_size(freed.bytes));
+            let text = format!("cache limit reached: freed {}", human_size(freed.bytes));
             events.send(Event::Phase { text, seconds: 0.0 });
         }
         Ok(_) => {}
         Err(e) => {
-            let text = format!("the cache could not be brought within its limit: {e}");
+            let text = format!("cannot evict cache entries: {e}");
             events.send(Event::Warning(Warning { text, help: e.remedy() }));
         }
     }

@@ -170,7 +170,7 @@ impl FromStr for Reference {
             return Err(fail("path must be lower case"));
         }
         if path.contains(':') {
-            return Err(fail("name has a second `:`, but one tag is all that it can have"));
+            return Err(fail("name has more than one tag"));
         }
         if !path.split('/').all(valid_component) {
             return Err(fail("path components must be lower-case letters and digits, separated by `.`, `_` or `-`"));

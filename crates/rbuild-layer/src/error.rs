@@ -64,7 +64,7 @@ pub enum LayerError {
     )]
     Deletion(PathBuf),
     /// The caller cancelled unpacking.
-    #[error("it was stopped")]
+    #[error("unpacking was cancelled")]
     Stopped,
     /// A file operation failed.
     #[error(transparent)]

@@ -221,7 +221,7 @@ impl<R: Read> TarReader<R> {
             sparse,
         };
         if kind != EntryKind::File && size > 0 && kind != EntryKind::HardLink && kind != EntryKind::Dir {
-            return Err(fail("has content although it is no file"));
+            return Err(fail("has content but is not a regular file"));
         }
         (self.remaining, self.padding) = (stored, pad);
         Ok(TarEntry { path, ..entry })

@@ -90,7 +90,7 @@ pub(crate) fn read_map(content: &mut impl Read, size: u64) -> Result<(Vec<DataRe
             match byte {
                 b'\n' => return number(&text),
                 byte if text.len() < 20 => text.push(byte),
-                _ => return Err(damaged("has a number that never ends")),
+                _ => return Err(damaged("contains an unterminated number")),
             }
         }
     };
@@ -143,7 +143,7 @@ fn check(pieces: &[DataRegion], size: u64) -> Result<()> {
     }
     let mut end = 0;
     for (offset, length) in pieces {
-        let next = offset.checked_add(*length).ok_or_else(|| damaged("has a piece beyond all numbers"))?;
+        let next = offset.checked_add(*length).ok_or_else(|| damaged("has a data region beyond the largest offset"))?;
         if *offset < end || next > size {
             return Err(damaged("has pieces that overlap or lie behind its end"));
         }
@@ -154,7 +154,7 @@ fn check(pieces: &[DataRegion], size: u64) -> Result<()> {
 
 fn number(text: &[u8]) -> Result<u64> {
     let parsed = std::str::from_utf8(text).ok().and_then(|t| t.parse().ok());
-    parsed.ok_or_else(|| damaged("has a number that is none"))
+    parsed.ok_or_else(|| damaged("contains an invalid number"))
 }
 
 fn damaged(what: &str) -> LayerError {

@@ -87,7 +87,10 @@ impl<W: Write> TarWriter<W> {
         header.set_entry_type(kind);
         let (major, minor) = if device { entry.rdev } else { (0, 0) };
         if u64::from(major.max(minor)) > largest(MAJOR) {
-            return Err(io::Error::other(format!("{:?} is a device whose number no archive holds", entry.path)));
+            return Err(io::Error::other(format!(
+                "the device number of {:?} does not fit into a tar header",
+                entry.path
+            )));
         }
         octal(&mut header, MAJOR, u64::from(major));
         octal(&mut header, MINOR, u64::from(minor));

@@ -23,7 +23,7 @@ impl Error {
 
     /// Returns the error for an object that is read as a file but has another type.
     pub(crate) fn not_a_file(call: &'static str, object: impl AsRef<Path>, noun: &str) -> Self {
-        Error::new(call, object, io::Error::other(format!("it is {noun} and not a file")))
+        Error::new(call, object, io::Error::other(format!("it is {noun}, not a regular file")))
     }
 
     pub(crate) fn because(self, unmapped: Option<UnmappedId>) -> Self {
@@ -62,7 +62,7 @@ impl Error {
     pub fn of_object(&self) -> String {
         let own = |problem: &str| problem.to_string();
         match self.errno() {
-            Some(libc::ELOOP) => own("its path leads round in a circle by symbolic links"),
+            Some(libc::ELOOP) => own("its path leads through a loop of symbolic links"),
             Some(libc::ENAMETOOLONG) => own("a name in it is longer than the file system allows (usually 255 bytes)"),
             _ => self.source.to_string(),
         }
@@ -178,7 +178,7 @@ impl UnmappedId {
 impl fmt::Display for UnmappedId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mapped: Vec<String> = self.mapped.iter().map(|(first, last)| format!("{first} to {last}")).collect();
-        write!(f, "{} ID {} is not one of those available here, {}", self.kind, self.id, mapped.join(", "))
+        write!(f, "{} ID {} is not mapped; mapped IDs: {}", self.kind, self.id, mapped.join(", "))
     }
 }
 
@@ -186,11 +186,11 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let object = shown_path(Path::new(&self.object));
         match self.errno() {
-            Some(libc::ELOOP) => write!(f, "{object:?} leads round in a circle by symbolic links")?,
+            Some(libc::ELOOP) => write!(f, "cannot resolve {object:?}: a loop of symbolic links")?,
             Some(libc::ENAMETOOLONG) => {
                 write!(f, "{object:?} has a longer name than the file system allows (usually 255 bytes)")?
             }
-            Some(libc::EMFILE) => write!(f, "{object:?} cannot be opened: this process may open no more files")?,
+            Some(libc::EMFILE) => write!(f, "cannot open {object:?}: too many open files")?,
             _ => write!(f, "cannot {} {object:?}: {}", operation(self.call), self.source)?,
         }
         self.unmapped.iter().try_for_each(|unmapped| write!(f, ": {unmapped}"))

@@ -359,7 +359,7 @@ mod tests {
     fn an_unmapped_id_is_reported_with_the_mapped_ones() {
         let map = "         0       1000          1\n         1     100000      65536\n";
         let missing = |id, map| missing_id("user", "/etc/subuid", id, map).map(|unmapped| unmapped.to_string());
-        let text = "user ID 70000 is not one of those available here, 0 to 65536";
+        let text = "user ID 70000 is not mapped; mapped IDs: 0 to 65536";
         assert_eq!(missing(70_000, map).as_deref(), Some(text));
         assert_eq!(missing(65_536, map), None);
         assert!(missing(5, "0 1 1\n7 9 2\n").unwrap().ends_with("0 to 0, 7 to 8"));

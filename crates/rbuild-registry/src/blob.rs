@@ -204,7 +204,7 @@ fn open_at(
     // The length is the server's claim.
     let whole = length.map(|length| start.saturating_add(length));
     if let Some(whole) = whole.filter(|whole| *whole != size) {
-        let reason = format!("the blob {digest} has {whole} bytes there, and {size} by the manifest");
+        let reason = format!("blob {digest} has {whole} bytes, but {size} by the manifest");
         return Err(session.odd(reason));
     }
     let url = reply.url.clone();

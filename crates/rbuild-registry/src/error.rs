@@ -112,7 +112,7 @@ impl RegistryError {
             }
             RegistryProblem::Status { status: 429, .. } => registry(RegistryAction::RaiseRateLimit),
             RegistryProblem::Status { .. } | RegistryProblem::Digest { .. } | RegistryProblem::Answer { .. } => {
-                "try again later, or tell the operator of the registry".into()
+                "try again later, or contact the operator of the registry".into()
             }
             RegistryProblem::Missing { .. } => "check the name and the tag".into(),
             RegistryProblem::Denied { anonymous: true, .. } => registry(RegistryAction::LogIn),

@@ -188,11 +188,11 @@ fn document(
     if !known(&media_type) {
         let media_type = session.shared().http.sent.hidden_in(&media_type);
         return Err(RegistryProblem::Unsupported(format!(
-            "manifest {reference} is of the type {media_type}, which is no image"
+            "manifest {reference} has the type {media_type}, which is not an image"
         )));
     }
     if INDEXES.contains(&media_type.as_str()) != lists {
-        return Err(session.odd(format!("the document {reference} says that it is {media_type}, and is not")));
+        return Err(session.odd(format!("document {reference} is not of the type {media_type} that it claims")));
     }
     Ok(ReceivedManifest { bytes, digest, media_type })
 }

@@ -183,7 +183,7 @@ impl EndpointSession {
 
     fn restart(&self) -> Outcome<String> {
         let reply = self.start(None)?;
-        self.location(&reply)?.ok_or_else(|| self.odd("it started an upload without a place for it"))
+        self.location(&reply)?.ok_or_else(|| self.odd("it started an upload without a Location header"))
     }
 
     fn post(&self, to: &str, scopes: &[String]) -> Outcome<HttpReply> {

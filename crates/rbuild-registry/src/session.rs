@@ -125,7 +125,7 @@ impl EndpointSession {
             let Some(location) = reply.header("location").filter(|_| moved) else { return Ok(reply) };
             target = self.next(&reply.url, location)?;
         }
-        Err(self.odd("it redirects without an end"))
+        Err(self.odd("too many redirects"))
     }
 
     /// Returns the URL of a `Location` header in the reply of `base`.

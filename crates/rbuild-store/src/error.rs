@@ -28,13 +28,13 @@ pub enum StoreError {
     #[error("the store has no blob {0}")]
     NoBlob(BlobDigest),
     /// The bytes of a layer do not have the digest that names them.
-    #[error("the digest of the layer {blob} is {found}, but {blob} was promised")]
+    #[error("layer {blob} is corrupt: its digest is {found}")]
     WrongDigest { blob: BlobDigest, found: BlobDigest },
     /// The content of a layer does not have the diffID that the image's configuration gives.
-    #[error("the diffID of the layer {blob} is {found}, but {expected} was promised")]
+    #[error("layer {blob} has the diffID {found}, but the image configuration expects {expected}")]
     WrongDiffId { blob: BlobDigest, expected: DiffId, found: DiffId },
     /// There is no such image.
-    #[error("no image is called `{0}`")]
+    #[error("image `{0}` not found")]
     NoImage(String),
     /// The name matches several images.
     #[error("`{name}` is ambiguous; it matches {found}")]
@@ -43,22 +43,20 @@ pub enum StoreError {
     #[error("the image `{image}` has several names: {names}")]
     SeveralNames { image: String, names: String },
     /// The container name is in use.
-    #[error("there is a container `{0}` already")]
+    #[error("container name `{0}` is already in use")]
     NameTaken(String),
     /// Other processes, listed here, use the store.
     #[error("the store is in use by {0}")]
     Busy(String),
     /// Another program than rbuild held a lock for longer than `LockPatience::foreign`.
-    #[error("the store's {lock} is held by {holder}, which is no rbuild")]
+    #[error("the store's {lock} is held by {holder}, which is not rbuild")]
     Held { lock: &'static str, holder: String },
     /// A program that may be rbuild holds a lock, and did no work for as long as
     /// `LockPatience::foreign`.
-    #[error("the store's {lock} is held by {holder}, which does nothing")]
+    #[error("the store's {lock} is held by {holder}, which makes no progress")]
     Idle { lock: &'static str, holder: String },
     /// The store was copied without owners or attributes of its files.
-    #[error(
-        "the files of the store have lost their {0}: it was copied without them, or its user has other sub-ids than before"
-    )]
+    #[error("the store's files have lost their {0}: it was copied without them, or the user's sub-IDs have changed")]
     Stripped(&'static str),
     /// An image cannot be removed, because a container uses it.
     #[error("the image {name} is used by the container {container}")]

@@ -169,7 +169,7 @@ impl StepLogFile {
         self.left = Some(left - kept as u64);
         if kept < bytes.len() {
             self.left = None;
-            self.file.write_all("\n[the log is cut here: a step's log holds 16 MiB]\n".as_bytes())?;
+            self.file.write_all("\n[log truncated at 16 MiB]\n".as_bytes())?;
         }
         Ok(())
     }
@@ -302,8 +302,8 @@ mod tests {
         let path = std::env::temp_dir().join(format!("rbuild-step-log-{}", std::process::id()));
         for (pieces, want) in [
             (vec!["12345", "67890"], "1234567890"),
-            (vec!["12345", "678901", "more", "x"], "1234567890\n[the log is cut here: a step's log holds 16 MiB]\n"),
-            (vec!["1234567890", "x"], "1234567890\n[the log is cut here: a step's log holds 16 MiB]\n"),
+            (vec!["12345", "678901", "more", "x"], "1234567890\n[log truncated at 16 MiB]\n"),
+            (vec!["1234567890", "x"], "1234567890\n[log truncated at 16 MiB]\n"),
         ] {
             let mut log = StepLogFile::new(File::create(&path).unwrap(), 10);
             pieces.iter().for_each(|p| log.keep(p.as_bytes()).unwrap());

@@ -94,7 +94,7 @@ impl Waits {
     /// Returns a description of the holders.
     pub fn names(&self, holders: &[LockHolder]) -> String {
         let shown: Vec<String> = holders.iter().map(|holder| self.name(holder)).collect();
-        if shown.is_empty() { "a process that cannot be seen from here".into() } else { shown.join(", ") }
+        if shown.is_empty() { "a process outside this PID namespace".into() } else { shown.join(", ") }
     }
 
     fn name(&self, holder: &LockHolder) -> String {
@@ -170,7 +170,7 @@ impl Wait<'_> {
         if !self.told && waited >= SAY {
             self.told = true;
             match (is_foreign, conflict) {
-                (true, _) => self.tell(&holders, format!("which holds the store's {} and is no rbuild", self.name)),
+                (true, _) => self.tell(&holders, format!("which holds the store's {} and is not rbuild", self.name)),
                 (false, None) => self.tell(&holders, format!("which holds the store's {}", self.name)),
                 (false, Some(_)) => self.tell_of_builds(),
             }

@@ -118,7 +118,7 @@ impl Transfer<'_> {
         }
         let unreadable = |reason: String| self.odd(format!("the index {}: {reason}", ManifestDigest::of(&document)));
         if depth == MAX_DEPTH {
-            return Err(unreadable(format!("there are more than {MAX_DEPTH} indexes in each other")));
+            return Err(unreadable(format!("indexes are nested more than {MAX_DEPTH} deep")));
         }
         let index = parse_index(&document).map_err(|e| unreadable(e.to_string()))?;
         match choose(&index, self.platform) {
@@ -152,8 +152,8 @@ impl Transfer<'_> {
             return Err(self.odd(format!("its manifest has {layers} layers and its configuration {diff_ids}")));
         }
         let (own, wanted) = (config.platform(), self.platform);
-        let other = (!wanted.takes(&own))
-            .then(|| format!("{} is an image for {own}, and {wanted} was asked for", name.familiar()));
+        let other =
+            (!wanted.takes(&own)).then(|| format!("{} is for {own}, not for the requested {wanted}", name.familiar()));
         self.layers(staging, manifest.layers())?;
         Ok((digest.of_config(), other.into_iter().collect()))
     }
@@ -165,7 +165,7 @@ impl Transfer<'_> {
             .contains(&&*config);
         let kind = manifest.artifact_type().as_ref().map(ToString::to_string).or((!is_image).then_some(config));
         if let Some(kind) = kind {
-            return Err(self.odd(format!("it is an artifact of the type {kind}, and no image")));
+            return Err(self.odd(format!("it is an artifact of the type {kind}, not an image")));
         }
         match manifest.layers().iter().find(|layer| !is_layer(layer.media_type())) {
             Some(odd) => {

@@ -50,7 +50,7 @@ pub fn put_layer(staging: &Staging<'_>, source: impl Read, what: &str) -> Result
     if plain.source.count() == 0 {
         return Err(TransportError::Other {
             message: format!("{what} is empty"),
-            help: Some("a root file system comes as a tar, plain or compressed".into()),
+            help: Some("pass a tar archive, plain or compressed".into()),
         });
     }
     let content = plain.hasher.take().map(Hasher::finish);

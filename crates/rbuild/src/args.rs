@@ -75,7 +75,7 @@ pub enum Verb {
     Rmi(RmiArgs),
     /// Remove dangling images and unused build cache
     Prune(PruneArgs),
-    /// Remove dangling images, or all that no container uses
+    /// Remove dangling images; with --all, every image that no container uses
     #[command(name = "image-prune", hide = true)]
     ImagePrune(ImagePruneArgs),
     /// List containers
@@ -86,7 +86,7 @@ pub enum Verb {
     ContainerPrune(ContainerPruneArgs),
     /// Copy files out of an image
     Cp(CpArgs),
-    /// Create a container of an image for `cp`, without starting it
+    /// Create a container from an image, for `cp`, without starting it
     Create(CreateArgs),
     /// Remove containers
     Rm(RmArgs),
@@ -298,7 +298,7 @@ pub struct ImagePruneArgs {
 
 #[derive(Args)]
 pub struct ContainersArgs {
-    /// Include containers that are not running, which is all of them
+    /// Accepted for compatibility: no container is ever running
     #[arg(short, long)]
     pub all: bool,
     /// Print only ids

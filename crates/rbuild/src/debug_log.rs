@@ -74,7 +74,7 @@ fn everything(level: LevelFilter) -> Targets {
 
 fn parse(filter: &str) -> Result<Targets, Failure> {
     let wrong = |why: String| Failure::usage(format!("RBUILD_LOG={filter}: {why}"));
-    let levels = "the levels are error, warn, info, debug and trace";
+    let levels = "use error, warn, info, debug or trace";
     if !filter.contains(['=', ',']) {
         let level = filter.trim().parse();
         return level.map(everything).map_err(|_| {

@@ -96,7 +96,7 @@ fn stage_line(stage: &Stage, names: &mut HashSet<String>, facts: &Facts<'_>, fou
 pub fn json_mistake(text: &str) -> Option<String> {
     let begun = text.strip_prefix('[')?.trim_start();
     if begun.starts_with('\'') {
-        return Some("strings of JSON are in double quotes".into());
+        return Some("JSON strings require double quotes".into());
     }
     if !begun.starts_with('"') {
         return None;

@@ -72,7 +72,7 @@ pub fn nearest(build_index: &BuildIndex, graph: &BuildGraph) -> Vec<Option<Cache
 
 /// Returns the explanation of a cache hit.
 pub fn hit(key: &CacheKey) -> String {
-    format!("nothing that it depends on has changed (key {})", key.short())
+    format!("cache hit: no input changed (key {})", key.short())
 }
 
 /// Returns the differences between the key of a step and an earlier one, in words; empty if they
@@ -102,7 +102,7 @@ pub fn differences(now: &KeyInputs, before: &KeyInputs, files: Option<&Changes>)
             "variable" => told.extend(variables(&new, &old)),
             FILES => told.push(match files {
                 Some(changes) if !changes.is_empty() => file_changes(changes),
-                _ => "files that it takes from the context changed".into(),
+                _ => "context files changed".into(),
             }),
             "command" | "script" | "here-document" => told.push(format!("the {name} changed")),
             _ => told.push(format!("{name} changed from {} to {}", value(&texts(&old)), value(&texts(&new)))),
@@ -154,15 +154,15 @@ fn inputs(new: &[&KeyValue], old: &[&KeyValue]) -> Vec<String> {
                 format!("image {name} changed: its manifest was {} and is {}", from.short(), manifest.short())
             }
             (KeyValue::Image { name, .. }, Some(KeyValue::Image { name: was, .. })) => format!("image {was} → {name}"),
-            (KeyValue::Image { name, .. }, _) => format!("it stands on the image {name} now"),
+            (KeyValue::Image { name, .. }, _) => format!("the base image is now {name}"),
             // A step that only moved has the same result and is not a reason.
             (KeyValue::Step { result, .. }, Some(KeyValue::Step { result: was, .. })) if result == was => continue,
-            (KeyValue::Step { label, .. }, _) => format!("[{label}] before it changed"),
+            (KeyValue::Step { label, .. }, _) => format!("input [{label}] changed"),
             (KeyValue::Text(_) | KeyValue::Files(_), _) => continue,
         });
     }
     if told.is_empty() && new.len() < old.len() {
-        told.push("it reads fewer stages or images".into());
+        told.push("fewer stages or images are read".into());
     }
     told
 }
@@ -274,14 +274,14 @@ mod tests {
         let of = |digest: &str| key_inputs(&[(PARENT, "step b 1/2 @p"), (FROM, &format!("step a 3/5 @{digest}"))]);
         let changes = Changes { changed: vec!["out/app".into()], ..Changes::default() };
         assert_eq!(differences(&of("1"), &of("2"), Some(&changes)), ["in [a 3/5]: out/app changed"]);
-        assert_eq!(differences(&of("1"), &of("2"), None), ["[a 3/5] before it changed"]);
+        assert_eq!(differences(&of("1"), &of("2"), None), ["input [a 3/5] changed"]);
     }
 
     #[test]
     fn a_changed_input_is_a_reason_and_a_renumbered_one_is_not() {
         let of = |label: &str, digest: &str| key_inputs(&[(PARENT, &format!("step {label} @{digest}"))]);
         let told = |now: &KeyInputs, before: &KeyInputs| differences(now, before, None);
-        assert_eq!(told(&of("a 3/5", "11"), &of("a 3/5", "22")), ["[a 3/5] before it changed"]);
+        assert_eq!(told(&of("a 3/5", "11"), &of("a 3/5", "22")), ["input [a 3/5] changed"]);
         let image = |name: &str, result: &str, manifest: &str| {
             let result = ResultId::of(result.as_bytes());
             key_inputs(&[(PARENT, &format!("image {name} {result} @{manifest}"))])
@@ -306,10 +306,10 @@ mod tests {
             (&[("network", "none")], &[("network", "host")], &["network changed from host to none"]),
             (&[("mount", "a"), ("mount", "b")], &[("mount", "a")], &["mount changed from a to a b"]),
             (&[("ulimit", "nofile 1 2")], &[], &["ulimit changed from nothing to nofile 1 2"]),
-            (&[(FILES, "@a")], &[(FILES, "@b")], &["files that it takes from the context changed"]),
-            (&[(FROM, "step a 1/2 @a")], &[(FROM, "step a 1/2 @b")], &["[a 1/2] before it changed"]),
-            (&[], &[(FROM, "step a 1/2 @a")], &["it reads fewer stages or images"]),
-            (&[(PARENT, "image debian @a")], &[(PARENT, "step a 1/2 @b")], &["it stands on the image debian now"]),
+            (&[(FILES, "@a")], &[(FILES, "@b")], &["context files changed"]),
+            (&[(FROM, "step a 1/2 @a")], &[(FROM, "step a 1/2 @b")], &["input [a 1/2] changed"]),
+            (&[], &[(FROM, "step a 1/2 @a")], &["fewer stages or images are read"]),
+            (&[(PARENT, "image debian @a")], &[(PARENT, "step a 1/2 @b")], &["the base image is now debian"]),
             (&[("user", &long)], &[("user", "a")], &[&format!("user changed from a to {}…", &long[..LONG - 1])]),
         ];
         for (now, before, want) in rows {

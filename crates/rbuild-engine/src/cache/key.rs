@@ -45,7 +45,7 @@ impl Context {
         let root = RootDir::open(path).map_err(BuildError::kernel("the build context"))?.with_owners(owners);
         let ignore = Ignore::parse(ignore).map_err(|e| BuildError::Other {
             message: format!("the ignore file, {e}"),
-            help: Some("each line is one pattern; `!pattern` takes files back in".into()),
+            help: Some("write one pattern per line; `!pattern` re-includes files".into()),
         })?;
         Ok(Context { root, ignore, owner, hashes: hashes.clone() })
     }
@@ -121,7 +121,7 @@ impl Contexts {
             FileSource::Named(i) => self.named[i].as_ref(),
         };
         found.map(Some).ok_or_else(|| {
-            let d = Diagnostic::new(span, "there is no build context to take files from");
+            let d = Diagnostic::new(span, "no build context to copy from");
             BuildError::Unmet(vec![d.help(Remedy::PassContext)])
         })
     }
@@ -372,17 +372,19 @@ pub fn source_error(e: SourceError, span: Span, from: Option<&str>) -> BuildErro
     };
     let d = Diagnostic::new(span, message);
     BuildError::Unmet(vec![match e {
-        SourceError::NotFound { ignored: true, .. } => d.help("the file exists, but the ignore file leaves it out"),
+        SourceError::NotFound { ignored: true, .. } => {
+            d.help("remove the pattern that excludes it from the ignore file")
+        }
         SourceError::NotFound { similar: Some(name), .. } if name.contains(' ') => {
             d.help(format!("write the JSON form for a name with blanks: [\"{name}\", …]"))
         }
         SourceError::NotFound { similar: Some(name), .. } => d.help(Remedy::did_you_mean(name)),
-        SourceError::NotFound { .. } => d.help(format!("paths are relative to the root of {root}")),
-        SourceError::DeadLink { target, .. } if target.is_absolute() => d.help(format!(
-            "put the file itself into {root}; absolute targets begin at its root, and no link leads out"
-        )),
+        SourceError::NotFound { .. } => d.help(format!("correct the path; it is relative to the root of {root}")),
+        SourceError::DeadLink { target, .. } if target.is_absolute() => {
+            d.help(format!("copy the file into {root}; links cannot lead out of it"))
+        }
         SourceError::DeadLink { .. } => d.help("correct the link, or remove it from the instruction"),
-        SourceError::Changed(_) => d.help("let what writes the files finish, then build again"),
+        SourceError::Changed(_) => d.help("wait until nothing writes to the files, then build again"),
         SourceError::BadPattern(_) => d.help("write `[[]` for a bracket that is part of a name"),
         SourceError::BehindLink { .. } => d.help("name the path that the link leads to"),
         SourceError::Kernel(_) | SourceError::TooDeep(_) => d,

@@ -87,7 +87,7 @@ pub(crate) fn judge(env: &StepEnv<'_>, id: VertexId, made: &RootDir) -> Result<(
 
 fn refusal(env: &StepEnv<'_>, id: VertexId, leak: &Leak<'_>) -> BuildError {
     let Leak { id: secret, place } = leak;
-    let message = format!("the result holds the value of the secret `{secret}`: {place} has it since this step");
+    let message = format!("the result contains the secret `{secret}`: this step wrote it to {place}");
     BuildError::Unmet(vec![Diagnostic::new(env.graph().vertices[id].span, message).help(Remedy::KeepSecretOut)])
 }
 
@@ -145,9 +145,8 @@ fn refuse_leaks_of_base(env: &StepEnv<'_>) -> Result<()> {
     match env.leaks.in_tree(&env.rootfs.view(target)?)?.first() {
         None => Ok(()),
         Some(Leak { id, place }) => {
-            let message = format!(
-                "the result holds the value of the secret `{id}`: {place} has it from the base image, which the squashed image includes"
-            );
+            let message =
+                format!("the result contains the secret `{id}`: {place} has it from the base image, which is squashed");
             Err(BuildError::Other { message, help: Some(Remedy::KeepSecretOut) })
         }
     }

@@ -71,14 +71,14 @@ pub fn copy_out(
         Ok(stat) => stat,
         Err(e) if e.is_not_found() => {
             return Err(BuildError::Other {
-                message: format!("the image has no {path}"),
+                message: format!("{path} does not exist in the image"),
                 help: Some(Remedy::ListFiles),
             });
         }
         Err(e) => return Err(fail()(e)),
     };
     if path.ends_with('/') && stat.kind != FileKind::Dir {
-        return Err(BuildError::other(format!("{path} is no directory in the image")));
+        return Err(BuildError::other(format!("{path} is not a directory in the image")));
     }
     // The target of a symbolic link is copied under the link's name.
     let name = asked.file_name().or(wanted.file_name()).unwrap_or_default().to_os_string();
@@ -152,7 +152,7 @@ impl CopiedEntry<'_> {
         match file {
             None => Err(BuildError::Other {
                 message: format!("the directory {} does not exist", shown.display()),
-                help: Some("make it first, or leave the slash out".into()),
+                help: Some("create it, or remove the trailing slash".into()),
             }),
             Some(_) if self.stat.kind == FileKind::Symlink => {
                 self.put(base, rest.as_os_str()).map(|()| CopiedTo::Place)
@@ -224,13 +224,13 @@ impl CopiedEntry<'_> {
 fn over_file(shown: &Path) -> BuildError {
     BuildError::Other {
         message: format!("{} is a file, and the image has a directory", shown.display()),
-        help: Some("give a directory, or the path of one to be made".into()),
+        help: Some("pass a directory, existing or new".into()),
     }
 }
 
 fn not_replaced(shown: &Path) -> BuildError {
     BuildError::Other {
-        message: format!("{} is no regular file and is not replaced", shown.display()),
-        help: Some("give its own path to write into it, or choose another place".into()),
+        message: format!("{} is not a regular file and will not be replaced", shown.display()),
+        help: Some("pass its own path to write into it, or choose another destination".into()),
     }
 }

@@ -49,11 +49,11 @@ pub fn import(store: &Store, source: impl Read + Send, import: &Import<'_>) -> R
     let manifest = staging.put_document(&manifest)?.0.of_manifest();
     staging.keep("import", &[manifest], &[(manifest, import.name.cloned())])?;
     let warning = layer.is_image_archive.then(|| Warning {
-        text: format!("{what} is an image archive; its files became the image, not the image in it"),
+        text: format!("{what} is an image archive, but was imported as a plain root file system"),
         help: Some(Remedy::LoadArchive),
     });
     let deletes = layer.whiteout.map(|name| Warning {
-        text: format!("{what} has {name}, which deletes a file in an image instead of being one"),
+        text: format!("{what} contains {name}, which is a whiteout in an image"),
         help: Some("rename it if it is meant to be a file".into()),
     });
     Ok(Incoming { found: config_digest.of_config(), warnings: warning.into_iter().chain(deletes).collect() })

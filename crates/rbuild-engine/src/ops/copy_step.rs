@@ -58,7 +58,7 @@ pub(crate) fn copy_step(
         env.events.send(Event::Warning(text.into()));
     }
     if copy(step, files, root, terms, Some(&mut track)).map_err(fail)? > 1 {
-        let text = format!("{} is one file, the last of several that were copied to it", step.dest);
+        let text = format!("{} was overwritten by every source; only the last one remains", step.dest);
         let help = Some("end the destination with a slash if it is a directory".into());
         env.events.send(Event::Warning(Warning { text, help }));
     }

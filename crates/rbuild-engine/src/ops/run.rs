@@ -360,9 +360,7 @@ fn exit_help(code: i32) -> Option<Remedy> {
     match code {
         126 => Some("make the program executable: code 126 means that it was found and could not be executed".into()),
         127 => Some(
-            "install the program that was not found, or correct PATH; of a script, check the interpreter (#!) and for \
-             CRLF line ends"
-                .into(),
+            "install the program, or correct PATH; for a script, check its #! line and for CRLF line endings".into(),
         ),
         137 => Some("check dmesg: code 137 means signal 9, which the kernel sends when memory runs out".into()),
         129..=159 => {

@@ -48,7 +48,7 @@ impl UnknownUser {
         match self {
             UnknownUser::NoId { .. } => "change the account in an earlier step; IDs are below 4294967295".into(),
             UnknownUser::User(name) | UnknownUser::Group(name) if is_number(name) => {
-                "it is too large for an ID; the largest is 2147483647".into()
+                "use an ID of at most 2147483647".into()
             }
             UnknownUser::User(_) | UnknownUser::Group(_) => "use its number, or add it in an earlier step".into(),
         }
@@ -229,7 +229,7 @@ mod tests {
         assert!(identity(&files, "4294967295").unwrap_err().to_string().contains("no user `4294967295`"));
         for (spec, large) in [("99999999999", true), ("0:2147483648", true), ("nobody", false)] {
             let remedy = format!("{:?}", owner(&files, spec).unwrap_err().remedy());
-            assert_eq!(remedy.contains("too large"), large, "{spec}: {remedy}");
+            assert_eq!(remedy.contains("2147483647"), large, "{spec}: {remedy}");
         }
         assert_eq!(identity(&nothing, ""), want(0, 0, &[0], None));
         assert_eq!(identity(&nothing, "root:root"), want(0, 0, &[0], None));

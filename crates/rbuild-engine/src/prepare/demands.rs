@@ -60,11 +60,11 @@ pub(crate) fn not_given(run: &RunStep, request: &BuildRequest) -> Option<Remedy>
 }
 
 pub(crate) fn missing_secret(step: &SecretStep) -> Diagnostic {
-    let d = Diagnostic::new(step.span, format!("the secret `{}` was not given", step.id));
+    let d = Diagnostic::new(step.span, format!("secret `{}` is required but was not provided", step.id));
     d.help(Remedy::PassSecret { id: step.id.clone() })
 }
 
 pub(crate) fn missing_agent(step: &AgentStep) -> Diagnostic {
-    let d = Diagnostic::new(step.span, format!("the ssh agent `{}` was not given", step.id));
+    let d = Diagnostic::new(step.span, format!("SSH agent `{}` is required but was not provided", step.id));
     d.help(Remedy::PassAgent { id: step.id.clone() })
 }

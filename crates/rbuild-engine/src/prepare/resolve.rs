@@ -140,8 +140,7 @@ impl<'a> Resolver<'a> {
 fn stale_image(need: &ImageNeed, failure: NotPulled) -> Diagnostic {
     let NotPulled { message, help, .. } = failure;
     let text = &need.image.text;
-    let d =
-        Diagnostic::new(need.span, format!("the registry of `{text}` was not asked for its present image: {message}"));
+    let d = Diagnostic::new(need.span, format!("could not check the registry for a newer `{text}`: {message}"));
     d.help(Remedy::UseStoredImage { first: help })
 }
 
@@ -149,25 +148,25 @@ fn missing_image(store: &Store, need: &ImageNeed, failure: Option<NotPulled>) ->
     let text = &need.image.text;
     // A stage that FROM may name comes earlier.
     if need.later_stage || need.stages.iter().any(|stage| stage.eq_ignore_ascii_case(text)) {
-        let message = format!("stage `{text}` is defined later in the file, and there is no image of that name here");
+        let message = format!("stage `{text}` is defined after its use, and no local image has that name");
         return Diagnostic::new(need.span, message)
             .help("move the stage above this one, or rename it and pull the image");
     }
     if !matches!(need.image.name, ImageName::Reference(_)) {
-        let d = Diagnostic::new(need.span, format!("there is no image with the id or manifest {text} here"));
+        let d = Diagnostic::new(need.span, format!("no image with ID or digest {text} in the local store"));
         return d.help(Remedy::ListImages);
     }
     let what = if need.stages.is_empty() { "image" } else { "stage or image" };
-    let here = format!("there is no {what} called `{text}` here");
+    let here = format!("{what} `{text}` not found in the local store");
     let is_asked = failure.as_ref().is_none_or(|failure| failure.absent);
     let (message, remedy) = match failure {
-        Some(NotPulled { message, help, .. }) => (format!("{here}, and it was not pulled: {message}"), help),
+        Some(NotPulled { message, help, .. }) => (format!("{here}, and pulling it failed: {message}"), help),
         None => (here, None),
     };
     let d = Diagnostic::new(need.span, message);
     // Image commands accept an ID prefix here; FROM does not.
     if let Ok((None, image)) = store.images().find_image(text) {
-        let help = format!("for the image whose id begins so, write the whole id: {}", image.id);
+        let help = format!("write the full ID: {}", image.id);
         return d.help(help);
     }
     match (similar(store, need), remedy) {

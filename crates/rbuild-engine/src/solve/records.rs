@@ -14,7 +14,7 @@ use crate::prepare::lookup::may_take;
 use crate::solve::results::VertexResult;
 
 /// Reason why the result of a command that mounted a secret is not taken.
-const SECRET: &str = "its earlier result holds a secret that this build was not given";
+const SECRET: &str = "the cached result contains a secret that this build was not given";
 
 /// The records of a vertex with a certain definition key.
 ///
@@ -116,21 +116,21 @@ impl StepRecords<'_> {
     pub fn reason(&self, before: Option<&KeyInputs>, changes: Option<&Changes>) -> String {
         let (store, key) = (self.env.store, &self.key);
         if self.vertex().ignore_cache || self.env.request.salt.is_some() {
-            return "it was asked to run again".into();
+            return "the cache is disabled for this step".into();
         }
-        let Some(nearest) = &self.env.nearest[self.id] else { return "it was not built here before".into() };
+        let Some(nearest) = &self.env.nearest[self.id] else { return "no earlier build of this step is known".into() };
         if nearest == key {
             return match (store.records().record(key), store.records().foreign_record(key)) {
                 (Ok(Some(_)), _) => SECRET,
                 (_, Ok(Some(theirs))) if !self.may_take(theirs.noted()).unwrap_or(true) => SECRET,
-                (_, Ok(Some(_))) => "its files are needed, and those in the cache are of another isolation mode",
+                (_, Ok(Some(_))) => "its files are needed, and the cached ones belong to another isolation mode",
                 _ => "its earlier result is no longer in the cache",
             }
             .into();
         }
-        let Some(before) = before else { return "what it was built of before is no longer known".into() };
+        let Some(before) = before else { return "the inputs of the earlier build are no longer recorded".into() };
         let differences = explain::differences(self.key_inputs, before, changes);
-        if differences.is_empty() { "the earlier key was made by other rules".into() } else { differences.join("; ") }
+        if differences.is_empty() { "the format of keys changed".into() } else { differences.join("; ") }
     }
 
     /// Returns true if the secrets of the build and those found in that tree permit its use.

@@ -243,7 +243,7 @@ fn contents_mounted(env: &StepEnv<'_>, run: &RunStep, taken: &[Selection]) -> Re
 fn no_mount_source(mount: &MountStep, source: &str) -> BuildError {
     let name = mount.from_name.as_deref().unwrap_or_default();
     let d = Diagnostic::new(mount.span, format!("{source} does not exist in `{name}`"));
-    BuildError::Unmet(vec![d.help(format!("paths are relative to the root of `{name}`"))])
+    BuildError::Unmet(vec![d.help(format!("correct the path; it is relative to the root of `{name}`"))])
 }
 
 #[tracing::instrument(target = "engine", name = "unpack", level = "debug", skip_all, fields(step = id.position(), image = %manifest))]

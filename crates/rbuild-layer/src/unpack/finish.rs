@@ -35,7 +35,7 @@ impl UnpackTarget<'_> {
         if self.how.whiteouts == Whiteouts::Overlay {
             return Ok(());
         }
-        let reason = |entry: &TarEntry| format!("links to {:?}, which the archive does not bring", entry.link);
+        let reason = |entry: &TarEntry| format!("links to {:?}, which is not in the archive", entry.link);
         self.later.values().next().map_or(Ok(()), |entry| Err(entry_error(entry, reason(entry))))
     }
 

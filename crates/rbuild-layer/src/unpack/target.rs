@@ -188,7 +188,7 @@ impl<'a> UnpackTarget<'a> {
             // `.wh..wh.plnk` and the like are metadata of AUFS, not whiteouts.
             return match hidden.as_bytes().starts_with(WHITEOUT) {
                 true => Ok(()),
-                false => Err(entry_error(entry, "deletes nothing that has a name")),
+                false => Err(entry_error(entry, "is a whiteout without a name")),
             };
         }
         // If the lower layers lack the directory, the kernel would list its whiteouts without this
@@ -227,7 +227,7 @@ impl<'a> UnpackTarget<'a> {
                 return Ok(());
             }
             EntryKind::CharDevice if entry.rdev == (0, 0) => {
-                return Err(entry_error(entry, "is a device 0:0, which a layer may not hold"));
+                return Err(entry_error(entry, "is a character device 0:0, which a layer must not contain"));
             }
             EntryKind::CharDevice => {
                 place(dir, name, |dir| dir.create_node(name, FileKind::CharDevice, entry.mode, entry.rdev))?

@@ -152,7 +152,7 @@ fn a_hard_link_may_precede_its_target() {
     let (t, limits) = (Temp::new("never"), Limits::default());
     let told =
         unpack(&tar(&never)[..], &t.root(), Unpacking::archive(Owners::FromArchive, limits)).unwrap_err().to_string();
-    assert!(told.contains("\"l0000\" links to \"l0001\", which the archive does not bring"), "{told}");
+    assert!(told.contains("\"l0000\" links to \"l0001\", which is not in the archive"), "{told}");
     let links = apply(&t, &never).unwrap().lower_refs.links;
     assert_eq!((links.len(), &links[7]), (3000, &("l0007".into(), "l0008".into())));
     // No target is outside the root.
@@ -378,7 +378,7 @@ fn inconsistent_sparse_maps_are_rejected() {
         (&[("size", "99999999999999999"), ("map", "0,5")], b"hello", "bytes of content"),
         (&[("major", "1"), ("realsize", "9")], b"9999999\n", "Truncated|ends in the middle|claims"),
         (&[("major", "1"), ("realsize", "9")], b"x", "Truncated|ends in the middle|number"),
-        (&[("size", "18446744073709551615"), ("map", "18446744073709551615,5")], b"hello", "beyond all numbers"),
+        (&[("size", "18446744073709551615"), ("map", "18446744073709551615,5")], b"hello", "beyond the largest offset"),
     ] {
         let bytes = archive(records, content);
         let error = unpack(&bytes[..], &t.root(), Unpacking::layer(Limits::default()));
@@ -429,7 +429,7 @@ fn invalid_ids_are_rejected() {
         let t = Temp::new("ids");
         let entry = TarEntry { uid, gid, ..TarEntry::plain_file("f", 0) };
         let error = apply(&t, &[(entry, vec![])]).unwrap_err().to_string();
-        assert!(error.contains(&format!("\"f\" belongs to {uid}:{gid}")), "{error}");
+        assert!(error.contains(&format!("\"f\" has the owner {uid}:{gid}")), "{error}");
     }
 }
 

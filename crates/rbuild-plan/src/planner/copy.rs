@@ -136,7 +136,7 @@ fn numeric_owner(owner: &str, instruction: &str, link: Span) -> Result<(), Diagn
     }
     if let Some(id) = owner.split(':').find(|part| part.bytes().all(|b| b.is_ascii_digit()) && !is_id(part)) {
         let d = Diagnostic::new(link, format!("`--chown={owner}`: `{id}` is too large for an ID"));
-        return Err(d.help(format!("the largest ID is {}", i32::MAX)));
+        return Err(d.help(format!("use an ID of at most {}", i32::MAX)));
     }
     let user = owner.split(':').next().unwrap_or_default();
     let file = if is_id(user) || user == "root" { "/etc/group" } else { "/etc/passwd" };

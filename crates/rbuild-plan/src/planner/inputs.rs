@@ -343,7 +343,7 @@ impl Planner<'_> {
             let d = Diagnostic::new(span, format!("stage {name} does not exist"));
             // The stage itself cannot be used, nor those after it.
             let help = match self.in_progress.last().copied().unwrap_or(count).min(count) {
-                0 => "there is no earlier stage; name an image".to_string(),
+                0 => "name an image; no stage precedes this one".to_string(),
                 1 => "use 0, the number of the only earlier stage".to_string(),
                 earlier => format!("use a stage number from 0 to {}", earlier - 1),
             };

@@ -109,7 +109,7 @@ impl Planner<'_> {
         let (span, known) = (self.file.stages[target].span, self.stage_names());
         let unknown = names.iter().filter(|name| self.find_stage(name, self.file.stages.len()).is_none());
         let warning = |name: &String| {
-            let message = format!("no stage is called `{name}`, so none is built without cache for it");
+            let message = format!("stage `{name}` does not exist; disabling its cache has no effect");
             let d = Diagnostic::new(Span::new(span.start, span.start), message);
             d.suggest(name, known.iter().map(String::as_str))
         };

@@ -369,7 +369,7 @@ fn errors_name_the_problem() {
         ("FROM $NO\n", "empty after expansion"),
         ("FROM debian\nRUN --mount=type=cache,target=/ x\n", "cover the root file system"),
         ("FROM debian\nRUN --network=moon x\n", "default, none or host"),
-        ("FROM debian\nCOPY --from=7 a b\n", "there is no earlier stage"),
+        ("FROM debian\nCOPY --from=7 a b\n", "no stage precedes this one"),
         ("FROM debian AS a\nCOPY --from=a x y\n", "stage `a` depends on itself: a → a"),
         ("FROM debian\nEXPOSE 99999\n", "0 to 65535"),
         ("FROM debian\nSTOPSIGNAL SIGFOO\n", "not a signal"),

@@ -127,7 +127,9 @@ fn helper_name(value: Option<Value>) -> Result<Option<String>, String> {
     // The name becomes part of a program's name, and must not lead to another directory.
     match name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c)) {
         true => Ok(Some(name).filter(|name| !name.is_empty())),
-        false => Err(format!("{name:?} is no name of a credential helper (letters, digits, `-`, `_` and `.`)")),
+        false => {
+            Err(format!("{name:?} is not a valid name of a credential helper (letters, digits, `-`, `_` and `.`)"))
+        }
     }
 }
 

@@ -51,7 +51,7 @@ pub(super) fn get(
         };
     }
     let answer: HelperAnswer =
-        serde_json::from_str(&text).map_err(|_| format!("{program} answered with something else than a login"))?;
+        serde_json::from_str(&text).map_err(|_| format!("{program} returned an invalid answer"))?;
     Ok(match (answer.username.as_str(), Secret::new(answer.secret)) {
         (_, secret) if secret.is_empty() => None,
         (TOKEN_USER, secret) => Some(Credential::Identity(secret)),
@@ -114,7 +114,7 @@ fn call(environment: &ProcessEnvironment, program: &str, action: &str, input: &s
     let answer = Answered::of(child.stdout.take());
     let ok = end_of(&mut child).map_err(|e| format!("{program} {e}"))?;
     let bytes = answer.bytes();
-    String::from_utf8(bytes).map(|text| (ok, text)).map_err(|_| format!("the answer of {program} is no text"))
+    String::from_utf8(bytes).map(|text| (ok, text)).map_err(|_| format!("the output of {program} is not UTF-8"))
 }
 
 /// The output of a helper, which is complete when the helper has ended, and not when its pipe is

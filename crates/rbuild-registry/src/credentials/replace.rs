@@ -102,7 +102,10 @@ fn keep_owner(file: &File, old: &Metadata) -> io::Result<()> {
             // An ordinary user cannot give files to groups of others.
             Err(_) if own.uid() == old.uid() => mode &= 0o700,
             Err(_) => {
-                return Err(io::Error::other(format!("the file belongs to user {}, and must stay so", old.uid())));
+                return Err(io::Error::other(format!(
+                    "the file belongs to user {}, and its owner cannot be preserved",
+                    old.uid()
+                )));
             }
         }
     }

@@ -60,7 +60,7 @@ fn manifests_are_checked() {
         ("[]", "not a JSON document"),
         (r#"{"schemaVersion":1}"#, "schema 1"),
         (r#"{"mediaType":"application/x"}"#, "application/x"),
-        (r#"{"mediaType":"application/vnd.oci.image.index.v1+json"}"#, "and is not"),
+        (r#"{"mediaType":"application/vnd.oci.image.index.v1+json"}"#, "that it claims"),
     ] {
         registry.add_manifest("x", "bad", "text/plain; charset=utf-8", text.as_bytes());
         let error = repository.tagged("bad").unwrap_err().to_string();
@@ -108,9 +108,7 @@ fn failures_are_reported_once_with_the_host() {
     let registry = Registry::start(Access::Open);
     let repository = scene.repository(&registry, "x");
     registry.add_blob("x", &data);
-    for (wrong, want) in
-        [(size - 1, "5000 bytes there, and 4999 by the manifest"), (size + 1, "and 5001 by the manifest")]
-    {
+    for (wrong, want) in [(size - 1, "5000 bytes, but 4999 by the manifest"), (size + 1, "but 5001 by the manifest")] {
         let error = read(&repository, &digest, wrong).unwrap_err().to_string();
         assert!(error.contains(want), "{error}");
     }
@@ -194,7 +192,7 @@ fn redirects_get_no_credentials() {
     assert_eq!(storage.requests(), [format!("GET /v2/x/blobs/{digest}")]);
     assert!(registry.requests().contains(&format!("GET /v2/x/blobs/{digest} +")));
     registry.fault("GET", "manifests", Fault::Redirect(registry.address.clone()), 99);
-    assert!(repository.tagged("1").unwrap_err().to_string().contains("without an end"));
+    assert!(repository.tagged("1").unwrap_err().to_string().contains("too many redirects"));
 }
 
 #[test]

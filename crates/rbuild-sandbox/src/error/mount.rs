@@ -109,7 +109,7 @@ impl fmt::Display for MountError {
         let target = shown_path(&self.target);
         match &self.problem {
             MountProblem::OverProcesses => {
-                write!(f, "{target} is where the command sees its processes; nothing else can be mounted there")
+                write!(f, "cannot mount on {target}: it is the command's procfs")
             }
             MountProblem::OverDevices { place } if place == Path::new("/dev") => {
                 write!(f, "{target} is where the command has its devices; nothing else can be mounted there")
@@ -121,21 +121,18 @@ impl fmt::Display for MountError {
             }
             MountProblem::OverRoot => write!(f, "{target} is the root directory; nothing can be mounted over it"),
             MountProblem::InTheWay { holder, has, needs } => {
-                write!(f, "{} {has} at {target}, where {needs} is needed to be mounted on", holder.has())
+                write!(f, "cannot mount on {target}: {} {has} there, and {needs} is required", holder.has())
             }
             MountProblem::BelowAFile { holder, path, has } => {
                 let path = shown_path(path);
                 write!(f, "{} {has} at {path}, below which {target} cannot be mounted", holder.has())
             }
             MountProblem::InKernelFiles { place, link_to: None } => {
-                write!(f, "{target} lies in {place}, where nothing can be made to be mounted on")
+                write!(f, "cannot create the mount point {target} in {place}")
             }
             MountProblem::InKernelFiles { place, link_to: Some(real) } => {
                 let real = shown_path(real);
-                write!(
-                    f,
-                    "{target} is a link that leads to {real} in {place}, where nothing can be made to be mounted on"
-                )
+                write!(f, "{target} is a link that leads to {real} in {place}, where no mount point can be created")
             }
             MountProblem::ReadOnly => {
                 write!(f, "{target} lies in a read-only mount that has no such entry to be mounted on")

@@ -76,16 +76,16 @@ pub enum RunnerProblem {
     WorkingDirectoryIsAFile(String),
     #[error("the mount source {0} does not exist")]
     NoMountSource(String),
-    #[error("this machine has no /dev/{name}, which commands are given")]
+    #[error("/dev/{name} is missing on this machine, and every command needs it")]
     NoDevice { name: Cow<'static, str>, major: u32, minor: u32 },
-    #[error("a command with all rights would reach the builder's own files through the /proc that it gets here")]
+    #[error("a command with all privileges could reach the builder's files through the /proc of this machine")]
     ExposedProcesses,
     /// Something that takes a mount, where none can be made.
-    #[error("{0} cannot be had where nothing can be mounted")]
+    #[error("{0} requires mounts, which this machine does not permit")]
     NeedsMounts(Cow<'static, str>),
     #[error("{0} cannot be written to by a command where nothing can be mounted")]
     WritableVolume(String),
-    #[error("a network of its own takes namespaces, which this machine does not allow")]
+    #[error("a private network requires namespaces, which this machine does not permit")]
     NeedsNamespaces,
     #[error("this build has no isolated network")]
     NoNetwork,
@@ -96,14 +96,14 @@ pub enum RunnerProblem {
     #[error("the command's calls cannot be answered")]
     NoListener,
     /// One of the container's first processes was killed.
-    #[error("a process that makes its container was killed by signal {0}")]
+    #[error("a process that set up the container was killed by signal {0}")]
     Killed(i32),
     /// No commands were announced when the builder was started.
-    #[error("no commands were announced when the builder was started")]
+    #[error("the builder was started without support for commands")]
     Unannounced,
     #[error("the process that starts commands ended by itself")]
     StarterEnded,
-    #[error("rbuild could not be executed once more to start commands")]
+    #[error("cannot execute rbuild again to start commands")]
     NotExecuted,
     /// A runner could not be forked.
     #[error("it could not be forked: {0}")]

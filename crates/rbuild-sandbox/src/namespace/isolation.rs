@@ -49,10 +49,7 @@ fn setting(path: &str) -> Option<i64> {
 /// Chooses the isolation mode for the calling user, without trying anything out.
 pub fn isolation(request: IsolationRequest) -> Result<Isolation, Refusal> {
     if !Path::new("/proc/self/task").exists() {
-        return Err(refusal(
-            "there is no /proc here, without which rbuild can neither start processes nor see what it may do",
-            Remedy::MountProc,
-        ));
+        return Err(refusal("/proc is not mounted, and rbuild requires it", Remedy::MountProc));
     }
     if request == IsolationRequest::Chroot {
         return bare_isolation();
@@ -121,7 +118,7 @@ pub fn bare_isolation() -> Result<Isolation, Refusal> {
     let (uid, _) = process::own_ids();
     if uid != 0 || !has(Capability::CAP_SYS_CHROOT) {
         return Err(refusal(
-            "a user who is not root, or has no CAP_SYS_CHROOT, cannot change the root directory of commands",
+            "the isolation mode chroot requires root with CAP_SYS_CHROOT",
             "run rbuild as root of a container, or where user namespaces are allowed",
         ));
     }
@@ -143,7 +140,7 @@ fn root_maps() -> Result<IdMaps, Refusal> {
         if !has(cap) {
             return Err(refusal(
                 format!("this process is root without {cap}, so it cannot map ids"),
-                "give the container or sandbox that capability, or run as another user than 0",
+                "grant the container that capability, or run rbuild as an ordinary user",
             ));
         }
     }
@@ -196,13 +193,13 @@ fn granting([uids, gids]: [bool; 2], user: &str) -> String {
 pub fn userns_refused(e: Error) -> Refusal {
     let reason = format!("the kernel refuses a user namespace: {e}");
     if setting("/proc/sys/user/max_user_namespaces") == Some(0) {
-        return refusal(reason, "allow some: sudo sysctl -w user.max_user_namespaces=15000");
+        return refusal(reason, "permit user namespaces: sudo sysctl -w user.max_user_namespaces=15000");
     }
     if setting("/proc/sys/kernel/unprivileged_userns_clone") == Some(0) {
         return refusal(reason, "allow them: sudo sysctl -w kernel.unprivileged_userns_clone=1");
     }
     if e.errno() == Some(nix::errno::Errno::ENOSYS as i32) {
-        return refusal(reason, "rbuild needs clone3(2): Linux 5.3, and a seccomp profile that knows it");
+        return refusal(reason, "use Linux 5.3 or newer, and a seccomp profile that permits clone3");
     }
     if Path::new("/.dockerenv").exists() || Path::new("/run/.containerenv").exists() {
         let reason = format!("{reason}; the seccomp profile of this container may deny clone(CLONE_NEWUSER)");
@@ -215,7 +212,7 @@ pub fn userns_refused(e: Error) -> Refusal {
 pub fn maps_refused(e: Error) -> Refusal {
     let restricted = setting("/proc/sys/kernel/apparmor_restrict_unprivileged_userns") == Some(1);
     let remedy: Remedy = if restricted {
-        "Ubuntu's AppArmor takes the capabilities away: sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0, \
+        "permit capabilities in user namespaces: sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0, \
          or load an AppArmor profile for rbuild that allows `userns,`"
             .into()
     } else {
@@ -225,10 +222,7 @@ pub fn maps_refused(e: Error) -> Refusal {
 }
 
 pub(crate) fn proc_refused(e: Error) -> Refusal {
-    refusal(
-        format!("a new /proc cannot be mounted, nor the one that is there be shown to commands: {e}"),
-        Remedy::UnmaskProc,
-    )
+    refusal(format!("cannot mount a new /proc, nor show the existing one to commands: {e}"), Remedy::UnmaskProc)
 }
 
 /// One line of `rbuild doctor`.
@@ -288,5 +282,5 @@ const SETTINGS: [(&str, &str, i64, &str); 3] = [
 fn old_kernel(release: &str) -> Option<Remedy> {
     let mut parts = release.split(|c: char| !c.is_ascii_digit()).map(|n| n.parse::<u32>().unwrap_or(0));
     let version = (parts.next()?, parts.next()?);
-    (version < (5, 12)).then(|| "rbuild needs Linux 5.12 or newer".into())
+    (version < (5, 12)).then(|| "upgrade to Linux 5.12 or newer".into())
 }

@@ -64,7 +64,7 @@ impl Carrier {
         let new = pasta.clone().filter(|pasta| slirp.is_none() || pasta.is_new());
         let carrier = new.or(slirp).ok_or_else(|| {
             refusal(
-                "an isolated network takes pasta or slirp4netns, and neither is installed",
+                "an isolated network requires pasta or slirp4netns, and neither is installed",
                 Remedy::OrOtherNetwork {
                     action:
                         "install one: sudo apt-get install passt (Debian, Ubuntu) or sudo dnf install passt (Fedora)"

@@ -26,9 +26,9 @@ pub(crate) fn usable(shown: &str) -> Result<(), Refusal> {
     // The flag is inherited by everything that this process starts.
     if rustix::thread::no_new_privs().unwrap_or(false) {
         return Err(refusal(
-            "this process and all that it starts may gain no privileges (no_new_privs), so newuidmap cannot hand out sub-ids",
+            "no_new_privs is set, so newuidmap cannot map sub-IDs",
             Remedy::OrSingleId {
-                action: "start it without (docker: no-new-privileges, Kubernetes: allowPrivilegeEscalation: true)"
+                action: "start rbuild without no_new_privs (docker: no-new-privileges, Kubernetes: allowPrivilegeEscalation: true)"
                     .into(),
             },
         ));
@@ -47,7 +47,7 @@ fn privileged(path: &Path) -> Result<(), Refusal> {
     let shown = path.display();
     if statvfs(path).is_ok_and(|fs| fs.flags().contains(FsFlags::ST_NOSUID)) {
         return Err(refusal(
-            format!("{shown} is on a file system that is mounted nosuid, so it cannot hand out sub-ids"),
+            format!("{shown} is on a file system that is mounted nosuid, so it cannot map sub-IDs"),
             Remedy::OrSingleId { action: "mount it without nosuid (sudo mount -o remount,suid MOUNT)".into() },
         ));
     }
@@ -55,8 +55,8 @@ fn privileged(path: &Path) -> Result<(), Refusal> {
     let able = || File::open(path).is_ok_and(|file| rbuild_linux::file_xattr(&file, "security.capability").is_some());
     if !set_uid && !able() {
         return Err(refusal(
-            format!("{shown} is neither set-uid root nor has capabilities, so it cannot hand out sub-ids"),
-            format!("give it back what its package gave it: sudo chown root {shown} && sudo chmod u+s {shown}"),
+            format!("{shown} is neither set-uid root nor has capabilities, so it cannot map sub-IDs"),
+            format!("restore the set-uid bit: sudo chown root {shown} && sudo chmod u+s {shown}"),
         ));
     }
     Ok(())

@@ -158,7 +158,7 @@ impl Gc<'_> {
             let lack = |manifest: &ManifestDigest| self.lacks(manifest, blobs);
             let lacks = entry.artifact.images().iter().find_map(|m| known.entry(*m).or_insert_with(|| lack(m)).clone());
             if let Some(why) = lacks {
-                checked.problems.push(format!("the image {name} is not whole: {why}"));
+                checked.problems.push(format!("image {name} is incomplete: {why}"));
                 broken.push(entry);
             }
         }
@@ -195,7 +195,7 @@ impl Gc<'_> {
             checked.records += 1;
             let path = format!("{dir}/{}", entry.name.to_string_lossy());
             let problem = match self.store.read_if_any::<T>(&path) {
-                Ok(Some(document)) if !whole(&document)? => format!("{path} names something that is gone"),
+                Ok(Some(document)) if !whole(&document)? => format!("{path} refers to missing content"),
                 // Whole, or removed meanwhile.
                 Ok(_) => continue,
                 Err(e) => format!("{path} cannot be read: {e}"),

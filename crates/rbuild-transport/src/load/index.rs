@@ -88,7 +88,7 @@ impl<'m, 'a> IndexResolver<'m, 'a> {
         let text = self.members.staging.read_document(&digest)?;
         if is_index && depth >= MAX_INDEX_DEPTH {
             return Err(TransportError::other(format!(
-                "the archive has more than {MAX_INDEX_DEPTH} indexes in each other"
+                "the archive has indexes that are nested more than {MAX_INDEX_DEPTH} deep"
             )));
         }
         let reached = match is_index {

@@ -36,7 +36,7 @@ pub(super) fn take_image(members: &IncomingParts<'_>, text: &[u8]) -> Result<Ima
     if let Some(odd) = layers.iter().find(|layer| !is_layer(layer.media_type())) {
         return Err(TransportError::Other {
             message: format!("the layer {} is of the unknown type {}", odd.digest(), odd.media_type()),
-            help: Some("images of tar layers are taken, plain or compressed with gzip or zstd".into()),
+            help: Some("convert the layers to tar, plain or compressed with gzip or zstd".into()),
         });
     }
     let names = layers.iter().map(|layer| named(layer).map(|d| blob_path(&d))).collect::<Result<Vec<_>>>()?;

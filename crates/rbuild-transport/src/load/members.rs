@@ -115,7 +115,7 @@ impl<R: Read> Read for MemberReader<'_, R> {
 fn lacks(name: &str) -> TransportError {
     TransportError::Other {
         message: format!("the archive lacks {name}, which its manifest names"),
-        help: Some("it was cut short; write or transfer it again".into()),
+        help: Some("write or transfer the archive again".into()),
     }
 }
 

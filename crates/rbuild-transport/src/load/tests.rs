@@ -121,7 +121,7 @@ const FAULTS: [(&str, Make, &str, &str); 12] = [
         "a manifest cannot be read",
     ),
     (
-        "too many indexes in each other",
+        "indexes nested too deep",
         |f| {
             let mut entry = f.sound(HOST, "1").entry;
             for _ in 0..6 {
@@ -129,8 +129,8 @@ const FAULTS: [(&str, Make, &str, &str); 12] = [
             }
             vec![entry]
         },
-        "more than 4 indexes in each other",
-        "more than 4 indexes in each other",
+        "nested more than 4 deep",
+        "nested more than 4 deep",
     ),
     (
         "a digest of another kind",

@@ -55,7 +55,7 @@ fn documents_of_registries_are_checked() {
                 }
                 entry
             },
-            Err("more than 3 indexes in each other"),
+            Err("nested more than 3 deep"),
         ),
         (
             "no such platform",

@@ -152,8 +152,7 @@ pub struct BuildArgs {
     /// Accepted for compatibility; the image is always in the local store
     #[arg(long, hide = true)]
     pub load: bool,
-    /// Ask registries for images: missing (those that the store lacks), always or never [default:
-    /// missing]
+    /// Pull images: missing (only those not in the store), always or never [default: missing]
     #[arg(long, value_name = "WHEN", num_args = 0..=1, require_equals = true, default_missing_value = "always")]
     #[arg(env = "RBUILD_PULL")]
     pub pull: Option<String>,

@@ -11,7 +11,7 @@ pub struct RegistryFlags {
     /// registries on this machine]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub tls_verify: Option<bool>,
-    /// User and password for the registry of the image that is pulled or pushed, and for no other
+    /// User and password for the registry that is pulled from or pushed to
     #[arg(long, value_name = "USER:PASSWORD", hide_env_values = true, env = "RBUILD_CREDS")]
     pub creds: Option<String>,
     /// File with logins, as docker and podman write it
@@ -26,7 +26,7 @@ pub struct LoginArgs {
     /// User name
     #[arg(short, long)]
     pub username: Option<String>,
-    /// Password; other users of the machine see it, so prefer --password-stdin
+    /// Password, visible to other users of the machine; prefer --password-stdin
     #[arg(short, long)]
     pub password: Option<String>,
     /// Read the password from standard input
@@ -44,7 +44,7 @@ pub struct LoginArgs {
 pub struct LogoutArgs {
     /// Host of the registry, with its port if it has one [default: docker.io]
     pub registry: Option<String>,
-    /// File with logins to remove the login from, besides the usual ones
+    /// Another file with logins to remove the login from
     #[arg(long, value_name = "FILE")]
     pub authfile: Option<PathBuf>,
 }
@@ -66,12 +66,12 @@ pub struct PullArgs {
 
 #[derive(Args)]
 pub struct PushArgs {
-    /// Image of the local store; its name is that in the registry, unless others are given
+    /// Local image, pushed under its own name unless NAME is given
     pub image: String,
     /// Names in registries to push to
     #[arg(value_name = "NAME")]
     pub target: Vec<String>,
-    /// Push layers that are not compressed as they are
+    /// Do not compress layers before pushing them
     #[arg(long)]
     pub as_is: bool,
     /// Write the digest of the manifest to a file

@@ -41,7 +41,7 @@ pub fn logout(args: LogoutArgs) -> Result<u8, Failure> {
         terminal::out(&format!("Removed the login for {registry} from {place}\n"));
     }
     if !removed.left.is_empty() {
-        let failure = Failure::new(format!("a login for {registry} may be left: {}", removed.left.join("; ")));
+        let failure = Failure::new(format!("a login for {registry} may remain: {}", removed.left.join("; ")));
         return Err(failure.help("remove it there"));
     }
     if removed.from.is_empty() {
@@ -65,7 +65,7 @@ fn registry_name(given: Option<&str>) -> Result<String, Failure> {
 /// Returns user and password, from flags or a prompt.
 fn user_and_password(args: &LoginArgs) -> Result<(String, Secret), Failure> {
     if args.password.is_some() && args.password_stdin {
-        return Err(Failure::usage("--password and --password-stdin exclude each other"));
+        return Err(Failure::usage("--password and --password-stdin are mutually exclusive"));
     }
     let terminal = std::io::stdin().is_terminal();
     let missing = |what| {

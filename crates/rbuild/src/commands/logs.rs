@@ -30,7 +30,7 @@ pub fn logs(settings: &Settings, args: LogsArgs) -> Result<u8, Failure> {
     let found = if wanted == "latest" { all.first() } else { all.iter().find(|b| b.id.starts_with(wanted.as_str())) };
     let Some(build) = found else {
         return Err(
-            Failure::new(format!("no log of a build `{wanted}`")).help("run `rbuild logs` to list recent builds")
+            Failure::new(format!("build `{wanted}` has no log")).help("run `rbuild logs` to list recent builds")
         );
     };
     let steps: Vec<&StepLog> = match &args.step {

@@ -33,7 +33,7 @@ pub fn missing(store: &Store, wanted: &str, purpose: Purpose) -> impl Fn(StoreEr
 
 /// Returns the failure for an image that the store does not have.
 pub fn no_image(store: &Store, wanted: &str, purpose: Purpose) -> Failure {
-    let failure = Failure::new(format!("no image is called `{wanted}`"));
+    let failure = Failure::new(format!("image `{wanted}` not found"));
     let names: Vec<Reference> = store.images().list().unwrap_or_default().into_iter().filter_map(|e| e.name).collect();
     let same_name =
         |name: &&Reference| wanted.parse::<Reference>().is_ok_and(|w| w.familiar_name() == name.familiar_name());
@@ -46,8 +46,6 @@ pub fn no_image(store: &Store, wanted: &str, purpose: Purpose) -> Failure {
     match names.iter().find(same_name).or_else(|| near(&bare)).or_else(|| near(&whole)).map(Reference::shortest) {
         Some(near) => failure.help(format!("did you mean `{near}`?")),
         None if purpose == Purpose::Manage => failure.help("run `rbuild images` to list the images"),
-        None => {
-            failure.help(format!("run `rbuild pull {wanted}`, or `rbuild images` to list the images that are here"))
-        }
+        None => failure.help(format!("run `rbuild pull {wanted}`, or `rbuild images` to list local images")),
     }
 }

@@ -32,7 +32,7 @@ pub fn run(settings: &Settings, args: RunArgs) -> Result<u8, Failure> {
         terminal::warning(format!("{flag} is not supported yet and has no effect"));
     }
     if flags::pull(args.pull.as_deref())? == PullPolicy::Always {
-        return Err(Failure::usage("--pull=always: containers run images of the store, and no registry is asked")
+        return Err(Failure::usage("--pull=always: `rbuild run` uses local images only")
             .help(format!("run `rbuild pull {}` first", args.words[0])));
     }
     let (host, platform) = (Platform::host(), image.config.platform());

@@ -100,7 +100,7 @@ fn warn_of_swallowed_context(args: &BuildArgs) {
     let is_path = |text: &str| matches!(text, "." | "..") || text.contains('/') && !text.contains('=');
     for (flag, text) in given.filter(|(_, text)| is_path(text) && std::path::Path::new(text).is_dir()) {
         terminal::warning(Warning {
-            text: format!("{flag} has taken `{text}` as its value, and the context is {}", args.context),
+            text: format!("`{text}` was taken as the value of {flag}, and the context is {}", args.context),
             help: Some(format!("give {flag} a value: {flag} NAME=VALUE {text}").into()),
         });
     }

@@ -70,7 +70,7 @@ impl Settings {
         let store = Store::open_with(&self.root, self.patience())?.with_limits(self.limits);
         if is_unexpected {
             terminal::warning(Warning {
-                text: format!("there was no store in {}: it is new and empty", self.root.display()),
+                text: format!("created a new, empty store in {}", self.root.display()),
                 help: Some("check the path of --root".into()),
             });
         }

@@ -43,13 +43,13 @@ pub fn words(remedy: &Remedy) -> String {
         Remedy::GiveCommand => "add a command: rbuild run IMAGE COMMAND".into(),
         Remedy::LoadArchive => "run `rbuild load -i FILE` to load the image in it".into(),
         Remedy::ImportFiles => "run `rbuild import FILE NAME` if it is a root file system".into(),
-        Remedy::LoadBase => "load its base image first: it was saved with --exclude or --since".into(),
+        Remedy::LoadBase => "load the base image first, without which the archive was saved".into(),
         Remedy::SelectPlatform { platform } => format!("select one that it has, for example --platform {platform}"),
         Remedy::GrantIds { file } => {
             format!("grant more IDs in {file}, or use --isolation=single-id, which records owners")
         }
         Remedy::RaiseLimit { name } => format!("raise the limit with --limit {name}=N if you trust the archive"),
-        Remedy::InspectFailure => "look around in the container with --on-error shell".into(),
+        Remedy::InspectFailure => "inspect the container with --on-error shell".into(),
         Remedy::RaiseUlimits { limits } => format!("raise the limits of --ulimit: {limits}"),
         Remedy::SetArgument => "set a default on the ARG before FROM, or pass --build-arg NAME=VALUE".into(),
         Remedy::Allow { entitlement } => format!("pass --allow {entitlement} if you trust the Dockerfile"),
@@ -80,7 +80,7 @@ pub fn words(remedy: &Remedy) -> String {
 fn missing_words(secrets: &[String], agents: &[String]) -> String {
     let secrets = secrets.iter().map(|id| format!("secret `{id}` (--secret id={id},src=FILE)"));
     let agents = agents.iter().map(|id| format!("ssh agent `{id}` (--ssh {id})"));
-    format!("pass what was not given: {}", secrets.chain(agents).collect::<Vec<_>>().join(", "))
+    format!("pass the missing values: {}", secrets.chain(agents).collect::<Vec<_>>().join(", "))
 }
 
 fn registry_words(registry: &str, action: RegistryAction) -> String {

@@ -7,10 +7,10 @@ use crate::words::shape;
 
 /// Flags of `docker build`, `buildx build` and `podman build`: names, reason, hint.
 const BUILD: [(&[&str], &str, &str); 10] = [
-    (&["--os", "--arch", "--variant"], "the platform has one flag", "pass --platform OS/ARCH[/VARIANT]"),
+    (&["--os", "--arch", "--variant"], "platforms are selected with one flag", "pass --platform OS/ARCH[/VARIANT]"),
     (
         &["--from"],
-        "the base image is that of the Dockerfile",
+        "the Dockerfile sets the base image",
         "write `ARG BASE` and `FROM $BASE`, and pass --build-arg BASE=IMAGE",
     ),
     (
@@ -65,7 +65,7 @@ const RUN: [(&[&str], &str, &str); 12] = [
     ),
     (
         &["--platform"],
-        "of several platforms, that of this machine runs",
+        "`rbuild run` always selects this machine's platform",
         "name the image of another platform by its ID, which `rbuild images --tree` shows",
     ),
     (
@@ -105,7 +105,7 @@ const RUN: [(&[&str], &str, &str); 12] = [
 /// Flags of other verbs, with the verb.
 const OTHER: [(&str, &[&str], &str, &str); 7] = [
     ("images", &["--sort", "--noheading", "-n"], "the list is sorted by age", "use --format, and sort its lines"),
-    ("import", &["--os", "--arch", "--variant"], "the platform has one flag", "pass --platform OS/ARCH"),
+    ("import", &["--os", "--arch", "--variant"], "platforms are selected with one flag", "pass --platform OS/ARCH"),
     (
         "save",
         &["--compress", "-m", "--multi-image-archive"],
@@ -125,7 +125,7 @@ const OTHER: [(&str, &[&str], &str, &str); 7] = [
         "name the containers; `rbuild container prune` removes all",
     ),
     ("prune", &["--min-free-space", "--reserved-space"], "the cache has one limit", "pass --keep-storage SIZE"),
-    ("cp", &["--overwrite"], "a directory never replaces a file here", "remove the destination first"),
+    ("cp", &["--overwrite"], "a directory never replaces a file", "remove the destination first"),
 ];
 
 /// Returns the reason and the hint for a flag of another tool.

@@ -47,7 +47,7 @@ enum GroupWord {
     Nothing(&'static str, &'static str),
 }
 
-const NO_BUILDERS: &str = "rbuild builds without builders, so there is nothing to do";
+const NO_BUILDERS: &str = "rbuild has no builders, so there is nothing to do";
 
 /// Groups of docker verbs, with the words that rbuild supports.
 const GROUPS: [(&str, &[(&str, GroupWord)]); 5] = [
@@ -208,7 +208,7 @@ pub fn with_verb(argv: Vec<OsString>, as_docker: bool) -> Result<CommandLine, Fa
         if !as_docker {
             return failure;
         }
-        let message = format!("docker here is rbuild {}: {}", env!("CARGO_PKG_VERSION"), failure.message);
+        let message = format!("docker is rbuild {}: {}", env!("CARGO_PKG_VERSION"), failure.message);
         Failure { code: code::DOCKER_USAGE, message, ..failure }
     })
 }
@@ -443,7 +443,7 @@ mod tests {
         for typed in ["docker swarm init", "docker container tag a b", "docker search debian"] {
             let failure = run(typed, true).unwrap_err();
             assert_eq!(failure.code, code::DOCKER_USAGE);
-            assert!(failure.message.starts_with("docker here is rbuild "), "{failure:?}");
+            assert!(failure.message.starts_with("docker is rbuild "), "{failure:?}");
         }
     }
 }

@@ -27,20 +27,20 @@ fn explain_names_the_changed_inputs() {
     lab.write(".dockerignore", "Dockerfile\n").write("src/a", "1").write("src/gone", "1");
     let build = |args: &[&str]| lab.build(FILE, &[&["--explain"], args].concat()).ok().stderr;
     let first = build(&[]);
-    assert_eq!(why(&first, "COPY . ."), "it was not built here before");
-    assert!(why(&build(&[]), "COPY . .").starts_with("nothing that it depends on has changed"));
+    assert_eq!(why(&first, "COPY . ."), "no earlier build of this step is known");
+    assert!(why(&build(&[]), "COPY . .").starts_with("cache hit: no input changed"));
     lab.write("src/a", "2").write("src/b", "1");
     std::fs::remove_file(lab.ctx().join("src/gone")).unwrap();
     let changed = build(&[]);
     assert_eq!(why(&changed, "COPY . ."), "src/a changed; src/b was added; src/gone was removed");
-    assert_eq!(why(&changed, "RUN echo"), "[builder 3/4] before it changed");
-    assert!(why(&changed, "COPY --from").starts_with("nothing that it depends on has changed"));
+    assert_eq!(why(&changed, "RUN echo"), "input [builder 3/4] changed");
+    assert!(why(&changed, "COPY --from").starts_with("cache hit: no input changed"));
     let argument = build(&["--build-arg", "VERSION=1.2"]);
     assert_eq!(why(&argument, "RUN echo"), "VERSION changed from 1.1 to 1.2");
-    assert_eq!(why(&build(&["--no-cache"]), "RUN echo"), "it was asked to run again");
+    assert_eq!(why(&build(&["--no-cache"]), "RUN echo"), "the cache is disabled for this step");
     lab.rbuild(["import", "-c", "ENV A=1", base("busybox.tar").to_str().unwrap(), "base"]).ok();
     let same_files = build(&["--build-arg", "VERSION=1.2"]);
-    assert!(why(&same_files, "WORKDIR").starts_with("nothing that it depends on has changed"), "{same_files}");
+    assert!(why(&same_files, "WORKDIR").starts_with("cache hit: no input changed"), "{same_files}");
     assert!(why(&same_files, "RUN echo").contains("A=1 was added"), "{same_files}");
     // A changed configuration is not a reason, even if there is another reason.
     lab.rbuild(["import", "-c", "LABEL b=2", base("busybox.tar").to_str().unwrap(), "base"]).ok();
@@ -54,7 +54,7 @@ fn explain_names_the_changed_inputs() {
     let log = lab.rbuild(["logs", "latest"]).ok().stdout;
     assert!(log.contains("why: the command changed"), "{log}");
     lab.rbuild(["prune", "-a"]).ok();
-    assert_eq!(why(&build(&[]), "COPY . ."), "it was not built here before");
+    assert_eq!(why(&build(&[]), "COPY . ."), "no earlier build of this step is known");
 }
 
 #[test]
@@ -72,7 +72,7 @@ fn explain_names_files_of_stages_and_mounts() {
     // Back to the original state: the mounted files and the result are still in the store.
     lab.write("src/a", "1").write("other/x", "1");
     std::fs::remove_file(lab.ctx().join("src/c")).unwrap();
-    assert!(why(&build(), "RUN cp").starts_with("nothing that it depends on"));
+    assert!(why(&build(), "RUN cp").starts_with("cache hit: "));
     // One of them unchanged, the other new.
     lab.write("src/a", "2").write("src/c", "1").write("other/x", "3");
     assert_eq!(why(&build(), "RUN cp"), "other/x, src/a changed; src/c was added");
@@ -87,7 +87,7 @@ fn a_failed_build_keeps_the_explanation_baseline() {
     lab.write("a", "2");
     lab.build(&file.replace("RUN cat", "RUN false; false #"), &[]).fails(1, &[]);
     let again = lab.build(file, &["--explain"]).ok().stderr;
-    assert_eq!(why(&again, "RUN echo last"), "[3/4] before it changed");
+    assert_eq!(why(&again, "RUN echo last"), "input [3/4] changed");
 }
 
 /// Returns the inodes of the stored copies of a file, by content.
@@ -237,7 +237,7 @@ fn timings_writes_an_html_page() {
         "RUN sleep 0.3",
         "class=\"done critical\"",
         "/&lt;big&gt; <em>300kB</em>",
-        "it was not built here before",
+        "no earlier build of this step is known",
     ] {
         assert!(page.contains(part), "{part:?} is missing in\n{page}");
     }
@@ -295,11 +295,11 @@ fn verify_builds_twice_and_names_the_first_difference() {
     verify(&random, "1000")
         .fails(1, &["/d/x in layer 3 of 3, made by `RUN /bin/sh -c mkdir /d", "content differs from byte"]);
     // A failed verification names nothing and writes nothing.
-    lab.rbuild(["inspect", "x"]).fails(1, &["no image is called `x`"]);
+    lab.rbuild(["inspect", "x"]).fails(1, &["image `x` not found"]);
     assert!(!lab.ctx().join("x.tar").exists());
     assert_eq!(lab.rbuild(["images", "-q"]).ok().stdout.lines().count(), 1);
     let again = lab.rbuild(["build", "--verify", "--explain", "--no-cache", "-o", "bin"]);
-    assert!(again.stderr.contains("why: it was asked to run again"), "{}", again.stderr);
+    assert!(again.stderr.contains("why: the cache is disabled for this step"), "{}", again.stderr);
     assert!(!lab.ctx().join("bin").exists());
     lab.rbuild(["build", "--verify", "-"]).fails(2, &["standard input only once"]);
     // The verification neither disturbs the next build nor provides cache hits for it.

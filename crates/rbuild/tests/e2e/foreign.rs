@@ -40,7 +40,7 @@ fn a_layer_with_a_wrong_diff_id_is_never_exported() {
         load(&lab, &Forged::new(vec![Blob::gzip_of(&good_tar)]), "good:latest").ok();
         lab.build("FROM good\nCOPY --from=busybox /bin/busybox /b\n", &["-t", "built"]).ok();
         load(&lab, &Forged::new(vec![foreign.clone()]), "evil:latest").ok();
-        let wrong = ["diffID of the layer", "load it again"];
+        let wrong = ["has the diffID", "load it again"];
         lab.rbuild(["save", "-o", "out.tar", "evil"]).fails(1, &wrong);
         lab.rbuild(["save", "-o", "out.tar", "good", "evil"]).fails(1, &wrong);
         lab.rbuild(["save", "--format", "oci", "-o", "out", "evil"]).fails(1, &wrong);
@@ -48,8 +48,7 @@ fn a_layer_with_a_wrong_diff_id_is_never_exported() {
         for kind in ["oci", "docker"] {
             for more in ["", ",compression=uncompressed", ",compression=zstd,force-compression=true"] {
                 for file in ["FROM evil\n", "FROM evil\nCOPY --from=busybox /bin/busybox /b\n"] {
-                    lab.build(file, &["-o", &format!("type={kind},dest=out.tar{more}")])
-                        .fails(1, &["diffID of the layer"]);
+                    lab.build(file, &["-o", &format!("type={kind},dest=out.tar{more}")]).fails(1, &["has the diffID"]);
                 }
             }
         }
@@ -229,10 +228,7 @@ fn an_owner_beyond_the_sub_ids_is_reported_with_the_range() {
             );
             continue;
         }
-        ran.fails(
-            1,
-            &["user ID 2000000000 is not one of those available here, 0 to ", "/etc/subuid", "--isolation=single-id"],
-        );
+        ran.fails(1, &["user ID 2000000000 is not mapped; mapped IDs: 0 to ", "/etc/subuid", "--isolation=single-id"]);
     }
 }
 

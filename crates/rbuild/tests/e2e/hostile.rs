@@ -41,7 +41,7 @@ fn symlink_loops_are_reported() {
         }
         for step in steps {
             let ran = lab.build(&format!("{base}{step}\n"), &[]).fails(1, &[place]);
-            let says = ["leads round in a circle by symbolic links", "the image has a symbolic link at"];
+            let says = ["a loop of symbolic links", "the image has a symbolic link at"];
             assert!(says.iter().any(|says| ran.stderr.contains(says)), "{step}: {}", ran.stderr);
             assert!(!ran.stderr.contains("os error"), "{step}: {}", ran.stderr);
         }
@@ -75,8 +75,7 @@ fn a_user_beyond_the_mapped_ids_is_reported_with_the_range() {
             assert_eq!((ran.code, run.code), (Some(0), Some(0)), "{}{}", ran.stderr, run.stderr);
             continue;
         }
-        let says =
-            [&format!("the user `{user}`: {says} is not one of those available here, 0 to"), "hint: grant more IDs"];
+        let says = [&format!("the user `{user}`: {says} is not mapped; mapped IDs: 0 to"), "hint: grant more IDs"];
         ran.fails(1, &[&says[..], &["Dockerfile:3:6"]].concat());
         run.fails(1, &says);
     }
@@ -98,7 +97,7 @@ fn entries_that_cannot_be_created_are_reported_by_name() {
     let long = "n".repeat(300);
     let circle = Layer::new().symlink("a", "b").symlink("b", "a").file("a/x", "");
     for (layer, name, says) in [
-        (circle, "a/x", "leads round in a circle by symbolic links"),
+        (circle, "a/x", "a loop of symbolic links"),
         (Layer::new().file(&long, ""), &long[..], "longer than the file system allows"),
     ] {
         let archive = lab.path("image.tar");

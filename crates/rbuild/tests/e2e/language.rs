@@ -122,8 +122,10 @@ fn required_secrets_and_agents_are_checked_before_anything_runs() {
     let lab = Lab::new();
     let file = "FROM busybox\nRUN echo long > /o\nRUN --mount=type=secret,id=tok,required=true cat /run/secrets/tok\n\
                 RUN --mount=type=ssh,required=true true\n";
-    let ran =
-        lab.build(file, &[]).fails(1, &["the secret `tok` was not given", "the ssh agent `default` was not given"]);
+    let ran = lab.build(file, &[]).fails(
+        1,
+        &["secret `tok` is required but was not provided", "SSH agent `default` is required but was not provided"],
+    );
     assert!(!ran.stderr.contains("RUN echo long > /o\n#"), "{}", ran.stderr);
     assert_eq!(ran.steps(), (0, 0), "{}", ran.stderr);
     // A cached step does not need its inputs.

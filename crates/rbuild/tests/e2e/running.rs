@@ -203,7 +203,7 @@ fn secrets_are_files_and_variables_and_nowhere_else() {
     let found = lab.sh("grep -rl tops3cret $LAB/store; true").ok();
     assert_eq!(found.stdout, "");
     lab.build("FROM busybox\nRUN --mount=type=secret,id=gone,required=true true\n", &[])
-        .fails(1, &["the secret `gone` was not given", "--secret id=gone", "Dockerfile:2:13"]);
+        .fails(1, &["secret `gone` is required but was not provided", "--secret id=gone", "Dockerfile:2:13"]);
     // A changed value does not invalidate the step.
     std::fs::write(lab.path("token"), "changed!\n").unwrap();
     assert_eq!(lab.build(file, &["-t", "x", "--secret", &secret]).ok().steps(), (0, 3));

@@ -211,7 +211,7 @@ fn squash_all_searches_the_files_of_the_base() {
 fn a_failing_command_lists_secrets_that_were_not_provided() {
     let lab = Lab::new();
     let file = "FROM busybox\nRUN --mount=type=secret,id=tok --mount=type=ssh cat /run/secrets/tok\n";
-    let missing = "hint: pass what was not given: secret `tok` (--secret id=tok,src=FILE)";
+    let missing = "hint: pass the missing values: secret `tok` (--secret id=tok,src=FILE)";
     lab.build(file, &[]).fails(1, &[missing, "ssh agent `default` (--ssh default)"]);
     lab.write("t", "x");
     let given = lab.build("FROM busybox\nRUN --mount=type=secret,id=tok false\n", &["--secret", "id=tok,src=t"]);

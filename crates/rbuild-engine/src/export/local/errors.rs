@@ -16,7 +16,7 @@ pub(super) fn clear_directory(dir: &RootDir, path: &Path, name: &OsStr) -> Resul
     match dir.stat_name(name) {
         Ok(stat) if matches!(stat.kind, FileKind::CharDevice | FileKind::BlockDevice) => Err(is_device(path)),
         Ok(stat) if stat.kind == FileKind::Dir => Err(BuildError::Other {
-            message: format!("the output has a file {}, where a directory is", path.display()),
+            message: format!("{} is a directory in the output and a file in the result", path.display()),
             help: Some("remove that directory, or choose another output directory".into()),
         }),
         _ => Ok(()),

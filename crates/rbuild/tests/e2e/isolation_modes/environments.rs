@@ -25,7 +25,7 @@ const BUILD: &str = "$RB import $BASES/busybox.tar busybox >/dev/null; cp $LAB/c
 #[track_caller]
 fn warns_of_processes(ran: Ran, mode: &str) {
     let ran = ran.ok();
-    let warning = format!("isolation: {mode}\nwarning: commands see the processes around them");
+    let warning = format!("isolation: {mode}\nwarning: commands can see other processes");
     assert!(ran.stderr.starts_with(&warning), "{}", ran.stderr);
     assert!(ran.stdout.contains(&format!("ok  {mode}")) && ran.stdout.ends_with("fine\n"), "{}", ran.stdout);
     assert!(ran.stdout.contains("NO  proc: parts of /proc are masked"), "{}", ran.stdout);
@@ -242,7 +242,7 @@ fn a_denied_sethostname_is_tolerated() {
 #[test]
 fn root_without_mounts_falls_back_to_chroot() {
     let ran = denying("move_mount mount", "$RB build").ok();
-    assert!(ran.stderr.starts_with("isolation: chroot\nwarning: commands share processes"), "{}", ran.stderr);
+    assert!(ran.stderr.starts_with("isolation: chroot\nwarning: commands share this machine"), "{}", ran.stderr);
     let told = denying("pivot_root", "$RB doctor").ok().stdout;
     assert!(told.contains("ok  chroot"), "{told}");
     // With a stronger mode forced, the error names what is missing.
@@ -279,7 +279,7 @@ fn root_a_missing_device_is_named() {
     let devices = "mount -t tmpfs none /dev; for n in 'null 3' 'zero 5' 'random 8' 'urandom 9'; do set -- $n; mknod -m 666 /dev/$1 c 1 $2; done";
     lab.write("script", format!("{devices}; $RB build"));
     let ran = lab.sh("unset RBUILD_ISOLATION; unshare -m --propagation private bash script");
-    ran.fails(1, &["this machine has no /dev/full", "mknod -m 666 /dev/full c 1 7"]);
+    ran.fails(1, &["/dev/full is missing on this machine", "mknod -m 666 /dev/full c 1 7"]);
 }
 
 #[test]

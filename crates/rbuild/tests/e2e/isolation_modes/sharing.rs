@@ -354,7 +354,7 @@ fn a_damaged_remainder_is_detected_and_the_step_runs_again() {
         }
         assert!(damaged > 0);
         let check = format!("{file}RUN cmp /r /s\n");
-        lab.rbuild(["fsck"]).fails(1, &["names something that is gone"]);
+        lab.rbuild(["fsck"]).fails(1, &["refers to missing content"]);
         build(&lab, second, &check, &["-t", "x"]).ok();
         build(&lab, first, &check, &["-t", "x"]).ok();
         lab.rbuild(["fsck", "--repair"]);
@@ -371,7 +371,7 @@ fn a_secret_in_a_result_of_the_other_mode_makes_the_step_run_again() {
         let secret = format!("id=s,src={}", lab.ctx().join("secret").display());
         build(&lab, first, file, &["--secret", &secret, "--allow", "secret-in-image", "-t", "x"]).ok();
         let ran = build(&lab, second, file, &["-t", "x", "--explain"]).ok();
-        assert!(ran.stderr.contains("holds a secret that this build was not given"), "{first}: {}", ran.stderr);
+        assert!(ran.stderr.contains("contains a secret that this build was not given"), "{first}: {}", ran.stderr);
     }
 }
 
