@@ -46,7 +46,9 @@ impl<'a> Staging<'a> {
         self.store
     }
 
-    /// Returns the size in bytes of a staged or stored blob, or `None` if there is none.
+    /// Returns the size in bytes of a staged or stored blob, or `None` if there is none. A stored
+    /// blob is verified, unless that has been done since the machine was booted; a damaged one
+    /// counts as missing, and is replaced by the one that is staged then.
     ///
     /// # Errors
     ///
@@ -55,11 +57,14 @@ impl<'a> Staging<'a> {
         if let Some(size) = locked(&self.here).get(digest) {
             return Ok(Some(*size));
         }
-        match self.store.blobs().blob_size(digest) {
-            Ok(size) => Ok(Some(size)),
-            Err(StoreError::NoBlob(_)) => Ok(None),
-            Err(e) => Err(e),
+        if !self.store_has(digest) {
+            match self.store.blobs().read_blob::<StoreError>(digest, |_| Ok(())) {
+                Ok(()) => {}
+                Err(StoreError::NoBlob(_) | StoreError::Damaged { .. }) => return Ok(None),
+                Err(e) => return Err(e),
+            }
         }
+        self.store.blobs().blob_size(digest).map(Some)
     }
 
     /// Opens a staged or stored blob without verifying it.

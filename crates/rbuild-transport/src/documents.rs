@@ -50,7 +50,7 @@ pub(crate) fn index_of(entries: Vec<Value>) -> Result<Vec<u8>> {
     serde_json::to_vec(&index).map_err(|e| TransportError::other(e.to_string()))
 }
 
-/// Returns `index.json`: one descriptor per name, and a single one for an image without names.
+/// Returns the `index.json` of an archive: one descriptor per name, and a single one for an image without names.
 pub(crate) fn index(images: &[Saved]) -> Result<Value> {
     let mut manifests = Vec::new();
     for saved in images {
@@ -66,7 +66,7 @@ pub(crate) fn index(images: &[Saved]) -> Result<Value> {
         for name in names {
             let mut named = plain.clone();
             let tag = name.tag().unwrap_or("latest").to_string();
-            let full = ("io.containerd.image.name".to_string(), name.to_string());
+            let full = (IMAGE_NAME.to_string(), name.to_string());
             named.set_annotations(Some([full, (REF_NAME.to_string(), tag)].into()));
             manifests.push(named);
         }
@@ -84,6 +84,47 @@ pub(crate) fn index(images: &[Saved]) -> Result<Value> {
         "mediaType": "application/vnd.oci.image.index.v1+json",
         "manifests": manifests,
     }))
+}
+
+/// Annotation with the full name of an image, of which `REF_NAME` has the tag only.
+const IMAGE_NAME: &str = "io.containerd.image.name";
+
+/// Returns the `index.json` of a layout after these images have been added to it. Other images of
+/// the layout stay; one with a name that is given to another image goes. An image without names
+/// gets the tag `latest`, as BuildKit's client gives it.
+///
+/// # Errors
+///
+/// Fails if `existing` is not an index.
+pub(crate) fn extended_index(existing: Option<&[u8]>, images: &[Saved]) -> Result<Value> {
+    let damaged = |reason: String| TransportError::Other {
+        message: format!("index.json is not an OCI image index: {reason}"),
+        help: Some("write to another directory, or remove this layout".into()),
+    };
+    let mut extended: Value = match existing {
+        Some(bytes) => serde_json::from_slice(bytes).map_err(|e| damaged(e.to_string()))?,
+        None => json!({"schemaVersion": 2, "mediaType": MediaType::ImageIndex.to_string(), "manifests": []}),
+    };
+    let Some(entries) = extended.get_mut("manifests").and_then(Value::as_array_mut) else {
+        return Err(damaged("it lists no manifests".into()));
+    };
+    let mut added = index(images)?["manifests"].take();
+    for new in added.as_array_mut().into_iter().flatten() {
+        if new.get("annotations").is_none() {
+            new["annotations"] = json!({REF_NAME: "latest"});
+        }
+        entries
+            .retain(|old| name_in(old) != name_in(new) && (name_in(old).is_some() || old["digest"] != new["digest"]));
+        entries.push(new.take());
+    }
+    Ok(extended)
+}
+
+/// Returns the tag and the full name in an entry of an index. Returns `None` if it has neither.
+fn name_in(entry: &Value) -> Option<(Option<&str>, Option<&str>)> {
+    let annotation = |key: &str| entry.get("annotations")?.get(key)?.as_str();
+    let name = (annotation(REF_NAME), annotation(IMAGE_NAME));
+    (name != (None, None)).then_some(name)
 }
 
 /// Returns the image for Docker's own documents, which have one platform per image: the one that

@@ -12,7 +12,7 @@ use rbuild_image::BlobDigest;
 use rbuild_linux::process::by_umask;
 use rbuild_linux::{AtomicFile, Directory, RootDir, write_atomic};
 use rbuild_remedy::Remedy;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::blobs::{BlobInfo, BlobRead, BlobSink, BlobSource, Document, copy_verified};
 use crate::error::{Result, TransportError};
@@ -113,7 +113,7 @@ impl BlobSource for LayoutSource {
     }
 }
 
-/// A layout that is written. Existing blobs are kept.
+/// A layout that is written. Its other images and blobs are kept.
 pub struct LayoutWriter {
     root: RootDir,
     blobs: RootDir,
@@ -152,12 +152,32 @@ impl LayoutWriter {
         Ok(made)
     }
 
-    fn has(&self, digest: &BlobDigest) -> Result<bool> {
-        self.blobs.exists(digest.hex()).map_err(self.failed())
+    /// Returns true if the layout has the blob at its full size. A power failure may have shortened
+    /// it, because layouts are not synced to disk.
+    fn has(&self, digest: &BlobDigest, size: u64) -> Result<bool> {
+        match self.blobs.stat(digest.hex()) {
+            Ok(stat) => Ok(stat.size == size),
+            Err(e) if e.is_not_found() => Ok(false),
+            Err(e) => Err(self.failed()(e)),
+        }
     }
 
-    /// Writes a file of the layout itself.
-    pub(crate) fn put_file(&self, name: &str, value: &Value) -> Result<()> {
+    /// Replaces `index.json` by what `change` makes of the existing one. Waits for other writers of
+    /// the index, which lock the layout's directory (flock(2)).
+    pub(crate) fn change_index(&self, change: impl FnOnce(Option<&[u8]>) -> Result<Value>) -> Result<()> {
+        self.put_file("oci-layout", &json!({"imageLayoutVersion": "1.0.0"}))?;
+        let lock = File::from(self.root.sub("").map_err(self.failed())?.into_fd());
+        let what = format!("locking the layout {}", self.root.label().display());
+        lock.lock().map_err(TransportError::io(what))?;
+        let existing = match self.root.read("index.json", MAX_DOCUMENT) {
+            Ok(bytes) => Some(bytes),
+            Err(e) if e.is_not_found() => None,
+            Err(e) => return Err(self.failed()(e)),
+        };
+        self.put_file("index.json", &change(existing.as_deref())?)
+    }
+
+    fn put_file(&self, name: &str, value: &Value) -> Result<()> {
         let bytes = serde_json::to_vec(value).map_err(|e| TransportError::other(e.to_string()))?;
         write_atomic(&self.root, OsStr::new(name), &bytes, by_umask(0o666)).map_err(self.failed())
     }
@@ -165,7 +185,7 @@ impl LayoutWriter {
 
 impl BlobSink for LayoutWriter {
     fn copy(&self, source: &dyn BlobSource, part: &BlobInfo, moved: &Arc<AtomicU64>) -> Result<()> {
-        if self.has(&part.digest)? {
+        if self.has(&part.digest, part.size)? {
             return Ok(());
         }
         self.put(|_| part.digest, |out| copy_verified(&mut *source.open(part)?, &part.digest, out, moved)).map(drop)
@@ -173,7 +193,7 @@ impl BlobSink for LayoutWriter {
 
     fn put_document(&self, document: &Document) -> Result<()> {
         let digest = document.digest();
-        if self.has(&digest)? {
+        if self.has(&digest, document.bytes.len() as u64)? {
             return Ok(());
         }
         let failed = TransportError::io("writing the image");

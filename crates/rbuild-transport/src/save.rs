@@ -14,13 +14,12 @@ use rbuild_image::{BlobDigest, Descriptor, DiffId, DigestError, MediaType, diges
 use rbuild_layer::{Bounded, LimitedTar, Limits};
 use rbuild_linux::{Destination, Directory};
 use rbuild_store::{Image, Store};
-use serde_json::json;
 
 use crate::archive::{ArchiveFormat, ArchiveWriter};
 use crate::blobs::{BlobInfo, BlobSink, BlobSource, Document};
 use crate::destination::write_destination;
 use crate::destination_full::WriteError;
-use crate::documents::{Saved, index, platform_index};
+use crate::documents::{Saved, extended_index, platform_index};
 use crate::error::{Result, TransportError};
 use crate::layout::{LayoutWriter, digest_in};
 use crate::load::named::clean;
@@ -50,7 +49,8 @@ pub fn save_to(
     })
 }
 
-/// Writes the images with their names as an OCI image layout directory. Existing blobs are kept.
+/// Writes the images with their names into an OCI image layout directory, beside the images that it
+/// contains already.
 ///
 /// # Errors
 ///
@@ -76,8 +76,7 @@ fn write_layout(
 ) -> Result<()> {
     let layout = LayoutWriter::open(dest)?;
     copy_images(source, &layout, images, known, moved)?;
-    layout.put_file("oci-layout", &json!({"imageLayoutVersion": "1.0.0"}))?;
-    layout.put_file("index.json", &index(images)?)
+    layout.change_index(|existing| extended_index(existing, images))
 }
 
 /// Returns the size in bytes of the blobs to be archived, without tar headers and padding.

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::archive::{ArchiveFormat, ArchiveWriter};
 use crate::blobs::{BlobInfo, BlobSink, BlobSource, Document};
-use crate::documents::Saved;
+use crate::documents::{Saved, extended_index};
 use crate::fixture::{Fixture, Memory, Scratch};
 use crate::layout::{LayoutSource, LayoutWriter, blob_path};
 use crate::load::{WantedPlatform, load, load_directory};
@@ -122,4 +122,87 @@ fn sinks_accept_valid_blobs_of_any_source_once() {
     let other = LayoutWriter::open(&directory(&scratch, "other")).unwrap();
     assert!(other.copy(&layout, &part, &Arc::default()).unwrap_err().message().contains("has the digest"));
     assert!(!scratch.0.join("other").join(blob_path(&image.layer)).exists());
+}
+
+#[test]
+fn an_index_keeps_the_images_of_other_names() {
+    let scratch = Scratch::new();
+    let mut fixture = Fixture::default();
+    let image = fixture.image(HOST, "1", |_, _| {});
+    let digest = image.entry["digest"].clone();
+    let (_, new) = saved(&scratch, "from", fixture, &[image.entry], &["docker.io/library/app:1"]);
+    let entry = |name: &str, reference: &str, digest: &str| match (name, reference) {
+        ("", "") => json!({"digest": digest, "annotations": {"other": "kept"}}),
+        ("", _) => json!({"digest": digest, "annotations": {"org.opencontainers.image.ref.name": reference}}),
+        _ => {
+            json!({"digest": digest, "annotations": {"io.containerd.image.name": name, "org.opencontainers.image.ref.name": reference}})
+        }
+    };
+    let app = entry("docker.io/library/app:1", "1", "sha256:old");
+    let others =
+        [entry("docker.io/library/web:1", "1", "sha256:a"), entry("", "1", "sha256:b"), entry("", "", "sha256:c")];
+    let existing = [&others[..], &[app, entry("", "", digest.as_str().unwrap())]].concat();
+    let existing = json!({"schemaVersion": 2, "manifests": existing, "annotations": {"of": "the index"}});
+    let mut extended = extended_index(Some(existing.to_string().as_bytes()), &[new]).unwrap();
+    let mut entries = extended["manifests"].take();
+    let added = entries.as_array_mut().unwrap().pop().unwrap();
+    assert_eq!(entries.as_array().unwrap()[..], others, "an equal name or an equal unnamed image was kept");
+    assert_eq!(
+        (&added["digest"], &added["annotations"]["io.containerd.image.name"]),
+        (&digest, &json!("docker.io/library/app:1"))
+    );
+    assert_eq!(extended["annotations"], json!({"of": "the index"}));
+    for bad in ["", "[]", "{}", "{\"manifests\": 1}"] {
+        let error = extended_index(Some(bad.as_bytes()), &[]).unwrap_err().to_string();
+        assert!(error.contains("index.json is not an OCI image index"), "{error}");
+    }
+}
+
+#[test]
+fn an_image_without_names_is_tagged_latest_in_a_layout() {
+    let scratch = Scratch::new();
+    let mut fixture = Fixture::default();
+    let image = fixture.image(HOST, "1", |_, _| {});
+    let (_, new) = saved(&scratch, "from", fixture, &[image.entry], &[]);
+    let once = extended_index(None, std::slice::from_ref(&new)).unwrap();
+    assert_eq!(once["manifests"][0]["annotations"], json!({"org.opencontainers.image.ref.name": "latest"}));
+    assert_eq!(extended_index(Some(once.to_string().as_bytes()), &[new]).unwrap(), once);
+}
+
+#[test]
+fn a_blob_of_a_layout_that_a_power_failure_shortened_is_written_again() {
+    let scratch = Scratch::new();
+    let mut fixture = Fixture::default();
+    let image = fixture.image(HOST, "1", |_, _| {});
+    let (store, saved) = saved(&scratch, "from", fixture, &[image.entry], &["app:1"]);
+    let images = [saved];
+    let save =
+        || save_directory(&store, &images, &BTreeSet::new(), &directory(&scratch, "l"), &Arc::default()).unwrap();
+    save();
+    for blob in std::fs::read_dir(scratch.0.join("l/blobs/sha256")).unwrap() {
+        let blob = blob.unwrap().path();
+        let before = std::fs::read(&blob).unwrap();
+        std::fs::write(&blob, "").unwrap();
+        save();
+        assert!(std::fs::read(&blob).unwrap() == before, "{}", blob.display());
+    }
+}
+
+#[test]
+fn a_damaged_blob_of_the_store_is_replaced_by_a_load() {
+    let scratch = Scratch::new();
+    let mut fixture = Fixture::default();
+    let image = fixture.image(HOST, "1", |_, _| {});
+    let (store, saved) = saved(&scratch, "from", fixture, &[image.entry], &["app:1"]);
+    let images = [saved];
+    save_directory(&store, &images, &BTreeSet::new(), &directory(&scratch, "l"), &Arc::default()).unwrap();
+    for digest in layer_blobs(&images[0].images[0]).unwrap() {
+        let blob = scratch.0.join("from/blobs/sha256").join(digest.hex());
+        let whole = std::fs::read(&blob).unwrap();
+        let mut damaged = whole.clone();
+        damaged[10] ^= 1;
+        std::fs::write(&blob, damaged).unwrap();
+        load_directory(&store, &scratch.0.join("l"), &Wanted::new(None), &Arc::default()).unwrap();
+        assert!(std::fs::read(&blob).unwrap() == whole);
+    }
 }

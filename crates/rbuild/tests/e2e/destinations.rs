@@ -205,3 +205,21 @@ fn build_ids_are_unique_within_a_second_and_across_pid_namespaces() {
     let names = lab.sh("$RB logs | tail -n +2 | cut -d' ' -f1 | sort -u | wc -l").ok().stdout;
     assert_eq!(names.trim(), "3");
 }
+
+#[test]
+fn builds_into_one_layout_add_to_it() {
+    let lab = Lab::new();
+    lab.write("Dockerfile", "FROM busybox\nARG N\nRUN echo $N > /n\n");
+    lab.sh(
+        "for n in 1 2 3 4; do $RB build --build-arg N=$n -t v:$n -o type=oci,tar=false,dest=$LAB/lo . & done; wait; \
+         $RB build --build-arg N=5 -o type=oci,tar=false,dest=$LAB/lo . && $RB save --format oci -o $LAB/lo v:1",
+    )
+    .ok();
+    let index: serde_json::Value = serde_json::from_str(&lab.read("lo/index.json")).unwrap();
+    let names = index["manifests"].as_array().unwrap().iter();
+    let mut names: Vec<_> =
+        names.map(|entry| entry["annotations"]["org.opencontainers.image.ref.name"].as_str().unwrap()).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["1", "2", "3", "4", "latest"]);
+    lab.sh("RBUILD_ROOT=$LAB/other $RB load -i $LAB/lo && RBUILD_ROOT=$LAB/other $RB run v:3 grep 3 /n").ok();
+}
