@@ -202,7 +202,7 @@ fn a_damaged_blob_of_the_store_is_replaced_by_a_load() {
         let mut damaged = whole.clone();
         damaged[10] ^= 1;
         std::fs::write(&blob, damaged).unwrap();
-        load_directory(&store, &scratch.0.join("l"), &Wanted::new(None), &Arc::default()).unwrap();
+        load_directory(&store, &scratch.0.join("l"), &WantedPlatform::new(None), &Arc::default()).unwrap();
         assert!(std::fs::read(&blob).unwrap() == whole);
     }
 }

@@ -7,7 +7,7 @@ use crate::ui::plain::plain;
 const RESTORE_STORE: &str =
     "copy it again as root with `cp -a` or `rsync -aHXU`, or empty the cache with `rbuild prune -a`";
 const REPLACE_IMAGE: &str =
-    "remove the image and load it again; `rbuild fsck --repair` removes what is damaged in the cache";
+    "remove what is damaged with `rbuild fsck --repair`, then load, pull or build the image again";
 const UNMASK_PROC: &str =
     "start the container with --security-opt systempaths=unconfined, or in Kubernetes with procMount: Unmasked";
 const UNCONFINE_SECCOMP: &str =
