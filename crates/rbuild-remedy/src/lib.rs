@@ -36,6 +36,8 @@ pub enum Remedy {
     RestoreStore,
     /// Remove the damaged image and obtain it again.
     ReplaceImage,
+    /// Remove what is damaged in the store, and obtain the image again.
+    RepairStore,
     /// End the program that holds this lock, or wait longer for it.
     EndLockHolder {
         /// File name of the lock in the store.

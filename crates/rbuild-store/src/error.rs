@@ -115,10 +115,8 @@ impl StoreError {
             StoreError::UsedImage { container, .. } => Some(Remedy::FreeImage { container: container.clone() }),
             StoreError::Stripped(_) => Some(Remedy::RestoreStore),
             StoreError::AccessTimes => Some("mount it with relatime or noatime, or keep the store elsewhere".into()),
-            StoreError::WrongDigest { .. }
-            | StoreError::WrongDiffId { .. }
-            | StoreError::Damaged { .. }
-            | StoreError::NoBlob(_) => Some(Remedy::ReplaceImage),
+            StoreError::WrongDigest { .. } | StoreError::WrongDiffId { .. } => Some(Remedy::ReplaceImage),
+            StoreError::Damaged { .. } | StoreError::NoBlob(_) => Some(Remedy::RepairStore),
             _ if self.is_disk_full() => Some(Remedy::FreeSpace),
             StoreError::Layer(e) => e.remedy(),
             StoreError::Kernel(e) => LayerError::within(e.cause()).map_or_else(|| e.remedy(), LayerError::remedy),

@@ -6,7 +6,7 @@ use crate::ui::plain::plain;
 
 const RESTORE_STORE: &str =
     "copy it again as root with `cp -a` or `rsync -aHXU`, or empty the cache with `rbuild prune -a`";
-const REPLACE_IMAGE: &str =
+const REPAIR_STORE: &str =
     "remove what is damaged with `rbuild fsck --repair`, then load, pull or build the image again";
 const UNMASK_PROC: &str =
     "start the container with --security-opt systempaths=unconfined, or in Kubernetes with procMount: Unmasked";
@@ -24,7 +24,8 @@ pub fn words(remedy: &Remedy) -> String {
         Remedy::OtherStore => "choose a directory that you can write to, with --root DIR or RBUILD_ROOT".into(),
         Remedy::NewerProgram => "use a newer rbuild, or another directory with --root DIR".into(),
         Remedy::RestoreStore => RESTORE_STORE.into(),
-        Remedy::ReplaceImage => REPLACE_IMAGE.into(),
+        Remedy::ReplaceImage => "remove the image, and load or pull it again from another source".into(),
+        Remedy::RepairStore => REPAIR_STORE.into(),
         Remedy::EndLockHolder { lock } => format!(
             "end that program (`fuser {lock}` in the store names it), or wait longer with RBUILD_LOCK_TIMEOUT=SECONDS"
         ),
@@ -124,6 +125,7 @@ mod tests {
             Remedy::NewerProgram,
             Remedy::RestoreStore,
             Remedy::ReplaceImage,
+            Remedy::RepairStore,
             Remedy::EndLockHolder { lock: "lock".into() },
             Remedy::ObtainImage { name: "alpine".into() },
             Remedy::ListImages,

@@ -40,7 +40,7 @@ fn a_layer_with_a_wrong_diff_id_is_never_exported() {
         load(&lab, &Forged::new(vec![Blob::gzip_of(&good_tar)]), "good:latest").ok();
         lab.build("FROM good\nCOPY --from=busybox /bin/busybox /b\n", &["-t", "built"]).ok();
         load(&lab, &Forged::new(vec![foreign.clone()]), "evil:latest").ok();
-        let wrong = ["has the diffID", "load it again"];
+        let wrong = ["has the diffID", "load or pull it again"];
         lab.rbuild(["save", "-o", "out.tar", "evil"]).fails(1, &wrong);
         lab.rbuild(["save", "-o", "out.tar", "good", "evil"]).fails(1, &wrong);
         lab.rbuild(["save", "--format", "oci", "-o", "out", "evil"]).fails(1, &wrong);

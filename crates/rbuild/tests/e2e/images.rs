@@ -47,7 +47,7 @@ fn tag_and_rmi_add_and_remove_names() {
     lab.rbuild(["tag", "busybox", "other:1"]).ok();
     let id = lab.rbuild(["images", "-q", "other"]).ok().stdout.trim().to_string();
     assert_eq!(id.len(), 12);
-    lab.rbuild(["rmi", &id]).fails(1, &["several images"]);
+    lab.rbuild(["rmi", &id]).fails(1, &["has several names", "with -f"]);
     assert_eq!(lab.rbuild(["rmi", "busybox"]).ok().stdout, "Untagged: busybox:latest\n");
     let last = lab.rbuild(["rmi", "other:1"]).ok().stdout;
     assert!(last.starts_with("Untagged: other:1\nDeleted: sha256:"), "{last}");
@@ -503,7 +503,8 @@ fn uncompressed_unnamed_images_are_streamed_to_the_output() {
     lab.build(file, &args).ok();
     assert!(std::fs::read(lab.ctx().join("d.tar")).unwrap() == first, "another archive");
     lab.sh("tar -tf d.tar > list; [ $(grep -c . list) = $(sort -u list | grep -c .) ]").ok();
-    lab.sh("mkdir u && tar -xf o.tar -C u && diff -r u layout").ok();
+    lab.sh("mkdir u && tar -xf o.tar -C u && \
+         sed -i 's/,\"annotations\":{\"org.opencontainers.image.ref.name\":\"latest\"}//' layout/index.json && diff -r u layout").ok();
     // An image with a name is kept in the store and is identical.
     lab.build(file, &["-t", "named", "-o", "type=docker,dest=n.tar,compression=uncompressed"]).ok();
     assert_eq!(lab.rbuild(["images", "-q", "--no-trunc", "named"]).ok().stdout.trim(), id);
