@@ -50,7 +50,8 @@ pub(crate) fn index_of(entries: Vec<Value>) -> Result<Vec<u8>> {
     serde_json::to_vec(&index).map_err(|e| TransportError::other(e.to_string()))
 }
 
-/// Returns the `index.json` of an archive: one descriptor per name, and a single one for an image without names.
+/// Returns the `index.json` of an archive: one descriptor per name, and a single one for an image
+/// without names.
 pub(crate) fn index(images: &[Saved]) -> Result<Value> {
     let mut manifests = Vec::new();
     for saved in images {
