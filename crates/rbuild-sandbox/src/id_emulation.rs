@@ -17,6 +17,7 @@ mod executing;
 mod files;
 mod ids;
 mod pending;
+mod roots;
 mod supervisor;
 
 pub(crate) use caller::SharedProc;

@@ -30,8 +30,8 @@ const SET_GROUP_PROGRAM: u32 = 0o2010;
 const MOST_LINKS: usize = 40;
 
 impl Supervisor {
-    fn place(&self, caller: &Caller<'_>, at: At) -> Result<NamedPath> {
-        NamedPath::of(caller, at.dir, caller.path(at.path)?, self.chrooted)
+    fn place<'a>(&'a self, caller: &Caller<'a>, at: At) -> Result<NamedPath<'a>> {
+        NamedPath::of(caller, at.dir, caller.path(at.path)?, &self.roots)
     }
 
     pub(super) fn target(&self, caller: &Caller<'_>, file: PathAt) -> Result<OpenedFile> {
@@ -45,7 +45,7 @@ impl Supervisor {
             }
             return OpenedFile::of(caller.directory(dir)?);
         }
-        let place = NamedPath::of(caller, dir, path, self.chrooted)?;
+        let place = NamedPath::of(caller, dir, path, &self.roots)?;
         match place.target(!flags.contains(AtFlags::SYMLINK_NOFOLLOW)) {
             Err(e) if !flags.contains(AtFlags::SYMLINK_NOFOLLOW) => self.behind_links(caller, place).ok_or(e),
             found => found,
@@ -54,7 +54,7 @@ impl Supervisor {
 
     /// Opens the file behind links that end in a path of /proc to one of the caller's own files, as
     /// `/dev/stdout` does; `None` if they end elsewhere.
-    fn behind_links(&self, caller: &Caller<'_>, mut place: NamedPath) -> Option<OpenedFile> {
+    fn behind_links<'a>(&'a self, caller: &Caller<'a>, mut place: NamedPath<'a>) -> Option<OpenedFile> {
         for _ in 0..MOST_LINKS {
             let (parent, name) = place.parent().ok()?;
             // The text of a link in /proc is not where it leads.
@@ -62,7 +62,7 @@ impl Supervisor {
                 return None;
             }
             let text = rustix::fs::readlinkat(&parent.fd, &name, Vec::new()).ok()?;
-            place = place.behind(caller, parent, text, self.chrooted).ok()?;
+            place = place.behind(caller, parent, text, &self.roots).ok()?;
             if let Ok(target) = place.target(true) {
                 return Some(target);
             }
@@ -88,7 +88,7 @@ impl Supervisor {
         if refused || path.is_empty() && !flags.contains(AtFlags::EMPTY_PATH) {
             return None;
         }
-        match self.chrooted || caller.proc.outer {
+        match self.roots.differ || caller.proc.outer {
             false => self.known.look(&self.owners, caller, (file.at.dir, &path), flags),
             true => self.target_of(caller, file.at.dir, path, flags).ok()?.guised(&self.owners),
         }
@@ -200,8 +200,8 @@ impl Supervisor {
     /// far as can be determined without opening anything.
     fn makes_for_root(&self, caller: &Caller<'_>, at: At) -> bool {
         let Ok(who) = self.credentials(caller) else { return false };
-        let root = !self.chrooted && (who.users.files, who.groups.files) == (0, 0);
-        root && caller.path(at.path).is_ok_and(|path| !hands_on_group(caller, at.dir, &path))
+        let root = !self.roots.differ && (who.users.files, who.groups.files) == (0, 0);
+        root && caller.path(at.path).is_ok_and(|path| !hands_on_group(caller, at.dir, &path, &self.roots))
     }
 
     /// Returns the mode of a new file that is not a directory. Like the kernel, drops the
@@ -326,7 +326,7 @@ impl Supervisor {
             return Ok(Reply::GO);
         }
         let place =
-            caller.path(at.path).and_then(|path| NamedPath::resolved(caller, at.dir, path, self.chrooted, resolve));
+            caller.path(at.path).and_then(|path| NamedPath::resolved(caller, at.dir, path, &self.roots, resolve));
         let found = match (unnamed, place) {
             (_, Err(e)) => Err(e),
             (true, Ok(place)) => place.target(true).map(|dir| Some((dir, c".".into()))),
@@ -350,7 +350,12 @@ impl Supervisor {
 
     /// Returns the directory and name of the file that an open creates, behind any dangling links;
     /// `None` if it creates none.
-    fn new_file(&self, caller: &Caller<'_>, mut place: NamedPath, how: How) -> Result<Option<(OpenedFile, CString)>> {
+    fn new_file<'a>(
+        &'a self,
+        caller: &Caller<'a>,
+        mut place: NamedPath<'a>,
+        how: How,
+    ) -> Result<Option<(OpenedFile, CString)>> {
         if place.names_directory() || place.target(true).is_ok() {
             return Ok(None);
         }
@@ -371,7 +376,7 @@ impl Supervisor {
             if !how.resolve.is_empty() {
                 return Err(Errno::LOOP);
             }
-            place = place.behind(caller, parent, text, self.chrooted)?;
+            place = place.behind(caller, parent, text, &self.roots)?;
             // Links in /proc to the caller's own files cannot be followed here, only identified by
             // name.
             if place.names_directory() || place.target(true).is_ok() {

@@ -188,9 +188,13 @@ impl Caller<'_> {
     }
 
     /// Handles a path in the caller's own /proc directory, which would resolve differently for any
-    /// other process. Returns `None` for all other paths.
-    pub fn own_path<'p>(&self, path: &'p [u8]) -> Result<Option<OwnPath<'p>>> {
-        let Some(own) = own_path(path) else { return Ok(None) };
+    /// other process. Returns `None` for all other paths. `has` tells if there are such links below
+    /// the caller's root directory.
+    pub fn own_path<'p>(&self, path: &'p [u8], has: impl FnOnce(OwnLinks) -> bool) -> Result<Option<OwnPath<'p>>> {
+        let Some((links, own)) = own_path(path) else { return Ok(None) };
+        if !has(links) {
+            return Ok(None);
+        }
         Ok(Some(match own {
             // The only case in which a link in /proc is followed: it leads to a file that the
             // caller itself has open.
@@ -209,6 +213,13 @@ pub struct OwnPath<'p> {
     pub is_link: bool,
 }
 
+/// The directory by which a path names links to files of a process: /dev/fd, or /proc itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OwnLinks {
+    OfDev,
+    OfProc,
+}
+
 /// The target of a path in the caller's /proc directory.
 #[derive(Debug, PartialEq, Eq)]
 enum Own<'p> {
@@ -221,22 +232,62 @@ enum Own<'p> {
 
 /// Returns true if a path leads over a link in /proc to one of the caller's files.
 pub fn names_link_of_proc(path: &[u8]) -> bool {
-    matches!(own_path(path), Some(Own::Link(..) | Own::Behind(..)))
+    matches!(own_path(path), Some((_, Own::Link(..) | Own::Behind(..))))
 }
 
-fn own_path(path: &[u8]) -> Option<Own<'_>> {
-    let own = [&b"/proc/self/"[..], b"/proc/thread-self/"].iter().find_map(|own| path.strip_prefix(*own));
-    let fd = path.strip_prefix(b"/dev/fd/").or_else(|| own?.strip_prefix(b"fd/"));
-    let part = |path: &'_ [u8]| path.iter().position(|byte| *byte == b'/').unwrap_or(path.len());
-    if let Some(fd) = fd {
-        let (name, rest) = fd.split_at(part(fd));
-        if !name.is_empty() && name.iter().all(u8::is_ascii_digit) {
-            return Some(link("fd", name, rest));
+/// Returns a path, relative to the builder's /proc, for the file to which a link in /proc of the
+/// thread with that number leads; `None` for other paths, and for the link itself.
+pub fn own_path_from_here(path: &[u8], number: u32, follow: bool) -> Option<Vec<u8>> {
+    let (link, rest) = match own_path(path) {
+        Some((_, Own::Link(dir, name))) if follow => (text(dir, name), None),
+        Some((_, Own::Behind(link, rest))) => (link, Some(rest)),
+        _ => match path {
+            b"/dev/stdin" if follow => ("fd/0".into(), None),
+            b"/dev/stdout" if follow => ("fd/1".into(), None),
+            b"/dev/stderr" if follow => ("fd/2".into(), None),
+            _ => return None,
+        },
+    };
+    let mut own = format!("{number}/{link}").into_bytes();
+    rest.iter().for_each(|rest| own.extend([b"/", *rest].concat()));
+    Some(own)
+}
+
+/// Splits the first component off a path; repeated slashes and `.` count for nothing.
+fn first(path: &[u8]) -> (&[u8], &[u8]) {
+    let start = path.iter().position(|byte| *byte != b'/').unwrap_or(path.len());
+    let end = path[start..].iter().position(|byte| *byte == b'/').map_or(path.len(), |length| start + length);
+    match &path[start..end] {
+        b"." => first(&path[end..]),
+        name => (name, &path[end..]),
+    }
+}
+
+fn own_path(path: &[u8]) -> Option<(OwnLinks, Own<'_>)> {
+    if !path.starts_with(b"/") {
+        return None;
+    }
+    let (top, below) = first(path);
+    let (dir, own) = first(below);
+    let links = match (top, dir) {
+        (b"dev", b"fd") => OwnLinks::OfDev,
+        (b"proc", b"self" | b"thread-self") if !own.is_empty() => OwnLinks::OfProc,
+        _ => return None,
+    };
+    let (name, rest) = first(own);
+    let (fd, behind) = if links == OwnLinks::OfDev { (name, rest) } else { first(rest) };
+    let is_number = !fd.is_empty() && fd.iter().all(u8::is_ascii_digit);
+    match (links, name) {
+        (OwnLinks::OfDev, _) if is_number => Some((links, link("fd", fd, behind))),
+        (OwnLinks::OfDev, _) => None,
+        (_, b"fd") if is_number => Some((links, link("fd", fd, behind))),
+        (_, b"cwd" | b"root" | b"exe") => Some((links, link(".", name, rest))),
+        (_, b"") => Some((links, Own::Other(b"."))),
+        _ => {
+            let start = own.iter().position(|byte| *byte != b'/').unwrap_or(own.len());
+            Some((links, Own::Other(&own[start..])))
         }
     }
-    let own = own?;
-    let (name, rest) = own.split_at(part(own));
-    Some(if matches!(name, b"cwd" | b"root" | b"exe") { link(".", name, rest) } else { Own::Other(own) })
 }
 
 /// Classifies the link `name`, or the path behind it.
@@ -253,7 +304,7 @@ fn text(dir: &str, name: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{Own, own_path};
+    use super::{Own, own_path, own_path_from_here};
 
     #[test]
     fn only_the_callers_own_proc_links_are_followed() {
@@ -266,18 +317,37 @@ mod tests {
             ("/proc/self/root", Own::Link(".", b"root")),
             ("/proc/self/exe", Own::Link(".", b"exe")),
             ("/dev/fd/0", Own::Link("fd", b"0")),
+            ("//dev/./fd//0", Own::Link("fd", b"0")),
+            ("//proc//self/./fd//3", Own::Link("fd", b"3")),
             ("/proc/self/../1/root/etc", Own::Other(b"../1/root/etc")),
-            ("/proc/self/./fd/3", Own::Other(b"./fd/3")),
             ("/proc/self/fd/../../1/root", Own::Other(b"fd/../../1/root")),
-            ("/proc/self/fd//3", Own::Other(b"fd//3")),
             ("/proc/self/fd", Own::Other(b"fd")),
             ("/proc/self/fd/", Own::Other(b"fd/")),
+            ("/proc/self/", Own::Other(b".")),
             ("/proc/self/task/1/fd/3", Own::Other(b"task/1/fd/3")),
         ] {
-            assert_eq!(own_path(path.as_bytes()), Some(own), "{path}");
+            assert_eq!(own_path(path.as_bytes()).map(|(_, own)| own), Some(own), "{path}");
         }
-        for path in ["/dev/fd/../x", "/dev/fd", "/proc/1/fd/3", "proc/self/fd/3", "/proc/self"] {
+        for path in
+            ["/dev/fd/../x", "/dev/fd", "/proc/1/fd/3", "proc/self/fd/3", "/proc/self", "/dev/../proc/self/fd/3"]
+        {
             assert_eq!(own_path(path.as_bytes()), None, "{path}");
+        }
+    }
+
+    #[test]
+    fn the_callers_links_are_found_by_its_number() {
+        for (path, follow, seen) in [
+            ("/proc/self/fd/3", true, Some("7/fd/3")),
+            ("/proc/self/fd/3", false, None),
+            ("/proc/self/cwd/x", false, Some("7/./cwd/x")),
+            ("/dev/fd/3/", true, Some("7/fd/3/.")),
+            ("/dev/stdout", true, Some("7/fd/1")),
+            ("/dev/stdout", false, None),
+            ("/proc/self/status", true, None),
+            ("/etc/passwd", true, None),
+        ] {
+            assert_eq!(own_path_from_here(path.as_bytes(), 7, follow).as_deref(), seen.map(str::as_bytes), "{path}");
         }
     }
 }

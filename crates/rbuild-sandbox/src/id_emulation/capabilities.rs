@@ -84,7 +84,7 @@ impl Supervisor {
 
     pub(super) fn change_root(&mut self, caller: &Caller<'_>, path: u64) -> Result<Reply> {
         if self.may(caller, Capability::CAP_SYS_CHROOT) {
-            self.chrooted = true;
+            self.roots.differ = true;
             return Ok(Reply::GO);
         }
         let at = At { dir: HERE, path };

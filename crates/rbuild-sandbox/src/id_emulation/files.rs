@@ -11,8 +11,9 @@ use rbuild_linux::{FileKind, OwnerRecords, Recorded, record_in_times};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
-use crate::id_emulation::caller::{Caller, Result, SharedProc, names_link_of_proc};
+use crate::id_emulation::caller::{Caller, OwnLinks, Result, SharedProc, names_link_of_proc, own_path_from_here};
 use crate::id_emulation::decode::HERE;
+use crate::id_emulation::roots::{CallerRoot, Roots};
 
 /// Parameters of opening a file (openat2(2)).
 #[derive(Debug, Clone, Copy)]
@@ -38,11 +39,12 @@ pub struct OpenedFile {
 /// container's root and the builder's /proc is the working directory. Valid only if no path of the
 /// container leads into a /proc that shows this process (see [`SharedProc::outer`]): links there
 /// would be followed with this process's privileges.
-fn seen_from_here(caller: &Caller<'_>, dir: i32, path: &[u8]) -> Result<CString> {
-    if path.starts_with(b"/") {
-        return CString::new(path).map_err(|_| Errno::INVAL);
-    }
+fn seen_from_here(caller: &Caller<'_>, dir: i32, path: &[u8], follow: bool) -> Result<CString> {
     let thread = caller.number();
+    if path.starts_with(b"/") {
+        let own = own_path_from_here(path, thread, follow);
+        return CString::new(own.as_deref().unwrap_or(path)).map_err(|_| Errno::INVAL);
+    }
     let mut text = match dir {
         HERE => format!("{thread}/cwd"),
         dir => format!("{thread}/fd/{dir}"),
@@ -135,18 +137,18 @@ fn seen(caller: &Caller<'_>, dir: i32, path: &CStr, flags: AtFlags) -> Result<(C
     // An empty path names the target of the link in /proc.
     let follow = path.is_empty() || !flags.contains(AtFlags::SYMLINK_NOFOLLOW);
     let how = if follow { AtFlags::empty() } else { AtFlags::SYMLINK_NOFOLLOW };
-    Ok((seen_from_here(caller, dir, path.to_bytes())?, how))
+    Ok((seen_from_here(caller, dir, path.to_bytes(), follow)?, how))
 }
 
 /// Returns true if a path's parent directory passes its group on to new files (set-group-ID).
-pub fn hands_on_group(caller: &Caller<'_>, dir: i32, path: &CStr) -> bool {
+pub fn hands_on_group(caller: &Caller<'_>, dir: i32, path: &CStr, roots: &Roots) -> bool {
     let path = Path::new(OsStr::from_bytes(path.to_bytes()));
     let above = path.parent().unwrap_or(Path::new("")).as_os_str().as_bytes();
     let mode = if caller.proc.outer {
         let above = if above.is_empty() { c".".into() } else { CString::new(above).unwrap_or_default() };
-        NamedPath::of(caller, dir, above, false).and_then(|place| place.target(true)).map(|dir| dir.stat.st_mode)
+        NamedPath::of(caller, dir, above, roots).and_then(|place| place.target(true)).map(|dir| dir.stat.st_mode)
     } else {
-        seen_from_here(caller, dir, above).and_then(|seen| rustix::fs::stat(&seen)).map(|stat| stat.st_mode)
+        seen_from_here(caller, dir, above, true).and_then(|seen| rustix::fs::stat(&seen)).map(|stat| stat.st_mode)
     };
     mode.map_or(true, |mode| mode & SET_GID != 0)
 }
@@ -170,48 +172,46 @@ fn kind(stat: &Stat) -> FileKind {
 /// The starting point and path of a lookup. This process resolves the path with its own privileges,
 /// so links in /proc (to descriptors, root and working directories of any process) are not
 /// followed, as they could lead out of the container.
-pub struct NamedPath {
-    /// `None` means this process's working directory, used for absolute paths below the common
-    /// root.
+pub struct NamedPath<'a> {
+    /// `None` means this process's working directory, used for absolute paths.
     base: Option<OwnedFd>,
     path: CString,
     how: ResolveFlags,
+    /// The caller's root directory, if it may be another one than that of this process.
+    root: Option<CallerRoot<'a>>,
 }
 
-impl NamedPath {
-    /// Returns the place of a path relative to a caller's directory. `chrooted` is true if any
-    /// process of the container has changed its root.
-    pub fn of(caller: &Caller<'_>, dir: i32, path: CString, chrooted: bool) -> Result<NamedPath> {
-        let absolute = path.to_bytes().starts_with(b"/");
-        if absolute && chrooted {
-            return Ok(NamedPath { base: Some(caller.root()?), path, how: ResolveFlags::IN_ROOT | NO_LINKS_OF_PROC });
-        }
-        if let Some(own) = caller.own_path(path.to_bytes())? {
+impl<'a> NamedPath<'a> {
+    /// Returns the place of a path relative to a caller's directory.
+    pub fn of(caller: &Caller<'a>, dir: i32, path: CString, roots: &'a Roots) -> Result<NamedPath<'a>> {
+        let root = roots.of(caller)?;
+        if let Some(own) = caller.own_path(path.to_bytes(), |links| has_links(root.as_ref(), links))? {
             let path = CString::new(own.rest).map_err(|_| Errno::INVAL)?;
             let how = if own.is_link { ResolveFlags::empty() } else { NO_LINKS_OF_PROC };
-            return Ok(NamedPath { base: Some(own.base), path, how });
+            return Ok(NamedPath { base: Some(own.base), path, how, root });
         }
-        let base = if absolute { None } else { Some(caller.directory(dir)?) };
-        Ok(NamedPath { base, path, how: NO_LINKS_OF_PROC })
+        let base = if path.to_bytes().starts_with(b"/") { None } else { Some(caller.directory(dir)?) };
+        Ok(NamedPath { base, path, how: NO_LINKS_OF_PROC, root })
     }
 
     /// Like [`NamedPath::of`], with additional resolution flags from the caller (openat2(2)).
     pub fn resolved(
-        caller: &Caller<'_>,
+        caller: &Caller<'a>,
         dir: i32,
         path: CString,
-        chrooted: bool,
+        roots: &'a Roots,
         resolve: ResolveFlags,
-    ) -> Result<NamedPath> {
+    ) -> Result<NamedPath<'a>> {
         if resolve.intersects(ResolveFlags::BENEATH | ResolveFlags::IN_ROOT) {
-            return Ok(NamedPath { base: Some(caller.directory(dir)?), path, how: resolve | NO_LINKS_OF_PROC });
+            let base = Some(caller.directory(dir)?);
+            return Ok(NamedPath { base, path, how: resolve | NO_LINKS_OF_PROC, root: None });
         }
         if resolve.intersects(ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_SYMLINKS)
             && names_link_of_proc(path.to_bytes())
         {
             return Err(Errno::LOOP);
         }
-        let place = NamedPath::of(caller, dir, path, chrooted)?;
+        let place = NamedPath::of(caller, dir, path, roots)?;
         Ok(NamedPath { how: place.how | resolve, ..place })
     }
 
@@ -221,7 +221,8 @@ impl NamedPath {
 
     fn open(&self, path: &CStr, flags: OFlags) -> Result<OwnedFd> {
         let flags = flags | OFlags::PATH | OFlags::CLOEXEC;
-        rustix::fs::openat2(self.base(), path, flags, Mode::empty(), self.how)
+        let open = || rustix::fs::openat2(self.base(), path, flags, Mode::empty(), self.how);
+        self.root.as_ref().map_or_else(open, |root| root.inside(open))
     }
 
     /// Opens the existing file.
@@ -236,10 +237,16 @@ impl NamedPath {
     }
 
     /// Returns the target of a link located in `dir`.
-    pub fn behind(&self, caller: &Caller<'_>, dir: OpenedFile, text: CString, chrooted: bool) -> Result<NamedPath> {
+    pub fn behind(
+        self,
+        caller: &Caller<'a>,
+        dir: OpenedFile,
+        text: CString,
+        roots: &'a Roots,
+    ) -> Result<NamedPath<'a>> {
         match text.to_bytes().starts_with(b"/") {
-            true => NamedPath::of(caller, HERE, text, chrooted),
-            false => Ok(NamedPath { base: Some(dir.fd), path: text, how: NO_LINKS_OF_PROC }),
+            true => NamedPath::of(caller, HERE, text, roots),
+            false => Ok(NamedPath { base: Some(dir.fd), path: text, how: NO_LINKS_OF_PROC, ..self }),
         }
     }
 
@@ -275,6 +282,20 @@ impl NamedPath {
     fn taken_or_missing(&self) -> Errno {
         if self.target(true).is_ok() { Errno::EXIST } else { Errno::NOENT }
     }
+}
+
+/// Returns true if paths of the container lead to the caller's own directory in /proc. A process
+/// with another root directory may have something else there.
+fn has_links(root: Option<&CallerRoot<'_>>, links: OwnLinks) -> bool {
+    let Some(root) = root else { return true };
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    root.inside(|| {
+        let proc = OpenedFile::of(rustix::fs::openat(CWD, "/proc", flags, Mode::empty())?)?;
+        let is_linked = links == OwnLinks::OfProc
+            || rustix::fs::readlinkat(CWD, "/dev/fd", Vec::new())?.to_bytes() == b"/proc/self/fd";
+        Ok(proc.is_in_proc() && is_linked)
+    })
+    .unwrap_or(false)
 }
 
 impl OpenedFile {

@@ -16,6 +16,7 @@ use crate::id_emulation::decode::{IdChange, Of, Request, decode, ids_of};
 use crate::id_emulation::files::{How, RecordCache};
 use crate::id_emulation::ids::{Credentials, SAME};
 use crate::id_emulation::pending::{MemoryImage, Pending};
+use crate::id_emulation::roots::Roots;
 
 /// Maximum number of groups accepted by setgroups(2).
 const MOST_GROUPS: u32 = 65536;
@@ -30,7 +31,7 @@ pub(crate) struct Supervisor {
     pub(super) places: HashMap<Credentials, u64>,
     /// Table indices of processes that may have executed a program since.
     pub(super) pending: HashMap<u64, Pending>,
-    pub(super) chrooted: bool,
+    pub(super) roots: Roots,
     /// True once the container's first process has executed the command.
     pub(super) has_begun: bool,
     /// True once a process may have given up capabilities by itself, which only the kernel knows.
@@ -41,11 +42,12 @@ pub(crate) struct Supervisor {
 impl Supervisor {
     /// Creates the supervisor of the container whose first process is `pid`. Moves the calling
     /// process into the container's mount namespace, with `proc` as its working directory.
+    /// `leaves_mounts` is true if processes of the container may leave that namespace.
     pub fn enter(
         listener: OwnedFd,
         (proc, owners): (SharedProc, OwnerRecords),
         pid: u32,
-        first: Credentials,
+        (first, leaves_mounts): (Credentials, bool),
     ) -> std::result::Result<Supervisor, RunnerProblem> {
         let pidfd = rbuild_linux::process::pidfd(pid)?;
         notify::enter_mounts_of(pidfd.as_fd())?;
@@ -60,7 +62,7 @@ impl Supervisor {
             table: vec![root],
             places,
             pending: HashMap::new(),
-            chrooted: false,
+            roots: Roots::new(leaves_mounts).map_err(RunnerProblem::of_call("open", "/"))?,
             has_begun: false,
             narrowed: false,
             known: RecordCache::default(),

@@ -218,7 +218,7 @@ fn answer(
     let listener = receive_fds(socket).ok().and_then(|mut fds| fds.pop());
     let listener = listener.ok_or_else(|| killed().unwrap_or(RunnerProblem::NoListener))?;
     let first = Credentials::starting(request.uid, request.gid, request.groups.clone());
-    let supervisor = Supervisor::enter(listener, (proc, owners.clone()), pid, first);
+    let supervisor = Supervisor::enter(listener, (proc, owners.clone()), pid, (first, request.is_insecure()));
     supervisor.map_err(|why| killed().unwrap_or(why))?.serve(&ended);
     Ok(())
 }

@@ -4,6 +4,7 @@ use crate::lab::{Lab, base, listing};
 
 mod capabilities;
 mod environments;
+mod roots;
 mod sharing;
 
 /// A directory that is removed and created again may get the inode number of the old one. It is

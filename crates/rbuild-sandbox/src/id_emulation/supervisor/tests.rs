@@ -75,7 +75,7 @@ fn answer_for_a_caller_that_is_gone() {
         table: vec![root.clone()],
         places: HashMap::from([(root, 0)]),
         pending: HashMap::new(),
-        chrooted: false,
+        roots: Roots::new(false).unwrap(),
         has_begun: true,
         narrowed: true,
         known: RecordCache::default(),
