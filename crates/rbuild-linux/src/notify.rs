@@ -164,6 +164,15 @@ pub fn number_in(proc: BorrowedFd<'_>, thread: u32) -> Option<u32> {
     text.lines().find_map(|line| line.strip_prefix("Pid:"))?.trim().parse().ok()
 }
 
+/// Returns true if two threads share their root and working directory (clone(2), `CLONE_FS`); false
+/// if the kernel was built without kcmp(2).
+pub fn share_directories(one: u32, other: u32) -> bool {
+    // `KCMP_FS` (include/uapi/linux/kcmp.h).
+    const DIRECTORIES: libc::c_int = 3;
+    // SAFETY: the call takes numbers and no pointers.
+    unsafe { libc::syscall(libc::SYS_kcmp, one, other, DIRECTORIES, 0, 0) == 0 }
+}
+
 /// Reads the memory of another process. Returns the number of bytes, which is smaller than
 /// requested where its memory ends.
 pub fn read_memory(thread: u32, address: u64, into: &mut [u8]) -> std::io::Result<usize> {

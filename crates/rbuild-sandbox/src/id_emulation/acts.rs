@@ -23,6 +23,9 @@ const MOST_NAMES: usize = 64 * 1024;
 /// The bit of a mask of statx(2) that the kernel refuses, `STATX__RESERVED`.
 const RESERVED: u32 = 0x8000_0000;
 
+/// The mode bit of a set-user-ID program.
+const SET_USER: u32 = 0o4000;
+
 /// The mode bits of a set-group-ID program.
 const SET_GROUP_PROGRAM: u32 = 0o2010;
 
@@ -152,8 +155,12 @@ impl Supervisor {
         refuse_unknown_flags(file)?;
         let target = self.subject(caller, file)?;
         let are_given = (access.1, modification.1) != (NOW, NOW);
-        if are_given && !self.may_as_owner(caller, &target)? {
-            return Err(Errno::PERM);
+        if !self.may_as_owner(caller, &target)? {
+            match are_given {
+                true => return Err(Errno::PERM),
+                false if !self.may_write(caller, &target)? => return Err(Errno::ACCESS),
+                false => {}
+            }
         }
         let access = if matches!(target.kind(), FileKind::File | FileKind::Dir) { access } else { (0, OMIT) };
         let modification = (modification.0.min(latest_modification(target.kind())), modification.1);
@@ -172,15 +179,22 @@ impl Supervisor {
         };
         let who = self.credentials(caller)?;
         let before = target.recorded(&self.owners).unwrap_or_default();
-        let keep = |id: u32, old: u32| if id == SAME { old } else { id };
-        let (uid, gid) = (keep(uid, before.uid), keep(gid, before.gid));
         if !self.may(caller, Capability::CAP_CHOWN) {
-            let own = who.users.files == before.uid && uid == before.uid;
-            let member = gid == before.gid || gid == who.groups.files || who.more_groups.contains(&gid);
-            if !own || !member {
+            let is_own = who.users.files == before.uid;
+            let may_user = uid == SAME || is_own && uid == before.uid;
+            let may_group = gid == SAME || is_own && (gid == before.gid || who.is_in(gid));
+            if !may_user || !may_group {
                 return Err(Errno::PERM);
             }
         }
+        // The kernel removes set-id bits, as only those may who may change the mode.
+        let mode = target.stat.st_mode;
+        let drops_bits = mode & SET_USER != 0 || mode & SET_GROUP_PROGRAM == SET_GROUP_PROGRAM;
+        if drops_bits && target.kind() != FileKind::Dir && !self.may_as_owner(caller, &target)? {
+            return Err(Errno::PERM);
+        }
+        let keep = |id: u32, old: u32| if id == SAME { old } else { id };
+        let (uid, gid) = (keep(uid, before.uid), keep(gid, before.gid));
         // Makes the kernel apply the side effects of a change of owner: copy-up, and removal of
         // set-id bits.
         rustix::fs::chownat(&target.fd, c"", None, None, AtFlags::EMPTY_PATH)?;
@@ -209,15 +223,10 @@ impl Supervisor {
     /// in.
     fn mode_in(&self, caller: &Caller<'_>, dir: &OpenedFile, mode: u32) -> Result<Mode> {
         let who = self.credentials(caller)?;
-        let is_in = |group: u32| who.groups.files == group || who.more_groups.contains(&group);
-        let foreign =
-            mode & SET_GROUP_PROGRAM == SET_GROUP_PROGRAM && dir.group_for_new(&self.owners).is_some_and(|g| !is_in(g));
+        let foreign = mode & SET_GROUP_PROGRAM == SET_GROUP_PROGRAM
+            && dir.group_for_new(&self.owners).is_some_and(|group| !who.is_in(group));
         let dropped = if foreign && !self.may(caller, Capability::CAP_FSETID) { SET_GID } else { 0 };
-        Ok(self.mode(caller, mode & !dropped))
-    }
-
-    fn mode(&self, caller: &Caller<'_>, mode: u32) -> Mode {
-        Mode::from_raw_mode(mode & 0o7777 & !caller.umask())
+        Ok(Mode::from_raw_mode(mode & 0o7777 & !dropped))
     }
 
     /// Records a file's owner.
@@ -238,7 +247,7 @@ impl Supervisor {
         self.own(&made, owner.0, owner.1, device)
     }
 
-    pub(super) fn make_node(&mut self, caller: &Caller<'_>, at: At, mode: u32, device: u64) -> Result<Reply> {
+    pub(super) fn make_node(&mut self, caller: &Caller<'_>, at: At, mode: u32, device: u32) -> Result<Reply> {
         if !is_makeable(mode) {
             return Ok(Reply::GO);
         }
@@ -252,7 +261,7 @@ impl Supervisor {
             FileType::BlockDevice => Some(FileKind::BlockDevice),
             _ => None,
         };
-        let numbers = (rustix::fs::major(device), rustix::fs::minor(device));
+        let numbers = (rustix::fs::major(device.into()), rustix::fs::minor(device.into()));
         match (kind, maker) {
             (None, None) => return Ok(Reply::GO),
             (None, Some(owner)) => {
@@ -260,7 +269,8 @@ impl Supervisor {
                     FileType::Unknown => FileType::RegularFile,
                     kind => kind,
                 };
-                rustix::fs::mknodat(&parent.fd, &name, kind, self.mode_in(caller, &parent, mode)?, 0)?;
+                let mode = self.mode_in(caller, &parent, mode)?;
+                with_umask_of(caller, || rustix::fs::mknodat(&parent.fd, &name, kind, mode, 0))?;
                 self.own_new(&parent, &name, owner, None)?;
             }
             (Some(kind), maker) => {
@@ -268,7 +278,8 @@ impl Supervisor {
                     return Err(Errno::PERM);
                 }
                 let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
-                drop(rustix::fs::openat(&parent.fd, &name, flags, self.mode_in(caller, &parent, mode)?)?);
+                let mode = self.mode_in(caller, &parent, mode)?;
+                drop(with_umask_of(caller, || rustix::fs::openat(&parent.fd, &name, flags, mode))?);
                 self.own_new(&parent, &name, maker.unwrap_or_default(), Some((kind, numbers.0, numbers.1)))?;
             }
         }
@@ -284,7 +295,8 @@ impl Supervisor {
             Err(e) => return self.unless_for_root(caller, e),
         };
         let Some(owner) = self.maker(caller, &parent)? else { return Ok(Reply::GO) };
-        rustix::fs::mkdirat(&parent.fd, &name, self.mode(caller, mode))?;
+        let mode = Mode::from_raw_mode(mode & 0o7777);
+        with_umask_of(caller, || rustix::fs::mkdirat(&parent.fd, &name, mode))?;
         self.own_new(&parent, &name, owner, None)?;
         Ok(Reply::value(0))
     }
@@ -340,7 +352,8 @@ impl Supervisor {
         let Some((uid, gid)) = self.maker(caller, &parent)? else { return Ok(Reply::GO) };
         let alone = if unnamed { OFlags::empty() } else { OFlags::EXCL };
         let mode = self.mode_in(caller, &parent, mode)?;
-        let fd = match rustix::fs::openat(&parent.fd, &name, flags | alone | OFlags::CLOEXEC, mode) {
+        let open = || rustix::fs::openat(&parent.fd, &name, flags | alone | OFlags::CLOEXEC, mode);
+        let fd = match with_umask_of(caller, open) {
             Err(Errno::EXIST) => return Ok(Reply::GO),
             made => made?,
         };
@@ -392,6 +405,15 @@ impl Supervisor {
         let who = self.credentials(caller)?;
         if (who.users.files, who.groups.files) == (0, 0) { Ok(Reply::GO) } else { Err(e) }
     }
+}
+
+/// Creates a file with the caller's umask in place of this process's. The kernel applies it only in
+/// directories without default permissions (acl(5)).
+fn with_umask_of<T>(caller: &Caller<'_>, create: impl FnOnce() -> T) -> T {
+    let own = rustix::process::umask(Mode::from_raw_mode(caller.umask()));
+    let created = create();
+    rustix::process::umask(own);
+    created
 }
 
 /// Fails with EINVAL, before anything is looked up, if a call has unknown flags.

@@ -117,9 +117,9 @@ impl Caller<'_> {
         self.line("status", "Umask:").and_then(|mask| u32::from_str_radix(&mask, 8).ok()).unwrap_or(0o022)
     }
 
-    /// Returns true if the thread holds a capability.
-    pub fn holds(&self, capability: Capability) -> bool {
-        is_held(self.line("status", "CapEff:"), capability)
+    /// Returns true if a capability is in the thread's permitted set.
+    pub fn is_permitted(&self, capability: Capability) -> bool {
+        is_held(self.line("status", "CapPrm:"), capability)
     }
 
     /// Returns true if no program that it executes can gain privileges (`no_new_privs`).

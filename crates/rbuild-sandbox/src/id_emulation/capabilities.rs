@@ -11,27 +11,40 @@ use rustix::io::Errno;
 
 use crate::id_emulation::acts::refuse_unknown_flags;
 use crate::id_emulation::caller::{Caller, Result, SharedProc};
-use crate::id_emulation::decode::{At, HERE, PathAt, Subject};
+use crate::id_emulation::decode::{At, HERE, PathAt, Subject, ids_of};
 use crate::id_emulation::files::{OpenedFile, SET_GID};
-use crate::id_emulation::ids::Credentials;
+use crate::id_emulation::ids::{Credentials, Sets};
 use crate::id_emulation::supervisor::{Reply, Supervisor};
 
 /// Size of the header of capset(2), and of one of its parts: three sets of 32 capabilities each.
 const HEADER: usize = 8;
-const SETS: usize = 12;
+const SETS_SIZE: usize = 12;
 /// The only version of the header that has one part of sets (`_LINUX_CAPABILITY_VERSION_1`).
 const SHORT: u32 = 0x1998_0330;
 const VERSIONS: [u32; 3] = [SHORT, 0x2007_1026, 0x2008_0522];
+
+/// Bits of modes: to write, in the class of others, and the restricted removal of a directory's
+/// entries.
+const WRITE: u32 = 0o2;
+const STICKY: u32 = 0o1000;
 
 /// Limits of the kernel for an attribute's name and value, in bytes (xattr(7)).
 const LONGEST_NAME: usize = 255;
 const LARGEST_VALUE: u64 = 64 * 1024;
 
 impl Supervisor {
-    pub(super) fn set_secure_bits(&mut self, caller: &Caller<'_>, keeps: bool, is_fixed: bool) -> Result<Reply> {
-        self.change_sets(caller)?;
-        let who = Credentials { keeps, is_fixed, ..self.credentials(caller)?.clone() };
-        self.become_(caller, who)?;
+    pub(super) fn keep_capabilities(&mut self, caller: &Caller<'_>, keep: u64) -> Result<Reply> {
+        let who = self.credentials(caller)?.clone();
+        self.become_(caller, Credentials { bits: who.bits.keeping(keep)?, ..who })?;
+        Ok(Reply::GO)
+    }
+
+    /// Records the bits before the kernel sets them, unless it would refuse to.
+    pub(super) fn set_secure_bits(&mut self, caller: &Caller<'_>, bits: u64) -> Result<Reply> {
+        let who = self.credentials(caller)?.clone();
+        if let Some(bits) = who.bits.set(self.change_sets(caller).is_ok(), bits)? {
+            self.become_(caller, Credentials { bits, ..who })?;
+        }
         Ok(Reply::GO)
     }
 
@@ -58,27 +71,36 @@ impl Supervisor {
         }
         let Some(parts) = parts_of(caller, header)? else { return Ok(Reply::GO) };
         let inheritable = caller.capabilities("CapInh:");
-        let (effective, permitted) = who.left_of(caller.capabilities("CapEff:"), caller.capabilities("CapPrm:"));
+        let Sets { effective, permitted } = who.left_of(caller.capabilities("CapPrm:"));
         let part = |i: usize| [effective, permitted, inheritable].map(|set| ((set >> (32 * i)) as u32).to_ne_bytes());
         let bytes: Vec<u8> = (0..parts).flat_map(part).flatten().collect();
         caller.write(sets, &bytes)?;
         Ok(Reply::value(0))
     }
 
-    /// Handles capset(2). The kernel, which is aware only of capabilities that were dropped by this
-    /// call, performs it unless a change of users has taken all of them for good.
+    /// Handles capset(2). Records the sets before the kernel sets them, unless it would refuse to.
     pub(super) fn set_capabilities(&mut self, caller: &Caller<'_>, header: u64, sets: u64) -> Result<Reply> {
         if !self.has_begun {
             return Ok(Reply::GO);
         }
         self.narrowed = true;
+        // The kernel refuses the header, or sets of another process, which cannot be changed.
+        let Some(parts) = parts_of(caller, header)? else { return Ok(Reply::GO) };
+        let mut bytes = vec![0; parts * SETS_SIZE];
+        caller.read(sets, &mut bytes)?;
+        let numbers = ids_of(&bytes);
+        // Three sets of 32 capabilities each, and then the same of those with higher numbers.
+        let set = |i: usize| u64::from(numbers[i]) | numbers.get(i + 3).map_or(0, |high| u64::from(*high) << 32);
+        let known = |word: &str| caller.capabilities(word);
+        let (inherited, permitted) = (known("CapInh:"), known("CapPrm:"));
         let who = self.credentials(caller)?.clone();
-        if who.lost.for_good {
-            return set_of_nothing(caller, header, sets);
+        let may_inherit = inherited | who.left_of(permitted).permitted;
+        if set(2) & !may_inherit != 0 && !self.may(caller, Capability::CAP_SETPCAP) {
+            return Err(Errno::PERM);
         }
-        if !who.has_all() {
-            self.become_(caller, who.with_own_sets())?;
-        }
+        // Capabilities that the kernel does not have are in no set.
+        let new = Sets { effective: set(0) & all_capabilities(), permitted: set(1) & all_capabilities() };
+        self.become_(caller, who.with_sets(permitted, new)?)?;
         Ok(Reply::GO)
     }
 
@@ -110,11 +132,22 @@ impl Supervisor {
             return Err(Errno::PERM);
         }
         let who = self.credentials(caller)?;
-        let is_in = |group: u32| who.groups.files == group || who.more_groups.contains(&group);
-        let foreign = target.owner(&self.owners).is_some_and(|owner| !is_in(owner.gid));
+        let foreign = target.owner(&self.owners).is_some_and(|owner| !who.is_in(owner.gid));
         let dropped = if foreign && !self.may(caller, Capability::CAP_FSETID) { SET_GID } else { 0 };
         rustix::fs::chmod(SharedProc::path_of(&target.fd), Mode::from_raw_mode(mode & 0o7777 & !dropped))?;
         Ok(Reply::value(0))
+    }
+
+    /// Returns true if the mode of a file lets the caller write to it (path_resolution(7)).
+    pub(super) fn may_write(&self, caller: &Caller<'_>, target: &OpenedFile) -> Result<bool> {
+        let who = self.credentials(caller)?;
+        let Some(owner) = target.owner(&self.owners) else { return Ok(true) };
+        let class = match who {
+            who if who.users.files == owner.uid => 6,
+            who if who.is_in(owner.gid) => 3,
+            _ => 0,
+        };
+        Ok(target.stat.st_mode >> class & WRITE != 0 || self.may(caller, Capability::CAP_DAC_OVERRIDE))
     }
 
     /// Sets an extended attribute to a value (address, size and flags), or removes it.
@@ -125,7 +158,8 @@ impl Supervisor {
         name: u64,
         value: Option<(u64, u64, u32)>,
     ) -> Result<Reply> {
-        if self.may(caller, Capability::CAP_SETFCAP) && self.may(caller, Capability::CAP_FOWNER) {
+        let needed = [Capability::CAP_SETFCAP, Capability::CAP_FOWNER, Capability::CAP_DAC_OVERRIDE];
+        if needed.into_iter().all(|capability| self.may(caller, capability)) {
             return Ok(Reply::GO);
         }
         let name = caller.path(name)?;
@@ -141,6 +175,9 @@ impl Supervisor {
         {
             return Err(Errno::PERM);
         }
+        if is(b"user.") {
+            self.check_writing_of_attributes(caller, &target)?;
+        }
         let path = SharedProc::path_of(&target.fd);
         match value {
             Some((value, flags)) => rustix::fs::setxattr(path, &name, &value, XattrFlags::from_bits_retain(flags))?,
@@ -148,6 +185,22 @@ impl Supervisor {
         }
         Ok(Reply::value(0))
     }
+
+    /// Fails unless the caller may set `user` attributes of a file (xattr(7)). Only regular files
+    /// and directories have any.
+    fn check_writing_of_attributes(&self, caller: &Caller<'_>, target: &OpenedFile) -> Result<()> {
+        let is_shared = target.kind() == FileKind::Dir && target.stat.st_mode & STICKY != 0;
+        match target.kind() {
+            FileKind::File | FileKind::Dir if is_shared && !self.may_as_owner(caller, target)? => Err(Errno::PERM),
+            FileKind::File | FileKind::Dir if !self.may_write(caller, target)? => Err(Errno::ACCESS),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Returns the set of all capabilities; the kernel ignores other bits.
+fn all_capabilities() -> u64 {
+    caps::all().iter().fold(0, |set, capability| set | capability.bitmask())
 }
 
 fn value_of(caller: &Caller<'_>, address: u64, size: u64) -> Result<Vec<u8>> {
@@ -170,13 +223,4 @@ fn parts_of(caller: &Caller<'_>, header: u64) -> Result<Option<usize>> {
         [&bytes[..4], &bytes[4..]].map(|word| u32::from_ne_bytes([word[0], word[1], word[2], word[3]]));
     let is_own = pid == 0 || caller.own_number() == Some(pid);
     Ok((VERSIONS.contains(&version) && is_own).then_some(if version == SHORT { 1 } else { 2 }))
-}
-
-/// Answers a call of capset(2) from a process that has no capabilities.
-fn set_of_nothing(caller: &Caller<'_>, header: u64, sets: u64) -> Result<Reply> {
-    // Sets of other processes cannot be changed.
-    let Some(parts) = parts_of(caller, header)? else { return Ok(Reply::GO) };
-    let mut bytes = vec![0; parts * SETS];
-    caller.read(sets, &mut bytes)?;
-    if bytes.iter().all(|byte| *byte == 0) { Ok(Reply::value(0)) } else { Err(Errno::PERM) }
 }

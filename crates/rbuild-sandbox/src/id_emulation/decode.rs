@@ -26,10 +26,6 @@ pub const CHECK_ONLY: u32 = 0x10000;
 /// `O_CREAT | O_WRONLY | O_TRUNC`, the flags implied by creat(2).
 const CREATE: u32 = 0o100 | 0o1 | 0o1000;
 
-// `SECBIT_NO_SETUID_FIXUP` and `SECBIT_KEEP_CAPS` (prctl(2)).
-const FIXED: u64 = 1 << 2;
-const KEEPING: u64 = 1 << 4;
-
 /// A path in the caller's memory, and the directory that it is relative to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct At {
@@ -130,7 +126,8 @@ pub enum Request {
     MakeNode {
         at: At,
         mode: u32,
-        device: u64,
+        /// Of 32 bits, of which the kernel ignores more.
+        device: u32,
     },
     MakeDir {
         at: At,
@@ -154,11 +151,8 @@ pub enum Request {
     Execute {
         file: PathAt,
     },
-    KeepCapabilities(bool),
-    SecureBits {
-        keeps: bool,
-        is_fixed: bool,
-    },
+    KeepCapabilities(u64),
+    SetSecureBits(u64),
     DropFromBound,
     /// Addresses of a header and of the sets (capget(2)).
     GetCapabilities {
@@ -234,8 +228,8 @@ fn ids(asked: Asked, args: [u64; 6]) -> Option<Request> {
         SetResUid | SetResGid => Request::SetIds { of, change: IdChange::Three([id(0), id(1), id(2)]) },
         SetFsUid | SetFsGid => Request::SetFileId { of, id: id(0) },
         Control => match id(0) {
-            KEEP_CAPABILITIES => Request::KeepCapabilities(args[1] != 0),
-            SECURE_BITS => Request::SecureBits { keeps: args[1] & KEEPING != 0, is_fixed: args[1] & FIXED != 0 },
+            KEEP_CAPABILITIES => Request::KeepCapabilities(args[1]),
+            SECURE_BITS => Request::SetSecureBits(args[1]),
             DROP_FROM_BOUND => Request::DropFromBound,
             _ => Request::Other,
         },
@@ -270,8 +264,8 @@ fn files(asked: Asked, args: [u64; 6], width: Width) -> Request {
         LinkChown => Request::ChangeOwner { file: Subject::Named(named(here, NO_FOLLOW)), uid: id(1), gid: id(2) },
         FileChown => Request::ChangeOwner { file: opened, uid: id(1), gid: id(2) },
         ChownAt => Request::ChangeOwner { file: Subject::Named(named(at, id(4))), uid: id(2), gid: id(3) },
-        MakeNode => Request::MakeNode { at: here, mode: id(1), device: args[2] },
-        MakeNodeAt => Request::MakeNode { at, mode: id(2), device: args[3] },
+        MakeNode => Request::MakeNode { at: here, mode: id(1), device: id(2) },
+        MakeNodeAt => Request::MakeNode { at, mode: id(2), device: id(3) },
         MakeDir => Request::MakeDir { at: here, mode: id(1) },
         MakeDirAt => Request::MakeDir { at, mode: id(2) },
         SymLink => Request::SymLink { target: args[0], at: At { dir: HERE, path: args[1] } },
@@ -472,5 +466,8 @@ mod tests {
         assert_eq!(decode(280, NATIVE, [7, 0, 9, 0, 0, 0]), times(Subject::Open(7), Width::Long));
         assert_eq!(decode(196, NATIVE, args), Some(Request::ListAttributes { file: Subject::Open(7), to: 8, size: 9 }));
         assert_eq!(decode(0, NATIVE, args), None, "read");
+        let at = At { dir: HERE, path: 7 };
+        let node = Request::MakeNode { at, mode: 0o020_600, device: 0x103 };
+        assert_eq!(decode(133, NATIVE, [7, 0o020_600, 0x5_0000_0103, 0, 0, 0]), Some(node));
     }
 }

@@ -1,7 +1,7 @@
 //! Execution of set-id programs, which change the credentials of their process.
 
 use caps::Capability;
-use rbuild_linux::FileKind;
+use rbuild_linux::{FileKind, notify};
 use rustix::fs::{CWD, Mode, OFlags, StatVfsMountFlags};
 
 use crate::id_emulation::caller::{Caller, Result, SharedProc};
@@ -24,7 +24,9 @@ impl Supervisor {
         let has = |bits: u32| target.as_ref().is_some_and(|program| program.stat.st_mode & bits == bits);
         let plain = who.after_exec(None, None);
         let changed = who.after_exec(has(0o4000).then_some(owner.uid), has(0o2010).then_some(owner.gid));
-        let is_refused = changed.gain_over(&who) && self.is_watched(caller);
+        let is_refused = changed.gain_over(&who)
+            && (self.is_watched(caller)
+                || self.shares_directories(caller) && !self.may(caller, Capability::CAP_SETUID));
         let changed = if is_refused { plain.clone() } else { changed };
         if changed != who || plain != who {
             let program = target.map(|program| (program.stat.st_dev, program.stat.st_ino));
@@ -39,6 +41,24 @@ impl Supervisor {
     fn is_watched(&self, caller: &Caller<'_>) -> bool {
         let is_able = |tracer| self.is_able_tracer(tracer) || self.may(caller, Capability::CAP_SETUID);
         caller.tracer().is_some_and(|tracer| !is_able(tracer))
+    }
+
+    /// Returns true if the caller shares its root and working directory with another process, which
+    /// could change them while a set-id program runs. Where processes have other numbers in /proc,
+    /// this cannot be determined.
+    fn shares_directories(&self, caller: &Caller<'_>) -> bool {
+        let numbers = |path: &str| -> Vec<u32> {
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            let dir = rustix::fs::openat(&self.proc.dir, path, flags, Mode::empty()).and_then(rustix::fs::Dir::new);
+            let entries = dir.into_iter().flatten().flatten();
+            entries.filter_map(|entry| entry.file_name().to_str().ok()?.parse().ok()).collect()
+        };
+        let own = numbers(&format!("{}/task", caller.thread()));
+        !self.proc.outer
+            && numbers(".")
+                .iter()
+                .flat_map(|process| numbers(&format!("{process}/task")))
+                .any(|thread| !own.contains(&thread) && notify::share_directories(caller.thread(), thread))
     }
 
     /// Returns true if the tracer may trace every process (CAP_SYS_PTRACE). No command may where

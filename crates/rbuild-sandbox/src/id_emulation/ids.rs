@@ -22,23 +22,27 @@ pub struct Credentials {
     pub users: Ids,
     pub groups: Ids,
     pub more_groups: Vec<u32>,
-    /// Capabilities survive a change of user IDs (prctl(2), PR_SET_KEEPCAPS).
-    pub keeps: bool,
-    /// Changes of user IDs have no effect on capabilities (SECBIT_NO_SETUID_FIXUP).
-    pub is_fixed: bool,
-    pub lost: Lost,
+    pub bits: SecureBits,
+    pub sets: Sets,
 }
 
-/// The capabilities that changes of user IDs have taken from a process. To the kernel, which does
-/// not see these changes, it still has them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub struct Lost {
-    /// From the effective set, those that override the permissions of files ([`OF_FILES`]).
-    pub of_files: bool,
-    /// From the effective set, all others.
-    pub others: bool,
-    /// All from the permitted set, so that they cannot be made effective again.
-    pub for_good: bool,
+/// Limits of the sets of capabilities that the kernel knows of a process. They are lower where the
+/// process gave capabilities up, and where changes of user IDs took them, which the kernel does not
+/// see. The effective set is part of the permitted one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Sets {
+    pub effective: u64,
+    pub permitted: u64,
+}
+
+impl Default for Sets {
+    fn default() -> Sets {
+        Sets { effective: u64::MAX, permitted: u64::MAX }
+    }
+}
+
+impl Sets {
+    const NONE: Sets = Sets { effective: 0, permitted: 0 };
 }
 
 /// The capabilities that depend on the user ID for files (`CAP_FS_SET` of the kernel).
@@ -52,16 +56,56 @@ const OF_FILES: [Capability; 7] = [
     Capability::CAP_MKNOD,
 ];
 
-impl Lost {
-    const NONE: Lost = Lost { of_files: false, others: false, for_good: false };
+fn of_files() -> u64 {
+    OF_FILES.iter().fold(0, |set, capability| set | capability.bitmask())
+}
 
-    /// Returns the losses of a process in which all permitted capabilities become effective.
-    fn raised(self) -> Lost {
-        Lost { of_files: self.for_good, others: self.for_good, ..self }
+/// The rules for capabilities when IDs change (capabilities(7), "The securebits flags").
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct SecureBits(u8);
+
+impl SecureBits {
+    /// `SECBIT_NO_SETUID_FIXUP`: changes of user IDs have no effect on capabilities.
+    const FIXED: u8 = 1 << 2;
+    /// `SECBIT_KEEP_CAPS`: permitted capabilities survive a change of user IDs.
+    const KEEPING: u8 = 1 << 4;
+    /// The bit that locks each of the four flags is next to it.
+    const LOCKS: u8 = 0b1010_1010;
+
+    fn are_fixed(self) -> bool {
+        self.0 & SecureBits::FIXED != 0
     }
 
-    fn dropped(self) -> Lost {
-        Lost { of_files: true, others: true, ..self }
+    fn keep(self) -> bool {
+        self.0 & SecureBits::KEEPING != 0
+    }
+
+    fn after_exec(self) -> SecureBits {
+        SecureBits(self.0 & !SecureBits::KEEPING)
+    }
+
+    /// Implements `PR_SET_KEEPCAPS`.
+    pub fn keeping(self, keep: u64) -> Result<SecureBits, Errno> {
+        match keep {
+            _ if keep > 1 => Err(Errno::INVAL),
+            _ if self.0 & SecureBits::KEEPING << 1 != 0 => Err(Errno::PERM),
+            0 => Ok(SecureBits(self.0 & !SecureBits::KEEPING)),
+            _ => Ok(SecureBits(self.0 | SecureBits::KEEPING)),
+        }
+    }
+
+    /// Implements `PR_SET_SECUREBITS` for the flags that have an effect here; `None` leaves others
+    /// (Linux 6.14), which need no capability, to the kernel. `able` is true for a process with
+    /// CAP_SETPCAP.
+    pub fn set(self, able: bool, bits: u64) -> Result<Option<SecureBits>, Errno> {
+        let known = bits as u8;
+        if bits > 0xff {
+            return if known == self.0 { Ok(None) } else { Err(Errno::PERM) };
+        }
+        let changed = self.0 ^ known;
+        let locks = self.0 & SecureBits::LOCKS;
+        let refused = locks >> 1 & changed != 0 || locks & !known != 0 || !able;
+        if refused { Err(Errno::PERM) } else { Ok(Some(SecureBits(known))) }
     }
 }
 
@@ -128,6 +172,11 @@ impl Credentials {
         }
     }
 
+    /// Returns true if files of that group are in reach of the process as of a member.
+    pub fn is_in(&self, group: u32) -> bool {
+        self.groups.files == group || self.more_groups.contains(&group)
+    }
+
     /// Replaces the IDs of one kind, without side effects.
     pub fn with(self, of: Of, ids: Ids) -> Credentials {
         match of {
@@ -143,59 +192,64 @@ impl Credentials {
         ids.after_exec(None, None)
     }
 
-    /// Returns true if the capability is in the effective set of a process that has given up none
-    /// itself.
+    /// Returns true if the capability is in the effective set of a process to whose permitted set,
+    /// as far as the kernel knows, it belongs.
     pub fn has(&self, capability: Capability) -> bool {
-        !if OF_FILES.contains(&capability) { self.lost.of_files } else { self.lost.others }
+        self.sets.effective & capability.bitmask() != 0
     }
 
-    /// Returns what is left of the effective and the permitted set that the kernel knows.
-    pub fn left_of(&self, effective: u64, permitted: u64) -> (u64, u64) {
-        let of_files = OF_FILES.iter().fold(0, |set, capability| set | capability.bitmask());
-        let lost = |is_lost: bool, set: u64| if is_lost { set } else { 0 };
-        let left = !(lost(self.lost.of_files, of_files) | lost(self.lost.others, !of_files));
-        (effective & left, permitted & !lost(self.lost.for_good, u64::MAX))
+    /// Returns the effective and the permitted set of a process with that permitted set in the
+    /// kernel.
+    pub fn left_of(&self, permitted: u64) -> Sets {
+        Sets { effective: permitted & self.sets.effective, permitted: permitted & self.sets.permitted }
     }
 
-    /// Returns true if changes of user IDs have taken no capabilities.
+    /// Returns true if the sets of the process are those that the kernel knows.
     pub fn has_all(&self) -> bool {
-        self.lost == Lost::NONE
+        self.sets == Sets::default()
     }
 
     /// Replaces the user IDs (credentials(7), capabilities(7)).
     pub fn with_users(self, users: Ids) -> Credentials {
         let is_root = |ids: Ids| [ids.real, ids.effective, ids.saved].contains(&0);
-        let mut lost = self.lost;
-        if !self.is_fixed {
-            if is_root(self.users) && !is_root(users) && !self.keeps {
-                lost = Lost { for_good: true, ..lost.dropped() };
+        let mut sets = self.sets;
+        if !self.bits.are_fixed() {
+            if is_root(self.users) && !is_root(users) && !self.bits.keep() {
+                sets = Sets::NONE;
             }
             match (self.users.effective, users.effective) {
                 (0, 0) => {}
-                (0, _) => lost = lost.dropped(),
-                (_, 0) => lost = lost.raised(),
+                (0, _) => sets.effective = 0,
+                (_, 0) => sets.effective = sets.permitted,
                 _ => {}
             }
         }
-        Credentials { users, lost, ..self }
+        Credentials { users, sets, ..self }
     }
 
     /// Replaces the user ID for files.
     pub fn with_file_user(self, users: Ids) -> Credentials {
-        let of_files = match (self.users.files, users.files) {
-            _ if self.is_fixed => self.lost.of_files,
-            (0, 0) => self.lost.of_files,
-            (0, _) => true,
-            (_, 0) => self.lost.for_good,
-            _ => self.lost.of_files,
-        };
-        Credentials { users, lost: Lost { of_files, ..self.lost }, ..self }
+        let mut sets = self.sets;
+        match (self.users.files, users.files) {
+            _ if self.bits.are_fixed() => {}
+            (0, 0) => {}
+            (0, _) => sets.effective &= !of_files(),
+            (_, 0) => sets.effective |= sets.permitted & of_files(),
+            _ => {}
+        }
+        Credentials { users, sets, ..self }
     }
 
-    /// Returns the credentials after a call of capset(2), which the kernel performs on the sets
-    /// that it knows.
-    pub fn with_own_sets(self) -> Credentials {
-        Credentials { lost: Lost::NONE, ..self }
+    /// Replaces the sets, as capset(2) does.
+    ///
+    /// # Errors
+    ///
+    /// EPERM unless the permitted set is part of the one that the process has, `permitted` of which
+    /// the kernel knows, and the effective set is part of the new permitted one.
+    pub fn with_sets(self, permitted: u64, new: Sets) -> Result<Credentials, Errno> {
+        let has = self.left_of(permitted);
+        let fits = new.permitted & !has.permitted == 0 && new.effective & !new.permitted == 0;
+        if fits { Ok(Credentials { sets: new, ..self }) } else { Err(Errno::PERM) }
     }
 
     /// Returns the credentials after the execution of a program with these set-id owners.
@@ -205,17 +259,20 @@ impl Credentials {
             ids.effective = owner.unwrap_or(ids.effective);
             (ids.saved, ids.files) = (ids.effective, ids.effective);
         }
-        new.keeps = false;
-        new.lost.for_good = new.users.real != 0 && new.users.effective != 0;
-        new.lost = if new.users.effective == 0 { new.lost.raised() } else { new.lost.dropped() };
+        new.bits = new.bits.after_exec();
+        let is_root = |uid: u32| uid == 0;
+        let all = |is: bool| if is { u64::MAX } else { 0 };
+        new.sets = Sets {
+            effective: all(is_root(new.users.effective)),
+            permitted: all(is_root(new.users.real) || is_root(new.users.effective)),
+        };
         new
     }
 
     /// Returns true if these are IDs of a set-id program that a process of the credentials `before`
     /// did not have.
     pub fn gain_over(&self, before: &Credentials) -> bool {
-        let group = self.groups.effective;
-        let is_in = group == before.groups.files || before.more_groups.contains(&group);
+        let is_in = before.is_in(self.groups.effective);
         self.users.effective != before.users.effective || !is_in
     }
 }
@@ -254,26 +311,79 @@ mod tests {
         let (of_files, other) = (Capability::CAP_CHOWN, Capability::CAP_SETUID);
         let held = |who: &Credentials| (who.has(of_files), who.has(other));
         let dropped = root.clone().with_users(Ids::all(33));
-        assert_eq!((held(&dropped), dropped.lost.for_good), ((false, false), true));
-        // Kept means permitted, and effective only once the process makes it so.
-        let kept = Credentials { keeps: true, ..root.clone() }.with_users(Ids::all(33));
-        assert_eq!((held(&kept), kept.lost.for_good), ((false, false), false));
-        assert_eq!((kept.left_of(0xff, 0xff), dropped.left_of(0xff, 0xff)), ((0, 0xff), (0, 0)));
-        assert!(kept.clone().with_own_sets().has_all() && !kept.after_exec(None, None).has(other));
+        assert_eq!((held(&dropped), dropped.sets), ((false, false), Sets::NONE));
+        // Kept means permitted, and effective only once the process sets it.
+        let keeping = Credentials { bits: root.bits.keeping(1).unwrap(), ..root.clone() };
+        let kept = keeping.with_users(Ids::all(33));
+        assert_eq!((held(&kept), kept.left_of(0xff)), ((false, false), Sets { effective: 0, permitted: 0xff }));
+        let both = of_files.bitmask() | other.bitmask();
+        let raised = kept.clone().with_sets(u64::MAX, Sets { effective: other.bitmask(), permitted: both }).unwrap();
+        assert_eq!(held(&raised), (false, true));
+        // The kernel makes what is permitted effective with the return of root.
+        assert_eq!(held(&raised.clone().with_users(Ids::default())), (true, true));
+        assert!(!kept.after_exec(None, None).has(other) && dropped.with_sets(u64::MAX, root.sets).is_err());
         // For a while.
         let away = root.clone().with_users(root.users.set_three(true, [SAME, 33, SAME]).unwrap());
-        assert_eq!((held(&away), away.lost.for_good), ((false, false), false));
+        assert_eq!((held(&away), away.sets.permitted), ((false, false), u64::MAX));
         assert!(away.clone().with_users(away.users.set(false, 0).unwrap()).has_all());
         assert_eq!(held(&away.clone().with_file_user(away.users.set_files(false, 0))), (true, false));
         let for_files = root.clone().with_file_user(root.users.set_files(true, 33));
-        assert_eq!((held(&for_files), for_files.left_of(0xff, 0xff)), ((false, true), (0xe0, 0xff)));
+        assert_eq!(held(&for_files), (false, true));
+        assert_eq!(for_files.left_of(0xff), Sets { effective: 0xe0, permitted: 0xff });
         assert!(for_files.clone().with_file_user(for_files.users.set_files(true, 0)).has_all());
-        let fixed = Credentials { is_fixed: true, ..root.clone() };
+        let fixed = Credentials { bits: SecureBits(SecureBits::FIXED), ..root.clone() };
         assert!(fixed.clone().with_users(Ids::all(33)).has_all());
         assert!(fixed.clone().with_file_user(fixed.users.set_files(true, 33)).has_all());
         assert!(
             !Credentials::starting(33, 33, Vec::new()).has(other) && Credentials::starting(0, 5, Vec::new()).has_all()
         );
+    }
+
+    #[test]
+    fn sets_are_taken_as_the_kernel_takes_them() {
+        let sets = |effective, permitted| Sets { effective, permitted };
+        let narrow = Credentials { sets: sets(1, 3), ..Credentials::default() };
+        for (known, new, taken) in [
+            (0xff, sets(1, 3), true),
+            (0xff, sets(3, 3), true),
+            (0xff, sets(0, 0), true),
+            (0xff, sets(2, 1), false),
+            (0xff, sets(0, 4), false),
+            (1, sets(0, 2), false),
+        ] {
+            assert_eq!(narrow.clone().with_sets(known, new).is_ok(), taken, "{known:x} {new:x?}");
+        }
+    }
+
+    #[test]
+    fn secure_bits_are_taken_as_the_kernel_takes_them() {
+        let (perm, inval) = (Err(Errno::PERM), Err(Errno::INVAL));
+        for (before, keep, after) in [
+            (0, 1, Ok(0x10)),
+            (0x10, 0, Ok(0)),
+            (0, 2, inval),
+            (0, u64::MAX, inval),
+            (0x20, 1, perm),
+            (0x30, 0, perm),
+            (0x20, 2, inval),
+        ] {
+            assert_eq!(SecureBits(before).keeping(keep).map(|bits| bits.0), after, "{before:x} {keep}");
+        }
+        for (before, able, bits, after) in [
+            (0, true, 0x14, Ok(Some(0x14))),
+            (0, false, 0x14, Err(Errno::PERM)),
+            (0, true, 0x1004, Err(Errno::PERM)),
+            (0, true, 1 << 32, Ok(None)),
+            (4, true, 0x104, Ok(None)),
+            (0x20, true, 0x30, Err(Errno::PERM)),
+            (0x20, true, 0x00, Err(Errno::PERM)),
+            (0x20, true, 0x21, Ok(Some(0x21))),
+            (0x30, true, 0x3c, Ok(Some(0x3c))),
+            (4, false, 4, Err(Errno::PERM)),
+        ] {
+            let got = SecureBits(before).set(able, bits).map(|bits| bits.map(|bits| bits.0));
+            assert_eq!(got, after, "{before:x} {able} {bits:x}");
+        }
     }
 
     #[test]

@@ -75,7 +75,7 @@ mod tests {
         let image = |vectors: &[u8], program| Some(MemoryImage { vectors: vectors.to_vec(), program: Some(program) });
         let user = Credentials { users: Ids::all(1000), ..Credentials::default() };
         let pending = Pending {
-            before: Credentials { keeps: true, ..user.clone() },
+            before: Credentials { more_groups: vec![7], ..user.clone() },
             image: image(b"before", (1, 2)),
             program: Some((1, 3)),
             changed: user.after_exec(Some(0), None),

@@ -34,7 +34,7 @@ pub(crate) struct Supervisor {
     pub(super) roots: Roots,
     /// True once the container's first process has executed the command.
     pub(super) has_begun: bool,
-    /// True once a process may have given up capabilities by itself, which only the kernel knows.
+    /// True once a process may be permitted less than others, which only the kernel knows.
     pub(super) narrowed: bool,
     pub(super) known: RecordCache,
 }
@@ -140,10 +140,11 @@ impl Supervisor {
         }
     }
 
-    /// Returns true if the caller's apparent identity has that capability, and the caller has not
-    /// dropped it.
+    /// Returns true if the caller's apparent identity has that capability, and the kernel has not
+    /// taken it from the caller.
     pub(super) fn may(&self, caller: &Caller<'_>, capability: Capability) -> bool {
-        self.credentials(caller).is_ok_and(|who| who.has(capability)) && (!self.narrowed || caller.holds(capability))
+        self.credentials(caller).is_ok_and(|who| who.has(capability))
+            && (!self.narrowed || caller.is_permitted(capability))
     }
 
     fn may_set(&self, caller: &Caller<'_>, of: Of) -> bool {
@@ -194,12 +195,8 @@ impl Supervisor {
             Request::SetGroups { count, from } => self.set_groups(caller, count, from),
             Request::SetIds { of, change } => self.set_ids(caller, of, change),
             Request::SetFileId { of, id } => self.set_file_id(caller, of, id),
-            Request::KeepCapabilities(keeps) => {
-                let who = Credentials { keeps, ..self.credentials(caller)?.clone() };
-                self.become_(caller, who)?;
-                Ok(Reply::GO)
-            }
-            Request::SecureBits { keeps, is_fixed } => self.set_secure_bits(caller, keeps, is_fixed),
+            Request::KeepCapabilities(keep) => self.keep_capabilities(caller, keep),
+            Request::SetSecureBits(bits) => self.set_secure_bits(caller, bits),
             Request::DropFromBound => self.drop_from_bound(caller),
             Request::GetCapabilities { header, sets } => self.get_capabilities(caller, header, sets),
             Request::SetCapabilities { header, sets } => self.set_capabilities(caller, header, sets),

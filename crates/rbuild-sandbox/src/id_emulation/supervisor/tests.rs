@@ -99,7 +99,7 @@ fn answer_for_a_caller_that_is_gone() {
     assert_eq!(asking.directory(HERE).err(), Some(Errno::SRCH));
     assert_eq!(asking.file(0).err(), Some(Errno::SRCH));
     assert_eq!(asking.root().err(), Some(Errno::SRCH));
-    assert!(!asking.holds(Capability::CAP_SETUID) && !supervisor.may(&asking, Capability::CAP_SETUID));
+    assert!(!asking.is_permitted(Capability::CAP_SETUID) && !supervisor.may(&asking, Capability::CAP_SETUID));
     assert!(asking.read(address, &mut [0; 8]).is_err() && asking.write(address, &[0; 8]).is_err());
     supervisor.reply(&call);
     assert_eq!(notify::queue_limit(other.id()).unwrap(), before, "the other process is as it was");

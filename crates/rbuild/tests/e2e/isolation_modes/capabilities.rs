@@ -11,7 +11,7 @@ const GIVEN_UP: &str = include_str!("given_up.pl");
 fn kernels_and_emulated(dockerfile: &str, args: &[&str]) -> [String; 2] {
     let lab = Lab::bare();
     lab.rbuild(["import", base("debian.tar.gz").to_str().unwrap(), "debian"]).ok();
-    lab.write("given_up.pl", GIVEN_UP).write("forged.pl", FORGED);
+    lab.write("given_up.pl", GIVEN_UP).write("forged.pl", FORGED).write("share.pl", SHARE);
     lab.write("Dockerfile", dockerfile);
     let dest = format!("type=local,dest={}", lab.path("out").display());
     ["userns", "single-id"].map(|mode| {
@@ -33,6 +33,13 @@ fn dropped_capabilities_have_no_effect() {
         ("files:", &["chown=1", "chmod=1", "chroot=ok", "setgroups=ok"]),
         ("effective -3:", &["chown=ok", "chmod=1", "times=1", "own times=1"]),
         ("kept and raised:", &["chown=ok", "chmod=ok", "chroot=ok"]),
+        ("keep 2:", &["chown=1"]),
+        ("bits and more:", &["chown=1"]),
+        (
+            "no header:",
+            &["chown=1", "chown -1=ok", "chown -1 suid=1", "touch=13", "touch open=ok", "attribute of other=13"],
+        ),
+        ("one, and back:", &["chown=ok", "chmod=ok"]),
     ] {
         for said in refused {
             assert!(line(process).contains(&format!(" {said}")), "{process} {said}: {kernels}");
@@ -93,3 +100,24 @@ RUN perl -e 'my $child = fork; if (!$child) { syscall(101, 0, 0, 0, 0); exec "/s
     let [kernels, emulated] = kernels_and_emulated(dockerfile, &[]);
     assert_eq!((kernels.as_str(), emulated.as_str()), ("euid 1000 setresuid -1 chown -1\n", kernels.as_str()));
 }
+
+/// A set-id program executed by a process that shares its working directory with another one
+/// (clone(2), CLONE_FS), and by one that does not.
+#[test]
+fn processes_that_share_directories_gain_no_ids() {
+    let dockerfile = r#"FROM debian
+RUN cp /usr/bin/id /u && cp /usr/bin/id /g && chown 33:33 /u && chown 0:44 /g && chmod 4755 /u && chmod 2755 /g && install -m 666 /dev/null /o
+COPY share.pl /
+RUN perl /share.pl >> /o
+USER 1000:1000
+RUN perl /share.pl >> /o
+"#;
+    let [kernels, emulated] = kernels_and_emulated(dockerfile, &[]);
+    assert_eq!(emulated, kernels);
+    let lines: Vec<_> = kernels.lines().map(|line| line.contains("euid=33") || line.contains("egid=44")).collect();
+    assert_eq!(lines, [true, true, true, true, false, true, false, true], "{kernels}");
+}
+
+/// By its number on x86_64.
+const SHARE: &str = r#"for my $program ("/u", "/g") { for my $flags (0x211, 0x11) {
+    my $child = syscall(56, $flags, 0, 0, 0, 0); exec $program if !$child; waitpid $child, 0 } }"#;

@@ -99,3 +99,23 @@ fn links_of_proc_to_own_files_lead_to_them() {
     assert!(kernels.contains("/dev/fd/N: 33:34\n") && kernels.contains("/w/new: 100644 33:33 of 0\n"), "{kernels}");
     assert!(!kernels.contains("error"), "{kernels}");
 }
+
+/// Files made in a directory with default permissions, of which the umask removes none (acl(5)).
+const DEFAULTS: &str = r#"
+my ($dir, $name, $acl) = ("/acl", "system.posix_acl_default", pack("LSSLSSLSSL", 2, 1, 7, ~0, 4, 7, ~0, 32, 7, ~0));
+mkdir "/acl"; chmod 0777, "/acl"; mkdir "/plain"; chmod 0777, "/plain"; got("default", 188, $dir, $name, $acl, length $acl, 0); user(33);
+for my $umask (022, 077, 0) { umask $umask; for my $in ("/acl", "/plain") {
+    my ($file, $sub, $fifo, $node) = map { "$in/$_$umask" } ("file", "dir", "fifo", "node");
+    syscall(2, $file, 0101, 0666); syscall(83, $sub, 0777); syscall(133, $fifo, 010666, 0); syscall(133, $node, 0100666, 0); own($_) for ($file, $fifo, $node); printf "%o\n", (stat $sub)[2];
+} }
+"#;
+
+#[test]
+fn new_files_have_the_permissions_of_their_directory() {
+    let [kernels, emulated] = kernels_and_emulated("", DEFAULTS);
+    assert_eq!(emulated, kernels);
+    assert!(
+        kernels.contains("/acl/file18: 100666 33:33") && kernels.contains("/plain/file18: 100644 33:33"),
+        "{kernels}"
+    );
+}
