@@ -20,6 +20,7 @@ use commands::{build, cp, debug, doctor, explain, images, login, logs, removing,
 use debug_log::DebugLog;
 use exit::{Failure, code};
 use input::config::Config;
+use input::flags::secrets_of_line;
 use input::settings::Settings;
 use input::withheld;
 use ui::terminal;
@@ -47,7 +48,7 @@ fn run(argv: Vec<std::ffi::OsString>) -> u8 {
             }
             return code::OK;
         }
-        Err(failure) => return failure.report(),
+        Err(failure) => return failure.masked(&secrets_of_line(&argv)).report(),
     };
     let matches = match words::shape::parser().try_get_matches_from(&line) {
         Ok(matches) => matches,
@@ -55,15 +56,15 @@ fn run(argv: Vec<std::ffi::OsString>) -> u8 {
     };
     let cli = match Cli::from_arg_matches(&matches) {
         Ok(cli) => cli,
-        Err(e) => return Failure::usage(e.to_string()).report(),
+        Err(e) => return Failure::usage(e.to_string()).masked(&secrets_of_line(&argv)).report(),
     };
     if let Err(failure) = withheld::set_aside(&cli, &argv) {
-        return failure.report();
+        return failure.masked(&secrets_of_line(&argv)).report();
     }
     match (run_cli(cli), terminal::lost_output()) {
         (Ok(code::OK), Some(e)) => Failure::new(format!("standard output: {e}")).report(),
         (Ok(code), _) => code,
-        (Err(failure), _) => failure.report(),
+        (Err(failure), _) => failure.masked(&secrets_of_line(&argv)).report(),
     }
 }
 
@@ -89,7 +90,8 @@ fn not_parsed(e: &clap::Error, line: &[std::ffi::OsString], verb: usize, as_dock
         _ => {
             let misplaced = (verb + 1..line.len()).map(word).find(|word| word != &"-" && words::verbs::is_verb(word));
             let failure = words::usage::failure(e, word(verb), misplaced);
-            Failure { code: if as_docker { code::DOCKER_USAGE } else { code::USAGE }, ..failure }.report()
+            let code = if as_docker { code::DOCKER_USAGE } else { code::USAGE };
+            Failure { code, ..failure }.masked(&secrets_of_line(line)).report()
         }
     }
 }

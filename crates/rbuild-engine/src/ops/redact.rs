@@ -11,25 +11,51 @@ const SHORTEST: usize = 4;
 /// The values of a build's secrets that are long enough to be masked, without surrounding white
 /// space.
 #[derive(Debug, Clone, Default)]
-pub struct SecretValues(Arc<Vec<Vec<u8>>>);
+pub struct SecretValues {
+    values: Arc<Vec<Vec<u8>>>,
+    /// What messages may show of them: the values, their parts between control characters, and both
+    /// in quotes.
+    shown: Arc<Vec<Vec<u8>>>,
+}
 
 impl SecretValues {
     pub fn of(secrets: &[(String, Vec<u8>)]) -> SecretValues {
         let trimmed = secrets.iter().map(|(_, value)| value.trim_ascii().to_vec());
-        let mut values: Vec<Vec<u8>> = trimmed.filter(|v| v.len() >= SHORTEST).collect();
-        // Longest first, so that a value that starts with another one is masked completely.
-        values.sort_by_key(|v| std::cmp::Reverse(v.len()));
-        SecretValues(Arc::new(values))
+        let values = longest_first(trimmed.collect());
+        let shown = values.iter().flat_map(|value| shown_forms(value)).collect();
+        SecretValues { values: Arc::new(values), shown: Arc::new(longest_first(shown)) }
     }
 
-    /// Returns the text with each value replaced by `****`.
+    /// Returns a message with each value replaced by `****`. Messages may show a value in quotes,
+    /// or in several lines with an indentation.
     pub fn mask(&self, text: String) -> String {
-        if self.0.is_empty() {
+        if self.shown.is_empty() {
             return text;
         }
-        let shown = Mask::new(self).replace(text.as_bytes(), true).0;
+        let mask = Mask { values: self.shown.clone(), held: Default::default() };
+        let shown = mask.replace(text.as_bytes(), true).0;
         String::from_utf8_lossy(&shown).into_owned()
     }
+}
+
+/// Returns those values that are long enough, the longest first, so that a value that starts with
+/// another one is masked completely.
+fn longest_first(mut values: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
+    values.retain(|value| value.len() >= SHORTEST);
+    values.sort_by(|a, b| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
+    values.dedup();
+    values
+}
+
+/// Returns the forms in which a message may show a value: as it is, its parts between control
+/// characters, and each of these with the escape sequences of a quoted string.
+fn shown_forms(value: &[u8]) -> Vec<Vec<u8>> {
+    let parts = value.split(u8::is_ascii_control).map(|part| part.trim_ascii().to_vec());
+    let mut forms: Vec<Vec<u8>> = parts.chain([value.to_vec()]).collect();
+    let quoted = forms.iter().filter_map(|form| std::str::from_utf8(form).ok());
+    let quoted: Vec<Vec<u8>> = quoted.map(|form| form.escape_debug().to_string().into_bytes()).collect();
+    forms.extend(quoted);
+    forms
 }
 
 /// Masks the values of secrets in two streams, even if a value is split between chunks.
@@ -40,7 +66,7 @@ pub(crate) struct Mask {
 
 impl Mask {
     pub fn new(values: &SecretValues) -> Mask {
-        Mask { values: values.0.clone(), held: [Vec::new(), Vec::new()] }
+        Mask { values: values.values.clone(), held: [Vec::new(), Vec::new()] }
     }
 
     /// Returns the output that can be shown by now. A tail that may be the beginning of a secret is
@@ -109,5 +135,21 @@ mod tests {
         }
         assert_eq!(values.mask("/a/hunter22 no hunter".into()), "/a/**** no hunter");
         assert_eq!(SecretValues::default().mask("hunter2".into()), "hunter2");
+    }
+
+    #[test]
+    fn messages_show_no_form_of_a_value() {
+        let values = SecretValues::of(&[(String::new(), b"-----BEGIN\n\"MIIEvQ\\IB\tADANBg\n-----END\n".to_vec())]);
+        for (text, masked) in [
+            (
+                "`-----BEGIN\n       \"MIIEvQ\\IB    ADANBg\n   -----END` not found",
+                "`****\n       ****    ****\n   ****` not found",
+            ),
+            ("cannot open \"a/-----BEGIN\\n\\\"MIIEvQ\\\\IB\\tADANBg\\n-----END\"", "cannot open \"a/****\""),
+            ("part \\\"MIIEvQ\\\\IB", "part ****"),
+            ("-----BEGIN", "****"),
+        ] {
+            assert_eq!(values.mask(text.into()), masked);
+        }
     }
 }

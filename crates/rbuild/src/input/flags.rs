@@ -1,8 +1,9 @@
 //! Parsers for the values of flags that `build` and `run` share, and for those of `build` alone.
 
-use std::path::PathBuf;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 
-use rbuild_engine::{AgentSource, PrivateKey, PullPolicy};
+use rbuild_engine::{AgentSource, PrivateKey, PullPolicy, SecretValues};
 use rbuild_image::{Platform, PlatformError};
 use rbuild_plan::Volume;
 use rbuild_sandbox::Rlimit;
@@ -210,6 +211,23 @@ pub fn annotation(text: &str) -> Result<(String, String), Failure> {
         }
         _ => Err(bad("unknown type").help("use manifest, or omit the type")),
     }
+}
+
+/// Returns the secrets that a command line names, as far as they can be read. For messages about the
+/// line itself, which may be wrong before any secret is read.
+pub fn secrets_of_line(line: &[OsString]) -> SecretValues {
+    let mut words = line.iter().filter_map(|word| word.to_str());
+    let mut secrets = Vec::new();
+    while let Some(word) = words.next() {
+        let given = if word == "--secret" { words.next() } else { word.strip_prefix("--secret=") };
+        let Some(text) = given else { continue };
+        let file = text.split(',').find_map(|field| field.strip_prefix("src=").or(field.strip_prefix("source=")));
+        // The bytes of a pipe may have been read already.
+        if file.is_none_or(|file| Path::new(file).is_file()) {
+            secrets.extend(secret(text).ok());
+        }
+    }
+    SecretValues::of(&secrets)
 }
 
 /// Maximum size of a secret in bytes. The same as BuildKit's, so that a build that works here works

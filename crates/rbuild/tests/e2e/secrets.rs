@@ -178,6 +178,12 @@ fn messages_about_arguments_do_not_show_a_value() {
         (["--platform", "hunter2-and-more"], "****"),
         (["--tag", "hunter2-and-more:/"], "****"),
         (["--call", "hunter2-and-more"], "****"),
+        (["--jobs", "hunter2-and-more"], "****"),
+        (["--limit", "hunter2-and-more"], "****"),
+        (["--progress", "hunter2-and-more"], "****"),
+        (["--isolation", "hunter2-and-more"], "****"),
+        (["--lock-timeout", "hunter2-and-more"], "****"),
+        (["--hunter2-and-more", "x"], "****"),
     ] {
         let ran = lab.build("FROM busybox\n", &[&TOKEN[..], &args].concat());
         assert!(ran.code != Some(0) && ran.stderr.contains(says), "{args:?}: {}", ran.stderr);
