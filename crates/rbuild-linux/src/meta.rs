@@ -190,6 +190,9 @@ pub(crate) fn xattrs_by(
                 Err(Errno::RANGE) if value.len() < MOST_XATTR => value.resize(MOST_XATTR, 0),
                 // Removed in the meantime, or unreadable (trusted.* in a user namespace).
                 Err(Errno::NODATA | Errno::PERM) => break usize::MAX,
+                // The kernel accepts an empty value of this one, which has no effect, and then does
+                // not return it (cap_inode_getsecurity, Linux 6.18).
+                Err(Errno::INVAL) if attr == "security.capability" => break usize::MAX,
                 Err(e) => return Err(("getxattr", e)),
             }
         };

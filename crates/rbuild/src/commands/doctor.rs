@@ -2,7 +2,7 @@
 
 use rbuild_engine::BuildError;
 use rbuild_remedy::Remedy;
-use rbuild_sandbox::{Builder, Carrier, checks, enter};
+use rbuild_sandbox::{Builder, Carrier, RunnerMode, checks, enter};
 use rbuild_store::{Snapshots, Store, Workspace};
 use serde::{Deserialize, Serialize};
 
@@ -24,19 +24,33 @@ pub fn doctor(settings: &Settings) -> Result<u8, Failure> {
     }
     // The checks above show what a better mode lacks; the exit code depends only on whether one
     // works.
-    let trial = trial(settings);
-    let ok = trial.is_ok();
-    match trial {
-        Ok(found) => found.print(),
-        Err(failure) => line(false, "userns", &failure.message, failure.help.as_deref()),
+    match trial(settings) {
+        Ok(found) => {
+            found.print();
+            networks(found.mode);
+            Ok(code::OK)
+        }
+        Err(failure) => {
+            line(false, "userns", &failure.message, failure.help.as_deref());
+            networks(RunnerMode::Container);
+            Ok(code::REFUSED)
+        }
     }
-    let shared = "host (the default) and none; with host, commands can reach loopback ports and abstract Unix sockets of this machine";
-    line(true, "networks", shared, None);
+}
+
+/// Prints the networks that commands can have in a mode.
+fn networks(mode: RunnerMode) {
+    let reach = "commands can reach loopback ports and abstract Unix sockets of this machine";
+    if mode == RunnerMode::Chroot {
+        line(true, "networks", &format!("host only; {reach}"), None);
+        line(false, "isolated", "--network none and isolated require namespaces, which this mode lacks", None);
+        return;
+    }
+    line(true, "networks", &format!("host (the default) and none; with host, {reach}"), None);
     match Carrier::find() {
         Ok(carrier) => line(true, "isolated", &format!("--network isolated uses {}", carrier.name()), None),
         Err(why) => line(false, "isolated", &why.reason, Some(&hints::words(&why.remedy))),
     }
-    Ok(if ok { code::OK } else { code::REFUSED })
 }
 
 fn line(good: bool, name: &str, found: &str, remedy: Option<&str>) {
@@ -48,30 +62,34 @@ fn line(good: bool, name: &str, found: &str, remedy: Option<&str>) {
 /// Findings of the builder process.
 #[derive(Debug, Serialize, Deserialize)]
 struct Findings {
-    mode: String,
+    mode: RunnerMode,
+    /// Name of the isolation mode.
+    name: String,
     copies: bool,
     outer_processes: bool,
 }
 
 impl Findings {
     fn print(&self) {
-        let found = match self.mode.as_str() {
-            "chroot" => {
+        let found = match self.mode {
+            RunnerMode::Chroot => {
                 "commands have their own root directory and no other isolation: neither namespaces nor mounts are allowed"
             }
-            "single-id" => {
+            RunnerMode::Emulated => {
                 "a user namespace with one ID works; owners are recorded, so images are the same; sub-IDs isolate better"
             }
-            _ => "a user namespace with sub-IDs works",
+            RunnerMode::Container => "a user namespace with sub-IDs works",
         };
-        line(true, &self.mode, found, None);
+        line(true, &self.name, found, None);
         if self.outer_processes {
             let found = "parts of /proc are masked, so commands share /proc with this container and see its processes";
             line(false, "proc", found, Some(&hints::words(&Remedy::UnmaskProc)));
-        } else if self.mode != "chroot" {
+        } else if self.mode != RunnerMode::Chroot {
             line(true, "proc", "commands see only their own processes", None);
         }
-        let found = if self.copies {
+        let found = if self.mode == RunnerMode::Chroot {
+            "files are copied for each step, which is slower: this mode cannot mount overlays"
+        } else if self.copies {
             "files are copied for each step, which is slower: the store's file system does not support overlays"
         } else {
             "overlay mounts work on the store's file system"
@@ -89,8 +107,8 @@ fn trial(settings: &Settings) -> Result<Findings, Failure> {
         use std::io::Write;
         let result = builder.map_err(BuildError::from).and_then(|builder| {
             let copies = snapshots(&store, &builder)? == Snapshots::Copies;
-            let mode = builder.isolation.name().to_string();
-            Ok(Findings { mode, copies, outer_processes: builder.shows_outer_processes() })
+            let (mode, name) = (builder.isolation.runner_mode(), builder.isolation.name().to_string());
+            Ok(Findings { mode, name, copies, outer_processes: builder.shows_outer_processes() })
         });
         let answer = result.map_err(|e| {
             let Failure { message, help, .. } = e.into();

@@ -37,11 +37,18 @@ impl<'a> SourceText<'a> {
     }
 }
 
+/// Maximum number of errors of a Dockerfile that are shown. A file of another kind has one in each
+/// line.
+const MOST_SHOWN: usize = 20;
+
 /// Formats a build error for the terminal.
 pub fn build_error(e: &BuildError, source: &SourceText<'_>, colours: bool) -> String {
     match e {
         BuildError::Dockerfile(list) | BuildError::Unmet(list) => {
-            list.iter().map(|d| diagnostic(d, source, colours)).collect::<Vec<_>>().join("\n")
+            let mut shown: Vec<_> = list.iter().take(MOST_SHOWN).map(|d| diagnostic(d, source, colours)).collect();
+            let more = list.len() - shown.len();
+            shown.extend((more > 0).then(|| terminal::error_text(&format!("{more} more errors"), None, colours)));
+            shown.join("\n")
         }
         BuildError::Step(failure) => step_failure(failure, source, colours),
         other => {

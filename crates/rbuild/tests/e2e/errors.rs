@@ -271,3 +271,10 @@ fn hints_fit_the_error() {
     );
     lab.rbuild(["run", "-u", "nosuch", "busybox", "true"]).fails(1, &["no user `nosuch`", "another image that has it"]);
 }
+
+#[test]
+fn a_file_that_is_no_dockerfile_gets_few_errors() {
+    let lab = Lab::new();
+    let ran = lab.build(&"NONSENSE x\n".repeat(1000), &[]).fails(2, &["980 more errors"]);
+    assert!(ran.stderr.lines().count() < 200, "{}", ran.stderr);
+}

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::lab::{Lab, contents};
+use crate::lab::{Lab, base, contents};
 
 /// Returns the configuration and the manifest of a built image.
 fn documents(lab: &Lab, image: &str) -> (Value, Value) {
@@ -403,4 +403,14 @@ fn a_streamed_image_is_reported_and_not_stored() {
         assert!(metadata.contains(&id) && metadata.contains("\"size\""), "{metadata}");
         lab.rbuild(["inspect", &id]).fails(1, &[]);
     }
+}
+
+/// The kernel accepts an empty value, which has no effect, and then refuses to return it.
+#[test]
+fn an_empty_file_capability_is_left_out() {
+    let lab = Lab::new();
+    lab.rbuild(["import", base("debian.tar.gz").to_str().unwrap(), "debian"]).ok();
+    let set = "perl -e 'my ($f, $name, $value) = (q(/f), q(security.capability), q()); exit syscall(188, $f, $name, $value, 0, 0)'";
+    lab.build(&format!("FROM debian\nRUN echo x > /f; {set}\nRUN cat /f\n"), &["-t", "x", "-o", "type=tar,dest=o.tar"])
+        .ok();
 }
