@@ -13,8 +13,8 @@ const SHORTEST: usize = 4;
 #[derive(Debug, Clone, Default)]
 pub struct SecretValues {
     values: Arc<Vec<Vec<u8>>>,
-    /// What messages may show of them: the values, their parts between control characters, and both
-    /// in quotes.
+    /// The forms in which a message may show them: the values, their parts between control
+    /// characters, and both in quotes.
     shown: Arc<Vec<Vec<u8>>>,
 }
 

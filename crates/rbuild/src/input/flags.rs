@@ -213,8 +213,8 @@ pub fn annotation(text: &str) -> Result<(String, String), Failure> {
     }
 }
 
-/// Returns the secrets that a command line names, as far as they can be read. For messages about the
-/// line itself, which may be wrong before any secret is read.
+/// Returns the secrets that a command line names, as far as they can be read. For messages about
+/// the line itself, which may be wrong before any secret is read.
 pub fn secrets_of_line(line: &[OsString]) -> SecretValues {
     let mut words = line.iter().filter_map(|word| word.to_str());
     let mut secrets = Vec::new();
