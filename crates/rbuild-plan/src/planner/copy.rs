@@ -32,10 +32,8 @@ pub(super) fn copy(planner: &mut Planner<'_>, state: &mut StageState, copy: &ast
     let dest_is_dir = place.is_empty() || place == "." || place.ends_with('/') || place.ends_with("/.");
     let chown = copy.chown.as_ref().map(|w| planner.word(state, w)).transpose()?;
     let chmod_text = copy.chmod.as_ref().map(|w| planner.word(state, w)).transpose()?;
-    let chmod = match (&chmod_text, &copy.chmod) {
-        (Some(text), Some(word)) => Some(chmod(text, word.span)?),
-        _ => None,
-    };
+    let mode = chmod_text.as_deref().zip(copy.chmod.as_ref());
+    let chmod = mode.map(|(text, word)| chmod(text, word.span)).transpose()?;
     if let (Some(link), Some(owner)) = (&copy.link, &chown) {
         numeric_owner(owner, name, link.span)?;
     }

@@ -2,7 +2,7 @@ use super::*;
 use crate::Ignore;
 use rbuild_paths::SourcePattern;
 use std::os::unix::fs::{PermissionsExt, symlink};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 struct Temp(PathBuf);
 impl Temp {
@@ -139,6 +139,26 @@ fn content_digests_are_stable() {
     );
 }
 
+/// Selects a source (`=` precedes a literal path) under an ignore file, whose lines `;` separates.
+/// Returns the selected items as text, or the error.
+fn selection_or_error(dir: &Path, source: &str, ignore: &str) -> String {
+    let root = RootDir::open(dir).unwrap();
+    let ignore = Ignore::parse(&ignore.replace(';', "\n")).unwrap();
+    let tree = SourceTree { root: &root, ignore: Some(&ignore), exclude: None, owner: Owner::Root, hashes: None };
+    let found = match source.strip_prefix('=') {
+        Some(literal) => tree.select_literal(literal).map(|item| vec![item]),
+        None => tree.select(&SourcePattern::parse(source)),
+    };
+    match found {
+        Ok(items) => {
+            items.iter().map(|i| format!("{} {}", i.name.display(), i.path.display())).collect::<Vec<_>>().join(", ")
+        }
+        Err(SourceError::NotFound { ignored: true, .. }) => "ignored".into(),
+        Err(SourceError::NotFound { .. }) => "not found".into(),
+        Err(e) => e.to_string().split(':').next().unwrap().to_string(),
+    }
+}
+
 /// Each case is an ignore file (`;` separates lines), a source, and the selection.
 #[test]
 fn sources_select_files_that_are_not_ignored() {
@@ -148,30 +168,6 @@ fn sources_select_files_that_are_not_ignored() {
     }
     std::fs::write(t.0.join("[i]"), "").unwrap();
     std::fs::write(t.0.join("b\\q"), "").unwrap();
-    let select = |source: &str, ignore: &str| {
-        let root = RootDir::open(&t.0).unwrap();
-        let ignore = Ignore::parse(&ignore.replace(';', "\n")).unwrap();
-        let tree = SourceTree { root: &root, ignore: Some(&ignore), exclude: None, owner: Owner::Root, hashes: None };
-        let found = match source.strip_prefix('=') {
-            Some(literal) => tree.select_literal(literal).map(|item| vec![item]),
-            None => tree.select(&SourcePattern::parse(source)),
-        };
-        match found {
-            Ok(items) => items
-                .iter()
-                .map(|i| format!("{} {}", i.name.display(), i.path.display()))
-                .collect::<Vec<_>>()
-                .join(", "),
-            Err(SourceError::NotFound { ignored, .. }) => {
-                if ignored {
-                    "ignored".into()
-                } else {
-                    "not found".into()
-                }
-            }
-            Err(e) => e.to_string().split(':').next().unwrap().to_string(),
-        }
-    };
     for (ignore, source, want) in [
         ("", "link", "link a.go"),
         ("a.go", "link", "ignored"),
@@ -211,7 +207,7 @@ fn sources_select_files_that_are_not_ignored() {
         ("", "d/[a-b-c]", "invalid pattern `d/[a-b-c]`"),
         ("", "nothing/[-]", "invalid pattern `nothing/[-]`"),
     ] {
-        assert_eq!(select(source, ignore), want, "{source} without {ignore}");
+        assert_eq!(selection_or_error(&t.0, source, ignore), want, "{source} without {ignore}");
     }
 }
 

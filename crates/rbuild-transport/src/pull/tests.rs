@@ -29,10 +29,11 @@ fn pulled(scratch: &Scratch, case: &str, source: &Memory, entry: &Value) -> Resu
 /// Makes an image and returns the entry that a name stands for.
 type Make = fn(&mut Fixture) -> Value;
 
-#[test]
-fn documents_of_registries_are_checked() {
-    let scratch = Scratch::new();
-    let cases: [(&str, Make, Result<usize, &str>); 11] = [
+/// A name, an image, and the number of warnings or a part of the error.
+type Case = (&'static str, Make, Result<usize, &'static str>);
+
+fn document_cases() -> [Case; 11] {
+    [
         ("image", |f| f.sound(HOST, "1").entry, Ok(0)),
         ("another platform", |f| f.sound("linux/arm64", "1").entry, Ok(1)),
         (
@@ -99,8 +100,13 @@ fn documents_of_registries_are_checked() {
             Err("memory has no sha256:"),
         ),
         ("no manifest", |f| f.document(INDEX, &json!({"config": 1})), Err("the manifest: ")),
-    ];
-    for (case, make, want) in cases {
+    ]
+}
+
+#[test]
+fn documents_of_registries_are_checked() {
+    let scratch = Scratch::new();
+    for (case, make, want) in document_cases() {
         let mut fixture = Fixture::default();
         let entry = make(&mut fixture);
         match (pulled(&scratch, case, &Memory::of(&fixture), &entry), want) {

@@ -1,7 +1,7 @@
 //! Images with unexpected file types at the system's mount points and files.
 
 use crate::forge::{Forged, Layer};
-use crate::lab::Lab;
+use crate::lab::{Lab, Ran};
 
 #[test]
 fn unexpected_file_types_at_system_mount_points_are_reported() {
@@ -122,32 +122,33 @@ fn trees_that_are_too_deep_are_reported_with_the_limit() {
     lab.sh("rm -rf k").ok();
 }
 
-/// Links of an image at the system's files and at mount points, to paths that do not exist.
+/// Runs a command with these mounts in an image with these symlinks, each a path and its target.
+fn run_with_links(lab: &Lab, links: &[(&str, &str)], mounts: &str) -> Ran {
+    lab.sh("rm -rf k; mkdir -p k/etc").ok();
+    for (at, target) in links {
+        std::os::unix::fs::symlink(target, lab.ctx().join("k").join(at)).unwrap();
+    }
+    let run = format!("RUN {mounts} test -s /etc/hosts && touch /ran");
+    let dest = format!("type=local,dest={}", lab.path("out").display());
+    lab.sh("rm -rf ../out").ok();
+    lab.build(&format!("FROM busybox\nCOPY k /\n{run}\n"), &["-o", &dest])
+}
+
+/// Symlinks of an image at the system's files and at mount points, to paths that do not exist.
 #[test]
 fn mounts_follow_symlinks_to_missing_targets() {
     let lab = Lab::new();
-    let run = |links: &[(&str, &str)], mounts: &str| {
-        lab.sh("rm -rf k; mkdir -p k/etc").ok();
-        for (at, target) in links {
-            std::os::unix::fs::symlink(target, lab.ctx().join("k").join(at)).unwrap();
-        }
-        let run = format!("RUN {mounts} test -s /etc/hosts && touch /ran");
-        let dest = format!("type=local,dest={}", lab.path("out").display());
-        lab.sh("rm -rf ../out").ok();
-        lab.build(&format!("FROM busybox\nCOPY k /\n{run}\n"), &["-o", &dest])
-    };
+    let run = |links: &[(&str, &str)], mounts: &str| run_with_links(&lab, links, mounts);
     let leaves_nothing = |case: &str| {
         let made = ["ran", "no", "nowhere"].map(|name| lab.path("out").join(name).exists());
         assert_eq!(made, [true, false, false], "{case}");
     };
-    let hosts = |target| [("etc/hosts", target)];
     for target in
         ["/no/where/at/all", "../../../nowhere/x", "/nowhere/./x", "/dev/x", "/dev/x/y", "/dev/shm/x", "resolv.conf"]
     {
-        run(&hosts(target), "").ok();
+        run(&[("etc/hosts", target)], "").ok();
         leaves_nothing(target);
     }
-    let data_to = |target| [("data", target)];
     let data = [("data", "l1"), ("l1", "/nowhere/x")];
     for mount in [
         "--mount=type=tmpfs,target=/data",
@@ -166,6 +167,13 @@ fn mounts_follow_symlinks_to_missing_targets() {
     }
     // The link belongs to another mount; what it leads to stays, as with BuildKit.
     run(&data, "--mount=rw,target=/t --mount=type=tmpfs,target=/t/k/l1/y --mount=type=tmpfs,target=/t/k/l1/z").ok();
+}
+
+#[test]
+fn mounts_that_cannot_be_made_are_errors_with_their_path() {
+    let lab = Lab::new();
+    let hosts = |target| [("etc/hosts", target)];
+    let data_to = |target| [("data", target)];
     for (links, mounts, says) in [
         (&hosts("/proc/x")[..], "", &["/etc/hosts is a link that leads to /proc/x in /proc"][..]),
         (&hosts("/sys/x/y"), "", &["/etc/hosts is a link that leads to /sys/x/y in /sys"]),
@@ -191,7 +199,7 @@ fn mounts_follow_symlinks_to_missing_targets() {
         (&data_to("/dev/full"), "--mount=source=Dockerfile,target=/data", &["every command has /dev/full", "as /data"]),
         (&data_to("/dev"), "--mount=target=/data", &["/data is where the command has its devices"]),
     ] {
-        let ran = run(links, mounts).fails(1, &[&["could not be started"], says].concat());
+        let ran = run_with_links(&lab, links, mounts).fails(1, &[&["could not be started"], says].concat());
         assert!(!ran.stderr.contains("os error") && !ran.stderr.contains("rootfs"), "{}", ran.stderr);
     }
 }

@@ -43,6 +43,31 @@ CMD echo $A "q"
 ENTRYPOINT ["/e", "x y"]
 "#;
 
+/// The history of [`EVERYTHING`]: the text of each entry, and true if it has no layer.
+const HISTORY: [(&str, bool); 21] = [
+    ("MAINTAINER somebody", true),
+    ("ARG V=1 W", true),
+    ("ENV A=1 B=b c", true),
+    ("ENV A=2", true),
+    ("LABEL one=1 two=2 3", true),
+    ("COPY f dir/ # buildkit", false),
+    ("COPY --chown=1:2 --chmod=600 f g /there/ # buildkit", false),
+    ("COPY <<EOF /inline # buildkit", false),
+    ("ADD f /added # buildkit", false),
+    ("WORKDIR /w", false),
+    ("WORKDIR /w/sub", false),
+    ("WORKDIR /", true),
+    ("USER 5:6", true),
+    ("EXPOSE [100/tcp 101/tcp 80/udp 90/tcp]", true),
+    ("VOLUME [/v1 /v2]", true),
+    ("VOLUME [/v3]", true),
+    ("STOPSIGNAL SIGTERM", true),
+    ("SHELL [/bin/bash -c]", true),
+    ("HEALTHCHECK {Test:[CMD-SHELL curl x] Interval:5m0s Timeout:3s StartPeriod:0s StartInterval:0s Retries:2}", true),
+    ("CMD [\"/bin/bash\" \"-c\" \"echo $A \\\"q\\\"\"]", true),
+    ("ENTRYPOINT [\"/e\" \"x y\"]", true),
+];
+
 #[test]
 fn configuration_and_history_are_exact() {
     let lab = Lab::bare();
@@ -82,33 +107,7 @@ fn configuration_and_history_are_exact() {
             (h["created_by"].as_str().unwrap().to_string(), h["empty_layer"].as_bool().unwrap_or(false))
         })
         .collect();
-    let want = [
-        ("MAINTAINER somebody", true),
-        ("ARG V=1 W", true),
-        ("ENV A=1 B=b c", true),
-        ("ENV A=2", true),
-        ("LABEL one=1 two=2 3", true),
-        ("COPY f dir/ # buildkit", false),
-        ("COPY --chown=1:2 --chmod=600 f g /there/ # buildkit", false),
-        ("COPY <<EOF /inline # buildkit", false),
-        ("ADD f /added # buildkit", false),
-        ("WORKDIR /w", false),
-        ("WORKDIR /w/sub", false),
-        ("WORKDIR /", true),
-        ("USER 5:6", true),
-        ("EXPOSE [100/tcp 101/tcp 80/udp 90/tcp]", true),
-        ("VOLUME [/v1 /v2]", true),
-        ("VOLUME [/v3]", true),
-        ("STOPSIGNAL SIGTERM", true),
-        ("SHELL [/bin/bash -c]", true),
-        (
-            "HEALTHCHECK {Test:[CMD-SHELL curl x] Interval:5m0s Timeout:3s StartPeriod:0s StartInterval:0s Retries:2}",
-            true,
-        ),
-        ("CMD [\"/bin/bash\" \"-c\" \"echo $A \\\"q\\\"\"]", true),
-        ("ENTRYPOINT [\"/e\" \"x y\"]", true),
-    ];
-    let want: Vec<(String, bool)> = want.iter().map(|(t, e)| (t.to_string(), *e)).collect();
+    let want: Vec<(String, bool)> = HISTORY.iter().map(|(t, e)| (t.to_string(), *e)).collect();
     assert_eq!(history, want);
     let layers = manifest["layers"].as_array().unwrap().len();
     assert_eq!((layers, config["rootfs"]["diff_ids"].as_array().unwrap().len()), (6, 6));

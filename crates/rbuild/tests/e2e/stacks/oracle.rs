@@ -133,7 +133,31 @@ impl Tree {
         if self.meets_itself(entries)? {
             return None;
         }
-        // Whiteouts apply to lower layers, wherever they occur in the archive.
+        self.apply_whiteouts(entries)?;
+        // Paths created by this layer.
+        let mut own = BTreeSet::new();
+        // Files of lower layers that this layer links to and does not replace afterwards, because
+        // the order of such entries is not defined.
+        let mut linked: BTreeSet<PathBuf> = BTreeSet::new();
+        for (at, entry) in entries.iter().enumerate() {
+            match entry {
+                Entry::HardLink(path, to) => linked.extend(self.link(path, to, &mut own)?),
+                _ => self.apply_entry(entries, at, &mut own)?,
+            }
+            let is_dir = |path: &Path| matches!(self.nodes.get(path), Some(Node::Dir(..)));
+            let replaced =
+                |to: &PathBuf| own.contains(to) || to.ancestors().skip(1).any(|p| own.contains(p) && !is_dir(p));
+            if linked.iter().any(replaced) {
+                return None;
+            }
+        }
+        let valid = !self.meets_itself(entries)? && !repeats_itself(entries) && !marks_below_a_leaf(entries)?;
+        valid.then_some(())
+    }
+
+    /// Applies the whiteouts and opaque markers to the lower layers, wherever they occur in the
+    /// archive.
+    fn apply_whiteouts(&mut self, entries: &[Entry]) -> Option<()> {
         for entry in entries {
             match entry {
                 Entry::Whiteout(path) => {
@@ -147,91 +171,66 @@ impl Tree {
                 _ => {}
             }
         }
-        // Paths created by this layer.
-        let mut own = BTreeSet::new();
-        // Files of lower layers that this layer links to and does not replace afterwards, because
-        // the order of such entries is not defined.
-        let mut linked: BTreeSet<PathBuf> = BTreeSet::new();
-        for (at, entry) in entries.iter().enumerate() {
-            match entry {
-                Entry::File(path, content, meta, xattrs) => {
-                    let path = self.make_above(path, meta.mtime, &mut own)?;
-                    self.remove(&path);
-                    let number = self.number(entries, at);
-                    self.nodes.insert(path.clone(), Node::File(number, *content, meta.clone(), xattrs.clone()));
-                    own.insert(path);
-                }
-                Entry::Dir(path, meta, xattrs) => {
-                    let path = self.make_above(path, meta.mtime, &mut own)?;
-                    let mut all = xattrs.clone();
-                    match self.nodes.get(&path) {
-                        // A second entry for a directory of the same layer removes nothing.
-                        Some(Node::Dir(_, before, _)) if own.contains(&path) && all.is_empty() => all = before.clone(),
-                        Some(Node::Dir(..)) => {}
-                        _ => self.remove(&path),
-                    }
-                    self.nodes.insert(path.clone(), Node::Dir(meta.clone(), all, false));
-                    own.insert(path);
-                }
-                Entry::Symlink(path, to) => {
-                    let path = self.make_above(path, 1_000_000, &mut own)?;
-                    self.remove(&path);
-                    self.nodes.insert(path.clone(), Node::Symlink(to.clone()));
-                    own.insert(path);
-                }
-                Entry::HardLink(path, to) => {
-                    let to = self.resolve(to.parent()?)?.join(to.file_name()?);
-                    let path = self.make_above(path, 1_000_000, &mut own)?;
-                    if path == to || to.starts_with(&path) {
-                        return None;
-                    }
-                    let node = self.nodes.get(&to)?.clone();
-                    if !own.contains(&to) {
-                        linked.insert(to);
-                    }
-                    if matches!(node, Node::Dir(..)) {
-                        return None;
-                    }
-                    self.remove(&path);
-                    self.nodes.insert(path.clone(), node);
-                    own.insert(path);
-                }
-                Entry::Opaque(path) => {
-                    let path = self.make_above(&path.join("x"), 0, &mut own)?.parent()?.to_path_buf();
-                    if !matches!(self.nodes.get(&path), Some(Node::Dir(..))) {
-                        return None;
-                    }
-                }
-                // The parent directory must exist, too.
-                Entry::Whiteout(path) => drop(self.make_above(path, 0, &mut own)?),
+        Some(())
+    }
+
+    /// Applies an entry that is not a hard link, and adds its path to `own`.
+    fn apply_entry(&mut self, entries: &[Entry], at: usize, own: &mut BTreeSet<PathBuf>) -> Option<()> {
+        match &entries[at] {
+            Entry::File(path, content, meta, xattrs) => {
+                let path = self.make_above(path, meta.mtime, own)?;
+                self.remove(&path);
+                let number = self.number(entries, at);
+                self.nodes.insert(path.clone(), Node::File(number, *content, meta.clone(), xattrs.clone()));
+                own.insert(path);
             }
-            let is_dir = |path: &Path| matches!(self.nodes.get(path), Some(Node::Dir(..)));
-            let replaced =
-                |to: &PathBuf| own.contains(to) || to.ancestors().skip(1).any(|p| own.contains(p) && !is_dir(p));
-            if linked.iter().any(replaced) {
-                return None;
+            Entry::Dir(path, meta, xattrs) => {
+                let path = self.make_above(path, meta.mtime, own)?;
+                let mut all = xattrs.clone();
+                match self.nodes.get(&path) {
+                    // A second entry for a directory of the same layer removes nothing.
+                    Some(Node::Dir(_, before, _)) if own.contains(&path) && all.is_empty() => all = before.clone(),
+                    Some(Node::Dir(..)) => {}
+                    _ => self.remove(&path),
+                }
+                self.nodes.insert(path.clone(), Node::Dir(meta.clone(), all, false));
+                own.insert(path);
             }
-        }
-        if self.meets_itself(entries)? || repeats_itself(entries) {
-            return None;
-        }
-        // A whiteout or opaque marker must not be below a path that is not a directory afterwards.
-        let leaf = |entry: &Entry| match entry {
-            Entry::File(path, ..) | Entry::Symlink(path, _) | Entry::HardLink(path, _) => Some(path.clone()),
-            _ => None,
-        };
-        let leaves: Vec<PathBuf> = entries.iter().filter_map(leaf).collect();
-        for entry in entries {
-            let dir = match entry {
-                Entry::Whiteout(path) => path.parent()?,
-                Entry::Opaque(path) => path,
-                _ => continue,
-            };
-            if leaves.iter().any(|leaf| dir.starts_with(leaf)) {
-                return None;
+            Entry::Symlink(path, to) => {
+                let path = self.make_above(path, 1_000_000, own)?;
+                self.remove(&path);
+                self.nodes.insert(path.clone(), Node::Symlink(to.clone()));
+                own.insert(path);
             }
+            Entry::Opaque(path) => {
+                let path = self.make_above(&path.join("x"), 0, own)?.parent()?.to_path_buf();
+                if !matches!(self.nodes.get(&path), Some(Node::Dir(..))) {
+                    return None;
+                }
+            }
+            // The parent directory must exist, too.
+            Entry::Whiteout(path) => drop(self.make_above(path, 0, own)?),
+            Entry::HardLink(..) => unreachable!("applied by `link`"),
         }
         Some(())
+    }
+
+    /// Applies a hard link. Returns its target in a list if that is a file of a lower layer.
+    fn link(&mut self, path: &Path, to: &Path, own: &mut BTreeSet<PathBuf>) -> Option<Vec<PathBuf>> {
+        let to = self.resolve(to.parent()?)?.join(to.file_name()?);
+        let path = self.make_above(path, 1_000_000, own)?;
+        if path == to || to.starts_with(&path) {
+            return None;
+        }
+        let node = self.nodes.get(&to)?.clone();
+        if matches!(node, Node::Dir(..)) {
+            return None;
+        }
+        let lower = if own.contains(&to) { Vec::new() } else { vec![to] };
+        self.remove(&path);
+        self.nodes.insert(path.clone(), node);
+        own.insert(path);
+        Some(lower)
     }
 
     /// Returns the number of a file, derived from its layer and its position there.
@@ -264,6 +263,27 @@ impl Tree {
         }
         lines
     }
+}
+
+/// Returns true if a whiteout or an opaque marker is below a path that is not a directory after the
+/// layer was applied.
+fn marks_below_a_leaf(entries: &[Entry]) -> Option<bool> {
+    let leaf = |entry: &Entry| match entry {
+        Entry::File(path, ..) | Entry::Symlink(path, _) | Entry::HardLink(path, _) => Some(path.clone()),
+        _ => None,
+    };
+    let leaves: Vec<PathBuf> = entries.iter().filter_map(leaf).collect();
+    for entry in entries {
+        let dir = match entry {
+            Entry::Whiteout(path) => path.parent()?,
+            Entry::Opaque(path) => path,
+            _ => continue,
+        };
+        if leaves.iter().any(|leaf| dir.starts_with(leaf)) {
+            return Some(true);
+        }
+    }
+    Some(false)
 }
 
 /// Returns true if a layer has two entries for one path, or an entry for a parent after its
