@@ -220,7 +220,7 @@ pub fn set_queue_limit(thread: u32, soft: u64, hard: u64) -> std::io::Result<()>
 
 /// Returns the bytes of a plain structure in the kernel's layout for this architecture.
 fn bytes_of<T: Copy>(value: &T) -> &[u8] {
-    // SAFETY: the reference covers size_of::<T>() initialised bytes: the callers below pass
+    // SAFETY: the reference covers size_of::<T>() initialized bytes: the callers below pass
     // structures that the C library filled over zeros, padding included.
     unsafe { std::slice::from_raw_parts(std::ptr::from_ref(value).cast(), size_of::<T>()) }
 }

@@ -91,7 +91,7 @@ pub enum Viewpoint<'a> {
 }
 
 impl Contexts {
-    /// Opens the contexts. Files that represent devices are recognised if they are in `owners`.
+    /// Opens the contexts. Files that represent devices are recognized if they are in `owners`.
     pub fn open(
         request: &BuildRequest,
         from: Viewpoint<'_>,

@@ -133,7 +133,7 @@ impl Fields {
                 }
             }
             "tar" => self.tar = switch(value).map_err(bad)?,
-            // The supported value is the default behavior.
+            // The supported value is the default behaviour.
             "oci-mediatypes" if value == "true" => {}
             "push" => self.push |= switch(value).map_err(bad)?,
             "rewrite-timestamp" => self.form.late_times = !switch(value).map_err(bad)?,
