@@ -254,7 +254,7 @@ fn after_failure(env: &StepEnv<'_>, error: BuildError, tell: impl FnOnce(&BuildE
     let Some((_, mut request)) = failed.filter(|_| env.request.shell_on_error) else { return error };
     env.events.send(Event::End);
     tell(&error);
-    let Ok((scratch, _)) = env.rootfs.work.new_dir() else { return BuildError::Told };
+    let Ok((scratch, _)) = env.rootfs.work.new_dir() else { return BuildError::AlreadyReported };
     request.files.renew(scratch);
     request.args = vec!["/bin/sh".into()];
     request.input = Input::Terminal;
@@ -268,7 +268,7 @@ fn after_failure(env: &StepEnv<'_>, error: BuildError, tell: impl FnOnce(&BuildE
         Ok(CommandOutcome::NotStarted(why)) => {
             BuildError::Other { message: format!("the shell could not be started: {why}"), help: why.remedy() }
         }
-        Ok(_) => BuildError::Told,
+        Ok(_) => BuildError::AlreadyReported,
         Err(e) => e.into(),
     }
 }

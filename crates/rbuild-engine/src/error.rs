@@ -44,7 +44,7 @@ pub enum BuildError {
     Cancelled,
     /// The error has already been reported.
     #[error("the build failed")]
-    Told,
+    AlreadyReported,
     #[error("{message}")]
     Other { message: String, help: Option<Remedy> },
 }
@@ -132,7 +132,7 @@ impl BuildError {
             BuildError::Other { help, .. } => help.clone(),
             BuildError::Registry(e) => e.remedy(),
             BuildError::Sandbox(e) => e.remedy(),
-            BuildError::Cancelled | BuildError::Told => None,
+            BuildError::Cancelled | BuildError::AlreadyReported => None,
         }
     }
 }

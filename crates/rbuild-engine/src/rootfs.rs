@@ -26,7 +26,7 @@ pub(crate) struct Rootfs<'a> {
     /// Trees of image vertices, lowest first, once unpacked.
     unpacked: Vec<OnceLock<Vec<TreeId>>>,
     /// Trees of steps whose files are known to be on disk.
-    unfolded: Mutex<HashSet<TreeId>>,
+    materialized: Mutex<HashSet<TreeId>>,
 }
 
 impl<'a> Rootfs<'a> {
@@ -46,7 +46,7 @@ impl<'a> Rootfs<'a> {
             work: Workspace::open(store)?,
             snapshots: if request.copies { Snapshots::Copies.into() } else { OnceLock::new() },
             unpacked: graph.vertices.iter().map(|_| OnceLock::new()).collect(),
-            unfolded: Mutex::default(),
+            materialized: Mutex::default(),
         })
     }
 
@@ -78,14 +78,14 @@ impl<'a> Rootfs<'a> {
 
     /// Returns the files of a step's tree, unpacking them if only a layer is stored.
     pub fn files_of(&self, tree: &TreeId) -> Result<RootDir> {
-        self.unfold(tree)?;
+        self.materialize(tree)?;
         Ok(self.store.trees().tree(tree)?)
     }
 
-    fn unfold(&self, tree: &TreeId) -> Result<()> {
-        if !locked(&self.unfolded).contains(tree) {
-            self.store.lazy_trees().unfold_tree(&self.work, tree)?;
-            locked(&self.unfolded).insert(tree.clone());
+    fn materialize(&self, tree: &TreeId) -> Result<()> {
+        if !locked(&self.materialized).contains(tree) {
+            self.store.lazy_trees().materialize(&self.work, tree)?;
+            locked(&self.materialized).insert(tree.clone());
         }
         Ok(())
     }
@@ -103,7 +103,7 @@ impl<'a> Rootfs<'a> {
                 Step::Scratch => {}
                 Step::Run(_) | Step::Copy(_) | Step::Workdir(_) => {
                     let tree = self.own_tree(id)?;
-                    self.unfold(tree)?;
+                    self.materialize(tree)?;
                     own.push(tree.clone());
                 }
             }

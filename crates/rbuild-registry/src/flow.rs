@@ -3,7 +3,7 @@
 use std::io::{self, ErrorKind, Read};
 use std::time::{Duration, Instant};
 
-use crate::patience::RetryPolicy;
+use crate::retry_policy::RetryPolicy;
 
 /// Least number of bytes that must move within a period of the idle time. A server that takes or
 /// sends them one by one never times out.

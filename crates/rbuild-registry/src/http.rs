@@ -13,8 +13,8 @@ use crate::endpoint::{ConnectionSecurity, without_port};
 use crate::environment::ProcessEnvironment;
 use crate::error::{Broken, RegistryProblem};
 use crate::flow::Watched;
-use crate::patience::RetryPolicy;
 use crate::proxy::proxy_for;
+use crate::retry_policy::RetryPolicy;
 use crate::secret::Sent;
 use crate::url;
 

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::error::{Broken, RegistryProblem};
-use crate::patience::RetryPolicy;
+use crate::retry_policy::RetryPolicy;
 
 /// Longest wait that a server may request.
 const MAX_WAIT: Duration = Duration::from_secs(60);

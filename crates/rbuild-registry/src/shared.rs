@@ -10,8 +10,8 @@ use crate::environment::ProcessEnvironment;
 use crate::error::RegistryProblem;
 use crate::http::{Http, HttpReply};
 use crate::locked;
-use crate::patience::RetryPolicy;
 use crate::retry::{Attempts, Notice, is_passing, may_pass, retry_after};
+use crate::retry_policy::RetryPolicy;
 
 /// Settings of the command line.
 #[derive(Clone, Default)]

@@ -8,12 +8,12 @@
 //! This provides accurate results, not a security boundary: to the kernel, all processes of the
 //! container are its root.
 
-mod acts;
 mod caller;
 mod calls;
 mod capabilities;
 mod decode;
 mod executing;
+mod file_ops;
 mod files;
 mod ids;
 mod pending;

@@ -113,7 +113,7 @@ impl Layers<'_> {
         let layer = match self.plain_layer_of(tree, latest)? {
             Some(plain) => self.recompress(&plain, form, out)?,
             None => {
-                self.store.lazy_trees().unfold_tree(work, tree)?;
+                self.store.lazy_trees().materialize(work, tree)?;
                 self.pack_files(tree, form, latest, out)?
             }
         };
@@ -164,7 +164,7 @@ impl Layers<'_> {
         if let Some(plain) = self.plain_layer_of(tree, latest)? {
             return self.recompress(&plain, form, out);
         }
-        self.store.lazy_trees().unfold_tree(work, tree)?;
+        self.store.lazy_trees().materialize(work, tree)?;
         let times = latest.map_or(Times::AsIs, Times::AtMost);
         Ok(PackedLayer::new(&pack_layer(&self.store.trees().tree(tree)?, form, times, out)?, form))
     }
@@ -203,7 +203,7 @@ impl Layers<'_> {
         }
         let key: CacheKey = hasher.finish();
         let fill = |dir: &RootDir| {
-            trees.iter().try_for_each(|tree| self.store.lazy_trees().unfold_tree(session.work, tree))?;
+            trees.iter().try_for_each(|tree| self.store.lazy_trees().materialize(session.work, tree))?;
             let open = trees.iter().map(|tree| self.store.trees().tree(tree)).collect::<Result<Vec<_>>>()?;
             Ok::<_, StoreError>(merge(&open, &dir.sub("fs")?, MergedFiles::Linked, MergedWhiteouts::Kept)?)
         };

@@ -50,7 +50,7 @@ pub enum Lock {
     /// The fix-up tree of a layer.
     Fixup(CacheKey),
     /// The unpacked files of a lazy tree.
-    Unfold(LockId),
+    Materialize(LockId),
     /// Copies between a cache mount and a command's private view of it.
     LentCache(LockId),
     /// The secrets that a tree is known to hold.
@@ -71,8 +71,8 @@ impl Lock {
         Lock::LentCache(named("copying", name.bytes()))
     }
 
-    pub(crate) fn unfold(tree: &TreeId) -> Lock {
-        Lock::Unfold(named("unfold", tree.name().as_bytes()))
+    pub(crate) fn materialize(tree: &TreeId) -> Lock {
+        Lock::Materialize(named("unfold", tree.name().as_bytes()))
     }
 
     pub(crate) fn verdict(tree: &TreeId) -> Lock {
@@ -87,7 +87,7 @@ impl Lock {
             }
             Lock::Cache(_, name) => name.bytes(),
             Lock::Layer(diff_id) => diff_id.bytes(),
-            Lock::Pull(id) | Lock::NewCache(id) | Lock::Unfold(id) | Lock::LentCache(id) | Lock::Verdict(id) => {
+            Lock::Pull(id) | Lock::NewCache(id) | Lock::Materialize(id) | Lock::LentCache(id) | Lock::Verdict(id) => {
                 id.bytes()
             }
         })

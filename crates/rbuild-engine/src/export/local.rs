@@ -167,7 +167,7 @@ impl<'a, 's, 'e> LocalExport<'a, 's, 'e> {
         group.add(path.file_name().unwrap_or_default().to_os_string(), stat);
         self.group = Some(group);
         // This error ends the walk. The caller returns the one that the writers recorded.
-        if self.writers.has_failed() { Err(BuildError::Told) } else { Ok(()) }
+        if self.writers.has_failed() { Err(BuildError::AlreadyReported) } else { Ok(()) }
     }
 }
 

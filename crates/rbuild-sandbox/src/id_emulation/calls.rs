@@ -2,7 +2,7 @@
 
 /// A call, independent of its variants on different architectures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Asked {
+pub enum EmulatedCall {
     SetUid,
     SetGid,
     SetReUid,
@@ -66,14 +66,14 @@ pub enum Asked {
     SetWideNanosecondsAt,
 }
 
-use Asked::*;
+use EmulatedCall::*;
 
 /// System call numbers on x86_64, i386, aarch64 and arm (arch/x86/entry/syscalls/syscall_64.tbl and
 /// syscall_32.tbl, include/uapi/asm-generic/unistd.h, arch/arm/tools/syscall.tbl); -1 if the
 /// architecture has no such call. For i386, the calls with 32-bit IDs and 64-bit sizes; C libraries
 /// no longer use others. 32-bit programs on aarch64 see themselves as root, which they are, but
 /// like all others are denied access to owner records.
-const NUMBERS: [(Asked, [i32; 4]); 61] = [
+const NUMBERS: [(EmulatedCall, [i32; 4]); 61] = [
     (SetUid, [105, 213, 146, -1]),
     (SetGid, [106, 214, 144, -1]),
     (SetReUid, [113, 203, 145, -1]),
@@ -152,7 +152,7 @@ fn columns() -> (Option<usize>, Option<usize>) {
 }
 
 /// Returns the call with that number on an architecture that this machine runs.
-pub fn of_number(number: i32, architecture: u32) -> Option<Asked> {
+pub fn of_number(number: i32, architecture: u32) -> Option<EmulatedCall> {
     let (native, sibling) = columns();
     let column = if is_of_sibling(architecture) { sibling? } else { native? };
     NUMBERS.iter().find(|(_, numbers)| numbers[column] == number).map(|(asked, _)| *asked)
@@ -175,7 +175,7 @@ pub enum When {
 
 /// Returns the numbers of all calls on this architecture and on its 32-bit sibling.
 pub fn numbers() -> [Vec<(u32, When)>; 2] {
-    let when = |asked: &Asked| match asked {
+    let when = |asked: &EmulatedCall| match asked {
         Open => When::AnyBit(1, CREATES),
         OpenAt => When::AnyBit(2, CREATES),
         Control => When::OneOf(0, &[KEEP_CAPABILITIES, DROP_FROM_BOUND, SECURE_BITS]),

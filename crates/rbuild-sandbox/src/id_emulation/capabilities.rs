@@ -9,9 +9,9 @@ use rbuild_linux::FileKind;
 use rustix::fs::{Mode, XattrFlags};
 use rustix::io::Errno;
 
-use crate::id_emulation::acts::refuse_unknown_flags;
 use crate::id_emulation::caller::{Caller, Result, SharedProc};
 use crate::id_emulation::decode::{At, HERE, PathAt, Subject, ids_of};
+use crate::id_emulation::file_ops::refuse_unknown_flags;
 use crate::id_emulation::files::{OpenedFile, SET_GID};
 use crate::id_emulation::ids::{Credentials, Sets};
 use crate::id_emulation::supervisor::{Reply, Supervisor};

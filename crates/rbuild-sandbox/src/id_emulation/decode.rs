@@ -3,7 +3,9 @@
 
 use rustix::fs::{OFlags, ResolveFlags};
 
-use crate::id_emulation::calls::{Asked, DROP_FROM_BOUND, KEEP_CAPABILITIES, SECURE_BITS, is_of_sibling, of_number};
+use crate::id_emulation::calls::{
+    DROP_FROM_BOUND, EmulatedCall, KEEP_CAPABILITIES, SECURE_BITS, is_of_sibling, of_number,
+};
 
 /// `AT_FDCWD`: the working directory.
 pub const HERE: i32 = -100;
@@ -210,8 +212,8 @@ pub fn decode(number: i32, architecture: u32, args: [u64; 6]) -> Option<Request>
 }
 
 /// Decodes calls about processes.
-fn ids(asked: Asked, args: [u64; 6]) -> Option<Request> {
-    use Asked::*;
+fn ids(asked: EmulatedCall, args: [u64; 6]) -> Option<Request> {
+    use EmulatedCall::*;
     let id = |i: usize| args[i] as u32;
     let of = match asked {
         SetUid | SetReUid | SetResUid | SetFsUid | GetUid | GetEffectiveUid | GetResUid => Of::Users,
@@ -249,8 +251,8 @@ fn starts(args: [u64; 6]) -> (At, At, Subject) {
 }
 
 /// Decodes calls about files. `width` is that of the caller's integers.
-fn files(asked: Asked, args: [u64; 6], width: Width) -> Request {
-    use Asked::*;
+fn files(asked: EmulatedCall, args: [u64; 6], width: Width) -> Request {
+    use EmulatedCall::*;
     let id = |i: usize| args[i] as u32;
     let (here, at, opened) = starts(args);
     let named = |at, flags| PathAt { at, flags };
@@ -294,8 +296,8 @@ fn files(asked: Asked, args: [u64; 6], width: Width) -> Request {
 }
 
 /// Decodes calls about the modes and extended attributes of files.
-fn attributes(asked: Asked, args: [u64; 6]) -> Request {
-    use Asked::*;
+fn attributes(asked: EmulatedCall, args: [u64; 6]) -> Request {
+    use EmulatedCall::*;
     let id = |i: usize| args[i] as u32;
     let (here, at, opened) = starts(args);
     let named = |at, flags| PathAt { at, flags };
@@ -324,10 +326,12 @@ fn attributes(asked: Asked, args: [u64; 6]) -> Request {
 }
 
 /// Returns the file of a call that sets or removes an extended attribute.
-fn attributed(asked: Asked, at: At, opened: Subject) -> Subject {
+fn attributed(asked: EmulatedCall, at: At, opened: Subject) -> Subject {
     match asked {
-        Asked::FileSetAttribute | Asked::FileRemoveAttribute => opened,
-        Asked::LinkSetAttribute | Asked::LinkRemoveAttribute => Subject::Named(PathAt { at, flags: NO_FOLLOW }),
+        EmulatedCall::FileSetAttribute | EmulatedCall::FileRemoveAttribute => opened,
+        EmulatedCall::LinkSetAttribute | EmulatedCall::LinkRemoveAttribute => {
+            Subject::Named(PathAt { at, flags: NO_FOLLOW })
+        }
         _ => Subject::Named(PathAt { at, flags: 0 }),
     }
 }

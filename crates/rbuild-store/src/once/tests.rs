@@ -160,7 +160,7 @@ fn locks_are_taken_in_their_order() {
     let mut caches = [cache(1), cache(2)];
     caches.sort();
     let tree = scene.store.trees().step_tree(&ResultId::of(b"tree"));
-    let order = [step("a"), caches[0], caches[1], Lock::Fixup(CacheKey::of(b"f")), Lock::unfold(&tree)];
+    let order = [step("a"), caches[0], caches[1], Lock::Fixup(CacheKey::of(b"f")), Lock::materialize(&tree)];
     let held: Vec<_> = order.iter().map(|lock| scene.store.lock(*lock).unwrap()).collect();
     // Locks may be released in any order.
     held.into_iter().for_each(drop);

@@ -18,7 +18,7 @@ use crate::modes;
 use crate::once::Session;
 use crate::secrets;
 use crate::trees::id::TreeId;
-use crate::trees::lazy::Folded;
+use crate::trees::lazy::LazyNote;
 use crate::trees::lazy::LazyTrees;
 use crate::trees::tree::LISTING;
 
@@ -50,7 +50,7 @@ impl LazyTrees<'_> {
         let Some(note) = self.exact_layer(&theirs.tree)? else { return Ok(None) };
         let (path, made) = work.new_dir_with(modes::dir())?;
         self.link_notes(&theirs.tree, &made)?;
-        self.put_folded(&made, &note)?;
+        self.put_lazy_note(&made, &note)?;
         // No other tree has this name, so that none is replaced while it is in use.
         let mut name = Hasher::new();
         name.field("adopted").field(theirs.tree.name()).field(path.as_os_str().as_encoded_bytes()).field(build);
@@ -62,14 +62,14 @@ impl LazyTrees<'_> {
     }
 
     /// Returns the note of a lazy tree that equals a tree, except for the representation of owners.
-    fn exact_layer(&self, tree: &TreeId) -> Result<Option<Folded>> {
+    fn exact_layer(&self, tree: &TreeId) -> Result<Option<LazyNote>> {
         let remainder = self.store.trees().tree_note(tree, REMAINDER)?;
         let of = |layer: &PackedLayer| {
             let remainder = Remainder::from_bytes(&remainder, &layer.diff_id)?;
             let (uid, gid) = remainder.highest_ids;
             self.store.can_own_up_to(uid, gid).then_some(remainder)
         };
-        if let Some(note) = self.folded_note(tree)? {
+        if let Some(note) = self.lazy_note(tree)? {
             let layer = self.store.layers().packed_layer(&format!("trees/{}/{}", tree.name(), note.layer))?;
             let whole = layer.is_some_and(|layer| !note.exact || of(&layer).is_some());
             return Ok(whole.then(|| note.not_unpacked()));
@@ -79,7 +79,7 @@ impl LazyTrees<'_> {
         // The layer that needs no decompression comes first.
         layers.sort_by_key(|(_, layer)| layer.digest != layer.diff_id.plain_blob());
         let Some((document, layer)) = layers.first() else { return Ok(None) };
-        Ok(of(layer).map(|remainder| Folded::exact(document, &remainder)))
+        Ok(of(layer).map(|remainder| LazyNote::exact(document, &remainder)))
     }
 
     /// Returns the layers packed from a tree whose blobs exist, with the names of their documents.
@@ -192,7 +192,7 @@ mod tests {
                 "once"
             );
 
-            other.lazy_trees().unfold_tree(&work, &own.tree).unwrap();
+            other.lazy_trees().materialize(&work, &own.tree).unwrap();
             let (a, b) = (of.trees().tree(&tree).unwrap(), other.trees().tree(&own.tree).unwrap());
             let told = |fs: &RootDir| {
                 let (root, file) = (fs.stat_self().unwrap(), fs.stat("f").unwrap());
@@ -234,7 +234,7 @@ mod tests {
         let theirs = other.records().foreign_record(&key).unwrap().unwrap();
         let own = other.lazy_trees().adopt(other.session(&work, "b"), &key, &theirs).unwrap().unwrap();
         for (store, tree) in [(of, &tree), (other, &own.tree)] {
-            store.lazy_trees().unfold_tree(&work, tree).unwrap();
+            store.lazy_trees().materialize(&work, tree).unwrap();
         }
         let root = |store: &Store, tree: &TreeId| {
             let stat = store.trees().tree(tree).unwrap().stat_self().unwrap();

@@ -22,7 +22,7 @@ use crate::workspace::Workspace;
 
 /// A note next to a lazily unpacked tree.
 #[derive(Serialize, Deserialize)]
-pub(crate) struct Folded {
+pub(crate) struct LazyNote {
     /// Name of the layer's document next to it.
     pub layer: String,
     /// Owner, group and mode of the tree's root directory, which the layer does not contain.
@@ -39,16 +39,16 @@ pub(crate) struct Folded {
     boot: Option<String>,
 }
 
-impl Folded {
+impl LazyNote {
     /// Returns the note of a tree that equals the one that a layer was packed from.
-    pub(crate) fn exact(layer: &str, remainder: &Remainder) -> Folded {
+    pub(crate) fn exact(layer: &str, remainder: &Remainder) -> LazyNote {
         let Timestamp { sec, nsec } = remainder.root_mtime;
-        Folded { layer: layer.into(), root: remainder.root, mtime: Some((sec, nsec)), exact: true, boot: None }
+        LazyNote { layer: layer.into(), root: remainder.root, mtime: Some((sec, nsec)), exact: true, boot: None }
     }
 
     /// Returns the note of the same tree before its files are unpacked.
-    pub(crate) fn not_unpacked(self) -> Folded {
-        Folded { boot: None, ..self }
+    pub(crate) fn not_unpacked(self) -> LazyNote {
+        LazyNote { boot: None, ..self }
     }
 }
 
@@ -87,13 +87,13 @@ impl LazyTrees<'_> {
         let mtime = Some((root.mtime.sec, root.mtime.nsec));
         let root = (root.uid, root.gid, root.mode);
         self.store.trees().put_note(made, &name, &document(&name, &layer)?)?;
-        self.put_folded(made, &Folded { layer: name, root, mtime, exact: false, boot: None })?;
+        self.put_lazy_note(made, &LazyNote { layer: name, root, mtime, exact: false, boot: None })?;
         made.remove_all(OsStr::new("fs"))?;
         Ok(())
     }
 
     /// Writes the note of a new lazy tree.
-    pub(crate) fn put_folded(&self, made: &RootDir, note: &Folded) -> Result<()> {
+    pub(crate) fn put_lazy_note(&self, made: &RootDir, note: &LazyNote) -> Result<()> {
         self.store.trees().put_note(made, NOTE, &document(NOTE, note)?)
     }
 
@@ -104,14 +104,14 @@ impl LazyTrees<'_> {
     ///
     /// Fails if the layer cannot be read or unpacked, or if its digests are wrong.
     #[tracing::instrument(target = "store", name = "materialize", level = "debug", skip_all, fields(tree = ?tree))]
-    pub fn unfold_tree(&self, work: &Workspace, tree: &TreeId) -> Result<()> {
-        let find = || Ok(self.folded(tree)?.is_none().then_some(()));
-        self.store.once(Lock::unfold(tree), find, || self.unfold(work, tree)).map(Once::either)
+    pub fn materialize(&self, work: &Workspace, tree: &TreeId) -> Result<()> {
+        let find = || Ok(self.pending_note(tree)?.is_none().then_some(()));
+        self.store.once(Lock::materialize(tree), find, || self.unpack_layer(work, tree)).map(Once::either)
     }
 
     /// Unpacks the layer of a lazy tree. The caller holds the lock.
-    fn unfold(&self, work: &Workspace, tree: &TreeId) -> Result<()> {
-        let Some(note) = self.folded(tree)? else { return Ok(()) };
+    fn unpack_layer(&self, work: &Workspace, tree: &TreeId) -> Result<()> {
+        let Some(note) = self.pending_note(tree)? else { return Ok(()) };
         let place = format!("trees/{}", tree.name());
         let layer: PackedLayer = self.store.read(&format!("{place}/{}", note.layer))?;
         let (_, made) = self.store.trees().new_tree(work)?;
@@ -129,7 +129,7 @@ impl LazyTrees<'_> {
         }
         made.rename(OsStr::new("fs"), &dir, OsStr::new("fs"))?;
         self.store.trees().note_devices(&dir)?;
-        self.store.write(&place, NOTE, &Folded { boot: Some(self.store.boot().to_string()), ..note })
+        self.store.write(&place, NOTE, &LazyNote { boot: Some(self.store.boot().to_string()), ..note })
     }
 
     /// Returns the files of a tree, or `None` if they are not unpacked.
@@ -138,7 +138,7 @@ impl LazyTrees<'_> {
     ///
     /// Fails if the tree cannot be opened.
     pub fn tree_if_here(&self, tree: &TreeId) -> Result<Option<RootDir>> {
-        match self.folded(tree)? {
+        match self.pending_note(tree)? {
             Some(_) => Ok(None),
             None => Ok(Some(self.store.trees().tree(tree)?)),
         }
@@ -154,7 +154,7 @@ impl LazyTrees<'_> {
         if !tree.is_current() {
             return Ok(false);
         }
-        match self.folded(tree)? {
+        match self.pending_note(tree)? {
             Some(note) => {
                 let layer = self.store.layers().packed_layer(&format!("{}/{}", place.display(), note.layer))?;
                 Ok(layer.is_some_and(|layer| self.remainder_of(tree, &note, &layer).is_ok()))
@@ -164,7 +164,7 @@ impl LazyTrees<'_> {
     }
 
     /// Returns the remainder of a lazy tree's layer, if its note demands one.
-    fn remainder_of(&self, tree: &TreeId, note: &Folded, layer: &PackedLayer) -> Result<Option<Remainder>> {
+    fn remainder_of(&self, tree: &TreeId, note: &LazyNote, layer: &PackedLayer) -> Result<Option<Remainder>> {
         if !note.exact {
             return Ok(None);
         }
@@ -176,13 +176,13 @@ impl LazyTrees<'_> {
     }
 
     /// Returns the note of a lazy tree, unpacked or not.
-    pub(crate) fn folded_note(&self, tree: &TreeId) -> Result<Option<Folded>> {
+    pub(crate) fn lazy_note(&self, tree: &TreeId) -> Result<Option<LazyNote>> {
         self.store.read_if_whole(&format!("trees/{}/{NOTE}", tree.name()))
     }
 
     /// Returns the note of a tree whose files are not unpacked, otherwise `None`.
-    fn folded(&self, tree: &TreeId) -> Result<Option<Folded>> {
-        let note = self.folded_note(tree)?;
+    fn pending_note(&self, tree: &TreeId) -> Result<Option<LazyNote>> {
+        let note = self.lazy_note(tree)?;
         Ok(note.filter(|note| note.boot.as_deref() != Some(self.store.boot())))
     }
 }

@@ -36,7 +36,7 @@ fn build_from(settings: &Settings, args: BuildArgs, store: &Store, input: BuildI
     let mode = progress_mode(&args);
     let secrets = request.secret_values();
     let report = |e: &BuildError| {
-        if matches!(e, BuildError::Told) {
+        if matches!(e, BuildError::AlreadyReported) {
             return code::FAILED;
         }
         terminal::err(&secrets.mask(diagnostics::build_error(e, &source, terminal::colours())));

@@ -23,7 +23,7 @@ use crate::input::registry;
 
 /// A failure that the fetcher reports.
 #[derive(Serialize, Deserialize)]
-pub struct Told {
+pub struct FetchFailure {
     code: u8,
     message: String,
     help: Option<String>,
@@ -31,15 +31,15 @@ pub struct Told {
     absent: bool,
 }
 
-impl From<Failure> for Told {
-    fn from(failure: Failure) -> Told {
-        Told { code: failure.code, message: failure.message, help: failure.help, absent: false }
+impl From<Failure> for FetchFailure {
+    fn from(failure: Failure) -> FetchFailure {
+        FetchFailure { code: failure.code, message: failure.message, help: failure.help, absent: false }
     }
 }
 
-impl From<Told> for Failure {
-    fn from(told: Told) -> Failure {
-        Failure { code: told.code, message: told.message, help: told.help }
+impl From<FetchFailure> for Failure {
+    fn from(failure: FetchFailure) -> Failure {
+        Failure { code: failure.code, message: failure.message, help: failure.help }
     }
 }
 
@@ -73,9 +73,9 @@ pub fn in_fetcher<T: Serialize + DeserializeOwned>(work: impl FnOnce() -> T) -> 
     }
 }
 
-fn not_pulled(e: TransportError) -> Told {
+fn not_pulled(e: TransportError) -> FetchFailure {
     let absent = matches!(&e, TransportError::Registry(e) if matches!(*e.problem, RegistryProblem::Missing { .. }));
-    Told { absent, ..Told::from(Failure::from(e)) }
+    FetchFailure { absent, ..FetchFailure::from(Failure::from(e)) }
 }
 
 /// Pulls the images that a build needs. `pushed` are the names that its own image is pushed to.
@@ -86,17 +86,17 @@ pub fn bring(
     show: Show,
     wanted: &[Sought],
 ) -> Result<Vec<Result<(), NotPulled>>, BuildError> {
-    let answers: Result<Vec<Option<Told>>, Failure> = in_fetcher(|| {
+    let answers: Result<Vec<Option<FetchFailure>>, Failure> = in_fetcher(|| {
         let client = match registry::client_of(flags, pushed, show == Show::Nothing) {
             Ok(client) => client,
             Err(failure) => {
-                let told = || Told {
+                let same = || FetchFailure {
                     code: failure.code,
                     message: failure.message.clone(),
                     help: failure.help.clone(),
                     absent: false,
                 };
-                return wanted.iter().map(|_| Some(told())).collect();
+                return wanted.iter().map(|_| Some(same())).collect();
             }
         };
         wanted
@@ -106,21 +106,21 @@ pub fn bring(
     });
     let answers = answers
         .map_err(|failure| BuildError::Other { message: failure.message, help: failure.help.map(Into::into) })?;
-    let outcome = |told: Option<Told>| {
-        told.map_or(Ok(()), |Told { message, help, absent, .. }| Err(NotPulled { message, help, absent }))
+    let outcome = |failure: Option<FetchFailure>| {
+        failure.map_or(Ok(()), |FetchFailure { message, help, absent, .. }| Err(NotPulled { message, help, absent }))
     };
     Ok(answers.into_iter().map(outcome).collect())
 }
 
 /// Checks before a build that its image may be pushed.
 pub fn check_push(flags: &RegistryFlags, show: Show, names: &[Reference]) -> Result<(), Failure> {
-    let answer: Option<Told> = in_fetcher(|| {
+    let answer: Option<FetchFailure> = in_fetcher(|| {
         let checked = registry::client_of(flags, names, show == Show::Nothing).and_then(|client| {
             names.iter().try_for_each(|name| rbuild_transport::check_push(&client, name).map_err(Failure::from))
         });
-        checked.err().map(Told::from)
+        checked.err().map(FetchFailure::from)
     })?;
-    answer.map_or(Ok(()), |told| Err(told.into()))
+    answer.map_or(Ok(()), |failure| Err(failure.into()))
 }
 
 /// Pushes the image of a build, given by the manifests of its platforms.
@@ -131,13 +131,13 @@ pub fn push(
     platforms: &[ManifestDigest],
     names: &[Reference],
 ) -> Result<(), Failure> {
-    let answer: Option<Told> = in_fetcher(|| {
+    let answer: Option<FetchFailure> = in_fetcher(|| {
         let pushed = registry::client_of(flags, names, show == Show::Nothing).and_then(|client| {
             let images =
                 platforms.iter().map(|manifest| store.images().image(manifest)).collect::<Result<Vec<_>, _>>()?;
             push_all(store, &client, &images, names, true, show)
         });
-        pushed.err().map(Told::from)
+        pushed.err().map(FetchFailure::from)
     })?;
-    answer.map_or(Ok(()), |told| Err(told.into()))
+    answer.map_or(Ok(()), |failure| Err(failure.into()))
 }
