@@ -2,6 +2,7 @@
 //! exit codes. The only crate that prints.
 
 mod args;
+mod cli;
 mod commands;
 mod debug_log;
 mod exit;
@@ -9,13 +10,13 @@ mod input;
 mod progress;
 mod template;
 mod ui;
-mod words;
 
 use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches};
 
 use args::{Cli, ProgressMode, Verb};
+use cli::verbs::CommandLine;
 use commands::{build, cp, debug, doctor, explain, images, login, logs, removing, run, save_load, transfer};
 use debug_log::DebugLog;
 use exit::{Failure, code};
@@ -24,7 +25,6 @@ use input::flags::secrets_of_line;
 use input::settings::Settings;
 use input::withheld;
 use ui::terminal;
-use words::verbs::CommandLine;
 
 fn main() -> ExitCode {
     let argv: Vec<std::ffi::OsString> = std::env::args_os().collect();
@@ -38,7 +38,7 @@ fn main() -> ExitCode {
 
 fn run(argv: Vec<std::ffi::OsString>) -> u8 {
     let as_docker = argv.first().is_some_and(|a| std::path::Path::new(a).file_name().is_some_and(|n| n == "docker"));
-    let (line, verb) = match words::verbs::with_verb(argv.clone(), as_docker) {
+    let (line, verb) = match cli::verbs::with_verb(argv.clone(), as_docker) {
         Ok(CommandLine::Arguments { argv, verb }) => (argv, verb),
         Ok(CommandLine::Help { verb, long }) => return print_help(verb.as_deref(), long),
         Ok(CommandLine::Answer { text, note }) => {
@@ -50,7 +50,7 @@ fn run(argv: Vec<std::ffi::OsString>) -> u8 {
         }
         Err(failure) => return failure.masked(&secrets_of_line(&argv)).report(),
     };
-    let matches = match words::shape::parser().try_get_matches_from(&line) {
+    let matches = match cli::clap_command::parser().try_get_matches_from(&line) {
         Ok(matches) => matches,
         Err(e) => return not_parsed(&e, &line, verb, as_docker),
     };
@@ -69,7 +69,7 @@ fn run(argv: Vec<std::ffi::OsString>) -> u8 {
 }
 
 fn print_help(verb: Option<&str>, long: bool) -> u8 {
-    terminal::out(&words::shape::help(verb, long));
+    terminal::out(&cli::clap_command::help(verb, long));
     code::OK
 }
 
@@ -84,12 +84,12 @@ fn not_parsed(e: &clap::Error, line: &[std::ffi::OsString], verb: usize, as_dock
             code::OK
         }
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
-            terminal::err(&words::shape::help(Some(word(verb)), false));
+            terminal::err(&cli::clap_command::help(Some(word(verb)), false));
             code::USAGE
         }
         _ => {
-            let misplaced = (verb + 1..line.len()).map(word).find(|word| word != &"-" && words::verbs::is_verb(word));
-            let failure = words::usage::failure(e, word(verb), misplaced);
+            let misplaced = (verb + 1..line.len()).map(word).find(|word| word != &"-" && cli::verbs::is_verb(word));
+            let failure = cli::usage::failure(e, word(verb), misplaced);
             let code = if as_docker { code::DOCKER_USAGE } else { code::USAGE };
             Failure { code, ..failure }.masked(&secrets_of_line(line)).report()
         }

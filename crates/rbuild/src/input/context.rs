@@ -70,8 +70,8 @@ fn directory(dir: &str) -> Result<PathBuf, Failure> {
         }
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
             let failure = Failure::usage(format!("the context {dir} does not exist"));
-            Err(match crate::words::verbs::is_verb(dir) {
-                true => failure.help(crate::words::usage::first(dir)),
+            Err(match crate::cli::verbs::is_verb(dir) {
+                true => failure.help(crate::cli::usage::first(dir)),
                 false => failure.help("pass the directory with the Dockerfile and the files to copy"),
             })
         }

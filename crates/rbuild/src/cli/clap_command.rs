@@ -1,4 +1,4 @@
-//! The shape of the command line: switches as docker has them, and help pages.
+//! The clap command of the program: switches as in docker, and help pages.
 
 use clap::builder::{ValueParser, ValueRange};
 use clap::{Arg, ArgAction, Command, CommandFactory};

@@ -220,7 +220,7 @@ fn resolve(mut argv: Vec<OsString>, as_docker: bool) -> Result<CommandLine, Fail
     let verb = match first.as_str() {
         "" if as_docker => return Ok(CommandLine::Help { verb: None, long: false }),
         "" if argv.len() == at && !has_dockerfile() => {
-            crate::ui::terminal::err(&crate::words::shape::help(None, false));
+            crate::ui::terminal::err(&crate::cli::clap_command::help(None, false));
             return Err(Failure::usage("there is no Dockerfile in this directory")
                 .help("pass a directory with one, or a file with -f FILE"));
         }
@@ -302,7 +302,7 @@ fn words_of_group(group: &str) -> &'static [(&'static str, GroupWord)] {
 
 /// Returns the help page of a group.
 fn page_of_group(group: &str) -> String {
-    let pages = crate::words::shape::pages();
+    let pages = crate::cli::clap_command::pages();
     let about = |word: &GroupWord| match word {
         GroupWord::Verb(verb) => pages.find_subcommand(verb).and_then(|verb| verb.get_about().map(ToString::to_string)),
         GroupWord::Nothing(..) => Some("Accepted for compatibility".into()),

@@ -2,8 +2,8 @@
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
+use crate::cli::clap_command;
 use crate::exit::Failure;
-use crate::words::shape;
 
 /// Flags of `docker build`, `buildx build` and `podman build`: names, reason, hint.
 const BUILD: [(&[&str], &str, &str); 10] = [
@@ -153,7 +153,7 @@ pub fn failure(e: &clap::Error, verb: &str, misplaced: Option<&str>) -> Failure 
     let given = text(ContextKind::InvalidArg);
     // Clap appends the name of the value: `--progress <PROGRESS>`.
     let flag = given.split([' ', '[', '=']).next().unwrap_or_default().trim_matches(['<', '>']).to_string();
-    let shown = shape::written(verb);
+    let shown = clap_command::written(verb);
     let see = format!("run `rbuild {shown} --help` for the options");
     match e.kind() {
         ErrorKind::UnknownArgument if !given.starts_with('-') => {
@@ -192,8 +192,8 @@ fn unknown(verb: &str, flag: &str, misplaced: Option<&str>, see: String) -> Fail
     if let Some((why, hint)) = lacking(verb, flag) {
         return Failure::usage(format!("unsupported flag `{flag}`: {why}")).help(hint);
     }
-    let failure = Failure::usage(format!("unknown flag `{flag}` of `rbuild {}`", shape::written(verb)));
-    let pages = shape::pages();
+    let failure = Failure::usage(format!("unknown flag `{flag}` of `rbuild {}`", clap_command::written(verb)));
+    let pages = clap_command::pages();
     let flags: Vec<String> = pages.find_subcommand(verb).map_or(Vec::new(), |page| {
         let shown = page.get_arguments().filter(|arg| !arg.is_hide_set());
         shown.filter_map(|arg| arg.get_long()).map(|name| format!("--{name}")).collect()
@@ -226,7 +226,7 @@ pub fn first(verb: &str) -> String {
 
 /// Returns the usage of a verb on one line.
 fn form(verb: &str) -> String {
-    let mut pages = shape::pages();
+    let mut pages = clap_command::pages();
     let usage = pages.find_subcommand_mut(verb).map(|page| page.render_usage().to_string());
     usage.unwrap_or_default().trim_start_matches("Usage: ").trim().to_string()
 }
@@ -237,7 +237,7 @@ mod tests {
 
     #[test]
     fn flags_that_exist_are_not_called_unsupported() {
-        let parser = shape::parser();
+        let parser = clap_command::parser();
         let tables = BUILD.iter().map(|(flags, ..)| ("build", *flags));
         let tables = tables.chain(RUN.iter().map(|(flags, ..)| ("run", *flags)));
         for (verb, flags) in tables.chain(OTHER.iter().map(|(verb, flags, ..)| (*verb, *flags))) {

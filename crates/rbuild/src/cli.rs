@@ -1,0 +1,5 @@
+//! The command line: verbs, help pages, and errors about unknown words.
+
+pub mod clap_command;
+pub mod usage;
+pub mod verbs;
