@@ -101,3 +101,24 @@ need_debian_rootfs() {
         die "mmdebstrap failed" "run it manually to see the cause: mmdebstrap --variant=minbase bookworm /dev/null"
     mv "$part" "$1"
 }
+
+# bench_place [--store DIR] [ARG]...: sets `place`, the directory in which a benchmark keeps its stores
+# and data (default: memory), `where`, its description for tables, and `rest`, the other arguments.
+bench_place() {
+    place=/dev/shm rest=()
+    [ -w "$place" ] || place=/var/tmp
+    while [ $# -gt 0 ]; do
+        case $1 in
+            --store) place=${2:?--store takes a directory}; shift ;;
+            --store=*) place=${1#*=} ;;
+            *) rest+=("$1") ;;
+        esac
+        shift
+    done
+    mkdir -p "$place" || die "$place cannot be used" "name another directory with --store"
+    place=$(cd "$place" && pwd)
+    case $(stat -f -c %T "$place") in
+        tmpfs | ramfs) where="in memory ($place)" ;;
+        *) where="on $(df --output=fstype "$place" | tail -1) ($place)" ;;
+    esac
+}
