@@ -92,10 +92,10 @@ impl Flags {
                     let mut d = Diagnostic::new(flag.span, format!("{keyword} has no flag `--{name}`"));
                     d = match crate::closest(name, known.iter().map(|(n, _)| *n)) {
                         Some(close) => d.help(Remedy::did_you_mean(format_args!("--{close}"))),
-                        None if known.is_empty() => d.help(format!("remove the flag; {keyword} has none")),
+                        None if known.is_empty() => d.help("remove the flag"),
                         None => {
                             let all: Vec<String> = known.iter().map(|(n, _)| format!("--{n}")).collect();
-                            d.help(format!("{keyword} takes {}", all.join(", ")))
+                            d.help(Remedy::UseOneOf { words: all })
                         }
                     };
                     errors.push(d);

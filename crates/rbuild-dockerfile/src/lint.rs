@@ -50,7 +50,7 @@ pub fn unknown_rules(file: &Dockerfile) -> Vec<Diagnostic> {
     {
         for name in settings.skip.iter().chain(&settings.experimental) {
             if !RULES.iter().any(|rule| rule.name.eq_ignore_ascii_case(name)) {
-                let d = Diagnostic::new(span, format!("no rule is called `{name}`"));
+                let d = Diagnostic::new(span, format!("rule `{name}` does not exist"));
                 found.push(d.suggest(name, RULES.iter().map(|rule| rule.name)));
             }
         }

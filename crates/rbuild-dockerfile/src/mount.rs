@@ -1,5 +1,7 @@
 //! Parses the value of `RUN --mount=…`.
 
+use rbuild_remedy::Remedy;
+
 use crate::diagnostic::{Diagnostic, Span};
 
 /// Type of a mount.
@@ -111,10 +113,10 @@ pub fn parse_mount(text: &str, span: Span) -> Result<Mount, Diagnostic> {
         })?;
     }
     if mount.target.is_none() && matches!(mount.kind, MountKind::Bind | MountKind::Cache | MountKind::Tmpfs) {
-        return Err(fail(format!("a {} mount needs a target", mount.kind.name())).help("add `target=/path`"));
+        return Err(fail(format!("a {} mount requires a target", mount.kind.name())).help("add `target=/path`"));
     }
     if mount.kind == MountKind::Secret && mount.id.is_some() && mount.source.is_some() {
-        return Err(fail("a secret mount takes either `id` or `source`, not both".into()));
+        return Err(fail("a secret mount accepts either `id` or `source`, not both".into()));
     }
     Ok(mount)
 }
@@ -159,7 +161,7 @@ fn kind(options: &[Assignment]) -> Result<MountKind, Diagnostic> {
         "ssh" => MountKind::Ssh,
         other => {
             return Err(Diagnostic::new(span, format!("unknown mount type `{other}`"))
-                .help(format!("use one of {}", TYPES.join(", ")))
+                .help(Remedy::UseOneOf { words: TYPES.iter().map(ToString::to_string).collect() })
                 .suggest(other, TYPES));
         }
     })
@@ -325,15 +327,15 @@ mod tests {
     #[test]
     fn errors_name_the_option() {
         for (input, want) in [
-            ("type=cach,target=/x", "did you mean `cache`"),
-            ("type=bind,tagret=/x", "did you mean `target`"),
-            ("type=bind", "needs a target"),
+            ("type=cach,target=/x", "DidYouMean { word: \"cache\" }"),
+            ("type=bind,tagret=/x", "DidYouMean { word: \"target\" }"),
+            ("type=bind", "requires a target"),
             ("type=tmpfs,target=/x,sharing=locked", "a tmpfs mount has no option `sharing`"),
             ("type=cache,target=/x,mode=9", "must be a number"),
             ("type=cache,target=\"/x", "unclosed quote"),
         ] {
             let d = parse_mount(input, Span::default()).unwrap_err();
-            let text = format!("{} {}", d.message, d.help.as_ref().and_then(|h| h.text()).unwrap_or_default());
+            let text = format!("{} {:?}", d.message, d.help);
             assert!(text.contains(want), "{input}: {text}");
         }
     }

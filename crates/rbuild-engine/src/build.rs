@@ -266,7 +266,7 @@ fn after_failure(env: &StepEnv<'_>, error: BuildError, tell: impl FnOnce(&BuildE
     // The build's own `Cancel` was triggered to stop the other steps.
     match rbuild_sandbox::run_attached(&env.builder.zygote, &request, &Cancel::default()) {
         Ok(CommandOutcome::NotStarted(why)) => {
-            BuildError::Other { message: format!("the shell could not be started: {why}"), help: why.remedy() }
+            BuildError::Other { message: format!("cannot start the shell: {why}"), help: why.remedy() }
         }
         Ok(_) => BuildError::AlreadyReported,
         Err(e) => e.into(),

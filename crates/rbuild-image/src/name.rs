@@ -157,7 +157,7 @@ impl FromStr for Reference {
             }
         }
         if tag.is_none() && digest.is_none() && is_id(rest) {
-            return Err(fail("64 hexadecimal digits are an image id, which needs the prefix `sha256:`"));
+            return Err(fail("64 hexadecimal digits are an image ID, which requires the prefix `sha256:`"));
         }
         let (registry, path) = split_registry(rest);
         if !valid_registry(registry) {

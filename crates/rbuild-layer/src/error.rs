@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use rbuild_linux::quoted;
 use rbuild_remedy::Remedy;
 
 use crate::entry::TarEntry;
@@ -23,7 +24,7 @@ pub enum LayerError {
     #[error("the archive is damaged: {0}")]
     Damaged(String),
     /// One entry is invalid or cannot be created.
-    #[error("the archive entry {name:?} {reason}")]
+    #[error("archive entry {} {reason}", quoted(.name))]
     Entry {
         /// Path of the entry, as written in the archive.
         name: String,
@@ -31,7 +32,7 @@ pub enum LayerError {
         reason: String,
     },
     /// The owner of one entry is not available here.
-    #[error("the archive entry {name:?} cannot get its owner: {}", .cause.unmapped().map(ToString::to_string).unwrap_or_default())]
+    #[error("cannot set the owner of archive entry {}: {}", quoted(.name), .cause.unmapped().map(ToString::to_string).unwrap_or_default())]
     Owner {
         /// Path of the entry, as written in the archive.
         name: String,
@@ -39,7 +40,7 @@ pub enum LayerError {
         cause: rbuild_linux::Error,
     },
     /// One entry cannot be created.
-    #[error("the archive entry {name:?} cannot be unpacked: {}", .cause.of_object())]
+    #[error("cannot unpack archive entry {}: {}", quoted(.name), .cause.of_object())]
     Create {
         /// Path of the entry, as written in the archive.
         name: String,
@@ -55,12 +56,12 @@ pub enum LayerError {
         name: Option<&'static str>,
     },
     /// A file changed while it was being packed.
-    #[error("{} changed while it was read", .0.display())]
+    #[error("{} changed while it was being read", quoted(.0))]
     Changed(PathBuf),
     /// A file name begins with `.wh.`, which would delete a file when the layer is applied.
     #[error(
-        "{} cannot be in an image: a name that begins with `.wh.` deletes something in a layer",
-        .0.display()
+        "{} cannot be in an image: names that begin with `.wh.` are whiteouts",
+        quoted(.0)
     )]
     Deletion(PathBuf),
     /// The caller cancelled unpacking.

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::PathBuf;
 
-use rbuild_linux::{FileStamp, file_stat};
+use rbuild_linux::{FileStamp, file_stat, quoted};
 
 use crate::entry::TarEntry;
 use crate::error::{LayerError, Result};
@@ -51,7 +51,7 @@ pub(crate) fn read_small(mut file: &File, entry: &TarEntry) -> Result<Vec<u8>> {
     match file.read_exact(&mut content) {
         Ok(()) => Ok(content),
         Err(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => Err(entry_changed(entry)),
-        Err(e) => Err(LayerError::io(format!("reading {:?}", entry.path))(e)),
+        Err(e) => Err(LayerError::io(format!("reading {}", quoted(&entry.path)))(e)),
     }
 }
 

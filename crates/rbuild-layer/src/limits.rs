@@ -98,14 +98,14 @@ impl Limits {
         let depth = path.iter().filter(|b| **b == b'/').count() as u64;
         let shown = || entry.path.to_string_lossy().chars().take(60).collect::<String>();
         if path.len() as u64 > self.path {
-            return Err(over("path", self.path, format!("the path of archive entry {:?}… is too long", shown())));
+            return Err(over("path", self.path, format!("the path of archive entry `{}…` is too long", shown())));
         }
         if depth > self.depth {
-            return Err(over("depth", self.depth, format!("the path of archive entry {:?}… is too long", shown())));
+            return Err(over("depth", self.depth, format!("the path of archive entry `{}…` is too deep", shown())));
         }
         if path.contains(&0) || entry.link.as_encoded_bytes().contains(&0) {
             let name = entry.path.to_string_lossy().into_owned();
-            return Err(LayerError::Entry { name, reason: "has a name with a zero byte".into() });
+            return Err(LayerError::Entry { name, reason: "has a NUL byte in its name".into() });
         }
         Ok(())
     }

@@ -7,8 +7,8 @@ use std::path::Path;
 use std::sync::mpsc::sync_channel;
 
 use rbuild_image::{BlobDigest, DiffId, Hashed};
-use rbuild_linux::RootDir;
 use rbuild_linux::parallel::start_in;
+use rbuild_linux::{RootDir, quoted};
 
 use crate::chunks::Pieces;
 use crate::compress::{Compression, Decoder};
@@ -297,7 +297,7 @@ impl<'a> TreePacker<'a> {
         let mut file = file.take(left);
         let pieces = self.out.content_writer();
         while left > 0 {
-            let n = file.read(pieces.room()).map_err(LayerError::io(format!("reading {:?}", entry.path)))?;
+            let n = file.read(pieces.room()).map_err(LayerError::io(format!("reading {}", quoted(&entry.path))))?;
             if n == 0 {
                 return Err(unchanged.map_or_else(|| entry_changed(&entry), |unchanged| unchanged.broken()));
             }

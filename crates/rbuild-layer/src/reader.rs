@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io::{BufReader, Read};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
-use rbuild_linux::{Timestamp, Xattrs};
+use rbuild_linux::{Timestamp, Xattrs, quoted};
 use tar::{EntryType, Header};
 
 use crate::entry::{EntryKind, TarEntry};
@@ -109,7 +109,7 @@ impl<R: Read> TarReader<R> {
                     let kept = self.global.xattrs.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
                     if kept > GLOBAL_MOST {
                         let what = format!("attributes for all entries of the archive take {kept} bytes");
-                        return Err(LayerError::fixed_limit(format!("{what}; {GLOBAL_MOST} are read at most")));
+                        return Err(LayerError::fixed_limit(format!("{what}; the limit is {GLOBAL_MOST}")));
                     }
                     pax = self.global.clone();
                 }
@@ -120,16 +120,16 @@ impl<R: Read> TarReader<R> {
         }
     }
 
-    /// Returns the name of the last entry for messages.
-    fn current(&self) -> String {
+    /// Returns the position in the archive for messages, by the last entry.
+    fn position(&self) -> String {
         match &self.current {
-            Some(path) => format!("{:?}", path.to_string_lossy()),
-            None => "its first header".into(),
+            Some(path) => format!("after {}", quoted(path)),
+            None => "at the start".into(),
         }
     }
 
     fn damaged(&self, what: &str) -> LayerError {
-        LayerError::Damaged(format!("the header after {} {what}", self.current()))
+        LayerError::Damaged(format!("the header {} {what}", self.position()))
     }
 
     fn header(&mut self) -> Result<Option<Header>> {
@@ -140,8 +140,8 @@ impl<R: Read> TarReader<R> {
                 Ok(BLOCK) => {}
                 Ok(0) => return Ok(None),
                 Ok(_) if !self.begun => return Err(LayerError::NotTar),
-                Ok(_) => return Err(LayerError::Truncated(format!("the header after {}", self.current()))),
-                Err(e) => return Err(LayerError::io(format!("the header after {}", self.current()))(e)),
+                Ok(_) => return Err(LayerError::Truncated(format!("the header {}", self.position()))),
+                Err(e) => return Err(LayerError::io(format!("the header {}", self.position()))(e)),
             }
             if header.as_bytes().iter().any(|b| *b != 0) {
                 break;
@@ -161,7 +161,7 @@ impl<R: Read> TarReader<R> {
 
     fn meta_content(&mut self, size: u64) -> Result<Vec<u8>> {
         let mut content = vec![0; size as usize];
-        let context = format!("an extended header after {}", self.current());
+        let context = format!("an extended header {}", self.position());
         self.inner.read_exact(&mut content).map_err(LayerError::io(context.clone()))?;
         let mut pad = [0; BLOCK];
         self.inner.read_exact(&mut pad[..padding(size) as usize]).map_err(LayerError::io(context))?;
@@ -183,7 +183,7 @@ impl<R: Read> TarReader<R> {
         let fail =
             |reason: &str| LayerError::Entry { name: path.to_string_lossy().into_owned(), reason: reason.to_string() };
         let kind = kind(header.entry_type(), &path)
-            .ok_or_else(|| fail(&format!("has the unknown type {:?}", header.entry_type().as_byte() as char)))?;
+            .ok_or_else(|| fail(&format!("has the unknown type `{}`", header.entry_type().as_byte().escape_ascii())))?;
         let number =
             |n: std::io::Result<u64>, what: &str| n.map_err(|_| fail(&format!("has a {what} that is not a number")));
         let size = pax.size.unwrap_or(size);
@@ -204,13 +204,13 @@ impl<R: Read> TarReader<R> {
         if let Some((pieces, _)) = &sparse
             && pieces.iter().map(|(_, length)| length).sum::<u64>() != stored
         {
-            return Err(fail("is a sparse file whose pieces are not as long as its content"));
+            return Err(fail("is a sparse file whose data regions do not match its content"));
         }
         let entry = TarEntry {
             kind,
             mode: header.mode().map_err(|_| fail("has a mode that is not a number"))? & 0o7777,
-            uid: pax.uid.map_or_else(|| number(header.uid(), "user id"), Ok)?,
-            gid: pax.gid.map_or_else(|| number(header.gid(), "group id"), Ok)?,
+            uid: pax.uid.map_or_else(|| number(header.uid(), "user ID"), Ok)?,
+            gid: pax.gid.map_or_else(|| number(header.gid(), "group ID"), Ok)?,
             mtime,
             // Only regular files have content, regardless of the header (POSIX pax, "size").
             size: stored,
@@ -243,7 +243,8 @@ impl<R: Read> TarReader<R> {
         if skip == 0 {
             return Ok(());
         }
-        let context = |reader: &Self| format!("the content of {}", reader.current());
+        let context =
+            |reader: &Self| format!("the content of {}", quoted(reader.current.as_deref().unwrap_or_default()));
         match std::io::copy(&mut (&mut self.inner).take(skip), &mut std::io::sink()) {
             Ok(copied) if copied == skip => {}
             Ok(_) => return Err(LayerError::Truncated(context(self))),
@@ -263,7 +264,8 @@ impl<R: Read> TarReader<R> {
         if want == 0 {
             return Ok(0);
         }
-        let context = |reader: &Self| format!("the content of {}", reader.current());
+        let context =
+            |reader: &Self| format!("the content of {}", quoted(reader.current.as_deref().unwrap_or_default()));
         loop {
             match self.inner.read(&mut buf[..want]) {
                 Ok(0) => return Err(LayerError::Truncated(context(self))),
@@ -376,7 +378,10 @@ impl Pax {
         let number = || {
             let text = std::str::from_utf8(value).ok();
             text.and_then(|t| t.parse().ok()).ok_or_else(|| {
-                LayerError::Damaged(format!("the PAX record {:?} is not a number", String::from_utf8_lossy(key)))
+                LayerError::Damaged(format!(
+                    "the PAX record {} is not a number",
+                    quoted(&*String::from_utf8_lossy(key))
+                ))
             })
         };
         match key {
@@ -402,7 +407,8 @@ impl Pax {
 /// Parses decimal seconds, possibly negative, with an optional fraction. The time is `sec +
 /// nsec/1e9`, and `nsec` is never negative.
 fn parse_time(value: &[u8]) -> Result<Timestamp> {
-    let bad = || LayerError::Damaged(format!("the PAX time {:?} is not a number", String::from_utf8_lossy(value)));
+    let bad =
+        || LayerError::Damaged(format!("the PAX time {} is not a number", quoted(&*String::from_utf8_lossy(value))));
     let text = std::str::from_utf8(value).map_err(|_| bad())?;
     let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
     let negative = whole.starts_with('-');

@@ -62,7 +62,7 @@ impl SparseRecords {
         if !self.any {
             return Ok(None);
         }
-        let size = self.size.ok_or_else(|| damaged("does not say how long the file is"))?;
+        let size = self.size.ok_or_else(|| damaged("has no size"))?;
         let pieces = (self.major == 0).then(|| self.pieces.clone());
         if let Some(pieces) = &pieces {
             check(pieces, size)?;
@@ -97,7 +97,7 @@ pub(crate) fn read_map(content: &mut impl Read, size: u64) -> Result<(Vec<DataRe
     let count = next(content, &mut taken)?;
     if count > MAX_PIECES as u64 {
         return Err(LayerError::fixed_limit(format!(
-            "a sparse file claims {count} pieces; {MAX_PIECES} are read at most"
+            "a sparse file claims {count} data regions; the limit is {MAX_PIECES}"
         )));
     }
     let mut pieces = Vec::new();
@@ -111,16 +111,18 @@ pub(crate) fn read_map(content: &mut impl Read, size: u64) -> Result<(Vec<DataRe
 /// Reads the data regions from an old GNU header and the extension blocks after it. Returns them
 /// and the size of the file including holes.
 pub(crate) fn read_old(header: &Header, content: &mut impl Read) -> Result<(Vec<DataRegion>, u64)> {
-    let gnu = header.as_gnu().ok_or_else(|| damaged("has a header that is not GNU's"))?;
+    let gnu = header.as_gnu().ok_or_else(|| damaged("has a header of another format than GNU tar's"))?;
     let size = gnu.real_size().map_err(|_| damaged("has a size that is not a number"))?;
     let mut pieces = Vec::new();
     let mut add = |entries: &[tar::GnuSparseHeader]| -> Result<()> {
         for entry in entries.iter().filter(|e| !e.is_empty()) {
-            let number = |n: std::io::Result<u64>| n.map_err(|_| damaged("has a piece that is not a number"));
+            let number = |n: std::io::Result<u64>| {
+                n.map_err(|_| damaged("has a data region whose offset or length is not a number"))
+            };
             pieces.push((number(entry.offset())?, number(entry.length())?));
         }
         match pieces.len() > MAX_PIECES {
-            true => Err(LayerError::fixed_limit(format!("a sparse file has more than {MAX_PIECES} pieces"))),
+            true => Err(LayerError::fixed_limit(format!("a sparse file has more than {MAX_PIECES} data regions"))),
             false => Ok(()),
         }
     };
@@ -139,13 +141,13 @@ pub(crate) fn read_old(header: &Header, content: &mut impl Read) -> Result<(Vec<
 /// Checks that the regions are ordered, do not overlap, and end within the file.
 fn check(pieces: &[DataRegion], size: u64) -> Result<()> {
     if pieces.len() > MAX_PIECES {
-        return Err(LayerError::fixed_limit(format!("a sparse file has more than {MAX_PIECES} pieces")));
+        return Err(LayerError::fixed_limit(format!("a sparse file has more than {MAX_PIECES} data regions")));
     }
     let mut end = 0;
     for (offset, length) in pieces {
         let next = offset.checked_add(*length).ok_or_else(|| damaged("has a data region beyond the largest offset"))?;
         if *offset < end || next > size {
-            return Err(damaged("has pieces that overlap or lie behind its end"));
+            return Err(damaged("has data regions that overlap or exceed its size"));
         }
         end = next;
     }
@@ -158,5 +160,5 @@ fn number(text: &[u8]) -> Result<u64> {
 }
 
 fn damaged(what: &str) -> LayerError {
-    LayerError::Damaged(format!("a sparse file in the archive {what}"))
+    LayerError::Damaged(format!("a sparse file {what}"))
 }

@@ -7,6 +7,8 @@ use std::os::unix::ffi::OsStrExt;
 
 use tar::{EntryType, Header};
 
+use rbuild_linux::quoted;
+
 use crate::entry::{EntryKind, TarEntry};
 
 /// Offset and length of a numeric header field.
@@ -88,8 +90,8 @@ impl<W: Write> TarWriter<W> {
         let (major, minor) = if device { entry.rdev } else { (0, 0) };
         if u64::from(major.max(minor)) > largest(MAJOR) {
             return Err(io::Error::other(format!(
-                "the device number of {:?} does not fit into a tar header",
-                entry.path
+                "the device number of {} does not fit into a tar header",
+                quoted(&entry.path)
             )));
         }
         octal(&mut header, MAJOR, u64::from(major));

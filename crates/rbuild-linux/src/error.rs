@@ -2,7 +2,7 @@ use std::fmt;
 use std::io;
 use std::path::Path;
 
-use rbuild_remedy::Remedy;
+use rbuild_remedy::{Remedy, SessionLimit};
 
 /// A failed system call: its name, its object, and the kernel's error.
 #[derive(Debug)]
@@ -42,12 +42,12 @@ impl Error {
             return Some(unmapped.remedy());
         }
         match self.errno() {
-            Some(libc::ELOOP) => Some("remove the symbolic link that leads back to itself".into()),
+            Some(libc::ELOOP) => Some("remove the symbolic link that refers to itself".into()),
             Some(libc::ENAMETOOLONG) => Some("shorten the name".into()),
             Some(libc::EAGAIN) if self.call == "pthread_create" => {
-                Some("raise the limit of processes: `ulimit -u`, or the container's pids limit".into())
+                Some(Remedy::RaiseSessionLimit { limit: SessionLimit::Processes })
             }
-            Some(libc::EMFILE) => Some("raise the limit with `ulimit -n`".into()),
+            Some(libc::EMFILE) => Some(Remedy::RaiseSessionLimit { limit: SessionLimit::Files }),
             _ => None,
         }
     }
@@ -62,8 +62,8 @@ impl Error {
     pub fn of_object(&self) -> String {
         let own = |problem: &str| problem.to_string();
         match self.errno() {
-            Some(libc::ELOOP) => own("its path leads through a loop of symbolic links"),
-            Some(libc::ENAMETOOLONG) => own("a name in it is longer than the file system allows (usually 255 bytes)"),
+            Some(libc::ELOOP) => own("too many levels of symbolic links"),
+            Some(libc::ENAMETOOLONG) => own("a name in its path exceeds the file system's limit (usually 255 bytes)"),
             _ => self.source.to_string(),
         }
     }
@@ -121,6 +121,19 @@ pub fn shown_path(path: &Path) -> String {
     let (start, end): (String, String) =
         (text.chars().take(SHOWN).collect(), text.chars().skip(length - SHOWN).collect());
     format!("{start}…{end} ({} directories deep)", path.components().count())
+}
+
+/// Formats a path for a message: in backticks, with control characters escaped. A very long path
+/// is shortened.
+pub fn quoted(path: impl AsRef<Path>) -> String {
+    let escape = |c: char| if c.is_control() { c.escape_default().collect() } else { String::from(c) };
+    format!("`{}`", shown_path(path.as_ref()).chars().map(escape).collect::<String>())
+}
+
+/// Formats the object of a call. A description, such as "a new file", is not quoted.
+fn shown_object(object: &str) -> String {
+    let is_description = ["a ", "an ", "the "].iter().any(|article| object.starts_with(article));
+    if is_description { object.to_string() } else { quoted(object) }
 }
 
 /// Returns the operation of a system call, as a verb that takes the object.
@@ -184,14 +197,14 @@ impl fmt::Display for UnmappedId {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let object = shown_path(Path::new(&self.object));
+        let object = shown_object(&self.object);
         match self.errno() {
-            Some(libc::ELOOP) => write!(f, "cannot resolve {object:?}: a loop of symbolic links")?,
+            Some(libc::ELOOP) => write!(f, "cannot resolve {object}: too many levels of symbolic links")?,
             Some(libc::ENAMETOOLONG) => {
-                write!(f, "{object:?} has a longer name than the file system allows (usually 255 bytes)")?
+                write!(f, "{object} has a name that exceeds the file system's limit (usually 255 bytes)")?
             }
-            Some(libc::EMFILE) => write!(f, "cannot open {object:?}: too many open files")?,
-            _ => write!(f, "cannot {} {object:?}: {}", operation(self.call), self.source)?,
+            Some(libc::EMFILE) => write!(f, "cannot open {object}: too many open files in this process")?,
+            _ => write!(f, "cannot {} {object}: {}", operation(self.call), self.source)?,
         }
         self.unmapped.iter().try_for_each(|unmapped| write!(f, ": {unmapped}"))
     }

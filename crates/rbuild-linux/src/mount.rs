@@ -100,7 +100,7 @@ pub fn detached_overlay(lowers: &[PathBuf], upper: Option<(&Path, &Path)>, scrat
     if lowers.len() >= 2 * MAX_LOWERS {
         return Err(Error::new(
             "mount",
-            format!("overlay of {} layers, more than the maximum of 999", lowers.len()),
+            format!("overlay of {} layers exceeds the limit of 999", lowers.len()),
             Errno::TOOBIG,
         ));
     }
@@ -333,6 +333,6 @@ mod tests {
     fn too_many_layers_are_rejected_with_their_number() {
         let lowers = vec![PathBuf::from("/"); 1000];
         let error = detached_overlay(&lowers, None, Path::new("/mnt")).unwrap_err().to_string();
-        assert!(error.contains("1000 layers, more than the maximum of 999"), "{error}");
+        assert!(error.contains("1000 layers exceeds the limit of 999"), "{error}");
     }
 }

@@ -65,9 +65,7 @@ impl Trail {
     /// Descends into a directory that the caller has opened.
     pub fn push(&mut self, below: RootDir) -> Result<()> {
         if self.steps.len() >= self.most {
-            let why = format!(
-                "more than {MOST_DEEP} directories lie in each other, which is the limit; make the tree flatter"
-            );
+            let why = format!("directories are nested more than {MOST_DEEP} deep");
             return Err(Error::new("walking", below.label(), std::io::Error::other(why)));
         }
         if let Some(far) = self.steps.len().checked_sub(MOST_OPEN)

@@ -147,7 +147,7 @@ impl Auth {
                 let places = credentials::places(&shared.environment, &shared.options.given);
                 (format!("no login for {} in {}", self.registry, places.join(", ")), true)
             }
-            None => ("no login was asked for".into(), true),
+            None => ("no login was requested".into(), true),
         }
     }
 }
@@ -275,13 +275,13 @@ impl TokenRequest<'_> {
         let patience = self.shared.http.patience();
         let body = read_document(reply.response.into_body().into_reader(), MAX_TOKEN, patience);
         let bytes = body.map_err(|e| {
-            let reason = format!("the answer of the token server broke off: {e}");
+            let reason = format!("the token server's response ended early: {e}");
             RegistryProblem::Answer { host: host.clone(), reason }
         })?;
         let granted: Option<Granted> = serde_json::from_slice(&bytes).ok();
         let bad = || RegistryProblem::Answer {
             host: host.clone(),
-            reason: "the answer of the token server holds no token".into(),
+            reason: "the token server's response contains no token".into(),
         };
         let Granted { token, access_token, expires_in, refresh_token } = granted.ok_or_else(bad)?;
         let token = token.filter(|t| !t.is_empty()).or(access_token).filter(|t| !t.is_empty());
@@ -342,7 +342,7 @@ impl TokenRequest<'_> {
     /// Returns the protection of the connection to the token server.
     fn protection(&self) -> Result<(CertFiles, ConnectionSecurity), RegistryProblem> {
         let Some((scheme, authority, _)) = url::split(self.realm) else {
-            let reason = "the token server of the challenge is not an http(s) URL".to_string();
+            let reason = "the challenge's token server is not an http(s) URL".to_string();
             return Err(RegistryProblem::Answer { host: self.endpoint.host.clone(), reason });
         };
         let own = self.endpoint.is_origin_of(self.realm);
@@ -355,7 +355,7 @@ impl TokenRequest<'_> {
             false => self.endpoint.protection_of(scheme, authority),
         };
         let security = security.ok_or_else(|| {
-            let reason = format!("its token server {authority} is not protected by TLS; no login is sent there");
+            let reason = format!("its token server {authority} is not protected by TLS, so no login is sent to it");
             RegistryProblem::Answer { host: self.endpoint.host.clone(), reason }
         })?;
         Ok((certs, security))

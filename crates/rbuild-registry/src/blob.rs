@@ -83,7 +83,7 @@ impl BlobReader<'_> {
                 }
             }
         }
-        Err(furthest.unwrap_or_else(|| RegistryProblem::Settings("the settings name no endpoint for blobs".into())))
+        Err(furthest.unwrap_or_else(|| RegistryProblem::Settings("no endpoint for blobs is configured".into())))
     }
 
     /// Handles a broken connection: waits before the next one, or gives up.
@@ -156,7 +156,7 @@ impl Read for BlobReader<'_> {
         if let Some(mut body) = self.body.take() {
             let mut more = [0];
             if matches!(body.read(&mut more), Ok(1)) {
-                let reason = format!("it sent more than the {} bytes of the blob {}", self.size, self.digest);
+                let reason = format!("it sent more than the {} bytes of blob {}", self.size, self.digest);
                 let host = self.sessions.first().map_or_else(String::new, |session| session.endpoint.host.clone());
                 return Err(self.failed(RegistryProblem::Answer { host, reason }));
             }
@@ -191,9 +191,7 @@ fn open_at(
         206 => match reply.header("content-range").and_then(start_of) {
             Some(start) if start <= at => start,
             _ => {
-                return Err(
-                    session.odd(format!("it answered a request for the rest of blob {digest} with another part"))
-                );
+                return Err(session.odd(format!("it answered a range request for blob {digest} with another range")));
             }
         },
         _ => {
@@ -204,7 +202,7 @@ fn open_at(
     // The length is the server's claim.
     let whole = length.map(|length| start.saturating_add(length));
     if let Some(whole) = whole.filter(|whole| *whole != size) {
-        let reason = format!("blob {digest} has {whole} bytes, but {size} by the manifest");
+        let reason = format!("blob {digest} has {whole} bytes; the manifest says {size}");
         return Err(session.odd(reason));
     }
     let url = reply.url.clone();

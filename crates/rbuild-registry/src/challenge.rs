@@ -29,7 +29,7 @@ impl Challenge {
         match &found {
             Some(Challenge::Bearer { realm, .. }) if reply.url.starts_with("https:") && realm.starts_with("http:") => {
                 let host = url::split(&reply.url).map_or("", |(_, host, _)| host).to_string();
-                let reason = "its token server is not protected by TLS; no login is sent there".to_string();
+                let reason = "its token server is not protected by TLS, so no login is sent to it".to_string();
                 Err(RegistryProblem::Answer { host, reason })
             }
             _ => Ok(found),

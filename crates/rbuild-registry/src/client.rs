@@ -84,7 +84,7 @@ impl Repository {
                 }
             }
         }
-        let none = || RegistryProblem::Settings("the settings name no endpoint for this".into());
+        let none = || RegistryProblem::Settings("no endpoint is configured".into());
         Err(self.fail(furthest.unwrap_or_else(none)))
     }
 }

@@ -44,7 +44,7 @@ pub enum RegistryProblem {
     #[error("{request} at {host}: {reason}")]
     Connection { host: String, request: String, reason: String, kind: Broken },
     /// An unsuccessful status.
-    #[error("{request} at {host} was answered with HTTP status {status}{}", text_of(.message))]
+    #[error("{request} at {host} failed with HTTP status {status}{}", text_of(.message))]
     Status { host: String, request: String, status: u16, message: String },
     /// The manifest, blob or repository does not exist, or is hidden.
     #[error("{host} has no {what}{}", text_of(.message))]
@@ -62,7 +62,7 @@ pub enum RegistryProblem {
     #[error("blocked by {0}")]
     Blocked(String),
     /// Bytes with another digest than the requested one.
-    #[error("{host} sent {what} {wanted}, but with the digest {found}")]
+    #[error("{host} sent {what} {wanted} with the wrong digest {found}")]
     Digest { host: String, what: &'static str, wanted: BlobDigest, found: BlobDigest },
     /// An answer that contradicts the protocol or itself.
     #[error("{host}: {reason}")]
@@ -107,9 +107,7 @@ impl RegistryError {
         Some(match &*self.problem {
             RegistryProblem::Connection { kind: Broken::Certificate, .. } => registry(RegistryAction::TrustAuthority),
             RegistryProblem::Connection { kind: Broken::NotTls, .. } => registry(RegistryAction::AllowPlainHttp),
-            RegistryProblem::Connection { .. } => {
-                "check the network, the host name and the proxy (https_proxy, no_proxy)".into()
-            }
+            RegistryProblem::Connection { .. } => Remedy::CheckNetwork,
             RegistryProblem::Status { status: 429, .. } => registry(RegistryAction::RaiseRateLimit),
             RegistryProblem::Status { .. } | RegistryProblem::Digest { .. } | RegistryProblem::Answer { .. } => {
                 "try again later, or contact the operator of the registry".into()
@@ -119,9 +117,7 @@ impl RegistryError {
             RegistryProblem::Denied { .. } => registry(RegistryAction::CheckLogin),
             RegistryProblem::Credentials(_) => "correct the file or the credential helper".into(),
             RegistryProblem::Settings(_) => "correct the settings".into(),
-            RegistryProblem::Blocked(file) => {
-                format!("remove the rule from {file} if this registry may be used").into()
-            }
+            RegistryProblem::Blocked(file) => format!("remove the rule from {file} to permit this registry").into(),
             RegistryProblem::Unsupported(_) => "convert the image, for example with skopeo copy".into(),
             RegistryProblem::Local { .. } | RegistryProblem::Repeated(_) => return None,
         })

@@ -75,7 +75,7 @@ pub(crate) fn read_document(source: impl Read, limit: u64, patience: RetryPolicy
             return Err(io::Error::new(ErrorKind::TimedOut, flow.reason()));
         }
         if start.elapsed() > patience.whole {
-            let reason = format!("it did not arrive within {} s", patience.whole.as_secs());
+            let reason = format!("the transfer took longer than {} s", patience.whole.as_secs());
             return Err(io::Error::new(ErrorKind::TimedOut, reason));
         }
     }
@@ -105,7 +105,7 @@ mod tests {
         let pause = Duration::from_millis(5);
         let reason = |source| read_document(source, u64::MAX, patience).unwrap_err().to_string();
         assert!(reason(Slow(1, pause)).contains("fewer than 1024 bytes"));
-        assert!(reason(Slow(4000, pause)).contains("did not arrive within"));
+        assert!(reason(Slow(4000, pause)).contains("took longer than"));
         assert_eq!(read_document(Slow(10, Duration::ZERO), 99, patience).unwrap().len(), 100);
         let mut taken = Watched::new(Slow(1, pause), patience.idle);
         assert_eq!(io::copy(&mut taken, &mut io::sink()).unwrap_err().kind(), ErrorKind::TimedOut);

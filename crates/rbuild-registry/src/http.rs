@@ -98,7 +98,7 @@ impl Http {
         let valid = url::split(exchange.url).filter(|_| url::is_valid(exchange.url));
         let Some((scheme, authority, rest)) = valid else {
             let host = url::split(exchange.url).map_or("the registry", |(_, host, _)| host).to_string();
-            return Err(RegistryProblem::Answer { host, reason: "the URL that leads there is invalid".into() });
+            return Err(RegistryProblem::Answer { host, reason: "its URL is invalid".into() });
         };
         let authority = authority.to_string();
         let known = crate::locked(&self.schemes).get(&authority).copied();
@@ -180,7 +180,7 @@ impl Http {
         let tls = key.certs.tls(&self.environment, verify).map_err(RegistryProblem::Settings)?;
         let proxy = match &key.proxy {
             Some(url) => Some(Proxy::new(url).map_err(|_| {
-                RegistryProblem::Settings("the proxy of the environment (http_proxy, https_proxy) is not a URL".into())
+                RegistryProblem::Settings("the proxy in http_proxy or https_proxy is not a URL".into())
             })?),
             None => None,
         };
@@ -220,7 +220,7 @@ pub(crate) fn connection(
         // Not the text of the error, which may have a signature.
         return RegistryProblem::Answer {
             host: host.to_string(),
-            reason: "a URL or a token that it gave is invalid".into(),
+            reason: "it returned an invalid URL or token".into(),
         };
     }
     let text = e.to_string();
@@ -237,7 +237,7 @@ pub(crate) fn connection(
         (_, ureq::Error::Timeout(ureq::Timeout::Connect)) => {
             format!("no connection within {} s", patience.connect.as_secs())
         }
-        (_, ureq::Error::Timeout(_)) => format!("no answer within {} s", patience.idle.as_secs()),
+        (_, ureq::Error::Timeout(_)) => format!("no response within {} s", patience.idle.as_secs()),
         _ => text.strip_prefix("io: ").unwrap_or(&text).to_string(),
     };
     let path = url::split(url).map_or("", |(_, _, rest)| url::without_query(rest));

@@ -24,14 +24,14 @@ impl Client {
         let fail = |problem| RegistryError::new(place(), problem);
         let name: Reference = format!("{registry}/login").parse().map_err(|_| {
             fail(RegistryProblem::Settings(format!(
-                "`{registry}` is not the name of a registry: a host, with a port if it has one"
+                "`{registry}` is not the name of a registry; use its host, with the port if it has one"
             )))
         })?;
         let endpoint = endpoints(&self.shared().environment, &name, self.shared().options.tls_verify)?
             .into_iter()
             .rfind(|endpoint| !endpoint.mirror)
             .ok_or_else(|| {
-                fail(RegistryProblem::Settings("the settings name no endpoint for the registry itself".into()))
+                fail(RegistryProblem::Settings("no endpoint for the registry itself is configured".into()))
             })?;
         let credential = Credential::Password { user: user.to_string(), password: password.clone() };
         self.prove(&endpoint, credential, user).map_err(fail)

@@ -130,14 +130,14 @@ fn get(
         let patience = session.shared().http.patience();
         match read_document(reply.response.into_body().into_reader(), MAX_MANIFEST, patience) {
             Err(e) => {
-                let broken = session.odd(format!("the manifest {reference} broke off: {e}"));
+                let broken = session.odd(format!("manifest {reference} ended early: {e}"));
                 if e.kind() == std::io::ErrorKind::TimedOut {
                     return Err(broken);
                 }
                 last = Some(broken);
             }
             Ok(bytes) if bytes.len() as u64 > MAX_MANIFEST => {
-                return Err(session.odd(format!("the manifest {reference} is larger than {} MiB", MAX_MANIFEST >> 20)));
+                return Err(session.odd(format!("manifest {reference} is larger than {} MiB", MAX_MANIFEST >> 20)));
             }
             Ok(bytes) => {
                 let digest = BlobDigest::of(&bytes);
@@ -156,7 +156,7 @@ fn get(
             }
         }
     }
-    Err(last.unwrap_or_else(|| session.odd(format!("the manifest {reference} cannot be read"))))
+    Err(last.unwrap_or_else(|| session.odd(format!("cannot read manifest {reference}"))))
 }
 
 /// Checks that bytes are a manifest or an index. The media type in them counts more than that of
@@ -170,12 +170,12 @@ fn document(
 ) -> std::result::Result<ReceivedManifest, RegistryProblem> {
     let known = |media_type: &str| INDEXES.contains(&media_type) || MANIFESTS.contains(&media_type);
     let head: Map<String, Value> = serde_json::from_slice(&bytes)
-        .map_err(|_| session.odd(format!("the manifest {reference} is not a JSON document")))?;
+        .map_err(|_| session.odd(format!("manifest {reference} is not a JSON document")))?;
     let lists = head.get("manifests").is_some_and(Value::is_array);
     if head.get("schemaVersion").and_then(Value::as_u64) == Some(1)
         || content_type.starts_with("application/vnd.docker.distribution.manifest.v1")
     {
-        let what = format!("manifest {reference} has Docker's schema 1, which is no longer in use");
+        let what = format!("manifest {reference} uses Docker's schema 1, which is obsolete");
         return Err(RegistryProblem::Unsupported(what));
     }
     let told = head.get("mediaType").and_then(Value::as_str).filter(|media_type| !media_type.is_empty());
@@ -188,11 +188,11 @@ fn document(
     if !known(&media_type) {
         let media_type = session.shared().http.sent.hidden_in(&media_type);
         return Err(RegistryProblem::Unsupported(format!(
-            "manifest {reference} has the type {media_type}, which is not an image"
+            "manifest {reference} has type {media_type}, which is not an image"
         )));
     }
     if INDEXES.contains(&media_type.as_str()) != lists {
-        return Err(session.odd(format!("document {reference} is not of the type {media_type} that it claims")));
+        return Err(session.odd(format!("document {reference} is not the {media_type} that it claims to be")));
     }
     Ok(ReceivedManifest { bytes, digest, media_type })
 }

@@ -106,7 +106,7 @@ impl Repository {
     fn pushing<T>(&self, push: impl Fn(&EndpointSession) -> Outcome<T>) -> Result<T> {
         let takes = |endpoint: &&EndpointSession| endpoint.endpoint.push;
         let Some(session) = self.sessions.iter().find(takes) else {
-            return Err(self.fail(RegistryProblem::Settings("the settings name no endpoint for pushes".into())));
+            return Err(self.fail(RegistryProblem::Settings("no endpoint for pushes is configured".into())));
         };
         push(session).map_err(|problem| self.fail(problem))
     }
@@ -262,9 +262,9 @@ impl EndpointSession {
             // A piece is never sent again blindly: some registries append it once more.
             (location, at) = match self.state(&location)? {
                 Some((_, has)) if has > end => {
-                    return Err(
-                        self.odd(format!("it claims to have {has} bytes of an upload of which {end} were sent"))
-                    );
+                    return Err(self.odd(format!(
+                        "it claims to have received {has} bytes of an upload, but only {end} were sent"
+                    )));
                 }
                 Some(state) => state,
                 None => (self.restart()?, 0),

@@ -116,7 +116,7 @@ impl EndpointSession {
         for _ in 0..=MAX_REDIRECTS {
             if deadline.is_some_and(|deadline| Instant::now() > deadline) {
                 return Err(
-                    self.odd(format!("no final answer within {} s", self.shared.http.patience().whole.as_secs()))
+                    self.odd(format!("no final response within {} s", self.shared.http.patience().whole.as_secs()))
                 );
             }
             let own = self.endpoint.is_origin_of(&target);
@@ -133,12 +133,12 @@ impl EndpointSession {
         match url::follow(base, location) {
             Redirect::Url(url) => Ok(url),
             Redirect::Unprotected(host) => Err(self.unprotected(&host)),
-            Redirect::Invalid => Err(self.odd("it leads to an invalid URL")),
+            Redirect::Invalid => Err(self.odd("it redirects to an invalid URL")),
         }
     }
 
     fn unprotected(&self, host: &str) -> RegistryProblem {
-        self.odd(format!("it leads to {host} by plain HTTP, without TLS"))
+        self.odd(format!("it redirects to {host} over plain HTTP, without TLS"))
     }
 
     fn send(

@@ -6,7 +6,7 @@
 #![warn(missing_docs)]
 
 use std::error::Error;
-use std::path::Path;
+use std::path::PathBuf;
 
 /// Returns the message of an error, followed by those of its causes, as one sentence.
 pub fn sentence(error: &dyn Error) -> String {
@@ -24,8 +24,23 @@ pub fn sentence(error: &dyn Error) -> String {
 pub enum Remedy {
     /// An action that needs no words of the command line, as one imperative.
     Text(String),
+    /// Use another word.
+    DidYouMean {
+        /// The word, as it is to be written.
+        word: String,
+    },
+    /// Use one of the possible words.
+    UseOneOf {
+        /// The words.
+        words: Vec<String>,
+    },
     /// Free space on the disk of the store.
     FreeSpace,
+    /// Free space on another disk, or use another disk.
+    FreeSpaceAt {
+        /// A path on the full disk.
+        place: PathBuf,
+    },
     /// Free space on the disk to which standard output or standard error goes.
     FreeOutput,
     /// Use another directory for the store.
@@ -48,6 +63,23 @@ pub enum Remedy {
         /// The name by which it was requested.
         name: String,
     },
+    /// Write the whole ID of an image, of which a prefix was given.
+    WriteWholeId {
+        /// The ID.
+        id: String,
+    },
+    /// Correct a path that does not exist.
+    CorrectPath {
+        /// The root that the path is relative to.
+        root: String,
+    },
+    /// Remove what is in the way of an output, or use another output directory.
+    OtherOutput {
+        /// The kind of file that is in the way.
+        obstacle: &'static str,
+    },
+    /// Use another target for a mount.
+    OtherTarget,
     /// List the images with their digests.
     ListImages,
     /// List the files of the image.
@@ -70,6 +102,8 @@ pub enum Remedy {
     LoadArchive,
     /// Import the file as a root file system, not as an image.
     ImportFiles,
+    /// Obtain an archive again that is damaged or incomplete.
+    TransferAgain,
     /// Load the image that the incomplete archive is based on.
     LoadBase,
     /// Select a platform that is available.
@@ -82,11 +116,25 @@ pub enum Remedy {
         /// The file that grants them.
         file: std::borrow::Cow<'static, str>,
     },
+    /// Use a lower user or group ID.
+    LowerId {
+        /// The highest ID.
+        most: u32,
+    },
     /// Raise a limit on archives.
     RaiseLimit {
         /// Name of the limit.
         name: String,
     },
+    /// Raise a resource limit of the session that rbuild runs in.
+    RaiseSessionLimit {
+        /// The limit.
+        limit: SessionLimit,
+    },
+    /// Check whether the machine ran out of memory.
+    CheckMemory,
+    /// Check the connection to a server.
+    CheckNetwork,
     /// Open a shell in the container of the command that failed.
     InspectFailure,
     /// Raise the resource limits of the command.
@@ -136,6 +184,11 @@ pub enum Remedy {
     OmitNetwork,
     /// Mount the volume read-only.
     ReadOnlyVolume,
+    /// Permit unprivileged user namespaces by a kernel setting.
+    PermitNamespaces {
+        /// The setting and its value, for sysctl(8).
+        setting: &'static str,
+    },
     /// Start the surrounding container with an unmasked /proc.
     UnmaskProc,
     /// Start the surrounding container without a seccomp profile.
@@ -158,6 +211,15 @@ pub enum Remedy {
         /// The change.
         action: RegistryAction,
     },
+}
+
+/// A resource limit of a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum SessionLimit {
+    /// Open files of a process.
+    Files,
+    /// Processes and threads.
+    Processes,
 }
 
 /// A change that makes a registry answer.
@@ -187,17 +249,12 @@ impl RegistryAction {
 }
 
 impl Remedy {
-    /// Returns the remedy for a full disk that is not the store's, by a path on it.
-    pub fn free_space_at(place: &Path) -> Remedy {
-        format!("free some space on the disk of {}, or write to another one", place.display()).into()
-    }
-
     /// Number of kinds of remedies.
-    pub const KINDS: usize = 41;
+    pub const KINDS: usize = 55;
 
     /// Returns the suggestion of another word.
     pub fn did_you_mean(word: impl std::fmt::Display) -> Remedy {
-        Remedy::Text(format!("did you mean `{word}`?"))
+        Remedy::DidYouMean { word: word.to_string() }
     }
 
     /// Returns the text of a remedy that needs no words of the command line.

@@ -27,12 +27,10 @@ impl FetchError {
     /// Returns a hint for the user.
     pub fn remedy(&self) -> Remedy {
         let text = match self {
-            FetchError::Status { status: 401 | 403, .. } => {
-                "download the file and pass its path: the server requires authentication"
-            }
-            FetchError::Status { status: 404 | 410, .. } => "check the address: the server does not have this file",
-            FetchError::Status { .. } => "try again later, or download the file by other means",
-            FetchError::Failed { .. } => "check the network, the host name, and the proxy (http_proxy, https_proxy)",
+            FetchError::Status { status: 401 | 403, .. } => "download the file and pass its path",
+            FetchError::Status { status: 404 | 410, .. } => "check the address",
+            FetchError::Status { .. } => "try again later, or download the file and pass its path",
+            FetchError::Failed { .. } => return Remedy::CheckNetwork,
         };
         text.into()
     }

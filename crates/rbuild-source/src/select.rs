@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use rbuild_linux::{FileKind, MOST_DEEP, RootDir, Stat, shown_path};
+use rbuild_linux::{FileKind, MOST_DEEP, RootDir, Stat, quoted};
 use rbuild_paths::{Glob, SourceForm, SourcePattern, in_root};
 
 use crate::hashes::HashCache;
@@ -17,21 +17,21 @@ pub enum SourceError {
     #[error("`{path}` not found")]
     NotFound { path: String, similar: Option<String>, ignored: bool },
     /// A symbolic link whose target does not exist inside the root.
-    #[error("`{path}` not found: a symbolic link to {}, which does not exist there", target.display())]
+    #[error("`{path}` is a symbolic link to {}, which does not exist", quoted(target))]
     DeadLink { path: String, target: PathBuf },
     /// A pattern with a syntax error.
     #[error("invalid pattern `{0}`: a class `[…]` is empty, unclosed, or has a `-` without both ends")]
     BadPattern(String),
     /// A `--parents` source with a symbolic link among its parent directories.
-    #[error("`{path}` crosses the symbolic link `{}`, which --parents does not follow", link.display())]
+    #[error("`{path}` crosses the symbolic link {}, which --parents does not follow", quoted(link))]
     BehindLink { path: String, link: PathBuf },
     /// A failed system call.
     #[error(transparent)]
     Kernel(#[from] rbuild_linux::Error),
     /// A file changed between two reads.
-    #[error("{0:?} changed while it was read")]
+    #[error("{} changed while it was being read", quoted(.0))]
     Changed(PathBuf),
-    #[error("{:?} is more than {MOST_DEEP} directories deep, which is the limit", shown_path(.0))]
+    #[error("{} is nested more than {MOST_DEEP} directories deep", quoted(.0))]
     TooDeep(PathBuf),
 }
 

@@ -184,7 +184,7 @@ impl Blobs<'_> {
         }
         match hash.map(ChunkHash::finish::<BlobDigest>) {
             Some((found, _)) if found != *digest => {
-                let (what, reason) = (format!("blob {digest}"), "its digest is wrong".into());
+                let (what, reason) = (format!("blob {digest}"), format!("its digest is {found}"));
                 Err(StoreError::Damaged { what, reason }.into())
             }
             Some(_) => {
@@ -245,8 +245,9 @@ pub(crate) fn read_document(blob: File, digest: &BlobDigest) -> Result<Vec<u8>> 
     if bytes.len() as u64 > MAX_DOCUMENT {
         return Err(StoreError::LargeDocument { digest: *digest, limit: MAX_DOCUMENT });
     }
-    if BlobDigest::of(&bytes) != *digest {
-        return Err(StoreError::Damaged { what: format!("blob {digest}"), reason: "its digest is wrong".into() });
+    let found = BlobDigest::of(&bytes);
+    if found != *digest {
+        return Err(StoreError::Damaged { what: format!("blob {digest}"), reason: format!("its digest is {found}") });
     }
     Ok(bytes)
 }

@@ -19,7 +19,7 @@ pub enum StoreError {
     #[error(transparent)]
     Layer(#[from] rbuild_layer::LayerError),
     /// The store cannot be opened.
-    #[error("the store {path} cannot be used: {reason}")]
+    #[error("cannot use the store `{path}`: {reason}")]
     Unusable { path: PathBuf, reason: String, remedy: Remedy },
     /// A document or blob is invalid.
     #[error("the store's {what} is damaged: {reason}")]
@@ -31,16 +31,16 @@ pub enum StoreError {
     #[error("layer {blob} is corrupt: its digest is {found}")]
     WrongDigest { blob: BlobDigest, found: BlobDigest },
     /// The content of a layer does not have the diffID that the image's configuration gives.
-    #[error("layer {blob} has the diffID {found}, but the image configuration expects {expected}")]
+    #[error("layer {blob} has diffID {found}; the image configuration expects {expected}")]
     WrongDiffId { blob: BlobDigest, expected: DiffId, found: DiffId },
     /// There is no such image.
-    #[error("image `{0}` not found")]
+    #[error("image `{0}` not found in the local store")]
     NoImage(String),
     /// The name matches several images.
     #[error("`{name}` is ambiguous; it matches {found}")]
     Ambiguous { name: String, found: String },
     /// The image has several names, and was not given by one of them.
-    #[error("the image `{image}` has several names: {names}")]
+    #[error("image `{image}` has several names: {names}")]
     SeveralNames { image: String, names: String },
     /// The container name is in use.
     #[error("container name `{0}` is already in use")]
@@ -53,13 +53,13 @@ pub enum StoreError {
     Held { lock: &'static str, holder: String },
     /// A program that may be rbuild holds a lock, and did no work for as long as
     /// `LockPatience::foreign`.
-    #[error("the store's {lock} is held by {holder}, which makes no progress")]
+    #[error("the store's {lock} is held by {holder}, which has made no progress")]
     Idle { lock: &'static str, holder: String },
     /// The store was copied without owners or attributes of its files.
     #[error("the store's files have lost their {0}: it was copied without them, or the user's sub-IDs have changed")]
     Stripped(&'static str),
     /// An image cannot be removed, because a container uses it.
-    #[error("the image {name} is used by the container {container}")]
+    #[error("image `{name}` is used by container `{container}`")]
     UsedImage {
         /// The image as it was named by the caller.
         name: String,
@@ -67,7 +67,7 @@ pub enum StoreError {
         container: String,
     },
     /// A manifest, configuration or index is too large to be read into memory.
-    #[error("the document {digest} of the image has more than {} MiB", .limit >> 20)]
+    #[error("the image's document {digest} is larger than {} MiB", .limit >> 20)]
     LargeDocument {
         /// The document.
         digest: BlobDigest,
@@ -77,8 +77,8 @@ pub enum StoreError {
     /// The file system stores access times on every reading (strictatime), which overwrites the
     /// owners recorded in them.
     #[error(
-        "the file system of the store writes access times whenever a file is read (strictatime), \
-         so recorded owners of links would be lost"
+        "the store's file system updates access times on every read (strictatime), \
+         which would overwrite the recorded owners of links"
     )]
     AccessTimes,
     /// The build was stopped while it waited for another one.
@@ -108,13 +108,15 @@ impl StoreError {
             StoreError::Ambiguous { .. } => Some("use a longer prefix of the ID".into()),
             StoreError::SeveralNames { .. } => Some(Remedy::UntagEach),
             StoreError::NameTaken(name) => Some(Remedy::RemoveContainer { name: name.clone() }),
-            StoreError::Busy(_) => Some("try again when the other builds are done".into()),
+            StoreError::Busy(_) => Some("try again when the other builds have finished".into()),
             StoreError::Held { lock, .. } | StoreError::Idle { lock, .. } => {
                 Some(Remedy::EndLockHolder { lock: lock.to_string() })
             }
             StoreError::UsedImage { container, .. } => Some(Remedy::FreeImage { container: container.clone() }),
             StoreError::Stripped(_) => Some(Remedy::RestoreStore),
-            StoreError::AccessTimes => Some("mount it with relatime or noatime, or keep the store elsewhere".into()),
+            StoreError::AccessTimes => {
+                Some("mount the file system with relatime or noatime, or move the store to another one".into())
+            }
             StoreError::WrongDigest { .. } | StoreError::WrongDiffId { .. } => Some(Remedy::ReplaceImage),
             StoreError::Damaged { .. } | StoreError::NoBlob(_) => Some(Remedy::RepairStore),
             _ if self.is_disk_full() => Some(Remedy::FreeSpace),

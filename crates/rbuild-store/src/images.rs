@@ -94,7 +94,7 @@ impl Image {
             return Err(StoreError::Damaged {
                 what: format!("image {}", self.id.short()),
                 reason: format!(
-                    "its manifest has {} layers and its configuration {}",
+                    "its manifest has {} layers, its configuration {}",
                     layers.len(),
                     self.config.rootfs.diff_ids.len()
                 ),

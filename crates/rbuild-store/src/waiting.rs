@@ -104,7 +104,7 @@ impl Waits {
         let command = if holder.command.is_empty() { "a process" } else { &holder.command };
         let user = match holder.uid {
             Some(uid) if uid == here => self.opened_by.user.clone().unwrap_or_else(|| self.opened_by.uid.to_string()),
-            Some(NOBODY) if here != self.opened_by.uid => "another one".into(),
+            Some(NOBODY) if here != self.opened_by.uid => "not mapped".into(),
             Some(uid) => process::user_name(uid).unwrap_or_else(|| uid.to_string()),
             None => "unknown".into(),
         };

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{BufWriter, Write};
 
-use rbuild_linux::Destination;
+use rbuild_linux::{Destination, quoted};
 
 use crate::destination_full::WriteError;
 use crate::error::TransportError;
@@ -24,10 +24,10 @@ pub fn write_destination<E: WriteError + From<TransportError>>(
 ) -> Result<(), E> {
     let shown = dest.path();
     let write = || {
-        let file = dest.begin().map_err(TransportError::kernel(format!("the output {}", shown.display())))?;
+        let file = dest.begin().map_err(TransportError::kernel(format!("the output {}", quoted(&shown))))?;
         let mut out = BufWriter::with_capacity(BUFFER, file);
         fill(&mut out)?;
-        Ok(out.flush().map_err(TransportError::io(format!("writing the output {}", shown.display())))?)
+        Ok(out.flush().map_err(TransportError::io(format!("writing the output {}", quoted(&shown))))?)
     };
     write().map_err(|e: E| e.writing_to(&shown))
 }

@@ -8,7 +8,7 @@ use rbuild_remedy::Remedy;
 /// The failure of an operation because no space is left at its destination, which is outside the
 /// store.
 #[derive(Debug, thiserror::Error)]
-#[error("no space left for {}", place.display())]
+#[error("no space left for {}", rbuild_linux::quoted(place))]
 pub struct DestinationFull {
     place: PathBuf,
     source: Box<dyn Error + Send + Sync>,
@@ -17,7 +17,7 @@ pub struct DestinationFull {
 impl DestinationFull {
     /// Returns the remedy.
     pub fn remedy(&self) -> Remedy {
-        Remedy::free_space_at(&self.place)
+        Remedy::FreeSpaceAt { place: self.place.clone() }
     }
 }
 
@@ -50,8 +50,8 @@ mod tests {
         assert_eq!(full.help(), Some(Remedy::FreeSpace));
         let cause = full.message();
         let full = full.writing_to(Path::new("/out/a.tar")).writing_to(Path::new("/out"));
-        assert_eq!(full.message(), format!("no space left for /out/a.tar: {cause}"));
-        assert_eq!(full.help(), Some(Remedy::free_space_at(Path::new("/out/a.tar"))));
+        assert_eq!(full.message(), format!("no space left for `/out/a.tar`: {cause}"));
+        assert_eq!(full.help(), Some(Remedy::FreeSpaceAt { place: "/out/a.tar".into() }));
         let other = failed(EIO).writing_to(Path::new("/out"));
         assert_eq!(other.message(), failed(EIO).message());
     }

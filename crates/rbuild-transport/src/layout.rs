@@ -20,8 +20,6 @@ use crate::error::{Result, TransportError};
 /// Maximum size of a document in bytes.
 const MAX_DOCUMENT: u64 = 16 << 20;
 
-pub(crate) const DAMAGED: &str = "the archive is damaged; write or transfer it again";
-
 /// Returns the path of a blob in a layout.
 pub(crate) fn blob_path(digest: &BlobDigest) -> String {
     format!("blobs/sha256/{}", digest.hex())
@@ -34,8 +32,8 @@ pub(crate) fn digest_in(path: &str) -> Option<BlobDigest> {
 
 /// Returns the error for a blob whose digest differs from its path.
 pub(crate) fn wrong_digest(path: &str, found: &BlobDigest) -> TransportError {
-    let message = format!("the archive's {path} has the digest {found}");
-    TransportError::Other { message, help: Some(Remedy::from(DAMAGED)) }
+    let message = format!("the archive's `{path}` is corrupt: its digest is {found}");
+    TransportError::Other { message, help: Some(Remedy::TransferAgain) }
 }
 
 /// A layout that is read.
@@ -52,7 +50,7 @@ impl LayoutSource {
 
     /// Opens any file.
     pub(crate) fn file(&self, path: &str) -> Result<File> {
-        self.root.open_file(path).map_err(TransportError::kernel(format!("the image's {path}")))
+        self.root.open_file(path).map_err(TransportError::kernel(format!("the image's `{path}`")))
     }
 
     /// Reads a small file; returns `None` if there is none.
@@ -60,7 +58,7 @@ impl LayoutSource {
         match self.root.read(path, MAX_DOCUMENT) {
             Ok(text) => Ok(Some(text)),
             Err(e) if e.is_not_found() => Ok(None),
-            Err(e) => Err(TransportError::kernel(format!("the image's {path}"))(e)),
+            Err(e) => Err(TransportError::kernel(format!("the image's `{path}`"))(e)),
         }
     }
 }
@@ -92,13 +90,13 @@ impl BlobSource for LayoutSource {
         match self.root.stat(&path) {
             Ok(stat) => Ok(Some(stat.size)),
             Err(e) if e.is_not_found() => Ok(None),
-            Err(e) => Err(TransportError::kernel(format!("the image's {path}"))(e)),
+            Err(e) => Err(TransportError::kernel(format!("the image's `{path}`"))(e)),
         }
     }
 
     fn document(&self, digest: &BlobDigest) -> Result<Vec<u8>> {
         let path = blob_path(digest);
-        let failed = TransportError::kernel(format!("the image's {path}"));
+        let failed = TransportError::kernel(format!("the image's `{path}`"));
         let bytes = self.root.read(&path, MAX_DOCUMENT).map_err(failed)?;
         match BlobDigest::of(&bytes) {
             found if found == *digest => Ok(bytes),
@@ -126,14 +124,14 @@ impl LayoutWriter {
     ///
     /// Fails if it cannot be created.
     pub fn open(dest: &Directory) -> Result<LayoutWriter> {
-        let failed = || TransportError::kernel(format!("writing the layout {}", dest.path().display()));
+        let failed = || TransportError::kernel(format!("writing the layout `{}`", dest.path().display()));
         let root = dest.base.create_dir_all(&dest.rest, by_umask(0o777), None, |_| ()).map_err(failed())?;
         let blobs = root.create_dir_all("blobs/sha256", by_umask(0o777), None, |_| ()).map_err(failed())?;
         Ok(LayoutWriter { root, blobs })
     }
 
     fn failed(&self) -> impl FnOnce(rbuild_linux::Error) -> TransportError {
-        TransportError::kernel(format!("writing the layout {}", self.root.label().display()))
+        TransportError::kernel(format!("writing the layout `{}`", self.root.label().display()))
     }
 
     /// Writes a blob whose digest is known when its last byte is written.

@@ -90,12 +90,8 @@ pub fn take_from_layout(
     let Some(entry) = index.manifests().iter().find(fits) else {
         let tags: Vec<String> = index.manifests().iter().map(tag).filter(|t| !t.is_empty()).collect();
         return Err(TransportError::Other {
-            message: format!("the OCI layout {} has no image `{}`", dir.display(), wanted.unwrap_or("latest")),
-            help: Some(if tags.is_empty() {
-                "use a digest".into()
-            } else {
-                format!("use one of {}", tags.join(", ")).into()
-            }),
+            message: format!("the OCI layout `{}` has no image `{}`", dir.display(), wanted.unwrap_or("latest")),
+            help: Some(if tags.is_empty() { "use a digest".into() } else { Remedy::UseOneOf { words: tags } }),
         });
     };
     let platform = WantedPlatform::Host(platform.clone());
@@ -107,12 +103,12 @@ pub fn take_from_layout(
             let others: Vec<&str> = layout.others.iter().map(String::as_str).collect();
             let (dir, others) = (dir.display(), others.join(", "));
             return Err(TransportError::other(format!(
-                "the OCI layout {dir} has no image for {platform} under that name, only for {others}"
+                "the OCI layout `{dir}` has no image of that name for {platform}, only for {others}"
             )));
         }
         Reached::None | Reached::Several(_) => {
             return Err(TransportError::other(format!(
-                "the OCI layout {} has {} images of this platform under that name",
+                "the OCI layout `{}` has {} images of that name for this platform",
                 dir.display(),
                 layout.images.len()
             )));
@@ -128,7 +124,7 @@ pub fn take_from_layout(
 fn keep_all(members: IncomingParts<'_>, wanted: &WantedPlatform) -> Result<Incoming<Vec<Loaded>>> {
     let Incoming { found: FoundImages { images, names }, mut warnings } = images(&members, wanted)?;
     if images.is_empty() {
-        warnings.push("the archive names no image; nothing was loaded".into());
+        warnings.push("the archive lists no image; nothing was loaded".into());
     }
     let manifests: Vec<ManifestDigest> = images.iter().map(|image| image.manifest).collect();
     let with_names = names.iter().map(|(image, name)| (image.manifest, Some(name.clone())));
@@ -165,7 +161,7 @@ fn images(members: &IncomingParts<'_>, wanted: &WantedPlatform) -> Result<Incomi
         }
         (None, Some(text)) => of_layout(members, &text, wanted),
         (None, None) => Err(TransportError::Other {
-            message: "the archive holds no image: it has neither manifest.json nor index.json".into(),
+            message: "the archive contains no image: it has neither manifest.json nor index.json".into(),
             help: Some(Remedy::ImportFiles),
         }),
     }
@@ -225,7 +221,7 @@ fn of_platform(
 /// image layout, "oci-layout file").
 fn layout_warning(members: &IncomingParts<'_>) -> Result<Option<Warning>> {
     let missing = members.document("oci-layout")?.is_none();
-    Ok(missing.then(|| "the OCI layout has no oci-layout file; its index.json is read as if it were one".into()))
+    Ok(missing.then(|| "the OCI layout has no oci-layout file; its index.json is used all the same".into()))
 }
 
 #[cfg(test)]

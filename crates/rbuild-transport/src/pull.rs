@@ -141,7 +141,7 @@ impl Transfer<'_> {
         let config = manifest.config();
         let (digest, size) = (digest_of(config).map_err(|e| self.odd(e))?, config.size());
         if size > MAX_CONFIG {
-            return Err(self.odd(format!("its configuration has {size} bytes, and {MAX_CONFIG} at most are read")));
+            return Err(self.odd(format!("its configuration has {size} bytes; the limit is {MAX_CONFIG}")));
         }
         staging.copy(self.source, &BlobInfo { digest, size }, &self.progress.moved)?;
         let text = staging.read_document(&digest)?;
@@ -149,7 +149,7 @@ impl Transfer<'_> {
             serde_json::from_slice(&text).map_err(|e| self.odd(format!("the configuration {digest}: {e}")))?;
         let (layers, diff_ids) = (manifest.layers().len(), config.rootfs.diff_ids.len());
         if layers != diff_ids {
-            return Err(self.odd(format!("its manifest has {layers} layers and its configuration {diff_ids}")));
+            return Err(self.odd(format!("its manifest has {layers} layers, its configuration {diff_ids}")));
         }
         let (own, wanted) = (config.platform(), self.platform);
         let other =
@@ -165,12 +165,10 @@ impl Transfer<'_> {
             .contains(&&*config);
         let kind = manifest.artifact_type().as_ref().map(ToString::to_string).or((!is_image).then_some(config));
         if let Some(kind) = kind {
-            return Err(self.odd(format!("it is an artifact of the type {kind}, not an image")));
+            return Err(self.odd(format!("it is an artifact of type {kind}, not an image")));
         }
         match manifest.layers().iter().find(|layer| !is_layer(layer.media_type())) {
-            Some(odd) => {
-                Err(self.odd(format!("the layer {} is of the unknown type {}", odd.digest(), odd.media_type())))
-            }
+            Some(odd) => Err(self.odd(format!("layer {} has the unknown type {}", odd.digest(), odd.media_type()))),
             None => Ok(()),
         }
     }

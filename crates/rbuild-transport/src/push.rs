@@ -114,7 +114,7 @@ pub fn push(
         (Some(tag), _) => tag.to_string(),
         (None, Some(_)) => {
             return Err(TransportError::Other {
-                message: format!("{} names a digest, which follows from the content", name.familiar()),
+                message: format!("`{}` is a digest; an image can be pushed only to a tag", name.familiar()),
                 help: Some("push to a tag".into()),
             });
         }

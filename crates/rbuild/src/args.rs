@@ -187,7 +187,7 @@ pub struct ImagesArgs {
     /// Also list forms of named images that have no name themselves, such as compressed ones
     #[arg(short, long, hide = true)]
     pub all: bool,
-    /// Print only ids
+    /// Print only IDs
     #[arg(short, long)]
     pub quiet: bool,
     /// Show manifest digests
@@ -203,7 +203,7 @@ pub struct ImagesArgs {
     /// Output format: `json`, `table TEMPLATE` or a Go template
     #[arg(long, value_name = "FORMAT")]
     pub format: Option<String>,
-    /// Do not truncate ids
+    /// Do not truncate IDs
     #[arg(long)]
     pub no_trunc: bool,
 }
@@ -215,7 +215,7 @@ pub struct HistoryArgs {
     /// Output format: `json`, `table TEMPLATE` or a Go template
     #[arg(long, value_name = "FORMAT")]
     pub format: Option<String>,
-    /// Print only ids
+    /// Print only IDs
     #[arg(short, long)]
     pub quiet: bool,
     /// Do not truncate commands
@@ -298,13 +298,13 @@ pub struct ImagePruneArgs {
 
 #[derive(Args)]
 pub struct ContainersArgs {
-    /// Accepted for compatibility: no container is ever running
+    /// Include containers that are not running; no container is ever running
     #[arg(short, long)]
     pub all: bool,
-    /// Print only ids
+    /// Print only IDs
     #[arg(short, long)]
     pub quiet: bool,
-    /// Do not truncate ids
+    /// Do not truncate IDs
     #[arg(long)]
     pub no_trunc: bool,
     /// Output format: `json`, `table TEMPLATE` or a Go template
@@ -338,7 +338,7 @@ pub struct ContainerPruneArgs {
 
 #[derive(Args)]
 pub struct LogsArgs {
-    /// Build id or a prefix of it, or `latest`
+    /// Build ID or a prefix of it, or `latest`
     pub build: Option<String>,
     /// Label of a step: `builder 3/7` or `3/7`
     pub step: Option<String>,
@@ -389,7 +389,7 @@ pub struct RunArgs {
     /// Working directory
     #[arg(short, long, value_name = "DIR")]
     pub workdir: Option<String>,
-    /// User and group of the command, by name or number
+    /// User and group of the command, by name or ID
     #[arg(short, long, value_name = "USER[:GROUP]")]
     pub user: Option<String>,
     /// Program to run instead of the image's ENTRYPOINT
@@ -486,7 +486,7 @@ pub struct CreateArgs {
     pub left_out: LeftOutOfCreate,
 }
 
-/// Flags of `docker create` that concern the command, which never runs here.
+/// Flags of `docker create` that concern the command, which never runs.
 #[derive(Args)]
 pub struct LeftOutOfCreate {
     #[arg(short, long, hide = true)]

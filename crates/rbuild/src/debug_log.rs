@@ -14,6 +14,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::{Layer, Registry, fmt};
 
 use crate::exit::Failure;
+use crate::input::output;
 
 /// Targets of rbuild's own spans and events. All others are libraries.
 const TARGETS: [&str; 6] = ["engine", "store", "transport", "registry", "sandbox", "source"];
@@ -51,7 +52,7 @@ impl DebugLog {
             return Ok(());
         }
         tracing::subscriber::set_global_default(tracing_subscriber::registry().with(layers))
-            .map_err(|e| Failure::new(format!("the debug log: {e}")))
+            .map_err(|e| Failure::new(format!("cannot start the debug log: {e}")))
     }
 
     /// Returns true if the log goes to standard error, which progress then has to share with it.
@@ -62,8 +63,8 @@ impl DebugLog {
 
 fn open(path: &Path) -> Result<File, Failure> {
     let file = OpenOptions::new().create(true).append(true).open(path);
-    let failed = |e| Failure::new(format!("--debug-log {}: {e}", path.display()));
-    file.map_err(|e| failed(e).help("choose a file that you can write"))
+    let failed = |e| rbuild_linux::Error::new("open", path, e);
+    file.map_err(|e| output::unwritten("the debug log", path, failed(e)))
 }
 
 /// Returns a filter with one level for rbuild and warnings of libraries.
@@ -77,16 +78,14 @@ fn parse(filter: &str) -> Result<Targets, Failure> {
     let levels = "use error, warn, info, debug or trace";
     if !filter.contains(['=', ',']) {
         let level = filter.trim().parse();
-        return level.map(everything).map_err(|_| {
-            wrong(format!("`{filter}` is not a level")).help(format!("{levels}; or name a part, such as engine=debug"))
-        });
+        return level.map(everything).map_err(|_| wrong(format!("`{filter}` is not a level")).help(levels));
     }
     for part in filter.split(',') {
         let Some((target, _)) = part.split_once('=') else { continue };
         let known = TARGETS.contains(&target.trim()) || target.starts_with("lib");
         if !known {
-            let parts = format!("the parts are {}", TARGETS.join(", "));
-            return Err(wrong(format!("rbuild has no part `{target}`")).help(parts));
+            let parts = format!("use one of {}", TARGETS.join(", "));
+            return Err(wrong(format!("unknown part `{target}`")).help(parts));
         }
     }
     filter.parse().map_err(|e| wrong(format!("{e}")).help(levels))
@@ -114,7 +113,7 @@ mod tests {
         }
         for (filter, why) in [
             ("loud", "`loud` is not a level"),
-            ("engin=debug", "no part `engin`"),
+            ("engin=debug", "unknown part `engin`"),
             ("engine=loud", "RBUILD_LOG=engine=loud"),
         ] {
             assert!(parse(filter).unwrap_err().message.contains(why), "{filter}");

@@ -24,7 +24,8 @@ use input::config::Config;
 use input::flags::secrets_of_line;
 use input::settings::Settings;
 use input::withheld;
-use ui::terminal;
+use rbuild_remedy::Remedy;
+use ui::{hints, terminal};
 
 fn main() -> ExitCode {
     let argv: Vec<std::ffi::OsString> = std::env::args_os().collect();
@@ -62,10 +63,15 @@ fn run(argv: Vec<std::ffi::OsString>) -> u8 {
         return failure.masked(&secrets_of_line(&argv)).report();
     }
     match (run_cli(cli), terminal::lost_output()) {
-        (Ok(code::OK), Some(e)) => Failure::new(format!("standard output: {e}")).report(),
+        (Ok(code::OK), Some(e)) => lost_output(e).report(),
         (Ok(code), _) => code,
         (Err(failure), _) => failure.masked(&secrets_of_line(&argv)).report(),
     }
+}
+
+fn lost_output(e: &std::io::Error) -> Failure {
+    let failure = Failure::new(format!("cannot write to standard output: {e}"));
+    if rbuild_linux::is_disk_full(e) { failure.help(hints::words(&Remedy::FreeOutput)) } else { failure }
 }
 
 fn print_help(verb: Option<&str>, long: bool) -> u8 {

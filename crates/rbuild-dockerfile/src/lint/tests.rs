@@ -1,3 +1,5 @@
+use rbuild_remedy::Remedy;
+
 use super::*;
 use crate::parse;
 
@@ -64,10 +66,10 @@ fn unknown_rule_names_are_warnings() {
         unknown_rules(&file).into_iter().map(|d| (d.message, d.help)).collect::<Vec<_>>()
     };
     let source = "# check=skip=all,StageNameCasin;experimental=all\nFROM base\n# check=skip=NoSuch\nRUN true\n";
-    let unknown = |name: &str| format!("no rule is called `{name}`");
+    let unknown = |name: &str| format!("rule `{name}` does not exist");
     assert_eq!(
         told(source),
-        [(unknown("StageNameCasin"), Some("did you mean `StageNameCasing`?".into())), (unknown("NoSuch"), None)]
+        [(unknown("StageNameCasin"), Some(Remedy::did_you_mean("StageNameCasing"))), (unknown("NoSuch"), None)]
     );
     assert_eq!(told("# check=skip=stagenamecasing;error=true\nFROM base\n"), []);
 }

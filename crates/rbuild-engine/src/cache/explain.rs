@@ -191,7 +191,7 @@ fn variables(new: &[&KeyValue], old: &[&KeyValue]) -> Vec<String> {
         told.push(format!("{name} was removed"));
     }
     if told.is_empty() {
-        told.push("the order of its variables changed".into());
+        told.push("the order of the variables changed".into());
     }
     told
 }
@@ -298,7 +298,7 @@ mod tests {
             (
                 &[("variable", "B=1"), ("variable", "A=1")],
                 &[("variable", "A=1"), ("variable", "B=1")],
-                &["the order of its variables changed"],
+                &["the order of the variables changed"],
             ),
             (&[("variable", "A=")], &[("variable", "A=1")], &["A changed from 1 to nothing"]),
             (&[("script", "a")], &[("script", "b")], &["the script changed"]),

@@ -45,7 +45,7 @@ impl Context {
         let root = RootDir::open(path).map_err(BuildError::kernel("the build context"))?.with_owners(owners);
         let ignore = Ignore::parse(ignore).map_err(|e| BuildError::Other {
             message: format!("the ignore file, {e}"),
-            help: Some("write one pattern per line; `!pattern` re-includes files".into()),
+            help: Some("write one pattern per line; `!pattern` includes files again".into()),
         })?;
         Ok(Context { root, ignore, owner, hashes: hashes.clone() })
     }
@@ -121,7 +121,7 @@ impl Contexts {
             FileSource::Named(i) => self.named[i].as_ref(),
         };
         found.map(Some).ok_or_else(|| {
-            let d = Diagnostic::new(span, "no build context to copy from");
+            let d = Diagnostic::new(span, "there is no build context to copy from");
             BuildError::Unmet(vec![d.help(Remedy::PassContext)])
         })
     }
@@ -366,7 +366,7 @@ pub fn source_error(e: SourceError, span: Span, from: Option<&str>) -> BuildErro
     let message = match (&e, from) {
         (SourceError::NotFound { .. }, Some(from)) => format!("{e} in `{from}`"),
         (SourceError::DeadLink { path, target }, _) => {
-            format!("`{path}` is a symbolic link to {}, which {root} does not have", target.display())
+            format!("`{path}` is a symbolic link to `{}`, which does not exist in {root}", target.display())
         }
         _ => e.to_string(),
     };
@@ -376,10 +376,10 @@ pub fn source_error(e: SourceError, span: Span, from: Option<&str>) -> BuildErro
             d.help("remove the pattern that excludes it from the ignore file")
         }
         SourceError::NotFound { similar: Some(name), .. } if name.contains(' ') => {
-            d.help(format!("write the JSON form for a name with blanks: [\"{name}\", …]"))
+            d.help(format!("use the JSON form for a name with spaces: [\"{name}\", …]"))
         }
         SourceError::NotFound { similar: Some(name), .. } => d.help(Remedy::did_you_mean(name)),
-        SourceError::NotFound { .. } => d.help(format!("correct the path; it is relative to the root of {root}")),
+        SourceError::NotFound { .. } => d.help(Remedy::CorrectPath { root }),
         SourceError::DeadLink { target, .. } if target.is_absolute() => {
             d.help(format!("copy the file into {root}; links cannot lead out of it"))
         }

@@ -28,16 +28,20 @@ fn written_in_file(request: &BuildRequest, id: &str) -> Option<Span> {
 
 /// Searches the image's documents; returns the document that contains the value of a secret,
 /// and the secret's ID.
-fn told_leak<'a>(prepared: &Prepared, request: &BuildRequest, leaks: &Leaks<'a>) -> Option<(&'static str, &'a str)> {
+fn leak_in_documents<'a>(
+    prepared: &Prepared,
+    request: &BuildRequest,
+    leaks: &Leaks<'a>,
+) -> Option<(&'static str, &'a str)> {
     let config = serde_json::to_value(&prepared.graph.config).expect("a configuration has only text keys");
     let history = &prepared.graph.history;
     let built = || history.iter().find_map(|entry| leaks.in_text(entry.created_by.as_bytes()));
     if let Some(id) = leaks.in_document(&config).or_else(built) {
-        return Some(("configuration or history holds", id));
+        return Some(("configuration or history", id));
     }
     let mut annotations = request.annotations.iter().flat_map(|(key, value)| [key, value]);
     let id = annotations.find_map(|text| leaks.in_text(text.as_bytes()))?;
-    Some(("annotations hold", id))
+    Some(("annotations", id))
 }
 
 /// Returns true if the result is already known to contain no value of a secret.
@@ -46,7 +50,7 @@ pub(crate) fn is_cleared(prepared: &Prepared, request: &BuildRequest, store: &St
     if leaks.is_empty() || request.allow_leaks {
         return Ok(true);
     }
-    if told_leak(prepared, request, &leaks).is_some() {
+    if leak_in_documents(prepared, request, &leaks).is_some() {
         return Ok(false);
     }
     if request.wants().whole() {
@@ -97,11 +101,11 @@ pub(crate) fn refuse_leaks(env: &StepEnv<'_>) -> Result<()> {
     if env.leaks.is_empty() || env.request.allow_leaks {
         return Ok(());
     }
-    if let Some((told, id)) = told_leak(env.prepared, env.request, &env.leaks) {
-        let message = format!("the image's {told} the value of the secret `{id}`");
+    if let Some((document, id)) = leak_in_documents(env.prepared, env.request, &env.leaks) {
+        let message = format!("the result contains the secret `{id}` in the image's {document}");
         return Err(match written_in_file(env.request, id) {
             Some(span) => {
-                let help = "remove the value from the Dockerfile, and read it from the secret's mount instead";
+                let help = "read the value from the secret's mount instead of writing it into the Dockerfile";
                 BuildError::Unmet(vec![Diagnostic::new(span, message).help(help)])
             }
             None => BuildError::Other { message, help: Some(Remedy::KeepSecretOut) },
@@ -146,7 +150,7 @@ fn refuse_leaks_of_base(env: &StepEnv<'_>) -> Result<()> {
         None => Ok(()),
         Some(Leak { id, place }) => {
             let message =
-                format!("the result contains the secret `{id}`: {place} has it from the base image, which is squashed");
+                format!("the result contains the secret `{id}` in {place}, which comes from the squashed base image");
             Err(BuildError::Other { message, help: Some(Remedy::KeepSecretOut) })
         }
     }

@@ -34,7 +34,10 @@ pub(crate) fn files(export: &Export, views: &[View]) -> Result<()> {
         Export::Files { to: Directory { base, rest }, delete, split: _ } => {
             for view in views {
                 let rest = rest.join(&view.folder);
-                let fail = BuildError::kernel(format!("the output directory {}", base.label().join(&rest).display()));
+                let fail = BuildError::kernel(format!(
+                    "the output directory {}",
+                    rbuild_linux::quoted(base.label().join(&rest))
+                ));
                 let dest = base.create_dir_all(&rest, 0o755, None, |_| ()).map_err(fail)?;
                 if *delete {
                     local::remove_others(&view.root, &dest)?;

@@ -71,14 +71,14 @@ pub fn copy_out(
         Ok(stat) => stat,
         Err(e) if e.is_not_found() => {
             return Err(BuildError::Other {
-                message: format!("{path} does not exist in the image"),
+                message: format!("`{path}` does not exist in the image"),
                 help: Some(Remedy::ListFiles),
             });
         }
         Err(e) => return Err(fail()(e)),
     };
     if path.ends_with('/') && stat.kind != FileKind::Dir {
-        return Err(BuildError::other(format!("{path} is not a directory in the image")));
+        return Err(BuildError::other(format!("`{path}` is not a directory in the image")));
     }
     // The target of a symbolic link is copied under the link's name.
     let name = asked.file_name().or(wanted.file_name()).unwrap_or_default().to_os_string();
@@ -93,7 +93,7 @@ pub fn copy_out(
 }
 
 fn writing(shown: &Path) -> impl FnOnce(rbuild_linux::Error) -> BuildError + use<> {
-    BuildError::kernel(format!("writing {}", shown.display()))
+    BuildError::kernel(format!("writing `{}`", shown.display()))
 }
 
 impl CopiedEntry<'_> {
@@ -151,7 +151,7 @@ impl CopiedEntry<'_> {
         }
         match file {
             None => Err(BuildError::Other {
-                message: format!("the directory {} does not exist", shown.display()),
+                message: format!("the directory `{}` does not exist", shown.display()),
                 help: Some("create it, or remove the trailing slash".into()),
             }),
             Some(_) if self.stat.kind == FileKind::Symlink => {
@@ -169,7 +169,7 @@ impl CopiedEntry<'_> {
         let fail = || BuildError::kernel("the image's files");
         if self.stat.kind != FileKind::File {
             return Err(BuildError::other(format!(
-                "{} is neither a file nor a directory nor a link",
+                "`{}` is neither a file, a directory nor a symbolic link",
                 self.path.display()
             )));
         }
@@ -194,7 +194,7 @@ impl CopiedEntry<'_> {
         let there = dir.stat_name(name).ok().map(|stat| stat.kind);
         match (self.stat.kind, there) {
             (_, Some(FileKind::Dir)) => {
-                Err(BuildError::other(format!("{} is a directory, and the image has a file", shown.display())))
+                Err(BuildError::other(format!("`{}` is a directory, and a file in the image", shown.display())))
             }
             (FileKind::Symlink, None | Some(FileKind::File | FileKind::Symlink)) => {
                 let fail = || BuildError::kernel("the image's files");
@@ -223,14 +223,14 @@ impl CopiedEntry<'_> {
 
 fn over_file(shown: &Path) -> BuildError {
     BuildError::Other {
-        message: format!("{} is a file, and the image has a directory", shown.display()),
+        message: format!("`{}` is a file, and a directory in the image", shown.display()),
         help: Some("pass a directory, existing or new".into()),
     }
 }
 
 fn not_replaced(shown: &Path) -> BuildError {
     BuildError::Other {
-        message: format!("{} is not a regular file and will not be replaced", shown.display()),
-        help: Some("pass its own path to write into it, or choose another destination".into()),
+        message: format!("`{}` is not a regular file and will not be replaced", shown.display()),
+        help: Some("pass its own path to write to it, or choose another destination".into()),
     }
 }

@@ -27,7 +27,7 @@ pub struct Import<'a> {
 /// of it.
 pub fn import(store: &Store, source: impl Read + Send, import: &Import<'_>) -> Result<Incoming<ImageId>> {
     let work = Workspace::open(store)?;
-    let what = format!("the archive {}", import.from);
+    let what = format!("the archive `{}`", import.from);
     let staging = Staging::open(store, &work)?;
     let layer = put_layer(&staging, source, &what)?;
     let mut config = ImageConfig::empty(&import.platform);
@@ -53,8 +53,8 @@ pub fn import(store: &Store, source: impl Read + Send, import: &Import<'_>) -> R
         help: Some(Remedy::LoadArchive),
     });
     let deletes = layer.whiteout.map(|name| Warning {
-        text: format!("{what} contains {name}, which is a whiteout in an image"),
-        help: Some("rename it if it is meant to be a file".into()),
+        text: format!("{what} contains `{name}`, which is a whiteout in an image"),
+        help: Some("rename it if it is meant as a file".into()),
     });
     Ok(Incoming { found: config_digest.of_config(), warnings: warning.into_iter().chain(deletes).collect() })
 }

@@ -118,13 +118,13 @@ fn root_files(store: &Store, work: &Workspace, trees: &[TreeId], snapshots: Snap
 fn identity(view: &RootDir, user: &str, builder: &Builder) -> Result<users::Identity> {
     let who = users::identity(&users::in_root(view), user).map_err(|e| {
         let help = match &e {
-            UnknownUser::User(_) | UnknownUser::Group(_) => "use its number, or another image that has it".into(),
+            UnknownUser::User(_) | UnknownUser::Group(_) => "use a numeric ID, or an image with that account".into(),
             UnknownUser::NoId { .. } => e.remedy(),
         };
         BuildError::Other { message: e.to_string(), help: Some(help) }
     })?;
     match who.unavailable(&builder.isolation) {
-        Some(id) => Err(BuildError::Other { message: format!("the user `{user}`: {id}"), help: Some(id.remedy()) }),
+        Some(id) => Err(BuildError::Other { message: format!("user `{user}`: {id}"), help: Some(id.remedy()) }),
         None => Ok(who),
     }
 }

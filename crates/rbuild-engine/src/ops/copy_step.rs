@@ -54,11 +54,11 @@ pub(crate) fn copy_step(
     let fail = |e| copy_error(env, id, step, e);
     let selected = files.map_or(&[][..], |files| files.selected);
     for (source, _) in step.sources.iter().zip(selected).filter(|(_, selected)| selected.is_empty()) {
-        let text = format!("no file matches `{}`, so nothing was copied for it", source.pattern.text());
+        let text = format!("no file matches `{}`; nothing was copied for it", source.pattern.text());
         env.events.send(Event::Warning(text.into()));
     }
     if copy(step, files, root, terms, Some(&mut track)).map_err(fail)? > 1 {
-        let text = format!("{} was overwritten by every source; only the last one remains", step.dest);
+        let text = format!("`{}` was overwritten by every source; only the last one remains", step.dest);
         let help = Some("end the destination with a slash if it is a directory".into());
         env.events.send(Event::Warning(Warning { text, help }));
     }
@@ -131,11 +131,11 @@ pub(crate) fn copy_error(env: &StepEnv<'_>, id: VertexId, step: &CopyStep, e: Co
         (Reason::Source(e), Some(span)) => source_error(e, span, step.from_name.as_deref()),
         (Reason::Text(text), Some(span)) => BuildError::Unmet(vec![Diagnostic::new(span, text)]),
         (Reason::Layer(e), Some(span)) if !e.is_disk_full() => {
-            let d = Diagnostic::new(span, format!("the archive cannot be unpacked: {e}"));
+            let d = Diagnostic::new(span, format!("cannot unpack the archive: {e}"));
             BuildError::Unmet(vec![Diagnostic { help: e.remedy(), ..d }])
         }
-        (Reason::Kernel(source), _) => BuildError::Kernel { what: format!("copying into {}", step.dest), source },
-        (Reason::Layer(source), _) => BuildError::Layer { what: format!("unpacking into {}", step.dest), source },
+        (Reason::Kernel(source), _) => BuildError::Kernel { what: format!("copying into `{}`", step.dest), source },
+        (Reason::Layer(source), _) => BuildError::Layer { what: format!("unpacking into `{}`", step.dest), source },
         (Reason::Source(e), None) => env.failure(id, e.to_string(), Vec::new()),
         (Reason::Text(text), None) => env.failure(id, text, Vec::new()),
         (Reason::Destination(text), _) => {

@@ -102,7 +102,7 @@ pub(crate) fn run_step(
         }
         Err(e @ SandboxError::Killed(_)) => {
             return Err(
-                run_failure(env, id, run, format!("could not be finished: {e}"), killed_help(SIGKILL), log).into()
+                run_failure(env, id, run, format!("could not be completed: {e}"), killed_help(SIGKILL), log).into()
             );
         }
         ended => ended?,
@@ -226,7 +226,7 @@ fn outcome_of_run(
             Err(run_failure(env, id, run, format!("was killed by signal {signal}"), help, log))
         }
         CommandOutcome::NotStarted(why) => {
-            let failed = env.failure(id, format!("the command could not be started: {why}"), log);
+            let failed = env.failure(id, format!("cannot start the command: {why}"), log);
             Err(failed.with_help(why.remedy()))
         }
     }
@@ -267,10 +267,8 @@ fn user_of(env: &StepEnv<'_>, id: VertexId, run: &RunStep) -> Result<users::Iden
     match who.unavailable(&env.builder.isolation) {
         Some(unmapped) => {
             let vertex = &env.graph().vertices[id];
-            let d = Diagnostic::new(
-                vertex.marks.owner.unwrap_or(vertex.span),
-                format!("the user `{}`: {unmapped}", run.user),
-            );
+            let d =
+                Diagnostic::new(vertex.marks.owner.unwrap_or(vertex.span), format!("user `{}`: {unmapped}", run.user));
             Err(BuildError::Unmet(vec![d.help(unmapped.remedy())]))
         }
         None => Ok(who),
@@ -346,25 +344,25 @@ fn environment(run: &RunStep, home: &str) -> Vec<String> {
 const SIGKILL: i32 = 9;
 
 fn killed_help(signal: i32) -> Option<Remedy> {
-    (signal == SIGKILL).then(|| "check dmesg: the kernel may have run out of memory".into())
+    (signal == SIGKILL).then_some(Remedy::CheckMemory)
 }
 
 /// Returns the remedy for a command in shell form that was meant to be in JSON form.
 fn json_help(run: &RunStep) -> Option<Remedy> {
     let [_, flag, command] = &run.args[..] else { return None };
     let mistake = rbuild_dockerfile::lint::json_mistake(command).filter(|_| flag == "-c")?;
-    Some(format!("write it as a JSON array, or without brackets for the shell: {mistake}").into())
+    Some(format!("correct the JSON array, or remove the brackets to use the shell: {mistake}").into())
 }
 
 fn exit_help(code: i32) -> Option<Remedy> {
     match code {
-        126 => Some("make the program executable: code 126 means that it was found and could not be executed".into()),
+        126 => Some("make the program executable: code 126 means that it was found but could not be executed".into()),
         127 => Some(
-            "install the program, or correct PATH; for a script, check its #! line and for CRLF line endings".into(),
+            "install the program or correct PATH; for a script, check its #! line and for CRLF line endings".into(),
         ),
         137 => Some("check dmesg: code 137 means signal 9, which the kernel sends when memory runs out".into()),
         129..=159 => {
-            Some(format!("look for the cause of signal {}: code {code} is 128 plus its number", code - 128).into())
+            Some(format!("find the cause of signal {}: code {code} is 128 plus its number", code - 128).into())
         }
         _ => None,
     }

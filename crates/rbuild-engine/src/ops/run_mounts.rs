@@ -166,7 +166,7 @@ fn cache_source(
     if part == "/" {
         return Ok(MountSource::Bind(cache.path.clone()));
     }
-    let fail = BuildError::kernel(format!("{part} in the cache mount {}", step.id));
+    let fail = BuildError::kernel(format!("`{part}` in the cache mount `{}`", step.id));
     cache.dir.create_dir_all(part, 0o755, None, |_| ()).map_err(fail)?;
     Ok(MountSource::BindBelow { dir: cache.path.clone(), path: PathBuf::from(part) })
 }
@@ -195,7 +195,7 @@ fn cache_id(env: &StepEnv<'_>, step: &CacheStep, seed: Seed<'_>) -> Result<Cache
 /// Fills a new cache with its initial content. Fails with [`StepError::ContextChanged`] if the
 /// context no longer has the content that the cache's ID was computed from.
 fn fill_cache(env: &StepEnv<'_>, id: VertexId, step: &CacheStep, seed: Seed<'_>, dir: &RootDir) -> Attempt<()> {
-    let fail = || BuildError::kernel(format!("the cache mount {}", step.id));
+    let fail = || BuildError::kernel(format!("the cache mount `{}`", step.id));
     dir.set_own_meta(step.uid, step.gid, step.mode, now(env.request.now)).map_err(fail())?;
     let Some(from) = step.from else { return Ok(()) };
     let copied = files_of(from, seed.from_name, &step.source, seed.span);

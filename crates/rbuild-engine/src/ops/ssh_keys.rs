@@ -27,7 +27,7 @@ impl KeyError {
     pub fn remedy(&self) -> Option<Remedy> {
         match self {
             KeyError::Format(_) => None,
-            KeyError::Encrypted => Some("add it to an ssh-agent and pass that".into()),
+            KeyError::Encrypted => Some("add the key to an ssh-agent and pass its socket".into()),
         }
     }
 }

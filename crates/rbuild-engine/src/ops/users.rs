@@ -38,7 +38,7 @@ pub enum UnknownUser {
     #[error("the image has no group `{0}` in /etc/group")]
     Group(String),
     /// An account has a number that is not a valid ID.
-    #[error("the image's /{file} gives `{name}` the ID {id}, which no file can have")]
+    #[error("the image's `/{file}` gives `{name}` the ID {id}, which is not valid")]
     NoId { file: &'static str, name: String, id: String },
 }
 
@@ -46,11 +46,13 @@ impl UnknownUser {
     /// Returns the remedy.
     pub fn remedy(&self) -> Remedy {
         match self {
-            UnknownUser::NoId { .. } => "change the account in an earlier step; IDs are below 4294967295".into(),
+            UnknownUser::NoId { .. } => "give the account an ID below 4294967295 in an earlier step".into(),
             UnknownUser::User(name) | UnknownUser::Group(name) if is_number(name) => {
-                "use an ID of at most 2147483647".into()
+                Remedy::LowerId { most: i32::MAX.unsigned_abs() }
             }
-            UnknownUser::User(_) | UnknownUser::Group(_) => "use its number, or add it in an earlier step".into(),
+            UnknownUser::User(_) | UnknownUser::Group(_) => {
+                "use a numeric ID, or add the account in an earlier step".into()
+            }
         }
     }
 }
@@ -228,8 +230,8 @@ mod tests {
         assert!(identity(&files, "web:none").unwrap_err().to_string().contains("no group `none`"));
         assert!(identity(&files, "4294967295").unwrap_err().to_string().contains("no user `4294967295`"));
         for (spec, large) in [("99999999999", true), ("0:2147483648", true), ("nobody", false)] {
-            let remedy = format!("{:?}", owner(&files, spec).unwrap_err().remedy());
-            assert_eq!(remedy.contains("2147483647"), large, "{spec}: {remedy}");
+            let remedy = owner(&files, spec).unwrap_err().remedy();
+            assert_eq!(matches!(remedy, Remedy::LowerId { .. }), large, "{spec}: {remedy:?}");
         }
         assert_eq!(identity(&nothing, ""), want(0, 0, &[0], None));
         assert_eq!(identity(&nothing, "root:root"), want(0, 0, &[0], None));
@@ -254,7 +256,7 @@ mod tests {
             (":g", "group", "g"),
             ("d:g", "group", "g"),
         ] {
-            let words = format!("the image's /etc/{file} gives `{name}` the ID ");
+            let words = format!("the image's `/etc/{file}` gives `{name}` the ID ");
             let of_files = owner(&files, spec).unwrap_err().to_string();
             let of_a_command = identity(&files, spec).unwrap_err().to_string();
             assert!(of_files.starts_with(&words) && of_a_command == of_files, "{spec}: {of_files}");

@@ -21,13 +21,13 @@ pub(crate) fn workdir_step(env: &StepEnv<'_>, id: VertexId, step: &WorkdirStep, 
     let now = Timestamp { sec: step.time.unwrap_or(env.request.now), nsec: 0 };
     let mut made = Vec::new();
     // Resolves dangling links, too.
-    let real = root.resolve(&step.path).map_err(BuildError::kernel(format!("making {}", step.path)))?;
+    let real = root.resolve(&step.path).map_err(BuildError::kernel(format!("creating `{}`", step.path)))?;
     let result = root.create_dir_all(&real, 0o755, Some(owner), |p| made.push(p.to_path_buf()));
     result.map_err(|e| match e.kind() {
         std::io::ErrorKind::NotADirectory | std::io::ErrorKind::AlreadyExists => {
-            env.failure(id, format!("{} is not a directory in the image; choose another one", step.path), Vec::new())
+            env.failure(id, format!("`{}` is not a directory in the image; choose another one", step.path), Vec::new())
         }
-        _ => BuildError::Kernel { what: format!("making {}", step.path), source: e },
+        _ => BuildError::Kernel { what: format!("creating `{}`", step.path), source: e },
     })?;
     for path in made.iter().rev() {
         let fail = || BuildError::kernel(format!("dating {}", path.display()));

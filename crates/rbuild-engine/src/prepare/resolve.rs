@@ -34,8 +34,6 @@ pub struct Sought {
 pub struct NotPulled {
     pub message: String,
     pub help: Option<String>,
-    /// True if the registry has no such image.
-    pub absent: bool,
 }
 
 /// Pulls images into the store. Returns one outcome for each, in their order.
@@ -138,7 +136,7 @@ impl<'a> Resolver<'a> {
 /// Returns the error for a stored image that may be outdated, because its registry could not be
 /// contacted.
 fn stale_image(need: &ImageNeed, failure: NotPulled) -> Diagnostic {
-    let NotPulled { message, help, .. } = failure;
+    let NotPulled { message, help } = failure;
     let text = &need.image.text;
     let d = Diagnostic::new(need.span, format!("could not check the registry for a newer `{text}`: {message}"));
     d.help(Remedy::UseStoredImage { first: help })
@@ -148,32 +146,27 @@ fn missing_image(store: &Store, need: &ImageNeed, failure: Option<NotPulled>) ->
     let text = &need.image.text;
     // A stage that FROM may name comes earlier.
     if need.later_stage || need.stages.iter().any(|stage| stage.eq_ignore_ascii_case(text)) {
-        let message = format!("stage `{text}` is defined after its use, and no local image has that name");
-        return Diagnostic::new(need.span, message)
-            .help("move the stage above this one, or rename it and pull the image");
+        let message = format!("stage `{text}` is defined after its use, and no image in the local store has that name");
+        return Diagnostic::new(need.span, message).help("move that stage above this one");
     }
     if !matches!(need.image.name, ImageName::Reference(_)) {
-        let d = Diagnostic::new(need.span, format!("no image with ID or digest {text} in the local store"));
+        let d = Diagnostic::new(need.span, format!("no image with the ID or digest `{text}` in the local store"));
         return d.help(Remedy::ListImages);
     }
-    let what = if need.stages.is_empty() { "image" } else { "stage or image" };
-    let here = format!("{what} `{text}` not found in the local store");
-    let is_asked = failure.as_ref().is_none_or(|failure| failure.absent);
+    let absent = match need.stages.is_empty() {
+        true => format!("image `{text}` not found in the local store"),
+        false => format!("`{text}` is neither a stage nor an image in the local store"),
+    };
     let (message, remedy) = match failure {
-        Some(NotPulled { message, help, .. }) => (format!("{here}, and pulling it failed: {message}"), help),
-        None => (here, None),
+        Some(NotPulled { message, help }) => (format!("{absent}, and pulling it failed: {message}"), help),
+        None => (absent, None),
     };
     let d = Diagnostic::new(need.span, message);
     // Image commands accept an ID prefix here; FROM does not.
     if let Ok((None, image)) = store.images().find_image(text) {
-        let help = format!("write the full ID: {}", image.id);
-        return d.help(help);
+        return d.help(Remedy::WriteWholeId { id: image.id.to_string() });
     }
     match (similar(store, need), remedy) {
-        // The name may be correct if no registry could be reached.
-        (Some(close), Some(remedy)) if !is_asked => {
-            d.help(Remedy::Text(format!("did you mean `{close}`? If not: {remedy}")))
-        }
         (Some(close), _) => d.help(Remedy::did_you_mean(close)),
         (None, Some(remedy)) => d.help(remedy),
         (None, None) => d.help(Remedy::ObtainImage { name: text.clone() }),

@@ -141,13 +141,13 @@ fn tell_isolation(env: &StepEnv<'_>) {
     let warn = |text: &str| env.events.send(Event::Warning(text.to_string().into()));
     if env.builder.is_bare() {
         warn(
-            "commands share this machine's processes, network and devices, because it permits neither \
-             namespaces nor mounts; run only what you would run without rbuild",
+            "commands share this machine's processes, network and devices, because it permits neither namespaces \
+             nor mounts; run only what you would run without rbuild",
         );
     } else if env.builder.shows_outer_processes() {
         warn(
-            "commands can see other processes, because parts of /proc are covered and no new one can be mounted; \
-             a program that looks itself up by its PID finds another process",
+            "commands can see other processes, because /proc is masked on this machine and no new one can be \
+             mounted; a program that looks itself up by PID finds another process",
         );
     }
 }

@@ -118,7 +118,9 @@ impl StepRecords<'_> {
         if self.vertex().ignore_cache || self.env.request.salt.is_some() {
             return "the cache is disabled for this step".into();
         }
-        let Some(nearest) = &self.env.nearest[self.id] else { return "no earlier build of this step is known".into() };
+        let Some(nearest) = &self.env.nearest[self.id] else {
+            return "no earlier build of this step is recorded".into();
+        };
         if nearest == key {
             return match (store.records().record(key), store.records().foreign_record(key)) {
                 (Ok(Some(_)), _) => SECRET,
@@ -130,7 +132,7 @@ impl StepRecords<'_> {
         }
         let Some(before) = before else { return "the inputs of the earlier build are no longer recorded".into() };
         let differences = explain::differences(self.key_inputs, before, changes);
-        if differences.is_empty() { "the format of keys changed".into() } else { differences.join("; ") }
+        if differences.is_empty() { "the key format changed".into() } else { differences.join("; ") }
     }
 
     /// Returns true if the secrets of the build and those found in that tree permit its use.

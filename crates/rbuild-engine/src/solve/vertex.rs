@@ -242,8 +242,8 @@ fn contents_mounted(env: &StepEnv<'_>, run: &RunStep, taken: &[Selection]) -> Re
 
 fn no_mount_source(mount: &MountStep, source: &str) -> BuildError {
     let name = mount.from_name.as_deref().unwrap_or_default();
-    let d = Diagnostic::new(mount.span, format!("{source} does not exist in `{name}`"));
-    BuildError::Unmet(vec![d.help(format!("correct the path; it is relative to the root of `{name}`"))])
+    let d = Diagnostic::new(mount.span, format!("`{source}` does not exist in `{name}`"));
+    BuildError::Unmet(vec![d.help(rbuild_remedy::Remedy::CorrectPath { root: format!("`{name}`") })])
 }
 
 #[tracing::instrument(target = "engine", name = "unpack", level = "debug", skip_all, fields(step = id.position(), image = %manifest))]

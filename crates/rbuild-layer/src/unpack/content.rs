@@ -5,6 +5,8 @@ use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use rbuild_linux::quoted;
+
 use crate::entry::TarEntry;
 use crate::error::{LayerError, Result};
 use crate::reader::TarReader;
@@ -31,7 +33,7 @@ pub(super) fn write_content<R: Read>(
     tar: &mut TarReader<R>,
     buffer: &mut [u8],
 ) -> Result<()> {
-    let failed = |e| LayerError::io(format!("writing {path:?}"))(e);
+    let failed = |e| LayerError::io(format!("writing {}", quoted(path)))(e);
     let whole = [(0, entry.size)];
     let (pieces, size) = match &entry.sparse {
         Some((pieces, size)) => (&pieces[..], *size),

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use rbuild_linux::{FileKind, RootDir};
+use rbuild_linux::{FileKind, RootDir, quoted};
 
 use crate::entry::TarEntry;
 use crate::error::{LayerError, Result};
@@ -35,7 +35,7 @@ impl UnpackTarget<'_> {
         if self.how.whiteouts == Whiteouts::Overlay {
             return Ok(());
         }
-        let reason = |entry: &TarEntry| format!("links to {:?}, which is not in the archive", entry.link);
+        let reason = |entry: &TarEntry| format!("links to {}, which is not in the archive", quoted(&entry.link));
         self.later.values().next().map_or(Ok(()), |entry| Err(entry_error(entry, reason(entry))))
     }
 

@@ -21,7 +21,7 @@ impl UnpackTarget<'_> {
                 // The highest ID is invalid: to chown(2) it means "unchanged".
                 let id = |id: u64| u32::try_from(id).ok().filter(|id| *id != u32::MAX);
                 let ids = id(entry.uid).zip(id(entry.gid));
-                let odd = || format!("has the owner {}:{}, but IDs must be below 4294967295", entry.uid, entry.gid);
+                let odd = || format!("has the owner {}:{}; IDs must be below 4294967295", entry.uid, entry.gid);
                 ids.ok_or_else(|| entry_error(entry, odd()))
             }
         }

@@ -6,7 +6,7 @@ use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use rbuild_linux::{FileKind, RootDir, Timestamp};
+use rbuild_linux::{FileKind, RootDir, Timestamp, quoted};
 
 use crate::entry::{EntryKind, TarEntry};
 use crate::error::{LayerError, Result};
@@ -217,7 +217,7 @@ impl<'a> UnpackTarget<'a> {
             EntryKind::File => return self.create_file(entry, path, name, tar),
             EntryKind::Dir => made = self.create_dir(name)?,
             EntryKind::Symlink if entry.link.is_empty() => {
-                return Err(entry_error(entry, "is a symbolic link to nothing"));
+                return Err(entry_error(entry, "is a symbolic link without a target"));
             }
             EntryKind::Symlink => place(dir, name, |dir| dir.create_symlink(&entry.link, name))?,
             EntryKind::HardLink => {
@@ -281,7 +281,8 @@ impl<'a> UnpackTarget<'a> {
     }
 
     pub(super) fn hard_link(&self, entry: &TarEntry, name: &OsStr) -> Result<LinkOutcome> {
-        let leaves = || entry_error(entry, format!("links to {:?}, which leaves the archive's root", entry.link));
+        let leaves =
+            || entry_error(entry, format!("links to {}, which leaves the archive's root", quoted(&entry.link)));
         let target = rbuild_paths::inside(&entry.link).ok_or_else(leaves)?;
         let Some(target_name) = target.file_name() else { return Err(leaves()) };
         let found = self.root.sub(target.parent().unwrap_or(Path::new("")));

@@ -152,7 +152,7 @@ fn a_hard_link_may_precede_its_target() {
     let (t, limits) = (Temp::new("never"), Limits::default());
     let told =
         unpack(&tar(&never)[..], &t.root(), Unpacking::archive(Owners::FromArchive, limits)).unwrap_err().to_string();
-    assert!(told.contains("\"l0000\" links to \"l0001\", which is not in the archive"), "{told}");
+    assert!(told.contains("`l0000` links to `l0001`, which is not in the archive"), "{told}");
     let links = apply(&t, &never).unwrap().lower_refs.links;
     assert_eq!((links.len(), &links[7]), (3000, &("l0007".into(), "l0008".into())));
     // No target is outside the root.
@@ -371,10 +371,10 @@ fn inconsistent_sparse_maps_are_rejected() {
         out
     };
     for (records, content, want) in [
-        (&[("size", "10"), ("map", "8,5")][..], &b"hello"[..], "behind its end"),
+        (&[("size", "10"), ("map", "8,5")][..], &b"hello"[..], "exceed its size"),
         (&[("size", "10"), ("map", "0,4,2,1")], b"hello", "overlap"),
-        (&[("size", "10"), ("map", "0,4")], b"hello", "not as long as its content"),
-        (&[("map", "0,5")], b"hello", "does not say how long"),
+        (&[("size", "10"), ("map", "0,4")], b"hello", "do not match its content"),
+        (&[("map", "0,5")], b"hello", "has no size"),
         (&[("size", "99999999999999999"), ("map", "0,5")], b"hello", "bytes of content"),
         (&[("major", "1"), ("realsize", "9")], b"9999999\n", "Truncated|ends in the middle|claims"),
         (&[("major", "1"), ("realsize", "9")], b"x", "Truncated|ends in the middle|number"),
@@ -429,7 +429,7 @@ fn invalid_ids_are_rejected() {
         let t = Temp::new("ids");
         let entry = TarEntry { uid, gid, ..TarEntry::plain_file("f", 0) };
         let error = apply(&t, &[(entry, vec![])]).unwrap_err().to_string();
-        assert!(error.contains(&format!("\"f\" has the owner {uid}:{gid}")), "{error}");
+        assert!(error.contains(&format!("`f` has the owner {uid}:{gid}")), "{error}");
     }
 }
 
@@ -447,7 +447,7 @@ fn files_named_like_whiteouts_are_rejected_when_packing() {
             pack_whole(&t.root(), plain, Times::AsIs, Vec::new()).unwrap_err(),
         ] {
             let shown = format!("/{}", path.strip_suffix("/in").unwrap_or(path));
-            assert!(error.to_string().starts_with(&format!("{shown} cannot be in an image")), "{error}");
+            assert!(error.to_string().starts_with(&format!("`{shown}` cannot be in an image")), "{error}");
         }
         let mut files = Vec::new();
         let mut packer = TreePacker::new(Deletions::None, &mut files);

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use rustix::io::Errno;
 
-use crate::error::Error;
+use crate::error::{Error, quoted};
 
 /// An output that cannot be opened or written.
 #[derive(Debug)]
@@ -23,14 +23,14 @@ pub enum DestinationError {
 impl fmt::Display for DestinationError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            DestinationError::IsDirectory(path) => write!(f, "{} is a directory", path.display()),
-            DestinationError::NotDirectory(path) => write!(f, "{} is a file, not a directory", path.display()),
+            DestinationError::IsDirectory(path) => write!(f, "{} is a directory", quoted(path)),
+            DestinationError::NotDirectory(path) => write!(f, "{} is a file, not a directory", quoted(path)),
             DestinationError::NotWritable(path, e) => {
-                write!(f, "the directory {} cannot be written: {}", path.display(), std::io::Error::from(*e))
+                write!(f, "the directory {} is not writable: {}", quoted(path), std::io::Error::from(*e))
             }
-            DestinationError::NotForWriting(path) => write!(f, "{} is open for reading only", path.display()),
-            DestinationError::Socket(path) => write!(f, "{} is a socket", path.display()),
-            DestinationError::LinkLoop(path) => write!(f, "too many links lead on from {}", path.display()),
+            DestinationError::NotForWriting(path) => write!(f, "{} is open for reading only", quoted(path)),
+            DestinationError::Socket(path) => write!(f, "{} is a socket", quoted(path)),
+            DestinationError::LinkLoop(path) => write!(f, "too many levels of symbolic links at {}", quoted(path)),
             DestinationError::Kernel(e) => e.fmt(f),
         }
     }

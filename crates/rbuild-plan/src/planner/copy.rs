@@ -4,6 +4,7 @@ use rbuild_dockerfile::ast;
 use rbuild_dockerfile::expand::Lexer;
 use rbuild_dockerfile::{Diagnostic, Span};
 use rbuild_paths::SourcePattern;
+use rbuild_remedy::Remedy;
 
 use crate::Chmod;
 use crate::graph::{CopySource, CopyStep, FileSource, InlineFile, Marks, Step};
@@ -12,7 +13,7 @@ use crate::planner::paths::{cwd, join, native_path};
 use crate::planner::state::{Planned, Planner, StageState, not_yet};
 
 /// Remedy for files on other machines.
-const DOWNLOAD: &str = "download it before the build, or with a command of RUN";
+const DOWNLOAD: &str = "download it before the build, or in a RUN instruction";
 
 pub(super) fn copy(planner: &mut Planner<'_>, state: &mut StageState, copy: &ast::Copy, span: Span) -> Planned<()> {
     let name = if copy.add { "ADD" } else { "COPY" };
@@ -134,7 +135,7 @@ fn numeric_owner(owner: &str, instruction: &str, link: Span) -> Result<(), Diagn
     }
     if let Some(id) = owner.split(':').find(|part| part.bytes().all(|b| b.is_ascii_digit()) && !is_id(part)) {
         let d = Diagnostic::new(link, format!("`--chown={owner}`: `{id}` is too large for an ID"));
-        return Err(d.help(format!("use an ID of at most {}", i32::MAX)));
+        return Err(d.help(Remedy::LowerId { most: i32::MAX.unsigned_abs() }));
     }
     let user = owner.split(':').next().unwrap_or_default();
     let file = if is_id(user) || user == "root" { "/etc/group" } else { "/etc/passwd" };

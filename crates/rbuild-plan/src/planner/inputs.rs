@@ -314,7 +314,7 @@ impl Planner<'_> {
         match WrittenImage::parse(name) {
             Ok(image) if !number => self.input_image(&image, span, true),
             _ => {
-                let d = Diagnostic::new(span, format!("stage `{name}` is defined later in the file"));
+                let d = Diagnostic::new(span, format!("stage `{name}` is defined after its use"));
                 Err(d.help("move the stage above this one, or rename it if you mean an image").into())
             }
         }

@@ -96,7 +96,7 @@ fn check_runnable(planner: &Planner<'_>, state: &StageState, span: Span) -> Plan
     if !rbuild_image::ARCHITECTURES.contains(&wanted.arch.as_str()) {
         let close = rbuild_dockerfile::closest(&wanted.arch, rbuild_image::ARCHITECTURES);
         let help = close.map_or_else(
-            || "use an existing architecture such as amd64, arm64, arm, riscv64, ppc64le or s390x".into(),
+            || "use an existing architecture, such as amd64, arm64, arm, riscv64, ppc64le or s390x".into(),
             |close| Remedy::did_you_mean(format!("{}/{close}", wanted.os)),
         );
         return Err(d.help(help).into());

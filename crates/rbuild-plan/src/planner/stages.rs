@@ -131,7 +131,7 @@ impl Planner<'_> {
         Err(match close {
             Some(close) => d.help(Remedy::did_you_mean(close)),
             None if names.is_empty() => d.help("pass a stage number, counted from 0: the Dockerfile names no stages"),
-            None => d.help(format!("use one of these stages: {}", names.join(", "))),
+            None => d.help(Remedy::UseOneOf { words: names }),
         })
     }
 

@@ -33,9 +33,14 @@ impl CertFiles {
                 Some("cert") if has(&file.with_extension("key")) => {
                     self.client = Some((file.clone(), file.with_extension("key")));
                 }
-                Some("cert") => return Err(format!("{} has no key beside it (a file .key)", file.display())),
+                Some("cert") => {
+                    return Err(format!("{} has no key: the file with the suffix .key is missing", file.display()));
+                }
                 Some("key") if !has(&file.with_extension("cert")) => {
-                    return Err(format!("{} has no certificate beside it (a file .cert)", file.display()));
+                    return Err(format!(
+                        "{} has no certificate: the file with the suffix .cert is missing",
+                        file.display()
+                    ));
                 }
                 _ => {}
             }
@@ -87,7 +92,7 @@ fn certificates(file: &Path) -> Result<Vec<Certificate<'static>>, String> {
         _ => None,
     };
     let found: Vec<_> = items(file)?.into_iter().filter_map(certificate).collect();
-    if found.is_empty() { Err(format!("{} holds no certificate in PEM form", file.display())) } else { Ok(found) }
+    if found.is_empty() { Err(format!("{} contains no PEM certificate", file.display())) } else { Ok(found) }
 }
 
 fn private_key(file: &Path) -> Result<PrivateKey<'static>, String> {
@@ -95,5 +100,5 @@ fn private_key(file: &Path) -> Result<PrivateKey<'static>, String> {
         PemItem::PrivateKey(key) => Some(key),
         _ => None,
     };
-    items(file)?.into_iter().find_map(key).ok_or_else(|| format!("{} holds no private key in PEM form", file.display()))
+    items(file)?.into_iter().find_map(key).ok_or_else(|| format!("{} contains no PEM private key", file.display()))
 }

@@ -123,12 +123,13 @@ impl AuthFile {
 
 /// Checks the name of a helper; `None` for the empty text.
 fn helper_name(value: Option<Value>) -> Result<Option<String>, String> {
-    let Some(Value::String(name)) = value else { return Err("it is not a text".into()) };
+    let Some(Value::String(name)) = value else { return Err("it is not a string".into()) };
     // The name becomes part of a program's name, and must not lead to another directory.
     match name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c)) {
         true => Ok(Some(name).filter(|name| !name.is_empty())),
         false => {
-            Err(format!("{name:?} is not a valid name of a credential helper (letters, digits, `-`, `_` and `.`)"))
+            let name = name.escape_debug();
+            Err(format!("`{name}` is not a valid name of a credential helper; use letters, digits, `-`, `_` and `.`"))
         }
     }
 }
@@ -173,7 +174,7 @@ fn credential(entry: &Value) -> Result<Option<Credential>, &'static str> {
     };
     if let Some(auth) = text("auth") {
         let bytes = BASE64_STANDARD.decode(auth.trim()).map_err(|_| "`auth` is not base64")?;
-        let plain = String::from_utf8(bytes).map_err(|_| "`auth` is not text")?;
+        let plain = String::from_utf8(bytes).map_err(|_| "`auth` is not UTF-8")?;
         let (user, secret) = plain.split_once(':').ok_or("`auth` is not of the form user:password")?;
         return Ok(password(user, secret));
     }

@@ -117,7 +117,7 @@ pub fn forget(environment: &ProcessEnvironment, given: &Given, registry: &str) -
 fn remove(source: &CredentialSource, registry: &str) -> Result<(), String> {
     let path = match source {
         CredentialSource::File(path) | CredentialSource::Runtime(path) | CredentialSource::OldFile(path) => path,
-        CredentialSource::Text(_) => return Err(format!("{} has a login, and is not changed", source.name())),
+        CredentialSource::Text(_) => return Err(format!("{} contains a login and was not changed", source.name())),
     };
     let lock = FileLock::take(path)?;
     let Some(mut file) = source.read()? else { return Ok(()) };

@@ -104,8 +104,8 @@ fn call(environment: &ProcessEnvironment, program: &str, action: &str, input: &s
     }
     let started = command.arg(action).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
     let mut child = started.map_err(|e| match e.kind() {
-        std::io::ErrorKind::NotFound => format!("the program {program} was not found in PATH"),
-        _ => format!("{program} cannot be started: {e}"),
+        std::io::ErrorKind::NotFound => format!("program {program} not found in PATH"),
+        _ => format!("cannot start {program}: {e}"),
     })?;
     if let Some(mut stdin) = child.stdin.take() {
         // A helper may answer without reading its input.

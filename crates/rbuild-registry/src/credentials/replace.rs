@@ -38,7 +38,11 @@ impl FileLock {
                 Ok(()) => return Ok(FileLock { path, _lock: lock }),
                 Err(TryLockError::WouldBlock) if start.elapsed() < LIMIT => std::thread::sleep(TICK),
                 Err(TryLockError::WouldBlock) => {
-                    return Err(format!("{} is locked by another program for {} s", beside.display(), LIMIT.as_secs()));
+                    return Err(format!(
+                        "{} has been locked by another program for {} s",
+                        beside.display(),
+                        LIMIT.as_secs()
+                    ));
                 }
                 Err(TryLockError::Error(e)) => return Err(format!("{}: {e}", beside.display())),
             }
@@ -82,7 +86,7 @@ fn behind_links(path: &Path) -> io::Result<PathBuf> {
             _ => return Ok(path),
         }
     }
-    Err(io::Error::other("too many links"))
+    Err(io::Error::other("too many levels of symbolic links"))
 }
 
 fn present(path: &Path) -> io::Result<Option<Metadata>> {
@@ -103,7 +107,7 @@ fn keep_owner(file: &File, old: &Metadata) -> io::Result<()> {
             Err(_) if own.uid() == old.uid() => mode &= 0o700,
             Err(_) => {
                 return Err(io::Error::other(format!(
-                    "the file belongs to user {}, and its owner cannot be preserved",
+                    "the file belongs to user {}; its owner cannot be preserved",
                     old.uid()
                 )));
             }

@@ -101,14 +101,14 @@ fn failures_are_reported_once_with_the_host() {
     let error = read(&repository, &digest, size).unwrap_err();
     let text = error.to_string();
     assert!(text.starts_with(&format!("{}/x: ", registry.address)) && text.contains("bytes before the end"), "{text}");
-    assert_eq!(error.remedy(), Some("check the network, the host name and the proxy (https_proxy, no_proxy)".into()));
+    assert_eq!(error.remedy(), Some(Remedy::CheckNetwork));
     registry.fault("GET", "blobs", Fault::Trickle(Duration::from_millis(30)), 9);
     let error = read(&repository, &digest, size).unwrap_err().to_string();
     assert!(error.contains("fewer than 1024 bytes"), "{error}");
     let registry = Registry::start(Access::Open);
     let repository = scene.repository(&registry, "x");
     registry.add_blob("x", &data);
-    for (wrong, want) in [(size - 1, "5000 bytes, but 4999 by the manifest"), (size + 1, "but 5001 by the manifest")] {
+    for (wrong, want) in [(size - 1, "has 5000 bytes; the manifest says 4999"), (size + 1, "the manifest says 5001")] {
         let error = read(&repository, &digest, wrong).unwrap_err().to_string();
         assert!(error.contains(want), "{error}");
     }

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use rbuild_linux::{FileKind, shown_path};
+use rbuild_linux::{FileKind, quoted};
 use rbuild_remedy::Remedy;
 use serde::{Deserialize, Serialize};
 
@@ -60,11 +60,10 @@ pub enum MountProblem {
 }
 
 impl FileOrigin {
-    /// Returns the beginning of a sentence about a file that is in the way.
-    fn has(self) -> &'static str {
+    fn noun(self) -> &'static str {
         match self {
-            FileOrigin::Image => "the image has",
-            FileOrigin::Mount => "another mount has",
+            FileOrigin::Image => "the image",
+            FileOrigin::Mount => "another mount",
         }
     }
 }
@@ -86,61 +85,52 @@ impl MountProblem {
 impl MountError {
     /// Returns the action that makes the mount possible.
     pub fn remedy(&self) -> Remedy {
-        let text = match &self.problem {
-            MountProblem::OverProcesses
-            | MountProblem::OverRoot
-            | MountProblem::OverDevices { .. }
-            | MountProblem::ReadOnly => "mount it elsewhere",
-            MountProblem::InTheWay { holder: FileOrigin::Image, .. } => "replace it where the image is made",
-            MountProblem::BelowAFile { holder: FileOrigin::Image, .. } => {
-                "mount it elsewhere, or replace the file where the image is made"
+        match &self.problem {
+            MountProblem::InTheWay { holder: FileOrigin::Mount, .. }
+            | MountProblem::BelowAFile { holder: FileOrigin::Mount, .. } => "give each mount its own target".into(),
+            MountProblem::InTheWay { .. } | MountProblem::BelowAFile { .. } => {
+                "mount it on another target, or remove the file from the image".into()
             }
-            MountProblem::InTheWay { .. } | MountProblem::BelowAFile { .. } => "give each mount a target of its own",
-            MountProblem::InKernelFiles { link_to: None, .. } => "mount it elsewhere",
-            MountProblem::InKernelFiles { link_to: Some(_), .. } => "replace the link where the image is made",
-            MountProblem::SingleFile => "mount its directory instead",
-        };
-        text.into()
+            MountProblem::InKernelFiles { link_to: Some(_), .. } => "replace the link in the image".into(),
+            MountProblem::SingleFile => "mount its directory instead".into(),
+            _ => Remedy::OtherTarget,
+        }
     }
 }
 
 impl fmt::Display for MountError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let target = shown_path(&self.target);
+        let target = quoted(&self.target);
         match &self.problem {
             MountProblem::OverProcesses => {
                 write!(f, "cannot mount on {target}: it is the command's procfs")
             }
             MountProblem::OverDevices { place } if place == Path::new("/dev") => {
-                write!(f, "{target} is where the command has its devices; nothing else can be mounted there")
+                write!(f, "cannot mount on {target}: it is the command's device directory")
             }
             MountProblem::OverDevices { place } => {
-                let place = shown_path(place);
-                write!(f, "every command has {place}; nothing else can be mounted there")?;
-                if target == place { Ok(()) } else { write!(f, ", as {target} would be") }
+                write!(f, "cannot mount on {target}: every command has its own {}", quoted(place))
             }
-            MountProblem::OverRoot => write!(f, "{target} is the root directory; nothing can be mounted over it"),
+            MountProblem::OverRoot => write!(f, "cannot mount on {target}: it is the root directory"),
             MountProblem::InTheWay { holder, has, needs } => {
-                write!(f, "cannot mount on {target}: {} {has} there, and {needs} is required", holder.has())
+                let holder = holder.noun();
+                write!(f, "cannot mount on {target}: {holder} has {has} there, and {needs} is required")
             }
             MountProblem::BelowAFile { holder, path, has } => {
-                let path = shown_path(path);
-                write!(f, "{} {has} at {path}, below which {target} cannot be mounted", holder.has())
+                write!(f, "cannot mount on {target}: {} has {has} at {}", holder.noun(), quoted(path))
             }
             MountProblem::InKernelFiles { place, link_to: None } => {
                 write!(f, "cannot create the mount point {target} in {place}")
             }
             MountProblem::InKernelFiles { place, link_to: Some(real) } => {
-                let real = shown_path(real);
-                write!(f, "{target} is a link that leads to {real} in {place}, where no mount point can be created")
+                write!(f, "cannot create the mount point {target} in {place}: it is a link to {}", quoted(real))
             }
             MountProblem::ReadOnly => {
-                write!(f, "{target} lies in a read-only mount that has no such entry to be mounted on")
+                write!(f, "cannot create the mount point {target} in a read-only mount")
             }
-            MountProblem::SingleFile => write!(
-                f,
-                "the volume at {target} is a single file, which cannot be kept read-only for RUN --security=insecure"
-            ),
+            MountProblem::SingleFile => {
+                write!(f, "the volume at {target} is a single file; RUN --security=insecure could remount it writable")
+            }
         }
     }
 }

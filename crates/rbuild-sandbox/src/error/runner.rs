@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::path::Path;
 
-use rbuild_remedy::Remedy;
+use rbuild_remedy::{Remedy, SessionLimit};
 use serde::{Deserialize, Serialize};
 
 use crate::error::mount::MountError;
@@ -44,7 +44,7 @@ impl Phase {
     /// Returns the phase as the beginning of a message, where the problem alone does not imply it.
     fn prefix(self) -> &'static str {
         match self {
-            Phase::Request => "the request cannot be read: ",
+            Phase::Request => "cannot read the request: ",
             Phase::Terminal => "the terminal: ",
             Phase::Report => "reporting the end: ",
             Phase::Cleanup => "removing the files in place of mounts: ",
@@ -68,45 +68,45 @@ pub enum RunnerProblem {
     NoProgram { name: String, path: Option<String> },
     #[error("there is no command to run")]
     NoCommand,
-    #[error("{0:?} holds a zero byte")]
+    #[error("{} contains a NUL byte", rbuild_linux::quoted(.0))]
     ZeroByte(String),
-    #[error("the working directory {0} does not exist")]
+    #[error("the working directory `{0}` does not exist")]
     NoWorkingDirectory(String),
-    #[error("the working directory {0} is not a directory")]
+    #[error("the working directory `{0}` is not a directory")]
     WorkingDirectoryIsAFile(String),
-    #[error("the mount source {0} does not exist")]
+    #[error("the mount source `{0}` does not exist")]
     NoMountSource(String),
-    #[error("/dev/{name} is missing on this machine, and every command needs it")]
+    #[error("`/dev/{name}` is missing on this machine; every command needs it")]
     NoDevice { name: Cow<'static, str>, major: u32, minor: u32 },
-    #[error("a command with all privileges could reach the builder's files through the /proc of this machine")]
+    #[error("an insecure command could reach the builder's files through the masked /proc")]
     ExposedProcesses,
     /// Something that takes a mount, where none can be made.
     #[error("{0} requires mounts, which this machine does not permit")]
     NeedsMounts(Cow<'static, str>),
-    #[error("{0} cannot be written to by a command where nothing can be mounted")]
+    #[error("{0} cannot be writable: that requires mounts, which this machine does not permit")]
     WritableVolume(String),
     #[error("a private network requires namespaces, which this machine does not permit")]
     NeedsNamespaces,
     #[error("this build has no isolated network")]
     NoNetwork,
-    #[error("the isolated network did not come up; {carrier} says {}", if said.is_empty() { "nothing" } else { said })]
+    #[error("cannot start the isolated network: {carrier} printed {}", if said.is_empty() { "nothing" } else { said })]
     NetworkDown { carrier: Cow<'static, str>, said: String },
     #[error("owners are recorded on x86_64 and aarch64 only")]
     NoEmulation,
-    #[error("the command's calls cannot be answered")]
+    #[error("cannot intercept the command's system calls")]
     NoListener,
     /// One of the container's first processes was killed.
-    #[error("a process that set up the container was killed by signal {0}")]
+    #[error("a process that was setting up the container was killed by signal {0}")]
     Killed(i32),
     /// No commands were announced when the builder was started.
     #[error("the builder was started without support for commands")]
     Unannounced,
-    #[error("the process that starts commands ended by itself")]
+    #[error("the process that starts commands ended unexpectedly")]
     StarterEnded,
-    #[error("cannot execute rbuild again to start commands")]
+    #[error("cannot re-execute rbuild to start commands")]
     NotExecuted,
     /// A runner could not be forked.
-    #[error("it could not be forked: {0}")]
+    #[error("cannot fork it: {0}")]
     NoFork(SystemError),
     /// A library failed. `errno` is the kernel's error, if the library passes it on.
     #[error("{message}")]
@@ -115,7 +115,7 @@ pub enum RunnerProblem {
 
 fn no_program(name: &str, path: Option<&str>) -> String {
     match path {
-        None => format!("the image has no {name}"),
+        None => format!("`{name}` does not exist in the image"),
         Some(path) => format!("the image has no program `{name}` in PATH={path}"),
     }
 }
@@ -149,12 +149,12 @@ impl RunnerError {
         match &self.problem {
             RunnerProblem::Mount(e) => Some(e.remedy()),
             RunnerProblem::NoDevice { name, major, minor } => {
-                Some(format!("make it: mknod -m 666 /dev/{name} c {major} {minor}").into())
+                Some(format!("create it: mknod -m 666 /dev/{name} c {major} {minor}").into())
             }
             RunnerProblem::ExposedProcesses => Some(Remedy::UnmaskProc),
             RunnerProblem::WritableVolume(_) => Some(Remedy::ReadOnlyVolume),
             RunnerProblem::NeedsNamespaces => Some(Remedy::OmitNetwork),
-            RunnerProblem::NoFork(_) => Some("raise the limit on processes or namespaces".into()),
+            RunnerProblem::NoFork(_) => Some(Remedy::RaiseSessionLimit { limit: SessionLimit::Processes }),
             // Namespaces have limits that are reported like a full disk.
             _ if self.phase == Phase::Namespaces => None,
             RunnerProblem::System(e) => e.remedy(),
@@ -237,7 +237,7 @@ impl RunnerProblem {
 
     /// Returns the failure to mount at a target.
     pub(crate) fn of_mount_point(target: &Path, e: rbuild_linux::Error) -> RunnerProblem {
-        let object = format!("the mount point {}", rbuild_linux::shown_path(target));
+        let object = format!("the mount point {}", rbuild_linux::quoted(target));
         RunnerProblem::System(SystemError::from(e).of(&object))
     }
 
@@ -300,7 +300,7 @@ mod tests {
         let RunnerProblem::System(e) = &full.problem else { panic!("{full:?}") };
         assert_eq!((&*e.call, &*e.object), ("mkdirat", "/store/tmp/work"));
         let files = sent(&failed(rustix::io::Errno::MFILE).during(Phase::Container));
-        assert!(files.remedy().is_some_and(|remedy| remedy.text().is_some_and(|text| text.contains("ulimit"))));
+        assert_eq!(files.remedy(), Some(Remedy::RaiseSessionLimit { limit: SessionLimit::Files }));
         let denied = sent(&failed(rustix::io::Errno::ACCESS).during(Phase::Files));
         assert_eq!(denied.errno(), Some(13));
         assert!(denied.to_string().contains("/store/tmp/work"), "{denied}");

@@ -118,8 +118,8 @@ pub fn bare_isolation() -> Result<Isolation, Refusal> {
     let (uid, _) = process::own_ids();
     if uid != 0 || !has(Capability::CAP_SYS_CHROOT) {
         return Err(refusal(
-            "the isolation mode chroot requires root with CAP_SYS_CHROOT",
-            "run rbuild as root of a container, or where user namespaces are allowed",
+            "isolation mode chroot requires root with CAP_SYS_CHROOT",
+            "run rbuild as root of a container, or permit user namespaces",
         ));
     }
     Ok(Isolation::Chroot)
@@ -139,15 +139,15 @@ fn root_maps() -> Result<IdMaps, Refusal> {
     for cap in TO_MAP_IDS {
         if !has(cap) {
             return Err(refusal(
-                format!("this process is root without {cap}, so it cannot map ids"),
+                format!("this process is root without {cap}, so it cannot map IDs"),
                 "grant the container that capability, or run rbuild as an ordinary user",
             ));
         }
     }
     let ranges = |file: &str| match held_ranges(&read(file)) {
         ranges if ranges.is_empty() => Err(refusal(
-            format!("this process is root, but {file} holds no ids"),
-            "run rbuild as an ordinary user with sub-ids, or in a namespace that maps id 0",
+            format!("this process is root, but {file} maps no IDs"),
+            "run rbuild as an ordinary user with sub-IDs, or in a namespace that maps ID 0",
         )),
         ranges => Ok(ranges),
     };
@@ -164,8 +164,8 @@ fn subordinate_maps(uid: u32, gid: u32) -> Result<IdMaps, Refusal> {
         if found.is_empty() {
             let missing = [sub.uids.is_empty(), sub.gids.is_empty()];
             return Err(refusal(
-                format!("{file} grants user {shown} no sub-ids"),
-                format!("grant some: {}", granting(missing, &shown)),
+                format!("{file} grants user {shown} no sub-IDs"),
+                format!("grant sub-IDs: {}", granting(missing, &shown)),
             ));
         }
     }
@@ -191,18 +191,18 @@ fn granting([uids, gids]: [bool; 2], user: &str) -> String {
 
 /// Explains why the kernel denied a user namespace.
 pub fn userns_refused(e: Error) -> Refusal {
-    let reason = format!("the kernel refuses a user namespace: {e}");
+    let reason = format!("cannot create a user namespace: {e}");
     if setting("/proc/sys/user/max_user_namespaces") == Some(0) {
-        return refusal(reason, "permit user namespaces: sudo sysctl -w user.max_user_namespaces=15000");
+        return refusal(reason, permit_namespaces("user.max_user_namespaces=15000"));
     }
     if setting("/proc/sys/kernel/unprivileged_userns_clone") == Some(0) {
-        return refusal(reason, "allow them: sudo sysctl -w kernel.unprivileged_userns_clone=1");
+        return refusal(reason, permit_namespaces("kernel.unprivileged_userns_clone=1"));
     }
     if e.errno() == Some(nix::errno::Errno::ENOSYS as i32) {
-        return refusal(reason, "use Linux 5.3 or newer, and a seccomp profile that permits clone3");
+        return refusal(reason, "use Linux 5.12 or newer, and a seccomp profile that permits clone3");
     }
     if Path::new("/.dockerenv").exists() || Path::new("/run/.containerenv").exists() {
-        let reason = format!("{reason}; the seccomp profile of this container may deny clone(CLONE_NEWUSER)");
+        let reason = format!("{reason}; the container's seccomp profile may deny it");
         return refusal(reason, Remedy::UnconfineSeccomp);
     }
     refusal(reason, Remedy::FindDenial)
@@ -212,17 +212,19 @@ pub fn userns_refused(e: Error) -> Refusal {
 pub fn maps_refused(e: Error) -> Refusal {
     let restricted = setting("/proc/sys/kernel/apparmor_restrict_unprivileged_userns") == Some(1);
     let remedy: Remedy = if restricted {
-        "permit capabilities in user namespaces: sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0, \
-         or load an AppArmor profile for rbuild that allows `userns,`"
-            .into()
+        permit_namespaces("kernel.apparmor_restrict_unprivileged_userns=0")
     } else {
         Remedy::CheckSubIds
     };
-    refusal(format!("the id maps of the user namespace could not be written: {e}"), remedy)
+    refusal(format!("cannot write the ID maps of the user namespace: {e}"), remedy)
+}
+
+fn permit_namespaces(setting: &'static str) -> Remedy {
+    Remedy::PermitNamespaces { setting }
 }
 
 pub(crate) fn proc_refused(e: Error) -> Refusal {
-    refusal(format!("cannot mount a new /proc, nor show the existing one to commands: {e}"), Remedy::UnmaskProc)
+    refusal(format!("cannot mount a new /proc or expose the existing one to commands: {e}"), Remedy::UnmaskProc)
 }
 
 /// One line of `rbuild doctor`.
@@ -247,7 +249,7 @@ pub fn checks() -> Vec<Check> {
             let small = [top_uid, top_gid].map(|top| top < USUAL_COUNT - 1);
             let remedy = small.contains(&true).then(|| {
                 let command = granting(small, &process::user_name(uid).unwrap_or_else(|| uid.to_string()));
-                format!("images with higher ids cannot be unpacked; grant {USUAL_COUNT} more: {command}").into()
+                format!("grant {USUAL_COUNT} more, so that images with higher IDs can be unpacked: {command}").into()
             });
             Check { name: "ids", found: format!("users up to {top_uid}, groups up to {top_gid}"), remedy }
         }
@@ -255,7 +257,7 @@ pub fn checks() -> Vec<Check> {
     });
     for (name, path, bad, fix) in SETTINGS {
         if let Some(value) = setting(path) {
-            let remedy = (value == bad).then(|| format!("sudo sysctl -w {fix}").into());
+            let remedy = (value == bad).then_some(Remedy::PermitNamespaces { setting: fix });
             list.push(Check { name, found: value.to_string(), remedy });
         }
     }
@@ -263,7 +265,7 @@ pub fn checks() -> Vec<Check> {
 }
 
 /// Name, file, value that forbids user namespaces, and setting that permits them.
-const SETTINGS: [(&str, &str, i64, &str); 3] = [
+const SETTINGS: [(&str, &str, i64, &'static str); 3] = [
     ("user.max_user_namespaces", "/proc/sys/user/max_user_namespaces", 0, "user.max_user_namespaces=15000"),
     (
         "kernel.unprivileged_userns_clone",

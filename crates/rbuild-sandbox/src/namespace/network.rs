@@ -64,10 +64,10 @@ impl Carrier {
         let new = pasta.clone().filter(|pasta| slirp.is_none() || pasta.is_new());
         let carrier = new.or(slirp).ok_or_else(|| {
             refusal(
-                "an isolated network requires pasta or slirp4netns, and neither is installed",
+                "an isolated network requires pasta or slirp4netns; neither is installed",
                 Remedy::OrOtherNetwork {
                     action:
-                        "install one: sudo apt-get install passt (Debian, Ubuntu) or sudo dnf install passt (Fedora)"
+                        "install passt: sudo apt-get install passt (Debian, Ubuntu) or sudo dnf install passt (Fedora)"
                             .into(),
                 },
             )
@@ -76,16 +76,14 @@ impl Carrier {
         match rustix::fs::access(TUN, Access::READ_OK | Access::WRITE_OK) {
             Ok(()) => Ok(carrier),
             Err(Errno::NOENT) => Err(refusal(
-                format!("an isolated network takes {TUN}, which this machine does not have"),
+                format!("an isolated network requires {TUN}, which does not exist on this machine"),
                 Remedy::OrOtherNetwork {
-                    action: "load the kernel's module (sudo modprobe tun), give the container that device".into(),
+                    action: "load the kernel module (sudo modprobe tun), pass the device to the container".into(),
                 },
             )),
             Err(e) => Err(refusal(
-                format!("an isolated network takes {TUN}, which this user cannot open ({e})"),
-                Remedy::OrOtherNetwork {
-                    action: format!("give it the mode that it usually has: sudo chmod 666 {TUN}"),
-                },
+                format!("an isolated network requires {TUN}, which this user cannot open: {e}"),
+                Remedy::OrOtherNetwork { action: format!("restore its usual mode: sudo chmod 666 {TUN}") },
             )),
         }
     }

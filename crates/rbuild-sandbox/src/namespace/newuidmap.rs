@@ -17,7 +17,7 @@ pub(crate) fn usable(shown: &str) -> Result<(), Refusal> {
     for helper in ["newuidmap", "newgidmap"] {
         let Some(path) = in_path(helper) else {
             return Err(refusal(
-                format!("{helper} is not installed, so user {shown} cannot use sub-ids"),
+                format!("{helper} is not installed, so user {shown} cannot use sub-IDs"),
                 "install it: sudo apt-get install uidmap (Debian, Ubuntu) or sudo dnf install shadow-utils (Fedora)",
             ));
         };
@@ -28,8 +28,7 @@ pub(crate) fn usable(shown: &str) -> Result<(), Refusal> {
         return Err(refusal(
             "no_new_privs is set, so newuidmap cannot map sub-IDs",
             Remedy::OrSingleId {
-                action: "start rbuild without no_new_privs (docker: no-new-privileges, Kubernetes: allowPrivilegeEscalation: true)"
-                    .into(),
+                action: "start rbuild without no_new_privs (Kubernetes: allowPrivilegeEscalation: true)".into(),
             },
         ));
     }
@@ -47,8 +46,10 @@ fn privileged(path: &Path) -> Result<(), Refusal> {
     let shown = path.display();
     if statvfs(path).is_ok_and(|fs| fs.flags().contains(FsFlags::ST_NOSUID)) {
         return Err(refusal(
-            format!("{shown} is on a file system that is mounted nosuid, so it cannot map sub-IDs"),
-            Remedy::OrSingleId { action: "mount it without nosuid (sudo mount -o remount,suid MOUNT)".into() },
+            format!("{shown} is on a file system mounted with nosuid, so it cannot map sub-IDs"),
+            Remedy::OrSingleId {
+                action: "mount that file system without nosuid (sudo mount -o remount,suid MOUNT)".into(),
+            },
         ));
     }
     let set_uid = std::fs::metadata(path).map_or(true, |meta| meta.uid() == 0 && meta.mode() & SET_UID != 0);

@@ -120,7 +120,7 @@ fn below_a_file(files: &RootDir, real: &Path, holder: FileOrigin) -> MountProble
         let kind = files.stat(path).ok()?.kind;
         (kind != FileKind::Dir).then_some((path, kind))
     });
-    let (path, has) = found.map_or((real, "something else than a directory"), |(path, kind)| (path, kind.noun()));
+    let (path, has) = found.map_or((real, "a file that is not a directory"), |(path, kind)| (path, kind.noun()));
     MountProblem::below_a_file(holder, path, has)
 }
 
@@ -167,6 +167,6 @@ mod tests {
             assert_eq!(place(path), None, "{path}");
         }
         let link = outside_of_the_devices(Path::new("/link"), Path::new("/dev/tty")).unwrap_err().to_string();
-        assert_eq!(link, "every command has /dev/tty; nothing else can be mounted there, as /link would be");
+        assert_eq!(link, "cannot mount on `/link`: every command has its own `/dev/tty`");
     }
 }

@@ -136,9 +136,9 @@ impl Gc<'_> {
                         blobs.intact.get_mut().insert(name);
                         continue;
                     }
-                    format!("the blob {name} is damaged: its bytes have the digest {found}")
+                    format!("blob {name} is corrupt: its digest is {found}")
                 }
-                Err(e) => format!("the blob {name} cannot be read: {e}"),
+                Err(e) => format!("cannot read blob {name}: {e}"),
             };
             checked.problems.push(problem);
             blobs.damaged.insert(name);
@@ -180,7 +180,7 @@ impl Gc<'_> {
             return Some(format!("its blob {missing} is missing or damaged"));
         }
         let wrong = layers.is_empty() && !image.manifest.layers().is_empty();
-        wrong.then(|| "its manifest and its configuration do not agree".to_string())
+        wrong.then(|| "its manifest and configuration have different numbers of layers".to_string())
     }
 
     fn check_documents<T: serde::de::DeserializeOwned>(
@@ -198,7 +198,7 @@ impl Gc<'_> {
                 Ok(Some(document)) if !whole(&document)? => format!("{path} refers to missing content"),
                 // Whole, or removed meanwhile.
                 Ok(_) => continue,
-                Err(e) => format!("{path} cannot be read: {e}"),
+                Err(e) => format!("cannot read {path}: {e}"),
             };
             checked.problems.push(problem);
             if repair {

@@ -36,7 +36,7 @@ impl ImageTrees<'_> {
             if !note.is_empty() {
                 let lower_refs = LowerRefs::from_bytes(&note).ok_or_else(|| StoreError::Damaged {
                     what: format!("tree {}", trees[trees.len() - 1].name()),
-                    reason: "the note about what it lacks cannot be read".into(),
+                    reason: "its list of references to lower layers is invalid".into(),
                 })?;
                 trees.extend(self.fixup(session, &trees, &lower_refs)?);
             }
@@ -242,7 +242,7 @@ impl<'a> FixupBuilder<'a> {
         let (above, file_name) = (file.parent().unwrap_or(Path::new("")), file.file_name().unwrap_or_default());
         let file = self.all.resolve(above)?.join(file_name);
         let wrong = |reason: &str| {
-            let reason = format!("is a hard link to {file:?}, {reason}");
+            let reason = format!("is a hard link to {}, {reason}", rbuild_linux::quoted(&file));
             StoreError::from(LayerError::Entry { name: name.to_string_lossy().into_owned(), reason })
         };
         let (found, stays) = match self.all.find(&file)? {
@@ -250,7 +250,7 @@ impl<'a> FixupBuilder<'a> {
             // The layer links the file and deletes its original name.
             None => (self.below.find(&file)?, false),
         };
-        let found = found.ok_or_else(|| wrong("which neither its layer nor one below it brings"))?;
+        let found = found.ok_or_else(|| wrong("which is neither in its layer nor in a lower one"))?;
         if found.stat.kind == FileKind::Dir {
             return Err(wrong("which is a directory"));
         }

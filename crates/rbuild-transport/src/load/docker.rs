@@ -102,8 +102,9 @@ impl<'e> Manifests<'e> {
             // The image is complete without its own manifest.
             let found = match own(members, entry, &wanted, &mut self.seen) {
                 Err(e @ TransportError::Other { .. }) => {
-                    let what = format!("index.json names {}, which cannot be used: {}", entry.digest(), e.message());
-                    self.warnings.push(format!("{what}; its image is taken as manifest.json describes it").into());
+                    let what =
+                        format!("index.json refers to {}, which cannot be used: {}", entry.digest(), e.message());
+                    self.warnings.push(format!("{what}; the image is loaded as described by manifest.json").into());
                     continue;
                 }
                 found => found?,

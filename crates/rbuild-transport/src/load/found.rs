@@ -67,5 +67,5 @@ pub(crate) struct FoundImages {
 
 /// Returns the error for a document that does not parse.
 pub(crate) fn unreadable(what: &str) -> impl Fn(serde_json::Error) -> TransportError {
-    move |e| TransportError::other(format!("in the archive, {what} cannot be read: {e}"))
+    move |e| TransportError::other(format!("cannot read {what} of the archive: {e}"))
 }

@@ -2,9 +2,10 @@
 
 use rbuild_image::{BlobDigest, Descriptor, DiffId, ImageId, digest_of};
 use rbuild_layer::Compression;
+use rbuild_remedy::Remedy;
 
 use crate::error::{Result, TransportError};
-use crate::layout::{DAMAGED, blob_path};
+use crate::layout::blob_path;
 use crate::load::found::unreadable;
 use crate::load::members::IncomingParts;
 use crate::media_types::is_layer;
@@ -24,8 +25,8 @@ pub(super) fn take(members: &IncomingParts<'_>, d: &Descriptor, what: &str) -> R
     if size == d.size() {
         return Ok(digest);
     }
-    let message = format!("{what} {digest} has {size} bytes, and {} by the document that names it", d.size());
-    Err(TransportError::Other { message, help: Some(DAMAGED.into()) })
+    let message = format!("{what} {digest} has {size} bytes; its descriptor says {}", d.size());
+    Err(TransportError::Other { message, help: Some(Remedy::TransferAgain) })
 }
 
 /// Imports everything that a manifest refers to; returns the image ID. Fails if manifest,
@@ -35,7 +36,7 @@ pub(super) fn take_image(members: &IncomingParts<'_>, text: &[u8]) -> Result<Ima
     let layers = manifest.layers();
     if let Some(odd) = layers.iter().find(|layer| !is_layer(layer.media_type())) {
         return Err(TransportError::Other {
-            message: format!("the layer {} is of the unknown type {}", odd.digest(), odd.media_type()),
+            message: format!("layer {} has the unknown type {}", odd.digest(), odd.media_type()),
             help: Some("convert the layers to tar, plain or compressed with gzip or zstd".into()),
         });
     }
@@ -57,13 +58,13 @@ pub(super) fn take_image(members: &IncomingParts<'_>, text: &[u8]) -> Result<Ima
 }
 
 pub(super) fn counts_differ(layers: usize, diff_ids: usize) -> TransportError {
-    let message = format!("the archive's manifest has {layers} layers and its configuration {diff_ids}");
-    TransportError::Other { message, help: Some(DAMAGED.into()) }
+    let message = format!("the archive's manifest has {layers} layers, its configuration {diff_ids}");
+    TransportError::Other { message, help: Some(Remedy::TransferAgain) }
 }
 
 pub(super) fn not_the_layer(name: &str, found: &DiffId, diff_id: &DiffId) -> TransportError {
     TransportError::Other {
-        message: format!("the archive's layer {name} has the diffID {found}, but its configuration says {diff_id}"),
-        help: Some(DAMAGED.into()),
+        message: format!("the archive's layer `{name}` has diffID {found}; the image configuration expects {diff_id}"),
+        help: Some(Remedy::TransferAgain),
     }
 }

@@ -114,8 +114,8 @@ impl<R: Read> Read for MemberReader<'_, R> {
 
 fn lacks(name: &str) -> TransportError {
     TransportError::Other {
-        message: format!("the archive lacks {name}, which its manifest names"),
-        help: Some("write or transfer the archive again".into()),
+        message: format!("the archive lacks `{name}`, which its manifest refers to"),
+        help: Some(Remedy::TransferAgain),
     }
 }
 
@@ -238,11 +238,12 @@ impl<'a> IncomingParts<'a> {
             return Ok(());
         }
         let count = missing.len();
+        let are = if count == 1 { "layer is" } else { "layers are" };
         let more = if count > LISTED { ", …" } else { "" };
         missing.truncate(LISTED);
         let listed = missing.join(", ");
         Err(TransportError::Other {
-            message: format!("{count} layers are neither in the archive nor in the store: {listed}{more}"),
+            message: format!("{count} {are} missing from the archive and the store: {listed}{more}"),
             help: Some(Remedy::LoadBase),
         })
     }

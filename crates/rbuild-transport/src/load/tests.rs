@@ -48,8 +48,8 @@ const FAULTS: [(&str, Make, &str, &str); 12] = [
             f.files.remove(&blob_path(&image.layer));
             vec![image.entry]
         },
-        "1 layers are neither in the archive nor in the store: sha256:",
-        "the image's blobs/sha256/",
+        "1 layer is missing from the archive and the store: sha256:",
+        "the image's `blobs/sha256/",
     ),
     (
         "no configuration",
@@ -58,8 +58,8 @@ const FAULTS: [(&str, Make, &str, &str); 12] = [
             f.files.remove(&blob_path(&image.config));
             vec![image.entry]
         },
-        "the archive lacks blobs/sha256/",
-        "the image's blobs/sha256/",
+        "the archive lacks `blobs/sha256/",
+        "the image's `blobs/sha256/",
     ),
     (
         "no manifest",
@@ -68,14 +68,14 @@ const FAULTS: [(&str, Make, &str, &str); 12] = [
             f.files.remove(&blob_path(&image.manifest));
             vec![image.entry]
         },
-        "the archive lacks blobs/sha256/",
-        "the image's blobs/sha256/",
+        "the archive lacks `blobs/sha256/",
+        "the image's `blobs/sha256/",
     ),
     (
         "another size",
         |f| vec![f.image(HOST, "1", |_, manifest| manifest["layers"][0]["size"] = json!(7)).entry],
-        "has 2048 bytes, and 7 by the document that names it",
-        "has 2048 bytes, and 7 by the document that names it",
+        "has 2048 bytes; its descriptor says 7",
+        "has 2048 bytes; its descriptor says 7",
     ),
     (
         "other bytes",
@@ -84,20 +84,20 @@ const FAULTS: [(&str, Make, &str, &str); 12] = [
             f.files.insert(blob_path(&image.layer), layer("2"));
             vec![image.entry]
         },
-        "has the digest sha256:",
-        "has the digest sha256:",
+        "is corrupt: its digest is sha256:",
+        "is corrupt: its digest is sha256:",
     ),
     (
         "a layer of an unknown type",
         |f| vec![f.image(HOST, "1", |_, manifest| manifest["layers"][0]["mediaType"] = json!("image/png")).entry],
-        "is of the unknown type image/png",
-        "is of the unknown type image/png",
+        "has the unknown type image/png",
+        "has the unknown type image/png",
     ),
     (
         "more layers than diffIDs",
         |f| vec![f.image(HOST, "1", |config, _| config["rootfs"]["diff_ids"] = json!([])).entry],
-        "has 1 layers and its configuration 0",
-        "has 1 layers and its configuration 0",
+        "has 1 layers, its configuration 0",
+        "has 1 layers, its configuration 0",
     ),
     (
         "another diffID",
@@ -105,23 +105,23 @@ const FAULTS: [(&str, Make, &str, &str); 12] = [
             let other = rbuild_image::DiffId::of(b"other").to_string();
             vec![f.image(HOST, "1", |config, _| config["rootfs"]["diff_ids"][0] = json!(other)).entry]
         },
-        "has the diffID sha256:",
-        "has the diffID sha256:",
+        "has diffID sha256:",
+        "has diffID sha256:",
     ),
     (
         "a configuration that is none",
         |f| vec![f.image(HOST, "1", |config, _| *config = json!([])).entry],
-        "configuration of an image cannot be read",
-        "configuration of an image cannot be read",
+        "cannot read configuration of an image of the archive",
+        "cannot read configuration of an image of the archive",
     ),
     (
         "a manifest that is none",
         |f| vec![f.document(crate::fixture::MANIFEST, &json!({"config": 1}))],
-        "a manifest cannot be read",
-        "a manifest cannot be read",
+        "cannot read a manifest of the archive",
+        "cannot read a manifest of the archive",
     ),
     (
-        "indexes nested too deep",
+        "too many nested indexes",
         |f| {
             let mut entry = f.sound(HOST, "1").entry;
             for _ in 0..6 {
@@ -129,8 +129,8 @@ const FAULTS: [(&str, Make, &str, &str); 12] = [
             }
             vec![entry]
         },
-        "nested more than 4 deep",
-        "nested more than 4 deep",
+        "indexes are nested more than 4 deep",
+        "indexes are nested more than 4 deep",
     ),
     (
         "a digest of another kind",
@@ -233,9 +233,9 @@ fn a_docker_archive_is_loaded_in_every_form() {
         ("dots", item("./x/../1/layer.tar", json!(["a:1"])), Ok(vec![vec!["a:1"]])),
         ("untagged", item("1/layer.tar", Value::Null), Ok(vec![vec![]])),
         ("no images", json!(null), Ok(vec![])),
-        ("missing", item("3/layer.tar", json!(["a:1"])), Err("1 layers are neither in the archive nor in the store")),
+        ("missing", item("3/layer.tar", json!(["a:1"])), Err("1 layer is missing from the archive and the store")),
         ("bad name", item("1/layer.tar", json!(["A B"])), Err("A B")),
-        ("no list", json!({"Config": 1}), Err("manifest.json cannot be read")),
+        ("no list", json!({"Config": 1}), Err("cannot read manifest.json of the archive")),
     ] {
         let store = scratch.store(case);
         let archive = old.clone().with_manifest_json(&items).archive();
@@ -296,8 +296,8 @@ fn a_layout_gives_one_image_by_tag_or_digest() {
         (Some("2"), Ok(&two)),
         (Some(digest.as_str()), Ok(&two)),
         (Some("list"), Ok(&one)),
-        (Some("both"), Err("has 2 images of this platform under that name")),
-        (Some("arm"), Err("has no image for linux/amd64 under that name, only for linux/arm64")),
+        (Some("both"), Err("has 2 images of that name for this platform")),
+        (Some("arm"), Err("has no image of that name for linux/amd64, only for linux/arm64")),
         (Some("3"), Err("has no image `3`")),
     ] {
         match (take_from_layout(&store, &dir, wanted, &HOST.parse().unwrap()), found) {

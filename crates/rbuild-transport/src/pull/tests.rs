@@ -56,7 +56,7 @@ fn document_cases() -> [Case; 11] {
                 }
                 entry
             },
-            Err("nested more than 3 deep"),
+            Err("indexes are nested more than 3 deep"),
         ),
         (
             "no such platform",
@@ -69,17 +69,17 @@ fn document_cases() -> [Case; 11] {
         (
             "artifact",
             |f| f.image(HOST, "1", |_, manifest| manifest["artifactType"] = json!("example/chart")).entry,
-            Err("it is an artifact of the type example/chart"),
+            Err("it is an artifact of type example/chart"),
         ),
         (
             "layer type",
             |f| f.image(HOST, "1", |_, manifest| manifest["layers"][0]["mediaType"] = json!("image/png")).entry,
-            Err("of the unknown type image/png"),
+            Err("has the unknown type image/png"),
         ),
         (
             "counts",
             |f| f.image(HOST, "1", |config, _| config["rootfs"]["diff_ids"] = json!([])).entry,
-            Err("its manifest has 1 layers and its configuration 0"),
+            Err("its manifest has 1 layers, its configuration 0"),
         ),
         (
             "large configuration",
@@ -123,8 +123,8 @@ fn a_wrong_blob_is_read_again_if_its_source_may_change() {
     for (case, wrong, attempts, want) in [
         ("sound", 0, 2, Ok(2)),
         ("once", 1, 2, Ok(3)),
-        ("twice", 2, 2, Err("has the digest")),
-        ("never", 1, 1, Err("has the digest")),
+        ("twice", 2, 2, Err("is corrupt: its digest is")),
+        ("never", 1, 1, Err("is corrupt: its digest is")),
     ] {
         let mut fixture = Fixture::default();
         let entry = fixture.sound(HOST, "1").entry;

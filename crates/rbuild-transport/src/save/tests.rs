@@ -105,7 +105,7 @@ fn sinks_accept_valid_blobs_of_any_source_once() {
         let config = BlobInfo { digest: image.config, size: 1 };
         let wrong = Memory { wrong: 1, ..Memory::of(&fixture) };
         let refused = to.copy(&wrong, &config, &moved).unwrap_err().message();
-        assert!(refused.contains("has the digest"), "{sink}: {refused}");
+        assert!(refused.contains("is corrupt: its digest is"), "{sink}: {refused}");
         let missing = to.copy(&Memory::default(), &config, &moved);
         if sink == "layout" {
             assert!(missing.unwrap_err().message().contains("memory has no"));
@@ -120,7 +120,7 @@ fn sinks_accept_valid_blobs_of_any_source_once() {
     copy.copy(&layout, &part, &Arc::default()).unwrap();
     std::fs::write(scratch.0.join("layout").join(blob_path(&image.layer)), b"else").unwrap();
     let other = LayoutWriter::open(&directory(&scratch, "other")).unwrap();
-    assert!(other.copy(&layout, &part, &Arc::default()).unwrap_err().message().contains("has the digest"));
+    assert!(other.copy(&layout, &part, &Arc::default()).unwrap_err().message().contains("is corrupt: its digest is"));
     assert!(!scratch.0.join("other").join(blob_path(&image.layer)).exists());
 }
 

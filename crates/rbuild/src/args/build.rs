@@ -83,7 +83,7 @@ pub struct BuildArgs {
     /// Mount a file or directory of this machine for all commands
     #[arg(short, long, value_name = "SOURCE:TARGET[:ro]")]
     pub volume: Vec<String>,
-    /// Merge the layers of the build into one; with `=all`, those of the base image, too
+    /// Merge the layers of the build into one; with `=all`, also those of the base image
     #[arg(long, value_name = "WHICH", num_args = 0..=1, require_equals = true, default_missing_value = "steps")]
     pub squash: Option<String>,
     /// Grant an entitlement: security.insecure, network.host, local.delete or secret-in-image
@@ -105,10 +105,10 @@ pub struct BuildArgs {
     /// slirp4netns) or none [default: host]
     #[arg(long, value_name = "MODE", default_value = "default", hide_default_value = true)]
     pub network: String,
-    /// Form of progress output [default: auto]
+    /// Style of the progress output [default: auto]
     #[arg(long, value_enum, env = "RBUILD_PROGRESS")]
     pub progress: Option<ProgressMode>,
-    /// Print only the image id
+    /// Print only the image ID
     #[arg(short, long)]
     pub quiet: bool,
     /// Show for each step why it ran or was cached
@@ -123,7 +123,7 @@ pub struct BuildArgs {
     /// Action when a command fails: fail, or shell to open one in its container [default: fail]
     #[arg(long, value_name = "ACTION")]
     pub on_error: Option<String>,
-    /// Write the image id to a file
+    /// Write the image ID to a file
     #[arg(long, value_name = "FILE")]
     pub iidfile: Option<PathBuf>,
     /// Write names and digests of the image to a file, as JSON

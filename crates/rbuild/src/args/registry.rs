@@ -11,10 +11,10 @@ pub struct RegistryFlags {
     /// registries on this machine]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub tls_verify: Option<bool>,
-    /// User and password for the registry that is pulled from or pushed to
+    /// Credentials for the registry that is pulled from or pushed to
     #[arg(long, value_name = "USER:PASSWORD", hide_env_values = true, env = "RBUILD_CREDS")]
     pub creds: Option<String>,
-    /// File with logins, as docker and podman write it
+    /// Credentials file, in the format of docker and podman
     #[arg(long, value_name = "FILE")]
     pub authfile: Option<PathBuf>,
 }
@@ -26,13 +26,13 @@ pub struct LoginArgs {
     /// User name
     #[arg(short, long)]
     pub username: Option<String>,
-    /// Password, visible to other users of the machine; prefer --password-stdin
+    /// Password (visible to other users of the machine; prefer --password-stdin)
     #[arg(short, long)]
     pub password: Option<String>,
     /// Read the password from standard input
     #[arg(long)]
     pub password_stdin: bool,
-    /// File to store the login in [default: $REGISTRY_AUTH_FILE, else docker's config.json]
+    /// Credentials file to store the login in [default: $REGISTRY_AUTH_FILE, else docker's config.json]
     #[arg(long, value_name = "FILE")]
     pub authfile: Option<PathBuf>,
     /// Verify the registry's certificate
@@ -44,7 +44,7 @@ pub struct LoginArgs {
 pub struct LogoutArgs {
     /// Host of the registry, with its port if it has one [default: docker.io]
     pub registry: Option<String>,
-    /// Another file with logins to remove the login from
+    /// Another credentials file to remove the login from
     #[arg(long, value_name = "FILE")]
     pub authfile: Option<PathBuf>,
 }
@@ -66,12 +66,12 @@ pub struct PullArgs {
 
 #[derive(Args)]
 pub struct PushArgs {
-    /// Local image, pushed under its own name unless NAME is given
+    /// Local image; pushed under its own name unless NAME is given
     pub image: String,
     /// Names in registries to push to
     #[arg(value_name = "NAME")]
     pub target: Vec<String>,
-    /// Do not compress layers before pushing them
+    /// Do not compress layers before pushing
     #[arg(long)]
     pub as_is: bool,
     /// Write the digest of the manifest to a file

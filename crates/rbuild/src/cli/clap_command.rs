@@ -120,8 +120,8 @@ pub fn pages() -> Command {
             "{{about-with-newline}}\n{{usage-heading}} {{usage}}\n\n{list}Options:\n{{options}}{{after-help}}"
         ))
         .after_help(
-            "`rbuild COMMAND --help` has the options of a command, and `rbuild build --help` those of a build.\n\
-             In a directory with a Dockerfile, `rbuild -t app` builds it.",
+            "Run `rbuild COMMAND --help` for the options of a command.\n\
+             In a directory with a Dockerfile, run `rbuild -t app` to build it.",
         )
 }
 

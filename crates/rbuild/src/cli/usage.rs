@@ -7,21 +7,21 @@ use crate::exit::Failure;
 
 /// Flags of `docker build`, `buildx build` and `podman build`: names, reason, hint.
 const BUILD: [(&[&str], &str, &str); 10] = [
-    (&["--os", "--arch", "--variant"], "platforms are selected with one flag", "pass --platform OS/ARCH[/VARIANT]"),
+    (&["--os", "--arch", "--variant"], "platforms are selected with --platform", "pass --platform OS/ARCH[/VARIANT]"),
     (
         &["--from"],
         "the Dockerfile sets the base image",
-        "write `ARG BASE` and `FROM $BASE`, and pass --build-arg BASE=IMAGE",
+        "use `ARG BASE` and `FROM $BASE`, and pass --build-arg BASE=IMAGE",
     ),
     (
         &["--env", "--unsetenv", "--unsetlabel", "-e"],
         "the Dockerfile sets variables and labels",
-        "write ENV, or pass --build-arg or --label",
+        "add ENV or LABEL to the Dockerfile, or pass --build-arg or --label",
     ),
     (
         &["--cap-add", "--cap-drop", "--privileged"],
         "capabilities are fixed",
-        "write `RUN --security=insecure` and pass --allow security.insecure",
+        "use `RUN --security=insecure` and pass --allow security.insecure",
     ),
     (
         &["--device"],
@@ -41,15 +41,11 @@ const BUILD: [(&[&str], &str, &str); 10] = [
 
 /// Flags of `docker run` and `podman run`.
 const RUN: [(&[&str], &str, &str); 12] = [
-    (
-        &["-d", "--detach"],
-        "containers run in the foreground",
-        "run it in the background of the shell: rbuild run IMAGE &",
-    ),
+    (&["-d", "--detach"], "containers run in the foreground", "run it in the shell's background: rbuild run IMAGE &"),
     (
         &["-p", "--publish", "-P", "--publish-all", "--expose"],
         "ports are not forwarded",
-        "remove the flag: containers share the network of this machine, so their ports are open here",
+        "remove the flag; containers share this machine's network, so their ports are open on it",
     ),
     (&["--tmpfs"], "mounts of type tmpfs are not supported", "mount a directory: -v DIR:PATH"),
     (
@@ -66,11 +62,11 @@ const RUN: [(&[&str], &str, &str); 12] = [
     (
         &["--platform"],
         "`rbuild run` always selects this machine's platform",
-        "name the image of another platform by its ID, which `rbuild images --tree` shows",
+        "pass the ID of the other platform's image, from `rbuild images --tree`",
     ),
     (
         &["--pid", "--ipc", "--uts", "--userns", "--cgroupns"],
-        "a container always has namespaces of its own",
+        "a container always has its own namespaces",
         "remove the flag",
     ),
     (
@@ -105,24 +101,19 @@ const RUN: [(&[&str], &str, &str); 12] = [
 /// Flags of other verbs, with the verb.
 const OTHER: [(&str, &[&str], &str, &str); 7] = [
     ("images", &["--sort", "--noheading", "-n"], "the list is sorted by age", "use --format, and sort its lines"),
-    ("import", &["--os", "--arch", "--variant"], "platforms are selected with one flag", "pass --platform OS/ARCH"),
-    (
-        "save",
-        &["--compress", "-m", "--multi-image-archive"],
-        "one archive holds all images that are named",
-        "remove the flag",
-    ),
+    ("import", &["--os", "--arch", "--variant"], "platforms are selected with --platform", "pass --platform OS/ARCH"),
+    ("save", &["--compress", "-m", "--multi-image-archive"], "one archive holds all the images", "remove the flag"),
     (
         "save",
         &["--platform"],
         "all platforms of an image are saved",
-        "name the image of one platform by its ID, which `rbuild images --tree` shows",
+        "pass the ID of one platform's image, from `rbuild images --tree`",
     ),
     (
         "rm",
         &["-l", "--link", "-a", "--all"],
         "containers have neither links nor processes",
-        "name the containers; `rbuild container prune` removes all",
+        "pass the containers, or remove all with `rbuild container prune`",
     ),
     ("prune", &["--min-free-space", "--reserved-space"], "the cache has one limit", "pass --keep-storage SIZE"),
     ("cp", &["--overwrite"], "a directory never replaces a file", "remove the destination first"),
@@ -178,7 +169,7 @@ pub fn failure(e: &clap::Error, verb: &str, misplaced: Option<&str>) -> Failure 
             Failure::usage(format!("{flag} {}: {why}", text(ContextKind::InvalidValue))).help(see)
         }
         ErrorKind::MissingSubcommand | ErrorKind::InvalidSubcommand => {
-            Failure::usage("no command is given").help("run `rbuild --help` to list the commands")
+            Failure::usage("no command given").help("run `rbuild --help` to list the commands")
         }
         _ => {
             let text = e.to_string();

@@ -47,7 +47,7 @@ enum GroupWord {
     Nothing(&'static str, &'static str),
 }
 
-const NO_BUILDERS: &str = "rbuild has no builders, so there is nothing to do";
+const NO_BUILDERS: &str = "rbuild has no builders; nothing to do";
 
 /// Groups of docker verbs, with the words that rbuild supports.
 const GROUPS: [(&str, &[(&str, GroupWord)]); 5] = [
@@ -99,13 +99,13 @@ const GROUPS: [(&str, &[(&str, GroupWord)]); 5] = [
             ("install", GroupWord::Nothing("", NO_BUILDERS)),
             (
                 "inspect",
-                GroupWord::Nothing("Name:   rbuild\nDriver: none\nStatus: running\n", "rbuild builds without builders"),
+                GroupWord::Nothing("Name:   rbuild\nDriver: none\nStatus: running\n", "rbuild has no builders"),
             ),
             (
                 "ls",
                 GroupWord::Nothing(
                     "NAME/NODE   DRIVER   STATUS\nrbuild*     none     running\n",
-                    "rbuild builds without builders",
+                    "rbuild has no builders",
                 ),
             ),
         ],
@@ -124,12 +124,11 @@ const GROUPS: [(&str, &[(&str, GroupWord)]); 5] = [
     ),
 ];
 
-const INFO: &str =
-    concat!("Client: rbuild ", env!("CARGO_PKG_VERSION"), "\nServer: none, rbuild builds without a daemon\n");
+const INFO: &str = concat!("Client: rbuild ", env!("CARGO_PKG_VERSION"), "\nServer: none; rbuild has no daemon\n");
 
 /// Verbs of docker and podman that rbuild does not have: words, reason, hint.
 const LACKING: [(&[&str], &str, &str); 16] = [
-    (&["search"], "rbuild does not search registries", "search on the registry's web page"),
+    (&["search"], "rbuild does not search registries", "search on the registry's website"),
     (
         &["exec", "attach"],
         "rbuild runs containers in the foreground and does not keep them",
@@ -138,7 +137,7 @@ const LACKING: [(&[&str], &str, &str); 16] = [
     (
         &["start", "stop", "kill", "restart", "wait", "top", "stats", "port", "pause", "unpause", "rename", "update"],
         "rbuild runs containers in the foreground and does not keep them",
-        "end `rbuild run` with Ctrl-C or a signal, and start another with rbuild run IMAGE",
+        "end `rbuild run` with Ctrl-C or a signal",
     ),
     (&["commit"], "rbuild builds images from Dockerfiles", "add RUN instructions to a Dockerfile"),
     (
@@ -152,13 +151,13 @@ const LACKING: [(&[&str], &str, &str); 16] = [
     (
         &["from", "add", "copy", "config"],
         "rbuild builds images from Dockerfiles",
-        "write the instruction into a Dockerfile",
+        "add the instruction to a Dockerfile",
     ),
     (&["imagetools", "manifest"], "rbuild does not edit manifests", "use skopeo or crane"),
     (&["bake"], "bake files are not supported yet", "build each target with rbuild --target STAGE"),
     (&["compose"], "compose files are not supported yet", "build each service with rbuild -t NAME DIRECTORY"),
     (&["volume"], "rbuild has no volumes", "mount a directory: rbuild run -v DIR:PATH IMAGE"),
-    (&["network"], "rbuild has no networks of its own", "choose one of the modes of --network: host, isolated or none"),
+    (&["network"], "rbuild has no networks", "use --network host, isolated or none"),
     (&["unshare"], "rbuild enters its namespaces itself", "run `rbuild doctor` to check this machine"),
     (
         &[
@@ -208,7 +207,7 @@ pub fn with_verb(argv: Vec<OsString>, as_docker: bool) -> Result<CommandLine, Fa
         if !as_docker {
             return failure;
         }
-        let message = format!("docker is rbuild {}: {}", env!("CARGO_PKG_VERSION"), failure.message);
+        let message = format!("`docker` is rbuild {}: {}", env!("CARGO_PKG_VERSION"), failure.message);
         Failure { code: code::DOCKER_USAGE, message, ..failure }
     })
 }
@@ -221,7 +220,7 @@ fn resolve(mut argv: Vec<OsString>, as_docker: bool) -> Result<CommandLine, Fail
         "" if as_docker => return Ok(CommandLine::Help { verb: None, long: false }),
         "" if argv.len() == at && !has_dockerfile() => {
             crate::ui::terminal::err(&crate::cli::clap_command::help(None, false));
-            return Err(Failure::usage("there is no Dockerfile in this directory")
+            return Err(Failure::usage("no Dockerfile in this directory")
                 .help("pass a directory with one, or a file with -f FILE"));
         }
         "help" => {
@@ -443,7 +442,7 @@ mod tests {
         for typed in ["docker swarm init", "docker container tag a b", "docker search debian"] {
             let failure = run(typed, true).unwrap_err();
             assert_eq!(failure.code, code::DOCKER_USAGE);
-            assert!(failure.message.starts_with("docker is rbuild "), "{failure:?}");
+            assert!(failure.message.starts_with("`docker` is rbuild "), "{failure:?}");
         }
     }
 }

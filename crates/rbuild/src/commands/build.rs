@@ -11,6 +11,7 @@ use crate::commands::check::{self, CallMode, parse_call};
 use crate::commands::transfer::Show;
 use crate::commands::{fetcher, verify};
 use crate::exit::{Failure, build_code, code};
+use crate::input::output;
 use crate::input::request::BuildInput;
 use crate::input::settings::Settings;
 use crate::progress::{Mode, Service};
@@ -104,7 +105,7 @@ fn progress_mode(args: &BuildArgs) -> Mode {
 fn write_timings(store: &Store, request: &BuildRequest, dest: &Destination) -> Result<(), Failure> {
     let logs = store.logs().build_logs()?;
     let Some(log) = logs.iter().find(|log| log.id == request.build_id) else { return Ok(()) };
-    dest.write(timings_html::html(log).as_bytes()).map_err(|e| Failure::new(format!("the timings: {e}")))
+    dest.write(timings_html::html(log).as_bytes()).map_err(|e| output::unwritten("the timings", &dest.path(), e))
 }
 
 /// Findings of the lint rules, collected before the build.

@@ -12,6 +12,7 @@ use rbuild_engine::{
 use rbuild_image::MediaType;
 use rbuild_linux::Destination;
 use rbuild_linux::parallel::start;
+use rbuild_remedy::Remedy;
 use rbuild_sandbox::{Builder, Cancel, Restore, World, enter};
 use rbuild_store::Store;
 use serde_json::{Value, json};
@@ -22,7 +23,7 @@ use crate::exit::{Failure, code};
 use crate::input::output;
 use crate::input::settings::Settings;
 use crate::progress::{Mode, draw};
-use crate::ui::terminal;
+use crate::ui::{hints, terminal};
 
 /// Outcome of a build.
 pub enum BuildOutcome {
@@ -113,8 +114,8 @@ impl BuildOnce<'_> {
             return Ok(BuildOutcome::Failed(code::INTERRUPTED));
         }
         if ended.code > 128 {
-            let failure = Failure::new(format!("the builder process was killed (signal {})", ended.code - 128));
-            return Err(failure.help("check dmesg: the kernel may have run out of memory"));
+            let failure = Failure::new(format!("the builder process was killed by signal {}", ended.code - 128));
+            return Err(failure.help(hints::words(&Remedy::CheckMemory)));
         }
         if ended.code == i32::from(code::INTERRUPTED) {
             return Ok(BuildOutcome::Failed((self.report)(&BuildError::Cancelled)));
@@ -153,7 +154,7 @@ impl BuildOnce<'_> {
             execute(request, prepared, &store, sender, cancel, &builder, |e| {
                 drawing.take().map(std::thread::JoinHandle::join);
                 (self.report)(e);
-                terminal::err("opening a shell in the container of the failed step; the build ends with it\n");
+                terminal::err("opening a shell in the failed step's container; the build ends when it exits\n");
             })
         });
         drawing.map(std::thread::JoinHandle::join);
@@ -163,7 +164,7 @@ impl BuildOnce<'_> {
 
 /// Reads the result that the builder sent.
 fn result_of(answer: PipeReader) -> Result<Finished, Failure> {
-    serde_json::from_reader(answer).map_err(|e| Failure::new(format!("the builder's answer: {e}")))
+    serde_json::from_reader(answer).map_err(|e| Failure::new(format!("cannot read the builder's answer: {e}")))
 }
 
 /// Files that a build writes about itself, opened before it begins.
@@ -179,7 +180,7 @@ impl Reports {
         Ok(Reports {
             timings: open("the timings", &args.timings)?,
             metadata: open("the metadata file", &args.metadata_file)?,
-            id: open("the id file", &args.iidfile)?,
+            id: open("the ID file", &args.iidfile)?,
         })
     }
 }
@@ -218,15 +219,16 @@ pub fn conclude(
 ) -> Result<(), Failure> {
     for export in &request.exports {
         if let Export::Archive { to: dest, .. } | Export::Tar { to: dest, .. } = export {
-            dest.publish().map_err(|e| Failure::new(format!("the output {}: {e}", dest.path().display())))?;
+            dest.publish().map_err(|e| output::unwritten("the output", &dest.path(), e))?;
         }
     }
     if let Some(dest) = &reports.metadata {
         let text = serde_json::to_vec_pretty(&metadata(request, finished)).unwrap_or_default();
-        dest.write(&text).map_err(|e| Failure::new(format!("the metadata file: {e}")))?;
+        dest.write(&text).map_err(|e| output::unwritten("the metadata file", &dest.path(), e))?;
     }
     if let (Some(dest), Some(image)) = (&reports.id, &finished.image) {
-        dest.write(image.id.to_string().as_bytes()).map_err(|e| Failure::new(format!("the id file: {e}")))?;
+        let written = dest.write(image.id.to_string().as_bytes());
+        written.map_err(|e| output::unwritten("the ID file", &dest.path(), e))?;
     }
     // With rawjson, every line on standard error must be a JSON document.
     let quiet = args.quiet || matches!(args.progress, Some(ProgressMode::Quiet | ProgressMode::Rawjson));

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use rbuild_engine::{CopiedTo, CopyTarget, copy_out};
 use rbuild_image::{ManifestDigest, Reference, human_size};
-use rbuild_linux::Timestamp;
+use rbuild_linux::{Timestamp, quoted};
 use rbuild_sandbox::{Builder, SandboxError, enter};
 use rbuild_store::{Container, NamedImage, Store};
 use serde_json::json;
@@ -44,7 +44,7 @@ pub fn rm(settings: &Settings, args: RmArgs) -> Result<u8, Failure> {
             // Docker: with -f, a missing container is not an error.
             None if args.force => {}
             None => {
-                terminal::error(&format!("no container named `{wanted}`"), None);
+                terminal::error(&format!("container `{wanted}` not found"), None);
                 missing += 1;
             }
         }
@@ -128,7 +128,7 @@ pub fn cp(settings: &Settings, args: CpArgs) -> Result<u8, Failure> {
         && made_file
         && let CopyTarget::Tar(file) | CopyTarget::Over(file) | CopyTarget::New { file: Some(file), .. } = &target
     {
-        file.publish().map_err(|e| Failure::new(format!("writing {}: {e}", file.path().display())))?;
+        file.publish().map_err(|e| output::unwritten("the destination", &file.path(), e))?;
     }
     Ok(exit_code(ended.code, ended.stopped))
 }
@@ -178,7 +178,7 @@ fn copy_target(dest: &str) -> Result<CopyTarget, Failure> {
     let directory = output::directory(path)?;
     if directory.rest.components().count() > 1 {
         let missing = directory.base.label().join(directory.rest.parent().unwrap_or(Path::new("")));
-        let failure = Failure::new(format!("the directory {} does not exist", missing.display()));
+        let failure = Failure::new(format!("the directory {} does not exist", quoted(missing)));
         return Err(failure.help("create it first"));
     }
     let file = (!dest.ends_with('/')).then(|| output::file("the destination", path)).transpose()?;

@@ -6,11 +6,13 @@ use std::path::Path;
 
 use rbuild_dockerfile::expand::Lexer;
 use rbuild_dockerfile::{DebugNode, debug_tree, parse};
+use rbuild_linux::quoted;
 use rbuild_source::Ignore;
 use serde_json::{Value, json};
 
 use crate::args::DebugVerb;
 use crate::exit::{Failure, code};
+use crate::input::flags;
 use crate::ui::diagnostics::{self, SourceText};
 use crate::ui::terminal;
 
@@ -27,7 +29,8 @@ pub fn debug(verb: DebugVerb) -> Result<u8, Failure> {
 }
 
 fn parsed(file: &Path, then: impl FnOnce(&[u8])) -> Result<u8, Failure> {
-    let bytes = std::fs::read(file).map_err(|e| Failure::new(format!("{}: {e}", file.display())))?;
+    let bytes = std::fs::read(file)
+        .map_err(|e| Failure::new(format!("cannot read {}: {}", quoted(file), flags::reason(&e))))?;
     match parse(&bytes) {
         Ok(_) => {
             then(&bytes);
@@ -50,7 +53,7 @@ fn lines(answer: fn(&Value) -> Result<Value, String>) -> Result<u8, Failure> {
     let stdin = std::io::stdin().lock();
     let mut stdout = std::io::BufWriter::new(std::io::stdout().lock());
     for line in stdin.lines() {
-        let line = line.map_err(|e| Failure::new(format!("standard input: {e}")))?;
+        let line = line.map_err(|e| Failure::new(format!("cannot read standard input: {e}")))?;
         if line.trim().is_empty() {
             continue;
         }

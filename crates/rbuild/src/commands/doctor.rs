@@ -40,7 +40,7 @@ pub fn doctor(settings: &Settings) -> Result<u8, Failure> {
 
 /// Prints the networks that commands can have in a mode.
 fn networks(mode: RunnerMode) {
-    let reach = "commands can reach loopback ports and abstract Unix sockets of this machine";
+    let reach = "commands can reach this machine's loopback ports and abstract Unix sockets";
     if mode == RunnerMode::Chroot {
         line(true, "networks", &format!("host only; {reach}"), None);
         line(false, "isolated", "--network none and isolated require namespaces, which this mode lacks", None);
@@ -73,24 +73,24 @@ impl Findings {
     fn print(&self) {
         let found = match self.mode {
             RunnerMode::Chroot => {
-                "commands have their own root directory and no other isolation: neither namespaces nor mounts are allowed"
+                "commands have their own root directory but no other isolation: neither namespaces nor mounts are permitted"
             }
             RunnerMode::Emulated => {
-                "a user namespace with one ID works; owners are recorded, so images are the same; sub-IDs isolate better"
+                "a user namespace with one ID works; owners are recorded, so images are identical, but sub-IDs isolate better"
             }
             RunnerMode::Container => "a user namespace with sub-IDs works",
         };
         line(true, &self.name, found, None);
         if self.outer_processes {
-            let found = "parts of /proc are masked, so commands share /proc with this container and see its processes";
+            let found = "parts of /proc are masked, so commands use this container's /proc and can see its processes";
             line(false, "proc", found, Some(&hints::words(&Remedy::UnmaskProc)));
         } else if self.mode != RunnerMode::Chroot {
-            line(true, "proc", "commands see only their own processes", None);
+            line(true, "proc", "commands can see only their own processes", None);
         }
         let found = if self.mode == RunnerMode::Chroot {
-            "files are copied for each step, which is slower: this mode cannot mount overlays"
+            "this mode cannot mount overlays, so files are copied for each step, which is slower"
         } else if self.copies {
-            "files are copied for each step, which is slower: the store's file system does not support overlays"
+            "the store's file system does not support overlays, so files are copied for each step, which is slower"
         } else {
             "overlay mounts work on the store's file system"
         };
@@ -101,7 +101,7 @@ impl Findings {
 /// Enters a builder process and assembles a snapshot in the store, as a build does.
 fn trial(settings: &Settings) -> Result<Findings, Failure> {
     let store = settings.open()?;
-    let fail = |e: std::io::Error| Failure::new(format!("the builder's answer: {e}"));
+    let fail = |e: std::io::Error| Failure::new(format!("cannot read the builder's answer: {e}"));
     let (mut reader, mut writer) = std::io::pipe().map_err(fail)?;
     enter(&store_only(&store), settings.isolation, |builder| {
         use std::io::Write;

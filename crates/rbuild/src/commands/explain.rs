@@ -46,7 +46,7 @@ pub fn explain(args: ExplainArgs) -> Result<u8, Failure> {
         return Ok(code::OK);
     }
     let close = rbuild_dockerfile::closest(&wanted, PAGES.iter().map(|(name, _)| *name));
-    Err(Failure::usage(format!("there is no rule `{wanted}`")).help(match close {
+    Err(Failure::usage(format!("rule `{wanted}` does not exist")).help(match close {
         Some(close) => format!("did you mean `{close}`?"),
         None => "run `rbuild explain` to list the rules".into(),
     }))

@@ -10,7 +10,6 @@ use std::io::{Read, Write};
 use rbuild_engine::{BuildError, NotPulled, Sought};
 use rbuild_image::{ManifestDigest, Reference};
 use rbuild_linux::process::{self, Cloned, Exit};
-use rbuild_registry::RegistryProblem;
 use rbuild_store::Store;
 use rbuild_transport::TransportError;
 use serde::de::DeserializeOwned;
@@ -27,13 +26,11 @@ pub struct FetchFailure {
     code: u8,
     message: String,
     help: Option<String>,
-    /// True if a registry has no such image.
-    absent: bool,
 }
 
 impl From<Failure> for FetchFailure {
     fn from(failure: Failure) -> FetchFailure {
-        FetchFailure { code: failure.code, message: failure.message, help: failure.help, absent: false }
+        FetchFailure { code: failure.code, message: failure.message, help: failure.help }
     }
 }
 
@@ -45,7 +42,7 @@ impl From<FetchFailure> for Failure {
 
 /// Runs `work` in a fetcher and returns its answer. The caller must have one thread.
 pub fn in_fetcher<T: Serialize + DeserializeOwned>(work: impl FnOnce() -> T) -> Result<T, Failure> {
-    let failed = |e: &dyn std::fmt::Display| Failure::new(format!("starting the fetcher: {e}"));
+    let failed = |e: &dyn std::fmt::Display| Failure::new(format!("cannot start the fetcher: {e}"));
     let (mut answer, mut writer) = std::io::pipe().map_err(|e| failed(&e))?;
     let launcher = process::own_pidfd().map_err(|e| failed(&e))?;
     match process::fork().map_err(|e| failed(&e))? {
@@ -68,14 +65,13 @@ pub fn in_fetcher<T: Serialize + DeserializeOwned>(work: impl FnOnce() -> T) -> 
                 Exit::Code(code) => format!("it ended with code {code}"),
             };
             let answer = read.ok().and_then(|_| serde_json::from_slice(&text).ok());
-            answer.ok_or_else(|| Failure::new(format!("the fetcher gave no answer: {ended}")))
+            answer.ok_or_else(|| Failure::new(format!("the fetcher ended without an answer: {ended}")))
         }
     }
 }
 
 fn not_pulled(e: TransportError) -> FetchFailure {
-    let absent = matches!(&e, TransportError::Registry(e) if matches!(*e.problem, RegistryProblem::Missing { .. }));
-    FetchFailure { absent, ..FetchFailure::from(Failure::from(e)) }
+    FetchFailure::from(Failure::from(e))
 }
 
 /// Pulls the images that a build needs. `pushed` are the names that its own image is pushed to.
@@ -90,13 +86,12 @@ pub fn bring(
         let client = match registry::client_of(flags, pushed, show == Show::Nothing) {
             Ok(client) => client,
             Err(failure) => {
-                let same = || FetchFailure {
+                let refused = || FetchFailure {
                     code: failure.code,
                     message: failure.message.clone(),
                     help: failure.help.clone(),
-                    absent: false,
                 };
-                return wanted.iter().map(|_| Some(same())).collect();
+                return wanted.iter().map(|_| Some(refused())).collect();
             }
         };
         wanted
@@ -107,7 +102,7 @@ pub fn bring(
     let answers = answers
         .map_err(|failure| BuildError::Other { message: failure.message, help: failure.help.map(Into::into) })?;
     let outcome = |failure: Option<FetchFailure>| {
-        failure.map_or(Ok(()), |FetchFailure { message, help, absent, .. }| Err(NotPulled { message, help, absent }))
+        failure.map_or(Ok(()), |FetchFailure { message, help, .. }| Err(NotPulled { message, help }))
     };
     Ok(answers.into_iter().map(outcome).collect())
 }

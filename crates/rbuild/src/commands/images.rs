@@ -224,8 +224,7 @@ fn matches(glob: &rbuild_paths::Glob, name: &Reference) -> bool {
 }
 
 fn bad_pattern(text: &str) -> Failure {
-    Failure::usage(format!("the pattern {text} has an unclosed bracket"))
-        .help("close it, or escape it with a backslash")
+    Failure::usage(format!("pattern `{text}` has an unclosed bracket")).help("close it, or escape it with a backslash")
 }
 
 pub fn bad_format(e: TemplateError) -> Failure {

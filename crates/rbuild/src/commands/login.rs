@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, IsTerminal, Read};
 
+use rbuild_engine::Warning;
 use rbuild_linux::HiddenInput;
 use rbuild_registry::credentials::{self, Stored};
 use rbuild_registry::{Credential, Given, Options, Secret, TlsVerify};
@@ -24,9 +25,10 @@ pub fn login(args: LoginArgs) -> Result<u8, Failure> {
     let credential = client.log_in(&registry, &user, &password)?;
     let stored = credentials::store(&environment, &given, &registry, &credential).map_err(Failure::new)?;
     match &stored {
-        Stored::File(path) if matches!(credential, Credential::Password { .. }) => terminal::warning(format!(
-            "the password is stored in {path} and is not encrypted; a credential helper (credsStore) would do that"
-        )),
+        Stored::File(path) if matches!(credential, Credential::Password { .. }) => terminal::warning(Warning {
+            text: format!("the password is stored unencrypted in `{path}`"),
+            help: Some("configure a credential helper (credsStore)".into()),
+        }),
         _ => {}
     }
     terminal::out("Login Succeeded\n");
@@ -42,7 +44,7 @@ pub fn logout(args: LogoutArgs) -> Result<u8, Failure> {
     }
     if !removed.left.is_empty() {
         let failure = Failure::new(format!("a login for {registry} may remain: {}", removed.left.join("; ")));
-        return Err(failure.help("remove it there"));
+        return Err(failure.help("remove that login by hand"));
     }
     if removed.from.is_empty() {
         terminal::out(&format!("Not logged in to {registry}\n"));
@@ -69,7 +71,7 @@ fn user_and_password(args: &LoginArgs) -> Result<(String, Secret), Failure> {
     }
     let terminal = std::io::stdin().is_terminal();
     let missing = |what| {
-        let failure = Failure::usage(format!("no {what}, and standard input is not a terminal to ask for it"));
+        let failure = Failure::usage(format!("no {what} given, and standard input is not a terminal"));
         Err(failure.help("pass --username USER and --password-stdin"))
     };
     let user = match &args.username {
@@ -80,13 +82,16 @@ fn user_and_password(args: &LoginArgs) -> Result<(String, Secret), Failure> {
     };
     let password = match &args.password {
         Some(password) => {
-            terminal::warning("--password shows the password to other users of this machine; use --password-stdin");
+            terminal::warning(Warning {
+                text: "--password shows the password to other users of this machine".into(),
+                help: Some("use --password-stdin".into()),
+            });
             password.clone()
         }
         None if args.password_stdin => {
             let mut text = String::new();
             let read = std::io::stdin().take(MAX_PASSWORD).read_to_string(&mut text);
-            read.map_err(|e| Failure::new(format!("standard input: {e}")))?;
+            read.map_err(|e| Failure::new(format!("cannot read standard input: {e}")))?;
             text.trim_end_matches(['\r', '\n']).to_string()
         }
         None if !terminal => return missing("password"),
@@ -108,6 +113,6 @@ fn ask(prompt: &str) -> Result<String, Failure> {
     terminal::err(prompt);
     let mut line = String::new();
     let read = std::io::stdin().lock().take(MAX_PASSWORD).read_line(&mut line);
-    read.map_err(|e| Failure::new(format!("standard input: {e}")))?;
+    read.map_err(|e| Failure::new(format!("cannot read standard input: {e}")))?;
     Ok(line.trim_end_matches(['\r', '\n']).to_string())
 }

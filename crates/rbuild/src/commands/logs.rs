@@ -42,7 +42,7 @@ pub fn logs(settings: &Settings, args: LogsArgs) -> Result<u8, Failure> {
     if let (Some(step), true) = (&args.step, steps.is_empty()) {
         let labels: Vec<&str> = build.steps.iter().map(|s| s.label.as_str()).collect();
         return Err(Failure::new(format!("build {} has no step `{step}`", build.id))
-            .help(format!("choose one of {}", labels.join(", "))));
+            .help(format!("use one of {}", labels.join(", "))));
     }
     for step in steps {
         show(&store, build, step)?;

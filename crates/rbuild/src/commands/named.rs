@@ -4,6 +4,7 @@ use rbuild_image::Reference;
 use rbuild_store::{Image, Store, StoreError};
 
 use crate::exit::Failure;
+use crate::ui::hints;
 
 /// Purpose of a lookup, which decides the hint if there is no such image.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -33,7 +34,7 @@ pub fn missing(store: &Store, wanted: &str, purpose: Purpose) -> impl Fn(StoreEr
 
 /// Returns the failure for an image that the store does not have.
 pub fn no_image(store: &Store, wanted: &str, purpose: Purpose) -> Failure {
-    let failure = Failure::new(format!("image `{wanted}` not found"));
+    let failure = Failure::new(StoreError::NoImage(wanted.to_string()).to_string());
     let names: Vec<Reference> = store.images().list().unwrap_or_default().into_iter().filter_map(|e| e.name).collect();
     let same_name =
         |name: &&Reference| wanted.parse::<Reference>().is_ok_and(|w| w.familiar_name() == name.familiar_name());
@@ -44,8 +45,8 @@ pub fn no_image(store: &Store, wanted: &str, purpose: Purpose) -> Failure {
         names.get(list.iter().position(|name| name == close)?)
     };
     match names.iter().find(same_name).or_else(|| near(&bare)).or_else(|| near(&whole)).map(Reference::shortest) {
-        Some(near) => failure.help(format!("did you mean `{near}`?")),
+        Some(near) => failure.help(hints::did_you_mean(&near)),
         None if purpose == Purpose::Manage => failure.help("run `rbuild images` to list the images"),
-        None => failure.help(format!("run `rbuild pull {wanted}`, or `rbuild images` to list local images")),
+        None => failure.help(format!("run `rbuild pull {wanted}`")),
     }
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use rbuild_engine::{BuildError, Invocation, PullPolicy, invoke, limit_remedy, volume_binds};
 use rbuild_image::Platform;
+use rbuild_linux::quoted;
 use rbuild_plan::{NetworkMode, Volume};
 use rbuild_sandbox::{Builder, Cancel, Carrier, CommandOutcome, Input, Restore, SandboxError, World, enter};
 use rbuild_store::{Image, Store};
@@ -37,7 +38,7 @@ pub fn run(settings: &Settings, args: RunArgs) -> Result<u8, Failure> {
     }
     let (host, platform) = (Platform::host(), image.config.platform());
     if !host.runs(&platform) {
-        terminal::warning(format!("the image is for {platform}, and this machine runs {host}"));
+        terminal::warning(format!("the image is for {platform}, but this machine is {host}"));
     }
     let mut volumes = Vec::new();
     let mut paths = Vec::new();
@@ -107,10 +108,10 @@ fn in_builder(builder: Result<Builder, SandboxError>, store: &Store, image: &Ima
         Ok(CommandOutcome::NotStarted(why)) => {
             let is_flag = why.is_no_program() && invocation.args.first().is_some_and(|word| word.starts_with('-'));
             let help = match is_flag {
-                true => Some("put the flags of `rbuild run` before the image".to_string()),
+                true => Some("write the flags of `rbuild run` before the image".to_string()),
                 false => why.remedy().as_ref().map(hints::words),
             };
-            terminal::error(&format!("the command could not be started: {why}"), help.as_deref());
+            terminal::error(&format!("cannot start the command: {why}"), help.as_deref());
             if why.is_no_program() { NOT_FOUND } else { CANNOT_RUN }
         }
         Err(_) if cancel.is_cancelled() => i32::from(code::INTERRUPTED),
@@ -123,7 +124,7 @@ fn variables(files: &[PathBuf], flags: &[String]) -> Result<Vec<(String, String)
     let mut all = Vec::new();
     for path in files {
         let text = std::fs::read_to_string(path)
-            .map_err(|e| Failure::usage(format!("--env-file {}: {}", path.display(), flags::reason(&e))))?;
+            .map_err(|e| Failure::usage(format!("cannot read --env-file {}: {}", quoted(path), flags::reason(&e))))?;
         let lines = text.lines().map(str::trim_start).filter(|line| !line.is_empty() && !line.starts_with('#'));
         all.extend(lines.filter_map(variable));
     }

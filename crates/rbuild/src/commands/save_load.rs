@@ -7,6 +7,7 @@ use std::path::Path;
 
 use rbuild_engine::Import;
 use rbuild_image::{ImageConfig, Platform, PlatformError, Reference, ReferenceError};
+use rbuild_linux::quoted;
 use rbuild_source::{fetch, is_url};
 use rbuild_store::FoundImage;
 use rbuild_transport::{ArchiveFormat, Saved, WantedPlatform, save_size};
@@ -20,7 +21,7 @@ use crate::ui::transfer_bar::TransferBar;
 use crate::ui::{hints, terminal};
 
 fn open(path: &Path) -> Result<File, Failure> {
-    File::open(path).map_err(|e| Failure::new(format!("{}: {}", path.display(), flags::reason(&e))))
+    File::open(path).map_err(|e| Failure::new(format!("cannot open {}: {}", quoted(path), flags::reason(&e))))
 }
 
 /// Returns the size of a regular file in bytes; `None` for pipes and devices.
@@ -52,7 +53,7 @@ pub fn import(settings: &Settings, args: ImportArgs) -> Result<u8, Failure> {
             (fetched.body, fetched.size)
         }
         other if other.contains("://") => {
-            let failure = Failure::usage(format!("{other}: only http and https URLs can be fetched"));
+            let failure = Failure::usage(format!("cannot fetch `{other}`: only http and https URLs are supported"));
             return Err(failure.help("download the file and pass its path"));
         }
         path => {
@@ -174,14 +175,14 @@ pub fn save(settings: &Settings, args: SaveArgs) -> Result<u8, Failure> {
     let bar = TransferBar::start("saving", Some(save_size(&store, &images, &known)?));
     rbuild_transport::save_to(&store, &images, &known, format, &dest, bar.moved())?;
     drop(bar);
-    dest.publish().map_err(|e| Failure::new(format!("the output {}: {e}", dest.path().display())))?;
+    dest.publish().map_err(|e| output::unwritten("the output", &dest.path(), e))?;
     Ok(code::OK)
 }
 
 /// Adds the path of the archive to a failure that mentions "the archive".
 fn of_file(path: &Path, failure: Failure) -> Failure {
     let message = match failure.message.strip_prefix("the archive") {
-        Some(rest) if rest.starts_with([' ', ':']) => format!("the archive {}{rest}", path.display()),
+        Some(rest) if rest.starts_with([' ', ':']) => format!("the archive {}{rest}", quoted(path)),
         _ => failure.message,
     };
     Failure { message, ..failure }

@@ -137,7 +137,8 @@ pub fn push(settings: &Settings, args: PushArgs) -> Result<u8, Failure> {
         terminal::out(&format!("{}@{digest}\n", name.familiar_name()));
     }
     if let Some(dest) = digest_file {
-        dest.write(digest.to_string().as_bytes()).map_err(|e| Failure::new(format!("the digest file: {e}")))?;
+        let written = dest.write(digest.to_string().as_bytes());
+        written.map_err(|e| output::unwritten("the digest file", &dest.path(), e))?;
     }
     Ok(code::OK)
 }

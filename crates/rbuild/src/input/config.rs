@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
+use rbuild_linux::quoted;
 use serde::Deserialize;
 
 use crate::args::{BuildArgs, ProgressMode};
@@ -31,7 +32,7 @@ impl Config {
     }
 
     fn read(path: &Path) -> Result<Config, Failure> {
-        let failed = |e: String| Failure::usage(format!("{}: {}", path.display(), e.trim_end()));
+        let failed = |e: String| Failure::usage(format!("{}: {}", quoted(path), e.trim_end()));
         use std::io::ErrorKind::{NotADirectory, NotFound, PermissionDenied};
         let text = match std::fs::read_to_string(path) {
             Ok(text) => text,

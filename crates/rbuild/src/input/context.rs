@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use rbuild_engine::{ContextDir, Warning};
 use rbuild_image::Platform;
-use rbuild_linux::RootDir;
+use rbuild_linux::{RootDir, quoted};
 use rbuild_plan::{ContextSource, NamedContext, WrittenImage};
 use rbuild_source::{Owner, SourceError, SourceTree};
 use rbuild_store::{Store, Workspace};
@@ -13,7 +13,7 @@ use rbuild_store::{Store, Workspace};
 use crate::args::BuildArgs;
 use crate::exit::Failure;
 use crate::input::flags;
-use crate::ui::terminal;
+use crate::ui::{hints, terminal};
 
 mod untrusted;
 
@@ -43,7 +43,7 @@ pub fn main(args: &BuildArgs, store: &Store) -> Result<MainContext, Failure> {
         }
         "-" => from_stdin(args, store),
         url if is_remote(url) => {
-            Err(Failure::usage(format!("the context {url}: remote contexts are not supported yet"))
+            Err(Failure::usage(format!("the context `{url}` is remote, which is not supported yet"))
                 .help("download it and pass the directory"))
         }
         dir if dockerfile_from_stdin => {
@@ -64,18 +64,16 @@ fn is_remote(text: &str) -> bool {
 fn directory(dir: &str) -> Result<PathBuf, Failure> {
     match std::fs::canonicalize(dir) {
         Ok(path) if path.is_dir() => Ok(path),
-        Ok(_) => {
-            Err(Failure::usage(format!("the context {dir} is not a directory"))
-                .help("pass the directory that contains it"))
-        }
+        Ok(_) => Err(Failure::usage(format!("the context `{dir}` is not a directory"))
+            .help("pass the directory that contains it")),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            let failure = Failure::usage(format!("the context {dir} does not exist"));
+            let failure = Failure::usage(format!("the context `{dir}` does not exist"));
             Err(match crate::cli::verbs::is_verb(dir) {
                 true => failure.help(crate::cli::usage::first(dir)),
                 false => failure.help("pass the directory with the Dockerfile and the files to copy"),
             })
         }
-        Err(e) => Err(Failure::usage(format!("the context {dir}: {}", flags::reason(&e)))),
+        Err(e) => Err(Failure::usage(format!("cannot open the context `{dir}`: {}", flags::reason(&e)))),
     }
 }
 
@@ -89,14 +87,14 @@ fn stdin_bytes() -> Result<Vec<u8>, Failure> {
 }
 
 fn stdin_failed(e: std::io::Error) -> Failure {
-    Failure::new(format!("standard input: {e}"))
+    Failure::new(format!("cannot read standard input: {e}"))
 }
 
 fn from_directory(args: &BuildArgs, context: PathBuf) -> Result<MainContext, Failure> {
     let root = open(&context)?;
     let (path, place) = match args.file.as_deref() {
         Some(url) if is_remote(url) => {
-            return Err(Failure::usage(format!("-f {url}: remote Dockerfiles are not supported yet"))
+            return Err(Failure::usage(format!("the Dockerfile `{url}` is remote, which is not supported yet"))
                 .help("download it and pass its path"));
         }
         Some("") => return Err(Failure::usage("-f requires the name of a file").help("omit -f for ./Dockerfile")),
@@ -119,7 +117,7 @@ fn from_directory(args: &BuildArgs, context: PathBuf) -> Result<MainContext, Fai
     };
     let (dockerfile, own) = match &place {
         Some(place) => {
-            let read = untrusted::read(&root, place, &format!("the Dockerfile {shown}"))?;
+            let read = untrusted::read(&root, place, &format!("the Dockerfile {}", quoted(&shown)))?;
             (read.ok_or_else(not_found), read_ignore(&root, &ignore_path(place), &ignore_path(&path))?)
         }
         // The caller chose a file outside the context, so it is trusted; it may be a pipe.
@@ -130,10 +128,7 @@ fn from_directory(args: &BuildArgs, context: PathBuf) -> Result<MainContext, Fai
         let in_context = Path::new(&args.context).join(&path);
         match e.kind() {
             std::io::ErrorKind::NotFound if args.context != "." && path.is_relative() && in_context.is_file() => {
-                failure.help(format!(
-                    "did you mean -f {}? Paths are relative to the working directory",
-                    in_context.display()
-                ))
+                failure.help(format!("use the path from the working directory: -f {}", in_context.display()))
             }
             _ => failure,
         }
@@ -149,7 +144,7 @@ fn from_directory(args: &BuildArgs, context: PathBuf) -> Result<MainContext, Fai
 
 fn open(context: &Path) -> Result<RootDir, Failure> {
     RootDir::open(context)
-        .map_err(|e| Failure::new(format!("the context {}: {}", context.display(), std::io::Error::from(e))))
+        .map_err(|e| Failure::new(format!("cannot open the context {}: {}", quoted(context), std::io::Error::from(e))))
 }
 
 fn is_anything(context: &RootDir, name: &str) -> bool {
@@ -191,16 +186,12 @@ fn no_dockerfile(shown: &str, e: &std::io::Error) -> Failure {
             let names: Vec<String> = found.filter_map(|entry| entry.file_name().into_string().ok()).collect();
             let close = rbuild_dockerfile::closest(name, names.iter().map(String::as_str));
             let help = match close {
-                Some(close) => {
-                    format!("did you mean `{}`?", dir.join(close).display().to_string().trim_start_matches("./"))
-                }
-                None => "name another file with -f FILE, relative to the working directory, or pass another context"
-                    .to_string(),
+                Some(close) => hints::did_you_mean(dir.join(close).display().to_string().trim_start_matches("./")),
+                None => "pass another Dockerfile with -f FILE, or another context".to_string(),
             };
-            Failure::new(format!("the Dockerfile {shown} does not exist")).help(help)
+            Failure::new(format!("the Dockerfile {} does not exist", quoted(shown))).help(help)
         }
-        std::io::ErrorKind::PermissionDenied => Failure::new(format!("the Dockerfile {shown}: permission denied")),
-        _ => Failure::new(format!("the Dockerfile {shown}: {e}")),
+        _ => Failure::new(format!("cannot read the Dockerfile {}: {}", quoted(shown), flags::reason(e))),
     }
 }
 
@@ -219,8 +210,8 @@ fn from_stdin(args: &BuildArgs, store: &Store) -> Result<MainContext, Failure> {
         return from_archive(args, store, Cursor::new(head).chain(stdin));
     }
     if let Some(file) = &args.file {
-        let failure = Failure::usage(format!("standard input is a Dockerfile, and -f {file} names another"));
-        return Err(failure.help("omit -f, or pipe in a tar archive"));
+        let failure = Failure::usage(format!("standard input is a Dockerfile, and -f selects another: `{file}`"));
+        return Err(failure.help("omit -f, or pipe a tar archive in"));
     }
     let mut dockerfile = head;
     stdin.read_to_end(&mut dockerfile).map_err(stdin_failed)?;
@@ -230,7 +221,7 @@ fn from_stdin(args: &BuildArgs, store: &Store) -> Result<MainContext, Failure> {
 /// Unpacks a context into the store's working directory. Ignore files do not apply, because the
 /// creator of the archive chose its files.
 fn from_archive(args: &BuildArgs, store: &Store, archive: impl Read + Send) -> Result<MainContext, Failure> {
-    let failed = |e: String| Failure::new(format!("the context from standard input: {e}"));
+    let failed = |e: String| Failure::new(format!("cannot unpack the context from standard input: {e}"));
     let work = Workspace::open(store)?;
     let (path, dir) = work.new_dir()?;
     // Owners are ignored: all files of a context belong to root, as in a directory.
@@ -250,7 +241,7 @@ fn from_archive(args: &BuildArgs, store: &Store, archive: impl Read + Send) -> R
     let dockerfile = if name.starts_with('/') {
         std::fs::read(&name).map_err(|e| no_dockerfile(&name, &e))?
     } else {
-        let read = untrusted::read(&dir, Path::new(&name), &format!("the Dockerfile {name}"))?;
+        let read = untrusted::read(&dir, Path::new(&name), &format!("the Dockerfile {}", quoted(&name)))?;
         read.ok_or_else(|| no_dockerfile(&name, &not_found()))?
     };
     let newest = newest(&dir).map_err(|e| failed(e.to_string()))?;
@@ -282,26 +273,32 @@ fn ignore_of(context: &RootDir, path: &Path) -> Result<String, Failure> {
 
 /// Reads the file of `--ignorefile`.
 fn given_ignore(path: &Path) -> Result<String, Failure> {
-    let failed = |e: std::io::Error| Failure::usage(format!("--ignorefile {}: {}", path.display(), flags::reason(&e)));
+    let failed = |e: std::io::Error| {
+        Failure::usage(format!("cannot read the ignore file {}: {}", quoted(path), flags::reason(&e)))
+    };
     std::fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).map_err(failed)
 }
 
 fn read_ignore(context: &RootDir, path: &Path, shown: &Path) -> Result<Option<String>, Failure> {
-    let bytes = untrusted::read(context, path, &format!("the ignore file {}", shown.display()))?;
+    let bytes = untrusted::read(context, path, &format!("the ignore file {}", quoted(shown)))?;
     Ok(bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
 }
 
 /// Reads the ignore file next to a Dockerfile outside the context; `None` if there is none.
 fn outer_ignore(path: &Path) -> Result<Option<String>, Failure> {
-    let failed = |what: String| Failure::new(format!("the ignore file {}: {what}", path.display()));
+    let failed = |e: &std::io::Error| {
+        Failure::new(format!("cannot read the ignore file {}: {}", quoted(path), flags::reason(e)))
+    };
     match std::fs::metadata(path) {
-        Ok(meta) if !meta.is_file() => Err(failed("not a regular file".into())),
+        Ok(meta) if !meta.is_file() => {
+            Err(Failure::new(format!("the ignore file {} is not a regular file", quoted(path))))
+        }
         Ok(_) => {
-            let bytes = std::fs::read(path).map_err(|e| failed(e.to_string()))?;
+            let bytes = std::fs::read(path).map_err(|e| failed(&e))?;
             Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
         }
         Err(e) if matches!(e.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => Ok(None),
-        Err(e) => Err(failed(e.to_string())),
+        Err(e) => Err(failed(&e)),
     }
 }
 
@@ -329,7 +326,7 @@ pub fn named(given: &[String], store: &Store, platform: &Platform) -> Result<Nam
             }
             Some(("target" | "input", _)) => {
                 return Err(bad("targets of bake files are not supported".into())
-                    .help("build the other target to a directory or an image first, and pass that"));
+                    .help("build the other target first, and pass its directory or image"));
             }
             _ if is_remote(value) => {
                 return Err(

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use rbuild_engine::{AgentSource, PrivateKey, PullPolicy, SecretValues};
 use rbuild_image::{Platform, PlatformError};
+use rbuild_linux::quoted;
 use rbuild_plan::Volume;
 use rbuild_sandbox::Rlimit;
 
@@ -61,14 +62,15 @@ pub fn allowed(given: &[String]) -> Result<Allowed, Failure> {
 /// Parses `NAME:ADDRESS` or `NAME=ADDRESS`; an IPv6 address may be in brackets.
 pub fn host(text: &str) -> Result<(String, String), Failure> {
     let bad = |what: &str| {
-        Failure::usage(format!("--add-host {text}: {what}")).help("write NAME:ADDRESS, for example db:10.0.0.1")
+        Failure::usage(format!("--add-host {text}: {what}")).help("use the form NAME:ADDRESS, for example db:10.0.0.1")
     };
-    let (name, address) = text.split_once('=').or_else(|| text.split_once(':')).ok_or_else(|| bad("no address"))?;
+    let (name, address) =
+        text.split_once('=').or_else(|| text.split_once(':')).ok_or_else(|| bad("the address is missing"))?;
     let address = address.trim_start_matches('[').trim_end_matches(']');
     // Commands share the host's network, so the gateway to it is loopback.
     let address = if address == "host-gateway" { "127.0.0.1" } else { address };
     if name.is_empty() || name.contains(char::is_whitespace) {
-        return Err(bad("the name is empty or contains a blank"));
+        return Err(bad("the name is empty or contains a space"));
     }
     address.parse::<std::net::IpAddr>().map_err(|_| bad(&format!("`{address}` is not an IP address")))?;
     Ok((name.to_string(), address.to_string()))
@@ -78,7 +80,7 @@ pub fn host(text: &str) -> Result<(String, String), Failure> {
 pub fn size(option: &str, text: &str) -> Result<u64, Failure> {
     let size = rbuild_dockerfile::parse_size(text).filter(|s| *s > 0);
     size.ok_or_else(|| {
-        Failure::usage(format!("{option} {text}: not a size")).help("write a number with a unit, such as 64m or 10g")
+        Failure::usage(format!("{option} {text}: not a size")).help("use a number with a unit, such as 64m or 10g")
     })
 }
 
@@ -121,8 +123,8 @@ pub fn ulimit(text: &str) -> Result<Rlimit, Failure> {
     }
     let most = rbuild_linux::process::hard_limit(name).unwrap_or(u64::MAX);
     if hard > most {
-        let failure = bad(format!("the hard limit of this session is {most}"));
-        return Err(failure.help("raise the limit of the session (ulimit -H, limits.conf, LimitNOFILE=)"));
+        let failure = bad(format!("the session's hard limit is {most}"));
+        return Err(failure.help("raise the session's limit (ulimit -H, limits.conf, LimitNOFILE=)"));
     }
     Ok(Rlimit { name: format!("RLIMIT_{}", name.to_uppercase()), soft, hard })
 }
@@ -150,13 +152,13 @@ pub fn volume(text: &str) -> Result<(PathBuf, Volume), Failure> {
         }
     }
     let path = std::fs::canonicalize(source).map_err(|e| {
-        let failure = bad(format!("{source}: {}", reason(&e)));
+        let failure = bad(format!("`{source}`: {}", reason(&e)));
         if e.kind() != std::io::ErrorKind::NotFound {
             return failure;
         }
         match source.contains('/') {
-            true => failure.help("create it first, or correct the path"),
-            false => failure.help(format!("name a directory, for example ./{source}; there are no named volumes")),
+            true => failure.help("create it, or correct the path"),
+            false => failure.help(format!("pass a directory such as ./{source}; named volumes are not supported")),
         }
     })?;
     let shown = path.to_string_lossy().into_owned();
@@ -182,7 +184,9 @@ pub fn mount(text: &str) -> Result<(PathBuf, Volume), Failure> {
         return Err(bad(format!("mounts of type {kind} are not supported")).help("use type=bind with a directory"));
     }
     let (Some(source), Some(target)) = (source, target) else {
-        return Err(bad("no source or no target".into()).help("write type=bind,source=PATH,target=PATH"));
+        return Err(
+            bad("the source or the target is missing".into()).help("use the form type=bind,source=PATH,target=PATH")
+        );
     };
     volume(&format!("{source}:{target}:{mode}"))
         .map_err(|f| Failure { message: f.message.replace("--volume", "--mount"), ..f })
@@ -194,7 +198,7 @@ pub fn reason(e: &std::io::Error) -> String {
         std::io::ErrorKind::NotFound => "no such file or directory".into(),
         std::io::ErrorKind::PermissionDenied => "permission denied".into(),
         std::io::ErrorKind::IsADirectory => "it is a directory".into(),
-        std::io::ErrorKind::NotADirectory => "a part of the path is not a directory".into(),
+        std::io::ErrorKind::NotADirectory => "a component of the path is not a directory".into(),
         _ => e.to_string(),
     }
 }
@@ -250,7 +254,7 @@ pub fn secret(text: &str) -> Result<(String, Vec<u8>), Failure> {
             _ => return Err(bad(format!("unknown option `{field}`")).help("use id, src, env and type=file|env")),
         }
     }
-    let id = id.filter(|id| !id.is_empty()).ok_or_else(|| bad("no id".into()).help("add id=NAME"))?;
+    let id = id.filter(|id| !id.is_empty()).ok_or_else(|| bad("the id is missing".into()).help("add id=NAME"))?;
     let variable = |name: &str| std::env::var_os(name).map(std::os::unix::ffi::OsStringExt::into_vec);
     let from_env = match (&env, &file, kind.as_deref()) {
         (Some(name), _, _) => {
@@ -267,7 +271,7 @@ pub fn secret(text: &str) -> Result<(String, Vec<u8>), Failure> {
         None => {
             let path = file.unwrap_or_else(|| id.clone());
             std::fs::read(&path)
-                .map_err(|e| bad(format!("{path}: {}", reason(&e))).help("correct the path, or create the file"))?
+                .map_err(|e| bad(format!("`{path}`: {}", reason(&e))).help("correct the path, or create the file"))?
         }
     };
     if value.len() > MAX_SECRET {
@@ -294,20 +298,20 @@ pub fn agent(text: &str) -> Result<(String, AgentSource), Failure> {
     };
     let mut keys = Vec::new();
     for path in &paths {
-        let fail = |e: std::io::Error| bad(format!("{}: {e}", path.display()));
+        let fail = |e: std::io::Error| bad(format!("{}: {e}", quoted(&path)));
         let path = std::fs::canonicalize(path).map_err(fail)?;
         let kind = std::fs::metadata(&path).map_err(fail)?.file_type();
         if std::os::unix::fs::FileTypeExt::is_socket(&kind) {
             if paths.len() > 1 {
                 return Err(bad("an agent socket cannot be combined with other paths".into())
-                    .help("give each socket its own id"));
+                    .help("pass each socket with its own id"));
             }
             return Ok((id.to_string(), AgentSource::Socket(path)));
         }
         let bytes = std::fs::read(&path).map_err(fail)?;
         keys.push(PrivateKey::parse(&bytes).map_err(|e| {
             let help = e.remedy().as_ref().map(hints::words);
-            Failure { help, ..bad(format!("{}: {e}", path.display())) }
+            Failure { help, ..bad(format!("{}: {e}", quoted(&path))) }
         })?);
     }
     Ok((id.to_string(), AgentSource::Keys(keys)))
@@ -340,7 +344,7 @@ mod tests {
         assert_eq!((path, v.target.as_str(), v.read_only), (PathBuf::from("/"), "/host", true));
         assert_eq!(annotation("manifest:a.b=c=d").unwrap(), (text("a.b"), text("c=d")));
         for (given, want) in [
-            (host("a").map(drop), "no address"),
+            (host("a").map(drop), "the address is missing"),
             (host("a:b").map(drop), "`b` is not an IP address"),
             (ulimit("nofiel=1").map(drop), "did you mean `nofile`"),
             (ulimit("nofile=3:2").map(drop), "exceeds the hard limit"),

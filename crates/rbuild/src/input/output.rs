@@ -6,10 +6,12 @@ use std::path::Path;
 use rbuild_engine::{Export, ImageForm, Split, Squash};
 use rbuild_image::Reference;
 use rbuild_layer::Compression;
-use rbuild_linux::{Destination, DestinationError, Directory};
+use rbuild_linux::{Destination, DestinationError, Directory, quoted};
+use rbuild_remedy::Remedy;
 use rbuild_transport::ArchiveFormat;
 
 use crate::exit::Failure;
+use crate::ui::hints;
 
 /// Value of `type` in `--output`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -163,7 +165,9 @@ impl Fields {
     fn finish(self) -> Result<ParsedOutput, Failure> {
         let bad = |what: String| Failure::usage(what);
         let Fields { kind, dest, names, mut form, tar, delete, push, split, compression } = self;
-        let Some(kind) = kind else { return Err(bad("no type".into()).help("add type=local, tar, oci or docker")) };
+        let Some(kind) = kind else {
+            return Err(bad("the type is missing".into()).help("add type=local, tar, oci or docker"));
+        };
         let kind = match (kind, tar) {
             (kind, true) => kind,
             (OutputKind::OciArchive, false) => OutputKind::OciDirectory,
@@ -280,7 +284,7 @@ impl ParsedOutput {
             OutputKind::DockerArchive => {
                 Ok(Export::Archive { format: ArchiveFormat::Docker, to: self.archive()?, form })
             }
-            OutputKind::Image if self.dest.is_some() => Err(Failure::usage("--output type=image does not take dest")),
+            OutputKind::Image if self.dest.is_some() => Err(Failure::usage("--output type=image accepts no dest")),
             OutputKind::Image => Ok(Export::Store { form }),
         }
     }
@@ -312,7 +316,7 @@ impl ParsedOutput {
 /// Fails if standard output is a terminal.
 pub fn stdout() -> Result<Destination, Failure> {
     let fd = std::io::stdout().as_fd().try_clone_to_owned();
-    let file = fd.map(std::fs::File::from).map_err(|e| Failure::new(format!("standard output: {e}")))?;
+    let file = fd.map(std::fs::File::from).map_err(|e| Failure::new(format!("cannot open standard output: {e}")))?;
     no_terminal(Destination::of_file(file, "standard output"))
 }
 
@@ -342,16 +346,29 @@ pub fn directory(path: &Path) -> Result<Directory, Failure> {
 /// Converts the error of a destination; `what` names its purpose.
 pub fn refused(what: &str, path: &Path, e: DestinationError) -> Failure {
     let help = match &e {
+        DestinationError::Kernel(e) => return unwritten(what, path, e),
         DestinationError::IsDirectory(_) => "pass the path of a file",
         DestinationError::NotDirectory(_) => "pass the path of a directory, existing or new",
-        DestinationError::NotWritable(..) => "choose another path, or change the owner or mode of the directory",
+        DestinationError::NotWritable(..) => OTHER_PATH,
         DestinationError::NotForWriting(_) => "open the descriptor for writing",
         DestinationError::Socket(_) => "pass a file, a named pipe or a device",
         DestinationError::LinkLoop(_) => "remove the symlink loop, or pass another path",
-        DestinationError::Kernel(_) => "pass a writable path",
     };
-    Failure::new(format!("{what} {}: {e}", path.display())).help(help)
+    Failure::new(format!("cannot write {what} {}: {e}", quoted(path))).help(help)
 }
+
+/// Converts an error of writing or publishing a file. The hint depends on the kernel's error.
+pub fn unwritten(what: &str, path: &Path, e: impl std::borrow::Borrow<rbuild_linux::Error>) -> Failure {
+    let e = e.borrow();
+    let help = match e.kind() {
+        _ if e.is_disk_full() => hints::words(&Remedy::FreeSpaceAt { place: path.to_path_buf() }),
+        std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem => OTHER_PATH.into(),
+        _ => e.remedy().map_or("pass a writable path".into(), |remedy| hints::words(&remedy)),
+    };
+    Failure::new(format!("cannot write {what} {}: {}", quoted(path), e.cause())).help(help)
+}
+
+const OTHER_PATH: &str = "choose another path, or change the owner or mode of the directory";
 
 #[cfg(test)]
 mod tests {
@@ -378,7 +395,7 @@ mod tests {
     #[test]
     fn errors_name_the_problem() {
         for (text, want) in [
-            ("dest=x", "no type"),
+            ("dest=x", "the type is missing"),
             ("type=lcoal,dest=x", "did you mean `local`"),
             ("type=local,dst=x", "did you mean `dest`"),
             ("type=oci,compression=estargz", "estargz is not supported"),

@@ -1,6 +1,7 @@
 //! Clients of registries, from flags and the environment.
 
 use rbuild_image::Reference;
+use rbuild_linux::quoted;
 use rbuild_registry::{Client, Given, Notice, Options, OwnLogin, ProcessEnvironment, Secret, TlsVerify};
 
 use crate::args::RegistryFlags;
@@ -39,7 +40,7 @@ pub fn environment() -> Result<ProcessEnvironment, Failure> {
 /// images that the command pulls or pushes, and no other registry gets it.
 pub fn client_of(flags: &RegistryFlags, own: &[Reference], quiet: bool) -> Result<Client, Failure> {
     if let Some(path) = flags.authfile.as_ref().filter(|path| !path.exists()) {
-        return Err(Failure::usage(format!("--authfile {}: there is no such file", path.display())));
+        return Err(Failure::usage(format!("--authfile {}: no such file or directory", quoted(path))));
     }
     let login = withheld::read()?.creds.map(|pair| own_login(&pair, own)).transpose()?;
     let given = Given { login, file: flags.authfile.clone() };
@@ -55,7 +56,7 @@ fn own_login(pair: &str, own: &[Reference]) -> Result<OwnLogin, Failure> {
     registries.sort_unstable();
     registries.dedup();
     if registries.len() > 1 {
-        let message = format!("--creds is a login for one registry, and there are several: {}", registries.join(", "));
+        let message = format!("--creds is a login for one registry, but there are several: {}", registries.join(", "));
         return Err(Failure::usage(message).help("log in to each with `rbuild login REGISTRY`"));
     }
     let registry = registries.first().map(|registry| registry.to_string());

@@ -100,8 +100,8 @@ fn warn_of_swallowed_context(args: &BuildArgs) {
     let is_path = |text: &str| matches!(text, "." | "..") || text.contains('/') && !text.contains('=');
     for (flag, text) in given.filter(|(_, text)| is_path(text) && std::path::Path::new(text).is_dir()) {
         terminal::warning(Warning {
-            text: format!("`{text}` was taken as the value of {flag}, and the context is {}", args.context),
-            help: Some(format!("give {flag} a value: {flag} NAME=VALUE {text}").into()),
+            text: format!("`{text}` was taken as the value of {flag}; the context is `{}`", args.context),
+            help: Some(format!("pass a value for {flag}: {flag} NAME=VALUE {text}").into()),
         });
     }
 }
@@ -158,7 +158,7 @@ fn exports(
 ) -> Result<Vec<Export>, Failure> {
     let registry = args.push.then(|| "type=registry".to_string());
     let mut pushes_tags = false;
-    let cwd = std::env::current_dir().map_err(|e| Failure::new(format!("the working directory: {e}")))?;
+    let cwd = std::env::current_dir().map_err(|e| Failure::new(format!("cannot find the working directory: {e}")))?;
     let (mut exports, mut stdout_is_taken) = (Vec::new(), false);
     for text in args.output.iter().chain(&registry) {
         let parsed = output::parse(text)?;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rbuild_engine::Warning;
 use rbuild_layer::Limits;
-use rbuild_linux::IdMaps;
+use rbuild_linux::{IdMaps, quoted};
 use rbuild_sandbox::{Isolation, IsolationRequest, isolation};
 use rbuild_store::{LockPatience, OwnerMode, Store};
 
@@ -70,7 +70,7 @@ impl Settings {
         let store = Store::open_with(&self.root, self.patience())?.with_limits(self.limits);
         if is_unexpected {
             terminal::warning(Warning {
-                text: format!("created a new, empty store in {}", self.root.display()),
+                text: format!("created a new, empty store in {}", quoted(&self.root)),
                 help: Some("check the path of --root".into()),
             });
         }
@@ -94,8 +94,8 @@ fn store_root(flag: Option<PathBuf>, config: &Config) -> Result<PathBuf, Failure
         .or_else(|| config.root.clone())
         .or_else(|| env("XDG_DATA_HOME").map(|d| d.join("rbuild")))
         .or_else(|| env("HOME").map(|d| d.join(".local/share/rbuild")));
-    let path = path.ok_or_else(|| Failure::new("no path for the store: HOME is not set").help("pass --root DIR"))?;
-    std::path::absolute(&path).map_err(|e| Failure::new(format!("the store {}: {e}", path.display())))
+    let path = path.ok_or_else(|| Failure::new("the store has no path: HOME is not set").help("pass --root DIR"))?;
+    std::path::absolute(&path).map_err(|e| Failure::new(format!("cannot find the store {}: {e}", quoted(&path))))
 }
 
 fn isolation_request(text: Option<&str>) -> Result<IsolationRequest, Failure> {

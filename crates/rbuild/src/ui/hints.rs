@@ -1,13 +1,15 @@
 //! Words of hints: remedies of libraries as actions on this command line.
 
-use rbuild_remedy::{RegistryAction, Remedy};
+use rbuild_remedy::{RegistryAction, Remedy, SessionLimit};
+
+use rbuild_linux::quoted;
 
 use crate::ui::plain::plain;
 
 const RESTORE_STORE: &str =
     "copy it again as root with `cp -a` or `rsync -aHXU`, or empty the cache with `rbuild prune -a`";
 const REPAIR_STORE: &str =
-    "remove what is damaged with `rbuild fsck --repair`, then load, pull or build the image again";
+    "run `rbuild fsck --repair` to remove damaged entries, then load, pull or build the image again";
 const UNMASK_PROC: &str =
     "start the container with --security-opt systempaths=unconfined, or in Kubernetes with procMount: Unmasked";
 const UNCONFINE_SECCOMP: &str =
@@ -19,7 +21,15 @@ const CHECK_SUB_IDS: &str = "check that newuidmap and newgidmap are set-uid root
 pub fn words(remedy: &Remedy) -> String {
     match remedy {
         Remedy::Text(text) => text.clone(),
+        Remedy::DidYouMean { word } => did_you_mean(word),
+        Remedy::UseOneOf { words } => match &words[..] {
+            [word] => format!("use `{word}`"),
+            words => format!("use one of {}", words.join(", ")),
+        },
         Remedy::FreeSpace => "free some space; `rbuild prune -a` empties the build cache".into(),
+        Remedy::FreeSpaceAt { place } => {
+            format!("free some space on the disk of {}, or use another disk", quoted(place))
+        }
         Remedy::FreeOutput => "free some space on the disk of the output, or redirect it to another disk".into(),
         Remedy::OtherStore => "choose a directory that you can write to, with --root DIR or RBUILD_ROOT".into(),
         Remedy::NewerProgram => "use a newer rbuild, or another directory with --root DIR".into(),
@@ -34,6 +44,12 @@ pub fn words(remedy: &Remedy) -> String {
                 "run `rbuild pull {name}`, or bring it in with `rbuild import FILE {name}` or `rbuild load -i FILE`"
             )
         }
+        Remedy::WriteWholeId { id } => format!("write the whole ID: {id}"),
+        Remedy::CorrectPath { root } => format!("correct the path; it is relative to the root of {root}"),
+        Remedy::OtherOutput { obstacle } => {
+            format!("remove that {obstacle}, or choose another output directory")
+        }
+        Remedy::OtherTarget => "mount it on another target".into(),
         Remedy::ListImages => "run `rbuild images --no-trunc --digests` to list the images".into(),
         Remedy::ListFiles => "use an absolute path; `rbuild cp IMAGE:/ - | tar -t` lists the files".into(),
         Remedy::FreeImage { container } => {
@@ -44,10 +60,22 @@ pub fn words(remedy: &Remedy) -> String {
         Remedy::GiveCommand => "add a command: rbuild run IMAGE COMMAND".into(),
         Remedy::LoadArchive => "run `rbuild load -i FILE` to load the image in it".into(),
         Remedy::ImportFiles => "run `rbuild import FILE NAME` if it is a root file system".into(),
-        Remedy::LoadBase => "load the base image first, without which the archive was saved".into(),
-        Remedy::SelectPlatform { platform } => format!("select one that it has, for example --platform {platform}"),
+        Remedy::TransferAgain => "write or transfer the archive again".into(),
+        Remedy::LoadBase => "load the base image first; the archive was saved without its layers".into(),
+        Remedy::SelectPlatform { platform } => {
+            format!("select an available platform, for example --platform {platform}")
+        }
         Remedy::GrantIds { file } => {
             format!("grant more IDs in {file}, or use --isolation=single-id, which records owners")
+        }
+        Remedy::LowerId { most } => format!("use an ID of at most {most}"),
+        Remedy::RaiseSessionLimit { limit: SessionLimit::Files } => "raise the limit with `ulimit -n`".into(),
+        Remedy::RaiseSessionLimit { limit: SessionLimit::Processes } => {
+            "raise the limit of processes: `ulimit -u`, or the container's pids limit".into()
+        }
+        Remedy::CheckMemory => "check dmesg; the kernel kills processes when memory runs out".into(),
+        Remedy::CheckNetwork => {
+            "check the network, the host name and the proxy (http_proxy, https_proxy, no_proxy)".into()
         }
         Remedy::RaiseLimit { name } => format!("raise the limit with --limit {name}=N if you trust the archive"),
         Remedy::InspectFailure => "inspect the container with --on-error shell".into(),
@@ -60,18 +88,21 @@ pub fn words(remedy: &Remedy) -> String {
         Remedy::PassSecret { id } => format!("pass --secret id={id},src=FILE or --secret id={id},env=NAME"),
         Remedy::PassAgent { id } => format!("pass --ssh {id} or --ssh {id}=SOCKET-OR-KEY"),
         Remedy::PassMissing { secrets, agents } => missing_words(secrets, agents),
-        Remedy::PassContext => "pass a context directory: the Dockerfile was given without one".into(),
+        Remedy::PassContext => "pass a context directory".into(),
         Remedy::OrSingleId { action } => format!("{action}, or build without sub-IDs: --isolation=single-id"),
         Remedy::OrOtherNetwork { action } => format!("{action}, or use --network host or none"),
         Remedy::OmitNetwork => "omit --network".into(),
         Remedy::ReadOnlyVolume => "add :ro to the --volume".into(),
+        Remedy::PermitNamespaces { setting } => format!("permit user namespaces: sudo sysctl -w {setting}"),
         Remedy::UnmaskProc => UNMASK_PROC.into(),
         Remedy::UnconfineSeccomp => UNCONFINE_SECCOMP.into(),
-        Remedy::FindDenial => "allow it in the security module or seccomp profile; see `rbuild doctor`".into(),
+        Remedy::FindDenial => {
+            "permit it in the security module or the seccomp profile, and check with `rbuild doctor`".into()
+        }
         Remedy::CheckSubIds => CHECK_SUB_IDS.into(),
         Remedy::MountProc => "mount it: mount -t proc proc /proc (before a chroot: mount --bind /proc DIR/proc)".into(),
         Remedy::UseStoredImage { first } => {
-            let stored = "build with --pull=missing, which takes the image that is here";
+            let stored = "use the stored image with --pull=missing";
             first.as_ref().map_or(stored.into(), |first| format!("{first}, or {stored}"))
         }
         Remedy::Registry { registry, action } => registry_words(registry, *action),
@@ -80,8 +111,8 @@ pub fn words(remedy: &Remedy) -> String {
 
 fn missing_words(secrets: &[String], agents: &[String]) -> String {
     let secrets = secrets.iter().map(|id| format!("secret `{id}` (--secret id={id},src=FILE)"));
-    let agents = agents.iter().map(|id| format!("ssh agent `{id}` (--ssh {id})"));
-    format!("pass the missing values: {}", secrets.chain(agents).collect::<Vec<_>>().join(", "))
+    let agents = agents.iter().map(|id| format!("SSH agent `{id}` (--ssh {id})"));
+    format!("pass the missing secrets and agents: {}", secrets.chain(agents).collect::<Vec<_>>().join(", "))
 }
 
 fn registry_words(registry: &str, action: RegistryAction) -> String {
@@ -104,6 +135,11 @@ fn registry_words(registry: &str, action: RegistryAction) -> String {
     }
 }
 
+/// Returns the hint for a misspelt word.
+pub fn did_you_mean(word: &str) -> String {
+    format!("did you mean `{word}`?")
+}
+
 /// Formats a hint as the line below its message.
 pub fn line(hint: &str, colours: bool) -> String {
     let (on, off) = if colours { ("\x1b[1;36m", "\x1b[0m") } else { ("", "") };
@@ -119,7 +155,10 @@ mod tests {
         [
             "use ADD".into(),
             Remedy::PassMissing { secrets: vec!["token".into()], agents: vec!["default".into()] },
+            Remedy::did_you_mean("alpine"),
+            Remedy::UseOneOf { words: vec!["a".into(), "b".into()] },
             Remedy::FreeSpace,
+            Remedy::FreeSpaceAt { place: "/mnt".into() },
             Remedy::FreeOutput,
             Remedy::OtherStore,
             Remedy::NewerProgram,
@@ -128,6 +167,10 @@ mod tests {
             Remedy::RepairStore,
             Remedy::EndLockHolder { lock: "lock".into() },
             Remedy::ObtainImage { name: "alpine".into() },
+            Remedy::WriteWholeId { id: "sha256:0".into() },
+            Remedy::CorrectPath { root: "the build context".into() },
+            Remedy::OtherOutput { obstacle: "device" },
+            Remedy::OtherTarget,
             Remedy::ListImages,
             Remedy::ListFiles,
             Remedy::FreeImage { container: "web".into() },
@@ -136,9 +179,14 @@ mod tests {
             Remedy::GiveCommand,
             Remedy::LoadArchive,
             Remedy::ImportFiles,
+            Remedy::TransferAgain,
             Remedy::LoadBase,
             Remedy::SelectPlatform { platform: "linux/arm64".into() },
             Remedy::GrantIds { file: "/etc/subuid".into() },
+            Remedy::LowerId { most: 7 },
+            Remedy::RaiseSessionLimit { limit: SessionLimit::Files },
+            Remedy::CheckMemory,
+            Remedy::CheckNetwork,
             Remedy::RaiseLimit { name: "ratio".into() },
             Remedy::InspectFailure,
             Remedy::RaiseUlimits { limits: "data=0".into() },
@@ -153,6 +201,7 @@ mod tests {
             Remedy::OrOtherNetwork { action: "install pasta".into() },
             Remedy::OmitNetwork,
             Remedy::ReadOnlyVolume,
+            Remedy::PermitNamespaces { setting: "user.max_user_namespaces=15000" },
             Remedy::UnmaskProc,
             Remedy::UnconfineSeccomp,
             Remedy::FindDenial,

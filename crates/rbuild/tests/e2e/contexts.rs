@@ -22,7 +22,7 @@ fn a_context_can_be_a_tar_of_any_compression() {
     lab.write(".dockerignore", "*\n");
     lab.sh("rm -rf $LAB/out; tar -c . | $RB build -f other/Dockerfile --output $LAB/out -").ok();
     assert!(exists(lab.path("out/sub/a")) && exists(lab.path("out/.dockerignore")));
-    lab.sh("tar -c . | $RB build -f missing -").fails(1, &["the Dockerfile missing does not exist"]);
+    lab.sh("tar -c . | $RB build -f missing -").fails(1, &["the Dockerfile `missing` does not exist"]);
     // The unpacked context does not stay in the store.
     let left = std::fs::read_dir(lab.store().join("tmp")).unwrap().count();
     assert_eq!(left, 0, "the archive's files are still there");
@@ -38,7 +38,7 @@ fn a_dockerfile_can_be_read_from_standard_input() {
     assert!(exists(lab.path("out2/f")) && !exists(lab.path("out2/hidden")));
     lab.sh("printf 'FROM scratch\\nCOPY f /\\n' | $RB build -").fails(1, &["there is no build context"]);
     lab.sh("printf x | $RB build -f - -").fails(2, &["the context and the Dockerfile cannot both be standard input"]);
-    lab.sh("printf 'FROM scratch\\n' | $RB build -f Dockerfile -").fails(2, &["-f Dockerfile names another"]);
+    lab.sh("printf 'FROM scratch\\n' | $RB build -f Dockerfile -").fails(2, &["-f selects another: `Dockerfile`"]);
     lab.sh("printf '' | $RB build -").fails(2, &["empty"]);
 }
 

@@ -43,8 +43,8 @@ fn a_copy_never_replaces_a_directory_by_a_file_or_vice_versa() {
     let lab = Lab::new();
     lab.write("d/x", "1").write("x", "2").write("only", "f");
     let base = "FROM busybox\nRUN mkdir /only && touch /d\n";
-    lab.build(&format!("{base}COPY d/ /d\n"), &[]).fails(1, &["/d is not a directory in the image", "Dockerfile:3"]);
-    lab.build("FROM busybox\nRUN mkdir -p /t/x\nCOPY d /t\n", &[]).fails(1, &["/t/x is a directory in the image"]);
+    lab.build(&format!("{base}COPY d/ /d\n"), &[]).fails(1, &["`/d` is not a directory in the image", "Dockerfile:3"]);
+    lab.build("FROM busybox\nRUN mkdir -p /t/x\nCOPY d /t\n", &[]).fails(1, &["`/t/x` is a directory in the image"]);
     // If the destination is a directory of the file's own name, the file goes into it.
     let listing = lab.build_listing(&format!("{base}COPY only /only\n"));
     assert!(entry(&listing, "only/only").ends_with("0:0 only/only"));
@@ -62,7 +62,7 @@ fn a_copy_never_replaces_a_directory_by_a_file_or_vice_versa() {
     for name in ["app/a1", "app/x", "app/only", "app/a2"] {
         assert!(out.join(name).is_file(), "{name}");
     }
-    let file = "/d is a file in the image, and several sources need a directory";
+    let file = "`/d` is a file in the image; several sources require a directory";
     for copy in ["COPY p/a1 p/a2 /d", "ADD p/a1 p/a2 /d", "COPY p/a1 <<h /d\ntext\nh"] {
         lab.build(&format!("{base}{copy}\n"), &[]).fails(1, &[file]);
     }
@@ -186,7 +186,8 @@ fn ignore_files_can_re_include_files_of_an_ignored_directory() {
     let out = lab.build_local("FROM scratch\nCOPY . /\n", &[]);
     let listed = lab.sh(&format!("cd {} && find . -type f | sort", out.display())).ok().stdout;
     assert_eq!(listed, "./a/keep\n");
-    lab.build("FROM scratch\nCOPY Dockerfile /\n", &[]).fails(1, &["leaves it out"]);
+    lab.build("FROM scratch\nCOPY Dockerfile /\n", &[])
+        .fails(1, &["remove the pattern that excludes it from the ignore file"]);
     lab.write(".dockerignore", "!\n");
     lab.build("FROM scratch\nCOPY . /\n", &[]).fails(1, &["the ignore file"]);
 }

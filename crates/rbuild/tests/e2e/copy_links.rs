@@ -205,7 +205,7 @@ fn archive_entries_replace_existing_files() {
         everywhere(&lab, 1, setup, step, &wanted);
     }
     lab.build("FROM busybox\nRUN echo > /a\nADD z.tar /\n", &[]).fails(1, &["below something that is not a directory"]);
-    lab.build("FROM busybox\nRUN echo > /a\nADD z.tar /a\n", &[]).fails(1, &["/a is not a directory in the image"]);
+    lab.build("FROM busybox\nRUN echo > /a\nADD z.tar /a\n", &[]).fails(1, &["`/a` is not a directory in the image"]);
 }
 
 #[test]
@@ -246,8 +246,8 @@ fn symlinks_at_the_destination_are_followed_to_existing_and_missing_targets() {
     ] {
         everywhere(&lab, 1, setup, step, wanted);
     }
-    lab.build("FROM busybox\nRUN ln -s l /l\nCOPY A /l\n", &[]).fails(1, &["copying into /l", "symbolic links"]);
-    lab.build("FROM busybox\nRUN ln -s t /l; echo > /t\nCOPY A /l/\n", &[]).fails(1, &["/l is not a directory"]);
+    lab.build("FROM busybox\nRUN ln -s l /l\nCOPY A /l\n", &[]).fails(1, &["copying into `/l`", "symbolic links"]);
+    lab.build("FROM busybox\nRUN ln -s t /l; echo > /t\nCOPY A /l/\n", &[]).fails(1, &["`/l` is not a directory"]);
 }
 
 #[test]

@@ -52,6 +52,6 @@ fn rbuild_log_selects_the_parts_on_standard_error() {
 fn invalid_filters_and_unwritable_files_are_rejected() {
     let lab = lab();
     build(&lab, &[("RBUILD_LOG", "loud")], &[]).fails(2, &["`loud` is not a level", "error, warn, info, debug"]);
-    build(&lab, &[("RBUILD_LOG", "engin=debug")], &[]).fails(2, &["no part `engin`", "engine, store"]);
+    build(&lab, &[("RBUILD_LOG", "engin=debug")], &[]).fails(2, &["unknown part `engin`", "engine, store"]);
     build(&lab, &[], &["--debug-log", "/no/such/log"]).fails(1, &["/no/such/log", "No such file"]);
 }

@@ -87,7 +87,7 @@ fn unwritable_destinations_fail_before_the_build() {
     let mut places = vec![("file/x", "is a file, not a directory"), ("ctx", "is a directory")];
     // Root may write everywhere.
     if lab.sh("test $(id -u) = 0").code != Some(0) {
-        places.push(("closed/a/b", "cannot be written: Permission denied"));
+        places.push(("closed/a/b", "is not writable: Permission denied"));
     }
     for (place, says) in places {
         let dest = lab.path(place).display().to_string();
@@ -133,7 +133,7 @@ fn cp_takes_paths_literally_and_follows_symlinks_on_request() {
     // Characters of a pattern are taken literally.
     assert_eq!(cp("'x:/g/b*r' - | tar -t").ok().stdout, "b*r\n");
     assert_eq!(cp("'x:/g/b*r' /dev/stdout").ok().stdout, "s\n");
-    cp("'x:/g/b?r' -").fails(1, &["/g/b?r does not exist in the image"]);
+    cp("'x:/g/b?r' -").fails(1, &["`/g/b?r` does not exist in the image"]);
     // Links are copied as links: into a directory, next to it, and in place of a file or another
     // link.
     std::fs::create_dir(lab.path("dir")).unwrap();
@@ -159,7 +159,7 @@ fn cp_takes_paths_literally_and_follows_symlinks_on_request() {
     cp("x:/way/ made").ok();
     assert_eq!(lab.read("made/f"), "f\n");
     cp("x:/d/f/ n").fails(1, &["is not a directory in the image"]);
-    cp("x:/d followed").fails(1, &["is a file, and the image has a directory"]);
+    cp("x:/d followed").fails(1, &["is a file, and a directory in the image"]);
     cp("x:/d/f no/such").fails(1, &["does not exist"]);
     // A link at the destination is followed: its target is written, and the link stays.
     lab.sh("cd $LAB && ln -s goal to && mkfifo p").ok();

@@ -27,7 +27,7 @@ fn explain_names_the_changed_inputs() {
     lab.write(".dockerignore", "Dockerfile\n").write("src/a", "1").write("src/gone", "1");
     let build = |args: &[&str]| lab.build(FILE, &[&["--explain"], args].concat()).ok().stderr;
     let first = build(&[]);
-    assert_eq!(why(&first, "COPY . ."), "no earlier build of this step is known");
+    assert_eq!(why(&first, "COPY . ."), "no earlier build of this step is recorded");
     assert!(why(&build(&[]), "COPY . .").starts_with("cache hit: no input changed"));
     lab.write("src/a", "2").write("src/b", "1");
     std::fs::remove_file(lab.ctx().join("src/gone")).unwrap();
@@ -54,7 +54,7 @@ fn explain_names_the_changed_inputs() {
     let log = lab.rbuild(["logs", "latest"]).ok().stdout;
     assert!(log.contains("why: the command changed"), "{log}");
     lab.rbuild(["prune", "-a"]).ok();
-    assert_eq!(why(&build(&[]), "COPY . ."), "no earlier build of this step is known");
+    assert_eq!(why(&build(&[]), "COPY . ."), "no earlier build of this step is recorded");
 }
 
 #[test]
@@ -72,7 +72,7 @@ fn explain_names_files_of_stages_and_mounts() {
     // Back to the original state: the mounted files and the result are still in the store.
     lab.write("src/a", "1").write("other/x", "1");
     std::fs::remove_file(lab.ctx().join("src/c")).unwrap();
-    assert!(why(&build(), "RUN cp").starts_with("cache hit: "));
+    assert!(why(&build(), "RUN cp").starts_with("cache hit: no input changed"));
     // One of them unchanged, the other new.
     lab.write("src/a", "2").write("src/c", "1").write("other/x", "3");
     assert_eq!(why(&build(), "RUN cp"), "other/x, src/a changed; src/c was added");
@@ -205,7 +205,7 @@ fn later_sources_overwrite_earlier_ones() {
     let clash = |sources: &str, what: &str| {
         lab.build(&format!("FROM scratch\nCOPY {sources} /x/\n"), &[]).fails(1, &["/x/clash", what]);
     };
-    clash("file dir", "is a file, and the copy has a directory of that name");
+    clash("file dir", "is a file in the image and a directory in the source");
     clash("dir file", "is a directory in the image");
 }
 
@@ -237,7 +237,7 @@ fn timings_writes_an_html_page() {
         "RUN sleep 0.3",
         "class=\"done critical\"",
         "/&lt;big&gt; <em>300kB</em>",
-        "no earlier build of this step is known",
+        "no earlier build of this step is recorded",
     ] {
         assert!(page.contains(part), "{part:?} is missing in\n{page}");
     }

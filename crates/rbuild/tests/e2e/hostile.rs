@@ -10,7 +10,7 @@ fn unexpected_file_types_at_system_mount_points_are_reported() {
     lab.write("f", "");
     lab.sh("mkdir -p k e/hosts; ln -s /tmp k/proc").ok();
     for (copy, says) in [
-        ("COPY f /proc", "a file at /proc"),
+        ("COPY f /proc", "cannot mount on `/proc`: the image has a file there"),
         ("COPY k /", "a symbolic link at /proc"),
         ("COPY f /dev", "a file at /dev"),
         ("COPY e/hosts /etc/hosts/", "a directory at /etc/hosts"),
@@ -19,7 +19,7 @@ fn unexpected_file_types_at_system_mount_points_are_reported() {
         let make = format!("FROM busybox AS b\nFROM scratch\nCOPY --from=b /bin /bin\n{copy}\nRUN true\n");
         let ran = lab.build(&make, &[]);
         if !is_bare {
-            let ran = ran.fails(1, &["could not be started", "the image has", says]);
+            let ran = ran.fails(1, &["cannot start the command", "the image has", says]);
             assert!(!ran.stderr.contains("move_mount") && !ran.stderr.contains("rootfs"), "{}", ran.stderr);
         }
         assert_eq!(std::fs::read_dir(lab.store().join("tmp")).unwrap().count(), 0);
@@ -41,7 +41,7 @@ fn symlink_loops_are_reported() {
         }
         for step in steps {
             let ran = lab.build(&format!("{base}{step}\n"), &[]).fails(1, &[place]);
-            let says = ["a loop of symbolic links", "the image has a symbolic link at"];
+            let says = ["too many levels of symbolic links", "the image has a symbolic link there"];
             assert!(says.iter().any(|says| ran.stderr.contains(says)), "{step}: {}", ran.stderr);
             assert!(!ran.stderr.contains("os error"), "{step}: {}", ran.stderr);
         }
@@ -49,7 +49,7 @@ fn symlink_loops_are_reported() {
     lab.sh("rm -rf k; mkdir -p k/etc; ln -s passwd k/etc/passwd").ok();
     let base = "FROM busybox AS b\nFROM scratch\nCOPY --from=b /bin /bin\nCOPY k /\n";
     for step in ["USER web\nRUN true", "COPY --chown=web f /g"] {
-        lab.build(&format!("{base}{step}\n"), &[]).fails(1, &["no user `web` in /etc/passwd", "use its number"]);
+        lab.build(&format!("{base}{step}\n"), &[]).fails(1, &["no user `web` in /etc/passwd", "use a numeric ID"]);
     }
     lab.build(&format!("{base}USER 7\nRUN true\n"), &[]).ok();
 }
@@ -75,7 +75,7 @@ fn a_user_beyond_the_mapped_ids_is_reported_with_the_range() {
             assert_eq!((ran.code, run.code), (Some(0), Some(0)), "{}{}", ran.stderr, run.stderr);
             continue;
         }
-        let says = [&format!("the user `{user}`: {says} is not mapped; mapped IDs: 0 to"), "hint: grant more IDs"];
+        let says = [&format!("user `{user}`: {says} is not mapped; mapped IDs: 0 to"), "hint: grant more IDs"];
         ran.fails(1, &[&says[..], &["Dockerfile:3:6"]].concat());
         run.fails(1, &says);
     }
@@ -86,7 +86,7 @@ fn a_user_beyond_the_mapped_ids_is_reported_with_the_range() {
 fn an_import_with_whiteouts_causes_a_warning() {
     let lab = Lab::bare();
     lab.sh("mkdir -p r/d; touch r/d/x r/d/.wh.x; tar -C r -cf r.tar .; $RB import r.tar odd 2> said; cat said >&2")
-        .fails(0, &["d/.wh.x, which deletes a file in an image", "hint: rename it"]);
+        .fails(0, &["contains `d/.wh.x`, which is a whiteout in an image", "hint: rename it"]);
     lab.sh("rm r/d/.wh.x; tar -C r -cf r.tar .; $RB import r.tar plain 2> said; ! grep deletes said").ok();
 }
 
@@ -97,14 +97,14 @@ fn entries_that_cannot_be_created_are_reported_by_name() {
     let long = "n".repeat(300);
     let circle = Layer::new().symlink("a", "b").symlink("b", "a").file("a/x", "");
     for (layer, name, says) in [
-        (circle, "a/x", "a loop of symbolic links"),
-        (Layer::new().file(&long, ""), &long[..], "longer than the file system allows"),
+        (circle, "a/x", "too many levels of symbolic links"),
+        (Layer::new().file(&long, ""), &long[..], "exceeds the file system's limit"),
     ] {
         let archive = lab.path("image.tar");
         Forged::new(vec![layer.gzip()]).write_docker(&archive, "odd");
         lab.rbuild(["load", "-i", archive.to_str().unwrap()]).ok();
         let ran = lab.build("FROM odd\nCOPY Dockerfile /\nRUN true\n", &[]);
-        let ran = ran.fails(1, &[&format!("the archive entry {name:?} cannot be unpacked"), says]);
+        let ran = ran.fails(1, &[&format!("cannot unpack archive entry `{name}`"), says]);
         assert!(!ran.stderr.contains("/store/"), "{}", ran.stderr);
     }
 }
@@ -116,7 +116,7 @@ fn trees_that_are_too_deep_are_reported_with_the_limit() {
     let deep = "cd k; for i in $(seq 25); do mkdir -p $(printf 'd/%.0s' $(seq 100)); cd -P $(printf 'd/%.0s' $(seq 100)); done";
     lab.sh(&format!("mkdir k; bash -c \"{}\"", deep.replace('$', "\\$"))).ok();
     for step in ["COPY k /k", "COPY . /k/", "ADD --link k /k", "RUN --mount=type=bind,source=k,target=/m true"] {
-        let ran = lab.build(&format!("FROM busybox\n{step}\n"), &[]).fails(1, &["2048 directories", "the limit"]);
+        let ran = lab.build(&format!("FROM busybox\n{step}\n"), &[]).fails(1, &["more than 2048 "]);
         assert!(ran.stderr.len() < 3000 && !ran.stderr.contains("changed"), "{step}: {}", ran.stderr);
     }
     lab.sh("rm -rf k").ok();
@@ -175,9 +175,13 @@ fn mounts_that_cannot_be_made_are_errors_with_their_path() {
     let hosts = |target| [("etc/hosts", target)];
     let data_to = |target| [("data", target)];
     for (links, mounts, says) in [
-        (&hosts("/proc/x")[..], "", &["/etc/hosts is a link that leads to /proc/x in /proc"][..]),
-        (&hosts("/sys/x/y"), "", &["/etc/hosts is a link that leads to /sys/x/y in /sys"]),
-        (&hosts("/bin/sh/x"), "", &["the image has a file at /bin/busybox, below which /etc/hosts"]),
+        (
+            &hosts("/proc/x")[..],
+            "",
+            &["cannot create the mount point `/etc/hosts` in /proc: it is a link to `/proc/x`"][..],
+        ),
+        (&hosts("/sys/x/y"), "", &["cannot create the mount point `/etc/hosts` in /sys: it is a link to `/sys/x/y`"]),
+        (&hosts("/bin/sh/x"), "", &["cannot mount on `/etc/hosts`: the image has a file at `/bin/busybox`"]),
         (
             &[("etc/hosts", "/n/x"), ("etc/resolv.conf", "/n/x/y")],
             "",
@@ -186,12 +190,20 @@ fn mounts_that_cannot_be_made_are_errors_with_their_path() {
         (
             &[("etc/hosts", "/n/x"), ("etc/resolv.conf", "/n")],
             "",
-            &["another mount has a directory at /etc/resolv.conf"],
+            &["cannot mount on `/etc/resolv.conf`: another mount has a directory there"],
         ),
-        (&hosts("/n"), "--mount=type=tmpfs,target=/n", &["another mount has a file at /n, where a directory"]),
-        (&hosts("/n"), "--mount=type=tmpfs,target=/n/x", &["another mount has a file at /n, below which /n/x"]),
+        (
+            &hosts("/n"),
+            "--mount=type=tmpfs,target=/n",
+            &["cannot mount on `/n`: another mount has a file there, and a directory is required"],
+        ),
+        (&hosts("/n"), "--mount=type=tmpfs,target=/n/x", &["cannot mount on `/n/x`: another mount has a file at `/n`"]),
         (&[], "--mount=type=tmpfs,target=/proc", &["/proc is where the command sees its processes"]),
-        (&[], "--mount=target=/dev", &["/dev is where the command has its devices", "mount it elsewhere"]),
+        (
+            &[],
+            "--mount=target=/dev",
+            &["cannot mount on `/dev`: it is the command's device directory", "mount it on another target"],
+        ),
         (&[], "--mount=type=cache,target=/dev/../dev/", &["/dev is where the command has its devices"]),
         (&[], "--mount=source=Dockerfile,target=/dev/null", &["every command has /dev/null; nothing else"]),
         (&[], "--mount=source=Dockerfile,target=/dev/null/x", &["every command has /dev/null", "as /dev/null/x would"]),
@@ -199,7 +211,7 @@ fn mounts_that_cannot_be_made_are_errors_with_their_path() {
         (&data_to("/dev/full"), "--mount=source=Dockerfile,target=/data", &["every command has /dev/full", "as /data"]),
         (&data_to("/dev"), "--mount=target=/data", &["/data is where the command has its devices"]),
     ] {
-        let ran = run_with_links(&lab, links, mounts).fails(1, &[&["could not be started"], says].concat());
+        let ran = run_with_links(&lab, links, mounts).fails(1, &[&["cannot start the command"], says].concat());
         assert!(!ran.stderr.contains("os error") && !ran.stderr.contains("rootfs"), "{}", ran.stderr);
     }
 }

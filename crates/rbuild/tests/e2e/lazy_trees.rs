@@ -130,13 +130,13 @@ fn a_context_that_keeps_changing_fails_a_lazy_copy() {
                   for i in 1 2 3 4 5 6; do $RB build -q -t z . ; done; touch $LAB/stop; wait";
     let ran = lab.sh(script);
     let mut told = ran.stderr.lines().filter(|line| line.starts_with("error:"));
-    assert!(told.all(|line| line.ends_with("many/7\" changed while it was read")), "{}", ran.stderr);
+    assert!(told.all(|line| line.ends_with("many/7` changed while it was being read")), "{}", ran.stderr);
     let mount = "FROM busybox\nRUN --mount=target=/m true\n";
     let script = script.replace("-t z .", &format!("-t z -f - . <<'END'\n{mount}END\n"));
     let script = script.replace("; done; touch", "done; touch");
     let ran = lab.sh(&format!("rm -f $LAB/stop; {script}"));
     let mut told = ran.stderr.lines().filter(|line| line.starts_with("error:"));
-    assert!(told.all(|line| line.ends_with("many/7\" changed while it was read")), "{}", ran.stderr);
+    assert!(told.all(|line| line.ends_with("many/7` changed while it was being read")), "{}", ran.stderr);
     lab.rbuild(["fsck"]).ok();
 }
 

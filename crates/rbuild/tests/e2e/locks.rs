@@ -126,8 +126,8 @@ fn waiting_for_a_foreign_holder_of_steps_lock_times_out_and_names_it() {
         let began = Instant::now();
         let ran = lab.rbuild(["--lock-timeout", "4", "build", "--no-cache", "."]);
         end(holder);
-        let ran =
-            ran.fails(1, &["the store's steps.lock is held by", "is no rbuild", "RBUILD_LOCK_TIMEOUT", "waiting for "]);
+        let ran = ran
+            .fails(1, &["the store's steps.lock is held by", "is not rbuild", "RBUILD_LOCK_TIMEOUT", "waiting for "]);
         // Open file description locks have no PID, and a builder in a namespace may be unable to
         // see who holds the file.
         assert!(script.contains("37") || ran.stderr.contains(&named), "{}", ran.stderr);
@@ -157,7 +157,7 @@ fn waiting_for_a_foreign_holder_of_the_store_lock_times_out_and_names_it() {
         end(holder);
         // The process that `flock` started still holds the lock.
         lab.sh(&format!("fuser -s -k $LAB/store/{file}; true")).ok();
-        ran.fails(1, &[&format!("the store's {file} is held by"), &named, "is no rbuild"]);
+        ran.fails(1, &[&format!("the store's {file} is held by"), &named, "is not rbuild"]);
     }
     // Prune needs the store exclusively: it reports at once who uses it.
     let holder = Command::new("flock").arg("-s").arg(lab.store().join("lock")).args(["sleep", "600"]).spawn().unwrap();
@@ -184,7 +184,7 @@ fn an_idle_process_named_rbuild_times_out_too() {
         let ran = lab.run_with(&mut lab.command(args.iter().copied()), &[("RBUILD_LOCK_TIMEOUT", "1")]);
         end(holder);
         lab.sh(&format!("fuser -s -k $LAB/store/{file}; true")).ok();
-        ran.fails(1, &[&named, "does nothing", "RBUILD_LOCK_TIMEOUT"]);
+        ran.fails(1, &[&named, "has made no progress", "RBUILD_LOCK_TIMEOUT"]);
         assert!(began.elapsed() < Duration::from_secs(20), "{file} took {:?}", began.elapsed());
     }
 }

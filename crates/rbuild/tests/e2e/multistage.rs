@@ -51,7 +51,7 @@ fn stages_are_selected_by_name_number_and_target() {
     assert_eq!((read("f"), read("g"), read("h")), ("1\n".into(), "2\n".into(), "1\n".into()));
     let out = lab.build_local(file, &["--target", "one"]);
     assert!(exists(out.join("f")) && !exists(out.join("g")));
-    lab.build(file, &["--build-arg", "BASE=nothing"]).fails(1, &["there is no image called `nothing`"]);
+    lab.build(file, &["--build-arg", "BASE=nothing"]).fails(1, &["image `nothing` not found"]);
 }
 
 /// The name of a later stage refers to an image, if there is one.
@@ -63,8 +63,8 @@ fn the_name_of_a_later_stage_refers_to_an_image() {
         ("COPY --from=later /o /o", ""),
         ("RUN --mount=from=later,target=/m cat /m/o > /o", ""),
         ("RUN --mount=type=cache,id=l,from=later,target=/m cat /m/o > /o", ""),
-        ("COPY --from=absent /o /o", "stage `absent` is defined later in the file, and there is no image"),
-        ("COPY --from=2 /o /o", "stage `2` is defined later in the file"),
+        ("COPY --from=absent /o /o", "stage `absent` is defined after its use, and no image"),
+        ("COPY --from=2 /o /o", "stage `2` is defined after its use"),
     ] {
         let file = format!(
             "FROM busybox AS x\n{with}\nFROM busybox AS later\nRUN echo stage > /o\nFROM busybox AS absent\nFROM x\n"

@@ -32,7 +32,8 @@ fn a_prefix_of_an_id_is_not_accepted_in_a_dockerfile() {
             assert!(!exists(lab.ctx().join("out/f")));
         }
         let context = format!("base=docker-image://{part}");
-        lab.build("FROM base\n", &["--build-context", &context, "-o", "out"]).fails(1, &["there is no"]);
+        lab.build("FROM base\n", &["--build-context", &context, "-o", "out"])
+            .fails(1, &["not found in the local store"]);
         // Commands accept it.
         for verb in
             [&["inspect", part][..], &["history", part], &["save", "-o", "o.tar", part], &["tag", part, "again"]]
@@ -40,7 +41,7 @@ fn a_prefix_of_an_id_is_not_accepted_in_a_dockerfile() {
             lab.rbuild(verb.iter().copied()).ok();
         }
     }
-    lab.build(&format!("FROM {}\n", &hex[..12]), &["-o", "out"]).fails(1, &["whose id begins so", &id]);
+    lab.build(&format!("FROM {}\n", &hex[..12]), &["-o", "out"]).fails(1, &["write the whole ID", &id]);
     lab.build(&format!("FROM {hex}\n"), &["-o", "out"]).fails(2, &["64 hexadecimal digits", "sha256:"]);
 }
 

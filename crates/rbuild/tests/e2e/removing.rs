@@ -114,7 +114,7 @@ fn rmi_by_id_removes_every_image_that_has_it() {
     twice();
     assert_eq!(lab.rbuild(["rmi", "a"]).ok().stdout, "Untagged: a:latest\n");
     assert_eq!(lab.rbuild(["rmi", &id]).ok().stdout, format!("Deleted: {id}\n"));
-    lab.rbuild(["rmi", &id]).fails(1, &["no image"]);
+    lab.rbuild(["rmi", &id]).fails(1, &["not found in the local store"]);
 }
 
 #[test]

@@ -158,7 +158,7 @@ fn on_error_shell_opens_a_shell_in_the_failed_container() {
     for progress in ["plain", "tty"] {
         let (code, said) = on_terminal(&lab, &format!("{build} --progress {progress}"), typed);
         assert_eq!(code, Some(1), "{said}");
-        for text in ["exited with code 9", "a shell in the container", "half\nweb\n/w\nme\n14\ncache\n"] {
+        for text in ["exited with code 9", "a shell in the failed step's container", "half\nweb\n/w\nme\n14\ncache\n"] {
             assert!(said.contains(text), "{progress}: {text:?}: {said}");
         }
     }

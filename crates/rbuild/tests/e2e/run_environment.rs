@@ -24,7 +24,7 @@ fn hosts_limits_shared_memory_and_host_name_are_set() {
     let name = read_o(&lab, "RUN hostname > /o", &["--build-arg", "BUILDKIT_SANDBOX_HOSTNAME=mine"]);
     assert_eq!(name, "mine\n");
     lab.build("FROM busybox\nRUN true\n", &["--ulimit", "nofile=1:99999999999"])
-        .fails(2, &["the hard limit of this session is"]);
+        .fails(2, &["the session's hard limit is"]);
     // A changed address of a host does not invalidate the step.
     let file = "FROM busybox\nRUN cat /etc/hosts\n";
     lab.build(file, &["--add-host", "db:10.1.2.3"]).ok();
@@ -309,7 +309,7 @@ fn a_result_that_contains_a_secret_is_refused() {
     let leaky = format!(
         "FROM busybox\n{run} mkdir -p /root/.npm && cp /run/secrets/token /root/.npm/rc\nRUN echo harmless > /o\n"
     );
-    let says = ["the secret `token`: /root/.npm/rc", "Dockerfile:2:1", "--allow secret-in-image"];
+    let says = ["the secret `token`: this step wrote it to /root/.npm/rc", "Dockerfile:2:1", "--allow secret-in-image"];
     lab.build(&leaky, &secret).fails(1, &says);
     // A second build is refused in the same way.
     lab.build(&leaky, &secret).fails(1, &says);

@@ -130,9 +130,9 @@ fn output_is_streamed_and_failures_show_the_last_lines() {
     let tail = ran.stderr.split("------").nth(1).unwrap();
     assert!(tail.contains("line 160") && !tail.contains("line 140\n"), "{tail}");
     lab.build("FROM busybox\nRUN sh -c 'kill -9 $$'; exit $?\n", &[]).fails(1, &["code 137", "signal 9"]);
-    lab.build("FROM busybox\nRUN [\"/no/such\"]\n", &[]).fails(1, &["the image has no /no/such"]);
+    lab.build("FROM busybox\nRUN [\"/no/such\"]\n", &[]).fails(1, &["`/no/such` does not exist in the image"]);
     lab.build("FROM busybox\nRUN nosuchprogram\n", &[]).fails(1, &["code 127", "not found"]);
-    lab.build("FROM scratch\nRUN x\n", &[]).fails(1, &["the image has no /bin/sh"]);
+    lab.build("FROM scratch\nRUN x\n", &[]).fails(1, &["`/bin/sh` does not exist in the image"]);
     let quiet = lab.build("FROM busybox\nRUN echo loud\n", &["-q"]).ok();
     assert_eq!((quiet.stderr.as_str(), quiet.stdout.len()), ("", 72));
 }

@@ -122,7 +122,7 @@ fn symlinks_to_excluded_files_are_dangling() {
     // A pattern that matches a link refers to the link's target, as a name does.
     for source in ["lin*", "cha* good"] {
         let told = lab.build(&format!("FROM scratch\nCOPY {source} /y/\n"), &[]);
-        let told = told.fails(1, &["the ignore file leaves it out"]);
+        let told = told.fails(1, &["remove the pattern that excludes it from the ignore file"]);
         assert!(!told.stderr.contains("SECRET"), "{}", told.stderr);
     }
     // The links themselves may be copied; their targets are not.
@@ -142,7 +142,7 @@ fn directories_without_included_files_do_not_exist() {
         lab.build("FROM scratch\nCOPY d /x/\n", &["-o", &format!("type=tar,dest={}", lab.path("out.tar").display())])
     };
     for ignore in ["d\n", "*\n", "d\n!d/none\n", "**\n!e\n"] {
-        build(ignore).fails(1, &["`d` not found", "the ignore file leaves it out"]);
+        build(ignore).fails(1, &["`d` not found", "remove the pattern that excludes it from the ignore file"]);
     }
     for ignore in ["d/*\n", "d/**\n", "d/a\nd/b\nd/e\n", "d\n!d/a\n"] {
         build(ignore).ok();
@@ -283,7 +283,7 @@ fn dockerfile_and_ignore_file_cannot_lead_out_of_the_context() {
     build("true", "-f <(cat $LAB/Dockerfile)").ok();
     // The same for named contexts and archives.
     lab.sh("mkdir $LAB/n && touch $LAB/n/x && mkfifo $LAB/n/.dockerignore").ok();
-    build("true", "--build-context n=$LAB/n").fails(1, &[".dockerignore is a named pipe"]);
+    build("true", "--build-context n=$LAB/n").fails(1, &[".dockerignore` is a named pipe"]);
     lab.sh("mkdir $LAB/t && cd $LAB/t && mkfifo Dockerfile && tar -cf ../t.tar . && timeout 20 $RB build - < ../t.tar")
         .fails(1, &["is a named pipe"]);
 }

@@ -28,7 +28,7 @@ impl Copier<'_> {
         let result = self.root.create_dir_all(&real, mode, self.chown, |p| made.push(p.to_path_buf()));
         let handle = result.map_err(|e| match e.kind() {
             std::io::ErrorKind::NotADirectory => Reason::Destination(format!(
-                "{} is not a directory in the image; choose another destination",
+                "`{}` is not a directory in the image; choose another destination",
                 shown(path).display()
             )),
             _ => e.into(),
@@ -83,8 +83,8 @@ impl Copier<'_> {
         }
         match self.root.stat(self.real(Path::new(&step.dest))?) {
             Ok(stat) if stat.kind != FileKind::Dir => {
-                let text = "is a file in the image, and several sources need a directory";
-                Err(Reason::Destination(format!("{} {text}", step.dest)))
+                let text = "is a file in the image; several sources require a directory";
+                Err(Reason::Destination(format!("`{}` {text}", step.dest)))
             }
             _ => Ok(()),
         }
@@ -124,8 +124,8 @@ impl Copier<'_> {
         match dir.handle.stat_name(name) {
             Ok(stat) if stat.kind == FileKind::Dir => {
                 let place = shown(&place);
-                let text = "is a directory in the image, and the copy has a file of that name";
-                return Err(Reason::Text(format!("{} {text}", place.display())));
+                let text = "is a directory in the image and a file in the source";
+                return Err(Reason::Text(format!("`{}` {text}", place.display())));
             }
             Ok(_) => dir.handle.remove_file(name)?,
             Err(e) if e.is_not_found() => {}
@@ -161,7 +161,7 @@ impl Copier<'_> {
 
 fn dir_over_file(place: &Path) -> Reason {
     let place = shown(place);
-    Reason::Text(format!("{} is a file, and the copy has a directory of that name", place.display()))
+    Reason::Text(format!("`{}` is a file in the image and a directory in the source", place.display()))
 }
 
 /// Returns the path as seen in the image.

@@ -207,7 +207,7 @@ fn refuse_whiteout(stat: &Stat, dir: &Path, name: &OsStr) -> Result<()> {
     if !stat.is_whiteout() {
         return Ok(());
     }
-    let problem = std::io::Error::other("it is a character device 0:0, which stands for a removed file in layers");
+    let problem = std::io::Error::other("it is a character device 0:0, which is a whiteout in a layer");
     Err(Error::new("mknodat", Path::new("/").join(dir).join(name), problem))
 }
 

@@ -5,7 +5,7 @@
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use rbuild_linux::{FileKind, RootDir};
+use rbuild_linux::{FileKind, RootDir, quoted};
 
 use crate::exit::Failure;
 
@@ -14,7 +14,7 @@ const MAX_SIZE: u64 = 64 << 20;
 
 /// Reads a file of the context; `shown` names it in errors. Returns `None` if it does not exist.
 pub fn read(context: &RootDir, path: &Path, shown: &str) -> Result<Option<Vec<u8>>, Failure> {
-    let failed = |e: rbuild_linux::Error| Failure::new(format!("{shown}: {}", std::io::Error::from(e)));
+    let failed = |e: rbuild_linux::Error| Failure::new(format!("cannot read {shown}: {}", std::io::Error::from(e)));
     let stat = match context.stat_follow(path) {
         Ok(stat) => stat,
         Err(e) => {
@@ -31,10 +31,10 @@ pub fn read(context: &RootDir, path: &Path, shown: &str) -> Result<Option<Vec<u8
     let file = context.open_file(path).map_err(failed)?;
     // The file may have been replaced since it was checked.
     if !file.metadata().is_ok_and(|meta| meta.is_file()) {
-        return Err(Failure::new(format!("{shown} changed while it was read")));
+        return Err(Failure::new(format!("{shown} changed while it was being read")));
     }
     let mut bytes = Vec::new();
-    file.take(MAX_SIZE + 1).read_to_end(&mut bytes).map_err(|e| Failure::new(format!("{shown}: {e}")))?;
+    file.take(MAX_SIZE + 1).read_to_end(&mut bytes).map_err(|e| Failure::new(format!("cannot read {shown}: {e}")))?;
     if bytes.len() as u64 > MAX_SIZE {
         return Err(Failure::new(format!("{shown} is larger than {} MiB", MAX_SIZE >> 20)));
     }
@@ -52,8 +52,8 @@ fn leaving_link(context: &RootDir, path: &Path) -> Option<PathBuf> {
 }
 
 fn link_error(shown: &str, link: &Path) -> Failure {
-    let failure = Failure::new(format!("{shown}: {} is a link to nothing in the context", link.display()));
-    failure.help("copy the file into the context, or name another one with -f")
+    let failure = Failure::new(format!("cannot read {shown}: {} is a link to nothing in the context", quoted(link)));
+    failure.help("copy the file into the context")
 }
 
 fn kind_error(shown: &str, kind: FileKind) -> Failure {

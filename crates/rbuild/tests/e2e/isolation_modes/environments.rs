@@ -279,7 +279,7 @@ fn root_a_missing_device_is_named() {
     let devices = "mount -t tmpfs none /dev; for n in 'null 3' 'zero 5' 'random 8' 'urandom 9'; do set -- $n; mknod -m 666 /dev/$1 c 1 $2; done";
     lab.write("script", format!("{devices}; $RB build"));
     let ran = lab.sh("unset RBUILD_ISOLATION; unshare -m --propagation private bash script");
-    ran.fails(1, &["/dev/full is missing on this machine", "mknod -m 666 /dev/full c 1 7"]);
+    ran.fails(1, &["`/dev/full` is missing on this machine", "mknod -m 666 /dev/full c 1 7"]);
 }
 
 #[test]
@@ -287,7 +287,7 @@ fn container_creation_errors_report_the_cause() {
     let lab = Lab::new();
     let ran =
         lab.build("FROM busybox\nRUN --mount=type=tmpfs,target=/proc/nowhere true\n", &["--isolation", "single-id"]);
-    let ran = ran.fails(1, &["could not be started", "/proc/nowhere"]);
+    let ran = ran.fails(1, &["cannot start the command", "/proc/nowhere"]);
     assert!(!ran.stderr.contains("cleanup") && !ran.stderr.contains("cgroup"), "{}", ran.stderr);
 }
 
