@@ -65,18 +65,25 @@ impl Lab {
     /// Runs a command line and returns the exit code, if it is not zero, standard output and
     /// standard error. Texts that differ between runs are replaced.
     pub fn run(&self, line: &[String]) -> String {
-        let program = match line[0].as_str() {
-            "docker" => self.dir.join("docker"),
-            _ => PathBuf::from(env!("CARGO_BIN_EXE_rbuild")),
+        self.run_with(line, b"not an archive, and not a Dockerfile\n")
+    }
+
+    /// Runs a command line with that standard input. `sh SCRIPT` runs a shell.
+    pub fn run_with(&self, line: &[String], input: &[u8]) -> String {
+        let (program, options) = match line[0].as_str() {
+            "docker" => (self.dir.join("docker"), &[][..]),
+            "sh" => (PathBuf::from("/bin/sh"), &["-c"][..]),
+            _ => (PathBuf::from(env!("CARGO_BIN_EXE_rbuild")), &[][..]),
         };
         let mut child = Command::new(program);
-        child.args(&line[1..]).current_dir(self.dir.join("cwd")).env_clear();
+        child.args(options).args(&line[1..]).current_dir(self.dir.join("cwd")).env_clear();
         child.env("PATH", "/usr/bin:/bin").env("HOME", &self.dir).env("RBUILD_ROOT", self.dir.join("store"));
+        child.env("XDG_RUNTIME_DIR", self.dir.join("run"));
         child.env("COLUMNS", "100").env("RBUILD_PULL", "never").env("SOURCE_DATE_EPOCH", "86400");
         child.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = child.spawn().unwrap();
         // The program may end without reading it.
-        let _ = child.stdin.take().unwrap().write_all(b"not an archive, and not a Dockerfile\n");
+        let _ = child.stdin.take().unwrap().write_all(input);
         let output = child.wait_with_output().unwrap();
         let mut text = match output.status.code() {
             Some(0) => String::new(),
@@ -91,6 +98,7 @@ impl Lab {
     fn without_variation(&self, text: &str) -> String {
         let text = text.replace(&*self.dir.to_string_lossy(), "[lab]");
         let text = text.replace(&format!("rbuild {}", env!("CARGO_PKG_VERSION")), "rbuild [version]");
+        let text = without_times(&text);
         // The images are from 1970.
         let years = |word: &str| word.len() == 2 && word.bytes().all(|b| b.is_ascii_digit());
         let mut parts = text.split(" years ago");
@@ -109,7 +117,22 @@ impl Lab {
     }
 }
 
-/// Splits a command line into words at spaces; single quotes keep spaces and empty words.
+/// Replaces the times of steps, and omits the isolation mode, which depends on the machine.
+fn without_times(text: &str) -> String {
+    let is_time = |word: &str| word.trim_end_matches('s').parse::<f64>().is_ok() && word.contains('.');
+    let line = |line: &str| match line.split_once(' ') {
+        Some((step, rest)) if step.starts_with('#') => match rest.split_once(' ') {
+            Some(("DONE", time)) if is_time(time) => format!("{step} DONE [time]"),
+            Some((time, output)) if is_time(time) => format!("{step} [time] {output}"),
+            _ => line.to_string(),
+        },
+        _ => line.to_string(),
+    };
+    let kept = text.split('\n').filter(|line| !line.starts_with("isolation: "));
+    kept.map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// Splits a command line into words at blanks; single quotes keep blanks and empty words.
 pub fn words(line: &str) -> Vec<String> {
     let (mut words, mut word, mut quoted, mut begun) = (Vec::new(), String::new(), false, false);
     for c in line.chars() {

@@ -4,7 +4,9 @@
 //! `INSTA_UPDATE=always cargo test -p rbuild --test snapshots` records the answers again; review
 //! the difference before committing.
 
+mod archive;
 mod lab;
+mod registry;
 
 use lab::{Lab, sections, words};
 
@@ -77,4 +79,49 @@ fn tables_are_as_recorded() {
 #[test]
 fn errors_in_dockerfiles_are_as_recorded() {
     record_builds("dockerfiles", include_str!("cases/dockerfiles.txt"));
+}
+
+#[test]
+fn archives_with_faults_are_refused_as_recorded() {
+    let lab = Lab::empty();
+    let mut answers = String::new();
+    for (heading, lines) in sections(include_str!("cases/archives.txt")) {
+        let archive = archive::archive(std::str::from_utf8(&lines).unwrap());
+        answers += &format!("=== {heading}\n{}\n", lab.run_with(&words("rbuild build -"), &archive));
+    }
+    recorded("archives", &answers);
+}
+
+#[test]
+fn images_with_faults_are_refused_as_recorded() {
+    let lab = Lab::empty();
+    let mut answers = String::new();
+    for (heading, lines) in sections(include_str!("cases/images.txt")) {
+        let (title, flags) = heading.split_once(" | ").unwrap_or((heading, ""));
+        lab.write_bytes("image.tar", &archive::archive(std::str::from_utf8(&lines).unwrap()));
+        let answer = lab.run(&words(&format!("rbuild load -i image.tar {flags}")));
+        answers += &format!("=== {title}\n{answer}\n");
+    }
+    recorded("images", &answers);
+}
+
+#[test]
+fn faults_of_registries_are_reported_as_recorded() {
+    let lab = Lab::with_images();
+    let mut answers = String::new();
+    for (heading, lines) in sections(include_str!("cases/registries.txt")) {
+        let (title, line) = heading.split_once(" | ").unwrap();
+        let lines = std::str::from_utf8(&lines).unwrap();
+        let host = registry::start(lines);
+        let config = lines.lines().find_map(|line| line.strip_prefix("config ")).unwrap_or("{}");
+        lab.write_bytes("../.docker/config.json", config.replace("$REGISTRY", &host).as_bytes());
+        let answer = lab.run(&words(&line.replace("$REGISTRY", &host)));
+        answers += &format!("=== {title}\n{}\n", answer.replace(&host, "[registry]"));
+    }
+    recorded("registries", &answers);
+}
+
+#[test]
+fn damaged_files_are_reported_as_recorded() {
+    record_lines("damage", include_str!("cases/damage.txt"));
 }
