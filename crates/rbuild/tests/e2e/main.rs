@@ -3,6 +3,7 @@
 
 use rbuild_testkit as lab;
 
+mod changing_contexts;
 mod checking;
 mod contexts;
 mod copy_covers;
@@ -29,7 +30,6 @@ mod loading;
 mod locks;
 mod many_layers;
 mod mount_cleanup;
-mod moving;
 mod multistage;
 mod names;
 mod output_formats;
