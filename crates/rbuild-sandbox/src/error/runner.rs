@@ -93,6 +93,9 @@ pub enum RunnerProblem {
     NetworkDown { carrier: Cow<'static, str>, said: String },
     #[error("owners are recorded on x86_64 and aarch64 only")]
     NoEmulation,
+    /// The index of a command's IDs exceeds the resource limit that contains it.
+    #[error("the hard limit on the size of message queues (ulimit -q) is too low to emulate IDs")]
+    LowQueueLimit,
     #[error("cannot intercept the command's system calls")]
     NoListener,
     /// One of the container's first processes was killed.
@@ -150,6 +153,9 @@ impl RunnerError {
             RunnerProblem::Mount(e) => Some(e.remedy()),
             RunnerProblem::NoDevice { name, major, minor } => {
                 Some(format!("create it: mknod -m 666 /dev/{name} c {major} {minor}").into())
+            }
+            RunnerProblem::LowQueueLimit => {
+                Some("let root raise the limit of this shell: prlimit --pid $$ --msgqueue=819200".to_string().into())
             }
             RunnerProblem::ExposedProcesses => Some(Remedy::UnmaskProc),
             RunnerProblem::WritableVolume(_) => Some(Remedy::ReadOnlyVolume),

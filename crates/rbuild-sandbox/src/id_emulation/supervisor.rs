@@ -67,7 +67,10 @@ impl Supervisor {
             narrowed: false,
             known: RecordCache::default(),
         };
-        supervisor.become_(&First(pid), first).map_err(RunnerProblem::of_call("setresuid", "command"))?;
+        supervisor.become_(&First(pid), first).map_err(|e| match e {
+            Errno::NOMEM => RunnerProblem::LowQueueLimit,
+            e => RunnerProblem::of_call("setresuid", "command")(e),
+        })?;
         Ok(supervisor)
     }
 

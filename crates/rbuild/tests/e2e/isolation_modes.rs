@@ -342,6 +342,14 @@ fn failing_system_calls_return_equal_errors_in_all_modes() {
     }
 }
 
+#[test]
+fn a_limit_that_leaves_no_room_for_ids_is_reported() {
+    let lab = Lab::new();
+    lab.write("Dockerfile", "FROM busybox\nUSER 33\nRUN true\n");
+    let says = ["the hard limit on the size of message queues (ulimit -q) is too low to emulate IDs", "--msgqueue=819200"];
+    lab.sh("prlimit --msgqueue=0:0 $RB --isolation single-id build").fails(1, &says);
+}
+
 /// Calls whose flags, links or descriptors are unusual, by their numbers on x86_64; each prints its
 /// result and the owner of the file that it may have changed.
 const ANSWERS: &str = r#"cd /tmp && touch a && ln -s a l && ln -s /dev/stdin in && ln -s in in2 && ln -s loop loop && ln -s none none-l && perl -e '
