@@ -265,7 +265,7 @@ pub fn checks() -> Vec<Check> {
 }
 
 /// Name, file, value that forbids user namespaces, and setting that permits them.
-const SETTINGS: [(&str, &str, i64, &'static str); 3] = [
+const SETTINGS: [(&str, &str, i64, &str); 3] = [
     ("user.max_user_namespaces", "/proc/sys/user/max_user_namespaces", 0, "user.max_user_namespaces=15000"),
     (
         "kernel.unprivileged_userns_clone",

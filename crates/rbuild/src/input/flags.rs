@@ -298,7 +298,7 @@ pub fn agent(text: &str) -> Result<(String, AgentSource), Failure> {
     };
     let mut keys = Vec::new();
     for path in &paths {
-        let fail = |e: std::io::Error| bad(format!("{}: {e}", quoted(&path)));
+        let fail = |e: std::io::Error| bad(format!("{}: {e}", quoted(path)));
         let path = std::fs::canonicalize(path).map_err(fail)?;
         let kind = std::fs::metadata(&path).map_err(fail)?.file_type();
         if std::os::unix::fs::FileTypeExt::is_socket(&kind) {

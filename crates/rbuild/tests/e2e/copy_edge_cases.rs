@@ -53,7 +53,7 @@ fn a_copy_never_replaces_a_directory_by_a_file_or_vice_versa() {
     for copy in ["p/a*", "p/a1 p/a2", "p/a1 <<h"] {
         let file = format!("FROM scratch\nCOPY {copy} /f\n{}", if copy.contains("<<") { "two\nh\n" } else { "" });
         let told = lab.build(&file, &["-o", &format!("type=tar,dest={}", lab.path("o.tar").display())]).ok();
-        assert!(told.stderr.contains("/f is one file, the last of several"), "{}", told.stderr);
+        assert!(told.stderr.contains("`/f` was overwritten by every source"), "{}", told.stderr);
         let out = lab.build_local(&file, &[]);
         assert_eq!(std::fs::read_to_string(out.join("f")).unwrap().trim(), "two", "{file}");
     }

@@ -277,7 +277,8 @@ fn hints_fit_the_error() {
             "links cannot lead out",
         ],
     );
-    lab.rbuild(["run", "-u", "nosuch", "busybox", "true"]).fails(1, &["no user `nosuch`", "another image that has it"]);
+    lab.rbuild(["run", "-u", "nosuch", "busybox", "true"])
+        .fails(1, &["no user `nosuch`", "an image with that account"]);
 }
 
 #[test]

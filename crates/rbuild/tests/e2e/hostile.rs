@@ -11,10 +11,10 @@ fn unexpected_file_types_at_system_mount_points_are_reported() {
     lab.sh("mkdir -p k e/hosts; ln -s /tmp k/proc").ok();
     for (copy, says) in [
         ("COPY f /proc", "cannot mount on `/proc`: the image has a file there"),
-        ("COPY k /", "a symbolic link at /proc"),
-        ("COPY f /dev", "a file at /dev"),
-        ("COPY e/hosts /etc/hosts/", "a directory at /etc/hosts"),
-        ("COPY e/hosts /etc/resolv.conf/", "a directory at /etc/resolv.conf"),
+        ("COPY k /", "cannot mount on `/proc`: the image has a symbolic link there"),
+        ("COPY f /dev", "cannot mount on `/dev`: the image has a file there"),
+        ("COPY e/hosts /etc/hosts/", "cannot mount on `/etc/hosts`: the image has a directory there"),
+        ("COPY e/hosts /etc/resolv.conf/", "cannot mount on `/etc/resolv.conf`: the image has a directory there"),
     ] {
         let make = format!("FROM busybox AS b\nFROM scratch\nCOPY --from=b /bin /bin\n{copy}\nRUN true\n");
         let ran = lab.build(&make, &[]);
@@ -185,7 +185,7 @@ fn mounts_that_cannot_be_made_are_errors_with_their_path() {
         (
             &[("etc/hosts", "/n/x"), ("etc/resolv.conf", "/n/x/y")],
             "",
-            &["a file at /n/x, below which /etc/resolv.conf"],
+            &["cannot mount on `/etc/resolv.conf`: another mount has a file at `/n/x`"],
         ),
         (
             &[("etc/hosts", "/n/x"), ("etc/resolv.conf", "/n")],
@@ -198,18 +198,30 @@ fn mounts_that_cannot_be_made_are_errors_with_their_path() {
             &["cannot mount on `/n`: another mount has a file there, and a directory is required"],
         ),
         (&hosts("/n"), "--mount=type=tmpfs,target=/n/x", &["cannot mount on `/n/x`: another mount has a file at `/n`"]),
-        (&[], "--mount=type=tmpfs,target=/proc", &["/proc is where the command sees its processes"]),
+        (&[], "--mount=type=tmpfs,target=/proc", &["cannot mount on `/proc`: it is the command's procfs"]),
         (
             &[],
             "--mount=target=/dev",
             &["cannot mount on `/dev`: it is the command's device directory", "mount it on another target"],
         ),
-        (&[], "--mount=type=cache,target=/dev/../dev/", &["/dev is where the command has its devices"]),
-        (&[], "--mount=source=Dockerfile,target=/dev/null", &["every command has /dev/null; nothing else"]),
-        (&[], "--mount=source=Dockerfile,target=/dev/null/x", &["every command has /dev/null", "as /dev/null/x would"]),
-        (&[], "--mount=type=cache,target=/dev/stdout", &["every command has /dev/stdout"]),
-        (&data_to("/dev/full"), "--mount=source=Dockerfile,target=/data", &["every command has /dev/full", "as /data"]),
-        (&data_to("/dev"), "--mount=target=/data", &["/data is where the command has its devices"]),
+        (
+            &[],
+            "--mount=type=cache,target=/dev/../dev/",
+            &["cannot mount on `/dev`: it is the command's device directory"],
+        ),
+        (&[], "--mount=source=Dockerfile,target=/dev/null", &["every command has its own `/dev/null`"]),
+        (
+            &[],
+            "--mount=source=Dockerfile,target=/dev/null/x",
+            &["cannot mount on `/dev/null/x`: every command has its own `/dev/null`"],
+        ),
+        (&[], "--mount=type=cache,target=/dev/stdout", &["every command has its own `/dev/stdout`"]),
+        (
+            &data_to("/dev/full"),
+            "--mount=source=Dockerfile,target=/data",
+            &["cannot mount on `/data`: every command has its own `/dev/full`"],
+        ),
+        (&data_to("/dev"), "--mount=target=/data", &["cannot mount on `/data`: it is the command's device directory"]),
     ] {
         let ran = run_with_links(&lab, links, mounts).fails(1, &[&["cannot start the command"], says].concat());
         assert!(!ran.stderr.contains("os error") && !ran.stderr.contains("rootfs"), "{}", ran.stderr);

@@ -346,7 +346,8 @@ fn failing_system_calls_return_equal_errors_in_all_modes() {
 fn a_limit_that_leaves_no_room_for_ids_is_reported() {
     let lab = Lab::new();
     lab.write("Dockerfile", "FROM busybox\nUSER 33\nRUN true\n");
-    let says = ["the hard limit on the size of message queues (ulimit -q) is too low to emulate IDs", "--msgqueue=819200"];
+    let says =
+        ["the hard limit on the size of message queues (ulimit -q) is too low to emulate IDs", "--msgqueue=819200"];
     lab.sh("prlimit --msgqueue=0:0 $RB --isolation single-id build").fails(1, &says);
 }
 
