@@ -9,7 +9,7 @@
 use std::ffi::OsStr;
 use std::io::{Read, Write};
 use std::net::Shutdown;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -55,12 +55,12 @@ impl Agent {
     ) -> std::io::Result<Agent> {
         // The socket gets its mode only after it has been bound, so the directory must be private.
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
-        let path = dir.join(NAME);
-        let listener = UnixListener::bind(&path)?;
         let io = |e: rbuild_linux::Error| std::io::Error::other(e.to_string());
-        let opened = RootDir::open(&dir).map(|dir| dir.with_owners(owners));
-        opened.and_then(|dir| dir.chown(OsStr::new(NAME), step.uid, step.gid)).map_err(io)?;
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(step.mode))?;
+        let opened = RootDir::open(&dir).map_err(io)?.with_owners(owners);
+        // The address of a socket has at most 107 bytes (unix(7)), and the path may be longer.
+        let listener = UnixListener::bind(format!("/proc/self/fd/{}/{NAME}", opened.fd().as_raw_fd()))?;
+        opened.chown(OsStr::new(NAME), step.uid, step.gid).map_err(io)?;
+        std::fs::set_permissions(dir.join(NAME), std::fs::Permissions::from_mode(step.mode))?;
         let behind = match source {
             AgentSource::Socket(_) => Behind::Socket(socket.to_path_buf()),
             AgentSource::Keys(keys) => Behind::Keys(keys.clone()),

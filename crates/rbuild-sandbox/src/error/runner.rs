@@ -155,7 +155,7 @@ impl RunnerError {
                 Some(format!("create it: mknod -m 666 /dev/{name} c {major} {minor}").into())
             }
             RunnerProblem::LowQueueLimit => {
-                Some("let root raise the limit of this shell: prlimit --pid $$ --msgqueue=819200".to_string().into())
+                Some("let root raise the hard limit of message queues to 819200 for this shell".to_string().into())
             }
             RunnerProblem::ExposedProcesses => Some(Remedy::UnmaskProc),
             RunnerProblem::WritableVolume(_) => Some(Remedy::ReadOnlyVolume),

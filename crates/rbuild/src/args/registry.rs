@@ -32,7 +32,7 @@ pub struct LoginArgs {
     /// Read the password from standard input
     #[arg(long)]
     pub password_stdin: bool,
-    /// Credentials file to store the login in [default: $REGISTRY_AUTH_FILE, else docker's config.json]
+    /// Credentials file to write [default: $REGISTRY_AUTH_FILE, else docker's config.json]
     #[arg(long, value_name = "FILE")]
     pub authfile: Option<PathBuf>,
     /// Verify the registry's certificate

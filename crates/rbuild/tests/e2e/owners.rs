@@ -199,7 +199,7 @@ fn a_store_copied_without_owners_or_attributes_is_rejected() {
     }
     if single || is_root {
         let ran = lab.sh("rm -rf copy; cp -a $RBUILD_ROOT copy; RBUILD_ROOT=$PWD/copy $RB build --progress plain").ok();
-        assert_eq!(ran.stderr.matches("33 ").count(), 2, "{}", ran.stderr);
+        assert_eq!(ran.stderr.matches(" 33 ").count(), 2, "{}", ran.stderr);
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::process::Command;
 
-use crate::lab::{Lab, exists, is_bare};
+use crate::lab::{Lab, base, exists, is_bare};
 
 fn read_o(lab: &Lab, instruction: &str, args: &[&str]) -> String {
     let args = [&["--no-cache"], args].concat();
@@ -237,7 +237,12 @@ fn an_agent_permits_listing_and_signing_only() {
     let tools = ssh_add();
     let args = ["build", "--ssh", "default", "--output", out.to_str().unwrap()].into_iter();
     let args = args.chain(tools.iter().map(String::as_str));
-    let ran = lab.command(args).env("SSH_AUTH_SOCK", &socket).output().unwrap();
+    // The path of the store is longer than the address of a socket can be.
+    let store = lab.path(&"long".repeat(30));
+    let import = ["import", base("busybox.tar").to_str().unwrap(), "busybox"].map(String::from);
+    let import = lab.command(import.iter().map(String::as_str)).env("RBUILD_ROOT", &store).output().unwrap();
+    assert!(import.status.success(), "{}", String::from_utf8_lossy(&import.stderr));
+    let ran = lab.command(args).env("RBUILD_ROOT", &store).env("SSH_AUTH_SOCK", &socket).output().unwrap();
     assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
     let after = lab.sh("SSH_AUTH_SOCK=$LAB/sock ssh-add -L").ok().stdout;
     for listed in [lab.read("out/o"), after] {

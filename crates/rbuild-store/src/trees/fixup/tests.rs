@@ -433,7 +433,7 @@ fn hard_links_to_lower_layers_have_both_names_in_the_fixup_tree() {
 
 #[test]
 fn hard_links_without_a_file_are_refused() {
-    let missing = "which neither its layer nor one below it brings";
+    let missing = "which is neither in its layer nor in a lower one";
     let lower: Lines<'_> = &["d bin 711 3", "f bin/a A", "d bin/d 755 4"];
     for (lower, links, reason) in [
         (&[lower][..], &["b bin/none"][..], missing),
