@@ -16,7 +16,7 @@
 //! assert!(matches!(file.stages[0].instructions[0].op, Op::Run(_)));
 //!
 //! let errors = parse(b"FROM alpine\nCOPPY a b\n").unwrap_err();
-//! assert_eq!(errors[0].help, Some("did you mean `COPY`?".into()));
+//! assert_eq!(errors[0].message, "unknown instruction `COPPY`");
 //! ```
 #![warn(missing_docs)]
 
