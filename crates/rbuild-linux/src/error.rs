@@ -159,7 +159,7 @@ fn operation(call: &'static str) -> &'static str {
         "flock" => "lock",
         "syncfs" => "sync",
         "execve" => "execute",
-        "clone3" => "start a process with",
+        "clone3" => "create new namespaces for",
         "pthread_create" => "start",
         "unshare" => "create namespaces",
         "setns" => "enter",

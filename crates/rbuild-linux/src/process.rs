@@ -108,7 +108,7 @@ fn clone(flags: u64) -> Result<Cloned> {
     match pid {
         0 => Ok(Cloned::Child),
         n if n > 0 => Ok(Cloned::Parent { child: n as u32 }),
-        _ => Err(Error::new("clone3", format!("flags {flags:#x}"), std::io::Error::last_os_error())),
+        _ => Err(Error::new("clone3", "rbuild", std::io::Error::last_os_error())),
     }
 }
 

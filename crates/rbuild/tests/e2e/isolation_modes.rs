@@ -128,7 +128,8 @@ fn root_a_container_without_namespaces_and_mounts_can_build() {
     in_a_narrow_container(&lab, "$RB run x cat /e/new && $RB cp x:/f/gone gone && $RB prune -a").ok();
     assert_eq!(lab.read("ctx/gone"), "go\n");
     // With a stronger mode forced, the error names what is missing.
-    in_a_narrow_container(&lab, "$RB --isolation userns build --no-cache").fails(3, &["refuses a user namespace"]);
+    in_a_narrow_container(&lab, "$RB --isolation userns build --no-cache")
+        .fails(3, &["cannot create a user namespace"]);
 }
 
 #[test]
@@ -221,8 +222,14 @@ fn root_each_obstacle_to_sub_ids_is_named_and_worked_around() {
     let cases = [
         ("somebody:500000:0", "true", "", "grants user somebody no sub-IDs", "usermod --add-subuids"),
         (GRANTED, helpers, "", "neither set-uid root nor has capabilities", "chmod u+s"),
-        (GRANTED, "mount --bind /usr /usr; mount -o remount,bind,nosuid /usr", "", "mounted nosuid", "remount,suid"),
-        (GRANTED, "true", "--no-new-privs", "may gain no privileges", "allowPrivilegeEscalation: true"),
+        (
+            GRANTED,
+            "mount --bind /usr /usr; mount -o remount,bind,nosuid /usr",
+            "",
+            "mounted with nosuid",
+            "remount,suid",
+        ),
+        (GRANTED, "true", "--no-new-privs", "no_new_privs is set", "allowPrivilegeEscalation: true"),
     ];
     for (ids, setup, with, reason, remedy) in cases {
         let lab = Lab::bare();
@@ -246,7 +253,7 @@ fn root_unmapped_ids_are_named() {
     // Ranges granted to other users are not suggested.
     let others = "a:165536:65536\nb:100000:65536\nsomebody:231072:1000";
     let told = as_somebody(&Lab::bare(), others, "true", "", doctor).ok().stdout;
-    let command = "grant 65536 more: sudo usermod --add-subuids 232072-297607 --add-subgids 232072-297607 somebody";
+    let command = "grant 65536 more, so that images with higher IDs can be unpacked: sudo usermod --add-subuids 232072-297607 --add-subgids 232072-297607 somebody";
     assert!(told.contains(command), "{told}");
     let none = others.replace("somebody", "c");
     as_somebody(&Lab::bare(), &none, "true", "", &image.replace("doctor", "build")).fails(
@@ -274,10 +281,12 @@ fn root_restrictions_of_other_systems_have_specific_remedies() {
     let refused = "printf \"#!/bin/sh\\necho write to uid_map failed: Operation not permitted >&2; exit 1\\n\" > $LAB/bin/newuidmap; \
                    cp $LAB/bin/newuidmap $LAB/bin/newgidmap; chmod 4755 $LAB/bin/new*; export PATH=$LAB/bin:$PATH";
     let ubuntu = format!("{}; {refused}", kernel("apparmor_restrict_unprivileged_userns", 1));
-    as_somebody(&Lab::bare(), GRANTED, &ubuntu, "", script)
-        .fails(3, &["could not be written", "sysctl -w kernel.apparmor_restrict_unprivileged_userns=0"]);
+    as_somebody(&Lab::bare(), GRANTED, &ubuntu, "", script).fails(
+        3,
+        &["cannot write the ID maps of the user namespace", "sysctl -w kernel.apparmor_restrict_unprivileged_userns=0"],
+    );
     as_somebody(&Lab::bare(), GRANTED, refused, "", script)
-        .fails(3, &["could not be written", "/etc/subuid and /etc/subgid grant"]);
+        .fails(3, &["cannot write the ID maps of the user namespace", "/etc/subuid and /etc/subgid grant"]);
     // The switch of older Debian kernels. The refusal itself comes from the kernel's own limit,
     // which is hidden from rbuild.
     let lab = Lab::new();
@@ -346,8 +355,10 @@ fn failing_system_calls_return_equal_errors_in_all_modes() {
 fn a_limit_that_leaves_no_room_for_ids_is_reported() {
     let lab = Lab::new();
     lab.write("Dockerfile", "FROM busybox\nUSER 33\nRUN true\n");
-    let says =
-        ["the hard limit on the size of message queues (ulimit -q) is too low to emulate IDs", "--msgqueue=819200"];
+    let says = [
+        "the hard limit on the size of message queues (ulimit -q) is too low to emulate IDs",
+        "the hard limit of message queues to 819200",
+    ];
     lab.sh("prlimit --msgqueue=0:0 $RB --isolation single-id build").fails(1, &says);
 }
 
