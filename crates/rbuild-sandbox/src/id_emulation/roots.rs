@@ -1,4 +1,4 @@
-//! CallerRoot directories of callers. Paths are resolved in the caller's own, and in its mounts.
+//! Root directories of callers. Paths are resolved in the caller's own, and in its mounts.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
