@@ -37,21 +37,32 @@ impl StepRecords<'_> {
     /// returns true. A vertex that ignores the cache uses only executions of this build, even if
     /// another build has replaced the record since.
     pub fn hit(&self, shared: &CacheKey) -> Result<bool> {
-        let (store, now) = (self.env.store, self.env.request.now);
-        if self.vertex().ignore_cache {
-            let execution = self.execution(shared);
-            let tree = store.trees().step_tree(&execution);
-            return if store.lazy_trees().has_tree(&tree)? {
-                self.take(shared, tree, &execution, now)
-            } else {
-                Ok(false)
-            };
-        }
-        match store.records().record(shared)? {
-            Some(record) if self.may_take(&record.tree)? => {
+        match self.env.store.records().record(shared)? {
+            Some(record) if !self.vertex().ignore_cache && self.may_take(&record.tree)? => {
                 self.take(shared, record.tree, &record.result, record.created)
             }
-            _ => Ok(false),
+            Some(_) => self.own_execution(shared),
+            None => Ok(false),
+        }
+    }
+
+    /// Takes the tree of this build's own execution, if there is one, as [`Self::hit`] does. It is
+    /// never made a second time, as it may be in use.
+    fn own_execution(&self, shared: &CacheKey) -> Result<bool> {
+        let tree = self.env.store.trees().step_tree(&self.execution(shared));
+        if !self.env.store.lazy_trees().has_tree(&tree)? {
+            return Ok(false);
+        }
+        self.take(shared, tree, &self.digest_of_files(shared), self.env.request.now)
+    }
+
+    /// Returns the digest of the files that this build's execution makes. Two runs of a command may
+    /// differ, so each run has its own.
+    fn digest_of_files(&self, shared: &CacheKey) -> ResultId {
+        match self.vertex().step {
+            Step::Run(_) => self.execution(shared),
+            _ if self.vertex().ignore_cache => self.execution(shared),
+            _ => ResultId::from(*shared),
         }
     }
 
@@ -90,9 +101,7 @@ impl StepRecords<'_> {
     pub fn publish(&self, shared: &CacheKey, made: &Path) -> Result<()> {
         let env = self.env;
         let execution = self.execution(shared);
-        // Two runs of a command may differ, so each run has its own result.
-        let is_run = matches!(self.vertex().step, Step::Run(_));
-        let files = if is_run || self.vertex().ignore_cache { execution } else { ResultId::from(*shared) };
+        let files = self.digest_of_files(shared);
         // The tree of an earlier execution stays in place, as it may be in use.
         let tree = env.store.trees().step_tree(&execution);
         env.store.trees().commit_tree(&env.rootfs.work, made, &tree)?;
