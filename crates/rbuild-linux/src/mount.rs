@@ -251,11 +251,11 @@ impl MiniRoot {
         let name = OsStr::new("cgroup.procs");
         drop(self.root.create_file(name, 0o644)?);
         let file = bind_clone(&self.root.label().join(name))?;
-        if self.root.sub("sys/fs")?.attach(&cgroup, "cgroup").is_err() {
+        if attach_mount(&cgroup, &self.root.sub("sys/fs")?, "cgroup").is_err() {
             return Ok(());
         }
         let place = "sys/fs/cgroup";
-        if self.root.sub(place)?.attach(&file, name).is_err() {
+        if attach_mount(&file, &self.root.sub(place)?, name).is_err() {
             let place = self.root.label().join(place);
             rustix::mount::unmount(&place, UnmountFlags::DETACH).map_err(|e| Error::new("umount2", place, e))?;
         }
@@ -312,17 +312,15 @@ fn move_to(mount: BorrowedFd<'_>, dir: impl AsFd, name: &Path) -> Result<()> {
         .map_err(|e| Error::new("move_mount", name, e))
 }
 
-impl RootDir {
-    /// Clones this directory as a detached mount.
-    pub fn detached(&self) -> Result<OwnedFd> {
-        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
-        rustix::mount::open_tree(self.fd(), "", flags).map_err(|e| Error::new("open_tree", self.label(), e))
-    }
+/// Clones a directory as a detached mount.
+pub fn detached_dir(dir: &RootDir) -> Result<OwnedFd> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+    rustix::mount::open_tree(dir.fd(), "", flags).map_err(|e| Error::new("open_tree", dir.label(), e))
+}
 
-    /// Attaches a detached mount over the direct child `name`.
-    pub fn attach(&self, mount: &OwnedFd, name: impl AsRef<Path>) -> Result<()> {
-        move_to(mount.as_fd(), self.fd(), name.as_ref())
-    }
+/// Attaches a detached mount over the direct child `name` of a directory.
+pub fn attach_mount(mount: &OwnedFd, dir: &RootDir, name: impl AsRef<Path>) -> Result<()> {
+    move_to(mount.as_fd(), dir.fd(), name.as_ref())
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@
 mod dir;
 mod long;
 mod metadata;
-mod resolve;
+mod removal;
 
 pub(crate) use dir::stat_fd;
 pub use dir::{DirEntry, RootDir};

@@ -10,13 +10,12 @@
 
 mod caller;
 mod calls;
-mod capabilities;
 mod decode;
-mod executing;
 mod file_ops;
 mod files;
 mod ids;
 mod pending;
+mod privileges;
 mod roots;
 mod supervisor;
 

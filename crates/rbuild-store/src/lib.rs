@@ -41,13 +41,13 @@
 //! or if its build was synced. Other records, which a power failure may have damaged, are ignored,
 //! never repaired.
 
-mod alone;
 mod blobs;
 mod cache;
 mod cache_mounts;
 mod containers;
 mod contents;
 mod error;
+mod exclusive_lock;
 mod facets;
 mod gc;
 mod ids;

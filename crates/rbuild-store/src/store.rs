@@ -19,6 +19,7 @@ use crate::error::{Result, StoreError};
 use crate::keys;
 use crate::modes;
 use crate::waiting::{LockPatience, Wait, Waits, open_lock};
+use crate::witness;
 
 /// Lock file with one byte for each step and each cache mount.
 const STEPS: &str = "steps.lock";
@@ -159,7 +160,7 @@ impl Store {
     pub fn with_owners(self, owners: OwnerMode) -> Result<Store> {
         let root = self.root.try_clone()?.with_owners(&self.owner_records().with_mode(owners));
         let store = Store { root, owners, builder_ids: None, ..self };
-        store.ask_witnesses()?;
+        witness::check(&store.root, owners)?;
         Ok(store)
     }
 

@@ -9,7 +9,6 @@ use rbuild_linux::{FileKind, OwnerMode, RootDir, random_bytes};
 
 use crate::error::{Result, StoreError};
 use crate::modes;
-use crate::store::Store;
 
 const DIR: &str = "owners";
 /// Owner of the witness files, which differs from the user who copies a store.
@@ -20,33 +19,31 @@ const OWNERS: &[u8] = b"owners\n";
 /// Content of a witness that has an owner and an extended attribute.
 const OWNERS_AND_ATTRIBUTES: &[u8] = b"owners and attributes\n";
 
-impl Store {
-    /// Checks the witness files for this store's representation of owners, creating them if
-    /// necessary.
-    pub(crate) fn ask_witnesses(&self) -> Result<()> {
-        let dir = self.root.create_dir_all(DIR, modes::dir(), None, |_| ())?;
-        if self.owners() == OwnerMode::Recorded && self.root.writes_access_times() {
-            return Err(StoreError::AccessTimes);
-        }
-        let names: &[(&str, FileKind)] = match self.owners() {
-            OwnerMode::Given => &[("given", FileKind::File)],
-            OwnerMode::Recorded => &[("recorded", FileKind::File), ("recorded-link", FileKind::Symlink)],
-        };
-        for (name, kind) in names {
-            let name = OsStr::new(name);
-            if !dir.exists(name)? {
-                make(&dir, name, *kind)?;
-            } else if let Some(lost) = lost(&dir, name)? {
-                return Err(StoreError::Stripped(lost));
-            }
-        }
-        Ok(())
+/// Checks the witness files in the store's directory for that representation of owners, creating
+/// them if necessary.
+pub(crate) fn check(root: &RootDir, owners: OwnerMode) -> Result<()> {
+    let dir = root.create_dir_all(DIR, modes::dir(), None, |_| ())?;
+    if owners == OwnerMode::Recorded && root.writes_access_times() {
+        return Err(StoreError::AccessTimes);
     }
+    let names: &[(&str, FileKind)] = match owners {
+        OwnerMode::Given => &[("given", FileKind::File)],
+        OwnerMode::Recorded => &[("recorded", FileKind::File), ("recorded-link", FileKind::Symlink)],
+    };
+    for (name, kind) in names {
+        let name = OsStr::new(name);
+        if !dir.exists(name)? {
+            make(&dir, name, *kind)?;
+        } else if let Some(lost) = lost(&dir, name)? {
+            return Err(StoreError::Stripped(lost));
+        }
+    }
+    Ok(())
+}
 
-    /// Removes the witness files, after all content they vouch for was removed.
-    pub(crate) fn forget_witnesses(&self) -> Result<()> {
-        Ok(self.root.remove_all(OsStr::new(DIR))?)
-    }
+/// Removes the witness files, after all content they vouch for was removed.
+pub(crate) fn remove(root: &RootDir) -> Result<()> {
+    Ok(root.remove_all(OsStr::new(DIR))?)
 }
 
 fn make(dir: &RootDir, name: &OsStr, kind: FileKind) -> Result<()> {

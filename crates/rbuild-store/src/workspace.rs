@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rbuild_linux::{RootDir, Timestamp};
 
 use crate::error::Result;
+use crate::exclusive_lock::ExclusiveLock;
 use crate::modes;
 use crate::store::Store;
 
@@ -37,7 +38,7 @@ impl Workspace {
     pub fn open(store: &Store) -> Result<Workspace> {
         let tmp = store.dir("tmp")?;
         if sweep(store, &tmp)?
-            && let Some(alone) = store.try_alone()?
+            && let Some(alone) = ExclusiveLock::try_take(store)?
         {
             store.remove_unpublished()?;
             alone.end()?;

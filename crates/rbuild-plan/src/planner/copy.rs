@@ -48,10 +48,7 @@ pub(super) fn copy(planner: &mut Planner<'_>, state: &mut StageState, copy: &ast
         &copy.heredocs,
         &dest,
     );
-    let mut text = created_by.trim_end_matches(" # buildkit").to_string();
-    if let Some(from) = &copy.from {
-        text = text.replacen(name, &format!("{name} --from={}", from.text), 1);
-    }
+    let text = shown(name, &created_by, copy.from.as_ref());
     let parse = if copy.parents.is_some() { SourcePattern::with_parents } else { SourcePattern::parse };
     let patterns = sources.iter().zip(&copy.sources);
     let sources = patterns.map(|(text, word)| CopySource { pattern: parse(text), span: word.span }).collect();
@@ -73,6 +70,12 @@ pub(super) fn copy(planner: &mut Planner<'_>, state: &mut StageState, copy: &ast
     planner.vertices[state.vertex].marks =
         Marks { owner: copy.chown.as_ref().map(|word| word.span), dest: Some(copy.dest.span) };
     Ok(())
+}
+
+/// Returns the instruction as shown to the user: as in the history, and with its `--from`.
+fn shown(name: &str, created_by: &str, from: Option<&ast::Word>) -> String {
+    let text = created_by.trim_end_matches(" # buildkit");
+    from.map_or(text.to_string(), |from| text.replacen(name, &format!("{name} --from={}", from.text), 1))
 }
 
 /// Returns the tree that a COPY or ADD reads.

@@ -20,7 +20,7 @@ use rustix::fs::Access;
 use rustix::io::Errno;
 
 use rbuild_linux::process::{self, Cloned};
-use rbuild_linux::{Error, RootDir, bind_clone, mount_tmpfs, private_mount_namespace};
+use rbuild_linux::{Error, RootDir, attach_mount, bind_clone, mount_tmpfs, private_mount_namespace};
 
 use rbuild_remedy::Remedy;
 
@@ -212,7 +212,7 @@ impl Isolated {
         mount_tmpfs(place)?;
         let dir = RootDir::open(place)?;
         drop(dir.create_file("net".as_ref(), 0o600)?);
-        dir.attach(&namespace, "net")?;
+        attach_mount(&namespace, &dir, "net")?;
         let null = File::open("/dev/null").map_err(RunnerProblem::of_call("open", "/dev/null"))?;
         rustix::stdio::dup2_stdin(&null).map_err(RunnerProblem::of_call("dup2", "standard input"))?;
         rustix::stdio::dup2_stdout(&self.said).map_err(RunnerProblem::of_call("dup2", "standard output"))?;

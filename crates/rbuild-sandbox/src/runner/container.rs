@@ -14,8 +14,8 @@ use libcontainer::syscall::syscall::SyscallType;
 use rbuild_linux::fd_passing::{receive_fds, send_fds};
 use rbuild_linux::process::{self, Exit};
 use rbuild_linux::{
-    FileKind, MOUNT_POINTS, OwnerRecords, RootDir, bind_clone, detached_overlay, enter_user_namespace_below,
-    mount_tmpfs, new_procfs, private_namespaces,
+    FileKind, MOUNT_POINTS, OwnerRecords, RootDir, attach_mount, bind_clone, detached_overlay,
+    enter_user_namespace_below, mount_tmpfs, new_procfs, private_namespaces,
 };
 
 use rustix::event::{PollFd, PollFlags, poll};
@@ -286,7 +286,7 @@ fn prepare(request: &RunRequest, around: &Surroundings, root: &RootDir) -> Resul
             (bind_clone(dir)?, mounts)
         }
     };
-    root.sub(BUNDLE).and_then(|b| b.attach(&mounted, "rootfs"))?;
+    root.sub(BUNDLE).and_then(|b| attach_mount(&mounted, &b, "rootfs"))?;
     let rootfs = scratch.open_alike(ROOTFS)?;
     match rootfs.stat_follow(&request.cwd) {
         Ok(stat) if stat.kind == FileKind::Dir => {}

@@ -11,7 +11,9 @@ use std::path::{Path, PathBuf};
 
 use libcontainer::oci_spec::runtime as oci;
 use rbuild_linux::Forbidden::{Devices, Programs, SetId, Writing};
-use rbuild_linux::{FileKind, RootDir, bind_clone, detached_overlay, make_read_only, new_filesystem};
+use rbuild_linux::{
+    FileKind, RootDir, attach_mount, bind_clone, detached_dir, detached_overlay, make_read_only, new_filesystem,
+};
 
 use crate::error::{FileOrigin, MountProblem, RunnerProblem, library};
 use crate::namespace::network::{made_in_a_network_of_its_own, own_namespace};
@@ -84,7 +86,7 @@ impl PlannedMount<'_> {
             std::io::ErrorKind::ReadOnlyFilesystem => MountProblem::ReadOnly.at(self.target).into(),
             _ => fail(e),
         })?;
-        above.attach(&self.made, name).map_err(fail)
+        attach_mount(&self.made, &above, name).map_err(fail)
     }
 }
 
@@ -174,7 +176,7 @@ fn fill_dev(dev: &RootDir, request: &RunRequest) -> rbuild_linux::Result<()> {
         ("mqueue", "mqueue", &[], &[SetId, Devices, Programs]),
     ] {
         dev.create_dir(name.as_ref(), 0o755)?;
-        dev.attach(&new_filesystem(kind, options, forbidden)?, name)?;
+        attach_mount(&new_filesystem(kind, options, forbidden)?, dev, name)?;
     }
     Ok(())
 }
@@ -232,7 +234,7 @@ fn requested_mount(
         }
         MountSource::Bind(source) | MountSource::Machine(source) => Ok((bind_clone(source)?, kind_of(source)?)),
         MountSource::BindBelow { dir, path } => {
-            let below = RootDir::open(dir).and_then(|dir| dir.sub(path)?.detached())?;
+            let below = RootDir::open(dir).and_then(|dir| detached_dir(&dir.sub(path)?))?;
             Ok((below, PointKind::Dir))
         }
         MountSource::Trees { lowers, path } => {
@@ -296,7 +298,7 @@ fn trees_mount(
         let (upper, work) = (scratch.label().join(upper), scratch.label().join(work));
         detached_overlay(&lowers, Some((&upper, &work)), Path::new("/mnt"))
     };
-    place.attach(&overlay?, &name)?;
+    attach_mount(&overlay?, &place, &name)?;
     Ok(path)
 }
 

@@ -8,6 +8,7 @@ use rbuild_linux::{FileKind, RootDir, Timestamp, write_atomic};
 
 use crate::cache::records::Record;
 use crate::error::Result;
+use crate::exclusive_lock::ExclusiveLock;
 use crate::gc::prune::Gc;
 use crate::gc::prune::{Freed, each_below, remove_if_possible, tree_bytes};
 use crate::modes;
@@ -53,7 +54,7 @@ impl Gc<'_> {
     #[tracing::instrument(target = "store", name = "collect", level = "debug", skip_all)]
     pub fn collect(&self, budget: Budget) -> Result<Freed> {
         let mut freed = Freed::default();
-        if let Some(alone) = self.store.try_alone()? {
+        if let Some(alone) = ExclusiveLock::try_take(self.store)? {
             self.evict(budget, &mut freed)?;
             alone.end()?;
         }

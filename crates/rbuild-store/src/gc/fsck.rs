@@ -8,9 +8,9 @@ use std::io::Read;
 use rbuild_image::{BlobDigest, ManifestDigest, digest_of};
 use rbuild_linux::RootDir;
 
-use crate::alone::Alone;
 use crate::cache::records::{Record, ResultFile};
 use crate::error::Result;
+use crate::exclusive_lock::ExclusiveLock;
 use crate::gc::prune::Gc;
 use crate::images::{Image, digest};
 use crate::workspace::sweep;
@@ -106,7 +106,7 @@ impl Gc<'_> {
     /// repaired while another process uses it.
     #[tracing::instrument(target = "store", name = "fsck", level = "debug", skip(self))]
     pub fn check(&self, repair: bool) -> Result<Checked> {
-        let alone = if repair { Some(self.store.lock_alone()?) } else { None };
+        let alone = if repair { Some(ExclusiveLock::take(self.store)?) } else { None };
         if repair {
             self.store.remove_unpublished()?;
             sweep(self.store, &self.store.dir("tmp")?)?;
@@ -119,7 +119,7 @@ impl Gc<'_> {
         self.check_documents::<ResultFile>(repair, "results", &mut checked, |r| {
             Ok(blobs.is_intact(&r.manifest.blob()) || !self.store.blobs().has_blob(&r.manifest.blob())?)
         })?;
-        alone.map_or(Ok(()), Alone::end)?;
+        alone.map_or(Ok(()), ExclusiveLock::end)?;
         Ok(checked)
     }
 

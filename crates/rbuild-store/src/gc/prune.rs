@@ -9,9 +9,11 @@ use rbuild_linux::{FileKind, RootDir, Stat};
 use crate::cache::records::{Record, ResultFile};
 use crate::contents::noted_blob;
 use crate::error::Result;
+use crate::exclusive_lock::ExclusiveLock;
 use crate::images::NamedImage;
 use crate::store::Store;
 use crate::trees::id::digest_in;
+use crate::witness;
 use crate::workspace::sweep;
 
 /// The amount of removed content.
@@ -85,12 +87,12 @@ impl Gc<'_> {
     /// cannot be removed.
     #[tracing::instrument(target = "store", name = "prune", level = "debug", skip(self))]
     pub fn prune(&self, all: bool) -> Result<Freed> {
-        let alone = self.store.lock_alone()?;
+        let alone = ExclusiveLock::take(self.store)?;
         self.store.remove_unpublished()?;
         sweep(self.store, &self.store.dir("tmp")?)?;
         let mut freed = Freed::default();
         if all {
-            self.store.forget_witnesses()?;
+            witness::remove(&self.store.root)?;
         }
         // Exactly these entries: a named image may have the same ID.
         let unnamed: Vec<NamedImage> = self.store.images().list()?.into_iter().filter(|e| e.name.is_none()).collect();
@@ -122,7 +124,7 @@ impl Gc<'_> {
     #[tracing::instrument(target = "store", name = "sweep", level = "debug", skip_all)]
     pub fn sweep_blobs(&self) -> Result<Freed> {
         let mut freed = Freed::default();
-        if let Some(alone) = self.store.try_alone()? {
+        if let Some(alone) = ExclusiveLock::try_take(self.store)? {
             self.remove_unused_blobs(&mut freed)?;
             alone.end()?;
         }

@@ -14,36 +14,35 @@ use crate::store::Store;
 const TURNSTILE: &str = "alone.lock";
 
 /// The exclusive lock of a store. Dropping it returns to the shared lock.
-pub(crate) struct Alone<'s> {
+pub(crate) struct ExclusiveLock<'s> {
     store: &'s Store,
     _turnstile: File,
 }
 
-impl Store {
+impl<'s> ExclusiveLock<'s> {
     /// Takes the exclusive lock, or fails with [`StoreError::Busy`].
-    pub(crate) fn lock_alone(&self) -> Result<Alone<'_>> {
-        self.try_alone()?.ok_or_else(|| StoreError::Busy(self.waits.names(&self.waits.holders(&self.lock))))
+    pub(crate) fn take(store: &'s Store) -> Result<ExclusiveLock<'s>> {
+        let busy = || StoreError::Busy(store.waits.names(&store.waits.holders(&store.lock)));
+        ExclusiveLock::try_take(store)?.ok_or_else(busy)
     }
 
     /// Takes the exclusive lock. Returns `None` if another process uses the store; the shared lock
     /// is then held as before.
-    pub(crate) fn try_alone(&self) -> Result<Option<Alone<'_>>> {
-        let turnstile = self.open_lock(TURNSTILE)?;
+    pub(crate) fn try_take(store: &'s Store) -> Result<Option<ExclusiveLock<'s>>> {
+        let turnstile = store.open_lock(TURNSTILE)?;
         let failed = |name: &str, e| rbuild_linux::Error::new("flock", name, e);
         match turnstile.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Ok(None),
             Err(TryLockError::Error(e)) => return Err(failed(TURNSTILE, e).into()),
         }
-        let alone = Alone { store: self, _turnstile: turnstile };
-        match self.lock.try_lock() {
+        let alone = ExclusiveLock { store, _turnstile: turnstile };
+        match store.lock.try_lock() {
             Ok(()) => Ok(Some(alone)),
             Err(_) => alone.end().map(|()| None),
         }
     }
-}
 
-impl Alone<'_> {
     /// Returns to the shared lock.
     ///
     /// # Errors
@@ -54,7 +53,7 @@ impl Alone<'_> {
     }
 }
 
-impl Drop for Alone<'_> {
+impl Drop for ExclusiveLock<'_> {
     fn drop(&mut self) {
         let _ = self.store.lock_shared();
     }
@@ -72,15 +71,18 @@ mod tests {
             for store in [&one, &other] {
                 threads.spawn(move || {
                     for _ in 0..2_000 {
-                        assert!(store.try_alone().unwrap().is_none(), "the other one holds the shared lock");
+                        assert!(
+                            ExclusiveLock::try_take(store).unwrap().is_none(),
+                            "the other one holds the shared lock"
+                        );
                     }
                 });
             }
         });
         drop(other);
-        drop(one.try_alone().unwrap().expect("nobody else uses the store"));
+        drop(ExclusiveLock::try_take(&one).unwrap().expect("nobody else uses the store"));
         let other = Store::open(&place).expect("the lock is shared again");
-        assert!(matches!(other.lock_alone(), Err(StoreError::Busy(_))));
+        assert!(matches!(ExclusiveLock::take(&other), Err(StoreError::Busy(_))));
         drop((one, other));
         std::fs::remove_dir_all(&place).unwrap();
     }

@@ -1,19 +1,21 @@
-//! Dropped capabilities, and operations that depend on a single capability.
+//! Changes of privileges by dropped capabilities and set-id programs, and operations that depend
+//! on a single capability.
 //!
 //! To the kernel, every process of the container is root and owns all files. What it would refuse
 //! to the apparent user is refused here; what a process with the capability does is left to the
 //! kernel, whatever the arguments say.
 
 use caps::Capability;
-use rbuild_linux::FileKind;
-use rustix::fs::{Mode, XattrFlags};
+use rbuild_linux::{FileKind, notify};
+use rustix::fs::{CWD, Mode, OFlags, StatVfsMountFlags, XattrFlags};
 use rustix::io::Errno;
 
 use crate::id_emulation::caller::{Caller, Result, SharedProc};
-use crate::id_emulation::decode::{At, HERE, PathAt, Subject, ids_of};
+use crate::id_emulation::decode::{At, CHECK_ONLY, EMPTY_PATH, HERE, NO_FOLLOW, PathAt, Subject, ids_of};
 use crate::id_emulation::file_ops::refuse_unknown_flags;
 use crate::id_emulation::files::{OpenedFile, SET_GID};
 use crate::id_emulation::ids::{Credentials, Sets};
+use crate::id_emulation::pending::{MemoryImage, Pending};
 use crate::id_emulation::supervisor::{Reply, Supervisor};
 
 /// Size of the header of capset(2), and of one of its parts: three sets of 32 capabilities each.
@@ -196,6 +198,75 @@ impl Supervisor {
             _ => Ok(()),
         }
     }
+
+    /// Prepares for a set-id program; the kernel performs the execution.
+    pub(super) fn execute(&mut self, caller: &Caller<'_>, file: PathAt) -> Result<Reply> {
+        self.has_begun = true;
+        let who = self.credentials(caller)?.clone();
+        self.settle(caller, &who)?;
+        if file.flags & CHECK_ONLY != 0 {
+            return Ok(Reply::GO);
+        }
+        let target = self.set_id_program(caller, file);
+        let owner = target.as_ref().and_then(|target| target.recorded(&self.owners)).unwrap_or_default();
+        let has = |bits: u32| target.as_ref().is_some_and(|program| program.stat.st_mode & bits == bits);
+        let plain = who.after_exec(None, None);
+        let changed = who.after_exec(has(0o4000).then_some(owner.uid), has(0o2010).then_some(owner.gid));
+        let is_refused = changed.gain_over(&who)
+            && (self.is_watched(caller)
+                || self.shares_directories(caller) && !self.may(caller, Capability::CAP_SETUID));
+        let changed = if is_refused { plain.clone() } else { changed };
+        if changed != who || plain != who {
+            let program = target.map(|program| (program.stat.st_dev, program.stat.st_ino));
+            let image = MemoryImage::of(&self.proc, caller.thread());
+            self.expect(caller, Pending { before: who, image, program, changed, plain })?;
+        }
+        Ok(Reply::GO)
+    }
+
+    /// Returns true if the kernel refuses the caller the IDs of set-id programs, because another
+    /// process that traces it would have them, too (ptrace(2)).
+    fn is_watched(&self, caller: &Caller<'_>) -> bool {
+        let is_able = |tracer| self.is_able_tracer(tracer) || self.may(caller, Capability::CAP_SETUID);
+        caller.tracer().is_some_and(|tracer| !is_able(tracer))
+    }
+
+    /// Returns true if the caller shares its root and working directory with another process, which
+    /// could change them while a set-id program runs. Where processes have other numbers in /proc,
+    /// this cannot be determined.
+    fn shares_directories(&self, caller: &Caller<'_>) -> bool {
+        let numbers = |path: &str| -> Vec<u32> {
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            let dir = rustix::fs::openat(&self.proc.dir, path, flags, Mode::empty()).and_then(rustix::fs::Dir::new);
+            let entries = dir.into_iter().flatten().flatten();
+            entries.filter_map(|entry| entry.file_name().to_str().ok()?.parse().ok()).collect()
+        };
+        let own = numbers(&format!("{}/task", caller.thread()));
+        !self.proc.outer
+            && numbers(".")
+                .iter()
+                .flat_map(|process| numbers(&format!("{process}/task")))
+                .any(|thread| !own.contains(&thread) && notify::share_directories(caller.thread(), thread))
+    }
+
+    /// Returns true if the tracer may trace every process (CAP_SYS_PTRACE). No command may where
+    /// processes have other numbers in /proc.
+    fn is_able_tracer(&self, tracer: u32) -> bool {
+        let capability = Capability::CAP_SYS_PTRACE;
+        !self.proc.outer && self.known_credentials(tracer).has(capability) && self.proc.holds(tracer, capability)
+    }
+
+    /// Opens the file if it is a program whose set-id bits the kernel honours for the caller
+    /// (execve(2)).
+    fn set_id_program(&self, caller: &Caller<'_>, file: PathAt) -> Option<OpenedFile> {
+        if file.flags & !(NO_FOLLOW | EMPTY_PATH) != 0 {
+            return None;
+        }
+        let target = self.target(caller, file).ok()?;
+        let mode = target.stat.st_mode;
+        let may = target.kind() == FileKind::File && mode & 0o111 != 0 && mode & 0o6000 != 0;
+        (may && honours_set_id(&target) && !caller.gains_nothing()).then_some(target)
+    }
 }
 
 /// Returns the set of all capabilities; the kernel ignores other bits.
@@ -223,4 +294,19 @@ fn parts_of(caller: &Caller<'_>, header: u64) -> Result<Option<usize>> {
         [&bytes[..4], &bytes[4..]].map(|word| u32::from_ne_bytes([word[0], word[1], word[2], word[3]]));
     let is_own = pid == 0 || caller.own_number() == Some(pid);
     Ok((VERSIONS.contains(&version) && is_own).then_some(if version == SHORT { 1 } else { 2 }))
+}
+
+/// Returns true if the mount permits set-id programs, which that of memfds does not, and the file
+/// is not a script, whose set-id bits are ignored.
+fn honours_set_id(target: &OpenedFile) -> bool {
+    if rustix::fs::fstatvfs(&target.fd).is_ok_and(|fs| fs.f_flag.contains(StatVfsMountFlags::NOSUID)) {
+        return false;
+    }
+    if target.is_nameless() {
+        return false;
+    }
+    let mut start = [0; 4];
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let opened = rustix::fs::openat(CWD, SharedProc::path_of(&target.fd), flags, Mode::empty());
+    opened.is_ok_and(|file| rustix::io::read(&file, &mut start) == Ok(4)) && start == *b"\x7fELF"
 }
