@@ -131,7 +131,7 @@ impl Auth {
         }
         let holder = LoginTarget { registry: &self.registry, repository: &self.repository, mirror: self.mirror };
         let found = credentials::find(&shared.environment, &shared.options.given, holder);
-        let found = found.map_err(RegistryProblem::Credentials)?;
+        let found = found.map_err(RegistryProblem::Config)?;
         state.login = Some(found.clone());
         Ok(found)
     }
@@ -348,7 +348,7 @@ impl TokenRequest<'_> {
         let own = self.endpoint.is_origin_of(self.realm);
         let mut certs = if own { self.endpoint.certs.clone() } else { CertFiles::default() };
         if !own {
-            certs.find(&self.shared.environment, authority).map_err(RegistryProblem::Settings)?;
+            certs.find(&self.shared.environment, authority).map_err(RegistryProblem::Config)?;
         }
         let security = match own {
             true => Some(self.endpoint.security),

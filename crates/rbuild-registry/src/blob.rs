@@ -1,11 +1,14 @@
 //! Download of blobs, resumed where the connection broke.
 
+use std::error::Error;
 use std::io::{self, Read};
 
 use rbuild_image::BlobDigest;
+use rbuild_remedy::sentence;
 use ureq::BodyReader;
 
 use crate::client::Repository;
+use crate::config_error::ConfigError;
 use crate::error::{Broken, RegistryError, RegistryProblem, RemoteRepository};
 use crate::flow::{Flow, Watched};
 use crate::http::connection;
@@ -83,7 +86,7 @@ impl BlobReader<'_> {
                 }
             }
         }
-        Err(furthest.unwrap_or_else(|| RegistryProblem::Settings("no endpoint for blobs is configured".into())))
+        Err(furthest.unwrap_or_else(|| ConfigError::NoEndpoint("blobs").into()))
     }
 
     /// Handles a broken connection: waits before the next one, or gives up.
@@ -96,7 +99,7 @@ impl BlobReader<'_> {
         let wait = if may_pass(&problem) { self.attempts.next(None) } else { None };
         match (wait, self.sessions.first()) {
             (Some(wait), Some(session)) => {
-                session.shared().wait(&session.endpoint.host, problem.to_string(), wait);
+                session.shared().wait(&session.endpoint.host, sentence(&problem), wait);
                 Ok(())
             }
             _ => Err(self.failed(problem)),
@@ -105,15 +108,15 @@ impl BlobReader<'_> {
 
     fn failed(&mut self, problem: RegistryProblem) -> io::Error {
         let error = RegistryError::new(self.place.clone(), problem);
-        let text = error.to_string();
+        let text = error.message();
         self.error = Some(error);
         io::Error::other(text)
     }
 
-    fn line(&self, reason: String) -> RegistryProblem {
+    fn line(&self, source: impl Into<Box<dyn Error + Send + Sync>>) -> RegistryProblem {
         let host = self.sessions.first().map_or_else(String::new, |session| session.endpoint.host.clone());
         let request = format!("GET of blob {} at byte {} of {}", self.digest, self.at, self.size);
-        RegistryProblem::Connection { host, request, reason, kind: Broken::Line }
+        RegistryProblem::Connection { host, request, kind: Broken::Line, source: source.into() }
     }
 }
 
@@ -213,7 +216,7 @@ fn open_at(
         Ok(n) if n == at - start => Ok(body),
         other => {
             let e = other.err().unwrap_or_else(|| io::ErrorKind::UnexpectedEof.into());
-            Err(connection(&session.endpoint.host, "GET", &url, &ureq::Error::Io(e), patience))
+            Err(connection(&session.endpoint.host, "GET", &url, ureq::Error::Io(e), patience))
         }
     }
 }

@@ -3,7 +3,9 @@
 use std::sync::{Arc, Mutex};
 
 use rbuild_image::Reference;
+use rbuild_remedy::sentence;
 
+use crate::config_error::ConfigError;
 use crate::endpoint::{Endpoint, endpoints};
 use crate::environment::ProcessEnvironment;
 use crate::error::{RegistryError, RegistryProblem, RemoteRepository, Result};
@@ -77,14 +79,14 @@ impl Repository {
             match ask(session) {
                 Ok(answer) => return Ok(answer),
                 Err(problem) => {
-                    tracing::debug!(target: "registry", host = session.endpoint.host, %problem, "endpoint failed");
+                    tracing::debug!(target: "registry", host = session.endpoint.host, problem = sentence(&problem), "endpoint failed");
                     if furthest.as_ref().is_none_or(|old| old.reach() <= problem.reach()) {
                         furthest = Some(problem);
                     }
                 }
             }
         }
-        let none = || RegistryProblem::Settings("no endpoint is configured".into());
+        let none = || ConfigError::NoEndpoint("pulls").into();
         Err(self.fail(furthest.unwrap_or_else(none)))
     }
 }

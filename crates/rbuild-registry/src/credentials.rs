@@ -1,5 +1,6 @@
 //! Credentials of registries: the files of Docker and Podman, and credential helpers.
 
+use crate::config_error::ConfigError;
 use crate::credential::{Credential, Given, Login, OwnLogin};
 use crate::environment::ProcessEnvironment;
 
@@ -10,7 +11,7 @@ mod places;
 mod program;
 mod replace;
 
-use file::AuthFile;
+use file::{AuthFile, InvalidLogins};
 pub use login::{Removed, Stored, forget, store};
 use places::{CredentialSource, sources};
 
@@ -30,8 +31,12 @@ pub struct LoginTarget<'a> {
 ///
 /// # Errors
 ///
-/// Fails with a sentence if a file cannot be read or a helper fails.
-pub fn find(environment: &ProcessEnvironment, given: &Given, holder: LoginTarget<'_>) -> Result<Option<Login>, String> {
+/// Fails if a file cannot be read or a helper fails.
+pub fn find(
+    environment: &ProcessEnvironment,
+    given: &Given,
+    holder: LoginTarget<'_>,
+) -> Result<Option<Login>, ConfigError> {
     let own = given.login.as_ref().filter(|own| !holder.mirror && own.registry.as_deref() == Some(holder.registry));
     if let Some(OwnLogin { user, password, .. }) = own {
         let credential = Credential::Password { user: user.clone(), password: password.clone() };
@@ -39,7 +44,7 @@ pub fn find(environment: &ProcessEnvironment, given: &Given, holder: LoginTarget
     }
     for source in sources(environment, given) {
         let Some(file) = source.read()? else { continue };
-        if let Some(login) = login_in(environment, &file, &source.name(), holder)? {
+        if let Some(login) = login_in(environment, &file, &source, holder)? {
             return Ok(Some(login));
         }
     }
@@ -58,23 +63,22 @@ pub fn places(environment: &ProcessEnvironment, given: &Given) -> Vec<String> {
 fn login_in(
     environment: &ProcessEnvironment,
     file: &AuthFile,
-    name: &str,
+    source: &CredentialSource,
     holder: LoginTarget<'_>,
-) -> Result<Option<Login>, String> {
+) -> Result<Option<Login>, ConfigError> {
     let LoginTarget { registry, repository, .. } = holder;
     let ask = |helper: &str| {
         let found = program::get(environment, helper, file::helper_key(registry))?;
-        Ok::<_, String>(
-            found.map(|credential| Login { credential, origin: format!("docker-credential-{helper} ({name})") }),
-        )
+        let origin = |helper| format!("docker-credential-{helper} ({})", source.name());
+        Ok::<_, ConfigError>(found.map(|credential| Login { credential, origin: origin(helper) }))
     };
-    let named = |e: String| format!("{name}: {e}");
+    let named = |e: InvalidLogins| source.invalid(e);
     if let Some(helper) = file.helper_of(registry).map_err(named)? {
         return ask(&helper);
     }
     let found = file.entry(registry, repository).map_err(named)?;
     if let Some(credential) = found {
-        return Ok(Some(Login { credential, origin: name.to_string() }));
+        return Ok(Some(Login { credential, origin: source.name() }));
     }
     file.store().map_err(named)?.map_or(Ok(None), |helper| ask(&helper))
 }

@@ -5,6 +5,7 @@ use rbuild_image::Reference;
 use crate::config::certs::CertFiles;
 use crate::config::hosts::{self, Host};
 use crate::config::registries::{Location, NameRules, Registries};
+use crate::config_error::ConfigError;
 use crate::environment::ProcessEnvironment;
 use crate::error::{RegistryError, RegistryProblem, RemoteRepository, Result};
 use crate::proxy::is_loopback;
@@ -86,7 +87,7 @@ pub(crate) fn endpoints(
     verify: TlsVerify,
 ) -> Result<Vec<Endpoint>> {
     let place = || RemoteRepository { registry: name.registry().to_string(), repository: name.path().to_string() };
-    let settings = |e| RegistryError::new(place(), RegistryProblem::Settings(e));
+    let settings = |e: ConfigError| RegistryError::new(place(), e.into());
     let rules = Registries::read(environment).map_err(settings)?;
     let mut found = match rules.rule(name.registry(), name.path()) {
         NameRules::Blocked(file) => {

@@ -1,18 +1,21 @@
 //! Errors, each with the place it is about and a hint.
 
-use std::fmt;
+use std::error::Error;
+use std::{fmt, io};
 
 use rbuild_image::BlobDigest;
-use rbuild_remedy::{RegistryAction, Remedy};
-use thiserror::Error;
+use rbuild_remedy::{RegistryAction, Remedy, sentence};
+
+use crate::config_error::ConfigError;
 
 /// A request to a registry that failed.
-#[derive(Debug, Error)]
-#[error("{place}: {problem}")]
+#[derive(Debug, thiserror::Error)]
+#[error("{place}")]
 pub struct RegistryError {
     /// The repository, or the registry alone.
     pub place: RemoteRepository,
     /// The reason.
+    #[source]
     pub problem: Box<RegistryProblem>,
 }
 
@@ -38,11 +41,11 @@ impl fmt::Display for RemoteRepository {
 }
 
 /// Reasons for a failure.
-#[derive(Debug, Error)]
+#[derive(Debug, thiserror::Error)]
 pub enum RegistryProblem {
     /// The connection could not be made, or broke.
-    #[error("{request} at {host}: {reason}")]
-    Connection { host: String, request: String, reason: String, kind: Broken },
+    #[error("{request} at {host}")]
+    Connection { host: String, request: String, kind: Broken, source: Box<dyn Error + Send + Sync> },
     /// An unsuccessful status.
     #[error("{request} at {host} failed with HTTP status {status}{}", text_of(.message))]
     Status { host: String, request: String, status: u16, message: String },
@@ -52,12 +55,9 @@ pub enum RegistryProblem {
     /// The login is missing or insufficient.
     #[error("{host} refused to {action}{} ({login})", text_of(.message))]
     Denied { host: String, action: &'static str, message: String, login: String, anonymous: bool },
-    /// A credentials file or helper failed.
-    #[error("{0}")]
-    Credentials(String),
-    /// A settings file is unusable.
-    #[error("{0}")]
-    Settings(String),
+    /// Settings, logins or a credential helper cannot be used.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     /// A rule of registries.conf forbids this registry.
     #[error("blocked by {0}")]
     Blocked(String),
@@ -72,11 +72,11 @@ pub enum RegistryProblem {
     Unsupported(String),
     /// A failure of a request that was retried without success, so that no caller retries it
     /// again.
-    #[error("{0}")]
+    #[error(transparent)]
     Repeated(Box<RegistryProblem>),
     /// Local data could not be read.
-    #[error("reading {what}: {reason}")]
-    Local { what: String, reason: String },
+    #[error("cannot read {what}")]
+    Local { what: &'static str, source: io::Error },
 }
 
 /// Kinds of failed connections.
@@ -101,6 +101,11 @@ impl RegistryError {
         }
     }
 
+    /// Returns the message, followed by those of its causes, as one sentence.
+    pub fn message(&self) -> String {
+        sentence(self)
+    }
+
     /// Returns the remedy, if there is one.
     pub fn remedy(&self) -> Option<Remedy> {
         let registry = |action| Remedy::Registry { registry: self.place.registry.clone(), action };
@@ -115,8 +120,7 @@ impl RegistryError {
             RegistryProblem::Missing { .. } => "check the name and the tag".into(),
             RegistryProblem::Denied { anonymous: true, .. } => registry(RegistryAction::LogIn),
             RegistryProblem::Denied { .. } => registry(RegistryAction::CheckLogin),
-            RegistryProblem::Credentials(_) => "correct the file or the credential helper".into(),
-            RegistryProblem::Settings(_) => "correct the settings".into(),
+            RegistryProblem::Config(e) => return e.remedy(),
             RegistryProblem::Blocked(file) => format!("remove the rule from {file} to permit this registry").into(),
             RegistryProblem::Unsupported(_) => "convert the image, for example with skopeo copy".into(),
             RegistryProblem::Local { .. } | RegistryProblem::Repeated(_) => return None,

@@ -9,6 +9,7 @@ use ureq::tls::TlsConfig;
 use ureq::{Agent, Body, Proxy, SendBody};
 
 use crate::config::certs::CertFiles;
+use crate::config_error::ConfigError;
 use crate::endpoint::{ConnectionSecurity, without_port};
 use crate::environment::ProcessEnvironment;
 use crate::error::{Broken, RegistryProblem};
@@ -138,7 +139,7 @@ impl Http {
     ) -> Result<Response<Body>, RegistryProblem> {
         let (scheme, authority, _) = url::split(url).unwrap_or(("https", "", ""));
         let agent = self.agent(server, scheme, authority)?;
-        let failed = |e: &ureq::Error| connection(authority, method, url, e, self.patience);
+        let failed = |e: ureq::Error| connection(authority, method, url, e, self.patience);
         let mut request = Request::builder().method(method).uri(url);
         for (name, value) in headers {
             if name.eq_ignore_ascii_case("authorization") {
@@ -147,7 +148,7 @@ impl Http {
             request = request.header(name, value);
         }
         tracing::debug!(target: "registry", method, url = url::without_query(url), "request");
-        let invalid = |e| failed(&ureq::Error::Http(e));
+        let invalid = |e| failed(ureq::Error::Http(e));
         let response = match content {
             RequestBody::None => agent.run(request.body(()).map_err(invalid)?),
             RequestBody::Bytes(bytes) => {
@@ -161,7 +162,7 @@ impl Http {
                 agent.run(request.header("content-length", *size).body(body).map_err(invalid)?)
             }
         };
-        let response = response.map_err(|e| failed(&e))?;
+        let response = response.map_err(failed)?;
         tracing::debug!(target: "registry", status = response.status().as_u16(), "response");
         Ok(response)
     }
@@ -177,11 +178,9 @@ impl Http {
         if let Some(agent) = crate::locked(&self.agents).get(&key) {
             return Ok(agent.clone());
         }
-        let tls = key.certs.tls(&self.environment, verify).map_err(RegistryProblem::Settings)?;
+        let tls = key.certs.tls(&self.environment, verify).map_err(RegistryProblem::Config)?;
         let proxy = match &key.proxy {
-            Some(url) => Some(Proxy::new(url).map_err(|_| {
-                RegistryProblem::Settings("the proxy in http_proxy or https_proxy is not a URL".into())
-            })?),
+            Some(url) => Some(Proxy::new(url).map_err(|_| RegistryProblem::Config(ConfigError::Proxy))?),
             None => None,
         };
         let agent = new_agent(tls, proxy, self.patience);
@@ -213,7 +212,7 @@ pub(crate) fn connection(
     host: &str,
     method: &str,
     url: &str,
-    e: &ureq::Error,
+    e: ureq::Error,
     patience: RetryPolicy,
 ) -> RegistryProblem {
     if let ureq::Error::BadUri(_) | ureq::Error::Http(_) = e {
@@ -225,21 +224,23 @@ pub(crate) fn connection(
     }
     let text = e.to_string();
     let lookup = text.contains("lookup address") || matches!(e, ureq::Error::HostNotFound);
-    let kind = match e {
+    let kind = match &e {
         _ if text.contains("invalid peer certificate") => Broken::Certificate,
         _ if text.contains("corrupt message") => Broken::NotTls,
         _ if lookup && !text.contains("Temporary failure") => Broken::Name,
         _ => Broken::Line,
     };
-    let reason = match (kind, e) {
+    let source: Box<dyn std::error::Error + Send + Sync> = match (kind, e) {
         (Broken::NotTls, _) => "the server does not speak TLS".into(),
         (Broken::Name, _) => "the host name does not exist".into(),
         (_, ureq::Error::Timeout(ureq::Timeout::Connect)) => {
-            format!("no connection within {} s", patience.connect.as_secs())
+            format!("no connection within {} s", patience.connect.as_secs()).into()
         }
-        (_, ureq::Error::Timeout(_)) => format!("no response within {} s", patience.idle.as_secs()),
-        _ => text.strip_prefix("io: ").unwrap_or(&text).to_string(),
+        (_, ureq::Error::Timeout(_)) => format!("no response within {} s", patience.idle.as_secs()).into(),
+        (_, ureq::Error::Io(e)) => e.into(),
+        // An error of TLS, which repeats its source.
+        (_, e) => e.to_string().into(),
     };
     let path = url::split(url).map_or("", |(_, _, rest)| url::without_query(rest));
-    RegistryProblem::Connection { host: host.to_string(), request: format!("{method} {path}"), reason, kind }
+    RegistryProblem::Connection { host: host.to_string(), request: format!("{method} {path}"), kind, source }
 }

@@ -6,6 +6,7 @@ use crate::answer;
 use crate::auth::TokenRequest;
 use crate::challenge::Challenge;
 use crate::client::Client;
+use crate::config_error::ConfigError;
 use crate::credential::Credential;
 use crate::endpoint::{Endpoint, endpoints};
 use crate::error::{RegistryError, RegistryProblem, RemoteRepository, Result};
@@ -22,17 +23,13 @@ impl Client {
     pub fn log_in(&self, registry: &str, user: &str, password: &Secret) -> Result<Credential> {
         let place = || RemoteRepository { registry: registry.to_string(), repository: String::new() };
         let fail = |problem| RegistryError::new(place(), problem);
-        let name: Reference = format!("{registry}/login").parse().map_err(|_| {
-            fail(RegistryProblem::Settings(format!(
-                "`{registry}` is not the name of a registry; use its host, with the port if it has one"
-            )))
-        })?;
+        let name: Reference = format!("{registry}/login")
+            .parse()
+            .map_err(|_| fail(ConfigError::NoRegistry(registry.to_string()).into()))?;
         let endpoint = endpoints(&self.shared().environment, &name, self.shared().options.tls_verify)?
             .into_iter()
             .rfind(|endpoint| !endpoint.mirror)
-            .ok_or_else(|| {
-                fail(RegistryProblem::Settings("no endpoint for the registry itself is configured".into()))
-            })?;
+            .ok_or_else(|| fail(ConfigError::NoEndpoint("the registry itself").into()))?;
         let credential = Credential::Password { user: user.to_string(), password: password.clone() };
         self.prove(&endpoint, credential, user).map_err(fail)
     }

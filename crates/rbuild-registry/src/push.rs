@@ -3,8 +3,10 @@
 use std::io::{self, Read};
 
 use rbuild_image::BlobDigest;
+use rbuild_remedy::sentence;
 
 use crate::client::Repository;
+use crate::config_error::ConfigError;
 use crate::endpoint::Endpoint;
 use crate::error::{RegistryProblem, Result};
 use crate::http::HttpReply;
@@ -106,7 +108,7 @@ impl Repository {
     fn pushing<T>(&self, push: impl Fn(&EndpointSession) -> Outcome<T>) -> Result<T> {
         let takes = |endpoint: &&EndpointSession| endpoint.endpoint.push;
         let Some(session) = self.sessions.iter().find(takes) else {
-            return Err(self.fail(RegistryProblem::Settings("no endpoint for pushes is configured".into())));
+            return Err(self.fail(ConfigError::NoEndpoint("pushes").into()));
         };
         push(session).map_err(|problem| self.fail(problem))
     }
@@ -137,7 +139,7 @@ impl EndpointSession {
                 return self.upload_in_pieces(blob, least).map(|()| Pushed::Uploaded);
             }
             match attempts.next(None).filter(|_| may_pass(&problem)) {
-                Some(wait) => self.shared().wait(&self.endpoint.host, problem.to_string(), wait),
+                Some(wait) => self.shared().wait(&self.endpoint.host, sentence(&problem), wait),
                 None => {
                     self.cancel(&at);
                     return Err(problem);
@@ -257,7 +259,7 @@ impl EndpointSession {
                     self.cancel(&location);
                     return Err(problem);
                 };
-                self.shared().wait(&self.endpoint.host, problem.to_string(), wait);
+                self.shared().wait(&self.endpoint.host, sentence(&problem), wait);
             }
             // A piece is never sent again blindly: some registries append it once more.
             (location, at) = match self.state(&location)? {

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
+use rbuild_linux::{Timestamp, random_bytes};
+
 use crate::error::{Broken, RegistryProblem};
 use crate::retry_policy::RetryPolicy;
 
@@ -67,8 +69,8 @@ impl Attempts {
 /// Returns a time that differs from `wait` by up to a quarter, so that clients that failed together
 /// do not return together.
 fn jittered(wait: Duration) -> Duration {
-    let nanos = SystemTime::UNIX_EPOCH.elapsed().map_or(0, |d| d.subsec_nanos());
-    wait.mul_f64(0.75 + f64::from(nanos % 1000) / 2000.0)
+    let [random] = random_bytes().unwrap_or([128]);
+    wait.mul_f64(0.75 + f64::from(random) / 512.0)
 }
 
 /// Returns true for statuses that may change by themselves.
@@ -97,7 +99,8 @@ pub(crate) fn retry_after(value: &str) -> Option<Duration> {
         return Some(Duration::from_secs(seconds));
     }
     let date = httpdate::parse_http_date(value).ok()?;
-    Some(date.duration_since(SystemTime::now()).unwrap_or_default())
+    let now = SystemTime::UNIX_EPOCH + Duration::from_secs(Timestamp::now().sec.try_into().unwrap_or(0));
+    Some(date.duration_since(now).unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -119,7 +122,8 @@ mod tests {
     fn retry_after_is_seconds_or_a_date() {
         assert_eq!(retry_after(" 7 "), Some(Duration::from_secs(7)));
         assert_eq!(retry_after("Wed, 21 Oct 2015 07:28:00 GMT"), Some(Duration::ZERO));
-        let later = httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(90));
+        let later = Timestamp::now().sec as u64 + 90;
+        let later = httpdate::fmt_http_date(SystemTime::UNIX_EPOCH + Duration::from_secs(later));
         assert!((85..=90).contains(&retry_after(&later).unwrap().as_secs()));
         assert_eq!(retry_after("soon"), None);
         assert!(is_passing(429) && is_passing(503) && !is_passing(404) && !is_passing(501));

@@ -164,11 +164,8 @@ impl EndpointSession {
             Body::None => self.shared.http.send(server, exchange(RequestBody::None)),
             Body::Bytes(bytes) => self.shared.http.send(server, exchange(RequestBody::Bytes(bytes))),
             Body::Stream { open, size } => {
-                let failed = |e: std::io::Error| RegistryProblem::Local {
-                    what: "the data to send".into(),
-                    reason: e.to_string(),
-                };
-                let mut reader = open().map_err(failed)?;
+                let mut reader =
+                    open().map_err(|source| RegistryProblem::Local { what: "the data to send", source })?;
                 self.shared.http.send(server, exchange(RequestBody::Stream { reader: &mut reader, size: *size }))
             }
         }
@@ -178,7 +175,7 @@ impl EndpointSession {
     fn elsewhere(&self, target: &str) -> Result<(ConnectionSecurity, CertFiles), RegistryProblem> {
         let (scheme, host, _) = url::split(target).unwrap_or(("https", "", ""));
         let mut certs = CertFiles::default();
-        certs.find(&self.shared.environment, host).map_err(RegistryProblem::Settings)?;
+        certs.find(&self.shared.environment, host).map_err(RegistryProblem::Config)?;
         let security = self.endpoint.protection_of(scheme, host).ok_or_else(|| self.unprotected(host))?;
         Ok((security, certs))
     }

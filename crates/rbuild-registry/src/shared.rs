@@ -1,5 +1,6 @@
 //! Settings and connections that all repositories of a client share.
 
+use rbuild_remedy::sentence;
 use std::collections::HashSet;
 use std::sync::Mutex;
 use std::time::Duration;
@@ -56,7 +57,7 @@ impl ClientState {
                 Ok(reply) if is_passing(reply.status()) => {
                     (format!("HTTP status {}", reply.status()), reply.header("retry-after").and_then(retry_after))
                 }
-                Err(problem) if may_pass(problem) => (problem.to_string(), None),
+                Err(problem) if may_pass(problem) => (sentence(problem), None),
                 _ => return sent,
             };
             match attempts.next(asked) {

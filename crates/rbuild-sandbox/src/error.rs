@@ -8,8 +8,6 @@ pub(crate) use mount::{FileOrigin, MountProblem};
 pub(crate) use runner::{During, library};
 pub use runner::{Phase, RunnerError, RunnerProblem, SystemError};
 
-use std::fmt;
-
 use rbuild_remedy::Remedy;
 
 /// An error of the sandbox.
@@ -50,20 +48,25 @@ impl SandboxError {
 }
 
 /// The reason why this machine cannot isolate, and the action that changes it.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
+#[error("{reason}")]
 pub struct Refusal {
+    /// The reason, without the cause.
     pub reason: String,
     pub remedy: Remedy,
-}
-
-impl fmt::Display for Refusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.reason)
-    }
+    /// The error of the kernel, if there is one.
+    pub source: Option<std::io::Error>,
 }
 
 pub(crate) fn refusal(reason: impl Into<String>, remedy: impl Into<Remedy>) -> Refusal {
-    Refusal { reason: reason.into(), remedy: remedy.into() }
+    Refusal { reason: reason.into(), remedy: remedy.into(), source: None }
+}
+
+impl Refusal {
+    /// Sets the cause.
+    pub(crate) fn because(self, cause: impl Into<std::io::Error>) -> Refusal {
+        Refusal { source: Some(cause.into()), ..self }
+    }
 }
 
 #[cfg(test)]

@@ -46,6 +46,17 @@ pub enum RunnerMode {
     Chroot,
 }
 
+impl RunnerMode {
+    /// Returns the name of the isolation mode.
+    pub fn name(self) -> &'static str {
+        match self {
+            RunnerMode::Container => "userns",
+            RunnerMode::Emulated => "single-id",
+            RunnerMode::Chroot => "chroot",
+        }
+    }
+}
+
 /// The privileges of a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Privileges {

@@ -18,9 +18,15 @@ pub enum StoreError {
     /// A layer could not be packed or unpacked.
     #[error(transparent)]
     Layer(#[from] rbuild_layer::LayerError),
-    /// The store cannot be opened.
-    #[error("cannot use the store `{path}`: {reason}")]
-    Unusable { path: PathBuf, reason: String, remedy: Remedy },
+    /// The store's directory cannot be created, opened or written.
+    #[error("cannot use the store {}", rbuild_linux::quoted(.path))]
+    Unusable { path: PathBuf, source: std::io::Error },
+    /// A newer program wrote the store.
+    #[error(
+        "cannot use the store {}: it was written by a newer rbuild (version {version}, features: {features})",
+        rbuild_linux::quoted(.path)
+    )]
+    Newer { path: PathBuf, version: u32, features: String },
     /// A document or blob is invalid.
     #[error("the store's {what} is damaged: {reason}")]
     Damaged { what: String, reason: String },
@@ -96,6 +102,7 @@ impl StoreError {
         match self {
             StoreError::Kernel(e) => e.is_disk_full(),
             StoreError::Layer(e) => e.is_disk_full(),
+            StoreError::Unusable { source, .. } => rbuild_linux::is_disk_full(source),
             _ => false,
         }
     }
@@ -103,7 +110,9 @@ impl StoreError {
     /// Returns the remedy, if there is one.
     pub fn remedy(&self) -> Option<Remedy> {
         match self {
-            StoreError::Unusable { remedy, .. } => Some(remedy.clone()),
+            StoreError::Unusable { .. } if self.is_disk_full() => Some(Remedy::FreeSpace),
+            StoreError::Unusable { .. } => Some(Remedy::OtherStore),
+            StoreError::Newer { .. } => Some(Remedy::NewerProgram),
             StoreError::NoImage(name) => Some(Remedy::ObtainImage { name: name.clone() }),
             StoreError::Ambiguous { .. } => Some("use a longer prefix of the ID".into()),
             StoreError::SeveralNames { .. } => Some(Remedy::UntagEach),

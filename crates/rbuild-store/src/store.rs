@@ -11,7 +11,6 @@ use rbuild_linux::{
     Conflict, DirEntry, KeyLock, LockKind, OwnerMode, OwnerRecords, RootDir, is_unpublished, process, write_atomic,
     write_durable,
 };
-use rbuild_remedy::Remedy;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -87,32 +86,32 @@ impl Store {
     /// Fails as [`Store::open`] does.
     #[tracing::instrument(target = "store", name = "open", level = "debug", skip_all, fields(path = %path.display()))]
     pub fn open_with(path: &Path, patience: LockPatience) -> Result<Store> {
-        let unusable =
-            |reason: String| StoreError::Unusable { path: path.to_path_buf(), reason, remedy: Remedy::OtherStore };
-        std::fs::create_dir_all(path).map_err(|e| unusable(e.to_string()))?;
-        let root = RootDir::open(path).map_err(|e| unusable(e.to_string()))?;
+        let unusable = |source| StoreError::Unusable { path: path.to_path_buf(), source };
+        let failed = |e: rbuild_linux::Error| unusable(e.into());
+        let unwritten = |e| match e {
+            StoreError::Kernel(e) => failed(e),
+            other => other,
+        };
+        std::fs::create_dir_all(path).map_err(unusable)?;
+        let root = RootDir::open(path).map_err(failed)?;
         if !root.exists("format.json")? {
-            create(&root).map_err(|e| unusable(e.to_string()))?;
+            create(&root).map_err(unwritten)?;
         }
         let format: Format = read_json(&root, "format.json")?;
         let unknown: Vec<&str> =
             format.incompatible.iter().map(String::as_str).filter(|feature| !FEATURES.contains(feature)).collect();
         if format.version != VERSION || !unknown.is_empty() {
             let features = unknown.join(", ");
-            return Err(StoreError::Unusable {
-                path: path.to_path_buf(),
-                reason: format!("it was written by a newer rbuild (version {}, features: {features})", format.version),
-                remedy: Remedy::NewerProgram,
-            });
+            return Err(StoreError::Newer { path: path.to_path_buf(), version: format.version, features });
         }
         close_rooms(&root)?;
-        let lock = open_lock(path, "lock").map_err(|e| unusable(e.to_string()))?;
+        let lock = open_lock(path, "lock").map_err(failed)?;
         let waits = Waits::new(patience);
         waits.lock("lock", &lock, LockKind::Shared)?;
         if FEATURES.iter().any(|feature| !format.incompatible.iter().any(|known| known == feature)) {
             // Content of earlier versions stays and is used as far as it is still valid; their
             // trees no longer are.
-            write_format(&root).map_err(|e| unusable(e.to_string()))?;
+            write_format(&root).map_err(unwritten)?;
         }
         let records = OwnerRecords::new(OwnerMode::Given, keys::key(&root, OWNER_KEY)?);
         Ok(Store {

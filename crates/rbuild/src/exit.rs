@@ -1,9 +1,11 @@
 //! Exit codes, and errors on their way to the terminal.
 
 use rbuild_engine::{BuildError, SecretValues};
-use rbuild_registry::RegistryError;
+use rbuild_registry::{ConfigError, RegistryError};
+use rbuild_remedy::sentence;
 use rbuild_store::StoreError;
 use rbuild_transport::TransportError;
+use serde::{Deserialize, Serialize};
 
 use crate::ui::hints;
 
@@ -20,8 +22,8 @@ pub mod code {
     pub const INTERRUPTED: u8 = 130;
 }
 
-/// A message and an exit code.
-#[derive(Debug)]
+/// A message and an exit code. Crosses the boundaries of processes as JSON.
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Failure {
     pub code: u8,
     pub message: String,
@@ -88,14 +90,20 @@ impl From<TransportError> for Failure {
 
 impl From<StoreError> for Failure {
     fn from(e: StoreError) -> Failure {
-        Failure { code: code::FAILED, message: e.to_string(), help: e.remedy().as_ref().map(hints::words) }
+        Failure { code: code::FAILED, message: sentence(&e), help: e.remedy().as_ref().map(hints::words) }
     }
 }
 
 impl From<RegistryError> for Failure {
     fn from(e: RegistryError) -> Failure {
         let help = e.remedy().as_ref().map(hints::words);
-        Failure { code: code::FAILED, message: e.to_string(), help }
+        Failure { code: code::FAILED, message: e.message(), help }
+    }
+}
+
+impl From<ConfigError> for Failure {
+    fn from(e: ConfigError) -> Failure {
+        Failure { code: code::FAILED, message: sentence(&e), help: e.remedy().as_ref().map(hints::words) }
     }
 }
 

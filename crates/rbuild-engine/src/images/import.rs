@@ -7,7 +7,7 @@ use rbuild_remedy::{Remedy, Warning};
 use rbuild_store::{Staging, Store, Workspace};
 use rbuild_transport::{Incoming, put_layer};
 
-use crate::error::{BuildError, Result};
+use crate::error::Result;
 use crate::export::image::time;
 
 /// Source and properties of an imported image.
@@ -18,7 +18,7 @@ pub struct Import<'a> {
     pub name: Option<&'a Reference>,
     pub platform: Platform,
     /// Modifies the configuration after the defaults have been set.
-    pub change: &'a dyn Fn(&mut ImageConfig) -> std::result::Result<(), String>,
+    pub change: &'a dyn Fn(&mut ImageConfig) -> Result<()>,
     /// Seconds since 1970.
     pub now: i64,
 }
@@ -32,7 +32,7 @@ pub fn import(store: &Store, source: impl Read + Send, import: &Import<'_>) -> R
     let layer = put_layer(&staging, source, &what)?;
     let mut config = ImageConfig::empty(&import.platform);
     config.config.env = vec![format!("PATH={DEFAULT_PATH}")];
-    (import.change)(&mut config).map_err(BuildError::other)?;
+    (import.change)(&mut config)?;
     config.created = Some(time(import.now)?);
     config.rootfs.diff_ids = vec![layer.diff_id];
     let default = format!("Imported from {}", import.from);

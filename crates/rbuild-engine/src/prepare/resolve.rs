@@ -30,7 +30,8 @@ pub struct Sought {
 }
 
 /// The reason why an image could not be pulled.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{message}")]
 pub struct NotPulled {
     pub message: String,
     pub help: Option<String>,

@@ -5,6 +5,7 @@ use std::sync::OnceLock;
 
 use ureq::tls::{Certificate, ClientCert, PemItem, PrivateKey, RootCerts, TlsConfig, parse_pem};
 
+use crate::config_error::{ConfigError, FileAction};
 use crate::environment::ProcessEnvironment;
 
 /// Files with certificates for one host.
@@ -18,12 +19,12 @@ pub(crate) struct CertFiles {
 
 impl CertFiles {
     /// Adds the files of the first `certs.d` directory with an entry for the host.
-    pub(crate) fn find(&mut self, environment: &ProcessEnvironment, host: &str) -> Result<(), String> {
+    pub(crate) fn find(&mut self, environment: &ProcessEnvironment, host: &str) -> Result<(), ConfigError> {
         let user = environment.user_config("containers/certs.d");
         let system = ["etc/containers/certs.d", "etc/docker/certs.d"].map(|dir| environment.system(dir));
         let dirs = user.into_iter().chain(system).map(|dir| dir.join(host));
         let Some(dir) = dirs.into_iter().find(|dir| dir.is_dir()) else { return Ok(()) };
-        let entries = std::fs::read_dir(&dir).map_err(|e| format!("{}: {e}", dir.display()))?;
+        let entries = std::fs::read_dir(&dir).map_err(ConfigError::file(FileAction::Read, &dir))?;
         let mut files: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
         files.sort();
         let has = |path: &Path| files.iter().any(|file| file == path);
@@ -34,13 +35,11 @@ impl CertFiles {
                     self.client = Some((file.clone(), file.with_extension("key")));
                 }
                 Some("cert") => {
-                    return Err(format!("{} has no key: the file with the suffix .key is missing", file.display()));
+                    return Err(ConfigError::content(file, "it has no key: the file with the suffix .key is missing"));
                 }
                 Some("key") if !has(&file.with_extension("cert")) => {
-                    return Err(format!(
-                        "{} has no certificate: the file with the suffix .cert is missing",
-                        file.display()
-                    ));
+                    let reason = "it has no certificate: the file with the suffix .cert is missing";
+                    return Err(ConfigError::content(file, reason));
                 }
                 _ => {}
             }
@@ -49,7 +48,7 @@ impl CertFiles {
     }
 
     /// Returns the TLS settings with these files. `verify` is false if any certificate is accepted.
-    pub(crate) fn tls(&self, environment: &ProcessEnvironment, verify: bool) -> Result<TlsConfig, String> {
+    pub(crate) fn tls(&self, environment: &ProcessEnvironment, verify: bool) -> Result<TlsConfig, ConfigError> {
         let replaced = ["SSL_CERT_FILE", "SSL_CERT_DIR"].iter().any(|name| environment.variable(name).is_some());
         // The system's roots are read only where others join them; it takes some milliseconds.
         let roots = match verify && (replaced || !self.roots.is_empty()) {
@@ -62,10 +61,9 @@ impl CertFiles {
                 RootCerts::new_with_certs(&all)
             }
         };
-        let client = self
-            .client
-            .as_ref()
-            .map(|(cert, key)| Ok::<_, String>(ClientCert::new_with_certs(&certificates(cert)?, private_key(key)?)));
+        let client = self.client.as_ref().map(|(cert, key)| {
+            Ok::<_, ConfigError>(ClientCert::new_with_certs(&certificates(cert)?, private_key(key)?))
+        });
         let config = TlsConfig::builder().root_certs(roots).disable_verification(!verify);
         Ok(config.client_cert(client.transpose()?).build())
     }
@@ -80,25 +78,25 @@ fn system_roots() -> &'static [Certificate<'static>] {
     })
 }
 
-fn items(file: &Path) -> Result<Vec<PemItem<'static>>, String> {
-    let failed = |e: &dyn std::fmt::Display| format!("{}: {e}", file.display());
-    let text = std::fs::read(file).map_err(|e| failed(&e))?;
-    parse_pem(&text).collect::<Result<_, _>>().map_err(|e| failed(&e))
+fn items(file: &Path) -> Result<Vec<PemItem<'static>>, ConfigError> {
+    let text = std::fs::read(file).map_err(ConfigError::file(FileAction::Read, file))?;
+    parse_pem(&text).collect::<Result<_, _>>().map_err(|e| ConfigError::content(file, e.to_string()))
 }
 
-fn certificates(file: &Path) -> Result<Vec<Certificate<'static>>, String> {
+fn certificates(file: &Path) -> Result<Vec<Certificate<'static>>, ConfigError> {
     let certificate = |item| match item {
         PemItem::Certificate(certificate) => Some(certificate),
         _ => None,
     };
     let found: Vec<_> = items(file)?.into_iter().filter_map(certificate).collect();
-    if found.is_empty() { Err(format!("{} contains no PEM certificate", file.display())) } else { Ok(found) }
+    if found.is_empty() { Err(ConfigError::content(file, "it contains no PEM certificate")) } else { Ok(found) }
 }
 
-fn private_key(file: &Path) -> Result<PrivateKey<'static>, String> {
+fn private_key(file: &Path) -> Result<PrivateKey<'static>, ConfigError> {
     let key = |item| match item {
         PemItem::PrivateKey(key) => Some(key),
         _ => None,
     };
-    items(file)?.into_iter().find_map(key).ok_or_else(|| format!("{} contains no PEM private key", file.display()))
+    let found = items(file)?.into_iter().find_map(key);
+    found.ok_or_else(|| ConfigError::content(file, "it contains no PEM private key"))
 }

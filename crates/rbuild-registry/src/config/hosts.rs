@@ -3,8 +3,10 @@
 use std::path::PathBuf;
 
 use serde::Deserialize;
+use serde::de::Error;
 use toml::{Table, Value};
 
+use crate::config_error::{ConfigError, FileAction};
 use crate::environment::ProcessEnvironment;
 
 /// An endpoint of a `hosts.toml`.
@@ -55,7 +57,7 @@ struct HostSettings {
 }
 
 /// Returns the endpoints of a registry in order, if there is a file for it.
-pub(crate) fn read(environment: &ProcessEnvironment, registry: &str) -> Result<Option<Vec<Host>>, String> {
+pub(crate) fn read(environment: &ProcessEnvironment, registry: &str) -> Result<Option<Vec<Host>>, ConfigError> {
     let dir = environment.system("etc/containerd/certs.d");
     let with_port = registry.split_once(':').map(|(host, port)| format!("{host}_{port}_"));
     let names = with_port.into_iter().chain([registry.to_string(), "_default".to_string()]);
@@ -64,20 +66,20 @@ pub(crate) fn read(environment: &ProcessEnvironment, registry: &str) -> Result<O
         match std::fs::read_to_string(&file) {
             Ok(text) => {
                 let hosts = parse(&text, registry, &dir);
-                return hosts.map(Some).map_err(|e| format!("{}: {}", file.display(), e.trim_end()));
+                return hosts.map(Some).map_err(|e| ConfigError::toml(&file, &e));
             }
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
-            Err(e) => return Err(format!("{}: {e}", file.display())),
+            Err(e) => return Err(ConfigError::file(FileAction::Read, &file)(e)),
         }
     }
     Ok(None)
 }
 
-pub(crate) fn parse(text: &str, registry: &str, dir: &std::path::Path) -> Result<Vec<Host>, String> {
-    let mut document: Table = toml::from_str(text).map_err(|e| e.to_string())?;
+pub(crate) fn parse(text: &str, registry: &str, dir: &std::path::Path) -> Result<Vec<Host>, toml::de::Error> {
+    let mut document: Table = toml::from_str(text)?;
     let mut hosts = Vec::new();
     if let Some(listed) = document.remove("host") {
-        let Value::Table(listed) = listed else { return Err("`host` is not a table".into()) };
+        let Value::Table(listed) = listed else { return Err(toml::de::Error::custom("`host` is not a table")) };
         for (url, entry) in listed {
             hosts.push(host(&url, entry, dir, false)?);
         }
@@ -93,8 +95,10 @@ pub(crate) fn parse(text: &str, registry: &str, dir: &std::path::Path) -> Result
     Ok(hosts)
 }
 
-fn host(url: &str, entry: Value, dir: &std::path::Path, server: bool) -> Result<Host, String> {
-    let entry: HostSettings = entry.try_into().map_err(|e: toml::de::Error| format!("host {url}: {}", e.message()))?;
+fn host(url: &str, entry: Value, dir: &std::path::Path, server: bool) -> Result<Host, toml::de::Error> {
+    let entry: HostSettings = entry
+        .try_into()
+        .map_err(|e: toml::de::Error| toml::de::Error::custom(format!("host {url}: {}", e.message())))?;
     let can = |what: &str| entry.capabilities.as_ref().is_none_or(|list| list.iter().any(|word| word == what));
     let headers = entry.header.iter().flat_map(|(name, value)| {
         let values = match value {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use crate::config_error::{ConfigError, FileAction};
 use crate::environment::ProcessEnvironment;
 
 /// A rule for names with a prefix.
@@ -79,21 +80,20 @@ pub(crate) struct Registries {
 
 impl Registries {
     /// Reads the user's files, or else the system's.
-    pub(crate) fn read(environment: &ProcessEnvironment) -> Result<Registries, String> {
+    pub(crate) fn read(environment: &ProcessEnvironment) -> Result<Registries, ConfigError> {
         let mut all = Registries::default();
         for file in files(environment) {
             match std::fs::read_to_string(&file) {
                 Ok(text) => all.add(&text, &file)?,
                 Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
-                Err(e) => return Err(format!("{}: {e}", file.display())),
+                Err(e) => return Err(ConfigError::file(FileAction::Read, &file)(e)),
             }
         }
         Ok(all)
     }
 
-    pub(crate) fn add(&mut self, text: &str, file: &Path) -> Result<(), String> {
-        let failed = |e: &dyn std::fmt::Display| format!("{}: {}", file.display(), e.to_string().trim_end());
-        let document: RegistriesConf = toml::from_str(text).map_err(|e| failed(&e))?;
+    pub(crate) fn add(&mut self, text: &str, file: &Path) -> Result<(), ConfigError> {
+        let document: RegistriesConf = toml::from_str(text).map_err(|e| ConfigError::toml(file, &e))?;
         for mut rule in document.registry {
             let empty = rule.prefix.is_empty();
             if empty {
@@ -102,7 +102,7 @@ impl Registries {
             rule.prefix = rule.prefix.trim_end_matches('/').to_string();
             rule.location = rule.location.trim_end_matches('/').to_string();
             if rule.prefix.is_empty() {
-                return Err(failed(&"a [[registry]] has neither a prefix nor a location"));
+                return Err(ConfigError::content(file, "a [[registry]] has neither a prefix nor a location"));
             }
             rule.file = file.to_path_buf();
             self.rules.insert(rule.prefix.clone(), rule);
@@ -258,7 +258,8 @@ mod tests {
     fn errors_name_the_file() {
         let mut all = Registries::default();
         for bad in ["[[registry]]\ninsecure = true", "[[registry]]\nlocation = 1", "["] {
-            assert!(all.add(bad, Path::new("r.conf")).unwrap_err().starts_with("r.conf: "), "{bad}");
+            let error = all.add(bad, Path::new("r.conf")).unwrap_err();
+            assert!(rbuild_remedy::sentence(&error).starts_with("`r.conf`: "), "{bad}");
         }
     }
 }

@@ -6,6 +6,7 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use serde_json::Value;
 
+use crate::config_error::{ConfigError, FileAction};
 use crate::credential::Credential;
 use crate::credentials::members::JsonMembers;
 use crate::secret::Secret;
@@ -18,6 +19,26 @@ const DOCKER_URL: &str = "https://index.docker.io/v1/";
 const DOCKER_INDEX: &str = "index.docker.io";
 /// Maximum size of a document in bytes.
 const MAX_FILE: u64 = 4 << 20;
+
+/// The reason why a document with logins is invalid. Quotes no login.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum InvalidLogins {
+    #[error("line {line}: the file is not a JSON object with logins")]
+    NotJson { line: usize },
+    #[error("`{AUTHS}` is not an object")]
+    NotObject,
+    #[error("{entry}: it is not a string")]
+    NotString { entry: String },
+    #[error(
+        "{entry}: `{}` is not a valid name of a credential helper; use letters, digits, `-`, `_` and `.`",
+        .name.escape_debug()
+    )]
+    HelperName { entry: String, name: String },
+    #[error("the login for {key}: {reason}")]
+    Login { key: String, reason: &'static str },
+    #[error(transparent)]
+    Json(#[from] serde_json::Error),
+}
 
 /// A document with logins. Unknown members are kept.
 #[derive(Default)]
@@ -32,57 +53,57 @@ pub(super) fn helper_key(registry: &str) -> &str {
 
 impl AuthFile {
     /// Reads a file; `None` if it does not exist.
-    pub(super) fn read(path: &Path) -> Result<Option<AuthFile>, String> {
+    pub(super) fn read(path: &Path) -> Result<Option<AuthFile>, ConfigError> {
         use std::io::Read;
-        let failed = |e: String| format!("{}: {e}", path.display());
+        let failed = ConfigError::file(FileAction::Read, path);
         let mut text = String::new();
         let file = match std::fs::File::open(path) {
             Err(e) if matches!(e.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => {
                 return Ok(None);
             }
-            other => other.map_err(|e| failed(e.to_string()))?,
+            other => other.map_err(&failed)?,
         };
-        file.take(MAX_FILE).read_to_string(&mut text).map_err(|e| failed(e.to_string()))?;
-        AuthFile::parse(&text).map(Some).map_err(failed)
+        file.take(MAX_FILE).read_to_string(&mut text).map_err(failed)?;
+        AuthFile::parse(&text).map(Some).map_err(|e| ConfigError::content(path, e))
     }
 
     /// Reads a file of Docker before 1.7, which consists of the logins alone.
-    pub(super) fn read_old(path: &Path) -> Result<Option<AuthFile>, String> {
+    pub(super) fn read_old(path: &Path) -> Result<Option<AuthFile>, ConfigError> {
         let Some(AuthFile { document: logins }) = AuthFile::read(path)? else { return Ok(None) };
         let mut document = JsonMembers::default();
-        let logins = logins.value(1).map_err(|e| format!("{}: {e}", path.display()))?;
+        let logins = logins.value(1).map_err(|e| ConfigError::content(path, e))?;
         document.set(AUTHS, logins);
         Ok(Some(AuthFile { document }))
     }
 
     /// Parses a document. Errors do not quote it.
-    pub(super) fn parse(text: &str) -> Result<AuthFile, String> {
+    pub(super) fn parse(text: &str) -> Result<AuthFile, InvalidLogins> {
         if text.trim().is_empty() {
             return Ok(AuthFile::default());
         }
-        let document = serde_json::from_str(text)
-            .map_err(|e| format!("line {}: the file is not a JSON object with logins", e.line()))?;
+        let document =
+            serde_json::from_str(text).map_err(|e: serde_json::Error| InvalidLogins::NotJson { line: e.line() })?;
         Ok(AuthFile { document })
     }
 
     /// Returns the helper for one registry, without its prefix. Errors name the entry.
-    pub(super) fn helper_of(&self, registry: &str) -> Result<Option<String>, String> {
+    pub(super) fn helper_of(&self, registry: &str) -> Result<Option<String>, InvalidLogins> {
         let helpers: JsonMembers = self.document.get("credHelpers").unwrap_or_default();
         let names: &[&str] = match registry {
             DOCKER => &[DOCKER, DOCKER_URL, DOCKER_INDEX],
             other => &[other],
         };
         let Some(name) = names.iter().find(|name| helpers.has(name)) else { return Ok(None) };
-        helper_name(helpers.get(name)).map_err(|e| format!("`credHelpers` for {name}: {e}"))
+        helper_name(format!("`credHelpers` for {name}"), helpers.get(name))
     }
 
     /// Returns the helper for all registries, without its prefix.
-    pub(super) fn store(&self) -> Result<Option<String>, String> {
+    pub(super) fn store(&self) -> Result<Option<String>, InvalidLogins> {
         let name = "credsStore";
         if !self.document.has(name) {
             return Ok(None);
         }
-        helper_name(self.document.get(name)).map_err(|e| format!("`{name}`: {e}"))
+        helper_name(format!("`{name}`"), self.document.get(name))
     }
 
     /// Returns the members of `auths`.
@@ -91,21 +112,21 @@ impl AuthFile {
     }
 
     /// Replaces `auths`.
-    pub(super) fn set_auths(&mut self, auths: &JsonMembers) -> Result<(), String> {
-        let value = auths.value(1).map_err(|e| e.to_string())?;
+    pub(super) fn set_auths(&mut self, auths: &JsonMembers) -> Result<(), InvalidLogins> {
+        let value = auths.value(1)?;
         self.document.set(AUTHS, value);
         Ok(())
     }
 
     /// Returns the login for a repository: that of the longest key.
-    pub(super) fn entry(&self, registry: &str, repository: &str) -> Result<Option<Credential>, String> {
+    pub(super) fn entry(&self, registry: &str, repository: &str) -> Result<Option<Credential>, InvalidLogins> {
         let auths = self.auths();
         let hosts: &[&str] = if registry == DOCKER { &[DOCKER_INDEX, DOCKER] } else { &[registry] };
         let urls = auths.names().filter(|key| key.contains("://") || key.ends_with('/'));
         let urls = urls.filter(|key| hosts.contains(&host_of(key))).map(str::to_string);
         for key in keys(registry, repository).into_iter().chain(urls) {
             let Some(entry) = auths.get::<Value>(&key) else { continue };
-            let found = credential(&entry).map_err(|e| format!("the login for {key}: {e}"))?;
+            let found = credential(&entry).map_err(|reason| InvalidLogins::Login { key: key.clone(), reason })?;
             if found.is_some() {
                 return Ok(found);
             }
@@ -122,15 +143,12 @@ impl AuthFile {
 }
 
 /// Checks the name of a helper; `None` for the empty text.
-fn helper_name(value: Option<Value>) -> Result<Option<String>, String> {
-    let Some(Value::String(name)) = value else { return Err("it is not a string".into()) };
+fn helper_name(entry: String, value: Option<Value>) -> Result<Option<String>, InvalidLogins> {
+    let Some(Value::String(name)) = value else { return Err(InvalidLogins::NotString { entry }) };
     // The name becomes part of a program's name, and must not lead to another directory.
     match name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c)) {
         true => Ok(Some(name).filter(|name| !name.is_empty())),
-        false => {
-            let name = name.escape_debug();
-            Err(format!("`{name}` is not a valid name of a credential helper; use letters, digits, `-`, `_` and `.`"))
-        }
+        false => Err(InvalidLogins::HelperName { entry, name }),
     }
 }
 

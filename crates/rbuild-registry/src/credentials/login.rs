@@ -5,8 +5,9 @@ use base64::prelude::BASE64_STANDARD;
 use serde_json::value::to_raw_value;
 use serde_json::{Value, json};
 
+use crate::config_error::ConfigError;
 use crate::credential::{Credential, Given};
-use crate::credentials::file::{AuthFile, helper_key, key_of};
+use crate::credentials::file::{AuthFile, InvalidLogins, helper_key, key_of};
 use crate::credentials::members::JsonMembers;
 use crate::credentials::places::{CredentialSource, sources, target};
 use crate::credentials::program;
@@ -23,27 +24,27 @@ pub enum Stored {
 }
 
 /// The places that a login was removed from, and those where one remains.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub struct Removed {
     /// Files and helpers without the login now.
     pub from: Vec<String>,
-    /// Places that still have one, and the reason.
-    pub left: Vec<String>,
+    /// The reasons why places may still have one.
+    pub left: Vec<ConfigError>,
 }
 
 /// Stores a login: in the file that `given` names, or the user's, or in its helper.
 ///
 /// # Errors
 ///
-/// Fails with a sentence if the file cannot be written or the helper fails.
+/// Fails if the file cannot be written or the helper fails.
 pub fn store(
     environment: &ProcessEnvironment,
     given: &Given,
     registry: &str,
     credential: &Credential,
-) -> Result<Stored, String> {
+) -> Result<Stored, ConfigError> {
     let path = target(environment, given)?;
-    let failed = |e: String| format!("{}: {e}", path.display());
+    let failed = |e: InvalidLogins| ConfigError::content(&path, e);
     let lock = FileLock::take(&path)?;
     let mut file = AuthFile::read(&path)?.unwrap_or_default();
     if let Some(name) = helper(&file, registry).map_err(failed)? {
@@ -52,10 +53,10 @@ pub fn store(
         return Ok(Stored::Helper(format!("docker-credential-{name}")));
     }
     if file.document.has("auths") && file.document.get::<JsonMembers>("auths").is_none() {
-        return Err(failed("`auths` is not an object".into()));
+        return Err(failed(InvalidLogins::NotObject));
     }
     let mut auths = file.auths();
-    let entry = to_raw_value(&entry_of(credential)).map_err(|e| failed(e.to_string()))?;
+    let entry = to_raw_value(&entry_of(credential)).map_err(|e| failed(e.into()))?;
     auths.set(key_of(registry), entry);
     file.set_auths(&auths).map_err(failed)?;
     lock.replace(&file.document)?;
@@ -63,7 +64,7 @@ pub fn store(
 }
 
 /// Returns the helper that keeps the logins of a registry.
-fn helper(file: &AuthFile, registry: &str) -> Result<Option<String>, String> {
+fn helper(file: &AuthFile, registry: &str) -> Result<Option<String>, InvalidLogins> {
     file.helper_of(registry)?.map_or_else(|| file.store(), |name| Ok(Some(name)))
 }
 
@@ -83,8 +84,8 @@ fn entry_of(credential: &Credential) -> Value {
 ///
 /// # Errors
 ///
-/// Fails with a sentence if a file cannot be read.
-pub fn forget(environment: &ProcessEnvironment, given: &Given, registry: &str) -> Result<Removed, String> {
+/// Fails if a file cannot be read.
+pub fn forget(environment: &ProcessEnvironment, given: &Given, registry: &str) -> Result<Removed, ConfigError> {
     let mut removed = Removed::default();
     for source in sources(environment, given) {
         let Some(file) = source.read()? else { continue };
@@ -94,7 +95,7 @@ pub fn forget(environment: &ProcessEnvironment, given: &Given, registry: &str) -
                 Ok(Some(name)) => {
                     program::erase(environment, &name, helper_key(registry)).map(|had| had.then_some(name))
                 }
-                other => other.map(|_| None).map_err(|e| format!("{}: {e}", source.name())),
+                other => other.map(|_| None).map_err(|e| source.invalid(e)),
             };
             match erased {
                 Ok(Some(name)) => removed.from.push(format!("docker-credential-{name}")),
@@ -114,10 +115,10 @@ pub fn forget(environment: &ProcessEnvironment, given: &Given, registry: &str) -
 }
 
 /// Removes the entries of a registry from a file.
-fn remove(source: &CredentialSource, registry: &str) -> Result<(), String> {
+fn remove(source: &CredentialSource, registry: &str) -> Result<(), ConfigError> {
     let path = match source {
         CredentialSource::File(path) | CredentialSource::Runtime(path) | CredentialSource::OldFile(path) => path,
-        CredentialSource::Text(_) => return Err(format!("{} contains a login and was not changed", source.name())),
+        CredentialSource::Text(_) => return Err(ConfigError::Unchanged(source.name())),
     };
     let lock = FileLock::take(path)?;
     let Some(mut file) = source.read()? else { return Ok(()) };
@@ -126,6 +127,6 @@ fn remove(source: &CredentialSource, registry: &str) -> Result<(), String> {
     if let CredentialSource::OldFile(_) = source {
         return lock.replace(&auths);
     }
-    file.set_auths(&auths).map_err(|e| format!("{}: {e}", path.display()))?;
+    file.set_auths(&auths).map_err(|e| source.invalid(e))?;
     lock.replace(&file.document)
 }

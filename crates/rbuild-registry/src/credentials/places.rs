@@ -2,8 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
+use rbuild_linux::quoted;
+
+use crate::config_error::ConfigError;
 use crate::credential::Given;
-use crate::credentials::file::AuthFile;
+use crate::credentials::file::{AuthFile, InvalidLogins};
 use crate::environment::ProcessEnvironment;
 
 /// A place where logins are looked for.
@@ -27,7 +30,18 @@ impl CredentialSource {
         }
     }
 
-    pub(super) fn read(&self) -> Result<Option<AuthFile>, String> {
+    /// Returns the error for invalid content.
+    pub(super) fn invalid(&self, reason: InvalidLogins) -> ConfigError {
+        let place = match self {
+            CredentialSource::File(path) | CredentialSource::Runtime(path) | CredentialSource::OldFile(path) => {
+                quoted(path)
+            }
+            CredentialSource::Text(_) => self.name(),
+        };
+        ConfigError::Content { place, source: reason.into() }
+    }
+
+    pub(super) fn read(&self) -> Result<Option<AuthFile>, ConfigError> {
         match self {
             CredentialSource::File(path) => AuthFile::read(path),
             CredentialSource::Runtime(path) => match std::fs::File::open(path) {
@@ -35,9 +49,7 @@ impl CredentialSource {
                 _ => AuthFile::read(path),
             },
             CredentialSource::OldFile(path) => AuthFile::read_old(path),
-            CredentialSource::Text(text) => {
-                AuthFile::parse(text).map(Some).map_err(|e| format!("{}: {e}", self.name()))
-            }
+            CredentialSource::Text(text) => AuthFile::parse(text).map(Some).map_err(|e| self.invalid(e)),
         }
     }
 }
@@ -63,9 +75,9 @@ pub(super) fn sources(environment: &ProcessEnvironment, given: &Given) -> Vec<Cr
 }
 
 /// Returns the file that new logins are written to.
-pub(super) fn target(environment: &ProcessEnvironment, given: &Given) -> Result<PathBuf, String> {
+pub(super) fn target(environment: &ProcessEnvironment, given: &Given) -> Result<PathBuf, ConfigError> {
     let variable = |name| environment.variable(name).map(Path::new);
     let docker = variable("DOCKER_CONFIG").map(|dir| dir.join("config.json"));
     let path = given.file.clone().or_else(|| variable("REGISTRY_AUTH_FILE").map(Path::to_path_buf)).or(docker);
-    path.or_else(|| environment.home(".docker/config.json")).ok_or_else(|| "HOME is not set".to_string())
+    path.or_else(|| environment.home(".docker/config.json")).ok_or(ConfigError::NoHome)
 }

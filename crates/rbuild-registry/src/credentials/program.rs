@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use crate::config_error::ConfigError;
 use crate::credential::Credential;
 use crate::environment::ProcessEnvironment;
 use crate::locked;
@@ -41,17 +42,16 @@ pub(super) fn get(
     environment: &ProcessEnvironment,
     helper: &str,
     registry: &str,
-) -> Result<Option<Credential>, String> {
+) -> Result<Option<Credential>, ConfigError> {
     let program = format!("docker-credential-{helper}");
     let (ok, text) = call(environment, &program, "get", registry)?;
     if !ok {
         return match text.contains(NOT_FOUND) {
             true => Ok(None),
-            false => Err(format!("{program} failed: {}", first_line(&text))),
+            false => Err(failed(&program, first_line(&text))),
         };
     }
-    let answer: HelperAnswer =
-        serde_json::from_str(&text).map_err(|_| format!("{program} returned an invalid answer"))?;
+    let answer: HelperAnswer = serde_json::from_str(&text).map_err(|_| failed(&program, "its answer is invalid"))?;
     Ok(match (answer.username.as_str(), Secret::new(answer.secret)) {
         (_, secret) if secret.is_empty() => None,
         (TOKEN_USER, secret) => Some(Credential::Identity(secret)),
@@ -65,30 +65,34 @@ pub(super) fn store(
     helper: &str,
     registry: &str,
     credential: &Credential,
-) -> Result<(), String> {
+) -> Result<(), ConfigError> {
     let (username, secret) = match credential {
         Credential::Password { user, password } => (user.clone(), password),
         Credential::Identity(token) | Credential::Registry(token) => (TOKEN_USER.to_string(), token),
     };
     let answer = HelperAnswer { server_url: registry.to_string(), username, secret: secret.reveal().to_string() };
-    let text = serde_json::to_string(&answer).map_err(|e| e.to_string())?;
+    let text = serde_json::to_string(&answer).map_err(|_| failed(helper, "the login cannot be passed to it"))?;
     done(environment, helper, "store", &text)
 }
 
 /// Removes a login from a helper. Returns true if it had one.
-pub(super) fn erase(environment: &ProcessEnvironment, helper: &str, registry: &str) -> Result<bool, String> {
+pub(super) fn erase(environment: &ProcessEnvironment, helper: &str, registry: &str) -> Result<bool, ConfigError> {
     let had = get(environment, helper, registry)?.is_some();
     done(environment, helper, "erase", registry)?;
     Ok(had)
 }
 
-fn done(environment: &ProcessEnvironment, helper: &str, action: &str, input: &str) -> Result<(), String> {
+fn done(environment: &ProcessEnvironment, helper: &str, action: &str, input: &str) -> Result<(), ConfigError> {
     let program = format!("docker-credential-{helper}");
     match call(environment, &program, action, input)? {
         (true, _) => Ok(()),
         (false, text) if text.contains(NOT_FOUND) => Ok(()),
-        (false, text) => Err(format!("{program} failed: {}", first_line(&text))),
+        (false, text) => Err(failed(&program, first_line(&text))),
     }
+}
+
+fn failed(program: &str, reason: impl Into<String>) -> ConfigError {
+    ConfigError::Helper { program: program.to_string(), reason: reason.into() }
 }
 
 fn first_line(text: &str) -> String {
@@ -97,24 +101,29 @@ fn first_line(text: &str) -> String {
 }
 
 /// Runs a helper. Returns true with its output if it succeeds.
-fn call(environment: &ProcessEnvironment, program: &str, action: &str, input: &str) -> Result<(bool, String), String> {
+fn call(
+    environment: &ProcessEnvironment,
+    program: &str,
+    action: &str,
+    input: &str,
+) -> Result<(bool, String), ConfigError> {
     let mut command = Command::new(program);
     if let Some(path) = environment.variable("PATH") {
         command.env("PATH", path);
     }
     let started = command.arg(action).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
     let mut child = started.map_err(|e| match e.kind() {
-        std::io::ErrorKind::NotFound => format!("program {program} not found in PATH"),
-        _ => format!("cannot start {program}: {e}"),
+        std::io::ErrorKind::NotFound => ConfigError::NoHelper(program.to_string()),
+        _ => ConfigError::Run { program: program.to_string(), source: e },
     })?;
     if let Some(mut stdin) = child.stdin.take() {
         // A helper may answer without reading its input.
         let _ = stdin.write_all(input.as_bytes());
     }
     let answer = Answered::of(child.stdout.take());
-    let ok = end_of(&mut child).map_err(|e| format!("{program} {e}"))?;
+    let ok = end_of(program, &mut child)?;
     let bytes = answer.bytes();
-    String::from_utf8(bytes).map(|text| (ok, text)).map_err(|_| format!("the output of {program} is not UTF-8"))
+    String::from_utf8(bytes).map(|text| (ok, text)).map_err(|_| failed(program, "its output is not UTF-8"))
 }
 
 /// The output of a helper, which is complete when the helper has ended, and not when its pipe is
@@ -149,7 +158,7 @@ impl Answered {
 }
 
 /// Waits for the end of a helper; returns true if it succeeded.
-fn end_of(child: &mut Child) -> Result<bool, String> {
+fn end_of(program: &str, child: &mut Child) -> Result<bool, ConfigError> {
     let start = Instant::now();
     loop {
         match child.try_wait() {
@@ -157,10 +166,10 @@ fn end_of(child: &mut Child) -> Result<bool, String> {
             Ok(None) if start.elapsed() > LIMIT => {
                 let _ = child.kill();
                 let _ = child.wait();
-                return Err(format!("did not answer within {} s", LIMIT.as_secs()));
+                return Err(failed(program, format!("no answer within {} s", LIMIT.as_secs())));
             }
             Ok(None) => std::thread::sleep(TICK),
-            Err(e) => return Err(format!("cannot be waited for: {e}")),
+            Err(source) => return Err(ConfigError::Run { program: program.to_string(), source }),
         }
     }
 }

@@ -6,6 +6,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsE
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use crate::config_error::{ConfigError, FileAction};
 use crate::credentials::members::JsonMembers;
 
 /// Maximum time to wait for another process that changes the file.
@@ -24,33 +25,29 @@ pub(super) struct FileLock {
 impl FileLock {
     /// Waits for the right to change a file. The lock is a file next to it, since the file itself
     /// is replaced.
-    pub(super) fn take(path: &Path) -> Result<FileLock, String> {
-        let failed = |e: io::Error| format!("{}: {e}", path.display());
-        let path = behind_links(path).map_err(failed)?;
+    pub(super) fn take(path: &Path) -> Result<FileLock, ConfigError> {
+        let path = behind_links(path).map_err(ConfigError::file(FileAction::Read, path))?;
         let dir = path.parent().unwrap_or(Path::new("."));
-        DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed)?;
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
+        made.map_err(ConfigError::file(FileAction::Write, &path))?;
         let beside = dir.join(format!(".{}.lock", name_of(&path)));
         let options = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&beside);
-        let lock = options.map_err(|e| format!("{}: {e}", beside.display()))?;
+        let lock = options.map_err(ConfigError::file(FileAction::Write, &beside))?;
         let start = Instant::now();
         loop {
             match lock.try_lock() {
                 Ok(()) => return Ok(FileLock { path, _lock: lock }),
                 Err(TryLockError::WouldBlock) if start.elapsed() < LIMIT => std::thread::sleep(TICK),
                 Err(TryLockError::WouldBlock) => {
-                    return Err(format!(
-                        "{} has been locked by another program for {} s",
-                        beside.display(),
-                        LIMIT.as_secs()
-                    ));
+                    return Err(ConfigError::Locked { path: beside, seconds: LIMIT.as_secs() });
                 }
-                Err(TryLockError::Error(e)) => return Err(format!("{}: {e}", beside.display())),
+                Err(TryLockError::Error(e)) => return Err(ConfigError::file(FileAction::Lock, &beside)(e)),
             }
         }
     }
 
     /// Replaces the file. It keeps its owner, group and mode, unless others could read it.
-    pub(super) fn replace(&self, document: &JsonMembers) -> Result<(), String> {
+    pub(super) fn replace(&self, document: &JsonMembers) -> Result<(), ConfigError> {
         let text = document.text(0) + "\n";
         let dir = self.path.parent().unwrap_or(Path::new("."));
         let temporary = dir.join(format!(".{}.{}.tmp", name_of(&self.path), std::process::id()));
@@ -65,7 +62,7 @@ impl FileLock {
         if replaced.is_err() {
             let _ = std::fs::remove_file(&temporary);
         }
-        replaced.map_err(|e| format!("{}: {e}", self.path.display()))
+        replaced.map_err(ConfigError::file(FileAction::Write, &self.path))
     }
 }
 

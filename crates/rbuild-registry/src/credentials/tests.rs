@@ -1,8 +1,13 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
+use rbuild_remedy::{Remedy, sentence};
+
 use super::*;
+use crate::config_error::{ConfigError, FileAction};
 use crate::secret::Secret;
+
+const EISDIR: i32 = 21;
 
 struct Scene(PathBuf);
 
@@ -43,7 +48,7 @@ impl Drop for Scene {
     }
 }
 
-fn found(environment: &ProcessEnvironment, registry: &str, repository: &str) -> Result<Option<Login>, String> {
+fn found(environment: &ProcessEnvironment, registry: &str, repository: &str) -> Result<Option<Login>, ConfigError> {
     find(environment, &Given::default(), LoginTarget { registry, repository, mirror: false })
 }
 
@@ -107,7 +112,7 @@ fn helpers_are_called_and_named_in_errors() {
     scene.helper("broken", "echo the keychain is locked; exit 1");
     scene.helper("all", "echo credentials not found in native keychain; exit 1");
     assert_eq!(scene.find("a.io", "x"), Some(Credential::Identity(Secret::new("S"))));
-    let fails = |registry| found(&scene.environment(&[]), registry, "x").unwrap_err();
+    let fails = |registry| sentence(&found(&scene.environment(&[]), registry, "x").unwrap_err());
     assert_eq!(fails("b.io"), "docker-credential-broken failed: the keychain is locked");
     assert_eq!(fails("d.io"), "program docker-credential-absent not found in PATH");
     for (file, entry) in [
@@ -117,11 +122,11 @@ fn helpers_are_called_and_named_in_errors() {
     ] {
         let path = scene.write("home/.docker/config.json", file);
         let error = fails("a.io");
-        assert!(error.starts_with(&format!("{}: {entry}", path.display())), "{error}");
+        assert!(error.starts_with(&format!("`{}`: {entry}", path.display())), "{error}");
         let environment = scene.environment(&[]);
         let error = store(&environment, &Given::default(), "a.io", &password("joe", "a").unwrap()).unwrap_err();
-        assert!(error.contains(entry), "{error}");
-        assert!(forget(&environment, &Given::default(), "a.io").unwrap().left[0].contains(entry));
+        assert!(sentence(&error).contains(entry), "{error}");
+        assert!(sentence(&forget(&environment, &Given::default(), "a.io").unwrap().left[0]).contains(entry));
     }
     scene.write("home/.docker/config.json", r#"{"credHelpers": {"a.io": null, "b.io": ""}, "credsStore": ""}"#);
     assert_eq!((scene.find("a.io", "x"), scene.find("b.io", "x")), (None, None));
@@ -157,7 +162,8 @@ fn logins_are_stored_and_removed_and_other_members_kept() {
     assert!(text.contains("\"z\": 1.0e+2,") && text.contains("\"a\": [2, 12345678901234567890123]"), "{text}");
     let (z, auths, a) = (text.find("\"z\"").unwrap(), text.find("\"auths\"").unwrap(), text.find("\"a\"").unwrap());
     assert!(z < auths && auths < a && text.contains("am9lOmI="), "{text}");
-    assert_eq!(forget(&environment, &Given::default(), "docker.io").unwrap(), Removed::default());
+    let again = forget(&environment, &Given::default(), "docker.io").unwrap();
+    assert!(again.from.is_empty() && again.left.is_empty(), "{again:?}");
     let variable = scene.environment(&[("DOCKER_AUTH_CONFIG", r#"{"auths": {"v.io": {"auth": "am9lOmI="}}}"#)]);
     assert_eq!(forget(&variable, &Given::default(), "v.io").unwrap().left.len(), 1);
 }
@@ -216,7 +222,7 @@ fn a_replaced_file_keeps_its_path_owner_and_mode() {
     std::fs::remove_file(&link).unwrap();
     symlink(&link, &link).unwrap();
     let error = store(&environment, &Given::default(), "a.io", &password("joe", "a").unwrap()).unwrap_err();
-    assert!(error.contains("too many levels of symbolic links"), "{error}");
+    assert!(sentence(&error).contains("too many levels of symbolic links"), "{error}");
 }
 
 #[test]
@@ -227,6 +233,26 @@ fn broken_files_are_named_and_not_quoted() {
     {
         scene.write("home/.docker/config.json", text);
         let error = found(&scene.environment(&[]), "a.io", "x").unwrap_err();
+        let error = format!("{} {error:?}", sentence(&error));
         assert!(error.contains("config.json") && !error.contains("hunter2"), "{error}");
     }
+}
+
+/// A file that cannot be read or written is not an invalid file.
+#[test]
+fn failed_operations_on_files_keep_their_cause() {
+    let (path, kind) = (PathBuf::from("/h/config.json"), std::io::ErrorKind::PermissionDenied);
+    let failed = |action, e: std::io::Error| ConfigError::file(action, &path)(e);
+    let full = failed(FileAction::Write, std::io::ErrorKind::StorageFull.into());
+    assert_eq!(full.remedy(), Some(Remedy::FreeSpaceAt { place: path.clone() }));
+    let denied = failed(FileAction::Read, kind.into());
+    assert_eq!(denied.remedy(), Some("permit this user to read `/h/config.json`".into()));
+    assert_eq!(sentence(&denied), "cannot read `/h/config.json`: permission denied");
+    assert_eq!(failed(FileAction::Read, std::io::Error::from_raw_os_error(5)).remedy(), None);
+
+    let scene = Scene::new("directory");
+    std::fs::create_dir(scene.0.join("home/.docker/config.json")).unwrap();
+    let error = found(&scene.environment(&[]), "a.io", "x").unwrap_err();
+    let cause = std::error::Error::source(&error).and_then(|e| e.downcast_ref::<std::io::Error>());
+    assert_eq!(cause.and_then(std::io::Error::raw_os_error), Some(EISDIR), "{error:?}");
 }

@@ -54,7 +54,7 @@ fn manifests_are_checked() {
     registry.behave();
     registry.state().manifests.clear();
     let error = repository.tagged("1").unwrap_err();
-    assert!(error.to_string().contains("has no manifest 1: test (MANIFEST_UNKNOWN)"), "{error}");
+    assert!(error.message().contains("has no manifest 1: test (MANIFEST_UNKNOWN)"), "{error}");
     assert_eq!(error.remedy(), Some("check the name and the tag".into()));
     for (text, want) in [
         ("[]", "not a JSON document"),
@@ -63,11 +63,11 @@ fn manifests_are_checked() {
         (r#"{"mediaType":"application/vnd.oci.image.index.v1+json"}"#, "that it claims"),
     ] {
         registry.add_manifest("x", "bad", "text/plain; charset=utf-8", text.as_bytes());
-        let error = repository.tagged("bad").unwrap_err().to_string();
+        let error = repository.tagged("bad").unwrap_err().message();
         assert!(error.contains(want), "{error}");
     }
     registry.add_manifest("x", "long", MANIFEST, &vec![b' '; (4 << 20) + 1]);
-    assert!(repository.tagged("long").unwrap_err().to_string().contains("larger than 4 MiB"));
+    assert!(repository.tagged("long").unwrap_err().message().contains("larger than 4 MiB"));
 }
 
 #[test]
@@ -99,17 +99,17 @@ fn failures_are_reported_once_with_the_host() {
     let (digest, size) = (registry.add_blob("x", &data), data.len() as u64);
     registry.fault("GET", "blobs", Fault::Cut(10), 5);
     let error = read(&repository, &digest, size).unwrap_err();
-    let text = error.to_string();
+    let text = error.message();
     assert!(text.starts_with(&format!("{}/x: ", registry.address)) && text.contains("bytes before the end"), "{text}");
     assert_eq!(error.remedy(), Some(Remedy::CheckNetwork));
     registry.fault("GET", "blobs", Fault::Trickle(Duration::from_millis(30)), 9);
-    let error = read(&repository, &digest, size).unwrap_err().to_string();
+    let error = read(&repository, &digest, size).unwrap_err().message();
     assert!(error.contains("fewer than 1024 bytes"), "{error}");
     let registry = Registry::start(Access::Open);
     let repository = scene.repository(&registry, "x");
     registry.add_blob("x", &data);
     for (wrong, want) in [(size - 1, "has 5000 bytes; the manifest says 4999"), (size + 1, "the manifest says 5001")] {
-        let error = read(&repository, &digest, wrong).unwrap_err().to_string();
+        let error = read(&repository, &digest, wrong).unwrap_err().message();
         assert!(error.contains(want), "{error}");
     }
     let error = read(&repository, &BlobDigest::of(b"other"), 1).unwrap_err();
@@ -126,7 +126,7 @@ fn documents_sent_byte_by_byte_time_out() {
     let start = std::time::Instant::now();
     for path in ["/token", "manifests"] {
         registry.fault("GET", path, slow.clone(), 99);
-        let error = repository.tagged("1").unwrap_err().to_string();
+        let error = repository.tagged("1").unwrap_err().message();
         assert!(error.contains(&registry.address) && error.contains("fewer than 1024 bytes"), "{error}");
         registry.behave();
     }
@@ -154,7 +154,7 @@ fn invalid_urls_are_not_tried_again() {
     let repository = scene.repository(&registry, "x");
     for to in ["127.0.0.1:99999", "[", "a b", "user@a"] {
         registry.fault("GET", "manifests", Fault::Redirect(to.into()), 1);
-        let error = repository.tagged("1").unwrap_err().to_string();
+        let error = repository.tagged("1").unwrap_err().message();
         assert!(error.contains("invalid"), "{to}: {error}");
         registry.behave();
     }
@@ -176,7 +176,7 @@ fn rate_limits_are_respected_and_reported() {
         error.remedy(),
         Some(Remedy::Registry { registry: registry.address.clone(), action: RegistryAction::RaiseRateLimit })
     );
-    assert!(error.to_string().contains("429: test (FAULT)"), "{error}");
+    assert!(error.message().contains("429: test (FAULT)"), "{error}");
 }
 
 #[test]
@@ -192,7 +192,7 @@ fn redirects_get_no_credentials() {
     assert_eq!(storage.requests(), [format!("GET /v2/x/blobs/{digest}")]);
     assert!(registry.requests().contains(&format!("GET /v2/x/blobs/{digest} +")));
     registry.fault("GET", "manifests", Fault::Redirect(registry.address.clone()), 99);
-    assert!(repository.tagged("1").unwrap_err().to_string().contains("too many redirects"));
+    assert!(repository.tagged("1").unwrap_err().message().contains("too many redirects"));
 }
 
 #[test]
@@ -210,7 +210,7 @@ fn command_line_credentials_are_sent_to_their_registry_only() {
     ));
     scene.repository(&registry, "x").tagged("1").unwrap();
     assert_eq!(mirror.requests(), ["GET /v2/x/manifests/1"], "and no login");
-    let error = scene.repository(&other, "x").tagged("1").unwrap_err().to_string();
+    let error = scene.repository(&other, "x").tagged("1").unwrap_err().message();
     assert!(other.requests().iter().all(|request| !request.ends_with('+')), "{error}");
     assert!(
         error.contains("no login for") && error.contains("the command line (whose login is for 127.0.0.1:"),
@@ -256,7 +256,7 @@ fn credentials_echoed_by_a_server_are_masked() {
     let registry = Registry::start(Access::Token("joe", "hunter2", 9));
     let scene = Scene::with_login("echo-token", &registry, "joe", "hunter2");
     registry.fault("GET", "/token", Fault::Echo("hunter2"), 9);
-    let error = scene.repository(&registry, "x").tagged("1").unwrap_err().to_string();
+    let error = scene.repository(&registry, "x").tagged("1").unwrap_err().message();
     assert!(error.contains("with ***") && !error.contains("hunter2") && !error.contains("am9l"), "{error}");
 }
 
@@ -275,7 +275,7 @@ fn tokens_are_fetched_renewed_and_shared() {
     let anonymous = Scene::new("anonymous");
     anonymous.repository(&registry, "public/x").tagged("1").unwrap();
     let error = anonymous.repository(&registry, "x").tagged("1").unwrap_err();
-    assert!(error.to_string().contains("no login for"), "{error}");
+    assert!(error.message().contains("no login for"), "{error}");
     assert_eq!(
         error.remedy(),
         Some(Remedy::Registry { registry: registry.address.clone(), action: RegistryAction::LogIn })
@@ -315,7 +315,7 @@ fn unavailable_mirrors_are_skipped() {
     repository.tagged("1").unwrap();
     assert!(registry.requests().is_empty());
     // An image that no endpoint has: the error of the registry itself.
-    let error = repository.tagged("2").unwrap_err().to_string();
+    let error = repository.tagged("2").unwrap_err().message();
     assert!(error.contains(&format!("{} has no manifest 2", registry.address)), "{error}");
 }
 

@@ -82,12 +82,15 @@ fn contradictory_upload_answers_fail_the_push() {
     more();
     registry.fault("GET", "uploads", Fault::Without("range"), 99);
     registry.fault("GET", "uploads", Fault::Header("Range", "0-99999999999".into()), 99);
-    let error = push(&repository, &data, None).unwrap_err().to_string();
-    assert!(error.contains(&registry.address) && error.contains("claims to have 100000000000 bytes"), "{error}");
+    let error = push(&repository, &data, None).unwrap_err().message();
+    assert!(
+        error.contains(&registry.address) && error.contains("claims to have received 100000000000 bytes"),
+        "{error}"
+    );
     registry.behave();
     more();
     registry.fault("GET", "uploads", Fault::Status(404, None), 99);
-    let error = push(&repository, &data, None).unwrap_err().to_string();
+    let error = push(&repository, &data, None).unwrap_err().message();
     assert!(error.contains("502"), "{error}");
 }
 
@@ -117,7 +120,7 @@ fn permission_is_checked_without_leaving_an_upload() {
         error.remedy(),
         Some(Remedy::Registry { registry: registry.address.clone(), action: RegistryAction::LogIn })
     );
-    assert!(error.to_string().contains("refused to push"), "{error}");
+    assert!(error.message().contains("refused to push"), "{error}");
 }
 
 #[test]
@@ -127,7 +130,7 @@ fn rejected_manifests_are_reported_with_the_reason() {
     registry.fault("PUT", "manifests", Fault::Status(400, None), 1);
     let error = repository.push_document("1", "application/x", b"{}").unwrap_err();
     assert!(matches!(*error.problem, RegistryProblem::Status { status: 400, .. }));
-    assert!(error.to_string().contains("PUT of manifest 1") && error.to_string().contains("FAULT"), "{error}");
+    assert!(error.message().contains("PUT of manifest 1") && error.message().contains("FAULT"), "{error}");
     let other = BlobDigest::of(b"other").to_string();
     registry.fault("PUT", "manifests", Fault::Without("docker-content-digest"), 1);
     registry.fault("PUT", "manifests", Fault::Header("Docker-Content-Digest", other), 1);

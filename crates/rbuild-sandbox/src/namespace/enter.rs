@@ -194,7 +194,7 @@ impl Launcher<'_> {
             false => become_builder(self.world, isolation.owner_mode(), ready, &self.pidfd),
         };
         if let (Err(e), true) = (&made, spare) {
-            tracing::debug!(target: "sandbox", "{e}");
+            tracing::debug!(target: "sandbox", error = rbuild_remedy::sentence(e), "isolation not set up");
             let _ = tell.write_all(b"f");
             return 70;
         }

@@ -80,11 +80,7 @@ pub fn isolation(request: IsolationRequest) -> Result<Isolation, Refusal> {
 impl Isolation {
     /// Returns the name of the mode, as users choose it.
     pub fn name(&self) -> &'static str {
-        match self {
-            Isolation::Userns(_) => "userns",
-            Isolation::SingleId(_) => "single-id",
-            Isolation::Chroot => "chroot",
-        }
+        self.runner_mode().name()
     }
 
     /// Returns the ID maps of the user namespace; `None` in the `chroot` mode.
@@ -189,23 +185,23 @@ fn granting([uids, gids]: [bool; 2], user: &str) -> String {
     command + " " + user
 }
 
+const NO_USERNS: &str = "cannot create a user namespace";
+
 /// Explains why the kernel denied a user namespace.
 pub fn userns_refused(e: Error) -> Refusal {
-    let reason = format!("cannot create a user namespace: {e}");
-    if setting("/proc/sys/user/max_user_namespaces") == Some(0) {
-        return refusal(reason, permit_namespaces("user.max_user_namespaces=15000"));
-    }
-    if setting("/proc/sys/kernel/unprivileged_userns_clone") == Some(0) {
-        return refusal(reason, permit_namespaces("kernel.unprivileged_userns_clone=1"));
-    }
-    if e.errno() == Some(nix::errno::Errno::ENOSYS as i32) {
-        return refusal(reason, "use Linux 5.12 or newer, and a seccomp profile that permits clone3");
-    }
-    if Path::new("/.dockerenv").exists() || Path::new("/run/.containerenv").exists() {
-        let reason = format!("{reason}; the container's seccomp profile may deny it");
-        return refusal(reason, Remedy::UnconfineSeccomp);
-    }
-    refusal(reason, Remedy::FindDenial)
+    let refused = if setting("/proc/sys/user/max_user_namespaces") == Some(0) {
+        refusal(NO_USERNS, permit_namespaces("user.max_user_namespaces=15000"))
+    } else if setting("/proc/sys/kernel/unprivileged_userns_clone") == Some(0) {
+        refusal(NO_USERNS, permit_namespaces("kernel.unprivileged_userns_clone=1"))
+    } else if e.errno() == Some(nix::errno::Errno::ENOSYS as i32) {
+        refusal(NO_USERNS, "use Linux 5.12 or newer, and a seccomp profile that permits clone3")
+    } else if Path::new("/.dockerenv").exists() || Path::new("/run/.containerenv").exists() {
+        let reason = format!("{NO_USERNS}, which the container's seccomp profile may deny");
+        refusal(reason, Remedy::UnconfineSeccomp)
+    } else {
+        refusal(NO_USERNS, Remedy::FindDenial)
+    };
+    refused.because(e)
 }
 
 /// Explains why the ID maps could not be written.
@@ -216,7 +212,7 @@ pub fn maps_refused(e: Error) -> Refusal {
     } else {
         Remedy::CheckSubIds
     };
-    refusal(format!("cannot write the ID maps of the user namespace: {e}"), remedy)
+    refusal("cannot write the ID maps of the user namespace", remedy).because(e)
 }
 
 fn permit_namespaces(setting: &'static str) -> Remedy {
@@ -224,7 +220,7 @@ fn permit_namespaces(setting: &'static str) -> Remedy {
 }
 
 pub(crate) fn proc_refused(e: Error) -> Refusal {
-    refusal(format!("cannot mount a new /proc or expose the existing one to commands: {e}"), Remedy::UnmaskProc)
+    refusal("cannot mount a new /proc or expose the existing one to commands", Remedy::UnmaskProc).because(e)
 }
 
 /// One line of `rbuild doctor`.
@@ -253,7 +249,7 @@ pub fn checks() -> Vec<Check> {
             });
             Check { name: "ids", found: format!("users up to {top_uid}, groups up to {top_gid}"), remedy }
         }
-        Err(r) => Check { name: "ids", found: r.reason, remedy: Some(r.remedy) },
+        Err(r) => Check { name: "ids", found: rbuild_remedy::sentence(&r), remedy: Some(r.remedy) },
     });
     for (name, path, bad, fix) in SETTINGS {
         if let Some(value) = setting(path) {

@@ -82,9 +82,10 @@ impl Carrier {
                 },
             )),
             Err(e) => Err(refusal(
-                format!("an isolated network requires {TUN}, which this user cannot open: {e}"),
+                format!("an isolated network requires {TUN}, which this user cannot open"),
                 Remedy::OrOtherNetwork { action: format!("restore its usual mode: sudo chmod 666 {TUN}") },
-            )),
+            )
+            .because(e)),
         }
     }
 

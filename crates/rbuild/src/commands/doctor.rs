@@ -49,7 +49,7 @@ fn networks(mode: RunnerMode) {
     line(true, "networks", &format!("host (the default) and none; with host, {reach}"), None);
     match Carrier::find() {
         Ok(carrier) => line(true, "isolated", &format!("--network isolated uses {}", carrier.name()), None),
-        Err(why) => line(false, "isolated", &why.reason, Some(&hints::words(&why.remedy))),
+        Err(why) => line(false, "isolated", &rbuild_remedy::sentence(&why), Some(&hints::words(&why.remedy))),
     }
 }
 
@@ -63,8 +63,6 @@ fn line(good: bool, name: &str, found: &str, remedy: Option<&str>) {
 #[derive(Debug, Serialize, Deserialize)]
 struct Findings {
     mode: RunnerMode,
-    /// Name of the isolation mode.
-    name: String,
     copies: bool,
     outer_processes: bool,
 }
@@ -83,7 +81,7 @@ impl Findings {
             }
             RunnerMode::Container => "a user namespace with sub-IDs works",
         };
-        line(true, &self.name, found, None);
+        line(true, self.mode.name(), found, None);
         if self.outer_processes {
             let found = "parts of /proc are masked, so commands use this container's /proc and can see its processes";
             line(false, "proc", found, Some(&hints::words(&Remedy::UnmaskProc)));
@@ -110,22 +108,17 @@ fn trial(settings: &Settings) -> Result<Findings, Failure> {
         use std::io::Write;
         let result = builder.map_err(BuildError::from).and_then(|builder| {
             let copies = snapshots(&store, &builder)? == Snapshots::Copies;
-            let (mode, name) = (builder.isolation.runner_mode(), builder.isolation.name().to_string());
-            Ok(Findings { mode, name, copies, outer_processes: builder.shows_outer_processes() })
+            let mode = builder.isolation.runner_mode();
+            Ok(Findings { mode, copies, outer_processes: builder.shows_outer_processes() })
         });
-        let answer = result.map_err(|e| {
-            let Failure { message, help, .. } = e.into();
-            (message, help)
-        });
+        let answer = result.map_err(Failure::from);
         let _ = writer.write_all(&serde_json::to_vec(&answer).unwrap_or_default());
         i32::from(answer.is_err())
     })?;
     drop(writer);
     let mut text = Vec::new();
     std::io::Read::read_to_end(&mut reader, &mut text).map_err(fail)?;
-    let answer: Result<Findings, (String, Option<String>)> =
-        serde_json::from_slice(&text).map_err(|_| Failure::new("the builder process ended without an answer"))?;
-    answer.map_err(|(message, help)| Failure { help, ..Failure::new(message) })
+    serde_json::from_slice(&text).map_err(|_| Failure::new("the builder process ended without an answer"))?
 }
 
 fn snapshots(store: &Store, builder: &Builder) -> Result<Snapshots, BuildError> {

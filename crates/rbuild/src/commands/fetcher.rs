@@ -11,34 +11,13 @@ use rbuild_engine::{BuildError, NotPulled, Sought};
 use rbuild_image::{ManifestDigest, Reference};
 use rbuild_linux::process::{self, Cloned, Exit};
 use rbuild_store::Store;
-use rbuild_transport::TransportError;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 
 use crate::args::RegistryFlags;
 use crate::commands::transfer::{Show, pull_one, push_all};
 use crate::exit::{Failure, code};
 use crate::input::registry;
-
-/// A failure that the fetcher reports.
-#[derive(Serialize, Deserialize)]
-pub struct FetchFailure {
-    code: u8,
-    message: String,
-    help: Option<String>,
-}
-
-impl From<Failure> for FetchFailure {
-    fn from(failure: Failure) -> FetchFailure {
-        FetchFailure { code: failure.code, message: failure.message, help: failure.help }
-    }
-}
-
-impl From<FetchFailure> for Failure {
-    fn from(failure: FetchFailure) -> Failure {
-        Failure { code: failure.code, message: failure.message, help: failure.help }
-    }
-}
 
 /// Runs `work` in a fetcher and returns its answer. The caller must have one thread.
 pub fn in_fetcher<T: Serialize + DeserializeOwned>(work: impl FnOnce() -> T) -> Result<T, Failure> {
@@ -70,10 +49,6 @@ pub fn in_fetcher<T: Serialize + DeserializeOwned>(work: impl FnOnce() -> T) -> 
     }
 }
 
-fn not_pulled(e: TransportError) -> FetchFailure {
-    FetchFailure::from(Failure::from(e))
-}
-
 /// Pulls the images that a build needs. `pushed` are the names that its own image is pushed to.
 pub fn bring(
     store: &Store,
@@ -82,40 +57,33 @@ pub fn bring(
     show: Show,
     wanted: &[Sought],
 ) -> Result<Vec<Result<(), NotPulled>>, BuildError> {
-    let answers: Result<Vec<Option<FetchFailure>>, Failure> = in_fetcher(|| {
+    let answers: Result<Vec<Option<Failure>>, Failure> = in_fetcher(|| {
         let client = match registry::client_of(flags, pushed, show == Show::Nothing) {
             Ok(client) => client,
-            Err(failure) => {
-                let refused = || FetchFailure {
-                    code: failure.code,
-                    message: failure.message.clone(),
-                    help: failure.help.clone(),
-                };
-                return wanted.iter().map(|_| Some(refused())).collect();
-            }
+            Err(failure) => return wanted.iter().map(|_| Some(failure.clone())).collect(),
         };
         wanted
             .iter()
-            .map(|sought| pull_one(store, &client, &sought.name, &sought.platform, show).err().map(not_pulled))
+            .map(|sought| pull_one(store, &client, &sought.name, &sought.platform, show).err().map(Failure::from))
             .collect()
     });
     let answers = answers
         .map_err(|failure| BuildError::Other { message: failure.message, help: failure.help.map(Into::into) })?;
-    let outcome = |failure: Option<FetchFailure>| {
-        failure.map_or(Ok(()), |FetchFailure { message, help, .. }| Err(NotPulled { message, help }))
+    let outcome = |failure: Option<Failure>| {
+        failure.map_or(Ok(()), |Failure { message, help, .. }| Err(NotPulled { message, help }))
     };
     Ok(answers.into_iter().map(outcome).collect())
 }
 
 /// Checks before a build that its image may be pushed.
 pub fn check_push(flags: &RegistryFlags, show: Show, names: &[Reference]) -> Result<(), Failure> {
-    let answer: Option<FetchFailure> = in_fetcher(|| {
+    let answer: Option<Failure> = in_fetcher(|| {
         let checked = registry::client_of(flags, names, show == Show::Nothing).and_then(|client| {
             names.iter().try_for_each(|name| rbuild_transport::check_push(&client, name).map_err(Failure::from))
         });
-        checked.err().map(FetchFailure::from)
+        checked.err()
     })?;
-    answer.map_or(Ok(()), |failure| Err(failure.into()))
+    answer.map_or(Ok(()), Err)
 }
 
 /// Pushes the image of a build, given by the manifests of its platforms.
@@ -126,13 +94,13 @@ pub fn push(
     platforms: &[ManifestDigest],
     names: &[Reference],
 ) -> Result<(), Failure> {
-    let answer: Option<FetchFailure> = in_fetcher(|| {
+    let answer: Option<Failure> = in_fetcher(|| {
         let pushed = registry::client_of(flags, names, show == Show::Nothing).and_then(|client| {
             let images =
                 platforms.iter().map(|manifest| store.images().image(manifest)).collect::<Result<Vec<_>, _>>()?;
             push_all(store, &client, &images, names, true, show)
         });
-        pushed.err().map(FetchFailure::from)
+        pushed.err()
     })?;
-    answer.map_or(Ok(()), |failure| Err(failure.into()))
+    answer.map_or(Ok(()), Err)
 }

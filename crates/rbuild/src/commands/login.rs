@@ -23,7 +23,7 @@ pub fn login(args: LoginArgs) -> Result<u8, Failure> {
     let environment = registry::environment()?;
     let client = registry::client(environment.clone(), options, false);
     let credential = client.log_in(&registry, &user, &password)?;
-    let stored = credentials::store(&environment, &given, &registry, &credential).map_err(Failure::new)?;
+    let stored = credentials::store(&environment, &given, &registry, &credential)?;
     match &stored {
         Stored::File(path) if matches!(credential, Credential::Password { .. }) => terminal::warning(Warning {
             text: format!("the password is stored unencrypted in `{path}`"),
@@ -38,12 +38,13 @@ pub fn login(args: LoginArgs) -> Result<u8, Failure> {
 pub fn logout(args: LogoutArgs) -> Result<u8, Failure> {
     let registry = registry_name(args.registry.as_deref())?;
     let given = Given { login: None, file: args.authfile };
-    let removed = credentials::forget(&registry::environment()?, &given, &registry).map_err(Failure::new)?;
+    let removed = credentials::forget(&registry::environment()?, &given, &registry)?;
     for place in &removed.from {
         terminal::out(&format!("Removed the login for {registry} from {place}\n"));
     }
     if !removed.left.is_empty() {
-        let failure = Failure::new(format!("a login for {registry} may remain: {}", removed.left.join("; ")));
+        let reasons: Vec<String> = removed.left.iter().map(|e| rbuild_remedy::sentence(e)).collect();
+        let failure = Failure::new(format!("a login for {registry} may remain: {}", reasons.join("; ")));
         return Err(failure.help("remove that login by hand"));
     }
     if removed.from.is_empty() {

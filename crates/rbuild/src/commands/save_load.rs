@@ -5,9 +5,10 @@ use std::fs::File;
 use std::io::{IsTerminal, Read};
 use std::path::Path;
 
-use rbuild_engine::Import;
+use rbuild_engine::{BuildError, Import};
 use rbuild_image::{ImageConfig, Platform, PlatformError, Reference, ReferenceError};
 use rbuild_linux::quoted;
+use rbuild_remedy::Remedy;
 use rbuild_source::{fetch, is_url};
 use rbuild_store::FoundImage;
 use rbuild_transport::{ArchiveFormat, Saved, WantedPlatform, save_size};
@@ -99,30 +100,28 @@ const CHANGES: [&str; 11] = [
     "WORKDIR",
 ];
 
-fn change_config(config: &mut ImageConfig, changes: &[String]) -> Result<(), String> {
+fn change_config(config: &mut ImageConfig, changes: &[String]) -> Result<(), BuildError> {
     if changes.is_empty() {
         return Ok(());
     }
     for change in changes {
         let word = change.split_whitespace().next().unwrap_or("").to_uppercase();
         if !CHANGES.contains(&word.as_str()) {
-            return Err(format!("--change `{change}`: the instruction must be one of {}", CHANGES.join(", ")));
+            let message = format!("--change `{change}`: this instruction cannot change an image configuration");
+            let words = CHANGES.map(String::from).to_vec();
+            return Err(BuildError::Other { message, help: Some(Remedy::UseOneOf { words }) });
         }
     }
     let text = format!("FROM scratch\n{}\n", changes.join("\n"));
     let first = |list: Vec<rbuild_dockerfile::Diagnostic>| {
         let d = &list[0];
-        format!(
-            "--change: {}{}",
-            d.message,
-            d.help.as_ref().map_or(String::new(), |h| format!(" ({})", hints::words(h)))
-        )
+        BuildError::Other { message: format!("--change: {}", d.message), help: d.help.clone() }
     };
     let file = rbuild_dockerfile::parse(text.as_bytes()).map_err(first)?;
     let params = rbuild_plan::Parameters::new(Platform::host(), config.platform());
     match rbuild_plan::plan(&file, &params, &Default::default()).map_err(first)? {
         rbuild_plan::Plan::Graph(graph) => config.config = graph.config.config,
-        rbuild_plan::Plan::Needs(_) => return Err("--change must not name an image".into()),
+        rbuild_plan::Plan::Needs(_) => return Err(BuildError::other("--change must not name an image")),
     }
     Ok(())
 }

@@ -408,4 +408,24 @@ mod tests {
             assert!(all.contains(want), "{text}: {all}");
         }
     }
+
+    #[test]
+    fn the_hint_of_an_unwritten_file_depends_on_the_error() {
+        use nix::errno::Errno;
+        for (errno, want) in [
+            (Errno::ENOSPC, "free some space on the disk of `/out/id`, or use another disk"),
+            (Errno::EDQUOT, "free some space on the disk of `/out/id`, or use another disk"),
+            (Errno::EACCES, OTHER_PATH),
+            (Errno::EROFS, OTHER_PATH),
+            (Errno::ENAMETOOLONG, "shorten the name"),
+            (Errno::EIO, "pass a writable path"),
+        ] {
+            let cause = std::io::Error::from_raw_os_error(errno as i32);
+            let text = cause.to_string();
+            let e = rbuild_linux::Error::new("write", "/out/id", cause);
+            let failure = unwritten("the ID file", Path::new("/out/id"), e);
+            assert_eq!(failure.message, format!("cannot write the ID file `/out/id`: {text}"));
+            assert_eq!(failure.help.as_deref(), Some(want));
+        }
+    }
 }

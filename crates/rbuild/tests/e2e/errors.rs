@@ -189,6 +189,36 @@ fn a_full_disk_of_the_output_is_reported() {
     assert!(!ran.stderr.contains("cannot read"), "{}", ran.stderr);
 }
 
+/// Files that a command writes beside its output get the same message and hint as the output.
+#[test]
+fn a_full_disk_of_a_report_is_reported() {
+    let lab = Lab::bare();
+    lab.write("Dockerfile", "FROM busybox\n");
+    let prepare = "mkdir -p t; $RB import $BASE busybox >/dev/null; $RB build -q -t x >/dev/null; \
+                   mount -t tmpfs -o size=64k x t; dd if=/dev/zero of=t/fill bs=4k count=16 2>/dev/null || true; ";
+    for (command, what) in [
+        ("build --metadata-file t/x", "the metadata file `"),
+        ("build --iidfile t/x", "the ID file `"),
+        ("build --timings t/x", "the timings `"),
+        ("save -o t/x x", "/t/x`"),
+        ("cp x:/bin/busybox t/x", "/t/x`"),
+    ] {
+        let ran = in_namespace(&lab, &format!("{prepare}$RB {command}"));
+        let ran = ran.fails(1, &[what, "No space left on device", "hint: free some space on the disk of `"]);
+        assert!(!ran.stderr.contains("prune"), "{command}: {}", ran.stderr);
+    }
+}
+
+/// A store that cannot be created for lack of space is not in the wrong place.
+#[test]
+fn a_full_disk_of_a_new_store_is_reported() {
+    let lab = Lab::bare();
+    let fill = "mount -t tmpfs -o size=64k x $RBUILD_ROOT; dd if=/dev/zero of=$RBUILD_ROOT/fill bs=4k count=16 2>/dev/null || true; ";
+    let ran = in_namespace(&lab, &format!("{fill}$RB images"));
+    let ran = ran.fails(1, &["cannot use the store", "No space left on device", "hint: free some space"]);
+    assert!(!ran.stderr.contains("--root"), "{}", ran.stderr);
+}
+
 #[test]
 fn a_read_only_store_is_reported() {
     let lab = Lab::bare();

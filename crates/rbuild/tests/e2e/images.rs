@@ -38,7 +38,8 @@ fn import_applies_changes_to_the_configuration() {
     assert!(lab.rbuild(["history", "me/b:1"]).ok().stdout.contains("my message"));
     lab.sh(&format!("bzip2 -c {tar} | $RB import - from-bz")).ok();
     lab.build("FROM from-bz\nRUN true\n", &[]).ok();
-    lab.rbuild(["import", "-c", "RUN x", tar]).fails(1, &["--change `RUN x`: the instruction must be one of"]);
+    lab.rbuild(["import", "-c", "RUN x", tar])
+        .fails(1, &["--change `RUN x`: this instruction cannot change an image", "hint: use one of CMD"]);
 }
 
 #[test]

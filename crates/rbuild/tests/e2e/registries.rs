@@ -488,6 +488,24 @@ fn a_name_with_several_platforms_is_stored_listed_and_pushed() {
     assert_eq!(scene.rbuild(&["images", "-q", "-a"]).ok().stdout, "");
 }
 
+/// A file of logins that cannot be written or read is not an invalid one.
+#[test]
+fn a_login_that_cannot_be_stored_is_reported_with_its_cause() {
+    let scene = Scene::new(Access::Open);
+    let address = &scene.registry.address;
+    let login = format!("$RB login -u joe -p hunter2 --authfile t/auth.json {address}");
+    let full = format!(
+        "mkdir -p t; mount -t tmpfs -o size=64k x t; touch t/.auth.json.lock; \
+         dd if=/dev/zero of=t/fill bs=4k count=16 2>/dev/null || true; {login}"
+    );
+    let ran = crate::errors::in_namespace(&scene.lab, &full);
+    let ran = ran.fails(1, &["cannot write `t/auth.json`: No space left", "hint: free some space on the disk of `"]);
+    assert!(!ran.stderr.contains("hunter2"), "{}", ran.stderr);
+    let read_only = format!("mkdir -p t; mount -t tmpfs x t; mount -o remount,ro,bind t; {login}");
+    crate::errors::in_namespace(&scene.lab, &read_only)
+        .fails(1, &["cannot write `t/.auth.json.lock`: Read-only file system", "hint: use a file on a writable"]);
+}
+
 #[test]
 fn a_full_disk_fails_a_pull_and_the_next_one_succeeds() {
     let scene = Scene::new(Access::Open);

@@ -1,0 +1,141 @@
+//! Errors of local settings, logins and credential helpers.
+
+use std::error::Error;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rbuild_linux::quoted;
+use rbuild_remedy::Remedy;
+
+/// An operation on a settings file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FileAction {
+    /// The file is read.
+    Read,
+    /// The file, or one beside it, is written.
+    Write,
+    /// Other programs are kept from changing the file.
+    Lock,
+}
+
+/// Settings, logins or a credential helper that cannot be used. Quotes no file.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// An operation on a file or a directory failed.
+    #[error("cannot {} {}", verb(.action), quoted(.path))]
+    File {
+        /// The operation.
+        action: FileAction,
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+    /// The content of a file or a variable is invalid.
+    #[error("{place}")]
+    Content {
+        /// The quoted path, or the name of the variable.
+        place: String,
+        /// The reason.
+        source: Box<dyn Error + Send + Sync>,
+    },
+    /// Another program kept a file locked.
+    #[error("{} has been locked by another program for {seconds} s", quoted(.path))]
+    Locked {
+        /// The lock.
+        path: PathBuf,
+        /// Time spent waiting.
+        seconds: u64,
+    },
+    /// There is no such credential helper.
+    #[error("program {0} not found in PATH")]
+    NoHelper(String),
+    /// A credential helper could not be run.
+    #[error("cannot run {program}")]
+    Run {
+        /// The helper.
+        program: String,
+        /// The cause.
+        source: io::Error,
+    },
+    /// A credential helper failed, or its output is invalid.
+    #[error("{program} failed: {reason}")]
+    Helper {
+        /// The helper.
+        program: String,
+        /// Its own message, or what is wrong with its output.
+        reason: String,
+    },
+    /// A login cannot be removed from a place that is not a file.
+    #[error("{0} contains a login and was not changed")]
+    Unchanged(String),
+    /// There is no place for a new login.
+    #[error("HOME is not set")]
+    NoHome,
+    /// The settings leave no endpoint for a purpose.
+    #[error("no endpoint for {0} is configured")]
+    NoEndpoint(&'static str),
+    /// The text is not the host of a registry.
+    #[error("`{0}` is not the name of a registry")]
+    NoRegistry(String),
+    /// The proxy is invalid.
+    #[error("the proxy in http_proxy or https_proxy is not a URL")]
+    Proxy,
+}
+
+fn verb(action: &FileAction) -> &'static str {
+    match action {
+        FileAction::Read => "read",
+        FileAction::Write => "write",
+        FileAction::Lock => "lock",
+    }
+}
+
+impl ConfigError {
+    /// Returns a conversion of the error of an operation on a file.
+    pub(crate) fn file(action: FileAction, path: &Path) -> impl Fn(io::Error) -> ConfigError {
+        let path = path.to_path_buf();
+        move |source| match source.kind() {
+            io::ErrorKind::InvalidData => ConfigError::content(&path, "the file is not UTF-8"),
+            _ => ConfigError::File { action, path: path.clone(), source },
+        }
+    }
+
+    /// Returns the error for an invalid file.
+    pub(crate) fn content(path: &Path, reason: impl Into<Box<dyn Error + Send + Sync>>) -> ConfigError {
+        ConfigError::Content { place: quoted(path), source: reason.into() }
+    }
+
+    /// Returns the error for a file that is not valid TOML, with the lines that are wrong.
+    pub(crate) fn toml(path: &Path, e: &toml::de::Error) -> ConfigError {
+        ConfigError::content(path, e.to_string().trim_end())
+    }
+
+    /// Returns the remedy, if there is one.
+    pub fn remedy(&self) -> Option<Remedy> {
+        Some(match self {
+            ConfigError::File { path, source, .. } if rbuild_linux::is_disk_full(source) => {
+                Remedy::FreeSpaceAt { place: path.clone() }
+            }
+            ConfigError::File { action, path, source } => match source.kind() {
+                io::ErrorKind::PermissionDenied => {
+                    format!("permit this user to {} {}", verb(action), quoted(path)).into()
+                }
+                io::ErrorKind::ReadOnlyFilesystem => "use a file on a writable file system".into(),
+                _ => return None,
+            },
+            ConfigError::Run { program, source } => match source.kind() {
+                io::ErrorKind::PermissionDenied => format!("permit this user to execute {program}").into(),
+                _ => return None,
+            },
+            ConfigError::Content { .. } => "correct the file".into(),
+            ConfigError::Locked { .. } => "end that program, or try again later".into(),
+            ConfigError::NoHelper(_) => "install the credential helper, or remove it from the file".into(),
+            ConfigError::Helper { .. } => "check the credential helper, or log in again".into(),
+            ConfigError::Unchanged(place) => format!("remove the login from {place}").into(),
+            ConfigError::NoHome => "set HOME".into(),
+            ConfigError::NoEndpoint(_) | ConfigError::Proxy => "correct the settings".into(),
+            ConfigError::NoRegistry(_) => "use its host, with the port if it has one".into(),
+        })
+    }
+}
