@@ -6,7 +6,7 @@ use rbuild_registry::RegistryError;
 use rbuild_remedy::Remedy;
 use rbuild_sandbox::{Refusal, SandboxError};
 use rbuild_store::StoreError;
-use rbuild_transport::{DestinationFull, TransportError, WriteError};
+use rbuild_transport::{ArchiveError, DestinationFull, TransportError, WriteError};
 
 /// An error of a build or an image command. The message of a variant with a source does not repeat
 /// the source's; [`BuildError::message`] joins both.
@@ -24,6 +24,9 @@ pub enum BuildError {
     Store(StoreError),
     #[error("{what}")]
     Layer { what: String, source: LayerError },
+    /// An archive or a layout has no image that can be used.
+    #[error(transparent)]
+    Archive(ArchiveError),
     #[error("{what}")]
     Kernel { what: String, source: rbuild_linux::Error },
     #[error("{what}")]
@@ -125,6 +128,7 @@ impl BuildError {
             BuildError::Store(e) => e.remedy(),
             BuildError::Layer { source, .. } if source.is_disk_full() => Some(Remedy::FreeSpace),
             BuildError::Layer { source, .. } => source.remedy(),
+            BuildError::Archive(e) => e.remedy(),
             BuildError::Kernel { source, .. } => LayerError::remedy_of_kernel(source),
             BuildError::Io { source, .. } => LayerError::remedy_of_io(source),
             BuildError::DestinationFull(e) => Some(e.remedy()),
@@ -164,6 +168,7 @@ impl From<TransportError> for BuildError {
             TransportError::Store(e) => e.into(),
             TransportError::Registry(e) => e.into(),
             TransportError::Layer { what, source } => BuildError::Layer { what, source },
+            TransportError::Archive(e) => BuildError::Archive(e),
             TransportError::Kernel { what, source } => BuildError::Kernel { what, source },
             TransportError::Io { what, source } => BuildError::Io { what, source },
             TransportError::DestinationFull(e) => e.into(),

@@ -28,7 +28,7 @@ pub use event::{Event, StepOutcome, Warning};
 pub use events::Events;
 pub use exports::{Export, Finished, FinishedImage, ImageForm, Split, Squash, Wants};
 pub use images::copy_out::{CopiedTo, CopyTarget, copy_out};
-pub use images::diff::{Difference, EntryChange, first_difference};
+pub use images::diff::{Difference, EntryChange, FieldPath, first_difference};
 pub use images::import::{Import, import};
 pub use images::run::{Invocation, invoke, volume_binds};
 pub use ops::container::limit_remedy;

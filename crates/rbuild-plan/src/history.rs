@@ -20,25 +20,38 @@ pub fn run(args: &Vars, env: &Vars, words: &[String]) -> String {
     text
 }
 
-/// Formats a COPY or ADD entry.
-pub fn copy(
-    add: bool,
-    parents: bool,
-    chown: Option<&str>,
-    chmod: Option<&str>,
-    sources: &[String],
-    heredocs: &[Heredoc],
-    dest: &str,
-) -> String {
-    let mut parts = vec![if add { "ADD".to_string() } else { "COPY".to_string() }];
-    parts.extend(parents.then(|| "--parents".to_string()));
-    parts.extend(chown.map(|c| format!("--chown={c}")));
-    parts.extend(chmod.map(|c| format!("--chmod={c}")));
-    parts.extend(sources.iter().cloned());
-    parts.extend(heredocs.iter().map(|d| format!("<<{}", d.name)));
-    parts.push(dest.to_string());
-    parts.push("# buildkit".to_string());
-    parts.join(" ")
+/// Words of a COPY or ADD, with variables expanded.
+#[derive(Debug, Clone, Copy)]
+pub struct CopyWords<'a> {
+    pub add: bool,
+    /// The value of `--from`, which the history does not show.
+    pub from: Option<&'a str>,
+    pub parents: bool,
+    pub chown: Option<&'a str>,
+    pub chmod: Option<&'a str>,
+    pub sources: &'a [String],
+    pub heredocs: &'a [Heredoc],
+    pub dest: &'a str,
+}
+
+impl CopyWords<'_> {
+    /// Returns the instruction as shown to the user.
+    pub fn instruction(self) -> String {
+        let mut parts = vec![if self.add { "ADD".to_string() } else { "COPY".to_string() }];
+        parts.extend(self.from.map(|from| format!("--from={from}")));
+        parts.extend(self.parents.then(|| "--parents".to_string()));
+        parts.extend(self.chown.map(|c| format!("--chown={c}")));
+        parts.extend(self.chmod.map(|c| format!("--chmod={c}")));
+        parts.extend(self.sources.iter().cloned());
+        parts.extend(self.heredocs.iter().map(|d| format!("<<{}", d.name)));
+        parts.push(self.dest.to_string());
+        parts.join(" ")
+    }
+
+    /// Returns the history entry.
+    pub fn created_by(self) -> String {
+        format!("{} # buildkit", CopyWords { from: None, ..self }.instruction())
+    }
 }
 
 /// Formats a list as Go's `%q` does: quoted strings separated by spaces, in brackets.
@@ -107,6 +120,19 @@ mod tests {
             run(&args, &env, &s(&["/bin/sh", "-c", "ls /etc/"])),
             "RUN |3 foo=bar2 bar=of the environment none= /bin/sh -c ls /etc/ # buildkit"
         );
+        let sources = s(&["a", "b"]);
+        let copy = CopyWords {
+            add: false,
+            from: Some("COPY"),
+            parents: true,
+            chown: Some("1:2"),
+            chmod: Some("640"),
+            sources: &sources,
+            heredocs: &[],
+            dest: "/d # buildkit",
+        };
+        assert_eq!(copy.created_by(), "COPY --parents --chown=1:2 --chmod=640 a b /d # buildkit # buildkit");
+        assert_eq!(copy.instruction(), "COPY --from=COPY --parents --chown=1:2 --chmod=640 a b /d # buildkit");
         let check = HealthcheckConfig {
             test: s(&["CMD-SHELL", "x"]),
             interval: 300_000_000_000,

@@ -1,12 +1,14 @@
 //! Errors of the transport of images.
 
 use std::io;
+use std::path::Path;
 
 use rbuild_layer::LayerError;
 use rbuild_registry::RegistryError;
 use rbuild_remedy::Remedy;
 use rbuild_store::StoreError;
 
+use crate::archive_error::{ArchiveError, ArchiveProblem};
 use crate::destination_full::{DestinationFull, WriteError};
 
 /// An error of reading, writing or copying an image. The message of a variant with a source does
@@ -27,6 +29,9 @@ pub enum TransportError {
         /// The cause.
         source: LayerError,
     },
+    /// An archive or a layout has no image that can be loaded.
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
     /// A file operation failed.
     #[error("{what}")]
     Kernel {
@@ -79,6 +84,14 @@ impl TransportError {
         move |source| TransportError::Io { what, source }
     }
 
+    /// Names the archive, if the error is about one.
+    pub fn of_archive(self, path: &Path) -> TransportError {
+        match self {
+            TransportError::Archive(e) => e.of(path).into(),
+            other => other,
+        }
+    }
+
     /// Returns the message, followed by those of its causes, as one sentence.
     pub fn message(&self) -> String {
         rbuild_remedy::sentence(self)
@@ -91,11 +104,18 @@ impl TransportError {
             TransportError::Registry(e) => e.remedy(),
             TransportError::Layer { source, .. } if source.is_disk_full() => Some(Remedy::FreeSpace),
             TransportError::Layer { source, .. } => source.remedy(),
+            TransportError::Archive(e) => e.remedy(),
             TransportError::Kernel { source, .. } => LayerError::remedy_of_kernel(source),
             TransportError::Io { source, .. } => LayerError::remedy_of_io(source),
             TransportError::DestinationFull(e) => Some(e.remedy()),
             TransportError::Other { help, .. } => help.clone(),
         }
+    }
+}
+
+impl From<ArchiveProblem> for TransportError {
+    fn from(problem: ArchiveProblem) -> TransportError {
+        ArchiveError::from(problem).into()
     }
 }
 

@@ -8,6 +8,7 @@
 #![warn(missing_docs)]
 
 mod archive;
+mod archive_error;
 mod blobs;
 mod destination;
 mod destination_full;
@@ -26,6 +27,7 @@ mod save;
 mod store;
 
 pub use archive::{ArchiveFormat, ArchiveWriter};
+pub use archive_error::ArchiveError;
 pub use blobs::{BlobInfo, BlobRead, BlobSink, BlobSource, Document, TransferProgress};
 pub use destination::write_destination;
 pub use destination_full::{DestinationFull, WriteError};

@@ -11,6 +11,7 @@ use rbuild_image::{Descriptor, ImageId, ManifestDigest, Platform, REF_NAME, Refe
 use rbuild_remedy::{Remedy, Warning};
 use rbuild_store::{Staging, Store, Workspace};
 
+use crate::archive_error::ArchiveProblem;
 use crate::error::{Result, TransportError};
 use crate::media_types::is_index;
 
@@ -160,10 +161,7 @@ fn images(members: &IncomingParts<'_>, wanted: &WantedPlatform) -> Result<Incomi
             of_platform(members, loaded, wanted)
         }
         (None, Some(text)) => of_layout(members, &text, wanted),
-        (None, None) => Err(TransportError::Other {
-            message: "the archive contains no image: it has neither manifest.json nor index.json".into(),
-            help: Some(Remedy::ImportFiles),
-        }),
+        (None, None) => Err(ArchiveProblem::NoImage.into()),
     }
 }
 
@@ -179,13 +177,13 @@ fn of_layout(members: &IncomingParts<'_>, text: &[u8], wanted: &WantedPlatform) 
         let name = name_of(entry);
         if reached == Reached::None && !layout.others.is_empty() {
             let what = name.as_ref().map_or_else(|| entry.digest().to_string(), |name| name.familiar());
-            let missing = wanted.missing(&what, &layout.others);
-            warnings.push(Warning { text: missing.message(), help: missing.help() });
+            let missing = wanted.only_others(&layout.others);
+            warnings.push(Warning { text: format!("{what} {missing}"), help: missing.remedy() });
         }
         names.extend(reached.last().zip(name));
     }
     if layout.images.is_empty() && !layout.others.is_empty() {
-        return Err(wanted.missing("the archive", &layout.others));
+        return Err(ArchiveProblem::OtherPlatforms(Box::new(wanted.only_others(&layout.others))).into());
     }
     Ok(Incoming { found: FoundImages { images: layout.images, names }, warnings })
 }
@@ -211,7 +209,7 @@ fn of_platform(
         }
     }
     if kept.is_empty() && !others.is_empty() {
-        return Err(wanted.missing("the archive", &others));
+        return Err(ArchiveProblem::OtherPlatforms(Box::new(wanted.only_others(&others))).into());
     }
     names.retain(|(image, _)| kept.contains(image));
     Ok(Incoming { found: FoundImages { images: kept, names }, warnings })

@@ -1,6 +1,7 @@
 //! Finds the first difference between two images that should be identical.
 
 use std::ffi::OsString;
+use std::fmt;
 use std::io::Read;
 
 use rbuild_image::History;
@@ -19,9 +20,51 @@ pub enum Difference {
     /// The numbers of layers.
     LayerCount(usize, usize),
     /// A field of the configuration, with its values as JSON.
-    Configuration { field: String, values: (String, String) },
+    Configuration { field: FieldPath, values: (String, String) },
     /// The manifests only: layers and configurations are equal.
     Manifest,
+}
+
+/// The way to a value in a JSON document, from the root. Prints like `config.Env[1]`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FieldPath(Vec<FieldKey>);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum FieldKey {
+    Name(String),
+    Position(usize),
+}
+
+impl FieldPath {
+    /// Returns the path of a field of the root.
+    pub fn of(name: &str) -> FieldPath {
+        FieldPath::default().and(FieldKey::Name(name.to_string()))
+    }
+
+    fn and(&self, key: FieldKey) -> FieldPath {
+        FieldPath([self.0.as_slice(), &[key]].concat())
+    }
+
+    /// Returns the name of the field itself; `None` for an element of a list.
+    pub fn name(&self) -> Option<&str> {
+        match self.0.last() {
+            Some(FieldKey::Name(name)) => Some(name),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for FieldPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (depth, key) in self.0.iter().enumerate() {
+            match key {
+                FieldKey::Name(name) if depth == 0 => f.write_str(name)?,
+                FieldKey::Name(name) => write!(f, ".{name}")?,
+                FieldKey::Position(position) => write!(f, "[{position}]")?,
+            }
+        }
+        Ok(())
+    }
 }
 
 /// A difference between the entries of two layers. Pairs begin with the value in the first layer.
@@ -67,7 +110,7 @@ pub fn first_difference(store: &Store, a: &Image, b: &Image) -> Result<Option<Di
         return Ok(None);
     }
     let json = |image: &Image| serde_json::to_value(&image.config).unwrap_or_default();
-    let found = first_value("", &json(a), &json(b));
+    let found = first_value(&FieldPath::default(), &json(a), &json(b));
     Ok(Some(found.map_or(Difference::Manifest, |(field, values)| Difference::Configuration { field, values })))
 }
 
@@ -161,20 +204,24 @@ fn fill(reader: &mut TarReader<impl Read>, buffer: &mut [u8]) -> std::result::Re
 }
 
 /// Returns the path of the first value that differs between two JSON documents, with both values.
-fn first_value(path: &str, a: &serde_json::Value, b: &serde_json::Value) -> Option<(String, (String, String))> {
+fn first_value(
+    path: &FieldPath,
+    a: &serde_json::Value,
+    b: &serde_json::Value,
+) -> Option<(FieldPath, (String, String))> {
     use serde_json::Value::{Array, Null, Object};
     match (a, b) {
         (Object(x), Object(y)) => {
             let names: std::collections::BTreeSet<&String> = x.keys().chain(y.keys()).collect();
             names.into_iter().find_map(|name| {
-                let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+                let path = path.and(FieldKey::Name(name.clone()));
                 first_value(&path, x.get(name).unwrap_or(&Null), y.get(name).unwrap_or(&Null))
             })
         }
         (Array(x), Array(y)) if x.len() == y.len() => {
-            x.iter().zip(y).enumerate().find_map(|(i, (x, y))| first_value(&format!("{path}[{i}]"), x, y))
+            x.iter().zip(y).enumerate().find_map(|(i, (x, y))| first_value(&path.and(FieldKey::Position(i)), x, y))
         }
-        _ => (a != b).then(|| (path.to_string(), (a.to_string(), b.to_string()))),
+        _ => (a != b).then(|| (path.clone(), (a.to_string(), b.to_string()))),
     }
 }
 
@@ -233,7 +280,11 @@ mod tests {
         let a = json!({"created": "x", "config": {"Env": ["A=1", "B=2"]}});
         let b = json!({"created": "x", "config": {"Env": ["A=1", "B=3"]}});
         let values = (r#""B=2""#.to_string(), r#""B=3""#.to_string());
-        assert_eq!(first_value("", &a, &b), Some(("config.Env[1]".to_string(), values)));
-        assert_eq!(first_value("", &a, &a), None);
+        let root = FieldPath::default();
+        let (path, found) = first_value(&root, &a, &b).unwrap();
+        assert_eq!((path.to_string().as_str(), path.name(), found), ("config.Env[1]", None, values));
+        assert_eq!(first_value(&root, &a, &a), None);
+        let later = json!({"created": "y"});
+        assert_eq!(first_value(&root, &json!({"created": "x"}), &later).unwrap().0, FieldPath::of("created"));
     }
 }

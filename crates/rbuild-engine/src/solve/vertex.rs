@@ -27,8 +27,8 @@ const LOOKS: usize = 3;
 #[tracing::instrument(target = "engine", name = "vertex", level = "debug", skip_all, fields(step = id.position(), label = %env.graph().vertices[id].name))]
 pub(crate) fn solve(env: &StepEnv<'_>, id: VertexId) -> Result<()> {
     let vertex = &env.graph().vertices[id];
-    if let Step::Image { manifest, .. } = &vertex.step {
-        return unpack(env, id, manifest);
+    if let Step::Image { name, manifest, .. } = &vertex.step {
+        return unpack(env, id, name, manifest);
     }
     if matches!(vertex.step, Step::Scratch) {
         return Ok(());
@@ -247,11 +247,11 @@ fn no_mount_source(mount: &MountStep, source: &str) -> BuildError {
 }
 
 #[tracing::instrument(target = "engine", name = "unpack", level = "debug", skip_all, fields(step = id.position(), image = %manifest))]
-fn unpack(env: &StepEnv<'_>, id: VertexId, manifest: &ManifestDigest) -> Result<()> {
+fn unpack(env: &StepEnv<'_>, id: VertexId, name: &str, manifest: &ManifestDigest) -> Result<()> {
     let started = Instant::now();
     let wanted = env.schedule.parts_wanted(env.graph(), id);
     if env.rootfs.unpack(id, env.image(manifest)?, wanted.as_ref())? > 0 {
-        let text = format!("unpacking {}", env.graph().vertices[id].text.trim_start_matches("FROM "));
+        let text = format!("unpacking {name}");
         env.events.send(Event::Phase { text, seconds: started.elapsed().as_secs_f64() });
     }
     Ok(())

@@ -17,12 +17,7 @@ const DOWNLOAD: &str = "download it before the build, or in a RUN instruction";
 
 pub(super) fn copy(planner: &mut Planner<'_>, state: &mut StageState, copy: &ast::Copy, span: Span) -> Planned<()> {
     let name = if copy.add { "ADD" } else { "COPY" };
-    let later = [("--checksum", &copy.checksum), ("--keep-git-dir", &copy.keep_git_dir)];
-    for (flag, word) in later {
-        if let Some(word) = word {
-            return Err(not_yet(word.span, &format!("{name} {flag}")).into());
-        }
-    }
+    refuse_unsupported_flags(copy, name)?;
     let from = copy_input(planner, copy)?;
     let written = planner.words(state, &copy.sources)?;
     let native = written.iter().zip(&copy.sources).map(|(path, word)| native_path(&state.config, path, word.span));
@@ -39,16 +34,17 @@ pub(super) fn copy(planner: &mut Planner<'_>, state: &mut StageState, copy: &ast
         numeric_owner(owner, name, link.span)?;
     }
     let inline = inline_files(state, &copy.heredocs)?;
-    let created_by = history::copy(
-        copy.add,
-        copy.parents.is_some(),
-        chown.as_deref(),
-        chmod_text.as_deref(),
-        &written,
-        &copy.heredocs,
-        &dest,
-    );
-    let text = shown(name, &created_by, copy.from.as_ref());
+    let words = history::CopyWords {
+        add: copy.add,
+        from: copy.from.as_ref().map(|word| word.text.as_str()),
+        parents: copy.parents.is_some(),
+        chown: chown.as_deref(),
+        chmod: chmod_text.as_deref(),
+        sources: &written,
+        heredocs: &copy.heredocs,
+        dest: &dest,
+    };
+    let (text, created_by) = (words.instruction(), words.created_by());
     let parse = if copy.parents.is_some() { SourcePattern::with_parents } else { SourcePattern::parse };
     let patterns = sources.iter().zip(&copy.sources);
     let sources = patterns.map(|(text, word)| CopySource { pattern: parse(text), span: word.span }).collect();
@@ -72,10 +68,13 @@ pub(super) fn copy(planner: &mut Planner<'_>, state: &mut StageState, copy: &ast
     Ok(())
 }
 
-/// Returns the instruction as shown to the user: as in the history, and with its `--from`.
-fn shown(name: &str, created_by: &str, from: Option<&ast::Word>) -> String {
-    let text = created_by.trim_end_matches(" # buildkit");
-    from.map_or(text.to_string(), |from| text.replacen(name, &format!("{name} --from={}", from.text), 1))
+fn refuse_unsupported_flags(copy: &ast::Copy, name: &str) -> Result<(), Diagnostic> {
+    for (flag, word) in [("--checksum", &copy.checksum), ("--keep-git-dir", &copy.keep_git_dir)] {
+        if let Some(word) = word {
+            return Err(not_yet(word.span, &format!("{name} {flag}")));
+        }
+    }
+    Ok(())
 }
 
 /// Returns the tree that a COPY or ADD reads.

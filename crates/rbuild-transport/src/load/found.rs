@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 
 use rbuild_image::{ImageId, ManifestDigest, Platform, Reference};
-use rbuild_remedy::{Remedy, Warning};
+use rbuild_remedy::Warning;
 
+use crate::archive_error::OtherPlatforms;
 use crate::error::TransportError;
 
 /// Imported images, with warnings about their source.
@@ -40,13 +41,9 @@ impl WantedPlatform {
         platform
     }
 
-    /// Returns the error for an image that exists for other platforms only.
-    pub(crate) fn missing(&self, what: &str, others: &BTreeSet<String>) -> TransportError {
-        let listed: Vec<&str> = others.iter().map(String::as_str).collect();
-        TransportError::Other {
-            message: format!("{what} has no image for {}, only for {}", self.platform(), listed.join(", ")),
-            help: others.first().map(|platform| Remedy::SelectPlatform { platform: platform.clone() }),
-        }
+    /// Returns the problem of an image that exists for other platforms only.
+    pub(crate) fn only_others(&self, others: &BTreeSet<String>) -> OtherPlatforms {
+        OtherPlatforms { wanted: self.platform().clone(), others: others.clone() }
     }
 }
 

@@ -14,6 +14,7 @@ use rbuild_layer::{Bounded, Compression, Counting, EntryKind, LimitedTar, detect
 use rbuild_remedy::Remedy;
 use rbuild_store::Staging;
 
+use crate::archive_error::ArchiveProblem;
 use crate::blobs::{BlobInfo, BlobSink, BlobSource};
 use crate::error::{Result, TransportError};
 use crate::layout::{LayoutSource, digest_in, wrong_digest};
@@ -53,16 +54,13 @@ const SMALL: u64 = 64 << 10;
 /// Maximum number of names in an error message.
 const LISTED: usize = 20;
 
-const ARCHIVE: &str = "the archive";
-
 fn read_archive(staging: &Staging<'_>, source: impl Read) -> Result<HashMap<String, Member>> {
-    let failed = || TransportError::layer(ARCHIVE);
     let limits = staging.store().limits();
     let asked = Arc::new(AtomicU64::new(0));
-    let stream = Bounded::with_asked(source, limits, asked.clone()).map_err(TransportError::io(ARCHIVE))?;
+    let stream = Bounded::with_asked(source, limits, asked.clone()).map_err(ArchiveProblem::Unreadable)?;
     let mut tar = LimitedTar::new(stream, limits);
     let (mut members, mut named) = (HashMap::new(), ReferencedMembers::default());
-    while let Some(entry) = tar.next_entry().map_err(failed())? {
+    while let Some(entry) = tar.next_entry().map_err(ArchiveProblem::Invalid)? {
         let name = clean(&entry.path.to_string_lossy());
         match entry.kind {
             EntryKind::File => {
@@ -89,7 +87,7 @@ fn read_archive(staging: &Staging<'_>, source: impl Read) -> Result<HashMap<Stri
             _ => {}
         }
     }
-    tar.drain().map_err(failed())?;
+    tar.drain().map_err(ArchiveProblem::Invalid)?;
     Ok(members)
 }
 
@@ -99,7 +97,7 @@ fn put_content<R: Read>(staging: &Staging<'_>, tar: &mut LimitedTar<R>, size: u6
         return Ok(staging.put_blob(MemberReader(tar))?);
     }
     let mut bytes = Vec::new();
-    MemberReader(tar).read_to_end(&mut bytes).map_err(TransportError::io(ARCHIVE))?;
+    MemberReader(tar).read_to_end(&mut bytes).map_err(ArchiveProblem::Unreadable)?;
     Ok(staging.put_bytes(&bytes)?)
 }
 
@@ -113,10 +111,7 @@ impl<R: Read> Read for MemberReader<'_, R> {
 }
 
 fn lacks(name: &str) -> TransportError {
-    TransportError::Other {
-        message: format!("the archive lacks `{name}`, which its manifest refers to"),
-        help: Some(Remedy::TransferAgain),
-    }
+    ArchiveProblem::Lacks(name.to_string()).into()
 }
 
 impl<'a> IncomingParts<'a> {

@@ -178,15 +178,6 @@ pub fn save(settings: &Settings, args: SaveArgs) -> Result<u8, Failure> {
     Ok(code::OK)
 }
 
-/// Adds the path of the archive to a failure that mentions "the archive".
-fn of_file(path: &Path, failure: Failure) -> Failure {
-    let message = match failure.message.strip_prefix("the archive") {
-        Some(rest) if rest.starts_with([' ', ':']) => format!("the archive {}{rest}", quoted(path)),
-        _ => failure.message,
-    };
-    Failure { message, ..failure }
-}
-
 pub fn load(settings: &Settings, args: LoadArgs) -> Result<u8, Failure> {
     let wanted = WantedPlatform::new(
         args.platform
@@ -199,12 +190,12 @@ pub fn load(settings: &Settings, args: LoadArgs) -> Result<u8, Failure> {
     let loaded = match &args.input {
         Some(path) if path.is_dir() => {
             let bar = TransferBar::start(&format!("loading {}", path.display()), None);
-            rbuild_transport::load_directory(&store, path, &wanted, bar.moved()).map_err(|e| of_file(path, e.into()))?
+            rbuild_transport::load_directory(&store, path, &wanted, bar.moved()).map_err(|e| e.of_archive(path))?
         }
         Some(path) => {
             let file = open(path)?;
             let bar = TransferBar::start(&format!("loading {}", path.display()), size(&file));
-            rbuild_transport::load(&store, bar.reading(file), &wanted).map_err(|e| of_file(path, e.into()))?
+            rbuild_transport::load(&store, bar.reading(file), &wanted).map_err(|e| e.of_archive(path))?
         }
         None => {
             let bar = TransferBar::start("loading", None);

@@ -1,0 +1,135 @@
+//! Errors of archives and layouts that images are loaded from.
+
+use std::collections::BTreeSet;
+use std::error::Error;
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rbuild_image::Platform;
+use rbuild_layer::LayerError;
+use rbuild_linux::quoted;
+use rbuild_remedy::Remedy;
+
+/// An archive, or a layout in its place, from which no image can be loaded. It is unnamed where it
+/// is read from a stream, until [`ArchiveError::of`] names it.
+#[derive(Debug)]
+pub struct ArchiveError {
+    path: Option<PathBuf>,
+    problem: ArchiveProblem,
+}
+
+/// A problem of an archive.
+#[derive(Debug)]
+pub(crate) enum ArchiveProblem {
+    /// It is invalid or exceeds a limit.
+    Invalid(LayerError),
+    /// It cannot be read.
+    Unreadable(io::Error),
+    /// It lacks this member, which a manifest of it refers to.
+    Lacks(String),
+    /// It has none of the documents that list images.
+    NoImage,
+    /// Its images are for other platforms.
+    OtherPlatforms(Box<OtherPlatforms>),
+}
+
+/// The platforms of an image that exists for none that is wanted.
+#[derive(Debug, Clone)]
+pub(crate) struct OtherPlatforms {
+    pub wanted: Platform,
+    pub others: BTreeSet<String>,
+}
+
+/// Prints as the rest of a sentence about the image or its source.
+impl fmt::Display for OtherPlatforms {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let others: Vec<&str> = self.others.iter().map(String::as_str).collect();
+        write!(f, "has no image for {}, only for {}", self.wanted, others.join(", "))
+    }
+}
+
+impl OtherPlatforms {
+    pub fn remedy(&self) -> Option<Remedy> {
+        self.others.first().map(|platform| Remedy::SelectPlatform { platform: platform.clone() })
+    }
+}
+
+impl ArchiveError {
+    /// Names the file or the directory.
+    pub fn of(self, path: &Path) -> ArchiveError {
+        ArchiveError { path: Some(path.to_path_buf()), ..self }
+    }
+
+    /// Returns the remedy, if there is one.
+    pub fn remedy(&self) -> Option<Remedy> {
+        match &self.problem {
+            ArchiveProblem::Invalid(e) if e.is_disk_full() => Some(Remedy::FreeSpace),
+            ArchiveProblem::Invalid(e) => e.remedy(),
+            ArchiveProblem::Unreadable(e) => LayerError::remedy_of_io(e),
+            ArchiveProblem::Lacks(_) => Some(Remedy::TransferAgain),
+            ArchiveProblem::NoImage => Some(Remedy::ImportFiles),
+            ArchiveProblem::OtherPlatforms(platforms) => platforms.remedy(),
+        }
+    }
+}
+
+impl From<ArchiveProblem> for ArchiveError {
+    fn from(problem: ArchiveProblem) -> ArchiveError {
+        ArchiveError { path: None, problem }
+    }
+}
+
+impl fmt::Display for ArchiveError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the archive")?;
+        if let Some(path) = &self.path {
+            write!(f, " {}", quoted(path))?;
+        }
+        match &self.problem {
+            ArchiveProblem::Invalid(_) | ArchiveProblem::Unreadable(_) => Ok(()),
+            ArchiveProblem::Lacks(name) => write!(f, " lacks `{name}`, which its manifest refers to"),
+            ArchiveProblem::NoImage => f.write_str(" contains no image: it has neither manifest.json nor index.json"),
+            ArchiveProblem::OtherPlatforms(platforms) => write!(f, " {platforms}"),
+        }
+    }
+}
+
+impl Error for ArchiveError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match &self.problem {
+            ArchiveProblem::Invalid(e) => Some(e),
+            ArchiveProblem::Unreadable(e) => Some(e),
+            ArchiveProblem::Lacks(_) | ArchiveProblem::NoImage | ArchiveProblem::OtherPlatforms(_) => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_problem_is_about_the_archive_and_its_path_once_that_is_known() {
+        let others = || OtherPlatforms {
+            wanted: "linux/s390x".parse().unwrap(),
+            others: ["linux/arm64", "linux/amd64"].map(String::from).into(),
+        };
+        let cases = [
+            (ArchiveProblem::Unreadable(io::Error::other("broken")), ": broken"),
+            (ArchiveProblem::Lacks("a".into()), " lacks `a`, which its manifest refers to"),
+            (ArchiveProblem::NoImage, " contains no image: it has neither manifest.json nor index.json"),
+            (
+                ArchiveProblem::OtherPlatforms(Box::new(others())),
+                " has no image for linux/s390x, only for linux/amd64, linux/arm64",
+            ),
+        ];
+        for (problem, rest) in cases {
+            let error = ArchiveError::from(problem);
+            assert_eq!(rbuild_remedy::sentence(&error), format!("the archive{rest}"));
+            let named = error.of(Path::new("x.tar"));
+            assert_eq!(rbuild_remedy::sentence(&named), format!("the archive `x.tar`{rest}"));
+        }
+        assert_eq!(others().remedy(), Some(Remedy::SelectPlatform { platform: "linux/amd64".into() }));
+    }
+}
