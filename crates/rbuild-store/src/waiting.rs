@@ -121,6 +121,8 @@ pub(crate) struct Wait<'a> {
     /// Elapsed time at which the holders are checked next.
     look: Duration,
     told: bool,
+    /// The wait is in the debug log.
+    logged: bool,
     /// The last progress of the holders, and the elapsed time at which it was first observed.
     at_work: (Vec<(u32, u64)>, Duration),
     /// The lock held by all builds, one of which holds the awaited key.
@@ -130,12 +132,23 @@ pub(crate) struct Wait<'a> {
 impl Wait<'_> {
     pub fn new<'a>(waits: &'a Waits, name: &'static str) -> Wait<'a> {
         let look = SAY.min(waits.patience.foreign);
-        Wait { waits, name, began: Instant::now(), look, told: false, at_work: Default::default(), builds: None }
+        Wait {
+            waits,
+            name,
+            began: Instant::now(),
+            look,
+            told: false,
+            logged: false,
+            at_work: Default::default(),
+            builds: None,
+        }
     }
 
     /// Creates a wait for a key of `steps.lock`. `lock` is the one held by all builds.
     pub fn for_key<'a>(waits: &'a Waits, lock: &'a File) -> Wait<'a> {
-        Wait { builds: Some(lock), ..Wait::new(waits, "steps.lock") }
+        let mut wait = Wait::new(waits, "steps.lock");
+        wait.builds = Some(lock);
+        wait
     }
 
     /// Checks whether to continue waiting. `conflict` describes the conflicting lock, if it reveals
@@ -148,6 +161,10 @@ impl Wait<'_> {
     pub fn go_on(&mut self, file: &File, conflict: Option<Conflict>) -> Result<()> {
         if (self.waits.stop)() {
             return Err(StoreError::Stopped);
+        }
+        if !self.logged {
+            self.logged = true;
+            tracing::debug!(target: "store", lock = self.name, "waiting for a lock");
         }
         let waited = self.began.elapsed();
         if waited < self.look {
@@ -198,6 +215,15 @@ impl Wait<'_> {
 
     fn tell(&self, holders: &[LockHolder], what: String) {
         (self.waits.patience.tell)(&format!("waiting for {}, {what}", self.waits.names(holders)));
+    }
+}
+
+impl Drop for Wait<'_> {
+    fn drop(&mut self) {
+        if self.logged {
+            let seconds = self.began.elapsed().as_secs_f64();
+            tracing::debug!(target: "store", lock = self.name, seconds, "the wait for a lock ended");
+        }
     }
 }
 

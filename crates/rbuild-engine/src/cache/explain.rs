@@ -8,6 +8,12 @@ use rbuild_store::{BuildIndex, CacheKey, FILES, FROM, IndexedStep, KeyInputs, Ke
 use crate::cache::key::KeyComponent;
 use crate::ops::redact::SecretValues;
 
+/// Reason why a result is not taken that a step made with a secret of another build.
+pub(crate) const SECRET: &str = "the cached result contains a secret that this build was not given";
+
+/// Reason why a step runs that would otherwise be cached.
+pub(crate) const DISABLED: &str = "the cache is disabled for this step";
+
 /// Maximum number of names per kind of change; further ones are only counted.
 const TOLD: usize = 3;
 /// Maximum length of a value in characters.

@@ -11,6 +11,7 @@ use rbuild_plan::{BuildGraph, FileSource, MountKindStep, NoCache, RunStep, Step,
 use rbuild_source::Selection;
 use rbuild_store::{CacheKey, ForeignRecord, Lock, Record, ResultId, SecretMark, Store, TreeId, Workspace};
 
+use crate::cache::explain::{DISABLED, SECRET};
 use crate::cache::key::{self, Contexts, KeyMaker};
 use crate::error::{BuildError, Result};
 use crate::prepare::image_key::image_key;
@@ -84,10 +85,16 @@ struct FoundStep {
     fresh: Vec<bool>,
 }
 
+/// Logs why a step has no usable record before it runs.
+fn missed(key: Option<&CacheKey>, reason: &str) -> VertexState {
+    tracing::debug!(target: "engine", key = key.map(CacheKey::short), reason, "cache miss");
+    VertexState::Open
+}
+
 impl Lookup<'_> {
     /// Looks up all steps. Steps with files of the other kind of owners are made available if their
     /// files are needed and a layer of them is stored.
-    #[tracing::instrument(target = "engine", name = "key", level = "debug", skip_all)]
+    #[tracing::instrument(target = "engine", name = "lookup", level = "debug", skip_all)]
     pub(crate) fn look_up(&self) -> Result<LookedUp> {
         let maker = KeyMaker { contexts: self.contexts, salt: None, result_of: &|_| ResultId::of(b"open") };
         let taken: Vec<_> = self.graph.vertices.iter().map(|vertex| maker.taken(vertex)).collect::<Result<_>>()?;
@@ -108,6 +115,8 @@ impl Lookup<'_> {
     fn steps(&self, taken: &[Vec<Selection>], unusable: &HashSet<ResultId>) -> Result<FoundStep> {
         let mut found = FoundStep::default();
         for (id, vertex) in self.graph.numbered() {
+            let (step, label) = (id.position(), &vertex.name);
+            let _span = tracing::debug_span!(target: "engine", "key", step, %label).entered();
             if matches!(vertex.step, Step::Scratch | Step::Image { .. }) {
                 let result = key::source_result(&vertex.step);
                 found.results.push(Some(result));
@@ -125,7 +134,10 @@ impl Lookup<'_> {
             let key = maker.definition(vertex, &taken[id], &mut |_| ())?;
             let known = match key {
                 Some(key) if ready && !vertex.ignore_cache => self.step(id, &key, unusable)?,
-                _ => VertexState::Open,
+                _ => {
+                    let reason = if vertex.ignore_cache { DISABLED } else { "an input must be built first" };
+                    missed(key.as_ref(), reason)
+                }
             };
             let told = key.filter(|_| vertex.inputs().iter().all(|i| found.results[*i].is_some()));
             let above_fresh = vertex.parent.is_some_and(|parent| found.fresh[parent]);
@@ -148,14 +160,23 @@ impl Lookup<'_> {
         let step = &self.graph.vertices[id].step;
         let may_take = |tree: &TreeId| may_take(self.marks, self.store, step, tree);
         if let Some(record) = self.store.records().record(key)? {
-            return Ok(if may_take(&record.tree)? { VertexState::Hit(record) } else { VertexState::Open });
-        }
-        match self.foreign_record(key, unusable)? {
-            Some(record) if may_take(record.noted())? && !self.is_superseded(step, &record)? => {
-                Ok(VertexState::Foreign(record))
+            if !may_take(&record.tree)? {
+                return Ok(missed(Some(key), SECRET));
             }
-            _ => Ok(VertexState::Open),
+            tracing::debug!(target: "engine", key = key.short(), "cache hit");
+            return Ok(VertexState::Hit(record));
         }
+        let Some(record) = self.foreign_record(key, unusable)? else {
+            return Ok(missed(Some(key), "nothing is recorded under this key"));
+        };
+        if !may_take(record.noted())? {
+            return Ok(missed(Some(key), SECRET));
+        }
+        if self.is_superseded(step, &record)? {
+            return Ok(missed(Some(key), "this isolation mode has another result of an equal command"));
+        }
+        tracing::debug!(target: "engine", key = key.short(), "cache hit of another isolation mode");
+        Ok(VertexState::Foreign(record))
     }
 
     /// Returns true if an equal command was run with this kind of owners as well, for other stages
@@ -191,6 +212,8 @@ impl Lookup<'_> {
         let before = unusable.len();
         for (_, record) in &needed {
             if !self.store.lazy_trees().is_adoptable(record)? {
+                let result = record.result().short();
+                tracing::debug!(target: "engine", result, "files of another isolation mode are needed and not stored");
                 unusable.insert(record.result());
             }
         }

@@ -8,13 +8,11 @@ use rbuild_source::Changes;
 use rbuild_store::{CacheKey, KeyInputs, ResultId, TreeId};
 
 use crate::cache::explain;
+use crate::cache::explain::{DISABLED, SECRET};
 use crate::env::StepEnv;
 use crate::error::Result;
 use crate::prepare::lookup::may_take;
 use crate::solve::results::VertexResult;
-
-/// Reason why the result of a command that mounted a secret is not taken.
-const SECRET: &str = "the cached result contains a secret that this build was not given";
 
 /// The records of a vertex with a certain definition key.
 ///
@@ -125,7 +123,7 @@ impl StepRecords<'_> {
     pub fn reason(&self, before: Option<&KeyInputs>, changes: Option<&Changes>) -> String {
         let (store, key) = (self.env.store, &self.key);
         if self.vertex().ignore_cache || self.env.request.salt.is_some() {
-            return "the cache is disabled for this step".into();
+            return DISABLED.into();
         }
         let Some(nearest) = &self.env.nearest[self.id] else {
             return "no earlier build of this step is recorded".into();

@@ -79,8 +79,12 @@ fn keyed(env: &StepEnv<'_>, id: VertexId) -> Result<bool> {
 fn once(records: &StepRecords<'_>, taken: &[Selection]) -> Attempt<bool> {
     let StepRecords { env, id, key, .. } = *records;
     let tell = |text: String| env.events.send(Event::Why { step: id.position(), text });
+    let hit = |key: &CacheKey| {
+        tracing::debug!(target: "engine", key = key.short(), "cache hit");
+        tell(explain::hit(key));
+    };
     if records.hit(&key)? {
-        tell(explain::hit(&key));
+        hit(&key);
         return Ok(true);
     }
     let vertex = &env.graph().vertices[id];
@@ -101,7 +105,7 @@ fn once(records: &StepRecords<'_>, taken: &[Selection]) -> Attempt<bool> {
         let parent = (!linked).then_some(&parent);
         shared = key::content_key(vertex, env.request.salt.as_deref(), parent, &contents);
         if records.hit(&shared)? {
-            tell(explain::hit(&shared));
+            hit(&shared);
             return Ok(true);
         }
     }
@@ -118,7 +122,7 @@ fn once(records: &StepRecords<'_>, taken: &[Selection]) -> Attempt<bool> {
     // Equal steps of other builds wait for the lock and then find the record.
     let is_cached = env.store.once(Lock::Step(shared), find, make)?.either();
     if is_cached {
-        tell(explain::hit(&shared));
+        hit(&shared);
     }
     Ok(is_cached)
 }
@@ -133,7 +137,11 @@ fn execute(
 ) -> Attempt<bool> {
     let StepRecords { env, id, .. } = *records;
     let before = env.nearest[id].and_then(|key| env.store.records().key_inputs(&key).ok().flatten());
-    let why = |changes: Option<&Changes>| tell(records.reason(before.as_ref(), changes));
+    let why = |changes: Option<&Changes>| {
+        let reason = records.reason(before.as_ref(), changes);
+        tracing::debug!(target: "engine", key = shared.short(), reason, "cache miss");
+        tell(reason);
+    };
     let made = make(env, id, taken, stage, before.as_ref(), &why)?;
     let dir = env.rootfs.work.dir().open_alike(&made).map_err(BuildError::kernel("the step's directory"))?;
     refusal::judge(env, id, &dir)?;

@@ -95,6 +95,8 @@ impl Gc<'_> {
                 }
             }
             freed.bytes += item.bytes;
+            let reason = if old { "not used for too long" } else { "the cache is over its limit" };
+            tracing::debug!(target: "store", kind = item.dir, name = item.name, bytes = item.bytes, reason, "evicted");
         }
         if freed.records > 0 {
             self.prune_accounts()?;

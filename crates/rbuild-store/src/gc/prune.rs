@@ -267,6 +267,8 @@ impl Gc<'_> {
             }
             *count += 1;
             freed.bytes += bytes;
+            let name = entry.name.to_string_lossy();
+            tracing::debug!(target: "store", kind = dir, %name, bytes, reason = "unreferenced", "removed");
         }
         Ok(())
     }
