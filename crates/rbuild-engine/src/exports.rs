@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use rbuild_image::{ImageId, ManifestDigest};
-use rbuild_layer::{Compression, LayerForm};
+use rbuild_layer::LayerForm;
 use rbuild_linux::{Destination, Directory};
 use rbuild_store::Image;
 use rbuild_transport::ArchiveFormat;
@@ -116,7 +116,7 @@ impl Export {
         };
         let plain = |form: ImageForm| {
             let ImageForm { layers, force, late_times: _, squash } = form;
-            layers.compression == Compression::None && !force && squash == Squash::None
+            layers == LayerForm::Uncompressed && !force && squash == Squash::None
         };
         to_disk && self.form().is_some_and(plain)
     }
@@ -136,7 +136,7 @@ pub struct ImageForm {
 impl ImageForm {
     /// Returns the form of images in the local store. Their layers are compressed only on export.
     pub fn of_store() -> ImageForm {
-        let layers = LayerForm { compression: Compression::None, level: None };
+        let layers = LayerForm::Uncompressed;
         ImageForm { layers, ..ImageForm::default() }
     }
 }
@@ -215,12 +215,8 @@ mod tests {
 
     use super::*;
 
-    const GZIP: ImageForm = ImageForm {
-        layers: LayerForm { compression: Compression::Gzip, level: None },
-        force: false,
-        late_times: false,
-        squash: Squash::None,
-    };
+    const GZIP: ImageForm =
+        ImageForm { layers: LayerForm::GZIP, force: false, late_times: false, squash: Squash::None };
 
     fn dir() -> Directory {
         Directory { base: RootDir::open(std::env::temp_dir()).unwrap(), rest: "x".into() }

@@ -2,19 +2,18 @@
 
 use std::io::{self, BufRead, BufReader, Chain, Cursor, Read};
 
-/// The compression of a layer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+/// The compression of a layer that is read. [`crate::LayerForm`] has those that are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Compression {
     /// No compression.
     None,
-    /// Gzip (RFC 1952), the default.
-    #[default]
+    /// Gzip (RFC 1952).
     Gzip,
     /// Zstandard (RFC 8878).
     Zstd,
-    /// Bzip2; read, never written.
+    /// Bzip2.
     Bzip2,
-    /// Xz; read, never written.
+    /// Xz.
     Xz,
 }
 

@@ -192,7 +192,7 @@ mod tests {
             external.add(Path::new(dir), Path::new("from"), files);
             external.add(Path::new(dir), Path::new("from"), rest);
         }
-        let form = LayerForm { compression: crate::Compression::None, level: None };
+        let form = LayerForm::Uncompressed;
         let names = |bytes: &[u8]| -> Vec<(String, u64, u64)> {
             let mut archive = tar::Archive::new(bytes);
             let entries = archive.entries().unwrap().map(|e| e.unwrap());
@@ -228,7 +228,7 @@ mod tests {
         }
         std::os::unix::fs::symlink("nowhere", old.join("a/a-link")).unwrap();
         std::fs::write(source.join("a/b/new"), "new").unwrap();
-        let form = LayerForm { compression: crate::Compression::None, level: None };
+        let form = LayerForm::Uncompressed;
         let layer = top.join("layer");
         let written = std::fs::File::create(&layer).unwrap();
         pack_layer(&RootDir::open(&old).unwrap(), form, Times::AsIs, written).unwrap();
@@ -278,7 +278,7 @@ mod tests {
     fn a_file_that_changed_is_an_error() {
         let top = std::env::temp_dir().join(format!("rbuild-loose-changed-{}", std::process::id()));
         std::fs::create_dir_all(top.join("tree")).unwrap();
-        let form = LayerForm { compression: crate::Compression::None, level: None };
+        let form = LayerForm::Uncompressed;
         for size in [10, 1_000_000] {
             std::fs::write(top.join("f"), vec![1; size]).unwrap();
             let stat = file_stat(&File::open(top.join("f")).unwrap()).unwrap();

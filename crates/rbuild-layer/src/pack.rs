@@ -11,21 +11,22 @@ use rbuild_linux::parallel::start_in;
 use rbuild_linux::{RootDir, quoted};
 
 use crate::chunks::Pieces;
-use crate::compress::{Compression, Decoder};
+use crate::compress::Decoder;
 use crate::entry::{EntryKind, TarEntry};
 use crate::error::{LayerError, Result};
 use crate::external::ExternalFiles;
 use crate::gzip::ParallelGzip;
 use crate::hash_thread::ChunkHash;
 use crate::item::{PackItem, entry_changed};
-use crate::options::{Deletions, LayerForm, Times};
+use crate::options::{CompressionLevel, Deletions, LayerForm, Times};
 use crate::remainder::Remainder;
 use crate::walk::Walk;
 use crate::writer::TarWriter;
 use crate::xattrs::{is_lost, keep_in_layer};
 
-const GZIP_LEVEL: i32 = 6;
-const ZSTD_LEVEL: i32 = 3;
+/// The usual levels.
+const GZIP_LEVEL: u8 = 6;
+const ZSTD_LEVEL: u8 = 3;
 
 /// Digests and sizes of a written layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,8 +62,7 @@ impl<W: Write> Write for Encoder<W> {
 ///
 /// # Errors
 ///
-/// Fails if the tree cannot be read, if a name in it begins with `.wh.`, if the form cannot be
-/// written, or if `out` fails.
+/// Fails if the tree cannot be read, if a name in it begins with `.wh.`, or if `out` fails.
 pub fn pack_layer(tree: &RootDir, form: LayerForm, times: Times, out: impl Write) -> Result<Packed> {
     pack(form, out, |pieces| {
         let mut packer = TreePacker::to(Deletions::Whiteouts, pieces);
@@ -120,7 +120,7 @@ pub fn pack_whole(view: &RootDir, form: LayerForm, times: Times, out: impl Write
 ///
 /// # Errors
 ///
-/// Fails if the layer cannot be read, if the form cannot be written, or if `out` fails.
+/// Fails if the layer cannot be read, or if `out` fails.
 pub fn repack_layer(layer: impl Read, form: LayerForm, out: impl Write) -> Result<Packed> {
     pack(form, out, |mut pieces| {
         let failed = LayerError::io("repacking the layer");
@@ -129,48 +129,48 @@ pub fn repack_layer(layer: impl Read, form: LayerForm, out: impl Write) -> Resul
     })
 }
 
+fn writing(e: std::io::Error) -> LayerError {
+    LayerError::io("writing the layer")(e)
+}
+
 fn pack(form: LayerForm, mut out: impl Write, fill: impl FnOnce(Pieces<'_>) -> Result<()>) -> Result<Packed> {
-    let io = |e| LayerError::io("writing the layer")(e);
-    if form.compression == Compression::None {
-        let mut hash = ChunkHash::new();
-        fill(Pieces::new(|piece| {
-            out.write_all(&piece)?;
-            Ok(hash.take(piece))
-        }))?;
-        let (digest, size): (BlobDigest, u64) = hash.finish();
-        out.flush().map_err(io)?;
-        return Ok(Packed { diff_id: digest.of_plain_layer(), digest, size, unpacked: size });
-    }
-    let mut plain = Hashed::new(encoder(form, Hashed::new(&mut out))?);
+    let encoder = match form {
+        LayerForm::Uncompressed => return pack_uncompressed(out, fill),
+        LayerForm::Gzip(level) => gzip_encoder(level, Hashed::new(&mut out)),
+        LayerForm::Zstd(level) => zstd_encoder(level, Hashed::new(&mut out)),
+    };
+    let mut plain = Hashed::new(encoder.map_err(writing)?);
     fill(Pieces::new(|piece| plain.write_all(&piece).map(|()| piece)))?;
     let (encoder, diff_id, unpacked) = plain.finish();
     let mut compressed = match encoder {
-        Encoder::Gzip(w) => w.finish().map_err(io)?,
-        Encoder::Zstd(w) => w.finish().map_err(io)?,
+        Encoder::Gzip(w) => w.finish().map_err(writing)?,
+        Encoder::Zstd(w) => w.finish().map_err(writing)?,
     };
-    compressed.flush().map_err(io)?;
+    compressed.flush().map_err(writing)?;
     let (_, digest, size) = compressed.finish();
     Ok(Packed { diff_id, digest, size, unpacked })
 }
 
-fn encoder<W: Write>(form: LayerForm, out: W) -> Result<Encoder<W>> {
-    let io = |e| LayerError::io("writing the layer")(e);
-    Ok(match form.compression {
-        Compression::Gzip => {
-            Encoder::Gzip(ParallelGzip::new(out, form.level.unwrap_or(GZIP_LEVEL).clamp(0, 9) as u32).map_err(io)?)
-        }
-        Compression::Zstd => {
-            let mut z = zstd::Encoder::new(out, form.level.unwrap_or(ZSTD_LEVEL)).map_err(io)?;
-            // The output is the same for any number of workers from one up, but differs without
-            // workers.
-            let workers = rbuild_linux::parallel::cores() as u32;
-            z.multithread(workers).map_err(io)?;
-            Encoder::Zstd(z)
-        }
-        Compression::None | Compression::Bzip2 | Compression::Xz => {
-            return Err(LayerError::fixed_limit(format!("layers are not written as {}", form.compression.name())));
-        }
-    })
+fn pack_uncompressed(mut out: impl Write, fill: impl FnOnce(Pieces<'_>) -> Result<()>) -> Result<Packed> {
+    let mut hash = ChunkHash::new();
+    fill(Pieces::new(|piece| {
+        out.write_all(&piece)?;
+        Ok(hash.take(piece))
+    }))?;
+    let (digest, size): (BlobDigest, u64) = hash.finish();
+    out.flush().map_err(writing)?;
+    Ok(Packed { diff_id: digest.of_plain_layer(), digest, size, unpacked: size })
+}
+
+fn gzip_encoder<W: Write>(level: CompressionLevel<9>, out: W) -> std::io::Result<Encoder<W>> {
+    Ok(Encoder::Gzip(ParallelGzip::new(out, level.or(GZIP_LEVEL).into())?))
+}
+
+fn zstd_encoder<W: Write>(level: CompressionLevel<22>, out: W) -> std::io::Result<Encoder<W>> {
+    let mut encoder = zstd::Encoder::new(out, level.or(ZSTD_LEVEL).into())?;
+    // The output is the same for any number of workers from one up, but differs without workers.
+    encoder.multithread(rbuild_linux::parallel::cores() as u32)?;
+    Ok(Encoder::Zstd(encoder))
 }
 
 /// Writes several directory trees into one uncompressed tar archive.

@@ -6,9 +6,7 @@ use std::fs::File;
 use std::io::Write;
 
 use rbuild_image::{BlobDigest, Descriptor, DiffId, Hasher, MediaType, descriptor};
-use rbuild_layer::{
-    Compression, LAYER_FORMAT, LayerForm, Packed, Times, pack_exact, pack_layer, pack_whole, repack_layer,
-};
+use rbuild_layer::{LAYER_FORMAT, LayerForm, Packed, Times, pack_exact, pack_layer, pack_whole, repack_layer};
 use rbuild_linux::{RootDir, write_atomic};
 use serde::{Deserialize, Serialize};
 
@@ -44,10 +42,10 @@ pub struct PackedLayer {
 
 impl PackedLayer {
     pub(crate) fn new(packed: &Packed, form: LayerForm) -> PackedLayer {
-        let media_type = match form.compression {
-            Compression::None => MediaType::ImageLayer,
-            Compression::Zstd => MediaType::ImageLayerZstd,
-            _ => MediaType::ImageLayerGzip,
+        let media_type = match form {
+            LayerForm::Uncompressed => MediaType::ImageLayer,
+            LayerForm::Gzip(_) => MediaType::ImageLayerGzip,
+            LayerForm::Zstd(_) => MediaType::ImageLayerZstd,
         };
         let Packed { diff_id, digest, size, unpacked } = *packed;
         PackedLayer { format: LAYER_FORMAT, diff_id, digest, size, unpacked, media_type }
@@ -175,7 +173,7 @@ impl Layers<'_> {
         if latest.is_some() {
             return Ok(None);
         }
-        let plain = LayerForm { compression: Compression::None, level: None };
+        let plain = LayerForm::Uncompressed;
         self.packed_layer(&format!("trees/{}/{}", tree.name(), layer_document(plain, None)))
     }
 

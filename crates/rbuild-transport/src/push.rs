@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use rbuild_image::{BlobDigest, Descriptor, ManifestDigest, MediaType, Reference, digest_of};
-use rbuild_layer::{Compression, LayerForm};
+use rbuild_layer::LayerForm;
 use rbuild_registry::{Client, Repository};
 use rbuild_store::{Image, Store, Workspace};
 
@@ -59,7 +59,7 @@ fn packed(store: &Store, image: &Image, as_is: bool, blobs: &mut Vec<BlobInfo>) 
     store.blobs().check_layers(&layer_pairs(layers.iter().filter(|(layer, _)| !plain(layer)))?)?;
     if layers.iter().any(|(layer, _)| plain(layer)) {
         let work = Workspace::open(store)?;
-        let form = LayerForm { compression: Compression::Gzip, level: None };
+        let form = LayerForm::GZIP;
         let packed = layers.iter().map(|(layer, diff_id)| match plain(layer) {
             true => Ok(store.layers().repack_layer(&work, layer, diff_id, form)?.descriptor()),
             false => Ok(layer.clone()),

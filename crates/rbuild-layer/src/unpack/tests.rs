@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 
 use rbuild_linux::{FileKind, Timestamp};
 
+use crate::TarWriter;
 use crate::entry::EntryKind;
 use crate::limits::Limits;
 use crate::options::{LayerForm, Times};
 use crate::pack::pack_layer;
 use crate::xattrs::{OPAQUE, ORIGIN};
-use crate::{Compression, TarWriter};
 use ::tar::Header;
 use std::io::Write;
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -241,21 +241,21 @@ fn packing_is_deterministic_and_keeps_links() {
     let mut b = file("sub/b", "content b");
     b.0.xattrs.insert("user.note".into(), b"1\n2".to_vec());
     apply(&t, &[file("z", "last"), dir("sub", 0o750), b, link(EntryKind::HardLink, "a", "z")]).unwrap();
-    let pack_of = |t: &Temp, compression| {
+    let pack_of = |t: &Temp, form| {
         let mut out = Vec::new();
-        (pack_layer(&t.root(), LayerForm { compression, level: None }, Times::AsIs, &mut out).unwrap(), out)
+        (pack_layer(&t.root(), form, Times::AsIs, &mut out).unwrap(), out)
     };
-    let pack = |compression| pack_of(&t, compression);
-    let (gz, gz_bytes) = pack(Compression::Gzip);
-    assert_eq!(gz, pack(Compression::Gzip).0);
+    let pack = |form| pack_of(&t, form);
+    let (gz, gz_bytes) = pack(LayerForm::GZIP);
+    assert_eq!(gz, pack(LayerForm::GZIP).0);
     assert_eq!((gz.digest, gz.size), (BlobDigest::of(&gz_bytes), gz_bytes.len() as u64));
-    let (plain, bytes) = pack(Compression::None);
+    let (plain, bytes) = pack(LayerForm::Uncompressed);
     assert_eq!((plain.diff_id, plain.digest), (gz.diff_id, BlobDigest::of(&bytes)));
-    assert_eq!(pack(Compression::Zstd).0.diff_id, gz.diff_id);
+    assert_eq!(pack(LayerForm::ZSTD).0.diff_id, gz.diff_id);
     // Unpacked and packed again, it yields the same bytes.
     let t2 = Temp::new("pack2");
     unpack(&gz_bytes[..], &t2.root(), Unpacking::layer(Limits::default())).unwrap();
-    assert_eq!(pack_of(&t2, Compression::None).1, bytes);
+    assert_eq!(pack_of(&t2, LayerForm::Uncompressed).1, bytes);
     let ino = |p: &str| std::fs::metadata(t2.path(p)).unwrap().ino();
     assert_eq!(ino("a"), ino("z"));
 }
@@ -441,7 +441,7 @@ fn files_named_like_whiteouts_are_rejected_when_packing() {
         let t = Temp::new("called-deletion");
         std::fs::create_dir_all(t.path(path).parent().unwrap()).unwrap();
         std::fs::write(t.path(path), "x").unwrap();
-        let plain = LayerForm { compression: Compression::None, level: None };
+        let plain = LayerForm::Uncompressed;
         for error in [
             pack_layer(&t.root(), plain, Times::AsIs, Vec::new()).unwrap_err(),
             pack_whole(&t.root(), plain, Times::AsIs, Vec::new()).unwrap_err(),
@@ -458,14 +458,14 @@ fn files_named_like_whiteouts_are_rejected_when_packing() {
     let t = Temp::new("deletion-of-deletion");
     t.root().create_whiteout(OsStr::new(".wh..opq")).unwrap();
     let mut layer = Vec::new();
-    pack_layer(&t.root(), LayerForm { compression: Compression::None, level: None }, Times::AsIs, &mut layer).unwrap();
+    pack_layer(&t.root(), LayerForm::Uncompressed, Times::AsIs, &mut layer).unwrap();
     assert!(crate::TarReader::new(&layer[..]).next_entry().unwrap().is_none());
 }
 
 /// A tree made from a layer may stand for the packed one only if nothing is missing.
 #[test]
 fn a_tree_that_a_layer_cannot_describe_has_no_remainder() {
-    let plain = LayerForm { compression: Compression::None, level: None };
+    let plain = LayerForm::Uncompressed;
     let remainder = |t: &Temp| crate::pack_exact(&t.root(), plain, Vec::new()).unwrap().1;
     let (t, odd) = (Temp::new("remainder"), Temp::new("odd-root"));
     std::fs::write(t.path("f"), "").unwrap();

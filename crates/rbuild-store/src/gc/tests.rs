@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rbuild_image::{BlobDigest, ImageConfig, MediaType, Platform, Reference, descriptor, manifest};
-use rbuild_layer::{Compression, LayerForm};
+use rbuild_layer::LayerForm;
 use rbuild_linux::{OwnerMode, RootDir, Timestamp, remove_tree};
 
 use super::budget::Budget;
@@ -20,7 +20,7 @@ use crate::trees::id::TreeId;
 use crate::trees::tree::{INODES, LISTING};
 use crate::workspace::Workspace;
 
-const PLAIN: LayerForm = LayerForm { compression: Compression::None, level: None };
+const PLAIN: LayerForm = LayerForm::Uncompressed;
 const MIB: u64 = 1 << 20;
 
 struct Scene {

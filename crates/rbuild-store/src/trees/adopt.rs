@@ -114,7 +114,7 @@ fn is_layer_document(name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use rbuild_layer::{Compression, LayerForm};
+    use rbuild_layer::LayerForm;
     use rbuild_linux::Timestamp;
 
     use super::*;
@@ -123,7 +123,7 @@ mod tests {
     use crate::workspace::Workspace;
     use rbuild_linux::OwnerMode;
 
-    const PLAIN: LayerForm = LayerForm { compression: Compression::None, level: None };
+    const PLAIN: LayerForm = LayerForm::Uncompressed;
 
     struct Scene {
         place: std::path::PathBuf,

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use rbuild_engine::{Export, ImageForm, Split, Squash};
 use rbuild_image::Reference;
-use rbuild_layer::Compression;
+use rbuild_layer::LayerForm;
 use rbuild_linux::{Destination, DestinationError, Directory, quoted};
 use rbuild_remedy::Remedy;
 use rbuild_transport::ArchiveFormat;
@@ -69,7 +69,8 @@ struct Fields {
     delete: bool,
     push: bool,
     split: Split,
-    compression: Option<Compression>,
+    layers: Option<LayerForm>,
+    level: Option<i32>,
 }
 
 impl Default for Fields {
@@ -83,7 +84,8 @@ impl Default for Fields {
             delete: false,
             push: false,
             split: Split::default(),
-            compression: None,
+            layers: None,
+            level: None,
         }
     }
 }
@@ -140,10 +142,10 @@ impl Fields {
             "push" => self.push |= switch(value).map_err(bad)?,
             "rewrite-timestamp" => self.form.late_times = !switch(value).map_err(bad)?,
             "force-compression" => self.form.force = switch(value).map_err(bad)?,
-            "compression" => self.compression = Some(compression(value).map_err(bad)?),
+            "compression" => self.layers = Some(layer_form(value).map_err(bad)?),
             "compression-level" => {
                 let level = value.parse().map_err(|_| bad(format!("`{value}` is not a compression level")))?;
-                self.form.layers.level = Some(level);
+                self.level = Some(level);
             }
             "mode" if value == "copy" || value == "delete" => self.delete = value == "delete",
             "platform-split" => {
@@ -164,7 +166,7 @@ impl Fields {
     /// Checks the fields against each other.
     fn finish(self) -> Result<ParsedOutput, Failure> {
         let bad = |what: String| Failure::usage(what);
-        let Fields { kind, dest, names, mut form, tar, delete, push, split, compression } = self;
+        let Fields { kind, dest, names, mut form, tar, delete, push, split, layers, level } = self;
         let Some(kind) = kind else {
             return Err(bad("the type is missing".into()).help("add type=local, tar, oci or docker"));
         };
@@ -173,18 +175,12 @@ impl Fields {
             (OutputKind::OciArchive, false) => OutputKind::OciDirectory,
             _ => return Err(bad("tar=false requires type=oci".into())),
         };
-        form.layers.compression = match kind {
-            OutputKind::Image if !push => compression.unwrap_or(ImageForm::of_store().layers.compression),
-            _ => compression.unwrap_or_default(),
+        form.layers = match kind {
+            OutputKind::Image if !push => layers.unwrap_or(ImageForm::of_store().layers),
+            _ => layers.unwrap_or_default(),
         };
-        let levels = match form.layers.compression {
-            Compression::Gzip => 0..=9,
-            Compression::Zstd => 0..=22,
-            _ => 0..=0,
-        };
-        if let Some(level) = form.layers.level.filter(|l| !levels.contains(l)) {
-            let (name, most) = (form.layers.compression.name(), levels.end());
-            return Err(bad(format!("{name} has no level {level}; the highest is {most}")));
+        if let Some(level) = level {
+            form.layers = form.layers.with_level(level).map_err(|e| bad(e.to_string()))?;
         }
         if delete && kind != OutputKind::Local {
             return Err(bad("mode=delete requires type=local".into()));
@@ -214,11 +210,11 @@ fn switch(value: &str) -> Result<bool, String> {
     }
 }
 
-fn compression(name: &str) -> Result<Compression, String> {
+fn layer_form(name: &str) -> Result<LayerForm, String> {
     match name {
-        "gzip" => Ok(Compression::Gzip),
-        "zstd" => Ok(Compression::Zstd),
-        "uncompressed" => Ok(Compression::None),
+        "gzip" => Ok(LayerForm::GZIP),
+        "zstd" => Ok(LayerForm::ZSTD),
+        "uncompressed" => Ok(LayerForm::Uncompressed),
         "estargz" => Err("compression=estargz is not supported; use gzip, zstd or uncompressed".into()),
         other => Err(format!("unknown compression `{other}`; use gzip, zstd or uncompressed")),
     }

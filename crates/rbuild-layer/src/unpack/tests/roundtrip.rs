@@ -148,9 +148,9 @@ proptest! {
             other => other,
         }).collect();
         build(&a.root(), &steps);
-        let compression = [Compression::None, Compression::Gzip, Compression::Zstd][packed];
+        let form = [LayerForm::Uncompressed, LayerForm::GZIP, LayerForm::ZSTD][packed];
         let mut layer = Vec::new();
-        let (made, rest) = pack_exact(&a.root(), LayerForm { compression, level: None }, &mut layer).unwrap();
+        let (made, rest) = pack_exact(&a.root(), form, &mut layer).unwrap();
         let nanoseconds = rest.map(|rest| rest.nanoseconds);
         let how = Unpacking { nanoseconds: nanoseconds.as_deref(), ..Unpacking::layer(Limits::default()) };
         let got = unpack(&layer[..], &b.root(), how).unwrap();
@@ -159,7 +159,7 @@ proptest! {
         prop_assert_eq!(whole(&a.root()), whole(&b.root()));
         // The unpacked tree packs to the same bytes.
         let mut again = Vec::new();
-        pack_layer(&b.root(), LayerForm { compression, level: None }, Times::AsIs, &mut again).unwrap();
+        pack_layer(&b.root(), form, Times::AsIs, &mut again).unwrap();
         prop_assert!(again == layer);
     }
 }
