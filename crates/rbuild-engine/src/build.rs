@@ -29,7 +29,7 @@ use crate::solve::executor;
 /// mounted, which takes a builder.
 #[tracing::instrument(target = "engine", name = "answer", level = "debug", skip_all)]
 pub fn answer(prepared: &Prepared, request: &BuildRequest, store: &Store, events: &Events) -> Result<Option<Finished>> {
-    let target = &prepared.known[prepared.graph.target];
+    let target = &prepared.vertices[prepared.graph.target].state;
     let Some(result) = target.result() else { return Ok(None) };
     let wants = request.wants();
     if request.weigh || request.exports.iter().any(|export| wants.is_direct(export)) {
@@ -39,7 +39,7 @@ pub fn answer(prepared: &Prepared, request: &BuildRequest, store: &Store, events
         return Ok(None);
     }
     let single = match target {
-        VertexState::Hit(record) if wants.files && bottom_is_scratch(prepared) => {
+        VertexState::Hit(_, record) if wants.files && bottom_is_scratch(prepared) => {
             store.lazy_trees().tree_if_here(&record.tree)?
         }
         _ => None,
@@ -63,7 +63,7 @@ pub fn answer(prepared: &Prepared, request: &BuildRequest, store: &Store, events
     }
     prepared.report_hits(events);
     // Losing the record only costs one explanation.
-    let _ = prepared.remember(store, &prepared.keys);
+    let _ = prepared.remember(store, prepared.vertices.iter().map(|vertex| vertex.state.key()));
     sync_found(&unsynced, request, store)?;
     let finished = outputs::publish(request, &wants, store, &[manifests], events)?;
     build_log::remember(request, std::slice::from_ref(prepared), store, events, Status::Done, Vec::new());
@@ -232,7 +232,7 @@ fn remember_keys(env: &StepEnv<'_>) {
     // Losing the record only costs one explanation. Builds with a salt have nothing to compare
     // with.
     if env.request.salt.is_none() {
-        let _ = env.prepared.remember(env.store, &keys);
+        let _ = env.prepared.remember(env.store, keys.into_iter());
     }
 }
 

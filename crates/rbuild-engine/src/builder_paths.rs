@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use rbuild_plan::{ContextId, VolumeId};
+use rbuild_plan::{ContextDir, ContextId, Volume, VolumeId};
 
 use crate::request::{AgentSource, BuildRequest};
 
@@ -27,13 +27,23 @@ impl BindPoint {
     }
 }
 
+/// Returns the directories of all contexts, the main one first.
+pub(crate) fn context_dirs(request: &BuildRequest) -> impl Iterator<Item = (BindPoint, &ContextDir)> {
+    let main = request.context.iter().map(|dir| (BindPoint::Context, dir));
+    main.chain(request.parameters.named_dirs().map(|(id, dir)| (BindPoint::Named(id), dir)))
+}
+
+/// Returns the bind mounts through which the builder reaches the directories of volumes.
+pub fn volume_binds(volumes: &[Volume]) -> Vec<(PathBuf, PathBuf)> {
+    let numbered = volumes.iter().enumerate();
+    numbered.map(|(i, volume)| (volume.source.clone(), BindPoint::Volume(VolumeId::new(i)).path())).collect()
+}
+
 /// Returns the bind mounts that the builder needs: path on the machine, path in the builder.
 pub fn binds(request: &BuildRequest) -> Vec<(PathBuf, PathBuf)> {
     let bind = |source: &Path, place: BindPoint| (source.to_path_buf(), place.path());
-    let mut binds: Vec<_> = request.context.iter().map(|c| bind(&c.path, BindPoint::Context)).collect();
-    let named = request.named.iter().enumerate();
-    binds.extend(named.filter_map(|(i, c)| Some(bind(&c.as_ref()?.path, BindPoint::Named(ContextId::new(i))))));
-    binds.extend(request.volumes.iter().enumerate().map(|(i, path)| bind(path, BindPoint::Volume(VolumeId::new(i)))));
+    let mut binds: Vec<_> = context_dirs(request).map(|(place, dir)| bind(&dir.path, place)).collect();
+    binds.extend(volume_binds(&request.parameters.volumes));
     binds.extend(request.agents.iter().enumerate().filter_map(|(i, (_, agent))| match agent {
         AgentSource::Socket(path) => Some(bind(path, BindPoint::Agent(i))),
         AgentSource::Keys(_) => None,

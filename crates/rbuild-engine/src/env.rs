@@ -59,7 +59,7 @@ impl<'a> StepEnv<'a> {
         let results = Arc::new(results_of(prepared, request.now));
         let leaks = Leaks::new(&request.secrets, &prepared.marks);
         let wants = request.wants();
-        let open: Vec<bool> = prepared.known.iter().map(|known| matches!(known, VertexState::Open)).collect();
+        let open: Vec<bool> = prepared.vertices.iter().map(|found| matches!(found.state, VertexState::Open)).collect();
         Ok(StepEnv {
             request,
             prepared,
@@ -121,20 +121,19 @@ impl<'a> StepEnv<'a> {
 
 /// Returns the results that are known before anything runs.
 fn results_of(prepared: &Prepared, now: i64) -> Results {
-    let results = Results::new(prepared.known.len());
-    for (id, known) in prepared.known.iter().enumerate() {
-        let id = VertexId::new(id);
-        let key = prepared.keys[id];
-        let done = match known {
+    let results = Results::new(prepared.vertices.len());
+    for (id, found) in prepared.vertices.iter().enumerate() {
+        let key = found.state.key();
+        let done = match &found.state {
             VertexState::Source(result) => VertexResult { result: *result, tree: None, created: now, key: None },
-            VertexState::Hit(r) => {
+            VertexState::Hit(_, r) => {
                 VertexResult { result: r.result, tree: Some(r.tree.clone()), created: r.created, key }
             }
             // Nothing needs its files, or the lookup would have adopted them.
-            VertexState::Foreign(r) => VertexResult { result: r.result(), tree: None, created: r.created(), key },
+            VertexState::Foreign(_, r) => VertexResult { result: r.result(), tree: None, created: r.created(), key },
             VertexState::Open => continue,
         };
-        results.set(id, done);
+        results.set(VertexId::new(id), done);
     }
     results
 }

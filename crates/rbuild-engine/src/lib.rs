@@ -22,7 +22,7 @@ mod rootfs;
 mod solve;
 
 pub use build::{answer, execute};
-pub use builder_paths::binds;
+pub use builder_paths::{binds, volume_binds};
 pub use error::{BuildError, StepFailure};
 pub use event::{Event, StepOutcome, Warning};
 pub use events::Events;
@@ -30,11 +30,12 @@ pub use exports::{Export, Finished, FinishedImage, ImageForm, Split, Squash, Wan
 pub use images::copy_out::{CopiedTo, CopyTarget, copy_out};
 pub use images::diff::{Difference, EntryChange, FieldPath, first_difference};
 pub use images::import::{Import, import};
-pub use images::run::{Invocation, invoke, volume_binds};
+pub use images::run::{Invocation, invoke};
 pub use ops::container::limit_remedy;
 pub use ops::redact::SecretValues;
 pub use ops::ssh_keys::PrivateKey;
 pub use prepare::resolve::{Bring, NotPulled, PullPolicy, Sought};
 pub use prepare::{Prepared, prepare};
-pub use request::{AgentSource, BuildRequest, ContextDir};
+pub use rbuild_plan::ContextDir;
+pub use request::{AgentSource, BuildRequest};
 pub use rootfs::snapshots;

@@ -11,16 +11,17 @@ use std::sync::Arc;
 use rbuild_dockerfile::ast::Dockerfile;
 use rbuild_image::{Hasher, ManifestDigest, Platform};
 use rbuild_plan::{BaseImage, BuildGraph, Parameters, Plan, Step, plan};
-use rbuild_source::{HashCache, Selection};
+use rbuild_source::HashCache;
 use rbuild_store::{BuildIndexName, CacheKey, HashesName, Image, SecretMark, Store};
 
+use crate::builder_paths::context_dirs;
 use crate::cache::explain;
 use crate::cache::key::{Contexts, Viewpoint};
 use crate::error::{BuildError, Result};
 use crate::event::{Event, StepOutcome, Warning};
 use crate::events::Events;
 use crate::export::secret_scan;
-use crate::prepare::lookup::{LookedUp, Lookup, VertexState};
+use crate::prepare::lookup::{LookedUp, Lookup, PreparedVertex};
 use crate::prepare::resolve::{Bring, Resolver};
 use crate::request::BuildRequest;
 
@@ -28,11 +29,8 @@ pub struct Prepared {
     /// The platform of the result.
     pub(crate) platform: Platform,
     pub(crate) graph: BuildGraph,
-    pub(crate) known: Vec<VertexState>,
-    /// Keys of the steps, where known.
-    pub(crate) keys: Vec<Option<CacheKey>>,
-    /// Files that each step takes from contexts.
-    pub(crate) taken: Vec<Vec<Selection>>,
+    /// The vertices of the graph after the lookup, in its order.
+    pub(crate) vertices: Vec<PreparedVertex>,
     /// Name of the build index of steps built from this Dockerfile and these contexts.
     pub(crate) build_index: BuildIndexName,
     /// Marks of the secrets whose values are searched for.
@@ -86,15 +84,15 @@ pub fn prepare(
     let contexts = Contexts::open(request, Viewpoint::Launcher, &hashes, store.owner_records())?;
     let marks = store.secrets().secret_marks(secret_scan::searched(&request.secrets).map(|(_, value)| value))?;
     let lookup = Lookup { graph: &graph, store, contexts: &contexts, request, marks: &marks };
-    let LookedUp { known, keys, taken, will_run } = lookup.look_up()?;
-    demands::check(request, &graph, &lookup::needed(&graph, &known, will_run))?;
+    let LookedUp { vertices, will_run } = lookup.look_up()?;
+    demands::check(request, &graph, &lookup::needed(&graph, &vertices, will_run))?;
     if let Some(bytes) = hashes.bytes() {
         // Losing the hashes only costs time.
         let _ = store.records().put_hashes(&name, &bytes);
     }
     let platform = graph.config.platform();
     let build_index = build_index_name(request, &name, &platform);
-    Ok(Prepared { platform, graph, known, keys, taken, marks, images, hashes, build_index })
+    Ok(Prepared { platform, graph, vertices, marks, images, hashes, build_index })
 }
 
 /// Returns the name of the build index: Dockerfile name, contexts and platform.
@@ -107,7 +105,7 @@ fn build_index_name(request: &BuildRequest, contexts: &HashesName, platform: &Pl
 /// Returns the name under which file hashes of a build's contexts are stored.
 fn hashes_name(request: &BuildRequest) -> HashesName {
     let mut hasher = Hasher::new();
-    for dir in request.context.iter().chain(request.named.iter().flatten()) {
+    for (_, dir) in context_dirs(request) {
         hasher.field(dir.path.as_os_str().as_encoded_bytes());
     }
     hasher.finish()
@@ -121,9 +119,9 @@ impl Prepared {
 
     /// Records which steps were built here, for comparison with the next build. Steps without a key
     /// were not built.
-    pub(crate) fn remember(&self, store: &Store, keys: &[Option<CacheKey>]) -> Result<()> {
+    pub(crate) fn remember(&self, store: &Store, keys: impl Iterator<Item = Option<CacheKey>>) -> Result<()> {
         let built = self.graph.vertices.iter().zip(keys);
-        let steps = built.filter_map(|(vertex, key)| Some(explain::entry(vertex, (*key)?))).collect();
+        let steps = built.filter_map(|(vertex, key)| Some(explain::entry(vertex, key?))).collect();
         let before = store.records().build_index(&self.build_index)?;
         let mut after = before.clone();
         after.update(steps);
@@ -135,13 +133,10 @@ impl Prepared {
 
     /// Reports the cached steps.
     pub(crate) fn report_hits(&self, events: &Events) {
-        for (step, known) in self.known.iter().enumerate() {
-            let vertex = &self.graph.vertices[step];
-            if known.is_cached() {
+        for (step, (vertex, found)) in self.graph.vertices.iter().zip(&self.vertices).enumerate() {
+            if let Some(key) = found.state.key() {
                 events.send(Event::Started { step, label: vertex.name.to_string(), text: vertex.text.clone() });
-                if let Some(key) = self.keys[step] {
-                    events.send(Event::Why { step, text: explain::hit(&key) });
-                }
+                events.send(Event::Why { step, text: explain::hit(&key) });
                 events.send(Event::Done { step, outcome: StepOutcome::Cached, seconds: 0.0 });
             }
         }

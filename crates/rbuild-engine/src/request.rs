@@ -1,7 +1,7 @@
 use std::path::PathBuf;
 
 use rbuild_image::{Platform, Reference};
-use rbuild_plan::Parameters;
+use rbuild_plan::{ContextDir, Parameters};
 use rbuild_sandbox::Carrier;
 
 use crate::exports::{Export, Squash, Wants};
@@ -20,14 +20,10 @@ pub struct BuildRequest {
     pub platforms: Vec<Platform>,
     /// `None` if only a Dockerfile was given.
     pub context: Option<ContextDir>,
-    /// Directories of named contexts, at the same index as in [`Parameters::contexts`].
-    pub named: Vec<Option<ContextDir>>,
     /// Determines when registries are contacted for images.
     pub pull: PullPolicy,
     /// Reduces the modes of context files to those that git keeps.
     pub git_modes: bool,
-    /// Directories of [`Parameters::volumes`], as absolute paths.
-    pub volumes: Vec<PathBuf>,
     pub tags: Vec<Reference>,
     /// Annotations of the manifest.
     pub annotations: Vec<(String, String)>,
@@ -62,15 +58,6 @@ pub struct BuildRequest {
     pub cache_limit: Option<u64>,
     /// ID of this build in the store's records.
     pub build_id: String,
-}
-
-/// A directory that serves as a build context.
-#[derive(Debug, Clone)]
-pub struct ContextDir {
-    /// Absolute path.
-    pub path: PathBuf,
-    /// Content of the ignore file that applies.
-    pub ignore: String,
 }
 
 /// The backend of an SSH agent mount.

@@ -54,6 +54,12 @@ macro_rules! position {
                 &self[id.0]
             }
         }
+
+        impl<T> IndexMut<$name> for [T] {
+            fn index_mut(&mut self, id: $name) -> &mut T {
+                &mut self[id.0]
+            }
+        }
     )+};
 }
 

@@ -20,6 +20,6 @@ pub use graph::{
 };
 pub use ids::{ContextId, VertexId, VolumeId};
 pub use key_parts::Tell;
-pub use parameters::{ContextSource, NamedContext, NoCache, Parameters, Volume, WrittenImage};
+pub use parameters::{ContextDir, ContextSource, NamedContext, NoCache, Parameters, Volume, WrittenImage};
 pub use planner::{BaseImage, ImageNeed, Plan, automatic_args, needed_stages, plan};
 pub use variables::Vars;

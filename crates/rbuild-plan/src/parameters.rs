@@ -1,5 +1,7 @@
 //! Parameters of a build.
 
+use std::path::PathBuf;
+
 use rbuild_image::{ImageName, ManifestDigest, Platform, Reference, ReferenceError};
 
 use crate::graph::{NetworkMode, Ulimit};
@@ -69,6 +71,14 @@ impl Parameters {
 }
 
 impl Parameters {
+    /// Returns the directories of named contexts.
+    pub fn named_dirs(&self) -> impl Iterator<Item = (ContextId, &ContextDir)> {
+        self.contexts.iter().enumerate().filter_map(|(position, context)| match &context.source {
+            ContextSource::Directory(dir) => Some((ContextId::new(position), dir)),
+            ContextSource::Image(_) | ContextSource::Scratch => None,
+        })
+    }
+
     /// Returns the value of a build argument. The last occurrence of a name wins.
     pub fn build_arg(&self, name: &str) -> Option<&str> {
         self.build_args.iter().rev().find(|(given, _)| given == name).map(|(_, value)| value.as_str())
@@ -103,10 +113,19 @@ pub struct NamedContext {
     pub source: ContextSource,
 }
 
+/// A directory that serves as a build context.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContextDir {
+    /// Absolute path.
+    pub path: PathBuf,
+    /// Content of the ignore file that applies.
+    pub ignore: String,
+}
+
 /// Content of a named context.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ContextSource {
-    Directory,
+    Directory(ContextDir),
     /// An image of the store.
     Image(WrittenImage),
     Scratch,
@@ -139,8 +158,8 @@ impl WrittenImage {
 /// A host directory mounted into the container of every command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Volume {
-    /// Path on the host, as given.
-    pub source: String,
+    /// Absolute path on the host.
+    pub source: PathBuf,
     /// Absolute path in the container.
     pub target: String,
     pub read_only: bool,

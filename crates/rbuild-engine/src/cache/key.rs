@@ -5,6 +5,7 @@
 //! result is then named by the content key, so that later steps do not depend on how the content
 //! was made.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -12,7 +13,8 @@ use rbuild_dockerfile::{Diagnostic, Span};
 use rbuild_image::Hasher;
 use rbuild_linux::{OwnerRecords, RootDir};
 use rbuild_plan::{
-    CacheStep, ContextId, CopySource, CopyStep, FileSource, MountKindStep, MountStep, RunStep, Step, Vertex, VertexId,
+    CacheStep, ContextDir, ContextId, CopySource, CopyStep, FileSource, MountKindStep, MountStep, RunStep, Step,
+    Vertex, VertexId,
 };
 use rbuild_remedy::Remedy;
 use rbuild_sandbox::Builder;
@@ -24,7 +26,7 @@ use rbuild_store::{CacheKey, FILES, FROM, PARENT, ResultId};
 
 use crate::builder_paths::BindPoint;
 use crate::error::{BuildError, Result};
-use crate::request::{BuildRequest, ContextDir};
+use crate::request::BuildRequest;
 
 /// A build context, as read by keys and steps.
 pub struct Context {
@@ -64,7 +66,7 @@ impl Context {
 /// All build contexts of a build.
 pub struct Contexts {
     main: Option<Context>,
-    named: Vec<Option<Context>>,
+    named: HashMap<ContextId, Context>,
 }
 
 /// The files of a stage or an image that a step copies from.
@@ -106,9 +108,8 @@ impl Contexts {
             }
         };
         let main = request.context.as_ref().map(|dir| open(dir, BindPoint::Context)).transpose()?;
-        let named = request.named.iter().enumerate();
-        let named =
-            named.map(|(i, dir)| dir.as_ref().map(|dir| open(dir, BindPoint::Named(ContextId::new(i)))).transpose());
+        let named = request.parameters.named_dirs();
+        let named = named.map(|(id, dir)| Ok((id, open(dir, BindPoint::Named(id))?)));
         Ok(Contexts { main, named: named.collect::<Result<_>>()? })
     }
 
@@ -118,7 +119,7 @@ impl Contexts {
         let found = match from {
             FileSource::Vertex(_) => return Ok(None),
             FileSource::Context => self.main.as_ref(),
-            FileSource::Named(i) => self.named[i].as_ref(),
+            FileSource::Named(id) => self.named.get(&id),
         };
         found.map(Some).ok_or_else(|| {
             let d = Diagnostic::new(span, "there is no build context to copy from");
@@ -408,8 +409,6 @@ pub fn source_result(step: &Step) -> ResultId {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashMap;
-
     use rbuild_dockerfile::parse;
     use rbuild_image::Platform;
     use rbuild_plan::{Parameters, Plan, plan};
@@ -424,7 +423,7 @@ mod tests {
         let Ok(Plan::Graph(graph)) = plan(&file, &Parameters::new(platform.clone(), platform), &HashMap::new()) else {
             panic!()
         };
-        let contexts = Contexts { main: None, named: Vec::new() };
+        let contexts = Contexts { main: None, named: HashMap::new() };
         let mut results: Vec<ResultId> = Vec::new();
         let mut found = Vec::new();
         for vertex in &graph.vertices {

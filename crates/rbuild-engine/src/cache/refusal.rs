@@ -57,7 +57,7 @@ pub(crate) fn is_cleared(prepared: &Prepared, request: &BuildRequest, store: &St
         return Ok(false);
     }
     for id in prepared.graph.chain(prepared.graph.target) {
-        if let Some(tree) = prepared.known[id].noted()
+        if let Some(tree) = prepared.vertices[id].state.noted()
             && !store.secrets().verdict(tree)?.is_some_and(|verdict| verdict.clears(&prepared.marks))
         {
             return Ok(false);

@@ -1,8 +1,6 @@
 //! `run`: runs one command in a container of an image, in the foreground. Changes to files are
 //! discarded.
 
-use std::path::PathBuf;
-
 use rbuild_image::DEFAULT_PATH;
 use rbuild_linux::RootDir;
 use rbuild_plan::{NetworkMode, Volume, VolumeId};
@@ -31,7 +29,7 @@ pub struct Invocation {
     pub hostname: String,
     /// Additional entries of `/etc/hosts`: names and their addresses.
     pub hosts: Vec<(String, String)>,
-    /// Volumes; the directory of each is at the same index in [`volume_binds`].
+    /// Volumes, to which the builder has the bind mounts [`crate::volume_binds`].
     pub volumes: Vec<Volume>,
     pub network: NetworkMode,
     pub shm_size: Option<u64>,
@@ -39,11 +37,6 @@ pub struct Invocation {
     pub input: Input,
     /// Content of `/etc/resolv.conf` in the container.
     pub resolv_conf: String,
-}
-
-/// Returns the bind mounts through which the builder reaches the directories of volumes.
-pub fn volume_binds(volumes: &[PathBuf]) -> Vec<(PathBuf, PathBuf)> {
-    volumes.iter().enumerate().map(|(i, path)| (path.clone(), BindPoint::Volume(VolumeId::new(i)).path())).collect()
 }
 
 /// Runs the command to its end on the standard streams of this process.

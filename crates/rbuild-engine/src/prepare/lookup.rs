@@ -23,9 +23,9 @@ pub(crate) enum VertexState {
     /// Scratch or an image. It has a result, and its files are available.
     Source(ResultId),
     /// A cache hit.
-    Hit(Record),
+    Hit(CacheKey, Record),
     /// A cache hit whose files have the other kind of owners and are not needed.
-    Foreign(ForeignRecord),
+    Foreign(CacheKey, ForeignRecord),
     /// It must run, or cannot be looked up before its inputs have run.
     Open,
 }
@@ -34,22 +34,25 @@ impl VertexState {
     pub(crate) fn result(&self) -> Option<ResultId> {
         match self {
             VertexState::Source(result) => Some(*result),
-            VertexState::Hit(record) => Some(record.result),
-            VertexState::Foreign(record) => Some(record.result()),
+            VertexState::Hit(_, record) => Some(record.result),
+            VertexState::Foreign(_, record) => Some(record.result()),
             VertexState::Open => None,
         }
     }
 
-    /// Returns true if the step is cached.
-    pub(crate) fn is_cached(&self) -> bool {
-        matches!(self, VertexState::Hit(_) | VertexState::Foreign(_))
+    /// Returns the key of a cached step.
+    pub(crate) fn key(&self) -> Option<CacheKey> {
+        match self {
+            VertexState::Hit(key, _) | VertexState::Foreign(key, _) => Some(*key),
+            VertexState::Source(_) | VertexState::Open => None,
+        }
     }
 
     /// Returns the tree whose notes apply to a cached step.
     pub(crate) fn noted(&self) -> Option<&TreeId> {
         match self {
-            VertexState::Hit(record) => Some(&record.tree),
-            VertexState::Foreign(record) => Some(record.noted()),
+            VertexState::Hit(_, record) => Some(&record.tree),
+            VertexState::Foreign(_, record) => Some(record.noted()),
             VertexState::Source(_) | VertexState::Open => None,
         }
     }
@@ -64,25 +67,27 @@ pub(crate) struct Lookup<'a> {
     pub marks: &'a [SecretMark],
 }
 
+/// A vertex after the lookup.
+pub(crate) struct PreparedVertex {
+    pub state: VertexState,
+    /// Files that the step takes from contexts.
+    pub taken: Vec<Selection>,
+}
+
 pub(crate) struct LookedUp {
-    pub known: Vec<VertexState>,
-    /// Keys of the cached steps.
-    pub keys: Vec<Option<CacheKey>>,
-    /// Files that each step takes from contexts.
-    pub taken: Vec<Vec<Selection>>,
+    /// The vertices, in the order of the graph.
+    pub vertices: Vec<PreparedVertex>,
     /// Commands that will run if they are needed, as far as is known.
     pub will_run: Vec<VertexId>,
 }
 
-/// Lookup results so far, in the order of the graph.
-#[derive(Default)]
-struct FoundStep {
-    known: Vec<VertexState>,
-    keys: Vec<Option<CacheKey>>,
-    /// Results; for open steps the foreseen ones.
-    results: Vec<Option<ResultId>>,
-    /// True for steps that cannot be cached, because a command below them runs.
-    fresh: Vec<bool>,
+/// The lookup result of a vertex.
+struct FoundVertex {
+    state: VertexState,
+    /// Its result; the foreseen one if it is open.
+    result: Option<ResultId>,
+    /// It cannot be cached, because a command below it runs.
+    fresh: bool,
 }
 
 /// Logs why a step has no usable record before it runs.
@@ -107,50 +112,46 @@ impl Lookup<'_> {
             }
             let is_run = |id: &VertexId| matches!(self.graph.vertices[*id].step, Step::Run(_));
             let ids = self.graph.numbered().map(|(id, _)| id);
-            let will_run = ids.filter(|id| found.fresh[*id] && is_run(id)).collect();
-            return Ok(LookedUp { known: found.known, keys: found.keys, taken, will_run });
+            let will_run = ids.filter(|id| found[*id].fresh && is_run(id)).collect();
+            let vertices = found.into_iter().zip(taken);
+            let vertices = vertices.map(|(found, taken)| PreparedVertex { state: found.state, taken }).collect();
+            return Ok(LookedUp { vertices, will_run });
         }
     }
 
-    fn steps(&self, taken: &[Vec<Selection>], unusable: &HashSet<ResultId>) -> Result<FoundStep> {
-        let mut found = FoundStep::default();
+    fn steps(&self, taken: &[Vec<Selection>], unusable: &HashSet<ResultId>) -> Result<Vec<FoundVertex>> {
+        let mut found: Vec<FoundVertex> = Vec::with_capacity(self.graph.vertices.len());
         for (id, vertex) in self.graph.numbered() {
             let (step, label) = (id.position(), &vertex.name);
             let _span = tracing::debug_span!(target: "engine", "key", step, %label).entered();
             if matches!(vertex.step, Step::Scratch | Step::Image { .. }) {
                 let result = key::source_result(&vertex.step);
-                found.results.push(Some(result));
-                found.known.push(VertexState::Source(result));
-                found.keys.push(None);
-                found.fresh.push(false);
+                found.push(FoundVertex { state: VertexState::Source(result), result: Some(result), fresh: false });
                 continue;
             }
-            let ready = vertex.inputs().iter().all(|i| found.known[*i].result().is_some());
+            let ready = vertex.inputs().iter().all(|i| found[*i].state.result().is_some());
             // A step with open inputs has no key yet, but errors in it are reported before anything
             // runs.
-            let results = &found.results;
-            let result_of = |id: VertexId| results[id].unwrap_or_else(|| ResultId::of(b"open"));
+            let result_of = |id: VertexId| found[id].result.unwrap_or_else(|| ResultId::of(b"open"));
             let maker = KeyMaker { contexts: self.contexts, salt: self.request.salt.as_deref(), result_of: &result_of };
             let key = maker.definition(vertex, &taken[id], &mut |_| ())?;
-            let known = match key {
+            let state = match key {
                 Some(key) if ready && !vertex.ignore_cache => self.step(id, &key, unusable)?,
                 _ => {
                     let reason = if vertex.ignore_cache { DISABLED } else { "an input must be built first" };
                     missed(key.as_ref(), reason)
                 }
             };
-            let told = key.filter(|_| vertex.inputs().iter().all(|i| found.results[*i].is_some()));
-            let above_fresh = vertex.parent.is_some_and(|parent| found.fresh[parent]);
+            let told = key.filter(|_| vertex.inputs().iter().all(|i| found[*i].result.is_some()));
+            let above_fresh = vertex.parent.is_some_and(|parent| found[parent].fresh);
             let fresh = match (&vertex.step, told) {
-                _ if known.is_cached() => false,
+                _ if state.key().is_some() => false,
                 _ if vertex.ignore_cache || above_fresh => true,
                 (Step::Run(run), Some(key)) if !mounts_stages(run) => !self.is_recorded(&key, unusable)?,
                 _ => false,
             };
-            found.results.push(known.result().or_else(|| foreseen(vertex, told).filter(|_| !fresh)));
-            found.keys.push(key.filter(|_| known.is_cached()));
-            found.fresh.push(fresh);
-            found.known.push(known);
+            let result = state.result().or_else(|| foreseen(vertex, told).filter(|_| !fresh));
+            found.push(FoundVertex { state, result, fresh });
         }
         Ok(found)
     }
@@ -164,7 +165,7 @@ impl Lookup<'_> {
                 return Ok(missed(Some(key), SECRET));
             }
             tracing::debug!(target: "engine", key = key.short(), "cache hit");
-            return Ok(VertexState::Hit(record));
+            return Ok(VertexState::Hit(*key, record));
         }
         let Some(record) = self.foreign_record(key, unusable)? else {
             return Ok(missed(Some(key), "nothing is recorded under this key"));
@@ -176,7 +177,7 @@ impl Lookup<'_> {
             return Ok(missed(Some(key), "this isolation mode has another result of an equal command"));
         }
         tracing::debug!(target: "engine", key = key.short(), "cache hit of another isolation mode");
-        Ok(VertexState::Foreign(record))
+        Ok(VertexState::Foreign(*key, record))
     }
 
     /// Returns true if an equal command was run with this kind of owners as well, for other stages
@@ -204,13 +205,13 @@ impl Lookup<'_> {
 
     /// Adopts the foreign results whose files are needed. Returns false if the steps have to be
     /// looked up again: some of the results are unusable, or have been replaced meanwhile.
-    fn adopt_needed(&self, found: &mut FoundStep, unusable: &mut HashSet<ResultId>) -> Result<bool> {
-        if !found.known.iter().any(|known| matches!(known, VertexState::Foreign(_))) {
+    fn adopt_needed(&self, found: &mut [FoundVertex], unusable: &mut HashSet<ResultId>) -> Result<bool> {
+        if !found.iter().any(|found| matches!(found.state, VertexState::Foreign(..))) {
             return Ok(true);
         }
-        let needed = self.needed_foreign(&found.known)?;
+        let needed = self.needed_foreign(found)?;
         let before = unusable.len();
-        for (_, record) in &needed {
+        for (_, _, record) in &needed {
             if !self.store.lazy_trees().is_adoptable(record)? {
                 let result = record.result().short();
                 tracing::debug!(target: "engine", result, "files of another isolation mode are needed and not stored");
@@ -221,13 +222,12 @@ impl Lookup<'_> {
             return Ok(needed.is_empty());
         }
         let work = Workspace::open(self.store)?;
-        for (id, record) in needed {
-            let Some(key) = found.keys[id] else { continue };
+        for (id, key, record) in needed {
             let session = self.store.session(&work, &self.request.build_id);
             let find = || Ok::<_, BuildError>(self.store.records().record(&key)?.map(Some));
             let make = || Ok(self.store.lazy_trees().adopt(session, &key, &record)?);
             match self.store.once(Lock::Step(*record.lock_key(&key)), find, make)?.either() {
-                Some(own) if own.result == record.result() => found.known[id] = VertexState::Hit(own),
+                Some(own) if own.result == record.result() => found[id].state = VertexState::Hit(key, own),
                 Some(_) => return Ok(false),
                 None => {
                     unusable.insert(record.result());
@@ -239,24 +239,24 @@ impl Lookup<'_> {
     }
 
     /// Returns the foreign results whose files or layers the build needs, lowest first.
-    fn needed_foreign(&self, known: &[VertexState]) -> Result<Vec<(VertexId, ForeignRecord)>> {
+    fn needed_foreign(&self, found: &[FoundVertex]) -> Result<Vec<(VertexId, CacheKey, ForeignRecord)>> {
         let target = self.graph.target;
         let mut queue = Vec::new();
-        if self.needs_trees(&known[target])? {
+        if self.needs_trees(&found[target].state)? {
             queue.push(target);
         }
-        let mut needed = vec![false; known.len()];
+        let mut needed = vec![false; found.len()];
         while let Some(id) = queue.pop() {
             if std::mem::replace(&mut needed[id], true) {
                 continue;
             }
-            match known[id] {
+            match found[id].state {
                 VertexState::Open => queue.extend(self.graph.vertices[id].inputs()),
                 _ => queue.extend(self.graph.vertices[id].parent),
             }
         }
-        let foreign = |id: VertexId| match &known[id] {
-            VertexState::Foreign(record) if needed[id] => Some((id, record.clone())),
+        let foreign = |id: VertexId| match &found[id].state {
+            VertexState::Foreign(key, record) if needed[id] => Some((id, *key, record.clone())),
             _ => None,
         };
         Ok(self.graph.numbered().filter_map(|(id, _)| foreign(id)).collect())
@@ -309,11 +309,11 @@ fn foreseen(vertex: &Vertex, key: Option<CacheKey>) -> Option<ResultId> {
 }
 
 /// Returns the steps that the target needs, in their order.
-pub(crate) fn needed(graph: &BuildGraph, known: &[VertexState], mut steps: Vec<VertexId>) -> Vec<VertexId> {
+pub(crate) fn needed(graph: &BuildGraph, found: &[PreparedVertex], mut steps: Vec<VertexId>) -> Vec<VertexId> {
     let mut seen = vec![false; graph.vertices.len()];
     let mut open = vec![graph.target];
     while let Some(id) = open.pop() {
-        if matches!(known[id], VertexState::Open) && !std::mem::replace(&mut seen[id], true) {
+        if matches!(found[id].state, VertexState::Open) && !std::mem::replace(&mut seen[id], true) {
             open.extend(graph.vertices[id].inputs());
         }
     }

@@ -57,7 +57,7 @@ fn keyed(env: &StepEnv<'_>, id: VertexId) -> Result<bool> {
     let vertex = &env.graph().vertices[id];
     let result_of = |i: VertexId| env.done(i).result;
     let keys = KeyMaker { contexts: &env.contexts, salt: env.request.salt.as_deref(), result_of: &result_of };
-    let mut taken = Cow::Borrowed(&env.prepared.taken[id][..]);
+    let mut taken = Cow::Borrowed(&env.prepared.vertices[id].taken[..]);
     for _ in 0..LOOKS {
         let secrets = env.request.secret_values();
         let key_inputs = KeyInputs::default();

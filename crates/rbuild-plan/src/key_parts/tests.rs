@@ -3,7 +3,7 @@ use std::collections::{HashMap, HashSet};
 use rbuild_image::Platform;
 
 use super::{option, quoted};
-use crate::{ContextSource, NamedContext, Parameters, Plan, Ulimit, Volume, plan};
+use crate::{ContextDir, ContextSource, NamedContext, Parameters, Plan, Ulimit, Volume, plan};
 
 /// Returns the parts of the last step as `name=value`.
 fn parts(instruction: &str, params: &Parameters) -> Vec<String> {
@@ -20,7 +20,8 @@ fn params() -> Parameters {
     let platform: Platform = "linux/amd64".parse().unwrap();
     let mut params = Parameters::new(platform.clone(), platform);
     params.allow_insecure = true;
-    params.contexts = vec![NamedContext { name: "ctx".into(), source: ContextSource::Directory }];
+    let dir = ContextDir { path: "/named".into(), ignore: String::new() };
+    params.contexts = vec![NamedContext { name: "ctx".into(), source: ContextSource::Directory(dir) }];
     params
 }
 

@@ -94,7 +94,7 @@ impl Planner<'_> {
             }
             let image = match self.params.context_index(&name).map(|context| &self.params.contexts[context].source) {
                 Some(ContextSource::Image(image)) => Ok(image.clone()),
-                Some(ContextSource::Directory | ContextSource::Scratch) => continue,
+                Some(ContextSource::Directory(_) | ContextSource::Scratch) => continue,
                 None if name == "scratch" => continue,
                 None => self.written_image(&name, span),
             };
@@ -187,7 +187,7 @@ impl Planner<'_> {
         match source {
             ContextSource::Scratch => Ok(self.scratch_state(label, total, span)),
             ContextSource::Image(image) => self.image_state(&image, None, label, total, span),
-            ContextSource::Directory => {
+            ContextSource::Directory(_) => {
                 let mut state = self.scratch_state(label, total, span);
                 let copy = CopyStep {
                     from: FileSource::Named(context),
@@ -335,7 +335,7 @@ impl Planner<'_> {
         }
         if let Some(context) = self.params.context_index(name) {
             return match self.params.contexts[context].source {
-                ContextSource::Directory => Ok(FileSource::Named(context)),
+                ContextSource::Directory(_) => Ok(FileSource::Named(context)),
                 _ => Ok(FileSource::Vertex(self.context_state(context, name.to_string(), 1, span)?.vertex)),
             };
         }

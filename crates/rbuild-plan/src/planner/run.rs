@@ -40,7 +40,10 @@ pub(super) fn run(planner: &mut Planner<'_>, state: &mut StageState, run: &ast::
     mounts.extend(planner.params.volumes.iter().enumerate().map(|(position, volume)| MountStep {
         target: volume.target.clone(),
         read_only: volume.read_only,
-        kind: MountKindStep::Volume { id: VolumeId::new(position), source: volume.source.clone() },
+        kind: MountKindStep::Volume {
+            id: VolumeId::new(position),
+            source: volume.source.to_string_lossy().into_owned(),
+        },
         from_name: None,
         span,
     }));

@@ -6,7 +6,7 @@ use rbuild_remedy::Remedy;
 
 use super::*;
 use crate::graph::{BuildGraph, FileSource, RunStep, Step, Ulimit};
-use crate::{ContextId, ContextSource, NamedContext, NoCache, Parameters, VertexId, WrittenImage};
+use crate::{ContextDir, ContextId, ContextSource, NamedContext, NoCache, Parameters, VertexId, WrittenImage};
 
 fn params() -> Parameters {
     Parameters::new(Platform::host(), Platform::host())
@@ -54,6 +54,10 @@ fn run(graph: &BuildGraph) -> &RunStep {
 
 fn env(graph: &BuildGraph, name: &str) -> Option<String> {
     run(graph).env.get(name).map(str::to_string)
+}
+
+fn directory() -> ContextSource {
+    ContextSource::Directory(ContextDir { path: "/named".into(), ignore: String::new() })
 }
 
 #[test]
@@ -165,7 +169,7 @@ fn all_images_that_the_target_needs_are_requested_at_once() {
                   COPY --from=replaced /x /\nRUN --mount=type=bind,from=none-6,target=/m x\n";
     let context = |name: &str, source| NamedContext { name: name.into(), source };
     let contexts = vec![
-        context("dir", ContextSource::Directory),
+        context("dir", directory()),
         context("image", ContextSource::Image(WrittenImage::parse("none-5").unwrap())),
         context("replaced", ContextSource::Scratch),
     ];
@@ -220,7 +224,7 @@ fn stages_can_only_be_used_after_their_definition() {
         assert_eq!(used(line, &params()), want, "{line}");
     }
     // A stage replaced by a named context may be defined later.
-    let context = NamedContext { name: "later".into(), source: ContextSource::Directory };
+    let context = NamedContext { name: "later".into(), source: directory() };
     assert_eq!(used("COPY --from=later x y", &Parameters { contexts: vec![context], ..params() }), Ok(()));
     // FROM only sees earlier stages: the name of a later one is an image name.
     let file = parse(b"FROM later AS a\nFROM debian AS later\nFROM a\n").unwrap();
@@ -452,10 +456,7 @@ fn named_contexts_replace_stages_images_and_copy_sources() {
     };
     let source = "FROM nowhere AS base\nRUN 1\nFROM base\nCOPY --from=base /x /\n";
     // A stage: its instructions are ignored.
-    assert_eq!(
-        texts(source, &with("BASE", ContextSource::Directory)),
-        ["FROM scratch", "context BASE", "COPY --from=base /x /"]
-    );
+    assert_eq!(texts(source, &with("BASE", directory())), ["FROM scratch", "context BASE", "COPY --from=base /x /"]);
     // A base image, in any spelling of its name.
     assert_eq!(
         texts(
@@ -466,11 +467,11 @@ fn named_contexts_replace_stages_images_and_copy_sources() {
     );
     assert_eq!(texts("FROM alpine\n", &with("alpine", ContextSource::Scratch)), ["FROM scratch"]);
     // A copy reads the directory directly.
-    let g = graph_with("FROM scratch\nCOPY --from=src a /\n", &with("src", ContextSource::Directory));
+    let g = graph_with("FROM scratch\nCOPY --from=src a /\n", &with("src", directory()));
     let Step::Copy(copy) = &g.vertices[1].step else { panic!() };
     assert_eq!(copy.from, FileSource::Named(ContextId::new(0)));
     // Reserved names are never replaced.
-    let g = graph_with("FROM scratch\nCOPY a /\n", &with("scratch", ContextSource::Directory));
+    let g = graph_with("FROM scratch\nCOPY a /\n", &with("scratch", directory()));
     assert_eq!(g.vertices.len(), 2);
     // A context for another platform does not apply.
     let other = with("alpine::linux/riscv64", ContextSource::Scratch);

@@ -115,7 +115,7 @@ pub fn warnings(file: &Dockerfile, request: &BuildRequest, store: &Store) -> Res
         let find = || {
             let name = match parameters.context_named(name).map(|context| &context.source) {
                 Some(ContextSource::Image(image)) => image.name.clone(),
-                Some(ContextSource::Directory | ContextSource::Scratch) => {
+                Some(ContextSource::Directory(_) | ContextSource::Scratch) => {
                     return Some(ImageConfig::empty(&parameters.platform));
                 }
                 None => name.parse().ok()?,

@@ -40,19 +40,14 @@ pub fn run(settings: &Settings, args: RunArgs) -> Result<u8, Failure> {
     if !host.runs(&platform) {
         terminal::warning(format!("the image is for {platform}, but this machine is {host}"));
     }
-    let mut volumes = Vec::new();
-    let mut paths = Vec::new();
-    let given = args.volume.iter().map(|text| flags::volume(text));
-    for parsed in given.chain(args.mount.iter().map(|text| flags::mount(text))) {
-        let (path, volume) = parsed?;
-        paths.push(path);
-        volumes.push(volume);
-    }
+    let volumes = args.volume.iter().map(|text| flags::volume(text));
+    let volumes: Vec<Volume> =
+        volumes.chain(args.mount.iter().map(|text| flags::mount(text))).collect::<Result<_, _>>()?;
     let network = network::network(&args.network)?;
     let carrier = network::carrier(network)?;
     let invocation = invocation(args, volumes, network, carrier.as_ref(), has_terminal)?;
     let (root, owners) = (settings.root.clone(), store.owner_records().clone());
-    let world = World { store: root, owners, binds: volume_binds(&paths), carrier, commands: true };
+    let world = World { store: root, owners, binds: volume_binds(&invocation.volumes), carrier, commands: true };
     // The builder cannot restore the terminal if it is killed.
     let _restore = has_terminal.then(Restore::of_stdin);
     let ended = enter(&world, settings.isolation, |builder| in_builder(builder, &store, &image, &invocation))?;

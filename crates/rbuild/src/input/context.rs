@@ -302,19 +302,16 @@ fn outer_ignore(path: &Path) -> Result<Option<String>, Failure> {
     }
 }
 
-type NamedContexts = (Vec<NamedContext>, Vec<Option<ContextDir>>);
-
 /// Parses the values of `--build-context`: `NAME=DIR`, `NAME=docker-image://REF` or
 /// `NAME=oci-layout://DIR[:TAG|@DIGEST]`. Loads images of OCI layouts into the store.
-pub fn named(given: &[String], store: &Store, platform: &Platform) -> Result<NamedContexts, Failure> {
-    let (mut contexts, mut dirs) = (Vec::new(), Vec::new());
+pub fn named(given: &[String], store: &Store, platform: &Platform) -> Result<Vec<NamedContext>, Failure> {
+    let mut contexts = Vec::new();
     for text in given {
         let bad = |what: String| Failure::usage(format!("--build-context {text}: {what}"));
         let (name, value) = text.split_once('=').ok_or_else(|| bad("not of the form NAME=SOURCE".into()))?;
         if name.is_empty() || value.is_empty() {
             return Err(bad("not of the form NAME=SOURCE".into()));
         }
-        let mut dir = None;
         let source = match value.split_once("://") {
             Some(("docker-image", "scratch")) => ContextSource::Scratch,
             Some(("docker-image", image)) => {
@@ -336,14 +333,12 @@ pub fn named(given: &[String], store: &Store, platform: &Platform) -> Result<Nam
             _ => {
                 let path = directory(value).map_err(|f| bad(f.message))?;
                 let ignore = ignore_of(&open(&path)?, &path)?;
-                dir = Some(ContextDir { path, ignore });
-                ContextSource::Directory
+                ContextSource::Directory(ContextDir { path, ignore })
             }
         };
         contexts.push(NamedContext { name: name.to_string(), source });
-        dirs.push(dir);
     }
-    Ok((contexts, dirs))
+    Ok(contexts)
 }
 
 /// Loads `DIR[:TAG|@DIGEST]` into the store and returns the image.

@@ -130,7 +130,7 @@ pub fn ulimit(text: &str) -> Result<Rlimit, Failure> {
 }
 
 /// Parses `SOURCE:TARGET[:ro|rw]`. Returns the real path of the source with the volume.
-pub fn volume(text: &str) -> Result<(PathBuf, Volume), Failure> {
+pub fn volume(text: &str) -> Result<Volume, Failure> {
     let bad = |what: String| Failure::usage(format!("--volume {text}: {what}"));
     let parts: Vec<&str> = text.split(':').collect();
     let (source, target, options) = match parts[..] {
@@ -161,12 +161,11 @@ pub fn volume(text: &str) -> Result<(PathBuf, Volume), Failure> {
             false => failure.help(format!("pass a directory such as ./{source}; named volumes are not supported")),
         }
     })?;
-    let shown = path.to_string_lossy().into_owned();
-    Ok((path, Volume { source: shown, target: target.to_string(), read_only }))
+    Ok(Volume { source: path, target: target.to_string(), read_only })
 }
 
 /// Parses `type=bind,source=PATH,target=PATH[,readonly]`.
-pub fn mount(text: &str) -> Result<(PathBuf, Volume), Failure> {
+pub fn mount(text: &str) -> Result<Volume, Failure> {
     let bad = |what: String| Failure::usage(format!("--mount {text}: {what}"));
     let (mut source, mut target, mut mode, mut kind) = (None, None, "rw", "volume".to_string());
     for field in output::csv_record(text).map_err(bad)? {
@@ -340,8 +339,8 @@ mod tests {
         assert_eq!(host("gate:host-gateway").unwrap(), (text("gate"), text("127.0.0.1")));
         let limit = ulimit("nofile=16:32").unwrap();
         assert_eq!((limit.name.as_str(), limit.soft, limit.hard), ("RLIMIT_NOFILE", 16, 32));
-        let (path, v) = volume("/:/host:ro").unwrap();
-        assert_eq!((path, v.target.as_str(), v.read_only), (PathBuf::from("/"), "/host", true));
+        let v = volume("/:/host:ro").unwrap();
+        assert_eq!(v, Volume { source: "/".into(), target: text("/host"), read_only: true });
         assert_eq!(annotation("manifest:a.b=c=d").unwrap(), (text("a.b"), text("c=d")));
         for (given, want) in [
             (host("a").map(drop), "the address is missing"),

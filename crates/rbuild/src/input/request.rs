@@ -2,12 +2,11 @@
 //! nothing else from outside except the files of its contexts.
 
 use std::collections::HashSet;
-use std::path::PathBuf;
 
 use rbuild_engine::{BuildRequest, Export, SecretValues, Squash, Warning};
 use rbuild_image::{Platform, Reference, ReferenceError};
 use rbuild_linux::Timestamp;
-use rbuild_plan::{NamedContext, NetworkMode, NoCache, Parameters, Volume};
+use rbuild_plan::{NamedContext, NetworkMode, NoCache, Parameters};
 use rbuild_sandbox::Rlimit;
 use rbuild_store::{Store, Workspace};
 
@@ -41,15 +40,14 @@ impl BuildInput {
 
     fn read_others(args: &BuildArgs, store: &Store, secrets: Vec<(String, Vec<u8>)>) -> Result<BuildInput, Failure> {
         let MainContext { dir, dockerfile_name, dockerfile, newest, unpacked } = context::main(args, store)?;
-        let (volumes, volume_paths) = volumes(&args.volume)?;
         let platforms = flags::platforms(&args.platform)?;
         let platform = platforms.first().cloned().unwrap_or_else(Platform::host);
-        let (contexts, named) = context::named(&args.build_context, store, &platform)?;
+        let contexts = context::named(&args.build_context, store, &platform)?;
         let allowed = flags::allowed(&args.allow)?;
         let parameters = Parameters {
             platform_given: !platforms.is_empty(),
             context_epoch: newest,
-            ..parameters(args, platform, contexts, volumes, &allowed)?
+            ..parameters(args, platform, contexts, &allowed)?
         };
         warn_of_swallowed_context(args);
         let mut tags = tags(&args.tag)?;
@@ -67,9 +65,7 @@ impl BuildInput {
             parameters,
             platforms,
             context: dir,
-            named,
             git_modes: git_modes(args.context_modes.as_deref())?,
-            volumes: volume_paths,
             tags,
             annotations: args.annotation.iter().map(|a| flags::annotation(a)).collect::<Result<_, _>>()?,
             secrets,
@@ -106,16 +102,6 @@ fn warn_of_swallowed_context(args: &BuildArgs) {
     }
 }
 
-fn volumes(given: &[String]) -> Result<(Vec<Volume>, Vec<PathBuf>), Failure> {
-    let (mut volumes, mut paths) = (Vec::new(), Vec::new());
-    for text in given {
-        let (path, volume) = flags::volume(text)?;
-        volumes.push(volume);
-        paths.push(path);
-    }
-    Ok((volumes, paths))
-}
-
 fn tags(given: &[String]) -> Result<Vec<Reference>, Failure> {
     given.iter().map(|tag| tag.parse().map_err(|e: ReferenceError| Failure::usage(e.to_string()))).collect()
 }
@@ -125,7 +111,6 @@ fn parameters(
     args: &BuildArgs,
     platform: Platform,
     contexts: Vec<NamedContext>,
-    volumes: Vec<Volume>,
     allowed: &Allowed,
 ) -> Result<Parameters, Failure> {
     let network = network::network(&args.network)?;
@@ -140,7 +125,7 @@ fn parameters(
         allow_insecure: allowed.insecure,
         allow_host_network: allowed.host_network || network != NetworkMode::Isolated,
         hosts: args.add_host.iter().map(|h| flags::host(h)).collect::<Result<_, _>>()?,
-        volumes,
+        volumes: args.volume.iter().map(|v| flags::volume(v)).collect::<Result<_, _>>()?,
         shm_size: args.shm_size.as_deref().map(|s| flags::size("--shm-size", s)).transpose()?,
         ulimits: args.ulimit.iter().map(|u| Ok(in_plan(flags::ulimit(u)?))).collect::<Result<_, Failure>>()?,
         ..Parameters::new(Platform::host(), platform)
