@@ -5,7 +5,7 @@ use rbuild_layer::LayerError;
 use rbuild_registry::RegistryError;
 use rbuild_remedy::Remedy;
 use rbuild_sandbox::{Refusal, SandboxError};
-use rbuild_store::StoreError;
+use rbuild_store::{BuildId, StoreError};
 use rbuild_transport::{ArchiveError, DestinationFull, TransportError, WriteError};
 
 /// An error of a build or an image command. The message of a variant with a source does not repeat
@@ -67,7 +67,7 @@ pub struct StepFailure {
     /// The last lines of the command's output.
     pub log: Vec<String>,
     /// The build ID under which the complete output is kept, if `log` is only a part of it.
-    pub more: Option<String>,
+    pub more: Option<BuildId>,
     /// Time of the failure on the clock of [`rbuild_linux::process::moment`]. Used to find the
     /// first of several failures.
     pub at: u64,

@@ -3,6 +3,7 @@ use std::path::PathBuf;
 use rbuild_image::{Platform, Reference};
 use rbuild_plan::{ContextDir, Parameters};
 use rbuild_sandbox::Carrier;
+use rbuild_store::BuildId;
 
 use crate::exports::{Export, Squash, Wants};
 use crate::ops::redact::SecretValues;
@@ -57,7 +58,7 @@ pub struct BuildRequest {
     /// Maximum size of the build cache after the build, in bytes.
     pub cache_limit: Option<u64>,
     /// ID of this build in the store's records.
-    pub build_id: String,
+    pub build_id: BuildId,
 }
 
 /// The backend of an SSH agent mount.

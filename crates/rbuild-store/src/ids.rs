@@ -1,5 +1,10 @@
 //! Identifiers of the store's entries.
 
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
 rbuild_image::id_type! {
     /// Key of a step: a hash of everything that must be equal for a cached result to be reused.
     key CacheKey;
@@ -32,12 +37,87 @@ impl From<CacheKey> for ResultId {
     }
 }
 
+/// Identifier of a build, or of another command that makes trees, in records and logs. A name of
+/// letters, digits and `-`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct BuildId(String);
+
+/// A text that is no [`BuildId`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a build ID consists of letters, digits and `-`")]
+pub struct BuildIdError;
+
+impl BuildId {
+    /// Returns the ID of a build that started at that time, in seconds since the Unix epoch.
+    /// `random` distinguishes builds of the same second.
+    pub fn new(started: i64, random: u32) -> BuildId {
+        BuildId(format!("{started:x}-{random:08x}"))
+    }
+
+    /// Returns the ID that all executions of a command share that is not a build.
+    pub fn of_command(name: &'static str) -> BuildId {
+        name.parse().expect("names of commands are letters")
+    }
+
+    /// Returns the ID of a build that is a part of this one.
+    pub fn part(&self, name: &'static str) -> BuildId {
+        format!("{self}-{name}").parse().expect("names of parts are letters")
+    }
+
+    /// Returns the ID as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for BuildId {
+    type Err = BuildIdError;
+
+    fn from_str(text: &str) -> Result<BuildId, BuildIdError> {
+        let valid = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+        if valid { Ok(BuildId(text.to_string())) } else { Err(BuildIdError) }
+    }
+}
+
+impl TryFrom<String> for BuildId {
+    type Error = BuildIdError;
+
+    fn try_from(text: String) -> Result<BuildId, BuildIdError> {
+        text.parse()
+    }
+}
+
+impl From<BuildId> for String {
+    fn from(id: BuildId) -> String {
+        id.0
+    }
+}
+
+impl fmt::Display for BuildId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::{IndexedStep, Record};
 
     const HEX: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+
+    #[test]
+    fn build_ids_are_file_names() {
+        let id = BuildId::new(0x1234, 0xab);
+        assert_eq!((id.as_str(), id.part("first").as_str()), ("1234-000000ab", "1234-000000ab-first"));
+        assert_eq!(serde_json::to_string(&id).unwrap(), r#""1234-000000ab""#);
+        assert_eq!(serde_json::from_str::<BuildId>(r#""1234-000000ab""#).unwrap(), id);
+        for text in ["", ".", "..", "a/b", "a b", "ä"] {
+            assert_eq!(text.parse::<BuildId>(), Err(BuildIdError));
+            assert!(serde_json::from_value::<BuildId>(text.into()).is_err());
+        }
+    }
 
     /// Documents of the store keep the prefix, which keys do not have elsewhere.
     #[test]

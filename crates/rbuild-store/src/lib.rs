@@ -76,7 +76,10 @@ pub use error::{Result, StoreError};
 pub use gc::budget::Budget;
 pub use gc::fsck::Checked;
 pub use gc::prune::{Freed, Gc, Usage};
-pub use ids::{BuildIndexName, CacheId, CacheKey, ContainerId, HashesName, ImageKey, LockId, ResultId, SecretMark};
+pub use ids::{
+    BuildId, BuildIdError, BuildIndexName, CacheId, CacheKey, ContainerId, HashesName, ImageKey, LockId, ResultId,
+    SecretMark,
+};
 pub use images::{Artifact, FoundImage, Image, Images, NamedImage};
 pub use layers::{Layers, PackedLayer};
 pub use logs::{BuildLog, BuildStatus, LayerLog, LogLock, Logs, PhaseLog, StepLog, StepLogFile, StepOutcome};

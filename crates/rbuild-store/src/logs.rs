@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
 use crate::gc::prune::tree_bytes;
-use crate::ids::LockId;
+use crate::ids::{BuildId, LockId};
 use crate::modes;
 use crate::once::lock_key;
 use crate::store::Store;
@@ -19,7 +19,7 @@ use crate::store::Store;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct BuildLog {
     /// ID of the build.
-    pub id: String,
+    pub id: BuildId,
     /// Names of the result, or its destination.
     pub what: String,
     /// Start time in seconds since the Unix epoch.
@@ -192,8 +192,8 @@ impl Logs<'_> {
     /// # Errors
     ///
     /// Fails if the lock cannot be taken.
-    pub fn hold_logs(&self, build: &str) -> Result<Option<LogLock>> {
-        Ok(self.store.try_key(key(build), LockKind::Exclusive)?.map(|lock| LogLock { _lock: lock }))
+    pub fn hold_logs(&self, build: &BuildId) -> Result<Option<LogLock>> {
+        Ok(self.store.try_key(key(build.as_str()), LockKind::Exclusive)?.map(|lock| LogLock { _lock: lock }))
     }
 
     /// Creates a file for the output of a step.
@@ -201,7 +201,7 @@ impl Logs<'_> {
     /// # Errors
     ///
     /// Fails if the file cannot be created.
-    pub fn new_step_log(&self, build: &str, step: usize) -> Result<StepLogFile> {
+    pub fn new_step_log(&self, build: &BuildId, step: usize) -> Result<StepLogFile> {
         let dir = self.store.root.create_dir_all(format!("{DIR}/{build}"), modes::private_dir(), None, |_| ())?;
         let name = format!("{step}.log");
         dir.remove_all(OsStr::new(&name))?;
@@ -213,7 +213,7 @@ impl Logs<'_> {
     /// # Errors
     ///
     /// Fails if the file cannot be opened.
-    pub fn step_log(&self, build: &str, step: usize) -> Result<Option<File>> {
+    pub fn step_log(&self, build: &BuildId, step: usize) -> Result<Option<File>> {
         match self.store.root.open_file(format!("{DIR}/{build}/{step}.log")) {
             Ok(file) => Ok(Some(file)),
             Err(e) if e.is_not_found() => Ok(None),
@@ -234,7 +234,7 @@ impl Logs<'_> {
 
     /// Removes the oldest logs until at most `most` builds and `bytes` bytes are left. Keeps the
     /// log of the build `last` and those of running builds.
-    fn bound_logs(&self, most: usize, bytes: u64, last: &str) -> Result<()> {
+    fn bound_logs(&self, most: usize, bytes: u64, last: &BuildId) -> Result<()> {
         let dir = self.store.dir(DIR)?;
         let mut old: Vec<(Timestamp, u64, OsString)> = Vec::new();
         let (mut count, mut total) = (0, 0);
@@ -256,7 +256,7 @@ impl Logs<'_> {
             if count <= most && total <= bytes {
                 break;
             }
-            if name == *last {
+            if name == *last.as_str() {
                 continue;
             }
             let Some(_lock) = self.store.try_key(key(&name.to_string_lossy()), LockKind::Exclusive)? else { continue };
@@ -317,7 +317,7 @@ mod tests {
         let dir = std::env::temp_dir().join(format!("rbuild-logs-{}", std::process::id()));
         let store = Store::open(&dir).unwrap();
         for (at, name) in ["a", "b", "c", "d"].iter().enumerate() {
-            let mut log = store.logs().new_step_log(name, 1).unwrap();
+            let mut log = store.logs().new_step_log(&BuildId::of_command(name), 1).unwrap();
             log.keep(&[b'x'; 100_000]).unwrap();
             let file = File::create(dir.join(format!("logs/{name}/build.json"))).unwrap();
             file.set_modified(std::time::UNIX_EPOCH + std::time::Duration::from_secs(at as u64)).unwrap();
@@ -326,11 +326,11 @@ mod tests {
             let entries = store.dir(DIR).unwrap().entries().unwrap();
             entries.iter().map(|e| e.name.to_string_lossy().into_owned()).collect()
         };
-        store.logs().bound_logs(3, u64::MAX, "d").unwrap();
+        store.logs().bound_logs(3, u64::MAX, &BuildId::of_command("d")).unwrap();
         assert_eq!(left(), ["b", "c", "d"]);
-        store.logs().bound_logs(9, 250_000, "d").unwrap();
+        store.logs().bound_logs(9, 250_000, &BuildId::of_command("d")).unwrap();
         assert_eq!(left(), ["c", "d"]);
-        store.logs().bound_logs(9, 1, "d").unwrap();
+        store.logs().bound_logs(9, 1, &BuildId::of_command("d")).unwrap();
         assert_eq!(left(), ["d"]);
         drop(store);
         std::fs::remove_dir_all(&dir).unwrap();
@@ -340,17 +340,17 @@ mod tests {
     fn logs_of_running_builds_are_kept() {
         let dir = std::env::temp_dir().join(format!("rbuild-held-logs-{}", std::process::id()));
         let store = Store::open(&dir).unwrap();
-        let held = store.logs().hold_logs("runs").unwrap();
+        let held = store.logs().hold_logs(&BuildId::of_command("runs")).unwrap();
         assert!(held.is_some());
         for name in ["runs", "killed", "last"] {
-            store.logs().new_step_log(name, 1).unwrap().keep(&[b'x'; 100_000]).unwrap();
+            store.logs().new_step_log(&BuildId::of_command(name), 1).unwrap().keep(&[b'x'; 100_000]).unwrap();
         }
         let other = Store::open(&dir).unwrap();
-        other.logs().bound_logs(0, 0, "last").unwrap();
-        let here = |name: &str| store.logs().step_log(name, 1).unwrap().is_some();
+        other.logs().bound_logs(0, 0, &BuildId::of_command("last")).unwrap();
+        let here = |name: &'static str| store.logs().step_log(&BuildId::of_command(name), 1).unwrap().is_some();
         assert_eq!(["runs", "killed", "last"].map(here), [true, false, true]);
         drop(held);
-        other.logs().bound_logs(0, 0, "last").unwrap();
+        other.logs().bound_logs(0, 0, &BuildId::of_command("last")).unwrap();
         assert_eq!(["runs", "killed", "last"].map(here), [false, false, true]);
         drop((store, other));
         std::fs::remove_dir_all(&dir).unwrap();

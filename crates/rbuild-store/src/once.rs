@@ -21,7 +21,7 @@ use rbuild_image::{DiffId, Hasher};
 use rbuild_linux::{KeyLock, LockKind, RootDir};
 
 use crate::error::{Result, StoreError};
-use crate::ids::{CacheId, CacheKey, CacheName, LockId};
+use crate::ids::{BuildId, CacheId, CacheKey, CacheName, LockId};
 use crate::store::Store;
 use crate::trees::id::TreeId;
 use crate::workspace::Workspace;
@@ -206,7 +206,7 @@ impl Store {
     }
 
     /// Returns the session of a build, which makes its trees in `work`.
-    pub fn session<'s>(&'s self, work: &'s Workspace, build: &'s str) -> Session<'s> {
+    pub fn session<'s>(&'s self, work: &'s Workspace, build: &'s BuildId) -> Session<'s> {
         Session { store: self, work, build }
     }
 }
@@ -216,7 +216,7 @@ impl Store {
 pub struct Session<'s> {
     pub(crate) store: &'s Store,
     pub(crate) work: &'s Workspace,
-    pub(crate) build: &'s str,
+    pub(crate) build: &'s BuildId,
 }
 
 impl Session<'_> {

@@ -13,6 +13,7 @@ use serde::Serialize;
 
 use crate::blobs::{HashedBlob, read_document, to_document};
 use crate::error::{Result, StoreError};
+use crate::ids::BuildId;
 use crate::images::{digest, entries_of_index};
 use crate::store::Store;
 use crate::workspace::Workspace;
@@ -142,19 +143,19 @@ impl<'a> Staging<'a> {
     }
 
     /// Publishes the blobs that the given images need, syncs them to disk, and then names the
-    /// images. `what` distinguishes the sync mark from those of builds.
+    /// images. `what` is the command, which distinguishes the sync mark from those of builds.
     ///
     /// # Errors
     ///
     /// Fails if an image is incomplete, or if the store cannot be written.
     pub fn keep(
         self,
-        what: &str,
+        what: &'static str,
         images: &[ManifestDigest],
         named: &[(ManifestDigest, Option<Reference>)],
     ) -> Result<()> {
         let kept = self.move_in(images).and_then(|()| {
-            self.store.records().sync(what)?;
+            self.store.records().sync(&BuildId::of_command(what))?;
             self.store.images().tag_all(named)
         });
         if kept.is_err() {

@@ -8,7 +8,7 @@ use rbuild_layer::{Deletions, Times, TreePacker};
 use rbuild_linux::{Destination, Directory, FileKind, RootDir, Stat, copy_contents, copy_file, set_file_time};
 use rbuild_remedy::Remedy;
 use rbuild_sandbox::Builder;
-use rbuild_store::{Image, Store, Workspace};
+use rbuild_store::{BuildId, Image, Store, Workspace};
 use rbuild_transport::{WriteError, write_destination};
 
 use crate::destination::begin;
@@ -60,7 +60,7 @@ pub fn copy_out(
     builder: &Builder,
 ) -> Result<CopiedTo> {
     let work = Workspace::open(store)?;
-    let (trees, _) = store.trees().unpack_image(store.session(&work, "cp"), image)?;
+    let (trees, _) = store.trees().unpack_image(store.session(&work, &BuildId::of_command("cp")), image)?;
     let view = snapshots(builder, &work)?.view(store, &work, &trees)?;
     let fail = || BuildError::kernel("the image's files");
     let contents_only = path.ends_with("/.") || path == ".";

@@ -9,7 +9,7 @@ use rbuild_sandbox::{
     Builder, Cancel, CommandOutcome, Input, MountRequest, MountSource, Privileges, Rlimit, RootFiles, RunRequest,
     run_attached,
 };
-use rbuild_store::{Image, Snapshots, Store, TreeId, Workspace};
+use rbuild_store::{BuildId, Image, Snapshots, Store, TreeId, Workspace};
 
 use crate::builder_paths::BindPoint;
 use crate::error::{BuildError, Result};
@@ -48,7 +48,7 @@ pub fn invoke(
     cancel: &Cancel,
 ) -> Result<CommandOutcome> {
     let work = Workspace::open(store)?;
-    let (trees, _) = store.trees().unpack_image(store.session(&work, "run"), image)?;
+    let (trees, _) = store.trees().unpack_image(store.session(&work, &BuildId::of_command("run")), image)?;
     let snapshots = snapshots(builder, &work)?;
     let (files, place) = root_files(store, &work, &trees, snapshots)?;
     let config = &image.config.config;

@@ -151,7 +151,7 @@ impl StepRecords<'_> {
     /// for all platforms.
     fn execution(&self, shared: &CacheKey) -> ResultId {
         let mut hasher = Hasher::new();
-        hasher.field("execution").field(shared.bytes()).field(&self.env.request.build_id);
+        hasher.field("execution").field(shared.bytes()).field(self.env.request.build_id.as_str());
         hasher.finish()
     }
 

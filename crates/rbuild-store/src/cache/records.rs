@@ -5,7 +5,7 @@ use rbuild_linux::{OwnerMode, write_atomic};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Result, StoreError};
-use crate::ids::{CacheKey, HashesName, ImageKey, ResultId};
+use crate::ids::{BuildId, CacheKey, HashesName, ImageKey, ResultId};
 use crate::modes;
 use crate::store::Store;
 use crate::trees::id::{TreeId, document_of};
@@ -23,7 +23,7 @@ pub struct Record {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shared: Option<CacheKey>,
     boot: String,
-    build: String,
+    build: BuildId,
 }
 
 /// The record of a step that was built with the other kind of owners. Its result counts as any
@@ -74,7 +74,7 @@ pub struct RecordedImage {
 pub(crate) struct ResultFile {
     pub manifest: ManifestDigest,
     boot: String,
-    build: String,
+    build: BuildId,
 }
 
 /// Maximum size in bytes of a file of cached digests; larger ones are not read.
@@ -121,11 +121,11 @@ impl Records<'_> {
         Ok(there.then_some(record))
     }
 
-    fn trusted(&self, boot: &str, build: &str) -> Result<bool> {
+    fn trusted(&self, boot: &str, build: &BuildId) -> Result<bool> {
         Ok(boot == self.store.boot() || self.is_synced(build)?)
     }
 
-    fn is_synced(&self, build: &str) -> Result<bool> {
+    fn is_synced(&self, build: &BuildId) -> Result<bool> {
         Ok(self.store.root.exists(format!("builds/{build}.synced"))?)
     }
 
@@ -141,7 +141,7 @@ impl Records<'_> {
         tree: &TreeId,
         result: &ResultId,
         created: i64,
-        build: &str,
+        build: &BuildId,
     ) -> Result<()> {
         self.write_record(key, self.new_record(tree, result, created, build))
     }
@@ -159,14 +159,14 @@ impl Records<'_> {
         tree: &TreeId,
         result: &ResultId,
         created: i64,
-        build: &str,
+        build: &BuildId,
     ) -> Result<()> {
         let record = self.new_record(tree, result, created, build);
         self.write_record(key, Record { shared: (shared != key).then_some(*shared), ..record })
     }
 
-    fn new_record(&self, tree: &TreeId, result: &ResultId, created: i64, build: &str) -> Record {
-        let (tree, boot, build) = (tree.clone(), self.store.boot().to_string(), build.to_string());
+    fn new_record(&self, tree: &TreeId, result: &ResultId, created: i64, build: &BuildId) -> Record {
+        let (tree, boot, build) = (tree.clone(), self.store.boot().to_string(), build.clone());
         Record { tree, result: *result, created, shared: None, boot, build }
     }
 
@@ -208,8 +208,8 @@ impl Records<'_> {
     /// # Errors
     ///
     /// Fails if the document cannot be written.
-    pub fn put_result(&self, key: &ImageKey, manifest: &ManifestDigest, build: &str) -> Result<()> {
-        let file = ResultFile { manifest: *manifest, boot: self.store.boot().to_string(), build: build.to_string() };
+    pub fn put_result(&self, key: &ImageKey, manifest: &ManifestDigest, build: &BuildId) -> Result<()> {
+        let file = ResultFile { manifest: *manifest, boot: self.store.boot().to_string(), build: build.clone() };
         self.store.write("results", &format!("{}.json", key.hex()), &file)
     }
 
@@ -241,7 +241,7 @@ impl Records<'_> {
     /// # Errors
     ///
     /// Fails if syncing fails or the mark cannot be written.
-    pub fn sync(&self, build: &str) -> Result<()> {
+    pub fn sync(&self, build: &BuildId) -> Result<()> {
         rbuild_linux::sync_filesystem(&self.store.root)?;
         self.store.write("builds", &format!("{build}.synced"), &())
     }

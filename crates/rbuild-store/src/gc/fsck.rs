@@ -214,7 +214,7 @@ mod tests {
     use rbuild_image::{ImageConfig, MediaType, Platform, Reference, descriptor, manifest};
 
     use super::*;
-    use crate::ids::ImageKey;
+    use crate::ids::{BuildId, ImageKey};
     use crate::staging::Staging;
     use crate::store::Store;
     use crate::workspace::Workspace;
@@ -232,7 +232,7 @@ mod tests {
         let digest = staging.put_document(&manifest).unwrap().0.of_manifest();
         let name: Reference = "a:1".parse().unwrap();
         staging.keep("load", &[digest], &[(digest, Some(name))]).unwrap();
-        store.records().put_result(&ImageKey::of(b"key"), &digest, "build").unwrap();
+        store.records().put_result(&ImageKey::of(b"key"), &digest, &BuildId::of_command("build")).unwrap();
         let problems = |blobs: &CheckedBlobs| {
             let mut checked = Checked::default();
             store.gc().check_images(false, blobs, &mut checked).unwrap();

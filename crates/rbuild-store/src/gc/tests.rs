@@ -13,7 +13,7 @@ use super::budget::Budget;
 use super::prune::Freed;
 use crate::cache_mounts::CacheUse;
 use crate::error::StoreError;
-use crate::ids::{BuildIndexName, CacheId, CacheKey, HashesName, ImageKey};
+use crate::ids::{BuildId, BuildIndexName, CacheId, CacheKey, HashesName, ImageKey};
 use crate::staging::Staging;
 use crate::store::Store;
 use crate::trees::id::TreeId;
@@ -65,7 +65,7 @@ impl Scene {
         let key = CacheKey::of(key.as_bytes());
         let tree = self.store.trees().step_tree(&key.into());
         self.tree(&tree);
-        self.store.records().put_record(&key, &tree, &key.into(), 0, "build").unwrap();
+        self.store.records().put_record(&key, &tree, &key.into(), 0, &BuildId::of_command("build")).unwrap();
         tree
     }
 
@@ -199,7 +199,7 @@ fn a_tree_with_several_records_counts_as_used_at_the_latest() {
     for (one, other, stays, goes) in [(10, 20, 20, 21), (20, 10, 20, 21), (10, 10, 10, 11)] {
         let scene = Scene::new();
         let (key, tree) = (CacheKey::of(b"other"), scene.step("one"));
-        scene.store.records().put_record(&key, &tree, &key.into(), 0, "build").unwrap();
+        scene.store.records().put_record(&key, &tree, &key.into(), 0, &BuildId::of_command("build")).unwrap();
         scene.used_at("records", &record("one"), one);
         scene.used_at("records", &record("other"), other);
         let collect = |used_since| scene.store.gc().collect(Budget { bytes: None, used_since: Some(used_since) });
@@ -283,7 +283,7 @@ fn fill_images(scene: &Scene) -> Vec<Row> {
     });
     let [kept_result, removed_result] = [&named, &dangling].map(|manifest| {
         let key = ImageKey::of(manifest.bytes());
-        store.records().put_result(&key, &manifest.of_manifest(), "build").unwrap();
+        store.records().put_result(&key, &manifest.of_manifest(), &BuildId::of_command("build")).unwrap();
         format!("results/{}.json", key.hex())
     });
     vec![

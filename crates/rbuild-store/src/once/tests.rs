@@ -4,7 +4,7 @@ use std::sync::{Arc, Barrier, Mutex};
 use std::time::Duration;
 
 use super::*;
-use crate::ids::ResultId;
+use crate::ids::{BuildId, ResultId};
 
 struct Scene {
     place: PathBuf,
@@ -123,11 +123,15 @@ fn a_record_that_appears_during_the_wait_is_used() {
         let held = scene.store.lock(Lock::Squash(key)).unwrap();
         let waiting = scope.spawn(|| {
             let not_made = |_: &RootDir| -> Result<()> { panic!("another one makes it") };
-            other.session(&others_work, "second").tree_once(Lock::Squash, &key, 2, not_made).unwrap()
+            other
+                .session(&others_work, &BuildId::of_command("second"))
+                .tree_once(Lock::Squash, &key, 2, not_made)
+                .unwrap()
         });
         let_others_wait();
         assert!(!waiting.is_finished());
-        let session = scene.store.session(&work, "first");
+        let id = BuildId::of_command("first");
+        let session = scene.store.session(&work, &id);
         let (path, dir) = scene.store.trees().new_tree(&work).unwrap();
         fill(&dir).unwrap();
         let tree = session.publish(&path, &key, 1).unwrap();
@@ -138,7 +142,8 @@ fn a_record_that_appears_during_the_wait_is_used() {
     let record = scene.store.records().record(&key).unwrap().unwrap();
     assert_eq!((&record.tree, record.result, record.created), (&tree, ResultId::from(key), 1));
     let second = CacheKey::of(b"other parts");
-    let made = scene.store.session(&work, "first").tree_once(Lock::Squash, &second, 3, fill).unwrap();
+    let made =
+        scene.store.session(&work, &BuildId::of_command("first")).tree_once(Lock::Squash, &second, 3, fill).unwrap();
     assert!(matches!(&made, Once::Made(made) if scene.store.trees().tree(made).unwrap().exists("f").unwrap()));
 }
 
@@ -146,7 +151,8 @@ fn a_record_that_appears_during_the_wait_is_used() {
 fn a_failed_fill_publishes_no_tree() {
     let scene = Scene::new("unfilled");
     let (key, work) = (CacheKey::of(b"fixup"), Workspace::open(&scene.store).unwrap());
-    let session = scene.store.session(&work, "build");
+    let id = BuildId::of_command("build");
+    let session = scene.store.session(&work, &id);
     let failed = session.tree_once(Lock::Fixup, &key, 0, |_| Err(StoreError::Stopped));
     assert!(failed.is_err() && scene.store.records().record(&key).unwrap().is_none());
     assert_eq!(scene.store.dir("trees").unwrap().entries().unwrap(), []);

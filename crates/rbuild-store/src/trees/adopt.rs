@@ -53,7 +53,10 @@ impl LazyTrees<'_> {
         self.put_lazy_note(&made, &note)?;
         // No other tree has this name, so that none is replaced while it is in use.
         let mut name = Hasher::new();
-        name.field("adopted").field(theirs.tree.name()).field(path.as_os_str().as_encoded_bytes()).field(build);
+        name.field("adopted")
+            .field(theirs.tree.name())
+            .field(path.as_os_str().as_encoded_bytes())
+            .field(build.as_str());
         let tree = self.store.trees().step_tree(&name.finish());
         self.store.trees().commit_tree(work, &path, &tree)?;
         let shared = theirs.shared.as_ref().unwrap_or(key);
@@ -118,7 +121,7 @@ mod tests {
     use rbuild_linux::Timestamp;
 
     use super::*;
-    use crate::ids::ResultId;
+    use crate::ids::{BuildId, ResultId};
     use crate::store::Store;
     use crate::workspace::Workspace;
     use rbuild_linux::OwnerMode;
@@ -145,7 +148,9 @@ mod tests {
             fill(&made.sub("fs").unwrap());
             let tree = of.trees().step_tree(&ResultId::of(path.as_os_str().as_encoded_bytes()));
             of.trees().commit_tree(work, &path, &tree).unwrap();
-            of.records().put_record(key, &tree, &ResultId::of(tree.name().as_bytes()), 7, "build").unwrap();
+            of.records()
+                .put_record(key, &tree, &ResultId::of(tree.name().as_bytes()), 7, &BuildId::of_command("build"))
+                .unwrap();
             tree
         }
     }
@@ -177,17 +182,21 @@ mod tests {
             assert!(!other.lazy_trees().is_adoptable(&theirs).unwrap(), "there is no layer of it");
             of.layers().pack_tree(&work, &tree, PLAIN, Some(4), &|| false).unwrap();
             assert_eq!(
-                other.lazy_trees().adopt(other.session(&work, "b"), &key, &theirs).unwrap(),
+                other.lazy_trees().adopt(other.session(&work, &BuildId::of_command("b")), &key, &theirs).unwrap(),
                 None,
                 "the times in the layer are others"
             );
             let layer = of.layers().pack_tree(&work, &tree, PLAIN, None, &|| false).unwrap();
             assert!(other.lazy_trees().is_adoptable(&theirs).unwrap());
-            let own = other.lazy_trees().adopt(other.session(&work, "b"), &key, &theirs).unwrap().unwrap();
+            let own = other
+                .lazy_trees()
+                .adopt(other.session(&work, &BuildId::of_command("b")), &key, &theirs)
+                .unwrap()
+                .unwrap();
             assert_eq!((own.result, own.created), (theirs.result(), 7));
             assert_ne!(own.tree, tree);
             assert_eq!(
-                other.lazy_trees().adopt(other.session(&work, "b"), &key, &theirs).unwrap(),
+                other.lazy_trees().adopt(other.session(&work, &BuildId::of_command("b")), &key, &theirs).unwrap(),
                 Some(own.clone()),
                 "once"
             );
@@ -217,7 +226,10 @@ mod tests {
         of.layers().pack_tree(&work, &tree, PLAIN, None, &|| false).unwrap();
         let theirs = other.records().foreign_record(&key).unwrap().unwrap();
         assert!(!other.lazy_trees().is_adoptable(&theirs).unwrap());
-        assert_eq!(other.lazy_trees().adopt(other.session(&work, "b"), &key, &theirs).unwrap(), None);
+        assert_eq!(
+            other.lazy_trees().adopt(other.session(&work, &BuildId::of_command("b")), &key, &theirs).unwrap(),
+            None
+        );
     }
 
     #[test]
@@ -230,9 +242,10 @@ mod tests {
         of.lazy_trees().fold_tree(&work, &made, Default::default(), PLAIN, &|| false).unwrap();
         let tree = of.trees().step_tree(&key.into());
         of.trees().commit_tree(&work, &path, &tree).unwrap();
-        of.records().put_record(&key, &tree, &key.into(), 7, "build").unwrap();
+        of.records().put_record(&key, &tree, &key.into(), 7, &BuildId::of_command("build")).unwrap();
         let theirs = other.records().foreign_record(&key).unwrap().unwrap();
-        let own = other.lazy_trees().adopt(other.session(&work, "b"), &key, &theirs).unwrap().unwrap();
+        let own =
+            other.lazy_trees().adopt(other.session(&work, &BuildId::of_command("b")), &key, &theirs).unwrap().unwrap();
         for (store, tree) in [(of, &tree), (other, &own.tree)] {
             store.lazy_trees().materialize(&work, tree).unwrap();
         }

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::contents::{compare, compare_content};
 use crate::error::Result;
-use crate::ids::ResultId;
+use crate::ids::{BuildId, ResultId};
 use crate::images::{Image, digest};
 use crate::modes;
 use crate::once::{Lock, Once, Session};
@@ -35,7 +35,7 @@ const MAX_NOTE: u64 = 1 << 30;
 struct LayerFile {
     tree: TreeId,
     boot: String,
-    build: String,
+    build: BuildId,
 }
 
 /// The trees of a store.
@@ -191,7 +191,7 @@ impl Trees<'_> {
         let usual = TreeId::of_layer(diff_id, self.store.owners());
         let id = if self.is_usable(&usual)? { usual } else { TreeId::without_devices(diff_id) };
         self.commit_tree(work, &path, &id)?;
-        let file = LayerFile { tree: id.clone(), boot: self.store.boot().to_string(), build: build.to_string() };
+        let file = LayerFile { tree: id.clone(), boot: self.store.boot().to_string(), build: build.clone() };
         self.store.write("layers", &document_of(&diff_id.hex(), self.store.owners()), &file)?;
         Ok(id)
     }
@@ -256,7 +256,7 @@ mod tests {
         assert_eq!(now.name(), format!("s{}", key.hex()));
         for (tree, counts) in [(before, false), (now, true)] {
             std::fs::create_dir_all(store.trees().tree_path(&tree)).unwrap();
-            store.records().put_record(&key, &tree, &key.into(), 0, "build").unwrap();
+            store.records().put_record(&key, &tree, &key.into(), 0, &BuildId::of_command("build")).unwrap();
             assert_eq!(store.records().record(&key).unwrap().is_some(), counts, "{}", tree.name());
         }
         std::fs::remove_dir_all(&place).unwrap();

@@ -16,7 +16,7 @@ pub fn logs(settings: &Settings, args: LogsArgs) -> Result<u8, Failure> {
     let Some(wanted) = &args.build else {
         let row = |b: &BuildLog| {
             vec![
-                b.id.clone(),
+                b.id.to_string(),
                 ago(b.started),
                 b.status.word().to_string(),
                 format!("{:.1}s", b.seconds),
@@ -27,7 +27,8 @@ pub fn logs(settings: &Settings, args: LogsArgs) -> Result<u8, Failure> {
         terminal::out(&terminal::table(&["BUILD", "STARTED", "STATUS", "DURATION", "RESULT"], &rows));
         return Ok(code::OK);
     };
-    let found = if wanted == "latest" { all.first() } else { all.iter().find(|b| b.id.starts_with(wanted.as_str())) };
+    let found =
+        if wanted == "latest" { all.first() } else { all.iter().find(|b| b.id.as_str().starts_with(wanted.as_str())) };
     let Some(build) = found else {
         return Err(
             Failure::new(format!("build `{wanted}` has no log")).help("run `rbuild logs` to list recent builds")

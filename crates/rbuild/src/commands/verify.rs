@@ -66,9 +66,9 @@ impl Trials {
     fn of(args: &BuildArgs, request: &BuildRequest, store: &Store) -> Result<Trials, Failure> {
         let unset = ImageForm { squash: request.squash, ..ImageForm::of_store() };
         let form = request.wants().images.first().copied().unwrap_or(unset);
-        let trial = |number: &str| {
+        let trial = |number| {
             let mut trial = BuildInput::read(args, store)?.request;
-            trial.build_id = format!("{}-{number}", request.build_id);
+            trial.build_id = request.build_id.part(number);
             trial.salt = Some(format!("{} {number}", request.build_id));
             trial.now = request.now;
             trial.exports = vec![Export::Store { form }];

@@ -8,7 +8,7 @@ use rbuild_image::{Platform, Reference, ReferenceError};
 use rbuild_linux::Timestamp;
 use rbuild_plan::{NamedContext, NetworkMode, NoCache, Parameters};
 use rbuild_sandbox::Rlimit;
-use rbuild_store::{Store, Workspace};
+use rbuild_store::{BuildId, Store, Workspace};
 
 use crate::args::BuildArgs;
 use crate::exit::Failure;
@@ -172,10 +172,10 @@ fn exports(
     Ok(exports)
 }
 
-/// Returns an id that is unique in the store. Process ids are not: every container has its own.
-fn build_id(now: i64) -> Result<String, Failure> {
+/// Returns an ID that is unique in the store. Process IDs are not: every container has its own.
+fn build_id(now: i64) -> Result<BuildId, Failure> {
     let random = rbuild_linux::random_bytes().map_err(|e| Failure::new(e.to_string()))?;
-    Ok(format!("{now:x}-{:08x}", u32::from_le_bytes(random)))
+    Ok(BuildId::new(now, u32::from_le_bytes(random)))
 }
 
 fn in_plan(limit: Rlimit) -> rbuild_plan::Ulimit {

@@ -26,7 +26,7 @@ pub fn html(build: &BuildLog) -> String {
         build.status.word(),
         build.seconds,
         build.steps.len(),
-        escape(&build.id),
+        escape(build.id.as_str()),
         jiff::Timestamp::from_second(build.started).map_or(String::new(), |t| t.to_string()),
     );
     timeline(&mut page, build, &critical);
@@ -219,7 +219,7 @@ mod tests {
 
     fn build() -> BuildLog {
         BuildLog {
-            id: "abc".into(),
+            id: "abc".parse().unwrap(),
             what: "x:latest".into(),
             started: 0,
             seconds: 9.0,

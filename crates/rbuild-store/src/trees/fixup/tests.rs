@@ -22,6 +22,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use rbuild_layer::{LowerRefs, OPAQUE, ORIGIN};
 use rbuild_linux::{FileKind, RootDir, Timestamp, remove_tree};
 
+use crate::ids::BuildId;
 use crate::store::Store;
 use crate::trees::id::TreeId;
 use crate::trees::notes::LOWER_REFS;
@@ -130,7 +131,7 @@ impl Scene {
 
     fn with_fixups(&self, layers: &[TreeId]) -> crate::Result<Vec<TreeId>> {
         let work = Workspace::open(&self.store).unwrap();
-        self.store.image_trees().with_fixups(self.store.session(&work, "build"), layers.to_vec())
+        self.store.image_trees().with_fixups(self.store.session(&work, &BuildId::of_command("build")), layers.to_vec())
     }
 
     fn read(&self, tree: &TreeId) -> Vec<String> {
