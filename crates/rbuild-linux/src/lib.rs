@@ -42,8 +42,8 @@ pub use idmap::{
 pub use lock::{Conflict, KeyLock, LockHolder, LockKind, lock_holders};
 pub use meta::{FileKind, Inode, Stat, Timestamp, Xattrs, file_stat, file_xattr, file_xattrs, set_file_xattr};
 pub use mount::{
-    Forbidden, MOUNT_POINTS, MiniRoot, attach_mount, bind_clone, detached_dir, detached_overlay, mount_tmpfs,
-    new_filesystem, new_procfs, private_mount_namespace, private_namespaces,
+    Forbidden, MOUNT_POINTS, MiniRoot, attach_mount, bind_clone, detached_dir, detached_overlay, enter_root,
+    mount_tmpfs, new_filesystem, new_procfs, private_mount_namespace, private_namespaces,
 };
 pub use pinned_entry::PinnedEntry;
 

@@ -296,15 +296,20 @@ impl MiniRoot {
         Ok(())
     }
 
-    /// Makes this the root of the mount namespace and detaches the old one. Descriptors opened
-    /// before remain usable, including mounts below them.
+    /// Makes this the root of the mount namespace. See [`enter_root`].
     pub fn enter(self) -> Result<()> {
-        let fail = |call, e: Errno| Error::new(call, "/", e);
-        rustix::process::fchdir(self.root.fd()).map_err(|e| fail("fchdir", e))?;
-        rustix::process::pivot_root(".", ".").map_err(|e| fail("pivot_root", e))?;
-        rustix::mount::unmount(".", UnmountFlags::DETACH).map_err(|e| fail("umount2", e))?;
-        rustix::process::chdir("/").map_err(|e| fail("chdir", e))
+        enter_root(&self.root)
     }
+}
+
+/// Makes a mount point the root of the mount namespace and detaches the old one. Descriptors opened
+/// before remain usable, including mounts below them.
+pub fn enter_root(root: &RootDir) -> Result<()> {
+    let fail = |call, e: Errno| Error::new(call, "/", e);
+    rustix::process::fchdir(root.fd()).map_err(|e| fail("fchdir", e))?;
+    rustix::process::pivot_root(".", ".").map_err(|e| fail("pivot_root", e))?;
+    rustix::mount::unmount(".", UnmountFlags::DETACH).map_err(|e| fail("umount2", e))?;
+    rustix::process::chdir("/").map_err(|e| fail("chdir", e))
 }
 
 fn move_to(mount: BorrowedFd<'_>, dir: impl AsFd, name: &Path) -> Result<()> {

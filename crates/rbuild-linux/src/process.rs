@@ -382,6 +382,13 @@ pub fn wait(pid: u32) -> Result<Exit> {
     }
 }
 
+/// Permits no more cgroup namespaces in the calling process's user namespace and those below it
+/// (namespaces(7)). Fails if /proc/sys is read-only.
+pub fn forbid_cgroup_namespaces() -> Result<()> {
+    let setting = Path::new("/proc/sys/user/max_cgroup_namespaces");
+    std::fs::write(setting, "0").map_err(|e| Error::new("write", setting, e))
+}
+
 /// Moves the calling process into a new network namespace whose loopback interface is up.
 pub fn enter_lonely_network() -> Result<()> {
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET)

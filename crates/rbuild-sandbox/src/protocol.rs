@@ -62,7 +62,7 @@ impl RunnerMode {
 pub enum Privileges {
     /// Docker's default capabilities and system calls.
     Sandbox,
-    /// All capabilities of the namespace, and an unmasked /proc.
+    /// All capabilities of a user namespace of its own, and an unmasked /proc.
     Insecure,
 }
 

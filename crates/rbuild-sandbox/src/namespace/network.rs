@@ -269,7 +269,13 @@ fn has_way_out() -> bool {
 /// Creates a network namespace, owned by the caller's user namespace, with its loopback interface
 /// up.
 fn new_namespace() -> Result<OwnedFd, SandboxError> {
-    let [namespace] = made_in_a_network_of_its_own(|| Ok([own_namespace()?]))?;
+    let make = || {
+        // As in Docker's networks. Commands in user namespaces of their own have no capability in
+        // this network. Without the setting, ports below 1024 are refused to them.
+        let _ = std::fs::write("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0");
+        Ok([own_namespace()?])
+    };
+    let [namespace] = made_in_a_network_of_its_own(make)?;
     Ok(namespace)
 }
 

@@ -1,6 +1,6 @@
 //! The runner process: one request, one container, one outcome.
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -8,13 +8,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use libcontainer::container::builder::ContainerBuilder;
-use libcontainer::notify_socket::{NOTIFY_FILE, NotifySocket};
+use libcontainer::notify_socket::NOTIFY_FILE;
 use libcontainer::oci_spec::runtime as oci;
 use libcontainer::syscall::syscall::SyscallType;
 use rbuild_linux::fd_passing::{receive_fds, send_fds};
 use rbuild_linux::process::{self, Exit};
 use rbuild_linux::{
-    FileKind, MOUNT_POINTS, OwnerRecords, RootDir, attach_mount, bind_clone, detached_overlay,
+    FileKind, MOUNT_POINTS, OwnerRecords, RootDir, attach_mount, bind_clone, detached_overlay, enter_root,
     enter_user_namespace_below, mount_tmpfs, new_procfs, private_namespaces,
 };
 
@@ -68,9 +68,16 @@ fn enter_namespaces(request: &RunRequest, around: &Surroundings) -> Result<(), R
     if request.network == ContainerNetwork::Isolated {
         around.isolated.as_ref().ok_or(RunnerProblem::NoNetwork)?.join()?;
     }
-    if around.proc == ProcView::Outer {
-        // This /proc shows the other commands as well, and the kernel lets the root of a user
-        // namespace inspect processes of that namespace.
+    if request.is_insecure() {
+        // In a cgroup namespace of its own, the command could mount the cgroups that hold this
+        // process, and change them with the rights of the caller.
+        process::forbid_cgroup_namespaces()?;
+    }
+    // The kernel lets the root of a user namespace inspect and join the processes of that
+    // namespace. This /proc may show those of other commands, and a command with all capabilities
+    // obtains descriptors of the builder (SO_PEERPIDFD). Some settings apply to all processes of a
+    // user namespace: limits on namespaces, interpreters of programs (binfmt_misc).
+    if around.proc == ProcView::Outer || request.is_insecure() {
         enter_user_namespace_below()?;
     }
     private_namespaces(&request.hostname)?;
@@ -101,6 +108,10 @@ fn container(
     socket: &UnixStream,
     around: &Surroundings,
 ) -> Result<Exit, RunnerError> {
+    // The pid namespace of this process belongs to the builder's user namespace, which has the
+    // right to mount its procfs.
+    let proc = (request.is_emulated() && around.proc == ProcView::Own).then(new_procfs);
+    let proc = proc.transpose().map_err(RunnerProblem::from).during(Phase::Emulation)?;
     enter_namespaces(request, around).during(Phase::Namespaces)?;
     make_bundle(request, around).during(Phase::Files)?;
     let null =
@@ -112,7 +123,7 @@ fn container(
     let mut environment = CommandExecutor::new(request).during(Phase::Command)?.failing_into(failure.clone());
     let mut answers = None;
     if request.is_emulated() {
-        let (ours, theirs, proc) = for_answers(around.proc).during(Phase::Emulation)?;
+        let (ours, theirs, proc) = for_answers(proc).during(Phase::Emulation)?;
         environment = environment.answered_through(theirs.into());
         answers = Some((ours, proc));
     }
@@ -160,21 +171,29 @@ fn create(
     }
     let none = || RunnerProblem::Library { message: "the container has no process".into(), errno: None };
     let pid = container.pid().ok_or_else(none).during(Phase::Container)?.as_raw() as u32;
-    let mut start = NotifySocket::new(Path::new(STATE).join(NAME).join(NOTIFY_FILE));
-    start.notify_container_start().map_err(|e| why(library(e)))?;
+    start().map_err(why)?;
     Ok(pid)
 }
 
+/// Lets the container's first process execute the command. Before that, detaches the builder's
+/// files from the mounts of this process: the command may have the right to join every mount
+/// namespace of its user namespace.
+fn start() -> Result<(), RunnerProblem> {
+    let path = Path::new(STATE).join(NAME).join(NOTIFY_FILE);
+    let mut socket = UnixStream::connect(&path).map_err(RunnerProblem::of_call("connect", &path))?;
+    enter_root(&RootDir::open(ROOTFS)?)?;
+    socket.write_all(b"start").map_err(RunnerProblem::of_call("write", &path))
+}
+
 /// Returns the two ends of the socket that carries the listener for calls about owners, and a /proc
-/// that shows the container's processes.
-fn for_answers(proc: ProcView) -> Result<(UnixStream, UnixStream, id_emulation::SharedProc), RunnerProblem> {
+/// that shows the container's processes: `own`, in which process IDs are the same as in this
+/// process's pid namespace, or the one that is there.
+fn for_answers(own: Option<OwnedFd>) -> Result<(UnixStream, UnixStream, id_emulation::SharedProc), RunnerProblem> {
     let (ours, theirs) = UnixStream::pair().map_err(RunnerProblem::of_call("socketpair", "runner"))?;
-    let dir = match proc {
-        // A procfs in which process IDs are the same as in this process's pid namespace.
-        ProcView::Own => new_procfs()?,
-        ProcView::Outer => std::fs::File::open("/proc").map_err(RunnerProblem::of_call("open", "/proc"))?.into(),
-    };
-    Ok((ours, theirs, id_emulation::SharedProc { dir, outer: proc == ProcView::Outer }))
+    let outer = own.is_none();
+    let there = || std::fs::File::open("/proc").map(OwnedFd::from).map_err(RunnerProblem::of_call("open", "/proc"));
+    let dir = own.map_or_else(there, Ok)?;
+    Ok((ours, theirs, id_emulation::SharedProc { dir, outer }))
 }
 
 /// Forwards the terminal, which was sent while the container was built and is queued in the socket.
@@ -210,6 +229,10 @@ fn answer(
     pid: u32,
 ) -> Result<(), RunnerProblem> {
     let ended = process::pidfd(pid)?;
+    let killed = || {
+        process::ends_within(&ended, process::DYING);
+        killed()
+    };
     let mut fds = [PollFd::new(socket, PollFlags::IN), PollFd::new(&ended, PollFlags::IN)];
     while let Err(rustix::io::Errno::INTR) = poll(&mut fds, None) {}
     if !fds[0].revents().contains(PollFlags::IN) {

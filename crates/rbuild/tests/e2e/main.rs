@@ -21,6 +21,7 @@ mod forge;
 mod hostile;
 mod images;
 mod implicit_dirs;
+mod insecure;
 mod isolated;
 mod isolation_modes;
 mod language;
