@@ -9,6 +9,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
+use rbuild_container::{Resource, Ulimit};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::retry_on_intr;
 use rustix::process::{Pid, PidfdFlags};
@@ -323,14 +324,12 @@ pub fn kill_children() {
     }
 }
 
-/// Sets the limit that setrlimit(2) calls `RLIMIT_NAME`.
-pub fn set_limit(name: &str, soft: u64, hard: u64) -> Result<()> {
-    let name = name.to_lowercase();
-    let fail = |e| Error::new("setrlimit", name.clone(), e);
-    let resource = resource(&name).ok_or_else(|| fail(rustix::io::Errno::INVAL))?;
+/// Sets a limit of the calling process.
+pub fn set_limit(limit: &Ulimit) -> Result<()> {
     let value = |n: u64| (n != u64::MAX).then_some(n);
-    let limit = rustix::process::Rlimit { current: value(soft), maximum: value(hard) };
-    rustix::process::setrlimit(resource, limit).map_err(fail)
+    let value = rustix::process::Rlimit { current: value(limit.soft), maximum: value(limit.hard) };
+    rustix::process::setrlimit(of_kernel(limit.resource), value)
+        .map_err(|e| Error::new("setrlimit", limit.resource.name(), e))
 }
 
 /// Lets this process open as many files as its hard limit allows. Errors are ignored.
@@ -497,32 +496,31 @@ pub fn terminal_size() -> Option<(usize, usize)> {
     (size.ws_row > 0 && size.ws_col > 0).then_some((usize::from(size.ws_row), usize::from(size.ws_col)))
 }
 
-/// Returns the hard limit of the calling process for what setrlimit(2) calls `RLIMIT_NAME`, in its
-/// own unit; `None` if it is unlimited or the name is unknown.
-pub fn hard_limit(name: &str) -> Option<u64> {
-    rustix::process::getrlimit(resource(name)?).maximum
+/// Returns the hard limit of the calling process in the resource's own unit; `None` if it is
+/// unlimited.
+pub fn hard_limit(resource: Resource) -> Option<u64> {
+    rustix::process::getrlimit(of_kernel(resource)).maximum
 }
 
-fn resource(name: &str) -> Option<rustix::process::Resource> {
-    use rustix::process::Resource;
-    Some(match name {
-        "core" => Resource::Core,
-        "cpu" => Resource::Cpu,
-        "data" => Resource::Data,
-        "fsize" => Resource::Fsize,
-        "locks" => Resource::Locks,
-        "memlock" => Resource::Memlock,
-        "msgqueue" => Resource::Msgqueue,
-        "nice" => Resource::Nice,
-        "nofile" => Resource::Nofile,
-        "nproc" => Resource::Nproc,
-        "rss" => Resource::Rss,
-        "rtprio" => Resource::Rtprio,
-        "rttime" => Resource::Rttime,
-        "sigpending" => Resource::Sigpending,
-        "stack" => Resource::Stack,
-        _ => return None,
-    })
+fn of_kernel(resource: Resource) -> rustix::process::Resource {
+    use rustix::process::Resource as Kernel;
+    match resource {
+        Resource::Core => Kernel::Core,
+        Resource::Cpu => Kernel::Cpu,
+        Resource::Data => Kernel::Data,
+        Resource::Fsize => Kernel::Fsize,
+        Resource::Locks => Kernel::Locks,
+        Resource::Memlock => Kernel::Memlock,
+        Resource::Msgqueue => Kernel::Msgqueue,
+        Resource::Nice => Kernel::Nice,
+        Resource::Nofile => Kernel::Nofile,
+        Resource::Nproc => Kernel::Nproc,
+        Resource::Rss => Kernel::Rss,
+        Resource::Rtprio => Kernel::Rtprio,
+        Resource::Rttime => Kernel::Rttime,
+        Resource::Sigpending => Kernel::Sigpending,
+        Resource::Stack => Kernel::Stack,
+    }
 }
 
 pub fn own_ids() -> (u32, u32) {

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use rbuild_container::{NetworkMode, SecurityMode, Ulimit};
 use rbuild_dockerfile::{Sharing, Span};
 use rbuild_image::{DiffId, ImageConfig, ManifestDigest, Platform};
 use rbuild_paths::SourcePattern;
@@ -108,23 +109,6 @@ pub enum Step {
     Workdir(WorkdirStep),
 }
 
-/// Network mode of a command.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum NetworkMode {
-    Host,
-    /// A private network with outbound access.
-    Isolated,
-    None,
-}
-
-/// Security mode of a command (`RUN --security`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SecurityMode {
-    Sandbox,
-    /// All capabilities of the user namespace, and no masked paths.
-    Insecure,
-}
-
 /// A command to run (RUN).
 #[derive(Debug, Clone)]
 pub struct RunStep {
@@ -149,15 +133,6 @@ pub struct RunStep {
     pub ulimits: Vec<Ulimit>,
     /// A here-document that starts with `#!`. The command executes it as `/dev/pipes/NAME`.
     pub script: Option<InlineFile>,
-}
-
-/// A resource limit of a command's processes (setrlimit(2)).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Ulimit {
-    /// Upper case with prefix, for example `RLIMIT_NOFILE`.
-    pub name: String,
-    pub soft: u64,
-    pub hard: u64,
 }
 
 /// A secret exposed to a command as a file, an environment variable, or both.

@@ -4,10 +4,11 @@
 //! part changed when a step misses the cache. Steps are destructured field by field, so adding a
 //! field does not compile until its effect on the key has been decided.
 
+use rbuild_container::{NetworkMode, SecurityMode, Ulimit};
+
 use crate::Chmod;
 use crate::graph::{
-    AgentStep, CacheStep, CopyStep, InlineFile, MountKindStep, MountStep, NetworkMode, RunStep, SecretStep,
-    SecurityMode, Step, Ulimit, WorkdirStep,
+    AgentStep, CacheStep, CopyStep, InlineFile, MountKindStep, MountStep, RunStep, SecretStep, Step, WorkdirStep,
 };
 
 /// Returns text in double quotes, so that it can be followed by other values in one part. The
@@ -94,8 +95,9 @@ impl RunStep {
         if let Some(bytes) = shm_size {
             tell("shm size", bytes.to_string().as_bytes());
         }
-        for Ulimit { name, soft, hard } in ulimits {
-            tell("ulimit", format!("{name} {soft} {hard}").as_bytes());
+        for Ulimit { resource, soft, hard } in ulimits {
+            let name = resource.name().to_uppercase();
+            tell("ulimit", format!("RLIMIT_{name} {soft} {hard}").as_bytes());
         }
         if let Some(InlineFile { name, content }) = script {
             tell("script name", name.as_bytes());

@@ -16,10 +16,11 @@ mod variables;
 pub use chmod::Chmod;
 pub use graph::{
     AgentStep, BuildGraph, CacheStep, CopySource, CopyStep, FileSource, HistoryEntry, InlineFile, Marks, MountKindStep,
-    MountStep, NetworkMode, RunStep, SecretStep, SecurityMode, Step, StepName, Ulimit, Vertex, WorkdirStep,
+    MountStep, RunStep, SecretStep, Step, StepName, Vertex, WorkdirStep,
 };
 pub use ids::{ContextId, VertexId, VolumeId};
 pub use key_parts::Tell;
 pub use parameters::{ContextDir, ContextSource, NamedContext, NoCache, Parameters, Volume, WrittenImage};
 pub use planner::{BaseImage, ImageNeed, Plan, automatic_args, needed_stages, plan};
+pub use rbuild_container::{NetworkMode, Resource, SecurityMode, Ulimit, UnknownResource};
 pub use variables::Vars;

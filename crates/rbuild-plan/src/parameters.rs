@@ -2,9 +2,9 @@
 
 use std::path::PathBuf;
 
+use rbuild_container::{NetworkMode, Ulimit};
 use rbuild_image::{ImageName, ManifestDigest, Platform, Reference, ReferenceError};
 
-use crate::graph::{NetworkMode, Ulimit};
 use crate::ids::ContextId;
 
 /// Parameters of a build.

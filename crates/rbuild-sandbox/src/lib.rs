@@ -20,10 +20,7 @@ pub use error::{MountError, Phase, Refusal, RunnerError, RunnerProblem, SandboxE
 pub use namespace::enter::{Builder, STORE, World, enter};
 pub use namespace::isolation::{Check, Isolation, IsolationRequest, checks, isolation};
 pub use namespace::network::Carrier;
-pub use protocol::{
-    CommandEnd, CommandOutcome, ContainerNetwork, Input, MountRequest, MountSource, Privileges, Rlimit, RootFiles,
-    RunRequest, RunnerMode,
-};
+pub use protocol::{CommandEnd, CommandOutcome, Input, MountRequest, MountSource, RootFiles, RunRequest, RunnerMode};
 pub use runner::chroot::restored_files;
 pub use runner::mount_points::remove_points;
 pub use runner::terminal::Restore;

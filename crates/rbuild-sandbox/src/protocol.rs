@@ -4,6 +4,7 @@ use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
+use rbuild_container::{NetworkMode, SecurityMode, Ulimit};
 use rbuild_linux::process::{self, Exit};
 use serde::{Deserialize, Serialize};
 
@@ -23,11 +24,11 @@ pub struct RunRequest {
     pub groups: Vec<u32>,
     pub hostname: String,
     pub mounts: Vec<MountRequest>,
-    pub network: ContainerNetwork,
-    pub security: Privileges,
+    pub network: NetworkMode,
+    pub security: SecurityMode,
     /// Size of /dev/shm in bytes.
     pub shm_size: u64,
-    pub ulimits: Vec<Rlimit>,
+    pub ulimits: Vec<Ulimit>,
     pub input: Input,
     /// Contents of the files that are bound over /etc/hosts and /etc/resolv.conf.
     pub hosts: String,
@@ -57,22 +58,13 @@ impl RunnerMode {
     }
 }
 
-/// The privileges of a command.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Privileges {
-    /// Docker's default capabilities and system calls.
-    Sandbox,
-    /// All capabilities of a user namespace of its own, and an unmasked /proc.
-    Insecure,
-}
-
 impl RunRequest {
     pub(crate) fn is_emulated(&self) -> bool {
         self.mode == RunnerMode::Emulated
     }
 
     pub(crate) fn is_insecure(&self) -> bool {
-        self.security == Privileges::Insecure
+        self.security == SecurityMode::Insecure
     }
 
     /// Returns the command's user and group ID in the kernel.
@@ -121,25 +113,6 @@ pub enum Input {
     Given,
     /// A pseudoterminal in the container, for input and output.
     Terminal,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub enum ContainerNetwork {
-    /// The network namespace in which rbuild was started.
-    Host,
-    /// The build's own network ([`crate::Carrier`]).
-    Isolated,
-    /// A loopback interface only.
-    None,
-}
-
-/// A resource limit (setrlimit(2)).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Rlimit {
-    /// Upper-case name with prefix, such as `RLIMIT_NOFILE`.
-    pub name: String,
-    pub soft: u64,
-    pub hard: u64,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

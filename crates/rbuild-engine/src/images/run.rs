@@ -3,17 +3,16 @@
 
 use rbuild_image::DEFAULT_PATH;
 use rbuild_linux::RootDir;
-use rbuild_plan::{NetworkMode, Volume, VolumeId};
+use rbuild_plan::{NetworkMode, SecurityMode, Ulimit, Volume, VolumeId};
 use rbuild_remedy::Remedy;
 use rbuild_sandbox::{
-    Builder, Cancel, CommandOutcome, Input, MountRequest, MountSource, Privileges, Rlimit, RootFiles, RunRequest,
-    run_attached,
+    Builder, Cancel, CommandOutcome, Input, MountRequest, MountSource, RootFiles, RunRequest, run_attached,
 };
 use rbuild_store::{BuildId, Image, Snapshots, Store, TreeId, Workspace};
 
 use crate::builder_paths::BindPoint;
 use crate::error::{BuildError, Result};
-use crate::ops::container::{DEFAULT_SHM, hosts_file, is_set, network};
+use crate::ops::container::{DEFAULT_SHM, hosts_file, is_set};
 use crate::ops::users::{self, UnknownUser};
 use crate::rootfs::snapshots;
 
@@ -33,7 +32,7 @@ pub struct Invocation {
     pub volumes: Vec<Volume>,
     pub network: NetworkMode,
     pub shm_size: Option<u64>,
-    pub ulimits: Vec<Rlimit>,
+    pub ulimits: Vec<Ulimit>,
     pub input: Input,
     /// Content of `/etc/resolv.conf` in the container.
     pub resolv_conf: String,
@@ -77,8 +76,8 @@ pub fn invoke(
         groups: who.groups,
         hostname: what.hostname.clone(),
         mounts: what.volumes.iter().enumerate().map(mount).collect(),
-        network: network(what.network),
-        security: Privileges::Sandbox,
+        network: what.network,
+        security: SecurityMode::Sandbox,
         shm_size: what.shm_size.unwrap_or(DEFAULT_SHM),
         ulimits: what.ulimits.clone(),
         input: what.input,

@@ -1,8 +1,7 @@
 //! Properties of a container that RUN and `rbuild run` share.
 
-use rbuild_plan::NetworkMode;
+use rbuild_plan::Ulimit;
 use rbuild_remedy::Remedy;
-use rbuild_sandbox::{ContainerNetwork, Rlimit};
 use rustix::process::Signal;
 
 /// Default size of `/dev/shm` in bytes, the same as Docker's.
@@ -23,34 +22,26 @@ pub(crate) fn is_set(name: &str, value: &str) -> bool {
     name != "HOME" || !value.is_empty()
 }
 
-/// Converts the plan's network mode to the sandbox's.
-pub(crate) fn network(network: NetworkMode) -> ContainerNetwork {
-    match network {
-        NetworkMode::Host => ContainerNetwork::Host,
-        NetworkMode::Isolated => ContainerNetwork::Isolated,
-        NetworkMode::None => ContainerNetwork::None,
-    }
-}
-
 /// Returns the remedy for a command that was killed by a signal which the kernel sends when a
 /// resource limit is reached; `None` if no limits were set.
-pub fn limit_remedy(signal: i32, limits: &[Rlimit]) -> Option<Remedy> {
+pub fn limit_remedy(signal: i32, limits: &[Ulimit]) -> Option<Remedy> {
     const OF_LIMITS: [Signal; 6] = [Signal::ABORT, Signal::BUS, Signal::KILL, Signal::SEGV, Signal::XCPU, Signal::XFSZ];
     if limits.is_empty() || !OF_LIMITS.iter().any(|of_limit| of_limit.as_raw() == signal) {
         return None;
     }
-    let name = |limit: &Rlimit| limit.name.trim_start_matches("RLIMIT_").to_lowercase();
-    let limits = limits.iter().map(|limit| format!("{}={}", name(limit), limit.soft)).collect::<Vec<_>>();
+    let limits = limits.iter().map(|limit| format!("{}={}", limit.resource.name(), limit.soft)).collect::<Vec<_>>();
     Some(Remedy::RaiseUlimits { limits: limits.join(", ") })
 }
 
 #[cfg(test)]
 mod tests {
+    use rbuild_plan::Resource;
+
     use super::*;
 
     #[test]
     fn signals_caused_by_a_limit_name_the_limit() {
-        let limits = [Rlimit { name: "RLIMIT_DATA".into(), soft: 0, hard: 1 }];
+        let limits = [Ulimit { resource: Resource::Data, soft: 0, hard: 1 }];
         assert_eq!(limit_remedy(11, &limits), Some(Remedy::RaiseUlimits { limits: "data=0".into() }));
         assert_eq!(limit_remedy(15, &limits), None);
         assert_eq!(limit_remedy(11, &[]), None);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use rbuild_dockerfile::Diagnostic;
 use rbuild_image::DEFAULT_PATH;
 use rbuild_linux::parallel::locked;
-use rbuild_plan::{AgentStep, RunStep, SecretStep, SecurityMode, Ulimit, VertexId};
+use rbuild_plan::{AgentStep, RunStep, SecretStep, VertexId};
 use rbuild_remedy::Remedy;
 use rbuild_sandbox::{
     CommandEnd, CommandOutcome, Input, MountRequest, MountSource, RootFiles, RunRequest, SandboxError, Stream,
@@ -17,7 +17,7 @@ use rbuild_store::{Baseline, Snapshots, TreeId, cut_links};
 
 use crate::env::StepEnv;
 use crate::error::{BuildError, Result};
-use crate::ops::container::{DEFAULT_SHM, hosts_file, is_set, limit_remedy, network};
+use crate::ops::container::{DEFAULT_SHM, hosts_file, is_set, limit_remedy};
 use crate::ops::copy_step::unknown_user;
 use crate::ops::redact::Mask;
 use crate::ops::run_mounts::{ContextPart, agents, mounts};
@@ -161,10 +161,10 @@ fn run_request(
         groups: who.groups,
         hostname: run.hostname.clone(),
         mounts,
-        network: network(run.network),
-        security: security(run.security),
+        network: run.network,
+        security: run.security,
         shm_size: run.shm_size.unwrap_or(DEFAULT_SHM),
-        ulimits: run.ulimits.iter().map(ulimit).collect(),
+        ulimits: run.ulimits.clone(),
         input: Input::Nothing,
         hosts: hosts_file(&run.hostname, &run.hosts),
         resolv_conf: env.request.resolv_conf.clone(),
@@ -221,8 +221,7 @@ fn outcome_of_run(
             Err(error)
         }
         CommandOutcome::Signaled(signal) => {
-            let limits: Vec<_> = run.ulimits.iter().map(ulimit).collect();
-            let help = limit_remedy(signal, &limits).or_else(|| killed_help(signal));
+            let help = limit_remedy(signal, &run.ulimits).or_else(|| killed_help(signal));
             Err(run_failure(env, id, run, format!("was killed by signal {signal}"), help, log))
         }
         CommandOutcome::NotStarted(why) => {
@@ -314,17 +313,6 @@ fn missing_program(log: &[String]) -> Option<&str> {
 
 /// Longer than the granularity of the kernel's clock for file times (CONFIG_HZ is at least 100).
 const TICK: Duration = Duration::from_millis(11);
-
-fn security(security: SecurityMode) -> rbuild_sandbox::Privileges {
-    match security {
-        SecurityMode::Sandbox => rbuild_sandbox::Privileges::Sandbox,
-        SecurityMode::Insecure => rbuild_sandbox::Privileges::Insecure,
-    }
-}
-
-fn ulimit(limit: &Ulimit) -> rbuild_sandbox::Rlimit {
-    rbuild_sandbox::Rlimit { name: limit.name.clone(), soft: limit.soft, hard: limit.hard }
-}
 
 fn environment(run: &RunStep, home: &str) -> Vec<String> {
     let mut env: Vec<(String, String)> = run.env.iter().filter(|(name, value)| is_set(name, value)).cloned().collect();

@@ -3,7 +3,7 @@ use std::collections::{HashMap, HashSet};
 use rbuild_image::Platform;
 
 use super::{option, quoted};
-use crate::{ContextDir, ContextSource, NamedContext, Parameters, Plan, Ulimit, Volume, plan};
+use crate::{ContextDir, ContextSource, NamedContext, Parameters, Plan, Resource, Ulimit, Volume, plan};
 
 /// Returns the parts of the last step as `name=value`.
 fn parts(instruction: &str, params: &Parameters) -> Vec<String> {
@@ -47,7 +47,7 @@ fn key_parts_are_pinned() {
 #[test]
 fn key_parts_of_parameters_are_pinned() {
     let volume = Volume { source: "/host dir".into(), target: "/v".into(), read_only: true };
-    let limit = Ulimit { name: "RLIMIT_NOFILE".into(), soft: 1, hard: 2 };
+    let limit = Ulimit { resource: Resource::Nofile, soft: 1, hard: 2 };
     for (params, expected) in [
         (Parameters { volumes: vec![volume], ..params() }, "mount=\"/v\" read-only volume \"/host dir\""),
         (Parameters { ulimits: vec![limit], ..params() }, "ulimit=RLIMIT_NOFILE 1 2"),

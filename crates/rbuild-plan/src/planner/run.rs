@@ -1,13 +1,11 @@
 //! RUN: command line, mounts, network and security mode.
 
+use rbuild_container::{NetworkMode, SecurityMode};
 use rbuild_dockerfile::ast::{self, Command, Word};
 use rbuild_dockerfile::{Diagnostic, Mount, MountKind, PROXY_ARGS, Sharing, Span, parse_mount};
 use rbuild_remedy::Remedy;
 
-use crate::graph::{
-    AgentStep, CacheStep, FileSource, InlineFile, MountKindStep, MountStep, NetworkMode, RunStep, SecretStep,
-    SecurityMode, Step,
-};
+use crate::graph::{AgentStep, CacheStep, FileSource, InlineFile, MountKindStep, MountStep, RunStep, SecretStep, Step};
 use crate::history;
 use crate::ids::VolumeId;
 use crate::planner::args;

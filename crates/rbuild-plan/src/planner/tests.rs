@@ -5,8 +5,10 @@ use rbuild_image::{ImageConfig, ImageName, ManifestDigest, Platform};
 use rbuild_remedy::Remedy;
 
 use super::*;
-use crate::graph::{BuildGraph, FileSource, RunStep, Step, Ulimit};
-use crate::{ContextDir, ContextId, ContextSource, NamedContext, NoCache, Parameters, VertexId, WrittenImage};
+use crate::graph::{BuildGraph, FileSource, RunStep, Step};
+use crate::{
+    ContextDir, ContextId, ContextSource, NamedContext, NoCache, Parameters, Resource, Ulimit, VertexId, WrittenImage,
+};
 
 fn params() -> Parameters {
     Parameters::new(Platform::host(), Platform::host())
@@ -307,7 +309,7 @@ fn limits_and_cache_options_are_in_the_key() {
         all
     };
     let plain = "FROM debian\nRUN --mount=type=cache,target=/c y\n";
-    let limit = Ulimit { name: "RLIMIT_NOFILE".into(), soft: 1, hard: 2 };
+    let limit = Ulimit { resource: Resource::Nofile, soft: 1, hard: 2 };
     assert_ne!(parts(plain, &params()), parts(plain, &Parameters { shm_size: Some(1), ..params() }));
     assert_ne!(parts(plain, &params()), parts(plain, &Parameters { ulimits: vec![limit], ..params() }));
     for option in ["uid=10", "gid=10", "mode=0700", "source=/x", "ro", "id=other"] {

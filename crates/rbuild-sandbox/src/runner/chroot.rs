@@ -10,13 +10,14 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
+use rbuild_container::NetworkMode;
 use rbuild_linux::RootDir;
 use rbuild_linux::fd_passing::send_fds;
 use rbuild_linux::process::{self, Cloned, Exit};
 use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::error::{During, Phase, RunnerError, RunnerProblem, library};
-use crate::protocol::{ContainerNetwork, Input, Report, RootFiles, RunRequest};
+use crate::protocol::{Input, Report, RootFiles, RunRequest};
 use crate::runner::exec::{CommandExecutor, set_limits};
 use crate::runner::privileges::{bound_capabilities, narrow_bare};
 
@@ -31,7 +32,7 @@ pub fn run(request: &RunRequest, input: Option<OwnedFd>, socket: &UnixStream) ->
     let RootFiles::Directory { root, scratch } = &request.files else {
         return Err(RunnerProblem::NeedsMounts("a root directory of layers".into()).during(Phase::Files));
     };
-    if request.network != ContainerNetwork::Host {
+    if request.network != NetworkMode::Host {
         return Err(RunnerProblem::NeedsNamespaces.during(Phase::Namespaces));
     }
     process::adopt_orphans().during(Phase::Start)?;

@@ -11,6 +11,7 @@ use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::notify_socket::NOTIFY_FILE;
 use libcontainer::oci_spec::runtime as oci;
 use libcontainer::syscall::syscall::SyscallType;
+use rbuild_container::NetworkMode;
 use rbuild_linux::fd_passing::{receive_fds, send_fds};
 use rbuild_linux::process::{self, Exit};
 use rbuild_linux::{
@@ -22,7 +23,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::error::{During, Phase, RunnerError, RunnerProblem, library};
 use crate::id_emulation::{self, Credentials, Supervisor};
-use crate::protocol::{ContainerNetwork, Input, Report, RootFiles, RunRequest};
+use crate::protocol::{Input, Report, RootFiles, RunRequest};
 use crate::runner::chroot;
 use crate::runner::complaints::Complaints;
 use crate::runner::devices::DEVICES;
@@ -65,7 +66,7 @@ fn enter_namespaces(request: &RunRequest, around: &Surroundings) -> Result<(), R
     if around.proc == ProcView::Outer && request.is_insecure() {
         return Err(RunnerProblem::ExposedProcesses);
     }
-    if request.network == ContainerNetwork::Isolated {
+    if request.network == NetworkMode::Isolated {
         around.isolated.as_ref().ok_or(RunnerProblem::NoNetwork)?.join()?;
     }
     if request.is_insecure() {
@@ -81,7 +82,7 @@ fn enter_namespaces(request: &RunRequest, around: &Surroundings) -> Result<(), R
         enter_user_namespace_below()?;
     }
     private_namespaces(&request.hostname)?;
-    if request.network == ContainerNetwork::None {
+    if request.network == NetworkMode::None {
         process::enter_lonely_network()?;
     }
     Ok(())

@@ -11,10 +11,11 @@ use std::sync::Arc;
 
 use libcontainer::oci_spec::runtime as oci;
 use libcontainer::workload::{Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError};
+use rbuild_container::Ulimit;
 use rbuild_linux::process;
 
 use crate::error::RunnerProblem;
-use crate::protocol::{Rlimit, RunRequest};
+use crate::protocol::RunRequest;
 use crate::runner::privileges::{narrow, narrow_least};
 
 /// A file in memory that carries one failure from the container's first process to the runner.
@@ -50,7 +51,7 @@ pub(crate) struct CommandExecutor {
     path: String,
     /// The user ID whose system calls are to be filtered.
     narrowed: Option<u32>,
-    limits: Vec<Rlimit>,
+    limits: Vec<Ulimit>,
     /// Socket for the listener of calls about file owners.
     answers: Option<Arc<OwnedFd>>,
     /// Receives the reason if the command cannot be executed.
@@ -131,9 +132,9 @@ impl Executor for CommandExecutor {
 }
 
 /// Sets the limits of the command on the calling process.
-pub(crate) fn set_limits(limits: &[Rlimit]) -> Result<(), RunnerProblem> {
+pub(crate) fn set_limits(limits: &[Ulimit]) -> Result<(), RunnerProblem> {
     for limit in limits {
-        process::set_limit(limit.name.trim_start_matches("RLIMIT_"), limit.soft, limit.hard)?;
+        process::set_limit(limit)?;
     }
     Ok(())
 }

@@ -6,8 +6,7 @@ use std::path::{Path, PathBuf};
 use rbuild_engine::{AgentSource, PrivateKey, PullPolicy, SecretValues};
 use rbuild_image::{Platform, PlatformError};
 use rbuild_linux::quoted;
-use rbuild_plan::Volume;
-use rbuild_sandbox::Rlimit;
+use rbuild_plan::{Resource, Ulimit, UnknownResource, Volume};
 
 use crate::exit::Failure;
 use crate::input::output;
@@ -85,33 +84,16 @@ pub fn size(option: &str, text: &str) -> Result<u64, Failure> {
 }
 
 /// Parses `NAME=SOFT[:HARD]`; -1 and `unlimited` mean no limit.
-pub fn ulimit(text: &str) -> Result<Rlimit, Failure> {
-    const NAMES: [&str; 15] = [
-        "core",
-        "cpu",
-        "data",
-        "fsize",
-        "locks",
-        "memlock",
-        "msgqueue",
-        "nice",
-        "nofile",
-        "nproc",
-        "rss",
-        "rtprio",
-        "rttime",
-        "sigpending",
-        "stack",
-    ];
+pub fn ulimit(text: &str) -> Result<Ulimit, Failure> {
     let bad = |what: String| Failure::usage(format!("--ulimit {text}: {what}"));
     let (name, value) = text.split_once('=').ok_or_else(|| bad("not of the form NAME=SOFT[:HARD]".into()))?;
-    if !NAMES.contains(&name) {
-        let failure = bad(format!("unknown limit `{name}`"));
-        return Err(match rbuild_dockerfile::closest(name, NAMES) {
+    let resource = name.parse().map_err(|_: UnknownResource| {
+        let (failure, names) = (bad(format!("unknown limit `{name}`")), Resource::ALL.iter().map(|known| known.name()));
+        match rbuild_dockerfile::closest(name, names.clone()) {
             Some(close) => failure.help(format!("did you mean `{close}`?")),
-            None => failure.help(format!("use one of {}", NAMES.join(", "))),
-        });
-    }
+            None => failure.help(format!("use one of {}", names.collect::<Vec<_>>().join(", "))),
+        }
+    })?;
     let number = |n: &str| match n {
         "-1" | "unlimited" => Ok(u64::MAX),
         n => n.parse::<u64>().map_err(|_| bad(format!("`{n}` is not a number"))),
@@ -121,12 +103,12 @@ pub fn ulimit(text: &str) -> Result<Rlimit, Failure> {
     if soft > hard {
         return Err(bad("the soft limit exceeds the hard limit".into()));
     }
-    let most = rbuild_linux::process::hard_limit(name).unwrap_or(u64::MAX);
+    let most = rbuild_linux::process::hard_limit(resource).unwrap_or(u64::MAX);
     if hard > most {
         let failure = bad(format!("the session's hard limit is {most}"));
         return Err(failure.help("raise the session's limit (ulimit -H, limits.conf, LimitNOFILE=)"));
     }
-    Ok(Rlimit { name: format!("RLIMIT_{}", name.to_uppercase()), soft, hard })
+    Ok(Ulimit { resource, soft, hard })
 }
 
 /// Parses `SOURCE:TARGET[:ro|rw]`. Returns the real path of the source with the volume.
@@ -338,7 +320,7 @@ mod tests {
         assert_eq!(host("a:::1").unwrap(), (text("a"), text("::1")));
         assert_eq!(host("gate:host-gateway").unwrap(), (text("gate"), text("127.0.0.1")));
         let limit = ulimit("nofile=16:32").unwrap();
-        assert_eq!((limit.name.as_str(), limit.soft, limit.hard), ("RLIMIT_NOFILE", 16, 32));
+        assert_eq!(limit, Ulimit { resource: Resource::Nofile, soft: 16, hard: 32 });
         let v = volume("/:/host:ro").unwrap();
         assert_eq!(v, Volume { source: "/".into(), target: text("/host"), read_only: true });
         assert_eq!(annotation("manifest:a.b=c=d").unwrap(), (text("a.b"), text("c=d")));

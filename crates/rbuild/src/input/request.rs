@@ -7,7 +7,6 @@ use rbuild_engine::{BuildRequest, Export, SecretValues, Squash, Warning};
 use rbuild_image::{Platform, Reference, ReferenceError};
 use rbuild_linux::Timestamp;
 use rbuild_plan::{NamedContext, NetworkMode, NoCache, Parameters};
-use rbuild_sandbox::Rlimit;
 use rbuild_store::{BuildId, Store, Workspace};
 
 use crate::args::BuildArgs;
@@ -127,7 +126,7 @@ fn parameters(
         hosts: args.add_host.iter().map(|h| flags::host(h)).collect::<Result<_, _>>()?,
         volumes: args.volume.iter().map(|v| flags::volume(v)).collect::<Result<_, _>>()?,
         shm_size: args.shm_size.as_deref().map(|s| flags::size("--shm-size", s)).transpose()?,
-        ulimits: args.ulimit.iter().map(|u| Ok(in_plan(flags::ulimit(u)?))).collect::<Result<_, Failure>>()?,
+        ulimits: args.ulimit.iter().map(|u| flags::ulimit(u)).collect::<Result<_, _>>()?,
         ..Parameters::new(Platform::host(), platform)
     })
 }
@@ -176,10 +175,6 @@ fn exports(
 fn build_id(now: i64) -> Result<BuildId, Failure> {
     let random = rbuild_linux::random_bytes().map_err(|e| Failure::new(e.to_string()))?;
     Ok(BuildId::new(now, u32::from_le_bytes(random)))
-}
-
-fn in_plan(limit: Rlimit) -> rbuild_plan::Ulimit {
-    rbuild_plan::Ulimit { name: limit.name, soft: limit.soft, hard: limit.hard }
 }
 
 fn git_modes(text: Option<&str>) -> Result<bool, Failure> {
