@@ -144,12 +144,11 @@ fn create(
     failure: &FailureFile,
 ) -> Result<u32, RunnerError> {
     let complaints = Complaints::listen();
-    let why = |e: RunnerProblem| match (killed(), failure.get()) {
-        (Some(killed), _) => killed.during(Phase::Container),
-        (None, Some(why)) => why.during(Phase::Command),
-        (None, None) => {
+    let why = |e: RunnerProblem| {
+        let killed = killed();
+        first_cause(failure.get(), killed).unwrap_or_else(|| {
             with_complaint(e, complaints.as_ref().and_then(Complaints::first_error)).during(Phase::Container)
-        }
+        })
     };
     let container = ContainerBuilder::new(NAME.to_string(), SyscallType::default())
         .with_root_path(STATE)
@@ -220,6 +219,13 @@ fn killed() -> Option<RunnerProblem> {
         }
         std::thread::sleep(Duration::from_millis(1));
     }
+}
+
+/// Returns the first cause of a failed setup. libcontainer kills the container's first process once
+/// that has reported a failure, so the kill may be its consequence.
+fn first_cause(failure: Option<RunnerProblem>, killed: Option<RunnerProblem>) -> Option<RunnerError> {
+    let killed = killed.map(|why| why.during(Phase::Container));
+    failure.map(|why| why.during(Phase::Command)).or(killed)
 }
 
 /// Answers the container's calls about owners until its first process has ended.
@@ -423,6 +429,18 @@ fn spec(request: &RunRequest, mounts: Vec<oci::Mount>) -> Result<oci::Spec, Runn
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_kill_hides_no_failure_that_came_before_it() {
+        let no_program = || Some(RunnerProblem::NoProgram { name: "nosuch".into(), path: None });
+        let text = |found: Option<RunnerError>| found.map(|why| why.to_string());
+        let expected = text(first_cause(no_program(), None));
+        assert!(expected.as_ref().is_some_and(|text| text.contains("nosuch")), "{expected:?}");
+        assert_eq!(text(first_cause(no_program(), Some(RunnerProblem::Killed(9)))), expected);
+        let killed = text(first_cause(None, Some(RunnerProblem::Killed(9))));
+        assert!(killed.as_ref().is_some_and(|text| text.contains("signal 9")), "{killed:?}");
+        assert_eq!(text(first_cause(None, None)), None);
+    }
 
     #[test]
     fn the_cause_is_reported_and_the_cleanup_is_not() {
