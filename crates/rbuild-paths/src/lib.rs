@@ -6,7 +6,7 @@
 #![warn(missing_docs)]
 
 use std::ffi::OsStr;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 mod glob;
 mod source;
@@ -82,6 +82,20 @@ pub fn as_go(path: &str) -> String {
 pub fn inside(path: &OsStr) -> Option<PathBuf> {
     let parts = Path::new(path).components().map(|part| part.as_os_str());
     clean(parts, LeadingDotDot::Refuse).map(|parts| parts.into_iter().collect())
+}
+
+/// Returns the components of a path that is yet to be resolved: names and `..`, which cannot be
+/// removed without looking, because a symbolic link may precede it.
+///
+/// ```
+/// use std::path::Path;
+///
+/// let parts: Vec<_> = rbuild_paths::unresolved(Path::new("/a/./link//../b")).collect();
+/// assert_eq!(parts, ["a", "link", "..", "b"]);
+/// ```
+pub fn unresolved(path: &Path) -> impl DoubleEndedIterator<Item = &OsStr> {
+    let parts = path.components().filter(|part| matches!(part, Component::Normal(_) | Component::ParentDir));
+    parts.map(|part| part.as_os_str())
 }
 
 /// Returns true if a source is a pattern: it contains an unescaped `*`, `?` or `[`.

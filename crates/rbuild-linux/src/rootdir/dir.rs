@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use crate::error::{Error, Result};
 use crate::meta::{FileKind, Stat};
 use crate::recorded_owners::OwnerRecords;
-use crate::rootdir::long::{self, IN_ROOT, clean_dotted, openat2_by};
+use crate::rootdir::long::{self, IN_ROOT, openat2_by, unresolved};
 
 /// A directory that serves as `/`.
 #[derive(Debug)]
@@ -449,7 +449,7 @@ impl RootDir {
     /// false.
     pub fn resolve_by(&self, path: impl AsRef<Path>, may_follow: impl Fn(&Path) -> bool) -> Result<Option<PathBuf>> {
         let mut done = PathBuf::from("/");
-        let mut todo: Vec<OsString> = clean_dotted(path.as_ref());
+        let mut todo: Vec<OsString> = unresolved(path.as_ref());
         if long::has_no_link(self.fd(), &todo) {
             done.extend(todo);
             return Ok(Some(done));
@@ -480,7 +480,7 @@ impl RootDir {
                         done = PathBuf::from("/");
                         at = Some(self.try_clone()?);
                     }
-                    todo.extend(clean_dotted(&target).into_iter().rev());
+                    todo.extend(unresolved(&target).into_iter().rev());
                     continue;
                 }
                 Some((dir, Ok(stat))) if stat.kind == FileKind::Dir => at = Some(dir.sub(&part)?),

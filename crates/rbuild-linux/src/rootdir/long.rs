@@ -8,7 +8,7 @@
 use std::ffi::OsString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::{Errno, Result};
@@ -24,7 +24,7 @@ const UNFOLLOWED: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW);
 
 /// Opens a path of any length below `root`.
 pub(super) fn open(root: BorrowedFd<'_>, path: &Path, flags: OFlags, mode: Mode) -> Result<OwnedFd> {
-    let mut way = Resolution::new(root, &clean_dotted(path));
+    let mut way = Resolution::new(root, &unresolved(path));
     loop {
         let piece = way.next_piece()?;
         let last = way.todo.is_empty();
@@ -134,7 +134,7 @@ impl Resolution<'_> {
                 return Err(Errno::LOOP);
             }
             self.todo.extend(parts.rev());
-            self.todo.extend(clean_dotted(Path::new(&target)).into_iter().rev());
+            self.todo.extend(unresolved(Path::new(&target)).into_iter().rev());
             if target.as_bytes().first() == Some(&b'/') {
                 (self.at, self.done) = (None, Vec::new());
             }
@@ -165,14 +165,8 @@ pub(super) fn openat2_by(
     Err(Errno::AGAIN)
 }
 
-pub(super) fn clean_dotted(path: &Path) -> Vec<OsString> {
-    path.components()
-        .filter_map(|c| match c {
-            Component::Normal(name) => Some(name.to_os_string()),
-            Component::ParentDir => Some(OsString::from("..")),
-            Component::CurDir | Component::RootDir | Component::Prefix(_) => None,
-        })
-        .collect()
+pub(super) fn unresolved(path: &Path) -> Vec<OsString> {
+    rbuild_paths::unresolved(path).map(OsString::from).collect()
 }
 
 #[cfg(test)]

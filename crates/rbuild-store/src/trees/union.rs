@@ -1,10 +1,11 @@
 //! Path lookup in a stack of trees without mounting them.
 
 use std::ffi::{OsStr, OsString};
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use rbuild_layer::marks_opaque;
 use rbuild_linux::{FileKind, Result, RootDir, Stat};
+use rbuild_paths::unresolved;
 
 use crate::store::Store;
 use crate::trees::id::TreeId;
@@ -46,10 +47,7 @@ impl UnionView {
     /// Returns the path with all symbolic links resolved, including the last component; relative.
     /// Components that do not exist are kept.
     pub(crate) fn resolve(&self, path: &Path) -> Result<PathBuf> {
-        let parts = |path: &Path| -> Vec<OsString> {
-            let parts = path.components().filter(|c| matches!(c, Component::Normal(_) | Component::ParentDir));
-            parts.map(|c| c.as_os_str().to_os_string()).rev().collect()
-        };
+        let parts = |path: &Path| -> Vec<OsString> { unresolved(path).rev().map(OsString::from).collect() };
         let mut done = PathBuf::new();
         let mut todo = parts(path);
         let mut links = 0;
