@@ -28,9 +28,9 @@ fuzz_target!(|bytes: &[u8]| {
     root.remove_all("inside".as_ref()).unwrap();
     root.create_dir("inside".as_ref(), 0o755).unwrap();
     let inside = root.sub("inside").unwrap();
-    let (uid, gid) = rbuild_linux::process::own_ids();
+    let own = rbuild_linux::process::own_ids();
     let limits = Limits { entries: 1000, path: 4096, depth: 100, bytes: 1 << 20, ..Limits::default() };
-    for how in [Unpacking::archive(Owners::Always(uid, gid), limits), Unpacking::layer(limits)] {
+    for how in [Unpacking::archive(Owners::Always(own), limits), Unpacking::layer(limits)] {
         let _ = unpack(bytes, &inside, how);
     }
     let mut names: Vec<String> =

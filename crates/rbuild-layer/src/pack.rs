@@ -8,7 +8,7 @@ use std::sync::mpsc::sync_channel;
 
 use rbuild_image::{BlobDigest, DiffId, Hashed};
 use rbuild_linux::parallel::start_in;
-use rbuild_linux::{RootDir, quoted};
+use rbuild_linux::{RootDir, UidGid, quoted};
 
 use crate::chunks::Pieces;
 use crate::compress::Decoder;
@@ -180,7 +180,7 @@ pub struct TreePacker<'a> {
     /// Nanoseconds of the modification times of the entries; `None` once an entry was omitted.
     nanoseconds: Option<Vec<u32>>,
     /// Highest user and group ID of the entries.
-    highest_ids: (u32, u32),
+    highest_ids: UidGid,
 }
 
 /// Number of entries written before a thread is started to read ahead.
@@ -197,7 +197,7 @@ impl<'a> TreePacker<'a> {
     }
 
     fn to(deletions: Deletions, out: Pieces<'a>) -> TreePacker<'a> {
-        TreePacker { out: TarWriter::new(out), deletions, nanoseconds: Some(Vec::new()), highest_ids: (0, 0) }
+        TreePacker { out: TarWriter::new(out), deletions, nanoseconds: Some(Vec::new()), highest_ids: UidGid::ROOT }
     }
 
     /// Writes the content of `tree` with paths below `folder`.
@@ -251,8 +251,7 @@ impl<'a> TreePacker<'a> {
             return Ok(None);
         }
         let root = tree.stat_self()?;
-        let (uid, gid) = self.highest_ids;
-        let highest_ids = (uid.max(root.uid), gid.max(root.gid));
+        let highest_ids = self.highest_ids.max(root.owner());
         Ok(Some(Remainder { root: (root.uid, root.gid, root.mode), root_mtime: root.mtime, highest_ids, nanoseconds }))
     }
 
@@ -272,7 +271,7 @@ impl<'a> TreePacker<'a> {
         match (u32::try_from(entry.uid), u32::try_from(entry.gid), &mut self.nanoseconds) {
             (Ok(uid), Ok(gid), Some(nanoseconds)) if !is_device => {
                 nanoseconds.push(entry.mtime.nsec);
-                self.highest_ids = (self.highest_ids.0.max(uid), self.highest_ids.1.max(gid));
+                self.highest_ids = self.highest_ids.max(UidGid { uid, gid });
             }
             _ => self.nanoseconds = None,
         }

@@ -5,7 +5,7 @@
 //! attributes that a layer cannot contain, has no remainder.
 
 use rbuild_image::DiffId;
-use rbuild_linux::Timestamp;
+use rbuild_linux::{Timestamp, UidGid};
 
 /// Metadata of a tree beyond its layer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,7 +15,7 @@ pub struct Remainder {
     /// Modification time of the root directory.
     pub root_mtime: Timestamp,
     /// Highest user and group ID of the root directory and the layer's entries.
-    pub highest_ids: (u32, u32),
+    pub highest_ids: UidGid,
     /// Nanoseconds of the modification times of the layer's entries, in their order.
     pub nanoseconds: Vec<u32>,
 }
@@ -42,7 +42,7 @@ impl Remainder {
         [uid, gid, mode].iter().for_each(|number| rest.extend_from_slice(&number.to_le_bytes()));
         rest.extend_from_slice(&self.root_mtime.sec.to_le_bytes());
         rest.extend_from_slice(&self.root_mtime.nsec.to_le_bytes());
-        let (uid, gid) = self.highest_ids;
+        let UidGid { uid, gid } = self.highest_ids;
         [uid, gid].iter().for_each(|id| rest.extend_from_slice(&id.to_le_bytes()));
         self.nanoseconds.iter().for_each(|nsec| rest.extend_from_slice(&nsec.to_le_bytes()));
         [MAGIC, Checksum::of(&rest).bytes(), &rest].concat()
@@ -62,7 +62,7 @@ impl Remainder {
         Some(Remainder {
             root: (number(0)?, number(4)?, number(8)?),
             root_mtime: Timestamp { sec, nsec: number(20)? },
-            highest_ids: (number(24)?, number(28)?),
+            highest_ids: UidGid { uid: number(24)?, gid: number(28)? },
             nanoseconds: nanoseconds.as_chunks::<4>().0.iter().map(|nsec| u32::from_le_bytes(*nsec)).collect(),
         })
     }
@@ -77,7 +77,7 @@ mod tests {
         let remainder = Remainder {
             root: (1, u32::MAX - 1, 0o1777),
             root_mtime: Timestamp { sec: -7, nsec: 999_999_999 },
-            highest_ids: (u32::MAX - 1, 70_000),
+            highest_ids: UidGid::new(u32::MAX - 1, 70_000),
             nanoseconds: vec![0, 5, 999_999_999],
         };
         let layer = DiffId::of(b"layer");

@@ -8,7 +8,7 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
 use rbuild_linux::parallel::start;
-use rbuild_linux::{OwnerRecords, Timestamp, set_file_owner, set_file_time};
+use rbuild_linux::{OwnerRecords, Timestamp, UidGid, set_file_owner, set_file_time};
 
 /// A file that has its content, or receives the next `bytes` bytes of its batch.
 pub struct Filled {
@@ -19,7 +19,7 @@ pub struct Filled {
     /// Path in the archive, for messages.
     pub path: PathBuf,
     /// User ID, group ID and mode, if they differ from those at creation.
-    pub owner: Option<(u32, u32, u32)>,
+    pub owner: Option<(UidGid, u32)>,
     /// Modification time to set.
     pub mtime: Timestamp,
 }
@@ -143,7 +143,7 @@ impl Batch {
             content = rest;
             let written = file.write_all(own).map_err(|e| rbuild_linux::Error::new("write", &path, e));
             // Writing and changing the owner both clear set-id bits.
-            let set_owner = |(uid, gid, mode)| set_file_owner(&file, owners, (uid, gid), mode);
+            let set_owner = |(ids, mode)| set_file_owner(&file, owners, ids, mode);
             let owned = written.and_then(|()| owner.map_or(Ok(()), set_owner));
             let timed = owned.and_then(|()| set_file_time(&file, owners, mtime));
             timed.map_err(|error| Unfinished { path, error })?;

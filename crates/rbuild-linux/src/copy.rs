@@ -10,7 +10,7 @@ use rustix::io::Errno;
 
 use crate::error::{Error, Result};
 use crate::idmap::unmapped_owner;
-use crate::meta::{Stat, Timestamp};
+use crate::meta::{Stat, Timestamp, UidGid};
 use crate::recorded_owners::{OwnerRecords, Recorded};
 use crate::rootdir::timestamps;
 
@@ -59,8 +59,9 @@ fn copy_small(mut from: &File, size: usize, mut to: &File) -> Result<u64> {
 }
 
 /// Sets the owner and mode of an open file in a directory with these records of owners.
-pub fn set_file_owner(file: &File, owners: Option<&OwnerRecords>, (uid, gid): (u32, u32), mode: u32) -> Result<()> {
+pub fn set_file_owner(file: &File, owners: Option<&OwnerRecords>, owner: UidGid, mode: u32) -> Result<()> {
     let fail = |call, e: Errno| Error::new(call, "a new file", e);
+    let UidGid { uid, gid } = owner;
     match owners.filter(|owners| owners.are_written()) {
         Some(owners) => {
             let path = std::path::PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));

@@ -10,6 +10,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::error::{Error, Result, UnmappedId};
+use crate::meta::UidGid;
 use crate::process::{self, Cloned, Exit};
 
 /// A range of `count` IDs beginning at `start`, in the numbering of the parent namespace.
@@ -132,9 +133,9 @@ impl IdMaps {
     }
 
     /// Returns the highest user and group ID mapped inside.
-    pub fn highest(&self) -> (u32, u32) {
+    pub fn highest(&self) -> UidGid {
         let top = |lines| mapped(lines).last().map_or(0, |(_, last)| *last);
-        (top(&self.uids), top(&self.gids))
+        UidGid { uid: top(&self.uids), gid: top(&self.gids) }
     }
 
     /// Returns true if the user and the group ID are mapped inside.
@@ -143,8 +144,8 @@ impl IdMaps {
     }
 
     /// Returns the highest user and group ID that are mapped inside together with all below them.
-    pub fn without_holes(&self) -> (u32, u32) {
-        (end_of_first(&mapped(&self.uids)), end_of_first(&mapped(&self.gids)))
+    pub fn without_holes(&self) -> UidGid {
+        UidGid { uid: end_of_first(&mapped(&self.uids)), gid: end_of_first(&mapped(&self.gids)) }
     }
 
     /// Writes the maps of process `pid`, which must have just entered its user namespace.
@@ -246,9 +247,9 @@ fn parse(map: &str) -> Vec<(u32, u32, u32)> {
 
 /// Returns the highest user and group ID that the user namespace of this process maps together with
 /// all below them; `None` if the maps cannot be read.
-pub fn mapped_without_holes() -> Option<(u32, u32)> {
+pub fn mapped_without_holes() -> Option<UidGid> {
     let top = |file: &str| Some(end_of_first(&mapped(&parse(&std::fs::read_to_string(file).ok()?))));
-    Some((top("/proc/self/uid_map")?, top("/proc/self/gid_map")?))
+    Some(UidGid { uid: top("/proc/self/uid_map")?, gid: top("/proc/self/gid_map")? })
 }
 
 /// Explains a failed chown(2) if the user namespace of this process does not map one of the IDs.
@@ -339,19 +340,19 @@ mod tests {
         let maps = IdMaps::subordinate(1000, 1001, &sub);
         assert_eq!(maps.uids, [(0, 1000, 1), (1, 100, 10), (11, 500, 5)]);
         assert_eq!(maps.gids, [(0, 1001, 1), (1, 200, 3)]);
-        assert_eq!(maps.highest(), (15, 3));
-        assert_eq!(maps.without_holes(), (15, 3));
+        assert_eq!(maps.highest(), UidGid::new(15, 3));
+        assert_eq!(maps.without_holes(), UidGid::new(15, 3));
     }
 
     #[test]
     fn ids_between_mapped_ranges_are_unmapped() {
         let uids = [(0, 1000), (2000, 100), (65534, 1)].map(|(start, count)| IdRange { start, count });
         let maps = IdMaps::identity(&uids, &[IdRange { start: 0, count: u32::MAX }]);
-        assert_eq!(maps.without_holes(), (999, u32::MAX - 1));
+        assert_eq!(maps.without_holes(), UidGid::new(999, u32::MAX - 1));
         for (uid, has) in [(0, true), (999, true), (1000, false), (1999, false), (2099, true), (2100, false)] {
             assert_eq!(maps.has(uid, 7), has, "{uid}");
         }
-        let (uid, gid) = mapped_without_holes().unwrap();
+        let UidGid { uid, gid } = mapped_without_holes().unwrap();
         assert!(unmapped(uid, gid).is_none());
     }
 
@@ -378,6 +379,6 @@ mod tests {
         let held = held_ranges("         0       1000          1\n         1     100000      65536\n");
         let maps = IdMaps::identity(&held, &held);
         assert_eq!(maps.uids, [(0, 0, 1), (1, 1, 65536)]);
-        assert_eq!(maps.highest(), (65536, 65536));
+        assert_eq!(maps.highest(), UidGid::new(65536, 65536));
     }
 }

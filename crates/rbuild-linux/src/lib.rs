@@ -40,7 +40,7 @@ pub use idmap::{
     subordinate_ranges, unmapped,
 };
 pub use lock::{Conflict, KeyLock, LockHolder, LockKind, lock_holders};
-pub use meta::{FileKind, Inode, Stat, Timestamp, Xattrs, file_stat, file_xattr, file_xattrs, set_file_xattr};
+pub use meta::{FileKind, Inode, Stat, Timestamp, UidGid, Xattrs, file_stat, file_xattr, file_xattrs, set_file_xattr};
 pub use mount::{
     Forbidden, MOUNT_POINTS, MiniRoot, attach_mount, bind_clone, detached_dir, detached_overlay, enter_root,
     mount_tmpfs, new_filesystem, new_procfs, private_mount_namespace, private_namespaces,

@@ -94,7 +94,33 @@ pub struct Stat {
     pub device: Option<(FileKind, u32, u32)>,
 }
 
+/// A user ID and a group ID: of a file, or of a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct UidGid {
+    pub uid: u32,
+    pub gid: u32,
+}
+
+impl UidGid {
+    /// Root and its group.
+    pub const ROOT: UidGid = UidGid::new(0, 0);
+
+    pub const fn new(uid: u32, gid: u32) -> UidGid {
+        UidGid { uid, gid }
+    }
+
+    /// Returns the higher user ID and the higher group ID of both.
+    pub fn max(self, other: UidGid) -> UidGid {
+        UidGid { uid: self.uid.max(other.uid), gid: self.gid.max(other.gid) }
+    }
+}
+
 impl Stat {
+    /// Returns the owner.
+    pub fn owner(&self) -> UidGid {
+        UidGid { uid: self.uid, gid: self.gid }
+    }
+
     pub(crate) fn from_statx(x: &Statx) -> Stat {
         let raw = u32::from(x.stx_mode);
         let kind = match FileType::from_raw_mode(raw) {

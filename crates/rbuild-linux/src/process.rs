@@ -15,6 +15,7 @@ use rustix::io::retry_on_intr;
 use rustix::process::{Pid, PidfdFlags};
 
 use crate::error::{Error, Result};
+use crate::meta::UidGid;
 
 /// Duplicates the open descriptor with that number in this process.
 pub fn duplicate(number: i32) -> std::io::Result<OwnedFd> {
@@ -523,8 +524,9 @@ fn of_kernel(resource: Resource) -> rustix::process::Resource {
     }
 }
 
-pub fn own_ids() -> (u32, u32) {
-    (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw())
+/// Returns the effective IDs of this process.
+pub fn own_ids() -> UidGid {
+    UidGid { uid: nix::unistd::geteuid().as_raw(), gid: nix::unistd::getegid().as_raw() }
 }
 
 #[cfg(test)]

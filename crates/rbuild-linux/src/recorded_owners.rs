@@ -25,7 +25,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rustix::fs::{AtFlags, CWD, StatxFlags, StatxTimestamp, Timespec, Timestamps};
 use rustix::io::Errno;
 
-use crate::meta::{FileKind, Stat};
+use crate::meta::{FileKind, Stat, UidGid};
 use crate::random::random_bytes;
 
 /// In the year 2242: no file is accessed then, and ext4 and xfs (with bigtime) can still store it.
@@ -259,7 +259,7 @@ impl OwnerRecords {
         name: &OsStr,
         path: &Path,
         stat: &Stat,
-        (uid, gid): (u32, u32),
+        UidGid { uid, gid }: UidGid,
     ) -> rustix::io::Result<()> {
         if takes_attributes(stat.kind) || stat.device.is_some() {
             return self.record(path, false, &Recorded { uid, gid, device: stat.device });

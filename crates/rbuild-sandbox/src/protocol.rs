@@ -5,6 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use rbuild_container::{NetworkMode, SecurityMode, Ulimit};
+use rbuild_linux::UidGid;
 use rbuild_linux::process::{self, Exit};
 use serde::{Deserialize, Serialize};
 
@@ -68,8 +69,8 @@ impl RunRequest {
     }
 
     /// Returns the command's user and group ID in the kernel.
-    pub(crate) fn kernel_ids(&self) -> (u32, u32) {
-        if self.is_emulated() { (0, 0) } else { (self.uid, self.gid) }
+    pub(crate) fn kernel_ids(&self) -> UidGid {
+        if self.is_emulated() { UidGid::ROOT } else { UidGid::new(self.uid, self.gid) }
     }
 }
 

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use rbuild_image::Hasher;
-use rbuild_linux::{FileKind, Inode, RootDir, Stat};
+use rbuild_linux::{FileKind, Inode, RootDir, Stat, UidGid};
 
 use crate::file::file_hash;
 use crate::ids::SelectionHash;
@@ -139,7 +139,7 @@ fn field(out: &mut Vec<u8>, bytes: &[u8]) {
 }
 
 fn header(out: &mut Vec<u8>, owner: Owner, stat: &Stat) {
-    let (uid, gid) = owner.ids(stat);
+    let UidGid { uid, gid } = owner.ids(stat);
     let kind: u32 = match stat.kind {
         // A socket is copied as an empty file.
         FileKind::File | FileKind::Socket => 0,

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use rbuild_linux::{FileKind, MOST_DEEP, RootDir, Stat, quoted};
+use rbuild_linux::{FileKind, MOST_DEEP, RootDir, Stat, UidGid, quoted};
 use rbuild_paths::{Glob, SourceForm, SourcePattern, in_root};
 
 use crate::hashes::HashCache;
@@ -69,10 +69,10 @@ impl Owner {
     }
 
     /// Returns the user and group of the copied file.
-    pub fn ids(self, stat: &Stat) -> (u32, u32) {
+    pub fn ids(self, stat: &Stat) -> UidGid {
         match self {
-            Owner::AsIs => (stat.uid, stat.gid),
-            Owner::Root | Owner::RootWithGitModes => (0, 0),
+            Owner::AsIs => stat.owner(),
+            Owner::Root | Owner::RootWithGitModes => UidGid::ROOT,
         }
     }
 

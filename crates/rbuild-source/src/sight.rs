@@ -6,7 +6,7 @@ use std::ops::AddAssign;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use rbuild_linux::{FileKind, FileStamp, RootDir, Stat, Xattrs};
+use rbuild_linux::{FileKind, FileStamp, RootDir, Stat, UidGid, Xattrs};
 
 use crate::select::{Owner, Selected, SourceError};
 
@@ -55,7 +55,7 @@ impl Sight {
         let mut print = Fingerprint::default();
         print.bytes(path.as_os_str().as_bytes());
         print.numbers(stat.kind.bits(), if stat.kind == FileKind::Symlink { 0 } else { owner.mode(stat) });
-        let (uid, gid) = owner.ids(stat);
+        let UidGid { uid, gid } = owner.ids(stat);
         print.numbers(uid, gid);
         print.numbers(stat.rdev.0, stat.rdev.1);
         match details {

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use rbuild_layer::{Limits, Stop};
 use rbuild_linux::{
-    Conflict, DirEntry, KeyLock, LockKind, OwnerMode, OwnerRecords, RootDir, is_unpublished, process, write_atomic,
-    write_durable,
+    Conflict, DirEntry, KeyLock, LockKind, OwnerMode, OwnerRecords, RootDir, UidGid, is_unpublished, process,
+    write_atomic, write_durable,
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -52,7 +52,7 @@ pub struct Store {
     limits: Limits,
     owners: OwnerMode,
     /// Highest user and group ID of the builder; `None` if this process is the builder.
-    builder_ids: Option<(u32, u32)>,
+    builder_ids: Option<UidGid>,
     /// True if the builder uses device nodes in trees. Others have files that stand in for them.
     takes_devices: bool,
     pub(crate) waits: Waits,
@@ -167,7 +167,7 @@ impl Store {
     /// looking up what builders made. `highest_ids` are the highest user and group ID that it maps
     /// together with all below them, `None` if they are those of this process. The owners of
     /// existing files are not read.
-    pub fn expecting(self, owners: OwnerMode, highest_ids: Option<(u32, u32)>) -> Store {
+    pub fn expecting(self, owners: OwnerMode, highest_ids: Option<UidGid>) -> Store {
         Store { owners, builder_ids: highest_ids, ..self }
     }
 
@@ -229,12 +229,12 @@ impl Store {
     }
 
     /// Returns true if the builder can give files all owners up to these.
-    pub(crate) fn can_own_up_to(&self, uid: u32, gid: u32) -> bool {
+    pub(crate) fn can_own_up_to(&self, highest: UidGid) -> bool {
         if self.owners == OwnerMode::Recorded {
             return true;
         }
         let ids = self.builder_ids.or_else(rbuild_linux::mapped_without_holes);
-        ids.is_none_or(|(most_uid, most_gid)| uid <= most_uid && gid <= most_gid)
+        ids.is_none_or(|most| highest.uid <= most.uid && highest.gid <= most.gid)
     }
 
     pub(crate) fn owners(&self) -> OwnerMode {

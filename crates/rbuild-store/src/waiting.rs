@@ -55,7 +55,7 @@ pub(crate) struct LockUser {
 
 impl Waits {
     pub fn new(patience: LockPatience) -> Waits {
-        let uid = process::own_ids().0;
+        let uid = process::own_ids().uid;
         let opened_by = LockUser { pid: std::process::id(), uid, user: process::user_name(uid) };
         Waits { patience, stop: Arc::new(|| false), proc: RootDir::open("/proc").ok().map(Arc::new), opened_by }
     }
@@ -100,7 +100,7 @@ impl Waits {
     fn name(&self, holder: &LockHolder) -> String {
         // In a builder's user namespace the caller is root, and unmapped users have this ID.
         const NOBODY: u32 = 65534;
-        let here = process::own_ids().0;
+        let here = process::own_ids().uid;
         let command = if holder.command.is_empty() { "a process" } else { &holder.command };
         let user = match holder.uid {
             Some(uid) if uid == here => self.opened_by.user.clone().unwrap_or_else(|| self.opened_by.uid.to_string()),
@@ -237,7 +237,7 @@ pub(crate) fn open_lock(store: &Path, name: &str) -> rbuild_linux::Result<File> 
     let failed = |e| rbuild_linux::Error::new("openat", &path, e);
     let file = how.open(&path).map_err(failed)?;
     let found = file.metadata().map_err(failed)?;
-    if found.mode() & 0o007 != 0 && found.uid() == rbuild_linux::process::own_ids().0 {
+    if found.mode() & 0o007 != 0 && found.uid() == rbuild_linux::process::own_ids().uid {
         // On file systems without modes there is nothing to restrict.
         let _ = file.set_permissions(std::fs::Permissions::from_mode(found.mode() & 0o770));
     }

@@ -5,14 +5,14 @@
 use std::ffi::{OsStr, OsString};
 use std::io::Write;
 
-use rbuild_linux::{FileKind, OwnerMode, RootDir, random_bytes};
+use rbuild_linux::{FileKind, OwnerMode, RootDir, UidGid, random_bytes};
 
 use crate::error::{Result, StoreError};
 use crate::modes;
 
 const DIR: &str = "owners";
 /// Owner of the witness files, which differs from the user who copies a store.
-const SOMEBODY: (u32, u32) = (1, 1);
+const SOMEBODY: UidGid = UidGid::new(1, 1);
 const ATTRIBUTE: &str = "user.rbuild.witness";
 /// Content of a witness that has an owner only.
 const OWNERS: &[u8] = b"owners\n";
@@ -57,7 +57,7 @@ fn make(dir: &RootDir, name: &OsStr, kind: FileKind) -> Result<()> {
         let says = if keeps { OWNERS_AND_ATTRIBUTES } else { OWNERS };
         file.write_all(says).map_err(|e| rbuild_linux::Error::new("write", name, e))?;
     }
-    match dir.chown(&temp, SOMEBODY.0, SOMEBODY.1) {
+    match dir.chown(&temp, SOMEBODY.uid, SOMEBODY.gid) {
         Ok(()) => Ok(dir.rename(&temp, dir, name)?),
         // Without other users, no owner can be lost.
         Err(_) => Ok(dir.remove_file(&temp)?),
@@ -67,7 +67,7 @@ fn make(dir: &RootDir, name: &OsStr, kind: FileKind) -> Result<()> {
 /// Returns the name of the property that a witness has lost.
 fn lost(dir: &RootDir, name: &OsStr) -> Result<Option<&'static str>> {
     let stat = dir.stat_name(name)?;
-    if (stat.uid, stat.gid) != SOMEBODY {
+    if stat.owner() != SOMEBODY {
         return Ok(Some(if stat.kind == FileKind::Symlink { "owners of links" } else { "owners" }));
     }
     if stat.kind != FileKind::File || dir.read(name, 64)? != OWNERS_AND_ATTRIBUTES {

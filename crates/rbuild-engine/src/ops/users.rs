@@ -1,6 +1,6 @@
 //! Users and groups by name or number, resolved with the image's `/etc/passwd` and `/etc/group`.
 
-use rbuild_linux::{OwnerMode, RootDir, UnmappedId, unmapped};
+use rbuild_linux::{OwnerMode, RootDir, UidGid, UnmappedId, unmapped};
 use rbuild_remedy::Remedy;
 use rbuild_sandbox::Isolation;
 
@@ -115,7 +115,7 @@ pub fn identity(files: &AccountFiles<'_>, spec: &str) -> Result<Identity, Unknow
 /// Resolves `user[:group]` as the owner of files, for `--chown` and directories made by WORKDIR.
 /// The default group of a numeric user is the group of the same number, regardless of
 /// `/etc/passwd`; of a named user, its primary group. An empty part is root.
-pub fn owner(files: &AccountFiles<'_>, spec: &str) -> Result<(u32, u32), UnknownUser> {
+pub fn owner(files: &AccountFiles<'_>, spec: &str) -> Result<UidGid, UnknownUser> {
     let (user, group) = parts(spec);
     let (uid, gid) = match number(user) {
         Some(number) => (number, number),
@@ -133,7 +133,7 @@ pub fn owner(files: &AccountFiles<'_>, spec: &str) -> Result<(u32, u32), Unknown
         None => gid,
         Some(group) => group_id(files, group)?,
     };
-    Ok((uid, gid))
+    Ok(UidGid { uid, gid })
 }
 
 /// The name that means ID 0 as a user and as a group, even without account files.
@@ -261,8 +261,8 @@ mod tests {
             let of_a_command = identity(&files, spec).unwrap_err().to_string();
             assert!(of_files.starts_with(&words) && of_a_command == of_files, "{spec}: {of_files}");
         }
-        assert_eq!(owner(&files, "b:7"), Ok((1, 7)));
-        assert_eq!(owner(&files, "d"), Ok((4294967294, 1)));
+        assert_eq!(owner(&files, "b:7"), Ok(UidGid::new(1, 7)));
+        assert_eq!(owner(&files, "d"), Ok(UidGid::new(4294967294, 1)));
         assert_eq!(identity(&files, "d").unwrap().groups, [1, 7]);
     }
 
@@ -280,10 +280,10 @@ mod tests {
             (":www", (0, 34)),
             ("500", (500, 500)),
         ] {
-            assert_eq!(owner(&files, spec), Ok(expected), "{spec}");
+            assert_eq!(owner(&files, spec), Ok(UidGid::new(expected.0, expected.1)), "{spec}");
         }
         for spec in ["root", "root:root", "root:", ":root", ":", "0:0"] {
-            assert_eq!(owner(&nothing, spec), Ok((0, 0)), "{spec}");
+            assert_eq!(owner(&nothing, spec), Ok(UidGid::ROOT), "{spec}");
         }
         assert!(owner(&nothing, "web").unwrap_err().to_string().contains("no user `web`"));
         assert!(owner(&files, "1:none").unwrap_err().to_string().contains("no group `none`"));

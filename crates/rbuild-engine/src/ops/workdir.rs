@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use rbuild_linux::{FileKind, Timestamp};
+use rbuild_linux::{FileKind, Timestamp, UidGid};
 use rbuild_plan::{VertexId, WorkdirStep};
 
 use crate::env::StepEnv;
@@ -15,7 +15,7 @@ pub(crate) fn workdir_step(env: &StepEnv<'_>, id: VertexId, step: &WorkdirStep, 
     let root = &working.root;
     // The user is resolved only if a directory must be created.
     let owner = match root.stat_follow(&step.path) {
-        Ok(there) if there.kind == FileKind::Dir => (0, 0),
+        Ok(there) if there.kind == FileKind::Dir => UidGid::ROOT,
         _ => users::owner(&users::in_root(root), &step.user).map_err(|e| unknown_user(env, id, &e))?,
     };
     let now = Timestamp { sec: step.time.unwrap_or(env.request.now), nsec: 0 };

@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::path::Path;
 
-use rbuild_linux::set_file_owner;
+use rbuild_linux::{UidGid, set_file_owner};
 
 use crate::entry::{EntryKind, TarEntry};
 use crate::error::{LayerError, Result};
@@ -14,13 +14,13 @@ use crate::write_behind::{Filled, Unfinished};
 use crate::xattrs::keep_in_tree;
 
 impl UnpackTarget<'_> {
-    pub(super) fn ids(&self, entry: &TarEntry) -> Result<(u32, u32)> {
+    pub(super) fn ids(&self, entry: &TarEntry) -> Result<UidGid> {
         match self.how.owners {
-            Owners::Always(uid, gid) => Ok((uid, gid)),
+            Owners::Always(ids) => Ok(ids),
             Owners::FromArchive => {
                 // The highest ID is invalid: to chown(2) it means "unchanged".
                 let id = |id: u64| u32::try_from(id).ok().filter(|id| *id != u32::MAX);
-                let ids = id(entry.uid).zip(id(entry.gid));
+                let ids = id(entry.uid).zip(id(entry.gid)).map(|(uid, gid)| UidGid { uid, gid });
                 let odd = || format!("has the owner {}:{}; IDs must be below 4294967295", entry.uid, entry.gid);
                 ids.ok_or_else(|| entry_error(entry, odd()))
             }
@@ -32,12 +32,12 @@ impl UnpackTarget<'_> {
         entry: &TarEntry,
         path: &Path,
         name: &OsStr,
-        ids: (u32, u32),
+        ids: UidGid,
         made: bool,
     ) -> Result<()> {
         let dir = &self.parent.1;
-        if ids != (0, 0) || !made {
-            dir.chown(name, ids.0, ids.1).map_err(|e| self.owner_hint(entry, e))?;
+        if ids != UidGid::ROOT || !made {
+            dir.chown(name, ids.uid, ids.gid).map_err(|e| self.owner_hint(entry, e))?;
         }
         for (attr, value) in entry.xattrs.iter().filter(|(attr, _)| keep_in_tree(attr)) {
             dir.set_xattr(name, attr, value)?;
@@ -50,7 +50,7 @@ impl UnpackTarget<'_> {
             }
             EntryKind::Symlink => {}
             // chown(2) clears set-id bits.
-            _ if entry.mode & 0o7000 != 0 || ids != (0, 0) => dir.chmod(name, entry.mode)?,
+            _ if entry.mode & 0o7000 != 0 || ids != UidGid::ROOT => dir.chmod(name, entry.mode)?,
             _ => {}
         }
         Ok(dir.set_mtime(name, entry.mtime)?)
@@ -68,11 +68,11 @@ impl UnpackTarget<'_> {
     ) -> Result<()> {
         let ids = self.ids(entry)?;
         // Changing the owner and writing both clear set-id bits.
-        let mut owner = (entry.mode & 0o7000 != 0 || ids != (0, 0)).then_some((ids.0, ids.1, entry.mode));
+        let mut owner = (entry.mode & 0o7000 != 0 || ids != UidGid::ROOT).then_some((ids, entry.mode));
         // Changing the owner removes capabilities, so attributes are set after it.
         if !entry.xattrs.is_empty() {
-            if let Some((uid, gid, mode)) = owner.take() {
-                set_file_owner(&file, self.root.owners(), (uid, gid), mode).map_err(|e| self.owner_hint(entry, e))?;
+            if let Some((ids, mode)) = owner.take() {
+                set_file_owner(&file, self.root.owners(), ids, mode).map_err(|e| self.owner_hint(entry, e))?;
             }
             for (attr, value) in entry.xattrs.iter().filter(|(attr, _)| keep_in_tree(attr)) {
                 self.parent.1.set_xattr(name, attr, value)?;

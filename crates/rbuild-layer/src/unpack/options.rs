@@ -1,6 +1,7 @@
 //! Options and results of unpacking.
 
 use rbuild_image::{BlobDigest, DiffId};
+use rbuild_linux::UidGid;
 
 use crate::limits::Limits;
 use crate::lower_refs::LowerRefs;
@@ -20,7 +21,7 @@ pub enum Owners {
     /// The IDs in the archive.
     FromArchive,
     /// This user and group ID.
-    Always(u32, u32),
+    Always(UidGid),
 }
 
 /// Digests, sizes and references of an unpacked archive.

@@ -39,8 +39,8 @@ impl Drop for Temp {
 }
 
 fn own() -> (u64, u64) {
-    let (uid, gid) = rbuild_linux::process::own_ids();
-    (u64::from(uid), u64::from(gid))
+    let own = rbuild_linux::process::own_ids();
+    (u64::from(own.uid), u64::from(own.gid))
 }
 
 fn file(path: &str, content: &str) -> (TarEntry, Vec<u8>) {
@@ -324,8 +324,8 @@ fn sparse_files_of_every_format_stay_sparse() {
         let mut command = std::process::Command::new("tar");
         let made = command.args(format).args(["-C", t.0.to_str().unwrap(), "-c", "holes", "outside"]).output().unwrap();
         assert!(made.status.success());
-        let (uid, gid) = rbuild_linux::process::own_ids();
-        unpack(&made.stdout[..], &t.root(), Unpacking::archive(Owners::Always(uid, gid), Limits::default()))
+        let own = rbuild_linux::process::own_ids();
+        unpack(&made.stdout[..], &t.root(), Unpacking::archive(Owners::Always(own), Limits::default()))
             .unwrap_or_else(|e| panic!("{format:?}: {e}"));
         let bytes = std::fs::read(t.path("holes")).unwrap();
         assert_eq!((bytes.len(), BlobDigest::of(&bytes)), (40 << 20, expected), "{format:?}");

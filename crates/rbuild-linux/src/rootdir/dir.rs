@@ -11,7 +11,7 @@ use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, StatVfsMountFlags, StatxF
 use rustix::io::Errno;
 
 use crate::error::{Error, Result};
-use crate::meta::{FileKind, Stat};
+use crate::meta::{FileKind, Stat, UidGid};
 use crate::recorded_owners::OwnerRecords;
 use crate::rootdir::long::{self, IN_ROOT, openat2_by, unresolved};
 
@@ -382,7 +382,7 @@ impl RootDir {
         &self,
         path: impl AsRef<Path>,
         mode: u32,
-        owner: Option<(u32, u32)>,
+        owner: Option<UidGid>,
         mut made: impl FnMut(&Path),
     ) -> Result<RootDir> {
         let parts: Vec<OsString> =
@@ -410,7 +410,7 @@ impl RootDir {
                         }
                         Err(e) => return Err(e),
                     }
-                    if let Some((uid, gid)) = owner {
+                    if let Some(UidGid { uid, gid }) = owner {
                         at.chown(&part, uid, gid)?;
                     }
                     at.chmod(&part, mode)?;

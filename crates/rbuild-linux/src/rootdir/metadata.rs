@@ -9,7 +9,7 @@ use rustix::io::Errno;
 
 use crate::error::Result;
 use crate::idmap::unmapped_owner;
-use crate::meta::{FileKind, Timestamp, Xattrs, file_xattrs, xattrs_by};
+use crate::meta::{FileKind, Timestamp, UidGid, Xattrs, file_xattrs, xattrs_by};
 use crate::recorded_owners::{self, OwnerRecords, Recorded};
 use crate::rootdir::dir::{RootDir, one_component, one_component_or_self};
 
@@ -45,7 +45,7 @@ impl RootDir {
         if let Some(owners) = self.written_owners() {
             let stat = self.stat_name(name)?;
             return owners
-                .chown(self.fd(), name, &self.proc_path(name), &stat, (uid, gid))
+                .chown(self.fd(), name, &self.proc_path(name), &stat, UidGid { uid, gid })
                 .map_err(|e| self.err("recording the owner", Path::new(name), e));
         }
         let owner = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));

@@ -1,6 +1,6 @@
 use super::*;
 use crate::error::Error;
-use crate::meta::{FileKind, Stat, Timestamp, Xattrs};
+use crate::meta::{FileKind, Stat, Timestamp, UidGid, Xattrs};
 use crate::recorded_owners::{OwnerMode, OwnerRecords};
 use std::ffi::OsStr;
 use std::os::unix::fs::symlink;
@@ -163,7 +163,7 @@ fn owner_records_apply_to_a_directory_and_everything_opened_from_it() {
     let recorded = f.root().with_owners(&records);
     let given = f.root().with_owners(&records.with_mode(OwnerMode::Given));
     let stranger = f.root().with_owners(&OwnerRecords::new(OwnerMode::Recorded, [8; 32]));
-    recorded.create_dir_all("d", 0o755, Some((33, 34)), |_| ()).unwrap();
+    recorded.create_dir_all("d", 0o755, Some(UidGid::new(33, 34)), |_| ()).unwrap();
     let (file, link, device) = (OsStr::new("file"), OsStr::new("link"), OsStr::new("device"));
     std::fs::write(f.0.join("root/d/file"), "x").unwrap();
     symlink("file", f.0.join("root/d/link")).unwrap();
@@ -174,24 +174,28 @@ fn owner_records_apply_to_a_directory_and_everything_opened_from_it() {
     }
     dir.create_node(device, FileKind::CharDevice, 0o600, (1, 3)).unwrap();
 
-    let owner = |stat: Stat| (stat.uid, stat.gid);
+    let owner = |stat: Stat| stat.owner();
     let own = crate::process::own_ids();
     for path in ["d", "d/file", "d/link"] {
-        assert_eq!(owner(recorded.stat(path).unwrap()), (33, 34), "{path}");
-        assert_eq!(owner(recorded.try_clone().unwrap().stat(path).unwrap()), (33, 34), "{path}");
-        assert_eq!(owner(recorded.open_alike(f.0.join("root")).unwrap().stat(path).unwrap()), (33, 34), "{path}");
+        assert_eq!(owner(recorded.stat(path).unwrap()), UidGid::new(33, 34), "{path}");
+        assert_eq!(owner(recorded.try_clone().unwrap().stat(path).unwrap()), UidGid::new(33, 34), "{path}");
+        assert_eq!(
+            owner(recorded.open_alike(f.0.join("root")).unwrap().stat(path).unwrap()),
+            UidGid::new(33, 34),
+            "{path}"
+        );
         for other in [&f.root(), &given] {
             assert_eq!(owner(other.stat(path).unwrap()), own, "{path}");
         }
     }
-    assert_eq!(owner(recorded.stat_follow("d/link").unwrap()), (33, 34));
-    assert_eq!(owner(recorded.parent("d/file").unwrap().0.stat_self().unwrap()), (33, 34));
+    assert_eq!(owner(recorded.stat_follow("d/link").unwrap()), UidGid::new(33, 34));
+    assert_eq!(owner(recorded.parent("d/file").unwrap().0.stat_self().unwrap()), UidGid::new(33, 34));
     assert_eq!(owner(stranger.stat("d/file").unwrap()), own, "records of another key do not count");
     assert_eq!(recorded.stat("d/device").unwrap().rdev, (1, 3));
     assert_eq!(f.root().stat("d/device").unwrap().kind, FileKind::File);
 
     dir.set_xattr(file, records.attribute(), b"forged").unwrap();
-    assert_eq!(owner(dir.stat_name(file).unwrap()), (33, 34), "the attribute is not set like others");
+    assert_eq!(owner(dir.stat_name(file).unwrap()), UidGid::new(33, 34), "the attribute is not set like others");
     assert_eq!(dir.xattrs(file).unwrap(), Xattrs::new());
     assert!(f.root().sub("d").unwrap().xattrs(file).unwrap().contains_key(records.attribute()));
 }

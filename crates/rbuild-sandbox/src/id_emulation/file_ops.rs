@@ -4,7 +4,7 @@ use std::ffi::CString;
 
 use caps::Capability;
 use rbuild_linux::notify::{Guise, Layout, stat_bytes, statx_bytes};
-use rbuild_linux::{FileKind, Recorded, latest_modification};
+use rbuild_linux::{FileKind, Recorded, UidGid, latest_modification};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Timespec, Timestamps};
 use rustix::io::Errno;
 
@@ -204,10 +204,10 @@ impl Supervisor {
 
     /// Returns the owner of a file that the caller creates in a directory; `None` for root and its
     /// group.
-    fn maker(&self, caller: &Caller<'_>, dir: &OpenedFile) -> Result<Option<(u32, u32)>> {
+    fn maker(&self, caller: &Caller<'_>, dir: &OpenedFile) -> Result<Option<UidGid>> {
         let who = self.credentials(caller)?;
-        let owner = (who.users.files, dir.group_for_new(&self.owners).unwrap_or(who.groups.files));
-        Ok((owner != (0, 0)).then_some(owner))
+        let gid = dir.group_for_new(&self.owners).unwrap_or(who.groups.files);
+        Ok(Some(UidGid { uid: who.users.files, gid }).filter(|owner| *owner != UidGid::ROOT))
     }
 
     /// Returns true if a file that the caller creates at a path belongs to root and its group, as
@@ -239,12 +239,12 @@ impl Supervisor {
         &mut self,
         dir: &OpenedFile,
         name: &CString,
-        owner: (u32, u32),
+        owner: UidGid,
         device: Option<(FileKind, u32, u32)>,
     ) -> Result<()> {
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let made = OpenedFile::of(rustix::fs::openat(&dir.fd, name, flags, Mode::empty())?)?;
-        self.own(&made, owner.0, owner.1, device)
+        self.own(&made, owner.uid, owner.gid, device)
     }
 
     pub(super) fn make_node(&mut self, caller: &Caller<'_>, at: At, mode: u32, device: u32) -> Result<Reply> {
@@ -349,7 +349,7 @@ impl Supervisor {
             Ok(None) => return Ok(Reply::GO),
             Err(e) => return self.unless_for_root(caller, e),
         };
-        let Some((uid, gid)) = self.maker(caller, &parent)? else { return Ok(Reply::GO) };
+        let Some(UidGid { uid, gid }) = self.maker(caller, &parent)? else { return Ok(Reply::GO) };
         let alone = if unnamed { OFlags::empty() } else { OFlags::EXCL };
         let mode = self.mode_in(caller, &parent, mode)?;
         let open = || rustix::fs::openat(&parent.fd, &name, flags | alone | OFlags::CLOEXEC, mode);

@@ -4,7 +4,8 @@ use std::path::Path;
 
 use caps::{CapSet, Capability};
 use rbuild_linux::{
-    Error, IdMaps, IdRange, OwnerMode, SubIds, USUAL_COUNT, free_range, held_ranges, process, subordinate_ranges,
+    Error, IdMaps, IdRange, OwnerMode, SubIds, USUAL_COUNT, UidGid, free_range, held_ranges, process,
+    subordinate_ranges,
 };
 
 use rbuild_remedy::Remedy;
@@ -54,7 +55,7 @@ pub fn isolation(request: IsolationRequest) -> Result<Isolation, Refusal> {
     if request == IsolationRequest::Chroot {
         return bare_isolation();
     }
-    let (uid, gid) = process::own_ids();
+    let UidGid { uid, gid } = process::own_ids();
     let alone = || Isolation::SingleId(IdMaps::alone(uid, gid));
     let found = match uid {
         _ if request == IsolationRequest::SingleId => return Ok(alone()),
@@ -111,7 +112,7 @@ impl Isolation {
 
 /// Returns the `chroot` mode.
 pub fn bare_isolation() -> Result<Isolation, Refusal> {
-    let (uid, _) = process::own_ids();
+    let uid = process::own_ids().uid;
     if uid != 0 || !has(Capability::CAP_SYS_CHROOT) {
         return Err(refusal(
             "isolation mode chroot requires root with CAP_SYS_CHROOT",
@@ -234,14 +235,14 @@ pub struct Check {
 
 /// Runs the checks that have no side effects: kernel, user, sub-IDs, settings.
 pub fn checks() -> Vec<Check> {
-    let (uid, _) = process::own_ids();
+    let uid = process::own_ids().uid;
     let kernel = read("/proc/sys/kernel/osrelease").trim().to_string();
     let mut list = vec![Check { name: "kernel", remedy: old_kernel(&kernel), found: kernel }];
     let user = process::user_name(uid).unwrap_or_else(|| "?".into());
     list.push(Check { name: "user", found: format!("{user} (uid {uid})"), remedy: None });
     list.push(match isolation(IsolationRequest::Userns) {
         Ok(isolation) => {
-            let (top_uid, top_gid) = isolation.maps().map_or((0, 0), IdMaps::highest);
+            let UidGid { uid: top_uid, gid: top_gid } = isolation.maps().map_or_else(UidGid::default, IdMaps::highest);
             let small = [top_uid, top_gid].map(|top| top < USUAL_COUNT - 1);
             let remedy = small.contains(&true).then(|| {
                 let command = granting(small, &process::user_name(uid).unwrap_or_else(|| uid.to_string()));

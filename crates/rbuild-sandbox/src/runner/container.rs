@@ -373,8 +373,8 @@ fn process_of(request: &RunRequest) -> Result<oci::Process, RunnerProblem> {
         .build()
         .map_err(library)?;
     let user = oci::UserBuilder::default()
-        .uid(request.kernel_ids().0)
-        .gid(request.kernel_ids().1)
+        .uid(request.kernel_ids().uid)
+        .gid(request.kernel_ids().gid)
         .additional_gids(if process::setgroups_denied() { Vec::new() } else { request.groups.clone() })
         .umask(0o022u32)
         .build()

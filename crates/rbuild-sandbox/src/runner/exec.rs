@@ -69,7 +69,7 @@ impl CommandExecutor {
             args: request.args.iter().map(c).collect::<Result<_, _>>()?,
             env: request.env.iter().map(c).collect::<Result<_, _>>()?,
             path,
-            narrowed: (!request.is_insecure()).then_some(request.kernel_ids().0),
+            narrowed: (!request.is_insecure()).then_some(request.kernel_ids().uid),
             limits: request.ulimits.clone(),
             answers: None,
             failure: None,

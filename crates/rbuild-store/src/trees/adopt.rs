@@ -69,8 +69,7 @@ impl LazyTrees<'_> {
         let remainder = self.store.trees().tree_note(tree, REMAINDER)?;
         let of = |layer: &PackedLayer| {
             let remainder = Remainder::from_bytes(&remainder, &layer.diff_id)?;
-            let (uid, gid) = remainder.highest_ids;
-            self.store.can_own_up_to(uid, gid).then_some(remainder)
+            self.store.can_own_up_to(remainder.highest_ids).then_some(remainder)
         };
         if let Some(note) = self.lazy_note(tree)? {
             let layer = self.store.layers().packed_layer(&format!("trees/{}/{}", tree.name(), note.layer))?;
@@ -164,8 +163,8 @@ mod tests {
     fn file(fs: &RootDir) {
         fs.create_file(OsStr::new("f"), 0o640).unwrap();
         fs.set_mtime(OsStr::new("f"), Timestamp { sec: 5, nsec: 123_456_789 }).unwrap();
-        let (uid, gid) = rbuild_linux::process::own_ids();
-        fs.set_own_meta(uid, gid, 0o1711, Timestamp { sec: 6, nsec: 7 }).unwrap();
+        let own = rbuild_linux::process::own_ids();
+        fs.set_own_meta(own.uid, own.gid, 0o1711, Timestamp { sec: 6, nsec: 7 }).unwrap();
     }
 
     #[test]

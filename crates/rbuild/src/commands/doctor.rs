@@ -76,7 +76,7 @@ impl Findings {
             RunnerMode::Emulated => {
                 "a user namespace with one ID works; owners are recorded, so images are identical, but sub-IDs isolate better"
             }
-            RunnerMode::Container if rbuild_linux::process::own_ids().0 == 0 => {
+            RunnerMode::Container if rbuild_linux::process::own_ids().uid == 0 => {
                 "a user namespace works; root's IDs are not mapped, so a command that escapes is root on this machine"
             }
             RunnerMode::Container => "a user namespace with sub-IDs works",

@@ -225,8 +225,7 @@ fn from_archive(args: &BuildArgs, store: &Store, archive: impl Read + Send) -> R
     let work = Workspace::open(store)?;
     let (path, dir) = work.new_dir()?;
     // Owners are ignored: all files of a context belong to root, as in a directory.
-    let (uid, gid) = rbuild_linux::process::own_ids();
-    let owners = rbuild_layer::Owners::Always(uid, gid);
+    let owners = rbuild_layer::Owners::Always(rbuild_linux::process::own_ids());
     let how = rbuild_layer::Unpacking::archive(owners, store.limits());
     let unpack = || rbuild_layer::unpack(archive, &dir, how);
     rbuild_linux::process::without_umask(unpack).map_err(|e| failed(e.to_string()))?;

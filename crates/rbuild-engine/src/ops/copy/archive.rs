@@ -26,7 +26,7 @@ pub(super) fn unpack_archive(
         return Ok(false);
     }
     let dir = copier.dir(dest, DEST_MODE)?;
-    let owners = copier.chown.map_or(Owners::FromArchive, |(uid, gid)| Owners::Always(uid, gid));
+    let owners = copier.chown.map_or(Owners::FromArchive, Owners::Always);
     let cancel = copier.terms.cancel;
     let how = Unpacking { stop: &|| cancel.is_cancelled(), ..Unpacking::archive(owners, copier.terms.limits) };
     let mut described = Vec::new();

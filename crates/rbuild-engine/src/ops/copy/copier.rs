@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 
 use rbuild_layer::Limits;
-use rbuild_linux::{RootDir, Timestamp};
+use rbuild_linux::{RootDir, Timestamp, UidGid};
 use rbuild_plan::{Chmod, CopyStep};
 use rbuild_sandbox::Cancel;
 use rbuild_source::Sight;
@@ -35,7 +35,7 @@ impl Terms<'_> {
 pub(super) struct Copier<'a> {
     pub(super) step: &'a CopyStep,
     pub(super) root: &'a RootDir,
-    pub(super) chown: Option<(u32, u32)>,
+    pub(super) chown: Option<UidGid>,
     pub(super) terms: Terms<'a>,
     /// Modification times of directories, set after their contents have been written.
     pub(super) times: HashMap<PathBuf, Timestamp>,

@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use rbuild_layer::{ExternalFile, keep_in_layer};
-use rbuild_linux::{FileKind, FileStamp, RootDir, Stat};
+use rbuild_linux::{FileKind, FileStamp, RootDir, Stat, UidGid};
 use rbuild_source::{ContentHash, Details, ListedSource, Sight, SourceTree};
 
 use crate::ops::copy::copier::{Copier, Defers};
@@ -59,7 +59,7 @@ impl Copier<'_> {
         to: Spot<'_>,
     ) -> Result<(), Reason> {
         self.terms.check()?;
-        let (uid, gid) = self.chown.unwrap_or_else(|| tree.owner.ids(stat));
+        let UidGid { uid, gid } = self.chown.unwrap_or_else(|| tree.owner.ids(stat));
         let meta = EntryMeta { uid, gid, mode: self.mode(tree.owner.mode(stat), stat.kind == FileKind::Dir) };
         let details = Details::read(origin.dir, origin.name, stat)?;
         self.note(tree, origin.path, stat, &details, to);

@@ -5,7 +5,7 @@ use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 use rbuild_layer::{OPAQUE, ORIGIN, keep_in_tree, steers_overlay};
-use rbuild_linux::{Error, FileKind, Result, RootDir, Stat, Timestamp, Trail, Xattrs};
+use rbuild_linux::{Error, FileKind, Result, RootDir, Stat, Timestamp, Trail, UidGid, Xattrs};
 
 /// The identity of an entry before the changes.
 #[derive(Debug, Clone, PartialEq)]
@@ -28,7 +28,7 @@ impl Mark {
 
 #[derive(Debug, Clone, PartialEq)]
 struct DirMeta {
-    owner: (u32, u32),
+    owner: UidGid,
     mode: u32,
     mtime: Timestamp,
     xattrs: Xattrs,
@@ -49,7 +49,7 @@ pub struct Baseline {
 
 fn meta(dir: &RootDir, stat: &Stat) -> Result<DirMeta> {
     let xattrs = dir.xattrs(OsStr::new(""))?.into_iter().filter(|(attr, _)| keep_in_tree(attr)).collect();
-    Ok(DirMeta { owner: (stat.uid, stat.gid), mode: stat.mode, mtime: stat.mtime, xattrs })
+    Ok(DirMeta { owner: stat.owner(), mode: stat.mode, mtime: stat.mtime, xattrs })
 }
 
 impl Baseline {
@@ -247,7 +247,7 @@ impl Out<'_> {
             for (attr, value) in xattrs {
                 dir.set_xattr(OsStr::new(""), attr, value)?;
             }
-            dir.set_own_meta(owner.0, owner.1, *mode, *mtime)?;
+            dir.set_own_meta(owner.uid, owner.gid, *mode, *mtime)?;
         }
         Ok(())
     }
