@@ -276,6 +276,8 @@ struct ScanState {
     failure: Option<SourceError>,
 }
 
+/// A scan by several threads. Unlike the items of [`rbuild_linux::parallel`], its tasks queue
+/// further tasks, so it ends when none is queued or running.
 struct ContentScan<'a> {
     tree: &'a SourceTree<'a>,
     dir: &'a Path,

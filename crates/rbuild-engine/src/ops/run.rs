@@ -82,13 +82,13 @@ pub(crate) fn run_step(
     taken: &[Selection],
     path: &Path,
 ) -> Attempt<()> {
-    let who = user_of(env, id, run)?;
+    let user = user_of(env, id, run)?;
     let trees = env.rootfs.trees_below(id)?;
     let (mounts, caches) = mounts(env, id, run, parts, taken)?;
     let (files, before) = files(env, &trees, path)?;
     let secrets = secrets_of(env, run)?;
     let agents = agents(env, &run.agents)?;
-    let request = run_request(env, run, who, files, mounts, &secrets, &agents);
+    let request = run_request(env, run, RunInputs { user, files, mounts, secrets: &secrets, agents: &agents });
     let (ended, log) = run_command(env, id, &request);
     // A shell may inspect the files of a failed command.
     let again = !matches!(&ended, Ok(CommandEnd { outcome: CommandOutcome::Exited(0), .. }));
@@ -122,15 +122,17 @@ pub(crate) fn run_step(
     outcome_of_run(env, id, run, ended.outcome, log).map_err(|e| e.happened(ended.at).into())
 }
 
-fn run_request(
-    env: &StepEnv<'_>,
-    run: &RunStep,
-    who: users::Identity,
+/// The prepared files, mounts and credentials of a command.
+struct RunInputs<'a> {
+    user: users::Identity,
     files: RootFiles,
-    mut mounts: Vec<MountRequest>,
-    secrets: &[(&SecretStep, &[u8])],
-    agents: &[(Agent, &AgentStep)],
-) -> RunRequest {
+    mounts: Vec<MountRequest>,
+    secrets: &'a [(&'a SecretStep, &'a [u8])],
+    agents: &'a [(Agent, &'a AgentStep)],
+}
+
+fn run_request(env: &StepEnv<'_>, run: &RunStep, inputs: RunInputs<'_>) -> RunRequest {
+    let RunInputs { user, files, mut mounts, secrets, agents } = inputs;
     let mut variables = Vec::new();
     for (secret, value) in secrets {
         variables.extend(secret.env.as_ref().map(|name| format!("{name}={}", String::from_utf8_lossy(value))));
@@ -149,16 +151,16 @@ fn run_request(
         source: MountSource::File { content: script.content.clone().into(), mode: 0o755, uid: 0, gid: 0 },
         read_only: true,
     }));
-    let home = who.home.clone().unwrap_or_else(|| "/".into());
+    let home = user.home.clone().unwrap_or_else(|| "/".into());
     RunRequest {
         files,
         mode: env.builder.isolation.runner_mode(),
         args: run.args.clone(),
         env: [environment(run, &home), variables].concat(),
         cwd: run.cwd.clone(),
-        uid: who.uid,
-        gid: who.gid,
-        groups: who.groups,
+        uid: user.uid,
+        gid: user.gid,
+        groups: user.groups,
         hostname: run.hostname.clone(),
         mounts,
         network: run.network,
