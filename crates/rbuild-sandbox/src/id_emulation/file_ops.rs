@@ -1,11 +1,11 @@
 //! File operations performed on behalf of the caller.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 
 use caps::Capability;
 use rbuild_linux::notify::{Guise, Layout, stat_bytes, statx_bytes};
 use rbuild_linux::{FileKind, Recorded, UidGid, latest_modification};
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, Timespec, Timestamps};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Timespec, Timestamps};
 use rustix::io::Errno;
 
 use crate::id_emulation::caller::{Caller, Result, SharedProc};
@@ -31,6 +31,18 @@ const SET_GROUP_PROGRAM: u32 = 0o2010;
 
 /// The kernel's limit for links in one resolution (path_resolution(7)).
 const MOST_LINKS: usize = 40;
+
+/// Maximum number of attempts to open a file that other processes create and remove.
+const MOST_RACES: usize = 1000;
+
+/// The subject of an open with O_CREAT.
+enum Opened {
+    /// A file that this process does not open, as the kernel does not create it.
+    ByKernel,
+    Existing(OpenedFile),
+    /// The directory and name of a new file.
+    New(OpenedFile, CString),
+}
 
 impl Supervisor {
     fn place<'a>(&'a self, caller: &Caller<'a>, at: At) -> Result<NamedPath<'a>> {
@@ -328,72 +340,117 @@ impl Supervisor {
         self.open(caller, at, How { flags, mode, resolve })
     }
 
-    /// Handles an open that may create a file. Opening an existing file is left to the kernel; a
-    /// new file is created here, after resolving all links, and is not opened if another process
-    /// creates it first.
+    /// Handles an open that may create a file. The kernel would create it as root, so it gets only
+    /// calls that create none whatever other processes do meanwhile: those for which the result
+    /// belongs to root anyway, and opens of existing files of other kinds.
     pub(super) fn open(&mut self, caller: &Caller<'_>, at: At, how: How) -> Result<Reply> {
-        let How { flags, mode, resolve } = how;
-        let unnamed = flags.bits() & CREATES & !OFlags::CREATE.bits() != 0;
-        if !unnamed && resolve.is_empty() && self.makes_for_root(caller, at) {
+        let unnamed = how.flags.bits() & CREATES & !OFlags::CREATE.bits() != 0;
+        // O_PATH creates nothing.
+        let creates_none = how.flags.contains(OFlags::PATH);
+        if creates_none || !unnamed && how.resolve.is_empty() && self.makes_for_root(caller, at) {
             return Ok(Reply::GO);
         }
-        let place =
-            caller.path(at.path).and_then(|path| NamedPath::resolved(caller, at.dir, path, &self.roots, resolve));
-        let found = match (unnamed, place) {
-            (_, Err(e)) => Err(e),
-            (true, Ok(place)) => place.target(true).map(|dir| Some((dir, c".".into()))),
-            (false, Ok(place)) => self.new_file(caller, place, how),
-        };
-        let (parent, name) = match found {
-            Ok(Some(found)) => found,
-            Ok(None) => return Ok(Reply::GO),
-            Err(e) => return self.unless_for_root(caller, e),
-        };
-        let Some(UidGid { uid, gid }) = self.maker(caller, &parent)? else { return Ok(Reply::GO) };
-        let alone = if unnamed { OFlags::empty() } else { OFlags::EXCL };
-        let mode = self.mode_in(caller, &parent, mode)?;
-        let open = || rustix::fs::openat(&parent.fd, &name, flags | alone | OFlags::CLOEXEC, mode);
-        let fd = match with_umask_of(caller, open) {
-            Err(Errno::EXIST) => return Ok(Reply::GO),
-            made => made?,
-        };
-        self.own(&OpenedFile::of(fd.try_clone().map_err(|_| Errno::MFILE)?)?, uid, gid, None)?;
-        Ok(Reply::File { fd, close_on_exec: flags.contains(OFlags::CLOEXEC) })
+        if !unnamed && how.flags.contains(OFlags::DIRECTORY) {
+            return Err(Errno::INVAL);
+        }
+        if unnamed {
+            let place = self.place_resolved(caller, at, how);
+            return match place.and_then(|place| place.target(true)) {
+                Ok(dir) => Ok(self.create(caller, &dir, c".", how)?.unwrap_or(Reply::GO)),
+                Err(e) => self.unless_for_root(caller, e),
+            };
+        }
+        for _ in 0..MOST_RACES {
+            let found = self.place_resolved(caller, at, how).and_then(|place| self.opened(caller, place, how));
+            let found = match found {
+                Err(e) => return self.unless_for_root(caller, e),
+                Ok(found) => found,
+            };
+            match found {
+                Opened::ByKernel => return Ok(Reply::GO),
+                Opened::Existing(file) => return self.open_existing(caller, &file, how),
+                Opened::New(dir, name) => match self.create(caller, &dir, &name, how) {
+                    // Another process has created it.
+                    Err(Errno::EXIST) if !how.flags.contains(OFlags::EXCL) => {}
+                    made => return Ok(made?.unwrap_or(Reply::GO)),
+                },
+            }
+        }
+        Err(Errno::AGAIN)
     }
 
-    /// Returns the directory and name of the file that an open creates, behind any dangling links;
-    /// `None` if it creates none.
-    fn new_file<'a>(
-        &'a self,
-        caller: &Caller<'a>,
-        mut place: NamedPath<'a>,
-        how: How,
-    ) -> Result<Option<(OpenedFile, CString)>> {
-        if place.names_directory() || place.target(true).is_ok() {
-            return Ok(None);
+    fn place_resolved<'a>(&'a self, caller: &Caller<'a>, at: At, how: How) -> Result<NamedPath<'a>> {
+        NamedPath::resolved(caller, at.dir, caller.path(at.path)?, &self.roots, how.resolve)
+    }
+
+    /// Creates and opens a file, or an unnamed one in `dir`. Returns `None` if it belongs to root
+    /// and its group.
+    fn create(&mut self, caller: &Caller<'_>, dir: &OpenedFile, name: &CStr, how: How) -> Result<Option<Reply>> {
+        let Some(UidGid { uid, gid }) = self.maker(caller, dir)? else { return Ok(None) };
+        let alone = if how.flags.contains(OFlags::CREATE) { OFlags::EXCL } else { OFlags::empty() };
+        let mode = self.mode_in(caller, dir, how.mode)?;
+        let open = || rustix::fs::openat(&dir.fd, name, how.flags | alone | OFlags::CLOEXEC, mode);
+        let fd = with_umask_of(caller, open)?;
+        self.own(&OpenedFile::of(fd.try_clone().map_err(|_| Errno::MFILE)?)?, uid, gid, None)?;
+        Ok(Some(Reply::File { fd, close_on_exec: how.flags.contains(OFlags::CLOEXEC) }))
+    }
+
+    /// Opens an existing file with the flags of a call that would create it.
+    fn open_existing(&self, caller: &Caller<'_>, file: &OpenedFile, how: How) -> Result<Reply> {
+        match file.kind() {
+            _ if how.flags.contains(OFlags::EXCL) => return Err(Errno::EXIST),
+            FileKind::File if !file.is_in_proc() && self.opens_all(caller) => {}
+            FileKind::Dir => return Err(Errno::ISDIR),
+            FileKind::Symlink => return Err(Errno::LOOP),
+            FileKind::Socket => return Err(Errno::NXIO),
+            // Opening a FIFO may wait for another process, and files of /proc and devices depend on
+            // the process that opens them.
+            _ => return Ok(Reply::GO),
+        }
+        // The file stays this one if another gets its name.
+        let flags = (how.flags - (OFlags::CREATE | OFlags::NOFOLLOW)) | OFlags::CLOEXEC;
+        let fd = rustix::fs::openat(CWD, SharedProc::path_of(&file.fd), flags, Mode::empty())?;
+        Ok(Reply::File { fd, close_on_exec: how.flags.contains(OFlags::CLOEXEC) })
+    }
+
+    /// Returns true if modes of files restrict the caller no more than this process.
+    fn opens_all(&self, caller: &Caller<'_>) -> bool {
+        let needed = Capability::CAP_DAC_OVERRIDE.bitmask();
+        !self.narrowed || caller.capabilities("CapEff:") & needed != 0
+    }
+
+    /// Returns the subject of an open with O_CREAT, behind any links.
+    fn opened<'a>(&'a self, caller: &Caller<'a>, mut place: NamedPath<'a>, how: How) -> Result<Opened> {
+        // The kernel creates no directory.
+        if place.names_directory() {
+            return Ok(Opened::ByKernel);
+        }
+        let follow = !how.flags.intersects(OFlags::EXCL | OFlags::NOFOLLOW);
+        if let Ok(file) = place.target(follow) {
+            return Ok(Opened::Existing(file));
         }
         for _ in 0..MOST_LINKS {
             let (parent, name) = place.parent()?;
             let Ok(text) = rustix::fs::readlinkat(&parent.fd, &name, Vec::new()) else {
-                return Ok(Some((parent, name)));
+                return Ok(Opened::New(parent, name));
             };
             // Links in /proc lead to existing files.
             if parent.is_in_proc() {
-                return Ok(None);
-            }
-            if how.flags.intersects(OFlags::EXCL | OFlags::NOFOLLOW) {
-                return Ok(None);
+                return Ok(Opened::ByKernel);
             }
             // Programs do not combine the two, and determining such a link's target is not worth
             // the complexity.
-            if !how.resolve.is_empty() {
+            if !follow || !how.resolve.is_empty() {
                 return Err(Errno::LOOP);
             }
             place = place.behind(caller, parent, text, &self.roots)?;
+            if place.names_directory() {
+                return Ok(Opened::ByKernel);
+            }
             // Links in /proc to the caller's own files cannot be followed here, only identified by
             // name.
-            if place.names_directory() || place.target(true).is_ok() {
-                return Ok(None);
+            if let Ok(file) = place.target(true) {
+                return Ok(Opened::Existing(file));
             }
         }
         Err(Errno::LOOP)

@@ -4,6 +4,7 @@ use crate::lab::{Lab, base, listing};
 
 mod capabilities;
 mod environments;
+mod files;
 mod roots;
 mod sharing;
 

@@ -5,7 +5,7 @@ use crate::lab::{Lab, base};
 
 /// Returns what a command writes to `/o`, in the mode in which the kernel knows all IDs and in the
 /// one in which they are emulated.
-fn kernels_and_emulated(security: &str, script: &str) -> [String; 2] {
+pub(super) fn kernels_and_emulated(security: &str, script: &str) -> [String; 2] {
     let lab = Lab::bare();
     lab.rbuild(["import", base("debian.tar.gz").to_str().unwrap(), "debian"]).ok();
     lab.write("acts.pl", format!("{ACTS}{script}"));

@@ -1,0 +1,64 @@
+//! Files that several processes create and remove, and paths that the supervisor does not resolve.
+
+use super::roots::kernels_and_emulated;
+
+/// Four processes of one user create and remove a lock file, and three others append to a log that
+/// a fourth one renames. Prints the number of files that belong to another user.
+const RACES: &str = r#"
+mkdir "/t"; chown 33, 33, "/t";
+my %works = (
+    lock => sub { if (sysopen my $f, "/t/lock", 0302, 0644) { my $own = (stat $f)[4] == 33; close $f; unlink "/t/lock"; return !$own } 0 },
+    log => sub { sysopen my $f, "/t/log", 02101, 0644 or return 0; syswrite $f, "x"; (stat $f)[4] != 33 },
+    rename => sub { rename "/t/log", "/t/log.1"; select undef, undef, undef, 0.001; 0 },
+);
+for my $acts ([("lock") x 4], [("log") x 3, "rename"]) {
+    my @children = map {
+        my $work = $works{$_}; pipe my $from, my $to; my $child = fork;
+        if (!$child) { user(33); my ($wrong, $end) = (0, time + 3); while (time < $end) { $wrong += $work->() } syswrite $to, "$wrong\n"; exit 0 }
+        $from
+    } @$acts;
+    my $wrong = 0; $wrong += readline $_ for @children; 1 while wait != -1;
+    print "$acts->[0]: $wrong of another user\n";
+}
+"#;
+
+#[test]
+fn files_that_processes_create_at_the_same_time_have_their_owner() {
+    let [kernels, emulated] = kernels_and_emulated("", RACES);
+    assert_eq!(emulated, kernels);
+    assert_eq!(kernels, "lock: 0 of another user\nlog: 0 of another user\n");
+}
+
+/// Opens of existing files of each kind with O_CREAT, by a user.
+const EXISTING: &str = r#"
+mkdir "/t"; chmod 0777, "/t"; my ($made, $fifo) = (fork, "/t/fifo"); if (!$made) { exit 0 } waitpid $made, 0;
+put("/t/file", "text"); put("/t/other", "text"); chown 33, 33, "/t/file"; chmod 0666, "/t/other"; chown 44, 44, "/t/other";
+mkdir "/t/dir"; symlink "file", "/t/link"; symlink "none/x", "/t/broken"; symlink "new", "/t/dangling"; symlink "dir", "/t/to-dir"; syscall(133, $fifo, 010666, 0);
+use Socket; socket(my $s, PF_UNIX, SOCK_STREAM, 0); bind $s, sockaddr_un("/t/socket"); chmod 0777, "/t/socket"; chmod 0666, $fifo;
+sub opens { my ($path, $flags, $name) = @_; my $fd = got("$name $path", 2, $path, $flags, 0640); return if $fd < 0; my @s = stat "/proc/self/fd/$fd"; printf "  %o %d:%d of %d, %o, %d\n", @s[2, 4, 5], -f _ ? $s[7] : 0, flags($fd); syscall(3, $fd) }
+sub flags { my ($fd) = @_; open my $info, "<", "/proc/self/fdinfo/$fd"; my ($flags) = map /^flags:\s*(\d+)/, <$info>; # Without O_NOFOLLOW, which has no effect on an open file.
+    (oct($flags) & ~0400000, $flags =~ /2\d{6}$/ ? 1 : 0) }
+open my $held, "<", "/t/file";
+child(sub {
+    user(33);
+    for my $path (map("/t/$_", qw(file other dir link broken to-dir socket file/x dir/ file/ none/x . ..)), "/dev/null", "/dev/fd/" . fileno $held, "") {
+        opens($path, 0102, "create"); opens($path, 0302, "exclusive"); opens($path, 0400102, "nofollow"); opens($path, 02000101, "close-on-exec"); opens($path, 010000102, "path"); opens($path, 02101, "append");
+    }
+    opens($fifo, 0102, "create"); opens($fifo, 0302, "exclusive");
+    opens("/t/dangling", 0302, "exclusive"); opens("/t/dangling", 0400102, "nofollow"); opens("/t/dangling", 0102, "create"); opens("/t/dangling", 0302, "exclusive");
+    opens("/t/file", 01102, "truncate"); own("/t/file"); own("/t/new");
+});
+"#;
+
+#[test]
+fn existing_files_are_opened_alike_with_and_without_creating() {
+    let [kernels, emulated] = kernels_and_emulated("", EXISTING);
+    let pairs = kernels.lines().zip(emulated.lines());
+    let others: Vec<_> = pairs.filter(|(kernels, emulated)| kernels != emulated).collect();
+    assert!(others.is_empty() && kernels.lines().count() == emulated.lines().count(), "{others:#?}\n{emulated}");
+    for line in
+        ["create /t/file ok", "exclusive /t/file error 17", "create /t/dir error 21", "/t/new: 100640 33:33 of 0"]
+    {
+        assert!(kernels.lines().any(|said| said == line), "{line}: {kernels}");
+    }
+}
