@@ -423,3 +423,6 @@ fn parse_time(value: &[u8]) -> Result<Timestamp> {
     }
     Ok(Timestamp { sec, nsec })
 }
+
+#[cfg(test)]
+mod tests;
