@@ -27,6 +27,8 @@ pub struct Staging<'a> {
     dir: RootDir,
     /// The staged blobs and their sizes in bytes.
     here: Mutex<HashMap<BlobDigest, u64>>,
+    /// Sizes of the stored blobs that were verified; `None` for missing and damaged ones.
+    verified: Mutex<HashMap<BlobDigest, Option<u64>>>,
     /// Blobs and the diffIDs of their content.
     holds: Mutex<HashSet<(BlobDigest, DiffId)>>,
 }
@@ -39,7 +41,7 @@ impl<'a> Staging<'a> {
     /// Fails if its directory cannot be created.
     pub fn open(store: &'a Store, work: &'a Workspace) -> Result<Staging<'a>> {
         let (_, dir) = work.new_dir()?;
-        Ok(Staging { store, work, dir, here: Mutex::default(), holds: Mutex::default() })
+        Ok(Staging { store, work, dir, here: Mutex::default(), verified: Mutex::default(), holds: Mutex::default() })
     }
 
     /// Returns the store.
@@ -48,24 +50,28 @@ impl<'a> Staging<'a> {
     }
 
     /// Returns the size in bytes of a staged or stored blob, or `None` if there is none. A stored
-    /// blob is verified, unless that has been done since the machine was booted; a damaged one
+    /// blob is verified once, unless that has been done since the machine was booted; a damaged one
     /// counts as missing, and is replaced by the one that is staged then.
     ///
     /// # Errors
     ///
     /// Fails if the store cannot be read.
-    pub fn size(&self, digest: &BlobDigest) -> Result<Option<u64>> {
+    pub fn verified_size(&self, digest: &BlobDigest) -> Result<Option<u64>> {
         if let Some(size) = locked(&self.here).get(digest) {
             return Ok(Some(*size));
         }
-        if !self.store_has(digest) {
-            match self.store.blobs().read_blob::<StoreError>(digest, |_| Ok(())) {
-                Ok(()) => {}
-                Err(StoreError::NoBlob(_) | StoreError::Damaged { .. }) => return Ok(None),
-                Err(e) => return Err(e),
-            }
+        if let Some(known) = locked(&self.verified).get(digest) {
+            return Ok(*known);
         }
-        self.store.blobs().blob_size(digest).map(Some)
+        let is_whole = self.store_has(digest)
+            || match self.store.blobs().read_blob::<StoreError>(digest, |_| Ok(())) {
+                Ok(()) => true,
+                Err(StoreError::NoBlob(_) | StoreError::Damaged { .. }) => false,
+                Err(e) => return Err(e),
+            };
+        let size = if is_whole { Some(self.store.blobs().blob_size(digest)?) } else { None };
+        locked(&self.verified).insert(*digest, size);
+        Ok(size)
     }
 
     /// Opens a staged or stored blob without verifying it.
@@ -263,7 +269,7 @@ mod tests {
         let manifest = image(&refused, b"layer");
         refused.note_layer(&manifest.blob(), &DiffId::of(b"x"));
         assert_eq!(image(&kept, b"layer"), manifest);
-        assert_eq!(refused.size(&BlobDigest::of(b"layer")).unwrap(), Some(5));
+        assert_eq!(refused.verified_size(&BlobDigest::of(b"layer")).unwrap(), Some(5));
         assert_eq!(blobs(), 0);
         let name: Reference = "a:1".parse().unwrap();
         kept.keep("load", &[manifest], &[(manifest, Some(name.clone()))]).unwrap();
@@ -297,6 +303,30 @@ mod tests {
         std::fs::remove_dir_all(&dir).unwrap();
     }
 
+    /// Without user attributes on the file system, nothing but the staging area knows that a blob
+    /// was verified.
+    #[test]
+    fn a_stored_blob_is_verified_once() {
+        let dir = std::env::temp_dir().join(format!("rbuild-staging-once-{}", std::process::id()));
+        let store = Store::open(&dir).unwrap();
+        let work = Workspace::open(&store).unwrap();
+        let first = Staging::open(&store, &work).unwrap();
+        let manifest = image(&first, b"layer");
+        first.keep("load", &[manifest], &[]).unwrap();
+        let (layer, missing) = (BlobDigest::of(b"layer"), BlobDigest::of(b"none"));
+        let staging = Staging::open(&store, &work).unwrap();
+        let sizes = || [&layer, &missing].map(|digest| staging.verified_size(digest).unwrap());
+        assert_eq!(sizes(), [Some(5), None]);
+        std::fs::write(dir.join("blobs/sha256").join(layer.hex()), b"spoil").unwrap();
+        assert_eq!(sizes(), [Some(5), None]);
+        assert_eq!(Staging::open(&store, &work).unwrap().verified_size(&layer).unwrap(), None);
+        assert_eq!(staging.put_blob(&b"none"[..]).unwrap().1, 4);
+        assert_eq!(staging.verified_size(&missing).unwrap(), Some(4));
+        drop(work);
+        drop(store);
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
+
     #[test]
     fn an_index_and_its_images_are_kept_under_each_name() {
         let dir = std::env::temp_dir().join(format!("rbuild-staging-index-{}", std::process::id()));
@@ -305,7 +335,7 @@ mod tests {
         let staging = Staging::open(&store, &work).unwrap();
         let images = [image(&staging, b"one"), image(&staging, b"two")];
         let entry = |m: &ManifestDigest| {
-            descriptor(MediaType::ImageManifest, &m.blob(), staging.size(&m.blob()).unwrap().unwrap())
+            descriptor(MediaType::ImageManifest, &m.blob(), staging.verified_size(&m.blob()).unwrap().unwrap())
         };
         let entries = serde_json::to_string(&images.each_ref().map(entry)).unwrap();
         let index = format!(r#"{{"schemaVersion":2,"manifests":{entries}}}"#);

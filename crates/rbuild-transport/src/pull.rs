@@ -178,7 +178,7 @@ impl Transfer<'_> {
         let mut missing: Vec<BlobInfo> = Vec::new();
         for layer in layers {
             let (digest, size) = (digest_of(layer).map_err(|e| self.odd(e))?, layer.size());
-            let here = staging.size(&digest)? == Some(size);
+            let here = staging.verified_size(&digest)? == Some(size);
             if !here && !missing.iter().any(|known| known.digest == digest) {
                 missing.push(BlobInfo { digest, size });
             }

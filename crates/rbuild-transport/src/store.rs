@@ -87,7 +87,7 @@ impl BlobSink for Staging<'_> {
 
     fn copy(&self, source: &dyn BlobSource, part: &BlobInfo, moved: &Arc<AtomicU64>) -> Result<()> {
         let BlobInfo { digest, size } = part;
-        if self.size(digest)? == Some(*size) {
+        if self.verified_size(digest)? == Some(*size) {
             return Ok(());
         }
         let mut left = source.attempts();

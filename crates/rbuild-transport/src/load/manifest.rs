@@ -18,7 +18,7 @@ pub(super) fn named(d: &Descriptor) -> Result<BlobDigest> {
 /// Imports the blob that a descriptor refers to and checks its size.
 pub(super) fn take(members: &IncomingParts<'_>, d: &Descriptor, what: &str) -> Result<BlobDigest> {
     let digest = named(d)?;
-    if members.staging.size(&digest)? == Some(d.size()) {
+    if members.staging.verified_size(&digest)? == Some(d.size()) {
         return Ok(digest);
     }
     let (_, size) = members.blob(&blob_path(&digest))?;

@@ -176,7 +176,7 @@ impl<'a> IncomingParts<'a> {
         match &self.place {
             // Omitted by the sender because the store has it.
             PartSource::Archive(members) if !members.contains_key(name) => match digest_in(name) {
-                Some(digest) => Ok((digest, self.staging.size(&digest)?.ok_or_else(|| lacks(name))?)),
+                Some(digest) => Ok((digest, self.staging.verified_size(&digest)?.ok_or_else(|| lacks(name))?)),
                 None => Err(lacks(name)),
             },
             PartSource::Archive(members) => Self::member(members, name),
@@ -188,7 +188,7 @@ impl<'a> IncomingParts<'a> {
         let Some(digest) = digest_in(name) else {
             return Ok(self.staging.put_blob(Counting::new(layout.file(name)?, moved.clone()))?);
         };
-        let (known, found) = (self.staging.size(&digest)?, layout.size(&digest)?);
+        let (known, found) = (self.staging.verified_size(&digest)?, layout.size(&digest)?);
         let size = match (known, found) {
             // Skipped because the store has it, or already imported with the same size.
             (Some(known), found) if found.is_none_or(|found| found == known) => return Ok((digest, known)),
@@ -225,7 +225,7 @@ impl<'a> IncomingParts<'a> {
                 continue;
             }
             let known = digest_in(&name);
-            if known.map_or(Ok(None), |digest| self.staging.size(&digest))?.is_none() {
+            if known.map_or(Ok(None), |digest| self.staging.verified_size(&digest))?.is_none() {
                 missing.push(known.map_or(name, |digest| digest.to_string()));
             }
         }
