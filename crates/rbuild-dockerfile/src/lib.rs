@@ -30,7 +30,6 @@ pub mod lint;
 mod mount;
 mod parse;
 mod pattern;
-mod suggest;
 mod text;
 mod words;
 
@@ -39,7 +38,7 @@ pub use debug_tree::{DebugNode, debug_tree};
 pub use diagnostic::{Diagnostic, Span};
 pub use mount::{Mount, MountKind, Sharing, mount_from, parse_mount, parse_size};
 pub use parse::{parse, parse_trigger};
-pub use suggest::closest;
+pub use rbuild_remedy::closest;
 pub use text::readable;
 
 /// Proxy variables. Build arguments with these names are passed to every RUN without an ARG.

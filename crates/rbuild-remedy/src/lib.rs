@@ -5,8 +5,12 @@
 
 #![warn(missing_docs)]
 
+mod similar;
+
 use std::error::Error;
 use std::path::PathBuf;
+
+pub use similar::{closest, closest_file};
 
 /// Returns the message of an error, followed by those of its causes, as one sentence.
 pub fn sentence(error: &dyn Error) -> String {

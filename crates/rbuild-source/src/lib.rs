@@ -14,7 +14,6 @@ mod listing;
 mod parents;
 mod select;
 mod sight;
-mod similar;
 mod walk;
 
 pub use content::{HardLinks, Selection, SelectionContent, content, content_without_links};

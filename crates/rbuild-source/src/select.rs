@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 
 use rbuild_linux::{FileKind, MOST_DEEP, RootDir, Stat, UidGid, quoted};
 use rbuild_paths::{Glob, SourceForm, SourcePattern, in_root};
+use rbuild_remedy::closest_file;
 
 use crate::hashes::HashCache;
 use crate::ignore::Ignore;
-use crate::similar::closest;
 
 /// A source that cannot be selected or read.
 #[derive(Debug, thiserror::Error)]
@@ -291,7 +291,7 @@ impl SourceTree<'_> {
             .filter_map(|e| e.name.to_str().map(str::to_string))
             .collect();
         let wanted = name.to_string_lossy();
-        let similar = closest(&wanted, &names).map(|n| dir.join(n).to_string_lossy().into_owned());
+        let similar = closest_file(&wanted, &names).map(|n| dir.join(n).to_string_lossy().into_owned());
         SourceError::NotFound { path: source.to_string(), similar, ignored }
     }
 }
