@@ -122,6 +122,11 @@ impl Caller<'_> {
         is_held(self.line("status", "CapPrm:"), capability)
     }
 
+    /// Returns true if a capability is in the thread's effective set.
+    pub fn is_effective(&self, capability: Capability) -> bool {
+        is_held(self.line("status", "CapEff:"), capability)
+    }
+
     /// Returns true if no program that it executes can gain privileges (`no_new_privs`).
     pub fn gains_nothing(&self) -> bool {
         self.line("status", "NoNewPrivs:").is_some_and(|said| said != "0")

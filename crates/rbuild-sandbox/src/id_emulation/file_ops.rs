@@ -415,8 +415,7 @@ impl Supervisor {
 
     /// Returns true if modes of files restrict the caller no more than this process.
     fn opens_all(&self, caller: &Caller<'_>) -> bool {
-        let needed = Capability::CAP_DAC_OVERRIDE.bitmask();
-        !self.narrowed || caller.capabilities("CapEff:") & needed != 0
+        !self.narrowed || caller.is_effective(Capability::CAP_DAC_OVERRIDE)
     }
 
     /// Returns the subject of an open with O_CREAT, behind any links.

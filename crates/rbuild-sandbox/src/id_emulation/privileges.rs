@@ -62,7 +62,13 @@ impl Supervisor {
             return Ok(());
         }
         self.narrowed = true;
-        if self.may(caller, Capability::CAP_SETPCAP) { Ok(()) } else { Err(Errno::PERM) }
+        if self.changes_sets(caller) { Ok(()) } else { Err(Errno::PERM) }
+    }
+
+    /// Returns true if the caller has CAP_SETPCAP, both apparently and for the kernel, which makes
+    /// the changes that it requires. For the kernel, a return to root gives back no capability.
+    fn changes_sets(&self, caller: &Caller<'_>) -> bool {
+        self.may(caller, Capability::CAP_SETPCAP) && caller.is_effective(Capability::CAP_SETPCAP)
     }
 
     /// Handles capget(2).
@@ -96,8 +102,8 @@ impl Supervisor {
         let known = |word: &str| caller.capabilities(word);
         let (inherited, permitted) = (known("CapInh:"), known("CapPrm:"));
         let who = self.credentials(caller)?.clone();
-        let may_inherit = inherited | who.left_of(permitted).permitted;
-        if set(2) & !may_inherit != 0 && !self.may(caller, Capability::CAP_SETPCAP) {
+        let beyond = |set_to: u64| set(2) & all_capabilities() & !(inherited | set_to) != 0;
+        if beyond(known("CapBnd:")) || beyond(who.left_of(permitted).permitted) && !self.changes_sets(caller) {
             return Err(Errno::PERM);
         }
         // Capabilities that the kernel does not have are in no set.

@@ -3,6 +3,30 @@
 
 use crate::lab::{Lab, base};
 
+/// A process makes its capabilities ineffective as another user, and returns to root. It asks the
+/// kernel to keep them whatever its users are, and becomes that user.
+const REFUSED: &str = r#"
+use strict; $| = 1; my $f = "/f"; open my $made, ">", $f;
+sub got { my ($name, @of) = @_; my $got = syscall(shift(@of), @of); print "$name ", $got == -1 ? "error " . ($! + 0) : "ok", "\n" }
+sub sets { my ($e, $p, $i) = @_; my ($head, $sets) = (pack("Ll", 0x20080522, 0), pack("L6", $e, $p, $i, 0, 0, 0)); (126, $head, $sets) }
+my $default = 0xa80425fb;
+my @call = sets($default & ~1, $default & ~1, 1 << 21); got("inherit beyond the bounding set", @call[0 .. 2]);
+got("chown", 92, $f, 5, 5); got("user", 117, -1, 33, -1);
+@call = sets(0, $default, 0); got("none", @call[0 .. 2]); got("root", 117, -1, 0, -1);
+got("bits", 157, 28, 4, 0, 0, 0); got("bound", 157, 24, 7, 0, 0, 0);
+got("user", 117, 33, 33, 33); got("chown", 92, $f, 44, 44); got("root", 117, 0, 0, 0);
+"#;
+
+#[test]
+fn refused_changes_of_capabilities_have_no_effect() {
+    let dockerfile = "FROM debian\nCOPY refused.pl /r\nRUN perl /r > /o 2>&1\n";
+    let [kernels, emulated] = kernels_and_emulated(dockerfile, &[]);
+    let begins = "inherit beyond the bounding set error 1\nchown ok\nuser ok\nnone ok\nroot ok\n";
+    assert_eq!(kernels, format!("{begins}bits ok\nbound ok\nuser ok\nchown ok\nroot ok\n"));
+    // The kernel does not know of the return to root.
+    assert_eq!(emulated, format!("{begins}bits error 1\nbound error 1\nuser ok\nchown error 1\nroot error 1\n"));
+}
+
 /// Acts of processes with fewer capabilities than they were started with.
 const GIVEN_UP: &str = include_str!("given_up.pl");
 
@@ -12,6 +36,7 @@ fn kernels_and_emulated(dockerfile: &str, args: &[&str]) -> [String; 2] {
     let lab = Lab::bare();
     lab.rbuild(["import", base("debian.tar.gz").to_str().unwrap(), "debian"]).ok();
     lab.write("given_up.pl", GIVEN_UP).write("forged.pl", FORGED).write("share.pl", SHARE);
+    lab.write("refused.pl", REFUSED);
     lab.write("Dockerfile", dockerfile);
     let dest = format!("type=local,dest={}", lab.path("out").display());
     ["userns", "single-id"].map(|mode| {
