@@ -154,6 +154,11 @@ impl Ids {
         }
         let or = |id: u32, old: u32| if id == SAME { old } else { id };
         let effective = or(wanted[1], self.effective);
+        let keeps_files = wanted[1] == SAME || effective == self.files;
+        // As since Linux 6.4: a call that changes nothing leaves the ID for files as well.
+        if keeps_files && [or(wanted[0], self.real), effective, or(wanted[2], self.saved)] == own {
+            return Ok(self);
+        }
         Ok(Ids { real: or(wanted[0], self.real), effective, saved: or(wanted[2], self.saved), files: effective })
     }
 
@@ -293,6 +298,12 @@ mod tests {
         assert_eq!((root.set(true, SAME), Ids::all(33).set(false, SAME)), (Err(Errno::INVAL), Err(Errno::INVAL)));
         assert_eq!(root.set_two(true, SAME, 33), ids(0, 33, 33));
         assert_eq!(root.set_three(true, [SAME, 33, SAME]), ids(0, 33, 0));
+        // Only a call that changes something, or names another effective ID than that for files,
+        // changes the latter.
+        let aside = Ids { files: 33, ..root };
+        for (wanted, files) in [([SAME; 3], 33), ([0, SAME, 0], 33), ([SAME, 0, SAME], 0), ([5, SAME, SAME], 0)] {
+            assert_eq!(aside.set_three(true, wanted).map(|ids| ids.files), Ok(files), "{wanted:?}");
+        }
         // Return through the saved ID, and a permanent change.
         let dropped = root.set_three(true, [SAME, 33, SAME]).unwrap();
         assert_eq!(dropped.set(false, 0), ids(0, 0, 0));
