@@ -258,6 +258,17 @@ pub fn own_path_from_here(path: &[u8], number: u32, follow: bool) -> Option<Vec<
     Some(own)
 }
 
+/// Returns the link of /dev that a path to a file of the caller's own names, and where it leads in
+/// every new container. Commands may replace it.
+pub fn link_of_dev(path: &[u8]) -> Option<(&'static str, &'static [u8])> {
+    match path {
+        b"/dev/stdin" => Some(("/dev/stdin", b"/proc/self/fd/0")),
+        b"/dev/stdout" => Some(("/dev/stdout", b"/proc/self/fd/1")),
+        b"/dev/stderr" => Some(("/dev/stderr", b"/proc/self/fd/2")),
+        _ => matches!(own_path(path), Some((OwnLinks::OfDev, _))).then_some(("/dev/fd", b"/proc/self/fd")),
+    }
+}
+
 /// Splits the first component off a path; repeated slashes and `.` count for nothing.
 fn first(path: &[u8]) -> (&[u8], &[u8]) {
     let start = path.iter().position(|byte| *byte != b'/').unwrap_or(path.len());

@@ -184,11 +184,7 @@ impl Supervisor {
 
     pub(super) fn chown(&mut self, caller: &Caller<'_>, file: Subject, uid: u32, gid: u32) -> Result<Reply> {
         refuse_unknown_flags(file)?;
-        let target = match (self.subject(caller, file), file) {
-            (Ok(target), _) => target,
-            (Err(e), Subject::Open(_)) => return Err(e),
-            (Err(_), Subject::Named(_)) => return Ok(Reply::GO),
-        };
+        let target = self.subject(caller, file)?;
         let who = self.credentials(caller)?;
         let before = target.recorded(&self.owners).unwrap_or_default();
         if !self.may(caller, Capability::CAP_CHOWN) {

@@ -11,7 +11,9 @@ use rbuild_linux::{FileKind, OwnerRecords, Recorded, record_in_times};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
-use crate::id_emulation::caller::{Caller, OwnLinks, Result, SharedProc, names_link_of_proc, own_path_from_here};
+use crate::id_emulation::caller::{
+    Caller, OwnLinks, Result, SharedProc, link_of_dev, names_link_of_proc, own_path_from_here,
+};
 use crate::id_emulation::decode::HERE;
 use crate::id_emulation::roots::{CallerRoot, Roots};
 
@@ -42,7 +44,7 @@ pub struct OpenedFile {
 fn seen_from_here(caller: &Caller<'_>, dir: i32, path: &[u8], follow: bool) -> Result<CString> {
     let thread = caller.number();
     if path.starts_with(b"/") {
-        let own = own_path_from_here(path, thread, follow);
+        let own = own_path_from_here(path, thread, follow).filter(|_| link_of_dev(path).is_none_or(is_unchanged));
         return CString::new(own.as_deref().unwrap_or(path)).map_err(|_| Errno::INVAL);
     }
     let mut text = match dir {
@@ -284,16 +286,20 @@ impl<'a> NamedPath<'a> {
     }
 }
 
+/// Returns true if a link leads there.
+fn is_unchanged((link, to): (&str, &[u8])) -> bool {
+    rustix::fs::readlinkat(CWD, link, Vec::new()).is_ok_and(|text| text.to_bytes() == to)
+}
+
 /// Returns true if paths of the container lead to the caller's own directory in /proc. A process
 /// with another root directory may have something else there.
 fn has_links(root: Option<&CallerRoot<'_>>, links: OwnLinks) -> bool {
-    let Some(root) = root else { return true };
+    let unchanged = || links == OwnLinks::OfProc || is_unchanged(("/dev/fd", b"/proc/self/fd"));
+    let Some(root) = root else { return unchanged() };
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     root.inside(|| {
         let proc = OpenedFile::of(rustix::fs::openat(CWD, "/proc", flags, Mode::empty())?)?;
-        let is_linked = links == OwnLinks::OfProc
-            || rustix::fs::readlinkat(CWD, "/dev/fd", Vec::new())?.to_bytes() == b"/proc/self/fd";
-        Ok(proc.is_in_proc() && is_linked)
+        Ok(proc.is_in_proc() && unchanged())
     })
     .unwrap_or(false)
 }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use libcontainer::oci_spec::runtime as oci;
 use libcontainer::workload::{Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError};
-use rbuild_container::Ulimit;
+use rbuild_container::{Resource, Ulimit};
 use rbuild_linux::process;
 
 use crate::error::RunnerProblem;
@@ -142,6 +142,14 @@ pub(crate) fn set_limits(limits: &[Ulimit]) -> Result<(), RunnerProblem> {
 impl CommandExecutor {
     fn lose_privileges(&self) -> Result<(), RunnerProblem> {
         let answers = self.answers.as_ref().map(|socket| socket.as_fd());
+        if answers.is_some() {
+            // The difference of the two limits holds the IDs of a process. Behind the filter, a
+            // change of them is only apparent.
+            let reserved = self.limits.iter().filter(|limit| limit.resource == Resource::Msgqueue);
+            for limit in reserved {
+                process::set_limit(&Ulimit { soft: limit.hard, ..*limit })?;
+            }
+        }
         match (self.narrowed, answers) {
             (Some(uid), answers) => narrow(uid, answers)?,
             (None, answers) => narrow_least(answers)?,

@@ -62,3 +62,50 @@ fn existing_files_are_opened_alike_with_and_without_creating() {
         assert!(kernels.lines().any(|said| said == line), "{line}: {kernels}");
     }
 }
+
+/// Changes owners by paths over links of /proc of another process, and replaces /dev/fd.
+const UNRESOLVED: &str = r#"
+mkdir "/t"; put("/t/f", ""); put("/t/program", ""); put("/t/held", "");
+my $other = fork; if (!$other) { sleep 100; exit 0 }
+sub owned { my ($path) = @_; chown 33, 33, "/t/f"; print chown(0, 0, $path) ? "changed" : "refused", " to ", (stat "/t/f")[4] ? "other" : "root", "\n" }
+owned("/proc/$other/root/t/f"); symlink "/proc/$other/root/t/f", "/t/link"; owned("/t/link"); owned("/t/f"); owned("/t/none/f");
+chown 0, 0, "/t/program"; chmod 04755, "/t/program";
+child(sub { user(33); my $path = "/proc/$other/root/t/program"; got("chown", 92, $path, 0, 0) }); printf "%o\n", (stat "/t/program")[2];
+kill 9, $other;
+open my $held, "<", "/t/held"; my $n = fileno $held; my $file = "/dev/fd/$n";
+chown 33, 33, "/t/held"; print((stat $file)[4], "\n"); unlink "/dev/fd"; mkdir "/dev/fd"; put($file, "x"); chown 35, 35, $file; print((stat $file)[4], "\n");
+chown 36, 36, $file; print((stat $file)[4], " ", (stat "/t/held")[4], "\n");
+unlink "/dev/stdout"; put("/dev/stdout", "of a file"); chown 37, 37, "/dev/stdout"; print((stat "/dev/stdout")[4, 7], "\n");
+"#;
+
+/// The supervisor follows only links to the caller's own files. Other calls fail; none is left to
+/// the kernel, which knows root only.
+#[test]
+fn owners_change_by_any_path_or_the_call_fails() {
+    let [kernels, emulated] = kernels_and_emulated("", UNRESOLVED);
+    let end = "refused to other\nchown error %\n104755\n33\n35\n36 33\n379\n";
+    assert_eq!(
+        kernels,
+        format!("changed to root\nchanged to root\nchanged to root\n{end}").replace("error %", "error 13")
+    );
+    assert_eq!(
+        emulated,
+        format!("refused to other\nrefused to other\nchanged to root\n{end}").replace("error %", "error 40")
+    );
+}
+
+#[test]
+fn a_limit_of_message_queues_applies_beside_emulated_ids() {
+    let [kernels, emulated] = ["userns", "single-id"].map(|mode| {
+        let lab = crate::lab::Lab::new();
+        lab.write(
+            "Dockerfile",
+            "FROM busybox\nUSER 5\nRUN id -u\nUSER 0\nRUN awk '/msgqueue/ { print $5 }' /proc/self/limits > /o\n",
+        );
+        let dest = format!("type=local,dest={}", lab.path("out").display());
+        lab.rbuild(["--isolation", mode, "build", "--ulimit", "msgqueue=1000:2000", "-o", &dest]).ok();
+        lab.read("out/o")
+    });
+    assert_eq!(emulated, kernels);
+    assert_eq!(kernels, "2000\n");
+}
