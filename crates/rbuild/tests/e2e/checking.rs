@@ -17,6 +17,24 @@ fn an_unset_variable_is_reported_once_at_its_use() {
     assert_eq!(told("# check=error=true\nFROM busybox\nARG A=1 B=$A\nRUN test $B = 1\n", 0), 0);
 }
 
+/// The rules see the base image of the platform that is built, and so its environment.
+#[test]
+fn rules_see_the_base_image_of_the_platform() {
+    let lab = Lab::new();
+    let tar = crate::lab::base("busybox.tar");
+    for arch in ["arm64", "riscv64"] {
+        let (env, platform, name) = (format!("ENV ON_{arch}=1"), format!("linux/{arch}"), format!("base-{arch}"));
+        lab.rbuild(["import", "-c", &env, "--platform", &platform, tar.to_str().unwrap(), &name]).ok();
+    }
+    lab.write("Dockerfile", "ARG TARGETARCH\nFROM base-$TARGETARCH\nLABEL a=$ON_arm64 b=$ON_riscv64\n");
+    for (platform, undefined) in [("linux/arm64", "ON_riscv64"), ("linux/riscv64", "ON_arm64")] {
+        let ran = lab.rbuild(["build", "--check", "--platform", platform]);
+        let told: Vec<&str> =
+            ran.stderr.lines().chain(ran.stdout.lines()).filter(|l| l.contains("variable `")).collect();
+        assert!(told.len() == 1 && told[0].contains(&format!("variable `{undefined}` ")), "{platform}: {told:?}");
+    }
+}
+
 #[test]
 fn check_names_rules_and_builds_nothing() {
     let lab = Lab::new();
