@@ -32,6 +32,11 @@ const PERSONALITIES: [u32; 5] = [0, 0x0008, 0x2_0000, 0x2_0008, 0xffff_ffff];
 /// kernel's ciphers.
 const NO_FAMILIES: [u32; 2] = [40, 38];
 
+/// Returns an instruction that allows all calls.
+pub fn allowing() -> FilterStep {
+    answer(ALLOW)
+}
+
 /// Returns the filter for the architecture of this build, or `None` if the profile does not cover
 /// it.
 pub fn filter() -> Option<Vec<FilterStep>> {

@@ -98,6 +98,9 @@ pub enum RunnerProblem {
     LowQueueLimit,
     #[error("cannot intercept the command's system calls")]
     NoListener,
+    /// The kernel permits one filter with a listener for a process (seccomp(2), EBUSY).
+    #[error("a program around this one intercepts its system calls, so those of commands cannot be intercepted")]
+    AlreadyIntercepted,
     /// One of the container's first processes was killed.
     #[error("a process that was setting up the container was killed by signal {0}")]
     Killed(i32),
@@ -156,6 +159,9 @@ impl RunnerError {
             }
             RunnerProblem::LowQueueLimit => {
                 Some("let root raise the hard limit of message queues to 819200 for this shell".to_string().into())
+            }
+            RunnerProblem::AlreadyIntercepted => {
+                Some("give the user sub-IDs, or start rbuild outside of that program or container".to_string().into())
             }
             RunnerProblem::ExposedProcesses => Some(Remedy::UnmaskProc),
             RunnerProblem::WritableVolume(_) => Some(Remedy::ReadOnlyVolume),

@@ -15,10 +15,13 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::OFlags;
 
 use crate::SandboxError;
+use crate::error::{During, Phase, RunnerError};
 use crate::namespace::isolation::{Isolation, IsolationRequest, bare_isolation, isolation, userns_refused};
 use crate::namespace::network::{Carrier, Isolated};
+use crate::protocol::RunnerMode;
 use crate::runner::mounts::new_sysfs;
 use crate::runner::obstacles::SYSFS;
+use crate::runner::privileges::check_interception;
 use crate::runner::surroundings::{ProcView, Surroundings};
 use crate::runner::zygote::Zygote;
 
@@ -64,6 +67,15 @@ impl Builder {
     /// refuses to mount another /proc.
     pub fn shows_outer_processes(&self) -> bool {
         self.proc == ProcView::Outer
+    }
+
+    /// Fails if this machine does not permit the interception of commands' system calls that the
+    /// isolation mode needs. The caller must be single-threaded.
+    pub fn check_interception(&self) -> Result<(), RunnerError> {
+        match self.isolation.runner_mode() {
+            RunnerMode::Emulated => check_interception().during(Phase::Emulation),
+            RunnerMode::Container | RunnerMode::Chroot => Ok(()),
+        }
     }
 
     /// Returns the actual path of something with that path in [`World`] ([`World::binds`],

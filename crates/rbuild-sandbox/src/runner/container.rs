@@ -130,7 +130,12 @@ fn container(
     }
     let pid = create(environment, (input, terminal), socket, &failure)?;
     if let Some((socket, proc)) = answers {
-        answer(request, &socket, (proc, &around.owners), pid).during(Phase::Emulation)?;
+        let answered = answer(request, &socket, (proc, &around.owners), pid).map_err(|e| match e {
+            // The first process reports why it has sent none.
+            RunnerProblem::NoListener => failure.get().unwrap_or(e),
+            e => e,
+        });
+        answered.during(Phase::Emulation)?;
     }
     let exit = process::wait(pid).during(Phase::Command)?;
     failure.get().map_or(Ok(exit), |why| Err(why.during(Phase::Command)))

@@ -4,6 +4,7 @@ use libcontainer::oci_spec::runtime as oci;
 use rbuild_linux::fd_passing::send_fds;
 use std::os::fd::{AsFd, BorrowedFd};
 
+use rbuild_linux::process::{Cloned, Exit};
 use rbuild_linux::{notify, process};
 
 use crate::error::{RunnerProblem, library};
@@ -74,12 +75,36 @@ pub(crate) fn narrow_bare(insecure: bool) {
     }
 }
 
+fn of_listener(e: rbuild_linux::Error) -> RunnerProblem {
+    match e.errno() {
+        Some(errno) if errno == nix::errno::Errno::EBUSY as i32 => RunnerProblem::AlreadyIntercepted,
+        _ => e.into(),
+    }
+}
+
+/// Fails if the kernel refuses commands a filter with a listener. The caller must be
+/// single-threaded.
+pub(crate) fn check_interception() -> Result<(), RunnerProblem> {
+    const REFUSED: i32 = 1;
+    // A filter stays with the process that installs it.
+    match process::fork()? {
+        Cloned::Child => {
+            let made = notify::filter_and_listen(&[seccomp::allowing()]).map_err(of_listener);
+            std::process::exit(if matches!(made, Err(RunnerProblem::AlreadyIntercepted)) { REFUSED } else { 0 })
+        }
+        Cloned::Parent { child } => match process::wait(child)? {
+            Exit::Code(REFUSED) => Err(RunnerProblem::AlreadyIntercepted),
+            _ => Ok(()),
+        },
+    }
+}
+
 fn listen(filter: &[process::FilterStep], socket: BorrowedFd<'_>) -> Result<(), RunnerProblem> {
     // The supervisor inspects this process, whose memory is a copy of the launcher's until it
     // executes a program. While it is not dumpable, that would require privileges in the launcher's
     // user namespace.
     nix::sys::prctl::set_dumpable(true).map_err(RunnerProblem::of_call("prctl", "PR_SET_DUMPABLE"))?;
-    let listener = notify::filter_and_listen(filter)?;
+    let listener = notify::filter_and_listen(filter).map_err(of_listener)?;
     send_fds(socket, &[listener.as_fd()]).map_err(RunnerProblem::of_call("sendmsg", "the supervisor"))
 }
 

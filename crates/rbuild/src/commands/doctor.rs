@@ -2,7 +2,7 @@
 
 use rbuild_engine::BuildError;
 use rbuild_remedy::Remedy;
-use rbuild_sandbox::{Builder, Carrier, RunnerMode, checks, enter};
+use rbuild_sandbox::{Builder, Carrier, RunnerError, RunnerMode, checks, enter};
 use rbuild_store::{Snapshots, Store, Workspace};
 use serde::{Deserialize, Serialize};
 
@@ -65,6 +65,8 @@ struct Findings {
     mode: RunnerMode,
     copies: bool,
     outer_processes: bool,
+    /// The reason why commands cannot run in a mode that intercepts their system calls.
+    obstacle: Option<RunnerError>,
 }
 
 impl Findings {
@@ -82,6 +84,10 @@ impl Findings {
             RunnerMode::Container => "a user namespace with sub-IDs works",
         };
         line(true, self.mode.name(), found, None);
+        if let Some(obstacle) = &self.obstacle {
+            let remedy = obstacle.remedy().map(|remedy| hints::words(&remedy));
+            line(false, "commands", &obstacle.to_string(), remedy.as_deref());
+        }
         if self.outer_processes {
             let found = "parts of /proc are masked, so commands use this container's /proc and can see its processes";
             line(false, "proc", found, Some(&hints::words(&Remedy::UnmaskProc)));
@@ -109,7 +115,8 @@ fn trial(settings: &Settings) -> Result<Findings, Failure> {
         let result = builder.map_err(BuildError::from).and_then(|builder| {
             let copies = snapshots(&store, &builder)? == Snapshots::Copies;
             let mode = builder.isolation.runner_mode();
-            Ok(Findings { mode, copies, outer_processes: builder.shows_outer_processes() })
+            let obstacle = builder.check_interception().err();
+            Ok(Findings { mode, copies, outer_processes: builder.shows_outer_processes(), obstacle })
         });
         let answer = result.map_err(Failure::from);
         let _ = writer.write_all(&serde_json::to_vec(&answer).unwrap_or_default());

@@ -329,3 +329,27 @@ fn root_settings_of_other_processes_are_read_only_where_proc_is_covered() {
     );
     lab.sh("unset RBUILD_ISOLATION; unshare -m --propagation private bash script").ok();
 }
+
+/// Executes rbuild below a filter with a listener, as container runtimes install one that intercept
+/// system calls. The listener stays open.
+const INTERCEPTED: &str = r#"
+my $steps = pack "SCCL", 6, 0, 0, 0x7fff0000;
+my $program = pack "Sx6P", 1, $steps;
+syscall(157, 38, 1, 0, 0, 0) == 0 or die "no_new_privs: $!";
+my $listener = syscall(317, 1, 8, $program);
+$listener >= 0 or die "seccomp: $!";
+syscall(72, $listener, 2, 0);
+exec @ARGV;
+"#;
+
+#[test]
+fn a_program_that_intercepts_system_calls_is_named() {
+    let lab = Lab::new();
+    lab.write("around.pl", INTERCEPTED).write("Dockerfile", "FROM busybox\nRUN true\n");
+    let says = ["a program around this one intercepts its system calls", "sub-IDs"];
+    lab.sh("perl around.pl $RB --isolation single-id build").fails(1, &says);
+    let doctor = lab.sh("perl around.pl $RB --isolation single-id doctor").ok().stdout;
+    assert!(says.iter().all(|text| doctor.contains(text)), "{doctor}");
+    let outside = lab.sh("$RB --isolation single-id doctor").ok().stdout;
+    assert!(!outside.contains(says[0]), "{outside}");
+}
