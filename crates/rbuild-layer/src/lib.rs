@@ -44,6 +44,7 @@ mod reader;
 mod remainder;
 mod reuse;
 mod sparse;
+mod splice;
 mod unpack;
 mod walk;
 mod write_behind;
@@ -65,6 +66,7 @@ pub use options::{CompressionLevel, Deletions, LAYER_FORMAT, LayerForm, LevelErr
 pub use pack::{Packed, TreePacker, pack_exact, pack_layer, pack_whole, pack_with_external, repack_layer};
 pub use reader::{TarReader, is_tar};
 pub use remainder::Remainder;
+pub use splice::Splice;
 pub use unpack::{Owners, Stop, Unpacked, Unpacking, Whiteouts, unpack, unpack_some};
 pub use writer::{LateEntry, TarWriter};
 pub use xattrs::{OPAQUE, ORIGIN, keep_in_layer, keep_in_tree, marks_opaque, steers_overlay};

@@ -2,7 +2,10 @@
 //! in whole seconds, and everything has a single encoding.
 
 use std::ffi::OsStr;
+use std::fs::File;
 use std::io::{Read, Write};
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::mpsc::sync_channel;
 
@@ -133,7 +136,11 @@ fn writing(e: std::io::Error) -> LayerError {
     LayerError::io("writing the layer")(e)
 }
 
-fn pack(form: LayerForm, mut out: impl Write, fill: impl FnOnce(Pieces<'_>) -> Result<()>) -> Result<Packed> {
+pub(crate) fn pack(
+    form: LayerForm,
+    mut out: impl Write,
+    fill: impl FnOnce(Pieces<'_>) -> Result<()>,
+) -> Result<Packed> {
     let encoder = match form {
         LayerForm::Uncompressed => return pack_uncompressed(out, fill),
         LayerForm::Gzip(level) => gzip_encoder(level, Hashed::new(&mut out)),
@@ -196,7 +203,7 @@ impl<'a> TreePacker<'a> {
         TreePacker::to(deletions, Pieces::new(|piece| out.write_all(&piece).map(|()| piece)))
     }
 
-    fn to(deletions: Deletions, out: Pieces<'a>) -> TreePacker<'a> {
+    pub(crate) fn to(deletions: Deletions, out: Pieces<'a>) -> TreePacker<'a> {
         TreePacker { out: TarWriter::new(out), deletions, nanoseconds: Some(Vec::new()), highest_ids: UidGid::ROOT }
     }
 
@@ -244,7 +251,7 @@ impl<'a> TreePacker<'a> {
     }
 
     /// Returns what the archive lacks of `tree`, its only content.
-    fn remainder(&mut self, tree: &RootDir) -> Result<Option<Remainder>> {
+    pub(crate) fn remainder(&mut self, tree: &RootDir) -> Result<Option<Remainder>> {
         let Some(nanoseconds) = self.nanoseconds.take() else { return Ok(None) };
         let attributes = tree.xattrs(OsStr::new(""))?;
         if attributes.keys().any(|attr| keep_in_layer(attr) || is_lost(attr)) {
@@ -264,20 +271,44 @@ impl<'a> TreePacker<'a> {
         self.out.finish().and_then(Pieces::finish).map_err(LayerError::io(WRITING))
     }
 
+    /// Writes entries as they are in the layer `from`, at these offsets.
+    pub(crate) fn copy_entries(&mut self, from: &File, at: Range<u64>) -> Result<()> {
+        let pieces = self.out.entries_writer().map_err(LayerError::io(WRITING))?;
+        let mut at = at;
+        while at.start < at.end {
+            let room = pieces.room();
+            let most = room.len().min(usize::try_from(at.end - at.start).unwrap_or(usize::MAX));
+            let n = from.read_at(&mut room[..most], at.start).map_err(LayerError::io("reading the earlier layer"))?;
+            if n == 0 {
+                return Err(LayerError::Truncated("the earlier layer".into()));
+            }
+            pieces.put(n).map_err(LayerError::io(WRITING))?;
+            at.start += n as u64;
+        }
+        Ok(())
+    }
+
     /// Notes what the remainder needs of an entry.
     fn account(&mut self, entry: &TarEntry) {
         // Where devices cannot be made, commands see empty files in place of them.
-        let is_device = matches!(entry.kind, EntryKind::CharDevice | EntryKind::BlockDevice);
-        match (u32::try_from(entry.uid), u32::try_from(entry.gid), &mut self.nanoseconds) {
-            (Ok(uid), Ok(gid), Some(nanoseconds)) if !is_device => {
-                nanoseconds.push(entry.mtime.nsec);
+        match matches!(entry.kind, EntryKind::CharDevice | EntryKind::BlockDevice) {
+            true => self.nanoseconds = None,
+            false => self.account_details((entry.uid, entry.gid, entry.mtime.nsec)),
+        }
+    }
+
+    /// Notes owner, group, and nanoseconds of the modification time of an entry.
+    pub(crate) fn account_details(&mut self, (uid, gid, nsec): (u64, u64, u32)) {
+        match (u32::try_from(uid), u32::try_from(gid), &mut self.nanoseconds) {
+            (Ok(uid), Ok(gid), Some(nanoseconds)) => {
+                nanoseconds.push(nsec);
                 self.highest_ids = self.highest_ids.max(UidGid { uid, gid });
             }
             _ => self.nanoseconds = None,
         }
     }
 
-    fn put(&mut self, item: PackItem) -> Result<()> {
+    pub(crate) fn put(&mut self, item: PackItem) -> Result<()> {
         let entry = match &item {
             PackItem::Header(entry) | PackItem::Small(entry, _) | PackItem::Large(entry, ..) => entry,
             PackItem::Incomplete => {

@@ -24,6 +24,8 @@ pub struct TarReader<R> {
     inner: R,
     /// Unread content of the current entry, in bytes.
     remaining: u64,
+    /// Bytes read and passed over, without the maps of sparse files.
+    position: u64,
     /// Unread padding after the content, in bytes.
     padding: u64,
     /// A header was read.
@@ -54,8 +56,15 @@ impl TarReader<BufReader<File>> {
     pub(crate) fn pass_over(&mut self) -> Result<()> {
         let skip = i64::try_from(self.remaining.saturating_add(self.padding)).unwrap_or(i64::MAX);
         self.inner.seek_relative(skip).map_err(LayerError::io("the content of a file"))?;
+        self.position = self.position.saturating_add(self.remaining).saturating_add(self.padding);
         (self.remaining, self.padding) = (0, 0);
         Ok(())
+    }
+
+    /// Returns the number of bytes read and passed over. The maps of sparse files are not counted;
+    /// layers written by this crate have none.
+    pub(crate) fn position(&self) -> u64 {
+        self.position
     }
 }
 
@@ -67,7 +76,9 @@ impl<R: Read> TarReader<R> {
 
     /// Starts reading an archive; the extended headers of one entry may have `header_limit` bytes.
     pub fn with_header_limit(inner: R, header_limit: u64) -> TarReader<R> {
-        TarReader { inner, remaining: 0, padding: 0, begun: false, current: None, global: Pax::default(), header_limit }
+        let (remaining, position, padding) = (0, 0, 0);
+        let global = Pax::default();
+        TarReader { inner, remaining, position, padding, begun: false, current: None, global, header_limit }
     }
 
     /// Returns the next entry, or `None` at the end of the archive: two zero blocks, or the end of
@@ -137,7 +148,7 @@ impl<R: Read> TarReader<R> {
         let mut zeros = 0;
         loop {
             match read_block(&mut self.inner, header.as_mut_bytes()) {
-                Ok(BLOCK) => {}
+                Ok(BLOCK) => self.position += BLOCK as u64,
                 Ok(0) => return Ok(None),
                 Ok(_) if !self.begun => return Err(LayerError::NotTar),
                 Ok(_) => return Err(LayerError::Truncated(format!("the header {}", self.position()))),
@@ -165,6 +176,7 @@ impl<R: Read> TarReader<R> {
         self.inner.read_exact(&mut content).map_err(LayerError::io(context.clone()))?;
         let mut pad = [0; BLOCK];
         self.inner.read_exact(&mut pad[..padding(size) as usize]).map_err(LayerError::io(context))?;
+        self.position += size + padding(size);
         Ok(content)
     }
 
@@ -246,7 +258,7 @@ impl<R: Read> TarReader<R> {
         let context =
             |reader: &Self| format!("the content of {}", quoted(reader.current.as_deref().unwrap_or_default()));
         match std::io::copy(&mut (&mut self.inner).take(skip), &mut std::io::sink()) {
-            Ok(copied) if copied == skip => {}
+            Ok(copied) if copied == skip => self.position += skip,
             Ok(_) => return Err(LayerError::Truncated(context(self))),
             Err(e) => return Err(LayerError::io(context(self))(e)),
         }
@@ -271,6 +283,7 @@ impl<R: Read> TarReader<R> {
                 Ok(0) => return Err(LayerError::Truncated(context(self))),
                 Ok(n) => {
                     self.remaining -= n as u64;
+                    self.position += n as u64;
                     return Ok(n);
                 }
                 Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}

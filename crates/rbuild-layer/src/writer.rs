@@ -178,6 +178,16 @@ impl<W: Write> TarWriter<W> {
         &mut self.out
     }
 
+    /// Returns the output, so that whole entries can be written to it.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the output fails.
+    pub(crate) fn entries_writer(&mut self) -> io::Result<&mut W> {
+        self.pad()?;
+        Ok(&mut self.out)
+    }
+
     fn pad(&mut self) -> io::Result<()> {
         let padding = std::mem::take(&mut self.padding);
         self.out.write_all(&[0; 512][..padding])
