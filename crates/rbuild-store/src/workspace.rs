@@ -5,9 +5,12 @@ use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 
+use rbuild_linux::parallel::{locked, start};
 use rbuild_linux::{RootDir, Timestamp};
 
 use crate::error::Result;
@@ -26,7 +29,30 @@ pub struct Workspace {
     path: PathBuf,
     /// Directories with the merged content of trees, by the names of the trees.
     pub(crate) merged: Mutex<HashMap<String, PathBuf>>,
+    remover: Mutex<Option<Remover>>,
     _lock: File,
+}
+
+/// A thread that removes directories of a workspace, one after the other.
+struct Remover {
+    names: Sender<OsString>,
+    /// Set when the rest is removed with the workspace.
+    is_over: Arc<AtomicBool>,
+    thread: JoinHandle<()>,
+}
+
+impl Remover {
+    fn start(dir: RootDir) -> rbuild_linux::Result<Remover> {
+        let (names, removed) = channel::<OsString>();
+        let is_over = Arc::new(AtomicBool::new(false));
+        let over = is_over.clone();
+        let thread = start(move || {
+            for name in removed.iter().take_while(|_| !over.load(Ordering::Relaxed)) {
+                let _ = dir.remove_all(&name);
+            }
+        })?;
+        Ok(Remover { names, is_over, thread })
+    }
 }
 
 impl Workspace {
@@ -47,7 +73,15 @@ impl Workspace {
         tmp.create_dir(OsStr::new(&name), modes::dir())?;
         let dir = tmp.sub(&name)?;
         let path = store.path().join("tmp").join(&name);
-        Ok(Workspace { tmp, name: name.into(), dir, path, merged: Mutex::default(), _lock: lock })
+        Ok(Workspace {
+            tmp,
+            name: name.into(),
+            dir,
+            path,
+            merged: Mutex::default(),
+            remover: Mutex::default(),
+            _lock: lock,
+        })
     }
 
     /// Returns its directory.
@@ -75,6 +109,19 @@ impl Workspace {
         Ok((self.path.join(&name), self.dir.sub(&name)?))
     }
 
+    /// Removes an entry on another thread. Removing directories takes longer than making them on
+    /// most file systems, and nobody waits for it. Errors are ignored: what is left is removed with
+    /// the workspace.
+    pub fn remove_later(&self, name: &OsStr) {
+        let mut remover = locked(&self.remover);
+        if remover.is_none() {
+            *remover = self.dir.try_clone().and_then(Remover::start).ok();
+        }
+        if let Some(remover) = &*remover {
+            let _ = remover.names.send(name.to_os_string());
+        }
+    }
+
     pub(crate) fn unique(&self, prefix: &str) -> String {
         format!("{prefix}{}", SERIAL.fetch_add(1, Ordering::Relaxed))
     }
@@ -82,6 +129,11 @@ impl Workspace {
 
 impl Drop for Workspace {
     fn drop(&mut self) {
+        if let Some(Remover { names, is_over, thread }) = locked(&self.remover).take() {
+            is_over.store(true, Ordering::Relaxed);
+            drop(names);
+            let _ = thread.join();
+        }
         let _ = self.tmp.remove_all(&self.name);
         let mut lock = self.name.clone();
         lock.push(".lock");
