@@ -1,6 +1,6 @@
 //! File systems of vertices: the trees of a vertex and its parents, stacked or merged.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
 
@@ -27,6 +27,8 @@ pub(crate) struct Rootfs<'a> {
     unpacked: Vec<OnceLock<Vec<TreeId>>>,
     /// Trees of steps whose files are known to be on disk.
     materialized: Mutex<HashSet<TreeId>>,
+    /// The trees that those of steps are stacked of, whose files are known to be on disk.
+    stacked: Mutex<HashMap<TreeId, Vec<TreeId>>>,
 }
 
 impl<'a> Rootfs<'a> {
@@ -47,6 +49,7 @@ impl<'a> Rootfs<'a> {
             snapshots: if request.copies { Snapshots::Copies.into() } else { OnceLock::new() },
             unpacked: graph.vertices.iter().map(|_| OnceLock::new()).collect(),
             materialized: Mutex::default(),
+            stacked: Mutex::default(),
         })
     }
 
@@ -90,6 +93,16 @@ impl<'a> Rootfs<'a> {
         Ok(())
     }
 
+    /// Returns the trees that a step's tree is stacked of, lowest first, with their files on disk.
+    fn stacked(&self, tree: &TreeId) -> Result<Vec<TreeId>> {
+        if let Some(known) = locked(&self.stacked).get(tree) {
+            return Ok(known.clone());
+        }
+        let found = self.store.trees().stacked(&self.work, tree)?;
+        locked(&self.stacked).insert(tree.clone(), found.clone());
+        Ok(found)
+    }
+
     /// Returns the trees of a vertex and its parents, lowest first, with their files on disk.
     pub fn trees(&self, id: VertexId) -> Result<Vec<TreeId>> {
         let mut own = Vec::new();
@@ -102,9 +115,7 @@ impl<'a> Rootfs<'a> {
                 }
                 Step::Scratch => {}
                 Step::Run(_) | Step::Copy(_) | Step::Workdir(_) => {
-                    let tree = self.own_tree(id)?;
-                    self.materialize(tree)?;
-                    own.push(tree.clone());
+                    own.extend(self.stacked(self.own_tree(id)?)?.into_iter().rev());
                 }
             }
         }
@@ -160,6 +171,11 @@ impl<'a> Rootfs<'a> {
     /// directory `path`, on top.
     pub fn writable(&self, trees: &[TreeId], path: &Path) -> Result<Working> {
         Ok(self.snapshots()?.working(self.store, &self.work, trees, &path.join("fs"))?)
+    }
+
+    /// Removes a directory of the working directory beside further work.
+    pub fn throw_away_later(&self, path: &Path) {
+        path.file_name().into_iter().for_each(|name| self.work.remove_later(name));
     }
 
     /// Removes a directory of the working directory. Errors are ignored: it is removed with the

@@ -6,7 +6,9 @@ use std::fs::File;
 use std::io::Write;
 
 use rbuild_image::{BlobDigest, Descriptor, DiffId, Hasher, MediaType, descriptor};
-use rbuild_layer::{LAYER_FORMAT, LayerForm, Packed, Times, pack_exact, pack_layer, pack_whole, repack_layer};
+use rbuild_layer::{
+    LAYER_FORMAT, LayerForm, Packed, Remainder, Times, pack_exact, pack_layer, pack_whole, repack_layer,
+};
 use rbuild_linux::{RootDir, write_atomic};
 use serde::{Deserialize, Serialize};
 
@@ -107,9 +109,12 @@ impl Layers<'_> {
             return Ok(packed);
         }
         let mut blob = self.store.blobs().new_blob(work)?;
-        let out = StoppableWriter { out: &mut blob, stop };
-        let layer = match self.plain_layer_of(tree, latest)? {
-            Some(plain) => self.recompress(&plain, form, out)?,
+        let mut out = StoppableWriter { out: &mut blob, stop };
+        let layer = match self.pack_of_layers(tree, form, latest, &mut out)? {
+            Some((layer, remainder)) => {
+                self.put_remainder(tree, &layer, remainder)?;
+                layer
+            }
             None => {
                 self.store.lazy_trees().materialize(work, tree)?;
                 self.pack_files(tree, form, latest, out)?
@@ -128,11 +133,39 @@ impl Layers<'_> {
             return Ok(PackedLayer::new(&pack_layer(&fs, form, Times::AtMost(latest), out)?, form));
         }
         let (packed, remainder) = pack_exact(&fs, form, out)?;
-        if let Some(remainder) = remainder {
-            let dir = self.store.dir(&format!("trees/{}", tree.name()))?;
-            write_atomic(&dir, OsStr::new(REMAINDER), &remainder.to_bytes(&packed.diff_id), modes::file())?;
+        let layer = PackedLayer::new(&packed, form);
+        self.put_remainder(tree, &layer, remainder)?;
+        Ok(layer)
+    }
+
+    fn put_remainder(&self, tree: &TreeId, layer: &PackedLayer, remainder: Option<Remainder>) -> Result<()> {
+        let Some(remainder) = remainder else { return Ok(()) };
+        let dir = self.store.dir(&format!("trees/{}", tree.name()))?;
+        Ok(write_atomic(&dir, OsStr::new(REMAINDER), &remainder.to_bytes(&layer.diff_id), modes::file())?)
+    }
+
+    /// Writes the layer of a tree to `out` without the tree's files, from its uncompressed
+    /// layer, or from that of the tree that it is stored as changes to. Returns `None` without
+    /// writing anything if there is no such layer. Also returns what the layer lacks of the
+    /// tree, unless that is known already. The entries of these layers have the times of the
+    /// files, so they do not serve if `latest` bounds them.
+    fn pack_of_layers(
+        &self,
+        tree: &TreeId,
+        form: LayerForm,
+        latest: Option<i64>,
+        mut out: impl Write,
+    ) -> Result<Option<(PackedLayer, Option<Remainder>)>> {
+        if latest.is_some() {
+            return Ok(None);
         }
-        Ok(PackedLayer::new(&packed, form))
+        if let Some(plain) = self.plain_layer_of(tree)? {
+            return Ok(Some((self.recompress(&plain, form, out)?, None)));
+        }
+        self.store.trees().spliced(tree, |splice| {
+            let (packed, remainder) = splice.pack(form, &mut out)?;
+            Ok((PackedLayer::new(&packed, form), remainder))
+        })
     }
 
     /// Writes the layer of a step's tree to `out` without storing it. Stops with an error once
@@ -159,20 +192,16 @@ impl Layers<'_> {
                 .read_blob::<StoreError>(&packed.digest, |bytes| Ok(out.write_all(bytes).map_err(failed)?))?;
             return Ok(packed);
         }
-        if let Some(plain) = self.plain_layer_of(tree, latest)? {
-            return self.recompress(&plain, form, out);
+        if let Some((layer, _)) = self.pack_of_layers(tree, form, latest, &mut out)? {
+            return Ok(layer);
         }
         self.store.lazy_trees().materialize(work, tree)?;
         let times = latest.map_or(Times::AsIs, Times::AtMost);
         Ok(PackedLayer::new(&pack_layer(&self.store.trees().tree(tree)?, form, times, out)?, form))
     }
 
-    /// Returns the description of the tree's uncompressed layer, if the store has it. Its entries
-    /// have the times of the files, so it does not serve if `latest` bounds them.
-    fn plain_layer_of(&self, tree: &TreeId, latest: Option<i64>) -> Result<Option<PackedLayer>> {
-        if latest.is_some() {
-            return Ok(None);
-        }
+    /// Returns the description of the tree's uncompressed layer, if the store has it.
+    fn plain_layer_of(&self, tree: &TreeId) -> Result<Option<PackedLayer>> {
         let plain = LayerForm::Uncompressed;
         self.packed_layer(&format!("trees/{}/{}", tree.name(), layer_document(plain, None)))
     }
@@ -290,7 +319,13 @@ impl Layers<'_> {
     ///
     /// Fails if the store cannot be read.
     pub fn plain_layer(&self, tree: &TreeId) -> Result<Option<File>> {
-        self.plain_layer_of(tree, None)?.map_or(Ok(None), |layer| self.store.blobs().open_known(&layer.digest))
+        Ok(self.plain_layer_file(tree)?.map(|(_, file)| file))
+    }
+
+    /// Returns the same with its description.
+    pub(crate) fn plain_layer_file(&self, tree: &TreeId) -> Result<Option<(PackedLayer, File)>> {
+        let Some(layer) = self.plain_layer_of(tree)? else { return Ok(None) };
+        Ok(self.store.blobs().open_known(&layer.digest)?.map(|file| (layer, file)))
     }
 
     /// Returns the blobs of all layers packed from the tree in that directory of `trees`.

@@ -13,6 +13,8 @@
 //!   oci-layout index.json blobs/sha256/HEX
 //!   trees/ID/fs/           files of one step or one layer, in overlay form
 //!   trees/ID/folded.json   the files exist as that layer only, or were unpacked from it
+//!   trees/ID/changes.json  the tree consists of another one and of the changes in `changes`
+//!   trees/ID/changes/fs/   changes to another tree, in overlay form
 //!   trees/ID/remainder      metadata of the tree that its layer does not contain
 //!   trees/ID/leaning       references of a layer to the layers below it
 //!   trees/ID/listing       source files of a copy from the build context
@@ -90,6 +92,7 @@ pub use secrets::{SecretVerdicts, Verdict};
 pub use staging::{Receiving, Staging};
 pub use store::Store;
 pub use trees::backend::{Snapshots, Working};
+pub use trees::changes::EarlierFiles;
 pub use trees::copies::{Baseline, MergedFiles, cut_links};
 pub use trees::id::TreeId;
 pub use trees::lazy::LazyTrees;

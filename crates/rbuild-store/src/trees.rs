@@ -2,6 +2,7 @@
 
 pub(crate) mod adopt;
 pub(crate) mod backend;
+pub(crate) mod changes;
 pub(crate) mod copies;
 pub(crate) mod fixup;
 pub(crate) mod id;

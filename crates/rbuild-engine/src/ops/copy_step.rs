@@ -7,7 +7,7 @@ use rbuild_layer::{ExternalFiles, LayerError, LayerForm};
 use rbuild_linux::RootDir;
 use rbuild_plan::{CopyStep, VertexId};
 use rbuild_source::{Changes, Listing, Selection, SourceError, SourceTree};
-use rbuild_store::{LISTING, StoreError, TreeId};
+use rbuild_store::{LISTING, StoreError, TreeId, Working};
 
 use crate::cache::key::{self, StageFiles, source_error};
 use crate::env::StepEnv;
@@ -35,7 +35,6 @@ pub(crate) fn copy_step(
     (path, dir): (&Path, &RootDir),
 ) -> Attempt<Option<Changes>> {
     let working = env.rootfs.writable(&env.rootfs.trees_below(id)?, path)?;
-    let root = &working.root;
     let terms = terms(env);
     let exclude = key::exclusions(step)?;
     let source = match (stage, taken.first()) {
@@ -57,24 +56,16 @@ pub(crate) fn copy_step(
         let text = format!("no file matches `{}`; nothing was copied for it", source.pattern.text());
         env.events.send(Event::Warning(text.into()));
     }
-    if copy(step, files, root, terms, Some(&mut track)).map_err(fail)? > 1 {
+    if copy(step, files, &working.root, terms, Some(&mut track)).map_err(fail)? > 1 {
         let text = format!("`{}` was overwritten by every source; only the last one remains", step.dest);
         let help = Some("end the destination with a slash if it is a directory".into());
         env.events.send(Event::Warning(Warning { text, help }));
     }
-    working.finish(&path.join("fs"))?;
     if let Some((source, _)) = &source {
-        let general = |reason| fail(CopyError { index: None, reason });
-        match folds(env, id).filter(|_| track.has_later()) {
-            Some(form) => {
-                let layer = earlier.map_or(Ok(None), |tree| env.store.layers().plain_layer(&tree))?;
-                fold(env, id, dir, track.take_loose(source.root, layer).map_err(general)?, form)?
-            }
-            None => {
-                let fs = dir.sub("fs").map_err(BuildError::kernel("the step's directory"))?;
-                track.finish(source.root, &fs, &env.cancel).map_err(general)?;
-            }
-        }
+        let write = Deferred { env, id, step, source: source.root, dir };
+        write.write(&mut track, earlier.as_ref(), working, &path.join("fs"))?;
+    } else {
+        working.finish(&path.join("fs"))?;
     }
     if taken.iter().any(|selection| selection.content.sight != track.sight) {
         return Err(StepError::ContextChanged);
@@ -83,6 +74,50 @@ pub(crate) fn copy_step(
         env.store.trees().put_note(dir, LISTING, &track.listing.to_bytes())?;
     }
     Ok(track.changes())
+}
+
+/// The writing of the files that a copy deferred.
+struct Deferred<'a> {
+    env: &'a StepEnv<'a>,
+    id: VertexId,
+    step: &'a CopyStep,
+    source: &'a RootDir,
+    /// The directory of the new tree.
+    dir: &'a RootDir,
+}
+
+impl Deferred<'_> {
+    /// Ends the work in the root file system, and completes the tree in `upper` in the cheapest
+    /// form: as a layer, as changes to the tree of the earlier copy, or as files.
+    fn write(&self, track: &mut Track, earlier: Option<&TreeId>, working: Working, upper: &Path) -> Attempt<()> {
+        let Deferred { env, id, step, source, dir } = *self;
+        let general = |reason| copy_error(env, id, step, CopyError { index: None, reason });
+        if let Some(form) = folds(env, id).filter(|_| track.has_later()) {
+            working.finish(upper)?;
+            let layer = earlier.map_or(Ok(None), |tree| env.store.layers().plain_layer(tree))?;
+            return fold(env, id, dir, track.take_loose(source, layer).map_err(general)?, form);
+        }
+        let fs = dir.sub("fs").map_err(BuildError::kernel("the step's directory"))?;
+        let plan = match self.takes_changes(track)? {
+            true => track.plan_changes(&working.root, &fs, step.link).map_err(general)?,
+            false => None,
+        };
+        working.finish(upper)?;
+        track.finish(plan.as_ref(), source, &fs, &env.cancel).map_err(general)?;
+        if let Some(plan) = &plan {
+            env.store.trees().store_as_changes(dir, &plan.base)?;
+        }
+        Ok(())
+    }
+
+    /// Returns true if the copy may be stored as changes to the earlier one. Secrets are
+    /// searched for in complete trees.
+    fn takes_changes(&self, track: &Track) -> Result<bool> {
+        let Some(base) = track.base().filter(|_| track.has_later()) else { return Ok(false) };
+        let request = self.env.request;
+        let suits = request.secrets.is_empty() && !request.weigh && !self.step.unpack;
+        Ok(suits && self.env.store.trees().takes_changes(base)?)
+    }
 }
 
 /// Returns the tree of the most similar earlier step, if it still exists.
@@ -118,7 +153,7 @@ fn fold(env: &StepEnv<'_>, id: VertexId, dir: &RootDir, external: ExternalFiles,
 /// Returns the tracking data of an earlier copy, including its files.
 pub(crate) fn track(env: &StepEnv<'_>, tree: &TreeId) -> Result<Track> {
     let listing = Listing::from_bytes(&env.store.trees().tree_note(tree, LISTING)?);
-    Ok(Track::since(listing, env.store.lazy_trees().tree_if_here(tree)?))
+    Ok(Track::since(listing, env.store.trees().earlier_files(tree)?))
 }
 
 pub(crate) fn copy_error(env: &StepEnv<'_>, id: VertexId, step: &CopyStep, e: CopyError) -> StepError {

@@ -320,7 +320,7 @@ fn fill_part(
     track.defers = true;
     let files = copy::SelectedFiles { tree, selected: &selection.sources };
     copy(&copied, Some(files), &root, terms(env), Some(track)).map_err(fail)?;
-    track.finish(tree.root, &root, &env.cancel).map_err(|reason| fail(CopyError { index: None, reason }))?;
+    track.finish(None, tree.root, &root, &env.cancel).map_err(|reason| fail(CopyError { index: None, reason }))?;
     if selection.content.sight != track.sight {
         return Err(StepError::ContextChanged);
     }

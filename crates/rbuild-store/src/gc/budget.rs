@@ -122,6 +122,7 @@ impl Gc<'_> {
                 self.name_tree(&mut trees, tree.name(), last_use(&layers, &entry.name)?, ("layers", file.clone()));
             }
         }
+        self.keep_bases(&mut trees)?;
         // Nothing refers to trees of executions that were repeated, so they are evicted first.
         for entry in self.store.dir("trees")?.entries()? {
             trees
@@ -182,6 +183,25 @@ impl Gc<'_> {
             files.iter().flat_map(|(inode, bytes)| [inode.to_le_bytes(), bytes.to_le_bytes()]).flatten().collect();
         write_atomic(&dir, OsStr::new(INODES), &bytes, modes::file())?;
         Ok(files)
+    }
+
+    /// Makes the bases of trees that are stored as changes last as long as those trees, and
+    /// lets the documents of such a tree go with its base.
+    fn keep_bases(&self, trees: &mut HashMap<String, Evictable>) -> Result<()> {
+        let mut bases = Vec::new();
+        for (name, item) in trees.iter() {
+            if let Some(note) = self.store.trees().changes_note(&TreeId::of_dir(name))? {
+                bases.push((note.base, item.last_use, item.documents.clone()));
+            }
+        }
+        for (base, last_use, documents) in bases {
+            let base = base.name();
+            let item = trees.entry(base.to_string()).or_insert_with_key(|name| Evictable::tree(name, last_use));
+            // Of trees that were used at the same time, the base goes last.
+            item.last_use = item.last_use.max(last_use.saturating_add(1));
+            item.documents.extend(documents);
+        }
+        Ok(())
     }
 
     fn name_tree(

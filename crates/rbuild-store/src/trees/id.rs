@@ -23,6 +23,11 @@ impl TreeId {
         &self.0
     }
 
+    /// Returns the tree of changes inside this one, if it is stored as changes.
+    pub(crate) fn changes(&self) -> TreeId {
+        TreeId(format!("{}/{CHANGES}", self.0))
+    }
+
     /// Returns the tree in that directory of `trees`.
     pub(crate) fn of_dir(name: &str) -> TreeId {
         TreeId(name.to_string())
@@ -46,6 +51,9 @@ impl TreeId {
         TreeId(format!("n{}", diff_id.hex()))
     }
 }
+
+/// Directory inside a tree that is stored as changes.
+pub(crate) const CHANGES: &str = "changes";
 
 /// Suffix before `.json` in the names of documents about trees with recorded owners.
 const RECORDED: &str = "-recorded";

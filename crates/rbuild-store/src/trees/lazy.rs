@@ -15,6 +15,7 @@ use crate::error::{Result, StoreError};
 use crate::layers::{PackedLayer, REMAINDER, StoppableWriter, layer_document};
 use crate::once::{Lock, Once};
 use crate::store::{Store, document};
+use crate::trees::changes::ChangesNote;
 use crate::trees::id::TreeId;
 use crate::trees::stand_ins::{DEVICES, STAND_INS};
 use crate::trees::tree::INODES;
@@ -105,12 +106,20 @@ impl LazyTrees<'_> {
     /// Fails if the layer cannot be read or unpacked, or if its digests are wrong.
     #[tracing::instrument(target = "store", name = "materialize", level = "debug", skip_all, fields(tree = ?tree))]
     pub fn materialize(&self, work: &Workspace, tree: &TreeId) -> Result<()> {
-        let find = || Ok(self.pending_note(tree)?.is_none().then_some(()));
+        // Before the lock of this tree is taken: those of several trees have an order.
+        if let Some(note) = self.incomplete(tree)? {
+            self.materialize(work, &note.base)?;
+        }
+        let find = || Ok((self.pending_note(tree)?.is_none() && self.incomplete(tree)?.is_none()).then_some(()));
         self.store.once(Lock::materialize(tree), find, || self.unpack_layer(work, tree)).map(Once::either)
     }
 
-    /// Unpacks the layer of a lazy tree. The caller holds the lock.
+    /// Unpacks the layer of a lazy tree, or completes one that is stored as changes. The caller
+    /// holds the lock.
     fn unpack_layer(&self, work: &Workspace, tree: &TreeId) -> Result<()> {
+        if let Some(note) = self.incomplete(tree)? {
+            return self.store.trees().complete(work, tree, note);
+        }
         let Some(note) = self.pending_note(tree)? else { return Ok(()) };
         let place = format!("trees/{}", tree.name());
         let layer: PackedLayer = self.store.read(&format!("{place}/{}", note.layer))?;
@@ -138,9 +147,9 @@ impl LazyTrees<'_> {
     ///
     /// Fails if the tree cannot be opened.
     pub fn tree_if_here(&self, tree: &TreeId) -> Result<Option<RootDir>> {
-        match self.pending_note(tree)? {
-            Some(_) => Ok(None),
-            None => Ok(Some(self.store.trees().tree(tree)?)),
+        match self.pending_note(tree)?.is_some() || self.incomplete(tree)?.is_some() {
+            true => Ok(None),
+            false => Ok(Some(self.store.trees().tree(tree)?)),
         }
     }
 
@@ -153,6 +162,9 @@ impl LazyTrees<'_> {
         let place = Path::new("trees").join(tree.name());
         if !tree.is_current() {
             return Ok(false);
+        }
+        if let Some(note) = self.store.trees().changes_note(tree)? {
+            return self.store.trees().has_changes(tree, &note);
         }
         match self.pending_note(tree)? {
             Some(note) => {
@@ -178,6 +190,11 @@ impl LazyTrees<'_> {
     /// Returns the note of a lazy tree, unpacked or not.
     pub(crate) fn lazy_note(&self, tree: &TreeId) -> Result<Option<LazyNote>> {
         self.store.read_if_whole(&format!("trees/{}/{NOTE}", tree.name()))
+    }
+
+    /// Returns the note of a tree that is stored as changes and is not complete, otherwise `None`.
+    fn incomplete(&self, tree: &TreeId) -> Result<Option<ChangesNote>> {
+        Ok(self.store.trees().changes_note(tree)?.filter(|note| self.store.trees().is_incomplete(note)))
     }
 
     /// Returns the note of a tree whose files are not unpacked, otherwise `None`.

@@ -74,6 +74,16 @@ pub fn image(tar: &[u8]) -> Vec<String> {
     lines
 }
 
+/// Drops modification times, and everything that depends on them.
+pub fn without_times(image: Vec<String>) -> Vec<String> {
+    let layers = image.into_iter().filter(|line| line.starts_with("layer "));
+    let without = |line: &str| -> String {
+        let words = line.split(' ').filter(|word| !(word.starts_with('@') && word[1..].parse::<i64>().is_ok()));
+        words.collect::<Vec<_>>().join(" ")
+    };
+    layers.map(|line| without(&line)).collect()
+}
+
 fn unzipped(bytes: &[u8]) -> Vec<u8> {
     crate::lab::unzipped(bytes)
 }

@@ -100,6 +100,7 @@ const OUTPUTS: &[Output] = &[
     Output::Local,
     Output::Tar,
     Output::Oci,
+    Output::OciWithTimes,
     Output::Docker,
     Output::TagAndTar,
 ];
@@ -135,6 +136,7 @@ struct Writer<'a> {
 pub fn case(seed: u64, files: &Path) -> Case {
     let mut random = Random::new(seed);
     let fixed_times = random.percent(60);
+    let aged = random.percent(12);
     let mut writer = Writer { random: &mut random, next: 0, files, shell: false };
     let mut file = Dockerfile::default();
     let mut rounds = Vec::new();
@@ -153,7 +155,7 @@ pub fn case(seed: u64, files: &Path) -> Case {
         ops.extend(writer.missing(&file));
         rounds.push(writer.round(&file, ops));
     }
-    Case { seed, fixed_times, rounds }
+    Case { seed, fixed_times, aged, rounds }
 }
 
 impl Writer<'_> {

@@ -74,6 +74,8 @@ pub enum Output {
     Local,
     Tar,
     Oci,
+    /// With the modification times of the files, which are not compared.
+    OciWithTimes,
     Docker,
     TagAndTar,
 }
@@ -99,6 +101,8 @@ pub struct Case {
     /// Otherwise they are the times of the changes, which are later than the build's
     /// SOURCE_DATE_EPOCH.
     pub fixed_times: bool,
+    /// If true, the files are so old at each build that unchanged ones are known by their metadata.
+    pub aged: bool,
     pub rounds: Vec<Round>,
 }
 
@@ -157,7 +161,8 @@ impl Display for Copy {
 
 impl Display for Case {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        writeln!(f, "seed {}, {} times", self.seed, if self.fixed_times { "fixed" } else { "late" })?;
+        let (times, age) = (if self.fixed_times { "fixed" } else { "late" }, if self.aged { "aged" } else { "new" });
+        writeln!(f, "seed {}, {times} times, {age} files", self.seed)?;
         let mut before = String::new();
         for (number, round) in self.rounds.iter().enumerate() {
             writeln!(f, "--- round {number}: {:?}, twin {:?}, prune {}", round.output, round.twin, round.prune)?;

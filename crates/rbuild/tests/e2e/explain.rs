@@ -128,8 +128,9 @@ fn unchanged_files_of_a_copy_are_written_once() {
     lab.write("changed", "other");
     lab.build(file, &[]).ok();
     let after = inodes(&lab.store(), "same2");
-    assert_eq!((before.len(), after.len()), (1, 2));
     let overlays = lab.links_copies();
+    // The second copy consists of changes to the first one.
+    assert_eq!((before.len(), after.len()), (1, if overlays { 1 } else { 2 }));
     let one = after.values().collect::<std::collections::HashSet<_>>().len() == 1;
     assert_eq!(one, overlays, "{after:?}");
     // Only hard links of the context are hard links in the result.
@@ -193,7 +194,7 @@ fn later_sources_overwrite_earlier_ones() {
     let overlays = lab.links_copies();
     for (name, one) in [("alone", overlays), ("2", overlays), ("1", false)] {
         let found = inodes(&lab.store(), name);
-        assert!(found.len() > 1, "{name}: {found:?}");
+        assert!(found.len() > 1 || one, "{name}: {found:?}");
         let inodes: std::collections::HashSet<u64> = found.into_values().collect();
         assert_eq!(inodes.len() == 1, one, "{name}: {inodes:?}");
     }

@@ -3,6 +3,7 @@
 
 use rbuild_testkit as lab;
 
+mod changed_copies;
 mod changing_contexts;
 mod checking;
 mod contexts;

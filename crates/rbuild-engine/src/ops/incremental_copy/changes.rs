@@ -1,0 +1,196 @@
+//! Copies of which little changed. Instead of a tree with hard links to all unchanged files, such a
+//! copy gets a tree of changes to the earlier copy's tree, the base (`rbuild_store`'s changes).
+//!
+//! The directories of the copy, and everything else that is never deferred, are in the new tree
+//! already. What is planned here is the rest: deferred files that the base lacks or has in another
+//! version, and whiteouts for what the copy no longer has.
+
+use std::collections::{HashMap, HashSet};
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
+
+use rbuild_layer::{ExternalFile, ORIGIN, marks_opaque};
+use rbuild_linux::parallel::{MOST_FILE_THREADS, cores, try_map};
+use rbuild_linux::{DirEntry, FileKind, RootDir};
+use rbuild_store::TreeId;
+
+use crate::ops::copy_error::Reason;
+use crate::ops::incremental_copy::track::{CopyGroup, Track};
+
+/// Number of unchanged files below which a copy is made anew. Debug builds have none, so that tests
+/// with few files cover this.
+const FEWEST: usize = if cfg!(debug_assertions) { 1 } else { 256 };
+/// Number of unchanged files for each changed one below which a copy is made anew.
+const PER_CHANGE: usize = if cfg!(debug_assertions) { 0 } else { 8 };
+
+/// The place that a deferred file comes from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum CopiedFrom {
+    /// The earlier copy's tree, unchanged.
+    Base,
+    /// The changes above that tree, unchanged.
+    Changes,
+    Source,
+}
+
+/// A copy as changes to the tree of an earlier one.
+pub struct ChangePlan {
+    pub base: TreeId,
+    /// The origin of each file of each group.
+    pub(super) origins: Vec<Vec<CopiedFrom>>,
+    /// Names to be deleted, by directory.
+    deletions: Vec<(PathBuf, Vec<OsString>)>,
+}
+
+impl ChangePlan {
+    /// Returns the directories in which something is to be deleted.
+    pub(super) fn deletes_in(&self) -> impl Iterator<Item = &Path> {
+        self.deletions.iter().map(|(dir, _)| dir.as_path())
+    }
+
+    /// Creates the whiteouts in the new tree.
+    pub(super) fn delete(&self, tree: &RootDir) -> Result<(), Reason> {
+        let own = OsStr::new("");
+        for (dir, names) in &self.deletions {
+            let dir = tree.sub(dir)?;
+            names.iter().try_for_each(|name| dir.create_whiteout(name))?;
+            if !dir.xattrs(own)?.contains_key(OsStr::new(ORIGIN)) {
+                dir.set_xattr(own, OsStr::new(ORIGIN), b"")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Track {
+    /// Plans the copy as changes to the earlier one. `upper` is the new tree as far as it was
+    /// written, and `root` the root file system that it is a part of. Returns `None` if the
+    /// copy has to be made anew: if there is no earlier one, if much changed, or if the base
+    /// cannot be made into the result by adding files and deleting some. With `linked`, the
+    /// trees below are not known, and nothing can be deleted.
+    pub fn plan_changes(&self, root: &RootDir, upper: &RootDir, linked: bool) -> Result<Option<ChangePlan>, Reason> {
+        let Some(earlier) = &self.earlier_files else { return Ok(None) };
+        let origins = try_map(cores().min(MOST_FILE_THREADS), &self.groups, |group| self.origins(group))?;
+        let kept = origins.iter().flatten().filter(|origin| **origin == CopiedFrom::Base).count();
+        let all: usize = origins.iter().map(Vec::len).sum();
+        if kept < FEWEST || kept < (all - kept) * PER_CHANGE {
+            return Ok(None);
+        }
+        let mut deferred: HashMap<&Path, HashSet<&OsStr>> = HashMap::new();
+        for group in &self.groups {
+            deferred.entry(&group.dir).or_default().extend(group.files().map(|file| &*file.name));
+        }
+        let mut survey = Survey { root, base: &earlier.files, deferred, linked, deletions: Vec::new() };
+        let mut dirs = vec![PathBuf::new()];
+        while let Some(dir) = dirs.pop() {
+            if !survey.compare(upper, &dir, &mut dirs)? {
+                return Ok(None);
+            }
+        }
+        let deleted: usize = survey.deletions.iter().map(|(_, names)| names.len()).sum();
+        let is_little = kept >= (all - kept + deleted) * PER_CHANGE;
+        Ok(is_little.then(|| ChangePlan { base: earlier.base.clone(), origins, deletions: survey.deletions }))
+    }
+
+    /// Returns the origins of the files of a group.
+    pub(super) fn origins(&self, group: &CopyGroup) -> Result<Vec<CopiedFrom>, Reason> {
+        let dirs = EarlierDirs::of(self, &group.dir)?;
+        Ok(group
+            .files
+            .iter()
+            .map(|file| file.as_ref().map_or(CopiedFrom::Base, |file| dirs.origin(group, file)))
+            .collect())
+    }
+}
+
+/// A directory of an earlier copy.
+pub(super) struct EarlierDirs<'a> {
+    track: &'a Track,
+    pub base: Option<RootDir>,
+    pub changes: Option<RootDir>,
+    /// Names in the directory of changes.
+    changed: HashSet<OsString>,
+}
+
+impl<'a> EarlierDirs<'a> {
+    pub fn of(track: &'a Track, dir: &Path) -> Result<EarlierDirs<'a>, Reason> {
+        let earlier = track.earlier_files.as_ref();
+        let base = earlier.and_then(|earlier| earlier.files.sub(dir).ok());
+        let changes = earlier.and_then(|earlier| earlier.changes.as_ref()?.sub(dir).ok());
+        let entries = changes.as_ref().map_or(Ok(Vec::new()), RootDir::entries)?;
+        Ok(EarlierDirs { track, base, changes, changed: entries.into_iter().map(|entry| entry.name).collect() })
+    }
+
+    pub fn origin(&self, group: &CopyGroup, file: &ExternalFile) -> CopiedFrom {
+        let (dir, origin) = match self.changed.contains(&file.name) {
+            true => (&self.changes, CopiedFrom::Changes),
+            false => (&self.base, CopiedFrom::Base),
+        };
+        match dir {
+            Some(dir) if self.track.has(dir, group, file) => origin,
+            _ => CopiedFrom::Source,
+        }
+    }
+}
+
+/// A comparison of the base with the new copy.
+struct Survey<'a> {
+    /// The root file system without the deferred files.
+    root: &'a RootDir,
+    base: &'a RootDir,
+    /// Names of deferred files by directory.
+    deferred: HashMap<&'a Path, HashSet<&'a OsStr>>,
+    linked: bool,
+    deletions: Vec<(PathBuf, Vec<OsString>)>,
+}
+
+impl Survey<'_> {
+    /// Compares a directory of the new copy with that of the base, and notes what is to be deleted.
+    /// Adds its directories to `dirs`. Returns false if the base cannot be made into the result.
+    fn compare(&mut self, upper: &RootDir, path: &Path, dirs: &mut Vec<PathBuf>) -> Result<bool, Reason> {
+        let dir = upper.sub(path)?;
+        let own = dir.entries()?;
+        if !own.iter().all(is_ordinary) || is_opaque(&dir)? {
+            return Ok(false);
+        }
+        dirs.extend(own.iter().filter(|entry| entry.kind == Some(FileKind::Dir)).map(|entry| path.join(&entry.name)));
+        let base = match self.base.sub(path) {
+            Err(e) if e.is_not_found() => return Ok(true),
+            other => other?,
+        };
+        if is_opaque(&base)? {
+            return Ok(false);
+        }
+        let deferred = self.deferred.get(path);
+        let mut gone = Vec::new();
+        for entry in base.entries()? {
+            let is_dir = entry.kind == Some(FileKind::Dir);
+            let now = match own.binary_search_by(|own| own.name.cmp(&entry.name)) {
+                Ok(at) => own[at].kind,
+                Err(_) if deferred.is_some_and(|names| names.contains(&*entry.name)) => Some(FileKind::File),
+                Err(_) => None,
+            };
+            match now {
+                Some(now) if is_ordinary(&entry) && (now == FileKind::Dir) == is_dir => {}
+                // A whiteout would also delete what is below the base.
+                None if is_ordinary(&entry) && !self.linked && !self.root.exists(path.join(&entry.name))? => {
+                    gone.push(entry.name)
+                }
+                _ => return Ok(false),
+            }
+        }
+        if !gone.is_empty() {
+            self.deletions.push((path.to_path_buf(), gone));
+        }
+        Ok(true)
+    }
+}
+
+/// Returns false for entries that may be whiteouts.
+fn is_ordinary(entry: &DirEntry) -> bool {
+    entry.kind.is_some_and(|kind| kind != FileKind::CharDevice)
+}
+
+fn is_opaque(dir: &RootDir) -> Result<bool, Reason> {
+    Ok(marks_opaque(&dir.xattrs(OsStr::new(""))?))
+}
