@@ -117,7 +117,7 @@ pub(crate) fn run_step(
             }
         }
         take_changes(env, &request, before, &trees, path)?;
-        env.rootfs.throw_away(request.files.scratch());
+        env.rootfs.throw_away_later(request.files.scratch());
     }
     outcome_of_run(env, id, run, ended.outcome, log).map_err(|e| e.happened(ended.at).into())
 }
