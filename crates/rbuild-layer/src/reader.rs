@@ -25,7 +25,7 @@ pub struct TarReader<R> {
     /// Unread content of the current entry, in bytes.
     remaining: u64,
     /// Bytes read and passed over, without the maps of sparse files.
-    position: u64,
+    offset: u64,
     /// Unread padding after the content, in bytes.
     padding: u64,
     /// A header was read.
@@ -56,15 +56,15 @@ impl TarReader<BufReader<File>> {
     pub(crate) fn pass_over(&mut self) -> Result<()> {
         let skip = i64::try_from(self.remaining.saturating_add(self.padding)).unwrap_or(i64::MAX);
         self.inner.seek_relative(skip).map_err(LayerError::io("the content of a file"))?;
-        self.position = self.position.saturating_add(self.remaining).saturating_add(self.padding);
+        self.offset = self.offset.saturating_add(self.remaining).saturating_add(self.padding);
         (self.remaining, self.padding) = (0, 0);
         Ok(())
     }
 
     /// Returns the number of bytes read and passed over. The maps of sparse files are not counted;
     /// layers written by this crate have none.
-    pub(crate) fn position(&self) -> u64 {
-        self.position
+    pub(crate) fn offset(&self) -> u64 {
+        self.offset
     }
 }
 
@@ -76,9 +76,9 @@ impl<R: Read> TarReader<R> {
 
     /// Starts reading an archive; the extended headers of one entry may have `header_limit` bytes.
     pub fn with_header_limit(inner: R, header_limit: u64) -> TarReader<R> {
-        let (remaining, position, padding) = (0, 0, 0);
+        let (remaining, offset, padding) = (0, 0, 0);
         let global = Pax::default();
-        TarReader { inner, remaining, position, padding, begun: false, current: None, global, header_limit }
+        TarReader { inner, remaining, offset, padding, begun: false, current: None, global, header_limit }
     }
 
     /// Returns the next entry, or `None` at the end of the archive: two zero blocks, or the end of
@@ -148,7 +148,7 @@ impl<R: Read> TarReader<R> {
         let mut zeros = 0;
         loop {
             match read_block(&mut self.inner, header.as_mut_bytes()) {
-                Ok(BLOCK) => self.position += BLOCK as u64,
+                Ok(BLOCK) => self.offset += BLOCK as u64,
                 Ok(0) => return Ok(None),
                 Ok(_) if !self.begun => return Err(LayerError::NotTar),
                 Ok(_) => return Err(LayerError::Truncated(format!("the header {}", self.position()))),
@@ -176,7 +176,7 @@ impl<R: Read> TarReader<R> {
         self.inner.read_exact(&mut content).map_err(LayerError::io(context.clone()))?;
         let mut pad = [0; BLOCK];
         self.inner.read_exact(&mut pad[..padding(size) as usize]).map_err(LayerError::io(context))?;
-        self.position += size + padding(size);
+        self.offset += size + padding(size);
         Ok(content)
     }
 
@@ -258,7 +258,7 @@ impl<R: Read> TarReader<R> {
         let context =
             |reader: &Self| format!("the content of {}", quoted(reader.current.as_deref().unwrap_or_default()));
         match std::io::copy(&mut (&mut self.inner).take(skip), &mut std::io::sink()) {
-            Ok(copied) if copied == skip => self.position += skip,
+            Ok(copied) if copied == skip => self.offset += skip,
             Ok(_) => return Err(LayerError::Truncated(context(self))),
             Err(e) => return Err(LayerError::io(context(self))(e)),
         }
@@ -283,7 +283,7 @@ impl<R: Read> TarReader<R> {
                 Ok(0) => return Err(LayerError::Truncated(context(self))),
                 Ok(n) => {
                     self.remaining -= n as u64;
-                    self.position += n as u64;
+                    self.offset += n as u64;
                     return Ok(n);
                 }
                 Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}

@@ -220,10 +220,10 @@ impl EarlierEntries {
     }
 
     fn next(&mut self) -> Result<Option<EarlierEntry>> {
-        let start = self.reader.position();
+        let start = self.reader.offset();
         let Some(entry) = self.reader.next_entry()? else { return Ok(None) };
         self.reader.pass_over()?;
-        let bytes = start..self.reader.position();
+        let bytes = start..self.reader.offset();
         let TarEntry { path, kind, uid, gid, .. } = entry;
         let path: PathBuf = Path::new(&path).components().collect();
         let is_mark = path.file_name().is_some_and(|name| name.as_bytes().starts_with(WHITEOUT));
