@@ -47,10 +47,8 @@ impl StepRecords<'_> {
     /// Takes the tree of this build's own execution, if there is one, as [`Self::hit`] does. It is
     /// never made a second time, as it may be in use.
     fn own_execution(&self, shared: &CacheKey) -> Result<bool> {
-        let tree = self.env.store.trees().step_tree(&self.execution(shared));
-        if !self.env.store.lazy_trees().has_tree(&tree)? {
-            return Ok(false);
-        }
+        let made = self.env.store.trees().committed_step(&self.execution(shared))?;
+        let Some(tree) = made else { return Ok(false) };
         self.take(shared, tree, &self.digest_of_files(shared), self.env.request.now)
     }
 
@@ -101,8 +99,7 @@ impl StepRecords<'_> {
         let execution = self.execution(shared);
         let files = self.digest_of_files(shared);
         // The tree of an earlier execution stays in place, as it may be in use.
-        let tree = env.store.trees().step_tree(&execution);
-        env.store.trees().commit_tree(&env.rootfs.work, made, &tree)?;
+        let tree = env.store.trees().commit_step(&env.rootfs.work, made, &execution)?;
         env.store.records().put_key_inputs(&self.key, self.key_inputs)?;
         env.store.records().put_record(shared, &tree, &files, env.request.now, &env.request.build_id)?;
         self.finish(shared, tree, self.result_of(shared, &files), env.request.now)

@@ -69,6 +69,17 @@ impl Scene {
         tree
     }
 
+    /// Makes a step whose tree is stored as changes to `base`.
+    fn changes(&self, key: &str, base: &TreeId) -> TreeId {
+        let (key, work) = (CacheKey::of(key.as_bytes()), Workspace::open(&self.store).unwrap());
+        let (path, made) = self.store.trees().new_tree(&work).unwrap();
+        std::fs::write(path.join("fs/changed"), key.hex()).unwrap();
+        self.store.trees().store_as_changes(&made, base).unwrap();
+        let tree = self.store.trees().commit_step(&work, &path, &key.into()).unwrap();
+        self.store.records().put_record(&key, &tree, &key.into(), 0, "build").unwrap();
+        tree
+    }
+
     /// Makes the tree of a layer with that content.
     fn layer(&self, content: &str) -> TreeId {
         let diff_id = BlobDigest::of(content.as_bytes()).of_plain_layer();
@@ -227,6 +238,50 @@ fn files_shared_by_copies_count_once() {
         scene.store.gc().collect(Budget { bytes: Some(mib * MIB), used_since: None }).unwrap();
         assert_eq!(scene.names("trees").len(), kept, "{mib} MiB, linked: {linked}");
     }
+}
+
+/// Each row has the times at which the records of a tree and of the changes above it were used, a
+/// budget in MiB, and whether each is kept. The tree has 4 MiB, the changes 1 MiB.
+#[test]
+fn the_base_of_a_tree_stored_as_changes_is_evicted_last_and_takes_that_tree_along() {
+    for (base_used, changes_used, mib, keeps_base, keeps_changes) in [
+        (10, 20, 5, true, true),
+        (10, 20, 4, true, false),
+        (20, 10, 4, true, false),
+        (10, 20, 3, false, false),
+        (20, 10, 3, false, false),
+    ] {
+        let scene = Scene::new();
+        let base = scene.step("base");
+        let changes = scene.changes("changes", &base);
+        scene.occupies(&base, 4);
+        scene.occupies(&changes, 1);
+        scene.used_at("records", &record("base"), base_used);
+        scene.used_at("records", &record("changes"), changes_used);
+        scene.store.gc().collect(Budget { bytes: Some(mib * MIB), used_since: None }).unwrap();
+        let case = format!("{base_used} {changes_used}, {mib} MiB");
+        for (name, tree, kept) in [("base", &base, keeps_base), ("changes", &changes, keeps_changes)] {
+            assert_eq!(scene.names("trees").contains(tree.name()), kept, "{case}: {name}");
+            assert_eq!(scene.names("records").contains(&record(name)), kept, "{case}: record of {name}");
+        }
+    }
+}
+
+#[test]
+fn a_base_without_a_record_is_kept_for_the_changes_above_it() {
+    let scene = Scene::new();
+    let base = scene.step("base");
+    let changes = scene.changes("changes", &base);
+    std::fs::remove_file(scene.path.join("records").join(record("base"))).unwrap();
+    scene.store.gc().prune(false).unwrap();
+    assert_eq!(scene.names("trees"), [&base, &changes].map(|tree| tree.name().to_string()).into());
+    let of_changes = || scene.store.records().record(&CacheKey::of(b"changes")).unwrap();
+    assert!(of_changes().is_some());
+    // Neither another version of this program nor anything else may leave half of such a tree.
+    std::fs::remove_dir_all(scene.path.join(tree(&base))).unwrap();
+    assert!(of_changes().is_none());
+    scene.store.gc().prune(false).unwrap();
+    assert_eq!((scene.names("trees").len(), scene.names("records").len()), (0, 0));
 }
 
 #[test]

@@ -19,12 +19,10 @@ use crate::layers::REMAINDER;
 use crate::store::document;
 use crate::trees::copies::{MergedFiles, MergedWhiteouts, merge};
 use crate::trees::id::{CHANGES, TreeId};
+use crate::trees::notes::CHANGES_NOTE;
 use crate::trees::stand_ins::{DEVICES, STAND_INS};
 use crate::trees::tree::{INODES, Trees};
 use crate::workspace::Workspace;
-
-/// File beside a tree of changes that names its base.
-const NOTE: &str = "changes.json";
 
 /// A note beside a tree that is stored as changes.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -55,12 +53,15 @@ impl Trees<'_> {
         made.create_dir(OsStr::new(CHANGES), crate::modes::dir())?;
         made.rename(OsStr::new("fs"), &made.sub(CHANGES)?, OsStr::new("fs"))?;
         let note = ChangesNote { base: base.clone(), boot: None };
-        self.put_note(made, NOTE, &document(NOTE, &note)?)
+        self.put_note(made, CHANGES_NOTE, &document(CHANGES_NOTE, &note)?)
     }
 
     /// Returns the note of a tree that is stored as changes, complete or not.
     pub(crate) fn changes_note(&self, tree: &TreeId) -> Result<Option<ChangesNote>> {
-        self.store.read_if_whole(&format!("trees/{}/{NOTE}", tree.name()))
+        if !tree.is_stored_as_changes() {
+            return Ok(None);
+        }
+        self.store.read_if_whole(&format!("trees/{}/{CHANGES_NOTE}", tree.name()))
     }
 
     /// Returns true if the tree is stored as changes, and was not made complete since the last
@@ -73,7 +74,7 @@ impl Trees<'_> {
     pub(crate) fn has_changes(&self, tree: &TreeId, note: &ChangesNote) -> Result<bool> {
         let changes = format!("trees/{}/fs", tree.changes().name());
         Ok(self.store.root.exists(changes)?
-            && self.changes_note(&note.base)?.is_none()
+            && !note.base.is_stored_as_changes()
             && self.store.lazy_trees().has_tree(&note.base)?)
     }
 
@@ -132,7 +133,7 @@ impl Trees<'_> {
             dir.remove_all(OsStr::new(old))?;
         }
         made.rename(OsStr::new("fs"), &dir, OsStr::new("fs"))?;
-        self.store.write(&place, NOTE, &ChangesNote { boot: Some(self.store.boot().to_string()), ..note })
+        self.store.write(&place, CHANGES_NOTE, &ChangesNote { boot: Some(self.store.boot().to_string()), ..note })
     }
 
     /// Prepares the layer of a tree that is stored as changes from the layer of its base. Calls

@@ -16,7 +16,17 @@ impl TreeId {
     /// names, are invalid: their owners and devices were recorded in attributes that anyone could
     /// set.
     pub(crate) fn is_current(&self) -> bool {
-        self.0.len() == 65
+        self.0.len() == 65 || (self.0.len() == 66 && self.is_stored_as_changes())
+    }
+
+    /// Returns the name of the same tree if it is stored as changes. Programs that do not know such
+    /// trees take the longer name for one of another version.
+    pub(crate) fn stored_as_changes(&self) -> TreeId {
+        TreeId(format!("{}{AS_CHANGES}", self.0))
+    }
+
+    pub(crate) fn is_stored_as_changes(&self) -> bool {
+        self.0.ends_with(AS_CHANGES)
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -54,6 +64,9 @@ impl TreeId {
 
 /// Directory inside a tree that is stored as changes.
 pub(crate) const CHANGES: &str = "changes";
+
+/// End of the name of a tree that is stored as changes; no hexadecimal digit.
+const AS_CHANGES: char = '+';
 
 /// Suffix before `.json` in the names of documents about trees with recorded owners.
 const RECORDED: &str = "-recorded";

@@ -2,3 +2,5 @@
 
 /// References of a layer's tree to lower layers.
 pub(crate) const LOWER_REFS: &str = "leaning";
+/// Base of a tree that is stored as changes.
+pub(crate) const CHANGES_NOTE: &str = "changes.json";

@@ -18,7 +18,7 @@ use crate::modes;
 use crate::once::{Lock, Once, Session};
 use crate::store::Store;
 use crate::trees::id::{TreeId, digest_in, document_of};
-use crate::trees::notes::LOWER_REFS;
+use crate::trees::notes::{CHANGES_NOTE, LOWER_REFS};
 use crate::workspace::Workspace;
 
 /// File next to a copy's tree that lists the sources of its files. These files may be hard links to
@@ -45,10 +45,39 @@ pub struct Trees<'s> {
 }
 
 impl Trees<'_> {
-    /// Returns the name of a step's tree with this store's kind of owners. A result that no other
-    /// execution has makes a name that no other tree has.
-    pub fn step_tree(&self, result: &ResultId) -> TreeId {
+    /// Returns the name of a step's tree with this store's kind of owners, unless the tree is
+    /// stored as changes. A result that no other execution has makes a name that no other tree has.
+    pub(crate) fn step_tree(&self, result: &ResultId) -> TreeId {
         TreeId::of_step(result, self.store.owners())
+    }
+
+    /// Publishes the finished tree of an execution that has this result. Returns its name.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the tree cannot be renamed.
+    pub fn commit_step(&self, work: &Workspace, made: &Path, result: &ResultId) -> Result<TreeId> {
+        let complete = self.step_tree(result);
+        let as_changes = work.dir().open_alike(made)?.exists(CHANGES_NOTE)?;
+        let tree = if as_changes { complete.stored_as_changes() } else { complete };
+        self.commit_tree(work, made, &tree)?;
+        Ok(tree)
+    }
+
+    /// Returns the tree that [`Self::commit_step`] published for this result, or `None` if there is
+    /// none.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the store cannot be read.
+    pub fn committed_step(&self, result: &ResultId) -> Result<Option<TreeId>> {
+        let complete = self.step_tree(result);
+        for tree in [complete.stored_as_changes(), complete] {
+            if self.store.lazy_trees().has_tree(&tree)? {
+                return Ok(Some(tree));
+            }
+        }
+        Ok(None)
     }
 
     /// Returns the path of a tree's files in this process.
@@ -254,6 +283,8 @@ mod tests {
         let key = CacheKey::of(b"a step");
         let (now, before) = (store.trees().step_tree(&key.into()), TreeId::of_dir(&format!("s{}", &key.hex()[..24])));
         assert_eq!(now.name(), format!("s{}", key.hex()));
+        // Programs that do not know trees stored as changes take their names for invalid ones.
+        assert!(now.stored_as_changes().name().len() > 65);
         for (tree, counts) in [(before, false), (now, true)] {
             std::fs::create_dir_all(store.trees().tree_path(&tree)).unwrap();
             store.records().put_record(&key, &tree, &key.into(), 0, &BuildId::of_command("build")).unwrap();

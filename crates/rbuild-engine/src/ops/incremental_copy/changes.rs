@@ -17,11 +17,26 @@ use rbuild_store::TreeId;
 use crate::ops::copy_error::Reason;
 use crate::ops::incremental_copy::track::{CopyGroup, Track};
 
-/// Number of unchanged files below which a copy is made anew. Debug builds have none, so that tests
-/// with few files cover this.
-const FEWEST: usize = if cfg!(debug_assertions) { 1 } else { 256 };
-/// Number of unchanged files for each changed one below which a copy is made anew.
-const PER_CHANGE: usize = if cfg!(debug_assertions) { 0 } else { 8 };
+/// Bounds on the copies that are stored as changes.
+struct Bounds {
+    /// Number of unchanged files below which a copy is made anew.
+    kept: usize,
+    /// Number of unchanged files for each changed one below which a copy is made anew.
+    kept_per_change: usize,
+}
+
+impl Bounds {
+    const RELEASE: Bounds = Bounds { kept: 256, kept_per_change: 8 };
+    /// Debug builds store as many copies as possible as changes, so that tests with few files cover
+    /// this.
+    const DEBUG: Bounds = Bounds { kept: 1, kept_per_change: 0 };
+    const OF_BUILD: Bounds = if cfg!(debug_assertions) { Bounds::DEBUG } else { Bounds::RELEASE };
+
+    /// Returns true if a copy is to be stored as changes that keeps and changes so many files.
+    fn include(&self, kept: usize, changed: usize) -> bool {
+        kept >= self.kept && kept >= changed * self.kept_per_change
+    }
+}
 
 /// The place that a deferred file comes from.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -73,7 +88,7 @@ impl Track {
         let origins = try_map(cores().min(MOST_FILE_THREADS), &self.groups, |group| self.origins(group))?;
         let kept = origins.iter().flatten().filter(|origin| **origin == CopiedFrom::Base).count();
         let all: usize = origins.iter().map(Vec::len).sum();
-        if kept < FEWEST || kept < (all - kept) * PER_CHANGE {
+        if !Bounds::OF_BUILD.include(kept, all - kept) {
             return Ok(None);
         }
         let mut deferred: HashMap<&Path, HashSet<&OsStr>> = HashMap::new();
@@ -88,7 +103,7 @@ impl Track {
             }
         }
         let deleted: usize = survey.deletions.iter().map(|(_, names)| names.len()).sum();
-        let is_little = kept >= (all - kept + deleted) * PER_CHANGE;
+        let is_little = Bounds::OF_BUILD.include(kept, all - kept + deleted);
         Ok(is_little.then(|| ChangePlan { base: earlier.base.clone(), origins, deletions: survey.deletions }))
     }
 
@@ -193,4 +208,29 @@ fn is_ordinary(entry: &DirEntry) -> bool {
 
 fn is_opaque(dir: &RootDir) -> Result<bool, Reason> {
     Ok(marks_opaque(&dir.xattrs(OsStr::new(""))?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Bounds;
+
+    #[test]
+    fn copies_of_which_little_changed_are_stored_as_changes() {
+        for (kept, changed, release, debug) in [
+            (0, 0, false, false),
+            (0, 1, false, false),
+            (1, 0, false, true),
+            (1, 100, false, true),
+            (255, 0, false, true),
+            (256, 0, true, true),
+            (256, 32, true, true),
+            (256, 33, false, true),
+            (9_999, 1, true, true),
+            (9_000, 1_125, true, true),
+            (9_000, 1_126, false, true),
+        ] {
+            assert_eq!(Bounds::RELEASE.include(kept, changed), release, "{kept} {changed}");
+            assert_eq!(Bounds::DEBUG.include(kept, changed), debug, "{kept} {changed}");
+        }
+    }
 }
