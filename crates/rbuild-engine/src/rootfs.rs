@@ -28,7 +28,14 @@ pub(crate) struct Rootfs<'a> {
     /// Trees of steps whose files are known to be on disk.
     materialized: Mutex<HashSet<TreeId>>,
     /// The trees that those of steps are stacked of, whose files are known to be on disk.
-    stacked: Mutex<HashMap<TreeId, Vec<TreeId>>>,
+    stacked: Mutex<HashMap<TreeId, Arc<StepTrees>>>,
+}
+
+/// The trees that a step's tree is stacked of, lowest first.
+struct StepTrees {
+    trees: Vec<TreeId>,
+    /// True if they neither show nor hide any file.
+    are_empty: bool,
 }
 
 impl<'a> Rootfs<'a> {
@@ -93,17 +100,22 @@ impl<'a> Rootfs<'a> {
         Ok(())
     }
 
-    /// Returns the trees that a step's tree is stacked of, lowest first, with their files on disk.
-    fn stacked(&self, tree: &TreeId) -> Result<Vec<TreeId>> {
+    /// Returns the trees that a step's tree is stacked of, with their files on disk.
+    fn stacked(&self, tree: &TreeId) -> Result<Arc<StepTrees>> {
         if let Some(known) = locked(&self.stacked).get(tree) {
             return Ok(known.clone());
         }
-        let found = self.store.trees().stacked(&self.work, tree)?;
+        let trees = self.store.changed_trees().stacked(&self.work, tree)?;
+        let are_empty = matches!(&trees[..], [tree] if self.store.trees().is_empty(tree)?);
+        let found = Arc::new(StepTrees { trees, are_empty });
         locked(&self.stacked).insert(tree.clone(), found.clone());
         Ok(found)
     }
 
-    /// Returns the trees of a vertex and its parents, lowest first, with their files on disk.
+    /// Returns the trees of a vertex and its parents, lowest first, with their files on disk. Many
+    /// commands write nothing; their empty trees are left out, since the kernel needs time for each
+    /// tree of an overlay. The topmost tree has the metadata of the root directory and is never
+    /// left out.
     pub fn trees(&self, id: VertexId) -> Result<Vec<TreeId>> {
         let mut own = Vec::new();
         for id in self.graph.chain(id) {
@@ -115,7 +127,10 @@ impl<'a> Rootfs<'a> {
                 }
                 Step::Scratch => {}
                 Step::Run(_) | Step::Copy(_) | Step::Workdir(_) => {
-                    own.extend(self.stacked(self.own_tree(id)?)?.into_iter().rev());
+                    let stacked = self.stacked(self.own_tree(id)?)?;
+                    if own.is_empty() || !stacked.are_empty {
+                        own.extend(stacked.trees.iter().rev().cloned());
+                    }
                 }
             }
         }

@@ -10,6 +10,7 @@ use crate::layers::Layers;
 use crate::logs::Logs;
 use crate::secrets::SecretVerdicts;
 use crate::store::Store;
+use crate::trees::changes::ChangedTrees;
 use crate::trees::lazy::LazyTrees;
 use crate::trees::tree::Trees;
 use crate::trees::union::ImageTrees;
@@ -53,6 +54,11 @@ impl Store {
     /// Returns the trees that exist as their layers only, until their files are needed.
     pub fn lazy_trees(&self) -> LazyTrees<'_> {
         LazyTrees { store: self }
+    }
+
+    /// Returns the trees that are stored as changes to earlier ones.
+    pub fn changed_trees(&self) -> ChangedTrees<'_> {
+        ChangedTrees { store: self }
     }
 
     /// Returns the stacks of trees that are images, or parts of them.

@@ -162,7 +162,7 @@ impl Layers<'_> {
         if let Some(plain) = self.plain_layer_of(tree)? {
             return Ok(Some((self.recompress(&plain, form, out)?, None)));
         }
-        self.store.trees().spliced(tree, |splice| {
+        self.store.changed_trees().spliced(tree, |splice| {
             let (packed, remainder) = splice.pack(form, &mut out)?;
             Ok((PackedLayer::new(&packed, form), remainder))
         })

@@ -92,7 +92,7 @@ pub use secrets::{SecretVerdicts, Verdict};
 pub use staging::{Receiving, Staging};
 pub use store::Store;
 pub use trees::backend::{Snapshots, Working};
-pub use trees::changes::EarlierFiles;
+pub use trees::changes::{ChangedTrees, EarlierFiles};
 pub use trees::copies::{Baseline, MergedFiles, cut_links};
 pub use trees::id::TreeId;
 pub use trees::lazy::LazyTrees;

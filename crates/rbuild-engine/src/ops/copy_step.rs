@@ -105,7 +105,7 @@ impl Deferred<'_> {
         working.finish(upper)?;
         track.finish(plan.as_ref(), source, &fs, &env.cancel).map_err(general)?;
         if let Some(plan) = &plan {
-            env.store.trees().store_as_changes(dir, &plan.base)?;
+            env.store.changed_trees().store_as_changes(dir, &plan.base)?;
         }
         Ok(())
     }
@@ -116,7 +116,7 @@ impl Deferred<'_> {
         let Some(base) = track.base().filter(|_| track.has_later()) else { return Ok(false) };
         let request = self.env.request;
         let suits = request.secrets.is_empty() && !request.weigh && !self.step.unpack;
-        Ok(suits && self.env.store.trees().takes_changes(base)?)
+        Ok(suits && self.env.store.changed_trees().takes_changes(base)?)
     }
 }
 
@@ -153,7 +153,7 @@ fn fold(env: &StepEnv<'_>, id: VertexId, dir: &RootDir, external: ExternalFiles,
 /// Returns the tracking data of an earlier copy, including its files.
 pub(crate) fn track(env: &StepEnv<'_>, tree: &TreeId) -> Result<Track> {
     let listing = Listing::from_bytes(&env.store.trees().tree_note(tree, LISTING)?);
-    Ok(Track::since(listing, env.store.trees().earlier_files(tree)?))
+    Ok(Track::since(listing, env.store.changed_trees().earlier_files(tree)?))
 }
 
 pub(crate) fn copy_error(env: &StepEnv<'_>, id: VertexId, step: &CopyStep, e: CopyError) -> StepError {

@@ -190,7 +190,7 @@ impl Gc<'_> {
     fn keep_bases(&self, trees: &mut HashMap<String, Evictable>) -> Result<()> {
         let mut bases = Vec::new();
         for (name, item) in trees.iter() {
-            if let Some(note) = self.store.trees().changes_note(&TreeId::of_dir(name))? {
+            if let Some(note) = self.store.changed_trees().changes_note(&TreeId::of_dir(name))? {
                 bases.push((note.base, item.last_use, item.documents.clone()));
             }
         }

@@ -186,7 +186,7 @@ impl Gc<'_> {
             let record = self.store.read_if_any::<Record>(&format!("records/{name}")).ok().flatten();
             match record {
                 Some(record) if !all && self.store.lazy_trees().has_tree(&record.tree)? => {
-                    let base = self.store.trees().changes_note(&record.tree)?.map(|note| note.base);
+                    let base = self.store.changed_trees().changes_note(&record.tree)?.map(|note| note.base);
                     for tree in std::iter::once(record.tree).chain(base) {
                         let tree = tree.name().to_string();
                         blobs.extend(self.store.layers().packed_blobs(OsStr::new(&tree))?);

@@ -74,7 +74,7 @@ impl Scene {
         let (key, work) = (CacheKey::of(key.as_bytes()), Workspace::open(&self.store).unwrap());
         let (path, made) = self.store.trees().new_tree(&work).unwrap();
         std::fs::write(path.join("fs/changed"), key.hex()).unwrap();
-        self.store.trees().store_as_changes(&made, base).unwrap();
+        self.store.changed_trees().store_as_changes(&made, base).unwrap();
         let tree = self.store.trees().commit_step(&work, &path, &key.into()).unwrap();
         self.store.records().put_record(&key, &tree, &key.into(), 0, "build").unwrap();
         tree

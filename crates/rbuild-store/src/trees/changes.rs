@@ -16,12 +16,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
 use crate::layers::REMAINDER;
-use crate::store::document;
+use crate::store::{Store, document};
 use crate::trees::copies::{MergedFiles, MergedWhiteouts, merge};
 use crate::trees::id::{CHANGES, TreeId};
 use crate::trees::notes::CHANGES_NOTE;
 use crate::trees::stand_ins::{DEVICES, STAND_INS};
-use crate::trees::tree::{INODES, Trees};
+use crate::trees::tree::INODES;
 use crate::workspace::Workspace;
 
 /// A note beside a tree that is stored as changes.
@@ -43,7 +43,13 @@ pub struct EarlierFiles {
     pub changes: Option<RootDir>,
 }
 
-impl Trees<'_> {
+/// Trees that are stored as changes to earlier ones.
+#[derive(Clone, Copy)]
+pub struct ChangedTrees<'s> {
+    pub(crate) store: &'s Store,
+}
+
+impl ChangedTrees<'_> {
     /// Turns the files of a new tree into changes to `base`.
     ///
     /// # Errors
@@ -53,7 +59,7 @@ impl Trees<'_> {
         made.create_dir(OsStr::new(CHANGES), crate::modes::dir())?;
         made.rename(OsStr::new("fs"), &made.sub(CHANGES)?, OsStr::new("fs"))?;
         let note = ChangesNote { base: base.clone(), boot: None };
-        self.put_note(made, CHANGES_NOTE, &document(CHANGES_NOTE, &note)?)
+        self.store.trees().put_note(made, CHANGES_NOTE, &document(CHANGES_NOTE, &note)?)
     }
 
     /// Returns the note of a tree that is stored as changes, complete or not.
@@ -103,7 +109,7 @@ impl Trees<'_> {
     /// Fails if the trees cannot be opened.
     pub fn earlier_files(&self, tree: &TreeId) -> Result<Option<EarlierFiles>> {
         let (base, changes) = match self.changes_note(tree)? {
-            Some(note) => (note.base, Some(self.tree(&tree.changes())?)),
+            Some(note) => (note.base, Some(self.store.trees().tree(&tree.changes())?)),
             None => (tree.clone(), None),
         };
         Ok(self.store.lazy_trees().tree_if_here(&base)?.map(|files| EarlierFiles { base, files, changes }))
@@ -123,8 +129,8 @@ impl Trees<'_> {
     /// Makes the complete tree of one that is stored as changes. The caller holds the lock, and the
     /// files of the base are on disk.
     pub(crate) fn complete(&self, work: &Workspace, tree: &TreeId, note: ChangesNote) -> Result<()> {
-        let (_, made) = self.new_tree(work)?;
-        let parts = [self.tree(&note.base)?, self.tree(&tree.changes())?];
+        let (_, made) = self.store.trees().new_tree(work)?;
+        let parts = [self.store.trees().tree(&note.base)?, self.store.trees().tree(&tree.changes())?];
         merge(&parts, &made.sub("fs")?, MergedFiles::Linked, MergedWhiteouts::Done)?;
         let place = format!("trees/{}", tree.name());
         let dir = self.store.dir(&place)?;
@@ -141,8 +147,8 @@ impl Trees<'_> {
     pub(crate) fn spliced<T>(&self, tree: &TreeId, pack: impl FnOnce(&Splice<'_>) -> Result<T>) -> Result<Option<T>> {
         let Some(ChangesNote { base, .. }) = self.changes_note(tree)? else { return Ok(None) };
         let Some((layer, file)) = self.store.layers().plain_layer_file(&base)? else { return Ok(None) };
-        let remainder = Remainder::from_bytes(&self.tree_note(&base, REMAINDER)?, &layer.diff_id);
-        let changes = self.tree(&tree.changes())?;
+        let remainder = Remainder::from_bytes(&self.store.trees().tree_note(&base, REMAINDER)?, &layer.diff_id);
+        let changes = self.store.trees().tree(&tree.changes())?;
         Splice::new(&changes, file, remainder.as_ref())?.map(|splice| pack(&splice)).transpose()
     }
 }

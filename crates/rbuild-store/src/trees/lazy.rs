@@ -118,7 +118,7 @@ impl LazyTrees<'_> {
     /// holds the lock.
     fn unpack_layer(&self, work: &Workspace, tree: &TreeId) -> Result<()> {
         if let Some(note) = self.incomplete(tree)? {
-            return self.store.trees().complete(work, tree, note);
+            return self.store.changed_trees().complete(work, tree, note);
         }
         let Some(note) = self.pending_note(tree)? else { return Ok(()) };
         let place = format!("trees/{}", tree.name());
@@ -163,8 +163,8 @@ impl LazyTrees<'_> {
         if !tree.is_current() {
             return Ok(false);
         }
-        if let Some(note) = self.store.trees().changes_note(tree)? {
-            return self.store.trees().has_changes(tree, &note);
+        if let Some(note) = self.store.changed_trees().changes_note(tree)? {
+            return self.store.changed_trees().has_changes(tree, &note);
         }
         match self.pending_note(tree)? {
             Some(note) => {
@@ -194,7 +194,7 @@ impl LazyTrees<'_> {
 
     /// Returns the note of a tree that is stored as changes and is not complete, otherwise `None`.
     fn incomplete(&self, tree: &TreeId) -> Result<Option<ChangesNote>> {
-        Ok(self.store.trees().changes_note(tree)?.filter(|note| self.store.trees().is_incomplete(note)))
+        Ok(self.store.changed_trees().changes_note(tree)?.filter(|note| self.store.changed_trees().is_incomplete(note)))
     }
 
     /// Returns the note of a tree whose files are not unpacked, otherwise `None`.

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use rbuild_image::{BlobDigest, Descriptor, DiffId};
-use rbuild_layer::{LowerRefs, TarEntry, Unpacked, Unpacking, unpack_some};
+use rbuild_layer::{LowerRefs, TarEntry, Unpacked, Unpacking, marks_opaque, unpack_some};
 use rbuild_linux::RootDir;
 use rbuild_linux::parallel::{cores, try_map};
 use serde::{Deserialize, Serialize};
@@ -92,6 +92,17 @@ impl Trees<'_> {
     /// Fails if they are not unpacked.
     pub fn tree(&self, tree: &TreeId) -> Result<RootDir> {
         Ok(self.store.root.sub(Path::new("trees").join(tree.name()).join("fs"))?)
+    }
+
+    /// Returns true if the tree neither shows nor hides any file: it consists of a root directory
+    /// that is not opaque.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the files are not unpacked or cannot be read.
+    pub fn is_empty(&self, tree: &TreeId) -> Result<bool> {
+        let fs = self.tree(tree)?;
+        Ok(fs.entries()?.is_empty() && !marks_opaque(&fs.xattrs(OsStr::new(""))?))
     }
 
     /// Returns the content of the file `name` next to a tree, empty if there is none.
@@ -290,6 +301,23 @@ mod tests {
             store.records().put_record(&key, &tree, &key.into(), 0, &BuildId::of_command("build")).unwrap();
             assert_eq!(store.records().record(&key).unwrap().is_some(), counts, "{}", tree.name());
         }
+        std::fs::remove_dir_all(&place).unwrap();
+    }
+
+    #[test]
+    fn a_tree_without_entries_is_empty_unless_it_is_opaque() {
+        let place = std::env::temp_dir().join(format!("rbuild-empty-trees-{}", std::process::id()));
+        let store = Store::open(&place).unwrap();
+        let tree = store.trees().step_tree(&CacheKey::of(b"a step").into());
+        std::fs::create_dir_all(store.trees().tree_path(&tree)).unwrap();
+        let fs = store.trees().tree(&tree).unwrap();
+        assert!(store.trees().is_empty(&tree).unwrap());
+        fs.create_whiteout(OsStr::new("gone")).unwrap();
+        assert!(!store.trees().is_empty(&tree).unwrap());
+        fs.remove_all(OsStr::new("gone")).unwrap();
+        assert!(store.trees().is_empty(&tree).unwrap());
+        fs.set_xattr(OsStr::new(""), OsStr::new(rbuild_layer::OPAQUE), b"y").unwrap();
+        assert!(!store.trees().is_empty(&tree).unwrap());
         std::fs::remove_dir_all(&place).unwrap();
     }
 }

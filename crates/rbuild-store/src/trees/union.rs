@@ -37,11 +37,11 @@ impl UnionView {
     /// links.
     pub(crate) fn find(&self, path: &Path) -> Result<Option<FoundEntry>> {
         let (Some(above), Some(name)) = (path.parent(), path.file_name()) else { return Ok(None) };
-        let mut dirs = self.trees.iter().map(RootDir::try_clone).collect::<Result<Vec<_>>>()?;
+        let mut merged = None;
         for part in above {
-            dirs = look(&dirs, part)?.1;
+            merged = Some(look(merged.as_deref().unwrap_or(&self.trees), part)?.1);
         }
-        Ok(look(&dirs, name)?.0)
+        Ok(look(merged.as_deref().unwrap_or(&self.trees), name)?.0)
     }
 
     /// Returns the path with all symbolic links resolved, including the last component; relative.

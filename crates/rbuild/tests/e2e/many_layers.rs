@@ -50,3 +50,25 @@ fn images_with_many_layers_are_built_on_run_and_exported() {
         assert_eq!(ran.stdout, last.to_string());
     }
 }
+
+#[test]
+fn commands_that_write_nothing_add_no_tree_to_later_steps() {
+    let lab = Lab::new();
+    let lowers = |nothing: &str| {
+        let file = format!(
+            "FROM busybox\nRUN echo kept > /kept && touch /gone && chmod 711 /\n{nothing}RUN rm /gone\n{nothing}\
+             RUN cat /proc/self/mountinfo > /mounts; stat -c %a / > /mode; ls / > /names\n"
+        );
+        let out = lab.build_local(&file, &[]);
+        let text = |name: &str| std::fs::read_to_string(out.join(name)).unwrap();
+        let mounts = text("mounts");
+        let root = mounts.lines().find(|line| line.split(' ').nth(4) == Some("/")).unwrap().to_string();
+        assert_eq!((text("kept").trim(), text("mode").trim()), ("kept", "711"), "{nothing}");
+        assert!(!text("names").lines().any(|name| name == "gone"), "{nothing}");
+        (root.contains(" overlay "), root.matches("lowerdir").count())
+    };
+    let without = lowers("");
+    assert_eq!(lowers("RUN true\nRUN test -e /kept\nRUN true again\n"), without);
+    // Each tree is listed as an option of its own: the image, the files, the deletion.
+    assert!(!without.0 || without.1 >= 3, "{without:?}");
+}
