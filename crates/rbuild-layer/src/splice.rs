@@ -236,11 +236,10 @@ impl EarlierEntries {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::compress::Compression;
     use crate::pack_exact;
     use rbuild_linux::Timestamp;
 
-    const PLAIN: LayerForm = LayerForm { compression: Compression::None, level: None };
+    const PLAIN: LayerForm = LayerForm::Uncompressed;
 
     /// A directory for the trees of a test, removed afterwards.
     struct Scene(PathBuf);

@@ -160,7 +160,7 @@ impl Lookup<'_> {
     fn step(&self, id: VertexId, key: &CacheKey, unusable: &HashSet<ResultId>) -> Result<VertexState> {
         let step = &self.graph.vertices[id].step;
         let may_take = |tree: &TreeId| may_take(self.marks, self.store, step, tree);
-        if let Some(record) = self.store.records().record(key)? {
+        if let Some(record) = self.store.records().latest_record(key)? {
             if !may_take(&record.tree)? {
                 return Ok(missed(Some(key), SECRET));
             }
@@ -200,7 +200,7 @@ impl Lookup<'_> {
     }
 
     fn is_recorded(&self, key: &CacheKey, unusable: &HashSet<ResultId>) -> Result<bool> {
-        Ok(self.store.records().record(key)?.is_some() || self.foreign_record(key, unusable)?.is_some())
+        Ok(self.store.records().latest_record(key)?.is_some() || self.foreign_record(key, unusable)?.is_some())
     }
 
     /// Adopts the foreign results whose files are needed. Returns false if the steps have to be

@@ -31,16 +31,22 @@ impl StepRecords<'_> {
         &self.env.graph().vertices[self.id]
     }
 
-    /// Looks up the record of `shared`. If it is usable, makes it the result of the vertex and
-    /// returns true. A vertex that ignores the cache uses only executions of this build, even if
-    /// another build has replaced the record since.
+    /// Looks up the result of `shared`, which may be the definition key. If there is a usable one,
+    /// makes it the result of the vertex and returns true. An execution of this build comes first,
+    /// even if another build has replaced its record, so that equal steps have one execution. A
+    /// vertex that ignores the cache uses nothing else.
     pub fn hit(&self, shared: &CacheKey) -> Result<bool> {
-        match self.env.store.records().record(shared)? {
-            Some(record) if !self.vertex().ignore_cache && self.may_take(&record.tree)? => {
+        if self.own_execution(shared)? {
+            return Ok(true);
+        }
+        if self.vertex().ignore_cache {
+            return Ok(false);
+        }
+        match self.env.store.records().latest_record(shared)? {
+            Some(record) if self.may_take(&record.tree)? => {
                 self.take(shared, record.tree, &record.result, record.created)
             }
-            Some(_) => self.own_execution(shared),
-            None => Ok(false),
+            _ => Ok(false),
         }
     }
 
@@ -67,7 +73,7 @@ impl StepRecords<'_> {
     pub fn adopted(&self, shared: &CacheKey) -> Result<bool> {
         let env = self.env;
         // A record of this kind that may not be taken is to be replaced.
-        if self.vertex().ignore_cache || env.store.records().record(shared)?.is_some() {
+        if self.vertex().ignore_cache || env.store.records().latest_record(shared)?.is_some() {
             return Ok(false);
         }
         let Some(theirs) = env.store.records().foreign_record(shared)? else { return Ok(false) };

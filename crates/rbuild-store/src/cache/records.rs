@@ -97,6 +97,18 @@ impl Records<'_> {
         self.record_with(key, self.store.owners())
     }
 
+    /// Returns the record of a key as [`Self::record`] does, unless an equal step was executed
+    /// since, under the key that both share. Equal steps of a build have the same execution.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the store cannot be read.
+    pub fn latest_record(&self, key: &CacheKey) -> Result<Option<Record>> {
+        let Some(record) = self.record(key)? else { return Ok(None) };
+        let equal = record.shared.map_or(Ok(None), |shared| self.record(&shared))?;
+        Ok(equal.is_none_or(|equal| equal.tree == record.tree).then_some(record))
+    }
+
     /// Returns the record of a key for the other kind of owners, if it is valid and its tree
     /// exists.
     ///

@@ -76,7 +76,7 @@ impl Scene {
         std::fs::write(path.join("fs/changed"), key.hex()).unwrap();
         self.store.changed_trees().store_as_changes(&made, base).unwrap();
         let tree = self.store.trees().commit_step(&work, &path, &key.into()).unwrap();
-        self.store.records().put_record(&key, &tree, &key.into(), 0, "build").unwrap();
+        self.store.records().put_record(&key, &tree, &key.into(), 0, &BuildId::of_command("build")).unwrap();
         tree
     }
 

@@ -73,6 +73,37 @@ fn results_with_a_secret_are_cached_only_for_builds_with_it() {
 }
 
 #[test]
+fn equal_steps_have_one_execution_whatever_secrets_other_builds_had() {
+    let lab = lab();
+    let leak = "cat /run/secrets/token > /s; head -c 8 /dev/urandom > /r";
+    let step = |name: &str| {
+        format!(
+            "FROM busybox AS of-{name}\nRUN echo {name} > /{name}; echo same > /f\n\
+             FROM busybox AS {name}\nRUN --mount=type=secret,id=token --mount=from=of-{name},source=/f,target=/m {leak}\n"
+        )
+    };
+    let file = format!("{}{}FROM scratch\nCOPY --from=a /r /a\nCOPY --from=b /r /b\n", step("a"), step("b"));
+    let build = |secret: &str, more: &[&str]| {
+        let secret = format!("id=token,src={secret}");
+        lab.build(&file, &[&["--secret", &secret, "--allow", "secret-in-image"], more].concat()).ok();
+    };
+    let out = local(&lab);
+    let both = |secret: &str| {
+        build(secret, &["-o", &out]);
+        let read = |name: &str| std::fs::read(lab.path("out").join(name)).unwrap();
+        assert_eq!(read("a"), read("b"), "{secret}");
+        read("a")
+    };
+    let first = both("token");
+    // Replaces the result that both steps have, but the record of one of them only.
+    build("other", &["--target", "a"]);
+    assert_ne!(both("token"), first);
+    both("other");
+    build("token", &["--target", "b"]);
+    both("other");
+}
+
+#[test]
 fn a_cached_image_is_searched_for_the_current_secrets() {
     let lab = lab();
     let file = "FROM busybox\nARG V\nRUN echo $V > /o\n";
