@@ -229,12 +229,15 @@ impl Logs<'_> {
     pub fn put_build_log(&self, log: &BuildLog) -> Result<()> {
         self.store.root.create_dir_all(format!("{DIR}/{}", log.id), modes::private_dir(), None, |_| ())?;
         self.store.write(&format!("{DIR}/{}", log.id), "build.json", log)?;
-        self.bound_logs(KEPT, ALL_BYTES, &log.id)
+        // A build whose steps were all cached adds a few kilobytes. Measuring the logs of all
+        // builds would be a noticeable part of such a build.
+        let has_step_logs = self.store.dir(&format!("{DIR}/{}", log.id))?.entries()?.len() > 1;
+        self.bound_logs(KEPT, has_step_logs.then_some(ALL_BYTES), &log.id)
     }
 
-    /// Removes the oldest logs until at most `most` builds and `bytes` bytes are left. Keeps the
-    /// log of the build `last` and those of running builds.
-    fn bound_logs(&self, most: usize, bytes: u64, last: &BuildId) -> Result<()> {
+    /// Removes the oldest logs until at most `most` builds and, if given, `bytes` bytes are left.
+    /// Keeps the log of the build `last` and those of running builds.
+    fn bound_logs(&self, most: usize, bytes: Option<u64>, last: &BuildId) -> Result<()> {
         let dir = self.store.dir(DIR)?;
         let mut old: Vec<(Timestamp, u64, OsString)> = Vec::new();
         let (mut count, mut total) = (0, 0);
@@ -247,13 +250,13 @@ impl Logs<'_> {
                 Err(e) if e.is_not_found() => continue,
                 Err(e) => return Err(e.into()),
             };
-            let size = dir.sub(&entry.name).map_or(0, |d| tree_bytes(&d));
+            let size = if bytes.is_some() { dir.sub(&entry.name).map_or(0, |d| tree_bytes(&d)) } else { 0 };
             (count, total) = (count + 1, total + size);
             old.push((ended, size, entry.name));
         }
         old.sort();
         for (_, size, name) in old {
-            if count <= most && total <= bytes {
+            if count <= most && bytes.is_none_or(|bytes| total <= bytes) {
                 break;
             }
             if name == *last.as_str() {
@@ -326,11 +329,11 @@ mod tests {
             let entries = store.dir(DIR).unwrap().entries().unwrap();
             entries.iter().map(|e| e.name.to_string_lossy().into_owned()).collect()
         };
-        store.logs().bound_logs(3, u64::MAX, &BuildId::of_command("d")).unwrap();
+        store.logs().bound_logs(3, None, &BuildId::of_command("d")).unwrap();
         assert_eq!(left(), ["b", "c", "d"]);
-        store.logs().bound_logs(9, 250_000, &BuildId::of_command("d")).unwrap();
+        store.logs().bound_logs(9, Some(250_000), &BuildId::of_command("d")).unwrap();
         assert_eq!(left(), ["c", "d"]);
-        store.logs().bound_logs(9, 1, &BuildId::of_command("d")).unwrap();
+        store.logs().bound_logs(9, Some(1), &BuildId::of_command("d")).unwrap();
         assert_eq!(left(), ["d"]);
         drop(store);
         std::fs::remove_dir_all(&dir).unwrap();
@@ -346,11 +349,11 @@ mod tests {
             store.logs().new_step_log(&BuildId::of_command(name), 1).unwrap().keep(&[b'x'; 100_000]).unwrap();
         }
         let other = Store::open(&dir).unwrap();
-        other.logs().bound_logs(0, 0, &BuildId::of_command("last")).unwrap();
+        other.logs().bound_logs(0, Some(0), &BuildId::of_command("last")).unwrap();
         let here = |name: &'static str| store.logs().step_log(&BuildId::of_command(name), 1).unwrap().is_some();
         assert_eq!(["runs", "killed", "last"].map(here), [true, false, true]);
         drop(held);
-        other.logs().bound_logs(0, 0, &BuildId::of_command("last")).unwrap();
+        other.logs().bound_logs(0, Some(0), &BuildId::of_command("last")).unwrap();
         assert_eq!(["runs", "killed", "last"].map(here), [false, false, true]);
         drop((store, other));
         std::fs::remove_dir_all(&dir).unwrap();
