@@ -31,6 +31,7 @@ mod mount;
 mod parse;
 mod pattern;
 mod text;
+mod variables;
 mod words;
 
 pub use ast::Dockerfile;
@@ -40,6 +41,7 @@ pub use mount::{Mount, MountKind, Sharing, mount_from, parse_mount, parse_size};
 pub use parse::{parse, parse_trigger};
 pub use rbuild_remedy::closest;
 pub use text::readable;
+pub use variables::Vars;
 
 /// Proxy variables. Build arguments with these names are passed to every RUN without an ARG.
 pub const PROXY_ARGS: [&str; 10] = [

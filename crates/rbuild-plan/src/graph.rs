@@ -3,13 +3,12 @@
 use std::fmt;
 
 use rbuild_container::{NetworkMode, SecurityMode, Ulimit};
-use rbuild_dockerfile::{Sharing, Span};
+use rbuild_dockerfile::{Sharing, Span, Vars};
 use rbuild_image::{DiffId, ImageConfig, ManifestDigest, Platform};
 use rbuild_paths::SourcePattern;
 
 use crate::Chmod;
 use crate::ids::{ContextId, VertexId, VolumeId};
-use crate::variables::Vars;
 
 /// The steps of one target, in topological order (inputs first).
 #[derive(Debug, Clone)]

@@ -1,9 +1,8 @@
 //! Formats the `created_by` texts of the image history as Docker does.
 
+use rbuild_dockerfile::Vars;
 use rbuild_dockerfile::ast::{Command, Heredoc};
 use rbuild_image::{HealthcheckConfig, quote};
-
-use crate::variables::Vars;
 
 /// Formats a RUN entry, with the number and values of the build arguments in front of the command.
 /// An argument shows the value that the command sees: an ENV of the same name overrides it.

@@ -11,7 +11,6 @@ mod ids;
 mod key_parts;
 mod parameters;
 mod planner;
-mod variables;
 
 pub use chmod::Chmod;
 pub use graph::{
@@ -23,4 +22,4 @@ pub use key_parts::Tell;
 pub use parameters::{ContextDir, ContextSource, NamedContext, NoCache, Parameters, Volume, WrittenImage};
 pub use planner::{BaseImage, ImageNeed, Plan, automatic_args, needed_stages, plan};
 pub use rbuild_container::{NetworkMode, Resource, SecurityMode, Ulimit, UnknownResource};
-pub use variables::Vars;
+pub use rbuild_dockerfile::Vars;

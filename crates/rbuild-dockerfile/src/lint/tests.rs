@@ -96,3 +96,10 @@ fn spans_cover_the_exact_word() {
     assert_eq!(words, ["Upper", "80/TCP", "$KNWON"]);
     assert!(found[2].message.contains("did you mean `KNOWN`"));
 }
+
+#[test]
+fn names_in_env_are_expanded() {
+    let found = |source: &str| run(source, &LintSettings::default()).len();
+    let source = |used: &str| format!("FROM base\nENV A=X\nENV ${{A}}_Y=1\nLABEL x=${used}\n");
+    assert_eq!((found(&source("X_Y")), found(&source("A_Y"))), (0, 1));
+}

@@ -1,46 +1,59 @@
 //! Rules about variables: declarations, and default values used in FROM.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
-use crate::ast::{Dockerfile, Instruction, Op, Word};
+use crate::ast::{ArgDecl, Dockerfile, Instruction, Op, Pair, Word};
 use crate::closest;
-use crate::expand::Lexer;
 use crate::lint::catalog::*;
 use crate::lint::facts::Facts;
+use crate::variables::Vars;
 
 /// Returns true for variables that need no declaration.
 fn always(name: &str) -> bool {
     name == "PATH" || crate::PROXY_ARGS.contains(&name)
 }
 
+/// Variables of a stage.
 #[derive(Clone)]
-struct VariableScope {
-    names: HashSet<String>,
+struct StageVars {
+    vars: Vars,
     /// The environment of the base image is unknown, so no variable is reported as undefined.
     open: bool,
     /// The stage has an absolute WORKDIR already.
     workdir: bool,
 }
 
+/// The global scope.
+struct Globals {
+    /// Values in this build.
+    vars: Vars,
+    /// Values in a build without build arguments. The names are those of `vars`.
+    defaults: Vars,
+}
+
 pub fn check(file: &Dockerfile, facts: &Facts<'_>, found: &mut Vec<LintWarning>) {
     let globals = globals(file, facts, found);
-    let global_names: HashSet<String> = globals.keys().cloned().collect();
-    let mut stages: HashMap<String, VariableScope> = HashMap::new();
+    let mut stages: HashMap<String, StageVars> = HashMap::new();
     for stage in &file.stages {
-        from(file, &stage.from.image, &globals, &global_names, found);
+        from(file, &stage.from.image, &globals, found);
         if let Some(platform) = &stage.from.platform {
-            undefined(file, platform, &global_names, &UNDEFINED_ARG_IN_FROM, found);
+            undefined(file, platform, &globals.vars, &UNDEFINED_ARG_IN_FROM, found);
         }
-        let image = expand(file, &stage.from.image.text, &|name| globals.get(name)?.value.clone());
+        let image = globals.vars.expand(&stage.from.image, file.escape).unwrap_or_default();
         let of_image = || {
             let env = if image == "scratch" { Some(Vec::new()) } else { (facts.base_env)(&image) };
-            let open = env.is_none();
-            let names = env.unwrap_or_default().iter().map(|e| e.split('=').next().unwrap_or(e).to_string()).collect();
-            VariableScope { names, open, workdir: false }
+            let (open, vars) = (env.is_none(), Vars::of_environment(&env.unwrap_or_default()));
+            StageVars { vars, open, workdir: false }
         };
         let mut scope = stages.get(&image.to_lowercase()).cloned().unwrap_or_else(of_image);
         for i in &stage.instructions {
-            instruction(file, i, &mut scope, found);
+            undefined_words(file, i, &scope, found);
+            match &i.op {
+                Op::Env(pairs) => env(file, pairs, &mut scope.vars),
+                Op::Arg(decls) => args(file, facts, decls, &globals, &mut scope, found),
+                Op::Workdir(word) => workdir(word, &mut scope, found),
+                _ => {}
+            }
         }
         if let Some(name) = &stage.from.name {
             stages.insert(name.text.to_lowercase(), scope);
@@ -48,55 +61,72 @@ pub fn check(file: &Dockerfile, facts: &Facts<'_>, found: &mut Vec<LintWarning>)
     }
 }
 
-/// A variable of the global scope.
-struct Global {
-    /// Value in this build.
-    value: Option<String>,
-    /// Value in a build without build arguments.
-    default: Option<String>,
-}
-
-type Globals = HashMap<String, Global>;
-
 fn globals(file: &Dockerfile, facts: &Facts<'_>, found: &mut Vec<LintWarning>) -> Globals {
-    let automatic = |value: &String| Global { value: Some(value.clone()), default: Some(value.clone()) };
-    let mut globals: Globals = facts.automatic.iter().map(|(k, v)| (k.clone(), automatic(v))).collect();
-    let mut names: HashSet<String> = globals.keys().cloned().collect();
+    let mut vars = Vars::default();
+    facts.automatic.iter().for_each(|(name, value)| vars.set(name, value));
+    let mut globals = Globals { defaults: vars.clone(), vars };
     for i in &file.global_args {
         let Op::Arg(decls) = &i.op else { continue };
         for decl in decls {
             if let Some(default) = &decl.default {
-                undefined(file, default, &names, &UNDEFINED_VAR, found);
+                undefined(file, default, &globals.vars, &UNDEFINED_VAR, found);
             }
-            let name = &decl.name.text;
-            let written = |of: fn(&Global) -> Option<String>| {
-                let lookup = |name: &str| globals.get(name).and_then(of);
-                decl.default.as_ref().map(|d| expand(file, &d.text, &lookup))
-            };
-            // An ARG without a value keeps the one of a predefined variable.
-            let before = |of: fn(&Global) -> Option<String>| globals.get(name).and_then(of);
-            let (value, default) = (|global: &Global| global.value.clone(), |global: &Global| global.default.clone());
-            let global = Global {
-                value: (facts.build_arg)(name).or_else(|| written(value)).or_else(|| before(value)),
-                default: written(default).or_else(|| before(default)),
-            };
-            names.insert(name.clone());
-            globals.insert(name.clone(), global);
+            let given = (facts.build_arg)(&decl.name.text);
+            arg(file, decl, given, None, &mut globals.vars);
+            arg(file, decl, None, None, &mut globals.defaults);
         }
     }
     globals
 }
 
-fn expand(file: &Dockerfile, text: &str, lookup: &dyn Fn(&str) -> Option<String>) -> String {
-    Lexer::new(file.escape).word(text, lookup).map(|e| e.text).unwrap_or_default()
+/// Applies a declaration. A default that cannot be expanded is empty: building reports it.
+fn arg(file: &Dockerfile, decl: &ArgDecl, given: Option<String>, inherited: Option<&str>, vars: &mut Vars) {
+    let value = vars.argument(decl, file.escape, given, inherited).unwrap_or_else(|_| Some(String::new()));
+    vars.declare(&decl.name.text, value.as_deref());
+}
+
+/// Applies an ENV. If it cannot be expanded, its names are declared as written: building reports
+/// the error.
+fn env(file: &Dockerfile, pairs: &[Pair], vars: &mut Vars) {
+    if vars.env(pairs, file.escape).is_err() {
+        pairs.iter().for_each(|pair| vars.declare(&pair.name.text, None));
+    }
+}
+
+/// Applies an ARG. Each declaration sees those before it in the same instruction, unlike the pairs
+/// of ENV.
+fn args(
+    file: &Dockerfile,
+    facts: &Facts<'_>,
+    decls: &[ArgDecl],
+    globals: &Globals,
+    scope: &mut StageVars,
+    found: &mut Vec<LintWarning>,
+) {
+    for decl in decls {
+        if let Some(default) = decl.default.as_ref().filter(|_| !scope.open) {
+            undefined(file, default, &scope.vars, &UNDEFINED_VAR, found);
+        }
+        let name = &decl.name.text;
+        arg(file, decl, (facts.build_arg)(name), globals.vars.get(name), &mut scope.vars);
+    }
+}
+
+fn workdir(word: &Word, scope: &mut StageVars, found: &mut Vec<LintWarning>) {
+    if word.text.starts_with('/') || word.text.starts_with('$') {
+        scope.workdir = true;
+    } else if !scope.workdir {
+        let message = format!("`{}` is relative to the WORKDIR of the base image; use an absolute path", word.text);
+        warn(found, &WORKDIR_RELATIVE_PATH, word, message);
+    }
 }
 
 /// Checks that variables in FROM are declared and that their defaults form a valid image name.
-fn from(file: &Dockerfile, image: &Word, globals: &Globals, names: &HashSet<String>, found: &mut Vec<LintWarning>) {
-    if undefined(file, image, names, &UNDEFINED_ARG_IN_FROM, found) || !image.text.contains('$') {
+fn from(file: &Dockerfile, image: &Word, globals: &Globals, found: &mut Vec<LintWarning>) {
+    if undefined(file, image, &globals.vars, &UNDEFINED_ARG_IN_FROM, found) || !image.text.contains('$') {
         return;
     }
-    let name = expand(file, &image.text, &|name| globals.get(name)?.default.clone());
+    let name = globals.defaults.expand(image, file.escape).unwrap_or_default();
     let broken =
         name.is_empty() || name.contains("//") || name.ends_with([':', '/', '@']) || name.starts_with([':', '/']);
     if broken || name.contains(char::is_whitespace) {
@@ -105,29 +135,24 @@ fn from(file: &Dockerfile, image: &Word, globals: &Globals, names: &HashSet<Stri
     }
 }
 
-/// Warns about each variable that is not in `names`. Returns true if there was one.
-fn undefined(
-    file: &Dockerfile,
-    word: &Word,
-    names: &HashSet<String>,
-    rule: &'static Rule,
-    found: &mut Vec<LintWarning>,
-) -> bool {
-    let lookup = |name: &str| names.contains(name).then(String::new);
-    let Ok(got) = Lexer::new(file.escape).word(&word.text, &lookup) else { return false };
+/// Warns about each variable that is not declared. Returns true if there was one.
+fn undefined(file: &Dockerfile, word: &Word, vars: &Vars, rule: &'static Rule, found: &mut Vec<LintWarning>) -> bool {
     let mut any = false;
     // `${x:-default}` handles an unset variable.
     let guarded = |name: &str| ["-", ":-", "+", ":+"].iter().any(|op| word.text.contains(&format!("${{{name}{op}")));
-    for name in got.unmatched.iter().filter(|n| !always(n) && !guarded(n)) {
+    for name in vars.undeclared(word, file.escape).iter().filter(|n| !always(n) && !guarded(n)) {
         any = true;
-        let hint =
-            closest(name, names.iter().map(String::as_str)).map_or(String::new(), |c| format!("; did you mean `{c}`?"));
+        let hint = closest(name, vars.names()).map_or(String::new(), |c| format!("; did you mean `{c}`?"));
         warn(found, rule, word, format!("variable `{name}` is not declared here{hint}"));
     }
     any
 }
 
-fn instruction(file: &Dockerfile, i: &Instruction, scope: &mut VariableScope, found: &mut Vec<LintWarning>) {
+/// Warns about undeclared variables in the words of an instruction, except for those of ARG.
+fn undefined_words(file: &Dockerfile, i: &Instruction, scope: &StageVars, found: &mut Vec<LintWarning>) {
+    if scope.open {
+        return;
+    }
     let words: Vec<&Word> = match &i.op {
         Op::Env(pairs) | Op::Label(pairs) => pairs.iter().flat_map(|p| [&p.name, &p.value]).collect(),
         Op::Workdir(word) | Op::User(word) | Op::Stopsignal(word) => vec![word],
@@ -139,27 +164,7 @@ fn instruction(file: &Dockerfile, i: &Instruction, scope: &mut VariableScope, fo
         Op::Run(run) => run.mounts.iter().collect(),
         _ => Vec::new(),
     };
-    if !scope.open {
-        for word in words {
-            undefined(file, word, &scope.names, &UNDEFINED_VAR, found);
-        }
-    }
-    match &i.op {
-        Op::Env(pairs) => scope.names.extend(pairs.iter().map(|p| p.name.text.clone())),
-        // Each declaration sees those before it in the same instruction, unlike the pairs of ENV.
-        Op::Arg(decls) => {
-            for decl in decls {
-                if let Some(default) = decl.default.as_ref().filter(|_| !scope.open) {
-                    undefined(file, default, &scope.names, &UNDEFINED_VAR, found);
-                }
-                scope.names.insert(decl.name.text.clone());
-            }
-        }
-        Op::Workdir(word) if word.text.starts_with('/') || word.text.starts_with('$') => scope.workdir = true,
-        Op::Workdir(word) if !scope.workdir => {
-            let message = format!("`{}` is relative to the WORKDIR of the base image; use an absolute path", word.text);
-            warn(found, &WORKDIR_RELATIVE_PATH, word, message);
-        }
-        _ => {}
+    for word in words {
+        undefined(file, word, &scope.vars, &UNDEFINED_VAR, found);
     }
 }

@@ -6,7 +6,6 @@ use rbuild_image::Platform;
 
 use crate::parameters::Parameters;
 use crate::planner::state::{Planned, Planner, StageState, not_yet};
-use crate::variables::expand;
 
 /// Build arguments that have an effect without an ARG.
 pub(super) const BUILT_IN_ARGS: [&str; 11] = [
@@ -99,14 +98,9 @@ pub(super) fn global_args(planner: &mut Planner<'_>, target: usize) -> Result<()
     for instruction in &planner.file.global_args {
         let Op::Arg(decls) = &instruction.op else { continue };
         for decl in decls {
-            let value = match (build_arg(planner, &decl.name.text), &decl.default) {
-                (Some(value), _) => Some(value),
-                (None, Some(word)) => Some(expand(word, planner.file.escape, &planner.globals)?),
-                (None, None) => None,
-            };
-            if let Some(value) = value {
-                planner.globals.set(&decl.name.text, &value);
-            }
+            let given = build_arg(planner, &decl.name.text);
+            let value = planner.globals.argument(decl, planner.file.escape, given, None)?;
+            planner.globals.declare(&decl.name.text, value.as_deref());
         }
     }
     Ok(())
@@ -140,24 +134,14 @@ pub(super) fn arg(planner: &mut Planner<'_>, state: &mut StageState, decls: &[as
     let mut text = String::from("ARG");
     for decl in decls {
         let name = decl.name.text.as_str();
-        let value = match (build_arg(planner, name), &decl.default) {
-            (Some(value), _) => Some(value),
-            (None, Some(default)) => Some(planner.word(state, default)?),
-            (None, None) => planner.globals.get(name).map(str::to_string),
-        };
-        match value {
-            Some(value) => {
-                text.push_str(&format!(" {name}={value}"));
-                if !NEVER_IN_ENV.contains(&name) {
-                    state.vars.set_last(name, &value);
-                }
-                state.args.set(name, &value);
-            }
-            None => {
-                text.push_str(&format!(" {name}"));
-                state.args.set(name, "");
-            }
+        let given = build_arg(planner, name);
+        let value = state.vars.argument(decl, planner.file.escape, given, planner.globals.get(name))?;
+        text.push_str(&format!(" {name}"));
+        if let Some(value) = &value {
+            text.push_str(&format!("={value}"));
         }
+        state.vars.declare(name, value.as_deref().filter(|_| !NEVER_IN_ENV.contains(&name)));
+        state.args.set(name, value.as_deref().unwrap_or_default());
     }
     planner.push_empty_layer(state, text);
     Ok(())

@@ -1,7 +1,6 @@
 //! COPY and ADD: options, sources and here-documents.
 
 use rbuild_dockerfile::ast;
-use rbuild_dockerfile::expand::Lexer;
 use rbuild_dockerfile::{Diagnostic, Span};
 use rbuild_paths::SourcePattern;
 use rbuild_remedy::Remedy;
@@ -90,17 +89,10 @@ fn copy_input(planner: &mut Planner<'_>, copy: &ast::Copy) -> Planned<FileSource
 }
 
 fn inline_files(state: &StageState, docs: &[ast::Heredoc]) -> Planned<Vec<InlineFile>> {
-    let lexer = Lexer { escape: '\\', raw_quotes: true, skip_unset: false };
     docs.iter()
         .map(|doc| {
             file_name(doc)?;
-            let content = if doc.expand {
-                let lookup = |name: &str| state.vars.get(name).map(str::to_string);
-                let got = lexer.word(&doc.body, &lookup);
-                got.map_err(|e| Diagnostic::new(doc.body_span, e.to_string()))?.text
-            } else {
-                doc.body.clone()
-            };
+            let content = if doc.expand { state.vars.expand_heredoc(doc)? } else { doc.body.clone() };
             Ok(InlineFile { name: doc.name.clone(), content })
         })
         .collect()

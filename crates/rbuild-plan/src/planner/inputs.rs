@@ -1,8 +1,7 @@
 //! Resolves FROM and `--from` to stages, images and named contexts.
 
 use rbuild_dockerfile::ast::{Op, Stage};
-use rbuild_dockerfile::expand::Lexer;
-use rbuild_dockerfile::{Diagnostic, Span, mount_from};
+use rbuild_dockerfile::{Diagnostic, Span, Vars, mount_from};
 use rbuild_image::{DEFAULT_PATH, ImageConfig, Platform, PlatformError};
 use rbuild_paths::SourcePattern;
 use rbuild_remedy::Remedy;
@@ -12,7 +11,6 @@ use crate::ids::{ContextId, VertexId};
 use crate::parameters::{ContextSource, NamedContext, NoCache, WrittenImage};
 use crate::planner::paths::{cwd, is_windows};
 use crate::planner::state::{BaseImage, ImageNeed, Interrupted, Planned, Planner, StageState, steps_of};
-use crate::variables::{Vars, expand};
 
 /// Returns the names in `--from` and `from=` of a stage's instructions, with their locations.
 fn input_names(stage: &Stage) -> Vec<(String, Span)> {
@@ -65,9 +63,8 @@ impl Planner<'_> {
             return Vec::new();
         }
         let count = self.file.stages.len();
-        let lookup = |name: &str| self.globals.get(name).map(str::to_string);
-        let base = Lexer::new(self.file.escape).word(&stage.from.image.text, &lookup).ok();
-        let mut used: Vec<usize> = base.and_then(|b| self.base_stage(&b.text, index)).into_iter().collect();
+        let base = self.globals.expand(&stage.from.image, self.file.escape).ok();
+        let mut used: Vec<usize> = base.and_then(|name| self.base_stage(&name, index)).into_iter().collect();
         let named = input_names(stage);
         let named = named.iter().filter_map(|(name, _)| self.find_stage(name, count));
         used.extend(named.filter(|used| !self.is_later(*used, index)));
@@ -113,7 +110,7 @@ impl Planner<'_> {
     pub(super) fn from(&mut self, index: usize, stage: &Stage) -> Planned<StageState> {
         let platform = self.platform(stage)?;
         let image = &stage.from.image;
-        let name = expand(image, self.file.escape, &self.globals)?;
+        let name = self.globals.expand(image, self.file.escape)?;
         if name.is_empty() {
             let d = Diagnostic::new(image.span, format!("image name `{}` is empty after expansion", image.text));
             return Err(d.help(Remedy::SetArgument).into());
@@ -158,7 +155,7 @@ impl Planner<'_> {
         let Some(word) = &stage.from.platform else {
             return Ok(self.params.platform_given.then(|| self.params.platform.clone()));
         };
-        let text = expand(word, self.file.escape, &self.globals)?;
+        let text = self.globals.expand(word, self.file.escape)?;
         if text.is_empty() {
             let d = Diagnostic::new(word.span, format!("platform `{}` is empty after expansion", word.text));
             return Err(d.help(Remedy::SetArgument).into());
@@ -228,11 +225,7 @@ impl Planner<'_> {
     }
 
     fn base_state(&self, vertex: VertexId, config: ImageConfig, stage: String, total: usize) -> StageState {
-        let mut env = Vars::default();
-        for entry in &config.config.env {
-            let (k, v) = entry.split_once('=').unwrap_or((entry, ""));
-            env.set(k, v);
-        }
+        let env = Vars::of_environment(&config.config.env);
         StageState {
             vertex,
             config,

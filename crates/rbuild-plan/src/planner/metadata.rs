@@ -7,7 +7,6 @@ use serde_json::{Map, Value};
 
 use crate::history;
 use crate::planner::state::{Planned, Planner, StageState};
-use crate::variables::expand_words;
 
 /// Applies an instruction that only changes the configuration.
 pub(super) fn metadata(planner: &mut Planner<'_>, state: &mut StageState, i: &ast::Instruction) -> Planned<()> {
@@ -68,7 +67,7 @@ fn expose(planner: &mut Planner<'_>, state: &mut StageState, words: &[Word]) -> 
     let mut words: Vec<_> = words.iter().collect();
     words.sort_by(|a, b| a.text.cmp(&b.text));
     for word in words {
-        for port in expand_words(word, planner.file.escape, &state.vars)? {
+        for port in state.vars.expand_words(word, planner.file.escape)? {
             ports.extend(ports_of(&port, word.span)?);
         }
     }

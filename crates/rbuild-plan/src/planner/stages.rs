@@ -198,15 +198,9 @@ impl Planner<'_> {
             Op::Workdir(word) => self.workdir(state, word, i.span),
             Op::Env(pairs) => {
                 let mut text = String::from("ENV");
-                // All values are expanded in the environment before the instruction.
-                let mut set = Vec::new();
-                for pair in pairs {
-                    set.push((self.word(state, &pair.name)?, self.word(state, &pair.value)?));
-                }
-                for (k, v) in set {
+                for (k, v) in state.vars.env(pairs, self.file.escape)? {
                     text.push_str(&format!(" {k}={v}"));
                     state.env.set(&k, &v);
-                    state.vars.set_last(&k, &v);
                 }
                 self.push_empty_layer(state, text);
                 Ok(())

@@ -3,14 +3,13 @@
 use std::collections::HashMap;
 
 use rbuild_dockerfile::ast::{Command, Dockerfile, Instruction, Op, Word};
-use rbuild_dockerfile::{Diagnostic, Span};
+use rbuild_dockerfile::{Diagnostic, Span, Vars};
 use rbuild_image::{ImageConfig, ImageName, ManifestDigest, Platform};
 
 use crate::graph::{HistoryEntry, Marks, Step, StepName, Vertex};
 use crate::ids::VertexId;
 use crate::parameters::{Parameters, WrittenImage};
 use crate::planner::paths::is_windows;
-use crate::variables::{Vars, expand};
 
 /// A resolved base image.
 #[derive(Debug, Clone)]
@@ -193,7 +192,7 @@ impl Planner<'_> {
     }
 
     pub(super) fn word(&mut self, state: &StageState, word: &Word) -> Planned<String> {
-        Ok(expand(word, self.file.escape, &state.vars)?)
+        Ok(state.vars.expand(word, self.file.escape)?)
     }
 
     pub(super) fn words(&mut self, state: &StageState, words: &[Word]) -> Planned<Vec<String>> {
