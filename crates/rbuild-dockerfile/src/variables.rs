@@ -6,6 +6,9 @@ use crate::ast::{ArgDecl, Heredoc, Pair, Word};
 use crate::diagnostic::{Diagnostic, Span};
 use crate::expand::{Expanded, Lexer};
 
+/// Options for here-documents: quotes are plain text, and the escape character is always `\`.
+const HEREDOC: Lexer = Lexer { escape: '\\', raw_quotes: true, skip_unset: false };
+
 /// Variables in the order in which they were first set.
 ///
 /// The maps are persistent: a clone is O(1) and shares unchanged entries, so every step of a stage
@@ -162,15 +165,23 @@ impl Vars {
     ///
     /// Returns the first error in the text.
     pub fn expand_heredoc(&self, doc: &Heredoc) -> Result<String, Diagnostic> {
-        let lexer = Lexer { escape: '\\', raw_quotes: true, skip_unset: false };
-        self.expand_text(lexer, &doc.body, doc.body_span).map(|got| got.text)
+        self.expand_text(HEREDOC, &doc.body, doc.body_span).map(|got| got.text)
     }
 
     /// Returns the variables of a word that are neither set nor declared. Values do not matter: all
     /// declared variables count as set and empty. The result is empty if the word is malformed.
     pub fn undeclared(&self, word: &Word, escape: char) -> Vec<String> {
+        self.undeclared_in_text(Lexer::new(escape), &word.text)
+    }
+
+    /// Returns the variables of the body of a here-document that are neither set nor declared.
+    pub fn undeclared_in_heredoc(&self, doc: &Heredoc) -> Vec<String> {
+        self.undeclared_in_text(HEREDOC, &doc.body)
+    }
+
+    fn undeclared_in_text(&self, lexer: Lexer, text: &str) -> Vec<String> {
         let lookup = |name: &str| self.declares(name).then(String::new);
-        Lexer::new(escape).word(&word.text, &lookup).map(|got| got.unmatched).unwrap_or_default()
+        lexer.word(text, &lookup).map(|got| got.unmatched).unwrap_or_default()
     }
 
     fn expand_text(&self, lexer: Lexer, text: &str, span: Span) -> Result<Expanded, Diagnostic> {

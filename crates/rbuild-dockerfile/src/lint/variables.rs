@@ -135,12 +135,18 @@ fn from(file: &Dockerfile, image: &Word, globals: &Globals, found: &mut Vec<Lint
     }
 }
 
-/// Warns about each variable that is not declared. Returns true if there was one.
+/// Warns about each variable of a word that is not declared. Returns true if there was one.
 fn undefined(file: &Dockerfile, word: &Word, vars: &Vars, rule: &'static Rule, found: &mut Vec<LintWarning>) -> bool {
+    report(&vars.undeclared(word, file.escape), word, vars, rule, found)
+}
+
+/// Warns about the undeclared variables `names` of a word, except for those that may be unset.
+/// Returns true if there was one.
+fn report(names: &[String], word: &Word, vars: &Vars, rule: &'static Rule, found: &mut Vec<LintWarning>) -> bool {
     let mut any = false;
     // `${x:-default}` handles an unset variable.
     let guarded = |name: &str| ["-", ":-", "+", ":+"].iter().any(|op| word.text.contains(&format!("${{{name}{op}")));
-    for name in vars.undeclared(word, file.escape).iter().filter(|n| !always(n) && !guarded(n)) {
+    for name in names.iter().filter(|n| !always(n) && !guarded(n)) {
         any = true;
         let hint = closest(name, vars.names()).map_or(String::new(), |c| format!("; did you mean `{c}`?"));
         warn(found, rule, word, format!("variable `{name}` is not declared here{hint}"));
@@ -166,5 +172,10 @@ fn undefined_words(file: &Dockerfile, i: &Instruction, scope: &StageVars, found:
     };
     for word in words {
         undefined(file, word, &scope.vars, &UNDEFINED_VAR, found);
+    }
+    let Op::Copy(copy) = &i.op else { return };
+    for doc in copy.heredocs.iter().filter(|doc| doc.expand) {
+        let body = Word { text: doc.body.clone(), span: doc.opener };
+        report(&scope.vars.undeclared_in_heredoc(doc), &body, &scope.vars, &UNDEFINED_VAR, found);
     }
 }
