@@ -23,8 +23,11 @@ fn empty() -> Blob {
     Layer::new().plain()
 }
 
+/// Paths with the content of their files, `None` if there is none.
+type Contents = Vec<(&'static str, Option<&'static str>)>;
+
 /// The stacks, and the resulting content of some files.
-fn stacks() -> Vec<(&'static str, Vec<Blob>, Vec<(&'static str, Option<&'static str>)>)> {
+fn stacks() -> Vec<(&'static str, Vec<Blob>, Contents)> {
     let whole = [("d/x", Some("layer")), ("d/keep", Some("kept")), ("o/in", Some("in")), ("second", Some("linked"))];
     let again = [&whole[..], &[("d/gone", None), ("o/other", None), ("first", Some("linked"))]].concat();
     let below = vec![

@@ -44,9 +44,8 @@ fn sound(lab: &Lab, marker: &str, what: &str) {
     assert_eq!(std::fs::read_to_string(out.join("f")).unwrap(), marker, "{what}");
     let checked = lab.rbuild(["fsck"]);
     assert_eq!(checked.code, Some(0), "{what}: {}{}", checked.stdout, checked.stderr);
-    for entry in std::fs::read_dir(lab.store().join("tmp")).unwrap().flatten() {
-        panic!("{what}: {} is left in the store", entry.path().display());
-    }
+    let left: Vec<_> = std::fs::read_dir(lab.store().join("tmp")).unwrap().flatten().map(|e| e.path()).collect();
+    assert!(left.is_empty(), "{what}: left in the store: {left:?}");
 }
 
 const FILE: &str =

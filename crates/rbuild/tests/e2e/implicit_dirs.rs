@@ -124,7 +124,11 @@ fn devices_of_a_layer_stay_devices() {
         header.set_entry_type(kind);
         header.set_device_major(numbers.0).unwrap();
         header.set_device_minor(numbers.1).unwrap();
-        (header.set_mode(0o640), header.set_size(0), header.set_uid(0), header.set_gid(6), header.set_mtime(5));
+        header.set_mode(0o640);
+        header.set_size(0);
+        header.set_uid(0);
+        header.set_gid(6);
+        header.set_mtime(5);
         header.set_cksum();
         archive.append(&header, &[][..]).unwrap();
     }

@@ -1,6 +1,8 @@
 //! The command line on real base images. `scripts/test` runs these tests as an ordinary user and as
 //! root. Tests whose names begin with `root_` need root for their setup and run as root only.
 
+#![allow(clippy::print_stdout, reason = "the seed of generated cases is shown if a test fails")]
+
 use rbuild_testkit as lab;
 
 mod changed_copies;

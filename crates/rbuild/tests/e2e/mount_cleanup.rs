@@ -12,9 +12,12 @@ fn read(out: &Path, name: &str) -> String {
     std::fs::read_to_string(out.join(name)).unwrap_or_else(|e| panic!("{name}: {e}"))
 }
 
-/// Returns the listing and the files of the layer that a command makes with a secret mounted, or
+/// The listing of a layer, and its files.
+type LayerContent = (Vec<String>, HashMap<String, Vec<u8>>);
+
+/// Returns the layer that a command makes with a secret mounted, or
 /// `None` if the build was refused because of the secret.
-fn layer_of(lab: &Lab, mounts: &str, command: &str) -> Option<(Vec<String>, HashMap<String, Vec<u8>>)> {
+fn layer_of(lab: &Lab, mounts: &str, command: &str) -> Option<LayerContent> {
     let file = format!("FROM busybox\nRUN --mount=type=secret,id=s {mounts} {command}; true\n");
     let ran = lab.build(&file, &["--no-cache", "--secret", "id=s,src=secret", "-t", "made"]);
     if ran.code != Some(0) {

@@ -154,7 +154,7 @@ fn pull_selects_the_platform_of_an_index() {
     let (host, size) = (scene.registry.add_manifest("multi", "host", MANIFEST, &bytes), bytes.len());
     let copies: Vec<_> = {
         let state = scene.registry.state();
-        state.blobs.iter().map(|(_, bytes)| bytes.clone()).collect()
+        state.blobs.values().cloned().collect()
     };
     copies.iter().for_each(|bytes| {
         scene.registry.add_blob("multi", bytes);
@@ -319,10 +319,7 @@ fn an_unreachable_registry_is_named_and_the_local_image_is_mentioned() {
     assert!(!ran.stderr.contains("not found in the local store"), "{}", ran.stderr);
     scene.build(file, &[]).ok();
     // The name may be wrong, or the network.
-    for (file, meant) in [("FROM 127.0.0.1:1/x\n", "127.0.0.1:1/x:1")] {
-        let hint = format!("did you mean `{meant}`?");
-        scene.build(file, &[]).fails(1, &["pulling it failed", &hint]);
-    }
+    scene.build("FROM 127.0.0.1:1/x\n", &[]).fails(1, &["pulling it failed", "did you mean `127.0.0.1:1/x:1`?"]);
     let ran = scene.build("FROM 127.0.0.1:1/another\n", &[]).fails(1, &["pulling it failed", "check the network"]);
     assert!(!ran.stderr.contains("did you mean"), "{}", ran.stderr);
     scene.build(&format!("FROM {}\n", scene.name("busybox:1")), &[]).ok();
@@ -406,7 +403,7 @@ fn family(of: u32) -> Vec<u32> {
 #[test]
 fn the_builder_has_no_credentials() {
     let scene = Scene::with_image();
-    scene.lab.write("Dockerfile", &format!("FROM {}\nRUN echo $$ > /pid && sleep 60\n", scene.name("busybox:1")));
+    scene.lab.write("Dockerfile", format!("FROM {}\nRUN echo $$ > /pid && sleep 60\n", scene.name("busybox:1")));
     let (home, app) = (scene.lab.path("home"), scene.name("app:1"));
     let auths = r#"{"auths":{"b.io":{"username":"ann","password":"swordfish"}}}"#;
     let mut command = scene.lab.command(["build", "-t", &app, "--push", "--creds", "joe:hunter2"]);

@@ -374,8 +374,10 @@ fn a_command_cannot_use_the_callers_keyrings() {
 #[test]
 fn too_few_threads_slow_a_build_down_or_fail_it() {
     let lab = Lab::new();
-    (0..40).for_each(|i| drop(lab.write(&format!("d/{i}"), "x")));
-    lab.write("d/big", &"x".repeat(3 << 20)).sh("tar cf big.tar d").ok();
+    for i in 0..40 {
+        lab.write(&format!("d/{i}"), "x");
+    }
+    lab.write("d/big", "x".repeat(3 << 20)).sh("tar cf big.tar d").ok();
     lab.write(
         "Dockerfile",
         "FROM busybox AS a\nRUN echo a > /a\nFROM busybox AS b\nADD big.tar /b/\nCOPY d /c/\nFROM busybox\n\

@@ -47,7 +47,7 @@ const NAMES: [&[u8]; 7] = [b"a", b"b", b"c", b"a b", b".d", b"\xc3\xbc", b"x\xff
 fn path(random: &mut Random) -> PathBuf {
     let depth = 1 + random.below(3);
     let names = if depth > 1 { &NAMES[..3] } else { &NAMES[..] };
-    (0..depth).map(|_| OsStr::from_bytes(*random.pick::<&[u8]>(names))).collect()
+    (0..depth).map(|_| OsStr::from_bytes(random.pick::<&[u8]>(names))).collect()
 }
 
 fn meta(random: &mut Random, dir: bool) -> Meta {
@@ -79,9 +79,9 @@ fn layer(random: &mut Random, below: &Tree) -> Vec<Entry> {
             4 | 5 => Entry::Dir(path, meta(random, true), xattrs(random)),
             6 => {
                 let target: PathBuf = if random.one_in(2) {
-                    OsStr::from_bytes(*random.pick::<&[u8]>(&NAMES[..3])).into()
+                    OsStr::from_bytes(random.pick::<&[u8]>(&NAMES[..3])).into()
                 } else {
-                    Path::new("/").join(OsStr::from_bytes(*random.pick::<&[u8]>(&NAMES[..3])))
+                    Path::new("/").join(OsStr::from_bytes(random.pick::<&[u8]>(&NAMES[..3])))
                 };
                 Entry::Symlink(path, target)
             }

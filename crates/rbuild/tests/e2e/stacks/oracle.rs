@@ -125,7 +125,7 @@ impl Tree {
             own.iter().any(|(other, _)| other.starts_with(real) || real.starts_with(other))
                 || behind.iter().any(|(other, _)| other != real && other.starts_with(real))
         };
-        Some(behind.iter().any(|place| meets(&place)))
+        Some(behind.iter().any(meets))
     }
 
     /// Applies a layer; returns `None` if no file system has such a layer.
@@ -297,7 +297,7 @@ fn repeats_itself(entries: &[Entry]) -> bool {
         Entry::Opaque(path) => path.join(".wh"),
     };
     let paths: Vec<PathBuf> = entries.iter().map(path).collect();
-    let is_mark = |path: &Path| path.ends_with(".wh");
+    let is_mark = |path: &Path| path.file_name() == Some(std::ffi::OsStr::new(".wh"));
     paths
         .iter()
         .enumerate()
