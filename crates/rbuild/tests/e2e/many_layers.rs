@@ -62,7 +62,8 @@ fn commands_that_write_nothing_add_no_tree_to_later_steps() {
         let out = lab.build_local(&file, &[]);
         let text = |name: &str| std::fs::read_to_string(out.join(name)).unwrap();
         let mounts = text("mounts");
-        let root = mounts.lines().find(|line| line.split(' ').nth(4) == Some("/")).unwrap().to_string();
+        // In the isolation mode chroot, /proc is empty.
+        let root = mounts.lines().find(|line| line.split(' ').nth(4) == Some("/")).unwrap_or_default();
         assert_eq!((text("kept").trim(), text("mode").trim()), ("kept", "711"), "{nothing}");
         assert!(!text("names").lines().any(|name| name == "gone"), "{nothing}");
         (root.contains(" overlay "), root.matches("lowerdir").count())
