@@ -25,14 +25,14 @@ use crate::record::build_log::{self, Status, remember, weigh};
 use crate::request::BuildRequest;
 use crate::solve::executor;
 
-/// Answers the build from the cache. Returns `None` if a step must run or a file system must be
-/// mounted, which takes a builder.
+/// Answers the build from the cache. Returns `None` if a step must run, a file system must be
+/// mounted or the cache has a limit: trees can be mounted, measured and removed by a builder only.
 #[tracing::instrument(target = "engine", name = "answer", level = "debug", skip_all)]
 pub fn answer(prepared: &Prepared, request: &BuildRequest, store: &Store, events: &Events) -> Result<Option<Finished>> {
     let target = &prepared.vertices[prepared.graph.target].state;
     let Some(result) = target.result() else { return Ok(None) };
     let wants = request.wants();
-    if request.weigh || request.exports.iter().any(|export| wants.is_direct(export)) {
+    if request.cache_limit.is_some() || request.weigh || request.exports.iter().any(|export| wants.is_direct(export)) {
         return Ok(None);
     }
     if !refusal::is_cleared(prepared, request, store)? {

@@ -124,7 +124,7 @@ fn from_directory(args: &BuildArgs, context: PathBuf) -> Result<MainContext, Fai
         None => (std::fs::read(&path), outer_ignore(&ignore_path(&path))?),
     };
     let dockerfile = dockerfile.map_err(|e| {
-        let failure = no_dockerfile(&shown, &e);
+        let failure = no_dockerfile(&shown, &e, &names_beside(&shown));
         let in_context = Path::new(&args.context).join(&path);
         match e.kind() {
             std::io::ErrorKind::NotFound if args.context != "." && path.is_relative() && in_context.is_file() => {
@@ -176,14 +176,20 @@ fn not_found() -> std::io::Error {
 /// ENOENT.
 const NO_ENTRY: i32 = 2;
 
-fn no_dockerfile(shown: &str, e: &std::io::Error) -> Failure {
+/// Returns the names in the directory of a file of this machine.
+fn names_beside(file: &str) -> Vec<String> {
+    let dir = Path::new(file).parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let found = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    found.filter_map(|entry| entry.file_name().into_string().ok()).collect()
+}
+
+/// Returns the failure for a Dockerfile that cannot be read. `names` are those in its directory.
+fn no_dockerfile(shown: &str, e: &std::io::Error, names: &[String]) -> Failure {
     match e.kind() {
         std::io::ErrorKind::NotFound => {
             let path = Path::new(shown);
             let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
             let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-            let found = std::fs::read_dir(dir).into_iter().flatten().flatten();
-            let names: Vec<String> = found.filter_map(|entry| entry.file_name().into_string().ok()).collect();
             let close = rbuild_dockerfile::closest(name, names.iter().map(String::as_str));
             let help = match close {
                 Some(close) => hints::did_you_mean(dir.join(close).display().to_string().trim_start_matches("./")),
@@ -238,10 +244,15 @@ fn from_archive(args: &BuildArgs, store: &Store, archive: impl Read + Send) -> R
     };
     // An absolute path names a file of this machine, not of the archive.
     let dockerfile = if name.starts_with('/') {
-        std::fs::read(&name).map_err(|e| no_dockerfile(&name, &e))?
+        std::fs::read(&name).map_err(|e| no_dockerfile(&name, &e, &names_beside(&name)))?
     } else {
         let read = untrusted::read(&dir, Path::new(&name), &format!("the Dockerfile {}", quoted(&name)))?;
-        read.ok_or_else(|| no_dockerfile(&name, &not_found()))?
+        let names = || {
+            let parent = Path::new(&name).parent().unwrap_or(Path::new(""));
+            let entries = dir.sub(parent).and_then(|dir| dir.entries()).unwrap_or_default();
+            entries.into_iter().filter_map(|entry| entry.name.into_string().ok()).collect::<Vec<_>>()
+        };
+        read.ok_or_else(|| no_dockerfile(&name, &not_found(), &names()))?
     };
     let newest = newest(&dir).map_err(|e| failed(e.to_string()))?;
     let dir = Some(ContextDir { path, ignore: String::new() });

@@ -23,6 +23,10 @@ fn a_context_can_be_a_tar_of_any_compression() {
     lab.sh("rm -rf $LAB/out; tar -c . | $RB build -f other/Dockerfile --output $LAB/out -").ok();
     assert!(exists(lab.path("out/sub/a")) && exists(lab.path("out/.dockerignore")));
     lab.sh("tar -c . | $RB build -f missing -").fails(1, &["the Dockerfile `missing` does not exist"]);
+    // Suggestions are files of the archive, not of the working directory.
+    let ran = lab.sh("tar -c sub | $RB build -").fails(1, &["the Dockerfile `Dockerfile` does not exist", "-f FILE"]);
+    assert!(!ran.stderr.contains("did you mean"), "{}", ran.stderr);
+    lab.sh("tar -C other -c . | $RB build -f Dockerfil -").fails(1, &["did you mean `Dockerfile`?"]);
     // The unpacked context does not stay in the store.
     let left = std::fs::read_dir(lab.store().join("tmp")).unwrap().count();
     assert_eq!(left, 0, "the archive's files are still there");

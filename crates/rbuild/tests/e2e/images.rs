@@ -588,3 +588,17 @@ fn concurrent_squashed_builds_do_not_interfere() {
     }
     assert_eq!(lab.rbuild(["run", "s3", "cat", "/1", "/f200"]).ok().stdout, "1\n200\n");
 }
+
+#[test]
+fn a_cached_build_keeps_the_cache_within_its_limit() {
+    let lab = Lab::new();
+    let file = "FROM busybox\nRUN head -c 3000000 /dev/urandom > /x\n";
+    lab.build(file, &["-t", "x"]).ok();
+    let trees = || lab.sh("ls -d $RBUILD_ROOT/trees/s* $RBUILD_ROOT/trees/w* 2>/dev/null | wc -l").ok().stdout;
+    assert_eq!(trees().trim(), "1");
+    assert_eq!(lab.build(file, &["-t", "x", "--cache-limit", "10g"]).ok().steps(), (0, 1));
+    assert_eq!(trees().trim(), "1");
+    assert_eq!(lab.build(file, &["-t", "x", "--cache-limit", "1k"]).ok().steps(), (0, 1));
+    assert_eq!(trees().trim(), "0");
+    lab.rbuild(["run", "x", "test", "-s", "/x"]).ok();
+}
