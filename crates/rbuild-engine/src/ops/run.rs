@@ -347,9 +347,7 @@ fn json_help(run: &RunStep) -> Option<Remedy> {
 fn exit_help(code: i32) -> Option<Remedy> {
     match code {
         126 => Some("make the program executable: code 126 means that it was found but could not be executed".into()),
-        127 => Some(
-            "install the program or correct PATH; for a script, check its #! line and for CRLF line endings".into(),
-        ),
+        127 => Some("install the program, correct PATH, or correct the #! line and line endings of the script".into()),
         137 => Some("check dmesg: code 137 means signal 9, which the kernel sends when memory runs out".into()),
         129..=159 => {
             Some(format!("find the cause of signal {}: code {code} is 128 plus its number", code - 128).into())

@@ -25,7 +25,8 @@ pub(crate) fn workdir_step(env: &StepEnv<'_>, id: VertexId, step: &WorkdirStep, 
     let result = root.create_dir_all(&real, 0o755, Some(owner), |p| made.push(p.to_path_buf()));
     result.map_err(|e| match e.kind() {
         std::io::ErrorKind::NotADirectory | std::io::ErrorKind::AlreadyExists => {
-            env.failure(id, format!("`{}` is not a directory in the image; choose another one", step.path), Vec::new())
+            let reason = format!("`{}` is not a directory in the image", step.path);
+            env.failure(id, reason, Vec::new()).with_help(Some("choose another directory".into()))
         }
         _ => BuildError::Kernel { what: format!("creating `{}`", step.path), source: e },
     })?;
