@@ -2,7 +2,7 @@
 
 use std::io::{self, BufRead, BufReader, Chain, Cursor, Read};
 
-/// The compression of a layer that is read. [`crate::LayerForm`] has those that are written.
+/// The compression of a layer that is read. `LayerForm` has those that are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Compression {
     /// No compression.

@@ -79,7 +79,7 @@ impl LayerForm {
         }
     }
 
-    /// Returns the compression, as [`crate::detect`] finds it in such a layer.
+    /// Returns the compression, as `detect` finds it in such a layer.
     pub fn compression(self) -> Compression {
         match self {
             LayerForm::Uncompressed => Compression::None,

@@ -27,7 +27,6 @@ mod random;
 mod recorded_owners;
 mod rootdir;
 mod syscalls;
-mod trail;
 mod withheld;
 
 pub use copy::{copy_contents, copy_file, copy_file_while, set_file_owner, set_file_time};
@@ -54,8 +53,8 @@ pub use program::sealed_program;
 pub use random::random_bytes;
 pub use recorded_owners::{OwnerKey, OwnerMode, OwnerRecords, Recorded, latest_modification, record_in_times};
 pub use rootdir::{DirEntry, RootDir};
+pub use rootdir::{MOST_DEEP, Trail};
 pub use syscalls::{join_new_session_keyring, make_read_only};
-pub use trail::{MOST_DEEP, Trail};
 pub use withheld::{accept_withheld, drop_withheld, execute_withholding, withheld};
 
 pub use rustix::fs::{Gid, Uid};

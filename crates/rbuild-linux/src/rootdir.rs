@@ -11,10 +11,12 @@ mod dir;
 mod long;
 mod metadata;
 mod removal;
+mod trail;
 
 pub(crate) use dir::stat_fd;
 pub use dir::{DirEntry, RootDir};
 pub(crate) use metadata::timestamps;
+pub use trail::{MOST_DEEP, Trail};
 
 #[cfg(test)]
 mod tests;

@@ -79,7 +79,8 @@ impl Repository {
             match ask(session) {
                 Ok(answer) => return Ok(answer),
                 Err(problem) => {
-                    tracing::debug!(target: "registry", host = session.endpoint.host, problem = sentence(&problem), "endpoint failed");
+                    let (host, reason) = (&session.endpoint.host, sentence(&problem));
+                    tracing::debug!(target: "registry", host, reason, "endpoint failed");
                     if furthest.as_ref().is_none_or(|old| old.reach() <= problem.reach()) {
                         furthest = Some(problem);
                     }

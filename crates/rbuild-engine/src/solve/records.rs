@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use rbuild_image::Hasher;
+use rbuild_linux::RootDir;
 use rbuild_plan::{Step, Vertex, VertexId};
 use rbuild_source::Changes;
 use rbuild_store::{CacheKey, KeyInputs, ResultId, TreeId};
@@ -100,7 +101,7 @@ impl StepRecords<'_> {
     /// Publishes a new tree and its records. The caller holds the lock of `shared`. Unlike other
     /// trees (`Session::tree_once`), that of a step has the name of its execution, the result of a
     /// command is that of its execution, and there may be a record under the definition key, too.
-    pub fn publish(&self, shared: &CacheKey, made: &Path) -> Result<()> {
+    pub fn publish(&self, shared: &CacheKey, made: (&Path, &RootDir)) -> Result<()> {
         let env = self.env;
         let execution = self.execution(shared);
         let files = self.digest_of_files(shared);

@@ -145,7 +145,7 @@ fn execute(
     let made = make(env, id, taken, stage, before.as_ref(), &why)?;
     let dir = env.rootfs.work.dir().open_alike(&made).map_err(BuildError::kernel("the step's directory"))?;
     refusal::judge(env, id, &dir)?;
-    records.publish(shared, &made)?;
+    records.publish(shared, (&made, &dir))?;
     Ok(false)
 }
 

@@ -10,7 +10,7 @@ use crate::error::Result;
 use crate::idmap::unmapped;
 use crate::meta::FileKind;
 use crate::rootdir::dir::RootDir;
-use crate::trail::Trail;
+use crate::rootdir::trail::Trail;
 
 impl RootDir {
     /// Removes the direct child `name` of any type, with everything below it. Succeeds if it does

@@ -75,7 +75,7 @@ impl Scene {
         let (path, made) = self.store.trees().new_tree(&work).unwrap();
         std::fs::write(path.join("fs/changed"), key.hex()).unwrap();
         self.store.changed_trees().store_as_changes(&made, base).unwrap();
-        let tree = self.store.trees().commit_step(&work, &path, &key.into()).unwrap();
+        let tree = self.store.trees().commit_step(&work, (&path, &made), &key.into()).unwrap();
         self.store.records().put_record(&key, &tree, &key.into(), 0, &BuildId::of_command("build")).unwrap();
         tree
     }

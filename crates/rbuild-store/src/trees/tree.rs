@@ -56,11 +56,10 @@ impl Trees<'_> {
     /// # Errors
     ///
     /// Fails if the tree cannot be renamed.
-    pub fn commit_step(&self, work: &Workspace, made: &Path, result: &ResultId) -> Result<TreeId> {
+    pub fn commit_step(&self, work: &Workspace, (path, made): (&Path, &RootDir), result: &ResultId) -> Result<TreeId> {
         let complete = self.step_tree(result);
-        let as_changes = work.dir().open_alike(made)?.exists(CHANGES_NOTE)?;
-        let tree = if as_changes { complete.stored_as_changes() } else { complete };
-        self.commit_tree(work, made, &tree)?;
+        let tree = if made.exists(CHANGES_NOTE)? { complete.stored_as_changes() } else { complete };
+        self.commit_tree(work, path, &tree)?;
         Ok(tree)
     }
 

@@ -10,7 +10,7 @@ use rustix::io::Errno;
 
 use crate::error::{Error, Result};
 use crate::meta::Inode;
-use crate::rootdir::RootDir;
+use crate::rootdir::dir::RootDir;
 
 /// Maximum number of directories of one path that are open at a time.
 const MOST_OPEN: usize = 48;
