@@ -91,7 +91,9 @@ fn e2e(filter: &[&str]) -> Result {
 fn bless() -> Result {
     let mut record = cargo_command(&["test", "--locked", "-p", "rbuild", "--test", "snapshots"]);
     execute(record.env("INSTA_UPDATE", "always"))?;
-    execute(Command::new("git").args(["--no-pager", "diff", "--stat", "--", "crates/rbuild/tests/snapshots"]))
+    let mut record = cargo_command(&["test", "--locked", "--workspace", "--lib", "--bins", "as_recorded"]);
+    execute(record.env("INSTA_UPDATE", "always"))?;
+    execute(Command::new("git").args(["--no-pager", "diff", "--stat", "--", "*.snap"]))
 }
 
 fn bench(args: &[&str]) -> Result {

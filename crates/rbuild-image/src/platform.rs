@@ -166,6 +166,8 @@ impl FromStr for Platform {
 
 #[cfg(test)]
 mod tests {
+    use rbuild_testkit::{assert_recorded, no_remedy, variants};
+
     use super::*;
 
     #[test]
@@ -183,8 +185,13 @@ mod tests {
         assert_eq!("Windows".parse::<Platform>().unwrap().to_string(), format!("windows/{}", host.arch));
         assert_eq!("aarch64".parse::<Platform>().unwrap().to_string(), "linux/arm64");
         assert_eq!("armhf".parse::<Platform>().unwrap().to_string(), "linux/arm/v7");
-        assert!("nothing".parse::<Platform>().is_err());
-        assert!("".parse::<Platform>().is_err());
-        assert!("linux/".parse::<Platform>().is_err());
+    }
+
+    #[test]
+    fn invalid_platforms_are_rejected_as_recorded() {
+        let errors = ["nothing", "", "linux/", "linux/arm/v7/x", "linux/a b"].map(|text| text.parse::<Platform>());
+        let table =
+            variants!(PlatformError { Unknown, Invalid }).table(&errors.map(Result::unwrap_err), |e| e, no_remedy);
+        assert_recorded!("PlatformError", table);
     }
 }
