@@ -173,6 +173,25 @@ pub fn share_directories(one: u32, other: u32) -> bool {
     unsafe { libc::syscall(libc::SYS_kcmp, one, other, DIRECTORIES, 0, 0) == 0 }
 }
 
+/// Returns true if a thread may open one more descriptor: one of the numbers below the soft limit
+/// (`RLIMIT_NOFILE`) is unused. Assumes so if the kernel was built without kcmp(2).
+pub fn has_free_descriptor(thread: u32) -> bool {
+    // `KCMP_FILE` (include/uapi/linux/kcmp.h): fails with EBADF for a number that is not in use.
+    const FILE: libc::c_int = 0;
+    let mut limit = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: a null new limit only queries; `limit` is one rlimit64, which the call fills.
+    if unsafe { libc::prlimit64(thread as i32, libc::RLIMIT_NOFILE, std::ptr::null(), &mut limit) } != 0 {
+        return true;
+    }
+    let is_in_use = |number: u64| {
+        // SAFETY: the call takes numbers and no pointers.
+        let compared = unsafe { libc::syscall(libc::SYS_kcmp, thread, thread, FILE, number, number) };
+        compared >= 0
+    };
+    // Descriptors are numbered from zero, so the highest is the first that is likely to be unused.
+    !(0..limit.rlim_cur.min(i32::MAX as u64)).rev().all(is_in_use)
+}
+
 /// Reads the memory of another process. Returns the number of bytes, which is smaller than
 /// requested where its memory ends.
 pub fn read_memory(thread: u32, address: u64, into: &mut [u8]) -> std::io::Result<usize> {

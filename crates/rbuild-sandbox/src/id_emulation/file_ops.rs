@@ -3,7 +3,7 @@
 use std::ffi::{CStr, CString};
 
 use caps::Capability;
-use rbuild_linux::notify::{Guise, Layout, stat_bytes, statx_bytes};
+use rbuild_linux::notify::{Guise, Layout, has_free_descriptor, stat_bytes, statx_bytes};
 use rbuild_linux::{FileKind, Recorded, UidGid, latest_modification};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Timespec, Timestamps};
 use rustix::io::Errno;
@@ -349,6 +349,10 @@ impl Supervisor {
         if !unnamed && how.flags.contains(OFlags::DIRECTORY) {
             return Err(Errno::INVAL);
         }
+        // The kernel numbers the descriptor first, so that this failure changes no file.
+        if !has_free_descriptor(caller.thread()) {
+            return Err(Errno::MFILE);
+        }
         if unnamed {
             let place = self.place_resolved(caller, at, how);
             return match place.and_then(|place| place.target(true)) {
@@ -404,8 +408,16 @@ impl Supervisor {
             _ => return Ok(Reply::GO),
         }
         // The file stays this one if another gets its name.
-        let flags = (how.flags - (OFlags::CREATE | OFlags::NOFOLLOW)) | OFlags::CLOEXEC;
-        let fd = rustix::fs::openat(CWD, SharedProc::path_of(&file.fd), flags, Mode::empty())?;
+        let flags = (how.flags - (OFlags::CREATE | OFlags::NOFOLLOW)) | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        let fd = match rustix::fs::openat(CWD, SharedProc::path_of(&file.fd), flags, Mode::empty()) {
+            // Another process, which may itself wait for an answer, has a lease on the file. The
+            // kernel makes the caller wait for it (fcntl(2), F_SETLEASE).
+            Err(Errno::AGAIN) if !how.flags.contains(OFlags::NONBLOCK) => return Ok(Reply::GO),
+            opened => opened?,
+        };
+        if !how.flags.contains(OFlags::NONBLOCK) {
+            rustix::fs::fcntl_setfl(&fd, rustix::fs::fcntl_getfl(&fd)? - OFlags::NONBLOCK)?;
+        }
         Ok(Reply::File { fd, close_on_exec: how.flags.contains(OFlags::CLOEXEC) })
     }
 

@@ -63,6 +63,59 @@ fn existing_files_are_opened_alike_with_and_without_creating() {
     }
 }
 
+/// A user whose descriptors are all in use opens files that the call would change or create.
+const NO_DESCRIPTOR: &str = r#"
+my ($all, $none) = (pack("QQ", 4096, 4096), pack("QQ", 3, 4096));
+mkdir "/t"; chown 33, 33, "/t"; put("/t/f", "text"); chown 33, 33, "/t/f";
+child(sub {
+    user(33); got("limit", 160, 7, $none);
+    for (["/t/f", 01101, "truncate"], ["/t/f", 0101, "create"], ["/t/new", 0302, "exclusive"], ["/t/none/x", 0101, "missing"], ["/t", 020200002, "unnamed"]) { my ($path, $flags, $name) = @$_; got($name, 2, $path, $flags, 0644) }
+    got("limit", 160, 7, $all); own("/t/f"); own("/t/new"); creates("/t/new"); own("/t/new");
+});
+"#;
+
+#[test]
+fn an_open_without_a_free_descriptor_changes_no_file() {
+    let [kernels, emulated] = kernels_and_emulated("", NO_DESCRIPTOR);
+    assert_eq!(emulated, kernels);
+    assert!(
+        kernels.contains("truncate error 24\ncreate error 24\nexclusive error 24\nmissing error 24\n"),
+        "{kernels}"
+    );
+    assert!(kernels.contains("/t/f: 100644 33:33 of 4\n/t/new: none\ncreate /t/new ok\n"), "{kernels}");
+}
+
+/// The holder of a lease opens a file before it gives the lease up, while another process waits for
+/// the leased file.
+const LEASE: &str = r#"
+mkdir "/t"; put("/t/f", "text"); chown 33, 33, "/t/f"; chown 33, 33, "/t"; pipe my $ready, my $leased;
+my $holder = fork; if (!$holder) {
+    user(33); open my $f, "+<", "/t/f"; my $done = 0;
+    $SIG{IO} = sub { creates("/t/log"); print "lease ", fcntl($f, 1024, 2) ? "released" : $!, "\n"; $done = 1 };
+    print "lease ", fcntl($f, 1024, 1) ? "held" : $!, "\n"; syswrite $leased, "x"; my $end = time + 30; while (!$done && time < $end) { select undef, undef, undef, 0.1 } exit 0
+}
+sysread $ready, my $x, 1;
+child(sub {
+    user(33); my ($path, $start) = ("/t/f", time);
+    my $fd = got("create", 2, $path, 01101, 0644); print time - $start < 20 ? "in time\n" : "too late\n"; own($path); own("/t/log");
+});
+waitpid $holder, 0;
+"#;
+
+#[test]
+fn other_calls_are_answered_while_an_open_waits_for_a_lease() {
+    let [kernels, emulated] = kernels_and_emulated("", LEASE);
+    let sorted = |text: &str| {
+        let mut lines: Vec<_> = text.lines().map(str::to_owned).collect();
+        lines.sort();
+        lines
+    };
+    assert_eq!(sorted(&emulated), sorted(&kernels));
+    for line in ["lease held", "in time", "create ok", "/t/f: 100644 33:33 of 0"] {
+        assert!(kernels.lines().any(|said| said == line), "{line}: {kernels}");
+    }
+}
+
 /// Changes owners by paths over links of /proc of another process, and replaces /dev/fd.
 const UNRESOLVED: &str = r#"
 mkdir "/t"; put("/t/f", ""); put("/t/program", ""); put("/t/held", "");
