@@ -160,9 +160,13 @@ impl Lookup<'_> {
     fn step(&self, id: VertexId, key: &CacheKey, unusable: &HashSet<ResultId>) -> Result<VertexState> {
         let step = &self.graph.vertices[id].step;
         let may_take = |tree: &TreeId| may_take(self.marks, self.store, step, tree);
-        if let Some(record) = self.store.records().latest_record(key)? {
+        if let Some(record) = self.store.records().record(key)? {
             if !may_take(&record.tree)? {
                 return Ok(missed(Some(key), SECRET));
+            }
+            // The step takes the newer files when it is solved, not those of another mode.
+            if !self.store.records().is_latest(&record)? {
+                return Ok(missed(Some(key), "an equal step was executed later"));
             }
             tracing::debug!(target: "engine", key = key.short(), "cache hit");
             return Ok(VertexState::Hit(*key, record));
@@ -200,11 +204,11 @@ impl Lookup<'_> {
     }
 
     fn is_recorded(&self, key: &CacheKey, unusable: &HashSet<ResultId>) -> Result<bool> {
-        Ok(self.store.records().latest_record(key)?.is_some() || self.foreign_record(key, unusable)?.is_some())
+        Ok(self.store.records().record(key)?.is_some() || self.foreign_record(key, unusable)?.is_some())
     }
 
     /// Adopts the foreign results whose files are needed. Returns false if the steps have to be
-    /// looked up again: some of the results are unusable, or have been replaced meanwhile.
+    /// looked up again, because some of the results were added to `unusable`.
     fn adopt_needed(&self, found: &mut [FoundVertex], unusable: &mut HashSet<ResultId>) -> Result<bool> {
         if !found.iter().any(|found| matches!(found.state, VertexState::Foreign(..))) {
             return Ok(true);
@@ -228,8 +232,8 @@ impl Lookup<'_> {
             let make = || Ok(self.store.lazy_trees().adopt(session, &key, &record)?);
             match self.store.once(Lock::Step(*record.lock_key(&key)), find, make)?.either() {
                 Some(own) if own.result == record.result() => found[id].state = VertexState::Hit(key, own),
-                Some(_) => return Ok(false),
-                None => {
+                // The files cannot be made, or another build has executed the step meanwhile.
+                _ => {
                     unusable.insert(record.result());
                     return Ok(false);
                 }

@@ -24,6 +24,9 @@ pub struct Credentials {
     pub more_groups: Vec<u32>,
     pub bits: SecureBits,
     pub sets: Sets,
+    /// Capabilities that a program of any user has after its execution. prctl(2) is not emulated,
+    /// so these are the ones that the command started with, or fewer.
+    pub ambient: u64,
 }
 
 /// Limits of the sets of capabilities that the kernel knows of a process. They are lower where the
@@ -197,6 +200,11 @@ impl Credentials {
         ids.after_exec(None, None)
     }
 
+    /// Returns the same with all capabilities, and passes these on to all programs.
+    pub fn with_all_capabilities(self) -> Credentials {
+        Credentials { sets: Sets::default(), ambient: u64::MAX, ..self }
+    }
+
     /// Returns true if the capability is in the effective set of a process to whose permitted set,
     /// as far as the kernel knows, it belongs.
     pub fn has(&self, capability: Capability) -> bool {
@@ -217,10 +225,11 @@ impl Credentials {
     /// Replaces the user IDs (credentials(7), capabilities(7)).
     pub fn with_users(self, users: Ids) -> Credentials {
         let is_root = |ids: Ids| [ids.real, ids.effective, ids.saved].contains(&0);
-        let mut sets = self.sets;
+        let (mut sets, mut ambient) = (self.sets, self.ambient);
         if !self.bits.are_fixed() {
-            if is_root(self.users) && !is_root(users) && !self.bits.keep() {
-                sets = Sets::NONE;
+            if is_root(self.users) && !is_root(users) {
+                sets = if self.bits.keep() { sets } else { Sets::NONE };
+                ambient = 0;
             }
             match (self.users.effective, users.effective) {
                 (0, 0) => {}
@@ -229,7 +238,7 @@ impl Credentials {
                 _ => {}
             }
         }
-        Credentials { users, sets, ..self }
+        Credentials { users, sets, ambient, ..self }
     }
 
     /// Replaces the user ID for files.
@@ -245,16 +254,17 @@ impl Credentials {
         Credentials { users, sets, ..self }
     }
 
-    /// Replaces the sets, as capset(2) does.
+    /// Replaces the sets, as capset(2) does. The new inheritable set limits the ambient one.
     ///
     /// # Errors
     ///
     /// EPERM unless the permitted set is part of the one that the process has, `permitted` of which
     /// the kernel knows, and the effective set is part of the new permitted one.
-    pub fn with_sets(self, permitted: u64, new: Sets) -> Result<Credentials, Errno> {
+    pub fn with_sets(self, permitted: u64, new: Sets, inheritable: u64) -> Result<Credentials, Errno> {
         let has = self.left_of(permitted);
         let fits = new.permitted & !has.permitted == 0 && new.effective & !new.permitted == 0;
-        if fits { Ok(Credentials { sets: new, ..self }) } else { Err(Errno::PERM) }
+        let ambient = self.ambient & new.permitted & inheritable;
+        if fits { Ok(Credentials { sets: new, ambient, ..self }) } else { Err(Errno::PERM) }
     }
 
     /// Returns the credentials after the execution of a program with these set-id owners.
@@ -265,11 +275,13 @@ impl Credentials {
             (ids.saved, ids.files) = (ids.effective, ids.effective);
         }
         new.bits = new.bits.after_exec();
-        let is_root = |uid: u32| uid == 0;
-        let all = |is: bool| if is { u64::MAX } else { 0 };
+        if new.users.effective != new.users.real || new.groups.effective != new.groups.real {
+            new.ambient = 0;
+        }
+        let has_root = [new.users.real, new.users.effective].contains(&0);
         new.sets = Sets {
-            effective: all(is_root(new.users.effective)),
-            permitted: all(is_root(new.users.real) || is_root(new.users.effective)),
+            effective: if new.users.effective == 0 { u64::MAX } else { new.ambient },
+            permitted: if has_root { u64::MAX } else { new.ambient },
         };
         new
     }
@@ -328,11 +340,11 @@ mod tests {
         let kept = keeping.with_users(Ids::all(33));
         assert_eq!((held(&kept), kept.left_of(0xff)), ((false, false), Sets { effective: 0, permitted: 0xff }));
         let both = of_files.bitmask() | other.bitmask();
-        let raised = kept.clone().with_sets(u64::MAX, Sets { effective: other.bitmask(), permitted: both }).unwrap();
+        let raised = kept.clone().with_sets(u64::MAX, Sets { effective: other.bitmask(), permitted: both }, 0).unwrap();
         assert_eq!(held(&raised), (false, true));
         // The kernel makes what is permitted effective with the return of root.
         assert_eq!(held(&raised.clone().with_users(Ids::default())), (true, true));
-        assert!(!kept.after_exec(None, None).has(other) && dropped.with_sets(u64::MAX, root.sets).is_err());
+        assert!(!kept.after_exec(None, None).has(other) && dropped.with_sets(u64::MAX, root.sets, 0).is_err());
         // For a while.
         let away = root.clone().with_users(root.users.set_three(true, [SAME, 33, SAME]).unwrap());
         assert_eq!((held(&away), away.sets.permitted), ((false, false), u64::MAX));
@@ -351,6 +363,23 @@ mod tests {
     }
 
     #[test]
+    fn ambient_capabilities_survive_programs_and_no_change_of_ids() {
+        let user = Credentials::starting(33, 33, Vec::new()).with_all_capabilities();
+        let held = |who: &Credentials| (who.has_all(), who.after_exec(None, None).has_all());
+        assert_eq!(held(&user), (true, true));
+        assert_eq!(held(&user.after_exec(None, Some(44))), (false, false));
+        assert_eq!(held(&user.after_exec(Some(34), None)), (false, false));
+        assert_eq!(user.after_exec(Some(34), None).sets, Sets::NONE);
+        // Only a change from root to another user takes them.
+        assert_eq!(held(&user.clone().with_users(Ids::all(44))), (true, true));
+        let root = user.clone().with_users(Ids::all(0));
+        assert_eq!(held(&root), (true, true));
+        assert_eq!(held(&root.with_users(Ids::all(33))), (false, false));
+        let few = user.with_sets(u64::MAX, Sets { effective: 3, permitted: 7 }, 5).unwrap();
+        assert_eq!(few.after_exec(None, None).sets, Sets { effective: 5, permitted: 5 });
+    }
+
+    #[test]
     fn sets_are_taken_as_the_kernel_takes_them() {
         let sets = |effective, permitted| Sets { effective, permitted };
         let narrow = Credentials { sets: sets(1, 3), ..Credentials::default() };
@@ -362,7 +391,7 @@ mod tests {
             (0xff, sets(0, 4), false),
             (1, sets(0, 2), false),
         ] {
-            assert_eq!(narrow.clone().with_sets(known, new).is_ok(), taken, "{known:x} {new:x?}");
+            assert_eq!(narrow.clone().with_sets(known, new, 0).is_ok(), taken, "{known:x} {new:x?}");
         }
     }
 

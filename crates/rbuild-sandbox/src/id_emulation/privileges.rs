@@ -108,7 +108,7 @@ impl Supervisor {
         }
         // Capabilities that the kernel does not have are in no set.
         let new = Sets { effective: set(0) & all_capabilities(), permitted: set(1) & all_capabilities() };
-        self.become_(caller, who.with_sets(permitted, new)?)?;
+        self.become_(caller, who.with_sets(permitted, new, set(2))?)?;
         Ok(Reply::GO)
     }
 

@@ -19,7 +19,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use crate::error::{During, Phase, RunnerError, RunnerProblem, library};
 use crate::protocol::{Input, Report, RootFiles, RunRequest};
 use crate::runner::exec::{CommandExecutor, set_limits};
-use crate::runner::privileges::{bound_capabilities, narrow_bare};
+use crate::runner::privileges::{become_privileged, bound_capabilities, narrow_bare};
 
 mod laid_out;
 mod material;
@@ -146,7 +146,10 @@ fn enter_working_directory(path: &str) -> Result<(), RunnerProblem> {
 fn confine(request: &RunRequest, runner: &OwnedFd) -> Result<(), RunnerProblem> {
     narrow_bare(request.is_insecure());
     bound_capabilities(request.is_insecure())?;
-    process::become_user(request.uid, request.gid, &request.groups)?;
+    match request.is_insecure() {
+        true => become_privileged(rbuild_linux::UidGid { uid: request.uid, gid: request.gid }, &request.groups)?,
+        false => process::become_user(request.uid, request.gid, &request.groups)?,
+    }
     process::die_with(runner)?;
     process::reset_signals()?;
     set_limits(&request.ulimits)

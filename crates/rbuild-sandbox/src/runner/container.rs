@@ -253,6 +253,7 @@ fn answer(
     let listener = receive_fds(socket).ok().and_then(|mut fds| fds.pop());
     let listener = listener.ok_or_else(|| killed().unwrap_or(RunnerProblem::NoListener))?;
     let first = Credentials::starting(request.uid, request.gid, request.groups.clone());
+    let first = if request.is_insecure() { first.with_all_capabilities() } else { first };
     let supervisor = Supervisor::enter(listener, (proc, owners.clone()), pid, (first, request.is_insecure()));
     supervisor.map_err(|why| killed().unwrap_or(why))?.serve(&ended);
     Ok(())
@@ -361,8 +362,9 @@ fn process_of(request: &RunRequest) -> Result<oci::Process, RunnerProblem> {
     let all: oci::Capabilities =
         if request.is_insecure() { process_capabilities() } else { CAPABILITIES.into_iter().collect() };
     // A command of another user starts without capabilities and may regain them through set-uid
-    // programs.
-    let mut held = if request.uid == 0 || request.is_emulated() { all.clone() } else { oci::Capabilities::new() };
+    // programs. An insecure one keeps all of them, and so do the programs that it executes.
+    let kept = if request.is_insecure() { all.clone() } else { oci::Capabilities::new() };
+    let mut held = if request.uid == 0 || request.is_emulated() { all.clone() } else { kept.clone() };
     let mut bounding = all;
     if !request.is_insecure() {
         // Required to install the seccomp filter; dropped right after.
@@ -373,8 +375,8 @@ fn process_of(request: &RunRequest) -> Result<oci::Process, RunnerProblem> {
         .bounding(bounding)
         .effective(held.clone())
         .permitted(held)
-        .inheritable(oci::Capabilities::new())
-        .ambient(oci::Capabilities::new())
+        .inheritable(kept.clone())
+        .ambient(kept)
         .build()
         .map_err(library)?;
     let user = oci::UserBuilder::default()

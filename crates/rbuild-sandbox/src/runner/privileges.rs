@@ -5,7 +5,7 @@ use rbuild_linux::fd_passing::send_fds;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use rbuild_linux::process::{Cloned, Exit};
-use rbuild_linux::{notify, process};
+use rbuild_linux::{UidGid, notify, process};
 
 use crate::error::{RunnerProblem, library};
 use crate::id_emulation::numbers;
@@ -48,6 +48,18 @@ pub(crate) fn bound_capabilities(insecure: bool) -> Result<(), RunnerProblem> {
     for set in [caps::CapSet::Effective, caps::CapSet::Permitted] {
         let held = caps::read(None, set).map_err(library)?;
         caps::set(None, set, &held.intersection(&kept).copied().collect()).map_err(library)?;
+    }
+    Ok(())
+}
+
+/// Makes the calling process one of `user`, which keeps its capabilities and passes them on to all
+/// programs that it executes.
+pub(crate) fn become_privileged(user: UidGid, groups: &[u32]) -> Result<(), RunnerProblem> {
+    rustix::thread::set_keep_capabilities(true).map_err(RunnerProblem::of_call("prctl", "PR_SET_KEEPCAPS"))?;
+    process::become_user(user.uid, user.gid, groups)?;
+    let held = caps::read(None, caps::CapSet::Permitted).map_err(library)?;
+    for set in [caps::CapSet::Effective, caps::CapSet::Inheritable, caps::CapSet::Ambient] {
+        caps::set(None, set, &held).map_err(library)?;
     }
     Ok(())
 }

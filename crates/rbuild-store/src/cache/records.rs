@@ -105,8 +105,17 @@ impl Records<'_> {
     /// Fails if the store cannot be read.
     pub fn latest_record(&self, key: &CacheKey) -> Result<Option<Record>> {
         let Some(record) = self.record(key)? else { return Ok(None) };
+        Ok(self.is_latest(&record)?.then_some(record))
+    }
+
+    /// Returns true unless an equal step was executed since that record was made.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the store cannot be read.
+    pub fn is_latest(&self, record: &Record) -> Result<bool> {
         let equal = record.shared.map_or(Ok(None), |shared| self.record(&shared))?;
-        Ok(equal.is_none_or(|equal| equal.tree == record.tree).then_some(record))
+        Ok(equal.is_none_or(|equal| equal.tree == record.tree))
     }
 
     /// Returns the record of a key for the other kind of owners, if it is valid and its tree

@@ -136,3 +136,18 @@ fn an_insecure_command_uses_the_isolated_network_without_controlling_it() {
     let out = lab.build_local(&format!("FROM busybox\nRUN --security=insecure {run}\n"), &args);
     assert_eq!(std::fs::read_to_string(out.join("o")).unwrap(), "served\nkept\nconnected\n");
 }
+
+/// BuildKit puts all capabilities into all sets, the ambient one included.
+#[test]
+fn insecure_commands_of_each_user_keep_all_capabilities() {
+    let lab = Lab::new();
+    let status = "touch /o; chmod 666 /o; grep ^Cap /proc/self/status | cut -f 2 | sort -u > /o; id -u >> /o";
+    for user in ["0", "1000", "1000:1000"] {
+        let text =
+            format!("FROM busybox\nRUN touch /o && chmod 666 /o\nUSER {user}\nRUN --security=insecure {status}\n");
+        let all = std::fs::read_to_string(lab.build_local(&text, &ALLOW).join("o")).unwrap();
+        let [capabilities, id] = all.lines().collect::<Vec<_>>()[..] else { panic!("{user}: sets differ: {all}") };
+        assert!(u64::from_str_radix(capabilities, 16).is_ok_and(|set| set & 1 << 21 != 0), "{user}: {all}");
+        assert!(user.starts_with(id), "{user}: {all}");
+    }
+}

@@ -287,6 +287,23 @@ fn equal_commands_of_two_modes_have_one_result_in_a_build() {
     }
 }
 
+/// A copy that was made again, together with an equal one of another stage, while the other mode
+/// still has its first result.
+#[test]
+fn a_copy_with_newer_equal_files_is_not_taken_from_another_mode() {
+    let copy = "FROM scratch\nCOPY --from=busybox /bin/busybox /x\n";
+    let equal = "FROM busybox AS changed\nRUN echo z > /z\nFROM scratch\nCOPY --from=changed /bin/busybox /x\n";
+    for (first, second) in WAYS {
+        let lab = Lab::new();
+        build(&lab, second, equal, &["-t", "e"]).ok();
+        build(&lab, first, copy, &["-t", "x"]).ok();
+        build(&lab, second, copy, &["--no-cache", "-t", "y"]).ok();
+        build(&lab, second, equal, &["--no-cache", "-t", "e"]).ok();
+        build(&lab, second, copy, &["-o", "type=tar,dest=../o.tar"]).ok();
+        assert!(listing(&std::fs::read(lab.path("o.tar")).unwrap()).iter().any(|line| line.contains('x')));
+    }
+}
+
 /// The namespace of `userns` lacks the user, and its commands see no devices.
 #[test]
 fn files_that_a_mode_cannot_create_are_not_adopted() {
