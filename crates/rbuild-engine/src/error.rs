@@ -166,6 +166,7 @@ impl From<TransportError> for BuildError {
     fn from(e: TransportError) -> BuildError {
         match e {
             TransportError::Store(e) => e.into(),
+            e @ TransportError::Download(_) => BuildError::Other { message: e.message(), help: e.help() },
             TransportError::Registry(e) => e.into(),
             TransportError::Layer { what, source } => BuildError::Layer { what, source },
             TransportError::Archive(e) => BuildError::Archive(e),

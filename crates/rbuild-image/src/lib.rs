@@ -1,4 +1,5 @@
-//! Image data types: digests, references, platforms, and the OCI documents that connect them.
+//! Image data types: digests, references, platforms, and the OCI documents that connect them. Also
+//! the names and checksums of files that builds download.
 //!
 //! This crate only contains values: no I/O, no clock, no environment. A document that arrived with
 //! a digest must be stored as the original bytes; serializing a parsed document may produce others.
@@ -18,13 +19,16 @@
 
 #![warn(missing_docs)]
 
+mod checksum;
 mod config;
 mod digest;
 mod go;
 mod hash;
 mod name;
 mod platform;
+mod source_url;
 
+pub use checksum::{Checksum, ChecksumAlgorithm, ChecksumError, ChecksumHasher};
 pub use config::{HealthcheckConfig, History, ImageConfig, RootFs, RunConfig};
 pub use digest::{BlobDigest, DiffId, DigestError, ImageDigest, ImageId, ManifestDigest};
 #[doc(hidden)]
@@ -33,6 +37,7 @@ pub use go::{human_duration, human_size, quote};
 pub use hash::{Hashed, Hasher, Sha256Id};
 pub use name::{ImageName, Reference, ReferenceError};
 pub use platform::{ARCHITECTURES, Platform, PlatformError};
+pub use source_url::{SourceUrl, SourceUrlError, hide_logins};
 
 #[doc(hidden)]
 pub use serde;

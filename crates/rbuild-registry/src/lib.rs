@@ -1,5 +1,5 @@
 //! A client of container registries (OCI distribution specification): names to endpoints, logins,
-//! pull and push. It blocks; callers use threads.
+//! pull and push; and downloads of single files from URLs. It blocks; callers use threads.
 //!
 //! This crate does not depend on the store: it reads and writes streams. Settings come from a
 //! [`ProcessEnvironment`], never from the process itself. Passwords and tokens are [`Secret`]s and
@@ -15,6 +15,7 @@ mod config;
 mod config_error;
 mod credential;
 pub mod credentials;
+mod download;
 mod endpoint;
 mod environment;
 mod error;
@@ -38,6 +39,7 @@ pub use choose::{Choice, choose};
 pub use client::{Client, Repository};
 pub use config_error::{ConfigError, FileAction};
 pub use credential::{Credential, Given, Login, OwnLogin};
+pub use download::{DownloadError, FileAnswer, FileRequest, FileSink, Validators};
 pub use endpoint::TlsVerify;
 pub use environment::ProcessEnvironment;
 pub use error::{Broken, RegistryError, RegistryProblem, RemoteRepository, Result};

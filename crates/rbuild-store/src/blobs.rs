@@ -263,6 +263,11 @@ pub struct NewBlob<'a> {
 }
 
 impl NewBlob<'_> {
+    /// Opens the bytes that have been written, for reading.
+    pub(crate) fn reopen(&self) -> Result<File> {
+        Ok(self.work.dir().open_name(self.file.temp_name())?)
+    }
+
     /// Publishes the blob. The caller has computed the digest of the bytes it wrote.
     ///
     /// # Errors

@@ -4,6 +4,7 @@ use crate::blobs::Blobs;
 use crate::cache::records::Records;
 use crate::cache_mounts::CacheMounts;
 use crate::containers::Containers;
+use crate::downloads::Downloads;
 use crate::gc::prune::Gc;
 use crate::images::Images;
 use crate::layers::Layers;
@@ -29,6 +30,11 @@ impl Store {
     /// Returns the containers that `create` made.
     pub fn containers(&self) -> Containers<'_> {
         Containers { store: self }
+    }
+
+    /// Returns the downloaded files.
+    pub fn downloads(&self) -> Downloads<'_> {
+        Downloads { store: self }
     }
 
     /// Returns the layers that trees are packed into.

@@ -26,6 +26,8 @@ rbuild_image::id_type! {
     key SecretMark;
     /// Name of a note on a pulled image.
     key PulledName;
+    /// Name of a note on a downloaded file.
+    key DownloadName;
     /// Identifier of a lock that belongs to no entry.
     key LockId;
 }

@@ -34,6 +34,7 @@
 //!   builds/ID.synced       everything that build wrote has been synced to disk
 //!   mounts/HEX/            one cache mount
 //!   hashes/HEX             cached digests of build context files
+//!   downloads/HEX.json     what a URL or a checksum stood for: a blob and its validators
 //!   containers/HEX.json    a name for an image, made by `create`
 //!   logs/ID/               log of a build (build.json) and the output of its steps
 //!   tmp/ID/ tmp/ID.lock    one process's work in progress; swept when its lock is free
@@ -48,6 +49,7 @@ mod cache;
 mod cache_mounts;
 mod containers;
 mod contents;
+mod downloads;
 mod error;
 mod exclusive_lock;
 mod facets;
@@ -74,6 +76,7 @@ pub use cache::inputs::{BuildIndex, FILES, FROM, IndexedStep, KeyInputs, KeyPart
 pub use cache::records::{ForeignRecord, Record, RecordedImage, Records};
 pub use cache_mounts::{CacheMount, CacheMounts, CacheUse, LentCache};
 pub use containers::{Container, Containers};
+pub use downloads::{Download, Downloads, IncomingFile, ReceivedFile};
 pub use error::{Result, StoreError};
 pub use gc::budget::Budget;
 pub use gc::fsck::Checked;

@@ -65,8 +65,19 @@ const FOREIGN_ROOMS: [&str; 4] = ["blobs", "trees", "mounts", "tmp"];
 
 /// Directories in which [`Store::write`], [`Store::write_durable`] and the writers of notes create
 /// files.
-const DIRS_OF_DOCUMENTS: [&str; 10] =
-    [".", "records", "results", "builds", "layers", "accounts", "ledgers", "containers", "hashes", "pulled"];
+const DIRS_OF_DOCUMENTS: [&str; 11] = [
+    ".",
+    "records",
+    "results",
+    "builds",
+    "layers",
+    "accounts",
+    "ledgers",
+    "containers",
+    "hashes",
+    "pulled",
+    "downloads",
+];
 
 impl Store {
     /// Opens the store at `path`, creating it if necessary.

@@ -4,7 +4,7 @@ use std::io;
 use std::path::Path;
 
 use rbuild_layer::LayerError;
-use rbuild_registry::RegistryError;
+use rbuild_registry::{DownloadError, RegistryError};
 use rbuild_remedy::Remedy;
 use rbuild_store::StoreError;
 
@@ -21,6 +21,9 @@ pub enum TransportError {
     /// A request to a registry failed.
     #[error(transparent)]
     Registry(#[from] RegistryError),
+    /// A file could not be downloaded.
+    #[error(transparent)]
+    Download(#[from] DownloadError),
     /// A tar archive is invalid or exceeds a limit.
     #[error("{what}")]
     Layer {
@@ -102,6 +105,8 @@ impl TransportError {
         match self {
             TransportError::Store(e) => e.remedy(),
             TransportError::Registry(e) => e.remedy(),
+            TransportError::Download(DownloadError::Sink { source, .. }) => LayerError::remedy_of_io(source),
+            TransportError::Download(e) => e.remedy(),
             TransportError::Layer { source, .. } if source.is_disk_full() => Some(Remedy::FreeSpace),
             TransportError::Layer { source, .. } => source.remedy(),
             TransportError::Archive(e) => e.remedy(),

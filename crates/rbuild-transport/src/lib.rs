@@ -3,7 +3,7 @@
 //! Each of these is a [`BlobSource`], a [`BlobSink`], or both. The verbs are combinations of them:
 //! `load` reads archives and layouts into the store, `save` writes the store's images into them,
 //! `pull` and `push` do the same with repositories. This crate has no notion of a build: its
-//! callers make the layers.
+//! callers make the layers. `download` brings single files from URLs into the store.
 
 #![warn(missing_docs)]
 
@@ -13,6 +13,7 @@ mod blobs;
 mod destination;
 mod destination_full;
 mod documents;
+mod download;
 mod error;
 #[cfg(test)]
 mod fixture;
@@ -32,6 +33,7 @@ pub use blobs::{BlobInfo, BlobRead, BlobSink, BlobSource, Document, TransferProg
 pub use destination::write_destination;
 pub use destination_full::{DestinationFull, WriteError};
 pub use documents::{Saved, index_of_images, preferred};
+pub use download::{SoughtFile, download};
 pub use error::{Result, TransportError};
 pub use layout::LayoutWriter;
 pub use load::{Incoming, Loaded, WantedPlatform, load, load_directory, take_from_layout};

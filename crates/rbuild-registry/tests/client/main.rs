@@ -1,5 +1,8 @@
 //! The client against a registry that misbehaves on order.
 
+mod download;
+#[allow(dead_code)]
+mod files;
 mod pull;
 mod push;
 mod registry;

@@ -4,9 +4,11 @@
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 
+use rbuild_image::BlobDigest;
 use rbuild_linux::{FileKind, RootDir, Timestamp, write_atomic};
 
 use crate::cache::records::Record;
+use crate::downloads;
 use crate::error::Result;
 use crate::exclusive_lock::ExclusiveLock;
 use crate::gc::prune::Gc;
@@ -18,7 +20,7 @@ use crate::trees::tree::{INODES, LISTING};
 /// Limits on the build cache.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Budget {
-    /// Maximum size in bytes of trees, their packed layers, and cache mounts.
+    /// Maximum size in bytes of trees, their packed layers, downloaded files and cache mounts.
     pub bytes: Option<u64>,
     /// Entries last used before this time are evicted, in seconds since the Unix epoch.
     pub used_since: Option<i64>,
@@ -71,6 +73,7 @@ impl Gc<'_> {
             self.count_once(&mut items)?;
         }
         let mut left = sum(&items);
+        let mut unused_blobs = false;
         for item in items {
             let old = budget.used_since.is_some_and(|since| item.last_use < since);
             let over = budget.bytes.is_some_and(|most| left > most);
@@ -80,12 +83,19 @@ impl Gc<'_> {
             // An entry that cannot be evicted must not force out newer ones.
             left -= item.bytes;
             // Remove documents first, so that after a crash none refers to a missing entry.
-            let documents = || {
+            let mut documents = || {
                 item.documents.iter().try_for_each(|(dir, name)| {
                     freed.records += 1;
                     Ok(self.store.dir(dir)?.remove_all(OsStr::new(name))?)
                 })
             };
+            if item.dir == downloads::DIR {
+                // An image may have the same blob. It is removed, and counted, with all that are
+                // not used any more.
+                documents()?;
+                unused_blobs = true;
+                continue;
+            }
             match remove_if_possible(&self.store.dir(item.dir)?, OsStr::new(&item.name), documents)? {
                 true if item.dir == "mounts" => freed.mounts += 1,
                 true => freed.trees += 1,
@@ -101,7 +111,7 @@ impl Gc<'_> {
         if freed.records > 0 {
             self.prune_accounts()?;
         }
-        if freed.trees > 0 {
+        if freed.trees > 0 || unused_blobs {
             self.remove_unused_blobs(freed)?;
         }
         Ok(())
@@ -134,6 +144,7 @@ impl Gc<'_> {
             tree.bytes = self.bytes_of("trees", &tree.name)? + self.packed_bytes(&tree.name)?;
             items.push(tree);
         }
+        items.extend(self.downloaded_items()?);
         let mounts = self.store.dir("mounts")?;
         for entry in mounts.entries()? {
             let name = entry.name.to_string_lossy().into_owned();
@@ -142,6 +153,24 @@ impl Gc<'_> {
             items.push(Evictable { dir: "mounts", name, last_use, bytes, documents: Vec::new() });
         }
         Ok(items)
+    }
+
+    /// Returns the downloaded files, each with all of its notes.
+    fn downloaded_items(&self) -> Result<Vec<Evictable>> {
+        let mut items: HashMap<BlobDigest, Evictable> = HashMap::new();
+        for (file, download) in self.store.downloads().notes()? {
+            let used = last_use(&self.store.dir(downloads::DIR)?, OsStr::new(&file))?;
+            let item = items.entry(download.digest).or_insert_with_key(|digest| Evictable {
+                dir: downloads::DIR,
+                name: digest.hex(),
+                last_use: used,
+                bytes: download.size,
+                documents: Vec::new(),
+            });
+            item.last_use = item.last_use.max(used);
+            item.documents.push((downloads::DIR, file));
+        }
+        Ok(items.into_values().collect())
     }
 
     /// Attributes files shared by several trees only to the tree evicted last, because only then

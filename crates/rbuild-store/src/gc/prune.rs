@@ -8,6 +8,7 @@ use rbuild_linux::{FileKind, RootDir, Stat};
 
 use crate::cache::records::{Record, ResultFile};
 use crate::contents::noted_blob;
+use crate::downloads;
 use crate::error::Result;
 use crate::exclusive_lock::ExclusiveLock;
 use crate::images::NamedImage;
@@ -100,6 +101,9 @@ impl Gc<'_> {
         freed.images += unnamed.len() as u64;
         let mut trees = HashSet::new();
         let (mut blobs, live_layers) = self.image_content()?;
+        if !all {
+            blobs.extend(self.downloaded()?);
+        }
         self.prune_records(all, &mut trees, &mut blobs, &mut freed)?;
         self.prune_layers(all, &live_layers, &blobs, &mut trees)?;
         self.remove_others("trees", |name| trees.contains(name), &mut freed)?;
@@ -107,7 +111,7 @@ impl Gc<'_> {
         self.prune_accounts()?;
         if all {
             self.remove_others("mounts", |_| false, &mut freed)?;
-            for notes in ["hashes", "ledgers", "logs", "pulled"] {
+            for notes in ["hashes", "ledgers", "logs", "pulled", downloads::DIR] {
                 self.store.root.remove_all(OsStr::new(notes))?;
             }
         }
@@ -138,7 +142,13 @@ impl Gc<'_> {
         for entry in self.store.dir("trees")?.entries()? {
             blobs.extend(self.store.layers().packed_blobs(&entry.name)?);
         }
+        blobs.extend(self.downloaded()?);
         self.remove_blobs(&blobs, freed)
+    }
+
+    /// Returns the blobs that are downloaded files.
+    fn downloaded(&self) -> Result<Vec<BlobDigest>> {
+        Ok(self.store.downloads().notes()?.into_iter().map(|(_, download)| download.digest).collect())
     }
 
     /// Removes all blobs except those in `keep`, and results that refer to removed ones.

@@ -1,0 +1,178 @@
+//! `download`: a file from a URL into the store.
+
+use std::io;
+
+use rbuild_image::{Checksum, ChecksumAlgorithm, SourceUrl};
+use rbuild_layer::Decoder;
+use rbuild_registry::{Client, FileAnswer, FileRequest, FileSink, Secret, Validators};
+use rbuild_remedy::Remedy;
+use rbuild_store::{Download, IncomingFile, Lock, Once, ReceivedFile, Store, StoreError, Workspace};
+
+use crate::blobs::TransferProgress;
+use crate::error::{Result, TransportError};
+
+/// A file to download.
+#[derive(Debug, Clone)]
+pub struct SoughtFile<'a> {
+    /// The URL.
+    pub url: &'a SourceUrl,
+    /// The checksum that the file must have. A stored file that has it is used without a request.
+    pub checksum: Option<&'a Checksum>,
+    /// Value of the `Authorization` header for the URL's own server.
+    pub authorization: Option<Secret>,
+}
+
+/// Brings a file into the store. A stored version of it is used if the server has no other one. Of
+/// several processes that want the same file, one downloads it.
+///
+/// # Errors
+///
+/// Fails if the server does not send the file, if the file has another checksum or is too large, or
+/// if the store cannot be written.
+#[tracing::instrument(target = "transport", name = "download", level = "debug", skip_all, fields(url = %sought.url))]
+pub fn download(
+    store: &Store,
+    client: &Client,
+    sought: &SoughtFile<'_>,
+    progress: &TransferProgress<'_>,
+) -> Result<Download> {
+    let find = || match sought.checksum {
+        Some(checksum) => Ok(store.downloads().of_checksum(checksum, sought.url)?),
+        None => Ok::<_, TransportError>(None),
+    };
+    let make = || fetch(store, client, sought, progress);
+    store.once(Lock::pull(&format!("file {}", sought.url.target())), find, make).map(Once::either)
+}
+
+fn fetch(store: &Store, client: &Client, sought: &SoughtFile<'_>, progress: &TransferProgress<'_>) -> Result<Download> {
+    let SoughtFile { url, checksum, authorization } = sought;
+    let stored = store.downloads().of_url(url)?;
+    let validators = stored
+        .as_ref()
+        .map(|Download { etag, modified, digest: _, size: _ }| Validators { etag: etag.clone(), modified: *modified });
+    let work = Workspace::open(store)?;
+    let other = checksum.map(Checksum::algorithm).filter(|algorithm| *algorithm != ChecksumAlgorithm::Sha256);
+    let hasher = move || other.map(ChecksumAlgorithm::hasher);
+    let receive = || store.downloads().receive(&work, hasher);
+    let limit = store.limits().bytes;
+    let mut sink = StoreSink { file: receive()?, received: 0, limit, is_too_large: false, progress };
+    let request = FileRequest { url, authorization: authorization.clone(), stored: validators };
+    let answer = client.download(&request, &mut sink);
+    let answer = answer.map_err(|e| if sink.is_too_large { too_large(url, limit) } else { e.into() })?;
+    let (validators, received) = match (answer, stored) {
+        (FileAnswer::Unchanged, Some(stored)) => {
+            let checksums = checked(store, sought, &stored)?;
+            store.downloads().note(url, &checksums, &stored)?;
+            return Ok(stored);
+        }
+        (FileAnswer::Unchanged, None) => {
+            return Err(TransportError::other(format!("{url}: there is no stored version")));
+        }
+        (FileAnswer::Received { validators, gzip: false }, _) => (validators, sink.file.finish()?),
+        (FileAnswer::Received { validators, gzip: true }, _) => {
+            (validators, decoded(sink.file.finish()?, receive()?, url, limit)?)
+        }
+    };
+    let own: Checksum = received.digest.to_string().parse().map_err(|e| TransportError::other(format!("{e}")))?;
+    compare(sought, received.checksum.as_ref().unwrap_or(&own))?;
+    let (digest, size) = (received.digest, received.size);
+    let checksums: Vec<Checksum> = std::iter::once(own).chain(received.checksum.clone()).collect();
+    received.publish()?;
+    let download = Download { digest, size, etag: validators.etag, modified: validators.modified };
+    store.downloads().note(url, &checksums, &download)?;
+    (progress.done)(&digest, size);
+    Ok(download)
+}
+
+/// Undoes the compression of a server that was not asked to compress.
+fn decoded<'s, 'w>(
+    packed: ReceivedFile<'s, 'w>,
+    mut file: IncomingFile<'s, 'w>,
+    url: &SourceUrl,
+    limit: u64,
+) -> Result<ReceivedFile<'s, 'w>> {
+    let reading = || TransportError::io(format!("the gzip encoding of {url}"));
+    let mut content = Decoder::new(packed.open()?).map_err(reading())?;
+    let (mut chunk, mut size) = (vec![0; 256 << 10], 0);
+    loop {
+        match io::Read::read(&mut content, &mut chunk) {
+            Ok(0) => return Ok(file.finish()?),
+            Ok(n) => {
+                size += n as u64;
+                if size > limit {
+                    return Err(too_large(url, limit));
+                }
+                file.add(&chunk[..n]).map_err(TransportError::io(format!("keeping {url}")))?;
+            }
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(reading()(e)),
+        }
+    }
+}
+
+/// Compares a stored file with the checksum that is sought. Returns the checksum.
+fn checked(store: &Store, sought: &SoughtFile<'_>, stored: &Download) -> Result<Vec<Checksum>> {
+    let Some(checksum) = sought.checksum else { return Ok(Vec::new()) };
+    let mut hasher = checksum.algorithm().hasher();
+    store.blobs().read_blob::<StoreError>(&stored.digest, |bytes| {
+        hasher.update(bytes);
+        Ok(())
+    })?;
+    compare(sought, &hasher.finish())?;
+    Ok(vec![checksum.clone()])
+}
+
+/// Fails if the file has another checksum than the one that is sought, of the same algorithm.
+fn compare(sought: &SoughtFile<'_>, found: &Checksum) -> Result<()> {
+    match sought.checksum {
+        Some(wanted) if wanted != found => Err(TransportError::Other {
+            message: format!("{} has the checksum {found}, not {wanted}", sought.url),
+            help: Some("check where the file comes from; if it may have changed, correct the checksum".into()),
+        }),
+        _ => Ok(()),
+    }
+}
+
+fn too_large(url: &SourceUrl, limit: u64) -> TransportError {
+    TransportError::Other {
+        message: format!("{url} has more than {limit} bytes, the limit on files"),
+        help: Some(Remedy::RaiseLimit { name: "bytes".into() }),
+    }
+}
+
+/// Receives a file in the store.
+struct StoreSink<'a, 's, 'w> {
+    file: IncomingFile<'s, 'w>,
+    received: u64,
+    limit: u64,
+    is_too_large: bool,
+    progress: &'a TransferProgress<'a>,
+}
+
+impl StoreSink<'_, '_, '_> {
+    fn check(&mut self, size: u64) -> io::Result<()> {
+        self.is_too_large = size > self.limit;
+        if self.is_too_large { Err(io::ErrorKind::FileTooLarge.into()) } else { Ok(()) }
+    }
+}
+
+impl FileSink for StoreSink<'_, '_, '_> {
+    fn start(&mut self, size: Option<u64>) -> io::Result<()> {
+        self.check(size.unwrap_or(0))?;
+        if self.received > 0 {
+            self.file.restart().map_err(io::Error::other)?;
+        }
+        self.progress.moved.fetch_sub(self.received, std::sync::atomic::Ordering::Relaxed);
+        self.received = 0;
+        size.into_iter().for_each(|size| (self.progress.total)(size));
+        Ok(())
+    }
+
+    fn add(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.received += bytes.len() as u64;
+        self.check(self.received)?;
+        self.file.add(bytes)?;
+        self.progress.moved.fetch_add(bytes.len() as u64, std::sync::atomic::Ordering::Relaxed);
+        Ok(())
+    }
+}
