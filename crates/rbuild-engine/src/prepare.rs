@@ -1,6 +1,7 @@
 //! The phases of a build that need no namespaces: resolve, plan, key.
 
 pub(crate) mod demands;
+pub(crate) mod downloads;
 pub(crate) mod image_key;
 pub(crate) mod lookup;
 pub(crate) mod resolve;
@@ -21,8 +22,9 @@ use crate::error::{BuildError, Result};
 use crate::event::{Event, StepOutcome, Warning};
 use crate::events::Events;
 use crate::export::secret_scan;
+use crate::prepare::downloads::{FetchedFiles, Online};
 use crate::prepare::lookup::{LookedUp, Lookup, PreparedVertex};
-use crate::prepare::resolve::{Bring, Resolver};
+use crate::prepare::resolve::Resolver;
 use crate::request::BuildRequest;
 
 pub struct Prepared {
@@ -37,13 +39,16 @@ pub struct Prepared {
     pub(crate) marks: Vec<SecretMark>,
     /// Images by manifest digest.
     pub(crate) images: HashMap<ManifestDigest, Image>,
+    /// The downloaded files of its steps.
+    pub(crate) downloads: FetchedFiles,
     /// Hashes of context files. The builder is a separate process and has its own copy.
     pub(crate) hashes: Arc<HashCache>,
 }
 
 /// Plans the Dockerfile and looks up all steps in the cache.
 ///
-/// Images that have to be pulled are requested through `bring`, all of a round at once.
+/// Images that have to be pulled are requested through `online`, all of a round at once, and then
+/// the files to download.
 #[tracing::instrument(target = "engine", name = "prepare", level = "debug", skip_all)]
 pub fn prepare(
     request: &BuildRequest,
@@ -51,11 +56,11 @@ pub fn prepare(
     params: &Parameters,
     store: &Store,
     events: &Events,
-    bring: &Bring<'_>,
+    online: &Online<'_>,
 ) -> Result<Prepared> {
     let mut bases = HashMap::new();
     let mut images = HashMap::new();
-    let mut resolver = Resolver::new(store, request.pull, &params.platform, bring);
+    let mut resolver = Resolver::new(store, request.pull, &params.platform, online.pull());
     let mut graph = loop {
         match plan(file, params, &bases).map_err(BuildError::Dockerfile)? {
             Plan::Graph(graph) => break *graph,
@@ -79,11 +84,12 @@ pub fn prepare(
         events.send(Event::Warning(Warning { text: warning.message.clone(), help: warning.help.clone() }));
     }
     demands::misspelt(request, &graph).into_iter().for_each(|warning| events.send(Event::Warning(warning)));
+    let downloads = FetchedFiles::bring(&graph, store, online)?;
     let name = hashes_name(request);
     let hashes = Arc::new(HashCache::new(&store.records().hashes(&name)?, request.now));
     let contexts = Contexts::open(request, Viewpoint::Launcher, &hashes, store.owner_records())?;
     let marks = store.secrets().secret_marks(secret_scan::searched(&request.secrets).map(|(_, value)| value))?;
-    let lookup = Lookup { graph: &graph, store, contexts: &contexts, request, marks: &marks };
+    let lookup = Lookup { graph: &graph, store, contexts: &contexts, downloads: &downloads, request, marks: &marks };
     let LookedUp { vertices, will_run } = lookup.look_up()?;
     demands::check(request, &graph, &lookup::needed(&graph, &vertices, will_run))?;
     if let Some(bytes) = hashes.bytes() {
@@ -92,7 +98,7 @@ pub fn prepare(
     }
     let platform = graph.config.platform();
     let build_index = build_index_name(request, &name, &platform);
-    Ok(Prepared { platform, graph, vertices, marks, images, hashes, build_index })
+    Ok(Prepared { platform, graph, vertices, marks, images, downloads, hashes, build_index })
 }
 
 /// Returns the name of the build index: Dockerfile name, contexts and platform.

@@ -4,7 +4,7 @@ use std::fmt;
 
 use rbuild_container::{NetworkMode, SecurityMode, Ulimit};
 use rbuild_dockerfile::{Sharing, Span, Vars};
-use rbuild_image::{DiffId, ImageConfig, ManifestDigest, Platform};
+use rbuild_image::{Checksum, DiffId, ImageConfig, ManifestDigest, Platform, SourceUrl};
 use rbuild_paths::SourcePattern;
 
 use crate::Chmod;
@@ -240,7 +240,7 @@ pub struct CopyStep {
     pub parents: bool,
     /// `--link`: the copy neither reads its parent nor depends on it.
     pub link: bool,
-    /// Unpack regular files that are archives (the default of ADD).
+    /// Unpack regular files of the tree that are archives (the default of ADD).
     pub unpack: bool,
     /// Stage, image or context named by `--from`, for diagnostics.
     pub from_name: Option<String>,
@@ -249,9 +249,50 @@ pub struct CopyStep {
 /// A source of a copy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CopySource {
-    pub pattern: SourcePattern,
+    pub item: CopyItem,
     /// Location in the Dockerfile, for diagnostics.
     pub span: Span,
+}
+
+/// The files that a source of a copy stands for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CopyItem {
+    /// Files of the tree that the step reads.
+    Files(SourcePattern),
+    /// A file that is downloaded before the step (ADD).
+    Download {
+        file: UrlSource,
+        /// Unpack the file if it is an archive.
+        unpack: bool,
+    },
+}
+
+impl CopySource {
+    /// Returns the pattern of files of the tree that the step reads.
+    pub fn pattern(&self) -> Option<&SourcePattern> {
+        match &self.item {
+            CopyItem::Files(pattern) => Some(pattern),
+            CopyItem::Download { .. } => None,
+        }
+    }
+
+    /// Returns the file to download.
+    pub fn download(&self) -> Option<&UrlSource> {
+        match &self.item {
+            CopyItem::Files(_) => None,
+            CopyItem::Download { file, .. } => Some(file),
+        }
+    }
+}
+
+/// A file to download.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct UrlSource {
+    pub url: SourceUrl,
+    /// Name of the file at the destination.
+    pub name: String,
+    /// The checksum that the file must have.
+    pub checksum: Option<Checksum>,
 }
 
 /// A file whose content is given in the Dockerfile.
@@ -270,6 +311,13 @@ pub struct WorkdirStep {
     pub user: String,
     /// Modification time of created directories in seconds; `None` for the build's time.
     pub time: Option<i64>,
+}
+
+impl CopyStep {
+    /// Returns the first source that is taken from the tree that the step reads.
+    pub fn first_files(&self) -> Option<&CopySource> {
+        self.sources.iter().find(|source| source.pattern().is_some())
+    }
 }
 
 impl Vertex {

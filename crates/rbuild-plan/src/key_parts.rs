@@ -8,7 +8,8 @@ use rbuild_container::{NetworkMode, SecurityMode, Ulimit};
 
 use crate::Chmod;
 use crate::graph::{
-    AgentStep, CacheStep, CopyStep, InlineFile, MountKindStep, MountStep, RunStep, SecretStep, Step, WorkdirStep,
+    AgentStep, CacheStep, CopySource, CopyStep, InlineFile, MountKindStep, MountStep, RunStep, SecretStep, Step,
+    WorkdirStep,
 };
 
 /// Returns text in double quotes, so that it can be followed by other values in one part. The
@@ -183,7 +184,8 @@ impl CopyStep {
     /// Passes the source paths as written to `tell`. Together with the key of the tree they are
     /// taken from, they determine the copied content.
     pub fn source_parts(&self, tell: Tell<'_>) {
-        self.sources.iter().for_each(|source| tell("source", source.pattern.text().as_bytes()));
+        let patterns = self.sources.iter().filter_map(CopySource::pattern);
+        patterns.for_each(|pattern| tell("source", pattern.text().as_bytes()));
     }
 }
 

@@ -13,8 +13,8 @@ use rbuild_dockerfile::{Diagnostic, Span};
 use rbuild_image::Hasher;
 use rbuild_linux::{OwnerRecords, RootDir};
 use rbuild_plan::{
-    CacheStep, ContextDir, ContextId, CopySource, CopyStep, FileSource, MountKindStep, MountStep, RunStep, Step,
-    Vertex, VertexId,
+    CacheStep, ContextDir, ContextId, CopyItem, CopyStep, FileSource, MountKindStep, MountStep, RunStep, Step, Vertex,
+    VertexId,
 };
 use rbuild_remedy::Remedy;
 use rbuild_sandbox::Builder;
@@ -26,6 +26,7 @@ use rbuild_store::{CacheKey, FILES, FROM, PARENT, ResultId};
 
 use crate::builder_paths::BindPoint;
 use crate::error::{BuildError, Result};
+use crate::prepare::downloads::FetchedFiles;
 use crate::request::BuildRequest;
 
 /// A build context, as read by keys and steps.
@@ -178,6 +179,7 @@ impl Read {
 /// The values that all keys of a build depend on.
 pub struct KeyMaker<'a> {
     pub contexts: &'a Contexts,
+    pub downloads: &'a FetchedFiles,
     pub salt: Option<&'a str>,
     pub result_of: &'a dyn Fn(VertexId) -> ResultId,
 }
@@ -235,7 +237,10 @@ impl KeyMaker<'_> {
                     copy.source_parts(&mut |name, value| put(KeyComponent::Own(name, value)));
                     put(KeyComponent::Input(FROM, id));
                 }
-                FileSource::Context | FileSource::Named(_) => taken.for_each(put),
+                FileSource::Context | FileSource::Named(_) => {
+                    taken.for_each(&mut put);
+                    self.downloads.parts(copy, &mut |name, value| put(KeyComponent::Own(name, value)))?;
+                }
             },
         }
         Ok(Some(hasher.finish()))
@@ -246,7 +251,7 @@ impl KeyMaker<'_> {
     pub fn taken(&self, vertex: &Vertex) -> Result<Vec<Selection>> {
         match &vertex.step {
             Step::Copy(copy) => {
-                let Some(first) = copy.sources.first() else { return Ok(Vec::new()) };
+                let Some(first) = copy.first_files() else { return Ok(Vec::new()) };
                 let context = self.contexts.of(copy.from, first.span)?;
                 context.map(|context| selection(&context.tree(), copy)).into_iter().collect()
             }
@@ -341,7 +346,7 @@ pub fn mounted_content(stage: &StageFiles, source: &str) -> std::result::Result<
     }
 }
 
-/// Selects the files of all sources of a COPY.
+/// Selects the files of all sources of a COPY. There are none for files that are downloaded.
 pub fn selection(tree: &SourceTree<'_>, copy: &CopyStep) -> Result<Selection> {
     let exclude = exclusions(copy)?;
     let tree = SourceTree { exclude: Some(&exclude), ..*tree };
@@ -349,8 +354,12 @@ pub fn selection(tree: &SourceTree<'_>, copy: &CopyStep) -> Result<Selection> {
     let mut sight = Sight::default();
     let links = HardLinks::default();
     let mut sources = Vec::with_capacity(copy.sources.len());
-    for CopySource { pattern, span } in &copy.sources {
-        let fail = |e| source_error(e, *span, copy.from_name.as_deref());
+    for source in &copy.sources {
+        let CopyItem::Files(pattern) = &source.item else {
+            sources.push(Vec::new());
+            continue;
+        };
+        let fail = |e| source_error(e, source.span, copy.from_name.as_deref());
         let selected = tree.select(pattern).map_err(fail)?;
         let one = content_without_links(&tree, &selected, &links).map_err(fail)?;
         hasher.field(one.digest.bytes());
@@ -428,7 +437,8 @@ mod tests {
         let mut found = Vec::new();
         for vertex in &graph.vertices {
             let result_of = |i: VertexId| results[i];
-            let keys = KeyMaker { contexts: &contexts, salt: None, result_of: &result_of };
+            let downloads = FetchedFiles::default();
+            let keys = KeyMaker { contexts: &contexts, downloads: &downloads, salt: None, result_of: &result_of };
             let content = SelectionContent { digest: SelectionHash::of(b"what is copied"), sight: Sight::default() };
             let taken = Selection { sources: Vec::new(), content };
             let key = keys.definition(vertex, &[taken], &mut |_| ()).unwrap();

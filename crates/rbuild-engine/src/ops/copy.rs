@@ -3,9 +3,10 @@
 mod archive;
 mod copier;
 mod destination;
+mod downloaded;
 mod entry;
 mod items;
 mod place;
 
-pub(crate) use copier::Terms;
+pub(crate) use copier::{DownloadedFiles, Terms};
 pub(crate) use items::{SelectedFiles, copy};

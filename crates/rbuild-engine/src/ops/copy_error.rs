@@ -2,6 +2,7 @@
 
 use rbuild_layer::LayerError;
 use rbuild_source::SourceError;
+use rbuild_store::StoreError;
 
 use crate::ops::users::UnknownUser;
 
@@ -22,6 +23,8 @@ pub enum Reason {
     Kernel(#[from] rbuild_linux::Error),
     #[error(transparent)]
     Layer(LayerError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
     #[error(transparent)]
     User(#[from] UnknownUser),
     #[error("{0}")]

@@ -14,18 +14,19 @@ use crate::env::StepEnv;
 use crate::error::{BuildError, Result};
 use crate::event::{Event, Warning};
 use crate::exports::Squash;
-use crate::ops::copy::{SelectedFiles, Terms, copy};
+use crate::ops::copy::{DownloadedFiles, SelectedFiles, Terms, copy};
 use crate::ops::copy_error::{CopyError, Reason};
 use crate::ops::incremental_copy::Track;
 use crate::ops::step_error::{Attempt, StepError};
 use crate::ops::users;
 
 pub(crate) fn terms<'e>(env: &'e StepEnv<'_>) -> Terms<'e> {
-    Terms { now: env.request.now, limits: env.store.limits(), cancel: &env.cancel }
+    let downloaded = DownloadedFiles { store: env.store, downloads: &env.prepared.downloads };
+    Terms { now: env.request.now, limits: env.store.limits(), downloaded, cancel: &env.cancel }
 }
 
-/// Copies files into a new tree, from a context or from `stage`. Returns the changes since the
-/// last time the step was executed here, if known.
+/// Copies files into a new tree, from a context or from `stage`, and those that were downloaded.
+/// Returns the changes since the last time the step was executed here, if known.
 pub(crate) fn copy_step(
     env: &StepEnv<'_>,
     id: VertexId,
@@ -53,7 +54,8 @@ pub(crate) fn copy_step(
     let fail = |e| copy_error(env, id, step, e);
     let selected = files.map_or(&[][..], |files| files.selected);
     for (source, _) in step.sources.iter().zip(selected).filter(|(_, selected)| selected.is_empty()) {
-        let text = format!("no file matches `{}`; nothing was copied for it", source.pattern.text());
+        let Some(pattern) = source.pattern() else { continue };
+        let text = format!("no file matches `{}`; nothing was copied for it", pattern.text());
         env.events.send(Event::Warning(text.into()));
     }
     if copy(step, files, &working.root, terms, Some(&mut track)).map_err(fail)? > 1 {
@@ -177,6 +179,7 @@ pub(crate) fn copy_error(env: &StepEnv<'_>, id: VertexId, step: &CopyStep, e: Co
             let vertex = &env.graph().vertices[id];
             BuildError::Unmet(vec![Diagnostic::new(vertex.marks.dest.unwrap_or(vertex.span), text)])
         }
+        (Reason::Store(e), _) => e.into(),
         (Reason::User(e), _) => unknown_user(env, id, &e),
     })
 }

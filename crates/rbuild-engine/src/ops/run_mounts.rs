@@ -9,7 +9,8 @@ use rbuild_image::Hasher;
 use rbuild_linux::RootDir;
 use rbuild_paths::SourcePattern;
 use rbuild_plan::{
-    AgentStep, CacheStep, CopySource, CopyStep, FileSource, MountKindStep, MountStep, RunStep, SecurityMode, VertexId,
+    AgentStep, CacheStep, CopyItem, CopySource, CopyStep, FileSource, MountKindStep, MountStep, RunStep, SecurityMode,
+    VertexId,
 };
 use rbuild_sandbox::{MountRequest, MountSource};
 use rbuild_source::{Changes, Listing, Owner, Selected, Selection, SelectionHash, SourceTree};
@@ -383,7 +384,7 @@ fn files_of(from: FileSource, from_name: Option<&str>, source: &str, span: Span)
     CopyStep {
         from,
         from_name: from_name.map(str::to_string),
-        sources: vec![CopySource { pattern: SourcePattern::literal(source), span }],
+        sources: vec![CopySource { item: CopyItem::Files(SourcePattern::literal(source)), span }],
         dest: "/".into(),
         dest_is_dir: true,
         ..CopyStep::default()

@@ -14,6 +14,7 @@ use rbuild_store::{CacheKey, ForeignRecord, Lock, Record, ResultId, SecretMark, 
 use crate::cache::explain::{DISABLED, SECRET};
 use crate::cache::key::{self, Contexts, KeyMaker};
 use crate::error::{BuildError, Result};
+use crate::prepare::downloads::FetchedFiles;
 use crate::prepare::image_key::image_key;
 use crate::request::BuildRequest;
 
@@ -63,6 +64,7 @@ pub(crate) struct Lookup<'a> {
     pub graph: &'a BuildGraph,
     pub store: &'a Store,
     pub contexts: &'a Contexts,
+    pub downloads: &'a FetchedFiles,
     pub request: &'a BuildRequest,
     pub marks: &'a [SecretMark],
 }
@@ -101,7 +103,7 @@ impl Lookup<'_> {
     /// files are needed and a layer of them is stored.
     #[tracing::instrument(target = "engine", name = "lookup", level = "debug", skip_all)]
     pub(crate) fn look_up(&self) -> Result<LookedUp> {
-        let maker = KeyMaker { contexts: self.contexts, salt: None, result_of: &|_| ResultId::of(b"open") };
+        let maker = self.keys(&|_| ResultId::of(b"open"));
         let taken: Vec<_> = self.graph.vertices.iter().map(|vertex| maker.taken(vertex)).collect::<Result<_>>()?;
         // Foreign results whose files are needed and cannot be made.
         let mut unusable = HashSet::new();
@@ -119,6 +121,11 @@ impl Lookup<'_> {
         }
     }
 
+    fn keys<'k>(&'k self, result_of: &'k dyn Fn(VertexId) -> ResultId) -> KeyMaker<'k> {
+        let salt = self.request.salt.as_deref();
+        KeyMaker { contexts: self.contexts, downloads: self.downloads, salt, result_of }
+    }
+
     fn steps(&self, taken: &[Vec<Selection>], unusable: &HashSet<ResultId>) -> Result<Vec<FoundVertex>> {
         let mut found: Vec<FoundVertex> = Vec::with_capacity(self.graph.vertices.len());
         for (id, vertex) in self.graph.numbered() {
@@ -133,7 +140,7 @@ impl Lookup<'_> {
             // A step with open inputs has no key yet, but errors in it are reported before anything
             // runs.
             let result_of = |id: VertexId| found[id].result.unwrap_or_else(|| ResultId::of(b"open"));
-            let maker = KeyMaker { contexts: self.contexts, salt: self.request.salt.as_deref(), result_of: &result_of };
+            let maker = self.keys(&result_of);
             let key = maker.definition(vertex, &taken[id], &mut |_| ())?;
             let state = match key {
                 Some(key) if ready && !vertex.ignore_cache => self.step(id, &key, unusable)?,

@@ -92,7 +92,7 @@ impl Schedule {
                 return None;
             }
             for source in &copy.sources {
-                wanted.insert(source.pattern.path().filter(|path| !path.as_os_str().is_empty())?.to_path_buf());
+                wanted.insert(source.pattern()?.path().filter(|path| !path.as_os_str().is_empty())?.to_path_buf());
             }
         }
         Some(wanted)

@@ -56,7 +56,7 @@ pub(crate) fn solve(env: &StepEnv<'_>, id: VertexId) -> Result<()> {
 fn keyed(env: &StepEnv<'_>, id: VertexId) -> Result<bool> {
     let vertex = &env.graph().vertices[id];
     let result_of = |i: VertexId| env.done(i).result;
-    let keys = KeyMaker { contexts: &env.contexts, salt: env.request.salt.as_deref(), result_of: &result_of };
+    let keys = keys_of(env, &result_of);
     let mut taken = Cow::Borrowed(&env.prepared.vertices[id].taken[..]);
     for _ in 0..LOOKS {
         let secrets = env.request.secret_values();
@@ -72,6 +72,11 @@ fn keyed(env: &StepEnv<'_>, id: VertexId) -> Result<bool> {
     }
     let last = keys.changed_last(vertex, &taken).filter(|path| !path.as_os_str().is_empty());
     Err(source_error(SourceError::Changed(last.unwrap_or_else(|| ".".into())), vertex.span, None))
+}
+
+fn keys_of<'k>(env: &'k StepEnv<'_>, result_of: &'k dyn Fn(VertexId) -> ResultId) -> KeyMaker<'k> {
+    let salt = env.request.salt.as_deref();
+    KeyMaker { contexts: &env.contexts, downloads: &env.prepared.downloads, salt, result_of }
 }
 
 /// Looks up or makes the result. Returns true if it was cached.
@@ -190,7 +195,7 @@ fn or_changed(env: &StepEnv<'_>, id: VertexId, taken: &[Selection], error: StepE
         return error;
     }
     let result_of = |i: VertexId| env.done(i).result;
-    let keys = KeyMaker { contexts: &env.contexts, salt: None, result_of: &result_of };
+    let keys = keys_of(env, &result_of);
     match keys.taken(&env.graph().vertices[id]) {
         Ok(now) if now.iter().map(|now| now.content).eq(taken.iter().map(|taken| taken.content)) => error,
         Ok(_) => StepError::ContextChanged,
@@ -209,7 +214,13 @@ fn contents_read(
 ) -> Result<Option<Vec<Read>>> {
     let files = |selection: &Selection| vec![Read::Files(selection.content.digest)];
     match step {
-        Step::Copy(copy) => Ok(of_stage.or_else(|| taken.first().filter(|_| copy.link)).map(files)),
+        Step::Copy(copy) => {
+            let mut contents = of_stage.or_else(|| taken.first().filter(|_| copy.link)).map(files);
+            if let Some(downloaded) = env.prepared.downloads.content(copy)?.filter(|_| copy.link) {
+                contents.get_or_insert_default().push(Read::Files(downloaded));
+            }
+            Ok(contents)
+        }
         Step::Run(run) => contents_mounted(env, run, taken),
         _ => Ok(None),
     }

@@ -2,26 +2,25 @@
 
 use rbuild_dockerfile::ast;
 use rbuild_dockerfile::{Diagnostic, Span};
+use rbuild_image::{ChecksumError, SourceUrl};
 use rbuild_paths::SourcePattern;
 use rbuild_remedy::Remedy;
 
 use crate::Chmod;
-use crate::graph::{CopySource, CopyStep, FileSource, InlineFile, Marks, Step};
+use crate::graph::{CopyItem, CopySource, CopyStep, FileSource, InlineFile, Marks, Step, UrlSource};
 use crate::history;
 use crate::planner::paths::{cwd, join, native_path};
 use crate::planner::state::{Planned, Planner, StageState, not_yet};
 
-/// Remedy for files on other machines.
-const DOWNLOAD: &str = "download it before the build, or in a RUN instruction";
+/// Name of a downloaded file whose URL has none, as in BuildKit.
+const UNNAMED: &str = "__unnamed__";
 
 pub(super) fn copy(planner: &mut Planner<'_>, state: &mut StageState, copy: &ast::Copy, span: Span) -> Planned<()> {
     let name = if copy.add { "ADD" } else { "COPY" };
     refuse_unsupported_flags(copy, name)?;
     let from = copy_input(planner, copy)?;
-    let written = planner.words(state, &copy.sources)?;
-    let native = written.iter().zip(&copy.sources).map(|(path, word)| native_path(&state.config, path, word.span));
-    let sources = native.collect::<Result<Vec<_>, _>>()?;
-    local_only(copy, &sources)?;
+    let mut written = planner.words(state, &copy.sources)?;
+    let sources = sources(planner, state, copy, &mut written)?;
     let dest = planner.word(state, &copy.dest)?;
     let place = native_path(&state.config, &dest, copy.dest.span)?;
     let dest_is_dir = place.is_empty() || place == "." || place.ends_with('/') || place.ends_with("/.");
@@ -44,9 +43,6 @@ pub(super) fn copy(planner: &mut Planner<'_>, state: &mut StageState, copy: &ast
         dest: &dest,
     };
     let (text, created_by) = (words.instruction(), words.created_by());
-    let parse = if copy.parents.is_some() { SourcePattern::with_parents } else { SourcePattern::parse };
-    let patterns = sources.iter().zip(&copy.sources);
-    let sources = patterns.map(|(text, word)| CopySource { pattern: parse(text), span: word.span }).collect();
     let step = CopyStep {
         from,
         from_name: copy.from.as_ref().map(|word| word.text.clone()),
@@ -68,12 +64,82 @@ pub(super) fn copy(planner: &mut Planner<'_>, state: &mut StageState, copy: &ast
 }
 
 fn refuse_unsupported_flags(copy: &ast::Copy, name: &str) -> Result<(), Diagnostic> {
-    for (flag, word) in [("--checksum", &copy.checksum), ("--keep-git-dir", &copy.keep_git_dir)] {
-        if let Some(word) = word {
-            return Err(not_yet(word.span, &format!("{name} {flag}")));
-        }
+    match &copy.keep_git_dir {
+        Some(word) => Err(not_yet(word.span, &format!("{name} --keep-git-dir"))),
+        None => Ok(()),
     }
-    Ok(())
+}
+
+/// Parses the expanded sources, `written`, in which logins of URLs are hidden.
+fn sources(
+    planner: &mut Planner<'_>,
+    state: &StageState,
+    copy: &ast::Copy,
+    written: &mut [String],
+) -> Planned<Vec<CopySource>> {
+    let parse = if copy.parents.is_some() { SourcePattern::with_parents } else { SourcePattern::parse };
+    let unpack = copy.unpack.as_ref().is_some_and(|word| word.text == "true");
+    let mut sources = Vec::with_capacity(written.len());
+    for (text, word) in written.iter_mut().zip(&copy.sources) {
+        let item = match remote(copy, text, word.span)? {
+            Some(url) => {
+                *text = url.written();
+                let name = url.file_name().unwrap_or_else(|| UNNAMED.to_string());
+                CopyItem::Download { file: UrlSource { url, name, checksum: None }, unpack }
+            }
+            None => CopyItem::Files(parse(&native_path(&state.config, text, word.span)?)),
+        };
+        sources.push(CopySource { item, span: word.span });
+    }
+    if let Some((text, word)) = checksum(planner, state, copy)? {
+        set_checksum(&mut sources, &text, word.span)?;
+    }
+    Ok(sources)
+}
+
+/// Returns the URL of a source that is to be downloaded; `None` for a path.
+fn remote(copy: &ast::Copy, source: &str, span: Span) -> Result<Option<SourceUrl>, Diagnostic> {
+    let is_git = ["git://", "git@", "ssh://"].iter().any(|prefix| source.starts_with(prefix));
+    if !is_git && !SourceUrl::is_meant(source) {
+        return Ok(None);
+    }
+    if !copy.add {
+        return Err(Diagnostic::new(span, "COPY cannot download a URL").help("use ADD"));
+    }
+    let git = || not_yet(span, "ADD of a git repository").help("clone it before the build, or in a RUN instruction");
+    if is_git {
+        return Err(git());
+    }
+    let url = SourceUrl::parse(source).map_err(|e| Diagnostic::new(span, format!("the URL is invalid: {e}")))?;
+    if url.is_git() { Err(git()) } else { Ok(Some(url)) }
+}
+
+/// Returns the value of `--checksum`, if there is one.
+fn checksum<'c>(
+    planner: &mut Planner<'_>,
+    state: &StageState,
+    copy: &'c ast::Copy,
+) -> Planned<Option<(String, &'c ast::Word)>> {
+    let Some(word) = &copy.checksum else { return Ok(None) };
+    let text = planner.word(state, word)?;
+    Ok(Some((text, word)).filter(|(text, _)| !text.is_empty()))
+}
+
+/// Sets the checksum of the only source, which must be downloaded.
+fn set_checksum(sources: &mut [CopySource], text: &str, span: Span) -> Result<(), Diagnostic> {
+    let problem = match sources {
+        [CopySource { item: CopyItem::Download { file, .. }, .. }] => {
+            let parsed = text.parse().map_err(|e: ChecksumError| {
+                let d = Diagnostic::new(span, format!("`{text}` is not a checksum: {e}"));
+                d.help("write the algorithm and the digits, for example sha256:0123…")
+            });
+            file.checksum = Some(parsed?);
+            return Ok(());
+        }
+        [_] => "`--checksum` requires a source that is downloaded",
+        _ => "`--checksum` applies to a single source",
+    };
+    Err(Diagnostic::new(span, problem).help("use an ADD of its own for each URL with a checksum"))
 }
 
 /// Returns the tree that a COPY or ADD reads.
@@ -104,20 +170,6 @@ pub(super) fn file_name(doc: &ast::Heredoc) -> Result<(), Diagnostic> {
     if matches!(doc.name.as_str(), "." | "..") || doc.name.contains(['/', '\0']) {
         let d = Diagnostic::new(doc.opener, format!("here-document name `{}` is not a file name", doc.name));
         return Err(d.help("use a name without slashes; the destination sets the directory"));
-    }
-    Ok(())
-}
-
-/// Checks that no source is a URL.
-fn local_only(copy: &ast::Copy, sources: &[String]) -> Result<(), Diagnostic> {
-    for (source, word) in sources.iter().zip(&copy.sources) {
-        let remote = ["http://", "https://", "git://", "git@", "ssh://"].iter().any(|p| source.starts_with(p));
-        if remote && copy.add {
-            return Err(not_yet(word.span, "ADD of a URL").help(DOWNLOAD));
-        }
-        if remote {
-            return Err(Diagnostic::new(word.span, "COPY cannot fetch a URL").help(DOWNLOAD));
-        }
     }
     Ok(())
 }

@@ -6,7 +6,7 @@ use rbuild_image::{DEFAULT_PATH, ImageConfig, Platform, PlatformError};
 use rbuild_paths::SourcePattern;
 use rbuild_remedy::Remedy;
 
-use crate::graph::{CopySource, CopyStep, FileSource, Step, StepName};
+use crate::graph::{CopyItem, CopySource, CopyStep, FileSource, Step, StepName};
 use crate::ids::{ContextId, VertexId};
 use crate::parameters::{ContextSource, NamedContext, NoCache, WrittenImage};
 use crate::planner::paths::{cwd, is_windows};
@@ -188,7 +188,7 @@ impl Planner<'_> {
                 let mut state = self.scratch_state(label, total, span);
                 let copy = CopyStep {
                     from: FileSource::Named(context),
-                    sources: vec![CopySource { pattern: SourcePattern::literal("/"), span }],
+                    sources: vec![CopySource { item: CopyItem::Files(SourcePattern::literal("/")), span }],
                     dest: "/".into(),
                     dest_is_dir: true,
                     ..CopyStep::default()

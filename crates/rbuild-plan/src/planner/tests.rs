@@ -5,7 +5,7 @@ use rbuild_image::{ImageConfig, ImageName, ManifestDigest, Platform};
 use rbuild_remedy::Remedy;
 
 use super::*;
-use crate::graph::{BuildGraph, FileSource, RunStep, Step};
+use crate::graph::{BuildGraph, CopyItem, CopySource, CopyStep, FileSource, RunStep, Step};
 use crate::{
     ContextDir, ContextId, ContextSource, NamedContext, NoCache, Parameters, Resource, Ulimit, VertexId, WrittenImage,
 };
@@ -572,4 +572,40 @@ fn stages_are_needed_by_their_values() {
     }
     let missing = needed_stages(&parse(FILE.as_bytes()).unwrap(), &with("none", &[])).unwrap_err();
     assert_eq!(missing.message, "target stage `none` does not exist");
+}
+
+#[test]
+fn urls_of_add_are_files_to_download() {
+    let sum = format!("sha256:{}", "0f".repeat(32));
+    let source = format!(
+        "FROM debian\nARG V=1.2 SUM={sum}\nADD --checksum=$SUM --unpack http://joe:pw@a.io/x-${{V}}.tar?q=$V /d/\n\
+        ADD file https://a.io/ /d/\n"
+    );
+    let g = graph(&source);
+    let copies: Vec<&CopyStep> =
+        g.vertices.iter().filter_map(|v| if let Step::Copy(copy) = &v.step { Some(copy) } else { None }).collect();
+    let [CopySource { item: CopyItem::Download { file, unpack: true }, .. }] = &copies[0].sources[..] else { panic!() };
+    assert_eq!((file.url.target().as_str(), file.name.as_str()), ("http://a.io/x-1.2.tar?q=1.2", "x-1.2.tar"));
+    assert_eq!(file.checksum.as_ref().map(ToString::to_string), Some(sum));
+    let [of_context, CopySource { item: CopyItem::Download { file, unpack: false }, .. }] = &copies[1].sources[..]
+    else {
+        panic!()
+    };
+    assert_eq!((file.name.as_str(), &file.checksum), ("__unnamed__", &None));
+    assert!(of_context.pattern().is_some() && copies[1].first_files() == Some(of_context));
+    assert_eq!(g.history[1].created_by, "ADD http://***@a.io/x-1.2.tar?q=1.2 /d/ # buildkit");
+    assert!(!format!("{g:?}").contains(":pw"));
+    for (step, message) in [
+        ("COPY http://a.io/x /", "COPY cannot download a URL (use ADD)"),
+        ("ADD http://a.io/%x /", "the URL is invalid: a `%` is not followed by two hexadecimal digits (None)"),
+        ("ADD --checksum=sha256:x http://a.io/x.git /", "ADD of a git repository is not supported yet"),
+        ("ADD git@a.io:x /", "ADD of a git repository is not supported yet"),
+        ("ADD --checksum=crc:0 http://a.io/x /", "`crc:0` is not a checksum: the algorithm is not sha256"),
+        ("ADD --checksum=sha256:0 x /", "`--checksum` requires a source that is downloaded"),
+        ("ADD --checksum=sha256:0 http://a.io/x http://a.io/y /", "`--checksum` applies to a single source"),
+    ] {
+        let found = error(&format!("FROM debian\n{step}\n"));
+        assert!(found.starts_with(message), "{step}: {found}");
+    }
+    graph("FROM debian\nADD --checksum=$NONE http://a.io/x /\n");
 }

@@ -1,7 +1,8 @@
 //! The verb `build`.
 
 use rbuild_dockerfile::ast::Dockerfile;
-use rbuild_engine::{BuildError, BuildRequest, Sought};
+use rbuild_engine::{BuildError, BuildRequest, Online, Sought, UrlSource};
+use rbuild_image::hide_logins;
 use rbuild_linux::Destination;
 use rbuild_store::Store;
 
@@ -40,7 +41,8 @@ fn build_from(settings: &Settings, args: BuildArgs, store: &Store, input: BuildI
         if matches!(e, BuildError::AlreadyReported) {
             return code::FAILED;
         }
-        terminal::err(&secrets.mask(diagnostics::build_error(e, &source, terminal::colours())));
+        let text = diagnostics::build_error(e, &source, terminal::colours());
+        terminal::err(&secrets.mask(hide_logins(&text)));
         build_code(e)
     };
     let (call, json) = if args.check { (CallMode::Check, false) } else { parse_call(&args.call)? };
@@ -63,7 +65,11 @@ fn build_from(settings: &Settings, args: BuildArgs, store: &Store, input: BuildI
         fetcher::check_push(&args.registry, show, &push)?;
     }
     let bring = |wanted: &[Sought]| fetcher::bring(store, &args.registry, &push, show, wanted);
-    let once = BuildOnce { settings, store, file: &file, mode, explain: args.explain, report: &report, bring: &bring };
+    let logins = fetcher::logins(&request.secrets);
+    let fetch = |wanted: &[UrlSource]| fetcher::fetch(store, &args.registry, &logins, show, wanted);
+    let online = Online::new(&bring, &fetch);
+    let once =
+        BuildOnce { settings, store, file: &file, mode, explain: args.explain, report: &report, online: &online };
     let ended = if args.verify {
         verify::verify(&once, &args, request, &reports)?
     } else {

@@ -6,7 +6,7 @@ use std::sync::mpsc::{Receiver, channel};
 
 use rbuild_dockerfile::ast::Dockerfile;
 use rbuild_engine::{
-    Bring, BuildError, BuildRequest, Event, Events, Export, Finished, FinishedImage, Prepared, answer, binds, execute,
+    BuildError, BuildRequest, Event, Events, Export, Finished, FinishedImage, Online, Prepared, answer, binds, execute,
     prepare,
 };
 use rbuild_image::MediaType;
@@ -41,8 +41,8 @@ pub struct BuildOnce<'a> {
     pub mode: Mode,
     /// Shows why each step runs or is cached.
     pub explain: bool,
-    /// Pulls images.
-    pub bring: &'a Bring<'a>,
+    /// Pulls images and downloads files.
+    pub online: &'a Online<'a>,
     /// Prints an error and returns its exit code.
     pub report: &'a dyn Fn(&BuildError) -> u8,
 }
@@ -55,7 +55,7 @@ impl BuildOnce<'_> {
         let sender = Events::new(sender).masking(request.secret_values());
         let plans = request.plans();
         let prepared: Result<Vec<Prepared>, BuildError> =
-            plans.iter().map(|plan| prepare(request, self.file, plan, self.store, &sender, self.bring)).collect();
+            plans.iter().map(|plan| prepare(request, self.file, plan, self.store, &sender, self.online)).collect();
         let prepared = match prepared {
             Ok(prepared) => prepared,
             Err(e) => {

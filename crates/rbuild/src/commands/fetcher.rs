@@ -1,4 +1,4 @@
-//! The fetcher: a separate process for pulls and pushes of a build.
+//! The fetcher: a separate process for pulls, pushes and downloads of a build.
 //!
 //! It is forked by the launcher, in the caller's namespaces: only there are the resolver, the
 //! certificates and the credentials. It alone reads credentials and talks to registries. The
@@ -7,15 +7,17 @@
 
 use std::io::{Read, Write};
 
-use rbuild_engine::{BuildError, NotPulled, Sought};
+use rbuild_engine::{BuildError, NotFetched, NotPulled, Sought, UrlSource};
 use rbuild_image::{ManifestDigest, Reference};
 use rbuild_linux::process::{self, Cloned, Exit};
-use rbuild_store::Store;
+use rbuild_registry::Secret;
+use rbuild_store::{Download, Store};
+use rbuild_transport::SoughtFile;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::args::RegistryFlags;
-use crate::commands::transfer::{Show, pull_one, push_all};
+use crate::commands::transfer::{Show, download_one, pull_one, push_all};
 use crate::exit::{Failure, code};
 use crate::input::registry;
 
@@ -75,6 +77,55 @@ pub fn bring(
     Ok(answers.into_iter().map(outcome).collect())
 }
 
+/// Returns the secrets of a build that are logins for servers of files.
+pub fn logins(secrets: &[(String, Vec<u8>)]) -> Vec<(String, Vec<u8>)> {
+    secrets.iter().filter(|(id, _)| id.starts_with("HTTP_AUTH_")).cloned().collect()
+}
+
+/// FetchedFiles the files that a build needs, with logins among `secrets` for their servers.
+pub fn fetch(
+    store: &Store,
+    flags: &RegistryFlags,
+    secrets: &[(String, Vec<u8>)],
+    show: Show,
+    wanted: &[UrlSource],
+) -> Result<Vec<Result<Download, NotFetched>>, BuildError> {
+    let answers: Result<Vec<Result<Download, Failure>>, Failure> = in_fetcher(|| {
+        let client = match registry::client_of(flags, &[], show == Show::Nothing) {
+            Ok(client) => client,
+            Err(failure) => return wanted.iter().map(|_| Err(failure.clone())).collect(),
+        };
+        let download = |UrlSource { url, name: _, checksum }: &UrlSource| {
+            let authorization = authorization(secrets, url.host())?;
+            let sought = SoughtFile { url, checksum: checksum.as_ref(), authorization };
+            download_one(store, &client, &sought, show).map_err(Failure::from)
+        };
+        wanted.iter().map(download).collect()
+    });
+    let answers = answers
+        .map_err(|failure| BuildError::Other { message: failure.message, help: failure.help.map(Into::into) })?;
+    let outcome = |answer: Result<Download, Failure>| {
+        answer.map_err(|Failure { message, help, .. }| NotFetched { message, help: help.map(Into::into) })
+    };
+    Ok(answers.into_iter().map(outcome).collect())
+}
+
+/// Returns the login for a host among the secrets of a build, as in BuildKit: a token is preferred
+/// to a whole header.
+fn authorization(secrets: &[(String, Vec<u8>)], host: &str) -> Result<Option<Secret>, Failure> {
+    let find = |kind: &str| secrets.iter().find(|(id, _)| *id == format!("HTTP_AUTH_{kind}_{host}"));
+    let (scheme, (id, value)) = match (find("TOKEN"), find("HEADER")) {
+        (Some(token), _) => ("Bearer ", token),
+        (None, Some(header)) => ("", header),
+        (None, None) => return Ok(None),
+    };
+    let text = std::str::from_utf8(value).ok().map(str::trim);
+    // A header with control characters could continue with another one.
+    let text = text.filter(|text| !text.is_empty() && !text.chars().any(char::is_control));
+    let text = text.ok_or_else(|| Failure::new(format!("the secret `{id}` is not the value of a header")))?;
+    Ok(Some(Secret::new(format!("{scheme}{text}"))))
+}
+
 /// Checks before a build that its image may be pushed.
 pub fn check_push(flags: &RegistryFlags, show: Show, names: &[Reference]) -> Result<(), Failure> {
     let answer: Option<Failure> = in_fetcher(|| {
@@ -103,4 +154,28 @@ pub fn push(
         pushed.err()
     })?;
     answer.map_or(Ok(()), Err)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn logins_are_secrets_named_after_the_host() {
+        let secrets = [
+            ("HTTP_AUTH_TOKEN_a.io", "t1\n"),
+            ("HTTP_AUTH_HEADER_a.io", "Basic x"),
+            ("HTTP_AUTH_HEADER_b.io", "Basic y"),
+            ("HTTP_AUTH_HEADER_c.io", "Basic z\r\nX: y"),
+            ("HTTP_AUTH_HEADER_d.io", "\n"),
+        ];
+        let secrets = secrets.map(|(id, value)| (id.to_string(), value.as_bytes().to_vec()));
+        let of = |host| authorization(&secrets, host).map(|secret| secret.map(|secret| secret.reveal().to_string()));
+        assert_eq!(of("a.io").unwrap().as_deref(), Some("Bearer t1"));
+        assert_eq!(of("b.io").unwrap().as_deref(), Some("Basic y"));
+        assert_eq!(of("www.a.io").unwrap(), None);
+        for host in ["c.io", "d.io"] {
+            assert!(of(host).unwrap_err().message.contains("is not the value of a header"));
+        }
+    }
 }

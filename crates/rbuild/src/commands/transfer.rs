@@ -5,8 +5,8 @@ use std::sync::atomic::AtomicU64;
 
 use rbuild_image::{BlobDigest, ManifestDigest, Platform, PlatformError, Reference, ReferenceError, human_size};
 use rbuild_registry::Client;
-use rbuild_store::{Image, Store};
-use rbuild_transport::{PulledImage, TransferProgress, TransportError, outgoing};
+use rbuild_store::{Download, Image, Store};
+use rbuild_transport::{PulledImage, SoughtFile, TransferProgress, TransportError, outgoing};
 
 use crate::args::{PullArgs, PushArgs};
 use crate::commands::named::{self, Purpose};
@@ -70,6 +70,18 @@ pub fn pull_one(
     })?;
     pulled.warnings.iter().for_each(|warning| terminal::warning(warning.as_str()));
     Ok(pulled)
+}
+
+/// FetchedFiles a file, unless the stored one is current, and reports that.
+pub fn download_one(
+    store: &Store,
+    client: &Client,
+    sought: &SoughtFile<'_>,
+    show: Show,
+) -> Result<Download, TransportError> {
+    shown(show, &format!("downloading {}", sought.url), &format!("downloaded {}", sought.url), |progress| {
+        rbuild_transport::download(store, client, sought, progress)
+    })
 }
 
 fn parse(name: &str) -> Result<Reference, Failure> {

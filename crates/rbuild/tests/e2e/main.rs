@@ -15,6 +15,7 @@ mod copy_links;
 mod copying;
 mod debug_log;
 mod destinations;
+mod downloads;
 mod equal_layers;
 mod errors;
 mod explain;

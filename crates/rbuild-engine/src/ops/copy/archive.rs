@@ -1,5 +1,6 @@
 //! Unpacking of archives by ADD.
 
+use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -15,14 +16,34 @@ use crate::ops::copy_file::unchanged;
 /// it.
 const DEST_MODE: u32 = 0o755;
 
-/// Unpacks the file into the destination if it is an archive. Returns false if it is not.
-pub(super) fn unpack_archive(
+/// Opens a file for reading, each time from its beginning.
+type Opener<'a> = &'a dyn Fn() -> Result<File, Reason>;
+
+/// Unpacks a selected file into the destination if it is an archive. Returns false if it is not.
+pub(super) fn unpack_selected(
     copier: &mut Copier<'_>,
     tree: &SourceTree<'_>,
     item: &Selected,
     dest: &Path,
 ) -> Result<bool, Reason> {
-    if !is_archive(tree.root, &item.path)? {
+    let open = || Ok(tree.root.open_file(&item.path)?);
+    let (source, name) = tree.root.parent(&item.path)?;
+    let unpacked = unpack_archive(copier, &open, dest, &|| unchanged(&source, &name, &item.stat))?;
+    if unpacked {
+        copier.see(Sight::of_entry(&item.path, tree.owner, &item.stat, &Details::None));
+    }
+    Ok(unpacked)
+}
+
+/// Unpacks a file into the destination if it is an archive. Returns false if it is not. `check`
+/// fails if the file has changed meanwhile.
+pub(super) fn unpack_archive(
+    copier: &mut Copier<'_>,
+    open: Opener<'_>,
+    dest: &Path,
+    check: &dyn Fn() -> Result<(), Reason>,
+) -> Result<bool, Reason> {
+    if !is_archive(open)? {
         return Ok(false);
     }
     let dir = copier.dir(dest, DEST_MODE)?;
@@ -30,17 +51,15 @@ pub(super) fn unpack_archive(
     let cancel = copier.terms.cancel;
     let how = Unpacking { stop: &|| cancel.is_cancelled(), ..Unpacking::archive(owners, copier.terms.limits) };
     let mut described = Vec::new();
-    let unpacked = unpack_some(tree.root.open_file(&item.path)?, &dir.handle, how, &mut |entry| {
+    let unpacked = unpack_some(open()?, &dir.handle, how, &mut |entry| {
         described.extend(rbuild_paths::inside(&entry.path).filter(|_| entry.kind == EntryKind::Dir));
         true
     });
     // Checked before the result of unpacking, because a file that is being written may look
     // corrupt.
-    let (source, name) = tree.root.parent(&item.path)?;
-    unchanged(&source, &name, &item.stat)?;
+    check()?;
     unpacked?;
     covered_by_archive(copier, &dir.real, &dir.handle, described)?;
-    copier.see(Sight::of_entry(&item.path, tree.owner, &item.stat, &Details::None));
     Ok(true)
 }
 
@@ -64,14 +83,13 @@ fn covered_by_archive(
 }
 
 /// Returns true if a file is a tar archive. A compressed file is one if it contains a tar archive.
-fn is_archive(root: &RootDir, path: &Path) -> Result<bool, Reason> {
+fn is_archive(open: Opener<'_>) -> Result<bool, Reason> {
     let mut head = Vec::new();
-    let file = root.open_file(path)?;
-    file.take(512).read_to_end(&mut head).map_err(|e| rbuild_linux::Error::new("read", path, e))?;
+    open()?.take(512).read_to_end(&mut head).map_err(|e| rbuild_linux::Error::new("read", "the archive", e))?;
     if detect(&head) == Compression::None {
         return Ok(is_tar(&head));
     }
     let mut inner = Vec::new();
-    let decoded = Decoder::new(root.open_file(path)?).and_then(|d| d.take(512).read_to_end(&mut inner));
+    let decoded = Decoder::new(open()?).and_then(|d| d.take(512).read_to_end(&mut inner));
     Ok(decoded.is_ok() && is_tar(&inner))
 }

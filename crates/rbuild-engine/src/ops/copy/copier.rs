@@ -8,10 +8,19 @@ use rbuild_linux::{RootDir, Timestamp, UidGid};
 use rbuild_plan::{Chmod, CopyStep};
 use rbuild_sandbox::Cancel;
 use rbuild_source::Sight;
+use rbuild_store::Store;
 
 use crate::ops::copy::destination::{Dir, Links};
 use crate::ops::copy_error::Reason;
 use crate::ops::incremental_copy::Track;
+use crate::prepare::downloads::FetchedFiles;
+
+/// The downloaded files of a build, and the store that has their content.
+#[derive(Clone, Copy)]
+pub struct DownloadedFiles<'a> {
+    pub store: &'a Store,
+    pub downloads: &'a FetchedFiles,
+}
 
 /// Settings of a copy that are not part of its step.
 #[derive(Clone, Copy)]
@@ -20,6 +29,8 @@ pub struct Terms<'a> {
     pub now: i64,
     /// Limits on archives that ADD unpacks.
     pub limits: Limits,
+    /// Files that were downloaded for the step.
+    pub downloaded: DownloadedFiles<'a>,
     /// Cancels the copy.
     pub cancel: &'a Cancel,
 }

@@ -1,4 +1,5 @@
-//! The items of a copy: files and directories that its sources select, and here-documents.
+//! The items of a copy: files and directories that its sources select, downloaded files, and
+//! here-documents.
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
@@ -6,12 +7,13 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use rbuild_linux::{FileKind, RootDir, Timestamp, UidGid};
-use rbuild_plan::CopyStep;
+use rbuild_plan::{CopyItem, CopyStep};
 use rbuild_source::{Details, Selected, SourceTree, Take};
 
-use crate::ops::copy::archive::unpack_archive;
+use crate::ops::copy::archive::unpack_selected;
 use crate::ops::copy::copier::{Copier, Defers, Terms};
 use crate::ops::copy::destination::{Dir, Links};
+use crate::ops::copy::downloaded::downloaded;
 use crate::ops::copy::entry::{Origin, Spot};
 use crate::ops::copy_error::{CopyError, Reason};
 use crate::ops::incremental_copy::Track;
@@ -22,13 +24,13 @@ use crate::ops::users;
 pub struct SelectedFiles<'a> {
     /// The tree that they are in.
     pub tree: &'a SourceTree<'a>,
-    /// The selected files of each source of the step.
+    /// The selected files of each source of the step; none for one that is downloaded.
     pub selected: &'a [Vec<Selected>],
 }
 
-/// Copies the selected files, and the step's here-documents, into `root`. With a `track`, files
-/// that are unchanged since an earlier copy are left to it. Returns the number of files written to
-/// the destination path itself, where each one replaces the previous one.
+/// Copies the selected and the downloaded files, and the step's here-documents, into `root`. With a
+/// `track`, files that are unchanged since an earlier copy are left to it. Returns the number of
+/// files written to the destination path itself, where each one replaces the previous one.
 pub fn copy(
     step: &CopyStep,
     files: Option<SelectedFiles<'_>>,
@@ -49,30 +51,42 @@ pub fn copy(
     let mut copier = Copier { step, root, chown, terms, times, links, made, track, defers, at_dest };
     let others = step.sources.len() > 1;
     copier.no_file_for_several().map_err(|reason| CopyError { index: others.then_some(0), reason })?;
-    if let Some(SelectedFiles { tree, selected }) = files {
-        for (i, items) in selected.iter().enumerate() {
-            let at = |reason: Reason| CopyError { index: Some(i), reason };
-            copier.defers = match others || items.len() > 1 {
-                _ if !step.inline.is_empty() => Defers::Nothing,
-                false => Defers::Plain,
-                // Files from archives are not tracked.
-                true if step.unpack => Defers::Nothing,
-                true => Defers::Tracked,
-            };
-            copier.links.clear();
-            for item in items {
-                if item.take == Take::Content {
-                    copier.links.clear();
-                }
-                self::item(&mut copier, tree, item).map_err(at)?;
-            }
-        }
+    for (i, source) in step.sources.iter().enumerate() {
+        let copied = match &source.item {
+            CopyItem::Files(_) => match files {
+                Some(SelectedFiles { tree, selected }) => items(&mut copier, tree, &selected[i]),
+                None => Ok(()),
+            },
+            CopyItem::Download { file, unpack } => downloaded(&mut copier, file, *unpack),
+        };
+        copied.map_err(|reason| CopyError { index: Some(i), reason })?;
     }
     for file in &step.inline {
         inline(&mut copier, &file.name, file.content.as_bytes()).map_err(general)?;
     }
     finish_dirs(&mut copier).map_err(general)?;
     Ok(copier.at_dest)
+}
+
+/// Copies the items of one source.
+fn items(copier: &mut Copier<'_>, tree: &SourceTree<'_>, items: &[Selected]) -> Result<(), Reason> {
+    let step = copier.step;
+    let is_mixed = !step.inline.is_empty() || step.sources.iter().any(|source| source.download().is_some());
+    copier.defers = match step.sources.len() > 1 || items.len() > 1 {
+        _ if is_mixed => Defers::Nothing,
+        false => Defers::Plain,
+        // Files from archives are not tracked.
+        true if step.unpack => Defers::Nothing,
+        true => Defers::Tracked,
+    };
+    copier.links.clear();
+    for item in items {
+        if item.take == Take::Content {
+            copier.links.clear();
+        }
+        self::item(copier, tree, item)?;
+    }
+    Ok(())
 }
 
 fn item(copier: &mut Copier<'_>, tree: &SourceTree<'_>, item: &Selected) -> Result<(), Reason> {
@@ -89,7 +103,7 @@ fn item(copier: &mut Copier<'_>, tree: &SourceTree<'_>, item: &Selected) -> Resu
         copier.times.insert(dir.real.clone(), if inner { item.stat.mtime } else { copier.now() });
         return directory(copier, tree, item, dir);
     }
-    if copier.step.unpack && item.stat.kind == FileKind::File && unpack_archive(copier, tree, item, dest)? {
+    if copier.step.unpack && item.stat.kind == FileKind::File && unpack_selected(copier, tree, item, dest)? {
         return Ok(());
     }
     let (dir, name) = copier.file_place(item.name.as_os_str())?;
@@ -181,7 +195,10 @@ fn inline(copier: &mut Copier<'_>, name: &str, content: &[u8]) -> Result<(), Rea
 
 fn finish_dirs(copier: &mut Copier<'_>) -> Result<(), Reason> {
     // An archive may have replaced directories, or some above them, by links or files.
-    let replaces = copier.step.unpack && copier.step.sources.len() > 1;
+    let step = copier.step;
+    let unpacks =
+        step.unpack || step.sources.iter().any(|source| matches!(source.item, CopyItem::Download { unpack: true, .. }));
+    let replaces = unpacks && step.sources.len() > 1;
     for (path, mtime) in std::mem::take(&mut copier.times) {
         match finish_dir(copier.root, &path, mtime, replaces) {
             Err(e) if replaces && e.is_gone() => {}

@@ -1,7 +1,7 @@
 use rbuild_dockerfile::Span;
 use rbuild_image::{ImageConfig, ManifestDigest, Platform};
 use rbuild_paths::SourcePattern;
-use rbuild_plan::{CopySource, CopyStep, StepName, Vertex};
+use rbuild_plan::{CopyItem, CopySource, CopyStep, StepName, Vertex};
 
 use super::*;
 
@@ -25,7 +25,8 @@ fn copy(parent: usize, from: FileSource, sources: &[&str]) -> Vertex {
 }
 
 fn copy_of(parent: usize, from: FileSource, patterns: impl Iterator<Item = SourcePattern>) -> Vertex {
-    let sources = patterns.map(|pattern| CopySource { pattern, span: Span::default() }).collect();
+    let sources =
+        patterns.map(|pattern| CopySource { item: CopyItem::Files(pattern), span: Span::default() }).collect();
     vertex(Step::Copy(CopyStep { from, sources, ..CopyStep::default() }), Some(v(parent)))
 }
 

@@ -1,0 +1,47 @@
+//! Downloaded files as sources of ADD.
+
+use std::ffi::OsStr;
+use std::path::Path;
+
+use rbuild_linux::{Timestamp, UidGid, file_stat};
+use rbuild_plan::UrlSource;
+use rbuild_source::Ignore;
+
+use crate::ops::copy::archive::unpack_archive;
+use crate::ops::copy::copier::{Copier, DownloadedFiles};
+use crate::ops::copy_error::Reason;
+use crate::ops::copy_file::copy_file;
+
+/// Mode of downloaded files, as in BuildKit.
+const MODE: u32 = 0o600;
+
+/// Copies a downloaded file, or unpacks it.
+pub(super) fn downloaded(copier: &mut Copier<'_>, file: &UrlSource, unpack: bool) -> Result<(), Reason> {
+    copier.terms.check()?;
+    let step = copier.step;
+    let exclude = Ignore::from_patterns(&step.exclude).map_err(|e| Reason::Text(e.to_string()))?;
+    if exclude.excludes(&file.name) {
+        return Ok(());
+    }
+    let DownloadedFiles { store, downloads } = copier.terms.downloaded;
+    let download = downloads.get(file).map_err(|e| Reason::Text(e.message()))?;
+    let open = || Ok(store.blobs().open_blob(&download.digest)?);
+    if unpack && unpack_archive(copier, &open, Path::new(&step.dest), &|| Ok(()))? {
+        return Ok(());
+    }
+    let (dir, name) = copier.file_place(OsStr::new(&file.name))?;
+    let place = dir.real.join(&name);
+    copier.written_to(&dir);
+    copier.clear_place(&dir, &name)?;
+    if let Some(track) = &mut copier.track {
+        track.listing.cover(&place);
+    }
+    let content = open()?;
+    let stat = file_stat(&content)?;
+    copy_file(&content, &stat, &dir.handle.create_file(&name, MODE)?, copier.terms.cancel)?;
+    let UidGid { uid, gid } = copier.chown.unwrap_or_default();
+    dir.handle.chown(&name, uid, gid)?;
+    dir.handle.chmod(&name, copier.mode(MODE, false))?;
+    // BuildKit's time for files without a known one.
+    Ok(dir.handle.set_mtime(&name, Timestamp { sec: download.modified.unwrap_or(0), nsec: 0 })?)
+}
