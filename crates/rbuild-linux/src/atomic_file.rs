@@ -57,7 +57,8 @@ impl<'a> AtomicFile<'a> {
     /// Sets the file's mode and time, and publishes it under `name`, replacing an existing file.
     pub fn finish(mut self, mode: u32, mtime: Timestamp, name: &OsStr) -> Result<()> {
         let file = self.file();
-        rustix::fs::fchmod(&*file, rustix::fs::Mode::from_raw_mode(mode)).map_err(|e| Error::new("fchmod", name, e))?;
+        let failed = |e| Error::new("fchmod", Path::new(name), e);
+        rustix::fs::fchmod(&*file, rustix::fs::Mode::from_raw_mode(mode)).map_err(failed)?;
         crate::copy::set_file_time(file, None, mtime)?;
         self.publish(name)
     }

@@ -8,7 +8,7 @@ use std::os::unix::fs::FileExt;
 use rustix::fs::{Gid, Mode, SeekFrom, Uid};
 use rustix::io::Errno;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, described};
 use crate::idmap::unmapped_owner;
 use crate::meta::{Stat, Timestamp, UidGid};
 use crate::recorded_owners::{OwnerRecords, Recorded};
@@ -44,7 +44,7 @@ pub fn copy_file_while(from: &File, stat: &Stat, to: &File, go_on: &dyn Fn() -> 
             Err(Errno::XDEV | Errno::OPNOTSUPP | Errno::INVAL | Errno::NOSYS) if copied == 0 => {
                 return copy_pieces(from, to, go_on);
             }
-            Err(e) => return Err(Error::new("copy_file_range", "file contents", e)),
+            Err(e) => return Err(Error::new("copy_file_range", described("file contents"), e)),
         }
     }
     Ok(None)
@@ -53,14 +53,14 @@ pub fn copy_file_while(from: &File, stat: &Stat, to: &File, go_on: &dyn Fn() -> 
 /// Copies with one read and one write if the size has not changed since `stat`.
 fn copy_small(mut from: &File, size: usize, mut to: &File) -> Result<u64> {
     let mut content = Vec::with_capacity(size + 1);
-    from.read_to_end(&mut content).map_err(|e| Error::new("read", "file contents", e))?;
-    to.write_all(&content).map_err(|e| Error::new("write", "file contents", e))?;
+    from.read_to_end(&mut content).map_err(|e| Error::new("read", described("file contents"), e))?;
+    to.write_all(&content).map_err(|e| Error::new("write", described("file contents"), e))?;
     Ok(content.len() as u64)
 }
 
 /// Sets the owner and mode of an open file in a directory with these records of owners.
 pub fn set_file_owner(file: &File, owners: Option<&OwnerRecords>, owner: UidGid, mode: u32) -> Result<()> {
-    let fail = |call, e: Errno| Error::new(call, "a new file", e);
+    let fail = |call, e: Errno| Error::new(call, described("a new file"), e);
     let UidGid { uid, gid } = owner;
     match owners.filter(|owners| owners.are_written()) {
         Some(owners) => {
@@ -77,7 +77,8 @@ pub fn set_file_owner(file: &File, owners: Option<&OwnerRecords>, owner: UidGid,
 /// Sets the modification time of an open file in a directory with these records of owners. The
 /// access time becomes the same, unless it may hold a record.
 pub fn set_file_time(file: &File, owners: Option<&OwnerRecords>, mtime: Timestamp) -> Result<()> {
-    rustix::fs::futimens(file, &timestamps(owners, mtime)).map_err(|e| Error::new("futimens", "a new file", e))
+    rustix::fs::futimens(file, &timestamps(owners, mtime))
+        .map_err(|e| Error::new("futimens", described("a new file"), e))
 }
 
 /// Copies through a buffer. Slower than [`copy_file`], but works between any two descriptors.
@@ -92,18 +93,18 @@ fn copy_pieces(mut from: impl Read, mut to: impl Write, go_on: &dyn Fn() -> bool
         match from.read(&mut buffer) {
             Ok(0) => return Ok(Some(copied)),
             Ok(n) => {
-                to.write_all(&buffer[..n]).map_err(|e| Error::new("write", "file contents", e))?;
+                to.write_all(&buffer[..n]).map_err(|e| Error::new("write", described("file contents"), e))?;
                 copied += n as u64;
             }
             Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(Error::new("read", "file contents", e)),
+            Err(e) => return Err(Error::new("read", described("file contents"), e)),
         }
     }
     Ok(None)
 }
 
 fn copy_sparse(from: &File, size: u64, to: &File, go_on: &dyn Fn() -> bool) -> Result<Option<u64>> {
-    let fail = |call, e: Errno| Error::new(call, "file contents", e);
+    let fail = |call, e: Errno| Error::new(call, described("file contents"), e);
     let mut at = 0u64;
     let mut buffer = vec![0u8; 256 * 1024];
     while at < size {
@@ -119,15 +120,17 @@ fn copy_sparse(from: &File, size: u64, to: &File, go_on: &dyn Fn() -> bool) -> R
                 return Ok(None);
             }
             let want = (end - pos).min(buffer.len() as u64) as usize;
-            let n = from.read_at(&mut buffer[..want], pos).map_err(|e| Error::new("pread", "file contents", e))?;
+            let n = from
+                .read_at(&mut buffer[..want], pos)
+                .map_err(|e| Error::new("pread", described("file contents"), e))?;
             if n == 0 {
                 break;
             }
-            to.write_all_at(&buffer[..n], pos).map_err(|e| Error::new("pwrite", "file contents", e))?;
+            to.write_all_at(&buffer[..n], pos).map_err(|e| Error::new("pwrite", described("file contents"), e))?;
             pos += n as u64;
         }
         at = end.max(start + 1);
     }
-    to.set_len(size).map_err(|e| Error::new("ftruncate", "file contents", e))?;
+    to.set_len(size).map_err(|e| Error::new("ftruncate", described("file contents"), e))?;
     Ok(Some(size))
 }

@@ -1,14 +1,66 @@
+use std::borrow::Cow;
 use std::fmt;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rbuild_remedy::{Remedy, SessionLimit};
+
+/// The object of a failed system call, as messages name it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Object {
+    /// A file. Its path is shown in backticks.
+    Path(PathBuf),
+    /// Anything else, as a noun phrase, for example "a pipe". See [`described`].
+    Described(Cow<'static, str>),
+}
+
+/// Returns an object that has no path, from a noun phrase with its article.
+pub fn described(noun: impl Into<Cow<'static, str>>) -> Object {
+    Object::Described(noun.into())
+}
+
+impl Object {
+    /// Returns the path, if the object is a file.
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Object::Path(path) => Some(path),
+            Object::Described(_) => None,
+        }
+    }
+}
+
+impl From<&Path> for Object {
+    fn from(path: &Path) -> Object {
+        Object::Path(path.to_path_buf())
+    }
+}
+
+impl From<PathBuf> for Object {
+    fn from(path: PathBuf) -> Object {
+        Object::Path(path)
+    }
+}
+
+impl From<&PathBuf> for Object {
+    fn from(path: &PathBuf) -> Object {
+        Object::Path(path.clone())
+    }
+}
+
+impl fmt::Display for Object {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Object::Path(path) => f.write_str(&quoted(path)),
+            Object::Described(noun) => f.write_str(noun),
+        }
+    }
+}
 
 /// A failed system call: its name, its object, and the kernel's error.
 #[derive(Debug)]
 pub struct Error {
     call: &'static str,
-    object: String,
+    object: Object,
     source: io::Error,
     /// The cause, if it is an ID that is not mapped here.
     unmapped: Option<Box<UnmappedId>>,
@@ -17,12 +69,12 @@ pub struct Error {
 pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
-    pub fn new(call: &'static str, object: impl AsRef<Path>, source: impl Into<io::Error>) -> Self {
-        Error { call, object: object.as_ref().to_string_lossy().into_owned(), source: source.into(), unmapped: None }
+    pub fn new(call: &'static str, object: impl Into<Object>, source: impl Into<io::Error>) -> Self {
+        Error { call, object: object.into(), source: source.into(), unmapped: None }
     }
 
     /// Returns the error for an object that is read as a file but has another type.
-    pub(crate) fn not_a_file(call: &'static str, object: impl AsRef<Path>, noun: &str) -> Self {
+    pub(crate) fn not_a_file(call: &'static str, object: impl Into<Object>, noun: &str) -> Self {
         Error::new(call, object, io::Error::other(format!("it is {noun}, not a regular file")))
     }
 
@@ -77,11 +129,7 @@ impl Error {
         self.source.raw_os_error()
     }
 
-    pub fn call(&self) -> &'static str {
-        self.call
-    }
-
-    pub fn object(&self) -> &str {
+    pub fn object(&self) -> &Object {
         &self.object
     }
 
@@ -130,23 +178,18 @@ pub fn quoted(path: impl AsRef<Path>) -> String {
     format!("`{}`", shown_path(path.as_ref()).chars().map(escape).collect::<String>())
 }
 
-/// Formats the object of a call. A description, such as "a new file", is not quoted.
-fn shown_object(object: &str) -> String {
-    let is_description = ["a ", "an ", "the "].iter().any(|article| object.starts_with(article));
-    if is_description { object.to_string() } else { quoted(object) }
-}
-
-/// Returns the operation of a system call, as a verb that takes the object.
+/// Returns the operation of a system call, as a verb that takes the object. Messages do not name
+/// system calls.
 fn operation(call: &'static str) -> &'static str {
     match call {
-        "open" | "openat" | "openat2" | "open_tree" | "dup" | "pidfd_open" => "open",
-        "read" | "pread" | "getdents64" | "getrandom" | "memfd_create" | "lseek" => "read",
+        "open" | "openat" | "openat2" | "open_tree" | "dup" | "pidfd_open" | "posix_openpt" | "socket" => "open",
+        "read" | "pread" | "getdents64" | "getrandom" | "lseek" => "read",
         "write" | "pwrite" | "copy_file_range" | "ftruncate" => "write",
         "stat" | "statx" | "fstat" | "lstat" | "fcntl" | "llistxattr" | "lgetxattr" => "read the attributes of",
         "readlink" | "readlinkat" => "read the link",
         "realpath" | "getcwd" | "walking" => "find",
         "mkdirat" => "create the directory",
-        "mknodat" => "create",
+        "mknodat" | "memfd_create" | "pipe2" | "socketpair" | "signalfd4" | "unshare" | "bind" => "create",
         "linkat" | "symlinkat" => "create the link",
         "unlinkat" => "remove",
         "rename" | "renameat" => "rename",
@@ -154,19 +197,30 @@ fn operation(call: &'static str) -> &'static str {
         "fchmod" | "fchmodat" => "set the mode of",
         "futimens" | "utimensat" => "set the times of",
         "setxattr" | "lsetxattr" | "lremovexattr" => "set the attributes of",
-        "mount" | "fsopen" | "fsconfig" | "fsmount" | "move_mount" | "mount_setattr" => "mount",
+        "mount" | "fsopen" | "fsconfig" | "fsconfig(CREATE)" | "fsmount" | "move_mount" | "mount_setattr" => "mount",
         "umount2" => "unmount",
+        "fchdir" | "chdir" | "chroot" | "pivot_root" | "setns" => "enter",
         "flock" => "lock",
+        "fcntl(F_OFD_SETLK)" => "take",
+        "fcntl(F_OFD_GETLK)" => "query",
+        "fcntl(F_ADD_SEALS)" => "seal",
         "syncfs" => "sync",
         "execve" => "execute",
-        "clone3" => "create new namespaces for",
-        "pthread_create" => "start",
-        "unshare" => "create namespaces",
-        "setns" => "enter",
-        "wait4" => "wait for",
-        "sethostname" => "set the host name",
-        "setrlimit" => "set the limit",
-        other => other,
+        "clone3" | "pthread_create" => "start",
+        "wait4" | "poll" => "wait for",
+        "setgroups" | "setresgid" | "setresuid" => "switch to",
+        "sigprocmask" | "rt_sigaction" => "reset",
+        "sethostname" | "setrlimit" | "prctl" => "set",
+        "seccomp" => "install",
+        "sendmsg" => "send to",
+        "recvmsg" => "receive from",
+        "connect" => "connect to",
+        "dup2" => "redirect",
+        "faccessat" => "check the access to",
+        "unlockpt" => "unlock",
+        "ioctl(TIOCGPTPEER)" => "open the other end of",
+        "ioctl(SIOCSIFFLAGS)" => "activate",
+        _ => "use",
     }
 }
 
@@ -190,23 +244,29 @@ impl UnmappedId {
 
 impl fmt::Display for UnmappedId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mapped: Vec<String> = self.mapped.iter().map(|(first, last)| format!("{first} to {last}")).collect();
+        let range = |(first, last): &(u32, u32)| match first == last {
+            true => first.to_string(),
+            false => format!("{first} to {last}"),
+        };
+        let mapped: Vec<String> = self.mapped.iter().map(range).collect();
         write!(f, "{} ID {} is not mapped; mapped IDs: {}", self.kind, self.id, mapped.join(", "))
     }
 }
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let object = shown_object(&self.object);
+        let object = &self.object;
         match self.errno() {
-            Some(libc::ELOOP) => write!(f, "cannot resolve {object}: too many levels of symbolic links")?,
+            Some(libc::ELOOP) => write!(f, "cannot resolve {object}: too many levels of symbolic links"),
             Some(libc::ENAMETOOLONG) => {
-                write!(f, "{object} has a name that exceeds the file system's limit (usually 255 bytes)")?
+                write!(f, "{object} has a name that exceeds the file system's limit (usually 255 bytes)")
             }
-            Some(libc::EMFILE) => write!(f, "cannot open {object}: too many open files in this process")?,
-            _ => write!(f, "cannot {} {object}: {}", operation(self.call), self.source)?,
+            Some(libc::EMFILE) => write!(f, "cannot open {object}: too many open files in this process"),
+            _ => match &self.unmapped {
+                Some(unmapped) => write!(f, "cannot {} {object}: {unmapped}", operation(self.call)),
+                None => write!(f, "cannot {} {object}: {}", operation(self.call), self.source),
+            },
         }
-        self.unmapped.iter().try_for_each(|unmapped| write!(f, ": {unmapped}"))
     }
 }
 
@@ -217,5 +277,76 @@ impl std::error::Error for Error {}
 impl From<Error> for io::Error {
     fn from(e: Error) -> io::Error {
         io::Error::new(e.kind(), e)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rbuild_testkit::{assert_recorded, variants};
+    use rustix::io::Errno;
+
+    use super::*;
+
+    /// Calls, each with an object that it may have.
+    fn calls() -> Vec<(&'static str, Object)> {
+        let path = || Object::from(Path::new("/d/a b\n"));
+        let files = [
+            "openat",
+            "pread",
+            "copy_file_range",
+            "statx",
+            "readlink",
+            "realpath",
+            "mkdirat",
+            "mknodat",
+            "linkat",
+            "unlinkat",
+            "renameat",
+            "fchown",
+            "fchmod",
+            "utimensat",
+            "lsetxattr",
+            "move_mount",
+            "umount2",
+            "pivot_root",
+            "flock",
+            "syncfs",
+            "execve",
+            "fsync",
+        ];
+        let nouns = [
+            ("fcntl(F_OFD_SETLK)", "a file lock"),
+            ("fcntl(F_OFD_GETLK)", "a file lock"),
+            ("fcntl(F_ADD_SEALS)", "the running program"),
+            ("pipe2", "a pipe"),
+            ("unshare", "a user namespace"),
+            ("setns", "the container's mount namespace"),
+            ("clone3", "a process in new namespaces"),
+            ("pthread_create", "a thread"),
+            ("wait4", "process 7"),
+            ("setresuid", "user and group 0"),
+            ("sigprocmask", "the handling of signals"),
+            ("setrlimit", "the limit `nofile`"),
+            ("seccomp", "a seccomp filter"),
+            ("unlockpt", "a terminal"),
+            ("ioctl(TIOCGPTPEER)", "a terminal"),
+            ("ioctl(SIOCSIFFLAGS)", "the loopback interface"),
+        ];
+        files.map(|call| (call, path())).into_iter().chain(nouns.map(|(call, noun)| (call, described(noun)))).collect()
+    }
+
+    #[test]
+    fn messages_are_as_recorded() {
+        let mut errors: Vec<Error> =
+            calls().into_iter().map(|(call, object)| Error::new(call, object, Errno::ACCESS)).collect();
+        let path = Path::new("/d/f");
+        for errno in [Errno::LOOP, Errno::NAMETOOLONG, Errno::MFILE, Errno::NOSPC] {
+            errors.push(Error::new("openat", path, errno));
+        }
+        errors.push(Error::new("pthread_create", described("a thread"), Errno::AGAIN));
+        errors.push(Error::not_a_file("openat", path, "a fifo"));
+        let unmapped = UnmappedId { kind: "user", id: 70000, mapped: vec![(0, 0), (5, 9)], file: "/etc/subuid" };
+        errors.push(Error::new("fchown", path, Errno::INVAL).because(Some(unmapped)));
+        assert_recorded!("Error", variants!(Error).table(&errors, |e| e, Error::remedy));
     }
 }

@@ -9,7 +9,7 @@ use std::process::Command;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
-use crate::error::{Error, Result, UnmappedId};
+use crate::error::{Error, Result, UnmappedId, described};
 use crate::meta::UidGid;
 use crate::process::{self, Cloned, Exit};
 
@@ -189,7 +189,7 @@ pub fn enter_user_namespace_below() -> Result<()> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let process = rustix::fs::open("/proc/self", flags, Mode::empty())
         .map_err(|e| Error::new("open", Path::new("/proc/self"), e))?;
-    let (mut told, tell) = std::io::pipe().map_err(|e| Error::new("pipe2", "", e))?;
+    let (mut told, tell) = std::io::pipe().map_err(|e| Error::new("pipe2", described("a pipe"), e))?;
     match process::fork()? {
         Cloned::Child => {
             drop(tell);
@@ -201,8 +201,9 @@ pub fn enter_user_namespace_below() -> Result<()> {
         Cloned::Parent { child } => {
             drop(told);
             let entered = nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWUSER)
-                .map_err(|e| Error::new("unshare", "CLONE_NEWUSER", std::io::Error::from(e)));
-            let told = entered.and_then(|()| (&tell).write_all(&[0]).map_err(|e| Error::new("write", "a pipe", e)));
+                .map_err(|e| Error::new("unshare", described("a user namespace"), std::io::Error::from(e)));
+            let told =
+                entered.and_then(|()| (&tell).write_all(&[0]).map_err(|e| Error::new("write", described("a pipe"), e)));
             drop(tell);
             match (process::wait(child)?, told) {
                 (_, Err(e)) => Err(e),
@@ -282,7 +283,7 @@ fn helper(name: &'static str, pid: u32, lines: &[(u32, u32, u32)]) -> Result<std
     }
     command.stdin(std::process::Stdio::null()).stdout(std::process::Stdio::null());
     command.stderr(std::process::Stdio::piped());
-    command.spawn().map_err(|e| Error::new("execve", name, e))
+    command.spawn().map_err(|e| Error::new("execve", Path::new(name), e))
 }
 
 fn finish(name: &'static str, child: &mut std::process::Child) -> Result<()> {
@@ -291,14 +292,14 @@ fn finish(name: &'static str, child: &mut std::process::Child) -> Result<()> {
         use std::io::Read;
         let _ = err.read_to_string(&mut text);
     }
-    let status = child.wait().map_err(|e| Error::new("wait4", name, e))?;
+    let status = child.wait().map_err(|e| Error::new("wait4", Path::new(name), e))?;
     if status.success() {
         return Ok(());
     }
     if let Some(signal) = status.signal() {
         text = format!("was killed by signal {signal}");
     }
-    Err(Error::new("execve", name, std::io::Error::other(text.trim().to_string())))
+    Err(Error::new("execve", Path::new(name), std::io::Error::other(text.trim().to_string())))
 }
 
 #[cfg(test)]
@@ -363,7 +364,7 @@ mod tests {
         let text = "user ID 70000 is not mapped; mapped IDs: 0 to 65536";
         assert_eq!(missing(70_000, map).as_deref(), Some(text));
         assert_eq!(missing(65_536, map), None);
-        assert!(missing(5, "0 1 1\n7 9 2\n").unwrap().ends_with("0 to 0, 7 to 8"));
+        assert!(missing(5, "0 1 1\n7 9 2\n").unwrap().ends_with("0, 7 to 8"));
         assert_eq!(missing(5, ""), None);
     }
 

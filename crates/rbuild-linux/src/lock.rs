@@ -7,7 +7,7 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use rustix::fs::fstat;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, described};
 use crate::rootdir::RootDir;
 
 /// A lock on one key of a lock file, released on drop. It excludes threads as well as processes.
@@ -62,7 +62,7 @@ impl KeyLock {
 
 /// Tries to lock; returns the conflict on failure.
 fn attempt(file: &File, key: [u8; 8], kind: LockKind) -> Result<Option<Conflict>> {
-    let fail = |call, e| Error::new(call, "lock file", std::io::Error::from(e));
+    let fail = |call, e| Error::new(call, described("a file lock"), std::io::Error::from(e));
     let mut wanted = flock(kind, key);
     match fcntl(file, FcntlArg::F_OFD_SETLK(&wanted)) {
         Ok(_) => return Ok(None),

@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use rustix::fs::{AtFlags, FileType, Statx, StatxFlags};
 use rustix::io::Errno;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, described};
 
 /// The type of a directory entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -176,14 +176,14 @@ pub fn file_xattr(file: &File, attr: &str) -> Option<Vec<u8>> {
 pub fn file_xattrs(file: &File) -> Result<Xattrs> {
     let found =
         xattrs_by(|names| rustix::fs::flistxattr(file, names), |attr, value| rustix::fs::fgetxattr(file, attr, value));
-    found.map_err(|(call, e)| Error::new(call, "an open file", std::io::Error::from(e)))
+    found.map_err(|(call, e)| Error::new(call, described("an open file"), std::io::Error::from(e)))
 }
 
 /// Returns the metadata of an open file.
 pub fn file_stat(file: &File) -> Result<Stat> {
     let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
     let x = rustix::fs::statx(file, c"", flags, StatxFlags::BASIC_STATS)
-        .map_err(|e| Error::new("statx", "an open file", std::io::Error::from(e)))?;
+        .map_err(|e| Error::new("statx", described("an open file"), std::io::Error::from(e)))?;
     Ok(Stat::from_statx(&x))
 }
 

@@ -17,7 +17,7 @@ use rustix::mount::{
     UnmountFlags,
 };
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, described};
 use crate::rootdir::RootDir;
 use crate::syscalls::make_read_only;
 
@@ -62,7 +62,7 @@ fn new_fs_with(
     attributes: MountAttrFlags,
     set: impl FnOnce(BorrowedFd<'_>) -> rustix::io::Result<()>,
 ) -> Result<OwnedFd> {
-    let fail = |call, e: Errno| Error::new(call, kind, e);
+    let fail = |call, e: Errno| Error::new(call, described(format!("a new {kind} file system")), e);
     let fs = rustix::mount::fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC).map_err(|e| fail("fsopen", e))?;
     set(fs.as_fd()).map_err(|e| fail("fsconfig", e))?;
     rustix::mount::fsconfig_create(fs.as_fd()).map_err(|e| fail("fsconfig(CREATE)", e))?;
@@ -98,11 +98,7 @@ pub fn bind_clone(path: &Path) -> Result<OwnedFd> {
 /// layers.
 pub fn detached_overlay(lowers: &[PathBuf], upper: Option<(&Path, &Path)>, scratch: &Path) -> Result<OwnedFd> {
     if lowers.len() >= 2 * MAX_LOWERS {
-        return Err(Error::new(
-            "mount",
-            format!("overlay of {} layers exceeds the limit of 999", lowers.len()),
-            Errno::TOOBIG,
-        ));
+        return Err(too_many(lowers.len(), 2 * MAX_LOWERS - 1));
     }
     if lowers.len() > MAX_LOWERS {
         let (top, bottom) = lowers.split_at(MAX_LOWERS - 1);
@@ -119,6 +115,11 @@ pub fn detached_overlay(lowers: &[PathBuf], upper: Option<(&Path, &Path)>, scrat
         }
         other => other,
     }
+}
+
+fn too_many(layers: usize, limit: usize) -> Error {
+    let reason = std::io::Error::other(format!("the limit is {limit}"));
+    Error::new("mount", described(format!("an overlay of {layers} layers")), reason)
 }
 
 fn overlay_by_config(lowers: &[PathBuf], upper: Option<(&Path, &Path)>) -> Result<OwnedFd> {
@@ -154,12 +155,13 @@ fn overlay_classic(lowers: &[PathBuf], upper: Option<(&Path, &Path)>, scratch: &
         options.extend_from_slice(b",volatile");
     }
     if options.len() >= OPTION_PAGE {
-        return Err(Error::new("mount", format!("overlay of {} layers", lowers.len()), Errno::TOOBIG));
+        return Err(Error::new("mount", described(format!("an overlay of {} layers", lowers.len())), Errno::TOOBIG));
     }
     let _alone = locked(&SCRATCH);
-    let data = std::ffi::CString::new(options).map_err(|_| Error::new("mount", "overlay", Errno::INVAL))?;
+    let data =
+        std::ffi::CString::new(options).map_err(|_| Error::new("mount", described("an overlay"), Errno::INVAL))?;
     rustix::mount::mount("rbuild", scratch, "overlay", MountFlags::empty(), data.as_c_str())
-        .map_err(|e| Error::new("mount", "overlay", e))?;
+        .map_err(|e| Error::new("mount", described("an overlay"), e))?;
     let clone = bind_clone(scratch);
     rustix::mount::unmount(scratch, UnmountFlags::DETACH).map_err(|e| Error::new("umount2", scratch, e))?;
     clone
@@ -168,7 +170,7 @@ fn overlay_classic(lowers: &[PathBuf], upper: Option<(&Path, &Path)>, scratch: &
 /// Enters a new mount namespace that propagates no mounts back.
 pub fn private_mount_namespace() -> Result<()> {
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS)
-        .map_err(|e| Error::new("unshare", "CLONE_NEWNS", std::io::Error::from(e)))?;
+        .map_err(|e| Error::new("unshare", described("a mount namespace"), std::io::Error::from(e)))?;
     make_private()
 }
 
@@ -178,10 +180,10 @@ pub fn private_mount_namespace() -> Result<()> {
 pub fn private_namespaces(hostname: &str) -> Result<()> {
     use nix::sched::CloneFlags;
     nix::sched::unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWUTS)
-        .map_err(|e| Error::new("unshare", "CLONE_NEWNS|CLONE_NEWIPC|CLONE_NEWUTS", std::io::Error::from(e)))?;
+        .map_err(|e| Error::new("unshare", described("new namespaces"), std::io::Error::from(e)))?;
     match rustix::system::sethostname(hostname.as_bytes()) {
         Ok(()) | Err(Errno::PERM | Errno::NOSYS) => {}
-        Err(e) => return Err(Error::new("sethostname", hostname, e)),
+        Err(e) => return Err(Error::new("sethostname", described(format!("the host name `{hostname}`")), e)),
     }
     make_private()
 }
@@ -194,7 +196,7 @@ pub fn mount_tmpfs(place: &Path) -> Result<()> {
 
 fn make_private() -> Result<()> {
     rustix::mount::mount_change("/", MountPropagationFlags::REC | MountPropagationFlags::PRIVATE)
-        .map_err(|e| Error::new("mount", "/ (private)", e))
+        .map_err(|e| Error::new("mount", described("the root directory without propagation"), e))
 }
 
 /// The root file system of the builder process: a tmpfs with a handful of mounts in it.
@@ -305,7 +307,7 @@ impl MiniRoot {
 /// Makes a mount point the root of the mount namespace and detaches the old one. Descriptors opened
 /// before remain usable, including mounts below them.
 pub fn enter_root(root: &RootDir) -> Result<()> {
-    let fail = |call, e: Errno| Error::new(call, "/", e);
+    let fail = |call, e: Errno| Error::new(call, described("the new root directory"), e);
     rustix::process::fchdir(root.fd()).map_err(|e| fail("fchdir", e))?;
     rustix::process::pivot_root(".", ".").map_err(|e| fail("pivot_root", e))?;
     rustix::mount::unmount(".", UnmountFlags::DETACH).map_err(|e| fail("umount2", e))?;
@@ -336,6 +338,6 @@ mod tests {
     fn too_many_layers_are_rejected_with_their_number() {
         let lowers = vec![PathBuf::from("/"); 1000];
         let error = detached_overlay(&lowers, None, Path::new("/mnt")).unwrap_err().to_string();
-        assert!(error.contains("1000 layers exceeds the limit of 999"), "{error}");
+        assert_eq!(error, "cannot mount an overlay of 1000 layers: the limit is 999");
     }
 }

@@ -8,14 +8,13 @@
 use std::ffi::CStr;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Resource, Rlimit};
 use rustix::thread::ThreadNameSpaceType;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, described};
 use crate::process::{FilterStep, raw_steps};
 
 /// The filter result that sends a call to the listener.
@@ -41,10 +40,10 @@ pub fn filter_and_listen(steps: &[FilterStep]) -> Result<OwnedFd> {
         }
         let e = std::io::Error::last_os_error();
         if flags == listen || e.raw_os_error() != Some(libc::EINVAL) {
-            return Err(Error::new("seccomp", "a filter with a listener", e));
+            return Err(Error::new("seccomp", described("a seccomp filter with a listener"), e));
         }
     }
-    Err(Error::new("seccomp", "a filter with a listener", Errno::INVAL))
+    Err(Error::new("seccomp", described("a seccomp filter with a listener"), Errno::INVAL))
 }
 
 /// Makes the kernel switch between caller and supervisor on one processor, which halves the time of
@@ -336,5 +335,5 @@ pub fn statx_bytes(file: StatTarget<'_>, mask: u32, guise: &Guise) -> std::io::R
 /// that namespace's root its root directory.
 pub fn enter_mounts_of(pidfd: BorrowedFd<'_>) -> Result<()> {
     rustix::thread::move_into_thread_name_spaces(pidfd, ThreadNameSpaceType::MOUNT)
-        .map_err(|e| Error::new("setns", Path::new("the container's mounts"), e))
+        .map_err(|e| Error::new("setns", described("the container's mount namespace"), e))
 }

@@ -8,7 +8,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, JoinHandle, Scope, ScopedJoinHandle};
 
-use crate::{Error, Result};
+use crate::{Error, Result, described};
 
 /// Maximum number of threads that read or write directories. With more, locks in the kernel are the
 /// limit.
@@ -30,7 +30,7 @@ pub fn locked<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 ///
 /// Fails if the limit of processes is reached.
 pub fn start<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<JoinHandle<T>> {
-    Builder::new().spawn(work).map_err(|e| Error::new("pthread_create", "a thread", e))
+    Builder::new().spawn(work).map_err(|e| Error::new("pthread_create", described("a thread"), e))
 }
 
 /// Starts a thread that ends with the scope.
@@ -42,7 +42,7 @@ pub fn start_in<'s, T: Send + 's>(
     scope: &'s Scope<'s, '_>,
     work: impl FnOnce() -> T + Send + 's,
 ) -> Result<ScopedJoinHandle<'s, T>> {
-    Builder::new().spawn_scoped(scope, work).map_err(|e| Error::new("pthread_create", "a thread", e))
+    Builder::new().spawn_scoped(scope, work).map_err(|e| Error::new("pthread_create", described("a thread"), e))
 }
 
 /// Processes items on up to `threads` threads, of which one is the caller's, and returns the

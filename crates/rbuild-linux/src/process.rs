@@ -14,7 +14,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::retry_on_intr;
 use rustix::process::{Pid, PidfdFlags};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, described};
 use crate::meta::UidGid;
 
 /// Duplicates the open descriptor with that number in this process.
@@ -78,9 +78,21 @@ pub fn fork_into_pid_namespace() -> Result<Cloned> {
     clone(libc::CLONE_NEWPID as u64)
 }
 
+/// Describes the process that [`clone`] makes.
+fn cloned(flags: u64) -> &'static str {
+    match flags {
+        0 => "a process",
+        _ => "a process in new namespaces",
+    }
+}
+
 fn clone(flags: u64) -> Result<Cloned> {
     if !is_alone()? {
-        return Err(Error::new("clone3", "a process with several threads", std::io::Error::other("refused")));
+        return Err(Error::new(
+            "clone3",
+            described("a process"),
+            std::io::Error::other("this one has several threads"),
+        ));
     }
     #[repr(C)]
     #[derive(Default)]
@@ -110,7 +122,7 @@ fn clone(flags: u64) -> Result<Cloned> {
     match pid {
         0 => Ok(Cloned::Child),
         n if n > 0 => Ok(Cloned::Parent { child: n as u32 }),
-        _ => Err(Error::new("clone3", "rbuild", std::io::Error::last_os_error())),
+        _ => Err(Error::new("clone3", described(cloned(flags)), std::io::Error::last_os_error())),
     }
 }
 
@@ -119,7 +131,8 @@ fn clone(flags: u64) -> Result<Cloned> {
 /// (a shell's background jobs ignore SIGINT).
 pub fn reset_signals() -> Result<()> {
     use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, signal, sigprocmask};
-    let fail = |call, e: nix::errno::Errno| Error::new(call, "signals", std::io::Error::from(e));
+    let fail =
+        |call, e: nix::errno::Errno| Error::new(call, described("the handling of signals"), std::io::Error::from(e));
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None).map_err(|e| fail("sigprocmask", e))?;
     for each in Signal::iterator().filter(|s| !matches!(s, Signal::SIGKILL | Signal::SIGSTOP)) {
         // SAFETY: the default action runs no code of this process.
@@ -171,7 +184,7 @@ fn thread_count() -> Result<usize> {
 /// clears the request (prctl(2), PR_SET_PDEATHSIG), so call this after the last one.
 pub fn die_with(parent: &OwnedFd) -> Result<()> {
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
-        .map_err(|e| Error::new("prctl", "PR_SET_PDEATHSIG", e))?;
+        .map_err(|e| Error::new("prctl", described("the signal at the end of the parent process"), e))?;
     if has_ended(parent) {
         std::process::exit(70);
     }
@@ -251,7 +264,7 @@ pub fn moment() -> u64 {
 /// Switches to user and group 0 of the calling process's user namespace, without supplementary
 /// groups.
 pub fn become_root() -> Result<()> {
-    let fail = |call, e: nix::errno::Errno| Error::new(call, "0", std::io::Error::from(e));
+    let fail = |call, e: nix::errno::Errno| Error::new(call, described("user and group 0"), std::io::Error::from(e));
     match nix::unistd::setgroups(&[]) {
         // The supplementary groups cannot be changed in this case.
         Err(nix::errno::Errno::EPERM) if setgroups_denied() => {}
@@ -264,7 +277,9 @@ pub fn become_root() -> Result<()> {
 
 /// Switches permanently to that user: groups first, then IDs.
 pub fn become_user(uid: u32, gid: u32, groups: &[u32]) -> Result<()> {
-    let fail = |call, e: nix::errno::Errno| Error::new(call, format!("{uid}:{gid}"), std::io::Error::from(e));
+    let fail = |call, e: nix::errno::Errno| {
+        Error::new(call, described(format!("user {uid} and group {gid}")), std::io::Error::from(e))
+    };
     let groups: Vec<nix::unistd::Gid> = groups.iter().map(|g| nix::unistd::Gid::from_raw(*g)).collect();
     match nix::unistd::setgroups(&groups) {
         Err(nix::errno::Errno::EPERM) if setgroups_denied() => {}
@@ -278,13 +293,13 @@ pub fn become_user(uid: u32, gid: u32, groups: &[u32]) -> Result<()> {
 /// Makes the calling process the reaper of orphaned descendants (prctl(2), PR_SET_CHILD_SUBREAPER).
 pub fn adopt_orphans() -> Result<()> {
     nix::sys::prctl::set_child_subreaper(true)
-        .map_err(|e| Error::new("prctl", "PR_SET_CHILD_SUBREAPER", std::io::Error::from(e)))
+        .map_err(|e| Error::new("prctl", described("the reaper of orphaned processes"), std::io::Error::from(e)))
 }
 
 /// Opens a new pseudoterminal, and returns its controlling end and its terminal end (pty(7)).
 pub fn new_terminal() -> Result<(OwnedFd, OwnedFd)> {
     use rustix::pty::OpenptFlags;
-    let fail = |call, e| Error::new(call, "/dev/ptmx", e);
+    let fail = |call, e| Error::new(call, Path::new("/dev/ptmx"), e);
     let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
     let ours = rustix::pty::openpt(flags).map_err(|e| fail("posix_openpt", e))?;
     rustix::pty::unlockpt(&ours).map_err(|e| fail("unlockpt", e))?;
@@ -330,7 +345,7 @@ pub fn set_limit(limit: &Ulimit) -> Result<()> {
     let value = |n: u64| (n != u64::MAX).then_some(n);
     let value = rustix::process::Rlimit { current: value(limit.soft), maximum: value(limit.hard) };
     rustix::process::setrlimit(of_kernel(limit.resource), value)
-        .map_err(|e| Error::new("setrlimit", limit.resource.name(), e))
+        .map_err(|e| Error::new("setrlimit", described(format!("the limit `{}`", limit.resource.name())), e))
 }
 
 /// Lets this process open as many files as its hard limit allows. Errors are ignored.
@@ -348,7 +363,7 @@ pub fn setgroups_denied() -> bool {
 
 /// Returns a descriptor that becomes readable when process `pid` ends (Linux 5.3).
 pub fn pidfd(pid: u32) -> Result<OwnedFd> {
-    let fail = |e| Error::new("pidfd_open", pid.to_string(), e);
+    let fail = |e| Error::new("pidfd_open", described(format!("process {pid}")), e);
     let pid = Pid::from_raw(pid as i32).ok_or_else(|| fail(rustix::io::Errno::INVAL))?;
     rustix::process::pidfd_open(pid, PidfdFlags::empty()).map_err(fail)
 }
@@ -377,7 +392,7 @@ pub fn wait(pid: u32) -> Result<Exit> {
             Ok(WaitStatus::Exited(_, code)) => return Ok(Exit::Code(code)),
             Ok(WaitStatus::Signaled(_, signal, _)) => return Ok(Exit::Signal(signal as i32)),
             Ok(_) | Err(nix::errno::Errno::EINTR) => {}
-            Err(e) => return Err(Error::new("wait4", pid.to_string(), std::io::Error::from(e))),
+            Err(e) => return Err(Error::new("wait4", described(format!("process {pid}")), std::io::Error::from(e))),
         }
     }
 }
@@ -392,8 +407,8 @@ pub fn forbid_cgroup_namespaces() -> Result<()> {
 /// Moves the calling process into a new network namespace whose loopback interface is up.
 pub fn enter_lonely_network() -> Result<()> {
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET)
-        .map_err(|e| Error::new("unshare", "CLONE_NEWNET", std::io::Error::from(e)))?;
-    let fail = |call, e: std::io::Error| Error::new(call, "lo", e);
+        .map_err(|e| Error::new("unshare", described("a network namespace"), std::io::Error::from(e)))?;
+    let fail = |call, e: std::io::Error| Error::new(call, described("the loopback interface"), e);
     let socket = std::net::UdpSocket::bind("0.0.0.0:0").map_err(|e| fail("socket", e))?;
     // SAFETY: all bytes zero is a valid `ifreq` (a C struct of an array and a union of plain data).
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
@@ -420,14 +435,15 @@ pub struct FilterStep {
 /// Converts the instructions to the kernel's form, and returns them with their count.
 pub(crate) fn raw_steps(steps: &[FilterStep]) -> Result<(Vec<libc::sock_filter>, u16)> {
     let raw = steps.iter().map(|s| libc::sock_filter { code: s.code, jt: s.yes, jf: s.no, k: s.k }).collect();
-    let len = u16::try_from(steps.len()).map_err(|_| Error::new("seccomp", "a filter", rustix::io::Errno::INVAL))?;
+    let len = u16::try_from(steps.len())
+        .map_err(|_| Error::new("seccomp", described("a seccomp filter"), rustix::io::Errno::INVAL))?;
     Ok((raw, len))
 }
 
 /// Permanently filters the system calls of the calling process and all its descendants
 /// (seccomp(2)). Requires CAP_SYS_ADMIN in its user namespace.
 pub fn filter_calls(steps: &[FilterStep]) -> Result<()> {
-    let fail = || Error::new("prctl", "PR_SET_SECCOMP", std::io::Error::last_os_error());
+    let fail = || Error::new("seccomp", described("a seccomp filter"), std::io::Error::last_os_error());
     let (mut raw, len) = raw_steps(steps)?;
     let program = libc::sock_fprog { len, filter: raw.as_mut_ptr() };
     // SAFETY: `program` points at `len` steps that live past the call; the kernel copies and checks

@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use rustix::fs::{CWD, MemfdFlags, Mode, OFlags, SealFlags};
 use rustix::io::Errno;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, described};
 use crate::mount::bind_clone;
 use crate::syscalls::make_read_only;
 
@@ -21,11 +21,11 @@ pub fn sealed_program() -> Result<OwnedFd> {
 }
 
 fn mounted_program() -> Result<OwnedFd> {
-    let path = std::fs::read_link(RUNNING).map_err(|e| Error::new("readlink", RUNNING, e))?;
+    let path = std::fs::read_link(RUNNING).map_err(|e| Error::new("readlink", described("the running program"), e))?;
     let mount = bind_clone(&path)?;
     let stat = |of: &OwnedFd| rustix::fs::fstat(of).map_err(|e| Error::new("fstat", &path, e));
     let running = rustix::fs::openat(CWD, RUNNING, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
-        .map_err(|e| Error::new("openat", RUNNING, e))?;
+        .map_err(|e| Error::new("openat", described("the running program"), e))?;
     let (found, runs) = (stat(&mount)?, stat(&running)?);
     // An update may have put another program at the path.
     if (found.st_dev, found.st_ino) != (runs.st_dev, runs.st_ino) {
@@ -36,12 +36,12 @@ fn mounted_program() -> Result<OwnedFd> {
 }
 
 fn copied_program() -> Result<OwnedFd> {
-    let fail = |call, e: Errno| Error::new(call, RUNNING, e);
+    let fail = |call, e: Errno| Error::new(call, described("the running program"), e);
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
     let memory = rustix::fs::memfd_create("rbuild", flags).map_err(|e| fail("memfd_create", e))?;
-    let mut program = File::open(RUNNING).map_err(|e| Error::new("openat", RUNNING, e))?;
+    let mut program = File::open(RUNNING).map_err(|e| Error::new("openat", described("the running program"), e))?;
     let mut copy = File::from(memory);
-    std::io::copy(&mut program, &mut copy).map_err(|e| Error::new("write", "a copy of the program", e))?;
+    std::io::copy(&mut program, &mut copy).map_err(|e| Error::new("write", described("a copy of the program"), e))?;
     let seals = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
     rustix::fs::fcntl_add_seals(&copy, seals).map_err(|e| fail("fcntl(F_ADD_SEALS)", e))?;
     // A file that is open for writing cannot be executed (execve(2), ETXTBSY).

@@ -2,7 +2,7 @@
 
 use rustix::rand::{GetRandomFlags, getrandom};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, described};
 
 /// Returns bytes from the kernel's random number generator.
 pub fn random_bytes<const N: usize>() -> Result<[u8; N]> {
@@ -12,7 +12,7 @@ pub fn random_bytes<const N: usize>() -> Result<[u8; N]> {
         match getrandom(&mut bytes[filled..], GetRandomFlags::empty()) {
             Ok(n) => filled += n,
             Err(rustix::io::Errno::INTR) => {}
-            Err(e) => return Err(Error::new("getrandom", "random bytes", e)),
+            Err(e) => return Err(Error::new("getrandom", described("random bytes"), e)),
         }
     }
     Ok(bytes)

@@ -4,7 +4,7 @@
 
 use std::os::fd::{AsFd, AsRawFd};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, described};
 
 /// Makes a detached mount and all mounts in it read-only: neither data nor metadata can be changed
 /// through it. Device nodes stay writable as devices (Linux 5.12).
@@ -24,7 +24,11 @@ pub fn make_read_only(mount: impl AsFd) -> Result<()> {
             size_of::<libc::mount_attr>(),
         )
     };
-    if done == 0 { Ok(()) } else { Err(Error::new("mount_setattr", "a mount", std::io::Error::last_os_error())) }
+    if done == 0 {
+        Ok(())
+    } else {
+        Err(Error::new("mount_setattr", described("a mount"), std::io::Error::last_os_error()))
+    }
 }
 
 /// Replaces the session keyring of the process that started this one by a new, empty one

@@ -22,7 +22,7 @@ use crate::runner::zygote::Zygote;
 /// Runs one command with this process's output streams. Its input is this process's, or a terminal
 /// if the request says so.
 pub fn run_attached(zygote: &Zygote, request: &RunRequest, cancel: &Cancel) -> Result<CommandOutcome, SandboxError> {
-    let (mut ours, theirs) = UnixStream::pair().map_err(fail("socketpair", "runner"))?;
+    let (mut ours, theirs) = UnixStream::pair().map_err(fail("socketpair", "a pair of sockets"))?;
     let streams = Streams::new(request)?;
     let runner = {
         let given = [Some(theirs.as_fd()), Some(streams.out.1.as_fd()), Some(streams.error().as_fd()), streams.input()];

@@ -12,7 +12,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rbuild_linux::process;
+use rbuild_linux::{described, process};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::OFlags;
 
@@ -153,16 +153,16 @@ impl ReportBuffer {
 
 /// Returns a conversion for errors of a system call that concerns a runner.
 pub(crate) fn fail(call: &'static str, object: &'static str) -> impl Fn(std::io::Error) -> SandboxError {
-    move |e| RunnerProblem::of_call(call, object)(e).during(Phase::Start).into()
+    move |e| RunnerProblem::of_call(call, described(object))(e).during(Phase::Start).into()
 }
 
 /// Creates a pipe for a stream of the command. The command's user owns it and may reopen it as
 /// /dev/stdout, as under docker.
 pub(crate) fn pipe_for(request: &RunRequest) -> Result<(PipeReader, PipeWriter), SandboxError> {
-    let (reader, writer) = std::io::pipe().map_err(fail("pipe2", "runner"))?;
+    let (reader, writer) = std::io::pipe().map_err(fail("pipe2", "a pipe for the command's output"))?;
     if request.uid != 0 && !request.is_emulated() {
         std::os::unix::fs::fchown(&writer, Some(request.uid), Some(request.gid))
-            .map_err(fail("fchown", "the output"))?;
+            .map_err(fail("fchown", "the command's output"))?;
     }
     Ok((reader, writer))
 }
@@ -175,7 +175,7 @@ pub fn run(
     mut output: impl FnMut(Stream, &[u8]),
 ) -> Result<CommandEnd, SandboxError> {
     let _span = tracing::debug_span!(target: "sandbox", "runner", mode = ?request.mode, uid = request.uid).entered();
-    let (mut ours, theirs) = UnixStream::pair().map_err(fail("socketpair", "runner"))?;
+    let (mut ours, theirs) = UnixStream::pair().map_err(fail("socketpair", "a pair of sockets"))?;
     let (out, out_writer) = pipe_for(request)?;
     let (err, err_writer) = pipe_for(request)?;
     let runner = Runner::start(zygote, cancel, &[theirs.as_fd(), out_writer.as_fd(), err_writer.as_fd()])?;
@@ -203,9 +203,10 @@ pub(crate) fn follow(
     output: &mut impl FnMut(Stream, &[u8]),
 ) -> Result<(), SandboxError> {
     for pipe in pipes.iter().filter_map(|(_, pipe)| pipe.as_ref()) {
-        rustix::fs::fcntl_setfl(pipe, OFlags::NONBLOCK).map_err(|e| fail("fcntl", "runner")(e.into()))?;
+        rustix::fs::fcntl_setfl(pipe, OFlags::NONBLOCK)
+            .map_err(|e| fail("fcntl", "the pipes of the command")(e.into()))?;
     }
-    socket.set_nonblocking(true).map_err(fail("fcntl", "runner"))?;
+    socket.set_nonblocking(true).map_err(fail("fcntl", "the pipes of the command"))?;
     let mut buffer = vec![0; PIECE];
     let mut ended = false;
     while !ended && !said.is_complete() {
@@ -237,7 +238,7 @@ pub(crate) fn wait_for_news(
     match poll(&mut fds, None) {
         Ok(_) => Ok(fds[..2].iter().any(|fd| !fd.revents().is_empty())),
         Err(rustix::io::Errno::INTR) => Ok(false),
-        Err(e) => Err(fail("poll", "runner")(e.into())),
+        Err(e) => Err(fail("poll", "the command")(e.into())),
     }
 }
 
@@ -257,7 +258,7 @@ fn read_pipes(
                 Ok(n) => output(*stream, &buffer[..n]),
                 Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
                 Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => break,
-                Err(e) => return Err(fail("read", "its output")(e)),
+                Err(e) => return Err(fail("read", "the command's output")(e)),
             }
         }
     }
@@ -266,8 +267,8 @@ fn read_pipes(
 
 pub(crate) fn send_request(socket: &mut UnixStream, request: &RunRequest) -> Result<(), SandboxError> {
     let bytes = serde_json::to_vec(request).map_err(|e| library(e).during(Phase::Start))?;
-    socket.write_all(&bytes).map_err(fail("write", "the request"))?;
-    socket.shutdown(std::net::Shutdown::Write).map_err(fail("write", "the request"))
+    socket.write_all(&bytes).map_err(fail("write", "the request to the runner process"))?;
+    socket.shutdown(std::net::Shutdown::Write).map_err(fail("write", "the request to the runner process"))
 }
 
 #[cfg(test)]

@@ -40,10 +40,10 @@ impl SourceError {
     /// or not what it was, it has changed.
     pub(crate) fn of_found(self, root: &RootDir) -> SourceError {
         match self {
-            SourceError::Kernel(e) if e.is_gone() => {
-                let path = Path::new(e.object());
-                SourceError::Changed(path.strip_prefix(root.label()).unwrap_or(path).to_path_buf())
-            }
+            SourceError::Kernel(e) if e.is_gone() => match e.object().path() {
+                Some(path) => SourceError::Changed(path.strip_prefix(root.label()).unwrap_or(path).to_path_buf()),
+                None => SourceError::Kernel(e),
+            },
             other => other,
         }
     }

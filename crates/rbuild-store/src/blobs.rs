@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt;
 
 use rbuild_image::BlobDigest;
 use rbuild_layer::{ChunkHash, Compression, Decoder, GZIP_END, detect, gzip_may_have_members, gzip_unpacked_size};
-use rbuild_linux::{AtomicFile, Error, RootDir};
+use rbuild_linux::{AtomicFile, Error, RootDir, described};
 use serde::Serialize;
 
 use crate::error::{Result, StoreError};
@@ -103,20 +103,19 @@ impl Blobs<'_> {
         use std::os::unix::fs::FileExt;
         let size = self.blob_size(digest)?;
         let file = self.open_blob(digest)?;
-        let name = digest.to_string();
+        let failed = |call, e| Error::new(call, described(format!("blob {digest}")), e);
         let (mut head, mut end) = ([0u8; 8], [0u8; GZIP_END]);
-        let n = file.read_at(&mut head, 0).map_err(|e| Error::new("pread", &name, e))?;
+        let n = file.read_at(&mut head, 0).map_err(|e| failed("pread", e))?;
         match (detect(&head[..n]), size.checked_sub(GZIP_END as u64)) {
             (Compression::None, _) => return Ok(size),
             (Compression::Gzip, Some(at)) => {
-                file.read_exact_at(&mut end, at).map_err(|e| Error::new("pread", &name, e))?;
+                file.read_exact_at(&mut end, at).map_err(|e| failed("pread", e))?;
                 // The number is untrusted.
                 if let Some(told) = gzip_unpacked_size(&end).filter(|told| *told <= self.store.limits().unpacked(size))
                 {
                     return Ok(told);
                 }
-                let one =
-                    size < MOST_TOLD && !gzip_may_have_members(&file).map_err(|e| Error::new("read", &name, e))?;
+                let one = size < MOST_TOLD && !gzip_may_have_members(&file).map_err(|e| failed("read", e))?;
                 if let Some(last) = end.last_chunk().filter(|_| one) {
                     return Ok(u64::from(u32::from_le_bytes(*last)));
                 }
@@ -127,7 +126,7 @@ impl Blobs<'_> {
         let most = self.store.limits().unpacked(size);
         let decoder = Decoder::new(self.open_blob(digest)?);
         let decoded = decoder.and_then(|d| std::io::copy(&mut d.take(most), &mut std::io::sink()));
-        Ok(decoded.map_err(|e| Error::new("read", &name, e))?)
+        Ok(decoded.map_err(|e| failed("read", e))?)
     }
 
     /// Reads a small blob into memory and verifies its digest.
@@ -164,8 +163,7 @@ impl Blobs<'_> {
         mut take: impl FnMut(&[u8]) -> std::result::Result<(), E>,
     ) -> std::result::Result<(), E> {
         let mut file = self.open_blob(digest)?;
-        let path = digest.to_string();
-        let failed = |e| StoreError::from(Error::new("read", &path, e));
+        let failed = |e| StoreError::from(Error::new("read", described(format!("blob {digest}")), e));
         let known = self.is_known_whole(&file);
         let mut hash = (!known).then(ChunkHash::new);
         let mut chunk = Vec::new();
@@ -240,8 +238,8 @@ impl Blobs<'_> {
 /// Reads a small blob to its end and verifies its digest.
 pub(crate) fn read_document(blob: File, digest: &BlobDigest) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    let path = digest.to_string();
-    blob.take(MAX_DOCUMENT + 1).read_to_end(&mut bytes).map_err(|e| Error::new("read", &path, e))?;
+    let failed = |e| Error::new("read", described(format!("blob {digest}")), e);
+    blob.take(MAX_DOCUMENT + 1).read_to_end(&mut bytes).map_err(failed)?;
     if bytes.len() as u64 > MAX_DOCUMENT {
         return Err(StoreError::LargeDocument { digest: *digest, limit: MAX_DOCUMENT });
     }
@@ -279,7 +277,7 @@ impl NewBlob<'_> {
 
     /// Publishes the blob in another directory of the store's file system.
     pub(crate) fn publish_in(mut self, dir: &RootDir, store: &Store, digest: &BlobDigest, size: u64) -> Result<()> {
-        let written = self.file.file().metadata().map_err(|e| Error::new("fstat", "a blob", e))?.len();
+        let written = self.file.file().metadata().map_err(|e| Error::new("fstat", described("a blob"), e))?.len();
         if written != size {
             let reason = format!("{written} of {size} bytes were written");
             return Err(StoreError::Damaged { what: format!("blob {digest}"), reason });
@@ -319,7 +317,7 @@ impl<'a> HashedBlob<'a> {
         loop {
             self.chunk.reserve_exact(CHUNK);
             let read = (&mut source).take(CHUNK as u64).read_to_end(&mut self.chunk);
-            read.map_err(|e| Error::new("read", "the incoming data", e))?;
+            read.map_err(|e| Error::new("read", described("the incoming data"), e))?;
             if self.chunk.is_empty() {
                 return Ok(());
             }
@@ -344,7 +342,7 @@ impl<'a> HashedBlob<'a> {
     }
 
     fn pass_on(&mut self) -> Result<()> {
-        Ok(self.write_chunk().map_err(|e| Error::new("write", "a blob", e))?)
+        Ok(self.write_chunk().map_err(|e| Error::new("write", described("a blob"), e))?)
     }
 
     /// Returns the blob, its digest and its size.

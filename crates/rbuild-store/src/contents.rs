@@ -4,8 +4,8 @@
 
 use rbuild_image::{BlobDigest, DiffId};
 use rbuild_layer::{Compression, detect, layer_digests};
-use rbuild_linux::Error;
 use rbuild_linux::parallel::{cores, try_map};
+use rbuild_linux::{Error, described};
 
 use crate::blobs::Blobs;
 use crate::error::{Result, StoreError};
@@ -68,7 +68,8 @@ impl Blobs<'_> {
             return Ok(false);
         }
         let mut head = [0u8; 8];
-        let n = self.open_blob(blob)?.read_at(&mut head, 0).map_err(|e| Error::new("pread", blob.to_string(), e))?;
+        let failed = |e| Error::new("pread", described(format!("blob {blob}")), e);
+        let n = self.open_blob(blob)?.read_at(&mut head, 0).map_err(failed)?;
         Ok(detect(&head[..n]) == Compression::None)
     }
 }

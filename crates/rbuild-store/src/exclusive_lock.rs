@@ -5,6 +5,7 @@
 //! turnstile, and holds it until it has the shared lock again: in between, no other process can
 //! acquire the exclusive one.
 
+use rbuild_linux::described;
 use std::fs::{File, TryLockError};
 
 use crate::error::{Result, StoreError};
@@ -30,7 +31,7 @@ impl<'s> ExclusiveLock<'s> {
     /// is then held as before.
     pub(crate) fn try_take(store: &'s Store) -> Result<Option<ExclusiveLock<'s>>> {
         let turnstile = store.open_lock(TURNSTILE)?;
-        let failed = |name: &str, e| rbuild_linux::Error::new("flock", name, e);
+        let failed = |name: &str, e| rbuild_linux::Error::new("flock", described(format!("the store's {name}")), e);
         match turnstile.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Ok(None),

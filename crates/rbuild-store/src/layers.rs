@@ -9,7 +9,7 @@ use rbuild_image::{BlobDigest, Descriptor, DiffId, Hasher, MediaType, descriptor
 use rbuild_layer::{
     LAYER_FORMAT, LayerForm, Packed, Remainder, Times, pack_exact, pack_layer, pack_whole, repack_layer,
 };
-use rbuild_linux::{RootDir, write_atomic};
+use rbuild_linux::{RootDir, described, write_atomic};
 use serde::{Deserialize, Serialize};
 
 use crate::contents::compare_content;
@@ -186,7 +186,7 @@ impl Layers<'_> {
         let mut out = StoppableWriter { out, stop };
         let document = format!("trees/{}/{}", tree.name(), layer_document(form, latest));
         if let Some(packed) = self.packed_layer(&document)? {
-            let failed = |e| rbuild_linux::Error::new("write", "the layer", e);
+            let failed = |e| rbuild_linux::Error::new("write", described("the layer"), e);
             self.store
                 .blobs()
                 .read_blob::<StoreError>(&packed.digest, |bytes| Ok(out.write_all(bytes).map_err(failed)?))?;

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rbuild_linux::{Conflict, LockHolder, LockKind, RootDir, lock_holders, process};
+use rbuild_linux::{Conflict, LockHolder, LockKind, RootDir, described, lock_holders, process};
 
 use crate::error::{Result, StoreError};
 
@@ -79,7 +79,9 @@ impl Waits {
             match tried {
                 Ok(()) => return Ok(()),
                 Err(std::fs::TryLockError::WouldBlock) => wait.go_on(file, None)?,
-                Err(std::fs::TryLockError::Error(e)) => return Err(rbuild_linux::Error::new("flock", name, e).into()),
+                Err(std::fs::TryLockError::Error(e)) => {
+                    return Err(rbuild_linux::Error::new("flock", described(format!("the store's {name}")), e).into());
+                }
             }
             std::thread::sleep(pause);
             pause = (pause * 2).min(Duration::from_millis(16));

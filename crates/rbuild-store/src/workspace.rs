@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 use rbuild_linux::parallel::{locked, start};
-use rbuild_linux::{RootDir, Timestamp};
+use rbuild_linux::{RootDir, Timestamp, described};
 
 use crate::error::Result;
 use crate::exclusive_lock::ExclusiveLock;
@@ -148,7 +148,7 @@ fn locked_name(store: &Store) -> Result<(String, File)> {
         let now = Timestamp::now();
         let name = format!("{:x}-{:x}{:08x}-{serial}", std::process::id(), now.sec, now.nsec);
         let lock = store.open_lock(&format!("tmp/{name}.lock"))?;
-        let failed = |e| rbuild_linux::Error::new("flock", &name, e);
+        let failed = |e| rbuild_linux::Error::new("flock", described("a temporary directory of the store"), e);
         lock.lock().map_err(failed)?;
         // A concurrent sweep may have locked the new file first, taken it for that of a dead
         // process, and removed it.

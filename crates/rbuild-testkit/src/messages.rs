@@ -33,16 +33,16 @@ impl<K> Variants<K> {
         assert!(missing.is_empty(), "no errors of the variants {missing:?}");
         let rows = errors.iter().zip(found).map(|(error, name)| {
             let remedy = remedy(error).map_or(String::new(), |remedy| format!("  remedy: {remedy:?}\n"));
-            format!("{name}\n{}{remedy}", chain(error))
+            format!("{name}: {}{remedy}", chain(error))
         });
-        rows.collect::<Vec<_>>().join("\n")
+        rows.collect()
     }
 }
 
 /// Formats a message and those of its causes, one a line.
 fn chain(error: &dyn Error) -> String {
     let mut message = error.to_string();
-    let mut text = format!("  error: {message}\n");
+    let mut text = format!("{message}\n");
     let mut next = error.source();
     while let Some(cause) = next {
         let of_cause = cause.to_string();
@@ -124,8 +124,7 @@ mod tests {
     #[test]
     fn a_table_has_messages_causes_and_remedies() {
         let caused = Sample::Caused(std::io::ErrorKind::NotFound.into());
-        let text =
-            "Plain\n  error: plain\n  remedy: \"decorate it\"\n\nCaused\n  error: caused\n  cause: entity not found\n";
+        let text = "Plain: plain\n  remedy: \"decorate it\"\nCaused: caused\n  cause: entity not found\n";
         assert_eq!(table(&[Sample::Plain, caused]), text);
     }
 

@@ -43,3 +43,34 @@ impl From<Error> for DestinationError {
         DestinationError::Kernel(e)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rbuild_testkit::{assert_recorded, no_remedy, variants};
+
+    use super::*;
+
+    #[test]
+    fn messages_are_as_recorded() {
+        let path = || PathBuf::from("/out/a.tar");
+        let errors = [
+            DestinationError::IsDirectory(path()),
+            DestinationError::NotDirectory(path()),
+            DestinationError::NotWritable("/out".into(), Errno::ROFS),
+            DestinationError::NotForWriting("/dev/fd/3".into()),
+            DestinationError::Socket(path()),
+            DestinationError::LinkLoop(path()),
+            DestinationError::Kernel(Error::new("openat", path(), Errno::NOSPC)),
+        ];
+        let variants = variants!(DestinationError {
+            IsDirectory,
+            NotDirectory,
+            NotWritable,
+            NotForWriting,
+            Socket,
+            LinkLoop,
+            Kernel
+        });
+        assert_recorded!("DestinationError", variants.table(&errors, |e| e, no_remedy));
+    }
+}

@@ -69,7 +69,7 @@ fn deepest(path: &Path) -> std::result::Result<(PathBuf, PathBuf), DestinationEr
 /// Resolves a link below /proc. If it names a descriptor of this process, returns that open file
 /// itself.
 fn own_descriptor(dir: &Path, name: &OsStr, link: &Path) -> std::result::Result<FoundPlace, DestinationError> {
-    let own = std::fs::canonicalize("/proc/self").map_err(|e| Error::new("realpath", "/proc/self", e))?;
+    let own = std::fs::canonicalize("/proc/self").map_err(|e| Error::new("realpath", Path::new("/proc/self"), e))?;
     let is_own = dir == own.join("fd") || (dir.starts_with(own.join("task")) && dir.ends_with("fd"));
     let number: Option<i32> = name.to_str().and_then(|name| name.parse().ok());
     match number.filter(|_| is_own) {

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::path::Path;
 
+use rbuild_linux::{Object, described};
 use rbuild_remedy::{Remedy, SessionLimit};
 use serde::{Deserialize, Serialize};
 
@@ -112,7 +113,7 @@ pub enum RunnerProblem {
     #[error("cannot re-execute rbuild to start commands")]
     NotExecuted,
     /// A runner could not be forked.
-    #[error("cannot fork it: {0}")]
+    #[error("{0}")]
     NoFork(SystemError),
     /// A library failed. `errno` is the kernel's error, if the library passes it on.
     #[error("{message}")]
@@ -178,7 +179,7 @@ impl RunnerError {
 
 /// Returns the remedy against an error of the kernel.
 fn of_errno(errno: i32) -> Option<Remedy> {
-    let e = rbuild_linux::Error::new("", "", std::io::Error::from_raw_os_error(errno));
+    let e = rbuild_linux::Error::new("", described(""), std::io::Error::from_raw_os_error(errno));
     if e.is_disk_full() { Some(Remedy::FreeSpace) } else { e.remedy() }
 }
 
@@ -186,9 +187,6 @@ fn of_errno(errno: i32) -> Option<Remedy> {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{message}")]
 pub struct SystemError {
-    pub call: Cow<'static, str>,
-    /// A path, or another object of the call.
-    pub object: String,
     /// `None` if the kernel did not report the failure.
     pub errno: Option<i32>,
     message: String,
@@ -216,13 +214,7 @@ impl From<rbuild_linux::Error> for SystemError {
             Some(Remedy::GrantIds { file }) => Some(file),
             _ => None,
         };
-        SystemError {
-            call: e.call().into(),
-            object: e.object().to_string(),
-            errno: e.errno(),
-            message: e.to_string(),
-            granted_in: granted,
-        }
+        SystemError { errno: e.errno(), message: e.to_string(), granted_in: granted }
     }
 }
 
@@ -242,7 +234,7 @@ impl RunnerProblem {
     /// Returns a conversion for errors of a system call with that object.
     pub(crate) fn of_call<E: Into<std::io::Error>>(
         call: &'static str,
-        object: impl AsRef<Path>,
+        object: impl Into<Object>,
     ) -> impl FnOnce(E) -> RunnerProblem {
         move |e| rbuild_linux::Error::new(call, object, e).into()
     }
@@ -297,7 +289,7 @@ mod tests {
     use super::*;
 
     fn failed(errno: rustix::io::Errno) -> RunnerProblem {
-        RunnerProblem::of_call("mkdirat", "/store/tmp/work")(errno)
+        RunnerProblem::of_call("mkdirat", Path::new("/store/tmp/work"))(errno)
     }
 
     /// Returns the error as it arrives in another process.
@@ -309,8 +301,6 @@ mod tests {
     fn errno_and_remedy_cross_the_process_boundary() {
         let full = sent(&failed(rustix::io::Errno::NOSPC).during(Phase::Files));
         assert_eq!((full.errno(), full.remedy()), (Some(28), Some(Remedy::FreeSpace)));
-        let RunnerProblem::System(e) = &full.problem else { panic!("{full:?}") };
-        assert_eq!((&*e.call, &*e.object), ("mkdirat", "/store/tmp/work"));
         let files = sent(&failed(rustix::io::Errno::MFILE).during(Phase::Container));
         assert_eq!(files.remedy(), Some(Remedy::RaiseSessionLimit { limit: SessionLimit::Files }));
         let denied = sent(&failed(rustix::io::Errno::ACCESS).during(Phase::Files));

@@ -2,11 +2,12 @@
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 use std::sync::Arc;
 
 use caps::Capability;
-use rbuild_linux::OwnerRecords;
 use rbuild_linux::notify::{self, Answer, InterceptedCall};
+use rbuild_linux::{OwnerRecords, described};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
@@ -52,7 +53,7 @@ impl Supervisor {
         let pidfd = rbuild_linux::process::pidfd(pid)?;
         notify::enter_mounts_of(pidfd.as_fd())?;
         notify::take_turns(listener.as_fd());
-        rustix::process::fchdir(&proc.dir).map_err(RunnerProblem::of_call("fchdir", "/proc"))?;
+        rustix::process::fchdir(&proc.dir).map_err(RunnerProblem::of_call("fchdir", Path::new("/proc")))?;
         let root = Credentials::default();
         let places = HashMap::from([(root.clone(), 0)]);
         let mut supervisor = Supervisor {
@@ -62,14 +63,14 @@ impl Supervisor {
             table: vec![root],
             places,
             pending: HashMap::new(),
-            roots: Roots::new(leaves_mounts).map_err(RunnerProblem::of_call("open", "/"))?,
+            roots: Roots::new(leaves_mounts).map_err(RunnerProblem::of_call("open", Path::new("/")))?,
             has_begun: false,
             narrowed: false,
             known: RecordCache::default(),
         };
         supervisor.become_(&First(pid), first).map_err(|e| match e {
             Errno::NOMEM => RunnerProblem::LowQueueLimit,
-            e => RunnerProblem::of_call("setresuid", "command")(e),
+            e => RunnerProblem::of_call("setresuid", described("the user of the command"))(e),
         })?;
         Ok(supervisor)
     }

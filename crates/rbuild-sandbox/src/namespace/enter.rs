@@ -10,7 +10,7 @@ use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rbuild_linux::parallel::start;
 use rbuild_linux::process::{self, Cloned, Exit};
-use rbuild_linux::{MiniRoot, OwnerMode, OwnerRecords, bind_clone, new_procfs};
+use rbuild_linux::{MiniRoot, OwnerMode, OwnerRecords, bind_clone, described, new_procfs};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::OFlags;
 
@@ -124,7 +124,8 @@ pub fn enter(
     for s in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
         signals.add(s);
     }
-    sigprocmask(SigmaskHow::SIG_BLOCK, Some(&signals), None).map_err(|e| failed("sigprocmask")(e.into()))?;
+    sigprocmask(SigmaskHow::SIG_BLOCK, Some(&signals), None)
+        .map_err(|e| failed("sigprocmask", "the handling of signals")(e.into()))?;
     let launcher = Launcher { world, signals, pidfd: process::own_pidfd()? };
     let mut build = Some(build);
     match (launcher.launch(isolation, spare.is_some(), &mut build), spare) {
@@ -133,8 +134,8 @@ pub fn enter(
     }
 }
 
-fn failed(call: &'static str) -> impl FnOnce(std::io::Error) -> SandboxError {
-    move |e| SandboxError::Kernel(rbuild_linux::Error::new(call, "launcher", e))
+fn failed(call: &'static str, object: &'static str) -> impl FnOnce(std::io::Error) -> SandboxError {
+    move |e| SandboxError::Kernel(rbuild_linux::Error::new(call, described(object), e))
 }
 
 struct Launcher<'a> {
@@ -154,8 +155,8 @@ impl Launcher<'_> {
         spare: bool,
         build: &mut Option<F>,
     ) -> Result<Result<BuilderExit, SandboxError>, SandboxError> {
-        let (ready, go) = std::io::pipe().map_err(failed("pipe2"))?;
-        let (told, tell) = std::io::pipe().map_err(failed("pipe2"))?;
+        let (ready, go) = std::io::pipe().map_err(failed("pipe2", "a pipe"))?;
+        let (told, tell) = std::io::pipe().map_err(failed("pipe2", "a pipe"))?;
         // Without a pid namespace, descendants of a builder that is killed together with its zygote
         // and runners are reparented to this process. It adopts them only if it has no children of
         // its own, which could not be told apart from the builder's.
@@ -247,11 +248,12 @@ fn supervise(
     mut told: PipeReader,
     signals: &SigSet,
 ) -> Result<Result<BuilderExit, SandboxError>, SandboxError> {
-    let signalfd = SignalFd::with_flags(signals, SfdFlags::SFD_CLOEXEC).map_err(|e| failed("signalfd4")(e.into()))?;
+    let signalfd = SignalFd::with_flags(signals, SfdFlags::SFD_CLOEXEC)
+        .map_err(|e| failed("signalfd4", "a receiver of signals")(e.into()))?;
     match go.write_all(b"g") {
         // The builder was killed before it read the byte; its exit status reports that.
         Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => {}
-        other => other.map_err(failed("write"))?,
+        other => other.map_err(failed("write", "the pipe to the builder process"))?,
     }
     let mut deadline: Option<Instant> = None;
     loop {
@@ -267,7 +269,7 @@ fn supervise(
         ];
         match poll(&mut fds, timeout.as_ref()) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(e) => return Ok(Err(failed("poll")(e.into()))),
+            Err(e) => return Ok(Err(failed("poll", "the builder process")(e.into()))),
         }
         if fds[1].revents().contains(PollFlags::IN) {
             let _ = signalfd.read_signal();

@@ -20,7 +20,7 @@ use rustix::fs::Access;
 use rustix::io::Errno;
 
 use rbuild_linux::process::{self, Cloned};
-use rbuild_linux::{Error, RootDir, attach_mount, bind_clone, mount_tmpfs, private_mount_namespace};
+use rbuild_linux::{Error, RootDir, attach_mount, bind_clone, described, mount_tmpfs, private_mount_namespace};
 
 use rbuild_remedy::Remedy;
 
@@ -166,9 +166,9 @@ impl Isolated {
     pub(crate) fn start(carrier: &Carrier, place: &Path) -> Result<Isolated, SandboxError> {
         let namespace = new_namespace()?;
         let said = rustix::fs::memfd_create("carrier", rustix::fs::MemfdFlags::CLOEXEC)
-            .map_err(|e| Error::new("memfd_create", "carrier", e))?;
+            .map_err(|e| Error::new("memfd_create", described("a file in memory"), e))?;
         let isolated = Isolated { namespace, carrier: carrier.name(), said: said.into() };
-        let (mut apart, tell) = std::io::pipe().map_err(|e| Error::new("pipe2", "carrier", e))?;
+        let (mut apart, tell) = std::io::pipe().map_err(|e| Error::new("pipe2", described("a pipe"), e))?;
         if let Cloned::Child = process::fork()? {
             drop(apart);
             let Err(why) = isolated.become_carrier(carrier, place, tell);
@@ -214,10 +214,10 @@ impl Isolated {
         let dir = RootDir::open(place)?;
         drop(dir.create_file("net".as_ref(), 0o600)?);
         attach_mount(&namespace, &dir, "net")?;
-        let null = File::open("/dev/null").map_err(RunnerProblem::of_call("open", "/dev/null"))?;
-        rustix::stdio::dup2_stdin(&null).map_err(RunnerProblem::of_call("dup2", "standard input"))?;
-        rustix::stdio::dup2_stdout(&self.said).map_err(RunnerProblem::of_call("dup2", "standard output"))?;
-        rustix::stdio::dup2_stderr(&self.said).map_err(RunnerProblem::of_call("dup2", "standard error"))?;
+        let null = File::open("/dev/null").map_err(RunnerProblem::of_call("open", Path::new("/dev/null")))?;
+        rustix::stdio::dup2_stdin(&null).map_err(RunnerProblem::of_call("dup2", described("standard input")))?;
+        rustix::stdio::dup2_stdout(&self.said).map_err(RunnerProblem::of_call("dup2", described("standard output")))?;
+        rustix::stdio::dup2_stderr(&self.said).map_err(RunnerProblem::of_call("dup2", described("standard error")))?;
         process::reset_signals()?;
         let zero_byte = |_| RunnerProblem::ZeroByte(carrier.path.display().to_string());
         let arguments = carrier.arguments(&place.join("net")).map_err(zero_byte)?;
@@ -230,7 +230,7 @@ impl Isolated {
     /// outbound access is available.
     pub(crate) fn join(&self) -> Result<(), RunnerProblem> {
         nix::sched::setns(self.namespace.as_fd(), nix::sched::CloneFlags::CLONE_NEWNET)
-            .map_err(RunnerProblem::of_call("setns", "the isolated network"))?;
+            .map_err(RunnerProblem::of_call("setns", described("the isolated network")))?;
         let end = Instant::now() + PATIENCE;
         while !has_way_out() {
             if Instant::now() > end {
@@ -281,7 +281,7 @@ fn new_namespace() -> Result<OwnedFd, SandboxError> {
 
 /// Returns the network namespace of the calling process.
 pub(crate) fn own_namespace() -> rbuild_linux::Result<OwnedFd> {
-    let open = |e: std::io::Error| rbuild_linux::Error::new("openat", "/proc/self/ns/net", e);
+    let open = |e: std::io::Error| rbuild_linux::Error::new("openat", Path::new("/proc/self/ns/net"), e);
     Ok(File::open("/proc/self/ns/net").map_err(open)?.into())
 }
 
@@ -290,7 +290,7 @@ pub(crate) fn own_namespace() -> rbuild_linux::Result<OwnedFd> {
 pub(crate) fn made_in_a_network_of_its_own<const N: usize>(
     make: impl FnOnce() -> rbuild_linux::Result<[OwnedFd; N]>,
 ) -> Result<[OwnedFd; N], SandboxError> {
-    let (ours, theirs) = UnixStream::pair().map_err(|e| Error::new("socketpair", "network", e))?;
+    let (ours, theirs) = UnixStream::pair().map_err(|e| Error::new("socketpair", described("a pair of sockets"), e))?;
     match process::fork()? {
         Cloned::Child => {
             let made = process::enter_lonely_network().and_then(|()| make());
@@ -304,7 +304,7 @@ pub(crate) fn made_in_a_network_of_its_own<const N: usize>(
             drop(theirs);
             let received = receive_with_byte(&ours);
             process::wait(child)?;
-            let failed = |errno| Error::new("unshare", "the network namespace", errno);
+            let failed = |errno| Error::new("unshare", described("a network namespace"), errno);
             let (fds, errno) = received.map_err(failed)?;
             fds.try_into().map_err(|_| failed(Errno::from_raw_os_error(errno.into())).into())
         }

@@ -11,9 +11,9 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use rbuild_container::NetworkMode;
-use rbuild_linux::RootDir;
 use rbuild_linux::fd_passing::send_fds;
 use rbuild_linux::process::{self, Cloned, Exit};
+use rbuild_linux::{RootDir, described};
 use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::error::{During, Phase, RunnerError, RunnerProblem, library};
@@ -41,7 +41,9 @@ pub fn run(request: &RunRequest, input: Option<OwnedFd>, socket: &UnixStream) ->
     let mut laid_out = LaidOut::new(&files, &scratch);
     let put = laid_out.put(request).during(Phase::Files);
     let exit = put.and_then(|()| started(request, root, input, socket));
-    let report = |exit| Report::of_end(exit).send(socket).map_err(RunnerProblem::of_call("write", "builder"));
+    let report = |exit| {
+        Report::of_end(exit).send(socket).map_err(RunnerProblem::of_call("write", described("the builder process")))
+    };
     let reported = exit.and_then(|exit| report(exit).during(Phase::Report));
     process::kill_children();
     laid_out.take_back().during(Phase::Cleanup).and(reported)
@@ -59,12 +61,13 @@ fn started(
         // in the command's /dev.
         let (ours, theirs) = process::new_terminal().during(Phase::Terminal)?;
         send_fds(socket, &[ours.as_fd()])
-            .map_err(RunnerProblem::of_call("sendmsg", "builder"))
+            .map_err(RunnerProblem::of_call("sendmsg", described("the builder process")))
             .during(Phase::Terminal)?;
         input = Some(theirs);
     }
     // Reports whether the command was executed and, if not, why.
-    let (mut said, saying) = std::io::pipe().map_err(RunnerProblem::of_call("pipe2", "runner")).during(Phase::Start)?;
+    let (mut said, saying) =
+        std::io::pipe().map_err(RunnerProblem::of_call("pipe2", described("a pipe"))).during(Phase::Start)?;
     let runner = process::own_pidfd().during(Phase::Start)?;
     match process::fork().during(Phase::Start)? {
         Cloned::Child => {
@@ -81,7 +84,7 @@ fn started(
             drop(saying);
             let mut why = Vec::new();
             let read = std::io::Read::read_to_end(&mut said, &mut why);
-            read.map_err(RunnerProblem::of_call("read", "runner")).during(Phase::Command)?;
+            read.map_err(RunnerProblem::of_call("read", described("the runner process"))).during(Phase::Command)?;
             let exit = wait_for(child, socket).during(Phase::Command)?;
             match why.is_empty() {
                 true => Ok(exit),
@@ -122,14 +125,14 @@ fn take_input(request: &RunRequest, input: Option<OwnedFd>) -> Result<(), Runner
     let input = match input {
         Some(input) => input,
         // A pipe at end of file: the command could change the mode of the host's /dev/null.
-        None => std::io::pipe().map_err(RunnerProblem::of_call("pipe2", "standard input"))?.0.into(),
+        None => std::io::pipe().map_err(RunnerProblem::of_call("pipe2", described("a pipe")))?.0.into(),
     };
-    rustix::stdio::dup2_stdin(&input).map_err(RunnerProblem::of_call("dup2", "standard input"))?;
+    rustix::stdio::dup2_stdin(&input).map_err(RunnerProblem::of_call("dup2", described("standard input")))?;
     let _ = rustix::process::setsid();
     if request.input == Input::Terminal {
-        rustix::process::ioctl_tiocsctty(&input).map_err(RunnerProblem::of_call("ioctl", "terminal"))?;
-        rustix::stdio::dup2_stdout(&input).map_err(RunnerProblem::of_call("dup2", "standard output"))?;
-        rustix::stdio::dup2_stderr(&input).map_err(RunnerProblem::of_call("dup2", "standard error"))?;
+        rustix::process::ioctl_tiocsctty(&input).map_err(RunnerProblem::of_call("ioctl", described("the terminal")))?;
+        rustix::stdio::dup2_stdout(&input).map_err(RunnerProblem::of_call("dup2", described("standard output")))?;
+        rustix::stdio::dup2_stderr(&input).map_err(RunnerProblem::of_call("dup2", described("standard error")))?;
     }
     Ok(())
 }
@@ -138,7 +141,7 @@ fn enter_working_directory(path: &str) -> Result<(), RunnerProblem> {
     std::env::set_current_dir(path).map_err(|e| match e.kind() {
         std::io::ErrorKind::NotFound => RunnerProblem::NoWorkingDirectory(path.to_string()),
         std::io::ErrorKind::NotADirectory => RunnerProblem::WorkingDirectoryIsAFile(path.to_string()),
-        _ => RunnerProblem::of_call("chdir", path)(e),
+        _ => RunnerProblem::of_call("chdir", Path::new(path))(e),
     })
 }
 

@@ -15,7 +15,7 @@ use rbuild_container::NetworkMode;
 use rbuild_linux::fd_passing::{receive_fds, send_fds};
 use rbuild_linux::process::{self, Exit};
 use rbuild_linux::{
-    FileKind, MOUNT_POINTS, OwnerRecords, RootDir, attach_mount, bind_clone, detached_overlay, enter_root,
+    FileKind, MOUNT_POINTS, OwnerRecords, RootDir, attach_mount, bind_clone, described, detached_overlay, enter_root,
     enter_user_namespace_below, mount_tmpfs, new_procfs, private_namespaces,
 };
 
@@ -49,7 +49,10 @@ pub(crate) fn runner_main(input: Option<OwnedFd>, around: Option<&Surroundings>)
         None => chroot::run(&request, input, &socket),
         Some(around) => {
             let exit = container(&request, input, &socket, around)?;
-            Report::of_end(exit).send(&socket).map_err(RunnerProblem::of_call("write", "builder")).during(Phase::Report)
+            Report::of_end(exit)
+                .send(&socket)
+                .map_err(RunnerProblem::of_call("write", described("the builder process")))
+                .during(Phase::Report)
         }
     });
     if Report::Finished(finished).send(&socket).is_ok() { 0 } else { 70 }
@@ -57,7 +60,10 @@ pub(crate) fn runner_main(input: Option<OwnedFd>, around: Option<&Surroundings>)
 
 fn request(socket: &mut UnixStream) -> Result<RunRequest, RunnerError> {
     let mut text = Vec::new();
-    socket.read_to_end(&mut text).map_err(RunnerProblem::of_call("read", "builder")).during(Phase::Request)?;
+    socket
+        .read_to_end(&mut text)
+        .map_err(RunnerProblem::of_call("read", described("the builder process")))
+        .during(Phase::Request)?;
     serde_json::from_slice(&text).map_err(library).during(Phase::Request)
 }
 
@@ -93,7 +99,7 @@ fn make_bundle(request: &RunRequest, around: &Surroundings) -> Result<(), Runner
     // Bundle and state belong to this runner alone, and disappear with its mount namespace.
     mount_tmpfs(Path::new("/run"))?;
     for dir in [BUNDLE, ROOTFS, STATE, mounts::FILES] {
-        std::fs::create_dir_all(dir).map_err(RunnerProblem::of_call("mkdirat", dir))?;
+        std::fs::create_dir_all(dir).map_err(RunnerProblem::of_call("mkdirat", Path::new(dir)))?;
     }
     let root = RootDir::open("/")?;
     prepare(request, around, &root)?;
@@ -115,11 +121,14 @@ fn container(
     let proc = proc.transpose().map_err(RunnerProblem::from).during(Phase::Emulation)?;
     enter_namespaces(request, around).during(Phase::Namespaces)?;
     make_bundle(request, around).during(Phase::Files)?;
-    let null =
-        || std::fs::File::open("/dev/null").map(OwnedFd::from).map_err(RunnerProblem::of_call("open", "/dev/null"));
+    let null = || {
+        std::fs::File::open("/dev/null")
+            .map(OwnedFd::from)
+            .map_err(RunnerProblem::of_call("open", Path::new("/dev/null")))
+    };
     let input = input.map_or_else(null, Ok).during(Phase::Container)?;
     let terminal = (request.input == Input::Terminal).then(|| UnixListener::bind(CONSOLE)).transpose();
-    let terminal = terminal.map_err(RunnerProblem::of_call("bind", CONSOLE)).during(Phase::Terminal)?;
+    let terminal = terminal.map_err(RunnerProblem::of_call("bind", Path::new(CONSOLE))).during(Phase::Terminal)?;
     let failure = Arc::new(FailureFile::new().during(Phase::Container)?);
     let mut environment = CommandExecutor::new(request).during(Phase::Command)?.failing_into(failure.clone());
     let mut answers = None;
@@ -168,11 +177,11 @@ fn create(
         .map_err(|e| why(library(e)))?;
     for warning in complaints.iter().flat_map(Complaints::warnings) {
         let sent = Report::Warned(warning).send(socket);
-        sent.map_err(RunnerProblem::of_call("write", "builder")).during(Phase::Report)?;
+        sent.map_err(RunnerProblem::of_call("write", described("the builder process"))).during(Phase::Report)?;
     }
     if let Some(listener) = terminal {
         let passed = pass_on_terminal(&listener, socket);
-        passed.map_err(RunnerProblem::of_call("sendmsg", CONSOLE)).during(Phase::Terminal)?;
+        passed.map_err(RunnerProblem::of_call("sendmsg", Path::new(CONSOLE))).during(Phase::Terminal)?;
     }
     let none = || RunnerProblem::Library { message: "the container has no process".into(), errno: None };
     let pid = container.pid().ok_or_else(none).during(Phase::Container)?.as_raw() as u32;
@@ -194,9 +203,11 @@ fn start() -> Result<(), RunnerProblem> {
 /// that shows the container's processes: `own`, in which process IDs are the same as in this
 /// process's pid namespace, or the one that is there.
 fn for_answers(own: Option<OwnedFd>) -> Result<(UnixStream, UnixStream, id_emulation::SharedProc), RunnerProblem> {
-    let (ours, theirs) = UnixStream::pair().map_err(RunnerProblem::of_call("socketpair", "runner"))?;
+    let (ours, theirs) =
+        UnixStream::pair().map_err(RunnerProblem::of_call("socketpair", described("a pair of sockets")))?;
     let outer = own.is_none();
-    let there = || std::fs::File::open("/proc").map(OwnedFd::from).map_err(RunnerProblem::of_call("open", "/proc"));
+    let there =
+        || std::fs::File::open("/proc").map(OwnedFd::from).map_err(RunnerProblem::of_call("open", Path::new("/proc")));
     let dir = own.map_or_else(there, Ok)?;
     Ok((ours, theirs, id_emulation::SharedProc { dir, outer }))
 }

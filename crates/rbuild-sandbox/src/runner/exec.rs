@@ -12,7 +12,7 @@ use std::sync::Arc;
 use libcontainer::oci_spec::runtime as oci;
 use libcontainer::workload::{Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError};
 use rbuild_container::{Resource, Ulimit};
-use rbuild_linux::process;
+use rbuild_linux::{described, process};
 
 use crate::error::RunnerProblem;
 use crate::protocol::RunRequest;
@@ -24,7 +24,7 @@ pub(crate) struct FailureFile(File);
 impl FailureFile {
     pub(crate) fn new() -> Result<FailureFile, RunnerProblem> {
         let made = rustix::fs::memfd_create("failure", rustix::fs::MemfdFlags::CLOEXEC);
-        Ok(FailureFile(made.map_err(RunnerProblem::of_call("memfd_create", "runner"))?.into()))
+        Ok(FailureFile(made.map_err(RunnerProblem::of_call("memfd_create", described("a file in memory")))?.into()))
     }
 
     /// Keeps the first failure.

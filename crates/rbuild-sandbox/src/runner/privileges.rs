@@ -5,7 +5,7 @@ use rbuild_linux::fd_passing::send_fds;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use rbuild_linux::process::{Cloned, Exit};
-use rbuild_linux::{UidGid, notify, process};
+use rbuild_linux::{UidGid, described, notify, process};
 
 use crate::error::{RunnerProblem, library};
 use crate::id_emulation::numbers;
@@ -55,7 +55,8 @@ pub(crate) fn bound_capabilities(insecure: bool) -> Result<(), RunnerProblem> {
 /// Makes the calling process one of `user`, which keeps its capabilities and passes them on to all
 /// programs that it executes.
 pub(crate) fn become_privileged(user: UidGid, groups: &[u32]) -> Result<(), RunnerProblem> {
-    rustix::thread::set_keep_capabilities(true).map_err(RunnerProblem::of_call("prctl", "PR_SET_KEEPCAPS"))?;
+    rustix::thread::set_keep_capabilities(true)
+        .map_err(RunnerProblem::of_call("prctl", described("the keeping of capabilities")))?;
     process::become_user(user.uid, user.gid, groups)?;
     let held = caps::read(None, caps::CapSet::Permitted).map_err(library)?;
     for set in [caps::CapSet::Effective, caps::CapSet::Inheritable, caps::CapSet::Ambient] {
@@ -115,9 +116,10 @@ fn listen(filter: &[process::FilterStep], socket: BorrowedFd<'_>) -> Result<(), 
     // The supervisor inspects this process, whose memory is a copy of the launcher's until it
     // executes a program. While it is not dumpable, that would require privileges in the launcher's
     // user namespace.
-    nix::sys::prctl::set_dumpable(true).map_err(RunnerProblem::of_call("prctl", "PR_SET_DUMPABLE"))?;
+    nix::sys::prctl::set_dumpable(true)
+        .map_err(RunnerProblem::of_call("prctl", described("the dumpable attribute of the process")))?;
     let listener = notify::filter_and_listen(filter).map_err(of_listener)?;
-    send_fds(socket, &[listener.as_fd()]).map_err(RunnerProblem::of_call("sendmsg", "the supervisor"))
+    send_fds(socket, &[listener.as_fd()]).map_err(RunnerProblem::of_call("sendmsg", described("the supervisor")))
 }
 
 /// Filters the system calls of the calling process, and drops the capabilities needed for that:

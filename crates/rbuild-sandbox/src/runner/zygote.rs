@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use rbuild_linux::fd_passing::{receive_with_byte, receive_with_bytes, send_with_byte, send_with_bytes};
 use rbuild_linux::parallel::locked;
 use rbuild_linux::process::{self, Cloned};
-use rbuild_linux::{OwnerKey, OwnerMode, OwnerRecords, sealed_program};
+use rbuild_linux::{OwnerKey, OwnerMode, OwnerRecords, described, sealed_program};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
 use crate::SandboxError;
@@ -75,7 +75,7 @@ impl Zygote {
             (Some(_), false) => ZygoteKind::Idle,
         };
         let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
-            .map_err(RunnerProblem::of_call("socketpair", "the process that starts commands"))
+            .map_err(RunnerProblem::of_call("socketpair", described("a pair of sockets")))
             .during(Phase::Start)?;
         if kind == ZygoteKind::Bare {
             process::adopt_orphans()?;
@@ -125,13 +125,15 @@ impl Zygote {
         }
         let (mut fds, answer) = self.ask(RUNNER, streams).map_err(|e| match e {
             _ if self.is_ending() => self.end(),
-            e => RunnerProblem::of_call("sendmsg", "the process that starts commands")(e).during(Phase::Start).into(),
+            e => RunnerProblem::of_call("sendmsg", described("the process that starts commands"))(e)
+                .during(Phase::Start)
+                .into(),
         })?;
         match (fds.pop(), fds.is_empty()) {
             (Some(pidfd), true) => Ok(pidfd),
             _ => {
                 let errno = std::io::Error::from_raw_os_error(answer.into());
-                let e = rbuild_linux::Error::new("clone3", "runner", errno);
+                let e = rbuild_linux::Error::new("clone3", described("the runner process"), errno);
                 Err(RunnerProblem::NoFork(e.into()).during(Phase::Start).into())
             }
         }
@@ -200,7 +202,7 @@ fn begin(socket: &OwnedFd, around: &Surroundings) -> Result<(), SandboxError> {
     // Not passed as an argument, because all processes can see each other's arguments.
     let message: Vec<u8> = [BEGIN].into_iter().chain(around.owners.key()).collect();
     send_with_bytes(socket, &message, fds.as_ref().map_or(&[][..], |fds| &fds[..]))
-        .map_err(RunnerProblem::of_call("sendmsg", "the process that starts commands"))
+        .map_err(RunnerProblem::of_call("sendmsg", described("the process that starts commands")))
         .during(Phase::Start)?;
     Ok(())
 }

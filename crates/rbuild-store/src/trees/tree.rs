@@ -123,7 +123,7 @@ impl Trees<'_> {
     /// Fails if the file cannot be written.
     pub fn put_note(&self, made: &RootDir, name: &str, bytes: &[u8]) -> Result<()> {
         let mut file = made.create_file(OsStr::new(name), modes::file())?;
-        file.write_all(bytes).map_err(|e| rbuild_linux::Error::new("write", name, e))?;
+        file.write_all(bytes).map_err(|e| rbuild_linux::Error::new("write", made.label().join(name), e))?;
         Ok(())
     }
 

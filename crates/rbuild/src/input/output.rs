@@ -418,7 +418,7 @@ mod tests {
         ] {
             let cause = std::io::Error::from_raw_os_error(errno as i32);
             let text = cause.to_string();
-            let e = rbuild_linux::Error::new("write", "/out/id", cause);
+            let e = rbuild_linux::Error::new("write", Path::new("/out/id"), cause);
             let failure = unwritten("the ID file", Path::new("/out/id"), e);
             assert_eq!(failure.message, format!("cannot write the ID file `/out/id`: {text}"));
             assert_eq!(failure.help.as_deref(), Some(want));
