@@ -60,7 +60,7 @@ impl fmt::Display for Object {
 #[derive(Debug)]
 pub struct Error {
     call: &'static str,
-    object: Object,
+    object: Box<Object>,
     source: io::Error,
     /// The cause, if it is an ID that is not mapped here.
     unmapped: Option<Box<UnmappedId>>,
@@ -70,7 +70,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
     pub fn new(call: &'static str, object: impl Into<Object>, source: impl Into<io::Error>) -> Self {
-        Error { call, object: object.into(), source: source.into(), unmapped: None }
+        Error { call, object: Box::new(object.into()), source: source.into(), unmapped: None }
     }
 
     /// Returns the error for an object that is read as a file but has another type.
