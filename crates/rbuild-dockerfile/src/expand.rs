@@ -65,7 +65,7 @@ pub enum ExpandError {
     #[error("expansions are nested too deeply")]
     TooDeep,
     /// A result of more than 4 MiB.
-    #[error("expansion is larger than {MAX_RESULT} bytes")]
+    #[error("expansion is larger than {} MiB", MAX_RESULT >> 20)]
     TooLarge,
 }
 
@@ -377,6 +377,8 @@ impl WordScan<'_> {
 
 #[cfg(test)]
 mod tests {
+    use rbuild_testkit::{assert_recorded, no_remedy, variants};
+
     use super::*;
 
     fn lookup(name: &str) -> Option<String> {
@@ -450,5 +452,30 @@ mod tests {
     fn deep_nesting_is_an_error() {
         let deep = "${A:-".repeat(5000) + &"}".repeat(5000);
         assert_eq!(Lexer::new('\\').word(&deep, &lookup), Err(ExpandError::TooDeep));
+    }
+
+    #[test]
+    fn messages_are_as_recorded() {
+        let errors = [
+            ExpandError::OpenQuote("single"),
+            ExpandError::MissingBrace,
+            ExpandError::BadSubstitution,
+            ExpandError::UnsupportedModifier("=".into()),
+            ExpandError::Mandatory { name: "VERSION".into(), message: "is required".into() },
+            ExpandError::BadPatternEscape("x".into()),
+            ExpandError::TooDeep,
+            ExpandError::TooLarge,
+        ];
+        let variants = variants!(ExpandError {
+            OpenQuote,
+            MissingBrace,
+            BadSubstitution,
+            UnsupportedModifier,
+            Mandatory,
+            BadPatternEscape,
+            TooDeep,
+            TooLarge,
+        });
+        assert_recorded!("ExpandError", variants.table(&errors, |e| e, no_remedy));
     }
 }

@@ -186,3 +186,79 @@ impl From<SandboxError> for BuildError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use rbuild_registry::{RegistryProblem, RemoteRepository};
+    use rbuild_testkit::{assert_recorded, variants};
+
+    use super::*;
+
+    /// Returns the error for an archive that is none.
+    fn no_archive() -> BuildError {
+        let dir = std::env::temp_dir().join(format!("rbuild-no-archive-{}", std::process::id()));
+        let store = rbuild_store::Store::open(&dir).unwrap();
+        let loaded = rbuild_transport::load(&store, &[7u8; 600][..], &rbuild_transport::WantedPlatform::new(None));
+        std::fs::remove_dir_all(&dir).unwrap();
+        loaded.err().unwrap().of_archive(Path::new("x.tar")).into()
+    }
+
+    #[test]
+    fn messages_are_as_recorded() {
+        let io = |errno| std::io::Error::from_raw_os_error(errno);
+        let kernel = |errno| rbuild_linux::Error::new("openat", Path::new("/out/a"), io(errno));
+        let place = RemoteRepository { registry: "r.io".into(), repository: "a/b".into() };
+        let span = Span { start: 0, end: 1 };
+        let found = || vec![Diagnostic::new(span, "unknown instruction `FORM`").help(Remedy::did_you_mean("FROM"))];
+        let step = StepFailure {
+            span,
+            label: "build 2/3".into(),
+            text: "RUN false".into(),
+            word: None,
+            reason: "the command failed with exit code 1".into(),
+            help: Some(Remedy::InspectFailure),
+            log: Vec::new(),
+            more: None,
+            at: 0,
+        };
+        let refusal = Refusal { reason: "/proc is not mounted".into(), remedy: Remedy::MountProc, source: Some(io(1)) };
+        let errors = [
+            BuildError::Dockerfile(found()),
+            BuildError::Unmet(found()),
+            BuildError::Step(Box::new(step)),
+            BuildError::Store(StoreError::NoImage("demo:1".into())),
+            BuildError::layer("the archive `a.tar`")(LayerError::NotTar),
+            no_archive(),
+            BuildError::kernel("the output `/out`")(kernel(13)),
+            BuildError::io("standard output")(io(28)),
+            BuildError::io("standard output")(io(5)).writing_to(Path::new("/out")),
+            BuildError::io("the archive")(io(28)).writing_to(Path::new("/out")),
+            BuildError::Registry(RegistryError::new(place, RegistryProblem::Blocked("`/etc/r.conf`".into()))),
+            BuildError::Refused(refusal),
+            BuildError::Sandbox(SandboxError::Killed("the process that runs the command")),
+            BuildError::Cancelled,
+            BuildError::AlreadyReported,
+            BuildError::other("the image has no files"),
+        ];
+        let variants = variants!(BuildError {
+            Dockerfile,
+            Unmet,
+            Step,
+            Store,
+            Layer,
+            Archive,
+            Kernel,
+            Io,
+            DestinationFull,
+            Registry,
+            Refused,
+            Sandbox,
+            Cancelled,
+            AlreadyReported,
+            Other,
+        });
+        assert_recorded!("BuildError", variants.table(&errors, |e| e, BuildError::help));
+    }
+}

@@ -32,7 +32,7 @@ pub enum LayerError {
         reason: String,
     },
     /// The owner of one entry is not available here.
-    #[error("cannot set the owner of archive entry {}: {}", quoted(.name), .cause.unmapped().map(ToString::to_string).unwrap_or_default())]
+    #[error("cannot set the owner of archive entry {}: {}", quoted(.name), .cause.unmapped().map_or_else(|| .cause.of_object(), ToString::to_string))]
     Owner {
         /// Path of the entry, as written in the archive.
         name: String,
@@ -149,5 +149,56 @@ impl LayerError {
             LayerError::Io { cause, .. } => rbuild_linux::is_disk_full(cause),
             _ => false,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use rbuild_testkit::{assert_recorded, variants};
+
+    use super::*;
+
+    #[test]
+    fn messages_are_as_recorded() {
+        let kernel = |errno| rbuild_linux::Error::new("openat", Path::new("/d/a"), io::Error::from_raw_os_error(errno));
+        let nested = rbuild_linux::Error::new("read", Path::new("/d/a"), io::Error::other(LayerError::NotTar));
+        let name = || "a/b\n".to_string();
+        let unmapped = LayerError::Owner { name: name(), cause: kernel(22) };
+        let errors = [
+            LayerError::NotTar,
+            LayerError::Truncated("an extended header".into()),
+            LayerError::Damaged("the checksum of a header is wrong".into()),
+            LayerError::Entry { name: name(), reason: "has an absolute path".into() },
+            unmapped,
+            LayerError::Create { name: name(), cause: kernel(17) },
+            LayerError::Create { name: name(), cause: kernel(36) },
+            LayerError::Limit { what: "the archive has more than 10 entries".into(), name: Some("entries") },
+            LayerError::fixed_limit("a header of the archive exceeds 1 MiB".into()),
+            LayerError::Changed("src/a".into()),
+            LayerError::Deletion("src/.wh.a".into()),
+            LayerError::Stopped,
+            LayerError::Kernel(kernel(13)),
+            LayerError::Kernel(nested),
+            LayerError::io("the layer")(io::Error::from_raw_os_error(28)),
+            LayerError::io("the layer")(io::ErrorKind::UnexpectedEof.into()),
+            LayerError::io("the layer")(io::Error::new(io::ErrorKind::InvalidData, "no gzip")),
+        ];
+        let variants = variants!(LayerError {
+            NotTar,
+            Truncated,
+            Damaged,
+            Entry,
+            Owner,
+            Create,
+            Limit,
+            Changed,
+            Deletion,
+            Stopped,
+            Kernel,
+            Io,
+        });
+        assert_recorded!("LayerError", variants.table(&errors, |e| e, LayerError::remedy));
     }
 }

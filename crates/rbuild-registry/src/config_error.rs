@@ -128,14 +128,62 @@ impl ConfigError {
                 io::ErrorKind::PermissionDenied => format!("permit this user to execute {program}").into(),
                 _ => return None,
             },
-            ConfigError::Content { .. } => "correct the file".into(),
+            ConfigError::Content { place, .. } => format!("correct {place}").into(),
             ConfigError::Locked { .. } => "end that program, or try again later".into(),
             ConfigError::NoHelper(_) => "install the credential helper, or remove it from the file".into(),
             ConfigError::Helper { .. } => "check the credential helper, or log in again".into(),
             ConfigError::Unchanged(place) => format!("remove the login from {place}").into(),
             ConfigError::NoHome => "set HOME".into(),
-            ConfigError::NoEndpoint(_) | ConfigError::Proxy => "correct the settings".into(),
+            ConfigError::NoEndpoint(_) => "correct registries.conf".into(),
+            ConfigError::Proxy => "correct the variable, for example http://proxy:3128".into(),
             ConfigError::NoRegistry(_) => "use its host, with the port if it has one".into(),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rbuild_testkit::{assert_recorded, variants};
+
+    use super::*;
+
+    #[test]
+    fn messages_are_as_recorded() {
+        let io = |errno| io::Error::from_raw_os_error(errno);
+        let path = Path::new("/h/auth.json");
+        let program = || "docker-credential-x".to_string();
+        let errors = [
+            ConfigError::file(FileAction::Read, path)(io(13)),
+            ConfigError::file(FileAction::Write, path)(io(28)),
+            ConfigError::file(FileAction::Lock, path)(io(30)),
+            ConfigError::file(FileAction::Read, path)(io(5)),
+            ConfigError::file(FileAction::Read, path)(io::ErrorKind::InvalidData.into()),
+            ConfigError::content(path, "`auths` is not an object"),
+            ConfigError::Content { place: "DOCKER_AUTH_CONFIG".into(), source: "`auths` is not an object".into() },
+            ConfigError::Locked { path: path.into(), seconds: 5 },
+            ConfigError::NoHelper(program()),
+            ConfigError::Run { program: program(), source: io(13) },
+            ConfigError::Run { program: program(), source: io(8) },
+            ConfigError::Helper { program: program(), reason: "the keychain is locked".into() },
+            ConfigError::Unchanged("DOCKER_AUTH_CONFIG".into()),
+            ConfigError::NoHome,
+            ConfigError::NoEndpoint("pulls"),
+            ConfigError::NoRegistry("a b".into()),
+            ConfigError::Proxy,
+        ];
+        let variants = variants!(ConfigError {
+            File,
+            Content,
+            Locked,
+            NoHelper,
+            Run,
+            Helper,
+            Unchanged,
+            NoHome,
+            NoEndpoint,
+            NoRegistry,
+            Proxy,
+        });
+        assert_recorded!("ConfigError", variants.table(&errors, |e| e, ConfigError::remedy));
     }
 }

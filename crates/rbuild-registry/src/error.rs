@@ -144,3 +144,76 @@ impl RegistryProblem {
 fn text_of(message: &str) -> String {
     if message.is_empty() { String::new() } else { format!(": {message}") }
 }
+
+#[cfg(test)]
+mod tests {
+    use rbuild_testkit::{assert_recorded, variants};
+
+    use super::*;
+
+    #[test]
+    fn messages_are_as_recorded() {
+        let host = || "mirror.io:5000".to_string();
+        let connection = |kind| {
+            let source = io::Error::from_raw_os_error(111).into();
+            RegistryProblem::Connection { host: host(), request: "requesting the manifest".into(), kind, source }
+        };
+        let status = |status, message: &str| RegistryProblem::Status {
+            host: host(),
+            request: "requesting a blob".into(),
+            status,
+            message: message.into(),
+        };
+        let denied = |anonymous, login: &str| {
+            let message = "authentication required".to_string();
+            RegistryProblem::Denied { host: host(), action: "pull", message, login: login.into(), anonymous }
+        };
+        let missing = |message: &str| RegistryProblem::Missing {
+            host: host(),
+            what: "manifest `1`".into(),
+            message: message.into(),
+        };
+        let problems = [
+            connection(Broken::Name),
+            connection(Broken::Certificate),
+            connection(Broken::NotTls),
+            connection(Broken::Line),
+            status(500, ""),
+            status(429, "too many requests"),
+            missing(""),
+            missing("manifest unknown"),
+            denied(true, "without a login"),
+            denied(false, "as `me`"),
+            RegistryProblem::Config(ConfigError::NoHome),
+            RegistryProblem::Blocked("`/etc/containers/registries.conf`".into()),
+            RegistryProblem::Digest {
+                host: host(),
+                what: "blob",
+                wanted: BlobDigest::of(b"a"),
+                found: BlobDigest::of(b"b"),
+            },
+            RegistryProblem::Answer { host: host(), reason: "the answer has no digest".into() },
+            RegistryProblem::Unsupported("the image has the format of schema 1".into()),
+            RegistryProblem::Local { what: "the layer", source: io::Error::from_raw_os_error(5) },
+        ];
+        let place = || RemoteRepository { registry: "r.io".into(), repository: "a/b".into() };
+        let errors = problems.map(|problem| RegistryError::new(place(), problem));
+        let repeated = RegistryProblem::Repeated(Box::new(status(500, "")));
+        let errors: Vec<RegistryError> =
+            errors.into_iter().chain([RegistryError { place: place(), problem: Box::new(repeated) }]).collect();
+        let variants = variants!(RegistryProblem {
+            Connection,
+            Status,
+            Missing,
+            Denied,
+            Config,
+            Blocked,
+            Digest,
+            Answer,
+            Unsupported,
+            Repeated,
+            Local,
+        });
+        assert_recorded!("RegistryProblem", variants.table(&errors, |e| &*e.problem, RegistryError::remedy));
+    }
+}

@@ -71,6 +71,8 @@ impl Refusal {
 
 #[cfg(test)]
 mod tests {
+    use rbuild_testkit::{assert_recorded, variants};
+
     use super::*;
 
     #[test]
@@ -84,5 +86,26 @@ mod tests {
         let of = |errno: rustix::io::Errno| SandboxError::Output(errno.into());
         assert_eq!(of(rustix::io::Errno::NOSPC).remedy(), Some(Remedy::FreeOutput));
         assert_eq!(of(rustix::io::Errno::PIPE).remedy(), None);
+    }
+
+    #[test]
+    fn messages_are_as_recorded() {
+        let io = |errno: rustix::io::Errno| std::io::Error::from(errno);
+        let kernel = |errno| rbuild_linux::Error::new("mkdirat", std::path::Path::new("/s/tmp"), io(errno));
+        let errors = [
+            SandboxError::Refused(refusal("/proc is not mounted", Remedy::MountProc)),
+            SandboxError::Refused(
+                refusal("the kernel permits no user namespaces", Remedy::UnconfineSeccomp)
+                    .because(io(rustix::io::Errno::PERM)),
+            ),
+            SandboxError::Kernel(kernel(rustix::io::Errno::NOSPC)),
+            SandboxError::Kernel(kernel(rustix::io::Errno::ACCESS)),
+            SandboxError::Runner(RunnerProblem::NoCommand.during(Phase::Command)),
+            SandboxError::NotSetUp,
+            SandboxError::Killed("the process that runs the command"),
+            SandboxError::Output(io(rustix::io::Errno::NOSPC)),
+        ];
+        let variants = variants!(SandboxError { Refused, Kernel, Runner, NotSetUp, Killed, Output });
+        assert_recorded!("SandboxError", variants.table(&errors, |e| e, SandboxError::remedy));
     }
 }

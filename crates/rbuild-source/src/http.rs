@@ -19,8 +19,8 @@ pub struct Fetched {
 pub enum FetchError {
     #[error("{url}: the server returned HTTP status {status}")]
     Status { url: String, status: u16 },
-    #[error("{url}: {reason}")]
-    Failed { url: String, reason: String },
+    #[error("{url}")]
+    Failed { url: String, source: Box<dyn std::error::Error + Send + Sync> },
 }
 
 impl FetchError {
@@ -62,7 +62,8 @@ pub fn fetch(url: &str) -> Result<Fetched, FetchError> {
         .into();
     let failed = |e: ureq::Error| match e {
         ureq::Error::StatusCode(status) => FetchError::Status { url: url.to_string(), status },
-        e => FetchError::Failed { url: url.to_string(), reason: e.to_string() },
+        ureq::Error::Io(e) => FetchError::Failed { url: url.to_string(), source: e.into() },
+        e => FetchError::Failed { url: url.to_string(), source: e.into() },
     };
     let answer = agent.get(url).call().map_err(failed)?;
     let body = answer.into_body();
@@ -97,6 +98,8 @@ impl<R: Read> Read for FullBody<R> {
 
 #[cfg(test)]
 mod tests {
+    use rbuild_testkit::{assert_recorded, variants};
+
     use super::*;
     use std::io::Write;
     use std::net::TcpListener;
@@ -134,5 +137,15 @@ mod tests {
             matches!(refused, FetchError::Failed { .. }) && refused.to_string().contains("127.0.0.1:1"),
             "{refused}"
         );
+    }
+
+    #[test]
+    fn messages_are_as_recorded() {
+        let url = || "https://a.io/x".to_string();
+        let status = |status| FetchError::Status { url: url(), status };
+        let failed = FetchError::Failed { url: url(), source: std::io::Error::from_raw_os_error(111).into() };
+        let errors = [status(401), status(404), status(500), failed];
+        let variants = variants!(FetchError { Status, Failed });
+        assert_recorded!("FetchError", variants.table(&errors, |e| e, |e| Some(e.remedy())));
     }
 }

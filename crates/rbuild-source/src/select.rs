@@ -299,3 +299,36 @@ impl SourceTree<'_> {
 fn base_name(path: &Path) -> String {
     path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
+
+#[cfg(test)]
+mod tests {
+    use rbuild_testkit::{assert_recorded, no_remedy, variants};
+
+    use super::*;
+
+    #[test]
+    fn messages_are_as_recorded() {
+        let not_found = |similar: Option<&str>, ignored| SourceError::NotFound {
+            path: "app.py".into(),
+            similar: similar.map(Into::into),
+            ignored,
+        };
+        let errors = [
+            not_found(None, false),
+            not_found(Some("App.py"), false),
+            not_found(None, true),
+            SourceError::DeadLink { path: "a".into(), target: "/b".into() },
+            SourceError::BadPattern("a[".into()),
+            SourceError::BehindLink { path: "a/b".into(), link: "a".into() },
+            SourceError::Kernel(rbuild_linux::Error::new(
+                "openat",
+                Path::new("a"),
+                std::io::Error::from_raw_os_error(13),
+            )),
+            SourceError::Changed("a".into()),
+            SourceError::TooDeep("a".into()),
+        ];
+        let variants = variants!(SourceError { NotFound, DeadLink, BadPattern, BehindLink, Kernel, Changed, TooDeep });
+        assert_recorded!("SourceError", variants.table(&errors, |e| e, no_remedy));
+    }
+}

@@ -23,8 +23,8 @@ pub enum StoreError {
     Unusable { path: PathBuf, source: std::io::Error },
     /// A newer program wrote the store.
     #[error(
-        "cannot use the store {}: it was written by a newer rbuild (version {version}, features: {features})",
-        rbuild_linux::quoted(.path)
+        "cannot use the store {}: it was written by a newer rbuild (version {version}{})",
+        rbuild_linux::quoted(.path), if features.is_empty() { String::new() } else { format!(", features: {features}") }
     )]
     Newer { path: PathBuf, version: u32, features: String },
     /// A document or blob is invalid.
@@ -62,7 +62,7 @@ pub enum StoreError {
     #[error("the store's {lock} is held by {holder}, which has made no progress")]
     Idle { lock: &'static str, holder: String },
     /// The store was copied without owners or attributes of its files.
-    #[error("the store's files have lost their {0}: it was copied without them, or the user's sub-IDs have changed")]
+    #[error("the store's files have lost their {0}: they were copied without them, or the user's sub-IDs have changed")]
     Stripped(&'static str),
     /// An image cannot be removed, because a container uses it.
     #[error("image `{name}` is used by container `{container}`")]
@@ -133,5 +133,75 @@ impl StoreError {
             StoreError::Kernel(e) => LayerError::within(e.cause()).map_or_else(|| e.remedy(), LayerError::remedy),
             _ => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use rbuild_testkit::{assert_recorded, variants};
+
+    use super::*;
+
+    #[test]
+    fn messages_are_as_recorded() {
+        let kernel = |errno| rbuild_linux::Error::new("openat", Path::new("/s/index.json"), failed(errno));
+        let unusable = |errno| StoreError::Unusable { path: "/s".into(), source: failed(errno) };
+        let newer = |features: &str| StoreError::Newer { path: "/s".into(), version: 9, features: features.into() };
+        let (blob, found) = (BlobDigest::of(b"a"), BlobDigest::of(b"b"));
+        let holder = || "bash (process 7)".to_string();
+        let errors = [
+            StoreError::Kernel(kernel(13)),
+            StoreError::Kernel(kernel(28)),
+            StoreError::Layer(LayerError::NotTar),
+            unusable(13),
+            unusable(28),
+            newer("trees"),
+            newer(""),
+            StoreError::Damaged { what: "index".into(), reason: "it has no manifests".into() },
+            StoreError::NoBlob(blob),
+            StoreError::WrongDigest { blob, found },
+            StoreError::WrongDiffId { blob, expected: DiffId::of(b"a"), found: DiffId::of(b"b") },
+            StoreError::NoImage("demo:1".into()),
+            StoreError::Ambiguous { name: "3f".into(), found: "3f01, 3f02".into() },
+            StoreError::SeveralNames { image: "3f01".into(), names: "a:1, b:1".into() },
+            StoreError::NameTaken("web".into()),
+            StoreError::Busy(holder()),
+            StoreError::Held { lock: "lock", holder: holder() },
+            StoreError::Idle { lock: "lock", holder: holder() },
+            StoreError::Stripped("owners"),
+            StoreError::UsedImage { name: "demo:1".into(), container: "web".into() },
+            StoreError::LargeDocument { digest: blob, limit: 4 << 20 },
+            StoreError::AccessTimes,
+            StoreError::Stopped,
+        ];
+        let variants = variants!(StoreError {
+            Kernel,
+            Layer,
+            Unusable,
+            Newer,
+            Damaged,
+            NoBlob,
+            WrongDigest,
+            WrongDiffId,
+            NoImage,
+            Ambiguous,
+            SeveralNames,
+            NameTaken,
+            Busy,
+            Held,
+            Idle,
+            Stripped,
+            UsedImage,
+            LargeDocument,
+            AccessTimes,
+            Stopped,
+        });
+        assert_recorded!("StoreError", variants.table(&errors, |e| e, StoreError::remedy));
+    }
+
+    fn failed(errno: i32) -> std::io::Error {
+        std::io::Error::from_raw_os_error(errno)
     }
 }

@@ -107,29 +107,29 @@ impl Error for ArchiveError {
 
 #[cfg(test)]
 mod tests {
+    use rbuild_testkit::{assert_recorded, variants};
+
     use super::*;
 
     #[test]
-    fn a_problem_is_about_the_archive_and_its_path_once_that_is_known() {
-        let others = || OtherPlatforms {
+    fn messages_are_as_recorded() {
+        let others = OtherPlatforms {
             wanted: "linux/s390x".parse().unwrap(),
             others: ["linux/arm64", "linux/amd64"].map(String::from).into(),
         };
-        let cases = [
-            (ArchiveProblem::Unreadable(io::Error::other("broken")), ": broken"),
-            (ArchiveProblem::Lacks("a".into()), " lacks `a`, which its manifest refers to"),
-            (ArchiveProblem::NoImage, " contains no image: it has neither manifest.json nor index.json"),
-            (
-                ArchiveProblem::OtherPlatforms(Box::new(others())),
-                " has no image for linux/s390x, only for linux/amd64, linux/arm64",
-            ),
+        let limit = LayerError::Limit { what: "the archive has more than 10 entries".into(), name: Some("entries") };
+        let problems = [
+            ArchiveProblem::Invalid(LayerError::NotTar),
+            ArchiveProblem::Invalid(limit),
+            ArchiveProblem::Unreadable(io::Error::from_raw_os_error(5)),
+            ArchiveProblem::Lacks("a".into()),
+            ArchiveProblem::NoImage,
+            ArchiveProblem::OtherPlatforms(Box::new(others)),
         ];
-        for (problem, rest) in cases {
-            let error = ArchiveError::from(problem);
-            assert_eq!(rbuild_remedy::sentence(&error), format!("the archive{rest}"));
-            let named = error.of(Path::new("x.tar"));
-            assert_eq!(rbuild_remedy::sentence(&named), format!("the archive `x.tar`{rest}"));
-        }
-        assert_eq!(others().remedy(), Some(Remedy::SelectPlatform { platform: "linux/amd64".into() }));
+        let errors = problems.map(ArchiveError::from).map(|e| e.of(Path::new("x.tar")));
+        let variants = variants!(ArchiveProblem { Invalid, Unreadable, Lacks, NoImage, OtherPlatforms });
+        assert_recorded!("ArchiveProblem", variants.table(&errors, |e| &e.problem, ArchiveError::remedy));
+        let unnamed = ArchiveError::from(ArchiveProblem::Lacks("a".into()));
+        assert_eq!(unnamed.to_string(), "the archive lacks `a`, which its manifest refers to");
     }
 }

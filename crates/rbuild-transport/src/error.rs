@@ -129,3 +129,33 @@ impl WriteError for TransportError {
         self.help() == Some(Remedy::FreeSpace)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rbuild_registry::{RegistryProblem, RemoteRepository};
+    use rbuild_testkit::{assert_recorded, variants};
+
+    use super::*;
+
+    #[test]
+    fn messages_are_as_recorded() {
+        let io = |errno| io::Error::from_raw_os_error(errno);
+        let kernel = |errno| rbuild_linux::Error::new("openat", Path::new("/out/index.json"), io(errno));
+        let place = RemoteRepository { registry: "r.io".into(), repository: "a/b".into() };
+        let blocked = RegistryError::new(place, RegistryProblem::Blocked("`/etc/r.conf`".into()));
+        let full = TransportError::io("writing the archive")(io(28)).writing_to(Path::new("/out"));
+        let errors = [
+            TransportError::Store(StoreError::NoImage("demo:1".into())),
+            TransportError::Registry(blocked),
+            TransportError::layer("the archive `a.tar`")(LayerError::NotTar),
+            TransportError::Archive(ArchiveProblem::NoImage.into()),
+            TransportError::kernel("the layout `/out`")(kernel(13)),
+            TransportError::io("writing the archive")(io(5)),
+            full,
+            TransportError::other("the image `demo:1` has no layers"),
+        ];
+        let variants =
+            variants!(TransportError { Store, Registry, Layer, Archive, Kernel, Io, DestinationFull, Other });
+        assert_recorded!("TransportError", variants.table(&errors, |e| e, TransportError::help));
+    }
+}

@@ -31,7 +31,8 @@ impl Read for StoredBlob<'_> {
                 return;
             }
             let copy = e.raw_os_error().map_or_else(|| e.kind().into(), io::Error::from_raw_os_error);
-            let cause = rbuild_linux::Error::new("read", rbuild_linux::described(format!("blob {}", self.digest)), copy);
+            let cause =
+                rbuild_linux::Error::new("read", rbuild_linux::described(format!("blob {}", self.digest)), copy);
             self.failed = Some(StoreError::from(cause).into());
         })
     }

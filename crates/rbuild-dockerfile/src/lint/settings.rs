@@ -64,3 +64,16 @@ impl LintSettings {
         !self.skip_all && !named(&self.skip)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rbuild_testkit::{assert_recorded, no_remedy, variants};
+
+    use super::*;
+
+    #[test]
+    fn messages_are_as_recorded() {
+        let errors = ["skip", "error=yes", "skpi=all"].map(|text| LintSettings::parse(text).unwrap_err());
+        assert_recorded!("SettingsError", variants!(SettingsError).table(&errors, |e| e, no_remedy));
+    }
+}

@@ -45,3 +45,27 @@ impl From<LayerError> for Reason {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rbuild_testkit::{assert_recorded, no_remedy, variants};
+
+    use super::*;
+
+    #[test]
+    fn messages_are_as_recorded() {
+        let kernel =
+            rbuild_linux::Error::new("openat", std::path::Path::new("a"), std::io::Error::from_raw_os_error(13));
+        let reasons = [
+            Reason::Source(SourceError::BadPattern("a[".into())),
+            Reason::Kernel(kernel),
+            Reason::Layer(LayerError::NotTar),
+            Reason::User(UnknownUser::User("web".into())),
+            Reason::Text("`a` is not an archive".into()),
+            Reason::Destination("`/srv` is a file in the image".into()),
+            Reason::Stopped,
+        ];
+        let variants = variants!(Reason { Source, Kernel, Layer, User, Text, Destination, Stopped });
+        assert_recorded!("CopyError", variants.table(&reasons, |e| e, no_remedy));
+    }
+}

@@ -137,3 +137,17 @@ fn take<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
     *rest = &rest[4 + length..];
     Some(bytes)
 }
+
+#[cfg(test)]
+mod tests {
+    use rbuild_testkit::{assert_recorded, variants};
+
+    use super::*;
+
+    #[test]
+    fn messages_are_as_recorded() {
+        let errors = [PrivateKey::parse(b"no key").unwrap_err(), KeyError::Encrypted];
+        let variants = variants!(KeyError { Format, Encrypted });
+        assert_recorded!("KeyError", variants.table(&errors, |e| e, KeyError::remedy));
+    }
+}

@@ -190,6 +190,8 @@ fn lines(files: &AccountFiles<'_>, path: &str) -> Vec<Vec<String>> {
 
 #[cfg(test)]
 mod tests {
+    use rbuild_testkit::{assert_recorded, variants};
+
     use super::*;
 
     fn files(path: &str) -> Vec<u8> {
@@ -287,5 +289,17 @@ mod tests {
         }
         assert!(owner(&nothing, "web").unwrap_err().to_string().contains("no user `web`"));
         assert!(owner(&files, "1:none").unwrap_err().to_string().contains("no group `none`"));
+    }
+
+    #[test]
+    fn messages_are_as_recorded() {
+        let errors = [
+            UnknownUser::User("web".into()),
+            UnknownUser::User("99999999999".into()),
+            UnknownUser::Group("www".into()),
+            UnknownUser::NoId { file: PASSWD, name: "web".into(), id: "4294967295".into() },
+        ];
+        let variants = variants!(UnknownUser { User, Group, NoId });
+        assert_recorded!("UnknownUser", variants.table(&errors, |e| e, |e| Some(e.remedy())));
     }
 }

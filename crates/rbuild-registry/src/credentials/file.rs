@@ -198,3 +198,25 @@ fn credential(entry: &Value) -> Result<Option<Credential>, &'static str> {
     }
     Ok(text("username").and_then(|user| password(user, text("password").unwrap_or(""))))
 }
+
+#[cfg(test)]
+mod tests {
+    use rbuild_testkit::{assert_recorded, no_remedy, variants};
+
+    use super::*;
+
+    #[test]
+    fn messages_are_as_recorded() {
+        let entry = || "`credHelpers` of `r.io`".to_string();
+        let errors = [
+            InvalidLogins::NotJson { line: 3 },
+            InvalidLogins::NotObject,
+            InvalidLogins::NotString { entry: entry() },
+            InvalidLogins::HelperName { entry: entry(), name: "../x\n".into() },
+            InvalidLogins::Login { key: "r.io".into(), reason: "`auth` is not base64" },
+            InvalidLogins::Json(serde_json::from_str::<u8>("{").unwrap_err()),
+        ];
+        let variants = variants!(InvalidLogins { NotJson, NotObject, NotString, HelperName, Login, Json });
+        assert_recorded!("InvalidLogins", variants.table(&errors, |e| e, no_remedy));
+    }
+}

@@ -134,3 +134,45 @@ impl fmt::Display for MountError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rbuild_testkit::{assert_recorded, variants};
+
+    use super::*;
+
+    #[test]
+    fn messages_are_as_recorded() {
+        let devices = |place: &str| MountProblem::OverDevices { place: place.into() };
+        let kernel =
+            |link: Option<&str>| MountProblem::InKernelFiles { place: "/proc".into(), link_to: link.map(Into::into) };
+        let below = |holder| MountProblem::below_a_file(holder, Path::new("/data"), "a file");
+        let in_the_way = |holder| MountProblem::in_the_way(holder, FileKind::File, FileKind::Dir);
+        let problems = [
+            MountProblem::OverProcesses,
+            MountProblem::OverRoot,
+            devices("/dev"),
+            devices("/dev/null"),
+            in_the_way(FileOrigin::Image),
+            in_the_way(FileOrigin::Mount),
+            below(FileOrigin::Image),
+            below(FileOrigin::Mount),
+            kernel(None),
+            kernel(Some("/proc/x")),
+            MountProblem::ReadOnly,
+            MountProblem::SingleFile,
+        ];
+        let errors = problems.map(|problem| problem.at(Path::new("/data/x")));
+        let variants = variants!(MountProblem {
+            OverProcesses,
+            OverRoot,
+            OverDevices,
+            InTheWay,
+            BelowAFile,
+            InKernelFiles,
+            ReadOnly,
+            SingleFile,
+        });
+        assert_recorded!("MountProblem", variants.table(&errors, |e| &e.problem, |e| Some(e.remedy())));
+    }
+}

@@ -286,6 +286,8 @@ fn errno_of(e: &(dyn std::error::Error + 'static)) -> Option<i32> {
 
 #[cfg(test)]
 mod tests {
+    use rbuild_testkit::{assert_recorded, variants};
+
     use super::*;
 
     fn failed(errno: rustix::io::Errno) -> RunnerProblem {
@@ -331,5 +333,105 @@ mod tests {
         assert_eq!(e.to_string(), "the image has no program `x` in PATH=/bin");
         let other = RunnerProblem::Library { message: "the image has no luck".into(), errno: None };
         assert!(!other.during(Phase::Container).is_no_program());
+    }
+
+    /// One problem of each kind.
+    fn problems() -> Vec<RunnerProblem> {
+        let system = |errno: rustix::io::Errno| {
+            SystemError::from(rbuild_linux::Error::new("clone3", described("the runner process"), errno))
+        };
+        let library = |errno| RunnerProblem::Library { message: "the container cannot be created".into(), errno };
+        let at = Path::new("/data");
+        vec![
+            failed(rustix::io::Errno::NOSPC),
+            failed(rustix::io::Errno::MFILE),
+            RunnerProblem::of_mount_point(at, rbuild_linux::Error::new("move_mount", at, rustix::io::Errno::ACCESS)),
+            RunnerProblem::Mount(crate::error::MountProblem::OverRoot.at(Path::new("/"))),
+            RunnerProblem::NoProgram { name: "x".into(), path: Some("/bin".into()) },
+            RunnerProblem::NoProgram { name: "/x".into(), path: None },
+            RunnerProblem::NoCommand,
+            RunnerProblem::ZeroByte("a\0b".into()),
+            RunnerProblem::NoWorkingDirectory("/srv".into()),
+            RunnerProblem::WorkingDirectoryIsAFile("/srv".into()),
+            RunnerProblem::NoMountSource("/src".into()),
+            RunnerProblem::NoDevice { name: "null".into(), major: 1, minor: 3 },
+            RunnerProblem::ExposedProcesses,
+            RunnerProblem::NeedsMounts("a secret".into()),
+            RunnerProblem::WritableVolume("the volume at `/data`".into()),
+            RunnerProblem::NeedsNamespaces,
+            RunnerProblem::NoNetwork,
+            RunnerProblem::NetworkDown { carrier: "pasta".into(), said: String::new() },
+            RunnerProblem::NetworkDown { carrier: "pasta".into(), said: "no interface".into() },
+            RunnerProblem::NoEmulation,
+            RunnerProblem::LowQueueLimit,
+            RunnerProblem::NoListener,
+            RunnerProblem::AlreadyIntercepted,
+            RunnerProblem::Killed(9),
+            RunnerProblem::Unannounced,
+            RunnerProblem::StarterEnded,
+            RunnerProblem::NotExecuted,
+            RunnerProblem::NoFork(system(rustix::io::Errno::AGAIN)),
+            library(None),
+            library(Some(28)),
+        ]
+    }
+
+    #[test]
+    fn messages_are_as_recorded() {
+        let errors: Vec<RunnerError> = problems().into_iter().map(|problem| problem.during(Phase::Command)).collect();
+        let variants = variants!(RunnerProblem {
+            System,
+            Mount,
+            NoProgram,
+            NoCommand,
+            ZeroByte,
+            NoWorkingDirectory,
+            WorkingDirectoryIsAFile,
+            NoMountSource,
+            NoDevice,
+            ExposedProcesses,
+            NeedsMounts,
+            WritableVolume,
+            NeedsNamespaces,
+            NoNetwork,
+            NetworkDown,
+            NoEmulation,
+            LowQueueLimit,
+            NoListener,
+            AlreadyIntercepted,
+            Killed,
+            Unannounced,
+            StarterEnded,
+            NotExecuted,
+            NoFork,
+            Library,
+        });
+        assert_recorded!("RunnerProblem", variants.table(&errors, |e| &e.problem, RunnerError::remedy));
+        let phases = [
+            Phase::Start,
+            Phase::Request,
+            Phase::Namespaces,
+            Phase::Files,
+            Phase::Container,
+            Phase::Terminal,
+            Phase::Command,
+            Phase::Emulation,
+            Phase::Report,
+            Phase::Cleanup,
+        ];
+        let errors = phases.map(|phase| RunnerProblem::Killed(9).during(phase));
+        let variants = variants!(Phase {
+            Start,
+            Request,
+            Namespaces,
+            Files,
+            Container,
+            Terminal,
+            Command,
+            Emulation,
+            Report,
+            Cleanup,
+        });
+        assert_recorded!("Phase", variants.table(&errors, |e| &e.phase, RunnerError::remedy));
     }
 }

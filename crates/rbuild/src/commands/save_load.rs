@@ -8,7 +8,7 @@ use std::path::Path;
 use rbuild_engine::{BuildError, Import};
 use rbuild_image::{ImageConfig, Platform, PlatformError, Reference, ReferenceError};
 use rbuild_linux::quoted;
-use rbuild_remedy::Remedy;
+use rbuild_remedy::{Remedy, sentence};
 use rbuild_source::{fetch, is_url};
 use rbuild_store::FoundImage;
 use rbuild_transport::{ArchiveFormat, Saved, WantedPlatform, save_size};
@@ -50,7 +50,7 @@ pub fn import(settings: &Settings, args: ImportArgs) -> Result<u8, Failure> {
     let (source, total) = match args.file.as_str() {
         "-" => (stdin()?, None),
         url if is_url(url) => {
-            let fetched = fetch(url).map_err(|e| Failure::new(e.to_string()).help(hints::words(&e.remedy())))?;
+            let fetched = fetch(url).map_err(|e| Failure::new(sentence(&e)).help(hints::words(&e.remedy())))?;
             (fetched.body, fetched.size)
         }
         other if other.contains("://") => {

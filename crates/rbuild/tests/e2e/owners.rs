@@ -196,7 +196,7 @@ fn a_store_copied_without_owners_or_attributes_is_rejected() {
     for (copy, lost) in copies {
         // Files of sub-IDs are not readable for every user.
         let script = format!("rm -rf copy; set -o noglob; {{ {copy}; }} 2>/dev/null; RBUILD_ROOT=$PWD/copy $RB build");
-        let says = format!("have lost their {lost}: it was copied without them");
+        let says = format!("have lost their {lost}: they were copied without them");
         lab.sh(&script).fails(1, &[&says, "cp -a", "rbuild prune -a"]);
         // An empty cache has nothing that could be wrong.
         lab.sh("RBUILD_ROOT=$PWD/copy $RB prune -a && RBUILD_ROOT=$PWD/copy $RB build --progress plain").ok();
