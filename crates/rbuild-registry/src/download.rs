@@ -415,7 +415,48 @@ fn http_date(seconds: i64) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use rbuild_testkit::{assert_recorded, variants};
+
     use super::*;
+
+    #[test]
+    fn messages_are_as_recorded() {
+        let io = |errno| io::Error::from_raw_os_error(errno);
+        let url = || Box::new(SourceUrl::parse("https://me:secret@a.io/x?token=1").unwrap());
+        let connection = |kind| RegistryProblem::Connection {
+            host: "a.io".into(),
+            request: "GET /x".into(),
+            kind,
+            source: io(111).into(),
+        };
+        let status = |status| RegistryProblem::Status {
+            host: "a.io".into(),
+            request: "GET /x".into(),
+            status,
+            message: String::new(),
+        };
+        let denied = |anonymous| RegistryProblem::Denied {
+            host: "a.io".into(),
+            action: "send the file",
+            message: String::new(),
+            login: "without a login".into(),
+            anonymous,
+        };
+        let problems = [
+            connection(Broken::Line),
+            connection(Broken::Certificate),
+            status(404),
+            status(500),
+            denied(true),
+            denied(false),
+            RegistryProblem::Config(crate::ConfigError::Proxy),
+        ];
+        let server = |problem| DownloadError::Server { url: url(), source: Box::new(problem) };
+        let sink = DownloadError::Sink { url: url(), source: io(28) };
+        let errors: Vec<DownloadError> = problems.into_iter().map(server).chain([sink]).collect();
+        let variants = variants!(DownloadError { Server, Sink });
+        assert_recorded!("DownloadError", variants.table(&errors, |e| e, DownloadError::remedy));
+    }
 
     #[test]
     fn logins_stay_with_their_server() {

@@ -143,11 +143,13 @@ mod tests {
         let kernel = |errno| rbuild_linux::Error::new("openat", Path::new("/out/index.json"), io(errno));
         let place = RemoteRepository { registry: "r.io".into(), repository: "a/b".into() };
         let blocked = RegistryError::new(place, RegistryProblem::Blocked("`/etc/r.conf`".into()));
+        let url = rbuild_image::SourceUrl::parse("https://a.io/x").unwrap();
         let full = TransportError::io("writing the archive")(io(28)).writing_to(Path::new("/out"));
         let errors = [
             TransportError::Store(StoreError::NoImage("demo:1".into())),
             TransportError::Registry(blocked),
             TransportError::layer("the archive `a.tar`")(LayerError::NotTar),
+            TransportError::Download(DownloadError::Sink { url: Box::new(url), source: io(28) }),
             TransportError::Archive(ArchiveProblem::NoImage.into()),
             TransportError::kernel("the layout `/out`")(kernel(13)),
             TransportError::io("writing the archive")(io(5)),
@@ -155,7 +157,7 @@ mod tests {
             TransportError::other("the image `demo:1` has no layers"),
         ];
         let variants =
-            variants!(TransportError { Store, Registry, Layer, Archive, Kernel, Io, DestinationFull, Other });
+            variants!(TransportError { Store, Registry, Download, Layer, Archive, Kernel, Io, DestinationFull, Other });
         assert_recorded!("TransportError", variants.table(&errors, |e| e, TransportError::help));
     }
 }

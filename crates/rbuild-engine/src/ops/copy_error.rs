@@ -60,12 +60,13 @@ mod tests {
             Reason::Source(SourceError::BadPattern("a[".into())),
             Reason::Kernel(kernel),
             Reason::Layer(LayerError::NotTar),
+            Reason::Store(StoreError::NoImage("demo:1".into())),
             Reason::User(UnknownUser::User("web".into())),
             Reason::Text("`a` is not an archive".into()),
             Reason::Destination("`/srv` is a file in the image".into()),
             Reason::Stopped,
         ];
-        let variants = variants!(Reason { Source, Kernel, Layer, User, Text, Destination, Stopped });
+        let variants = variants!(Reason { Source, Kernel, Layer, Store, User, Text, Destination, Stopped });
         assert_recorded!("CopyError", variants.table(&reasons, |e| e, no_remedy));
     }
 }

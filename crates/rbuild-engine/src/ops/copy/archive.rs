@@ -85,7 +85,10 @@ fn covered_by_archive(
 /// Returns true if a file is a tar archive. A compressed file is one if it contains a tar archive.
 fn is_archive(open: Opener<'_>) -> Result<bool, Reason> {
     let mut head = Vec::new();
-    open()?.take(512).read_to_end(&mut head).map_err(|e| rbuild_linux::Error::new("read", "the archive", e))?;
+    open()?
+        .take(512)
+        .read_to_end(&mut head)
+        .map_err(|e| rbuild_linux::Error::new("read", rbuild_linux::described("the archive"), e))?;
     if detect(&head) == Compression::None {
         return Ok(is_tar(&head));
     }
