@@ -200,7 +200,16 @@ fn encoded(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use rbuild_testkit::{assert_recorded, no_remedy, variants};
+
     use super::*;
+
+    #[test]
+    fn messages_are_as_recorded() {
+        let errors = [SourceUrlError::Scheme, SourceUrlError::Host, SourceUrlError::Escape];
+        let variants = variants!(SourceUrlError { Scheme, Host, Escape });
+        assert_recorded!("SourceUrlError", variants.table(&errors, |e| e, no_remedy));
+    }
 
     #[test]
     fn the_name_of_a_file_is_the_last_element_of_the_path() {

@@ -131,7 +131,11 @@ impl LayerError {
 
     /// Returns the remedy of a stream's error, which may be one of layers.
     pub fn remedy_of_io(e: &io::Error) -> Option<Remedy> {
-        if rbuild_linux::is_disk_full(e) { Some(Remedy::FreeSpace) } else { LayerError::within(e)?.remedy() }
+        match LayerError::within(e) {
+            _ if rbuild_linux::is_disk_full(e) => Some(Remedy::FreeSpace),
+            Some(e) => e.remedy(),
+            None => rbuild_linux::remedy_of(e),
+        }
     }
 
     /// Returns the remedy of a failed file operation, whose cause may be an error of layers.

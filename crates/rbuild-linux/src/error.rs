@@ -94,13 +94,10 @@ impl Error {
             return Some(unmapped.remedy());
         }
         match self.errno() {
-            Some(libc::ELOOP) => Some("remove the symbolic link that refers to itself".into()),
-            Some(libc::ENAMETOOLONG) => Some("shorten the name".into()),
             Some(libc::EAGAIN) if self.call == "pthread_create" => {
                 Some(Remedy::RaiseSessionLimit { limit: SessionLimit::Processes })
             }
-            Some(libc::EMFILE) => Some(Remedy::RaiseSessionLimit { limit: SessionLimit::Files }),
-            _ => None,
+            _ => remedy_of(&self.source),
         }
     }
 
@@ -154,6 +151,20 @@ impl Error {
 /// Returns true if the error is a full file system or an exhausted quota.
 pub fn is_disk_full(e: &io::Error) -> bool {
     matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+/// Returns the remedy of an I/O error, which may be an [`Error`] that was converted. A full disk
+/// has none here.
+pub fn remedy_of(e: &io::Error) -> Option<Remedy> {
+    if let Some(inner) = e.get_ref() {
+        return inner.downcast_ref::<Error>()?.remedy();
+    }
+    match e.raw_os_error()? {
+        libc::ELOOP => Some("remove the symbolic link that refers to itself".into()),
+        libc::ENAMETOOLONG => Some("shorten the name".into()),
+        libc::EMFILE => Some(Remedy::RaiseSessionLimit { limit: SessionLimit::Files }),
+        _ => None,
+    }
 }
 
 /// Number of characters shown at each end of a shortened path.
@@ -333,6 +344,15 @@ mod tests {
             ("ioctl(SIOCSIFFLAGS)", "the loopback interface"),
         ];
         files.map(|call| (call, path())).into_iter().chain(nouns.map(|(call, noun)| (call, described(noun)))).collect()
+    }
+
+    #[test]
+    fn a_converted_error_keeps_its_remedy() {
+        let io = |errno| io::Error::from(Error::new("openat", Path::new("/d/f"), io::Error::from(errno)));
+        assert_eq!(remedy_of(&io(Errno::MFILE)), Some(Remedy::RaiseSessionLimit { limit: SessionLimit::Files }));
+        assert_eq!(remedy_of(&Errno::NAMETOOLONG.into()), Some("shorten the name".into()));
+        assert_eq!(remedy_of(&io(Errno::ACCESS)), None);
+        assert!(is_disk_full(&io(Errno::NOSPC)));
     }
 
     #[test]

@@ -34,6 +34,15 @@ pub struct BlobReader<'a> {
     error: Option<RegistryError>,
 }
 
+/// A connection that broke within the body of a response.
+#[derive(Debug, thiserror::Error)]
+#[error("the connection broke {left} bytes before the end")]
+struct BrokenBody {
+    /// Number of bytes that were not received.
+    left: u64,
+    source: io::Error,
+}
+
 impl<'a> BlobReader<'a> {
     /// Returns the reader of a blob of a repository. Connects when it is read.
     pub(crate) fn new(repository: &'a Repository, digest: &BlobDigest, size: u64) -> BlobReader<'a> {
@@ -151,7 +160,7 @@ impl Read for BlobReader<'_> {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) => {
                     let left = self.size - self.at;
-                    let problem = self.line(format!("the connection broke {left} bytes before the end ({e})"));
+                    let problem = self.line(BrokenBody { left, source: e });
                     self.broken(problem)?;
                 }
             }

@@ -101,6 +101,18 @@ impl RegistryError {
         }
     }
 
+    /// Returns the I/O error among the causes.
+    fn io(&self) -> Option<&io::Error> {
+        let mut next = self.problem.source();
+        while let Some(cause) = next {
+            if let Some(e) = cause.downcast_ref() {
+                return Some(e);
+            }
+            next = cause.source();
+        }
+        None
+    }
+
     /// Returns the message, followed by those of its causes, as one sentence.
     pub fn message(&self) -> String {
         sentence(self)
@@ -109,6 +121,9 @@ impl RegistryError {
     /// Returns the remedy, if there is one.
     pub fn remedy(&self) -> Option<Remedy> {
         let registry = |action| Remedy::Registry { registry: self.place.registry.clone(), action };
+        if let Some(remedy) = self.io().and_then(rbuild_linux::remedy_of) {
+            return Some(remedy);
+        }
         Some(match &*self.problem {
             RegistryProblem::Connection { kind: Broken::Certificate, .. } => registry(RegistryAction::TrustAuthority),
             RegistryProblem::Connection { kind: Broken::NotTls, .. } => registry(RegistryAction::AllowPlainHttp),
@@ -150,6 +165,16 @@ mod tests {
     use rbuild_testkit::{assert_recorded, variants};
 
     use super::*;
+
+    #[test]
+    fn the_errno_of_a_cause_decides_about_the_remedy() {
+        let source = io::Error::from_raw_os_error(24).into();
+        let problem =
+            RegistryProblem::Connection { host: "r.io".into(), request: "GET /".into(), kind: Broken::Line, source };
+        let place = RemoteRepository { registry: "r.io".into(), repository: "a/b".into() };
+        let remedy = RegistryError::new(place, problem).remedy();
+        assert!(matches!(remedy, Some(Remedy::RaiseSessionLimit { .. })), "{remedy:?}");
+    }
 
     #[test]
     fn messages_are_as_recorded() {

@@ -1,8 +1,13 @@
 //! Exit codes, and errors on their way to the terminal.
 
+use std::error::Error;
+use std::io;
+
 use rbuild_engine::{BuildError, SecretValues};
+use rbuild_layer::LayerError;
 use rbuild_registry::{ConfigError, RegistryError};
-use rbuild_remedy::sentence;
+use rbuild_remedy::{Remedy, sentence};
+use rbuild_source::SourceError;
 use rbuild_store::StoreError;
 use rbuild_transport::TransportError;
 use serde::{Deserialize, Serialize};
@@ -36,7 +41,7 @@ impl std::fmt::Display for Failure {
     }
 }
 
-impl std::error::Error for Failure {}
+impl Error for Failure {}
 
 impl Failure {
     pub fn new(message: impl Into<String>) -> Failure {
@@ -54,6 +59,19 @@ impl Failure {
         self
     }
 
+    /// Sets the help to the remedy of the cause, if it has one.
+    pub fn because(self, cause: &(dyn Error + 'static)) -> Failure {
+        Failure { help: remedy_of(cause).as_ref().map(hints::words).or(self.help), ..self }
+    }
+
+    /// Replaces the help by the nearest of the known words, if one is near.
+    pub fn nearest<'a>(self, word: &str, known: impl IntoIterator<Item = &'a str>) -> Failure {
+        match rbuild_dockerfile::closest(word, known) {
+            Some(close) => self.help(hints::did_you_mean(close)),
+            None => self,
+        }
+    }
+
     /// Masks the values of secrets.
     pub fn masked(self, values: &SecretValues) -> Failure {
         Failure { message: values.mask(self.message), help: self.help.map(|help| values.mask(help)), ..self }
@@ -63,6 +81,36 @@ impl Failure {
     pub fn report(&self) -> u8 {
         crate::ui::terminal::error(&self.message, self.help.as_deref());
         self.code
+    }
+}
+
+/// Returns the remedy of the first error of a chain that has one. A full disk is that of the store.
+fn remedy_of(error: &(dyn Error + 'static)) -> Option<Remedy> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let remedy = if let Some(e) = error.downcast_ref::<io::Error>() {
+            LayerError::remedy_of_io(e).or_else(|| of_kind(e.kind()))
+        } else if let Some(e) = error.downcast_ref::<rbuild_linux::Error>() {
+            LayerError::remedy_of_kernel(e).or_else(|| of_kind(e.kind()))
+        } else if let Some(SourceError::Kernel(e)) = error.downcast_ref() {
+            LayerError::remedy_of_kernel(e).or_else(|| of_kind(e.kind()))
+        } else if let Some(e) = error.downcast_ref::<LayerError>() {
+            if e.is_disk_full() { Some(Remedy::FreeSpace) } else { e.remedy() }
+        } else {
+            None
+        };
+        if remedy.is_some() {
+            return remedy;
+        }
+        next = error.source();
+    }
+    None
+}
+
+fn of_kind(kind: io::ErrorKind) -> Option<Remedy> {
+    match kind {
+        io::ErrorKind::PermissionDenied => Some("check the permissions of the file and of its directories".into()),
+        _ => None,
     }
 }
 
@@ -110,5 +158,37 @@ impl From<ConfigError> for Failure {
 impl From<rbuild_sandbox::SandboxError> for Failure {
     fn from(e: rbuild_sandbox::SandboxError) -> Failure {
         BuildError::from(e).into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn the_hint_of_a_failure_depends_on_its_cause() {
+        let io = |errno: nix::errno::Errno| io::Error::from_raw_os_error(errno as i32);
+        let kernel = |errno| rbuild_linux::Error::new("openat", Path::new("/d/f"), io(errno));
+        let archive = LayerError::Limit { what: "the archive has more than 10 entries".into(), name: Some("entries") };
+        let causes: [Box<dyn Error>; 9] = [
+            Box::new(io(nix::errno::Errno::ENOSPC)),
+            Box::new(io(nix::errno::Errno::EMFILE)),
+            Box::new(io(nix::errno::Errno::EACCES)),
+            Box::new(io(nix::errno::Errno::EIO)),
+            Box::new(io::Error::from(kernel(nix::errno::Errno::EMFILE))),
+            Box::new(SourceError::Kernel(kernel(nix::errno::Errno::EACCES))),
+            Box::new(kernel(nix::errno::Errno::ENOSPC)),
+            Box::new(io::Error::other(archive)),
+            Box::new(LayerError::NotTar),
+        ];
+        let line = |cause: &(dyn Error + 'static)| {
+            let failure = Failure::new(format!("cannot read the file: {cause}")).because(cause);
+            format!("{}\n  hint: {}\n", failure.message, failure.help.unwrap_or("none".into()))
+        };
+        rbuild_testkit::assert_recorded!("Failure", causes.iter().map(|cause| line(&**cause)).collect::<String>());
+        let own = Failure::new("x").help("own");
+        assert_eq!(own.because(&io(nix::errno::Errno::EIO)).help.as_deref(), Some("own"));
     }
 }

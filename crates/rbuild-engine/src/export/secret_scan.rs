@@ -21,7 +21,11 @@ struct WalkError(BuildError);
 
 impl From<SourceError> for WalkError {
     fn from(e: SourceError) -> WalkError {
-        WalkError(BuildError::other(format!("looking for secrets: {e}")))
+        let what = "looking for secrets";
+        WalkError(match e {
+            SourceError::Kernel(e) => BuildError::kernel(what)(e),
+            e => BuildError::other(format!("{what}: {e}")),
+        })
     }
 }
 

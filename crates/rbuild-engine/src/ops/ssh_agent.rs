@@ -55,11 +55,10 @@ impl Agent {
     ) -> std::io::Result<Agent> {
         // The socket gets its mode only after it has been bound, so the directory must be private.
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
-        let io = |e: rbuild_linux::Error| std::io::Error::other(e.to_string());
-        let opened = RootDir::open(&dir).map_err(io)?.with_owners(owners);
+        let opened = RootDir::open(&dir)?.with_owners(owners);
         // The address of a socket has at most 107 bytes (unix(7)), and the path may be longer.
         let listener = UnixListener::bind(format!("/proc/self/fd/{}/{NAME}", opened.fd().as_raw_fd()))?;
-        opened.chown(OsStr::new(NAME), step.uid, step.gid).map_err(io)?;
+        opened.chown(OsStr::new(NAME), step.uid, step.gid)?;
         std::fs::set_permissions(dir.join(NAME), std::fs::Permissions::from_mode(step.mode))?;
         let behind = match source {
             AgentSource::Socket(_) => Behind::Socket(socket.to_path_buf()),

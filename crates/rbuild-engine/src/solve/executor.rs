@@ -11,6 +11,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use rbuild_linux::parallel::{locked, start_in};
 use rbuild_linux::process::moment;
 use rbuild_plan::{Step, VertexId};
+use rbuild_remedy::{Remedy, SessionLimit};
 use rbuild_store::TreeId;
 
 use crate::env::StepEnv;
@@ -82,7 +83,10 @@ pub(crate) fn run(env: &StepEnv<'_>, pack: impl FnOnce(EarlyLayers<'_>) + Send) 
         .num_threads(env.request.jobs.max(1))
         .thread_name(|i| format!("step-{i}"))
         .build()
-        .map_err(|e| BuildError::other(format!("the worker threads cannot be started: {e}")))?;
+        .map_err(|e| BuildError::Other {
+            message: format!("the worker threads cannot be started: {e}"),
+            help: Some(Remedy::RaiseSessionLimit { limit: SessionLimit::Processes }),
+        })?;
     for (step, inputs) in env.schedule.waits(env.graph()) {
         let vertex = &env.graph().vertices[step];
         let (label, text) = (vertex.name.to_string(), vertex.text.clone());

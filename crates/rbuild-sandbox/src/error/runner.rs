@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::path::Path;
 
-use rbuild_linux::{Object, described};
+use rbuild_linux::Object;
 use rbuild_remedy::{Remedy, SessionLimit};
 use serde::{Deserialize, Serialize};
 
@@ -179,8 +179,8 @@ impl RunnerError {
 
 /// Returns the remedy against an error of the kernel.
 fn of_errno(errno: i32) -> Option<Remedy> {
-    let e = rbuild_linux::Error::new("", described(""), std::io::Error::from_raw_os_error(errno));
-    if e.is_disk_full() { Some(Remedy::FreeSpace) } else { e.remedy() }
+    let e = std::io::Error::from_raw_os_error(errno);
+    if rbuild_linux::is_disk_full(&e) { Some(Remedy::FreeSpace) } else { rbuild_linux::remedy_of(&e) }
 }
 
 /// A failed system call, as it crosses the boundary between processes.
@@ -338,7 +338,7 @@ mod tests {
     /// One problem of each kind.
     fn problems() -> Vec<RunnerProblem> {
         let system = |errno: rustix::io::Errno| {
-            SystemError::from(rbuild_linux::Error::new("clone3", described("the runner process"), errno))
+            SystemError::from(rbuild_linux::Error::new("clone3", rbuild_linux::described("the runner process"), errno))
         };
         let library = |errno| RunnerProblem::Library { message: "the container cannot be created".into(), errno };
         let at = Path::new("/data");

@@ -95,7 +95,8 @@ impl BuildOnce<'_> {
             commands: prepared.iter().any(Prepared::has_commands),
         };
         let _restore = request.shell_on_error.then(Restore::of_stdin);
-        let (answer, mut answer_writer) = std::io::pipe().map_err(|e| Failure::new(format!("pipe: {e}")))?;
+        let (answer, mut answer_writer) =
+            std::io::pipe().map_err(|e| Failure::new(format!("cannot create a pipe: {e}")).because(&e))?;
         let ended = enter(&world, self.settings.isolation, |builder| {
             let result = self.execute(request, prepared, builder.map_err(BuildError::from), sender, events);
             match result {

@@ -30,7 +30,7 @@ pub fn debug(verb: DebugVerb) -> Result<u8, Failure> {
 
 fn parsed(file: &Path, then: impl FnOnce(&[u8])) -> Result<u8, Failure> {
     let bytes = std::fs::read(file)
-        .map_err(|e| Failure::new(format!("cannot read {}: {}", quoted(file), flags::reason(&e))))?;
+        .map_err(|e| Failure::new(format!("cannot read {}: {}", quoted(file), flags::reason(&e))).because(&e))?;
     match parse(&bytes) {
         Ok(_) => {
             then(&bytes);

@@ -118,8 +118,9 @@ fn in_builder(builder: Result<Builder, SandboxError>, store: &Store, image: &Ima
 fn variables(files: &[PathBuf], flags: &[String]) -> Result<Vec<(String, String)>, Failure> {
     let mut all = Vec::new();
     for path in files {
-        let text = std::fs::read_to_string(path)
-            .map_err(|e| Failure::usage(format!("cannot read --env-file {}: {}", quoted(path), flags::reason(&e))))?;
+        let text = std::fs::read_to_string(path).map_err(|e| {
+            Failure::usage(format!("cannot read --env-file {}: {}", quoted(path), flags::reason(&e))).because(&e)
+        })?;
         let lines = text.lines().map(str::trim_start).filter(|line| !line.is_empty() && !line.starts_with('#'));
         all.extend(lines.filter_map(variable));
     }

@@ -22,7 +22,8 @@ use crate::ui::transfer_bar::TransferBar;
 use crate::ui::{hints, terminal};
 
 fn open(path: &Path) -> Result<File, Failure> {
-    File::open(path).map_err(|e| Failure::new(format!("cannot open {}: {}", quoted(path), flags::reason(&e))))
+    File::open(path)
+        .map_err(|e| Failure::new(format!("cannot open {}: {}", quoted(path), flags::reason(&e))).because(&e))
 }
 
 /// Returns the size of a regular file in bytes; `None` for pipes and devices.

@@ -38,7 +38,7 @@ impl Config {
             Ok(text) => text,
             // Permission is denied if HOME is another user's, as after su without a login shell.
             Err(e) if matches!(e.kind(), NotFound | NotADirectory | PermissionDenied) => return Ok(Config::default()),
-            Err(e) => return Err(failed(e.to_string())),
+            Err(e) => return Err(failed(e.to_string()).because(&e)),
         };
         // The parser names types of Rust.
         let config: Config =

@@ -1,5 +1,6 @@
 //! Opens build contexts: the main one with its Dockerfile and ignore file, and named ones.
 
+use std::error::Error;
 use std::io::{Cursor, IsTerminal, Read};
 use std::path::{Path, PathBuf};
 
@@ -7,6 +8,7 @@ use rbuild_engine::{ContextDir, Warning};
 use rbuild_image::Platform;
 use rbuild_linux::{RootDir, quoted};
 use rbuild_plan::{ContextSource, NamedContext, WrittenImage};
+use rbuild_remedy::sentence;
 use rbuild_source::{Owner, SourceError, SourceTree};
 use rbuild_store::{Store, Workspace};
 
@@ -73,7 +75,7 @@ fn directory(dir: &str) -> Result<PathBuf, Failure> {
                 false => failure.help("pass the directory with the Dockerfile and the files to copy"),
             })
         }
-        Err(e) => Err(Failure::usage(format!("cannot open the context `{dir}`: {}", flags::reason(&e)))),
+        Err(e) => Err(Failure::usage(format!("cannot open the context `{dir}`: {}", flags::reason(&e))).because(&e)),
     }
 }
 
@@ -87,7 +89,7 @@ fn stdin_bytes() -> Result<Vec<u8>, Failure> {
 }
 
 fn stdin_failed(e: std::io::Error) -> Failure {
-    Failure::new(format!("cannot read standard input: {e}"))
+    Failure::new(format!("cannot read standard input: {e}")).because(&e)
 }
 
 fn from_directory(args: &BuildArgs, context: PathBuf) -> Result<MainContext, Failure> {
@@ -143,8 +145,9 @@ fn from_directory(args: &BuildArgs, context: PathBuf) -> Result<MainContext, Fai
 }
 
 fn open(context: &Path) -> Result<RootDir, Failure> {
-    RootDir::open(context)
-        .map_err(|e| Failure::new(format!("cannot open the context {}: {}", quoted(context), std::io::Error::from(e))))
+    RootDir::open(context).map_err(|e| {
+        Failure::new(format!("cannot open the context {}: {}", quoted(context), e.of_object())).because(&e)
+    })
 }
 
 fn is_anything(context: &RootDir, name: &str) -> bool {
@@ -197,7 +200,7 @@ fn no_dockerfile(shown: &str, e: &std::io::Error, names: &[String]) -> Failure {
             };
             Failure::new(format!("the Dockerfile {} does not exist", quoted(shown))).help(help)
         }
-        _ => Failure::new(format!("cannot read the Dockerfile {}: {}", quoted(shown), flags::reason(e))),
+        _ => Failure::new(format!("cannot read the Dockerfile {}: {}", quoted(shown), flags::reason(e))).because(e),
     }
 }
 
@@ -227,14 +230,16 @@ fn from_stdin(args: &BuildArgs, store: &Store) -> Result<MainContext, Failure> {
 /// Unpacks a context into the store's working directory. Ignore files do not apply, because the
 /// creator of the archive chose its files.
 fn from_archive(args: &BuildArgs, store: &Store, archive: impl Read + Send) -> Result<MainContext, Failure> {
-    let failed = |e: String| Failure::new(format!("cannot unpack the context from standard input: {e}"));
+    let failed = |e: &(dyn Error + 'static)| {
+        Failure::new(format!("cannot unpack the context from standard input: {}", sentence(e))).because(e)
+    };
     let work = Workspace::open(store)?;
     let (path, dir) = work.new_dir()?;
     // Owners are ignored: all files of a context belong to root, as in a directory.
     let owners = rbuild_layer::Owners::Always(rbuild_linux::process::own_ids());
     let how = rbuild_layer::Unpacking::archive(owners, store.limits());
     let unpack = || rbuild_layer::unpack(archive, &dir, how);
-    rbuild_linux::process::without_umask(unpack).map_err(|e| failed(e.to_string()))?;
+    rbuild_linux::process::without_umask(unpack).map_err(|e| failed(&e))?;
     let name = match &args.file {
         Some(file) => file.trim_start_matches("./").to_string(),
         None if matches!(dir.exists("Dockerfile"), Ok(false)) && matches!(dir.exists("dockerfile"), Ok(true)) => {
@@ -254,7 +259,7 @@ fn from_archive(args: &BuildArgs, store: &Store, archive: impl Read + Send) -> R
         };
         read.ok_or_else(|| no_dockerfile(&name, &not_found(), &names()))?
     };
-    let newest = newest(&dir).map_err(|e| failed(e.to_string()))?;
+    let newest = newest(&dir).map_err(|e| failed(&e))?;
     let dir = Some(ContextDir { path, ignore: String::new() });
     Ok(MainContext { dir, dockerfile_name: name, dockerfile, newest, unpacked: Some(work) })
 }
@@ -284,7 +289,7 @@ fn ignore_of(context: &RootDir, path: &Path) -> Result<String, Failure> {
 /// Reads the file of `--ignorefile`.
 fn given_ignore(path: &Path) -> Result<String, Failure> {
     let failed = |e: std::io::Error| {
-        Failure::usage(format!("cannot read the ignore file {}: {}", quoted(path), flags::reason(&e)))
+        Failure::usage(format!("cannot read the ignore file {}: {}", quoted(path), flags::reason(&e))).because(&e)
     };
     std::fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).map_err(failed)
 }
@@ -297,7 +302,7 @@ fn read_ignore(context: &RootDir, path: &Path, shown: &Path) -> Result<Option<St
 /// Reads the ignore file next to a Dockerfile outside the context; `None` if there is none.
 fn outer_ignore(path: &Path) -> Result<Option<String>, Failure> {
     let failed = |e: &std::io::Error| {
-        Failure::new(format!("cannot read the ignore file {}: {}", quoted(path), flags::reason(e)))
+        Failure::new(format!("cannot read the ignore file {}: {}", quoted(path), flags::reason(e))).because(e)
     };
     match std::fs::metadata(path) {
         Ok(meta) if !meta.is_file() => {

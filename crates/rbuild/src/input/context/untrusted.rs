@@ -14,7 +14,7 @@ const MAX_SIZE: u64 = 64 << 20;
 
 /// Reads a file of the context; `shown` names it in errors. Returns `None` if it does not exist.
 pub fn read(context: &RootDir, path: &Path, shown: &str) -> Result<Option<Vec<u8>>, Failure> {
-    let failed = |e: rbuild_linux::Error| Failure::new(format!("cannot read {shown}: {}", std::io::Error::from(e)));
+    let failed = |e: rbuild_linux::Error| Failure::new(format!("cannot read {shown}: {}", e.of_object())).because(&e);
     let stat = match context.stat_follow(path) {
         Ok(stat) => stat,
         Err(e) => {
@@ -34,7 +34,8 @@ pub fn read(context: &RootDir, path: &Path, shown: &str) -> Result<Option<Vec<u8
         return Err(Failure::new(format!("{shown} changed while it was being read")));
     }
     let mut bytes = Vec::new();
-    file.take(MAX_SIZE + 1).read_to_end(&mut bytes).map_err(|e| Failure::new(format!("cannot read {shown}: {e}")))?;
+    let unread = |e| Failure::new(format!("cannot read {shown}: {e}")).because(&e);
+    file.take(MAX_SIZE + 1).read_to_end(&mut bytes).map_err(unread)?;
     if bytes.len() as u64 > MAX_SIZE {
         return Err(Failure::new(format!("{shown} is larger than {} MiB", MAX_SIZE >> 20)));
     }
