@@ -9,3 +9,6 @@ pub mod registry;
 pub mod request;
 pub mod settings;
 pub mod withheld;
+
+#[cfg(test)]
+mod tests;

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use rbuild_engine::{AgentSource, PrivateKey, PullPolicy, SecretValues};
-use rbuild_image::{Platform, PlatformError};
+use rbuild_image::{ARCHITECTURES, Platform, PlatformError};
 use rbuild_linux::quoted;
 use rbuild_plan::{Resource, Ulimit, UnknownResource, Volume};
 
@@ -18,13 +18,21 @@ pub fn platforms(given: &[String]) -> Result<Vec<Platform>, Failure> {
     for text in given.iter().flat_map(|p| p.split(',')).filter(|p| !p.is_empty()) {
         let platform = match text {
             "local" => Platform::host(),
-            text => text.parse().map_err(|e: PlatformError| Failure::usage(format!("--platform: {e}")))?,
+            text => text.parse().map_err(of_platform)?,
         };
         if !all.contains(&platform) {
             all.push(platform);
         }
     }
     Ok(all)
+}
+
+fn of_platform(e: PlatformError) -> Failure {
+    let failure = Failure::usage(format!("--platform: {e}")).help("use a form such as linux/arm64");
+    match &e {
+        PlatformError::Unknown(word) => failure.nearest(word, ARCHITECTURES.into_iter().chain(["linux", "local"])),
+        PlatformError::Invalid(_) => failure,
+    }
 }
 
 /// Entitlements granted by `--allow`.
@@ -40,6 +48,8 @@ pub struct Allowed {
     pub leaks: bool,
 }
 
+const ENTITLEMENTS: [&str; 4] = ["security.insecure", "network.host", "local.delete", "secret-in-image"];
+
 /// Parses the values of `--allow`.
 pub fn allowed(given: &[String]) -> Result<Allowed, Failure> {
     let mut allowed = Allowed::default();
@@ -51,7 +61,8 @@ pub fn allowed(given: &[String]) -> Result<Allowed, Failure> {
             "network.host" => allowed.host_network = true,
             other => {
                 let failure = Failure::usage(format!("--allow {other}: unknown entitlement"));
-                return Err(failure.help("use security.insecure, network.host, local.delete or secret-in-image"));
+                let failure = failure.help("use security.insecure, network.host, local.delete or secret-in-image");
+                return Err(failure.nearest(other, ENTITLEMENTS));
             }
         }
     }
@@ -89,10 +100,8 @@ pub fn ulimit(text: &str) -> Result<Ulimit, Failure> {
     let (name, value) = text.split_once('=').ok_or_else(|| bad("not of the form NAME=SOFT[:HARD]".into()))?;
     let resource = name.parse().map_err(|_: UnknownResource| {
         let (failure, names) = (bad(format!("unknown limit `{name}`")), Resource::ALL.iter().map(|known| known.name()));
-        match rbuild_dockerfile::closest(name, names.clone()) {
-            Some(close) => failure.help(format!("did you mean `{close}`?")),
-            None => failure.help(format!("use one of {}", names.collect::<Vec<_>>().join(", "))),
-        }
+        let all = names.clone().collect::<Vec<_>>().join(", ");
+        failure.help(format!("use one of {all}")).nearest(name, names)
     })?;
     let number = |n: &str| match n {
         "-1" | "unlimited" => Ok(u64::MAX),
@@ -158,7 +167,10 @@ pub fn mount(text: &str) -> Result<Volume, Failure> {
             ("target" | "dst" | "destination", value) => target = Some(value.to_string()),
             ("readonly" | "ro", "" | "true" | "1") => mode = "ro",
             ("readonly" | "ro", _) | ("bind-propagation", _) => {}
-            _ => return Err(bad(format!("unknown option `{key}`")).help("use type, source, target and readonly")),
+            _ => {
+                let failure = bad(format!("unknown option `{key}`")).help("use type, source, target and readonly");
+                return Err(failure.nearest(key, ["type", "source", "target", "readonly"]));
+            }
         }
     }
     if kind != "bind" {
@@ -232,7 +244,14 @@ pub fn secret(text: &str) -> Result<(String, Vec<u8>), Failure> {
             "src" | "source" => file = Some(value.to_string()),
             "env" => env = Some(value.to_string()),
             "type" if value == "file" || value == "env" => kind = Some(value.to_string()),
-            _ => return Err(bad(format!("unknown option `{field}`")).help("use id, src, env and type=file|env")),
+            "type" => {
+                let failure = bad(format!("unknown type `{value}`")).help("use type=file or type=env");
+                return Err(failure.nearest(value, ["file", "env"]));
+            }
+            _ => {
+                let failure = bad(format!("unknown option `{key}`")).help("use id, src, env and type=file|env");
+                return Err(failure.nearest(key, ["id", "src", "source", "env", "type"]));
+            }
         }
     }
     let id = id.filter(|id| !id.is_empty()).ok_or_else(|| bad("the id is missing".into()).help("add id=NAME"))?;
@@ -251,8 +270,9 @@ pub fn secret(text: &str) -> Result<(String, Vec<u8>), Failure> {
         Some(value) => value,
         None => {
             let path = file.unwrap_or_else(|| id.clone());
-            std::fs::read(&path)
-                .map_err(|e| bad(format!("`{path}`: {}", reason(&e))).help("correct the path, or create the file"))?
+            std::fs::read(&path).map_err(|e| {
+                bad(format!("`{path}`: {}", reason(&e))).help("correct the path, or create the file").because(&e)
+            })?
         }
     };
     if value.len() > MAX_SECRET {
@@ -279,7 +299,7 @@ pub fn agent(text: &str) -> Result<(String, AgentSource), Failure> {
     };
     let mut keys = Vec::new();
     for path in &paths {
-        let fail = |e: std::io::Error| bad(format!("{}: {e}", quoted(path)));
+        let fail = |e: std::io::Error| bad(format!("{}: {}", quoted(path), reason(&e))).because(&e);
         let path = std::fs::canonicalize(path).map_err(fail)?;
         let kind = std::fs::metadata(&path).map_err(fail)?.file_type();
         if std::os::unix::fs::FileTypeExt::is_socket(&kind) {

@@ -6,6 +6,8 @@ use rbuild_sandbox::{Carrier, SandboxError};
 
 use crate::exit::Failure;
 
+const MODES: [&str; 5] = ["default", "host", "none", "isolated", "private"];
+
 /// Parses the value of `--network`.
 pub fn network(text: &str) -> Result<NetworkMode, Failure> {
     match text {
@@ -14,7 +16,8 @@ pub fn network(text: &str) -> Result<NetworkMode, Failure> {
         // `private` is what buildah and podman call it.
         "isolated" | "private" => Ok(NetworkMode::Isolated),
         other => {
-            Err(Failure::usage(format!("--network {other}: unknown mode")).help("use default, host, isolated or none"))
+            let failure = Failure::usage(format!("--network {other}: unknown mode"));
+            Err(failure.help("use default, host, isolated or none").nearest(other, MODES))
         }
     }
 }

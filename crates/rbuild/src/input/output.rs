@@ -153,11 +153,7 @@ impl Fields {
             }
             known if KEYS.contains(&known) => return Err(bad(format!("`{known}={value}` is not supported yet"))),
             other => {
-                let failure = bad(format!("unknown option `{other}`"));
-                return Err(match rbuild_dockerfile::closest(other, KEYS) {
-                    Some(close) => failure.help(format!("did you mean `{close}`?")),
-                    None => failure,
-                });
+                return Err(bad(format!("unknown option `{other}`")).nearest(other, KEYS));
             }
         }
         Ok(())
@@ -229,10 +225,7 @@ fn output_kind(name: &str) -> Result<OutputKind, Failure> {
         "image" | "registry" => Ok(OutputKind::Image),
         other => {
             let failure = Failure::usage(format!("unknown type `{other}`"));
-            Err(match rbuild_dockerfile::closest(other, TYPES) {
-                Some(close) => failure.help(format!("did you mean `{close}`?")),
-                None => failure.help(format!("use one of {}", TYPES.join(", "))),
-            })
+            Err(failure.help(format!("use one of {}", TYPES.join(", "))).nearest(other, TYPES))
         }
     }
 }
@@ -312,7 +305,9 @@ impl ParsedOutput {
 /// Fails if standard output is a terminal.
 pub fn stdout() -> Result<Destination, Failure> {
     let fd = std::io::stdout().as_fd().try_clone_to_owned();
-    let file = fd.map(std::fs::File::from).map_err(|e| Failure::new(format!("cannot open standard output: {e}")))?;
+    let file = fd
+        .map(std::fs::File::from)
+        .map_err(|e| Failure::new(format!("cannot open standard output: {e}")).because(&e))?;
     no_terminal(Destination::of_file(file, "standard output"))
 }
 

@@ -142,7 +142,8 @@ fn exports(
 ) -> Result<Vec<Export>, Failure> {
     let registry = args.push.then(|| "type=registry".to_string());
     let mut pushes_tags = false;
-    let cwd = std::env::current_dir().map_err(|e| Failure::new(format!("cannot find the working directory: {e}")))?;
+    let no_cwd = |e| Failure::new(format!("cannot find the working directory: {e}")).because(&e);
+    let cwd = std::env::current_dir().map_err(no_cwd)?;
     let (mut exports, mut stdout_is_taken) = (Vec::new(), false);
     for text in args.output.iter().chain(&registry) {
         let parsed = output::parse(text)?;
@@ -173,7 +174,7 @@ fn exports(
 
 /// Returns an ID that is unique in the store. Process IDs are not: every container has its own.
 fn build_id(now: i64) -> Result<BuildId, Failure> {
-    let random = rbuild_linux::random_bytes().map_err(|e| Failure::new(e.to_string()))?;
+    let random = rbuild_linux::random_bytes().map_err(|e| Failure::new(e.to_string()).because(&e))?;
     Ok(BuildId::new(now, u32::from_le_bytes(random)))
 }
 
@@ -195,7 +196,7 @@ fn copies() -> Result<bool, Failure> {
     }
 }
 
-fn shell_on_error(text: Option<&str>) -> Result<bool, Failure> {
+pub(super) fn shell_on_error(text: Option<&str>) -> Result<bool, Failure> {
     use std::io::IsTerminal;
     match text {
         None | Some("fail") => Ok(false),
@@ -204,16 +205,22 @@ fn shell_on_error(text: Option<&str>) -> Result<bool, Failure> {
             Err(Failure::usage("--on-error shell: standard input and output are not a terminal")
                 .help("omit it in scripts"))
         }
-        Some(other) => Err(Failure::usage(format!("--on-error {other}: unknown action")).help("use shell or fail")),
+        Some(other) => {
+            let failure = Failure::usage(format!("--on-error {other}: unknown action"));
+            Err(failure.help("use shell or fail").nearest(other, ["shell", "fail"]))
+        }
     }
 }
 
-fn squash(text: Option<&str>) -> Result<Squash, Failure> {
+pub(super) fn squash(text: Option<&str>) -> Result<Squash, Failure> {
     match text {
         None | Some("false") => Ok(Squash::None),
         Some("steps" | "true") => Ok(Squash::Steps),
         Some("all") => Ok(Squash::All),
-        Some(other) => Err(Failure::usage(format!("--squash={other}: unknown value")).help("use steps or all")),
+        Some(other) => {
+            let failure = Failure::usage(format!("--squash={other}: unknown value"));
+            Err(failure.help("use steps or all").nearest(other, ["steps", "all"]))
+        }
     }
 }
 

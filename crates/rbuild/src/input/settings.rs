@@ -95,18 +95,21 @@ fn store_root(flag: Option<PathBuf>, config: &Config) -> Result<PathBuf, Failure
         .or_else(|| env("XDG_DATA_HOME").map(|d| d.join("rbuild")))
         .or_else(|| env("HOME").map(|d| d.join(".local/share/rbuild")));
     let path = path.ok_or_else(|| Failure::new("the store has no path: HOME is not set").help("pass --root DIR"))?;
-    std::path::absolute(&path).map_err(|e| Failure::new(format!("cannot find the store {}: {e}", quoted(&path))))
+    std::path::absolute(&path)
+        .map_err(|e| Failure::new(format!("cannot find the store {}: {e}", quoted(&path))).because(&e))
 }
 
-fn isolation_request(text: Option<&str>) -> Result<IsolationRequest, Failure> {
+pub(super) fn isolation_request(text: Option<&str>) -> Result<IsolationRequest, Failure> {
     match text.unwrap_or("auto") {
         "auto" | "" => Ok(IsolationRequest::Auto),
         "userns" => Ok(IsolationRequest::Userns),
         "single-id" => Ok(IsolationRequest::SingleId),
         "chroot" => Ok(IsolationRequest::Chroot),
         other => {
-            Err(Failure::usage(format!("--isolation {other}: unknown mode"))
-                .help("use auto, userns, single-id or chroot"))
+            let failure = Failure::usage(format!("--isolation {other}: unknown mode"));
+            Err(failure
+                .help("use auto, userns, single-id or chroot")
+                .nearest(other, ["auto", "userns", "single-id", "chroot"]))
         }
     }
 }

@@ -1,0 +1,44 @@
+//! Messages about values of flags.
+
+use std::fmt::Debug;
+
+use rbuild_testkit::assert_recorded;
+
+use crate::exit::Failure;
+use crate::input::{flags, network, output, request, settings};
+
+/// Formats the failure of a parser.
+fn refused<T: Debug>(value: &str, parsed: Result<T, Failure>) -> String {
+    let failure = parsed.expect_err(value);
+    format!("{}\n  hint: {}\n", failure.message, failure.help.unwrap_or("none".into()))
+}
+
+/// Parses each value, and formats the failures.
+fn all<T: Debug>(values: &[&str], parse: impl Fn(&str) -> Result<T, Failure>) -> String {
+    values.iter().map(|value| refused(value, parse(value))).collect()
+}
+
+#[test]
+fn messages_about_values_of_flags_are_as_recorded() {
+    let text = [
+        all(&["hots", "isolatd", "nne", "bridge"], network::network),
+        all(&["security.insecur", "network-host", "everything"], |text| flags::allowed(&[text.to_string()]).map(drop)),
+        all(&["usernss", "chrot", "singleid", "docker"], |text| settings::isolation_request(Some(text)).map(drop)),
+        all(&["shel", "fial", "retry"], |text| request::shell_on_error(Some(text))),
+        all(&["step", "layers"], |text| request::squash(Some(text)).map(drop)),
+        all(&["id=a,srce=b", "id=a,type=fiel", "id=a,type=x", "id=a,mode=7", "src=b", "id", "\"id"], flags::secret),
+        all(&["linux/", "amd46", "linux/a/b/c"], |text| flags::platforms(&[text.to_string()])),
+        all(&["db", "=1", "db:x"], flags::host),
+        all(&["nofiel=1", "x=1", "nofile", "nofile=a", "nofile=2:1"], |text| flags::ulimit(text).map(drop)),
+        all(&["a", "a:b", "a:/b:rx", "nosuch:/b", "./nosuch:/b"], |text| flags::volume(text).map(drop)),
+        all(&["type=bind,sorce=a,target=/b", "type=tmpfs,target=/b", "type=bind,source=a"], |text| {
+            flags::mount(text).map(drop)
+        }),
+        all(&["index:a=b", "a", "x:a=b"], flags::annotation),
+        all(&["0", "64x"], |text| flags::size("--shm-size", text)),
+        all(&["type=locl,dest=x", "type=local,dset=x", "dest=x", "type=oci,push=true"], |text| {
+            output::parse(text).map(drop)
+        }),
+    ];
+    assert_recorded!("flags", text.join("\n"));
+}
