@@ -24,7 +24,8 @@ fn errors_in_the_dockerfile_mark_the_offending_line() {
     lab.build("FROM busybox\nCOPY Main.go /\n", &[]).fails(1, &["did you mean `main.go`"]);
     lab.build("FROM no-such-image\n", &[]).fails(1, &["`no-such-image`", "rbuild import"]);
     lab.build("", &[]).fails(2, &["is empty"]);
-    lab.build("FROM busybox\nADD http://example.com/x /\n", &[]).fails(2, &["not supported yet"]);
+    lab.build("FROM busybox\nADD https://example.com/x.git /\n", &[])
+        .fails(2, &["ADD of a git repository is not supported yet", "Dockerfile:2:5"]);
 }
 
 #[test]
