@@ -160,7 +160,15 @@ fn lines(text: &str) -> impl Iterator<Item = (usize, String)> {
 
 #[cfg(test)]
 mod tests {
+    use rbuild_testkit::{assert_recorded, no_remedy, variants};
+
     use super::*;
+
+    #[test]
+    fn messages_are_as_recorded() {
+        let errors = ["a\n!\n", "[a\n", "a\n# comment\n!b[\n"].map(|text| Ignore::parse(text).err().unwrap());
+        assert_recorded!("IgnoreError", variants!(IgnoreError).table(&errors, |e| e, no_remedy));
+    }
 
     /// Each line of the table has patterns separated by `;`, a path, and yes or no.
     #[test]
