@@ -1,5 +1,4 @@
-//! Reads the sources of a build: selects files of a directory, hashes their content, and downloads
-//! files over HTTP.
+//! Reads the sources of a build: selects files of a directory, and hashes their content.
 //!
 //! Selection works the same for the build context and for the file systems of other stages. Paths
 //! are resolved inside the root of the source and never leave it. This crate does not write.
@@ -7,7 +6,6 @@
 mod content;
 mod file;
 mod hashes;
-mod http;
 mod ids;
 mod ignore;
 mod listing;
@@ -18,7 +16,6 @@ mod walk;
 
 pub use content::{HardLinks, Selection, SelectionContent, content, content_without_links};
 pub use hashes::HashCache;
-pub use http::{FetchError, Fetched, fetch, is_url};
 pub use ids::{ContentHash, SelectionHash};
 pub use ignore::{Ignore, IgnoreError};
 pub use listing::{Changes, ListedSource, Listing};

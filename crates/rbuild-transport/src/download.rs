@@ -1,5 +1,6 @@
 //! `download`: a file from a URL into the store.
 
+use std::fs::File;
 use std::io;
 
 use rbuild_image::{Checksum, ChecksumAlgorithm, SourceUrl};
@@ -45,33 +46,20 @@ pub fn download(
 }
 
 fn fetch(store: &Store, client: &Client, sought: &SoughtFile<'_>, progress: &TransferProgress<'_>) -> Result<Download> {
-    let SoughtFile { url, checksum, authorization } = sought;
+    let url = sought.url;
     let stored = store.downloads().of_url(url)?;
     let validators = stored
         .as_ref()
         .map(|Download { etag, modified, digest: _, size: _ }| Validators { etag: etag.clone(), modified: *modified });
     let work = Workspace::open(store)?;
-    let other = checksum.map(Checksum::algorithm).filter(|algorithm| *algorithm != ChecksumAlgorithm::Sha256);
-    let hasher = move || other.map(ChecksumAlgorithm::hasher);
-    let receive = || store.downloads().receive(&work, hasher);
-    let limit = store.limits().bytes;
-    let mut sink = StoreSink { file: receive()?, received: 0, limit, is_too_large: false, progress };
-    let request = FileRequest { url, authorization: authorization.clone(), stored: validators };
-    let answer = client.download(&request, &mut sink);
-    let answer = answer.map_err(|e| if sink.is_too_large { too_large(url, limit) } else { e.into() })?;
-    let (validators, received) = match (answer, stored) {
-        (FileAnswer::Unchanged, Some(stored)) => {
+    let (validators, received) = match (receive(store, client, &work, sought, validators, progress)?, stored) {
+        (Some(received), _) => received,
+        (None, Some(stored)) => {
             let checksums = checked(store, sought, &stored)?;
             store.downloads().note(url, &checksums, &stored)?;
             return Ok(stored);
         }
-        (FileAnswer::Unchanged, None) => {
-            return Err(TransportError::other(format!("{url}: there is no stored version")));
-        }
-        (FileAnswer::Received { validators, gzip: false }, _) => (validators, sink.file.finish()?),
-        (FileAnswer::Received { validators, gzip: true }, _) => {
-            (validators, decoded(sink.file.finish()?, receive()?, url, limit)?)
-        }
+        (None, None) => return Err(not_stored(url)),
     };
     let own: Checksum = received.digest.to_string().parse().map_err(|e| TransportError::other(format!("{e}")))?;
     compare(sought, received.checksum.as_ref().unwrap_or(&own))?;
@@ -82,6 +70,51 @@ fn fetch(store: &Store, client: &Client, sought: &SoughtFile<'_>, progress: &Tra
     store.downloads().note(url, &checksums, &download)?;
     (progress.done)(&digest, size);
     Ok(download)
+}
+
+/// Downloads a file that is used once. It takes space in the store as long as it is open.
+///
+/// # Errors
+///
+/// Fails if the server does not send the file, if the file is too large, or if the store cannot be
+/// written.
+pub fn download_once(store: &Store, client: &Client, url: &SourceUrl, progress: &TransferProgress<'_>) -> Result<File> {
+    let work = Workspace::open(store)?;
+    let sought = SoughtFile { url, checksum: None, authorization: None };
+    let (_, received) = receive(store, client, &work, &sought, None, progress)?.ok_or_else(|| not_stored(url))?;
+    Ok(received.open()?)
+}
+
+fn not_stored(url: &SourceUrl) -> TransportError {
+    TransportError::other(format!("{url}: there is no stored version"))
+}
+
+/// Receives a file, without the encoding of the transfer. Returns `None` if the version that
+/// `stored` identifies is current.
+fn receive<'s, 'w>(
+    store: &'s Store,
+    client: &Client,
+    work: &'w Workspace,
+    sought: &SoughtFile<'_>,
+    stored: Option<Validators>,
+    progress: &TransferProgress<'_>,
+) -> Result<Option<(Validators, ReceivedFile<'s, 'w>)>> {
+    let SoughtFile { url, checksum, authorization } = sought;
+    let other = checksum.map(Checksum::algorithm).filter(|algorithm| *algorithm != ChecksumAlgorithm::Sha256);
+    let hasher = move || other.map(ChecksumAlgorithm::hasher);
+    let (downloads, limit) = (store.downloads(), store.limits().bytes);
+    let file = downloads.receive(work, hasher)?;
+    let mut sink = StoreSink { file, received: 0, limit, is_too_large: false, progress };
+    let request = FileRequest { url, authorization: authorization.clone(), stored };
+    let answer = client.download(&request, &mut sink);
+    match answer.map_err(|e| if sink.is_too_large { too_large(url, limit) } else { e.into() })? {
+        FileAnswer::Unchanged => Ok(None),
+        FileAnswer::Received { validators, gzip: false } => Ok(Some((validators, sink.file.finish()?))),
+        FileAnswer::Received { validators, gzip: true } => {
+            let plain = decoded(sink.file.finish()?, downloads.receive(work, hasher)?, url, limit)?;
+            Ok(Some((validators, plain)))
+        }
+    }
 }
 
 /// Undoes the compression of a server that was not asked to compress.

@@ -33,7 +33,7 @@ pub use blobs::{BlobInfo, BlobRead, BlobSink, BlobSource, Document, TransferProg
 pub use destination::write_destination;
 pub use destination_full::{DestinationFull, WriteError};
 pub use documents::{Saved, index_of_images, preferred};
-pub use download::{SoughtFile, download};
+pub use download::{SoughtFile, download, download_once};
 pub use error::{Result, TransportError};
 pub use layout::LayoutWriter;
 pub use load::{Incoming, Loaded, WantedPlatform, load, load_directory, take_from_layout};

@@ -169,7 +169,7 @@ pub struct SaveArgs {
 
 #[derive(Args)]
 pub struct LoadArgs {
-    /// Input file or OCI layout directory [default: standard input]
+    /// Input file, http(s) URL or OCI layout directory [default: standard input]
     #[arg(short, long, value_name = "FILE")]
     pub input: Option<PathBuf>,
     /// Platform to load from a multi-platform image [default: that of this machine]

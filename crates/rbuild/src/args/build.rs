@@ -30,10 +30,12 @@ pub enum ProgressMode {
 
 #[derive(Args)]
 pub struct BuildArgs {
-    /// Build context: a directory, or `-` to read a tar archive or a Dockerfile from standard input
+    /// Build context: a directory, the http(s) URL of a tar archive or a Dockerfile, or `-` to read
+    /// either from standard input
     #[arg(value_name = "CONTEXT", default_value = ".")]
     pub context: String,
-    /// Path of the Dockerfile, or `-` for standard input [default: CONTEXT/Dockerfile]
+    /// Path or http(s) URL of the Dockerfile, or `-` for standard input [default:
+    /// CONTEXT/Dockerfile]
     #[arg(short, long, value_name = "FILE")]
     pub file: Option<String>,
     /// Name of the image (repeatable)
@@ -58,7 +60,8 @@ pub struct BuildArgs {
     /// Target platform: OS/ARCH[/VARIANT] (repeatable)
     #[arg(long, value_name = "PLATFORM")]
     pub platform: Vec<String>,
-    /// Named build context: NAME=DIR, NAME=docker-image://IMAGE or NAME=oci-layout://DIR[:TAG]
+    /// Named build context: NAME=DIR, NAME=docker-image://IMAGE, NAME=oci-layout://DIR[:TAG] or
+    /// NAME=URL, a directory with the file `context`
     #[arg(long, value_name = "NAME=SOURCE")]
     pub build_context: Vec<String>,
     /// File modes of the context: as-is, or git for 644 and 755 regardless of the umask [default:

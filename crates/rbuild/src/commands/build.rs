@@ -2,7 +2,7 @@
 
 use rbuild_dockerfile::ast::Dockerfile;
 use rbuild_engine::{BuildError, BuildRequest, Online, Sought, UrlSource};
-use rbuild_image::hide_logins;
+use rbuild_image::{SourceUrl, hide_logins};
 use rbuild_linux::Destination;
 use rbuild_store::Store;
 
@@ -13,7 +13,7 @@ use crate::commands::transfer::Show;
 use crate::commands::{fetcher, verify};
 use crate::exit::{Failure, build_code, code};
 use crate::input::output;
-use crate::input::request::BuildInput;
+use crate::input::request::{BuildInput, FetchInput};
 use crate::input::settings::Settings;
 use crate::progress::{Mode, Service};
 use crate::ui::diagnostics::{self, SourceText};
@@ -24,18 +24,27 @@ pub fn build(settings: &Settings, args: BuildArgs) -> Result<u8, Failure> {
         terminal::err(&format!("warning: {flag} is not supported yet and has no effect\n"));
     }
     let store = settings.open_for_builds()?;
-    let input = BuildInput::read(&args, &store)?;
+    let show = show(&args);
+    let fetch =
+        |url: &SourceUrl, secrets: &[(String, Vec<u8>)]| fetcher::fetch_one(&store, &args.registry, secrets, show, url);
+    let input = BuildInput::read(&args, &store, &fetch)?;
     let secrets = input.request.secret_values();
-    build_from(settings, args, &store, input).map_err(|failure| failure.masked(&secrets))
+    build_from(settings, &args, &store, input, &fetch).map_err(|failure| failure.masked(&secrets))
 }
 
-fn build_from(settings: &Settings, args: BuildArgs, store: &Store, input: BuildInput) -> Result<u8, Failure> {
-    let BuildInput { request, push, _stdin_context } = input;
-    let reports = Reports::open(&args)?;
+fn build_from(
+    settings: &Settings,
+    args: &BuildArgs,
+    store: &Store,
+    input: BuildInput,
+    fetch_input: &FetchInput<'_>,
+) -> Result<u8, Failure> {
+    let BuildInput { request, push, _contexts } = input;
+    let reports = Reports::open(args)?;
     let text = rbuild_dockerfile::readable(&request.dockerfile).0.into_owned();
     let name = request.dockerfile_name.clone();
     let source = SourceText::new(&name, &text);
-    let mode = progress_mode(&args);
+    let mode = progress_mode(args);
     let secrets = request.secret_values();
     let report = |e: &BuildError| {
         if matches!(e, BuildError::AlreadyReported) {
@@ -47,7 +56,7 @@ fn build_from(settings: &Settings, args: BuildArgs, store: &Store, input: BuildI
     };
     let (call, json) = if args.check { (CallMode::Check, false) } else { parse_call(&args.call)? };
     if args.verify {
-        verify::refuse_standard_input(&args)?;
+        verify::refuse_standard_input(args)?;
     }
     let file = match rbuild_dockerfile::parse(&request.dockerfile) {
         Ok(file) => file,
@@ -60,7 +69,7 @@ fn build_from(settings: &Settings, args: BuildArgs, store: &Store, input: BuildI
     if let Lint::Fails(code) = lint {
         return Ok(code);
     }
-    let show = if matches!(mode, Mode::Quiet | Mode::RawJson) { Show::Nothing } else { Show::new(false) };
+    let show = show(args);
     if !push.is_empty() {
         fetcher::check_push(&args.registry, show, &push)?;
     }
@@ -71,7 +80,7 @@ fn build_from(settings: &Settings, args: BuildArgs, store: &Store, input: BuildI
     let once =
         BuildOnce { settings, store, file: &file, mode, explain: args.explain, report: &report, online: &online };
     let ended = if args.verify {
-        verify::verify(&once, &args, request, &reports)?
+        verify::verify(&once, args, (request, fetch_input), &reports)?
     } else {
         let ended = once.build(&request);
         if let Some(dest) = &reports.timings {
@@ -79,7 +88,7 @@ fn build_from(settings: &Settings, args: BuildArgs, store: &Store, input: BuildI
         }
         let ended = ended?;
         if let BuildOutcome::Made(finished) = &ended {
-            conclude(&args, &request, finished, &reports)?;
+            conclude(args, &request, finished, &reports)?;
         }
         ended
     };
@@ -91,6 +100,11 @@ fn build_from(settings: &Settings, args: BuildArgs, store: &Store, input: BuildI
         BuildOutcome::Made(_) => Ok(code::OK),
         BuildOutcome::Failed(code) => Ok(code),
     }
+}
+
+/// Returns the progress of transfers that suits that of the build.
+fn show(args: &BuildArgs) -> Show {
+    if matches!(progress_mode(args), Mode::Quiet | Mode::RawJson) { Show::Nothing } else { Show::new(false) }
 }
 
 /// Returns the form of progress output: that of the flags, else the terminal's or plain lines.

@@ -8,7 +8,7 @@
 use std::io::{Read, Write};
 
 use rbuild_engine::{BuildError, NotFetched, NotPulled, Sought, UrlSource};
-use rbuild_image::{ManifestDigest, Reference};
+use rbuild_image::{ManifestDigest, Reference, SourceUrl};
 use rbuild_linux::process::{self, Cloned, Exit};
 use rbuild_registry::Secret;
 use rbuild_store::{Download, Store};
@@ -109,6 +109,21 @@ pub fn fetch(
         answer.map_err(|Failure { message, help, .. }| NotFetched { message, help: help.map(Into::into) })
     };
     Ok(answers.into_iter().map(outcome).collect())
+}
+
+/// Downloads a file for the inputs of a build, with a login among `secrets` for its server.
+pub fn fetch_one(
+    store: &Store,
+    flags: &RegistryFlags,
+    secrets: &[(String, Vec<u8>)],
+    show: Show,
+    url: &SourceUrl,
+) -> Result<Download, Failure> {
+    in_fetcher(|| {
+        let client = registry::client_of(flags, &[], show == Show::Nothing)?;
+        let sought = SoughtFile { url, checksum: None, authorization: authorization(secrets, url.host())? };
+        Ok(download_one(store, &client, &sought, show)?)
+    })?
 }
 
 /// Returns the login for a host among the secrets of a build, as in BuildKit: a token is preferred

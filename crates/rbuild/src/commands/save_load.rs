@@ -6,24 +6,42 @@ use std::io::{IsTerminal, Read};
 use std::path::Path;
 
 use rbuild_engine::{BuildError, Import};
-use rbuild_image::{ImageConfig, Platform, PlatformError, Reference, ReferenceError};
+use rbuild_image::{ImageConfig, Platform, PlatformError, Reference, ReferenceError, SourceUrl, hide_logins};
 use rbuild_linux::quoted;
-use rbuild_remedy::{Remedy, sentence};
-use rbuild_source::{fetch, is_url};
-use rbuild_store::FoundImage;
+use rbuild_remedy::Remedy;
+use rbuild_store::{FoundImage, Store};
 use rbuild_transport::{ArchiveFormat, Saved, WantedPlatform, save_size};
 
 use crate::args::{ImportArgs, LoadArgs, SaveArgs};
 use crate::commands::named::{self, Purpose};
+use crate::commands::transfer;
 use crate::exit::{Failure, code};
 use crate::input::settings::Settings;
 use crate::input::{flags, output};
+use crate::ui::terminal;
 use crate::ui::transfer_bar::TransferBar;
-use crate::ui::{hints, terminal};
 
 fn open(path: &Path) -> Result<File, Failure> {
     File::open(path)
         .map_err(|e| Failure::new(format!("cannot open {}: {}", quoted(path), flags::reason(&e))).because(&e))
+}
+
+/// Returns the text by which a file is named: a URL without login and query.
+fn shown(path: &str) -> String {
+    SourceUrl::parse(path).map_or_else(|_| path.to_string(), |url| url.to_string())
+}
+
+/// Opens a file, or downloads it if its path is a URL.
+fn open_or_download(store: &Store, path: &str) -> Result<File, Failure> {
+    if SourceUrl::is_meant(path) {
+        let invalid = |e| Failure::usage(format!("`{}`: the URL is invalid: {e}", hide_logins(path)));
+        return transfer::download_once(store, &SourceUrl::parse(path).map_err(invalid)?);
+    }
+    if path.contains("://") {
+        let failure = Failure::usage(format!("cannot fetch `{path}`: only http and https URLs are supported"));
+        return Err(failure.help("download the file and pass its path"));
+    }
+    open(Path::new(path))
 }
 
 /// Returns the size of a regular file in bytes; `None` for pipes and devices.
@@ -50,21 +68,13 @@ pub fn import(settings: &Settings, args: ImportArgs) -> Result<u8, Failure> {
     let store = settings.open()?;
     let (source, total) = match args.file.as_str() {
         "-" => (stdin()?, None),
-        url if is_url(url) => {
-            let fetched = fetch(url).map_err(|e| Failure::new(sentence(&e)).help(hints::words(&e.remedy())))?;
-            (fetched.body, fetched.size)
-        }
-        other if other.contains("://") => {
-            let failure = Failure::usage(format!("cannot fetch `{other}`: only http and https URLs are supported"));
-            return Err(failure.help("download the file and pass its path"));
-        }
         path => {
-            let file = open(Path::new(path))?;
+            let file = open_or_download(&store, path)?;
             let total = size(&file);
             (Box::new(file) as Box<dyn Read + Send>, total)
         }
     };
-    let bar = TransferBar::start(&format!("importing {}", args.file), total);
+    let bar = TransferBar::start(&format!("importing {}", shown(&args.file)), total);
     let source = bar.reading(source);
     let change = |config: &mut ImageConfig| change_config(config, &args.change);
     let now = rbuild_linux::Timestamp::now().sec;
@@ -72,7 +82,7 @@ pub fn import(settings: &Settings, args: ImportArgs) -> Result<u8, Failure> {
         &store,
         source,
         &Import {
-            from: &args.file,
+            from: &shown(&args.file),
             message: args.message.as_deref(),
             name: name.as_ref(),
             platform,
@@ -190,12 +200,12 @@ pub fn load(settings: &Settings, args: LoadArgs) -> Result<u8, Failure> {
     let store = settings.open()?;
     let loaded = match &args.input {
         Some(path) if path.is_dir() => {
-            let bar = TransferBar::start(&format!("loading {}", path.display()), None);
+            let bar = TransferBar::start(&format!("loading {}", shown(&path.to_string_lossy())), None);
             rbuild_transport::load_directory(&store, path, &wanted, bar.moved()).map_err(|e| e.of_archive(path))?
         }
         Some(path) => {
-            let file = open(path)?;
-            let bar = TransferBar::start(&format!("loading {}", path.display()), size(&file));
+            let file = open_or_download(&store, &path.to_string_lossy())?;
+            let bar = TransferBar::start(&format!("loading {}", shown(&path.to_string_lossy())), size(&file));
             rbuild_transport::load(&store, bar.reading(file), &wanted).map_err(|e| e.of_archive(path))?
         }
         None => {

@@ -1,14 +1,17 @@
 //! The verbs `pull` and `push`: images from and to registries.
 
+use std::fs::File;
 use std::sync::OnceLock;
 use std::sync::atomic::AtomicU64;
 
-use rbuild_image::{BlobDigest, ManifestDigest, Platform, PlatformError, Reference, ReferenceError, human_size};
+use rbuild_image::{
+    BlobDigest, ManifestDigest, Platform, PlatformError, Reference, ReferenceError, SourceUrl, human_size,
+};
 use rbuild_registry::Client;
 use rbuild_store::{Download, Image, Store};
 use rbuild_transport::{PulledImage, SoughtFile, TransferProgress, TransportError, outgoing};
 
-use crate::args::{PullArgs, PushArgs};
+use crate::args::{PullArgs, PushArgs, RegistryFlags};
 use crate::commands::named::{self, Purpose};
 use crate::exit::{Failure, code};
 use crate::input::settings::Settings;
@@ -82,6 +85,15 @@ pub fn download_one(
     shown(show, &format!("downloading {}", sought.url), &format!("downloaded {}", sought.url), |progress| {
         rbuild_transport::download(store, client, sought, progress)
     })
+}
+
+/// Downloads a file that is used once.
+pub fn download_once(store: &Store, url: &SourceUrl) -> Result<File, Failure> {
+    let show = Show::new(false);
+    let client = registry::client_of(&RegistryFlags::default(), &[], false)?;
+    Ok(shown(show, &format!("downloading {url}"), "downloaded", |progress| {
+        rbuild_transport::download_once(store, &client, url, progress)
+    })?)
 }
 
 fn parse(name: &str) -> Result<Reference, Failure> {

@@ -8,7 +8,7 @@ use rbuild_store::{NamedImage, Store};
 use crate::args::BuildArgs;
 use crate::commands::build_once::{BuildOnce, BuildOutcome, Reports, conclude};
 use crate::exit::{Failure, code};
-use crate::input::request::BuildInput;
+use crate::input::request::{BuildInput, FetchInput};
 use crate::progress::Mode;
 use crate::ui::terminal;
 
@@ -22,10 +22,10 @@ const BEHIND: i64 = 100_000;
 pub fn verify(
     once: &BuildOnce<'_>,
     args: &BuildArgs,
-    mut request: BuildRequest,
+    (mut request, fetch): (BuildRequest, &FetchInput<'_>),
     reports: &Reports,
 ) -> Result<BuildOutcome, Failure> {
-    let trials = Trials::of(args, &request, once.store)?;
+    let trials = Trials::of(args, &request, once.store, fetch)?;
     let before = once.store.images().list()?;
     let mut made = Vec::new();
     let compared = trials.compare(once, &mut made);
@@ -38,7 +38,7 @@ pub fn verify(
         terminal::err("verified: two builds without cache produced identical images\n");
     }
     // The first build answers this one from the cache.
-    request.salt.clone_from(&trials.first.salt);
+    request.salt.clone_from(&trials.first.request.salt);
     request.parameters.no_cache = NoCache::None;
     let quiet = BuildOnce { mode: Mode::Quiet, explain: false, ..*once };
     let BuildOutcome::Made(finished) = quiet.build(&request)? else { return Ok(BuildOutcome::Failed(code::FAILED)) };
@@ -52,8 +52,8 @@ pub fn verify(
 
 /// The two builds whose results are compared. Both keep their image in the store, without a name.
 struct Trials {
-    first: BuildRequest,
-    second: BuildRequest,
+    first: BuildInput,
+    second: BuildInput,
 }
 
 enum Compared {
@@ -63,11 +63,12 @@ enum Compared {
 }
 
 impl Trials {
-    fn of(args: &BuildArgs, request: &BuildRequest, store: &Store) -> Result<Trials, Failure> {
+    fn of(args: &BuildArgs, request: &BuildRequest, store: &Store, fetch: &FetchInput<'_>) -> Result<Trials, Failure> {
         let unset = ImageForm { squash: request.squash, ..ImageForm::of_store() };
         let form = request.wants().images.first().copied().unwrap_or(unset);
         let trial = |number| {
-            let mut trial = BuildInput::read(args, store)?.request;
+            let mut input = BuildInput::read(args, store, fetch)?;
+            let trial = &mut input.request;
             trial.build_id = request.build_id.part(number);
             trial.salt = Some(format!("{} {number}", request.build_id));
             trial.now = request.now;
@@ -75,19 +76,19 @@ impl Trials {
             trial.tags.clear();
             // The result of the first build must stay until it is written.
             trial.cache_limit = None;
-            Ok::<_, Failure>(trial)
+            Ok::<_, Failure>(input)
         };
         let (first, mut second) = (trial("first")?, trial("second")?);
-        second.jobs = 1;
-        second.now -= BEHIND;
+        second.request.jobs = 1;
+        second.request.now -= BEHIND;
         Ok(Trials { first, second })
     }
 
     /// Builds both and compares them. Appends their images to `images`.
     fn compare(&self, once: &BuildOnce<'_>, images: &mut Vec<FinishedImage>) -> Result<Compared, Failure> {
         let store = once.store;
-        for request in [&self.first, &self.second] {
-            match once.build(request)? {
+        for input in [&self.first, &self.second] {
+            match once.build(&input.request)? {
                 BuildOutcome::Made(finished) => images.extend(finished.image),
                 BuildOutcome::Failed(code) => return Ok(Compared::Failed(code)),
             }

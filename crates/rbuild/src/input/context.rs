@@ -5,7 +5,7 @@ use std::io::{Cursor, IsTerminal, Read};
 use std::path::{Path, PathBuf};
 
 use rbuild_engine::{ContextDir, Warning};
-use rbuild_image::Platform;
+use rbuild_image::{Platform, SourceUrl, hide_logins};
 use rbuild_linux::{RootDir, quoted};
 use rbuild_plan::{ContextSource, NamedContext, WrittenImage};
 use rbuild_remedy::sentence;
@@ -17,7 +17,10 @@ use crate::exit::Failure;
 use crate::input::flags;
 use crate::ui::{hints, terminal};
 
+mod remote;
 mod untrusted;
+
+pub use remote::FetchFile;
 
 /// The main build context and the Dockerfile.
 pub struct MainContext {
@@ -26,37 +29,99 @@ pub struct MainContext {
     /// Name of the Dockerfile for errors.
     pub dockerfile_name: String,
     pub dockerfile: Vec<u8>,
-    /// Modification time of the newest file of a context from an archive, in seconds since the Unix
-    /// epoch.
+    /// Modification time of a context from an archive or a URL, in seconds since the Unix epoch:
+    /// that of the server, or of the newest file.
     pub newest: Option<i64>,
-    /// The directory with the unpacked archive; removed when this is dropped.
+    /// The directory with the files of an archive or from a URL; removed when this is dropped.
     pub unpacked: Option<Workspace>,
 }
 
 const STDIN_NAME: &str = "Dockerfile (standard input)";
 
-/// Opens the main context and reads the Dockerfile.
-pub fn main(args: &BuildArgs, store: &Store) -> Result<MainContext, Failure> {
-    let dockerfile_from_stdin = args.file.as_deref() == Some("-");
-    match args.context.as_str() {
-        "-" if dockerfile_from_stdin => {
-            Err(Failure::usage("the context and the Dockerfile cannot both be standard input")
-                .help("pass one of them as a path"))
-        }
-        "-" => from_stdin(args, store),
-        url if is_remote(url) => {
-            Err(Failure::usage(format!("the context `{url}` is remote, which is not supported yet"))
-                .help("download it and pass the directory"))
-        }
-        dir if dockerfile_from_stdin => {
-            let path = directory(dir)?;
-            let ignore = ignore_of(&open(&path)?, &path)?;
-            let dir = Some(ContextDir { path, ignore });
-            let dockerfile = stdin_bytes()?;
-            Ok(MainContext { dir, dockerfile_name: STDIN_NAME.into(), dockerfile, newest: None, unpacked: None })
-        }
-        dir => from_directory(args, directory(dir)?),
+/// A Dockerfile that is not part of the context.
+struct OuterDockerfile {
+    /// Its name for errors.
+    name: String,
+    bytes: Vec<u8>,
+}
+
+/// The inputs of the main context.
+#[derive(Clone, Copy)]
+struct Inputs<'a> {
+    args: &'a BuildArgs,
+    store: &'a Store,
+    fetch: &'a FetchFile<'a>,
+}
+
+/// Opens the main context and reads the Dockerfile. Files from URLs are downloaded by `fetch`.
+pub fn main(args: &BuildArgs, store: &Store, fetch: &FetchFile<'_>) -> Result<MainContext, Failure> {
+    let inputs = Inputs { args, store, fetch };
+    let text = args.context.as_str();
+    if text == "-" {
+        return match args.file.as_deref() {
+            Some("-") => Err(Failure::usage("the context and the Dockerfile cannot both be standard input")
+                .help("pass one of them as a path")),
+            _ => inputs.stdin_context(),
+        };
     }
+    if let Some(url) = remote::file_url("the context", text)? {
+        return inputs.url_context(&url);
+    }
+    if is_remote(text) {
+        let text = format!("the context `{}` is remote, which is not supported yet", hide_logins(text));
+        return Err(Failure::usage(text).help("download it and pass the directory"));
+    }
+    let path = directory(text)?;
+    let Some(OuterDockerfile { name, bytes }) = inputs.outer_dockerfile()? else { return from_directory(args, path) };
+    let ignore = ignore_of(&open(&path)?, &path)?;
+    let dir = Some(ContextDir { path, ignore });
+    Ok(MainContext { dir, dockerfile_name: name, dockerfile: bytes, newest: None, unpacked: None })
+}
+
+impl Inputs<'_> {
+    /// Reads the Dockerfile if it is standard input or a URL.
+    fn outer_dockerfile(&self) -> Result<Option<OuterDockerfile>, Failure> {
+        let Some(text) = self.args.file.as_deref() else { return Ok(None) };
+        if text == "-" {
+            return Ok(Some(OuterDockerfile { name: STDIN_NAME.into(), bytes: stdin_bytes()? }));
+        }
+        let Some(url) = remote::file_url("the Dockerfile", text)? else { return Ok(None) };
+        let bytes = self.store.blobs().read_document(&(self.fetch)(&url)?.digest)?;
+        Ok(Some(OuterDockerfile { name: url.to_string(), bytes }))
+    }
+
+    /// Downloads the context: a tar archive, compressed or not, or a file. Without `-f`, that file
+    /// is the Dockerfile.
+    fn url_context(&self, url: &SourceUrl) -> Result<MainContext, Failure> {
+        let download = (self.fetch)(url)?;
+        let mut head = Vec::new();
+        let file = self.store.blobs().open_blob(&download.digest)?;
+        let read = file.take(512).read_to_end(&mut head);
+        read.map_err(|e| Failure::new(format!("cannot read the context: {e}")))?;
+        if is_archive(&head) {
+            let context = self.archive_context(&format!("`{url}`"), self.store.blobs().open_blob(&download.digest)?)?;
+            return Ok(MainContext { newest: download.modified.or(context.newest), ..context });
+        }
+        let OuterDockerfile { name, bytes } = match (self.outer_dockerfile()?, &self.args.file) {
+            (Some(outer), _) => outer,
+            (None, Some(file)) => {
+                let failure = Failure::usage(format!("`{url}` is a Dockerfile, and -f selects another: `{file}`"));
+                return Err(failure.help("omit -f, or pass the URL of a tar archive"));
+            }
+            (None, None) => {
+                OuterDockerfile { name: url.to_string(), bytes: self.store.blobs().read_document(&download.digest)? }
+            }
+        };
+        let (path, work) = remote::one_file(self.store, &download)?;
+        let dir = Some(ContextDir { path, ignore: String::new() });
+        let (dockerfile_name, dockerfile) = (name, bytes);
+        Ok(MainContext { dir, dockerfile_name, dockerfile, newest: download.modified, unpacked: Some(work) })
+    }
+}
+
+/// Returns true if a file that begins so is a tar archive, or compressed.
+fn is_archive(head: &[u8]) -> bool {
+    rbuild_layer::detect(head) != rbuild_layer::Compression::None || rbuild_layer::is_tar(head)
 }
 
 fn is_remote(text: &str) -> bool {
@@ -96,6 +161,7 @@ fn from_directory(args: &BuildArgs, context: PathBuf) -> Result<MainContext, Fai
     let root = open(&context)?;
     let (path, place) = match args.file.as_deref() {
         Some(url) if is_remote(url) => {
+            let url = hide_logins(url);
             return Err(Failure::usage(format!("the Dockerfile `{url}` is remote, which is not supported yet"))
                 .help("download it and pass its path"));
         }
@@ -204,43 +270,57 @@ fn no_dockerfile(shown: &str, e: &std::io::Error, names: &[String]) -> Failure {
     }
 }
 
-/// Reads standard input: a tar archive of the context, compressed or not, or a Dockerfile alone.
-fn from_stdin(args: &BuildArgs, store: &Store) -> Result<MainContext, Failure> {
-    if std::io::stdin().is_terminal() {
-        return Err(
-            Failure::usage("standard input is a terminal").help("pipe the context in: tar -c . | rbuild build -")
-        );
+impl Inputs<'_> {
+    /// Reads standard input: a tar archive of the context, compressed or not, or a Dockerfile
+    /// alone.
+    fn stdin_context(&self) -> Result<MainContext, Failure> {
+        if std::io::stdin().is_terminal() {
+            return Err(
+                Failure::usage("standard input is a terminal").help("pipe the context in: tar -c . | rbuild build -")
+            );
+        }
+        let mut stdin = std::io::stdin();
+        let mut head = Vec::new();
+        stdin.by_ref().take(512).read_to_end(&mut head).map_err(stdin_failed)?;
+        if is_archive(&head) {
+            return self.archive_context("from standard input", Cursor::new(head).chain(stdin));
+        }
+        if let Some(file) = &self.args.file {
+            let file = hide_logins(file);
+            let failure = Failure::usage(format!("standard input is a Dockerfile, and -f selects another: `{file}`"));
+            return Err(failure.help("omit -f, or pipe a tar archive in"));
+        }
+        let mut dockerfile = head;
+        stdin.read_to_end(&mut dockerfile).map_err(stdin_failed)?;
+        Ok(MainContext { dir: None, dockerfile_name: STDIN_NAME.into(), dockerfile, newest: None, unpacked: None })
     }
-    let mut stdin = std::io::stdin();
-    let mut head = Vec::new();
-    stdin.by_ref().take(512).read_to_end(&mut head).map_err(stdin_failed)?;
-    let packed = rbuild_layer::detect(&head) != rbuild_layer::Compression::None;
-    if packed || rbuild_layer::is_tar(&head) {
-        return from_archive(args, store, Cursor::new(head).chain(stdin));
+
+    /// Unpacks a context into the store's working directory. Ignore files do not apply, because the
+    /// creator of the archive chose its files.
+    fn archive_context(&self, origin: &str, archive: impl Read + Send) -> Result<MainContext, Failure> {
+        let failed = |e: &(dyn Error + 'static)| {
+            Failure::new(format!("cannot unpack the context {origin}: {}", sentence(e))).because(e)
+        };
+        let work = Workspace::open(self.store)?;
+        let (path, dir) = work.new_dir()?;
+        // Owners are ignored: all files of a context belong to root, as in a directory.
+        let owners = rbuild_layer::Owners::Always(rbuild_linux::process::own_ids());
+        let how = rbuild_layer::Unpacking::archive(owners, self.store.limits());
+        let unpack = || rbuild_layer::unpack(archive, &dir, how);
+        rbuild_linux::process::without_umask(unpack).map_err(|e| failed(&e))?;
+        let OuterDockerfile { name, bytes } = match self.outer_dockerfile()? {
+            Some(outer) => outer,
+            None => dockerfile_in(&dir, self.args.file.as_deref())?,
+        };
+        let newest = newest(&dir).map_err(|e| failed(&e))?;
+        let dir = Some(ContextDir { path, ignore: String::new() });
+        Ok(MainContext { dir, dockerfile_name: name, dockerfile: bytes, newest, unpacked: Some(work) })
     }
-    if let Some(file) = &args.file {
-        let failure = Failure::usage(format!("standard input is a Dockerfile, and -f selects another: `{file}`"));
-        return Err(failure.help("omit -f, or pipe a tar archive in"));
-    }
-    let mut dockerfile = head;
-    stdin.read_to_end(&mut dockerfile).map_err(stdin_failed)?;
-    Ok(MainContext { dir: None, dockerfile_name: STDIN_NAME.into(), dockerfile, newest: None, unpacked: None })
 }
 
-/// Unpacks a context into the store's working directory. Ignore files do not apply, because the
-/// creator of the archive chose its files.
-fn from_archive(args: &BuildArgs, store: &Store, archive: impl Read + Send) -> Result<MainContext, Failure> {
-    let failed = |e: &(dyn Error + 'static)| {
-        Failure::new(format!("cannot unpack the context from standard input: {}", sentence(e))).because(e)
-    };
-    let work = Workspace::open(store)?;
-    let (path, dir) = work.new_dir()?;
-    // Owners are ignored: all files of a context belong to root, as in a directory.
-    let owners = rbuild_layer::Owners::Always(rbuild_linux::process::own_ids());
-    let how = rbuild_layer::Unpacking::archive(owners, store.limits());
-    let unpack = || rbuild_layer::unpack(archive, &dir, how);
-    rbuild_linux::process::without_umask(unpack).map_err(|e| failed(&e))?;
-    let name = match &args.file {
+/// Reads the Dockerfile of a context from an archive.
+fn dockerfile_in(dir: &RootDir, file: Option<&str>) -> Result<OuterDockerfile, Failure> {
+    let name = match file {
         Some(file) => file.trim_start_matches("./").to_string(),
         None if matches!(dir.exists("Dockerfile"), Ok(false)) && matches!(dir.exists("dockerfile"), Ok(true)) => {
             "dockerfile".to_string()
@@ -248,10 +328,10 @@ fn from_archive(args: &BuildArgs, store: &Store, archive: impl Read + Send) -> R
         None => "Dockerfile".to_string(),
     };
     // An absolute path names a file of this machine, not of the archive.
-    let dockerfile = if name.starts_with('/') {
+    let bytes = if name.starts_with('/') {
         std::fs::read(&name).map_err(|e| no_dockerfile(&name, &e, &names_beside(&name)))?
     } else {
-        let read = untrusted::read(&dir, Path::new(&name), &format!("the Dockerfile {}", quoted(&name)))?;
+        let read = untrusted::read(dir, Path::new(&name), &format!("the Dockerfile {}", quoted(&name)))?;
         let names = || {
             let parent = Path::new(&name).parent().unwrap_or(Path::new(""));
             let entries = dir.sub(parent).and_then(|dir| dir.entries()).unwrap_or_default();
@@ -259,9 +339,7 @@ fn from_archive(args: &BuildArgs, store: &Store, archive: impl Read + Send) -> R
         };
         read.ok_or_else(|| no_dockerfile(&name, &not_found(), &names()))?
     };
-    let newest = newest(&dir).map_err(|e| failed(&e))?;
-    let dir = Some(ContextDir { path, ignore: String::new() });
-    Ok(MainContext { dir, dockerfile_name: name, dockerfile, newest, unpacked: Some(work) })
+    Ok(OuterDockerfile { name, bytes })
 }
 
 /// Returns the newest modification time below a directory, in seconds since the Unix epoch.
@@ -317,12 +395,26 @@ fn outer_ignore(path: &Path) -> Result<Option<String>, Failure> {
     }
 }
 
-/// Parses the values of `--build-context`: `NAME=DIR`, `NAME=docker-image://REF` or
-/// `NAME=oci-layout://DIR[:TAG|@DIGEST]`. Loads images of OCI layouts into the store.
-pub fn named(given: &[String], store: &Store, platform: &Platform) -> Result<Vec<NamedContext>, Failure> {
-    let mut contexts = Vec::new();
+/// Named contexts, and the directories with files from URLs, which are removed when they are
+/// dropped.
+#[derive(Default)]
+pub struct NamedContexts {
+    pub contexts: Vec<NamedContext>,
+    pub downloaded: Vec<Workspace>,
+}
+
+/// Parses the values of `--build-context`: `NAME=DIR`, `NAME=docker-image://REF`,
+/// `NAME=oci-layout://DIR[:TAG|@DIGEST]` or `NAME=URL`. Loads images of OCI layouts into the store,
+/// and downloads files.
+pub fn named(
+    given: &[String],
+    store: &Store,
+    platform: &Platform,
+    fetch: &FetchFile<'_>,
+) -> Result<NamedContexts, Failure> {
+    let mut named = NamedContexts::default();
     for text in given {
-        let bad = |what: String| Failure::usage(format!("--build-context {text}: {what}"));
+        let bad = |what: String| Failure::usage(format!("--build-context {}: {what}", hide_logins(text)));
         let (name, value) = text.split_once('=').ok_or_else(|| bad("not of the form NAME=SOURCE".into()))?;
         if name.is_empty() || value.is_empty() {
             return Err(bad("not of the form NAME=SOURCE".into()));
@@ -340,20 +432,24 @@ pub fn named(given: &[String], store: &Store, platform: &Platform) -> Result<Vec
                 return Err(bad("targets of bake files are not supported".into())
                     .help("build the other target first, and pass its directory or image"));
             }
-            _ if is_remote(value) => {
-                return Err(
-                    bad("remote contexts are not supported yet".into()).help("download it and pass the directory")
-                );
-            }
             _ => {
-                let path = directory(value).map_err(|f| bad(f.message))?;
-                let ignore = ignore_of(&open(&path)?, &path)?;
-                ContextSource::Directory(ContextDir { path, ignore })
+                if let Some(url) = remote::file_url("the context", value)? {
+                    let (path, work) = remote::one_file(store, &fetch(&url)?)?;
+                    named.downloaded.push(work);
+                    ContextSource::Directory(ContextDir { path, ignore: String::new() })
+                } else if is_remote(value) {
+                    let failure = bad("remote contexts of this kind are not supported yet".into());
+                    return Err(failure.help("download it and pass the directory"));
+                } else {
+                    let path = directory(value).map_err(|f| bad(f.message))?;
+                    let ignore = ignore_of(&open(&path)?, &path)?;
+                    ContextSource::Directory(ContextDir { path, ignore })
+                }
             }
         };
-        contexts.push(NamedContext { name: name.to_string(), source });
+        named.contexts.push(NamedContext { name: name.to_string(), source });
     }
-    Ok(contexts)
+    Ok(named)
 }
 
 /// Loads `DIR[:TAG|@DIGEST]` into the store and returns the image.

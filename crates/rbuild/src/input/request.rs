@@ -4,10 +4,10 @@
 use std::collections::HashSet;
 
 use rbuild_engine::{BuildRequest, Export, SecretValues, Squash, Warning};
-use rbuild_image::{Platform, Reference, ReferenceError};
+use rbuild_image::{Platform, Reference, ReferenceError, SourceUrl};
 use rbuild_linux::Timestamp;
 use rbuild_plan::{NamedContext, NetworkMode, NoCache, Parameters};
-use rbuild_store::{BuildId, Store, Workspace};
+use rbuild_store::{BuildId, Download, Store, Workspace};
 
 use crate::args::BuildArgs;
 use crate::exit::Failure;
@@ -16,37 +16,46 @@ use crate::input::flags::{self, Allowed};
 use crate::input::{network, output};
 use crate::ui::terminal;
 
-/// A request, with the files of a context from standard input, which are removed when this is
-/// dropped.
+/// A request, with the files of contexts from standard input and URLs, which are removed when this
+/// is dropped.
 pub struct BuildInput {
     pub request: BuildRequest,
     /// Names under which the image is pushed.
     pub push: Vec<Reference>,
-    pub _stdin_context: Option<Workspace>,
+    pub _contexts: Vec<Workspace>,
 }
 
+/// Downloads an input of the build into the store, with a login among its secrets.
+pub type FetchInput<'a> = dyn Fn(&SourceUrl, &[(String, Vec<u8>)]) -> Result<Download, Failure> + 'a;
+
 impl BuildInput {
-    /// Reads all inputs of a build.
+    /// Reads all inputs of a build. Those at URLs are downloaded by `fetch`.
     ///
     /// # Errors
     ///
     /// Fails if a flag has no meaning, or if a file that it names cannot be read or written.
-    pub fn read(args: &BuildArgs, store: &Store) -> Result<BuildInput, Failure> {
+    pub fn read(args: &BuildArgs, store: &Store, fetch: &FetchInput<'_>) -> Result<BuildInput, Failure> {
         let secrets = args.secret.iter().map(|s| flags::secret(s)).collect::<Result<Vec<_>, _>>()?;
         let values = SecretValues::of(&secrets);
-        BuildInput::read_others(args, store, secrets).map_err(|failure| failure.masked(&values))
+        BuildInput::read_others(args, store, secrets, fetch).map_err(|failure| failure.masked(&values))
     }
 
-    fn read_others(args: &BuildArgs, store: &Store, secrets: Vec<(String, Vec<u8>)>) -> Result<BuildInput, Failure> {
-        let MainContext { dir, dockerfile_name, dockerfile, newest, unpacked } = context::main(args, store)?;
+    fn read_others(
+        args: &BuildArgs,
+        store: &Store,
+        secrets: Vec<(String, Vec<u8>)>,
+        fetch: &FetchInput<'_>,
+    ) -> Result<BuildInput, Failure> {
+        let fetch = |url: &SourceUrl| fetch(url, &secrets);
+        let MainContext { dir, dockerfile_name, dockerfile, newest, unpacked } = context::main(args, store, &fetch)?;
         let platforms = flags::platforms(&args.platform)?;
         let platform = platforms.first().cloned().unwrap_or_else(Platform::host);
-        let contexts = context::named(&args.build_context, store, &platform)?;
+        let named = context::named(&args.build_context, store, &platform, &fetch)?;
         let allowed = flags::allowed(&args.allow)?;
         let parameters = Parameters {
             platform_given: !platforms.is_empty(),
             context_epoch: newest,
-            ..parameters(args, platform, contexts, &allowed)?
+            ..parameters(args, platform, named.contexts, &allowed)?
         };
         warn_of_swallowed_context(args);
         let mut tags = tags(&args.tag)?;
@@ -84,7 +93,8 @@ impl BuildInput {
             now,
             build_id: build_id(now)?,
         };
-        Ok(BuildInput { request, push, _stdin_context: unpacked })
+        let contexts = unpacked.into_iter().chain(named.downloaded).collect();
+        Ok(BuildInput { request, push, _contexts: contexts })
     }
 }
 

@@ -9,7 +9,7 @@ use crate::lab::{Lab, Ran};
 
 #[allow(dead_code)]
 #[path = "../../../rbuild-registry/tests/client/files.rs"]
-mod files;
+pub mod files;
 
 use files::{FileServer, ServedFile, Trouble};
 

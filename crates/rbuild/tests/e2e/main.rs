@@ -42,6 +42,7 @@ mod outputs;
 mod owners;
 mod random_kills;
 mod registries;
+mod remote_inputs;
 mod removing;
 mod run_command;
 mod run_environment;

@@ -1,0 +1,44 @@
+//! Contexts and Dockerfiles from URLs.
+
+use std::ffi::OsStr;
+use std::path::PathBuf;
+
+use rbuild_image::{SourceUrl, hide_logins};
+use rbuild_linux::Timestamp;
+use rbuild_store::{Download, Store, Workspace};
+
+use crate::exit::Failure;
+
+/// Downloads a file into the store.
+pub type FetchFile<'a> = dyn Fn(&SourceUrl) -> Result<Download, Failure> + 'a;
+
+/// Name of the only file of a context that is not an archive, as in BuildKit.
+const ONLY_FILE: &str = "context";
+
+/// Returns the URL if the text is one of a file. `what` names its meaning in errors. Returns `None`
+/// for paths, repositories and other schemes.
+pub fn file_url(what: &str, text: &str) -> Result<Option<SourceUrl>, Failure> {
+    if !SourceUrl::is_meant(text) {
+        return Ok(None);
+    }
+    match SourceUrl::parse(text) {
+        Ok(url) => Ok(Some(url).filter(|url| !url.is_git())),
+        Err(e) => Err(Failure::usage(format!("{what} `{}`: the URL is invalid: {e}", hide_logins(text)))),
+    }
+}
+
+/// Makes a context of a downloaded file: a directory that contains only the file, under the name
+/// `context`.
+pub fn one_file(store: &Store, download: &Download) -> Result<(PathBuf, Workspace), Failure> {
+    let failed =
+        |e: rbuild_linux::Error| Failure::new(format!("cannot write the context: {}", std::io::Error::from(e)));
+    let work = Workspace::open(store)?;
+    let (path, dir) = work.new_dir()?;
+    let name = OsStr::new(ONLY_FILE);
+    let mut file = dir.create_file(name, 0o600).map_err(failed)?;
+    let mut content = store.blobs().open_blob(&download.digest)?;
+    let copied = std::io::copy(&mut content, &mut file);
+    copied.map_err(|e| Failure::new(format!("cannot write the context: {e}")))?;
+    dir.set_mtime(name, Timestamp { sec: download.modified.unwrap_or(0), nsec: 0 }).map_err(failed)?;
+    Ok((path, work))
+}
