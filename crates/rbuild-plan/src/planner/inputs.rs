@@ -37,7 +37,11 @@ impl Planner<'_> {
         }
         for index in (0..target).filter(|i| needed[*i]) {
             match self.stage(index) {
-                Ok(_) | Err(Interrupted::Needs) => self.in_progress.clear(),
+                Ok(_) => {}
+                Err(Interrupted::Needs) => {
+                    self.in_progress.clear();
+                    self.unresolved.insert(index);
+                }
                 Err(e) => return Err(e),
             }
         }

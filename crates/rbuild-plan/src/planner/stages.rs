@@ -140,6 +140,9 @@ impl Planner<'_> {
         if let Some(state) = self.states.get(&index) {
             return Ok(state.clone());
         }
+        if self.unresolved.contains(&index) {
+            return Err(Interrupted::Needs);
+        }
         let stage = &self.file.stages[index];
         if let Some(start) = self.in_progress.iter().position(|i| *i == index) {
             let name = |i: &usize| self.file.stages[*i].from.name.as_ref().map_or(i.to_string(), |n| n.text.clone());

@@ -1,6 +1,6 @@
 //! The planner's state: stages, vertices and history so far.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use rbuild_dockerfile::ast::{Command, Dockerfile, Instruction, Op, Word};
 use rbuild_dockerfile::{Diagnostic, Span, Vars};
@@ -81,6 +81,8 @@ pub(super) struct Planner<'a> {
     pub(super) states: HashMap<usize, StageState>,
     /// Stack of stages being planned, to detect cycles.
     pub(super) in_progress: Vec<usize>,
+    /// Stages that cannot be planned before the images of `needs` are resolved.
+    pub(super) unresolved: HashSet<usize>,
     pub(super) vertices: Vec<Vertex>,
     /// History entries of all stages, each linked to its predecessor; stages share common prefixes.
     pub(super) history: Vec<(HistoryEntry, Option<usize>)>,
@@ -113,6 +115,7 @@ impl<'a> Planner<'a> {
             globals: Vars::default(),
             states: HashMap::new(),
             in_progress: Vec::new(),
+            unresolved: HashSet::new(),
             vertices: Vec::new(),
             history: Vec::new(),
             image_vertices: HashMap::new(),

@@ -521,6 +521,9 @@ fn long_chains_of_stages_do_not_recurse() {
         source.push_str(&format!("FROM s{} AS s{i}\nCOPY --from=s{} /x /\n", i - 1, i / 2));
     }
     assert_eq!(graph(&source).vertices.len(), 3001);
+    let file = parse(source.as_bytes()).unwrap();
+    let Ok(Plan::Needs(needs)) = plan(&file, &params(), &HashMap::new()) else { panic!("no image is resolved") };
+    assert_eq!(needs.iter().map(|need| &need.image.text[..]).collect::<Vec<_>>(), ["debian"]);
     let mut source = String::from("FROM scratch AS s0\nCOPY --from=s1 a /\n");
     for i in 1..3000 {
         source.push_str(&format!("FROM scratch AS s{i}\nCOPY --from=s{} a /\n", i + 1));
