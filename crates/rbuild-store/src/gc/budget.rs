@@ -63,6 +63,29 @@ impl Gc<'_> {
         Ok(freed)
     }
 
+    /// Returns true unless the cache is known to have at most `most` bytes. Measures nothing, so
+    /// that processes can ask that may not read all trees: true as long as a tree was not measured,
+    /// or if there are cache mounts, which change. Files that trees share count for each of them.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the store cannot be read.
+    pub fn may_exceed(&self, most: u64) -> Result<bool> {
+        if !self.store.dir("mounts")?.entries()?.is_empty() {
+            return Ok(true);
+        }
+        let mut left = most;
+        for entry in self.store.dir("trees")?.entries()? {
+            let name = entry.name.to_string_lossy();
+            let Some(bytes) = self.known_bytes(&format!("trees/{name}")) else { return Ok(true) };
+            match left.checked_sub(bytes + self.packed_bytes(&name)?) {
+                Some(rest) => left = rest,
+                None => return Ok(true),
+            }
+        }
+        Ok(false)
+    }
+
     /// Evicts entries. Those that this process may not remove stay, with their documents. The
     /// caller holds the exclusive lock.
     fn evict(&self, budget: Budget, freed: &mut Freed) -> Result<()> {
@@ -248,14 +271,18 @@ impl Gc<'_> {
     /// Returns the disk usage of a finished tree in bytes. Computed once and stored next to it.
     fn bytes_of(&self, dir: &str, name: &str) -> Result<u64> {
         let place = format!("{dir}/{name}");
-        let known: Option<u64> = self.store.read_if_any(&format!("{place}/bytes.json")).ok().flatten();
-        if let Some(bytes) = known {
+        if let Some(bytes) = self.known_bytes(&place) {
             return Ok(bytes);
         }
         let Ok(tree) = self.store.root.sub(&place) else { return Ok(0) };
         let bytes = tree_bytes(&tree);
         self.store.write(&place, "bytes.json", &bytes)?;
         Ok(bytes)
+    }
+
+    /// Returns the disk usage of a tree if it was measured.
+    fn known_bytes(&self, place: &str) -> Option<u64> {
+        self.store.read_if_any(&format!("{place}/bytes.json")).ok().flatten()
     }
 
     fn packed_bytes(&self, name: &str) -> Result<u64> {

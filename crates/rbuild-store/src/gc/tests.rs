@@ -301,6 +301,22 @@ fn packed_layers_are_counted_and_evicted_with_their_tree() {
 }
 
 #[test]
+fn a_measured_cache_without_mounts_is_known_to_fit() {
+    let scene = Scene::new();
+    let (one, two) = (scene.step("one"), scene.step("two"));
+    scene.occupies(&one, 1);
+    assert!(scene.store.gc().may_exceed(100 * MIB).unwrap(), "a tree was not measured");
+    scene.occupies(&two, 2);
+    let work = Workspace::open(&scene.store).unwrap();
+    let layer = scene.store.layers().pack_tree(&work, &one, PLAIN, None, &|| false).unwrap();
+    drop(work);
+    let bytes = 3 * MIB + layer.size;
+    assert_eq!([bytes - 1, bytes].map(|most| scene.store.gc().may_exceed(most).unwrap()), [true, false]);
+    scene.cache_mount("mount", 1);
+    assert!(scene.store.gc().may_exceed(100 * MIB).unwrap(), "cache mounts change");
+}
+
+#[test]
 fn a_budget_evicts_nothing_while_another_process_uses_the_store() {
     let scene = Scene::new();
     scene.step("step");
