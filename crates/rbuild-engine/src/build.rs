@@ -6,7 +6,7 @@ use std::time::Instant;
 use rbuild_image::{ManifestDigest, human_size};
 use rbuild_linux::RootDir;
 use rbuild_linux::parallel::locked;
-use rbuild_plan::Step;
+use rbuild_plan::{Step, VertexId};
 use rbuild_sandbox::{Builder, Cancel, CommandOutcome, Input, MountSource};
 use rbuild_store::{Budget, CacheKey, ImageKey, LayerLog, Store};
 
@@ -23,16 +23,23 @@ use crate::prepare::image_key::image_key;
 use crate::prepare::lookup::VertexState;
 use crate::record::build_log::{self, Status, remember, weigh};
 use crate::request::BuildRequest;
+use crate::rootfs::Rootfs;
 use crate::solve::executor;
 
 /// Answers the build from the cache. Returns `None` if a step must run, a file system must be
-/// mounted or the cache has a limit: trees can be mounted, measured and removed by a builder only.
+/// mounted or the cache may be over its limit: trees can be mounted, measured and removed by a
+/// builder only.
 #[tracing::instrument(target = "engine", name = "answer", level = "debug", skip_all)]
 pub fn answer(prepared: &Prepared, request: &BuildRequest, store: &Store, events: &Events) -> Result<Option<Finished>> {
     let target = &prepared.vertices[prepared.graph.target].state;
     let Some(result) = target.result() else { return Ok(None) };
     let wants = request.wants();
-    if request.cache_limit.is_some() || request.weigh || request.exports.iter().any(|export| wants.is_direct(export)) {
+    if request.weigh || request.exports.iter().any(|export| wants.is_direct(export)) {
+        return Ok(None);
+    }
+    if let Some(most) = request.cache_limit
+        && store.gc().may_exceed(most)?
+    {
         return Ok(None);
     }
     if !refusal::is_cleared(prepared, request, store)? {
@@ -92,11 +99,10 @@ fn bottom_is_scratch(prepared: &Prepared) -> bool {
 /// Writes the files if the caller can read them all. Returns false if not: then the builder,
 /// which is root in its user namespace, must write them.
 fn export_readable(prepared: &Prepared, export: &Export, view: &RootDir) -> Result<bool> {
-    if !matches!(export, Export::Files { split: Split::Several | Split::Never, .. }) {
-        return Ok(false);
-    }
-    let root = view.try_clone().map_err(BuildError::kernel("the result"))?;
-    match outputs::files(export, &[View { folder: PathBuf::new(), root, epoch: prepared.graph.epoch }]) {
+    let Export::Files { to, delete, split: Split::Several | Split::Never } = export else { return Ok(false) };
+    let files = view.try_clone().map_err(BuildError::kernel("the result"))?.into();
+    let view = View { folder: PathBuf::new(), files, epoch: prepared.graph.epoch };
+    match outputs::directory(to, *delete, &[view], None) {
         Ok(()) => Ok(true),
         Err(BuildError::Kernel { source, .. }) if source.kind() == std::io::ErrorKind::PermissionDenied => Ok(false),
         Err(e) => Err(e),
@@ -168,7 +174,6 @@ impl<'a> Platforms<'a> {
     #[tracing::instrument(target = "engine", name = "solve", level = "debug", skip_all)]
     fn execute(&mut self, cancel: &Cancel, builder: &'a Builder, tell: impl FnOnce(&BuildError)) -> Result<Finished> {
         let mut images = Vec::new();
-        let mut direct = None;
         let mut first = 0;
         for prepared in self.prepared {
             let events = match self.prepared.len() {
@@ -183,41 +188,54 @@ impl<'a> Platforms<'a> {
             }
             refusal::refuse_leaks(env)?;
             images.push(images_of(env)?);
+        }
+        // Everything that a name refers to must be on disk before the name is. Outputs are written
+        // afterwards: the sync would wait for those on the same file system, too.
+        match images.iter().all(Vec::is_empty) {
+            true => self.store.records().sync_recorded(&self.request.build_id)?,
+            false => self.store.records().sync(&self.request.build_id)?,
+        }
+        let mut direct = None;
+        for env in &self.envs {
             for export in self.request.exports.iter().filter(|export| env.wants.is_direct(export)) {
                 direct = Some(stream::export(env, export)?);
             }
         }
-        self.export_files()?;
-        // Everything that a name refers to must be on disk before the name is.
-        if self.envs.iter().any(|env| !env.schedule.is_empty()) || images.iter().any(|made| !made.is_empty()) {
-            self.store.records().sync(&self.request.build_id)?;
-        }
+        self.export_files(cancel)?;
         let kept = outputs::publish(self.request, &self.request.wants(), self.store, &images, self.events)?;
         Ok(Finished { image: kept.image.or(direct), ..kept })
     }
 
     /// Writes the outputs that consist of the result's files.
-    fn export_files(&self) -> Result<()> {
+    fn export_files(&self, cancel: &Cancel) -> Result<()> {
         for export in &self.request.exports {
-            let (split, text) = match export {
-                Export::Files { split, .. } => (split, "writing files"),
-                Export::Tar { split, .. } => (split, "writing the tar"),
+            let started = Instant::now();
+            let text = match export {
+                Export::Files { to, delete, split } => {
+                    outputs::directory(to, *delete, &self.views(*split, Rootfs::merged)?, Some(cancel))?;
+                    "writing files"
+                }
+                Export::Tar { to, split } => {
+                    outputs::tar(to, &self.views(*split, Rootfs::view)?)?;
+                    "writing the tar"
+                }
                 Export::Archive { .. } | Export::Layout { .. } | Export::Store { .. } => continue,
             };
-            let started = Instant::now();
-            let split = split.applies(self.prepared.len());
-            let views: Vec<View> = self.envs.iter().map(|env| output_view(env, split)).collect::<Result<_>>()?;
-            outputs::files(export, &views)?;
             self.events.send(Event::Phase { text: text.into(), seconds: started.elapsed().as_secs_f64() });
         }
         Ok(())
     }
-}
 
-fn output_view(env: &StepEnv<'_>, split: bool) -> Result<View> {
-    let folder = if split { env.prepared.platform.to_string().replace('/', "_") } else { String::new() };
-    let root = env.rootfs.view(env.graph().target)?;
-    Ok(View { folder: folder.into(), root, epoch: env.graph().epoch })
+    /// Returns the files of all platforms, as `files` returns those of a vertex.
+    fn views<F>(&self, split: Split, files: impl Fn(&Rootfs<'a>, VertexId) -> Result<F>) -> Result<Vec<View<F>>> {
+        let split = split.applies(self.prepared.len());
+        let view = |env: &StepEnv<'a>| {
+            let folder = if split { env.prepared.platform.to_string().replace('/', "_") } else { String::new() };
+            let files = files(&env.rootfs, env.graph().target)?;
+            Ok(View { folder: folder.into(), files, epoch: env.graph().epoch })
+        };
+        self.envs.iter().map(view).collect()
+    }
 }
 
 /// Returns the images of the target, in the order of the forms.

@@ -8,7 +8,7 @@ use rbuild_linux::parallel::locked;
 use rbuild_linux::{RootDir, Timestamp};
 use rbuild_plan::{BuildGraph, Step, VertexId};
 use rbuild_sandbox::Builder;
-use rbuild_store::{Image, Session, Snapshots, Store, TreeId, Working, Workspace};
+use rbuild_store::{Image, MergedTree, Session, Snapshots, Store, TreeId, Working, Workspace};
 
 use crate::error::{BuildError, Result};
 use crate::request::BuildRequest;
@@ -158,6 +158,15 @@ impl<'a> Rootfs<'a> {
     /// Returns a read-only view of the complete root file system of a vertex.
     pub fn view(&self, id: VertexId) -> Result<RootDir> {
         Ok(self.snapshots()?.view(self.store, &self.work, &self.trees(id)?)?)
+    }
+
+    /// Returns the complete root file system of a vertex, read in place if that is possible.
+    pub fn merged(&self, id: VertexId) -> Result<MergedTree> {
+        let trees = self.trees(id)?;
+        match MergedTree::of_trees(self.store, &trees)? {
+            Some(merged) => Ok(merged),
+            None => Ok(self.snapshots()?.view(self.store, &self.work, &trees)?.into()),
+        }
     }
 
     /// Creates the tree for a vertex; returns its directory, which contains `fs`.

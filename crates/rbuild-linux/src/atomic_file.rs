@@ -56,10 +56,7 @@ impl<'a> AtomicFile<'a> {
 
     /// Sets the file's mode and time, and publishes it under `name`, replacing an existing file.
     pub fn finish(mut self, mode: u32, mtime: Timestamp, name: &OsStr) -> Result<()> {
-        let file = self.file();
-        let failed = |e| Error::new("fchmod", Path::new(name), e);
-        rustix::fs::fchmod(&*file, rustix::fs::Mode::from_raw_mode(mode)).map_err(failed)?;
-        crate::copy::set_file_time(file, None, mtime)?;
+        crate::copy::set_file_mode_and_time(self.file(), mode, mtime)?;
         self.publish(name)
     }
 

@@ -52,10 +52,33 @@ pub fn copy_file_while(from: &File, stat: &Stat, to: &File, go_on: &dyn Fn() -> 
 
 /// Copies with one read and one write if the size has not changed since `stat`.
 fn copy_small(mut from: &File, size: usize, mut to: &File) -> Result<u64> {
-    let mut content = Vec::with_capacity(size + 1);
-    from.read_to_end(&mut content).map_err(|e| Error::new("read", described("file contents"), e))?;
+    let mut content = vec![0; size + 1];
+    let n = read_some(from, &mut content)?;
+    content.truncate(n);
+    // A read of exactly `size` bytes, with room for more, has reached the end.
+    if n != size {
+        from.read_to_end(&mut content).map_err(|e| Error::new("read", described("file contents"), e))?;
+    }
     to.write_all(&content).map_err(|e| Error::new("write", described("file contents"), e))?;
     Ok(content.len() as u64)
+}
+
+/// Reads at most `buffer.len()` bytes.
+fn read_some(mut from: &File, buffer: &mut [u8]) -> Result<usize> {
+    loop {
+        match from.read(buffer) {
+            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+            other => return other.map_err(|e| Error::new("read", described("file contents"), e)),
+        }
+    }
+}
+
+/// Sets the mode and the modification time of an open file whose directory has no records of
+/// owners.
+pub fn set_file_mode_and_time(file: &File, mode: u32, mtime: Timestamp) -> Result<()> {
+    rustix::fs::fchmod(file, Mode::from_raw_mode(mode))
+        .map_err(|e| Error::new("fchmod", described("a new file"), e))?;
+    set_file_time(file, None, mtime)
 }
 
 /// Sets the owner and mode of an open file in a directory with these records of owners.

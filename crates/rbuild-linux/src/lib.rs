@@ -29,7 +29,7 @@ mod rootdir;
 mod syscalls;
 mod withheld;
 
-pub use copy::{copy_contents, copy_file, copy_file_while, set_file_owner, set_file_time};
+pub use copy::{copy_contents, copy_file, copy_file_while, set_file_mode_and_time, set_file_owner, set_file_time};
 pub use destination::{Destination, DestinationError, Directory};
 pub use echo::HiddenInput;
 pub use error::{Error, Object, Result, UnmappedId, described, is_disk_full, quoted, remedy_of, shown_path};

@@ -99,6 +99,7 @@ pub use trees::changes::{ChangedTrees, EarlierFiles};
 pub use trees::copies::{Baseline, MergedFiles, cut_links};
 pub use trees::id::TreeId;
 pub use trees::lazy::LazyTrees;
+pub use trees::merged::{MergedDir, MergedEntry, MergedPath, MergedTree};
 pub use trees::tree::{LISTING, Trees};
 pub use trees::union::ImageTrees;
 pub use waiting::LockPatience;

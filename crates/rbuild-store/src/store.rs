@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use rbuild_layer::{Limits, Stop};
@@ -56,6 +57,8 @@ pub struct Store {
     /// True if the builder uses device nodes in trees. Others have files that stand in for them.
     takes_devices: bool,
     pub(crate) waits: Waits,
+    /// True if documents were written that count after a reboot only once they are synced.
+    pub(crate) unsynced: AtomicBool,
 }
 
 const DIRS: [&str; 9] = ["blobs", "blobs/sha256", "trees", "layers", "records", "results", "builds", "mounts", "tmp"];
@@ -135,6 +138,7 @@ impl Store {
             builder_ids: None,
             takes_devices: false,
             waits,
+            unsynced: AtomicBool::new(false),
         })
     }
 
@@ -154,7 +158,7 @@ impl Store {
         let root = RootDir::open(path)?.with_owners(&self.owner_records().with_mode(owners));
         let path = path.to_path_buf();
         let (boot, waits) = (self.boot.clone(), self.waits.clone());
-        Ok(Store { root, path, lock, boot, waits, ..*self })
+        Ok(Store { root, path, lock, boot, waits, unsynced: AtomicBool::new(false), ..*self })
     }
 
     /// Returns the store with other limits on incoming archives.

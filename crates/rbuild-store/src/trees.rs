@@ -7,6 +7,7 @@ pub(crate) mod copies;
 pub(crate) mod fixup;
 pub(crate) mod id;
 pub(crate) mod lazy;
+pub(crate) mod merged;
 pub(crate) mod notes;
 pub(crate) mod partial;
 pub(crate) mod stack;

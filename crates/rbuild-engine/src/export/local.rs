@@ -1,48 +1,73 @@
 //! Export of a file system as plain files of the caller. It is merged into an existing directory;
 //! each file is written completely or not at all.
+//!
+//! A directory that the output lacks is filled under a temporary name and renamed once everything
+//! is written, so that its files need no temporary names of their own.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rbuild_linux::{FileKind, Inode, RootDir, Stat, Timestamp};
-use rbuild_source::{Owner, SourceError, SourceTree};
+use rbuild_sandbox::Cancel;
+use rbuild_store::{MergedDir, MergedEntry, MergedPath, MergedTree};
 
 use crate::error::{BuildError, Result};
 
 mod errors;
+mod staged_dirs;
 mod writers;
 
-use errors::{clear_directory, fail, is_device};
-use writers::{ExportGroup, ExportQueue, LocalWriters};
+use errors::{clear_directory, fail, has_directory};
+use staged_dirs::StagedDirs;
+use writers::{ExportGroup, ExportQueue, LocalWriters, OutputDir};
 
-/// Copies everything in `view` into `dest`. Modes, symbolic and hard links and times are kept (with
+/// Copies everything in `tree` into `dest`. Modes, symbolic and hard links and times are kept (with
 /// `epoch`, all files get that time); owners are not. Devices are omitted.
-pub fn export(view: &RootDir, dest: &RootDir, epoch: Option<i64>) -> Result<()> {
+///
+/// Stops when `stop` is cancelled. Without it, the caller may be killed at any time, and each file
+/// is given its name as soon as it is complete: nothing would remove the directories that are
+/// filled under temporary names.
+pub fn export(tree: &MergedTree, dest: &RootDir, epoch: Option<i64>, stop: Option<&Cancel>) -> Result<()> {
     let groups = ExportQueue::default();
-    let writer = std::thread::scope(|scope| {
-        let mut writer = LocalExport::new(dest, LocalWriters::new(scope, &groups));
-        writer.walk(view, epoch.map(|sec| Timestamp { sec, nsec: 0 }))?;
-        Ok::<_, BuildError>(writer.rest())
+    let mut staged = stop.map(|_| StagedDirs::new(dest));
+    let written = std::thread::scope(|scope| {
+        let mut export = LocalExport {
+            dest,
+            stop,
+            time: epoch.map(|sec| Timestamp { sec, nsec: 0 }),
+            staged: staged.as_mut(),
+            writers: LocalWriters::new(scope, &groups),
+            rest: Rest::default(),
+        };
+        export.walk(tree)?;
+        Ok::<_, BuildError>(export.rest)
     });
     groups.outcome()?;
-    writer?.finish()
+    let rest = written?;
+    rest.link(dest)?;
+    staged.map_or(Ok(()), StagedDirs::publish)?;
+    rest.set_directories(dest)
 }
 
 /// Removes from `dest` all entries that the result does not have, or that are a directory in one
 /// and not in the other.
-pub fn remove_others(view: &RootDir, dest: &RootDir) -> Result<()> {
-    let mut stack = vec![PathBuf::new()];
-    while let Some(path) = stack.pop() {
-        let (theirs, ours) = (view.sub(&path).map_err(fail(&path))?, dest.sub(&path).map_err(fail(&path))?);
-        for entry in ours.entries().map_err(fail(&path))? {
+pub fn remove_others(tree: &MergedTree, dest: &RootDir) -> Result<()> {
+    let mut stack = vec![tree.top()];
+    while let Some(at) = stack.pop() {
+        let theirs = tree.open(at).map_err(unreadable)?;
+        let path = theirs.path();
+        let entries = theirs.entries().map_err(unreadable)?;
+        let wanted: BTreeMap<&OsStr, &MergedEntry> = entries.iter().map(|entry| (&*entry.name, entry)).collect();
+        let ours = dest.sub(path).map_err(fail(path))?;
+        for entry in ours.entries().map_err(fail(path))? {
             let below = path.join(&entry.name);
             let is_dir = |stat: &Stat| stat.kind == FileKind::Dir;
-            let wanted = theirs.stat_name(&entry.name).ok().filter(|stat| !stat.is_whiteout());
             let found = ours.stat_name(&entry.name).map_err(fail(&below))?;
-            match wanted {
-                Some(wanted) if is_dir(&wanted) && is_dir(&found) => stack.push(below),
-                Some(wanted) if is_dir(&wanted) == is_dir(&found) => {}
+            match wanted.get(&*entry.name) {
+                Some(wanted) if is_dir(&wanted.stat) && is_dir(&found) => stack.push(theirs.below(wanted)),
+                Some(wanted) if is_dir(&wanted.stat) == is_dir(&found) => {}
                 _ => ours.remove_all(&entry.name).map_err(fail(&below))?,
             }
         }
@@ -50,138 +75,168 @@ pub fn remove_others(view: &RootDir, dest: &RootDir) -> Result<()> {
     Ok(())
 }
 
-struct ExportError(BuildError);
-
-impl From<SourceError> for ExportError {
-    fn from(e: SourceError) -> ExportError {
-        ExportError(match e {
-            SourceError::Kernel(source) => BuildError::Kernel { what: "reading the result".into(), source },
-            other => BuildError::other(format!("reading the result: {other}")),
-        })
-    }
-}
-
-impl From<BuildError> for ExportError {
-    fn from(e: BuildError) -> ExportError {
-        ExportError(e)
-    }
+fn unreadable(source: rbuild_linux::Error) -> BuildError {
+    BuildError::Kernel { what: "reading the result".into(), source }
 }
 
 /// Walks the result, creates directories and passes files to the writers.
-struct LocalExport<'a, 's, 'e> {
-    dest: &'a RootDir,
+struct LocalExport<'a, 'd, 's, 'e> {
+    dest: &'d RootDir,
+    stop: Option<&'a Cancel>,
+    /// Modification time of everything, if it is fixed.
+    time: Option<Timestamp>,
+    staged: Option<&'a mut StagedDirs<'d>>,
     writers: LocalWriters<'s, 'e>,
-    group: Option<ExportGroup>,
-    rest: Rest<'a>,
+    rest: Rest,
 }
 
-/// Work that is done after all files have been written.
-struct Rest<'a> {
-    dest: &'a RootDir,
-    /// The first path of each file that has several hard links.
-    firsts: HashMap<Inode, PathBuf>,
-    /// The other paths of these files, each with the first one.
-    links: Vec<(PathBuf, PathBuf)>,
-    /// Directories with their modes and times.
-    dirs: Vec<(PathBuf, u32, Timestamp)>,
+/// A directory to export.
+struct PendingDir {
+    from: MergedPath,
+    /// Path in the output, as long as the export lasts.
+    place: PathBuf,
+    /// True if its entries get their own names at once.
+    is_new: bool,
 }
 
-impl<'a, 's, 'e> LocalExport<'a, 's, 'e> {
-    fn new(dest: &'a RootDir, writers: LocalWriters<'s, 'e>) -> LocalExport<'a, 's, 'e> {
-        let rest = Rest { dest, firsts: HashMap::new(), links: Vec::new(), dirs: Vec::new() };
-        LocalExport { dest, writers, group: None, rest }
-    }
-
-    fn walk(&mut self, view: &RootDir, time: Option<Timestamp>) -> Result<()> {
-        let tree = SourceTree { root: view, ignore: None, exclude: None, owner: Owner::AsIs, hashes: None };
-        let mut open: (PathBuf, RootDir) = (PathBuf::new(), self.dest.try_clone().map_err(fail(Path::new("")))?);
-        tree.walk::<ExportError>(Path::new(""), |source, path, stat| {
-            let stat = Stat { mtime: time.unwrap_or(stat.mtime), ..*stat };
-            let parent = path.parent().unwrap_or(Path::new(""));
-            if open.0 != parent {
-                open = (parent.to_path_buf(), self.dest.sub(parent).map_err(fail(parent))?);
-            }
-            self.entry(source, path, stat, &open.1).map_err(ExportError)
-        })
-        .map_err(|e| e.0)?;
-        self.group.take().map_or(Ok(()), |group| self.writers.give(group))
-    }
-
-    fn rest(self) -> Rest<'a> {
-        self.rest
-    }
-
-    fn entry(&mut self, source: &RootDir, path: &Path, stat: Stat, dir: &RootDir) -> Result<()> {
-        let name = path.file_name().unwrap_or_default();
-        match stat.kind {
-            FileKind::Dir => {
-                self.directory(path, name, dir)?;
-                self.rest.dirs.push((path.to_path_buf(), stat.mode, stat.mtime));
-                Ok(())
-            }
-            FileKind::File => self.file(source, path, stat, dir),
-            FileKind::Symlink => {
-                let target = source.read_link(name).map_err(fail(path))?;
-                replace(dir, path, name, |dir, temp| dir.create_symlink(&target, temp))?;
-                dir.set_mtime(name, stat.mtime).map_err(fail(path))
-            }
-            FileKind::Fifo => {
-                replace(dir, path, name, |dir, temp| dir.create_node(temp, FileKind::Fifo, stat.mode, (0, 0)))
-            }
-            FileKind::CharDevice | FileKind::BlockDevice | FileKind::Socket => Ok(()),
-        }
-    }
-
-    fn directory(&self, path: &Path, name: &OsStr, dir: &RootDir) -> Result<()> {
-        match dir.create_dir(name, 0o755) {
-            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
-                let found = dir.stat_name(name).map_err(fail(path))?;
-                match found.kind {
-                    FileKind::Dir => return Ok(()),
-                    FileKind::CharDevice | FileKind::BlockDevice => return Err(is_device(path)),
-                    _ => {}
+impl LocalExport<'_, '_, '_, '_> {
+    fn walk(&mut self, tree: &MergedTree) -> Result<()> {
+        let mut pending = vec![PendingDir { from: tree.top(), place: PathBuf::new(), is_new: false }];
+        while let Some(PendingDir { from, place, is_new }) = pending.pop() {
+            let from = Arc::new(tree.open(from).map_err(unreadable)?);
+            let dir = self.dest.sub(&place).map_err(fail(from.path()))?;
+            let to = Arc::new(OutputDir { dir, place, is_new, stop: self.stop.cloned() });
+            let mut group = ExportGroup::new(&from, &to);
+            for mut entry in from.entries().map_err(unreadable)? {
+                entry.stat.mtime = self.time.unwrap_or(entry.stat.mtime);
+                match entry.stat.kind {
+                    FileKind::Dir => pending.push(self.directory(&from, &to, &entry)?),
+                    FileKind::File if self.is_link(&from, &to, &entry) => {}
+                    FileKind::File => group.add(entry),
+                    _ => special_file(&from, &to, &entry)?,
                 }
-                dir.remove_file(name).map_err(fail(path))?;
-                dir.create_dir(name, 0o755).map_err(fail(path))
+                if group.is_full() {
+                    self.write(std::mem::replace(&mut group, ExportGroup::new(&from, &to)))?;
+                }
             }
-            other => other.map_err(fail(path)),
+            self.write(group)?;
         }
+        Ok(())
     }
 
-    fn file(&mut self, source: &RootDir, path: &Path, stat: Stat, dir: &RootDir) -> Result<()> {
-        if stat.nlink > 1 {
-            if let Some(first) = self.rest.firsts.get(&stat.inode()) {
-                self.rest.links.push((path.to_path_buf(), first.clone()));
-                return Ok(());
-            }
-            self.rest.firsts.insert(stat.inode(), path.to_path_buf());
+    fn write(&mut self, group: ExportGroup) -> Result<()> {
+        if self.stop.is_some_and(Cancel::is_cancelled) {
+            return Err(BuildError::Cancelled);
         }
-        let parent = path.parent().unwrap_or(Path::new(""));
-        if self.group.as_ref().is_some_and(|group| group.is_full() || group.path != parent) {
-            self.group.take().map_or(Ok(()), |group| self.writers.give(group))?;
-        }
-        let mut group = match self.group.take() {
-            Some(group) => group,
-            None => ExportGroup::new(source, dir, parent)?,
-        };
-        group.add(path.file_name().unwrap_or_default().to_os_string(), stat);
-        self.group = Some(group);
+        self.writers.give(group)?;
         // This error ends the walk. The caller returns the one that the writers recorded.
         if self.writers.has_failed() { Err(BuildError::AlreadyReported) } else { Ok(()) }
     }
+
+    fn directory(&mut self, from: &MergedDir, to: &OutputDir, entry: &MergedEntry) -> Result<PendingDir> {
+        let (name, path) = (&*entry.name, from.path().join(&entry.name));
+        let create = |name: &OsStr| to.dir.create_dir(name, 0o755);
+        let below = |name: &OsStr, is_new| PendingDir { from: from.below(entry), place: to.place.join(name), is_new };
+        let made = match &mut self.staged {
+            _ if to.is_new => create(name).map(|()| below(name, true)).map_err(fail(&path))?,
+            Some(_) if has_directory(&to.dir, &path, name)? => below(name, false),
+            Some(staged) => {
+                let temp = staged.create(to, &path).map_err(fail(&path))?;
+                below(&temp, true)
+            }
+            None => match create(name) {
+                Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
+                    if !has_directory(&to.dir, &path, name)? {
+                        create(name).map_err(fail(&path))?;
+                    }
+                    below(name, false)
+                }
+                other => other.map(|()| below(name, false)).map_err(fail(&path))?,
+            },
+        };
+        self.rest.dirs.push((path, entry.stat.mode, entry.stat.mtime));
+        Ok(made)
+    }
+
+    /// Returns true if the file is another name of one that is exported, and notes it.
+    fn is_link(&mut self, from: &MergedDir, to: &OutputDir, entry: &MergedEntry) -> bool {
+        if entry.stat.nlink < 2 {
+            return false;
+        }
+        let place = to.place.join(&entry.name);
+        match self.rest.firsts.get(&entry.stat.inode()) {
+            Some(first) => {
+                let (path, first) = (from.path().join(&entry.name), first.clone());
+                self.rest.links.push(OutputLink { path, place, first });
+                true
+            }
+            None => {
+                self.rest.firsts.insert(entry.stat.inode(), place);
+                false
+            }
+        }
+    }
 }
 
-impl Rest<'_> {
-    fn finish(self) -> Result<()> {
-        for (path, first) in &self.links {
-            let (first_dir, first_name) = self.dest.parent(first).map_err(fail(path))?;
-            let (dir, name) = self.dest.parent(path).map_err(fail(path))?;
+/// Writes an entry that is neither a directory nor a regular file. Devices and sockets are omitted.
+fn special_file(from: &MergedDir, to: &OutputDir, entry: &MergedEntry) -> Result<()> {
+    let (name, stat, path) = (&*entry.name, &entry.stat, from.path().join(&entry.name));
+    let put = |make: &dyn Fn(&RootDir, &OsStr) -> rbuild_linux::Result<()>| match to.is_new {
+        true => make(&to.dir, name).map_err(fail(&path)),
+        false => replace(&to.dir, &path, name, make),
+    };
+    match stat.kind {
+        FileKind::Symlink => {
+            let target = from.holder(entry).read_link(name).map_err(fail(&path))?;
+            put(&|dir, name| dir.create_symlink(&target, name))?;
+            to.dir.set_mtime(name, stat.mtime).map_err(fail(&path))
+        }
+        FileKind::Fifo => put(&|dir, name| dir.create_node(name, FileKind::Fifo, stat.mode, (0, 0))),
+        _ => Ok(()),
+    }
+}
+
+/// Another name of an exported file.
+struct OutputLink {
+    path: PathBuf,
+    /// Path in the output, and that of the file's first name, as long as the export lasts.
+    place: PathBuf,
+    first: PathBuf,
+}
+
+/// Work that is done after all files have been written.
+#[derive(Default)]
+struct Rest {
+    /// The first place of each file that has several hard links.
+    firsts: HashMap<Inode, PathBuf>,
+    links: Vec<OutputLink>,
+    /// Directories with their modes and times; each before those below it.
+    dirs: Vec<(PathBuf, u32, Timestamp)>,
+}
+
+impl Rest {
+    fn link(&self, dest: &RootDir) -> Result<()> {
+        for OutputLink { path, place, first } in &self.links {
+            let (first_dir, first_name) = dest.parent(first).map_err(fail(path))?;
+            let (dir, name) = dest.parent(place).map_err(fail(path))?;
             replace(&dir, path, &name, |dir, temp| dir.hard_link(&first_dir, &first_name, temp))?;
         }
-        for (path, mode, mtime) in self.dirs.into_iter().rev() {
-            let (dir, name) = self.dest.parent(&path).map_err(fail(&path))?;
-            dir.chmod(&name, mode).map_err(fail(&path))?;
-            dir.set_mtime(&name, mtime).map_err(fail(&path))?;
+        Ok(())
+    }
+
+    /// Sets the modes and times of all directories: last, because each entry changes those times,
+    /// and the modes may forbid to create one.
+    fn set_directories(&self, dest: &RootDir) -> Result<()> {
+        let mut open: Option<(&Path, RootDir)> = None;
+        for (path, mode, mtime) in self.dirs.iter().rev() {
+            let (parent, name) = (path.parent().unwrap_or(Path::new("")), path.file_name().unwrap_or_default());
+            let dir = match open.take().filter(|(known, _)| *known == parent) {
+                Some((_, dir)) => dir,
+                None => dest.sub(parent).map_err(fail(path))?,
+            };
+            dir.chmod(name, *mode).map_err(fail(path))?;
+            dir.set_mtime(name, *mtime).map_err(fail(path))?;
+            open = Some((parent, dir));
         }
         Ok(())
     }
@@ -203,3 +258,6 @@ pub(crate) fn replace(
     let _ = dir.remove_file(temp);
     renamed
 }
+
+#[cfg(test)]
+mod tests;

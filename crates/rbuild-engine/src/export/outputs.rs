@@ -7,8 +7,9 @@ use std::time::Instant;
 
 use rbuild_image::{ManifestDigest, Reference};
 use rbuild_layer::{Deletions, Times, TreePacker};
-use rbuild_linux::{Directory, RootDir};
-use rbuild_store::{Image, Staging, Store, Workspace};
+use rbuild_linux::{Destination, Directory, RootDir};
+use rbuild_sandbox::Cancel;
+use rbuild_store::{Image, MergedTree, Staging, Store, Workspace};
 use rbuild_transport::{Saved, WriteError, index_of_images, preferred, save_directory, save_to, write_destination};
 
 use crate::error::{BuildError, Result};
@@ -18,45 +19,45 @@ use crate::export::local;
 use crate::exports::{Export, Finished, FinishedImage, ImageForm, Wants};
 use crate::request::BuildRequest;
 
-/// The files of the result for one platform.
-pub(crate) struct View {
+/// The files of the result for one platform, as `F`.
+pub(crate) struct View<F> {
     /// Directory below the output's root; empty if the output has the files of one platform only.
     pub folder: PathBuf,
-    pub root: RootDir,
+    pub files: F,
     /// Modification time for all files, if it is fixed.
     pub epoch: Option<i64>,
 }
 
-/// Writes an output that consists of the result's files: a directory or a tar archive.
+/// Writes the files of the result into a directory, and with `delete` removes all others there.
+/// `stop` is that of [`local::export`].
 #[tracing::instrument(target = "engine", name = "export", level = "debug", skip_all)]
-pub(crate) fn files(export: &Export, views: &[View]) -> Result<()> {
-    match export {
-        Export::Files { to: Directory { base, rest }, delete, split: _ } => {
-            for view in views {
-                let rest = rest.join(&view.folder);
-                let fail = BuildError::kernel(format!(
-                    "the output directory {}",
-                    rbuild_linux::quoted(base.label().join(&rest))
-                ));
-                let dest = base.create_dir_all(&rest, 0o755, None, |_| ()).map_err(fail)?;
-                if *delete {
-                    local::remove_others(&view.root, &dest)?;
-                }
-                local::export(&view.root, &dest, view.epoch).map_err(|e| e.writing_to(&base.label().join(&rest)))?;
-            }
-            Ok(())
+pub(crate) fn directory(to: &Directory, delete: bool, views: &[View<MergedTree>], stop: Option<&Cancel>) -> Result<()> {
+    let Directory { base, rest } = to;
+    for view in views {
+        let rest = rest.join(&view.folder);
+        let place = base.label().join(&rest);
+        let fail = BuildError::kernel(format!("the output directory {}", rbuild_linux::quoted(&place)));
+        let dest = base.create_dir_all(&rest, 0o755, None, |_| ()).map_err(fail)?;
+        if delete {
+            local::remove_others(&view.files, &dest)?;
         }
-        Export::Tar { to, split: _ } => write_destination(to, |out| {
-            let failed = || BuildError::layer("the output tar");
-            let mut tar = TreePacker::new(Deletions::None, out);
-            for view in views {
-                let times = view.epoch.map_or(Times::AsIs, Times::Always);
-                tar.pack(&view.root, &view.folder, times).map_err(failed())?;
-            }
-            tar.finish().map(|_| ()).map_err(failed())
-        }),
-        Export::Archive { .. } | Export::Layout { .. } | Export::Store { .. } => Ok(()),
+        local::export(&view.files, &dest, view.epoch, stop).map_err(|e| e.writing_to(&place))?;
     }
+    Ok(())
+}
+
+/// Writes the files of the result as a tar archive.
+#[tracing::instrument(target = "engine", name = "export", level = "debug", skip_all)]
+pub(crate) fn tar(to: &Destination, views: &[View<RootDir>]) -> Result<()> {
+    write_destination(to, |out| {
+        let failed = || BuildError::layer("the output tar");
+        let mut tar = TreePacker::new(Deletions::None, out);
+        for view in views {
+            let times = view.epoch.map_or(Times::AsIs, Times::Always);
+            tar.pack(&view.files, &view.folder, times).map_err(failed())?;
+        }
+        tar.finish().map(|_| ()).map_err(failed())
+    })
 }
 
 /// Names an image, or the index of the images of several platforms. It gets all names or none, also

@@ -217,7 +217,7 @@ impl CopiedEntry<'_> {
 
     fn merge(&self, dir: &RootDir) -> Result<()> {
         let from = self.view.sub(&self.path).map_err(BuildError::kernel("the image's files"))?;
-        local::export(&from, dir, None)
+        local::export(&from.into(), dir, None, None)
     }
 }
 

@@ -51,10 +51,6 @@ impl Schedule {
         self.inputs.iter().map(|(id, inputs)| (*id, inputs))
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.inputs.is_empty()
-    }
-
     /// Returns the vertices to run that wait for this one.
     pub fn dependants(&self, id: VertexId) -> &[VertexId] {
         &self.dependants[id]

@@ -1,5 +1,7 @@
 //! Cache records: results of steps and images by their cache keys.
 
+use std::sync::atomic::Ordering;
+
 use rbuild_image::ManifestDigest;
 use rbuild_linux::{OwnerMode, write_atomic};
 use serde::{Deserialize, Serialize};
@@ -192,6 +194,7 @@ impl Records<'_> {
     }
 
     pub(crate) fn write_record(&self, key: &CacheKey, record: Record) -> Result<()> {
+        self.store.unsynced.store(true, Ordering::Relaxed);
         self.store.write("records", &document_of(&key.hex(), self.store.owners()), &record)
     }
 
@@ -231,6 +234,7 @@ impl Records<'_> {
     /// Fails if the document cannot be written.
     pub fn put_result(&self, key: &ImageKey, manifest: &ManifestDigest, build: &BuildId) -> Result<()> {
         let file = ResultFile { manifest: *manifest, boot: self.store.boot().to_string(), build: build.clone() };
+        self.store.unsynced.store(true, Ordering::Relaxed);
         self.store.write("results", &format!("{}.json", key.hex()), &file)
     }
 
@@ -255,6 +259,19 @@ impl Records<'_> {
     pub fn put_hashes(&self, name: &HashesName, bytes: &[u8]) -> Result<()> {
         let dir = self.store.root.create_dir_all("hashes", modes::dir(), None, |_| ())?;
         Ok(write_atomic(&dir, std::ffi::OsStr::new(&name.hex()), bytes, modes::file())?)
+    }
+
+    /// Syncs everything written so far to disk, and marks `build` as synced, unless nothing was
+    /// recorded since this store was opened.
+    ///
+    /// # Errors
+    ///
+    /// Fails if syncing fails or the mark cannot be written.
+    pub fn sync_recorded(&self, build: &BuildId) -> Result<()> {
+        match self.store.unsynced.load(Ordering::Relaxed) {
+            true => self.sync(build),
+            false => Ok(()),
+        }
     }
 
     /// Syncs everything written so far to disk, and marks `build` as synced.

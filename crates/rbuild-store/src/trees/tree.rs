@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 
 use rbuild_image::{BlobDigest, Descriptor, DiffId};
 use rbuild_layer::{LowerRefs, TarEntry, Unpacked, Unpacking, marks_opaque, unpack_some};
@@ -231,6 +232,7 @@ impl Trees<'_> {
         let id = if self.is_usable(&usual)? { usual } else { TreeId::without_devices(diff_id) };
         self.commit_tree(work, &path, &id)?;
         let file = LayerFile { tree: id.clone(), boot: self.store.boot().to_string(), build: build.clone() };
+        self.store.unsynced.store(true, Ordering::Relaxed);
         self.store.write("layers", &document_of(&diff_id.hex(), self.store.owners()), &file)?;
         Ok(id)
     }

@@ -1,4 +1,4 @@
-//! Errors of files that are written for the caller.
+//! Files that are in the way of an output, and errors of writing it.
 
 use std::ffi::OsStr;
 use std::path::Path;
@@ -8,8 +8,8 @@ use rbuild_remedy::Remedy;
 
 use crate::error::{BuildError, Result};
 
-pub(super) fn fail(path: &Path) -> impl FnOnce(rbuild_linux::Error) -> BuildError + use<> {
-    BuildError::kernel(format!("writing the output file `{}`", path.display()))
+pub(super) fn fail(path: &Path) -> impl FnOnce(rbuild_linux::Error) -> BuildError + use<'_> {
+    move |source| BuildError::Kernel { what: format!("writing the output file `{}`", path.display()), source }
 }
 
 /// Fails if a directory or a device is in the way: these are not replaced.
@@ -24,9 +24,24 @@ pub(super) fn clear_directory(dir: &RootDir, path: &Path, name: &OsStr) -> Resul
     }
 }
 
-pub(super) fn is_device(path: &Path) -> BuildError {
+fn is_device(path: &Path) -> BuildError {
     BuildError::Other {
         message: format!("`{}` is a device in the output and will not be replaced", path.display()),
         help: Some(Remedy::OtherOutput { obstacle: "device" }),
     }
+}
+
+/// Returns true if the output has a directory of that name. Another file is removed, unless it is a
+/// device.
+pub(super) fn has_directory(dir: &RootDir, path: &Path, name: &OsStr) -> Result<bool> {
+    let found = match dir.stat_name(name) {
+        Err(e) if e.is_not_found() => return Ok(false),
+        other => other.map_err(fail(path))?,
+    };
+    match found.kind {
+        FileKind::Dir => return Ok(true),
+        FileKind::CharDevice | FileKind::BlockDevice => return Err(is_device(path)),
+        _ => {}
+    }
+    dir.remove_file(name).map(|()| false).map_err(fail(path))
 }

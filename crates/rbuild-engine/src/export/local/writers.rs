@@ -1,11 +1,13 @@
 //! Threads that write files while the walk goes on.
 
-use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::thread::Scope;
 
 use rbuild_linux::parallel::{Queue, Workers};
-use rbuild_linux::{AtomicFile, RootDir, Stat, copy_file};
+use rbuild_linux::{AtomicFile, RootDir, copy_file_while, set_file_mode_and_time};
+use rbuild_sandbox::Cancel;
+use rbuild_store::{MergedDir, MergedEntry};
 
 use crate::error::{BuildError, Result};
 use crate::export::local::errors::{clear_directory, fail};
@@ -17,25 +19,32 @@ const GROUP: usize = 100;
 const GROUP_BYTES: u64 = 4 << 20;
 const WAITING: usize = 16;
 
+/// An open directory of the output.
+pub(super) struct OutputDir {
+    pub dir: RootDir,
+    /// Its path in the output, as long as the export lasts.
+    pub place: PathBuf,
+    /// True if this export created it, and nobody else knows it: files get their own names at once.
+    pub is_new: bool,
+    pub stop: Option<Cancel>,
+}
+
 /// Files to be copied from one directory to another.
 pub(super) struct ExportGroup {
-    pub from: RootDir,
-    pub to: RootDir,
-    /// Path of the directory, relative to the output directory.
-    pub path: PathBuf,
-    pub files: Vec<(OsString, Stat)>,
+    from: Arc<MergedDir>,
+    to: Arc<OutputDir>,
+    files: Vec<MergedEntry>,
     bytes: u64,
 }
 
 impl ExportGroup {
-    pub(super) fn new(from: &RootDir, to: &RootDir, path: &Path) -> Result<ExportGroup> {
-        let open = |dir: &RootDir| dir.try_clone().map_err(fail(path));
-        Ok(ExportGroup { from: open(from)?, to: open(to)?, path: path.to_path_buf(), files: Vec::new(), bytes: 0 })
+    pub(super) fn new(from: &Arc<MergedDir>, to: &Arc<OutputDir>) -> ExportGroup {
+        ExportGroup { from: from.clone(), to: to.clone(), files: Vec::new(), bytes: 0 }
     }
 
-    pub(super) fn add(&mut self, name: OsString, stat: Stat) {
-        self.bytes += stat.size;
-        self.files.push((name, stat));
+    pub(super) fn add(&mut self, file: MergedEntry) {
+        self.bytes += file.stat.size;
+        self.files.push(file);
     }
 
     pub(super) fn is_full(&self) -> bool {
@@ -43,15 +52,34 @@ impl ExportGroup {
     }
 
     fn write(&self) -> Result<()> {
-        for (name, stat) in &self.files {
-            let path = self.path.join(name);
-            let from = self.from.open_name(name).map_err(fail(&path))?;
-            clear_directory(&self.to, &path, name)?;
-            let mut to = AtomicFile::create(&self.to, 0o600).map_err(fail(&path))?;
-            copy_file(&from, stat, to.file()).map_err(fail(&path))?;
-            to.finish(stat.mode, stat.mtime, name).map_err(fail(&path))?;
+        for file in &self.files {
+            let path = || self.from.path().join(&file.name);
+            if !self.to.is_new {
+                clear_directory(&self.to.dir, &path(), &file.name)?;
+            }
+            if !self.write_file(file).map_err(|e| fail(&path())(e))? {
+                return Err(BuildError::Cancelled);
+            }
         }
         Ok(())
+    }
+
+    /// Returns false if the export was cancelled.
+    fn write_file(&self, file: &MergedEntry) -> rbuild_linux::Result<bool> {
+        let MergedEntry { name, stat, .. } = file;
+        let goes_on = || !self.to.stop.as_ref().is_some_and(Cancel::is_cancelled);
+        let from = self.from.holder(file).open_name(name)?;
+        if self.to.is_new {
+            let to = self.to.dir.create_file(name, 0o600)?;
+            let copied = copy_file_while(&from, stat, &to, &goes_on)?;
+            set_file_mode_and_time(&to, stat.mode, stat.mtime)?;
+            return Ok(copied.is_some());
+        }
+        let mut to = AtomicFile::create(&self.to.dir, 0o600)?;
+        match copy_file_while(&from, stat, to.file(), &goes_on)? {
+            Some(_) => to.finish(stat.mode, stat.mtime, name).map(|()| true),
+            None => Ok(false),
+        }
     }
 }
 

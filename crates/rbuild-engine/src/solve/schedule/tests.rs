@@ -83,7 +83,7 @@ fn needed_uncached_vertices_run_after_their_inputs() {
         let open: Vec<bool> = (0..graph.vertices.len()).map(|id| open.contains(&id)).collect();
         let schedule = Schedule::of(&graph, open.clone(), exports_files);
         assert_eq!(shown(&schedule), want, "{open:?} {exports_files}");
-        assert_eq!(schedule.is_empty(), want.is_empty());
+        assert_eq!(schedule.vertices().next().is_none(), want.is_empty());
         for (id, inputs) in schedule.vertices() {
             assert!(inputs.iter().all(|input| schedule.dependants(*input).contains(&id)));
         }

@@ -13,6 +13,7 @@ use rbuild_linux::{FileKind, RootDir, remove_tree};
 use super::distinct;
 use crate::trees::copies::{MergedFiles, MergedWhiteouts, merge};
 use crate::trees::id::TreeId;
+use crate::trees::merged::MergedTree;
 
 /// An entry of a tree, in overlay form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -116,11 +117,32 @@ fn seen(dir: &RootDir) -> Shown {
     shown
 }
 
+/// Returns the paths that the stack shows where it is read in place.
+fn seen_in_place(tree: &MergedTree) -> Shown {
+    let mut shown = Shown::new();
+    let mut stack = vec![tree.top()];
+    while let Some(at) = stack.pop() {
+        let dir = tree.open(at).unwrap();
+        for entry in dir.entries().unwrap() {
+            let name = dir.path().join(&entry.name).to_str().unwrap().to_string();
+            if entry.stat.kind == FileKind::Dir {
+                stack.push(dir.below(&entry));
+                shown.insert(name, None);
+            } else {
+                let mut content = Vec::new();
+                dir.holder(&entry).open_name(&entry.name).unwrap().read_to_end(&mut content).unwrap();
+                shown.insert(name, content.first().copied());
+            }
+        }
+    }
+    shown
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
 
     #[test]
-    fn repeated_trees_of_a_stack_can_be_dropped(
+    fn a_stack_without_repeated_trees_is_the_same_merged_or_read_in_place(
         trees in prop::collection::vec(tree(), 3),
         stack in prop::collection::vec(0..3usize, 1..7),
     ) {
@@ -141,9 +163,11 @@ proptest! {
         let all = applied(&stack.iter().map(|i| &trees[*i]).collect::<Vec<_>>());
         let few = applied(&kept.iter().map(|id| &trees[number(id)]).collect::<Vec<_>>());
         let found = seen(&merged);
+        let in_place = seen_in_place(&MergedTree::stacked(open));
         remove_tree(&temp).unwrap();
         prop_assert_eq!(&few, &all);
-        prop_assert_eq!(found, all);
+        prop_assert_eq!(found, all.clone());
+        prop_assert_eq!(in_place, all);
         prop_assert!(kept.iter().enumerate().all(|(i, id)| !kept[..i].contains(id)));
     }
 }
