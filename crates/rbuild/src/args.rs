@@ -3,6 +3,11 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use rbuild_engine::PullPolicy;
+use rbuild_plan::NetworkMode;
+use rbuild_sandbox::IsolationRequest;
+
+use crate::input::value;
 
 mod build;
 mod registry;
@@ -27,8 +32,8 @@ pub struct Cli {
     pub limit: Vec<String>,
     /// Isolation of commands: auto, userns, single-id or chroot [default: auto, the strongest
     /// available]
-    #[arg(long, global = true, value_name = "MODE", env = "RBUILD_ISOLATION")]
-    pub isolation: Option<String>,
+    #[arg(long, global = true, value_name = "MODE", env = "RBUILD_ISOLATION", value_parser = value::isolation)]
+    pub isolation: Option<IsolationRequest>,
     /// Seconds to wait for a store lock held by a program other than rbuild [default: 15]
     #[arg(long, global = true, value_name = "SECONDS", env = "RBUILD_LOCK_TIMEOUT")]
     pub lock_timeout: Option<u64>,
@@ -398,7 +403,8 @@ pub struct RunArgs {
     /// Network mode: host, isolated (private, with outbound access through pasta or slirp4netns) or
     /// none [default: host]
     #[arg(long, value_name = "MODE", default_value = "default", hide_default_value = true, visible_alias = "net")]
-    pub network: String,
+    #[arg(value_parser = value::network)]
+    pub network: NetworkMode,
     /// Add an entry to /etc/hosts
     #[arg(long, value_name = "NAME:ADDRESS")]
     pub add_host: Vec<String>,
@@ -432,8 +438,8 @@ pub struct RunArgs {
     pub init: bool,
     #[arg(short, long, hide = true)]
     pub quiet: bool,
-    #[arg(long, hide = true)]
-    pub pull: Option<String>,
+    #[arg(long, hide = true, value_parser = value::pull)]
+    pub pull: Option<PullPolicy>,
     #[command(flatten)]
     pub left_out: LeftOutOfRun,
 }

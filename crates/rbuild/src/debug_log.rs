@@ -4,9 +4,13 @@
 //! warnings back to it.
 
 use std::fs::{File, OpenOptions};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
+use rbuild_engine::Warning;
+use rbuild_linux::quoted;
+use rbuild_remedy::Remedy;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::format::FmtSpan;
@@ -15,6 +19,7 @@ use tracing_subscriber::{Layer, Registry, fmt};
 
 use crate::exit::Failure;
 use crate::input::output;
+use crate::ui::{hints, terminal};
 
 /// Targets of rbuild's own spans and events. All others are libraries.
 const TARGETS: [&str; 6] = ["engine", "store", "transport", "registry", "sandbox", "source"];
@@ -44,7 +49,8 @@ impl DebugLog {
             layers.push(layer.with_span_events(FmtSpan::CLOSE).with_filter(targets).boxed());
         }
         if let Some(path) = &self.file {
-            let layer = fmt::layer().json().with_writer(Mutex::new(open(path)?));
+            let file = LogFile { file: open(path)?, path: path.clone(), is_whole: true };
+            let layer = fmt::layer().json().with_writer(Mutex::new(file));
             let targets = filter.unwrap_or_else(|| everything(LevelFilter::TRACE));
             layers.push(layer.with_span_events(FmtSpan::CLOSE).with_filter(targets).boxed());
         }
@@ -58,6 +64,34 @@ impl DebugLog {
     /// Returns true if the log goes to standard error, which progress then has to share with it.
     pub fn is_on_stderr(&self) -> bool {
         self.debug || self.filter.as_deref().is_some_and(|f| !f.trim().is_empty())
+    }
+}
+
+/// The file of `--debug-log`. No build fails because its log is lost, so the first failure of a
+/// process is reported as a warning.
+struct LogFile {
+    file: File,
+    path: PathBuf,
+    is_whole: bool,
+}
+
+impl Write for LogFile {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let written = self.file.write(bytes);
+        if let Err(e) = &written
+            && std::mem::replace(&mut self.is_whole, false)
+        {
+            let help = rbuild_linux::is_disk_full(e).then(|| hints::words(&Remedy::FreeOutput).into());
+            terminal::warning(Warning {
+                text: format!("the debug log {} is incomplete: {e}", quoted(&self.path)),
+                help,
+            });
+        }
+        written
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.file.flush()
     }
 }
 

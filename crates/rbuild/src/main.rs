@@ -95,7 +95,7 @@ fn not_parsed(e: &clap::Error, line: &[std::ffi::OsString], verb: usize, as_dock
         }
         _ => {
             let misplaced = (verb + 1..line.len()).map(word).find(|word| word != &"-" && cli::verbs::is_verb(word));
-            let failure = cli::usage::failure(e, word(verb), misplaced);
+            let failure = cli::usage::failure(e, word(verb), &line[1..], misplaced);
             let code = if as_docker { code::DOCKER_USAGE } else { code::USAGE };
             Failure { code, ..failure }.masked(&secrets_of_line(line)).report()
         }
@@ -107,8 +107,8 @@ fn run_cli(cli: Cli) -> Result<u8, Failure> {
     let log = DebugLog { filter: std::env::var("RBUILD_LOG").ok(), debug: cli.debug, file: cli.debug_log };
     log.start()?;
     let config = Config::of_user()?;
-    let names_store = cli.root.is_some();
-    let settings = Settings::new(cli.root, &cli.limit, cli.isolation.as_deref(), &config)?;
+    let names_store = cli.root.is_some() || std::env::var_os("RBUILD_ROOT").is_some_and(|root| !root.is_empty());
+    let settings = Settings::new(cli.root, &cli.limit, cli.isolation, &config)?;
     let settings = settings.with_lock_timeout(cli.lock_timeout);
     let verb = match cli.verb {
         Verb::Build(mut args) => {

@@ -113,11 +113,12 @@ impl Isolation {
 /// Returns the `chroot` mode.
 pub fn bare_isolation() -> Result<Isolation, Refusal> {
     let uid = process::own_ids().uid;
-    if uid != 0 || !has(Capability::CAP_SYS_CHROOT) {
-        return Err(refusal(
-            "isolation mode chroot requires root with CAP_SYS_CHROOT",
-            "run rbuild as root of a container, or permit user namespaces",
-        ));
+    let why = "isolation mode chroot requires root with CAP_SYS_CHROOT";
+    if uid != 0 {
+        return Err(refusal(why, "omit --isolation and RBUILD_ISOLATION, or run rbuild as root of a container"));
+    }
+    if !has(Capability::CAP_SYS_CHROOT) {
+        return Err(refusal(why, "run rbuild as root of a container, or permit user namespaces"));
     }
     Ok(Isolation::Chroot)
 }

@@ -168,12 +168,14 @@ impl CommandExecutor {
         let Err(e) = nix::unistd::execve(&path, &self.args, &self.env);
         // Errors can no longer be reported to the parent here, so the message goes to the step's
         // log.
-        let hint = match e {
-            nix::errno::Errno::ENOENT => " (its interpreter is missing)",
-            nix::errno::Errno::ENOEXEC => " (it is for another platform, or a script without #!)",
-            _ => "",
+        let why = match e {
+            nix::errno::Errno::ENOENT => "its interpreter is missing",
+            nix::errno::Errno::ENOEXEC => "it is for another platform, or a script without #!",
+            nix::errno::Errno::EACCES if program.is_dir() => "it is a directory",
+            nix::errno::Errno::EACCES => "it is not executable (permission denied)",
+            e => e.desc(),
         };
-        let _ = std::io::stderr().write_all(format!("exec {shown}: {}{hint}\n", e.desc()).as_bytes());
+        let _ = std::io::stderr().write_all(format!("error: cannot execute `{shown}`: {why}\n").as_bytes());
         std::process::exit(if e == nix::errno::Errno::ENOENT { 127 } else { 126 });
     }
 }

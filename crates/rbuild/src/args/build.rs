@@ -5,11 +5,13 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
+use rbuild_engine::PullPolicy;
+use rbuild_plan::NetworkMode;
 
 use crate::args::registry::RegistryFlags;
+use crate::input::value;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum ProgressMode {
     /// tty on a terminal, else plain
     Auto,
@@ -66,8 +68,8 @@ pub struct BuildArgs {
     pub build_context: Vec<String>,
     /// File modes of the context: as-is, or git for 644 and 755 regardless of the umask [default:
     /// as-is]
-    #[arg(long, value_name = "MODES", env = "RBUILD_CONTEXT_MODES")]
-    pub context_modes: Option<String>,
+    #[arg(long, value_name = "MODES", env = "RBUILD_CONTEXT_MODES", value_parser = value::context_modes)]
+    pub context_modes: Option<bool>,
     /// Secret for `RUN --mount=type=secret`: id=NAME[,src=FILE][,env=VARIABLE]
     #[arg(long, value_name = "SECRET")]
     pub secret: Vec<String>,
@@ -107,7 +109,8 @@ pub struct BuildArgs {
     /// Network mode for RUN: host, isolated (private, with outbound access through pasta or
     /// slirp4netns) or none [default: host]
     #[arg(long, value_name = "MODE", default_value = "default", hide_default_value = true)]
-    pub network: String,
+    #[arg(value_parser = value::network)]
+    pub network: NetworkMode,
     /// Style of the progress output [default: auto]
     #[arg(long, value_enum, env = "RBUILD_PROGRESS")]
     pub progress: Option<ProgressMode>,
@@ -133,11 +136,11 @@ pub struct BuildArgs {
     #[arg(long, value_name = "FILE")]
     pub metadata_file: Option<PathBuf>,
     /// Maximum number of concurrent steps [default: number of cores, at least 4]
-    #[arg(long, value_name = "N", env = "RBUILD_JOBS")]
+    #[arg(long, value_name = "N", env = "RBUILD_JOBS", value_parser = value::jobs)]
     pub jobs: Option<usize>,
     /// Evict the least recently used cache entries above this size after the build, for example 10g
-    #[arg(long, value_name = "SIZE", env = "RBUILD_CACHE_LIMIT")]
-    pub cache_limit: Option<String>,
+    #[arg(long, value_name = "SIZE", env = "RBUILD_CACHE_LIMIT", value_parser = value::size)]
+    pub cache_limit: Option<u64>,
     /// Ignore file to use instead of .dockerignore
     #[arg(long, value_name = "FILE")]
     pub ignorefile: Option<PathBuf>,
@@ -157,8 +160,8 @@ pub struct BuildArgs {
     pub load: bool,
     /// Pull images: missing (only those not in the store), always or never [default: missing]
     #[arg(long, value_name = "WHEN", num_args = 0..=1, require_equals = true, default_missing_value = "always")]
-    #[arg(env = "RBUILD_PULL")]
-    pub pull: Option<String>,
+    #[arg(env = "RBUILD_PULL", value_parser = value::pull)]
+    pub pull: Option<PullPolicy>,
     /// Push the image under its names, as `--output type=registry` does
     #[arg(long)]
     pub push: bool,

@@ -231,7 +231,7 @@ mod tests {
         assert_eq!(build("rbuild build -f a --target x --target y -f b .").file.as_deref(), Some("b"));
         assert_eq!(build("rbuild build --target x --target y .").target.as_deref(), Some("y"));
         assert_eq!(build("rbuild build -t a -t b .").tag, ["a", "b"]);
-        assert_eq!(build("rbuild build --network none --network host .").network, "host");
+        assert_eq!(build("rbuild build --network none --network host .").network, rbuild_plan::NetworkMode::Host);
     }
 
     #[test]

@@ -1,9 +1,12 @@
 //! Errors of the command line, and flags of docker and podman that rbuild does not have.
 
+use std::ffi::OsString;
+
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 use crate::cli::clap_command;
 use crate::exit::Failure;
+use crate::input::value::BadValue;
 
 /// Flags of `docker build`, `buildx build` and `podman build`: names, reason, hint.
 const BUILD: [(&[&str], &str, &str); 10] = [
@@ -133,9 +136,9 @@ fn lacking(verb: &str, flag: &str) -> Option<(&'static str, &'static str)> {
     in_table.or_else(other)
 }
 
-/// Returns the failure for an error of the parser. `verb` is the verb of the line; `misplaced` is a
-/// word that is a verb, but does not come first.
-pub fn failure(e: &clap::Error, verb: &str, misplaced: Option<&str>) -> Failure {
+/// Returns the failure for an error of the parser. `verb` is the verb of the line, `words` are all
+/// its words; `misplaced` is one that is a verb, but does not come first.
+pub fn failure(e: &clap::Error, verb: &str, words: &[OsString], misplaced: Option<&str>) -> Failure {
     let text = |kind| match e.get(kind) {
         Some(ContextValue::String(text)) => text.clone(),
         Some(ContextValue::Strings(texts)) => texts.join(", "),
@@ -161,12 +164,21 @@ pub fn failure(e: &clap::Error, verb: &str, misplaced: Option<&str>) -> Failure 
                 .help(format!("use the form: {}", form(verb)))
         }
         ErrorKind::InvalidValue => {
-            invalid(&flag, &text(ContextKind::InvalidValue), &text(ContextKind::ValidValue), see)
+            let value = text(ContextKind::InvalidValue);
+            if value.is_empty() {
+                return Failure::usage(format!("{flag} requires a value")).help(see);
+            }
+            invalid(&setting(verb, &flag, &value, words), &value, &text(ContextKind::ValidValue), see)
         }
         ErrorKind::ValueValidation => {
-            let why = std::error::Error::source(e).map(ToString::to_string).unwrap_or_default();
+            let setting = setting(verb, &flag, &text(ContextKind::InvalidValue), words);
+            let source = std::error::Error::source(e);
+            if let Some(bad) = source.and_then(|source| source.downcast_ref::<BadValue>()) {
+                return bad.clone().of(setting);
+            }
+            let why = source.map(ToString::to_string).unwrap_or_default();
             let why = if why.contains("digit") || why.contains("number") { "not a number".to_string() } else { why };
-            Failure::usage(format!("{flag} {}: {why}", text(ContextKind::InvalidValue))).help(see)
+            Failure::usage(format!("{setting}: {why}")).help(see)
         }
         ErrorKind::MissingSubcommand | ErrorKind::InvalidSubcommand => {
             Failure::usage("no command given").help("run `rbuild --help` to list the commands")
@@ -198,11 +210,25 @@ fn unknown(verb: &str, flag: &str, misplaced: Option<&str>, see: String) -> Fail
     })
 }
 
-fn invalid(flag: &str, value: &str, valid: &str, see: String) -> Failure {
-    if value.is_empty() {
-        return Failure::usage(format!("{flag} requires a value")).help(see);
+/// Names a flag and its value as they were given: by a word of the line, or by a variable.
+fn setting(verb: &str, flag: &str, value: &str, words: &[OsString]) -> String {
+    let parser = clap_command::parser();
+    let page = parser.find_subcommand(verb).unwrap_or(&parser);
+    let is_it = |arg: &&clap::Arg| arg.get_long().is_some_and(|long| flag.strip_prefix("--") == Some(long));
+    let arg = page.get_arguments().chain(parser.get_arguments()).find(is_it);
+    let is_given = words.iter().any(|word| word.to_string_lossy().split('=').next() == Some(flag));
+    match arg.and_then(clap::Arg::get_env) {
+        Some(variable) if !is_given && std::env::var_os(variable).is_some_and(|set| set == value) => {
+            format!("{}={value}", variable.to_string_lossy())
+        }
+        _ if arg.is_some_and(clap::Arg::is_require_equals_set) => format!("{flag}={value}"),
+        _ => format!("{flag} {value}"),
     }
-    let failure = Failure::usage(format!("{flag} {value}: unknown value"));
+}
+
+/// Returns the failure of a value that is none of the valid ones.
+fn invalid(setting: &str, value: &str, valid: &str, see: String) -> Failure {
+    let failure = Failure::usage(format!("{setting}: unknown value"));
     match rbuild_dockerfile::closest(value, valid.split(", ").filter(|v| !v.is_empty())) {
         Some(close) => failure.help(format!("did you mean `{close}`?")),
         None if valid.is_empty() => failure.help(see),

@@ -2,7 +2,7 @@
 
 use rbuild_engine::BuildError;
 use rbuild_remedy::Remedy;
-use rbuild_sandbox::{Builder, Carrier, RunnerError, RunnerMode, checks, enter};
+use rbuild_sandbox::{Builder, Carrier, IsolationRequest, RunnerError, RunnerMode, checks, enter};
 use rbuild_store::{Snapshots, Store, Workspace};
 use serde::{Deserialize, Serialize};
 
@@ -31,10 +31,19 @@ pub fn doctor(settings: &Settings) -> Result<u8, Failure> {
             Ok(code::OK)
         }
         Err(failure) => {
-            line(false, "userns", &failure.message, failure.help.as_deref());
+            line(false, requested(settings.isolation), &failure.message, failure.help.as_deref());
             networks(RunnerMode::Container);
             Ok(code::REFUSED)
         }
+    }
+}
+
+/// Returns the name of the mode that was tried last.
+fn requested(isolation: IsolationRequest) -> &'static str {
+    match isolation {
+        IsolationRequest::Auto | IsolationRequest::Userns => "userns",
+        IsolationRequest::SingleId => "single-id",
+        IsolationRequest::Chroot => "chroot",
     }
 }
 

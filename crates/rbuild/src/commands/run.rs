@@ -32,7 +32,7 @@ pub fn run(settings: &Settings, args: RunArgs) -> Result<u8, Failure> {
     for flag in args.left_out.given() {
         terminal::warning(format!("{flag} is not supported yet and has no effect"));
     }
-    if flags::pull(args.pull.as_deref())? == PullPolicy::Always {
+    if args.pull == Some(PullPolicy::Always) {
         return Err(Failure::usage("--pull=always: `rbuild run` uses local images only")
             .help(format!("run `rbuild pull {}` first", args.words[0])));
     }
@@ -43,7 +43,7 @@ pub fn run(settings: &Settings, args: RunArgs) -> Result<u8, Failure> {
     let volumes = args.volume.iter().map(|text| flags::volume(text));
     let volumes: Vec<Volume> =
         volumes.chain(args.mount.iter().map(|text| flags::mount(text))).collect::<Result<_, _>>()?;
-    let network = network::network(&args.network)?;
+    let network = args.network;
     let carrier = network::carrier(network)?;
     let invocation = invocation(args, volumes, network, carrier.as_ref(), has_terminal)?;
     let (root, owners) = (settings.root.clone(), store.owner_records().clone());

@@ -77,7 +77,7 @@ pub fn import(settings: &Settings, args: ImportArgs) -> Result<u8, Failure> {
     let bar = TransferBar::start(&format!("importing {}", shown(&args.file)), total);
     let source = bar.reading(source);
     let change = |config: &mut ImageConfig| change_config(config, &args.change);
-    let now = rbuild_linux::Timestamp::now().sec;
+    let now = creation_time()?;
     let imported = rbuild_engine::import(
         &store,
         source,
@@ -94,6 +94,18 @@ pub fn import(settings: &Settings, args: ImportArgs) -> Result<u8, Failure> {
     imported.warnings.iter().for_each(|warning| terminal::warning(warning.clone()));
     terminal::out(&format!("{}\n", imported.found));
     Ok(code::OK)
+}
+
+/// Returns the time of creation of an imported image: SOURCE_DATE_EPOCH, or the current time.
+fn creation_time() -> Result<i64, Failure> {
+    let text = std::env::var("SOURCE_DATE_EPOCH").unwrap_or_default();
+    if text.is_empty() {
+        return Ok(rbuild_linux::Timestamp::now().sec);
+    }
+    text.parse().map_err(|_| {
+        Failure::usage(format!("SOURCE_DATE_EPOCH={text}: not a number of seconds"))
+            .help("use the time of a commit in seconds, as printed by `git log -1 --format=%ct`")
+    })
 }
 
 /// Instructions that `--change` accepts. They are planned as a Dockerfile `FROM scratch`.

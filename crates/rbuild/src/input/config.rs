@@ -3,24 +3,27 @@
 
 use std::path::{Path, PathBuf};
 
+use clap::ValueEnum;
+use rbuild_layer::Limits;
 use rbuild_linux::quoted;
-use serde::Deserialize;
+use rbuild_sandbox::IsolationRequest;
+use toml::Value;
 
 use crate::args::{BuildArgs, ProgressMode};
 use crate::exit::Failure;
+use crate::input::value::{self, BadValue};
 
-/// Defaults of flags, under the names of the flags.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+/// Defaults of flags.
+#[derive(Debug, Default)]
 pub struct Config {
     /// Absolute path of the store.
     pub root: Option<PathBuf>,
-    pub limit: Vec<String>,
-    cache_limit: Option<String>,
+    pub limits: Limits,
+    pub isolation: Option<IsolationRequest>,
+    cache_limit: Option<u64>,
     jobs: Option<usize>,
     progress: Option<ProgressMode>,
-    context_modes: Option<String>,
-    pub isolation: Option<String>,
+    context_modes: Option<bool>,
 }
 
 impl Config {
@@ -40,22 +43,72 @@ impl Config {
             Err(e) if matches!(e.kind(), NotFound | NotADirectory | PermissionDenied) => return Ok(Config::default()),
             Err(e) => return Err(failed(e.to_string()).because(&e)),
         };
-        // The parser names types of Rust.
-        let config: Config =
-            toml::from_str(&text).map_err(|e| failed(e.to_string().replace("expected usize", "expected a number")))?;
-        if config.root.as_ref().is_some_and(|root| root.is_relative()) {
-            return Err(failed("root must be an absolute path".into()));
+        let table: toml::Table = text.parse().map_err(|e: toml::de::Error| {
+            let line = e.span().map_or(1, |span| 1 + text[..span.start].matches('\n').count());
+            failed(format!("line {line}: {}", e.message()))
+        })?;
+        let mut config = Config::default();
+        for (name, value) in &table {
+            config.set(name, value).map_err(|bad| bad.of(format!("{}: {name} = {value}", quoted(path))))?;
         }
         Ok(config)
     }
 
+    /// Sets the default of the flag with that name.
+    fn set(&mut self, name: &str, value: &Value) -> Result<(), BadValue> {
+        match name {
+            "root" => self.root = Some(store_path(text(value)?)?),
+            "limit" => {
+                for limit in list(value)? {
+                    self.limits = value::limit(self.limits, text(limit)?)?;
+                }
+            }
+            "isolation" => self.isolation = Some(value::isolation(text(value)?)?),
+            "cache-limit" => self.cache_limit = Some(value::size(text(value)?)?),
+            "jobs" => self.jobs = Some(value::jobs(&value.to_string())?),
+            "progress" => self.progress = Some(progress(text(value)?)?),
+            "context-modes" => self.context_modes = Some(value::context_modes(text(value)?)?),
+            _ => return Err(BadValue { why: "unknown setting".into(), hint: value::suggestion(name, &NAMES) }),
+        }
+        Ok(())
+    }
+
     /// Fills in flags of `build` that neither the command line nor the environment sets.
     pub fn fill(&self, args: &mut BuildArgs) {
-        args.cache_limit = args.cache_limit.take().or_else(|| self.cache_limit.clone());
+        args.cache_limit = args.cache_limit.or(self.cache_limit);
         args.jobs = args.jobs.or(self.jobs);
         args.progress = args.progress.or(self.progress);
-        args.context_modes = args.context_modes.take().or_else(|| self.context_modes.clone());
+        args.context_modes = args.context_modes.or(self.context_modes);
     }
+}
+
+/// The names of the settings.
+const NAMES: [&str; 7] = ["root", "limit", "isolation", "cache-limit", "jobs", "progress", "context-modes"];
+
+fn text(value: &Value) -> Result<&str, BadValue> {
+    let bad = || BadValue { why: "not a text".into(), hint: "put the value into quotation marks".into() };
+    value.as_str().ok_or_else(bad)
+}
+
+fn list(value: &Value) -> Result<&[Value], BadValue> {
+    let bad = || BadValue { why: "not a list".into(), hint: "put the texts into brackets: [\"NAME=VALUE\"]".into() };
+    Ok(value.as_array().ok_or_else(bad)?)
+}
+
+fn store_path(text: &str) -> Result<PathBuf, BadValue> {
+    let path = PathBuf::from(text);
+    let bad = || BadValue { why: "not an absolute path".into(), hint: "begin the path with /".into() };
+    if path.is_absolute() { Ok(path) } else { Err(bad()) }
+}
+
+fn progress(text: &str) -> Result<ProgressMode, BadValue> {
+    let words: Vec<String> = ProgressMode::value_variants()
+        .iter()
+        .filter_map(|mode| mode.to_possible_value().map(|value| value.get_name().to_string()))
+        .collect();
+    let words: Vec<(&str, ProgressMode)> =
+        words.iter().map(String::as_str).zip(ProgressMode::value_variants().iter().copied()).collect();
+    value::choice("style", &words, text)
 }
 
 #[cfg(test)]
@@ -73,12 +126,15 @@ mod tests {
     #[test]
     fn flags_take_precedence_over_the_file() {
         let text = "cache-limit = \"5g\"\njobs = 3\nprogress = \"plain\"\nlimit = [\"entries=5\"]\n";
-        let config: Config = toml::from_str(text).unwrap();
+        let mut config = Config::default();
+        for (name, value) in &text.parse::<toml::Table>().unwrap() {
+            config.set(name, value).unwrap();
+        }
         let mut args = build_args(&["--jobs", "7"]);
         config.fill(&mut args);
-        assert_eq!((args.jobs, args.cache_limit.as_deref()), (Some(7), Some("5g")));
+        assert_eq!((args.jobs, args.cache_limit), (Some(7), Some(5 << 30)));
         assert!(args.progress == Some(ProgressMode::Plain));
-        assert_eq!(config.limit, ["entries=5"]);
+        assert_eq!(config.limits.entries, 5);
     }
 
     #[test]
@@ -87,9 +143,17 @@ mod tests {
         std::fs::create_dir_all(&dir).unwrap();
         let path = dir.join("config.toml");
         for (text, want) in [
-            ("jbos = 3\n", "unknown field `jbos`"),
-            ("jobs = \"x\"\n", "expected a number"),
-            ("root = \"x\"\n", "absolute"),
+            ("jbos = 3\n", "jbos = 3: unknown setting"),
+            ("jobs = \"x\"\n", "jobs = \"x\": not a number of steps"),
+            ("jobs = 0\n", "jobs = 0: not a number of steps"),
+            ("root = \"x\"\n", "root = \"x\": not an absolute path"),
+            ("root = 5\n", "root = 5: not a text"),
+            ("progress = \"fancy\"\n", "progress = \"fancy\": unknown style"),
+            ("limit = \"entries=5\"\n", "not a list"),
+            ("\njobs =\n", "line 2: "),
+            ("isolation = \"usern\"\n", "isolation = \"usern\": unknown mode"),
+            ("cache-limit = \"5x\"\n", "cache-limit = \"5x\": not a size"),
+            ("limit = [\"byte=5\"]\n", "limit = [\"byte=5\"]: unknown limit `byte`"),
         ] {
             std::fs::write(&path, text).unwrap();
             let message = Config::read(&path).unwrap_err().message;

@@ -3,13 +3,13 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use rbuild_engine::{AgentSource, PrivateKey, PullPolicy, SecretValues};
+use rbuild_engine::{AgentSource, PrivateKey, SecretValues};
 use rbuild_image::{ARCHITECTURES, Platform, PlatformError};
 use rbuild_linux::quoted;
 use rbuild_plan::{Resource, Ulimit, UnknownResource, Volume};
 
 use crate::exit::Failure;
-use crate::input::output;
+use crate::input::{output, value};
 use crate::ui::hints;
 
 /// Parses the values of `--platform`; duplicates are dropped.
@@ -48,22 +48,32 @@ pub struct Allowed {
     pub leaks: bool,
 }
 
-const ENTITLEMENTS: [&str; 4] = ["security.insecure", "network.host", "local.delete", "secret-in-image"];
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Entitlement {
+    Insecure,
+    HostNetwork,
+    Delete,
+    Leaks,
+}
+
+const ENTITLEMENTS: [(&str, Entitlement); 5] = [
+    ("security.insecure", Entitlement::Insecure),
+    ("network.host", Entitlement::HostNetwork),
+    ("local.delete", Entitlement::Delete),
+    ("secret-in-image", Entitlement::Leaks),
+    ("buildx.local.delete", Entitlement::Delete),
+];
 
 /// Parses the values of `--allow`.
 pub fn allowed(given: &[String]) -> Result<Allowed, Failure> {
     let mut allowed = Allowed::default();
     for entitlement in given.iter().flat_map(|a| a.split(',')) {
-        match entitlement {
-            "security.insecure" => allowed.insecure = true,
-            "local.delete" | "buildx.local.delete" => allowed.delete = true,
-            "secret-in-image" => allowed.leaks = true,
-            "network.host" => allowed.host_network = true,
-            other => {
-                let failure = Failure::usage(format!("--allow {other}: unknown entitlement"));
-                let failure = failure.help("use security.insecure, network.host, local.delete or secret-in-image");
-                return Err(failure.nearest(other, ENTITLEMENTS));
-            }
+        let known = value::choice("entitlement", &ENTITLEMENTS, entitlement);
+        match known.map_err(|bad| bad.of(format!("--allow {entitlement}")))? {
+            Entitlement::Insecure => allowed.insecure = true,
+            Entitlement::HostNetwork => allowed.host_network = true,
+            Entitlement::Delete => allowed.delete = true,
+            Entitlement::Leaks => allowed.leaks = true,
         }
     }
     Ok(allowed)
@@ -88,10 +98,7 @@ pub fn host(text: &str) -> Result<(String, String), Failure> {
 
 /// Parses a size such as `64m` in bytes; `option` is named in errors. Zero is an error.
 pub fn size(option: &str, text: &str) -> Result<u64, Failure> {
-    let size = rbuild_dockerfile::parse_size(text).filter(|s| *s > 0);
-    size.ok_or_else(|| {
-        Failure::usage(format!("{option} {text}: not a size")).help("use a number with a unit, such as 64m or 10g")
-    })
+    value::size(text).map_err(|bad| bad.of(format!("{option} {text}")))
 }
 
 /// Parses `NAME=SOFT[:HARD]`; -1 and `unlimited` mean no limit.
@@ -168,8 +175,8 @@ pub fn mount(text: &str) -> Result<Volume, Failure> {
             ("readonly" | "ro", "" | "true" | "1") => mode = "ro",
             ("readonly" | "ro", _) | ("bind-propagation", _) => {}
             _ => {
-                let failure = bad(format!("unknown option `{key}`")).help("use type, source, target and readonly");
-                return Err(failure.nearest(key, ["type", "source", "target", "readonly"]));
+                let unknown = value::unknown_option(key, &["type", "source", "target", "readonly"]);
+                return Err(unknown.of(format!("--mount {text}")));
             }
         }
     }
@@ -244,14 +251,8 @@ pub fn secret(text: &str) -> Result<(String, Vec<u8>), Failure> {
             "src" | "source" => file = Some(value.to_string()),
             "env" => env = Some(value.to_string()),
             "type" if value == "file" || value == "env" => kind = Some(value.to_string()),
-            "type" => {
-                let failure = bad(format!("unknown type `{value}`")).help("use type=file or type=env");
-                return Err(failure.nearest(value, ["file", "env"]));
-            }
-            _ => {
-                let failure = bad(format!("unknown option `{key}`")).help("use id, src, env and type=file|env");
-                return Err(failure.nearest(key, ["id", "src", "source", "env", "type"]));
-            }
+            "type" => return Err(bad(format!("`{value}` is not a type of secrets")).help("use type=file or type=env")),
+            _ => return Err(value::unknown_option(key, &["id", "src", "env", "type"]).of(format!("--secret {text}"))),
         }
     }
     let id = id.filter(|id| !id.is_empty()).ok_or_else(|| bad("the id is missing".into()).help("add id=NAME"))?;
@@ -271,7 +272,12 @@ pub fn secret(text: &str) -> Result<(String, Vec<u8>), Failure> {
         None => {
             let path = file.unwrap_or_else(|| id.clone());
             std::fs::read(&path).map_err(|e| {
-                bad(format!("`{path}`: {}", reason(&e))).help("correct the path, or create the file").because(&e)
+                let hint = match e.kind() {
+                    std::io::ErrorKind::PermissionDenied => "change the owner or the mode of the file, or pass another",
+                    std::io::ErrorKind::IsADirectory => "pass a file",
+                    _ => "correct the path, or create the file",
+                };
+                bad(format!("`{path}`: {}", reason(&e))).help(hint).because(&e)
             })?
         }
     };
@@ -316,16 +322,6 @@ pub fn agent(text: &str) -> Result<(String, AgentSource), Failure> {
         })?);
     }
     Ok((id.to_string(), AgentSource::Keys(keys)))
-}
-
-/// Parses the value of `--pull`.
-pub fn pull(text: Option<&str>) -> Result<PullPolicy, Failure> {
-    match text.unwrap_or("missing") {
-        "missing" | "" | "false" => Ok(PullPolicy::Missing),
-        "always" | "true" => Ok(PullPolicy::Always),
-        "never" => Ok(PullPolicy::Never),
-        other => Err(Failure::usage(format!("--pull={other}: unknown value")).help("use always, missing or never")),
-    }
 }
 
 #[cfg(test)]

@@ -6,22 +6,6 @@ use rbuild_sandbox::{Carrier, SandboxError};
 
 use crate::exit::Failure;
 
-const MODES: [&str; 5] = ["default", "host", "none", "isolated", "private"];
-
-/// Parses the value of `--network`.
-pub fn network(text: &str) -> Result<NetworkMode, Failure> {
-    match text {
-        "default" | "host" => Ok(NetworkMode::Host),
-        "none" => Ok(NetworkMode::None),
-        // `private` is what buildah and podman call it.
-        "isolated" | "private" => Ok(NetworkMode::Isolated),
-        other => {
-            let failure = Failure::usage(format!("--network {other}: unknown mode"));
-            Err(failure.help("use default, host, isolated or none").nearest(other, MODES))
-        }
-    }
-}
-
 /// Finds the program that connects an isolated network; `None` for other networks.
 ///
 /// # Errors

@@ -13,7 +13,7 @@ use crate::args::BuildArgs;
 use crate::exit::Failure;
 use crate::input::context::{self, MainContext};
 use crate::input::flags::{self, Allowed};
-use crate::input::{network, output};
+use crate::input::{network, output, value};
 use crate::ui::terminal;
 
 /// A request, with the files of contexts from standard input and URLs, which are removed when this
@@ -73,18 +73,18 @@ impl BuildInput {
             parameters,
             platforms,
             context: dir,
-            git_modes: git_modes(args.context_modes.as_deref())?,
+            git_modes: args.context_modes.unwrap_or_default(),
             tags,
             annotations: args.annotation.iter().map(|a| flags::annotation(a)).collect::<Result<_, _>>()?,
             secrets,
             agents: args.ssh.iter().map(|s| flags::agent(s)).collect::<Result<_, _>>()?,
             copies: copies()?,
-            pull: flags::pull(args.pull.as_deref())?,
+            pull: args.pull.unwrap_or_default(),
             allow_leaks: allowed.leaks,
             salt: None,
             weigh: args.timings.is_some(),
             shell_on_error: shell_on_error(args.on_error.as_deref())?,
-            cache_limit: args.cache_limit.as_deref().map(|s| flags::size("--cache-limit", s)).transpose()?,
+            cache_limit: args.cache_limit,
             exports,
             squash,
             jobs: args.jobs.unwrap_or(cores.max(4)),
@@ -122,7 +122,7 @@ fn parameters(
     contexts: Vec<NamedContext>,
     allowed: &Allowed,
 ) -> Result<Parameters, Failure> {
-    let network = network::network(&args.network)?;
+    let network = args.network;
     Ok(Parameters {
         target: args.target.clone().filter(|target| !target.is_empty()),
         build_args: build_args(&args.build_arg, args.timestamp.as_deref()),
@@ -188,50 +188,30 @@ fn build_id(now: i64) -> Result<BuildId, Failure> {
     Ok(BuildId::new(now, u32::from_le_bytes(random)))
 }
 
-fn git_modes(text: Option<&str>) -> Result<bool, Failure> {
-    match text.unwrap_or("as-is") {
-        "as-is" | "" => Ok(false),
-        "git" => Ok(true),
-        other => Err(Failure::usage(format!("--context-modes {other}: unknown modes")).help("use as-is or git")),
-    }
-}
-
 /// Returns true if snapshots are to be copied even where overlay mounts work
 /// (`RBUILD_SNAPSHOTS=copy`).
 fn copies() -> Result<bool, Failure> {
-    match std::env::var("RBUILD_SNAPSHOTS").unwrap_or_default().as_str() {
-        "" | "auto" => Ok(false),
-        "copy" => Ok(true),
-        other => Err(Failure::usage(format!("RBUILD_SNAPSHOTS={other}: unknown value")).help("use auto or copy")),
-    }
+    let text = std::env::var("RBUILD_SNAPSHOTS").unwrap_or_default();
+    let words = [("auto", false), ("copy", true), ("", false)];
+    value::choice("value", &words, &text).map_err(|bad| bad.of(format!("RBUILD_SNAPSHOTS={text}")))
 }
 
 pub(super) fn shell_on_error(text: Option<&str>) -> Result<bool, Failure> {
     use std::io::IsTerminal;
-    match text {
-        None | Some("fail") => Ok(false),
-        Some("shell") if std::io::stdin().is_terminal() && std::io::stdout().is_terminal() => Ok(true),
-        Some("shell") => {
-            Err(Failure::usage("--on-error shell: standard input and output are not a terminal")
-                .help("omit it in scripts"))
-        }
-        Some(other) => {
-            let failure = Failure::usage(format!("--on-error {other}: unknown action"));
-            Err(failure.help("use shell or fail").nearest(other, ["shell", "fail"]))
-        }
+    let text = text.unwrap_or("fail");
+    let shell = value::choice("action", &[("shell", true), ("fail", false)], text);
+    let shell = shell.map_err(|bad| bad.of(format!("--on-error {text}")))?;
+    if shell && !(std::io::stdin().is_terminal() && std::io::stdout().is_terminal()) {
+        let failure = Failure::usage("--on-error shell: standard input and output are not a terminal");
+        return Err(failure.help("omit it in scripts"));
     }
+    Ok(shell)
 }
 
 pub(super) fn squash(text: Option<&str>) -> Result<Squash, Failure> {
-    match text {
-        None | Some("false") => Ok(Squash::None),
-        Some("steps" | "true") => Ok(Squash::Steps),
-        Some("all") => Ok(Squash::All),
-        Some(other) => {
-            let failure = Failure::usage(format!("--squash={other}: unknown value"));
-            Err(failure.help("use steps or all").nearest(other, ["steps", "all"]))
-        }
-    }
+    let Some(text) = text else { return Ok(Squash::None) };
+    let words = [("steps", Squash::Steps), ("all", Squash::All), ("true", Squash::Steps), ("false", Squash::None)];
+    value::choice("value", &words, text).map_err(|bad| bad.of(format!("--squash={text}")))
 }
 
 fn pair(text: &str) -> (String, String) {

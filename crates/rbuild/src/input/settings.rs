@@ -12,6 +12,7 @@ use rbuild_store::{LockPatience, OwnerMode, Store};
 
 use crate::exit::Failure;
 use crate::input::config::Config;
+use crate::input::value;
 use crate::ui::terminal;
 
 pub struct Settings {
@@ -31,18 +32,22 @@ impl Settings {
     pub fn new(
         root: Option<PathBuf>,
         limits: &[String],
-        isolation: Option<&str>,
+        isolation: Option<IsolationRequest>,
         config: &Config,
     ) -> Result<Settings, Failure> {
         let from_env = std::env::var("RBUILD_LIMIT").unwrap_or_default();
-        let texts = config.limit.iter().map(String::as_str).chain([from_env.as_str()]);
-        let mut given =
-            texts.chain(limits.iter().map(String::as_str)).flat_map(|l| l.split(',')).filter(|l| !l.is_empty());
-        let limits = given.try_fold(Limits::default(), with_limit)?;
+        let mut all = config.limits;
+        for (setting, text) in
+            [("RBUILD_LIMIT=", &from_env)].into_iter().chain(limits.iter().map(|text| ("--limit ", text)))
+        {
+            for part in text.split(',').filter(|part| !part.is_empty()) {
+                all = value::limit(all, part).map_err(|bad| bad.of(format!("{setting}{part}")))?;
+            }
+        }
         Ok(Settings {
             root: store_root(root, config)?,
-            limits,
-            isolation: isolation_request(isolation.or(config.isolation.as_deref()))?,
+            limits: all,
+            isolation: isolation.or(config.isolation).unwrap_or_default(),
             lock_timeout: None,
             expects_store: false,
         })
@@ -71,7 +76,7 @@ impl Settings {
         if is_unexpected {
             terminal::warning(Warning {
                 text: format!("created a new, empty store in {}", quoted(&self.root)),
-                help: Some("check the path of --root".into()),
+                help: Some("check the path of --root or RBUILD_ROOT".into()),
             });
         }
         Ok(store)
@@ -97,54 +102,4 @@ fn store_root(flag: Option<PathBuf>, config: &Config) -> Result<PathBuf, Failure
     let path = path.ok_or_else(|| Failure::new("the store has no path: HOME is not set").help("pass --root DIR"))?;
     std::path::absolute(&path)
         .map_err(|e| Failure::new(format!("cannot find the store {}: {e}", quoted(&path))).because(&e))
-}
-
-pub(super) fn isolation_request(text: Option<&str>) -> Result<IsolationRequest, Failure> {
-    match text.unwrap_or("auto") {
-        "auto" | "" => Ok(IsolationRequest::Auto),
-        "userns" => Ok(IsolationRequest::Userns),
-        "single-id" => Ok(IsolationRequest::SingleId),
-        "chroot" => Ok(IsolationRequest::Chroot),
-        other => {
-            let failure = Failure::usage(format!("--isolation {other}: unknown mode"));
-            Err(failure
-                .help("use auto, userns, single-id or chroot")
-                .nearest(other, ["auto", "userns", "single-id", "chroot"]))
-        }
-    }
-}
-
-/// Applies `NAME=VALUE` to the limits; the value is a number or a size.
-fn with_limit(mut limits: Limits, text: &str) -> Result<Limits, Failure> {
-    let bad = |what: String| Failure::usage(format!("--limit {text}: {what}"));
-    let (name, value) = text.split_once('=').ok_or_else(|| bad("not of the form NAME=VALUE".into()))?;
-    let Some(limit) = limits.of(name) else {
-        let failure = bad(format!("unknown limit `{name}`"));
-        return Err(match rbuild_dockerfile::closest(name, Limits::NAMES) {
-            Some(close) => failure.help(format!("did you mean `{close}`?")),
-            None => failure.help(format!("use one of {}", Limits::NAMES.join(", "))),
-        });
-    };
-    let number = value.parse().ok().or_else(|| rbuild_dockerfile::parse_size(value));
-    *limit = number.ok_or_else(|| bad(format!("`{value}` is not a number")))?;
-    Ok(limits)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn limits_are_set_by_name() {
-        let limits = with_limit(Limits::default(), "bytes=10g").unwrap();
-        assert_eq!(limits, Limits { bytes: 10 << 30, ..Limits::default() });
-        assert_eq!(with_limit(limits, "entries=7").unwrap().entries, 7);
-        for (text, want) in
-            [("bytes", "NAME=VALUE"), ("entires=1", "did you mean `entries`"), ("path=x", "not a number")]
-        {
-            let f = with_limit(Limits::default(), text).unwrap_err();
-            let all = format!("{} {}", f.message, f.help.unwrap_or_default());
-            assert!(all.contains(want), "{all}");
-        }
-    }
 }

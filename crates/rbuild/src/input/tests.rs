@@ -2,10 +2,12 @@
 
 use std::fmt::Debug;
 
+use rbuild_layer::Limits;
 use rbuild_testkit::assert_recorded;
 
 use crate::exit::Failure;
-use crate::input::{flags, network, output, request, settings};
+use crate::input::value::BadValue;
+use crate::input::{flags, output, request, value};
 
 /// Formats the failure of a parser.
 fn refused<T: Debug>(value: &str, parsed: Result<T, Failure>) -> String {
@@ -18,12 +20,21 @@ fn all<T: Debug>(values: &[&str], parse: impl Fn(&str) -> Result<T, Failure>) ->
     values.iter().map(|value| refused(value, parse(value))).collect()
 }
 
+/// Like [`all`], for values of one setting.
+fn values<T: Debug>(setting: &str, values: &[&str], parse: impl Fn(&str) -> Result<T, BadValue>) -> String {
+    all(values, |value| parse(value).map_err(|bad| bad.of(format!("{setting} {value}"))))
+}
+
 #[test]
 fn messages_about_values_of_flags_are_as_recorded() {
     let text = [
-        all(&["hots", "isolatd", "nne", "bridge"], network::network),
+        values("--network", &["hots", "isolatd", "nne", "bridge"], value::network),
         all(&["security.insecur", "network-host", "everything"], |text| flags::allowed(&[text.to_string()]).map(drop)),
-        all(&["usernss", "chrot", "singleid", "docker"], |text| settings::isolation_request(Some(text)).map(drop)),
+        values("--isolation", &["usernss", "chrot", "singleid", "docker"], value::isolation),
+        values("--context-modes", &["gti", "svn"], value::context_modes),
+        values("--pull", &["alwys", "sometimes"], value::pull),
+        values("--jobs", &["0", "x"], value::jobs),
+        values("--limit", &["entires=5", "x=1", "bytes=x", "bytes"], |text| value::limit(Limits::default(), text)),
         all(&["shel", "fial", "retry"], |text| request::shell_on_error(Some(text))),
         all(&["step", "layers"], |text| request::squash(Some(text)).map(drop)),
         all(&["id=a,srce=b", "id=a,type=fiel", "id=a,type=x", "id=a,mode=7", "src=b", "id", "\"id"], flags::secret),

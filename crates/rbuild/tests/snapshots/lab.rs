@@ -68,8 +68,11 @@ impl Lab {
         self.run_with(line, b"not an archive, and not a Dockerfile\n")
     }
 
-    /// Runs a command line with that standard input. `sh SCRIPT` runs a shell.
+    /// Runs a command line with that standard input, with variables that precede it as in a shell.
+    /// `sh SCRIPT` runs a shell.
     pub fn run_with(&self, line: &[String], input: &[u8]) -> String {
+        let is_variable = |word: &&String| word.split('=').next().is_some_and(|name| name.starts_with("RBUILD_"));
+        let (variables, line) = line.split_at(line.iter().take_while(is_variable).count());
         let (program, options) = match line[0].as_str() {
             "docker" => (self.dir.join("docker"), &[][..]),
             "sh" => (PathBuf::from("/bin/sh"), &["-c"][..]),
@@ -80,6 +83,7 @@ impl Lab {
         child.env("PATH", "/usr/bin:/bin").env("HOME", &self.dir).env("RBUILD_ROOT", self.dir.join("store"));
         child.env("XDG_RUNTIME_DIR", self.dir.join("run"));
         child.env("COLUMNS", "100").env("RBUILD_PULL", "never").env("SOURCE_DATE_EPOCH", "86400");
+        child.envs(variables.iter().filter_map(|word| word.split_once('=')));
         child.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = child.spawn().unwrap();
         // The program may end without reading it.

@@ -1,0 +1,149 @@
+//! Values of flags, variables and the configuration file that are parsed alike wherever they are
+//! given.
+
+use std::fmt;
+
+use rbuild_engine::PullPolicy;
+use rbuild_layer::Limits;
+use rbuild_plan::NetworkMode;
+use rbuild_sandbox::IsolationRequest;
+
+use crate::exit::Failure;
+use crate::ui::hints;
+
+/// The reason why a text is not a value, and a hint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BadValue {
+    pub why: String,
+    pub hint: String,
+}
+
+impl fmt::Display for BadValue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.why)
+    }
+}
+
+impl std::error::Error for BadValue {}
+
+impl BadValue {
+    /// Returns the failure of the setting that has the value, which is named as its user wrote it,
+    /// for example `--network bridge`.
+    pub fn of(self, setting: impl fmt::Display) -> Failure {
+        Failure::usage(format!("{setting}: {}", self.why)).help(self.hint)
+    }
+}
+
+/// Returns the meaning of a word. `kind` names the kind of words in messages. Hints name the first
+/// word of each meaning; the others are spellings of other programs.
+pub fn choice<T: Copy + PartialEq>(kind: &str, words: &[(&str, T)], text: &str) -> Result<T, BadValue> {
+    if let Some((_, meaning)) = words.iter().find(|(word, _)| *word == text) {
+        return Ok(*meaning);
+    }
+    let is_first = |i: usize| words.iter().position(|(_, meaning)| *meaning == words[i].1) == Some(i);
+    let shown: Vec<&str> = (0..words.len()).filter(|i| is_first(*i)).map(|i| words[i].0).collect();
+    Err(BadValue { why: format!("unknown {kind}"), hint: suggestion(text, &shown) })
+}
+
+/// Suggests the most similar of some words, or else all of them.
+pub fn suggestion(text: &str, words: &[&str]) -> String {
+    match (rbuild_dockerfile::closest(text, words.iter().copied()), words.split_last()) {
+        (Some(close), _) => hints::did_you_mean(close),
+        (None, Some((last, others))) => format!("use {} or {last}", others.join(", ")),
+        (None, None) => String::new(),
+    }
+}
+
+/// Returns the complaint about the key of an option that is none of `known`.
+pub fn unknown_option(key: &str, known: &[&str]) -> BadValue {
+    BadValue { why: format!("unknown option `{key}`"), hint: suggestion(key, known) }
+}
+
+pub fn isolation(text: &str) -> Result<IsolationRequest, BadValue> {
+    use IsolationRequest::{Auto, Chroot, SingleId, Userns};
+    let words = [("auto", Auto), ("userns", Userns), ("single-id", SingleId), ("chroot", Chroot), ("", Auto)];
+    choice("mode", &words, text)
+}
+
+pub fn network(text: &str) -> Result<NetworkMode, BadValue> {
+    use NetworkMode::{Host, Isolated, None};
+    // `private` is what buildah and podman call it.
+    let words = [("host", Host), ("isolated", Isolated), ("none", None), ("default", Host), ("private", Isolated)];
+    choice("mode", &words, text)
+}
+
+pub fn pull(text: &str) -> Result<PullPolicy, BadValue> {
+    use PullPolicy::{Always, Missing, Never};
+    let words = [
+        ("always", Always),
+        ("missing", Missing),
+        ("never", Never),
+        ("true", Always),
+        ("false", Missing),
+        ("", Missing),
+    ];
+    choice("value", &words, text)
+}
+
+/// Returns true for the modes that git records.
+pub fn context_modes(text: &str) -> Result<bool, BadValue> {
+    choice("modes", &[("as-is", false), ("git", true), ("", false)], text)
+}
+
+/// Parses a size such as `64m` in bytes. Zero is an error.
+pub fn size(text: &str) -> Result<u64, BadValue> {
+    let bad = || BadValue { why: "not a size".into(), hint: "use a number with a unit, such as 64m or 10g".into() };
+    rbuild_dockerfile::parse_size(text).filter(|size| *size > 0).ok_or_else(bad)
+}
+
+/// Parses a number of concurrent steps.
+pub fn jobs(text: &str) -> Result<usize, BadValue> {
+    let bad = || BadValue { why: "not a number of steps".into(), hint: "use a number from 1 on".into() };
+    text.parse().ok().filter(|jobs| *jobs > 0).ok_or_else(bad)
+}
+
+/// Applies `NAME=VALUE` to the limits; the value is a number or a size.
+pub fn limit(mut limits: Limits, text: &str) -> Result<Limits, BadValue> {
+    let bad = |why: String, hint: String| BadValue { why, hint };
+    let (name, value) = text
+        .split_once('=')
+        .ok_or_else(|| bad("not of the form NAME=VALUE".into(), suggestion(text, &Limits::NAMES)))?;
+    let Some(limit) = limits.of(name) else {
+        return Err(bad(format!("unknown limit `{name}`"), suggestion(name, &Limits::NAMES)));
+    };
+    let number = value.parse().ok().or_else(|| rbuild_dockerfile::parse_size(value));
+    let form = "use a number, with or without a unit, such as 1000 or 10g";
+    *limit = number.ok_or_else(|| bad(format!("`{value}` is not a number"), form.into()))?;
+    Ok(limits)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn misspelt_words_have_a_suggestion_and_others_a_list() {
+        let hint = |bad: Result<_, BadValue>| bad.map(|_: IsolationRequest| ()).unwrap_err().hint;
+        assert_eq!(hint(isolation("usern")), "did you mean `userns`?");
+        assert_eq!(hint(isolation("jail")), "use auto, userns, single-id or chroot");
+        assert_eq!(network("isolate").unwrap_err().hint, "did you mean `isolated`?");
+        assert_eq!(network("bridge").unwrap_err().hint, "use host, isolated or none");
+        assert_eq!(pull("allways").unwrap_err().hint, "did you mean `always`?");
+        assert_eq!((network("private"), pull("false")), (Ok(NetworkMode::Isolated), Ok(PullPolicy::Missing)));
+        assert_eq!(isolation(""), Ok(IsolationRequest::Auto));
+        assert!(size("0").is_err() && size("1x").is_err() && size("2k") == Ok(2048));
+    }
+
+    #[test]
+    fn limits_are_set_by_name() {
+        let limits = limit(Limits::default(), "bytes=10g").unwrap();
+        assert_eq!(limits, Limits { bytes: 10 << 30, ..Limits::default() });
+        assert_eq!(limit(limits, "entries=7").unwrap().entries, 7);
+        for (text, want) in
+            [("bytes", "NAME=VALUE"), ("entires=1", "did you mean `entries`"), ("path=x", "not a number")]
+        {
+            let BadValue { why, hint } = limit(Limits::default(), text).unwrap_err();
+            assert!(format!("{why} {hint}").contains(want), "{why} {hint}");
+        }
+    }
+}
