@@ -115,7 +115,7 @@ pub fn bare_isolation() -> Result<Isolation, Refusal> {
     let uid = process::own_ids().uid;
     let why = "isolation mode chroot requires root with CAP_SYS_CHROOT";
     if uid != 0 {
-        return Err(refusal(why, "omit --isolation and RBUILD_ISOLATION, or run rbuild as root of a container"));
+        return Err(refusal(why, "choose another isolation mode, or run rbuild as root of a container"));
     }
     if !has(Capability::CAP_SYS_CHROOT) {
         return Err(refusal(why, "run rbuild as root of a container, or permit user namespaces"));
