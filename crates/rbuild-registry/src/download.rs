@@ -181,7 +181,7 @@ impl FileDownload<'_> {
         let shared = self.client.shared();
         let host = authority(&self.request.url.target());
         let mut attempts = Attempts::new(shared.http.patience(), false);
-        let mut failed_at = 0;
+        let mut furthest = 0;
         loop {
             // Each attempt to open was repeated already.
             let reply = shared.repeat(&host, false, || self.open()).map_err(Failed::Server)?;
@@ -202,10 +202,11 @@ impl FileDownload<'_> {
                     Some(problem) => problem,
                 },
             };
-            if self.state.at.saturating_sub(failed_at) >= PROGRESS {
+            // Bytes that were received before are no progress.
+            if self.state.at.saturating_sub(furthest) >= PROGRESS {
                 attempts.reset();
             }
-            failed_at = self.state.at;
+            furthest = furthest.max(self.state.at);
             // From the beginning, it may work.
             let again = may_pass(&problem) || self.state.at == 0;
             match attempts.next(None).filter(|_| again) {
@@ -289,11 +290,15 @@ impl FileDownload<'_> {
         }
     }
 
-    /// Returns true if the rest of the file was requested, and something else was sent.
+    /// Returns true if the rest of the file was requested and something else was sent: some servers
+    /// ignore `If-Range` and send the rest of another version.
     fn misses_rest(&self, reply: &HttpReply) -> bool {
+        let Some(version) = self.state.resumable() else { return false };
         let (start, size) = reply.header("content-range").and_then(range_of).unwrap_or_default();
-        let fits = start == self.state.at && (size.is_none() || self.state.size.is_none() || size == self.state.size);
-        self.state.resumable().is_some() && (reply.status() == 416 || reply.status() == 206 && !fits)
+        let fits = start == self.state.at
+            && (size.is_none() || self.state.size.is_none() || size == self.state.size)
+            && reply.header("etag").is_none_or(|etag| etag.trim() == version);
+        reply.status() == 416 || reply.status() == 206 && !fits
     }
 
     /// Receives the body of a reply. Returns the problem if the connection broke.
@@ -340,14 +345,20 @@ impl FileDownload<'_> {
     fn accepts(&mut self, reply: &HttpReply, sink: &mut dyn FileSink) -> Result<bool, Failed> {
         let length = reply.response.body().content_length();
         match reply.status() {
-            206 => Ok(self.state.resumable().is_some()),
+            206 => {
+                let (_, size) = reply.header("content-range").and_then(range_of).unwrap_or_default();
+                self.state.size = self.state.size.or(size);
+                Ok(self.state.resumable().is_some())
+            }
             200..=299 => {
                 let encoding = reply.header("content-encoding").unwrap_or_default();
                 let validators = Validators {
                     etag: reply.header("etag").map(|etag| etag.trim().to_string()).filter(|etag| !etag.is_empty()),
                     modified: reply.header("last-modified").and_then(seconds_of),
                 };
-                let gzip = encoding.eq_ignore_ascii_case("gzip") || encoding.eq_ignore_ascii_case("x-gzip");
+                // Go's client, and so BuildKit's, decodes no other encoding. Servers send `x-gzip`
+                // for archives that are to stay as they are.
+                let gzip = encoding.eq_ignore_ascii_case("gzip");
                 self.state = Progress { at: 0, size: length, validators, gzip };
                 sink.start(length).map_err(Failed::Sink)?;
                 Ok(true)

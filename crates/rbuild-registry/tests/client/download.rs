@@ -69,6 +69,9 @@ fn files_arrive_with_their_validators() {
     assert_eq!((got.answer.unwrap(), got.kept.bytes), (received(None, None), bytes(5000)));
     assert!(matches!(get(&scene, &server.url("/gz"), None, None).answer, Ok(FileAnswer::Received { gzip: true, .. })));
     assert_eq!(server.requests(), ["GET /tag", "GET /none?q=1", "GET /gz"]);
+    // What Go's client leaves as it is.
+    server.put("/a.tgz", ServedFile { headers: vec![("Content-Encoding", "x-gzip".into())], ..ServedFile::new("z") });
+    assert_eq!(get(&scene, &server.url("/a.tgz"), None, None).answer.unwrap(), received(None, None));
 }
 
 #[test]
@@ -120,6 +123,26 @@ fn a_broken_download_is_resumed_if_the_version_is_certain() {
         assert!(got.answer.is_ok() && got.kept.bytes == body, "{status}");
         assert_eq!(server.requests().last().unwrap(), "GET /tag");
     }
+    // The range is one of another version of that size.
+    let other: Vec<u8> = body.iter().map(|byte| !byte).collect();
+    let (url, next) = (server.url("/new"), ServedFile::tagged(other.clone(), "\"2\""));
+    server.put("/new", ServedFile::tagged(body.clone(), "\"1\""));
+    server.trouble([Trouble::Replace(40_000, Box::new(next))]);
+    let got = get(&scene, &url, None, None);
+    assert!(got.answer.is_ok_and(|answer| answer == received(Some("\"2\""), None)) && got.kept.bytes == other);
+    // The whole size is known from the range only, and the range is sent in two parts.
+    server.put("/chunked", ServedFile { chunked: true, ..ServedFile::tagged(body.clone(), "\"1\"") });
+    server.trouble([Trouble::Cut(40_000), Trouble::Short(10)]);
+    let got = get(&scene, &server.url("/chunked"), None, None);
+    assert!(got.answer.is_ok() && got.kept.bytes == body, "{}", got.kept.bytes.len());
+    // Bytes that were received before are no progress, whatever their number.
+    let large = bytes(3 << 20);
+    server.put("/large", ServedFile::tagged(large, "\"1\""));
+    let again = || [Trouble::Cut(2 << 20), Trouble::Status(416, None)];
+    server.trouble((0..20).flat_map(|_| again()));
+    server.requests();
+    assert!(get(&scene, &server.url("/large"), None, None).answer.is_err());
+    assert!(server.requests().len() < 20);
     server.trouble([const { Trouble::Cut(9) }; 9]);
     let error = get(&scene, &server.url("/tag"), None, None).answer.unwrap_err();
     assert!(sentence(&error).contains("the connection broke at byte 45"), "{}", sentence(&error));

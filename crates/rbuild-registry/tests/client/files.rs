@@ -21,6 +21,8 @@ pub struct ServedFile {
     pub plain: bool,
     /// Sent without a length.
     pub chunked: bool,
+    /// Ranges are sent whatever `If-Range` says.
+    pub any_range: bool,
 }
 
 impl ServedFile {
@@ -44,6 +46,11 @@ pub enum Trouble {
     Status(u16, Option<u64>),
     /// Closes the connection after so many bytes of the body.
     Cut(usize),
+    /// Sends so many bytes as if they were all of the body or of the range.
+    Short(usize),
+    /// Closes the connection like `Cut`, and then has another version, of which it sends ranges
+    /// regardless of `If-Range`.
+    Replace(usize, Box<ServedFile>),
     /// Waits in the middle of the body.
     Stall(Duration),
 }
@@ -161,17 +168,24 @@ impl FileServer {
             return reply(304, &more, 0);
         }
         let from = header("range").and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok());
-        let from: usize = from.filter(|_| !file.plain && header("if-range") == file.etag).unwrap_or(0);
+        let from: usize =
+            from.filter(|_| !file.plain && (file.any_range || header("if-range") == file.etag)).unwrap_or(0);
         let body = &file.body[from.min(file.body.len())..];
-        if file.chunked {
+        if file.chunked && from == 0 {
             write!(to, "HTTP/1.1 200 x\r\nTransfer-Encoding: chunked\r\n{more}\r\n").ok()?;
+            let mut sent = 0;
             for chunk in body.chunks(1000) {
                 write!(to, "{:x}\r\n", chunk.len()).ok()?;
                 to.write_all(chunk).ok()?;
                 write!(to, "\r\n").ok()?;
+                sent += chunk.len();
+                if matches!(trouble, Some(Trouble::Cut(at)) if sent >= at) {
+                    return None;
+                }
             }
             return write!(to, "0\r\n\r\n").ok();
         }
+        let body = if let Some(Trouble::Short(length)) = trouble { &body[..length] } else { body };
         if from > 0 {
             let range = format!("Content-Range: bytes {from}-{}/{}\r\n", file.body.len() - 1, file.body.len());
             reply(206, &format!("{more}{range}"), body.len())?;
@@ -180,6 +194,11 @@ impl FileServer {
         }
         match trouble {
             Some(Trouble::Cut(at)) => {
+                to.write_all(&body[..at.min(body.len())]).ok()?;
+                None
+            }
+            Some(Trouble::Replace(at, next)) => {
+                self.put(target, ServedFile { any_range: true, ..*next });
                 to.write_all(&body[..at.min(body.len())]).ok()?;
                 None
             }
