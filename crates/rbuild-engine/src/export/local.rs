@@ -19,7 +19,7 @@ mod errors;
 mod staged_dirs;
 mod writers;
 
-use errors::{clear_directory, fail, has_directory};
+use errors::{Obstacle, clear_directory, fail, has_directory, obstacle};
 use staged_dirs::StagedDirs;
 use writers::{ExportGroup, ExportQueue, LocalWriters, OutputDir};
 
@@ -139,7 +139,8 @@ impl LocalExport<'_, '_, '_, '_> {
         let below = |name: &OsStr, is_new| PendingDir { from: from.below(entry), place: to.place.join(name), is_new };
         let made = match &mut self.staged {
             _ if to.is_new => create(name).map(|()| below(name, true)).map_err(fail(&path))?,
-            Some(_) if has_directory(&to.dir, &path, name)? => below(name, false),
+            // A file in the way is replaced once everything is written.
+            Some(_) if obstacle(&to.dir, &path, name)? == Obstacle::Directory => below(name, false),
             Some(staged) => {
                 let temp = staged.create(to, &path).map_err(fail(&path))?;
                 below(&temp, true)

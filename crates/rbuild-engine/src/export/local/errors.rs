@@ -31,17 +31,36 @@ fn is_device(path: &Path) -> BuildError {
     }
 }
 
-/// Returns true if the output has a directory of that name. Another file is removed, unless it is a
-/// device.
-pub(super) fn has_directory(dir: &RootDir, path: &Path, name: &OsStr) -> Result<bool> {
+/// The entry of the output at the path of a directory of the result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Obstacle {
+    /// Nothing.
+    None,
+    /// A directory, which takes the files of the result.
+    Directory,
+    /// Another file, which the directory is to replace.
+    File,
+}
+
+/// Returns what is at the path of a directory. Fails if it is a device, which is not replaced.
+pub(super) fn obstacle(dir: &RootDir, path: &Path, name: &OsStr) -> Result<Obstacle> {
     let found = match dir.stat_name(name) {
-        Err(e) if e.is_not_found() => return Ok(false),
+        Err(e) if e.is_not_found() => return Ok(Obstacle::None),
         other => other.map_err(fail(path))?,
     };
     match found.kind {
-        FileKind::Dir => return Ok(true),
-        FileKind::CharDevice | FileKind::BlockDevice => return Err(is_device(path)),
-        _ => {}
+        FileKind::Dir => Ok(Obstacle::Directory),
+        FileKind::CharDevice | FileKind::BlockDevice => Err(is_device(path)),
+        _ => Ok(Obstacle::File),
     }
-    dir.remove_file(name).map(|()| false).map_err(fail(path))
+}
+
+/// Returns true if the output has a directory of that name. Another file is removed, unless it is a
+/// device.
+pub(super) fn has_directory(dir: &RootDir, path: &Path, name: &OsStr) -> Result<bool> {
+    match obstacle(dir, path, name)? {
+        Obstacle::None => Ok(false),
+        Obstacle::Directory => Ok(true),
+        Obstacle::File => dir.remove_file(name).map(|()| false).map_err(fail(path)),
+    }
 }

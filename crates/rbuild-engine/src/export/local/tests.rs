@@ -94,6 +94,8 @@ fn an_export_that_is_stopped_or_fails_leaves_no_temporary_names() {
     put(&from, "new/a", "1");
     put(&from, "old/a", "1");
     put(&from, "old/b/c", "1");
+    put(&from, "replacing/a", "1");
+    put(&dest, "replacing", "of the user");
     std::fs::create_dir_all(scratch.0.join("out/old/a/is-a-directory")).unwrap();
     let tree = MergedTree::from(from);
     let cancel = Cancel::default();
@@ -102,8 +104,11 @@ fn an_export_that_is_stopped_or_fails_leaves_no_temporary_names() {
     cancel.cancel();
     assert!(matches!(export(&tree, &dest, None, Some(&cancel)), Err(BuildError::Cancelled)));
     let names = |dir: &RootDir| dir.entries().unwrap().into_iter().map(|e| e.name).collect::<Vec<_>>();
-    assert_eq!(names(&dest), [OsStr::new("old")]);
+    let mut left = names(&dest);
+    left.sort();
+    assert_eq!(left, [OsStr::new("old"), OsStr::new("replacing")]);
+    assert_eq!(files(&dest), ["replacing=of the user"]);
     assert!(names(&dest.sub("old").unwrap()).is_empty());
     export(&tree, &dest, None, Some(&Cancel::default())).unwrap();
-    assert_eq!(files(&dest), ["new/a=1", "old/a=1", "old/b/c=1"]);
+    assert_eq!(files(&dest), ["new/a=1", "old/a=1", "old/b/c=1", "replacing/a=1"]);
 }
