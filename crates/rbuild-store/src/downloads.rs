@@ -299,6 +299,7 @@ mod tests {
         assert_eq!(scene.store.gc().prune(false).unwrap().blobs, 0);
         scene.store.gc().sweep_blobs().unwrap();
         assert!(has());
+        assert_eq!([8999, 9000].map(|most| scene.store.gc().may_exceed(most).unwrap()), [true, false]);
         scene.store.gc().collect(Budget { bytes: Some(9000), used_since: None }).unwrap();
         assert!(has());
         let freed = scene.store.gc().collect(Budget { bytes: Some(8999), used_since: None }).unwrap();

@@ -74,7 +74,8 @@ impl Gc<'_> {
         if !self.store.dir("mounts")?.entries()?.is_empty() {
             return Ok(true);
         }
-        let mut left = most;
+        let downloaded: u64 = self.downloaded_items()?.iter().map(|item| item.bytes).sum();
+        let Some(mut left) = most.checked_sub(downloaded) else { return Ok(true) };
         for entry in self.store.dir("trees")?.entries()? {
             let name = entry.name.to_string_lossy();
             let Some(bytes) = self.known_bytes(&format!("trees/{name}")) else { return Ok(true) };
