@@ -10,6 +10,8 @@ use crate::{
     ContextDir, ContextId, ContextSource, NamedContext, NoCache, Parameters, Resource, Ulimit, VertexId, WrittenImage,
 };
 
+mod stages;
+
 fn params() -> Parameters {
     Parameters::new(Platform::host(), Platform::host())
 }
@@ -77,21 +79,6 @@ fn the_standard_frontends_are_built_in() {
 }
 
 #[test]
-fn only_dependencies_of_the_target_are_planned() {
-    let source = "FROM debian AS a\nRUN 1\nFROM missing AS b\nRUN 2\nFROM scratch\nCOPY --from=a /x /\n";
-    let g = graph(source);
-    let texts: Vec<&str> = g.vertices.iter().map(|v| v.text.as_str()).collect();
-    assert_eq!(texts, ["FROM debian", "RUN 1", "FROM scratch", "COPY --from=a /x /"]);
-    assert_eq!(g.vertices[1].name.to_string(), "a 2/2");
-    assert_eq!(g.vertices[3].name.to_string(), "stage-2 2/2");
-    assert_eq!(g.vertices[3].inputs(), [VertexId::new(1), VertexId::new(2)]);
-    let target = Parameters { target: Some("A".into()), ..params() };
-    assert_eq!(graph_with(source, &target).vertices.len(), 2);
-    let number = Parameters { target: Some("0".into()), ..params() };
-    assert_eq!(graph_with(source, &number).vertices.len(), 2);
-}
-
-#[test]
 fn arg_and_env_share_one_namespace_and_the_later_wins() {
     let g = graph("FROM debian\nARG BASE=2\nRUN x\n");
     assert_eq!(env(&g, "BASE").as_deref(), Some("2"));
@@ -150,41 +137,6 @@ fn triggers_run_right_after_from_and_are_removed() {
 }
 
 #[test]
-fn missing_images_are_requested_with_stage_names_for_suggestions() {
-    let file = parse(b"FROM debian AS build-client\nFROM scratch\nCOPY --from=build-server /x /\n").unwrap();
-    let Ok(Plan::Needs(needs)) = plan(&file, &params(), &debian()) else { panic!() };
-    assert_eq!(
-        (needs[0].image.text.as_str(), needs[0].stages.as_slice()),
-        ("build-server", &["build-client".to_string()][..])
-    );
-}
-
-#[test]
-fn all_images_that_the_target_needs_are_requested_at_once() {
-    let source = "FROM scratch AS unused\nCOPY --from=never /x /\n\
-                  FROM none-1 AS a\nCOPY --from=none-2 /x /\nCOPY --from=scratch /x /\n\
-                  FROM scratch AS replaced\nCOPY --from=never /x /\n\
-                  FROM debian AS b\nARG mode=755\n\
-                  RUN --mount=type=cache,target=/c,mode=$mode,from=none-3 --mount=type=tmpfs,target=/t x\n\
-                  RUN --mount=from=dir,target=/d --mount=from=image,target=/m x\n\
-                  FROM none-4\nCOPY --from=a /x /\nCOPY --from=b /x /\nCOPY --from=none-1 /x /\n\
-                  COPY --from=replaced /x /\nRUN --mount=type=bind,from=none-6,target=/m x\n";
-    let context = |name: &str, source| NamedContext { name: name.into(), source };
-    let contexts = vec![
-        context("dir", directory()),
-        context("image", ContextSource::Image(WrittenImage::parse("none-5").unwrap())),
-        context("replaced", ContextSource::Scratch),
-    ];
-    let file = parse(source.as_bytes()).unwrap();
-    let Ok(Plan::Needs(needs)) = plan(&file, &Parameters { contexts, ..params() }, &debian()) else { panic!() };
-    let names: Vec<&str> = needs.iter().map(|n| n.image.text.as_str()).collect();
-    assert_eq!(names, ["none-1", "none-2", "none-3", "none-5", "none-4", "none-6"]);
-    for need in needs.iter().filter(|n| n.image.text != "none-5") {
-        assert!(source[need.span.start..need.span.end].contains(&need.image.text), "{need:?}");
-    }
-}
-
-#[test]
 fn heredocs_become_scripts_and_files() {
     let g = graph("FROM debian\nRUN <<EOF\na $x\nb\nEOF\n");
     assert_eq!(run(&g).args, ["/bin/sh", "-c", "a $x\nb\n"]);
@@ -194,57 +146,6 @@ fn heredocs_become_scripts_and_files() {
     let Step::Copy(copy) = &g.vertices[1].step else { panic!() };
     let files: Vec<(&str, &str)> = copy.inline.iter().map(|f| (f.name.as_str(), f.content.as_str())).collect();
     assert_eq!(files, [("A", "\"v\"\n"), ("B", "$n\n")]);
-}
-
-#[test]
-fn stages_can_only_be_used_after_their_definition() {
-    let used = |line: &str, params: &Parameters| {
-        let source = format!("FROM debian AS first\nFROM debian AS a\n{line}\nFROM debian AS later\nFROM a\nRUN x\n");
-        match plan(&parse(source.as_bytes()).unwrap(), params, &debian()) {
-            Ok(Plan::Graph(_)) => Ok(()),
-            Ok(Plan::Needs(needs)) => {
-                assert!(needs.len() == 1 && needs[0].later_stage);
-                Err(format!("needs {}", needs[0].image.text))
-            }
-            Err(mut e) => Err(e.remove(0).message),
-        }
-    };
-    let later = |name: &str| Err(format!("stage `{name}` is defined after its use"));
-    let image = |name: &str| Err(format!("needs {name}"));
-    for (line, want) in [
-        ("COPY --from=first x y", Ok(())),
-        ("COPY --from=0 x y", Ok(())),
-        ("COPY --from=debian x y", Ok(())),
-        ("COPY --from=later x y", image("later")),
-        ("COPY --from=Later x y", later("Later")),
-        ("COPY --from=2 x y", later("2")),
-        ("COPY --from=5 x y", Err("stage 5 does not exist".to_string())),
-        ("RUN --mount=from=first,target=/m x", Ok(())),
-        ("RUN --mount=from=later,target=/m x", image("later")),
-        ("RUN --mount=type=cache,from=later,target=/m x", image("later")),
-    ] {
-        assert_eq!(used(line, &params()), want, "{line}");
-    }
-    // A stage replaced by a named context may be defined later.
-    let context = NamedContext { name: "later".into(), source: directory() };
-    assert_eq!(used("COPY --from=later x y", &Parameters { contexts: vec![context], ..params() }), Ok(()));
-    // FROM only sees earlier stages: the name of a later one is an image name.
-    let file = parse(b"FROM later AS a\nFROM debian AS later\nFROM a\n").unwrap();
-    let Ok(Plan::Needs(needs)) = plan(&file, &params(), &debian()) else { panic!() };
-    assert_eq!(needs[0].image.text, "later");
-    // Of two stages with the same name, `--from` means the last one in the file.
-    let twice = "FROM debian AS x\nFROM debian AS a\nCOPY --from=x a b\nFROM debian AS x\nFROM a\n";
-    let Ok(Plan::Needs(needs)) = plan(&parse(twice.as_bytes()).unwrap(), &params(), &debian()) else { panic!() };
-    assert!(needs[0].image.text == "x" && needs[0].later_stage);
-    // An image of that name is meant, if there is one; a need by FROM is a need to pull.
-    let named = "FROM debian AS a\nCOPY --from=b x y\nFROM base AS b\nFROM a\n";
-    let mut images = debian();
-    let base = images.values().next().unwrap().clone();
-    images.insert("b".parse().unwrap(), base);
-    assert!(matches!(plan(&parse(named.as_bytes()).unwrap(), &params(), &images), Ok(Plan::Graph(_))));
-    let pulled = "FROM debian AS a\nCOPY --from=b x y\nFROM b AS c\nFROM debian AS b\nFROM a\nCOPY --from=c x y\n";
-    let Ok(Plan::Needs(needs)) = plan(&parse(pulled.as_bytes()).unwrap(), &params(), &debian()) else { panic!() };
-    assert!(needs.len() == 1 && !needs[0].later_stage, "{needs:?}");
 }
 
 #[test]
@@ -450,37 +351,6 @@ fn every_option_of_run_changes_its_key() {
 }
 
 #[test]
-fn named_contexts_replace_stages_images_and_copy_sources() {
-    let with =
-        |name: &str, source| Parameters { contexts: vec![NamedContext { name: name.into(), source }], ..params() };
-    let texts = |source: &str, params: &Parameters| -> Vec<String> {
-        graph_with(source, params).vertices.iter().map(|v| v.text.clone()).collect()
-    };
-    let source = "FROM nowhere AS base\nRUN 1\nFROM base\nCOPY --from=base /x /\n";
-    // A stage: its instructions are ignored.
-    assert_eq!(texts(source, &with("BASE", directory())), ["FROM scratch", "context BASE", "COPY --from=base /x /"]);
-    // A base image, in any spelling of its name.
-    assert_eq!(
-        texts(
-            "FROM alpine\n",
-            &with("docker.io/library/alpine:latest", ContextSource::Image(WrittenImage::parse("debian").unwrap()))
-        ),
-        ["FROM debian"]
-    );
-    assert_eq!(texts("FROM alpine\n", &with("alpine", ContextSource::Scratch)), ["FROM scratch"]);
-    // A copy reads the directory directly.
-    let g = graph_with("FROM scratch\nCOPY --from=src a /\n", &with("src", directory()));
-    let Step::Copy(copy) = &g.vertices[1].step else { panic!() };
-    assert_eq!(copy.from, FileSource::Named(ContextId::new(0)));
-    // Reserved names are never replaced.
-    let g = graph_with("FROM scratch\nCOPY a /\n", &with("scratch", directory()));
-    assert_eq!(g.vertices.len(), 2);
-    // A context for another platform does not apply.
-    let other = with("alpine::linux/riscv64", ContextSource::Scratch);
-    assert!(matches!(plan(&parse(b"FROM alpine\n").unwrap(), &other, &debian()), Ok(Plan::Needs(_))));
-}
-
-#[test]
 fn epoch_is_a_build_argument_or_an_arg_default() {
     let epoch = |source: &str, args: &[(&str, &str)]| {
         let build_args = args.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
@@ -515,25 +385,6 @@ fn platform_is_written_to_the_image_and_run_needs_an_emulator() {
 }
 
 #[test]
-fn long_chains_of_stages_do_not_recurse() {
-    let mut source = String::from("FROM debian AS s0\nRUN 0\n");
-    for i in 1..3000 {
-        source.push_str(&format!("FROM s{} AS s{i}\nCOPY --from=s{} /x /\n", i - 1, i / 2));
-    }
-    assert_eq!(graph(&source).vertices.len(), 3001);
-    let file = parse(source.as_bytes()).unwrap();
-    let Ok(Plan::Needs(needs)) = plan(&file, &params(), &HashMap::new()) else { panic!("no image is resolved") };
-    assert_eq!(needs.iter().map(|need| &need.image.text[..]).collect::<Vec<_>>(), ["debian"]);
-    let mut source = String::from("FROM scratch AS s0\nCOPY --from=s1 a /\n");
-    for i in 1..3000 {
-        source.push_str(&format!("FROM scratch AS s{i}\nCOPY --from=s{} a /\n", i + 1));
-    }
-    source.push_str("FROM s0\n");
-    let Ok(Plan::Needs(needs)) = plan(&parse(source.as_bytes()).unwrap(), &params(), &debian()) else { panic!() };
-    assert!(needs[0].image.text == "s1" && needs[0].later_stage);
-}
-
-#[test]
 fn the_host_platform_is_a_parameter() {
     let of = |text: &str| text.parse::<Platform>().unwrap();
     let arm = Parameters::new(of("linux/arm64"), of("linux/amd64"));
@@ -545,36 +396,6 @@ fn the_host_platform_is_a_parameter() {
     assert!(format!("{errors:?}").contains("this machine runs only linux/arm64"), "{errors:?}");
     let amd = Parameters::new(of("linux/amd64"), of("linux/amd64"));
     assert!(plan(&file, &amd, &HashMap::new()).is_ok());
-}
-
-#[test]
-fn stages_are_needed_by_their_values() {
-    const FILE: &str = "ARG KIND=plain\nFROM debian AS plain\nFROM debian AS fancy\nFROM debian AS unused\n\
-        FROM debian AS files\nFROM debian AS caches\nFROM ${KIND} AS last\nCOPY --from=files a b\n\
-        RUN --mount=type=cache,from=caches,target=/c true\nFROM last AS later\n";
-    let with = |target: &str, args: &[(&str, &str)]| {
-        let own = |text: &str| text.to_string();
-        let build_args = args.iter().map(|(name, value)| (own(name), own(value))).collect();
-        Parameters { target: Some(own(target)), build_args, ..params() }
-    };
-    let replaced = |name: &str| {
-        let contexts = vec![NamedContext { name: name.into(), source: ContextSource::Scratch }];
-        Parameters { contexts, ..with("last", &[]) }
-    };
-    for (case, params, want) in [
-        ("default", with("last", &[]), vec![0, 3, 4, 5]),
-        ("number", with("5", &[]), vec![0, 3, 4, 5]),
-        ("argument", with("last", &[("KIND", "fancy")]), vec![1, 3, 4, 5]),
-        ("image", with("last", &[("KIND", "debian")]), vec![3, 4, 5]),
-        ("later", with("later", &[]), vec![0, 3, 4, 5, 6]),
-        ("alone", with("PLAIN", &[]), vec![0]),
-        ("replaced target", replaced("last"), vec![5]),
-        ("replaced argument", replaced("plain"), vec![0, 3, 4, 5]),
-    ] {
-        assert_eq!(needed_stages(&parse(FILE.as_bytes()).unwrap(), &params).unwrap(), want, "{case}");
-    }
-    let missing = needed_stages(&parse(FILE.as_bytes()).unwrap(), &with("none", &[])).unwrap_err();
-    assert_eq!(missing.message, "target stage `none` does not exist");
 }
 
 #[test]

@@ -228,12 +228,8 @@ fn setting(verb: &str, flag: &str, value: &str, words: &[OsString]) -> String {
 
 /// Returns the failure of a value that is none of the valid ones.
 fn invalid(setting: &str, value: &str, valid: &str, see: String) -> Failure {
-    let failure = Failure::usage(format!("{setting}: unknown value"));
-    match rbuild_dockerfile::closest(value, valid.split(", ").filter(|v| !v.is_empty())) {
-        Some(close) => failure.help(format!("did you mean `{close}`?")),
-        None if valid.is_empty() => failure.help(see),
-        None => failure.help(format!("use one of {valid}")),
-    }
+    let all = if valid.is_empty() { see } else { format!("use one of {valid}") };
+    Failure::usage(format!("{setting}: unknown value")).help(all).nearest(value, valid.split(", "))
 }
 
 /// Returns the hint for a verb that does not come first.

@@ -102,13 +102,11 @@ fn store_path(text: &str) -> Result<PathBuf, BadValue> {
 }
 
 fn progress(text: &str) -> Result<ProgressMode, BadValue> {
-    let words: Vec<String> = ProgressMode::value_variants()
-        .iter()
-        .filter_map(|mode| mode.to_possible_value().map(|value| value.get_name().to_string()))
-        .collect();
-    let words: Vec<(&str, ProgressMode)> =
-        words.iter().map(String::as_str).zip(ProgressMode::value_variants().iter().copied()).collect();
-    value::choice("style", &words, text)
+    ProgressMode::from_str(text, false).map_err(|_| {
+        let values: Vec<_> = ProgressMode::value_variants().iter().filter_map(ValueEnum::to_possible_value).collect();
+        let names: Vec<&str> = values.iter().map(|value| value.get_name()).collect();
+        BadValue { why: "unknown style".into(), hint: value::suggestion(text, &names) }
+    })
 }
 
 #[cfg(test)]

@@ -13,16 +13,17 @@ pub mod files;
 
 use files::{FileServer, ServedFile, Trouble};
 
-const DATE: &str = "Wed, 21 Oct 2015 07:28:00 GMT";
+pub const DATE: &str = "Wed, 21 Oct 2015 07:28:00 GMT";
 const SECONDS: i64 = 1_445_412_480;
 
-struct Scene {
-    lab: Lab,
-    server: FileServer,
+/// A lab beside a web server.
+pub struct Scene {
+    pub lab: Lab,
+    pub server: FileServer,
 }
 
 impl Scene {
-    fn new() -> Scene {
+    pub fn new() -> Scene {
         Scene { lab: Lab::bare(), server: FileServer::start() }
     }
 
@@ -53,7 +54,7 @@ impl Scene {
     }
 
     /// Returns the names in a directory of the store.
-    fn stored(&self, dir: &str) -> Vec<String> {
+    pub fn stored(&self, dir: &str) -> Vec<String> {
         let entries = std::fs::read_dir(self.lab.store().join(dir)).into_iter().flatten();
         entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
     }

@@ -1,20 +1,10 @@
 //! Dockerfiles, contexts and archives from URLs, on a loopback address.
 
-use crate::downloads::files::{FileServer, ServedFile, Trouble};
-use crate::lab::{Lab, Ran, base, listing};
-
-const DATE: &str = "Wed, 21 Oct 2015 07:28:00 GMT";
-
-struct Scene {
-    lab: Lab,
-    server: FileServer,
-}
+use crate::downloads::files::{ServedFile, Trouble};
+use crate::downloads::{DATE, Scene};
+use crate::lab::{Ran, base, listing};
 
 impl Scene {
-    fn new() -> Scene {
-        Scene { lab: Lab::bare(), server: FileServer::start() }
-    }
-
     fn put(&self, path: &str, content: impl Into<Vec<u8>>) -> String {
         self.server.put(path, ServedFile { modified: Some(DATE), ..ServedFile::tagged(content, "\"1\"") });
         self.server.url(path)
@@ -35,18 +25,13 @@ impl Scene {
     fn result(&self, args: &[&str]) -> Vec<String> {
         let tar = self.lab.path("out.tar");
         let output = format!("type=tar,dest={}", tar.display());
-        self.build(&[&["--output", &output], args].concat()).ok();
+        self.build_here(&[&["--output", &output], args].concat()).ok();
         listing(&std::fs::read(&tar).unwrap())
     }
 
-    fn build(&self, args: &[&str]) -> Ran {
+    /// Builds in the directory of the lab's context.
+    fn build_here(&self, args: &[&str]) -> Ran {
         self.lab.rbuild(["build"].into_iter().chain(args.iter().copied()))
-    }
-
-    /// Returns the names in a directory of the store.
-    fn stored(&self, dir: &str) -> Vec<String> {
-        let entries = std::fs::read_dir(self.lab.store().join(dir)).into_iter().flatten();
-        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
     }
 }
 
@@ -57,7 +42,7 @@ fn a_dockerfile_from_a_url_belongs_to_any_context() {
     let url = scene.put("/d/Dockerfile?v=1", "FROM scratch\nCOPY . /\n");
     assert_eq!(scene.result(&["-f", &url, "."]), ["644 0:0 .dockerignore", "644 0:0 Dockerfile", "644 0:0 app"]);
     scene.server.requests();
-    scene.build(&["-f", &url, "."]).ok();
+    scene.build_here(&["-f", &url, "."]).ok();
     assert_eq!(scene.server.requests(), ["GET /d/Dockerfile?v=1 if-none-match: \"1\""]);
     let archive = scene.archive("echo x > inside && echo nothing > Dockerfile", "cat");
     std::fs::write(scene.lab.path("stdin"), archive).unwrap();
@@ -67,14 +52,14 @@ fn a_dockerfile_from_a_url_belongs_to_any_context() {
     assert!(scene.lab.top_layer("x").contains(&"644 0:0 inside".to_string()));
     // Errors are those of other Dockerfiles.
     let wrong = scene.put("/wrong?sig=hunter2", "FROM scratch\nCOPPY x /\n");
-    let ran = scene.build(&["-f", &wrong, "."]).fails(2, &["unknown instruction", "/wrong:2:1", "COPY"]);
+    let ran = scene.build_here(&["-f", &wrong, "."]).fails(2, &["unknown instruction", "/wrong:2:1", "COPY"]);
     assert!(!ran.stderr.contains("hunter2"), "{}", ran.stderr);
     let gone = scene.server.url("/gone");
     scene
-        .build(&["-f", &gone, "."])
+        .build_here(&["-f", &gone, "."])
         .fails(1, &[&format!("cannot download {gone}"), "HTTP status 404", "check the address"]);
-    scene.build(&["-f", "http://joe:hunter2@a:b/x", "."]).fails(2, &["`http://***@a:b/x`: the URL is invalid"]);
-    scene.build(&["-f", "https://a.io/x.git", "."]).fails(2, &["not supported yet"]);
+    scene.build_here(&["-f", "http://joe:hunter2@a:b/x", "."]).fails(2, &["`http://***@a:b/x`: the URL is invalid"]);
+    scene.build_here(&["-f", "https://a.io/x.git", "."]).fails(2, &["not supported yet"]);
 }
 
 #[test]
@@ -92,25 +77,25 @@ fn a_context_from_a_url_is_an_archive_with_any_compression() {
             "{found:?}"
         );
         assert_eq!(scene.result(&["-f", "d/File", &url]), ["644 0:0 other"]);
-        hits.push(scene.build(&[&url]).ok().steps());
+        hits.push(scene.build_here(&[&url]).ok().steps());
     }
     assert!(hits.iter().all(|steps| *steps == (0, 1)), "{hits:?}");
     let url = scene.server.url("/gzip");
     scene.server.requests();
-    scene.build(&[&url]).ok();
+    scene.build_here(&[&url]).ok();
     assert_eq!(scene.server.requests(), ["GET /gzip if-none-match: \"1\""]);
-    scene.build(&["-f", "none", &url]).fails(1, &["the Dockerfile `none` does not exist"]);
+    scene.build_here(&["-f", "none", &url]).fails(1, &["the Dockerfile `none` does not exist"]);
     let outer = scene.put("/outer", "FROM scratch\nCOPY ignored /outer\n");
     assert_eq!(scene.result(&["-f", &outer, &url]), ["644 0:0 outer"]);
     // The time of the server.
-    scene.build(&["--build-arg", "SOURCE_DATE_EPOCH=context", "-t", "x", &url]).ok();
+    scene.build_here(&["--build-arg", "SOURCE_DATE_EPOCH=context", "-t", "x", &url]).ok();
     let created = scene.lab.rbuild(["inspect", "-f", "{{.Created}}", "x"]).ok().stdout;
     assert!(created.starts_with("2015-10-21T07:28:00"), "{created}");
-    scene.build(&["--verify", "--build-arg", "SOURCE_DATE_EPOCH=context", &url]).ok();
+    scene.build_here(&["--verify", "--build-arg", "SOURCE_DATE_EPOCH=context", &url]).ok();
     let damaged = scene.put("/damaged", &scene.archive(files, "gzip")[..100]);
-    scene.build(&[&damaged]).fails(1, &["cannot unpack the context `http://127.0.0.1:"]);
+    scene.build_here(&[&damaged]).fails(1, &["cannot unpack the context `http://127.0.0.1:"]);
     scene.server.trouble([Trouble::Status(503, Some(0))]);
-    scene.build(&[&url]).ok();
+    scene.build_here(&[&url]).ok();
     assert!(scene.stored("tmp").is_empty(), "{:?}", scene.stored("tmp"));
 }
 
@@ -121,8 +106,8 @@ fn another_file_as_the_context_is_the_dockerfile() {
     let url = scene.put("/Dockerfile", file);
     let found = ["755 0:0 all/", "600 0:0 all/context", "755 0:0 d/", "600 0:0 d/context"];
     assert_eq!(scene.result(&[&url]), found);
-    assert_eq!(scene.build(&[&url]).ok().steps(), (0, 2));
-    scene.build(&["-f", "Other", &url]).fails(2, &["is a Dockerfile, and -f selects another: `Other`"]);
+    assert_eq!(scene.build_here(&[&url]).ok().steps(), (0, 2));
+    scene.build_here(&["-f", "Other", &url]).fails(2, &["is a Dockerfile, and -f selects another: `Other`"]);
     // Any file, if the Dockerfile comes from elsewhere.
     let data = scene.put("/data", "data");
     let outer = scene.put("/outer", "FROM scratch\nCOPY --chmod=644 context /f\n");
@@ -134,11 +119,11 @@ fn another_file_as_the_context_is_the_dockerfile() {
     // A login for the server of the context.
     scene.server.put("/private", ServedFile { login: Some("Bearer hunter2"), ..ServedFile::new(file) });
     let private = scene.server.url("/private");
-    scene.build(&[&private]).fails(1, &["no login was given", "--secret id=HTTP_AUTH_TOKEN_127.0.0.1"]);
+    scene.build_here(&[&private]).fails(1, &["no login was given", "--secret id=HTTP_AUTH_TOKEN_127.0.0.1"]);
     std::fs::write(scene.lab.path("token"), "hunter2").unwrap();
     let secret = format!("id=HTTP_AUTH_TOKEN_127.0.0.1,src={}", scene.lab.path("token").display());
-    scene.build(&["--secret", &secret, &private]).ok();
-    scene.build(&["https://example.org/x.git#main"]).fails(2, &["is remote, which is not supported yet"]);
+    scene.build_here(&["--secret", &secret, &private]).ok();
+    scene.build_here(&["https://example.org/x.git#main"]).fails(2, &["is remote, which is not supported yet"]);
 }
 
 #[test]
@@ -154,10 +139,10 @@ fn a_named_context_from_a_url_is_a_directory_with_one_file() {
     assert_eq!(from("FROM scratch\nCOPY --from=files . /d/\n"), ["755 0:0 d/", "600 0:0 d/context"]);
     assert_eq!(from("FROM files\n"), ["600 0:0 context"]);
     assert_eq!(from("FROM scratch\nCOPY --from=files context /f\n"), ["600 0:0 f"]);
-    assert_eq!(scene.build(&["--build-context", &context, "."]).ok().steps(), (0, 1));
-    let ran = scene.build(&["--build-context", "files=http://joe:hunter2@127.0.0.1:x/", "."]);
+    assert_eq!(scene.build_here(&["--build-context", &context, "."]).ok().steps(), (0, 1));
+    let ran = scene.build_here(&["--build-context", "files=http://joe:hunter2@127.0.0.1:x/", "."]);
     ran.fails(2, &["http://***@127.0.0.1:x/", "the URL is invalid"]);
-    scene.build(&["--build-context", "files=git@a.io:x", "."]).fails(2, &["not supported yet"]);
+    scene.build_here(&["--build-context", "files=git@a.io:x", "."]).fails(2, &["not supported yet"]);
 }
 
 #[test]
