@@ -302,8 +302,11 @@ mod tests {
         assert_eq!([8999, 9000].map(|most| scene.store.gc().may_exceed(most).unwrap()), [true, false]);
         scene.store.gc().collect(Budget { bytes: Some(9000), used_since: None }).unwrap();
         assert!(has());
+        // The disk usage of a file that is being written is not yet certain.
+        rbuild_linux::sync_filesystem(&scene.store.root).unwrap();
         let freed = scene.store.gc().collect(Budget { bytes: Some(8999), used_since: None }).unwrap();
-        assert!(!has() && freed.blobs == 1 && freed.bytes >= 9000, "{freed:?}");
+        assert_eq!((has(), freed.blobs), (false, 1), "{freed:?}");
+        assert!(freed.bytes >= 9000, "{freed:?}");
         assert!(!scene.store.blobs().has_blob(&download.digest).unwrap());
         scene.receive(b"again");
         assert_eq!(scene.store.gc().prune(true).unwrap().blobs, 1);
