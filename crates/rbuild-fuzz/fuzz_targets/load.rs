@@ -15,8 +15,13 @@ use rbuild_store::Store;
 use rustix::time::{ClockId, clock_gettime};
 use serde_json::{Value, json};
 
-/// Maximum archive size in bytes; members that would exceed it are omitted.
+/// Maximum size of a generated archive in bytes; what would exceed it is omitted.
 const MOST: usize = 1 << 20;
+/// Upper bound of what a member adds to its name and content, in bytes: a header, one for the PAX
+/// record of a long name, padding.
+const HEADERS: usize = 4 * 512;
+/// Upper bound of a descriptor's size in a document, in bytes.
+const DESCRIPTOR: usize = 300;
 /// Time permitted per 100 kB, and the minimum for short archives.
 const PACE: Duration = Duration::from_secs(1);
 const LEAST: Duration = Duration::from_secs(1);
@@ -84,7 +89,8 @@ const LINK: u8 = 6;
 struct Making<'b> {
     script: &'b [u8],
     tar: TarWriter<Vec<u8>>,
-    length: usize,
+    /// Bytes of `MOST` that are left.
+    left: usize,
     /// Blobs added so far: digest, size, and media type.
     blobs: Vec<(BlobDigest, usize, &'static str)>,
     /// Names of members that can be referenced instead of blobs.
@@ -96,22 +102,33 @@ struct Making<'b> {
 impl<'b> Making<'b> {
     fn new(script: &'b [u8]) -> Making<'b> {
         let (blobs, names, entries, items) = Default::default();
-        Making { script, tar: TarWriter::new(Vec::new()), length: 0, blobs, names, entries, items }
+        Making { script, tar: TarWriter::new(Vec::new()), left: MOST, blobs, names, entries, items }
     }
 
     fn archive(mut self) -> Vec<u8> {
-        while !self.script.is_empty() && self.length < MOST {
+        while !self.script.is_empty() {
             self.step();
         }
         if !self.entries.is_empty() {
             let index = json!({ "schemaVersion": 2, "manifests": self.entries });
-            self.member("index.json", &serde_json::to_vec(&index).unwrap());
+            self.write("index.json", &serde_json::to_vec(&index).unwrap());
         }
         if !self.items.is_empty() {
             let items = serde_json::to_vec(&self.items).unwrap();
-            self.member("manifest.json", &items);
+            self.write("manifest.json", &items);
         }
-        self.tar.finish().unwrap()
+        let archive = self.tar.finish().unwrap();
+        assert!(archive.len() <= 2 * MOST, "a generated archive has {} bytes", archive.len());
+        archive
+    }
+
+    /// Reserves space in the archive; returns false if less is left.
+    fn fits(&mut self, bytes: usize) -> bool {
+        let fits = bytes <= self.left;
+        if fits {
+            self.left -= bytes;
+        }
+        fits
     }
 
     fn byte(&mut self) -> u8 {
@@ -120,12 +137,13 @@ impl<'b> Making<'b> {
         *first
     }
 
-    /// Reads a repetition count.
-    fn times(&mut self) -> usize {
-        match usize::from(self.byte()) {
+    /// Reads a repetition count, for something of this size in bytes, and reserves the space.
+    fn times(&mut self, size: usize) -> usize {
+        let times = match usize::from(self.byte()) {
             few @ ..=200 => few,
             many => (many - 200) * 100,
-        }
+        };
+        if self.fits(times * size) { times } else { 0 }
     }
 
     fn piece(&mut self) -> &'b [u8] {
@@ -150,19 +168,19 @@ impl<'b> Making<'b> {
                 self.add("layer.v1.tar", piece);
             }
             CONFIG => {
-                let (layer, times) = (self.blob().0.to_string(), self.times());
+                let (layer, times) = (self.blob().0.to_string(), self.times(DESCRIPTOR));
                 let fs = json!({ "type": "layers", "diff_ids": vec![layer; times] });
                 let config = json!({ "architecture": "amd64", "os": "linux", "config": {}, "rootfs": fs });
                 self.document("config.v1+json", &config);
             }
             MANIFEST => {
                 let config = descriptor(self.blob());
-                let layers = vec![descriptor(self.blob()); self.times()];
+                let layers = vec![descriptor(self.blob()); self.times(DESCRIPTOR)];
                 self.document("manifest.v1+json", &json!({ "schemaVersion": 2, "config": config, "layers": layers }));
             }
             INDEX => {
                 let (first, other) = (descriptor(self.blob()), descriptor(self.blob()));
-                let mut entries = vec![first; self.times()];
+                let mut entries = vec![first; self.times(DESCRIPTOR)];
                 entries.push(other);
                 self.document("index.v1+json", &json!({ "schemaVersion": 2, "manifests": entries }));
             }
@@ -171,22 +189,22 @@ impl<'b> Making<'b> {
                 if self.byte() % 4 == 1 {
                     entry["mediaType"] = json!("application/vnd.oci.image.index.v1+json");
                 }
-                let (times, named) = (self.times(), self.byte() % 2 == 1);
-                for n in 0..times.min(MOST / 300) {
+                let (times, named) = (self.times(DESCRIPTOR), self.byte() % 2 == 1);
+                for n in 0..times {
                     if named {
                         entry["annotations"] = json!({ "io.containerd.image.name": format!("n:{n}") });
                     }
                     self.entries.push(entry.clone());
                 }
-                self.length += times * 300;
             }
             ITEM => self.item(),
             LINK => {
                 let (name, to) = (self.name(), self.name());
-                let link = TarEntry { kind: EntryKind::Symlink, link: to.into(), ..TarEntry::plain_file(&name, 0) };
-                let _ = self.tar.entry(&link);
-                self.names.push(name);
-                self.length += 1024;
+                if self.fits(name.len() + to.len() + 2 * HEADERS) {
+                    let link = TarEntry { kind: EntryKind::Symlink, link: to.into(), ..TarEntry::plain_file(&name, 0) };
+                    let _ = self.tar.entry(&link);
+                    self.names.push(name);
+                }
             }
             _ => {
                 let (name, piece) = (self.name(), self.piece());
@@ -204,9 +222,9 @@ impl<'b> Making<'b> {
         let config = self.blobs.iter().rev().find(|blob| blob.2.contains("config")).map_or(config, |blob| place(*blob));
         let layer = place(self.blob());
         let layer = self.names.last().cloned().unwrap_or(layer);
-        let (layers, times) = (vec![layer; self.times()], self.times());
-        let tags: Vec<String> = (0..times).map(|n| format!("n:{n}")).collect();
-        self.length += 20 * times + layers.iter().map(|layer| layer.len() + 3).sum::<usize>();
+        // Escaped control characters take six bytes each.
+        let layers = vec![layer.clone(); self.times(6 * layer.len() + 3)];
+        let tags: Vec<String> = (0..self.times(20)).map(|n| format!("n:{n}")).collect();
         self.items.push(json!({ "Config": config, "Layers": layers, "RepoTags": tags }));
     }
 
@@ -226,7 +244,13 @@ impl<'b> Making<'b> {
     }
 
     fn member(&mut self, name: &str, bytes: &[u8]) {
-        self.length += bytes.len() + 1024;
+        if self.fits(name.len() + bytes.len() + HEADERS) {
+            self.write(name, bytes);
+        }
+    }
+
+    /// Adds a member whose space is reserved.
+    fn write(&mut self, name: &str, bytes: &[u8]) {
         if self.tar.entry(&TarEntry::plain_file(name, bytes.len() as u64)).is_ok() {
             self.tar.content(bytes).unwrap();
         }
