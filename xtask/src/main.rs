@@ -8,7 +8,8 @@ const HELP: &str = "\
 cargo xtask TASK
 
   check                   formatting, clippy, scripts/tidy and documentation: before each commit
-  test [FILTER]           unit tests, snapshots and the end-to-end test of the tiny image, as you
+  test [FILTER]           tests of the libraries, snapshots and the end-to-end test of the tiny
+                          image, as you
   e2e [FILTER...]         end-to-end tests on busybox, as you; needs busybox-static
   all [quick|security]    scripts/test: everything, in all isolation modes; needs root
   ci                      what CI runs on a clean checkout; needs root
@@ -70,7 +71,10 @@ fn check() -> Result {
 /// Runs the tests that need neither privileges nor packages, and counts those that were skipped.
 fn test(filter: &[&str]) -> Result {
     let notes = std::env::temp_dir().join(format!("rbuild-skipped-{}", std::process::id()));
-    let targets = [&["--workspace", "--lib", "--bins"][..], &["-p", "rbuild", "--test", "snapshots", "--test", "tiny"]];
+    let targets = [
+        &["--workspace", "--exclude", "rbuild", "--tests"][..],
+        &["-p", "rbuild", "--lib", "--bins", "--test", "snapshots", "--test", "tiny"],
+    ];
     let ran = targets.into_iter().try_for_each(|target| {
         let mut command = cargo_command(&[&["test", "--locked"], target, &["--"], filter].concat());
         execute(command.env("RBUILD_TEST_SKIPPED", &notes))
