@@ -7,6 +7,7 @@ use rbuild_image::{ManifestDigest, human_size};
 use rbuild_linux::RootDir;
 use rbuild_linux::parallel::locked;
 use rbuild_plan::{Step, VertexId};
+use rbuild_remedy::sentence;
 use rbuild_sandbox::{Builder, Cancel, CommandOutcome, Input, MountSource};
 use rbuild_store::{Budget, CacheKey, ImageKey, LayerLog, Store};
 
@@ -164,7 +165,7 @@ fn evict(budget: Budget, store: &Store, events: &Events) {
         }
         Ok(_) => {}
         Err(e) => {
-            let text = format!("cannot evict cache entries: {e}");
+            let text = format!("cannot evict cache entries: {}", sentence(&e));
             events.send(Event::Warning(Warning { text, help: e.remedy() }));
         }
     }

@@ -3,8 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
-use rbuild_linux::quoted;
-use rbuild_remedy::Remedy;
+use rbuild_linux::{KernelProblem, into_carried, quoted};
+use rbuild_remedy::{Remedy, sentence};
 
 use crate::entry::TarEntry;
 
@@ -32,20 +32,20 @@ pub enum LayerError {
         reason: String,
     },
     /// The owner of one entry is not available here.
-    #[error("cannot set the owner of archive entry {}: {}", quoted(.name), .cause.unmapped().map_or_else(|| .cause.of_object(), ToString::to_string))]
+    #[error("cannot set the owner of archive entry {}", quoted(.name))]
     Owner {
         /// Path of the entry, as written in the archive.
         name: String,
         /// The failed change of the owner.
-        cause: rbuild_linux::Error,
+        source: KernelProblem,
     },
     /// One entry cannot be created.
-    #[error("cannot unpack archive entry {}: {}", quoted(.name), .cause.of_object())]
+    #[error("cannot unpack archive entry {}", quoted(.name))]
     Create {
         /// Path of the entry, as written in the archive.
         name: String,
         /// The failed operation.
-        cause: rbuild_linux::Error,
+        source: KernelProblem,
     },
     /// A limit was exceeded.
     #[error("{what}")]
@@ -71,12 +71,12 @@ pub enum LayerError {
     #[error(transparent)]
     Kernel(#[from] rbuild_linux::Error),
     /// Reading or writing a stream failed.
-    #[error("{context}: {cause}")]
+    #[error("{context}")]
     Io {
         /// The stream or the operation on it.
         context: String,
         /// The error of the stream.
-        cause: io::Error,
+        source: io::Error,
     },
 }
 
@@ -90,7 +90,8 @@ impl LayerError {
     pub(crate) fn of_entry(self, entry: &TarEntry) -> LayerError {
         match self {
             LayerError::Kernel(cause) if !cause.is_disk_full() => {
-                LayerError::Create { name: entry.path.to_string_lossy().into_owned(), cause }
+                let name = entry.path.to_string_lossy().into_owned();
+                LayerError::Create { name, source: cause.without_object() }
             }
             other => other,
         }
@@ -100,10 +101,10 @@ impl LayerError {
     pub fn remedy(&self) -> Option<Remedy> {
         match self {
             LayerError::Limit { name: Some(name), .. } => Some(Remedy::RaiseLimit { name: name.to_string() }),
-            LayerError::Owner { cause, .. } => cause.remedy(),
+            LayerError::Owner { source, .. } => source.whole().remedy(),
             LayerError::Create { .. } => None,
-            LayerError::Kernel(e) => LayerError::within(e.cause()).map_or_else(|| e.remedy(), LayerError::remedy),
-            LayerError::Io { cause, .. } => LayerError::within(cause)?.remedy(),
+            LayerError::Kernel(e) => e.carried::<LayerError>().map_or_else(|| e.remedy(), LayerError::remedy),
+            LayerError::Io { source, .. } => rbuild_linux::remedy_of(source),
             LayerError::Deletion(_) => Some("rename or remove it".into()),
             _ => None,
         }
@@ -111,27 +112,22 @@ impl LayerError {
 
     pub(crate) fn io(context: impl Into<String>) -> impl FnOnce(io::Error) -> LayerError {
         let context = context.into();
-        move |source| match source.downcast::<LayerError>() {
+        move |source| match into_carried::<LayerError>(source) {
             // A [`LayerError`] that passed through a reader.
             Ok(known) => known,
             Err(source) => match source.kind() {
                 io::ErrorKind::UnexpectedEof => LayerError::Truncated(context),
                 io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput => {
-                    LayerError::Damaged(format!("{context}: {source}"))
+                    LayerError::Damaged(format!("{context}: {}", sentence(&source)))
                 }
-                _ => LayerError::Io { context, cause: source },
+                _ => LayerError::Io { context, source },
             },
         }
     }
 
-    /// Returns the [`LayerError`] that a reader of layers returned as an I/O error.
-    pub fn within(e: &io::Error) -> Option<&LayerError> {
-        e.get_ref()?.downcast_ref()
-    }
-
     /// Returns the remedy of a stream's error, which may be one of layers.
     pub fn remedy_of_io(e: &io::Error) -> Option<Remedy> {
-        match LayerError::within(e) {
+        match rbuild_linux::carried::<LayerError>(e) {
             _ if rbuild_linux::is_disk_full(e) => Some(Remedy::FreeSpace),
             Some(e) => e.remedy(),
             None => rbuild_linux::remedy_of(e),
@@ -143,14 +139,14 @@ impl LayerError {
         if e.is_disk_full() {
             return Some(Remedy::FreeSpace);
         }
-        LayerError::within(e.cause()).map_or_else(|| e.remedy(), LayerError::remedy)
+        e.carried::<LayerError>().map_or_else(|| e.remedy(), LayerError::remedy)
     }
 
     /// Returns true if no space, or no quota, is left where the tree or the blob is written.
     pub fn is_disk_full(&self) -> bool {
         match self {
             LayerError::Kernel(e) => e.is_disk_full(),
-            LayerError::Io { cause, .. } => rbuild_linux::is_disk_full(cause),
+            LayerError::Io { source, .. } => rbuild_linux::is_disk_full(source),
             _ => false,
         }
     }
@@ -169,15 +165,15 @@ mod tests {
         let kernel = |errno| rbuild_linux::Error::new("openat", Path::new("/d/a"), io::Error::from_raw_os_error(errno));
         let nested = rbuild_linux::Error::new("read", Path::new("/d/a"), io::Error::other(LayerError::NotTar));
         let name = || "a/b\n".to_string();
-        let unmapped = LayerError::Owner { name: name(), cause: kernel(22) };
+        let unmapped = LayerError::Owner { name: name(), source: kernel(22).without_object() };
         let errors = [
             LayerError::NotTar,
             LayerError::Truncated("an extended header".into()),
             LayerError::Damaged("the checksum of a header is wrong".into()),
             LayerError::Entry { name: name(), reason: "has an absolute path".into() },
             unmapped,
-            LayerError::Create { name: name(), cause: kernel(17) },
-            LayerError::Create { name: name(), cause: kernel(36) },
+            LayerError::Create { name: name(), source: kernel(17).without_object() },
+            LayerError::Create { name: name(), source: kernel(36).without_object() },
             LayerError::Limit { what: "the archive has more than 10 entries".into(), name: Some("entries") },
             LayerError::fixed_limit("a header of the archive exceeds 1 MiB".into()),
             LayerError::Changed("src/a".into()),

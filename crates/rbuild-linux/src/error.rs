@@ -3,7 +3,7 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use rbuild_remedy::{Remedy, SessionLimit};
+use rbuild_remedy::{Remedy, SessionLimit, sentence};
 
 /// The object of a failed system call, as messages name it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -106,15 +106,39 @@ impl Error {
         &self.source
     }
 
+    /// Returns the error of a reader or a writer that took the place of the kernel, if it has that
+    /// type.
+    pub fn carried<E: std::error::Error + Send + Sync + 'static>(&self) -> Option<&E> {
+        carried(&self.source)
+    }
+
+    /// Returns the error of a reader or a writer, like [`Error::carried`].
+    ///
+    /// # Errors
+    ///
+    /// Fails with this error if it carries none of that type.
+    pub fn into_carried<E: std::error::Error + Send + Sync + 'static>(self) -> std::result::Result<E, Error> {
+        let Error { call, object, source, unmapped } = self;
+        into_carried(source).map_err(|source| Error { call, object, source, unmapped })
+    }
+
     /// Returns the problem as the rest of a sentence about the object, for objects that have
     /// another name for the user.
     pub fn of_object(&self) -> String {
         let own = |problem: &str| problem.to_string();
-        match self.errno() {
-            Some(libc::ELOOP) => own("too many levels of symbolic links"),
-            Some(libc::ENAMETOOLONG) => own("a name in its path exceeds the file system's limit (usually 255 bytes)"),
-            _ => self.source.to_string(),
+        match (self.errno(), self.unmapped()) {
+            (_, Some(unmapped)) => unmapped.to_string(),
+            (Some(libc::ELOOP), _) => own("too many levels of symbolic links"),
+            (Some(libc::ENAMETOOLONG), _) => {
+                own("a name in its path exceeds the file system's limit (usually 255 bytes)")
+            }
+            _ => sentence(&self.source),
         }
+    }
+
+    /// Removes the object, which has another name for the user.
+    pub fn without_object(self) -> KernelProblem {
+        KernelProblem(self)
     }
 
     pub fn kind(&self) -> io::ErrorKind {
@@ -148,6 +172,46 @@ impl Error {
     }
 }
 
+/// The problem of a failed system call, as the cause in an error that names the object otherwise.
+#[derive(Debug)]
+pub struct KernelProblem(Error);
+
+impl KernelProblem {
+    /// Returns the error with its object.
+    pub fn whole(&self) -> &Error {
+        &self.0
+    }
+}
+
+impl fmt::Display for KernelProblem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.of_object())
+    }
+}
+
+/// Ends the chain, as [`Error`] does.
+impl std::error::Error for KernelProblem {}
+
+/// Returns the error that a reader or a writer returned as an I/O error, if it has that type. An
+/// [`Error`] may have been wrapped around it.
+pub fn carried<E: std::error::Error + Send + Sync + 'static>(e: &io::Error) -> Option<&E> {
+    let inner = e.get_ref()?;
+    inner.downcast_ref().or_else(|| carried(&inner.downcast_ref::<Error>()?.source))
+}
+
+/// Returns the error that a reader or a writer returned as an I/O error, if it has that type, like
+/// [`carried`].
+///
+/// # Errors
+///
+/// Fails with the same error if it carries none of that type.
+pub fn into_carried<E: std::error::Error + Send + Sync + 'static>(e: io::Error) -> std::result::Result<E, io::Error> {
+    if carried::<E>(&e).is_none() {
+        return Err(e);
+    }
+    e.downcast().or_else(|e| into_carried(e.downcast::<Error>()?.source))
+}
+
 /// Returns true if the error is a full file system or an exhausted quota.
 pub fn is_disk_full(e: &io::Error) -> bool {
     matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
@@ -156,8 +220,8 @@ pub fn is_disk_full(e: &io::Error) -> bool {
 /// Returns the remedy of an I/O error, which may be an [`Error`] that was converted. A full disk
 /// has none here.
 pub fn remedy_of(e: &io::Error) -> Option<Remedy> {
-    if let Some(inner) = e.get_ref() {
-        return inner.downcast_ref::<Error>()?.remedy();
+    if e.get_ref().is_some() {
+        return carried::<Error>(e)?.remedy();
     }
     match e.raw_os_error()? {
         libc::ELOOP => Some("remove the symbolic link that refers to itself".into()),
@@ -275,14 +339,14 @@ impl fmt::Display for Error {
             Some(libc::EMFILE) => write!(f, "cannot open {object}: too many open files in this process"),
             _ => match &self.unmapped {
                 Some(unmapped) => write!(f, "cannot {} {object}: {unmapped}", operation(self.call)),
-                None => write!(f, "cannot {} {object}: {}", operation(self.call), self.source),
+                None => write!(f, "cannot {} {object}: {}", operation(self.call), sentence(&self.source)),
             },
         }
     }
 }
 
 /// The message contains the kernel's error, which is therefore not part of the source chain; see
-/// [`Error::errno`].
+/// [`Error::errno`]. So it does with all causes of an error that a reader or a writer returned.
 impl std::error::Error for Error {}
 
 impl From<Error> for io::Error {
@@ -353,6 +417,31 @@ mod tests {
         assert_eq!(remedy_of(&Errno::NAMETOOLONG.into()), Some("shorten the name".into()));
         assert_eq!(remedy_of(&io(Errno::ACCESS)), None);
         assert!(is_disk_full(&io(Errno::NOSPC)));
+    }
+
+    #[test]
+    fn the_error_of_a_reader_is_carried_to_the_caller() {
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        struct Odd;
+        impl fmt::Display for Odd {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("odd")
+            }
+        }
+        impl std::error::Error for Odd {}
+        let read = |cause| Error::new("read", Path::new("/d/f"), cause);
+        let direct = || io::Error::other(Odd);
+        let wrapped = || io::Error::from(read(direct()));
+        assert_eq!(
+            (carried(&direct()), carried(&wrapped()), read(direct()).carried()),
+            (Some(&Odd), Some(&Odd), Some(&Odd))
+        );
+        assert_eq!((into_carried(direct()).unwrap(), into_carried(wrapped()).unwrap()), (Odd, Odd));
+        let other = || io::Error::from(read(Errno::IO.into()));
+        assert_eq!(carried::<Odd>(&other()), None);
+        assert_eq!(into_carried::<Odd>(other()).unwrap_err().to_string(), other().to_string());
+        assert_eq!(wrapped().to_string(), "cannot read `/d/f`: odd");
+        assert_eq!(read(Errno::LOOP.into()).without_object().to_string(), "too many levels of symbolic links");
     }
 
     #[test]

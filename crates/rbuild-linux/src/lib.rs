@@ -32,7 +32,10 @@ mod withheld;
 pub use copy::{copy_contents, copy_file, copy_file_while, set_file_mode_and_time, set_file_owner, set_file_time};
 pub use destination::{Destination, DestinationError, Directory};
 pub use echo::HiddenInput;
-pub use error::{Error, Object, Result, UnmappedId, described, is_disk_full, quoted, remedy_of, shown_path};
+pub use error::{
+    Error, KernelProblem, Object, Result, UnmappedId, carried, described, into_carried, is_disk_full, quoted,
+    remedy_of, shown_path,
+};
 pub use file_stamp::FileStamp;
 pub use idmap::{
     IdMaps, IdRange, SubIds, USUAL_COUNT, enter_user_namespace_below, free_range, held_ranges, mapped_without_holes,

@@ -130,7 +130,7 @@ impl StoreError {
             StoreError::Damaged { .. } | StoreError::NoBlob(_) => Some(Remedy::RepairStore),
             _ if self.is_disk_full() => Some(Remedy::FreeSpace),
             StoreError::Layer(e) => e.remedy(),
-            StoreError::Kernel(e) => LayerError::within(e.cause()).map_or_else(|| e.remedy(), LayerError::remedy),
+            StoreError::Kernel(e) => LayerError::remedy_of_kernel(e),
             _ => None,
         }
     }

@@ -6,6 +6,7 @@ use rbuild_dockerfile::Diagnostic;
 use rbuild_layer::{ExternalFiles, LayerError, LayerForm};
 use rbuild_linux::RootDir;
 use rbuild_plan::{CopyStep, VertexId};
+use rbuild_remedy::sentence;
 use rbuild_source::{Changes, Listing, Selection, SourceError, SourceTree};
 use rbuild_store::{LISTING, StoreError, TreeId, Working};
 
@@ -168,7 +169,7 @@ pub(crate) fn copy_error(env: &StepEnv<'_>, id: VertexId, step: &CopyStep, e: Co
         (Reason::Source(e), Some(span)) => source_error(e, span, step.from_name.as_deref()),
         (Reason::Text(text), Some(span)) => BuildError::Unmet(vec![Diagnostic::new(span, text)]),
         (Reason::Layer(e), Some(span)) if !e.is_disk_full() => {
-            let d = Diagnostic::new(span, format!("cannot unpack the archive: {e}"));
+            let d = Diagnostic::new(span, format!("cannot unpack the archive: {}", sentence(&e)));
             BuildError::Unmet(vec![Diagnostic { help: e.remedy(), ..d }])
         }
         (Reason::Kernel(source), _) => BuildError::Kernel { what: format!("copying into `{}`", step.dest), source },

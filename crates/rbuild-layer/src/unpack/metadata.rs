@@ -92,5 +92,5 @@ pub(super) fn unfinished(Unfinished { path, error }: Unfinished) -> LayerError {
 }
 
 fn owner_error(name: String, e: rbuild_linux::Error) -> LayerError {
-    if e.unmapped().is_some() { LayerError::Owner { name, cause: e } } else { e.into() }
+    if e.unmapped().is_some() { LayerError::Owner { name, source: e.without_object() } } else { e.into() }
 }

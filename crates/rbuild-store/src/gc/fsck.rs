@@ -7,6 +7,7 @@ use std::io::Read;
 
 use rbuild_image::{BlobDigest, ManifestDigest, digest_of};
 use rbuild_linux::RootDir;
+use rbuild_remedy::sentence;
 
 use crate::cache::records::{Record, ResultFile};
 use crate::error::Result;
@@ -138,7 +139,7 @@ impl Gc<'_> {
                     }
                     format!("blob {name} is corrupt: its digest is {found}")
                 }
-                Err(e) => format!("cannot read blob {name}: {e}"),
+                Err(e) => format!("cannot read blob {name}: {}", sentence(&e)),
             };
             checked.problems.push(problem);
             blobs.damaged.insert(name);
@@ -172,7 +173,7 @@ impl Gc<'_> {
     fn lacks(&self, manifest: &ManifestDigest, blobs: &CheckedBlobs) -> Option<String> {
         let image = match self.store.images().image(manifest) {
             Ok(image) => image,
-            Err(e) => return Some(e.to_string()),
+            Err(e) => return Some(sentence(&e)),
         };
         let layers = image.layers().unwrap_or_default();
         let needed = layers.iter().filter_map(|(layer, _)| digest_of(layer).ok());
@@ -198,7 +199,7 @@ impl Gc<'_> {
                 Ok(Some(document)) if !whole(&document)? => format!("{path} refers to missing content"),
                 // Whole, or removed meanwhile.
                 Ok(_) => continue,
-                Err(e) => format!("cannot read {path}: {e}"),
+                Err(e) => format!("cannot read {path}: {}", sentence(&e)),
             };
             checked.problems.push(problem);
             if repair {
