@@ -2,7 +2,7 @@
 
 use rbuild_dockerfile::{Diagnostic, Span};
 use rbuild_layer::LayerError;
-use rbuild_registry::RegistryError;
+use rbuild_registry::{DownloadError, RegistryError};
 use rbuild_remedy::Remedy;
 use rbuild_sandbox::{Refusal, SandboxError};
 use rbuild_store::{BuildId, StoreError};
@@ -37,6 +37,9 @@ pub enum BuildError {
     /// A request to a registry failed.
     #[error(transparent)]
     Registry(RegistryError),
+    /// A file could not be downloaded.
+    #[error(transparent)]
+    Download(DownloadError),
     /// This machine does not allow the required isolation.
     #[error(transparent)]
     Refused(Refusal),
@@ -135,6 +138,7 @@ impl BuildError {
             BuildError::Refused(r) => Some(r.remedy.clone()),
             BuildError::Other { help, .. } => help.clone(),
             BuildError::Registry(e) => e.remedy(),
+            BuildError::Download(e) => rbuild_transport::remedy_of_download(e),
             BuildError::Sandbox(e) => e.remedy(),
             BuildError::Cancelled | BuildError::AlreadyReported => None,
         }
@@ -166,7 +170,7 @@ impl From<TransportError> for BuildError {
     fn from(e: TransportError) -> BuildError {
         match e {
             TransportError::Store(e) => e.into(),
-            e @ TransportError::Download(_) => BuildError::Other { message: e.message(), help: e.help() },
+            TransportError::Download(e) => BuildError::Download(e),
             TransportError::Registry(e) => e.into(),
             TransportError::Layer { what, source } => BuildError::Layer { what, source },
             TransportError::Archive(e) => BuildError::Archive(e),
@@ -223,6 +227,7 @@ mod tests {
             more: None,
             at: 0,
         };
+        let url = Box::new(rbuild_image::SourceUrl::parse("https://a.io/x").unwrap());
         let refusal = Refusal { reason: "/proc is not mounted".into(), remedy: Remedy::MountProc, source: Some(io(1)) };
         let errors = [
             BuildError::Dockerfile(found()),
@@ -236,6 +241,7 @@ mod tests {
             BuildError::io("standard output")(io(5)).writing_to(Path::new("/out")),
             BuildError::io("the archive")(io(28)).writing_to(Path::new("/out")),
             BuildError::Registry(RegistryError::new(place, RegistryProblem::Blocked("`/etc/r.conf`".into()))),
+            TransportError::from(DownloadError::Sink { url, source: io(28) }).into(),
             BuildError::Refused(refusal),
             BuildError::Sandbox(SandboxError::Killed("the process that runs the command")),
             BuildError::Cancelled,
@@ -253,6 +259,7 @@ mod tests {
             Io,
             DestinationFull,
             Registry,
+            Download,
             Refused,
             Sandbox,
             Cancelled,

@@ -19,7 +19,7 @@ use crate::session::{ApiRequest, Body, EndpointSession};
 const PROGRESS: u64 = 1 << 20;
 
 /// The bytes of a blob. Ends after `size` bytes or fails; the reader of the last byte compares the
-/// digest.
+/// digest. The error of a failed read carries a [`RegistryError`] (`rbuild_linux::into_carried`).
 pub struct BlobReader<'a> {
     sessions: Vec<&'a EndpointSession>,
     place: RemoteRepository,
@@ -31,7 +31,6 @@ pub struct BlobReader<'a> {
     /// Position of the last failure.
     failed_at: u64,
     flow: Flow,
-    error: Option<RegistryError>,
 }
 
 /// A connection that broke within the body of a response.
@@ -59,17 +58,11 @@ impl<'a> BlobReader<'a> {
             attempts: Attempts::new(patience, false),
             failed_at: 0,
             flow: Flow::new(patience.idle),
-            error: None,
         }
     }
 }
 
 impl BlobReader<'_> {
-    /// Returns the reason of a failed read.
-    pub fn take_error(&mut self) -> Option<RegistryError> {
-        self.error.take()
-    }
-
     /// Returns the error for a blob with another digest.
     pub fn wrong_digest(&self, found: BlobDigest) -> RegistryError {
         let host = self.sessions.first().map_or_else(String::new, |session| session.endpoint.host.clone());
@@ -115,11 +108,8 @@ impl BlobReader<'_> {
         }
     }
 
-    fn failed(&mut self, problem: RegistryProblem) -> io::Error {
-        let error = RegistryError::new(self.place.clone(), problem);
-        let text = error.message();
-        self.error = Some(error);
-        io::Error::other(text)
+    fn failed(&self, problem: RegistryProblem) -> io::Error {
+        io::Error::other(RegistryError::new(self.place.clone(), problem))
     }
 
     fn line(&self, source: impl Into<Box<dyn Error + Send + Sync>>) -> RegistryProblem {

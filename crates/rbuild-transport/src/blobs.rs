@@ -27,7 +27,7 @@ pub struct BlobInfo {
 }
 
 /// The bytes of a blob, from their beginning. Only the receiver of all of them can compute their
-/// digest.
+/// digest. The error of a failed read may carry that of the source ([`TransportError::reading`]).
 pub trait BlobRead: Read {
     /// Returns the file with the bytes if their digest is verified already.
     fn verified(&self) -> Option<&File> {
@@ -43,11 +43,6 @@ pub trait BlobRead: Read {
     ///
     /// Fails if the source cannot be read there.
     fn start_at(&mut self, at: u64) -> io::Result<()>;
-
-    /// Returns the cause of a failed read, if it is more specific than the I/O error.
-    fn take_error(&mut self) -> Option<TransportError> {
-        None
-    }
 
     /// Returns the error for bytes with another digest.
     fn wrong_digest(&self, found: &BlobDigest) -> TransportError;
@@ -183,7 +178,7 @@ pub(crate) fn copy_verified(
             Ok(0) => break,
             Ok(n) => chunk.truncate(n),
             Err(e) if e.kind() == ErrorKind::Interrupted => continue,
-            Err(e) => return Err(blob.take_error().unwrap_or_else(|| TransportError::io("reading the image")(e))),
+            Err(e) => return Err(TransportError::reading("reading the image")(e)),
         }
         count(chunk.len() as u64);
         out.write_all(&chunk).map_err(failed())?;

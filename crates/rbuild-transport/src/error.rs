@@ -4,7 +4,8 @@ use std::io;
 use std::path::Path;
 
 use rbuild_layer::LayerError;
-use rbuild_registry::{DownloadError, RegistryError};
+use rbuild_linux::{carried, into_carried};
+use rbuild_registry::{DownloadError, RegistryError, RegistryProblem};
 use rbuild_remedy::Remedy;
 use rbuild_store::StoreError;
 
@@ -17,7 +18,7 @@ use crate::destination_full::{DestinationFull, WriteError};
 pub enum TransportError {
     /// The store failed.
     #[error(transparent)]
-    Store(#[from] StoreError),
+    Store(StoreError),
     /// A request to a registry failed.
     #[error(transparent)]
     Registry(#[from] RegistryError),
@@ -87,6 +88,28 @@ impl TransportError {
         move |source| TransportError::Io { what, source }
     }
 
+    /// Returns the error of a failed read: that of the source, which the reader of a blob returned,
+    /// or else that of the stream.
+    pub(crate) fn reading(what: impl Into<String>) -> impl FnOnce(io::Error) -> TransportError {
+        let what = what.into();
+        move |e| match into_carried::<RegistryError>(e).map(TransportError::Registry) {
+            Ok(e) => e,
+            Err(e) => into_carried::<StoreError>(e).map_or_else(TransportError::io(what), TransportError::Store),
+        }
+    }
+
+    /// Returns the error of a failed upload: that of the source, if reading the data failed.
+    pub(crate) fn pushing(RegistryError { place, problem }: RegistryError) -> TransportError {
+        let problem = match *problem {
+            RegistryProblem::Local { what, source } => match into_carried::<TransportError>(source) {
+                Ok(e) => return e,
+                Err(source) => RegistryProblem::Local { what, source },
+            },
+            other => other,
+        };
+        TransportError::Registry(RegistryError::new(place, problem))
+    }
+
     /// Names the archive, if the error is about one.
     pub fn of_archive(self, path: &Path) -> TransportError {
         match self {
@@ -105,8 +128,7 @@ impl TransportError {
         match self {
             TransportError::Store(e) => e.remedy(),
             TransportError::Registry(e) => e.remedy(),
-            TransportError::Download(DownloadError::Sink { source, .. }) => LayerError::remedy_of_io(source),
-            TransportError::Download(e) => e.remedy(),
+            TransportError::Download(e) => remedy_of_download(e),
             TransportError::Layer { source, .. } if source.is_disk_full() => Some(Remedy::FreeSpace),
             TransportError::Layer { source, .. } => source.remedy(),
             TransportError::Archive(e) => e.remedy(),
@@ -114,6 +136,28 @@ impl TransportError {
             TransportError::Io { source, .. } => LayerError::remedy_of_io(source),
             TransportError::DestinationFull(e) => Some(e.remedy()),
             TransportError::Other { help, .. } => help.clone(),
+        }
+    }
+}
+
+/// Returns the remedy of a failed download, whose sink is a file of the store.
+pub fn remedy_of_download(e: &DownloadError) -> Option<Remedy> {
+    match e {
+        DownloadError::Server { .. } => e.remedy(),
+        DownloadError::Sink { source, .. } => {
+            carried::<StoreError>(source).map_or_else(|| LayerError::remedy_of_io(source), StoreError::remedy)
+        }
+    }
+}
+
+/// An error of the source of a blob, which passed through the store as that of a stream, is
+/// restored.
+impl From<StoreError> for TransportError {
+    fn from(e: StoreError) -> TransportError {
+        let StoreError::Kernel(e) = e else { return TransportError::Store(e) };
+        match e.into_carried::<RegistryError>().map(TransportError::Registry) {
+            Ok(e) => e,
+            Err(e) => TransportError::Store(e.into_carried::<StoreError>().unwrap_or_else(StoreError::Kernel)),
         }
     }
 }
@@ -132,22 +176,51 @@ impl WriteError for TransportError {
 
 #[cfg(test)]
 mod tests {
-    use rbuild_registry::{RegistryProblem, RemoteRepository};
+    use rbuild_registry::RemoteRepository;
     use rbuild_testkit::{assert_recorded, variants};
 
     use super::*;
+
+    fn blocked() -> RegistryError {
+        let place = RemoteRepository { registry: "r.io".into(), repository: "a/b".into() };
+        RegistryError::new(place, RegistryProblem::Blocked("`/etc/r.conf`".into()))
+    }
+
+    #[test]
+    fn the_error_of_a_source_is_kept_through_readers_and_the_store() {
+        let through_store = |e: io::Error| {
+            let read = rbuild_linux::Error::new("read", rbuild_linux::described("the incoming data"), e);
+            TransportError::from(StoreError::from(read))
+        };
+        let through_registry = |e: io::Error| {
+            let place = RemoteRepository { registry: "r.io".into(), repository: "a/b".into() };
+            let source = io::Error::other(TransportError::reading("x")(e));
+            TransportError::pushing(RegistryError::new(place, RegistryProblem::Local { what: "the layer", source }))
+        };
+        for (carry, own) in [
+            (&through_store as &dyn Fn(io::Error) -> TransportError, "cannot read the incoming data"),
+            (&through_registry, "x"),
+            (&|e| TransportError::reading("x")(e), "x"),
+        ] {
+            let e = carry(io::Error::other(blocked()));
+            assert!(matches!(e, TransportError::Registry(_)), "{e:?}");
+            assert_eq!((e.message(), e.help()), (blocked().message(), blocked().remedy()));
+            let e = carry(io::Error::other(StoreError::NameTaken("web".into())));
+            assert!(matches!(e, TransportError::Store(StoreError::NameTaken(_))), "{e:?}");
+            let e = carry(io::Error::from_raw_os_error(5));
+            assert_eq!(e.message(), format!("{own}: Input/output error (os error 5)"));
+        }
+    }
 
     #[test]
     fn messages_are_as_recorded() {
         let io = |errno| io::Error::from_raw_os_error(errno);
         let kernel = |errno| rbuild_linux::Error::new("openat", Path::new("/out/index.json"), io(errno));
-        let place = RemoteRepository { registry: "r.io".into(), repository: "a/b".into() };
-        let blocked = RegistryError::new(place, RegistryProblem::Blocked("`/etc/r.conf`".into()));
         let url = rbuild_image::SourceUrl::parse("https://a.io/x").unwrap();
         let full = TransportError::io("writing the archive")(io(28)).writing_to(Path::new("/out"));
         let errors = [
             TransportError::Store(StoreError::NoImage("demo:1".into())),
-            TransportError::Registry(blocked),
+            TransportError::Registry(blocked()),
             TransportError::layer("the archive `a.tar`")(LayerError::NotTar),
             TransportError::Download(DownloadError::Sink { url: Box::new(url), source: io(28) }),
             TransportError::Archive(ArchiveProblem::NoImage.into()),

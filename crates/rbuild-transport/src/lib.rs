@@ -34,7 +34,7 @@ pub use destination::write_destination;
 pub use destination_full::{DestinationFull, WriteError};
 pub use documents::{Saved, index_of_images, preferred};
 pub use download::{SoughtFile, download, download_once};
-pub use error::{Result, TransportError};
+pub use error::{Result, TransportError, remedy_of_download};
 pub use layout::LayoutWriter;
 pub use load::{Incoming, Loaded, WantedPlatform, load, load_directory, take_from_layout};
 pub use pull::{PulledImage, pull};

@@ -22,10 +22,6 @@ impl BlobRead for BlobReader<'_> {
         io::copy(&mut self.by_ref().take(at), &mut io::sink()).map(drop)
     }
 
-    fn take_error(&mut self) -> Option<TransportError> {
-        BlobReader::take_error(self).map(TransportError::Registry)
-    }
-
     fn wrong_digest(&self, found: &BlobDigest) -> TransportError {
         BlobReader::wrong_digest(self, *found).into()
     }
@@ -64,14 +60,14 @@ impl BlobSink for Upload<'_> {
     fn copy(&self, source: &dyn BlobSource, part: &BlobInfo, moved: &Arc<AtomicU64>) -> Result<()> {
         let BlobInfo { digest, size } = *part;
         let open = |at| {
-            let failed = |e: TransportError| io::Error::other(e.message());
-            let mut blob = source.open(part).map_err(failed)?;
+            let mut blob = source.open(part).map_err(io::Error::other)?;
             blob.start_at(at)?;
             Ok(Box::new(Counting::new(blob, moved.clone())) as Box<dyn Read + '_>)
         };
         // The registry compares the digest: a damaged blob is refused there.
         let mount_from = self.elsewhere.get(&digest).map(String::as_str);
-        let pushed = self.repository.push_blob(&UploadBlob { digest, size, open: &open, mount_from })?;
+        let pushed = self.repository.push_blob(&UploadBlob { digest, size, open: &open, mount_from });
+        let pushed = pushed.map_err(TransportError::pushing)?;
         if pushed != Pushed::Uploaded {
             moved.fetch_add(size, Ordering::Relaxed);
         }

@@ -21,19 +21,16 @@ struct StoredBlob<'s> {
     digest: BlobDigest,
     file: File,
     is_verified: bool,
-    failed: Option<TransportError>,
 }
 
 impl Read for StoredBlob<'_> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        self.file.read(buf).inspect_err(|e| {
-            if e.kind() == io::ErrorKind::Interrupted {
-                return;
+        self.file.read(buf).map_err(|e| match e.kind() {
+            io::ErrorKind::Interrupted => e,
+            kind => {
+                let blob = rbuild_linux::described(format!("blob {}", self.digest));
+                io::Error::new(kind, StoreError::from(rbuild_linux::Error::new("read", blob, e)))
             }
-            let copy = e.raw_os_error().map_or_else(|| e.kind().into(), io::Error::from_raw_os_error);
-            let cause =
-                rbuild_linux::Error::new("read", rbuild_linux::described(format!("blob {}", self.digest)), copy);
-            self.failed = Some(StoreError::from(cause).into());
         })
     }
 }
@@ -49,10 +46,6 @@ impl BlobRead for StoredBlob<'_> {
 
     fn start_at(&mut self, at: u64) -> io::Result<()> {
         self.file.seek(SeekFrom::Start(at)).map(drop)
-    }
-
-    fn take_error(&mut self) -> Option<TransportError> {
-        self.failed.take()
     }
 
     fn wrong_digest(&self, _found: &BlobDigest) -> TransportError {
@@ -77,7 +70,7 @@ impl BlobSource for Blobs<'_> {
     fn open(&self, part: &BlobInfo) -> Result<Box<dyn BlobRead + '_>> {
         let file = self.open_blob(&part.digest)?;
         let is_verified = self.is_known_whole(&file);
-        Ok(Box::new(StoredBlob { blobs: *self, digest: part.digest, file, is_verified, failed: None }))
+        Ok(Box::new(StoredBlob { blobs: *self, digest: part.digest, file, is_verified }))
     }
 }
 
@@ -96,12 +89,10 @@ impl BlobSink for Staging<'_> {
             let mut blob = source.open(part)?;
             let put = self.put_blob(Counting::new(&mut blob, moved.clone()));
             left = left.saturating_sub(1);
-            match (put, blob.take_error()) {
-                (_, Some(e)) => return Err(e),
-                (Err(e), None) => return Err(e.into()),
-                (Ok((found, _)), None) if found == *digest => return Ok(()),
-                (Ok((found, _)), None) if left == 0 => return Err(blob.wrong_digest(&found)),
-                (Ok(_), None) => {}
+            match put? {
+                (found, _) if found == *digest => return Ok(()),
+                (found, _) if left == 0 => return Err(blob.wrong_digest(&found)),
+                _ => {}
             }
         }
     }

@@ -25,7 +25,7 @@ fn read(repository: &Repository, digest: &BlobDigest, size: u64) -> Result<Vec<u
     let (mut reader, mut all) = (repository.blob(digest, size), Vec::new());
     match reader.read_to_end(&mut all) {
         Ok(_) => Ok(all),
-        Err(_) => Err(reader.take_error().unwrap()),
+        Err(e) => Err(rbuild_linux::into_carried(e).unwrap()),
     }
 }
 
