@@ -13,7 +13,7 @@ use crate::config::certs::CertFiles;
 use crate::credential::{Credential, Login};
 use crate::credentials::{self, LoginTarget};
 use crate::endpoint::{ConnectionSecurity, Endpoint};
-use crate::error::RegistryProblem;
+use crate::error::{RegistryProblem, RemoteAction};
 use crate::flow::read_document;
 use crate::http::{Exchange, HttpReply, RequestBody, Server};
 use crate::retry::repeated;
@@ -264,7 +264,7 @@ impl TokenRequest<'_> {
             return Err(match status {
                 401 | 403 => RegistryProblem::Denied {
                     host,
-                    action: "issue a token",
+                    action: RemoteAction::IssueToken,
                     message,
                     login: who,
                     anonymous: login.is_none(),

@@ -9,7 +9,7 @@ use ureq::BodyReader;
 
 use crate::client::Repository;
 use crate::config_error::ConfigError;
-use crate::error::{Broken, RegistryError, RegistryProblem, RemoteRepository};
+use crate::error::{Broken, RegistryError, RegistryProblem, RemoteAction, RemoteObject, RemoteRepository};
 use crate::flow::{Flow, Watched};
 use crate::http::connection;
 use crate::retry::{Attempts, may_pass};
@@ -197,8 +197,8 @@ fn open_at(
             }
         },
         _ => {
-            let what = format!("blob {digest}");
-            return Err(session.refused(reply, format!("GET of {what}"), &what, "pull"));
+            let object = RemoteObject::Blob(*digest);
+            return Err(session.refused(reply, format!("GET of {object}"), object, RemoteAction::Pull));
         }
     };
     // The length is the server's claim.

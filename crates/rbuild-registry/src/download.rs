@@ -12,7 +12,7 @@ use crate::answer;
 use crate::client::Client;
 use crate::config::certs::CertFiles;
 use crate::endpoint::ConnectionSecurity;
-use crate::error::{Broken, RegistryProblem};
+use crate::error::{Broken, RegistryProblem, RemoteAction};
 use crate::flow::Flow;
 use crate::http::{Exchange, HttpReply, RequestBody, Server};
 use crate::retry::{Attempts, may_pass};
@@ -376,7 +376,13 @@ impl FileDownload<'_> {
             401 | 403 => {
                 let anonymous = self.authorization().is_none();
                 let login = if anonymous { "no login was given" } else { "with the login that was given" };
-                RegistryProblem::Denied { host, action: "send the file", message, login: login.into(), anonymous }
+                RegistryProblem::Denied {
+                    host,
+                    action: RemoteAction::SendFile,
+                    message,
+                    login: login.into(),
+                    anonymous,
+                }
             }
             206 | 304 => {
                 let reason = format!("it answered with HTTP status {status}, which was not requested");
@@ -448,7 +454,7 @@ mod tests {
         };
         let denied = |anonymous| RegistryProblem::Denied {
             host: "a.io".into(),
-            action: "send the file",
+            action: RemoteAction::SendFile,
             message: String::new(),
             login: "without a login".into(),
             anonymous,

@@ -49,12 +49,12 @@ pub enum RegistryProblem {
     /// An unsuccessful status.
     #[error("{request} at {host} failed with HTTP status {status}{}", text_of(.message))]
     Status { host: String, request: String, status: u16, message: String },
-    /// The manifest, blob or repository does not exist, or is hidden.
-    #[error("{host} has no {what}{}", text_of(.message))]
-    Missing { host: String, what: String, message: String },
+    /// The object does not exist, or is hidden.
+    #[error("{host} has no {object}{}", text_of(.message))]
+    Missing { host: String, object: RemoteObject, message: String },
     /// The login is missing or insufficient.
     #[error("{host} refused to {action}{} ({login})", text_of(.message))]
-    Denied { host: String, action: &'static str, message: String, login: String, anonymous: bool },
+    Denied { host: String, action: RemoteAction, message: String, login: String, anonymous: bool },
     /// Settings, logins or a credential helper cannot be used.
     #[error(transparent)]
     Config(#[from] ConfigError),
@@ -77,6 +77,60 @@ pub enum RegistryProblem {
     /// Local data could not be read.
     #[error("cannot read {what}")]
     Local { what: &'static str, source: io::Error },
+}
+
+/// An object that a request refers to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RemoteObject {
+    /// The manifest of a tag or digest.
+    Manifest(String),
+    /// A layer or a configuration.
+    Blob(BlobDigest),
+    /// The repository.
+    Repository,
+    /// The API itself.
+    Api,
+    /// An upload that has begun.
+    Upload,
+}
+
+impl fmt::Display for RemoteObject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            RemoteObject::Manifest(reference) => write!(f, "manifest {reference}"),
+            RemoteObject::Blob(digest) => write!(f, "blob {digest}"),
+            RemoteObject::Repository => f.write_str("repository of that name"),
+            RemoteObject::Api => f.write_str("registry API (GET /v2/)"),
+            RemoteObject::Upload => f.write_str("such upload"),
+        }
+    }
+}
+
+/// An action that a server can deny.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RemoteAction {
+    /// Sending an image.
+    Pull,
+    /// Receiving an image.
+    Push,
+    /// Accepting a login.
+    LogIn,
+    /// Issuing a token.
+    IssueToken,
+    /// Sending a file that is not in a registry.
+    SendFile,
+}
+
+impl fmt::Display for RemoteAction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            RemoteAction::Pull => "pull",
+            RemoteAction::Push => "push",
+            RemoteAction::LogIn => "log in",
+            RemoteAction::IssueToken => "issue a token",
+            RemoteAction::SendFile => "send the file",
+        })
+    }
 }
 
 /// Kinds of failed connections.
@@ -132,7 +186,16 @@ impl RegistryError {
             RegistryProblem::Status { .. } | RegistryProblem::Digest { .. } | RegistryProblem::Answer { .. } => {
                 "try again later, or contact the operator of the registry".into()
             }
-            RegistryProblem::Missing { .. } => "check the name and the tag".into(),
+            RegistryProblem::Missing { object, .. } => match object {
+                RemoteObject::Manifest(_) => "check the name and the tag".into(),
+                RemoteObject::Repository => "check the name, or create the repository".into(),
+                RemoteObject::Blob(_) => "push the image again, or use another tag".into(),
+                RemoteObject::Api => "check the address of the registry".into(),
+                RemoteObject::Upload => "try again".into(),
+            },
+            RegistryProblem::Denied { action: RemoteAction::LogIn, .. } => {
+                "check the user name and the password".into()
+            }
             RegistryProblem::Denied { anonymous: true, .. } => registry(RegistryAction::LogIn),
             RegistryProblem::Denied { .. } => registry(RegistryAction::CheckLogin),
             RegistryProblem::Config(e) => return e.remedy(),
@@ -191,13 +254,16 @@ mod tests {
         };
         let denied = |anonymous, login: &str| {
             let message = "authentication required".to_string();
-            RegistryProblem::Denied { host: host(), action: "pull", message, login: login.into(), anonymous }
+            RegistryProblem::Denied {
+                host: host(),
+                action: RemoteAction::Pull,
+                message,
+                login: login.into(),
+                anonymous,
+            }
         };
-        let missing = |message: &str| RegistryProblem::Missing {
-            host: host(),
-            what: "manifest `1`".into(),
-            message: message.into(),
-        };
+        let missing =
+            |object, message: &str| RegistryProblem::Missing { host: host(), object, message: message.into() };
         let problems = [
             connection(Broken::Name),
             connection(Broken::Certificate),
@@ -205,10 +271,21 @@ mod tests {
             connection(Broken::Line),
             status(500, ""),
             status(429, "too many requests"),
-            missing(""),
-            missing("manifest unknown"),
+            missing(RemoteObject::Manifest("1".into()), ""),
+            missing(RemoteObject::Manifest("1".into()), "manifest unknown"),
+            missing(RemoteObject::Blob(BlobDigest::of(b"a")), ""),
+            missing(RemoteObject::Repository, ""),
+            missing(RemoteObject::Api, ""),
+            missing(RemoteObject::Upload, ""),
             denied(true, "without a login"),
             denied(false, "as `me`"),
+            RegistryProblem::Denied {
+                host: host(),
+                action: RemoteAction::LogIn,
+                message: String::new(),
+                login: "as me".into(),
+                anonymous: false,
+            },
             RegistryProblem::Config(ConfigError::NoHome),
             RegistryProblem::Blocked("`/etc/containers/registries.conf`".into()),
             RegistryProblem::Digest {

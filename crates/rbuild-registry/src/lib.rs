@@ -42,7 +42,7 @@ pub use credential::{Credential, Given, Login, OwnLogin};
 pub use download::{DownloadError, FileAnswer, FileRequest, FileSink, Validators};
 pub use endpoint::TlsVerify;
 pub use environment::ProcessEnvironment;
-pub use error::{Broken, RegistryError, RegistryProblem, RemoteRepository, Result};
+pub use error::{Broken, RegistryError, RegistryProblem, RemoteAction, RemoteObject, RemoteRepository, Result};
 pub use manifest::{ReceivedManifest, Resolved};
 pub use push::{Pushed, UploadBlob};
 pub use retry::Notice;

@@ -9,7 +9,7 @@ use crate::client::Client;
 use crate::config_error::ConfigError;
 use crate::credential::Credential;
 use crate::endpoint::{Endpoint, endpoints};
-use crate::error::{RegistryError, RegistryProblem, RemoteRepository, Result};
+use crate::error::{RegistryError, RegistryProblem, RemoteAction, RemoteObject, RemoteRepository, Result};
 use crate::http::{Exchange, HttpReply, RequestBody, Server};
 use crate::secret::Secret;
 
@@ -88,12 +88,12 @@ impl Client {
         match status {
             401 | 403 => RegistryProblem::Denied {
                 host,
-                action: "log in",
+                action: RemoteAction::LogIn,
                 message,
                 login: format!("as {user}"),
                 anonymous: false,
             },
-            404 => RegistryProblem::Missing { host, what: "registry API (GET /v2/)".into(), message },
+            404 => RegistryProblem::Missing { host, object: RemoteObject::Api, message },
             _ => RegistryProblem::Status { host, request: "GET /v2/".into(), status, message },
         }
     }

@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 
 use crate::blob::BlobReader;
 use crate::client::Repository;
-use crate::error::{RegistryProblem, Result};
+use crate::error::{RegistryProblem, RemoteAction, RemoteObject, Result};
 use crate::flow::read_document;
 use crate::http::HttpReply;
 use crate::session::{ApiRequest, Body, EndpointSession};
@@ -122,8 +122,8 @@ fn get(
     for _ in 0..3 {
         let reply = ask(session, "GET", reference)?;
         if reply.status() != 200 {
-            let what = format!("manifest {reference}");
-            return Err(session.refused(reply, format!("GET of {what}"), &what, "pull"));
+            let object = RemoteObject::Manifest(reference.to_string());
+            return Err(session.refused(reply, format!("GET of {object}"), object, RemoteAction::Pull));
         }
         let content_type = reply.header("content-type").unwrap_or("").split(';').next().unwrap_or("").trim();
         let content_type = content_type.to_string();

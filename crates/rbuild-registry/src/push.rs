@@ -8,7 +8,7 @@ use rbuild_remedy::sentence;
 use crate::client::Repository;
 use crate::config_error::ConfigError;
 use crate::endpoint::Endpoint;
-use crate::error::{RegistryProblem, Result};
+use crate::error::{RegistryProblem, RemoteAction, RemoteObject, Result};
 use crate::http::HttpReply;
 use crate::retry::{Attempts, is_passing, may_pass};
 use crate::session::{ApiRequest, Body, EndpointSession};
@@ -90,8 +90,8 @@ impl Repository {
                 repeat: true,
             })?;
             if !(200..300).contains(&reply.status()) {
-                let what = format!("manifest {reference}");
-                return Err(session.refused(reply, format!("PUT of {what}"), &what, "push"));
+                let object = RemoteObject::Manifest(reference.to_string());
+                return Err(session.refused(reply, format!("PUT of {object}"), object, RemoteAction::Push));
             }
             let (own, told) = (BlobDigest::of(bytes), reply.header("docker-content-digest"));
             match told.and_then(|digest| digest.parse::<BlobDigest>().ok()).filter(|told| *told != own) {
@@ -179,7 +179,7 @@ impl EndpointSession {
         let reply = self.post("/blobs/uploads/", &scopes)?;
         match reply.status() {
             200..300 => Ok(reply),
-            _ => Err(self.refused(reply, "POST of an upload".into(), "repository of that name", "push")),
+            _ => Err(self.refused(reply, "POST of an upload".into(), RemoteObject::Repository, RemoteAction::Push)),
         }
     }
 
@@ -226,10 +226,12 @@ impl EndpointSession {
     fn closed(&self, reply: HttpReply, blob: &UploadBlob<'_>) -> Outcome<()> {
         match reply.status() {
             200..300 => Ok(()),
-            _ => {
-                let what = format!("upload of blob {}", blob.digest);
-                Err(self.refused(reply, format!("PUT of blob {}", blob.digest), &what, "push"))
-            }
+            _ => Err(self.refused(
+                reply,
+                format!("PUT of blob {}", blob.digest),
+                RemoteObject::Upload,
+                RemoteAction::Push,
+            )),
         }
     }
 
@@ -300,10 +302,12 @@ impl EndpointSession {
         match (reply.status(), self.location(&reply)?) {
             (200..300, Some(next)) => Ok(next),
             (200..300, None) => Ok(location.to_string()),
-            _ => {
-                let what = format!("upload of blob {}", blob.digest);
-                Err(self.refused(reply, format!("PATCH of blob {}", blob.digest), &what, "push"))
-            }
+            _ => Err(self.refused(
+                reply,
+                format!("PATCH of blob {}", blob.digest),
+                RemoteObject::Upload,
+                RemoteAction::Push,
+            )),
         }
     }
 
@@ -319,7 +323,7 @@ impl EndpointSession {
             repeat: true,
         })?;
         if is_passing(reply.status()) {
-            return Err(self.refused(reply, "GET of an upload".into(), "upload", "push"));
+            return Err(self.refused(reply, "GET of an upload".into(), RemoteObject::Upload, RemoteAction::Push));
         }
         if !(200..300).contains(&reply.status()) {
             return Ok(None);

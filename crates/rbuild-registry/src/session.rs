@@ -8,7 +8,7 @@ use crate::auth::Auth;
 use crate::challenge::Challenge;
 use crate::config::certs::CertFiles;
 use crate::endpoint::{ConnectionSecurity, Endpoint};
-use crate::error::RegistryProblem;
+use crate::error::{RegistryProblem, RemoteAction, RemoteObject};
 use crate::http::{Exchange, HttpReply, RequestBody, Server};
 use crate::secret::Secret;
 use crate::shared::ClientState;
@@ -187,13 +187,13 @@ impl EndpointSession {
         }
     }
 
-    /// Converts an unwelcome reply. `what` is the object of the request, `action` what was denied.
+    /// Converts an unwelcome reply. `object` is what the request refers to.
     pub(crate) fn refused(
         &self,
         reply: HttpReply,
         request: String,
-        what: &str,
-        action: &'static str,
+        object: RemoteObject,
+        action: RemoteAction,
     ) -> RegistryProblem {
         let status = reply.status();
         let host = url::split(&reply.url).map_or_else(|| self.endpoint.host.clone(), |(_, host, _)| host.to_string());
@@ -203,7 +203,7 @@ impl EndpointSession {
                 let (login, anonymous) = self.auth.description(&self.shared);
                 RegistryProblem::Denied { host, action, message, login, anonymous }
             }
-            404 => RegistryProblem::Missing { host, what: what.to_string(), message },
+            404 => RegistryProblem::Missing { host, object, message },
             _ => RegistryProblem::Status { host, request, status, message },
         }
     }

@@ -51,6 +51,11 @@ pub enum Remedy {
     OtherStore,
     /// Use a newer program, or another directory for the store.
     NewerProgram,
+    /// Remove the damaged file that states the store's format, so that it is written again.
+    RemoveFormat {
+        /// The file.
+        file: PathBuf,
+    },
     /// Restore the owners and attributes of the files of the store, or empty it.
     RestoreStore,
     /// Remove the damaged image and obtain it again.

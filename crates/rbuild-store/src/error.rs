@@ -30,6 +30,9 @@ pub enum StoreError {
     /// A document or blob is invalid.
     #[error("the store's {what} is damaged: {reason}")]
     Damaged { what: String, reason: String },
+    /// The document that states the store's format is invalid, so that the store cannot be opened.
+    #[error("cannot use the store {}: its format.json is damaged: {reason}", rbuild_linux::quoted(.path))]
+    NoFormat { path: PathBuf, reason: String },
     /// There is no such blob.
     #[error("the store has no blob {0}")]
     NoBlob(BlobDigest),
@@ -113,6 +116,7 @@ impl StoreError {
             StoreError::Unusable { .. } if self.is_disk_full() => Some(Remedy::FreeSpace),
             StoreError::Unusable { .. } => Some(Remedy::OtherStore),
             StoreError::Newer { .. } => Some(Remedy::NewerProgram),
+            StoreError::NoFormat { path, .. } => Some(Remedy::RemoveFormat { file: path.join("format.json") }),
             StoreError::NoImage(name) => Some(Remedy::ObtainImage { name: name.clone() }),
             StoreError::Ambiguous { .. } => Some("use a longer prefix of the ID".into()),
             StoreError::SeveralNames { .. } => Some(Remedy::UntagEach),
@@ -159,6 +163,7 @@ mod tests {
             unusable(28),
             newer("trees"),
             newer(""),
+            StoreError::NoFormat { path: "/s".into(), reason: "missing field `version`".into() },
             StoreError::Damaged { what: "index".into(), reason: "it has no manifests".into() },
             StoreError::NoBlob(blob),
             StoreError::WrongDigest { blob, found },
@@ -181,6 +186,7 @@ mod tests {
             Layer,
             Unusable,
             Newer,
+            NoFormat,
             Damaged,
             NoBlob,
             WrongDigest,

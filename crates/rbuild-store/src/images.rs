@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use crate::error::{Result, StoreError};
-use crate::store::Store;
+use crate::store::{Store, write_empty_index};
 
 /// An image of the store with its documents.
 #[derive(Debug, Clone)]
@@ -143,6 +143,12 @@ pub struct Images<'s> {
 impl Images<'_> {
     fn index(&self) -> Result<ImageIndex> {
         self.store.read("index.json")
+    }
+
+    /// Replaces the index by an empty one, for an index that cannot be read.
+    pub(crate) fn clear(&self) -> Result<()> {
+        let _lock = self.store.lock_file("index.lock")?;
+        write_empty_index(&self.store.root)
     }
 
     /// Reads, changes and replaces the index while holding its lock.

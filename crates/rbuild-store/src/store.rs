@@ -111,7 +111,10 @@ impl Store {
         if !root.exists("format.json")? {
             create(&root).map_err(unwritten)?;
         }
-        let format: Format = read_json(&root, "format.json")?;
+        let format: Format = read_json(&root, "format.json").map_err(|e| match e {
+            StoreError::Damaged { reason, .. } => StoreError::NoFormat { path: path.to_path_buf(), reason },
+            other => other,
+        })?;
         let unknown: Vec<&str> =
             format.incompatible.iter().map(String::as_str).filter(|feature| !FEATURES.contains(feature)).collect();
         if format.version != VERSION || !unknown.is_empty() {
@@ -347,13 +350,18 @@ pub(crate) fn document<T: Serialize>(name: &str, value: &T) -> Result<Vec<u8>> {
     serde_json::to_vec(value).map_err(|e| StoreError::Damaged { what: name.to_string(), reason: e.to_string() })
 }
 
+/// Writes an index without images.
+pub(crate) fn write_empty_index(root: &RootDir) -> Result<()> {
+    let index = br#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}"#;
+    Ok(write_durable(root, OsStr::new("index.json"), index, modes::file())?)
+}
+
 fn create(root: &RootDir) -> Result<()> {
     for dir in DIRS {
         root.create_dir_all(dir, modes::dir(), None, |_| ())?;
     }
     if !root.exists("index.json")? {
-        let index = br#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}"#;
-        write_durable(root, OsStr::new("index.json"), index, modes::file())?;
+        write_empty_index(root)?;
     }
     write_durable(root, OsStr::new("oci-layout"), br#"{"imageLayoutVersion":"1.0.0"}"#, modes::file())?;
     // Last: its presence implies that the rest exists.

@@ -10,7 +10,7 @@ use rbuild_linux::RootDir;
 use rbuild_remedy::sentence;
 
 use crate::cache::records::{Record, ResultFile};
-use crate::error::Result;
+use crate::error::{Result, StoreError};
 use crate::exclusive_lock::ExclusiveLock;
 use crate::gc::prune::Gc;
 use crate::images::{Image, digest};
@@ -152,7 +152,14 @@ impl Gc<'_> {
 
     fn check_images(&self, repair: bool, blobs: &CheckedBlobs, checked: &mut Checked) -> Result<()> {
         let (mut broken, mut known) = (Vec::new(), HashMap::new());
-        for entry in self.store.images().list()? {
+        let entries = match self.store.images().list() {
+            Err(damage @ StoreError::Damaged { .. }) => {
+                checked.problems.push(damage.to_string());
+                return if repair { self.store.images().clear() } else { Ok(()) };
+            }
+            entries => entries?,
+        };
+        for entry in entries {
             checked.images += 1;
             let name = entry.name.as_ref().map_or_else(|| entry.manifest.to_string(), |n| n.familiar());
             // An image may have many names.

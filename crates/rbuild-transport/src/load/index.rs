@@ -87,7 +87,9 @@ impl<'m, 'a> IndexResolver<'m, 'a> {
         }
         let text = self.members.staging.read_document(&digest)?;
         if is_index && depth >= MAX_INDEX_DEPTH {
-            return Err(TransportError::other(format!("indexes are nested more than {MAX_INDEX_DEPTH} deep")));
+            return Err(TransportError::other(format!(
+                "index {digest} of the archive is nested more than {MAX_INDEX_DEPTH} deep"
+            )));
         }
         let reached = match is_index {
             true => self.follow_all(&parse_index(&text).map_err(unreadable("an index"))?, depth)?,

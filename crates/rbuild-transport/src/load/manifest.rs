@@ -58,7 +58,8 @@ pub(super) fn take_image(members: &IncomingParts<'_>, text: &[u8]) -> Result<Ima
 }
 
 pub(super) fn counts_differ(layers: usize, diff_ids: usize) -> TransportError {
-    let message = format!("the archive's manifest has {layers} layers, its configuration {diff_ids}");
+    let message =
+        format!("the archive's manifest and configuration disagree on the number of layers: {layers} and {diff_ids}");
     TransportError::Other { message, help: Some(Remedy::TransferAgain) }
 }
 

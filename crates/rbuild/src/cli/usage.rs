@@ -148,7 +148,7 @@ pub fn failure(e: &clap::Error, verb: &str, words: &[OsString], misplaced: Optio
     // Clap appends the name of the value: `--progress <PROGRESS>`.
     let flag = given.split([' ', '[', '=']).next().unwrap_or_default().trim_matches(['<', '>']).to_string();
     let shown = clap_command::written(verb);
-    let see = format!("run `rbuild {shown} --help` for the options");
+    let see = options_of(&shown, &flag);
     match e.kind() {
         ErrorKind::UnknownArgument if !given.starts_with('-') => {
             let failure = Failure::usage(format!("unexpected argument `{given}`"));
@@ -189,6 +189,17 @@ pub fn failure(e: &clap::Error, verb: &str, words: &[OsString], misplaced: Optio
             Failure::usage(line).help(see)
         }
     }
+}
+
+/// Returns the hint that names the help page with this flag.
+fn options_of(shown: &str, flag: &str) -> String {
+    let parser = clap_command::parser();
+    let mut common = parser.get_arguments().filter_map(clap::Arg::get_long);
+    let page = match flag.strip_prefix("--").is_some_and(|name| common.any(|long| long == name)) {
+        true => "rbuild".to_string(),
+        false => format!("rbuild {shown}"),
+    };
+    format!("run `{page} --help` for the options")
 }
 
 fn unknown(verb: &str, flag: &str, misplaced: Option<&str>, see: String) -> Failure {

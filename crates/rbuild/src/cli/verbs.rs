@@ -127,7 +127,7 @@ const GROUPS: [(&str, &[(&str, GroupWord)]); 5] = [
 const INFO: &str = concat!("Client: rbuild ", env!("CARGO_PKG_VERSION"), "\nServer: none; rbuild has no daemon\n");
 
 /// Verbs of docker and podman that rbuild does not have: words, reason, hint.
-const LACKING: [(&[&str], &str, &str); 16] = [
+const LACKING: [(&[&str], &str, &str); 18] = [
     (&["search"], "rbuild does not search registries", "search on the registry's website"),
     (
         &["exec", "attach"],
@@ -135,9 +135,19 @@ const LACKING: [(&[&str], &str, &str); 16] = [
         "run a command in a new container: rbuild run IMAGE COMMAND",
     ),
     (
-        &["start", "stop", "kill", "restart", "wait", "top", "stats", "port", "pause", "unpause", "rename", "update"],
+        &["start", "restart", "rename", "update"],
         "rbuild runs containers in the foreground and does not keep them",
-        "end `rbuild run` with Ctrl-C or a signal",
+        "run a command in a new container: rbuild run IMAGE COMMAND",
+    ),
+    (
+        &["stop", "kill", "wait", "pause", "unpause"],
+        "rbuild runs containers in the foreground and does not keep them",
+        "signal the process of `rbuild run`; Ctrl-C ends it",
+    ),
+    (
+        &["top", "stats", "port"],
+        "rbuild runs containers in the foreground and does not keep them",
+        "use the host's tools, such as ps and ss",
     ),
     (&["commit"], "rbuild builds images from Dockerfiles", "add RUN instructions to a Dockerfile"),
     (

@@ -68,8 +68,7 @@ pub fn main(args: &BuildArgs, store: &Store, fetch: &FetchFile<'_>) -> Result<Ma
         return inputs.url_context(&url);
     }
     if is_remote(text) {
-        let text = format!("the context `{}` is remote, which is not supported yet", hide_logins(text));
-        return Err(Failure::usage(text).help("download it and pass the directory"));
+        return Err(remote::unsupported("the context", text));
     }
     let path = directory(text)?;
     let Some(OuterDockerfile { name, bytes }) = inputs.outer_dockerfile()? else { return from_directory(args, path) };
@@ -160,11 +159,7 @@ fn stdin_failed(e: std::io::Error) -> Failure {
 fn from_directory(args: &BuildArgs, context: PathBuf) -> Result<MainContext, Failure> {
     let root = open(&context)?;
     let (path, place) = match args.file.as_deref() {
-        Some(url) if is_remote(url) => {
-            let url = hide_logins(url);
-            return Err(Failure::usage(format!("the Dockerfile `{url}` is remote, which is not supported yet"))
-                .help("download it and pass its path"));
-        }
+        Some(url) if is_remote(url) => return Err(remote::unsupported("the Dockerfile", url)),
         Some("") => return Err(Failure::usage("-f requires the name of a file").help("omit -f for ./Dockerfile")),
         Some(file) => (PathBuf::from(file), place_in(&context, &args.context, Path::new(file))),
         None => {

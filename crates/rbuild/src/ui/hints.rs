@@ -33,6 +33,9 @@ pub fn words(remedy: &Remedy) -> String {
         Remedy::FreeOutput => "free some space on the disk of the output, or redirect it to another disk".into(),
         Remedy::OtherStore => "choose a directory that you can write to, with --root DIR or RBUILD_ROOT".into(),
         Remedy::NewerProgram => "use a newer rbuild, or another directory with --root DIR".into(),
+        Remedy::RemoveFormat { file } => {
+            format!("remove {}, which is then written again, and run `rbuild fsck --repair`", quoted(file))
+        }
         Remedy::RestoreStore => RESTORE_STORE.into(),
         Remedy::ReplaceImage => "remove the image, and load or pull it again from another source".into(),
         Remedy::RepairStore => REPAIR_STORE.into(),
@@ -162,6 +165,7 @@ mod tests {
             Remedy::FreeOutput,
             Remedy::OtherStore,
             Remedy::NewerProgram,
+            Remedy::RemoveFormat { file: "/s/format.json".into() },
             Remedy::RestoreStore,
             Remedy::ReplaceImage,
             Remedy::RepairStore,

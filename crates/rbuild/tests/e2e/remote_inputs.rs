@@ -123,7 +123,9 @@ fn another_file_as_the_context_is_the_dockerfile() {
     std::fs::write(scene.lab.path("token"), "hunter2").unwrap();
     let secret = format!("id=HTTP_AUTH_TOKEN_127.0.0.1,src={}", scene.lab.path("token").display());
     scene.build_here(&["--secret", &secret, &private]).ok();
-    scene.build_here(&["https://example.org/x.git#main"]).fails(2, &["is remote, which is not supported yet"]);
+    scene
+        .build_here(&["https://example.org/x.git#main"])
+        .fails(2, &["is a git repository, which is not supported yet"]);
 }
 
 #[test]

@@ -27,6 +27,19 @@ pub fn file_url(what: &str, text: &str) -> Result<Option<SourceUrl>, Failure> {
     }
 }
 
+/// Returns the failure for a remote context or Dockerfile that [`file_url`] does not accept.
+pub fn unsupported(what: &str, text: &str) -> Failure {
+    let shown = hide_logins(text);
+    let is_git = text.starts_with("git@") || SourceUrl::parse(text).is_ok_and(|url| url.is_git());
+    if is_git || ["git://", "ssh://", "git+ssh://"].iter().any(|scheme| text.starts_with(scheme)) {
+        return Failure::usage(format!("{what} `{shown}` is a git repository, which is not supported yet"))
+            .help("clone it and pass the path");
+    }
+    let scheme = text.split(':').next().unwrap_or_default();
+    Failure::usage(format!("{what} `{shown}` has the unsupported scheme `{scheme}`"))
+        .help("download it and pass the path")
+}
+
 /// Makes a context of a downloaded file: a directory that contains only the file, under the name
 /// `context`.
 pub fn one_file(store: &Store, download: &Download) -> Result<(PathBuf, Workspace), Failure> {
