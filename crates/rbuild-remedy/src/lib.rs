@@ -38,6 +38,8 @@ pub enum Remedy {
         /// The words.
         words: Vec<String>,
     },
+    /// Use the time of a commit, in seconds since 1970.
+    TimeOfCommit,
     /// Free space on the disk of the store.
     FreeSpace,
     /// Free space on another disk, or use another disk.
@@ -259,7 +261,7 @@ impl RegistryAction {
 
 impl Remedy {
     /// Number of kinds of remedies.
-    pub const KINDS: usize = 55;
+    pub const KINDS: usize = 56;
 
     /// Returns the suggestion of another word.
     pub fn did_you_mean(word: impl std::fmt::Display) -> Remedy {

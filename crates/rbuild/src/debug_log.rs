@@ -118,8 +118,7 @@ fn parse(filter: &str) -> Result<Targets, Failure> {
         let Some((target, _)) = part.split_once('=') else { continue };
         let known = TARGETS.contains(&target.trim()) || target.starts_with("lib");
         if !known {
-            let parts = format!("use one of {}", TARGETS.join(", "));
-            return Err(wrong(format!("unknown part `{target}`")).help(parts));
+            return Err(wrong(format!("unknown part `{target}`")).help(hints::suggestion(target.trim(), &TARGETS)));
         }
     }
     filter.parse().map_err(|e| wrong(format!("{e}")).help(levels))

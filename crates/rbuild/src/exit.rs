@@ -64,14 +64,6 @@ impl Failure {
         Failure { help: remedy_of(cause).as_ref().map(hints::words).or(self.help), ..self }
     }
 
-    /// Replaces the help by the nearest of the known words, if one is near.
-    pub fn nearest<'a>(self, word: &str, known: impl IntoIterator<Item = &'a str>) -> Failure {
-        match rbuild_dockerfile::closest(word, known) {
-            Some(close) => self.help(hints::did_you_mean(close)),
-            None => self,
-        }
-    }
-
     /// Masks the values of secrets.
     pub fn masked(self, values: &SecretValues) -> Failure {
         Failure { message: values.mask(self.message), help: self.help.map(|help| values.mask(help)), ..self }

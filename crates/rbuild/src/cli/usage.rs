@@ -7,6 +7,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use crate::cli::clap_command;
 use crate::exit::Failure;
 use crate::input::value::BadValue;
+use crate::ui::hints;
 
 /// Flags of `docker build`, `buildx build` and `podman build`: names, reason, hint.
 const BUILD: [(&[&str], &str, &str); 10] = [
@@ -239,8 +240,9 @@ fn setting(verb: &str, flag: &str, value: &str, words: &[OsString]) -> String {
 
 /// Returns the failure of a value that is none of the valid ones.
 fn invalid(setting: &str, value: &str, valid: &str, see: String) -> Failure {
-    let all = if valid.is_empty() { see } else { format!("use one of {valid}") };
-    Failure::usage(format!("{setting}: unknown value")).help(all).nearest(value, valid.split(", "))
+    let valid: Vec<&str> = valid.split(", ").filter(|word| !word.is_empty()).collect();
+    let help = if valid.is_empty() { see } else { hints::suggestion(value, &valid) };
+    Failure::usage(format!("{setting}: unknown value")).help(help)
 }
 
 /// Returns the hint for a verb that does not come first.

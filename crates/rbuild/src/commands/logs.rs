@@ -2,13 +2,14 @@
 
 use std::io::Write;
 
+use rbuild_remedy::Remedy;
 use rbuild_store::{BuildLog, StepLog, Store};
 
 use crate::args::LogsArgs;
 use crate::commands::images::ago;
 use crate::exit::{Failure, code};
 use crate::input::settings::Settings;
-use crate::ui::terminal;
+use crate::ui::{hints, terminal};
 
 pub fn logs(settings: &Settings, args: LogsArgs) -> Result<u8, Failure> {
     let store = settings.open()?;
@@ -41,9 +42,12 @@ pub fn logs(settings: &Settings, args: LogsArgs) -> Result<u8, Failure> {
         }
     };
     if let (Some(step), true) = (&args.step, steps.is_empty()) {
-        let labels: Vec<&str> = build.steps.iter().map(|s| s.label.as_str()).collect();
-        return Err(Failure::new(format!("build {} has no step `{step}`", build.id))
-            .help(format!("use one of {}", labels.join(", "))));
+        let failure = Failure::new(format!("build {} has no step `{step}`", build.id));
+        let labels: Vec<String> = build.steps.iter().map(|s| s.label.clone()).collect();
+        return Err(match labels.is_empty() {
+            true => failure,
+            false => failure.help(hints::words(&Remedy::UseOneOf { words: labels })),
+        });
     }
     for step in steps {
         show(&store, build, step)?;

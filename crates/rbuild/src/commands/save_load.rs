@@ -18,8 +18,8 @@ use crate::commands::transfer;
 use crate::exit::{Failure, code};
 use crate::input::settings::Settings;
 use crate::input::{flags, output};
-use crate::ui::terminal;
 use crate::ui::transfer_bar::TransferBar;
+use crate::ui::{hints, terminal};
 
 fn open(path: &Path) -> Result<File, Failure> {
     File::open(path)
@@ -104,7 +104,7 @@ fn creation_time() -> Result<i64, Failure> {
     }
     text.parse().map_err(|_| {
         Failure::usage(format!("SOURCE_DATE_EPOCH={text}: not a number of seconds"))
-            .help("use the time of a commit in seconds, as printed by `git log -1 --format=%ct`")
+            .help(hints::words(&Remedy::TimeOfCommit))
     })
 }
 

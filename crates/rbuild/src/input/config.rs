@@ -12,6 +12,7 @@ use toml::Value;
 use crate::args::{BuildArgs, ProgressMode};
 use crate::exit::Failure;
 use crate::input::value::{self, BadValue};
+use crate::ui::hints;
 
 /// Defaults of flags.
 #[derive(Debug, Default)]
@@ -68,7 +69,7 @@ impl Config {
             "jobs" => self.jobs = Some(value::jobs(&value.to_string())?),
             "progress" => self.progress = Some(progress(text(value)?)?),
             "context-modes" => self.context_modes = Some(value::context_modes(text(value)?)?),
-            _ => return Err(BadValue { why: "unknown setting".into(), hint: value::suggestion(name, &NAMES) }),
+            _ => return Err(BadValue { why: "unknown setting".into(), hint: hints::suggestion(name, &NAMES) }),
         }
         Ok(())
     }
@@ -105,7 +106,7 @@ fn progress(text: &str) -> Result<ProgressMode, BadValue> {
     ProgressMode::from_str(text, false).map_err(|_| {
         let values: Vec<_> = ProgressMode::value_variants().iter().filter_map(ValueEnum::to_possible_value).collect();
         let names: Vec<&str> = values.iter().map(|value| value.get_name()).collect();
-        BadValue { why: "unknown style".into(), hint: value::suggestion(text, &names) }
+        BadValue { why: "unknown style".into(), hint: hints::suggestion(text, &names) }
     })
 }
 

@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use rbuild_dockerfile::closest;
 use rbuild_engine::{AgentSource, PrivateKey, SecretValues};
 use rbuild_image::{ARCHITECTURES, Platform, PlatformError};
 use rbuild_linux::quoted;
@@ -28,11 +29,12 @@ pub fn platforms(given: &[String]) -> Result<Vec<Platform>, Failure> {
 }
 
 fn of_platform(e: PlatformError) -> Failure {
-    let failure = Failure::usage(format!("--platform: {e}")).help("use a form such as linux/arm64");
-    match &e {
-        PlatformError::Unknown(word) => failure.nearest(word, ARCHITECTURES.into_iter().chain(["linux", "local"])),
-        PlatformError::Invalid(_) => failure,
-    }
+    let close = match &e {
+        PlatformError::Unknown(word) => closest(word, ARCHITECTURES.into_iter().chain(["linux", "local"])),
+        PlatformError::Invalid(_) => None,
+    };
+    let help = close.map_or_else(|| "use a form such as linux/arm64".into(), hints::did_you_mean);
+    Failure::usage(format!("--platform: {e}")).help(help)
 }
 
 /// Entitlements granted by `--allow`.
@@ -106,9 +108,8 @@ pub fn ulimit(text: &str) -> Result<Ulimit, Failure> {
     let bad = |what: String| Failure::usage(format!("--ulimit {text}: {what}"));
     let (name, value) = text.split_once('=').ok_or_else(|| bad("not of the form NAME=SOFT[:HARD]".into()))?;
     let resource = name.parse().map_err(|_: UnknownResource| {
-        let (failure, names) = (bad(format!("unknown limit `{name}`")), Resource::ALL.iter().map(|known| known.name()));
-        let all = names.clone().collect::<Vec<_>>().join(", ");
-        failure.help(format!("use one of {all}")).nearest(name, names)
+        let names: Vec<&str> = Resource::ALL.iter().map(|known| known.name()).collect();
+        bad(format!("unknown limit `{name}`")).help(hints::suggestion(name, &names))
     })?;
     let number = |n: &str| match n {
         "-1" | "unlimited" => Ok(u64::MAX),

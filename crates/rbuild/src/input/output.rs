@@ -153,7 +153,7 @@ impl Fields {
             }
             known if KEYS.contains(&known) => return Err(bad(format!("`{known}={value}` is not supported yet"))),
             other => {
-                return Err(bad(format!("unknown option `{other}`")).nearest(other, KEYS));
+                return Err(bad(format!("unknown option `{other}`")).help(hints::suggestion(other, &KEYS)));
             }
         }
         Ok(())
@@ -225,7 +225,7 @@ fn output_kind(name: &str) -> Result<OutputKind, Failure> {
         "image" | "registry" => Ok(OutputKind::Image),
         other => {
             let failure = Failure::usage(format!("unknown type `{other}`"));
-            Err(failure.help(format!("use one of {}", TYPES.join(", "))).nearest(other, TYPES))
+            Err(failure.help(hints::suggestion(other, &TYPES)))
         }
     }
 }

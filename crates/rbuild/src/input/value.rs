@@ -42,21 +42,12 @@ pub fn choice<T: Copy + PartialEq>(kind: &str, words: &[(&str, T)], text: &str) 
     }
     let is_first = |i: usize| words.iter().position(|(_, meaning)| *meaning == words[i].1) == Some(i);
     let shown: Vec<&str> = (0..words.len()).filter(|i| is_first(*i)).map(|i| words[i].0).collect();
-    Err(BadValue { why: format!("unknown {kind}"), hint: suggestion(text, &shown) })
-}
-
-/// Suggests the most similar of some words, or else all of them.
-pub fn suggestion(text: &str, words: &[&str]) -> String {
-    match (rbuild_dockerfile::closest(text, words.iter().copied()), words.split_last()) {
-        (Some(close), _) => hints::did_you_mean(close),
-        (None, Some((last, others))) => format!("use {} or {last}", others.join(", ")),
-        (None, None) => String::new(),
-    }
+    Err(BadValue { why: format!("unknown {kind}"), hint: hints::suggestion(text, &shown) })
 }
 
 /// Returns the complaint about the key of an option that is none of `known`.
 pub fn unknown_option(key: &str, known: &[&str]) -> BadValue {
-    BadValue { why: format!("unknown option `{key}`"), hint: suggestion(key, known) }
+    BadValue { why: format!("unknown option `{key}`"), hint: hints::suggestion(key, known) }
 }
 
 pub fn isolation(text: &str) -> Result<IsolationRequest, BadValue> {
@@ -107,9 +98,9 @@ pub fn limit(mut limits: Limits, text: &str) -> Result<Limits, BadValue> {
     let bad = |why: String, hint: String| BadValue { why, hint };
     let (name, value) = text
         .split_once('=')
-        .ok_or_else(|| bad("not of the form NAME=VALUE".into(), suggestion(text, &Limits::NAMES)))?;
+        .ok_or_else(|| bad("not of the form NAME=VALUE".into(), hints::suggestion(text, &Limits::NAMES)))?;
     let Some(limit) = limits.of(name) else {
-        return Err(bad(format!("unknown limit `{name}`"), suggestion(name, &Limits::NAMES)));
+        return Err(bad(format!("unknown limit `{name}`"), hints::suggestion(name, &Limits::NAMES)));
     };
     let number = value.parse().ok().or_else(|| rbuild_dockerfile::parse_size(value));
     let form = "use a number, with or without a unit, such as 1000 or 10g";

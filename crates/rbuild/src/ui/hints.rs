@@ -23,9 +23,11 @@ pub fn words(remedy: &Remedy) -> String {
         Remedy::Text(text) => text.clone(),
         Remedy::DidYouMean { word } => did_you_mean(word),
         Remedy::UseOneOf { words } => match &words[..] {
+            [] => String::new(),
             [word] => format!("use `{word}`"),
-            words => format!("use one of {}", words.join(", ")),
+            [others @ .., last] => format!("use {} or {last}", others.join(", ")),
         },
+        Remedy::TimeOfCommit => "use the time of a commit in seconds, as printed by `git log -1 --format=%ct`".into(),
         Remedy::FreeSpace => "free some space; `rbuild prune -a` empties the build cache".into(),
         Remedy::FreeSpaceAt { place } => {
             format!("free some space on the disk of {}, or use another disk", quoted(place))
@@ -143,6 +145,14 @@ pub fn did_you_mean(word: &str) -> String {
     format!("did you mean `{word}`?")
 }
 
+/// Suggests the most similar of the known words, or else all of them.
+pub fn suggestion(word: &str, known: &[&str]) -> String {
+    match rbuild_dockerfile::closest(word, known.iter().copied()) {
+        Some(close) => did_you_mean(close),
+        None => words(&Remedy::UseOneOf { words: known.iter().map(|known| known.to_string()).collect() }),
+    }
+}
+
 /// Formats a hint as the line below its message.
 pub fn line(hint: &str, colours: bool) -> String {
     let (on, off) = if colours { ("\x1b[1;36m", "\x1b[0m") } else { ("", "") };
@@ -160,6 +170,7 @@ mod tests {
             Remedy::PassMissing { secrets: vec!["token".into()], agents: vec!["default".into()] },
             Remedy::did_you_mean("alpine"),
             Remedy::UseOneOf { words: vec!["a".into(), "b".into()] },
+            Remedy::TimeOfCommit,
             Remedy::FreeSpace,
             Remedy::FreeSpaceAt { place: "/mnt".into() },
             Remedy::FreeOutput,

@@ -118,6 +118,8 @@ fn rbuild_log_selects_the_parts_on_standard_error() {
 fn invalid_filters_and_unwritable_files_are_rejected() {
     let lab = lab();
     build(&lab, &[("RBUILD_LOG", "loud")], &[]).fails(2, &["`loud` is not a level", "error, warn, info, debug"]);
-    build(&lab, &[("RBUILD_LOG", "engin=debug")], &[]).fails(2, &["unknown part `engin`", "engine, store"]);
+    build(&lab, &[("RBUILD_LOG", "engin=debug")], &[])
+        .fails(2, &["unknown part `engin`", "hint: did you mean `engine`?"]);
+    build(&lab, &[("RBUILD_LOG", "x=debug")], &[]).fails(2, &["unknown part `x`", "hint: use engine, store"]);
     build(&lab, &[], &["--debug-log", "/no/such/log"]).fails(1, &["/no/such/log", "No such file"]);
 }

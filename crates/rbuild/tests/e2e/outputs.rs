@@ -370,7 +370,7 @@ fn logs_of_the_last_builds_are_complete() {
     assert!(all.contains("\n1\n2\n") && all.contains("\n200\n****") && all.contains("first\n"), "{all}");
     let one = lab.rbuild(["logs", "latest", "2/3"]).ok().stdout;
     assert!(one.contains("first\n") && !one.contains("200"), "{one}");
-    lab.rbuild(["logs", "latest", "9/9"]).fails(1, &["no step `9/9`", "use one of a 2/3, a 3/3"]);
+    lab.rbuild(["logs", "latest", "9/9"]).fails(1, &["no step `9/9`", "use a 2/3 or a 3/3"]);
     lab.rbuild(["logs", "zzz"]).fails(1, &["run `rbuild logs` to list"]);
     lab.build("FROM busybox\nRUN echo fine\n", &["-t", "y"]).ok();
     assert!(lab.rbuild(["logs"]).ok().stdout.lines().nth(1).unwrap().contains("done"));
