@@ -20,6 +20,6 @@ pub use graph::{
 pub use ids::{ContextId, VertexId, VolumeId};
 pub use key_parts::Tell;
 pub use parameters::{ContextDir, ContextSource, NamedContext, NoCache, Parameters, Volume, WrittenImage};
-pub use planner::{BaseImage, ImageNeed, Plan, automatic_args, needed_stages, plan};
+pub use planner::{BaseImage, ImageNeed, Plan, automatic_args, global_scope, needed_stages, plan};
 pub use rbuild_container::{NetworkMode, Resource, SecurityMode, Ulimit, UnknownResource};
 pub use rbuild_dockerfile::Vars;

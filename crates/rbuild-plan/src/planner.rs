@@ -11,6 +11,6 @@ mod state;
 #[cfg(test)]
 mod tests;
 
-pub use args::automatic_args;
+pub use args::{automatic_args, global_scope};
 pub use stages::{Plan, needed_stages, plan};
 pub use state::{BaseImage, ImageNeed};

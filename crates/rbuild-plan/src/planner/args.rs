@@ -1,7 +1,9 @@
 //! ARG, build arguments, and the arguments that configure the builder itself.
 
-use rbuild_dockerfile::ast::{self, Op, Word};
-use rbuild_dockerfile::{Diagnostic, Span};
+use std::collections::HashMap;
+
+use rbuild_dockerfile::ast::{self, Dockerfile, Op, Stage, Word};
+use rbuild_dockerfile::{Diagnostic, Span, Vars};
 use rbuild_image::Platform;
 use rbuild_remedy::Remedy;
 
@@ -34,7 +36,18 @@ const NEVER_IN_ENV: [&str; 2] = ["BUILDKIT_SBOM_SCAN_CONTEXT", "BUILDKIT_SBOM_SC
 /// Returns the predefined global arguments: `BUILD*` for the platform of this machine, `TARGET*`
 /// for the platform of the result, and `TARGETSTAGE`. Build arguments of the same name override
 /// them.
-pub fn automatic_args(params: &Parameters, stage: &str) -> Vec<(String, String)> {
+///
+/// # Errors
+///
+/// Fails if the Dockerfile has no stage that is the target.
+pub fn automatic_args(file: &Dockerfile, params: &Parameters) -> Result<Vec<(String, String)>, Diagnostic> {
+    let images = HashMap::new();
+    let target = Planner::new(file, params, &images).target()?;
+    Ok(automatic_args_of(&file.stages[target], params))
+}
+
+fn automatic_args_of(target: &Stage, params: &Parameters) -> Vec<(String, String)> {
+    let stage = target.from.name.as_ref().map_or("default".into(), |n| n.text.to_lowercase());
     let of = |prefix: &str, p: &Platform| {
         [
             (format!("{prefix}PLATFORM"), p.to_string()),
@@ -45,7 +58,7 @@ pub fn automatic_args(params: &Parameters, stage: &str) -> Vec<(String, String)>
         ]
     };
     let platforms = [of("BUILD", &params.host), of("TARGET", &params.platform)].concat();
-    let all = platforms.into_iter().chain([("TARGETSTAGE".to_string(), stage.to_string())]);
+    let all = platforms.into_iter().chain([("TARGETSTAGE".to_string(), stage)]);
     all.map(|(name, value)| (name.clone(), params.build_arg(&name).map_or(value, str::to_string))).collect()
 }
 
@@ -90,9 +103,22 @@ pub(super) fn builder_arg(planner: &mut Planner<'_>, name: &str) -> Option<Strin
     build_arg(planner, name).filter(|value| !value.is_empty())
 }
 
+/// Returns the variables that FROM sees, and stages that declare them: the automatic arguments and
+/// the ARGs before the first FROM.
+///
+/// # Errors
+///
+/// Fails if the Dockerfile has no stage that is the target, or if a default cannot be expanded.
+pub fn global_scope(file: &Dockerfile, params: &Parameters) -> Result<Vars, Diagnostic> {
+    let images = HashMap::new();
+    let mut planner = Planner::new(file, params, &images);
+    let target = planner.target()?;
+    global_args(&mut planner, target)?;
+    Ok(planner.globals)
+}
+
 pub(super) fn global_args(planner: &mut Planner<'_>, target: usize) -> Result<(), Diagnostic> {
-    let name = planner.file.stages[target].from.name.as_ref().map_or("default".into(), |n| n.text.to_lowercase());
-    for (key, value) in automatic_args(planner.params, &name) {
+    for (key, value) in automatic_args_of(&planner.file.stages[target], planner.params) {
         build_arg(planner, &key);
         planner.globals.set(&key, &value);
     }

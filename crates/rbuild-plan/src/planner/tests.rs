@@ -388,10 +388,10 @@ fn platform_is_written_to_the_image_and_run_needs_an_emulator() {
 fn the_host_platform_is_a_parameter() {
     let of = |text: &str| text.parse::<Platform>().unwrap();
     let arm = Parameters::new(of("linux/arm64"), of("linux/amd64"));
-    let args = automatic_args(&arm, "s");
+    let file = parse(b"FROM scratch\nRUN [\"/x\"]\n").unwrap();
+    let args = automatic_args(&file, &arm).unwrap();
     let value = |name: &str| args.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str());
     assert_eq!((value("BUILDPLATFORM"), value("TARGETPLATFORM")), (Some("linux/arm64"), Some("linux/amd64")));
-    let file = parse(b"FROM scratch\nRUN [\"/x\"]\n").unwrap();
     let errors = plan(&file, &arm, &HashMap::new()).map(drop).unwrap_err();
     assert!(format!("{errors:?}").contains("this machine runs only linux/arm64"), "{errors:?}");
     let amd = Parameters::new(of("linux/amd64"), of("linux/amd64"));

@@ -60,7 +60,13 @@ pub fn call(
 ) -> Result<u8, Failure> {
     match call {
         CallMode::Build => Ok(code::OK),
-        CallMode::Check => check(file, request, store, source, json),
+        CallMode::Check => match rbuild_plan::automatic_args(file, &request.parameters) {
+            Ok(automatic) => {
+                let (warnings, _) = warnings(file, request, store, &automatic)?;
+                Ok(show_warnings(&warnings, source, json))
+            }
+            Err(d) => Ok(mistake(&d, source)),
+        },
         CallMode::Targets => {
             targets(file, json);
             Ok(code::OK)
@@ -68,10 +74,7 @@ pub fn call(
         CallMode::Outline => {
             let outline = match Outline::of(file, request) {
                 Ok(outline) => outline,
-                Err(d) => {
-                    terminal::err(&diagnostics::diagnostic(&d, source, terminal::colours()));
-                    return Ok(code::USAGE);
-                }
+                Err(d) => return Ok(mistake(&d, source)),
             };
             if json {
                 print_json(&outline.json());
@@ -83,8 +86,20 @@ pub fn call(
     }
 }
 
-/// Returns the lint warnings for a Dockerfile, and true if they are to fail the build.
-pub fn warnings(file: &Dockerfile, request: &BuildRequest, store: &Store) -> Result<(Vec<LintWarning>, bool), Failure> {
+/// Prints a mistake in the Dockerfile or in the choice of its target, and returns the exit code.
+fn mistake(d: &Diagnostic, source: &SourceText<'_>) -> u8 {
+    terminal::err(&diagnostics::diagnostic(d, source, terminal::colours()));
+    code::USAGE
+}
+
+/// Returns the lint warnings for a Dockerfile, and true if they are to fail the build. `automatic`
+/// are the predefined arguments.
+pub fn warnings(
+    file: &Dockerfile,
+    request: &BuildRequest,
+    store: &Store,
+    automatic: &[(String, String)],
+) -> Result<(Vec<LintWarning>, bool), Failure> {
     let given = request.parameters.build_arg("BUILDKIT_DOCKERFILE_CHECK");
     let settings = match given {
         Some(text) => {
@@ -128,33 +143,26 @@ pub fn warnings(file: &Dockerfile, request: &BuildRequest, store: &Store) -> Res
     let ignore = Ignore::parse(ignore).unwrap_or_default();
     // A negated pattern may re-include a file, so the rule is off if there are any.
     let ignored = |path: &str| !ignore.has_negations() && ignore.excludes(path);
-    let automatic = rbuild_plan::automatic_args(parameters, "default");
     let wanted = &parameters.platform;
     let facts = Facts {
         base_env: &|name| image(name).map(|c| c.config.env),
         foreign_base: &|name| image(name).map(|c| c.platform()).filter(|p| !wanted.runs(p)).map(|p| p.to_string()),
         ignored: &ignored,
         build_arg: &|name| parameters.build_arg(name).map(str::to_string),
-        automatic: &automatic,
+        automatic,
     };
     Ok((lint::check(file, &facts, &settings), settings.error))
 }
 
-fn check(
-    file: &Dockerfile,
-    request: &BuildRequest,
-    store: &Store,
-    source: &SourceText<'_>,
-    json: bool,
-) -> Result<u8, Failure> {
-    let (warnings, _) = warnings(file, request, store)?;
+/// Prints all warnings and returns the exit code.
+fn show_warnings(warnings: &[LintWarning], source: &SourceText<'_>, json: bool) -> u8 {
     if json {
         let list: Vec<Value> = warnings.iter().map(|w| warning_json(w, source)).collect();
         print_json(&json!({ "warnings": list, "sources": [{ "filename": source.name }] }));
     } else if warnings.is_empty() {
         terminal::out("Check complete, no warnings found.\n");
     } else {
-        for w in &warnings {
+        for w in warnings {
             let help = format!("run `rbuild explain {}` for the reason and examples", w.rule.name);
             let d = Diagnostic::new(w.span, format!("{}: {}", w.rule.name, w.message)).help(help);
             terminal::out(&(diagnostics::warning(&d, source, false) + "\n"));
@@ -163,7 +171,7 @@ fn check(
         let noun = if count == 1 { "warning has" } else { "warnings have" };
         terminal::out(&format!("Check complete, {count} {noun} been found!\n"));
     }
-    Ok(if warnings.is_empty() { code::OK } else { code::FAILED })
+    if warnings.is_empty() { code::OK } else { code::FAILED }
 }
 
 /// Returns the position of a byte offset: the line from 1 and the character from 0, as BuildKit

@@ -1,9 +1,11 @@
 //! `--call=outline`: the arguments, secrets, SSH agents and caches of a build target.
 
+use std::collections::HashMap;
+
 use rbuild_dockerfile::ast::{ArgDecl, Comment, Dockerfile, Instruction, Op, Run, Stage};
-use rbuild_dockerfile::expand::Lexer;
-use rbuild_dockerfile::{Diagnostic, MountKind, parse_mount};
+use rbuild_dockerfile::{Diagnostic, MountKind, Vars, parse_mount};
 use rbuild_engine::BuildRequest;
+use rbuild_plan::Parameters;
 use serde_json::{Value, json};
 
 use crate::ui::terminal;
@@ -37,6 +39,7 @@ impl Outline {
     ///
     /// Fails if the Dockerfile has no such target, or if a global argument cannot be expanded.
     pub fn of(file: &Dockerfile, request: &BuildRequest) -> Result<Outline, Diagnostic> {
+        let globals = rbuild_plan::global_scope(file, &request.parameters)?;
         let stages = rbuild_plan::needed_stages(file, &request.parameters)?;
         let stages: Vec<&Stage> = stages.into_iter().map(|index| &file.stages[index]).collect();
         let stage = stages[stages.len() - 1];
@@ -44,25 +47,43 @@ impl Outline {
         let description = name.as_deref().map_or(String::new(), |n| description(&stage.comments, n));
         let mut outline =
             Outline { name, description, args: Vec::new(), secrets: Vec::new(), ssh: Vec::new(), caches: Vec::new() };
-        for instruction in file.global_args.iter().chain(stages.iter().flat_map(|s| &s.instructions)) {
-            match &instruction.op {
-                Op::Arg(declarations) => {
-                    declarations.iter().for_each(|d| outline.add_arg(d, instruction, request, file.escape));
-                }
-                Op::Run(run) => outline.add_mounts(run),
-                _ => {}
+        for (declaration, instruction) in file.global_args.iter().flat_map(declarations) {
+            let value = globals.get(&declaration.name.text).unwrap_or_default();
+            outline.add_arg(declaration, instruction, value.to_string());
+        }
+        let mut scopes: HashMap<String, Vars> = HashMap::new();
+        for stage in stages {
+            let base = globals.expand(&stage.from.image, file.escape)?;
+            let vars = scopes.get(&base.to_lowercase()).cloned().unwrap_or_default();
+            let mut scope = Scope { vars, globals: &globals, escape: file.escape };
+            outline.add_stage(stage, &request.parameters, &mut scope);
+            if let Some(name) = &stage.from.name {
+                scopes.insert(name.text.to_lowercase(), scope.vars);
             }
         }
         Ok(outline)
     }
 
-    /// Adds an argument. A stage that redeclares a global one keeps its default and description
-    /// unless it has its own.
-    fn add_arg(&mut self, declaration: &ArgDecl, instruction: &Instruction, request: &BuildRequest, escape: char) {
+    fn add_stage(&mut self, stage: &Stage, parameters: &Parameters, scope: &mut Scope<'_>) {
+        for instruction in &stage.instructions {
+            for (declaration, instruction) in declarations(instruction) {
+                let given = parameters.build_arg(&declaration.name.text).map(str::to_string);
+                let value = scope.declare(declaration, given);
+                self.add_arg(declaration, instruction, value);
+            }
+            match &instruction.op {
+                // A build reports words that cannot be expanded.
+                Op::Env(pairs) => drop(scope.vars.env(pairs, scope.escape)),
+                Op::Run(run) => self.add_mounts(run),
+                _ => {}
+            }
+        }
+    }
+
+    /// Adds an argument. One that is declared again keeps its value and description unless the
+    /// later declaration has its own.
+    fn add_arg(&mut self, declaration: &ArgDecl, instruction: &Instruction, value: String) {
         let name = &declaration.name.text;
-        let given = request.parameters.build_arg(name).map(str::to_string);
-        let default = declaration.default.as_ref().map(|word| self.expand(&word.text, escape));
-        let value = given.or(default).unwrap_or_default();
         let description = description(&instruction.comments, name);
         let Some(known) = self.args.iter_mut().find(|a| a.name == *name) else {
             self.args.push(Arg { name: name.clone(), value, description });
@@ -73,15 +94,6 @@ impl Outline {
         }
         if !description.is_empty() {
             known.description = description;
-        }
-    }
-
-    /// Expands the arguments that are known. Text with other variables stays as it is written.
-    fn expand(&self, text: &str, escape: char) -> String {
-        let lookup = |name: &str| self.args.iter().find(|arg| arg.name == name).map(|arg| arg.value.clone());
-        match Lexer::new(escape).word(text, &lookup) {
-            Ok(expanded) if expanded.unmatched.is_empty() => expanded.text,
-            _ => text.to_string(),
         }
     }
 
@@ -137,6 +149,39 @@ impl Outline {
             }
         }
         text
+    }
+}
+
+/// Returns the declarations of an instruction, each with the instruction; none if it is not an ARG.
+fn declarations(instruction: &Instruction) -> impl Iterator<Item = (&ArgDecl, &Instruction)> {
+    let list = if let Op::Arg(list) = &instruction.op { &list[..] } else { &[] };
+    list.iter().map(move |declaration| (declaration, instruction))
+}
+
+/// The variables of a stage, except for those of the environment of its base image, which is
+/// unknown.
+struct Scope<'a> {
+    vars: Vars,
+    globals: &'a Vars,
+    escape: char,
+}
+
+impl Scope<'_> {
+    /// Declares an argument and returns its value. A default with variables that the Dockerfile
+    /// does not declare, or that cannot be expanded, stays as it is written.
+    fn declare(&mut self, declaration: &ArgDecl, given: Option<String>) -> String {
+        let name = &declaration.name.text;
+        let written = declaration.default.as_ref().filter(|_| given.is_none());
+        let value = match written {
+            Some(word) if !self.vars.undeclared(word, self.escape).is_empty() => Some(word.text.clone()),
+            _ => {
+                let inherited = self.globals.get(name);
+                let value = self.vars.argument(declaration, self.escape, given, inherited);
+                value.unwrap_or_else(|_| written.map(|word| word.text.clone()))
+            }
+        };
+        self.vars.declare(name, value.as_deref());
+        value.unwrap_or_default()
     }
 }
 

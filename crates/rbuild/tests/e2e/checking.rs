@@ -70,6 +70,17 @@ fn warnings_are_printed_after_a_build_or_fail_it() {
 }
 
 #[test]
+fn the_stage_to_check_is_that_of_the_build() {
+    let lab = Lab::new();
+    lab.write("Dockerfile", "FROM scratch AS base-x\nFROM base-$TARGETSTAGE AS x\nLABEL a=$NOPE\nFROM scratch\n");
+    let of_x = lab.rbuild(["build", "--check", "--target", "X", "."]);
+    assert!(of_x.code == Some(1) && of_x.stdout.contains("variable `NOPE` is not declared"), "{}", of_x.stdout);
+    lab.rbuild(["build", "--check", "."]).ok();
+    lab.rbuild(["build", "--check", "--target", "base-y", "."])
+        .fails(2, &["target stage `base-y` does not exist", "hint: did you mean `base-x`?"]);
+}
+
+#[test]
 fn outline_and_targets_list_arguments_and_stages() {
     let lab = Lab::new();
     lab.write(
@@ -84,6 +95,14 @@ fn outline_and_targets_list_arguments_and_stages() {
     let outline = lab.rbuild(["build", "--call=outline", "--build-arg", "A=7"]).ok().stdout;
     assert!(outline.contains("x7"), "{outline}");
     assert!(outline.contains("$A-$UNKNOWN"), "{outline}");
+    // Variables are those of the planner: of the platform, of ENV, and of the stage itself.
+    let file = "ARG G=$TARGETSTAGE-$NONE\nFROM scratch AS base\nENV V=1\nARG W=$V\nFROM base AS last\nARG G\n\
+        ARG X=$W-$TARGETSTAGE TARGETARCH\nARG Y=$G-$TARGETARCH\n";
+    lab.write("Dockerfile", file);
+    let args = ["build", "--call=outline", "--platform", "linux/s390x"];
+    let words = |text: String| text.split_whitespace().map(str::to_string).collect::<Vec<_>>().join(" ");
+    let outline = words(lab.rbuild(args).ok().stdout);
+    assert!(outline.ends_with("G last- W 1 X $W-$TARGETSTAGE TARGETARCH s390x Y last--s390x"), "{outline}");
     // Stages that the target copies from are checked as well; stages it does not use are not.
     lab.write(
         "Dockerfile",
