@@ -5,7 +5,7 @@ use rbuild_layer::LayerError;
 use rbuild_registry::{DownloadError, RegistryError};
 use rbuild_remedy::Remedy;
 use rbuild_sandbox::{Refusal, SandboxError};
-use rbuild_store::{BuildId, StoreError};
+use rbuild_store::{BuildId, StoreError, remedy_of_kernel};
 use rbuild_transport::{ArchiveError, DestinationFull, TransportError, WriteError};
 
 /// An error of a build or an image command. The message of a variant with a source does not repeat
@@ -132,7 +132,7 @@ impl BuildError {
             BuildError::Layer { source, .. } if source.is_disk_full() => Some(Remedy::FreeSpace),
             BuildError::Layer { source, .. } => source.remedy(),
             BuildError::Archive(e) => e.remedy(),
-            BuildError::Kernel { source, .. } => LayerError::remedy_of_kernel(source),
+            BuildError::Kernel { source, .. } => remedy_of_kernel(source),
             BuildError::Io { source, .. } => LayerError::remedy_of_io(source),
             BuildError::DestinationFull(e) => Some(e.remedy()),
             BuildError::Refused(r) => Some(r.remedy.clone()),

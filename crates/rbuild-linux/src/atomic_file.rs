@@ -88,7 +88,7 @@ impl Write for AtomicFile<'_> {
 /// Atomically writes `content` as `name` in `dir`: readers see either the old file or the new one.
 pub fn write_atomic(dir: &RootDir, name: &OsStr, content: &[u8], mode: u32) -> Result<()> {
     let mut file = AtomicFile::create(dir, mode)?;
-    file.write_all(content).map_err(|e| Error::new("write", dir.label().join(name), e))?;
+    file.write_all(content).map_err(|e| dir.error("write", name, e))?;
     file.publish(name)
 }
 
@@ -96,7 +96,7 @@ pub fn write_atomic(dir: &RootDir, name: &OsStr, content: &[u8], mode: u32) -> R
 /// cannot leave an empty or truncated file under the name.
 pub fn write_durable(dir: &RootDir, name: &OsStr, content: &[u8], mode: u32) -> Result<()> {
     let mut file = AtomicFile::create(dir, mode)?;
-    let failed = |e| Error::new("write", dir.label().join(name), e);
+    let failed = |e| dir.error("write", name, e);
     file.write_all(content).map_err(failed)?;
     file.file().sync_all().map_err(failed)?;
     file.publish(name)
@@ -116,5 +116,5 @@ pub fn remove_tree(path: &Path) -> Result<()> {
 
 /// Waits until everything written to the file system that holds `dir` is on disk (syncfs(2)).
 pub fn sync_filesystem(dir: &RootDir) -> Result<()> {
-    rustix::fs::syncfs(dir.fd()).map_err(|e| Error::new("syncfs", dir.label(), e))
+    rustix::fs::syncfs(dir.fd()).map_err(|e| dir.error("syncfs", "", e))
 }

@@ -2,6 +2,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rbuild_remedy::{Remedy, SessionLimit, sentence};
 
@@ -10,6 +11,14 @@ use rbuild_remedy::{Remedy, SessionLimit, sentence};
 pub enum Object {
     /// A file. Its path is shown in backticks.
     Path(PathBuf),
+    /// A file of a place that has a name for the user, whose own path means nothing to them. Only
+    /// the name is shown. See `RootDir::named`.
+    Within {
+        /// The place, as a noun phrase.
+        place: Arc<str>,
+        /// Path of the file.
+        path: PathBuf,
+    },
     /// Anything else, as a noun phrase, for example "a pipe". See [`described`].
     Described(Cow<'static, str>),
 }
@@ -23,8 +32,16 @@ impl Object {
     /// Returns the path, if the object is a file.
     pub fn path(&self) -> Option<&Path> {
         match self {
-            Object::Path(path) => Some(path),
+            Object::Path(path) | Object::Within { path, .. } => Some(path),
             Object::Described(_) => None,
+        }
+    }
+
+    /// Returns the name of the place, if the object is a file of one.
+    pub fn place(&self) -> Option<&str> {
+        match self {
+            Object::Within { place, .. } => Some(place),
+            Object::Path(_) | Object::Described(_) => None,
         }
     }
 }
@@ -51,6 +68,7 @@ impl fmt::Display for Object {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Object::Path(path) => f.write_str(&quoted(path)),
+            Object::Within { place, .. } => f.write_str(place),
             Object::Described(noun) => f.write_str(noun),
         }
     }
@@ -76,6 +94,15 @@ impl Error {
     /// Returns the error for an object that is read as a file but has another type.
     pub(crate) fn not_a_file(call: &'static str, object: impl Into<Object>, noun: &str) -> Self {
         Error::new(call, object, io::Error::other(format!("it is {noun}, not a regular file")))
+    }
+
+    /// Returns the error with the name of the place that the file belongs to, a noun phrase.
+    pub fn within(self, place: impl Into<Arc<str>>) -> Error {
+        let object = match *self.object {
+            Object::Path(path) | Object::Within { path, .. } => Object::Within { place: place.into(), path },
+            described @ Object::Described(_) => described,
+        };
+        Error { object: Box::new(object), ..self }
     }
 
     pub(crate) fn because(self, unmapped: Option<UnmappedId>) -> Self {
@@ -263,6 +290,7 @@ fn operation(call: &'static str) -> &'static str {
         "stat" | "statx" | "fstat" | "lstat" | "fcntl" | "llistxattr" | "lgetxattr" => "read the attributes of",
         "readlink" | "readlinkat" => "read the link",
         "realpath" | "getcwd" | "walking" => "find",
+        "creat" => "create",
         "mkdirat" => "create the directory",
         "mknodat" | "memfd_create" | "pipe2" | "socketpair" | "signalfd4" | "unshare" | "bind" => "create",
         "linkat" | "symlinkat" => "create the link",
@@ -299,6 +327,17 @@ fn operation(call: &'static str) -> &'static str {
     }
 }
 
+/// Returns the kind of access that a failed operation was to a place, as a verb that takes the
+/// place.
+fn access(operation: &str, e: &io::Error) -> &'static str {
+    match operation {
+        _ if is_disk_full(e) || e.kind() == io::ErrorKind::ReadOnlyFilesystem => "write to",
+        "open" | "read" | "read the attributes of" | "read the link" | "find" | "enter" => "read",
+        "use" | "mount" | "unmount" | "lock" | "execute" | "check the access to" => "use",
+        _ => "write to",
+    }
+}
+
 /// An ID that the user namespace of this process does not map.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnmappedId {
@@ -331,6 +370,9 @@ impl fmt::Display for UnmappedId {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let object = &self.object;
+        if let Object::Within { place, .. } = &**object {
+            return write!(f, "cannot {} {place}: {}", access(operation(self.call), &self.source), self.of_object());
+        }
         match self.errno() {
             Some(libc::ELOOP) => write!(f, "cannot resolve {object}: too many levels of symbolic links"),
             Some(libc::ENAMETOOLONG) => {
@@ -456,6 +498,9 @@ mod tests {
         errors.push(Error::not_a_file("openat", path, "a fifo"));
         let unmapped = UnmappedId { kind: "user", id: 70000, mapped: vec![(0, 0), (5, 9)], file: "/etc/subuid" };
         errors.push(Error::new("fchown", path, Errno::INVAL).because(Some(unmapped)));
+        let within = |call, errno: Errno| Error::new(call, path, errno).within("the snapshots in the store `/s`");
+        errors.extend(["openat", "creat", "renameat", "flock"].map(|call| within(call, Errno::ACCESS)));
+        errors.extend([Errno::NOSPC, Errno::ROFS, Errno::LOOP, Errno::MFILE].map(|errno| within("openat", errno)));
         assert_recorded!("Error", variants!(Error).table(&errors, |e| e, Error::remedy));
     }
 }

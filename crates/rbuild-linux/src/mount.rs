@@ -322,7 +322,7 @@ fn move_to(mount: BorrowedFd<'_>, dir: impl AsFd, name: &Path) -> Result<()> {
 /// Clones a directory as a detached mount.
 pub fn detached_dir(dir: &RootDir) -> Result<OwnedFd> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
-    rustix::mount::open_tree(dir.fd(), "", flags).map_err(|e| Error::new("open_tree", dir.label(), e))
+    rustix::mount::open_tree(dir.fd(), "", flags).map_err(|e| dir.error("open_tree", "", e))
 }
 
 /// Attaches a detached mount over the direct child `name` of a directory.

@@ -3,9 +3,8 @@
 use std::ffi::OsStr;
 use std::fs::OpenOptions;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::path::PathBuf;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Object, Result};
 use crate::meta::{FileKind, Inode, Stat};
 use crate::recorded_owners::OwnerRecords;
 use crate::rootdir::{RootDir, stat_fd};
@@ -18,17 +17,17 @@ pub struct PinnedEntry {
     inode: Inode,
     owners: Option<OwnerRecords>,
     /// Used in error messages only.
-    label: PathBuf,
+    object: Object,
 }
 
 impl PinnedEntry {
     /// Pins the direct child `name` of any type, without following it.
     pub fn of(dir: &RootDir, name: &OsStr) -> Result<PinnedEntry> {
         let fd = dir.hold(name)?;
-        let label = dir.label().join(name);
+        let object = dir.object(dir.label().join(name));
         let owners = dir.owners().cloned();
-        let stat = stat_fd(fd.as_fd(), owners.as_ref()).map_err(|e| Error::new("statx", &label, e))?;
-        Ok(PinnedEntry { fd, inode: stat.inode(), owners, label })
+        let stat = stat_fd(fd.as_fd(), owners.as_ref()).map_err(|e| Error::new("statx", object.clone(), e))?;
+        Ok(PinnedEntry { fd, inode: stat.inode(), owners, object })
     }
 
     /// Returns the inode's identity, as [`Stat::inode`] does.
@@ -38,7 +37,7 @@ impl PinnedEntry {
 
     /// Returns the current metadata.
     pub fn stat(&self) -> Result<Stat> {
-        stat_fd(self.fd.as_fd(), self.owners.as_ref()).map_err(|e| Error::new("statx", &self.label, e))
+        stat_fd(self.fd.as_fd(), self.owners.as_ref()).map_err(|e| Error::new("statx", self.object.clone(), e))
     }
 
     /// Returns true if the direct child `name` of `dir` is this entry.
@@ -49,19 +48,19 @@ impl PinnedEntry {
     /// Truncates a regular file to zero bytes, whatever its names are.
     pub fn truncate(&self) -> Result<()> {
         if self.stat()?.kind != FileKind::File {
-            return Err(Error::new("ftruncate", &self.label, rustix::io::Errno::INVAL));
+            return Err(Error::new("ftruncate", self.object.clone(), rustix::io::Errno::INVAL));
         }
         // An `O_PATH` descriptor cannot be written to; its link in /proc opens the file itself.
         let path = format!("/proc/self/fd/{}", self.fd.as_raw_fd());
         let opened = OpenOptions::new().write(true).truncate(true).open(path);
-        opened.map(drop).map_err(|e| Error::new("openat", &self.label, e))
+        opened.map(drop).map_err(|e| Error::new("openat", self.object.clone(), e))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::path::Path;
+    use std::path::{Path, PathBuf};
 
     fn scratch(name: &str) -> PathBuf {
         let dir = std::env::temp_dir().join(format!("rbuild-held-{name}-{}", std::process::id()));

@@ -5,8 +5,8 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use rbuild_container::{NetworkMode, SecurityMode, Ulimit};
-use rbuild_linux::UidGid;
 use rbuild_linux::process::{self, Exit};
+use rbuild_linux::{RootDir, UidGid};
 use serde::{Deserialize, Serialize};
 
 use crate::error::RunnerError;
@@ -96,6 +96,12 @@ impl RootFiles {
         match self {
             RootFiles::Overlay { scratch, .. } | RootFiles::Directory { scratch, .. } => scratch,
         }
+    }
+
+    /// Opens the scratch directory.
+    pub fn open_scratch(&self) -> rbuild_linux::Result<RootDir> {
+        let place = "the command's temporary files";
+        Ok(RootDir::open(self.scratch()).map_err(|e| e.within(place))?.named(place))
     }
 
     /// Replaces the scratch directory for another command.

@@ -67,8 +67,7 @@ impl Blobs<'_> {
     pub fn blob_size(&self, digest: &BlobDigest) -> Result<u64> {
         match self.store.root.stat(format!("blobs/sha256/{}", digest.hex())) {
             Ok(stat) => Ok(stat.size),
-            Err(e) if e.is_not_found() => Err(StoreError::NoBlob(*digest)),
-            Err(e) => Err(e.into()),
+            Err(e) => Err(self.unreadable(digest, e)),
         }
     }
 
@@ -80,8 +79,15 @@ impl Blobs<'_> {
     pub fn open_blob(&self, digest: &BlobDigest) -> Result<File> {
         match self.store.root.open_file(format!("blobs/sha256/{}", digest.hex())) {
             Ok(file) => Ok(file),
-            Err(e) if e.is_not_found() => Err(StoreError::NoBlob(*digest)),
-            Err(e) => Err(e.into()),
+            Err(e) => Err(self.unreadable(digest, e)),
+        }
+    }
+
+    /// Returns the error for a blob that cannot be opened.
+    fn unreadable(&self, digest: &BlobDigest, e: Error) -> StoreError {
+        match e.is_not_found() {
+            true => StoreError::NoBlob(*digest),
+            false => e.within(format!("blob {digest} in {}", self.store.place())).into(),
         }
     }
 

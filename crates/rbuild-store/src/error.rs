@@ -1,5 +1,6 @@
 //! Errors of the store.
 
+use std::io::ErrorKind;
 use std::path::PathBuf;
 
 use rbuild_image::{BlobDigest, DiffId};
@@ -14,7 +15,7 @@ pub type Result<T> = std::result::Result<T, StoreError>;
 pub enum StoreError {
     /// A file operation failed.
     #[error(transparent)]
-    Kernel(#[from] rbuild_linux::Error),
+    Kernel(rbuild_linux::Error),
     /// A layer could not be packed or unpacked.
     #[error(transparent)]
     Layer(#[from] rbuild_layer::LayerError),
@@ -133,10 +134,33 @@ impl StoreError {
             StoreError::WrongDigest { .. } | StoreError::WrongDiffId { .. } => Some(Remedy::ReplaceImage),
             StoreError::Damaged { .. } | StoreError::NoBlob(_) => Some(Remedy::RepairStore),
             _ if self.is_disk_full() => Some(Remedy::FreeSpace),
+            StoreError::Kernel(e) | StoreError::Layer(LayerError::Kernel(e)) => remedy_of_kernel(e),
             StoreError::Layer(e) => e.remedy(),
-            StoreError::Kernel(e) => LayerError::remedy_of_kernel(e),
             _ => None,
         }
+    }
+}
+
+/// Messages do not contain paths of the store, so the log gets them.
+impl From<rbuild_linux::Error> for StoreError {
+    fn from(e: rbuild_linux::Error) -> StoreError {
+        if !e.is_not_found() && e.object().place().is_some() {
+            tracing::debug!(target: "store", object = ?e.object(), error = %e, "a file operation failed");
+        }
+        StoreError::Kernel(e)
+    }
+}
+
+/// Returns the remedy of a failed file operation, which may be one on a file of the store.
+pub fn remedy_of_kernel(e: &rbuild_linux::Error) -> Option<Remedy> {
+    let remedy = LayerError::remedy_of_kernel(e);
+    if remedy.is_some() || e.object().place().is_none() {
+        return remedy;
+    }
+    match e.kind() {
+        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => Some(Remedy::OtherStore),
+        ErrorKind::NotFound => Some(Remedy::RepairStore),
+        _ => None,
     }
 }
 
@@ -150,14 +174,30 @@ mod tests {
 
     #[test]
     fn messages_are_as_recorded() {
-        let kernel = |errno| rbuild_linux::Error::new("openat", Path::new("/s/index.json"), failed(errno));
+        let kernel = |place: &str, call, errno| {
+            let e = rbuild_linux::Error::new(call, Path::new("/s/tmp/17/upper"), failed(errno));
+            StoreError::Kernel(e.within(format!("{place} `/s`")))
+        };
+        let snapshots = "the snapshots in the store";
+        let blob = "blob sha256:ca97 in the store";
+        let outside = rbuild_linux::Error::new("openat", Path::new("/d/a"), failed(13));
         let unusable = |errno| StoreError::Unusable { path: "/s".into(), source: failed(errno) };
         let newer = |features: &str| StoreError::Newer { path: "/s".into(), version: 9, features: features.into() };
-        let (blob, found) = (BlobDigest::of(b"a"), BlobDigest::of(b"b"));
+        let (digest, found) = (BlobDigest::of(b"a"), BlobDigest::of(b"b"));
         let holder = || "bash (process 7)".to_string();
         let errors = [
-            StoreError::Kernel(kernel(13)),
-            StoreError::Kernel(kernel(28)),
+            kernel("the store", "openat", 2),
+            kernel("the store", "creat", 13),
+            kernel("the store", "renameat", 28),
+            kernel("the store", "creat", 30),
+            kernel(snapshots, "openat", 2),
+            kernel(snapshots, "openat", 13),
+            kernel(snapshots, "mkdirat", 28),
+            kernel(snapshots, "statx", 5),
+            kernel(snapshots, "openat", 24),
+            kernel(snapshots, "openat", 40),
+            kernel(blob, "openat", 13),
+            StoreError::Kernel(outside),
             StoreError::Layer(LayerError::NotTar),
             unusable(13),
             unusable(28),
@@ -165,9 +205,9 @@ mod tests {
             newer(""),
             StoreError::NoFormat { path: "/s".into(), reason: "missing field `version`".into() },
             StoreError::Damaged { what: "index".into(), reason: "it has no manifests".into() },
-            StoreError::NoBlob(blob),
-            StoreError::WrongDigest { blob, found },
-            StoreError::WrongDiffId { blob, expected: DiffId::of(b"a"), found: DiffId::of(b"b") },
+            StoreError::NoBlob(digest),
+            StoreError::WrongDigest { blob: digest, found },
+            StoreError::WrongDiffId { blob: digest, expected: DiffId::of(b"a"), found: DiffId::of(b"b") },
             StoreError::NoImage("demo:1".into()),
             StoreError::Ambiguous { name: "3f".into(), found: "3f01, 3f02".into() },
             StoreError::SeveralNames { image: "3f01".into(), names: "a:1, b:1".into() },
@@ -177,7 +217,7 @@ mod tests {
             StoreError::Idle { lock: "lock", holder: holder() },
             StoreError::Stripped("owners"),
             StoreError::UsedImage { name: "demo:1".into(), container: "web".into() },
-            StoreError::LargeDocument { digest: blob, limit: 4 << 20 },
+            StoreError::LargeDocument { digest, limit: 4 << 20 },
             StoreError::AccessTimes,
             StoreError::Stopped,
         ];

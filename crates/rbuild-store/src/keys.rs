@@ -25,7 +25,7 @@ pub(crate) fn key(root: &RootDir, name: &str) -> Result<[u8; LENGTH]> {
             Err(e) => return Err(e.into()),
         }
         let mut file = AtomicFile::create(root, modes::private_file())?;
-        let failed = |e| rbuild_linux::Error::new("write", root.label().join(name), e);
+        let failed = |e| root.error("write", name, e);
         file.write_all(&random_bytes::<LENGTH>()?).map_err(failed)?;
         file.file().sync_all().map_err(failed)?;
         // A hard link fails if another process has created the key meanwhile, and keeps that

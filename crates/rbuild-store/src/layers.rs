@@ -140,7 +140,7 @@ impl Layers<'_> {
 
     fn put_remainder(&self, tree: &TreeId, layer: &PackedLayer, remainder: Option<Remainder>) -> Result<()> {
         let Some(remainder) = remainder else { return Ok(()) };
-        let dir = self.store.dir(&format!("trees/{}", tree.name()))?;
+        let dir = self.store.dir(format!("trees/{}", tree.name()))?;
         Ok(write_atomic(&dir, OsStr::new(REMAINDER), &remainder.to_bytes(&layer.diff_id), modes::file())?)
     }
 

@@ -231,7 +231,7 @@ impl Logs<'_> {
         self.store.write(&format!("{DIR}/{}", log.id), "build.json", log)?;
         // A build whose steps were all cached adds a few kilobytes. Measuring the logs of all
         // builds would be a noticeable part of such a build.
-        let has_step_logs = self.store.dir(&format!("{DIR}/{}", log.id))?.entries()?.len() > 1;
+        let has_step_logs = self.store.dir(format!("{DIR}/{}", log.id))?.entries()?.len() > 1;
         self.bound_logs(KEPT, has_step_logs.then_some(ALL_BYTES), &log.id)
     }
 

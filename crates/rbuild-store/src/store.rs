@@ -101,13 +101,13 @@ impl Store {
     #[tracing::instrument(target = "store", name = "open", level = "debug", skip_all, fields(path = %path.display()))]
     pub fn open_with(path: &Path, patience: LockPatience) -> Result<Store> {
         let unusable = |source| StoreError::Unusable { path: path.to_path_buf(), source };
-        let failed = |e: rbuild_linux::Error| unusable(e.into());
+        let failed = |e: rbuild_linux::Error| unusable(std::io::Error::new(e.kind(), e.without_object()));
         let unwritten = |e| match e {
             StoreError::Kernel(e) => failed(e),
             other => other,
         };
         std::fs::create_dir_all(path).map_err(unusable)?;
-        let root = RootDir::open(path).map_err(failed)?;
+        let root = RootDir::open(path).map_err(failed)?.named(format!("the store {}", rbuild_linux::quoted(path)));
         if !root.exists("format.json")? {
             create(&root).map_err(unwritten)?;
         }
@@ -158,7 +158,7 @@ impl Store {
     /// Fails if the path cannot be opened.
     pub fn moved(&self, path: &Path, owners: OwnerMode) -> Result<Store> {
         let lock = self.lock.try_clone().map_err(|e| rbuild_linux::Error::new("dup", path, e))?;
-        let root = RootDir::open(path)?.with_owners(&self.owner_records().with_mode(owners));
+        let root = RootDir::open(path)?.named(self.place()).with_owners(&self.owner_records().with_mode(owners));
         let path = path.to_path_buf();
         let (boot, waits) = (self.boot.clone(), self.waits.clone());
         Ok(Store { root, path, lock, boot, waits, unsynced: AtomicBool::new(false), ..*self })
@@ -284,11 +284,26 @@ impl Store {
     }
 
     pub(crate) fn open_lock(&self, name: &str) -> Result<File> {
-        Ok(open_lock(&self.path, name)?)
+        open_lock(&self.path, name).map_err(|e| e.within(self.place()).into())
     }
 
-    pub(crate) fn dir(&self, name: &str) -> Result<RootDir> {
-        Ok(self.root.sub(name)?)
+    /// Returns the name of the store in error messages. Users know it by the path under which it
+    /// was opened first.
+    pub(crate) fn place(&self) -> Arc<str> {
+        self.root.place().cloned().expect("the root of a store has a name")
+    }
+
+    /// Opens a directory of the store. Error messages about its files name their kind.
+    pub(crate) fn dir(&self, path: impl AsRef<Path>) -> Result<RootDir> {
+        let path = path.as_ref();
+        let kind = match path.iter().next().and_then(OsStr::to_str) {
+            Some("trees") => "the snapshots",
+            Some("blobs" | "layers") => "the layers",
+            Some("mounts") => "the cache mounts",
+            _ => return Ok(self.root.sub(path)?),
+        };
+        let place: Arc<str> = format!("{kind} in {}", self.place()).into();
+        Ok(self.root.sub(path).map_err(|e| e.within(place.clone()))?.named(place))
     }
 
     /// Lists the documents of a directory, without temporary files of running or killed processes.

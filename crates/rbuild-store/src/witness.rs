@@ -55,7 +55,7 @@ fn make(dir: &RootDir, name: &OsStr, kind: FileKind) -> Result<()> {
         let mut file = dir.create_file(&temp, modes::file())?;
         let keeps = dir.set_xattr(&temp, OsStr::new(ATTRIBUTE), b"y").is_ok();
         let says = if keeps { OWNERS_AND_ATTRIBUTES } else { OWNERS };
-        file.write_all(says).map_err(|e| rbuild_linux::Error::new("write", dir.label().join(name), e))?;
+        file.write_all(says).map_err(|e| dir.error("write", name, e))?;
     }
     match dir.chown(&temp, SOMEBODY.uid, SOMEBODY.gid) {
         Ok(()) => Ok(dir.rename(&temp, dir, name)?),

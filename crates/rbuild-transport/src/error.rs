@@ -7,7 +7,7 @@ use rbuild_layer::LayerError;
 use rbuild_linux::{carried, into_carried};
 use rbuild_registry::{DownloadError, RegistryError, RegistryProblem};
 use rbuild_remedy::Remedy;
-use rbuild_store::StoreError;
+use rbuild_store::{StoreError, remedy_of_kernel};
 
 use crate::archive_error::{ArchiveError, ArchiveProblem};
 use crate::destination_full::{DestinationFull, WriteError};
@@ -132,7 +132,7 @@ impl TransportError {
             TransportError::Layer { source, .. } if source.is_disk_full() => Some(Remedy::FreeSpace),
             TransportError::Layer { source, .. } => source.remedy(),
             TransportError::Archive(e) => e.remedy(),
-            TransportError::Kernel { source, .. } => LayerError::remedy_of_kernel(source),
+            TransportError::Kernel { source, .. } => remedy_of_kernel(source),
             TransportError::Io { source, .. } => LayerError::remedy_of_io(source),
             TransportError::DestinationFull(e) => Some(e.remedy()),
             TransportError::Other { help, .. } => help.clone(),

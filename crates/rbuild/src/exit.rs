@@ -8,7 +8,7 @@ use rbuild_layer::LayerError;
 use rbuild_registry::{ConfigError, RegistryError};
 use rbuild_remedy::{Remedy, sentence};
 use rbuild_source::SourceError;
-use rbuild_store::StoreError;
+use rbuild_store::{StoreError, remedy_of_kernel};
 use rbuild_transport::TransportError;
 use serde::{Deserialize, Serialize};
 
@@ -83,9 +83,9 @@ fn remedy_of(error: &(dyn Error + 'static)) -> Option<Remedy> {
         let remedy = if let Some(e) = error.downcast_ref::<io::Error>() {
             LayerError::remedy_of_io(e).or_else(|| of_kind(e.kind()))
         } else if let Some(e) = error.downcast_ref::<rbuild_linux::Error>() {
-            LayerError::remedy_of_kernel(e).or_else(|| of_kind(e.kind()))
+            remedy_of_kernel(e).or_else(|| of_kind(e.kind()))
         } else if let Some(SourceError::Kernel(e)) = error.downcast_ref() {
-            LayerError::remedy_of_kernel(e).or_else(|| of_kind(e.kind()))
+            remedy_of_kernel(e).or_else(|| of_kind(e.kind()))
         } else if let Some(e) = error.downcast_ref::<LayerError>() {
             if e.is_disk_full() { Some(Remedy::FreeSpace) } else { e.remedy() }
         } else {

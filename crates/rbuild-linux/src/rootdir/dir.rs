@@ -6,11 +6,12 @@ use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, StatVfsMountFlags, StatxFlags};
 use rustix::io::Errno;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Object, Result};
 use crate::meta::{FileKind, Stat, UidGid};
 use crate::recorded_owners::OwnerRecords;
 use crate::rootdir::long::{self, IN_ROOT, openat2_by, unresolved};
@@ -24,6 +25,8 @@ pub struct RootDir {
     owners: Option<OwnerRecords>,
     /// Used in error messages only; never resolved again.
     label: PathBuf,
+    /// The name of the place in error messages, if its files' paths mean nothing to the user.
+    place: Option<Arc<str>>,
 }
 
 /// One directory entry, with its type as returned by getdents(2).
@@ -66,12 +69,12 @@ impl RootDir {
         let path = path.as_ref();
         let fd = rustix::fs::openat(CWD, path, OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::RDONLY, Mode::empty())
             .map_err(|e| Error::new("openat", path, e))?;
-        Ok(RootDir { fd, owners: None, label: path.to_path_buf() })
+        Ok(RootDir { fd, owners: None, label: path.to_path_buf(), place: None })
     }
 
     /// Uses a directory descriptor as a root; `label` names it in errors.
     pub fn from_fd(fd: OwnedFd, label: impl Into<PathBuf>) -> RootDir {
-        RootDir { fd, owners: None, label: label.into() }
+        RootDir { fd, owners: None, label: label.into(), place: None }
     }
 
     /// Returns the same directory with records of owners that count for its files.
@@ -81,13 +84,54 @@ impl RootDir {
 
     /// Uses another directory descriptor as a root with the same records of owners.
     pub fn alike(&self, fd: OwnedFd, label: impl Into<PathBuf>) -> RootDir {
-        RootDir { fd, owners: self.owners.clone(), label: label.into() }
+        RootDir { fd, owners: self.owners.clone(), label: label.into(), place: None }
     }
 
-    /// Opens `path` as [`RootDir::open`] does, with the same records of owners.
+    /// Uses the descriptor of a directory of the same place as a root.
+    pub(crate) fn alike_within(&self, fd: OwnedFd, label: impl Into<PathBuf>) -> RootDir {
+        RootDir { place: self.place.clone(), ..self.alike(fd, label) }
+    }
+
+    /// Returns the same directory as a place that has a name for the user, a noun phrase. Error
+    /// messages about its files, and those of directories opened from it, show the name instead of
+    /// a path.
+    pub fn named(self, place: impl Into<Arc<str>>) -> RootDir {
+        RootDir { place: Some(place.into()), ..self }
+    }
+
+    /// Returns the same directory as the root of its files in error messages.
+    pub fn shown_as_root(self) -> RootDir {
+        RootDir { label: "/".into(), place: None, ..self }
+    }
+
+    /// Returns the name that error messages show instead of paths.
+    pub fn place(&self) -> Option<&Arc<str>> {
+        self.place.as_ref()
+    }
+
+    /// Returns the object of an error about a file of this directory.
+    pub(crate) fn object(&self, path: impl Into<PathBuf>) -> Object {
+        let path = path.into();
+        match &self.place {
+            Some(place) => Object::Within { place: place.clone(), path },
+            None => Object::Path(path),
+        }
+    }
+
+    /// Returns an error about the file `path` of this directory.
+    pub fn error(&self, call: &'static str, path: impl AsRef<Path>, e: impl Into<std::io::Error>) -> Error {
+        let path = path.as_ref();
+        Error::new(call, self.object(self.label.join(path.strip_prefix("/").unwrap_or(path))), e)
+    }
+
+    /// Opens `path` as [`RootDir::open`] does, with the same records of owners, as a directory of
+    /// the same place.
     pub fn open_alike(&self, path: impl AsRef<Path>) -> Result<RootDir> {
-        let dir = RootDir::open(path)?;
-        Ok(RootDir { owners: self.owners.clone(), ..dir })
+        let dir = RootDir::open(path).map_err(|e| match &self.place {
+            Some(place) => e.within(place.clone()),
+            None => e,
+        })?;
+        Ok(RootDir { owners: self.owners.clone(), place: self.place.clone(), ..dir })
     }
 
     /// Returns the records of owners that count for its files.
@@ -113,13 +157,12 @@ impl RootDir {
     }
 
     pub fn try_clone(&self) -> Result<RootDir> {
-        let fd = self.fd.try_clone().map_err(|e| Error::new("dup", &self.label, e))?;
-        Ok(self.alike(fd, &self.label))
+        let fd = self.fd.try_clone().map_err(|e| self.error("dup", "", e))?;
+        Ok(self.alike_within(fd, &self.label))
     }
 
     pub(crate) fn err(&self, call: &'static str, path: &Path, e: Errno) -> Error {
-        let shown = path.strip_prefix("/").unwrap_or(path);
-        Error::new(call, self.label.join(shown), e)
+        self.error(call, path, e)
     }
 
     /// Opens a directory below this one as a separate root.
@@ -127,7 +170,7 @@ impl RootDir {
         let path = path.as_ref();
         let fd = openat2(self.fd(), path, OFlags::DIRECTORY | OFlags::RDONLY, Mode::empty())
             .map_err(|e| self.err("openat2", path, e))?;
-        Ok(self.alike(fd, self.label.join(path.strip_prefix("/").unwrap_or(path))))
+        Ok(self.alike_within(fd, self.label.join(path.strip_prefix("/").unwrap_or(path))))
     }
 
     /// Opens the directory that holds the last component of `path`, and returns it with that
@@ -256,12 +299,12 @@ impl RootDir {
         if kind != FileKind::File {
             return Err(Error::not_a_file(
                 "read",
-                self.label.join(path.strip_prefix("/").unwrap_or(path)),
+                self.object(self.label.join(path.strip_prefix("/").unwrap_or(path))),
                 kind.noun(),
             ));
         }
         let file = self.open_file(path)?;
-        file.take(limit + 1).read_to_end(&mut content).map_err(|e| Error::new("read", self.label.join(path), e))?;
+        file.take(limit + 1).read_to_end(&mut content).map_err(|e| self.error("read", path, e))?;
         if content.len() as u64 > limit {
             return Err(self.err("read", path, Errno::FBIG));
         }
@@ -280,7 +323,7 @@ impl RootDir {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = one_component(name)
             .and_then(|name| rustix::fs::openat(self.fd(), name, flags, Mode::from_raw_mode(mode)))
-            .map_err(|e| self.err("openat", Path::new(name), e))?;
+            .map_err(|e| self.err("creat", Path::new(name), e))?;
         Ok(File::from(fd))
     }
 

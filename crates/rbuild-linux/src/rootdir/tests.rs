@@ -77,6 +77,31 @@ fn errors_name_the_operation_and_the_object() {
     assert!(e.to_string().contains("os error 2"), "{e}");
 }
 
+/// Paths below a place that has a name for the user are not shown.
+#[test]
+fn errors_below_a_named_place_show_its_name() {
+    let f = Fixture::new("places");
+    let root = f.root().named("the store `/s`");
+    root.create_dir(OsStr::new("d"), 0o755).unwrap();
+    let below = root.sub("d").unwrap().try_clone().unwrap();
+    let beside = below.open_alike(f.root().label()).unwrap();
+    let image = beside.try_clone().unwrap().shown_as_root();
+    let inner = below.try_clone().unwrap().named("the snapshots in the store `/s`");
+    for (e, shown) in [
+        (root.open_file("no").unwrap_err(), "cannot read the store `/s`: No such file"),
+        (below.open_file("no").unwrap_err(), "cannot read the store `/s`: No such file"),
+        (beside.open_alike("/no/such").unwrap_err(), "cannot read the store `/s`: No such file"),
+        (below.create_dir(OsStr::new("a/b"), 0o755).unwrap_err(), "cannot write to the store `/s`: Invalid argument"),
+        (below.read(".", 1).unwrap_err(), "cannot read the store `/s`: it is a directory"),
+        (inner.open_file("no").unwrap_err(), "cannot read the snapshots in the store `/s`: No such file"),
+        (image.open_file("no").unwrap_err(), "cannot open `/no`: No such file"),
+    ] {
+        assert!(e.to_string().starts_with(shown), "{e}, not {shown}");
+    }
+    let e = below.open_file("no").unwrap_err();
+    assert_eq!(e.object().path(), Some(&*below.label().join("no")));
+}
+
 #[test]
 fn extended_attributes_survive_binary_values() {
     let f = Fixture::new("xattr");

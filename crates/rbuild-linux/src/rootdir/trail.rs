@@ -8,7 +8,7 @@ use std::ffi::OsStr;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::meta::Inode;
 use crate::rootdir::dir::RootDir;
 
@@ -64,7 +64,7 @@ impl Trail {
     pub fn push(&mut self, below: RootDir) -> Result<()> {
         if self.steps.len() >= self.most {
             let why = format!("directories are nested more than {MOST_DEEP} deep");
-            return Err(Error::new("walking", below.label(), std::io::Error::other(why)));
+            return Err(below.error("walking", "", std::io::Error::other(why)));
         }
         if let Some(far) = self.steps.len().checked_sub(MOST_OPEN)
             && let TrailDir::Open(dir) = &self.steps[far]
@@ -116,10 +116,10 @@ fn above(below: &RootDir, inode: Inode) -> Result<RootDir> {
     let label = below.label().parent().unwrap_or(below.label()).to_path_buf();
     let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
     let fd = rustix::fs::openat(below.fd(), c"..", flags, Mode::empty());
-    let dir = below.alike(fd.map_err(|e| Error::new("openat", &label, e))?, &label);
+    let dir = below.alike_within(fd.map_err(|e| below.error("openat", "", e))?, &label);
     match dir.stat_self()?.inode() == inode {
         true => Ok(dir),
-        false => Err(Error::new("openat", &label, Errno::STALE)),
+        false => Err(dir.error("openat", "", Errno::STALE)),
     }
 }
 

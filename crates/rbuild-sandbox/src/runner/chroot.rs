@@ -29,15 +29,15 @@ pub use laid_out::restored_files;
 
 /// Runs the command of the request to its end, which is reported before the cleanup.
 pub fn run(request: &RunRequest, input: Option<OwnedFd>, socket: &UnixStream) -> Result<(), RunnerError> {
-    let RootFiles::Directory { root, scratch } = &request.files else {
+    let RootFiles::Directory { root, .. } = &request.files else {
         return Err(RunnerProblem::NeedsMounts("a root directory of layers".into()).during(Phase::Files));
     };
     if request.network != NetworkMode::Host {
         return Err(RunnerProblem::NeedsNamespaces.during(Phase::Namespaces));
     }
     process::adopt_orphans().during(Phase::Start)?;
-    let files = RootDir::from_fd(RootDir::open(root).during(Phase::Files)?.into_fd(), "/");
-    let scratch = RootDir::open(scratch).during(Phase::Files)?;
+    let files = RootDir::open(root).map_err(|e| e.within("the command's files")).during(Phase::Files)?.shown_as_root();
+    let scratch = request.files.open_scratch().during(Phase::Files)?;
     let mut laid_out = LaidOut::new(&files, &scratch);
     let put = laid_out.put(request).during(Phase::Files);
     let exit = put.and_then(|()| started(request, root, input, socket));

@@ -304,7 +304,7 @@ fn prepare(request: &RunRequest, around: &Surroundings, root: &RootDir) -> Resul
             return Err(RunnerProblem::NoDevice { name: name.into(), major, minor });
         }
     }
-    let scratch = RootDir::open(request.files.scratch())?.with_owners(owners);
+    let scratch = request.files.open_scratch()?.with_owners(owners);
     let (mounted, mounts) = match &request.files {
         RootFiles::Overlay { lowers, upper, .. } => {
             let mut lowers = lowers.clone();
@@ -324,7 +324,7 @@ fn prepare(request: &RunRequest, around: &Surroundings, root: &RootDir) -> Resul
             (mounted, mounts)
         }
         RootFiles::Directory { root: dir, .. } => {
-            let files = scratch.open_alike(dir)?;
+            let files = scratch.open_alike(dir)?.shown_as_root();
             let mut stubs = Stubs::new(&files, &scratch);
             let mounts = mounts_of(request, *proc, &mut stubs, root, &scratch)?;
             if let Some(stubs) = stubs.finish()? {
@@ -334,7 +334,7 @@ fn prepare(request: &RunRequest, around: &Surroundings, root: &RootDir) -> Resul
         }
     };
     root.sub(BUNDLE).and_then(|b| attach_mount(&mounted, &b, "rootfs"))?;
-    let rootfs = scratch.open_alike(ROOTFS)?;
+    let rootfs = scratch.open_alike(ROOTFS)?.shown_as_root();
     match rootfs.stat_follow(&request.cwd) {
         Ok(stat) if stat.kind == FileKind::Dir => {}
         Ok(_) => return Err(RunnerProblem::WorkingDirectoryIsAFile(request.cwd.clone())),

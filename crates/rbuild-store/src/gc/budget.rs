@@ -222,7 +222,7 @@ impl Gc<'_> {
             let number = |bytes: &[u8]| bytes.try_into().map_or(0, u64::from_le_bytes);
             return Ok(known.chunks_exact(16).map(|c| (number(&c[..8]), number(&c[8..]))).collect());
         }
-        let dir = self.store.dir(&format!("trees/{name}"))?;
+        let dir = self.store.dir(format!("trees/{name}"))?;
         let mut files = Vec::new();
         each_below(&dir, &mut |stat| {
             if stat.kind == FileKind::File {

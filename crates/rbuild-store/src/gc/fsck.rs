@@ -74,7 +74,7 @@ impl CheckedBlobs {
                     bytes += n as u64;
                 }
                 Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(rbuild_linux::Error::new("read", self.dir.label().join(name), e).into()),
+                Err(e) => return Err(self.dir.error("read", name, e).into()),
             }
         }
     }

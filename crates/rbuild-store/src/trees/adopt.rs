@@ -99,7 +99,7 @@ impl LazyTrees<'_> {
 
     /// Links the notes of a tree that do not depend on the representation of owners.
     fn link_notes(&self, tree: &TreeId, made: &RootDir) -> Result<()> {
-        let from = self.store.dir(&format!("trees/{}", tree.name()))?;
+        let from = self.store.dir(format!("trees/{}", tree.name()))?;
         for entry in from.entries()? {
             let name = entry.name.to_string_lossy();
             if is_layer_document(&name) || [REMAINDER, LISTING, secrets::NOTE].contains(&&*name) {

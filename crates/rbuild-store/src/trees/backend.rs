@@ -72,7 +72,7 @@ impl Snapshots {
     /// Fails if mounting or copying fails.
     pub fn working(self, store: &Store, work: &Workspace, trees: &[TreeId], upper: &Path) -> Result<Working> {
         if trees.is_empty() {
-            return Ok(Working { root: work.dir().open_alike(upper)?, before: None });
+            return Ok(Working { root: work.dir().open_alike(upper)?.shown_as_root(), before: None });
         }
         if self == Snapshots::Copies {
             let (_, root) = self.merged(store, work, trees, MergedFiles::Linked)?;

@@ -91,7 +91,7 @@ impl Trees<'_> {
     ///
     /// Fails if they are not unpacked.
     pub fn tree(&self, tree: &TreeId) -> Result<RootDir> {
-        Ok(self.store.root.sub(Path::new("trees").join(tree.name()).join("fs"))?)
+        self.store.dir(Path::new("trees").join(tree.name()).join("fs"))
     }
 
     /// Returns true if the tree neither shows nor hides any file: it consists of a root directory
@@ -124,7 +124,7 @@ impl Trees<'_> {
     /// Fails if the file cannot be written.
     pub fn put_note(&self, made: &RootDir, name: &str, bytes: &[u8]) -> Result<()> {
         let mut file = made.create_file(OsStr::new(name), modes::file())?;
-        file.write_all(bytes).map_err(|e| rbuild_linux::Error::new("write", made.label().join(name), e))?;
+        file.write_all(bytes).map_err(|e| made.error("write", name, e))?;
         Ok(())
     }
 

@@ -142,8 +142,9 @@ fn a_full_disk_is_reported_and_leaves_nothing_behind() {
         "mount -t tmpfs -o size=12m x $RBUILD_ROOT; $RB import $BASE busybox >/dev/null; c=0; $RB build || c=$?; \
          ls -A $RBUILD_ROOT/tmp; echo 'FROM busybox' > Dockerfile; echo 'RUN true' >> Dockerfile; $RB build -q -t ok; exit $c",
     );
-    let ran = ran.fails(1, &["No space left on device", "rbuild prune"]);
+    let ran = ran.fails(1, &["error: ", "No space left on device", "hint: free some space; `rbuild prune -a`"]);
     assert!(ran.stdout.starts_with("sha256:"), "left in tmp: {}", ran.stdout);
+    assert!(!ran.stderr.contains("small/"), "a path of the store: {}", ran.stderr);
 }
 
 /// The process that prepares a command meets the full disk, not the builder.
@@ -155,6 +156,23 @@ fn a_full_disk_during_run_is_reported() {
                $RB --isolation=chroot run -v $PWD/big:/big:ro busybox true";
     in_namespace(&lab, run)
         .fails(126, &["cannot start the command", "No space left on device", "hint: ", "rbuild prune"]);
+}
+
+/// A message names the store's directory and the kind of its files, not their paths.
+#[test]
+fn files_of_the_store_that_cannot_be_used_are_reported_without_their_paths() {
+    let lab = Lab::new();
+    lab.build("FROM busybox\nRUN echo 1 > /a\n", &[]).ok();
+    let store = lab.store();
+    let inside = |ran: &crate::lab::Ran| ran.stderr.contains(&format!("{}/", store.display()));
+    let hidden = lab.path("hidden");
+    std::fs::rename(store.join("tmp"), &hidden).unwrap();
+    let ran = lab
+        .build("FROM busybox\nRUN echo 2 > /a\n", &[])
+        .fails(1, &["error: cannot read the store `", "No such file or directory", "hint: run `rbuild fsck --repair`"]);
+    assert!(!inside(&ran), "{}", ran.stderr);
+    std::fs::rename(&hidden, store.join("tmp")).unwrap();
+    lab.build("FROM busybox\nRUN echo 2 > /a\n", &[]).ok();
 }
 
 /// The message for a full disk does not blame the store if another disk is full.

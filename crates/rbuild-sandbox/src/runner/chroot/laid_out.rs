@@ -257,7 +257,7 @@ impl LaidOut<'_> {
         }
         if !restored.is_empty() {
             let mut file = self.scratch.create_file(OsStr::new(RESTORED), 0o600)?;
-            let failed = |e| Error::new("write", self.scratch.label().join(RESTORED), e);
+            let failed = |e| self.scratch.error("write", RESTORED, e);
             std::io::Write::write_all(&mut file, &restored.join(&0)).map_err(failed)?;
         }
         Ok(())

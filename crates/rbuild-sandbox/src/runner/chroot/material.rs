@@ -59,7 +59,7 @@ impl What<'_> {
         match self {
             What::Text(content, mode, uid, gid) => {
                 let mut file = dir.create_file(name, 0o600)?;
-                let failed = |e| rbuild_linux::Error::new("write", dir.label().join(name), e);
+                let failed = |e| dir.error("write", name, e);
                 file.write_all(content).map_err(failed)?;
                 dir.chown(name, *uid, *gid)?;
                 dir.chmod(name, *mode)
