@@ -94,7 +94,7 @@ impl Image {
             return Err(StoreError::Damaged {
                 what: format!("image {}", self.id.short()),
                 reason: format!(
-                    "its manifest has {} layers, its configuration {}",
+                    "its manifest and configuration disagree on the number of layers: {} and {}",
                     layers.len(),
                     self.config.rootfs.diff_ids.len()
                 ),

@@ -149,7 +149,9 @@ impl Transfer<'_> {
             serde_json::from_slice(&text).map_err(|e| self.odd(format!("the configuration {digest}: {e}")))?;
         let (layers, diff_ids) = (manifest.layers().len(), config.rootfs.diff_ids.len());
         if layers != diff_ids {
-            return Err(self.odd(format!("its manifest has {layers} layers, its configuration {diff_ids}")));
+            return Err(self.odd(format!(
+                "its manifest and configuration disagree on the number of layers: {layers} and {diff_ids}"
+            )));
         }
         let (own, wanted) = (config.platform(), self.platform);
         let other =

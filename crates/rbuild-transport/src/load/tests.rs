@@ -96,8 +96,8 @@ const FAULTS: [(&str, Make, &str, &str); 12] = [
     (
         "more layers than diffIDs",
         |f| vec![f.image(HOST, "1", |config, _| config["rootfs"]["diff_ids"] = json!([])).entry],
-        "has 1 layers, its configuration 0",
-        "has 1 layers, its configuration 0",
+        "disagree on the number of layers: 1 and 0",
+        "disagree on the number of layers: 1 and 0",
     ),
     (
         "another diffID",
@@ -129,8 +129,8 @@ const FAULTS: [(&str, Make, &str, &str); 12] = [
             }
             vec![entry]
         },
-        "indexes are nested more than 4 deep",
-        "indexes are nested more than 4 deep",
+        "is nested more than 4 deep",
+        "is nested more than 4 deep",
     ),
     (
         "a digest of another kind",

@@ -79,7 +79,7 @@ fn document_cases() -> [Case; 11] {
         (
             "counts",
             |f| f.image(HOST, "1", |config, _| config["rootfs"]["diff_ids"] = json!([])).entry,
-            Err("its manifest has 1 layers, its configuration 0"),
+            Err("its manifest and configuration disagree on the number of layers: 1 and 0"),
         ),
         (
             "large configuration",

@@ -87,7 +87,7 @@ fn contradicting_documents_are_rejected() {
     let few = Forged { diff_ids: Forged::new(layers()).diff_ids[..1].to_vec(), ..Forged::new(layers()) };
     let more =
         Forged { diff_ids: [Forged::new(layers()).diff_ids, vec![DiffId::of(b"")]].concat(), ..Forged::new(layers()) };
-    for (image, says) in [(few, "has 2 layers, its configuration 1"), (more, "has 2 layers, its configuration 3")] {
+    for (image, says) in [(few, "number of layers: 2 and 1"), (more, "number of layers: 2 and 3")] {
         load_layout(&lab, &image, "x:latest").fails(1, &[says]);
         load_archive(&lab, &image, "x:latest").fails(1, &[says]);
     }
