@@ -162,7 +162,17 @@ impl ChecksumHasher {
 
 #[cfg(test)]
 mod tests {
+    use rbuild_testkit::{assert_recorded, no_remedy, variants};
+
     use super::*;
+
+    #[test]
+    fn messages_are_as_recorded() {
+        let digits = ChecksumAlgorithm::ALL.into_iter().map(ChecksumError::Digits);
+        let errors: Vec<ChecksumError> = digits.chain([ChecksumError::Algorithm]).collect();
+        let variants = variants!(ChecksumError { Algorithm, Digits });
+        assert_recorded!("ChecksumError", variants.table(&errors, |e| e, no_remedy));
+    }
 
     #[test]
     fn checksums_have_a_known_algorithm_and_all_digits() {

@@ -136,7 +136,16 @@ impl Times {
 
 #[cfg(test)]
 mod tests {
+    use rbuild_testkit::{assert_recorded, no_remedy, variants};
+
     use super::*;
+
+    #[test]
+    fn messages_are_as_recorded() {
+        let errors =
+            [LevelError { form: "gzip", level: 10, most: 9 }, LevelError { form: "zstd", level: -1, most: 22 }];
+        assert_recorded!("LevelError", variants!(LevelError).table(&errors, |e| e, no_remedy));
+    }
 
     #[test]
     fn a_form_has_the_levels_of_its_compression() {

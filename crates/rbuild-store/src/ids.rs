@@ -104,10 +104,17 @@ impl fmt::Display for BuildId {
 
 #[cfg(test)]
 mod tests {
+    use rbuild_testkit::{assert_recorded, no_remedy, variants};
+
     use super::*;
     use crate::{IndexedStep, Record};
 
     const HEX: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+
+    #[test]
+    fn messages_are_as_recorded() {
+        assert_recorded!("BuildIdError", variants!(BuildIdError).table(&[BuildIdError], |e| e, no_remedy));
+    }
 
     #[test]
     fn build_ids_are_file_names() {

@@ -134,8 +134,21 @@ fn sources(graph: &BuildGraph) -> impl Iterator<Item = (&CopySource, &UrlSource)
 mod tests {
     use rbuild_image::{BlobDigest, SourceUrl};
     use rbuild_paths::SourcePattern;
+    use rbuild_testkit::{assert_recorded, variants};
 
     use super::*;
+
+    #[test]
+    fn messages_are_as_recorded() {
+        let errors = [
+            NotFetched {
+                message: "cannot download https://a.io/x: GET /x at a.io".into(),
+                help: Some(Remedy::CheckNetwork),
+            },
+            NotFetched { message: "https://a.io/x: there is no stored version".into(), help: None },
+        ];
+        assert_recorded!("NotFetched", variants!(NotFetched).table(&errors, |e| e, |e| e.help.clone()));
+    }
 
     fn file(url: &str, name: &str) -> UrlSource {
         UrlSource { url: SourceUrl::parse(url).unwrap(), name: name.into(), checksum: None }

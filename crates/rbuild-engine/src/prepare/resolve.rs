@@ -201,3 +201,19 @@ fn similar(store: &Store, need: &ImageNeed) -> Option<String> {
     let same = || names.iter().find(|name| name.familiar_name() == wanted);
     near(&text, &whole).or_else(same).or_else(|| near(&path(wanted.clone())?, &bare)).map(Reference::shortest)
 }
+
+#[cfg(test)]
+mod tests {
+    use rbuild_testkit::{assert_recorded, variants};
+
+    use super::*;
+
+    #[test]
+    fn messages_are_as_recorded() {
+        let errors = [
+            NotPulled { message: "r.io/a/b: r.io has no manifest 1".into(), help: Some("check the name".into()) },
+            NotPulled { message: "r.io/a/b: the answer has no digest".into(), help: None },
+        ];
+        assert_recorded!("NotPulled", variants!(NotPulled).table(&errors, |e| e, |e| e.help.clone()));
+    }
+}
