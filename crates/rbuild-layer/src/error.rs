@@ -97,6 +97,12 @@ impl LayerError {
         }
     }
 
+    /// Returns true if the archive itself is the cause: it is invalid or incomplete.
+    pub fn is_of_content(&self) -> bool {
+        use LayerError::{Damaged, Entry, NotTar, Truncated};
+        matches!(self, NotTar | Truncated(_) | Damaged(_) | Entry { .. })
+    }
+
     /// Returns the remedy, if there is one.
     pub fn remedy(&self) -> Option<Remedy> {
         match self {

@@ -3,7 +3,7 @@
 //! This is done once for each pair, and recorded.
 
 use rbuild_image::{BlobDigest, DiffId};
-use rbuild_layer::{Compression, detect, layer_digests};
+use rbuild_layer::{Compression, LayerError, detect, layer_digests};
 use rbuild_linux::parallel::{cores, try_map};
 use rbuild_linux::{Error, described};
 
@@ -44,6 +44,15 @@ impl Blobs<'_> {
         let (stored, found) = layer_digests(self.open_blob(blob)?, self.store.limits())?;
         compare(blob, stored)?;
         compare_content(blob, diff_id, found)
+    }
+
+    /// Returns the error for a layer whose content is no valid archive: its file is damaged, or the
+    /// image has always been invalid.
+    pub(crate) fn invalid_layer(&self, blob: &BlobDigest, source: LayerError) -> StoreError {
+        match self.read_blob(blob, |_| Ok(())) {
+            Ok(()) => StoreError::InvalidLayer { blob: *blob, source },
+            Err(damage) => damage,
+        }
     }
 
     /// Records that the blob contains the layer with that diffID, which the caller knows from

@@ -40,6 +40,9 @@ pub enum StoreError {
     /// The bytes of a layer do not have the digest that names them.
     #[error("layer {blob} is corrupt: its digest is {found}")]
     WrongDigest { blob: BlobDigest, found: BlobDigest },
+    /// A layer is no valid archive, although its bytes have the digest that names them.
+    #[error("layer {blob} cannot be unpacked")]
+    InvalidLayer { blob: BlobDigest, source: LayerError },
     /// The content of a layer does not have the diffID that the image's configuration gives.
     #[error("layer {blob} has diffID {found}; the image configuration expects {expected}")]
     WrongDiffId { blob: BlobDigest, expected: DiffId, found: DiffId },
@@ -131,7 +134,9 @@ impl StoreError {
             StoreError::AccessTimes => {
                 Some("mount the file system with relatime or noatime, or move the store to another one".into())
             }
-            StoreError::WrongDigest { .. } | StoreError::WrongDiffId { .. } => Some(Remedy::ReplaceImage),
+            StoreError::WrongDigest { .. } | StoreError::InvalidLayer { .. } | StoreError::WrongDiffId { .. } => {
+                Some(Remedy::ReplaceImage)
+            }
             StoreError::Damaged { .. } | StoreError::NoBlob(_) => Some(Remedy::RepairStore),
             _ if self.is_disk_full() => Some(Remedy::FreeSpace),
             StoreError::Kernel(e) | StoreError::Layer(LayerError::Kernel(e)) => remedy_of_kernel(e),
@@ -207,6 +212,7 @@ mod tests {
             StoreError::Damaged { what: "index".into(), reason: "it has no manifests".into() },
             StoreError::NoBlob(digest),
             StoreError::WrongDigest { blob: digest, found },
+            StoreError::InvalidLayer { blob: digest, source: LayerError::NotTar },
             StoreError::WrongDiffId { blob: digest, expected: DiffId::of(b"a"), found: DiffId::of(b"b") },
             StoreError::NoImage("demo:1".into()),
             StoreError::Ambiguous { name: "3f".into(), found: "3f01, 3f02".into() },
@@ -230,6 +236,7 @@ mod tests {
             Damaged,
             NoBlob,
             WrongDigest,
+            InvalidLayer,
             WrongDiffId,
             NoImage,
             Ambiguous,

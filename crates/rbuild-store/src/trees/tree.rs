@@ -272,7 +272,10 @@ impl Trees<'_> {
         let blob = self.store.blobs().open_blob(digest)?;
         let known = self.store.blobs().is_known_whole(&blob).then_some(*digest);
         let how = Unpacking { known, nanoseconds, stop: self.store.stop(), ..Unpacking::layer(self.store.limits()) };
-        let got = unpack_some(&blob, fs, how, wants)?;
+        let got = unpack_some(&blob, fs, how, wants).map_err(|source| match source.is_of_content() {
+            true => self.store.blobs().invalid_layer(digest, source),
+            false => source.into(),
+        })?;
         compare(digest, got.digest)?;
         compare_content(digest, diff_id, got.diff_id)?;
         self.store.blobs().note_layer(digest, diff_id)?;

@@ -149,7 +149,7 @@ pub fn failure(e: &clap::Error, verb: &str, words: &[OsString], misplaced: Optio
     // Clap appends the name of the value: `--progress <PROGRESS>`.
     let flag = given.split([' ', '[', '=']).next().unwrap_or_default().trim_matches(['<', '>']).to_string();
     let shown = clap_command::written(verb);
-    let see = options_of(&shown, &flag);
+    let see = options_of(shown, &flag);
     match e.kind() {
         ErrorKind::UnknownArgument if !given.starts_with('-') => {
             let failure = Failure::usage(format!("unexpected argument `{given}`"));
