@@ -91,7 +91,7 @@ pub enum DownloadError {
         source: Box<RegistryProblem>,
     },
     /// The sink failed.
-    #[error("cannot keep {url}")]
+    #[error("cannot store {url}")]
     Sink {
         /// The URL.
         url: Box<SourceUrl>,

@@ -46,9 +46,9 @@ impl Phase {
     fn prefix(self) -> &'static str {
         match self {
             Phase::Request => "cannot read the request: ",
-            Phase::Terminal => "the terminal: ",
-            Phase::Report => "reporting the end: ",
-            Phase::Cleanup => "removing the files in place of mounts: ",
+            Phase::Terminal => "cannot set up the terminal: ",
+            Phase::Report => "cannot report the end of the command: ",
+            Phase::Cleanup => "cannot remove the files that replaced mounts: ",
             Phase::Start | Phase::Namespaces | Phase::Files | Phase::Container | Phase::Command | Phase::Emulation => {
                 ""
             }
@@ -92,7 +92,7 @@ pub enum RunnerProblem {
     NoNetwork,
     #[error("cannot start the isolated network: {carrier} printed {}", if said.is_empty() { "nothing" } else { said })]
     NetworkDown { carrier: Cow<'static, str>, said: String },
-    #[error("owners are recorded on x86_64 and aarch64 only")]
+    #[error("owners can be recorded on x86_64 and aarch64 only")]
     NoEmulation,
     /// The index of a command's IDs exceeds the resource limit that contains it.
     #[error("the hard limit on the size of message queues (ulimit -q) is too low to emulate IDs")]
@@ -100,7 +100,7 @@ pub enum RunnerProblem {
     #[error("cannot intercept the command's system calls")]
     NoListener,
     /// The kernel permits one filter with a listener for a process (seccomp(2), EBUSY).
-    #[error("a program around this one intercepts its system calls, so those of commands cannot be intercepted")]
+    #[error("another program intercepts the system calls of rbuild, so those of commands cannot be intercepted")]
     AlreadyIntercepted,
     /// One of the container's first processes was killed.
     #[error("a process that was setting up the container was killed by signal {0}")]
@@ -159,10 +159,10 @@ impl RunnerError {
                 Some(format!("create it: mknod -m 666 /dev/{name} c {major} {minor}").into())
             }
             RunnerProblem::LowQueueLimit => {
-                Some("let root raise the hard limit of message queues to 819200 for this shell".to_string().into())
+                Some("as root, raise the hard limit on message queues of this shell to 819200".to_string().into())
             }
             RunnerProblem::AlreadyIntercepted => {
-                Some("give the user sub-IDs, or start rbuild outside of that program or container".to_string().into())
+                Some("give the user sub-IDs, or start rbuild outside that program or container".to_string().into())
             }
             RunnerProblem::ExposedProcesses => Some(Remedy::UnmaskProc),
             RunnerProblem::WritableVolume(_) => Some(Remedy::ReadOnlyVolume),
@@ -201,11 +201,6 @@ impl SystemError {
             None => of_errno(self.errno?),
         }
     }
-
-    /// Returns the error with the words of a message that describes its object otherwise.
-    fn of(self, object: &str) -> SystemError {
-        SystemError { message: format!("{object}: {}", self.message), ..self }
-    }
 }
 
 impl From<rbuild_linux::Error> for SystemError {
@@ -241,8 +236,8 @@ impl RunnerProblem {
 
     /// Returns the failure to mount at a target.
     pub(crate) fn of_mount_point(target: &Path, e: rbuild_linux::Error) -> RunnerProblem {
-        let object = format!("the mount point {}", rbuild_linux::quoted(target));
-        RunnerProblem::System(SystemError::from(e).of(&object))
+        let message = format!("cannot mount on {}: {}", rbuild_linux::quoted(target), e.of_object());
+        RunnerProblem::System(SystemError { message, ..SystemError::from(e) })
     }
 
     pub(crate) fn during(self, phase: Phase) -> RunnerError {
@@ -291,7 +286,8 @@ mod tests {
     use super::*;
 
     fn failed(errno: rustix::io::Errno) -> RunnerProblem {
-        RunnerProblem::of_call("mkdirat", Path::new("/store/tmp/work"))(errno)
+        let e = rbuild_linux::Error::new("mkdirat", Path::new("/store/tmp/work"), errno);
+        e.within("the command's temporary files").into()
     }
 
     /// Returns the error as it arrives in another process.
@@ -307,7 +303,10 @@ mod tests {
         assert_eq!(files.remedy(), Some(Remedy::RaiseSessionLimit { limit: SessionLimit::Files }));
         let denied = sent(&failed(rustix::io::Errno::ACCESS).during(Phase::Files));
         assert_eq!(denied.errno(), Some(13));
-        assert!(denied.to_string().contains("/store/tmp/work"), "{denied}");
+        assert_eq!(
+            denied.to_string(),
+            "cannot write to the command's temporary files: Permission denied (os error 13)"
+        );
     }
 
     #[test]

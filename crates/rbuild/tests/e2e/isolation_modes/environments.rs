@@ -346,7 +346,7 @@ exec @ARGV;
 fn a_program_that_intercepts_system_calls_is_named() {
     let lab = Lab::new();
     lab.write("around.pl", INTERCEPTED).write("Dockerfile", "FROM busybox\nRUN true\n");
-    let says = ["a program around this one intercepts its system calls", "sub-IDs"];
+    let says = ["another program intercepts the system calls of rbuild", "sub-IDs"];
     lab.sh("perl around.pl $RB --isolation single-id build").fails(1, &says);
     let doctor = lab.sh("perl around.pl $RB --isolation single-id doctor").ok().stdout;
     assert!(says.iter().all(|text| doctor.contains(text)), "{doctor}");
