@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use rbuild_linux::parallel::locked;
-use rbuild_linux::{RootDir, Timestamp};
+use rbuild_linux::{RootDir, Timestamp, UidGid};
 use rbuild_plan::{BuildGraph, Step, VertexId};
 use rbuild_sandbox::Builder;
 use rbuild_store::{Image, MergedTree, Session, Snapshots, Store, TreeId, Working, Workspace};
@@ -180,14 +180,14 @@ impl<'a> Rootfs<'a> {
         let (path, dir) = self.store.trees().new_tree(&self.work)?;
         let fail = || BuildError::kernel("the step's directory");
         let fs = dir.sub("fs").map_err(fail())?;
-        let (uid, gid, mode) = match trees.last() {
+        let (owner, mode) = match trees.last() {
             Some(top) => {
                 let stat = self.store.trees().tree(top)?.stat_self().map_err(fail())?;
-                (stat.uid, stat.gid, stat.mode)
+                (stat.owner(), stat.mode)
             }
-            None => (0, 0, 0o755),
+            None => (UidGid::ROOT, 0o755),
         };
-        fs.set_own_meta(uid, gid, mode, Timestamp { sec: self.request.now, nsec: 0 }).map_err(fail())?;
+        fs.set_own_meta(owner, mode, Timestamp { sec: self.request.now, nsec: 0 }).map_err(fail())?;
         Ok((path, dir))
     }
 

@@ -8,7 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rbuild_linux::{FileStamp, RootDir, Stat, Timestamp};
+use rbuild_linux::{FileStamp, RootDir, Stat, Timestamp, UidGid};
 
 use crate::entry::{EntryKind, TarEntry};
 use crate::error::Result;
@@ -27,9 +27,7 @@ pub struct ExternalFile {
     /// Status of the source file when it was selected. Packing fails if it has changed since.
     pub stat: Stat,
     /// Owner in the layer.
-    pub uid: u32,
-    /// Group in the layer.
-    pub gid: u32,
+    pub owner: UidGid,
     /// Mode in the layer.
     pub mode: u32,
     /// True if the content is the same as in the earlier layer.
@@ -115,13 +113,13 @@ impl ExternalHere {
 }
 
 fn entry(file: &ExternalFile, path: &Path, times: Times) -> TarEntry {
-    let ExternalFile { name, stat, uid, gid, mode, .. } = file;
+    let ExternalFile { name, stat, owner, mode, .. } = file;
     TarEntry {
         path: path.join(name).into_os_string(),
         kind: EntryKind::File,
         mode: *mode,
-        uid: u64::from(*uid),
-        gid: u64::from(*gid),
+        uid: u64::from(owner.uid),
+        gid: u64::from(owner.gid),
         mtime: Timestamp { sec: times.of(stat.mtime.sec), ..stat.mtime },
         size: stat.size,
         link: OsString::new(),
@@ -172,15 +170,14 @@ mod tests {
                     if i % 2 == 0 { part.join(dir).join(&name) } else { source.join(format!("{i}-{}", dir.len())) };
                 std::fs::write(&at, &content).unwrap();
                 if i % 2 == 1 {
-                    let (uid, gid, mode) = (0, 0, 0o640);
+                    let (owner, mode) = (UidGid::ROOT, 0o640);
                     let source_name = at.file_name().unwrap().to_os_string();
                     let stat = file_stat(&File::open(&at).unwrap()).unwrap();
                     files.push(ExternalFile {
                         name: name.clone().into(),
                         source: source_name,
                         stat,
-                        uid,
-                        gid,
+                        owner,
                         mode,
                         unchanged: false,
                     });
@@ -241,7 +238,8 @@ mod tests {
                 let path = Path::new(name);
                 let stat = file_stat(&File::open(source.join(path)).unwrap()).unwrap();
                 let name = path.file_name().unwrap().to_os_string();
-                let file = ExternalFile { source: name.clone(), name, stat, uid: 0, gid: 0, mode: 0o600, unchanged };
+                let file =
+                    ExternalFile { source: name.clone(), name, stat, owner: UidGid::ROOT, mode: 0o600, unchanged };
                 let dir = path.parent().unwrap();
                 external.add(dir, dir, [file]);
             }
@@ -286,8 +284,14 @@ mod tests {
                 std::fs::write(top.join("f"), vec![2; now]).unwrap();
                 let mut external = ExternalFiles::of(RootDir::open(&top).unwrap(), None);
                 let name = || OsStr::new("f").to_os_string();
-                let file =
-                    ExternalFile { name: name(), source: name(), stat, uid: 0, gid: 0, mode: 0o644, unchanged: false };
+                let file = ExternalFile {
+                    name: name(),
+                    source: name(),
+                    stat,
+                    owner: UidGid::ROOT,
+                    mode: 0o644,
+                    unchanged: false,
+                };
                 external.add(Path::new(""), Path::new(""), [file]);
                 let tree = RootDir::open(top.join("tree")).unwrap();
                 let got = pack_with_external(&tree, external, form, Vec::new());

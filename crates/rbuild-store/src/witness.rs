@@ -57,7 +57,7 @@ fn make(dir: &RootDir, name: &OsStr, kind: FileKind) -> Result<()> {
         let says = if keeps { OWNERS_AND_ATTRIBUTES } else { OWNERS };
         file.write_all(says).map_err(|e| dir.error("write", name, e))?;
     }
-    match dir.chown(&temp, SOMEBODY.uid, SOMEBODY.gid) {
+    match dir.chown(&temp, SOMEBODY) {
         Ok(()) => Ok(dir.rename(&temp, dir, name)?),
         // Without other users, no owner can be lost.
         Err(_) => Ok(dir.remove_file(&temp)?),

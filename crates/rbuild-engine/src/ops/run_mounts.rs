@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rbuild_dockerfile::{Sharing, Span};
 use rbuild_image::Hasher;
-use rbuild_linux::RootDir;
+use rbuild_linux::{RootDir, UidGid};
 use rbuild_paths::SourcePattern;
 use rbuild_plan::{
     AgentStep, CacheStep, CopyItem, CopySource, CopyStep, FileSource, MountKindStep, MountStep, RunStep, SecurityMode,
@@ -197,7 +197,7 @@ fn cache_id(env: &StepEnv<'_>, step: &CacheStep, seed: Seed<'_>) -> Result<Cache
 /// context no longer has the content that the cache's ID was computed from.
 fn fill_cache(env: &StepEnv<'_>, id: VertexId, step: &CacheStep, seed: Seed<'_>, dir: &RootDir) -> Attempt<()> {
     let fail = || BuildError::kernel(format!("the cache mount `{}`", step.id));
-    dir.set_own_meta(step.uid, step.gid, step.mode, now(env.request.now)).map_err(fail())?;
+    dir.set_own_meta(UidGid::new(step.uid, step.gid), step.mode, now(env.request.now)).map_err(fail())?;
     let Some(from) = step.from else { return Ok(()) };
     let copied = files_of(from, seed.from_name, &step.source, seed.span);
     let mut track = Track::default();
@@ -315,7 +315,8 @@ fn fill_part(
     (track, dir): (&mut Track, &RootDir),
 ) -> Attempt<()> {
     let root = dir.sub("fs").map_err(BuildError::kernel("the context's directory"))?;
-    root.set_own_meta(0, 0, 0o755, now(env.request.now)).map_err(BuildError::kernel("the context's directory"))?;
+    root.set_own_meta(UidGid::ROOT, 0o755, now(env.request.now))
+        .map_err(BuildError::kernel("the context's directory"))?;
     let copied = files_of(mount.from, mount.from_name, mount.source, mount.span);
     let fail = |e| copy_error(env, id, &copied, e);
     track.defers = true;

@@ -18,7 +18,7 @@ use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use rbuild_linux::{OwnerRecords, RootDir};
+use rbuild_linux::{OwnerRecords, RootDir, UidGid};
 use rbuild_plan::AgentStep;
 use rbuild_sandbox::{MountRequest, MountSource};
 use rustix::event::{PollFd, PollFlags, poll};
@@ -58,7 +58,7 @@ impl Agent {
         let opened = RootDir::open(&dir)?.with_owners(owners);
         // The address of a socket has at most 107 bytes (unix(7)), and the path may be longer.
         let listener = UnixListener::bind(format!("/proc/self/fd/{}/{NAME}", opened.fd().as_raw_fd()))?;
-        opened.chown(OsStr::new(NAME), step.uid, step.gid)?;
+        opened.chown(OsStr::new(NAME), UidGid::new(step.uid, step.gid))?;
         std::fs::set_permissions(dir.join(NAME), std::fs::Permissions::from_mode(step.mode))?;
         let behind = match source {
             AgentSource::Socket(_) => Behind::Socket(socket.to_path_buf()),

@@ -83,7 +83,7 @@ impl UnpackTarget<'_> {
         for (path, (mode, mtime)) in self.dirs.iter().rev() {
             let Some(name) = path.file_name() else {
                 let own = self.root.stat_self()?;
-                self.root.set_own_meta(own.uid, own.gid, *mode, *mtime)?;
+                self.root.set_own_meta(own.owner(), *mode, *mtime)?;
                 continue;
             };
             let above = path.parent().unwrap_or(Path::new(""));

@@ -37,7 +37,7 @@ impl UnpackTarget<'_> {
     ) -> Result<()> {
         let dir = &self.parent.1;
         if ids != UidGid::ROOT || !made {
-            dir.chown(name, ids.uid, ids.gid).map_err(|e| self.owner_hint(entry, e))?;
+            dir.chown(name, ids).map_err(|e| self.owner_hint(entry, e))?;
         }
         for (attr, value) in entry.xattrs.iter().filter(|(attr, _)| keep_in_tree(attr)) {
             dir.set_xattr(name, attr, value)?;

@@ -6,7 +6,7 @@ use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use rbuild_linux::{FileKind, RootDir, Timestamp, UidGid, quoted};
+use rbuild_linux::{FileKind, RootDir, Timestamp, quoted};
 
 use crate::entry::{EntryKind, TarEntry};
 use crate::error::{LayerError, Result};
@@ -113,8 +113,8 @@ impl<'a> UnpackTarget<'a> {
                 _ => Err(entry_error(entry, "would replace the root directory")),
             };
         }
-        let UidGid { uid, gid } = self.ids(entry)?;
-        self.root.set_own_meta(uid, gid, entry.mode, entry.mtime).map_err(|e| self.owner_hint(entry, e))?;
+        let owner = self.ids(entry)?;
+        self.root.set_own_meta(owner, entry.mode, entry.mtime).map_err(|e| self.owner_hint(entry, e))?;
         self.dirs.insert(PathBuf::new(), (entry.mode, entry.mtime));
         Ok(())
     }

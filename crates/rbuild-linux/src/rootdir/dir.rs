@@ -453,8 +453,8 @@ impl RootDir {
                         }
                         Err(e) => return Err(e),
                     }
-                    if let Some(UidGid { uid, gid }) = owner {
-                        at.chown(&part, uid, gid)?;
+                    if let Some(owner) = owner {
+                        at.chown(&part, owner)?;
                     }
                     at.chmod(&part, mode)?;
                     made(&next);

@@ -41,16 +41,17 @@ impl RootDir {
     }
 
     /// Sets the owner of the direct child `name`, without following it.
-    pub fn chown(&self, name: &OsStr, uid: u32, gid: u32) -> Result<()> {
+    pub fn chown(&self, name: &OsStr, owner: UidGid) -> Result<()> {
         if let Some(owners) = self.written_owners() {
             let stat = self.stat_name(name)?;
             return owners
-                .chown(self.fd(), name, &self.proc_path(name), &stat, UidGid { uid, gid })
+                .chown(self.fd(), name, &self.proc_path(name), &stat, owner)
                 .map_err(|e| self.err("recording the owner", Path::new(name), e));
         }
-        let owner = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
+        let UidGid { uid, gid } = owner;
+        let (user, group) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
         one_component(name)
-            .and_then(|name| rustix::fs::chownat(self.fd(), name, owner.0, owner.1, AtFlags::SYMLINK_NOFOLLOW))
+            .and_then(|name| rustix::fs::chownat(self.fd(), name, user, group, AtFlags::SYMLINK_NOFOLLOW))
             .map_err(|e| self.err("fchownat", Path::new(name), e).because(unmapped_owner(e, uid, gid)))
     }
 
@@ -74,7 +75,8 @@ impl RootDir {
     }
 
     /// Sets the owner, mode and modification time of this directory itself.
-    pub fn set_own_meta(&self, uid: u32, gid: u32, mode: u32, mtime: Timestamp) -> Result<()> {
+    pub fn set_own_meta(&self, owner: UidGid, mode: u32, mtime: Timestamp) -> Result<()> {
+        let UidGid { uid, gid } = owner;
         let here = Path::new("");
         if let Some(owners) = self.written_owners() {
             let what = Recorded { uid, gid, device: None };

@@ -164,7 +164,7 @@ fn calls_by_name_take_one_component() {
         note("remove_file", root.remove_file(name).err());
         note("remove_dir", root.remove_dir(name).err());
         note("remove_all", root.remove_all(name).err());
-        note("chown", root.chown(name, 0, 0).err());
+        note("chown", root.chown(name, UidGid::ROOT).err());
         note("chmod", root.chmod(name, 0o600).err());
         note("set_mtime", root.set_mtime(name, Timestamp { sec: 1, nsec: 0 }).err());
         if !name.is_empty() {
@@ -194,7 +194,7 @@ fn owner_records_apply_to_a_directory_and_everything_opened_from_it() {
     symlink("file", f.0.join("root/d/link")).unwrap();
     let dir = recorded.sub("d").unwrap();
     for name in [file, link] {
-        dir.chown(name, 33, 34).unwrap();
+        dir.chown(name, UidGid::new(33, 34)).unwrap();
         dir.set_mtime(name, Timestamp { sec: 5, nsec: 0 }).unwrap();
     }
     dir.create_node(device, FileKind::CharDevice, 0o600, (1, 3)).unwrap();

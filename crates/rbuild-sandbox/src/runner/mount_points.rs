@@ -51,7 +51,7 @@ impl<'a> Stubs<'a> {
         if !self.made {
             let root = self.below.stat_self()?;
             self.scratch.create_dir(name, 0o755)?;
-            self.scratch.sub(name)?.set_own_meta(root.uid, root.gid, root.mode, root.mtime)?;
+            self.scratch.sub(name)?.set_own_meta(root.owner(), root.mode, root.mtime)?;
             self.made = true;
         }
         self.scratch.sub(name)
@@ -102,7 +102,7 @@ impl<'a> Stubs<'a> {
                     dir.set_xattr(&name, &attr, &value)?;
                 }
             }
-            dir.sub(&name)?.set_own_meta(stat.uid, stat.gid, stat.mode, stat.mtime)?;
+            dir.sub(&name)?.set_own_meta(stat.owner(), stat.mode, stat.mtime)?;
         }
         Ok(())
     }

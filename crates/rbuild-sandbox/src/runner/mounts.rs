@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use libcontainer::oci_spec::runtime as oci;
 use rbuild_linux::Forbidden::{Devices, Programs, SetId, Writing};
 use rbuild_linux::{
-    FileKind, RootDir, attach_mount, bind_clone, detached_dir, detached_overlay, make_read_only, new_filesystem,
+    FileKind, RootDir, UidGid, attach_mount, bind_clone, detached_dir, detached_overlay, make_read_only, new_filesystem,
 };
 
 use crate::error::{FileOrigin, MountProblem, RunnerProblem, library};
@@ -146,9 +146,9 @@ fn system_mount(
         }
         Some("/sys") if Path::new(SYSFS).exists() => bind_clone(Path::new(SYSFS)),
         Some("/dev") => new_filesystem("tmpfs", &[("mode", "755"), ("size", "65536k")], &[SetId]),
-        Some("/etc/hosts") => return file("hosts", request.hosts.as_bytes(), (0o644, 0, 0), scratch).map(Some),
+        Some("/etc/hosts") => return file("hosts", request.hosts.as_bytes(), (0o644, UidGid::ROOT), scratch).map(Some),
         Some("/etc/resolv.conf") => {
-            return file("resolv.conf", request.resolv_conf.as_bytes(), (0o644, 0, 0), scratch).map(Some);
+            return file("resolv.conf", request.resolv_conf.as_bytes(), (0o644, UidGid::ROOT), scratch).map(Some);
         }
         _ => return Ok(None),
     };
@@ -193,17 +193,12 @@ pub(crate) fn mounts_inside(proc: ProcView) -> Result<Vec<oci::Mount>, RunnerPro
 
 /// Creates a file in the container's own memory, with its owner represented as in `scratch`, and
 /// returns a mount of it.
-fn file(
-    name: &str,
-    content: &[u8],
-    (mode, uid, gid): (u32, u32, u32),
-    scratch: &RootDir,
-) -> Result<OwnedFd, RunnerProblem> {
+fn file(name: &str, content: &[u8], (mode, owner): (u32, UidGid), scratch: &RootDir) -> Result<OwnedFd, RunnerProblem> {
     let files = scratch.open_alike(FILES)?;
     let path = Path::new(FILES).join(name);
     let mut file = files.create_file(name.as_ref(), 0o600)?;
     file.write_all(content).map_err(RunnerProblem::of_call("write", &path))?;
-    files.chown(name.as_ref(), uid, gid).and_then(|()| files.chmod(name.as_ref(), mode))?;
+    files.chown(name.as_ref(), owner).and_then(|()| files.chmod(name.as_ref(), mode))?;
     Ok(bind_clone(&path)?)
 }
 
@@ -221,7 +216,7 @@ fn requested_mount(
             Ok((new_filesystem("tmpfs", &options, &[SetId, Devices])?, PointKind::Dir))
         }
         MountSource::File { content, mode, uid, gid } => {
-            Ok((file(&format!("mount-{index}"), content, (*mode, *uid, *gid), scratch)?, PointKind::File))
+            Ok((file(&format!("mount-{index}"), content, (*mode, UidGid::new(*uid, *gid)), scratch)?, PointKind::File))
         }
         // A command that may mount could remount a bind read-write; it cannot do so with an overlay
         // that has no upper directory.

@@ -281,7 +281,7 @@ impl<'a> FixupBuilder<'a> {
 /// complete.
 fn dress(like: &RootDir, dir: &RootDir) -> Result<Timestamp> {
     let stat = like.stat_self()?;
-    dir.set_own_meta(stat.uid, stat.gid, stat.mode, stat.mtime)?;
+    dir.set_own_meta(stat.owner(), stat.mode, stat.mtime)?;
     for (attr, value) in kept(like)? {
         dir.set_xattr(OsStr::new(""), &attr, &value)?;
     }
@@ -290,7 +290,7 @@ fn dress(like: &RootDir, dir: &RootDir) -> Result<Timestamp> {
 
 /// Returns true if two directories have the same metadata except for their times.
 fn same_dir(a: &RootDir, b: &RootDir) -> Result<bool> {
-    let told = |stat: Stat| (stat.uid, stat.gid, stat.mode);
+    let told = |stat: Stat| (stat.owner(), stat.mode);
     Ok(told(a.stat_self()?) == told(b.stat_self()?) && kept(a)? == kept(b)?)
 }
 

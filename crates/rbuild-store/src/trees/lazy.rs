@@ -8,7 +8,7 @@ use std::ffi::OsStr;
 use std::path::Path;
 
 use rbuild_layer::{ExternalFiles, LayerForm, Remainder, pack_with_external};
-use rbuild_linux::{RootDir, Timestamp};
+use rbuild_linux::{RootDir, Timestamp, UidGid};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Result, StoreError};
@@ -130,7 +130,7 @@ impl LazyTrees<'_> {
         self.store.trees().unpack_verified(&layer.digest, &layer.diff_id, &fs, nanoseconds)?;
         let (uid, gid, mode) = note.root;
         let mtime = note.mtime.map_or(fs.stat_self()?.mtime, |(sec, nsec)| Timestamp { sec, nsec });
-        fs.set_own_meta(uid, gid, mode, mtime)?;
+        fs.set_own_meta(UidGid::new(uid, gid), mode, mtime)?;
         let dir = self.store.dir(&place)?;
         // Remains of an interrupted attempt, and sizes computed before unpacking.
         for old in ["fs", "bytes.json", INODES, STAND_INS, DEVICES] {

@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::path::Path;
 
-use rbuild_linux::{Timestamp, UidGid, file_stat};
+use rbuild_linux::{Timestamp, file_stat};
 use rbuild_plan::UrlSource;
 use rbuild_source::Ignore;
 
@@ -39,8 +39,7 @@ pub(super) fn downloaded(copier: &mut Copier<'_>, file: &UrlSource, unpack: bool
     let content = open()?;
     let stat = file_stat(&content)?;
     copy_file(&content, &stat, &dir.handle.create_file(&name, MODE)?, copier.terms.cancel)?;
-    let UidGid { uid, gid } = copier.chown.unwrap_or_default();
-    dir.handle.chown(&name, uid, gid)?;
+    dir.handle.chown(&name, copier.chown.unwrap_or_default())?;
     dir.handle.chmod(&name, copier.mode(MODE, false))?;
     // BuildKit's time for files without a known one.
     Ok(dir.handle.set_mtime(&name, Timestamp { sec: download.modified.unwrap_or(0), nsec: 0 })?)

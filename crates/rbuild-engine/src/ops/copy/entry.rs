@@ -43,8 +43,7 @@ impl Spot<'_> {
 /// Owner and mode of a copied entry.
 #[derive(Clone, Copy)]
 struct EntryMeta {
-    uid: u32,
-    gid: u32,
+    owner: UidGid,
     mode: u32,
 }
 
@@ -59,8 +58,8 @@ impl Copier<'_> {
         to: Spot<'_>,
     ) -> Result<(), Reason> {
         self.terms.check()?;
-        let UidGid { uid, gid } = self.chown.unwrap_or_else(|| tree.owner.ids(stat));
-        let meta = EntryMeta { uid, gid, mode: self.mode(tree.owner.mode(stat), stat.kind == FileKind::Dir) };
+        let owner = self.chown.unwrap_or_else(|| tree.owner.ids(stat));
+        let meta = EntryMeta { owner, mode: self.mode(tree.owner.mode(stat), stat.kind == FileKind::Dir) };
         let details = Details::read(origin.dir, origin.name, stat)?;
         self.note(tree, origin.path, stat, &details, to);
         match stat.kind {
@@ -78,7 +77,7 @@ impl Copier<'_> {
         details: &Details,
         stat: &Stat,
         to: Spot<'_>,
-        EntryMeta { uid, gid, mode }: EntryMeta,
+        EntryMeta { owner, mode }: EntryMeta,
     ) -> Result<(), Reason> {
         let Spot { dir, name } = to;
         let place = self.entry_dir(dir, name)?;
@@ -87,14 +86,14 @@ impl Copier<'_> {
             Details::Target(_) | Details::None => Default::default(),
         };
         if place == to.real() {
-            dir.handle.chown(name, uid, gid)?;
+            dir.handle.chown(name, owner)?;
             dir.handle.chmod(name, mode)?;
             for (attr, value) in attrs {
                 dir.handle.set_xattr(name, attr, value)?;
             }
         } else {
             let behind = self.root.sub(&place)?;
-            behind.set_own_meta(uid, gid, mode, stat.mtime)?;
+            behind.set_own_meta(owner, mode, stat.mtime)?;
             for (attr, value) in attrs {
                 behind.set_xattr(OsStr::new(""), attr, value)?;
             }
@@ -109,7 +108,7 @@ impl Copier<'_> {
         details: &Details,
         stat: &Stat,
         Spot { dir, name }: Spot<'_>,
-        EntryMeta { uid, gid, mode }: EntryMeta,
+        EntryMeta { owner, mode }: EntryMeta,
     ) -> Result<(), Reason> {
         let Origin { dir: source, name: source_name, path: _, may_change } = origin;
         self.clear_place(dir, name)?;
@@ -137,7 +136,7 @@ impl Copier<'_> {
         if let Details::Target(target) = details {
             to.create_symlink(target, name)?;
         }
-        to.chown(name, uid, gid)?;
+        to.chown(name, owner)?;
         if stat.kind != FileKind::Symlink {
             to.chmod(name, mode)?;
         }
@@ -187,18 +186,18 @@ impl Copier<'_> {
         origin: Origin<'_>,
         stat: &Stat,
         Spot { dir, name }: Spot<'_>,
-        EntryMeta { uid, gid, mode }: EntryMeta,
+        EntryMeta { owner, mode }: EntryMeta,
     ) -> Result<(), Reason> {
         let now = self.now();
         let Some(track) = &mut self.track else { return Ok(()) };
         let source_dir = origin.path.parent().unwrap_or(Path::new(""));
         let (source, name) = (origin.name.into(), name.into());
-        let file = ExternalFile { source, name, stat: *stat, uid, gid, mode, unchanged: false };
+        let file = ExternalFile { source, name, stat: *stat, owner, mode, unchanged: false };
         let tracked = self.defers == Defers::Tracked;
         if track.later(source_dir, &dir.real, file, tracked) && !dir.made {
             // The directory must be part of the layer, as it would be if the file were written now.
             let (dir, own) = (dir.handle.sub(".")?, dir.handle.stat_self()?);
-            dir.set_own_meta(own.uid, own.gid, own.mode, now)?;
+            dir.set_own_meta(own.owner(), own.mode, now)?;
         }
         Ok(())
     }

@@ -6,7 +6,7 @@ use std::ffi::OsStr;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use rbuild_linux::{FileKind, RootDir, Timestamp, UidGid};
+use rbuild_linux::{FileKind, RootDir, Timestamp};
 use rbuild_plan::{CopyItem, CopyStep};
 use rbuild_source::{Details, Selected, SourceTree, Take};
 
@@ -187,8 +187,7 @@ fn inline(copier: &mut Copier<'_>, name: &str, content: &[u8]) -> Result<(), Rea
     }
     let mut file = dir.handle.create_file(&name, 0o644)?;
     file.write_all(content).map_err(|e| rbuild_linux::Error::new("write", &place, e))?;
-    let UidGid { uid, gid } = copier.chown.unwrap_or_default();
-    dir.handle.chown(&name, uid, gid)?;
+    dir.handle.chown(&name, copier.chown.unwrap_or_default())?;
     dir.handle.chmod(&name, copier.mode(0o644, false))?;
     Ok(dir.handle.set_mtime(&name, copier.now())?)
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use rbuild_layer::{ExternalFile, keep_in_layer};
 use rbuild_linux::parallel::{MOST_FILE_THREADS, cores, try_map};
-use rbuild_linux::{RootDir, Timestamp, UidGid};
+use rbuild_linux::{RootDir, Timestamp};
 use rbuild_sandbox::Cancel;
 
 use crate::ops::copy_error::Reason;
@@ -78,11 +78,11 @@ impl Track {
 }
 
 fn write(from: &RootDir, to: &RootDir, file: &ExternalFile, cancel: &Cancel) -> Result<(), Reason> {
-    let ExternalFile { source, name, stat, uid, gid, mode, .. } = file;
+    let ExternalFile { source, name, stat, owner, mode, .. } = file;
     let read = from.open_name(source)?;
     let new = to.create_file(name, 0o600)?;
     copy_file(&read, stat, &new, cancel)?;
-    rbuild_linux::set_file_owner(&new, to.owners(), UidGid::new(*uid, *gid), *mode)?;
+    rbuild_linux::set_file_owner(&new, to.owners(), *owner, *mode)?;
     for (attr, value) in from.xattrs(source)?.iter().filter(|(attr, _)| keep_in_layer(attr)) {
         to.set_xattr(name, attr, value)?;
     }

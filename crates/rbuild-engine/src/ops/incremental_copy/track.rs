@@ -117,11 +117,11 @@ impl Track {
 
     /// Returns true if the earlier copy still has this file at this path, with the same metadata.
     pub(super) fn has(&self, earlier: &RootDir, group: &CopyGroup, file: &ExternalFile) -> bool {
-        let ExternalFile { name, stat, uid, gid, mode, .. } = file;
+        let ExternalFile { name, stat, owner, mode, .. } = file;
         self.had(group, file)
             && earlier.stat_name(name).is_ok_and(|there| {
                 there.kind == FileKind::File
-                    && (there.uid, there.gid, there.mode) == (*uid, *gid, *mode)
+                    && (there.owner(), there.mode) == (*owner, *mode)
                     && (there.size, there.mtime) == (stat.size, stat.mtime)
                     && there.nlink < MOST_NAMES
             })

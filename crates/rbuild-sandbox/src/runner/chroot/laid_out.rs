@@ -11,7 +11,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Component, Path, PathBuf};
 
-use rbuild_linux::{Error, FileKind, Inode, PinnedEntry, RootDir, Stat, Timestamp, Trail};
+use rbuild_linux::{Error, FileKind, Inode, PinnedEntry, RootDir, Stat, Timestamp, Trail, UidGid};
 
 use crate::error::{FileOrigin, MountProblem, RunnerProblem};
 use crate::protocol::RunRequest;
@@ -144,8 +144,8 @@ impl LaidOut<'_> {
             ("/proc", What::Empty(0o555)),
             ("/sys", What::Empty(0o555)),
             ("/dev", What::Devices),
-            ("/etc/hosts", What::Text(request.hosts.as_bytes(), 0o644, 0, 0)),
-            ("/etc/resolv.conf", What::Text(request.resolv_conf.as_bytes(), 0o644, 0, 0)),
+            ("/etc/hosts", What::Text(request.hosts.as_bytes(), 0o644, UidGid::ROOT)),
+            ("/etc/resolv.conf", What::Text(request.resolv_conf.as_bytes(), 0o644, UidGid::ROOT)),
         ] {
             self.mount(target, what)?;
         }
@@ -339,7 +339,7 @@ impl Mounted {
             _ => {
                 let stat = entry.held.stat()?;
                 home.create_dir(old, 0o700)?;
-                home.sub(old)?.set_own_meta(stat.uid, stat.gid, stat.mode, stat.mtime)
+                home.sub(old)?.set_own_meta(stat.owner(), stat.mode, stat.mtime)
             }
         }
     }

@@ -4,7 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::io::Write;
 use std::path::Path;
 
-use rbuild_linux::{FileKind, RootDir, Stat, Trail, copy_file};
+use rbuild_linux::{FileKind, RootDir, Stat, Trail, UidGid, copy_file};
 
 use crate::error::RunnerProblem;
 use crate::protocol::{MountRequest, MountSource};
@@ -16,7 +16,7 @@ pub(super) type EntryAt = (RootDir, OsString);
 /// The content of a mount.
 pub(super) enum What<'a> {
     /// A file: content, mode, owner and group.
-    Text(&'a [u8], u32, u32, u32),
+    Text(&'a [u8], u32, UidGid),
     /// An empty directory with that mode.
     Empty(u32),
     /// The command's own /dev.
@@ -32,7 +32,7 @@ pub(super) enum What<'a> {
 impl What<'_> {
     pub(super) fn of(wanted: &MountRequest) -> Result<What<'_>, RunnerProblem> {
         Ok(match &wanted.source {
-            MountSource::File { content, mode, uid, gid } => What::Text(content, *mode, *uid, *gid),
+            MountSource::File { content, mode, uid, gid } => What::Text(content, *mode, UidGid::new(*uid, *gid)),
             MountSource::Tmpfs { .. } => What::Empty(0o1777),
             MountSource::Bind(path) => socket(path)?,
             MountSource::Part { dir, path } => What::Lent(inside(dir, path)?),
@@ -57,11 +57,11 @@ impl What<'_> {
     /// Creates it as the entry `name` of `dir`. The name must not exist.
     pub(super) fn make(&self, dir: &RootDir, name: &OsStr) -> rbuild_linux::Result<()> {
         match self {
-            What::Text(content, mode, uid, gid) => {
+            What::Text(content, mode, owner) => {
                 let mut file = dir.create_file(name, 0o600)?;
                 let failed = |e| dir.error("write", name, e);
                 file.write_all(content).map_err(failed)?;
-                dir.chown(name, *uid, *gid)?;
+                dir.chown(name, *owner)?;
                 dir.chmod(name, *mode)
             }
             What::Empty(mode) => {
@@ -132,7 +132,7 @@ fn copy_tree(from: &RootDir, old: &OsStr, to: &RootDir, name: &OsStr) -> rbuild_
     let mut levels = vec![(there.last().entries()?, stat)];
     while let Some((entries, stat)) = levels.last_mut() {
         let Some(entry) = entries.pop() else {
-            here.last().set_own_meta(stat.uid, stat.gid, stat.mode, stat.mtime)?;
+            here.last().set_own_meta(stat.owner(), stat.mode, stat.mtime)?;
             levels.pop();
             there.leave()?;
             here.leave()?;
@@ -158,7 +158,7 @@ fn copy_leaf((from, old): (&RootDir, &OsStr), stat: &Stat, (to, name): (&RootDir
         FileKind::Symlink => to.create_symlink(&from.read_link(old)?, name)?,
         _ => return Ok(()),
     };
-    to.chown(name, stat.uid, stat.gid)?;
+    to.chown(name, stat.owner())?;
     if stat.kind != FileKind::Symlink {
         to.chmod(name, stat.mode)?;
     }

@@ -247,7 +247,7 @@ impl Out<'_> {
             for (attr, value) in xattrs {
                 dir.set_xattr(OsStr::new(""), attr, value)?;
             }
-            dir.set_own_meta(owner.uid, owner.gid, *mode, *mtime)?;
+            dir.set_own_meta(*owner, *mode, *mtime)?;
         }
         Ok(())
     }

@@ -104,7 +104,7 @@ impl MergePosition {
     /// Leaves a directory after all its entries were processed, and sets its metadata.
     fn leave(&mut self) -> Result<()> {
         let stat = self.from.last().stat_self()?;
-        self.to.last().set_own_meta(stat.uid, stat.gid, stat.mode, stat.mtime)?;
+        self.to.last().set_own_meta(stat.owner(), stat.mode, stat.mtime)?;
         self.names.pop();
         self.path.pop();
         self.from.leave()?;
@@ -159,7 +159,7 @@ pub(crate) fn copy_entry(from: &RootDir, name: &OsStr, stat: &Stat, to: &RootDir
         FileKind::Symlink => to.create_symlink(&from.read_link(name)?, to_name)?,
         kind => to.create_node(to_name, kind, stat.mode, stat.rdev)?,
     }
-    to.chown(to_name, stat.uid, stat.gid)?;
+    to.chown(to_name, stat.owner())?;
     if stat.kind != FileKind::Symlink {
         to.chmod(to_name, stat.mode)?;
     }

@@ -63,7 +63,7 @@ fn write(dir: &RootDir, lines: Lines<'_>) {
         }
         let own = rbuild_linux::process::own_ids();
         let mode = u32::from_str_radix(fields[2], 8).unwrap();
-        of.set_own_meta(own.uid, own.gid, mode, Timestamp { sec: fields[3].parse().unwrap(), nsec: 0 }).unwrap();
+        of.set_own_meta(own, mode, Timestamp { sec: fields[3].parse().unwrap(), nsec: 0 }).unwrap();
     }
 }
 
