@@ -139,7 +139,7 @@ impl Vars {
     }
 }
 
-/// Expansion. Unset variables are empty: the lint rules warn of them.
+/// Expansion. Unset variables are empty: the lint rules warn about them.
 impl Vars {
     /// Expands a word to a single string and removes its quotes.
     ///

@@ -68,7 +68,7 @@ pub struct Checksum {
     digits: String,
 }
 
-/// A text that is no checksum.
+/// A string that is not a checksum.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ChecksumError {
     /// The algorithm is missing or unknown.

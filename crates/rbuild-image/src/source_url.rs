@@ -28,7 +28,7 @@ pub struct SourceUrl {
     fragment: String,
 }
 
-/// A text that is no absolute http or https URL.
+/// A string that is not an absolute http or https URL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SourceUrlError {
     /// It does not begin with `http://` or `https://`.

@@ -28,8 +28,8 @@ fn file() -> MutexGuard<'static, Option<File>> {
     locked(&WITHHELD)
 }
 
-/// Executes this program again with `argv` and without `variables`, to which the text is withheld.
-/// Returns only on failure.
+/// Executes this program again with `argv` and without `variables`, from which the text is
+/// withheld. Returns only on failure.
 pub fn execute_withholding(text: &str, argv: &[OsString], variables: &[&str]) -> io::Error {
     let prepared = rustix::fs::memfd_create("rbuild-withheld", MemfdFlags::empty()).map_err(io::Error::from);
     let mut memory = match prepared {

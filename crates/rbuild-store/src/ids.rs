@@ -45,7 +45,7 @@ impl From<CacheKey> for ResultId {
 #[serde(try_from = "String", into = "String")]
 pub struct BuildId(String);
 
-/// A text that is no [`BuildId`].
+/// A string that is not a [`BuildId`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a build ID consists of letters, digits and `-`")]
 pub struct BuildIdError;

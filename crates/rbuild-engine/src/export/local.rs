@@ -226,7 +226,7 @@ impl Rest {
     }
 
     /// Sets the modes and times of all directories: last, because each entry changes those times,
-    /// and the modes may forbid to create one.
+    /// and the modes may forbid creating one.
     fn set_directories(&self, dest: &RootDir) -> Result<()> {
         let mut open: Option<(&Path, RootDir)> = None;
         for (path, mode, mtime) in self.dirs.iter().rev() {

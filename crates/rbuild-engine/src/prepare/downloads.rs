@@ -22,7 +22,7 @@ pub struct NotFetched {
     pub help: Option<Remedy>,
 }
 
-/// FetchedFiles files into the store. Returns one outcome for each, in their order.
+/// Fetches files into the store. Returns one outcome for each, in their order.
 pub type Fetch<'a> = dyn Fn(&[UrlSource]) -> Result<Vec<std::result::Result<Download, NotFetched>>> + 'a;
 
 /// The network, as far as a build uses it before its commands run.

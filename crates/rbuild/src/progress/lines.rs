@@ -16,7 +16,7 @@ pub struct OutputLines {
 const MAX_LINE: usize = 8192;
 
 impl OutputLines {
-    /// Returns no output of the step with this number, which starts now.
+    /// Creates an empty buffer for the step with this number, which starts now.
     pub fn new(number: usize) -> OutputLines {
         OutputLines { number, started: Instant::now(), partial: Default::default() }
     }
