@@ -1,5 +1,5 @@
-//! The build engine: takes a request to its result (resolve, key, prune, execute, export), and
-//! implements the image commands around builds.
+//! The build engine: takes a request to its result (prepare, key, execute, export), and implements
+//! the image commands around builds.
 //!
 //! This crate prints nothing. Progress is reported as [`Event`]s on one channel.
 

@@ -104,7 +104,7 @@ impl ExternalHere {
         let dir = match &mut self.open {
             Some((open, dir)) if open.as_os_str() == source.as_os_str() => dir,
             other => {
-                let root = all.source.as_ref().expect("whoever has files said where they are");
+                let root = all.source.as_ref().expect("external files have a source directory");
                 &mut other.insert((source.clone(), root.sub(source)?)).1
             }
         };

@@ -1,8 +1,8 @@
 //! Safe wrappers around Linux system calls.
 //!
 //! Every path inside a root file system is resolved by [`RootDir`] and by nothing else; every mount
-//! is a file descriptor before it is attached; every error reads like a line of strace. This crate
-//! has no notion of images, layers or builds, and prints nothing.
+//! is a file descriptor before it is attached; every error has the operation, its object and the
+//! errno. This crate has no notion of images, layers or builds, and prints nothing.
 //!
 //! It is the only crate of the workspace that may contain `unsafe`, which is confined to
 //! [`process`], [`notify`] and `syscalls`.

@@ -7,8 +7,8 @@ use crate::{in_root, is_pattern};
 
 /// A source as written, and the paths that it stands for.
 ///
-/// Parsing never fails: a pattern with a syntax error is [`SourceForm::Invalid`], which whoever
-/// selects files by it reports.
+/// Parsing never fails: a pattern with a syntax error is [`SourceForm::Invalid`], which is
+/// reported when files are selected by it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SourcePattern {
     text: String,

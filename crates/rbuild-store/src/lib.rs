@@ -5,6 +5,7 @@
 //! ROOT/
 //!   format.json            version and feature sets; checked before anything else is touched
 //!   lock                   held shared by every process, exclusively by prune
+//!   alone.lock             held by a process that takes or holds `lock` exclusively
 //!   steps.lock             one byte per step key: equal steps of several processes run once
 //!   index.lock             held while index.json is replaced
 //!   secrets.key            32 random bytes that key the digests of secrets
@@ -20,6 +21,7 @@
 //!   trees/ID/listing       source files of a copy from the build context
 //!   trees/ID/secrets.json  secrets searched for in the tree, and those found
 //!   trees/ID/stand-ins     the tree may contain files that stand in for devices
+//!   trees/ID/devices       the tree contains device nodes
 //!   trees/ID/layer-*.json  layers packed from the tree, one per form, on demand
 //!   trees/ID/bytes.json    disk usage, computed on demand
 //!   trees/ID/files         inodes and sizes of a copy's files, computed on demand
@@ -34,6 +36,7 @@
 //!   builds/ID.synced       everything that build wrote has been synced to disk
 //!   mounts/HEX/            one cache mount
 //!   hashes/HEX             cached digests of build context files
+//!   pulled/HEX.json        the manifest that a name resolved to in its registry
 //!   downloads/HEX.json     what a URL or a checksum stood for: a blob and its validators
 //!   containers/HEX.json    a name for an image, made by `create`
 //!   logs/ID/               log of a build (build.json) and the output of its steps

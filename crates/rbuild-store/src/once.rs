@@ -1,10 +1,9 @@
 //! Work that all threads and processes using a store do once: making a tree, a layer's files, a
 //! cache.
 //!
-//! The sequence is always the same, and [`Store::once`] is its only home: look for the result; wait
-//! for the lock of its key; look again, because the last holder may have made it; make it. What
-//! makes it publishes it, so that the next look finds it. [`Session::tree_once`] is the same for
-//! trees that have a record under their own key.
+//! [`Store::once`] implements the sequence: look for the result; wait for the lock of its key; look
+//! again, because the last holder may have made it; make and publish it. [`Session::tree_once`] is
+//! the same for trees that have a record under their own key.
 //!
 //! # Order of locks
 //!
@@ -157,9 +156,9 @@ impl<T> Once<T> {
 }
 
 impl Store {
-    /// Returns what `find` finds, or else what `make` makes. Of all threads and processes that want
-    /// the same, which `lock` identifies, one makes it while the others wait. `make` publishes what
-    /// it makes where `find` finds it; if it fails, the next one tries.
+    /// Returns the existing result from `find`, or else a new one from `make`. Of all threads and
+    /// processes that need the same result, identified by `lock`, one makes it while the others
+    /// wait. `make` must publish it so that `find` returns it; if it fails, the next one tries.
     ///
     /// # Errors
     ///

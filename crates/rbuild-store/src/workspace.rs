@@ -110,8 +110,8 @@ impl Workspace {
     }
 
     /// Removes an entry on another thread. Removing directories takes longer than making them on
-    /// most file systems, and nobody waits for it. Errors are ignored: what is left is removed with
-    /// the workspace.
+    /// most file systems, and the build need not wait for it. Errors are ignored: what is left is
+    /// removed with the workspace.
     pub fn remove_later(&self, name: &OsStr) {
         let mut remover = locked(&self.remover);
         if remover.is_none() {

@@ -24,7 +24,8 @@ pub(super) struct OutputDir {
     pub dir: RootDir,
     /// Its path in the output, as long as the export lasts.
     pub place: PathBuf,
-    /// True if this export created it, and nobody else knows it: files get their own names at once.
+    /// True if this export created it. Files get their own names at once then, because no other
+    /// program uses the directory yet.
     pub is_new: bool,
     pub stop: Option<Cancel>,
 }
