@@ -196,7 +196,7 @@ enum NameFilter<'a> {
 
 impl NameFilter<'_> {
     fn parse(text: &str) -> Result<NameFilter<'_>, Failure> {
-        if !text.contains(['*', '?', '[']) {
+        if !rbuild_paths::is_pattern(text) {
             return Ok(NameFilter::Name(text));
         }
         rbuild_paths::Glob::new(text, false).map(NameFilter::Pattern).ok_or_else(|| bad_pattern(text))
