@@ -21,6 +21,7 @@
 #![warn(missing_docs)]
 
 pub mod ast;
+mod csv;
 mod debug_tree;
 mod diagnostic;
 pub mod expand;
@@ -35,9 +36,10 @@ mod variables;
 mod words;
 
 pub use ast::Dockerfile;
+pub use csv::{CsvError, CsvField, csv_record};
 pub use debug_tree::{DebugNode, debug_tree};
 pub use diagnostic::{Diagnostic, Span};
-pub use mount::{Mount, MountKind, Sharing, mount_from, parse_mount, parse_size};
+pub use mount::{Mount, MountKind, Sharing, expand_mount, mount_from, parse_mount, parse_size};
 pub use parse::{parse, parse_trigger};
 pub use rbuild_remedy::closest;
 pub use text::readable;

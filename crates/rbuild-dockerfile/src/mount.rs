@@ -2,7 +2,10 @@
 
 use rbuild_remedy::Remedy;
 
+use crate::ast::Word;
+use crate::csv::{CsvField, csv_record};
 use crate::diagnostic::{Diagnostic, Span};
+use crate::variables::Vars;
 
 /// Type of a mount.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -87,20 +90,42 @@ const KEYS: [&str; 20] = [
     "",
 ];
 
-/// Parses the value of `--mount`: comma-separated options, with CSV quoting.
+/// Parses the value of `--mount`: comma-separated options, with CSV quoting. Variables are not
+/// expanded.
 ///
 /// `span` is the range of the value in the Dockerfile. If it is as long as `text`, errors point at
-/// single options; otherwise (after expansion of variables) they point at the whole value.
+/// single options; otherwise (after removal of quotes) they point at the whole value.
 ///
 /// # Errors
 ///
 /// Returns an error for the first unknown, misplaced or malformed option, or for a missing target.
 pub fn parse_mount(text: &str, span: Span) -> Result<Mount, Diagnostic> {
+    of_options(&options(text, span)?, span)
+}
+
+/// Parses the value of `--mount` like [`parse_mount`], and expands the values of its options. The
+/// value of a variable is part of one option, even if it contains a comma or a quote.
+///
+/// # Errors
+///
+/// The errors of [`parse_mount`], of an expansion, and of a variable in `from`.
+pub fn expand_mount(word: &Word, vars: &Vars, escape: char) -> Result<Mount, Diagnostic> {
+    let mut options = options(&word.text, word.span)?;
+    for Assignment { key, value, span } in &mut options {
+        let Some(text) = value.take_if(|text| text.contains('$')) else { continue };
+        if key == "from" {
+            let d = Diagnostic::new(word.span, "mount option `from` does not expand variables");
+            return Err(d.help("define a stage with `FROM $NAME AS x` and use `from=x`"));
+        }
+        *value = Some(vars.expand(&Word { text, span: *span }, escape)?);
+    }
+    of_options(&options, word.span)
+}
+
+fn of_options(options: &[Assignment], span: Span) -> Result<Mount, Diagnostic> {
     let fail = |message: String| Diagnostic::new(span, message);
-    let fields = csv_fields(text).ok_or_else(|| fail("unclosed quote in mount options".into()))?;
-    let options = options(fields, text, span);
-    let mut mount = Mount { kind: kind(&options)?, ..Mount::default() };
-    for Assignment { key, value, span } in &options {
+    let mut mount = Mount { kind: kind(options)?, ..Mount::default() };
+    for Assignment { key, value, span } in options {
         set_option(&mut mount, key, value.as_deref()).map_err(|e| match e {
             OptionError::Unknown => Diagnostic::new(*span, format!("unknown mount option `{key}`")).suggest(key, KEYS),
             OptionError::Misplaced => {
@@ -123,7 +148,7 @@ pub fn parse_mount(text: &str, span: Span) -> Result<Mount, Diagnostic> {
 
 /// Returns the `from` of a bind or cache mount. Other options may still contain variables.
 pub fn mount_from(text: &str) -> Option<String> {
-    let options = options(csv_fields(text)?, text, Span::default());
+    let options = options(text, Span::default()).ok()?;
     let of_files = matches!(kind(&options).ok()?, MountKind::Bind | MountKind::Cache);
     let from = options.into_iter().rfind(|o| o.key == "from")?;
     from.value.filter(|_| of_files)
@@ -136,7 +161,8 @@ struct Assignment {
     span: Span,
 }
 
-fn options(fields: Vec<CsvField>, text: &str, span: Span) -> Vec<Assignment> {
+fn options(text: &str, span: Span) -> Result<Vec<Assignment>, Diagnostic> {
+    let fields = csv_record(text).map_err(|e| Diagnostic::new(span, format!("mount options: {e}")))?;
     let exact = span.end.saturating_sub(span.start) == text.len();
     let assignment = |CsvField { text, start, end }: CsvField| {
         let span = if exact { Span::new(span.start + start, span.start + end) } else { span };
@@ -145,7 +171,7 @@ fn options(fields: Vec<CsvField>, text: &str, span: Span) -> Vec<Assignment> {
             None => Assignment { key: text.trim().to_lowercase(), value: None, span },
         }
     };
-    fields.into_iter().map(assignment).collect()
+    Ok(fields.into_iter().map(assignment).collect())
 }
 
 /// Returns the type of the mount. It determines the valid options, so it is read first wherever it
@@ -269,37 +295,6 @@ pub fn parse_size(text: &str) -> Option<u64> {
     (n >= 0.0 && n.is_finite()).then_some((n * unit as f64) as u64)
 }
 
-/// A field of a CSV record: its value without quotes, and its range in the record.
-struct CsvField {
-    text: String,
-    start: usize,
-    end: usize,
-}
-
-/// Splits a CSV record. Returns `None` if it has an unclosed quote.
-fn csv_fields(text: &str) -> Option<Vec<CsvField>> {
-    let mut fields = vec![CsvField { text: String::new(), start: 0, end: 0 }];
-    let mut quoted = false;
-    let mut chars = text.char_indices().peekable();
-    while let Some((at, c)) = chars.next() {
-        let field = fields.last_mut()?;
-        match c {
-            '"' if quoted && matches!(chars.peek(), Some((_, '"'))) => {
-                field.text.push('"');
-                chars.next();
-            }
-            '"' => quoted = !quoted,
-            ',' if !quoted => {
-                field.end = at;
-                fields.push(CsvField { text: String::new(), start: at + 1, end: at + 1 });
-            }
-            c => field.text.push(c),
-        }
-    }
-    fields.last_mut()?.end = text.len();
-    (!quoted).then_some(fields)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -325,6 +320,29 @@ mod tests {
     }
 
     #[test]
+    fn the_value_of_a_variable_is_part_of_one_option() {
+        let mut vars = Vars::default();
+        vars.set("list", "a,\"b\",from=x");
+        vars.set("kind", "cache");
+        let expand = |text: &str| {
+            let word = Word { text: text.into(), span: Span::new(0, text.len()) };
+            expand_mount(&word, &vars, '\\')
+        };
+        let m = expand(r#"type=$kind,"source=c,d",target=/$list,id=${list},sharing=locked"#).unwrap();
+        assert_eq!((m.kind, m.source.as_deref(), m.from), (MountKind::Cache, Some("c,d"), None));
+        assert_eq!((m.target.as_deref(), m.id.as_deref()), (Some("/a,\"b\",from=x"), Some("a,\"b\",from=x")));
+        for (text, want) in [
+            ("from=$list,target=/x", "`from` does not expand"),
+            (r#""FROM=a,$list",target=/x"#, "`from` does not expand"),
+            ("$kind=/x,target=/x", "unknown mount option `$kind`"),
+            ("type=$list,target=/x", "unknown mount type"),
+        ] {
+            let message = expand(text).unwrap_err().message;
+            assert!(message.contains(want), "{text}: {message}");
+        }
+    }
+
+    #[test]
     fn errors_name_the_option() {
         for (input, want) in [
             ("type=cach,target=/x", "DidYouMean { word: \"cache\" }"),
@@ -332,7 +350,9 @@ mod tests {
             ("type=bind", "requires a target"),
             ("type=tmpfs,target=/x,sharing=locked", "a tmpfs mount has no option `sharing`"),
             ("type=cache,target=/x,mode=9", "must be a number"),
-            ("type=cache,target=\"/x", "unclosed quote"),
+            ("type=cache,\"target=/x", "unclosed quote"),
+            ("type=cache,target=\"/x\"", "quotes enclose a whole field"),
+            ("", "the value is empty"),
         ] {
             let d = parse_mount(input, Span::default()).unwrap_err();
             let text = format!("{} {:?}", d.message, d.help);

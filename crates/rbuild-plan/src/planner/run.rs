@@ -2,7 +2,7 @@
 
 use rbuild_container::{NetworkMode, SecurityMode};
 use rbuild_dockerfile::ast::{self, Command, Word};
-use rbuild_dockerfile::{Diagnostic, Mount, MountKind, PROXY_ARGS, Sharing, Span, parse_mount};
+use rbuild_dockerfile::{Diagnostic, Mount, MountKind, PROXY_ARGS, Sharing, Span, csv_record, expand_mount};
 use rbuild_remedy::Remedy;
 
 use crate::graph::{AgentStep, CacheStep, FileSource, InlineFile, MountKindStep, MountStep, RunStep, SecretStep, Step};
@@ -25,8 +25,7 @@ pub(super) fn run(planner: &mut Planner<'_>, state: &mut StageState, run: &ast::
     let mut secrets = Vec::new();
     let mut agents = Vec::new();
     for word in &run.mounts {
-        let text = mount_text(planner, state, word)?;
-        let parsed = parse_mount(&text, word.span)?;
+        let parsed = expand_mount(word, &state.vars, planner.file.escape)?;
         match parsed.kind {
             MountKind::Secret => secrets.push(secret(state, &parsed, word.span)?),
             MountKind::Ssh => agents.push(agent(state, &parsed, agents.len(), word.span)),
@@ -145,7 +144,8 @@ fn security(planner: &Planner<'_>, word: Option<&Word>) -> Planned<SecurityMode>
 /// are not supported.
 fn devices(planner: &mut Planner<'_>, devices: &[Word]) -> Planned<()> {
     for word in devices {
-        let required = word.text.split(',').skip(1).any(|o| o == "required" || o == "required=true");
+        let fields = csv_record(&word.text).map_err(|e| Diagnostic::new(word.span, format!("`--device`: {e}")))?;
+        let required = fields.iter().any(|field| is_required(&field.text));
         let d = Diagnostic::new(
             word.span,
             format!("device `{}` is not available: RUN --device is not supported", word.text),
@@ -157,6 +157,12 @@ fn devices(planner: &mut Planner<'_>, devices: &[Word]) -> Planned<()> {
         planner.warnings.push(d);
     }
     Ok(())
+}
+
+/// Returns true for the option `required` of a device, unless it is `false`.
+fn is_required(option: &str) -> bool {
+    let (key, value) = option.split_once('=').unwrap_or((option, "true"));
+    key.eq_ignore_ascii_case("required") && matches!(value, "1" | "t" | "T" | "true" | "TRUE" | "True")
 }
 
 /// Returns the command line of a RUN and its short form for display.
@@ -243,19 +249,6 @@ fn cache(planner: &mut Planner<'_>, mount: &Mount, target: &str, span: Span) -> 
         uid: mount.uid.unwrap_or(0),
         gid: mount.gid.unwrap_or(0),
     }))
-}
-
-/// Expands the options of a mount, except `from`.
-fn mount_text(planner: &mut Planner<'_>, state: &StageState, word: &Word) -> Planned<String> {
-    if !word.text.contains('$') {
-        return Ok(word.text.clone());
-    }
-    let from = word.text.split(',').find(|f| f.to_lowercase().starts_with("from=") && f.contains('$'));
-    if from.is_some() {
-        let d = Diagnostic::new(word.span, "mount option `from` does not expand variables");
-        return Err(d.help("define a stage with `FROM $NAME AS x` and use `from=x`").into());
-    }
-    planner.word(state, word)
 }
 
 /// Orders mounts by target, parents first, as BuildKit does (client/llb/exec.go): a mount never

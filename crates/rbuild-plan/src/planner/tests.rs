@@ -286,6 +286,9 @@ fn errors_name_the_problem() {
         ("FROM debian\nRUN --security=insecure y\n", "Allow { entitlement: \"security.insecure\" }"),
         ("FROM debian\nRUN --security=maybe y\n", "sandbox or insecure"),
         ("FROM debian\nRUN --device=gpu,required y\n", "is not available"),
+        ("FROM debian\nRUN --device=Required=1,gpu y\n", "is not available"),
+        ("FROM debian\nRUN --device='name=gpu,\"required\"' y\n", "is not available"),
+        ("FROM debian\nRUN --device='a\"b' y\n", "quotes enclose a whole field"),
         ("ARG SOURCE_DATE_EPOCH=soon\nFROM debian\n", "neither a number of seconds"),
         ("FROM --platform=linux/s390x scratch\nCOPY a b\nRUN y\n", "install an emulator"),
         ("ARG P=\nFROM --platform=$P debian\n", "is empty after expansion"),
@@ -300,6 +303,17 @@ fn errors_name_the_problem() {
     let target = Parameters { target: Some("biuld".into()), ..params() };
     let Err(e) = plan(&parse(b"FROM debian AS build\n").unwrap(), &target, &debian()) else { panic!() };
     assert_eq!(e[0].help, Some(Remedy::did_you_mean("build")));
+}
+
+#[test]
+fn quoted_options_of_a_mount_contain_commas() {
+    let g = graph("FROM debian\nARG to=/t,u\nRUN --mount=type=bind,'\"source=a,b\"',target=$to x\n");
+    let run = run(&g);
+    let crate::MountKindStep::Bind { source, .. } = &run.mounts[0].kind else { panic!() };
+    assert_eq!((source.as_str(), run.mounts[0].target.as_str()), ("a,b", "/t,u"));
+    // The parser of flags removes these quotes, as BuildKit's does.
+    let e = parse(b"FROM debian\nRUN --mount=type=bind,\"source=a,b\",target=/x x\n").unwrap_err();
+    assert_eq!(e[0].message, "unknown mount option `b`");
 }
 
 #[test]

@@ -167,7 +167,7 @@ pub fn volume(text: &str) -> Result<Volume, Failure> {
 pub fn mount(text: &str) -> Result<Volume, Failure> {
     let bad = |what: String| Failure::usage(format!("--mount {text}: {what}"));
     let (mut source, mut target, mut mode, mut kind) = (None, None, "rw", "volume".to_string());
-    for field in output::csv_record(text).map_err(bad)? {
+    for field in output::csv_fields(text).map_err(bad)? {
         let (key, value) = field.split_once('=').unwrap_or((&field, ""));
         match (key, value) {
             ("type", value) => kind = value.to_string(),
@@ -226,9 +226,11 @@ pub fn secrets_of_line(line: &[OsString]) -> SecretValues {
     while let Some(word) = words.next() {
         let given = if word == "--secret" { words.next() } else { word.strip_prefix("--secret=") };
         let Some(text) = given else { continue };
-        let file = text.split(',').find_map(|field| field.strip_prefix("src=").or(field.strip_prefix("source=")));
+        let Ok(fields) = output::csv_fields(text) else { continue };
+        let file = fields.iter().rev().filter_map(|field| field.split_once('='));
+        let file = file.map(|(key, path)| (key.to_lowercase(), path)).find(|(key, _)| key == "src" || key == "source");
         // The bytes of a pipe may have been read already.
-        if file.is_none_or(|file| Path::new(file).is_file()) {
+        if file.is_none_or(|(_, path)| Path::new(path).is_file()) {
             secrets.extend(secret(text).ok());
         }
     }
@@ -244,10 +246,10 @@ const MAX_SECRET: usize = 500 * 1024;
 pub fn secret(text: &str) -> Result<(String, Vec<u8>), Failure> {
     let bad = |what: String| Failure::usage(format!("--secret {text}: {what}"));
     let (mut id, mut file, mut env, mut kind) = (None, None, None, None);
-    for field in output::csv_record(text).map_err(bad)? {
+    for field in output::csv_fields(text).map_err(bad)? {
         let (key, value) =
             field.split_once('=').ok_or_else(|| bad(format!("`{field}` is not of the form KEY=VALUE")))?;
-        match key {
+        match key.to_lowercase().as_str() {
             "id" => id = Some(value.to_string()),
             "src" | "source" => file = Some(value.to_string()),
             "env" => env = Some(value.to_string()),
@@ -353,6 +355,22 @@ mod tests {
             let f = given.unwrap_err();
             let all = format!("{} {}", f.message, f.help.unwrap_or_default());
             assert!(all.contains(want), "{want}: {all}");
+        }
+    }
+
+    #[test]
+    fn quoted_fields_of_a_secret_contain_commas() {
+        let file = std::env::temp_dir().join(format!("rbuild-secret,{}", std::process::id()));
+        std::fs::write(&file, "squeamish").unwrap();
+        let given = format!("id=a,\"SRC={}\"", file.display());
+        let read = secret(&given);
+        let values = secrets_of_line(&["--secret".into(), given.into()]);
+        std::fs::remove_file(&file).unwrap();
+        assert_eq!(read.unwrap(), ("a".into(), b"squeamish".to_vec()));
+        assert!(!values.mask("squeamish".into()).contains("squeamish"));
+        for (text, want) in [("id=a,\"src=b", "unclosed quote"), ("id=a,src=\"b\"", "enclose a whole field")] {
+            let message = secret(text).unwrap_err().message;
+            assert!(message.contains(want), "{text}: {message}");
         }
     }
 }

@@ -105,7 +105,7 @@ pub fn parse(text: &str) -> Result<ParsedOutput, Failure> {
     if text == "-" {
         return Ok(short(OutputKind::Tar, "-"));
     }
-    let fields = csv_record(text).map_err(|e| named(Failure::usage(e)))?;
+    let fields = csv_fields(text).map_err(|e| named(Failure::usage(e)))?;
     if let [only] = &fields[..]
         && !only.contains('=')
     {
@@ -188,14 +188,10 @@ impl Fields {
     }
 }
 
-/// Parses one CSV record.
-pub fn csv_record(text: &str) -> Result<Vec<String>, String> {
-    let mut reader = csv::ReaderBuilder::new().has_headers(false).from_reader(text.as_bytes());
-    match reader.records().next() {
-        Some(Ok(record)) => Ok(record.iter().map(str::to_string).collect()),
-        Some(Err(e)) => Err(e.to_string()),
-        None => Err("the value is empty".into()),
-    }
+/// Splits a CSV record into its fields.
+pub fn csv_fields(text: &str) -> Result<Vec<String>, String> {
+    let fields = rbuild_dockerfile::csv_record(text).map_err(|e| e.to_string())?;
+    Ok(fields.into_iter().map(|field| field.text).collect())
 }
 
 fn switch(value: &str) -> Result<bool, String> {
@@ -392,6 +388,9 @@ mod tests {
             ("type=oci,compression=estargz", "estargz is not supported"),
             ("type=oci,compression=gzip,compression-level=12", "the highest is 9"),
             ("type=local,x", "key=value"),
+            ("type=local,\"dest=x", "unclosed quote"),
+            ("type=local,dest=\"x\"", "quotes enclose a whole field"),
+            ("", "the value is empty"),
             ("type=oci,push=true", "requires type=image"),
         ] {
             let Err(f) = parse(text) else { panic!("{text}") };
