@@ -261,7 +261,7 @@ impl RegistryAction {
 
 impl Remedy {
     /// Number of kinds of remedies.
-    pub const KINDS: usize = 56;
+    pub const KINDS: usize = 57;
 
     /// Returns the suggestion of another word.
     pub fn did_you_mean(word: impl std::fmt::Display) -> Remedy {
