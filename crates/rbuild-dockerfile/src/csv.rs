@@ -104,7 +104,16 @@ fn quoted_field(text: &str) -> Result<(String, usize), CsvError> {
 
 #[cfg(test)]
 mod tests {
+    use rbuild_testkit::{assert_recorded, no_remedy, variants};
+
     use super::*;
+
+    #[test]
+    fn messages_are_as_recorded() {
+        let errors = [CsvError::Empty, CsvError::BareQuote, CsvError::TextAfterQuote, CsvError::UnclosedQuote];
+        let variants = variants!(CsvError { Empty, BareQuote, TextAfterQuote, UnclosedQuote });
+        assert_recorded!("CsvError", variants.table(&errors, |e| e, no_remedy));
+    }
 
     #[test]
     fn quotes_enclose_whole_fields() {
