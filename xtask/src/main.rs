@@ -73,7 +73,7 @@ fn test(filter: &[&str]) -> Result {
     let notes = std::env::temp_dir().join(format!("rbuild-skipped-{}", std::process::id()));
     let targets = [
         &["--workspace", "--exclude", "rbuild", "--tests"][..],
-        &["-p", "rbuild", "--lib", "--bins", "--test", "snapshots", "--test", "tiny"],
+        &["-p", "rbuild", "--bins", "--test", "snapshots", "--test", "tiny"],
     ];
     let ran = targets.into_iter().try_for_each(|target| {
         let mut command = cargo_command(&[&["test", "--locked"], target, &["--"], filter].concat());
