@@ -10,7 +10,7 @@ use crate::ast::Dockerfile;
 use crate::diagnostic::{Diagnostic, Span};
 
 pub use catalog::*;
-pub use facts::Facts;
+pub use facts::{BaseFacts, Facts};
 pub use rules::json_mistake;
 pub use settings::{LintSettings, SettingsError};
 

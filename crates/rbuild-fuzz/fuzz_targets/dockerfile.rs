@@ -25,8 +25,7 @@ fuzz_target!(|bytes: &[u8]| {
     };
     if let Ok(settings) = lint::settings(&file) {
         let facts = Facts {
-            base_env: &|_| None,
-            foreign_base: &|_| None,
+            base: &|_, _| None,
             ignored: &|path| path.len() % 2 == 0,
             build_arg: &|name| (name.len() % 2 == 0).then(|| "given".to_string()),
             automatic: &[],

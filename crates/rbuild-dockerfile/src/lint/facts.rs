@@ -2,10 +2,9 @@
 
 /// External facts for lint rules.
 pub struct Facts<'a> {
-    /// Returns the environment of a base image; `None` if the image is unknown.
-    pub base_env: &'a dyn Fn(&str) -> Option<Vec<String>>,
-    /// Returns the platform of a base image if it differs from the target platform.
-    pub foreign_base: &'a dyn Fn(&str) -> Option<String>,
+    /// Returns a base image by its expanded name and the expanded value of `FROM --platform`;
+    /// `None` if the image is unknown.
+    pub base: &'a dyn Fn(&str, Option<&str>) -> Option<BaseFacts>,
     /// Returns true for a path that the ignore file excludes from the context.
     pub ignored: &'a dyn Fn(&str) -> bool,
     /// Returns the value of a build argument, if the caller gave one. It overrides the default of
@@ -13,4 +12,12 @@ pub struct Facts<'a> {
     pub build_arg: &'a dyn Fn(&str) -> Option<String>,
     /// Predefined variables of the global scope, with their values.
     pub automatic: &'a [(String, String)],
+}
+
+/// Facts about a base image.
+pub struct BaseFacts {
+    /// Its environment, as `NAME=VALUE`.
+    pub env: Vec<String>,
+    /// Its platform, if that is not the one that the stage is built for.
+    pub foreign: Option<String>,
 }

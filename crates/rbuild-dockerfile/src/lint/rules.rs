@@ -16,7 +16,7 @@ pub fn check(file: &Dockerfile, facts: &Facts<'_>, found: &mut Vec<LintWarning>)
     casing(file, found);
     let mut names: HashSet<String> = HashSet::new();
     for stage in &file.stages {
-        stage_line(stage, &mut names, facts, found);
+        stage_line(stage, &mut names, found);
         let own_shell = stage.instructions.iter().any(|o| matches!(o.op, Op::Shell(_)));
         for i in &stage.instructions {
             instruction(own_shell, i, facts, found);
@@ -46,7 +46,7 @@ fn casing(file: &Dockerfile, found: &mut Vec<LintWarning>) {
     }
 }
 
-fn stage_line(stage: &Stage, names: &mut HashSet<String>, facts: &Facts<'_>, found: &mut Vec<LintWarning>) {
+fn stage_line(stage: &Stage, names: &mut HashSet<String>, found: &mut Vec<LintWarning>) {
     if let Some(name) = &stage.from.name {
         let lower = name.text.to_lowercase();
         if lower != name.text {
@@ -85,10 +85,6 @@ fn stage_line(stage: &Stage, names: &mut HashSet<String>, facts: &Facts<'_>, fou
                 warn(found, &FROM_PLATFORM_FLAG_CONST_DISALLOWED, platform, message);
             }
         }
-    }
-    if let Some(platform) = (facts.foreign_base)(&stage.from.image.text) {
-        let message = format!("base image `{}` is for {platform}", stage.from.image.text);
-        warn(found, &INVALID_BASE_IMAGE_PLATFORM, &stage.from.image, message);
     }
 }
 

@@ -7,8 +7,14 @@ fn run(source: &str, settings: &LintSettings) -> Vec<LintWarning> {
     let file = parse(source.as_bytes()).unwrap_or_else(|e| panic!("{source}\n{e:?}"));
     let automatic = [("TARGETPLATFORM".to_string(), "linux/amd64".to_string())];
     let facts = Facts {
-        base_env: &|name| (name == "base").then(|| vec!["PATH=/bin".into(), "KNOWN=1".into()]),
-        foreign_base: &|name| (name == "foreign").then(|| "linux/arm64".to_string()),
+        base: &|name, platform| match name {
+            "base" => Some(BaseFacts { env: vec!["PATH=/bin".into(), "KNOWN=1".into()], foreign: None }),
+            "foreign" => {
+                let foreign = (platform != Some("linux/arm64")).then(|| "linux/arm64".to_string());
+                Some(BaseFacts { env: vec!["PATH=/bin".into()], foreign })
+            }
+            _ => None,
+        },
         ignored: &|path| path == "hidden",
         build_arg: &|name| (name == "GIVEN").then(|| "base".to_string()),
         automatic: &automatic,

@@ -2,10 +2,10 @@
 
 use std::collections::HashMap;
 
-use crate::ast::{ArgDecl, Dockerfile, Instruction, Op, Pair, Word};
+use crate::ast::{ArgDecl, Dockerfile, Instruction, Op, Pair, Stage, Word};
 use crate::closest;
 use crate::lint::catalog::*;
-use crate::lint::facts::Facts;
+use crate::lint::facts::{BaseFacts, Facts};
 use crate::variables::Vars;
 
 /// Returns true for variables that need no declaration.
@@ -40,12 +40,10 @@ pub fn check(file: &Dockerfile, facts: &Facts<'_>, found: &mut Vec<LintWarning>)
             undefined(file, platform, &globals.vars, &UNDEFINED_ARG_IN_FROM, found);
         }
         let image = globals.vars.expand(&stage.from.image, file.escape).unwrap_or_default();
-        let of_image = || {
-            let env = if image == "scratch" { Some(Vec::new()) } else { (facts.base_env)(&image) };
-            let (open, vars) = (env.is_none(), Vars::of_environment(&env.unwrap_or_default()));
-            StageVars { vars, open, workdir: false }
+        let mut scope = match stages.get(&image.to_lowercase()) {
+            Some(stage) => stage.clone(),
+            None => base_vars(file, stage, &image, &globals, facts, found),
         };
-        let mut scope = stages.get(&image.to_lowercase()).cloned().unwrap_or_else(of_image);
         for i in &stage.instructions {
             undefined_words(file, i, &scope, found);
             match &i.op {
@@ -59,6 +57,28 @@ pub fn check(file: &Dockerfile, facts: &Facts<'_>, found: &mut Vec<LintWarning>)
             stages.insert(name.text.to_lowercase(), scope);
         }
     }
+}
+
+/// Returns the variables that a stage takes from its base image, and checks the image's platform.
+/// A platform that cannot be expanded is left out: building reports the error.
+fn base_vars(
+    file: &Dockerfile,
+    stage: &Stage,
+    image: &str,
+    globals: &Globals,
+    facts: &Facts<'_>,
+    found: &mut Vec<LintWarning>,
+) -> StageVars {
+    let platform = stage.from.platform.as_ref().and_then(|word| globals.vars.expand(word, file.escape).ok());
+    let base = match image {
+        "scratch" => Some(BaseFacts { env: Vec::new(), foreign: None }),
+        _ => (facts.base)(image, platform.as_deref()),
+    };
+    if let Some(foreign) = base.as_ref().and_then(|base| base.foreign.as_ref()) {
+        warn(found, &INVALID_BASE_IMAGE_PLATFORM, &stage.from.image, format!("base image `{image}` is for {foreign}"));
+    }
+    let (open, env) = (base.is_none(), base.map(|base| base.env).unwrap_or_default());
+    StageVars { vars: Vars::of_environment(&env), open, workdir: false }
 }
 
 fn globals(file: &Dockerfile, facts: &Facts<'_>, found: &mut Vec<LintWarning>) -> Globals {

@@ -1,14 +1,10 @@
 //! `--check` and `--call=check|outline|targets`: analyses of a Dockerfile that build nothing.
 
-use std::cell::RefCell;
-use std::collections::HashMap;
-
 use rbuild_dockerfile::ast::{Dockerfile, Stage};
-use rbuild_dockerfile::lint::{self, Facts, LintSettings, LintWarning};
+use rbuild_dockerfile::lint::{self, BaseFacts, Facts, LintSettings, LintWarning};
 use rbuild_dockerfile::{Diagnostic, Span};
 use rbuild_engine::BuildRequest;
-use rbuild_image::ImageConfig;
-use rbuild_plan::ContextSource;
+use rbuild_plan::{ContextSource, Parameters};
 use rbuild_source::Ignore;
 use rbuild_store::Store;
 use serde_json::{Value, json};
@@ -122,36 +118,35 @@ pub fn warnings(
             terminal::warning(rbuild_engine::Warning { text, help: unknown.help });
         }
     }
-    // Cached, because the rules look up an image once per stage.
-    let known: RefCell<HashMap<String, Option<ImageConfig>>> = RefCell::default();
     let parameters = &request.parameters;
-    let image = |name: &str| {
-        let platform = &parameters.platform;
-        let find = || {
-            let name = match parameters.context_named(name).map(|context| &context.source) {
-                Some(ContextSource::Image(image)) => image.name.clone(),
-                Some(ContextSource::Directory(_) | ContextSource::Scratch) => {
-                    return Some(ImageConfig::empty(&parameters.platform));
-                }
-                None => name.parse().ok()?,
-            };
-            store.images().named_image_for(&name, platform).ok().map(|image| image.config)
-        };
-        known.borrow_mut().entry(name.to_string()).or_insert_with(find).clone()
-    };
     let ignore = request.context.as_ref().map_or("", |c| c.ignore.as_str());
     let ignore = Ignore::parse(ignore).unwrap_or_default();
     // A negated pattern may re-include a file, so the rule is off if there are any.
     let ignored = |path: &str| !ignore.has_negations() && ignore.excludes(path);
-    let wanted = &parameters.platform;
     let facts = Facts {
-        base_env: &|name| image(name).map(|c| c.config.env),
-        foreign_base: &|name| image(name).map(|c| c.platform()).filter(|p| !wanted.runs(p)).map(|p| p.to_string()),
+        base: &|name, platform| base_facts(parameters, store, name, platform),
         ignored: &ignored,
         build_arg: &|name| parameters.build_arg(name).map(str::to_string),
         automatic,
     };
     Ok((lint::check(file, &facts, &settings), settings.error))
+}
+
+/// Returns the facts about a base image of the store. `platform` is the value of `FROM --platform`;
+/// images of named contexts are for the platform of the build.
+fn base_facts(parameters: &Parameters, store: &Store, name: &str, platform: Option<&str>) -> Option<BaseFacts> {
+    let (name, platform) = match parameters.context_named(name).map(|context| &context.source) {
+        Some(ContextSource::Image(image)) => (image.name.clone(), None),
+        Some(ContextSource::Directory(_) | ContextSource::Scratch) => {
+            return Some(BaseFacts { env: Vec::new(), foreign: None });
+        }
+        None => (name.parse().ok()?, platform.and_then(|text| text.parse().ok())),
+    };
+    let wanted = platform.as_ref().unwrap_or(&parameters.platform);
+    let config = store.images().named_image_for(&name, wanted).ok()?.config;
+    let own = config.platform();
+    let foreign = (!wanted.runs(&own)).then(|| own.to_string());
+    Some(BaseFacts { env: config.config.env, foreign })
 }
 
 /// Prints all warnings and returns the exit code.

@@ -35,6 +35,26 @@ fn rules_see_the_base_image_of_the_platform() {
     }
 }
 
+/// The rules see the base image of `FROM --platform`, whose value may contain variables.
+#[test]
+fn rules_see_the_base_image_of_the_stages_platform() {
+    let lab = Lab::new();
+    let tar = crate::lab::base("busybox.tar");
+    for (arch, name) in [("amd64", "tools"), ("arm64", "other")] {
+        let (env, platform) = (format!("ENV ON_{arch}=1"), format!("linux/{arch}"));
+        lab.rbuild(["import", "-c", &env, "--platform", &platform, tar.to_str().unwrap(), name]).ok();
+    }
+    let check = |dockerfile: &str| {
+        lab.write("Dockerfile", dockerfile);
+        lab.rbuild(["build", "--check", "--platform", "linux/arm64"])
+    };
+    check("ARG NATIVE=amd64\nFROM --platform=linux/$NATIVE tools\nLABEL a=$ON_amd64\n").ok();
+    let ran = check("ARG NAME=tools\nFROM $NAME\n");
+    assert!(ran.stdout.contains("InvalidBaseImagePlatform"), "{}", ran.stdout);
+    let ran = check("ARG NATIVE=amd64\nFROM --platform=linux/$NATIVE other\n");
+    assert!(ran.stdout.contains("base image `other` is for linux/arm64"), "{}", ran.stdout);
+}
+
 #[test]
 fn check_names_rules_and_builds_nothing() {
     let lab = Lab::new();
