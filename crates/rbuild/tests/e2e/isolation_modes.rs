@@ -358,7 +358,7 @@ fn a_limit_that_leaves_no_room_for_ids_is_reported() {
     lab.write("Dockerfile", "FROM busybox\nUSER 33\nRUN true\n");
     let says = [
         "the hard limit on the size of message queues (ulimit -q) is too low to emulate IDs",
-        "the hard limit of message queues to 819200",
+        "raise the hard limit on message queues",
     ];
     lab.sh("prlimit --msgqueue=0:0 $RB --isolation single-id build").fails(1, &says);
 }
