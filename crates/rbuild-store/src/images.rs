@@ -145,6 +145,11 @@ impl Images<'_> {
         self.store.read("index.json")
     }
 
+    /// Fails if the index is no index at all. Its entries may be invalid all the same.
+    pub(crate) fn readable(&self) -> Result<()> {
+        self.index().map(|_| ())
+    }
+
     /// Replaces the index by an empty one, for an index that cannot be read.
     pub(crate) fn clear(&self) -> Result<()> {
         let _lock = self.store.lock_file("index.lock")?;

@@ -44,6 +44,12 @@ struct Format {
     incompatible: Vec<String>,
 }
 
+/// The part of `format.json` that every version has.
+#[derive(Deserialize)]
+struct FormatVersion {
+    version: u32,
+}
+
 /// An open store. Holds its shared lock until it is dropped.
 pub struct Store {
     pub(crate) root: RootDir,
@@ -111,15 +117,21 @@ impl Store {
         if !root.exists("format.json")? {
             create(&root).map_err(unwritten)?;
         }
-        let format: Format = read_json(&root, "format.json").map_err(|e| match e {
+        let no_format = |e| match e {
             StoreError::Damaged { reason, .. } => StoreError::NoFormat { path: path.to_path_buf(), reason },
             other => other,
-        })?;
+        };
+        // Another version may have other fields.
+        let FormatVersion { version } = read_json(&root, "format.json").map_err(no_format)?;
+        if version != VERSION {
+            return Err(StoreError::Newer { path: path.to_path_buf(), version, features: String::new() });
+        }
+        let format: Format = read_json(&root, "format.json").map_err(no_format)?;
         let unknown: Vec<&str> =
             format.incompatible.iter().map(String::as_str).filter(|feature| !FEATURES.contains(feature)).collect();
-        if format.version != VERSION || !unknown.is_empty() {
+        if !unknown.is_empty() {
             let features = unknown.join(", ");
-            return Err(StoreError::Newer { path: path.to_path_buf(), version: format.version, features });
+            return Err(StoreError::Newer { path: path.to_path_buf(), version, features });
         }
         close_rooms(&root)?;
         let lock = open_lock(path, "lock").map_err(failed)?;

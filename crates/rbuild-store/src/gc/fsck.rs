@@ -152,14 +152,11 @@ impl Gc<'_> {
 
     fn check_images(&self, repair: bool, blobs: &CheckedBlobs, checked: &mut Checked) -> Result<()> {
         let (mut broken, mut known) = (Vec::new(), HashMap::new());
-        let entries = match self.store.images().list() {
-            Err(damage @ StoreError::Damaged { .. }) => {
-                checked.problems.push(damage.to_string());
-                return if repair { self.store.images().clear() } else { Ok(()) };
-            }
-            entries => entries?,
-        };
-        for entry in entries {
+        if let Err(damage @ StoreError::Damaged { .. }) = self.store.images().readable() {
+            checked.problems.push(format!("{damage}; the names of all images are lost"));
+            return if repair { self.store.images().clear() } else { Ok(()) };
+        }
+        for entry in self.store.images().list()? {
             checked.images += 1;
             let name = entry.name.as_ref().map_or_else(|| entry.manifest.to_string(), |n| n.familiar());
             // An image may have many names.
