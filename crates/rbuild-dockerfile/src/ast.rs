@@ -162,7 +162,7 @@ pub enum Command {
 /// Arguments of RUN.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Run {
-    /// Values of `--mount`; see [`parse_mount`](crate::parse_mount).
+    /// Values of `--mount`, as written.
     pub mounts: Vec<Word>,
     /// Value of `--network`.
     pub network: Option<Word>,

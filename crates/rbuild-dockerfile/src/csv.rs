@@ -1,7 +1,5 @@
 //! Records of comma-separated fields, as in `RUN --mount` and in flags of the command line.
 
-use std::fmt;
-
 /// A field of a record: its value without quotes, and its byte range in the record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CsvField {
@@ -14,30 +12,21 @@ pub struct CsvField {
 }
 
 /// The reason why a text is not a record.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum CsvError {
     /// The text is empty.
+    #[error("the value is empty")]
     Empty,
     /// A field contains a quote, but does not begin with one.
+    #[error("a quote inside a field; quotes enclose a whole field")]
     BareQuote,
     /// A quoted field does not end at a comma or at the end of the text.
+    #[error("text after a closing quote; quotes enclose a whole field")]
     TextAfterQuote,
     /// The last quote is not closed.
+    #[error("unclosed quote")]
     UnclosedQuote,
 }
-
-impl fmt::Display for CsvError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            CsvError::Empty => "the value is empty",
-            CsvError::BareQuote => "a quote inside a field; quotes enclose a whole field",
-            CsvError::TextAfterQuote => "text after a closing quote; quotes enclose a whole field",
-            CsvError::UnclosedQuote => "unclosed quote",
-        })
-    }
-}
-
-impl std::error::Error for CsvError {}
 
 /// Splits a record into its fields; there is at least one. A field with a comma is enclosed in
 /// double quotes, and `""` inside it is a quote. One newline at the end is dropped. These are the

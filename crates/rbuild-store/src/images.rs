@@ -141,13 +141,9 @@ pub struct Images<'s> {
 }
 
 impl Images<'_> {
-    fn index(&self) -> Result<ImageIndex> {
+    /// Reads the index, whose entries may be invalid.
+    pub(crate) fn index(&self) -> Result<ImageIndex> {
         self.store.read("index.json")
-    }
-
-    /// Fails if the index is no index at all. Its entries may be invalid all the same.
-    pub(crate) fn readable(&self) -> Result<()> {
-        self.index().map(|_| ())
     }
 
     /// Replaces the index by an empty one, for an index that cannot be read.
@@ -175,7 +171,11 @@ impl Images<'_> {
     ///
     /// Fails if the index cannot be read.
     pub fn list(&self) -> Result<Vec<NamedImage>> {
-        let index = self.index()?;
+        self.entries(&self.index()?)
+    }
+
+    /// Returns all entries of the index that was read.
+    pub(crate) fn entries(&self, index: &ImageIndex) -> Result<Vec<NamedImage>> {
         index.manifests().iter().map(|d| self.entry_in(d)).collect()
     }
 

@@ -31,6 +31,9 @@ const VERSION: u32 = 1;
 /// recorded owners is named by a key.
 const FEATURES: [&str; 1] = ["keyed-owners"];
 
+/// Maximum size of a JSON document of the store in bytes.
+const MAX_JSON: u64 = 64 << 20;
+
 /// File of the key that names the attribute of recorded owners.
 const OWNER_KEY: &str = "owners.key";
 
@@ -117,22 +120,7 @@ impl Store {
         if !root.exists("format.json")? {
             create(&root).map_err(unwritten)?;
         }
-        let no_format = |e| match e {
-            StoreError::Damaged { reason, .. } => StoreError::NoFormat { path: path.to_path_buf(), reason },
-            other => other,
-        };
-        // Another version may have other fields.
-        let FormatVersion { version } = read_json(&root, "format.json").map_err(no_format)?;
-        if version != VERSION {
-            return Err(StoreError::Newer { path: path.to_path_buf(), version, features: String::new() });
-        }
-        let format: Format = read_json(&root, "format.json").map_err(no_format)?;
-        let unknown: Vec<&str> =
-            format.incompatible.iter().map(String::as_str).filter(|feature| !FEATURES.contains(feature)).collect();
-        if !unknown.is_empty() {
-            let features = unknown.join(", ");
-            return Err(StoreError::Newer { path: path.to_path_buf(), version, features });
-        }
+        let format = read_format(&root, path)?;
         close_rooms(&root)?;
         let lock = open_lock(path, "lock").map_err(failed)?;
         let waits = Waits::new(patience);
@@ -409,6 +397,24 @@ fn close_rooms(root: &RootDir) -> Result<()> {
     Ok(())
 }
 
+/// Reads the format of the store at `path`. Fails if this program does not know it.
+fn read_format(root: &RootDir, path: &Path) -> Result<Format> {
+    let bytes = root.read("format.json", MAX_JSON)?;
+    let path = || path.to_path_buf();
+    let damaged = |e: serde_json::Error| StoreError::NoFormat { path: path(), reason: e.to_string() };
+    // Another version may have other fields.
+    let FormatVersion { version } = serde_json::from_slice(&bytes).map_err(damaged)?;
+    if version != VERSION {
+        return Err(StoreError::Newer { path: path(), version, features: String::new() });
+    }
+    let format: Format = serde_json::from_slice(&bytes).map_err(damaged)?;
+    let unknown = format.incompatible.iter().map(String::as_str).filter(|feature| !FEATURES.contains(feature));
+    match unknown.collect::<Vec<_>>() {
+        unknown if unknown.is_empty() => Ok(format),
+        unknown => Err(StoreError::Newer { path: path(), version, features: unknown.join(", ") }),
+    }
+}
+
 fn write_format(root: &RootDir) -> Result<()> {
     let incompatible = FEATURES.map(String::from).to_vec();
     let format = Format { version: VERSION, compatible: Vec::new(), read_only_compatible: Vec::new(), incompatible };
@@ -416,6 +422,6 @@ fn write_format(root: &RootDir) -> Result<()> {
 }
 
 fn read_json<T: DeserializeOwned>(root: &RootDir, path: &str) -> Result<T> {
-    let bytes = root.read(path, 64 << 20)?;
+    let bytes = root.read(path, MAX_JSON)?;
     serde_json::from_slice(&bytes).map_err(|e| StoreError::Damaged { what: path.to_string(), reason: e.to_string() })
 }

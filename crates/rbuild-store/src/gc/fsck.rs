@@ -152,11 +152,14 @@ impl Gc<'_> {
 
     fn check_images(&self, repair: bool, blobs: &CheckedBlobs, checked: &mut Checked) -> Result<()> {
         let (mut broken, mut known) = (Vec::new(), HashMap::new());
-        if let Err(damage @ StoreError::Damaged { .. }) = self.store.images().readable() {
-            checked.problems.push(format!("{damage}; the names of all images are lost"));
-            return if repair { self.store.images().clear() } else { Ok(()) };
-        }
-        for entry in self.store.images().list()? {
+        let index = match self.store.images().index() {
+            Err(damage @ StoreError::Damaged { .. }) => {
+                checked.problems.push(format!("{damage}; the names of all images are lost"));
+                return if repair { self.store.images().clear() } else { Ok(()) };
+            }
+            index => index?,
+        };
+        for entry in self.store.images().entries(&index)? {
             checked.images += 1;
             let name = entry.name.as_ref().map_or_else(|| entry.manifest.to_string(), |n| n.familiar());
             // An image may have many names.
@@ -223,6 +226,28 @@ mod tests {
     use crate::staging::Staging;
     use crate::store::Store;
     use crate::workspace::Workspace;
+
+    /// One invalid entry does not cost the names of all images.
+    #[test]
+    fn only_an_index_that_cannot_be_parsed_is_cleared() {
+        let place = std::env::temp_dir().join(format!("rbuild-fsck-index-{}", std::process::id()));
+        let store = Store::open(&place).unwrap();
+        let index = place.join("index.json");
+        let entry = |digest: &str| {
+            format!(r#"{{"mediaType":"application/vnd.oci.image.manifest.v1+json","digest":"{digest}","size":1}}"#)
+        };
+        let entries = [entry(&format!("sha256:{}", "a".repeat(64))), entry(&format!("sha512:{}", "a".repeat(128)))];
+        let text = format!(r#"{{"schemaVersion":2,"manifests":[{}]}}"#, entries.join(","));
+        std::fs::write(&index, &text).unwrap();
+        assert!(matches!(store.gc().check(true), Err(StoreError::Damaged { .. })));
+        assert_eq!(std::fs::read_to_string(&index).unwrap(), text);
+        std::fs::write(&index, &text[..text.len() - 1]).unwrap();
+        let problems = store.gc().check(true).unwrap().problems;
+        assert!(problems.len() == 1 && problems[0].ends_with("the names of all images are lost"), "{problems:?}");
+        assert!(store.images().list().unwrap().is_empty());
+        drop(store);
+        std::fs::remove_dir_all(&place).unwrap();
+    }
 
     #[test]
     fn content_added_during_verification_is_not_damage() {

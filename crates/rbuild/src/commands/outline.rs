@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use rbuild_dockerfile::ast::{ArgDecl, Comment, Dockerfile, Instruction, Op, Run, Stage};
-use rbuild_dockerfile::{Diagnostic, MountKind, Vars, parse_mount};
+use rbuild_dockerfile::{Diagnostic, MountKind, Vars, expand_mount};
 use rbuild_engine::BuildRequest;
 use rbuild_plan::Parameters;
 use serde_json::{Value, json};
@@ -74,7 +74,7 @@ impl Outline {
             match &instruction.op {
                 // A build reports words that cannot be expanded.
                 Op::Env(pairs) => drop(scope.vars.env(pairs, scope.escape)),
-                Op::Run(run) => self.add_mounts(run),
+                Op::Run(run) => self.add_mounts(run, scope),
                 _ => {}
             }
         }
@@ -97,8 +97,9 @@ impl Outline {
         }
     }
 
-    fn add_mounts(&mut self, run: &Run) {
-        for mount in run.mounts.iter().filter_map(|w| parse_mount(&w.text, w.span).ok()) {
+    /// Adds the mounts of a command. A build reports those that are invalid.
+    fn add_mounts(&mut self, run: &Run, scope: &Scope<'_>) {
+        for mount in run.mounts.iter().filter_map(|word| expand_mount(word, &scope.vars, scope.escape).ok()) {
             let id = mount.id.or(mount.target).unwrap_or_else(|| "default".into());
             let list = match mount.kind {
                 MountKind::Secret => &mut self.secrets,

@@ -123,6 +123,10 @@ fn outline_and_targets_list_arguments_and_stages() {
     let words = |text: String| text.split_whitespace().map(str::to_string).collect::<Vec<_>>().join(" ");
     let outline = words(lab.rbuild(args).ok().stdout);
     assert!(outline.ends_with("G last- W 1 X $W-$TARGETSTAGE TARGETARCH s390x Y last--s390x"), "{outline}");
+    let file = "FROM busybox\nARG K=secret M=0400\nRUN --mount=type=$K,id=tok-$M,mode=$M,required=true true\n";
+    lab.write("Dockerfile", file);
+    let outline = words(lab.rbuild(["build", "--call=outline"]).ok().stdout);
+    assert!(outline.contains("tok-0400 true"), "{outline}");
     // Stages that the target copies from are checked as well; stages it does not use are not.
     lab.write(
         "Dockerfile",
