@@ -35,7 +35,7 @@ pub struct Cli {
     #[arg(long, global = true, value_name = "MODE", env = "RBUILD_ISOLATION", value_parser = value::isolation)]
     pub isolation: Option<IsolationRequest>,
     /// Seconds to wait for a store lock held by a program other than rbuild [default: 15]
-    #[arg(long, global = true, value_name = "SECONDS", env = "RBUILD_LOCK_TIMEOUT")]
+    #[arg(long, global = true, value_name = "SECONDS", env = "RBUILD_LOCK_TIMEOUT", value_parser = value::seconds)]
     pub lock_timeout: Option<u64>,
     /// Log to standard error, including warnings of libraries; RBUILD_LOG=engine=debug selects
     /// parts and levels

@@ -4,6 +4,7 @@ use clap::builder::{ValueParser, ValueRange};
 use clap::{Arg, ArgAction, Command, CommandFactory};
 
 use crate::args::Cli;
+use crate::input::value;
 
 /// Groups of verbs on the page of the program.
 const VERBS: [(&str, &[&str]); 4] = [
@@ -89,16 +90,7 @@ fn switch(arg: Arg) -> Arg {
         .require_equals(true)
         .default_value("false")
         .default_missing_value("true")
-        .value_parser(ValueParser::new(boolean))
-}
-
-/// Parses a value of a switch as Go's `strconv.ParseBool` does.
-fn boolean(text: &str) -> Result<bool, String> {
-    match text {
-        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
-        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
-        _ => Err("use true or false".into()),
-    }
+        .value_parser(ValueParser::new(value::switch))
 }
 
 /// Returns the command line as help pages show it: flags in groups, and on each page only the

@@ -1,5 +1,6 @@
 //! Errors of the command line, and flags of docker and podman that rbuild does not have.
 
+use std::error::Error;
 use std::ffi::OsString;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
@@ -140,56 +141,72 @@ fn lacking(verb: &str, flag: &str) -> Option<(&'static str, &'static str)> {
 /// Returns the failure for an error of the parser. `verb` is the verb of the line, `words` are all
 /// its words; `misplaced` is one that is a verb, but does not come first.
 pub fn failure(e: &clap::Error, verb: &str, words: &[OsString], misplaced: Option<&str>) -> Failure {
-    let text = |kind| match e.get(kind) {
-        Some(ContextValue::String(text)) => text.clone(),
-        Some(ContextValue::Strings(texts)) => texts.join(", "),
-        _ => String::new(),
-    };
-    let given = text(ContextKind::InvalidArg);
-    // Clap appends the name of the value: `--progress <PROGRESS>`.
-    let flag = given.split([' ', '[', '=']).next().unwrap_or_default().trim_matches(['<', '>']).to_string();
     let shown = clap_command::written(verb);
+    if e.kind() == ErrorKind::UnknownArgument {
+        let given = texts(e, ContextKind::InvalidArg).concat();
+        return if given.starts_with('-') {
+            unknown(verb, &given, misplaced, options_of(shown, &given))
+        } else {
+            unexpected(verb, &given, misplaced)
+        };
+    }
+    let parser = clap_command::parser();
+    let args: Vec<&clap::Arg> =
+        texts(e, ContextKind::InvalidArg).iter().filter_map(|s| find(&parser, verb, s)).collect();
+    let flag = args.iter().map(|arg| name(arg)).collect::<Vec<_>>().join(" ");
+    let value = texts(e, ContextKind::InvalidValue).concat();
     let see = options_of(shown, &flag);
     match e.kind() {
-        ErrorKind::UnknownArgument if !given.starts_with('-') => {
-            let failure = Failure::usage(format!("unexpected argument `{given}`"));
-            failure.help(match misplaced {
-                Some(verb) => first(verb),
-                None if verb == "load" => format!("pass the file with -i {given}"),
-                None => format!("use the form: {}", form(verb)),
-            })
-        }
-        ErrorKind::UnknownArgument => unknown(verb, &flag, misplaced, see),
         ErrorKind::MissingRequiredArgument => {
-            Failure::usage(format!("`rbuild {shown}` requires {}", given.replace(['<', '>'], "").replace("...", "")))
-                .help(format!("use the form: {}", form(verb)))
+            Failure::usage(format!("`rbuild {shown}` requires {flag}")).help(format!("use the form: {}", form(verb)))
         }
-        ErrorKind::InvalidValue => {
-            let value = text(ContextKind::InvalidValue);
-            if value.is_empty() {
-                return Failure::usage(format!("{flag} requires a value")).help(see);
+        ErrorKind::InvalidValue if value.is_empty() => Failure::usage(format!("{flag} requires a value")).help(see),
+        ErrorKind::InvalidValue | ErrorKind::ValueValidation => {
+            let setting = args.first().map_or(value.clone(), |arg| setting(arg, &value, words));
+            match e.source().and_then(|source| source.downcast_ref::<BadValue>()) {
+                Some(bad) => bad.clone().of(setting),
+                None => invalid(&setting, &value, texts(e, ContextKind::ValidValue), see),
             }
-            invalid(&setting(verb, &flag, &value, words), &value, &text(ContextKind::ValidValue), see)
-        }
-        ErrorKind::ValueValidation => {
-            let setting = setting(verb, &flag, &text(ContextKind::InvalidValue), words);
-            let source = std::error::Error::source(e);
-            if let Some(bad) = source.and_then(|source| source.downcast_ref::<BadValue>()) {
-                return bad.clone().of(setting);
-            }
-            let why = source.map(ToString::to_string).unwrap_or_default();
-            let why = if why.contains("digit") || why.contains("number") { "not a number".to_string() } else { why };
-            Failure::usage(format!("{setting}: {why}")).help(see)
         }
         ErrorKind::MissingSubcommand | ErrorKind::InvalidSubcommand => {
             Failure::usage("no command given").help("run `rbuild --help` to list the commands")
         }
-        _ => {
-            let text = e.to_string();
-            let line = text.lines().next().unwrap_or_default().trim_start_matches("error: ").to_string();
-            Failure::usage(line).help(see)
-        }
+        ErrorKind::InvalidUtf8 => Failure::usage("an argument is not UTF-8").help(see),
+        kind => Failure::usage(format!("{}{kind}", if flag.is_empty() { flag } else { flag + ": " })).help(see),
     }
+}
+
+/// Returns the texts that the parser's error has of this kind.
+fn texts(e: &clap::Error, kind: ContextKind) -> &[String] {
+    match e.get(kind) {
+        Some(ContextValue::String(text)) => std::slice::from_ref(text),
+        Some(ContextValue::Strings(texts)) => texts,
+        _ => &[],
+    }
+}
+
+/// Returns the argument of a verb, or the common one, that errors of the parser show like this.
+fn find<'a>(parser: &'a clap::Command, verb: &str, shown: &str) -> Option<&'a clap::Arg> {
+    let page = parser.find_subcommand(verb).unwrap_or(parser);
+    page.get_arguments().chain(parser.get_arguments()).find(|arg| arg.to_string() == shown)
+}
+
+/// Returns the name of an argument in messages: `--jobs`, `IMAGE`.
+fn name(arg: &clap::Arg) -> String {
+    match (arg.get_long(), arg.get_short(), arg.get_value_names()) {
+        (Some(long), ..) => format!("--{long}"),
+        (None, Some(short), _) => format!("-{short}"),
+        (None, None, Some(names)) => names.join(" "),
+        (None, None, None) => arg.get_id().to_string(),
+    }
+}
+
+fn unexpected(verb: &str, given: &str, misplaced: Option<&str>) -> Failure {
+    Failure::usage(format!("unexpected argument `{given}`")).help(match misplaced {
+        Some(verb) => first(verb),
+        None if verb == "load" => format!("pass the file with -i {given}"),
+        None => format!("use the form: {}", form(verb)),
+    })
 }
 
 /// Returns the hint that names the help page with this flag.
@@ -223,24 +240,21 @@ fn unknown(verb: &str, flag: &str, misplaced: Option<&str>, see: String) -> Fail
 }
 
 /// Names a flag and its value as they were given: by a word of the line, or by a variable.
-fn setting(verb: &str, flag: &str, value: &str, words: &[OsString]) -> String {
-    let parser = clap_command::parser();
-    let page = parser.find_subcommand(verb).unwrap_or(&parser);
-    let is_it = |arg: &&clap::Arg| arg.get_long().is_some_and(|long| flag.strip_prefix("--") == Some(long));
-    let arg = page.get_arguments().chain(parser.get_arguments()).find(is_it);
-    let is_given = words.iter().any(|word| word.to_string_lossy().split('=').next() == Some(flag));
-    match arg.and_then(clap::Arg::get_env) {
+fn setting(arg: &clap::Arg, value: &str, words: &[OsString]) -> String {
+    let flag = name(arg);
+    let is_given = words.iter().any(|word| word.to_string_lossy().split('=').next() == Some(&flag));
+    match arg.get_env() {
         Some(variable) if !is_given && std::env::var_os(variable).is_some_and(|set| set == value) => {
             format!("{}={value}", variable.to_string_lossy())
         }
-        _ if arg.is_some_and(clap::Arg::is_require_equals_set) => format!("{flag}={value}"),
+        _ if arg.is_require_equals_set() => format!("{flag}={value}"),
         _ => format!("{flag} {value}"),
     }
 }
 
 /// Returns the failure of a value that is none of the valid ones.
-fn invalid(setting: &str, value: &str, valid: &str, see: String) -> Failure {
-    let valid: Vec<&str> = valid.split(", ").filter(|word| !word.is_empty()).collect();
+fn invalid(setting: &str, value: &str, valid: &[String], see: String) -> Failure {
+    let valid: Vec<&str> = valid.iter().map(String::as_str).collect();
     let help = if valid.is_empty() { see } else { hints::suggestion(value, &valid) };
     Failure::usage(format!("{setting}: unknown value")).help(help)
 }
@@ -252,14 +266,42 @@ pub fn first(verb: &str) -> String {
 
 /// Returns the usage of a verb on one line.
 fn form(verb: &str) -> String {
-    let mut pages = clap_command::pages();
-    let usage = pages.find_subcommand_mut(verb).map(|page| page.render_usage().to_string());
-    usage.unwrap_or_default().trim_start_matches("Usage: ").trim().to_string()
+    let pages = clap_command::pages();
+    let page = pages.find_subcommand(verb).cloned();
+    page.map(|page| page.help_template("{usage}").render_help().to_string().trim().to_string()).unwrap_or_default()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Each line has the message of its failure, and the start of the hint.
+    #[test]
+    fn errors_of_the_parser_are_worded_by_their_kind() {
+        for (line, message, hint) in [
+            ("build --lock-timeout soon .", "--lock-timeout soon: not a number of seconds", "use a number"),
+            ("build --lock-timeout=18446744073709551616 .", "--lock-timeout 18446744073709551616: not", "use a number"),
+            ("build --no-cache=maybe .", "--no-cache=maybe: unknown value", "use true or false"),
+            ("build --progress loud .", "--progress loud: unknown value", "use auto"),
+            ("build --jobs", "--jobs requires a value", "run `rbuild build --help`"),
+            ("tag", "`rbuild tag` requires IMAGE NAME", "use the form: rbuild tag"),
+            ("load x.tar", "unexpected argument `x.tar`", "pass the file with -i x.tar"),
+            ("prune --filtre", "unknown flag `--filtre` of `rbuild prune`", "did you mean `--filter`?"),
+        ] {
+            let words: Vec<OsString> = line.split(' ').map(OsString::from).collect();
+            let line = std::iter::once(OsString::from("rbuild")).chain(words.iter().cloned());
+            let e = clap_command::parser().try_get_matches_from(line).unwrap_err();
+            let failure = failure(&e, words[0].to_str().unwrap(), &words, None);
+            assert!(failure.message.starts_with(message), "{}", failure.message);
+            let help = failure.help.unwrap_or_default();
+            assert!(help.starts_with(hint), "{message}: {help}");
+        }
+    }
+
+    #[test]
+    fn the_form_of_a_verb_is_its_usage_without_a_heading() {
+        assert!(form("tag").starts_with("rbuild tag"), "{}", form("tag"));
+    }
 
     #[test]
     fn flags_that_exist_are_not_called_unsupported() {

@@ -87,6 +87,21 @@ pub fn size(text: &str) -> Result<u64, BadValue> {
     rbuild_dockerfile::parse_size(text).filter(|size| *size > 0).ok_or_else(bad)
 }
 
+/// Parses the value of a switch as Go's `strconv.ParseBool` does.
+pub fn switch(text: &str) -> Result<bool, BadValue> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
+        _ => Err(BadValue { why: "unknown value".into(), hint: hints::suggestion(text, &["true", "false"]) }),
+    }
+}
+
+/// Parses a time in seconds.
+pub fn seconds(text: &str) -> Result<u64, BadValue> {
+    text.parse()
+        .map_err(|_| BadValue { why: "not a number of seconds".into(), hint: "use a number, such as 60".into() })
+}
+
 /// Parses a number of concurrent steps.
 pub fn jobs(text: &str) -> Result<usize, BadValue> {
     let bad = || BadValue { why: "not a number of steps".into(), hint: "use a number from 1 on".into() };
