@@ -4,6 +4,8 @@
 //! part changed when a step misses the cache. Steps are destructured field by field, so adding a
 //! field does not compile until its effect on the key has been decided.
 
+use std::borrow::Cow;
+
 use rbuild_container::{NetworkMode, SecurityMode, Ulimit};
 
 use crate::Chmod;
@@ -11,6 +13,7 @@ use crate::graph::{
     AgentStep, CacheStep, CopySource, CopyStep, InlineFile, MountKindStep, MountStep, RunStep, SecretStep, Step,
     WorkdirStep,
 };
+use StepPart::{Own, Variable};
 
 /// Returns text in double quotes, so that it can be followed by other values in one part. The
 /// encoding is part of every key: it must not change between versions.
@@ -35,8 +38,38 @@ fn option(text: Option<&str>) -> String {
     text.map_or("None".to_string(), |text| format!("Some({})", quoted(text)))
 }
 
-/// Receives one part: its name and its value. A name may occur more than once.
-pub type Tell<'a> = &'a mut dyn FnMut(&'static str, &[u8]);
+/// A part of a step's definition. Several parts may have one name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StepPart<'a> {
+    /// A part with its name and value.
+    Own(&'static str, &'a [u8]),
+    /// An environment variable with its name and value.
+    Variable(&'a str, &'a str),
+}
+
+impl<'a> StepPart<'a> {
+    /// Name of the parts for environment variables.
+    pub const VARIABLE: &'static str = "variable";
+
+    /// Returns the name of the part.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Own(name, _) => name,
+            Variable(..) => StepPart::VARIABLE,
+        }
+    }
+
+    /// Returns the value as it enters keys.
+    pub fn value(&self) -> Cow<'a, [u8]> {
+        match self {
+            Own(_, value) => Cow::Borrowed(value),
+            Variable(name, value) => Cow::Owned(format!("{name}={value}").into_bytes()),
+        }
+    }
+}
+
+/// Receives one part.
+pub type Tell<'a> = &'a mut dyn FnMut(StepPart<'_>);
 
 impl Step {
     /// Passes every part of the step's definition to `tell`, in a fixed order.
@@ -69,40 +102,40 @@ impl RunStep {
             ulimits,
             script,
         } = self;
-        args.iter().for_each(|arg| tell("command", arg.as_bytes()));
+        args.iter().for_each(|arg| tell(Own("command", arg.as_bytes())));
         for (name, value) in env.iter() {
-            tell("variable", format!("{name}={value}").as_bytes());
+            tell(Variable(name, value));
         }
-        tell("working directory", cwd.as_bytes());
-        tell("user", user.as_bytes());
-        tell(
+        tell(Own("working directory", cwd.as_bytes()));
+        tell(Own("user", user.as_bytes()));
+        tell(Own(
             "network",
             match network {
                 NetworkMode::Host => &b"host"[..],
                 NetworkMode::Isolated => b"isolated",
                 NetworkMode::None => b"none",
             },
-        );
-        tell(
+        ));
+        tell(Own(
             "security",
             match security {
                 SecurityMode::Sandbox => b"sandbox",
                 SecurityMode::Insecure => b"insecure",
             },
-        );
-        tell("host name", hostname.as_bytes());
+        ));
+        tell(Own("host name", hostname.as_bytes()));
         // Only the names: an address may differ between builds without changing the result.
-        hosts.iter().for_each(|(name, _)| tell("known host", name.as_bytes()));
+        hosts.iter().for_each(|(name, _)| tell(Own("known host", name.as_bytes())));
         if let Some(bytes) = shm_size {
-            tell("shm size", bytes.to_string().as_bytes());
+            tell(Own("shm size", bytes.to_string().as_bytes()));
         }
         for Ulimit { resource, soft, hard } in ulimits {
             let name = resource.name().to_uppercase();
-            tell("ulimit", format!("RLIMIT_{name} {soft} {hard}").as_bytes());
+            tell(Own("ulimit", format!("RLIMIT_{name} {soft} {hard}").as_bytes()));
         }
         if let Some(InlineFile { name, content }) = script {
-            tell("script name", name.as_bytes());
-            tell("script", content.as_bytes());
+            tell(Own("script name", name.as_bytes()));
+            tell(Own("script", content.as_bytes()));
         }
         secrets.iter().for_each(|secret| secret.parts(tell));
         agents.iter().for_each(|agent| agent.parts(tell));
@@ -115,7 +148,7 @@ impl SecretStep {
     fn parts(&self, tell: Tell<'_>) {
         let SecretStep { id, target, env, required, mode, uid, gid, span: _ } = self;
         let (id, target, env) = (quoted(id), option(target.as_deref()), option(env.as_deref()));
-        tell("secret", format!("{id} {target} {env} {required} {mode:o} {uid} {gid}").as_bytes());
+        tell(Own("secret", format!("{id} {target} {env} {required} {mode:o} {uid} {gid}").as_bytes()));
     }
 }
 
@@ -123,7 +156,7 @@ impl AgentStep {
     fn parts(&self, tell: Tell<'_>) {
         let AgentStep { id, target, required, mode, uid, gid, span: _ } = self;
         let (id, target) = (quoted(id), quoted(target));
-        tell("ssh agent", format!("{id} {target} {required} {mode:o} {uid} {gid}").as_bytes());
+        tell(Own("ssh agent", format!("{id} {target} {required} {mode:o} {uid} {gid}").as_bytes()));
     }
 }
 
@@ -146,7 +179,7 @@ impl MountStep {
             MountKindStep::Volume { id: _, source } => format!("volume {}", quoted(source)),
         };
         let access = if *read_only { "read-only" } else { "writable" };
-        tell("mount", format!("{} {access} {what}", quoted(target)).as_bytes());
+        tell(Own("mount", format!("{} {access} {what}", quoted(target)).as_bytes()));
     }
 }
 
@@ -166,18 +199,18 @@ impl CopyStep {
             unpack,
             from_name: _,
         } = self;
-        tell("destination", dest.as_bytes());
+        tell(Own("destination", dest.as_bytes()));
         let answer = |on: bool| if on { &b"yes"[..] } else { b"no" };
-        tell("destination is a directory", answer(*dest_is_dir));
-        tell("--parents", answer(*parents));
-        tell("--link", answer(*link));
-        tell("unpacks archives", answer(*unpack));
-        tell("--chown", chown.as_deref().unwrap_or("").as_bytes());
-        tell("--chmod", chmod.as_ref().map_or(String::new(), Chmod::key).as_bytes());
-        exclude.iter().for_each(|pattern| tell("--exclude", pattern.as_bytes()));
+        tell(Own("destination is a directory", answer(*dest_is_dir)));
+        tell(Own("--parents", answer(*parents)));
+        tell(Own("--link", answer(*link)));
+        tell(Own("unpacks archives", answer(*unpack)));
+        tell(Own("--chown", chown.as_deref().unwrap_or("").as_bytes()));
+        tell(Own("--chmod", chmod.as_ref().map_or(String::new(), Chmod::key).as_bytes()));
+        exclude.iter().for_each(|pattern| tell(Own("--exclude", pattern.as_bytes())));
         for InlineFile { name, content } in inline {
-            tell("here-document name", name.as_bytes());
-            tell("here-document", content.as_bytes());
+            tell(Own("here-document name", name.as_bytes()));
+            tell(Own("here-document", content.as_bytes()));
         }
     }
 
@@ -185,16 +218,16 @@ impl CopyStep {
     /// taken from, they determine the copied content.
     pub fn source_parts(&self, tell: Tell<'_>) {
         let patterns = self.sources.iter().filter_map(CopySource::pattern);
-        patterns.for_each(|pattern| tell("source", pattern.text().as_bytes()));
+        patterns.for_each(|pattern| tell(Own("source", pattern.text().as_bytes())));
     }
 }
 
 impl WorkdirStep {
     fn parts(&self, tell: Tell<'_>) {
         let WorkdirStep { path, user, time } = self;
-        tell("directory", path.as_bytes());
-        tell("user", user.as_bytes());
-        tell("time", time.map_or(String::new(), |t| t.to_string()).as_bytes());
+        tell(Own("directory", path.as_bytes()));
+        tell(Own("user", user.as_bytes()));
+        tell(Own("time", time.map_or(String::new(), |t| t.to_string()).as_bytes()));
     }
 }
 

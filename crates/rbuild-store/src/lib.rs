@@ -75,7 +75,7 @@ mod witness;
 mod workspace;
 
 pub use blobs::Blobs;
-pub use cache::inputs::{BuildIndex, FILES, FROM, IndexedStep, KeyInputs, KeyPart, KeyValue, PARENT};
+pub use cache::inputs::{BuildIndex, FILES, FROM, IndexedStep, KeyInputs, KeyPart, KeyValue, PARENT, VARIABLE};
 pub use cache::records::{ForeignRecord, Record, RecordedImage, Records};
 pub use cache_mounts::{CacheMount, CacheMounts, CacheUse, LentCache};
 pub use containers::{Container, Containers};

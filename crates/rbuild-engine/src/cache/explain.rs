@@ -1,9 +1,11 @@
 //! Explanations of why a step ran: the differences between its key and that of the most similar
 //! step built here before.
 
-use rbuild_plan::{BuildGraph, Step, StepName, Vertex, VertexId};
+use rbuild_plan::{BuildGraph, Step, StepName, StepPart, Vertex, VertexId};
 use rbuild_source::Changes;
-use rbuild_store::{BuildIndex, CacheKey, FILES, FROM, IndexedStep, KeyInputs, KeyPart, KeyValue, PARENT, ResultId};
+use rbuild_store::{
+    BuildIndex, CacheKey, FILES, FROM, IndexedStep, KeyInputs, KeyPart, KeyValue, PARENT, ResultId, VARIABLE,
+};
 
 use crate::cache::key::KeyComponent;
 use crate::ops::redact::SecretValues;
@@ -32,8 +34,12 @@ impl Bookkeeper<'_> {
     pub fn note(&mut self, part: &KeyComponent<'_>) {
         let mask = |text: String| self.secrets.mask(text);
         let (name, value) = match part {
-            KeyComponent::Own(name, value) => {
+            KeyComponent::Own(StepPart::Own(name, value)) => {
                 (*name, KeyValue::Text(mask(String::from_utf8_lossy(value).into_owned())))
+            }
+            KeyComponent::Own(StepPart::Variable(name, value)) => {
+                let (name, value) = (mask(name.to_string()), mask(value.to_string()));
+                (VARIABLE, KeyValue::Variable { name, value })
             }
             KeyComponent::Files(name, digest) => (*name, KeyValue::Files(*digest.bytes())),
             KeyComponent::Input(name, id) => {
@@ -105,7 +111,7 @@ pub fn differences(now: &KeyInputs, before: &KeyInputs, files: Option<&Changes>)
                 }));
             }
             PARENT | FROM => told.extend(inputs(&new, &old)),
-            "variable" => told.extend(variables(&new, &old)),
+            VARIABLE => told.extend(variables(&new, &old)),
             FILES => told.push(match files {
                 Some(changes) if !changes.is_empty() => file_changes(changes),
                 _ => "context files changed".into(),
@@ -131,7 +137,7 @@ fn source(input: &KeyValue) -> String {
     match input {
         KeyValue::Step { label, .. } => format!("[{label}]"),
         KeyValue::Image { name, .. } => name.clone(),
-        KeyValue::Text(_) | KeyValue::Files(_) => input.to_string(),
+        KeyValue::Text(_) | KeyValue::Variable { .. } | KeyValue::Files(_) => input.to_string(),
     }
 }
 
@@ -164,7 +170,7 @@ fn inputs(new: &[&KeyValue], old: &[&KeyValue]) -> Vec<String> {
             // A step that only moved has the same result and is not a reason.
             (KeyValue::Step { result, .. }, Some(KeyValue::Step { result: was, .. })) if result == was => continue,
             (KeyValue::Step { label, .. }, _) => format!("input [{label}] changed"),
-            (KeyValue::Text(_) | KeyValue::Files(_), _) => continue,
+            (KeyValue::Text(_) | KeyValue::Variable { .. } | KeyValue::Files(_), _) => continue,
         });
     }
     if told.is_empty() && new.len() < old.len() {
@@ -174,15 +180,15 @@ fn inputs(new: &[&KeyValue], old: &[&KeyValue]) -> Vec<String> {
 }
 
 fn variables(new: &[&KeyValue], old: &[&KeyValue]) -> Vec<String> {
-    let pairs = |list: &[&KeyValue]| -> Vec<(String, String)> {
-        let pair = |value: &&KeyValue| match value {
-            KeyValue::Text(text) => text.split_once('=').map(|(k, v)| (k.to_string(), v.to_string())),
+    fn pairs<'a>(list: &[&'a KeyValue]) -> Vec<(&'a str, &'a str)> {
+        let pair = |part: &&'a KeyValue| match part {
+            KeyValue::Variable { name, value } => Some((name.as_str(), value.as_str())),
             _ => None,
         };
         list.iter().filter_map(pair).collect()
-    };
+    }
     let (new, old) = (pairs(new), pairs(old));
-    let find = |list: &[(String, String)], name: &str| list.iter().find(|(k, _)| k == name).map(|(_, v)| v.clone());
+    let find = |list: &[(&str, &str)], name: &str| list.iter().find(|(k, _)| *k == name).map(|(_, v)| v.to_string());
     let mut told = Vec::new();
     for (name, now) in &new {
         match find(&old, name) {
@@ -233,6 +239,26 @@ mod tests {
             None => text.to_string(),
         };
         KeyInputs { parts: parts.iter().map(|(k, v)| (k.to_string(), digest(v)).into()).collect() }
+    }
+
+    #[test]
+    fn variables_of_a_step_are_recorded_as_pairs() {
+        let graph = BuildGraph {
+            vertices: Vec::new(),
+            target: VertexId::new(0),
+            config: rbuild_image::ImageConfig::empty(&"linux/amd64".parse().unwrap()),
+            history: Vec::new(),
+            epoch: None,
+            warnings: Vec::new(),
+        };
+        let result_of = |_| ResultId::of(b"");
+        let secrets = SecretValues::of(&[("id".into(), b"hidden".to_vec())]);
+        let key_inputs = KeyInputs::default();
+        let mut bookkeeper = Bookkeeper { graph: &graph, result_of: &result_of, key_inputs, secrets };
+        bookkeeper.note(&KeyComponent::Own(StepPart::Variable("A", "b=hidden")));
+        let want = KeyValue::Variable { name: "A".into(), value: "b=****".into() };
+        assert_eq!(bookkeeper.key_inputs.parts, [KeyPart { name: VARIABLE.into(), value: want }]);
+        assert_eq!(StepPart::VARIABLE, VARIABLE);
     }
 
     #[test]

@@ -13,8 +13,8 @@ use rbuild_dockerfile::{Diagnostic, Span};
 use rbuild_image::Hasher;
 use rbuild_linux::{OwnerRecords, RootDir};
 use rbuild_plan::{
-    CacheStep, ContextDir, ContextId, CopyItem, CopyStep, FileSource, MountKindStep, MountStep, RunStep, Step, Vertex,
-    VertexId,
+    CacheStep, ContextDir, ContextId, CopyItem, CopyStep, FileSource, MountKindStep, MountStep, RunStep, Step,
+    StepPart, Vertex, VertexId,
 };
 use rbuild_remedy::Remedy;
 use rbuild_sandbox::Builder;
@@ -152,7 +152,7 @@ pub fn exclusions(copy: &CopyStep) -> Result<Ignore> {
 /// A component of a cache key.
 pub enum KeyComponent<'a> {
     /// A property of the step itself.
-    Own(&'static str, &'a [u8]),
+    Own(StepPart<'a>),
     /// An input of the step, represented by its result.
     Input(&'static str, VertexId),
     /// Content of files from a context.
@@ -201,7 +201,7 @@ impl KeyMaker<'_> {
         }
         let mut put = |part: KeyComponent<'_>| {
             match &part {
-                KeyComponent::Own(name, value) => hasher.field(name).field(value),
+                KeyComponent::Own(part) => hasher.field(part.name()).field(&*part.value()),
                 KeyComponent::Input(name, id) => hasher.field(name).field((self.result_of)(*id).bytes()),
                 KeyComponent::Files(name, digest) => hasher.field(name).field(digest.bytes()),
             };
@@ -210,7 +210,7 @@ impl KeyMaker<'_> {
         if let Some(parent) = vertex.parent {
             put(KeyComponent::Input(PARENT, parent));
         }
-        vertex.step.parts(&mut |name, value| put(KeyComponent::Own(name, value)));
+        vertex.step.parts(&mut |part| put(KeyComponent::Own(part)));
         let mut taken = taken.iter().map(|selection| KeyComponent::Files(FILES, selection.content.digest));
         match &vertex.step {
             Step::Scratch | Step::Image { .. } => return Ok(None),
@@ -219,7 +219,7 @@ impl KeyMaker<'_> {
                 for mount in &run.mounts {
                     match &mount.kind {
                         MountKindStep::Bind { from: FileSource::Vertex(id), source } => {
-                            put(KeyComponent::Own("mounted path", source.as_bytes()));
+                            put(KeyComponent::Own(StepPart::Own("mounted path", source.as_bytes())));
                             put(KeyComponent::Input(FROM, *id));
                         }
                         MountKindStep::Cache(CacheStep { from: Some(FileSource::Vertex(id)), .. }) => {
@@ -234,12 +234,12 @@ impl KeyMaker<'_> {
             }
             Step::Copy(copy) => match copy.from {
                 FileSource::Vertex(id) => {
-                    copy.source_parts(&mut |name, value| put(KeyComponent::Own(name, value)));
+                    copy.source_parts(&mut |part| put(KeyComponent::Own(part)));
                     put(KeyComponent::Input(FROM, id));
                 }
                 FileSource::Context | FileSource::Named(_) => {
                     taken.for_each(&mut put);
-                    self.downloads.parts(copy, &mut |name, value| put(KeyComponent::Own(name, value)))?;
+                    self.downloads.parts(copy, &mut |part| put(KeyComponent::Own(part)))?;
                 }
             },
         }
@@ -323,8 +323,8 @@ pub fn content_key(vertex: &Vertex, salt: Option<&str>, parent: Option<&ResultId
         Some(parent) => hasher.field(parent.bytes()),
         None => hasher.field("linked"),
     };
-    vertex.step.parts(&mut |name, value| {
-        hasher.field(name).field(value);
+    vertex.step.parts(&mut |part| {
+        hasher.field(part.name()).field(&*part.value());
     });
     for content in contents {
         hasher.field(FILES).field(content.bytes());

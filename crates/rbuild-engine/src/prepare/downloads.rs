@@ -6,7 +6,7 @@ use std::collections::HashMap;
 
 use rbuild_dockerfile::Diagnostic;
 use rbuild_image::Hasher;
-use rbuild_plan::{BuildGraph, CopyItem, CopySource, CopyStep, Step, Tell, UrlSource};
+use rbuild_plan::{BuildGraph, CopyItem, CopySource, CopyStep, Step, StepPart, Tell, UrlSource};
 use rbuild_remedy::Remedy;
 use rbuild_source::SelectionHash;
 use rbuild_store::{Download, Store};
@@ -98,11 +98,11 @@ impl FetchedFiles {
             let UrlSource { url: _, name, checksum: _ } = file;
             let Download { digest, size: _, etag: _, modified } = self.get(file)?;
             // Later sources replace files of earlier ones.
-            tell("place of the download", place.to_string().as_bytes());
-            tell("downloaded file", format!("{name} {digest}").as_bytes());
+            tell(StepPart::Own("place of the download", place.to_string().as_bytes()));
+            tell(StepPart::Own("downloaded file", format!("{name} {digest}").as_bytes()));
             let modified = modified.map_or("unknown".to_string(), |seconds| seconds.to_string());
-            tell("modification time of the download", modified.as_bytes());
-            tell("unpacks the download", if *unpack { b"yes" } else { b"no" });
+            tell(StepPart::Own("modification time of the download", modified.as_bytes()));
+            tell(StepPart::Own("unpacks the download", if *unpack { b"yes" } else { b"no" }));
         }
         Ok(())
     }
@@ -114,8 +114,8 @@ impl FetchedFiles {
         }
         let mut hasher = Hasher::new();
         hasher.field("downloads");
-        self.parts(copy, &mut |name, value| {
-            hasher.field(name).field(value);
+        self.parts(copy, &mut |part| {
+            hasher.field(part.name()).field(&*part.value());
         })?;
         Ok(Some(hasher.finish()))
     }

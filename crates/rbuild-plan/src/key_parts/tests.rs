@@ -12,7 +12,7 @@ fn parts(instruction: &str, params: &Parameters) -> Vec<String> {
     let Ok(Plan::Graph(graph)) = plan(&file, params, &HashMap::new()) else { panic!("{source}") };
     let mut parts = Vec::new();
     let step = &graph.vertices[graph.target].step;
-    step.parts(&mut |name, value| parts.push(format!("{name}={}", String::from_utf8_lossy(value))));
+    step.parts(&mut |part| parts.push(format!("{}={}", part.name(), String::from_utf8_lossy(&part.value()))));
     parts
 }
 

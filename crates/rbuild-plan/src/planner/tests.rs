@@ -194,7 +194,7 @@ fn an_argument_shadowed_by_env_is_not_in_the_key() {
         let build_args = args.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
         let g = graph_with(source, &Parameters { build_args, ..params() });
         let mut all = Vec::new();
-        g.vertices[g.target].step.parts(&mut |name, value| all.push((name, value.to_vec())));
+        g.vertices[g.target].step.parts(&mut |part| all.push((part.name(), part.value().into_owned())));
         all
     };
     assert_eq!(parts(&[("FOO", "1")]), parts(&[("FOO", "2")]));
@@ -206,7 +206,7 @@ fn limits_and_cache_options_are_in_the_key() {
     let parts = |source: &str, params: &Parameters| {
         let g = graph_with(source, params);
         let mut all = Vec::new();
-        g.vertices[g.target].step.parts(&mut |name, value| all.push((name, value.to_vec())));
+        g.vertices[g.target].step.parts(&mut |part| all.push((part.name(), part.value().into_owned())));
         all
     };
     let plain = "FROM debian\nRUN --mount=type=cache,target=/c y\n";
@@ -342,7 +342,7 @@ fn every_option_of_run_changes_its_key() {
     let base = "FROM debian\nWORKDIR /w\nARG a=1\nUSER u\nRUN --mount=type=tmpfs,target=/t x\n";
     let parts = |graph: &BuildGraph| {
         let mut all = Vec::new();
-        graph.vertices[graph.target].step.parts(&mut |name, value| all.push((name, value.to_vec())));
+        graph.vertices[graph.target].step.parts(&mut |part| all.push((part.name(), part.value().into_owned())));
         all
     };
     let key = |source: &str| parts(&graph(source));

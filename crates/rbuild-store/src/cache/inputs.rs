@@ -24,6 +24,9 @@ pub const FROM: &str = "what it reads";
 /// Name of the parts for content of contexts.
 pub const FILES: &str = "files of the context";
 
+/// Name of the parts for environment variables.
+pub const VARIABLE: &str = "variable";
+
 /// A named part of a key. Documents of the store hold the name and the value as texts; the name
 /// determines the kind of the value.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,6 +43,13 @@ pub struct KeyPart {
 pub enum KeyValue {
     /// A property of the step itself.
     Text(String),
+    /// An environment variable.
+    Variable {
+        /// Its name.
+        name: String,
+        /// Its value.
+        value: String,
+    },
     /// An image that the step reads.
     Image {
         /// Name as written in the Dockerfile.
@@ -65,6 +75,7 @@ impl std::fmt::Display for KeyValue {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             KeyValue::Text(text) => f.write_str(text),
+            KeyValue::Variable { name, value } => write!(f, "{name}={value}"),
             KeyValue::Image { name, manifest, result } if result.bytes() == manifest.bytes() => {
                 write!(f, "image {name} {manifest}")
             }
@@ -86,10 +97,17 @@ impl From<(String, String)> for KeyPart {
         let value = match name.as_str() {
             PARENT | FROM => input(&text),
             FILES => hash(&text).map(KeyValue::Files),
+            VARIABLE => variable(&text),
             _ => None,
         };
         KeyPart { name, value: value.unwrap_or(KeyValue::Text(text)) }
     }
+}
+
+/// Reads the stored form of a variable. Its name has no `=`.
+fn variable(text: &str) -> Option<KeyValue> {
+    let (name, value) = text.split_once('=')?;
+    Some(KeyValue::Variable { name: name.into(), value: value.into() })
 }
 
 /// Reads the stored form of an input: its kind, its name, and a digest.
@@ -232,6 +250,8 @@ mod tests {
             (FROM, "image x".into(), KeyValue::Text("image x".into())),
             (FROM, format!("disk x {hex}"), KeyValue::Text(format!("disk x {hex}"))),
             (FILES, "00".into(), KeyValue::Text("00".into())),
+            (VARIABLE, "A=b=c".into(), KeyValue::Variable { name: "A".into(), value: "b=c".into() }),
+            (VARIABLE, "A".into(), KeyValue::Text("A".into())),
         ];
         for (name, text, value) in table {
             let document = serde_json::to_string(&[[name, &text]]).unwrap();
