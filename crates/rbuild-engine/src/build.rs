@@ -22,7 +22,7 @@ use crate::exports::{Export, Finished, ImageForm, Split};
 use crate::prepare::Prepared;
 use crate::prepare::image_key::image_key;
 use crate::prepare::lookup::VertexState;
-use crate::record::build_log::{self, Status, remember, weigh};
+use crate::record::build_log::{self, Status, measure, remember};
 use crate::request::BuildRequest;
 use crate::rootfs::Rootfs;
 use crate::solve::executor;
@@ -35,7 +35,7 @@ pub fn answer(prepared: &Prepared, request: &BuildRequest, store: &Store, events
     let target = &prepared.vertices[prepared.graph.target].state;
     let Some(result) = target.result() else { return Ok(None) };
     let wants = request.wants();
-    if request.weigh || request.exports.iter().any(|export| wants.is_direct(export)) {
+    if request.record_sizes || request.exports.iter().any(|export| wants.is_direct(export)) {
         return Ok(None);
     }
     if let Some(most) = request.cache_limit
@@ -120,7 +120,7 @@ struct Platforms<'a> {
 }
 
 /// Runs the open steps of each platform, one platform after the other, and writes the outputs once
-/// everything is built. An error that is followed by a shell is passed to `tell` before the shell
+/// everything is built. An error that is followed by a shell is passed to `report` before the shell
 /// starts.
 pub fn execute(
     request: &BuildRequest,
@@ -129,14 +129,14 @@ pub fn execute(
     events: Events,
     cancel: Cancel,
     builder: &Builder,
-    tell: impl FnOnce(&BuildError),
+    report: impl FnOnce(&BuildError),
 ) -> Result<Finished> {
     // Without the hold, a long build among many others may lose its log.
     let _logs = store.logs().hold_logs(&request.build_id);
     let mut platforms = Platforms { request, prepared, store, events: &events, envs: Vec::new() };
-    let result = platforms.execute(&cancel, builder, tell);
+    let result = platforms.execute(&cancel, builder, report);
     platforms.envs.iter().for_each(remember_keys);
-    let layers = match (&result, request.weigh) {
+    let layers = match (&result, request.record_sizes) {
         (Ok(_), true) => platforms.envs.iter().flat_map(layer_sizes).collect(),
         _ => Vec::new(),
     };
@@ -173,7 +173,7 @@ fn evict(budget: Budget, store: &Store, events: &Events) {
 
 impl<'a> Platforms<'a> {
     #[tracing::instrument(target = "engine", name = "solve", level = "debug", skip_all)]
-    fn execute(&mut self, cancel: &Cancel, builder: &'a Builder, tell: impl FnOnce(&BuildError)) -> Result<Finished> {
+    fn execute(&mut self, cancel: &Cancel, builder: &'a Builder, report: impl FnOnce(&BuildError)) -> Result<Finished> {
         let mut images = Vec::new();
         let mut first = 0;
         for prepared in self.prepared {
@@ -185,7 +185,7 @@ impl<'a> Platforms<'a> {
             self.envs.push(StepEnv::new(self.request, prepared, self.store, events, cancel.clone(), builder)?);
             let env = &self.envs[self.envs.len() - 1];
             if let Err(e) = executor::run(env, |layers| image::pack_early(env, &layers)) {
-                return Err(after_failure(env, e, tell));
+                return Err(after_failure(env, e, report));
             }
             refusal::refuse_leaks(env)?;
             images.push(images_of(env)?);
@@ -260,7 +260,7 @@ fn layer_sizes(env: &StepEnv<'_>) -> Vec<LayerLog> {
     let mut layers = Vec::new();
     for id in env.chain() {
         let tree = env.results.get(id).and_then(|done| done.tree.as_ref());
-        layers.extend(tree.and_then(|tree| weigh(&env.rootfs.files_of(tree).ok()?, env.log_number(id)).ok()));
+        layers.extend(tree.and_then(|tree| measure(&env.rootfs.files_of(tree).ok()?, env.log_number(id)).ok()));
     }
     layers.reverse();
     layers
@@ -268,11 +268,11 @@ fn layer_sizes(env: &StepEnv<'_>) -> Vec<LayerLog> {
 
 /// Starts a shell in the container of the command that failed, if requested: with its files as the
 /// command left them, its mounts, variables and user.
-fn after_failure(env: &StepEnv<'_>, error: BuildError, tell: impl FnOnce(&BuildError)) -> BuildError {
+fn after_failure(env: &StepEnv<'_>, error: BuildError, report: impl FnOnce(&BuildError)) -> BuildError {
     let failed = locked(&env.failed_run).take();
     let Some((_, mut request)) = failed.filter(|_| env.request.shell_on_error) else { return error };
     env.events.send(Event::End);
-    tell(&error);
+    report(&error);
     let Ok((scratch, _)) = env.rootfs.work.new_dir() else { return BuildError::AlreadyReported };
     request.files.renew(scratch);
     request.args = vec!["/bin/sh".into()];

@@ -200,7 +200,7 @@ mod tests {
 
     use super::*;
 
-    /// Returns the error for an archive that is none.
+    /// Returns the error for a file that is not an archive.
     fn no_archive() -> BuildError {
         let dir = std::env::temp_dir().join(format!("rbuild-no-archive-{}", std::process::id()));
         let store = rbuild_store::Store::open(&dir).unwrap();

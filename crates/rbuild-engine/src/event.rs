@@ -52,11 +52,11 @@ pub enum Event {
     End,
 }
 
-/// A chunk of a command's output. It counts against `ROOM` until it is dropped.
+/// A chunk of a command's output. It counts against `MAX_IN_FLIGHT` until it is dropped.
 #[derive(Debug)]
 pub struct OutputChunk {
     pub(crate) bytes: Vec<u8>,
-    pub(crate) room: Option<Arc<Room>>,
+    pub(crate) in_flight: Option<Arc<OutputInFlight>>,
 }
 
 impl std::ops::Deref for OutputChunk {
@@ -68,26 +68,26 @@ impl std::ops::Deref for OutputChunk {
 
 impl From<&str> for OutputChunk {
     fn from(text: &str) -> OutputChunk {
-        OutputChunk { bytes: text.into(), room: None }
+        OutputChunk { bytes: text.into(), in_flight: None }
     }
 }
 
 impl Drop for OutputChunk {
     fn drop(&mut self) {
-        if let Some(room) = &self.room {
-            *locked(&room.taken) -= self.bytes.len();
-            room.freed.notify_all();
+        if let Some(in_flight) = &self.in_flight {
+            *locked(&in_flight.taken) -= self.bytes.len();
+            in_flight.freed.notify_all();
         }
     }
 }
 
 /// Counter of output bytes that were sent but not yet drawn.
 #[derive(Debug, Default)]
-pub(crate) struct Room {
+pub(crate) struct OutputInFlight {
     pub(crate) taken: Mutex<usize>,
     pub(crate) freed: Condvar,
 }
 
 /// Maximum bytes of output in flight. A command that prints faster than the terminal can draw has
 /// to wait, as it would if it wrote to the terminal itself.
-pub(crate) const ROOM: usize = 8 << 20;
+pub(crate) const MAX_IN_FLIGHT: usize = 8 << 20;

@@ -7,7 +7,7 @@ use std::sync::{Arc, PoisonError};
 use rbuild_linux::parallel::locked;
 use rbuild_sandbox::Stream;
 
-use crate::event::{Event, OutputChunk, ROOM, Room, Warning};
+use crate::event::{Event, MAX_IN_FLIGHT, OutputChunk, OutputInFlight, Warning};
 use crate::ops::redact::SecretValues;
 use crate::record::journal::Journal;
 
@@ -16,7 +16,7 @@ use crate::record::journal::Journal;
 #[derive(Clone)]
 pub struct Events {
     sender: Sender<Event>,
-    room: Arc<Room>,
+    in_flight: Arc<OutputInFlight>,
     /// Number of the first step of this part of the build.
     first: usize,
     /// Prefix of each step's label.
@@ -28,8 +28,8 @@ pub struct Events {
 
 impl Events {
     pub fn new(sender: Sender<Event>) -> Events {
-        let (room, first, platform, secrets) = Default::default();
-        Events { sender, room, first, platform, journal: Arc::new(Journal::new()), secrets }
+        let (in_flight, first, platform, secrets) = Default::default();
+        Events { sender, in_flight, first, platform, journal: Arc::new(Journal::new()), secrets }
     }
 
     /// Masks these values in all text that is sent. Output is not masked here: it arrives in chunks
@@ -75,16 +75,20 @@ impl Events {
         &self.journal
     }
 
-    /// Sends a command's output. Blocks while more than `ROOM` bytes are in flight.
+    /// Sends a command's output. Blocks while more than `MAX_IN_FLIGHT` bytes are in flight.
     pub fn output(&self, step: usize, stream: Stream, bytes: Vec<u8>) {
-        let mut taken = locked(&self.room.taken);
-        while *taken > ROOM {
-            taken = self.room.freed.wait(taken).unwrap_or_else(PoisonError::into_inner);
+        let mut taken = locked(&self.in_flight.taken);
+        while *taken > MAX_IN_FLIGHT {
+            taken = self.in_flight.freed.wait(taken).unwrap_or_else(PoisonError::into_inner);
         }
         *taken += bytes.len();
         drop(taken);
         // Without a receiver, the chunk is returned and dropped here.
-        self.send(Event::Output { step, stream, bytes: OutputChunk { bytes, room: Some(self.room.clone()) } });
+        self.send(Event::Output {
+            step,
+            stream,
+            bytes: OutputChunk { bytes, in_flight: Some(self.in_flight.clone()) },
+        });
     }
 }
 
@@ -96,7 +100,7 @@ mod tests {
     fn output_is_limited_by_the_drawing_thread() {
         let (sender, receiver) = std::sync::mpsc::channel();
         let events = Events::new(sender);
-        let room = events.room.clone();
+        let in_flight = events.in_flight.clone();
         let writer = std::thread::spawn(move || {
             (0..200).for_each(|i| events.output(i, Stream::Stdout, vec![b'x'; 1 << 20]));
         });
@@ -104,12 +108,12 @@ mod tests {
         let mut count = 0;
         for event in &receiver {
             std::thread::sleep(std::time::Duration::from_micros(200));
-            most = most.max(*room.taken.lock().unwrap());
+            most = most.max(*in_flight.taken.lock().unwrap());
             count += usize::from(matches!(event, Event::Output { .. }));
         }
         writer.join().unwrap();
-        assert_eq!((count, *room.taken.lock().unwrap()), (200, 0));
-        assert!(most <= ROOM + (1 << 20), "{most} bytes were on the way");
+        assert_eq!((count, *in_flight.taken.lock().unwrap()), (200, 0));
+        assert!(most <= MAX_IN_FLIGHT + (1 << 20), "{most} bytes were on the way");
         // Without a receiver, sending does not block.
         drop(receiver);
         let (sender, receiver) = std::sync::mpsc::channel();

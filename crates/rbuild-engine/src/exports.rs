@@ -1,4 +1,4 @@
-//! Outputs of a build, and what has to be made for them.
+//! Outputs of a build, and the images and files that they require.
 
 use std::path::PathBuf;
 

@@ -22,7 +22,7 @@ use crate::error::{BuildError, Result};
 use crate::event::{Event, StepOutcome, Warning};
 use crate::events::Events;
 use crate::export::secret_scan;
-use crate::prepare::downloads::{FetchedFiles, Online};
+use crate::prepare::downloads::{DownloadedFiles, Online};
 use crate::prepare::lookup::{LookedUp, Lookup, PreparedVertex};
 use crate::prepare::resolve::Resolver;
 use crate::request::BuildRequest;
@@ -40,7 +40,7 @@ pub struct Prepared {
     /// Images by manifest digest.
     pub(crate) images: HashMap<ManifestDigest, Image>,
     /// The downloaded files of its steps.
-    pub(crate) downloads: FetchedFiles,
+    pub(crate) downloads: DownloadedFiles,
     /// Hashes of context files. The builder is a separate process and has its own copy.
     pub(crate) hashes: Arc<HashCache>,
 }
@@ -84,7 +84,7 @@ pub fn prepare(
         events.send(Event::Warning(Warning { text: warning.message.clone(), help: warning.help.clone() }));
     }
     demands::misspelt(request, &graph).into_iter().for_each(|warning| events.send(Event::Warning(warning)));
-    let downloads = FetchedFiles::bring(&graph, store, online)?;
+    let downloads = DownloadedFiles::download(&graph, store, online)?;
     let name = hashes_name(request);
     let hashes = Arc::new(HashCache::new(&store.records().hashes(&name)?, request.now));
     let contexts = Contexts::open(request, Viewpoint::Launcher, &hashes, store.owner_records())?;

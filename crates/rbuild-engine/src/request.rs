@@ -36,7 +36,7 @@ pub struct BuildRequest {
     /// cache.
     pub salt: Option<String>,
     /// Records the sizes of the result's layers and their largest files.
-    pub weigh: bool,
+    pub record_sizes: bool,
     /// After a command has failed, starts a shell in its container on the caller's terminal.
     pub shell_on_error: bool,
     /// Allows the value of a secret in the result.

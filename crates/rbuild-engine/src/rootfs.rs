@@ -198,13 +198,13 @@ impl<'a> Rootfs<'a> {
     }
 
     /// Removes a directory of the working directory beside further work.
-    pub fn throw_away_later(&self, path: &Path) {
+    pub fn remove_later(&self, path: &Path) {
         path.file_name().into_iter().for_each(|name| self.work.remove_later(name));
     }
 
     /// Removes a directory of the working directory. Errors are ignored: it is removed with the
     /// working directory at the latest.
-    pub fn throw_away(&self, path: &Path) {
+    pub fn remove(&self, path: &Path) {
         if let Some(name) = path.file_name() {
             let _ = self.work.dir().remove_all(name);
         }

@@ -21,7 +21,7 @@ pub struct Bounded<R: Read> {
     unpacked: u64,
     /// Number of decompressed bytes that the consumer requested. Those are bounded by the consumer
     /// itself; the others get a tighter bound.
-    asked: Option<Arc<AtomicU64>>,
+    requested: Option<Arc<AtomicU64>>,
     limits: Limits,
 }
 
@@ -34,18 +34,18 @@ impl<R: Read> Bounded<R> {
     pub fn new(source: R, limits: Limits) -> std::io::Result<Bounded<R>> {
         let packed = Arc::new(AtomicU64::new(0));
         let stream = Decoder::new(Counting::new(source, packed.clone()))?;
-        Ok(Bounded { stream, packed, unpacked: 0, asked: None, limits })
+        Ok(Bounded { stream, packed, unpacked: 0, requested: None, limits })
     }
 
     /// Starts decompressing `source` with a tighter bound. All bytes beyond those counted in
-    /// `asked` must not exceed the size that the compressed input may expand to, plus a small
+    /// `requested` must not exceed the size that the compressed input may expand to, plus a small
     /// allowance.
     ///
     /// # Errors
     ///
     /// Fails if the first bytes cannot be read, or if the decompressor cannot be set up.
-    pub fn with_asked(source: R, limits: Limits, asked: Arc<AtomicU64>) -> std::io::Result<Bounded<R>> {
-        Ok(Bounded { asked: Some(asked), ..Bounded::new(source, limits)? })
+    pub fn with_requested(source: R, limits: Limits, requested: Arc<AtomicU64>) -> std::io::Result<Bounded<R>> {
+        Ok(Bounded { requested: Some(requested), ..Bounded::new(source, limits)? })
     }
 
     /// Returns the detected compression.
@@ -60,10 +60,9 @@ impl<R: Read> Bounded<R> {
 
     fn check(&self) -> Result<()> {
         let packed = self.packed.load(Ordering::Relaxed);
-        let most = self
-            .asked
-            .as_ref()
-            .map_or(u64::MAX, |asked| self.limits.unasked(packed).saturating_add(asked.load(Ordering::Relaxed)));
+        let most = self.requested.as_ref().map_or(u64::MAX, |requested| {
+            self.limits.unrequested(packed).saturating_add(requested.load(Ordering::Relaxed))
+        });
         if self.unpacked <= self.limits.unpacked(packed).min(most) {
             return Ok(());
         }
@@ -103,7 +102,7 @@ pub fn layer_digests(source: impl Read, limits: Limits) -> Result<(BlobDigest, D
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::limits::{RATIO_FROM, UNASKED};
+    use crate::limits::{RATIO_FROM, UNREQUESTED};
 
     #[test]
     fn decompression_bombs_are_rejected_and_well_compressed_archives_are_not() {
@@ -142,16 +141,16 @@ mod tests {
 
     #[test]
     fn unrequested_bytes_have_a_tighter_bound() {
-        let asked = Arc::new(AtomicU64::new(0));
+        let requested = Arc::new(AtomicU64::new(0));
         let bounded = |unpacked| {
-            let mut bounded = Bounded::with_asked(&[b'x'; 1000][..], Limits::default(), asked.clone()).unwrap();
+            let mut bounded = Bounded::with_requested(&[b'x'; 1000][..], Limits::default(), requested.clone()).unwrap();
             std::io::copy(&mut bounded, &mut std::io::sink()).unwrap();
             Bounded { unpacked, ..bounded }
         };
-        bounded(UNASKED + 1_000_000).check().unwrap();
-        let error = bounded(UNASKED + 1_100_000).check().unwrap_err().to_string();
+        bounded(UNREQUESTED + 1_000_000).check().unwrap();
+        let error = bounded(UNREQUESTED + 1_100_000).check().unwrap_err().to_string();
         assert!(error.contains("the limit is"), "{error}");
-        asked.store(1 << 30, Ordering::Relaxed);
-        bounded(UNASKED + (1 << 30)).check().unwrap();
+        requested.store(1 << 30, Ordering::Relaxed);
+        bounded(UNREQUESTED + (1 << 30)).check().unwrap();
     }
 }

@@ -4,44 +4,44 @@
 use std::io::{self, Write};
 
 /// Size of a chunk in bytes. The last one may be shorter.
-const PIECE: usize = 1 << 20;
+const CHUNK: usize = 1 << 20;
 
 /// Consumes a chunk and returns a buffer for another one; the buffer's content is irrelevant.
 type Pass<'a> = dyn FnMut(Vec<u8>) -> io::Result<Vec<u8>> + 'a;
 
-/// Collects bytes and passes them on in chunks of [`PIECE`] bytes.
-pub(crate) struct Pieces<'a> {
+/// Collects bytes and passes them on in chunks of [`CHUNK`] bytes.
+pub(crate) struct ChunkWriter<'a> {
     pass: Box<Pass<'a>>,
-    /// The current chunk, always [`PIECE`] bytes long.
-    piece: Vec<u8>,
-    /// Number of valid bytes in `piece`.
+    /// The current chunk, always [`CHUNK`] bytes long.
+    chunk: Vec<u8>,
+    /// Number of valid bytes in `chunk`.
     filled: usize,
 }
 
-impl<'a> Pieces<'a> {
+impl<'a> ChunkWriter<'a> {
     /// Creates a writer that passes full chunks to `pass`.
-    pub fn new(pass: impl FnMut(Vec<u8>) -> io::Result<Vec<u8>> + 'a) -> Pieces<'a> {
-        Pieces { pass: Box::new(pass), piece: vec![0; PIECE], filled: 0 }
+    pub fn new(pass: impl FnMut(Vec<u8>) -> io::Result<Vec<u8>> + 'a) -> ChunkWriter<'a> {
+        ChunkWriter { pass: Box::new(pass), chunk: vec![0; CHUNK], filled: 0 }
     }
 
     /// Returns the free part of the current chunk; never empty. Report what was written with
-    /// [`Pieces::put`].
-    pub fn room(&mut self) -> &mut [u8] {
-        &mut self.piece[self.filled..]
+    /// [`ChunkWriter::advance`].
+    pub fn free(&mut self) -> &mut [u8] {
+        &mut self.chunk[self.filled..]
     }
 
-    /// Marks the next `bytes` bytes of [`Pieces::room`] as filled, and passes on a full chunk.
-    pub fn put(&mut self, bytes: usize) -> io::Result<()> {
+    /// Marks the next `bytes` bytes of [`ChunkWriter::free`] as filled, and passes on a full chunk.
+    pub fn advance(&mut self, bytes: usize) -> io::Result<()> {
         self.filled += bytes;
-        if self.filled == PIECE { self.pass_on() } else { Ok(()) }
+        if self.filled == CHUNK { self.pass_on() } else { Ok(()) }
     }
 
     fn pass_on(&mut self) -> io::Result<()> {
-        let mut piece = std::mem::take(&mut self.piece);
-        piece.truncate(self.filled);
+        let mut chunk = std::mem::take(&mut self.chunk);
+        chunk.truncate(self.filled);
         self.filled = 0;
-        self.piece = (self.pass)(piece)?;
-        self.piece.resize(PIECE, 0);
+        self.chunk = (self.pass)(chunk)?;
+        self.chunk.resize(CHUNK, 0);
         Ok(())
     }
 
@@ -51,12 +51,12 @@ impl<'a> Pieces<'a> {
     }
 }
 
-impl Write for Pieces<'_> {
+impl Write for ChunkWriter<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let room = self.room();
-        let n = bytes.len().min(room.len());
-        room[..n].copy_from_slice(&bytes[..n]);
-        self.put(n)?;
+        let free = self.free();
+        let n = bytes.len().min(free.len());
+        free[..n].copy_from_slice(&bytes[..n]);
+        self.advance(n)?;
         Ok(n)
     }
     fn flush(&mut self) -> io::Result<()> {

@@ -31,7 +31,7 @@ impl Compression {
 }
 
 /// Number of leading bytes that identify every compression.
-const TELLING: u64 = 6;
+const LONGEST_MAGIC: u64 = 6;
 
 /// Detects the compression from the first bytes of a stream. Six bytes are enough.
 ///
@@ -77,7 +77,7 @@ impl<R: Read> Decoder<R> {
     pub fn new(mut source: R) -> io::Result<Decoder<R>> {
         // The first read of a pipe may return a single byte.
         let mut head = Vec::new();
-        source.by_ref().take(TELLING).read_to_end(&mut head)?;
+        source.by_ref().take(LONGEST_MAGIC).read_to_end(&mut head)?;
         let compression = detect(&head);
         let reader = BufReader::with_capacity(256 * 1024, Cursor::new(head).chain(source));
         let inner = match compression {

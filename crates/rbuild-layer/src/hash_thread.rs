@@ -128,15 +128,15 @@ mod tests {
     fn the_digest_does_not_depend_on_the_chunks() {
         for size in [0, 1, SMALL as usize, SMALL as usize + 1, 5_000_000] {
             let bytes: Vec<u8> = (0..size).map(|i| (i * 7 % 251) as u8).collect();
-            for piece in [1000, 1 << 18, 1 << 20, 3_333_333] {
+            for step in [1000, 1 << 18, 1 << 20, 3_333_333] {
                 let mut hash = ChunkHash::new();
                 let mut memory = Vec::new();
-                for chunk in bytes.chunks(piece) {
+                for chunk in bytes.chunks(step) {
                     memory.clear();
                     memory.extend_from_slice(chunk);
                     memory = hash.take(memory);
                 }
-                assert_eq!(hash.finish(), (BlobDigest::of(&bytes), size as u64), "{size} in pieces of {piece}");
+                assert_eq!(hash.finish(), (BlobDigest::of(&bytes), size as u64), "{size} in steps of {step}");
             }
         }
     }

@@ -32,7 +32,7 @@ pub(crate) const RATIO_FROM: u64 = 32 << 30;
 
 /// Allowance for archive bytes that the consumer did not request, beyond those that the compressed
 /// input accounts for.
-pub(crate) const UNASKED: u64 = 64 << 20;
+pub(crate) const UNREQUESTED: u64 = 64 << 20;
 
 /// Maximum number of bytes between the end of an archive and the end of its stream. Writers pad
 /// archives to their block size.
@@ -62,8 +62,8 @@ impl Limits {
     /// Returns the maximum number of decompressed bytes of `packed` compressed ones that the
     /// consumer did not request. With the default ratio it is at least gzip's maximum for zeros
     /// (1032:1).
-    pub(crate) fn unasked(&self, packed: u64) -> u64 {
-        packed.saturating_mul(self.ratio.saturating_add(self.ratio / 16)).saturating_add(UNASKED)
+    pub(crate) fn unrequested(&self, packed: u64) -> u64 {
+        packed.saturating_mul(self.ratio.saturating_add(self.ratio / 16)).saturating_add(UNREQUESTED)
     }
 
     /// Names of all limits.

@@ -13,7 +13,7 @@ use rbuild_image::{BlobDigest, DiffId, Hashed};
 use rbuild_linux::parallel::start_in;
 use rbuild_linux::{RootDir, UidGid, quoted};
 
-use crate::chunks::Pieces;
+use crate::chunks::ChunkWriter;
 use crate::compress::Decoder;
 use crate::entry::{EntryKind, TarEntry};
 use crate::error::{LayerError, Result};
@@ -67,8 +67,8 @@ impl<W: Write> Write for Encoder<W> {
 ///
 /// Fails if the tree cannot be read, if a name in it begins with `.wh.`, or if `out` fails.
 pub fn pack_layer(tree: &RootDir, form: LayerForm, times: Times, out: impl Write) -> Result<Packed> {
-    pack(form, out, |pieces| {
-        let mut packer = TreePacker::to(Deletions::Whiteouts, pieces);
+    pack(form, out, |chunks| {
+        let mut packer = TreePacker::to(Deletions::Whiteouts, chunks);
         packer.pack(tree, Path::new(""), times)?;
         packer.finish()
     })
@@ -82,8 +82,8 @@ pub fn pack_layer(tree: &RootDir, form: LayerForm, times: Times, out: impl Write
 /// Fails as [`pack_layer`] does.
 pub fn pack_exact(tree: &RootDir, form: LayerForm, out: impl Write) -> Result<(Packed, Option<Remainder>)> {
     let mut remainder = None;
-    let packed = pack(form, out, |pieces| {
-        let mut packer = TreePacker::to(Deletions::Whiteouts, pieces);
+    let packed = pack(form, out, |chunks| {
+        let mut packer = TreePacker::to(Deletions::Whiteouts, chunks);
         packer.pack(tree, Path::new(""), Times::AsIs)?;
         remainder = packer.remainder(tree)?;
         packer.finish()
@@ -98,8 +98,8 @@ pub fn pack_exact(tree: &RootDir, form: LayerForm, out: impl Write) -> Result<(P
 ///
 /// Fails as [`pack_layer`] does, and with [`LayerError::Changed`] if an external file has changed.
 pub fn pack_with_external(tree: &RootDir, external: ExternalFiles, form: LayerForm, out: impl Write) -> Result<Packed> {
-    pack(form, out, |pieces| {
-        let mut packer = TreePacker::to(Deletions::Whiteouts, pieces);
+    pack(form, out, |chunks| {
+        let mut packer = TreePacker::to(Deletions::Whiteouts, chunks);
         packer.pack_walk(Walk::new(tree, Path::new(""), Deletions::Whiteouts, Times::AsIs, external)?)?;
         packer.finish()
     })
@@ -111,8 +111,8 @@ pub fn pack_with_external(tree: &RootDir, external: ExternalFiles, form: LayerFo
 ///
 /// Fails as [`pack_layer`] does.
 pub fn pack_whole(view: &RootDir, form: LayerForm, times: Times, out: impl Write) -> Result<Packed> {
-    pack(form, out, |pieces| {
-        let mut packer = TreePacker::to(Deletions::Done, pieces);
+    pack(form, out, |chunks| {
+        let mut packer = TreePacker::to(Deletions::Done, chunks);
         packer.pack(view, Path::new(""), times)?;
         packer.finish()
     })
@@ -125,10 +125,10 @@ pub fn pack_whole(view: &RootDir, form: LayerForm, times: Times, out: impl Write
 ///
 /// Fails if the layer cannot be read, or if `out` fails.
 pub fn repack_layer(layer: impl Read, form: LayerForm, out: impl Write) -> Result<Packed> {
-    pack(form, out, |mut pieces| {
+    pack(form, out, |mut chunks| {
         let failed = LayerError::io("repacking the layer");
         let mut decoder = Decoder::new(layer).map_err(LayerError::io("reading the layer"))?;
-        std::io::copy(&mut decoder, &mut pieces).and_then(|_| pieces.finish()).map_err(failed)
+        std::io::copy(&mut decoder, &mut chunks).and_then(|_| chunks.finish()).map_err(failed)
     })
 }
 
@@ -139,7 +139,7 @@ fn writing(e: std::io::Error) -> LayerError {
 pub(crate) fn pack(
     form: LayerForm,
     mut out: impl Write,
-    fill: impl FnOnce(Pieces<'_>) -> Result<()>,
+    fill: impl FnOnce(ChunkWriter<'_>) -> Result<()>,
 ) -> Result<Packed> {
     let encoder = match form {
         LayerForm::Uncompressed => return pack_uncompressed(out, fill),
@@ -147,7 +147,7 @@ pub(crate) fn pack(
         LayerForm::Zstd(level) => zstd_encoder(level, Hashed::new(&mut out)),
     };
     let mut plain = Hashed::new(encoder.map_err(writing)?);
-    fill(Pieces::new(|piece| plain.write_all(&piece).map(|()| piece)))?;
+    fill(ChunkWriter::new(|chunk| plain.write_all(&chunk).map(|()| chunk)))?;
     let (encoder, diff_id, unpacked) = plain.finish();
     let mut compressed = match encoder {
         Encoder::Gzip(w) => w.finish().map_err(writing)?,
@@ -158,11 +158,11 @@ pub(crate) fn pack(
     Ok(Packed { diff_id, digest, size, unpacked })
 }
 
-fn pack_uncompressed(mut out: impl Write, fill: impl FnOnce(Pieces<'_>) -> Result<()>) -> Result<Packed> {
+fn pack_uncompressed(mut out: impl Write, fill: impl FnOnce(ChunkWriter<'_>) -> Result<()>) -> Result<Packed> {
     let mut hash = ChunkHash::new();
-    fill(Pieces::new(|piece| {
-        out.write_all(&piece)?;
-        Ok(hash.take(piece))
+    fill(ChunkWriter::new(|chunk| {
+        out.write_all(&chunk)?;
+        Ok(hash.take(chunk))
     }))?;
     let (digest, size): (BlobDigest, u64) = hash.finish();
     out.flush().map_err(writing)?;
@@ -182,7 +182,7 @@ fn zstd_encoder<W: Write>(level: CompressionLevel<22>, out: W) -> std::io::Resul
 
 /// Writes several directory trees into one uncompressed tar archive.
 pub struct TreePacker<'a> {
-    out: TarWriter<Pieces<'a>>,
+    out: TarWriter<ChunkWriter<'a>>,
     deletions: Deletions,
     /// Nanoseconds of the modification times of the entries; `None` once an entry was omitted.
     nanoseconds: Option<Vec<u32>>,
@@ -200,10 +200,10 @@ const WRITING: &str = "writing the archive";
 impl<'a> TreePacker<'a> {
     /// Creates a packer that writes to `out` in large chunks.
     pub fn new(deletions: Deletions, out: &'a mut dyn Write) -> TreePacker<'a> {
-        TreePacker::to(deletions, Pieces::new(|piece| out.write_all(&piece).map(|()| piece)))
+        TreePacker::to(deletions, ChunkWriter::new(|chunk| out.write_all(&chunk).map(|()| chunk)))
     }
 
-    pub(crate) fn to(deletions: Deletions, out: Pieces<'a>) -> TreePacker<'a> {
+    pub(crate) fn to(deletions: Deletions, out: ChunkWriter<'a>) -> TreePacker<'a> {
         TreePacker { out: TarWriter::new(out), deletions, nanoseconds: Some(Vec::new()), highest_ids: UidGid::ROOT }
     }
 
@@ -268,21 +268,21 @@ impl<'a> TreePacker<'a> {
     ///
     /// Fails if the output fails.
     pub fn finish(self) -> Result<()> {
-        self.out.finish().and_then(Pieces::finish).map_err(LayerError::io(WRITING))
+        self.out.finish().and_then(ChunkWriter::finish).map_err(LayerError::io(WRITING))
     }
 
     /// Writes entries as they are in the layer `from`, at these offsets.
     pub(crate) fn copy_entries(&mut self, from: &File, at: Range<u64>) -> Result<()> {
-        let pieces = self.out.entries_writer().map_err(LayerError::io(WRITING))?;
+        let chunks = self.out.entries_writer().map_err(LayerError::io(WRITING))?;
         let mut at = at;
         while at.start < at.end {
-            let room = pieces.room();
-            let most = room.len().min(usize::try_from(at.end - at.start).unwrap_or(usize::MAX));
-            let n = from.read_at(&mut room[..most], at.start).map_err(LayerError::io("reading the earlier layer"))?;
+            let free = chunks.free();
+            let most = free.len().min(usize::try_from(at.end - at.start).unwrap_or(usize::MAX));
+            let n = from.read_at(&mut free[..most], at.start).map_err(LayerError::io("reading the earlier layer"))?;
             if n == 0 {
                 return Err(LayerError::Truncated("the earlier layer".into()));
             }
-            pieces.put(n).map_err(LayerError::io(WRITING))?;
+            chunks.advance(n).map_err(LayerError::io(WRITING))?;
             at.start += n as u64;
         }
         Ok(())
@@ -325,13 +325,13 @@ impl<'a> TreePacker<'a> {
         };
         let mut left = entry.size;
         let mut file = file.take(left);
-        let pieces = self.out.content_writer();
+        let chunks = self.out.content_writer();
         while left > 0 {
-            let n = file.read(pieces.room()).map_err(LayerError::io(format!("reading {}", quoted(&entry.path))))?;
+            let n = file.read(chunks.free()).map_err(LayerError::io(format!("reading {}", quoted(&entry.path))))?;
             if n == 0 {
                 return Err(unchanged.map_or_else(|| entry_changed(&entry), |unchanged| unchanged.broken()));
             }
-            pieces.put(n).map_err(LayerError::io(WRITING))?;
+            chunks.advance(n).map_err(LayerError::io(WRITING))?;
             left -= n as u64;
         }
         unchanged.map_or(Ok(()), |unchanged| unchanged.check(file.get_ref()))
@@ -385,8 +385,8 @@ mod tests {
                 Ok(())
             }
         }
-        for room in [0, 100_000, 500_000] {
-            let failed = pack_all(&tree, &mut Full(room)).unwrap_err();
+        for free in [0, 100_000, 500_000] {
+            let failed = pack_all(&tree, &mut Full(free)).unwrap_err();
             assert!(failed.is_disk_full(), "{failed}");
         }
         std::fs::remove_dir_all(&dir).unwrap();

@@ -210,11 +210,11 @@ impl<R: Read> TarReader<R> {
         let pad = padding(stored);
         let sparse = match (header.entry_type(), pax.sparse.file()?) {
             (EntryType::GNUSparse, _) => Some(sparse::read_old(header, &mut self.inner)?),
-            (_, Some(file)) if kind == EntryKind::File => Some(self.pieces(file, &mut stored)?),
+            (_, Some(file)) if kind == EntryKind::File => Some(self.regions(file, &mut stored)?),
             _ => None,
         };
-        if let Some((pieces, _)) = &sparse
-            && pieces.iter().map(|(_, length)| length).sum::<u64>() != stored
+        if let Some((regions, _)) = &sparse
+            && regions.iter().map(|(_, length)| length).sum::<u64>() != stored
         {
             return Err(fail("is a sparse file whose data regions do not match its content"));
         }
@@ -241,13 +241,13 @@ impl<R: Read> TarReader<R> {
 
     /// Returns the data regions and the size of a sparse file. The regions may be listed at the
     /// beginning of the `stored` bytes of content.
-    fn pieces(&mut self, file: SparseFile, stored: &mut u64) -> Result<(Vec<(u64, u64)>, u64)> {
-        if let Some(pieces) = file.pieces {
-            return Ok((pieces, file.size));
+    fn regions(&mut self, file: SparseFile, stored: &mut u64) -> Result<(Vec<(u64, u64)>, u64)> {
+        if let Some(regions) = file.regions {
+            return Ok((regions, file.size));
         }
-        let (pieces, taken) = sparse::read_map(&mut (&mut self.inner).take(*stored), file.size)?;
+        let (regions, taken) = sparse::read_map(&mut (&mut self.inner).take(*stored), file.size)?;
         *stored -= taken;
-        Ok((pieces, file.size))
+        Ok((regions, file.size))
     }
 
     fn skip_content(&mut self) -> Result<()> {

@@ -11,14 +11,14 @@ use crate::error::{LayerError, Result};
 pub(crate) type DataRegion = (u64, u64);
 
 /// Maximum number of data regions of a file; no legitimate archive has more.
-const MAX_PIECES: usize = 200_000;
+const MAX_REGIONS: usize = 200_000;
 
 /// The `GNU.sparse.*` records of an entry.
 #[derive(Debug, Default, Clone)]
 pub(crate) struct SparseRecords {
     pub name: Option<Vec<u8>>,
     size: Option<u64>,
-    pieces: Vec<DataRegion>,
+    regions: Vec<DataRegion>,
     /// In version 0.0, offset and length are separate records, in turn.
     offset: Option<u64>,
     major: u64,
@@ -31,7 +31,7 @@ pub(crate) struct SparseFile {
     /// Size of the file including holes, in bytes.
     pub size: u64,
     /// Data regions. `None` if the map precedes the content (version 1.0).
-    pub pieces: Option<Vec<DataRegion>>,
+    pub regions: Option<Vec<DataRegion>>,
 }
 
 impl SparseRecords {
@@ -45,12 +45,12 @@ impl SparseRecords {
             b"offset" => self.offset = Some(number(value)?),
             b"numbytes" => {
                 let offset = self.offset.take().ok_or_else(|| damaged("has a length without an offset"))?;
-                self.pieces.push((offset, number(value)?));
+                self.regions.push((offset, number(value)?));
             }
             b"map" => {
                 let numbers: Vec<u64> =
                     value.split(|b| *b == b',').filter(|n| !n.is_empty()).map(number).collect::<Result<_>>()?;
-                self.pieces = numbers.chunks(2).map(|p| (p[0], p.get(1).copied().unwrap_or(0))).collect();
+                self.regions = numbers.chunks(2).map(|p| (p[0], p.get(1).copied().unwrap_or(0))).collect();
             }
             _ => {}
         }
@@ -63,11 +63,11 @@ impl SparseRecords {
             return Ok(None);
         }
         let size = self.size.ok_or_else(|| damaged("has no size"))?;
-        let pieces = (self.major == 0).then(|| self.pieces.clone());
-        if let Some(pieces) = &pieces {
-            check(pieces, size)?;
+        let regions = (self.major == 0).then(|| self.regions.clone());
+        if let Some(regions) = &regions {
+            check(regions, size)?;
         }
-        Ok(Some(SparseFile { size, pieces }))
+        Ok(Some(SparseFile { size, regions }))
     }
 }
 
@@ -95,17 +95,17 @@ pub(crate) fn read_map(content: &mut impl Read, size: u64) -> Result<(Vec<DataRe
         }
     };
     let count = next(content, &mut taken)?;
-    if count > MAX_PIECES as u64 {
+    if count > MAX_REGIONS as u64 {
         return Err(LayerError::fixed_limit(format!(
-            "a sparse file claims {count} data regions; the limit is {MAX_PIECES}"
+            "a sparse file claims {count} data regions; the limit is {MAX_REGIONS}"
         )));
     }
-    let mut pieces = Vec::new();
+    let mut regions = Vec::new();
     for _ in 0..count {
-        pieces.push((next(content, &mut taken)?, next(content, &mut taken)?));
+        regions.push((next(content, &mut taken)?, next(content, &mut taken)?));
     }
-    check(&pieces, size)?;
-    Ok((pieces, taken))
+    check(&regions, size)?;
+    Ok((regions, taken))
 }
 
 /// Reads the data regions from an old GNU header and the extension blocks after it. Returns them
@@ -113,16 +113,16 @@ pub(crate) fn read_map(content: &mut impl Read, size: u64) -> Result<(Vec<DataRe
 pub(crate) fn read_old(header: &Header, content: &mut impl Read) -> Result<(Vec<DataRegion>, u64)> {
     let gnu = header.as_gnu().ok_or_else(|| damaged("has a header of another format than GNU tar's"))?;
     let size = gnu.real_size().map_err(|_| damaged("has a size that is not a number"))?;
-    let mut pieces = Vec::new();
+    let mut regions = Vec::new();
     let mut add = |entries: &[tar::GnuSparseHeader]| -> Result<()> {
         for entry in entries.iter().filter(|e| !e.is_empty()) {
             let number = |n: std::io::Result<u64>| {
                 n.map_err(|_| damaged("has a data region whose offset or length is not a number"))
             };
-            pieces.push((number(entry.offset())?, number(entry.length())?));
+            regions.push((number(entry.offset())?, number(entry.length())?));
         }
-        match pieces.len() > MAX_PIECES {
-            true => Err(LayerError::fixed_limit(format!("a sparse file has more than {MAX_PIECES} data regions"))),
+        match regions.len() > MAX_REGIONS {
+            true => Err(LayerError::fixed_limit(format!("a sparse file has more than {MAX_REGIONS} data regions"))),
             false => Ok(()),
         }
     };
@@ -134,17 +134,17 @@ pub(crate) fn read_old(header: &Header, content: &mut impl Read) -> Result<(Vec<
         add(&next.sparse)?;
         more = next.is_extended();
     }
-    check(&pieces, size)?;
-    Ok((pieces, size))
+    check(&regions, size)?;
+    Ok((regions, size))
 }
 
 /// Checks that the regions are ordered, do not overlap, and end within the file.
-fn check(pieces: &[DataRegion], size: u64) -> Result<()> {
-    if pieces.len() > MAX_PIECES {
-        return Err(LayerError::fixed_limit(format!("a sparse file has more than {MAX_PIECES} data regions")));
+fn check(regions: &[DataRegion], size: u64) -> Result<()> {
+    if regions.len() > MAX_REGIONS {
+        return Err(LayerError::fixed_limit(format!("a sparse file has more than {MAX_REGIONS} data regions")));
     }
     let mut end = 0;
-    for (offset, length) in pieces {
+    for (offset, length) in regions {
         let next = offset.checked_add(*length).ok_or_else(|| damaged("has a data region beyond the largest offset"))?;
         if *offset < end || next > size {
             return Err(damaged("has data regions that overlap or exceed its size"));

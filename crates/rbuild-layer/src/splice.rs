@@ -102,8 +102,8 @@ impl<'a> Splice<'a> {
     /// Fails if the tree of changes or the earlier layer cannot be read, or if `out` fails.
     pub fn pack(&self, form: LayerForm, out: impl Write) -> Result<(Packed, Option<Remainder>)> {
         let mut remainder = None;
-        let packed = pack(form, out, |pieces| {
-            let mut packer = TreePacker::to(Deletions::Whiteouts, pieces);
+        let packed = pack(form, out, |chunks| {
+            let mut packer = TreePacker::to(Deletions::Whiteouts, chunks);
             let mut walk = changes_walk(self.changes)?;
             for part in &self.parts {
                 match part {

@@ -55,7 +55,7 @@ struct Batch {
 type Other = (SyncSender<Batch>, JoinHandle<Result<(), Unfinished>>);
 
 /// Finishes files in batches, after the first [`FEW`] on a separate thread.
-pub struct Finisher {
+pub struct FileWriter {
     /// The records of owners of the directory that the files are in.
     owners: Option<OwnerRecords>,
     count: usize,
@@ -63,10 +63,10 @@ pub struct Finisher {
     other: Option<Other>,
 }
 
-impl Finisher {
-    /// Returns a finisher of files in a directory with these records of owners.
-    pub fn new(owners: Option<&OwnerRecords>) -> Finisher {
-        Finisher { owners: owners.cloned(), count: 0, batch: Batch::default(), other: None }
+impl FileWriter {
+    /// Returns a writer of files in a directory with these records of owners.
+    pub fn new(owners: Option<&OwnerRecords>) -> FileWriter {
+        FileWriter { owners: owners.cloned(), count: 0, batch: Batch::default(), other: None }
     }
 
     /// Returns the buffer to which the content of the next unwritten file is appended.
@@ -126,7 +126,7 @@ impl Finisher {
     }
 }
 
-impl Drop for Finisher {
+impl Drop for FileWriter {
     fn drop(&mut self) {
         // Wait for the thread after an error as well, so that it does not outlive the tree.
         let _ = self.end();

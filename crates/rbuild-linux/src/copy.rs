@@ -22,7 +22,7 @@ pub fn copy_file(from: &File, stat: &Stat, to: &File) -> Result<u64> {
 }
 
 /// Number of bytes copied between two calls of `go_on`.
-const PIECE: usize = 16 << 20;
+const CHUNK: usize = 16 << 20;
 
 /// Like [`copy_file`], but stops and returns `None` when `go_on` returns false. It is called every
 /// few megabytes.
@@ -38,11 +38,11 @@ pub fn copy_file_while(from: &File, stat: &Stat, to: &File, go_on: &dyn Fn() -> 
     }
     let mut copied = 0u64;
     while go_on() {
-        match rustix::fs::copy_file_range(from, None, to, None, PIECE) {
+        match rustix::fs::copy_file_range(from, None, to, None, CHUNK) {
             Ok(0) => return Ok(Some(copied)),
             Ok(n) => copied += n as u64,
             Err(Errno::XDEV | Errno::OPNOTSUPP | Errno::INVAL | Errno::NOSYS) if copied == 0 => {
-                return copy_pieces(from, to, go_on);
+                return copy_chunks(from, to, go_on);
             }
             Err(e) => return Err(Error::new("copy_file_range", described("file contents"), e)),
         }
@@ -106,10 +106,10 @@ pub fn set_file_time(file: &File, owners: Option<&OwnerRecords>, mtime: Timestam
 
 /// Copies through a buffer. Slower than [`copy_file`], but works between any two descriptors.
 pub fn copy_contents(from: impl Read, to: impl Write) -> Result<u64> {
-    copy_pieces(from, to, &|| true).map(Option::unwrap_or_default)
+    copy_chunks(from, to, &|| true).map(Option::unwrap_or_default)
 }
 
-fn copy_pieces(mut from: impl Read, mut to: impl Write, go_on: &dyn Fn() -> bool) -> Result<Option<u64>> {
+fn copy_chunks(mut from: impl Read, mut to: impl Write, go_on: &dyn Fn() -> bool) -> Result<Option<u64>> {
     let mut buffer = vec![0u8; 128 * 1024];
     let mut copied = 0;
     while go_on() {

@@ -189,23 +189,23 @@ pub fn enter_user_namespace_below() -> Result<()> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let process = rustix::fs::open("/proc/self", flags, Mode::empty())
         .map_err(|e| Error::new("open", Path::new("/proc/self"), e))?;
-    let (mut told, tell) = std::io::pipe().map_err(|e| Error::new("pipe2", described("a pipe"), e))?;
+    let (mut reader, writer) = std::io::pipe().map_err(|e| Error::new("pipe2", described("a pipe"), e))?;
     match process::fork()? {
         Cloned::Child => {
-            drop(tell);
+            drop(writer);
             // A failed read means that the other process is gone.
-            let written = told.read_exact(&mut [0]).is_ok()
+            let written = reader.read_exact(&mut [0]).is_ok()
                 && maps.write_into(Path::new(&format!("/proc/self/fd/{}", process.as_raw_fd()))).is_ok();
             std::process::exit(if written { 0 } else { 1 });
         }
         Cloned::Parent { child } => {
-            drop(told);
+            drop(reader);
             let entered = nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWUSER)
                 .map_err(|e| Error::new("unshare", described("a user namespace"), std::io::Error::from(e)));
-            let told =
-                entered.and_then(|()| (&tell).write_all(&[0]).map_err(|e| Error::new("write", described("a pipe"), e)));
-            drop(tell);
-            match (process::wait(child)?, told) {
+            let reader = entered
+                .and_then(|()| (&writer).write_all(&[0]).map_err(|e| Error::new("write", described("a pipe"), e)));
+            drop(writer);
+            match (process::wait(child)?, reader) {
                 (_, Err(e)) => Err(e),
                 (Exit::Code(0), Ok(())) => Ok(()),
                 _ => Err(Error::new("write", Path::new("/proc/self/uid_map"), Errno::PERM)),

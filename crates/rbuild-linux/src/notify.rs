@@ -48,7 +48,7 @@ pub fn filter_and_listen(steps: &[FilterStep]) -> Result<OwnedFd> {
 
 /// Makes the kernel switch between caller and supervisor on one processor, which halves the time of
 /// an answer. Kernels before 6.6 lack the request, which costs only time.
-pub fn take_turns(listener: BorrowedFd<'_>) {
+pub fn use_synchronous_wake_ups(listener: BorrowedFd<'_>) {
     // SAFETY: the request takes a number and no pointer (include/uapi/linux/seccomp.h).
     unsafe { libc::ioctl(listener.as_raw_fd(), SET_FLAGS as _, SYNC_WAKE_UP) };
 }
@@ -245,7 +245,7 @@ fn bytes_of<T: Copy>(value: &T) -> &[u8] {
 
 /// The owner and device of a file as reported to callers, in place of the real ones.
 #[derive(Debug, Clone, Copy)]
-pub struct Guise {
+pub struct ReportedStat {
     pub uid: u32,
     pub gid: u32,
     /// File type bits, and the major and minor device number.
@@ -269,8 +269,8 @@ pub enum Layout {
     I386,
 }
 
-/// Returns a file's metadata as stat(2) would write it, with the owner and device of `guise`.
-pub fn stat_bytes(file: StatTarget<'_>, guise: &Guise, layout: Layout) -> std::io::Result<Vec<u8>> {
+/// Returns a file's metadata as stat(2) would write it, with the owner and device of `reported`.
+pub fn stat_bytes(file: StatTarget<'_>, reported: &ReportedStat, layout: Layout) -> std::io::Result<Vec<u8>> {
     // SAFETY: all zeros is a valid value of this plain structure.
     let mut stat: libc::stat = unsafe { MaybeUninit::zeroed().assume_init() };
     let (dir, path, flags) = (file.dir.as_raw_fd(), file.path.as_ptr(), file.flags.bits() as i32);
@@ -279,8 +279,8 @@ pub fn stat_bytes(file: StatTarget<'_>, guise: &Guise, layout: Layout) -> std::i
     if unsafe { libc::fstatat(dir, path, &mut stat, flags) } != 0 {
         return Err(std::io::Error::last_os_error());
     }
-    (stat.st_uid, stat.st_gid) = (guise.uid, guise.gid);
-    if let Some((kind, major, minor)) = guise.node {
+    (stat.st_uid, stat.st_gid) = (reported.uid, reported.gid);
+    if let Some((kind, major, minor)) = reported.node {
         stat.st_mode = (stat.st_mode & 0o7777) | kind;
         stat.st_rdev = libc::makedev(major, minor);
     }
@@ -314,7 +314,7 @@ fn i386_stat64(stat: &libc::stat) -> Vec<u8> {
 }
 
 /// Like [`stat_bytes`], as statx(2) would write it for that mask.
-pub fn statx_bytes(file: StatTarget<'_>, mask: u32, guise: &Guise) -> std::io::Result<Vec<u8>> {
+pub fn statx_bytes(file: StatTarget<'_>, mask: u32, reported: &ReportedStat) -> std::io::Result<Vec<u8>> {
     // SAFETY: all zeros is a valid value of this plain structure.
     let mut statx: libc::statx = unsafe { MaybeUninit::zeroed().assume_init() };
     let (dir, path, flags) = (file.dir.as_raw_fd(), file.path.as_ptr(), file.flags.bits() as i32);
@@ -323,8 +323,8 @@ pub fn statx_bytes(file: StatTarget<'_>, mask: u32, guise: &Guise) -> std::io::R
     if unsafe { libc::statx(dir, path, flags, mask, &mut statx) } != 0 {
         return Err(std::io::Error::last_os_error());
     }
-    (statx.stx_uid, statx.stx_gid) = (guise.uid, guise.gid);
-    if let Some((kind, major, minor)) = guise.node {
+    (statx.stx_uid, statx.stx_gid) = (reported.uid, reported.gid);
+    if let Some((kind, major, minor)) = reported.node {
         statx.stx_mode = (statx.stx_mode & 0o7777) | kind as u16;
         (statx.stx_rdev_major, statx.stx_rdev_minor) = (major, minor);
     }

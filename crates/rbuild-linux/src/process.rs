@@ -163,9 +163,9 @@ pub fn kill_pidfd(pidfd: &OwnedFd) {
 /// Returns true if this is the only thread. A joined thread may still be listed by the kernel for a
 /// moment, so this waits up to a second for it to disappear.
 fn is_alone() -> Result<bool> {
-    let patience = Instant::now() + Duration::from_secs(1);
+    let deadline = Instant::now() + Duration::from_secs(1);
     while thread_count()? != 1 {
-        if Instant::now() > patience {
+        if Instant::now() > deadline {
             return Ok(false);
         }
         std::thread::sleep(Duration::from_micros(100));
@@ -405,7 +405,7 @@ pub fn forbid_cgroup_namespaces() -> Result<()> {
 }
 
 /// Moves the calling process into a new network namespace whose loopback interface is up.
-pub fn enter_lonely_network() -> Result<()> {
+pub fn enter_loopback_network() -> Result<()> {
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET)
         .map_err(|e| Error::new("unshare", described("a network namespace"), std::io::Error::from(e)))?;
     let fail = |call, e: std::io::Error| Error::new(call, described("the loopback interface"), e);
@@ -567,9 +567,9 @@ mod tests {
         let before = thread_count().unwrap();
         for _ in 0..200 {
             std::thread::scope(|scope| (0..4).for_each(|_| drop(scope.spawn(|| std::hint::black_box(1)))));
-            let patience = Instant::now() + Duration::from_secs(1);
+            let deadline = Instant::now() + Duration::from_secs(1);
             while thread_count().unwrap() != before {
-                assert!(Instant::now() < patience, "a joined thread stays");
+                assert!(Instant::now() < deadline, "a joined thread stays");
             }
         }
     }

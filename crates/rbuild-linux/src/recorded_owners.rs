@@ -64,7 +64,7 @@ struct OwnerRecordsState {
     mode: OwnerMode,
     key: OwnerKey,
     attribute: OsString,
-    met_stand_ins: AtomicBool,
+    seen_stand_ins: AtomicBool,
 }
 
 impl fmt::Debug for OwnerRecords {
@@ -154,7 +154,7 @@ impl OwnerRecords {
         let name = blake3::keyed_hash(&key, b"rbuild: the attribute of owners 1");
         let digits: String = name.as_bytes()[..16].iter().map(|byte| format!("{byte:02x}")).collect();
         let attribute = format!("user.rbuild.{digits}").into();
-        OwnerRecords(Arc::new(OwnerRecordsState { mode, key, attribute, met_stand_ins: AtomicBool::new(false) }))
+        OwnerRecords(Arc::new(OwnerRecordsState { mode, key, attribute, seen_stand_ins: AtomicBool::new(false) }))
     }
 
     /// Returns records with a new key, which count as long as this value and its clones exist.
@@ -185,8 +185,8 @@ impl OwnerRecords {
     /// Returns true if a stand-in file for a device was read or created by this value or a clone
     /// while owners are not recorded. The attributes of such files are valid only for their own
     /// inodes.
-    pub fn has_met_stand_ins(&self) -> bool {
-        self.0.met_stand_ins.load(Ordering::Relaxed)
+    pub fn has_seen_stand_ins(&self) -> bool {
+        self.0.seen_stand_ins.load(Ordering::Relaxed)
     }
 
     pub(crate) fn are_written(&self) -> bool {
@@ -239,7 +239,7 @@ impl OwnerRecords {
         let inode = match self.are_written() {
             true => 0,
             false => {
-                self.0.met_stand_ins.store(true, Ordering::Relaxed);
+                self.0.seen_stand_ins.store(true, Ordering::Relaxed);
                 rustix::fs::statx(CWD, path, how, StatxFlags::INO)?.stx_ino
             }
         };
@@ -286,7 +286,7 @@ impl OwnerRecords {
         if self.are_written() {
             (stat.uid, stat.gid) = (uid, gid);
         } else {
-            self.0.met_stand_ins.store(true, Ordering::Relaxed);
+            self.0.seen_stand_ins.store(true, Ordering::Relaxed);
         }
         if let Some((kind, major, minor)) = device {
             (stat.kind, stat.rdev, stat.device) = (kind, (major, minor), device);

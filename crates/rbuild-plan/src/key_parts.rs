@@ -69,22 +69,22 @@ impl<'a> StepPart<'a> {
 }
 
 /// Receives one part.
-pub type Tell<'a> = &'a mut dyn FnMut(StepPart<'_>);
+pub type KeyPartSink<'a> = &'a mut dyn FnMut(StepPart<'_>);
 
 impl Step {
-    /// Passes every part of the step's definition to `tell`, in a fixed order.
-    pub fn parts(&self, tell: Tell<'_>) {
+    /// Passes every part of the step's definition to `add`, in a fixed order.
+    pub fn parts(&self, add: KeyPartSink<'_>) {
         match self {
-            Step::Run(run) => run.parts(tell),
-            Step::Copy(copy) => copy.parts(tell),
-            Step::Workdir(workdir) => workdir.parts(tell),
+            Step::Run(run) => run.parts(add),
+            Step::Copy(copy) => copy.parts(add),
+            Step::Workdir(workdir) => workdir.parts(add),
             Step::Scratch | Step::Image { .. } => {}
         }
     }
 }
 
 impl RunStep {
-    fn parts(&self, tell: Tell<'_>) {
+    fn parts(&self, add: KeyPartSink<'_>) {
         let RunStep {
             args,
             env,
@@ -102,13 +102,13 @@ impl RunStep {
             ulimits,
             script,
         } = self;
-        args.iter().for_each(|arg| tell(Own("command", arg.as_bytes())));
+        args.iter().for_each(|arg| add(Own("command", arg.as_bytes())));
         for (name, value) in env.iter() {
-            tell(Variable(name, value));
+            add(Variable(name, value));
         }
-        tell(Own("working directory", cwd.as_bytes()));
-        tell(Own("user", user.as_bytes()));
-        tell(Own(
+        add(Own("working directory", cwd.as_bytes()));
+        add(Own("user", user.as_bytes()));
+        add(Own(
             "network",
             match network {
                 NetworkMode::Host => &b"host"[..],
@@ -116,52 +116,52 @@ impl RunStep {
                 NetworkMode::None => b"none",
             },
         ));
-        tell(Own(
+        add(Own(
             "security",
             match security {
                 SecurityMode::Sandbox => b"sandbox",
                 SecurityMode::Insecure => b"insecure",
             },
         ));
-        tell(Own("host name", hostname.as_bytes()));
+        add(Own("host name", hostname.as_bytes()));
         // Only the names: an address may differ between builds without changing the result.
-        hosts.iter().for_each(|(name, _)| tell(Own("known host", name.as_bytes())));
+        hosts.iter().for_each(|(name, _)| add(Own("known host", name.as_bytes())));
         if let Some(bytes) = shm_size {
-            tell(Own("shm size", bytes.to_string().as_bytes()));
+            add(Own("shm size", bytes.to_string().as_bytes()));
         }
         for Ulimit { resource, soft, hard } in ulimits {
             let name = resource.name().to_uppercase();
-            tell(Own("ulimit", format!("RLIMIT_{name} {soft} {hard}").as_bytes()));
+            add(Own("ulimit", format!("RLIMIT_{name} {soft} {hard}").as_bytes()));
         }
         if let Some(InlineFile { name, content }) = script {
-            tell(Own("script name", name.as_bytes()));
-            tell(Own("script", content.as_bytes()));
+            add(Own("script name", name.as_bytes()));
+            add(Own("script", content.as_bytes()));
         }
-        secrets.iter().for_each(|secret| secret.parts(tell));
-        agents.iter().for_each(|agent| agent.parts(tell));
-        mounts.iter().for_each(|mount| mount.parts(tell));
+        secrets.iter().for_each(|secret| secret.parts(add));
+        agents.iter().for_each(|agent| agent.parts(add));
+        mounts.iter().for_each(|mount| mount.parts(add));
     }
 }
 
 impl SecretStep {
     /// The mount options of secrets count; their content never does.
-    fn parts(&self, tell: Tell<'_>) {
+    fn parts(&self, add: KeyPartSink<'_>) {
         let SecretStep { id, target, env, required, mode, uid, gid, span: _ } = self;
         let (id, target, env) = (quoted(id), option(target.as_deref()), option(env.as_deref()));
-        tell(Own("secret", format!("{id} {target} {env} {required} {mode:o} {uid} {gid}").as_bytes()));
+        add(Own("secret", format!("{id} {target} {env} {required} {mode:o} {uid} {gid}").as_bytes()));
     }
 }
 
 impl AgentStep {
-    fn parts(&self, tell: Tell<'_>) {
+    fn parts(&self, add: KeyPartSink<'_>) {
         let AgentStep { id, target, required, mode, uid, gid, span: _ } = self;
         let (id, target) = (quoted(id), quoted(target));
-        tell(Own("ssh agent", format!("{id} {target} {required} {mode:o} {uid} {gid}").as_bytes()));
+        add(Own("ssh agent", format!("{id} {target} {required} {mode:o} {uid} {gid}").as_bytes()));
     }
 }
 
 impl MountStep {
-    fn parts(&self, tell: Tell<'_>) {
+    fn parts(&self, add: KeyPartSink<'_>) {
         let MountStep { target, read_only, kind, from_name: _, span: _ } = self;
         let what = match kind {
             // The content of the source is an input with its own key; its name does not count.
@@ -179,12 +179,12 @@ impl MountStep {
             MountKindStep::Volume { id: _, source } => format!("volume {}", quoted(source)),
         };
         let access = if *read_only { "read-only" } else { "writable" };
-        tell(Own("mount", format!("{} {access} {what}", quoted(target)).as_bytes()));
+        add(Own("mount", format!("{} {access} {what}", quoted(target)).as_bytes()));
     }
 }
 
 impl CopyStep {
-    fn parts(&self, tell: Tell<'_>) {
+    fn parts(&self, add: KeyPartSink<'_>) {
         let CopyStep {
             from: _,
             sources: _,
@@ -199,35 +199,35 @@ impl CopyStep {
             unpack,
             from_name: _,
         } = self;
-        tell(Own("destination", dest.as_bytes()));
+        add(Own("destination", dest.as_bytes()));
         let answer = |on: bool| if on { &b"yes"[..] } else { b"no" };
-        tell(Own("destination is a directory", answer(*dest_is_dir)));
-        tell(Own("--parents", answer(*parents)));
-        tell(Own("--link", answer(*link)));
-        tell(Own("unpacks archives", answer(*unpack)));
-        tell(Own("--chown", chown.as_deref().unwrap_or("").as_bytes()));
-        tell(Own("--chmod", chmod.as_ref().map_or(String::new(), Chmod::key).as_bytes()));
-        exclude.iter().for_each(|pattern| tell(Own("--exclude", pattern.as_bytes())));
+        add(Own("destination is a directory", answer(*dest_is_dir)));
+        add(Own("--parents", answer(*parents)));
+        add(Own("--link", answer(*link)));
+        add(Own("unpacks archives", answer(*unpack)));
+        add(Own("--chown", chown.as_deref().unwrap_or("").as_bytes()));
+        add(Own("--chmod", chmod.as_ref().map_or(String::new(), Chmod::key).as_bytes()));
+        exclude.iter().for_each(|pattern| add(Own("--exclude", pattern.as_bytes())));
         for InlineFile { name, content } in inline {
-            tell(Own("here-document name", name.as_bytes()));
-            tell(Own("here-document", content.as_bytes()));
+            add(Own("here-document name", name.as_bytes()));
+            add(Own("here-document", content.as_bytes()));
         }
     }
 
-    /// Passes the source paths as written to `tell`. Together with the key of the tree they are
+    /// Passes the source paths as written to `add`. Together with the key of the tree they are
     /// taken from, they determine the copied content.
-    pub fn source_parts(&self, tell: Tell<'_>) {
+    pub fn source_parts(&self, add: KeyPartSink<'_>) {
         let patterns = self.sources.iter().filter_map(CopySource::pattern);
-        patterns.for_each(|pattern| tell(Own("source", pattern.text().as_bytes())));
+        patterns.for_each(|pattern| add(Own("source", pattern.text().as_bytes())));
     }
 }
 
 impl WorkdirStep {
-    fn parts(&self, tell: Tell<'_>) {
+    fn parts(&self, add: KeyPartSink<'_>) {
         let WorkdirStep { path, user, time } = self;
-        tell(Own("directory", path.as_bytes()));
-        tell(Own("user", user.as_bytes()));
-        tell(Own("time", time.map_or(String::new(), |t| t.to_string()).as_bytes()));
+        add(Own("directory", path.as_bytes()));
+        add(Own("user", user.as_bytes()));
+        add(Own("time", time.map_or(String::new(), |t| t.to_string()).as_bytes()));
     }
 }
 

@@ -18,7 +18,7 @@ pub use graph::{
     MountKindStep, MountStep, RunStep, SecretStep, Step, StepName, UrlSource, Vertex, WorkdirStep,
 };
 pub use ids::{ContextId, VertexId, VolumeId};
-pub use key_parts::{StepPart, Tell};
+pub use key_parts::{KeyPartSink, StepPart};
 pub use parameters::{ContextDir, ContextSource, NamedContext, NoCache, Parameters, Volume, WrittenImage};
 pub use planner::{BaseImage, ImageNeed, Plan, automatic_args, global_scope, needed_stages, plan};
 pub use rbuild_container::{NetworkMode, Resource, SecurityMode, Ulimit, UnknownResource};

@@ -28,7 +28,7 @@ struct ApiError {
 /// Reads the message of an error answer: code and text, or the first line of another document.
 pub(crate) fn message(body: Body, http: &Http) -> String {
     // Without its message, the error is still one.
-    let bytes = read_document(body.into_reader(), MAX_ERROR, http.patience()).unwrap_or_default();
+    let bytes = read_document(body.into_reader(), MAX_ERROR, http.retry_policy()).unwrap_or_default();
     message_of(&bytes, &http.sent)
 }
 

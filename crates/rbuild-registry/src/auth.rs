@@ -272,8 +272,8 @@ impl TokenRequest<'_> {
                 _ => RegistryProblem::Status { host, request: "the request for a token".into(), status, message },
             });
         }
-        let patience = self.shared.http.patience();
-        let body = read_document(reply.response.into_body().into_reader(), MAX_TOKEN, patience);
+        let retry_policy = self.shared.http.retry_policy();
+        let body = read_document(reply.response.into_body().into_reader(), MAX_TOKEN, retry_policy);
         let bytes = body.map_err(|e| {
             let reason = format!("the token server's response ended early: {e}");
             RegistryProblem::Answer { host: host.clone(), reason }

@@ -47,7 +47,7 @@ impl<'a> BlobReader<'a> {
     pub(crate) fn new(repository: &'a Repository, digest: &BlobDigest, size: u64) -> BlobReader<'a> {
         let sessions: Vec<&EndpointSession> =
             repository.sessions.iter().filter(|session| session.endpoint.digests).collect();
-        let patience = repository.sessions.first().map(|s| s.shared().http.patience()).unwrap_or_default();
+        let retry_policy = repository.sessions.first().map(|s| s.shared().http.retry_policy()).unwrap_or_default();
         BlobReader {
             sessions,
             place: repository.place.clone(),
@@ -55,9 +55,9 @@ impl<'a> BlobReader<'a> {
             size,
             at: 0,
             body: None,
-            attempts: Attempts::new(patience, false),
+            attempts: Attempts::new(retry_policy, false),
             failed_at: 0,
-            flow: Flow::new(patience.idle),
+            flow: Flow::new(retry_policy.idle),
         }
     }
 }
@@ -77,7 +77,7 @@ impl BlobReader<'_> {
             match open_at(session, &self.digest, self.at, self.size) {
                 Ok(body) => {
                     self.body = Some(body);
-                    self.flow = Flow::new(session.shared().http.patience().idle);
+                    self.flow = Flow::new(session.shared().http.retry_policy().idle);
                     self.sessions.drain(..i);
                     return Ok(());
                 }
@@ -193,7 +193,9 @@ fn open_at(
         206 => match reply.header("content-range").and_then(start_of) {
             Some(start) if start <= at => start,
             _ => {
-                return Err(session.odd(format!("it answered a range request for blob {digest} with another range")));
+                return Err(
+                    session.invalid(format!("it answered a range request for blob {digest} with another range"))
+                );
             }
         },
         _ => {
@@ -205,17 +207,17 @@ fn open_at(
     let whole = length.map(|length| start.saturating_add(length));
     if let Some(whole) = whole.filter(|whole| *whole != size) {
         let reason = format!("blob {digest} has {whole} bytes; the manifest says {size}");
-        return Err(session.odd(reason));
+        return Err(session.invalid(reason));
     }
     let url = reply.url.clone();
     let mut body = reply.response.into_body().into_with_config().limit(u64::MAX).reader();
-    let patience = session.shared().http.patience();
-    let skipped = io::copy(&mut Watched::new(&mut body, patience.idle).take(at - start), &mut io::sink());
+    let retry_policy = session.shared().http.retry_policy();
+    let skipped = io::copy(&mut Watched::new(&mut body, retry_policy.idle).take(at - start), &mut io::sink());
     match skipped {
         Ok(n) if n == at - start => Ok(body),
         other => {
             let e = other.err().unwrap_or_else(|| io::ErrorKind::UnexpectedEof.into());
-            Err(connection(&session.endpoint.host, "GET", &url, ureq::Error::Io(e), patience))
+            Err(connection(&session.endpoint.host, "GET", &url, ureq::Error::Io(e), retry_policy))
         }
     }
 }

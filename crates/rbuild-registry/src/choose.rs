@@ -22,7 +22,7 @@ pub fn choose(index: &ImageIndex, wanted: &Platform) -> Choice {
         let rank = rank(wanted, &Platform::of(entry)?)?;
         (!needs_features).then_some((rank, *entry))
     });
-    // Of equals the first.
+    // Among equal ranks, the first entry.
     if let Some((_, best)) = ranked.min_by_key(|(rank, _)| *rank) {
         return Choice::Entry(best.clone());
     }

@@ -24,10 +24,10 @@ impl Client {
     pub fn new(
         environment: ProcessEnvironment,
         options: Options,
-        tell: impl Fn(Notice) + Send + Sync + 'static,
+        notify: impl Fn(Notice) + Send + Sync + 'static,
     ) -> Client {
-        let http = Http::new(environment.clone(), options.patience);
-        let shared = ClientState { environment, options, http, tell: Box::new(tell), shown: Mutex::default() };
+        let http = Http::new(environment.clone(), options.retry_policy);
+        let shared = ClientState { environment, options, http, notify: Box::new(notify), shown: Mutex::default() };
         Client { shared: Arc::new(shared) }
     }
 

@@ -180,7 +180,7 @@ impl FileDownload<'_> {
     fn run(&mut self, sink: &mut dyn FileSink) -> Result<FileAnswer, Failed> {
         let shared = self.client.shared();
         let host = authority(&self.request.url.target());
-        let mut attempts = Attempts::new(shared.http.patience(), false);
+        let mut attempts = Attempts::new(shared.http.retry_policy(), false);
         let mut furthest = 0;
         loop {
             // Each attempt to open was repeated already.
@@ -188,7 +188,7 @@ impl FileDownload<'_> {
             if self.is_unchanged(&reply) {
                 return Ok(FileAnswer::Unchanged);
             }
-            let problem = match self.misses_rest(&reply) {
+            let problem = match self.lacks_rest(&reply) {
                 true => {
                     let problem = self.refused(reply, host.clone());
                     self.state = Progress::default();
@@ -202,12 +202,12 @@ impl FileDownload<'_> {
                     Some(problem) => problem,
                 },
             };
-            // Bytes that were received before are no progress.
+            // Only bytes beyond the furthest offset so far count as progress.
             if self.state.at.saturating_sub(furthest) >= PROGRESS {
                 attempts.reset();
             }
             furthest = furthest.max(self.state.at);
-            // From the beginning, it may work.
+            // A download that starts over may succeed where a resumed one failed.
             let again = may_pass(&problem) || self.state.at == 0;
             match attempts.next(None).filter(|_| again) {
                 Some(wait) => shared.wait(&host, sentence(&problem), wait),
@@ -292,7 +292,7 @@ impl FileDownload<'_> {
 
     /// Returns true if the rest of the file was requested and something else was sent: some servers
     /// ignore `If-Range` and send the rest of another version.
-    fn misses_rest(&self, reply: &HttpReply) -> bool {
+    fn lacks_rest(&self, reply: &HttpReply) -> bool {
         let Some(version) = self.state.resumable() else { return false };
         let (start, size) = reply.header("content-range").and_then(range_of).unwrap_or_default();
         let fits = start == self.state.at
@@ -318,7 +318,7 @@ impl FileDownload<'_> {
             }))
         };
         let mut body = reply.response.into_body().into_with_config().limit(u64::MAX).reader();
-        let mut flow = Flow::new(self.client.shared().http.patience().idle);
+        let mut flow = Flow::new(self.client.shared().http.retry_policy().idle);
         let mut chunk = vec![0; CHUNK];
         loop {
             let at = self.state.at;

@@ -61,8 +61,8 @@ impl<R: Read> Read for Watched<R> {
 }
 
 /// Reads a document: at most `limit` bytes and one more, within the time for a whole operation.
-pub(crate) fn read_document(source: impl Read, limit: u64, patience: RetryPolicy) -> io::Result<Vec<u8>> {
-    let (start, mut flow) = (Instant::now(), Flow::new(patience.idle));
+pub(crate) fn read_document(source: impl Read, limit: u64, retry_policy: RetryPolicy) -> io::Result<Vec<u8>> {
+    let (start, mut flow) = (Instant::now(), Flow::new(retry_policy.idle));
     let (mut source, mut bytes, mut part) = (source.take(limit.saturating_add(1)), Vec::new(), [0; 8 << 10]);
     loop {
         let n = match source.read(&mut part) {
@@ -74,8 +74,8 @@ pub(crate) fn read_document(source: impl Read, limit: u64, patience: RetryPolicy
         if !flow.moves(n as u64) {
             return Err(io::Error::new(ErrorKind::TimedOut, flow.reason()));
         }
-        if start.elapsed() > patience.whole {
-            let reason = format!("the transfer took longer than {} s", patience.whole.as_secs());
+        if start.elapsed() > retry_policy.whole {
+            let reason = format!("the transfer took longer than {} s", retry_policy.whole.as_secs());
             return Err(io::Error::new(ErrorKind::TimedOut, reason));
         }
     }
@@ -97,17 +97,17 @@ mod tests {
 
     #[test]
     fn documents_end_in_time() {
-        let patience = RetryPolicy {
+        let retry_policy = RetryPolicy {
             idle: Duration::from_millis(50),
             whole: Duration::from_millis(300),
             ..RetryPolicy::default()
         };
         let pause = Duration::from_millis(5);
-        let reason = |source| read_document(source, u64::MAX, patience).unwrap_err().to_string();
+        let reason = |source| read_document(source, u64::MAX, retry_policy).unwrap_err().to_string();
         assert!(reason(Slow(1, pause)).contains("fewer than 1024 bytes"));
         assert!(reason(Slow(4000, pause)).contains("took longer than"));
-        assert_eq!(read_document(Slow(10, Duration::ZERO), 99, patience).unwrap().len(), 100);
-        let mut taken = Watched::new(Slow(1, pause), patience.idle);
+        assert_eq!(read_document(Slow(10, Duration::ZERO), 99, retry_policy).unwrap().len(), 100);
+        let mut taken = Watched::new(Slow(1, pause), retry_policy.idle);
         assert_eq!(io::copy(&mut taken, &mut io::sink()).unwrap_err().kind(), ErrorKind::TimedOut);
     }
 }

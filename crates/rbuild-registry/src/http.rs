@@ -77,7 +77,7 @@ struct AgentKey {
 /// Sends requests, and keeps connections for the next ones.
 pub(crate) struct Http {
     environment: ProcessEnvironment,
-    patience: RetryPolicy,
+    retry_policy: RetryPolicy,
     agents: Mutex<HashMap<AgentKey, Agent>>,
     /// Schemes of hosts that may support either.
     schemes: Mutex<HashMap<String, &'static str>>,
@@ -86,12 +86,12 @@ pub(crate) struct Http {
 }
 
 impl Http {
-    pub(crate) fn new(environment: ProcessEnvironment, patience: RetryPolicy) -> Http {
-        Http { environment, patience, agents: Mutex::default(), schemes: Mutex::default(), sent: Sent::default() }
+    pub(crate) fn new(environment: ProcessEnvironment, retry_policy: RetryPolicy) -> Http {
+        Http { environment, retry_policy, agents: Mutex::default(), schemes: Mutex::default(), sent: Sent::default() }
     }
 
-    pub(crate) fn patience(&self) -> RetryPolicy {
-        self.patience
+    pub(crate) fn retry_policy(&self) -> RetryPolicy {
+        self.retry_policy
     }
 
     /// Sends a request once. Follows no redirects.
@@ -139,7 +139,7 @@ impl Http {
     ) -> Result<Response<Body>, RegistryProblem> {
         let (scheme, authority, _) = url::split(url).unwrap_or(("https", "", ""));
         let agent = self.agent(server, scheme, authority)?;
-        let failed = |e: ureq::Error| connection(authority, method, url, e, self.patience);
+        let failed = |e: ureq::Error| connection(authority, method, url, e, self.retry_policy);
         let mut request = Request::builder().method(method).uri(url);
         for (name, value) in headers {
             if name.eq_ignore_ascii_case("authorization") {
@@ -157,7 +157,7 @@ impl Http {
                 agent.run(request.header("content-length", bytes.len()).body(body).map_err(invalid)?)
             }
             RequestBody::Stream { reader, size } => {
-                let mut source = Watched::new(Passed(*reader), self.patience.idle);
+                let mut source = Watched::new(Passed(*reader), self.retry_policy.idle);
                 let body = SendBody::from_reader(&mut source);
                 agent.run(request.header("content-length", *size).body(body).map_err(invalid)?)
             }
@@ -183,13 +183,13 @@ impl Http {
             Some(url) => Some(Proxy::new(url).map_err(|_| RegistryProblem::Config(ConfigError::Proxy))?),
             None => None,
         };
-        let agent = new_agent(tls, proxy, self.patience);
+        let agent = new_agent(tls, proxy, self.retry_policy);
         crate::locked(&self.agents).insert(key, agent.clone());
         Ok(agent)
     }
 }
 
-fn new_agent(tls: TlsConfig, proxy: Option<Proxy>, patience: RetryPolicy) -> Agent {
+fn new_agent(tls: TlsConfig, proxy: Option<Proxy>, retry_policy: RetryPolicy) -> Agent {
     Agent::config_builder()
         .tls_config(tls)
         .proxy(proxy)
@@ -197,10 +197,10 @@ fn new_agent(tls: TlsConfig, proxy: Option<Proxy>, patience: RetryPolicy) -> Age
         .max_redirects(0)
         .max_redirects_will_error(false)
         .max_idle_connections_per_host(8)
-        .timeout_connect(Some(patience.connect))
-        .timeout_recv_response(Some(patience.idle))
-        .timeout_per_read(Some(patience.idle))
-        .timeout_per_write(Some(patience.idle))
+        .timeout_connect(Some(retry_policy.connect))
+        .timeout_recv_response(Some(retry_policy.idle))
+        .timeout_per_read(Some(retry_policy.idle))
+        .timeout_per_write(Some(retry_policy.idle))
         .accept_encoding("identity")
         .user_agent(concat!("rbuild/", env!("CARGO_PKG_VERSION")))
         .build()
@@ -213,7 +213,7 @@ pub(crate) fn connection(
     method: &str,
     url: &str,
     e: ureq::Error,
-    patience: RetryPolicy,
+    retry_policy: RetryPolicy,
 ) -> RegistryProblem {
     if let ureq::Error::BadUri(_) | ureq::Error::Http(_) = e {
         // Not the text of the error, which may have a signature.
@@ -234,9 +234,9 @@ pub(crate) fn connection(
         (Broken::NotTls, _) => "the server does not speak TLS".into(),
         (Broken::Name, _) => "the host name does not exist".into(),
         (_, ureq::Error::Timeout(ureq::Timeout::Connect)) => {
-            format!("no connection within {} s", patience.connect.as_secs()).into()
+            format!("no connection within {} s", retry_policy.connect.as_secs()).into()
         }
-        (_, ureq::Error::Timeout(_)) => format!("no response within {} s", patience.idle.as_secs()).into(),
+        (_, ureq::Error::Timeout(_)) => format!("no response within {} s", retry_policy.idle.as_secs()).into(),
         (_, ureq::Error::Io(e)) => e.into(),
         // An error of TLS, which repeats its source.
         (_, e) => e.to_string().into(),

@@ -127,17 +127,17 @@ fn get(
         }
         let content_type = reply.header("content-type").unwrap_or("").split(';').next().unwrap_or("").trim();
         let content_type = content_type.to_string();
-        let patience = session.shared().http.patience();
-        match read_document(reply.response.into_body().into_reader(), MAX_MANIFEST, patience) {
+        let retry_policy = session.shared().http.retry_policy();
+        match read_document(reply.response.into_body().into_reader(), MAX_MANIFEST, retry_policy) {
             Err(e) => {
-                let broken = session.odd(format!("manifest {reference} ended early: {e}"));
+                let broken = session.invalid(format!("manifest {reference} ended early: {e}"));
                 if e.kind() == std::io::ErrorKind::TimedOut {
                     return Err(broken);
                 }
                 last = Some(broken);
             }
             Ok(bytes) if bytes.len() as u64 > MAX_MANIFEST => {
-                return Err(session.odd(format!("manifest {reference} is larger than {} MiB", MAX_MANIFEST >> 20)));
+                return Err(session.invalid(format!("manifest {reference} is larger than {} MiB", MAX_MANIFEST >> 20)));
             }
             Ok(bytes) => {
                 let digest = BlobDigest::of(&bytes);
@@ -156,7 +156,7 @@ fn get(
             }
         }
     }
-    Err(last.unwrap_or_else(|| session.odd(format!("cannot read manifest {reference}"))))
+    Err(last.unwrap_or_else(|| session.invalid(format!("cannot read manifest {reference}"))))
 }
 
 /// Checks that bytes are a manifest or an index. The media type in them counts more than that of
@@ -170,7 +170,7 @@ fn document(
 ) -> std::result::Result<ReceivedManifest, RegistryProblem> {
     let known = |media_type: &str| INDEXES.contains(&media_type) || MANIFESTS.contains(&media_type);
     let head: Map<String, Value> = serde_json::from_slice(&bytes)
-        .map_err(|_| session.odd(format!("manifest {reference} is not a JSON document")))?;
+        .map_err(|_| session.invalid(format!("manifest {reference} is not a JSON document")))?;
     let lists = head.get("manifests").is_some_and(Value::is_array);
     if head.get("schemaVersion").and_then(Value::as_u64) == Some(1)
         || content_type.starts_with("application/vnd.docker.distribution.manifest.v1")
@@ -192,7 +192,7 @@ fn document(
         )));
     }
     if INDEXES.contains(&media_type.as_str()) != lists {
-        return Err(session.odd(format!("document {reference} is not the {media_type} that it claims to be")));
+        return Err(session.invalid(format!("document {reference} is not the {media_type} that it claims to be")));
     }
     Ok(ReceivedManifest { bytes, digest, media_type })
 }

@@ -14,9 +14,9 @@ use crate::retry::{Attempts, is_passing, may_pass};
 use crate::session::{ApiRequest, Body, EndpointSession};
 use crate::url;
 
-/// Size in bytes of the pieces of an upload in pieces.
-const PIECE: u64 = 32 << 20;
-/// Smallest piece that is tried after a refusal of larger ones.
+/// Size in bytes of the chunks of a chunked upload.
+const CHUNK: u64 = 32 << 20;
+/// Smallest chunk that is tried after a refusal of larger ones.
 const SMALLEST: u64 = 1 << 20;
 /// Size below which a blob is uploaded without asking whether it is there.
 const SMALL: u64 = 4 << 10;
@@ -124,8 +124,8 @@ impl EndpointSession {
             return Ok(Pushed::Mounted);
         }
         let mut location = self.location(&reply)?;
-        let least = least_piece(&reply);
-        let mut attempts = Attempts::new(self.shared().http.patience(), false);
+        let least = smallest_chunk(&reply);
+        let mut attempts = Attempts::new(self.shared().http.retry_policy(), false);
         loop {
             let at = location.take().map_or_else(|| self.restart(), Ok)?;
             let problem = match self.upload(&at, blob) {
@@ -133,10 +133,10 @@ impl EndpointSession {
                 Err(problem) => problem,
             };
             let too_large = matches!(problem, RegistryProblem::Status { status: 413, .. });
-            if too_large || may_pass(&problem) && blob.size > PIECE {
+            if too_large || may_pass(&problem) && blob.size > CHUNK {
                 // Proxies with a limit answer 413 or just close the connection.
                 self.cancel(&at);
-                return self.upload_in_pieces(blob, least).map(|()| Pushed::Uploaded);
+                return self.upload_in_chunks(blob, least).map(|()| Pushed::Uploaded);
             }
             match attempts.next(None).filter(|_| may_pass(&problem)) {
                 Some(wait) => self.shared().wait(&self.endpoint.host, sentence(&problem), wait),
@@ -185,7 +185,7 @@ impl EndpointSession {
 
     fn restart(&self) -> Outcome<String> {
         let reply = self.start(None)?;
-        self.location(&reply)?.ok_or_else(|| self.odd("it started an upload without a Location header"))
+        self.location(&reply)?.ok_or_else(|| self.invalid("it started an upload without a Location header"))
     }
 
     fn post(&self, to: &str, scopes: &[String]) -> Outcome<HttpReply> {
@@ -235,13 +235,13 @@ impl EndpointSession {
         }
     }
 
-    /// Uploads a blob in pieces, and goes on where the registry is after a failure.
-    fn upload_in_pieces(&self, blob: &UploadBlob<'_>, least: u64) -> Outcome<()> {
-        let mut attempts = Attempts::new(self.shared().http.patience(), false);
-        let (mut location, mut at, mut piece) = (self.restart()?, 0, PIECE.max(least));
+    /// Uploads a blob in chunks, and goes on where the registry is after a failure.
+    fn upload_in_chunks(&self, blob: &UploadBlob<'_>, least: u64) -> Outcome<()> {
+        let mut attempts = Attempts::new(self.shared().http.retry_policy(), false);
+        let (mut location, mut at, mut chunk) = (self.restart()?, 0, CHUNK.max(least));
         let mut furthest = 0;
         while at < blob.size {
-            let end = (at + piece).min(blob.size);
+            let end = (at + chunk).min(blob.size);
             let problem = match self.patch(&location, blob, at, end) {
                 Ok(next) => {
                     (location, at) = (next, end);
@@ -254,8 +254,8 @@ impl EndpointSession {
                 }
                 Err(problem) => problem,
             };
-            if matches!(problem, RegistryProblem::Status { status: 413, .. }) && piece / 2 >= SMALLEST.max(least) {
-                piece /= 2;
+            if matches!(problem, RegistryProblem::Status { status: 413, .. }) && chunk / 2 >= SMALLEST.max(least) {
+                chunk /= 2;
             } else {
                 let Some(wait) = attempts.next(None).filter(|_| may_pass(&problem)) else {
                     self.cancel(&location);
@@ -263,10 +263,10 @@ impl EndpointSession {
                 };
                 self.shared().wait(&self.endpoint.host, sentence(&problem), wait);
             }
-            // A piece is never sent again blindly: some registries append it once more.
+            // A chunk is never sent again blindly: some registries append it once more.
             (location, at) = match self.state(&location)? {
                 Some((_, has)) if has > end => {
-                    return Err(self.odd(format!(
+                    return Err(self.invalid(format!(
                         "it claims to have received {has} bytes of an upload, but only {end} were sent"
                     )));
                 }
@@ -335,8 +335,8 @@ impl EndpointSession {
     }
 }
 
-/// Returns the size in bytes of the smallest piece that the registry takes, except the last one.
-fn least_piece(reply: &HttpReply) -> u64 {
+/// Returns the size in bytes of the smallest chunk that the registry accepts, except the last one.
+fn smallest_chunk(reply: &HttpReply) -> u64 {
     reply.header("oci-chunk-min-length").and_then(|length| length.trim().parse().ok()).unwrap_or(0).min(1 << 30)
 }
 

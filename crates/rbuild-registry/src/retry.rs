@@ -33,7 +33,7 @@ pub enum Notice {
 
 /// Counts attempts.
 pub(crate) struct Attempts {
-    patience: RetryPolicy,
+    retry_policy: RetryPolicy,
     tries: u32,
     made: u32,
     start: Instant,
@@ -41,10 +41,10 @@ pub(crate) struct Attempts {
 
 impl Attempts {
     /// Counts attempts of a request; mirrors get two.
-    pub(crate) fn new(patience: RetryPolicy, mirror: bool) -> Attempts {
+    pub(crate) fn new(retry_policy: RetryPolicy, mirror: bool) -> Attempts {
         Attempts {
-            patience,
-            tries: if mirror { 2.min(patience.tries) } else { patience.tries },
+            retry_policy,
+            tries: if mirror { 2.min(retry_policy.tries) } else { retry_policy.tries },
             made: 0,
             start: Instant::now(),
         }
@@ -58,10 +58,10 @@ impl Attempts {
     /// Returns the time to wait before the next attempt, or `None` if this was the last one.
     pub(crate) fn next(&mut self, asked: Option<Duration>) -> Option<Duration> {
         self.made += 1;
-        if self.made >= self.tries || self.start.elapsed() > self.patience.whole {
+        if self.made >= self.tries || self.start.elapsed() > self.retry_policy.whole {
             return None;
         }
-        let wait = self.patience.first_wait * 2u32.pow((self.made - 1).min(3));
+        let wait = self.retry_policy.first_wait * 2u32.pow((self.made - 1).min(3));
         Some(asked.map_or_else(|| jittered(wait), |asked| asked.min(MAX_WAIT)))
     }
 }

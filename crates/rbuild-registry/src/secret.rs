@@ -52,7 +52,7 @@ impl Sent {
                 all.push(form);
             }
         }
-        // The whole before its parts.
+        // Longer forms first: a shorter one may be part of a longer one.
         all.sort_by_key(|form| std::cmp::Reverse(form.len()));
     }
 

@@ -36,11 +36,11 @@ pub(crate) struct ApiRequest<'a> {
     pub headers: &'a [(&'static str, String)],
     pub body: Body<'a>,
     pub scopes: &'a [String],
-    /// Repeats the request if it fails for a while.
+    /// True to retry after temporary failures.
     pub repeat: bool,
 }
 
-/// An endpoint, and what is known of it.
+/// An endpoint with its state of authentication.
 pub(crate) struct EndpointSession {
     pub endpoint: Endpoint,
     auth: Auth,
@@ -72,12 +72,13 @@ impl EndpointSession {
         namespace.as_ref().map_or(url.clone(), |registry| url::with_parameter(&url, "ns", registry))
     }
 
-    /// Sends a request. Statuses other than 401 and passing ones are the caller's to judge.
+    /// Sends a request. Returns replies of all statuses, except for 401 and, with `repeat`, those of
+    /// temporary failures.
     pub(crate) fn call(&self, call: &ApiRequest<'_>) -> Result<HttpReply, RegistryProblem> {
         let deadline = match call.body {
-            // It takes as long as its bytes flow.
+            // Only its data rate is limited, not its duration.
             Body::Stream { .. } => None,
-            Body::None | Body::Bytes(_) => Some(Instant::now() + self.shared.http.patience().whole),
+            Body::None | Body::Bytes(_) => Some(Instant::now() + self.shared.http.retry_policy().whole),
         };
         if !call.repeat {
             return self.authorized(call, deadline);
@@ -115,9 +116,10 @@ impl EndpointSession {
         let mut target = self.url(call.to);
         for _ in 0..=MAX_REDIRECTS {
             if deadline.is_some_and(|deadline| Instant::now() > deadline) {
-                return Err(
-                    self.odd(format!("no final response within {} s", self.shared.http.patience().whole.as_secs()))
-                );
+                return Err(self.invalid(format!(
+                    "no final response within {} s",
+                    self.shared.http.retry_policy().whole.as_secs()
+                )));
             }
             let own = self.endpoint.is_origin_of(&target);
             let reply = self.send(call, &target, own, authorization.filter(|_| own))?;
@@ -125,7 +127,7 @@ impl EndpointSession {
             let Some(location) = reply.header("location").filter(|_| moved) else { return Ok(reply) };
             target = self.next(&reply.url, location)?;
         }
-        Err(self.odd("too many redirects"))
+        Err(self.invalid("too many redirects"))
     }
 
     /// Returns the URL of a `Location` header in the reply of `base`.
@@ -133,12 +135,12 @@ impl EndpointSession {
         match url::follow(base, location) {
             Redirect::Url(url) => Ok(url),
             Redirect::Unprotected(host) => Err(self.unprotected(&host)),
-            Redirect::Invalid => Err(self.odd("it redirects to an invalid URL")),
+            Redirect::Invalid => Err(self.invalid("it redirects to an invalid URL")),
         }
     }
 
     fn unprotected(&self, host: &str) -> RegistryProblem {
-        self.odd(format!("it redirects to {host} over plain HTTP, without TLS"))
+        self.invalid(format!("it redirects to {host} over plain HTTP, without TLS"))
     }
 
     fn send(
@@ -180,7 +182,7 @@ impl EndpointSession {
         Ok((security, certs))
     }
 
-    pub(crate) fn odd(&self, reason: impl Into<String>) -> RegistryProblem {
+    pub(crate) fn invalid(&self, reason: impl Into<String>) -> RegistryProblem {
         RegistryProblem::Answer {
             host: self.endpoint.host.clone(),
             reason: self.shared.http.sent.hidden_in(&reason.into()),

@@ -22,7 +22,7 @@ pub struct Options {
     /// Verification of certificates, if it is given.
     pub tls_verify: TlsVerify,
     /// Times and numbers of attempts.
-    pub patience: RetryPolicy,
+    pub retry_policy: RetryPolicy,
 }
 
 /// Connections and settings of all repositories of a client.
@@ -30,7 +30,7 @@ pub(crate) struct ClientState {
     pub environment: ProcessEnvironment,
     pub options: Options,
     pub http: Http,
-    pub tell: Box<dyn Fn(Notice) + Send + Sync>,
+    pub notify: Box<dyn Fn(Notice) + Send + Sync>,
     /// Warnings of servers that were shown.
     pub shown: Mutex<HashSet<String>>,
 }
@@ -38,7 +38,7 @@ pub(crate) struct ClientState {
 impl ClientState {
     /// Reports a wait to the user, and waits.
     pub(crate) fn wait(&self, host: &str, reason: String, wait: Duration) {
-        (self.tell)(Notice::Waiting { host: host.to_string(), reason, wait });
+        (self.notify)(Notice::Waiting { host: host.to_string(), reason, wait });
         std::thread::sleep(wait);
     }
 
@@ -50,7 +50,7 @@ impl ClientState {
         mirror: bool,
         send: impl Fn() -> Result<HttpReply, RegistryProblem>,
     ) -> Result<HttpReply, RegistryProblem> {
-        let mut attempts = Attempts::new(self.http.patience(), mirror);
+        let mut attempts = Attempts::new(self.http.retry_policy(), mirror);
         loop {
             let sent = send();
             let (reason, asked) = match &sent {
@@ -75,7 +75,7 @@ impl ClientState {
             let text: String = self.http.sent.hidden_in(text.trim_end_matches('"')).chars().take(300).collect();
             if locked(&self.shown).insert(text.clone()) {
                 let host = crate::url::split(&reply.url).map_or("", |(_, host, _)| host).to_string();
-                (self.tell)(Notice::Warning { host, text });
+                (self.notify)(Notice::Warning { host, text });
             }
         }
     }

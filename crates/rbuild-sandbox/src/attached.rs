@@ -107,7 +107,7 @@ impl Streams {
         let mut threads = Vec::new();
         let mut carry = |from: PipeReader, to: fn() -> io::Result<OwnedFd>| -> rbuild_linux::Result<()> {
             let ended = ended.as_ref().and_then(|ended| ended.try_clone().ok());
-            threads.push(start(move || carry_out(&from, &to()?, ended.as_ref()))?);
+            threads.push(start(move || copy_output(&from, &to()?, ended.as_ref()))?);
             Ok(())
         };
         carry(out, || io::stdout().as_fd().try_clone_to_owned())?;
@@ -116,7 +116,7 @@ impl Streams {
         }
         if let Some((_, to)) = self.input {
             // Not joined, because its source may never produce input again.
-            start(move || carry_in(&to, ended.as_ref()))?;
+            start(move || copy_input(&to, ended.as_ref()))?;
         }
         Ok(Carried { threads, until })
     }
@@ -146,17 +146,17 @@ fn is_one_file(a: impl AsFd, b: impl AsFd) -> bool {
 
 /// Bytes copied at a time, and the requested pipe capacity, if the user may have pipes of that
 /// size.
-const PIECE: usize = 256 * 1024;
+const CHUNK: usize = 256 * 1024;
 
 /// Maximum number of reads from a pipe after its last writer should have ended.
-const LAST_PIECES: usize = 8;
+const LAST_READS: usize = 8;
 
 /// Copies a pipe's content until end of file, until `to` accepts no more, or until the command has
 /// ended and the pipe is empty.
-fn carry_out(from: &PipeReader, to: &OwnedFd, ended: Option<&PipeReader>) -> io::Result<()> {
-    let _ = rustix::pipe::fcntl_setpipe_size(from, PIECE);
-    let mut buffer = vec![0; PIECE];
-    let mut last = LAST_PIECES;
+fn copy_output(from: &PipeReader, to: &OwnedFd, ended: Option<&PipeReader>) -> io::Result<()> {
+    let _ = rustix::pipe::fcntl_setpipe_size(from, CHUNK);
+    let mut buffer = vec![0; CHUNK];
+    let mut last = LAST_READS;
     while last > 0 {
         let mut fds = vec![PollFd::new(from, PollFlags::IN), PollFd::new(to, PollFlags::empty())];
         fds.extend(ended.map(|ended| PollFd::new(ended, PollFlags::IN)));
@@ -179,9 +179,9 @@ fn carry_out(from: &PipeReader, to: &OwnedFd, ended: Option<&PipeReader>) -> io:
 }
 
 /// Copies the caller's input into a pipe until either end closes or the command ends.
-fn carry_in(to: &PipeWriter, ended: Option<&PipeReader>) -> io::Result<()> {
+fn copy_input(to: &PipeWriter, ended: Option<&PipeReader>) -> io::Result<()> {
     let from = io::stdin();
-    let mut buffer = vec![0; PIECE];
+    let mut buffer = vec![0; CHUNK];
     loop {
         let mut fds = vec![PollFd::new(&from, PollFlags::IN), PollFd::new(to, PollFlags::empty())];
         fds.extend(ended.map(|ended| PollFd::new(ended, PollFlags::IN)));
@@ -241,7 +241,7 @@ mod tests {
         let (reader, to) = io::pipe().unwrap();
         let (ended, until) = io::pipe().unwrap();
         std::thread::scope(|scope| {
-            let carrier = scope.spawn(move || carry_out(&from, &to.into(), Some(&ended)));
+            let carrier = scope.spawn(move || copy_output(&from, &to.into(), Some(&ended)));
             let writer = scope.spawn(move || write(command, until));
             read(reader);
             writer.join().unwrap();
@@ -275,7 +275,7 @@ mod tests {
         let (from, mut command) = io::pipe().unwrap();
         command.write_all(b"lost").unwrap();
         let read_only = std::fs::File::open("/proc/self/maps").unwrap();
-        assert!(carry_out(&from, &read_only.into(), None).is_err());
+        assert!(copy_output(&from, &read_only.into(), None).is_err());
     }
 
     #[test]

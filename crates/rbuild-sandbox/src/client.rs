@@ -192,7 +192,7 @@ pub fn run(
 }
 
 /// Bytes read at a time.
-const PIECE: usize = 64 * 1024;
+const CHUNK: usize = 64 * 1024;
 
 /// Forwards the command's output until its runner has finished or died.
 pub(crate) fn follow(
@@ -207,7 +207,7 @@ pub(crate) fn follow(
             .map_err(|e| fail("fcntl", "the pipes of the command")(e.into()))?;
     }
     socket.set_nonblocking(true).map_err(fail("fcntl", "the pipes of the command"))?;
-    let mut buffer = vec![0; PIECE];
+    let mut buffer = vec![0; CHUNK];
     let mut ended = false;
     while !ended && !said.is_complete() {
         ended = wait_for_news(runner, socket, pipes)?;
@@ -242,16 +242,16 @@ pub(crate) fn wait_for_news(
     }
 }
 
-/// Forwards the contents of the pipes, with at most `pieces` reads each, and closes pipes that have
-/// reached their end.
+/// Forwards the contents of the pipes, with at most this many reads each, and closes pipes that
+/// have reached their end.
 fn read_pipes(
     pipes: &mut [(Stream, Option<PipeReader>); 2],
     buffer: &mut [u8],
-    pieces: usize,
+    reads: usize,
     output: &mut impl FnMut(Stream, &[u8]),
 ) -> Result<(), SandboxError> {
     for (stream, open) in pipes {
-        for _ in 0..pieces {
+        for _ in 0..reads {
             let Some(pipe) = open else { break };
             match pipe.read(buffer) {
                 Ok(0) => *open = None,
@@ -282,9 +282,9 @@ mod tests {
             .into_iter()
             .flat_map(|report| [serde_json::to_vec(report).unwrap(), vec![b'\n']].concat())
             .collect();
-        for piece in [1, 7, 1000] {
+        for size in [1, 7, 1000] {
             let mut said = ReportBuffer::default();
-            text.chunks(piece).for_each(|bytes| said.add(bytes));
+            text.chunks(size).for_each(|bytes| said.add(bytes));
             assert_eq!(said.reports, [ended.clone(), Report::Finished(Ok(()))]);
         }
         let mut cut = ReportBuffer::default();

@@ -22,6 +22,6 @@ pub use namespace::isolation::{Check, Isolation, IsolationRequest, checks, isola
 pub use namespace::network::Carrier;
 pub use protocol::{CommandEnd, CommandOutcome, Input, MountRequest, MountSource, RootFiles, RunRequest, RunnerMode};
 pub use runner::chroot::restored_files;
-pub use runner::mount_points::remove_points;
+pub use runner::mount_points::remove_mount_points;
 pub use runner::terminal::Restore;
 pub use runner::zygote::{ZYGOTE, Zygote, zygote_main};

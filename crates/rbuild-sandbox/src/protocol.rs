@@ -87,7 +87,7 @@ pub enum RootFiles {
         scratch: PathBuf,
     },
     /// A directory that is written to directly. Missing mount points are created in `scratch`, an
-    /// empty directory, and then in `root`: see [`crate::remove_points`].
+    /// empty directory, and then in `root`: see [`crate::remove_mount_points`].
     Directory { root: PathBuf, scratch: PathBuf },
 }
 

@@ -48,7 +48,7 @@ pub fn filter() -> Option<Vec<FilterStep>> {
 pub type About = [Vec<(u32, When)>; 2];
 
 /// Like [`filter`], but sends the given calls to the supervisor.
-pub fn filter_that_asks(about: &About) -> Option<Vec<FilterStep>> {
+pub fn filter_with_supervisor(about: &About) -> Option<Vec<FilterStep>> {
     let native = native()?;
     Some(program([native, native + 1], about))
 }
@@ -64,7 +64,7 @@ fn least(architectures: [usize; 2], about: &About, keys: KeyringRefusal) -> Vec<
     let [of_native, of_sibling] = [0, 1].map(|i| {
         let mut steps = vec![step(LOAD, NUMBER, 0, 0)];
         steps.extend(refusals::no_keys(architectures[i], keys));
-        steps.extend(refusals::no_detours(architectures[i]));
+        steps.extend(refusals::refuse_bypasses(architectures[i]));
         steps.extend(refusals::no_whiteouts(architectures[i]));
         steps.extend(asking(architectures[i], &about[i]));
         steps.push(answer(ALLOW));
@@ -80,7 +80,7 @@ fn native() -> Option<usize> {
 /// Returns the instructions that send calls to the supervisor, if there is one, and refuse what
 /// would deceive it. They expect the call number in the accumulator and leave it there.
 fn asking(architecture: usize, about: &[(u32, When)]) -> Vec<FilterStep> {
-    let mut steps = if about.is_empty() { Vec::new() } else { refusals::no_forgeries(architecture) };
+    let mut steps = if about.is_empty() { Vec::new() } else { refusals::refuse_forgeries(architecture) };
     for (number, when) in about {
         let (argument, tests) = match *when {
             When::Always => {

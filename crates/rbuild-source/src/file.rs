@@ -1,7 +1,7 @@
 //! The hash of one file: extended attributes, size and content.
 //!
 //! The hash is only used in cache keys, so it does not have to be a SHA-256: BLAKE3 is several
-//! times as fast. Large files are split into pieces that several threads read and hash.
+//! times as fast. Large files are split into chunks that several threads read and hash.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -17,8 +17,8 @@ use rbuild_linux::{RootDir, Stat};
 use crate::ids::ContentHash;
 use crate::select::SourceError;
 
-/// Piece size in bytes. Changing it changes the digests of files larger than one piece.
-const PIECE: u64 = 4 << 20;
+/// Chunk size in bytes. Changing it changes the digests of files larger than one chunk.
+const CHUNK: u64 = 4 << 20;
 /// Buffer size in bytes.
 const READ: u64 = 256 << 10;
 
@@ -42,10 +42,10 @@ pub(crate) fn file_hash(dir: &RootDir, name: &OsStr, path: &Path, stat: &Stat) -
     }
     hasher.update(&stat.size.to_le_bytes());
     let reading = Reading { file: &file, path, size: stat.size };
-    if stat.size <= PIECE {
-        reading.piece(0, &mut hasher)?;
+    if stat.size <= CHUNK {
+        reading.chunk(0, &mut hasher)?;
     } else {
-        for digest in reading.pieces()? {
+        for digest in reading.chunks()? {
             hasher.update(&digest);
         }
     }
@@ -60,20 +60,20 @@ struct Reading<'a> {
 }
 
 impl Reading<'_> {
-    /// Returns the digests of all pieces, in order.
-    fn pieces(&self) -> Result<Vec<[u8; 32]>, SourceError> {
-        let numbers: Vec<u64> = (0..self.size.div_ceil(PIECE)).collect();
+    /// Returns the digests of all chunks, in order.
+    fn chunks(&self) -> Result<Vec<[u8; 32]>, SourceError> {
+        let numbers: Vec<u64> = (0..self.size.div_ceil(CHUNK)).collect();
         try_map(cores().min(MOST_FILE_THREADS), &numbers, |number| {
             let mut hasher = Hasher::new();
-            self.piece(*number, &mut hasher)?;
+            self.chunk(*number, &mut hasher)?;
             Ok(hasher.finalize().into())
         })
     }
 
-    /// Hashes one piece. The last piece must end at the end of the file.
-    fn piece(&self, number: u64, hasher: &mut Hasher) -> Result<(), SourceError> {
-        let mut at = number * PIECE;
-        let end = self.size.min(at + PIECE);
+    /// Hashes one chunk. The last chunk must end at the end of the file.
+    fn chunk(&self, number: u64, hasher: &mut Hasher) -> Result<(), SourceError> {
+        let mut at = number * CHUNK;
+        let end = self.size.min(at + CHUNK);
         // Request one byte more than expected: if it can be read, the file has grown.
         let probe = u64::from(end == self.size);
         let mut buffer = vec![0; (end - at + probe).min(READ) as usize];
@@ -103,7 +103,7 @@ impl Reading<'_> {
 mod tests {
     use super::*;
 
-    /// Checks that a change of any byte changes the digest, at all sizes around the piece size.
+    /// Checks that a change of any byte changes the digest, at all sizes around the chunk size.
     #[test]
     fn every_byte_changes_the_digest() {
         let dir = std::env::temp_dir().join(format!("rbuild-file-{}", std::process::id()));
@@ -114,11 +114,11 @@ mod tests {
             let stat = Stat { size, ..root.stat_name(name).unwrap() };
             file_hash(&root, name, Path::new("f"), &stat)
         };
-        let piece = PIECE as usize;
+        let chunk = CHUNK as usize;
         let mut seen = std::collections::HashSet::new();
-        for size in [0, 1, 1000, piece - 1, piece, piece + 1, 2 * piece, 3 * piece + 5] {
+        for size in [0, 1, 1000, chunk - 1, chunk, chunk + 1, 2 * chunk, 3 * chunk + 5] {
             let mut bytes: Vec<u8> = (0..size).map(|i| (i % 251) as u8).collect();
-            for at in [None, Some(0), Some(size / 2), Some(piece), Some(size.wrapping_sub(1))] {
+            for at in [None, Some(0), Some(size / 2), Some(chunk), Some(size.wrapping_sub(1))] {
                 if let Some(byte) = at.and_then(|at| bytes.get_mut(at)) {
                     *byte = byte.wrapping_add(1);
                 } else if at.is_some() {

@@ -79,7 +79,7 @@ impl HashCache {
 
     /// Returns true if the file is old enough for its metadata to prove that it has not been
     /// written since.
-    pub fn tells(&self, stat: &Stat) -> bool {
+    pub fn is_settled(&self, stat: &Stat) -> bool {
         stat.mtime.sec.max(stat.ctime.sec) < self.horizon
     }
 
@@ -104,7 +104,7 @@ impl HashCache {
         record[DIGEST..].copy_from_slice(digest.bytes());
         let mut key = [0; KEY];
         key.copy_from_slice(&record[..KEY]);
-        let map = if self.tells(stat) { &self.found } else { &self.young };
+        let map = if self.is_settled(stat) { &self.found } else { &self.young };
         locked(map).insert(key, record);
     }
 

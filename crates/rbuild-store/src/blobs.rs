@@ -28,7 +28,7 @@ const MAX_DOCUMENT: u64 = 16 << 20;
 
 /// Compressed size in bytes from which gzip data may expand to more than 4 GiB: no layer compresses
 /// to less than a twentieth.
-const MOST_TOLD: u64 = (4 << 30) / 20;
+const MAX_STATED: u64 = (4 << 30) / 20;
 
 /// The blobs of a store.
 #[derive(Clone, Copy)]
@@ -117,11 +117,12 @@ impl Blobs<'_> {
             (Compression::Gzip, Some(at)) => {
                 file.read_exact_at(&mut end, at).map_err(|e| failed("pread", e))?;
                 // The number is untrusted.
-                if let Some(told) = gzip_unpacked_size(&end).filter(|told| *told <= self.store.limits().unpacked(size))
+                if let Some(stated) =
+                    gzip_unpacked_size(&end).filter(|stated| *stated <= self.store.limits().unpacked(size))
                 {
-                    return Ok(told);
+                    return Ok(stated);
                 }
-                let one = size < MOST_TOLD && !gzip_may_have_members(&file).map_err(|e| failed("read", e))?;
+                let one = size < MAX_STATED && !gzip_may_have_members(&file).map_err(|e| failed("read", e))?;
                 if let Some(last) = end.last_chunk().filter(|_| one) {
                     return Ok(u64::from(u32::from_le_bytes(*last)));
                 }

@@ -61,11 +61,11 @@ pub enum StoreError {
     /// Other processes, listed here, use the store.
     #[error("the store is in use by {0}")]
     Busy(String),
-    /// Another program than rbuild held a lock for longer than `LockPatience::foreign`.
+    /// Another program than rbuild held a lock for longer than `LockWaiting::foreign`.
     #[error("the store's {lock} is held by {holder}, which is not rbuild")]
     Held { lock: &'static str, holder: String },
     /// A program that may be rbuild holds a lock, and did no work for as long as
-    /// `LockPatience::foreign`.
+    /// `LockWaiting::foreign`.
     #[error("the store's {lock} is held by {holder}, which has made no progress")]
     Idle { lock: &'static str, holder: String },
     /// The store was copied without owners or attributes of its files.

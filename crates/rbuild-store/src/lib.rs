@@ -105,5 +105,5 @@ pub use trees::lazy::LazyTrees;
 pub use trees::merged::{MergedDir, MergedEntry, MergedPath, MergedTree};
 pub use trees::tree::{LISTING, Trees};
 pub use trees::union::ImageTrees;
-pub use waiting::LockPatience;
+pub use waiting::LockWaiting;
 pub use workspace::Workspace;

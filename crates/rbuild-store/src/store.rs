@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Result, StoreError};
 use crate::keys;
 use crate::modes;
-use crate::waiting::{LockPatience, Wait, Waits, open_lock};
+use crate::waiting::{LockWaiting, Wait, Waits, open_lock};
 use crate::witness;
 
 /// Lock file with one byte for each step and each cache mount.
@@ -73,7 +73,7 @@ pub struct Store {
 const DIRS: [&str; 9] = ["blobs", "blobs/sha256", "trees", "layers", "records", "results", "builds", "mounts", "tmp"];
 
 /// Directories with files of images, commands and build contexts, in trees or in layers.
-const FOREIGN_ROOMS: [&str; 4] = ["blobs", "trees", "mounts", "tmp"];
+const FOREIGN_DIRS: [&str; 4] = ["blobs", "trees", "mounts", "tmp"];
 
 /// Directories in which [`Store::write`], [`Store::write_durable`] and the writers of notes create
 /// files.
@@ -99,7 +99,7 @@ impl Store {
     /// Fails if the directory cannot be used, if its format is newer than this program, or if a
     /// lock is held by another program.
     pub fn open(path: &Path) -> Result<Store> {
-        Store::open_with(path, LockPatience::default())
+        Store::open_with(path, LockWaiting::default())
     }
 
     /// Opens the store with other settings for waiting on locks.
@@ -108,7 +108,7 @@ impl Store {
     ///
     /// Fails as [`Store::open`] does.
     #[tracing::instrument(target = "store", name = "open", level = "debug", skip_all, fields(path = %path.display()))]
-    pub fn open_with(path: &Path, patience: LockPatience) -> Result<Store> {
+    pub fn open_with(path: &Path, waiting: LockWaiting) -> Result<Store> {
         let unusable = |source| StoreError::Unusable { path: path.to_path_buf(), source };
         let failed = |e: rbuild_linux::Error| unusable(std::io::Error::new(e.kind(), e.without_object()));
         let unwritten = |e| match e {
@@ -121,9 +121,9 @@ impl Store {
             create(&root).map_err(unwritten)?;
         }
         let format = read_format(&root, path)?;
-        close_rooms(&root)?;
+        restrict_directories(&root)?;
         let lock = open_lock(path, "lock").map_err(failed)?;
-        let waits = Waits::new(patience);
+        let waits = Waits::new(waiting);
         waits.lock("lock", &lock, LockKind::Shared)?;
         if FEATURES.iter().any(|feature| !format.incompatible.iter().any(|known| known == feature)) {
             // Content of earlier versions stays and is used as far as it is still valid; their
@@ -202,9 +202,9 @@ impl Store {
     }
 
     /// Returns the store with another receiver for messages about waits.
-    pub fn telling(self, tell: impl Fn(&str) + Send + Sync + 'static) -> Store {
-        let patience = LockPatience { tell: Arc::new(tell), ..self.waits.patience };
-        Store { waits: Waits { patience, ..self.waits }, ..self }
+    pub fn with_notices(self, notify: impl Fn(&str) + Send + Sync + 'static) -> Store {
+        let waiting = LockWaiting { notify: Arc::new(notify), ..self.waits.waiting };
+        Store { waits: Waits { waiting, ..self.waits }, ..self }
     }
 
     /// Returns the function that cancels work for this store.
@@ -386,12 +386,12 @@ fn create(root: &RootDir) -> Result<()> {
 /// Restricts the directories with foreign files to the store's owner. Otherwise any user could run
 /// an image's set-user-ID program with the privileges of the store's owner. Earlier versions
 /// created the directories without this protection.
-fn close_rooms(root: &RootDir) -> Result<()> {
-    for room in FOREIGN_ROOMS {
-        let room = OsStr::new(room);
-        if root.stat_name(room)?.mode & 0o077 != 0 {
+fn restrict_directories(root: &RootDir) -> Result<()> {
+    for dir in FOREIGN_DIRS {
+        let dir = OsStr::new(dir);
+        if root.stat_name(dir)?.mode & 0o077 != 0 {
             // A directory that cannot be changed can still be read.
-            let _ = root.chmod(room, 0o700);
+            let _ = root.chmod(dir, 0o700);
         }
     }
     Ok(())

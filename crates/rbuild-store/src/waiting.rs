@@ -11,7 +11,7 @@ use rbuild_linux::{Conflict, LockHolder, LockKind, RootDir, described, lock_hold
 use crate::error::{Result, StoreError};
 
 /// Delay after which a wait is reported.
-const SAY: Duration = Duration::from_secs(3);
+const NOTICE_AFTER: Duration = Duration::from_secs(3);
 
 /// Interval between checks of the lock's holders.
 const LOOK: Duration = Duration::from_secs(1);
@@ -21,23 +21,23 @@ pub(crate) type StopFunction = Arc<dyn Fn() -> bool + Send + Sync>;
 
 /// Settings for waiting on locks.
 #[derive(Clone)]
-pub struct LockPatience {
+pub struct LockWaiting {
     /// Maximum time that another program than rbuild may hold a lock of the store.
     pub foreign: Duration,
     /// Receives messages about waits.
-    pub tell: Arc<dyn Fn(&str) + Send + Sync>,
+    pub notify: Arc<dyn Fn(&str) + Send + Sync>,
 }
 
-impl Default for LockPatience {
-    fn default() -> LockPatience {
-        LockPatience { foreign: Duration::from_secs(15), tell: Arc::new(|_| ()) }
+impl Default for LockWaiting {
+    fn default() -> LockWaiting {
+        LockWaiting { foreign: Duration::from_secs(15), notify: Arc::new(|_| ()) }
     }
 }
 
 /// The state of an open store that waits need.
 #[derive(Clone)]
 pub(crate) struct Waits {
-    pub patience: LockPatience,
+    pub waiting: LockWaiting,
     pub stop: StopFunction,
     /// The /proc of the process that opened the store. That of a builder's PID namespace would not
     /// show the holders.
@@ -54,10 +54,10 @@ pub(crate) struct LockUser {
 }
 
 impl Waits {
-    pub fn new(patience: LockPatience) -> Waits {
+    pub fn new(waiting: LockWaiting) -> Waits {
         let uid = process::own_ids().uid;
         let opened_by = LockUser { pid: std::process::id(), uid, user: process::user_name(uid) };
-        Waits { patience, stop: Arc::new(|| false), proc: RootDir::open("/proc").ok().map(Arc::new), opened_by }
+        Waits { waiting, stop: Arc::new(|| false), proc: RootDir::open("/proc").ok().map(Arc::new), opened_by }
     }
 
     /// Returns the processes that hold a lock on a file, without this build's own.
@@ -122,7 +122,7 @@ pub(crate) struct Wait<'a> {
     began: Instant,
     /// Elapsed time at which the holders are checked next.
     look: Duration,
-    told: bool,
+    notified: bool,
     /// The wait is in the debug log.
     logged: bool,
     /// The last progress of the holders, and the elapsed time at which it was first observed.
@@ -133,13 +133,13 @@ pub(crate) struct Wait<'a> {
 
 impl Wait<'_> {
     pub fn new<'a>(waits: &'a Waits, name: &'static str) -> Wait<'a> {
-        let look = SAY.min(waits.patience.foreign);
+        let look = NOTICE_AFTER.min(waits.waiting.foreign);
         Wait {
             waits,
             name,
             began: Instant::now(),
             look,
-            told: false,
+            notified: false,
             logged: false,
             at_work: Default::default(),
             builds: None,
@@ -179,19 +179,19 @@ impl Wait<'_> {
             Some(conflict) => conflict == Conflict::Foreign,
             None => holders.is_empty() || holders.iter().any(|holder| !waits.is_rbuild(holder)),
         };
-        if is_foreign && waited >= waits.patience.foreign {
+        if is_foreign && waited >= waits.waiting.foreign {
             return Err(StoreError::Held { lock: self.name, holder: waits.names(&holders) });
         }
         // Any program can use this name, so a holder of the whole lock must make progress.
         if conflict.is_none() && self.is_idle(&holders, waited) {
             return Err(StoreError::Idle { lock: self.name, holder: waits.names(&holders) });
         }
-        if !self.told && waited >= SAY {
-            self.told = true;
+        if !self.notified && waited >= NOTICE_AFTER {
+            self.notified = true;
             match (is_foreign, conflict) {
-                (true, _) => self.tell(&holders, format!("which holds the store's {} and is not rbuild", self.name)),
-                (false, None) => self.tell(&holders, format!("which holds the store's {}", self.name)),
-                (false, Some(_)) => self.tell_of_builds(),
+                (true, _) => self.notify(&holders, format!("which holds the store's {} and is not rbuild", self.name)),
+                (false, None) => self.notify(&holders, format!("which holds the store's {}", self.name)),
+                (false, Some(_)) => self.report_builds(),
             }
         }
         Ok(())
@@ -204,19 +204,19 @@ impl Wait<'_> {
         if now != self.at_work.0 {
             self.at_work = (now, waited);
         }
-        waited - self.at_work.1 >= self.waits.patience.foreign
+        waited - self.at_work.1 >= self.waits.waiting.foreign
     }
 
-    fn tell_of_builds(&self) {
+    fn report_builds(&self) {
         let mut builds = self.builds.map_or(Vec::new(), |lock| self.waits.holders(lock));
         builds.retain(|holder| self.waits.is_rbuild(holder));
         if !builds.is_empty() {
-            self.tell(&builds, "which runs the same step or uses the same cache mount".into());
+            self.notify(&builds, "which runs the same step or uses the same cache mount".into());
         }
     }
 
-    fn tell(&self, holders: &[LockHolder], what: String) {
-        (self.waits.patience.tell)(&format!("waiting for {}, {what}", self.waits.names(holders)));
+    fn notify(&self, holders: &[LockHolder], what: String) {
+        (self.waits.waiting.notify)(&format!("waiting for {}, {what}", self.waits.names(holders)));
     }
 }
 

@@ -14,7 +14,7 @@ use crate::error::{Result, TransportError};
 
 /// A file to download.
 #[derive(Debug, Clone)]
-pub struct SoughtFile<'a> {
+pub struct DownloadRequest<'a> {
     /// The URL.
     pub url: &'a SourceUrl,
     /// The checksum that the file must have. A stored file that has it is used without a request.
@@ -23,46 +23,51 @@ pub struct SoughtFile<'a> {
     pub authorization: Option<Secret>,
 }
 
-/// Brings a file into the store. A stored version of it is used if the server has no other one. Of
-/// several processes that want the same file, one downloads it.
+/// Downloads a file into the store. A stored version of it is used if the server has no other one.
+/// Of several processes that want the same file, one downloads it.
 ///
 /// # Errors
 ///
 /// Fails if the server does not send the file, if the file has another checksum or is too large, or
 /// if the store cannot be written.
-#[tracing::instrument(target = "transport", name = "download", level = "debug", skip_all, fields(url = %sought.url))]
+#[tracing::instrument(target = "transport", name = "download", level = "debug", skip_all, fields(url = %request.url))]
 pub fn download(
     store: &Store,
     client: &Client,
-    sought: &SoughtFile<'_>,
+    request: &DownloadRequest<'_>,
     progress: &TransferProgress<'_>,
 ) -> Result<Download> {
-    let find = || match sought.checksum {
-        Some(checksum) => Ok(store.downloads().of_checksum(checksum, sought.url)?),
+    let find = || match request.checksum {
+        Some(checksum) => Ok(store.downloads().of_checksum(checksum, request.url)?),
         None => Ok::<_, TransportError>(None),
     };
-    let make = || fetch(store, client, sought, progress);
-    store.once(Lock::pull(&format!("file {}", sought.url.target())), find, make).map(Once::either)
+    let make = || fetch(store, client, request, progress);
+    store.once(Lock::pull(&format!("file {}", request.url.target())), find, make).map(Once::either)
 }
 
-fn fetch(store: &Store, client: &Client, sought: &SoughtFile<'_>, progress: &TransferProgress<'_>) -> Result<Download> {
-    let url = sought.url;
+fn fetch(
+    store: &Store,
+    client: &Client,
+    request: &DownloadRequest<'_>,
+    progress: &TransferProgress<'_>,
+) -> Result<Download> {
+    let url = request.url;
     let stored = store.downloads().of_url(url)?;
     let validators = stored
         .as_ref()
         .map(|Download { etag, modified, digest: _, size: _ }| Validators { etag: etag.clone(), modified: *modified });
     let work = Workspace::open(store)?;
-    let (validators, received) = match (receive(store, client, &work, sought, validators, progress)?, stored) {
+    let (validators, received) = match (receive(store, client, &work, request, validators, progress)?, stored) {
         (Some(received), _) => received,
         (None, Some(stored)) => {
-            let checksums = checked(store, sought, &stored)?;
+            let checksums = checked(store, request, &stored)?;
             store.downloads().note(url, &checksums, &stored)?;
             return Ok(stored);
         }
         (None, None) => return Err(not_stored(url)),
     };
     let own: Checksum = received.digest.to_string().parse().map_err(|e| TransportError::other(format!("{e}")))?;
-    compare(sought, received.checksum.as_ref().unwrap_or(&own))?;
+    compare(request, received.checksum.as_ref().unwrap_or(&own))?;
     let (digest, size) = (received.digest, received.size);
     let checksums: Vec<Checksum> = std::iter::once(own).chain(received.checksum.clone()).collect();
     received.publish()?;
@@ -80,8 +85,8 @@ fn fetch(store: &Store, client: &Client, sought: &SoughtFile<'_>, progress: &Tra
 /// written.
 pub fn download_once(store: &Store, client: &Client, url: &SourceUrl, progress: &TransferProgress<'_>) -> Result<File> {
     let work = Workspace::open(store)?;
-    let sought = SoughtFile { url, checksum: None, authorization: None };
-    let (_, received) = receive(store, client, &work, &sought, None, progress)?.ok_or_else(|| not_stored(url))?;
+    let request = DownloadRequest { url, checksum: None, authorization: None };
+    let (_, received) = receive(store, client, &work, &request, None, progress)?.ok_or_else(|| not_stored(url))?;
     Ok(received.open()?)
 }
 
@@ -95,11 +100,11 @@ fn receive<'s, 'w>(
     store: &'s Store,
     client: &Client,
     work: &'w Workspace,
-    sought: &SoughtFile<'_>,
+    request: &DownloadRequest<'_>,
     stored: Option<Validators>,
     progress: &TransferProgress<'_>,
 ) -> Result<Option<(Validators, ReceivedFile<'s, 'w>)>> {
-    let SoughtFile { url, checksum, authorization } = sought;
+    let DownloadRequest { url, checksum, authorization } = request;
     let other = checksum.map(Checksum::algorithm).filter(|algorithm| *algorithm != ChecksumAlgorithm::Sha256);
     let hasher = move || other.map(ChecksumAlgorithm::hasher);
     let (downloads, limit) = (store.downloads(), store.limits().bytes);
@@ -143,23 +148,23 @@ fn decoded<'s, 'w>(
     }
 }
 
-/// Compares a stored file with the checksum that is sought. Returns the checksum.
-fn checked(store: &Store, sought: &SoughtFile<'_>, stored: &Download) -> Result<Vec<Checksum>> {
-    let Some(checksum) = sought.checksum else { return Ok(Vec::new()) };
+/// Compares a stored file with the requested checksum. Returns the checksum.
+fn checked(store: &Store, request: &DownloadRequest<'_>, stored: &Download) -> Result<Vec<Checksum>> {
+    let Some(checksum) = request.checksum else { return Ok(Vec::new()) };
     let mut hasher = checksum.algorithm().hasher();
     store.blobs().read_blob::<StoreError>(&stored.digest, |bytes| {
         hasher.update(bytes);
         Ok(())
     })?;
-    compare(sought, &hasher.finish())?;
+    compare(request, &hasher.finish())?;
     Ok(vec![checksum.clone()])
 }
 
-/// Fails if the file has another checksum than the one that is sought, of the same algorithm.
-fn compare(sought: &SoughtFile<'_>, found: &Checksum) -> Result<()> {
-    match sought.checksum {
+/// Fails if the file has another checksum than the requested one, of the same algorithm.
+fn compare(request: &DownloadRequest<'_>, found: &Checksum) -> Result<()> {
+    match request.checksum {
         Some(wanted) if wanted != found => Err(TransportError::Other {
-            message: format!("{} has the checksum {found}, not {wanted}", sought.url),
+            message: format!("{} has the checksum {found}, not {wanted}", request.url),
             help: Some("check where the file comes from; if it may have changed, correct the checksum".into()),
         }),
         _ => Ok(()),

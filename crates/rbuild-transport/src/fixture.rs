@@ -98,7 +98,7 @@ impl Fixture {
         Parts { layer: digest(&layer), config: digest(&config), manifest: digest(&entry), entry }
     }
 
-    pub fn sound(&mut self, platform: &str, content: &str) -> Parts {
+    pub fn valid_image(&mut self, platform: &str, content: &str) -> Parts {
         self.image(platform, content, |_, _| {})
     }
 

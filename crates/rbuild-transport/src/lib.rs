@@ -3,7 +3,7 @@
 //! Each of these is a [`BlobSource`], a [`BlobSink`], or both. The verbs are combinations of them:
 //! `load` reads archives and layouts into the store, `save` writes the store's images into them,
 //! `pull` and `push` do the same with repositories. This crate has no notion of a build: its
-//! callers make the layers. `download` brings single files from URLs into the store.
+//! callers make the layers. `download` stores single files from URLs.
 
 #![warn(missing_docs)]
 
@@ -33,7 +33,7 @@ pub use blobs::{BlobInfo, BlobRead, BlobSink, BlobSource, Document, TransferProg
 pub use destination::write_destination;
 pub use destination_full::{DestinationFull, WriteError};
 pub use documents::{Saved, index_of_images, preferred};
-pub use download::{SoughtFile, download, download_once};
+pub use download::{DownloadRequest, download, download_once};
 pub use error::{Result, TransportError, remedy_of_download};
 pub use layout::LayoutWriter;
 pub use load::{Incoming, Loaded, WantedPlatform, load, load_directory, take_from_layout};

@@ -106,7 +106,7 @@ struct Transfer<'a> {
 }
 
 impl Transfer<'_> {
-    fn odd(&self, reason: impl std::fmt::Display) -> TransportError {
+    fn invalid(&self, reason: impl std::fmt::Display) -> TransportError {
         TransportError::other(format!("{}: {reason}", self.place))
     }
 
@@ -116,7 +116,8 @@ impl Transfer<'_> {
         if !is_index(&document) {
             return Ok(document);
         }
-        let unreadable = |reason: String| self.odd(format!("the index {}: {reason}", ManifestDigest::of(&document)));
+        let unreadable =
+            |reason: String| self.invalid(format!("the index {}: {reason}", ManifestDigest::of(&document)));
         if depth == MAX_DEPTH {
             return Err(unreadable(format!("indexes are nested more than {MAX_DEPTH} deep")));
         }
@@ -135,21 +136,21 @@ impl Transfer<'_> {
 
     /// Downloads an image. Returns its ID and warnings.
     fn image(&self, staging: &Staging<'_>, bytes: &[u8], name: &Reference) -> Result<(ImageId, Vec<String>)> {
-        let manifest = parse_manifest(bytes).map_err(|e| self.odd(format!("the manifest: {e}")))?;
+        let manifest = parse_manifest(bytes).map_err(|e| self.invalid(format!("the manifest: {e}")))?;
         self.check_types(&manifest)?;
         staging.put_bytes(bytes)?;
         let config = manifest.config();
-        let (digest, size) = (digest_of(config).map_err(|e| self.odd(e))?, config.size());
+        let (digest, size) = (digest_of(config).map_err(|e| self.invalid(e))?, config.size());
         if size > MAX_CONFIG {
-            return Err(self.odd(format!("its configuration has {size} bytes; the limit is {MAX_CONFIG}")));
+            return Err(self.invalid(format!("its configuration has {size} bytes; the limit is {MAX_CONFIG}")));
         }
         staging.copy(self.source, &BlobInfo { digest, size }, &self.progress.moved)?;
         let text = staging.read_document(&digest)?;
         let config: ImageConfig =
-            serde_json::from_slice(&text).map_err(|e| self.odd(format!("the configuration {digest}: {e}")))?;
+            serde_json::from_slice(&text).map_err(|e| self.invalid(format!("the configuration {digest}: {e}")))?;
         let (layers, diff_ids) = (manifest.layers().len(), config.rootfs.diff_ids.len());
         if layers != diff_ids {
-            return Err(self.odd(format!(
+            return Err(self.invalid(format!(
                 "its manifest and configuration disagree on the number of layers: {layers} and {diff_ids}"
             )));
         }
@@ -167,10 +168,12 @@ impl Transfer<'_> {
             .contains(&&*config);
         let kind = manifest.artifact_type().as_ref().map(ToString::to_string).or((!is_image).then_some(config));
         if let Some(kind) = kind {
-            return Err(self.odd(format!("it is an artifact of type {kind}, not an image")));
+            return Err(self.invalid(format!("it is an artifact of type {kind}, not an image")));
         }
         match manifest.layers().iter().find(|layer| !is_layer(layer.media_type())) {
-            Some(odd) => Err(self.odd(format!("layer {} has the unknown type {}", odd.digest(), odd.media_type()))),
+            Some(unknown) => {
+                Err(self.invalid(format!("layer {} has the unknown type {}", unknown.digest(), unknown.media_type())))
+            }
             None => Ok(()),
         }
     }
@@ -179,7 +182,7 @@ impl Transfer<'_> {
     fn layers(&self, staging: &Staging<'_>, layers: &[Descriptor]) -> Result<()> {
         let mut missing: Vec<BlobInfo> = Vec::new();
         for layer in layers {
-            let (digest, size) = (digest_of(layer).map_err(|e| self.odd(e))?, layer.size());
+            let (digest, size) = (digest_of(layer).map_err(|e| self.invalid(e))?, layer.size());
             let here = staging.verified_size(&digest)? == Some(size);
             if !here && !missing.iter().any(|known| known.digest == digest) {
                 missing.push(BlobInfo { digest, size });

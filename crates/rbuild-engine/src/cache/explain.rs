@@ -17,12 +17,12 @@ pub(crate) const SECRET: &str = "the cached result contains a secret that this b
 pub(crate) const DISABLED: &str = "the cache is disabled for this step";
 
 /// Maximum number of names per kind of change; further ones are only counted.
-const TOLD: usize = 3;
+const MAX_NAMES: usize = 3;
 /// Maximum length of a value in characters.
 const LONG: usize = 60;
 
 /// Records the components of a key in readable form, for explanations.
-pub struct Bookkeeper<'a> {
+pub struct KeyRecorder<'a> {
     pub graph: &'a BuildGraph,
     pub result_of: &'a dyn Fn(VertexId) -> ResultId,
     pub key_inputs: KeyInputs,
@@ -30,7 +30,7 @@ pub struct Bookkeeper<'a> {
     pub secrets: SecretValues,
 }
 
-impl Bookkeeper<'_> {
+impl KeyRecorder<'_> {
     pub fn note(&mut self, part: &KeyComponent<'_>) {
         let mask = |text: String| self.secrets.mask(text);
         let (name, value) = match part {
@@ -211,9 +211,9 @@ fn variables(new: &[&KeyValue], old: &[&KeyValue]) -> Vec<String> {
 fn file_changes(changes: &Changes) -> String {
     let Changes { changed, new, gone } = changes;
     let list = |names: &[String], what: &str| {
-        let mut text = names.iter().take(TOLD).cloned().collect::<Vec<_>>().join(", ");
-        if names.len() > TOLD {
-            text.push_str(&format!(" and {} more", names.len() - TOLD));
+        let mut text = names.iter().take(MAX_NAMES).cloned().collect::<Vec<_>>().join(", ");
+        if names.len() > MAX_NAMES {
+            text.push_str(&format!(" and {} more", names.len() - MAX_NAMES));
         }
         (!names.is_empty()).then(|| format!("{text} {what}"))
     };
@@ -254,10 +254,10 @@ mod tests {
         let result_of = |_| ResultId::of(b"");
         let secrets = SecretValues::of(&[("id".into(), b"hidden".to_vec())]);
         let key_inputs = KeyInputs::default();
-        let mut bookkeeper = Bookkeeper { graph: &graph, result_of: &result_of, key_inputs, secrets };
-        bookkeeper.note(&KeyComponent::Own(StepPart::Variable("A", "b=hidden")));
+        let mut recorder = KeyRecorder { graph: &graph, result_of: &result_of, key_inputs, secrets };
+        recorder.note(&KeyComponent::Own(StepPart::Variable("A", "b=hidden")));
         let want = KeyValue::Variable { name: "A".into(), value: "b=****".into() };
-        assert_eq!(bookkeeper.key_inputs.parts, [KeyPart { name: VARIABLE.into(), value: want }]);
+        assert_eq!(recorder.key_inputs.parts, [KeyPart { name: VARIABLE.into(), value: want }]);
         assert_eq!(StepPart::VARIABLE, VARIABLE);
     }
 

@@ -26,7 +26,7 @@ use rbuild_store::{CacheKey, FILES, FROM, PARENT, ResultId};
 
 use crate::builder_paths::BindPoint;
 use crate::error::{BuildError, Result};
-use crate::prepare::downloads::FetchedFiles;
+use crate::prepare::downloads::DownloadedFiles;
 use crate::request::BuildRequest;
 
 /// A build context, as read by keys and steps.
@@ -179,7 +179,7 @@ impl Read {
 /// The values that all keys of a build depend on.
 pub struct KeyMaker<'a> {
     pub contexts: &'a Contexts,
-    pub downloads: &'a FetchedFiles,
+    pub downloads: &'a DownloadedFiles,
     pub salt: Option<&'a str>,
     pub result_of: &'a dyn Fn(VertexId) -> ResultId,
 }
@@ -437,7 +437,7 @@ mod tests {
         let mut found = Vec::new();
         for vertex in &graph.vertices {
             let result_of = |i: VertexId| results[i];
-            let downloads = FetchedFiles::default();
+            let downloads = DownloadedFiles::default();
             let keys = KeyMaker { contexts: &contexts, downloads: &downloads, salt: None, result_of: &result_of };
             let content = SelectionContent { digest: SelectionHash::of(b"what is copied"), sight: Sight::default() };
             let taken = Selection { sources: Vec::new(), content };

@@ -68,7 +68,7 @@ pub(crate) fn is_cleared(prepared: &Prepared, request: &BuildRequest, store: &St
 
 /// Searches the files that a step made, before they are committed. Fails if a secret is found
 /// and the step is part of the result.
-pub(crate) fn judge(env: &StepEnv<'_>, id: VertexId, made: &RootDir) -> Result<()> {
+pub(crate) fn check_files(env: &StepEnv<'_>, id: VertexId, made: &RootDir) -> Result<()> {
     let vertex = &env.graph().vertices[id];
     let refuses = !env.request.allow_leaks && env.chain().any(|v| v == id);
     if env.leaks.is_empty() || !(refuses || env.exposed[id]) {

@@ -15,14 +15,14 @@ use crate::env::StepEnv;
 use crate::error::{BuildError, Result};
 use crate::event::{Event, Warning};
 use crate::exports::Squash;
-use crate::ops::copy::{DownloadedFiles, SelectedFiles, Terms, copy};
+use crate::ops::copy::{SelectedFiles, StoredDownloads, Terms, copy};
 use crate::ops::copy_error::{CopyError, Reason};
 use crate::ops::incremental_copy::Track;
 use crate::ops::step_error::{Attempt, StepError};
 use crate::ops::users;
 
 pub(crate) fn terms<'e>(env: &'e StepEnv<'_>) -> Terms<'e> {
-    let downloaded = DownloadedFiles { store: env.store, downloads: &env.prepared.downloads };
+    let downloaded = StoredDownloads { store: env.store, downloads: &env.prepared.downloads };
     Terms { now: env.request.now, limits: env.store.limits(), downloaded, cancel: &env.cancel }
 }
 
@@ -95,10 +95,10 @@ impl Deferred<'_> {
     fn write(&self, track: &mut Track, earlier: Option<&TreeId>, working: Working, upper: &Path) -> Attempt<()> {
         let Deferred { env, id, step, source, dir } = *self;
         let general = |reason| copy_error(env, id, step, CopyError { index: None, reason });
-        if let Some(form) = folds(env, id).filter(|_| track.has_later()) {
+        if let Some(form) = packed_form(env, id).filter(|_| track.has_later()) {
             working.finish(upper)?;
             let layer = earlier.map_or(Ok(None), |tree| env.store.layers().plain_layer(tree))?;
-            return fold(env, id, dir, track.take_loose(source, layer).map_err(general)?, form);
+            return store_as_layer(env, id, dir, track.take_external(source, layer).map_err(general)?, form);
         }
         let fs = dir.sub("fs").map_err(BuildError::kernel("the step's directory"))?;
         let plan = match self.takes_changes(track)? {
@@ -118,7 +118,7 @@ impl Deferred<'_> {
     fn takes_changes(&self, track: &Track) -> Result<bool> {
         let Some(base) = track.base().filter(|_| track.has_later()) else { return Ok(false) };
         let request = self.env.request;
-        let suits = request.secrets.is_empty() && !request.weigh && !self.step.unpack;
+        let suits = request.secrets.is_empty() && !request.record_sizes && !self.step.unpack;
         Ok(suits && self.env.store.changed_trees().takes_changes(base)?)
     }
 }
@@ -134,18 +134,24 @@ fn nearest_tree(env: &StepEnv<'_>, id: VertexId) -> Option<TreeId> {
 
 /// Returns the layer form in which a copy can be stored directly, without unpacked files: only
 /// if nothing will read its files.
-fn folds(env: &StepEnv<'_>, id: VertexId) -> Option<LayerForm> {
+fn packed_form(env: &StepEnv<'_>, id: VertexId) -> Option<LayerForm> {
     let request = env.request;
-    let looked_at = request.weigh || request.salt.is_some() || !request.secrets.is_empty();
+    let looked_at = request.record_sizes || request.salt.is_some() || !request.secrets.is_empty();
     let form = env.wants.images.first().copied().filter(|form| form.squash == Squash::None)?;
     let clamped = env.graph().epoch.is_some() && !form.late_times;
     (env.schedule.is_only_in_images(env.graph(), id) && !looked_at && !clamped).then_some(form.layers)
 }
 
 /// Stores a copy as its layer. The deferred files are packed straight from their source.
-fn fold(env: &StepEnv<'_>, id: VertexId, dir: &RootDir, external: ExternalFiles, form: LayerForm) -> Attempt<()> {
+fn store_as_layer(
+    env: &StepEnv<'_>,
+    id: VertexId,
+    dir: &RootDir,
+    external: ExternalFiles,
+    form: LayerForm,
+) -> Attempt<()> {
     let stop = || env.cancel.is_cancelled();
-    env.store.lazy_trees().fold_tree(&env.rootfs.work, dir, external, form, &stop).map_err(|e| match e {
+    env.store.lazy_trees().store_as_layer(&env.rootfs.work, dir, external, form, &stop).map_err(|e| match e {
         StoreError::Layer(LayerError::Changed(_)) => StepError::ContextChanged,
         StoreError::Layer(LayerError::Deletion(_)) => env.failure(id, e.to_string(), Vec::new()).into(),
         _ if env.cancel.is_cancelled() => BuildError::Cancelled.into(),

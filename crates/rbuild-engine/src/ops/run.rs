@@ -10,7 +10,7 @@ use rbuild_plan::{AgentStep, RunStep, SecretStep, VertexId};
 use rbuild_remedy::Remedy;
 use rbuild_sandbox::{
     CommandEnd, CommandOutcome, Input, MountRequest, MountSource, RootFiles, RunRequest, SandboxError, Stream,
-    remove_points, restored_files,
+    remove_mount_points, restored_files,
 };
 use rbuild_source::Selection;
 use rbuild_store::{Baseline, Snapshots, TreeId, cut_links};
@@ -60,12 +60,12 @@ fn take_changes(
     let dir = work.open_alike(root).map_err(fail())?;
     let scratch = work.open_alike(scratch).map_err(fail())?;
     for path in restored_files(&scratch).map_err(fail())? {
-        before.forgive(&dir, path.strip_prefix("/").unwrap_or(&path));
+        before.accept_moved(&dir, path.strip_prefix("/").unwrap_or(&path));
     }
-    remove_points(&scratch, &dir, &|path| before.had(path)).map_err(fail())?;
+    remove_mount_points(&scratch, &dir, &|path| before.had(path)).map_err(fail())?;
     let tree = work.open_alike(path.join("fs")).map_err(fail())?;
     before.changes(&dir, &tree).map_err(fail())?;
-    env.rootfs.throw_away(root);
+    env.rootfs.remove(root);
     // Where mounts are plain directories, the command may have created hard links to files in
     // them.
     cut_links(&tree).map_err(fail())?;
@@ -92,7 +92,7 @@ pub(crate) fn run_step(
     let (ended, log) = run_command(env, id, &request);
     // A shell may inspect the files of a failed command.
     let again = !matches!(&ended, Ok(CommandEnd { outcome: CommandOutcome::Exited(0), .. }));
-    let brought = if ended.is_ok() { caches.bring_home(env.store, &env.rootfs.work, again) } else { Ok(()) };
+    let brought = if ended.is_ok() { caches.return_caches(env.store, &env.rootfs.work, again) } else { Ok(()) };
     drop(agents);
     let ended = match ended {
         // Killed when the build was cancelled.
@@ -113,11 +113,11 @@ pub(crate) fn run_step(
         brought?;
         for mount in &request.mounts {
             if let MountSource::Part { dir, .. } = &mount.source {
-                env.rootfs.throw_away(dir);
+                env.rootfs.remove(dir);
             }
         }
         take_changes(env, &request, before, &trees, path)?;
-        env.rootfs.throw_away_later(request.files.scratch());
+        env.rootfs.remove_later(request.files.scratch());
     }
     outcome_of_run(env, id, run, ended.outcome, log).map_err(|e| e.happened(ended.at).into())
 }

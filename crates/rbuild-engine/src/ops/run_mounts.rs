@@ -49,7 +49,7 @@ pub(crate) struct HeldCaches {
 impl HeldCaches {
     /// Copies the command's changes in lent caches back to the caches. `again` is true if the lent
     /// copies are still needed afterwards.
-    pub(crate) fn bring_home(self, store: &Store, work: &Workspace, again: bool) -> Result<()> {
+    pub(crate) fn return_caches(self, store: &Store, work: &Workspace, again: bool) -> Result<()> {
         for (cache, lent) in self.lent {
             store.cache_mounts().return_cache(work, &self.caches[cache].1, lent, again)?;
         }

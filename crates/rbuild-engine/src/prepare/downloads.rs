@@ -6,28 +6,28 @@ use std::collections::HashMap;
 
 use rbuild_dockerfile::Diagnostic;
 use rbuild_image::Hasher;
-use rbuild_plan::{BuildGraph, CopyItem, CopySource, CopyStep, Step, StepPart, Tell, UrlSource};
+use rbuild_plan::{BuildGraph, CopyItem, CopySource, CopyStep, KeyPartSink, Step, StepPart, UrlSource};
 use rbuild_remedy::Remedy;
 use rbuild_source::SelectionHash;
 use rbuild_store::{Download, Store};
 
 use crate::error::{BuildError, Result};
-use crate::prepare::resolve::Bring;
+use crate::prepare::resolve::PullImages;
 
 /// The reason why a file could not be downloaded.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{message}")]
-pub struct NotFetched {
+pub struct NotDownloaded {
     pub message: String,
     pub help: Option<Remedy>,
 }
 
 /// Fetches files into the store. Returns one outcome for each, in their order.
-pub type Fetch<'a> = dyn Fn(&[UrlSource]) -> Result<Vec<std::result::Result<Download, NotFetched>>> + 'a;
+pub type Fetch<'a> = dyn Fn(&[UrlSource]) -> Result<Vec<std::result::Result<Download, NotDownloaded>>> + 'a;
 
 /// The network, as far as a build uses it before its commands run.
 pub struct Online<'a> {
-    pull: &'a Bring<'a>,
+    pull: &'a PullImages<'a>,
     fetch: &'a Fetch<'a>,
     /// Files that were downloaded for this build: all of its platforms get the same content.
     fetched: RefCell<HashMap<UrlSource, Download>>,
@@ -35,23 +35,23 @@ pub struct Online<'a> {
 
 impl<'a> Online<'a> {
     /// Returns the network that `pull` and `fetch` reach.
-    pub fn new(pull: &'a Bring<'a>, fetch: &'a Fetch<'a>) -> Online<'a> {
+    pub fn new(pull: &'a PullImages<'a>, fetch: &'a Fetch<'a>) -> Online<'a> {
         Online { pull, fetch, fetched: RefCell::default() }
     }
 
-    pub(crate) fn pull(&self) -> &'a Bring<'a> {
+    pub(crate) fn pull(&self) -> &'a PullImages<'a> {
         self.pull
     }
 }
 
 /// The downloaded files of a build.
 #[derive(Debug, Clone, Default)]
-pub struct FetchedFiles(HashMap<UrlSource, Download>);
+pub struct DownloadedFiles(HashMap<UrlSource, Download>);
 
-impl FetchedFiles {
+impl DownloadedFiles {
     /// Downloads the files that the steps need. Files with a known checksum that are stored cause
     /// no request. All failures are reported together.
-    pub(crate) fn bring(graph: &BuildGraph, store: &Store, online: &Online<'_>) -> Result<FetchedFiles> {
+    pub(crate) fn download(graph: &BuildGraph, store: &Store, online: &Online<'_>) -> Result<DownloadedFiles> {
         let mut found = online.fetched.borrow_mut();
         let mut wanted: Vec<&CopySource> = Vec::new();
         for (source, file) in sources(graph) {
@@ -73,7 +73,7 @@ impl FetchedFiles {
             for ((source, file), outcome) in wanted.iter().zip(&files).zip((online.fetch)(&files)?) {
                 match outcome {
                     Ok(download) => drop(found.insert(file.clone(), download)),
-                    Err(NotFetched { message, help }) => {
+                    Err(NotDownloaded { message, help }) => {
                         failures.push(Diagnostic { help, ..Diagnostic::new(source.span, message) })
                     }
                 }
@@ -83,7 +83,7 @@ impl FetchedFiles {
             }
         }
         let own = sources(graph).filter_map(|(_, file)| Some((file.clone(), found.get(file)?.clone())));
-        Ok(FetchedFiles(own.collect()))
+        Ok(DownloadedFiles(own.collect()))
     }
 
     pub(crate) fn get(&self, file: &UrlSource) -> Result<&Download> {
@@ -91,18 +91,18 @@ impl FetchedFiles {
     }
 
     /// Passes the properties of the downloaded files of a copy that its result depends on to
-    /// `tell`.
-    pub(crate) fn parts(&self, copy: &CopyStep, tell: Tell<'_>) -> Result<()> {
+    /// `add`.
+    pub(crate) fn parts(&self, copy: &CopyStep, add: KeyPartSink<'_>) -> Result<()> {
         for (place, source) in copy.sources.iter().enumerate() {
             let CopyItem::Download { file, unpack } = &source.item else { continue };
             let UrlSource { url: _, name, checksum: _ } = file;
             let Download { digest, size: _, etag: _, modified } = self.get(file)?;
             // Later sources replace files of earlier ones.
-            tell(StepPart::Own("place of the download", place.to_string().as_bytes()));
-            tell(StepPart::Own("downloaded file", format!("{name} {digest}").as_bytes()));
+            add(StepPart::Own("place of the download", place.to_string().as_bytes()));
+            add(StepPart::Own("downloaded file", format!("{name} {digest}").as_bytes()));
             let modified = modified.map_or("unknown".to_string(), |seconds| seconds.to_string());
-            tell(StepPart::Own("modification time of the download", modified.as_bytes()));
-            tell(StepPart::Own("unpacks the download", if *unpack { b"yes" } else { b"no" }));
+            add(StepPart::Own("modification time of the download", modified.as_bytes()));
+            add(StepPart::Own("unpacks the download", if *unpack { b"yes" } else { b"no" }));
         }
         Ok(())
     }
@@ -141,13 +141,13 @@ mod tests {
     #[test]
     fn messages_are_as_recorded() {
         let errors = [
-            NotFetched {
+            NotDownloaded {
                 message: "cannot download https://a.io/x: GET /x at a.io".into(),
                 help: Some(Remedy::CheckNetwork),
             },
-            NotFetched { message: "https://a.io/x: there is no stored version".into(), help: None },
+            NotDownloaded { message: "https://a.io/x: there is no stored version".into(), help: None },
         ];
-        assert_recorded!("NotFetched", variants!(NotFetched).table(&errors, |e| e, |e| e.help.clone()));
+        assert_recorded!("NotDownloaded", variants!(NotDownloaded).table(&errors, |e| e, |e| e.help.clone()));
     }
 
     fn file(url: &str, name: &str) -> UrlSource {
@@ -155,7 +155,7 @@ mod tests {
     }
 
     fn content(items: Vec<CopyItem>, found: &[(UrlSource, Download)]) -> Option<String> {
-        let files = FetchedFiles(found.iter().cloned().collect());
+        let files = DownloadedFiles(found.iter().cloned().collect());
         let sources = items.into_iter().map(|item| CopySource { item, span: Default::default() }).collect();
         let copy = CopyStep { sources, ..CopyStep::default() };
         files.content(&copy).unwrap().map(|hash| hash.hex())
@@ -187,7 +187,7 @@ mod tests {
         assert_eq!(content(vec![item(), pattern()], &found).as_ref(), Some(&key));
         assert_ne!(content(vec![pattern(), item()], &found).as_ref(), Some(&key));
         assert_eq!(content(vec![pattern()], &found), None);
-        let missing = FetchedFiles::default();
+        let missing = DownloadedFiles::default();
         assert!(missing.get(&here).is_err());
     }
 }

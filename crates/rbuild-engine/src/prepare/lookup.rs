@@ -14,7 +14,7 @@ use rbuild_store::{CacheKey, ForeignRecord, Lock, Record, ResultId, SecretMark, 
 use crate::cache::explain::{DISABLED, SECRET};
 use crate::cache::key::{self, Contexts, KeyMaker};
 use crate::error::{BuildError, Result};
-use crate::prepare::downloads::FetchedFiles;
+use crate::prepare::downloads::DownloadedFiles;
 use crate::prepare::image_key::image_key;
 use crate::request::BuildRequest;
 
@@ -64,7 +64,7 @@ pub(crate) struct Lookup<'a> {
     pub graph: &'a BuildGraph,
     pub store: &'a Store,
     pub contexts: &'a Contexts,
-    pub downloads: &'a FetchedFiles,
+    pub downloads: &'a DownloadedFiles,
     pub request: &'a BuildRequest,
     pub marks: &'a [SecretMark],
 }
@@ -86,7 +86,7 @@ pub(crate) struct LookedUp {
 /// The lookup result of a vertex.
 struct FoundVertex {
     state: VertexState,
-    /// Its result; the foreseen one if it is open.
+    /// Its result; the predicted one if it is open.
     result: Option<ResultId>,
     /// It cannot be cached, because a command below it runs.
     fresh: bool,
@@ -149,15 +149,15 @@ impl Lookup<'_> {
                     missed(key.as_ref(), reason)
                 }
             };
-            let told = key.filter(|_| vertex.inputs().iter().all(|i| found[*i].result.is_some()));
+            let known_key = key.filter(|_| vertex.inputs().iter().all(|i| found[*i].result.is_some()));
             let above_fresh = vertex.parent.is_some_and(|parent| found[parent].fresh);
-            let fresh = match (&vertex.step, told) {
+            let fresh = match (&vertex.step, known_key) {
                 _ if state.key().is_some() => false,
                 _ if vertex.ignore_cache || above_fresh => true,
                 (Step::Run(run), Some(key)) if !mounts_stages(run) => !self.is_recorded(&key, unusable)?,
                 _ => false,
             };
-            let result = state.result().or_else(|| foreseen(vertex, told).filter(|_| !fresh));
+            let result = state.result().or_else(|| predicted(vertex, known_key).filter(|_| !fresh));
             found.push(FoundVertex { state, result, fresh });
         }
         Ok(found)
@@ -280,7 +280,7 @@ impl Lookup<'_> {
         let Some(result) = target.result() else { return Ok(true) };
         let wants = request.wants();
         if wants.needs_files()
-            || request.weigh
+            || request.record_sizes
             || !self.marks.is_empty()
             || request.parameters.no_cache != NoCache::None
             || request.exports.iter().any(|export| wants.is_direct(export))
@@ -311,7 +311,7 @@ fn mounts_stages(run: &RunStep) -> bool {
 
 /// Returns the result that an open step will have, if its key determines it. Every run of a command
 /// has its own result.
-fn foreseen(vertex: &Vertex, key: Option<CacheKey>) -> Option<ResultId> {
+fn predicted(vertex: &Vertex, key: Option<CacheKey>) -> Option<ResultId> {
     match &vertex.step {
         Step::Workdir(_) => key.map(ResultId::from),
         Step::Copy(copy) if !copy.link && !matches!(copy.from, FileSource::Vertex(_)) => key.map(ResultId::from),

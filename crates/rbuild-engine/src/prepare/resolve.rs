@@ -24,7 +24,7 @@ pub enum PullPolicy {
 
 /// An image to pull.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Sought {
+pub struct ImageRequest {
     pub name: Reference,
     pub platform: Platform,
 }
@@ -38,7 +38,7 @@ pub struct NotPulled {
 }
 
 /// Pulls images into the store. Returns one outcome for each, in their order.
-pub type Bring<'a> = dyn Fn(&[Sought]) -> Result<Vec<std::result::Result<(), NotPulled>>> + 'a;
+pub type PullImages<'a> = dyn Fn(&[ImageRequest]) -> Result<Vec<std::result::Result<(), NotPulled>>> + 'a;
 
 /// Resolves the images of one build.
 pub(super) struct Resolver<'a> {
@@ -46,9 +46,9 @@ pub(super) struct Resolver<'a> {
     policy: PullPolicy,
     /// Platform of images without one of their own.
     platform: &'a Platform,
-    bring: &'a Bring<'a>,
+    pull: &'a PullImages<'a>,
     /// Images that were requested in this build.
-    asked: HashSet<Sought>,
+    requested: HashSet<ImageRequest>,
 }
 
 /// An image of the store that a name may stand for.
@@ -63,24 +63,24 @@ impl<'a> Resolver<'a> {
         store: &'a Store,
         policy: PullPolicy,
         platform: &'a Platform,
-        bring: &'a Bring<'a>,
+        pull: &'a PullImages<'a>,
     ) -> Resolver<'a> {
-        Resolver { store, policy, platform, bring, asked: HashSet::new() }
+        Resolver { store, policy, platform, pull, requested: HashSet::new() }
     }
 
     /// Resolves the images that are needed. All missing ones are reported together.
     pub(super) fn resolve(&mut self, needs: Vec<ImageNeed>) -> Result<Vec<(ImageNeed, Image)>> {
-        let mut wanted: Vec<(usize, Sought)> = Vec::new();
+        let mut wanted: Vec<(usize, ImageRequest)> = Vec::new();
         for (at, need) in needs.iter().enumerate() {
-            wanted.extend(self.to_pull(need)?.map(|sought| (at, sought)));
+            wanted.extend(self.to_pull(need)?.map(|request| (at, request)));
         }
         let mut failures: Vec<Option<NotPulled>> = vec![None; needs.len()];
         if !wanted.is_empty() {
-            let list: Vec<Sought> = wanted.iter().map(|(_, sought)| sought.clone()).collect();
-            for ((at, _), outcome) in wanted.iter().zip((self.bring)(&list)?) {
+            let list: Vec<ImageRequest> = wanted.iter().map(|(_, request)| request.clone()).collect();
+            for ((at, _), outcome) in wanted.iter().zip((self.pull)(&list)?) {
                 failures[*at] = outcome.err();
             }
-            self.asked.extend(list);
+            self.requested.extend(list);
         }
         let (mut found, mut missing) = (Vec::new(), Vec::new());
         for (need, failure) in needs.into_iter().zip(failures) {
@@ -98,16 +98,16 @@ impl<'a> Resolver<'a> {
     }
 
     /// Returns the image to pull for a need, if any.
-    fn to_pull(&self, need: &ImageNeed) -> Result<Option<Sought>> {
+    fn to_pull(&self, need: &ImageNeed) -> Result<Option<ImageRequest>> {
         let ImageName::Reference(name) = &need.image.name else { return Ok(None) };
-        let sought = Sought { name: name.clone(), platform: self.platform(need).clone() };
+        let request = ImageRequest { name: name.clone(), platform: self.platform(need).clone() };
         let pulls = match self.policy {
             PullPolicy::Never => false,
             _ if need.later_stage => false,
-            PullPolicy::Always => !self.asked.contains(&sought),
+            PullPolicy::Always => !self.requested.contains(&request),
             PullPolicy::Missing => !self.candidate(need)?.is_some_and(|candidate| candidate.fits),
         };
-        Ok(pulls.then_some(sought))
+        Ok(pulls.then_some(request))
     }
 
     /// Returns the image of the store for a need. Images that are of this machine only are taken

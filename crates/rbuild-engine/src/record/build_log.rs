@@ -67,7 +67,7 @@ fn result(request: &BuildRequest) -> String {
 }
 
 /// Returns the number and total size in bytes of a tree's files, and the largest ones.
-pub fn weigh(tree: &RootDir, step: usize) -> rbuild_linux::Result<LayerLog> {
+pub fn measure(tree: &RootDir, step: usize) -> rbuild_linux::Result<LayerLog> {
     let mut layer = LayerLog { step, bytes: 0, files: 0, biggest: Vec::new() };
     let mut open = vec![(PathBuf::from("/"), tree.sub(".")?)];
     while let Some((path, dir)) = open.pop() {

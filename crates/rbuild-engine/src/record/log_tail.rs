@@ -66,11 +66,11 @@ mod tests {
     fn the_last_lines_are_kept_for_any_chunking() {
         let text: String = (0..500).map(|i| format!("line {i}\n")).collect();
         let want: Vec<String> = (451..500).map(|i| format!("line {i}")).chain(["half".to_string()]).collect();
-        for piece in [1, 7, 100, 3000, 10_000] {
+        for size in [1, 7, 100, 3000, 10_000] {
             let mut tail = LogTail::new();
-            text.as_bytes().chunks(piece).for_each(|c| tail.push(Stream::Stdout, c));
+            text.as_bytes().chunks(size).for_each(|c| tail.push(Stream::Stdout, c));
             tail.push(Stream::Stderr, b"half");
-            assert_eq!(tail.finish(), want, "pieces of {piece}");
+            assert_eq!(tail.finish(), want, "chunks of {size}");
         }
     }
 }

@@ -76,7 +76,7 @@ pub(crate) fn run(env: &StepEnv<'_>, pack: impl FnOnce(EarlyLayers<'_>) + Send) 
     let is_command = |id: VertexId| matches!(env.graph().vertices[id].step, Step::Run(_));
     let runs_any = env.schedule.vertices().any(|(id, _)| is_command(id));
     if runs_any {
-        tell_isolation(env);
+        report_isolation(env);
     }
     env.prepared.report_hits(&env.events);
     let pool = rayon::ThreadPoolBuilder::new()
@@ -140,7 +140,7 @@ fn pack_beside(
     });
 }
 
-fn tell_isolation(env: &StepEnv<'_>) {
+fn report_isolation(env: &StepEnv<'_>) {
     env.events.send(Event::Isolation { mode: env.builder.isolation.name() });
     let warn = |text: &str| env.events.send(Event::Warning(text.to_string().into()));
     if env.builder.is_bare() {

@@ -10,7 +10,7 @@ use rbuild_plan::{CacheStep, CopyStep, FileSource, MountKindStep, MountStep, Run
 use rbuild_source::{Changes, Selection, SourceError};
 use rbuild_store::{CacheKey, KeyInputs, Lock, ResultId};
 
-use crate::cache::explain::{self, Bookkeeper};
+use crate::cache::explain::{self, KeyRecorder};
 use crate::cache::key::{self, KeyMaker, Read, StageFiles, source_error};
 use crate::cache::refusal;
 use crate::env::StepEnv;
@@ -61,7 +61,7 @@ fn keyed(env: &StepEnv<'_>, id: VertexId) -> Result<bool> {
     for _ in 0..LOOKS {
         let secrets = env.request.secret_values();
         let key_inputs = KeyInputs::default();
-        let mut book = Bookkeeper { graph: env.graph(), result_of: &result_of, key_inputs, secrets };
+        let mut book = KeyRecorder { graph: env.graph(), result_of: &result_of, key_inputs, secrets };
         let key = keys.definition(vertex, &taken, &mut |part| book.note(part))?;
         let key = key.ok_or_else(|| BuildError::other("a step has no key"))?;
         match once(&StepRecords { env, id, key, key_inputs: &book.key_inputs }, &taken) {
@@ -83,10 +83,10 @@ fn keys_of<'k>(env: &'k StepEnv<'_>, result_of: &'k dyn Fn(VertexId) -> ResultId
 #[tracing::instrument(target = "engine", name = "once", level = "debug", skip_all, fields(step = records.id.position(), key = %records.key.short()))]
 fn once(records: &StepRecords<'_>, taken: &[Selection]) -> Attempt<bool> {
     let StepRecords { env, id, key, .. } = *records;
-    let tell = |text: String| env.events.send(Event::Why { step: id.position(), text });
+    let explain_key = |text: String| env.events.send(Event::Why { step: id.position(), text });
     let hit = |key: &CacheKey| {
         tracing::debug!(target: "engine", key = key.short(), "cache hit");
-        tell(explain::hit(key));
+        explain_key(explain::hit(key));
     };
     if records.hit(&key)? {
         hit(&key);
@@ -122,7 +122,7 @@ fn once(records: &StepRecords<'_>, taken: &[Selection]) -> Attempt<bool> {
         if records.adopted(&shared)? {
             return Ok(true);
         }
-        execute(records, &shared, taken, stage, &tell)
+        execute(records, &shared, taken, stage, &explain_key)
     };
     // Equal steps of other builds wait for the lock and then find the record.
     let is_cached = env.store.once(Lock::Step(shared), find, make)?.either();
@@ -138,18 +138,18 @@ fn execute(
     shared: &CacheKey,
     taken: &[Selection],
     stage: Option<(&StageFiles, &Selection)>,
-    tell: &dyn Fn(String),
+    explain_key: &dyn Fn(String),
 ) -> Attempt<bool> {
     let StepRecords { env, id, .. } = *records;
     let before = env.nearest[id].and_then(|key| env.store.records().key_inputs(&key).ok().flatten());
     let why = |changes: Option<&Changes>| {
         let reason = records.reason(before.as_ref(), changes);
         tracing::debug!(target: "engine", key = shared.short(), reason, "cache miss");
-        tell(reason);
+        explain_key(reason);
     };
     let made = make(env, id, taken, stage, before.as_ref(), &why)?;
     let dir = env.rootfs.work.dir().open_alike(&made).map_err(BuildError::kernel("the step's directory"))?;
-    refusal::judge(env, id, &dir)?;
+    refusal::check_files(env, id, &dir)?;
     records.publish(shared, (&made, &dir))?;
     Ok(false)
 }

@@ -71,8 +71,8 @@ fn read(archive: &[u8]) -> String {
         for (name, value) in &entry.xattrs {
             text += &format!(" {}={}", name.to_string_lossy(), value.escape_ascii());
         }
-        if let Some((pieces, size)) = &entry.sparse {
-            text += &format!(" {pieces:?} of {size}");
+        if let Some((regions, size)) = &entry.sparse {
+            text += &format!(" {regions:?} of {size}");
         }
         lines.push(text);
     }

@@ -35,12 +35,12 @@ pub(super) fn write_content<R: Read>(
 ) -> Result<()> {
     let failed = |e| LayerError::io(format!("writing {}", quoted(path)))(e);
     let whole = [(0, entry.size)];
-    let (pieces, size) = match &entry.sparse {
-        Some((pieces, size)) => (&pieces[..], *size),
+    let (regions, size) = match &entry.sparse {
+        Some((regions, size)) => (&regions[..], *size),
         None => (&whole[..], entry.size),
     };
     let mut end = 0;
-    for (offset, length) in pieces {
+    for (offset, length) in regions {
         let mut at = *offset;
         let mut left = *length;
         while left > 0 {
@@ -67,14 +67,14 @@ const HOLE: usize = 64 * 1024;
 /// Returns the runs that contain data, with their offsets.
 fn data_runs(bytes: &[u8]) -> Vec<(usize, &[u8])> {
     const ZEROS: [u8; 256] = [0; 256];
-    let is_hole = |piece: &[u8]| piece.len() == HOLE && piece.chunks(ZEROS.len()).all(|c| c == ZEROS);
+    let is_hole = |block: &[u8]| block.len() == HOLE && block.chunks(ZEROS.len()).all(|c| c == ZEROS);
     let mut runs: Vec<(usize, &[u8])> = Vec::new();
-    for (i, piece) in bytes.chunks(HOLE).enumerate() {
+    for (i, block) in bytes.chunks(HOLE).enumerate() {
         let start = i * HOLE;
         match runs.last_mut() {
-            _ if is_hole(piece) => {}
-            Some((first, run)) if *first + run.len() == start => *run = &bytes[*first..start + piece.len()],
-            _ => runs.push((start, piece)),
+            _ if is_hole(block) => {}
+            Some((first, run)) if *first + run.len() == start => *run = &bytes[*first..start + block.len()],
+            _ => runs.push((start, block)),
         }
     }
     runs

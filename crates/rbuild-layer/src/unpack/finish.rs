@@ -41,7 +41,7 @@ impl UnpackTarget<'_> {
 
     pub(super) fn finish(mut self) -> Result<LowerRefs> {
         self.link_later()?;
-        self.finisher.end().map_err(unfinished)?;
+        self.files.end().map_err(unfinished)?;
         self.finish_dirs()?;
         if self.how.whiteouts == Whiteouts::Overlay { self.lower_refs() } else { Ok(LowerRefs::default()) }
     }

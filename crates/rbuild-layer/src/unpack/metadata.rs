@@ -57,7 +57,7 @@ impl UnpackTarget<'_> {
     }
 
     /// Sets the metadata of a file that is still open and was created with its permission bits. The
-    /// file receives the next `bytes` bytes of the finisher's buffer.
+    /// file receives the next `bytes` bytes of the writer's buffer.
     pub(super) fn finish_file(
         &mut self,
         file: File,
@@ -79,7 +79,7 @@ impl UnpackTarget<'_> {
             }
         }
         let filled = Filled { file, bytes, path: path.to_path_buf(), owner, mtime: entry.mtime };
-        self.finisher.take(filled).map_err(unfinished)
+        self.files.take(filled).map_err(unfinished)
     }
 
     pub(super) fn owner_hint(&self, entry: &TarEntry, e: rbuild_linux::Error) -> LayerError {

@@ -13,7 +13,7 @@ use crate::error::{LayerError, Result};
 use crate::reader::TarReader;
 use crate::unpack::content::{read_content, write_content};
 use crate::unpack::options::{Unpacking, Whiteouts};
-use crate::write_behind::{Finisher, SMALL};
+use crate::write_behind::{FileWriter, SMALL};
 use crate::xattrs::{OPAQUE, ORIGIN};
 
 /// Prefix of the names of whiteouts.
@@ -29,7 +29,7 @@ pub(super) struct UnpackTarget<'a> {
     pub(super) bytes: u64,
     /// The directory of the last entry, which most entries share with their predecessor.
     pub(super) parent: (PathBuf, RootDir),
-    pub(super) finisher: Finisher,
+    pub(super) files: FileWriter,
     /// Hard links whose targets may follow in the archive, by the path of the link.
     pub(super) later: BTreeMap<PathBuf, TarEntry>,
     /// Mode and time of directories, applied at the end.
@@ -67,7 +67,7 @@ impl<'a> UnpackTarget<'a> {
             entries: 0,
             bytes: 0,
             parent: (PathBuf::new(), root.try_clone()?),
-            finisher: Finisher::new(root.owners()),
+            files: FileWriter::new(root.owners()),
             later: BTreeMap::new(),
             dirs: BTreeMap::new(),
             implied: BTreeSet::new(),
@@ -251,7 +251,7 @@ impl<'a> UnpackTarget<'a> {
         // Writing the content later would undo attributes set now.
         let later = entry.size <= SMALL && entry.sparse.is_none() && entry.xattrs.is_empty();
         let bytes = if later {
-            read_content(entry, tar, self.finisher.content())?;
+            read_content(entry, tar, self.files.content())?;
             entry.size as usize
         } else {
             write_content(&file, path, entry, tar, &mut self.buffer)?;

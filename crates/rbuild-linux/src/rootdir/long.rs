@@ -28,7 +28,7 @@ pub(super) fn open(root: BorrowedFd<'_>, path: &Path, flags: OFlags, mode: Mode)
     loop {
         let piece = way.next_piece()?;
         let last = way.todo.is_empty();
-        match plainly(way.here(), &piece, if last { flags } else { DIRECTORY }, mode) {
+        match open_without_links(way.here(), &piece, if last { flags } else { DIRECTORY }, mode) {
             Ok(fd) if last => return Ok(fd),
             Ok(fd) => way.go(fd, piece),
             Err(Errno::LOOP) => way.follow(piece, last && flags.contains(OFlags::NOFOLLOW))?,
@@ -45,7 +45,7 @@ pub(super) fn has_no_link(root: BorrowedFd<'_>, parts: &[OsString]) -> bool {
     let mut way = Resolution::new(root, parts);
     while !way.todo.is_empty() {
         let Ok(piece) = way.next_piece() else { return false };
-        match plainly(way.here(), &piece, OFlags::PATH, Mode::empty()) {
+        match open_without_links(way.here(), &piece, OFlags::PATH, Mode::empty()) {
             Ok(fd) => way.go(fd, piece),
             Err(_) => return false,
         }
@@ -54,7 +54,7 @@ pub(super) fn has_no_link(root: BorrowedFd<'_>, parts: &[OsString]) -> bool {
 }
 
 /// Opens a piece of a path, refusing links.
-fn plainly(dir: BorrowedFd<'_>, piece: &[OsString], flags: OFlags, mode: Mode) -> Result<OwnedFd> {
+fn open_without_links(dir: BorrowedFd<'_>, piece: &[OsString], flags: OFlags, mode: Mode) -> Result<OwnedFd> {
     let path: PathBuf = if piece.is_empty() { ".".into() } else { piece.iter().collect() };
     let resolve = IN_ROOT.union(ResolveFlags::NO_SYMLINKS);
     openat2_by(dir, &path, (flags, mode), resolve)
@@ -95,7 +95,7 @@ impl Resolution<'_> {
             let mut again = Resolution::new(self.root, &self.done);
             while !again.todo.is_empty() {
                 let piece = again.next_piece()?;
-                let fd = plainly(again.here(), &piece, DIRECTORY, Mode::empty())?;
+                let fd = open_without_links(again.here(), &piece, DIRECTORY, Mode::empty())?;
                 again.go(fd, piece);
             }
             self.at = again.at;

@@ -84,7 +84,7 @@ impl RootDir {
                 Err(e) => Err(e),
             };
             match entries {
-                Ok(entries) if entries.is_empty() || trail.last().lets_remove_entries()? => {
+                Ok(entries) if entries.is_empty() || trail.last().may_remove_entries()? => {
                     let dir = trail.last();
                     let is_dir = |name: &OsStr| dir.stat_name(name).is_ok_and(|stat| stat.kind == FileKind::Dir);
                     let dirs = entries.into_iter().filter(|entry| match entry.kind {
@@ -103,7 +103,7 @@ impl RootDir {
 
     /// Returns true if this process may remove the entries of this directory, or give itself the
     /// permission.
-    fn lets_remove_entries(&self) -> Result<bool> {
+    fn may_remove_entries(&self) -> Result<bool> {
         let fail = |call: &'static str| move |e: Errno| self.err(call, Path::new(""), e);
         let stat = rustix::fs::fstat(self.fd()).map_err(fail("fstat"))?;
         if stat.st_uid == rustix::process::geteuid().as_raw() {

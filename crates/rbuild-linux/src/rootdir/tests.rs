@@ -236,6 +236,6 @@ fn stand_ins_are_noted_by_directories_with_the_same_records() {
     ours.try_clone().unwrap().set_stand_in(name, (FileKind::CharDevice, 1, 3)).unwrap();
     assert_eq!(ours.stat_name(name).unwrap().device, Some((FileKind::CharDevice, 1, 3)));
     assert_eq!(others.stat_name(name).unwrap().device, None);
-    assert!(ours.owners().unwrap().has_met_stand_ins());
-    assert!(!others.owners().unwrap().has_met_stand_ins());
+    assert!(ours.owners().unwrap().has_seen_stand_ins());
+    assert!(!others.owners().unwrap().has_seen_stand_ins());
 }

@@ -135,7 +135,7 @@ struct Answered {
 
 impl Answered {
     fn of(stdout: Option<ChildStdout>) -> Answered {
-        let (tell, closed) = channel();
+        let (sender, closed) = channel();
         let bytes: Arc<Mutex<Vec<u8>>> = Arc::default();
         let all = bytes.clone();
         let read = move || {
@@ -143,7 +143,7 @@ impl Answered {
             while let Some(Ok(n @ 1..)) = source.as_mut().map(|source| source.read(&mut part)) {
                 locked(&all).extend_from_slice(&part[..n]);
             }
-            let _ = tell.send(());
+            let _ = sender.send(());
         };
         // Without a thread the answer is empty, which is an error.
         let _ = std::thread::Builder::new().spawn(read);

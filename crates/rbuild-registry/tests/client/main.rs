@@ -39,12 +39,12 @@ impl Scene {
         let dir = std::env::temp_dir().join(format!("rbuild-registry-{name}-{}", std::process::id()));
         std::fs::create_dir_all(&dir).unwrap();
         let environment = ProcessEnvironment::of([("HOME", dir.to_str().unwrap())], &dir);
-        let patience = RetryPolicy {
+        let retry_policy = RetryPolicy {
             idle: Duration::from_millis(700),
             first_wait: Duration::from_millis(20),
             ..RetryPolicy::default()
         };
-        let options = Options { given, tls_verify: TlsVerify(None), patience };
+        let options = Options { given, tls_verify: TlsVerify(None), retry_policy };
         let told: Arc<Mutex<Vec<Notice>>> = Arc::default();
         let notices = told.clone();
         let client = Client::new(environment, options, move |notice| notices.lock().unwrap().push(notice));

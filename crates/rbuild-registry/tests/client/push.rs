@@ -56,7 +56,7 @@ fn interrupted_uploads_are_restarted() {
 
 #[test]
 fn chunks_shrink_and_continue_at_the_registrys_offset() {
-    let (registry, scene) = (Registry::start(Access::Open), Scene::new("pieces"));
+    let (registry, scene) = (Registry::start(Access::Open), Scene::new("chunks"));
     let (repository, data) =
         (scene.repository(&registry, "x"), (0..9_000_000).map(|i| (i % 251) as u8).collect::<Vec<_>>());
     registry.fault("PUT", "uploads", Fault::Most(4_000_000), 99);
@@ -64,7 +64,7 @@ fn chunks_shrink_and_continue_at_the_registrys_offset() {
     assert_eq!(push(&repository, &data, None).unwrap(), Pushed::Uploaded);
     assert!(has(&registry, "x", &data));
     registry.state().blobs.clear();
-    // The answer to a piece is lost, although the registry has it.
+    // The answer to a chunk is lost, although the registry has it.
     registry.fault("PATCH", "uploads", Fault::Cut(0), 2);
     registry.fault("PATCH", "uploads", Fault::Status(502, None), 1);
     assert_eq!(push(&repository, &data, None).unwrap(), Pushed::Uploaded);

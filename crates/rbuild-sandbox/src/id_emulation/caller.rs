@@ -20,7 +20,7 @@ const PATH_MAX: usize = 4096;
 
 const PAGE: u64 = 4096;
 /// Bytes of the caller's memory read at a time; most paths are shorter.
-const PIECE: u64 = 256;
+const CHUNK: u64 = 256;
 
 /// A /proc that shows both the container's processes and this one.
 pub struct SharedProc {
@@ -128,7 +128,7 @@ impl Caller<'_> {
     }
 
     /// Returns true if no program that it executes can gain privileges (`no_new_privs`).
-    pub fn gains_nothing(&self) -> bool {
+    pub fn has_no_new_privileges(&self) -> bool {
         self.line("status", "NoNewPrivs:").is_some_and(|said| said != "0")
     }
 
@@ -175,9 +175,9 @@ impl Caller<'_> {
         // Reads stop at page boundaries, as the next page may not be mapped.
         while bytes.len() < PATH_MAX {
             let at = address.checked_add(bytes.len() as u64).ok_or(Errno::FAULT)?;
-            let room = (PAGE - at % PAGE).min(PIECE) as usize;
+            let length = (PAGE - at % PAGE).min(CHUNK) as usize;
             let start = bytes.len();
-            bytes.resize(start + room, 0);
+            bytes.resize(start + length, 0);
             let n = notify::read_memory(self.thread(), at, &mut bytes[start..]).map_err(|_| Errno::FAULT)?;
             bytes.truncate(start + n);
             if let Some(end) = bytes[start..].iter().position(|b| *b == 0) {
@@ -185,7 +185,7 @@ impl Caller<'_> {
                 self.still_waits()?;
                 return CString::new(bytes).map_err(|_| Errno::FAULT);
             }
-            if n < room {
+            if n < length {
                 return Err(Errno::FAULT);
             }
         }

@@ -96,7 +96,7 @@ pub enum Request {
         to: [u64; 3],
     },
     Groups {
-        room: i32,
+        size: i32,
         to: u64,
     },
     SetGroups {
@@ -128,7 +128,7 @@ pub enum Request {
     MakeNode {
         at: At,
         mode: u32,
-        /// Of 32 bits, of which the kernel ignores more.
+        /// Device number; the kernel ignores the upper 32 bits of the argument.
         device: u32,
     },
     MakeDir {
@@ -223,7 +223,7 @@ fn ids(asked: EmulatedCall, args: [u64; 6]) -> Option<Request> {
         GetUid | GetGid => Request::OwnId { of, effective: false },
         GetEffectiveUid | GetEffectiveGid => Request::OwnId { of, effective: true },
         GetResUid | GetResGid => Request::OwnIds { of, to: [args[0], args[1], args[2]] },
-        GetGroups => Request::Groups { room: args[0] as i32, to: args[1] },
+        GetGroups => Request::Groups { size: args[0] as i32, to: args[1] },
         SetGroups => Request::SetGroups { count: id(0), from: args[1] },
         SetUid | SetGid => Request::SetIds { of, change: IdChange::One(id(0)) },
         SetReUid | SetReGid => Request::SetIds { of, change: IdChange::Two(id(0), id(1)) },

@@ -3,7 +3,7 @@
 use std::ffi::{CStr, CString};
 
 use caps::Capability;
-use rbuild_linux::notify::{Guise, Layout, has_free_descriptor, stat_bytes, statx_bytes};
+use rbuild_linux::notify::{Layout, ReportedStat, has_free_descriptor, stat_bytes, statx_bytes};
 use rbuild_linux::{FileKind, Recorded, UidGid, latest_modification};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Timespec, Timestamps};
 use rustix::io::Errno;
@@ -13,7 +13,7 @@ use crate::id_emulation::calls::{CREATES, I386};
 use crate::id_emulation::decode::{
     At, NAMING, NOW, OMIT, OPEN_HOW, PathAt, QUERYING, SYNCHRONIZING, Subject, Time, TimeForm, Width, open_how, without,
 };
-use crate::id_emulation::files::{Guised, How, NamedPath, OpenedFile, SET_GID, hands_on_group};
+use crate::id_emulation::files::{How, NamedPath, OpenedFile, SET_GID, StatFile, passes_group_on};
 use crate::id_emulation::ids::SAME;
 use crate::id_emulation::supervisor::{Reply, Supervisor, errno};
 
@@ -95,7 +95,7 @@ impl Supervisor {
     /// Returns the owner to report for a queried file, or `None` to leave the call to the kernel:
     /// there is no record, or this process cannot find the file. Most calls are of this kind, and
     /// most files have no record.
-    fn guise(&mut self, caller: &Caller<'_>, file: PathAt) -> Option<(Guised, Guise)> {
+    fn reported(&mut self, caller: &Caller<'_>, file: PathAt) -> Option<(StatFile, ReportedStat)> {
         let path = caller.path_or_none(file.at.path).ok()?;
         let flags = AtFlags::from_bits_retain(file.flags);
         // The kernel refuses these.
@@ -105,14 +105,14 @@ impl Supervisor {
         }
         match self.roots.differ || caller.proc.outer {
             false => self.known.look(&self.owners, caller, (file.at.dir, &path), flags),
-            true => self.target_of(caller, file.at.dir, path, flags).ok()?.guised(&self.owners),
+            true => self.target_of(caller, file.at.dir, path, flags).ok()?.reported_stat(&self.owners),
         }
     }
 
     pub(super) fn stat(&mut self, caller: &Caller<'_>, file: PathAt, to: u64) -> Result<Reply> {
-        let Some((file, guise)) = self.guise(caller, file) else { return Ok(Reply::GO) };
+        let Some((file, reported)) = self.reported(caller, file) else { return Ok(Reply::GO) };
         let layout = if caller.call.architecture == I386 { Layout::I386 } else { Layout::Native };
-        caller.write(to, &stat_bytes(file.named(), &guise, layout).map_err(errno)?)?;
+        caller.write(to, &stat_bytes(file.named(), &reported, layout).map_err(errno)?)?;
         Ok(Reply::value(0))
     }
 
@@ -120,8 +120,8 @@ impl Supervisor {
         if mask & RESERVED != 0 {
             return Err(Errno::INVAL);
         }
-        let Some((file, guise)) = self.guise(caller, file) else { return Ok(Reply::GO) };
-        caller.write(to, &statx_bytes(file.named(), mask, &guise).map_err(errno)?)?;
+        let Some((file, reported)) = self.reported(caller, file) else { return Ok(Reply::GO) };
+        caller.write(to, &statx_bytes(file.named(), mask, &reported).map_err(errno)?)?;
         Ok(Reply::value(0))
     }
 
@@ -220,10 +220,10 @@ impl Supervisor {
 
     /// Returns true if a file that the caller creates at a path belongs to root and its group, as
     /// far as can be determined without opening anything.
-    fn makes_for_root(&self, caller: &Caller<'_>, at: At) -> bool {
+    fn creates_for_root(&self, caller: &Caller<'_>, at: At) -> bool {
         let Ok(who) = self.credentials(caller) else { return false };
         let root = !self.roots.differ && (who.users.files, who.groups.files) == (0, 0);
-        root && caller.path(at.path).is_ok_and(|path| !hands_on_group(caller, at.dir, &path, &self.roots))
+        root && caller.path(at.path).is_ok_and(|path| !passes_group_on(caller, at.dir, &path, &self.roots))
     }
 
     /// Returns the mode of a new file that is not a directory. Like the kernel, drops the
@@ -295,7 +295,7 @@ impl Supervisor {
     }
 
     pub(super) fn make_dir(&mut self, caller: &Caller<'_>, at: At, mode: u32) -> Result<Reply> {
-        if self.makes_for_root(caller, at) {
+        if self.creates_for_root(caller, at) {
             return Ok(Reply::GO);
         }
         let (parent, name) = match self.place(caller, at).and_then(|p| p.parent()) {
@@ -310,7 +310,7 @@ impl Supervisor {
     }
 
     pub(super) fn symlink(&mut self, caller: &Caller<'_>, text: u64, at: At) -> Result<Reply> {
-        if self.makes_for_root(caller, at) {
+        if self.creates_for_root(caller, at) {
             return Ok(Reply::GO);
         }
         let (parent, name) = match self.place(caller, at).and_then(|p| p.parent_of_leaf()) {
@@ -343,7 +343,7 @@ impl Supervisor {
         let unnamed = how.flags.bits() & CREATES & !OFlags::CREATE.bits() != 0;
         // O_PATH creates nothing.
         let creates_none = how.flags.contains(OFlags::PATH);
-        if creates_none || !unnamed && how.resolve.is_empty() && self.makes_for_root(caller, at) {
+        if creates_none || !unnamed && how.resolve.is_empty() && self.creates_for_root(caller, at) {
             return Ok(Reply::GO);
         }
         if !unnamed && how.flags.contains(OFlags::DIRECTORY) {

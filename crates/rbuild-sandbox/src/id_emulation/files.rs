@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use rbuild_linux::notify::{Guise, StatTarget};
+use rbuild_linux::notify::{ReportedStat, StatTarget};
 use rbuild_linux::{FileKind, OwnerRecords, Recorded, record_in_times};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
@@ -73,17 +73,17 @@ struct CachedRecord {
 const MOST_KNOWN: usize = 100_000;
 
 /// A file whose reported owner differs from the kernel's.
-pub enum Guised {
+pub enum StatFile {
     /// A path that this process can use, and the flags for it.
     Seen(CString, AtFlags),
     Open(OwnedFd),
 }
 
-impl Guised {
+impl StatFile {
     pub fn named(&self) -> StatTarget<'_> {
         match self {
-            Guised::Seen(path, flags) => StatTarget { dir: CWD, path, flags: *flags },
-            Guised::Open(fd) => StatTarget { dir: fd.as_fd(), path: c"", flags: AtFlags::EMPTY_PATH },
+            StatFile::Seen(path, flags) => StatTarget { dir: CWD, path, flags: *flags },
+            StatFile::Open(fd) => StatTarget { dir: fd.as_fd(), path: c"", flags: AtFlags::EMPTY_PATH },
         }
     }
 }
@@ -98,7 +98,7 @@ impl RecordCache {
         caller: &Caller<'_>,
         (dir, path): (i32, &CStr),
         flags: AtFlags,
-    ) -> Option<(Guised, Guise)> {
+    ) -> Option<(StatFile, ReportedStat)> {
         let (seen, how) = seen(caller, dir, path, flags).ok()?;
         let follow = how.is_empty();
         // The kernel may find a file for the caller where this process finds none.
@@ -119,7 +119,7 @@ impl RecordCache {
                 says
             }
         };
-        Some((Guised::Seen(seen, how), guise(says?)))
+        Some((StatFile::Seen(seen, how), reported(says?)))
     }
 
     /// Drops the cached record of a file whose record has just been written.
@@ -130,8 +130,8 @@ impl RecordCache {
     }
 }
 
-fn guise(Recorded { uid, gid, device }: Recorded) -> Guise {
-    Guise { uid, gid, node: device.map(|(kind, major, minor)| (kind.bits(), major, minor)) }
+fn reported(Recorded { uid, gid, device }: Recorded) -> ReportedStat {
+    ReportedStat { uid, gid, node: device.map(|(kind, major, minor)| (kind.bits(), major, minor)) }
 }
 
 /// Like [`seen_from_here`], with the flags for the resulting path.
@@ -143,7 +143,7 @@ fn seen(caller: &Caller<'_>, dir: i32, path: &CStr, flags: AtFlags) -> Result<(C
 }
 
 /// Returns true if a path's parent directory passes its group on to new files (set-group-ID).
-pub fn hands_on_group(caller: &Caller<'_>, dir: i32, path: &CStr, roots: &Roots) -> bool {
+pub fn passes_group_on(caller: &Caller<'_>, dir: i32, path: &CStr, roots: &Roots) -> bool {
     let path = Path::new(OsStr::from_bytes(path.to_bytes()));
     let above = path.parent().unwrap_or(Path::new("")).as_os_str().as_bytes();
     let mode = if caller.proc.outer {
@@ -343,9 +343,9 @@ impl OpenedFile {
     }
 
     /// Returns the file with the owner to report; `None` if there is no record.
-    pub fn guised(self, owners: &OwnerRecords) -> Option<(Guised, Guise)> {
+    pub fn reported_stat(self, owners: &OwnerRecords) -> Option<(StatFile, ReportedStat)> {
         let recorded = self.recorded(owners)?;
-        Some((Guised::Open(self.fd), guise(recorded)))
+        Some((StatFile::Open(self.fd), reported(recorded)))
     }
 
     /// Records the file's owner.

@@ -345,7 +345,7 @@ mod tests {
         // The kernel makes what is permitted effective with the return of root.
         assert_eq!(held(&raised.clone().with_users(Ids::default())), (true, true));
         assert!(!kept.after_exec(None, None).has(other) && dropped.with_sets(u64::MAX, root.sets, 0).is_err());
-        // For a while.
+        // With a temporary change of the effective user ID.
         let away = root.clone().with_users(root.users.set_three(true, [SAME, 33, SAME]).unwrap());
         assert_eq!((held(&away), away.sets.permitted), ((false, false), u64::MAX));
         assert!(away.clone().with_users(away.users.set(false, 0).unwrap()).has_all());

@@ -209,7 +209,7 @@ impl Supervisor {
     pub(super) fn execute(&mut self, caller: &Caller<'_>, file: PathAt) -> Result<Reply> {
         self.has_begun = true;
         let who = self.credentials(caller)?.clone();
-        self.settle(caller, &who)?;
+        self.end_pending(caller, &who)?;
         if file.flags & CHECK_ONLY != 0 {
             return Ok(Reply::GO);
         }
@@ -271,7 +271,7 @@ impl Supervisor {
         let target = self.target(caller, file).ok()?;
         let mode = target.stat.st_mode;
         let may = target.kind() == FileKind::File && mode & 0o111 != 0 && mode & 0o6000 != 0;
-        (may && honours_set_id(&target) && !caller.gains_nothing()).then_some(target)
+        (may && permits_set_id(&target) && !caller.has_no_new_privileges()).then_some(target)
     }
 }
 
@@ -304,7 +304,7 @@ fn parts_of(caller: &Caller<'_>, header: u64) -> Result<Option<usize>> {
 
 /// Returns true if the mount permits set-id programs, which that of memfds does not, and the file
 /// is not a script, whose set-id bits are ignored.
-fn honours_set_id(target: &OpenedFile) -> bool {
+fn permits_set_id(target: &OpenedFile) -> bool {
     if rustix::fs::fstatvfs(&target.fd).is_ok_and(|fs| fs.f_flag.contains(StatVfsMountFlags::NOSUID)) {
         return false;
     }

@@ -52,7 +52,7 @@ impl Supervisor {
     ) -> std::result::Result<Supervisor, RunnerProblem> {
         let pidfd = rbuild_linux::process::pidfd(pid)?;
         notify::enter_mounts_of(pidfd.as_fd())?;
-        notify::take_turns(listener.as_fd());
+        notify::use_synchronous_wake_ups(listener.as_fd());
         rustix::process::fchdir(&proc.dir).map_err(RunnerProblem::of_call("fchdir", Path::new("/proc")))?;
         let root = Credentials::default();
         let places = HashMap::from([(root.clone(), 0)]);
@@ -177,7 +177,7 @@ impl Supervisor {
     }
 
     /// Ends the pending state of a thread whose credentials have been determined as `who`.
-    pub(super) fn settle(&mut self, caller: &Caller<'_>, who: &Credentials) -> Result<()> {
+    pub(super) fn end_pending(&mut self, caller: &Caller<'_>, who: &Credentials) -> Result<()> {
         let is_pending = self.pending.contains_key(&self.place_of(caller.thread()));
         if is_pending { self.become_(caller, who.clone()) } else { Ok(()) }
     }
@@ -195,7 +195,7 @@ impl Supervisor {
                 }
                 Ok(Reply::value(0))
             }
-            Request::Groups { room, to } => self.groups(caller, room, to),
+            Request::Groups { size, to } => self.groups(caller, size, to),
             Request::SetGroups { count, from } => self.set_groups(caller, count, from),
             Request::SetIds { of, change } => self.set_ids(caller, of, change),
             Request::SetFileId { of, id } => self.set_file_id(caller, of, id),
@@ -235,13 +235,13 @@ impl Supervisor {
         }
     }
 
-    fn groups(&self, caller: &Caller<'_>, room: i32, to: u64) -> Result<Reply> {
+    fn groups(&self, caller: &Caller<'_>, size: i32, to: u64) -> Result<Reply> {
         let groups = &self.credentials(caller)?.more_groups;
         let count = groups.len();
-        if room < 0 || (room > 0 && (room as usize) < count) {
+        if size < 0 || (size > 0 && (size as usize) < count) {
             return Err(Errno::INVAL);
         }
-        if room > 0 {
+        if size > 0 {
             let bytes: Vec<u8> = groups.iter().flat_map(|g| g.to_ne_bytes()).collect();
             caller.write(to, &bytes)?;
         }

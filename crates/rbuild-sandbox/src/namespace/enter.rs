@@ -156,7 +156,7 @@ impl Launcher<'_> {
         build: &mut Option<F>,
     ) -> Result<Result<BuilderExit, SandboxError>, SandboxError> {
         let (ready, go) = std::io::pipe().map_err(failed("pipe2", "a pipe"))?;
-        let (told, tell) = std::io::pipe().map_err(failed("pipe2", "a pipe"))?;
+        let (failure_reader, failure_writer) = std::io::pipe().map_err(failed("pipe2", "a pipe"))?;
         // Without a pid namespace, descendants of a builder that is killed together with its zygote
         // and runners are reparented to this process. It adopts them only if it has no children of
         // its own, which could not be told apart from the builder's.
@@ -168,12 +168,12 @@ impl Launcher<'_> {
         };
         let child = match cloned {
             Cloned::Child => {
-                drop((go, told));
-                std::process::exit(self.become_builder(isolation, ready, tell, spare, build.take()))
+                drop((go, failure_reader));
+                std::process::exit(self.become_builder(isolation, ready, failure_writer, spare, build.take()))
             }
             Cloned::Parent { child } => child,
         };
-        drop((ready, tell));
+        drop((ready, failure_writer));
         let pidfd = process::pidfd(child)?;
         if let Some(Err(e)) = isolation.maps().map(|maps| maps.write(child)) {
             // The child waits for the launcher's byte, so it ends at this point only if it is
@@ -186,7 +186,7 @@ impl Launcher<'_> {
                 false => Err(crate::namespace::isolation::maps_refused(e).into()),
             };
         }
-        let ended = supervise(child, &pidfd, go, told, &self.signals);
+        let ended = supervise(child, &pidfd, go, failure_reader, &self.signals);
         if adopts {
             process::kill_children();
         }
@@ -197,7 +197,7 @@ impl Launcher<'_> {
         &self,
         isolation: Isolation,
         ready: PipeReader,
-        mut tell: PipeWriter,
+        mut failure_writer: PipeWriter,
         spare: bool,
         build: Option<F>,
     ) -> i32 {
@@ -208,10 +208,10 @@ impl Launcher<'_> {
         };
         if let (Err(e), true) = (&made, spare) {
             tracing::debug!(target: "sandbox", error = rbuild_remedy::sentence(e), "isolation not set up");
-            let _ = tell.write_all(b"f");
+            let _ = failure_writer.write_all(b"f");
             return 70;
         }
-        drop(tell);
+        drop(failure_writer);
         let binds = self.world.binds.iter().map(|(source, at)| (at.clone(), source.clone()));
         let elsewhere = match bare {
             true => binds.chain([(STORE.into(), self.world.store.clone())]).collect(),
@@ -239,13 +239,13 @@ pub struct BuilderExit {
     pub stopped: bool,
 }
 
-/// Forwards signals until the builder ends. An outer error is what the builder reports on `told`
+/// Forwards signals until the builder ends. The builder writes to `failure_reader` if it fails
 /// before it calls `build`.
 fn supervise(
     child: u32,
     pidfd: &OwnedFd,
     mut go: PipeWriter,
-    mut told: PipeReader,
+    mut failure_reader: PipeReader,
     signals: &SigSet,
 ) -> Result<Result<BuilderExit, SandboxError>, SandboxError> {
     let signalfd = SignalFd::with_flags(signals, SfdFlags::SFD_CLOEXEC)
@@ -284,8 +284,8 @@ fn supervise(
             let code = exit_code(process::wait(child)?);
             // The builder's report is complete; other processes may still hold the other end open.
             let mut byte = [0];
-            let failed = rustix::fs::fcntl_setfl(&told, OFlags::NONBLOCK)
-                .is_ok_and(|()| told.read(&mut byte).is_ok_and(|n| n > 0));
+            let failed = rustix::fs::fcntl_setfl(&failure_reader, OFlags::NONBLOCK)
+                .is_ok_and(|()| failure_reader.read(&mut byte).is_ok_and(|n| n > 0));
             return match failed {
                 false => Ok(Ok(BuilderExit { code, stopped: deadline.is_some() })),
                 true => Err(SandboxError::NotSetUp),
@@ -377,9 +377,9 @@ mod tests {
         process::wait_for_end(&pidfd);
         assert!(process::was_killed(&pidfd));
         let (ready, go) = std::io::pipe().unwrap();
-        let (told, _tell) = std::io::pipe().unwrap();
+        let (failure_reader, _failure_writer) = std::io::pipe().unwrap();
         drop(ready);
-        let ended = supervise(child.id(), &pidfd, go, told, &SigSet::empty()).unwrap().unwrap();
+        let ended = supervise(child.id(), &pidfd, go, failure_reader, &SigSet::empty()).unwrap().unwrap();
         assert_eq!((ended.code, ended.stopped), (128 + 9, false));
         assert!(child.wait().is_err(), "it has been waited for");
     }

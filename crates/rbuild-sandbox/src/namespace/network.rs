@@ -53,7 +53,7 @@ impl CarrierKind {
 const TUN: &str = "/dev/net/tun";
 
 /// Maximum time until outbound access works.
-const PATIENCE: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Carrier {
     /// Finds an installed carrier. Prefers pasta, because slirp4netns is slower, unless pasta is
@@ -168,14 +168,14 @@ impl Isolated {
         let said = rustix::fs::memfd_create("carrier", rustix::fs::MemfdFlags::CLOEXEC)
             .map_err(|e| Error::new("memfd_create", described("a file in memory"), e))?;
         let isolated = Isolated { namespace, carrier: carrier.name(), said: said.into() };
-        let (mut apart, tell) = std::io::pipe().map_err(|e| Error::new("pipe2", described("a pipe"), e))?;
+        let (mut apart, ready) = std::io::pipe().map_err(|e| Error::new("pipe2", described("a pipe"), e))?;
         if let Cloned::Child = process::fork()? {
             drop(apart);
-            let Err(why) = isolated.become_carrier(carrier, place, tell);
+            let Err(why) = isolated.become_carrier(carrier, place, ready);
             let _ = writeln!(&isolated.said, "{why}");
             std::process::exit(127);
         }
-        drop(tell);
+        drop(ready);
         // Wait until the carrier has its own mount namespace: until then, changing the root here
         // would change its root as well.
         let _ = apart.read(&mut [0]);
@@ -231,10 +231,10 @@ impl Isolated {
     pub(crate) fn join(&self) -> Result<(), RunnerProblem> {
         nix::sched::setns(self.namespace.as_fd(), nix::sched::CloneFlags::CLONE_NEWNET)
             .map_err(RunnerProblem::of_call("setns", described("the isolated network")))?;
-        let end = Instant::now() + PATIENCE;
-        while !has_way_out() {
+        let end = Instant::now() + TIMEOUT;
+        while !has_default_route() {
             if Instant::now() > end {
-                return Err(RunnerProblem::NetworkDown { carrier: self.carrier.into(), said: self.told() });
+                return Err(RunnerProblem::NetworkDown { carrier: self.carrier.into(), said: self.output() });
             }
             std::thread::sleep(Duration::from_millis(2));
         }
@@ -242,7 +242,7 @@ impl Isolated {
     }
 
     /// Returns what the carrier has written.
-    fn told(&self) -> String {
+    fn output(&self) -> String {
         let mut bytes = vec![0; 4096];
         let n = self.said.read_at(&mut bytes, 0).unwrap_or(0);
         let said = String::from_utf8_lossy(&bytes[..n]);
@@ -252,7 +252,7 @@ impl Isolated {
 
 /// Returns true if the calling process's network has a default route. The tables are described in
 /// proc_pid_net(5).
-fn has_way_out() -> bool {
+fn has_default_route() -> bool {
     let table = |path| std::fs::read_to_string(path).unwrap_or_default();
     let old = table("/proc/self/net/route");
     let all_zero = |word: Option<&str>| word.is_some_and(|w| w.bytes().all(|b| b == b'0'));
@@ -293,7 +293,7 @@ pub(crate) fn made_in_a_network_of_its_own<const N: usize>(
     let (ours, theirs) = UnixStream::pair().map_err(|e| Error::new("socketpair", described("a pair of sockets"), e))?;
     match process::fork()? {
         Cloned::Child => {
-            let made = process::enter_lonely_network().and_then(|()| make());
+            let made = process::enter_loopback_network().and_then(|()| make());
             let _ = match &made {
                 Ok(made) => send_fds(&theirs, &made.each_ref().map(|fd| fd.as_fd())),
                 Err(e) => send_with_byte(&theirs, e.errno().and_then(|errno| errno.try_into().ok()).unwrap_or(0), &[]),

@@ -28,7 +28,7 @@ use crate::runner::chroot;
 use crate::runner::complaints::Complaints;
 use crate::runner::devices::DEVICES;
 use crate::runner::exec::{CommandExecutor, FailureFile};
-use crate::runner::mount_points::{Stubs, plant_points};
+use crate::runner::mount_points::{MountPoints, create_mount_points};
 use crate::runner::mounts::{self, mounts_inside, mounts_of};
 use crate::runner::privileges::{CAPABILITIES, FOR_THE_FILTER, process_capabilities};
 use crate::runner::surroundings::{ProcView, Surroundings};
@@ -89,7 +89,7 @@ fn enter_namespaces(request: &RunRequest, around: &Surroundings) -> Result<(), R
     }
     private_namespaces(&request.hostname)?;
     if request.network == NetworkMode::None {
-        process::enter_lonely_network()?;
+        process::enter_loopback_network()?;
     }
     Ok(())
 }
@@ -271,10 +271,10 @@ fn answer(
 }
 
 /// Introduces the results of libcontainer's cleanup after an error, which are never the cause.
-const PUTTING_AWAY: &str = ". error during cleanup: ";
+const CLEANUP: &str = ". error during cleanup: ";
 
 /// libcontainer's prefix for errors of a container's first process.
-const FIRST_PROCESS_SAYS: &str = "error in executing process : ";
+const FIRST_PROCESS: &str = "error in executing process : ";
 
 /// Puts the cause of libcontainer's failure first. `complaint` is the first error in its log.
 fn with_complaint(e: RunnerProblem, complaint: Option<String>) -> RunnerProblem {
@@ -287,8 +287,8 @@ fn with_complaint(e: RunnerProblem, complaint: Option<String>) -> RunnerProblem 
 }
 
 fn cause(said: &str, complaint: Option<String>) -> String {
-    let said = said.split_once(PUTTING_AWAY).map_or(said, |(said, _)| said);
-    let said = said.rsplit_once(FIRST_PROCESS_SAYS).map_or(said, |(_, sentence)| sentence);
+    let said = said.split_once(CLEANUP).map_or(said, |(said, _)| said);
+    let said = said.rsplit_once(FIRST_PROCESS).map_or(said, |(_, sentence)| sentence);
     match complaint {
         Some(complaint) if complaint.starts_with(said) => complaint,
         Some(complaint) if !complaint.contains(said) => format!("{complaint} ({said})"),
@@ -310,14 +310,14 @@ fn prepare(request: &RunRequest, around: &Surroundings, root: &RootDir) -> Resul
             let mut lowers = lowers.clone();
             lowers.push(MOUNT_POINTS.into());
             let files = scratch.alike(overlay(&lowers, upper, &scratch, "work")?, "/");
-            let mut stubs = Stubs::new(&files, &scratch);
-            let mounts = mounts_of(request, *proc, &mut stubs, root, &scratch)?;
-            let mounted = match stubs.finish()? {
+            let mut points = MountPoints::new(&files, &scratch);
+            let mounts = mounts_of(request, *proc, &mut points, root, &scratch)?;
+            let mounted = match points.finish()? {
                 None => files.into_fd(),
                 // Mounts it again with the missing mount points.
-                Some(stubs) => {
+                Some(points) => {
                     drop(files);
-                    lowers.insert(0, stubs.label().to_path_buf());
+                    lowers.insert(0, points.label().to_path_buf());
                     overlay(&lowers, upper, &scratch, "work-again")?
                 }
             };
@@ -325,10 +325,10 @@ fn prepare(request: &RunRequest, around: &Surroundings, root: &RootDir) -> Resul
         }
         RootFiles::Directory { root: dir, .. } => {
             let files = scratch.open_alike(dir)?.shown_as_root();
-            let mut stubs = Stubs::new(&files, &scratch);
-            let mounts = mounts_of(request, *proc, &mut stubs, root, &scratch)?;
-            if let Some(stubs) = stubs.finish()? {
-                plant_points(&stubs, &files)?;
+            let mut points = MountPoints::new(&files, &scratch);
+            let mounts = mounts_of(request, *proc, &mut points, root, &scratch)?;
+            if let Some(points) = points.finish()? {
+                create_mount_points(&points, &files)?;
             }
             (bind_clone(dir)?, mounts)
         }
@@ -465,7 +465,7 @@ mod tests {
         let tail =
             ". error during cleanup: failed to cleanup container: io error: at /sys/fs/cgroup/: could not delete";
         let said = |what: &str| {
-            format!("failed to create container: exec process failed with error {FIRST_PROCESS_SAYS}{what}{tail}")
+            format!("failed to create container: exec process failed with error {FIRST_PROCESS}{what}{tail}")
         };
         let told = |what: &str, complaint: &str| cause(&said(what), Some(complaint.to_string()));
         assert_eq!(

@@ -15,39 +15,40 @@ use crate::error::RunnerProblem;
 use crate::runner::obstacles::{Taken, free_place};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PointKind {
+pub enum MountPointKind {
     Dir,
     File,
 }
 
-impl PointKind {
+impl MountPointKind {
     pub(crate) fn needs(self) -> FileKind {
         match self {
-            PointKind::Dir => FileKind::Dir,
-            PointKind::File => FileKind::File,
+            MountPointKind::Dir => FileKind::Dir,
+            MountPointKind::File => FileKind::File,
         }
     }
 }
 
-pub struct Stubs<'a> {
+/// Mount points to create for a command.
+pub struct MountPoints<'a> {
     /// The root file system below the step.
     below: &'a RootDir,
-    /// Parent of the directory of stubs, which is created on demand.
+    /// Parent of the directory of mount points, which is created on demand.
     scratch: &'a RootDir,
     made: bool,
     taken: Taken,
 }
 
-/// The name of the directory of stubs.
-pub(crate) const STUBS: &str = "stubs";
+/// Name of the directory with the mount points.
+pub(crate) const MOUNT_POINTS_DIR: &str = "mount-points";
 
-impl<'a> Stubs<'a> {
-    pub fn new(below: &'a RootDir, scratch: &'a RootDir) -> Stubs<'a> {
-        Stubs { below, scratch, made: false, taken: Taken::default() }
+impl<'a> MountPoints<'a> {
+    pub fn new(below: &'a RootDir, scratch: &'a RootDir) -> MountPoints<'a> {
+        MountPoints { below, scratch, made: false, taken: Taken::default() }
     }
 
     fn dir(&mut self) -> Result<RootDir> {
-        let name = OsStr::new(STUBS);
+        let name = OsStr::new(MOUNT_POINTS_DIR);
         if !self.made {
             let root = self.below.stat_self()?;
             self.scratch.create_dir(name, 0o755)?;
@@ -57,41 +58,41 @@ impl<'a> Stubs<'a> {
         self.scratch.sub(name)
     }
 
-    /// Ensures that `target` exists once the stubs are in place. Targets are given in the order in
-    /// which they are mounted; in directories that earlier ones cover, nothing is made.
-    pub fn ensure(&mut self, target: &Path, kind: PointKind) -> std::result::Result<(), RunnerProblem> {
+    /// Ensures that `target` exists once the mount points are created. Targets are given in the
+    /// order in which they are mounted; in directories that earlier ones cover, nothing is created.
+    pub fn ensure(&mut self, target: &Path, kind: MountPointKind) -> std::result::Result<(), RunnerProblem> {
         if let Some(real) = free_place(self.below, target, kind.needs(), &self.taken)? {
-            self.have(&real, kind).map_err(|e| RunnerProblem::of_mount_point(target, e))?;
+            self.create(&real, kind).map_err(|e| RunnerProblem::of_mount_point(target, e))?;
             self.taken.add(real, kind.needs());
         }
         Ok(())
     }
 
-    fn have(&mut self, real: &Path, kind: PointKind) -> Result<()> {
+    fn create(&mut self, real: &Path, kind: MountPointKind) -> Result<()> {
         if self.below.exists(real)? || (self.made && self.dir()?.exists(real)?) {
             return Ok(());
         }
-        let stubs = self.dir()?;
+        let points = self.dir()?;
         let mut at = PathBuf::from("/");
         for part in real.parent().unwrap_or(Path::new("/")).components().skip(1) {
             at.push(part);
-            self.cover(&stubs, &at)?;
+            self.cover(&points, &at)?;
         }
-        let (dir, name) = stubs.parent(real)?;
+        let (dir, name) = points.parent(real)?;
         match kind {
-            PointKind::Dir => dir.create_dir(&name, 0o755)?,
-            PointKind::File => drop(dir.create_file(&name, 0o644)?),
+            MountPointKind::Dir => dir.create_dir(&name, 0o755)?,
+            MountPointKind::File => drop(dir.create_file(&name, 0o644)?),
         }
         // Creating the mount point changed the times of its parent directories.
-        self.restore_times(&stubs, real)
+        self.restore_times(&points, real)
     }
 
     /// Creates one parent directory, with the metadata of the one below, if any.
-    fn cover(&self, stubs: &RootDir, path: &Path) -> Result<()> {
-        if stubs.exists(path)? {
+    fn cover(&self, points: &RootDir, path: &Path) -> Result<()> {
+        if points.exists(path)? {
             return Ok(());
         }
-        let (dir, name) = stubs.parent(path)?;
+        let (dir, name) = points.parent(path)?;
         dir.create_dir(&name, 0o755)?;
         if let Ok(stat) = self.below.stat(path)
             && stat.kind == FileKind::Dir
@@ -107,16 +108,16 @@ impl<'a> Stubs<'a> {
         Ok(())
     }
 
-    fn restore_times(&self, stubs: &RootDir, real: &Path) -> Result<()> {
+    fn restore_times(&self, points: &RootDir, real: &Path) -> Result<()> {
         let mut above = real.parent();
         while let Some(path) = above {
             if let Ok(stat) = self.below.stat(path) {
                 match path.file_name() {
                     Some(_) => {
-                        let (dir, name) = stubs.parent(path)?;
+                        let (dir, name) = points.parent(path)?;
                         dir.set_mtime(&name, stat.mtime)?;
                     }
-                    None => stubs.set_own_mtime(stat.mtime)?,
+                    None => points.set_own_mtime(stat.mtime)?,
                 }
             }
             above = path.parent();
@@ -124,18 +125,18 @@ impl<'a> Stubs<'a> {
         Ok(())
     }
 
-    /// Returns the directory of stubs, if any were needed.
+    /// Returns the directory with the mount points, if any were needed.
     pub fn finish(mut self) -> Result<Option<RootDir>> {
         if self.made { self.dir().map(Some) } else { Ok(None) }
     }
 }
 
-/// Creates the entries of `stubs` that are missing in `root`. Times of existing directories are
+/// Creates the entries of `points` that are missing in `root`. Times of existing directories are
 /// kept.
-pub fn plant_points(stubs: &RootDir, root: &RootDir) -> Result<()> {
+pub fn create_mount_points(points: &RootDir, root: &RootDir) -> Result<()> {
     let mtime = root.stat_self()?.mtime;
-    for entry in stubs.entries()? {
-        let stat = stubs.stat_name(&entry.name)?;
+    for entry in points.entries()? {
+        let stat = points.stat_name(&entry.name)?;
         let there = root.exists(&entry.name)?;
         if stat.kind != FileKind::Dir {
             if !there {
@@ -146,30 +147,30 @@ pub fn plant_points(stubs: &RootDir, root: &RootDir) -> Result<()> {
         if !there {
             root.create_dir(&entry.name, 0o755)?;
         }
-        plant_points(&stubs.sub(&entry.name)?, &root.sub(&entry.name)?)?;
+        create_mount_points(&points.sub(&entry.name)?, &root.sub(&entry.name)?)?;
     }
     root.set_own_mtime(mtime)
 }
 
-/// Removes what [`plant_points`] created: entries that `had` does not report as preexisting, and
-/// that are still empty. `scratch` is the scratch directory of the request.
-pub fn remove_points(scratch: &RootDir, root: &RootDir, had: &dyn Fn(&Path) -> bool) -> Result<()> {
-    match scratch.sub(STUBS) {
-        Ok(stubs) => remove_below(&stubs, root, Path::new(""), had),
+/// Removes the mount points that [`create_mount_points`] created: entries for which `had` returns
+/// false and that are still empty. `scratch` is the scratch directory of the request.
+pub fn remove_mount_points(scratch: &RootDir, root: &RootDir, had: &dyn Fn(&Path) -> bool) -> Result<()> {
+    match scratch.sub(MOUNT_POINTS_DIR) {
+        Ok(points) => remove_below(&points, root, Path::new(""), had),
         Err(e) if e.is_not_found() => Ok(()),
         Err(e) => Err(e),
     }
 }
 
-fn remove_below(stubs: &RootDir, root: &RootDir, path: &Path, had: &dyn Fn(&Path) -> bool) -> Result<()> {
+fn remove_below(points: &RootDir, root: &RootDir, path: &Path, had: &dyn Fn(&Path) -> bool) -> Result<()> {
     let mtime = root.stat_self()?.mtime;
-    for entry in stubs.entries()? {
+    for entry in points.entries()? {
         let here = path.join(&entry.name);
         // The command may have removed it.
         let Ok(stat) = root.stat_name(&entry.name) else { continue };
         if stat.kind == FileKind::Dir {
-            if let (Ok(stub), Ok(dir)) = (stubs.sub(&entry.name), root.sub(&entry.name)) {
-                remove_below(&stub, &dir, &here, had)?;
+            if let (Ok(point), Ok(dir)) = (points.sub(&entry.name), root.sub(&entry.name)) {
+                remove_below(&point, &dir, &here, had)?;
             }
             if !had(&here) {
                 // Fails if it is not empty; then it is more than a mount point and stays.

@@ -18,7 +18,7 @@ use rbuild_linux::{
 use crate::error::{FileOrigin, MountProblem, RunnerProblem, library};
 use crate::namespace::network::{made_in_a_network_of_its_own, own_namespace};
 use crate::protocol::{MountRequest, MountSource, RunRequest};
-use crate::runner::mount_points::{PointKind, Stubs};
+use crate::runner::mount_points::{MountPointKind, MountPoints};
 use crate::runner::obstacles::{SYSFS, fitting_place, outside_of_the_devices, outside_of_the_kernels};
 use crate::runner::surroundings::ProcView;
 
@@ -44,7 +44,7 @@ pub(crate) struct Sysfs {
 /// A mount that is made, and its place in the container.
 pub(crate) struct PlannedMount<'a> {
     target: &'a Path,
-    kind: PointKind,
+    kind: MountPointKind,
     made: OwnedFd,
     role: Role,
 }
@@ -76,8 +76,8 @@ impl PlannedMount<'_> {
             let above = rootfs.create_dir_all(above, 0o755, None, |_| ())?;
             match (above.exists(name)?, self.kind) {
                 (true, _) => {}
-                (false, PointKind::Dir) => above.create_dir(name, 0o755)?,
-                (false, PointKind::File) => drop(above.create_file(name, 0o644)?),
+                (false, MountPointKind::Dir) => above.create_dir(name, 0o755)?,
+                (false, MountPointKind::File) => drop(above.create_file(name, 0o644)?),
             }
             Ok(above)
         };
@@ -91,12 +91,12 @@ impl PlannedMount<'_> {
 }
 
 /// The mount points of the system, in the order in which they are mounted.
-const SYSTEM: [(&str, PointKind); 5] = [
-    ("/proc", PointKind::Dir),
-    ("/sys", PointKind::Dir),
-    ("/dev", PointKind::Dir),
-    ("/etc/hosts", PointKind::File),
-    ("/etc/resolv.conf", PointKind::File),
+const SYSTEM: [(&str, MountPointKind); 5] = [
+    ("/proc", MountPointKind::Dir),
+    ("/sys", MountPointKind::Dir),
+    ("/dev", MountPointKind::Dir),
+    ("/etc/hosts", MountPointKind::File),
+    ("/etc/resolv.conf", MountPointKind::File),
 ];
 
 /// Makes the mounts of a command, and ensures that the points exist that they need in the image.
@@ -104,7 +104,7 @@ const SYSTEM: [(&str, PointKind); 5] = [
 pub(crate) fn mounts_of<'a>(
     request: &'a RunRequest,
     proc: ProcView,
-    points: &mut Stubs<'_>,
+    points: &mut MountPoints<'_>,
     root: &RootDir,
     scratch: &RootDir,
 ) -> Result<Vec<PlannedMount<'a>>, RunnerProblem> {
@@ -207,30 +207,31 @@ fn requested_mount(
     (wanted, insecure): (&MountRequest, bool),
     root: &RootDir,
     scratch: &RootDir,
-) -> Result<(OwnedFd, PointKind), RunnerProblem> {
+) -> Result<(OwnedFd, MountPointKind), RunnerProblem> {
     match &wanted.source {
         MountSource::Tmpfs { size } => {
             let size = size.map(|size| size.to_string());
             let options: Vec<_> =
                 [("mode", "1777")].into_iter().chain(size.as_deref().map(|size| ("size", size))).collect();
-            Ok((new_filesystem("tmpfs", &options, &[SetId, Devices])?, PointKind::Dir))
+            Ok((new_filesystem("tmpfs", &options, &[SetId, Devices])?, MountPointKind::Dir))
         }
-        MountSource::File { content, mode, uid, gid } => {
-            Ok((file(&format!("mount-{index}"), content, (*mode, UidGid::new(*uid, *gid)), scratch)?, PointKind::File))
-        }
+        MountSource::File { content, mode, uid, gid } => Ok((
+            file(&format!("mount-{index}"), content, (*mode, UidGid::new(*uid, *gid)), scratch)?,
+            MountPointKind::File,
+        )),
         // A command that may mount could remount a bind read-write; it cannot do so with an overlay
         // that has no upper directory.
         MountSource::Machine(source) if wanted.read_only && insecure => {
-            if kind_of(source)? == PointKind::File {
+            if kind_of(source)? == MountPointKind::File {
                 return Err(MountProblem::SingleFile.at(Path::new(&wanted.target)).into());
             }
             let source = trees_mount(index, std::slice::from_ref(source), true, root, scratch)?;
-            Ok((bind_clone(&source)?, PointKind::Dir))
+            Ok((bind_clone(&source)?, MountPointKind::Dir))
         }
         MountSource::Bind(source) | MountSource::Machine(source) => Ok((bind_clone(source)?, kind_of(source)?)),
         MountSource::BindBelow { dir, path } => {
             let below = RootDir::open(dir).and_then(|dir| detached_dir(&dir.sub(path)?))?;
-            Ok((below, PointKind::Dir))
+            Ok((below, MountPointKind::Dir))
         }
         MountSource::Trees { lowers, path } => {
             let source = trees_mount(index, lowers, wanted.read_only, root, scratch)?;
@@ -240,17 +241,17 @@ fn requested_mount(
     }
 }
 
-fn kind_of(source: &Path) -> Result<PointKind, RunnerProblem> {
+fn kind_of(source: &Path) -> Result<MountPointKind, RunnerProblem> {
     let stat = std::fs::symlink_metadata(source).map_err(RunnerProblem::of_call("lstat", source))?;
-    Ok(if stat.is_dir() { PointKind::Dir } else { PointKind::File })
+    Ok(if stat.is_dir() { MountPointKind::Dir } else { MountPointKind::File })
 }
 
 /// Clones the file or directory that `path` resolves to inside `source`.
-fn part_mount(source: &Path, path: &Path) -> Result<(OwnedFd, PointKind), RunnerProblem> {
+fn part_mount(source: &Path, path: &Path) -> Result<(OwnedFd, MountPointKind), RunnerProblem> {
     let dir = RootDir::open(source)?;
     let real = dir.resolve(path)?;
     let stat = dir.stat(&real).map_err(|_| RunnerProblem::NoMountSource(path.display().to_string()))?;
-    let kind = if stat.kind == FileKind::Dir { PointKind::Dir } else { PointKind::File };
+    let kind = if stat.kind == FileKind::Dir { MountPointKind::Dir } else { MountPointKind::File };
     let made = bind_clone(&source.join(real.strip_prefix("/").unwrap_or(&real)))?;
     Ok((made, kind))
 }

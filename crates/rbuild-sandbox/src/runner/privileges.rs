@@ -128,7 +128,7 @@ fn listen(filter: &[process::FilterStep], socket: BorrowedFd<'_>) -> Result<(), 
 pub(crate) fn narrow(uid: u32, socket: Option<BorrowedFd<'_>>) -> Result<(), RunnerProblem> {
     match socket {
         Some(socket) => {
-            let filter = seccomp::filter_that_asks(&numbers());
+            let filter = seccomp::filter_with_supervisor(&numbers());
             listen(&filter.ok_or(RunnerProblem::NoEmulation)?, socket)?;
         }
         None => {

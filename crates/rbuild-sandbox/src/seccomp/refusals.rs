@@ -41,7 +41,7 @@ fn refusing(numbers: impl IntoIterator<Item = i32>, refusal: FilterStep) -> Vec<
 /// the x32 variants of calls, and io_uring, whose requests are in memory and include the calls that
 /// are refused or answered here. They expect the call number in the accumulator and leave it there,
 /// for other calls.
-pub fn no_detours(architecture: usize) -> Vec<FilterStep> {
+pub fn refuse_bypasses(architecture: usize) -> Vec<FilterStep> {
     let missing = answer(fail(ENOSYS));
     let mut steps = refusing(IO_URING, missing);
     if ARCHITECTURES[architecture] == "x86_64" {
@@ -57,7 +57,7 @@ const SET_MEMORY: u32 = 35;
 /// on, as kernels do that lack these calls: recent calls on attributes, for which programs use the
 /// older ones, and changes of the auxiliary vector, which shows that a program was executed. They
 /// expect the call number in the accumulator and leave it there, for other calls.
-pub fn no_forgeries(architecture: usize) -> Vec<FilterStep> {
+pub fn refuse_forgeries(architecture: usize) -> Vec<FilterStep> {
     let mut steps = refusing(ATTRIBUTES_AT, answer(fail(ENOSYS)));
     if let Ok(number) = u32::try_from(PRCTL[architecture]) {
         steps.extend([

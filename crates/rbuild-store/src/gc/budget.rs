@@ -133,7 +133,7 @@ impl Gc<'_> {
             tracing::debug!(target: "store", kind = item.dir, name = item.name, bytes = item.bytes, reason, "evicted");
         }
         if freed.records > 0 {
-            self.prune_accounts()?;
+            self.prune_key_inputs()?;
         }
         if freed.trees > 0 || unused_blobs {
             self.remove_unused_blobs(freed)?;

@@ -108,7 +108,7 @@ impl Gc<'_> {
         self.prune_layers(all, &live_layers, &blobs, &mut trees)?;
         self.remove_others("trees", |name| trees.contains(name), &mut freed)?;
         self.remove_blobs(&blobs, &mut freed)?;
-        self.prune_accounts()?;
+        self.prune_key_inputs()?;
         if all {
             self.remove_others("mounts", |_| false, &mut freed)?;
             for notes in ["hashes", "ledgers", "logs", "pulled", downloads::DIR] {
@@ -219,7 +219,7 @@ impl Gc<'_> {
     }
 
     /// Removes accounts whose records are gone.
-    pub(crate) fn prune_accounts(&self) -> Result<()> {
+    pub(crate) fn prune_key_inputs(&self) -> Result<()> {
         if !self.store.root.exists("accounts")? {
             return Ok(());
         }

@@ -202,11 +202,11 @@ mod tests {
 
             other.lazy_trees().materialize(&work, &own.tree).unwrap();
             let (a, b) = (of.trees().tree(&tree).unwrap(), other.trees().tree(&own.tree).unwrap());
-            let told = |fs: &RootDir| {
+            let described = |fs: &RootDir| {
                 let (root, file) = (fs.stat_self().unwrap(), fs.stat("f").unwrap());
                 (root.mode, root.mtime, file.mode, file.mtime, file.size)
             };
-            assert_eq!(told(&a), told(&b));
+            assert_eq!(described(&a), described(&b));
             assert_eq!(other.layers().pack_tree(&work, &own.tree, PLAIN, None, &|| false).unwrap(), layer);
             assert_eq!(of.records().record(&key).unwrap().unwrap().tree, tree, "the first record stays");
         }
@@ -238,7 +238,7 @@ mod tests {
         let (key, work) = (CacheKey::of(b"copy"), Workspace::open(of).unwrap());
         let (path, made) = of.trees().new_tree(&work).unwrap();
         file(&made.sub("fs").unwrap());
-        of.lazy_trees().fold_tree(&work, &made, Default::default(), PLAIN, &|| false).unwrap();
+        of.lazy_trees().store_as_layer(&work, &made, Default::default(), PLAIN, &|| false).unwrap();
         let tree = of.trees().step_tree(&key.into());
         of.trees().commit_tree(&work, &path, &tree).unwrap();
         of.records().put_record(&key, &tree, &key.into(), 7, &BuildId::of_command("build")).unwrap();

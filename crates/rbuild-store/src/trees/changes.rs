@@ -123,7 +123,7 @@ impl ChangedTrees<'_> {
     /// Fails if the tree cannot be read.
     pub fn takes_changes(&self, base: &TreeId) -> Result<bool> {
         let has = |note: &str| self.store.root.exists(format!("trees/{}/{note}", base.name()));
-        Ok(!self.store.owner_records().has_met_stand_ins() && !has(STAND_INS)? && !has(DEVICES)?)
+        Ok(!self.store.owner_records().has_seen_stand_ins() && !has(STAND_INS)? && !has(DEVICES)?)
     }
 
     /// Makes the complete tree of one that is stored as changes. The caller holds the lock, and the

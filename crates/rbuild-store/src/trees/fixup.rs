@@ -113,10 +113,10 @@ impl<'a> FixupBuilder<'a> {
     }
 
     fn fixup(mut self) -> Result<()> {
-        let root = dress(&self.root, &self.fixup)?;
+        let root = copy_metadata(&self.root, &self.fixup)?;
         self.times.push((PathBuf::new(), root));
         for dir in &self.lower_refs.dirs {
-            self.settle(dir)?;
+            self.describe(dir)?;
         }
         let targets: BTreeMap<_, _> = self.lower_refs.links.iter().map(|(name, file)| (name, file)).collect();
         for (name, file) in &self.lower_refs.links {
@@ -135,7 +135,7 @@ impl<'a> FixupBuilder<'a> {
 
     /// Gives an undescribed directory the metadata of the lower trees. If they have a symbolic link
     /// there, moves the directory's content to the link's target.
-    fn settle(&mut self, dir: &Path) -> Result<()> {
+    fn describe(&mut self, dir: &Path) -> Result<()> {
         if dir.ancestors().skip(1).any(|above| self.moved.contains_key(above)) || self.is_alone(dir)? {
             return Ok(());
         }
@@ -197,7 +197,7 @@ impl<'a> FixupBuilder<'a> {
         dir.create_dir(&name, 0o755)?;
         let made = dir.sub(&name)?;
         if let Some(source) = source {
-            self.times.push((path.to_path_buf(), dress(&source, &made)?));
+            self.times.push((path.to_path_buf(), copy_metadata(&source, &made)?));
         }
         Ok(())
     }
@@ -279,7 +279,7 @@ impl<'a> FixupBuilder<'a> {
 
 /// Copies owner, mode and attributes to a directory, and returns the time to set once it is
 /// complete.
-fn dress(like: &RootDir, dir: &RootDir) -> Result<Timestamp> {
+fn copy_metadata(like: &RootDir, dir: &RootDir) -> Result<Timestamp> {
     let stat = like.stat_self()?;
     dir.set_own_meta(stat.owner(), stat.mode, stat.mtime)?;
     for (attr, value) in kept(like)? {
@@ -290,8 +290,8 @@ fn dress(like: &RootDir, dir: &RootDir) -> Result<Timestamp> {
 
 /// Returns true if two directories have the same metadata except for their times.
 fn same_dir(a: &RootDir, b: &RootDir) -> Result<bool> {
-    let told = |stat: Stat| (stat.owner(), stat.mode);
-    Ok(told(a.stat_self()?) == told(b.stat_self()?) && kept(a)? == kept(b)?)
+    let described = |stat: Stat| (stat.owner(), stat.mode);
+    Ok(described(a.stat_self()?) == described(b.stat_self()?) && kept(a)? == kept(b)?)
 }
 
 fn kept(dir: &RootDir) -> Result<BTreeMap<OsString, Vec<u8>>> {

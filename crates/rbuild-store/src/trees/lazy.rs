@@ -69,7 +69,7 @@ impl LazyTrees<'_> {
     ///
     /// Fails if a file cannot be read or has changed, if the layer cannot be written, or if the
     /// build is stopped.
-    pub fn fold_tree(
+    pub fn store_as_layer(
         &self,
         work: &Workspace,
         made: &RootDir,

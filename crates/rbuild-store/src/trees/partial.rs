@@ -142,7 +142,7 @@ impl ImageTrees<'_> {
                 _ => {}
             }
             match linked {
-                Some(target) if is_wanted(entry, wanted) && !concerns(&target, wanted) => {
+                Some(target) if is_wanted(entry, wanted) && !overlaps(&target, wanted) => {
                     further.insert(target);
                     false
                 }
@@ -184,9 +184,9 @@ fn key(image: &Image, wanted: &BTreeSet<PathBuf>, takes_devices: bool) -> CacheK
 /// Returns true if an entry affects one of the paths, or a path below or above one.
 fn is_wanted(entry: &TarEntry, wanted: &BTreeSet<PathBuf>) -> bool {
     // Paths outside the root are rejected during unpacking.
-    entry.subject().is_none_or(|path| concerns(&path, wanted))
+    entry.subject().is_none_or(|path| overlaps(&path, wanted))
 }
 
-fn concerns(path: &Path, wanted: &BTreeSet<PathBuf>) -> bool {
+fn overlaps(path: &Path, wanted: &BTreeSet<PathBuf>) -> bool {
     wanted.iter().any(|wanted| path.starts_with(wanted) || wanted.starts_with(path))
 }

@@ -29,7 +29,7 @@ impl Trees<'_> {
     /// as containing device nodes.
     pub(crate) fn note_devices(&self, made: &RootDir) -> Result<()> {
         match made.stat_name(OsStr::new("fs")) {
-            Ok(fs) if self.store.owner_records().has_met_stand_ins() => {
+            Ok(fs) if self.store.owner_records().has_seen_stand_ins() => {
                 self.put_note(made, STAND_INS, fs.ino.to_string().as_bytes())?
             }
             Ok(_) => {}

@@ -34,9 +34,9 @@ pub(super) fn take(members: &IncomingParts<'_>, d: &Descriptor, what: &str) -> R
 pub(super) fn take_image(members: &IncomingParts<'_>, text: &[u8]) -> Result<ImageId> {
     let manifest = rbuild_image::parse_manifest(text).map_err(unreadable("a manifest"))?;
     let layers = manifest.layers();
-    if let Some(odd) = layers.iter().find(|layer| !is_layer(layer.media_type())) {
+    if let Some(unknown) = layers.iter().find(|layer| !is_layer(layer.media_type())) {
         return Err(TransportError::Other {
-            message: format!("layer {} has the unknown type {}", odd.digest(), odd.media_type()),
+            message: format!("layer {} has the unknown type {}", unknown.digest(), unknown.media_type()),
             help: Some("convert the layers to tar, plain or compressed with gzip or zstd".into()),
         });
     }

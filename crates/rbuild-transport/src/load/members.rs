@@ -57,7 +57,7 @@ const LISTED: usize = 20;
 fn read_archive(staging: &Staging<'_>, source: impl Read) -> Result<HashMap<String, Member>> {
     let limits = staging.store().limits();
     let asked = Arc::new(AtomicU64::new(0));
-    let stream = Bounded::with_asked(source, limits, asked.clone()).map_err(ArchiveProblem::Unreadable)?;
+    let stream = Bounded::with_requested(source, limits, asked.clone()).map_err(ArchiveProblem::Unreadable)?;
     let mut tar = LimitedTar::new(stream, limits);
     let (mut members, mut named) = (HashMap::new(), ReferencedMembers::default());
     while let Some(entry) = tar.next_entry().map_err(ArchiveProblem::Invalid)? {

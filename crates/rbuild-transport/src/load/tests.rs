@@ -44,7 +44,7 @@ const FAULTS: [(&str, Make, &str, &str); 12] = [
     (
         "no layer",
         |f| {
-            let image = f.sound(HOST, "1");
+            let image = f.valid_image(HOST, "1");
             f.files.remove(&blob_path(&image.layer));
             vec![image.entry]
         },
@@ -54,7 +54,7 @@ const FAULTS: [(&str, Make, &str, &str); 12] = [
     (
         "no configuration",
         |f| {
-            let image = f.sound(HOST, "1");
+            let image = f.valid_image(HOST, "1");
             f.files.remove(&blob_path(&image.config));
             vec![image.entry]
         },
@@ -64,7 +64,7 @@ const FAULTS: [(&str, Make, &str, &str); 12] = [
     (
         "no manifest",
         |f| {
-            let image = f.sound(HOST, "1");
+            let image = f.valid_image(HOST, "1");
             f.files.remove(&blob_path(&image.manifest));
             vec![image.entry]
         },
@@ -80,7 +80,7 @@ const FAULTS: [(&str, Make, &str, &str); 12] = [
     (
         "other bytes",
         |f| {
-            let image = f.sound(HOST, "1");
+            let image = f.valid_image(HOST, "1");
             f.files.insert(blob_path(&image.layer), layer("2"));
             vec![image.entry]
         },
@@ -109,13 +109,13 @@ const FAULTS: [(&str, Make, &str, &str); 12] = [
         "has diffID sha256:",
     ),
     (
-        "a configuration that is none",
+        "a configuration that is not an object",
         |f| vec![f.image(HOST, "1", |config, _| *config = json!([])).entry],
         "cannot read configuration of an image of the archive",
         "cannot read configuration of an image of the archive",
     ),
     (
-        "a manifest that is none",
+        "a manifest without layers",
         |f| vec![f.document(crate::fixture::MANIFEST, &json!({"config": 1}))],
         "cannot read a manifest of the archive",
         "cannot read a manifest of the archive",
@@ -123,7 +123,7 @@ const FAULTS: [(&str, Make, &str, &str); 12] = [
     (
         "too many nested indexes",
         |f| {
-            let mut entry = f.sound(HOST, "1").entry;
+            let mut entry = f.valid_image(HOST, "1").entry;
             for _ in 0..6 {
                 entry = f.list(INDEX, &[entry]);
             }
@@ -135,7 +135,7 @@ const FAULTS: [(&str, Make, &str, &str); 12] = [
     (
         "a digest of another kind",
         |f| {
-            let mut entry = f.sound(HOST, "1").entry;
+            let mut entry = f.valid_image(HOST, "1").entry;
             entry["digest"] = json!(format!("sha512:{}", "0".repeat(128)));
             vec![entry]
         },
@@ -175,7 +175,7 @@ fn names_are_normalized_and_the_last_one_applies() {
         (&[(NAME, "UPPER/CASE:1")], &[]),
     ] {
         let mut fixture = Fixture::default();
-        let entry = fixture.sound(HOST, "1").entry;
+        let entry = fixture.valid_image(HOST, "1").entry;
         let entries: Vec<Value> = annotations.iter().map(|(key, name)| named(&entry, key, name)).collect();
         let store = scratch.store(&format!("{annotations:?}").replace('/', "-"));
         let loaded = load_names(&store, &fixture.with_index(&entries).archive(), &host()).unwrap();
@@ -190,7 +190,7 @@ fn names_are_normalized_and_the_last_one_applies() {
 fn indexes_resolve_to_the_image_of_the_requested_platform() {
     let scratch = Scratch::new();
     let make = |f: &mut Fixture| {
-        let (a, b) = (f.sound(HOST, "1").entry, f.sound("linux/arm64", "2").entry);
+        let (a, b) = (f.valid_image(HOST, "1").entry, f.valid_image("linux/arm64", "2").entry);
         let inner = f.list(DOCKER_LIST, &[a]);
         f.list(INDEX, &[inner, b])
     };
@@ -219,7 +219,7 @@ fn indexes_resolve_to_the_image_of_the_requested_platform() {
 fn a_docker_archive_is_loaded_in_every_form() {
     let scratch = Scratch::new();
     let mut fixture = Fixture::default();
-    let image = fixture.sound(HOST, "1");
+    let image = fixture.valid_image(HOST, "1");
     let (config, bytes) = (blob_path(&image.config), fixture.files[&blob_path(&image.layer)].clone());
     // As Docker wrote it before it wrote layouts: named by IDs of its own, equal layers as links.
     let mut old = Fixture::default();
@@ -276,8 +276,8 @@ fn a_docker_archive_keeps_the_manifest_with_its_annotations() {
 fn a_layout_gives_one_image_by_tag_or_digest() {
     let scratch = Scratch::new();
     let mut fixture = Fixture::default();
-    let (one, two) = (fixture.sound(HOST, "1"), fixture.sound(HOST, "2"));
-    let other = fixture.sound("linux/arm64", "3");
+    let (one, two) = (fixture.valid_image(HOST, "1"), fixture.valid_image(HOST, "2"));
+    let other = fixture.valid_image("linux/arm64", "3");
     let list = fixture.list(INDEX, &[one.entry.clone(), other.entry.clone()]);
     let both = fixture.list(INDEX, &[one.entry.clone(), two.entry.clone()]);
     let arm = fixture.list(INDEX, std::slice::from_ref(&other.entry));

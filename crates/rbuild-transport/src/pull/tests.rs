@@ -34,12 +34,12 @@ type Case = (&'static str, Make, Result<usize, &'static str>);
 
 fn document_cases() -> [Case; 11] {
     [
-        ("image", |f| f.sound(HOST, "1").entry, Ok(0)),
-        ("another platform", |f| f.sound("linux/arm64", "1").entry, Ok(1)),
+        ("image", |f| f.valid_image(HOST, "1").entry, Ok(0)),
+        ("another platform", |f| f.valid_image("linux/arm64", "1").entry, Ok(1)),
         (
             "index in an index",
             |f| {
-                let image = f.sound(HOST, "1").entry;
+                let image = f.valid_image(HOST, "1").entry;
                 let mut inner = f.list(INDEX, &[image]);
                 inner["platform"] = json!({"os": "linux", "architecture": "amd64"});
                 f.list(INDEX, &[inner])
@@ -49,7 +49,7 @@ fn document_cases() -> [Case; 11] {
         (
             "too deep",
             |f| {
-                let mut entry = f.sound(HOST, "1").entry;
+                let mut entry = f.valid_image(HOST, "1").entry;
                 for _ in 0..4 {
                     entry = f.list(INDEX, &[entry]);
                     entry["platform"] = json!({"os": "linux", "architecture": "amd64"});
@@ -61,7 +61,7 @@ fn document_cases() -> [Case; 11] {
         (
             "no such platform",
             |f| {
-                let other = f.sound("linux/arm64", "1").entry;
+                let other = f.valid_image("linux/arm64", "1").entry;
                 f.list(INDEX, &[other])
             },
             Err("registry/a has no image for linux/amd64, only for linux/arm64"),
@@ -93,7 +93,7 @@ fn document_cases() -> [Case; 11] {
         (
             "missing layer",
             |f| {
-                let image = f.sound(HOST, "1");
+                let image = f.valid_image(HOST, "1");
                 f.files.remove(&crate::layout::blob_path(&image.layer));
                 image.entry
             },
@@ -121,13 +121,13 @@ fn documents_of_registries_are_checked() {
 fn a_wrong_blob_is_read_again_if_its_source_may_change() {
     let scratch = Scratch::new();
     for (case, wrong, attempts, want) in [
-        ("sound", 0, 2, Ok(2)),
+        ("valid_image", 0, 2, Ok(2)),
         ("once", 1, 2, Ok(3)),
         ("twice", 2, 2, Err("is corrupt: its digest is")),
         ("never", 1, 1, Err("is corrupt: its digest is")),
     ] {
         let mut fixture = Fixture::default();
-        let entry = fixture.sound(HOST, "1").entry;
+        let entry = fixture.valid_image(HOST, "1").entry;
         let source = Memory { wrong, attempts, ..Memory::of(&fixture) };
         match (pulled(&scratch, case, &source, &entry), want) {
             (Ok(_), Ok(opened)) => assert_eq!(source.opened.load(Ordering::Relaxed), opened, "{case}"),

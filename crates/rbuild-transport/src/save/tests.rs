@@ -66,7 +66,7 @@ fn a_saved_image_equals_the_loaded_one() {
 fn layers_that_the_recipient_has_are_omitted() {
     let scratch = Scratch::new();
     let mut fixture = Fixture::default();
-    let image = fixture.sound(HOST, "1");
+    let image = fixture.valid_image(HOST, "1");
     let (store, saved) = saved(&scratch, "store", fixture, &[image.entry], &["a:1"]);
     let known: BTreeSet<_> = layer_blobs(&saved.images[0]).unwrap().into_iter().collect();
     assert_eq!(known, [image.layer].into());
@@ -90,11 +90,11 @@ fn layers_that_the_recipient_has_are_omitted() {
 fn sinks_accept_valid_blobs_of_any_source_once() {
     let scratch = Scratch::new();
     let mut fixture = Fixture::default();
-    let image = fixture.sound(HOST, "1");
+    let image = fixture.valid_image(HOST, "1");
     let size = fixture.files[&blob_path(&image.layer)].len() as u64;
     let part = BlobInfo { digest: image.layer, size };
     let document = Document { media_type: crate::fixture::INDEX.into(), bytes: b"{}".to_vec() };
-    let sound = Memory::of(&fixture);
+    let valid_image = Memory::of(&fixture);
     for sink in ["layout", "archive"] {
         let layout = LayoutWriter::open(&directory(&scratch, "layout")).unwrap();
         let archive = ArchiveWriter::begin(Vec::new()).unwrap();
@@ -102,7 +102,7 @@ fn sinks_accept_valid_blobs_of_any_source_once() {
         let to = sink_of(sink);
         let moved = Arc::default();
         for _ in 0..2 {
-            to.copy(&sound, &part, &moved).unwrap();
+            to.copy(&valid_image, &part, &moved).unwrap();
             to.put_document(&document).unwrap();
         }
         assert_eq!(moved.load(std::sync::atomic::Ordering::Relaxed), size, "{sink}");

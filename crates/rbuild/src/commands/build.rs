@@ -1,7 +1,7 @@
 //! The verb `build`.
 
 use rbuild_dockerfile::ast::Dockerfile;
-use rbuild_engine::{BuildError, BuildRequest, Online, Sought, UrlSource};
+use rbuild_engine::{BuildError, BuildRequest, ImageRequest, Online, UrlSource};
 use rbuild_image::{SourceUrl, hide_logins};
 use rbuild_linux::Destination;
 use rbuild_store::Store;
@@ -73,10 +73,10 @@ fn build_from(
     if !push.is_empty() {
         fetcher::check_push(&args.registry, show, &push)?;
     }
-    let bring = |wanted: &[Sought]| fetcher::bring(store, &args.registry, &push, show, wanted);
+    let pull_images = |wanted: &[ImageRequest]| fetcher::pull_images(store, &args.registry, &push, show, wanted);
     let logins = fetcher::logins(&request.secrets);
     let fetch = |wanted: &[UrlSource]| fetcher::fetch(store, &args.registry, &logins, show, wanted);
-    let online = Online::new(&bring, &fetch);
+    let online = Online::new(&pull_images, &fetch);
     let once =
         BuildOnce { settings, store, file: &file, mode, explain: args.explain, report: &report, online: &online };
     let ended = if args.verify {

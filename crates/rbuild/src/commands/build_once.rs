@@ -151,7 +151,7 @@ impl BuildOnce<'_> {
             let events = sender.clone();
             let store = store
                 .stopped_by(move || stop.is_cancelled())
-                .telling(move |text| events.send(Event::Warning(text.into())));
+                .with_notices(move |text| events.send(Event::Warning(text.into())));
             execute(request, prepared, &store, sender, cancel, &builder, |e| {
                 drawing.take().map(std::thread::JoinHandle::join);
                 (self.report)(e);

@@ -7,12 +7,12 @@
 
 use std::io::{Read, Write};
 
-use rbuild_engine::{BuildError, NotFetched, NotPulled, Sought, UrlSource};
+use rbuild_engine::{BuildError, ImageRequest, NotDownloaded, NotPulled, UrlSource};
 use rbuild_image::{ManifestDigest, Reference, SourceUrl};
 use rbuild_linux::process::{self, Cloned, Exit};
 use rbuild_registry::Secret;
 use rbuild_store::{Download, Store};
-use rbuild_transport::SoughtFile;
+use rbuild_transport::DownloadRequest;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -53,12 +53,12 @@ pub fn in_fetcher<T: Serialize + DeserializeOwned>(work: impl FnOnce() -> T) -> 
 }
 
 /// Pulls the images that a build needs. `pushed` are the names that its own image is pushed to.
-pub fn bring(
+pub fn pull_images(
     store: &Store,
     flags: &RegistryFlags,
     pushed: &[Reference],
     show: Show,
-    wanted: &[Sought],
+    wanted: &[ImageRequest],
 ) -> Result<Vec<Result<(), NotPulled>>, BuildError> {
     let answers: Result<Vec<Option<Failure>>, Failure> = in_fetcher(|| {
         let client = match registry::client_of(flags, pushed, show == Show::Nothing) {
@@ -67,7 +67,7 @@ pub fn bring(
         };
         wanted
             .iter()
-            .map(|sought| pull_one(store, &client, &sought.name, &sought.platform, show).err().map(Failure::from))
+            .map(|request| pull_one(store, &client, &request.name, &request.platform, show).err().map(Failure::from))
             .collect()
     });
     let answers = answers
@@ -83,14 +83,14 @@ pub fn logins(secrets: &[(String, Vec<u8>)]) -> Vec<(String, Vec<u8>)> {
     secrets.iter().filter(|(id, _)| id.starts_with("HTTP_AUTH_")).cloned().collect()
 }
 
-/// FetchedFiles the files that a build needs, with logins among `secrets` for their servers.
+/// Downloads the files that a build needs, with logins among `secrets` for their servers.
 pub fn fetch(
     store: &Store,
     flags: &RegistryFlags,
     secrets: &[(String, Vec<u8>)],
     show: Show,
     wanted: &[UrlSource],
-) -> Result<Vec<Result<Download, NotFetched>>, BuildError> {
+) -> Result<Vec<Result<Download, NotDownloaded>>, BuildError> {
     let answers: Result<Vec<Result<Download, Failure>>, Failure> = in_fetcher(|| {
         let client = match registry::client_of(flags, &[], show == Show::Nothing) {
             Ok(client) => client,
@@ -98,15 +98,15 @@ pub fn fetch(
         };
         let download = |UrlSource { url, name: _, checksum }: &UrlSource| {
             let authorization = authorization(secrets, url.host())?;
-            let sought = SoughtFile { url, checksum: checksum.as_ref(), authorization };
-            download_one(store, &client, &sought, show).map_err(Failure::from)
+            let request = DownloadRequest { url, checksum: checksum.as_ref(), authorization };
+            download_one(store, &client, &request, show).map_err(Failure::from)
         };
         wanted.iter().map(download).collect()
     });
     let answers = answers
         .map_err(|failure| BuildError::Other { message: failure.message, help: failure.help.map(Into::into) })?;
     let outcome = |answer: Result<Download, Failure>| {
-        answer.map_err(|Failure { message, help, .. }| NotFetched { message, help: help.map(Into::into) })
+        answer.map_err(|Failure { message, help, .. }| NotDownloaded { message, help: help.map(Into::into) })
     };
     Ok(answers.into_iter().map(outcome).collect())
 }
@@ -121,8 +121,8 @@ pub fn fetch_one(
 ) -> Result<Download, Failure> {
     in_fetcher(|| {
         let client = registry::client_of(flags, &[], show == Show::Nothing)?;
-        let sought = SoughtFile { url, checksum: None, authorization: authorization(secrets, url.host())? };
-        Ok(download_one(store, &client, &sought, show)?)
+        let request = DownloadRequest { url, checksum: None, authorization: authorization(secrets, url.host())? };
+        Ok(download_one(store, &client, &request, show)?)
     })?
 }
 

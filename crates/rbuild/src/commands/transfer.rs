@@ -9,7 +9,7 @@ use rbuild_image::{
 };
 use rbuild_registry::Client;
 use rbuild_store::{Download, Image, Store};
-use rbuild_transport::{PulledImage, SoughtFile, TransferProgress, TransportError, outgoing};
+use rbuild_transport::{DownloadRequest, PulledImage, TransferProgress, TransportError, outgoing};
 
 use crate::args::{PullArgs, PushArgs, RegistryFlags};
 use crate::commands::named::{self, Purpose};
@@ -75,15 +75,15 @@ pub fn pull_one(
     Ok(pulled)
 }
 
-/// FetchedFiles a file, unless the stored one is current, and reports that.
+/// Downloads a file, unless the stored one is current, and reports that.
 pub fn download_one(
     store: &Store,
     client: &Client,
-    sought: &SoughtFile<'_>,
+    request: &DownloadRequest<'_>,
     show: Show,
 ) -> Result<Download, TransportError> {
-    shown(show, &format!("downloading {}", sought.url), &format!("downloaded {}", sought.url), |progress| {
-        rbuild_transport::download(store, client, sought, progress)
+    shown(show, &format!("downloading {}", request.url), &format!("downloaded {}", request.url), |progress| {
+        rbuild_transport::download(store, client, request, progress)
     })
 }
 

@@ -14,7 +14,7 @@ use crate::ui::terminal;
 
 /// Seconds by which the clock of the second build is behind that of the first. Behind, not ahead:
 /// files that look recently modified are then trusted less, never more.
-const BEHIND: i64 = 100_000;
+const CLOCK_LAG: i64 = 100_000;
 
 /// Builds the request twice without cache, the second time one step at a time and with another
 /// clock, and compares the images. If they are equal, outputs and names get the first result;
@@ -25,7 +25,7 @@ pub fn verify(
     (mut request, fetch): (BuildRequest, &FetchInput<'_>),
     reports: &Reports,
 ) -> Result<BuildOutcome, Failure> {
-    let trials = Trials::of(args, &request, once.store, fetch)?;
+    let trials = VerifyBuilds::of(args, &request, once.store, fetch)?;
     let before = once.store.images().list()?;
     let mut made = Vec::new();
     let compared = trials.compare(once, &mut made);
@@ -51,7 +51,7 @@ pub fn verify(
 }
 
 /// The two builds whose results are compared. Both keep their image in the store, without a name.
-struct Trials {
+struct VerifyBuilds {
     first: BuildInput,
     second: BuildInput,
 }
@@ -62,8 +62,13 @@ enum Compared {
     Failed(u8),
 }
 
-impl Trials {
-    fn of(args: &BuildArgs, request: &BuildRequest, store: &Store, fetch: &FetchInput<'_>) -> Result<Trials, Failure> {
+impl VerifyBuilds {
+    fn of(
+        args: &BuildArgs,
+        request: &BuildRequest,
+        store: &Store,
+        fetch: &FetchInput<'_>,
+    ) -> Result<VerifyBuilds, Failure> {
         let unset = ImageForm { squash: request.squash, ..ImageForm::of_store() };
         let form = request.wants().images.first().copied().unwrap_or(unset);
         let trial = |number| {
@@ -80,8 +85,8 @@ impl Trials {
         };
         let (first, mut second) = (trial("first")?, trial("second")?);
         second.request.jobs = 1;
-        second.request.now -= BEHIND;
-        Ok(Trials { first, second })
+        second.request.now -= CLOCK_LAG;
+        Ok(VerifyBuilds { first, second })
     }
 
     /// Builds both and compares them. Appends their images to `images`.

@@ -82,7 +82,7 @@ impl BuildInput {
             pull: args.pull.unwrap_or_default(),
             allow_leaks: allowed.leaks,
             salt: None,
-            weigh: args.timings.is_some(),
+            record_sizes: args.timings.is_some(),
             shell_on_error: shell_on_error(args.on_error.as_deref())?,
             cache_limit: args.cache_limit,
             exports,

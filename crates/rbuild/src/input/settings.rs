@@ -8,7 +8,7 @@ use rbuild_engine::Warning;
 use rbuild_layer::Limits;
 use rbuild_linux::{IdMaps, quoted};
 use rbuild_sandbox::{Isolation, IsolationRequest, isolation};
-use rbuild_store::{LockPatience, OwnerMode, Store};
+use rbuild_store::{LockWaiting, OwnerMode, Store};
 
 use crate::exit::Failure;
 use crate::input::config::Config;
@@ -63,16 +63,16 @@ impl Settings {
         Settings { lock_timeout: seconds, ..self }
     }
 
-    fn patience(&self) -> LockPatience {
-        let usual = LockPatience::default();
+    fn waiting(&self) -> LockWaiting {
+        let usual = LockWaiting::default();
         let foreign = self.lock_timeout.map_or(usual.foreign, Duration::from_secs);
-        LockPatience { foreign, tell: Arc::new(|text| terminal::warning(text)) }
+        LockWaiting { foreign, notify: Arc::new(|text| terminal::warning(text)) }
     }
 
     /// Opens the store, and creates it if there is none.
     pub fn open(&self) -> Result<Store, Failure> {
         let is_unexpected = self.expects_store && !self.root.exists();
-        let store = Store::open_with(&self.root, self.patience())?.with_limits(self.limits);
+        let store = Store::open_with(&self.root, self.waiting())?.with_limits(self.limits);
         if is_unexpected {
             terminal::warning(Warning {
                 text: format!("created a new, empty store in {}", quoted(&self.root)),

@@ -45,7 +45,7 @@ pub fn choice<T: Copy + PartialEq>(kind: &str, words: &[(&str, T)], text: &str) 
     Err(BadValue { why: format!("unknown {kind}"), hint: hints::suggestion(text, &shown) })
 }
 
-/// Returns the complaint about the key of an option that is none of `known`.
+/// Returns the complaint about the key of an option that is not one of `known`.
 pub fn unknown_option(key: &str, known: &[&str]) -> BadValue {
     BadValue { why: format!("unknown option `{key}`"), hint: hints::suggestion(key, known) }
 }

@@ -42,7 +42,7 @@ const MAX_DEPTH: usize = 50;
 
 /// Parses a template. The error is a message for the user.
 pub fn parse(text: &str) -> Result<Vec<TemplateNode>, String> {
-    let mut parser = TemplateParser { pieces: split(text)?, at: 0 };
+    let mut parser = TemplateParser { parts: split(text)?, at: 0 };
     let (nodes, end) = parser.nodes(0)?;
     match end {
         None => Ok(nodes),
@@ -51,7 +51,7 @@ pub fn parse(text: &str) -> Result<Vec<TemplateNode>, String> {
 }
 
 #[derive(Debug)]
-enum TemplatePiece {
+enum TemplatePart {
     Text(String),
     Action(Vec<TemplateToken>),
 }
@@ -68,8 +68,8 @@ enum TemplateToken {
 }
 
 /// Splits a template into texts and actions, and trims whitespace at trim markers.
-fn split(text: &str) -> Result<Vec<TemplatePiece>, String> {
-    let mut pieces = Vec::new();
+fn split(text: &str) -> Result<Vec<TemplatePart>, String> {
+    let mut parts = Vec::new();
     let mut rest = text;
     let mut trim = false;
     loop {
@@ -79,18 +79,18 @@ fn split(text: &str) -> Result<Vec<TemplatePiece>, String> {
         };
         let mut plain = if trim { before.trim_start() } else { before };
         let Some(action) = action else {
-            pieces.push(TemplatePiece::Text(plain.to_string()));
-            return Ok(pieces);
+            parts.push(TemplatePart::Text(plain.to_string()));
+            return Ok(parts);
         };
         let trims_before = action.strip_prefix('-').filter(|a| a.starts_with(char::is_whitespace));
         if trims_before.is_some() {
             plain = plain.trim_end();
         }
-        pieces.push(TemplatePiece::Text(plain.to_string()));
+        parts.push(TemplatePart::Text(plain.to_string()));
         let (tokens, after, trims_after) = tokens(trims_before.unwrap_or(action))?;
         trim = trims_after;
         if let Some(tokens) = tokens {
-            pieces.push(TemplatePiece::Action(tokens));
+            parts.push(TemplatePart::Action(tokens));
         }
         rest = after;
     }
@@ -191,7 +191,7 @@ fn quoted(text: &str, quote: char) -> Result<(TemplateToken, usize), String> {
 }
 
 struct TemplateParser {
-    pieces: Vec<TemplatePiece>,
+    parts: Vec<TemplatePart>,
     at: usize,
 }
 
@@ -203,15 +203,15 @@ impl TemplateParser {
             return Err("blocks are nested too deeply".into());
         }
         let mut nodes = Vec::new();
-        while self.at < self.pieces.len() {
-            let piece = std::mem::replace(&mut self.pieces[self.at], TemplatePiece::Text(String::new()));
+        while self.at < self.parts.len() {
+            let part = std::mem::replace(&mut self.parts[self.at], TemplatePart::Text(String::new()));
             self.at += 1;
-            let tokens = match piece {
-                TemplatePiece::Text(text) => {
+            let tokens = match part {
+                TemplatePart::Text(text) => {
                     nodes.push(TemplateNode::Text(text));
                     continue;
                 }
-                TemplatePiece::Action(tokens) => tokens,
+                TemplatePart::Action(tokens) => tokens,
             };
             match tokens.split_first() {
                 None => return Err("empty action".into()),
@@ -219,7 +219,7 @@ impl TemplateParser {
                 Some((TemplateToken::Word(w), rest)) if w == "else" => {
                     // `else if` is an `if` inside `else` with the same `end`.
                     self.at -= 1;
-                    self.pieces[self.at] = TemplatePiece::Action(rest.to_vec());
+                    self.parts[self.at] = TemplatePart::Action(rest.to_vec());
                     return Ok((nodes, Some("else if".into())));
                 }
                 Some((TemplateToken::Word(w), rest)) if w == "if" || w == "with" || w == "range" => {
@@ -254,10 +254,10 @@ impl TemplateParser {
         let otherwise = match end.as_deref() {
             Some("end") => Vec::new(),
             Some("else if") => {
-                let piece = std::mem::replace(&mut self.pieces[self.at], TemplatePiece::Text(String::new()));
+                let part = std::mem::replace(&mut self.parts[self.at], TemplatePart::Text(String::new()));
                 self.at += 1;
-                match piece {
-                    TemplatePiece::Action(tokens) if matches!(tokens.first(), Some(TemplateToken::Word(w)) if w == "if") =>
+                match part {
+                    TemplatePart::Action(tokens) if matches!(tokens.first(), Some(TemplateToken::Word(w)) if w == "if") =>
                     {
                         vec![self.block("if", &tokens[1..], depth + 1)?]
                     }

@@ -31,7 +31,7 @@ fn trees_with_files(lab: &Lab) -> Vec<PathBuf> {
 
 /// Returns true if copies are stored as layers. Snapshots made by copying need the files of a copy
 /// on disk.
-fn folds() -> bool {
+fn stores_as_layers() -> bool {
     std::env::var_os("RBUILD_SNAPSHOTS").is_none_or(|way| way != "copy")
         && std::env::var_os("RBUILD_ISOLATION").is_none_or(|mode| mode != "chroot")
 }
@@ -40,7 +40,7 @@ fn folds() -> bool {
 fn a_copy_used_only_in_an_image_is_stored_as_its_layer() {
     let lab = scene();
     lab.build(COPY, &["-t", "x"]).ok();
-    assert_eq!(trees_with_files(&lab).len(), usize::from(!folds()));
+    assert_eq!(trees_with_files(&lab).len(), usize::from(!stores_as_layers()));
     // The layer is identical to the one packed from files. `--timings` measures layers, which
     // requires the files on disk.
     let folded = lab.top_layer("x");
@@ -90,7 +90,7 @@ fn a_lazy_tree_outlives_its_image_and_is_pruned_with_the_cache() {
     lab.rbuild(["fsck"]).ok();
     let again = lab.build(&format!("{COPY}RUN test -s /app/large\n"), &["-t", "y"]).ok();
     assert_eq!(again.steps(), (1, 2), "{}", again.stderr);
-    if !folds() {
+    if !stores_as_layers() {
         return;
     }
     // If the blob is missing, the record is dropped and the copy is made again.
@@ -107,7 +107,7 @@ fn materialized_files_are_unpacked_again_after_a_restart() {
     let lab = scene();
     lab.build(COPY, &["-t", "x"]).ok();
     lab.build(&format!("{COPY}RUN test -s /app/large\n"), &["-t", "y"]).ok();
-    if !folds() {
+    if !stores_as_layers() {
         return;
     }
     let tree = trees_with_files(&lab).pop().unwrap();

@@ -13,13 +13,13 @@ use rbuild_store::Store;
 use crate::ops::copy::destination::{Dir, Links};
 use crate::ops::copy_error::Reason;
 use crate::ops::incremental_copy::Track;
-use crate::prepare::downloads::FetchedFiles;
+use crate::prepare::downloads::DownloadedFiles;
 
 /// The downloaded files of a build, and the store that has their content.
 #[derive(Clone, Copy)]
-pub struct DownloadedFiles<'a> {
+pub struct StoredDownloads<'a> {
     pub store: &'a Store,
-    pub downloads: &'a FetchedFiles,
+    pub downloads: &'a DownloadedFiles,
 }
 
 /// Settings of a copy that are not part of its step.
@@ -30,7 +30,7 @@ pub struct Terms<'a> {
     /// Limits on archives that ADD unpacks.
     pub limits: Limits,
     /// Files that were downloaded for the step.
-    pub downloaded: DownloadedFiles<'a>,
+    pub downloaded: StoredDownloads<'a>,
     /// Cancels the copy.
     pub cancel: &'a Cancel,
 }

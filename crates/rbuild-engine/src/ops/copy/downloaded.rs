@@ -8,7 +8,7 @@ use rbuild_plan::UrlSource;
 use rbuild_source::Ignore;
 
 use crate::ops::copy::archive::unpack_archive;
-use crate::ops::copy::copier::{Copier, DownloadedFiles};
+use crate::ops::copy::copier::{Copier, StoredDownloads};
 use crate::ops::copy_error::Reason;
 use crate::ops::copy_file::copy_file;
 
@@ -23,7 +23,7 @@ pub(super) fn downloaded(copier: &mut Copier<'_>, file: &UrlSource, unpack: bool
     if exclude.excludes(&file.name) {
         return Ok(());
     }
-    let DownloadedFiles { store, downloads } = copier.terms.downloaded;
+    let StoredDownloads { store, downloads } = copier.terms.downloaded;
     let download = downloads.get(file).map_err(|e| Reason::Text(e.message()))?;
     let open = || Ok(store.blobs().open_blob(&download.digest)?);
     if unpack && unpack_archive(copier, &open, Path::new(&step.dest), &|| Ok(()))? {

@@ -158,7 +158,7 @@ impl Copier<'_> {
             _ if stat.kind == FileKind::File => hashes.last_read(stat),
             _ => None,
         };
-        let stamp = (hashes.tells(stat) && stat.kind == FileKind::File).then(|| FileStamp::of(stat));
+        let stamp = (hashes.is_settled(stat) && stat.kind == FileKind::File).then(|| FileStamp::of(stat));
         let mode = stat.kind.bits() | tree.owner.mode(stat);
         track.listing.put(&to.real(), ListedSource { source, mode, stamp, digest });
     }

@@ -139,7 +139,7 @@ impl Copier<'_> {
     pub(super) fn cover(&mut self, place: &Path) {
         self.links.cover(place);
         if self.defers == Defers::Tracked {
-            self.track.iter_mut().for_each(|track| track.take_back(place));
+            self.track.iter_mut().for_each(|track| track.drop_destination(place));
         }
     }
 
@@ -154,7 +154,8 @@ impl Copier<'_> {
 
     /// Fails if a deferred file has this path: a directory does not replace a file.
     fn no_file_later(&self, place: &Path) -> Result<(), Reason> {
-        let later = self.defers == Defers::Tracked && self.track.as_ref().is_some_and(|track| track.goes_to(place));
+        let later =
+            self.defers == Defers::Tracked && self.track.as_ref().is_some_and(|track| track.has_destination(place));
         if later { Err(dir_over_file(place)) } else { Ok(()) }
     }
 }

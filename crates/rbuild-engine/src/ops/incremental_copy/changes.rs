@@ -95,16 +95,16 @@ impl Track {
         for group in &self.groups {
             deferred.entry(&group.dir).or_default().extend(group.files().map(|file| &*file.name));
         }
-        let mut survey = Survey { root, base: &earlier.files, deferred, linked, deletions: Vec::new() };
+        let mut comparison = BaseComparison { root, base: &earlier.files, deferred, linked, deletions: Vec::new() };
         let mut dirs = vec![PathBuf::new()];
         while let Some(dir) = dirs.pop() {
-            if !survey.compare(upper, &dir, &mut dirs)? {
+            if !comparison.compare(upper, &dir, &mut dirs)? {
                 return Ok(None);
             }
         }
-        let deleted: usize = survey.deletions.iter().map(|(_, names)| names.len()).sum();
+        let deleted: usize = comparison.deletions.iter().map(|(_, names)| names.len()).sum();
         let is_little = Bounds::OF_BUILD.include(kept, all - kept + deleted);
-        Ok(is_little.then(|| ChangePlan { base: earlier.base.clone(), origins, deletions: survey.deletions }))
+        Ok(is_little.then(|| ChangePlan { base: earlier.base.clone(), origins, deletions: comparison.deletions }))
     }
 
     /// Returns the origins of the files of a group.
@@ -149,7 +149,7 @@ impl<'a> EarlierDirs<'a> {
 }
 
 /// A comparison of the base with the new copy.
-struct Survey<'a> {
+struct BaseComparison<'a> {
     /// The root file system without the deferred files.
     root: &'a RootDir,
     base: &'a RootDir,
@@ -159,7 +159,7 @@ struct Survey<'a> {
     deletions: Vec<(PathBuf, Vec<OsString>)>,
 }
 
-impl Survey<'_> {
+impl BaseComparison<'_> {
     /// Compares a directory of the new copy with that of the base, and notes what is to be deleted.
     /// Adds its directories to `dirs`. Returns false if the base cannot be made into the result.
     fn compare(&mut self, upper: &RootDir, path: &Path, dirs: &mut Vec<PathBuf>) -> Result<bool, Reason> {

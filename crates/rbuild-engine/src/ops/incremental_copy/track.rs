@@ -83,12 +83,12 @@ impl Track {
     }
 
     /// Returns true if a tracked file has this destination, a resolved path in the root.
-    pub fn goes_to(&self, place: &Path) -> bool {
+    pub fn has_destination(&self, place: &Path) -> bool {
         self.places.contains_key(place)
     }
 
     /// Drops the tracked file with this destination.
-    pub fn take_back(&mut self, place: &Path) {
+    pub fn drop_destination(&mut self, place: &Path) {
         if let Some((group, file)) = self.places.remove(place) {
             self.groups[group].files[file] = None;
         }
@@ -105,7 +105,7 @@ impl Track {
     }
 
     /// Takes the deferred files, for packing from the source or from the earlier copy's `layer`.
-    pub fn take_loose(&mut self, source: &RootDir, layer: Option<File>) -> Result<ExternalFiles, Reason> {
+    pub fn take_external(&mut self, source: &RootDir, layer: Option<File>) -> Result<ExternalFiles, Reason> {
         let mut external = ExternalFiles::of(source.try_clone()?, layer);
         for mut group in std::mem::take(&mut self.groups) {
             let files = std::mem::take(&mut group.files).into_iter().flatten();

@@ -95,7 +95,7 @@ fn answer_for_a_caller_that_is_gone() {
     let before = notify::queue_limit(other.id()).unwrap();
     assert_eq!(supervisor.decide(change(), &asking).err(), Some(Errno::SRCH));
     assert_eq!(supervisor.credentials(&asking).err(), Some(Errno::SRCH));
-    assert_eq!(supervisor.settle(&asking, &Credentials::default()), Ok(()));
+    assert_eq!(supervisor.end_pending(&asking, &Credentials::default()), Ok(()));
     assert_eq!(asking.directory(HERE).err(), Some(Errno::SRCH));
     assert_eq!(asking.file(0).err(), Some(Errno::SRCH));
     assert_eq!(asking.root().err(), Some(Errno::SRCH));
@@ -107,7 +107,7 @@ fn answer_for_a_caller_that_is_gone() {
     other.wait().unwrap();
 }
 
-/// A process that has its number for a while only.
+/// A process whose number is reused after its end.
 struct Passing<'a>(&'a Child, Cell<u32>);
 
 impl Thread for Passing<'_> {

@@ -229,10 +229,10 @@ impl LaidOut<'_> {
     /// Removes everything that was placed. All processes of the command must have ended.
     pub(super) fn take_back(&mut self) -> Result<(), Error> {
         let mounts = std::mem::take(&mut self.mounts);
-        self.bring_back(mounts)
+        self.move_back(mounts)
     }
 
-    fn bring_back(&self, mut mounts: Vec<Mounted>) -> Result<(), Error> {
+    fn move_back(&self, mut mounts: Vec<Mounted>) -> Result<(), Error> {
         let times = mounts.iter().flat_map(Mounted::directories).map(|dir| Ok((dir.try_clone()?, mtime_of(dir)?)));
         let times = times.collect::<Result<Vec<_>, Error>>()?;
         self.find_moved(&mut mounts)?;
@@ -240,7 +240,7 @@ impl LaidOut<'_> {
         let own: HashSet<Inode> =
             mounts.iter().flat_map(Mounted::materials).map(|tracked| tracked.held.inode()).collect();
         for mounted in mounts.iter().rev() {
-            mounted.send_home(&own)?;
+            mounted.return_entry(&own)?;
         }
         for mounted in mounts.iter().rev() {
             mounted.remove()?;
@@ -324,7 +324,7 @@ impl Mounted {
     /// Returns a lent entry to its original place. If the command removed it, its replacement, or
     /// else an empty directory, goes there. `own` are the inodes of everything placed, none of
     /// which counts as the command's replacement.
-    fn send_home(&self, own: &HashSet<Inode>) -> Result<(), Error> {
+    fn return_entry(&self, own: &HashSet<Inode>) -> Result<(), Error> {
         let Some(Material { entry, home: Some((home, old)), .. }) = &self.material else { return Ok(()) };
         if let Some((dir, name)) = entry.place() {
             return unnoticed(dir, || dir.rename(name, home, old));

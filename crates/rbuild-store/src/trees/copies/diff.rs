@@ -112,7 +112,7 @@ impl Baseline {
     /// Accepts the current entry at the path as the original one if it is the same file. For use
     /// after another entry was temporarily put in its place, because moving the file away and back
     /// changes its ctime.
-    pub fn forgive(&mut self, root: &RootDir, path: &Path) {
+    pub fn accept_moved(&mut self, root: &RootDir, path: &Path) {
         let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else { return };
         let Ok(stat) = root.stat(path) else { return };
         let now = self.leaf(&stat);

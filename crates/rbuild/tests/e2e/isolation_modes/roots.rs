@@ -1,5 +1,5 @@
-//! Calls whose paths are resolved in another root directory or other mounts than the container's: the
-//! kernel resolves them in one mode, the supervisor in the other.
+//! Calls whose paths are resolved in another root directory or other mounts than the container's:
+//! the kernel resolves them in one mode, the supervisor in the other.
 
 use crate::lab::{Lab, base};
 
@@ -77,8 +77,8 @@ fn relative_paths_and_links_stay_where_a_process_changed_its_root() {
     assert!(kernels.contains("create ../../out ok\n") && kernels.contains("dir/b: 40755 33:33"), "{kernels}");
 }
 
-/// Paths of /proc to the files of the process itself, before and after a process has changed its root
-/// directory, by root and by another user.
+/// Paths of /proc to the files of the process itself, before and after a process has changed its
+/// root directory, by root and by another user.
 const OWN_LINKS: &str = r#"
 mkdir "/w"; chmod 0777, "/w"; put("/w/f", ""); chown 33, 34, "/w/f"; put("/open", ""); chmod 0666, "/open", "/o";
 sub acts {
