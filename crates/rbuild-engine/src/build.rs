@@ -143,7 +143,7 @@ pub fn execute(
     let status = match &result {
         Ok(_) => Status::Done,
         // A failed step cancels the others, too.
-        Err(BuildError::Cancelled) => Status::Stopped,
+        Err(BuildError::Canceled) => Status::Stopped,
         Err(_) => Status::Failed,
     };
     remember(request, prepared, store, &events, status, layers);

@@ -45,9 +45,9 @@ pub enum BuildError {
     Refused(Refusal),
     #[error(transparent)]
     Sandbox(SandboxError),
-    /// Cancelled by a signal, or because another step failed.
+    /// Canceled by a signal, or because another step failed.
     #[error("the build was stopped")]
-    Cancelled,
+    Canceled,
     /// The error has already been reported.
     #[error("the build failed")]
     AlreadyReported,
@@ -140,7 +140,7 @@ impl BuildError {
             BuildError::Registry(e) => e.remedy(),
             BuildError::Download(e) => rbuild_transport::remedy_of_download(e),
             BuildError::Sandbox(e) => e.remedy(),
-            BuildError::Cancelled | BuildError::AlreadyReported => None,
+            BuildError::Canceled | BuildError::AlreadyReported => None,
         }
     }
 }
@@ -154,7 +154,7 @@ impl WriteError for BuildError {
 impl From<StoreError> for BuildError {
     fn from(e: StoreError) -> BuildError {
         match e {
-            StoreError::Stopped | StoreError::Layer(LayerError::Stopped) => BuildError::Cancelled,
+            StoreError::Stopped | StoreError::Layer(LayerError::Stopped) => BuildError::Canceled,
             e => BuildError::Store(e),
         }
     }
@@ -244,7 +244,7 @@ mod tests {
             TransportError::from(DownloadError::Sink { url, source: io(28) }).into(),
             BuildError::Refused(refusal),
             BuildError::Sandbox(SandboxError::Killed("the process that runs the command")),
-            BuildError::Cancelled,
+            BuildError::Canceled,
             BuildError::AlreadyReported,
             BuildError::other("the image has no files"),
         ];
@@ -262,7 +262,7 @@ mod tests {
             Download,
             Refused,
             Sandbox,
-            Cancelled,
+            Canceled,
             AlreadyReported,
             Other,
         });

@@ -83,7 +83,7 @@ pub fn prepare(
     for warning in &graph.warnings {
         events.send(Event::Warning(Warning { text: warning.message.clone(), help: warning.help.clone() }));
     }
-    demands::misspelt(request, &graph).into_iter().for_each(|warning| events.send(Event::Warning(warning)));
+    demands::misspelled(request, &graph).into_iter().for_each(|warning| events.send(Event::Warning(warning)));
     let downloads = DownloadedFiles::download(&graph, store, online)?;
     let name = hashes_name(request);
     let hashes = Arc::new(HashCache::new(&store.records().hashes(&name)?, request.now));

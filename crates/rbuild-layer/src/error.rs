@@ -64,8 +64,8 @@ pub enum LayerError {
         quoted(.0)
     )]
     Deletion(PathBuf),
-    /// The caller cancelled unpacking.
-    #[error("unpacking was cancelled")]
+    /// The caller canceled unpacking.
+    #[error("unpacking was canceled")]
     Stopped,
     /// A file operation failed.
     #[error(transparent)]

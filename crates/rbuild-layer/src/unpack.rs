@@ -34,7 +34,7 @@ pub(crate) use target::WHITEOUT;
 /// # Errors
 ///
 /// Fails if the archive cannot be read, is damaged or exceeds a limit, if an entry cannot be
-/// created, or if unpacking is cancelled.
+/// created, or if unpacking is canceled.
 pub fn unpack(source: impl Read + Send, root: &RootDir, how: Unpacking<'_>) -> Result<Unpacked> {
     unpack_some(source, root, how, &mut |_| true)
 }
@@ -109,7 +109,7 @@ impl<R: Read> Read for Tee<R> {
     }
 }
 
-/// Fails reads once unpacking is cancelled.
+/// Fails reads once unpacking is canceled.
 struct StoppableReader<'a, R> {
     stream: R,
     stop: Stop<'a>,

@@ -40,7 +40,7 @@ pub enum Conflict {
 
 impl KeyLock {
     /// Waits until `key` is free. Returns `None` if `stop` returns true. The kernel's blocking wait
-    /// cannot be cancelled from another thread, so the lock is polled at intervals of at most
+    /// cannot be canceled from another thread, so the lock is polled at intervals of at most
     /// `LOOK`.
     pub fn wait(file: File, key: [u8; 8], stop: &mut dyn FnMut(&File, Conflict) -> bool) -> Result<Option<KeyLock>> {
         let mut pause = Duration::from_millis(1);

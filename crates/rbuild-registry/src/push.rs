@@ -50,7 +50,7 @@ pub enum Pushed {
 }
 
 impl Repository {
-    /// Checks that the login may push, by starting an upload and cancelling it.
+    /// Checks that the login may push, by starting an upload and canceling it.
     ///
     /// # Errors
     ///

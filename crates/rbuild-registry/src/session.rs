@@ -72,8 +72,8 @@ impl EndpointSession {
         namespace.as_ref().map_or(url.clone(), |registry| url::with_parameter(&url, "ns", registry))
     }
 
-    /// Sends a request. Returns replies of all statuses, except for 401 and, with `repeat`, those of
-    /// temporary failures.
+    /// Sends a request. Returns replies of all statuses, except for 401 and, with `repeat`, those
+    /// of temporary failures.
     pub(crate) fn call(&self, call: &ApiRequest<'_>) -> Result<HttpReply, RegistryProblem> {
         let deadline = match call.body {
             // Only its data rate is limited, not its duration.

@@ -44,7 +44,7 @@ pub fn run_attached(zygote: &Zygote, request: &RunRequest, cancel: &Cancel) -> R
     }
     let outcome = runner.conclude(&said).map(|ended| ended.outcome);
     // After a cancellation, remaining output is dropped: the reader might never take it.
-    if !cancel.is_cancelled() {
+    if !cancel.is_canceled() {
         carried.finish().map_err(SandboxError::Output)?;
     }
     outcome

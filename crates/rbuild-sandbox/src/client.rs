@@ -45,14 +45,14 @@ impl Cancel {
         self.0.running.lock().unwrap_or_else(PoisonError::into_inner).values().for_each(|fd| process::kill_pidfd(fd));
     }
 
-    pub fn is_cancelled(&self) -> bool {
+    pub fn is_canceled(&self) -> bool {
         self.0.stopped.load(Ordering::SeqCst)
     }
 
     fn add(&self, runner: Arc<OwnedFd>) -> u64 {
         let serial = self.0.serial.fetch_add(1, Ordering::SeqCst);
         let mut running = self.0.running.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.is_cancelled() {
+        if self.is_canceled() {
             process::kill_pidfd(&runner);
         }
         running.insert(serial, runner);

@@ -73,7 +73,7 @@ pub enum StepOutcome {
     Failed,
     /// It was stopped, or had not ended when the build ended.
     #[serde(rename = "stopped")]
-    Cancelled,
+    Canceled,
 }
 
 impl StepOutcome {
@@ -83,7 +83,7 @@ impl StepOutcome {
             StepOutcome::Done => "done",
             StepOutcome::Cached => "cached",
             StepOutcome::Failed => "failed",
-            StepOutcome::Cancelled => "stopped",
+            StepOutcome::Canceled => "stopped",
         }
     }
 }

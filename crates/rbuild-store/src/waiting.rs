@@ -16,7 +16,7 @@ const NOTICE_AFTER: Duration = Duration::from_secs(3);
 /// Interval between checks of the lock's holders.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// Returns true if waiting is cancelled.
+/// Returns true if waiting is canceled.
 pub(crate) type StopFunction = Arc<dyn Fn() -> bool + Send + Sync>;
 
 /// Settings for waiting on locks.

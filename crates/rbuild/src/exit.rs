@@ -111,7 +111,7 @@ pub fn build_code(e: &BuildError) -> u8 {
     match e {
         BuildError::Dockerfile(_) => code::USAGE,
         BuildError::Refused(_) => code::REFUSED,
-        BuildError::Cancelled => code::INTERRUPTED,
+        BuildError::Canceled => code::INTERRUPTED,
         _ => code::FAILED,
     }
 }

@@ -125,7 +125,7 @@ fn new_layers(env: &StepEnv<'_>, form: &ImageForm) -> Result<Vec<PackedLayer>> {
         }
         Squash::Steps | Squash::None => {}
     }
-    let stop = || env.cancel.is_cancelled();
+    let stop = || env.cancel.is_canceled();
     let pack = |tree: &TreeId| {
         let packed = env.store.layers().pack_tree(&env.rootfs.work, tree, form.layers, latest, &stop);
         packed.map_err(|e| not_packed(env, tree, e))
@@ -136,8 +136,8 @@ fn new_layers(env: &StepEnv<'_>, form: &ImageForm) -> Result<Vec<PackedLayer>> {
 /// Converts an error from packing a layer. If the step itself caused it, the error points at the
 /// step in the Dockerfile.
 pub(crate) fn not_packed(env: &StepEnv<'_>, tree: &TreeId, error: StoreError) -> BuildError {
-    if env.cancel.is_cancelled() {
-        return BuildError::Cancelled;
+    if env.cancel.is_canceled() {
+        return BuildError::Canceled;
     }
     let made_it = |id: &VertexId| env.done(*id).tree.as_ref() == Some(tree);
     match (&error, env.chain().find(made_it)) {
@@ -156,7 +156,7 @@ pub(crate) fn latest(env: &StepEnv<'_>, form: &ImageForm) -> Option<i64> {
 /// reported, when the layer is needed.
 pub(crate) fn pack_early(env: &StepEnv<'_>, layers: &EarlyLayers<'_>) {
     rbuild_linux::process::yield_to_others();
-    let stop = || env.cancel.is_cancelled();
+    let stop = || env.cancel.is_canceled();
     // Layers still unpacked after the last step are packed by several threads at normal priority
     // instead.
     while let Some(tree) = layers.next() {

@@ -26,7 +26,7 @@ use writers::{ExportGroup, ExportQueue, LocalWriters, OutputDir};
 /// Copies everything in `tree` into `dest`. Modes, symbolic and hard links and times are kept (with
 /// `epoch`, all files get that time); owners are not. Devices are omitted.
 ///
-/// Stops when `stop` is cancelled. Without it, the caller may be killed at any time, and each file
+/// Stops when `stop` is canceled. Without it, the caller may be killed at any time, and each file
 /// is given its name as soon as it is complete: nothing would remove the directories that are
 /// filled under temporary names.
 pub fn export(tree: &MergedTree, dest: &RootDir, epoch: Option<i64>, stop: Option<&Cancel>) -> Result<()> {
@@ -125,8 +125,8 @@ impl LocalExport<'_, '_, '_, '_> {
     }
 
     fn write(&mut self, group: ExportGroup) -> Result<()> {
-        if self.stop.is_some_and(Cancel::is_cancelled) {
-            return Err(BuildError::Cancelled);
+        if self.stop.is_some_and(Cancel::is_canceled) {
+            return Err(BuildError::Canceled);
         }
         self.writers.give(group)?;
         // This error ends the walk. The caller returns the one that the writers recorded.

@@ -32,7 +32,7 @@ pub enum Reason {
     /// The destination does not fit the files of the image.
     #[error("{0}")]
     Destination(String),
-    /// The build was cancelled.
+    /// The build was canceled.
     #[error("the build was stopped")]
     Stopped,
 }

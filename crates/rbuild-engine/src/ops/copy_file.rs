@@ -9,9 +9,9 @@ use rbuild_source::SourceError;
 
 use crate::ops::copy_error::Reason;
 
-/// Copies the contents of a file. Returns [`Reason::Stopped`] if the build is cancelled meanwhile.
+/// Copies the contents of a file. Returns [`Reason::Stopped`] if the build is canceled meanwhile.
 pub(crate) fn copy_file(from: &File, stat: &Stat, to: &File, cancel: &Cancel) -> Result<(), Reason> {
-    match copy_file_while(from, stat, to, &|| !cancel.is_cancelled())? {
+    match copy_file_while(from, stat, to, &|| !cancel.is_canceled())? {
         Some(_) => Ok(()),
         None => Err(Reason::Stopped),
     }

@@ -150,11 +150,11 @@ fn store_as_layer(
     external: ExternalFiles,
     form: LayerForm,
 ) -> Attempt<()> {
-    let stop = || env.cancel.is_cancelled();
+    let stop = || env.cancel.is_canceled();
     env.store.lazy_trees().store_as_layer(&env.rootfs.work, dir, external, form, &stop).map_err(|e| match e {
         StoreError::Layer(LayerError::Changed(_)) => StepError::ContextChanged,
         StoreError::Layer(LayerError::Deletion(_)) => env.failure(id, e.to_string(), Vec::new()).into(),
-        _ if env.cancel.is_cancelled() => BuildError::Cancelled.into(),
+        _ if env.cancel.is_canceled() => BuildError::Canceled.into(),
         e => e.into(),
     })
 }
@@ -171,7 +171,7 @@ pub(crate) fn copy_error(env: &StepEnv<'_>, id: VertexId, step: &CopyStep, e: Co
     }
     let span = e.index.and_then(|i| step.sources.get(i)).map(|source| source.span);
     StepError::Failed(match (e.reason, span) {
-        (Reason::Stopped, _) => BuildError::Cancelled,
+        (Reason::Stopped, _) => BuildError::Canceled,
         (Reason::Source(e), Some(span)) => source_error(e, span, step.from_name.as_deref()),
         (Reason::Text(text), Some(span)) => BuildError::Unmet(vec![Diagnostic::new(span, text)]),
         (Reason::Layer(e), Some(span)) if !e.is_disk_full() => {

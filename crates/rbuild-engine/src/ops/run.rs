@@ -95,10 +95,10 @@ pub(crate) fn run_step(
     let brought = if ended.is_ok() { caches.return_caches(env.store, &env.rootfs.work, again) } else { Ok(()) };
     drop(agents);
     let ended = match ended {
-        // Killed when the build was cancelled.
-        Err(_) if env.cancel.is_cancelled() => return Err(BuildError::Cancelled.into()),
-        Ok(CommandEnd { outcome: CommandOutcome::Exited(0), .. }) if env.cancel.is_cancelled() => {
-            return Err(BuildError::Cancelled.into());
+        // Killed when the build was canceled.
+        Err(_) if env.cancel.is_canceled() => return Err(BuildError::Canceled.into()),
+        Ok(CommandEnd { outcome: CommandOutcome::Exited(0), .. }) if env.cancel.is_canceled() => {
+            return Err(BuildError::Canceled.into());
         }
         Err(e @ SandboxError::Killed(_)) => {
             return Err(

@@ -21,7 +21,7 @@ pub(crate) fn check(request: &BuildRequest, graph: &BuildGraph, will_run: &[Vert
 
 /// Returns a warning for each secret that no command requests, but whose ID is close to one that a
 /// command requests and that was not provided.
-pub(crate) fn misspelt(request: &BuildRequest, graph: &BuildGraph) -> Vec<Warning> {
+pub(crate) fn misspelled(request: &BuildRequest, graph: &BuildGraph) -> Vec<Warning> {
     let asked: Vec<&str> = graph
         .vertices
         .iter()

@@ -43,7 +43,7 @@ impl Journal {
                     step: *step,
                     label: label.clone(),
                     text: text.clone(),
-                    outcome: StepOutcome::Cancelled,
+                    outcome: StepOutcome::Canceled,
                     began: self.now(),
                     seconds: 0.0,
                     why: None,

@@ -51,7 +51,7 @@ impl FirstFailure {
     fn note(&self, e: BuildError) {
         let at = match &e {
             // A consequence of another failure or of a request to stop.
-            BuildError::Cancelled => return,
+            BuildError::Canceled => return,
             BuildError::Step(failure) => failure.at,
             _ => moment(),
         };
@@ -71,7 +71,7 @@ impl FirstFailure {
 ///
 /// # Errors
 ///
-/// Fails with the error of the step that failed first, or if the build is cancelled.
+/// Fails with the error of the step that failed first, or if the build is canceled.
 pub(crate) fn run(env: &StepEnv<'_>, pack: impl FnOnce(EarlyLayers<'_>) + Send) -> Result<()> {
     let is_command = |id: VertexId| matches!(env.graph().vertices[id].step, Step::Run(_));
     let runs_any = env.schedule.vertices().any(|(id, _)| is_command(id));
@@ -109,7 +109,7 @@ pub(crate) fn run(env: &StepEnv<'_>, pack: impl FnOnce(EarlyLayers<'_>) + Send) 
     }
     match executor.failure.take() {
         Some(e) => Err(e),
-        None if env.cancel.is_cancelled() => Err(BuildError::Cancelled),
+        None if env.cancel.is_canceled() => Err(BuildError::Canceled),
         None => Ok(()),
     }
 }
@@ -167,7 +167,7 @@ impl<'a> Executor<'a> {
 
     fn work_on<'s>(&'s self, id: VertexId, scope: &rayon::Scope<'s>) {
         let env = self.env;
-        if env.cancel.is_cancelled() {
+        if env.cancel.is_canceled() {
             return;
         }
         let solved = catch_unwind(AssertUnwindSafe(|| vertex::solve(env, id))).unwrap_or_else(|panic| {
@@ -231,7 +231,7 @@ mod tests {
             BuildError::Step(Box::new(failure))
         };
         let failures = FirstFailure::default();
-        failures.note(BuildError::Cancelled);
+        failures.note(BuildError::Canceled);
         failures.note(step("second", 200));
         failures.note(step("first", 100));
         failures.note(BuildError::other("now"));

@@ -40,7 +40,7 @@ pub(crate) fn solve(env: &StepEnv<'_>, id: VertexId) -> Result<()> {
     let outcome_kind = match &outcome {
         Ok(true) => StepOutcome::Cached,
         Ok(false) => StepOutcome::Done,
-        Err(BuildError::Cancelled) => StepOutcome::Cancelled,
+        Err(BuildError::Canceled) => StepOutcome::Canceled,
         Err(_) => StepOutcome::Failed,
     };
     env.events.send(Event::Done {
@@ -116,8 +116,8 @@ fn once(records: &StepRecords<'_>, taken: &[Selection]) -> Attempt<bool> {
     }
     let find = || Ok(records.hit(&shared)?.then_some(true));
     let make = || {
-        if env.cancel.is_cancelled() {
-            return Err(BuildError::Cancelled.into());
+        if env.cancel.is_canceled() {
+            return Err(BuildError::Canceled.into());
         }
         if records.adopted(&shared)? {
             return Ok(true);
@@ -191,7 +191,7 @@ fn make(
 /// Replaces the error of a step that was reading a context by [`StepError::ContextChanged`], if the
 /// context has changed.
 fn or_changed(env: &StepEnv<'_>, id: VertexId, taken: &[Selection], error: StepError) -> StepError {
-    if taken.is_empty() || env.cancel.is_cancelled() {
+    if taken.is_empty() || env.cancel.is_canceled() {
         return error;
     }
     let result_of = |i: VertexId| env.done(i).result;

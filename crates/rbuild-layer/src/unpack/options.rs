@@ -41,7 +41,7 @@ pub struct Unpacked {
     pub lower_refs: LowerRefs,
 }
 
-/// Returns true if unpacking is cancelled.
+/// Returns true if unpacking is canceled.
 pub type Stop<'a> = &'a (dyn Fn() -> bool + Sync);
 
 /// Options for unpacking.

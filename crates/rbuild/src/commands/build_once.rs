@@ -105,7 +105,7 @@ impl BuildOnce<'_> {
                     i32::from(code::OK)
                 }
                 // The caller reports why it was stopped.
-                Err(BuildError::Cancelled) => i32::from(code::INTERRUPTED),
+                Err(BuildError::Canceled) => i32::from(code::INTERRUPTED),
                 Err(e) => i32::from((self.report)(&e)),
             }
         })?;
@@ -119,7 +119,7 @@ impl BuildOnce<'_> {
             return Err(failure.help(hints::words(&Remedy::CheckMemory)));
         }
         if ended.code == i32::from(code::INTERRUPTED) {
-            return Ok(BuildOutcome::Failed((self.report)(&BuildError::Cancelled)));
+            return Ok(BuildOutcome::Failed((self.report)(&BuildError::Canceled)));
         }
         if ended.code != 0 {
             return Ok(BuildOutcome::Failed(ended.code as u8));
@@ -150,7 +150,7 @@ impl BuildOnce<'_> {
             let stop = cancel.clone();
             let events = sender.clone();
             let store = store
-                .stopped_by(move || stop.is_cancelled())
+                .stopped_by(move || stop.is_canceled())
                 .with_notices(move |text| events.send(Event::Warning(text.into())));
             execute(request, prepared, &store, sender, cancel, &builder, |e| {
                 drawing.take().map(std::thread::JoinHandle::join);

@@ -109,7 +109,7 @@ fn in_builder(builder: Result<Builder, SandboxError>, store: &Store, image: &Ima
             terminal::error(&format!("cannot start the command: {why}"), help.as_deref());
             if why.is_no_program() { NOT_FOUND } else { CANNOT_RUN }
         }
-        Err(_) if cancel.is_cancelled() => i32::from(code::INTERRUPTED),
+        Err(_) if cancel.is_canceled() => i32::from(code::INTERRUPTED),
         Err(e) => i32::from(Failure::from(e).report()),
     }
 }

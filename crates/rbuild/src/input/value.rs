@@ -128,7 +128,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn misspelt_words_have_a_suggestion_and_others_a_list() {
+    fn misspelled_words_have_a_suggestion_and_others_a_list() {
         let hint = |bad: Result<_, BadValue>| bad.map(|_: IsolationRequest| ()).unwrap_err().hint;
         assert_eq!(hint(isolation("usern")), "did you mean `userns`?");
         assert_eq!(hint(isolation("jail")), "use auto, userns, single-id or chroot");

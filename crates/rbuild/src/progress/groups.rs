@@ -104,7 +104,7 @@ impl Groups {
             StepOutcome::Done => format!("{seconds:.1}s"),
             StepOutcome::Cached => "CACHED".into(),
             StepOutcome::Failed => "ERROR".into(),
-            StepOutcome::Cancelled => "CANCELED".into(),
+            StepOutcome::Canceled => "CANCELED".into(),
         };
         let title = format!("{} {word}", step.title);
         let lines = std::mem::take(&mut step.unprinted) + &step.lines.rest();
@@ -183,7 +183,7 @@ mod tests {
             output(1, "half"),
             done(1, StepOutcome::Failed),
             output(4, "z\n"),
-            done(4, StepOutcome::Cancelled),
+            done(4, StepOutcome::Canceled),
             Event::Warning("100 %\nsure".into()),
         ];
         let text: String = events.into_iter().map(|e| groups.text(e, 77)).collect();

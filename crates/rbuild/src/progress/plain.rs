@@ -62,7 +62,7 @@ impl Plain {
                     StepOutcome::Done => format!("DONE {seconds:.1}s"),
                     StepOutcome::Cached => "CACHED".into(),
                     StepOutcome::Failed => "ERROR".into(),
-                    StepOutcome::Cancelled => "CANCELED".into(),
+                    StepOutcome::Canceled => "CANCELED".into(),
                 };
                 let line = format!("{rest}#{} {word}\n", known.number);
                 let text = self.headed(step, line);

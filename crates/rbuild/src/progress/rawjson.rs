@@ -63,7 +63,7 @@ impl Documents {
                     StepOutcome::Done => {}
                     StepOutcome::Cached => ended["cached"] = json!(true),
                     StepOutcome::Failed => ended["error"] = json!("the step failed"),
-                    StepOutcome::Cancelled => ended["error"] = json!("canceled"),
+                    StepOutcome::Canceled => ended["error"] = json!("canceled"),
                 }
                 json!({"vertexes": [ended]})
             }

@@ -129,7 +129,7 @@ impl Screen {
                         self.failed = true;
                         self.finish("=> ERROR", &running.title, Some(seconds));
                     }
-                    StepOutcome::Cancelled => {
+                    StepOutcome::Canceled => {
                         self.failed = true;
                         self.finish("=> CANCELED", &running.title, None);
                     }

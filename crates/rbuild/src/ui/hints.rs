@@ -140,7 +140,7 @@ fn registry_words(registry: &str, action: RegistryAction) -> String {
     }
 }
 
-/// Returns the hint for a misspelt word.
+/// Returns the hint for a misspelled word.
 pub fn did_you_mean(word: &str) -> String {
     format!("did you mean `{word}`?")
 }

@@ -4,7 +4,8 @@
 //! |---|---|
 //! | `file NAME [OPTION…] [= CONTENT]` | a regular file |
 //! | `dir`, `symlink`, `link`, `fifo`, `char`, `type-X` | other types of entries |
-//! | `blob NAME = CONTENT` | a file of an OCI layout; `$NAME` is its digest, `$NAME.size` its size |
+//! | `blob NAME = CONTENT` | a file of an OCI layout; `$NAME` is its digest, `$NAME.size` its size
+//! |
 //! | `pax RECORD`, `global RECORD` | a record `KEY=VALUE` for the next entry, or for all |
 //! | `record TEXT` | an extended header with that text, which may be invalid |
 //! | `zeros COUNT` | bytes after the entries |

@@ -102,7 +102,7 @@ fn an_export_that_is_stopped_or_fails_leaves_no_temporary_names() {
     assert!(export(&tree, &dest, None, Some(&cancel)).unwrap_err().message().contains("`old/a` is a directory"));
     remove_tree(&scratch.0.join("out/old/a")).unwrap();
     cancel.cancel();
-    assert!(matches!(export(&tree, &dest, None, Some(&cancel)), Err(BuildError::Cancelled)));
+    assert!(matches!(export(&tree, &dest, None, Some(&cancel)), Err(BuildError::Canceled)));
     let names = |dir: &RootDir| dir.entries().unwrap().into_iter().map(|e| e.name).collect::<Vec<_>>();
     let mut left = names(&dest);
     left.sort();

@@ -59,16 +59,16 @@ impl ExportGroup {
                 clear_directory(&self.to.dir, &path(), &file.name)?;
             }
             if !self.write_file(file).map_err(|e| fail(&path())(e))? {
-                return Err(BuildError::Cancelled);
+                return Err(BuildError::Canceled);
             }
         }
         Ok(())
     }
 
-    /// Returns false if the export was cancelled.
+    /// Returns false if the export was canceled.
     fn write_file(&self, file: &MergedEntry) -> rbuild_linux::Result<bool> {
         let MergedEntry { name, stat, .. } = file;
-        let goes_on = || !self.to.stop.as_ref().is_some_and(Cancel::is_cancelled);
+        let goes_on = || !self.to.stop.as_ref().is_some_and(Cancel::is_canceled);
         let from = self.from.holder(file).open_name(name)?;
         if self.to.is_new {
             let to = self.to.dir.create_file(name, 0o600)?;

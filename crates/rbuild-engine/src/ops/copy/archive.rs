@@ -49,7 +49,7 @@ pub(super) fn unpack_archive(
     let dir = copier.dir(dest, DEST_MODE)?;
     let owners = copier.chown.map_or(Owners::FromArchive, Owners::Always);
     let cancel = copier.terms.cancel;
-    let how = Unpacking { stop: &|| cancel.is_cancelled(), ..Unpacking::archive(owners, copier.terms.limits) };
+    let how = Unpacking { stop: &|| cancel.is_canceled(), ..Unpacking::archive(owners, copier.terms.limits) };
     let mut described = Vec::new();
     let unpacked = unpack_some(open()?, &dir.handle, how, &mut |entry| {
         described.extend(rbuild_paths::inside(&entry.path).filter(|_| entry.kind == EntryKind::Dir));

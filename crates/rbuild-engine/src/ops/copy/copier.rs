@@ -37,7 +37,7 @@ pub struct Terms<'a> {
 
 impl Terms<'_> {
     pub(super) fn check(&self) -> Result<(), Reason> {
-        if self.cancel.is_cancelled() { Err(Reason::Stopped) } else { Ok(()) }
+        if self.cancel.is_canceled() { Err(Reason::Stopped) } else { Ok(()) }
     }
 }
 

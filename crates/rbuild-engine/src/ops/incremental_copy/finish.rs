@@ -56,7 +56,7 @@ impl Track {
         let earlier = EarlierDirs::of(self, &group.dir)?;
         for (number, file) in group.files.iter().enumerate() {
             let Some(file) = file else { continue };
-            if cancel.is_cancelled() {
+            if cancel.is_canceled() {
                 return Err(Reason::Stopped);
             }
             let origin = planned.map_or_else(|| earlier.origin(group, file), |origins| origins[number]);
