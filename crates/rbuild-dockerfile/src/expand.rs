@@ -9,7 +9,7 @@
 //! assert_eq!(word.text, "alpine:3.20");
 //! ```
 
-use crate::pattern::{MAX_RESULT, Pattern};
+use crate::pattern::{BadEscape, MAX_RESULT, Pattern};
 
 /// Options of an expansion.
 #[derive(Debug, Clone, Copy)]
@@ -59,8 +59,8 @@ pub enum ExpandError {
         message: String,
     },
     /// An escape that patterns do not support.
-    #[error("`\\{0}` cannot be escaped in a pattern")]
-    BadPatternEscape(String),
+    #[error(transparent)]
+    BadPatternEscape(#[from] BadEscape),
     /// More than 64 nested expansions.
     #[error("expansions are nested too deeply")]
     TooDeep,
@@ -327,7 +327,7 @@ impl WordScan<'_> {
                 let word = self.raw(|s| s.until(Some('}')))?.0;
                 // A doubled operator is greedy even if its second character comes from a value.
                 let (greedy, pattern) = word.strip_prefix(op).map_or((false, &word[..]), |rest| (true, rest));
-                let pattern = Pattern::new(pattern).map_err(|e| ExpandError::BadPatternEscape(e.0))?;
+                let pattern = Pattern::new(pattern)?;
                 let Some(value) = self.value(name) else { return Ok(if skip { None } else { Some(String::new()) }) };
                 Ok(Some(if op == '#' { pattern.trim_start(&value, greedy) } else { pattern.trim_end(&value, greedy) }))
             }
@@ -337,7 +337,7 @@ impl WordScan<'_> {
                 let pattern = self.raw(|s| s.until(Some('/')))?.0;
                 // An escaped character does not end the replacement; the escape is kept.
                 let replacement = self.raw(|s| s.until(Some('}')))?.0;
-                let pattern = Pattern::new(&pattern).map_err(|e| ExpandError::BadPatternEscape(e.0))?;
+                let pattern = Pattern::new(&pattern)?;
                 let Some(value) = self.value(name) else { return Ok(if skip { None } else { Some(String::new()) }) };
                 Ok(Some(pattern.replace(&value, &replacement, all)))
             }
@@ -462,7 +462,7 @@ mod tests {
             ExpandError::BadSubstitution,
             ExpandError::UnsupportedModifier("=".into()),
             ExpandError::Mandatory { name: "VERSION".into(), message: "is required".into() },
-            ExpandError::BadPatternEscape("x".into()),
+            BadEscape("x".into()).into(),
             ExpandError::TooDeep,
             ExpandError::TooLarge,
         ];
@@ -477,5 +477,7 @@ mod tests {
             TooLarge,
         });
         assert_recorded!("ExpandError", variants.table(&errors, |e| e, no_remedy));
+        let errors = [BadEscape("x".into()), BadEscape(String::new())];
+        assert_recorded!("BadEscape", variants!(BadEscape).table(&errors, |e| e, no_remedy));
     }
 }

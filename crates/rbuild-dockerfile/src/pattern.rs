@@ -46,7 +46,8 @@ enum PatternPiece {
 }
 
 /// A backslash before a character that cannot be escaped, or at the end.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`\\{0}` cannot be escaped in a pattern")]
 pub struct BadEscape(pub String);
 
 impl Pattern {

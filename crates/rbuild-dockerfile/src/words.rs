@@ -80,11 +80,13 @@ pub fn split_keyword(text: &Text) -> (Word, Text) {
 }
 
 /// Reason why a text is not a JSON array of strings.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotJson {
     /// Not a JSON array: the shell form or a plain list.
+    #[error("not a JSON array")]
     Other,
     /// A JSON array with an item that is not a string.
+    #[error("not all items of the JSON array are strings")]
     NotStrings,
 }
 
@@ -107,12 +109,20 @@ pub fn json_strings(text: &str) -> Result<Vec<String>, NotJson> {
 
 #[cfg(test)]
 mod tests {
+    use rbuild_testkit::{assert_recorded, no_remedy, variants};
+
     use super::*;
 
     fn text(s: &str) -> Text {
         let mut t = Text::default();
         t.push(s, 0);
         t
+    }
+
+    #[test]
+    fn messages_are_as_recorded() {
+        let errors = [NotJson::Other, NotJson::NotStrings];
+        assert_recorded!("NotJson", variants!(NotJson { Other, NotStrings }).table(&errors, |e| e, no_remedy));
     }
 
     #[test]

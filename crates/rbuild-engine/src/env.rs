@@ -1,6 +1,7 @@
 //! Environment of the steps of one platform: the request, the plan, results and files, progress and
 //! cancellation.
 
+use std::error::Error;
 use std::sync::{Arc, Mutex};
 
 use rbuild_image::ManifestDigest;
@@ -103,7 +104,12 @@ impl<'a> StepEnv<'a> {
     }
 
     /// Returns the failure of a step now. `log` has the last lines of its output.
-    pub fn failure(&self, id: VertexId, reason: impl Into<String>, log: Vec<String>) -> BuildError {
+    pub fn failure(
+        &self,
+        id: VertexId,
+        reason: impl Into<Box<dyn Error + Send + Sync>>,
+        log: Vec<String>,
+    ) -> BuildError {
         let vertex = &self.graph().vertices[id];
         BuildError::Step(Box::new(StepFailure {
             span: vertex.span,

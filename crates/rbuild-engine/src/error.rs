@@ -1,10 +1,13 @@
 //! Errors of builds and image commands.
 
+use std::error::Error;
+use std::fmt;
+
 use rbuild_dockerfile::{Diagnostic, Span};
 use rbuild_layer::LayerError;
 use rbuild_registry::{DownloadError, RegistryError};
 use rbuild_remedy::Remedy;
-use rbuild_sandbox::{Refusal, SandboxError};
+use rbuild_sandbox::{Refusal, RunnerError, SandboxError};
 use rbuild_store::{BuildId, StoreError, remedy_of_kernel};
 use rbuild_transport::{ArchiveError, DestinationFull, TransportError, WriteError};
 
@@ -56,16 +59,15 @@ pub enum BuildError {
 }
 
 /// The failure of a step.
-#[derive(Debug, thiserror::Error)]
-#[error("{reason}")]
+#[derive(Debug)]
 pub struct StepFailure {
     pub span: Span,
     pub label: String,
     pub text: String,
     /// A word of the instruction that caused the failure, such as the name of a missing program.
     pub word: Option<String>,
-    /// The reason, as a sentence.
-    pub reason: String,
+    /// The reason: a text, or an error with its causes.
+    pub reason: Box<dyn Error + Send + Sync>,
     pub help: Option<Remedy>,
     /// The last lines of the command's output.
     pub log: Vec<String>,
@@ -75,6 +77,23 @@ pub struct StepFailure {
     /// first of several failures.
     pub at: u64,
 }
+
+impl fmt::Display for StepFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.reason.fmt(f)
+    }
+}
+
+impl Error for StepFailure {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.reason.source()
+    }
+}
+
+/// The reason why a command was not started.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot start the command")]
+pub(crate) struct NotStarted(#[source] pub(crate) RunnerError);
 
 pub type Result<T> = std::result::Result<T, BuildError>;
 
@@ -196,6 +215,7 @@ mod tests {
     use std::path::Path;
 
     use rbuild_registry::{RegistryProblem, RemoteRepository};
+    use rbuild_sandbox::{Phase, RunnerProblem};
     use rbuild_testkit::{assert_recorded, variants};
 
     use super::*;
@@ -207,6 +227,32 @@ mod tests {
         let loaded = rbuild_transport::load(&store, &[7u8; 600][..], &rbuild_transport::WantedPlatform::new(None));
         std::fs::remove_dir_all(&dir).unwrap();
         loaded.err().unwrap().of_archive(Path::new("x.tar")).into()
+    }
+
+    #[test]
+    fn messages_of_commands_that_were_not_started_are_as_recorded() {
+        let e = NotStarted(RunnerError { phase: Phase::Command, problem: RunnerProblem::NoCommand });
+        assert_recorded!("NotStarted", variants!(NotStarted).table(&[e], |e| e, |e| e.0.remedy()));
+    }
+
+    #[test]
+    fn a_failure_of_a_step_keeps_its_causes() {
+        let source = std::io::Error::from_raw_os_error(28);
+        let failure = StepFailure {
+            span: Span { start: 0, end: 1 },
+            label: String::new(),
+            text: String::new(),
+            word: None,
+            reason: Box::new(LayerError::Io { context: "the archive".into(), source }),
+            help: None,
+            log: Vec::new(),
+            more: None,
+            at: 0,
+        };
+        let e = BuildError::Step(Box::new(failure));
+        let causes = std::iter::successors(Some(&e as &(dyn Error + 'static)), |e| (*e).source());
+        let errnos: Vec<_> = causes.filter_map(|e| e.downcast_ref::<std::io::Error>()?.raw_os_error()).collect();
+        assert_eq!(errnos, [28], "{e:?}");
     }
 
     #[test]

@@ -7,6 +7,7 @@
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::error::Error;
 use std::io::{self, Read, Write};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, OnceLock};
@@ -71,10 +72,25 @@ pub fn may_have_members(mut source: impl Read) -> io::Result<bool> {
 /// Returns the pool of compression threads. It is separate from other pools, so that a worker of
 /// those may block on it.
 fn compressors() -> io::Result<Arc<rayon::ThreadPool>> {
-    static POOL: OnceLock<Result<Arc<rayon::ThreadPool>, String>> = OnceLock::new();
-    let make = || rayon::ThreadPoolBuilder::new().thread_name(|i| format!("gzip-{i}")).build();
-    let pool = POOL.get_or_init(|| make().map(Arc::new).map_err(|e| e.to_string()));
-    pool.clone().map_err(io::Error::other)
+    static POOL: OnceLock<Arc<rayon::ThreadPool>> = OnceLock::new();
+    if let Some(pool) = POOL.get() {
+        return Ok(pool.clone());
+    }
+    let pool = rayon::ThreadPoolBuilder::new().thread_name(|i| format!("gzip-{i}")).build().map_err(not_started)?;
+    // If two threads make a pool at the same time, one is dropped.
+    Ok(POOL.get_or_init(|| Arc::new(pool)).clone())
+}
+
+/// Returns the error of the kernel that is the cause, or else the error itself.
+fn not_started(e: rayon::ThreadPoolBuildError) -> io::Error {
+    let cause = e.source().and_then(|cause| cause.downcast_ref::<io::Error>());
+    match cause.and_then(io::Error::raw_os_error) {
+        Some(errno) => {
+            let cause = io::Error::from_raw_os_error(errno);
+            rbuild_linux::Error::new("pthread_create", rbuild_linux::described("a compressing thread"), cause).into()
+        }
+        None => io::Error::other(e),
+    }
 }
 
 /// A finished member, and the buffer of its input block for reuse.
@@ -193,6 +209,14 @@ impl<W: Write> Write for ParallelGzip<W> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_error_number_of_a_thread_that_is_not_started_is_kept() {
+        let none = |_| Err(io::Error::from_raw_os_error(11));
+        let e = not_started(rayon::ThreadPoolBuilder::new().spawn_handler(none).build().unwrap_err());
+        let carried = e.get_ref().and_then(|e| e.downcast_ref::<rbuild_linux::Error>()).unwrap();
+        assert_eq!(carried.errno(), Some(11), "{e}");
+    }
 
     #[test]
     fn members_are_found_at_any_offset() {

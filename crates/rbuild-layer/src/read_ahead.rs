@@ -37,9 +37,8 @@ pub struct ReadAhead {
 }
 
 /// Runs `consume` with a reader over `source`, which is read on another thread. If none can be
-/// started, the reader fails. Returns the source,
-/// for its counters and digests, the result of `consume`, and with `hashes` the digest of the bytes
-/// read from the source.
+/// started, the reader fails. Returns the source, for its counters and digests, the result of
+/// `consume`, and with `hashes` the digest of the bytes read from the source.
 pub fn with_read_ahead<S, T, D>(
     mut source: S,
     hashes: bool,
@@ -60,7 +59,7 @@ where
             produce(to_read, &sender, &again, &mut hashing);
             hashing.map(|hashing| hashing.finish().0)
         });
-        let producer = producer.map_err(|e| to_reader.send(Err(io::Error::other(e.to_string())))).ok();
+        let producer = producer.map_err(|e| to_reader.send(Err(e.into()))).ok();
         drop(to_reader);
         let mut reader = ReadAhead { receiver, used, chunk: SharedBytes::default(), at: 0 };
         let result = consume(&mut reader);

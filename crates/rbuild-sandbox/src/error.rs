@@ -91,7 +91,8 @@ mod tests {
     #[test]
     fn messages_are_as_recorded() {
         let io = |errno: rustix::io::Errno| std::io::Error::from(errno);
-        let kernel = |errno| rbuild_linux::Error::new("mkdirat", std::path::Path::new("/s/tmp"), io(errno));
+        let object = || rbuild_linux::described("the builder process");
+        let kernel = |errno| rbuild_linux::Error::new("clone3", object(), io(errno));
         let errors = [
             SandboxError::Refused(refusal("/proc is not mounted", Remedy::MountProc)),
             SandboxError::Refused(

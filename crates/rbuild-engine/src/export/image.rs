@@ -140,9 +140,9 @@ pub(crate) fn not_packed(env: &StepEnv<'_>, tree: &TreeId, error: StoreError) ->
         return BuildError::Canceled;
     }
     let made_it = |id: &VertexId| env.done(*id).tree.as_ref() == Some(tree);
-    match (&error, env.chain().find(made_it)) {
-        (StoreError::Layer(LayerError::Deletion(_)), Some(id)) => env.failure(id, error.to_string(), Vec::new()),
-        _ => error.into(),
+    match (error, env.chain().find(made_it)) {
+        (error @ StoreError::Layer(LayerError::Deletion(_)), Some(id)) => env.failure(id, error, Vec::new()),
+        (error, _) => error.into(),
     }
 }
 

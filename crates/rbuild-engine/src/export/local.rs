@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsStr;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -100,6 +101,8 @@ struct PendingDir {
 }
 
 impl LocalExport<'_, '_, '_, '_> {
+    /// Passes all files to the writers, and notes what is done after them. Ends early if a writer
+    /// failed.
     fn walk(&mut self, tree: &MergedTree) -> Result<()> {
         let mut pending = vec![PendingDir { from: tree.top(), place: PathBuf::new(), is_new: false }];
         while let Some(PendingDir { from, place, is_new }) = pending.pop() {
@@ -116,21 +119,27 @@ impl LocalExport<'_, '_, '_, '_> {
                     _ => special_file(&from, &to, &entry)?,
                 }
                 if group.is_full() {
-                    self.write(std::mem::replace(&mut group, ExportGroup::new(&from, &to)))?;
+                    let full = std::mem::replace(&mut group, ExportGroup::new(&from, &to));
+                    if self.write(full)?.is_break() {
+                        return Ok(());
+                    }
                 }
             }
-            self.write(group)?;
+            if self.write(group)?.is_break() {
+                return Ok(());
+            }
         }
         Ok(())
     }
 
-    fn write(&mut self, group: ExportGroup) -> Result<()> {
+    /// Passes a group to the writers. Breaks if one of them failed; [`ExportQueue::outcome`] has
+    /// its error.
+    fn write(&mut self, group: ExportGroup) -> Result<ControlFlow<()>> {
         if self.stop.is_some_and(Cancel::is_canceled) {
             return Err(BuildError::Canceled);
         }
         self.writers.give(group)?;
-        // This error ends the walk. The caller returns the one that the writers recorded.
-        if self.writers.has_failed() { Err(BuildError::AlreadyReported) } else { Ok(()) }
+        Ok(if self.writers.has_failed() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
     }
 
     fn directory(&mut self, from: &MergedDir, to: &OutputDir, entry: &MergedEntry) -> Result<PendingDir> {

@@ -1,9 +1,10 @@
 //! Errors of COPY and ADD.
 
 use rbuild_layer::LayerError;
-use rbuild_source::SourceError;
+use rbuild_source::{IgnoreError, SourceError};
 use rbuild_store::StoreError;
 
+use crate::error::BuildError;
 use crate::ops::users::UnknownUser;
 
 /// A failed copy: the index of the source in the step, if one is to blame, and the reason.
@@ -27,6 +28,11 @@ pub enum Reason {
     Store(#[from] StoreError),
     #[error(transparent)]
     User(#[from] UnknownUser),
+    /// A pattern of `--exclude` is invalid.
+    #[error(transparent)]
+    Exclude(#[from] IgnoreError),
+    #[error(transparent)]
+    Build(Box<BuildError>),
     #[error("{0}")]
     Text(String),
     /// The destination does not fit the files of the image.
@@ -62,11 +68,14 @@ mod tests {
             Reason::Layer(LayerError::NotTar),
             Reason::Store(StoreError::NoImage("demo:1".into())),
             Reason::User(UnknownUser::User("web".into())),
+            Reason::Exclude(IgnoreError { line: 1, reason: "`!` without a pattern".into() }),
+            Reason::Build(Box::new(BuildError::other("a file of the plan was never downloaded"))),
             Reason::Text("`a` is not an archive".into()),
             Reason::Destination("`/srv` is a file in the image".into()),
             Reason::Stopped,
         ];
-        let variants = variants!(Reason { Source, Kernel, Layer, Store, User, Text, Destination, Stopped });
+        let variants =
+            variants!(Reason { Source, Kernel, Layer, Store, User, Exclude, Build, Text, Destination, Stopped });
         assert_recorded!("CopyError", variants.table(&reasons, |e| e, no_remedy));
     }
 }

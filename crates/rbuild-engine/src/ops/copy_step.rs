@@ -153,7 +153,7 @@ fn store_as_layer(
     let stop = || env.cancel.is_canceled();
     env.store.lazy_trees().store_as_layer(&env.rootfs.work, dir, external, form, &stop).map_err(|e| match e {
         StoreError::Layer(LayerError::Changed(_)) => StepError::ContextChanged,
-        StoreError::Layer(LayerError::Deletion(_)) => env.failure(id, e.to_string(), Vec::new()).into(),
+        e @ StoreError::Layer(LayerError::Deletion(_)) => env.failure(id, e, Vec::new()).into(),
         _ if env.cancel.is_canceled() => BuildError::Canceled.into(),
         e => e.into(),
     })
@@ -174,27 +174,33 @@ pub(crate) fn copy_error(env: &StepEnv<'_>, id: VertexId, step: &CopyStep, e: Co
         (Reason::Stopped, _) => BuildError::Canceled,
         (Reason::Source(e), Some(span)) => source_error(e, span, step.from_name.as_deref()),
         (Reason::Text(text), Some(span)) => BuildError::Unmet(vec![Diagnostic::new(span, text)]),
+        (Reason::Exclude(e), span) => {
+            let span = span.unwrap_or(env.graph().vertices[id].span);
+            BuildError::Unmet(vec![Diagnostic::new(span, format!("--exclude: {}", e.reason))])
+        }
+        (Reason::Build(e), _) => *e,
         (Reason::Layer(e), Some(span)) if !e.is_disk_full() => {
             let d = Diagnostic::new(span, format!("cannot unpack the archive: {}", sentence(&e)));
             BuildError::Unmet(vec![Diagnostic { help: e.remedy(), ..d }])
         }
         (Reason::Kernel(source), _) => BuildError::Kernel { what: format!("copying into `{}`", step.dest), source },
         (Reason::Layer(source), _) => BuildError::Layer { what: format!("unpacking into `{}`", step.dest), source },
-        (Reason::Source(e), None) => env.failure(id, e.to_string(), Vec::new()),
+        (Reason::Source(e), None) => env.failure(id, e, Vec::new()),
         (Reason::Text(text), None) => env.failure(id, text, Vec::new()),
         (Reason::Destination(text), _) => {
             let vertex = &env.graph().vertices[id];
             BuildError::Unmet(vec![Diagnostic::new(vertex.marks.dest.unwrap_or(vertex.span), text)])
         }
         (Reason::Store(e), _) => e.into(),
-        (Reason::User(e), _) => unknown_user(env, id, &e),
+        (Reason::User(e), _) => unknown_user(env, id, e),
     })
 }
 
-pub(crate) fn unknown_user(env: &StepEnv<'_>, id: VertexId, e: &users::UnknownUser) -> BuildError {
-    let mut failure = env.failure(id, e.to_string(), Vec::new());
+pub(crate) fn unknown_user(env: &StepEnv<'_>, id: VertexId, e: users::UnknownUser) -> BuildError {
+    let help = Some(e.remedy());
+    let mut failure = env.failure(id, e, Vec::new());
     if let BuildError::Step(failure) = &mut failure {
-        failure.help = Some(e.remedy());
+        failure.help = help;
         failure.span = env.graph().vertices[id].marks.owner.unwrap_or(failure.span);
     }
     failure

@@ -16,7 +16,7 @@ use rbuild_source::Selection;
 use rbuild_store::{Baseline, Snapshots, TreeId, cut_links};
 
 use crate::env::StepEnv;
-use crate::error::{BuildError, Result};
+use crate::error::{BuildError, NotStarted, Result};
 use crate::ops::container::{DEFAULT_SHM, hosts_file, is_set, limit_remedy};
 use crate::ops::copy_step::unknown_user;
 use crate::ops::redact::Mask;
@@ -227,8 +227,8 @@ fn outcome_of_run(
             Err(run_failure(env, id, run, format!("was killed by signal {signal}"), help, log))
         }
         CommandOutcome::NotStarted(why) => {
-            let failed = env.failure(id, format!("cannot start the command: {why}"), log);
-            Err(failed.with_help(why.remedy()))
+            let help = why.remedy();
+            Err(env.failure(id, NotStarted(why), log).with_help(help))
         }
     }
 }
@@ -264,7 +264,7 @@ fn user_of(env: &StepEnv<'_>, id: VertexId, run: &RunStep) -> Result<users::Iden
         let found = env.store.image_trees().read_in_trees(&trees, Path::new(path), users::MAX_FILE);
         found.ok().flatten().unwrap_or_default()
     };
-    let who = users::identity(&files, &run.user).map_err(|e| unknown_user(env, id, &e))?;
+    let who = users::identity(&files, &run.user).map_err(|e| unknown_user(env, id, e))?;
     match who.unavailable(&env.builder.isolation) {
         Some(unmapped) => {
             let vertex = &env.graph().vertices[id];

@@ -16,7 +16,7 @@ pub(crate) fn workdir_step(env: &StepEnv<'_>, id: VertexId, step: &WorkdirStep, 
     // The user is resolved only if a directory must be created.
     let owner = match root.stat_follow(&step.path) {
         Ok(there) if there.kind == FileKind::Dir => UidGid::ROOT,
-        _ => users::owner(&users::in_root(root), &step.user).map_err(|e| unknown_user(env, id, &e))?,
+        _ => users::owner(&users::in_root(root), &step.user).map_err(|e| unknown_user(env, id, e))?,
     };
     let now = Timestamp { sec: step.time.unwrap_or(env.request.now), nsec: 0 };
     let mut made = Vec::new();

@@ -211,7 +211,8 @@ impl Isolated {
         let namespace = bind_clone(Path::new(&format!("/proc/self/fd/{}", self.namespace.as_raw_fd())))?;
         // All versions accept a path, and pasta ends when it disappears.
         mount_tmpfs(place)?;
-        let dir = RootDir::open(place)?;
+        let name = "the directory of the isolated network";
+        let dir = RootDir::open(place).map_err(|e| e.within(name))?.named(name);
         drop(dir.create_file("net".as_ref(), 0o600)?);
         attach_mount(&namespace, &dir, "net")?;
         let null = File::open("/dev/null").map_err(RunnerProblem::of_call("open", Path::new("/dev/null")))?;

@@ -76,7 +76,7 @@ fn step_failure(f: &StepFailure, source: &SourceText<'_>, colours: bool) -> Stri
         ));
     }
     let word = f.word.as_deref().and_then(|word| word_within(word, f.span, source.text));
-    let mut d = Diagnostic::new(word.unwrap_or(f.span), f.reason.clone());
+    let mut d = Diagnostic::new(word.unwrap_or(f.span), rbuild_remedy::sentence(&*f.reason));
     d.help = f.help.clone();
     text.push_str(&diagnostic(&d, source, colours));
     text

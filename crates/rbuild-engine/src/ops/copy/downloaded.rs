@@ -19,12 +19,12 @@ const MODE: u32 = 0o600;
 pub(super) fn downloaded(copier: &mut Copier<'_>, file: &UrlSource, unpack: bool) -> Result<(), Reason> {
     copier.terms.check()?;
     let step = copier.step;
-    let exclude = Ignore::from_patterns(&step.exclude).map_err(|e| Reason::Text(e.to_string()))?;
+    let exclude = Ignore::from_patterns(&step.exclude)?;
     if exclude.excludes(&file.name) {
         return Ok(());
     }
     let StoredDownloads { store, downloads } = copier.terms.downloaded;
-    let download = downloads.get(file).map_err(|e| Reason::Text(e.message()))?;
+    let download = downloads.get(file).map_err(|e| Reason::Build(Box::new(e)))?;
     let open = || Ok(store.blobs().open_blob(&download.digest)?);
     if unpack && unpack_archive(copier, &open, Path::new(&step.dest), &|| Ok(()))? {
         return Ok(());
