@@ -51,7 +51,7 @@ pub enum ExpandError {
     #[error("unsupported modifier `{0}` in `${{…}}`")]
     UnsupportedModifier(String),
     /// `${name:?message}` with an unset variable.
-    #[error("{name}: {message}")]
+    #[error("variable `{name}`: {message}")]
     Mandatory {
         /// Name of the variable.
         name: String,

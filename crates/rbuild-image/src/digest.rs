@@ -151,7 +151,7 @@ impl BlobDigest {
         ManifestDigest(self.0)
     }
 
-    /// Returns the same digest as an image id, for a blob that is known to be a configuration.
+    /// Returns the same digest as an image ID, for a blob that is known to be a configuration.
     pub fn of_config(self) -> ImageId {
         ImageId(self.0)
     }
@@ -184,7 +184,7 @@ impl DiffId {
 }
 
 impl ImageDigest {
-    /// Returns true if this is the id of the image.
+    /// Returns true if this is the ID of the image.
     pub fn is_id(&self, id: &ImageId) -> bool {
         self.0 == id.0
     }

@@ -24,13 +24,13 @@ pub struct Reference {
     digest: Option<ManifestDigest>,
 }
 
-/// Image name in a Dockerfile: a reference or a full digest. Abbreviated ids are not accepted,
+/// Image name in a Dockerfile: a reference or a full digest. Abbreviated IDs are not accepted,
 /// because a prefix may identify another image later.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ImageName {
     /// Registry, path, and tag or digest.
     Reference(Reference),
-    /// Image id or manifest digest: `sha256:` and 64 digits.
+    /// Image ID or manifest digest: `sha256:` and 64 digits.
     Id(ImageDigest),
     /// An image known by its manifest, which no Dockerfile can write.
     Stored(ManifestDigest),

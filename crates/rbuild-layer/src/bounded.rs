@@ -1,5 +1,6 @@
 //! Bounded decompression of untrusted streams.
 
+use rbuild_remedy::counted;
 use std::io::{self, Read};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -91,7 +92,7 @@ pub fn layer_digests(source: impl Read, limits: Limits) -> Result<(BlobDigest, D
     let mut plain = Hashed::new(Bounded::new(&mut raw, limits).map_err(failed)?);
     let most = limits.stream();
     if io::copy(&mut (&mut plain).take(most.saturating_add(1)), &mut io::sink()).map_err(failed)? > most {
-        return Err(over("bytes", limits.bytes, format!("the layer has more than {most} bytes")));
+        return Err(over("bytes", limits.bytes, format!("the layer has more than {}", counted(most, "byte"))));
     }
     let diff_id = plain.finish().1;
     // The digest also covers bytes that follow the end of the compressed stream.

@@ -2,6 +2,7 @@
 
 use crate::entry::TarEntry;
 use crate::error::{LayerError, Result};
+use rbuild_remedy::counted;
 
 /// Limits on the resources that an archive may claim.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,13 +86,17 @@ impl Limits {
     /// Checks the next entry. `entries` and `bytes` are totals that include it.
     pub(crate) fn check(&self, entry: &TarEntry, entries: u64, bytes: u64) -> Result<()> {
         if entries > self.entries {
-            return Err(over("entries", self.entries, format!("the archive has more than {} entries", self.entries)));
+            return Err(over(
+                "entries",
+                self.entries,
+                format!("the archive has more than {}", counted(self.entries, "entry")),
+            ));
         }
         if bytes > self.bytes {
             return Err(over(
                 "bytes",
                 self.bytes,
-                format!("the archive has more than {} bytes of content", self.bytes),
+                format!("the archive has more than {} of content", counted(self.bytes, "byte")),
             ));
         }
         let path = entry.path.as_encoded_bytes();

@@ -1,6 +1,7 @@
 //! A tar reader: framing, PAX records, GNU long names and sparse files. Header blocks are parsed by
 //! the tar crate.
 
+use rbuild_remedy::counted;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{BufReader, Read};
@@ -302,7 +303,9 @@ impl<R: Read> TarReader<R> {
         let read = std::io::copy(&mut tail, &mut std::io::sink()).map_err(LayerError::io("the end of the archive"))?;
         match read <= most {
             true => Ok(()),
-            false => Err(over("bytes", most, format!("more than {most} bytes follow the end of the archive"))),
+            false => {
+                Err(over("bytes", most, format!("more than {} follow the end of the archive", counted(most, "byte"))))
+            }
         }
     }
 }

@@ -5,6 +5,7 @@
 //! be left behind.
 
 use crate::parallel::locked;
+use rbuild_remedy::counted;
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -119,7 +120,7 @@ pub fn detached_overlay(lowers: &[PathBuf], upper: Option<(&Path, &Path)>, scrat
 
 fn too_many(layers: usize, limit: usize) -> Error {
     let reason = std::io::Error::other(format!("the limit is {limit}"));
-    Error::new("mount", described(format!("an overlay of {layers} layers")), reason)
+    Error::new("mount", described(format!("an overlay of {}", counted(layers as u64, "layer"))), reason)
 }
 
 fn overlay_by_config(lowers: &[PathBuf], upper: Option<(&Path, &Path)>) -> Result<OwnedFd> {
@@ -155,7 +156,11 @@ fn overlay_classic(lowers: &[PathBuf], upper: Option<(&Path, &Path)>, scratch: &
         options.extend_from_slice(b",volatile");
     }
     if options.len() >= OPTION_PAGE {
-        return Err(Error::new("mount", described(format!("an overlay of {} layers", lowers.len())), Errno::TOOBIG));
+        return Err(Error::new(
+            "mount",
+            described(format!("an overlay of {}", counted(lowers.len() as u64, "layer"))),
+            Errno::TOOBIG,
+        ));
     }
     let _alone = locked(&SCRATCH);
     let data =

@@ -4,7 +4,7 @@ use std::error::Error;
 use std::io::{self, Read};
 
 use rbuild_image::BlobDigest;
-use rbuild_remedy::sentence;
+use rbuild_remedy::{counted, sentence};
 use ureq::BodyReader;
 
 use crate::client::Repository;
@@ -35,7 +35,7 @@ pub struct BlobReader<'a> {
 
 /// A connection that broke within the body of a response.
 #[derive(Debug, thiserror::Error)]
-#[error("the connection broke {left} bytes before the end")]
+#[error("the connection broke {} before the end", counted(*left, "byte"))]
 struct BrokenBody {
     /// Number of bytes that were not received.
     left: u64,
@@ -136,7 +136,7 @@ impl Read for BlobReader<'_> {
             match body.read(&mut buf[..most]) {
                 Ok(0) => {
                     let left = self.size - self.at;
-                    let problem = self.line(format!("the connection ended {left} bytes before the end"));
+                    let problem = self.line(format!("the connection ended {} before the end", counted(left, "byte")));
                     self.broken(problem)?;
                 }
                 Ok(n) => {
@@ -158,7 +158,7 @@ impl Read for BlobReader<'_> {
         if let Some(mut body) = self.body.take() {
             let mut more = [0];
             if matches!(body.read(&mut more), Ok(1)) {
-                let reason = format!("it sent more than the {} bytes of blob {}", self.size, self.digest);
+                let reason = format!("it sent more than the {} of blob {}", counted(self.size, "byte"), self.digest);
                 let host = self.sessions.first().map_or_else(String::new, |session| session.endpoint.host.clone());
                 return Err(self.failed(RegistryProblem::Answer { host, reason }));
             }
@@ -206,7 +206,7 @@ fn open_at(
     // The length is the server's claim.
     let whole = length.map(|length| start.saturating_add(length));
     if let Some(whole) = whole.filter(|whole| *whole != size) {
-        let reason = format!("blob {digest} has {whole} bytes; the manifest says {size}");
+        let reason = format!("blob {digest} has {}; the manifest says {size}", counted(whole, "byte"));
         return Err(session.invalid(reason));
     }
     let url = reply.url.clone();

@@ -58,7 +58,7 @@ impl ProcessEnvironment {
         self.system.join(path)
     }
 
-    /// Returns the user id of the process.
+    /// Returns the user ID of the process.
     pub fn user(&self) -> u32 {
         self.user
     }

@@ -3,7 +3,7 @@
 use std::io::{self, Read};
 
 use rbuild_image::BlobDigest;
-use rbuild_remedy::sentence;
+use rbuild_remedy::{counted, sentence};
 
 use crate::client::Repository;
 use crate::config_error::ConfigError;
@@ -267,7 +267,8 @@ impl EndpointSession {
             (location, at) = match self.state(&location)? {
                 Some((_, has)) if has > end => {
                     return Err(self.invalid(format!(
-                        "it claims to have received {has} bytes of an upload, but only {end} were sent"
+                        "it claims to have received {} of an upload; {end} were sent",
+                        counted(has, "byte")
                     )));
                 }
                 Some(state) => state,

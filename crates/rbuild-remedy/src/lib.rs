@@ -23,6 +23,21 @@ pub fn sentence(error: &dyn Error) -> String {
     text
 }
 
+/// Returns a number with a noun in the singular or plural.
+///
+/// ```
+/// use rbuild_remedy::counted;
+/// let texts = [counted(0, "byte"), counted(1, "entry"), counted(2, "entry")];
+/// assert_eq!(texts, ["0 bytes", "1 entry", "2 entries"]);
+/// ```
+pub fn counted(number: u64, noun: &str) -> String {
+    match noun.strip_suffix('y') {
+        _ if number == 1 => format!("{number} {noun}"),
+        Some(stem) => format!("{number} {stem}ies"),
+        None => format!("{number} {noun}s"),
+    }
+}
+
 /// An action that removes the cause of an error.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Remedy {

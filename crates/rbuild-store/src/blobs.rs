@@ -1,5 +1,6 @@
 //! Content-addressed blobs.
 
+use rbuild_remedy::counted;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{Read, Write};
@@ -286,7 +287,7 @@ impl NewBlob<'_> {
     pub(crate) fn publish_in(mut self, dir: &RootDir, store: &Store, digest: &BlobDigest, size: u64) -> Result<()> {
         let written = self.file.file().metadata().map_err(|e| Error::new("fstat", described("a blob"), e))?.len();
         if written != size {
-            let reason = format!("{written} of {size} bytes were written");
+            let reason = format!("{written} of {} were written", counted(size, "byte"));
             return Err(StoreError::Damaged { what: format!("blob {digest}"), reason });
         }
         store.blobs().note_whole(self.file.file());

@@ -1,5 +1,6 @@
 //! Tar archives of images as sinks.
 
+use rbuild_remedy::counted;
 use std::collections::BTreeSet;
 use std::io::{Seek, Write};
 use std::sync::atomic::AtomicU64;
@@ -121,7 +122,9 @@ impl<W: Write + Send> BlobSink for ArchiveWriter<W> {
         tar.entry(&TarEntry::plain_file(blob_path(digest), size)).map_err(failed)?;
         match copy_verified(&mut *blob, digest, tar.content_writer(), moved)? {
             copied if copied == size => Ok(()),
-            copied => Err(TransportError::other(format!("blob {digest} has {copied} bytes instead of {size}"))),
+            copied => {
+                Err(TransportError::other(format!("blob {digest} has {} instead of {size}", counted(copied, "byte"))))
+            }
         }
     }
 

@@ -82,6 +82,9 @@ impl From<ArchiveProblem> for ArchiveError {
 
 impl fmt::Display for ArchiveError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if matches!(self.problem, ArchiveProblem::Invalid(_) | ArchiveProblem::Unreadable(_)) {
+            f.write_str("cannot read ")?;
+        }
         f.write_str("the archive")?;
         if let Some(path) = &self.path {
             write!(f, " {}", quoted(path))?;

@@ -6,7 +6,7 @@ use std::io;
 use rbuild_image::{Checksum, ChecksumAlgorithm, SourceUrl};
 use rbuild_layer::Decoder;
 use rbuild_registry::{Client, FileAnswer, FileRequest, FileSink, Secret, Validators};
-use rbuild_remedy::Remedy;
+use rbuild_remedy::{Remedy, counted};
 use rbuild_store::{Download, IncomingFile, Lock, Once, ReceivedFile, Store, StoreError, Workspace};
 
 use crate::blobs::TransferProgress;
@@ -173,7 +173,7 @@ fn compare(request: &DownloadRequest<'_>, found: &Checksum) -> Result<()> {
 
 fn too_large(url: &SourceUrl, limit: u64) -> TransportError {
     TransportError::Other {
-        message: format!("{url} has more than {limit} bytes, the limit on files"),
+        message: format!("{url} has more than {}, the limit on files", counted(limit, "byte")),
         help: Some(Remedy::RaiseLimit { name: "bytes".into() }),
     }
 }

@@ -119,7 +119,8 @@ impl Transfer<'_> {
         let unreadable =
             |reason: String| self.invalid(format!("the index {}: {reason}", ManifestDigest::of(&document)));
         if depth == MAX_DEPTH {
-            return Err(unreadable(format!("indexes are nested more than {MAX_DEPTH} deep")));
+            let digest = ManifestDigest::of(&document);
+            return Err(self.invalid(format!("the index {digest} is nested more than {MAX_DEPTH} levels deep")));
         }
         let index = parse_index(&document).map_err(|e| unreadable(e.to_string()))?;
         match choose(&index, self.platform) {

@@ -63,7 +63,7 @@ impl Trail {
     /// Descends into a directory that the caller has opened.
     pub fn push(&mut self, below: RootDir) -> Result<()> {
         if self.steps.len() >= self.most {
-            let why = format!("directories are nested more than {MOST_DEEP} deep");
+            let why = format!("directories are nested more than {MOST_DEEP} levels deep");
             return Err(below.error("walking", "", std::io::Error::other(why)));
         }
         if let Some(far) = self.steps.len().checked_sub(MOST_OPEN)

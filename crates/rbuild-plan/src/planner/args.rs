@@ -26,7 +26,7 @@ pub(super) const BUILT_IN_ARGS: [&str; 11] = [
 ];
 
 const EPOCH: &str = "SOURCE_DATE_EPOCH";
-/// Prefix of the ids of cache mounts: separates the caches of builds that share a store.
+/// Prefix of the IDs of cache mounts: separates the caches of builds that share a store.
 pub(super) const CACHE_NAMESPACE: &str = "BUILDKIT_CACHE_MOUNT_NS";
 /// Host name of the containers of RUN.
 pub(super) const SANDBOX_HOSTNAME: &str = "BUILDKIT_SANDBOX_HOSTNAME";

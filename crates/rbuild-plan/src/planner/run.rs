@@ -275,7 +275,7 @@ fn secret(state: &StageState, mount: &Mount, span: Span) -> Planned<SecretStep> 
     let base = target.as_deref().and_then(|t| t.rsplit('/').next()).filter(|b| !b.is_empty());
     let id = mount.id.as_deref().or(mount.source.as_deref()).or(base);
     let Some(id) = id.map(str::to_string) else {
-        let d = Diagnostic::new(span, "secret mount has no id");
+        let d = Diagnostic::new(span, "the secret mount has no ID");
         return Err(d.help("add `id=NAME`").into());
     };
     // With only `env`, there is no file.

@@ -137,9 +137,9 @@ impl Gc<'_> {
                         blobs.intact.get_mut().insert(name);
                         continue;
                     }
-                    format!("blob {name} is corrupt: its digest is {found}")
+                    format!("blob sha256:{name} is corrupt: its digest is sha256:{found}")
                 }
-                Err(e) => format!("cannot read blob {name}: {}", sentence(&e)),
+                Err(e) => format!("cannot read blob sha256:{name}: {}", sentence(&e)),
             };
             checked.problems.push(problem);
             blobs.damaged.insert(name);

@@ -88,7 +88,7 @@ impl<'m, 'a> IndexResolver<'m, 'a> {
         let text = self.members.staging.read_document(&digest)?;
         if is_index && depth >= MAX_INDEX_DEPTH {
             return Err(TransportError::other(format!(
-                "index {digest} of the archive is nested more than {MAX_INDEX_DEPTH} deep"
+                "index {digest} of the archive is nested more than {MAX_INDEX_DEPTH} levels deep"
             )));
         }
         let reached = match is_index {

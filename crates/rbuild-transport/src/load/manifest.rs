@@ -2,7 +2,7 @@
 
 use rbuild_image::{BlobDigest, Descriptor, DiffId, ImageId, digest_of};
 use rbuild_layer::Compression;
-use rbuild_remedy::Remedy;
+use rbuild_remedy::{Remedy, counted};
 
 use crate::error::{Result, TransportError};
 use crate::layout::blob_path;
@@ -25,7 +25,7 @@ pub(super) fn take(members: &IncomingParts<'_>, d: &Descriptor, what: &str) -> R
     if size == d.size() {
         return Ok(digest);
     }
-    let message = format!("{what} {digest} has {size} bytes; its descriptor says {}", d.size());
+    let message = format!("{what} {digest} has {}; its descriptor says {}", counted(size, "byte"), d.size());
     Err(TransportError::Other { message, help: Some(Remedy::TransferAgain) })
 }
 

@@ -129,8 +129,8 @@ const FAULTS: [(&str, Make, &str, &str); 12] = [
             }
             vec![entry]
         },
-        "is nested more than 4 deep",
-        "is nested more than 4 deep",
+        "is nested more than 4 levels deep",
+        "is nested more than 4 levels deep",
     ),
     (
         "a digest of another kind",

@@ -56,7 +56,7 @@ fn document_cases() -> [Case; 11] {
                 }
                 entry
             },
-            Err("indexes are nested more than 3 deep"),
+            Err("is nested more than 3 levels deep"),
         ),
         (
             "no such platform",

@@ -79,7 +79,7 @@ impl BuildOnce<'_> {
         }
     }
 
-    /// Runs the steps in a builder process, which sends the ids of the image back through a pipe.
+    /// Runs the steps in a builder process, which sends the IDs of the image back through a pipe.
     fn build_in_builder(
         &self,
         request: &BuildRequest,

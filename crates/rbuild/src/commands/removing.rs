@@ -3,6 +3,7 @@
 use rbuild_engine::Warning;
 use rbuild_image::{ManifestDigest, human_size};
 use rbuild_linux::Timestamp;
+use rbuild_remedy::counted;
 use rbuild_sandbox::enter;
 use rbuild_store::{Budget, Checked, Freed, Image, StoreError};
 use serde_json::json;
@@ -170,11 +171,6 @@ fn freed_text(freed: &Freed) -> String {
 }
 
 /// Returns a number and its noun, in the plural unless the number is one.
-pub fn counted(number: u64, noun: &str) -> String {
-    let ending = if number == 1 { "" } else { "s" };
-    format!("{number} {noun}{ending}")
-}
-
 pub fn df(settings: &Settings, args: DfArgs) -> Result<u8, Failure> {
     let store = settings.open()?;
     if args.verbose {

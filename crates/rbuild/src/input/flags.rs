@@ -151,7 +151,7 @@ pub fn volume(text: &str) -> Result<Volume, Failure> {
         }
     }
     let path = std::fs::canonicalize(source).map_err(|e| {
-        let failure = bad(format!("`{source}`: {}", reason(&e)));
+        let failure = bad(format!("cannot open `{source}`: {}", reason(&e)));
         if e.kind() != std::io::ErrorKind::NotFound {
             return failure;
         }
@@ -258,7 +258,7 @@ pub fn secret(text: &str) -> Result<(String, Vec<u8>), Failure> {
             _ => return Err(value::unknown_option(key, &["id", "src", "env", "type"]).of(format!("--secret {text}"))),
         }
     }
-    let id = id.filter(|id| !id.is_empty()).ok_or_else(|| bad("the id is missing".into()).help("add id=NAME"))?;
+    let id = id.filter(|id| !id.is_empty()).ok_or_else(|| bad("the ID is missing".into()).help("add id=NAME"))?;
     let variable = |name: &str| std::env::var_os(name).map(std::os::unix::ffi::OsStringExt::into_vec);
     let from_env = match (&env, &file, kind.as_deref()) {
         (Some(name), _, _) => {
@@ -280,7 +280,7 @@ pub fn secret(text: &str) -> Result<(String, Vec<u8>), Failure> {
                     std::io::ErrorKind::IsADirectory => "pass a file",
                     _ => "correct the path, or create the file",
                 };
-                bad(format!("`{path}`: {}", reason(&e))).help(hint).because(&e)
+                bad(format!("cannot read `{path}`: {}", reason(&e))).help(hint).because(&e)
             })?
         }
     };
@@ -308,7 +308,7 @@ pub fn agent(text: &str) -> Result<(String, AgentSource), Failure> {
     };
     let mut keys = Vec::new();
     for path in &paths {
-        let fail = |e: std::io::Error| bad(format!("{}: {}", quoted(path), reason(&e))).because(&e);
+        let fail = |e: std::io::Error| bad(format!("cannot open {}: {}", quoted(path), reason(&e))).because(&e);
         let path = std::fs::canonicalize(path).map_err(fail)?;
         let kind = std::fs::metadata(&path).map_err(fail)?.file_type();
         if std::os::unix::fs::FileTypeExt::is_socket(&kind) {

@@ -1,6 +1,7 @@
 //! Progress on a terminal: finished steps scroll up; running steps stay at the bottom with their
 //! last lines of output.
 
+use rbuild_remedy::counted;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
@@ -181,7 +182,7 @@ impl Screen {
                 lines.extend(running.tail.iter().skip(said).map(|l| cut(&format!(" => => {l}"), columns)));
             }
             if self.running.len() > shown && room > 0 {
-                lines.push(format!(" => and {} more steps", self.running.len() - shown));
+                lines.push(format!(" => and {}", counted((self.running.len() - shown) as u64, "more step")));
             }
             let free = rows.saturating_sub(lines.len() + 1);
             lines.extend(self.waits(free));

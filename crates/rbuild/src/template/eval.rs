@@ -1,6 +1,7 @@
 //! Evaluates the nodes of a template.
 
 use rbuild_dockerfile::closest;
+use rbuild_remedy::counted;
 use serde_json::Value;
 
 use crate::template::error::TemplateError;
@@ -245,7 +246,7 @@ fn index(value: &Value, keys: &[Value]) -> Result<Value> {
         at = match (at, key) {
             (Value::Array(list), Value::Number(n)) => match n.as_u64().and_then(|n| list.get(n as usize)) {
                 Some(found) => found,
-                None => return error(format!("index: {n} is out of range for {} items", list.len())),
+                None => return error(format!("index: {n} is out of range for {}", counted(list.len() as u64, "item"))),
             },
             // In Go, a missing key of a map of strings yields an empty string, as does a nil map.
             (Value::Null, Value::String(_)) => return Ok("".into()),

@@ -3,6 +3,7 @@
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 use rbuild_dockerfile::{Diagnostic, Span};
 use rbuild_engine::{BuildError, StepFailure};
+use rbuild_remedy::counted;
 
 use crate::ui::plain::plain;
 use crate::ui::{hints, terminal};
@@ -47,7 +48,7 @@ pub fn build_error(e: &BuildError, source: &SourceText<'_>, colours: bool) -> St
         BuildError::Dockerfile(list) | BuildError::Unmet(list) => {
             let mut shown: Vec<_> = list.iter().take(MOST_SHOWN).map(|d| diagnostic(d, source, colours)).collect();
             let more = list.len() - shown.len();
-            shown.extend((more > 0).then(|| terminal::error_text(&format!("{more} more errors"), None, colours)));
+            shown.extend((more > 0).then(|| terminal::error_text(&counted(more as u64, "more error"), None, colours)));
             shown.join("\n")
         }
         BuildError::Step(failure) => step_failure(failure, source, colours),
@@ -70,8 +71,8 @@ fn step_failure(f: &StepFailure, source: &SourceText<'_>, colours: bool) -> Stri
     }
     if let Some(build) = &f.more {
         text.push_str(&format!(
-            "last {} lines; for the whole log, run: rbuild logs {build} \"{}\"\n",
-            f.log.len(),
+            "last {}; for the whole log, run: rbuild logs {build} \"{}\"\n",
+            counted(f.log.len() as u64, "line"),
             f.label
         ));
     }

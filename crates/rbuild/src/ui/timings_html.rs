@@ -1,6 +1,7 @@
 //! `--timings`: a self-contained page with the timeline of a build, its critical path and its
 //! layers.
 
+use rbuild_remedy::counted;
 use std::collections::HashMap;
 use std::fmt::Write;
 
@@ -22,10 +23,10 @@ pub fn html(build: &BuildLog) -> String {
     let cached = build.steps.iter().filter(|s| s.outcome == StepOutcome::Cached).count();
     let _ = writeln!(
         page,
-        "<p class=\"sum\"><b>{}</b> in <b>{:.1} s</b>: {} steps, {cached} from the cache. Build <code>{}</code>, started {}.</p>",
+        "<p class=\"sum\"><b>{}</b> in <b>{:.1} s</b>: {}, {cached} from the cache. Build <code>{}</code>, started {}.</p>",
         build.status.word(),
         build.seconds,
-        build.steps.len(),
+        counted(build.steps.len() as u64, "step"),
         escape(build.id.as_str()),
         jiff::Timestamp::from_second(build.started).map_or(String::new(), |t| t.to_string()),
     );

@@ -73,7 +73,7 @@ fn nothing_stays(lab: &Lab) {
 fn an_index_entry_is_followed_once_regardless_of_its_repetitions() {
     let lab = Lab::bare();
     archive(&lab, "at = image\nfor n in range(5): at = inner([at] * 300)\nindex([at] * 300)");
-    in_time(&lab, LOAD).fails(1, &["is nested more than 4 deep"]);
+    in_time(&lab, LOAD).fails(1, &["is nested more than 4 levels deep"]);
     archive(
         &lab,
         "at = image\nfor n in range(4): at = inner([at] * 300)\nindex([name(at, 'docker.io/library/n:1')] * 300)",

@@ -116,7 +116,7 @@ impl Lab {
         }
         let is_id = |line: &&str| line.len() == 64 && line.bytes().all(|b| b.is_ascii_hexdigit());
         let ids: Vec<String> = out.lines().filter(is_id).map(str::to_string).collect();
-        ids.iter().for_each(|id| out = out.replace(id, "[id of a container]"));
+        ids.iter().for_each(|id| out = out.replace(id, "[ID of a container]"));
         out
     }
 }
