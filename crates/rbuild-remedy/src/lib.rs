@@ -66,6 +66,8 @@ pub enum Remedy {
     FreeOutput,
     /// Use another directory for the store.
     OtherStore,
+    /// Correct the owner or the mode of a file of the store, or use another directory.
+    OwnStore,
     /// Use a newer program, or another directory for the store.
     NewerProgram,
     /// Remove the damaged file that states the store's format, so that it is written again.
@@ -276,7 +278,7 @@ impl RegistryAction {
 
 impl Remedy {
     /// Number of kinds of remedies.
-    pub const KINDS: usize = 57;
+    pub const KINDS: usize = 58;
 
     /// Returns the suggestion of another word.
     pub fn did_you_mean(word: impl std::fmt::Display) -> Remedy {

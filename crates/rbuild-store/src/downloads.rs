@@ -310,6 +310,6 @@ mod tests {
         assert!(!scene.store.blobs().has_blob(&download.digest).unwrap());
         scene.receive(b"again");
         assert_eq!(scene.store.gc().prune(true).unwrap().blobs, 1);
-        assert!(!has() && scene.store.gc().check(false).unwrap().problems.is_empty());
+        assert!(!has() && scene.store.gc().check(false).unwrap().damage.is_empty());
     }
 }

@@ -163,7 +163,8 @@ pub fn remedy_of_kernel(e: &rbuild_linux::Error) -> Option<Remedy> {
         return remedy;
     }
     match e.kind() {
-        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => Some(Remedy::OtherStore),
+        ErrorKind::PermissionDenied => Some(Remedy::OwnStore),
+        ErrorKind::ReadOnlyFilesystem => Some(Remedy::OtherStore),
         ErrorKind::NotFound => Some(Remedy::RepairStore),
         _ => None,
     }

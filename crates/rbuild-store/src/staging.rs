@@ -285,7 +285,7 @@ mod tests {
             store.images().list().unwrap(),
             [crate::NamedImage { name: Some(name), manifest, artifact: crate::Artifact::Image(manifest) }]
         );
-        assert_eq!(store.gc().check(false).unwrap().problems, Vec::<String>::new());
+        assert_eq!(store.gc().check(false).unwrap().damage, Vec::<String>::new());
         // Complete blobs of the store are not written again; truncated ones are.
         let layer = dir.join("blobs/sha256").join(BlobDigest::of(b"layer").hex());
         let inode = || std::os::unix::fs::MetadataExt::ino(&layer.metadata().unwrap());
@@ -352,7 +352,7 @@ mod tests {
         let alone = store.images().find(&images[1].hex()[..12]).unwrap();
         assert_eq!(alone.artifact, crate::Artifact::Image(images[1]));
         assert_eq!(store.images().find(&digest.hex()[..12]).unwrap().artifact, artifact);
-        assert!(store.gc().check(false).unwrap().problems.is_empty());
+        assert!(store.gc().check(false).unwrap().damage.is_empty());
         let (names, gone) = store.images().untag(&digest.hex()[..12], false).unwrap();
         assert_eq!((names, gone.is_some(), store.images().list().unwrap().len()), (vec!["a:2".to_string()], true, 0));
         drop(store);

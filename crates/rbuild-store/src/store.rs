@@ -313,6 +313,25 @@ impl Store {
         Ok(entries)
     }
 
+    /// Returns the directories of the store that do not exist.
+    pub(crate) fn missing_dirs(&self) -> Result<Vec<&'static str>> {
+        let mut missing = Vec::new();
+        for dir in DIRS {
+            if !self.root.exists(dir)? {
+                missing.push(dir);
+            }
+        }
+        Ok(missing)
+    }
+
+    /// Creates directories that [`Store::missing_dirs`] returned.
+    pub(crate) fn create_dirs(&self, missing: &[&str]) -> Result<()> {
+        for dir in missing {
+            self.root.create_dir_all(dir, modes::dir(), None, |_| ())?;
+        }
+        restrict_directories(&self.root)
+    }
+
     /// Removes temporary files of killed processes. The caller holds the exclusive lock.
     pub(crate) fn remove_unpublished(&self) -> Result<()> {
         for dir in DIRS_OF_DOCUMENTS {
@@ -389,7 +408,8 @@ fn create(root: &RootDir) -> Result<()> {
 fn restrict_directories(root: &RootDir) -> Result<()> {
     for dir in FOREIGN_DIRS {
         let dir = OsStr::new(dir);
-        if root.stat_name(dir)?.mode & 0o077 != 0 {
+        // `Gc::check` creates missing directories.
+        if root.exists(dir)? && root.stat_name(dir)?.mode & 0o077 != 0 {
             // A directory that cannot be changed can still be read.
             let _ = root.chmod(dir, 0o700);
         }

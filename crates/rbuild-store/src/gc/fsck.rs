@@ -1,11 +1,11 @@
 //! Verification and repair of the store's content.
 
 use std::cell::RefCell;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::io::Read;
 
-use rbuild_image::{BlobDigest, ManifestDigest, digest_of};
+use rbuild_image::{BlobDigest, ImageIndex, ManifestDigest, digest_of};
 use rbuild_linux::RootDir;
 use rbuild_remedy::sentence;
 
@@ -27,38 +27,57 @@ pub struct Checked {
     pub images: u64,
     /// Number of cache documents.
     pub records: u64,
-    /// Problems, one sentence each.
-    pub problems: Vec<String>,
+    /// Damage, one sentence each. With `repair`, it was removed.
+    pub damage: Vec<String>,
+    /// Content that could not be read and so was not verified, one sentence each. It may be intact
+    /// and is never removed.
+    pub unread: Vec<String>,
+}
+
+/// The state of a blob.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum BlobState {
+    /// Its bytes have its digest.
+    Intact,
+    /// Its bytes have another digest.
+    Damaged,
+    /// It does not exist.
+    Missing,
+    /// Its bytes could not be read: nothing is known of them.
+    Unreadable,
+}
+
+/// The state of an image, in the order of severity.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum ImageState {
+    Whole,
+    /// A blob could not be read.
+    Unread(String),
+    /// A blob is missing or damaged.
+    Incomplete(String),
 }
 
 /// The blobs of the store, as far as they have been verified. Other processes add blobs while they
 /// are read.
 struct CheckedBlobs {
     dir: RootDir,
-    /// The names of intact blobs.
-    intact: RefCell<HashSet<String>>,
-    /// The names of damaged ones.
-    damaged: HashSet<String>,
+    states: RefCell<HashMap<String, BlobState>>,
 }
 
 impl CheckedBlobs {
     fn new(dir: RootDir) -> CheckedBlobs {
-        CheckedBlobs { dir, intact: RefCell::default(), damaged: HashSet::new() }
+        CheckedBlobs { dir, states: RefCell::default() }
     }
 
-    /// Returns true if a blob exists and has its digest. One that came after the others were
-    /// verified is verified now.
-    fn is_intact(&self, blob: &BlobDigest) -> bool {
+    /// Returns the state of a blob. One that came after the others were verified is verified now.
+    fn state(&self, blob: &BlobDigest) -> BlobState {
         let name = blob.hex();
-        if self.intact.borrow().contains(&name) {
-            return true;
-        }
-        let is_new =
-            !self.damaged.contains(&name) && self.digest_of(OsStr::new(&name)).is_ok_and(|(found, _)| found == name);
-        if is_new {
-            self.intact.borrow_mut().insert(name);
-        }
-        is_new
+        *self.states.borrow_mut().entry(name).or_insert_with_key(|name| match self.digest_of(OsStr::new(name)) {
+            Ok((found, _)) if found == *name => BlobState::Intact,
+            Ok(_) => BlobState::Damaged,
+            Err(e) if e.is_not_found() => BlobState::Missing,
+            Err(_) => BlobState::Unreadable,
+        })
     }
 
     /// Returns the digest of a file's bytes in hexadecimal, and their number.
@@ -98,8 +117,8 @@ impl Gc<'_> {
 
     /// Verifies the whole store: every blob against its name, and every document against its
     /// references. With `repair`, which takes the exclusive lock, broken content is removed:
-    /// damaged blobs, names of incomplete images, and cache records whose files are gone. Files of
-    /// trees have no checksums and are not read.
+    /// damaged blobs, names of incomplete images, and cache records whose files are gone. Content
+    /// that cannot be read stays. Files of trees have no checksums and are not read.
     ///
     /// # Errors
     ///
@@ -108,17 +127,22 @@ impl Gc<'_> {
     #[tracing::instrument(target = "store", name = "fsck", level = "debug", skip(self))]
     pub fn check(&self, repair: bool) -> Result<Checked> {
         let alone = if repair { Some(ExclusiveLock::take(self.store)?) } else { None };
+        let mut checked = Checked::default();
+        let missing = self.store.missing_dirs()?;
+        checked.damage.extend(missing.iter().map(|dir| format!("the store's directory {dir} is missing")));
         if repair {
+            self.store.create_dirs(&missing)?;
             self.store.remove_unpublished()?;
             sweep(self.store, &self.store.dir("tmp")?)?;
+        } else if !missing.is_empty() {
+            return Ok(checked);
         }
-        let mut checked = Checked::default();
         let blobs = self.check_blobs(repair, &mut checked)?;
         self.check_images(repair, &blobs, &mut checked)?;
         self.check_documents::<Record>(repair, "records", &mut checked, |r| self.store.lazy_trees().has_tree(&r.tree))?;
         // The result of a removed image remains, and is ignored.
         self.check_documents::<ResultFile>(repair, "results", &mut checked, |r| {
-            Ok(blobs.is_intact(&r.manifest.blob()) || !self.store.blobs().has_blob(&r.manifest.blob())?)
+            Ok(blobs.state(&r.manifest.blob()) != BlobState::Damaged)
         })?;
         alone.map_or(Ok(()), ExclusiveLock::end)?;
         Ok(checked)
@@ -130,20 +154,25 @@ impl Gc<'_> {
         for entry in blobs.dir.entries()? {
             let name = entry.name.to_string_lossy().into_owned();
             checked.blobs += 1;
-            let problem = match blobs.digest_of(&entry.name) {
+            let state = match blobs.digest_of(&entry.name) {
                 Ok((found, bytes)) => {
                     checked.bytes += bytes;
                     if found == name {
-                        blobs.intact.get_mut().insert(name);
-                        continue;
+                        BlobState::Intact
+                    } else {
+                        checked.damage.push(format!("blob sha256:{name} is corrupt: its digest is sha256:{found}"));
+                        BlobState::Damaged
                     }
-                    format!("blob sha256:{name} is corrupt: its digest is sha256:{found}")
                 }
-                Err(e) => format!("cannot read blob sha256:{name}: {}", sentence(&e)),
+                // Another process removed it.
+                Err(e) if e.is_not_found() => BlobState::Missing,
+                Err(e) => {
+                    checked.unread.push(sentence(&e));
+                    BlobState::Unreadable
+                }
             };
-            checked.problems.push(problem);
-            blobs.damaged.insert(name);
-            if repair {
+            blobs.states.get_mut().insert(name, state);
+            if repair && state == BlobState::Damaged {
                 blobs.dir.remove_file(&entry.name)?;
             }
         }
@@ -151,23 +180,30 @@ impl Gc<'_> {
     }
 
     fn check_images(&self, repair: bool, blobs: &CheckedBlobs, checked: &mut Checked) -> Result<()> {
-        let (mut broken, mut known) = (Vec::new(), HashMap::new());
-        let index = match self.store.images().index() {
-            Err(damage @ StoreError::Damaged { .. }) => {
-                checked.problems.push(format!("{damage}; the names of all images are lost"));
-                return if repair { self.store.images().clear() } else { Ok(()) };
-            }
-            index => index?,
+        let lost = match self.store.images().index() {
+            Ok(index) => return self.check_index(repair, &index, blobs, checked),
+            Err(damage @ StoreError::Damaged { .. }) => sentence(&damage),
+            Err(e) if e.is_not_found() => "the store's index.json is missing".to_string(),
+            Err(e) => return Err(e),
         };
-        for entry in self.store.images().entries(&index)? {
+        checked.damage.push(format!("{lost}; the names of all images are lost"));
+        if repair { self.store.images().clear() } else { Ok(()) }
+    }
+
+    fn check_index(&self, repair: bool, index: &ImageIndex, blobs: &CheckedBlobs, checked: &mut Checked) -> Result<()> {
+        let (mut broken, mut known) = (Vec::new(), HashMap::new());
+        for entry in self.store.images().entries(index)? {
             checked.images += 1;
             let name = entry.name.as_ref().map_or_else(|| entry.manifest.to_string(), |n| n.familiar());
             // An image may have many names.
-            let lack = |manifest: &ManifestDigest| self.lacks(manifest, blobs);
-            let lacks = entry.artifact.images().iter().find_map(|m| known.entry(*m).or_insert_with(|| lack(m)).clone());
-            if let Some(why) = lacks {
-                checked.problems.push(format!("image {name} is incomplete: {why}"));
-                broken.push(entry);
+            let state = |m: &ManifestDigest| known.entry(*m).or_insert_with(|| self.image_state(m, blobs)).clone();
+            match entry.artifact.images().iter().map(state).max().unwrap_or(ImageState::Whole) {
+                ImageState::Whole => {}
+                ImageState::Unread(why) => checked.unread.push(format!("image {name} cannot be verified: {why}")),
+                ImageState::Incomplete(why) => {
+                    checked.damage.push(format!("image {name} is incomplete: {why}"));
+                    broken.push(entry);
+                }
             }
         }
         if repair && !broken.is_empty() {
@@ -176,19 +212,24 @@ impl Gc<'_> {
         Ok(())
     }
 
-    /// Returns a description of the problem with an image, if there is one.
-    fn lacks(&self, manifest: &ManifestDigest, blobs: &CheckedBlobs) -> Option<String> {
+    fn image_state(&self, manifest: &ManifestDigest, blobs: &CheckedBlobs) -> ImageState {
         let image = match self.store.images().image(manifest) {
             Ok(image) => image,
-            Err(e) => return Some(sentence(&e)),
+            Err(StoreError::Kernel(e)) if !e.is_not_found() => return ImageState::Unread(sentence(&e)),
+            Err(e) => return ImageState::Incomplete(sentence(&e)),
         };
-        let layers = image.layers().unwrap_or_default();
+        let Ok(layers) = image.layers() else {
+            let why = "its manifest and configuration have different numbers of layers";
+            return ImageState::Incomplete(why.into());
+        };
         let needed = layers.iter().filter_map(|(layer, _)| digest_of(layer).ok());
-        if let Some(missing) = needed.chain([image.id.blob(), manifest.blob()]).find(|d| !blobs.is_intact(d)) {
-            return Some(format!("its blob {missing} is missing or damaged"));
-        }
-        let wrong = layers.is_empty() && !image.manifest.layers().is_empty();
-        wrong.then(|| "its manifest and configuration have different numbers of layers".to_string())
+        let state = |blob: BlobDigest| match blobs.state(&blob) {
+            BlobState::Intact => ImageState::Whole,
+            BlobState::Unreadable => ImageState::Unread(format!("its blob {blob} cannot be read")),
+            BlobState::Missing => ImageState::Incomplete(format!("its blob {blob} is missing")),
+            BlobState::Damaged => ImageState::Incomplete(format!("its blob {blob} is damaged")),
+        };
+        needed.chain([image.id.blob(), manifest.blob()]).map(state).max().unwrap_or(ImageState::Whole)
     }
 
     fn check_documents<T: serde::de::DeserializeOwned>(
@@ -206,9 +247,13 @@ impl Gc<'_> {
                 Ok(Some(document)) if !whole(&document)? => format!("{path} refers to missing content"),
                 // Whole, or removed meanwhile.
                 Ok(_) => continue,
-                Err(e) => format!("cannot read {path}: {}", sentence(&e)),
+                Err(e @ StoreError::Damaged { .. }) => sentence(&e),
+                Err(e) => {
+                    checked.unread.push(sentence(&e));
+                    continue;
+                }
             };
-            checked.problems.push(problem);
+            checked.damage.push(problem);
             if repair {
                 handle.remove_file(OsStr::new(&entry.name))?;
             }
@@ -219,7 +264,7 @@ impl Gc<'_> {
 
 #[cfg(test)]
 mod tests {
-    use rbuild_image::{ImageConfig, MediaType, Platform, Reference, descriptor, manifest};
+    use rbuild_image::{ImageConfig, ImageId, MediaType, Platform, Reference, descriptor, manifest};
 
     use super::*;
     use crate::ids::{BuildId, ImageKey};
@@ -242,11 +287,73 @@ mod tests {
         assert!(matches!(store.gc().check(true), Err(StoreError::Damaged { .. })));
         assert_eq!(std::fs::read_to_string(&index).unwrap(), text);
         std::fs::write(&index, &text[..text.len() - 1]).unwrap();
-        let problems = store.gc().check(true).unwrap().problems;
+        let problems = store.gc().check(true).unwrap().damage;
         assert!(problems.len() == 1 && problems[0].ends_with("the names of all images are lost"), "{problems:?}");
         assert!(store.images().list().unwrap().is_empty());
         drop(store);
         std::fs::remove_dir_all(&place).unwrap();
+    }
+
+    /// Removes parts of a store with one image, and returns the damage that a repair finds and the
+    /// number of images afterwards.
+    fn repaired(name: &str, break_it: impl FnOnce(&std::path::Path, &ImageId)) -> (Checked, Checked, usize) {
+        let place = std::env::temp_dir().join(format!("rbuild-fsck-{name}-{}", std::process::id()));
+        let store = Store::open(&place).unwrap();
+        let work = Workspace::open(&store).unwrap();
+        let (digest, id) = empty_image(&store, &work, "a:1");
+        store.records().put_result(&ImageKey::of(b"key"), &digest, &BuildId::of_command("build")).unwrap();
+        drop((work, store));
+        break_it(&place, &id);
+        let store = Store::open(&place).unwrap();
+        let found = store.gc().check(true).unwrap();
+        let (after, images) = (store.gc().check(false).unwrap(), store.images().list().unwrap().len());
+        drop(store);
+        std::fs::remove_dir_all(&place).unwrap();
+        (found, after, images)
+    }
+
+    #[test]
+    fn missing_parts_of_a_store_are_made_again() {
+        let (found, after, images) =
+            repaired("index", |place, _| std::fs::remove_file(place.join("index.json")).unwrap());
+        assert_eq!(found.damage, ["the store's index.json is missing; the names of all images are lost"]);
+        assert_eq!((after.damage.len(), after.unread.len(), images), (0, 0, 0));
+        for dir in ["tmp", "records", "trees"] {
+            let (found, after, images) = repaired(dir, |place, _| std::fs::remove_dir_all(place.join(dir)).unwrap());
+            assert_eq!(found.damage, [format!("the store's directory {dir} is missing")]);
+            assert_eq!((after.damage.len(), images), (0, 1));
+        }
+        let (found, after, images) =
+            repaired("blobs", |place, _| std::fs::remove_dir_all(place.join("blobs")).unwrap());
+        assert_eq!(found.damage.len(), 3, "{found:?}");
+        assert_eq!((after.damage.len(), images), (0, 0));
+    }
+
+    #[test]
+    fn content_that_cannot_be_read_is_not_removed() {
+        let (found, after, images) = repaired("unread", |place, id| {
+            let blob = place.join("blobs/sha256").join(id.hex());
+            std::fs::remove_file(&blob).unwrap();
+            std::fs::create_dir(blob).unwrap();
+        });
+        assert!(found.damage.is_empty() && found == after, "{found:?} {after:?}");
+        assert!(
+            matches!(&found.unread[..], [blob, image]
+            if blob.contains("Is a directory") && image.starts_with("image a:1 cannot be verified: ")),
+            "{found:?}"
+        );
+        assert_eq!(images, 1);
+    }
+
+    /// Stores an image without layers, and returns its manifest and ID.
+    fn empty_image(store: &Store, work: &Workspace, name: &str) -> (ManifestDigest, ImageId) {
+        let staging = Staging::open(store, work).unwrap();
+        let (id, size) = staging.put_document(&ImageConfig::empty(&Platform::host())).unwrap();
+        let manifest = manifest(descriptor(MediaType::ImageConfig, &id, size), Vec::new());
+        let digest = staging.put_document(&manifest).unwrap().0.of_manifest();
+        let name: Reference = name.parse().unwrap();
+        staging.keep("load", &[digest], &[(digest, Some(name))]).unwrap();
+        (digest, id.of_config())
     }
 
     #[test]
@@ -256,22 +363,17 @@ mod tests {
         let mut checked = Checked::default();
         let before = store.gc().check_blobs(false, &mut checked).unwrap();
         let work = Workspace::open(&store).unwrap();
-        let staging = Staging::open(&store, &work).unwrap();
-        let (id, size) = staging.put_document(&ImageConfig::empty(&Platform::host())).unwrap();
-        let manifest = manifest(descriptor(MediaType::ImageConfig, &id, size), Vec::new());
-        let digest = staging.put_document(&manifest).unwrap().0.of_manifest();
-        let name: Reference = "a:1".parse().unwrap();
-        staging.keep("load", &[digest], &[(digest, Some(name))]).unwrap();
+        let (digest, id) = empty_image(&store, &work, "a:1");
         store.records().put_result(&ImageKey::of(b"key"), &digest, &BuildId::of_command("build")).unwrap();
         let problems = |blobs: &CheckedBlobs| {
             let mut checked = Checked::default();
             store.gc().check_images(false, blobs, &mut checked).unwrap();
-            checked.problems.len()
+            checked.damage.len()
         };
         assert_eq!(problems(&before), 0);
         std::fs::write(place.join("blobs/sha256").join(id.hex()), "damaged").unwrap();
         assert_eq!(problems(&before), 1, "its configuration is read again");
-        assert_eq!(store.gc().check(false).unwrap().problems.len(), 2);
+        assert_eq!(store.gc().check(false).unwrap().damage.len(), 2);
         drop((work, store));
         std::fs::remove_dir_all(&place).unwrap();
     }

@@ -438,7 +438,7 @@ fn prune_keeps_the_cache_and_prune_all_keeps_images_only() {
         assert_eq!(freed, expected, "all: {all}");
         let again = scene.store.gc().prune(all).unwrap();
         assert_eq!(again, Freed::default(), "all: {all}, the second time");
-        assert_eq!(scene.store.gc().check(false).unwrap().problems, Vec::<String>::new(), "all: {all}");
+        assert_eq!(scene.store.gc().check(false).unwrap().damage, Vec::<String>::new(), "all: {all}");
     }
 }
 

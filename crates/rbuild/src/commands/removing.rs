@@ -3,7 +3,7 @@
 use rbuild_engine::Warning;
 use rbuild_image::{ManifestDigest, human_size};
 use rbuild_linux::Timestamp;
-use rbuild_remedy::counted;
+use rbuild_remedy::{Remedy, counted};
 use rbuild_sandbox::enter;
 use rbuild_store::{Budget, Checked, Freed, Image, StoreError};
 use serde_json::json;
@@ -15,7 +15,7 @@ use crate::commands::named::{self, Purpose};
 use crate::exit::{Failure, code};
 use crate::input::settings::Settings;
 use crate::template;
-use crate::ui::terminal;
+use crate::ui::{hints, terminal};
 
 pub fn rmi(settings: &Settings, args: RmiArgs) -> Result<u8, Failure> {
     let store = settings.open()?;
@@ -195,21 +195,26 @@ pub fn df(settings: &Settings, args: DfArgs) -> Result<u8, Failure> {
 pub fn fsck(settings: &Settings, args: FsckArgs) -> Result<u8, Failure> {
     let store = settings.open()?;
     let found = store.gc().check(args.repair)?;
-    for problem in &found.problems {
+    for problem in found.damage.iter().chain(&found.unread) {
         terminal::err(&format!("{problem}\n"));
     }
-    let Checked { blobs, bytes, images, records, problems } = &found;
+    let Checked { blobs, bytes, images, records, damage, unread } = &found;
     terminal::out(&format!(
-        "Checked {} ({}), {}, {}: {}{}\n",
+        "Checked {} ({}), {}, {}: {}{}{}\n",
         counted(*blobs, "blob"),
         human_size(*bytes),
         counted(*images, "image"),
         counted(*records, "cache record"),
-        counted(problems.len() as u64, "problem"),
-        if args.repair && !problems.is_empty() { ", removed" } else { "" }
+        counted(damage.len() as u64, "problem"),
+        if args.repair && !damage.is_empty() { ", removed" } else { "" },
+        if unread.is_empty() { String::new() } else { format!("; {} not verified", unread.len()) },
     ));
-    if !problems.is_empty() && !args.repair {
+    if !damage.is_empty() && !args.repair {
         terminal::error("the store is damaged", Some("run `rbuild fsck --repair` to remove damaged entries"));
+        return Ok(code::FAILED);
+    }
+    if !unread.is_empty() {
+        terminal::error("some of the store cannot be read", Some(&hints::words(&Remedy::OwnStore)));
         return Ok(code::FAILED);
     }
     Ok(code::OK)

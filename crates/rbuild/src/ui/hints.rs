@@ -34,6 +34,9 @@ pub fn words(remedy: &Remedy) -> String {
         }
         Remedy::FreeOutput => "free some space on the disk of the output, or redirect it to another disk".into(),
         Remedy::OtherStore => "choose a directory that you can write to, with --root DIR or RBUILD_ROOT".into(),
+        Remedy::OwnStore => {
+            "correct the owner and the modes of the store's files, or use another one: --root DIR".into()
+        }
         Remedy::NewerProgram => "use a newer rbuild, or another directory with --root DIR".into(),
         Remedy::RemoveFormat { file } => {
             format!("remove {}, which is then written again, and run `rbuild fsck --repair`", quoted(file))
@@ -175,6 +178,7 @@ mod tests {
             Remedy::FreeSpaceAt { place: "/mnt".into() },
             Remedy::FreeOutput,
             Remedy::OtherStore,
+            Remedy::OwnStore,
             Remedy::NewerProgram,
             Remedy::RemoveFormat { file: "/s/format.json".into() },
             Remedy::RestoreStore,
