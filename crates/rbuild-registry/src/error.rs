@@ -189,7 +189,7 @@ impl RegistryError {
             RegistryProblem::Missing { object, .. } => match object {
                 RemoteObject::Manifest(_) => "check the name and the tag".into(),
                 RemoteObject::Repository => "check the name, or create the repository".into(),
-                RemoteObject::Blob(_) => "push the image again, or use another tag".into(),
+                RemoteObject::Blob(_) => "use another tag, or have the image pushed again".into(),
                 RemoteObject::Api => "check the address of the registry".into(),
                 RemoteObject::Upload => "try again".into(),
             },

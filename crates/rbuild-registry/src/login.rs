@@ -53,7 +53,8 @@ impl Client {
                     service: service.as_deref(),
                     scopes: &scopes,
                 };
-                Ok(request.offline_token(&credential)?.map_or(credential, Credential::Identity))
+                let token = request.offline_token(&credential).map_err(refused_login)?;
+                Ok(token.map_or(credential, Credential::Identity))
             }
             (401, Some(Challenge::Basic)) => {
                 let Credential::Password { user, password } = &credential else { return Ok(credential) };
@@ -96,5 +97,15 @@ impl Client {
             404 => RegistryProblem::Missing { host, object: RemoteObject::Api, message },
             _ => RegistryProblem::Status { host, request: "GET /v2/".into(), status, message },
         }
+    }
+}
+
+/// Converts the refusal of a token for a login that is being checked: user or password are wrong.
+fn refused_login(problem: RegistryProblem) -> RegistryProblem {
+    match problem {
+        RegistryProblem::Denied { host, message, login, anonymous: false, .. } => {
+            RegistryProblem::Denied { host, action: RemoteAction::LogIn, message, login, anonymous: false }
+        }
+        other => other,
     }
 }

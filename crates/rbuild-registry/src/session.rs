@@ -1,6 +1,6 @@
 //! Requests to one endpoint: authorization, redirects, repetition.
 
-use std::io::Read;
+use std::io::{self, Read};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -19,13 +19,32 @@ use crate::{answer, url};
 const MAX_REDIRECTS: usize = 10;
 
 /// Opens the body of a request, once for each attempt.
-pub(crate) type BodyOpener<'a> = &'a dyn Fn() -> std::io::Result<Box<dyn Read + 'a>>;
+pub(crate) type BodyOpener<'a> = &'a dyn Fn() -> io::Result<Box<dyn Read + 'a>>;
 
 /// The body of a call.
 pub(crate) enum Body<'a> {
     None,
     Bytes(&'a [u8]),
     Stream { open: BodyOpener<'a>, size: u64 },
+}
+
+/// The data of a request. Keeps the error of a failed read, which would otherwise count as one of
+/// the connection and be retried.
+struct LocalSource<R> {
+    inner: R,
+    failure: Option<io::Error>,
+}
+
+impl<R: Read> Read for LocalSource<R> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        self.inner.read(buf).map_err(|e| match e.kind() {
+            io::ErrorKind::Interrupted => e,
+            kind => {
+                self.failure = Some(e);
+                kind.into()
+            }
+        })
+    }
 }
 
 /// A request of the protocol.
@@ -166,9 +185,11 @@ impl EndpointSession {
             Body::None => self.shared.http.send(server, exchange(RequestBody::None)),
             Body::Bytes(bytes) => self.shared.http.send(server, exchange(RequestBody::Bytes(bytes))),
             Body::Stream { open, size } => {
-                let mut reader =
-                    open().map_err(|source| RegistryProblem::Local { what: "the data to send", source })?;
-                self.shared.http.send(server, exchange(RequestBody::Stream { reader: &mut reader, size: *size }))
+                let local = |source| RegistryProblem::Local { what: "the data to send", source };
+                let mut source = LocalSource { inner: open().map_err(local)?, failure: None };
+                let content = RequestBody::Stream { reader: &mut source, size: *size };
+                let reply = self.shared.http.send(server, exchange(content));
+                source.failure.map_or(reply, |e| Err(local(e)))
             }
         }
     }

@@ -2,7 +2,7 @@ use std::io::Read;
 use std::time::Duration;
 
 use rbuild_image::BlobDigest;
-use rbuild_registry::{RegistryError, RegistryProblem, Repository, Resolved};
+use rbuild_registry::{RegistryError, RegistryProblem, RemoteAction, Repository, Resolved};
 use rbuild_remedy::{RegistryAction, Remedy};
 
 use crate::Scene;
@@ -331,7 +331,7 @@ fn logins_are_verified_and_become_refresh_tokens() {
     assert_eq!(stored, Credential::Password { user: "joe".into(), password: Secret::new("hunter2") });
     for registry in [&token, &basic] {
         let error = scene.client.log_in(&registry.address, "joe", &Secret::new("wrong")).unwrap_err();
-        assert!(matches!(*error.problem, RegistryProblem::Denied { .. }), "{error}");
+        assert!(matches!(*error.problem, RegistryProblem::Denied { action: RemoteAction::LogIn, .. }), "{error}");
     }
     let auth = format!(r#"{{"auths":{{"{}":{{"identitytoken":"refresh"}}}}}}"#, token.address);
     std::fs::create_dir_all(scene.dir.join(".docker")).unwrap();

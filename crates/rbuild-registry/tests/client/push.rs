@@ -1,4 +1,5 @@
 use std::io::{Cursor, Read, Seek, SeekFrom};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use rbuild_image::BlobDigest;
 use rbuild_registry::{Pushed, RegistryProblem, Repository, Result, UploadBlob};
@@ -40,6 +41,38 @@ fn blobs_are_uploaded_mounted_or_already_present() {
     registry.fault("POST", "uploads", Fault::Status(403, None), 1);
     assert_eq!(push(&scene.repository(&registry, "z"), &data, Some("x")).unwrap(), Pushed::Uploaded);
     assert_eq!(push(&repository, b"", None).unwrap(), Pushed::Uploaded);
+}
+
+/// A read error of the local file is no fault of the network: it keeps its errno and is not retried.
+#[test]
+fn data_that_cannot_be_read_fails_the_push_at_once() {
+    struct Failing(u64);
+    impl Read for Failing {
+        fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
+            let n = buf.len().min(self.0 as usize);
+            self.0 -= n as u64;
+            if n == 0 { Err(std::io::Error::from_raw_os_error(5)) } else { Ok(n) }
+        }
+    }
+    let (registry, scene) = (Registry::start(Access::Open), Scene::new("unread"));
+    let repository = scene.repository(&registry, "x");
+    for (size, pieces) in [(300_000, false), (9_000_000, true)] {
+        if pieces {
+            registry.fault("PUT", "uploads", Fault::Most(4_000_000), 99);
+        }
+        let opened = AtomicU32::new(0);
+        let open = |at| {
+            opened.fetch_add(1, Ordering::Relaxed);
+            Ok(Box::new(Failing(if pieces { 8_900_000 - at } else { 100_000 })) as Box<dyn Read>)
+        };
+        let blob = UploadBlob { digest: BlobDigest::of(b"x"), size, open: &open, mount_from: None };
+        let e = repository.push_blob(&blob).unwrap_err();
+        assert!(
+            matches!(&*e.problem, RegistryProblem::Local { source, .. } if source.raw_os_error() == Some(5)),
+            "{e:?}"
+        );
+        assert!(pieces || opened.into_inner() == 1, "it was tried again");
+    }
 }
 
 #[test]
