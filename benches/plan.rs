@@ -13,8 +13,8 @@ use std::fmt::Write;
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
-use rbuild_image::{ImageConfig, ImageName, ManifestDigest, Platform};
-use rbuild_plan::{BaseImage, Parameters, Plan, plan};
+use rbuild_image::{ImageConfig, ManifestDigest, Platform};
+use rbuild_plan::{BaseImage, Parameters, Plan, PlatformImage, plan};
 
 type Shape = (&'static str, fn(usize) -> String);
 
@@ -84,7 +84,7 @@ fn copies(lines: usize) -> String {
     out.replacen("COPY --from=s0 /a /b\n", "RUN x\n", 1)
 }
 
-fn parse_and_plan(text: &str, images: &HashMap<ImageName, BaseImage>) -> usize {
+fn parse_and_plan(text: &str, images: &HashMap<PlatformImage, BaseImage>) -> usize {
     let file = rbuild_dockerfile::parse(text.as_bytes()).expect("the generated file is valid");
     match plan(&file, &Parameters::new(Platform::host(), Platform::host()), images) {
         Ok(Plan::Graph(graph)) => graph.vertices.len(),
@@ -112,7 +112,7 @@ fn wc(text: &str) -> Duration {
 
 fn main() -> ExitCode {
     let base = BaseImage { manifest: ManifestDigest::of(b"base"), config: ImageConfig::empty(&Platform::host()) };
-    let images = HashMap::from([("base".parse().unwrap(), base)]);
+    let images = HashMap::from([(PlatformImage { name: "base".parse().unwrap(), platform: Platform::host() }, base)]);
     let mut broken = 0;
     println!("{:<24}{:>9}{:>12}{:>11}{:>9}", "shape", "lines", "time ms", "x before", "x wc");
     for (name, make) in SHAPES {

@@ -10,7 +10,7 @@ use crate::ast::Dockerfile;
 use crate::diagnostic::{Diagnostic, Span};
 
 pub use catalog::*;
-pub use facts::{BaseFacts, Facts};
+pub use facts::{BaseFacts, Facts, StageRole};
 pub use rules::json_mistake;
 pub use settings::{LintSettings, SettingsError};
 
@@ -22,6 +22,12 @@ pub fn check(file: &Dockerfile, facts: &Facts<'_>, settings: &LintSettings) -> V
     rules::check(file, facts, &mut found);
     variables::check(file, facts, &mut found);
     let exceptions = exceptions(file);
+    let built: Vec<bool> = (0..file.stages.len()).map(|stage| (facts.role)(stage) == StageRole::Built).collect();
+    let is_built = |w: &LintWarning| {
+        let stage = file.stages.partition_point(|stage| stage.span.start <= w.span.start);
+        stage.checked_sub(1).is_none_or(|stage| built[stage])
+    };
+    found.retain(|w| !w.rule.built_stages || is_built(w));
     found.retain(|w| settings.enables(w.rule) && !excepted(&exceptions, w));
     found.sort_by_key(|w| (w.span.start, w.rule.name));
     found.dedup();

@@ -60,14 +60,14 @@ pub fn prepare(
 ) -> Result<Prepared> {
     let mut bases = HashMap::new();
     let mut images = HashMap::new();
-    let mut resolver = Resolver::new(store, request.pull, &params.platform, online.pull());
+    let mut resolver = Resolver::new(store, request.pull, online.pull());
     let mut graph = loop {
         match plan(file, params, &bases).map_err(BuildError::Dockerfile)? {
             Plan::Graph(graph) => break *graph,
             Plan::Needs(needs) => {
                 for (need, image) in resolver.resolve(needs)? {
                     bases.insert(
-                        need.image.name,
+                        need.key(),
                         BaseImage { manifest: image.manifest_digest, config: image.config.clone() },
                     );
                     images.insert(image.manifest_digest, image);

@@ -41,7 +41,7 @@ fuzz_target!(|bytes: &[u8]| {
         match plan(&file, &Parameters::new(Platform::host(), Platform::host()), &images) {
             Ok(Plan::Needs(needs)) => {
                 for need in needs {
-                    images.insert(need.image.name, BaseImage { manifest: ManifestDigest::of(b"image"), config: config.clone() });
+                    images.insert(need.key(), BaseImage { manifest: ManifestDigest::of(b"image"), config: config.clone() });
                 }
             }
             Ok(Plan::Graph(graph)) => {

@@ -84,25 +84,27 @@ impl Parameters {
         self.build_args.iter().rev().find(|(given, _)| given == name).map(|(_, value)| value.as_str())
     }
 
-    /// Returns the named context that replaces the stage or image `name`; the last wins.
-    pub fn context_named(&self, name: &str) -> Option<&NamedContext> {
-        self.context_index(name).map(|index| &self.contexts[index])
+    /// Returns the named context that replaces the stage or image `name` for a platform.
+    pub fn context_named(&self, name: &str, platform: &Platform) -> Option<&NamedContext> {
+        self.context_index(name, platform).map(|index| &self.contexts[index])
     }
 
-    /// Returns the named context that replaces the stage or image `name`.
-    pub(crate) fn context_index(&self, name: &str) -> Option<ContextId> {
+    /// Returns the named context that replaces the stage or image `name` for a platform: one that
+    /// is for this platform only (`NAME::PLATFORM`) before others, and of several the last.
+    pub(crate) fn context_index(&self, name: &str, platform: &Platform) -> Option<ContextId> {
         if self.contexts.is_empty() || ["scratch", "context"].contains(&name.to_lowercase().as_str()) {
             return None;
         }
         let image = |n: &str| n.parse::<Reference>().ok();
         let wanted = image(name);
         let same = |n: &str| n.eq_ignore_ascii_case(name) || (wanted.is_some() && image(n) == wanted);
-        // `name::linux/arm64` applies to that platform only.
-        let position = self.contexts.iter().rposition(|c| match c.name.split_once("::") {
-            Some((n, platform)) => same(n) && platform.parse().ok().as_ref() == Some(&self.platform),
-            None => same(&c.name),
-        });
-        position.map(ContextId::new)
+        let position = |of_platform: bool| {
+            self.contexts.iter().rposition(|c| match c.name.split_once("::") {
+                Some((n, own)) => of_platform && same(n) && own.parse().ok().as_ref() == Some(platform),
+                None => !of_platform && same(&c.name),
+            })
+        };
+        position(true).or_else(|| position(false)).map(ContextId::new)
     }
 }
 

@@ -1,5 +1,6 @@
 //! The planner: evaluates stages and turns their instructions into vertices.
 
+mod analysis;
 mod args;
 mod copy;
 mod inputs;
@@ -11,6 +12,6 @@ mod state;
 #[cfg(test)]
 mod tests;
 
-pub use args::{automatic_args, global_scope};
-pub use stages::{Plan, needed_stages, plan};
-pub use state::{BaseImage, ImageNeed};
+pub use analysis::{Analysis, StageUse, analyze};
+pub use stages::{Plan, plan};
+pub use state::{BaseImage, ImageNeed, PlatformImage};

@@ -141,15 +141,44 @@ pub struct Images<'s> {
 }
 
 impl Images<'_> {
-    /// Reads the index, whose entries may be invalid.
-    pub(crate) fn index(&self) -> Result<ImageIndex> {
+    /// Reads the index.
+    fn index(&self) -> Result<ImageIndex> {
         self.store.read("index.json")
     }
 
-    /// Replaces the index by an empty one, for an index that cannot be read.
-    pub(crate) fn clear(&self) -> Result<()> {
+    /// Reads the entries of an index one by one. Returns the valid ones, and a description of each
+    /// invalid one.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the index cannot be read, or is no list of entries.
+    pub(crate) fn salvage(&self) -> Result<(Vec<Descriptor>, Vec<String>)> {
+        #[derive(Deserialize)]
+        struct Entries {
+            manifests: Vec<serde_json::Value>,
+        }
+        let (mut valid, mut invalid) = (Vec::new(), Vec::new());
+        for entry in self.store.read::<Entries>("index.json")?.manifests {
+            let name = entry["annotations"][REF_NAME].as_str().map(|name| format!(" `{name}`")).unwrap_or_default();
+            let read = serde_json::from_value::<Descriptor>(entry).map_err(|e| e.to_string());
+            match read.and_then(|d| digest_of(&d).map(|_| d).map_err(|e| e.to_string())) {
+                Ok(d) => valid.push(d),
+                Err(e) => invalid.push(format!("the entry{name} of the store's index.json is invalid: {e}")),
+            }
+        }
+        Ok((valid, invalid))
+    }
+
+    /// Replaces the index by one with these entries.
+    pub(crate) fn replace_index(&self, entries: Vec<Descriptor>) -> Result<()> {
         let _lock = self.store.lock_file("index.lock")?;
-        write_empty_index(&self.store.root)
+        write_empty_index(&self.store.root)?;
+        if entries.is_empty() {
+            return Ok(());
+        }
+        let mut index = self.index()?;
+        index.set_manifests(entries);
+        self.store.write_durable(".", "index.json", &index)
     }
 
     /// Reads, changes and replaces the index while holding its lock.
@@ -171,12 +200,12 @@ impl Images<'_> {
     ///
     /// Fails if the index cannot be read.
     pub fn list(&self) -> Result<Vec<NamedImage>> {
-        self.entries(&self.index()?)
+        self.entries(self.index()?.manifests())
     }
 
-    /// Returns all entries of the index that was read.
-    pub(crate) fn entries(&self, index: &ImageIndex) -> Result<Vec<NamedImage>> {
-        index.manifests().iter().map(|d| self.entry_in(d)).collect()
+    /// Returns these entries of the index.
+    pub(crate) fn entries(&self, descriptors: &[Descriptor]) -> Result<Vec<NamedImage>> {
+        descriptors.iter().map(|d| self.entry_in(d)).collect()
     }
 
     fn entry_in(&self, d: &Descriptor) -> Result<NamedImage> {

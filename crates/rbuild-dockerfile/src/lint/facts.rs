@@ -2,6 +2,8 @@
 
 /// External facts for lint rules.
 pub struct Facts<'a> {
+    /// Returns the role of the stage with that position.
+    pub role: &'a dyn Fn(usize) -> StageRole,
     /// Returns a base image by its expanded name and the expanded value of `FROM --platform`;
     /// `None` if the image is unknown.
     pub base: &'a dyn Fn(&str, Option<&str>) -> Option<BaseFacts>,
@@ -14,7 +16,19 @@ pub struct Facts<'a> {
     pub automatic: &'a [(String, String)],
 }
 
+/// The role of a stage in a build.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StageRole {
+    /// Its instructions are carried out.
+    Built,
+    /// The target does not need it.
+    Unused,
+    /// A named context takes its place; `None` if the context's image is unknown.
+    Replaced(Option<BaseFacts>),
+}
+
 /// Facts about a base image.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BaseFacts {
     /// Its environment, as `NAME=VALUE`.
     pub env: Vec<String>,

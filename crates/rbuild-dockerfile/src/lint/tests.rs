@@ -4,9 +4,14 @@ use super::*;
 use crate::parse;
 
 fn run(source: &str, settings: &LintSettings) -> Vec<LintWarning> {
+    check_with(source, settings, &|_| StageRole::Built)
+}
+
+fn check_with(source: &str, settings: &LintSettings, role: &dyn Fn(usize) -> StageRole) -> Vec<LintWarning> {
     let file = parse(source.as_bytes()).unwrap_or_else(|e| panic!("{source}\n{e:?}"));
     let automatic = [("TARGETPLATFORM".to_string(), "linux/amd64".to_string())];
     let facts = Facts {
+        role,
         base: &|name, platform| match name {
             "base" => Some(BaseFacts { env: vec!["PATH=/bin".into(), "KNOWN=1".into()], foreign: None }),
             "foreign" => {
@@ -108,4 +113,26 @@ fn names_in_env_are_expanded() {
     let found = |source: &str| run(source, &LintSettings::default()).len();
     let source = |used: &str| format!("FROM base\nENV A=X\nENV ${{A}}_Y=1\nLABEL x=${used}\n");
     assert_eq!((found(&source("X_Y")), found(&source("A_Y"))), (0, 1));
+}
+
+#[test]
+fn stages_that_are_not_built_are_checked_for_their_form_only() {
+    let source = "FROM foreign AS Used\nENV A $B\nWORKDIR x\nCMD a\nCMD b\nCOPY hidden /\nEXPOSE 1/TCP\nENV KEY=$KEY\n\
+                  MAINTAINER m\nFROM used\nLABEL l=$A k=$KNOWN\n";
+    let names = |role: StageRole| {
+        let role = |stage| if stage == 0 { role.clone() } else { StageRole::Built };
+        let found = check_with(source, &LintSettings::default(), &role);
+        found.iter().map(|w| w.rule.name).collect::<Vec<_>>()
+    };
+    let form = ["StageNameCasing", "MaintainerDeprecated"];
+    assert!(names(StageRole::Built).len() > 8, "{:?}", names(StageRole::Built));
+    assert_eq!(names(StageRole::Unused), [&form[..], &["UndefinedVar"]].concat());
+    // The last stage sees the environment of the context.
+    let context = |env: &[&str]| {
+        let env = env.iter().map(|pair| pair.to_string()).collect();
+        StageRole::Replaced(Some(BaseFacts { env, foreign: None }))
+    };
+    assert_eq!(names(context(&["A=1", "KNOWN=1"])), form);
+    assert_eq!(names(context(&["KNOWN=1"])), [&form[..], &["UndefinedVar"]].concat());
+    assert_eq!(names(StageRole::Replaced(None)), form);
 }

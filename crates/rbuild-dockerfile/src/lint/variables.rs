@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use crate::ast::{ArgDecl, Dockerfile, Instruction, Op, Pair, Stage, Word};
 use crate::closest;
 use crate::lint::catalog::*;
-use crate::lint::facts::{BaseFacts, Facts};
+use crate::lint::facts::{BaseFacts, Facts, StageRole};
 use crate::variables::Vars;
 
 /// Returns true for variables that need no declaration.
@@ -23,6 +23,14 @@ struct StageVars {
     workdir: bool,
 }
 
+impl StageVars {
+    /// Returns the variables of a base image.
+    fn of(base: Option<BaseFacts>) -> StageVars {
+        let (open, env) = (base.is_none(), base.map(|base| base.env).unwrap_or_default());
+        StageVars { vars: Vars::of_environment(&env), open, workdir: false }
+    }
+}
+
 /// The global scope.
 struct Globals {
     /// Values in this build.
@@ -34,17 +42,19 @@ struct Globals {
 pub fn check(file: &Dockerfile, facts: &Facts<'_>, found: &mut Vec<LintWarning>) {
     let globals = globals(file, facts, found);
     let mut stages: HashMap<String, StageVars> = HashMap::new();
-    for stage in &file.stages {
+    for (index, stage) in file.stages.iter().enumerate() {
         from(file, &stage.from.image, &globals, found);
         if let Some(platform) = &stage.from.platform {
             undefined(file, platform, &globals.vars, &UNDEFINED_ARG_IN_FROM, found);
         }
         let image = globals.vars.expand(&stage.from.image, file.escape).unwrap_or_default();
-        let mut scope = match stages.get(&image.to_lowercase()) {
-            Some(stage) => stage.clone(),
-            None => base_vars(file, stage, &image, &globals, facts, found),
+        let mut scope = match ((facts.role)(index), stages.get(&image.to_lowercase())) {
+            (StageRole::Replaced(base), _) => StageVars::of(base),
+            (_, Some(stage)) => stage.clone(),
+            (_, None) => base_vars(file, stage, &image, &globals, facts, found),
         };
-        for i in &stage.instructions {
+        // The instructions of a replaced stage have no effect.
+        for i in stage.instructions.iter().filter(|_| !matches!((facts.role)(index), StageRole::Replaced(_))) {
             undefined_words(file, i, &scope, found);
             match &i.op {
                 Op::Env(pairs) => env(file, pairs, &mut scope.vars),
@@ -77,8 +87,7 @@ fn base_vars(
     if let Some(foreign) = base.as_ref().and_then(|base| base.foreign.as_ref()) {
         warn(found, &INVALID_BASE_IMAGE_PLATFORM, &stage.from.image, format!("base image `{image}` is for {foreign}"));
     }
-    let (open, env) = (base.is_none(), base.map(|base| base.env).unwrap_or_default());
-    StageVars { vars: Vars::of_environment(&env), open, workdir: false }
+    StageVars::of(base)
 }
 
 fn globals(file: &Dockerfile, facts: &Facts<'_>, found: &mut Vec<LintWarning>) -> Globals {

@@ -44,8 +44,6 @@ pub type PullImages<'a> = dyn Fn(&[ImageRequest]) -> Result<Vec<std::result::Res
 pub(super) struct Resolver<'a> {
     store: &'a Store,
     policy: PullPolicy,
-    /// Platform of images without one of their own.
-    platform: &'a Platform,
     pull: &'a PullImages<'a>,
     /// Images that were requested in this build.
     requested: HashSet<ImageRequest>,
@@ -59,13 +57,8 @@ struct Candidate {
 }
 
 impl<'a> Resolver<'a> {
-    pub(super) fn new(
-        store: &'a Store,
-        policy: PullPolicy,
-        platform: &'a Platform,
-        pull: &'a PullImages<'a>,
-    ) -> Resolver<'a> {
-        Resolver { store, policy, platform, pull, requested: HashSet::new() }
+    pub(super) fn new(store: &'a Store, policy: PullPolicy, pull: &'a PullImages<'a>) -> Resolver<'a> {
+        Resolver { store, policy, pull, requested: HashSet::new() }
     }
 
     /// Resolves the images that are needed. All missing ones are reported together.
@@ -93,14 +86,10 @@ impl<'a> Resolver<'a> {
         if missing.is_empty() { Ok(found) } else { Err(BuildError::Unmet(missing)) }
     }
 
-    fn platform<'n>(&'n self, need: &'n ImageNeed) -> &'n Platform {
-        need.platform.as_ref().unwrap_or(self.platform)
-    }
-
     /// Returns the image to pull for a need, if any.
     fn to_pull(&self, need: &ImageNeed) -> Result<Option<ImageRequest>> {
         let ImageName::Reference(name) = &need.image.name else { return Ok(None) };
-        let request = ImageRequest { name: name.clone(), platform: self.platform(need).clone() };
+        let request = ImageRequest { name: name.clone(), platform: need.platform.clone() };
         let pulls = match self.policy {
             PullPolicy::Never => false,
             _ if need.later_stage => false,
@@ -113,12 +102,12 @@ impl<'a> Resolver<'a> {
     /// Returns the image of the store for a need. Images that are of this machine only are taken
     /// for any platform.
     fn candidate(&self, need: &ImageNeed) -> Result<Option<Candidate>> {
-        let named = match self.store.images().named_image_for(&need.image.name, self.platform(need)) {
+        let named = match self.store.images().named_image_for(&need.image.name, &need.platform) {
             Ok(image) => Some(image),
             Err(StoreError::NoImage(_)) => None,
             Err(e) => return Err(e.into()),
         };
-        let (ImageName::Reference(name), platform) = (&need.image.name, self.platform(need)) else {
+        let (ImageName::Reference(name), platform) = (&need.image.name, &need.platform) else {
             return Ok(named.map(|image| Candidate { image, fits: true }));
         };
         if let Some(image) = named.as_ref().filter(|image| platform.takes(&image.config.platform())) {

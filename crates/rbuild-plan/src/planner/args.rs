@@ -1,9 +1,7 @@
 //! ARG, build arguments, and the arguments that configure the builder itself.
 
-use std::collections::HashMap;
-
-use rbuild_dockerfile::ast::{self, Dockerfile, Op, Stage, Word};
-use rbuild_dockerfile::{Diagnostic, Span, Vars};
+use rbuild_dockerfile::ast::{self, Op, Stage, Word};
+use rbuild_dockerfile::{Diagnostic, Span};
 use rbuild_image::Platform;
 use rbuild_remedy::Remedy;
 
@@ -33,20 +31,8 @@ pub(super) const SANDBOX_HOSTNAME: &str = "BUILDKIT_SANDBOX_HOSTNAME";
 /// Arguments for the builder: an ARG in a stage does not pass them to commands.
 const NEVER_IN_ENV: [&str; 2] = ["BUILDKIT_SBOM_SCAN_CONTEXT", "BUILDKIT_SBOM_SCAN_STAGE"];
 
-/// Returns the predefined global arguments: `BUILD*` for the platform of this machine, `TARGET*`
-/// for the platform of the result, and `TARGETSTAGE`. Build arguments of the same name override
-/// them.
-///
-/// # Errors
-///
-/// Fails if the Dockerfile has no stage that is the target.
-pub fn automatic_args(file: &Dockerfile, params: &Parameters) -> Result<Vec<(String, String)>, Diagnostic> {
-    let images = HashMap::new();
-    let target = Planner::new(file, params, &images).target()?;
-    Ok(automatic_args_of(&file.stages[target], params))
-}
-
-fn automatic_args_of(target: &Stage, params: &Parameters) -> Vec<(String, String)> {
+/// Returns the predefined global arguments. Build arguments of the same name override them.
+pub(super) fn automatic_args(target: &Stage, params: &Parameters) -> Vec<(String, String)> {
     let stage = target.from.name.as_ref().map_or("default".into(), |n| n.text.to_lowercase());
     let of = |prefix: &str, p: &Platform| {
         [
@@ -103,22 +89,9 @@ pub(super) fn builder_arg(planner: &mut Planner<'_>, name: &str) -> Option<Strin
     build_arg(planner, name).filter(|value| !value.is_empty())
 }
 
-/// Returns the variables that FROM sees, and stages that declare them: the automatic arguments and
-/// the ARGs before the first FROM.
-///
-/// # Errors
-///
-/// Fails if the Dockerfile has no stage that is the target, or if a default cannot be expanded.
-pub fn global_scope(file: &Dockerfile, params: &Parameters) -> Result<Vars, Diagnostic> {
-    let images = HashMap::new();
-    let mut planner = Planner::new(file, params, &images);
-    let target = planner.target()?;
-    global_args(&mut planner, target)?;
-    Ok(planner.globals)
-}
-
+/// Sets the global scope: the predefined arguments, and the ARGs before the first FROM.
 pub(super) fn global_args(planner: &mut Planner<'_>, target: usize) -> Result<(), Diagnostic> {
-    for (key, value) in automatic_args_of(&planner.file.stages[target], planner.params) {
+    for (key, value) in automatic_args(&planner.file.stages[target], planner.params) {
         build_arg(planner, &key);
         planner.globals.set(&key, &value);
     }
@@ -150,7 +123,9 @@ pub(super) fn epoch(planner: &mut Planner<'_>) -> Planned<Option<i64>> {
     if text == "context" {
         return Ok(planner.params.context_epoch);
     }
-    if planner.find_stage(&text, planner.file.stages.len()).is_some() || planner.params.context_index(&text).is_some() {
+    if planner.find_stage(&text, planner.file.stages.len()).is_some()
+        || planner.params.context_index(&text, &planner.params.platform).is_some()
+    {
         return Err(not_yet(span, &format!("{EPOCH} taken from `{text}`")).into());
     }
     let d = Diagnostic::new(span, format!("{EPOCH}={text} is neither a number of seconds nor `context`"));

@@ -10,7 +10,7 @@ use crate::graph::{CopyItem, CopySource, CopyStep, FileSource, Step, StepName};
 use crate::ids::{ContextId, VertexId};
 use crate::parameters::{ContextSource, NamedContext, NoCache, WrittenImage};
 use crate::planner::paths::{cwd, is_windows};
-use crate::planner::state::{BaseImage, ImageNeed, Interrupted, Planned, Planner, StageState, steps_of};
+use crate::planner::state::{BaseImage, ImageNeed, Interrupted, Planned, Planner, PlatformImage, StageState, steps_of};
 
 /// Returns the names in `--from` and `from=` of a stage's instructions, with their locations.
 fn input_names(stage: &Stage) -> Vec<(String, Span)> {
@@ -75,9 +75,20 @@ impl Planner<'_> {
         used
     }
 
+    /// Returns the named context that replaces the stage, if there is one.
+    pub(super) fn replacement(&self, stage: &Stage) -> Option<ContextId> {
+        self.params.context_index(&stage.from.name.as_ref()?.text, &self.stage_platform(stage))
+    }
+
+    /// Returns the platform of a stage. A `FROM --platform` that is invalid is reported when the
+    /// stage is planned.
+    pub(super) fn stage_platform(&self, stage: &Stage) -> Platform {
+        self.platform(stage).ok().flatten().unwrap_or_else(|| self.params.platform.clone())
+    }
+
     /// Returns true if a named context replaces the stage.
     fn is_replaced(&self, stage: &Stage) -> bool {
-        stage.from.name.as_ref().is_some_and(|name| self.params.context_index(&name.text).is_some())
+        self.replacement(stage).is_some()
     }
 
     /// Records the images that a stage copies from or mounts as needs. Invalid names are reported
@@ -93,7 +104,8 @@ impl Planner<'_> {
             if number || name.contains('$') || self.find_stage(&name, file.stages.len()).is_some() {
                 continue;
             }
-            let image = match self.params.context_index(&name).map(|context| &self.params.contexts[context].source) {
+            let context = self.params.context_index(&name, &self.params.platform);
+            let image = match context.map(|context| &self.params.contexts[context].source) {
                 Some(ContextSource::Image(image)) => Ok(image.clone()),
                 Some(ContextSource::Directory(_) | ContextSource::Scratch) => continue,
                 None if name == "scratch" => continue,
@@ -126,8 +138,8 @@ impl Planner<'_> {
                 let state = self.stage(base)?;
                 StageState { stage: label, step: 1, total, cmd_set: false, ..state }
             }
-            None => match self.params.context_index(&name) {
-                Some(context) => self.context_state(context, label, total, image.span)?,
+            None => match self.params.context_index(&name, &self.stage_platform(stage)) {
+                Some(context) => self.context_state(context, platform.as_ref(), label, total, image.span)?,
                 None if name == "scratch" => self.scratch_state(label, total, stage.span),
                 None => {
                     let written = self.written_image(&name, image.span)?;
@@ -155,7 +167,7 @@ impl Planner<'_> {
     }
 
     /// Returns the platform requested by `FROM --platform` or by the caller, if any.
-    fn platform(&mut self, stage: &Stage) -> Planned<Option<Platform>> {
+    fn platform(&self, stage: &Stage) -> Planned<Option<Platform>> {
         let Some(word) = &stage.from.platform else {
             return Ok(self.params.platform_given.then(|| self.params.platform.clone()));
         };
@@ -177,17 +189,24 @@ impl Planner<'_> {
 
     /// Returns the state of a stage that a named context replaces; its instructions are ignored.
     pub(super) fn stage_from_context(&mut self, index: usize, stage: &Stage) -> Planned<Option<StageState>> {
-        let name = stage.from.name.as_ref();
-        let Some(context) = name.and_then(|name| self.params.context_index(&name.text)) else { return Ok(None) };
-        let label = self.stage_label(index, stage);
-        self.context_state(context, label, 2, stage.span).map(Some)
+        let Some(context) = self.replacement(stage) else { return Ok(None) };
+        let (label, platform) = (self.stage_label(index, stage), self.platform(stage)?);
+        self.context_state(context, platform.as_ref(), label, 2, stage.span).map(Some)
     }
 
-    fn context_state(&mut self, context: ContextId, label: String, total: usize, span: Span) -> Planned<StageState> {
+    /// Returns the state of a named context. An image is that of `platform`, as BuildKit has it.
+    fn context_state(
+        &mut self,
+        context: ContextId,
+        platform: Option<&Platform>,
+        label: String,
+        total: usize,
+        span: Span,
+    ) -> Planned<StageState> {
         let NamedContext { name, source } = self.params.contexts[context].clone();
         match source {
             ContextSource::Scratch => Ok(self.scratch_state(label, total, span)),
-            ContextSource::Image(image) => self.image_state(&image, None, label, total, span),
+            ContextSource::Image(image) => self.image_state(&image, platform, label, total, span),
             ContextSource::Directory(_) => {
                 let mut state = self.scratch_state(label, total, span);
                 let copy = CopyStep {
@@ -262,10 +281,12 @@ impl Planner<'_> {
         span: Span,
         later_stage: bool,
     ) -> Option<&BaseImage> {
-        if self.images.contains_key(&image.name) {
-            return self.images.get(&image.name);
+        let platform = platform.unwrap_or(&self.params.platform);
+        let key = PlatformImage { name: image.name.clone(), platform: platform.clone() };
+        if let Some(found) = self.images.get(&key) {
+            return Some(found);
         }
-        match self.needs.iter_mut().find(|need| need.image.name == image.name) {
+        match self.needs.iter_mut().find(|need| need.image.name == image.name && need.platform == *platform) {
             Some(need) => {
                 need.later_stage &= later_stage;
                 // Report the first use in the file.
@@ -280,7 +301,7 @@ impl Planner<'_> {
                 let others = all.iter().enumerate().filter(|(i, _)| *i != own);
                 let names = others.filter_map(|(_, stage)| stage.from.name.as_ref());
                 let stages = names.map(|name| name.text.clone()).collect();
-                let platform = platform.cloned();
+                let platform = key.platform;
                 self.needs.push(ImageNeed { image: image.clone(), platform, span, stages, later_stage });
             }
         }
@@ -324,16 +345,18 @@ impl Planner<'_> {
             if self.in_progress.last().is_some_and(|current| self.is_later(index, *current)) {
                 return self.instead_of_later_stage(name, span);
             }
-            if self.in_progress.last() == Some(&index) && self.params.context_index(name).is_none() {
+            if self.in_progress.last() == Some(&index)
+                && self.params.context_index(name, &self.params.platform).is_none()
+            {
                 let d = Diagnostic::new(span, format!("stage `{name}` depends on itself: {name} → {name}"));
                 return Err(d.help("name an earlier stage, or an image").into());
             }
             return Ok(FileSource::Vertex(self.stage(index)?.vertex));
         }
-        if let Some(context) = self.params.context_index(name) {
+        if let Some(context) = self.params.context_index(name, &self.params.platform) {
             return match self.params.contexts[context].source {
                 ContextSource::Directory(_) => Ok(FileSource::Named(context)),
-                _ => Ok(FileSource::Vertex(self.context_state(context, name.to_string(), 1, span)?.vertex)),
+                _ => Ok(FileSource::Vertex(self.context_state(context, None, name.to_string(), 1, span)?.vertex)),
             };
         }
         if name.bytes().all(|b| b.is_ascii_digit()) {

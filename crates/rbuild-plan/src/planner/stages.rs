@@ -4,7 +4,6 @@ use std::collections::HashMap;
 
 use rbuild_dockerfile::ast::{self, Dockerfile, Instruction, Op, Stage, Word};
 use rbuild_dockerfile::{Diagnostic, PROXY_ARGS, Span, closest, parse_trigger};
-use rbuild_image::ImageName;
 use rbuild_remedy::Remedy;
 
 use crate::graph::{BuildGraph, Step, WorkdirStep};
@@ -15,7 +14,7 @@ use crate::planner::copy;
 use crate::planner::metadata;
 use crate::planner::paths::{cwd, is_windows, join, native_path};
 use crate::planner::run;
-use crate::planner::state::{BaseImage, ImageNeed, Interrupted, Planned, Planner, StageState, steps_of};
+use crate::planner::state::{BaseImage, ImageNeed, Interrupted, Planned, Planner, PlatformImage, StageState, steps_of};
 
 /// The outcome of planning.
 pub enum Plan {
@@ -38,7 +37,7 @@ const MAX_DEPTH: usize = 100;
 pub fn plan(
     file: &Dockerfile,
     params: &Parameters,
-    images: &HashMap<ImageName, BaseImage>,
+    images: &HashMap<PlatformImage, BaseImage>,
 ) -> Result<Plan, Vec<Diagnostic>> {
     let mut planner = Planner::new(file, params, images);
     let built = planner.build();
@@ -49,22 +48,6 @@ pub fn plan(
         Err(Interrupted::Needs) => Ok(Plan::Needs(planner.needs)),
         Err(Interrupted::Error(d)) => Err(vec![d]),
     }
-}
-
-/// Returns the positions of the stages that the target needs, in the order of the file, followed by
-/// that of the target. Stages that only ONBUILD triggers of a base image use are missing.
-///
-/// # Errors
-///
-/// Fails if there is no such target, or if a global argument cannot be expanded.
-pub fn needed_stages(file: &Dockerfile, params: &Parameters) -> Result<Vec<usize>, Diagnostic> {
-    let images = HashMap::new();
-    let mut planner = Planner::new(file, params, &images);
-    let target = planner.target()?;
-    args::global_args(&mut planner, target)?;
-    let needed = planner.needed(target);
-    let others = (0..needed.len()).filter(|index| needed[*index] && *index != target);
-    Ok(others.chain([target]).collect())
 }
 
 impl Planner<'_> {

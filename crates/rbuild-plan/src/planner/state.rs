@@ -11,6 +11,13 @@ use crate::ids::VertexId;
 use crate::parameters::{Parameters, WrittenImage};
 use crate::planner::paths::is_windows;
 
+/// An image as a build refers to it. One name may stand for images of several platforms.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct PlatformImage {
+    pub name: ImageName,
+    pub platform: Platform,
+}
+
 /// A resolved base image.
 #[derive(Debug, Clone)]
 pub struct BaseImage {
@@ -22,14 +29,21 @@ pub struct BaseImage {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageNeed {
     pub image: WrittenImage,
-    /// The platform of `FROM --platform`.
-    pub platform: Option<Platform>,
+    /// The platform of `FROM --platform`, or else that of the build.
+    pub platform: Platform,
     pub span: Span,
     /// Names of the other stages, for a suggestion if the image does not exist.
     pub stages: Vec<String>,
     /// True if a later stage has this name: then only a local image is used, and nothing is
     /// pulled.
     pub later_stage: bool,
+}
+
+impl ImageNeed {
+    /// Returns the image by which the planner looks up the resolved one.
+    pub fn key(&self) -> PlatformImage {
+        PlatformImage { name: self.image.name.clone(), platform: self.platform.clone() }
+    }
 }
 
 /// Reason for planning to stop early.
@@ -74,7 +88,7 @@ pub(super) struct StageState {
 pub(super) struct Planner<'a> {
     pub(super) file: &'a Dockerfile,
     pub(super) params: &'a Parameters,
-    pub(super) images: &'a HashMap<ImageName, BaseImage>,
+    pub(super) images: &'a HashMap<PlatformImage, BaseImage>,
     /// Indices of the stages with a name (in lower case), ascending.
     pub(super) stages_by_name: HashMap<String, Vec<usize>>,
     pub(super) globals: Vars,
@@ -105,7 +119,7 @@ impl<'a> Planner<'a> {
     pub(super) fn new(
         file: &'a Dockerfile,
         params: &'a Parameters,
-        images: &'a HashMap<ImageName, BaseImage>,
+        images: &'a HashMap<PlatformImage, BaseImage>,
     ) -> Planner<'a> {
         Planner {
             file,

@@ -1,7 +1,7 @@
 use std::collections::HashMap;
 
 use rbuild_dockerfile::parse;
-use rbuild_image::{ImageConfig, ImageName, ManifestDigest, Platform};
+use rbuild_image::{ImageConfig, ManifestDigest, Platform};
 use rbuild_remedy::Remedy;
 
 use super::*;
@@ -16,7 +16,11 @@ fn params() -> Parameters {
     Parameters::new(Platform::host(), Platform::host())
 }
 
-fn debian() -> HashMap<ImageName, BaseImage> {
+fn on_host(name: &str) -> PlatformImage {
+    PlatformImage { name: name.parse().unwrap(), platform: Platform::host() }
+}
+
+fn debian() -> HashMap<PlatformImage, BaseImage> {
     let mut config = ImageConfig::empty(&Platform::host());
     config.config.env = vec!["PATH=/bin".into(), "BASE=1".into()];
     config.config.cmd = Some(vec!["bash".into()]);
@@ -24,7 +28,7 @@ fn debian() -> HashMap<ImageName, BaseImage> {
     let mut onbuild = base.clone();
     onbuild.manifest = ManifestDigest::of(b"trigger");
     onbuild.config.config.on_build = vec!["RUN echo triggered".into(), "COPY . /src".into()];
-    HashMap::from([("debian".parse().unwrap(), base), ("trigger".parse().unwrap(), onbuild)])
+    HashMap::from([(on_host("debian"), base), (on_host("trigger"), onbuild)])
 }
 
 fn graph_with(source: &str, params: &Parameters) -> BuildGraph {
@@ -232,7 +236,7 @@ fn limits_and_cache_options_are_in_the_key() {
 #[test]
 fn a_heredoc_name_must_be_a_plain_file_name() {
     let mut trigger = debian();
-    let base = trigger.get_mut(&"trigger".parse().unwrap()).unwrap();
+    let base = trigger.get_mut(&on_host("trigger")).unwrap();
     base.config.config.on_build = vec!["COPY <</store/x /d/\nx\n/store/x".into()];
     let Err(e) = plan(&parse(b"FROM trigger\n").unwrap(), &params(), &trigger) else { panic!() };
     assert!(e[0].message.contains("ONBUILD trigger: here-document name `/store/x` is not a file name"), "{e:?}");
@@ -392,6 +396,13 @@ fn no_cache_applies_to_the_given_stages() {
 #[test]
 fn platform_is_written_to_the_image_and_run_needs_an_emulator() {
     let asked = Parameters { platform: "linux/s390x".parse().unwrap(), platform_given: true, ..params() };
+    // An image of this machine that is used for the other platform.
+    let key = PlatformImage { platform: asked.platform.clone(), ..on_host("debian") };
+    let images = HashMap::from([(key, debian().remove(&on_host("debian")).unwrap())]);
+    let graph_with = |source: &str, params: &Parameters| {
+        let Ok(Plan::Graph(graph)) = plan(&parse(source.as_bytes()).unwrap(), params, &images) else { panic!() };
+        *graph
+    };
     let g = graph_with("FROM debian\nCOPY a /\n", &asked);
     assert_eq!(g.config.platform().to_string(), "linux/s390x");
     let emulated = Parameters { emulated: vec!["s390x".into()], ..asked };
@@ -403,7 +414,7 @@ fn the_host_platform_is_a_parameter() {
     let of = |text: &str| text.parse::<Platform>().unwrap();
     let arm = Parameters::new(of("linux/arm64"), of("linux/amd64"));
     let file = parse(b"FROM scratch\nRUN [\"/x\"]\n").unwrap();
-    let args = automatic_args(&file, &arm).unwrap();
+    let args = analyze(&file, &arm).unwrap().automatic;
     let value = |name: &str| args.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str());
     assert_eq!((value("BUILDPLATFORM"), value("TARGETPLATFORM")), (Some("linux/arm64"), Some("linux/amd64")));
     let errors = plan(&file, &arm, &HashMap::new()).map(drop).unwrap_err();

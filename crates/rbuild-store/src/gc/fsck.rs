@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::io::Read;
 
-use rbuild_image::{BlobDigest, ImageIndex, ManifestDigest, digest_of};
+use rbuild_image::{BlobDigest, ManifestDigest, digest_of};
 use rbuild_linux::RootDir;
 use rbuild_remedy::sentence;
 
@@ -13,7 +13,7 @@ use crate::cache::records::{Record, ResultFile};
 use crate::error::{Result, StoreError};
 use crate::exclusive_lock::ExclusiveLock;
 use crate::gc::prune::Gc;
-use crate::images::{Image, digest};
+use crate::images::{Image, NamedImage, digest};
 use crate::workspace::sweep;
 
 /// The result of [`Gc::check`].
@@ -180,19 +180,32 @@ impl Gc<'_> {
     }
 
     fn check_images(&self, repair: bool, blobs: &CheckedBlobs, checked: &mut Checked) -> Result<()> {
-        let lost = match self.store.images().index() {
-            Ok(index) => return self.check_index(repair, &index, blobs, checked),
-            Err(damage @ StoreError::Damaged { .. }) => sentence(&damage),
-            Err(e) if e.is_not_found() => "the store's index.json is missing".to_string(),
+        let (entries, invalid, lost) = match self.store.images().salvage() {
+            Ok((entries, invalid)) => (entries, invalid, None),
+            Err(damage @ StoreError::Damaged { .. }) => (Vec::new(), Vec::new(), Some(sentence(&damage))),
+            Err(e) if e.is_not_found() => {
+                (Vec::new(), Vec::new(), Some("the store's index.json is missing".to_string()))
+            }
             Err(e) => return Err(e),
         };
-        checked.damage.push(format!("{lost}; the names of all images are lost"));
-        if repair { self.store.images().clear() } else { Ok(()) }
+        let named = self.store.images().entries(&entries)?;
+        if repair && (lost.is_some() || !invalid.is_empty()) {
+            self.store.images().replace_index(entries)?;
+        }
+        checked.damage.extend(lost.map(|lost| format!("{lost}; the names of all images are lost")));
+        checked.damage.extend(invalid);
+        self.check_named(repair, named, blobs, checked)
     }
 
-    fn check_index(&self, repair: bool, index: &ImageIndex, blobs: &CheckedBlobs, checked: &mut Checked) -> Result<()> {
+    fn check_named(
+        &self,
+        repair: bool,
+        named: Vec<NamedImage>,
+        blobs: &CheckedBlobs,
+        checked: &mut Checked,
+    ) -> Result<()> {
         let (mut broken, mut known) = (Vec::new(), HashMap::new());
-        for entry in self.store.images().entries(index)? {
+        for entry in named {
             checked.images += 1;
             let name = entry.name.as_ref().map_or_else(|| entry.manifest.to_string(), |n| n.familiar());
             // An image may have many names.
@@ -272,26 +285,36 @@ mod tests {
     use crate::store::Store;
     use crate::workspace::Workspace;
 
-    /// One invalid entry does not cost the names of all images.
+    /// An invalid entry costs no name but its own.
     #[test]
-    fn only_an_index_that_cannot_be_parsed_is_cleared() {
-        let place = std::env::temp_dir().join(format!("rbuild-fsck-index-{}", std::process::id()));
-        let store = Store::open(&place).unwrap();
-        let index = place.join("index.json");
-        let entry = |digest: &str| {
-            format!(r#"{{"mediaType":"application/vnd.oci.image.manifest.v1+json","digest":"{digest}","size":1}}"#)
+    fn invalid_entries_of_the_index_are_removed_alone() {
+        let entry = |digest: &str, more: &str| {
+            format!(r#"{{"mediaType":"application/vnd.oci.image.manifest.v1+json","digest":"{digest}",{more}}}"#)
         };
-        let entries = [entry(&format!("sha256:{}", "a".repeat(64))), entry(&format!("sha512:{}", "a".repeat(128)))];
-        let text = format!(r#"{{"schemaVersion":2,"manifests":[{}]}}"#, entries.join(","));
-        std::fs::write(&index, &text).unwrap();
-        assert!(matches!(store.gc().check(true), Err(StoreError::Damaged { .. })));
-        assert_eq!(std::fs::read_to_string(&index).unwrap(), text);
-        std::fs::write(&index, &text[..text.len() - 1]).unwrap();
-        let problems = store.gc().check(true).unwrap().damage;
-        assert!(problems.len() == 1 && problems[0].ends_with("the names of all images are lost"), "{problems:?}");
-        assert!(store.images().list().unwrap().is_empty());
-        drop(store);
-        std::fs::remove_dir_all(&place).unwrap();
+        let valid = format!("sha256:{}", "a".repeat(64));
+        let named = r#""annotations":{"org.opencontainers.image.ref.name":"lost"},"size":1"#;
+        for (invalid, name) in [
+            (entry(&format!("sha512:{}", "a".repeat(128)), r#""size":1"#), ""),
+            (entry("sha256:abcd", named), " `lost`"),
+            (entry(&valid.to_uppercase(), r#""size":1"#), ""),
+            (entry(&valid, r#""size":-1"#), ""),
+            (entry(&valid, r#""size":1,"annotations":{"a":1}"#), ""),
+            (format!(r#"{{"digest":"{valid}","size":1}}"#), ""),
+            ("7".into(), ""),
+        ] {
+            let (found, after, images) = repaired("entries", |place, _| {
+                let index = place.join("index.json");
+                let text = std::fs::read_to_string(&index).unwrap();
+                std::fs::write(&index, text.replace("\"manifests\":[", &format!("\"manifests\":[{invalid},"))).unwrap();
+                assert!(matches!(Store::open(place).unwrap().images().list(), Err(StoreError::Damaged { .. })));
+            });
+            let start = format!("the entry{name} of the store's index.json is invalid: ");
+            assert!(found.damage.len() == 1 && found.damage[0].starts_with(&start), "{found:?}");
+            assert_eq!((after.damage.len(), images), (0, 1), "{invalid}");
+        }
+        let (found, _, images) = repaired("no-list", |place, _| std::fs::write(place.join("index.json"), "{").unwrap());
+        assert!(found.damage.len() == 1 && found.damage[0].ends_with("the names of all images are lost"), "{found:?}");
+        assert_eq!(images, 0);
     }
 
     /// Removes parts of a store with one image, and returns the damage that a repair finds and the

@@ -137,11 +137,11 @@ enum Lint {
 }
 
 fn lint(file: &Dockerfile, request: &BuildRequest, store: &Store, source: &SourceText<'_>) -> Result<Lint, Failure> {
-    // A target that does not exist is reported by the planner.
-    let Ok(automatic) = rbuild_plan::automatic_args(file, &request.parameters) else {
+    // The planner reports these errors.
+    let Ok(analysis) = rbuild_plan::analyze(file, &request.parameters) else {
         return Ok(Lint::Warnings(Vec::new()));
     };
-    let (warnings, fails) = check::warnings(file, request, store, &automatic)?;
+    let (warnings, fails) = check::warnings(file, request, store, &analysis)?;
     if fails && !warnings.is_empty() {
         for w in &warnings {
             let d = rbuild_dockerfile::Diagnostic::new(w.span, format!("{}: {}", w.rule.name, w.message));

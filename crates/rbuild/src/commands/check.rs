@@ -1,10 +1,11 @@
 //! `--check` and `--call=check|outline|targets`: analyses of a Dockerfile that build nothing.
 
 use rbuild_dockerfile::ast::{Dockerfile, Stage};
-use rbuild_dockerfile::lint::{self, BaseFacts, Facts, LintSettings, LintWarning};
+use rbuild_dockerfile::lint::{self, BaseFacts, Facts, LintSettings, LintWarning, StageRole};
 use rbuild_dockerfile::{Diagnostic, Span};
 use rbuild_engine::BuildRequest;
-use rbuild_plan::{ContextSource, Parameters};
+use rbuild_image::Platform;
+use rbuild_plan::{Analysis, ContextSource, NamedContext, Parameters, StageUse};
 use rbuild_source::Ignore;
 use rbuild_store::Store;
 use serde_json::{Value, json};
@@ -56,9 +57,17 @@ pub fn call(
 ) -> Result<u8, Failure> {
     match call {
         CallMode::Build => Ok(code::OK),
-        CallMode::Check => match rbuild_plan::automatic_args(file, &request.parameters) {
-            Ok(automatic) => {
-                let (warnings, _) = warnings(file, request, store, &automatic)?;
+        CallMode::Check => match rbuild_plan::analyze(file, &request.parameters) {
+            Ok(mut analysis) => {
+                if request.parameters.target.is_none() {
+                    // All stages are checked.
+                    analysis
+                        .stages
+                        .iter_mut()
+                        .filter(|s| **s == StageUse::Unneeded)
+                        .for_each(|s| *s = StageUse::Needed);
+                }
+                let (warnings, _) = warnings(file, request, store, &analysis)?;
                 Ok(show_warnings(&warnings, source, json))
             }
             Err(d) => Ok(mistake(&d, source)),
@@ -88,13 +97,12 @@ fn mistake(d: &Diagnostic, source: &SourceText<'_>) -> u8 {
     code::USAGE
 }
 
-/// Returns the lint warnings for a Dockerfile, and true if they are to fail the build. `automatic`
-/// are the predefined arguments.
+/// Returns the lint warnings for a Dockerfile, and true if they are to fail the build.
 pub fn warnings(
     file: &Dockerfile,
     request: &BuildRequest,
     store: &Store,
-    automatic: &[(String, String)],
+    analysis: &Analysis<'_>,
 ) -> Result<(Vec<LintWarning>, bool), Failure> {
     let given = request.parameters.build_arg("BUILDKIT_DOCKERFILE_CHECK");
     let settings = match given {
@@ -124,29 +132,39 @@ pub fn warnings(
     // A negated pattern may re-include a file, so the rule is off if there are any.
     let ignored = |path: &str| !ignore.has_negations() && ignore.excludes(path);
     let facts = Facts {
+        role: &|stage| match &analysis.stages[stage] {
+            StageUse::Needed => StageRole::Built,
+            StageUse::Unneeded => StageRole::Unused,
+            StageUse::Replaced(context, platform) => StageRole::Replaced(context_facts(store, context, platform)),
+        },
         base: &|name, platform| base_facts(parameters, store, name, platform),
         ignored: &ignored,
         build_arg: &|name| parameters.build_arg(name).map(str::to_string),
-        automatic,
+        automatic: &analysis.automatic,
     };
     Ok((lint::check(file, &facts, &settings), settings.error))
 }
 
-/// Returns the facts about a base image of the store. `platform` is the value of `FROM --platform`;
-/// images of named contexts are for the platform of the build.
+/// Returns the facts about a base image of the store. `platform` is the value of `FROM --platform`.
 fn base_facts(parameters: &Parameters, store: &Store, name: &str, platform: Option<&str>) -> Option<BaseFacts> {
-    let (name, platform) = match parameters.context_named(name).map(|context| &context.source) {
-        Some(ContextSource::Image(image)) => (image.name.clone(), None),
-        Some(ContextSource::Directory(_) | ContextSource::Scratch) => {
-            return Some(BaseFacts { env: Vec::new(), foreign: None });
-        }
-        None => (name.parse().ok()?, platform.and_then(|text| text.parse().ok())),
-    };
+    let platform = platform.and_then(|text| text.parse().ok());
     let wanted = platform.as_ref().unwrap_or(&parameters.platform);
-    let config = store.images().named_image_for(&name, wanted).ok()?.config;
+    if let Some(context) = parameters.context_named(name, wanted) {
+        return context_facts(store, context, wanted);
+    }
+    let config = store.images().named_image_for(&name.parse().ok()?, wanted).ok()?.config;
     let own = config.platform();
     let foreign = (!wanted.runs(&own)).then(|| own.to_string());
     Some(BaseFacts { env: config.config.env, foreign })
+}
+
+/// Returns the facts about a named context. As in BuildKit, its image may have any platform.
+fn context_facts(store: &Store, context: &NamedContext, platform: &Platform) -> Option<BaseFacts> {
+    let env = match &context.source {
+        ContextSource::Image(image) => store.images().named_image_for(&image.name, platform).ok()?.config.config.env,
+        ContextSource::Directory(_) | ContextSource::Scratch => Vec::new(),
+    };
+    Some(BaseFacts { env, foreign: None })
 }
 
 /// Prints all warnings and returns the exit code.

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use rbuild_dockerfile::ast::{ArgDecl, Comment, Dockerfile, Instruction, Op, Run, Stage};
 use rbuild_dockerfile::{Diagnostic, MountKind, Vars, expand_mount};
 use rbuild_engine::BuildRequest;
-use rbuild_plan::Parameters;
+use rbuild_plan::{Analysis, Parameters, StageUse};
 use serde_json::{Value, json};
 
 use crate::ui::terminal;
@@ -39,10 +39,11 @@ impl Outline {
     ///
     /// Fails if the Dockerfile has no such target, or if a global argument cannot be expanded.
     pub fn of(file: &Dockerfile, request: &BuildRequest) -> Result<Outline, Diagnostic> {
-        let globals = rbuild_plan::global_scope(file, &request.parameters)?;
-        let stages = rbuild_plan::needed_stages(file, &request.parameters)?;
-        let stages: Vec<&Stage> = stages.into_iter().map(|index| &file.stages[index]).collect();
-        let stage = stages[stages.len() - 1];
+        let Analysis { globals, target, stages, .. } = rbuild_plan::analyze(file, &request.parameters)?;
+        let stage = &file.stages[target];
+        // The instructions of a stage that a named context replaces have no effect.
+        let needed = file.stages.iter().zip(&stages).filter(|(_, used)| **used == StageUse::Needed);
+        let stages = needed.map(|(stage, _)| stage);
         let name = stage.from.name.as_ref().map(|n| n.text.to_lowercase());
         let description = name.as_deref().map_or(String::new(), |n| description(&stage.comments, n));
         let mut outline =

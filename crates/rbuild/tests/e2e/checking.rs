@@ -55,6 +55,25 @@ fn rules_see_the_base_image_of_the_stages_platform() {
     assert!(ran.stdout.contains("base image `other` is for linux/arm64"), "{}", ran.stdout);
 }
 
+/// A build warns of the stages that it builds; `--check` without a target checks all.
+#[test]
+fn stages_that_are_not_built_do_not_fail_a_build() {
+    let lab = Lab::new();
+    lab.write("Dockerfile", "# check=error=true\nFROM busybox AS other\nLABEL a=$UNKNOWN\nFROM busybox AS last\n");
+    lab.rbuild(["build", "."]).ok();
+    lab.rbuild(["build", "--target", "other", "."]).fails(1, &["variable `UNKNOWN` is not declared here"]);
+    lab.rbuild(["build", "--check", "--target", "last", "."]).ok();
+    assert!(lab.rbuild(["build", "--check", "."]).stdout.contains("UNKNOWN"));
+    // Nor do the instructions of a stage that a context replaces; others see its environment.
+    lab.rbuild(["import", "-c", "ENV KNOWN=1", crate::lab::base("busybox.tar").to_str().unwrap(), "context"]).ok();
+    lab.write("Dockerfile", "# check=error=true\nFROM busybox AS base\nLABEL a=$UNKNOWN\nFROM base\nLABEL b=$KNOWN\n");
+    lab.rbuild(["build", "--build-context", "base=docker-image://context", "."]).ok();
+    // A default that cannot be expanded fails both.
+    lab.write("Dockerfile", "ARG X=${Q\nFROM busybox\n");
+    lab.rbuild(["build", "."]).fails(2, &["ARG X=${Q"]);
+    lab.rbuild(["build", "--check", "."]).fails(2, &["ARG X=${Q"]);
+}
+
 #[test]
 fn check_names_rules_and_builds_nothing() {
     let lab = Lab::new();

@@ -277,6 +277,24 @@ fn one_build_can_have_several_platforms() {
     assert_eq!(lab.read("split/linux_arm64/o"), "for arm64\n");
 }
 
+/// One name of several platforms stands for an image of each in the same Dockerfile.
+#[test]
+fn stages_of_different_platforms_use_different_images_of_one_name() {
+    let lab = Lab::new();
+    let both = "FROM busybox\nARG TARGETARCH\nCOPY --chmod=644 arch-$TARGETARCH /arch\n";
+    lab.write("arch-amd64", "amd64").write("arch-arm64", "arm64").write("arch-s390x", "s390x");
+    lab.build(both, &["--platform", "linux/amd64,linux/arm64,linux/s390x", "-t", "both"]).ok();
+    let file = "FROM --platform=linux/amd64 both AS a\nFROM --platform=linux/s390x both AS b\nFROM both\n\
+                COPY --from=a /arch /a\nCOPY --from=b /arch /b\nCOPY --from=both /arch /c\n";
+    let all = |out: &std::path::Path| ["a", "b", "c", "arch"].map(|f| std::fs::read_to_string(out.join(f)).unwrap());
+    let out = lab.build_local(file, &["--platform", "linux/arm64"]);
+    assert_eq!(all(&out), ["amd64", "s390x", "arm64", "arm64"]);
+    // A named context is for the platform of the stage that uses it.
+    let replaced = file.replace("both AS", "base AS");
+    let out = lab.build_local(&replaced, &["--platform", "linux/arm64", "--build-context", "base=docker-image://both"]);
+    assert_eq!(all(&out), ["amd64", "s390x", "arm64", "arm64"]);
+}
+
 /// A stage that all platforms share is executed once, also when it ignores the cache.
 #[test]
 fn no_cache_runs_a_shared_stage_once_for_all_platforms() {

@@ -1,5 +1,7 @@
 //! Which stages, images and contexts a target needs.
 
+use std::collections::HashSet;
+
 use super::*;
 
 #[test]
@@ -96,7 +98,7 @@ fn stages_can_only_be_used_after_their_definition() {
     let named = "FROM debian AS a\nCOPY --from=b x y\nFROM base AS b\nFROM a\n";
     let mut images = debian();
     let base = images.values().next().unwrap().clone();
-    images.insert("b".parse().unwrap(), base);
+    images.insert(on_host("b"), base);
     assert!(matches!(plan(&parse(named.as_bytes()).unwrap(), &params(), &images), Ok(Plan::Graph(_))));
     let pulled = "FROM debian AS a\nCOPY --from=b x y\nFROM b AS c\nFROM debian AS b\nFROM a\nCOPY --from=c x y\n";
     let Ok(Plan::Needs(needs)) = plan(&parse(pulled.as_bytes()).unwrap(), &params(), &debian()) else { panic!() };
@@ -174,11 +176,59 @@ fn stages_are_needed_by_their_values() {
         ("image", with("last", &[("KIND", "debian")]), vec![3, 4, 5]),
         ("later", with("later", &[]), vec![0, 3, 4, 5, 6]),
         ("alone", with("PLAIN", &[]), vec![0]),
-        ("replaced target", replaced("last"), vec![5]),
-        ("replaced argument", replaced("plain"), vec![0, 3, 4, 5]),
+        ("replaced target", replaced("last"), vec![]),
+        ("replaced argument", replaced("plain"), vec![3, 4, 5]),
     ] {
-        assert_eq!(needed_stages(&parse(FILE.as_bytes()).unwrap(), &params).unwrap(), want, "{case}");
+        let stages = analyze(&parse(FILE.as_bytes()).unwrap(), &params).unwrap().stages;
+        let needed: Vec<usize> = (0..stages.len()).filter(|i| stages[*i] == StageUse::Needed).collect();
+        assert_eq!(needed, want, "{case}");
     }
-    let missing = needed_stages(&parse(FILE.as_bytes()).unwrap(), &with("none", &[])).unwrap_err();
+    let missing = analyze(&parse(FILE.as_bytes()).unwrap(), &with("none", &[])).map(drop).unwrap_err();
     assert_eq!(missing.message, "target stage `none` does not exist");
+}
+
+/// One name stands for the image of each platform that the file refers to.
+#[test]
+fn an_image_is_resolved_for_each_platform() {
+    let file = "FROM --platform=linux/s390x b AS s\nFROM --platform=linux/ppc64le b AS p\nFROM b\n\
+                COPY --from=s / /s\nCOPY --from=p / /p\nCOPY --from=b / /b\n";
+    let file = parse(file.as_bytes()).unwrap();
+    let Ok(Plan::Needs(needs)) = plan(&file, &params(), &HashMap::new()) else { panic!() };
+    let platforms: Vec<String> = needs.iter().map(|need| need.platform.to_string()).collect();
+    assert_eq!(platforms, ["linux/s390x", "linux/ppc64le", &Platform::host().to_string()]);
+    let base = |need: &ImageNeed| {
+        let config = ImageConfig::empty(&need.platform);
+        (need.key(), BaseImage { manifest: ManifestDigest::of(need.platform.to_string().as_bytes()), config })
+    };
+    let Ok(Plan::Graph(graph)) = plan(&file, &params(), &needs.iter().map(base).collect()) else { panic!() };
+    let images = graph.vertices.iter().filter_map(|vertex| match &vertex.step {
+        Step::Image { manifest, platform, .. } => Some((platform.to_string(), *manifest)),
+        _ => None,
+    });
+    let expected = platforms.iter().map(|platform| (platform.clone(), ManifestDigest::of(platform.as_bytes())));
+    assert_eq!(images.collect::<HashSet<_>>(), expected.collect());
+}
+
+/// A context for the platform of the stage comes before one for all, wherever they stand.
+#[test]
+fn contexts_are_selected_by_the_platform_of_the_stage() {
+    let image = |name: &str, image: &str| NamedContext {
+        name: name.into(),
+        source: ContextSource::Image(WrittenImage::parse(image).unwrap()),
+    };
+    let host = format!("base::{}", Platform::host());
+    let needs = |file: &str, contexts: Vec<NamedContext>| {
+        let params = Parameters { contexts, ..params() };
+        let Ok(Plan::Needs(needs)) = plan(&parse(file.as_bytes()).unwrap(), &params, &HashMap::new()) else { panic!() };
+        needs.iter().map(|need| format!("{} {}", need.image.text, need.platform)).collect::<Vec<_>>()
+    };
+    let both = || vec![image("base::linux/s390x", "z"), image(&host, "own"), image("base", "any")];
+    let own = Platform::host().to_string();
+    for file in ["FROM base\n", "FROM x AS base\nFROM base\n", "FROM scratch\nCOPY --from=base / /\n"] {
+        assert_eq!(needs(file, both()), [format!("own {own}")], "{file}");
+    }
+    for file in ["FROM --platform=linux/s390x base\n", "FROM --platform=linux/s390x x AS base\nFROM base\n"] {
+        assert_eq!(needs(file, both()), ["z linux/s390x"], "{file}");
+        assert_eq!(needs(file, vec![image("base", "any")]), ["any linux/s390x"], "{file}");
+    }
 }

@@ -1,0 +1,58 @@
+//! Facts about a Dockerfile for analyses that plan no steps: the lint rules and the outline.
+
+use std::collections::HashMap;
+
+use rbuild_dockerfile::ast::Dockerfile;
+use rbuild_dockerfile::{Diagnostic, Vars};
+use rbuild_image::Platform;
+
+use crate::parameters::{NamedContext, Parameters};
+use crate::planner::args;
+use crate::planner::state::Planner;
+
+/// The global scope of a Dockerfile, and the part that each stage has in a build.
+pub struct Analysis<'p> {
+    /// The predefined global arguments: `BUILD*` for the platform of this machine, `TARGET*` for
+    /// the platform of the result, and `TARGETSTAGE`.
+    pub automatic: Vec<(String, String)>,
+    /// The variables that FROM sees, and stages that declare them: the predefined arguments and the
+    /// ARGs before the first FROM.
+    pub globals: Vars,
+    /// Position of the target.
+    pub target: usize,
+    /// The use of each stage.
+    pub stages: Vec<StageUse<'p>>,
+}
+
+/// The use of a stage for the target.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StageUse<'p> {
+    /// The target needs it, or is it.
+    Needed,
+    /// The target does not need it, unless an ONBUILD trigger of a base image does.
+    Unneeded,
+    /// A named context takes its place, with that platform of an image.
+    Replaced(&'p NamedContext, Platform),
+}
+
+/// Analyzes a Dockerfile without its images.
+///
+/// # Errors
+///
+/// Fails if the Dockerfile has no stage that is the target, or if the default of a global argument
+/// cannot be expanded.
+pub fn analyze<'p>(file: &Dockerfile, params: &'p Parameters) -> Result<Analysis<'p>, Diagnostic> {
+    let images = HashMap::new();
+    let mut planner = Planner::new(file, params, &images);
+    let target = planner.target()?;
+    let automatic = args::automatic_args(&file.stages[target], params);
+    args::global_args(&mut planner, target)?;
+    let needed = planner.needed(target);
+    let stages = file.stages.iter().zip(needed).map(|(stage, needed)| match planner.replacement(stage) {
+        Some(context) => StageUse::Replaced(&params.contexts[context], planner.stage_platform(stage)),
+        None if needed => StageUse::Needed,
+        None => StageUse::Unneeded,
+    });
+    let stages = stages.collect();
+    Ok(Analysis { automatic, globals: planner.globals, target, stages })
+}
