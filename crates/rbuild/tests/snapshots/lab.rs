@@ -82,7 +82,11 @@ impl Lab {
         child.args(options).args(&line[1..]).current_dir(self.dir.join("cwd")).env_clear();
         child.env("PATH", "/usr/bin:/bin").env("HOME", &self.dir).env("RBUILD_ROOT", self.dir.join("store"));
         child.env("XDG_RUNTIME_DIR", self.dir.join("run"));
-        child.env("COLUMNS", "100").env("RBUILD_PULL", "never").env("SOURCE_DATE_EPOCH", "86400");
+        child.env("COLUMNS", "100").env("SOURCE_DATE_EPOCH", "86400");
+        // Help pages show the values of variables.
+        if !line.iter().any(|word| word == "--help") {
+            child.env("RBUILD_PULL", "never");
+        }
         child.envs(variables.iter().filter_map(|word| word.split_once('=')));
         child.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = child.spawn().unwrap();
