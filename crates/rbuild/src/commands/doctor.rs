@@ -13,12 +13,13 @@ use crate::ui::{hints, terminal};
 
 pub fn doctor(settings: &Settings) -> Result<u8, Failure> {
     for check in checks() {
-        line(check.remedy.is_none(), check.name, &check.found, check.remedy.as_ref().map(hints::words).as_deref());
+        let hint = check.remedy.as_ref().map(hints::words);
+        Line { good: hint.is_none(), name: check.name, found: check.found, hint }.print();
     }
     match settings.open() {
-        Ok(store) => line(true, "store", &store.path().display().to_string(), None),
+        Ok(store) => Line::good("store", store.path().display().to_string()).print(),
         Err(e) => {
-            line(false, "store", &e.message, e.help.as_deref());
+            Line { good: false, name: "store", found: e.message, hint: e.help }.print();
             return Ok(code::FAILED);
         }
     }
@@ -26,13 +27,15 @@ pub fn doctor(settings: &Settings) -> Result<u8, Failure> {
     // works.
     match trial(settings) {
         Ok(found) => {
-            found.print();
-            networks(found.mode);
+            let is_root = rbuild_linux::process::own_ids().uid == 0;
+            found.lines(is_root).iter().for_each(Line::print);
+            networks(found.mode, isolated()).iter().for_each(Line::print);
             Ok(code::OK)
         }
         Err(failure) => {
-            line(false, requested(settings.isolation), &failure.message, failure.help.as_deref());
-            networks(RunnerMode::Container);
+            let name = requested(settings.isolation);
+            Line { good: false, name, found: failure.message, hint: failure.help }.print();
+            networks(RunnerMode::Container, isolated()).iter().for_each(Line::print);
             Ok(code::REFUSED)
         }
     }
@@ -47,25 +50,54 @@ fn requested(isolation: IsolationRequest) -> &'static str {
     }
 }
 
-/// Prints the networks that commands can have in a mode.
-fn networks(mode: RunnerMode) {
+/// Returns the networks that commands can have in a mode.
+fn networks(mode: RunnerMode, isolated: Line) -> [Line; 2] {
     let reach = "commands can reach this machine's loopback ports and abstract Unix sockets";
     if mode == RunnerMode::Chroot {
-        line(true, "networks", &format!("host only; {reach}"), None);
-        line(false, "isolated", "--network none and isolated require namespaces, which this mode lacks", None);
-        return;
+        let isolated = "--network none and isolated require namespaces, which this mode lacks";
+        return [Line::good("networks", format!("host only; {reach}")), Line::bad("isolated", isolated.into(), None)];
     }
-    line(true, "networks", &format!("host (the default) and none; with host, {reach}"), None);
+    [Line::good("networks", format!("host (the default) and none; with host, {reach}")), isolated]
+}
+
+/// Returns the program that carries packets of isolated networks.
+fn isolated() -> Line {
     match Carrier::find() {
-        Ok(carrier) => line(true, "isolated", &format!("--network isolated uses {}", carrier.name()), None),
-        Err(why) => line(false, "isolated", &rbuild_remedy::sentence(&why), Some(&hints::words(&why.remedy))),
+        Ok(carrier) => carried_by(carrier.name()),
+        Err(why) => Line::bad("isolated", rbuild_remedy::sentence(&why), Some(&why.remedy)),
     }
 }
 
-fn line(good: bool, name: &str, found: &str, remedy: Option<&str>) {
-    let mark = if good { "ok " } else { "NO " };
-    let remedy = remedy.map_or(String::new(), |r| format!("      {r}\n"));
-    terminal::out(&format!("{mark} {name}: {found}\n{remedy}"));
+fn carried_by(program: &str) -> Line {
+    Line::good("isolated", format!("--network isolated uses {program}"))
+}
+
+/// A line of the report: a property of the machine, and how to get a better one.
+struct Line {
+    good: bool,
+    name: &'static str,
+    found: String,
+    hint: Option<String>,
+}
+
+impl Line {
+    fn good(name: &'static str, found: String) -> Line {
+        Line { good: true, name, found, hint: None }
+    }
+
+    fn bad(name: &'static str, found: String, remedy: Option<&Remedy>) -> Line {
+        Line { good: false, name, found, hint: remedy.map(hints::words) }
+    }
+
+    fn print(&self) {
+        terminal::out(&self.text());
+    }
+
+    fn text(&self) -> String {
+        let mark = if self.good { "ok " } else { "NO " };
+        let hint = self.hint.as_ref().map_or(String::new(), |hint| format!("      {hint}\n"));
+        format!("{mark} {}: {}\n{hint}", self.name, self.found)
+    }
 }
 
 /// Findings of the builder process.
@@ -79,7 +111,8 @@ struct Findings {
 }
 
 impl Findings {
-    fn print(&self) {
+    /// Returns the findings. `is_root` is true if the caller of the builder is root.
+    fn lines(&self, is_root: bool) -> Vec<Line> {
         let found = match self.mode {
             RunnerMode::Chroot => {
                 "commands have their own root directory but no other isolation: neither namespaces nor mounts are permitted"
@@ -87,21 +120,20 @@ impl Findings {
             RunnerMode::Emulated => {
                 "a user namespace with one ID works; owners are recorded, so images are identical, but sub-IDs isolate better"
             }
-            RunnerMode::Container if rbuild_linux::process::own_ids().uid == 0 => {
+            RunnerMode::Container if is_root => {
                 "a user namespace works; root's IDs are not mapped, so a command that escapes is root on this machine"
             }
             RunnerMode::Container => "a user namespace with sub-IDs works",
         };
-        line(true, self.mode.name(), found, None);
+        let mut lines = vec![Line::good(self.mode.name(), found.into())];
         if let Some(obstacle) = &self.obstacle {
-            let remedy = obstacle.remedy().map(|remedy| hints::words(&remedy));
-            line(false, "commands", &obstacle.to_string(), remedy.as_deref());
+            lines.push(Line::bad("commands", obstacle.to_string(), obstacle.remedy().as_ref()));
         }
         if self.outer_processes {
             let found = "parts of /proc are masked, so commands use this container's /proc and can see its processes";
-            line(false, "proc", found, Some(&hints::words(&Remedy::UnmaskProc)));
+            lines.push(Line::bad("proc", found.into(), Some(&Remedy::UnmaskProc)));
         } else if self.mode != RunnerMode::Chroot {
-            line(true, "proc", "commands can see only their own processes", None);
+            lines.push(Line::good("proc", "commands can see only their own processes".into()));
         }
         let found = if self.mode == RunnerMode::Chroot {
             "this mode cannot mount overlays, so files are copied for each step, which is slower"
@@ -110,7 +142,8 @@ impl Findings {
         } else {
             "overlay mounts work on the store's file system"
         };
-        line(true, "snapshots", found, None);
+        lines.push(Line::good("snapshots", found.into()));
+        lines
     }
 }
 
@@ -141,4 +174,31 @@ fn snapshots(store: &Store, builder: &Builder) -> Result<Snapshots, BuildError> 
     let store = moved_store(builder, store)?;
     let work = Workspace::open(&store)?;
     rbuild_engine::snapshots(builder, &work)
+}
+
+#[cfg(test)]
+mod tests {
+    use rbuild_testkit::assert_recorded;
+
+    use super::*;
+
+    #[test]
+    fn findings_are_as_recorded() {
+        let modes = [
+            ("root", RunnerMode::Container, true),
+            ("an ordinary user", RunnerMode::Container, false),
+            ("a user without sub-IDs", RunnerMode::Emulated, false),
+            ("chroot", RunnerMode::Chroot, true),
+        ];
+        let mut text = String::new();
+        for (title, mode, is_root) in modes {
+            for (with, limited) in [("", false), (", in a container that masks /proc, on an overlay", true)] {
+                let found = Findings { mode, copies: limited, outer_processes: limited, obstacle: None };
+                let lines: String = found.lines(is_root).iter().map(Line::text).collect();
+                let networks: String = networks(mode, carried_by("pasta")).iter().map(Line::text).collect();
+                text += &format!("=== {title}{with}\n{lines}{networks}");
+            }
+        }
+        assert_recorded!("doctor", text);
+    }
 }

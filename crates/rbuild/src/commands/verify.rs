@@ -170,8 +170,10 @@ fn date(seconds: i64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use rbuild_engine::FieldPath;
+    use rbuild_testkit::assert_recorded;
+
+    use super::*;
 
     #[test]
     fn only_differences_in_time_suggest_source_date_epoch() {
@@ -195,5 +197,26 @@ mod tests {
             let (text, help) = message(&difference);
             assert_eq!((text, help == Some(CLAMP_TIMES)), (words, clamps));
         }
+    }
+
+    #[test]
+    fn differences_are_as_recorded() {
+        let changes = [
+            EntryChange::Time(0, 1),
+            EntryChange::OnlyInFirst,
+            EntryChange::OnlyInSecond,
+            EntryChange::Property { name: "mode", values: ("644".into(), "600".into()) },
+            EntryChange::Content(7),
+            EntryChange::Padding,
+        ];
+        let layer = |change| Difference::Layer { number: 1, of: 2, made_by: "RUN x".into(), path: "a".into(), change };
+        let field =
+            |name: &str| Difference::Configuration { field: FieldPath::of(name), values: ("1".into(), "2".into()) };
+        let others = [Difference::Manifest, Difference::LayerCount(1, 2), field("created"), field("os")];
+        let texts = changes.into_iter().map(layer).chain(others).map(|difference| {
+            let (text, help) = message(&difference);
+            help.map_or(text.clone(), |help| format!("{text}\n  hint: {help}"))
+        });
+        assert_recorded!("verify", texts.collect::<Vec<_>>().join("\n"));
     }
 }

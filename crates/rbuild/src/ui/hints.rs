@@ -236,10 +236,13 @@ mod tests {
     fn every_remedy_is_worded_as_a_hint() {
         let kinds: std::collections::HashSet<_> = all().iter().map(std::mem::discriminant).collect();
         assert_eq!(kinds.len(), Remedy::KINDS, "a kind of remedy is not tested");
+        let mut table = Vec::new();
         for remedy in all() {
             let words = words(&remedy);
+            table.push(words.clone());
             assert!(words.starts_with(|c: char| c.is_lowercase()), "{words}");
             assert!(!words.ends_with('.') && !words.contains('\n') && words.len() < 120, "{words}");
         }
+        rbuild_testkit::assert_recorded!("hints", table.join("\n"));
     }
 }
