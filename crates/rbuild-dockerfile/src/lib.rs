@@ -58,3 +58,7 @@ pub const PROXY_ARGS: [&str; 10] = [
     "ALL_PROXY",
     "all_proxy",
 ];
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+mod readme {}

@@ -132,3 +132,7 @@ mod tests {
         assert!(parse_index(b"null").is_err());
     }
 }
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+mod readme {}

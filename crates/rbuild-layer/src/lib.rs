@@ -70,3 +70,7 @@ pub use splice::Splice;
 pub use unpack::{Owners, Stop, Unpacked, Unpacking, Whiteouts, unpack, unpack_some};
 pub use writer::{LateEntry, TarWriter};
 pub use xattrs::{OPAQUE, ORIGIN, keep_in_layer, keep_in_tree, marks_opaque, steers_overlay};
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+mod readme {}
