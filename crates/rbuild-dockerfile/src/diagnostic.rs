@@ -30,8 +30,8 @@ pub struct Diagnostic {
     pub span: Span,
     /// Problem, without a full stop.
     pub message: String,
-    /// Remedy, if there is one.
-    pub help: Option<Remedy>,
+    /// Help, if there is any.
+    pub help: Option<Help>,
 }
 
 impl Diagnostic {
@@ -40,8 +40,8 @@ impl Diagnostic {
         Diagnostic { span, message: message.into(), help: None }
     }
 
-    /// Sets the remedy.
-    pub fn help(mut self, help: impl Into<Remedy>) -> Diagnostic {
+    /// Sets the help.
+    pub fn help(mut self, help: impl Into<Help>) -> Diagnostic {
         self.help = Some(help.into());
         self
     }
@@ -52,6 +52,33 @@ impl Diagnostic {
             Some(close) => self.help(Remedy::did_you_mean(close)),
             None => self,
         }
+    }
+}
+
+/// The help of a diagnostic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Help {
+    /// A rule of the language, as one imperative: it changes with the code that checks it.
+    Text(String),
+    /// An action outside the Dockerfile.
+    Remedy(Remedy),
+}
+
+impl From<Remedy> for Help {
+    fn from(remedy: Remedy) -> Help {
+        Help::Remedy(remedy)
+    }
+}
+
+impl From<String> for Help {
+    fn from(text: String) -> Help {
+        Help::Text(text)
+    }
+}
+
+impl From<&str> for Help {
+    fn from(text: &str) -> Help {
+        Help::Text(text.to_string())
     }
 }
 

@@ -38,7 +38,7 @@ mod words;
 pub use ast::Dockerfile;
 pub use csv::{CsvError, CsvField, csv_record};
 pub use debug_tree::{DebugNode, debug_tree};
-pub use diagnostic::{Diagnostic, Span};
+pub use diagnostic::{Diagnostic, Help, Span};
 pub use mount::{Mount, MountKind, Sharing, expand_mount, mount_from, parse_mount, parse_size};
 pub use parse::{parse, parse_trigger};
 pub use rbuild_remedy::closest;

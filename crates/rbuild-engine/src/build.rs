@@ -1,5 +1,6 @@
 //! The course of a build: answered from the cache, or solved, exported and recorded.
 
+use rbuild_dockerfile::Help;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -166,7 +167,7 @@ fn evict(budget: Budget, store: &Store, events: &Events) {
         Ok(_) => {}
         Err(e) => {
             let text = format!("cannot evict cache entries: {}", sentence(&e));
-            events.send(Event::Warning(Warning { text, help: e.remedy() }));
+            events.send(Event::Warning(Warning { text, help: e.remedy().map(Help::from) }));
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::fmt;
 
-use rbuild_dockerfile::{Diagnostic, Span};
+use rbuild_dockerfile::{Diagnostic, Help, Span};
 use rbuild_layer::LayerError;
 use rbuild_registry::{DownloadError, RegistryError};
 use rbuild_remedy::Remedy;
@@ -54,6 +54,9 @@ pub enum BuildError {
     /// The error has already been reported.
     #[error("the build failed")]
     AlreadyReported,
+    /// A function that the caller passed failed.
+    #[error(transparent)]
+    Caller(Box<dyn Error + Send + Sync>),
     #[error("{message}")]
     Other { message: String, help: Option<Remedy> },
 }
@@ -142,10 +145,17 @@ impl BuildError {
         rbuild_remedy::sentence(self)
     }
 
-    /// Returns the remedy, if there is one.
-    pub fn help(&self) -> Option<Remedy> {
+    /// Returns the help, if there is any.
+    pub fn help(&self) -> Option<Help> {
         match self {
             BuildError::Dockerfile(list) | BuildError::Unmet(list) => list.first().and_then(|d| d.help.clone()),
+            other => other.remedy().map(Help::from),
+        }
+    }
+
+    /// Returns the remedy, if there is one outside the Dockerfile.
+    fn remedy(&self) -> Option<Remedy> {
+        match self {
             BuildError::Step(f) => f.help.clone(),
             BuildError::Store(e) => e.remedy(),
             BuildError::Layer { source, .. } if source.is_disk_full() => Some(Remedy::FreeSpace),
@@ -159,14 +169,18 @@ impl BuildError {
             BuildError::Registry(e) => e.remedy(),
             BuildError::Download(e) => rbuild_transport::remedy_of_download(e),
             BuildError::Sandbox(e) => e.remedy(),
-            BuildError::Canceled | BuildError::AlreadyReported => None,
+            BuildError::Dockerfile(_)
+            | BuildError::Unmet(_)
+            | BuildError::Canceled
+            | BuildError::AlreadyReported
+            | BuildError::Caller(_) => None,
         }
     }
 }
 
 impl WriteError for BuildError {
     fn is_disk_full(&self) -> bool {
-        self.help() == Some(Remedy::FreeSpace)
+        self.remedy() == Some(Remedy::FreeSpace)
     }
 }
 
@@ -292,6 +306,7 @@ mod tests {
             BuildError::Sandbox(SandboxError::Killed("the process that runs the command")),
             BuildError::Canceled,
             BuildError::AlreadyReported,
+            BuildError::Caller("the fetcher ended without an answer".into()),
             BuildError::other("the image has no files"),
         ];
         let variants = variants!(BuildError {
@@ -310,6 +325,7 @@ mod tests {
             Sandbox,
             Canceled,
             AlreadyReported,
+            Caller,
             Other,
         });
         assert_recorded!("BuildError", variants.table(&errors, |e| e, BuildError::help));

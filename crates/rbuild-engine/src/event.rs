@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Condvar, Mutex};
 
+use rbuild_dockerfile::Help;
 use rbuild_linux::parallel::locked;
 pub use rbuild_remedy::Warning;
 use rbuild_sandbox::Stream;
@@ -47,7 +48,7 @@ pub enum Event {
         text: String,
         seconds: f64,
     },
-    Warning(Warning),
+    Warning(Warning<Help>),
     /// Stop drawing progress: the terminal is about to be used by a shell.
     End,
 }

@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use rbuild_linux::{KernelProblem, into_carried, quoted};
-use rbuild_remedy::{Remedy, sentence};
+use rbuild_remedy::{FileRemedy, Remedy, sentence};
 
 use crate::entry::TarEntry;
 
@@ -111,7 +111,7 @@ impl LayerError {
             LayerError::Create { .. } => None,
             LayerError::Kernel(e) => e.carried::<LayerError>().map_or_else(|| e.remedy(), LayerError::remedy),
             LayerError::Io { source, .. } => rbuild_linux::remedy_of(source),
-            LayerError::Deletion(_) => Some("rename or remove it".into()),
+            LayerError::Deletion(_) => Some(FileRemedy::RenameOrRemove.into()),
             _ => None,
         }
     }

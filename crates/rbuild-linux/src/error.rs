@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rbuild_remedy::{Remedy, SessionLimit, sentence};
+use rbuild_remedy::{FileRemedy, Remedy, SessionLimit, sentence};
 
 /// The object of a failed system call, as messages name it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -251,8 +251,8 @@ pub fn remedy_of(e: &io::Error) -> Option<Remedy> {
         return carried::<Error>(e)?.remedy();
     }
     match e.raw_os_error()? {
-        libc::ELOOP => Some("remove the symbolic link that refers to itself".into()),
-        libc::ENAMETOOLONG => Some("shorten the name".into()),
+        libc::ELOOP => Some(FileRemedy::RemoveLinkLoop.into()),
+        libc::ENAMETOOLONG => Some(FileRemedy::ShortenName.into()),
         libc::EMFILE => Some(Remedy::RaiseSessionLimit { limit: SessionLimit::Files }),
         _ => None,
     }
@@ -456,7 +456,7 @@ mod tests {
     fn a_converted_error_keeps_its_remedy() {
         let io = |errno| io::Error::from(Error::new("openat", Path::new("/d/f"), io::Error::from(errno)));
         assert_eq!(remedy_of(&io(Errno::MFILE)), Some(Remedy::RaiseSessionLimit { limit: SessionLimit::Files }));
-        assert_eq!(remedy_of(&Errno::NAMETOOLONG.into()), Some("shorten the name".into()));
+        assert_eq!(remedy_of(&Errno::NAMETOOLONG.into()), Some(FileRemedy::ShortenName.into()));
         assert_eq!(remedy_of(&io(Errno::ACCESS)), None);
         assert!(is_disk_full(&io(Errno::NOSPC)));
     }

@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use rbuild_linux::quoted;
-use rbuild_remedy::Remedy;
+use rbuild_remedy::{FileAccess, FileRemedy, Remedy, ServerRemedy};
 
 /// An operation on a settings file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,6 +16,16 @@ pub enum FileAction {
     Write,
     /// Other programs are kept from changing the file.
     Lock,
+}
+
+impl FileAction {
+    fn access(self) -> FileAccess {
+        match self {
+            FileAction::Read => FileAccess::Read,
+            FileAction::Write => FileAccess::Write,
+            FileAction::Lock => FileAccess::Lock,
+        }
+    }
 }
 
 /// Settings, logins or a credential helper that cannot be used. Quotes no file.
@@ -119,24 +129,24 @@ impl ConfigError {
             }
             ConfigError::File { action, path, source } => match source.kind() {
                 io::ErrorKind::PermissionDenied => {
-                    format!("permit this user to {} {}", verb(action), quoted(path)).into()
+                    FileRemedy::Permit { access: action.access(), path: path.clone() }.into()
                 }
-                io::ErrorKind::ReadOnlyFilesystem => "use a file on a writable file system".into(),
+                io::ErrorKind::ReadOnlyFilesystem => FileRemedy::WritableFileSystem.into(),
                 _ => return None,
             },
             ConfigError::Run { program, source } => match source.kind() {
-                io::ErrorKind::PermissionDenied => format!("permit this user to execute {program}").into(),
+                io::ErrorKind::PermissionDenied => FileRemedy::PermitProgram { program: program.clone() }.into(),
                 _ => return None,
             },
-            ConfigError::Content { place, .. } => format!("correct {place}").into(),
-            ConfigError::Locked { .. } => "end that program, or try again later".into(),
-            ConfigError::NoHelper(_) => "install the credential helper, or remove it from the file".into(),
-            ConfigError::Helper { .. } => "check the credential helper, or log in again".into(),
-            ConfigError::Unchanged(place) => format!("remove the login from {place}").into(),
-            ConfigError::NoHome => "set HOME".into(),
-            ConfigError::NoEndpoint(_) => "correct registries.conf".into(),
-            ConfigError::Proxy => "correct the variable, for example http://proxy:3128".into(),
-            ConfigError::NoRegistry(_) => "use its host, with the port if it has one".into(),
+            ConfigError::Content { place, .. } => FileRemedy::Correct { place: place.clone() }.into(),
+            ConfigError::Locked { .. } => FileRemedy::AwaitLock.into(),
+            ConfigError::NoHelper(_) => ServerRemedy::InstallHelper.into(),
+            ConfigError::Helper { .. } => ServerRemedy::CheckHelper.into(),
+            ConfigError::Unchanged(place) => ServerRemedy::RemoveLogin { place: place.clone() }.into(),
+            ConfigError::NoHome => ServerRemedy::SetHome.into(),
+            ConfigError::NoEndpoint(_) => ServerRemedy::CorrectRegistries.into(),
+            ConfigError::Proxy => ServerRemedy::CorrectProxy.into(),
+            ConfigError::NoRegistry(_) => ServerRemedy::UseHost.into(),
         })
     }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use rbuild_image::SourceUrl;
-use rbuild_remedy::{Remedy, sentence};
+use rbuild_remedy::{Remedy, ServerRemedy, sentence};
 
 use crate::answer;
 use crate::client::Client;
@@ -106,15 +106,15 @@ impl DownloadError {
         let DownloadError::Server { url, source } = self else { return None };
         Some(match &**source {
             RegistryProblem::Connection { host, kind: Broken::Certificate, .. } => {
-                format!("put its authority's certificate into /etc/containers/certs.d/{host}/ca.crt").into()
+                ServerRemedy::TrustAuthority { host: host.clone() }.into()
             }
             RegistryProblem::Connection { .. } => Remedy::CheckNetwork,
-            RegistryProblem::Status { status: 404 | 410, .. } => "check the address".into(),
+            RegistryProblem::Status { status: 404 | 410, .. } => ServerRemedy::CheckAddress.into(),
             RegistryProblem::Denied { anonymous: true, .. } => {
                 Remedy::PassSecret { id: format!("HTTP_AUTH_TOKEN_{}", url.host()) }
             }
-            RegistryProblem::Denied { .. } => "check the login for this server".into(),
-            RegistryProblem::Status { .. } => "try again later, or contact the operator of the server".into(),
+            RegistryProblem::Denied { .. } => ServerRemedy::CheckLogin.into(),
+            RegistryProblem::Status { .. } => ServerRemedy::AwaitServer.into(),
             RegistryProblem::Config(e) => return e.remedy(),
             _ => return None,
         })

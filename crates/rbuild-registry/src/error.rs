@@ -4,7 +4,7 @@ use std::error::Error;
 use std::{fmt, io};
 
 use rbuild_image::BlobDigest;
-use rbuild_remedy::{RegistryAction, Remedy, sentence};
+use rbuild_remedy::{RegistryAction, Remedy, ServerRemedy, sentence};
 
 use crate::config_error::ConfigError;
 
@@ -184,23 +184,21 @@ impl RegistryError {
             RegistryProblem::Connection { .. } => Remedy::CheckNetwork,
             RegistryProblem::Status { status: 429, .. } => registry(RegistryAction::RaiseRateLimit),
             RegistryProblem::Status { .. } | RegistryProblem::Digest { .. } | RegistryProblem::Answer { .. } => {
-                "try again later, or contact the operator of the registry".into()
+                ServerRemedy::AwaitRegistry.into()
             }
             RegistryProblem::Missing { object, .. } => match object {
-                RemoteObject::Manifest(_) => "check the name and the tag".into(),
-                RemoteObject::Repository => "check the name, or create the repository".into(),
-                RemoteObject::Blob(_) => "use another tag, or have the image pushed again".into(),
-                RemoteObject::Api => "check the address of the registry".into(),
-                RemoteObject::Upload => "try again".into(),
+                RemoteObject::Manifest(_) => ServerRemedy::CheckTag.into(),
+                RemoteObject::Repository => ServerRemedy::CreateRepository.into(),
+                RemoteObject::Blob(_) => ServerRemedy::PushAgain.into(),
+                RemoteObject::Api => ServerRemedy::CheckRegistry.into(),
+                RemoteObject::Upload => ServerRemedy::TryAgain.into(),
             },
-            RegistryProblem::Denied { action: RemoteAction::LogIn, .. } => {
-                "check the user name and the password".into()
-            }
+            RegistryProblem::Denied { action: RemoteAction::LogIn, .. } => ServerRemedy::CheckPassword.into(),
             RegistryProblem::Denied { anonymous: true, .. } => registry(RegistryAction::LogIn),
             RegistryProblem::Denied { .. } => registry(RegistryAction::CheckLogin),
             RegistryProblem::Config(e) => return e.remedy(),
-            RegistryProblem::Blocked(file) => format!("remove the rule from {file} to permit this registry").into(),
-            RegistryProblem::Unsupported(_) => "convert the image, for example with skopeo copy".into(),
+            RegistryProblem::Blocked(file) => ServerRemedy::RemoveRule { file: file.clone() }.into(),
+            RegistryProblem::Unsupported(_) => ServerRemedy::ConvertImage.into(),
             RegistryProblem::Local { .. } | RegistryProblem::Repeated(_) => return None,
         })
     }

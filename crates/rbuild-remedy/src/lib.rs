@@ -5,11 +5,16 @@
 
 #![warn(missing_docs)]
 
+mod areas;
 mod similar;
 
 use std::error::Error;
 use std::path::PathBuf;
 
+pub use areas::{
+    CommandRemedy, FileAccess, FileRemedy, IdRangeToGrant, ImageRemedy, MachineRemedy, MountRemedy, NetworkObstacle,
+    ServerRemedy, SubIdGrant, SubIdObstacle,
+};
 pub use similar::{closest, closest_file};
 
 /// Returns the message of an error, followed by those of its causes, as one sentence.
@@ -41,8 +46,18 @@ pub fn counted(number: u64, noun: &str) -> String {
 /// An action that removes the cause of an error.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Remedy {
-    /// An action that needs no words of the command line, as one imperative.
-    Text(String),
+    /// Change files, or choose others.
+    File(FileRemedy),
+    /// Change mounts.
+    Mount(MountRemedy),
+    /// Change the machine or the user.
+    Machine(MachineRemedy),
+    /// Change a request to a server.
+    Server(ServerRemedy),
+    /// Change an image, an archive or the store.
+    Image(ImageRemedy),
+    /// Change a step.
+    Command(CommandRemedy),
     /// Use another word.
     DidYouMean {
         /// The word, as it is to be written.
@@ -198,16 +213,6 @@ pub enum Remedy {
     },
     /// Pass a build context.
     PassContext,
-    /// Change the machine, or use the isolation mode that needs no sub-IDs.
-    OrSingleId {
-        /// The change, as an imperative.
-        action: String,
-    },
-    /// Change the machine, or use a network that needs no other program.
-    OrOtherNetwork {
-        /// The change, as an imperative.
-        action: String,
-    },
     /// Omit the network.
     OmitNetwork,
     /// Mount the volume read-only.
@@ -277,52 +282,36 @@ impl RegistryAction {
 }
 
 impl Remedy {
-    /// Number of kinds of remedies.
-    pub const KINDS: usize = 58;
-
     /// Returns the suggestion of another word.
     pub fn did_you_mean(word: impl std::fmt::Display) -> Remedy {
         Remedy::DidYouMean { word: word.to_string() }
     }
-
-    /// Returns the text of a remedy that needs no words of the command line.
-    pub fn text(&self) -> Option<&str> {
-        match self {
-            Remedy::Text(text) => Some(text),
-            _ => None,
-        }
-    }
 }
 
-impl From<String> for Remedy {
-    fn from(text: String) -> Remedy {
-        Remedy::Text(text)
-    }
-}
-
-impl From<&str> for Remedy {
-    fn from(text: &str) -> Remedy {
-        Remedy::Text(text.to_string())
-    }
-}
-
-/// A warning, as one sentence.
+/// A warning, as one sentence. `H` is the type of its remedy.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Warning {
+pub struct Warning<H = Remedy> {
     /// The sentence.
     pub text: String,
     /// The remedy, if there is one.
-    pub help: Option<Remedy>,
+    pub help: Option<H>,
 }
 
-impl From<String> for Warning {
-    fn from(text: String) -> Warning {
+impl<H> Warning<H> {
+    /// Converts the remedy.
+    pub fn convert<K: From<H>>(self) -> Warning<K> {
+        Warning { text: self.text, help: self.help.map(K::from) }
+    }
+}
+
+impl<H> From<String> for Warning<H> {
+    fn from(text: String) -> Warning<H> {
         Warning { text, help: None }
     }
 }
 
-impl From<&str> for Warning {
-    fn from(text: &str) -> Warning {
+impl<H> From<&str> for Warning<H> {
+    fn from(text: &str) -> Warning<H> {
         text.to_string().into()
     }
 }

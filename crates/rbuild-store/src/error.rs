@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use rbuild_image::{BlobDigest, DiffId};
 use rbuild_layer::LayerError;
-use rbuild_remedy::Remedy;
+use rbuild_remedy::{ImageRemedy, Remedy};
 
 /// The result of an operation on the store.
 pub type Result<T> = std::result::Result<T, StoreError>;
@@ -122,18 +122,16 @@ impl StoreError {
             StoreError::Newer { .. } => Some(Remedy::NewerProgram),
             StoreError::NoFormat { path, .. } => Some(Remedy::RemoveFormat { file: path.join("format.json") }),
             StoreError::NoImage(name) => Some(Remedy::ObtainImage { name: name.clone() }),
-            StoreError::Ambiguous { .. } => Some("use a longer prefix of the ID".into()),
+            StoreError::Ambiguous { .. } => Some(ImageRemedy::LongerPrefix.into()),
             StoreError::SeveralNames { .. } => Some(Remedy::UntagEach),
             StoreError::NameTaken(name) => Some(Remedy::RemoveContainer { name: name.clone() }),
-            StoreError::Busy(_) => Some("try again when the other builds have finished".into()),
+            StoreError::Busy(_) => Some(ImageRemedy::AwaitBuilds.into()),
             StoreError::Held { lock, .. } | StoreError::Idle { lock, .. } => {
                 Some(Remedy::EndLockHolder { lock: lock.to_string() })
             }
             StoreError::UsedImage { container, .. } => Some(Remedy::FreeImage { container: container.clone() }),
             StoreError::Stripped(_) => Some(Remedy::RestoreStore),
-            StoreError::AccessTimes => {
-                Some("mount the file system with relatime or noatime, or move the store to another one".into())
-            }
+            StoreError::AccessTimes => Some(ImageRemedy::RelaxAccessTimes.into()),
             StoreError::WrongDigest { .. } | StoreError::InvalidLayer { .. } | StoreError::WrongDiffId { .. } => {
                 Some(Remedy::ReplaceImage)
             }

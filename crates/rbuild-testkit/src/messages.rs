@@ -39,6 +39,20 @@ impl<K> Variants<K> {
     }
 }
 
+impl<K: Debug> Variants<K> {
+    /// Formats values as a table: each value and its words.
+    ///
+    /// # Panics
+    ///
+    /// Panics if there is no value of a variant.
+    pub fn words(&self, values: &[K], words: impl Fn(&K) -> String) -> String {
+        let found: Vec<&str> = values.iter().map(self.name_of).collect();
+        let missing: Vec<_> = self.names.iter().filter(|name| !found.contains(name)).collect();
+        assert!(missing.is_empty(), "no values of the variants {missing:?}");
+        values.iter().map(|value| format!("{value:?}\n  {}\n", words(value))).collect()
+    }
+}
+
 /// Formats a message and those of its causes, one a line.
 fn chain(error: &dyn Error) -> String {
     let mut message = error.to_string();
@@ -119,6 +133,12 @@ mod tests {
     fn table(errors: &[Sample]) -> String {
         let remedy = |error: &Sample| matches!(error, Sample::Plain).then_some("decorate it");
         crate::variants!(Sample { Plain, Caused }).table(errors, |error| error, remedy)
+    }
+
+    #[test]
+    #[should_panic(expected = "no values of the variants [\"Caused\"]")]
+    fn words_of_a_variant_that_is_missing_are_noticed() {
+        crate::variants!(Sample { Plain, Caused }).words(&[Sample::Plain], |_| String::new());
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The documents of layouts and archives: indexes, Docker's `manifest.json` and `repositories`.
 
+use rbuild_remedy::ImageRemedy;
 use std::collections::BTreeMap;
 
 use rbuild_image::{BlobDigest, ManifestDigest, MediaType, Platform, REF_NAME, Reference, descriptor, digest_of};
@@ -100,7 +101,7 @@ const IMAGE_NAME: &str = "io.containerd.image.name";
 pub(crate) fn extended_index(existing: Option<&[u8]>, images: &[Saved]) -> Result<Value> {
     let damaged = |reason: String| TransportError::Other {
         message: format!("index.json is not an OCI image index: {reason}"),
-        help: Some("write to another directory, or remove this layout".into()),
+        help: Some(ImageRemedy::OtherLayout.into()),
     };
     let mut extended: Value = match existing {
         Some(bytes) => serde_json::from_slice(bytes).map_err(|e| damaged(e.to_string()))?,

@@ -6,7 +6,7 @@ use std::io;
 use rbuild_image::{Checksum, ChecksumAlgorithm, SourceUrl};
 use rbuild_layer::Decoder;
 use rbuild_registry::{Client, FileAnswer, FileRequest, FileSink, Secret, Validators};
-use rbuild_remedy::{Remedy, counted};
+use rbuild_remedy::{ImageRemedy, Remedy, counted};
 use rbuild_store::{Download, IncomingFile, Lock, Once, ReceivedFile, Store, StoreError, Workspace};
 
 use crate::blobs::TransferProgress;
@@ -165,7 +165,7 @@ fn compare(request: &DownloadRequest<'_>, found: &Checksum) -> Result<()> {
     match request.checksum {
         Some(wanted) if wanted != found => Err(TransportError::Other {
             message: format!("{} has the checksum {found}, not {wanted}", request.url),
-            help: Some("check where the file comes from; if it may have changed, correct the checksum".into()),
+            help: Some(ImageRemedy::CheckSource.into()),
         }),
         _ => Ok(()),
     }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use rbuild_image::{Descriptor, ImageId, ManifestDigest, Platform, REF_NAME, Reference, parse_index};
-use rbuild_remedy::{Remedy, Warning};
+use rbuild_remedy::{ImageRemedy, Remedy, Warning};
 use rbuild_store::{Staging, Store, Workspace};
 
 use crate::archive_error::ArchiveProblem;
@@ -92,7 +92,7 @@ pub fn take_from_layout(
         let tags: Vec<String> = index.manifests().iter().map(tag).filter(|t| !t.is_empty()).collect();
         return Err(TransportError::Other {
             message: format!("the OCI layout `{}` has no image `{}`", dir.display(), wanted.unwrap_or("latest")),
-            help: Some(if tags.is_empty() { "use a digest".into() } else { Remedy::UseOneOf { words: tags } }),
+            help: Some(if tags.is_empty() { ImageRemedy::UseDigest.into() } else { Remedy::UseOneOf { words: tags } }),
         });
     };
     let platform = WantedPlatform::Host(platform.clone());

@@ -1,5 +1,6 @@
 //! `push`: an image of the store to a registry.
 
+use rbuild_remedy::ServerRemedy;
 use std::collections::HashMap;
 
 use rbuild_image::{BlobDigest, Descriptor, ManifestDigest, MediaType, Reference, digest_of};
@@ -115,7 +116,7 @@ pub fn push(
         (None, Some(_)) => {
             return Err(TransportError::Other {
                 message: format!("`{}` is a digest; an image can be pushed only to a tag", name.familiar()),
-                help: Some("push to a tag".into()),
+                help: Some(ServerRemedy::PushToTag.into()),
             });
         }
         (None, None) => "latest".to_string(),

@@ -1,5 +1,6 @@
 //! Storing of a layer from a stream.
 
+use rbuild_remedy::ImageRemedy;
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::io::{Cursor, Read};
@@ -50,7 +51,7 @@ pub fn put_layer(staging: &Staging<'_>, source: impl Read, what: &str) -> Result
     if plain.source.count() == 0 {
         return Err(TransportError::Other {
             message: format!("{what} is empty"),
-            help: Some("pass a tar archive, plain or compressed".into()),
+            help: Some(ImageRemedy::PassTar.into()),
         });
     }
     let content = plain.hasher.take().map(Hasher::finish);

@@ -6,7 +6,7 @@ use std::io;
 use rbuild_engine::{BuildError, SecretValues};
 use rbuild_layer::LayerError;
 use rbuild_registry::{ConfigError, RegistryError};
-use rbuild_remedy::{Remedy, sentence};
+use rbuild_remedy::{FileRemedy, Remedy, sentence};
 use rbuild_source::SourceError;
 use rbuild_store::{StoreError, remedy_of_kernel};
 use rbuild_transport::TransportError;
@@ -101,7 +101,7 @@ fn remedy_of(error: &(dyn Error + 'static)) -> Option<Remedy> {
 
 fn of_kind(kind: io::ErrorKind) -> Option<Remedy> {
     match kind {
-        io::ErrorKind::PermissionDenied => Some("check the permissions of the file and of its directories".into()),
+        io::ErrorKind::PermissionDenied => Some(FileRemedy::CheckPermissions.into()),
         _ => None,
     }
 }
@@ -118,7 +118,13 @@ pub fn build_code(e: &BuildError) -> u8 {
 
 impl From<BuildError> for Failure {
     fn from(e: BuildError) -> Failure {
-        Failure { code: build_code(&e), message: e.message(), help: e.help().as_ref().map(hints::words) }
+        match e {
+            BuildError::Caller(e) => match e.downcast::<Failure>() {
+                Ok(failure) => *failure,
+                Err(e) => Failure::new(sentence(&*e)),
+            },
+            e => Failure { code: build_code(&e), message: e.message(), help: e.help().as_ref().map(hints::of_help) },
+        }
     }
 }
 

@@ -80,7 +80,7 @@ fn unknown_rule_names_are_warnings() {
     let unknown = |name: &str| format!("rule `{name}` does not exist");
     assert_eq!(
         told(source),
-        [(unknown("StageNameCasin"), Some(Remedy::did_you_mean("StageNameCasing"))), (unknown("NoSuch"), None)]
+        [(unknown("StageNameCasin"), Some(Remedy::did_you_mean("StageNameCasing").into())), (unknown("NoSuch"), None)]
     );
     assert_eq!(told("# check=skip=stagenamecasing;error=true\nFROM base\n"), []);
 }

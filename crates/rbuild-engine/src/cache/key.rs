@@ -16,7 +16,7 @@ use rbuild_plan::{
     CacheStep, ContextDir, ContextId, CopyItem, CopyStep, FileSource, MountKindStep, MountStep, RunStep, Step,
     StepPart, Vertex, VertexId,
 };
-use rbuild_remedy::Remedy;
+use rbuild_remedy::{FileRemedy, Remedy};
 use rbuild_sandbox::Builder;
 use rbuild_source::{
     HardLinks, HashCache, Ignore, Owner, Selected, Selection, SelectionContent, SelectionHash, Sight, SourceError,
@@ -48,7 +48,7 @@ impl Context {
         let root = RootDir::open(path).map_err(BuildError::kernel("the build context"))?.with_owners(owners);
         let ignore = Ignore::parse(ignore).map_err(|e| BuildError::Other {
             message: format!("the ignore file, {e}"),
-            help: Some("write one pattern per line; `!pattern` includes files again".into()),
+            help: Some(FileRemedy::PatternPerLine.into()),
         })?;
         Ok(Context { root, ignore, owner, hashes: hashes.clone() })
     }
@@ -382,19 +382,17 @@ pub fn source_error(e: SourceError, span: Span, from: Option<&str>) -> BuildErro
     };
     let d = Diagnostic::new(span, message);
     BuildError::Unmet(vec![match e {
-        SourceError::NotFound { ignored: true, .. } => {
-            d.help("remove the pattern that excludes it from the ignore file")
-        }
+        SourceError::NotFound { ignored: true, .. } => d.help(Remedy::from(FileRemedy::RemovePattern)),
         SourceError::NotFound { similar: Some(name), .. } if name.contains(' ') => {
             d.help(format!("use the JSON form for a name with spaces: [\"{name}\", …]"))
         }
         SourceError::NotFound { similar: Some(name), .. } => d.help(Remedy::did_you_mean(name)),
         SourceError::NotFound { .. } => d.help(Remedy::CorrectPath { root }),
         SourceError::DeadLink { target, .. } if target.is_absolute() => {
-            d.help(format!("copy the file into {root}; links cannot lead out of it"))
+            d.help(Remedy::from(FileRemedy::CopyInto { root }))
         }
-        SourceError::DeadLink { .. } => d.help("correct the link, or remove it from the instruction"),
-        SourceError::Changed(_) => d.help("wait until nothing writes to the files, then build again"),
+        SourceError::DeadLink { .. } => d.help(Remedy::from(FileRemedy::CorrectLink)),
+        SourceError::Changed(_) => d.help(Remedy::from(FileRemedy::AwaitWriters)),
         SourceError::BadPattern(_) => d.help("write `[[]` for a bracket that is part of a name"),
         SourceError::BehindLink { .. } => d.help("name the path that the link leads to"),
         SourceError::Kernel(_) | SourceError::TooDeep(_) => d,

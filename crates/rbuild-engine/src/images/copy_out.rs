@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use rbuild_layer::{Deletions, Times, TreePacker};
 use rbuild_linux::{Destination, Directory, FileKind, RootDir, Stat, copy_contents, copy_file, set_file_time};
-use rbuild_remedy::Remedy;
+use rbuild_remedy::{FileRemedy, Remedy};
 use rbuild_sandbox::Builder;
 use rbuild_store::{BuildId, Image, Store, Workspace};
 use rbuild_transport::{WriteError, write_destination};
@@ -152,7 +152,7 @@ impl CopiedEntry<'_> {
         match file {
             None => Err(BuildError::Other {
                 message: format!("the directory `{}` does not exist", shown.display()),
-                help: Some("create it, or remove the trailing slash".into()),
+                help: Some(FileRemedy::CreateDirectory.into()),
             }),
             Some(_) if self.stat.kind == FileKind::Symlink => {
                 self.put(base, rest.as_os_str()).map(|()| CopiedTo::Place)
@@ -224,13 +224,13 @@ impl CopiedEntry<'_> {
 fn over_file(shown: &Path) -> BuildError {
     BuildError::Other {
         message: format!("`{}` is a file, and a directory in the image", shown.display()),
-        help: Some("pass a directory, existing or new".into()),
+        help: Some(FileRemedy::PassDirectory.into()),
     }
 }
 
 fn not_replaced(shown: &Path) -> BuildError {
     BuildError::Other {
         message: format!("`{}` is not a regular file and will not be replaced", shown.display()),
-        help: Some("pass its own path to write to it, or choose another destination".into()),
+        help: Some(FileRemedy::OtherDestination.into()),
     }
 }

@@ -3,7 +3,7 @@
 use std::io::Read;
 
 use rbuild_image::{DEFAULT_PATH, History, ImageConfig, ImageId, MediaType, Platform, Reference, descriptor};
-use rbuild_remedy::{Remedy, Warning};
+use rbuild_remedy::{FileRemedy, Remedy, Warning};
 use rbuild_store::{Staging, Store, Workspace};
 use rbuild_transport::{Incoming, put_layer};
 
@@ -54,7 +54,7 @@ pub fn import(store: &Store, source: impl Read + Send, import: &Import<'_>) -> R
     });
     let deletes = layer.whiteout.map(|name| Warning {
         text: format!("{what} contains `{name}`, which is a whiteout in an image"),
-        help: Some("rename it if it is meant as a file".into()),
+        help: Some(FileRemedy::RenameWhiteout.into()),
     });
     Ok(Incoming { found: config_digest.of_config(), warnings: warning.into_iter().chain(deletes).collect() })
 }

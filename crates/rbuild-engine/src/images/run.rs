@@ -4,7 +4,7 @@
 use rbuild_image::DEFAULT_PATH;
 use rbuild_linux::RootDir;
 use rbuild_plan::{NetworkMode, SecurityMode, Ulimit, Volume, VolumeId};
-use rbuild_remedy::Remedy;
+use rbuild_remedy::{CommandRemedy, Remedy};
 use rbuild_sandbox::{
     Builder, Cancel, CommandOutcome, Input, MountRequest, MountSource, RootFiles, RunRequest, run_attached,
 };
@@ -110,7 +110,7 @@ fn root_files(store: &Store, work: &Workspace, trees: &[TreeId], snapshots: Snap
 fn identity(view: &RootDir, user: &str, builder: &Builder) -> Result<users::Identity> {
     let who = users::identity(&users::in_root(view), user).map_err(|e| {
         let help = match &e {
-            UnknownUser::User(_) | UnknownUser::Group(_) => "use a numeric ID, or an image with that account".into(),
+            UnknownUser::User(_) | UnknownUser::Group(_) => CommandRemedy::OtherAccount.into(),
             UnknownUser::NoId { .. } => e.remedy(),
         };
         BuildError::Other { message: e.to_string(), help: Some(help) }

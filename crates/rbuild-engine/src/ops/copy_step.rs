@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
-use rbuild_dockerfile::Diagnostic;
+use rbuild_dockerfile::{Diagnostic, Help};
 use rbuild_layer::{ExternalFiles, LayerError, LayerForm};
 use rbuild_linux::RootDir;
 use rbuild_plan::{CopyStep, VertexId};
-use rbuild_remedy::sentence;
+use rbuild_remedy::{FileRemedy, Remedy, sentence};
 use rbuild_source::{Changes, Listing, Selection, SourceError, SourceTree};
 use rbuild_store::{LISTING, StoreError, TreeId, Working};
 
@@ -61,8 +61,8 @@ pub(crate) fn copy_step(
     }
     if copy(step, files, &working.root, terms, Some(&mut track)).map_err(fail)? > 1 {
         let text = format!("`{}` was overwritten by every source; only the last one remains", step.dest);
-        let help = Some("end the destination with a slash if it is a directory".into());
-        env.events.send(Event::Warning(Warning { text, help }));
+        let help = Remedy::from(FileRemedy::EndWithSlash).into();
+        env.events.send(Event::Warning(Warning { text, help: Some(help) }));
     }
     if let Some((source, _)) = &source {
         let write = Deferred { env, id, step, source: source.root, dir };
@@ -181,7 +181,7 @@ pub(crate) fn copy_error(env: &StepEnv<'_>, id: VertexId, step: &CopyStep, e: Co
         (Reason::Build(e), _) => *e,
         (Reason::Layer(e), Some(span)) if !e.is_disk_full() => {
             let d = Diagnostic::new(span, format!("cannot unpack the archive: {}", sentence(&e)));
-            BuildError::Unmet(vec![Diagnostic { help: e.remedy(), ..d }])
+            BuildError::Unmet(vec![Diagnostic { help: e.remedy().map(Help::from), ..d }])
         }
         (Reason::Kernel(source), _) => BuildError::Kernel { what: format!("copying into `{}`", step.dest), source },
         (Reason::Layer(source), _) => BuildError::Layer { what: format!("unpacking into `{}`", step.dest), source },

@@ -7,7 +7,7 @@ use rbuild_dockerfile::Diagnostic;
 use rbuild_image::DEFAULT_PATH;
 use rbuild_linux::parallel::locked;
 use rbuild_plan::{AgentStep, RunStep, SecretStep, VertexId};
-use rbuild_remedy::Remedy;
+use rbuild_remedy::{CommandRemedy, Remedy};
 use rbuild_sandbox::{
     CommandEnd, CommandOutcome, Input, MountRequest, MountSource, RootFiles, RunRequest, SandboxError, Stream,
     remove_mount_points, restored_files,
@@ -341,17 +341,15 @@ fn killed_help(signal: i32) -> Option<Remedy> {
 fn json_help(run: &RunStep) -> Option<Remedy> {
     let [_, flag, command] = &run.args[..] else { return None };
     let mistake = rbuild_dockerfile::lint::json_mistake(command).filter(|_| flag == "-c")?;
-    Some(format!("correct the JSON array, or remove the brackets to use the shell: {mistake}").into())
+    Some(CommandRemedy::CorrectJson { mistake }.into())
 }
 
 fn exit_help(code: i32) -> Option<Remedy> {
     match code {
-        126 => Some("make the program executable: code 126 means that it was found but could not be executed".into()),
-        127 => Some("install the program, correct PATH, or correct the #! line and line endings of the script".into()),
-        137 => Some("check dmesg: code 137 means signal 9, which the kernel sends when memory runs out".into()),
-        129..=159 => {
-            Some(format!("find the cause of signal {}: code {code} is 128 plus its number", code - 128).into())
-        }
+        126 => Some(CommandRemedy::MakeExecutable.into()),
+        127 => Some(CommandRemedy::InstallProgram.into()),
+        137 => Some(CommandRemedy::CheckMemoryOfCode.into()),
+        129..=159 => Some(CommandRemedy::FindSignal { code }.into()),
         _ => None,
     }
 }

@@ -1,6 +1,6 @@
 //! Private SSH keys, and the replies of an agent that holds them (draft-ietf-sshm-ssh-agent).
 
-use rbuild_remedy::Remedy;
+use rbuild_remedy::{CommandRemedy, Remedy};
 use ssh_key::{Algorithm, HashAlg, Signature};
 
 /// An unencrypted key in OpenSSH format.
@@ -27,7 +27,7 @@ impl KeyError {
     pub fn remedy(&self) -> Option<Remedy> {
         match self {
             KeyError::Format(_) => None,
-            KeyError::Encrypted => Some("add the key to an ssh-agent and pass its socket".into()),
+            KeyError::Encrypted => Some(CommandRemedy::AddKeyToAgent.into()),
         }
     }
 }

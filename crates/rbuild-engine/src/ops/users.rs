@@ -1,7 +1,7 @@
 //! Users and groups by name or number, resolved with the image's `/etc/passwd` and `/etc/group`.
 
 use rbuild_linux::{OwnerMode, RootDir, UidGid, UnmappedId, unmapped};
-use rbuild_remedy::Remedy;
+use rbuild_remedy::{CommandRemedy, Remedy};
 use rbuild_sandbox::Isolation;
 
 /// The user and groups of a command.
@@ -46,13 +46,11 @@ impl UnknownUser {
     /// Returns the remedy.
     pub fn remedy(&self) -> Remedy {
         match self {
-            UnknownUser::NoId { .. } => "give the account an ID below 4294967295 in an earlier step".into(),
+            UnknownUser::NoId { .. } => CommandRemedy::ValidAccountId.into(),
             UnknownUser::User(name) | UnknownUser::Group(name) if is_number(name) => {
                 Remedy::LowerId { most: i32::MAX.unsigned_abs() }
             }
-            UnknownUser::User(_) | UnknownUser::Group(_) => {
-                "use a numeric ID, or add the account in an earlier step".into()
-            }
+            UnknownUser::User(_) | UnknownUser::Group(_) => CommandRemedy::AddAccount.into(),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! WORKDIR: creates the directory in a new tree, which the caller commits.
 
+use rbuild_remedy::FileRemedy;
 use std::path::Path;
 
 use rbuild_linux::{FileKind, Timestamp, UidGid};
@@ -26,7 +27,7 @@ pub(crate) fn workdir_step(env: &StepEnv<'_>, id: VertexId, step: &WorkdirStep, 
     result.map_err(|e| match e.kind() {
         std::io::ErrorKind::NotADirectory | std::io::ErrorKind::AlreadyExists => {
             let reason = format!("`{}` is not a directory in the image", step.path);
-            env.failure(id, reason, Vec::new()).with_help(Some("choose another directory".into()))
+            env.failure(id, reason, Vec::new()).with_help(Some(FileRemedy::OtherDirectory.into()))
         }
         _ => BuildError::Kernel { what: format!("creating `{}`", step.path), source: e },
     })?;

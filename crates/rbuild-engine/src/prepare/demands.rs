@@ -1,6 +1,6 @@
 //! Checks for secrets and SSH agents that commands require.
 
-use rbuild_dockerfile::{Diagnostic, closest};
+use rbuild_dockerfile::{Diagnostic, Help, closest};
 use rbuild_plan::{AgentStep, BuildGraph, RunStep, SecretStep, Step, VertexId};
 use rbuild_remedy::Remedy;
 
@@ -21,7 +21,7 @@ pub(crate) fn check(request: &BuildRequest, graph: &BuildGraph, will_run: &[Vert
 
 /// Returns a warning for each secret that no command requests, but whose ID is close to one that a
 /// command requests and that was not provided.
-pub(crate) fn misspelled(request: &BuildRequest, graph: &BuildGraph) -> Vec<Warning> {
+pub(crate) fn misspelled(request: &BuildRequest, graph: &BuildGraph) -> Vec<Warning<Help>> {
     let asked: Vec<&str> = graph
         .vertices
         .iter()
@@ -36,7 +36,7 @@ pub(crate) fn misspelled(request: &BuildRequest, graph: &BuildGraph) -> Vec<Warn
     let warning = |id: &str| {
         let close = closest(id, asked.iter().copied().filter(|asked| !given(asked)))?;
         let text = format!("no command uses the secret `{id}`");
-        Some(Warning { text, help: Some(Remedy::did_you_mean(close)) })
+        Some(Warning { text, help: Some(Remedy::did_you_mean(close).into()) })
     };
     unused.filter_map(|(id, _)| warning(id)).collect()
 }

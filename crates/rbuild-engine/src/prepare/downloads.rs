@@ -4,10 +4,9 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 
-use rbuild_dockerfile::Diagnostic;
+use rbuild_dockerfile::{Diagnostic, Help};
 use rbuild_image::Hasher;
 use rbuild_plan::{BuildGraph, CopyItem, CopySource, CopyStep, KeyPartSink, Step, StepPart, UrlSource};
-use rbuild_remedy::Remedy;
 use rbuild_source::SelectionHash;
 use rbuild_store::{Download, Store};
 
@@ -19,7 +18,7 @@ use crate::prepare::resolve::PullImages;
 #[error("{message}")]
 pub struct NotDownloaded {
     pub message: String,
-    pub help: Option<Remedy>,
+    pub help: Option<Help>,
 }
 
 /// Fetches files into the store. Returns one outcome for each, in their order.
@@ -134,6 +133,7 @@ fn sources(graph: &BuildGraph) -> impl Iterator<Item = (&CopySource, &UrlSource)
 mod tests {
     use rbuild_image::{BlobDigest, SourceUrl};
     use rbuild_paths::SourcePattern;
+    use rbuild_remedy::Remedy;
     use rbuild_testkit::{assert_recorded, variants};
 
     use super::*;
@@ -143,7 +143,7 @@ mod tests {
         let errors = [
             NotDownloaded {
                 message: "cannot download https://a.io/x: GET /x at a.io".into(),
-                help: Some(Remedy::CheckNetwork),
+                help: Some(Remedy::CheckNetwork.into()),
             },
             NotDownloaded { message: "https://a.io/x: there is no stored version".into(), help: None },
         ];

@@ -2,8 +2,8 @@
 
 use rbuild_container::{NetworkMode, SecurityMode};
 use rbuild_dockerfile::ast::{self, Command, Word};
-use rbuild_dockerfile::{Diagnostic, Mount, MountKind, PROXY_ARGS, Sharing, Span, csv_record, expand_mount};
-use rbuild_remedy::Remedy;
+use rbuild_dockerfile::{Diagnostic, Help, Mount, MountKind, PROXY_ARGS, Sharing, Span, csv_record, expand_mount};
+use rbuild_remedy::{MachineRemedy, Remedy};
 
 use crate::graph::{AgentStep, CacheStep, FileSource, InlineFile, MountKindStep, MountStep, RunStep, SecretStep, Step};
 use crate::history;
@@ -96,17 +96,12 @@ fn check_runnable(planner: &Planner<'_>, state: &StageState, span: Span) -> Plan
     if !rbuild_image::ARCHITECTURES.contains(&wanted.arch.as_str()) {
         let close = rbuild_dockerfile::closest(&wanted.arch, rbuild_image::ARCHITECTURES);
         let help = close.map_or_else(
-            || "use an existing architecture, such as amd64, arm64, arm, riscv64, ppc64le or s390x".into(),
-            |close| Remedy::did_you_mean(format!("{}/{close}", wanted.os)),
+            || Help::from("use an existing architecture, such as amd64, arm64, arm, riscv64, ppc64le or s390x"),
+            |close| Remedy::did_you_mean(format!("{}/{close}", wanted.os)).into(),
         );
         return Err(d.help(help).into());
     }
-    Err(d
-        .help(
-            "install an emulator registered with binfmt_misc (Debian: apt-get install qemu-user-static \
-               binfmt-support), build on a machine of that platform, or use only COPY in this stage",
-        )
-        .into())
+    Err(d.help(Remedy::from(MachineRemedy::InstallEmulator)).into())
 }
 
 fn network(planner: &Planner<'_>, word: Option<&Word>) -> Planned<NetworkMode> {

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use rbuild_dockerfile::ast::{self, Dockerfile, Instruction, Op, Stage, Word};
 use rbuild_dockerfile::{Diagnostic, PROXY_ARGS, Span, closest, parse_trigger};
-use rbuild_remedy::Remedy;
+use rbuild_remedy::{CommandRemedy, Remedy};
 
 use crate::graph::{BuildGraph, Step, WorkdirStep};
 use crate::parameters::{NoCache, Parameters};
@@ -113,7 +113,7 @@ impl Planner<'_> {
         let d = Diagnostic::new(span, format!("target stage `{wanted}` does not exist"));
         Err(match close {
             Some(close) => d.help(Remedy::did_you_mean(close)),
-            None if names.is_empty() => d.help("pass a stage number, counted from 0: the Dockerfile names no stages"),
+            None if names.is_empty() => d.help(Remedy::from(CommandRemedy::PassStageNumber)),
             None => d.help(Remedy::UseOneOf { words: names }),
         })
     }

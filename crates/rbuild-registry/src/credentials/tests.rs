@@ -246,7 +246,16 @@ fn failed_operations_on_files_keep_their_cause() {
     let full = failed(FileAction::Write, std::io::ErrorKind::StorageFull.into());
     assert_eq!(full.remedy(), Some(Remedy::FreeSpaceAt { place: path.clone() }));
     let denied = failed(FileAction::Read, kind.into());
-    assert_eq!(denied.remedy(), Some("permit this user to read `/h/config.json`".into()));
+    assert_eq!(
+        denied.remedy(),
+        Some(
+            rbuild_remedy::FileRemedy::Permit {
+                access: rbuild_remedy::FileAccess::Read,
+                path: "/h/config.json".into()
+            }
+            .into()
+        )
+    );
     assert_eq!(sentence(&denied), "cannot read `/h/config.json`: permission denied");
     assert_eq!(failed(FileAction::Read, std::io::Error::from_raw_os_error(5)).remedy(), None);
 

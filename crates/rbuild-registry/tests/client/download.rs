@@ -164,7 +164,7 @@ fn passing_failures_are_retried_and_others_are_not() {
         let text = sentence(&error);
         assert!(text.contains(&status.to_string()) && text.contains(&server.url("/x")), "{text}");
         assert_eq!(
-            (server.requests().len(), error.remedy() == Some("check the address".into())),
+            (server.requests().len(), error.remedy() == Some(rbuild_remedy::ServerRemedy::CheckAddress.into())),
             (1, matches!(status, 404 | 410))
         );
     }

@@ -55,7 +55,7 @@ fn manifests_are_checked() {
     registry.state().manifests.clear();
     let error = repository.tagged("1").unwrap_err();
     assert!(error.message().contains("has no manifest 1: test (MANIFEST_UNKNOWN)"), "{error}");
-    assert_eq!(error.remedy(), Some("check the name and the tag".into()));
+    assert_eq!(error.remedy(), Some(rbuild_remedy::ServerRemedy::CheckTag.into()));
     for (text, want) in [
         ("[]", "not a JSON document"),
         (r#"{"schemaVersion":1}"#, "schema 1"),

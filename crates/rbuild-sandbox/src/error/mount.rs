@@ -5,7 +5,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use rbuild_linux::{FileKind, quoted};
-use rbuild_remedy::Remedy;
+use rbuild_remedy::{MountRemedy, Remedy};
 use serde::{Deserialize, Serialize};
 
 /// A mount that cannot be made at its target.
@@ -87,12 +87,10 @@ impl MountError {
     pub fn remedy(&self) -> Remedy {
         match &self.problem {
             MountProblem::InTheWay { holder: FileOrigin::Mount, .. }
-            | MountProblem::BelowAFile { holder: FileOrigin::Mount, .. } => "give each mount its own target".into(),
-            MountProblem::InTheWay { .. } | MountProblem::BelowAFile { .. } => {
-                "mount it on another target, or remove the file from the image".into()
-            }
-            MountProblem::InKernelFiles { link_to: Some(_), .. } => "replace the link in the image".into(),
-            MountProblem::SingleFile => "mount its directory instead".into(),
+            | MountProblem::BelowAFile { holder: FileOrigin::Mount, .. } => MountRemedy::OwnTarget.into(),
+            MountProblem::InTheWay { .. } | MountProblem::BelowAFile { .. } => MountRemedy::RemoveFile.into(),
+            MountProblem::InKernelFiles { link_to: Some(_), .. } => MountRemedy::ReplaceLink.into(),
+            MountProblem::SingleFile => MountRemedy::MountDirectory.into(),
             _ => Remedy::OtherTarget,
         }
     }

@@ -5,7 +5,7 @@ use std::fmt;
 use std::path::Path;
 
 use rbuild_linux::Object;
-use rbuild_remedy::{Remedy, SessionLimit};
+use rbuild_remedy::{MachineRemedy, Remedy, SessionLimit};
 use serde::{Deserialize, Serialize};
 
 use crate::error::mount::MountError;
@@ -156,14 +156,11 @@ impl RunnerError {
         match &self.problem {
             RunnerProblem::Mount(e) => Some(e.remedy()),
             RunnerProblem::NoDevice { name, major, minor } => {
-                Some(format!("create it: mknod -m 666 /dev/{name} c {major} {minor}").into())
+                let (name, major, minor) = (name.clone(), *major, *minor);
+                Some(MachineRemedy::CreateDevice { name, major, minor }.into())
             }
-            RunnerProblem::LowQueueLimit => {
-                Some("as root, raise the hard limit on message queues of this shell to 819200".to_string().into())
-            }
-            RunnerProblem::AlreadyIntercepted => {
-                Some("give the user sub-IDs, or start rbuild outside that program or container".to_string().into())
-            }
+            RunnerProblem::LowQueueLimit => Some(MachineRemedy::RaiseQueueLimit.into()),
+            RunnerProblem::AlreadyIntercepted => Some(MachineRemedy::LeaveInterceptor.into()),
             RunnerProblem::ExposedProcesses => Some(Remedy::UnmaskProc),
             RunnerProblem::WritableVolume(_) => Some(Remedy::ReadOnlyVolume),
             RunnerProblem::NeedsNamespaces => Some(Remedy::OmitNetwork),

@@ -8,7 +8,7 @@ use rbuild_linux::{
     subordinate_ranges,
 };
 
-use rbuild_remedy::Remedy;
+use rbuild_remedy::{IdRangeToGrant, MachineRemedy, Remedy, SubIdGrant};
 
 use crate::error::{Refusal, refusal};
 use crate::namespace::newuidmap;
@@ -115,10 +115,10 @@ pub fn bare_isolation() -> Result<Isolation, Refusal> {
     let uid = process::own_ids().uid;
     let why = "isolation mode chroot requires root with CAP_SYS_CHROOT";
     if uid != 0 {
-        return Err(refusal(why, "choose another isolation mode, or run rbuild as root of a container"));
+        return Err(refusal(why, MachineRemedy::OtherMode));
     }
     if !has(Capability::CAP_SYS_CHROOT) {
-        return Err(refusal(why, "run rbuild as root of a container, or permit user namespaces"));
+        return Err(refusal(why, MachineRemedy::BecomeRoot));
     }
     Ok(Isolation::Chroot)
 }
@@ -138,15 +138,14 @@ fn root_maps() -> Result<IdMaps, Refusal> {
         if !has(cap) {
             return Err(refusal(
                 format!("this process is root without {cap}, so it cannot map IDs"),
-                "grant the container that capability, or run rbuild as an ordinary user",
+                MachineRemedy::GrantCapability,
             ));
         }
     }
     let ranges = |file: &str| match held_ranges(&read(file)) {
-        ranges if ranges.is_empty() => Err(refusal(
-            format!("this process is root, but {file} maps no IDs"),
-            "run rbuild as an ordinary user with sub-IDs, or in a namespace that maps ID 0",
-        )),
+        ranges if ranges.is_empty() => {
+            Err(refusal(format!("this process is root, but {file} maps no IDs"), MachineRemedy::BecomeOrdinary))
+        }
         ranges => Ok(ranges),
     };
     Ok(IdMaps::identity(&ranges("/proc/self/uid_map")?, &ranges("/proc/self/gid_map")?))
@@ -163,28 +162,25 @@ fn subordinate_maps(uid: u32, gid: u32) -> Result<IdMaps, Refusal> {
             let missing = [sub.uids.is_empty(), sub.gids.is_empty()];
             return Err(refusal(
                 format!("{file} grants user {shown} no sub-IDs"),
-                format!("grant sub-IDs: {}", granting(missing, &shown)),
+                MachineRemedy::GrantSubIds(granting(missing, &shown)),
             ));
         }
     }
     Ok(IdMaps::subordinate(uid, gid, &sub))
 }
 
-/// Returns the command that grants a user the usual number of user IDs, group IDs or both, from an
-/// unassigned range.
-fn granting([uids, gids]: [bool; 2], user: &str) -> String {
-    let mut command = String::from("sudo usermod");
-    for (wanted, option, file) in [(uids, "--add-subuids", "/etc/subuid"), (gids, "--add-subgids", "/etc/subgid")] {
-        if !wanted {
-            continue;
-        }
-        let range = match free_range(&read(file)) {
-            Some(IdRange { start, count }) => format!("{start}-{}", start + (count - 1)),
-            None => "FIRST-LAST".into(),
-        };
-        command.push_str(&format!(" {option} {range}"));
+/// Returns a grant of the usual number of user IDs, group IDs or both to a user, from an unassigned
+/// range.
+fn granting([uids, gids]: [bool; 2], user: &str) -> SubIdGrant {
+    let range = |file| match free_range(&read(file)) {
+        Some(IdRange { start, count }) => IdRangeToGrant::Free(start, start + (count - 1)),
+        None => IdRangeToGrant::Unknown,
+    };
+    SubIdGrant {
+        user: user.to_string(),
+        uids: uids.then(|| range("/etc/subuid")),
+        gids: gids.then(|| range("/etc/subgid")),
     }
-    command + " " + user
 }
 
 const NO_USERNS: &str = "cannot create a user namespace";
@@ -196,7 +192,7 @@ pub fn userns_refused(e: Error) -> Refusal {
     } else if setting("/proc/sys/kernel/unprivileged_userns_clone") == Some(0) {
         refusal(NO_USERNS, permit_namespaces("kernel.unprivileged_userns_clone=1"))
     } else if e.errno() == Some(nix::errno::Errno::ENOSYS as i32) {
-        refusal(NO_USERNS, "use Linux 5.12 or newer, and a seccomp profile that permits clone3")
+        refusal(NO_USERNS, MachineRemedy::PermitClone)
     } else if Path::new("/.dockerenv").exists() || Path::new("/run/.containerenv").exists() {
         let reason = format!("{NO_USERNS}, which the container's seccomp profile may deny");
         refusal(reason, Remedy::UnconfineSeccomp)
@@ -246,8 +242,8 @@ pub fn checks() -> Vec<Check> {
             let UidGid { uid: top_uid, gid: top_gid } = isolation.maps().map_or_else(UidGid::default, IdMaps::highest);
             let small = [top_uid, top_gid].map(|top| top < USUAL_COUNT - 1);
             let remedy = small.contains(&true).then(|| {
-                let command = granting(small, &process::user_name(uid).unwrap_or_else(|| uid.to_string()));
-                format!("grant {USUAL_COUNT} more, so that images with higher IDs can be unpacked: {command}").into()
+                let grant = granting(small, &process::user_name(uid).unwrap_or_else(|| uid.to_string()));
+                MachineRemedy::GrantMoreSubIds { count: USUAL_COUNT, grant }.into()
             });
             Check { name: "ids", found: format!("users up to {top_uid}, groups up to {top_gid}"), remedy }
         }
@@ -282,5 +278,5 @@ const SETTINGS: [(&str, &str, i64, &str); 3] = [
 fn old_kernel(release: &str) -> Option<Remedy> {
     let mut parts = release.split(|c: char| !c.is_ascii_digit()).map(|n| n.parse::<u32>().unwrap_or(0));
     let version = (parts.next()?, parts.next()?);
-    (version < (5, 12)).then(|| "upgrade to Linux 5.12 or newer".into())
+    (version < (5, 12)).then(|| MachineRemedy::UpgradeKernel.into())
 }

@@ -22,7 +22,7 @@ use rustix::io::Errno;
 use rbuild_linux::process::{self, Cloned};
 use rbuild_linux::{Error, RootDir, attach_mount, bind_clone, described, mount_tmpfs, private_mount_namespace};
 
-use rbuild_remedy::Remedy;
+use rbuild_remedy::{MachineRemedy, NetworkObstacle};
 
 use crate::SandboxError;
 use crate::error::{Refusal, RunnerProblem, refusal};
@@ -65,11 +65,7 @@ impl Carrier {
         let carrier = new.or(slirp).ok_or_else(|| {
             refusal(
                 "an isolated network requires pasta or slirp4netns; neither is installed",
-                Remedy::OrOtherNetwork {
-                    action:
-                        "install passt: sudo apt-get install passt (Debian, Ubuntu) or sudo dnf install passt (Fedora)"
-                            .into(),
-                },
+                MachineRemedy::OrOtherNetwork(NetworkObstacle::NoCarrier),
             )
         })?;
         // The device through which the commands' interface is created.
@@ -77,13 +73,11 @@ impl Carrier {
             Ok(()) => Ok(carrier),
             Err(Errno::NOENT) => Err(refusal(
                 format!("an isolated network requires {TUN}, which does not exist on this machine"),
-                Remedy::OrOtherNetwork {
-                    action: "load the kernel module (sudo modprobe tun), pass the device to the container".into(),
-                },
+                MachineRemedy::OrOtherNetwork(NetworkObstacle::NoTun),
             )),
             Err(e) => Err(refusal(
                 format!("an isolated network requires {TUN}, which this user cannot open"),
-                Remedy::OrOtherNetwork { action: format!("restore its usual mode: sudo chmod 666 {TUN}") },
+                MachineRemedy::OrOtherNetwork(NetworkObstacle::DeniedTun),
             )
             .because(e)),
         }

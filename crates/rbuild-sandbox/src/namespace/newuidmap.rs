@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use nix::sys::statvfs::{FsFlags, statvfs};
 
-use rbuild_remedy::Remedy;
+use rbuild_remedy::{MachineRemedy, SubIdObstacle};
 
 use crate::error::{Refusal, refusal};
 
@@ -18,7 +18,7 @@ pub(crate) fn usable(shown: &str) -> Result<(), Refusal> {
         let Some(path) = in_path(helper) else {
             return Err(refusal(
                 format!("{helper} is not installed, so user {shown} cannot use sub-IDs"),
-                "install it: sudo apt-get install uidmap (Debian, Ubuntu) or sudo dnf install shadow-utils (Fedora)",
+                MachineRemedy::InstallSubIdHelpers,
             ));
         };
         privileged(&path)?;
@@ -27,9 +27,7 @@ pub(crate) fn usable(shown: &str) -> Result<(), Refusal> {
     if rustix::thread::no_new_privs().unwrap_or(false) {
         return Err(refusal(
             "no_new_privs is set, so newuidmap cannot map sub-IDs",
-            Remedy::OrSingleId {
-                action: "start rbuild without no_new_privs (Kubernetes: allowPrivilegeEscalation: true)".into(),
-            },
+            MachineRemedy::OrSingleId(SubIdObstacle::NoNewPrivileges),
         ));
     }
     Ok(())
@@ -47,9 +45,7 @@ fn privileged(path: &Path) -> Result<(), Refusal> {
     if statvfs(path).is_ok_and(|fs| fs.flags().contains(FsFlags::ST_NOSUID)) {
         return Err(refusal(
             format!("{shown} is on a file system mounted with nosuid, so it cannot map sub-IDs"),
-            Remedy::OrSingleId {
-                action: "mount that file system without nosuid (sudo mount -o remount,suid MOUNT)".into(),
-            },
+            MachineRemedy::OrSingleId(SubIdObstacle::NoSetUid),
         ));
     }
     let set_uid = std::fs::metadata(path).map_or(true, |meta| meta.uid() == 0 && meta.mode() & SET_UID != 0);
@@ -57,7 +53,7 @@ fn privileged(path: &Path) -> Result<(), Refusal> {
     if !set_uid && !able() {
         return Err(refusal(
             format!("{shown} is neither set-uid root nor has capabilities, so it cannot map sub-IDs"),
-            format!("restore the set-uid bit: sudo chown root {shown} && sudo chmod u+s {shown}"),
+            MachineRemedy::RestoreSetUid { program: path.to_path_buf() },
         ));
     }
     Ok(())

@@ -2,7 +2,7 @@
 
 use rbuild_image::{BlobDigest, Descriptor, DiffId, ImageId, digest_of};
 use rbuild_layer::Compression;
-use rbuild_remedy::{Remedy, counted};
+use rbuild_remedy::{ImageRemedy, Remedy, counted};
 
 use crate::error::{Result, TransportError};
 use crate::layout::blob_path;
@@ -37,7 +37,7 @@ pub(super) fn take_image(members: &IncomingParts<'_>, text: &[u8]) -> Result<Ima
     if let Some(unknown) = layers.iter().find(|layer| !is_layer(layer.media_type())) {
         return Err(TransportError::Other {
             message: format!("layer {} has the unknown type {}", unknown.digest(), unknown.media_type()),
-            help: Some("convert the layers to tar, plain or compressed with gzip or zstd".into()),
+            help: Some(ImageRemedy::ConvertLayers.into()),
         });
     }
     let names = layers.iter().map(|layer| named(layer).map(|d| blob_path(&d))).collect::<Result<Vec<_>>>()?;

@@ -70,8 +70,7 @@ pub fn pull_images(
             .map(|request| pull_one(store, &client, &request.name, &request.platform, show).err().map(Failure::from))
             .collect()
     });
-    let answers = answers
-        .map_err(|failure| BuildError::Other { message: failure.message, help: failure.help.map(Into::into) })?;
+    let answers = answers.map_err(|failure| BuildError::Caller(Box::new(failure)))?;
     let outcome = |failure: Option<Failure>| {
         failure.map_or(Ok(()), |Failure { message, help, .. }| Err(NotPulled { message, help }))
     };
@@ -103,8 +102,7 @@ pub fn fetch(
         };
         wanted.iter().map(download).collect()
     });
-    let answers = answers
-        .map_err(|failure| BuildError::Other { message: failure.message, help: failure.help.map(Into::into) })?;
+    let answers = answers.map_err(|failure| BuildError::Caller(Box::new(failure)))?;
     let outcome = |answer: Result<Download, Failure>| {
         answer.map_err(|Failure { message, help, .. }| NotDownloaded { message, help: help.map(Into::into) })
     };

@@ -1,5 +1,6 @@
 //! The verbs `import`, `save` and `load`: images from and to archives.
 
+use rbuild_dockerfile::Help;
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{IsTerminal, Read};
@@ -91,7 +92,7 @@ pub fn import(settings: &Settings, args: ImportArgs) -> Result<u8, Failure> {
         },
     )?;
     drop(bar);
-    imported.warnings.iter().for_each(|warning| terminal::warning(warning.clone()));
+    imported.warnings.iter().for_each(|warning| terminal::warning(warning.clone().convert::<Help>()));
     terminal::out(&format!("{}\n", imported.found));
     Ok(code::OK)
 }
@@ -138,7 +139,8 @@ fn change_config(config: &mut ImageConfig, changes: &[String]) -> Result<(), Bui
     let text = format!("FROM scratch\n{}\n", changes.join("\n"));
     let first = |list: Vec<rbuild_dockerfile::Diagnostic>| {
         let d = &list[0];
-        BuildError::Other { message: format!("--change: {}", d.message), help: d.help.clone() }
+        let failure = Failure::new(format!("--change: {}", d.message));
+        BuildError::Caller(Box::new(Failure { help: d.help.as_ref().map(hints::of_help), ..failure }))
     };
     let file = rbuild_dockerfile::parse(text.as_bytes()).map_err(first)?;
     let params = rbuild_plan::Parameters::new(Platform::host(), config.platform());
@@ -225,7 +227,7 @@ pub fn load(settings: &Settings, args: LoadArgs) -> Result<u8, Failure> {
             rbuild_transport::load(&store, bar.reading(stdin()?), &wanted)?
         }
     };
-    loaded.warnings.iter().for_each(|warning| terminal::warning(warning.clone()));
+    loaded.warnings.iter().for_each(|warning| terminal::warning(warning.clone().convert::<Help>()));
     for image in loaded.found {
         if image.names.is_empty() {
             terminal::out(&format!("Loaded image ID: {}\n", image.id));

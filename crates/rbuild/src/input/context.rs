@@ -1,5 +1,6 @@
 //! Opens build contexts: the main one with its Dockerfile and ignore file, and named ones.
 
+use rbuild_dockerfile::Help;
 use std::error::Error;
 use std::io::{Cursor, IsTerminal, Read};
 use std::path::{Path, PathBuf};
@@ -459,7 +460,10 @@ fn layout_image(store: &Store, layout: &str, platform: &Platform) -> Result<Writ
     };
     let loaded = rbuild_transport::take_from_layout(store, Path::new(dir), wanted, platform)?;
     loaded.warnings.iter().for_each(|warning| {
-        terminal::warning(Warning { text: format!("{layout}: {}", warning.text), help: warning.help.clone() })
+        terminal::warning(Warning {
+            text: format!("{layout}: {}", warning.text),
+            help: warning.help.clone().map(Help::from),
+        })
     });
     Ok(WrittenImage::stored(loaded.found))
 }

@@ -1,7 +1,7 @@
 //! Errors and warnings with excerpts of the Dockerfile.
 
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
-use rbuild_dockerfile::{Diagnostic, Span};
+use rbuild_dockerfile::{Diagnostic, Help, Span};
 use rbuild_engine::{BuildError, StepFailure};
 use rbuild_remedy::counted;
 
@@ -53,7 +53,7 @@ pub fn build_error(e: &BuildError, source: &SourceText<'_>, colours: bool) -> St
         }
         BuildError::Step(failure) => step_failure(failure, source, colours),
         other => {
-            let help = other.help().as_ref().map(hints::words);
+            let help = other.help().as_ref().map(hints::of_help);
             terminal::error_text(&other.message(), help.as_deref(), colours)
         }
     }
@@ -78,7 +78,7 @@ fn step_failure(f: &StepFailure, source: &SourceText<'_>, colours: bool) -> Stri
     }
     let word = f.word.as_deref().and_then(|word| word_within(word, f.span, source.text));
     let mut d = Diagnostic::new(word.unwrap_or(f.span), rbuild_remedy::sentence(&*f.reason));
-    d.help = f.help.clone();
+    d.help = f.help.clone().map(Help::from);
     text.push_str(&diagnostic(&d, source, colours));
     text
 }
@@ -128,7 +128,7 @@ fn excerpt(d: &Diagnostic, level: Level<'_>, source: &SourceText<'_>, colours: b
     let mut text = renderer.render(&[group]);
     text.push('\n');
     if let Some(help) = &d.help {
-        text.push_str(&hints::line(&hints::words(help), colours));
+        text.push_str(&hints::line(&hints::of_help(help), colours));
     }
     text
 }

@@ -1,6 +1,10 @@
 //! Words of hints: remedies of libraries as actions on this command line.
 
-use rbuild_remedy::{RegistryAction, Remedy, SessionLimit};
+use rbuild_dockerfile::Help;
+use rbuild_remedy::{
+    CommandRemedy, FileAccess, FileRemedy, IdRangeToGrant, ImageRemedy, MachineRemedy, MountRemedy, NetworkObstacle,
+    RegistryAction, Remedy, ServerRemedy, SessionLimit, SubIdGrant, SubIdObstacle,
+};
 
 use rbuild_linux::quoted;
 
@@ -14,13 +18,30 @@ const UNMASK_PROC: &str =
     "start the container with --security-opt systempaths=unconfined, or in Kubernetes with procMount: Unmasked";
 const UNCONFINE_SECCOMP: &str =
     "start the container with --security-opt seccomp=unconfined (Kubernetes: seccompProfile type Unconfined)";
+const INSTALL_EMULATOR: &str = "install an emulator registered with binfmt_misc (Debian: apt-get install qemu-user-static \
+     binfmt-support), build on a machine of that platform, or use only COPY in this stage";
+const INSTALL_SUB_ID_HELPERS: &str =
+    "install it: sudo apt-get install uidmap (Debian, Ubuntu) or sudo dnf install shadow-utils (Fedora)";
 const CHECK_SUB_IDS: &str = "check that newuidmap and newgidmap are set-uid root, and /etc/subuid and /etc/subgid \
      grant what `rbuild doctor` shows";
+
+/// Returns the hint for the help of a diagnostic.
+pub fn of_help(help: &Help) -> String {
+    match help {
+        Help::Text(text) => text.clone(),
+        Help::Remedy(remedy) => words(remedy),
+    }
+}
 
 /// Returns the hint for a remedy: one imperative, without a full stop.
 pub fn words(remedy: &Remedy) -> String {
     match remedy {
-        Remedy::Text(text) => text.clone(),
+        Remedy::File(remedy) => file_words(remedy),
+        Remedy::Mount(remedy) => mount_words(*remedy).into(),
+        Remedy::Machine(remedy) => machine_words(remedy),
+        Remedy::Server(remedy) => server_words(remedy),
+        Remedy::Image(remedy) => image_words(*remedy).into(),
+        Remedy::Command(remedy) => command_words(remedy),
         Remedy::DidYouMean { word } => did_you_mean(word),
         Remedy::UseOneOf { words } => match &words[..] {
             [] => String::new(),
@@ -97,8 +118,6 @@ pub fn words(remedy: &Remedy) -> String {
         Remedy::PassAgent { id } => format!("pass --ssh {id} or --ssh {id}=SOCKET-OR-KEY"),
         Remedy::PassMissing { secrets, agents } => missing_words(secrets, agents),
         Remedy::PassContext => "pass a context directory".into(),
-        Remedy::OrSingleId { action } => format!("{action}, or build without sub-IDs: --isolation=single-id"),
-        Remedy::OrOtherNetwork { action } => format!("{action}, or use --network host or none"),
         Remedy::OmitNetwork => "omit --network".into(),
         Remedy::ReadOnlyVolume => "add :ro to the --volume".into(),
         Remedy::PermitNamespaces { setting } => format!("permit user namespaces: sudo sysctl -w {setting}"),
@@ -114,6 +133,180 @@ pub fn words(remedy: &Remedy) -> String {
             first.as_ref().map_or(stored.into(), |first| format!("{first}, or {stored}"))
         }
         Remedy::Registry { registry, action } => registry_words(registry, *action),
+    }
+}
+
+fn file_words(remedy: &FileRemedy) -> String {
+    match remedy {
+        FileRemedy::RemoveLinkLoop => "remove the symbolic link that refers to itself".into(),
+        FileRemedy::ShortenName => "shorten the name".into(),
+        FileRemedy::RenameOrRemove => "rename or remove it".into(),
+        FileRemedy::RenameWhiteout => "rename it if it is meant as a file".into(),
+        FileRemedy::Permit { access, path } => {
+            let verb = match access {
+                FileAccess::Read => "read",
+                FileAccess::Write => "write",
+                FileAccess::Lock => "lock",
+            };
+            format!("permit this user to {verb} {}", quoted(path))
+        }
+        FileRemedy::PermitProgram { program } => format!("permit this user to execute {program}"),
+        FileRemedy::CheckPermissions => "check the permissions of the file and of its directories".into(),
+        FileRemedy::WritableFileSystem => "use a file on a writable file system".into(),
+        FileRemedy::Correct { place } => format!("correct {place}"),
+        FileRemedy::AwaitLock => "end that program, or try again later".into(),
+        FileRemedy::OtherDirectory => "choose another directory".into(),
+        FileRemedy::CreateDirectory => "create it, or remove the trailing slash".into(),
+        FileRemedy::PassDirectory => "pass a directory, existing or new".into(),
+        FileRemedy::OtherDestination => "pass its own path to write to it, or choose another destination".into(),
+        FileRemedy::EndWithSlash => "end the destination with a slash if it is a directory".into(),
+        FileRemedy::RemovePattern => "remove the pattern that excludes it from the ignore file".into(),
+        FileRemedy::CopyInto { root } => format!("copy the file into {root}; links cannot lead out of it"),
+        FileRemedy::CorrectLink => "correct the link, or remove it from the instruction".into(),
+        FileRemedy::AwaitWriters => "wait until nothing writes to the files, then build again".into(),
+        FileRemedy::PatternPerLine => "write one pattern per line; `!pattern` includes files again".into(),
+    }
+}
+
+fn mount_words(remedy: MountRemedy) -> &'static str {
+    match remedy {
+        MountRemedy::OwnTarget => "give each mount its own target",
+        MountRemedy::RemoveFile => "mount it on another target, or remove the file from the image",
+        MountRemedy::ReplaceLink => "replace the link in the image",
+        MountRemedy::MountDirectory => "mount its directory instead",
+    }
+}
+
+fn machine_words(remedy: &MachineRemedy) -> String {
+    match remedy {
+        MachineRemedy::CreateDevice { name, major, minor } => {
+            format!("create it: mknod -m 666 /dev/{name} c {major} {minor}")
+        }
+        MachineRemedy::RaiseQueueLimit => {
+            "as root, raise the hard limit on message queues of this shell to 819200".into()
+        }
+        MachineRemedy::LeaveInterceptor => {
+            "give the user sub-IDs, or start rbuild outside that program or container".into()
+        }
+        MachineRemedy::OtherMode => "choose another isolation mode, or run rbuild as root of a container".into(),
+        MachineRemedy::BecomeRoot => "run rbuild as root of a container, or permit user namespaces".into(),
+        MachineRemedy::GrantCapability => {
+            "grant the container that capability, or run rbuild as an ordinary user".into()
+        }
+        MachineRemedy::BecomeOrdinary => {
+            "run rbuild as an ordinary user with sub-IDs, or in a namespace that maps ID 0".into()
+        }
+        MachineRemedy::GrantSubIds(grant) => format!("grant sub-IDs: {}", granting(grant)),
+        MachineRemedy::GrantMoreSubIds { count, grant } => {
+            format!("grant {count} more, so that images with higher IDs can be unpacked: {}", granting(grant))
+        }
+        MachineRemedy::InstallSubIdHelpers => INSTALL_SUB_ID_HELPERS.into(),
+        MachineRemedy::RestoreSetUid { program } => {
+            let program = program.display();
+            format!("restore the set-uid bit: sudo chown root {program} && sudo chmod u+s {program}")
+        }
+        MachineRemedy::PermitClone => "use Linux 5.12 or newer, and a seccomp profile that permits clone3".into(),
+        MachineRemedy::InstallEmulator => INSTALL_EMULATOR.into(),
+        MachineRemedy::UpgradeKernel => "upgrade to Linux 5.12 or newer".into(),
+        MachineRemedy::OrSingleId(obstacle) => {
+            let action = match obstacle {
+                SubIdObstacle::NoNewPrivileges => {
+                    "start rbuild without no_new_privs (Kubernetes: allowPrivilegeEscalation: true)"
+                }
+                SubIdObstacle::NoSetUid => "mount that file system without nosuid (sudo mount -o remount,suid MOUNT)",
+            };
+            format!("{action}, or build without sub-IDs: --isolation=single-id")
+        }
+        MachineRemedy::OrOtherNetwork(obstacle) => network_words(*obstacle),
+    }
+}
+
+fn network_words(obstacle: NetworkObstacle) -> String {
+    let action = match obstacle {
+        NetworkObstacle::NoCarrier => {
+            "install passt: sudo apt-get install passt (Debian, Ubuntu) or sudo dnf install passt (Fedora)"
+        }
+        NetworkObstacle::NoTun => "load the kernel module (sudo modprobe tun), pass the device to the container",
+        NetworkObstacle::DeniedTun => "restore its usual mode: sudo chmod 666 /dev/net/tun",
+    };
+    format!("{action}, or use --network host or none")
+}
+
+/// Returns the command that grants a user IDs.
+fn granting(SubIdGrant { user, uids, gids }: &SubIdGrant) -> String {
+    let option = |name: &str, range: &Option<IdRangeToGrant>| match range {
+        None => String::new(),
+        Some(IdRangeToGrant::Free(first, last)) => format!(" {name} {first}-{last}"),
+        Some(IdRangeToGrant::Unknown) => format!(" {name} FIRST-LAST"),
+    };
+    format!("sudo usermod{}{} {user}", option("--add-subuids", uids), option("--add-subgids", gids))
+}
+
+fn server_words(remedy: &ServerRemedy) -> String {
+    match remedy {
+        ServerRemedy::TryAgain => "try again".into(),
+        ServerRemedy::AwaitRegistry => "try again later, or contact the operator of the registry".into(),
+        ServerRemedy::AwaitServer => "try again later, or contact the operator of the server".into(),
+        ServerRemedy::CheckTag => "check the name and the tag".into(),
+        ServerRemedy::CreateRepository => "check the name, or create the repository".into(),
+        ServerRemedy::PushAgain => "use another tag, or have the image pushed again".into(),
+        ServerRemedy::PushToTag => "push to a tag".into(),
+        ServerRemedy::CheckRegistry => "check the address of the registry".into(),
+        ServerRemedy::CheckAddress => "check the address".into(),
+        ServerRemedy::CheckPassword => "check the user name and the password".into(),
+        ServerRemedy::CheckLogin => "check the login for this server".into(),
+        ServerRemedy::TrustAuthority { host } => {
+            format!("put its authority's certificate into /etc/containers/certs.d/{host}/ca.crt")
+        }
+        ServerRemedy::RemoveRule { file } => format!("remove the rule from {file} to permit this registry"),
+        ServerRemedy::ConvertImage => "convert the image, for example with skopeo copy".into(),
+        ServerRemedy::InstallHelper => "install the credential helper, or remove it from the file".into(),
+        ServerRemedy::CheckHelper => "check the credential helper, or log in again".into(),
+        ServerRemedy::RemoveLogin { place } => format!("remove the login from {place}"),
+        ServerRemedy::SetHome => "set HOME".into(),
+        ServerRemedy::CorrectRegistries => "correct registries.conf".into(),
+        ServerRemedy::CorrectProxy => "correct the variable, for example http://proxy:3128".into(),
+        ServerRemedy::UseHost => "use its host, with the port if it has one".into(),
+    }
+}
+
+fn image_words(remedy: ImageRemedy) -> &'static str {
+    match remedy {
+        ImageRemedy::LongerPrefix => "use a longer prefix of the ID",
+        ImageRemedy::UseDigest => "use a digest",
+        ImageRemedy::CheckSource => "check where the file comes from; if it may have changed, correct the checksum",
+        ImageRemedy::ConvertLayers => "convert the layers to tar, plain or compressed with gzip or zstd",
+        ImageRemedy::OtherLayout => "write to another directory, or remove this layout",
+        ImageRemedy::PassTar => "pass a tar archive, plain or compressed",
+        ImageRemedy::AwaitBuilds => "try again when the other builds have finished",
+        ImageRemedy::RelaxAccessTimes => {
+            "mount the file system with relatime or noatime, or move the store to another one"
+        }
+    }
+}
+
+fn command_words(remedy: &CommandRemedy) -> String {
+    match remedy {
+        CommandRemedy::ValidAccountId => "give the account an ID below 4294967295 in an earlier step".into(),
+        CommandRemedy::AddAccount => "use a numeric ID, or add the account in an earlier step".into(),
+        CommandRemedy::OtherAccount => "use a numeric ID, or an image with that account".into(),
+        CommandRemedy::CorrectJson { mistake } => {
+            format!("correct the JSON array, or remove the brackets to use the shell: {mistake}")
+        }
+        CommandRemedy::MakeExecutable => {
+            "make the program executable: code 126 means that it was found but could not be executed".into()
+        }
+        CommandRemedy::InstallProgram => {
+            "install the program, correct PATH, or correct the #! line and line endings of the script".into()
+        }
+        CommandRemedy::CheckMemoryOfCode => {
+            "check dmesg: code 137 means signal 9, which the kernel sends when memory runs out".into()
+        }
+        CommandRemedy::FindSignal { code } => {
+            format!("find the cause of signal {}: code {code} is 128 plus its number", code - 128)
+        }
+        CommandRemedy::PassStageNumber => "pass a stage number, counted from 0: the Dockerfile names no stages".into(),
+        CommandRemedy::AddKeyToAgent => "add the key to an ssh-agent and pass its socket".into(),
     }
 }
 
@@ -163,86 +356,4 @@ pub fn line(hint: &str, colours: bool) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// One remedy of each kind.
-    fn all() -> Vec<Remedy> {
-        [
-            "use ADD".into(),
-            Remedy::PassMissing { secrets: vec!["token".into()], agents: vec!["default".into()] },
-            Remedy::did_you_mean("alpine"),
-            Remedy::UseOneOf { words: vec!["a".into(), "b".into()] },
-            Remedy::TimeOfCommit,
-            Remedy::FreeSpace,
-            Remedy::FreeSpaceAt { place: "/mnt".into() },
-            Remedy::FreeOutput,
-            Remedy::OtherStore,
-            Remedy::OwnStore,
-            Remedy::NewerProgram,
-            Remedy::RemoveFormat { file: "/s/format.json".into() },
-            Remedy::RestoreStore,
-            Remedy::ReplaceImage,
-            Remedy::RepairStore,
-            Remedy::EndLockHolder { lock: "lock".into() },
-            Remedy::ObtainImage { name: "alpine".into() },
-            Remedy::WriteWholeId { id: "sha256:0".into() },
-            Remedy::CorrectPath { root: "the build context".into() },
-            Remedy::OtherOutput { obstacle: "device" },
-            Remedy::OtherTarget,
-            Remedy::ListImages,
-            Remedy::ListFiles,
-            Remedy::FreeImage { container: "web".into() },
-            Remedy::UntagEach,
-            Remedy::RemoveContainer { name: "web".into() },
-            Remedy::GiveCommand,
-            Remedy::LoadArchive,
-            Remedy::ImportFiles,
-            Remedy::TransferAgain,
-            Remedy::LoadBase,
-            Remedy::SelectPlatform { platform: "linux/arm64".into() },
-            Remedy::GrantIds { file: "/etc/subuid".into() },
-            Remedy::LowerId { most: 7 },
-            Remedy::RaiseSessionLimit { limit: SessionLimit::Files },
-            Remedy::CheckMemory,
-            Remedy::CheckNetwork,
-            Remedy::RaiseLimit { name: "ratio".into() },
-            Remedy::InspectFailure,
-            Remedy::RaiseUlimits { limits: "data=0".into() },
-            Remedy::SetArgument,
-            Remedy::Allow { entitlement: "network.host" },
-            Remedy::KeepSecretOut,
-            Remedy::PassSecret { id: "token".into() },
-            Remedy::PassAgent { id: "default".into() },
-            Remedy::PassContext,
-            Remedy::UseStoredImage { first: Some("check the network".into()) },
-            Remedy::OrSingleId { action: "mount it without nosuid".into() },
-            Remedy::OrOtherNetwork { action: "install pasta".into() },
-            Remedy::OmitNetwork,
-            Remedy::ReadOnlyVolume,
-            Remedy::PermitNamespaces { setting: "user.max_user_namespaces=15000" },
-            Remedy::UnmaskProc,
-            Remedy::UnconfineSeccomp,
-            Remedy::FindDenial,
-            Remedy::CheckSubIds,
-            Remedy::MountProc,
-        ]
-        .into_iter()
-        .chain(RegistryAction::ALL.map(|action| Remedy::Registry { registry: "a.io".into(), action }))
-        .collect()
-    }
-
-    #[test]
-    fn every_remedy_is_worded_as_a_hint() {
-        let kinds: std::collections::HashSet<_> = all().iter().map(std::mem::discriminant).collect();
-        assert_eq!(kinds.len(), Remedy::KINDS, "a kind of remedy is not tested");
-        let mut table = Vec::new();
-        for remedy in all() {
-            let words = words(&remedy);
-            table.push(words.clone());
-            assert!(words.starts_with(|c: char| c.is_lowercase()), "{words}");
-            assert!(!words.ends_with('.') && !words.contains('\n') && words.len() < 120, "{words}");
-        }
-        rbuild_testkit::assert_recorded!("hints", table.join("\n"));
-    }
-}
+mod tests;

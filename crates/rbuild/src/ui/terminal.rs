@@ -1,6 +1,7 @@
 //! Writes to the terminal. Standard output carries only data; everything else goes to standard
 //! error.
 
+use rbuild_dockerfile::Help;
 use std::io::{self, IsTerminal, Write};
 use std::sync::OnceLock;
 
@@ -35,20 +36,20 @@ pub fn error_text(message: &str, help: Option<&str>, colours: bool) -> String {
 }
 
 /// Prints a warning.
-pub fn warning(warning: impl Into<Warning>) {
+pub fn warning(warning: impl Into<Warning<Help>>) {
     err(&warning_text(&warning.into(), colours()));
 }
 
 /// Formats a warning, with its hint on a second line.
-pub fn warning_text(warning: &Warning, colours: bool) -> String {
+pub fn warning_text(warning: &Warning<Help>, colours: bool) -> String {
     let (on, off) = if colours { ("\x1b[1;33m", "\x1b[0m") } else { ("", "") };
-    let hint = warning.help.as_ref().map_or(String::new(), |help| hints::line(&hints::words(help), colours));
+    let hint = warning.help.as_ref().map_or(String::new(), |help| hints::line(&hints::of_help(help), colours));
     format!("{on}warning{off}: {}\n{hint}", plain(&warning.text))
 }
 
 /// Returns a warning and its hint on one line, without a title.
-pub fn warning_line(warning: &Warning) -> String {
-    let hint = warning.help.as_ref().map_or(String::new(), |help| format!("; {}", hints::words(help)));
+pub fn warning_line(warning: &Warning<Help>) -> String {
+    let hint = warning.help.as_ref().map_or(String::new(), |help| format!("; {}", hints::of_help(help)));
     plain(&format!("{}{hint}", warning.text)).into_owned()
 }
 

@@ -1,0 +1,309 @@
+//! Remedies by area.
+
+use std::borrow::Cow;
+use std::path::PathBuf;
+
+use crate::Remedy;
+
+/// A change of files, or another choice of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FileRemedy {
+    /// Remove the symbolic link that refers to itself.
+    RemoveLinkLoop,
+    /// Shorten the name.
+    ShortenName,
+    /// Rename or remove a file whose name is that of a whiteout.
+    RenameOrRemove,
+    /// Rename a file that would be read as a whiteout, if it is meant as a file.
+    RenameWhiteout,
+    /// Permit the user an operation on a file.
+    Permit {
+        /// The operation.
+        access: FileAccess,
+        /// The file.
+        path: PathBuf,
+    },
+    /// Permit the user to execute a program.
+    PermitProgram {
+        /// The program.
+        program: String,
+    },
+    /// Check the permissions of a file and of its directories.
+    CheckPermissions,
+    /// Use a file on a writable file system.
+    WritableFileSystem,
+    /// Correct the content.
+    Correct {
+        /// The file or the variable, as messages name it.
+        place: String,
+    },
+    /// End the program that keeps the file locked, or try again later.
+    AwaitLock,
+    /// Choose another directory.
+    OtherDirectory,
+    /// Create the directory, or remove the trailing slash.
+    CreateDirectory,
+    /// Pass a directory, existing or new.
+    PassDirectory,
+    /// Pass the path of the special file itself, or choose another destination.
+    OtherDestination,
+    /// End the destination with a slash if it is a directory.
+    EndWithSlash,
+    /// Write one pattern per line.
+    PatternPerLine,
+    /// Remove the pattern that excludes a file from the ignore file.
+    RemovePattern,
+    /// Copy a file into the root that its link leads out of.
+    CopyInto {
+        /// The root, as messages name it.
+        root: String,
+    },
+    /// Correct a link, or remove it from the instruction.
+    CorrectLink,
+    /// Wait until nothing writes to the files.
+    AwaitWriters,
+}
+
+/// An operation on a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum FileAccess {
+    /// Reading.
+    Read,
+    /// Writing.
+    Write,
+    /// Locking.
+    Lock,
+}
+
+/// A change of mounts, or of what they cover.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum MountRemedy {
+    /// Give each mount its own target.
+    OwnTarget,
+    /// Use another target, or remove the file from the image.
+    RemoveFile,
+    /// Replace the link in the image.
+    ReplaceLink,
+    /// Mount the directory of the file instead.
+    MountDirectory,
+}
+
+/// A change of the machine, or of the user that rbuild runs as.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MachineRemedy {
+    /// Create a character device.
+    CreateDevice {
+        /// Its name in `/dev`.
+        name: Cow<'static, str>,
+        /// Its major number.
+        major: u32,
+        /// Its minor number.
+        minor: u32,
+    },
+    /// Raise the hard limit on message queues.
+    RaiseQueueLimit,
+    /// Grant sub-IDs, or start rbuild outside the program that intercepts its system calls.
+    LeaveInterceptor,
+    /// Choose another isolation mode, or run rbuild as root of a container.
+    OtherMode,
+    /// Run rbuild as root of a container, or permit user namespaces.
+    BecomeRoot,
+    /// Grant the container the missing capability, or run rbuild as an ordinary user.
+    GrantCapability,
+    /// Run rbuild as an ordinary user with sub-IDs, or in a namespace that maps ID 0.
+    BecomeOrdinary,
+    /// Grant the user sub-IDs.
+    GrantSubIds(SubIdGrant),
+    /// Grant the user more sub-IDs, so that images with higher IDs can be unpacked.
+    GrantMoreSubIds {
+        /// Their number.
+        count: u32,
+        /// The IDs.
+        grant: SubIdGrant,
+    },
+    /// Install the programs that map sub-IDs.
+    InstallSubIdHelpers,
+    /// Restore the set-uid bit of a program.
+    RestoreSetUid {
+        /// The program.
+        program: PathBuf,
+    },
+    /// Use a newer kernel, and a seccomp profile that permits clone3(2).
+    PermitClone,
+    /// Install an emulator for a platform, or build on a machine of that platform.
+    InstallEmulator,
+    /// Upgrade the kernel.
+    UpgradeKernel,
+    /// Make sub-IDs usable, or use the isolation mode that needs none.
+    OrSingleId(SubIdObstacle),
+    /// Make a private network possible, or use a network that needs no other program.
+    OrOtherNetwork(NetworkObstacle),
+}
+
+/// Sub-IDs that a user needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SubIdGrant {
+    /// Name of the user, or its ID.
+    pub user: String,
+    /// User IDs, if they are needed.
+    pub uids: Option<IdRangeToGrant>,
+    /// Group IDs, if they are needed.
+    pub gids: Option<IdRangeToGrant>,
+}
+
+/// A range of IDs that can be granted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IdRangeToGrant {
+    /// A free range, by its first and its last ID.
+    Free(u32, u32),
+    /// No free range is known.
+    Unknown,
+}
+
+/// The reason why sub-IDs cannot be mapped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum SubIdObstacle {
+    /// no_new_privs is set.
+    NoNewPrivileges,
+    /// The programs are on a file system that is mounted with nosuid.
+    NoSetUid,
+}
+
+/// The reason why a private network is impossible.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum NetworkObstacle {
+    /// No program that carries the traffic is installed.
+    NoCarrier,
+    /// The TUN device does not exist.
+    NoTun,
+    /// The user may not open the TUN device.
+    DeniedTun,
+}
+
+/// A change of a request to a server, or of the settings for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ServerRemedy {
+    /// Try again.
+    TryAgain,
+    /// Try again later, or contact the operator of the registry.
+    AwaitRegistry,
+    /// Try again later, or contact the operator of the server.
+    AwaitServer,
+    /// Check the name and the tag of an image.
+    CheckTag,
+    /// Check the name, or create the repository.
+    CreateRepository,
+    /// Use another tag, or have the image pushed again.
+    PushAgain,
+    /// Push to a tag instead of a digest.
+    PushToTag,
+    /// Check the address of the registry.
+    CheckRegistry,
+    /// Check the address of the file.
+    CheckAddress,
+    /// Check the user name and the password.
+    CheckPassword,
+    /// Check the login for a server.
+    CheckLogin,
+    /// Install the certificate of the server's authority.
+    TrustAuthority {
+        /// The server.
+        host: String,
+    },
+    /// Remove the rule that blocks the registry.
+    RemoveRule {
+        /// The file with the rule, as messages name it.
+        file: String,
+    },
+    /// Convert the image to a supported format.
+    ConvertImage,
+    /// Install the credential helper, or remove it from the file.
+    InstallHelper,
+    /// Check the credential helper, or log in again.
+    CheckHelper,
+    /// Remove a login.
+    RemoveLogin {
+        /// The file or the variable with the login, as messages name it.
+        place: String,
+    },
+    /// Set the variable HOME.
+    SetHome,
+    /// Correct the configuration of registries.
+    CorrectRegistries,
+    /// Correct the variable with the address of the proxy.
+    CorrectProxy,
+    /// Name a registry by its host.
+    UseHost,
+}
+
+/// A change of an image, an archive, or the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ImageRemedy {
+    /// Use a longer prefix of the ID.
+    LongerPrefix,
+    /// Use a digest.
+    UseDigest,
+    /// Check the source of a file, or correct its checksum.
+    CheckSource,
+    /// Convert the layers to tar.
+    ConvertLayers,
+    /// Write to another directory, or remove the damaged layout.
+    OtherLayout,
+    /// Pass a tar archive.
+    PassTar,
+    /// Try again when the other builds have finished.
+    AwaitBuilds,
+    /// Mount the file system of the store with relatime or noatime, or move the store.
+    RelaxAccessTimes,
+}
+
+/// A change of a step, or of the files that its command needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CommandRemedy {
+    /// Give the account a valid ID in an earlier step.
+    ValidAccountId,
+    /// Use a numeric ID, or add the account in an earlier step.
+    AddAccount,
+    /// Use a numeric ID, or an image with that account.
+    OtherAccount,
+    /// Correct the JSON form, or use the shell form.
+    CorrectJson {
+        /// The mistake.
+        mistake: String,
+    },
+    /// Make the program executable (exit code 126).
+    MakeExecutable,
+    /// Install the program, or correct its path or its script (exit code 127).
+    InstallProgram,
+    /// Check whether the machine ran out of memory (exit code 137).
+    CheckMemoryOfCode,
+    /// Find the cause of the signal that the exit code stands for.
+    FindSignal {
+        /// The exit code.
+        code: i32,
+    },
+    /// Pass the number of a stage.
+    PassStageNumber,
+    /// Add the key to an SSH agent and pass its socket.
+    AddKeyToAgent,
+}
+
+/// Converts the remedies of areas.
+macro_rules! areas {
+    ($($variant:ident: $area:ty),*) => {
+        $(impl From<$area> for Remedy {
+            fn from(remedy: $area) -> Remedy {
+                Remedy::$variant(remedy)
+            }
+        })*
+    };
+}
+
+areas!(
+    File: FileRemedy,
+    Mount: MountRemedy,
+    Machine: MachineRemedy,
+    Server: ServerRemedy,
+    Image: ImageRemedy,
+    Command: CommandRemedy
+);
