@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use rbuild_image::{Descriptor, ImageId, ManifestDigest, Platform, REF_NAME, Reference, parse_index};
+use rbuild_linux::quoted;
 use rbuild_remedy::{ImageRemedy, Remedy, Warning};
 use rbuild_store::{Staging, Store, Workspace};
 
@@ -81,7 +82,9 @@ pub fn take_from_layout(
 ) -> Result<Incoming<ManifestDigest>> {
     let work = Workspace::open(store)?;
     let members = IncomingParts::of_directory(Staging::open(store, &work)?, dir, &Arc::default())?;
-    let text = members.document("index.json")?.unwrap_or_default();
+    let Some(text) = members.document("index.json")? else {
+        return Err(TransportError::other(format!("the OCI layout {} has no index.json", quoted(dir))));
+    };
     let index = parse_index(&text).map_err(unreadable("index.json"))?;
     let tag = |d: &Descriptor| d.annotations().as_ref().and_then(|a| a.get(REF_NAME).cloned()).unwrap_or_default();
     let fits = |d: &&Descriptor| match wanted {

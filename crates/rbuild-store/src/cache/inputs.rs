@@ -197,15 +197,15 @@ impl Records<'_> {
 
 impl BuildIndex {
     /// Returns for each step (stage, number, text) the index of the best match in the build index:
-    /// the same text in the same stage, or else the same number in the same stage, or else the same
-    /// text in another stage. Every build index step is matched at most once.
+    /// the same text in the same stage, or else the same number and instruction in the same stage,
+    /// or else the same text in another stage. Every build index step is matched at most once.
     pub fn nearest(&self, steps: &[(&str, usize, &str)]) -> Vec<Option<usize>> {
         let mut found = vec![None; steps.len()];
         let mut taken = vec![false; self.steps.len()];
         type Name = fn(&str, usize, &str) -> String;
         let ways: [Name; 3] = [
             |stage, _, text| format!("{stage}\0{text}"),
-            |stage, number, _| format!("{stage}\0{number}"),
+            |stage, number, text| format!("{stage}\0{number}\0{}", text.split_whitespace().next().unwrap_or_default()),
             |_, _, text| text.to_string(),
         ];
         for name in ways {
@@ -274,6 +274,8 @@ mod tests {
         assert_eq!(build_index.nearest(&now), [None, Some(0), Some(1), Some(2)]);
         // A stage was renamed.
         assert_eq!(build_index.nearest(&[("c", 2, "RUN make")]), [Some(1)]);
+        // Another instruction has other inputs.
+        assert_eq!(build_index.nearest(&[("b", 2, "COPY x /")]), [None]);
         // Identical steps count separately.
         build_index.update(vec![step("a", 2, "RUN x"), step("a", 3, "RUN x")]);
         assert_eq!(

@@ -1,6 +1,8 @@
 //! A scratch directory with a store, in which the program runs.
 
+use std::fs::Permissions;
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -47,11 +49,14 @@ impl Lab {
         lab
     }
 
-    /// Writes a file below the working directory.
+    /// Writes a file below the working directory. Digests do not depend on the caller's umask.
     pub fn write_bytes(&self, path: &str, content: &[u8]) {
         let path = self.dir.join("cwd").join(path);
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(path, content).unwrap();
+        let dir = path.parent().unwrap();
+        std::fs::create_dir_all(dir).unwrap();
+        std::fs::set_permissions(dir, Permissions::from_mode(0o755)).unwrap();
+        std::fs::write(&path, content).unwrap();
+        std::fs::set_permissions(path, Permissions::from_mode(0o644)).unwrap();
     }
 
     /// Returns the verbs of the program, including the hidden ones, from the completion.

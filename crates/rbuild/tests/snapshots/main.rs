@@ -125,3 +125,8 @@ fn faults_of_registries_are_reported_as_recorded() {
 fn damaged_files_are_reported_as_recorded() {
     record_lines("damage", include_str!("cases/damage.txt"));
 }
+
+#[test]
+fn files_that_do_not_fit_are_reported_as_recorded() {
+    record_lines("files", include_str!("cases/files.txt"));
+}
