@@ -209,13 +209,13 @@ fn an_insecure_command_cannot_change_trees_and_read_only_volumes() {
     assert_eq!(std::fs::read_to_string(out.join("o")).unwrap(), "kept\nkept\n/c:\nDockerfile\nf\n\n/d:\nf\n");
     assert_eq!(std::fs::read_to_string(lab.ctx().join("volume/f")).unwrap(), "kept\n");
     assert!(!lab.ctx().join("volume/g").exists());
-    if is_bare() {
-        return;
-    }
-    // A single file cannot be a lower layer of an overlay.
+    // A single file cannot be a lower layer of an overlay. Where content is copied, it needs none.
     let file = format!("{}:/v:ro", lab.ctx().join("f").display());
-    lab.build("FROM busybox\nRUN --security=insecure true\n", &["--allow", "security.insecure", "-v", &file])
-        .fails(1, &["single file", "mount its directory instead"]);
+    let ran = lab.build("FROM busybox\nRUN --security=insecure true\n", &["--allow", "security.insecure", "-v", &file]);
+    match is_bare() {
+        true => drop(ran.ok()),
+        false => drop(ran.fails(1, &["single file", "mount its directory instead"])),
+    }
 }
 
 /// Replaces the dynamic linker of the executed program. It tries changes that would have no effect
