@@ -6,7 +6,7 @@ use std::fmt;
 use rbuild_dockerfile::{Diagnostic, Help, Span};
 use rbuild_layer::LayerError;
 use rbuild_registry::{DownloadError, RegistryError};
-use rbuild_remedy::Remedy;
+use rbuild_remedy::{DiskRemedy, Remedy};
 use rbuild_sandbox::{Refusal, RunnerError, SandboxError};
 use rbuild_store::{BuildId, StoreError, remedy_of_kernel};
 use rbuild_transport::{ArchiveError, DestinationFull, TransportError, WriteError};
@@ -158,7 +158,7 @@ impl BuildError {
         match self {
             BuildError::Step(f) => f.help.clone(),
             BuildError::Store(e) => e.remedy(),
-            BuildError::Layer { source, .. } if source.is_disk_full() => Some(Remedy::FreeSpace),
+            BuildError::Layer { source, .. } if source.is_disk_full() => Some(Remedy::Disk(DiskRemedy::FreeSpace)),
             BuildError::Layer { source, .. } => source.remedy(),
             BuildError::Archive(e) => e.remedy(),
             BuildError::Kernel { source, .. } => remedy_of_kernel(source),
@@ -180,7 +180,7 @@ impl BuildError {
 
 impl WriteError for BuildError {
     fn is_disk_full(&self) -> bool {
-        self.remedy() == Some(Remedy::FreeSpace)
+        self.remedy() == Some(Remedy::Disk(DiskRemedy::FreeSpace))
     }
 }
 
@@ -282,13 +282,17 @@ mod tests {
             text: "RUN false".into(),
             word: None,
             reason: "the command failed with exit code 1".into(),
-            help: Some(Remedy::InspectFailure),
+            help: Some(Remedy::Command(rbuild_remedy::CommandRemedy::InspectFailure)),
             log: Vec::new(),
             more: None,
             at: 0,
         };
         let url = Box::new(rbuild_image::SourceUrl::parse("https://a.io/x").unwrap());
-        let refusal = Refusal { reason: "/proc is not mounted".into(), remedy: Remedy::MountProc, source: Some(io(1)) };
+        let refusal = Refusal {
+            reason: "/proc is not mounted".into(),
+            remedy: Remedy::Isolation(rbuild_remedy::IsolationRemedy::MountProc),
+            source: Some(io(1)),
+        };
         let errors = [
             BuildError::Dockerfile(found()),
             BuildError::Unmet(found()),

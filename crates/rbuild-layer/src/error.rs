@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use rbuild_linux::{KernelProblem, into_carried, quoted};
-use rbuild_remedy::{FileRemedy, Remedy, sentence};
+use rbuild_remedy::{DiskRemedy, FileRemedy, ImageRemedy, Remedy, sentence};
 
 use crate::entry::TarEntry;
 
@@ -106,7 +106,9 @@ impl LayerError {
     /// Returns the remedy, if there is one.
     pub fn remedy(&self) -> Option<Remedy> {
         match self {
-            LayerError::Limit { name: Some(name), .. } => Some(Remedy::RaiseLimit { name: name.to_string() }),
+            LayerError::Limit { name: Some(name), .. } => {
+                Some(Remedy::Image(ImageRemedy::RaiseLimit { name: name.to_string() }))
+            }
             LayerError::Owner { source, .. } => source.whole().remedy(),
             LayerError::Create { .. } => None,
             LayerError::Kernel(e) => e.carried::<LayerError>().map_or_else(|| e.remedy(), LayerError::remedy),
@@ -134,7 +136,7 @@ impl LayerError {
     /// Returns the remedy of a stream's error, which may be one of layers.
     pub fn remedy_of_io(e: &io::Error) -> Option<Remedy> {
         match rbuild_linux::carried::<LayerError>(e) {
-            _ if rbuild_linux::is_disk_full(e) => Some(Remedy::FreeSpace),
+            _ if rbuild_linux::is_disk_full(e) => Some(Remedy::Disk(DiskRemedy::FreeSpace)),
             Some(e) => e.remedy(),
             None => rbuild_linux::remedy_of(e),
         }
@@ -143,7 +145,7 @@ impl LayerError {
     /// Returns the remedy of a failed file operation, whose cause may be an error of layers.
     pub fn remedy_of_kernel(e: &rbuild_linux::Error) -> Option<Remedy> {
         if e.is_disk_full() {
-            return Some(Remedy::FreeSpace);
+            return Some(Remedy::Disk(DiskRemedy::FreeSpace));
         }
         e.carried::<LayerError>().map_or_else(|| e.remedy(), LayerError::remedy)
     }

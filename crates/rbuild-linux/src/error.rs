@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rbuild_remedy::{FileRemedy, Remedy, SessionLimit, sentence};
+use rbuild_remedy::{FileRemedy, IsolationRemedy, MachineRemedy, Remedy, SessionLimit, sentence};
 
 /// The object of a failed system call, as messages name it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -122,7 +122,7 @@ impl Error {
         }
         match self.errno() {
             Some(libc::EAGAIN) if self.call == "pthread_create" => {
-                Some(Remedy::RaiseSessionLimit { limit: SessionLimit::Processes })
+                Some(Remedy::Machine(MachineRemedy::RaiseSessionLimit { limit: SessionLimit::Processes }))
             }
             _ => remedy_of(&self.source),
         }
@@ -253,7 +253,7 @@ pub fn remedy_of(e: &io::Error) -> Option<Remedy> {
     match e.raw_os_error()? {
         libc::ELOOP => Some(FileRemedy::RemoveLinkLoop.into()),
         libc::ENAMETOOLONG => Some(FileRemedy::ShortenName.into()),
-        libc::EMFILE => Some(Remedy::RaiseSessionLimit { limit: SessionLimit::Files }),
+        libc::EMFILE => Some(Remedy::Machine(MachineRemedy::RaiseSessionLimit { limit: SessionLimit::Files })),
         _ => None,
     }
 }
@@ -352,7 +352,7 @@ pub struct UnmappedId {
 impl UnmappedId {
     /// Returns the remedy.
     pub fn remedy(&self) -> Remedy {
-        Remedy::GrantIds { file: self.file.into() }
+        Remedy::Isolation(IsolationRemedy::GrantIds { file: self.file.into() })
     }
 }
 
@@ -455,7 +455,10 @@ mod tests {
     #[test]
     fn a_converted_error_keeps_its_remedy() {
         let io = |errno| io::Error::from(Error::new("openat", Path::new("/d/f"), io::Error::from(errno)));
-        assert_eq!(remedy_of(&io(Errno::MFILE)), Some(Remedy::RaiseSessionLimit { limit: SessionLimit::Files }));
+        assert_eq!(
+            remedy_of(&io(Errno::MFILE)),
+            Some(Remedy::Machine(MachineRemedy::RaiseSessionLimit { limit: SessionLimit::Files }))
+        );
         assert_eq!(remedy_of(&Errno::NAMETOOLONG.into()), Some(FileRemedy::ShortenName.into()));
         assert_eq!(remedy_of(&io(Errno::ACCESS)), None);
         assert!(is_disk_full(&io(Errno::NOSPC)));

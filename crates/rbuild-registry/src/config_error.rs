@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use rbuild_linux::quoted;
-use rbuild_remedy::{FileAccess, FileRemedy, Remedy, ServerRemedy};
+use rbuild_remedy::{DiskRemedy, FileAccess, FileRemedy, Remedy, ServerRemedy};
 
 /// An operation on a settings file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -125,7 +125,7 @@ impl ConfigError {
     pub fn remedy(&self) -> Option<Remedy> {
         Some(match self {
             ConfigError::File { path, source, .. } if rbuild_linux::is_disk_full(source) => {
-                Remedy::FreeSpaceAt { place: path.clone() }
+                Remedy::Disk(DiskRemedy::FreeSpaceAt { place: path.clone() })
             }
             ConfigError::File { action, path, source } => match source.kind() {
                 io::ErrorKind::PermissionDenied => {

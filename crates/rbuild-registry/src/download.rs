@@ -6,7 +6,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use rbuild_image::SourceUrl;
-use rbuild_remedy::{Remedy, ServerRemedy, sentence};
+use rbuild_remedy::{BuildRemedy, Remedy, ServerRemedy, sentence};
 
 use crate::answer;
 use crate::client::Client;
@@ -108,10 +108,10 @@ impl DownloadError {
             RegistryProblem::Connection { host, kind: Broken::Certificate, .. } => {
                 ServerRemedy::TrustAuthority { host: host.clone() }.into()
             }
-            RegistryProblem::Connection { .. } => Remedy::CheckNetwork,
+            RegistryProblem::Connection { .. } => Remedy::Server(ServerRemedy::CheckNetwork),
             RegistryProblem::Status { status: 404 | 410, .. } => ServerRemedy::CheckAddress.into(),
             RegistryProblem::Denied { anonymous: true, .. } => {
-                Remedy::PassSecret { id: format!("HTTP_AUTH_TOKEN_{}", url.host()) }
+                Remedy::Build(BuildRemedy::PassSecret { id: format!("HTTP_AUTH_TOKEN_{}", url.host()) })
             }
             RegistryProblem::Denied { .. } => ServerRemedy::CheckLogin.into(),
             RegistryProblem::Status { .. } => ServerRemedy::AwaitServer.into(),

@@ -174,14 +174,15 @@ impl RegistryError {
 
     /// Returns the remedy, if there is one.
     pub fn remedy(&self) -> Option<Remedy> {
-        let registry = |action| Remedy::Registry { registry: self.place.registry.clone(), action };
+        let registry =
+            |action| Remedy::Server(ServerRemedy::Registry { registry: self.place.registry.clone(), action });
         if let Some(remedy) = self.io().and_then(rbuild_linux::remedy_of) {
             return Some(remedy);
         }
         Some(match &*self.problem {
             RegistryProblem::Connection { kind: Broken::Certificate, .. } => registry(RegistryAction::TrustAuthority),
             RegistryProblem::Connection { kind: Broken::NotTls, .. } => registry(RegistryAction::AllowPlainHttp),
-            RegistryProblem::Connection { .. } => Remedy::CheckNetwork,
+            RegistryProblem::Connection { .. } => Remedy::Server(ServerRemedy::CheckNetwork),
             RegistryProblem::Status { status: 429, .. } => registry(RegistryAction::RaiseRateLimit),
             RegistryProblem::Status { .. } | RegistryProblem::Digest { .. } | RegistryProblem::Answer { .. } => {
                 ServerRemedy::AwaitRegistry.into()
@@ -234,7 +235,10 @@ mod tests {
             RegistryProblem::Connection { host: "r.io".into(), request: "GET /".into(), kind: Broken::Line, source };
         let place = RemoteRepository { registry: "r.io".into(), repository: "a/b".into() };
         let remedy = RegistryError::new(place, problem).remedy();
-        assert!(matches!(remedy, Some(Remedy::RaiseSessionLimit { .. })), "{remedy:?}");
+        assert!(
+            matches!(remedy, Some(Remedy::Machine(rbuild_remedy::MachineRemedy::RaiseSessionLimit { .. }))),
+            "{remedy:?}"
+        );
     }
 
     #[test]

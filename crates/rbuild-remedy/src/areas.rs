@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::path::PathBuf;
 
-use crate::Remedy;
+use crate::{RegistryAction, Remedy, SessionLimit};
 
 /// A change of files, or another choice of them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,6 +62,16 @@ pub enum FileRemedy {
     CorrectLink,
     /// Wait until nothing writes to the files.
     AwaitWriters,
+    /// Correct a path that does not exist.
+    CorrectPath {
+        /// The root that the path is relative to.
+        root: String,
+    },
+    /// Remove what is in the way of an output, or use another output directory.
+    OtherOutput {
+        /// The kind of file that is in the way.
+        obstacle: &'static str,
+    },
 }
 
 /// An operation on a file.
@@ -86,6 +96,10 @@ pub enum MountRemedy {
     ReplaceLink,
     /// Mount the directory of the file instead.
     MountDirectory,
+    /// Use another target for a mount.
+    OtherTarget,
+    /// Mount the volume read-only.
+    ReadOnlyVolume,
 }
 
 /// A change of the machine, or of the user that rbuild runs as.
@@ -138,6 +152,13 @@ pub enum MachineRemedy {
     OrSingleId(SubIdObstacle),
     /// Make a private network possible, or use a network that needs no other program.
     OrOtherNetwork(NetworkObstacle),
+    /// Raise a resource limit of the session that rbuild runs in.
+    RaiseSessionLimit {
+        /// The limit.
+        limit: SessionLimit,
+    },
+    /// Check whether the machine ran out of memory.
+    CheckMemory,
 }
 
 /// Sub-IDs that a user needs.
@@ -234,10 +255,19 @@ pub enum ServerRemedy {
     CorrectProxy,
     /// Name a registry by its host.
     UseHost,
+    /// Check the connection to a server.
+    CheckNetwork,
+    /// Change something about a registry.
+    Registry {
+        /// Host of the registry.
+        registry: String,
+        /// The change.
+        action: RegistryAction,
+    },
 }
 
-/// A change of an image, an archive, or the store.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+/// A change of an image, an archive or a container.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ImageRemedy {
     /// Use a longer prefix of the ID.
     LongerPrefix,
@@ -251,10 +281,57 @@ pub enum ImageRemedy {
     OtherLayout,
     /// Pass a tar archive.
     PassTar,
-    /// Try again when the other builds have finished.
-    AwaitBuilds,
-    /// Mount the file system of the store with relatime or noatime, or move the store.
-    RelaxAccessTimes,
+    /// Remove the damaged image and obtain it again.
+    ReplaceImage,
+    /// Bring an image of this name into the store.
+    ObtainImage {
+        /// The name by which it was requested.
+        name: String,
+    },
+    /// Write the whole ID of an image, of which a prefix was given.
+    WriteWholeId {
+        /// The ID.
+        id: String,
+    },
+    /// List the images with their digests.
+    ListImages,
+    /// List the files of the image.
+    ListFiles,
+    /// Remove the container that uses the image.
+    FreeImage {
+        /// Name of the container.
+        container: String,
+    },
+    /// Remove the names of an image one by one, or all at once.
+    UntagEach,
+    /// Remove the container, or choose another name.
+    RemoveContainer {
+        /// Name of the container.
+        name: String,
+    },
+    /// Load the file as an image, not as a root file system.
+    LoadArchive,
+    /// Import the file as a root file system, not as an image.
+    ImportFiles,
+    /// Obtain an archive again that is damaged or incomplete.
+    TransferAgain,
+    /// Load the image that the incomplete archive is based on.
+    LoadBase,
+    /// Select a platform that is available.
+    SelectPlatform {
+        /// A platform that is available.
+        platform: String,
+    },
+    /// Raise a limit on archives.
+    RaiseLimit {
+        /// Name of the limit.
+        name: String,
+    },
+    /// Remove the reason why the registry was not contacted, or use the image of the store.
+    UseStoredImage {
+        /// Removal of the reason, as an imperative.
+        first: Option<String>,
+    },
 }
 
 /// A change of a step, or of the files that its command needs.
@@ -286,6 +363,125 @@ pub enum CommandRemedy {
     PassStageNumber,
     /// Add the key to an SSH agent and pass its socket.
     AddKeyToAgent,
+    /// Open a shell in the container of the command that failed.
+    InspectFailure,
+    /// Raise the resource limits of the command.
+    RaiseUlimits {
+        /// The limits that were set.
+        limits: String,
+    },
+}
+
+/// Space on a disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DiskRemedy {
+    /// Free space on the disk of the store.
+    FreeSpace,
+    /// Free space on another disk, or use another disk.
+    FreeSpaceAt {
+        /// A path on the full disk.
+        place: PathBuf,
+    },
+    /// Free space on the disk to which standard output or standard error goes.
+    FreeOutput,
+}
+
+/// A change that permits the isolation of commands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum IsolationRemedy {
+    /// Grant more user or group IDs, or use an isolation mode that needs only one.
+    GrantIds {
+        /// The file that grants them.
+        file: Cow<'static, str>,
+    },
+    /// Use a lower user or group ID.
+    LowerId {
+        /// The highest ID.
+        most: u32,
+    },
+    /// Omit the network.
+    OmitNetwork,
+    /// Permit unprivileged user namespaces by a kernel setting.
+    PermitNamespaces {
+        /// The setting and its value, for sysctl(8).
+        setting: &'static str,
+    },
+    /// Start the surrounding container with an unmasked /proc.
+    UnmaskProc,
+    /// Start the surrounding container without a seccomp profile.
+    UnconfineSeccomp,
+    /// Remove what a security module or a seccomp profile denies.
+    FindDenial,
+    /// Check the programs and files that grant sub-IDs.
+    CheckSubIds,
+    /// Mount a procfs.
+    MountProc,
+}
+
+/// A change of the store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StoreRemedy {
+    /// Use another directory for the store.
+    OtherStore,
+    /// Correct the owner or the mode of a file of the store, or use another directory.
+    OwnStore,
+    /// Use a newer program, or another directory for the store.
+    NewerProgram,
+    /// Remove the damaged file that states the store's format, so that it is written again.
+    RemoveFormat {
+        /// The file.
+        file: PathBuf,
+    },
+    /// Restore the owners and attributes of the files of the store, or empty it.
+    RestoreStore,
+    /// Remove what is damaged in the store, and obtain the image again.
+    RepairStore,
+    /// End the program that holds this lock, or wait longer for it.
+    EndLockHolder {
+        /// File name of the lock in the store.
+        lock: String,
+    },
+    /// Try again when the other builds have finished.
+    AwaitBuilds,
+    /// Mount the file system of the store with relatime or noatime, or move the store.
+    RelaxAccessTimes,
+}
+
+/// A change of the request of a build.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BuildRemedy {
+    /// Use the time of a commit, in seconds since 1970.
+    TimeOfCommit,
+    /// Give a command to run.
+    GiveCommand,
+    /// Give the argument a default value, or a value for this build.
+    SetArgument,
+    /// Grant an entitlement to the Dockerfile.
+    Allow {
+        /// Name of the entitlement.
+        entitlement: &'static str,
+    },
+    /// Read the secret from its mount, or allow its value in the image.
+    KeepSecretOut,
+    /// Pass a secret to the build.
+    PassSecret {
+        /// ID of the secret.
+        id: String,
+    },
+    /// Pass an SSH agent to the build.
+    PassAgent {
+        /// ID of the agent.
+        id: String,
+    },
+    /// Pass the optional secrets and agents that a command was run without.
+    PassMissing {
+        /// IDs of the secrets.
+        secrets: Vec<String>,
+        /// IDs of the agents.
+        agents: Vec<String>,
+    },
+    /// Pass a build context.
+    PassContext,
 }
 
 /// Converts the remedies of areas.
@@ -300,10 +496,14 @@ macro_rules! areas {
 }
 
 areas!(
+    Disk: DiskRemedy,
     File: FileRemedy,
     Mount: MountRemedy,
     Machine: MachineRemedy,
-    Server: ServerRemedy,
+    Isolation: IsolationRemedy,
+    Store: StoreRemedy,
     Image: ImageRemedy,
+    Server: ServerRemedy,
+    Build: BuildRemedy,
     Command: CommandRemedy
 );

@@ -8,7 +8,7 @@ pub(crate) use mount::{FileOrigin, MountProblem};
 pub(crate) use runner::{During, library};
 pub use runner::{Phase, RunnerError, RunnerProblem, SystemError};
 
-use rbuild_remedy::Remedy;
+use rbuild_remedy::{DiskRemedy, Remedy};
 
 /// An error of the sandbox.
 #[derive(Debug, thiserror::Error)]
@@ -38,10 +38,10 @@ impl SandboxError {
     pub fn remedy(&self) -> Option<Remedy> {
         match self {
             SandboxError::Refused(refusal) => Some(refusal.remedy.clone()),
-            SandboxError::Kernel(e) if e.is_disk_full() => Some(Remedy::FreeSpace),
+            SandboxError::Kernel(e) if e.is_disk_full() => Some(Remedy::Disk(DiskRemedy::FreeSpace)),
             SandboxError::Kernel(e) => e.remedy(),
             SandboxError::Runner(e) => e.remedy(),
-            SandboxError::Output(e) => rbuild_linux::is_disk_full(e).then_some(Remedy::FreeOutput),
+            SandboxError::Output(e) => rbuild_linux::is_disk_full(e).then_some(Remedy::Disk(DiskRemedy::FreeOutput)),
             SandboxError::NotSetUp | SandboxError::Killed(_) => None,
         }
     }
@@ -84,7 +84,7 @@ mod tests {
     #[test]
     fn a_full_disk_of_the_output_has_a_remedy() {
         let of = |errno: rustix::io::Errno| SandboxError::Output(errno.into());
-        assert_eq!(of(rustix::io::Errno::NOSPC).remedy(), Some(Remedy::FreeOutput));
+        assert_eq!(of(rustix::io::Errno::NOSPC).remedy(), Some(Remedy::Disk(DiskRemedy::FreeOutput)));
         assert_eq!(of(rustix::io::Errno::PIPE).remedy(), None);
     }
 
@@ -94,10 +94,16 @@ mod tests {
         let object = || rbuild_linux::described("the builder process");
         let kernel = |errno| rbuild_linux::Error::new("clone3", object(), io(errno));
         let errors = [
-            SandboxError::Refused(refusal("/proc is not mounted", Remedy::MountProc)),
+            SandboxError::Refused(refusal(
+                "/proc is not mounted",
+                Remedy::Isolation(rbuild_remedy::IsolationRemedy::MountProc),
+            )),
             SandboxError::Refused(
-                refusal("the kernel permits no user namespaces", Remedy::UnconfineSeccomp)
-                    .because(io(rustix::io::Errno::PERM)),
+                refusal(
+                    "the kernel permits no user namespaces",
+                    Remedy::Isolation(rbuild_remedy::IsolationRemedy::UnconfineSeccomp),
+                )
+                .because(io(rustix::io::Errno::PERM)),
             ),
             SandboxError::Kernel(kernel(rustix::io::Errno::NOSPC)),
             SandboxError::Kernel(kernel(rustix::io::Errno::ACCESS)),

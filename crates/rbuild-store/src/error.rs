@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use rbuild_image::{BlobDigest, DiffId};
 use rbuild_layer::LayerError;
-use rbuild_remedy::{ImageRemedy, Remedy};
+use rbuild_remedy::{DiskRemedy, ImageRemedy, Remedy, StoreRemedy};
 
 /// The result of an operation on the store.
 pub type Result<T> = std::result::Result<T, StoreError>;
@@ -117,26 +117,30 @@ impl StoreError {
     /// Returns the remedy, if there is one.
     pub fn remedy(&self) -> Option<Remedy> {
         match self {
-            StoreError::Unusable { .. } if self.is_disk_full() => Some(Remedy::FreeSpace),
-            StoreError::Unusable { .. } => Some(Remedy::OtherStore),
-            StoreError::Newer { .. } => Some(Remedy::NewerProgram),
-            StoreError::NoFormat { path, .. } => Some(Remedy::RemoveFormat { file: path.join("format.json") }),
-            StoreError::NoImage(name) => Some(Remedy::ObtainImage { name: name.clone() }),
+            StoreError::Unusable { .. } if self.is_disk_full() => Some(Remedy::Disk(DiskRemedy::FreeSpace)),
+            StoreError::Unusable { .. } => Some(Remedy::Store(StoreRemedy::OtherStore)),
+            StoreError::Newer { .. } => Some(Remedy::Store(StoreRemedy::NewerProgram)),
+            StoreError::NoFormat { path, .. } => {
+                Some(Remedy::Store(StoreRemedy::RemoveFormat { file: path.join("format.json") }))
+            }
+            StoreError::NoImage(name) => Some(Remedy::Image(ImageRemedy::ObtainImage { name: name.clone() })),
             StoreError::Ambiguous { .. } => Some(ImageRemedy::LongerPrefix.into()),
-            StoreError::SeveralNames { .. } => Some(Remedy::UntagEach),
-            StoreError::NameTaken(name) => Some(Remedy::RemoveContainer { name: name.clone() }),
-            StoreError::Busy(_) => Some(ImageRemedy::AwaitBuilds.into()),
+            StoreError::SeveralNames { .. } => Some(Remedy::Image(ImageRemedy::UntagEach)),
+            StoreError::NameTaken(name) => Some(Remedy::Image(ImageRemedy::RemoveContainer { name: name.clone() })),
+            StoreError::Busy(_) => Some(StoreRemedy::AwaitBuilds.into()),
             StoreError::Held { lock, .. } | StoreError::Idle { lock, .. } => {
-                Some(Remedy::EndLockHolder { lock: lock.to_string() })
+                Some(Remedy::Store(StoreRemedy::EndLockHolder { lock: lock.to_string() }))
             }
-            StoreError::UsedImage { container, .. } => Some(Remedy::FreeImage { container: container.clone() }),
-            StoreError::Stripped(_) => Some(Remedy::RestoreStore),
-            StoreError::AccessTimes => Some(ImageRemedy::RelaxAccessTimes.into()),
+            StoreError::UsedImage { container, .. } => {
+                Some(Remedy::Image(ImageRemedy::FreeImage { container: container.clone() }))
+            }
+            StoreError::Stripped(_) => Some(Remedy::Store(StoreRemedy::RestoreStore)),
+            StoreError::AccessTimes => Some(StoreRemedy::RelaxAccessTimes.into()),
             StoreError::WrongDigest { .. } | StoreError::InvalidLayer { .. } | StoreError::WrongDiffId { .. } => {
-                Some(Remedy::ReplaceImage)
+                Some(Remedy::Image(ImageRemedy::ReplaceImage))
             }
-            StoreError::Damaged { .. } | StoreError::NoBlob(_) => Some(Remedy::RepairStore),
-            _ if self.is_disk_full() => Some(Remedy::FreeSpace),
+            StoreError::Damaged { .. } | StoreError::NoBlob(_) => Some(Remedy::Store(StoreRemedy::RepairStore)),
+            _ if self.is_disk_full() => Some(Remedy::Disk(DiskRemedy::FreeSpace)),
             StoreError::Kernel(e) | StoreError::Layer(LayerError::Kernel(e)) => remedy_of_kernel(e),
             StoreError::Layer(e) => e.remedy(),
             _ => None,
@@ -161,9 +165,9 @@ pub fn remedy_of_kernel(e: &rbuild_linux::Error) -> Option<Remedy> {
         return remedy;
     }
     match e.kind() {
-        ErrorKind::PermissionDenied => Some(Remedy::OwnStore),
-        ErrorKind::ReadOnlyFilesystem => Some(Remedy::OtherStore),
-        ErrorKind::NotFound => Some(Remedy::RepairStore),
+        ErrorKind::PermissionDenied => Some(Remedy::Store(StoreRemedy::OwnStore)),
+        ErrorKind::ReadOnlyFilesystem => Some(Remedy::Store(StoreRemedy::OtherStore)),
+        ErrorKind::NotFound => Some(Remedy::Store(StoreRemedy::RepairStore)),
         _ => None,
     }
 }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use rbuild_image::Platform;
 use rbuild_layer::LayerError;
 use rbuild_linux::quoted;
-use rbuild_remedy::Remedy;
+use rbuild_remedy::{DiskRemedy, ImageRemedy, Remedy};
 
 /// An archive, or a layout in its place, from which no image can be loaded. It is unnamed where it
 /// is read from a stream, until [`ArchiveError::of`] names it.
@@ -51,7 +51,7 @@ impl fmt::Display for OtherPlatforms {
 
 impl OtherPlatforms {
     pub fn remedy(&self) -> Option<Remedy> {
-        self.others.first().map(|platform| Remedy::SelectPlatform { platform: platform.clone() })
+        self.others.first().map(|platform| Remedy::Image(ImageRemedy::SelectPlatform { platform: platform.clone() }))
     }
 }
 
@@ -64,11 +64,11 @@ impl ArchiveError {
     /// Returns the remedy, if there is one.
     pub fn remedy(&self) -> Option<Remedy> {
         match &self.problem {
-            ArchiveProblem::Invalid(e) if e.is_disk_full() => Some(Remedy::FreeSpace),
+            ArchiveProblem::Invalid(e) if e.is_disk_full() => Some(Remedy::Disk(DiskRemedy::FreeSpace)),
             ArchiveProblem::Invalid(e) => e.remedy(),
             ArchiveProblem::Unreadable(e) => LayerError::remedy_of_io(e),
-            ArchiveProblem::Lacks(_) => Some(Remedy::TransferAgain),
-            ArchiveProblem::NoImage => Some(Remedy::ImportFiles),
+            ArchiveProblem::Lacks(_) => Some(Remedy::Image(ImageRemedy::TransferAgain)),
+            ArchiveProblem::NoImage => Some(Remedy::Image(ImageRemedy::ImportFiles)),
             ArchiveProblem::OtherPlatforms(platforms) => platforms.remedy(),
         }
     }

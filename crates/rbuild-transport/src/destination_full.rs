@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::path::{Path, PathBuf};
 
-use rbuild_remedy::Remedy;
+use rbuild_remedy::{DiskRemedy, Remedy};
 
 /// The failure of an operation because no space is left at its destination, which is outside the
 /// store.
@@ -17,7 +17,7 @@ pub struct DestinationFull {
 impl DestinationFull {
     /// Returns the remedy.
     pub fn remedy(&self) -> Remedy {
-        Remedy::FreeSpaceAt { place: self.place.clone() }
+        Remedy::Disk(DiskRemedy::FreeSpaceAt { place: self.place.clone() })
     }
 }
 
@@ -47,11 +47,11 @@ mod tests {
     fn a_full_disk_is_attributed_to_its_place_once() {
         let failed = |errno| TransportError::io("writing the archive")(std::io::Error::from_raw_os_error(errno));
         let full = failed(ENOSPC);
-        assert_eq!(full.help(), Some(Remedy::FreeSpace));
+        assert_eq!(full.help(), Some(Remedy::Disk(DiskRemedy::FreeSpace)));
         let cause = full.message();
         let full = full.writing_to(Path::new("/out/a.tar")).writing_to(Path::new("/out"));
         assert_eq!(full.message(), format!("no space left for `/out/a.tar`: {cause}"));
-        assert_eq!(full.help(), Some(Remedy::FreeSpaceAt { place: "/out/a.tar".into() }));
+        assert_eq!(full.help(), Some(Remedy::Disk(DiskRemedy::FreeSpaceAt { place: "/out/a.tar".into() })));
         let other = failed(EIO).writing_to(Path::new("/out"));
         assert_eq!(other.message(), failed(EIO).message());
     }

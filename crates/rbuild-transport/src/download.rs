@@ -174,7 +174,7 @@ fn compare(request: &DownloadRequest<'_>, found: &Checksum) -> Result<()> {
 fn too_large(url: &SourceUrl, limit: u64) -> TransportError {
     TransportError::Other {
         message: format!("{url} has more than {}, the limit on files", counted(limit, "byte")),
-        help: Some(Remedy::RaiseLimit { name: "bytes".into() }),
+        help: Some(Remedy::Image(ImageRemedy::RaiseLimit { name: "bytes".into() })),
     }
 }
 

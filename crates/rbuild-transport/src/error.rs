@@ -6,7 +6,7 @@ use std::path::Path;
 use rbuild_layer::LayerError;
 use rbuild_linux::{carried, into_carried};
 use rbuild_registry::{DownloadError, RegistryError, RegistryProblem};
-use rbuild_remedy::Remedy;
+use rbuild_remedy::{DiskRemedy, Remedy};
 use rbuild_store::{StoreError, remedy_of_kernel};
 
 use crate::archive_error::{ArchiveError, ArchiveProblem};
@@ -129,7 +129,7 @@ impl TransportError {
             TransportError::Store(e) => e.remedy(),
             TransportError::Registry(e) => e.remedy(),
             TransportError::Download(e) => remedy_of_download(e),
-            TransportError::Layer { source, .. } if source.is_disk_full() => Some(Remedy::FreeSpace),
+            TransportError::Layer { source, .. } if source.is_disk_full() => Some(Remedy::Disk(DiskRemedy::FreeSpace)),
             TransportError::Layer { source, .. } => source.remedy(),
             TransportError::Archive(e) => e.remedy(),
             TransportError::Kernel { source, .. } => remedy_of_kernel(source),
@@ -170,7 +170,7 @@ impl From<ArchiveProblem> for TransportError {
 
 impl WriteError for TransportError {
     fn is_disk_full(&self) -> bool {
-        self.help() == Some(Remedy::FreeSpace)
+        self.help() == Some(Remedy::Disk(DiskRemedy::FreeSpace))
     }
 }
 

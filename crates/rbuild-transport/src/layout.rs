@@ -11,7 +11,7 @@ use std::sync::atomic::AtomicU64;
 use rbuild_image::BlobDigest;
 use rbuild_linux::process::by_umask;
 use rbuild_linux::{AtomicFile, Directory, RootDir, quoted, write_atomic};
-use rbuild_remedy::Remedy;
+use rbuild_remedy::{ImageRemedy, Remedy};
 use serde_json::{Value, json};
 
 use crate::blobs::{BlobInfo, BlobRead, BlobSink, BlobSource, Document, copy_verified};
@@ -33,7 +33,7 @@ pub(crate) fn digest_in(path: &str) -> Option<BlobDigest> {
 /// Returns the error for a blob whose digest differs from its path.
 pub(crate) fn wrong_digest(path: &str, found: &BlobDigest) -> TransportError {
     let message = format!("the archive's `{path}` is corrupt: its digest is {found}");
-    TransportError::Other { message, help: Some(Remedy::TransferAgain) }
+    TransportError::Other { message, help: Some(Remedy::Image(ImageRemedy::TransferAgain)) }
 }
 
 /// A layout that is read.

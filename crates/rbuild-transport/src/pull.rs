@@ -5,7 +5,7 @@ use rbuild_image::{
     parse_manifest,
 };
 use rbuild_registry::{Choice, Client, Resolved, choose};
-use rbuild_remedy::Remedy;
+use rbuild_remedy::{ImageRemedy, Remedy};
 use rbuild_store::{Lock, Once, Pulled, Staging, Store, Workspace};
 use serde_json::Value;
 
@@ -130,7 +130,9 @@ impl Transfer<'_> {
             }
             Choice::Others(others) => Err(TransportError::Other {
                 message: format!("{} has no image for {}, only for {}", self.place, self.platform, others.join(", ")),
-                help: others.first().map(|platform| Remedy::SelectPlatform { platform: platform.clone() }),
+                help: others
+                    .first()
+                    .map(|platform| Remedy::Image(ImageRemedy::SelectPlatform { platform: platform.clone() })),
             }),
         }
     }

@@ -10,7 +10,7 @@ use std::sync::Mutex;
 
 use rbuild_engine::Warning;
 use rbuild_linux::quoted;
-use rbuild_remedy::Remedy;
+use rbuild_remedy::{DiskRemedy, Remedy};
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::format::FmtSpan;
@@ -81,7 +81,8 @@ impl Write for LogFile {
         if let Err(e) = &written
             && std::mem::replace(&mut self.is_whole, false)
         {
-            let help = rbuild_linux::is_disk_full(e).then(|| hints::words(&Remedy::FreeOutput).into());
+            let help =
+                rbuild_linux::is_disk_full(e).then(|| hints::words(&Remedy::Disk(DiskRemedy::FreeOutput)).into());
             terminal::warning(Warning {
                 text: format!("the debug log {} is incomplete: {e}", quoted(&self.path)),
                 help,

@@ -6,7 +6,7 @@ use std::io;
 use rbuild_engine::{BuildError, SecretValues};
 use rbuild_layer::LayerError;
 use rbuild_registry::{ConfigError, RegistryError};
-use rbuild_remedy::{FileRemedy, Remedy, sentence};
+use rbuild_remedy::{DiskRemedy, FileRemedy, Remedy, sentence};
 use rbuild_source::SourceError;
 use rbuild_store::{StoreError, remedy_of_kernel};
 use rbuild_transport::TransportError;
@@ -87,7 +87,7 @@ fn remedy_of(error: &(dyn Error + 'static)) -> Option<Remedy> {
         } else if let Some(SourceError::Kernel(e)) = error.downcast_ref() {
             remedy_of_kernel(e).or_else(|| of_kind(e.kind()))
         } else if let Some(e) = error.downcast_ref::<LayerError>() {
-            if e.is_disk_full() { Some(Remedy::FreeSpace) } else { e.remedy() }
+            if e.is_disk_full() { Some(Remedy::Disk(DiskRemedy::FreeSpace)) } else { e.remedy() }
         } else {
             None
         };

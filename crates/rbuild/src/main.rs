@@ -24,7 +24,7 @@ use input::config::Config;
 use input::flags::secrets_of_line;
 use input::settings::Settings;
 use input::withheld;
-use rbuild_remedy::Remedy;
+use rbuild_remedy::{DiskRemedy, Remedy};
 use ui::{hints, terminal};
 
 fn main() -> ExitCode {
@@ -71,7 +71,11 @@ fn run(argv: Vec<std::ffi::OsString>) -> u8 {
 
 fn lost_output(e: &std::io::Error) -> Failure {
     let failure = Failure::new(format!("cannot write to standard output: {e}"));
-    if rbuild_linux::is_disk_full(e) { failure.help(hints::words(&Remedy::FreeOutput)) } else { failure }
+    if rbuild_linux::is_disk_full(e) {
+        failure.help(hints::words(&Remedy::Disk(DiskRemedy::FreeOutput)))
+    } else {
+        failure
+    }
 }
 
 fn print_help(verb: Option<&str>, long: bool) -> u8 {

@@ -16,7 +16,7 @@ use rbuild_plan::{
     CacheStep, ContextDir, ContextId, CopyItem, CopyStep, FileSource, MountKindStep, MountStep, RunStep, Step,
     StepPart, Vertex, VertexId,
 };
-use rbuild_remedy::{FileRemedy, Remedy};
+use rbuild_remedy::{BuildRemedy, FileRemedy, Remedy};
 use rbuild_sandbox::Builder;
 use rbuild_source::{
     HardLinks, HashCache, Ignore, Owner, Selected, Selection, SelectionContent, SelectionHash, Sight, SourceError,
@@ -124,7 +124,7 @@ impl Contexts {
         };
         found.map(Some).ok_or_else(|| {
             let d = Diagnostic::new(span, "there is no build context to copy from");
-            BuildError::Unmet(vec![d.help(Remedy::PassContext)])
+            BuildError::Unmet(vec![d.help(Remedy::Build(BuildRemedy::PassContext))])
         })
     }
 }
@@ -387,7 +387,7 @@ pub fn source_error(e: SourceError, span: Span, from: Option<&str>) -> BuildErro
             d.help(format!("use the JSON form for a name with spaces: [\"{name}\", …]"))
         }
         SourceError::NotFound { similar: Some(name), .. } => d.help(Remedy::did_you_mean(name)),
-        SourceError::NotFound { .. } => d.help(Remedy::CorrectPath { root }),
+        SourceError::NotFound { .. } => d.help(Remedy::File(FileRemedy::CorrectPath { root })),
         SourceError::DeadLink { target, .. } if target.is_absolute() => {
             d.help(Remedy::from(FileRemedy::CopyInto { root }))
         }

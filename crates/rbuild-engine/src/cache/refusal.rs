@@ -8,7 +8,7 @@
 use rbuild_dockerfile::{Diagnostic, Span};
 use rbuild_linux::RootDir;
 use rbuild_plan::{Step, VertexId};
-use rbuild_remedy::Remedy;
+use rbuild_remedy::{BuildRemedy, Remedy};
 use rbuild_store::{Store, Verdict};
 
 use crate::env::StepEnv;
@@ -92,7 +92,9 @@ pub(crate) fn check_files(env: &StepEnv<'_>, id: VertexId, made: &RootDir) -> Re
 fn refusal(env: &StepEnv<'_>, id: VertexId, leak: &Leak<'_>) -> BuildError {
     let Leak { id: secret, place } = leak;
     let message = format!("the result contains the secret `{secret}`: this step wrote it to {place}");
-    BuildError::Unmet(vec![Diagnostic::new(env.graph().vertices[id].span, message).help(Remedy::KeepSecretOut)])
+    BuildError::Unmet(vec![
+        Diagnostic::new(env.graph().vertices[id].span, message).help(Remedy::Build(BuildRemedy::KeepSecretOut)),
+    ])
 }
 
 /// Fails if the result contains the value of a secret. Searches every layer of the build's own,
@@ -108,7 +110,7 @@ pub(crate) fn refuse_leaks(env: &StepEnv<'_>) -> Result<()> {
                 let help = "read the value from the secret's mount instead of writing it into the Dockerfile";
                 BuildError::Unmet(vec![Diagnostic::new(span, message).help(help)])
             }
-            None => BuildError::Other { message, help: Some(Remedy::KeepSecretOut) },
+            None => BuildError::Other { message, help: Some(Remedy::Build(BuildRemedy::KeepSecretOut)) },
         });
     }
     let mut chain: Vec<VertexId> = env.chain().collect();
@@ -151,7 +153,7 @@ fn refuse_leaks_of_base(env: &StepEnv<'_>) -> Result<()> {
         Some(Leak { id, place }) => {
             let message =
                 format!("the result contains the secret `{id}` in {place}, which comes from the squashed base image");
-            Err(BuildError::Other { message, help: Some(Remedy::KeepSecretOut) })
+            Err(BuildError::Other { message, help: Some(Remedy::Build(BuildRemedy::KeepSecretOut)) })
         }
     }
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use rbuild_layer::{Deletions, Times, TreePacker};
 use rbuild_linux::{Destination, Directory, FileKind, RootDir, Stat, copy_contents, copy_file, set_file_time};
-use rbuild_remedy::{FileRemedy, Remedy};
+use rbuild_remedy::{FileRemedy, ImageRemedy, Remedy};
 use rbuild_sandbox::Builder;
 use rbuild_store::{BuildId, Image, Store, Workspace};
 use rbuild_transport::{WriteError, write_destination};
@@ -72,7 +72,7 @@ pub fn copy_out(
         Err(e) if e.is_not_found() => {
             return Err(BuildError::Other {
                 message: format!("`{path}` does not exist in the image"),
-                help: Some(Remedy::ListFiles),
+                help: Some(Remedy::Image(ImageRemedy::ListFiles)),
             });
         }
         Err(e) => return Err(fail()(e)),

@@ -3,7 +3,7 @@
 use std::io::Read;
 
 use rbuild_image::{DEFAULT_PATH, History, ImageConfig, ImageId, MediaType, Platform, Reference, descriptor};
-use rbuild_remedy::{FileRemedy, Remedy, Warning};
+use rbuild_remedy::{FileRemedy, ImageRemedy, Remedy, Warning};
 use rbuild_store::{Staging, Store, Workspace};
 use rbuild_transport::{Incoming, put_layer};
 
@@ -50,7 +50,7 @@ pub fn import(store: &Store, source: impl Read + Send, import: &Import<'_>) -> R
     staging.keep("import", &[manifest], &[(manifest, import.name.cloned())])?;
     let warning = layer.is_image_archive.then(|| Warning {
         text: format!("{what} is an image archive, but was imported as a plain root file system"),
-        help: Some(Remedy::LoadArchive),
+        help: Some(Remedy::Image(ImageRemedy::LoadArchive)),
     });
     let deletes = layer.whiteout.map(|name| Warning {
         text: format!("{what} contains `{name}`, which is a whiteout in an image"),

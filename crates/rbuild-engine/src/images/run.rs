@@ -4,7 +4,7 @@
 use rbuild_image::DEFAULT_PATH;
 use rbuild_linux::RootDir;
 use rbuild_plan::{NetworkMode, SecurityMode, Ulimit, Volume, VolumeId};
-use rbuild_remedy::{CommandRemedy, Remedy};
+use rbuild_remedy::{BuildRemedy, CommandRemedy, Remedy};
 use rbuild_sandbox::{
     Builder, Cancel, CommandOutcome, Input, MountRequest, MountSource, RootFiles, RunRequest, run_attached,
 };
@@ -130,7 +130,7 @@ fn command(what: &Invocation, entrypoint: &Option<Vec<String>>, cmd: &Option<Vec
     if args.is_empty() {
         return Err(BuildError::Other {
             message: "no command given, and the image sets neither ENTRYPOINT nor CMD".into(),
-            help: Some(Remedy::GiveCommand),
+            help: Some(Remedy::Build(BuildRemedy::GiveCommand)),
         });
     }
     Ok(args)

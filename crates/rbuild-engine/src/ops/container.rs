@@ -1,7 +1,7 @@
 //! Properties of a container that RUN and `rbuild run` share.
 
 use rbuild_plan::Ulimit;
-use rbuild_remedy::Remedy;
+use rbuild_remedy::{CommandRemedy, Remedy};
 use rustix::process::Signal;
 
 /// Default size of `/dev/shm` in bytes, the same as Docker's.
@@ -30,7 +30,7 @@ pub fn limit_remedy(signal: i32, limits: &[Ulimit]) -> Option<Remedy> {
         return None;
     }
     let limits = limits.iter().map(|limit| format!("{}={}", limit.resource.name(), limit.soft)).collect::<Vec<_>>();
-    Some(Remedy::RaiseUlimits { limits: limits.join(", ") })
+    Some(Remedy::Command(CommandRemedy::RaiseUlimits { limits: limits.join(", ") }))
 }
 
 #[cfg(test)]
@@ -42,7 +42,10 @@ mod tests {
     #[test]
     fn signals_caused_by_a_limit_name_the_limit() {
         let limits = [Ulimit { resource: Resource::Data, soft: 0, hard: 1 }];
-        assert_eq!(limit_remedy(11, &limits), Some(Remedy::RaiseUlimits { limits: "data=0".into() }));
+        assert_eq!(
+            limit_remedy(11, &limits),
+            Some(Remedy::Command(CommandRemedy::RaiseUlimits { limits: "data=0".into() }))
+        );
         assert_eq!(limit_remedy(15, &limits), None);
         assert_eq!(limit_remedy(11, &[]), None);
     }

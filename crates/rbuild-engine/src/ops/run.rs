@@ -7,7 +7,7 @@ use rbuild_dockerfile::Diagnostic;
 use rbuild_image::DEFAULT_PATH;
 use rbuild_linux::parallel::locked;
 use rbuild_plan::{AgentStep, RunStep, SecretStep, VertexId};
-use rbuild_remedy::{CommandRemedy, Remedy};
+use rbuild_remedy::{CommandRemedy, MachineRemedy, Remedy};
 use rbuild_sandbox::{
     CommandEnd, CommandOutcome, Input, MountRequest, MountSource, RootFiles, RunRequest, SandboxError, Stream,
     remove_mount_points, restored_files,
@@ -214,7 +214,8 @@ fn outcome_of_run(
         CommandOutcome::Exited(0) => Ok(()),
         CommandOutcome::Exited(code) => {
             let help = not_given(run, env.request).or_else(|| json_help(run)).or_else(|| exit_help(code));
-            let help = help.or_else(|| (!env.request.shell_on_error).then_some(Remedy::InspectFailure));
+            let help = help
+                .or_else(|| (!env.request.shell_on_error).then_some(Remedy::Command(CommandRemedy::InspectFailure)));
             let missing = missing_program(&log).filter(|_| code == 127).map(str::to_string);
             let mut error = run_failure(env, id, run, format!("exited with code {code}"), help, log);
             if let BuildError::Step(failure) = &mut error {
@@ -334,7 +335,7 @@ fn environment(run: &RunStep, home: &str) -> Vec<String> {
 const SIGKILL: i32 = 9;
 
 fn killed_help(signal: i32) -> Option<Remedy> {
-    (signal == SIGKILL).then_some(Remedy::CheckMemory)
+    (signal == SIGKILL).then_some(Remedy::Machine(MachineRemedy::CheckMemory))
 }
 
 /// Returns the remedy for a command in shell form that was meant to be in JSON form.

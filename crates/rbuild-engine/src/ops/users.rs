@@ -1,7 +1,7 @@
 //! Users and groups by name or number, resolved with the image's `/etc/passwd` and `/etc/group`.
 
 use rbuild_linux::{OwnerMode, RootDir, UidGid, UnmappedId, unmapped};
-use rbuild_remedy::{CommandRemedy, Remedy};
+use rbuild_remedy::{CommandRemedy, IsolationRemedy, Remedy};
 use rbuild_sandbox::Isolation;
 
 /// The user and groups of a command.
@@ -48,7 +48,7 @@ impl UnknownUser {
         match self {
             UnknownUser::NoId { .. } => CommandRemedy::ValidAccountId.into(),
             UnknownUser::User(name) | UnknownUser::Group(name) if is_number(name) => {
-                Remedy::LowerId { most: i32::MAX.unsigned_abs() }
+                Remedy::Isolation(IsolationRemedy::LowerId { most: i32::MAX.unsigned_abs() })
             }
             UnknownUser::User(_) | UnknownUser::Group(_) => CommandRemedy::AddAccount.into(),
         }
@@ -231,7 +231,11 @@ mod tests {
         assert!(identity(&files, "4294967295").unwrap_err().to_string().contains("no user `4294967295`"));
         for (spec, large) in [("99999999999", true), ("0:2147483648", true), ("nobody", false)] {
             let remedy = owner(&files, spec).unwrap_err().remedy();
-            assert_eq!(matches!(remedy, Remedy::LowerId { .. }), large, "{spec}: {remedy:?}");
+            assert_eq!(
+                matches!(remedy, Remedy::Isolation(IsolationRemedy::LowerId { .. })),
+                large,
+                "{spec}: {remedy:?}"
+            );
         }
         assert_eq!(identity(&nothing, ""), want(0, 0, &[0], None));
         assert_eq!(identity(&nothing, "root:root"), want(0, 0, &[0], None));

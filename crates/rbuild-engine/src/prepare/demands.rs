@@ -2,7 +2,7 @@
 
 use rbuild_dockerfile::{Diagnostic, Help, closest};
 use rbuild_plan::{AgentStep, BuildGraph, RunStep, SecretStep, Step, VertexId};
-use rbuild_remedy::Remedy;
+use rbuild_remedy::{BuildRemedy, Remedy};
 
 use crate::Warning;
 use crate::error::{BuildError, Result};
@@ -56,15 +56,15 @@ pub(crate) fn not_given(run: &RunStep, request: &BuildRequest) -> Option<Remedy>
     let secrets: Vec<String> = secrets.map(|step| step.id.clone()).collect();
     let agents = run.agents.iter().filter(|step| !request.agents.iter().any(|(id, _)| *id == step.id));
     let agents: Vec<String> = agents.map(|step| step.id.clone()).collect();
-    (!secrets.is_empty() || !agents.is_empty()).then_some(Remedy::PassMissing { secrets, agents })
+    (!secrets.is_empty() || !agents.is_empty()).then_some(Remedy::Build(BuildRemedy::PassMissing { secrets, agents }))
 }
 
 pub(crate) fn missing_secret(step: &SecretStep) -> Diagnostic {
     let d = Diagnostic::new(step.span, format!("secret `{}` is required but was not provided", step.id));
-    d.help(Remedy::PassSecret { id: step.id.clone() })
+    d.help(Remedy::Build(BuildRemedy::PassSecret { id: step.id.clone() }))
 }
 
 pub(crate) fn missing_agent(step: &AgentStep) -> Diagnostic {
     let d = Diagnostic::new(step.span, format!("SSH agent `{}` is required but was not provided", step.id));
-    d.help(Remedy::PassAgent { id: step.id.clone() })
+    d.help(Remedy::Build(BuildRemedy::PassAgent { id: step.id.clone() }))
 }

@@ -143,7 +143,7 @@ mod tests {
         let errors = [
             NotDownloaded {
                 message: "cannot download https://a.io/x: GET /x at a.io".into(),
-                help: Some(Remedy::CheckNetwork.into()),
+                help: Some(Remedy::Server(rbuild_remedy::ServerRemedy::CheckNetwork).into()),
             },
             NotDownloaded { message: "https://a.io/x: there is no stored version".into(), help: None },
         ];

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use rbuild_dockerfile::Diagnostic;
 use rbuild_image::{ImageName, Platform, Reference};
 use rbuild_plan::ImageNeed;
-use rbuild_remedy::Remedy;
+use rbuild_remedy::{ImageRemedy, Remedy};
 use rbuild_store::{Image, Store, StoreError};
 
 use crate::error::{BuildError, Result};
@@ -129,7 +129,7 @@ fn stale_image(need: &ImageNeed, failure: NotPulled) -> Diagnostic {
     let NotPulled { message, help } = failure;
     let text = &need.image.text;
     let d = Diagnostic::new(need.span, format!("could not check the registry for a newer `{text}`: {message}"));
-    d.help(Remedy::UseStoredImage { first: help })
+    d.help(Remedy::Image(ImageRemedy::UseStoredImage { first: help }))
 }
 
 fn missing_image(store: &Store, need: &ImageNeed, failure: Option<NotPulled>) -> Diagnostic {
@@ -141,7 +141,7 @@ fn missing_image(store: &Store, need: &ImageNeed, failure: Option<NotPulled>) ->
     }
     if !matches!(need.image.name, ImageName::Reference(_)) {
         let d = Diagnostic::new(need.span, format!("no image with the ID or digest `{text}` in the local store"));
-        return d.help(Remedy::ListImages);
+        return d.help(Remedy::Image(ImageRemedy::ListImages));
     }
     let absent = match need.stages.is_empty() {
         true => format!("image `{text}` not found in the local store"),
@@ -154,12 +154,12 @@ fn missing_image(store: &Store, need: &ImageNeed, failure: Option<NotPulled>) ->
     let d = Diagnostic::new(need.span, message);
     // Image commands accept an ID prefix here; FROM does not.
     if let Ok((None, image)) = store.images().find_image(text) {
-        return d.help(Remedy::WriteWholeId { id: image.id.to_string() });
+        return d.help(Remedy::Image(ImageRemedy::WriteWholeId { id: image.id.to_string() }));
     }
     match (similar(store, need), remedy) {
         (Some(close), _) => d.help(Remedy::did_you_mean(close)),
         (None, Some(remedy)) => d.help(remedy),
-        (None, None) => d.help(Remedy::ObtainImage { name: text.clone() }),
+        (None, None) => d.help(Remedy::Image(ImageRemedy::ObtainImage { name: text.clone() })),
     }
 }
 

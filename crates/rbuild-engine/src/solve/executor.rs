@@ -11,7 +11,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use rbuild_linux::parallel::{locked, start_in};
 use rbuild_linux::process::moment;
 use rbuild_plan::{Step, VertexId};
-use rbuild_remedy::{Remedy, SessionLimit};
+use rbuild_remedy::{MachineRemedy, Remedy, SessionLimit};
 use rbuild_store::TreeId;
 
 use crate::env::StepEnv;
@@ -85,7 +85,7 @@ pub(crate) fn run(env: &StepEnv<'_>, pack: impl FnOnce(EarlyLayers<'_>) + Send) 
         .build()
         .map_err(|e| BuildError::Other {
             message: format!("the worker threads cannot be started: {e}"),
-            help: Some(Remedy::RaiseSessionLimit { limit: SessionLimit::Processes }),
+            help: Some(Remedy::Machine(MachineRemedy::RaiseSessionLimit { limit: SessionLimit::Processes })),
         })?;
     for (step, inputs) in env.schedule.waits(env.graph()) {
         let vertex = &env.graph().vertices[step];

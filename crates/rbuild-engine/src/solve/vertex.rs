@@ -1,5 +1,6 @@
 //! Processing of a single vertex: key, cache lookup and execution.
 
+use rbuild_remedy::FileRemedy;
 use std::borrow::Cow;
 use std::path::PathBuf;
 use std::time::Instant;
@@ -262,7 +263,7 @@ fn contents_mounted(env: &StepEnv<'_>, run: &RunStep, taken: &[Selection]) -> Re
 fn no_mount_source(mount: &MountStep, source: &str) -> BuildError {
     let name = mount.from_name.as_deref().unwrap_or_default();
     let d = Diagnostic::new(mount.span, format!("`{source}` does not exist in `{name}`"));
-    BuildError::Unmet(vec![d.help(rbuild_remedy::Remedy::CorrectPath { root: format!("`{name}`") })])
+    BuildError::Unmet(vec![d.help(rbuild_remedy::Remedy::File(FileRemedy::CorrectPath { root: format!("`{name}`") }))])
 }
 
 #[tracing::instrument(target = "engine", name = "unpack", level = "debug", skip_all, fields(step = id.position(), image = %manifest))]

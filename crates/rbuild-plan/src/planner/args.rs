@@ -3,7 +3,7 @@
 use rbuild_dockerfile::ast::{self, Op, Stage, Word};
 use rbuild_dockerfile::{Diagnostic, Span};
 use rbuild_image::Platform;
-use rbuild_remedy::Remedy;
+use rbuild_remedy::{BuildRemedy, Remedy};
 
 use crate::parameters::Parameters;
 use crate::planner::state::{Planned, Planner, StageState, not_yet};
@@ -129,7 +129,7 @@ pub(super) fn epoch(planner: &mut Planner<'_>) -> Planned<Option<i64>> {
         return Err(not_yet(span, &format!("{EPOCH} taken from `{text}`")).into());
     }
     let d = Diagnostic::new(span, format!("{EPOCH}={text} is neither a number of seconds nor `context`"));
-    Err(d.help(Remedy::TimeOfCommit).into())
+    Err(d.help(Remedy::Build(BuildRemedy::TimeOfCommit)).into())
 }
 
 pub(super) fn arg(planner: &mut Planner<'_>, state: &mut StageState, decls: &[ast::ArgDecl]) -> Planned<()> {

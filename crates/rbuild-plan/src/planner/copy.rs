@@ -4,7 +4,7 @@ use rbuild_dockerfile::ast;
 use rbuild_dockerfile::{Diagnostic, Span};
 use rbuild_image::{ChecksumError, SourceUrl};
 use rbuild_paths::SourcePattern;
-use rbuild_remedy::Remedy;
+use rbuild_remedy::{IsolationRemedy, Remedy};
 
 use crate::Chmod;
 use crate::graph::{CopyItem, CopySource, CopyStep, FileSource, InlineFile, Marks, Step, UrlSource};
@@ -181,7 +181,7 @@ fn numeric_owner(owner: &str, instruction: &str, link: Span) -> Result<(), Diagn
     }
     if let Some(id) = owner.split(':').find(|part| part.bytes().all(|b| b.is_ascii_digit()) && !is_id(part)) {
         let d = Diagnostic::new(link, format!("`--chown={owner}`: `{id}` is too large for an ID"));
-        return Err(d.help(Remedy::LowerId { most: i32::MAX.unsigned_abs() }));
+        return Err(d.help(Remedy::Isolation(IsolationRemedy::LowerId { most: i32::MAX.unsigned_abs() })));
     }
     let user = owner.split(':').next().unwrap_or_default();
     let file = if is_id(user) || user == "root" { "/etc/group" } else { "/etc/passwd" };

@@ -4,7 +4,7 @@ use rbuild_dockerfile::ast::{Op, Stage};
 use rbuild_dockerfile::{Diagnostic, Span, Vars, mount_from};
 use rbuild_image::{DEFAULT_PATH, ImageConfig, Platform, PlatformError};
 use rbuild_paths::SourcePattern;
-use rbuild_remedy::Remedy;
+use rbuild_remedy::{BuildRemedy, Remedy};
 
 use crate::graph::{CopyItem, CopySource, CopyStep, FileSource, Step, StepName};
 use crate::ids::{ContextId, VertexId};
@@ -129,7 +129,7 @@ impl Planner<'_> {
         let name = self.globals.expand(image, self.file.escape)?;
         if name.is_empty() {
             let d = Diagnostic::new(image.span, format!("image name `{}` is empty after expansion", image.text));
-            return Err(d.help(Remedy::SetArgument).into());
+            return Err(d.help(Remedy::Build(BuildRemedy::SetArgument)).into());
         }
         let label = self.stage_label(index, stage);
         let total = 1 + steps_of(&stage.instructions);
@@ -174,7 +174,7 @@ impl Planner<'_> {
         let text = self.globals.expand(word, self.file.escape)?;
         if text.is_empty() {
             let d = Diagnostic::new(word.span, format!("platform `{}` is empty after expansion", word.text));
-            return Err(d.help(Remedy::SetArgument).into());
+            return Err(d.help(Remedy::Build(BuildRemedy::SetArgument)).into());
         }
         Ok(Some(text.parse().map_err(|e: PlatformError| Diagnostic::new(word.span, e.to_string()))?))
     }

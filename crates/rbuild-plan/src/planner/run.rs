@@ -3,7 +3,7 @@
 use rbuild_container::{NetworkMode, SecurityMode};
 use rbuild_dockerfile::ast::{self, Command, Word};
 use rbuild_dockerfile::{Diagnostic, Help, Mount, MountKind, PROXY_ARGS, Sharing, Span, csv_record, expand_mount};
-use rbuild_remedy::{MachineRemedy, Remedy};
+use rbuild_remedy::{BuildRemedy, MachineRemedy, Remedy};
 
 use crate::graph::{AgentStep, CacheStep, FileSource, InlineFile, MountKindStep, MountStep, RunStep, SecretStep, Step};
 use crate::history;
@@ -110,7 +110,7 @@ fn network(planner: &Planner<'_>, word: Option<&Word>) -> Planned<NetworkMode> {
         Some(("host", _)) if planner.params.allow_host_network => Ok(NetworkMode::Host),
         Some(("host", span)) => {
             let d = Diagnostic::new(span, "`--network=host` is not allowed in this build");
-            Err(d.help(Remedy::Allow { entitlement: "network.host" }).into())
+            Err(d.help(Remedy::Build(BuildRemedy::Allow { entitlement: "network.host" })).into())
         }
         Some(("none", _)) => Ok(NetworkMode::None),
         Some((other, span)) => {
@@ -126,7 +126,7 @@ fn security(planner: &Planner<'_>, word: Option<&Word>) -> Planned<SecurityMode>
         Some(("insecure", _)) if planner.params.allow_insecure => Ok(SecurityMode::Insecure),
         Some(("insecure", span)) => {
             let d = Diagnostic::new(span, "`--security=insecure` is not allowed in this build");
-            Err(d.help(Remedy::Allow { entitlement: "security.insecure" }).into())
+            Err(d.help(Remedy::Build(BuildRemedy::Allow { entitlement: "security.insecure" })).into())
         }
         Some((other, span)) => {
             let d = Diagnostic::new(span, format!("unknown security mode `{other}`"));

@@ -244,7 +244,7 @@ fn failed_operations_on_files_keep_their_cause() {
     let (path, kind) = (PathBuf::from("/h/config.json"), std::io::ErrorKind::PermissionDenied);
     let failed = |action, e: std::io::Error| ConfigError::file(action, &path)(e);
     let full = failed(FileAction::Write, std::io::ErrorKind::StorageFull.into());
-    assert_eq!(full.remedy(), Some(Remedy::FreeSpaceAt { place: path.clone() }));
+    assert_eq!(full.remedy(), Some(Remedy::Disk(rbuild_remedy::DiskRemedy::FreeSpaceAt { place: path.clone() })));
     let denied = failed(FileAction::Read, kind.into());
     assert_eq!(
         denied.remedy(),

@@ -146,7 +146,10 @@ fn a_broken_download_is_resumed_if_the_version_is_certain() {
     server.trouble([const { Trouble::Cut(9) }; 9]);
     let error = get(&scene, &server.url("/tag"), None, None).answer.unwrap_err();
     assert!(sentence(&error).contains("the connection broke at byte 45"), "{}", sentence(&error));
-    assert_eq!((server.requests().len(), error.remedy()), (5, Some(Remedy::CheckNetwork)));
+    assert_eq!(
+        (server.requests().len(), error.remedy()),
+        (5, Some(Remedy::Server(rbuild_remedy::ServerRemedy::CheckNetwork)))
+    );
 }
 
 #[test]
@@ -194,7 +197,10 @@ fn logins_are_sent_to_the_server_of_the_url_only() {
     assert_eq!(server.requests(), ["GET /here +", "GET /own +", "GET /there +", "GET /pair +"]);
     assert_eq!(other.requests(), ["GET /x"]);
     let error = get(&scene, &server.url("/own"), None, None).answer.unwrap_err();
-    assert_eq!(error.remedy(), Some(Remedy::PassSecret { id: "HTTP_AUTH_TOKEN_127.0.0.1".into() }));
+    assert_eq!(
+        error.remedy(),
+        Some(Remedy::Build(rbuild_remedy::BuildRemedy::PassSecret { id: "HTTP_AUTH_TOKEN_127.0.0.1".into() }))
+    );
     let error = get(&scene, &with_pair.replace("pair", "own"), None, None).answer.unwrap_err();
     let text = sentence(&error);
     assert!(text.contains("refused to send the file") && !text.contains("hunter2"), "{text}");

@@ -101,7 +101,7 @@ fn failures_are_reported_once_with_the_host() {
     let error = read(&repository, &digest, size).unwrap_err();
     let text = error.message();
     assert!(text.starts_with(&format!("{}/x: ", registry.address)) && text.contains("bytes before the end"), "{text}");
-    assert_eq!(error.remedy(), Some(Remedy::CheckNetwork));
+    assert_eq!(error.remedy(), Some(Remedy::Server(rbuild_remedy::ServerRemedy::CheckNetwork)));
     registry.fault("GET", "blobs", Fault::Trickle(Duration::from_millis(30)), 9);
     let error = read(&repository, &digest, size).unwrap_err().message();
     assert!(error.contains("fewer than 1024 bytes"), "{error}");
@@ -174,7 +174,10 @@ fn rate_limits_are_respected_and_reported() {
     let error = repository.tagged("1").unwrap_err();
     assert_eq!(
         error.remedy(),
-        Some(Remedy::Registry { registry: registry.address.clone(), action: RegistryAction::RaiseRateLimit })
+        Some(Remedy::Server(rbuild_remedy::ServerRemedy::Registry {
+            registry: registry.address.clone(),
+            action: RegistryAction::RaiseRateLimit
+        }))
     );
     assert!(error.message().contains("429: test (FAULT)"), "{error}");
 }
@@ -278,14 +281,20 @@ fn tokens_are_fetched_renewed_and_shared() {
     assert!(error.message().contains("no login for"), "{error}");
     assert_eq!(
         error.remedy(),
-        Some(Remedy::Registry { registry: registry.address.clone(), action: RegistryAction::LogIn })
+        Some(Remedy::Server(rbuild_remedy::ServerRemedy::Registry {
+            registry: registry.address.clone(),
+            action: RegistryAction::LogIn
+        }))
     );
     let wrong = Scene::with_login("wrong", &registry, "joe", "hunter3");
     let error = wrong.repository(&registry, "x").tagged("1").unwrap_err();
     assert!(!format!("{error} {error:?}").contains("hunter"), "{error}");
     assert_eq!(
         error.remedy(),
-        Some(Remedy::Registry { registry: registry.address.clone(), action: RegistryAction::CheckLogin })
+        Some(Remedy::Server(rbuild_remedy::ServerRemedy::Registry {
+            registry: registry.address.clone(),
+            action: RegistryAction::CheckLogin
+        }))
     );
 }
 

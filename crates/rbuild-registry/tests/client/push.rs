@@ -151,7 +151,10 @@ fn permission_is_checked_without_leaving_an_upload() {
     let error = anonymous.repository(&registry, "public/x").check_push().unwrap_err();
     assert_eq!(
         error.remedy(),
-        Some(Remedy::Registry { registry: registry.address.clone(), action: RegistryAction::LogIn })
+        Some(Remedy::Server(rbuild_remedy::ServerRemedy::Registry {
+            registry: registry.address.clone(),
+            action: RegistryAction::LogIn
+        }))
     );
     assert!(error.message().contains("refused to push"), "{error}");
 }

@@ -91,7 +91,7 @@ impl MountError {
             MountProblem::InTheWay { .. } | MountProblem::BelowAFile { .. } => MountRemedy::RemoveFile.into(),
             MountProblem::InKernelFiles { link_to: Some(_), .. } => MountRemedy::ReplaceLink.into(),
             MountProblem::SingleFile => MountRemedy::MountDirectory.into(),
-            _ => Remedy::OtherTarget,
+            _ => Remedy::Mount(MountRemedy::OtherTarget),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::fmt;
 use std::path::Path;
 
 use rbuild_linux::Object;
-use rbuild_remedy::{MachineRemedy, Remedy, SessionLimit};
+use rbuild_remedy::{DiskRemedy, IsolationRemedy, MachineRemedy, MountRemedy, Remedy, SessionLimit};
 use serde::{Deserialize, Serialize};
 
 use crate::error::mount::MountError;
@@ -161,10 +161,12 @@ impl RunnerError {
             }
             RunnerProblem::LowQueueLimit => Some(MachineRemedy::RaiseQueueLimit.into()),
             RunnerProblem::AlreadyIntercepted => Some(MachineRemedy::LeaveInterceptor.into()),
-            RunnerProblem::ExposedProcesses => Some(Remedy::UnmaskProc),
-            RunnerProblem::WritableVolume(_) => Some(Remedy::ReadOnlyVolume),
-            RunnerProblem::NeedsNamespaces => Some(Remedy::OmitNetwork),
-            RunnerProblem::NoFork(_) => Some(Remedy::RaiseSessionLimit { limit: SessionLimit::Processes }),
+            RunnerProblem::ExposedProcesses => Some(Remedy::Isolation(IsolationRemedy::UnmaskProc)),
+            RunnerProblem::WritableVolume(_) => Some(Remedy::Mount(MountRemedy::ReadOnlyVolume)),
+            RunnerProblem::NeedsNamespaces => Some(Remedy::Isolation(IsolationRemedy::OmitNetwork)),
+            RunnerProblem::NoFork(_) => {
+                Some(Remedy::Machine(MachineRemedy::RaiseSessionLimit { limit: SessionLimit::Processes }))
+            }
             // Namespaces have limits that are reported like a full disk.
             _ if self.phase == Phase::Namespaces => None,
             RunnerProblem::System(e) => e.remedy(),
@@ -177,7 +179,7 @@ impl RunnerError {
 /// Returns the remedy against an error of the kernel.
 fn of_errno(errno: i32) -> Option<Remedy> {
     let e = std::io::Error::from_raw_os_error(errno);
-    if rbuild_linux::is_disk_full(&e) { Some(Remedy::FreeSpace) } else { rbuild_linux::remedy_of(&e) }
+    if rbuild_linux::is_disk_full(&e) { Some(Remedy::Disk(DiskRemedy::FreeSpace)) } else { rbuild_linux::remedy_of(&e) }
 }
 
 /// A failed system call, as it crosses the boundary between processes.
@@ -194,7 +196,7 @@ pub struct SystemError {
 impl SystemError {
     fn remedy(&self) -> Option<Remedy> {
         match &self.granted_in {
-            Some(file) => Some(Remedy::GrantIds { file: file.clone() }),
+            Some(file) => Some(Remedy::Isolation(IsolationRemedy::GrantIds { file: file.clone() })),
             None => of_errno(self.errno?),
         }
     }
@@ -203,7 +205,7 @@ impl SystemError {
 impl From<rbuild_linux::Error> for SystemError {
     fn from(e: rbuild_linux::Error) -> SystemError {
         let granted = match e.remedy() {
-            Some(Remedy::GrantIds { file }) => Some(file),
+            Some(Remedy::Isolation(IsolationRemedy::GrantIds { file })) => Some(file),
             _ => None,
         };
         SystemError { errno: e.errno(), message: e.to_string(), granted_in: granted }
@@ -295,9 +297,12 @@ mod tests {
     #[test]
     fn errno_and_remedy_cross_the_process_boundary() {
         let full = sent(&failed(rustix::io::Errno::NOSPC).during(Phase::Files));
-        assert_eq!((full.errno(), full.remedy()), (Some(28), Some(Remedy::FreeSpace)));
+        assert_eq!((full.errno(), full.remedy()), (Some(28), Some(Remedy::Disk(DiskRemedy::FreeSpace))));
         let files = sent(&failed(rustix::io::Errno::MFILE).during(Phase::Container));
-        assert_eq!(files.remedy(), Some(Remedy::RaiseSessionLimit { limit: SessionLimit::Files }));
+        assert_eq!(
+            files.remedy(),
+            Some(Remedy::Machine(MachineRemedy::RaiseSessionLimit { limit: SessionLimit::Files }))
+        );
         let denied = sent(&failed(rustix::io::Errno::ACCESS).during(Phase::Files));
         assert_eq!(denied.errno(), Some(13));
         assert_eq!(
@@ -318,7 +323,7 @@ mod tests {
         #[error("no container")]
         struct Outer(#[source] std::io::Error);
         let e = library(Outer(std::io::Error::from_raw_os_error(28))).during(Phase::Container);
-        assert_eq!((e.errno(), e.remedy()), (Some(28), Some(Remedy::FreeSpace)));
+        assert_eq!((e.errno(), e.remedy()), (Some(28), Some(Remedy::Disk(DiskRemedy::FreeSpace))));
         assert_eq!(e.to_string(), "no container: No space left on device (os error 28)");
     }
 

@@ -8,7 +8,7 @@ use rbuild_linux::{
     subordinate_ranges,
 };
 
-use rbuild_remedy::{IdRangeToGrant, MachineRemedy, Remedy, SubIdGrant};
+use rbuild_remedy::{IdRangeToGrant, IsolationRemedy, MachineRemedy, Remedy, SubIdGrant};
 
 use crate::error::{Refusal, refusal};
 use crate::namespace::newuidmap;
@@ -50,7 +50,10 @@ fn setting(path: &str) -> Option<i64> {
 /// Chooses the isolation mode for the calling user, without trying anything out.
 pub fn isolation(request: IsolationRequest) -> Result<Isolation, Refusal> {
     if !Path::new("/proc/self/task").exists() {
-        return Err(refusal("/proc is not mounted, and rbuild requires it", Remedy::MountProc));
+        return Err(refusal(
+            "/proc is not mounted, and rbuild requires it",
+            Remedy::Isolation(IsolationRemedy::MountProc),
+        ));
     }
     if request == IsolationRequest::Chroot {
         return bare_isolation();
@@ -195,9 +198,9 @@ pub fn userns_refused(e: Error) -> Refusal {
         refusal(NO_USERNS, MachineRemedy::PermitClone)
     } else if Path::new("/.dockerenv").exists() || Path::new("/run/.containerenv").exists() {
         let reason = format!("{NO_USERNS}, which the container's seccomp profile may deny");
-        refusal(reason, Remedy::UnconfineSeccomp)
+        refusal(reason, Remedy::Isolation(IsolationRemedy::UnconfineSeccomp))
     } else {
-        refusal(NO_USERNS, Remedy::FindDenial)
+        refusal(NO_USERNS, Remedy::Isolation(IsolationRemedy::FindDenial))
     };
     refused.because(e)
 }
@@ -208,17 +211,21 @@ pub fn maps_refused(e: Error) -> Refusal {
     let remedy: Remedy = if restricted {
         permit_namespaces("kernel.apparmor_restrict_unprivileged_userns=0")
     } else {
-        Remedy::CheckSubIds
+        Remedy::Isolation(IsolationRemedy::CheckSubIds)
     };
     refusal("cannot write the ID maps of the user namespace", remedy).because(e)
 }
 
 fn permit_namespaces(setting: &'static str) -> Remedy {
-    Remedy::PermitNamespaces { setting }
+    Remedy::Isolation(IsolationRemedy::PermitNamespaces { setting })
 }
 
 pub(crate) fn proc_refused(e: Error) -> Refusal {
-    refusal("cannot mount a new /proc or expose the existing one to commands", Remedy::UnmaskProc).because(e)
+    refusal(
+        "cannot mount a new /proc or expose the existing one to commands",
+        Remedy::Isolation(IsolationRemedy::UnmaskProc),
+    )
+    .because(e)
 }
 
 /// One line of `rbuild doctor`.
@@ -251,7 +258,8 @@ pub fn checks() -> Vec<Check> {
     });
     for (name, path, bad, fix) in SETTINGS {
         if let Some(value) = setting(path) {
-            let remedy = (value == bad).then_some(Remedy::PermitNamespaces { setting: fix });
+            let remedy =
+                (value == bad).then_some(Remedy::Isolation(IsolationRemedy::PermitNamespaces { setting: fix }));
             list.push(Check { name, found: value.to_string(), remedy });
         }
     }

@@ -26,7 +26,7 @@ pub(super) fn take(members: &IncomingParts<'_>, d: &Descriptor, what: &str) -> R
         return Ok(digest);
     }
     let message = format!("{what} {digest} has {}; its descriptor says {}", counted(size, "byte"), d.size());
-    Err(TransportError::Other { message, help: Some(Remedy::TransferAgain) })
+    Err(TransportError::Other { message, help: Some(Remedy::Image(ImageRemedy::TransferAgain)) })
 }
 
 /// Imports everything that a manifest refers to; returns the image ID. Fails if manifest,
@@ -60,12 +60,12 @@ pub(super) fn take_image(members: &IncomingParts<'_>, text: &[u8]) -> Result<Ima
 pub(super) fn counts_differ(layers: usize, diff_ids: usize) -> TransportError {
     let message =
         format!("the archive's manifest and configuration disagree on the number of layers: {layers} and {diff_ids}");
-    TransportError::Other { message, help: Some(Remedy::TransferAgain) }
+    TransportError::Other { message, help: Some(Remedy::Image(ImageRemedy::TransferAgain)) }
 }
 
 pub(super) fn not_the_layer(name: &str, found: &DiffId, diff_id: &DiffId) -> TransportError {
     TransportError::Other {
         message: format!("the archive's layer `{name}` has diffID {found}; the image configuration expects {diff_id}"),
-        help: Some(Remedy::TransferAgain),
+        help: Some(Remedy::Image(ImageRemedy::TransferAgain)),
     }
 }

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use rbuild_image::{BlobDigest, DiffId, ImageConfig, ImageId, Platform};
 use rbuild_layer::{Bounded, Compression, Counting, EntryKind, LimitedTar, detect};
-use rbuild_remedy::Remedy;
+use rbuild_remedy::{ImageRemedy, Remedy};
 use rbuild_store::Staging;
 
 use crate::archive_error::ArchiveProblem;
@@ -239,7 +239,7 @@ impl<'a> IncomingParts<'a> {
         let listed = missing.join(", ");
         Err(TransportError::Other {
             message: format!("{count} {are} missing from the archive and the store: {listed}{more}"),
-            help: Some(Remedy::LoadBase),
+            help: Some(Remedy::Image(ImageRemedy::LoadBase)),
         })
     }
 

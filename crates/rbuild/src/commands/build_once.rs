@@ -12,7 +12,7 @@ use rbuild_engine::{
 use rbuild_image::MediaType;
 use rbuild_linux::Destination;
 use rbuild_linux::parallel::start;
-use rbuild_remedy::Remedy;
+use rbuild_remedy::{MachineRemedy, Remedy};
 use rbuild_sandbox::{Builder, Cancel, Restore, World, enter};
 use rbuild_store::Store;
 use serde_json::{Value, json};
@@ -116,7 +116,7 @@ impl BuildOnce<'_> {
         }
         if ended.code > 128 {
             let failure = Failure::new(format!("the builder process was killed by signal {}", ended.code - 128));
-            return Err(failure.help(hints::words(&Remedy::CheckMemory)));
+            return Err(failure.help(hints::words(&Remedy::Machine(MachineRemedy::CheckMemory))));
         }
         if ended.code == i32::from(code::INTERRUPTED) {
             return Ok(BuildOutcome::Failed((self.report)(&BuildError::Canceled)));

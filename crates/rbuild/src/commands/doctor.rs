@@ -1,7 +1,7 @@
 //! The verb `doctor`: tests what this machine allows by doing it.
 
 use rbuild_engine::BuildError;
-use rbuild_remedy::Remedy;
+use rbuild_remedy::{IsolationRemedy, Remedy};
 use rbuild_sandbox::{Builder, Carrier, IsolationRequest, RunnerError, RunnerMode, checks, enter};
 use rbuild_store::{Snapshots, Store, Workspace};
 use serde::{Deserialize, Serialize};
@@ -131,7 +131,7 @@ impl Findings {
         }
         if self.outer_processes {
             let found = "parts of /proc are masked, so commands use this container's /proc and can see its processes";
-            lines.push(Line::bad("proc", found.into(), Some(&Remedy::UnmaskProc)));
+            lines.push(Line::bad("proc", found.into(), Some(&Remedy::Isolation(IsolationRemedy::UnmaskProc))));
         } else if self.mode != RunnerMode::Chroot {
             lines.push(Line::good("proc", "commands can see only their own processes".into()));
         }

@@ -3,7 +3,7 @@
 use rbuild_engine::Warning;
 use rbuild_image::{ManifestDigest, human_size};
 use rbuild_linux::Timestamp;
-use rbuild_remedy::{Remedy, counted};
+use rbuild_remedy::{Remedy, StoreRemedy, counted};
 use rbuild_sandbox::enter;
 use rbuild_store::{Budget, Checked, Freed, Image, StoreError};
 use serde_json::json;
@@ -214,7 +214,7 @@ pub fn fsck(settings: &Settings, args: FsckArgs) -> Result<u8, Failure> {
         return Ok(code::FAILED);
     }
     if !unread.is_empty() {
-        terminal::error("some of the store cannot be read", Some(&hints::words(&Remedy::OwnStore)));
+        terminal::error("some of the store cannot be read", Some(&hints::words(&Remedy::Store(StoreRemedy::OwnStore))));
         return Ok(code::FAILED);
     }
     Ok(code::OK)

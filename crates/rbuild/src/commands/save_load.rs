@@ -9,7 +9,7 @@ use std::path::Path;
 use rbuild_engine::{BuildError, Import};
 use rbuild_image::{ImageConfig, Platform, PlatformError, Reference, ReferenceError, SourceUrl, hide_logins};
 use rbuild_linux::quoted;
-use rbuild_remedy::Remedy;
+use rbuild_remedy::{BuildRemedy, Remedy};
 use rbuild_store::{FoundImage, Store};
 use rbuild_transport::{ArchiveFormat, Saved, WantedPlatform, save_size};
 
@@ -105,7 +105,7 @@ fn creation_time() -> Result<i64, Failure> {
     }
     text.parse().map_err(|_| {
         Failure::usage(format!("SOURCE_DATE_EPOCH={text}: not a number of seconds"))
-            .help(hints::words(&Remedy::TimeOfCommit))
+            .help(hints::words(&Remedy::Build(BuildRemedy::TimeOfCommit)))
     })
 }
 

@@ -7,7 +7,7 @@ use rbuild_engine::{Export, ImageForm, Split, Squash};
 use rbuild_image::Reference;
 use rbuild_layer::LayerForm;
 use rbuild_linux::{Destination, DestinationError, Directory, quoted};
-use rbuild_remedy::Remedy;
+use rbuild_remedy::{DiskRemedy, Remedy};
 use rbuild_transport::ArchiveFormat;
 
 use crate::exit::Failure;
@@ -348,7 +348,7 @@ pub fn refused(what: &str, path: &Path, e: DestinationError) -> Failure {
 pub fn unwritten(what: &str, path: &Path, e: impl std::borrow::Borrow<rbuild_linux::Error>) -> Failure {
     let e = e.borrow();
     let help = match e.kind() {
-        _ if e.is_disk_full() => hints::words(&Remedy::FreeSpaceAt { place: path.to_path_buf() }),
+        _ if e.is_disk_full() => hints::words(&Remedy::Disk(DiskRemedy::FreeSpaceAt { place: path.to_path_buf() })),
         std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem => OTHER_PATH.into(),
         _ => e.remedy().map_or("pass a writable path".into(), |remedy| hints::words(&remedy)),
     };

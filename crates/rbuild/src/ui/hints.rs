@@ -2,8 +2,9 @@
 
 use rbuild_dockerfile::Help;
 use rbuild_remedy::{
-    CommandRemedy, FileAccess, FileRemedy, IdRangeToGrant, ImageRemedy, MachineRemedy, MountRemedy, NetworkObstacle,
-    RegistryAction, Remedy, ServerRemedy, SessionLimit, SubIdGrant, SubIdObstacle,
+    BuildRemedy, CommandRemedy, DiskRemedy, FileAccess, FileRemedy, IdRangeToGrant, ImageRemedy, IsolationRemedy,
+    MachineRemedy, MountRemedy, NetworkObstacle, RegistryAction, Remedy, ServerRemedy, SessionLimit, StoreRemedy,
+    SubIdGrant, SubIdObstacle,
 };
 
 use rbuild_linux::quoted;
@@ -36,103 +37,92 @@ pub fn of_help(help: &Help) -> String {
 /// Returns the hint for a remedy: one imperative, without a full stop.
 pub fn words(remedy: &Remedy) -> String {
     match remedy {
-        Remedy::File(remedy) => file_words(remedy),
-        Remedy::Mount(remedy) => mount_words(*remedy).into(),
-        Remedy::Machine(remedy) => machine_words(remedy),
-        Remedy::Server(remedy) => server_words(remedy),
-        Remedy::Image(remedy) => image_words(*remedy).into(),
-        Remedy::Command(remedy) => command_words(remedy),
         Remedy::DidYouMean { word } => did_you_mean(word),
         Remedy::UseOneOf { words } => match &words[..] {
             [] => String::new(),
             [word] => format!("use `{word}`"),
             [others @ .., last] => format!("use {} or {last}", others.join(", ")),
         },
-        Remedy::TimeOfCommit => "use the time of a commit in seconds, as printed by `git log -1 --format=%ct`".into(),
-        Remedy::FreeSpace => "free some space; `rbuild prune -a` empties the build cache".into(),
-        Remedy::FreeSpaceAt { place } => {
+        Remedy::Disk(remedy) => disk_words(remedy),
+        Remedy::File(remedy) => file_words(remedy),
+        Remedy::Mount(remedy) => mount_words(remedy),
+        Remedy::Machine(remedy) => machine_words(remedy),
+        Remedy::Isolation(remedy) => isolation_words(remedy),
+        Remedy::Store(remedy) => store_words(remedy),
+        Remedy::Image(remedy) => image_words(remedy),
+        Remedy::Server(remedy) => server_words(remedy),
+        Remedy::Build(remedy) => build_words(remedy),
+        Remedy::Command(remedy) => command_words(remedy),
+    }
+}
+
+fn disk_words(remedy: &DiskRemedy) -> String {
+    match remedy {
+        DiskRemedy::FreeSpace => "free some space; `rbuild prune -a` empties the build cache".into(),
+        DiskRemedy::FreeSpaceAt { place } => {
             format!("free some space on the disk of {}, or use another disk", quoted(place))
         }
-        Remedy::FreeOutput => "free some space on the disk of the output, or redirect it to another disk".into(),
-        Remedy::OtherStore => "choose a directory that you can write to, with --root DIR or RBUILD_ROOT".into(),
-        Remedy::OwnStore => {
+        DiskRemedy::FreeOutput => "free some space on the disk of the output, or redirect it to another disk".into(),
+    }
+}
+
+fn store_words(remedy: &StoreRemedy) -> String {
+    match remedy {
+        StoreRemedy::OtherStore => "choose a directory that you can write to, with --root DIR or RBUILD_ROOT".into(),
+        StoreRemedy::OwnStore => {
             "correct the owner and the modes of the store's files, or use another one: --root DIR".into()
         }
-        Remedy::NewerProgram => "use a newer rbuild, or another directory with --root DIR".into(),
-        Remedy::RemoveFormat { file } => {
+        StoreRemedy::NewerProgram => "use a newer rbuild, or another directory with --root DIR".into(),
+        StoreRemedy::RemoveFormat { file } => {
             format!("remove {}, which is then written again, and run `rbuild fsck --repair`", quoted(file))
         }
-        Remedy::RestoreStore => RESTORE_STORE.into(),
-        Remedy::ReplaceImage => "remove the image, and load or pull it again from another source".into(),
-        Remedy::RepairStore => REPAIR_STORE.into(),
-        Remedy::EndLockHolder { lock } => format!(
+        StoreRemedy::RestoreStore => RESTORE_STORE.into(),
+        StoreRemedy::RepairStore => REPAIR_STORE.into(),
+        StoreRemedy::EndLockHolder { lock } => format!(
             "end that program (`fuser {lock}` in the store names it), or wait longer with RBUILD_LOCK_TIMEOUT=SECONDS"
         ),
-        Remedy::ObtainImage { name } => {
-            format!(
-                "run `rbuild pull {name}`, or bring it in with `rbuild import FILE {name}` or `rbuild load -i FILE`"
-            )
+        StoreRemedy::AwaitBuilds => "try again when the other builds have finished".into(),
+        StoreRemedy::RelaxAccessTimes => {
+            "mount the file system with relatime or noatime, or move the store to another one".into()
         }
-        Remedy::WriteWholeId { id } => format!("write the whole ID: {id}"),
-        Remedy::CorrectPath { root } => format!("correct the path; it is relative to the root of {root}"),
-        Remedy::OtherOutput { obstacle } => {
-            format!("remove that {obstacle}, or choose another output directory")
-        }
-        Remedy::OtherTarget => "mount it on another target".into(),
-        Remedy::ListImages => "run `rbuild images --no-trunc --digests` to list the images".into(),
-        Remedy::ListFiles => "use an absolute path; `rbuild cp IMAGE:/ - | tar -t` lists the files".into(),
-        Remedy::FreeImage { container } => {
-            format!("remove the container with `rbuild rm {container}`, or only the image's name with -f")
-        }
-        Remedy::UntagEach => "remove them one by one, or all with -f".into(),
-        Remedy::RemoveContainer { name } => format!("remove it with `rbuild rm {name}`, or use another name"),
-        Remedy::GiveCommand => "add a command: rbuild run IMAGE COMMAND".into(),
-        Remedy::LoadArchive => "run `rbuild load -i FILE` to load the image in it".into(),
-        Remedy::ImportFiles => "run `rbuild import FILE NAME` if it is a root file system".into(),
-        Remedy::TransferAgain => "write or transfer the archive again".into(),
-        Remedy::LoadBase => "load the base image first; the archive was saved without its layers".into(),
-        Remedy::SelectPlatform { platform } => {
-            format!("select an available platform, for example --platform {platform}")
-        }
-        Remedy::GrantIds { file } => {
+    }
+}
+
+fn isolation_words(remedy: &IsolationRemedy) -> String {
+    match remedy {
+        IsolationRemedy::GrantIds { file } => {
             format!("grant more IDs in {file}, or use --isolation=single-id, which records owners")
         }
-        Remedy::LowerId { most } => format!("use an ID of at most {most}"),
-        Remedy::RaiseSessionLimit { limit: SessionLimit::Files } => "raise the limit with `ulimit -n`".into(),
-        Remedy::RaiseSessionLimit { limit: SessionLimit::Processes } => {
-            "raise the limit of processes: `ulimit -u`, or the container's pids limit".into()
-        }
-        Remedy::CheckMemory => "check dmesg; the kernel kills processes when memory runs out".into(),
-        Remedy::CheckNetwork => {
-            "check the network, the host name and the proxy (http_proxy, https_proxy, no_proxy)".into()
-        }
-        Remedy::RaiseLimit { name } => format!("raise the limit with --limit {name}=N if you trust the archive"),
-        Remedy::InspectFailure => "inspect the container with --on-error shell".into(),
-        Remedy::RaiseUlimits { limits } => format!("raise the limits of --ulimit: {limits}"),
-        Remedy::SetArgument => "set a default on the ARG before FROM, or pass --build-arg NAME=VALUE".into(),
-        Remedy::Allow { entitlement } => format!("pass --allow {entitlement} if you trust the Dockerfile"),
-        Remedy::KeepSecretOut => {
-            "read it from its mount in each command, or pass --allow secret-in-image to keep it in the image".into()
-        }
-        Remedy::PassSecret { id } => format!("pass --secret id={id},src=FILE or --secret id={id},env=NAME"),
-        Remedy::PassAgent { id } => format!("pass --ssh {id} or --ssh {id}=SOCKET-OR-KEY"),
-        Remedy::PassMissing { secrets, agents } => missing_words(secrets, agents),
-        Remedy::PassContext => "pass a context directory".into(),
-        Remedy::OmitNetwork => "omit --network".into(),
-        Remedy::ReadOnlyVolume => "add :ro to the --volume".into(),
-        Remedy::PermitNamespaces { setting } => format!("permit user namespaces: sudo sysctl -w {setting}"),
-        Remedy::UnmaskProc => UNMASK_PROC.into(),
-        Remedy::UnconfineSeccomp => UNCONFINE_SECCOMP.into(),
-        Remedy::FindDenial => {
+        IsolationRemedy::LowerId { most } => format!("use an ID of at most {most}"),
+        IsolationRemedy::OmitNetwork => "omit --network".into(),
+        IsolationRemedy::PermitNamespaces { setting } => format!("permit user namespaces: sudo sysctl -w {setting}"),
+        IsolationRemedy::UnmaskProc => UNMASK_PROC.into(),
+        IsolationRemedy::UnconfineSeccomp => UNCONFINE_SECCOMP.into(),
+        IsolationRemedy::FindDenial => {
             "permit it in the security module or the seccomp profile, and check with `rbuild doctor`".into()
         }
-        Remedy::CheckSubIds => CHECK_SUB_IDS.into(),
-        Remedy::MountProc => "mount it: mount -t proc proc /proc (before a chroot: mount --bind /proc DIR/proc)".into(),
-        Remedy::UseStoredImage { first } => {
-            let stored = "use the stored image with --pull=missing";
-            first.as_ref().map_or(stored.into(), |first| format!("{first}, or {stored}"))
+        IsolationRemedy::CheckSubIds => CHECK_SUB_IDS.into(),
+        IsolationRemedy::MountProc => {
+            "mount it: mount -t proc proc /proc (before a chroot: mount --bind /proc DIR/proc)".into()
         }
-        Remedy::Registry { registry, action } => registry_words(registry, *action),
+    }
+}
+
+fn build_words(remedy: &BuildRemedy) -> String {
+    match remedy {
+        BuildRemedy::TimeOfCommit => {
+            "use the time of a commit in seconds, as printed by `git log -1 --format=%ct`".into()
+        }
+        BuildRemedy::GiveCommand => "add a command: rbuild run IMAGE COMMAND".into(),
+        BuildRemedy::SetArgument => "set a default on the ARG before FROM, or pass --build-arg NAME=VALUE".into(),
+        BuildRemedy::Allow { entitlement } => format!("pass --allow {entitlement} if you trust the Dockerfile"),
+        BuildRemedy::KeepSecretOut => {
+            "read it from its mount in each command, or pass --allow secret-in-image to keep it in the image".into()
+        }
+        BuildRemedy::PassSecret { id } => format!("pass --secret id={id},src=FILE or --secret id={id},env=NAME"),
+        BuildRemedy::PassAgent { id } => format!("pass --ssh {id} or --ssh {id}=SOCKET-OR-KEY"),
+        BuildRemedy::PassMissing { secrets, agents } => missing_words(secrets, agents),
+        BuildRemedy::PassContext => "pass a context directory".into(),
     }
 }
 
@@ -165,15 +155,21 @@ fn file_words(remedy: &FileRemedy) -> String {
         FileRemedy::CorrectLink => "correct the link, or remove it from the instruction".into(),
         FileRemedy::AwaitWriters => "wait until nothing writes to the files, then build again".into(),
         FileRemedy::PatternPerLine => "write one pattern per line; `!pattern` includes files again".into(),
+        FileRemedy::CorrectPath { root } => format!("correct the path; it is relative to the root of {root}"),
+        FileRemedy::OtherOutput { obstacle } => {
+            format!("remove that {obstacle}, or choose another output directory")
+        }
     }
 }
 
-fn mount_words(remedy: MountRemedy) -> &'static str {
+fn mount_words(remedy: &MountRemedy) -> String {
     match remedy {
-        MountRemedy::OwnTarget => "give each mount its own target",
-        MountRemedy::RemoveFile => "mount it on another target, or remove the file from the image",
-        MountRemedy::ReplaceLink => "replace the link in the image",
-        MountRemedy::MountDirectory => "mount its directory instead",
+        MountRemedy::OwnTarget => "give each mount its own target".into(),
+        MountRemedy::RemoveFile => "mount it on another target, or remove the file from the image".into(),
+        MountRemedy::ReplaceLink => "replace the link in the image".into(),
+        MountRemedy::MountDirectory => "mount its directory instead".into(),
+        MountRemedy::OtherTarget => "mount it on another target".into(),
+        MountRemedy::ReadOnlyVolume => "add :ro to the --volume".into(),
     }
 }
 
@@ -218,6 +214,11 @@ fn machine_words(remedy: &MachineRemedy) -> String {
             format!("{action}, or build without sub-IDs: --isolation=single-id")
         }
         MachineRemedy::OrOtherNetwork(obstacle) => network_words(*obstacle),
+        MachineRemedy::RaiseSessionLimit { limit: SessionLimit::Files } => "raise the limit with `ulimit -n`".into(),
+        MachineRemedy::RaiseSessionLimit { limit: SessionLimit::Processes } => {
+            "raise the limit of processes: `ulimit -u`, or the container's pids limit".into()
+        }
+        MachineRemedy::CheckMemory => "check dmesg; the kernel kills processes when memory runs out".into(),
     }
 }
 
@@ -267,20 +268,48 @@ fn server_words(remedy: &ServerRemedy) -> String {
         ServerRemedy::CorrectRegistries => "correct registries.conf".into(),
         ServerRemedy::CorrectProxy => "correct the variable, for example http://proxy:3128".into(),
         ServerRemedy::UseHost => "use its host, with the port if it has one".into(),
+        ServerRemedy::CheckNetwork => {
+            "check the network, the host name and the proxy (http_proxy, https_proxy, no_proxy)".into()
+        }
+        ServerRemedy::Registry { registry, action } => registry_words(registry, *action),
     }
 }
 
-fn image_words(remedy: ImageRemedy) -> &'static str {
+fn image_words(remedy: &ImageRemedy) -> String {
     match remedy {
-        ImageRemedy::LongerPrefix => "use a longer prefix of the ID",
-        ImageRemedy::UseDigest => "use a digest",
-        ImageRemedy::CheckSource => "check where the file comes from; if it may have changed, correct the checksum",
-        ImageRemedy::ConvertLayers => "convert the layers to tar, plain or compressed with gzip or zstd",
-        ImageRemedy::OtherLayout => "write to another directory, or remove this layout",
-        ImageRemedy::PassTar => "pass a tar archive, plain or compressed",
-        ImageRemedy::AwaitBuilds => "try again when the other builds have finished",
-        ImageRemedy::RelaxAccessTimes => {
-            "mount the file system with relatime or noatime, or move the store to another one"
+        ImageRemedy::LongerPrefix => "use a longer prefix of the ID".into(),
+        ImageRemedy::UseDigest => "use a digest".into(),
+        ImageRemedy::CheckSource => {
+            "check where the file comes from; if it may have changed, correct the checksum".into()
+        }
+        ImageRemedy::ConvertLayers => "convert the layers to tar, plain or compressed with gzip or zstd".into(),
+        ImageRemedy::OtherLayout => "write to another directory, or remove this layout".into(),
+        ImageRemedy::PassTar => "pass a tar archive, plain or compressed".into(),
+        ImageRemedy::ReplaceImage => "remove the image, and load or pull it again from another source".into(),
+        ImageRemedy::ObtainImage { name } => {
+            format!(
+                "run `rbuild pull {name}`, or bring it in with `rbuild import FILE {name}` or `rbuild load -i FILE`"
+            )
+        }
+        ImageRemedy::WriteWholeId { id } => format!("write the whole ID: {id}"),
+        ImageRemedy::ListImages => "run `rbuild images --no-trunc --digests` to list the images".into(),
+        ImageRemedy::ListFiles => "use an absolute path; `rbuild cp IMAGE:/ - | tar -t` lists the files".into(),
+        ImageRemedy::FreeImage { container } => {
+            format!("remove the container with `rbuild rm {container}`, or only the image's name with -f")
+        }
+        ImageRemedy::UntagEach => "remove them one by one, or all with -f".into(),
+        ImageRemedy::RemoveContainer { name } => format!("remove it with `rbuild rm {name}`, or use another name"),
+        ImageRemedy::LoadArchive => "run `rbuild load -i FILE` to load the image in it".into(),
+        ImageRemedy::ImportFiles => "run `rbuild import FILE NAME` if it is a root file system".into(),
+        ImageRemedy::TransferAgain => "write or transfer the archive again".into(),
+        ImageRemedy::LoadBase => "load the base image first; the archive was saved without its layers".into(),
+        ImageRemedy::SelectPlatform { platform } => {
+            format!("select an available platform, for example --platform {platform}")
+        }
+        ImageRemedy::RaiseLimit { name } => format!("raise the limit with --limit {name}=N if you trust the archive"),
+        ImageRemedy::UseStoredImage { first } => {
+            let stored = "use the stored image with --pull=missing";
+            first.as_ref().map_or(stored.into(), |first| format!("{first}, or {stored}"))
         }
     }
 }
@@ -307,6 +336,8 @@ fn command_words(remedy: &CommandRemedy) -> String {
         }
         CommandRemedy::PassStageNumber => "pass a stage number, counted from 0: the Dockerfile names no stages".into(),
         CommandRemedy::AddKeyToAgent => "add the key to an ssh-agent and pass its socket".into(),
+        CommandRemedy::InspectFailure => "inspect the container with --on-error shell".into(),
+        CommandRemedy::RaiseUlimits { limits } => format!("raise the limits of --ulimit: {limits}"),
     }
 }
 

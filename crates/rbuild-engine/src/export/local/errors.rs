@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::path::Path;
 
 use rbuild_linux::{FileKind, RootDir};
-use rbuild_remedy::Remedy;
+use rbuild_remedy::{FileRemedy, Remedy};
 
 use crate::error::{BuildError, Result};
 
@@ -18,7 +18,7 @@ pub(super) fn clear_directory(dir: &RootDir, path: &Path, name: &OsStr) -> Resul
         Ok(stat) if matches!(stat.kind, FileKind::CharDevice | FileKind::BlockDevice) => Err(is_device(path)),
         Ok(stat) if stat.kind == FileKind::Dir => Err(BuildError::Other {
             message: format!("`{}` is a directory in the output and a file in the result", path.display()),
-            help: Some(Remedy::OtherOutput { obstacle: "directory" }),
+            help: Some(Remedy::File(FileRemedy::OtherOutput { obstacle: "directory" })),
         }),
         _ => Ok(()),
     }
@@ -27,7 +27,7 @@ pub(super) fn clear_directory(dir: &RootDir, path: &Path, name: &OsStr) -> Resul
 fn is_device(path: &Path) -> BuildError {
     BuildError::Other {
         message: format!("`{}` is a device in the output and will not be replaced", path.display()),
-        help: Some(Remedy::OtherOutput { obstacle: "device" }),
+        help: Some(Remedy::File(FileRemedy::OtherOutput { obstacle: "device" })),
     }
 }
 

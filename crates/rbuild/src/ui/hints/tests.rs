@@ -23,6 +23,8 @@ macro_rules! assert_words {
 fn hints_about_files_are_as_recorded() {
     assert_words!(
         FileRemedy {
+            CorrectPath,
+            OtherOutput,
             RemoveLinkLoop,
             ShortenName,
             RenameOrRemove,
@@ -45,6 +47,8 @@ fn hints_about_files_are_as_recorded() {
             AwaitWriters
         },
         [
+            FileRemedy::CorrectPath { root: "the build context".into() },
+            FileRemedy::OtherOutput { obstacle: "device" },
             FileRemedy::RemoveLinkLoop,
             FileRemedy::ShortenName,
             FileRemedy::RenameOrRemove,
@@ -74,8 +78,15 @@ fn hints_about_files_are_as_recorded() {
 #[test]
 fn hints_about_mounts_are_as_recorded() {
     assert_words!(
-        MountRemedy { OwnTarget, RemoveFile, ReplaceLink, MountDirectory },
-        [MountRemedy::OwnTarget, MountRemedy::RemoveFile, MountRemedy::ReplaceLink, MountRemedy::MountDirectory]
+        MountRemedy { OtherTarget, ReadOnlyVolume, OwnTarget, RemoveFile, ReplaceLink, MountDirectory },
+        [
+            MountRemedy::OtherTarget,
+            MountRemedy::ReadOnlyVolume,
+            MountRemedy::OwnTarget,
+            MountRemedy::RemoveFile,
+            MountRemedy::ReplaceLink,
+            MountRemedy::MountDirectory
+        ]
     );
 }
 
@@ -85,6 +96,8 @@ fn hints_about_the_machine_are_as_recorded() {
     let range = Some(IdRangeToGrant::Free(100000, 165535));
     assert_words!(
         MachineRemedy {
+            RaiseSessionLimit,
+            CheckMemory,
             CreateDevice,
             RaiseQueueLimit,
             LeaveInterceptor,
@@ -103,6 +116,9 @@ fn hints_about_the_machine_are_as_recorded() {
             OrOtherNetwork
         },
         [
+            MachineRemedy::RaiseSessionLimit { limit: SessionLimit::Files },
+            MachineRemedy::RaiseSessionLimit { limit: SessionLimit::Processes },
+            MachineRemedy::CheckMemory,
             MachineRemedy::CreateDevice { name: "null".into(), major: 1, minor: 3 },
             MachineRemedy::RaiseQueueLimit,
             MachineRemedy::LeaveInterceptor,
@@ -130,6 +146,8 @@ fn hints_about_the_machine_are_as_recorded() {
 fn hints_about_servers_are_as_recorded() {
     assert_words!(
         ServerRemedy {
+            CheckNetwork,
+            Registry,
             TryAgain,
             AwaitRegistry,
             AwaitServer,
@@ -153,6 +171,12 @@ fn hints_about_servers_are_as_recorded() {
             UseHost
         },
         [
+            ServerRemedy::CheckNetwork,
+            ServerRemedy::Registry { registry: "a.io".into(), action: RegistryAction::LogIn },
+            ServerRemedy::Registry { registry: "a.io".into(), action: RegistryAction::CheckLogin },
+            ServerRemedy::Registry { registry: "a.io".into(), action: RegistryAction::RaiseRateLimit },
+            ServerRemedy::Registry { registry: "a.io".into(), action: RegistryAction::TrustAuthority },
+            ServerRemedy::Registry { registry: "a.io".into(), action: RegistryAction::AllowPlainHttp },
             ServerRemedy::TryAgain,
             ServerRemedy::AwaitRegistry,
             ServerRemedy::AwaitServer,
@@ -182,24 +206,51 @@ fn hints_about_servers_are_as_recorded() {
 fn hints_about_images_are_as_recorded() {
     assert_words!(
         ImageRemedy {
+            ReplaceImage,
+            ObtainImage,
+            WriteWholeId,
+            ListImages,
+            ListFiles,
+            FreeImage,
+            UntagEach,
+            RemoveContainer,
+            LoadArchive,
+            ImportFiles,
+            TransferAgain,
+            LoadBase,
+            SelectPlatform,
+            RaiseLimit,
+            UseStoredImage,
             LongerPrefix,
             UseDigest,
             CheckSource,
             ConvertLayers,
             OtherLayout,
-            PassTar,
-            AwaitBuilds,
-            RelaxAccessTimes
+            PassTar
         },
         [
+            ImageRemedy::ReplaceImage,
+            ImageRemedy::ObtainImage { name: "alpine".into() },
+            ImageRemedy::WriteWholeId { id: "sha256:0".into() },
+            ImageRemedy::ListImages,
+            ImageRemedy::ListFiles,
+            ImageRemedy::FreeImage { container: "web".into() },
+            ImageRemedy::UntagEach,
+            ImageRemedy::RemoveContainer { name: "web".into() },
+            ImageRemedy::LoadArchive,
+            ImageRemedy::ImportFiles,
+            ImageRemedy::TransferAgain,
+            ImageRemedy::LoadBase,
+            ImageRemedy::SelectPlatform { platform: "linux/arm64".into() },
+            ImageRemedy::RaiseLimit { name: "ratio".into() },
+            ImageRemedy::UseStoredImage { first: None },
+            ImageRemedy::UseStoredImage { first: Some("check the network".into()) },
             ImageRemedy::LongerPrefix,
             ImageRemedy::UseDigest,
             ImageRemedy::CheckSource,
             ImageRemedy::ConvertLayers,
             ImageRemedy::OtherLayout,
             ImageRemedy::PassTar,
-            ImageRemedy::AwaitBuilds,
-            ImageRemedy::RelaxAccessTimes
         ]
     );
 }
@@ -208,6 +259,8 @@ fn hints_about_images_are_as_recorded() {
 fn hints_about_commands_are_as_recorded() {
     assert_words!(
         CommandRemedy {
+            InspectFailure,
+            RaiseUlimits,
             ValidAccountId,
             AddAccount,
             OtherAccount,
@@ -220,6 +273,8 @@ fn hints_about_commands_are_as_recorded() {
             AddKeyToAgent
         },
         [
+            CommandRemedy::InspectFailure,
+            CommandRemedy::RaiseUlimits { limits: "data=0".into() },
             CommandRemedy::ValidAccountId,
             CommandRemedy::AddAccount,
             CommandRemedy::OtherAccount,
@@ -234,140 +289,118 @@ fn hints_about_commands_are_as_recorded() {
     );
 }
 
-/// The remedies of an area of their own have tests of their own; one of each stands for them here.
 #[test]
-fn other_hints_are_as_recorded() {
-    let mut remedies: Vec<Remedy> = vec![
-        Remedy::PassMissing { secrets: vec!["token".into()], agents: vec!["default".into()] },
-        Remedy::did_you_mean("alpine"),
-        Remedy::UseOneOf { words: vec!["a".into(), "b".into()] },
-        Remedy::TimeOfCommit,
-        Remedy::FreeSpace,
-        Remedy::FreeSpaceAt { place: "/mnt".into() },
-        Remedy::FreeOutput,
-        Remedy::OtherStore,
-        Remedy::OwnStore,
-        Remedy::NewerProgram,
-        Remedy::RemoveFormat { file: "/s/format.json".into() },
-        Remedy::RestoreStore,
-        Remedy::ReplaceImage,
-        Remedy::RepairStore,
-        Remedy::EndLockHolder { lock: "lock".into() },
-        Remedy::ObtainImage { name: "alpine".into() },
-        Remedy::WriteWholeId { id: "sha256:0".into() },
-        Remedy::CorrectPath { root: "the build context".into() },
-        Remedy::OtherOutput { obstacle: "device" },
-        Remedy::OtherTarget,
-        Remedy::ListImages,
-        Remedy::ListFiles,
-        Remedy::FreeImage { container: "web".into() },
-        Remedy::UntagEach,
-        Remedy::RemoveContainer { name: "web".into() },
-        Remedy::GiveCommand,
-        Remedy::LoadArchive,
-        Remedy::ImportFiles,
-        Remedy::TransferAgain,
-        Remedy::LoadBase,
-        Remedy::SelectPlatform { platform: "linux/arm64".into() },
-        Remedy::GrantIds { file: "/etc/subuid".into() },
-        Remedy::LowerId { most: 7 },
-        Remedy::RaiseSessionLimit { limit: SessionLimit::Files },
-        Remedy::RaiseSessionLimit { limit: SessionLimit::Processes },
-        Remedy::CheckMemory,
-        Remedy::CheckNetwork,
-        Remedy::RaiseLimit { name: "ratio".into() },
-        Remedy::InspectFailure,
-        Remedy::RaiseUlimits { limits: "data=0".into() },
-        Remedy::SetArgument,
-        Remedy::Allow { entitlement: "network.host" },
-        Remedy::KeepSecretOut,
-        Remedy::PassSecret { id: "token".into() },
-        Remedy::PassAgent { id: "default".into() },
-        Remedy::PassContext,
-        Remedy::UseStoredImage { first: None },
-        Remedy::UseStoredImage { first: Some("check the network".into()) },
-        Remedy::OmitNetwork,
-        Remedy::ReadOnlyVolume,
-        Remedy::PermitNamespaces { setting: "user.max_user_namespaces=15000" },
-        Remedy::UnmaskProc,
-        Remedy::UnconfineSeccomp,
-        Remedy::FindDenial,
-        Remedy::CheckSubIds,
-        Remedy::MountProc,
-        FileRemedy::ShortenName.into(),
-        MountRemedy::OwnTarget.into(),
-        MachineRemedy::UpgradeKernel.into(),
-        ServerRemedy::TryAgain.into(),
-        ImageRemedy::UseDigest.into(),
-        CommandRemedy::AddAccount.into(),
-    ];
-    let registry = |action| Remedy::Registry { registry: "a.io".into(), action };
-    remedies.extend(RegistryAction::ALL.map(registry));
+fn hints_about_disks_are_as_recorded() {
     assert_words!(
-        Remedy {
-            PassMissing,
-            DidYouMean,
-            UseOneOf,
-            TimeOfCommit,
-            FreeSpace,
-            FreeSpaceAt,
-            FreeOutput,
-            OtherStore,
-            OwnStore,
-            NewerProgram,
-            RemoveFormat,
-            RestoreStore,
-            ReplaceImage,
-            RepairStore,
-            EndLockHolder,
-            ObtainImage,
-            WriteWholeId,
-            CorrectPath,
-            OtherOutput,
-            OtherTarget,
-            ListImages,
-            ListFiles,
-            FreeImage,
-            UntagEach,
-            RemoveContainer,
-            GiveCommand,
-            LoadArchive,
-            ImportFiles,
-            TransferAgain,
-            LoadBase,
-            SelectPlatform,
+        DiskRemedy { FreeSpace, FreeSpaceAt, FreeOutput },
+        [DiskRemedy::FreeSpace, DiskRemedy::FreeSpaceAt { place: "/mnt".into() }, DiskRemedy::FreeOutput]
+    );
+}
+
+#[test]
+fn hints_about_isolation_are_as_recorded() {
+    assert_words!(
+        IsolationRemedy {
             GrantIds,
             LowerId,
-            RaiseSessionLimit,
-            CheckMemory,
-            CheckNetwork,
-            RaiseLimit,
-            InspectFailure,
-            RaiseUlimits,
-            SetArgument,
-            Allow,
-            KeepSecretOut,
-            PassSecret,
-            PassAgent,
-            PassContext,
-            UseStoredImage,
             OmitNetwork,
-            ReadOnlyVolume,
             PermitNamespaces,
             UnmaskProc,
             UnconfineSeccomp,
             FindDenial,
             CheckSubIds,
-            MountProc,
-            Registry,
-            File,
-            Mount,
-            Machine,
-            Server,
-            Image,
-            Command
+            MountProc
         },
-        remedies
+        [
+            IsolationRemedy::GrantIds { file: "/etc/subuid".into() },
+            IsolationRemedy::LowerId { most: 7 },
+            IsolationRemedy::OmitNetwork,
+            IsolationRemedy::PermitNamespaces { setting: "user.max_user_namespaces=15000" },
+            IsolationRemedy::UnmaskProc,
+            IsolationRemedy::UnconfineSeccomp,
+            IsolationRemedy::FindDenial,
+            IsolationRemedy::CheckSubIds,
+            IsolationRemedy::MountProc
+        ]
+    );
+}
+
+#[test]
+fn hints_about_the_store_are_as_recorded() {
+    assert_words!(
+        StoreRemedy {
+            OtherStore,
+            OwnStore,
+            NewerProgram,
+            RemoveFormat,
+            RestoreStore,
+            RepairStore,
+            EndLockHolder,
+            AwaitBuilds,
+            RelaxAccessTimes
+        },
+        [
+            StoreRemedy::OtherStore,
+            StoreRemedy::OwnStore,
+            StoreRemedy::NewerProgram,
+            StoreRemedy::RemoveFormat { file: "/s/format.json".into() },
+            StoreRemedy::RestoreStore,
+            StoreRemedy::RepairStore,
+            StoreRemedy::EndLockHolder { lock: "lock".into() },
+            StoreRemedy::AwaitBuilds,
+            StoreRemedy::RelaxAccessTimes
+        ]
+    );
+}
+
+#[test]
+fn hints_about_a_build_are_as_recorded() {
+    assert_words!(
+        BuildRemedy {
+            PassMissing,
+            TimeOfCommit,
+            GiveCommand,
+            SetArgument,
+            Allow,
+            KeepSecretOut,
+            PassSecret,
+            PassAgent,
+            PassContext
+        },
+        [
+            BuildRemedy::PassMissing { secrets: vec!["token".into()], agents: vec!["default".into()] },
+            BuildRemedy::TimeOfCommit,
+            BuildRemedy::GiveCommand,
+            BuildRemedy::SetArgument,
+            BuildRemedy::Allow { entitlement: "network.host" },
+            BuildRemedy::KeepSecretOut,
+            BuildRemedy::PassSecret { id: "token".into() },
+            BuildRemedy::PassAgent { id: "default".into() },
+            BuildRemedy::PassContext
+        ]
+    );
+}
+
+/// The remedies of an area have tests of their own; one of each stands for them here.
+#[test]
+fn other_hints_are_as_recorded() {
+    assert_words!(
+        Remedy { DidYouMean, UseOneOf, File, Mount, Machine, Server, Image, Command, Disk, Isolation, Store, Build },
+        [
+            Remedy::did_you_mean("alpine"),
+            Remedy::UseOneOf { words: vec!["a".into()] },
+            Remedy::UseOneOf { words: vec!["a".into(), "b".into()] },
+            FileRemedy::ShortenName.into(),
+            MountRemedy::OwnTarget.into(),
+            MachineRemedy::UpgradeKernel.into(),
+            ServerRemedy::TryAgain.into(),
+            ImageRemedy::UseDigest.into(),
+            CommandRemedy::AddAccount.into(),
+            DiskRemedy::FreeSpace.into(),
+            IsolationRemedy::MountProc.into(),
+            StoreRemedy::OtherStore.into(),
+            BuildRemedy::SetArgument.into()
+        ]
     );
 }
 
