@@ -24,7 +24,7 @@ use crate::events::Events;
 use crate::export::secret_scan;
 use crate::prepare::downloads::{DownloadedFiles, Online};
 use crate::prepare::lookup::{LookedUp, Lookup, PreparedVertex};
-use crate::prepare::resolve::Resolver;
+use crate::prepare::resolve::{PullPolicy, Resolver};
 use crate::request::BuildRequest;
 
 pub struct Prepared {
@@ -99,6 +99,28 @@ pub fn prepare(
     let platform = graph.config.platform();
     let build_index = build_index_name(request, &name, &platform);
     Ok(Prepared { platform, graph, vertices, marks, images, downloads, hashes, build_index })
+}
+
+/// Looks for mistakes in the target, or without one in all stages, as far as the store has their
+/// images. Nothing is pulled.
+///
+/// # Errors
+///
+/// Fails with the mistakes, or if the store cannot be read.
+pub fn check(file: &Dockerfile, params: &Parameters, store: &Store) -> Result<()> {
+    let resolver = Resolver::new(store, PullPolicy::Never, &|_| Ok(Vec::new()));
+    let mut bases = HashMap::new();
+    loop {
+        let known = bases.len();
+        for need in rbuild_plan::check(file, params, &bases).map_err(BuildError::Dockerfile)? {
+            let stored = resolver.stored(&need)?;
+            let base = stored.map(|image| BaseImage { manifest: image.manifest_digest, config: image.config });
+            bases.extend(base.map(|base| (need.key(), base)));
+        }
+        if bases.len() == known {
+            return Ok(());
+        }
+    }
 }
 
 /// Returns the name of the build index: Dockerfile name, contexts and platform.

@@ -12,6 +12,6 @@ mod state;
 #[cfg(test)]
 mod tests;
 
-pub use analysis::{Analysis, StageUse, analyze};
+pub use analysis::{Analysis, StageUse, analyze, check};
 pub use stages::{Plan, plan};
 pub use state::{BaseImage, ImageNeed, PlatformImage};

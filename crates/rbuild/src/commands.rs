@@ -10,6 +10,7 @@ pub mod explain;
 mod fetcher;
 pub mod images;
 mod in_builder;
+mod lint;
 pub mod login;
 pub mod logs;
 mod named;

@@ -86,6 +86,11 @@ impl<'a> Resolver<'a> {
         if missing.is_empty() { Ok(found) } else { Err(BuildError::Unmet(missing)) }
     }
 
+    /// Returns the image of the store for a need, if there is one.
+    pub(super) fn stored(&self, need: &ImageNeed) -> Result<Option<Image>> {
+        Ok(self.candidate(need)?.map(|candidate| candidate.image))
+    }
+
     /// Returns the image to pull for a need, if any.
     fn to_pull(&self, need: &ImageNeed) -> Result<Option<ImageRequest>> {
         let ImageName::Reference(name) = &need.image.name else { return Ok(None) };

@@ -8,7 +8,7 @@ use rbuild_image::Platform;
 
 use crate::parameters::{NamedContext, Parameters};
 use crate::planner::args;
-use crate::planner::state::Planner;
+use crate::planner::state::{BaseImage, ImageNeed, Interrupted, Planner, PlatformImage};
 
 /// The global scope of a Dockerfile, and the part that each stage has in a build.
 pub struct Analysis<'p> {
@@ -55,4 +55,39 @@ pub fn analyze<'p>(file: &Dockerfile, params: &'p Parameters) -> Result<Analysis
     });
     let stages = stages.collect();
     Ok(Analysis { automatic, globals: planner.globals, target, stages })
+}
+
+/// Plans the target and the stages that it needs, or without a target all stages, and drops the
+/// plan. What a machine or a command line has to permit is permitted. Returns the images that are
+/// not in `images`: the stages based on them were not planned.
+///
+/// # Errors
+///
+/// Returns the first error of each stage.
+pub fn check(
+    file: &Dockerfile,
+    params: &Parameters,
+    images: &HashMap<PlatformImage, BaseImage>,
+) -> Result<Vec<ImageNeed>, Vec<Diagnostic>> {
+    let emulated = rbuild_image::ARCHITECTURES.map(String::from).to_vec();
+    let params = Parameters { emulated, allow_host_network: true, allow_insecure: true, ..params.clone() };
+    let mut planner = Planner::new(file, &params, images);
+    let stages = match planner.prepare() {
+        Ok(target) if params.target.is_some() => planner.needed(target),
+        Ok(_) => vec![true; file.stages.len()],
+        Err(Interrupted::Error(d)) => return Err(vec![d]),
+        Err(Interrupted::Needs) => return Ok(planner.needs),
+    };
+    let mut errors = Vec::new();
+    for index in (0..stages.len()).filter(|index| stages[*index]) {
+        match planner.stage(index) {
+            Ok(_) => continue,
+            Err(Interrupted::Needs) => drop(planner.unresolved.insert(index)),
+            // Stages that use an invalid one have its error.
+            Err(Interrupted::Error(d)) if !errors.contains(&d) => errors.push(d),
+            Err(Interrupted::Error(_)) => {}
+        }
+        planner.in_progress.clear();
+    }
+    if errors.is_empty() { Ok(planner.needs) } else { Err(errors) }
 }

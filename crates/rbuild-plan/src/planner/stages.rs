@@ -51,12 +51,17 @@ pub fn plan(
 }
 
 impl Planner<'_> {
-    pub(super) fn build(&mut self) -> Planned<BuildGraph> {
+    /// Evaluates the part before the first stage, and returns the target.
+    pub(super) fn prepare(&mut self) -> Planned<usize> {
         args::syntax(self)?;
         let target = self.target()?;
         args::global_args(self, target)?;
-        let epoch = args::epoch(self)?;
-        self.epoch = epoch;
+        self.epoch = args::epoch(self)?;
+        Ok(target)
+    }
+
+    pub(super) fn build(&mut self) -> Planned<BuildGraph> {
+        let target = self.prepare()?;
         self.plan_dependencies(target)?;
         let mut state = self.stage(target)?;
         state.config.config.env = state.env.iter().map(|(k, v)| format!("{k}={v}")).collect();
@@ -81,7 +86,7 @@ impl Planner<'_> {
             target: state.vertex,
             config: state.config,
             history: self.history_up_to(state.history),
-            epoch,
+            epoch: self.epoch,
             warnings: std::mem::take(&mut self.warnings),
         })
     }

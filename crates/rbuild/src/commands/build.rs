@@ -1,6 +1,7 @@
 //! The verb `build`.
 
-use rbuild_dockerfile::ast::Dockerfile;
+use std::cell::OnceCell;
+
 use rbuild_engine::{BuildError, BuildRequest, ImageRequest, Online, UrlSource};
 use rbuild_image::{SourceUrl, hide_logins};
 use rbuild_linux::Destination;
@@ -9,6 +10,7 @@ use rbuild_store::Store;
 use crate::args::{BuildArgs, ProgressMode};
 use crate::commands::build_once::{BuildOnce, BuildOutcome, Reports, conclude};
 use crate::commands::check::{self, CallMode, parse_call};
+use crate::commands::lint::Lint;
 use crate::commands::transfer::Show;
 use crate::commands::{fetcher, verify};
 use crate::exit::{Failure, build_code, code};
@@ -65,10 +67,7 @@ fn build_from(
     if call != CallMode::Build {
         return check::call(&file, &request, store, &source, (call, json));
     }
-    let lint = lint(&file, &request, store, &source)?;
-    if let Lint::Fails(code) = lint {
-        return Ok(code);
-    }
+    let lint = Lint { file: &file, store, source: &source, warnings: OnceCell::new() };
     let show = show(args);
     if !push.is_empty() {
         fetcher::check_push(&args.registry, show, &push)?;
@@ -77,8 +76,16 @@ fn build_from(
     let logins = fetcher::logins(&request.secrets);
     let fetch = |wanted: &[UrlSource]| fetcher::fetch(store, &args.registry, &logins, show, wanted);
     let online = Online::new(&pull_images, &fetch);
-    let once =
-        BuildOnce { settings, store, file: &file, mode, explain: args.explain, report: &report, online: &online };
+    let once = BuildOnce {
+        settings,
+        store,
+        file: &file,
+        mode,
+        explain: args.explain,
+        report: &report,
+        online: &online,
+        lint: &lint,
+    };
     let ended = if args.verify {
         verify::verify(&once, args, (request, fetch_input), &reports)?
     } else {
@@ -126,51 +133,4 @@ fn write_timings(store: &Store, request: &BuildRequest, dest: &Destination) -> R
     let logs = store.logs().build_logs()?;
     let Some(log) = logs.iter().find(|log| log.id == request.build_id) else { return Ok(()) };
     dest.write(timings_html::html(log).as_bytes()).map_err(|e| output::unwritten("the timings", &dest.path(), e))
-}
-
-/// Findings of the lint rules, collected before the build.
-enum Lint {
-    Warnings(Vec<String>),
-    /// The Dockerfile has warnings and `check=error=true`. The warnings have been printed; holds
-    /// the exit code.
-    Fails(u8),
-}
-
-fn lint(file: &Dockerfile, request: &BuildRequest, store: &Store, source: &SourceText<'_>) -> Result<Lint, Failure> {
-    // The planner reports these errors.
-    let Ok(analysis) = rbuild_plan::analyze(file, &request.parameters) else {
-        return Ok(Lint::Warnings(Vec::new()));
-    };
-    let (warnings, fails) = check::warnings(file, request, store, &analysis)?;
-    if fails && !warnings.is_empty() {
-        for w in &warnings {
-            let d = rbuild_dockerfile::Diagnostic::new(w.span, format!("{}: {}", w.rule.name, w.message));
-            terminal::err(&request.secret_values().mask(diagnostics::diagnostic(&d, source, terminal::colours())));
-        }
-        terminal::error("warnings are errors in this Dockerfile (check=error=true)", None);
-        return Ok(Lint::Fails(code::FAILED));
-    }
-    let text = |w: &rbuild_dockerfile::lint::LintWarning| {
-        let text = format!(" - {}: {} (line {})\n", w.rule.name, w.message, source.line(w.span.start).0);
-        request.secret_values().mask(text)
-    };
-    Ok(Lint::Warnings(warnings.iter().map(text).collect()))
-}
-
-impl Lint {
-    /// Prints the first three warnings after a build, whether it succeeded or failed; `--check`
-    /// prints all.
-    fn show(&self, mode: Mode) {
-        let Lint::Warnings(list) = self else { return };
-        if list.is_empty() || mode == Mode::Quiet {
-            return;
-        }
-        let noun = if list.len() == 1 { "warning" } else { "warnings" };
-        let more = if list.len() > 3 { "; --check shows all" } else { "" };
-        terminal::err(&format!(
-            "{} {noun} found{more}:\n{}",
-            list.len(),
-            list.iter().take(3).cloned().collect::<String>()
-        ));
-    }
 }

@@ -19,6 +19,7 @@ use serde_json::{Value, json};
 
 use crate::args::{BuildArgs, ProgressMode};
 use crate::commands::in_builder::store_in;
+use crate::commands::lint::Lint;
 use crate::exit::{Failure, code};
 use crate::input::output;
 use crate::input::settings::Settings;
@@ -43,6 +44,8 @@ pub struct BuildOnce<'a> {
     pub explain: bool,
     /// Pulls images and downloads files.
     pub online: &'a Online<'a>,
+    /// The rules that may refuse the Dockerfile, once its images are known.
+    pub lint: &'a Lint<'a>,
     /// Prints an error and returns its exit code.
     pub report: &'a dyn Fn(&BuildError) -> u8,
 }
@@ -64,6 +67,9 @@ impl BuildOnce<'_> {
                 return Ok(BuildOutcome::Failed((self.report)(&e)));
             }
         };
+        if let Some(code) = self.lint.run(request)? {
+            return Ok(BuildOutcome::Failed(code));
+        }
         let answer = match &prepared[..] {
             [only] => answer(only, request, self.store, &sender),
             _ => Ok(None),

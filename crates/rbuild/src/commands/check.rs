@@ -1,17 +1,16 @@
 //! `--check` and `--call=check|outline|targets`: analyses of a Dockerfile that build nothing.
 
 use rbuild_dockerfile::ast::{Dockerfile, Stage};
-use rbuild_dockerfile::lint::{self, BaseFacts, Facts, LintSettings, LintWarning, StageRole};
+use rbuild_dockerfile::lint::LintWarning;
 use rbuild_dockerfile::{Diagnostic, Span};
-use rbuild_engine::BuildRequest;
-use rbuild_image::Platform;
-use rbuild_plan::{Analysis, ContextSource, NamedContext, Parameters, StageUse};
-use rbuild_source::Ignore;
+use rbuild_engine::{BuildError, BuildRequest};
+use rbuild_plan::StageUse;
 use rbuild_store::Store;
 use serde_json::{Value, json};
 
+use crate::commands::lint;
 use crate::commands::outline::{Outline, description};
-use crate::exit::{Failure, code};
+use crate::exit::{Failure, build_code, code};
 use crate::ui::diagnostics::{self, SourceText};
 use crate::ui::terminal;
 
@@ -57,21 +56,7 @@ pub fn call(
 ) -> Result<u8, Failure> {
     match call {
         CallMode::Build => Ok(code::OK),
-        CallMode::Check => match rbuild_plan::analyze(file, &request.parameters) {
-            Ok(mut analysis) => {
-                if request.parameters.target.is_none() {
-                    // All stages are checked.
-                    analysis
-                        .stages
-                        .iter_mut()
-                        .filter(|s| **s == StageUse::Unneeded)
-                        .for_each(|s| *s = StageUse::Needed);
-                }
-                let (warnings, _) = warnings(file, request, store, &analysis)?;
-                Ok(show_warnings(&warnings, source, json))
-            }
-            Err(d) => Ok(mistake(&d, source)),
-        },
+        CallMode::Check => check(file, request, store, source, json),
         CallMode::Targets => {
             targets(file, json);
             Ok(code::OK)
@@ -79,7 +64,7 @@ pub fn call(
         CallMode::Outline => {
             let outline = match Outline::of(file, request) {
                 Ok(outline) => outline,
-                Err(d) => return Ok(mistake(&d, source)),
+                Err(d) => return Ok(mistakes(vec![d], source)),
             };
             if json {
                 print_json(&outline.json());
@@ -91,80 +76,42 @@ pub fn call(
     }
 }
 
-/// Prints a mistake in the Dockerfile or in the choice of its target, and returns the exit code.
-fn mistake(d: &Diagnostic, source: &SourceText<'_>) -> u8 {
-    terminal::err(&diagnostics::diagnostic(d, source, terminal::colours()));
-    code::USAGE
+/// Prints mistakes in the Dockerfile or in the choice of its target, and returns the exit code.
+fn mistakes(errors: Vec<Diagnostic>, source: &SourceText<'_>) -> u8 {
+    let e = BuildError::Dockerfile(errors);
+    terminal::err(&diagnostics::build_error(&e, source, terminal::colours()));
+    build_code(&e)
 }
 
-/// Returns the lint warnings for a Dockerfile, and true if they are to fail the build.
-pub fn warnings(
+/// Lints a Dockerfile, and plans it as far as the images of the store permit. Without a target, all
+/// stages are checked.
+fn check(
     file: &Dockerfile,
     request: &BuildRequest,
     store: &Store,
-    analysis: &Analysis<'_>,
-) -> Result<(Vec<LintWarning>, bool), Failure> {
-    let given = request.parameters.build_arg("BUILDKIT_DOCKERFILE_CHECK");
-    let settings = match given {
-        Some(text) => {
-            LintSettings::parse(text).map_err(|e| Failure::usage(format!("BUILDKIT_DOCKERFILE_CHECK: {e}")))?
+    source: &SourceText<'_>,
+    json: bool,
+) -> Result<u8, Failure> {
+    let plans = request.plans();
+    let mut analyses = Vec::new();
+    for plan in &plans {
+        let mut analysis = match rbuild_plan::analyze(file, plan) {
+            Ok(analysis) => analysis,
+            Err(d) => return Ok(mistakes(vec![d], source)),
+        };
+        if plan.target.is_none() {
+            analysis.stages.iter_mut().filter(|s| **s == StageUse::Unneeded).for_each(|s| *s = StageUse::Needed);
         }
-        None => lint::settings(file).map_err(|d| {
-            let text = rbuild_dockerfile::readable(&request.dockerfile).0.into_owned();
-            let (line, _) = SourceText::new(&request.dockerfile_name, &text).line(d.span.start);
-            let place = format!("{}:{line}", request.dockerfile_name);
-            Failure::usage(format!("the check directive at {place}: {}", d.message))
-                .help("write `# check=skip=RULE,RULE;error=true`, or omit it")
-        })?,
-    };
-    if given.is_none() {
-        let text = rbuild_dockerfile::readable(&request.dockerfile).0.into_owned();
-        let source = SourceText::new(&request.dockerfile_name, &text);
-        for unknown in lint::unknown_rules(file) {
-            let (line, _) = source.line(unknown.span.start);
-            let text = format!("the check directive at {}:{line}: {}", source.name, unknown.message);
-            terminal::warning(rbuild_engine::Warning { text, help: unknown.help });
+        if let Err(e) = rbuild_engine::check(file, plan, store) {
+            return match e {
+                BuildError::Dockerfile(errors) => Ok(mistakes(errors, source)),
+                other => Err(other.into()),
+            };
         }
+        analyses.push((plan, analysis));
     }
-    let parameters = &request.parameters;
-    let ignore = request.context.as_ref().map_or("", |c| c.ignore.as_str());
-    let ignore = Ignore::parse(ignore).unwrap_or_default();
-    // A negated pattern may re-include a file, so the rule is off if there are any.
-    let ignored = |path: &str| !ignore.has_negations() && ignore.excludes(path);
-    let facts = Facts {
-        role: &|stage| match &analysis.stages[stage] {
-            StageUse::Needed => StageRole::Built,
-            StageUse::Unneeded => StageRole::Unused,
-            StageUse::Replaced(context, platform) => StageRole::Replaced(context_facts(store, context, platform)),
-        },
-        base: &|name, platform| base_facts(parameters, store, name, platform),
-        ignored: &ignored,
-        build_arg: &|name| parameters.build_arg(name).map(str::to_string),
-        automatic: &analysis.automatic,
-    };
-    Ok((lint::check(file, &facts, &settings), settings.error))
-}
-
-/// Returns the facts about a base image of the store. `platform` is the value of `FROM --platform`.
-fn base_facts(parameters: &Parameters, store: &Store, name: &str, platform: Option<&str>) -> Option<BaseFacts> {
-    let platform = platform.and_then(|text| text.parse().ok());
-    let wanted = platform.as_ref().unwrap_or(&parameters.platform);
-    if let Some(context) = parameters.context_named(name, wanted) {
-        return context_facts(store, context, wanted);
-    }
-    let config = store.images().named_image_for(&name.parse().ok()?, wanted).ok()?.config;
-    let own = config.platform();
-    let foreign = (!wanted.runs(&own)).then(|| own.to_string());
-    Some(BaseFacts { env: config.config.env, foreign })
-}
-
-/// Returns the facts about a named context. As in BuildKit, its image may have any platform.
-fn context_facts(store: &Store, context: &NamedContext, platform: &Platform) -> Option<BaseFacts> {
-    let env = match &context.source {
-        ContextSource::Image(image) => store.images().named_image_for(&image.name, platform).ok()?.config.config.env,
-        ContextSource::Directory(_) | ContextSource::Scratch => Vec::new(),
-    };
-    Some(BaseFacts { env, foreign: None })
+    let (warnings, _) = lint::warnings(file, request, store, &analyses)?;
+    Ok(show_warnings(&warnings, source, json))
 }
 
 /// Prints all warnings and returns the exit code.

@@ -55,6 +55,24 @@ fn rules_see_the_base_image_of_the_stages_platform() {
     assert!(ran.stdout.contains("base image `other` is for linux/arm64"), "{}", ran.stdout);
 }
 
+/// A mistake that fails the build fails --check as well, in any stage.
+#[test]
+fn check_reports_the_mistakes_of_a_build() {
+    let lab = Lab::new();
+    lab.write("Dockerfile", "ARG P\nFROM --platform=$P busybox AS other\nFROM busybox\nRUN --network=host true\n");
+    lab.rbuild(["build", "--check", "."]).fails(2, &["platform `$P` is empty after expansion"]);
+    lab.rbuild(["build", "--check", "--target", "1", "."]).ok();
+    lab.rbuild(["build", "--check", "--build-arg", "P=linux/a/b/c/d", "."]).fails(2, &["linux/a/b/c/d"]);
+    // Of several platforms, each is checked.
+    let tar = crate::lab::base("busybox.tar");
+    lab.rbuild(["import", "--platform", "linux/amd64", tar.to_str().unwrap(), "amd"]).ok();
+    lab.write("Dockerfile", "FROM amd\n");
+    for platforms in ["linux/amd64,linux/arm64", "linux/arm64,linux/amd64"] {
+        let ran = lab.rbuild(["build", "--check", "--platform", platforms, "."]);
+        assert_eq!(ran.stdout.matches("warning: Invalid").count(), 1, "{platforms}: {}", ran.stdout);
+    }
+}
+
 /// A build warns of the stages that it builds; `--check` without a target checks all.
 #[test]
 fn stages_that_are_not_built_do_not_fail_a_build() {

@@ -135,6 +135,20 @@ fn every_instruction_that_names_an_image_pulls_it() {
     }
 }
 
+/// A rule that has to know the base image gives the same result in the build that pulls it.
+#[test]
+fn the_rules_know_an_image_that_the_build_pulls() {
+    let scene = Scene::with_image();
+    let name = scene.name("busybox:1");
+    let file = format!("# check=error=true\nFROM {name}\nLABEL a=$UNKNOWN\n");
+    for _ in 0..2 {
+        scene.build(&file, &["."]).fails(1, &["variable `UNKNOWN` is not declared here"]);
+    }
+    scene.forget(&name);
+    let ran = scene.build(&file.replace("error=true", "error=false"), &["."]).ok();
+    assert!(ran.stderr.contains("1 warning found"), "{}", ran.stderr);
+}
+
 #[test]
 fn images_pulled_by_digest_are_found_again() {
     let scene = Scene::with_image();

@@ -232,3 +232,24 @@ fn contexts_are_selected_by_the_platform_of_the_stage() {
         assert_eq!(needs(file, vec![image("base", "any")]), ["any linux/s390x"], "{file}");
     }
 }
+
+#[test]
+fn a_check_finds_the_mistakes_of_all_stages_that_can_be_planned() {
+    let file = "ARG P\nFROM --platform=$P debian AS a\nFROM a AS b\nFROM unknown AS c\nUSER $\nFROM debian AS d\n\
+                RUN --mount=type=bind,target=/ true\nFROM --platform=linux/s390x debian AS e\nRUN true\nFROM scratch\n";
+    let file = parse(file.as_bytes()).unwrap();
+    let messages = |target: Option<&str>| {
+        let params = Parameters { target: target.map(str::to_string), ..params() };
+        check(&file, &params, &debian())
+            .map(|needs| needs.len())
+            .map_err(|errors| errors.iter().map(|d| d.message.clone()).collect::<Vec<_>>())
+    };
+    let errors = messages(None).unwrap_err();
+    assert!(
+        matches!(&errors[..], [a, d] if a.contains("`$P` is empty") && d.contains("mount target `/`")),
+        "{errors:?}"
+    );
+    assert_eq!(messages(Some("b")).unwrap_err().len(), 1);
+    // A base image that is unknown, and one of another platform.
+    assert_eq!((messages(Some("c")), messages(Some("e"))), (Ok(1), Ok(1)));
+}
