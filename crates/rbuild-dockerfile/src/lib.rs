@@ -21,6 +21,7 @@
 #![warn(missing_docs)]
 
 pub mod ast;
+mod boolean;
 mod csv;
 mod debug_tree;
 mod diagnostic;
@@ -36,10 +37,11 @@ mod variables;
 mod words;
 
 pub use ast::Dockerfile;
+pub use boolean::parse_bool;
 pub use csv::{CsvError, CsvField, csv_record};
 pub use debug_tree::{DebugNode, debug_tree};
 pub use diagnostic::{Diagnostic, Help, Span};
-pub use mount::{Mount, MountKind, Sharing, expand_mount, mount_from, parse_mount, parse_size};
+pub use mount::{Mount, MountKind, Sharing, check_mount, expand_mount, mount_from, parse_mount, parse_size};
 pub use parse::{parse, parse_trigger};
 pub use rbuild_remedy::closest;
 pub use text::readable;

@@ -3,6 +3,7 @@
 use rbuild_remedy::Remedy;
 
 use crate::ast::Word;
+use crate::boolean::parse_bool;
 use crate::csv::{CsvField, csv_record};
 use crate::diagnostic::{Diagnostic, Span};
 use crate::variables::Vars;
@@ -67,7 +68,7 @@ pub struct Mount {
 }
 
 const TYPES: [&str; 5] = ["bind", "cache", "tmpfs", "secret", "ssh"];
-const KEYS: [&str; 20] = [
+const KEYS: [&str; 19] = [
     "type",
     "target",
     "dst",
@@ -87,7 +88,6 @@ const KEYS: [&str; 20] = [
     "uid",
     "gid",
     "env",
-    "",
 ];
 
 /// Parses the value of `--mount`: comma-separated options, with CSV quoting. Variables are not
@@ -98,7 +98,7 @@ const KEYS: [&str; 20] = [
 ///
 /// # Errors
 ///
-/// Returns an error for the first unknown, misplaced or malformed option, or for a missing target.
+/// Returns an error for the first unknown, misplaced or malformed option.
 pub fn parse_mount(text: &str, span: Span) -> Result<Mount, Diagnostic> {
     of_options(&options(text, span)?, span)
 }
@@ -111,15 +111,31 @@ pub fn parse_mount(text: &str, span: Span) -> Result<Mount, Diagnostic> {
 /// The errors of [`parse_mount`], of an expansion, and of a variable in `from`.
 pub fn expand_mount(word: &Word, vars: &Vars, escape: char) -> Result<Mount, Diagnostic> {
     let mut options = options(&word.text, word.span)?;
+    check_from(&options, word.span)?;
     for Assignment { key, value, span } in &mut options {
-        let Some(text) = value.take_if(|text| text.contains('$')) else { continue };
-        if key == "from" {
-            let d = Diagnostic::new(word.span, "mount option `from` does not expand variables");
-            return Err(d.help("define a stage with `FROM $NAME AS x` and use `from=x`"));
+        if let Some(text) = value.take_if(|_| key != "from") {
+            *value = Some(vars.expand(&Word { text, span: *span }, escape)?);
         }
-        *value = Some(vars.expand(&Word { text, span: *span }, escape)?);
     }
     of_options(&options, word.span)
+}
+
+/// Checks the parts of a `--mount` that no variable can change, also in stages that are not built.
+///
+/// # Errors
+///
+/// Returns an error for an invalid list of options, and for a variable in `from`.
+pub fn check_mount(word: &Word) -> Result<(), Diagnostic> {
+    check_from(&options(&word.text, word.span)?, word.span)
+}
+
+fn check_from(options: &[Assignment], span: Span) -> Result<(), Diagnostic> {
+    let variable = |value: &str| value.find('$').is_some_and(|at| at + 1 < value.len());
+    match options.iter().any(|o| o.key == "from" && o.value.as_deref().is_some_and(variable)) {
+        true => Err(Diagnostic::new(span, "mount option `from` does not expand variables")
+            .help("define a stage with `FROM $NAME AS x` and use `from=x`")),
+        false => Ok(()),
+    }
 }
 
 fn of_options(options: &[Assignment], span: Span) -> Result<Mount, Diagnostic> {
@@ -137,8 +153,11 @@ fn of_options(options: &[Assignment], span: Span) -> Result<Mount, Diagnostic> {
             }
         })?;
     }
-    if mount.target.is_none() && matches!(mount.kind, MountKind::Bind | MountKind::Cache | MountKind::Tmpfs) {
-        return Err(fail(format!("a {} mount requires a target", mount.kind.name())).help("add `target=/path`"));
+    if mount.kind == MountKind::Secret && mount.from.is_some() {
+        return Err(fail("a secret mount has no `from`".into()));
+    }
+    if mount.kind == MountKind::Ssh && mount.source.is_some() {
+        return Err(fail("an ssh mount has no `source`".into()));
     }
     if mount.kind == MountKind::Secret && mount.id.is_some() && mount.source.is_some() {
         return Err(fail("a secret mount accepts either `id` or `source`, not both".into()));
@@ -146,12 +165,13 @@ fn of_options(options: &[Assignment], span: Span) -> Result<Mount, Diagnostic> {
     Ok(mount)
 }
 
-/// Returns the `from` of a bind or cache mount. Other options may still contain variables.
+/// Returns the `from` of a mount, unless its type is known to have no files. Other options, the type
+/// included, may still contain variables.
 pub fn mount_from(text: &str) -> Option<String> {
     let options = options(text, Span::default()).ok()?;
-    let of_files = matches!(kind(&options).ok()?, MountKind::Bind | MountKind::Cache);
+    let of_files = !matches!(kind(&options), Ok(MountKind::Tmpfs | MountKind::Secret | MountKind::Ssh));
     let from = options.into_iter().rfind(|o| o.key == "from")?;
-    from.value.filter(|_| of_files)
+    from.value.filter(|value| of_files && !value.is_empty())
 }
 
 /// An option of a mount: `key=value` or `key`.
@@ -167,30 +187,47 @@ fn options(text: &str, span: Span) -> Result<Vec<Assignment>, Diagnostic> {
     let assignment = |CsvField { text, start, end }: CsvField| {
         let span = if exact { Span::new(span.start + start, span.start + end) } else { span };
         match text.split_once('=') {
-            Some((key, value)) => Assignment { key: key.trim().to_lowercase(), value: Some(value.to_string()), span },
-            None => Assignment { key: text.trim().to_lowercase(), value: None, span },
+            Some((key, value)) => Assignment { key: key.to_lowercase(), value: Some(value.to_string()), span },
+            None => Assignment { key: text.to_lowercase(), value: None, span },
         }
     };
     Ok(fields.into_iter().map(assignment).collect())
 }
 
-/// Returns the type of the mount. It determines the valid options, so it is read first wherever it
-/// occurs.
+/// Returns the type of the mount: the last one given. It determines the valid options, so it is read
+/// first wherever it occurs.
 fn kind(options: &[Assignment]) -> Result<MountKind, Diagnostic> {
-    let given = options.iter().find(|o| o.key == "type").and_then(|o| Some((o.value.as_deref()?, o.span)));
-    let Some((kind, span)) = given else { return Ok(MountKind::Bind) };
-    Ok(match kind.to_lowercase().as_str() {
-        "bind" => MountKind::Bind,
-        "cache" => MountKind::Cache,
-        "tmpfs" => MountKind::Tmpfs,
-        "secret" => MountKind::Secret,
-        "ssh" => MountKind::Ssh,
-        other => {
-            return Err(Diagnostic::new(span, format!("unknown mount type `{other}`"))
-                .help(Remedy::UseOneOf { words: TYPES.iter().map(ToString::to_string).collect() })
-                .suggest(other, TYPES));
-        }
-    })
+    let mut found = MountKind::default();
+    for Assignment { value, span, .. } in options.iter().filter(|o| o.key == "type") {
+        let Some(name) = value else { return Err(Diagnostic::new(*span, "mount option `type` needs a value")) };
+        found = match name.to_lowercase().as_str() {
+            "bind" => MountKind::Bind,
+            "cache" => MountKind::Cache,
+            "tmpfs" => MountKind::Tmpfs,
+            "secret" => MountKind::Secret,
+            "ssh" => MountKind::Ssh,
+            other => {
+                return Err(Diagnostic::new(*span, format!("unknown mount type `{other}`"))
+                    .help(Remedy::UseOneOf { words: TYPES.iter().map(ToString::to_string).collect() })
+                    .suggest(other, TYPES));
+            }
+        };
+    }
+    Ok(found)
+}
+
+impl Mount {
+    /// Returns the ID of a secret: `id`, `source`, or the last part of the target.
+    pub fn secret_id(&self) -> Option<String> {
+        let last = || self.target.as_deref().and_then(|target| target.trim_end_matches('/').rsplit('/').next());
+        let id = self.id.as_deref().or(self.source.as_deref()).or_else(last);
+        id.filter(|id| !id.is_empty()).map(str::to_string)
+    }
+
+    /// Returns the ID of an agent.
+    pub fn agent_id(&self) -> String {
+        self.id.clone().unwrap_or_else(|| "default".into())
+    }
 }
 
 impl MountKind {
@@ -212,20 +249,17 @@ enum OptionError {
     Value(&'static str),
 }
 
-/// Returns the mount types that accept an option; `None` if there is no such option.
+/// Returns the mount types that accept an option, as in BuildKit, where most options are accepted and
+/// ignored by types that do not use them; `None` if there is no such option.
 fn accepted_by(key: &str) -> Option<&'static [MountKind]> {
     use MountKind::*;
     Some(match key {
-        "type" | "target" | "dst" | "destination" | "ro" | "readonly" | "rw" | "readwrite" => {
-            &[Bind, Cache, Tmpfs, Secret, Ssh]
-        }
-        "source" | "src" => &[Bind, Cache, Secret],
-        "from" => &[Bind, Cache],
-        "id" | "mode" | "uid" | "gid" => &[Cache, Secret, Ssh],
+        "type" | "target" | "dst" | "destination" | "ro" | "readonly" | "rw" | "readwrite" | "source" | "src"
+        | "from" | "id" | "env" => &[Bind, Cache, Tmpfs, Secret, Ssh],
+        "mode" | "uid" | "gid" => &[Cache, Secret, Ssh],
         "sharing" => &[Cache],
         "required" => &[Secret, Ssh],
         "size" => &[Tmpfs],
-        "env" => &[Secret],
         _ => return None,
     })
 }
@@ -234,23 +268,25 @@ fn set_option(mount: &mut Mount, key: &str, value: Option<&str>) -> Result<(), O
     if !accepted_by(key).ok_or(OptionError::Unknown)?.contains(&mount.kind) {
         return Err(OptionError::Misplaced);
     }
-    let text = || value.filter(|v| !v.is_empty()).map(str::to_string).ok_or(OptionError::Value("needs a value"));
-    let number =
-        |base| text().and_then(|v| u32::from_str_radix(&v, base).map_err(|_| OptionError::Value("must be a number")));
+    let text = || value.map(str::to_string).ok_or(OptionError::Value("needs a value"));
+    // An empty value, which may be that of an unset variable, is the default.
+    let any = || text().map(|text| Some(text).filter(|text| !text.is_empty()));
+    let digits = |text: String, base| u32::from_str_radix(&text, base).ok().filter(|_| !text.starts_with('+'));
+    let number = |base| digits(text()?, base).ok_or(OptionError::Value("must be a number"));
     match key {
-        "target" | "dst" | "destination" => mount.target = Some(text()?),
-        "source" | "src" => mount.source = Some(text()?),
-        "from" => mount.from = Some(text()?),
+        "target" | "dst" | "destination" => mount.target = any()?,
+        "source" | "src" => mount.source = any()?,
+        "from" => mount.from = any()?,
         "ro" | "readonly" => mount.read_only = Some(boolean(value)?),
         "rw" | "readwrite" => mount.read_only = Some(!boolean(value)?),
-        "id" => mount.id = Some(text()?),
+        "id" => mount.id = any()?,
         "sharing" => mount.sharing = sharing(&text()?)?,
         "required" => mount.required = boolean(value)?,
         "size" => mount.size = Some(parse_size(&text()?).ok_or(OptionError::Value("must be a size such as 64m"))?),
         "mode" => mount.mode = Some(number(8)?),
         "uid" => mount.uid = Some(id(number(10)?)?),
         "gid" => mount.gid = Some(id(number(10)?)?),
-        "env" => mount.env = Some(text()?),
+        "env" => mount.env = any()?,
         _ => {}
     }
     Ok(())
@@ -261,12 +297,9 @@ fn id(number: u32) -> Result<u32, OptionError> {
     if number == u32::MAX { Err(OptionError::Value("must be an ID of at most 4294967294")) } else { Ok(number) }
 }
 
+/// Returns the value of a switch. Without a value, it is on.
 fn boolean(value: Option<&str>) -> Result<bool, OptionError> {
-    match value.map(str::to_lowercase).as_deref() {
-        None | Some("true" | "1") => Ok(true),
-        Some("false" | "0") => Ok(false),
-        Some(_) => Err(OptionError::Value("must be true or false")),
-    }
+    value.map_or(Some(true), parse_bool).ok_or(OptionError::Value("must be true or false"))
 }
 
 fn sharing(value: &str) -> Result<Sharing, OptionError> {
@@ -320,6 +353,40 @@ mod tests {
     }
 
     #[test]
+    fn options_are_read_as_buildkit_does() {
+        let parse = |text: &str| parse_mount(text, Span::default()).unwrap_or_else(|d| panic!("{text}: {d:?}"));
+        assert_eq!(parse("type=bind,type=cache,target=/m").kind, MountKind::Cache);
+        assert_eq!(parse("type=tmpfs,from=x,id=y,env=z,source=s,target=/m").kind, MountKind::Tmpfs);
+        assert_eq!(parse("type=bind").target, None);
+        assert_eq!(parse("type=cache,id=,source=,from=,env=,target="), parse("type=cache"));
+        assert_eq!(parse("RO=t,target=/x").read_only, Some(true));
+        assert_eq!(parse("target=/x,rw=F").read_only, Some(true));
+        assert_eq!(parse("target=/x,rw").read_only, Some(false));
+        let id = |text: &str| parse(&format!("type=secret,{text}")).secret_id();
+        for (text, want) in [("id=a,target=/b", "a"), ("source=a", "a"), ("target=/x/tok", "tok"), ("target=x/", "x")] {
+            assert_eq!(id(text).as_deref(), Some(want), "{text}");
+        }
+        assert_eq!(id("required"), None);
+        assert_eq!(parse("type=ssh,target=/x").agent_id(), "default");
+    }
+
+    #[test]
+    fn sources_are_found_before_variables_are_expanded() {
+        for (text, want) in [
+            ("from=a", Some("a")),
+            ("type=$K,from=a", Some("a")),
+            ("type=cache,from=a,from=b", Some("b")),
+            ("type=tmpfs,from=a", None),
+            ("from=", None),
+        ] {
+            assert_eq!(mount_from(text).as_deref(), want, "{text}");
+        }
+        let check = |text: &str| check_mount(&Word { text: text.into(), span: Span::new(0, text.len()) }).is_ok();
+        assert!(check("type=overlay,target=/m") && check("from=a$") && check("ro=maybe"));
+        assert!(!check("from=$A") && !check("from=a${B}c") && !check("a\"b"));
+    }
+
+    #[test]
     fn the_value_of_a_variable_is_part_of_one_option() {
         let mut vars = Vars::default();
         vars.set("list", "a,\"b\",from=x");
@@ -331,6 +398,9 @@ mod tests {
         let m = expand(r#"type=$kind,"source=c,d",target=/$list,id=${list},sharing=locked"#).unwrap();
         assert_eq!((m.kind, m.source.as_deref(), m.from), (MountKind::Cache, Some("c,d"), None));
         assert_eq!((m.target.as_deref(), m.id.as_deref()), (Some("/a,\"b\",from=x"), Some("a,\"b\",from=x")));
+        // Every value is a word; that of an unset variable is not given.
+        let m = expand(r"target='/a b',id=$unset,source=${unset}").unwrap_or_else(|d| panic!("{d:?}"));
+        assert_eq!((m.target.as_deref(), m.id, m.source), (Some("/a b"), None, None));
         for (text, want) in [
             ("from=$list,target=/x", "`from` does not expand"),
             (r#""FROM=a,$list",target=/x"#, "`from` does not expand"),
@@ -347,7 +417,17 @@ mod tests {
         for (input, want) in [
             ("type=cach,target=/x", "DidYouMean { word: \"cache\" }"),
             ("type=bind,tagret=/x", "DidYouMean { word: \"target\" }"),
-            ("type=bind", "requires a target"),
+            ("type=cache,type=bnd", "DidYouMean { word: \"bind\" }"),
+            ("type,target=/x", "`type` needs a value"),
+            ("target=/x,", "unknown mount option ``"),
+            ("=,target=/x", "unknown mount option ``"),
+            ("target=/x, id=y", "unknown mount option ` id`"),
+            ("target=/x,ro=yes", "must be true or false"),
+            ("target=/x,rw=TRuE", "must be true or false"),
+            ("type=cache,target=/x,uid=+5", "must be a number"),
+            ("type=bind,target=/x,required", "a bind mount has no option `required`"),
+            ("type=secret,from=x", "a secret mount has no `from`"),
+            ("type=ssh,source=x", "an ssh mount has no `source`"),
             ("type=tmpfs,target=/x,sharing=locked", "a tmpfs mount has no option `sharing`"),
             ("type=cache,target=/x,mode=9", "must be a number"),
             ("type=cache,\"target=/x", "unclosed quote"),

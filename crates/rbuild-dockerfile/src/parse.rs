@@ -237,9 +237,8 @@ impl DockerfileParser {
             &[("mount", Arity::Many), ("network", Arity::One), ("security", Arity::One), ("device", Arity::Many)];
         let flags = Flags::check("RUN", flags, KNOWN, &mut self.errors);
         for mount in flags.many("mount") {
-            if !mount.text.contains('$')
-                && let Err(d) = crate::parse_mount(&mount.text, mount.span)
-            {
+            // As in BuildKit, the values of options count in stages that are built.
+            if let Err(d) = crate::check_mount(&mount) {
                 self.error(d);
             }
         }

@@ -195,16 +195,15 @@ fn run_args(
 }
 
 fn mount(planner: &mut Planner<'_>, state: &StageState, mount: &Mount, span: Span) -> Planned<MountStep> {
-    let target = mount.target.as_deref().map(|t| join(&state.config.config.working_dir, t));
-    let target = match target.as_deref() {
-        Some("/") => {
-            let d = Diagnostic::new(span, "mount target `/` would cover the root file system");
-            return Err(d.help("set `target` to a path below /").into());
-        }
-        Some(target) => target.to_string(),
-        // The parser rejects these mounts without a target.
-        None => return Err(Diagnostic::new(span, "mount has no target").into()),
-    };
+    // Without a target, the mount covers the working directory.
+    let target = join(&state.config.config.working_dir, mount.target.as_deref().unwrap_or("."));
+    if target == "/" {
+        let message = match &mount.target {
+            Some(_) => "mount target `/` would cover the root file system",
+            None => "a mount without `target` would cover the root file system, which is the working directory",
+        };
+        return Err(Diagnostic::new(span, message).help("set `target` to a path below /").into());
+    }
     let (kind, read_only) = match mount.kind {
         MountKind::Bind => {
             let from = match &mount.from {
@@ -215,18 +214,19 @@ fn mount(planner: &mut Planner<'_>, state: &StageState, mount: &Mount, span: Spa
             (MountKindStep::Bind { from, source }, mount.read_only.unwrap_or(true))
         }
         MountKind::Cache => (cache(planner, mount, &target, span)?, mount.read_only.unwrap_or(false)),
-        MountKind::Tmpfs => (MountKindStep::Tmpfs { size: mount.size }, false),
+        MountKind::Tmpfs => (MountKindStep::Tmpfs { size: mount.size }, mount.read_only.unwrap_or(false)),
         MountKind::Secret | MountKind::Ssh => {
             return Err(Diagnostic::new(span, format!("a {} mount is not a file system", mount.kind.name())).into());
         }
     };
-    Ok(MountStep { target, read_only, kind, from_name: mount.from.clone(), span })
+    let from_name = mount.from.clone().filter(|_| mount.kind != MountKind::Tmpfs);
+    Ok(MountStep { target, read_only, kind, from_name, span })
 }
 
 fn cache(planner: &mut Planner<'_>, mount: &Mount, target: &str, span: Span) -> Planned<MountKindStep> {
     let from = mount.from.as_ref().map(|name| planner.input_named(name, span)).transpose()?;
     // The path as written, so that the directory does not count.
-    let default = || rbuild_paths::as_go(mount.target.as_deref().unwrap_or(target));
+    let default = || rbuild_paths::as_go(mount.target.as_deref().unwrap_or_default());
     let id = mount.id.clone().unwrap_or_else(default);
     let namespace = args::builder_arg(planner, CACHE_NAMESPACE);
     // BuildKit removes IDs and sharing modes from keys unless they are the default ones: the
@@ -267,9 +267,7 @@ fn script(run: &ast::Run) -> Result<Option<InlineFile>, Diagnostic> {
 
 fn secret(state: &StageState, mount: &Mount, span: Span) -> Planned<SecretStep> {
     let target = mount.target.as_deref().map(|t| join(&state.config.config.working_dir, t));
-    let base = target.as_deref().and_then(|t| t.rsplit('/').next()).filter(|b| !b.is_empty());
-    let id = mount.id.as_deref().or(mount.source.as_deref()).or(base);
-    let Some(id) = id.map(str::to_string) else {
+    let Some(id) = mount.secret_id() else {
         let d = Diagnostic::new(span, "the secret mount has no ID");
         return Err(d.help("add `id=NAME`").into());
     };
@@ -292,7 +290,7 @@ fn secret(state: &StageState, mount: &Mount, span: Span) -> Planned<SecretStep> 
 fn agent(state: &StageState, mount: &Mount, n: usize, span: Span) -> AgentStep {
     let target = mount.target.as_deref().map(|t| join(&state.config.config.working_dir, t));
     AgentStep {
-        id: mount.id.clone().unwrap_or_else(|| "default".into()),
+        id: mount.agent_id(),
         target: target.unwrap_or_else(|| format!("/run/buildkit/ssh_agent.{n}")),
         required: mount.required,
         mode: mount.mode.unwrap_or(0o600),

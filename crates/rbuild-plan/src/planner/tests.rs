@@ -316,8 +316,8 @@ fn quoted_options_of_a_mount_contain_commas() {
     let crate::MountKindStep::Bind { source, .. } = &run.mounts[0].kind else { panic!() };
     assert_eq!((source.as_str(), run.mounts[0].target.as_str()), ("a,b", "/t,u"));
     // The parser of flags removes these quotes, as BuildKit's does.
-    let e = parse(b"FROM debian\nRUN --mount=type=bind,\"source=a,b\",target=/x x\n").unwrap_err();
-    assert_eq!(e[0].message, "unknown mount option `b`");
+    let got = error("FROM debian\nRUN --mount=type=bind,\"source=a,b\",target=/x x\n");
+    assert!(got.starts_with("unknown mount option `b`"), "{got}");
 }
 
 #[test]

@@ -121,7 +121,7 @@ pub(crate) fn mounts_of<'a>(
     for (i, wanted) in request.mounts.iter().enumerate().filter(|(_, wanted)| !wanted.is_of_dev()) {
         let target = Path::new(&wanted.target);
         let (made, kind) = requested_mount(i, (wanted, request.is_insecure()), root, scratch)?;
-        if wanted.read_only && !matches!(wanted.source, MountSource::Tmpfs { .. }) {
+        if wanted.read_only {
             make_read_only(&made)?;
         }
         points.ensure(target, kind)?;

@@ -64,6 +64,7 @@ impl BuildOnce<'_> {
             Err(e) => {
                 drop(sender);
                 draw(&events, self.mode, self.explain);
+                self.lint.run_after_error(request)?;
                 return Ok(BuildOutcome::Failed((self.report)(&e)));
             }
         };

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use crate::args::{HistoryArgs, ImagesArgs, InspectArgs, TagArgs};
 use crate::commands::named::{self, Purpose};
 use crate::exit::{Failure, code};
+use crate::input::output::switch;
 use crate::input::settings::Settings;
 use crate::template::{self, TemplateError};
 use crate::ui::terminal;
@@ -250,8 +251,7 @@ impl Filter {
             Ok(seconds(&image).unwrap_or(0))
         };
         Ok(match (key, value) {
-            ("dangling", "true" | "1") => Filter::Dangling(true),
-            ("dangling", "false" | "0") => Filter::Dangling(false),
+            ("dangling", value) => Filter::Dangling(switch(value).map_err(|e| bad(&e))?),
             ("reference", pattern) => {
                 let glob = rbuild_paths::Glob::new(pattern, false);
                 Filter::Reference(glob.ok_or_else(|| bad("the pattern has an unclosed bracket"))?)

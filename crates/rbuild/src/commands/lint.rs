@@ -33,12 +33,9 @@ impl Lint<'_> {
         if self.warnings.get().is_some() {
             return Ok(None);
         }
-        let plans = request.plans();
-        // The planner reports the errors of an analysis.
-        let analyses = plans.iter().filter_map(|plan| Some((plan, rbuild_plan::analyze(self.file, plan).ok()?)));
-        let (warnings, fails) = warnings(self.file, request, self.store, &analyses.collect::<Vec<_>>())?;
-        let secrets = request.secret_values();
+        let (warnings, fails) = self.warnings(request)?;
         if fails && !warnings.is_empty() {
+            let secrets = request.secret_values();
             for w in &warnings {
                 let d = Diagnostic::new(w.span, format!("{}: {}", w.rule.name, w.message));
                 terminal::err(&secrets.mask(diagnostics::diagnostic(&d, self.source, terminal::colours())));
@@ -46,12 +43,31 @@ impl Lint<'_> {
             terminal::error("warnings are errors in this Dockerfile (check=error=true)", None);
             return Ok(Some(code::FAILED));
         }
+        self.keep(request, &warnings);
+        Ok(None)
+    }
+
+    /// Runs the rules for a Dockerfile that cannot be built, as far as its images are known.
+    pub fn run_after_error(&self, request: &BuildRequest) -> Result<(), Failure> {
+        let (warnings, _) = self.warnings(request)?;
+        self.keep(request, &warnings);
+        Ok(())
+    }
+
+    fn warnings(&self, request: &BuildRequest) -> Result<(Vec<LintWarning>, bool), Failure> {
+        let plans = request.plans();
+        // The planner reports the errors of an analysis.
+        let analyses = plans.iter().filter_map(|plan| Some((plan, rbuild_plan::analyze(self.file, plan).ok()?)));
+        warnings(self.file, request, self.store, &analyses.collect::<Vec<_>>())
+    }
+
+    fn keep(&self, request: &BuildRequest, warnings: &[LintWarning]) {
+        let secrets = request.secret_values();
         let text = |w: &LintWarning| {
             let line = self.source.line(w.span.start).0;
             secrets.mask(format!(" - {}: {} (line {line})\n", w.rule.name, w.message))
         };
         let _ = self.warnings.set(warnings.iter().map(text).collect());
-        Ok(None)
     }
 
     /// Prints the first three warnings after a build, whether it succeeded or failed; `--check`

@@ -101,13 +101,13 @@ impl Outline {
     /// Adds the mounts of a command. A build reports those that are invalid.
     fn add_mounts(&mut self, run: &Run, scope: &Scope<'_>) {
         for mount in run.mounts.iter().filter_map(|word| expand_mount(word, &scope.vars, scope.escape).ok()) {
-            let id = mount.id.or(mount.target).unwrap_or_else(|| "default".into());
-            let list = match mount.kind {
-                MountKind::Secret => &mut self.secrets,
-                MountKind::Ssh => &mut self.ssh,
-                MountKind::Cache => &mut self.caches,
+            let (id, list) = match mount.kind {
+                MountKind::Secret => (mount.secret_id(), &mut self.secrets),
+                MountKind::Ssh => (Some(mount.agent_id()), &mut self.ssh),
+                MountKind::Cache => (mount.id.or(mount.target), &mut self.caches),
                 MountKind::Bind | MountKind::Tmpfs => continue,
             };
+            let Some(id) = id else { continue };
             if !list.iter().any(|known| known.id == id) {
                 list.push(OutlineMount { id, required: mount.required });
             }

@@ -137,9 +137,6 @@ pub fn volume(text: &str) -> Result<Volume, Failure> {
         [source, target, options] => (source, target, options),
         _ => return Err(bad("not of the form SOURCE:TARGET[:ro]".into())),
     };
-    if !target.starts_with('/') || target.trim_matches('/').is_empty() {
-        return Err(bad("the target is not an absolute path below /".into()));
-    }
     let mut read_only = false;
     for option in options.split(',').filter(|o| !o.is_empty()) {
         match option {
@@ -149,6 +146,14 @@ pub fn volume(text: &str) -> Result<Volume, Failure> {
             "z" | "Z" => {}
             other => return Err(bad(format!("unknown option `{other}`")).help("use ro or rw")),
         }
+    }
+    bind(bad, source, target, read_only)
+}
+
+/// Returns a volume with the real path of its source.
+fn bind(bad: impl Fn(String) -> Failure, source: &str, target: &str, read_only: bool) -> Result<Volume, Failure> {
+    if !target.starts_with('/') || target.trim_matches('/').is_empty() {
+        return Err(bad("the target is not an absolute path below /".into()));
     }
     let path = std::fs::canonicalize(source).map_err(|e| {
         let failure = bad(format!("cannot open `{source}`: {}", reason(&e)));
@@ -166,15 +171,16 @@ pub fn volume(text: &str) -> Result<Volume, Failure> {
 /// Parses `type=bind,source=PATH,target=PATH[,readonly]`.
 pub fn mount(text: &str) -> Result<Volume, Failure> {
     let bad = |what: String| Failure::usage(format!("--mount {text}: {what}"));
-    let (mut source, mut target, mut mode, mut kind) = (None, None, "rw", "volume".to_string());
+    let (mut source, mut target, mut read_only, mut kind) = (None, None, false, "volume".to_string());
     for field in output::csv_fields(text).map_err(bad)? {
-        let (key, value) = field.split_once('=').unwrap_or((&field, ""));
-        match (key, value) {
-            ("type", value) => kind = value.to_string(),
-            ("source" | "src", value) => source = Some(value.to_string()),
-            ("target" | "dst" | "destination", value) => target = Some(value.to_string()),
-            ("readonly" | "ro", "" | "true" | "1") => mode = "ro",
-            ("readonly" | "ro", _) | ("bind-propagation", _) => {}
+        let (key, value) = field.split_once('=').map_or((&field[..], None), |(key, value)| (key, Some(value)));
+        let needed = || value.map(str::to_string).ok_or_else(|| bad(format!("`{key}` needs a value")));
+        match key.to_lowercase().as_str() {
+            "type" => kind = needed()?.to_lowercase(),
+            "source" | "src" => source = Some(needed()?),
+            "target" | "dst" | "destination" => target = Some(needed()?),
+            "readonly" | "ro" => read_only = value.map_or(Ok(true), |value| output::switch(value).map_err(bad))?,
+            "bind-propagation" => {}
             _ => {
                 let unknown = value::unknown_option(key, &["type", "source", "target", "readonly"]);
                 return Err(unknown.of(format!("--mount {text}")));
@@ -189,8 +195,7 @@ pub fn mount(text: &str) -> Result<Volume, Failure> {
             bad("the source or the target is missing".into()).help("use the form type=bind,source=PATH,target=PATH")
         );
     };
-    volume(&format!("{source}:{target}:{mode}"))
-        .map_err(|f| Failure { message: f.message.replace("--volume", "--mount"), ..f })
+    bind(bad, &source, &target, read_only)
 }
 
 /// Returns the text of an error of a file, without its number if the kind is specific enough.
@@ -226,12 +231,10 @@ pub fn secrets_of_line(line: &[OsString]) -> SecretValues {
     while let Some(word) = words.next() {
         let given = if word == "--secret" { words.next() } else { word.strip_prefix("--secret=") };
         let Some(text) = given else { continue };
-        let Ok(fields) = output::csv_fields(text) else { continue };
-        let file = fields.iter().rev().filter_map(|field| field.split_once('='));
-        let file = file.map(|(key, path)| (key.to_lowercase(), path)).find(|(key, _)| key == "src" || key == "source");
+        let Ok(wanted) = SecretSource::parse(text) else { continue };
         // The bytes of a pipe may have been read already.
-        if file.is_none_or(|(_, path)| Path::new(path).is_file()) {
-            secrets.extend(secret(text).ok());
+        if wanted.file().is_none_or(|path| Path::new(path).is_file()) {
+            secrets.extend(wanted.read(text).ok());
         }
     }
     SecretValues::of(&secrets)
@@ -241,53 +244,90 @@ pub fn secrets_of_line(line: &[OsString]) -> SecretValues {
 /// there.
 const MAX_SECRET: usize = 500 * 1024;
 
-/// Parses `id=ID[,src=PATH|source=PATH][,env=NAME][,type=file|env]` and reads the value. Without
-/// source and type, the environment variable named ID is used if it is set, else the file named ID.
+/// Parses `id=ID[,src=PATH|source=PATH][,env=NAME][,type=file|env]` and reads the value.
 pub fn secret(text: &str) -> Result<(String, Vec<u8>), Failure> {
-    let bad = |what: String| Failure::usage(format!("--secret {text}: {what}"));
-    let (mut id, mut file, mut env, mut kind) = (None, None, None, None);
-    for field in output::csv_fields(text).map_err(bad)? {
-        let (key, value) =
-            field.split_once('=').ok_or_else(|| bad(format!("`{field}` is not of the form KEY=VALUE")))?;
-        match key.to_lowercase().as_str() {
-            "id" => id = Some(value.to_string()),
-            "src" | "source" => file = Some(value.to_string()),
-            "env" => env = Some(value.to_string()),
-            "type" if value == "file" || value == "env" => kind = Some(value.to_string()),
-            "type" => return Err(bad(format!("`{value}` is not a type of secrets")).help("use type=file or type=env")),
-            _ => return Err(value::unknown_option(key, &["id", "src", "env", "type"]).of(format!("--secret {text}"))),
+    SecretSource::parse(text)?.read(text)
+}
+
+/// The source of a secret's value. Without source and type, the environment variable named ID is
+/// used if it is set, else the file named ID.
+struct SecretSource {
+    id: String,
+    file: Option<String>,
+    env: Option<String>,
+    of_type: Option<SecretType>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum SecretType {
+    File,
+    Env,
+}
+
+impl SecretSource {
+    fn parse(text: &str) -> Result<SecretSource, Failure> {
+        let bad = |what: String| Failure::usage(format!("--secret {text}: {what}"));
+        let (mut id, mut file, mut env, mut of_type) = (None, None, None, None);
+        for field in output::csv_fields(text).map_err(bad)? {
+            let (key, value) =
+                field.split_once('=').ok_or_else(|| bad(format!("`{field}` is not of the form KEY=VALUE")))?;
+            match key.to_lowercase().as_str() {
+                "id" => id = Some(value.to_string()),
+                "src" | "source" => file = Some(value.to_string()),
+                "env" => env = Some(value.to_string()),
+                "type" if value == "file" => of_type = Some(SecretType::File),
+                "type" if value == "env" => of_type = Some(SecretType::Env),
+                "type" => {
+                    let failure = bad(format!("`{value}` is not a type of secrets"));
+                    return Err(failure.help("use type=file or type=env"));
+                }
+                _ => {
+                    let unknown = value::unknown_option(key, &["id", "src", "env", "type"]);
+                    return Err(unknown.of(format!("--secret {text}")));
+                }
+            }
         }
+        let id = id.filter(|id| !id.is_empty()).ok_or_else(|| bad("the ID is missing".into()).help("add id=NAME"))?;
+        if of_type == Some(SecretType::Env) {
+            env = env.or(file.take());
+        }
+        Ok(SecretSource { id, file, env, of_type })
     }
-    let id = id.filter(|id| !id.is_empty()).ok_or_else(|| bad("the ID is missing".into()).help("add id=NAME"))?;
-    let variable = |name: &str| std::env::var_os(name).map(std::os::unix::ffi::OsStringExt::into_vec);
-    let from_env = match (&env, &file, kind.as_deref()) {
-        (Some(name), _, _) => {
-            Some(variable(name).ok_or_else(|| bad(format!("the environment variable {name} is not set")))?)
-        }
-        (None, Some(name), Some("env")) => {
-            Some(variable(name).ok_or_else(|| bad(format!("the environment variable {name} is not set")))?)
-        }
-        (None, None, None | Some("env")) => variable(&id),
-        _ => None,
-    };
-    let value = match from_env {
-        Some(value) => value,
-        None => {
-            let path = file.unwrap_or_else(|| id.clone());
-            std::fs::read(&path).map_err(|e| {
+
+    /// Returns the name of the variable that must be set.
+    fn variable(&self) -> Option<&str> {
+        self.env.as_deref()
+    }
+
+    /// Returns the file that is read, unless a variable has the value.
+    fn file(&self) -> Option<&str> {
+        let by_id = self.variable().is_none() && self.of_type != Some(SecretType::File) && self.file.is_none();
+        let has_variable = self.variable().is_some() || by_id && std::env::var_os(&self.id).is_some();
+        (!has_variable).then(|| self.file.as_deref().unwrap_or(&self.id))
+    }
+
+    fn read(self, text: &str) -> Result<(String, Vec<u8>), Failure> {
+        let bad = |what: String| Failure::usage(format!("--secret {text}: {what}"));
+        let value = match self.file() {
+            None => {
+                let name = self.variable().unwrap_or(&self.id);
+                let value = std::env::var_os(name).map(std::os::unix::ffi::OsStringExt::into_vec);
+                value.ok_or_else(|| bad(format!("the environment variable {name} is not set")))?
+            }
+            Some(path) => std::fs::read(path).map_err(|e| {
                 let hint = match e.kind() {
                     std::io::ErrorKind::PermissionDenied => "change the owner or the mode of the file, or pass another",
                     std::io::ErrorKind::IsADirectory => "pass a file",
                     _ => "correct the path, or create the file",
                 };
                 bad(format!("cannot read `{path}`: {}", reason(&e))).help(hint).because(&e)
-            })?
+            })?,
+        };
+        if value.len() > MAX_SECRET {
+            return Err(bad(format!("the value has {} bytes; the limit is {MAX_SECRET}", value.len())));
         }
-    };
-    if value.len() > MAX_SECRET {
-        return Err(bad(format!("the value has {} bytes; the limit is {MAX_SECRET}", value.len())));
+        Ok((self.id, value))
     }
-    Ok((id, value))
 }
 
 /// Parses `default|ID[=PATH[,PATH]…]`. The paths are one agent's socket or private keys; without

@@ -138,7 +138,7 @@ impl Fields {
             }
             "tar" => self.tar = switch(value).map_err(bad)?,
             // The supported value is the default behaviour.
-            "oci-mediatypes" if value == "true" => {}
+            "oci-mediatypes" if switch(value) == Ok(true) => {}
             "push" => self.push |= switch(value).map_err(bad)?,
             "rewrite-timestamp" => self.form.late_times = !switch(value).map_err(bad)?,
             "force-compression" => self.form.force = switch(value).map_err(bad)?,
@@ -194,12 +194,9 @@ pub fn csv_fields(text: &str) -> Result<Vec<String>, String> {
     Ok(fields.into_iter().map(|field| field.text).collect())
 }
 
-fn switch(value: &str) -> Result<bool, String> {
-    match value {
-        "true" | "1" => Ok(true),
-        "false" | "0" => Ok(false),
-        other => Err(format!("`{other}` is neither true nor false")),
-    }
+/// Parses the value of a switch as docker does.
+pub fn switch(value: &str) -> Result<bool, String> {
+    rbuild_dockerfile::parse_bool(value).ok_or_else(|| format!("`{value}` is neither true nor false"))
 }
 
 fn layer_form(name: &str) -> Result<LayerForm, String> {

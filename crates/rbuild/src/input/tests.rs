@@ -42,9 +42,17 @@ fn messages_about_values_of_flags_are_as_recorded() {
         all(&["db", "=1", "db:x"], flags::host),
         all(&["nofiel=1", "x=1", "nofile", "nofile=a", "nofile=2:1"], |text| flags::ulimit(text).map(drop)),
         all(&["a", "a:b", "a:/b:rx", "nosuch:/b", "./nosuch:/b"], |text| flags::volume(text).map(drop)),
-        all(&["type=bind,sorce=a,target=/b", "type=tmpfs,target=/b", "type=bind,source=a"], |text| {
-            flags::mount(text).map(drop)
-        }),
+        all(
+            &[
+                "type=bind,sorce=a,target=/b",
+                "type=tmpfs,target=/b",
+                "type=bind,source=a",
+                "type=bind,source=.,target=/b,readonly=yes",
+                "TYPE=bind,source,target=/b",
+                "type=bind,source=no:such,target=/b",
+            ],
+            |text| flags::mount(text).map(drop),
+        ),
         all(&["index:a=b", "a", "x:a=b"], flags::annotation),
         all(&["0", "64x"], |text| flags::size("--shm-size", text)),
         all(&["type=locl,dest=x", "type=local,dset=x", "dest=x", "type=oci,push=true"], |text| {
@@ -52,4 +60,29 @@ fn messages_about_values_of_flags_are_as_recorded() {
         }),
     ];
     assert_recorded!("flags", text.join("\n"));
+}
+
+/// A mount that is to be read-only must never be writable because of the spelling of its value.
+#[test]
+fn a_mount_is_read_only_by_any_true_value() {
+    let mount = |option: &str| flags::mount(&format!("Type=bind,Source=/,target=/x{option}")).map(|v| v.read_only);
+    for option in ["readonly", "ro", "READONLY=TRUE", "readonly=True", "ro=t", "ro=T", "ro=1", "ro=true"] {
+        assert!(matches!(mount(&format!(",{option}")), Ok(true)), "{option}");
+    }
+    for option in ["", ",readonly=false", ",ro=0", ",ro=F"] {
+        assert!(matches!(mount(option), Ok(false)), "{option}");
+    }
+    for value in ["yes", "on", "2", "", "tRUE"] {
+        assert!(mount(&format!(",readonly={value}")).is_err(), "{value}");
+    }
+}
+
+#[test]
+fn messages_about_the_command_line_mask_secrets_of_variables() {
+    let path = std::env::var("PATH").unwrap();
+    for given in ["type=env,id=a,src=PATH", "id=a,env=PATH", "id=PATH", "Type=env,ID=a,Source=PATH"] {
+        let line = ["build".into(), "--secret".into(), given.into()];
+        let masked = flags::secrets_of_line(&line).mask(format!("x {path} y"));
+        assert!(!masked.contains(&path), "{given}: {masked}");
+    }
 }

@@ -200,3 +200,21 @@ fn a_mount_does_not_hide_another_below_it() {
         assert_eq!(std::fs::read_to_string(out.join("both")).unwrap(), "innerouter", "{first} {second}");
     }
 }
+
+/// Options of mounts count as in BuildKit: the last type, the working directory as the target, and
+/// empty values.
+#[test]
+fn options_of_mounts_have_the_meaning_of_buildkit() {
+    let lab = Lab::new();
+    lab.write("f", "of the context");
+    let file = "FROM busybox\nWORKDIR /w\nARG unset\n\
+        RUN --mount=type=bind test \"$(cat /w/f)\" = 'of the context'\n\
+        RUN --mount=type=bind,type=cache,id=$unset,target=/c echo 1 > /c/kept\n\
+        RUN --mount=type=cache,target=/c,id=/c test -e /c/kept\n\
+        FROM busybox AS unused\nRUN --mount=type=overlay,target=/m true\nFROM busybox\nCOPY --from=0 /w /w\n";
+    lab.build(file, &["."]).ok();
+    lab.build("FROM busybox\nRUN --mount=type=bind true\n", &["."]).fails(2, &["would cover the root file system"]);
+    lab.build("FROM busybox\nFROM busybox\nRUN --mount=from=$A,target=/m true\n", &["--target", "0", "."])
+        .fails(2, &["`from` does not expand variables"]);
+    lab.build("FROM busybox\nRUN --mount=type=tmpfs,target=/t,ro=f touch /t/x\n", &["."]).ok();
+}

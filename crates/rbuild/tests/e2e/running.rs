@@ -119,6 +119,7 @@ fn tmpfs_mounts_are_empty_and_sized() {
         "RUN --mount=type=tmpfs,target=/tmp,size=64k ls -A /tmp > /o; head -c 100000 /dev/zero > /tmp/x; wc -c < /tmp/x >> /o",
     );
     assert_eq!(out, "65536\n");
+    lab.build("FROM busybox\nRUN --mount=type=tmpfs,target=/t,ro ! touch /t/x\n", &["."]).ok();
 }
 
 #[test]
