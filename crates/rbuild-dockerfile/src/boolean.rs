@@ -1,7 +1,7 @@
 //! Booleans in options, as Go programs read them.
 
-/// Parses a boolean like Go's `strconv.ParseBool`, which BuildKit and docker use. Returns `None` for
-/// any other word.
+/// Parses a boolean like Go's `strconv.ParseBool`, which BuildKit and docker use. Returns `None`
+/// for any other word.
 pub fn parse_bool(text: &str) -> Option<bool> {
     match text {
         "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),

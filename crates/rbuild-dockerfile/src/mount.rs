@@ -165,8 +165,8 @@ fn of_options(options: &[Assignment], span: Span) -> Result<Mount, Diagnostic> {
     Ok(mount)
 }
 
-/// Returns the `from` of a mount, unless its type is known to have no files. Other options, the type
-/// included, may still contain variables.
+/// Returns the `from` of a mount, unless its type is known to have no files. Other options, the
+/// type included, may still contain variables.
 pub fn mount_from(text: &str) -> Option<String> {
     let options = options(text, Span::default()).ok()?;
     let of_files = !matches!(kind(&options), Ok(MountKind::Tmpfs | MountKind::Secret | MountKind::Ssh));
@@ -194,8 +194,8 @@ fn options(text: &str, span: Span) -> Result<Vec<Assignment>, Diagnostic> {
     Ok(fields.into_iter().map(assignment).collect())
 }
 
-/// Returns the type of the mount: the last one given. It determines the valid options, so it is read
-/// first wherever it occurs.
+/// Returns the type of the mount: the last one given. It determines the valid options, so it is
+/// read first wherever it occurs.
 fn kind(options: &[Assignment]) -> Result<MountKind, Diagnostic> {
     let mut found = MountKind::default();
     for Assignment { value, span, .. } in options.iter().filter(|o| o.key == "type") {
@@ -249,8 +249,9 @@ enum OptionError {
     Value(&'static str),
 }
 
-/// Returns the mount types that accept an option, as in BuildKit, where most options are accepted and
-/// ignored by types that do not use them; `None` if there is no such option.
+/// Returns the mount types that accept an option; `None` if there is no such option.
+///
+/// As in BuildKit, most options are accepted, and ignored, by types that do not use them.
 fn accepted_by(key: &str) -> Option<&'static [MountKind]> {
     use MountKind::*;
     Some(match key {
