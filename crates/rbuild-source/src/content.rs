@@ -16,9 +16,9 @@ use rbuild_image::Hasher;
 use rbuild_linux::{FileKind, Inode, RootDir, Stat, UidGid};
 
 use crate::file::file_hash;
+use crate::fingerprint::{Details, Fingerprint};
 use crate::ids::SelectionHash;
 use crate::select::{Owner, Selected, SourceError, SourceTree, Take};
-use crate::sight::{Details, Sight};
 
 /// The content of a selection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,7 +26,7 @@ pub struct SelectionContent {
     /// Digest for cache keys.
     pub digest: SelectionHash,
     /// Metadata that were read for the digest, to detect changes between hashing and copying.
-    pub sight: Sight,
+    pub fingerprint: Fingerprint,
 }
 
 /// The files that the sources of a step select, and their content when they were selected.
@@ -81,8 +81,8 @@ impl HardLinks {
 /// Returns an error if a file cannot be read or changes while it is read.
 pub fn content(tree: &SourceTree<'_>, selected: &[Selected]) -> Result<SelectionContent, SourceError> {
     let links = HardLinks::default();
-    let SelectionContent { digest, sight } = content_without_links(tree, selected, &links)?;
-    Ok(SelectionContent { digest: links.added_to(digest), sight })
+    let SelectionContent { digest, fingerprint } = content_without_links(tree, selected, &links)?;
+    Ok(SelectionContent { digest: links.added_to(digest), fingerprint })
 }
 
 /// Returns the content of a selection, and notes its hard links: links may lead from one source of
@@ -98,10 +98,10 @@ pub fn content_without_links(
     links: &HardLinks,
 ) -> Result<SelectionContent, SourceError> {
     let mut hasher = Hasher::new();
-    let mut sight = Sight::default();
+    let mut fingerprint = Fingerprint::default();
     hasher.field("content 4");
     for item in selected {
-        sight += item.sight();
+        fingerprint += item.fingerprint();
         let (kind, below) = match (item.stat.kind, item.take) {
             (FileKind::Dir, Take::Above) => ("directory above", false),
             (FileKind::Dir, Take::Kept) => ("directory", true),
@@ -117,7 +117,7 @@ pub fn content_without_links(
             links.note(&item.path, &item.stat);
             let parent = tree.root.parent(&item.path).map_err(SourceError::from);
             let read = parent.and_then(|(dir, _)| entry(&mut description, tree, &dir, &item.path, &item.stat));
-            sight += read.map_err(|e| e.of_found(tree.root))?;
+            fingerprint += read.map_err(|e| e.of_found(tree.root))?;
             hasher.update(&description);
         }
         if below {
@@ -126,11 +126,11 @@ pub fn content_without_links(
                 links.note(&path, stat);
                 entry(out, tree, dir, &path, stat)
             };
-            sight += tree.digest(item, &mut hasher, &describe)?;
+            fingerprint += tree.digest(item, &mut hasher, &describe)?;
             hasher.field("end");
         }
     }
-    Ok(SelectionContent { digest: hasher.finish(), sight })
+    Ok(SelectionContent { digest: hasher.finish(), fingerprint })
 }
 
 fn field(out: &mut Vec<u8>, bytes: &[u8]) {
@@ -163,7 +163,7 @@ fn entry(
     dir: &RootDir,
     path: &Path,
     stat: &Stat,
-) -> Result<Sight, SourceError> {
+) -> Result<Fingerprint, SourceError> {
     let name = path.file_name().unwrap_or(OsStr::new(""));
     header(out, tree.owner, stat);
     let details = Details::read(dir, name, stat)?;
@@ -191,7 +191,7 @@ fn entry(
         }
         Details::None => {}
     }
-    Ok(Sight::of_entry(path, tree.owner, stat, &details))
+    Ok(Fingerprint::of_entry(path, tree.owner, stat, &details))
 }
 
 #[cfg(test)]

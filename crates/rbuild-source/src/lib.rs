@@ -5,19 +5,19 @@
 
 mod content;
 mod file;
+mod fingerprint;
 mod hashes;
 mod ids;
 mod ignore;
 mod listing;
 mod parents;
 mod select;
-mod sight;
 mod walk;
 
 pub use content::{HardLinks, Selection, SelectionContent, content, content_without_links};
+pub use fingerprint::{Details, Fingerprint};
 pub use hashes::HashCache;
 pub use ids::{ContentHash, SelectionHash};
 pub use ignore::{Ignore, IgnoreError};
 pub use listing::{Changes, ListedSource, Listing};
 pub use select::{Owner, Selected, SourceError, SourceTree, Take};
-pub use sight::{Details, Sight};

@@ -8,9 +8,9 @@ use rbuild_image::Hasher;
 use rbuild_linux::parallel::{MOST_FILE_THREADS, cores, locked, start_in};
 use rbuild_linux::{FileKind, MOST_DEEP, RootDir, Stat, Timestamp, Trail};
 
+use crate::fingerprint::Fingerprint;
 use crate::ignore::{Ignore, Inherited};
 use crate::select::{Selected, SourceError, SourceTree};
-use crate::sight::Sight;
 
 impl SourceTree<'_> {
     /// Visits the entries below the directory `dir` (relative to the root): parents before
@@ -151,7 +151,7 @@ impl SourceTree<'_> {
         item: &Selected,
         hasher: &mut Hasher,
         describe: &Describe<'_>,
-    ) -> Result<Sight, SourceError> {
+    ) -> Result<Fingerprint, SourceError> {
         let (dir, seen_as) = (item.path.as_path(), item.seen_as());
         let scan = ContentScan { tree: self, dir, describe, state: Mutex::default(), more: Condvar::new() };
         scan.lock().parts.push(ScanPart::default());
@@ -186,7 +186,8 @@ impl SourceTree<'_> {
 
 /// Appends the hashed form of an entry to the buffer and returns its fingerprint. Receives the open
 /// parent, the path relative to the scanned directory, and the metadata.
-pub(crate) type Describe<'a> = dyn Fn(&mut Vec<u8>, &RootDir, &Path, &Stat) -> Result<Sight, SourceError> + Sync + 'a;
+pub(crate) type Describe<'a> =
+    dyn Fn(&mut Vec<u8>, &RootDir, &Path, &Stat) -> Result<Fingerprint, SourceError> + Sync + 'a;
 
 /// Number of queued directories per thread before another thread is started.
 const ENOUGH: usize = 3;
@@ -264,7 +265,7 @@ struct ScanPart {
 #[derive(Default)]
 struct Described {
     bytes: Vec<u8>,
-    sight: Sight,
+    fingerprint: Fingerprint,
 }
 
 #[derive(Default)]
@@ -376,7 +377,7 @@ impl ContentScan<'_> {
         let path = relative.as_os_str().as_encoded_bytes();
         said.bytes.extend_from_slice(&(path.len() as u64).to_le_bytes());
         said.bytes.extend_from_slice(path);
-        said.sight += (self.describe)(&mut said.bytes, parent, relative, stat)?;
+        said.fingerprint += (self.describe)(&mut said.bytes, parent, relative, stat)?;
         Ok(())
     }
 
@@ -395,21 +396,21 @@ impl ContentScan<'_> {
 
 /// Hashes the parts in traversal order and returns the sum of their fingerprints. Uses an explicit
 /// stack, because directories may be nested very deeply.
-fn feed(parts: &[ScanPart], hasher: &mut Hasher) -> Sight {
+fn feed(parts: &[ScanPart], hasher: &mut Hasher) -> Fingerprint {
     // A part has a lower index than the parts inside it.
     let mut nonempty = vec![false; parts.len()];
     for (id, part) in parts.iter().enumerate().rev() {
         nonempty[id] = !part.said.bytes.is_empty() || part.inner.iter().any(|(_, inner)| nonempty[*inner]);
     }
-    let mut sight = Sight::default();
+    let mut fingerprint = Fingerprint::default();
     let mut stack = vec![(0, 0, 0)];
     while let Some((id, said, inner)) = stack.pop() {
         let part: &ScanPart = &parts[id];
         if inner == 0 {
-            sight += part.said.sight;
+            fingerprint += part.said.fingerprint;
             if let Some(above) = part.above.as_ref().filter(|_| nonempty[id]) {
                 hasher.update(&above.bytes);
-                sight += above.sight;
+                fingerprint += above.fingerprint;
             }
         }
         let Some((end, child)) = part.inner.get(inner) else {
@@ -420,7 +421,7 @@ fn feed(parts: &[ScanPart], hasher: &mut Hasher) -> Sight {
         stack.push((id, *end, inner + 1));
         stack.push((*child, 0, 0));
     }
-    sight
+    fingerprint
 }
 
 #[cfg(test)]
@@ -463,7 +464,7 @@ mod tests {
                 let mut scanned = Hasher::new();
                 let describe = |out: &mut Vec<u8>, _: &RootDir, _: &Path, stat: &Stat| {
                     out.extend_from_slice(&stat.ino.to_le_bytes());
-                    Ok(Sight::default())
+                    Ok(Fingerprint::default())
                 };
                 tree.digest(&whole, &mut scanned, &describe).unwrap();
                 assert_eq!(scanned.finish::<SelectionHash>(), walked, "{ignored:?}, {count} entries");

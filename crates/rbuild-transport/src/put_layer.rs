@@ -43,9 +43,9 @@ pub fn put_layer(staging: &Staging<'_>, source: impl Read, what: &str) -> Result
     // Image layers are never compressed with bzip2 or xz; such an archive is stored uncompressed.
     let keep = matches!(compression, Compression::None | Compression::Gzip | Compression::Zstd);
     let stored = RefCell::new(staging.receive()?);
-    let mut raw = Passing::new(Cursor::new(head).chain(source), keep.then_some(&stored));
+    let mut raw = TeeReader::new(Cursor::new(head).chain(source), keep.then_some(&stored));
     let decoder = Bounded::new(&mut raw, limits).map_err(TransportError::io(what))?;
-    let mut plain = Passing::new(decoder, (!keep).then_some(&stored));
+    let mut plain = TeeReader::new(decoder, (!keep).then_some(&stored));
     plain.hasher = matches!(compression, Compression::Gzip | Compression::Zstd).then(Hasher::new);
     let ArchiveFacts { is_image_archive, whiteout } = read_entries(LimitedTar::new(&mut plain, limits), what)?;
     if plain.source.count() == 0 {
@@ -69,19 +69,19 @@ pub fn put_layer(staging: &Staging<'_>, source: impl Read, what: &str) -> Result
 }
 
 /// A reader that stores or hashes everything read through it.
-struct Passing<'s, 'a, R> {
+struct TeeReader<'s, 'a, R> {
     source: R,
     stored: Option<&'s RefCell<Receiving<'a>>>,
     hasher: Option<Hasher>,
 }
 
-impl<'s, 'a, R: Read> Passing<'s, 'a, R> {
+impl<'s, 'a, R: Read> TeeReader<'s, 'a, R> {
     fn new(source: R, stored: Option<&'s RefCell<Receiving<'a>>>) -> Self {
-        Passing { source, stored, hasher: None }
+        TeeReader { source, stored, hasher: None }
     }
 }
 
-impl<R: Read> Read for Passing<'_, '_, R> {
+impl<R: Read> Read for TeeReader<'_, '_, R> {
     fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
         let n = self.source.read(buf)?;
         if let Some(stored) = self.stored {

@@ -19,8 +19,8 @@ use rbuild_plan::{
 use rbuild_remedy::{BuildRemedy, FileRemedy, Remedy};
 use rbuild_sandbox::Builder;
 use rbuild_source::{
-    HardLinks, HashCache, Ignore, Owner, Selected, Selection, SelectionContent, SelectionHash, Sight, SourceError,
-    SourceTree, Take, content, content_without_links,
+    Fingerprint, HardLinks, HashCache, Ignore, Owner, Selected, Selection, SelectionContent, SelectionHash,
+    SourceError, SourceTree, Take, content, content_without_links,
 };
 use rbuild_store::{CacheKey, FILES, FROM, PARENT, ResultId};
 
@@ -351,7 +351,7 @@ pub fn selection(tree: &SourceTree<'_>, copy: &CopyStep) -> Result<Selection> {
     let exclude = exclusions(copy)?;
     let tree = SourceTree { exclude: Some(&exclude), ..*tree };
     let mut hasher = Hasher::new();
-    let mut sight = Sight::default();
+    let mut fingerprint = Fingerprint::default();
     let links = HardLinks::default();
     let mut sources = Vec::with_capacity(copy.sources.len());
     for source in &copy.sources {
@@ -363,10 +363,10 @@ pub fn selection(tree: &SourceTree<'_>, copy: &CopyStep) -> Result<Selection> {
         let selected = tree.select(pattern).map_err(fail)?;
         let one = content_without_links(&tree, &selected, &links).map_err(fail)?;
         hasher.field(one.digest.bytes());
-        sight += one.sight;
+        fingerprint += one.fingerprint;
         sources.push(selected);
     }
-    Ok(Selection { sources, content: SelectionContent { digest: links.added_to(hasher.finish()), sight } })
+    Ok(Selection { sources, content: SelectionContent { digest: links.added_to(hasher.finish()), fingerprint } })
 }
 
 /// Converts a selection error to a diagnostic at the source in the Dockerfile. `from` is the stage,
@@ -437,7 +437,8 @@ mod tests {
             let result_of = |i: VertexId| results[i];
             let downloads = DownloadedFiles::default();
             let keys = KeyMaker { contexts: &contexts, downloads: &downloads, salt: None, result_of: &result_of };
-            let content = SelectionContent { digest: SelectionHash::of(b"what is copied"), sight: Sight::default() };
+            let content =
+                SelectionContent { digest: SelectionHash::of(b"what is copied"), fingerprint: Fingerprint::default() };
             let taken = Selection { sources: Vec::new(), content };
             let key = keys.definition(vertex, &[taken], &mut |_| ()).unwrap();
             found.extend(key.map(|key| key.hex()[..16].to_string()));

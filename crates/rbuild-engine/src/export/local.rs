@@ -40,16 +40,16 @@ pub fn export(tree: &MergedTree, dest: &RootDir, epoch: Option<i64>, stop: Optio
             time: epoch.map(|sec| Timestamp { sec, nsec: 0 }),
             staged: staged.as_mut(),
             writers: LocalWriters::new(scope, &groups),
-            rest: Rest::default(),
+            deferred: DeferredWork::default(),
         };
         export.walk(tree)?;
-        Ok::<_, BuildError>(export.rest)
+        Ok::<_, BuildError>(export.deferred)
     });
     groups.outcome()?;
-    let rest = written?;
-    rest.link(dest)?;
+    let deferred = written?;
+    deferred.link(dest)?;
     staged.map_or(Ok(()), StagedDirs::publish)?;
-    rest.set_directories(dest)
+    deferred.set_directories(dest)
 }
 
 /// Removes from `dest` all entries that the result does not have, or that are a directory in one
@@ -88,7 +88,7 @@ struct LocalExport<'a, 'd, 's, 'e> {
     time: Option<Timestamp>,
     staged: Option<&'a mut StagedDirs<'d>>,
     writers: LocalWriters<'s, 'e>,
-    rest: Rest,
+    deferred: DeferredWork,
 }
 
 /// A directory to export.
@@ -164,7 +164,7 @@ impl LocalExport<'_, '_, '_, '_> {
                 other => other.map(|()| below(name, false)).map_err(fail(&path))?,
             },
         };
-        self.rest.dirs.push((path, entry.stat.mode, entry.stat.mtime));
+        self.deferred.dirs.push((path, entry.stat.mode, entry.stat.mtime));
         Ok(made)
     }
 
@@ -174,14 +174,14 @@ impl LocalExport<'_, '_, '_, '_> {
             return false;
         }
         let place = to.place.join(&entry.name);
-        match self.rest.firsts.get(&entry.stat.inode()) {
+        match self.deferred.firsts.get(&entry.stat.inode()) {
             Some(first) => {
                 let (path, first) = (from.path().join(&entry.name), first.clone());
-                self.rest.links.push(OutputLink { path, place, first });
+                self.deferred.links.push(OutputLink { path, place, first });
                 true
             }
             None => {
-                self.rest.firsts.insert(entry.stat.inode(), place);
+                self.deferred.firsts.insert(entry.stat.inode(), place);
                 false
             }
         }
@@ -216,7 +216,7 @@ struct OutputLink {
 
 /// Work that is done after all files have been written.
 #[derive(Default)]
-struct Rest {
+struct DeferredWork {
     /// The first place of each file that has several hard links.
     firsts: HashMap<Inode, PathBuf>,
     links: Vec<OutputLink>,
@@ -224,7 +224,7 @@ struct Rest {
     dirs: Vec<(PathBuf, u32, Timestamp)>,
 }
 
-impl Rest {
+impl DeferredWork {
     fn link(&self, dest: &RootDir) -> Result<()> {
         for OutputLink { path, place, first } in &self.links {
             let (first_dir, first_name) = dest.parent(first).map_err(fail(path))?;

@@ -8,5 +8,5 @@ mod entry;
 mod items;
 mod place;
 
-pub(crate) use copier::{StoredDownloads, Terms};
+pub(crate) use copier::{CopySettings, StoredDownloads};
 pub(crate) use items::{SelectedFiles, copy};

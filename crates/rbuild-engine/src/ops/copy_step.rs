@@ -15,15 +15,15 @@ use crate::env::StepEnv;
 use crate::error::{BuildError, Result};
 use crate::event::{Event, Warning};
 use crate::exports::Squash;
-use crate::ops::copy::{SelectedFiles, StoredDownloads, Terms, copy};
+use crate::ops::copy::{CopySettings, SelectedFiles, StoredDownloads, copy};
 use crate::ops::copy_error::{CopyError, Reason};
-use crate::ops::incremental_copy::Track;
+use crate::ops::incremental_copy::IncrementalCopy;
 use crate::ops::step_error::{Attempt, StepError};
 use crate::ops::users;
 
-pub(crate) fn terms<'e>(env: &'e StepEnv<'_>) -> Terms<'e> {
+pub(crate) fn copy_settings<'e>(env: &'e StepEnv<'_>) -> CopySettings<'e> {
     let downloaded = StoredDownloads { store: env.store, downloads: &env.prepared.downloads };
-    Terms { now: env.request.now, limits: env.store.limits(), downloaded, cancel: &env.cancel }
+    CopySettings { now: env.request.now, limits: env.store.limits(), downloaded, cancel: &env.cancel }
 }
 
 /// Copies files into a new tree, from a context or from `stage`, and those that were downloaded.
@@ -37,7 +37,7 @@ pub(crate) fn copy_step(
     (path, dir): (&Path, &RootDir),
 ) -> Attempt<Option<Changes>> {
     let working = env.rootfs.writable(&env.rootfs.trees_below(id)?, path)?;
-    let terms = terms(env);
+    let settings = copy_settings(env);
     let exclude = key::exclusions(step)?;
     let source = match (stage, taken.first()) {
         (Some((files, selection)), _) => Some((files.tree(), selection)),
@@ -50,8 +50,9 @@ pub(crate) fn copy_step(
     let source = source.map(|(tree, selection)| (SourceTree { exclude: Some(&exclude), ..tree }, selection));
     let files = source.as_ref().map(|(tree, selection)| SelectedFiles { tree, selected: &selection.sources });
     let earlier = nearest_tree(env, id);
-    let mut track = earlier.as_ref().map_or(Ok(Track::default()), |tree| track(env, tree))?;
-    track.defers = working.takes_files();
+    let mut incremental =
+        earlier.as_ref().map_or(Ok(IncrementalCopy::default()), |tree| incremental_copy(env, tree))?;
+    incremental.defers = working.takes_files();
     let fail = |e| copy_error(env, id, step, e);
     let selected = files.map_or(&[][..], |files| files.selected);
     for (source, _) in step.sources.iter().zip(selected).filter(|(_, selected)| selected.is_empty()) {
@@ -59,24 +60,24 @@ pub(crate) fn copy_step(
         let text = format!("no file matches `{}`; nothing was copied for it", pattern.text());
         env.events.send(Event::Warning(text.into()));
     }
-    if copy(step, files, &working.root, terms, Some(&mut track)).map_err(fail)? > 1 {
+    if copy(step, files, &working.root, settings, Some(&mut incremental)).map_err(fail)? > 1 {
         let text = format!("`{}` was overwritten by every source; only the last one remains", step.dest);
         let help = Remedy::from(FileRemedy::EndWithSlash).into();
         env.events.send(Event::Warning(Warning { text, help: Some(help) }));
     }
     if let Some((source, _)) = &source {
         let write = Deferred { env, id, step, source: source.root, dir };
-        write.write(&mut track, earlier.as_ref(), working, &path.join("fs"))?;
+        write.write(&mut incremental, earlier.as_ref(), working, &path.join("fs"))?;
     } else {
         working.finish(&path.join("fs"))?;
     }
-    if taken.iter().any(|selection| selection.content.sight != track.sight) {
+    if taken.iter().any(|selection| selection.content.fingerprint != incremental.fingerprint) {
         return Err(StepError::ContextChanged);
     }
     if source.is_some() {
-        env.store.trees().put_note(dir, LISTING, &track.listing.to_bytes())?;
+        env.store.trees().put_note(dir, LISTING, &incremental.listing.to_bytes())?;
     }
-    Ok(track.changes())
+    Ok(incremental.changes())
 }
 
 /// The writing of the files that a copy deferred.
@@ -92,21 +93,27 @@ struct Deferred<'a> {
 impl Deferred<'_> {
     /// Ends the work in the root file system, and completes the tree in `upper` in the cheapest
     /// form: as a layer, as changes to the tree of the earlier copy, or as files.
-    fn write(&self, track: &mut Track, earlier: Option<&TreeId>, working: Working, upper: &Path) -> Attempt<()> {
+    fn write(
+        &self,
+        incremental: &mut IncrementalCopy,
+        earlier: Option<&TreeId>,
+        working: Working,
+        upper: &Path,
+    ) -> Attempt<()> {
         let Deferred { env, id, step, source, dir } = *self;
         let general = |reason| copy_error(env, id, step, CopyError { index: None, reason });
-        if let Some(form) = packed_form(env, id).filter(|_| track.has_later()) {
+        if let Some(form) = packed_form(env, id).filter(|_| incremental.has_later()) {
             working.finish(upper)?;
             let layer = earlier.map_or(Ok(None), |tree| env.store.layers().plain_layer(tree))?;
-            return store_as_layer(env, id, dir, track.take_external(source, layer).map_err(general)?, form);
+            return store_as_layer(env, id, dir, incremental.take_external(source, layer).map_err(general)?, form);
         }
         let fs = dir.sub("fs").map_err(BuildError::kernel("the step's directory"))?;
-        let plan = match self.takes_changes(track)? {
-            true => track.plan_changes(&working.root, &fs, step.link).map_err(general)?,
+        let plan = match self.takes_changes(incremental)? {
+            true => incremental.plan_changes(&working.root, &fs, step.link).map_err(general)?,
             false => None,
         };
         working.finish(upper)?;
-        track.finish(plan.as_ref(), source, &fs, &env.cancel).map_err(general)?;
+        incremental.finish(plan.as_ref(), source, &fs, &env.cancel).map_err(general)?;
         if let Some(plan) = &plan {
             env.store.changed_trees().store_as_changes(dir, &plan.base)?;
         }
@@ -115,8 +122,8 @@ impl Deferred<'_> {
 
     /// Returns true if the copy may be stored as changes to the earlier one. Secrets are
     /// searched for in complete trees.
-    fn takes_changes(&self, track: &Track) -> Result<bool> {
-        let Some(base) = track.base().filter(|_| track.has_later()) else { return Ok(false) };
+    fn takes_changes(&self, incremental: &IncrementalCopy) -> Result<bool> {
+        let Some(base) = incremental.base().filter(|_| incremental.has_later()) else { return Ok(false) };
         let request = self.env.request;
         let suits = request.secrets.is_empty() && !request.record_sizes && !self.step.unpack;
         Ok(suits && self.env.store.changed_trees().takes_changes(base)?)
@@ -160,9 +167,9 @@ fn store_as_layer(
 }
 
 /// Returns the tracking data of an earlier copy, including its files.
-pub(crate) fn track(env: &StepEnv<'_>, tree: &TreeId) -> Result<Track> {
+pub(crate) fn incremental_copy(env: &StepEnv<'_>, tree: &TreeId) -> Result<IncrementalCopy> {
     let listing = Listing::from_bytes(&env.store.trees().tree_note(tree, LISTING)?);
-    Ok(Track::since(listing, env.store.changed_trees().earlier_files(tree)?))
+    Ok(IncrementalCopy::since(listing, env.store.changed_trees().earlier_files(tree)?))
 }
 
 pub(crate) fn copy_error(env: &StepEnv<'_>, id: VertexId, step: &CopyStep, e: CopyError) -> StepError {

@@ -9,6 +9,6 @@
 
 mod changes;
 mod finish;
-mod track;
+mod state;
 
-pub use track::Track;
+pub use state::IncrementalCopy;

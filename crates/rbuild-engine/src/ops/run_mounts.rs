@@ -25,8 +25,8 @@ use crate::env::StepEnv;
 use crate::error::{BuildError, Result};
 use crate::ops::copy::{self, copy};
 use crate::ops::copy_error::CopyError;
-use crate::ops::copy_step::{copy_error, terms, track};
-use crate::ops::incremental_copy::Track;
+use crate::ops::copy_step::{copy_error, copy_settings, incremental_copy};
+use crate::ops::incremental_copy::IncrementalCopy;
 use crate::ops::ssh_agent::Agent;
 use crate::ops::step_error::{Attempt, StepError};
 use crate::prepare::demands::missing_agent;
@@ -200,10 +200,11 @@ fn fill_cache(env: &StepEnv<'_>, id: VertexId, step: &CacheStep, seed: Seed<'_>,
     dir.set_own_meta(UidGid::new(step.uid, step.gid), step.mode, now(env.request.now)).map_err(fail())?;
     let Some(from) = step.from else { return Ok(()) };
     let copied = files_of(from, seed.from_name, &step.source, seed.span);
-    let mut track = Track::default();
+    let mut incremental = IncrementalCopy::default();
     let mut fill = |tree: &SourceTree<'_>, selected: &[Vec<Selected>]| {
         let files = copy::SelectedFiles { tree, selected };
-        copy(&copied, Some(files), dir, terms(env), Some(&mut track)).map_err(|e| copy_error(env, id, &copied, e))
+        copy(&copied, Some(files), dir, copy_settings(env), Some(&mut incremental))
+            .map_err(|e| copy_error(env, id, &copied, e))
     };
     match (from, seed.files) {
         (FileSource::Vertex(stage), _) => {
@@ -220,7 +221,7 @@ fn fill_cache(env: &StepEnv<'_>, id: VertexId, step: &CacheStep, seed: Seed<'_>,
         (FileSource::Context | FileSource::Named(_), None) => {}
     }
     match seed.files {
-        Some(files) if files.content.sight != track.sight => Err(StepError::ContextChanged),
+        Some(files) if files.content.fingerprint != incremental.fingerprint => Err(StepError::ContextChanged),
         _ => Ok(()),
     }
 }
@@ -292,15 +293,16 @@ fn context_part(
     let path = if is_dir { PathBuf::from("/") } else { Path::new("/").join(&item.name) };
     let key = part_key(env, &selection.content.digest);
     let earlier = earlier.map(|earlier| env.store.records().record(&part_key(env, &earlier))).transpose()?.flatten();
-    let mut track = earlier.map_or(Ok(Track::default()), |record| track(env, &record.tree))?;
-    let fill = |dir: &RootDir| fill_part(env, id, (mount, selection), &tree, (&mut track, dir));
+    let mut incremental =
+        earlier.map_or(Ok(IncrementalCopy::default()), |record| incremental_copy(env, &record.tree))?;
+    let fill = |dir: &RootDir| fill_part(env, id, (mount, selection), &tree, (&mut incremental, dir));
     let made = env.rootfs.session().tree_once(Lock::ContextPart, &key, env.request.now, fill)?;
     let changes = match &made {
         Once::Found(found) => {
             let listing = Listing::from_bytes(&env.store.trees().tree_note(found, LISTING)?);
-            track.changes_to(&listing)
+            incremental.changes_to(&listing)
         }
-        Once::Made(_) => track.changes(),
+        Once::Made(_) => incremental.changes(),
     };
     Ok((ContextPart { tree: made.either(), path }, changes))
 }
@@ -312,21 +314,23 @@ fn fill_part(
     id: VertexId,
     (mount, selection): (&key::ContextMount<'_>, &Selection),
     tree: &SourceTree<'_>,
-    (track, dir): (&mut Track, &RootDir),
+    (incremental, dir): (&mut IncrementalCopy, &RootDir),
 ) -> Attempt<()> {
     let root = dir.sub("fs").map_err(BuildError::kernel("the context's directory"))?;
     root.set_own_meta(UidGid::ROOT, 0o755, now(env.request.now))
         .map_err(BuildError::kernel("the context's directory"))?;
     let copied = files_of(mount.from, mount.from_name, mount.source, mount.span);
     let fail = |e| copy_error(env, id, &copied, e);
-    track.defers = true;
+    incremental.defers = true;
     let files = copy::SelectedFiles { tree, selected: &selection.sources };
-    copy(&copied, Some(files), &root, terms(env), Some(track)).map_err(fail)?;
-    track.finish(None, tree.root, &root, &env.cancel).map_err(|reason| fail(CopyError { index: None, reason }))?;
-    if selection.content.sight != track.sight {
+    copy(&copied, Some(files), &root, copy_settings(env), Some(incremental)).map_err(fail)?;
+    incremental
+        .finish(None, tree.root, &root, &env.cancel)
+        .map_err(|reason| fail(CopyError { index: None, reason }))?;
+    if selection.content.fingerprint != incremental.fingerprint {
         return Err(StepError::ContextChanged);
     }
-    env.store.trees().put_note(dir, LISTING, &track.listing.to_bytes())?;
+    env.store.trees().put_note(dir, LISTING, &incremental.listing.to_bytes())?;
     Ok(())
 }
 

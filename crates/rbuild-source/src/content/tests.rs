@@ -267,10 +267,10 @@ fn parent_directories_are_selected_with_parents() {
     }
 }
 
-/// Checks that every change that changes the digest also changes the sight.
+/// Checks that every change that changes the digest also changes the fingerprint.
 #[test]
 fn the_fingerprint_detects_all_relevant_changes() {
-    let t = Temp::new("sight");
+    let t = Temp::new("fingerprint");
     symlink("a.go", t.0.join("link")).unwrap();
     symlink("d", t.0.join("dirs")).unwrap();
     std::fs::create_dir(t.0.join("d/empty")).unwrap();
@@ -293,7 +293,7 @@ fn the_fingerprint_detects_all_relevant_changes() {
         does();
         let after = all();
         for i in 0..4 {
-            assert_eq!(after[i].sight != before[i].sight, seen[i], "{what}, {i}");
+            assert_eq!(after[i].fingerprint != before[i].fingerprint, seen[i], "{what}, {i}");
             assert!(seen[i] || after[i].digest == before[i].digest, "{what}, {i}");
         }
         before = after;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use rbuild_layer::{Compression, Decoder, EntryKind, Owners, Unpacking, detect, is_tar, unpack_some};
 use rbuild_linux::RootDir;
-use rbuild_source::{Details, Selected, Sight, SourceTree};
+use rbuild_source::{Details, Fingerprint, Selected, SourceTree};
 
 use crate::ops::copy::copier::Copier;
 use crate::ops::copy_error::Reason;
@@ -30,7 +30,7 @@ pub(super) fn unpack_selected(
     let (source, name) = tree.root.parent(&item.path)?;
     let unpacked = unpack_archive(copier, &open, dest, &|| unchanged(&source, &name, &item.stat))?;
     if unpacked {
-        copier.see(Sight::of_entry(&item.path, tree.owner, &item.stat, &Details::None));
+        copier.see(Fingerprint::of_entry(&item.path, tree.owner, &item.stat, &Details::None));
     }
     Ok(unpacked)
 }
@@ -48,8 +48,8 @@ pub(super) fn unpack_archive(
     }
     let dir = copier.dir(dest, DEST_MODE)?;
     let owners = copier.chown.map_or(Owners::FromArchive, Owners::Always);
-    let cancel = copier.terms.cancel;
-    let how = Unpacking { stop: &|| cancel.is_canceled(), ..Unpacking::archive(owners, copier.terms.limits) };
+    let cancel = copier.settings.cancel;
+    let how = Unpacking { stop: &|| cancel.is_canceled(), ..Unpacking::archive(owners, copier.settings.limits) };
     let mut described = Vec::new();
     let unpacked = unpack_some(open()?, &dir.handle, how, &mut |entry| {
         described.extend(rbuild_paths::inside(&entry.path).filter(|_| entry.kind == EntryKind::Dir));
@@ -72,8 +72,8 @@ fn covered_by_archive(
     described: Vec<PathBuf>,
 ) -> Result<(), Reason> {
     copier.links.clear();
-    if let Some(track) = &mut copier.track {
-        track.listing.cover_below(dest);
+    if let Some(incremental) = &mut copier.incremental {
+        incremental.listing.cover_below(dest);
     }
     for path in described.into_iter().filter(|path| !path.as_os_str().is_empty()) {
         let real = dir.resolve(&path)?;

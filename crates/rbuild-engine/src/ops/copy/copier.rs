@@ -7,12 +7,12 @@ use rbuild_layer::Limits;
 use rbuild_linux::{RootDir, Timestamp, UidGid};
 use rbuild_plan::{Chmod, CopyStep};
 use rbuild_sandbox::Cancel;
-use rbuild_source::Sight;
+use rbuild_source::Fingerprint;
 use rbuild_store::Store;
 
 use crate::ops::copy::destination::{Dir, Links};
 use crate::ops::copy_error::Reason;
-use crate::ops::incremental_copy::Track;
+use crate::ops::incremental_copy::IncrementalCopy;
 use crate::prepare::downloads::DownloadedFiles;
 
 /// The downloaded files of a build, and the store that has their content.
@@ -24,7 +24,7 @@ pub struct StoredDownloads<'a> {
 
 /// Settings of a copy that are not part of its step.
 #[derive(Clone, Copy)]
-pub struct Terms<'a> {
+pub struct CopySettings<'a> {
     /// Modification time of files and directories that have none in the source; seconds since 1970.
     pub now: i64,
     /// Limits on archives that ADD unpacks.
@@ -35,7 +35,7 @@ pub struct Terms<'a> {
     pub cancel: &'a Cancel,
 }
 
-impl Terms<'_> {
+impl CopySettings<'_> {
     pub(super) fn check(&self) -> Result<(), Reason> {
         if self.cancel.is_canceled() { Err(Reason::Stopped) } else { Ok(()) }
     }
@@ -47,13 +47,13 @@ pub(super) struct Copier<'a> {
     pub(super) step: &'a CopyStep,
     pub(super) root: &'a RootDir,
     pub(super) chown: Option<UidGid>,
-    pub(super) terms: Terms<'a>,
+    pub(super) settings: CopySettings<'a>,
     /// Modification times of directories, set after their contents have been written.
     pub(super) times: HashMap<PathBuf, Timestamp>,
     pub(super) links: Links,
     /// Directories that this copy created.
     pub(super) made: HashSet<PathBuf>,
-    pub(super) track: Option<&'a mut Track>,
+    pub(super) incremental: Option<&'a mut IncrementalCopy>,
     pub(super) defers: Defers,
     /// Files written to the destination path itself.
     pub(super) at_dest: usize,
@@ -85,7 +85,7 @@ impl Copier<'_> {
     }
 
     pub(super) fn now(&self) -> Timestamp {
-        Timestamp { sec: self.terms.now, nsec: 0 }
+        Timestamp { sec: self.settings.now, nsec: 0 }
     }
 
     /// Gives a directory the time of the build in place of an earlier source's, as a file that is
@@ -98,7 +98,7 @@ impl Copier<'_> {
     }
 
     /// Adds to the fingerprint of the source.
-    pub(super) fn see(&mut self, sight: Sight) {
-        self.track.iter_mut().for_each(|track| track.sight += sight);
+    pub(super) fn see(&mut self, fingerprint: Fingerprint) {
+        self.incremental.iter_mut().for_each(|incremental| incremental.fingerprint += fingerprint);
     }
 }

@@ -17,13 +17,13 @@ const MODE: u32 = 0o600;
 
 /// Copies a downloaded file, or unpacks it.
 pub(super) fn downloaded(copier: &mut Copier<'_>, file: &UrlSource, unpack: bool) -> Result<(), Reason> {
-    copier.terms.check()?;
+    copier.settings.check()?;
     let step = copier.step;
     let exclude = Ignore::from_patterns(&step.exclude)?;
     if exclude.excludes(&file.name) {
         return Ok(());
     }
-    let StoredDownloads { store, downloads } = copier.terms.downloaded;
+    let StoredDownloads { store, downloads } = copier.settings.downloaded;
     let download = downloads.get(file).map_err(|e| Reason::Build(Box::new(e)))?;
     let open = || Ok(store.blobs().open_blob(&download.digest)?);
     if unpack && unpack_archive(copier, &open, Path::new(&step.dest), &|| Ok(()))? {
@@ -33,12 +33,12 @@ pub(super) fn downloaded(copier: &mut Copier<'_>, file: &UrlSource, unpack: bool
     let place = dir.real.join(&name);
     copier.written_to(&dir);
     copier.clear_place(&dir, &name)?;
-    if let Some(track) = &mut copier.track {
-        track.listing.cover(&place);
+    if let Some(incremental) = &mut copier.incremental {
+        incremental.listing.cover(&place);
     }
     let content = open()?;
     let stat = file_stat(&content)?;
-    copy_file(&content, &stat, &dir.handle.create_file(&name, MODE)?, copier.terms.cancel)?;
+    copy_file(&content, &stat, &dir.handle.create_file(&name, MODE)?, copier.settings.cancel)?;
     dir.handle.chown(&name, copier.chown.unwrap_or_default())?;
     dir.handle.chmod(&name, copier.mode(MODE, false))?;
     // BuildKit's time for files without a known one.

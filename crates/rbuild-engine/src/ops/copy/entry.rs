@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use rbuild_layer::{ExternalFile, keep_in_layer};
 use rbuild_linux::{FileKind, FileStamp, RootDir, Stat, UidGid};
-use rbuild_source::{ContentHash, Details, ListedSource, Sight, SourceTree};
+use rbuild_source::{ContentHash, Details, Fingerprint, ListedSource, SourceTree};
 
 use crate::ops::copy::copier::{Copier, Defers};
 use crate::ops::copy::destination::Dir;
@@ -28,12 +28,12 @@ pub(super) struct Origin<'a> {
 
 /// A name in a directory of the root.
 #[derive(Clone, Copy)]
-pub(super) struct Spot<'a> {
+pub(super) struct DestEntry<'a> {
     pub dir: &'a Dir,
     pub name: &'a OsStr,
 }
 
-impl Spot<'_> {
+impl DestEntry<'_> {
     /// Returns the resolved path.
     fn real(self) -> PathBuf {
         self.dir.real.join(self.name)
@@ -55,9 +55,9 @@ impl Copier<'_> {
         tree: &SourceTree<'_>,
         origin: Origin<'_>,
         stat: &Stat,
-        to: Spot<'_>,
+        to: DestEntry<'_>,
     ) -> Result<(), Reason> {
-        self.terms.check()?;
+        self.settings.check()?;
         let owner = self.chown.unwrap_or_else(|| tree.owner.ids(stat));
         let meta = EntryMeta { owner, mode: self.mode(tree.owner.mode(stat), stat.kind == FileKind::Dir) };
         let details = Details::read(origin.dir, origin.name, stat)?;
@@ -76,10 +76,10 @@ impl Copier<'_> {
         &mut self,
         details: &Details,
         stat: &Stat,
-        to: Spot<'_>,
+        to: DestEntry<'_>,
         EntryMeta { owner, mode }: EntryMeta,
     ) -> Result<(), Reason> {
-        let Spot { dir, name } = to;
+        let DestEntry { dir, name } = to;
         let place = self.entry_dir(dir, name)?;
         let attrs = match details {
             Details::Attributes(attributes) => attributes.iter(),
@@ -107,7 +107,7 @@ impl Copier<'_> {
         origin: Origin<'_>,
         details: &Details,
         stat: &Stat,
-        Spot { dir, name }: Spot<'_>,
+        DestEntry { dir, name }: DestEntry<'_>,
         EntryMeta { owner, mode }: EntryMeta,
     ) -> Result<(), Reason> {
         let Origin { dir: source, name: source_name, path: _, may_change } = origin;
@@ -123,7 +123,7 @@ impl Copier<'_> {
         match stat.kind {
             FileKind::File => {
                 let from = source.open_name(source_name)?;
-                copy_file(&from, stat, &to.create_file(name, 0o600)?, self.terms.cancel)?;
+                copy_file(&from, stat, &to.create_file(name, 0o600)?, self.settings.cancel)?;
                 if may_change {
                     unchanged(source, source_name, stat)?;
                 }
@@ -149,10 +149,17 @@ impl Copier<'_> {
     }
 
     /// Records the source and the destination of an entry.
-    pub(super) fn note(&mut self, tree: &SourceTree<'_>, source: &Path, stat: &Stat, details: &Details, to: Spot<'_>) {
-        self.see(Sight::of_entry(source, tree.owner, stat, details));
+    pub(super) fn note(
+        &mut self,
+        tree: &SourceTree<'_>,
+        source: &Path,
+        stat: &Stat,
+        details: &Details,
+        to: DestEntry<'_>,
+    ) {
+        self.see(Fingerprint::of_entry(source, tree.owner, stat, details));
         // Files of other stages are identified by their content, not by their modification times.
-        let (Some(hashes), Some(track)) = (tree.hashes, &mut self.track) else { return };
+        let (Some(hashes), Some(incremental)) = (tree.hashes, &mut self.incremental) else { return };
         let digest = match details {
             Details::Target(target) => Some(ContentHash::of_link_target(target.as_bytes())),
             _ if stat.kind == FileKind::File => hashes.last_read(stat),
@@ -160,14 +167,17 @@ impl Copier<'_> {
         };
         let stamp = (hashes.is_settled(stat) && stat.kind == FileKind::File).then(|| FileStamp::of(stat));
         let mode = stat.kind.bits() | tree.owner.mode(stat);
-        track.listing.put(&to.real(), ListedSource { source, mode, stamp, digest });
+        incremental.listing.put(&to.real(), ListedSource { source, mode, stamp, digest });
     }
 
     /// Returns true if the entry is a file that may be written later: nothing at the destination is
     /// in the way.
-    fn may_defer(&self, Spot { dir, name }: Spot<'_>, stat: &Stat) -> bool {
+    fn may_defer(&self, DestEntry { dir, name }: DestEntry<'_>, stat: &Stat) -> bool {
         let plain = stat.kind == FileKind::File && stat.nlink == 1;
-        if !plain || self.defers == Defers::Nothing || !self.track.as_ref().is_some_and(|track| track.defers) {
+        if !plain
+            || self.defers == Defers::Nothing
+            || !self.incremental.as_ref().is_some_and(|incremental| incremental.defers)
+        {
             return false;
         }
         if self.defers == Defers::Plain && dir.made {
@@ -185,16 +195,16 @@ impl Copier<'_> {
         &mut self,
         origin: Origin<'_>,
         stat: &Stat,
-        Spot { dir, name }: Spot<'_>,
+        DestEntry { dir, name }: DestEntry<'_>,
         EntryMeta { owner, mode }: EntryMeta,
     ) -> Result<(), Reason> {
         let now = self.now();
-        let Some(track) = &mut self.track else { return Ok(()) };
+        let Some(incremental) = &mut self.incremental else { return Ok(()) };
         let source_dir = origin.path.parent().unwrap_or(Path::new(""));
         let (source, name) = (origin.name.into(), name.into());
         let file = ExternalFile { source, name, stat: *stat, owner, mode, unchanged: false };
         let tracked = self.defers == Defers::Tracked;
-        if track.later(source_dir, &dir.real, file, tracked) && !dir.made {
+        if incremental.later(source_dir, &dir.real, file, tracked) && !dir.made {
             // The directory must be part of the layer, as it would be if the file were written now.
             let (dir, own) = (dir.handle.sub(".")?, dir.handle.stat_self()?);
             dir.set_own_meta(own.owner(), own.mode, now)?;

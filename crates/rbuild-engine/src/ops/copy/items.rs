@@ -11,12 +11,12 @@ use rbuild_plan::{CopyItem, CopyStep};
 use rbuild_source::{Details, Selected, SourceTree, Take};
 
 use crate::ops::copy::archive::unpack_selected;
-use crate::ops::copy::copier::{Copier, Defers, Terms};
+use crate::ops::copy::copier::{Copier, CopySettings, Defers};
 use crate::ops::copy::destination::{Dir, Links};
 use crate::ops::copy::downloaded::downloaded;
-use crate::ops::copy::entry::{Origin, Spot};
+use crate::ops::copy::entry::{DestEntry, Origin};
 use crate::ops::copy_error::{CopyError, Reason};
-use crate::ops::incremental_copy::Track;
+use crate::ops::incremental_copy::IncrementalCopy;
 use crate::ops::users;
 
 /// The files to copy.
@@ -28,27 +28,27 @@ pub struct SelectedFiles<'a> {
     pub selected: &'a [Vec<Selected>],
 }
 
-/// Copies the selected and the downloaded files, and the step's here-documents, into `root`. With a
-/// `track`, files that are unchanged since an earlier copy are left to it. Returns the number of
-/// files written to the destination path itself, where each one replaces the previous one.
+/// Copies the selected and the downloaded files, and the step's here-documents, into `root`. With
+/// `incremental`, files that are unchanged since an earlier copy are left to it. Returns the number
+/// of files written to the destination path itself, where each one replaces the previous one.
 pub fn copy(
     step: &CopyStep,
     files: Option<SelectedFiles<'_>>,
     root: &RootDir,
-    terms: Terms<'_>,
-    mut track: Option<&mut Track>,
+    settings: CopySettings<'_>,
+    mut incremental: Option<&mut IncrementalCopy>,
 ) -> Result<usize, CopyError> {
     let general = |reason: Reason| CopyError { index: None, reason };
     let chown = match &step.chown {
         Some(spec) => Some(users::owner(&users::in_root(root), spec).map_err(|e| general(e.into()))?),
         None => None,
     };
-    if let (Some(track), Some(SelectedFiles { tree, .. })) = (&mut track, files) {
-        track.source_stays = !tree.owner.may_change();
+    if let (Some(incremental), Some(SelectedFiles { tree, .. })) = (&mut incremental, files) {
+        incremental.source_stays = !tree.owner.may_change();
     }
     let (times, links, made) = (HashMap::new(), Links::default(), HashSet::new());
     let (defers, at_dest) = (Defers::Nothing, 0);
-    let mut copier = Copier { step, root, chown, terms, times, links, made, track, defers, at_dest };
+    let mut copier = Copier { step, root, chown, settings, times, links, made, incremental, defers, at_dest };
     let others = step.sources.len() > 1;
     copier.no_file_for_several().map_err(|reason| CopyError { index: others.then_some(0), reason })?;
     for (i, source) in step.sources.iter().enumerate() {
@@ -90,7 +90,7 @@ fn items(copier: &mut Copier<'_>, tree: &SourceTree<'_>, items: &[Selected]) -> 
 }
 
 fn item(copier: &mut Copier<'_>, tree: &SourceTree<'_>, item: &Selected) -> Result<(), Reason> {
-    copier.see(item.sight());
+    copier.see(item.fingerprint());
     let dest = Path::new(&copier.step.dest);
     if item.take != Take::Content {
         return kept_item(copier, tree, item, dest);
@@ -121,7 +121,7 @@ fn single(
     let (source_dir, _) = tree.root.parent(&item.path)?;
     let source_name = item.path.file_name().unwrap_or_default();
     let origin = Origin { dir: &source_dir, name: source_name, path: &item.path, may_change: tree.owner.may_change() };
-    copier.entry(tree, origin, &item.stat, Spot { dir, name })
+    copier.entry(tree, origin, &item.stat, DestEntry { dir, name })
 }
 
 /// Copies an item whose parent directories `--parents` keeps, or one of these parents. Parents
@@ -154,7 +154,7 @@ fn keep_mode(
 ) -> Result<(), Reason> {
     let (source, source_name) = tree.root.parent(&item.path)?;
     let details = Details::read(&source, &source_name, &item.stat)?;
-    copier.note(tree, &item.path, &item.stat, &details, Spot { dir, name });
+    copier.note(tree, &item.path, &item.stat, &details, DestEntry { dir, name });
     let is_link = dir.handle.stat_name(name)?.kind == FileKind::Symlink;
     if !is_link && !copier.made.contains(&dir.real.join(name)) {
         dir.handle.chmod(name, tree.owner.mode(&item.stat))?;
@@ -172,7 +172,7 @@ fn directory(copier: &mut Copier<'_>, tree: &SourceTree<'_>, item: &Selected, de
         }
         let name = path.file_name().unwrap_or_default();
         let origin = Origin { dir: source, name, path: &item.path.join(path), may_change: tree.owner.may_change() };
-        copier.entry(tree, origin, stat, Spot { dir: &open.1, name })
+        copier.entry(tree, origin, stat, DestEntry { dir: &open.1, name })
     })
 }
 
@@ -182,8 +182,8 @@ fn inline(copier: &mut Copier<'_>, name: &str, content: &[u8]) -> Result<(), Rea
     let place = dir.real.join(&name);
     copier.written_to(&dir);
     copier.clear_place(&dir, &name)?;
-    if let Some(track) = &mut copier.track {
-        track.listing.cover(&place);
+    if let Some(incremental) = &mut copier.incremental {
+        incremental.listing.cover(&place);
     }
     let mut file = dir.handle.create_file(&name, 0o644)?;
     file.write_all(content).map_err(|e| rbuild_linux::Error::new("write", &place, e))?;

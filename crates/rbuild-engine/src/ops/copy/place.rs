@@ -139,7 +139,7 @@ impl Copier<'_> {
     pub(super) fn cover(&mut self, place: &Path) {
         self.links.cover(place);
         if self.defers == Defers::Tracked {
-            self.track.iter_mut().for_each(|track| track.drop_destination(place));
+            self.incremental.iter_mut().for_each(|incremental| incremental.drop_destination(place));
         }
     }
 
@@ -148,14 +148,14 @@ impl Copier<'_> {
     fn meets_link(&mut self) {
         if self.defers == Defers::Plain {
             self.defers = Defers::Tracked;
-            self.track.iter_mut().for_each(|track| track.note_places());
+            self.incremental.iter_mut().for_each(|incremental| incremental.note_places());
         }
     }
 
     /// Fails if a deferred file has this path: a directory does not replace a file.
     fn no_file_later(&self, place: &Path) -> Result<(), Reason> {
-        let later =
-            self.defers == Defers::Tracked && self.track.as_ref().is_some_and(|track| track.has_destination(place));
+        let later = self.defers == Defers::Tracked
+            && self.incremental.as_ref().is_some_and(|incremental| incremental.has_destination(place));
         if later { Err(dir_over_file(place)) } else { Ok(()) }
     }
 }

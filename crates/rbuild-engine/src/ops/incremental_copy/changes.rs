@@ -15,7 +15,7 @@ use rbuild_linux::{DirEntry, FileKind, RootDir};
 use rbuild_store::TreeId;
 
 use crate::ops::copy_error::Reason;
-use crate::ops::incremental_copy::track::{CopyGroup, Track};
+use crate::ops::incremental_copy::state::{CopyGroup, IncrementalCopy};
 
 /// Bounds on the copies that are stored as changes.
 struct Bounds {
@@ -77,7 +77,7 @@ impl ChangePlan {
     }
 }
 
-impl Track {
+impl IncrementalCopy {
     /// Plans the copy as changes to the earlier one. `upper` is the new tree as far as it was
     /// written, and `root` the root file system that it is a part of. Returns `None` if the
     /// copy has to be made anew: if there is no earlier one, if much changed, or if the base
@@ -120,7 +120,7 @@ impl Track {
 
 /// A directory of an earlier copy.
 pub(super) struct EarlierDirs<'a> {
-    track: &'a Track,
+    incremental: &'a IncrementalCopy,
     pub base: Option<RootDir>,
     pub changes: Option<RootDir>,
     /// Names in the directory of changes.
@@ -128,12 +128,12 @@ pub(super) struct EarlierDirs<'a> {
 }
 
 impl<'a> EarlierDirs<'a> {
-    pub fn of(track: &'a Track, dir: &Path) -> Result<EarlierDirs<'a>, Reason> {
-        let earlier = track.earlier_files.as_ref();
+    pub fn of(incremental: &'a IncrementalCopy, dir: &Path) -> Result<EarlierDirs<'a>, Reason> {
+        let earlier = incremental.earlier_files.as_ref();
         let base = earlier.and_then(|earlier| earlier.files.sub(dir).ok());
         let changes = earlier.and_then(|earlier| earlier.changes.as_ref()?.sub(dir).ok());
         let entries = changes.as_ref().map_or(Ok(Vec::new()), RootDir::entries)?;
-        Ok(EarlierDirs { track, base, changes, changed: entries.into_iter().map(|entry| entry.name).collect() })
+        Ok(EarlierDirs { incremental, base, changes, changed: entries.into_iter().map(|entry| entry.name).collect() })
     }
 
     pub fn origin(&self, group: &CopyGroup, file: &ExternalFile) -> CopiedFrom {
@@ -142,7 +142,7 @@ impl<'a> EarlierDirs<'a> {
             false => (&self.base, CopiedFrom::Base),
         };
         match dir {
-            Some(dir) if self.track.has(dir, group, file) => origin,
+            Some(dir) if self.incremental.has(dir, group, file) => origin,
             _ => CopiedFrom::Source,
         }
     }

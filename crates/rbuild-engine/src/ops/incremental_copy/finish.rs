@@ -11,9 +11,9 @@ use rbuild_sandbox::Cancel;
 use crate::ops::copy_error::Reason;
 use crate::ops::copy_file::{copy_file, unchanged};
 use crate::ops::incremental_copy::changes::{ChangePlan, CopiedFrom, EarlierDirs};
-use crate::ops::incremental_copy::track::{CopyGroup, Track};
+use crate::ops::incremental_copy::state::{CopyGroup, IncrementalCopy};
 
-impl Track {
+impl IncrementalCopy {
     /// Writes all deferred files into the tree, or only those that `plan` says. The times of
     /// directories are preserved.
     pub fn finish(

@@ -108,9 +108,9 @@ fn answer_for_a_caller_that_is_gone() {
 }
 
 /// A process whose number is reused after its end.
-struct Passing<'a>(&'a Child, Cell<u32>);
+struct ReusedId<'a>(&'a Child, Cell<u32>);
 
-impl Thread for Passing<'_> {
+impl Thread for ReusedId<'_> {
     fn id(&self) -> u32 {
         self.0.id()
     }
@@ -126,10 +126,10 @@ fn a_limit_set_on_a_reused_thread_id_is_restored() {
     let mut child = Command::new("sleep").arg("100").spawn().unwrap();
     let before = notify::queue_limit(child.id()).unwrap();
     for checks in [1, 2] {
-        assert_eq!(take_place(&Passing(&child, Cell::new(checks)), 7), Err(Errno::SRCH));
+        assert_eq!(take_place(&ReusedId(&child, Cell::new(checks)), 7), Err(Errno::SRCH));
         assert_eq!(notify::queue_limit(child.id()).unwrap(), before);
     }
-    take_place(&Passing(&child, Cell::new(3)), 7).unwrap();
+    take_place(&ReusedId(&child, Cell::new(3)), 7).unwrap();
     assert_eq!(notify::queue_limit(child.id()).unwrap(), (before.1 - 7, before.1));
     child.kill().unwrap();
     child.wait().unwrap();

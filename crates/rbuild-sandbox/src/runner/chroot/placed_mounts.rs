@@ -15,7 +15,7 @@ use rbuild_linux::{Error, FileKind, Inode, PinnedEntry, RootDir, Stat, Timestamp
 
 use crate::error::{FileOrigin, MountProblem, RunnerProblem};
 use crate::protocol::RunRequest;
-use crate::runner::chroot::material::{EntryAt, What};
+use crate::runner::chroot::content::{EntryAt, MountContent};
 use crate::runner::obstacles::{Taken, fitting_place, outside_of_the_devices, outside_of_the_kernels};
 
 /// Directory in the scratch directory that holds covered entries meanwhile.
@@ -27,7 +27,8 @@ const RESTORED: &str = "restored";
 /// Size limit of [`RESTORED`]; more than all mounts of a command can need (PATH_MAX each).
 const MOST_RESTORED: u64 = 16 << 20;
 
-pub(super) struct LaidOut<'a> {
+/// The mounts of a command, placed as files into its root directory.
+pub(super) struct PlacedMounts<'a> {
     root: &'a RootDir,
     scratch: &'a RootDir,
     /// In the order of placement: later ones may be inside earlier ones.
@@ -45,10 +46,11 @@ struct Mounted {
     /// The covered entry's name in [`COVERED`], and its metadata after it was moved there.
     covered: Option<(String, Stat)>,
     /// `None` until it has been placed.
-    material: Option<Material>,
+    content: Option<PlacedContent>,
 }
 
-struct Material {
+/// The content of a mount as it was placed.
+struct PlacedContent {
     entry: Tracked,
     /// Entries created in it.
     inner: Vec<Tracked>,
@@ -67,10 +69,11 @@ struct Tracked {
     dir: RootDir,
     dir_inode: Inode,
     name: OsString,
-    found: Whereabouts,
+    found: EntryLocation,
 }
 
-enum Whereabouts {
+/// Location of a placed entry when the command has ended.
+enum EntryLocation {
     InPlace,
     Elsewhere(RootDir, OsString),
     Gone,
@@ -88,14 +91,14 @@ impl Tracked {
             dir: dir.try_clone()?,
             dir_inode: dir.stat_self()?.inode(),
             name: name.to_os_string(),
-            found: Whereabouts::InPlace,
+            found: EntryLocation::InPlace,
         })
     }
 
     /// Checks the original place. Returns true if the entry is there and has no other names.
     fn look(&mut self) -> Result<bool, Error> {
         let in_place = self.held.is(&self.dir, &self.name);
-        self.found = if in_place { Whereabouts::InPlace } else { Whereabouts::Gone };
+        self.found = if in_place { EntryLocation::InPlace } else { EntryLocation::Gone };
         Ok(in_place && self.held.stat()?.nlink <= self.most_names)
     }
 
@@ -107,16 +110,16 @@ impl Tracked {
         if self.kind != FileKind::Dir {
             return unnoticed(dir, || dir.remove_file(name));
         }
-        self.found = Whereabouts::Elsewhere(dir.try_clone()?, name.to_os_string());
+        self.found = EntryLocation::Elsewhere(dir.try_clone()?, name.to_os_string());
         Ok(())
     }
 
     /// Returns the directory and name where it currently is.
     fn place(&self) -> Option<(&RootDir, &OsStr)> {
         match &self.found {
-            Whereabouts::InPlace => Some((&self.dir, &self.name)),
-            Whereabouts::Elsewhere(dir, name) => Some((dir, name)),
-            Whereabouts::Gone => None,
+            EntryLocation::InPlace => Some((&self.dir, &self.name)),
+            EntryLocation::Elsewhere(dir, name) => Some((dir, name)),
+            EntryLocation::Gone => None,
         }
     }
 
@@ -133,19 +136,19 @@ fn unnoticed<T>(dir: &RootDir, work: impl FnOnce() -> Result<T, Error>) -> Resul
     Ok(done)
 }
 
-impl LaidOut<'_> {
-    pub(super) fn new<'a>(root: &'a RootDir, scratch: &'a RootDir) -> LaidOut<'a> {
-        LaidOut { root, scratch, mounts: Vec::new(), taken: Taken::default() }
+impl PlacedMounts<'_> {
+    pub(super) fn new<'a>(root: &'a RootDir, scratch: &'a RootDir) -> PlacedMounts<'a> {
+        PlacedMounts { root, scratch, mounts: Vec::new(), taken: Taken::default() }
     }
 
     pub(super) fn put(&mut self, request: &RunRequest) -> Result<(), RunnerProblem> {
         self.scratch.create_dir_all(COVERED, 0o755, None, |_| ())?;
         for (target, what) in [
-            ("/proc", What::Empty(0o555)),
-            ("/sys", What::Empty(0o555)),
-            ("/dev", What::Devices),
-            ("/etc/hosts", What::Text(request.hosts.as_bytes(), 0o644, UidGid::ROOT)),
-            ("/etc/resolv.conf", What::Text(request.resolv_conf.as_bytes(), 0o644, UidGid::ROOT)),
+            ("/proc", MountContent::Empty(0o555)),
+            ("/sys", MountContent::Empty(0o555)),
+            ("/dev", MountContent::Devices),
+            ("/etc/hosts", MountContent::Text(request.hosts.as_bytes(), 0o644, UidGid::ROOT)),
+            ("/etc/resolv.conf", MountContent::Text(request.resolv_conf.as_bytes(), 0o644, UidGid::ROOT)),
         ] {
             self.mount(target, what)?;
         }
@@ -153,12 +156,12 @@ impl LaidOut<'_> {
             let target = Path::new(&wanted.target);
             let real = self.root.resolve(target).map_err(|e| RunnerProblem::of_mount_point(target, e))?;
             outside_of_the_devices(target, &real)?;
-            self.mount(&wanted.target, What::of(wanted)?)?;
+            self.mount(&wanted.target, MountContent::of(wanted)?)?;
         }
         Ok(())
     }
 
-    fn mount(&mut self, target: &str, what: What<'_>) -> Result<(), RunnerProblem> {
+    fn mount(&mut self, target: &str, what: MountContent<'_>) -> Result<(), RunnerProblem> {
         let fail = |e: Error| RunnerProblem::of_mount_point(Path::new(target), e);
         let needs = if what.is_dir()? { FileKind::Dir } else { FileKind::File };
         let at = self.place_of(Path::new(target), needs)?;
@@ -168,7 +171,7 @@ impl LaidOut<'_> {
         let (dir, points) = self.directory_of(&at).map_err(fail)?;
         let is_there = dir.stat_name(&name).is_ok();
         self.taken.add(at.clone(), needs);
-        self.mounts.push(Mounted { at, dir, name, points, covered: None, material: None });
+        self.mounts.push(Mounted { at, dir, name, points, covered: None, content: None });
         self.cover(is_there, what).map_err(fail)
     }
 
@@ -197,10 +200,10 @@ impl LaidOut<'_> {
         Ok((dir, points))
     }
 
-    /// Places the material of the last mount, moving away an existing entry.
-    fn cover(&mut self, occupied: bool, what: What<'_>) -> Result<(), Error> {
+    /// Places the content of the last mount, moving away an existing entry.
+    fn cover(&mut self, occupied: bool, what: MountContent<'_>) -> Result<(), Error> {
         let number = self.mounts.len();
-        let Some(Mounted { dir, name, covered, material, .. }) = self.mounts.last_mut() else { return Ok(()) };
+        let Some(Mounted { dir, name, covered, content, .. }) = self.mounts.last_mut() else { return Ok(()) };
         let mtime = dir.stat_self()?.mtime;
         if occupied {
             let kept_name = number.to_string();
@@ -210,19 +213,19 @@ impl LaidOut<'_> {
         }
         what.make(dir, name)?;
         let mut inner = Vec::new();
-        if matches!(what, What::Devices) {
+        if matches!(what, MountContent::Devices) {
             let made = dir.sub(&*name)?;
             inner = made.entries()?.iter().map(|e| Tracked::of(&made, &e.name)).collect::<Result<_, _>>()?;
         }
         let mut entry = Tracked::of(dir, name)?;
-        if matches!(what, What::Lent(_) | What::Copied(_)) {
+        if matches!(what, MountContent::Lent(_) | MountContent::Copied(_)) {
             // Files of a mount may be hard-linked into the result, even if the mount is a single
             // file.
             entry.most_names = u32::MAX;
         }
-        let is_text = matches!(what, What::Text(..));
-        let home = if let What::Lent(home) = what { Some(home) } else { None };
-        *material = Some(Material { entry, inner, home, is_text });
+        let is_text = matches!(what, MountContent::Text(..));
+        let home = if let MountContent::Lent(home) = what { Some(home) } else { None };
+        *content = Some(PlacedContent { entry, inner, home, is_text });
         dir.set_own_mtime(mtime)
     }
 
@@ -238,7 +241,7 @@ impl LaidOut<'_> {
         self.find_moved(&mut mounts)?;
         // Mounts may be nested: return those that are kept before anything is removed.
         let own: HashSet<Inode> =
-            mounts.iter().flat_map(Mounted::materials).map(|tracked| tracked.held.inode()).collect();
+            mounts.iter().flat_map(Mounted::placed_entries).map(|tracked| tracked.held.inode()).collect();
         for mounted in mounts.iter().rev() {
             mounted.return_entry(&own)?;
         }
@@ -307,13 +310,13 @@ fn walk(root: &RootDir, mut each: impl FnMut(&RootDir, &OsStr, &Stat) -> Result<
 
 impl Mounted {
     fn tracked(&mut self) -> impl Iterator<Item = &mut Tracked> {
-        let material = self.material.iter_mut().flat_map(|m| std::iter::once(&mut m.entry).chain(&mut m.inner));
-        self.points.iter_mut().chain(material)
+        let content = self.content.iter_mut().flat_map(|m| std::iter::once(&mut m.entry).chain(&mut m.inner));
+        self.points.iter_mut().chain(content)
     }
 
     /// Returns the placed entry and those created in it.
-    fn materials(&self) -> impl Iterator<Item = &Tracked> {
-        self.material.iter().flat_map(|m| std::iter::once(&m.entry).chain(&m.inner))
+    fn placed_entries(&self) -> impl Iterator<Item = &Tracked> {
+        self.content.iter().flat_map(|m| std::iter::once(&m.entry).chain(&m.inner))
     }
 
     /// Returns the directories whose times must stay as the command left them.
@@ -325,7 +328,7 @@ impl Mounted {
     /// else an empty directory, goes there. `own` are the inodes of everything placed, none of
     /// which counts as the command's replacement.
     fn return_entry(&self, own: &HashSet<Inode>) -> Result<(), Error> {
-        let Some(Material { entry, home: Some((home, old)), .. }) = &self.material else { return Ok(()) };
+        let Some(PlacedContent { entry, home: Some((home, old)), .. }) = &self.content else { return Ok(()) };
         if let Some((dir, name)) = entry.place() {
             return unnoticed(dir, || dir.rename(name, home, old));
         }
@@ -345,9 +348,9 @@ impl Mounted {
     }
 
     fn remove(&self) -> Result<(), Error> {
-        let Some(Material { entry, inner, home: None, is_text }) = &self.material else { return Ok(()) };
+        let Some(PlacedContent { entry, inner, home: None, is_text }) = &self.content else { return Ok(()) };
         entry.remove()?;
-        for moved in inner.iter().filter(|inner| matches!(inner.found, Whereabouts::Elsewhere(..))) {
+        for moved in inner.iter().filter(|inner| matches!(inner.found, EntryLocation::Elsewhere(..))) {
             moved.remove()?;
         }
         // A hard link outside of the root directory, which a command can create, must not reveal
@@ -362,7 +365,7 @@ impl Mounted {
     /// has put something into them. Returns true if the covered entry was a file and is unchanged.
     fn uncover(&self, kept: &RootDir) -> Result<bool, Error> {
         let mut as_it_was = false;
-        if self.material.is_some() || self.covered.is_some() {
+        if self.content.is_some() || self.covered.is_some() {
             self.dir.remove_all(&self.name)?;
         }
         if let Some((kept_name, stat)) = &self.covered {

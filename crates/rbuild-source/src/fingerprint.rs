@@ -15,10 +15,10 @@ use crate::select::{Owner, Selected, SourceError};
 /// created, removed or renamed between two passes. It detects concurrent changes, but is not
 /// collision resistant.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Sight(u64);
+pub struct Fingerprint(u64);
 
-impl AddAssign for Sight {
-    fn add_assign(&mut self, other: Sight) {
+impl AddAssign for Fingerprint {
+    fn add_assign(&mut self, other: Fingerprint) {
         self.0 = self.0.wrapping_add(other.0);
     }
 }
@@ -49,10 +49,10 @@ impl Details {
     }
 }
 
-impl Sight {
+impl Fingerprint {
     /// Returns the fingerprint of a copied entry. `path` is relative to the root of the source.
-    pub fn of_entry(path: &Path, owner: Owner, stat: &Stat, details: &Details) -> Sight {
-        let mut print = Fingerprint::default();
+    pub fn of_entry(path: &Path, owner: Owner, stat: &Stat, details: &Details) -> Fingerprint {
+        let mut print = FingerprintHasher::default();
         print.bytes(path.as_os_str().as_bytes());
         print.numbers(stat.kind.bits(), if stat.kind == FileKind::Symlink { 0 } else { owner.mode(stat) });
         let UidGid { uid, gid } = owner.ids(stat);
@@ -75,8 +75,8 @@ impl Sight {
 
 impl Selected {
     /// Returns the fingerprint of the selected name, without the content.
-    pub fn sight(&self) -> Sight {
-        let mut print = Fingerprint::default();
+    pub fn fingerprint(&self) -> Fingerprint {
+        let mut print = FingerprintHasher::default();
         print.bytes(self.path.as_os_str().as_bytes());
         print.bytes(self.name.as_os_str().as_bytes());
         print.numbers(self.stat.kind.bits(), self.take as u32);
@@ -85,9 +85,9 @@ impl Selected {
 }
 
 #[derive(Default)]
-struct Fingerprint(std::hash::DefaultHasher);
+struct FingerprintHasher(std::hash::DefaultHasher);
 
-impl Fingerprint {
+impl FingerprintHasher {
     fn bytes(&mut self, bytes: &[u8]) {
         self.0.write_usize(bytes.len());
         self.0.write(bytes);
@@ -97,7 +97,7 @@ impl Fingerprint {
         self.0.write_u64(u64::from(one) << 32 | u64::from(other));
     }
 
-    fn end(self) -> Sight {
-        Sight(self.0.finish())
+    fn end(self) -> Fingerprint {
+        Fingerprint(self.0.finish())
     }
 }

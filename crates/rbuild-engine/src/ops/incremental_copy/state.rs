@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use rbuild_layer::{ExternalFile, ExternalFiles};
 use rbuild_linux::{FileKind, FileStamp, RootDir};
-use rbuild_source::{Changes, Listing, Sight};
+use rbuild_source::{Changes, Fingerprint, Listing};
 use rbuild_store::{EarlierFiles, TreeId};
 
 use crate::ops::copy_error::Reason;
@@ -17,15 +17,16 @@ const MOST_NAMES: u32 = 60_000;
 /// Number of files that a thread takes at a time.
 const GROUP: usize = 300;
 
+/// A copy compared with an earlier one from the same context.
 #[derive(Default)]
-pub struct Track {
+pub struct IncrementalCopy {
     /// Files may be deferred.
     pub defers: bool,
     pub listing: Listing,
     /// True if the source is immutable during the build.
     pub source_stays: bool,
     /// Summary of what was seen of the source so far.
-    pub sight: Sight,
+    pub fingerprint: Fingerprint,
     earlier: Listing,
     pub(super) earlier_files: Option<EarlierFiles>,
     pub(super) groups: Vec<CopyGroup>,
@@ -48,10 +49,15 @@ impl CopyGroup {
     }
 }
 
-impl Track {
+impl IncrementalCopy {
     /// Starts tracking relative to an earlier copy.
-    pub fn since(earlier: Listing, earlier_files: Option<EarlierFiles>) -> Track {
-        Track { listing: Listing::as_large_as(&earlier), earlier, earlier_files, ..Track::default() }
+    pub fn since(earlier: Listing, earlier_files: Option<EarlierFiles>) -> IncrementalCopy {
+        IncrementalCopy {
+            listing: Listing::as_large_as(&earlier),
+            earlier,
+            earlier_files,
+            ..IncrementalCopy::default()
+        }
     }
 
     /// Defers a file from the directory `source` to `dir`, a resolved path in the root. Returns

@@ -14,7 +14,7 @@ use crate::runner::devices::DEVICES;
 pub(super) type EntryAt = (RootDir, OsString);
 
 /// The content of a mount.
-pub(super) enum What<'a> {
+pub(super) enum MountContent<'a> {
     /// A file: content, mode, owner and group.
     Text(&'a [u8], u32, UidGid),
     /// An empty directory with that mode.
@@ -29,25 +29,27 @@ pub(super) enum What<'a> {
     Socket(EntryAt),
 }
 
-impl What<'_> {
-    pub(super) fn of(wanted: &MountRequest) -> Result<What<'_>, RunnerProblem> {
+impl MountContent<'_> {
+    pub(super) fn of(wanted: &MountRequest) -> Result<MountContent<'_>, RunnerProblem> {
         Ok(match &wanted.source {
-            MountSource::File { content, mode, uid, gid } => What::Text(content, *mode, UidGid::new(*uid, *gid)),
-            MountSource::Tmpfs { .. } => What::Empty(0o1777),
+            MountSource::File { content, mode, uid, gid } => {
+                MountContent::Text(content, *mode, UidGid::new(*uid, *gid))
+            }
+            MountSource::Tmpfs { .. } => MountContent::Empty(0o1777),
             MountSource::Bind(path) => socket(path)?,
-            MountSource::Part { dir, path } => What::Lent(inside(dir, path)?),
+            MountSource::Part { dir, path } => MountContent::Lent(inside(dir, path)?),
             MountSource::BindBelow { .. } => return Err(RunnerProblem::NeedsMounts("a directory that stays".into())),
             MountSource::Trees { .. } => return Err(RunnerProblem::NeedsMounts("a mount of layers".into())),
-            MountSource::Machine(path) if wanted.read_only => What::Copied(outside(path)?),
+            MountSource::Machine(path) if wanted.read_only => MountContent::Copied(outside(path)?),
             MountSource::Machine(path) => return Err(RunnerProblem::WritableVolume(path.display().to_string())),
         })
     }
 
     pub(super) fn is_dir(&self) -> Result<bool, RunnerProblem> {
         match self {
-            What::Text(..) | What::Socket(_) => Ok(false),
-            What::Empty(_) | What::Devices => Ok(true),
-            What::Lent((dir, name)) | What::Copied((dir, name)) => {
+            MountContent::Text(..) | MountContent::Socket(_) => Ok(false),
+            MountContent::Empty(_) | MountContent::Devices => Ok(true),
+            MountContent::Lent((dir, name)) | MountContent::Copied((dir, name)) => {
                 let stat = dir.stat_name(name)?;
                 Ok(stat.kind == FileKind::Dir)
             }
@@ -57,25 +59,25 @@ impl What<'_> {
     /// Creates it as the entry `name` of `dir`. The name must not exist.
     pub(super) fn make(&self, dir: &RootDir, name: &OsStr) -> rbuild_linux::Result<()> {
         match self {
-            What::Text(content, mode, owner) => {
+            MountContent::Text(content, mode, owner) => {
                 let mut file = dir.create_file(name, 0o600)?;
                 let failed = |e| dir.error("write", name, e);
                 file.write_all(content).map_err(failed)?;
                 dir.chown(name, *owner)?;
                 dir.chmod(name, *mode)
             }
-            What::Empty(mode) => {
+            MountContent::Empty(mode) => {
                 dir.create_dir(name, 0o700)?;
                 dir.chmod(name, *mode)
             }
-            What::Devices => {
+            MountContent::Devices => {
                 dir.create_dir(name, 0o755)?;
                 dir.chmod(name, 0o755)?;
                 fill_dev(&dir.sub(name)?)
             }
-            What::Lent((from, old)) => from.rename(old, dir, name),
-            What::Copied((from, old)) => copy_tree(from, old, dir, name),
-            What::Socket((from, old)) => dir.hard_link(from, old, name),
+            MountContent::Lent((from, old)) => from.rename(old, dir, name),
+            MountContent::Copied((from, old)) => copy_tree(from, old, dir, name),
+            MountContent::Socket((from, old)) => dir.hard_link(from, old, name),
         }
     }
 }
@@ -95,10 +97,10 @@ fn fill_dev(dev: &RootDir) -> rbuild_linux::Result<()> {
     dev.chmod(shared, 0o1777)
 }
 
-fn socket(path: &Path) -> Result<What<'static>, RunnerProblem> {
+fn socket(path: &Path) -> Result<MountContent<'static>, RunnerProblem> {
     let (dir, name) = outside(path)?;
     match dir.stat_name(&name)?.kind {
-        FileKind::Socket => Ok(What::Socket((dir, name))),
+        FileKind::Socket => Ok(MountContent::Socket((dir, name))),
         // Any other file shown directly could be hard-linked into the result.
         _ => Err(RunnerProblem::NeedsMounts(path.display().to_string().into())),
     }
