@@ -4,7 +4,7 @@
 //! |---|---|---|---|
 //! | `user.overlay.*`, `trusted.overlay.*` | no | no | would let a layer manipulate the overlay |
 //! | `user.rbuild.` and 32 digits of the store | no | no | recorded owners, hidden by [`RootDir`] |
-//! | `security.capability` | yes | yes | part of the program's behaviour |
+//! | `security.capability` | yes | yes | part of the program's behavior |
 //! | other `user.*` | yes | yes | data of the image |
 //! | `security.selinux`, `security.ima`, … | no | no | belong to the machine, not to the image |
 //! | `system.posix_acl_*` | no | no | contain IDs of the user namespace that wrote them |

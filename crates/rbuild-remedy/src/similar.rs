@@ -48,7 +48,7 @@ pub fn closest_file<'a>(wanted: &str, names: &'a [String]) -> Option<&'a str> {
 }
 
 /// Returns the edit distance of two words: insertions, deletions, replacements, and exchanges of
-/// neighbours.
+/// neighbors.
 fn distance(a: &str, b: &str) -> usize {
     strsim::osa_distance(cut(a), cut(b))
 }

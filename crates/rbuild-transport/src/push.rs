@@ -109,7 +109,7 @@ pub fn push(
 ) -> Result<()> {
     let repository = client.repository(name)?;
     (progress.total)(image.size());
-    let upload = Upload { repository: &repository, elsewhere: neighbours(store, &repository, name)? };
+    let upload = Upload { repository: &repository, elsewhere: neighbors(store, &repository, name)? };
     copy_all(&store.blobs(), &upload, &image.blobs, progress)?;
     let reference = match (name.tag(), name.digest()) {
         (Some(tag), _) => tag.to_string(),
@@ -128,7 +128,7 @@ pub fn push(
 
 /// Returns the blobs of other images of the same registry, with the paths of their repositories:
 /// the registry may take them from there.
-fn neighbours(store: &Store, repository: &Repository, name: &Reference) -> Result<HashMap<BlobDigest, String>> {
+fn neighbors(store: &Store, repository: &Repository, name: &Reference) -> Result<HashMap<BlobDigest, String>> {
     let mut found = HashMap::new();
     if !repository.may_mount_from(name.registry()) {
         return Ok(found);

@@ -39,7 +39,7 @@ impl ServedFile {
     }
 }
 
-/// A misbehaviour.
+/// A misbehavior.
 #[derive(Debug, Clone)]
 pub enum Trouble {
     /// Answers with this status, and `Retry-After` in seconds.

@@ -262,7 +262,7 @@ impl Supervisor {
         !self.proc.outer && self.known_credentials(tracer).has(capability) && self.proc.holds(tracer, capability)
     }
 
-    /// Opens the file if it is a program whose set-id bits the kernel honours for the caller
+    /// Opens the file if it is a program whose set-id bits the kernel honors for the caller
     /// (execve(2)).
     fn set_id_program(&self, caller: &Caller<'_>, file: PathAt) -> Option<OpenedFile> {
         if file.flags & !(NO_FOLLOW | EMPTY_PATH) != 0 {

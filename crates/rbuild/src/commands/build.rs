@@ -52,7 +52,7 @@ fn build_from(
         if matches!(e, BuildError::AlreadyReported) {
             return code::FAILED;
         }
-        let text = diagnostics::build_error(e, &source, terminal::colours());
+        let text = diagnostics::build_error(e, &source, terminal::colors());
         terminal::err(&secrets.mask(hide_logins(&text)));
         build_code(e)
     };

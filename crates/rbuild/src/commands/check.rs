@@ -46,7 +46,7 @@ pub fn parse_call(text: &str) -> Result<(CallMode, bool), Failure> {
     Ok((call, json))
 }
 
-/// Analyses a Dockerfile, prints the result and returns the exit code.
+/// Analyzes a Dockerfile, prints the result and returns the exit code.
 pub fn call(
     file: &Dockerfile,
     request: &BuildRequest,
@@ -79,7 +79,7 @@ pub fn call(
 /// Prints mistakes in the Dockerfile or in the choice of its target, and returns the exit code.
 fn mistakes(errors: Vec<Diagnostic>, source: &SourceText<'_>) -> u8 {
     let e = BuildError::Dockerfile(errors);
-    terminal::err(&diagnostics::build_error(&e, source, terminal::colours()));
+    terminal::err(&diagnostics::build_error(&e, source, terminal::colors()));
     build_code(&e)
 }
 

@@ -40,7 +40,7 @@ fn parsed(file: &Path, then: impl FnOnce(&[u8])) -> Result<u8, Failure> {
             let (name, text) = (file.display().to_string(), rbuild_dockerfile::readable(&bytes).0);
             let source = SourceText::new(&name, &text);
             for d in &errors {
-                terminal::err(&diagnostics::diagnostic(d, &source, terminal::colours()));
+                terminal::err(&diagnostics::diagnostic(d, &source, terminal::colors()));
             }
             Ok(code::USAGE)
         }

@@ -38,7 +38,7 @@ impl Lint<'_> {
             let secrets = request.secret_values();
             for w in &warnings {
                 let d = Diagnostic::new(w.span, format!("{}: {}", w.rule.name, w.message));
-                terminal::err(&secrets.mask(diagnostics::diagnostic(&d, self.source, terminal::colours())));
+                terminal::err(&secrets.mask(diagnostics::diagnostic(&d, self.source, terminal::colors())));
             }
             terminal::error("warnings are errors in this Dockerfile (check=error=true)", None);
             return Ok(Some(code::FAILED));

@@ -142,7 +142,7 @@ pub fn volume(text: &str) -> Result<Volume, Failure> {
         match option {
             "ro" => read_only = true,
             "rw" => read_only = false,
-            // SELinux labels are accepted, but files are not relabelled.
+            // SELinux labels are accepted, but files are not relabeled.
             "z" | "Z" => {}
             other => return Err(bad(format!("unknown option `{other}`")).help("use ro or rw")),
         }

@@ -137,7 +137,7 @@ impl Fields {
                 }
             }
             "tar" => self.tar = switch(value).map_err(bad)?,
-            // The supported value is the default behaviour.
+            // The supported value is the default behavior.
             "oci-mediatypes" if switch(value) == Ok(true) => {}
             "push" => self.push |= switch(value).map_err(bad)?,
             "rewrite-timestamp" => self.form.late_times = !switch(value).map_err(bad)?,

@@ -94,7 +94,7 @@ impl Screen {
         match event {
             Event::Isolation { mode } => self.finished.push_str(&format!("isolation: {mode}\n")),
             Event::End => {}
-            Event::Warning(w) => self.finished.push_str(&terminal::warning_text(&w, terminal::colours())),
+            Event::Warning(w) => self.finished.push_str(&terminal::warning_text(&w, terminal::colors())),
             Event::Phase { text, seconds } => self.finish("=>", &text, Some(seconds)),
             Event::Waiting { step, label, text, inputs } => {
                 let title = format!("[{label}] {}", first_line(&text));

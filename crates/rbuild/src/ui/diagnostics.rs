@@ -43,23 +43,23 @@ impl<'a> SourceText<'a> {
 const MOST_SHOWN: usize = 20;
 
 /// Formats a build error for the terminal.
-pub fn build_error(e: &BuildError, source: &SourceText<'_>, colours: bool) -> String {
+pub fn build_error(e: &BuildError, source: &SourceText<'_>, colors: bool) -> String {
     match e {
         BuildError::Dockerfile(list) | BuildError::Unmet(list) => {
-            let mut shown: Vec<_> = list.iter().take(MOST_SHOWN).map(|d| diagnostic(d, source, colours)).collect();
+            let mut shown: Vec<_> = list.iter().take(MOST_SHOWN).map(|d| diagnostic(d, source, colors)).collect();
             let more = list.len() - shown.len();
-            shown.extend((more > 0).then(|| terminal::error_text(&counted(more as u64, "more error"), None, colours)));
+            shown.extend((more > 0).then(|| terminal::error_text(&counted(more as u64, "more error"), None, colors)));
             shown.join("\n")
         }
-        BuildError::Step(failure) => step_failure(failure, source, colours),
+        BuildError::Step(failure) => step_failure(failure, source, colors),
         other => {
             let help = other.help().as_ref().map(hints::of_help);
-            terminal::error_text(&other.message(), help.as_deref(), colours)
+            terminal::error_text(&other.message(), help.as_deref(), colors)
         }
     }
 }
 
-fn step_failure(f: &StepFailure, source: &SourceText<'_>, colours: bool) -> String {
+fn step_failure(f: &StepFailure, source: &SourceText<'_>, colors: bool) -> String {
     let mut text = String::new();
     if !f.log.is_empty() {
         text.push_str(&format!("------\n > [{}] {}:\n", f.label, first_line(&f.text)));
@@ -79,7 +79,7 @@ fn step_failure(f: &StepFailure, source: &SourceText<'_>, colours: bool) -> Stri
     let word = f.word.as_deref().and_then(|word| word_within(word, f.span, source.text));
     let mut d = Diagnostic::new(word.unwrap_or(f.span), rbuild_remedy::sentence(&*f.reason));
     d.help = f.help.clone().map(Help::from);
-    text.push_str(&diagnostic(&d, source, colours));
+    text.push_str(&diagnostic(&d, source, colors));
     text
 }
 
@@ -100,19 +100,19 @@ pub fn first_line(text: &str) -> &str {
 }
 
 /// Formats an error with an excerpt of the Dockerfile that marks the word in question.
-pub fn diagnostic(d: &Diagnostic, source: &SourceText<'_>, colours: bool) -> String {
-    excerpt(d, Level::ERROR, source, colours)
+pub fn diagnostic(d: &Diagnostic, source: &SourceText<'_>, colors: bool) -> String {
+    excerpt(d, Level::ERROR, source, colors)
 }
 
 /// Formats a warning like [`diagnostic`].
-pub fn warning(d: &Diagnostic, source: &SourceText<'_>, colours: bool) -> String {
-    excerpt(d, Level::WARNING, source, colours)
+pub fn warning(d: &Diagnostic, source: &SourceText<'_>, colors: bool) -> String {
+    excerpt(d, Level::WARNING, source, colors)
 }
 
 /// The longest excerpt, in lines.
 const MOST_LINES: usize = 20;
 
-fn excerpt(d: &Diagnostic, level: Level<'_>, source: &SourceText<'_>, colours: bool) -> String {
+fn excerpt(d: &Diagnostic, level: Level<'_>, source: &SourceText<'_>, colors: bool) -> String {
     let span = inside(d.span, source.text);
     let message = plain(&d.message);
     let title = level.primary_title(message.as_ref());
@@ -124,11 +124,11 @@ fn excerpt(d: &Diagnostic, level: Level<'_>, source: &SourceText<'_>, colours: b
         let annotation = AnnotationKind::Primary.span(range);
         title.element(Snippet::source(lines).line_start(number).path(source.name).annotation(annotation).fold(false))
     };
-    let renderer = if colours { Renderer::styled() } else { Renderer::plain() };
+    let renderer = if colors { Renderer::styled() } else { Renderer::plain() };
     let mut text = renderer.render(&[group]);
     text.push('\n');
     if let Some(help) = &d.help {
-        text.push_str(&hints::line(&hints::of_help(help), colours));
+        text.push_str(&hints::line(&hints::of_help(help), colors));
     }
     text
 }

@@ -381,8 +381,8 @@ pub fn suggestion(word: &str, known: &[&str]) -> String {
 }
 
 /// Formats a hint as the line below its message.
-pub fn line(hint: &str, colours: bool) -> String {
-    let (on, off) = if colours { ("\x1b[1;36m", "\x1b[0m") } else { ("", "") };
+pub fn line(hint: &str, colors: bool) -> String {
+    let (on, off) = if colors { ("\x1b[1;36m", "\x1b[0m") } else { ("", "") };
     format!("{on}hint{off}: {}\n", plain(hint))
 }
 

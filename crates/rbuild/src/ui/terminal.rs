@@ -13,37 +13,37 @@ use crate::ui::plain::plain;
 /// First failure to write to standard output.
 static LOST: OnceLock<io::Error> = OnceLock::new();
 
-/// Returns true if standard error is a terminal that shows colours.
-pub fn colours() -> bool {
+/// Returns true if standard error is a terminal that shows colors.
+pub fn colors() -> bool {
     io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
 }
 
 /// Returns true if lines on standard error can be redrawn.
 pub fn redraws() -> bool {
-    colours() && std::env::var_os("TERM").is_some_and(|t| !t.is_empty() && t != "dumb")
+    colors() && std::env::var_os("TERM").is_some_and(|t| !t.is_empty() && t != "dumb")
 }
 
 /// Prints an error, and its hint on a second line.
 pub fn error(message: &str, help: Option<&str>) {
-    err(&error_text(message, help, colours()));
+    err(&error_text(message, help, colors()));
 }
 
 /// Formats an error, with its hint on a second line.
-pub fn error_text(message: &str, help: Option<&str>, colours: bool) -> String {
-    let (on, off) = if colours { ("\x1b[1;31m", "\x1b[0m") } else { ("", "") };
-    let hint = help.map_or(String::new(), |help| hints::line(help, colours));
+pub fn error_text(message: &str, help: Option<&str>, colors: bool) -> String {
+    let (on, off) = if colors { ("\x1b[1;31m", "\x1b[0m") } else { ("", "") };
+    let hint = help.map_or(String::new(), |help| hints::line(help, colors));
     format!("{on}error{off}: {}\n{hint}", plain(message))
 }
 
 /// Prints a warning.
 pub fn warning(warning: impl Into<Warning<Help>>) {
-    err(&warning_text(&warning.into(), colours()));
+    err(&warning_text(&warning.into(), colors()));
 }
 
 /// Formats a warning, with its hint on a second line.
-pub fn warning_text(warning: &Warning<Help>, colours: bool) -> String {
-    let (on, off) = if colours { ("\x1b[1;33m", "\x1b[0m") } else { ("", "") };
-    let hint = warning.help.as_ref().map_or(String::new(), |help| hints::line(&hints::of_help(help), colours));
+pub fn warning_text(warning: &Warning<Help>, colors: bool) -> String {
+    let (on, off) = if colors { ("\x1b[1;33m", "\x1b[0m") } else { ("", "") };
+    let hint = warning.help.as_ref().map_or(String::new(), |help| hints::line(&hints::of_help(help), colors));
     format!("{on}warning{off}: {}\n{hint}", plain(&warning.text))
 }
 
@@ -105,13 +105,13 @@ mod tests {
 
     #[test]
     fn foreign_text_cannot_control_the_terminal() {
-        for colours in [false, true] {
+        for colors in [false, true] {
             let foreign = "a\u{1b}]0;title\u{7}b\rc\u{9b}31m\u{202e}d\ne\tf\u{7f}";
             let warning = Warning { text: foreign.into(), help: Some(foreign.into()) };
-            for text in [error_text(foreign, Some(foreign), colours), warning_text(&warning, colours)] {
+            for text in [error_text(foreign, Some(foreign), colors), warning_text(&warning, colors)] {
                 let shown = "a\\u{1b}]0;title\\u{7}b\\rc\\u{9b}31m\\u{202e}d\ne\tf\\u{7f}";
                 assert_eq!(text.matches(shown).count(), 2, "{text:?}");
-                assert_eq!(text.contains('\u{1b}'), colours);
+                assert_eq!(text.contains('\u{1b}'), colors);
             }
             assert!(!warning_line(&warning).contains(['\u{1b}', '\r', '\u{202e}']));
         }

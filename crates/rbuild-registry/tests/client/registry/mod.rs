@@ -10,7 +10,7 @@ use rbuild_image::BlobDigest;
 
 mod answers;
 
-/// A misbehaviour.
+/// A misbehavior.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fault {
     /// Answers with this status, and `Retry-After` in seconds.
