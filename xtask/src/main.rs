@@ -63,6 +63,9 @@ fn run(task: &str, args: &[&str]) -> Option<Result> {
 fn check() -> Result {
     cargo(&["fmt", "--all", "--check"])?;
     cargo(&["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"])?;
+    // All targets are those that `cargo test` runs.
+    let own = ["--test", "e2e", "--test", "differential"];
+    cargo(&[&["clippy", "-p", "rbuild"], &own[..], &["--locked", "--", "-D", "warnings"]].concat())?;
     call(&script("scripts/tidy"), &[])?;
     let mut doc = cargo_command(&["doc", "--workspace", "--no-deps", "--locked"]);
     execute(doc.env("RUSTDOCFLAGS", "-D warnings"))
