@@ -169,11 +169,20 @@ pub struct Run {
     /// Value of `--security`.
     pub security: Option<Word>,
     /// Values of `--device`.
-    pub devices: Vec<Word>,
+    pub devices: Vec<Device>,
     /// Command.
     pub command: Command,
     /// Here-documents, in the order of their openers.
     pub heredocs: Vec<Heredoc>,
+}
+
+/// A device of RUN.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Device {
+    /// Value of `--device`, as written.
+    pub word: Word,
+    /// True if the command cannot run without it.
+    pub required: bool,
 }
 
 /// Arguments of COPY or ADD. Flags that the instruction does not have are `None`.

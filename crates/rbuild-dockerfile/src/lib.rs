@@ -24,6 +24,7 @@ pub mod ast;
 mod boolean;
 mod csv;
 mod debug_tree;
+mod device;
 mod diagnostic;
 pub mod expand;
 mod flags;

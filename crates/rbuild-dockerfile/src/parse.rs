@@ -242,12 +242,19 @@ impl DockerfileParser {
                 self.error(d);
             }
         }
+        let mut devices = Vec::new();
+        for word in flags.many("device") {
+            match crate::device::device(word) {
+                Ok(device) => devices.push(device),
+                Err(d) => self.error(d),
+            }
+        }
         let command = self.command(rest)?;
         Some(Op::Run(Run {
             mounts: flags.many("mount"),
             network: flags.one("network"),
             security: flags.one("security"),
-            devices: flags.many("device"),
+            devices,
             command,
             heredocs,
         }))

@@ -1,5 +1,6 @@
 //! The `check` directive.
 
+use crate::boolean::parse_bool;
 use crate::lint::catalog::Rule;
 
 /// Settings of the lint rules.
@@ -41,11 +42,8 @@ impl LintSettings {
                 "skip" => (settings.skip, settings.skip_all) = (names(), all),
                 "experimental" => (settings.experimental, settings.experimental_all) = (names(), all),
                 "error" => {
-                    settings.error = match value.trim() {
-                        "true" => true,
-                        "false" => false,
-                        other => return Err(SettingsError(format!("`error` must be true or false, not `{other}`"))),
-                    }
+                    let bad = |value| SettingsError(format!("`error` must be true or false, not `{value}`"));
+                    settings.error = parse_bool(value.trim()).ok_or_else(|| bad(value.trim()))?;
                 }
                 other => {
                     return Err(SettingsError(format!("unknown key `{other}`: expected skip, error or experimental")));

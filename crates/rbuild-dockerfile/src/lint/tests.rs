@@ -61,6 +61,7 @@ fn rules_can_be_skipped_for_the_file_and_for_one_instruction() {
     assert!(
         LintSettings::parse("skip").is_err()
             && LintSettings::parse("error=maybe").is_err()
+            && LintSettings::parse("error=T").unwrap().error
             && LintSettings::parse("x=y").is_err()
     );
     let file = parse(b"# check=error=true;skip=A,B\nFROM base\n").unwrap();

@@ -2,7 +2,7 @@
 
 use rbuild_container::{NetworkMode, SecurityMode};
 use rbuild_dockerfile::ast::{self, Command, Word};
-use rbuild_dockerfile::{Diagnostic, Help, Mount, MountKind, PROXY_ARGS, Sharing, Span, csv_record, expand_mount};
+use rbuild_dockerfile::{Diagnostic, Help, Mount, MountKind, PROXY_ARGS, Sharing, Span, expand_mount};
 use rbuild_remedy::{BuildRemedy, MachineRemedy, Remedy};
 
 use crate::graph::{AgentStep, CacheStep, FileSource, InlineFile, MountKindStep, MountStep, RunStep, SecretStep, Step};
@@ -137,27 +137,19 @@ fn security(planner: &Planner<'_>, word: Option<&Word>) -> Planned<SecurityMode>
 
 /// Rejects required devices and warns about optional ones: `--device` names CDI devices, which
 /// are not supported.
-fn devices(planner: &mut Planner<'_>, devices: &[Word]) -> Planned<()> {
-    for word in devices {
-        let fields = csv_record(&word.text).map_err(|e| Diagnostic::new(word.span, format!("`--device`: {e}")))?;
-        let required = fields.iter().any(|field| is_required(&field.text));
+fn devices(planner: &mut Planner<'_>, devices: &[ast::Device]) -> Planned<()> {
+    for ast::Device { word, required } in devices {
         let d = Diagnostic::new(
             word.span,
             format!("device `{}` is not available: RUN --device is not supported", word.text),
         );
         let d = d.help("remove `--device`; commands have /dev/null, zero, full, random, urandom and tty");
-        if required {
+        if *required {
             return Err(d.into());
         }
         planner.warnings.push(d);
     }
     Ok(())
-}
-
-/// Returns true for the option `required` of a device, unless it is `false`.
-fn is_required(option: &str) -> bool {
-    let (key, value) = option.split_once('=').unwrap_or((option, "true"));
-    key.eq_ignore_ascii_case("required") && matches!(value, "1" | "t" | "T" | "true" | "TRUE" | "True")
 }
 
 /// Returns the command line of a RUN and its short form for display.

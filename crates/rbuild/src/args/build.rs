@@ -221,7 +221,8 @@ pub struct LeftOut {
 impl LeftOut {
     /// Returns the flags that were given and would have an effect in docker.
     pub fn given(&self) -> Vec<&'static str> {
-        let asks = |value: &Option<String>| value.as_deref().is_some_and(|v| v != "false");
+        let asks =
+            |value: &Option<String>| value.as_deref().is_some_and(|v| rbuild_dockerfile::parse_bool(v) != Some(false));
         let all = [
             ("--memory", self.memory.is_some()),
             ("--memory-swap", self.memory_swap.is_some()),

@@ -210,7 +210,10 @@ pub(super) fn shell_on_error(text: Option<&str>) -> Result<bool, Failure> {
 
 pub(super) fn squash(text: Option<&str>) -> Result<Squash, Failure> {
     let Some(text) = text else { return Ok(Squash::None) };
-    let words = [("steps", Squash::Steps), ("all", Squash::All), ("true", Squash::Steps), ("false", Squash::None)];
+    if let Some(on) = rbuild_dockerfile::parse_bool(text) {
+        return Ok(if on { Squash::Steps } else { Squash::None });
+    }
+    let words = [("steps", Squash::Steps), ("all", Squash::All), ("false", Squash::None)];
     value::choice("value", &words, text).map_err(|bad| bad.of(format!("--squash={text}")))
 }
 

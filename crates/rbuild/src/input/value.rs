@@ -65,14 +65,11 @@ pub fn network(text: &str) -> Result<NetworkMode, BadValue> {
 
 pub fn pull(text: &str) -> Result<PullPolicy, BadValue> {
     use PullPolicy::{Always, Missing, Never};
-    let words = [
-        ("always", Always),
-        ("missing", Missing),
-        ("never", Never),
-        ("true", Always),
-        ("false", Missing),
-        ("", Missing),
-    ];
+    // In docker, the flag is a switch.
+    if let Some(on) = rbuild_dockerfile::parse_bool(text) {
+        return Ok(if on { Always } else { Missing });
+    }
+    let words = [("always", Always), ("missing", Missing), ("never", Never), ("", Missing)];
     choice("value", &words, text)
 }
 
@@ -87,13 +84,10 @@ pub fn size(text: &str) -> Result<u64, BadValue> {
     rbuild_dockerfile::parse_size(text).filter(|size| *size > 0).ok_or_else(bad)
 }
 
-/// Parses the value of a switch as Go's `strconv.ParseBool` does.
+/// Parses the value of a switch.
 pub fn switch(text: &str) -> Result<bool, BadValue> {
-    match text {
-        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
-        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
-        _ => Err(BadValue { why: "unknown value".into(), hint: hints::suggestion(text, &["true", "false"]) }),
-    }
+    let bad = || BadValue { why: "unknown value".into(), hint: hints::suggestion(text, &["true", "false"]) };
+    rbuild_dockerfile::parse_bool(text).ok_or_else(bad)
 }
 
 /// Parses a time in seconds.
@@ -136,6 +130,7 @@ mod tests {
         assert_eq!(network("bridge").unwrap_err().hint, "use host, isolated or none");
         assert_eq!(pull("allways").unwrap_err().hint, "did you mean `always`?");
         assert_eq!((network("private"), pull("false")), (Ok(NetworkMode::Isolated), Ok(PullPolicy::Missing)));
+        assert_eq!((pull("T"), pull("0")), (Ok(PullPolicy::Always), Ok(PullPolicy::Missing)));
         assert_eq!(isolation(""), Ok(IsolationRequest::Auto));
         assert!(size("0").is_err() && size("1x").is_err() && size("2k") == Ok(2048));
     }
