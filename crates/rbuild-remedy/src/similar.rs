@@ -5,18 +5,22 @@ const COMPARED: usize = 64;
 
 /// Returns the candidate most similar to `word`, if any is close.
 ///
-/// A candidate is close if its edit distance is at most a third of the word's length, ignoring
-/// case, or if both have the same part before the first `-`, `_` or `.`. Only the first hundred
-/// candidates are compared, to bound the time for files with many errors.
+/// A candidate is close if its edit distance is at most a third of the longer one's length,
+/// ignoring case, or if both have the same part before the first `-`, `_` or `.`. No word is close
+/// to an empty one. Only the first hundred candidates are compared, to bound the time for files
+/// with many errors.
 pub fn closest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let wanted = word.to_lowercase();
-    let limit = (wanted.chars().count() / 3).max(1);
     let mut best: Option<(usize, &str)> = None;
     let mut related = None;
     for candidate in candidates.into_iter().take(100) {
         let lower = candidate.to_lowercase();
         let d = distance(&wanted, &lower);
-        if d <= limit && best.is_none_or(|(b, _)| d < b) {
+        let longest = wanted.chars().count().max(lower.chars().count());
+        if lower.is_empty() || wanted.is_empty() {
+            continue;
+        }
+        if d <= longest / 3 && best.is_none_or(|(b, _)| d < b) {
             best = Some((d, candidate));
         }
         let stem = |s: &str| s.split(['-', '_', '.']).next().unwrap_or("").to_string();
@@ -68,6 +72,9 @@ mod tests {
         assert_eq!(closest("COPPY", names), Some("COPY"));
         assert_eq!(closest("entrypiont", names), Some("ENTRYPOINT"));
         assert_eq!(closest("XYZ", names), None);
+        assert_eq!((closest("b", ["a", "B", "bb"]), closest("ab", ["cb", "a"])), (Some("B"), None));
+        assert_eq!((closest("a", ["", "bc"]), closest("", ["", "a"])), (None, None));
+        assert_eq!((closest("rn", names), closest("ro", ["rw"])), (Some("RUN"), None));
         assert_eq!(closest("build-server", ["base", "build-client"]), Some("build-client"));
     }
 
