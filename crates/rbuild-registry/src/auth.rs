@@ -242,9 +242,11 @@ impl TokenRequest<'_> {
         self.granted(reply, login)
     }
 
-    /// Returns the refresh token for a login, if the server gives one.
-    pub(crate) fn offline_token(&self, login: &Credential) -> Result<Option<Secret>, RegistryProblem> {
-        Ok(self.fetch(Some(login), true)?.1)
+    /// Returns the header with an access token for a login, and a refresh token if the server gives
+    /// one.
+    pub(crate) fn offline_token(&self, login: &Credential) -> Result<(Secret, Option<Secret>), RegistryProblem> {
+        let (access, refresh) = self.fetch(Some(login), true)?;
+        Ok((bearer(&access.value), refresh))
     }
 
     fn granted(

@@ -53,18 +53,26 @@ impl Client {
                     service: service.as_deref(),
                     scopes: &scopes,
                 };
-                let token = request.offline_token(&credential).map_err(refused_login)?;
+                // A token server may issue tokens to anyone: only the registry knows who is let in.
+                let (header, token) = request.offline_token(&credential).map_err(refused_login)?;
+                self.accepts(endpoint, &header, user)?;
                 Ok(token.map_or(credential, Credential::Identity))
             }
             (401, Some(Challenge::Basic)) => {
                 let Credential::Password { user, password } = &credential else { return Ok(credential) };
                 let header = crate::auth::basic_header(user, password);
-                let reply = self.probe(endpoint, &[("authorization".into(), header.reveal().to_string())])?;
-                match reply.status() {
-                    200 => Ok(credential),
-                    _ => Err(self.refused(reply, endpoint, user)),
-                }
+                self.accepts(endpoint, &header, user)?;
+                Ok(credential)
             }
+            _ => Err(self.refused(reply, endpoint, user)),
+        }
+    }
+
+    /// Fails if the registry does not accept that `Authorization` header.
+    fn accepts(&self, endpoint: &Endpoint, header: &Secret, user: &str) -> std::result::Result<(), RegistryProblem> {
+        let reply = self.probe(endpoint, &[("authorization".into(), header.reveal().to_string())])?;
+        match reply.status() {
+            200 => Ok(()),
             _ => Err(self.refused(reply, endpoint, user)),
         }
     }

@@ -1,13 +1,15 @@
 //! Manifests and indexes.
 
 use rbuild_image::BlobDigest;
+use rbuild_remedy::sentence;
 use serde_json::{Map, Value};
 
 use crate::blob::BlobReader;
 use crate::client::Repository;
-use crate::error::{RegistryProblem, RemoteAction, RemoteObject, Result};
+use crate::error::{Broken, RegistryProblem, RemoteAction, RemoteObject, Result};
 use crate::flow::read_document;
 use crate::http::HttpReply;
+use crate::retry::{Attempts, repeated};
 use crate::session::{ApiRequest, Body, EndpointSession};
 
 /// Maximum size of a manifest in bytes.
@@ -117,9 +119,9 @@ fn get(
     reference: &str,
     wanted: Option<&BlobDigest>,
 ) -> std::result::Result<ReceivedManifest, RegistryProblem> {
-    // The body may break off, too.
-    let mut last = None;
-    for _ in 0..3 {
+    let shared = session.shared();
+    let mut attempts = Attempts::new(shared.http.retry_policy(), session.endpoint.mirror);
+    loop {
         let reply = ask(session, "GET", reference)?;
         if reply.status() != 200 {
             let object = RemoteObject::Manifest(reference.to_string());
@@ -127,36 +129,35 @@ fn get(
         }
         let content_type = reply.header("content-type").unwrap_or("").split(';').next().unwrap_or("").trim();
         let content_type = content_type.to_string();
-        let retry_policy = session.shared().http.retry_policy();
-        match read_document(reply.response.into_body().into_reader(), MAX_MANIFEST, retry_policy) {
-            Err(e) => {
-                let broken = session.invalid(format!("manifest {reference} ended early: {e}"));
-                if e.kind() == std::io::ErrorKind::TimedOut {
-                    return Err(broken);
-                }
-                last = Some(broken);
-            }
+        let read = read_document(reply.response.into_body().into_reader(), MAX_MANIFEST, shared.http.retry_policy());
+        // The body may break off, or be damaged on its way.
+        let problem = match read {
+            Err(e) if e.kind() == std::io::ErrorKind::TimedOut => return Err(repeated(broken(session, reference, e))),
+            Err(e) => broken(session, reference, e),
             Ok(bytes) if bytes.len() as u64 > MAX_MANIFEST => {
                 return Err(session.invalid(format!("manifest {reference} is larger than {} MiB", MAX_MANIFEST >> 20)));
             }
             Ok(bytes) => {
-                let digest = BlobDigest::of(&bytes);
-                match wanted.filter(|wanted| **wanted != digest) {
-                    Some(wanted) => {
-                        let host = session.endpoint.host.clone();
-                        last = Some(RegistryProblem::Digest {
-                            host,
-                            what: "the manifest",
-                            wanted: *wanted,
-                            found: digest,
-                        });
-                    }
-                    None => return document(session, bytes, digest, content_type, reference),
-                }
+                let found = BlobDigest::of(&bytes);
+                let Some(wanted) = wanted.filter(|wanted| **wanted != found) else {
+                    return document(session, bytes, found, content_type, reference);
+                };
+                let host = session.endpoint.host.clone();
+                RegistryProblem::Digest { host, what: "the manifest", wanted: *wanted, found }
             }
+        };
+        match attempts.next(None) {
+            Some(wait) => shared.wait(&session.endpoint.host, sentence(&problem), wait),
+            None => return Err(repeated(problem)),
         }
     }
-    Err(last.unwrap_or_else(|| session.invalid(format!("cannot read manifest {reference}"))))
+}
+
+/// Returns the problem of a body that could not be read to its end.
+fn broken(session: &EndpointSession, reference: &str, e: std::io::Error) -> RegistryProblem {
+    let (host, request) = (session.endpoint.host.clone(), format!("GET of manifest {reference}"));
+    let source = format!("the connection broke ({e})").into();
+    RegistryProblem::Connection { host, request, kind: Broken::Line, source }
 }
 
 /// Checks that bytes are a manifest or an index. The media type in them counts more than that of

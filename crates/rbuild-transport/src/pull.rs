@@ -5,7 +5,7 @@ use rbuild_image::{
     parse_manifest,
 };
 use rbuild_registry::{Choice, Client, Resolved, choose};
-use rbuild_remedy::{ImageRemedy, Remedy};
+use rbuild_remedy::{ImageRemedy, Remedy, ServerRemedy};
 use rbuild_store::{Lock, Once, Pulled, Staging, Store, Workspace};
 use serde_json::Value;
 
@@ -128,6 +128,13 @@ impl Transfer<'_> {
                 let digest = digest_of(&entry).map_err(|e| unreadable(e.to_string()))?;
                 self.manifest(self.source.document(&digest)?, depth + 1)
             }
+            Choice::Others(others) if others.is_empty() => Err(TransportError::Other {
+                message: format!(
+                    "{} has no image for {}: its index lists no image for any platform",
+                    self.place, self.platform
+                ),
+                help: Some(ServerRemedy::PushAgain.into()),
+            }),
             Choice::Others(others) => Err(TransportError::Other {
                 message: format!("{} has no image for {}, only for {}", self.place, self.platform, others.join(", ")),
                 help: others

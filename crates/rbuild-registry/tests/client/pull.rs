@@ -2,7 +2,7 @@ use std::io::Read;
 use std::time::Duration;
 
 use rbuild_image::BlobDigest;
-use rbuild_registry::{RegistryError, RegistryProblem, RemoteAction, Repository, Resolved};
+use rbuild_registry::{RegistryError, RegistryProblem, RemoteAction, Repository, Resolved, Secret};
 use rbuild_remedy::{RegistryAction, Remedy};
 
 use crate::Scene;
@@ -135,6 +135,31 @@ fn documents_sent_byte_by_byte_time_out() {
     registry.fault("GET", "manifests", slow, 99);
     assert!(matches!(*repository.tagged("1").unwrap_err().problem, RegistryProblem::Denied { .. }));
     assert!(start.elapsed() < Duration::from_secs(10));
+}
+
+#[test]
+fn documents_that_are_cut_short_are_requested_again() {
+    let (registry, scene) = (open(), Scene::new("short"));
+    let repository = scene.repository(&registry, "x");
+    registry.fault("GET", "manifests", Fault::Cut(5), 2);
+    assert_eq!(repository.tagged("1").unwrap().bytes, TEXT);
+    assert_eq!(scene.told.lock().unwrap().len(), 2);
+    registry.fault("GET", "manifests", Fault::Cut(5), 99);
+    let error = repository.tagged("1").unwrap_err();
+    assert!(error.message().contains("the connection broke"), "{error}");
+    assert_eq!(error.remedy(), Some(Remedy::Server(rbuild_remedy::ServerRemedy::CheckNetwork)));
+}
+
+#[test]
+fn logins_need_a_token_that_the_registry_accepts() {
+    let log_in = |uses| {
+        let registry = Registry::start(Access::Token("joe", "hunter2", uses));
+        Scene::new("proof").client.log_in(&registry.address, "joe", &Secret::new("hunter2"))
+    };
+    assert!(log_in(99).is_ok());
+    let error = log_in(1).unwrap_err();
+    assert!(matches!(*error.problem, RegistryProblem::Denied { .. }), "{error}");
+    assert_eq!(error.remedy(), Some(Remedy::Server(rbuild_remedy::ServerRemedy::CheckPassword)));
 }
 
 #[test]

@@ -32,7 +32,7 @@ type Make = fn(&mut Fixture) -> Value;
 /// A name, an image, and the number of warnings or a part of the error.
 type Case = (&'static str, Make, Result<usize, &'static str>);
 
-fn document_cases() -> [Case; 11] {
+fn document_cases() -> [Case; 12] {
     [
         ("image", |f| f.valid_image(HOST, "1").entry, Ok(0)),
         ("another platform", |f| f.valid_image("linux/arm64", "1").entry, Ok(1)),
@@ -65,6 +65,11 @@ fn document_cases() -> [Case; 11] {
                 f.list(INDEX, &[other])
             },
             Err("registry/a has no image for linux/amd64, only for linux/arm64"),
+        ),
+        (
+            "empty index",
+            |f| f.list(INDEX, &[]),
+            Err("registry/a has no image for linux/amd64: its index lists no image for any platform"),
         ),
         (
             "artifact",
