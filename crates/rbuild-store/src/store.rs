@@ -41,7 +41,7 @@ const OWNER_KEY: &str = "owners.key";
 struct Format {
     version: u32,
     /// Features that other programs may ignore. `read_only_compatible` features must be known for
-    /// writing, `incompatible` ones for any use.
+    /// writing, `incompatible` ones for any use. A [`Store`] is always one for writing.
     compatible: Vec<String>,
     read_only_compatible: Vec<String>,
     incompatible: Vec<String>,
@@ -128,7 +128,7 @@ impl Store {
         if FEATURES.iter().any(|feature| !format.incompatible.iter().any(|known| known == feature)) {
             // Content of earlier versions stays and is used as far as it is still valid; their
             // trees no longer are.
-            write_format(&root).map_err(unwritten)?;
+            write_format(&root, format).map_err(unwritten)?;
         }
         let records = OwnerRecords::new(OwnerMode::Given, keys::key(&root, OWNER_KEY)?);
         Ok(Store {
@@ -399,7 +399,8 @@ fn create(root: &RootDir) -> Result<()> {
     }
     write_durable(root, OsStr::new("oci-layout"), br#"{"imageLayoutVersion":"1.0.0"}"#, modes::file())?;
     // Last: its presence implies that the rest exists.
-    write_format(root)
+    let (compatible, read_only_compatible, incompatible) = Default::default();
+    write_format(root, Format { version: VERSION, compatible, read_only_compatible, incompatible })
 }
 
 /// Restricts the directories with foreign files to the store's owner. Otherwise any user could run
@@ -424,20 +425,28 @@ fn read_format(root: &RootDir, path: &Path) -> Result<Format> {
     let damaged = |e: serde_json::Error| StoreError::NoFormat { path: path(), reason: e.to_string() };
     // Another version may have other fields.
     let FormatVersion { version } = serde_json::from_slice(&bytes).map_err(damaged)?;
+    if version == 0 {
+        return Err(StoreError::NoFormat { path: path(), reason: "there is no version 0".into() });
+    }
     if version != VERSION {
         return Err(StoreError::Newer { path: path(), version, features: String::new() });
     }
     let format: Format = serde_json::from_slice(&bytes).map_err(damaged)?;
-    let unknown = format.incompatible.iter().map(String::as_str).filter(|feature| !FEATURES.contains(feature));
+    let required = format.incompatible.iter().chain(&format.read_only_compatible);
+    let unknown = required.map(String::as_str).filter(|feature| !FEATURES.contains(feature));
     match unknown.collect::<Vec<_>>() {
         unknown if unknown.is_empty() => Ok(format),
         unknown => Err(StoreError::Newer { path: path(), version, features: unknown.join(", ") }),
     }
 }
 
-fn write_format(root: &RootDir) -> Result<()> {
-    let incompatible = FEATURES.map(String::from).to_vec();
-    let format = Format { version: VERSION, compatible: Vec::new(), read_only_compatible: Vec::new(), incompatible };
+/// Writes the format with all [`FEATURES`]. Its other entries stay.
+fn write_format(root: &RootDir, mut format: Format) -> Result<()> {
+    for feature in FEATURES.map(String::from) {
+        if !format.incompatible.contains(&feature) {
+            format.incompatible.push(feature);
+        }
+    }
     Ok(write_durable(root, OsStr::new("format.json"), &document("format.json", &format)?, modes::file())?)
 }
 
@@ -445,3 +454,6 @@ fn read_json<T: DeserializeOwned>(root: &RootDir, path: &str) -> Result<T> {
     let bytes = root.read(path, MAX_JSON)?;
     serde_json::from_slice(&bytes).map_err(|e| StoreError::Damaged { what: path.to_string(), reason: e.to_string() })
 }
+
+#[cfg(test)]
+mod tests;
