@@ -76,10 +76,13 @@ pub fn in_root(root: &RootDir) -> impl Fn(&str) -> Vec<u8> + '_ {
 
 /// Resolves `user[:group]` as the user of a command. An empty user is root. Numbers need not be in
 /// the files; an unknown name is an error that contains it. An explicit group replaces all
-/// supplementary groups.
+/// supplementary groups. As in BuildKit, a number has at most 31 bits, unless both parts are
+/// numbers.
 pub fn identity(files: &AccountFiles<'_>, spec: &str) -> Result<Identity, UnknownUser> {
     let (user, group) = parts(spec);
-    let number = if user.is_empty() { Some(0) } else { number(user) };
+    let pair = is_number(user) && group.is_some_and(is_number);
+    let id = |text: &str| if pair { text.parse().ok().filter(|id| *id != u32::MAX) } else { number(text) };
+    let number = if user.is_empty() { Some(0) } else { id(user) };
     let passwd = lines(files, PASSWD);
     // A number is never looked up as a name.
     let entry = passwd.iter().find(|line| match number {
@@ -91,7 +94,7 @@ pub fn identity(files: &AccountFiles<'_>, spec: &str) -> Result<Identity, Unknow
     let gid = if group.is_some() { 0 } else { field(PASSWD, entry, 3)?.unwrap_or(0) };
     let (gid, groups) = match (group, entry.and_then(|line| line.first())) {
         (Some(group), _) => {
-            let gid = group_id(files, group)?;
+            let gid = id(group).map_or_else(|| group_id(files, group), Ok)?;
             (gid, vec![gid])
         }
         (None, None) => (gid, vec![gid]),
@@ -223,11 +226,15 @@ mod tests {
             ("1000:7", want(1000, 7, &[7], None)),
             ("500", want(500, 0, &[0], None)),
             ("500:500", want(500, 500, &[500], None)),
+            ("3000000000:4294967294", want(3000000000, 4294967294, &[4294967294], None)),
         ] {
             assert_eq!(identity(&files, spec), expected, "{spec}");
         }
         assert!(identity(&files, "nobody").unwrap_err().to_string().contains("no user `nobody`"));
         assert!(identity(&files, "web:none").unwrap_err().to_string().contains("no group `none`"));
+        for spec in ["3000000000", "3000000000:www", "4294967295:1", "1:4294967295", "1:4294967296"] {
+            assert!(identity(&files, spec).is_err(), "{spec}");
+        }
         assert!(identity(&files, "4294967295").unwrap_err().to_string().contains("no user `4294967295`"));
         for (spec, large) in [("99999999999", true), ("0:2147483648", true), ("nobody", false)] {
             let remedy = owner(&files, spec).unwrap_err().remedy();
