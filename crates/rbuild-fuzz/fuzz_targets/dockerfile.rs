@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 
 use libfuzzer_sys::fuzz_target;
-use rbuild_dockerfile::lint::{self, Facts};
+use rbuild_dockerfile::lint::{self, Facts, StageRole};
 use rbuild_dockerfile::{Diagnostic, parse};
 use rbuild_image::{ImageConfig, ManifestDigest, Platform};
 use rbuild_plan::{BaseImage, Parameters, Plan, plan};
@@ -25,6 +25,7 @@ fuzz_target!(|bytes: &[u8]| {
     };
     if let Ok(settings) = lint::settings(&file) {
         let facts = Facts {
+            role: &|_| StageRole::Built,
             base: &|_, _| None,
             ignored: &|path| path.len() % 2 == 0,
             build_arg: &|name| (name.len() % 2 == 0).then(|| "given".to_string()),

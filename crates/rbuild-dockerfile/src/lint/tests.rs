@@ -110,6 +110,14 @@ fn spans_cover_the_exact_word() {
 }
 
 #[test]
+fn only_the_first_workdir_of_a_stage_is_checked() {
+    let found = |source: &str| run(source, &LintSettings::default()).into_iter().map(|w| w.message).collect::<Vec<_>>();
+    let message = "`a` is relative to the WORKDIR of the base image; use an absolute path";
+    assert_eq!(found("FROM base AS first\nWORKDIR a\nWORKDIR b\nFROM first\nWORKDIR c\n"), [message]);
+    assert_eq!(found("FROM base\nWORKDIR a\nFROM base\nWORKDIR a\n"), [message; 2]);
+}
+
+#[test]
 fn names_in_env_are_expanded() {
     let found = |source: &str| run(source, &LintSettings::default()).len();
     let source = |used: &str| format!("FROM base\nENV A=X\nENV ${{A}}_Y=1\nLABEL x=${used}\n");

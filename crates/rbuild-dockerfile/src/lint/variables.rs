@@ -19,15 +19,17 @@ struct StageVars {
     vars: Vars,
     /// The environment of the base image is unknown, so no variable is reported as undefined.
     open: bool,
-    /// The stage has an absolute WORKDIR already.
+    /// The stage has a WORKDIR already.
     workdir: bool,
+    /// Its paths are those of Windows.
+    windows: bool,
 }
 
 impl StageVars {
-    /// Returns the variables of a base image.
-    fn of(base: Option<BaseFacts>) -> StageVars {
+    /// Returns the variables of a base image. `windows` is true if the stage is built for Windows.
+    fn of(base: Option<BaseFacts>, windows: bool) -> StageVars {
         let (open, env) = (base.is_none(), base.map(|base| base.env).unwrap_or_default());
-        StageVars { vars: Vars::of_environment(&env), open, workdir: false }
+        StageVars { vars: Vars::of_environment(&env), open, workdir: false, windows }
     }
 }
 
@@ -49,7 +51,9 @@ pub fn check(file: &Dockerfile, facts: &Facts<'_>, found: &mut Vec<LintWarning>)
         }
         let image = globals.vars.expand(&stage.from.image, file.escape).unwrap_or_default();
         let mut scope = match ((facts.role)(index), stages.get(&image.to_lowercase())) {
-            (StageRole::Replaced(base), _) => StageVars::of(base),
+            (StageRole::Replaced(base), _) => {
+                StageVars::of(base, is_windows(stage_platform(file, stage, &globals).as_deref(), facts))
+            }
             (_, Some(stage)) => stage.clone(),
             (_, None) => base_vars(file, stage, &image, &globals, facts, found),
         };
@@ -59,7 +63,7 @@ pub fn check(file: &Dockerfile, facts: &Facts<'_>, found: &mut Vec<LintWarning>)
             match &i.op {
                 Op::Env(pairs) => env(file, pairs, &mut scope.vars),
                 Op::Arg(decls) => args(file, facts, decls, &globals, &mut scope, found),
-                Op::Workdir(word) => workdir(word, &mut scope, found),
+                Op::Workdir(word) => workdir(file, word, &mut scope, found),
                 _ => {}
             }
         }
@@ -79,7 +83,7 @@ fn base_vars(
     facts: &Facts<'_>,
     found: &mut Vec<LintWarning>,
 ) -> StageVars {
-    let platform = stage.from.platform.as_ref().and_then(|word| globals.vars.expand(word, file.escape).ok());
+    let platform = stage_platform(file, stage, globals);
     let base = match image {
         "scratch" => Some(BaseFacts { env: Vec::new(), foreign: None }),
         _ => (facts.base)(image, platform.as_deref()),
@@ -87,7 +91,19 @@ fn base_vars(
     if let Some(foreign) = base.as_ref().and_then(|base| base.foreign.as_ref()) {
         warn(found, &INVALID_BASE_IMAGE_PLATFORM, &stage.from.image, format!("base image `{image}` is for {foreign}"));
     }
-    StageVars::of(base)
+    StageVars::of(base, is_windows(platform.as_deref(), facts))
+}
+
+/// Returns the expanded value of `FROM --platform`.
+fn stage_platform(file: &Dockerfile, stage: &Stage, globals: &Globals) -> Option<String> {
+    stage.from.platform.as_ref().and_then(|word| globals.vars.expand(word, file.escape).ok())
+}
+
+/// Returns true if `platform`, or else that of the result, is one of Windows.
+fn is_windows(platform: Option<&str>, facts: &Facts<'_>) -> bool {
+    let target = || facts.automatic.iter().find(|(name, _)| name == "TARGETPLATFORM").map(|(_, value)| value.as_str());
+    let os = platform.or_else(target).and_then(|platform| platform.split('/').next());
+    os.is_some_and(|os| os.eq_ignore_ascii_case("windows"))
 }
 
 fn globals(file: &Dockerfile, facts: &Facts<'_>, found: &mut Vec<LintWarning>) -> Globals {
@@ -141,12 +157,31 @@ fn args(
     }
 }
 
-fn workdir(word: &Word, scope: &mut StageVars, found: &mut Vec<LintWarning>) {
-    if word.text.starts_with('/') || word.text.starts_with('$') {
-        scope.workdir = true;
-    } else if !scope.workdir {
-        let message = format!("`{}` is relative to the WORKDIR of the base image; use an absolute path", word.text);
+/// Checks the first WORKDIR of a stage: those after it are as absolute as the first is.
+fn workdir(file: &Dockerfile, word: &Word, scope: &mut StageVars, found: &mut Vec<LintWarning>) {
+    if std::mem::replace(&mut scope.workdir, true) {
+        return;
+    }
+    let path = scope.vars.expand(word, file.escape).unwrap_or_default();
+    // Building reports an empty path. The value of a variable of an unknown image is unknown.
+    let is_unknown = path.is_empty() || scope.open && word.text.contains('$');
+    if !is_unknown && !is_absolute(&path, scope.windows) {
+        let message = format!("`{path}` is relative to the WORKDIR of the base image; use an absolute path");
         warn(found, &WORKDIR_RELATIVE_PATH, word, message);
+    }
+}
+
+/// Returns true if the path is absolute on its operating system. An image for Windows has drive C:
+/// only, and no network shares.
+fn is_absolute(path: &str, windows: bool) -> bool {
+    if !windows {
+        return path.starts_with('/');
+    }
+    let path = path.replace('\\', "/");
+    match path.split_once(':') {
+        _ if path.starts_with("//") => false,
+        Some((drive, rest)) => drive.eq_ignore_ascii_case("c") && rest.starts_with('/'),
+        None => path.starts_with('/'),
     }
 }
 
