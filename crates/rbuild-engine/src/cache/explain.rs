@@ -117,6 +117,8 @@ pub fn differences(now: &KeyInputs, before: &KeyInputs, files: Option<&Changes>)
                 _ => "context files changed".into(),
             }),
             "command" | "script" | "here-document" => told.push(format!("the {name} changed")),
+            // One of the steps has the part, without a value, and the other lacks it.
+            _ if texts(&new).is_empty() && texts(&old).is_empty() => {}
             _ => told.push(format!("{name} changed from {} to {}", value(&texts(&old)), value(&texts(&new)))),
         }
     }
@@ -326,7 +328,7 @@ mod tests {
     #[test]
     fn each_kind_of_key_part_has_its_own_explanation() {
         let long = "x".repeat(LONG + 1);
-        let rows: [(Parts<'_>, Parts<'_>, &[&str]); 12] = [
+        let rows: [(Parts<'_>, Parts<'_>, &[&str]); 14] = [
             (
                 &[("variable", "B=1"), ("variable", "A=1")],
                 &[("variable", "A=1"), ("variable", "B=1")],
@@ -338,6 +340,8 @@ mod tests {
             (&[("network", "none")], &[("network", "host")], &["network changed from host to none"]),
             (&[("mount", "a"), ("mount", "b")], &[("mount", "a")], &["mount changed from a to a b"]),
             (&[("ulimit", "nofile 1 2")], &[], &["ulimit changed from nothing to nofile 1 2"]),
+            (&[("user", "")], &[], &[]),
+            (&[], &[("--chown", ""), ("network", "host")], &["network changed from host to nothing"]),
             (&[(FILES, "@a")], &[(FILES, "@b")], &["context files changed"]),
             (&[(FROM, "step a 1/2 @a")], &[(FROM, "step a 1/2 @b")], &["input [a 1/2] changed"]),
             (&[], &[(FROM, "step a 1/2 @a")], &["fewer stages or images are read"]),
