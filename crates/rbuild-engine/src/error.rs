@@ -207,6 +207,7 @@ impl From<TransportError> for BuildError {
             TransportError::Registry(e) => e.into(),
             TransportError::Layer { what, source } => BuildError::Layer { what, source },
             TransportError::Archive(e) => BuildError::Archive(e),
+            e @ TransportError::OpenLayout { .. } => BuildError::Other { message: e.message(), help: e.help() },
             TransportError::Kernel { what, source } => BuildError::Kernel { what, source },
             TransportError::Io { what, source } => BuildError::Io { what, source },
             TransportError::DestinationFull(e) => e.into(),

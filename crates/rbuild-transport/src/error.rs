@@ -1,10 +1,10 @@
 //! Errors of the transport of images.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rbuild_layer::LayerError;
-use rbuild_linux::{carried, into_carried};
+use rbuild_linux::{KernelProblem, carried, into_carried, quoted};
 use rbuild_registry::{DownloadError, RegistryError, RegistryProblem};
 use rbuild_remedy::{DiskRemedy, Remedy};
 use rbuild_store::{StoreError, remedy_of_kernel};
@@ -36,6 +36,14 @@ pub enum TransportError {
     /// An archive or a layout has no image that can be loaded.
     #[error(transparent)]
     Archive(#[from] ArchiveError),
+    /// The directory of an OCI layout cannot be opened.
+    #[error("cannot open the OCI layout {}", quoted(.layout))]
+    OpenLayout {
+        /// The directory.
+        layout: PathBuf,
+        /// The cause.
+        source: KernelProblem,
+    },
     /// A file operation failed.
     #[error("{what}")]
     Kernel {
@@ -132,6 +140,7 @@ impl TransportError {
             TransportError::Layer { source, .. } if source.is_disk_full() => Some(Remedy::Disk(DiskRemedy::FreeSpace)),
             TransportError::Layer { source, .. } => source.remedy(),
             TransportError::Archive(e) => e.remedy(),
+            TransportError::OpenLayout { source, .. } => remedy_of_kernel(source.whole()),
             TransportError::Kernel { source, .. } => remedy_of_kernel(source),
             TransportError::Io { source, .. } => LayerError::remedy_of_io(source),
             TransportError::DestinationFull(e) => Some(e.remedy()),
@@ -224,13 +233,24 @@ mod tests {
             TransportError::layer("the archive `a.tar`")(LayerError::NotTar),
             TransportError::Download(DownloadError::Sink { url: Box::new(url), source: io(28) }),
             TransportError::Archive(ArchiveProblem::NoImage.into()),
+            TransportError::OpenLayout { layout: "/out".into(), source: kernel(13).without_object() },
             TransportError::kernel("the layout `/out`")(kernel(13)),
             TransportError::io("writing the archive")(io(5)),
             full,
             TransportError::other("the image `demo:1` has no layers"),
         ];
-        let variants =
-            variants!(TransportError { Store, Registry, Download, Layer, Archive, Kernel, Io, DestinationFull, Other });
+        let variants = variants!(TransportError {
+            Store,
+            Registry,
+            Download,
+            Layer,
+            Archive,
+            OpenLayout,
+            Kernel,
+            Io,
+            DestinationFull,
+            Other
+        });
         assert_recorded!("TransportError", variants.table(&errors, |e| e, TransportError::help));
     }
 }

@@ -10,7 +10,7 @@ use std::sync::atomic::AtomicU64;
 
 use rbuild_image::BlobDigest;
 use rbuild_linux::process::by_umask;
-use rbuild_linux::{AtomicFile, Directory, RootDir, quoted, write_atomic};
+use rbuild_linux::{AtomicFile, Directory, RootDir, write_atomic};
 use rbuild_remedy::{ImageRemedy, Remedy};
 use serde_json::{Value, json};
 
@@ -44,7 +44,8 @@ pub(crate) struct LayoutSource {
 impl LayoutSource {
     /// Opens the directory of a layout.
     pub(crate) fn open(dir: &Path) -> Result<LayoutSource> {
-        let failed = TransportError::kernel(format!("the OCI layout {}", quoted(dir)));
+        let failed =
+            |e: rbuild_linux::Error| TransportError::OpenLayout { layout: dir.into(), source: e.without_object() };
         Ok(LayoutSource { root: RootDir::open(dir).map_err(failed)? })
     }
 
