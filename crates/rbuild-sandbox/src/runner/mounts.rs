@@ -250,7 +250,10 @@ fn kind_of(source: &Path) -> Result<MountPointKind, RunnerProblem> {
 fn part_mount(source: &Path, path: &Path) -> Result<(OwnedFd, MountPointKind), RunnerProblem> {
     let dir = RootDir::open(source)?;
     let real = dir.resolve(path)?;
-    let stat = dir.stat(&real).map_err(|_| RunnerProblem::NoMountSource(path.display().to_string()))?;
+    let stat = dir.stat(&real).map_err(|e| match e.is_not_found() {
+        true => RunnerProblem::NoMountSource(path.display().to_string()),
+        false => e.into(),
+    })?;
     let kind = if stat.kind == FileKind::Dir { MountPointKind::Dir } else { MountPointKind::File };
     let made = bind_clone(&source.join(real.strip_prefix("/").unwrap_or(&real)))?;
     Ok((made, kind))
@@ -302,4 +305,24 @@ fn trees_mount(
 fn empty(scratch: &RootDir, name: &str) -> Result<PathBuf, RunnerProblem> {
     scratch.create_dir_all(name, 0o755, None, |_| ())?;
     Ok(scratch.label().join(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_missing_source_is_reported_as_missing() {
+        let dir = std::env::temp_dir().join(format!("rbuild-mount-source-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        std::fs::write(dir.join("file"), "").unwrap();
+        let problem = |path: &str| part_mount(&dir, Path::new(path)).err();
+        assert!(matches!(problem("missing"), Some(RunnerProblem::NoMountSource(path)) if path == "missing"));
+        let below = problem("file/below");
+        assert!(
+            matches!(&below, Some(RunnerProblem::System(e)) if e.to_string().contains("Not a directory")),
+            "{below:?}"
+        );
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
 }
