@@ -132,7 +132,7 @@ fn parameters(
         contexts,
         no_cache: no_cache(args),
         allow_insecure: allowed.insecure,
-        allow_host_network: allowed.host_network || network != NetworkMode::Isolated,
+        allow_host_network: allowed.host_network || network == NetworkMode::Host,
         hosts: args.add_host.iter().map(|h| flags::host(h)).collect::<Result<_, _>>()?,
         volumes: args.volume.iter().map(|v| flags::volume(v)).collect::<Result<_, _>>()?,
         shm_size: args.shm_size.as_deref().map(|s| flags::size("--shm-size", s)).transpose()?,

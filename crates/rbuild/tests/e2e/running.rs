@@ -77,6 +77,10 @@ fn networks_none_and_host_work() {
     let host = std::fs::read_link("/proc/self/ns/net").unwrap().display().to_string();
     assert_eq!(run_output(&lab, "RUN --network=host readlink /proc/self/ns/net > /o").trim(), host);
     assert_eq!(run_output(&lab, "RUN readlink /proc/self/ns/net > /o").trim(), host);
+    // A build without a network does not get one from its Dockerfile.
+    let file = "FROM busybox\nRUN --network=host true\n";
+    lab.build(file, &["--network", "none"]).fails(2, &["`--network=host` is not allowed", "--allow network.host"]);
+    lab.build(file, &["--network", "none", "--allow", "network.host"]).ok();
 }
 
 #[test]
