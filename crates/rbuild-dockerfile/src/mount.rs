@@ -185,6 +185,8 @@ fn options(text: &str, span: Span) -> Result<Vec<Assignment>, Diagnostic> {
     let fields = csv_record(text).map_err(|e| Diagnostic::new(span, format!("mount options: {e}")))?;
     let exact = span.end.saturating_sub(span.start) == text.len();
     let assignment = |CsvField { text, start, end }: CsvField| {
+        // An empty field has no place of its own.
+        let exact = exact && start < end;
         let span = if exact { Span::new(span.start + start, span.start + end) } else { span };
         match text.split_once('=') {
             Some((key, value)) => Assignment { key: key.to_lowercase(), value: Some(value.to_string()), span },

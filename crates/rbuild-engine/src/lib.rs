@@ -35,7 +35,7 @@ pub use ops::container::limit_remedy;
 pub use ops::redact::SecretValues;
 pub use ops::ssh_keys::PrivateKey;
 pub use prepare::downloads::{DownloadedFiles, Fetch, NotDownloaded, Online};
-pub use prepare::resolve::{ImageRequest, NotPulled, PullImages, PullPolicy};
+pub use prepare::resolve::{ImageRequest, NotPulled, PullImages, PullPolicy, stored_image};
 pub use prepare::{Prepared, check, prepare};
 pub use rbuild_plan::{ContextDir, UrlSource};
 pub use request::{AgentSource, BuildRequest};

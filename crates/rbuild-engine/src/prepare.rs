@@ -24,7 +24,7 @@ use crate::events::Events;
 use crate::export::secret_scan;
 use crate::prepare::downloads::{DownloadedFiles, Online};
 use crate::prepare::lookup::{LookedUp, Lookup, PreparedVertex};
-use crate::prepare::resolve::{PullPolicy, Resolver};
+use crate::prepare::resolve::{PullPolicy, Resolver, stored_image};
 use crate::request::BuildRequest;
 
 pub struct Prepared {
@@ -107,13 +107,12 @@ pub fn prepare(
 /// # Errors
 ///
 /// Fails with the mistakes, or if the store cannot be read.
-pub fn check(file: &Dockerfile, params: &Parameters, store: &Store) -> Result<()> {
-    let resolver = Resolver::new(store, PullPolicy::Never, &|_| Ok(Vec::new()));
+pub fn check(file: &Dockerfile, params: &Parameters, store: &Store, policy: PullPolicy) -> Result<()> {
     let mut bases = HashMap::new();
     loop {
         let known = bases.len();
         for need in rbuild_plan::check(file, params, &bases).map_err(BuildError::Dockerfile)? {
-            let stored = resolver.stored(&need)?;
+            let stored = stored_image(store, &need.key(), policy)?;
             let base = stored.map(|image| BaseImage { manifest: image.manifest_digest, config: image.config });
             bases.extend(base.map(|base| (need.key(), base)));
         }

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use rbuild_dockerfile::Diagnostic;
 use rbuild_image::{ImageName, Platform, Reference};
-use rbuild_plan::ImageNeed;
+use rbuild_plan::{ImageNeed, PlatformImage};
 use rbuild_remedy::{ImageRemedy, Remedy};
 use rbuild_store::{Image, Store, StoreError};
 
@@ -79,16 +79,12 @@ impl<'a> Resolver<'a> {
         for (need, failure) in needs.into_iter().zip(failures) {
             match (self.candidate(&need)?, failure) {
                 (Some(candidate), None) => found.push((need, candidate.image)),
-                (Some(_), Some(failure)) => missing.push(stale_image(&need, failure)),
+                (Some(candidate), Some(failure)) if candidate.fits => missing.push(stale_image(&need, failure)),
+                (Some(_), failure) => missing.push(missing_image(self.store, &need, failure)),
                 (None, failure) => missing.push(missing_image(self.store, &need, failure)),
             }
         }
         if missing.is_empty() { Ok(found) } else { Err(BuildError::Unmet(missing)) }
-    }
-
-    /// Returns the image of the store for a need, if there is one.
-    pub(super) fn stored(&self, need: &ImageNeed) -> Result<Option<Image>> {
-        Ok(self.candidate(need)?.map(|candidate| candidate.image))
     }
 
     /// Returns the image to pull for a need, if any.
@@ -104,28 +100,43 @@ impl<'a> Resolver<'a> {
         Ok(pulls.then_some(request))
     }
 
-    /// Returns the image of the store for a need. Images that are of this machine only are taken
-    /// for any platform.
     fn candidate(&self, need: &ImageNeed) -> Result<Option<Candidate>> {
-        let named = match self.store.images().named_image_for(&need.image.name, &need.platform) {
-            Ok(image) => Some(image),
-            Err(StoreError::NoImage(_)) => None,
-            Err(e) => return Err(e.into()),
-        };
-        let (ImageName::Reference(name), platform) = (&need.image.name, &need.platform) else {
-            return Ok(named.map(|image| Candidate { image, fits: true }));
-        };
-        if let Some(image) = named.as_ref().filter(|image| platform.takes(&image.config.platform())) {
-            return Ok(Some(Candidate { image: image.clone(), fits: true }));
-        }
-        if let Some((_, image)) = self.store.images().pulled_image(name, platform)? {
-            return Ok(Some(Candidate { image, fits: true }));
-        }
-        let Some(image) = named else { return Ok(None) };
-        let note = self.store.images().pulled(name, &image.config.platform())?;
-        let is_pulled = note.is_some_and(|note| note.manifest == image.manifest_digest);
-        Ok(Some(Candidate { image, fits: !is_pulled }))
+        candidate(self.store, &need.key())
     }
+}
+
+/// Returns the image of the store that a build with this policy uses for a name and a platform;
+/// `None` if there is none, or if the build would pull another one.
+///
+/// # Errors
+///
+/// Fails if the store cannot be read.
+pub fn stored_image(store: &Store, wanted: &PlatformImage, policy: PullPolicy) -> Result<Option<Image>> {
+    let found = candidate(store, wanted)?;
+    Ok(found.filter(|candidate| candidate.fits || policy == PullPolicy::Never).map(|candidate| candidate.image))
+}
+
+/// Returns the image of the store for a name and a platform. Images that are of this machine only
+/// are taken for any platform.
+fn candidate(store: &Store, PlatformImage { name, platform }: &PlatformImage) -> Result<Option<Candidate>> {
+    let named = match store.images().named_image_for(name, platform) {
+        Ok(image) => Some(image),
+        Err(StoreError::NoImage(_)) => None,
+        Err(e) => return Err(e.into()),
+    };
+    let ImageName::Reference(name) = name else {
+        return Ok(named.map(|image| Candidate { image, fits: true }));
+    };
+    if let Some(image) = named.as_ref().filter(|image| platform.takes(&image.config.platform())) {
+        return Ok(Some(Candidate { image: image.clone(), fits: true }));
+    }
+    if let Some((_, image)) = store.images().pulled_image(name, platform)? {
+        return Ok(Some(Candidate { image, fits: true }));
+    }
+    let Some(image) = named else { return Ok(None) };
+    let note = store.images().pulled(name, &image.config.platform())?;
+    let is_pulled = note.is_some_and(|note| note.manifest == image.manifest_digest);
+    Ok(Some(Candidate { image, fits: !is_pulled }))
 }
 
 /// Returns the error for a stored image that may be outdated, because its registry could not be

@@ -83,9 +83,11 @@ pub fn check(
         match planner.stage(index) {
             Ok(_) => continue,
             Err(Interrupted::Needs) => drop(planner.unresolved.insert(index)),
-            // Stages that use an invalid one have its error.
-            Err(Interrupted::Error(d)) if !errors.contains(&d) => errors.push(d),
-            Err(Interrupted::Error(_)) => {}
+            Err(Interrupted::Error(d)) => {
+                // Stages that use an invalid one have no error of their own.
+                errors.push(d);
+                planner.unresolved.insert(index);
+            }
         }
         planner.in_progress.clear();
     }

@@ -10,7 +10,7 @@ use rbuild_store::Store;
 use crate::args::{BuildArgs, ProgressMode};
 use crate::commands::build_once::{BuildOnce, BuildOutcome, Reports, conclude};
 use crate::commands::check::{self, CallMode, parse_call};
-use crate::commands::lint::Lint;
+use crate::commands::lint::{self, Lint};
 use crate::commands::transfer::Show;
 use crate::commands::{fetcher, verify};
 use crate::exit::{Failure, build_code, code};
@@ -67,7 +67,8 @@ fn build_from(
     if call != CallMode::Build {
         return check::call(&file, &request, store, &source, (call, json));
     }
-    let lint = Lint { file: &file, store, source: &source, warnings: OnceCell::new() };
+    let settings_of_lint = lint::settings(&file, &request)?;
+    let lint = Lint { file: &file, store, source: &source, settings: settings_of_lint, warnings: OnceCell::new() };
     let show = show(args);
     if !push.is_empty() {
         fetcher::check_push(&args.registry, show, &push)?;

@@ -64,11 +64,13 @@ impl BuildOnce<'_> {
             Err(e) => {
                 drop(sender);
                 draw(&events, self.mode, self.explain);
-                self.lint.run_after_error(request)?;
+                self.lint.run_after_error(request);
                 return Ok(BuildOutcome::Failed((self.report)(&e)));
             }
         };
-        if let Some(code) = self.lint.run(request)? {
+        if let Some(code) = self.lint.run(request) {
+            drop(sender);
+            draw(&events, self.mode, self.explain);
             return Ok(BuildOutcome::Failed(code));
         }
         let answer = match &prepared[..] {

@@ -92,6 +92,7 @@ fn check(
     source: &SourceText<'_>,
     json: bool,
 ) -> Result<u8, Failure> {
+    let settings = lint::settings(file, request)?;
     let plans = request.plans();
     let mut analyses = Vec::new();
     for plan in &plans {
@@ -102,7 +103,7 @@ fn check(
         if plan.target.is_none() {
             analysis.stages.iter_mut().filter(|s| **s == StageUse::Unneeded).for_each(|s| *s = StageUse::Needed);
         }
-        if let Err(e) = rbuild_engine::check(file, plan, store) {
+        if let Err(e) = rbuild_engine::check(file, plan, store, request.pull) {
             return match e {
                 BuildError::Dockerfile(errors) => Ok(mistakes(errors, source)),
                 other => Err(other.into()),
@@ -110,7 +111,7 @@ fn check(
         }
         analyses.push((plan, analysis));
     }
-    let (warnings, _) = lint::warnings(file, request, store, &analyses)?;
+    let warnings = lint::warnings(file, request, store, &analyses, &settings);
     Ok(show_warnings(&warnings, source, json))
 }
 

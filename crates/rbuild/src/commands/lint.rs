@@ -5,9 +5,9 @@ use std::cell::OnceCell;
 use rbuild_dockerfile::Diagnostic;
 use rbuild_dockerfile::ast::Dockerfile;
 use rbuild_dockerfile::lint::{self, BaseFacts, Facts, LintSettings, LintWarning, StageRole};
-use rbuild_engine::BuildRequest;
-use rbuild_image::Platform;
-use rbuild_plan::{Analysis, ContextSource, NamedContext, Parameters, StageUse};
+use rbuild_engine::{BuildRequest, PullPolicy};
+use rbuild_image::{ImageConfig, ImageName, Platform};
+use rbuild_plan::{Analysis, ContextSource, NamedContext, Parameters, PlatformImage, StageUse};
 use rbuild_source::Ignore;
 use rbuild_store::Store;
 
@@ -22,6 +22,7 @@ pub struct Lint<'a> {
     pub file: &'a Dockerfile,
     pub store: &'a Store,
     pub source: &'a SourceText<'a>,
+    pub settings: LintSettings,
     /// The warnings, as lines.
     pub warnings: OnceCell<Vec<String>>,
 }
@@ -29,36 +30,34 @@ pub struct Lint<'a> {
 impl Lint<'_> {
     /// Runs the rules. Returns the exit code if the Dockerfile has warnings and `check=error=true`:
     /// then they have been printed.
-    pub fn run(&self, request: &BuildRequest) -> Result<Option<u8>, Failure> {
+    pub fn run(&self, request: &BuildRequest) -> Option<u8> {
         if self.warnings.get().is_some() {
-            return Ok(None);
+            return None;
         }
-        let (warnings, fails) = self.warnings(request)?;
-        if fails && !warnings.is_empty() {
+        let warnings = self.warnings(request);
+        if self.settings.error && !warnings.is_empty() {
             let secrets = request.secret_values();
             for w in &warnings {
                 let d = Diagnostic::new(w.span, format!("{}: {}", w.rule.name, w.message));
                 terminal::err(&secrets.mask(diagnostics::diagnostic(&d, self.source, terminal::colors())));
             }
             terminal::error("warnings are errors in this Dockerfile (check=error=true)", None);
-            return Ok(Some(code::FAILED));
+            return Some(code::FAILED);
         }
         self.keep(request, &warnings);
-        Ok(None)
+        None
     }
 
     /// Runs the rules for a Dockerfile that cannot be built, as far as its images are known.
-    pub fn run_after_error(&self, request: &BuildRequest) -> Result<(), Failure> {
-        let (warnings, _) = self.warnings(request)?;
-        self.keep(request, &warnings);
-        Ok(())
+    pub fn run_after_error(&self, request: &BuildRequest) {
+        self.keep(request, &self.warnings(request));
     }
 
-    fn warnings(&self, request: &BuildRequest) -> Result<(Vec<LintWarning>, bool), Failure> {
+    fn warnings(&self, request: &BuildRequest) -> Vec<LintWarning> {
         let plans = request.plans();
         // The planner reports the errors of an analysis.
         let analyses = plans.iter().filter_map(|plan| Some((plan, rbuild_plan::analyze(self.file, plan).ok()?)));
-        warnings(self.file, request, self.store, &analyses.collect::<Vec<_>>())
+        warnings(self.file, request, self.store, &analyses.collect::<Vec<_>>(), &self.settings)
     }
 
     fn keep(&self, request: &BuildRequest, warnings: &[LintWarning]) {
@@ -84,43 +83,44 @@ impl Lint<'_> {
     }
 }
 
-/// Returns the lint warnings for the plans of a Dockerfile, and true if they are to fail the build.
+/// Returns the lint warnings for the plans of a Dockerfile.
 pub fn warnings(
     file: &Dockerfile,
     request: &BuildRequest,
     store: &Store,
     analyses: &[(&Parameters, Analysis<'_>)],
-) -> Result<(Vec<LintWarning>, bool), Failure> {
-    let settings = settings(file, request)?;
+    settings: &LintSettings,
+) -> Vec<LintWarning> {
     let ignore = request.context.as_ref().map_or("", |c| c.ignore.as_str());
     let ignore = Ignore::parse(ignore).unwrap_or_default();
     // A negated pattern may re-include a file, so the rule is off if there are any.
     let ignored = |path: &str| !ignore.has_negations() && ignore.excludes(path);
+    let images = StoredImages { store, policy: request.pull };
     let mut found: Vec<LintWarning> = Vec::new();
     for (parameters, analysis) in analyses {
         let facts = Facts {
             role: &|stage| match &analysis.stages[stage] {
                 StageUse::Needed => StageRole::Built,
                 StageUse::Unneeded => StageRole::Unused,
-                StageUse::Replaced(context, platform) => StageRole::Replaced(context_facts(store, context, platform)),
+                StageUse::Replaced(context, platform) => StageRole::Replaced(images.of_context(context, platform)),
             },
-            base: &|name, platform| base_facts(parameters, store, name, platform),
+            base: &|name, platform| images.of_name(parameters, name, platform),
             ignored: &ignored,
             build_arg: &|name| parameters.build_arg(name).map(str::to_string),
             automatic: &analysis.automatic,
         };
         // Most warnings are the same for all platforms.
-        let others = lint::check(file, &facts, &settings);
+        let others = lint::check(file, &facts, settings);
         let new: Vec<LintWarning> = others.into_iter().filter(|w| !found.contains(w)).collect();
         found.extend(new);
     }
     found.sort_by_key(|w| (w.span.start, w.rule.name));
-    Ok((found, settings.error))
+    found
 }
 
 /// Returns the settings of the build argument or of the directive. Warns of rules in the directive
 /// that do not exist.
-fn settings(file: &Dockerfile, request: &BuildRequest) -> Result<LintSettings, Failure> {
+pub fn settings(file: &Dockerfile, request: &BuildRequest) -> Result<LintSettings, Failure> {
     if let Some(text) = request.parameters.build_arg("BUILDKIT_DOCKERFILE_CHECK") {
         return LintSettings::parse(text).map_err(|e| Failure::usage(format!("BUILDKIT_DOCKERFILE_CHECK: {e}")));
     }
@@ -138,24 +138,38 @@ fn settings(file: &Dockerfile, request: &BuildRequest) -> Result<LintSettings, F
     Ok(settings)
 }
 
-/// Returns the facts about a base image of the store. `platform` is the value of `FROM --platform`.
-fn base_facts(parameters: &Parameters, store: &Store, name: &str, platform: Option<&str>) -> Option<BaseFacts> {
-    let platform = platform.and_then(|text| text.parse().ok());
-    let wanted = platform.as_ref().unwrap_or(&parameters.platform);
-    if let Some(context) = parameters.context_named(name, wanted) {
-        return context_facts(store, context, wanted);
-    }
-    let config = store.images().named_image_for(&name.parse().ok()?, wanted).ok()?.config;
-    let own = config.platform();
-    let foreign = (!wanted.runs(&own)).then(|| own.to_string());
-    Some(BaseFacts { env: config.config.env, foreign })
+/// The images of the store, as a build with this policy uses them.
+struct StoredImages<'a> {
+    store: &'a Store,
+    policy: PullPolicy,
 }
 
-/// Returns the facts about a named context. As in BuildKit, its image may have any platform.
-fn context_facts(store: &Store, context: &NamedContext, platform: &Platform) -> Option<BaseFacts> {
-    let env = match &context.source {
-        ContextSource::Image(image) => store.images().named_image_for(&image.name, platform).ok()?.config.config.env,
-        ContextSource::Directory(_) | ContextSource::Scratch => Vec::new(),
-    };
-    Some(BaseFacts { env, foreign: None })
+impl StoredImages<'_> {
+    /// Returns the facts about a base image. `platform` is the value of `FROM --platform`.
+    fn of_name(&self, parameters: &Parameters, name: &str, platform: Option<&str>) -> Option<BaseFacts> {
+        let platform = platform.and_then(|text| text.parse().ok());
+        let wanted = platform.as_ref().unwrap_or(&parameters.platform);
+        if let Some(context) = parameters.context_named(name, wanted) {
+            return self.of_context(context, wanted);
+        }
+        let config = self.config(name.parse().ok()?, wanted)?;
+        let own = config.platform();
+        let foreign = (!wanted.runs(&own)).then(|| own.to_string());
+        Some(BaseFacts { env: config.config.env, foreign })
+    }
+
+    /// Returns the facts about a named context. As in BuildKit, its image may have any platform.
+    fn of_context(&self, context: &NamedContext, platform: &Platform) -> Option<BaseFacts> {
+        let env = match &context.source {
+            ContextSource::Image(image) => self.config(image.name.clone(), platform)?.config.env,
+            ContextSource::Directory(_) | ContextSource::Scratch => Vec::new(),
+        };
+        Some(BaseFacts { env, foreign: None })
+    }
+
+    /// A store that cannot be read fails the build.
+    fn config(&self, name: ImageName, platform: &Platform) -> Option<ImageConfig> {
+        let wanted = PlatformImage { name, platform: platform.clone() };
+        Some(rbuild_engine::stored_image(self.store, &wanted, self.policy).ok()??.config)
+    }
 }

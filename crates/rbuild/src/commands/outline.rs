@@ -104,7 +104,7 @@ impl Outline {
             let (id, list) = match mount.kind {
                 MountKind::Secret => (mount.secret_id(), &mut self.secrets),
                 MountKind::Ssh => (Some(mount.agent_id()), &mut self.ssh),
-                MountKind::Cache => (mount.id.or(mount.target), &mut self.caches),
+                MountKind::Cache => (mount.id.or(mount.target).or(Some(".".into())), &mut self.caches),
                 MountKind::Bind | MountKind::Tmpfs => continue,
             };
             let Some(id) = id else { continue };

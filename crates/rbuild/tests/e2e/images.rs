@@ -167,7 +167,7 @@ fn cp_copies_files_out_of_images() {
     assert_eq!(listed, "d/\nd/f\nd/link\nd/sub/\nd/sub/g\n");
     cp("x:1:/none", "n").fails(1, &["`/none` does not exist in the image"]);
     cp("x:1:/d/f", "missing/").fails(1, &["does not exist"]);
-    cp("y:/d", "n").fails(1, &["image `y` not found", "did you mean `x:1`?"]);
+    cp("y:/d", "n").fails(1, &["image `y` not found", "rbuild pull y"]);
     cp("x:1:d", "n").fails(2, &["is not IMAGE:/path", "write x:1:/d"]);
     lab.rbuild(["cp", "file", "x:1:/d"]).fails(2, &["copies files out of images, not into them"]);
     // A container keeps its image alive until it is removed.

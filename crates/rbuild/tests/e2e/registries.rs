@@ -149,6 +149,26 @@ fn the_rules_know_an_image_that_the_build_pulls() {
     assert!(ran.stderr.contains("1 warning found"), "{}", ran.stderr);
 }
 
+/// Each pull moves a name to the image of one platform; the rules see that of their stage.
+#[test]
+fn the_rules_know_the_image_of_each_platform_that_is_pulled() {
+    let scene = Scene::with_image();
+    let name = scene.name("multi:1");
+    let file = "FROM scratch\nARG TARGETARCH\nCOPY f-$TARGETARCH /f\n";
+    ["amd64", "arm64", "s390x"].iter().for_each(|arch| drop(scene.lab.write(&format!("f-{arch}"), *arch)));
+    let all = "linux/amd64,linux/arm64,linux/s390x";
+    scene.build(file, &["--platform", all, "-t", &name, "--push", "."]).ok();
+    scene.forget(&name);
+    let cross = format!(
+        "# check=error=true\nFROM --platform=$BUILDPLATFORM {name} AS build\nFROM {name}\nCOPY --from=build /f /g\n"
+    );
+    for _ in 0..2 {
+        scene.build(&cross, &["--platform", "linux/s390x", "."]).ok();
+        scene.build(&format!("# check=error=true\nFROM {name}\n"), &["--platform", all, "."]).ok();
+    }
+    scene.rbuild(&["build", "--check", "--platform", all, "."]).ok();
+}
+
 #[test]
 fn images_pulled_by_digest_are_found_again() {
     let scene = Scene::with_image();
