@@ -15,6 +15,9 @@ use crate::session::{ApiRequest, Body, EndpointSession};
 /// Maximum size of a manifest in bytes.
 const MAX_MANIFEST: u64 = 4 << 20;
 
+/// Number of manifests with a wrong digest after which a request fails.
+const WRONG_DIGESTS: u32 = 3;
+
 /// Media types that are requested. Without them, some registries convert manifests, or claim to
 /// have none.
 const ACCEPT: &str = "application/vnd.oci.image.index.v1+json, \
@@ -121,6 +124,7 @@ fn get(
 ) -> std::result::Result<ReceivedManifest, RegistryProblem> {
     let shared = session.shared();
     let mut attempts = Attempts::new(shared.http.retry_policy(), session.endpoint.mirror);
+    let mut wrong = 0;
     loop {
         let reply = ask(session, "GET", reference)?;
         if reply.status() != 200 {
@@ -130,7 +134,7 @@ fn get(
         let content_type = reply.header("content-type").unwrap_or("").split(';').next().unwrap_or("").trim();
         let content_type = content_type.to_string();
         let read = read_document(reply.response.into_body().into_reader(), MAX_MANIFEST, shared.http.retry_policy());
-        // The body may break off, or be damaged on its way.
+        // The body may break off, or be damaged on its way. No wait mends a wrong digest.
         let problem = match read {
             Err(e) if e.kind() == std::io::ErrorKind::TimedOut => return Err(repeated(broken(session, reference, e))),
             Err(e) => broken(session, reference, e),
@@ -142,8 +146,12 @@ fn get(
                 let Some(wanted) = wanted.filter(|wanted| **wanted != found) else {
                     return document(session, bytes, found, content_type, reference);
                 };
+                wrong += 1;
+                if wrong < WRONG_DIGESTS {
+                    continue;
+                }
                 let host = session.endpoint.host.clone();
-                RegistryProblem::Digest { host, what: "the manifest", wanted: *wanted, found }
+                return Err(RegistryProblem::Digest { host, what: "the manifest", wanted: *wanted, found });
             }
         };
         match attempts.next(None) {

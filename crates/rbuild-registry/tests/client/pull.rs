@@ -51,6 +51,7 @@ fn manifests_are_checked() {
     registry.fault("GET", "manifests", Fault::Flip, 9);
     let error = repository.document(&BlobDigest::of(TEXT)).unwrap_err();
     assert!(matches!(*error.problem, RegistryProblem::Digest { .. }), "{error}");
+    assert!(scene.told.lock().unwrap().is_empty(), "a wrong digest is no reason to wait");
     registry.behave();
     registry.state().manifests.clear();
     let error = repository.tagged("1").unwrap_err();
@@ -160,6 +161,11 @@ fn logins_need_a_token_that_the_registry_accepts() {
     let error = log_in(1).unwrap_err();
     assert!(matches!(*error.problem, RegistryProblem::Denied { .. }), "{error}");
     assert_eq!(error.remedy(), Some(Remedy::Server(rbuild_remedy::ServerRemedy::CheckPassword)));
+    let registry = Registry::start(Access::Token("joe", "hunter2", 99));
+    registry.fault("GET", "/v2/", Fault::Forbid, 2);
+    let error = Scene::new("forbidden").client.log_in(&registry.address, "joe", &Secret::new("hunter2")).unwrap_err();
+    assert!(matches!(*error.problem, RegistryProblem::Denied { action: RemoteAction::LogIn, .. }), "{error}");
+    assert_eq!(registry.requests(), ["GET /v2/", "GET /token +", "GET /v2/ +"]);
 }
 
 #[test]

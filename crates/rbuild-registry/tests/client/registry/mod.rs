@@ -33,6 +33,8 @@ pub enum Fault {
     Trickle(Duration),
     /// Refuses with a text that repeats the Authorization of the request, and its password.
     Echo(&'static str),
+    /// Refuses requests that have an Authorization with 403.
+    Forbid,
     /// Adds a header.
     Header(&'static str, String),
 }
@@ -204,6 +206,9 @@ impl Registry {
                     let text =
                         format!("\u{1b}[31mdid not like Authorization: {sent} with {password}, token-1 or refresh");
                     response = Some(Response::new(403).body(text));
+                }
+                Fault::Forbid if request.headers.contains_key("authorization") => {
+                    response = Some(Response::error(403, "DENIED"));
                 }
                 Fault::Most(bytes) if request.body.len() > *bytes => response = Some(Response::error(413, "SIZE")),
                 Fault::Stall(time) => std::thread::sleep(*time),
