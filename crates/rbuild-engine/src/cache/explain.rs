@@ -8,7 +8,7 @@ use rbuild_store::{
 };
 
 use crate::cache::key::KeyComponent;
-use crate::ops::redact::SecretValues;
+use crate::ops::redact::{MASK, SecretValues};
 
 /// Reason why a result is not taken that a step made with a secret of another build.
 pub(crate) const SECRET: &str = "the cached result contains a secret that this build was not given";
@@ -38,7 +38,7 @@ impl KeyRecorder<'_> {
                 (*name, KeyValue::Text(mask(String::from_utf8_lossy(value).into_owned())))
             }
             KeyComponent::Own(StepPart::Variable(name, value)) => {
-                let (name, value) = (mask(name.to_string()), mask(value.to_string()));
+                let (name, value) = masked_variable(&self.secrets, name, value);
                 (VARIABLE, KeyValue::Variable { name, value })
             }
             KeyComponent::Files(name, digest) => (*name, KeyValue::Files(*digest.bytes())),
@@ -57,6 +57,17 @@ impl KeyRecorder<'_> {
             }
         };
         self.key_inputs.parts.push(KeyPart { name: name.to_string(), value });
+    }
+}
+
+/// Masks a variable. Name and value are stored as one text, so a secret of the form `NAME=VALUE`
+/// hides the value.
+fn masked_variable(secrets: &SecretValues, name: &str, value: &str) -> (String, String) {
+    let (name, value) = (secrets.mask(name.to_string()), secrets.mask(value.to_string()));
+    let text = format!("{name}={value}");
+    match secrets.mask(text.clone()) == text {
+        true => (name, value),
+        false => (name, MASK.into()),
     }
 }
 
@@ -231,6 +242,20 @@ fn file_changes(changes: &Changes) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A line of an env file is a secret that spans name and value.
+    #[test]
+    fn a_secret_that_spans_name_and_value_is_masked() {
+        let secrets = SecretValues::of(&[("e".into(), b"TOKEN=hunter2hunter2".to_vec())]);
+        let masked = |name: &str, value: &str| {
+            let (name, value) = masked_variable(&secrets, name, value);
+            format!("{name}={value}")
+        };
+        assert_eq!(masked("TOKEN", "hunter2hunter2"), "TOKEN=****");
+        assert_eq!(masked("MY_TOKEN", "hunter2hunter2 and more"), "MY_TOKEN=****");
+        assert_eq!(masked("A", "TOKEN=hunter2hunter2"), "A=****");
+        assert_eq!(masked("OTHER", "hunter2hunter2"), "OTHER=hunter2hunter2");
+    }
 
     type Parts<'a> = &'a [(&'a str, &'a str)];
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use rbuild_sandbox::Stream;
 
-const MASK: &[u8] = b"****";
+pub(crate) const MASK: &str = "****";
 /// Minimum length of a masked value. Masking shorter ones would make logs unreadable.
 const SHORTEST: usize = 4;
 
@@ -99,7 +99,7 @@ impl Mask {
             }
             match self.values.iter().find(|v| rest.starts_with(v)) {
                 Some(value) => {
-                    shown.extend_from_slice(MASK);
+                    shown.extend_from_slice(MASK.as_bytes());
                     at += value.len();
                 }
                 None => {

@@ -170,7 +170,6 @@ fn freed_text(freed: &Freed) -> String {
     )
 }
 
-/// Returns a number and its noun, in the plural unless the number is one.
 pub fn df(settings: &Settings, args: DfArgs) -> Result<u8, Failure> {
     let store = settings.open()?;
     if args.verbose {

@@ -155,7 +155,9 @@ fn the_rules_know_the_image_of_each_platform_that_is_pulled() {
     let scene = Scene::with_image();
     let name = scene.name("multi:1");
     let file = "FROM scratch\nARG TARGETARCH\nCOPY f-$TARGETARCH /f\n";
-    ["amd64", "arm64", "s390x"].iter().for_each(|arch| drop(scene.lab.write(&format!("f-{arch}"), *arch)));
+    for arch in ["amd64", "arm64", "s390x"] {
+        scene.lab.write(&format!("f-{arch}"), arch);
+    }
     let all = "linux/amd64,linux/arm64,linux/s390x";
     scene.build(file, &["--platform", all, "-t", &name, "--push", "."]).ok();
     scene.forget(&name);
