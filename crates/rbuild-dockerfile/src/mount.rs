@@ -275,7 +275,10 @@ fn set_option(mount: &mut Mount, key: &str, value: Option<&str>) -> Result<(), O
     // An empty value, which may be that of an unset variable, is the default.
     let any = || text().map(|text| Some(text).filter(|text| !text.is_empty()));
     let digits = |text: String, base| u32::from_str_radix(&text, base).ok().filter(|_| !text.starts_with('+'));
-    let number = |base| digits(text()?, base).ok_or(OptionError::Value("must be a number"));
+    let number = |base| {
+        let wanted = if base == 8 { "must be an octal number, such as 0644" } else { "must be a number" };
+        digits(text()?, base).ok_or(OptionError::Value(wanted))
+    };
     match key {
         "target" | "dst" | "destination" => mount.target = any()?,
         "source" | "src" => mount.source = any()?,
@@ -432,7 +435,7 @@ mod tests {
             ("type=secret,from=x", "a secret mount has no `from`"),
             ("type=ssh,source=x", "an ssh mount has no `source`"),
             ("type=tmpfs,target=/x,sharing=locked", "a tmpfs mount has no option `sharing`"),
-            ("type=cache,target=/x,mode=9", "must be a number"),
+            ("type=cache,target=/x,mode=9", "must be an octal number"),
             ("type=cache,\"target=/x", "unclosed quote"),
             ("type=cache,target=\"/x\"", "quotes enclose a whole field"),
             ("", "the value is empty"),

@@ -365,10 +365,11 @@ impl DockerfileParser {
             Some(0) => 0,
             Some(n) if n >= 1_000_000 => n,
             _ => {
-                let d = Diagnostic::new(
-                    word.span,
-                    format!("invalid duration `{}`: expected 0, or at least 1ms", word.text),
-                );
+                let why = match word.text.parse::<f64>() {
+                    Ok(_) => "the unit is missing",
+                    Err(_) => "it is neither 0 nor at least 1ms",
+                };
+                let d = Diagnostic::new(word.span, format!("invalid duration `{}`: {why}", word.text));
                 self.error(d.help("use the form `30s`, `1m30s` or `500ms`"));
                 0
             }

@@ -11,6 +11,7 @@ mod progress;
 mod template;
 mod ui;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches};
@@ -28,7 +29,7 @@ use rbuild_remedy::{DiskRemedy, Remedy};
 use ui::{hints, terminal};
 
 fn main() -> ExitCode {
-    let argv: Vec<std::ffi::OsString> = std::env::args_os().collect();
+    let argv: Vec<OsString> = std::env::args_os().collect();
     if argv.get(1).is_some_and(|arg| arg == rbuild_sandbox::ZYGOTE) {
         std::process::exit(rbuild_sandbox::zygote_main(&argv[2..]));
     }
@@ -37,7 +38,7 @@ fn main() -> ExitCode {
     ExitCode::from(result.unwrap_or(code::BUG))
 }
 
-fn run(argv: Vec<std::ffi::OsString>) -> u8 {
+fn run(argv: Vec<OsString>) -> u8 {
     let as_docker = argv.first().is_some_and(|a| std::path::Path::new(a).file_name().is_some_and(|n| n == "docker"));
     let (line, verb) = match cli::verbs::with_verb(argv.clone(), as_docker) {
         Ok(CommandLine::Arguments { argv, verb }) => (argv, verb),
@@ -53,7 +54,7 @@ fn run(argv: Vec<std::ffi::OsString>) -> u8 {
     };
     let matches = match cli::clap_command::parser().try_get_matches_from(&line) {
         Ok(matches) => matches,
-        Err(e) => return not_parsed(&e, &line, verb, as_docker),
+        Err(e) => return not_parsed(&e, &line, (verb, line.len() > argv.len()), as_docker),
     };
     let cli = match Cli::from_arg_matches(&matches) {
         Ok(cli) => cli,
@@ -83,8 +84,9 @@ fn print_help(verb: Option<&str>, long: bool) -> u8 {
     code::OK
 }
 
-/// Answers a line that is a request for help or has an error. The verb is at `verb`.
-fn not_parsed(e: &clap::Error, line: &[std::ffi::OsString], verb: usize, as_docker: bool) -> u8 {
+/// Answers a line that is a request for help or has an error. The verb is at `verb`; `implied` is
+/// true if the user did not write it.
+fn not_parsed(e: &clap::Error, line: &[OsString], (verb, implied): (usize, bool), as_docker: bool) -> u8 {
     use clap::error::ErrorKind;
     let word = |at: usize| line.get(at).and_then(|word| word.to_str()).unwrap_or_default();
     match e.kind() {
@@ -98,7 +100,8 @@ fn not_parsed(e: &clap::Error, line: &[std::ffi::OsString], verb: usize, as_dock
             code::USAGE
         }
         _ => {
-            let misplaced = (verb + 1..line.len()).map(word).find(|word| word != &"-" && cli::verbs::is_verb(word));
+            let later = (verb + 1..line.len()).map(word);
+            let misplaced = later.filter(|_| implied).find(|word| word != &"-" && cli::verbs::is_verb(word));
             let failure = cli::usage::failure(e, word(verb), &line[1..], misplaced);
             let code = if as_docker { code::DOCKER_USAGE } else { code::USAGE };
             Failure { code, ..failure }.masked(&secrets_of_line(line)).report()

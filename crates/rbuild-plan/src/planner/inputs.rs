@@ -133,6 +133,7 @@ impl Planner<'_> {
         }
         let label = self.stage_label(index, stage);
         let total = 1 + steps_of(&stage.instructions);
+        let is_scratch = name == "scratch";
         let mut state = match self.base_stage(&name, index) {
             Some(base) => {
                 let state = self.stage(base)?;
@@ -140,14 +141,15 @@ impl Planner<'_> {
             }
             None => match self.params.context_index(&name, &self.stage_platform(stage)) {
                 Some(context) => self.context_state(context, platform.as_ref(), label, total, image.span)?,
-                None if name == "scratch" => self.scratch_state(label, total, stage.span),
+                None if is_scratch => self.scratch_state(label, total, stage.span),
                 None => {
                     let written = self.written_image(&name, image.span)?;
                     self.image_state(&written, platform.as_ref(), label, total, image.span)?
                 }
             },
         };
-        if let Some(platform) = platform {
+        // As in BuildKit, `scratch` has the platform of the build, whatever FROM states.
+        if let Some(platform) = platform.filter(|_| !is_scratch) {
             state.config.set_platform(&platform);
         }
         if is_windows(&state.config) {

@@ -127,7 +127,11 @@ fn ports_of(text: &str, span: Span) -> Result<Vec<String>, Diagnostic> {
         return Err(bad("protocol must be tcp, udp or sctp"));
     }
     let (low, high) = ports.split_once('-').unwrap_or((ports, ports));
-    let number = |s: &str| s.parse::<u16>().map_err(|_| bad("port numbers range from 0 to 65535"));
+    let number = |s: &str| {
+        let is_number = !s.is_empty() && s.bytes().all(|b| b.is_ascii_digit());
+        let why = if is_number { "port numbers range from 0 to 65535" } else { "it is not a number" };
+        s.parse::<u16>().map_err(|_| bad(why))
+    };
     let (low, high) = (number(low)?, number(high)?);
     if high < low {
         return Err(bad("range ends before it starts"));

@@ -253,3 +253,13 @@ fn a_check_finds_the_mistakes_of_all_stages_that_can_be_planned() {
     // A base image that is unknown, and one of another platform.
     assert_eq!((messages(Some("c")), messages(Some("e"))), (Ok(1), Ok(1)));
 }
+
+/// `FROM --platform` does not change the platform of `scratch` (BuildKit, `resolveReachableStages`).
+#[test]
+fn scratch_has_the_platform_of_the_build() {
+    let platform = |source: &str| graph(source).config.platform().to_string();
+    assert_eq!(platform("FROM --platform=linux/s390x scratch\nCOPY a /\n"), Platform::host().to_string());
+    let asked = Parameters { platform: "linux/s390x".parse().unwrap(), platform_given: true, ..params() };
+    let file = "FROM --platform=$BUILDPLATFORM scratch\nCOPY a /\n";
+    assert_eq!(graph_with(file, &asked).config.platform().to_string(), "linux/s390x");
+}
