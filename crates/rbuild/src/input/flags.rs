@@ -128,7 +128,7 @@ pub fn ulimit(text: &str) -> Result<Ulimit, Failure> {
     Ok(Ulimit { resource, soft, hard })
 }
 
-/// Parses `SOURCE:TARGET[:ro|rw]`. Returns the real path of the source with the volume.
+/// Parses `SOURCE:TARGET[:ro|rw]`.
 pub fn volume(text: &str) -> Result<Volume, Failure> {
     let bad = |what: String| Failure::usage(format!("--volume {text}: {what}"));
     let parts: Vec<&str> = text.split(':').collect();
