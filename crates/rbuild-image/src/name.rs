@@ -150,6 +150,9 @@ impl FromStr for Reference {
             _ => (rest, None),
         };
         if let Some(tag) = tag {
+            if tag.is_empty() {
+                return Err(fail("the tag is empty"));
+            }
             let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
             let valid = tag.starts_with(word) && tag.chars().all(|c| word(c) || c == '.' || c == '-');
             if !valid || tag.len() > 128 {
@@ -167,7 +170,7 @@ impl FromStr for Reference {
             return Err(fail("name is too long"));
         }
         if path.chars().any(|c| c.is_ascii_uppercase()) {
-            return Err(fail("path must be lower case"));
+            return Err(fail("the repository name must be lower case"));
         }
         if path.contains(':') {
             return Err(fail("name has more than one tag"));

@@ -87,12 +87,12 @@ impl Config {
 const NAMES: [&str; 7] = ["root", "limit", "isolation", "cache-limit", "jobs", "progress", "context-modes"];
 
 fn text(value: &Value) -> Result<&str, BadValue> {
-    let bad = || BadValue { why: "not a text".into(), hint: "put the value into quotation marks".into() };
+    let bad = || BadValue { why: "not a string".into(), hint: "put the value into quotation marks".into() };
     value.as_str().ok_or_else(bad)
 }
 
 fn list(value: &Value) -> Result<&[Value], BadValue> {
-    let bad = || BadValue { why: "not a list".into(), hint: "put the texts into brackets: [\"NAME=VALUE\"]".into() };
+    let bad = || BadValue { why: "not a list".into(), hint: "put the strings into brackets: [\"NAME=VALUE\"]".into() };
     Ok(value.as_array().ok_or_else(bad)?)
 }
 
@@ -146,7 +146,7 @@ mod tests {
             ("jobs = \"x\"\n", "jobs = \"x\": not a number of steps"),
             ("jobs = 0\n", "jobs = 0: not a number of steps"),
             ("root = \"x\"\n", "root = \"x\": not an absolute path"),
-            ("root = 5\n", "root = 5: not a text"),
+            ("root = 5\n", "root = 5: not a string"),
             ("progress = \"fancy\"\n", "progress = \"fancy\": unknown style"),
             ("limit = \"entries=5\"\n", "not a list"),
             ("\njobs =\n", "line 2: "),

@@ -278,7 +278,7 @@ impl SecretSource {
                 "type" if value == "file" => of_type = Some(SecretType::File),
                 "type" if value == "env" => of_type = Some(SecretType::Env),
                 "type" => {
-                    let failure = bad(format!("`{value}` is not a type of secrets"));
+                    let failure = bad(format!("`{value}` is not a secret type"));
                     return Err(failure.help("use type=file or type=env"));
                 }
                 _ => {

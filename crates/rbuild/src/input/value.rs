@@ -98,7 +98,7 @@ pub fn seconds(text: &str) -> Result<u64, BadValue> {
 
 /// Parses a number of concurrent steps.
 pub fn jobs(text: &str) -> Result<usize, BadValue> {
-    let bad = || BadValue { why: "not a number of steps".into(), hint: "use a number from 1 on".into() };
+    let bad = || BadValue { why: "not a number of steps".into(), hint: "use 1 or more".into() };
     text.parse().ok().filter(|jobs| *jobs > 0).ok_or_else(bad)
 }
 

@@ -344,7 +344,11 @@ fn command_words(remedy: &CommandRemedy) -> String {
 fn missing_words(secrets: &[String], agents: &[String]) -> String {
     let secrets = secrets.iter().map(|id| format!("secret `{id}` (--secret id={id},src=FILE)"));
     let agents = agents.iter().map(|id| format!("SSH agent `{id}` (--ssh {id})"));
-    format!("pass the missing secrets and agents: {}", secrets.chain(agents).collect::<Vec<_>>().join(", "))
+    let missing: Vec<String> = secrets.chain(agents).collect();
+    match &missing[..] {
+        [one] => format!("pass the {one}"),
+        all => format!("pass the missing secrets and agents: {}", all.join(", ")),
+    }
 }
 
 fn registry_words(registry: &str, action: RegistryAction) -> String {
