@@ -17,7 +17,7 @@ cargo xtask TASK
   fuzz [SECONDS [TARGET]] scripts/fuzz: 60 seconds for each target, or for one
   bench [NAME [ARGS...]]  a program of benches/ on a release build; without a name, the planner
 
-Without privileges: check, test, e2e, bless, and bench without a name.
+Without privileges: check, test, bless, bench without a name, and e2e once busybox-static is there.
 ";
 
 /// A failed task. The program that failed has printed why.

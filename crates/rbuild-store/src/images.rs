@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use crate::error::{Result, StoreError};
-use crate::store::{Store, write_empty_index};
+use crate::store::{EMPTY_INDEX, Store};
 
 /// An image of the store with its documents.
 #[derive(Debug, Clone)]
@@ -172,11 +172,9 @@ impl Images<'_> {
     /// Replaces the index by one with these entries.
     pub(crate) fn replace_index(&self, entries: Vec<Descriptor>) -> Result<()> {
         let _lock = self.store.lock_file("index.lock")?;
-        write_empty_index(&self.store.root)?;
-        if entries.is_empty() {
-            return Ok(());
-        }
-        let mut index = self.index()?;
+        // One write: an index that was empty for a moment would lose all names in a crash.
+        let damaged = |e: serde_json::Error| StoreError::Damaged { what: "index".into(), reason: e.to_string() };
+        let mut index: ImageIndex = serde_json::from_slice(EMPTY_INDEX).map_err(damaged)?;
         index.set_manifests(entries);
         self.store.write_durable(".", "index.json", &index)
     }

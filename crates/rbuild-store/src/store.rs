@@ -384,18 +384,16 @@ pub(crate) fn document<T: Serialize>(name: &str, value: &T) -> Result<Vec<u8>> {
     serde_json::to_vec(value).map_err(|e| StoreError::Damaged { what: name.to_string(), reason: e.to_string() })
 }
 
-/// Writes an index without images.
-pub(crate) fn write_empty_index(root: &RootDir) -> Result<()> {
-    let index = br#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}"#;
-    Ok(write_durable(root, OsStr::new("index.json"), index, modes::file())?)
-}
+/// An index without images.
+pub(crate) const EMPTY_INDEX: &[u8] =
+    br#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}"#;
 
 fn create(root: &RootDir) -> Result<()> {
     for dir in DIRS {
         root.create_dir_all(dir, modes::dir(), None, |_| ())?;
     }
     if !root.exists("index.json")? {
-        write_empty_index(root)?;
+        write_durable(root, OsStr::new("index.json"), EMPTY_INDEX, modes::file())?;
     }
     write_durable(root, OsStr::new("oci-layout"), br#"{"imageLayoutVersion":"1.0.0"}"#, modes::file())?;
     // Last: its presence implies that the rest exists.

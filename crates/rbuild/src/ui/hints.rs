@@ -19,8 +19,9 @@ const UNMASK_PROC: &str =
     "start the container with --security-opt systempaths=unconfined, or in Kubernetes with procMount: Unmasked";
 const UNCONFINE_SECCOMP: &str =
     "start the container with --security-opt seccomp=unconfined (Kubernetes: seccompProfile type Unconfined)";
-const INSTALL_EMULATOR: &str = "install an emulator registered with binfmt_misc (Debian: apt-get install qemu-user-static \
-     binfmt-support), build on a machine of that platform, or use only COPY in this stage";
+const INSTALL_EMULATOR: &str = "install an emulator registered with binfmt_misc \
+     (Debian: apt-get install qemu-user-static binfmt-support), \
+     build on a machine of that platform, or use only COPY in this stage";
 const INSTALL_SUB_ID_HELPERS: &str =
     "install it: sudo apt-get install uidmap (Debian, Ubuntu) or sudo dnf install shadow-utils (Fedora)";
 const CHECK_SUB_IDS: &str = "check that newuidmap and newgidmap are set-uid root, and /etc/subuid and /etc/subgid \
