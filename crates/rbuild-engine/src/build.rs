@@ -1,21 +1,21 @@
 //! The course of a build: answered from the cache, or solved, exported and recorded.
 
-use rbuild_dockerfile::Help;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use rbuild_image::{ManifestDigest, human_size};
+use rbuild_image::ManifestDigest;
 use rbuild_linux::RootDir;
 use rbuild_linux::parallel::locked;
 use rbuild_plan::{Step, VertexId};
 use rbuild_remedy::sentence;
-use rbuild_sandbox::{Builder, Cancel, CommandOutcome, Input, MountSource};
+use rbuild_sandbox::{Builder, Cancel, CommandOutcome, Input, MountSource, RunnerError};
 use rbuild_store::{Budget, CacheKey, ImageKey, LayerLog, Store};
 
 use crate::cache::refusal;
 use crate::env::StepEnv;
 use crate::error::{BuildError, Result};
-use crate::event::{Event, Warning};
+use crate::error_context::ErrorContext;
+use crate::event::{BuildPhase, Event};
 use crate::events::Events;
 use crate::export::outputs::{self, View};
 use crate::export::{image, stream};
@@ -27,6 +27,7 @@ use crate::record::build_log::{self, Status, measure, remember};
 use crate::request::BuildRequest;
 use crate::rootfs::Rootfs;
 use crate::solve::executor;
+use crate::warning::BuildWarning;
 
 /// Answers the build from the cache. Returns `None` if a step must run, a file system must be
 /// mounted or the cache may be over its limit: trees can be mounted, measured and removed by a
@@ -102,7 +103,7 @@ fn bottom_is_scratch(prepared: &Prepared) -> bool {
 /// which is root in its user namespace, must write them.
 fn export_readable(prepared: &Prepared, export: &Export, view: &RootDir) -> Result<bool> {
     let Export::Files { to, delete, split: Split::Several | Split::Never } = export else { return Ok(false) };
-    let files = view.try_clone().map_err(BuildError::kernel("the result"))?.into();
+    let files = view.try_clone().map_err(BuildError::kernel(ErrorContext::Result))?.into();
     let view = View { folder: PathBuf::new(), files, epoch: prepared.graph.epoch };
     match outputs::directory(to, *delete, &[view], None) {
         Ok(()) => Ok(true),
@@ -161,14 +162,10 @@ pub fn execute(
 fn evict(budget: Budget, store: &Store, events: &Events) {
     match store.gc().collect(budget) {
         Ok(freed) if freed.bytes > 0 => {
-            let text = format!("cache limit reached: freed {}", human_size(freed.bytes));
-            events.send(Event::Phase { text, seconds: 0.0 });
+            events.phase(BuildPhase::Eviction { freed: freed.bytes }, 0.0);
         }
         Ok(_) => {}
-        Err(e) => {
-            let text = format!("cannot evict cache entries: {}", sentence(&e));
-            events.send(Event::Warning(Warning { text, help: e.remedy().map(Help::from) }));
-        }
+        Err(e) => events.send(Event::Warning(BuildWarning::NotEvicted(e).into())),
     }
 }
 
@@ -212,18 +209,18 @@ impl<'a> Platforms<'a> {
     fn export_files(&self, cancel: &Cancel) -> Result<()> {
         for export in &self.request.exports {
             let started = Instant::now();
-            let text = match export {
+            let phase = match export {
                 Export::Files { to, delete, split } => {
                     outputs::directory(to, *delete, &self.views(*split, Rootfs::merged)?, Some(cancel))?;
-                    "writing files"
+                    BuildPhase::Files
                 }
                 Export::Tar { to, split } => {
                     outputs::tar(to, &self.views(*split, Rootfs::view)?)?;
-                    "writing the tar"
+                    BuildPhase::Tar
                 }
                 Export::Archive { .. } | Export::Layout { .. } | Export::Store { .. } => continue,
             };
-            self.events.send(Event::Phase { text: text.into(), seconds: started.elapsed().as_secs_f64() });
+            self.events.phase(phase, started.elapsed().as_secs_f64());
         }
         Ok(())
     }
@@ -285,10 +282,26 @@ fn after_failure(env: &StepEnv<'_>, error: BuildError, report: impl FnOnce(&Buil
     }
     // The build's own `Cancel` was triggered to stop the other steps.
     match rbuild_sandbox::run_attached(&env.builder.zygote, &request, &Cancel::default()) {
-        Ok(CommandOutcome::NotStarted(why)) => {
-            BuildError::Other { message: format!("cannot start the shell: {why}"), help: why.remedy() }
-        }
+        Ok(CommandOutcome::NotStarted(why)) => no_shell(&why),
         Ok(_) => BuildError::AlreadyReported,
         Err(e) => e.into(),
+    }
+}
+
+fn no_shell(why: &RunnerError) -> BuildError {
+    BuildError::Other { message: format!("cannot start the shell: {}", sentence(why)), help: why.remedy() }
+}
+
+#[cfg(test)]
+mod tests {
+    use rbuild_sandbox::{Phase, RunnerProblem};
+    use rbuild_testkit::{assert_recorded, variants};
+
+    use super::*;
+
+    #[test]
+    fn a_shell_that_does_not_start_is_reported_as_recorded() {
+        let why = RunnerError { phase: Phase::Command, problem: RunnerProblem::NoCommand };
+        assert_recorded!("no-shell", variants!(BuildError).table(&[no_shell(&why)], |e| e, BuildError::help));
     }
 }

@@ -2,4 +2,5 @@
 
 pub(crate) mod explain;
 pub(crate) mod key;
+pub(crate) mod miss;
 pub(crate) mod refusal;

@@ -1,8 +1,10 @@
 //! Events of a build.
 
+use std::fmt;
 use std::sync::{Arc, Condvar, Mutex};
 
 use rbuild_dockerfile::Help;
+use rbuild_image::human_size;
 use rbuild_linux::parallel::locked;
 pub use rbuild_remedy::Warning;
 use rbuild_sandbox::Stream;
@@ -53,6 +55,30 @@ pub enum Event {
     End,
 }
 
+/// Work of a build that is not a step of the Dockerfile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum BuildPhase<'a> {
+    Unpack { image: &'a str },
+    Layers,
+    Files,
+    Tar,
+    Archive,
+    Eviction { freed: u64 },
+}
+
+impl fmt::Display for BuildPhase<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            BuildPhase::Unpack { image } => write!(f, "unpacking {image}"),
+            BuildPhase::Layers => f.write_str("making layers"),
+            BuildPhase::Files => f.write_str("writing files"),
+            BuildPhase::Tar => f.write_str("writing the tar"),
+            BuildPhase::Archive => f.write_str("writing the archive"),
+            BuildPhase::Eviction { freed } => write!(f, "cache limit reached: freed {}", human_size(*freed)),
+        }
+    }
+}
+
 /// A chunk of a command's output. It counts against `MAX_IN_FLIGHT` until it is dropped.
 #[derive(Debug)]
 pub struct OutputChunk {
@@ -92,3 +118,24 @@ pub(crate) struct OutputInFlight {
 /// Maximum bytes of output in flight. A command that prints faster than the terminal can draw has
 /// to wait, as it would if it wrote to the terminal itself.
 pub(crate) const MAX_IN_FLIGHT: usize = 8 << 20;
+
+#[cfg(test)]
+mod tests {
+    use rbuild_testkit::{assert_recorded, variants};
+
+    use super::*;
+
+    #[test]
+    fn phases_are_as_recorded() {
+        let phases = [
+            BuildPhase::Unpack { image: "debian:12" },
+            BuildPhase::Layers,
+            BuildPhase::Files,
+            BuildPhase::Tar,
+            BuildPhase::Archive,
+            BuildPhase::Eviction { freed: 3_000_000 },
+        ];
+        let variants = variants!(BuildPhase { Unpack, Layers, Files, Tar, Archive, Eviction });
+        assert_recorded!("BuildPhase", variants.words(&phases, ToString::to_string));
+    }
+}

@@ -7,7 +7,7 @@ use std::sync::{Arc, PoisonError};
 use rbuild_linux::parallel::locked;
 use rbuild_sandbox::Stream;
 
-use crate::event::{Event, MAX_IN_FLIGHT, OutputChunk, OutputInFlight, Warning};
+use crate::event::{BuildPhase, Event, MAX_IN_FLIGHT, OutputChunk, OutputInFlight, Warning};
 use crate::ops::redact::SecretValues;
 use crate::record::journal::Journal;
 
@@ -69,6 +69,11 @@ impl Events {
         };
         self.journal.note(&event);
         let _ = self.sender.send(event);
+    }
+
+    /// Reports work that took that many seconds.
+    pub(crate) fn phase(&self, phase: BuildPhase<'_>, seconds: f64) {
+        self.send(Event::Phase { text: phase.to_string(), seconds });
     }
 
     pub(crate) fn journal(&self) -> &Journal {

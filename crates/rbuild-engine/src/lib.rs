@@ -9,6 +9,7 @@ mod cache;
 mod destination;
 mod env;
 mod error;
+mod error_context;
 mod event;
 mod events;
 mod export;
@@ -20,6 +21,7 @@ mod record;
 mod request;
 mod rootfs;
 mod solve;
+mod warning;
 
 pub use build::{answer, execute};
 pub use builder_paths::{binds, volume_binds};

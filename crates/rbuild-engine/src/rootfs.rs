@@ -11,6 +11,7 @@ use rbuild_sandbox::Builder;
 use rbuild_store::{Image, MergedTree, Session, Snapshots, Store, TreeId, Working, Workspace};
 
 use crate::error::{BuildError, Result};
+use crate::error_context::ErrorContext;
 use crate::request::BuildRequest;
 use crate::solve::results::Results;
 
@@ -178,7 +179,7 @@ impl<'a> Rootfs<'a> {
     /// has the owner and mode of the root that it covers.
     pub fn new_tree_over(&self, trees: &[TreeId]) -> Result<(PathBuf, RootDir)> {
         let (path, dir) = self.store.trees().new_tree(&self.work)?;
-        let fail = || BuildError::kernel("the step's directory");
+        let fail = || BuildError::kernel(ErrorContext::StepDirectory);
         let fs = dir.sub("fs").map_err(fail())?;
         let (owner, mode) = match trees.last() {
             Some(top) => {

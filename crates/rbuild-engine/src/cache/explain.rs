@@ -10,12 +10,6 @@ use rbuild_store::{
 use crate::cache::key::KeyComponent;
 use crate::ops::redact::{MASK, SecretValues};
 
-/// Reason why a result is not taken that a step made with a secret of another build.
-pub(crate) const SECRET: &str = "the cached result contains a secret that this build was not given";
-
-/// Reason why a step runs that would otherwise be cached.
-pub(crate) const DISABLED: &str = "the cache is disabled for this step";
-
 /// Maximum number of names per kind of change; further ones are only counted.
 const MAX_NAMES: usize = 3;
 /// Maximum length of a value in characters.
@@ -289,46 +283,6 @@ mod tests {
     }
 
     #[test]
-    fn changed_key_parts_are_named() {
-        let before = key_inputs(&[
-            (PARENT, "image debian:bookworm @a"),
-            ("command", "/bin/sh"),
-            ("command", "make"),
-            ("variable", "VERSION=1.1"),
-            ("variable", "GONE=x"),
-            ("user", ""),
-            (FILES, "@c"),
-        ]);
-        let now = key_inputs(&[
-            (PARENT, "image debian:bookworm @b"),
-            ("command", "/bin/sh"),
-            ("command", "make all"),
-            ("variable", "VERSION=1.2"),
-            ("variable", "NEW=y"),
-            ("user", "app"),
-            (FILES, "@d"),
-        ]);
-        let changes = Changes {
-            changed: vec!["src/main.rs".into()],
-            new: ["a", "b", "c", "d", "e"].map(String::from).to_vec(),
-            gone: Vec::new(),
-        };
-        assert_eq!(
-            differences(&now, &before, Some(&changes)),
-            [
-                "image debian:bookworm changed: its manifest was ca978112ca1b and is 3e23e8160039",
-                "the command changed",
-                "VERSION changed from 1.1 to 1.2",
-                "NEW=y was added",
-                "GONE was removed",
-                "user changed from nothing to app",
-                "src/main.rs changed; a, b, c and 2 more were added",
-            ]
-        );
-        assert!(differences(&now, &now, None).is_empty());
-    }
-
-    #[test]
     fn changed_files_of_a_stage_are_named() {
         let of = |digest: &str| key_inputs(&[(PARENT, "step b 1/2 @p"), (FROM, &format!("step a 3/5 @{digest}"))]);
         let changes = Changes { changed: vec!["out/app".into()], ..Changes::default() };
@@ -349,49 +303,61 @@ mod tests {
         assert_eq!(told(&image("debian", "r", "1"), &image("other", "s", "2")), ["image other → debian"]);
         assert!(told(&of("a 4/6", "22"), &of("a 3/5", "22")).is_empty());
     }
-    /// Each row has the parts now, those before, and the reasons.
-    #[test]
-    fn each_kind_of_key_part_has_its_own_explanation() {
-        let long = "x".repeat(LONG + 1);
-        let rows: [(Parts<'_>, Parts<'_>, &[&str]); 14] = [
-            (
-                &[("variable", "B=1"), ("variable", "A=1")],
-                &[("variable", "A=1"), ("variable", "B=1")],
-                &["the order of the variables changed"],
-            ),
-            (&[("variable", "A=")], &[("variable", "A=1")], &["A changed from 1 to nothing"]),
-            (&[("script", "a")], &[("script", "b")], &["the script changed"]),
-            (&[("here-document", "a")], &[], &["the here-document changed"]),
-            (&[("network", "none")], &[("network", "host")], &["network changed from host to none"]),
-            (&[("mount", "a"), ("mount", "b")], &[("mount", "a")], &["mount changed from a to a b"]),
-            (&[("ulimit", "nofile 1 2")], &[], &["ulimit changed from nothing to nofile 1 2"]),
-            (&[("user", "")], &[], &[]),
-            (&[], &[("--chown", ""), ("network", "host")], &["network changed from host to nothing"]),
-            (&[(FILES, "@a")], &[(FILES, "@b")], &["context files changed"]),
-            (&[(FROM, "step a 1/2 @a")], &[(FROM, "step a 1/2 @b")], &["input [a 1/2] changed"]),
-            (&[], &[(FROM, "step a 1/2 @a")], &["fewer stages or images are read"]),
-            (&[(PARENT, "image debian @a")], &[(PARENT, "step a 1/2 @b")], &["the base image is now debian"]),
-            (&[("user", &long)], &[("user", "a")], &[&format!("user changed from a to {}…", &long[..LONG - 1])]),
-        ];
-        for (now, before, want) in rows {
-            assert_eq!(differences(&key_inputs(now), &key_inputs(before), None), want, "{now:?}");
-        }
-    }
+
+    /// Each row has a title, the parts now, those before, and the files that changed, if they are
+    /// known.
+    type Row<'a> = (&'a str, Parts<'a>, Parts<'a>, Option<[usize; 3]>);
+
+    const ROWS: [Row<'_>; 29] = [
+        ("nothing", &[("user", "a"), ("script", "b")], &[("user", "a"), ("script", "b")], None),
+        ("the command", &[("command", "sh"), ("command", "make all")], &[("command", "sh"), ("command", "make")], None),
+        ("the script", &[("script", "a")], &[("script", "b")], None),
+        ("a here-document", &[("here-document", "a")], &[], None),
+        ("a variable with another value", &[("variable", "A=")], &[("variable", "A=1")], None),
+        ("a new variable", &[("variable", "A=1"), ("variable", "B=2")], &[("variable", "A=1")], None),
+        ("a variable that was removed", &[], &[("variable", "A=1")], None),
+        ("the order", &[("variable", "B=1"), ("variable", "A=1")], &[("variable", "A=1"), ("variable", "B=1")], None),
+        ("a part with another value", &[("network", "none")], &[("network", "host")], None),
+        ("a part that occurs twice", &[("mount", "a"), ("mount", "b")], &[("mount", "a")], None),
+        ("a new part", &[("ulimit", "nofile 1 2")], &[], None),
+        ("a part without a value", &[("user", "")], &[], None),
+        ("a part that was removed", &[], &[("--chown", ""), ("network", "host")], None),
+        ("a long value", &[("user", LONG_NAME)], &[("user", "a")], None),
+        ("unknown files", &[(FILES, "@a")], &[(FILES, "@b")], None),
+        ("a changed file", &[(FILES, "@a")], &[(FILES, "@b")], Some([1, 0, 0])),
+        ("a new file", &[(FILES, "@a")], &[(FILES, "@b")], Some([0, 1, 0])),
+        ("a removed file", &[(FILES, "@a")], &[(FILES, "@b")], Some([0, 0, 1])),
+        ("several files", &[(FILES, "@a")], &[(FILES, "@b")], Some([3, 2, 2])),
+        ("many files", &[(FILES, "@a")], &[(FILES, "@b")], Some([5, 4, 5])),
+        ("a file of a stage", &[(FROM, "step a 3/5 @a")], &[(FROM, "step a 3/5 @b")], Some([1, 0, 0])),
+        ("unknown files of a stage", &[(FROM, "step a 3/5 @a")], &[(FROM, "step a 3/5 @b")], None),
+        ("a stage that was removed", &[], &[(FROM, "step a 1/2 @a")], None),
+        ("a parent with another number", &[(PARENT, "step a 4/6 @a")], &[(PARENT, "step a 3/5 @a")], None),
+        ("another parent", &[(PARENT, "step a 4/6 @a")], &[(PARENT, "step b 3/5 @b")], None),
+        ("a newer image", &[(PARENT, "image debian @a")], &[(PARENT, "image debian @b")], None),
+        ("another image", &[(PARENT, "image debian @a")], &[(PARENT, "image other @b")], None),
+        ("an image instead of a stage", &[(PARENT, "image debian @a")], &[(PARENT, "step a 1/2 @b")], None),
+        (
+            "several parts",
+            &[(PARENT, "image debian @a"), ("command", "make all"), ("user", "app"), (FILES, "@a")],
+            &[(PARENT, "image debian @b"), ("command", "make"), ("user", ""), (FILES, "@b")],
+            Some([1, 0, 0]),
+        ),
+    ];
+
+    const LONG_NAME: &str = "a-name-of-sixty-one-characters-is-longer-than-can-be-repeated";
 
     #[test]
-    fn some_changed_files_are_named_and_the_others_counted() {
+    fn explanations_are_as_recorded() {
         let names = |count: usize| ["a", "b", "c", "d", "e"][..count].iter().map(|name| name.to_string()).collect();
-        for (changed, new, gone, want) in [
-            (1, 0, 0, "a changed"),
-            (3, 0, 0, "a, b, c changed"),
-            (5, 0, 0, "a, b, c and 2 more changed"),
-            (0, 1, 0, "a was added"),
-            (0, 2, 1, "a, b were added; a was removed"),
-            (1, 1, 4, "a changed; a was added; a, b, c and 1 more were removed"),
-            (0, 0, 0, ""),
-        ] {
-            let changes = Changes { changed: names(changed), new: names(new), gone: names(gone) };
-            assert_eq!(file_changes(&changes), want);
-        }
+        let changes =
+            |[changed, new, gone]: [usize; 3]| Changes { changed: names(changed), new: names(new), gone: names(gone) };
+        let line = |(title, now, before, files): &Row<'_>| {
+            let found = differences(&key_inputs(now), &key_inputs(before), files.map(changes).as_ref());
+            format!("{title}\n  {}\n", if found.is_empty() { "(no reason)".into() } else { found.join("\n  ") })
+        };
+        assert_eq!(LONG_NAME.len(), LONG + 1);
+        let hit = format!("a cache hit\n  {}\n", hit(&CacheKey::of(b"key")));
+        rbuild_testkit::assert_recorded!("explanations", ROWS.iter().map(line).collect::<String>() + &hit);
     }
 }

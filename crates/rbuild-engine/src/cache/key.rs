@@ -26,6 +26,7 @@ use rbuild_store::{CacheKey, FILES, FROM, PARENT, ResultId};
 
 use crate::builder_paths::BindPoint;
 use crate::error::{BuildError, Result};
+use crate::error_context::ErrorContext;
 use crate::prepare::downloads::DownloadedFiles;
 use crate::request::BuildRequest;
 
@@ -45,7 +46,7 @@ impl Context {
         hashes: &Arc<HashCache>,
         owners: &OwnerRecords,
     ) -> Result<Context> {
-        let root = RootDir::open(path).map_err(BuildError::kernel("the build context"))?.with_owners(owners);
+        let root = RootDir::open(path).map_err(BuildError::kernel(ErrorContext::BuildContext))?.with_owners(owners);
         let ignore = Ignore::parse(ignore).map_err(|e| BuildError::Other {
             message: format!("the ignore file, {e}"),
             help: Some(FileRemedy::PatternPerLine.into()),

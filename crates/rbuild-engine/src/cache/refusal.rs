@@ -13,6 +13,7 @@ use rbuild_store::{Store, Verdict};
 
 use crate::env::StepEnv;
 use crate::error::{BuildError, Result};
+use crate::error_context::ErrorContext;
 use crate::export::secret_scan::{self, Leak, Leaks};
 use crate::prepare::Prepared;
 use crate::request::BuildRequest;
@@ -81,7 +82,7 @@ pub(crate) fn check_files(env: &StepEnv<'_>, id: VertexId, made: &RootDir) -> Re
             _ => Ok(()),
         };
     }
-    let fs = made.sub("fs").map_err(BuildError::kernel("the step's directory"))?;
+    let fs = made.sub("fs").map_err(BuildError::kernel(ErrorContext::StepDirectory))?;
     let found = env.leaks.in_tree(&fs)?;
     match found.first().filter(|_| refuses) {
         Some(leak) => Err(refusal(env, id, &leak)),
@@ -89,9 +90,31 @@ pub(crate) fn check_files(env: &StepEnv<'_>, id: VertexId, made: &RootDir) -> Re
     }
 }
 
+/// The place of the result that contains the value of a secret.
+#[derive(Debug)]
+enum LeakPlace<'a> {
+    /// A file, or an attribute of one, that a step of the build wrote.
+    Step(&'a str),
+    /// A document of the image.
+    Document(&'static str),
+    /// A file of the base image of a squashed result.
+    Base(&'a str),
+}
+
+impl LeakPlace<'_> {
+    /// Returns the message about a secret of that ID.
+    fn message(&self, secret: &str) -> String {
+        let found = format!("the result contains the secret `{secret}`");
+        match self {
+            LeakPlace::Step(place) => format!("{found}: this step wrote it to {place}"),
+            LeakPlace::Document(document) => format!("{found} in the image's {document}"),
+            LeakPlace::Base(place) => format!("{found} in {place}, which comes from the squashed base image"),
+        }
+    }
+}
+
 fn refusal(env: &StepEnv<'_>, id: VertexId, leak: &Leak<'_>) -> BuildError {
-    let Leak { id: secret, place } = leak;
-    let message = format!("the result contains the secret `{secret}`: this step wrote it to {place}");
+    let message = LeakPlace::Step(&leak.place).message(leak.id);
     BuildError::Unmet(vec![
         Diagnostic::new(env.graph().vertices[id].span, message).help(Remedy::Build(BuildRemedy::KeepSecretOut)),
     ])
@@ -104,7 +127,7 @@ pub(crate) fn refuse_leaks(env: &StepEnv<'_>) -> Result<()> {
         return Ok(());
     }
     if let Some((document, id)) = leak_in_documents(env.prepared, env.request, &env.leaks) {
-        let message = format!("the result contains the secret `{id}` in the image's {document}");
+        let message = LeakPlace::Document(document).message(id);
         return Err(match written_in_file(env.request, id) {
             Some(span) => {
                 let help = "read the value from the secret's mount instead of writing it into the Dockerfile";
@@ -151,9 +174,27 @@ fn refuse_leaks_of_base(env: &StepEnv<'_>) -> Result<()> {
     match env.leaks.in_tree(&env.rootfs.view(target)?)?.first() {
         None => Ok(()),
         Some(Leak { id, place }) => {
-            let message =
-                format!("the result contains the secret `{id}` in {place}, which comes from the squashed base image");
+            let message = LeakPlace::Base(&place).message(id);
             Err(BuildError::Other { message, help: Some(Remedy::Build(BuildRemedy::KeepSecretOut)) })
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rbuild_testkit::{assert_recorded, variants};
+
+    use super::*;
+
+    #[test]
+    fn refusals_are_as_recorded() {
+        let places = [
+            LeakPlace::Step("/root/.netrc"),
+            LeakPlace::Document("configuration or history"),
+            LeakPlace::Document("annotations"),
+            LeakPlace::Base("the attribute user.note of /etc/motd"),
+        ];
+        let variants = variants!(LeakPlace { Step, Document, Base });
+        assert_recorded!("LeakPlace", variants.words(&places, |place| place.message("token")));
     }
 }

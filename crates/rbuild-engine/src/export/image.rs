@@ -14,7 +14,8 @@ use rbuild_transport::layer_pairs;
 
 use crate::env::StepEnv;
 use crate::error::{BuildError, Result};
-use crate::event::Event;
+use crate::error_context::ErrorContext;
+use crate::event::BuildPhase;
 use crate::exports::{ImageForm, Squash};
 use crate::prepare::image_key::image_key;
 use crate::solve::executor::EarlyLayers;
@@ -32,7 +33,7 @@ pub(crate) fn image(env: &StepEnv<'_>, form: &ImageForm) -> Result<ManifestDiges
     }
     let started = Instant::now();
     let packed = new_layers(env, form)?;
-    env.events.send(Event::Phase { text: "making layers".into(), seconds: started.elapsed().as_secs_f64() });
+    env.events.phase(BuildPhase::Layers, started.elapsed().as_secs_f64());
     let manifest = documents(env, form, &packed)?;
     env.store.records().put_result(&key, &manifest, &env.request.build_id)?;
     Ok(manifest)
@@ -115,7 +116,7 @@ fn new_layers(env: &StepEnv<'_>, form: &ImageForm) -> Result<Vec<PackedLayer>> {
         Squash::All => {
             let view = env.rootfs.view(env.graph().target)?;
             // An empty result has no layer, as without squashing.
-            if view.entries().map_err(BuildError::kernel("the result"))?.is_empty() {
+            if view.entries().map_err(BuildError::kernel(ErrorContext::Result))?.is_empty() {
                 return Ok(Vec::new());
             }
             return Ok(vec![env.store.layers().pack_view(&env.rootfs.work, &view, form.layers, latest)?]);
@@ -209,12 +210,14 @@ fn add_history(env: &StepEnv<'_>, history: &mut Vec<History>, steps: &[VertexId]
 /// Formats a time as RFC 3339 in UTC.
 pub(crate) fn time(seconds: i64) -> Result<String> {
     let timestamp = jiff::Timestamp::from_second(seconds)
-        .map_err(|e| BuildError::other(format!("the time {seconds} cannot be written: {e}")))?;
+        .map_err(|e| BuildError::other(format!("the time {seconds} is out of range: {e}")))?;
     Ok(timestamp.to_string())
 }
 
 #[cfg(test)]
 mod tests {
+    use rbuild_testkit::{assert_recorded, variants};
+
     use super::*;
 
     fn folded(empty: &[bool], layers: usize) -> Vec<bool> {
@@ -238,5 +241,13 @@ mod tests {
         ] {
             assert_eq!(folded(empty, layers), want, "{empty:?} {layers}");
         }
+    }
+
+    #[test]
+    fn times_out_of_range_are_refused_as_recorded() {
+        assert_recorded!(
+            "no-time",
+            variants!(BuildError).table(&[time(i64::MAX).unwrap_err()], |e| e, BuildError::help)
+        );
     }
 }

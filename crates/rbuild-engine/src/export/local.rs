@@ -15,6 +15,7 @@ use rbuild_sandbox::Cancel;
 use rbuild_store::{MergedDir, MergedEntry, MergedPath, MergedTree};
 
 use crate::error::{BuildError, Result};
+use crate::error_context::ErrorContext;
 
 mod errors;
 mod staged_dirs;
@@ -77,7 +78,7 @@ pub fn remove_others(tree: &MergedTree, dest: &RootDir) -> Result<()> {
 }
 
 fn unreadable(source: rbuild_linux::Error) -> BuildError {
-    BuildError::Kernel { what: "reading the result".into(), source }
+    BuildError::Kernel { what: ErrorContext::Result.into(), source }
 }
 
 /// Walks the result, creates directories and passes files to the writers.

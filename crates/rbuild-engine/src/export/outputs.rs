@@ -13,7 +13,8 @@ use rbuild_store::{Image, MergedTree, Staging, Store, Workspace};
 use rbuild_transport::{Saved, WriteError, index_of_images, preferred, save_directory, save_to, write_destination};
 
 use crate::error::{BuildError, Result};
-use crate::event::Event;
+use crate::error_context::ErrorContext;
+use crate::event::BuildPhase;
 use crate::events::Events;
 use crate::export::local;
 use crate::exports::{Export, Finished, FinishedImage, ImageForm, Wants};
@@ -36,7 +37,7 @@ pub(crate) fn directory(to: &Directory, delete: bool, views: &[View<MergedTree>]
     for view in views {
         let rest = rest.join(&view.folder);
         let place = base.label().join(&rest);
-        let fail = BuildError::kernel(format!("the output directory {}", rbuild_linux::quoted(&place)));
+        let fail = BuildError::kernel(ErrorContext::OutputDirectory(&place));
         let dest = base.create_dir_all(&rest, 0o755, None, |_| ()).map_err(fail)?;
         if delete {
             local::remove_others(&view.files, &dest)?;
@@ -50,7 +51,7 @@ pub(crate) fn directory(to: &Directory, delete: bool, views: &[View<MergedTree>]
 #[tracing::instrument(target = "engine", name = "export", level = "debug", skip_all)]
 pub(crate) fn tar(to: &Destination, views: &[View<RootDir>]) -> Result<()> {
     write_destination(to, |out| {
-        let failed = || BuildError::layer("the output tar");
+        let failed = || BuildError::layer(ErrorContext::OutputTar);
         let mut tar = TreePacker::new(Deletions::None, out);
         for view in views {
             let times = view.epoch.map_or(Times::AsIs, Times::Always);
@@ -112,7 +113,7 @@ pub(crate) fn publish(
             }
             Export::Files { .. } | Export::Tar { .. } | Export::Store { .. } => {}
         }
-        events.send(Event::Phase { text: "writing the archive".into(), seconds: started.elapsed().as_secs_f64() });
+        events.phase(BuildPhase::Archive, started.elapsed().as_secs_f64());
     }
     // Last, so that a build that fails has named nothing.
     match &request.tags[..] {

@@ -11,6 +11,7 @@ use rbuild_store::{SecretMark, Verdict};
 use serde_json::Value;
 
 use crate::error::{BuildError, Result};
+use crate::error_context::ErrorContext;
 
 /// Minimum length of a value to search for. Shorter values occur by chance.
 const SHORTEST: usize = 8;
@@ -21,7 +22,7 @@ struct WalkError(BuildError);
 
 impl From<SourceError> for WalkError {
     fn from(e: SourceError) -> WalkError {
-        let what = "looking for secrets";
+        let what = ErrorContext::SecretSearch;
         WalkError(match e {
             SourceError::Kernel(e) => BuildError::kernel(what)(e),
             e => BuildError::other(format!("{what}: {e}")),

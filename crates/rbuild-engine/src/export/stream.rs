@@ -14,7 +14,8 @@ use rbuild_transport::{
 use crate::destination::begin;
 use crate::env::StepEnv;
 use crate::error::{BuildError, Result};
-use crate::event::Event;
+use crate::error_context::ErrorContext;
+use crate::event::BuildPhase;
 use crate::export::image;
 use crate::exports::{Export, FinishedImage, ImageForm};
 
@@ -31,8 +32,7 @@ pub(crate) fn export(env: &StepEnv<'_>, export: &Export) -> Result<FinishedImage
             return Err(BuildError::other("an export without an archive is not written directly"));
         }
     };
-    let seconds = started.elapsed().as_secs_f64();
-    env.events.send(Event::Phase { text: "writing the archive".into(), seconds });
+    env.events.phase(BuildPhase::Archive, started.elapsed().as_secs_f64());
     Ok(made)
 }
 
@@ -50,7 +50,7 @@ fn archive(env: &StepEnv<'_>, form: &ImageForm, dest: &Destination, format: Arch
     let mut file = archive.finish(&images, format)?;
     // A duplicate layer that was dropped may have been longer than all that was written after it.
     let end = std::io::Seek::stream_position(&mut file).and_then(|end| file.set_len(end));
-    end.map_err(BuildError::io("writing the archive"))?;
+    end.map_err(BuildError::io(ErrorContext::OutputArchive))?;
     Ok(made)
 }
 

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use rbuild_layer::{Deletions, Times, TreePacker};
-use rbuild_linux::{Destination, Directory, FileKind, RootDir, Stat, copy_contents, copy_file, set_file_time};
+use rbuild_linux::{Destination, Directory, FileKind, RootDir, Stat, copy_contents, copy_file, quoted, set_file_time};
 use rbuild_remedy::{FileRemedy, ImageRemedy, Remedy};
 use rbuild_sandbox::Builder;
 use rbuild_store::{BuildId, Image, Store, Workspace};
@@ -13,6 +13,7 @@ use rbuild_transport::{WriteError, write_destination};
 
 use crate::destination::begin;
 use crate::error::{BuildError, Result};
+use crate::error_context::ErrorContext;
 use crate::export::local;
 use crate::rootfs::snapshots;
 
@@ -62,7 +63,7 @@ pub fn copy_out(
     let work = Workspace::open(store)?;
     let (trees, _) = store.trees().unpack_image(store.session(&work, &BuildId::of_command("cp")), image)?;
     let view = snapshots(builder, &work)?.view(store, &work, &trees)?;
-    let fail = || BuildError::kernel("the image's files");
+    let fail = || BuildError::kernel(ErrorContext::ImageFiles);
     let contents_only = path.ends_with("/.") || path == ".";
     let asked = PathBuf::from("/").join(path.trim_start_matches('/'));
     let follows = follow || contents_only || path.ends_with('/');
@@ -70,15 +71,12 @@ pub fn copy_out(
     let stat = match view.stat(&wanted) {
         Ok(stat) => stat,
         Err(e) if e.is_not_found() => {
-            return Err(BuildError::Other {
-                message: format!("`{path}` does not exist in the image"),
-                help: Some(Remedy::Image(ImageRemedy::ListFiles)),
-            });
+            return Err(NotCopied::Missing(path).into());
         }
         Err(e) => return Err(fail()(e)),
     };
     if path.ends_with('/') && stat.kind != FileKind::Dir {
-        return Err(BuildError::other(format!("`{path}` is not a directory in the image")));
+        return Err(NotCopied::NotDirectory(path).into());
     }
     // The target of a symbolic link is copied under the link's name.
     let name = asked.file_name().or(wanted.file_name()).unwrap_or_default().to_os_string();
@@ -93,7 +91,7 @@ pub fn copy_out(
 }
 
 fn writing(shown: &Path) -> impl FnOnce(rbuild_linux::Error) -> BuildError + use<> {
-    BuildError::kernel(format!("writing `{}`", shown.display()))
+    BuildError::kernel(ErrorContext::CopiedFile(shown).to_string())
 }
 
 impl CopiedEntry<'_> {
@@ -105,14 +103,14 @@ impl CopiedEntry<'_> {
     fn tar(&self, dest: &Destination) -> Result<()> {
         write_destination(dest, |out| {
             let mut tar = TreePacker::new(Deletions::None, out);
-            let (dir, name) = self.view.parent(&self.path).map_err(BuildError::kernel("the image's files"))?;
+            let (dir, name) = self.view.parent(&self.path).map_err(BuildError::kernel(ErrorContext::ImageFiles))?;
             let packed = if self.contents_only || name.is_empty() {
-                let dir = self.view.sub(&self.path).map_err(BuildError::kernel("the image's files"))?;
+                let dir = self.view.sub(&self.path).map_err(BuildError::kernel(ErrorContext::ImageFiles))?;
                 tar.pack(&dir, Path::new(""), Times::AsIs)
             } else {
                 tar.pack_entry(&dir, &name, Times::AsIs)
             };
-            packed.and_then(|()| tar.finish()).map_err(BuildError::layer("the tar"))
+            packed.and_then(|()| tar.finish()).map_err(BuildError::layer(ErrorContext::CopiedTar))
         })
     }
 
@@ -125,19 +123,19 @@ impl CopiedEntry<'_> {
         }
         let shown = dir.label().join(&self.name);
         if matches!(dir.stat_follow(&self.name), Ok(there) if there.kind != FileKind::Dir) {
-            return Err(over_file(&shown));
+            return Err(NotCopied::OverFile(&shown).into());
         }
         self.merge(&dir.create_dir_all(&self.name, 0o755, None, |_| ()).map_err(writing(&shown))?)
     }
 
     fn copy_over(&self, dest: &Destination) -> Result<CopiedTo> {
         match (self.stat.kind, dest.place()) {
-            (FileKind::Dir, _) => Err(over_file(&dest.path())),
+            (FileKind::Dir, _) => Err(NotCopied::OverFile(&dest.path()).into()),
             (FileKind::Symlink, Some((dir, rest))) => {
                 let (dir, name) = dir.parent(rest).map_err(writing(&dest.path()))?;
                 self.put(&dir, &name).map(|()| CopiedTo::Place)
             }
-            (FileKind::Symlink, None) => Err(not_replaced(&dest.path())),
+            (FileKind::Symlink, None) => Err(NotCopied::NotReplaced(&dest.path()).into()),
             _ => self.write(dest).map(|()| CopiedTo::File),
         }
     }
@@ -150,10 +148,7 @@ impl CopiedEntry<'_> {
             return self.merge(&dir).map(|()| CopiedTo::Place);
         }
         match file {
-            None => Err(BuildError::Other {
-                message: format!("the directory `{}` does not exist", shown.display()),
-                help: Some(FileRemedy::CreateDirectory.into()),
-            }),
+            None => Err(NotCopied::NoDirectory(&shown).into()),
             Some(_) if self.stat.kind == FileKind::Symlink => {
                 self.put(base, rest.as_os_str()).map(|()| CopiedTo::Place)
             }
@@ -166,12 +161,9 @@ impl CopiedEntry<'_> {
     }
 
     fn open(&self) -> Result<File> {
-        let fail = || BuildError::kernel("the image's files");
+        let fail = || BuildError::kernel(ErrorContext::ImageFiles);
         if self.stat.kind != FileKind::File {
-            return Err(BuildError::other(format!(
-                "`{}` is neither a file, a directory nor a symbolic link",
-                self.path.display()
-            )));
+            return Err(NotCopied::Special(&self.path).into());
         }
         let (dir, name) = self.view.parent(&self.path).map_err(fail())?;
         dir.open_name(&name).map_err(fail())
@@ -193,18 +185,16 @@ impl CopiedEntry<'_> {
         let shown = dir.label().join(name);
         let there = dir.stat_name(name).ok().map(|stat| stat.kind);
         match (self.stat.kind, there) {
-            (_, Some(FileKind::Dir)) => {
-                Err(BuildError::other(format!("`{}` is a directory, and a file in the image", shown.display())))
-            }
+            (_, Some(FileKind::Dir)) => Err(NotCopied::OverDirectory(&shown).into()),
             (FileKind::Symlink, None | Some(FileKind::File | FileKind::Symlink)) => {
-                let fail = || BuildError::kernel("the image's files");
+                let fail = || BuildError::kernel(ErrorContext::ImageFiles);
                 let (from, from_name) = self.view.parent(&self.path).map_err(fail())?;
                 let target = from.read_link(&from_name).map_err(fail())?;
                 local::replace(dir, &shown, name, |dir, temp| dir.create_symlink(&target, temp))
             }
-            (FileKind::Symlink, Some(_)) => Err(not_replaced(&shown)),
+            (FileKind::Symlink, Some(_)) => Err(NotCopied::NotReplaced(&shown).into()),
             (_, Some(FileKind::CharDevice | FileKind::BlockDevice | FileKind::Fifo | FileKind::Socket)) => {
-                Err(not_replaced(&shown))
+                Err(NotCopied::NotReplaced(&shown).into())
             }
             (_, None | Some(FileKind::File | FileKind::Symlink)) => {
                 let from = self.open()?;
@@ -216,21 +206,75 @@ impl CopiedEntry<'_> {
     }
 
     fn merge(&self, dir: &RootDir) -> Result<()> {
-        let from = self.view.sub(&self.path).map_err(BuildError::kernel("the image's files"))?;
+        let from = self.view.sub(&self.path).map_err(BuildError::kernel(ErrorContext::ImageFiles))?;
         local::export(&from.into(), dir, None, None)
     }
 }
 
-fn over_file(shown: &Path) -> BuildError {
-    BuildError::Other {
-        message: format!("`{}` is a file, and a directory in the image", shown.display()),
-        help: Some(FileRemedy::PassDirectory.into()),
+/// The reason why an entry cannot be copied to its destination. Paths are those of the destination,
+/// unless they are in the image.
+#[derive(Debug, Clone, Copy)]
+enum NotCopied<'a> {
+    /// The image has no file of that path.
+    Missing(&'a str),
+    /// The path in the image ends in a slash, but is not a directory.
+    NotDirectory(&'a str),
+    /// The path in the image is a device, a pipe or a socket.
+    Special(&'a Path),
+    NoDirectory(&'a Path),
+    OverDirectory(&'a Path),
+    OverFile(&'a Path),
+    NotReplaced(&'a Path),
+}
+
+impl From<NotCopied<'_>> for BuildError {
+    fn from(reason: NotCopied<'_>) -> BuildError {
+        let message = match &reason {
+            NotCopied::Missing(path) => format!("`{path}` does not exist in the image"),
+            NotCopied::NotDirectory(path) => format!("`{path}` is not a directory in the image"),
+            NotCopied::Special(path) => {
+                format!("{} is neither a file, a directory nor a symbolic link", quoted(path))
+            }
+            NotCopied::NoDirectory(path) => format!("the directory {} does not exist", quoted(path)),
+            NotCopied::OverDirectory(path) => format!("{} is a directory, and a file in the image", quoted(path)),
+            NotCopied::OverFile(path) => format!("{} is a file, and a directory in the image", quoted(path)),
+            NotCopied::NotReplaced(path) => format!("{} is not a regular file and will not be replaced", quoted(path)),
+        };
+        let help = match reason {
+            NotCopied::Missing(_) => Some(Remedy::Image(ImageRemedy::ListFiles)),
+            NotCopied::NotDirectory(_) | NotCopied::Special(_) => None,
+            NotCopied::NoDirectory(_) => Some(FileRemedy::CreateDirectory.into()),
+            NotCopied::OverDirectory(_) | NotCopied::NotReplaced(_) => Some(FileRemedy::OtherDestination.into()),
+            NotCopied::OverFile(_) => Some(FileRemedy::PassDirectory.into()),
+        };
+        BuildError::Other { message, help }
     }
 }
 
-fn not_replaced(shown: &Path) -> BuildError {
-    BuildError::Other {
-        message: format!("`{}` is not a regular file and will not be replaced", shown.display()),
-        help: Some(FileRemedy::OtherDestination.into()),
+#[cfg(test)]
+mod tests {
+    use rbuild_testkit::{assert_recorded, variants};
+
+    use super::*;
+
+    #[test]
+    fn messages_are_as_recorded() {
+        let path = Path::new("out/a");
+        let reasons = [
+            NotCopied::Missing("/etc/nosuch"),
+            NotCopied::NotDirectory("/etc/passwd/"),
+            NotCopied::Special(Path::new("/dev/null")),
+            NotCopied::NoDirectory(path),
+            NotCopied::OverDirectory(path),
+            NotCopied::OverFile(path),
+            NotCopied::NotReplaced(path),
+        ];
+        let variants =
+            variants!(NotCopied { Missing, NotDirectory, Special, NoDirectory, OverDirectory, OverFile, NotReplaced });
+        let words = |reason: &NotCopied<'_>| {
+            let e = BuildError::from(*reason);
+            format!("{e}\n  remedy: {:?}", e.help())
+        };
+        assert_recorded!("NotCopied", variants.words(&reasons, words));
     }
 }

@@ -10,6 +10,7 @@ use rbuild_linux::Xattrs;
 use rbuild_store::{Image, Store};
 
 use crate::error::{BuildError, Result};
+use crate::error_context::ErrorContext;
 
 /// The first difference between two images.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -95,10 +96,10 @@ pub fn first_difference(store: &Store, a: &Image, b: &Image) -> Result<Option<Di
         }
         let open = |layer| -> Result<_> {
             let digest = rbuild_image::digest_of(layer).map_err(|e| BuildError::other(e.to_string()))?;
-            let blob = Decoder::new(store.blobs().open_blob(&digest)?).map_err(BuildError::io("a layer"))?;
+            let blob = Decoder::new(store.blobs().open_blob(&digest)?).map_err(BuildError::io(ErrorContext::Layer))?;
             Ok(TarReader::new(blob))
         };
-        let fail = BuildError::layer("comparing the layers");
+        let fail = BuildError::layer(ErrorContext::LayerComparison);
         let (path, change) = first_entry(&mut open(layer_a)?, &mut open(layer_b)?).map_err(fail)?;
         let made_by = made_by.get(i).map_or(String::new(), |entry| entry.created_by.clone());
         return Ok(Some(Difference::Layer { number: i + 1, of: layers_a.len(), made_by, path, change }));

@@ -12,6 +12,7 @@ use rbuild_store::{BuildId, Image, Snapshots, Store, TreeId, Workspace};
 
 use crate::builder_paths::BindPoint;
 use crate::error::{BuildError, Result};
+use crate::error_context::ErrorContext;
 use crate::ops::container::{DEFAULT_SHM, hosts_file, is_set};
 use crate::ops::users::{self, UnknownUser};
 use crate::rootfs::snapshots;
@@ -54,7 +55,7 @@ pub fn invoke(
     let cwd = what.cwd.clone().unwrap_or_else(|| config.working_dir.clone());
     let cwd = if cwd.is_empty() { "/".into() } else { cwd };
     let view = snapshots.view(store, &work, &trees)?;
-    let fail = || BuildError::kernel("the image's files");
+    let fail = || BuildError::kernel(ErrorContext::ImageFiles);
     if !view.exists(&cwd).map_err(fail())? {
         place.create_dir_all(cwd.trim_start_matches('/'), 0o755, None, |_| ()).map_err(fail())?;
     }
@@ -155,4 +156,34 @@ fn environment(what: &Invocation, image: &[String], home: Option<&str>) -> Vec<S
         }
     }
     env.into_iter().map(|(k, v)| format!("{k}={v}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use rbuild_testkit::{assert_recorded, variants};
+
+    use super::*;
+
+    #[test]
+    fn a_missing_command_is_reported_as_recorded() {
+        let what = Invocation {
+            args: Vec::new(),
+            entrypoint: None,
+            env: Vec::new(),
+            user: None,
+            cwd: None,
+            hostname: String::new(),
+            hosts: Vec::new(),
+            volumes: Vec::new(),
+            network: NetworkMode::Host,
+            shm_size: None,
+            ulimits: Vec::new(),
+            input: Input::Nothing,
+            resolv_conf: String::new(),
+        };
+        let errors = [command(&what, &None, &None).unwrap_err()];
+        assert_recorded!("no-command", variants!(BuildError).table(&errors, |e| e, BuildError::help));
+        let both = command(&what, &Some(vec!["/entry".into()]), &Some(vec!["cmd".into()])).unwrap();
+        assert_eq!(both, ["/entry", "cmd"]);
+    }
 }

@@ -2,24 +2,26 @@
 
 use std::path::Path;
 
-use rbuild_dockerfile::{Diagnostic, Help};
+use rbuild_dockerfile::{Diagnostic, Help, Span};
 use rbuild_layer::{ExternalFiles, LayerError, LayerForm};
 use rbuild_linux::RootDir;
 use rbuild_plan::{CopyStep, VertexId};
-use rbuild_remedy::{FileRemedy, Remedy, sentence};
+use rbuild_remedy::sentence;
 use rbuild_source::{Changes, Listing, Selection, SourceError, SourceTree};
 use rbuild_store::{LISTING, StoreError, TreeId, Working};
 
 use crate::cache::key::{self, StageFiles, source_error};
 use crate::env::StepEnv;
 use crate::error::{BuildError, Result};
-use crate::event::{Event, Warning};
+use crate::error_context::ErrorContext;
+use crate::event::Event;
 use crate::exports::Squash;
 use crate::ops::copy::{CopySettings, SelectedFiles, StoredDownloads, copy};
 use crate::ops::copy_error::{CopyError, Reason};
 use crate::ops::incremental_copy::IncrementalCopy;
 use crate::ops::step_error::{Attempt, StepError};
 use crate::ops::users;
+use crate::warning::BuildWarning;
 
 pub(crate) fn copy_settings<'e>(env: &'e StepEnv<'_>) -> CopySettings<'e> {
     let downloaded = StoredDownloads { store: env.store, downloads: &env.prepared.downloads };
@@ -57,13 +59,10 @@ pub(crate) fn copy_step(
     let selected = files.map_or(&[][..], |files| files.selected);
     for (source, _) in step.sources.iter().zip(selected).filter(|(_, selected)| selected.is_empty()) {
         let Some(pattern) = source.pattern() else { continue };
-        let text = format!("no file matches `{}`; nothing was copied for it", pattern.text());
-        env.events.send(Event::Warning(text.into()));
+        env.events.send(Event::Warning(BuildWarning::NoMatch { pattern: pattern.text() }.into()));
     }
     if copy(step, files, &working.root, settings, Some(&mut incremental)).map_err(fail)? > 1 {
-        let text = format!("`{}` was overwritten by every source; only the last one remains", step.dest);
-        let help = Remedy::from(FileRemedy::EndWithSlash).into();
-        env.events.send(Event::Warning(Warning { text, help: Some(help) }));
+        env.events.send(Event::Warning(BuildWarning::Overwritten { dest: &step.dest }.into()));
     }
     if let Some((source, _)) = &source {
         let write = Deferred { env, id, step, source: source.root, dir };
@@ -107,7 +106,7 @@ impl Deferred<'_> {
             let layer = earlier.map_or(Ok(None), |tree| env.store.layers().plain_layer(tree))?;
             return store_as_layer(env, id, dir, incremental.take_external(source, layer).map_err(general)?, form);
         }
-        let fs = dir.sub("fs").map_err(BuildError::kernel("the step's directory"))?;
+        let fs = dir.sub("fs").map_err(BuildError::kernel(ErrorContext::StepDirectory))?;
         let plan = match self.takes_changes(incremental)? {
             true => incremental.plan_changes(&working.root, &fs, step.link).map_err(general)?,
             false => None,
@@ -186,12 +185,9 @@ pub(crate) fn copy_error(env: &StepEnv<'_>, id: VertexId, step: &CopyStep, e: Co
             BuildError::Unmet(vec![Diagnostic::new(span, format!("--exclude: {}", e.reason))])
         }
         (Reason::Build(e), _) => *e,
-        (Reason::Layer(e), Some(span)) if !e.is_disk_full() => {
-            let d = Diagnostic::new(span, format!("cannot unpack the archive: {}", sentence(&e)));
-            BuildError::Unmet(vec![Diagnostic { help: e.remedy().map(Help::from), ..d }])
-        }
-        (Reason::Kernel(source), _) => BuildError::Kernel { what: format!("copying into `{}`", step.dest), source },
-        (Reason::Layer(source), _) => BuildError::Layer { what: format!("unpacking into `{}`", step.dest), source },
+        (Reason::Layer(e), Some(span)) if !e.is_disk_full() => BuildError::Unmet(vec![not_unpacked(&e, span)]),
+        (Reason::Kernel(source), _) => BuildError::Kernel { what: ErrorContext::CopyInto(&step.dest).into(), source },
+        (Reason::Layer(source), _) => BuildError::Layer { what: ErrorContext::UnpackInto(&step.dest).into(), source },
         (Reason::Source(e), None) => env.failure(id, e, Vec::new()),
         (Reason::Text(text), None) => env.failure(id, text, Vec::new()),
         (Reason::Destination(text), _) => {
@@ -203,6 +199,11 @@ pub(crate) fn copy_error(env: &StepEnv<'_>, id: VertexId, step: &CopyStep, e: Co
     })
 }
 
+fn not_unpacked(e: &LayerError, span: Span) -> Diagnostic {
+    let d = Diagnostic::new(span, format!("cannot unpack the archive: {}", sentence(e)));
+    Diagnostic { help: e.remedy().map(Help::from), ..d }
+}
+
 pub(crate) fn unknown_user(env: &StepEnv<'_>, id: VertexId, e: users::UnknownUser) -> BuildError {
     let help = Some(e.remedy());
     let mut failure = env.failure(id, e, Vec::new());
@@ -211,4 +212,25 @@ pub(crate) fn unknown_user(env: &StepEnv<'_>, id: VertexId, e: users::UnknownUse
         failure.span = env.graph().vertices[id].marks.owner.unwrap_or(failure.span);
     }
     failure
+}
+
+#[cfg(test)]
+mod tests {
+    use rbuild_testkit::assert_recorded;
+
+    use super::*;
+
+    #[test]
+    fn archives_that_are_not_unpacked_are_reported_as_recorded() {
+        let reasons = [
+            LayerError::NotTar,
+            LayerError::Changed("usr/bin/a".into()),
+            LayerError::Io { context: "the archive".into(), source: std::io::Error::from_raw_os_error(5) },
+        ];
+        let line = |e: &LayerError| {
+            let Diagnostic { message, help, .. } = not_unpacked(e, Span::default());
+            format!("{message}\n  remedy: {help:?}\n")
+        };
+        assert_recorded!("not-unpacked", reasons.iter().map(line).collect::<String>());
+    }
 }

@@ -17,6 +17,7 @@ use rbuild_store::{Baseline, Snapshots, TreeId, cut_links};
 
 use crate::env::StepEnv;
 use crate::error::{BuildError, NotStarted, Result};
+use crate::error_context::ErrorContext;
 use crate::ops::container::{DEFAULT_SHM, hosts_file, is_set, limit_remedy};
 use crate::ops::copy_step::unknown_user;
 use crate::ops::redact::Mask;
@@ -37,7 +38,7 @@ fn files(env: &StepEnv<'_>, trees: &[TreeId], path: &Path) -> Result<(RootFiles,
         return Ok((RootFiles::Overlay { lowers, upper: path.join("fs"), scratch }, None));
     }
     let (root, dir) = snapshots.merged(env.store, &env.rootfs.work, trees, rbuild_store::MergedFiles::Copied)?;
-    let before = Baseline::of(&dir, false).map_err(BuildError::kernel("the step's files"))?;
+    let before = Baseline::of(&dir, false).map_err(BuildError::kernel(ErrorContext::StepFiles))?;
     // The kernel's clock for file times is coarse. Wait for a tick, so that changes show.
     std::thread::sleep(TICK);
     Ok((RootFiles::Directory { root, scratch }, Some(before)))
@@ -51,7 +52,7 @@ fn take_changes(
     trees: &[TreeId],
     path: &Path,
 ) -> Result<()> {
-    let fail = || BuildError::kernel("the step's files");
+    let fail = || BuildError::kernel(ErrorContext::StepFiles);
     let work = env.rootfs.work.dir();
     let (RootFiles::Directory { root, scratch }, Some(mut before)) = (&request.files, before) else {
         let upper = work.open_alike(path.join("fs")).map_err(fail())?;
@@ -101,9 +102,7 @@ pub(crate) fn run_step(
             return Err(BuildError::Canceled.into());
         }
         Err(e @ SandboxError::Killed(_)) => {
-            return Err(
-                run_failure(env, id, run, format!("could not be completed: {e}"), killed_help(SIGKILL), log).into()
-            );
+            return Err(run_failure(env, id, run, CommandFailure::NotCompleted(e), killed_help(SIGKILL), log).into());
         }
         ended => ended?,
     };
@@ -217,7 +216,7 @@ fn outcome_of_run(
             let help = help
                 .or_else(|| (!env.request.shell_on_error).then_some(Remedy::Command(CommandRemedy::InspectFailure)));
             let missing = missing_program(&log).filter(|_| code == 127).map(str::to_string);
-            let mut error = run_failure(env, id, run, format!("exited with code {code}"), help, log);
+            let mut error = run_failure(env, id, run, CommandFailure::Exited(code), help, log);
             if let BuildError::Step(failure) = &mut error {
                 failure.word = missing;
             }
@@ -225,7 +224,7 @@ fn outcome_of_run(
         }
         CommandOutcome::Signaled(signal) => {
             let help = limit_remedy(signal, &run.ulimits).or_else(|| killed_help(signal));
-            Err(run_failure(env, id, run, format!("was killed by signal {signal}"), help, log))
+            Err(run_failure(env, id, run, CommandFailure::Killed(signal), help, log))
         }
         CommandOutcome::NotStarted(why) => {
             let help = why.remedy();
@@ -281,16 +280,38 @@ fn run_failure(
     env: &StepEnv<'_>,
     id: VertexId,
     run: &RunStep,
-    what: String,
+    what: CommandFailure,
     help: Option<Remedy>,
     log: Vec<String>,
 ) -> BuildError {
     let command = env.request.secret_values().mask(run.args.join(" "));
-    let mut error = env.failure(id, format!("the command `{}` {what}", shortened(&command)), log);
+    let mut error = env.failure(id, what.message(&command), log);
     if let BuildError::Step(failure) = &mut error {
         failure.help = help;
     }
     error
+}
+
+/// The end of a command that was started and did not succeed.
+#[derive(Debug)]
+enum CommandFailure {
+    Exited(i32),
+    /// Killed by that signal.
+    Killed(i32),
+    /// One of rbuild's own processes was killed.
+    NotCompleted(SandboxError),
+}
+
+impl CommandFailure {
+    /// Returns the message about a command line.
+    fn message(&self, command: &str) -> String {
+        let command = format!("the command `{}`", shortened(command));
+        match self {
+            CommandFailure::Exited(code) => format!("{command} exited with code {code}"),
+            CommandFailure::Killed(signal) => format!("{command} was killed by signal {signal}"),
+            CommandFailure::NotCompleted(e) => format!("{command} could not be completed: {e}"),
+        }
+    }
 }
 
 /// Returns a command on one line, of at most 100 characters.
@@ -352,5 +373,40 @@ fn exit_help(code: i32) -> Option<Remedy> {
         137 => Some(CommandRemedy::CheckMemoryOfCode.into()),
         129..=159 => Some(CommandRemedy::FindSignal { code }.into()),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rbuild_testkit::{assert_recorded, variants};
+
+    use super::*;
+
+    #[test]
+    fn failures_of_commands_are_as_recorded() {
+        let failures = [
+            CommandFailure::Exited(1),
+            CommandFailure::Killed(SIGKILL),
+            CommandFailure::NotCompleted(SandboxError::Killed("the process that runs the command")),
+        ];
+        let variants = variants!(CommandFailure { Exited, Killed, NotCompleted });
+        let long = format!("/bin/sh -c make\n  {}", "check ".repeat(30));
+        let words = |failure: &CommandFailure| failure.message(&long);
+        let codes = [1, 126, 127, 137, 139].map(|code| format!("code {code}\n  remedy: {:?}\n", exit_help(code)));
+        let signals = [9, 11].map(|signal| format!("signal {signal}\n  remedy: {:?}\n", killed_help(signal)));
+        assert_recorded!("CommandFailure", variants.words(&failures, words) + &codes.concat() + &signals.concat());
+    }
+
+    #[test]
+    fn the_program_that_a_shell_did_not_find_is_recognized() {
+        for (line, program) in [
+            ("/bin/sh: 1: foo: not found", Some("foo")),
+            ("bash: line 1: foo: command not found", Some("foo")),
+            ("sh: foo: not found\r", Some("foo")),
+            ("foo: bar", None),
+            (": not found", None),
+        ] {
+            assert_eq!(missing_program(&["last".into(), line.into()]), program, "{line}");
+        }
     }
 }

@@ -23,6 +23,7 @@ use crate::builder_paths::BindPoint;
 use crate::cache::key::{self, source_error};
 use crate::env::StepEnv;
 use crate::error::{BuildError, Result};
+use crate::error_context::ErrorContext;
 use crate::ops::copy::{self, copy};
 use crate::ops::copy_error::CopyError;
 use crate::ops::copy_step::{copy_error, copy_settings, incremental_copy};
@@ -167,7 +168,7 @@ fn cache_source(
     if part == "/" {
         return Ok(MountSource::Bind(cache.path.clone()));
     }
-    let fail = BuildError::kernel(format!("`{part}` in the cache mount `{}`", step.id));
+    let fail = BuildError::kernel(ErrorContext::CacheDirectory { id: &step.id, part });
     cache.dir.create_dir_all(part, 0o755, None, |_| ()).map_err(fail)?;
     Ok(MountSource::BindBelow { dir: cache.path.clone(), path: PathBuf::from(part) })
 }
@@ -196,7 +197,7 @@ fn cache_id(env: &StepEnv<'_>, step: &CacheStep, seed: Seed<'_>) -> Result<Cache
 /// Fills a new cache with its initial content. Fails with [`StepError::ContextChanged`] if the
 /// context no longer has the content that the cache's ID was computed from.
 fn fill_cache(env: &StepEnv<'_>, id: VertexId, step: &CacheStep, seed: Seed<'_>, dir: &RootDir) -> Attempt<()> {
-    let fail = || BuildError::kernel(format!("the cache mount `{}`", step.id));
+    let fail = || BuildError::kernel(ErrorContext::CacheMount(&step.id));
     dir.set_own_meta(UidGid::new(step.uid, step.gid), step.mode, now(env.request.now)).map_err(fail())?;
     let Some(from) = step.from else { return Ok(()) };
     let copied = files_of(from, seed.from_name, &step.source, seed.span);
@@ -316,9 +317,9 @@ fn fill_part(
     tree: &SourceTree<'_>,
     (incremental, dir): (&mut IncrementalCopy, &RootDir),
 ) -> Attempt<()> {
-    let root = dir.sub("fs").map_err(BuildError::kernel("the context's directory"))?;
+    let root = dir.sub("fs").map_err(BuildError::kernel(ErrorContext::ContextMount))?;
     root.set_own_meta(UidGid::ROOT, 0o755, now(env.request.now))
-        .map_err(BuildError::kernel("the context's directory"))?;
+        .map_err(BuildError::kernel(ErrorContext::ContextMount))?;
     let copied = files_of(mount.from, mount.from_name, mount.source, mount.span);
     let fail = |e| copy_error(env, id, &copied, e);
     incremental.defers = true;
@@ -358,7 +359,7 @@ pub(crate) fn agents<'s>(env: &StepEnv<'_>, steps: &'s [AgentStep]) -> Result<Ve
         let dir = listening.join(serial.to_string());
         let socket = env.builder.path(&BindPoint::Agent(place).path());
         let agent = Agent::listen(dir, env.store.owner_records(), &env.request.agents[place].1, &socket, step)
-            .map_err(BuildError::io("listening for the ssh agent"))?;
+            .map_err(BuildError::io(ErrorContext::AgentSocket))?;
         agents.push((agent, step));
     }
     Ok(agents)

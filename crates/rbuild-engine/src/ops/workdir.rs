@@ -1,13 +1,14 @@
 //! WORKDIR: creates the directory in a new tree, which the caller commits.
 
-use rbuild_remedy::FileRemedy;
 use std::path::Path;
 
 use rbuild_linux::{FileKind, Timestamp, UidGid};
 use rbuild_plan::{VertexId, WorkdirStep};
+use rbuild_remedy::FileRemedy;
 
 use crate::env::StepEnv;
 use crate::error::{BuildError, Result};
+use crate::error_context::ErrorContext;
 use crate::ops::copy_step::unknown_user;
 use crate::ops::users;
 
@@ -22,17 +23,17 @@ pub(crate) fn workdir_step(env: &StepEnv<'_>, id: VertexId, step: &WorkdirStep, 
     let now = Timestamp { sec: step.time.unwrap_or(env.request.now), nsec: 0 };
     let mut made = Vec::new();
     // Resolves dangling links, too.
-    let real = root.resolve(&step.path).map_err(BuildError::kernel(format!("creating `{}`", step.path)))?;
+    let real = root.resolve(&step.path).map_err(BuildError::kernel(ErrorContext::CreateDirectory(&step.path)))?;
     let result = root.create_dir_all(&real, 0o755, Some(owner), |p| made.push(p.to_path_buf()));
     result.map_err(|e| match e.kind() {
         std::io::ErrorKind::NotADirectory | std::io::ErrorKind::AlreadyExists => {
             let reason = format!("`{}` is not a directory in the image", step.path);
             env.failure(id, reason, Vec::new()).with_help(Some(FileRemedy::OtherDirectory.into()))
         }
-        _ => BuildError::Kernel { what: format!("creating `{}`", step.path), source: e },
+        _ => BuildError::Kernel { what: ErrorContext::CreateDirectory(&step.path).into(), source: e },
     })?;
     for path in made.iter().rev() {
-        let fail = || BuildError::kernel(format!("dating {}", path.display()));
+        let fail = || BuildError::kernel(ErrorContext::DirectoryTime(path));
         let (dir, name) = root.parent(path).map_err(fail())?;
         dir.set_mtime(&name, now).map_err(fail())?;
     }

@@ -7,6 +7,7 @@ use rbuild_remedy::{BuildRemedy, Remedy};
 use crate::Warning;
 use crate::error::{BuildError, Result};
 use crate::request::BuildRequest;
+use crate::warning::BuildWarning;
 
 /// Checks, before anything runs, that all secrets and agents required by commands that will run
 /// were given.
@@ -35,8 +36,7 @@ pub(crate) fn misspelled(request: &BuildRequest, graph: &BuildGraph) -> Vec<Warn
     let unused = request.secrets.iter().filter(|(id, _)| !asked.contains(&id.as_str()));
     let warning = |id: &str| {
         let close = closest(id, asked.iter().copied().filter(|asked| !given(asked)))?;
-        let text = format!("no command uses the secret `{id}`");
-        Some(Warning { text, help: Some(Remedy::did_you_mean(close).into()) })
+        Some(BuildWarning::UnusedSecret { id, similar: close }.into())
     };
     unused.filter_map(|(id, _)| warning(id)).collect()
 }

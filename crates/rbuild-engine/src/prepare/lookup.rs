@@ -11,8 +11,8 @@ use rbuild_plan::{BuildGraph, FileSource, MountKindStep, NoCache, RunStep, Step,
 use rbuild_source::Selection;
 use rbuild_store::{CacheKey, ForeignRecord, Lock, Record, ResultId, SecretMark, Store, TreeId, Workspace};
 
-use crate::cache::explain::{DISABLED, SECRET};
 use crate::cache::key::{self, Contexts, KeyMaker};
+use crate::cache::miss::Miss;
 use crate::error::{BuildError, Result};
 use crate::prepare::downloads::DownloadedFiles;
 use crate::prepare::image_key::image_key;
@@ -93,8 +93,8 @@ struct FoundVertex {
 }
 
 /// Logs why a step has no usable record before it runs.
-fn missed(key: Option<&CacheKey>, reason: &str) -> VertexState {
-    tracing::debug!(target: "engine", key = key.map(CacheKey::short), reason, "cache miss");
+fn missed(key: Option<&CacheKey>, reason: Miss) -> VertexState {
+    tracing::debug!(target: "engine", key = key.map(CacheKey::short), %reason, "cache miss");
     VertexState::Open
 }
 
@@ -145,7 +145,7 @@ impl Lookup<'_> {
             let state = match key {
                 Some(key) if ready && !vertex.ignore_cache => self.step(id, &key, unusable)?,
                 _ => {
-                    let reason = if vertex.ignore_cache { DISABLED } else { "an input must be built first" };
+                    let reason = if vertex.ignore_cache { Miss::Disabled } else { Miss::OpenInput };
                     missed(key.as_ref(), reason)
                 }
             };
@@ -169,23 +169,23 @@ impl Lookup<'_> {
         let may_take = |tree: &TreeId| may_take(self.marks, self.store, step, tree);
         if let Some(record) = self.store.records().record(key)? {
             if !may_take(&record.tree)? {
-                return Ok(missed(Some(key), SECRET));
+                return Ok(missed(Some(key), Miss::Secret));
             }
             // The step takes the newer files when it is solved, not those of another mode.
             if !self.store.records().is_latest(&record)? {
-                return Ok(missed(Some(key), "an equal step was executed later"));
+                return Ok(missed(Some(key), Miss::ExecutedLater));
             }
             tracing::debug!(target: "engine", key = key.short(), "cache hit");
             return Ok(VertexState::Hit(*key, record));
         }
         let Some(record) = self.foreign_record(key, unusable)? else {
-            return Ok(missed(Some(key), "nothing is recorded under this key"));
+            return Ok(missed(Some(key), Miss::NoRecord));
         };
         if !may_take(record.noted())? {
-            return Ok(missed(Some(key), SECRET));
+            return Ok(missed(Some(key), Miss::Secret));
         }
         if self.is_superseded(step, &record)? {
-            return Ok(missed(Some(key), "this isolation mode has another result of an equal command"));
+            return Ok(missed(Some(key), Miss::OtherResult));
         }
         tracing::debug!(target: "engine", key = key.short(), "cache hit of another isolation mode");
         Ok(VertexState::Foreign(*key, record))

@@ -221,4 +221,32 @@ mod tests {
         ];
         assert_recorded!("NotPulled", variants!(NotPulled).table(&errors, |e| e, |e| e.help.clone()));
     }
+
+    #[test]
+    fn images_that_are_missing_or_stale_are_reported_as_recorded() {
+        let dir = std::env::temp_dir().join(format!("rbuild-missing-image-{}", std::process::id()));
+        let store = Store::open(&dir).unwrap();
+        let need = |text: &str, stages: &[&str], later_stage| ImageNeed {
+            image: rbuild_plan::WrittenImage::parse(text).unwrap(),
+            platform: "linux/amd64".parse().unwrap(),
+            span: Default::default(),
+            stages: stages.iter().map(|stage| stage.to_string()).collect(),
+            later_stage,
+        };
+        let failure = || NotPulled { message: "GET /v2/ at r.io".into(), help: Some("check the network".into()) };
+        let id = format!("sha256:{}", "0".repeat(64));
+        let found = [
+            stale_image(&need("debian", &[], false), failure()),
+            missing_image(&store, &need("builder", &[], true), None),
+            missing_image(&store, &need("builder", &["Builder"], false), None),
+            missing_image(&store, &need(&id, &[], false), None),
+            missing_image(&store, &need("debian", &[], false), None),
+            missing_image(&store, &need("debian", &["build"], false), None),
+            missing_image(&store, &need("biuld", &["build"], false), None),
+            missing_image(&store, &need("debian", &[], false), Some(failure())),
+        ];
+        std::fs::remove_dir_all(&dir).unwrap();
+        let lines = found.iter().map(|d| format!("{}\n  remedy: {:?}\n", d.message, d.help));
+        assert_recorded!("missing-images", lines.collect::<String>());
+    }
 }

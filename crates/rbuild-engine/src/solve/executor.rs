@@ -18,6 +18,7 @@ use crate::env::StepEnv;
 use crate::error::{BuildError, Result};
 use crate::event::Event;
 use crate::solve::vertex;
+use crate::warning::BuildWarning;
 
 /// Trees of the result's layers, as steps are done, for packing them while other steps still run.
 pub(crate) struct EarlyLayers<'a> {
@@ -83,10 +84,7 @@ pub(crate) fn run(env: &StepEnv<'_>, pack: impl FnOnce(EarlyLayers<'_>) + Send) 
         .num_threads(env.request.jobs.max(1))
         .thread_name(|i| format!("step-{i}"))
         .build()
-        .map_err(|e| BuildError::Other {
-            message: format!("the worker threads cannot be started: {e}"),
-            help: Some(Remedy::Machine(MachineRemedy::RaiseSessionLimit { limit: SessionLimit::Processes })),
-        })?;
+        .map_err(|e| no_threads(&e))?;
     for (step, inputs) in env.schedule.waits(env.graph()) {
         let vertex = &env.graph().vertices[step];
         let (label, text) = (vertex.name.to_string(), vertex.text.clone());
@@ -140,19 +138,19 @@ fn pack_beside(
     });
 }
 
+fn no_threads(e: &dyn std::error::Error) -> BuildError {
+    BuildError::Other {
+        message: format!("cannot start the worker threads: {e}"),
+        help: Some(Remedy::Machine(MachineRemedy::RaiseSessionLimit { limit: SessionLimit::Processes })),
+    }
+}
+
 fn report_isolation(env: &StepEnv<'_>) {
     env.events.send(Event::Isolation { mode: env.builder.isolation.name() });
-    let warn = |text: &str| env.events.send(Event::Warning(text.to_string().into()));
     if env.builder.is_bare() {
-        warn(
-            "commands share this machine's processes, network and devices, because it permits neither namespaces \
-             nor mounts; run only what you would run without rbuild",
-        );
+        env.events.send(Event::Warning(BuildWarning::NotIsolated.into()));
     } else if env.builder.shows_outer_processes() {
-        warn(
-            "commands can see other processes, because /proc is masked on this machine and no new one can be \
-             mounted; a program that looks itself up by PID finds another process",
-        );
+        env.events.send(Event::Warning(BuildWarning::OuterProcesses.into()));
     }
 }
 
@@ -211,6 +209,8 @@ impl<'a> Executor<'a> {
 
 #[cfg(test)]
 mod tests {
+    use rbuild_testkit::{assert_recorded, variants};
+
     use super::*;
     use crate::error::StepFailure;
 
@@ -253,5 +253,11 @@ mod tests {
             pack_beside(&early, |_| {}, pack, work);
         }));
         assert!(ended.is_err() && packed.into_inner() == 1 && locked(&early).is_none());
+    }
+
+    #[test]
+    fn threads_that_cannot_be_started_are_reported_as_recorded() {
+        let e = std::io::Error::from_raw_os_error(11);
+        assert_recorded!("no-threads", variants!(BuildError).table(&[no_threads(&e)], |e| e, BuildError::help));
     }
 }

@@ -9,7 +9,7 @@ use rbuild_source::Changes;
 use rbuild_store::{CacheKey, KeyInputs, ResultId, TreeId};
 
 use crate::cache::explain;
-use crate::cache::explain::{DISABLED, SECRET};
+use crate::cache::miss::Miss;
 use crate::env::StepEnv;
 use crate::error::Result;
 use crate::prepare::lookup::may_take;
@@ -127,23 +127,23 @@ impl StepRecords<'_> {
     pub fn reason(&self, before: Option<&KeyInputs>, changes: Option<&Changes>) -> String {
         let (store, key) = (self.env.store, &self.key);
         if self.vertex().ignore_cache || self.env.request.salt.is_some() {
-            return DISABLED.into();
+            return Miss::Disabled.to_string();
         }
         let Some(nearest) = &self.env.nearest[self.id] else {
-            return "no earlier build of this step is recorded".into();
+            return Miss::NoEarlierBuild.to_string();
         };
         if nearest == key {
             return match (store.records().record(key), store.records().foreign_record(key)) {
-                (Ok(Some(_)), _) => SECRET,
-                (_, Ok(Some(theirs))) if !self.may_take(theirs.noted()).unwrap_or(true) => SECRET,
-                (_, Ok(Some(_))) => "its files are needed, and the cached ones belong to another isolation mode",
-                _ => "its earlier result is no longer in the cache",
+                (Ok(Some(_)), _) => Miss::Secret,
+                (_, Ok(Some(theirs))) if !self.may_take(theirs.noted()).unwrap_or(true) => Miss::Secret,
+                (_, Ok(Some(_))) => Miss::OtherOwners,
+                _ => Miss::Evicted,
             }
-            .into();
+            .to_string();
         }
-        let Some(before) = before else { return "the inputs of the earlier build are no longer recorded".into() };
+        let Some(before) = before else { return Miss::InputsForgotten.to_string() };
         let differences = explain::differences(self.key_inputs, before, changes);
-        if differences.is_empty() { "the key format changed".into() } else { differences.join("; ") }
+        if differences.is_empty() { Miss::KeyFormat.to_string() } else { differences.join("; ") }
     }
 
     /// Returns true if the secrets of the build and those found in that tree permit its use.

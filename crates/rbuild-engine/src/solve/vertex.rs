@@ -16,7 +16,8 @@ use crate::cache::key::{self, KeyMaker, Read, StageFiles, source_error};
 use crate::cache::refusal;
 use crate::env::StepEnv;
 use crate::error::{BuildError, Result};
-use crate::event::{Event, StepOutcome};
+use crate::error_context::ErrorContext;
+use crate::event::{BuildPhase, Event, StepOutcome};
 use crate::ops::step_error::{Attempt, StepError};
 use crate::ops::{copy_step, run, run_mounts, workdir};
 use crate::solve::records::StepRecords;
@@ -149,7 +150,7 @@ fn execute(
         explain_key(reason);
     };
     let made = make(env, id, taken, stage, before.as_ref(), &why)?;
-    let dir = env.rootfs.work.dir().open_alike(&made).map_err(BuildError::kernel("the step's directory"))?;
+    let dir = env.rootfs.work.dir().open_alike(&made).map_err(BuildError::kernel(ErrorContext::StepDirectory))?;
     refusal::check_files(env, id, &dir)?;
     records.publish(shared, (&made, &dir))?;
     Ok(false)
@@ -271,8 +272,7 @@ fn unpack(env: &StepEnv<'_>, id: VertexId, name: &str, manifest: &ManifestDigest
     let started = Instant::now();
     let wanted = env.schedule.parts_wanted(env.graph(), id);
     if env.rootfs.unpack(id, env.image(manifest)?, wanted.as_ref())? > 0 {
-        let text = format!("unpacking {name}");
-        env.events.send(Event::Phase { text, seconds: started.elapsed().as_secs_f64() });
+        env.events.phase(BuildPhase::Unpack { image: name }, started.elapsed().as_secs_f64());
     }
     Ok(())
 }

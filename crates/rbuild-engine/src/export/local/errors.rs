@@ -3,31 +3,36 @@
 use std::ffi::OsStr;
 use std::path::Path;
 
-use rbuild_linux::{FileKind, RootDir};
+use rbuild_linux::{FileKind, RootDir, quoted};
 use rbuild_remedy::{FileRemedy, Remedy};
 
 use crate::error::{BuildError, Result};
+use crate::error_context::ErrorContext;
 
 pub(super) fn fail(path: &Path) -> impl FnOnce(rbuild_linux::Error) -> BuildError + use<'_> {
-    move |source| BuildError::Kernel { what: format!("writing the output file `{}`", path.display()), source }
+    move |source| BuildError::Kernel { what: ErrorContext::OutputFile(path).into(), source }
 }
 
 /// Fails if a directory or a device is in the way: these are not replaced.
 pub(super) fn clear_directory(dir: &RootDir, path: &Path, name: &OsStr) -> Result<()> {
     match dir.stat_name(name) {
         Ok(stat) if matches!(stat.kind, FileKind::CharDevice | FileKind::BlockDevice) => Err(is_device(path)),
-        Ok(stat) if stat.kind == FileKind::Dir => Err(BuildError::Other {
-            message: format!("`{}` is a directory in the output and a file in the result", path.display()),
-            help: Some(Remedy::File(FileRemedy::OtherOutput { obstacle: "directory" })),
-        }),
+        Ok(stat) if stat.kind == FileKind::Dir => Err(is_directory(path)),
         _ => Ok(()),
     }
 }
 
 fn is_device(path: &Path) -> BuildError {
     BuildError::Other {
-        message: format!("`{}` is a device in the output and will not be replaced", path.display()),
+        message: format!("{} is a device in the output and will not be replaced", quoted(path)),
         help: Some(Remedy::File(FileRemedy::OtherOutput { obstacle: "device" })),
+    }
+}
+
+fn is_directory(path: &Path) -> BuildError {
+    BuildError::Other {
+        message: format!("{} is a directory in the output and a file in the result", quoted(path)),
+        help: Some(Remedy::File(FileRemedy::OtherOutput { obstacle: "directory" })),
     }
 }
 
@@ -62,5 +67,20 @@ pub(super) fn has_directory(dir: &RootDir, path: &Path, name: &OsStr) -> Result<
         Obstacle::None => Ok(false),
         Obstacle::Directory => Ok(true),
         Obstacle::File => dir.remove_file(name).map(|()| false).map_err(fail(path)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rbuild_testkit::{assert_recorded, variants};
+
+    use super::*;
+
+    #[test]
+    fn files_in_the_way_are_reported_as_recorded() {
+        let path = Path::new("usr/bin/a");
+        let denied = rbuild_linux::Error::new("openat", path, std::io::Error::from_raw_os_error(13));
+        let errors = [is_device(path), is_directory(path), fail(path)(denied)];
+        assert_recorded!("output-files", variants!(BuildError).table(&errors, |e| e, BuildError::help));
     }
 }

@@ -169,3 +169,18 @@ fn dir_over_file(place: &Path) -> Reason {
 fn shown(path: &Path) -> PathBuf {
     Path::new("/").join(path)
 }
+
+#[cfg(test)]
+mod tests {
+    use rbuild_testkit::{assert_recorded, no_remedy, variants};
+
+    use crate::ops::copy_error::CopyError;
+
+    use super::*;
+
+    #[test]
+    fn a_directory_over_a_file_is_reported_as_recorded() {
+        let e = CopyError { index: None, reason: dir_over_file(Path::new("usr/bin")) };
+        assert_recorded!("dir-over-file", variants!(CopyError).table(&[e], |e| e, no_remedy));
+    }
+}

@@ -1,0 +1,81 @@
+//! Reasons for cache misses that no difference between keys explains.
+
+use std::fmt;
+
+/// The reason why a step has no usable record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Miss {
+    /// The caller excluded the step from the cache.
+    Disabled,
+    /// The step below it, or one that it copies from, has no result yet.
+    OpenInput,
+    /// The result has a secret of another build.
+    Secret,
+    NoEarlierBuild,
+    NoRecord,
+    /// The files have owners of the other kind and are needed.
+    OtherOwners,
+    /// Another isolation mode has run the same command for other stages, with another result.
+    OtherResult,
+    ExecutedLater,
+    Evicted,
+    InputsForgotten,
+    /// All inputs are equal, but the keys are not.
+    KeyFormat,
+}
+
+impl fmt::Display for Miss {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Miss::Disabled => "the cache is disabled for this step",
+            Miss::OpenInput => "an input must be built first",
+            Miss::Secret => "the cached result contains a secret that this build was not given",
+            Miss::NoEarlierBuild => "no earlier build of this step is recorded",
+            Miss::NoRecord => "nothing is recorded under this key",
+            Miss::OtherOwners => "its files are needed, and the cached ones belong to another isolation mode",
+            Miss::OtherResult => "this isolation mode has another result of an equal command",
+            Miss::ExecutedLater => "an equal step was executed later",
+            Miss::Evicted => "its earlier result is no longer in the cache",
+            Miss::InputsForgotten => "the inputs of the earlier build are no longer recorded",
+            Miss::KeyFormat => "the key format changed",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rbuild_testkit::{assert_recorded, variants};
+
+    use super::*;
+
+    #[test]
+    fn reasons_of_misses_are_as_recorded() {
+        let misses = [
+            Miss::Disabled,
+            Miss::OpenInput,
+            Miss::Secret,
+            Miss::NoEarlierBuild,
+            Miss::NoRecord,
+            Miss::OtherOwners,
+            Miss::OtherResult,
+            Miss::ExecutedLater,
+            Miss::Evicted,
+            Miss::InputsForgotten,
+            Miss::KeyFormat,
+        ];
+        let variants = variants!(Miss {
+            Disabled,
+            OpenInput,
+            Secret,
+            NoEarlierBuild,
+            NoRecord,
+            OtherOwners,
+            OtherResult,
+            ExecutedLater,
+            Evicted,
+            InputsForgotten,
+            KeyFormat,
+        });
+        assert_recorded!("Miss", variants.words(&misses, ToString::to_string));
+    }
+}

@@ -1,0 +1,83 @@
+//! Warnings of builds.
+
+use rbuild_dockerfile::Help;
+use rbuild_remedy::{FileRemedy, Remedy, Warning, sentence};
+use rbuild_store::StoreError;
+
+/// A problem that does not fail a build.
+#[derive(Debug)]
+pub(crate) enum BuildWarning<'a> {
+    /// Commands are not isolated at all.
+    NotIsolated,
+    /// Commands see the machine's /proc.
+    OuterProcesses,
+    /// A pattern of a copy matches nothing.
+    NoMatch { pattern: &'a str },
+    /// Several sources were copied to one file.
+    Overwritten { dest: &'a str },
+    /// No command uses a secret, but one uses a secret with a similar ID.
+    UnusedSecret { id: &'a str, similar: &'a str },
+    /// The cache could not be reduced to its limit.
+    NotEvicted(StoreError),
+}
+
+impl BuildWarning<'_> {
+    fn text(&self) -> String {
+        match self {
+            BuildWarning::NotIsolated => "commands share this machine's processes, network and devices, because it \
+                                          permits neither namespaces nor mounts; run only what you would run without \
+                                          rbuild"
+                .into(),
+            BuildWarning::OuterProcesses => "commands can see other processes, because /proc is masked on this \
+                                             machine and no new one can be mounted; a program that looks itself up \
+                                             by PID finds another process"
+                .into(),
+            BuildWarning::NoMatch { pattern } => format!("no file matches `{pattern}`; nothing was copied for it"),
+            BuildWarning::Overwritten { dest } => {
+                format!("`{dest}` was overwritten by every source; only the last one remains")
+            }
+            BuildWarning::UnusedSecret { id, similar: _ } => format!("no command uses the secret `{id}`"),
+            BuildWarning::NotEvicted(e) => format!("cannot evict cache entries: {}", sentence(e)),
+        }
+    }
+
+    fn help(&self) -> Option<Remedy> {
+        match self {
+            BuildWarning::NotIsolated | BuildWarning::OuterProcesses | BuildWarning::NoMatch { .. } => None,
+            BuildWarning::Overwritten { .. } => Some(FileRemedy::EndWithSlash.into()),
+            BuildWarning::UnusedSecret { similar, .. } => Some(Remedy::did_you_mean(*similar)),
+            BuildWarning::NotEvicted(e) => e.remedy(),
+        }
+    }
+}
+
+impl From<BuildWarning<'_>> for Warning<Help> {
+    fn from(warning: BuildWarning<'_>) -> Warning<Help> {
+        Warning { text: warning.text(), help: warning.help().map(Help::from) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rbuild_testkit::{assert_recorded, variants};
+
+    use super::*;
+
+    #[test]
+    fn warnings_are_as_recorded() {
+        let full =
+            rbuild_linux::Error::new("write", std::path::Path::new("trees/a"), std::io::Error::from_raw_os_error(28));
+        let warnings = [
+            BuildWarning::NotIsolated,
+            BuildWarning::OuterProcesses,
+            BuildWarning::NoMatch { pattern: "src/*.c" },
+            BuildWarning::Overwritten { dest: "/app" },
+            BuildWarning::UnusedSecret { id: "tokne", similar: "token" },
+            BuildWarning::NotEvicted(full.into()),
+        ];
+        let variants =
+            variants!(BuildWarning { NotIsolated, OuterProcesses, NoMatch, Overwritten, UnusedSecret, NotEvicted });
+        let words = |warning: &BuildWarning| format!("{}\n  remedy: {:?}", warning.text(), warning.help());
+        assert_recorded!("BuildWarning", variants.words(&warnings, words));
+    }
+}
