@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
+use rbuild_remedy::sentence;
 use serde::Deserialize;
 
 use crate::challenge::Challenge;
@@ -277,7 +278,7 @@ impl TokenRequest<'_> {
         let retry_policy = self.shared.http.retry_policy();
         let body = read_document(reply.response.into_body().into_reader(), MAX_TOKEN, retry_policy);
         let bytes = body.map_err(|e| {
-            let reason = format!("the token server's response ended early: {e}");
+            let reason = format!("the token server's response ended early: {}", sentence(&e));
             RegistryProblem::Answer { host: host.clone(), reason }
         })?;
         let granted: Option<Granted> = serde_json::from_slice(&bytes).ok();

@@ -12,7 +12,7 @@ use crate::answer;
 use crate::client::Client;
 use crate::config::certs::CertFiles;
 use crate::endpoint::ConnectionSecurity;
-use crate::error::{Broken, RegistryProblem, RemoteAction};
+use crate::error::{Broken, ConnectionLost, RegistryProblem, RemoteAction};
 use crate::flow::Flow;
 use crate::http::{Exchange, HttpReply, RequestBody, Server};
 use crate::retry::{Attempts, may_pass};
@@ -308,8 +308,7 @@ impl FileDownload<'_> {
             return Err(Failed::Server(self.refused(reply, host)));
         }
         let request = format!("GET {}", url::split(&reply.url).map_or("", |(_, _, rest)| url::without_query(rest)));
-        let broken = |source: String| {
-            let source = source.into();
+        let broken = |source: Box<dyn std::error::Error + Send + Sync>| {
             Ok(Some(RegistryProblem::Connection {
                 host: host.clone(),
                 request: request.clone(),
@@ -325,17 +324,19 @@ impl FileDownload<'_> {
             let n = match body.read(&mut chunk) {
                 Ok(n) => n,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-                Err(e) => return broken(format!("the connection broke at byte {at} ({e})")),
+                Err(e) => return broken(ConnectionLost { at: Some(at), source: e }.into()),
             };
             match self.state.size {
                 _ if n > 0 => {}
-                Some(size) if at < size => return broken(format!("the connection ended at byte {at} of {size}")),
+                Some(size) if at < size => {
+                    return broken(format!("the connection ended at byte {at} of {size}").into());
+                }
                 _ => return Ok(None),
             }
             sink.add(&chunk[..n]).map_err(Failed::Sink)?;
             self.state.at += n as u64;
             if !flow.moves(n as u64) {
-                return broken(flow.reason());
+                return broken(flow.reason().into());
             }
         }
     }

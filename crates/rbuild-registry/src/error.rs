@@ -79,6 +79,15 @@ pub enum RegistryProblem {
     Local { what: &'static str, source: io::Error },
 }
 
+/// The loss of a connection on which a body was received.
+#[derive(Debug, thiserror::Error)]
+#[error("the connection broke{}", .at.map_or(String::new(), |at| format!(" at byte {at}")))]
+pub(crate) struct ConnectionLost {
+    /// Number of bytes that had arrived, if it is known.
+    pub at: Option<u64>,
+    pub source: io::Error,
+}
+
 /// An object that a request refers to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RemoteObject {
@@ -239,6 +248,14 @@ mod tests {
             matches!(remedy, Some(Remedy::Machine(rbuild_remedy::MachineRemedy::RaiseSessionLimit { .. }))),
             "{remedy:?}"
         );
+    }
+
+    #[test]
+    fn messages_of_lost_connections_are_as_recorded() {
+        let lost = |at| ConnectionLost { at, source: io::Error::from_raw_os_error(104) };
+        let errors = [lost(Some(7)), lost(None)];
+        let table = variants!(ConnectionLost).table(&errors, |e| e, rbuild_testkit::no_remedy);
+        assert_recorded!("ConnectionLost", table);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use crate::blob::BlobReader;
 use crate::client::Repository;
-use crate::error::{Broken, RegistryProblem, RemoteAction, RemoteObject, Result};
+use crate::error::{Broken, ConnectionLost, RegistryProblem, RemoteAction, RemoteObject, Result};
 use crate::flow::read_document;
 use crate::http::HttpReply;
 use crate::retry::{Attempts, repeated};
@@ -162,9 +162,9 @@ fn get(
 }
 
 /// Returns the problem of a body that could not be read to its end.
-fn broken(session: &EndpointSession, reference: &str, e: std::io::Error) -> RegistryProblem {
+fn broken(session: &EndpointSession, reference: &str, source: std::io::Error) -> RegistryProblem {
     let (host, request) = (session.endpoint.host.clone(), format!("GET of manifest {reference}"));
-    let source = format!("the connection broke ({e})").into();
+    let source = ConnectionLost { at: None, source }.into();
     RegistryProblem::Connection { host, request, kind: Broken::Line, source }
 }
 

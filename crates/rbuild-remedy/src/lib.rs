@@ -9,6 +9,7 @@ mod areas;
 mod similar;
 
 use std::error::Error;
+use std::io;
 
 pub use areas::{
     BuildRemedy, CommandRemedy, DiskRemedy, FileAccess, FileRemedy, IdRangeToGrant, ImageRemedy, IsolationRemedy,
@@ -16,15 +17,31 @@ pub use areas::{
 };
 pub use similar::{closest, closest_file};
 
-/// Returns the message of an error, followed by those of its causes, as one sentence.
-pub fn sentence(error: &dyn Error) -> String {
-    let mut text = error.to_string();
+/// Returns the message of an error, followed by those of its causes, as one sentence. Errors of the
+/// kernel are in the words of [`message`].
+pub fn sentence(error: &(dyn Error + 'static)) -> String {
+    let mut text = message(error);
     let mut next = error.source();
     while let Some(cause) = next {
-        text.push_str(&format!(": {cause}"));
+        text.push_str(": ");
+        text.push_str(&message(cause));
         next = cause.source();
     }
     text
+}
+
+/// Returns the message of an error without its causes. That of an error of the kernel begins in
+/// lower case and lacks the error number, as the rest of a sentence does.
+pub fn message(error: &(dyn Error + 'static)) -> String {
+    let text = error.to_string();
+    let Some(errno) = error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error) else { return text };
+    let words = text.strip_suffix(&format!(" (os error {errno})")).unwrap_or(&text);
+    let mut letters = words.chars();
+    match (letters.next(), letters.clone().next()) {
+        // Not an abbreviation, such as "RPC" or "I/O".
+        (Some(first), Some(second)) if second.is_lowercase() => first.to_lowercase().chain(letters).collect(),
+        _ => words.to_string(),
+    }
 }
 
 /// Returns a number with a noun in the singular or plural.
@@ -144,5 +161,43 @@ impl<H> From<String> for Warning<H> {
 impl<H> From<&str> for Warning<H> {
     fn from(text: &str) -> Warning<H> {
         text.to_string().into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug)]
+    struct Outer(io::Error);
+
+    impl std::fmt::Display for Outer {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("cannot read `a`")
+        }
+    }
+
+    impl Error for Outer {
+        fn source(&self) -> Option<&(dyn Error + 'static)> {
+            Some(&self.0)
+        }
+    }
+
+    #[test]
+    fn errors_of_the_kernel_are_in_lower_case_and_without_their_numbers() {
+        let kernel = io::Error::from_raw_os_error;
+        for (error, want) in [
+            (kernel(28), "no space left on device"),
+            (kernel(71), "protocol error"),
+            (kernel(9999), "unknown error 9999"),
+            (io::Error::other("Exit"), "Exit"),
+            (io::Error::other("ended (os error 5)"), "ended (os error 5)"),
+            (io::Error::other(Outer(kernel(13))), "cannot read `a`: permission denied"),
+        ] {
+            assert_eq!(sentence(&error), want);
+            assert_eq!(sentence(&Outer(error)), format!("cannot read `a`: {want}"));
+        }
+        assert_eq!(message(&Outer(kernel(28))), "cannot read `a`");
+        assert!(message(&kernel(11)).starts_with("resource temporarily unavailable"));
     }
 }

@@ -217,7 +217,7 @@ mod tests {
             let e = carry(io::Error::other(StoreError::NameTaken("web".into())));
             assert!(matches!(e, TransportError::Store(StoreError::NameTaken(_))), "{e:?}");
             let e = carry(io::Error::from_raw_os_error(5));
-            assert_eq!(e.message(), format!("{own}: Input/output error (os error 5)"));
+            assert_eq!(e.message(), format!("{own}: input/output error"));
         }
     }
 

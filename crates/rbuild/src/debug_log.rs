@@ -10,7 +10,7 @@ use std::sync::Mutex;
 
 use rbuild_engine::Warning;
 use rbuild_linux::quoted;
-use rbuild_remedy::{DiskRemedy, Remedy};
+use rbuild_remedy::{DiskRemedy, Remedy, sentence};
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::format::FmtSpan;
@@ -84,7 +84,7 @@ impl Write for LogFile {
             let help =
                 rbuild_linux::is_disk_full(e).then(|| hints::words(&Remedy::Disk(DiskRemedy::FreeOutput)).into());
             terminal::warning(Warning {
-                text: format!("the debug log {} is incomplete: {e}", quoted(&self.path)),
+                text: format!("the debug log {} is incomplete: {}", quoted(&self.path), sentence(e)),
                 help,
             });
         }

@@ -53,6 +53,12 @@ impl Failure {
         Failure { code: code::USAGE, ..Failure::new(message) }
     }
 
+    /// Returns a failure with its cause: the message of `cause` follows `message`, and its remedy
+    /// is the help.
+    pub fn caused(message: impl std::fmt::Display, cause: &(dyn Error + 'static)) -> Failure {
+        Failure::new(format!("{message}: {}", sentence(cause))).because(cause)
+    }
+
     /// Adds help, printed below the message.
     pub fn help(mut self, help: impl Into<String>) -> Failure {
         self.help = Some(help.into());
@@ -182,7 +188,7 @@ mod tests {
             Box::new(LayerError::NotTar),
         ];
         let line = |cause: &(dyn Error + 'static)| {
-            let failure = Failure::new(format!("cannot read the file: {cause}")).because(cause);
+            let failure = Failure::caused("cannot read the file", cause);
             format!("{}\n  hint: {}\n", failure.message, failure.help.unwrap_or("none".into()))
         };
         rbuild_testkit::assert_recorded!("Failure", causes.iter().map(|cause| line(&**cause)).collect::<String>());

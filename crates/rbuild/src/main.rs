@@ -71,7 +71,7 @@ fn run(argv: Vec<OsString>) -> u8 {
 }
 
 fn lost_output(e: &std::io::Error) -> Failure {
-    let failure = Failure::new(format!("cannot write to standard output: {e}"));
+    let failure = Failure::caused("cannot write to standard output", e);
     if rbuild_linux::is_disk_full(e) {
         failure.help(hints::words(&Remedy::Disk(DiskRemedy::FreeOutput)))
     } else {

@@ -138,9 +138,10 @@ fn pack_beside(
     });
 }
 
-fn no_threads(e: &dyn std::error::Error) -> BuildError {
+fn no_threads(e: &(dyn std::error::Error + 'static)) -> BuildError {
+    let cause = rbuild_remedy::message(e.source().unwrap_or(e));
     BuildError::Other {
-        message: format!("cannot start the worker threads: {e}"),
+        message: format!("cannot start the worker threads: {cause}"),
         help: Some(Remedy::Machine(MachineRemedy::RaiseSessionLimit { limit: SessionLimit::Processes })),
     }
 }

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use rbuild_remedy::sentence;
 use rustix::io::Errno;
 
 use crate::error::{Error, quoted};
@@ -26,7 +27,7 @@ impl fmt::Display for DestinationError {
             DestinationError::IsDirectory(path) => write!(f, "{} is a directory", quoted(path)),
             DestinationError::NotDirectory(path) => write!(f, "{} is a file, not a directory", quoted(path)),
             DestinationError::NotWritable(path, e) => {
-                write!(f, "the directory {} is not writable: {}", quoted(path), std::io::Error::from(*e))
+                write!(f, "the directory {} is not writable: {}", quoted(path), sentence(&std::io::Error::from(*e)))
             }
             DestinationError::NotForWriting(path) => write!(f, "{} is open for reading only", quoted(path)),
             DestinationError::Socket(path) => write!(f, "{} is a socket", quoted(path)),

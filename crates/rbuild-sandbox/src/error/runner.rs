@@ -258,11 +258,11 @@ impl<T, E: Into<RunnerProblem>> During<T> for Result<T, E> {
 /// Returns the failure of a library: the messages of the error and its causes, without
 /// repetitions, and the error number of the kernel among them.
 pub(crate) fn library<E: std::error::Error + 'static>(e: E) -> RunnerProblem {
-    let mut message = e.to_string();
+    let mut message = rbuild_remedy::message(&e);
     let mut errno = None;
     let mut next: Option<&(dyn std::error::Error + 'static)> = Some(&e);
     while let Some(cause) = next {
-        let text = cause.to_string();
+        let text = rbuild_remedy::message(cause);
         if !message.contains(&text) {
             message.push_str(": ");
             message.push_str(&text);
@@ -305,10 +305,7 @@ mod tests {
         );
         let denied = sent(&failed(rustix::io::Errno::ACCESS).during(Phase::Files));
         assert_eq!(denied.errno(), Some(13));
-        assert_eq!(
-            denied.to_string(),
-            "cannot write to the command's temporary files: Permission denied (os error 13)"
-        );
+        assert_eq!(denied.to_string(), "cannot write to the command's temporary files: permission denied");
     }
 
     #[test]
@@ -324,7 +321,7 @@ mod tests {
         struct Outer(#[source] std::io::Error);
         let e = library(Outer(std::io::Error::from_raw_os_error(28))).during(Phase::Container);
         assert_eq!((e.errno(), e.remedy()), (Some(28), Some(Remedy::Disk(DiskRemedy::FreeSpace))));
-        assert_eq!(e.to_string(), "no container: No space left on device (os error 28)");
+        assert_eq!(e.to_string(), "no container: no space left on device");
     }
 
     #[test]

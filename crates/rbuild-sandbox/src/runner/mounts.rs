@@ -320,7 +320,7 @@ mod tests {
         assert!(matches!(problem("missing"), Some(RunnerProblem::NoMountSource(path)) if path == "missing"));
         let below = problem("file/below");
         assert!(
-            matches!(&below, Some(RunnerProblem::System(e)) if e.to_string().contains("Not a directory")),
+            matches!(&below, Some(RunnerProblem::System(e)) if e.to_string().contains("not a directory")),
             "{below:?}"
         );
         std::fs::remove_dir_all(&dir).unwrap();

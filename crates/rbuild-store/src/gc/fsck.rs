@@ -362,7 +362,7 @@ mod tests {
         assert!(found.damage.is_empty() && found == after, "{found:?} {after:?}");
         assert!(
             matches!(&found.unread[..], [blob, image]
-            if blob.contains("Is a directory") && image.starts_with("image a:1 cannot be verified: ")),
+            if blob.contains("is a directory") && image.starts_with("image a:1 cannot be verified: ")),
             "{found:?}"
         );
         assert_eq!(images, 1);

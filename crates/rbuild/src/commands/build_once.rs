@@ -104,8 +104,7 @@ impl BuildOnce<'_> {
             commands: prepared.iter().any(Prepared::has_commands),
         };
         let _restore = request.shell_on_error.then(Restore::of_stdin);
-        let (answer, mut answer_writer) =
-            std::io::pipe().map_err(|e| Failure::new(format!("cannot create a pipe: {e}")).because(&e))?;
+        let (answer, mut answer_writer) = std::io::pipe().map_err(|e| Failure::caused("cannot create a pipe", &e))?;
         let ended = enter(&world, self.settings.isolation, |builder| {
             let result = self.execute(request, prepared, builder.map_err(BuildError::from), sender, events);
             match result {
@@ -174,7 +173,7 @@ impl BuildOnce<'_> {
 
 /// Reads the result that the builder sent.
 fn result_of(answer: PipeReader) -> Result<Finished, Failure> {
-    serde_json::from_reader(answer).map_err(|e| Failure::new(format!("cannot read the builder's answer: {e}")))
+    serde_json::from_reader(answer).map_err(|e| Failure::caused("cannot read the builder's answer", &e))
 }
 
 /// Files that a build writes about itself, opened before it begins.

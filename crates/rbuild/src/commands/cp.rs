@@ -108,8 +108,7 @@ pub fn cp(settings: &Settings, args: CpArgs) -> Result<u8, Failure> {
         return Err(no_source(&store, &args.source));
     };
     let target = copy_target(&args.dest)?;
-    let (mut answer, mut answer_writer) =
-        std::io::pipe().map_err(|e| Failure::new(format!("cannot create a pipe: {e}")).because(&e))?;
+    let (mut answer, mut answer_writer) = std::io::pipe().map_err(|e| Failure::caused("cannot create a pipe", &e))?;
     let ended = enter(&store_only(&store), settings.isolation, |builder| {
         match copy(builder, &store, &manifest, &path, args.follow_link, &target) {
             Ok(CopiedTo::Place) => i32::from(code::OK),

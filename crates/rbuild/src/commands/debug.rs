@@ -53,7 +53,7 @@ fn lines(answer: fn(&Value) -> Result<Value, String>) -> Result<u8, Failure> {
     let stdin = std::io::stdin().lock();
     let mut stdout = std::io::BufWriter::new(std::io::stdout().lock());
     for line in stdin.lines() {
-        let line = line.map_err(|e| Failure::new(format!("cannot read standard input: {e}")))?;
+        let line = line.map_err(|e| Failure::caused("cannot read standard input", &e))?;
         if line.trim().is_empty() {
             continue;
         }

@@ -150,7 +150,7 @@ impl Findings {
 /// Enters a builder process and assembles a snapshot in the store, as a build does.
 fn trial(settings: &Settings) -> Result<Findings, Failure> {
     let store = settings.open()?;
-    let fail = |e: std::io::Error| Failure::new(format!("cannot read the builder's answer: {e}")).because(&e);
+    let fail = |e: std::io::Error| Failure::caused("cannot read the builder's answer", &e);
     let (mut reader, mut writer) = std::io::pipe().map_err(fail)?;
     enter(&store_only(&store), settings.isolation, |builder| {
         use std::io::Write;

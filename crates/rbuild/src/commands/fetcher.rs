@@ -23,8 +23,7 @@ use crate::input::registry;
 
 /// Runs `work` in a fetcher and returns its answer. The caller must have one thread.
 pub fn in_fetcher<T: Serialize + DeserializeOwned>(work: impl FnOnce() -> T) -> Result<T, Failure> {
-    let failed =
-        |e: &(dyn std::error::Error + 'static)| Failure::new(format!("cannot start the fetcher: {e}")).because(e);
+    let failed = |e: &(dyn std::error::Error + 'static)| Failure::caused("cannot start the fetcher", e);
     let (mut answer, mut writer) = std::io::pipe().map_err(|e| failed(&e))?;
     let launcher = process::own_pidfd().map_err(|e| failed(&e))?;
     match process::fork().map_err(|e| failed(&e))? {

@@ -92,7 +92,7 @@ fn user_and_password(args: &LoginArgs) -> Result<(String, Secret), Failure> {
         None if args.password_stdin => {
             let mut text = String::new();
             let read = std::io::stdin().take(MAX_PASSWORD).read_to_string(&mut text);
-            read.map_err(|e| Failure::new(format!("cannot read standard input: {e}")).because(&e))?;
+            read.map_err(|e| Failure::caused("cannot read standard input", &e))?;
             text.trim_end_matches(['\r', '\n']).to_string()
         }
         None if !terminal => return missing("password"),
@@ -114,6 +114,6 @@ fn ask(prompt: &str) -> Result<String, Failure> {
     terminal::err(prompt);
     let mut line = String::new();
     let read = std::io::stdin().lock().take(MAX_PASSWORD).read_line(&mut line);
-    read.map_err(|e| Failure::new(format!("cannot read standard input: {e}")).because(&e))?;
+    read.map_err(|e| Failure::caused("cannot read standard input", &e))?;
     Ok(line.trim_end_matches(['\r', '\n']).to_string())
 }

@@ -9,7 +9,6 @@ use rbuild_engine::{ContextDir, Warning};
 use rbuild_image::{Platform, SourceUrl, hide_logins};
 use rbuild_linux::{RootDir, quoted};
 use rbuild_plan::{ContextSource, NamedContext, WrittenImage};
-use rbuild_remedy::sentence;
 use rbuild_source::{Owner, SourceError, SourceTree};
 use rbuild_store::{Store, Workspace};
 
@@ -97,7 +96,7 @@ impl Inputs<'_> {
         let mut head = Vec::new();
         let file = self.store.blobs().open_blob(&download.digest)?;
         let read = file.take(512).read_to_end(&mut head);
-        read.map_err(|e| Failure::new(format!("cannot read the context: {e}")))?;
+        read.map_err(|e| Failure::caused("cannot read the context", &e))?;
         if is_archive(&head) {
             let context = self.archive_context(&format!("`{url}`"), self.store.blobs().open_blob(&download.digest)?)?;
             return Ok(MainContext { newest: download.modified.or(context.newest), ..context });
@@ -154,7 +153,7 @@ fn stdin_bytes() -> Result<Vec<u8>, Failure> {
 }
 
 fn stdin_failed(e: std::io::Error) -> Failure {
-    Failure::new(format!("cannot read standard input: {e}")).because(&e)
+    Failure::caused("cannot read standard input", &e)
 }
 
 fn from_directory(args: &BuildArgs, context: PathBuf) -> Result<MainContext, Failure> {
@@ -294,9 +293,7 @@ impl Inputs<'_> {
     /// Unpacks a context into the store's working directory. Ignore files do not apply, because the
     /// creator of the archive chose its files.
     fn archive_context(&self, origin: &str, archive: impl Read + Send) -> Result<MainContext, Failure> {
-        let failed = |e: &(dyn Error + 'static)| {
-            Failure::new(format!("cannot unpack the context {origin}: {}", sentence(e))).because(e)
-        };
+        let failed = |e: &(dyn Error + 'static)| Failure::caused(format!("cannot unpack the context {origin}"), e);
         let work = Workspace::open(self.store)?;
         let (path, dir) = work.new_dir()?;
         // Owners are ignored: all files of a context belong to root, as in a directory.

@@ -8,6 +8,7 @@ use rbuild_engine::{AgentSource, PrivateKey, SecretValues};
 use rbuild_image::{ARCHITECTURES, Platform, PlatformError};
 use rbuild_linux::quoted;
 use rbuild_plan::{Resource, Ulimit, UnknownResource, Volume};
+use rbuild_remedy::sentence;
 
 use crate::exit::Failure;
 use crate::input::{output, value};
@@ -198,14 +199,12 @@ pub fn mount(text: &str) -> Result<Volume, Failure> {
     bind(bad, &source, &target, read_only)
 }
 
-/// Returns the text of an error of a file, without its number if the kind is specific enough.
+/// Returns the text of an error of a file as the rest of a sentence about it.
 pub fn reason(e: &std::io::Error) -> String {
     match e.kind() {
-        std::io::ErrorKind::NotFound => "no such file or directory".into(),
-        std::io::ErrorKind::PermissionDenied => "permission denied".into(),
         std::io::ErrorKind::IsADirectory => "it is a directory".into(),
         std::io::ErrorKind::NotADirectory => "a component of the path is not a directory".into(),
-        _ => e.to_string(),
+        _ => sentence(e),
     }
 }
 

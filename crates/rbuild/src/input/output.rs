@@ -7,7 +7,7 @@ use rbuild_engine::{Export, ImageForm, Split, Squash};
 use rbuild_image::Reference;
 use rbuild_layer::LayerForm;
 use rbuild_linux::{Destination, DestinationError, Directory, quoted};
-use rbuild_remedy::{DiskRemedy, Remedy};
+use rbuild_remedy::{DiskRemedy, Remedy, sentence};
 use rbuild_transport::ArchiveFormat;
 
 use crate::exit::Failure;
@@ -298,9 +298,7 @@ impl ParsedOutput {
 /// Fails if standard output is a terminal.
 pub fn stdout() -> Result<Destination, Failure> {
     let fd = std::io::stdout().as_fd().try_clone_to_owned();
-    let file = fd
-        .map(std::fs::File::from)
-        .map_err(|e| Failure::new(format!("cannot open standard output: {e}")).because(&e))?;
+    let file = fd.map(std::fs::File::from).map_err(|e| Failure::caused("cannot open standard output", &e))?;
     no_terminal(Destination::of_file(file, "standard output"))
 }
 
@@ -349,7 +347,7 @@ pub fn unwritten(what: &str, path: &Path, e: impl std::borrow::Borrow<rbuild_lin
         std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem => OTHER_PATH.into(),
         _ => e.remedy().map_or("pass a writable path".into(), |remedy| hints::words(&remedy)),
     };
-    Failure::new(format!("cannot write {what} {}: {}", quoted(path), e.cause())).help(help)
+    Failure::new(format!("cannot write {what} {}: {}", quoted(path), sentence(e.cause()))).help(help)
 }
 
 const OTHER_PATH: &str = "choose another path, or change the owner or mode of the directory";
@@ -408,7 +406,7 @@ mod tests {
             (Errno::EIO, "pass a writable path"),
         ] {
             let cause = std::io::Error::from_raw_os_error(errno as i32);
-            let text = cause.to_string();
+            let text = sentence(&cause);
             let e = rbuild_linux::Error::new("write", Path::new("/out/id"), cause);
             let failure = unwritten("the ID file", Path::new("/out/id"), e);
             assert_eq!(failure.message, format!("cannot write the ID file `/out/id`: {text}"));

@@ -152,7 +152,7 @@ fn exports(
 ) -> Result<Vec<Export>, Failure> {
     let registry = args.push.then(|| "type=registry".to_string());
     let mut pushes_tags = false;
-    let no_cwd = |e| Failure::new(format!("cannot find the working directory: {e}")).because(&e);
+    let no_cwd = |e| Failure::caused("cannot find the working directory", &e);
     let cwd = std::env::current_dir().map_err(no_cwd)?;
     let (mut exports, mut stdout_is_taken) = (Vec::new(), false);
     for text in args.output.iter().chain(&registry) {

@@ -100,6 +100,5 @@ fn store_root(flag: Option<PathBuf>, config: &Config) -> Result<PathBuf, Failure
         .or_else(|| env("XDG_DATA_HOME").map(|d| d.join("rbuild")))
         .or_else(|| env("HOME").map(|d| d.join(".local/share/rbuild")));
     let path = path.ok_or_else(|| Failure::new("the store has no path: HOME is not set").help("pass --root DIR"))?;
-    std::path::absolute(&path)
-        .map_err(|e| Failure::new(format!("cannot find the store {}: {e}", quoted(&path))).because(&e))
+    std::path::absolute(&path).map_err(|e| Failure::caused(format!("cannot find the store {}", quoted(&path)), &e))
 }

@@ -36,9 +36,8 @@ pub fn set_aside(cli: &Cli, argv: &[OsString]) -> Result<(), Failure> {
     if found.creds.is_none() && std::env::var_os(CREDS).is_none() && std::env::var_os(AUTH_CONFIG).is_none() {
         return Ok(());
     }
-    let failed = |e: &(dyn std::error::Error + 'static)| {
-        Failure::new(format!("cannot withhold the credentials from the builder: {e}")).because(e)
-    };
+    let failed =
+        |e: &(dyn std::error::Error + 'static)| Failure::caused("cannot withhold the credentials from the builder", e);
     let text = serde_json::to_string(&found).map_err(|e| failed(&e))?;
     let argv = if flags.is_some() { without_flag(argv) } else { argv.to_vec() };
     Err(failed(&rbuild_linux::execute_withholding(&text, &argv, &[CREDS, AUTH_CONFIG])))
@@ -66,7 +65,7 @@ fn without_flag(argv: &[OsString]) -> Vec<OsString> {
 /// Returns the credentials that were set aside.
 pub fn read() -> Result<Withheld, Failure> {
     let failed = "cannot read the credentials that were given";
-    match rbuild_linux::withheld().map_err(|e| Failure::new(format!("{failed}: {e}")).because(&e))? {
+    match rbuild_linux::withheld().map_err(|e| Failure::caused(failed, &e))? {
         Some(text) => serde_json::from_str(&text).map_err(|_| Failure::new(format!("{failed}: they are incomplete"))),
         None => Ok(Withheld::default()),
     }

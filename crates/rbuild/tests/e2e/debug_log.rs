@@ -121,5 +121,5 @@ fn invalid_filters_and_unwritable_files_are_rejected() {
     build(&lab, &[("RBUILD_LOG", "engin=debug")], &[])
         .fails(2, &["unknown part `engin`", "hint: did you mean `engine`?"]);
     build(&lab, &[("RBUILD_LOG", "x=debug")], &[]).fails(2, &["unknown part `x`", "hint: use engine, store"]);
-    build(&lab, &[], &["--debug-log", "/no/such/log"]).fails(1, &["/no/such/log", "No such file"]);
+    build(&lab, &[], &["--debug-log", "/no/such/log"]).fails(1, &["/no/such/log", "no such file"]);
 }

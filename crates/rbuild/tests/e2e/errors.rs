@@ -142,7 +142,7 @@ fn a_full_disk_is_reported_and_leaves_nothing_behind() {
         "mount -t tmpfs -o size=12m x $RBUILD_ROOT; $RB import $BASE busybox >/dev/null; c=0; $RB build || c=$?; \
          ls -A $RBUILD_ROOT/tmp; echo 'FROM busybox' > Dockerfile; echo 'RUN true' >> Dockerfile; $RB build -q -t ok; exit $c",
     );
-    let ran = ran.fails(1, &["error: ", "No space left on device", "hint: free some space; `rbuild prune -a`"]);
+    let ran = ran.fails(1, &["error: ", "no space left on device", "hint: free some space; `rbuild prune -a`"]);
     assert!(ran.stdout.starts_with("sha256:"), "left in tmp: {}", ran.stdout);
     assert!(!ran.stderr.contains("small/"), "a path of the store: {}", ran.stderr);
 }
@@ -155,7 +155,7 @@ fn a_full_disk_during_run_is_reported() {
     let run = "mount -t tmpfs -o size=12m x $RBUILD_ROOT; $RB import $BASE busybox >/dev/null; \
                $RB --isolation=chroot run -v $PWD/big:/big:ro busybox true";
     in_namespace(&lab, run)
-        .fails(126, &["cannot start the command", "No space left on device", "hint: ", "rbuild prune"]);
+        .fails(126, &["cannot start the command", "no space left on device", "hint: ", "rbuild prune"]);
 }
 
 /// A message names the store's directory and the kind of its files, not their paths.
@@ -169,7 +169,7 @@ fn files_of_the_store_that_cannot_be_used_are_reported_without_their_paths() {
     std::fs::rename(store.join("tmp"), &hidden).unwrap();
     let ran = lab
         .build("FROM busybox\nRUN echo 2 > /a\n", &[])
-        .fails(1, &["error: cannot read the store `", "No such file or directory", "hint: run `rbuild fsck --repair`"]);
+        .fails(1, &["error: cannot read the store `", "no such file or directory", "hint: run `rbuild fsck --repair`"]);
     assert!(!inside(&ran), "{}", ran.stderr);
     std::fs::rename(&hidden, store.join("tmp")).unwrap();
     lab.build("FROM busybox\nRUN echo 2 > /a\n", &[]).ok();
@@ -200,11 +200,11 @@ fn a_full_disk_of_the_output_is_reported() {
         "cp x:/big t",
     ] {
         let ran = in_namespace(&lab, &format!("{prepare}$RB {command}"));
-        let ran = ran.fails(1, &["No space left on device", "free some space on the disk of "]);
+        let ran = ran.fails(1, &["no space left on device", "free some space on the disk of "]);
         assert!(!ran.stderr.contains("prune") && !ran.stderr.contains("cannot read"), "{command}: {}", ran.stderr);
     }
     let small = "dd if=/dev/zero of=t/fill bs=1k count=1000 2>/dev/null; $RB cp x:/small-a t";
-    let ran = in_namespace(&lab, &format!("{prepare}{small}")).fails(1, &["cannot write", "No space left on device"]);
+    let ran = in_namespace(&lab, &format!("{prepare}{small}")).fails(1, &["cannot write", "no space left on device"]);
     assert!(!ran.stderr.contains("cannot read"), "{}", ran.stderr);
 }
 
@@ -223,7 +223,7 @@ fn a_full_disk_of_a_report_is_reported() {
         ("cp x:/bin/busybox t/x", "/t/x`"),
     ] {
         let ran = in_namespace(&lab, &format!("{prepare}$RB {command}"));
-        let ran = ran.fails(1, &[what, "No space left on device", "hint: free some space on the disk of `"]);
+        let ran = ran.fails(1, &[what, "no space left on device", "hint: free some space on the disk of `"]);
         assert!(!ran.stderr.contains("prune"), "{command}: {}", ran.stderr);
     }
 }
@@ -234,7 +234,7 @@ fn a_full_disk_of_a_new_store_is_reported() {
     let lab = Lab::bare();
     let fill = "mount -t tmpfs -o size=64k x $RBUILD_ROOT; dd if=/dev/zero of=$RBUILD_ROOT/fill bs=4k count=16 2>/dev/null || true; ";
     let ran = in_namespace(&lab, &format!("{fill}$RB images"));
-    let ran = ran.fails(1, &["cannot use the store", "No space left on device", "hint: free some space"]);
+    let ran = ran.fails(1, &["cannot use the store", "no space left on device", "hint: free some space"]);
     assert!(!ran.stderr.contains("--root"), "{}", ran.stderr);
 }
 
@@ -243,7 +243,7 @@ fn a_read_only_store_is_reported() {
     let lab = Lab::bare();
     lab.write("Dockerfile", "FROM busybox\nRUN true\n");
     in_namespace(&lab, "$RB import $BASE busybox >/dev/null; mount --bind $RBUILD_ROOT $RBUILD_ROOT; mount -o remount,ro,bind $RBUILD_ROOT; $RB build")
-        .fails(1, &["cannot use the store", "Read-only file system", "--root DIR"]);
+        .fails(1, &["cannot use the store", "read-only file system", "--root DIR"]);
 }
 
 #[test]

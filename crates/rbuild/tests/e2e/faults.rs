@@ -101,7 +101,7 @@ fn root_disk_errors_are_reported() {
     let lab = Lab::new();
     lab.write("Dockerfile", FILE);
     for (error, says) in
-        [("ENOSPC", "No space left"), ("EIO", "Input/output error"), ("EROFS", "Read-only file system")]
+        [("ENOSPC", "no space left"), ("EIO", "input/output error"), ("EROFS", "read-only file system")]
     {
         let mut told = 0;
         for nth in spread(12) {
@@ -240,6 +240,6 @@ fn root_a_store_turned_read_only_is_reported() {
         command.args(["-m", "sh", "-c", script]).arg(lab.store()).arg(rbuild_path()).args(args);
         lab.run(command)
     };
-    read_only(&["build", "-t", "x"]).fails(1, &["Read-only file system", "--root"]);
+    read_only(&["build", "-t", "x"]).fails(1, &["read-only file system", "--root"]);
     sound(&lab, "two", "after a read-only mount");
 }

@@ -256,7 +256,7 @@ fn an_archive_rejected_at_its_end_leaves_nothing() {
     archive(&lab, "index([name(image, 'n:1'), dict(image, digest='sha256:' + '0' * 64)])");
     lab.sh("$RB load -i $LAB/x.tar").fails(1, &["lacks"]);
     nothing_stays(&lab);
-    lab.sh("mkdir $LAB/dir; tar -C $LAB/dir -xf $LAB/x.tar; $RB load -i $LAB/dir").fails(1, &["No such file"]);
+    lab.sh("mkdir $LAB/dir; tar -C $LAB/dir -xf $LAB/x.tar; $RB load -i $LAB/dir").fails(1, &["no such file"]);
     nothing_stays(&lab);
     lab.sh("printf 'FROM x\n' > $LAB/ctx/Dockerfile; sed -i 's/n:1/n/' $LAB/dir/index.json; rm $LAB/dir/blobs/sha256/*; $RB build --build-context x=oci-layout://$LAB/dir .").fails(1, &[]);
     nothing_stays(&lab);

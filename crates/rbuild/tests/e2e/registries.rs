@@ -532,11 +532,11 @@ fn a_login_that_cannot_be_stored_is_reported_with_its_cause() {
          dd if=/dev/zero of=t/fill bs=4k count=16 2>/dev/null || true; {login}"
     );
     let ran = crate::errors::in_namespace(&scene.lab, &full);
-    let ran = ran.fails(1, &["cannot write `t/auth.json`: No space left", "hint: free some space on the disk of `"]);
+    let ran = ran.fails(1, &["cannot write `t/auth.json`: no space left", "hint: free some space on the disk of `"]);
     assert!(!ran.stderr.contains("hunter2"), "{}", ran.stderr);
     let read_only = format!("mkdir -p t; mount -t tmpfs x t; mount -o remount,ro,bind t; {login}");
     crate::errors::in_namespace(&scene.lab, &read_only)
-        .fails(1, &["cannot write `t/.auth.json.lock`: Read-only file system", "hint: use a file on a writable"]);
+        .fails(1, &["cannot write `t/.auth.json.lock`: read-only file system", "hint: use a file on a writable"]);
 }
 
 #[test]
@@ -557,7 +557,7 @@ fn a_full_disk_fails_a_pull_and_the_next_one_succeeds() {
          $RB pull -q {name} && $RB fsck >/dev/null && echo whole; exit $c"
     );
     let ran = crate::errors::in_namespace(&scene.lab, &script);
-    let ran = ran.fails(1, &["No space left on device", "rbuild prune"]);
+    let ran = ran.fails(1, &["no space left on device", "rbuild prune"]);
     let lines: Vec<&str> = ran.stdout.lines().filter(|line| !line.is_empty() && !line.ends_with(':')).collect();
     assert_eq!(lines, [name.as_str(), "whole"], "left: {}", ran.stdout);
 }

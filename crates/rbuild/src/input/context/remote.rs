@@ -43,15 +43,14 @@ pub fn unsupported(what: &str, text: &str) -> Failure {
 /// Makes a context of a downloaded file: a directory that contains only the file, under the name
 /// `context`.
 pub fn one_file(store: &Store, download: &Download) -> Result<(PathBuf, Workspace), Failure> {
-    let failed =
-        |e: rbuild_linux::Error| Failure::new(format!("cannot write the context: {}", std::io::Error::from(e)));
+    let failed = |e: rbuild_linux::Error| Failure::caused("cannot write the context", &e);
     let work = Workspace::open(store)?;
     let (path, dir) = work.new_dir()?;
     let name = OsStr::new(ONLY_FILE);
     let mut file = dir.create_file(name, 0o600).map_err(failed)?;
     let mut content = store.blobs().open_blob(&download.digest)?;
     let copied = std::io::copy(&mut content, &mut file);
-    copied.map_err(|e| Failure::new(format!("cannot write the context: {e}")))?;
+    copied.map_err(|e| Failure::caused("cannot write the context", &e))?;
     dir.set_mtime(name, Timestamp { sec: download.modified.unwrap_or(0), nsec: 0 }).map_err(failed)?;
     Ok((path, work))
 }

@@ -34,7 +34,7 @@ pub fn read(context: &RootDir, path: &Path, shown: &str) -> Result<Option<Vec<u8
         return Err(Failure::new(format!("{shown} changed while it was being read")));
     }
     let mut bytes = Vec::new();
-    let unread = |e| Failure::new(format!("cannot read {shown}: {e}")).because(&e);
+    let unread = |e| Failure::caused(format!("cannot read {shown}"), &e);
     file.take(MAX_SIZE + 1).read_to_end(&mut bytes).map_err(unread)?;
     if bytes.len() as u64 > MAX_SIZE {
         return Err(Failure::new(format!("{shown} is larger than {} MiB", MAX_SIZE >> 20)));
