@@ -61,7 +61,7 @@ impl Artifact {
 /// An entry of the index: an image and its name, if it has one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NamedImage {
-    /// The name; `None` for a dangling image.
+    /// The name; `None` for a dangling image, and for one whose name belongs to another platform.
     pub name: Option<Reference>,
     /// Digest of the manifest: of several platforms, that of this machine, else the first.
     pub manifest: ManifestDigest,
@@ -80,6 +80,14 @@ pub struct FoundImage {
     pub artifact: Artifact,
     /// Digest of the manifest or index in the entry.
     pub(crate) entry: ManifestDigest,
+}
+
+impl NamedImage {
+    /// Returns true if nothing needs the entry: it has no name, and is not among `pulled`, the
+    /// manifests of [`Images::pulled_by_name`].
+    pub fn is_dangling(&self, pulled: &HashSet<ManifestDigest>) -> bool {
+        self.name.is_none() && !self.artifact.images().iter().any(|image| pulled.contains(image))
+    }
 }
 
 impl Image {

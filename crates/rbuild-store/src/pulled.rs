@@ -1,12 +1,13 @@
 //! Notes on pulled images: the manifest that a name resolved to in its registry.
 
+use std::collections::HashSet;
+
 use rbuild_image::{Hasher, ManifestDigest, Platform, Reference};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
 use crate::ids::PulledName;
-use crate::images::Image;
-use crate::images::Images;
+use crate::images::{Image, Images};
 use crate::modes;
 
 /// Directory of the notes.
@@ -19,6 +20,14 @@ pub struct Pulled {
     pub resolved: ManifestDigest,
     /// Digest of the manifest that was pulled.
     pub manifest: ManifestDigest,
+}
+
+/// A note with the name that it is about.
+#[derive(Serialize, Deserialize)]
+struct NamedNote {
+    #[serde(flatten)]
+    pulled: Pulled,
+    name: String,
 }
 
 fn file_of(name: &Reference, platform: &Platform) -> String {
@@ -44,7 +53,33 @@ impl Images<'_> {
     /// Fails if the note cannot be written.
     pub fn note_pulled(&self, name: &Reference, platform: &Platform, pulled: &Pulled) -> Result<()> {
         self.store.root.create_dir_all(DIR, modes::dir(), None, |_| ())?;
-        self.store.write(DIR, &file_of(name, platform), pulled)
+        let note = NamedNote { pulled: *pulled, name: name.to_string() };
+        self.store.write(DIR, &file_of(name, platform), &note)
+    }
+
+    /// Returns the manifests that existing names were resolved to in their registries. A name
+    /// belongs to the image of the platform that was pulled last; builds still use those of the
+    /// others, so they are not dangling, although their entries have no name.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the store cannot be read.
+    pub fn pulled_by_name(&self) -> Result<HashSet<ManifestDigest>> {
+        if !self.store.root.exists(DIR)? {
+            return Ok(HashSet::new());
+        }
+        let names: HashSet<String> =
+            self.list()?.into_iter().filter_map(|entry| Some(entry.name?.to_string())).collect();
+        let mut found = HashSet::new();
+        for entry in self.store.documents(DIR)? {
+            let path = format!("{DIR}/{}", entry.name.to_string_lossy());
+            // A note of an earlier version has no name.
+            let Ok(Some(note)) = self.store.read_if_whole::<NamedNote>(&path) else { continue };
+            if names.contains(&note.name) {
+                found.insert(note.pulled.manifest);
+            }
+        }
+        Ok(found)
     }
 
     /// Returns the image that was pulled under a name for a platform, if it is still complete.
@@ -67,8 +102,45 @@ impl Images<'_> {
 
 #[cfg(test)]
 mod tests {
+    use rbuild_image::{ImageConfig, MediaType, descriptor, manifest};
+
     use super::*;
+    use crate::staging::Staging;
     use crate::store::Store;
+    use crate::workspace::Workspace;
+
+    /// Pulls an image without layers for a platform.
+    fn pull(store: &Store, name: &Reference, platform: &str, author: &str) -> ManifestDigest {
+        let platform: Platform = platform.parse().unwrap();
+        let work = Workspace::open(store).unwrap();
+        let staging = Staging::open(store, &work).unwrap();
+        let config = ImageConfig { author: Some(author.into()), ..ImageConfig::empty(&platform) };
+        let (id, size) = staging.put_document(&config).unwrap();
+        let manifest = manifest(descriptor(MediaType::ImageConfig, &id, size), Vec::new());
+        let manifest = staging.put_document(&manifest).unwrap().0.of_manifest();
+        staging.keep("pull", &[manifest], &[(manifest, Some(name.clone()))]).unwrap();
+        store.images().note_pulled(name, &platform, &Pulled { resolved: manifest, manifest }).unwrap();
+        manifest
+    }
+
+    #[test]
+    fn images_of_other_platforms_of_a_name_are_not_dangling() {
+        let dir = std::env::temp_dir().join(format!("rbuild-platforms-{}", std::process::id()));
+        let store = Store::open(&dir).unwrap();
+        let name: Reference = "a.io/x:1".parse().unwrap();
+        let has = |manifest: &ManifestDigest| store.images().image(manifest).is_ok();
+        let old = pull(&store, &name, "linux/arm64", "old");
+        let arm = pull(&store, &name, "linux/arm64", "new");
+        let amd = pull(&store, &name, "linux/amd64", "new");
+        assert_eq!(store.gc().prune(false).unwrap().images, 1);
+        assert_eq!((has(&old), has(&arm), has(&amd)), (false, true, true));
+        assert!(store.images().pulled_image(&name, &"linux/arm64".parse().unwrap()).unwrap().is_some());
+        store.images().untag("a.io/x:1", true).unwrap();
+        assert_eq!(store.gc().prune(false).unwrap().images, 1);
+        assert_eq!((has(&arm), has(&amd)), (false, false));
+        drop(store);
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
 
     #[test]
     fn notes_are_kept_per_name_and_platform_for_existing_images() {

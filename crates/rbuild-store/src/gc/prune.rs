@@ -96,9 +96,11 @@ impl Gc<'_> {
             witness::remove(&self.store.root)?;
         }
         // Exactly these entries: a named image may have the same ID.
-        let unnamed: Vec<NamedImage> = self.store.images().list()?.into_iter().filter(|e| e.name.is_none()).collect();
-        self.store.images().forget(&unnamed)?;
-        freed.images += unnamed.len() as u64;
+        let pulled = if all { HashSet::new() } else { self.store.images().pulled_by_name()? };
+        let mut dangling: Vec<NamedImage> = self.store.images().list()?;
+        dangling.retain(|entry| entry.is_dangling(&pulled));
+        self.store.images().forget(&dangling)?;
+        freed.images += dangling.len() as u64;
         let mut trees = HashSet::new();
         let (mut blobs, live_layers) = self.image_content()?;
         if !all {

@@ -234,7 +234,8 @@ pub fn bad_format(e: TemplateError) -> Failure {
 
 /// A `--filter` of `images`.
 enum Filter {
-    Dangling(bool),
+    /// With the images of other platforms of a name, which are not dangling.
+    Dangling(bool, HashSet<ManifestDigest>),
     Reference(rbuild_paths::Glob),
     Label(String, Option<String>),
     /// Seconds since the Unix epoch.
@@ -251,7 +252,9 @@ impl Filter {
             Ok(seconds(&image).unwrap_or(0))
         };
         Ok(match (key, value) {
-            ("dangling", value) => Filter::Dangling(switch(value).map_err(|e| bad(&e))?),
+            ("dangling", value) => {
+                Filter::Dangling(switch(value).map_err(|e| bad(&e))?, store.images().pulled_by_name()?)
+            }
             ("reference", pattern) => {
                 let glob = rbuild_paths::Glob::new(pattern, false);
                 Filter::Reference(glob.ok_or_else(|| bad("the pattern has an unclosed bracket"))?)
@@ -268,7 +271,7 @@ impl Filter {
 
     fn passes(&self, name: Option<&Reference>, image: &Image) -> bool {
         match self {
-            Filter::Dangling(wanted) => name.is_none() == *wanted,
+            Filter::Dangling(wanted, pulled) => (name.is_none() && !pulled.contains(&image.manifest_digest)) == *wanted,
             Filter::Reference(glob) => name.is_some_and(|name| matches(glob, name)),
             Filter::Label(key, value) => {
                 let found = image.config.config.labels.get(key);

@@ -49,10 +49,13 @@ pub fn image_prune(settings: &Settings, args: ImagePruneArgs) -> Result<u8, Fail
     let store = settings.open()?;
     let filters: Vec<PruneFilter> = args.filter.iter().map(|f| PruneFilter::parse(f)).collect::<Result<_, _>>()?;
     let held: Vec<ManifestDigest> = store.containers().list()?.into_iter().map(|c| c.image).collect();
+    let pulled = store.images().pulled_by_name()?;
     let mut gone = Vec::new();
     let mut text = String::new();
     for entry in store.images().list()? {
-        if (entry.name.is_some() && !args.all) || entry.artifact.images().iter().any(|image| held.contains(image)) {
+        if (!args.all && !entry.is_dangling(&pulled))
+            || entry.artifact.images().iter().any(|image| held.contains(image))
+        {
             continue;
         }
         // A damaged image has no creation time or labels, so it passes only if there are no
