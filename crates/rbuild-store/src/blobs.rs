@@ -76,11 +76,15 @@ impl Blobs<'_> {
     ///
     /// # Errors
     ///
-    /// Fails with [`StoreError::NoBlob`] if there is none.
+    /// Fails with [`StoreError::NoBlob`] if there is none, and with [`StoreError::Damaged`] if
+    /// something else is in its place.
     pub fn open_blob(&self, digest: &BlobDigest) -> Result<File> {
-        match self.store.root.open_file(format!("blobs/sha256/{}", digest.hex())) {
-            Ok(file) => Ok(file),
-            Err(e) => Err(self.unreadable(digest, e)),
+        let opened = self.store.root.open_file(format!("blobs/sha256/{}", digest.hex()));
+        let file = opened.map_err(|e| self.unreadable(digest, e))?;
+        let kind = file.metadata().map_err(|e| Error::new("fstat", described(format!("blob {digest}")), e))?;
+        match kind.is_file() {
+            true => Ok(file),
+            false => Err(StoreError::damaged(format!("blob {digest}"))("it is not a regular file")),
         }
     }
 
@@ -190,8 +194,7 @@ impl Blobs<'_> {
         }
         match hash.map(ChunkHash::finish::<BlobDigest>) {
             Some((found, _)) if found != *digest => {
-                let (what, reason) = (format!("blob {digest}"), format!("its digest is {found}"));
-                Err(StoreError::Damaged { what, reason }.into())
+                Err(StoreError::damaged(format!("blob {digest}"))(format!("its digest is {found}")).into())
             }
             Some(_) => {
                 self.note_whole(&file);
@@ -253,13 +256,13 @@ pub(crate) fn read_document(blob: File, digest: &BlobDigest) -> Result<Vec<u8>> 
     }
     let found = BlobDigest::of(&bytes);
     if found != *digest {
-        return Err(StoreError::Damaged { what: format!("blob {digest}"), reason: format!("its digest is {found}") });
+        return Err(StoreError::damaged(format!("blob {digest}"))(format!("its digest is {found}")));
     }
     Ok(bytes)
 }
 
 pub(crate) fn to_document<T: Serialize>(value: &T) -> Result<Vec<u8>> {
-    serde_json::to_vec(value).map_err(|e| StoreError::Damaged { what: "document".into(), reason: e.to_string() })
+    serde_json::to_vec(value).map_err(StoreError::damaged("document"))
 }
 
 /// A blob that is being written.
@@ -288,7 +291,7 @@ impl NewBlob<'_> {
         let written = self.file.file().metadata().map_err(|e| Error::new("fstat", described("a blob"), e))?.len();
         if written != size {
             let reason = format!("{written} of {} were written", counted(size, "byte"));
-            return Err(StoreError::Damaged { what: format!("blob {digest}"), reason });
+            return Err(StoreError::damaged(format!("blob {digest}"))(reason));
         }
         store.blobs().note_whole(self.file.file());
         // An existing blob may have been damaged by a power failure, so it is always replaced.

@@ -41,7 +41,8 @@ impl Blobs<'_> {
 
     /// Verifies a layer by reading it to its end, even if it has been verified before.
     pub(crate) fn read_layer(&self, blob: &BlobDigest, diff_id: &DiffId) -> Result<()> {
-        let (stored, found) = layer_digests(self.open_blob(blob)?, self.store.limits())?;
+        let (stored, found) = layer_digests(self.open_blob(blob)?, self.store.limits())
+            .map_err(|e| if e.is_of_content() { self.invalid_layer(blob, e) } else { e.into() })?;
         compare(blob, stored)?;
         compare_content(blob, diff_id, found)
     }

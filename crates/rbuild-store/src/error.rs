@@ -1,10 +1,12 @@
 //! Errors of the store.
 
+use std::error::Error;
 use std::io::ErrorKind;
 use std::path::PathBuf;
 
 use rbuild_image::{BlobDigest, DiffId};
 use rbuild_layer::LayerError;
+use rbuild_linux::RootDir;
 use rbuild_remedy::{DiskRemedy, ImageRemedy, Remedy, StoreRemedy};
 
 /// The result of an operation on the store.
@@ -29,11 +31,11 @@ pub enum StoreError {
     )]
     Newer { path: PathBuf, version: u32, features: String },
     /// A document or blob is invalid.
-    #[error("the store's {what} is damaged: {reason}")]
-    Damaged { what: String, reason: String },
+    #[error("the store's {what} is damaged")]
+    Damaged { what: String, source: Box<dyn Error + Send + Sync> },
     /// The document that states the store's format is invalid, so that the store cannot be opened.
-    #[error("cannot use the store {}: its format.json is damaged: {reason}", rbuild_linux::quoted(.path))]
-    NoFormat { path: PathBuf, reason: String },
+    #[error("cannot use the store {}: its format.json is damaged", rbuild_linux::quoted(.path))]
+    NoFormat { path: PathBuf, source: Box<dyn Error + Send + Sync> },
     /// There is no such blob.
     #[error("the store has no blob {0}")]
     NoBlob(BlobDigest),
@@ -100,6 +102,12 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// Returns a conversion for the reason why a document or blob is invalid: a text, or an error.
+    pub fn damaged<E: Into<Box<dyn Error + Send + Sync>>>(what: impl Into<String>) -> impl FnOnce(E) -> StoreError {
+        let what = what.into();
+        move |source| StoreError::Damaged { what, source: source.into() }
+    }
+
     pub(crate) fn is_not_found(&self) -> bool {
         matches!(self, StoreError::Kernel(e) if e.is_not_found())
     }
@@ -136,15 +144,26 @@ impl StoreError {
             }
             StoreError::Stripped(_) => Some(Remedy::Store(StoreRemedy::RestoreStore)),
             StoreError::AccessTimes => Some(StoreRemedy::RelaxAccessTimes.into()),
-            StoreError::WrongDigest { .. } | StoreError::InvalidLayer { .. } | StoreError::WrongDiffId { .. } => {
+            StoreError::InvalidLayer { .. } | StoreError::WrongDiffId { .. } => {
                 Some(Remedy::Image(ImageRemedy::ReplaceImage))
             }
-            StoreError::Damaged { .. } | StoreError::NoBlob(_) => Some(Remedy::Store(StoreRemedy::RepairStore)),
+            StoreError::Damaged { .. } | StoreError::NoBlob(_) | StoreError::WrongDigest { .. } => {
+                Some(Remedy::Store(StoreRemedy::RepairStore))
+            }
             _ if self.is_disk_full() => Some(Remedy::Disk(DiskRemedy::FreeSpace)),
             StoreError::Kernel(e) | StoreError::Layer(LayerError::Kernel(e)) => remedy_of_kernel(e),
             StoreError::Layer(e) => e.remedy(),
             _ => None,
         }
+    }
+}
+
+/// Returns a conversion for errors about the file or directory `name` of the store, which they
+/// name.
+pub(crate) fn naming(root: &RootDir, name: &str) -> impl FnOnce(rbuild_linux::Error) -> StoreError {
+    move |e| {
+        let place = root.place().expect("the root of a store has a name");
+        e.within(format!("{name} in {place}")).into()
     }
 }
 
@@ -167,7 +186,9 @@ pub fn remedy_of_kernel(e: &rbuild_linux::Error) -> Option<Remedy> {
     match e.kind() {
         ErrorKind::PermissionDenied => Some(Remedy::Store(StoreRemedy::OwnStore)),
         ErrorKind::ReadOnlyFilesystem => Some(Remedy::Store(StoreRemedy::OtherStore)),
-        ErrorKind::NotFound => Some(Remedy::Store(StoreRemedy::RepairStore)),
+        ErrorKind::NotFound | ErrorKind::IsADirectory | ErrorKind::NotADirectory => {
+            Some(Remedy::Store(StoreRemedy::RepairStore))
+        }
         _ => None,
     }
 }
@@ -211,8 +232,8 @@ mod tests {
             unusable(28),
             newer("trees"),
             newer(""),
-            StoreError::NoFormat { path: "/s".into(), reason: "missing field `version`".into() },
-            StoreError::Damaged { what: "index".into(), reason: "it has no manifests".into() },
+            StoreError::NoFormat { path: "/s".into(), source: "missing field `version`".into() },
+            StoreError::damaged("index.json")("it has no manifests"),
             StoreError::NoBlob(digest),
             StoreError::WrongDigest { blob: digest, found },
             StoreError::InvalidLayer { blob: digest, source: LayerError::NotTar },

@@ -1,6 +1,7 @@
 //! Images and their names.
 
 use std::collections::{HashMap, HashSet};
+use std::error::Error;
 
 use rbuild_image::{
     BlobDigest, Descriptor, DiffId, ImageConfig, ImageDigest, ImageId, ImageIndex, ImageManifest, ImageName,
@@ -99,14 +100,12 @@ impl Image {
     pub fn layers(&self) -> Result<Vec<(Descriptor, DiffId)>> {
         let layers = self.manifest.layers();
         if layers.len() != self.config.rootfs.diff_ids.len() {
-            return Err(StoreError::Damaged {
-                what: format!("image {}", self.id.short()),
-                reason: format!(
-                    "its manifest and configuration disagree on the number of layers: {} and {}",
-                    layers.len(),
-                    self.config.rootfs.diff_ids.len()
-                ),
-            });
+            let reason = format!(
+                "its manifest and configuration disagree on the number of layers: {} and {}",
+                layers.len(),
+                self.config.rootfs.diff_ids.len()
+            );
+            return Err(StoreError::damaged(format!("image {}", self.id.short()))(reason));
         }
         Ok(layers.iter().cloned().zip(self.config.rootfs.diff_ids.iter().copied()).collect())
     }
@@ -114,7 +113,7 @@ impl Image {
 
 /// Returns the digest in a descriptor of a stored document.
 pub(crate) fn digest(d: &Descriptor) -> Result<BlobDigest> {
-    digest_of(d).map_err(|e| StoreError::Damaged { what: "descriptor".into(), reason: e.to_string() })
+    digest_of(d).map_err(StoreError::damaged("descriptor"))
 }
 
 /// Returns the manifest that an entry of the index refers to.
@@ -168,8 +167,7 @@ impl Images<'_> {
         let (mut valid, mut invalid) = (Vec::new(), Vec::new());
         for entry in self.store.read::<Entries>("index.json")?.manifests {
             let name = entry["annotations"][REF_NAME].as_str().map(|name| format!(" `{name}`")).unwrap_or_default();
-            let read = serde_json::from_value::<Descriptor>(entry).map_err(|e| e.to_string());
-            match read.and_then(|d| digest_of(&d).map(|_| d).map_err(|e| e.to_string())) {
+            match descriptor_in(entry) {
                 Ok(d) => valid.push(d),
                 Err(e) => invalid.push(format!("the entry{name} of the store's index.json is invalid: {e}")),
             }
@@ -181,8 +179,7 @@ impl Images<'_> {
     pub(crate) fn replace_index(&self, entries: Vec<Descriptor>) -> Result<()> {
         let _lock = self.store.lock_file("index.lock")?;
         // One write: an index that was empty for a moment would lose all names in a crash.
-        let damaged = |e: serde_json::Error| StoreError::Damaged { what: "index".into(), reason: e.to_string() };
-        let mut index: ImageIndex = serde_json::from_slice(EMPTY_INDEX).map_err(damaged)?;
+        let mut index: ImageIndex = serde_json::from_slice(EMPTY_INDEX).map_err(StoreError::damaged("index.json"))?;
         index.set_manifests(entries);
         self.store.write_durable(".", "index.json", &index)
     }
@@ -264,11 +261,10 @@ impl Images<'_> {
     /// Fails if a document is missing or damaged.
     pub fn image(&self, manifest_digest: &ManifestDigest) -> Result<Image> {
         let bytes = self.store.blobs().read_document(&manifest_digest.blob())?;
-        let damaged = |what: String| move |e: serde_json::Error| StoreError::Damaged { what, reason: e.to_string() };
-        let manifest = parse_manifest(&bytes).map_err(damaged(format!("manifest {manifest_digest}")))?;
+        let manifest = parse_manifest(&bytes).map_err(StoreError::damaged(format!("manifest {manifest_digest}")))?;
         let id = digest(manifest.config())?.of_config();
         let config = serde_json::from_slice(&self.store.blobs().read_document(&id.blob())?)
-            .map_err(damaged(format!("configuration {id}")))?;
+            .map_err(StoreError::damaged(format!("configuration {id}")))?;
         Ok(Image { manifest_digest: *manifest_digest, manifest_size: bytes.len() as u64, manifest, id, config })
     }
 
@@ -463,6 +459,13 @@ impl Images<'_> {
             Ok(())
         })
     }
+}
+
+/// Reads an entry of an index, whose digest must be one.
+fn descriptor_in(entry: serde_json::Value) -> std::result::Result<Descriptor, Box<dyn Error + Send + Sync>> {
+    let descriptor: Descriptor = serde_json::from_value(entry)?;
+    digest_of(&descriptor)?;
+    Ok(descriptor)
 }
 
 /// Returns the name of an index entry. Names in the format of older versions are parsed as well.

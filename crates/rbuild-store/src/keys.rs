@@ -5,7 +5,7 @@ use std::io::Write;
 
 use rbuild_linux::{AtomicFile, RootDir, random_bytes};
 
-use crate::error::Result;
+use crate::error::{Result, naming};
 use crate::modes;
 
 /// Length of a key in bytes.
@@ -13,6 +13,10 @@ pub(crate) const LENGTH: usize = 32;
 
 /// Returns the key in the file of that name, creating it if necessary.
 pub(crate) fn key(root: &RootDir, name: &str) -> Result<[u8; LENGTH]> {
+    read_or_create(root, name).map_err(naming(root, name))
+}
+
+fn read_or_create(root: &RootDir, name: &str) -> rbuild_linux::Result<[u8; LENGTH]> {
     let file_name = OsStr::new(name);
     loop {
         match root.read(file_name, LENGTH as u64) {
@@ -22,7 +26,7 @@ pub(crate) fn key(root: &RootDir, name: &str) -> Result<[u8; LENGTH]> {
                 Err(_) => root.remove_file(file_name)?,
             },
             Err(e) if e.is_not_found() => {}
-            Err(e) => return Err(e.into()),
+            Err(e) => return Err(e),
         }
         let mut file = AtomicFile::create(root, modes::private_file())?;
         let failed = |e| root.error("write", name, e);
@@ -31,7 +35,7 @@ pub(crate) fn key(root: &RootDir, name: &str) -> Result<[u8; LENGTH]> {
         // A hard link fails if another process has created the key meanwhile, and keeps that
         // one.
         match root.hard_link(root, file.temp_name(), file_name) {
-            Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => return Err(e.into()),
+            Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => return Err(e),
             _ => {}
         }
     }

@@ -196,10 +196,7 @@ impl<'a> Staging<'a> {
                 needed.extend(self.needed(&entries.iter().map(|(manifest, _)| *manifest).collect::<Vec<_>>())?);
                 continue;
             }
-            let damaged = |e: serde_json::Error| {
-                let what = format!("manifest {image}");
-                StoreError::Damaged { what, reason: e.to_string() }
-            };
+            let damaged = StoreError::damaged(format!("manifest {image}"));
             let manifest = parse_manifest(&self.read_document(&image.blob())?).map_err(damaged)?;
             for part in manifest.layers().iter().chain([manifest.config()]) {
                 needed.insert(digest(part)?);

@@ -15,7 +15,7 @@ use rbuild_linux::{
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Result, StoreError};
+use crate::error::{Result, StoreError, naming};
 use crate::keys;
 use crate::modes;
 use crate::waiting::{LockWaiting, Wait, Waits, open_lock};
@@ -284,7 +284,7 @@ impl Store {
     }
 
     pub(crate) fn open_lock(&self, name: &str) -> Result<File> {
-        open_lock(&self.path, name).map_err(|e| e.within(self.place()).into())
+        open_lock(&self.path, name).map_err(naming(&self.root, name))
     }
 
     /// Returns the name of the store in error messages. Users know it by the path under which it
@@ -370,18 +370,26 @@ impl Store {
 
     /// Writes a dispensable document.
     pub(crate) fn write<T: Serialize>(&self, dir: &str, name: &str, value: &T) -> Result<()> {
-        Ok(write_atomic(&self.dir(dir)?, OsStr::new(name), &document(name, value)?, modes::file())?)
+        let written = write_atomic(&self.dir(dir)?, OsStr::new(name), &document(name, value)?, modes::file());
+        written.map_err(naming(&self.root, own_name(dir, name)))
     }
 
     /// Writes a document that must survive a power failure. Everything it refers to must have been
     /// synced before.
     pub(crate) fn write_durable<T: Serialize>(&self, dir: &str, name: &str, value: &T) -> Result<()> {
-        Ok(write_durable(&self.dir(dir)?, OsStr::new(name), &document(name, value)?, modes::file())?)
+        let written = write_durable(&self.dir(dir)?, OsStr::new(name), &document(name, value)?, modes::file());
+        written.map_err(naming(&self.root, own_name(dir, name)))
     }
 }
 
+/// Returns the part of a document's path that names it for users: the names of documents in
+/// directories are digests.
+fn own_name<'a>(dir: &'a str, name: &'a str) -> &'a str {
+    if dir == "." { name } else { dir }
+}
+
 pub(crate) fn document<T: Serialize>(name: &str, value: &T) -> Result<Vec<u8>> {
-    serde_json::to_vec(value).map_err(|e| StoreError::Damaged { what: name.to_string(), reason: e.to_string() })
+    serde_json::to_vec(value).map_err(StoreError::damaged(name))
 }
 
 /// An index without images.
@@ -418,13 +426,13 @@ fn restrict_directories(root: &RootDir) -> Result<()> {
 
 /// Reads the format of the store at `path`. Fails if this program does not know it.
 fn read_format(root: &RootDir, path: &Path) -> Result<Format> {
-    let bytes = root.read("format.json", MAX_JSON)?;
+    let bytes = root.read("format.json", MAX_JSON).map_err(naming(root, "format.json"))?;
     let path = || path.to_path_buf();
-    let damaged = |e: serde_json::Error| StoreError::NoFormat { path: path(), reason: e.to_string() };
+    let damaged = |e: serde_json::Error| StoreError::NoFormat { path: path(), source: e.into() };
     // Another version may have other fields.
     let FormatVersion { version } = serde_json::from_slice(&bytes).map_err(damaged)?;
     if version == 0 {
-        return Err(StoreError::NoFormat { path: path(), reason: "there is no version 0".into() });
+        return Err(StoreError::NoFormat { path: path(), source: "there is no version 0".into() });
     }
     if version != VERSION {
         return Err(StoreError::Newer { path: path(), version, features: String::new() });
@@ -445,12 +453,13 @@ fn write_format(root: &RootDir, mut format: Format) -> Result<()> {
             format.incompatible.push(feature);
         }
     }
-    Ok(write_durable(root, OsStr::new("format.json"), &document("format.json", &format)?, modes::file())?)
+    let written = write_durable(root, OsStr::new("format.json"), &document("format.json", &format)?, modes::file());
+    written.map_err(naming(root, "format.json"))
 }
 
 fn read_json<T: DeserializeOwned>(root: &RootDir, path: &str) -> Result<T> {
-    let bytes = root.read(path, MAX_JSON)?;
-    serde_json::from_slice(&bytes).map_err(|e| StoreError::Damaged { what: path.to_string(), reason: e.to_string() })
+    let bytes = root.read(path, MAX_JSON).map_err(naming(root, path))?;
+    serde_json::from_slice(&bytes).map_err(StoreError::damaged(path))
 }
 
 #[cfg(test)]

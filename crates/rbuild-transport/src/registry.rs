@@ -5,7 +5,7 @@ use std::io::{self, Read};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use rbuild_image::BlobDigest;
+use rbuild_image::{BlobDigest, Hasher};
 use rbuild_layer::Counting;
 use rbuild_registry::{BlobReader, Pushed, Repository, UploadBlob};
 
@@ -45,6 +45,31 @@ impl BlobSource for Repository {
     }
 }
 
+/// A blob whose digest is verified before its last bytes are returned, so that a damaged one is
+/// reported as such, and not as a refusal of the registry.
+struct Verifying<'a> {
+    blob: Box<dyn BlobRead + 'a>,
+    part: BlobInfo,
+    /// `None` if the digest is known or cannot be computed.
+    hasher: Option<Hasher>,
+    read: u64,
+}
+
+impl Read for Verifying<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let n = self.blob.read(buf)?;
+        self.read += n as u64;
+        let ends = self.read >= self.part.size || (n == 0 && !buf.is_empty());
+        if let Some(hasher) = &mut self.hasher {
+            hasher.update(&buf[..n]);
+        }
+        match self.hasher.take_if(|_| ends).map(Hasher::finish::<BlobDigest>) {
+            Some(found) if found != self.part.digest => Err(io::Error::other(self.blob.wrong_digest(&found))),
+            _ => Ok(n),
+        }
+    }
+}
+
 /// A repository that receives an image.
 pub(crate) struct Upload<'a> {
     pub repository: &'a Repository,
@@ -62,9 +87,11 @@ impl BlobSink for Upload<'_> {
         let open = |at| {
             let mut blob = source.open(part).map_err(io::Error::other)?;
             blob.start_at(at)?;
-            Ok(Box::new(Counting::new(blob, moved.clone())) as Box<dyn Read + '_>)
+            // The registry alone can verify the digest of an upload that is continued.
+            let hasher = (at == 0 && blob.verified().is_none()).then(Hasher::new);
+            let verifying = Verifying { blob, part: *part, hasher, read: at };
+            Ok(Box::new(Counting::new(verifying, moved.clone())) as Box<dyn Read + '_>)
         };
-        // The registry compares the digest: a damaged blob is refused there.
         let mount_from = self.elsewhere.get(&digest).map(String::as_str);
         let pushed = self.repository.push_blob(&UploadBlob { digest, size, open: &open, mount_from });
         let pushed = pushed.map_err(TransportError::pushing)?;

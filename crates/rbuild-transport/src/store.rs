@@ -49,8 +49,7 @@ impl BlobRead for StoredBlob<'_> {
     }
 
     fn wrong_digest(&self, _found: &BlobDigest) -> TransportError {
-        let what = format!("blob {}", self.digest);
-        StoreError::Damaged { what, reason: "its digest is wrong".into() }.into()
+        StoreError::damaged(format!("blob {}", self.digest))("its digest is wrong").into()
     }
 }
 

@@ -6,7 +6,7 @@ use rbuild_image::ManifestDigest;
 use rbuild_linux::{OwnerMode, write_atomic};
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Result, StoreError};
+use crate::error::{Result, StoreError, naming};
 use crate::ids::{BuildId, CacheKey, HashesName, ImageKey, ResultId};
 use crate::modes;
 use crate::store::Store;
@@ -247,7 +247,7 @@ impl Records<'_> {
     pub fn hashes(&self, name: &HashesName) -> Result<Vec<u8>> {
         match self.store.root.read(format!("hashes/{}", name.hex()), MAX_HASHES) {
             Err(e) if e.is_not_found() => Ok(Vec::new()),
-            other => Ok(other?),
+            other => other.map_err(naming(&self.store.root, "hashes")),
         }
     }
 
@@ -257,8 +257,10 @@ impl Records<'_> {
     ///
     /// Fails if the file cannot be written.
     pub fn put_hashes(&self, name: &HashesName, bytes: &[u8]) -> Result<()> {
-        let dir = self.store.root.create_dir_all("hashes", modes::dir(), None, |_| ())?;
-        Ok(write_atomic(&dir, std::ffi::OsStr::new(&name.hex()), bytes, modes::file())?)
+        let root = &self.store.root;
+        let dir = root.create_dir_all("hashes", modes::dir(), None, |_| ()).map_err(naming(root, "hashes"))?;
+        let written = write_atomic(&dir, std::ffi::OsStr::new(&name.hex()), bytes, modes::file());
+        written.map_err(naming(root, "hashes"))
     }
 
     /// Syncs everything written so far to disk, and marks `build` as synced, unless nothing was

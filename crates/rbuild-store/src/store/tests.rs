@@ -10,7 +10,7 @@ fn opened(name: &str, format: Value) -> std::result::Result<Value, String> {
     drop(Store::open(&path).unwrap());
     let file = path.join("format.json");
     std::fs::write(&file, format.to_string()).unwrap();
-    let opened = Store::open(&path).map(drop).map_err(|e| e.to_string());
+    let opened = Store::open(&path).map(drop).map_err(|e| rbuild_remedy::sentence(&e));
     let found = std::fs::read(&file).unwrap();
     std::fs::remove_dir_all(&path).unwrap();
     opened.map(|()| serde_json::from_slice(&found).unwrap())
@@ -37,6 +37,25 @@ fn stores_that_must_not_be_written_are_refused() {
     assert!(error.contains("newer rbuild (version 1, features: holograms)"), "{error}");
     let error = opened("newer", format(2, [&[], &[], &[]])).unwrap_err();
     assert!(error.contains("newer rbuild (version 2)"), "{error}");
+}
+
+#[test]
+fn errors_of_files_in_the_root_of_the_store_name_them() {
+    for name in ["format.json", "index.json", "owners.key", "secrets.key", "steps.lock"] {
+        let path = std::env::temp_dir().join(format!("rbuild-root-{name}-{}", std::process::id()));
+        let use_it = || -> Result<()> {
+            let store = Store::open(&path)?;
+            store.images().list()?;
+            keys::key(&store.root, "secrets.key")?;
+            store.try_key([0; 8], LockKind::Shared).map(drop)
+        };
+        use_it().unwrap();
+        std::fs::remove_file(path.join(name)).unwrap();
+        std::fs::create_dir(path.join(name)).unwrap();
+        let text = rbuild_remedy::sentence(&use_it().unwrap_err());
+        assert!(text.contains(&format!("{name} in the store `{}`", path.display())), "{text}");
+        std::fs::remove_dir_all(&path).unwrap();
+    }
 }
 
 #[test]

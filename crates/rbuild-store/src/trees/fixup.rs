@@ -34,10 +34,9 @@ impl ImageTrees<'_> {
             }
             trees.push(layer);
             if !note.is_empty() {
-                let lower_refs = LowerRefs::from_bytes(&note).ok_or_else(|| StoreError::Damaged {
-                    what: format!("tree {}", trees[trees.len() - 1].name()),
-                    reason: "its list of references to lower layers is invalid".into(),
-                })?;
+                let damaged = StoreError::damaged(format!("tree {}", trees[trees.len() - 1].name()));
+                let lower_refs = LowerRefs::from_bytes(&note)
+                    .ok_or_else(|| damaged("its list of references to lower layers is invalid"))?;
                 trees.extend(self.fixup(session, &trees, &lower_refs)?);
             }
         }

@@ -181,10 +181,8 @@ impl LazyTrees<'_> {
             return Ok(None);
         }
         let remainder = Remainder::from_bytes(&self.store.trees().tree_note(tree, REMAINDER)?, &layer.diff_id);
-        remainder.map(Some).ok_or_else(|| StoreError::Damaged {
-            what: format!("tree {}", tree.name()),
-            reason: "the times of its files cannot be read".into(),
-        })
+        let damaged = StoreError::damaged(format!("tree {}", tree.name()));
+        remainder.map(Some).ok_or_else(|| damaged("the times of its files cannot be read"))
     }
 
     /// Returns the note of a lazy tree, unpacked or not.

@@ -401,6 +401,34 @@ fn credentials_for_the_push_are_not_sent_to_base_registries() {
         .fails(2, &["--creds is a login for one registry", "rbuild login"]);
 }
 
+/// The registry is not at fault, and neither is the source of the image: the hint is about the
+/// store.
+#[test]
+fn a_damaged_layer_of_the_store_is_never_pushed() {
+    let scene = Scene::with_image();
+    let (name, elsewhere) = (scene.name("busybox:1"), Registry::start(Access::Open));
+    for (damage, says) in [
+        ("truncate -s -1 $f", "is damaged: its digest is "),
+        ("printf X | dd of=$f bs=1 seek=200 conv=notrunc status=none", "is damaged: its digest is "),
+        ("rm $f; mkdir $f", "is damaged: it is not a regular file"),
+        ("rm $f", "the store has no blob sha256:"),
+    ] {
+        scene.rbuild(&["pull", &name]).ok();
+        let layers = "for f in *; do head -c 2 $f | od -An -tx1 | grep -q '1f 8b' || continue; echo $f; DAMAGE; done";
+        let damaged = scene.lab.sh(&format!("cd $RBUILD_ROOT/blobs/sha256; {}", layers.replace("DAMAGE", damage))).ok();
+        assert_eq!(damaged.stdout.lines().count(), 1, "{damage}");
+        let ran = scene.rbuild(&["push", &name, &format!("{}/x:1", elsewhere.address)]);
+        let digest = format!("blob sha256:{}", damaged.stdout.trim());
+        ran.fails(1, &[&digest, says, "hint: run `rbuild fsck --repair`", "then load, pull or build"]);
+        assert!(elsewhere.state().manifests.is_empty(), "{damage}");
+        scene.rbuild(&["fsck"]).fails(1, &["image ", "is incomplete", "hint: run `rbuild fsck --repair`"]);
+        scene.rbuild(&["fsck", "--repair"]).ok();
+        scene.rbuild(&["fsck"]).ok();
+    }
+    scene.rbuild(&["pull", &name]).ok();
+    scene.rbuild(&["push", &name, &format!("{}/x:1", elsewhere.address)]).ok();
+}
+
 /// A layer whose diffID does not match is pushed to no registry: neither by `push`, nor in the
 /// result of steps that were cached on another image with this diffID.
 #[test]
