@@ -2,6 +2,7 @@
 
 pub(crate) mod budget;
 pub(crate) mod fsck;
+mod misplaced;
 pub(crate) mod prune;
 
 #[cfg(test)]

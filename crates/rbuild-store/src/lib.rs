@@ -82,7 +82,7 @@ pub use containers::{Container, Containers};
 pub use downloads::{Download, Downloads, IncomingFile, ReceivedFile};
 pub use error::{Result, StoreError, remedy_of_kernel};
 pub use gc::budget::Budget;
-pub use gc::fsck::Checked;
+pub use gc::fsck::{Checked, Unread};
 pub use gc::prune::{Freed, Gc, Usage};
 pub use ids::{
     BuildId, BuildIdError, BuildIndexName, CacheId, CacheKey, ContainerId, HashesName, ImageKey, LockId, ResultId,

@@ -4,16 +4,19 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::io::Read;
+use std::sync::Arc;
 
 use rbuild_image::{BlobDigest, ManifestDigest, digest_of};
 use rbuild_linux::RootDir;
-use rbuild_remedy::sentence;
+use rbuild_remedy::{Remedy, sentence};
 
 use crate::cache::records::{Record, ResultFile};
 use crate::error::{Result, StoreError};
 use crate::exclusive_lock::ExclusiveLock;
+use crate::gc::misplaced::Misplaced;
 use crate::gc::prune::Gc;
 use crate::images::{Image, NamedImage, digest};
+use crate::store::Store;
 use crate::workspace::sweep;
 
 /// The result of [`Gc::check`].
@@ -29,9 +32,24 @@ pub struct Checked {
     pub records: u64,
     /// Damage, one sentence each. With `repair`, it was removed.
     pub damage: Vec<String>,
-    /// Content that could not be read and so was not verified, one sentence each. It may be intact
-    /// and is never removed.
-    pub unread: Vec<String>,
+    /// Content that could not be read and so was not verified. It may be intact and is never
+    /// removed.
+    pub unread: Vec<Unread>,
+}
+
+/// Content that could not be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unread {
+    /// The object and the reason, as one sentence.
+    pub text: String,
+    /// The remedy, if there is one.
+    pub remedy: Option<Remedy>,
+}
+
+impl From<StoreError> for Unread {
+    fn from(e: StoreError) -> Unread {
+        Unread { text: sentence(&e), remedy: e.remedy() }
+    }
 }
 
 /// The state of a blob.
@@ -61,12 +79,14 @@ enum ImageState {
 /// are read.
 struct CheckedBlobs {
     dir: RootDir,
+    /// The store, as messages name it.
+    place: Arc<str>,
     states: RefCell<HashMap<String, BlobState>>,
 }
 
 impl CheckedBlobs {
-    fn new(dir: RootDir) -> CheckedBlobs {
-        CheckedBlobs { dir, states: RefCell::default() }
+    fn of(store: &Store) -> Result<CheckedBlobs> {
+        Ok(CheckedBlobs { dir: store.dir("blobs/sha256")?, place: store.place(), states: RefCell::default() })
     }
 
     /// Returns the state of a blob. One that came after the others were verified is verified now.
@@ -82,6 +102,11 @@ impl CheckedBlobs {
 
     /// Returns the digest of a file's bytes in hexadecimal, and their number.
     fn digest_of(&self, name: &OsStr) -> Result<(String, u64)> {
+        self.read(name)
+            .map_err(|e| e.within(format!("blob sha256:{} in {}", name.to_string_lossy(), self.place)).into())
+    }
+
+    fn read(&self, name: &OsStr) -> rbuild_linux::Result<(String, u64)> {
         let mut file = self.dir.open_name(name)?;
         let (mut hasher, mut bytes) = (rbuild_image::Hasher::new(), 0);
         let mut buffer = vec![0; 1 << 20];
@@ -93,7 +118,7 @@ impl CheckedBlobs {
                     bytes += n as u64;
                 }
                 Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(self.dir.error("read", name, e).into()),
+                Err(e) => return Err(self.dir.error("read", name, e)),
             }
         }
     }
@@ -117,8 +142,9 @@ impl Gc<'_> {
 
     /// Verifies the whole store: every blob against its name, and every document against its
     /// references. With `repair`, which takes the exclusive lock, broken content is removed:
-    /// damaged blobs, names of incomplete images, and cache records whose files are gone. Content
-    /// that cannot be read stays. Files of trees have no checksums and are not read.
+    /// damaged blobs, names of incomplete images, cache records whose files are gone, and links.
+    /// Directories and files that the store has not made are moved to `lost+found`. Content that
+    /// cannot be read stays. Files of trees have no checksums and are not read.
     ///
     /// # Errors
     ///
@@ -150,9 +176,14 @@ impl Gc<'_> {
 
     /// Verifies all blobs.
     fn check_blobs(&self, repair: bool, checked: &mut Checked) -> Result<CheckedBlobs> {
-        let mut blobs = CheckedBlobs::new(self.store.dir("blobs/sha256")?);
+        let mut blobs = CheckedBlobs::of(self.store)?;
         for entry in blobs.dir.entries()? {
             let name = entry.name.to_string_lossy().into_owned();
+            if let Some(misplaced) = Misplaced::among_blobs(&blobs.dir, &entry)? {
+                checked.damage.push(misplaced.put_away(self.store, &blobs.dir, "blobs/sha256", repair)?);
+                blobs.states.get_mut().insert(name, BlobState::Damaged);
+                continue;
+            }
             checked.blobs += 1;
             let state = match blobs.digest_of(&entry.name) {
                 Ok((found, bytes)) => {
@@ -167,7 +198,7 @@ impl Gc<'_> {
                 // Another process removed it.
                 Err(e) if e.is_not_found() => BlobState::Missing,
                 Err(e) => {
-                    checked.unread.push(sentence(&e));
+                    checked.unread.push(e.into());
                     BlobState::Unreadable
                 }
             };
@@ -207,12 +238,15 @@ impl Gc<'_> {
         let (mut broken, mut known) = (Vec::new(), HashMap::new());
         for entry in named {
             checked.images += 1;
-            let name = entry.name.as_ref().map_or_else(|| entry.manifest.to_string(), |n| n.familiar());
+            let name = entry.name.as_ref().map_or_else(|| self.unnamed(&entry.manifest), |n| n.familiar());
             // An image may have many names.
             let state = |m: &ManifestDigest| known.entry(*m).or_insert_with(|| self.image_state(m, blobs)).clone();
             match entry.artifact.images().iter().map(state).max().unwrap_or(ImageState::Whole) {
                 ImageState::Whole => {}
-                ImageState::Unread(why) => checked.unread.push(format!("image {name} cannot be verified: {why}")),
+                ImageState::Unread(why) => {
+                    let text = format!("image {name} cannot be verified: {why}");
+                    checked.unread.push(Unread { text, remedy: None });
+                }
                 ImageState::Incomplete(why) => {
                     checked.damage.push(format!("image {name} is incomplete: {why}"));
                     broken.push(entry);
@@ -223,6 +257,14 @@ impl Gc<'_> {
             self.store.images().forget(&broken)?;
         }
         Ok(())
+    }
+
+    /// Returns the words for an image without a name, which `images` lists by its ID.
+    fn unnamed(&self, manifest: &ManifestDigest) -> String {
+        match self.store.images().image(manifest) {
+            Ok(image) => format!("<none> with ID {}", image.id.short()),
+            Err(_) => format!("<none> with manifest {manifest}"),
+        }
     }
 
     fn image_state(&self, manifest: &ManifestDigest, blobs: &CheckedBlobs) -> ImageState {
@@ -254,6 +296,10 @@ impl Gc<'_> {
     ) -> Result<()> {
         let handle = self.store.dir(dir)?;
         for entry in self.store.documents(dir)? {
+            if let Some(misplaced) = Misplaced::among_documents(&handle, &entry)? {
+                checked.damage.push(misplaced.put_away(self.store, &handle, dir, repair)?);
+                continue;
+            }
             checked.records += 1;
             let path = format!("{dir}/{}", entry.name.to_string_lossy());
             let problem = match self.store.read_if_any::<T>(&path) {
@@ -262,7 +308,7 @@ impl Gc<'_> {
                 Ok(_) => continue,
                 Err(e @ StoreError::Damaged { .. }) => sentence(&e),
                 Err(e) => {
-                    checked.unread.push(sentence(&e));
+                    checked.unread.push(e.into());
                     continue;
                 }
             };
@@ -277,12 +323,16 @@ impl Gc<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    use std::path::Path;
+
     use rbuild_image::{ImageConfig, ImageId, MediaType, Platform, Reference, descriptor, manifest};
+
+    use rbuild_remedy::StoreRemedy;
 
     use super::*;
     use crate::ids::{BuildId, ImageKey};
     use crate::staging::Staging;
-    use crate::store::Store;
     use crate::workspace::Workspace;
 
     /// An invalid entry costs no name but its own.
@@ -352,20 +402,87 @@ mod tests {
         assert_eq!((after.damage.len(), images), (0, 0));
     }
 
+    /// Root may read everything, so only other users see the failure.
     #[test]
     fn content_that_cannot_be_read_is_not_removed() {
+        let is_root = std::fs::metadata("/proc/self").unwrap().uid() == 0;
+        let mut blob = None;
         let (found, after, images) = repaired("unread", |place, id| {
-            let blob = place.join("blobs/sha256").join(id.hex());
-            std::fs::remove_file(&blob).unwrap();
-            std::fs::create_dir(blob).unwrap();
+            let file = place.join("blobs/sha256").join(id.hex());
+            std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o0)).unwrap();
+            blob = Some(id.blob());
         });
         assert!(found.damage.is_empty() && found == after, "{found:?} {after:?}");
-        assert!(
-            matches!(&found.unread[..], [blob, image]
-            if blob.contains("is a directory") && image.starts_with("image a:1 cannot be verified: ")),
-            "{found:?}"
-        );
-        assert_eq!(images, 1);
+        assert_eq!((found.unread.len(), images), (if is_root { 0 } else { 2 }, 1), "{found:?}");
+        if let [file, image] = &found.unread[..] {
+            let start = format!("cannot read blob {} in the store `", blob.unwrap());
+            assert!(file.text.starts_with(&start) && file.text.ends_with(": permission denied"), "{file:?}");
+            assert_eq!(file.remedy, Some(Remedy::Store(StoreRemedy::OwnStore)));
+            assert!(image.text.starts_with("image a:1 cannot be verified: "), "{image:?}");
+        }
+    }
+
+    #[test]
+    fn things_in_place_of_blobs_and_documents_are_reported_by_path_and_put_away() {
+        let dir = |path: &Path| {
+            std::fs::create_dir(path).unwrap();
+            std::fs::write(path.join("kept"), "kept").unwrap();
+        };
+        let link = |path: &Path| std::os::unix::fs::symlink("/etc/hostname", path).unwrap();
+        let file = |path: &Path| std::fs::write(path, "kept").unwrap();
+        type Case<'a> = (&'a str, &'a dyn Fn(&Path), &'a str, Option<&'a str>);
+        let cases: [Case<'_>; 5] = [
+            ("blobs/sha256/HEX", &dir, "is a directory, not a file", Some("HEX/kept")),
+            ("blobs/sha256/HEX", &link, "is a symbolic link, not a file", None),
+            ("blobs/sha256/mine", &dir, "is a directory, not a file", Some("mine/kept")),
+            ("blobs/sha256/mine", &file, "is not named after a digest", Some("mine")),
+            ("records/mine", &dir, "is a directory, not a file", Some("mine/kept")),
+        ];
+        for (at, (path, put, problem, kept)) in cases.into_iter().enumerate() {
+            let place = std::env::temp_dir().join(format!("rbuild-misplaced-{at}-{}", std::process::id()));
+            let store = Store::open(&place).unwrap();
+            let work = Workspace::open(&store).unwrap();
+            let (_, id) = empty_image(&store, &work, "a:1");
+            drop(work);
+            let real = |text: &str| text.replace("HEX", &id.hex());
+            let target = place.join(real(path));
+            let replaces = target.exists();
+            if replaces {
+                std::fs::remove_file(&target).unwrap();
+            }
+            put(&target);
+            let found = store.gc().check(false).unwrap();
+            assert_eq!(found.damage[0], real(&format!("{path} in the store {problem}")));
+            assert_eq!((found.damage.len(), found.unread.len()), (if replaces { 2 } else { 1 }, 0), "{found:?}");
+            let name = real(path.rsplit('/').next().unwrap());
+            let repaired = store.gc().check(true).unwrap();
+            let moved = if kept.is_some() { format!("; it was moved to lost+found/{name}") } else { String::new() };
+            assert_eq!(repaired.damage[0], format!("{}{moved}", found.damage[0]));
+            if let Some(kept) = kept {
+                assert_eq!(std::fs::read_to_string(place.join("lost+found").join(real(kept))).unwrap(), "kept");
+            }
+            let after = store.gc().check(false).unwrap();
+            assert_eq!((after.damage.len(), after.unread.len()), (0, 0), "{after:?}");
+            // What is in the way of the first does not lose the second.
+            put(&target);
+            assert_eq!(store.gc().check(true).unwrap().damage.len(), 1);
+            assert_eq!(place.join(format!("lost+found/{name}.1")).exists(), kept.is_some());
+            drop(store);
+            std::fs::remove_dir_all(&place).unwrap();
+        }
+    }
+
+    #[test]
+    fn damaged_images_without_a_name_are_called_as_images_lists_them() {
+        let (found, ..) = repaired("unnamed", |place, id| {
+            let index = place.join("index.json");
+            let text = std::fs::read_to_string(&index).unwrap();
+            let mut index_of: serde_json::Value = serde_json::from_str(&text).unwrap();
+            index_of["manifests"][0].as_object_mut().unwrap().remove("annotations");
+            std::fs::write(&index, index_of.to_string()).unwrap();
+            std::fs::write(place.join("blobs/sha256").join(id.hex()), "damaged").unwrap();
+        });
+        assert!(found.damage.iter().any(|text| text.starts_with("image <none> with manifest sha256:")), "{found:?}");
     }
 
     /// Stores an image without layers, and returns its manifest and ID.

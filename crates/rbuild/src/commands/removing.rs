@@ -3,7 +3,7 @@
 use rbuild_engine::Warning;
 use rbuild_image::{ManifestDigest, human_size};
 use rbuild_linux::Timestamp;
-use rbuild_remedy::{Remedy, StoreRemedy, counted};
+use rbuild_remedy::counted;
 use rbuild_sandbox::enter;
 use rbuild_store::{Budget, Checked, Freed, Image, StoreError};
 use serde_json::json;
@@ -197,7 +197,7 @@ pub fn df(settings: &Settings, args: DfArgs) -> Result<u8, Failure> {
 pub fn fsck(settings: &Settings, args: FsckArgs) -> Result<u8, Failure> {
     let store = settings.open()?;
     let found = store.gc().check(args.repair)?;
-    for problem in found.damage.iter().chain(&found.unread) {
+    for problem in found.damage.iter().chain(found.unread.iter().map(|unread| &unread.text)) {
         terminal::err(&format!("{problem}\n"));
     }
     let Checked { blobs, bytes, images, records, damage, unread } = &found;
@@ -216,7 +216,8 @@ pub fn fsck(settings: &Settings, args: FsckArgs) -> Result<u8, Failure> {
         return Ok(code::FAILED);
     }
     if !unread.is_empty() {
-        terminal::error("some of the store cannot be read", Some(&hints::words(&Remedy::Store(StoreRemedy::OwnStore))));
+        let remedy = unread.iter().find_map(|unread| unread.remedy.as_ref());
+        terminal::error("some of the store cannot be read", remedy.map(hints::words).as_deref());
         return Ok(code::FAILED);
     }
     Ok(code::OK)
