@@ -7,9 +7,9 @@ use std::io::Write;
 
 use rbuild_image::{BlobDigest, Descriptor, DiffId, Hasher, MediaType, descriptor};
 use rbuild_layer::{
-    LAYER_FORMAT, LayerForm, Packed, Remainder, Times, pack_exact, pack_layer, pack_whole, repack_layer,
+    LAYER_FORMAT, LayerError, LayerForm, Packed, Remainder, Times, pack_exact, pack_layer, pack_whole, repack_layer,
 };
-use rbuild_linux::{RootDir, described, write_atomic};
+use rbuild_linux::{RootDir, described, is_disk_full, write_atomic};
 use serde::{Deserialize, Serialize};
 
 use crate::contents::compare_content;
@@ -110,20 +110,31 @@ impl Layers<'_> {
         }
         let mut blob = self.store.blobs().new_blob(work)?;
         let mut out = StoppableWriter { out: &mut blob, stop };
-        let layer = match self.pack_of_layers(tree, form, latest, &mut out)? {
+        let layer = match self.pack_of_layers(tree, form, latest, &mut out).map_err(|e| self.of_blob(e))? {
             Some((layer, remainder)) => {
                 self.put_remainder(tree, &layer, remainder)?;
                 layer
             }
             None => {
                 self.store.lazy_trees().materialize(work, tree)?;
-                self.pack_files(tree, form, latest, out)?
+                self.pack_files(tree, form, latest, out).map_err(|e| self.of_blob(e))?
             }
         };
         blob.publish(self.store, &layer.digest, layer.size)?;
         self.note_made_layer(&layer)?;
         self.store.write(&dir, &document, &layer)?;
         Ok(layer)
+    }
+
+    /// Returns the error of packing a layer into a blob, where a full disk is the store's.
+    pub(crate) fn of_blob(&self, e: impl Into<StoreError>) -> StoreError {
+        match e.into() {
+            StoreError::Layer(LayerError::Io { source, .. }) if is_disk_full(&source) => {
+                let written = rbuild_linux::Error::new("write", self.store.path(), source);
+                written.within(format!("the layers in {}", self.store.place())).into()
+            }
+            e => e,
+        }
     }
 
     /// Packs the files of a tree, and stores what the layer lacks of them next to the tree.
@@ -252,7 +263,7 @@ impl Layers<'_> {
     ) -> Result<PackedLayer> {
         let mut blob = self.store.blobs().new_blob(work)?;
         let times = latest.map_or(Times::AsIs, Times::AtMost);
-        let packed = pack_whole(view, form, times, &mut blob)?;
+        let packed = pack_whole(view, form, times, &mut blob).map_err(|e| self.of_blob(e))?;
         blob.publish(self.store, &packed.digest, packed.size)?;
         let layer = PackedLayer::new(&packed, form);
         self.note_made_layer(&layer)?;
@@ -278,7 +289,8 @@ impl Layers<'_> {
         }
         let source = digest(layer)?;
         let mut blob = self.store.blobs().new_blob(work)?;
-        let packed = repack_layer(self.store.blobs().open_blob(&source)?, form, &mut blob)?;
+        let packed =
+            repack_layer(self.store.blobs().open_blob(&source)?, form, &mut blob).map_err(|e| self.of_blob(e))?;
         compare_content(&source, diff_id, packed.diff_id)?;
         blob.publish(self.store, &packed.digest, packed.size)?;
         let made = PackedLayer::new(&packed, form);

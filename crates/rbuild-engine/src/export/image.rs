@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::time::Instant;
 
-use rbuild_dockerfile::Diagnostic;
+use rbuild_dockerfile::{Diagnostic, Help};
 use rbuild_image::{Descriptor, DiffId, History, ManifestDigest, MediaType, descriptor};
 use rbuild_layer::LayerError;
 use rbuild_linux::parallel::{cores, try_map};
@@ -17,6 +17,7 @@ use crate::error::{BuildError, Result};
 use crate::error_context::ErrorContext;
 use crate::event::BuildPhase;
 use crate::exports::{ImageForm, Squash};
+use crate::ops::copy_step::no_space;
 use crate::prepare::image_key::image_key;
 use crate::solve::executor::EarlyLayers;
 
@@ -101,7 +102,9 @@ pub(crate) fn documents(env: &StepEnv<'_>, form: &ImageForm, packed: &[PackedLay
 fn check_base(env: &StepEnv<'_>, base: VertexId, layers: &[(Descriptor, DiffId)]) -> Result<()> {
     env.store.blobs().check_layers(&layer_pairs(layers.iter())?).map_err(|e| match e {
         StoreError::WrongDiffId { .. } | StoreError::WrongDigest { .. } => {
-            BuildError::Unmet(vec![Diagnostic::new(env.graph().vertices[base].span, e.to_string())])
+            let d = Diagnostic::new(env.graph().vertices[base].span, e.to_string());
+            let help = e.remedy().map(Help::from);
+            BuildError::Unmet(vec![Diagnostic { help, ..d }])
         }
         e => e.into(),
     })
@@ -134,8 +137,8 @@ fn new_layers(env: &StepEnv<'_>, form: &ImageForm) -> Result<Vec<PackedLayer>> {
     try_map(cores(), &trees, pack)
 }
 
-/// Converts an error from packing a layer. If the step itself caused it, the error points at the
-/// step in the Dockerfile.
+/// Converts an error from packing a layer. If the step itself caused it, or is one for whose files
+/// there is no space, the error points at the step in the Dockerfile.
 pub(crate) fn not_packed(env: &StepEnv<'_>, tree: &TreeId, error: StoreError) -> BuildError {
     if env.cancel.is_canceled() {
         return BuildError::Canceled;
@@ -143,6 +146,7 @@ pub(crate) fn not_packed(env: &StepEnv<'_>, tree: &TreeId, error: StoreError) ->
     let made_it = |id: &VertexId| env.done(*id).tree.as_ref() == Some(tree);
     match (error, env.chain().find(made_it)) {
         (error @ StoreError::Layer(LayerError::Deletion(_)), Some(id)) => env.failure(id, error, Vec::new()),
+        (error, Some(id)) if error.is_disk_full() => no_space(env, id, error),
         (error, _) => error.into(),
     }
 }

@@ -161,8 +161,15 @@ fn store_as_layer(
         StoreError::Layer(LayerError::Changed(_)) => StepError::ContextChanged,
         e @ StoreError::Layer(LayerError::Deletion(_)) => env.failure(id, e, Vec::new()).into(),
         _ if env.cancel.is_canceled() => BuildError::Canceled.into(),
+        e if e.is_disk_full() => no_space(env, id, e).into(),
         e => e.into(),
     })
+}
+
+/// Returns the failure of a step for whose files the store has no space.
+pub(crate) fn no_space(env: &StepEnv<'_>, id: VertexId, e: StoreError) -> BuildError {
+    let remedy = e.remedy();
+    env.failure(id, e, Vec::new()).with_help(remedy)
 }
 
 /// Returns the tracking data of an earlier copy, including its files.
@@ -186,6 +193,7 @@ pub(crate) fn copy_error(env: &StepEnv<'_>, id: VertexId, step: &CopyStep, e: Co
         }
         (Reason::Build(e), _) => *e,
         (Reason::Layer(e), Some(span)) if !e.is_disk_full() => BuildError::Unmet(vec![not_unpacked(&e, span)]),
+        (Reason::Kernel(e), _) if e.is_disk_full() => no_space(env, id, e.into()),
         (Reason::Kernel(source), _) => BuildError::Kernel { what: ErrorContext::CopyInto(&step.dest).into(), source },
         (Reason::Layer(source), _) => BuildError::Layer { what: ErrorContext::UnpackInto(&step.dest).into(), source },
         (Reason::Source(e), None) => env.failure(id, e, Vec::new()),

@@ -79,7 +79,8 @@ impl LazyTrees<'_> {
     ) -> Result<()> {
         let mut blob = self.store.blobs().new_blob(work)?;
         let fs = made.sub("fs")?;
-        let packed = pack_with_external(&fs, external, form, StoppableWriter { out: &mut blob, stop })?;
+        let packed = pack_with_external(&fs, external, form, StoppableWriter { out: &mut blob, stop });
+        let packed = packed.map_err(|e| self.store.layers().of_blob(e))?;
         blob.publish(self.store, &packed.digest, packed.size)?;
         let layer = PackedLayer::new(&packed, form);
         self.store.layers().note_made_layer(&layer)?;

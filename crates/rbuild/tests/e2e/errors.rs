@@ -142,9 +142,23 @@ fn a_full_disk_is_reported_and_leaves_nothing_behind() {
         "mount -t tmpfs -o size=12m x $RBUILD_ROOT; $RB import $BASE busybox >/dev/null; c=0; $RB build || c=$?; \
          ls -A $RBUILD_ROOT/tmp; echo 'FROM busybox' > Dockerfile; echo 'RUN true' >> Dockerfile; $RB build -q -t ok; exit $c",
     );
-    let ran = ran.fails(1, &["error: ", "no space left on device", "hint: free some space; `rbuild prune -a`"]);
+    let full = "no space left on device";
+    let ran =
+        ran.fails(1, &["error: ", "in the store `", full, "COPY big /", "hint: free some space; `rbuild prune -a`"]);
     assert!(ran.stdout.starts_with("sha256:"), "left in tmp: {}", ran.stdout);
     assert!(!ran.stderr.contains("small/"), "a path of the store: {}", ran.stderr);
+}
+
+/// The files fit, but not the layer that is made of them.
+#[test]
+fn a_full_disk_during_packing_names_the_store_and_the_step() {
+    let lab = Lab::bare();
+    let file = "FROM busybox\nLABEL a=b\nRUN head -c 20000000 /dev/urandom > /big\n";
+    lab.write("Dockerfile", file);
+    let build = "mount -t tmpfs -o size=30m x $RBUILD_ROOT; $RB import $BASE busybox >/dev/null; $RB build -t x";
+    let says = "cannot write to the layers in the store `";
+    let ran = in_namespace(&lab, build).fails(1, &[says, "no space left on device", "Dockerfile:3:1"]);
+    assert!(ran.stderr.contains("hint: free some space; `rbuild prune -a`"), "{}", ran.stderr);
 }
 
 /// The process that prepares a command meets the full disk, not the builder.
@@ -201,6 +215,7 @@ fn a_full_disk_of_the_output_is_reported() {
     ] {
         let ran = in_namespace(&lab, &format!("{prepare}$RB {command}"));
         let ran = ran.fails(1, &["no space left on device", "free some space on the disk of "]);
+        assert_eq!(ran.stderr.to_lowercase().matches("no space left").count(), 1, "{command}: {}", ran.stderr);
         assert!(!ran.stderr.contains("prune") && !ran.stderr.contains("cannot read"), "{command}: {}", ran.stderr);
     }
     let small = "dd if=/dev/zero of=t/fill bs=1k count=1000 2>/dev/null; $RB cp x:/small-a t";
@@ -286,7 +301,7 @@ fn lost_output_is_an_error() {
     let lab = Lab::new();
     for verb in ["images", "inspect busybox", "history busybox"] {
         let ran = lab.sh(&format!("trap '' XFSZ; ulimit -f 0; $RB {verb} > out; echo code $? >&2"));
-        assert!(ran.stderr.contains("standard output: File too large"), "{verb}: {}", ran.stderr);
+        assert!(ran.stderr.contains("standard output: file too large"), "{verb}: {}", ran.stderr);
         assert!(ran.stderr.ends_with("code 1\n"), "{verb}: {}", ran.stderr);
         let ran = lab.sh(&format!("$RB {verb} | true; echo code ${{PIPESTATUS[0]}}"));
         assert_eq!(ran.stdout, "code 0\n", "{verb}: {}", ran.stderr);
