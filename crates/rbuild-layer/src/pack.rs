@@ -259,7 +259,13 @@ impl<'a> TreePacker<'a> {
         }
         let root = tree.stat_self()?;
         let highest_ids = self.highest_ids.max(root.owner());
-        Ok(Some(Remainder { root: (root.uid, root.gid, root.mode), root_mtime: root.mtime, highest_ids, nanoseconds }))
+        Ok(Some(Remainder {
+            root_owner: root.owner(),
+            root_mode: root.mode,
+            root_mtime: root.mtime,
+            highest_ids,
+            nanoseconds,
+        }))
     }
 
     /// Writes the end of the archive.

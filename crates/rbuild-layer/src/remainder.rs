@@ -10,8 +10,10 @@ use rbuild_linux::{Timestamp, UidGid};
 /// Metadata of a tree beyond its layer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Remainder {
-    /// Owner, group and mode of the root directory.
-    pub root: (u32, u32, u32),
+    /// Owner of the root directory.
+    pub root_owner: UidGid,
+    /// Mode of the root directory.
+    pub root_mode: u32,
     /// Modification time of the root directory.
     pub root_mtime: Timestamp,
     /// Highest user and group ID of the root directory and the layer's entries.
@@ -38,8 +40,8 @@ impl Remainder {
     pub fn to_bytes(&self, diff_id: &DiffId) -> Vec<u8> {
         let mut rest = Vec::with_capacity(DIGEST + FIELDS + 4 * self.nanoseconds.len());
         rest.extend_from_slice(diff_id.bytes());
-        let (uid, gid, mode) = self.root;
-        [uid, gid, mode].iter().for_each(|number| rest.extend_from_slice(&number.to_le_bytes()));
+        let UidGid { uid, gid } = self.root_owner;
+        [uid, gid, self.root_mode].iter().for_each(|number| rest.extend_from_slice(&number.to_le_bytes()));
         rest.extend_from_slice(&self.root_mtime.sec.to_le_bytes());
         rest.extend_from_slice(&self.root_mtime.nsec.to_le_bytes());
         let UidGid { uid, gid } = self.highest_ids;
@@ -60,7 +62,8 @@ impl Remainder {
         let number = |at: usize| Some(u32::from_le_bytes(fields.get(at..at + 4)?.try_into().ok()?));
         let sec = i64::from_le_bytes(fields.get(12..20)?.try_into().ok()?);
         Some(Remainder {
-            root: (number(0)?, number(4)?, number(8)?),
+            root_owner: UidGid { uid: number(0)?, gid: number(4)? },
+            root_mode: number(8)?,
             root_mtime: Timestamp { sec, nsec: number(20)? },
             highest_ids: UidGid { uid: number(24)?, gid: number(28)? },
             nanoseconds: nanoseconds.as_chunks::<4>().0.iter().map(|nsec| u32::from_le_bytes(*nsec)).collect(),
@@ -75,7 +78,8 @@ mod tests {
     #[test]
     fn remainders_that_are_damaged_or_of_another_layer_are_ignored() {
         let remainder = Remainder {
-            root: (1, u32::MAX - 1, 0o1777),
+            root_owner: UidGid::new(1, u32::MAX - 1),
+            root_mode: 0o1777,
             root_mtime: Timestamp { sec: -7, nsec: 999_999_999 },
             highest_ids: UidGid::new(u32::MAX - 1, 70_000),
             nanoseconds: vec![0, 5, 999_999_999],

@@ -84,15 +84,14 @@ pub fn set_file_mode_and_time(file: &File, mode: u32, mtime: Timestamp) -> Resul
 /// Sets the owner and mode of an open file in a directory with these records of owners.
 pub fn set_file_owner(file: &File, owners: Option<&OwnerRecords>, owner: UidGid, mode: u32) -> Result<()> {
     let fail = |call, e: Errno| Error::new(call, described("a new file"), e);
-    let UidGid { uid, gid } = owner;
     match owners.filter(|owners| owners.are_written()) {
         Some(owners) => {
             let path = std::path::PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
-            let what = Recorded { uid, gid, device: None };
+            let what = Recorded { owner, device: None };
             owners.record(&path, true, &what).map_err(|e| fail("setxattr", e))?;
         }
-        None => rustix::fs::fchown(file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
-            .map_err(|e| fail("fchown", e).because(unmapped_owner(e, uid, gid)))?,
+        None => rustix::fs::fchown(file, Some(Uid::from_raw(owner.uid)), Some(Gid::from_raw(owner.gid)))
+            .map_err(|e| fail("fchown", e).because(unmapped_owner(e, owner)))?,
     }
     rustix::fs::fchmod(file, Mode::from_raw_mode(mode)).map_err(|e| fail("fchmod", e))
 }

@@ -108,7 +108,7 @@ enum MapWriter {
 
 impl IdMaps {
     /// Maps root inside to the caller, and the IDs from 1 on to all granted sub-IDs.
-    pub fn subordinate(uid: u32, gid: u32, sub: &SubIds) -> IdMaps {
+    pub fn subordinate(caller: UidGid, sub: &SubIds) -> IdMaps {
         let lines = |own: u32, ranges: &[IdRange]| {
             let mut lines = vec![(0, own, 1)];
             let mut next = 1u32;
@@ -118,12 +118,12 @@ impl IdMaps {
             }
             lines
         };
-        IdMaps { uids: lines(uid, &sub.uids), gids: lines(gid, &sub.gids), writer: MapWriter::Helpers }
+        IdMaps { uids: lines(caller.uid, &sub.uids), gids: lines(caller.gid, &sub.gids), writer: MapWriter::Helpers }
     }
 
     /// Maps root inside to the caller and nothing else.
-    pub fn alone(uid: u32, gid: u32) -> IdMaps {
-        IdMaps { uids: vec![(0, uid, 1)], gids: vec![(0, gid, 1)], writer: MapWriter::Alone }
+    pub fn alone(caller: UidGid) -> IdMaps {
+        IdMaps { uids: vec![(0, caller.uid, 1)], gids: vec![(0, caller.gid, 1)], writer: MapWriter::Alone }
     }
 
     /// Maps every ID inside to the same ID outside.
@@ -139,8 +139,8 @@ impl IdMaps {
     }
 
     /// Returns true if the user and the group ID are mapped inside.
-    pub fn has(&self, uid: u32, gid: u32) -> bool {
-        contain(&mapped(&self.uids), uid) && contain(&mapped(&self.gids), gid)
+    pub fn has(&self, ids: UidGid) -> bool {
+        contain(&mapped(&self.uids), ids.uid) && contain(&mapped(&self.gids), ids.gid)
     }
 
     /// Returns the highest user and group ID that are mapped inside together with all below them.
@@ -254,16 +254,16 @@ pub fn mapped_without_holes() -> Option<UidGid> {
 }
 
 /// Explains a failed chown(2) if the user namespace of this process does not map one of the IDs.
-pub(crate) fn unmapped_owner(e: Errno, uid: u32, gid: u32) -> Option<UnmappedId> {
-    (e == Errno::INVAL).then(|| unmapped(uid, gid)).flatten()
+pub(crate) fn unmapped_owner(e: Errno, owner: UidGid) -> Option<UnmappedId> {
+    (e == Errno::INVAL).then(|| unmapped(owner)).flatten()
 }
 
 /// Returns the user or the group ID that the user namespace of this process does not map. Returns
 /// `None` if both are mapped, or if the maps cannot be read.
-pub fn unmapped(uid: u32, gid: u32) -> Option<UnmappedId> {
+pub fn unmapped(ids: UidGid) -> Option<UnmappedId> {
     let text = |file: &str| std::fs::read_to_string(file).unwrap_or_default();
-    missing_id("user", "/etc/subuid", uid, &text("/proc/self/uid_map"))
-        .or_else(|| missing_id("group", "/etc/subgid", gid, &text("/proc/self/gid_map")))
+    missing_id("user", "/etc/subuid", ids.uid, &text("/proc/self/uid_map"))
+        .or_else(|| missing_id("group", "/etc/subgid", ids.gid, &text("/proc/self/gid_map")))
 }
 
 /// Returns the ID if it is not in the map.
@@ -338,7 +338,7 @@ mod tests {
             uids: vec![IdRange { start: 100, count: 10 }, IdRange { start: 500, count: 5 }],
             gids: vec![IdRange { start: 200, count: 3 }],
         };
-        let maps = IdMaps::subordinate(1000, 1001, &sub);
+        let maps = IdMaps::subordinate(UidGid::new(1000, 1001), &sub);
         assert_eq!(maps.uids, [(0, 1000, 1), (1, 100, 10), (11, 500, 5)]);
         assert_eq!(maps.gids, [(0, 1001, 1), (1, 200, 3)]);
         assert_eq!(maps.highest(), UidGid::new(15, 3));
@@ -351,10 +351,9 @@ mod tests {
         let maps = IdMaps::identity(&uids, &[IdRange { start: 0, count: u32::MAX }]);
         assert_eq!(maps.without_holes(), UidGid::new(999, u32::MAX - 1));
         for (uid, has) in [(0, true), (999, true), (1000, false), (1999, false), (2099, true), (2100, false)] {
-            assert_eq!(maps.has(uid, 7), has, "{uid}");
+            assert_eq!(maps.has(UidGid::new(uid, 7)), has, "{uid}");
         }
-        let UidGid { uid, gid } = mapped_without_holes().unwrap();
-        assert!(unmapped(uid, gid).is_none());
+        assert!(unmapped(mapped_without_holes().unwrap()).is_none());
     }
 
     #[test]

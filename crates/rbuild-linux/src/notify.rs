@@ -15,6 +15,7 @@ use rustix::process::{Pid, PidfdFlags, Resource, Rlimit};
 use rustix::thread::ThreadNameSpaceType;
 
 use crate::error::{Error, Result, described};
+use crate::meta::UidGid;
 use crate::process::{FilterStep, raw_steps};
 
 /// The filter result that sends a call to the listener.
@@ -246,8 +247,7 @@ fn bytes_of<T: Copy>(value: &T) -> &[u8] {
 /// The owner and device of a file as reported to callers, in place of the real ones.
 #[derive(Debug, Clone, Copy)]
 pub struct ReportedStat {
-    pub uid: u32,
-    pub gid: u32,
+    pub owner: UidGid,
     /// File type bits, and the major and minor device number.
     pub node: Option<(u32, u32, u32)>,
 }
@@ -279,7 +279,7 @@ pub fn stat_bytes(file: StatTarget<'_>, reported: &ReportedStat, layout: Layout)
     if unsafe { libc::fstatat(dir, path, &mut stat, flags) } != 0 {
         return Err(std::io::Error::last_os_error());
     }
-    (stat.st_uid, stat.st_gid) = (reported.uid, reported.gid);
+    (stat.st_uid, stat.st_gid) = (reported.owner.uid, reported.owner.gid);
     if let Some((kind, major, minor)) = reported.node {
         stat.st_mode = (stat.st_mode & 0o7777) | kind;
         stat.st_rdev = libc::makedev(major, minor);
@@ -323,7 +323,7 @@ pub fn statx_bytes(file: StatTarget<'_>, mask: u32, reported: &ReportedStat) -> 
     if unsafe { libc::statx(dir, path, flags, mask, &mut statx) } != 0 {
         return Err(std::io::Error::last_os_error());
     }
-    (statx.stx_uid, statx.stx_gid) = (reported.uid, reported.gid);
+    (statx.stx_uid, statx.stx_gid) = (reported.owner.uid, reported.owner.gid);
     if let Some((kind, major, minor)) = reported.node {
         statx.stx_mode = (statx.stx_mode & 0o7777) | kind as u16;
         (statx.stx_rdev_major, statx.stx_rdev_minor) = (major, minor);

@@ -276,7 +276,8 @@ pub fn become_root() -> Result<()> {
 }
 
 /// Switches permanently to that user: groups first, then IDs.
-pub fn become_user(uid: u32, gid: u32, groups: &[u32]) -> Result<()> {
+pub fn become_user(user: UidGid, groups: &[u32]) -> Result<()> {
+    let UidGid { uid, gid } = user;
     let fail = |call, e: nix::errno::Errno| {
         Error::new(call, described(format!("user {uid} and group {gid}")), std::io::Error::from(e))
     };

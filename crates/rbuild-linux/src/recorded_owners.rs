@@ -76,8 +76,7 @@ impl fmt::Debug for OwnerRecords {
 /// The record of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Recorded {
-    pub uid: u32,
-    pub gid: u32,
+    pub owner: UidGid,
     /// The device that the file represents.
     pub device: Option<(FileKind, u32, u32)>,
 }
@@ -97,7 +96,7 @@ impl Recorded {
     /// Encodes the record in little-endian order: user, group, for a device `c` or `b` and its
     /// numbers; then the authenticator.
     fn value(&self, key: &OwnerKey, bound: Bound) -> Vec<u8> {
-        let mut value = [self.uid.to_le_bytes(), self.gid.to_le_bytes()].concat();
+        let mut value = [self.owner.uid.to_le_bytes(), self.owner.gid.to_le_bytes()].concat();
         if let Some((kind, major, minor)) = self.device {
             value.push(if kind == FileKind::CharDevice { b'c' } else { b'b' });
             value.extend([major.to_le_bytes(), minor.to_le_bytes()].concat());
@@ -121,7 +120,7 @@ impl Recorded {
             (Some(b'b'), 17) => Some((FileKind::BlockDevice, number(9)?, number(13)?)),
             _ => return None,
         };
-        Some(Recorded { uid: number(0)?, gid: number(4)?, device })
+        Some(Recorded { owner: UidGid::new(number(0)?, number(4)?), device })
     }
 }
 
@@ -209,7 +208,7 @@ impl OwnerRecords {
     ) -> Option<Recorded> {
         if !takes_attributes(kind) {
             let gid = u32::try_from(access.0.checked_sub(FAR)?).ok()?;
-            return Some(Recorded { uid: access.1, gid, device: None });
+            return Some(Recorded { owner: UidGid::new(access.1, gid), device: None });
         }
         let mut value = [0u8; 64];
         let n = self.read_value(path, follow, &mut value).ok()?;
@@ -259,12 +258,12 @@ impl OwnerRecords {
         name: &OsStr,
         path: &Path,
         stat: &Stat,
-        UidGid { uid, gid }: UidGid,
+        owner: UidGid,
     ) -> rustix::io::Result<()> {
         if takes_attributes(stat.kind) || stat.device.is_some() {
-            return self.record(path, false, &Recorded { uid, gid, device: stat.device });
+            return self.record(path, false, &Recorded { owner, device: stat.device });
         }
-        rustix::fs::utimensat(dir, name, &record_in_times(uid, gid)?, AtFlags::SYMLINK_NOFOLLOW)
+        rustix::fs::utimensat(dir, name, &record_in_times(owner)?, AtFlags::SYMLINK_NOFOLLOW)
     }
 
     /// Replaces owner and type in `stat` by those recorded at `path`.
@@ -282,9 +281,9 @@ impl OwnerRecords {
         // Where the access time holds the record, the path is not used.
         let path = if takes_attributes(stat.kind) { path() } else { Default::default() };
         let found = self.recorded(&path, follow, stat.kind, stat.ino, (access.tv_sec, access.tv_nsec));
-        let Some(Recorded { uid, gid, device }) = found else { return stat };
+        let Some(Recorded { owner, device }) = found else { return stat };
         if self.are_written() {
-            (stat.uid, stat.gid) = (uid, gid);
+            (stat.uid, stat.gid) = (owner.uid, owner.gid);
         } else {
             self.0.seen_stand_ins.store(true, Ordering::Relaxed);
         }
@@ -296,13 +295,13 @@ impl OwnerRecords {
 }
 
 /// Returns the timestamps that record the owner of a file that cannot have attributes.
-pub fn record_in_times(uid: u32, gid: u32) -> rustix::io::Result<Timestamps> {
-    if uid >= SECOND {
+pub fn record_in_times(owner: UidGid) -> rustix::io::Result<Timestamps> {
+    if owner.uid >= SECOND {
         return Err(Errno::INVAL);
     }
-    let access = match (uid, gid) {
-        (0, 0) => Timespec { tv_sec: 0, tv_nsec: 0 },
-        _ => Timespec { tv_sec: FAR + i64::from(gid), tv_nsec: uid.into() },
+    let access = match owner {
+        UidGid::ROOT => Timespec { tv_sec: 0, tv_nsec: 0 },
+        UidGid { uid, gid } => Timespec { tv_sec: FAR + i64::from(gid), tv_nsec: uid.into() },
     };
     Ok(Timestamps { last_access: access, last_modification: OMITTED })
 }
@@ -322,7 +321,7 @@ mod tests {
     #[test]
     fn only_records_made_with_the_key_are_read() {
         for device in [None, Some((FileKind::CharDevice, 1, 3)), Some((FileKind::BlockDevice, 259, 70000))] {
-            let what = Recorded { uid: 33, gid: 4_000_000_000, device };
+            let what = Recorded { owner: UidGid::new(33, 4_000_000_000), device };
             for bound in [Bound::ToNothing, Bound::ToInode(7), Bound::ToInode(8)] {
                 let value = what.value(&[7; 32], bound);
                 assert!(value.len() <= 33);
@@ -342,9 +341,9 @@ mod tests {
         }
         let records = OwnerRecords::new(OwnerMode::Recorded, [7; 32]);
         let recorded = |kind, access| records.recorded(Path::new(""), false, kind, 0, access);
-        let times = record_in_times(33, 34).unwrap().last_access;
+        let times = record_in_times(UidGid::new(33, 34)).unwrap().last_access;
         let found = recorded(FileKind::Symlink, (times.tv_sec, times.tv_nsec as u32));
-        assert_eq!(found, Some(Recorded { uid: 33, gid: 34, device: None }));
+        assert_eq!(found, Some(Recorded { owner: UidGid::new(33, 34), device: None }));
         assert_eq!(recorded(FileKind::Symlink, (1_700_000_000, 5)), None);
     }
 

@@ -24,8 +24,8 @@ impl Identity {
         let maps = isolation.maps();
         let mut gids = std::iter::once(self.gid).chain(self.groups.iter().copied());
         gids.find_map(|gid| match maps {
-            Some(maps) if maps.has(self.uid, gid) => None,
-            _ => unmapped(self.uid, gid),
+            Some(maps) if maps.has(UidGid::new(self.uid, gid)) => None,
+            _ => unmapped(UidGid::new(self.uid, gid)),
         })
     }
 }

@@ -471,7 +471,7 @@ fn a_tree_that_a_layer_cannot_describe_has_no_remainder() {
     std::fs::write(t.path("f"), "").unwrap();
     let root = t.root().stat_self().unwrap();
     let kept = remainder(&t).unwrap();
-    assert_eq!((kept.root, kept.root_mtime), ((root.uid, root.gid, root.mode), root.mtime));
+    assert_eq!((kept.root_owner, kept.root_mode, kept.root_mtime), (root.owner(), root.mode, root.mtime));
     assert_eq!(kept.nanoseconds, [t.root().stat("f").unwrap().mtime.nsec]);
     let _socket = std::os::unix::net::UnixListener::bind(t.path("socket")).unwrap();
     assert_eq!(remainder(&t), None);

@@ -23,7 +23,7 @@ impl RootDir {
     /// Makes the empty file `name` a stand-in for a device.
     pub fn set_stand_in(&self, name: &OsStr, device: (FileKind, u32, u32)) -> Result<()> {
         one_component(name).map_err(|e| self.err("lsetxattr", Path::new(name), e))?;
-        let what = Recorded { uid: 0, gid: 0, device: Some(device) };
+        let what = Recorded { owner: UidGid::ROOT, device: Some(device) };
         let owners = self.owners().ok_or_else(|| self.err("lsetxattr", Path::new(name), Errno::PERM))?;
         owners.record(&self.proc_path(name), false, &what).map_err(|e| self.err("lsetxattr", Path::new(name), e))
     }
@@ -48,11 +48,10 @@ impl RootDir {
                 .chown(self.fd(), name, &self.proc_path(name), &stat, owner)
                 .map_err(|e| self.err("recording the owner", Path::new(name), e));
         }
-        let UidGid { uid, gid } = owner;
-        let (user, group) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
+        let (user, group) = (Some(Uid::from_raw(owner.uid)), Some(Gid::from_raw(owner.gid)));
         one_component(name)
             .and_then(|name| rustix::fs::chownat(self.fd(), name, user, group, AtFlags::SYMLINK_NOFOLLOW))
-            .map_err(|e| self.err("fchownat", Path::new(name), e).because(unmapped_owner(e, uid, gid)))
+            .map_err(|e| self.err("fchownat", Path::new(name), e).because(unmapped_owner(e, owner)))
     }
 
     /// Sets the permission bits of the direct child `name`, which must not be a symbolic link.
@@ -76,14 +75,13 @@ impl RootDir {
 
     /// Sets the owner, mode and modification time of this directory itself.
     pub fn set_own_meta(&self, owner: UidGid, mode: u32, mtime: Timestamp) -> Result<()> {
-        let UidGid { uid, gid } = owner;
         let here = Path::new("");
         if let Some(owners) = self.written_owners() {
-            let what = Recorded { uid, gid, device: None };
+            let what = Recorded { owner, device: None };
             owners.record(&self.proc_path(OsStr::new("")), true, &what).map_err(|e| self.err("setxattr", here, e))?;
         } else {
-            rustix::fs::fchown(self.fd(), Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
-                .map_err(|e| self.err("fchown", here, e).because(unmapped_owner(e, uid, gid)))?;
+            rustix::fs::fchown(self.fd(), Some(Uid::from_raw(owner.uid)), Some(Gid::from_raw(owner.gid)))
+                .map_err(|e| self.err("fchown", here, e).because(unmapped_owner(e, owner)))?;
         }
         rustix::fs::fchmod(self.fd(), Mode::from_raw_mode(mode)).map_err(|e| self.err("fchmod", here, e))?;
         rustix::fs::futimens(self.fd(), &timestamps(self.owners(), mtime)).map_err(|e| self.err("futimens", here, e))

@@ -8,7 +8,7 @@ use rustix::io::Errno;
 
 use crate::error::Result;
 use crate::idmap::unmapped;
-use crate::meta::FileKind;
+use crate::meta::{FileKind, UidGid};
 use crate::rootdir::dir::RootDir;
 use crate::rootdir::trail::Trail;
 
@@ -113,7 +113,7 @@ impl RootDir {
         match rustix::fs::accessat(self.fd(), c".", wanted, AtFlags::EACCESS) {
             // Entries of a sticky directory may be removed by their owners and by processes with
             // power over them.
-            Ok(()) => Ok(stat.st_mode & 0o1000 == 0 || unmapped(stat.st_uid, stat.st_gid).is_none()),
+            Ok(()) => Ok(stat.st_mode & 0o1000 == 0 || unmapped(UidGid::new(stat.st_uid, stat.st_gid)).is_none()),
             Err(Errno::ACCESS | Errno::PERM | Errno::ROFS) => Ok(false),
             Err(e) => Err(fail("faccessat")(e)),
         }

@@ -1,6 +1,7 @@
 //! Decoding of system calls from registers and untrusted bytes of the caller's memory. Pure
 //! functions: nothing here has access to anything else.
 
+use rbuild_linux::UidGid;
 use rustix::fs::{OFlags, ResolveFlags};
 
 use crate::id_emulation::calls::{
@@ -122,8 +123,8 @@ pub enum Request {
     },
     ChangeOwner {
         file: Subject,
-        uid: u32,
-        gid: u32,
+        /// [`SAME`](super::ids::SAME) for an ID that does not change.
+        owner: UidGid,
     },
     MakeNode {
         at: At,
@@ -262,10 +263,12 @@ fn files(asked: EmulatedCall, args: [u64; 6], width: Width) -> Request {
         FileStat => Request::Stat { file: named(At { path: 0, ..at }, EMPTY_PATH), to: args[1] },
         StatAt => Request::Stat { file: named(at, id(3)), to: args[2] },
         StatX => Request::StatX { file: named(at, id(2)), mask: id(3), to: args[4] },
-        Chown => Request::ChangeOwner { file: Subject::Named(named(here, 0)), uid: id(1), gid: id(2) },
-        LinkChown => Request::ChangeOwner { file: Subject::Named(named(here, NO_FOLLOW)), uid: id(1), gid: id(2) },
-        FileChown => Request::ChangeOwner { file: opened, uid: id(1), gid: id(2) },
-        ChownAt => Request::ChangeOwner { file: Subject::Named(named(at, id(4))), uid: id(2), gid: id(3) },
+        Chown => Request::ChangeOwner { file: Subject::Named(named(here, 0)), owner: UidGid::new(id(1), id(2)) },
+        LinkChown => {
+            Request::ChangeOwner { file: Subject::Named(named(here, NO_FOLLOW)), owner: UidGid::new(id(1), id(2)) }
+        }
+        FileChown => Request::ChangeOwner { file: opened, owner: UidGid::new(id(1), id(2)) },
+        ChownAt => Request::ChangeOwner { file: Subject::Named(named(at, id(4))), owner: UidGid::new(id(2), id(3)) },
         MakeNode => Request::MakeNode { at: here, mode: id(1), device: id(2) },
         MakeNodeAt => Request::MakeNode { at, mode: id(2), device: id(3) },
         MakeDir => Request::MakeDir { at: here, mode: id(1) },

@@ -182,15 +182,16 @@ impl Supervisor {
         Ok(Reply::value(0))
     }
 
-    pub(super) fn chown(&mut self, caller: &Caller<'_>, file: Subject, uid: u32, gid: u32) -> Result<Reply> {
+    /// Implements chown(2). An ID that is [`SAME`] does not change.
+    pub(super) fn chown(&mut self, caller: &Caller<'_>, file: Subject, new: UidGid) -> Result<Reply> {
         refuse_unknown_flags(file)?;
         let target = self.subject(caller, file)?;
         let who = self.credentials(caller)?;
-        let before = target.recorded(&self.owners).unwrap_or_default();
+        let Recorded { owner: old, device } = target.recorded(&self.owners).unwrap_or_default();
         if !self.may(caller, Capability::CAP_CHOWN) {
-            let is_own = who.users.files == before.uid;
-            let may_user = uid == SAME || is_own && uid == before.uid;
-            let may_group = gid == SAME || is_own && (gid == before.gid || who.is_in(gid));
+            let is_own = who.users.files == old.uid;
+            let may_user = new.uid == SAME || is_own && new.uid == old.uid;
+            let may_group = new.gid == SAME || is_own && (new.gid == old.gid || who.is_in(new.gid));
             if !may_user || !may_group {
                 return Err(Errno::PERM);
             }
@@ -201,12 +202,12 @@ impl Supervisor {
         if drops_bits && target.kind() != FileKind::Dir && !self.may_as_owner(caller, &target)? {
             return Err(Errno::PERM);
         }
-        let keep = |id: u32, old: u32| if id == SAME { old } else { id };
-        let (uid, gid) = (keep(uid, before.uid), keep(gid, before.gid));
+        let changed = |new: u32, old: u32| if new == SAME { old } else { new };
+        let owner = UidGid::new(changed(new.uid, old.uid), changed(new.gid, old.gid));
         // Makes the kernel apply the side effects of a change of owner: copy-up, and removal of
         // set-id bits.
         rustix::fs::chownat(&target.fd, c"", None, None, AtFlags::EMPTY_PATH)?;
-        self.own(&target, uid, gid, before.device)?;
+        self.own(&target, owner, device)?;
         Ok(Reply::value(0))
     }
 
@@ -222,7 +223,7 @@ impl Supervisor {
     /// far as can be determined without opening anything.
     fn creates_for_root(&self, caller: &Caller<'_>, at: At) -> bool {
         let Ok(who) = self.credentials(caller) else { return false };
-        let root = !self.roots.differ && (who.users.files, who.groups.files) == (0, 0);
+        let root = !self.roots.differ && UidGid::new(who.users.files, who.groups.files) == UidGid::ROOT;
         root && caller.path(at.path).is_ok_and(|path| !passes_group_on(caller, at.dir, &path, &self.roots))
     }
 
@@ -238,8 +239,8 @@ impl Supervisor {
     }
 
     /// Records a file's owner.
-    fn own(&mut self, target: &OpenedFile, uid: u32, gid: u32, device: Option<(FileKind, u32, u32)>) -> Result<()> {
-        target.own(&self.owners, Recorded { uid, gid, device })?;
+    fn own(&mut self, target: &OpenedFile, owner: UidGid, device: Option<(FileKind, u32, u32)>) -> Result<()> {
+        target.own(&self.owners, Recorded { owner, device })?;
         self.known.forget(target)
     }
 
@@ -252,7 +253,7 @@ impl Supervisor {
     ) -> Result<()> {
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let made = OpenedFile::of(rustix::fs::openat(&dir.fd, name, flags, Mode::empty())?)?;
-        self.own(&made, owner.uid, owner.gid, device)
+        self.own(&made, owner, device)
     }
 
     pub(super) fn make_node(&mut self, caller: &Caller<'_>, at: At, mode: u32, device: u32) -> Result<Reply> {
@@ -386,12 +387,12 @@ impl Supervisor {
     /// Creates and opens a file, or an unnamed one in `dir`. Returns `None` if it belongs to root
     /// and its group.
     fn create(&mut self, caller: &Caller<'_>, dir: &OpenedFile, name: &CStr, how: How) -> Result<Option<Reply>> {
-        let Some(UidGid { uid, gid }) = self.maker(caller, dir)? else { return Ok(None) };
+        let Some(owner) = self.maker(caller, dir)? else { return Ok(None) };
         let alone = if how.flags.contains(OFlags::CREATE) { OFlags::EXCL } else { OFlags::empty() };
         let mode = self.mode_in(caller, dir, how.mode)?;
         let open = || rustix::fs::openat(&dir.fd, name, how.flags | alone | OFlags::CLOEXEC, mode);
         let fd = with_umask_of(caller, open)?;
-        self.own(&OpenedFile::of(fd.try_clone().map_err(|_| Errno::MFILE)?)?, uid, gid, None)?;
+        self.own(&OpenedFile::of(fd.try_clone().map_err(|_| Errno::MFILE)?)?, owner, None)?;
         Ok(Some(Reply::File { fd, close_on_exec: how.flags.contains(OFlags::CLOEXEC) }))
     }
 
@@ -467,7 +468,7 @@ impl Supervisor {
     /// process and create a file owned by root.
     fn unless_for_root(&self, caller: &Caller<'_>, e: Errno) -> Result<Reply> {
         let who = self.credentials(caller)?;
-        if (who.users.files, who.groups.files) == (0, 0) { Ok(Reply::GO) } else { Err(e) }
+        if UidGid::new(who.users.files, who.groups.files) == UidGid::ROOT { Ok(Reply::GO) } else { Err(e) }
     }
 }
 

@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use rbuild_linux::notify::{ReportedStat, StatTarget};
-use rbuild_linux::{FileKind, OwnerRecords, Recorded, record_in_times};
+use rbuild_linux::{FileKind, OwnerRecords, Recorded, UidGid, record_in_times};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
@@ -130,8 +130,8 @@ impl RecordCache {
     }
 }
 
-fn reported(Recorded { uid, gid, device }: Recorded) -> ReportedStat {
-    ReportedStat { uid, gid, node: device.map(|(kind, major, minor)| (kind.bits(), major, minor)) }
+fn reported(Recorded { owner, device }: Recorded) -> ReportedStat {
+    ReportedStat { owner, node: device.map(|(kind, major, minor)| (kind.bits(), major, minor)) }
 }
 
 /// Like [`seen_from_here`], with the flags for the resulting path.
@@ -327,10 +327,10 @@ impl OpenedFile {
 
     /// Returns the file's owner; `None` if that is unknown: no record is made of sockets that a
     /// process binds, of its terminals, and of files without a path, such as pipes and memfds.
-    pub fn owner(&self, owners: &OwnerRecords) -> Option<Recorded> {
+    pub fn owner(&self, owners: &OwnerRecords) -> Option<UidGid> {
         let recorded = self.recorded(owners);
         let is_unknown = matches!(self.kind(), FileKind::Socket | FileKind::CharDevice) || self.is_nameless();
-        if recorded.is_none() && is_unknown { None } else { Some(recorded.unwrap_or_default()) }
+        if recorded.is_none() && is_unknown { None } else { Some(recorded.unwrap_or_default().owner) }
     }
 
     /// Returns true for files that only descriptors lead to, from their creation on.
@@ -353,7 +353,7 @@ impl OpenedFile {
         match self.kind() {
             FileKind::File | FileKind::Dir => owners.record(&SharedProc::path_of(&self.fd), true, &what),
             _ => {
-                let times = record_in_times(what.uid, what.gid)?;
+                let times = record_in_times(what.owner)?;
                 rustix::fs::utimensat(&self.fd, c"", &times, AtFlags::EMPTY_PATH)
             }
         }
@@ -363,6 +363,6 @@ impl OpenedFile {
     /// creator's.
     pub fn group_for_new(&self, owners: &OwnerRecords) -> Option<u32> {
         let set_gid = self.stat.st_mode & SET_GID != 0;
-        set_gid.then(|| self.recorded(owners).map_or(0, |owner| owner.gid))
+        set_gid.then(|| self.recorded(owners).map_or(0, |recorded| recorded.owner.gid))
     }
 }

@@ -1,6 +1,7 @@
 //! Emulated process credentials, and the rules for changing them (credentials(7)).
 
 use caps::Capability;
+use rbuild_linux::UidGid;
 use rustix::io::Errno;
 
 use crate::id_emulation::decode::Of;
@@ -194,9 +195,9 @@ impl Credentials {
     }
 
     /// Returns the credentials of the first process of a container.
-    pub fn starting(uid: u32, gid: u32, groups: Vec<u32>) -> Credentials {
-        let ids =
-            Credentials { users: Ids::all(uid), groups: Ids::all(gid), more_groups: groups, ..Default::default() };
+    pub fn starting(user: UidGid, groups: Vec<u32>) -> Credentials {
+        let (users, own_groups) = (Ids::all(user.uid), Ids::all(user.gid));
+        let ids = Credentials { users, groups: own_groups, more_groups: groups, ..Default::default() };
         ids.after_exec(None, None)
     }
 
@@ -358,13 +359,14 @@ mod tests {
         assert!(fixed.clone().with_users(Ids::all(33)).has_all());
         assert!(fixed.clone().with_file_user(fixed.users.set_files(true, 33)).has_all());
         assert!(
-            !Credentials::starting(33, 33, Vec::new()).has(other) && Credentials::starting(0, 5, Vec::new()).has_all()
+            !Credentials::starting(UidGid::new(33, 33), Vec::new()).has(other)
+                && Credentials::starting(UidGid::new(0, 5), Vec::new()).has_all()
         );
     }
 
     #[test]
     fn ambient_capabilities_survive_programs_and_no_change_of_ids() {
-        let user = Credentials::starting(33, 33, Vec::new()).with_all_capabilities();
+        let user = Credentials::starting(UidGid::new(33, 33), Vec::new()).with_all_capabilities();
         let held = |who: &Credentials| (who.has_all(), who.after_exec(None, None).has_all());
         assert_eq!(held(&user), (true, true));
         assert_eq!(held(&user.after_exec(None, Some(44))), (false, false));
@@ -428,7 +430,7 @@ mod tests {
 
     #[test]
     fn set_id_programs_change_the_effective_ids() {
-        let user = Credentials::starting(1000, 1000, vec![1000]);
+        let user = Credentials::starting(UidGid::new(1000, 1000), vec![1000]);
         let su = user.after_exec(Some(0), None);
         assert_eq!(Ok(su.users), ids(1000, 0, 0));
         assert!(su.has_all());

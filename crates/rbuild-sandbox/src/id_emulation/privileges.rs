@@ -214,7 +214,7 @@ impl Supervisor {
             return Ok(Reply::GO);
         }
         let target = self.set_id_program(caller, file);
-        let owner = target.as_ref().and_then(|target| target.recorded(&self.owners)).unwrap_or_default();
+        let owner = target.as_ref().and_then(|target| target.recorded(&self.owners)).unwrap_or_default().owner;
         let has = |bits: u32| target.as_ref().is_some_and(|program| program.stat.st_mode & bits == bits);
         let plain = who.after_exec(None, None);
         let changed = who.after_exec(has(0o4000).then_some(owner.uid), has(0o2010).then_some(owner.gid));

@@ -223,7 +223,7 @@ impl Supervisor {
             Request::RemoveAttribute { file, name } => self.set_attribute(caller, file, name, None),
             Request::Stat { file, to } => self.stat(caller, file, to),
             Request::StatX { file, mask, to } => self.statx(caller, file, mask, to),
-            Request::ChangeOwner { file, uid, gid } => self.chown(caller, file, uid, gid),
+            Request::ChangeOwner { file, owner } => self.chown(caller, file, owner),
             Request::MakeNode { at, mode, device } => self.make_node(caller, at, mode, device),
             Request::MakeDir { at, mode } => self.make_dir(caller, at, mode),
             Request::SymLink { target, at } => self.symlink(caller, target, at),

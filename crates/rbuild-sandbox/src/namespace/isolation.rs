@@ -59,7 +59,7 @@ pub fn isolation(request: IsolationRequest) -> Result<Isolation, Refusal> {
         return bare_isolation();
     }
     let UidGid { uid, gid } = process::own_ids();
-    let alone = || Isolation::SingleId(IdMaps::alone(uid, gid));
+    let alone = || Isolation::SingleId(IdMaps::alone(UidGid { uid, gid }));
     let found = match uid {
         _ if request == IsolationRequest::SingleId => return Ok(alone()),
         // Root of a namespace that maps a single ID is in the same position as a user without
@@ -71,7 +71,7 @@ pub fn isolation(request: IsolationRequest) -> Result<Isolation, Refusal> {
         }
         0 if request == IsolationRequest::Auto && !can_map_ids() && has(Capability::CAP_SETFCAP) => return Ok(alone()),
         0 => root_maps(),
-        _ => subordinate_maps(uid, gid),
+        _ => subordinate_maps(UidGid { uid, gid }),
     };
     match found {
         Ok(maps) => Ok(Isolation::Userns(maps)),
@@ -154,7 +154,8 @@ fn root_maps() -> Result<IdMaps, Refusal> {
     Ok(IdMaps::identity(&ranges("/proc/self/uid_map")?, &ranges("/proc/self/gid_map")?))
 }
 
-fn subordinate_maps(uid: u32, gid: u32) -> Result<IdMaps, Refusal> {
+fn subordinate_maps(caller: UidGid) -> Result<IdMaps, Refusal> {
+    let uid = caller.uid;
     let name = process::user_name(uid);
     let shown = name.clone().unwrap_or_else(|| uid.to_string());
     newuidmap::usable(&shown)?;
@@ -169,7 +170,7 @@ fn subordinate_maps(uid: u32, gid: u32) -> Result<IdMaps, Refusal> {
             ));
         }
     }
-    Ok(IdMaps::subordinate(uid, gid, &sub))
+    Ok(IdMaps::subordinate(caller, &sub))
 }
 
 /// Returns a grant of the usual number of user IDs, group IDs or both to a user, from an unassigned

@@ -13,7 +13,7 @@ use std::path::Path;
 use rbuild_container::NetworkMode;
 use rbuild_linux::fd_passing::send_fds;
 use rbuild_linux::process::{self, Cloned, Exit};
-use rbuild_linux::{RootDir, described};
+use rbuild_linux::{RootDir, UidGid, described};
 use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::error::{During, Phase, RunnerError, RunnerProblem, library};
@@ -151,7 +151,7 @@ fn confine(request: &RunRequest, runner: &OwnedFd) -> Result<(), RunnerProblem> 
     bound_capabilities(request.is_insecure())?;
     match request.is_insecure() {
         true => become_privileged(rbuild_linux::UidGid { uid: request.uid, gid: request.gid }, &request.groups)?,
-        false => process::become_user(request.uid, request.gid, &request.groups)?,
+        false => process::become_user(UidGid::new(request.uid, request.gid), &request.groups)?,
     }
     process::die_with(runner)?;
     process::reset_signals()?;

@@ -15,8 +15,8 @@ use rbuild_container::NetworkMode;
 use rbuild_linux::fd_passing::{receive_fds, send_fds};
 use rbuild_linux::process::{self, Exit};
 use rbuild_linux::{
-    FileKind, MOUNT_POINTS, OwnerRecords, RootDir, attach_mount, bind_clone, described, detached_overlay, enter_root,
-    enter_user_namespace_below, mount_tmpfs, new_procfs, private_namespaces,
+    FileKind, MOUNT_POINTS, OwnerRecords, RootDir, UidGid, attach_mount, bind_clone, described, detached_overlay,
+    enter_root, enter_user_namespace_below, mount_tmpfs, new_procfs, private_namespaces,
 };
 
 use rustix::event::{PollFd, PollFlags, poll};
@@ -263,7 +263,7 @@ fn answer(
     }
     let listener = receive_fds(socket).ok().and_then(|mut fds| fds.pop());
     let listener = listener.ok_or_else(|| killed().unwrap_or(RunnerProblem::NoListener))?;
-    let first = Credentials::starting(request.uid, request.gid, request.groups.clone());
+    let first = Credentials::starting(UidGid::new(request.uid, request.gid), request.groups.clone());
     let first = if request.is_insecure() { first.with_all_capabilities() } else { first };
     let supervisor = Supervisor::enter(listener, (proc, owners.clone()), pid, (first, request.is_insecure()));
     supervisor.map_err(|why| killed().unwrap_or(why))?.serve(&ended);

@@ -57,7 +57,7 @@ pub(crate) fn bound_capabilities(insecure: bool) -> Result<(), RunnerProblem> {
 pub(crate) fn become_privileged(user: UidGid, groups: &[u32]) -> Result<(), RunnerProblem> {
     rustix::thread::set_keep_capabilities(true)
         .map_err(RunnerProblem::of_call("prctl", described("the keeping of capabilities")))?;
-    process::become_user(user.uid, user.gid, groups)?;
+    process::become_user(user, groups)?;
     let held = caps::read(None, caps::CapSet::Permitted).map_err(library)?;
     for set in [caps::CapSet::Effective, caps::CapSet::Inheritable, caps::CapSet::Ambient] {
         caps::set(None, set, &held).map_err(library)?;

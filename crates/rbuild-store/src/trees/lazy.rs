@@ -26,8 +26,8 @@ use crate::workspace::Workspace;
 pub(crate) struct LazyNote {
     /// Name of the layer's document next to it.
     pub layer: String,
-    /// Owner, group and mode of the tree's root directory, which the layer does not contain.
-    root: (u32, u32, u32),
+    /// Metadata of the tree's root directory, which the layer does not contain.
+    root: RootMeta,
     /// Modification time of the root directory in seconds and nanoseconds. Trees of earlier
     /// versions do not have it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -40,11 +40,32 @@ pub(crate) struct LazyNote {
     boot: Option<String>,
 }
 
+/// Owner and mode of a root directory. A note has them as a list: user ID, group ID, mode.
+#[derive(Clone, Copy, Serialize, Deserialize)]
+#[serde(from = "(u32, u32, u32)", into = "(u32, u32, u32)")]
+struct RootMeta {
+    owner: UidGid,
+    mode: u32,
+}
+
+impl From<(u32, u32, u32)> for RootMeta {
+    fn from((uid, gid, mode): (u32, u32, u32)) -> RootMeta {
+        RootMeta { owner: UidGid { uid, gid }, mode }
+    }
+}
+
+impl From<RootMeta> for (u32, u32, u32) {
+    fn from(RootMeta { owner, mode }: RootMeta) -> (u32, u32, u32) {
+        (owner.uid, owner.gid, mode)
+    }
+}
+
 impl LazyNote {
     /// Returns the note of a tree that equals the one that a layer was packed from.
     pub(crate) fn exact(layer: &str, remainder: &Remainder) -> LazyNote {
         let Timestamp { sec, nsec } = remainder.root_mtime;
-        LazyNote { layer: layer.into(), root: remainder.root, mtime: Some((sec, nsec)), exact: true, boot: None }
+        let root = RootMeta { owner: remainder.root_owner, mode: remainder.root_mode };
+        LazyNote { layer: layer.into(), root, mtime: Some((sec, nsec)), exact: true, boot: None }
     }
 
     /// Returns the note of the same tree before its files are unpacked.
@@ -87,7 +108,7 @@ impl LazyTrees<'_> {
         let name = layer_document(form, None);
         let root = fs.stat_self()?;
         let mtime = Some((root.mtime.sec, root.mtime.nsec));
-        let root = (root.uid, root.gid, root.mode);
+        let root = RootMeta { owner: root.owner(), mode: root.mode };
         self.store.trees().put_note(made, &name, &document(&name, &layer)?)?;
         self.put_lazy_note(made, &LazyNote { layer: name, root, mtime, exact: false, boot: None })?;
         made.remove_all(OsStr::new("fs"))?;
@@ -129,9 +150,9 @@ impl LazyTrees<'_> {
         let remainder = self.remainder_of(tree, &note, &layer)?;
         let nanoseconds = remainder.as_ref().map(|remainder| &remainder.nanoseconds[..]);
         self.store.trees().unpack_verified(&layer.digest, &layer.diff_id, &fs, nanoseconds)?;
-        let (uid, gid, mode) = note.root;
+        let RootMeta { owner, mode } = note.root;
         let mtime = note.mtime.map_or(fs.stat_self()?.mtime, |(sec, nsec)| Timestamp { sec, nsec });
-        fs.set_own_meta(UidGid::new(uid, gid), mode, mtime)?;
+        fs.set_own_meta(owner, mode, mtime)?;
         let dir = self.store.dir(&place)?;
         // Remains of an interrupted attempt, and sizes computed before unpacking.
         for old in ["fs", "bytes.json", INODES, STAND_INS, DEVICES] {
