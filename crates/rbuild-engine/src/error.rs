@@ -290,7 +290,7 @@ mod tests {
         };
         let url = Box::new(rbuild_image::SourceUrl::parse("https://a.io/x").unwrap());
         let refusal = Refusal {
-            reason: "/proc is not mounted".into(),
+            reason: "`/proc` is not mounted".into(),
             remedy: Remedy::Isolation(rbuild_remedy::IsolationRemedy::MountProc),
             source: Some(io(1)),
         };

@@ -95,7 +95,7 @@ mod tests {
         let kernel = |errno| rbuild_linux::Error::new("clone3", object(), io(errno));
         let errors = [
             SandboxError::Refused(refusal(
-                "/proc is not mounted",
+                "`/proc` is not mounted",
                 Remedy::Isolation(rbuild_remedy::IsolationRemedy::MountProc),
             )),
             SandboxError::Refused(

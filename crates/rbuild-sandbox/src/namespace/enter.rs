@@ -16,7 +16,10 @@ use rustix::fs::OFlags;
 
 use crate::SandboxError;
 use crate::error::{During, Phase, RunnerError};
-use crate::namespace::isolation::{Isolation, IsolationRequest, bare_isolation, isolation, userns_refused};
+use crate::namespace::isolation::{
+    Isolation, IsolationRequest, bare_isolation, isolation, maps_refused, proc_refused, userns_refused,
+};
+use crate::namespace::machine::{CallingProcess, KernelSettings};
 use crate::namespace::network::{Carrier, Isolated};
 use crate::protocol::RunnerMode;
 use crate::runner::mounts::new_sysfs;
@@ -119,7 +122,7 @@ pub fn enter(
     // With recorded owners there is no fallback: the caller has already derived its keys for that
     // mode.
     let has_spare = request == IsolationRequest::Auto && matches!(isolation, Isolation::Userns(_));
-    let spare = if has_spare { bare_isolation().ok() } else { None };
+    let spare = if has_spare { bare_isolation(&CallingProcess::read()).ok() } else { None };
     let mut signals = SigSet::empty();
     for s in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
         signals.add(s);
@@ -164,7 +167,7 @@ impl Launcher<'_> {
         let adopts = bare && process::children().is_empty() && process::adopt_orphans().is_ok();
         let cloned = match isolation.maps() {
             None => process::fork()?,
-            Some(_) => process::clone_into_namespaces().map_err(userns_refused)?,
+            Some(_) => process::clone_into_namespaces().map_err(|e| userns_refused(e, &KernelSettings::read()))?,
         };
         let child = match cloned {
             Cloned::Child => {
@@ -183,7 +186,7 @@ impl Launcher<'_> {
             let exit = process::wait(child)?;
             return match killed {
                 true => Ok(Ok(BuilderExit { code: exit_code(exit), stopped: false })),
-                false => Err(crate::namespace::isolation::maps_refused(e).into()),
+                false => Err(maps_refused(e, &KernelSettings::read()).into()),
             };
         }
         let ended = supervise(child, &pidfd, go, failure_reader, &self.signals);
@@ -338,9 +341,7 @@ fn become_builder(
         Ok(proc) => (proc, ProcView::Own),
         // If parts of /proc are covered, the kernel refuses to mount a procfs that would reveal
         // them.
-        Err(e) => {
-            (bind_clone(Path::new("/proc")).map_err(|_| crate::namespace::isolation::proc_refused(e))?, ProcView::Outer)
-        }
+        Err(e) => (bind_clone(Path::new("/proc")).map_err(|_| proc_refused(e))?, ProcView::Outer),
     };
     let isolated = world.carrier.as_ref().map(|carrier| Isolated::start(carrier, &world.store)).transpose()?;
     let sysfs = world.commands.then(new_sysfs).flatten();

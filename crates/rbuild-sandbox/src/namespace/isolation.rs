@@ -1,17 +1,11 @@
-//! Detection of the isolation modes that this machine permits, with reasons and remedies.
+//! Choice of the isolation mode from the facts of `machine`, with reasons and remedies.
 
-use std::path::Path;
-
-use caps::{CapSet, Capability};
-use rbuild_linux::{
-    Error, IdMaps, IdRange, OwnerMode, SubIds, USUAL_COUNT, UidGid, free_range, held_ranges, process,
-    subordinate_ranges,
-};
-
-use rbuild_remedy::{IdRangeToGrant, IsolationRemedy, MachineRemedy, Remedy, SubIdGrant};
+use caps::Capability;
+use rbuild_linux::{Error, IdMaps, IdRange, OwnerMode, SubIds, free_range, held_ranges, quoted, subordinate_ranges};
+use rbuild_remedy::{IdRangeToGrant, IsolationRemedy, MachineRemedy, Remedy, SubIdGrant, SubIdObstacle};
 
 use crate::error::{Refusal, refusal};
-use crate::namespace::newuidmap;
+use crate::namespace::machine::{CallingProcess, KernelSettings, ProgramState, SubIdFacts, SubIdProgram};
 use crate::protocol::RunnerMode;
 
 /// The isolation of commands from the host.
@@ -39,44 +33,44 @@ pub enum IsolationRequest {
     Chroot,
 }
 
-fn read(path: &str) -> String {
-    std::fs::read_to_string(path).unwrap_or_default()
-}
-
-fn setting(path: &str) -> Option<i64> {
-    read(path).trim().parse().ok()
-}
-
 /// Chooses the isolation mode for the calling user, without trying anything out.
 pub fn isolation(request: IsolationRequest) -> Result<Isolation, Refusal> {
-    if !Path::new("/proc/self/task").exists() {
+    let caller = CallingProcess::read();
+    choose(request, &caller, || SubIdFacts::read(caller.ids.uid))
+}
+
+/// Chooses the isolation mode. `sub_ids` is called only if the answer depends on it.
+pub(crate) fn choose(
+    request: IsolationRequest,
+    caller: &CallingProcess,
+    sub_ids: impl FnOnce() -> SubIdFacts,
+) -> Result<Isolation, Refusal> {
+    if !caller.has_proc {
         return Err(refusal(
-            "/proc is not mounted, and rbuild requires it",
+            "`/proc` is not mounted, and rbuild requires it",
             Remedy::Isolation(IsolationRemedy::MountProc),
         ));
     }
     if request == IsolationRequest::Chroot {
-        return bare_isolation();
+        return bare_isolation(caller);
     }
-    let UidGid { uid, gid } = process::own_ids();
-    let alone = || Isolation::SingleId(IdMaps::alone(UidGid { uid, gid }));
-    let found = match uid {
+    let alone = || Isolation::SingleId(IdMaps::alone(caller.ids));
+    let automatic = request == IsolationRequest::Auto;
+    let found = match caller.ids.uid {
         _ if request == IsolationRequest::SingleId => return Ok(alone()),
         // Root of a namespace that maps a single ID is in the same position as a user without
         // sub-IDs.
-        0 if request == IsolationRequest::Auto
-            && matches!(held_ranges(&read("/proc/self/uid_map"))[..], [only] if only.count == 1) =>
-        {
+        0 if automatic && matches!(held_ranges(&caller.uid_map)[..], [only] if only.count == 1) => return Ok(alone()),
+        0 if automatic && missing_capability(caller).is_some() && has(caller, Capability::CAP_SETFCAP) => {
             return Ok(alone());
         }
-        0 if request == IsolationRequest::Auto && !can_map_ids() && has(Capability::CAP_SETFCAP) => return Ok(alone()),
-        0 => root_maps(),
-        _ => subordinate_maps(UidGid { uid, gid }),
+        0 => root_maps(caller),
+        _ => subordinate_maps(caller, &sub_ids()),
     };
     match found {
         Ok(maps) => Ok(Isolation::Userns(maps)),
         // No sub-IDs, or no helper programs that grant them.
-        Err(_) if request == IsolationRequest::Auto && uid != 0 => Ok(alone()),
+        Err(_) if automatic && caller.ids.uid != 0 => Ok(alone()),
         Err(e) => Err(e),
     }
 }
@@ -114,90 +108,160 @@ impl Isolation {
 }
 
 /// Returns the `chroot` mode.
-pub fn bare_isolation() -> Result<Isolation, Refusal> {
-    let uid = process::own_ids().uid;
-    let why = "isolation mode chroot requires root with CAP_SYS_CHROOT";
-    if uid != 0 {
+pub(crate) fn bare_isolation(caller: &CallingProcess) -> Result<Isolation, Refusal> {
+    let why = "isolation mode `chroot` requires root with CAP_SYS_CHROOT";
+    if caller.ids.uid != 0 {
         return Err(refusal(why, MachineRemedy::OtherMode));
     }
-    if !has(Capability::CAP_SYS_CHROOT) {
+    if !has(caller, Capability::CAP_SYS_CHROOT) {
         return Err(refusal(why, MachineRemedy::BecomeRoot));
     }
     Ok(Isolation::Chroot)
 }
 
-fn has(cap: Capability) -> bool {
-    caps::has_cap(None, CapSet::Effective, cap).unwrap_or(false)
+fn has(caller: &CallingProcess, cap: Capability) -> bool {
+    caller.capabilities.contains(&cap)
 }
 
-const TO_MAP_IDS: [Capability; 2] = [Capability::CAP_SETUID, Capability::CAP_SETGID];
-
-fn can_map_ids() -> bool {
-    TO_MAP_IDS.into_iter().all(has)
+/// Returns the first capability for mapping IDs that the caller lacks.
+fn missing_capability(caller: &CallingProcess) -> Option<Capability> {
+    [Capability::CAP_SETUID, Capability::CAP_SETGID].into_iter().find(|cap| !has(caller, *cap))
 }
 
-fn root_maps() -> Result<IdMaps, Refusal> {
-    for cap in TO_MAP_IDS {
-        if !has(cap) {
-            return Err(refusal(
-                format!("this process is root without {cap}, so it cannot map IDs"),
-                MachineRemedy::GrantCapability,
-            ));
-        }
+fn root_maps(caller: &CallingProcess) -> Result<IdMaps, Refusal> {
+    if let Some(cap) = missing_capability(caller) {
+        return Err(refusal(
+            format!("this process is root without {cap}, so it cannot map IDs"),
+            MachineRemedy::GrantCapability,
+        ));
     }
-    let ranges = |file: &str| match held_ranges(&read(file)) {
+    let ranges = |file: &str, map: &str| match held_ranges(map) {
         ranges if ranges.is_empty() => {
-            Err(refusal(format!("this process is root, but {file} maps no IDs"), MachineRemedy::BecomeOrdinary))
+            Err(refusal(format!("this process is root, but `{file}` maps no IDs"), MachineRemedy::BecomeOrdinary))
         }
         ranges => Ok(ranges),
     };
-    Ok(IdMaps::identity(&ranges("/proc/self/uid_map")?, &ranges("/proc/self/gid_map")?))
+    let uids = ranges("/proc/self/uid_map", &caller.uid_map)?;
+    Ok(IdMaps::identity(&uids, &ranges("/proc/self/gid_map", &caller.gid_map)?))
 }
 
-fn subordinate_maps(caller: UidGid) -> Result<IdMaps, Refusal> {
-    let uid = caller.uid;
-    let name = process::user_name(uid);
-    let shown = name.clone().unwrap_or_else(|| uid.to_string());
-    newuidmap::usable(&shown)?;
-    let ranges = |file: &str| subordinate_ranges(&read(file), name.as_deref(), uid);
-    let sub = SubIds { uids: ranges("/etc/subuid"), gids: ranges("/etc/subgid") };
+/// Returns the name of the user, or its ID if it has none.
+pub(crate) fn name_or_id(caller: &CallingProcess, sub_ids: &SubIdFacts) -> String {
+    sub_ids.user.clone().unwrap_or_else(|| caller.ids.uid.to_string())
+}
+
+fn subordinate_maps(caller: &CallingProcess, facts: &SubIdFacts) -> Result<IdMaps, Refusal> {
+    let user = facts.user.as_ref().map_or_else(|| caller.ids.uid.to_string(), quoted);
+    check_programs(&user, facts)?;
+    let ranges = |text: &str| subordinate_ranges(text, facts.user.as_deref(), caller.ids.uid);
+    let sub = SubIds { uids: ranges(&facts.subuid), gids: ranges(&facts.subgid) };
     for (file, found) in [("/etc/subuid", &sub.uids), ("/etc/subgid", &sub.gids)] {
         if found.is_empty() {
             let missing = [sub.uids.is_empty(), sub.gids.is_empty()];
             return Err(refusal(
-                format!("{file} grants user {shown} no sub-IDs"),
-                MachineRemedy::GrantSubIds(granting(missing, &shown)),
+                format!("`{file}` grants user {user} no sub-IDs"),
+                MachineRemedy::GrantSubIds(granting(missing, &name_or_id(caller, facts), facts)),
             ));
         }
     }
-    Ok(IdMaps::subordinate(caller, &sub))
+    Ok(IdMaps::subordinate(caller.ids, &sub))
+}
+
+/// Fails with the reason if newuidmap and newgidmap cannot work for the user, given as messages
+/// show it.
+fn check_programs(user: &str, facts: &SubIdFacts) -> Result<(), Refusal> {
+    for SubIdProgram { name, state } in &facts.programs {
+        return Err(match state {
+            ProgramState::Usable => continue,
+            ProgramState::Missing => refusal(
+                format!("`{name}` is not installed, so user {user} cannot use sub-IDs"),
+                MachineRemedy::InstallSubIdHelpers,
+            ),
+            ProgramState::NoSetUid(path) => refusal(
+                format!("{} is on a file system mounted with nosuid, so it cannot map sub-IDs", quoted(path)),
+                MachineRemedy::OrSingleId(SubIdObstacle::NoSetUid),
+            ),
+            ProgramState::Unprivileged(path) => refusal(
+                format!("{} is neither set-uid root nor has capabilities, so it cannot map sub-IDs", quoted(path)),
+                MachineRemedy::RestoreSetUid { program: path.clone() },
+            ),
+        });
+    }
+    if facts.no_new_privileges {
+        return Err(refusal(
+            "no_new_privs is set, so `newuidmap` cannot map sub-IDs",
+            MachineRemedy::OrSingleId(SubIdObstacle::NoNewPrivileges),
+        ));
+    }
+    Ok(())
 }
 
 /// Returns a grant of the usual number of user IDs, group IDs or both to a user, from an unassigned
 /// range.
-fn granting([uids, gids]: [bool; 2], user: &str) -> SubIdGrant {
-    let range = |file| match free_range(&read(file)) {
+pub(crate) fn granting([uids, gids]: [bool; 2], user: &str, facts: &SubIdFacts) -> SubIdGrant {
+    let range = |text| match free_range(text) {
         Some(IdRange { start, count }) => IdRangeToGrant::Free(start, start + (count - 1)),
         None => IdRangeToGrant::Unknown,
     };
     SubIdGrant {
         user: user.to_string(),
-        uids: uids.then(|| range("/etc/subuid")),
-        gids: gids.then(|| range("/etc/subgid")),
+        uids: uids.then(|| range(&facts.subuid)),
+        gids: gids.then(|| range(&facts.subgid)),
+    }
+}
+
+/// A setting of the kernel that can forbid user namespaces.
+pub(crate) struct Restriction {
+    pub name: &'static str,
+    pub value: fn(&KernelSettings) -> Option<i64>,
+    /// The value that forbids.
+    pub forbids: i64,
+    /// The setting that permits.
+    permitting: &'static str,
+}
+
+const MAX_USER_NAMESPACES: Restriction = Restriction {
+    name: "user.max_user_namespaces",
+    value: |settings| settings.max_user_namespaces,
+    forbids: 0,
+    permitting: "user.max_user_namespaces=15000",
+};
+const UNPRIVILEGED_CLONE: Restriction = Restriction {
+    name: "kernel.unprivileged_userns_clone",
+    value: |settings| settings.unprivileged_clone,
+    forbids: 0,
+    permitting: "kernel.unprivileged_userns_clone=1",
+};
+const APPARMOR: Restriction = Restriction {
+    name: "kernel.apparmor_restrict_unprivileged_userns",
+    value: |settings| settings.apparmor_restriction,
+    forbids: 1,
+    permitting: "kernel.apparmor_restrict_unprivileged_userns=0",
+};
+
+/// All settings that can forbid user namespaces.
+pub(crate) const RESTRICTIONS: [Restriction; 3] = [MAX_USER_NAMESPACES, UNPRIVILEGED_CLONE, APPARMOR];
+
+impl Restriction {
+    fn applies(&self, settings: &KernelSettings) -> bool {
+        (self.value)(settings) == Some(self.forbids)
+    }
+
+    pub fn remedy(&self) -> Remedy {
+        Remedy::Isolation(IsolationRemedy::PermitNamespaces { setting: self.permitting })
     }
 }
 
 const NO_USERNS: &str = "cannot create a user namespace";
 
 /// Explains why the kernel denied a user namespace.
-pub fn userns_refused(e: Error) -> Refusal {
-    let refused = if setting("/proc/sys/user/max_user_namespaces") == Some(0) {
-        refusal(NO_USERNS, permit_namespaces("user.max_user_namespaces=15000"))
-    } else if setting("/proc/sys/kernel/unprivileged_userns_clone") == Some(0) {
-        refusal(NO_USERNS, permit_namespaces("kernel.unprivileged_userns_clone=1"))
+pub(crate) fn userns_refused(e: Error, settings: &KernelSettings) -> Refusal {
+    let forbidding = [MAX_USER_NAMESPACES, UNPRIVILEGED_CLONE].into_iter().find(|setting| setting.applies(settings));
+    let refused = if let Some(setting) = forbidding {
+        refusal(NO_USERNS, setting.remedy())
     } else if e.errno() == Some(nix::errno::Errno::ENOSYS as i32) {
         refusal(NO_USERNS, MachineRemedy::PermitClone)
-    } else if Path::new("/.dockerenv").exists() || Path::new("/run/.containerenv").exists() {
+    } else if settings.in_container {
         let reason = format!("{NO_USERNS}, which the container's seccomp profile may deny");
         refusal(reason, Remedy::Isolation(IsolationRemedy::UnconfineSeccomp))
     } else {
@@ -207,85 +271,145 @@ pub fn userns_refused(e: Error) -> Refusal {
 }
 
 /// Explains why the ID maps could not be written.
-pub fn maps_refused(e: Error) -> Refusal {
-    let restricted = setting("/proc/sys/kernel/apparmor_restrict_unprivileged_userns") == Some(1);
-    let remedy: Remedy = if restricted {
-        permit_namespaces("kernel.apparmor_restrict_unprivileged_userns=0")
-    } else {
-        Remedy::Isolation(IsolationRemedy::CheckSubIds)
+pub(crate) fn maps_refused(e: Error, settings: &KernelSettings) -> Refusal {
+    let remedy = match APPARMOR.applies(settings) {
+        true => APPARMOR.remedy(),
+        false => Remedy::Isolation(IsolationRemedy::CheckSubIds),
     };
     refusal("cannot write the ID maps of the user namespace", remedy).because(e)
 }
 
-fn permit_namespaces(setting: &'static str) -> Remedy {
-    Remedy::Isolation(IsolationRemedy::PermitNamespaces { setting })
-}
-
+/// Explains why commands can have neither a /proc of their own nor the existing one.
 pub(crate) fn proc_refused(e: Error) -> Refusal {
     refusal(
-        "cannot mount a new /proc or expose the existing one to commands",
+        "cannot mount a new `/proc` or expose the existing one to commands",
         Remedy::Isolation(IsolationRemedy::UnmaskProc),
     )
     .because(e)
 }
 
-/// One line of `rbuild doctor`.
-#[derive(Debug, Clone)]
-pub struct Check {
-    pub name: &'static str,
-    pub found: String,
-    /// The remedy if something is missing.
-    pub remedy: Option<Remedy>,
-}
+#[cfg(test)]
+mod tests {
+    use caps::CapsHashSet;
+    use rbuild_linux::described;
+    use rbuild_testkit::{assert_recorded, variants};
+    use rustix::io::Errno;
 
-/// Runs the checks that have no side effects: kernel, user, sub-IDs, settings.
-pub fn checks() -> Vec<Check> {
-    let uid = process::own_ids().uid;
-    let kernel = read("/proc/sys/kernel/osrelease").trim().to_string();
-    let mut list = vec![Check { name: "kernel", remedy: old_kernel(&kernel), found: kernel }];
-    let user = process::user_name(uid).unwrap_or_else(|| "?".into());
-    list.push(Check { name: "user", found: format!("{user} (uid {uid})"), remedy: None });
-    list.push(match isolation(IsolationRequest::Userns) {
-        Ok(isolation) => {
-            let UidGid { uid: top_uid, gid: top_gid } = isolation.maps().map_or_else(UidGid::default, IdMaps::highest);
-            let small = [top_uid, top_gid].map(|top| top < USUAL_COUNT - 1);
-            let remedy = small.contains(&true).then(|| {
-                let grant = granting(small, &process::user_name(uid).unwrap_or_else(|| uid.to_string()));
-                MachineRemedy::GrantMoreSubIds { count: USUAL_COUNT, grant }.into()
-            });
-            Check { name: "ids", found: format!("users up to {top_uid}, groups up to {top_gid}"), remedy }
-        }
-        Err(r) => Check { name: "ids", found: rbuild_remedy::sentence(&r), remedy: Some(r.remedy) },
-    });
-    for (name, path, bad, fix) in SETTINGS {
-        if let Some(value) = setting(path) {
-            let remedy =
-                (value == bad).then_some(Remedy::Isolation(IsolationRemedy::PermitNamespaces { setting: fix }));
-            list.push(Check { name, found: value.to_string(), remedy });
+    use super::*;
+    use crate::namespace::machine::samples::{ordinary, root, usable};
+
+    fn with_newgidmap(state: ProgramState) -> SubIdFacts {
+        let mut facts = usable();
+        facts.programs[1].state = state;
+        facts
+    }
+
+    fn without(cap: Capability) -> CallingProcess {
+        let mut caller = root();
+        caller.capabilities.remove(&cap);
+        caller
+    }
+
+    const AUTO: IsolationRequest = IsolationRequest::Auto;
+    const USERNS: IsolationRequest = IsolationRequest::Userns;
+    const SINGLE_ID: IsolationRequest = IsolationRequest::SingleId;
+    const CHROOT: IsolationRequest = IsolationRequest::Chroot;
+
+    #[test]
+    fn the_strongest_possible_mode_is_chosen() {
+        let one_id = CallingProcess { uid_map: "0 1000 1\n".into(), ..root() };
+        let weak = || without(Capability::CAP_SETGID);
+        let bare = CallingProcess { capabilities: CapsHashSet::new(), ..root() };
+        let cases = [
+            (AUTO, ordinary(), usable(), Some("userns")),
+            (AUTO, ordinary(), with_newgidmap(ProgramState::Missing), Some("single-id")),
+            (AUTO, ordinary(), SubIdFacts { subgid: String::new(), ..usable() }, Some("single-id")),
+            (AUTO, root(), usable(), Some("userns")),
+            (AUTO, one_id.clone(), usable(), Some("single-id")),
+            (AUTO, weak(), usable(), Some("single-id")),
+            (AUTO, bare.clone(), usable(), None),
+            (USERNS, ordinary(), with_newgidmap(ProgramState::Missing), None),
+            (USERNS, one_id, usable(), Some("userns")),
+            (USERNS, weak(), usable(), None),
+            (SINGLE_ID, ordinary(), usable(), Some("single-id")),
+            (SINGLE_ID, bare.clone(), usable(), Some("single-id")),
+            (CHROOT, root(), usable(), Some("chroot")),
+            (CHROOT, bare, usable(), None),
+            (CHROOT, ordinary(), usable(), None),
+        ];
+        for (request, caller, sub_ids, expected) in cases {
+            let chosen = choose(request, &caller, || sub_ids.clone());
+            let name = chosen.as_ref().ok().map(Isolation::name);
+            assert_eq!(name, expected, "{request:?} for {caller:?} with {sub_ids:?}: {chosen:?}");
         }
     }
-    list
-}
 
-/// Name, file, value that forbids user namespaces, and setting that permits them.
-const SETTINGS: [(&str, &str, i64, &str); 3] = [
-    ("user.max_user_namespaces", "/proc/sys/user/max_user_namespaces", 0, "user.max_user_namespaces=15000"),
-    (
-        "kernel.unprivileged_userns_clone",
-        "/proc/sys/kernel/unprivileged_userns_clone",
-        0,
-        "kernel.unprivileged_userns_clone=1",
-    ),
-    (
-        "kernel.apparmor_restrict_unprivileged_userns",
-        "/proc/sys/kernel/apparmor_restrict_unprivileged_userns",
-        1,
-        "kernel.apparmor_restrict_unprivileged_userns=0",
-    ),
-];
+    #[test]
+    fn root_needs_no_facts_about_sub_ids() {
+        choose(AUTO, &root(), || panic!("sub-IDs are read")).unwrap();
+    }
 
-fn old_kernel(release: &str) -> Option<Remedy> {
-    let mut parts = release.split(|c: char| !c.is_ascii_digit()).map(|n| n.parse::<u32>().unwrap_or(0));
-    let version = (parts.next()?, parts.next()?);
-    (version < (5, 12)).then(|| MachineRemedy::UpgradeKernel.into())
+    fn rows(cases: Vec<(&str, Refusal)>) -> String {
+        let row = |(label, e): (&str, Refusal)| {
+            let table = variants!(Refusal).table(&[e], |e| e, |e: &Refusal| Some(e.remedy.clone()));
+            format!("=== {label}\n{table}")
+        };
+        cases.into_iter().map(row).collect()
+    }
+
+    #[test]
+    fn refusals_are_as_recorded() {
+        let of =
+            |request, caller: CallingProcess, sub_ids: SubIdFacts| choose(request, &caller, || sub_ids).unwrap_err();
+        let program = || "/usr/bin/newgidmap".into();
+        let nameless = SubIdFacts { user: None, ..usable() };
+        let full = SubIdFacts { subuid: "build:100000:4294867295\n".into(), ..usable() };
+        let cases = vec![
+            ("no /proc", of(AUTO, CallingProcess { has_proc: false, ..ordinary() }, usable())),
+            ("chroot for an ordinary user", of(CHROOT, ordinary(), usable())),
+            ("chroot for a root without capabilities", of(CHROOT, without(Capability::CAP_SYS_CHROOT), usable())),
+            ("root without CAP_SETUID", of(USERNS, without(Capability::CAP_SETUID), usable())),
+            ("root without CAP_SETGID", of(USERNS, without(Capability::CAP_SETGID), usable())),
+            (
+                "root in a namespace without user IDs",
+                of(AUTO, CallingProcess { uid_map: "".into(), ..root() }, usable()),
+            ),
+            (
+                "root in a namespace without group IDs",
+                of(AUTO, CallingProcess { gid_map: "".into(), ..root() }, usable()),
+            ),
+            ("newgidmap is missing", of(USERNS, ordinary(), with_newgidmap(ProgramState::Missing))),
+            ("a nosuid mount", of(USERNS, ordinary(), with_newgidmap(ProgramState::NoSetUid(program())))),
+            ("no set-uid bit", of(USERNS, ordinary(), with_newgidmap(ProgramState::Unprivileged(program())))),
+            ("no_new_privs", of(USERNS, ordinary(), SubIdFacts { no_new_privileges: true, ..usable() })),
+            ("no sub-UIDs", of(USERNS, ordinary(), SubIdFacts { subuid: "db:100000:65536".into(), ..usable() })),
+            ("no sub-GIDs", of(USERNS, ordinary(), SubIdFacts { subgid: String::new(), ..usable() })),
+            ("no sub-UIDs, and none are free", of(USERNS, ordinary(), full)),
+            ("no sub-IDs for a user without a name", of(USERNS, ordinary(), nameless)),
+        ];
+        assert_recorded!("isolation", rows(cases));
+    }
+
+    #[test]
+    fn refusals_of_the_kernel_are_as_recorded() {
+        let denied = || Error::new("clone3", described("a process in namespaces"), Errno::PERM);
+        let unknown = Error::new("clone3", described("a process in namespaces"), Errno::NOSYS);
+        let maps = || Error::new("write", std::path::Path::new("/proc/4711/uid_map"), Errno::PERM);
+        let proc = Error::new("fsmount", described("a file system of type proc"), Errno::PERM);
+        let none = KernelSettings { max_user_namespaces: Some(0), ..KernelSettings::default() };
+        let debian = KernelSettings { unprivileged_clone: Some(0), ..KernelSettings::default() };
+        let ubuntu = KernelSettings { apparmor_restriction: Some(1), ..KernelSettings::default() };
+        let container = KernelSettings { in_container: true, ..KernelSettings::default() };
+        let cases = vec![
+            ("user.max_user_namespaces=0", userns_refused(denied(), &none)),
+            ("kernel.unprivileged_userns_clone=0", userns_refused(denied(), &debian)),
+            ("no clone3", userns_refused(unknown, &container)),
+            ("in a container", userns_refused(denied(), &container)),
+            ("another reason", userns_refused(denied(), &KernelSettings::default())),
+            ("ID maps, kernel.apparmor_restrict_unprivileged_userns=1", maps_refused(maps(), &ubuntu)),
+            ("ID maps, another reason", maps_refused(maps(), &KernelSettings::default())),
+            ("a masked /proc", proc_refused(proc)),
+        ];
+        assert_recorded!("isolation-kernel", rows(cases));
+    }
 }

@@ -26,7 +26,7 @@ use rbuild_remedy::{MachineRemedy, NetworkObstacle};
 
 use crate::SandboxError;
 use crate::error::{Refusal, RunnerProblem, refusal};
-use crate::namespace::newuidmap::in_path;
+use crate::namespace::machine::in_path;
 
 /// The program that carries traffic in and out.
 #[derive(Debug, Clone)]
@@ -56,40 +56,23 @@ const TUN: &str = "/dev/net/tun";
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Carrier {
-    /// Finds an installed carrier. Prefers pasta, because slirp4netns is slower, unless pasta is
-    /// too old.
+    /// Finds an installed carrier, and fails if it could not work.
     pub fn find() -> Result<Carrier, Refusal> {
-        let found = |name: &str, kind| in_path(name).map(|path| Carrier { path, kind });
-        let (pasta, slirp) = (found("pasta", CarrierKind::Pasta), found("slirp4netns", CarrierKind::Slirp));
-        let new = pasta.clone().filter(|pasta| slirp.is_none() || pasta.is_new());
-        let carrier = new.or(slirp).ok_or_else(|| {
-            refusal(
-                "an isolated network requires pasta or slirp4netns; neither is installed",
-                MachineRemedy::OrOtherNetwork(NetworkObstacle::NoCarrier),
-            )
-        })?;
         // The device through which the commands' interface is created.
-        match rustix::fs::access(TUN, Access::READ_OK | Access::WRITE_OK) {
-            Ok(()) => Ok(carrier),
-            Err(Errno::NOENT) => Err(refusal(
-                format!("an isolated network requires {TUN}, which does not exist on this machine"),
-                MachineRemedy::OrOtherNetwork(NetworkObstacle::NoTun),
-            )),
-            Err(e) => Err(refusal(
-                format!("an isolated network requires {TUN}, which this user cannot open"),
-                MachineRemedy::OrOtherNetwork(NetworkObstacle::DeniedTun),
-            )
-            .because(e)),
-        }
+        usable(Carrier::installed(), rustix::fs::access(TUN, Access::READ_OK | Access::WRITE_OK))
     }
 
-    /// Returns true for versions of 2024 or later: that of March 2023 duplicates and loses data on
-    /// Linux 6.18. A version contains a date, `2024_12_11` or `20230309`.
-    fn is_new(&self) -> bool {
+    /// Prefers pasta, because slirp4netns is slower, unless pasta is too old.
+    fn installed() -> Option<Carrier> {
+        let found = |name: &str, kind| in_path(name).map(|path| Carrier { path, kind });
+        let (pasta, slirp) = (found("pasta", CarrierKind::Pasta), found("slirp4netns", CarrierKind::Slirp));
+        pasta.filter(|pasta| slirp.is_none() || is_new(&pasta.version())).or(slirp)
+    }
+
+    /// Returns the version as the program prints it, empty if it cannot be started.
+    fn version(&self) -> String {
         let asked = std::process::Command::new(&self.path).arg("--version").stdin(std::process::Stdio::null()).output();
-        let said = asked.map(|out| String::from_utf8_lossy(&out.stdout).into_owned()).unwrap_or_default();
-        let year = |at: usize| said.get(at..at + 4)?.parse::<u32>().ok().filter(|year| (2019..2100).contains(year));
-        (0..said.len()).find_map(year).is_some_and(|year| year >= 2024)
+        asked.map(|out| String::from_utf8_lossy(&out.stdout).into_owned()).unwrap_or_default()
     }
 
     pub fn name(&self) -> &'static str {
@@ -143,6 +126,36 @@ impl Carrier {
         };
         words.into_iter().map(CString::new).collect()
     }
+}
+
+/// Returns the carrier if an isolated network is possible with it and with this access to the TUN
+/// device.
+fn usable(installed: Option<Carrier>, tun: Result<(), Errno>) -> Result<Carrier, Refusal> {
+    let carrier = installed.ok_or_else(|| {
+        refusal(
+            "an isolated network requires `pasta` or `slirp4netns`; neither is installed",
+            MachineRemedy::OrOtherNetwork(NetworkObstacle::NoCarrier),
+        )
+    })?;
+    match tun {
+        Ok(()) => Ok(carrier),
+        Err(Errno::NOENT) => Err(refusal(
+            format!("an isolated network requires `{TUN}`, which does not exist on this machine"),
+            MachineRemedy::OrOtherNetwork(NetworkObstacle::NoTun),
+        )),
+        Err(e) => Err(refusal(
+            format!("an isolated network requires `{TUN}`, which this user cannot open"),
+            MachineRemedy::OrOtherNetwork(NetworkObstacle::DeniedTun),
+        )
+        .because(e)),
+    }
+}
+
+/// Returns true for versions of pasta of 2024 or later: that of March 2023 duplicates and loses
+/// data on Linux 6.18. A version contains a date, `2024_12_11` or `20230309`.
+fn is_new(version: &str) -> bool {
+    let year = |at: usize| version.get(at..at + 4)?.parse::<u32>().ok().filter(|year| (2019..2100).contains(year));
+    (0..version.len()).find_map(year).is_some_and(|year| year >= 2024)
 }
 
 /// A network namespace with outbound access.
@@ -303,5 +316,41 @@ pub(crate) fn made_in_a_network_of_its_own<const N: usize>(
             let (fds, errno) = received.map_err(failed)?;
             fds.try_into().map_err(|_| failed(Errno::from_raw_os_error(errno.into())).into())
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rbuild_testkit::{assert_recorded, variants};
+
+    use super::*;
+
+    fn pasta() -> Carrier {
+        Carrier { path: "/usr/bin/pasta".into(), kind: CarrierKind::Pasta }
+    }
+
+    #[test]
+    fn versions_of_pasta_are_told_apart_by_their_year() {
+        let cases = [
+            ("pasta 0.0~git20230309.7c7625d-1\nCopyright Red Hat\nGNU General Public License, version 2\n", false),
+            ("pasta 0.0~git20240220.1e6f92b-1\nCopyright Red Hat\n", true),
+            ("pasta 2024_12_11.09478d5\nCopyright Red Hat\n", true),
+            ("pasta 2023_12_04.b86afe3\n", false),
+            ("pasta unknown\n", false),
+            ("", false),
+        ];
+        for (version, expected) in cases {
+            assert_eq!(is_new(version), expected, "{version}");
+        }
+    }
+
+    #[test]
+    fn refusals_are_as_recorded() {
+        assert_eq!(usable(Some(pasta()), Ok(())).unwrap().name(), "pasta");
+        let refused =
+            [usable(None, Ok(())), usable(Some(pasta()), Err(Errno::NOENT)), usable(Some(pasta()), Err(Errno::ACCESS))];
+        let refused = refused.map(Result::unwrap_err);
+        let table = variants!(Refusal).table(&refused, |e| e, |e| Some(e.remedy.clone()));
+        assert_recorded!("network", table);
     }
 }

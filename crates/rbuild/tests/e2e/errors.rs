@@ -271,11 +271,11 @@ fn root_doctor_explains_how_to_get_sub_ids() {
     };
     let ran = lab.sh(&script("$PATH"));
     assert_eq!(ran.code, Some(0), "{}", ran.stderr);
-    for text in ["/etc/subuid grants user 61234 no sub-IDs", "usermod --add-subuids", "ok  single-id: "] {
+    for text in ["`/etc/subuid` grants user 61234 no sub-IDs", "usermod --add-subuids", "ok  single-id: "] {
         assert!(ran.stdout.contains(text), "{text:?} is missing in\n{}", ran.stdout);
     }
     let ran = lab.sh(&script("/nowhere").replace("mkdir -m 777 $LAB/s; ", ""));
-    assert!(ran.stdout.contains("newuidmap is not installed"), "{}", ran.stdout);
+    assert!(ran.stdout.contains("`newuidmap` is not installed"), "{}", ran.stdout);
     assert!(ran.stdout.contains("apt-get install uidmap"), "{}", ran.stdout);
 }
 

@@ -221,7 +221,7 @@ fn root_each_obstacle_to_sub_ids_is_named_and_worked_around() {
     let helpers =
         "cp /usr/bin/newuidmap /usr/bin/newgidmap $LAB/bin; chmod 755 $LAB/bin $LAB/bin/*; export PATH=$LAB/bin:$PATH";
     let cases = [
-        ("somebody:500000:0", "true", "", "grants user somebody no sub-IDs", "usermod --add-subuids"),
+        ("somebody:500000:0", "true", "", "grants user `somebody` no sub-IDs", "usermod --add-subuids"),
         (GRANTED, helpers, "", "neither set-uid root nor has capabilities", "chmod u+s"),
         (
             GRANTED,
@@ -259,7 +259,7 @@ fn root_unmapped_ids_are_named() {
     let none = others.replace("somebody", "c");
     as_somebody(&Lab::bare(), &none, "true", "", &image.replace("doctor", "build")).fails(
         3,
-        &["grants user somebody no sub-IDs", "--add-subuids 232072-297607 --add-subgids 232072-297607 somebody"],
+        &["grants user `somebody` no sub-IDs", "--add-subuids 232072-297607 --add-subgids 232072-297607 somebody"],
     );
     // An ID beyond every granted range.
     let beyond = image.replace("3000", "3000000");

@@ -95,7 +95,7 @@ fn a_user_without_sub_ids_can_build() {
     assert!(ran.stderr.starts_with("isolation: single-id\n") && ran.stderr.contains(" 33:50\n"), "{}", ran.stderr);
     // For a user who requires sub-IDs, the error explains how to get some.
     lab.run_with(&mut lab.command(["build", "--no-cache"]), &[path, ("RBUILD_ISOLATION", "userns")])
-        .fails(3, &["newuidmap is not installed", "apt-get install uidmap"]);
+        .fails(3, &["`newuidmap` is not installed", "apt-get install uidmap"]);
 }
 
 fn rbuild_linux_is_root() -> bool {

@@ -256,10 +256,10 @@ fn root_a_missing_proc_is_reported() {
     lab.write("script", "mount -t tmpfs none /proc; $RB $WHAT");
     for what in ["build", "--isolation=single-id build", "--isolation=chroot build"] {
         lab.sh(&format!("unset RBUILD_ISOLATION; WHAT='{what}' unshare -m --propagation private bash script"))
-            .fails(3, &["/proc is not mounted", "mount -t proc proc /proc"]);
+            .fails(3, &["`/proc` is not mounted", "mount -t proc proc /proc"]);
     }
     let told = lab.sh("unset RBUILD_ISOLATION; WHAT=doctor unshare -m --propagation private bash script");
-    assert!(told.stdout.contains("/proc is not mounted") && told.code == Some(3), "{}", told.stdout);
+    assert!(told.stdout.contains("`/proc` is not mounted") && told.code == Some(3), "{}", told.stdout);
 }
 
 #[test]
