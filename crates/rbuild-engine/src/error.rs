@@ -54,6 +54,9 @@ pub enum BuildError {
     /// The error has already been reported.
     #[error("the build failed")]
     AlreadyReported,
+    /// An image could not be transferred for another reason.
+    #[error(transparent)]
+    Transport(Box<TransportError>),
     /// A function that the caller passed failed.
     #[error(transparent)]
     Caller(Box<dyn Error + Send + Sync>),
@@ -169,6 +172,7 @@ impl BuildError {
             BuildError::Registry(e) => e.remedy(),
             BuildError::Download(e) => rbuild_transport::remedy_of_download(e),
             BuildError::Sandbox(e) => e.remedy(),
+            BuildError::Transport(e) => e.help(),
             BuildError::Dockerfile(_)
             | BuildError::Unmet(_)
             | BuildError::Canceled
@@ -207,7 +211,9 @@ impl From<TransportError> for BuildError {
             TransportError::Registry(e) => e.into(),
             TransportError::Layer { what, source } => BuildError::Layer { what, source },
             TransportError::Archive(e) => BuildError::Archive(e),
-            e @ TransportError::OpenLayout { .. } => BuildError::Other { message: e.message(), help: e.help() },
+            e @ (TransportError::OpenLayout { .. } | TransportError::Document { .. }) => {
+                BuildError::Transport(Box::new(e))
+            }
             TransportError::Kernel { what, source } => BuildError::Kernel { what, source },
             TransportError::Io { what, source } => BuildError::Io { what, source },
             TransportError::DestinationFull(e) => e.into(),
@@ -271,6 +277,16 @@ mod tests {
     }
 
     #[test]
+    fn an_error_of_the_transport_keeps_its_causes() {
+        let kernel = rbuild_linux::Error::new("openat", Path::new("/out"), std::io::Error::from_raw_os_error(13));
+        let e: BuildError =
+            TransportError::OpenLayout { layout: "/out".into(), source: kernel.without_object() }.into();
+        let cause = e.source().and_then(|cause| cause.downcast_ref::<rbuild_linux::KernelProblem>());
+        assert_eq!(cause.and_then(|cause| cause.whole().errno()), Some(13), "{e:?}");
+        assert_eq!(e.message(), "cannot open the OCI layout `/out`: permission denied");
+    }
+
+    #[test]
     fn messages_are_as_recorded() {
         let io = |errno| std::io::Error::from_raw_os_error(errno);
         let kernel = |errno| rbuild_linux::Error::new("openat", Path::new("/out/a"), io(errno));
@@ -309,6 +325,7 @@ mod tests {
             TransportError::from(DownloadError::Sink { url, source: io(28) }).into(),
             BuildError::Refused(refusal),
             BuildError::Sandbox(SandboxError::Killed("the process that runs the command")),
+            TransportError::OpenLayout { layout: "/out".into(), source: kernel(13).without_object() }.into(),
             BuildError::Canceled,
             BuildError::AlreadyReported,
             BuildError::Caller("the fetcher ended without an answer".into()),
@@ -328,6 +345,7 @@ mod tests {
             Download,
             Refused,
             Sandbox,
+            Transport,
             Canceled,
             AlreadyReported,
             Caller,

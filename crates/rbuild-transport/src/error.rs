@@ -1,5 +1,6 @@
 //! Errors of the transport of images.
 
+use std::error::Error;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -60,6 +61,14 @@ pub enum TransportError {
         /// The cause.
         source: io::Error,
     },
+    /// A document, or a digest in it, is invalid.
+    #[error("{what}")]
+    Document {
+        /// The document.
+        what: String,
+        /// The cause.
+        source: Box<dyn Error + Send + Sync>,
+    },
     /// No space is left at the destination.
     #[error(transparent)]
     DestinationFull(#[from] DestinationFull),
@@ -79,6 +88,11 @@ pub type Result<T> = std::result::Result<T, TransportError>;
 impl TransportError {
     pub(crate) fn other(message: impl Into<String>) -> TransportError {
         TransportError::Other { message: message.into(), help: None }
+    }
+
+    pub(crate) fn document<E: Into<Box<dyn Error + Send + Sync>>>(what: impl Into<String>) -> impl FnOnce(E) -> Self {
+        let what = what.into();
+        move |source| TransportError::Document { what, source: source.into() }
     }
 
     pub(crate) fn kernel(what: impl Into<String>) -> impl FnOnce(rbuild_linux::Error) -> TransportError {
@@ -144,6 +158,7 @@ impl TransportError {
             TransportError::Kernel { source, .. } => remedy_of_kernel(source),
             TransportError::Io { source, .. } => LayerError::remedy_of_io(source),
             TransportError::DestinationFull(e) => Some(e.remedy()),
+            TransportError::Document { .. } => None,
             TransportError::Other { help, .. } => help.clone(),
         }
     }
@@ -222,6 +237,16 @@ mod tests {
     }
 
     #[test]
+    fn an_invalid_document_keeps_its_cause() {
+        let cause = serde_json::from_str::<Vec<u8>>("[").unwrap_err();
+        let text = cause.to_string();
+        let e = TransportError::document("cannot read index.json of the archive")(cause);
+        let kept = e.source().and_then(|cause| cause.downcast_ref::<serde_json::Error>());
+        assert!(kept.is_some_and(serde_json::Error::is_eof), "{e:?}");
+        assert_eq!(e.message(), format!("cannot read index.json of the archive: {text}"));
+    }
+
+    #[test]
     fn messages_are_as_recorded() {
         let io = |errno| io::Error::from_raw_os_error(errno);
         let kernel = |errno| rbuild_linux::Error::new("openat", Path::new("/out/index.json"), io(errno));
@@ -236,6 +261,7 @@ mod tests {
             TransportError::OpenLayout { layout: "/out".into(), source: kernel(13).without_object() },
             TransportError::kernel("the layout `/out`")(kernel(13)),
             TransportError::io("writing the archive")(io(5)),
+            TransportError::document("r.io/a/b: the manifest")("missing field `config`"),
             full,
             TransportError::other("the image `demo:1` has no layers"),
         ];
@@ -248,6 +274,7 @@ mod tests {
             OpenLayout,
             Kernel,
             Io,
+            Document,
             DestinationFull,
             Other
         });

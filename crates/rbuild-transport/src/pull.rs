@@ -8,6 +8,7 @@ use rbuild_registry::{Choice, Client, Resolved, choose};
 use rbuild_remedy::{ImageRemedy, Remedy, ServerRemedy};
 use rbuild_store::{Lock, Once, Pulled, Staging, Store, Workspace};
 use serde_json::Value;
+use std::error::Error;
 
 use crate::blobs::{BlobInfo, BlobSink, BlobSource, TransferProgress, copy_all, total_size};
 use crate::error::{Result, TransportError};
@@ -110,22 +111,26 @@ impl Transfer<'_> {
         TransportError::other(format!("{}: {reason}", self.place))
     }
 
+    /// Returns a conversion for errors of a document of the image.
+    fn document<E: Into<Box<dyn Error + Send + Sync>>>(&self, what: &str) -> impl FnOnce(E) -> TransportError + use<E> {
+        TransportError::document(format!("{}: {what}", self.place))
+    }
+
     /// Returns the manifest for the platform: the document itself, or the one that an index leads
     /// to.
     fn manifest(&self, document: Vec<u8>, depth: usize) -> Result<Vec<u8>> {
         if !is_index(&document) {
             return Ok(document);
         }
-        let unreadable =
-            |reason: String| self.invalid(format!("the index {}: {reason}", ManifestDigest::of(&document)));
+        let index = || format!("{}: the index {}", self.place, ManifestDigest::of(&document));
         if depth == MAX_DEPTH {
             let digest = ManifestDigest::of(&document);
             return Err(self.invalid(format!("the index {digest} is nested more than {MAX_DEPTH} levels deep")));
         }
-        let index = parse_index(&document).map_err(|e| unreadable(e.to_string()))?;
-        match choose(&index, self.platform) {
+        let entries = parse_index(&document).map_err(TransportError::document(index()))?;
+        match choose(&entries, self.platform) {
             Choice::Entry(entry) => {
-                let digest = digest_of(&entry).map_err(|e| unreadable(e.to_string()))?;
+                let digest = digest_of(&entry).map_err(TransportError::document(index()))?;
                 self.manifest(self.source.document(&digest)?, depth + 1)
             }
             Choice::Others(others) if others.is_empty() => Err(TransportError::Other {
@@ -146,18 +151,18 @@ impl Transfer<'_> {
 
     /// Downloads an image. Returns its ID and warnings.
     fn image(&self, staging: &Staging<'_>, bytes: &[u8], name: &Reference) -> Result<(ImageId, Vec<String>)> {
-        let manifest = parse_manifest(bytes).map_err(|e| self.invalid(format!("the manifest: {e}")))?;
+        let manifest = parse_manifest(bytes).map_err(self.document("the manifest"))?;
         self.check_types(&manifest)?;
         staging.put_bytes(bytes)?;
         let config = manifest.config();
-        let (digest, size) = (digest_of(config).map_err(|e| self.invalid(e))?, config.size());
+        let (digest, size) = (digest_of(config).map_err(self.document("the manifest"))?, config.size());
         if size > MAX_CONFIG {
             return Err(self.invalid(format!("its configuration has {size} bytes; the limit is {MAX_CONFIG}")));
         }
         staging.copy(self.source, &BlobInfo { digest, size }, &self.progress.moved)?;
         let text = staging.read_document(&digest)?;
         let config: ImageConfig =
-            serde_json::from_slice(&text).map_err(|e| self.invalid(format!("the configuration {digest}: {e}")))?;
+            serde_json::from_slice(&text).map_err(self.document(&format!("the configuration {digest}")))?;
         let (layers, diff_ids) = (manifest.layers().len(), config.rootfs.diff_ids.len());
         if layers != diff_ids {
             return Err(self.invalid(format!(

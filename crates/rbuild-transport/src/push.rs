@@ -66,10 +66,10 @@ fn packed(store: &Store, image: &Image, as_is: bool, blobs: &mut Vec<BlobInfo>) 
             false => Ok(layer.clone()),
         });
         manifest.set_layers(packed.collect::<Result<_>>()?);
-        bytes = serde_json::to_vec(&manifest).map_err(|e| TransportError::other(format!("the manifest: {e}")))?;
+        bytes = serde_json::to_vec(&manifest).map_err(TransportError::document("the manifest"))?;
     }
     for part in manifest.layers().iter().chain([manifest.config()]) {
-        let digest = digest_of(part).map_err(|e| TransportError::other(e.to_string()))?;
+        let digest = digest_of(part).map_err(TransportError::document("the manifest"))?;
         if !blobs.iter().any(|known| known.digest == digest) {
             blobs.push(BlobInfo { digest, size: part.size() });
         }

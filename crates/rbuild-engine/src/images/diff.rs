@@ -95,7 +95,7 @@ pub fn first_difference(store: &Store, a: &Image, b: &Image) -> Result<Option<Di
             continue;
         }
         let open = |layer| -> Result<_> {
-            let digest = rbuild_image::digest_of(layer).map_err(|e| BuildError::other(e.to_string()))?;
+            let digest = rbuild_image::digest_of(layer).map_err(rbuild_store::StoreError::damaged("descriptor"))?;
             let blob = Decoder::new(store.blobs().open_blob(&digest)?).map_err(BuildError::io(ErrorContext::Layer))?;
             Ok(TarReader::new(blob))
         };

@@ -101,7 +101,9 @@ impl<'e> Manifests<'e> {
         for entry in self.entries.by_ref() {
             // The image is complete without its own manifest.
             let found = match own(members, entry, &wanted, &mut self.seen) {
-                Err(e @ (TransportError::Other { .. } | TransportError::Archive(_))) => {
+                Err(
+                    e @ (TransportError::Other { .. } | TransportError::Document { .. } | TransportError::Archive(_)),
+                ) => {
                     let what =
                         format!("index.json refers to {}, which cannot be used: {}", entry.digest(), e.message());
                     self.warnings.push(format!("{what}; the image is loaded as described by manifest.json").into());
