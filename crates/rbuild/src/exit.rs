@@ -122,6 +122,14 @@ pub fn build_code(e: &BuildError) -> u8 {
     }
 }
 
+/// Returns the hint for a build error.
+pub fn help_of(e: &BuildError) -> Option<String> {
+    match e {
+        BuildError::Caller(e) => e.downcast_ref::<Failure>()?.help.clone(),
+        e => e.help().as_ref().map(hints::of_help),
+    }
+}
+
 impl From<BuildError> for Failure {
     fn from(e: BuildError) -> Failure {
         match e {
@@ -129,7 +137,7 @@ impl From<BuildError> for Failure {
                 Ok(failure) => *failure,
                 Err(e) => Failure::new(sentence(&*e)),
             },
-            e => Failure { code: build_code(&e), message: e.message(), help: e.help().as_ref().map(hints::of_help) },
+            e => Failure { code: build_code(&e), message: e.message(), help: help_of(&e) },
         }
     }
 }

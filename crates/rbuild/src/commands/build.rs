@@ -1,7 +1,5 @@
 //! The verb `build`.
 
-use std::cell::OnceCell;
-
 use rbuild_engine::{BuildError, BuildRequest, ImageRequest, Online, UrlSource};
 use rbuild_image::{SourceUrl, hide_logins};
 use rbuild_linux::Destination;
@@ -67,8 +65,7 @@ fn build_from(
     if call != CallMode::Build {
         return check::call(&file, &request, store, &source, (call, json));
     }
-    let settings_of_lint = lint::settings(&file, &request)?;
-    let lint = Lint { file: &file, store, source: &source, settings: settings_of_lint, warnings: OnceCell::new() };
+    let lint = Lint::new(&file, store, &source, lint::settings(&file, &request)?);
     let show = show(args);
     if !push.is_empty() {
         fetcher::check_push(&args.registry, show, &push)?;

@@ -19,15 +19,20 @@ use crate::ui::terminal;
 /// The lint rules of one build. They run once, when its images are in the store: a rule that has to
 /// know the base image must not depend on earlier builds.
 pub struct Lint<'a> {
-    pub file: &'a Dockerfile,
-    pub store: &'a Store,
-    pub source: &'a SourceText<'a>,
-    pub settings: LintSettings,
+    file: &'a Dockerfile,
+    store: &'a Store,
+    source: &'a SourceText<'a>,
+    settings: LintSettings,
     /// The warnings, as lines.
-    pub warnings: OnceCell<Vec<String>>,
+    warnings: OnceCell<Vec<String>>,
 }
 
-impl Lint<'_> {
+impl<'a> Lint<'a> {
+    /// Returns the rules for a Dockerfile, which have not run yet.
+    pub fn new(file: &'a Dockerfile, store: &'a Store, source: &'a SourceText<'a>, settings: LintSettings) -> Lint<'a> {
+        Lint { file, store, source, settings, warnings: OnceCell::new() }
+    }
+
     /// Runs the rules. Returns the exit code if the Dockerfile has warnings and `check=error=true`:
     /// then they have been printed.
     pub fn run(&self, request: &BuildRequest) -> Option<u8> {

@@ -5,7 +5,7 @@ use rbuild_dockerfile::{Diagnostic, Help, Span};
 use rbuild_engine::{BuildError, StepFailure};
 use rbuild_remedy::counted;
 
-use crate::exit::Failure;
+use crate::exit;
 use crate::ui::plain::plain;
 use crate::ui::{hints, terminal};
 
@@ -53,14 +53,7 @@ pub fn build_error(e: &BuildError, source: &SourceText<'_>, colors: bool) -> Str
             shown.join("\n")
         }
         BuildError::Step(failure) => step_failure(failure, source, colors),
-        other => {
-            let own = match other {
-                BuildError::Caller(e) => e.downcast_ref::<Failure>().and_then(|failure| failure.help.clone()),
-                _ => None,
-            };
-            let help = own.or_else(|| other.help().as_ref().map(hints::of_help));
-            terminal::error_text(&other.message(), help.as_deref(), colors)
-        }
+        other => terminal::error_text(&other.message(), exit::help_of(other).as_deref(), colors),
     }
 }
 
