@@ -11,7 +11,7 @@ const COMPARED: usize = 64;
 /// with many errors.
 pub fn closest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let wanted = word.to_lowercase();
-    let mut best: Option<(usize, &str)> = None;
+    let mut best: Option<((usize, bool), &str)> = None;
     let mut related = None;
     for candidate in candidates.into_iter().take(100) {
         let lower = candidate.to_lowercase();
@@ -20,8 +20,10 @@ pub fn closest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) ->
         if lower.is_empty() || wanted.is_empty() {
             continue;
         }
-        if d <= longest / 3 && best.is_none_or(|(b, _)| d < b) {
-            best = Some((d, candidate));
+        // Of words at the same distance, one with the same letters is likelier.
+        let rating = (d, letters(&wanted) != letters(&lower));
+        if d <= longest / 3 && best.is_none_or(|(b, _)| rating < b) {
+            best = Some((rating, candidate));
         }
         let stem = |s: &str| s.split(['-', '_', '.']).next().unwrap_or("").to_string();
         if related.is_none() && stem(&wanted).len() >= 3 && stem(&wanted) == stem(&lower) {
@@ -51,6 +53,13 @@ pub fn closest_file<'a>(wanted: &str, names: &'a [String]) -> Option<&'a str> {
     rated.min_by_key(|(d, _)| *d).map(|(_, name)| name.as_str())
 }
 
+/// Returns the letters of a word, sorted.
+fn letters(word: &str) -> Vec<char> {
+    let mut letters: Vec<char> = cut(word).chars().collect();
+    letters.sort_unstable();
+    letters
+}
+
 /// Returns the edit distance of two words: insertions, deletions, replacements, and exchanges of
 /// neighbors.
 fn distance(a: &str, b: &str) -> usize {
@@ -75,6 +84,7 @@ mod tests {
         assert_eq!((closest("b", ["a", "B", "bb"]), closest("ab", ["cb", "a"])), (Some("B"), None));
         assert_eq!((closest("a", ["", "bc"]), closest("", ["", "a"])), (None, None));
         assert_eq!((closest("rn", names), closest("ro", ["rw"])), (Some("RUN"), None));
+        assert_eq!(closest("amr64", ["amd64", "arm64"]), Some("arm64"));
         assert_eq!(closest("build-server", ["base", "build-client"]), Some("build-client"));
     }
 
