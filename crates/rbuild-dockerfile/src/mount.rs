@@ -67,6 +67,9 @@ pub struct Mount {
     pub env: Option<String>,
 }
 
+/// The flag that precedes the options.
+const FLAG: &str = "--mount=";
+const SHARINGS: [&str; 3] = ["shared", "private", "locked"];
 const TYPES: [&str; 5] = ["bind", "cache", "tmpfs", "secret", "ssh"];
 const KEYS: [&str; 19] = [
     "type",
@@ -149,7 +152,8 @@ fn of_options(options: &[Assignment], span: Span) -> Result<Mount, Diagnostic> {
             }
             OptionError::Value(want) => {
                 let value = value.as_deref().unwrap_or("");
-                Diagnostic::new(*span, format!("invalid mount option `{key}={value}`: {want}"))
+                let d = Diagnostic::new(*span, format!("invalid mount option `{key}={value}`: {want}"));
+                if key == "sharing" { d.suggest(value, SHARINGS) } else { d }
             }
         })?;
     }
@@ -182,7 +186,12 @@ struct Assignment {
 }
 
 fn options(text: &str, span: Span) -> Result<Vec<Assignment>, Diagnostic> {
-    let fields = csv_record(text).map_err(|e| Diagnostic::new(span, format!("mount options: {e}")))?;
+    let fields = csv_record(text).map_err(|e| {
+        // An empty value has no place of its own; its flag precedes it.
+        let start =
+            if text.is_empty() && span.start == span.end { span.start.saturating_sub(FLAG.len()) } else { span.start };
+        Diagnostic::new(Span::new(start, span.end), format!("mount options: {e}"))
+    })?;
     let exact = span.end.saturating_sub(span.start) == text.len();
     let assignment = |CsvField { text, start, end }: CsvField| {
         // An empty field has no place of its own.
@@ -419,6 +428,14 @@ mod tests {
     }
 
     #[test]
+    fn an_empty_value_is_shown_with_its_flag() {
+        let source = "RUN --mount= ls";
+        let at = source.find(" ls").unwrap();
+        let span = parse_mount("", Span::new(at, at)).unwrap_err().span;
+        assert_eq!(&source[span.start..span.end], "--mount=");
+    }
+
+    #[test]
     fn errors_name_the_option() {
         for (input, want) in [
             ("type=cach,target=/x", "DidYouMean { word: \"cache\" }"),
@@ -436,6 +453,7 @@ mod tests {
             ("type=ssh,source=x", "an ssh mount has no `source`"),
             ("type=tmpfs,target=/x,sharing=locked", "a tmpfs mount has no option `sharing`"),
             ("type=cache,target=/x,mode=9", "must be an octal number"),
+            ("type=cache,target=/x,sharing=lockd", "DidYouMean { word: \"locked\" }"),
             ("type=cache,\"target=/x", "unclosed quote"),
             ("type=cache,target=\"/x\"", "quotes enclose a whole field"),
             ("", "the value is empty"),

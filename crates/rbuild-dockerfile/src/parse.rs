@@ -128,6 +128,18 @@ struct DockerfileParser {
     errors: Vec<Diagnostic>,
 }
 
+/// Returns the form of an instruction that has one plain argument.
+fn form_of(name: &str) -> Option<&'static str> {
+    Some(match name {
+        "USER" => "USER NAME[:GROUP]",
+        "WORKDIR" => "WORKDIR PATH",
+        "VOLUME" => "VOLUME PATH…",
+        "STOPSIGNAL" => "STOPSIGNAL SIGNAL",
+        "EXPOSE" => "EXPOSE PORT…",
+        _ => return None,
+    })
+}
+
 impl DockerfileParser {
     fn error(&mut self, d: Diagnostic) {
         self.errors.push(d);
@@ -156,7 +168,11 @@ impl DockerfileParser {
         // Without arguments, these run the shell with an empty script.
         let may_be_empty = ["RUN", "CMD", "ENTRYPOINT"].contains(&name);
         if rest.text.is_empty() && !may_be_empty {
-            self.error(Diagnostic::new(keyword.span, format!("{name} requires an argument")));
+            let d = Diagnostic::new(keyword.span, format!("{name} requires an argument"));
+            self.error(match form_of(name) {
+                Some(form) => d.help(format!("use the form {form}")),
+                None => d,
+            });
             return None;
         }
         match name {

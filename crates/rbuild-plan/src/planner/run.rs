@@ -92,7 +92,10 @@ fn check_runnable(planner: &Planner<'_>, state: &StageState, span: Span) -> Plan
     if host.runs(&wanted) || (wanted.os == host.os && planner.params.emulated.contains(&wanted.arch)) {
         return Ok(());
     }
-    let d = Diagnostic::new(span, format!("command requires {wanted}, but this machine runs only {host}"));
+    let d = Diagnostic::new(span, format!("the command requires {wanted}, but this machine runs only {host}"));
+    if let Some(os) = rbuild_dockerfile::closest(&wanted.os, ["linux"]).filter(|os| *os != wanted.os) {
+        return Err(d.help(Remedy::did_you_mean(format!("{os}/{}", wanted.arch))).into());
+    }
     if !rbuild_image::ARCHITECTURES.contains(&wanted.arch.as_str()) {
         let close = rbuild_dockerfile::closest(&wanted.arch, rbuild_image::ARCHITECTURES);
         let help = close.map_or_else(
