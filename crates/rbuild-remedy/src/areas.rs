@@ -47,6 +47,8 @@ pub enum FileRemedy {
     PassDirectory,
     /// Pass the path of the special file itself, or choose another destination.
     OtherDestination,
+    /// Choose another destination.
+    AnotherDestination,
     /// End the destination with a slash if it is a directory.
     EndWithSlash,
     /// Write one pattern per line.
@@ -352,6 +354,10 @@ pub enum CommandRemedy {
     MakeExecutable,
     /// Install the program, or correct its path or its script (exit code 127).
     InstallProgram,
+    /// Use an image with a shell, or the form of the command that needs none.
+    UseImageWithShell,
+    /// Install a program that does not exist, or correct its name or PATH.
+    ProvideProgram,
     /// Check whether the machine ran out of memory (exit code 137).
     CheckMemoryOfCode,
     /// Find the cause of the signal that the exit code stands for.

@@ -387,7 +387,19 @@ pub fn source_error(e: SourceError, span: Span, from: Option<&str>) -> BuildErro
         SourceError::NotFound { similar: Some(name), .. } if name.contains(' ') => {
             d.help(format!("use the JSON form for a name with spaces: [\"{name}\", …]"))
         }
-        SourceError::NotFound { similar: Some(name), .. } => d.help(Remedy::did_you_mean(name)),
+        SourceError::NotFound { similar: Some(name), path, .. } => {
+            let root = if path.starts_with('/') { "/" } else { "" };
+            d.help(Remedy::did_you_mean(format!("{root}{name}")))
+        }
+        SourceError::NotFound { path, .. } if path.starts_with("-") => {
+            d.help("write flags with two dashes: --NAME=VALUE")
+        }
+        SourceError::NotFound { path, .. } if path.contains("://") => {
+            d.help("use an http or https URL, or a git repository")
+        }
+        SourceError::NotFound { path, .. } if Path::new(&path).starts_with("..") && from.is_none() => {
+            d.help(Remedy::from(FileRemedy::CopyInto { root }))
+        }
         SourceError::NotFound { .. } => d.help(Remedy::File(FileRemedy::CorrectPath { root })),
         SourceError::DeadLink { target, .. } if target.is_absolute() => {
             d.help(Remedy::from(FileRemedy::CopyInto { root }))

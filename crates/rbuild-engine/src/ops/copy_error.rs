@@ -1,6 +1,7 @@
 //! Errors of COPY and ADD.
 
 use rbuild_layer::LayerError;
+use rbuild_remedy::FileRemedy;
 use rbuild_source::{IgnoreError, SourceError};
 use rbuild_store::StoreError;
 
@@ -36,8 +37,8 @@ pub enum Reason {
     #[error("{0}")]
     Text(String),
     /// The destination does not fit the files of the image.
-    #[error("{0}")]
-    Destination(String),
+    #[error("{text}")]
+    Destination { text: String, remedy: FileRemedy },
     /// The build was canceled.
     #[error("the build was stopped")]
     Stopped,
@@ -71,7 +72,10 @@ mod tests {
             Reason::Exclude(IgnoreError { line: 1, reason: "`!` without a pattern".into() }),
             Reason::Build(Box::new(BuildError::other("a file of the plan was never downloaded"))),
             Reason::Text("`a` is not an archive".into()),
-            Reason::Destination("`/srv` is a file in the image".into()),
+            Reason::Destination {
+                text: "`/srv` is a file in the image".into(),
+                remedy: FileRemedy::AnotherDestination,
+            },
             Reason::Stopped,
         ];
         let variants =

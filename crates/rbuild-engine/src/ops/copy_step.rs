@@ -6,7 +6,7 @@ use rbuild_dockerfile::{Diagnostic, Help, Span};
 use rbuild_layer::{ExternalFiles, LayerError, LayerForm};
 use rbuild_linux::RootDir;
 use rbuild_plan::{CopyStep, VertexId};
-use rbuild_remedy::sentence;
+use rbuild_remedy::{Remedy, sentence};
 use rbuild_source::{Changes, Listing, Selection, SourceError, SourceTree};
 use rbuild_store::{LISTING, StoreError, TreeId, Working};
 
@@ -198,9 +198,10 @@ pub(crate) fn copy_error(env: &StepEnv<'_>, id: VertexId, step: &CopyStep, e: Co
         (Reason::Layer(source), _) => BuildError::Layer { what: ErrorContext::UnpackInto(&step.dest).into(), source },
         (Reason::Source(e), None) => env.failure(id, e, Vec::new()),
         (Reason::Text(text), None) => env.failure(id, text, Vec::new()),
-        (Reason::Destination(text), _) => {
+        (Reason::Destination { text, remedy }, _) => {
             let vertex = &env.graph().vertices[id];
-            BuildError::Unmet(vec![Diagnostic::new(vertex.marks.dest.unwrap_or(vertex.span), text)])
+            let d = Diagnostic::new(vertex.marks.dest.unwrap_or(vertex.span), text);
+            BuildError::Unmet(vec![d.help(Remedy::from(remedy))])
         }
         (Reason::Store(e), _) => e.into(),
         (Reason::User(e), _) => unknown_user(env, id, e),

@@ -5,7 +5,7 @@ use std::fmt;
 use std::path::Path;
 
 use rbuild_linux::Object;
-use rbuild_remedy::{DiskRemedy, IsolationRemedy, MachineRemedy, MountRemedy, Remedy, SessionLimit};
+use rbuild_remedy::{CommandRemedy, DiskRemedy, IsolationRemedy, MachineRemedy, MountRemedy, Remedy, SessionLimit};
 use serde::{Deserialize, Serialize};
 
 use crate::error::mount::MountError;
@@ -159,6 +159,8 @@ impl RunnerError {
                 let (name, major, minor) = (name.clone(), *major, *minor);
                 Some(MachineRemedy::CreateDevice { name, major, minor }.into())
             }
+            RunnerProblem::NoProgram { name, .. } if name == "/bin/sh" => Some(CommandRemedy::UseImageWithShell.into()),
+            RunnerProblem::NoProgram { .. } => Some(CommandRemedy::ProvideProgram.into()),
             RunnerProblem::LowQueueLimit => Some(MachineRemedy::RaiseQueueLimit.into()),
             RunnerProblem::AlreadyIntercepted => Some(MachineRemedy::LeaveInterceptor.into()),
             RunnerProblem::ExposedProcesses => Some(Remedy::Isolation(IsolationRemedy::UnmaskProc)),

@@ -150,9 +150,10 @@ fn file_words(remedy: &FileRemedy) -> String {
         FileRemedy::CreateDirectory => "create it, or remove the trailing slash".into(),
         FileRemedy::PassDirectory => "pass a directory, existing or new".into(),
         FileRemedy::OtherDestination => "pass its own path to write to it, or choose another destination".into(),
+        FileRemedy::AnotherDestination => "choose another destination".into(),
         FileRemedy::EndWithSlash => "end the destination with a slash if it is a directory".into(),
         FileRemedy::RemovePattern => "remove the pattern that excludes it from the ignore file".into(),
-        FileRemedy::CopyInto { root } => format!("copy the file into {root}; links cannot lead out of it"),
+        FileRemedy::CopyInto { root } => format!("copy the file into {root}; paths and links cannot lead out of it"),
         FileRemedy::CorrectLink => "correct the link, or remove it from the instruction".into(),
         FileRemedy::AwaitWriters => "wait until nothing writes to the files, then build again".into(),
         FileRemedy::PatternPerLine => "write one pattern per line; `!pattern` includes files again".into(),
@@ -329,6 +330,11 @@ fn command_words(remedy: &CommandRemedy) -> String {
         CommandRemedy::InstallProgram => {
             "install the program, correct PATH, or correct the #! line and line endings of the script".into()
         }
+        CommandRemedy::UseImageWithShell => {
+            "use an image with a shell, or the JSON form with a program of the image: [\"/PROGRAM\", \"ARGUMENT\"]"
+                .into()
+        }
+        CommandRemedy::ProvideProgram => "install the program in an earlier step, or correct its name or PATH".into(),
         CommandRemedy::CheckMemoryOfCode => {
             "check dmesg: code 137 means signal 9, which the kernel sends when memory runs out".into()
         }

@@ -4,6 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 use rbuild_linux::FileKind;
+use rbuild_remedy::FileRemedy;
 
 use crate::ops::copy::copier::{Copier, Defers};
 use crate::ops::copy::destination::Dir;
@@ -27,10 +28,13 @@ impl Copier<'_> {
         let mut made = Vec::new();
         let result = self.root.create_dir_all(&real, mode, self.chown, |p| made.push(p.to_path_buf()));
         let handle = result.map_err(|e| match e.kind() {
-            std::io::ErrorKind::NotADirectory => Reason::Destination(format!(
-                "`{}` is not a directory in the image; choose another destination",
-                shown(path).display()
-            )),
+            std::io::ErrorKind::NotADirectory if self.at_dest > 0 && path == Path::new(&self.step.dest) => {
+                file_and_directory(&self.step.dest)
+            }
+            std::io::ErrorKind::NotADirectory => Reason::Destination {
+                text: format!("`{}` is not a directory in the image", shown(path).display()),
+                remedy: FileRemedy::AnotherDestination,
+            },
             _ => e.into(),
         })?;
         for path in made {
@@ -83,8 +87,8 @@ impl Copier<'_> {
         }
         match self.root.stat(self.real(Path::new(&step.dest))?) {
             Ok(stat) if stat.kind != FileKind::Dir => {
-                let text = "is a file in the image; several sources require a directory";
-                Err(Reason::Destination(format!("`{}` {text}", step.dest)))
+                let text = format!("`{}` is a file in the image; several sources require a directory", step.dest);
+                Err(Reason::Destination { text, remedy: FileRemedy::AnotherDestination })
             }
             _ => Ok(()),
         }
@@ -109,12 +113,12 @@ impl Copier<'_> {
                 self.meets_link();
                 let real = self.real(&place)?;
                 match self.root.stat(&real) {
-                    Ok(stat) if stat.kind != FileKind::Dir => Err(dir_over_file(&place)),
+                    Ok(stat) if stat.kind != FileKind::Dir => Err(self.dir_over_file(&place)),
                     Ok(_) => Ok(real),
                     Err(_) => Ok(self.dir(&real, 0o755)?.real),
                 }
             }
-            _ => Err(dir_over_file(&place)),
+            _ => Err(self.dir_over_file(&place)),
         }
     }
 
@@ -156,8 +160,22 @@ impl Copier<'_> {
     fn no_file_later(&self, place: &Path) -> Result<(), Reason> {
         let later = self.defers == Defers::Tracked
             && self.incremental.as_ref().is_some_and(|incremental| incremental.has_destination(place));
-        if later { Err(dir_over_file(place)) } else { Ok(()) }
+        if later { Err(self.dir_over_file(place)) } else { Ok(()) }
     }
+
+    /// Returns the error of a directory at the path of a file: of the image, or of an earlier
+    /// source of the same copy.
+    fn dir_over_file(&self, place: &Path) -> Reason {
+        if self.at_dest > 0 && Path::new("/").join(place) == Path::new("/").join(&self.step.dest) {
+            return file_and_directory(&self.step.dest);
+        }
+        dir_over_file(place)
+    }
+}
+
+fn file_and_directory(dest: &str) -> Reason {
+    let text = format!("`{dest}` would be a file and a directory; several sources require a directory");
+    Reason::Destination { text, remedy: FileRemedy::EndWithSlash }
 }
 
 fn dir_over_file(place: &Path) -> Reason {
