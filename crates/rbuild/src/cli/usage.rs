@@ -235,8 +235,21 @@ fn unknown(verb: &str, flag: &str, misplaced: Option<&str>, see: String) -> Fail
     failure.help(match (misplaced, close) {
         (_, Some(close)) => format!("did you mean `{close}`?"),
         (Some(verb), None) => first(verb),
-        (None, None) => see,
+        (None, None) => match hidden(verb, flag) {
+            Some(close) => hints::did_you_mean(&close),
+            None => see,
+        },
     })
+}
+
+/// Returns the most similar of the flags that are accepted but not listed, or that have a reason to
+/// be unsupported.
+fn hidden(verb: &str, flag: &str) -> Option<String> {
+    let parser = clap_command::parser();
+    let of_verb = parser.find_subcommand(verb).into_iter().flat_map(clap::Command::get_arguments);
+    let flags: Vec<String> = of_verb.filter_map(clap::Arg::get_long).map(|name| format!("--{name}")).collect();
+    let close = rbuild_dockerfile::closest(flag, flags.iter().map(String::as_str)).filter(|_| flag.starts_with("--"));
+    close.map(str::to_string)
 }
 
 /// Names a flag and its value as they were given: by a word of the line, or by a variable.
@@ -286,6 +299,7 @@ mod tests {
             ("build --jobs", "--jobs requires a value", "run `rbuild build --help`"),
             ("tag", "`rbuild tag` requires IMAGE NAME", "use the form: rbuild tag"),
             ("load x.tar", "unexpected argument `x.tar`", "pass the file with -i x.tar"),
+            ("run --nam x", "unknown flag `--nam` of `rbuild run`", "did you mean `--name`?"),
             ("prune --filtre", "unknown flag `--filtre` of `rbuild prune`", "did you mean `--filter`?"),
         ] {
             let words: Vec<OsString> = line.split(' ').map(OsString::from).collect();

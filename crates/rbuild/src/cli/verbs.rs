@@ -233,6 +233,7 @@ fn resolve(mut argv: Vec<OsString>, as_docker: bool) -> Result<CommandLine, Fail
             return Err(Failure::usage("no Dockerfile in this directory")
                 .help("pass a directory with one, or a file with -f FILE"));
         }
+        "help" if !second.is_empty() && !second.starts_with('-') && !is_verb(&second) => return Err(unknown(&second)),
         "help" => {
             return Ok(CommandLine::Help { verb: Some(second).filter(|v| VERBS.contains(&v.as_str())), long: true });
         }

@@ -44,7 +44,10 @@ pub fn rm(settings: &Settings, args: RmArgs) -> Result<u8, Failure> {
             // Docker: with -f, a missing container is not an error.
             None if args.force => {}
             None => {
-                terminal::error(&format!("container `{wanted}` not found"), None);
+                terminal::error(
+                    &format!("container `{wanted}` not found"),
+                    Some("run `rbuild ps -a` to list the containers"),
+                );
                 missing += 1;
             }
         }

@@ -122,17 +122,40 @@ fn variables(files: &[PathBuf], flags: &[String]) -> Result<Vec<(String, String)
             Failure::usage(format!("cannot read --env-file {}: {}", quoted(path), flags::reason(&e))).because(&e)
         })?;
         let lines = text.lines().map(str::trim_start).filter(|line| !line.is_empty() && !line.starts_with('#'));
-        all.extend(lines.filter_map(variable));
+        for line in lines {
+            all.extend(variable(line).map_err(|why| Failure::usage(format!("--env-file {}: {why}", quoted(path))))?);
+        }
     }
-    all.extend(flags.iter().filter_map(|text| variable(text)));
+    for text in flags {
+        all.extend(variable(text).map_err(|why| Failure::usage(format!("--env {text}: {why}")))?);
+    }
     Ok(all)
 }
 
 /// Parses `NAME=VALUE`. A name alone takes its value from the environment; `None` if it is unset
 /// there.
-fn variable(text: &str) -> Option<(String, String)> {
+///
+/// # Errors
+///
+/// Fails if the name is empty.
+fn variable(text: &str) -> Result<Option<(String, String)>, String> {
     match text.split_once('=') {
-        Some((name, value)) => Some((name.to_string(), value.to_string())),
-        None => std::env::var(text).ok().map(|value| (text.to_string(), value)),
+        Some(("", _)) => Err(format!("the name is missing before `{text}`")),
+        Some((name, value)) => Ok(Some((name.to_string(), value.to_string()))),
+        None => Ok(std::env::var(text).ok().map(|value| (text.to_string(), value))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_variable_needs_a_name() {
+        assert_eq!(variable("A=b=c"), Ok(Some(("A".into(), "b=c".into()))));
+        assert_eq!(variable("A="), Ok(Some(("A".into(), String::new()))));
+        assert_eq!(variable("=x"), Err("the name is missing before `=x`".into()));
+        let f = variables(&[], &["A=1".into(), "=x".into()]).unwrap_err();
+        assert_eq!(f.message, "--env =x: the name is missing before `=x`");
     }
 }

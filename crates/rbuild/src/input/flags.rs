@@ -3,12 +3,12 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use rbuild_dockerfile::closest;
-use rbuild_engine::{AgentSource, PrivateKey, SecretValues};
+use rbuild_dockerfile::{Help, closest};
+use rbuild_engine::{AgentSource, PrivateKey, SecretValues, Warning};
 use rbuild_image::{ARCHITECTURES, Platform, PlatformError};
 use rbuild_linux::quoted;
 use rbuild_plan::{Resource, Ulimit, UnknownResource, Volume};
-use rbuild_remedy::sentence;
+use rbuild_remedy::{Remedy, sentence};
 
 use crate::exit::Failure;
 use crate::input::{output, value};
@@ -28,6 +28,31 @@ pub fn platforms(given: &[String]) -> Result<Vec<Platform>, Failure> {
     }
     Ok(all)
 }
+
+/// Returns the warning about a platform whose system or architecture is similar to a known one.
+/// Unknown ones are accepted, as in BuildKit.
+pub fn misspelled_platform(platform: &Platform) -> Option<Warning<Help>> {
+    let near = |word: &str, known: &[&'static str]| match known.contains(&word) {
+        true => None,
+        false => closest(word, known.iter().copied()).map(str::to_string),
+    };
+    let (os, arch) = (near(&platform.os, &SYSTEMS), near(&platform.arch, &[&ARCHITECTURES[..], &ALIASES].concat()));
+    if os.is_none() && arch.is_none() {
+        return None;
+    }
+    let meant =
+        format!("{}/{}", os.unwrap_or_else(|| platform.os.clone()), arch.unwrap_or_else(|| platform.arch.clone()));
+    Some(Warning {
+        text: format!("--platform {platform}: unknown platform"),
+        help: Some(Remedy::did_you_mean(meant).into()),
+    })
+}
+
+/// Other names of architectures, which the parser of platforms replaces.
+const ALIASES: [&str; 3] = ["x86_64", "aarch64", "armhf"];
+
+/// Operating systems that images are made for.
+const SYSTEMS: [&str; 4] = ["linux", "windows", "darwin", "freebsd"];
 
 fn of_platform(e: PlatformError) -> Failure {
     let close = match &e {
@@ -136,7 +161,10 @@ pub fn volume(text: &str) -> Result<Volume, Failure> {
     let (source, target, options) = match parts[..] {
         [source, target] => (source, target, ""),
         [source, target, options] => (source, target, options),
-        _ => return Err(bad("not of the form SOURCE:TARGET[:ro]".into())),
+        _ => {
+            return Err(bad("not of the form SOURCE:TARGET[:ro]".into())
+                .help("pass the directory and its path in the container, for example ./data:/data"));
+        }
     };
     let mut read_only = false;
     for option in options.split(',').filter(|o| !o.is_empty()) {
@@ -394,6 +422,23 @@ mod tests {
             let f = given.unwrap_err();
             let all = format!("{} {}", f.message, f.help.unwrap_or_default());
             assert!(all.contains(want), "{want}: {all}");
+        }
+    }
+
+    #[test]
+    fn misspelled_platforms_cause_a_warning() {
+        for (text, want) in [
+            ("linux/amr64", Some("linux/arm64")),
+            ("linux/aarch46", Some("linux/aarch64")),
+            ("lnux/amd64", Some("linux/amd64")),
+            ("linux/arm64", None),
+            ("linux/arm/v7", None),
+            ("windows/amd64", None),
+            ("plan9/z80", None),
+        ] {
+            let warning = misspelled_platform(&text.parse().unwrap());
+            let help = warning.and_then(|warning| warning.help);
+            assert_eq!(help, want.map(|want| Remedy::did_you_mean(want).into()), "{text}");
         }
     }
 

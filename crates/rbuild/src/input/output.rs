@@ -92,7 +92,8 @@ impl Default for Fields {
 
 /// Parses `DIR`, `-`, or CSV `type=…,key=value,…`.
 pub fn parse(text: &str) -> Result<ParsedOutput, Failure> {
-    let named = |failure: Failure| Failure { message: format!("--output {text}: {}", failure.message), ..failure };
+    let shown = if text.is_empty() { "''" } else { text };
+    let named = |failure: Failure| Failure { message: format!("--output {shown}: {}", failure.message), ..failure };
     let short = |kind, dest: &str| ParsedOutput {
         kind,
         dest: Some(dest.into()),
@@ -142,7 +143,7 @@ impl Fields {
             "push" => self.push |= switch(value).map_err(bad)?,
             "rewrite-timestamp" => self.form.late_times = !switch(value).map_err(bad)?,
             "force-compression" => self.form.force = switch(value).map_err(bad)?,
-            "compression" => self.layers = Some(layer_form(value).map_err(bad)?),
+            "compression" => self.layers = Some(layer_form(value)?),
             "compression-level" => {
                 let level = value.parse().map_err(|_| bad(format!("`{value}` is not a compression level")))?;
                 self.level = Some(level);
@@ -181,6 +182,15 @@ impl Fields {
         if delete && kind != OutputKind::Local {
             return Err(bad("mode=delete requires type=local".into()));
         }
+        if kind == OutputKind::Image && dest.is_some() {
+            return Err(bad("an image in the store or a registry has no dest".into())
+                .help("pass its name with name=NAME or -t NAME"));
+        }
+        if matches!(kind, OutputKind::Local | OutputKind::Tar) && (layers.is_some() || level.is_some()) {
+            return Err(
+                bad("compression requires an image: type=oci, docker or image".into()).help("remove the compression")
+            );
+        }
         if push && kind != OutputKind::Image {
             return Err(bad("push=true requires type=image".into()));
         }
@@ -199,13 +209,16 @@ pub fn switch(value: &str) -> Result<bool, String> {
     rbuild_dockerfile::parse_bool(value).ok_or_else(|| format!("`{value}` is neither true nor false"))
 }
 
-fn layer_form(name: &str) -> Result<LayerForm, String> {
+const OF_COMPRESSION: &str = "use gzip, zstd or uncompressed";
+
+fn layer_form(name: &str) -> Result<LayerForm, Failure> {
     match name {
         "gzip" => Ok(LayerForm::GZIP),
         "zstd" => Ok(LayerForm::ZSTD),
         "uncompressed" => Ok(LayerForm::Uncompressed),
-        "estargz" => Err("compression=estargz is not supported; use gzip, zstd or uncompressed".into()),
-        other => Err(format!("unknown compression `{other}`; use gzip, zstd or uncompressed")),
+        "estargz" => Err(Failure::usage("compression=estargz is not supported").help(OF_COMPRESSION)),
+        other => Err(Failure::usage(format!("unknown compression `{other}`"))
+            .help(hints::suggestion(other, &["gzip", "zstd", "uncompressed"]))),
     }
 }
 
@@ -266,7 +279,6 @@ impl ParsedOutput {
             OutputKind::DockerArchive => {
                 Ok(Export::Archive { format: ArchiveFormat::Docker, to: self.archive()?, form })
             }
-            OutputKind::Image if self.dest.is_some() => Err(Failure::usage("--output type=image accepts no dest")),
             OutputKind::Image => Ok(Export::Store { form }),
         }
     }
@@ -327,7 +339,14 @@ pub fn directory(path: &Path) -> Result<Directory, Failure> {
 
 /// Converts the error of a destination; `what` names its purpose.
 pub fn refused(what: &str, path: &Path, e: DestinationError) -> Failure {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty() && !parent.exists());
     let help = match &e {
+        DestinationError::NotWritable(dir, _) if parent.is_some_and(|parent| parent != dir) => {
+            let missing = quoted(parent.unwrap_or(dir));
+            let why = format!("{missing} does not exist, and this user cannot create it");
+            return Failure::new(format!("cannot write {what} {}: {why}", quoted(path)))
+                .help("create that directory, or choose another path");
+        }
         DestinationError::Kernel(e) => return unwritten(what, path, e),
         DestinationError::IsDirectory(_) => "pass the path of a file",
         DestinationError::NotDirectory(_) => "pass the path of a directory, existing or new",
@@ -387,6 +406,11 @@ mod tests {
             ("type=local,dest=\"x\"", "quotes enclose a whole field"),
             ("", "the value is empty"),
             ("type=oci,push=true", "requires type=image"),
+            ("", "--output '': "),
+            ("type=registry,dest=x", "has no dest pass its name with name=NAME"),
+            ("type=local,dest=x,compression=gzip", "compression requires an image"),
+            ("type=tar,compression-level=3", "compression requires an image"),
+            ("type=oci,compression=gizp", "unknown compression `gizp` did you mean `gzip`"),
         ] {
             let Err(f) = parse(text) else { panic!("{text}") };
             let all = format!("{} {}", f.message, f.help.unwrap_or_default());

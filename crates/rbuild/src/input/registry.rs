@@ -6,7 +6,7 @@ use rbuild_registry::{Client, Given, Notice, Options, OwnLogin, ProcessEnvironme
 
 use crate::args::RegistryFlags;
 use crate::exit::Failure;
-use crate::input::withheld;
+use crate::input::withheld::{self, Withheld};
 use crate::ui::plain::plain;
 use crate::ui::terminal;
 
@@ -39,24 +39,47 @@ pub fn environment() -> Result<ProcessEnvironment, Failure> {
 /// Returns the client for the flags. Credentials among them are for the registry of `own`, the
 /// images that the command pulls or pushes, and no other registry gets it.
 pub fn client_of(flags: &RegistryFlags, own: &[Reference], quiet: bool) -> Result<Client, Failure> {
-    if let Some(path) = flags.authfile.as_ref().filter(|path| !path.exists()) {
-        return Err(Failure::usage(format!("--authfile {}: no such file or directory", quoted(path))));
-    }
-    let login = withheld::read()?.creds.map(|pair| own_login(&pair, own)).transpose()?;
+    check(flags)?;
+    let Withheld { creds, creds_by_flag, .. } = withheld::read()?;
+    let login = creds.map(|pair| own_login(&pair, own, creds_by_flag)).transpose()?;
     let given = Given { login, file: flags.authfile.clone() };
     let options = Options { given, tls_verify: TlsVerify(flags.tls_verify), ..Options::default() };
     Ok(client(environment()?, options, quiet))
 }
 
-fn own_login(pair: &str, own: &[Reference]) -> Result<OwnLogin, Failure> {
-    let Some((user, password)) = pair.split_once(':').filter(|(user, _)| !user.is_empty()) else {
-        return Err(Failure::usage("--creds: the value is not of the form USER:PASSWORD"));
-    };
+/// Checks the flags that name a login, also if no registry will be contacted.
+///
+/// # Errors
+///
+/// Fails if the file does not exist, or if the credentials have no user or no password.
+pub fn check(flags: &RegistryFlags) -> Result<(), Failure> {
+    if let Some(path) = flags.authfile.as_ref().filter(|path| !path.exists()) {
+        return Err(Failure::usage(format!("--authfile {}: no such file or directory", quoted(path)))
+            .help("correct the path, or log in with `rbuild login --authfile FILE`"));
+    }
+    let Withheld { creds, creds_by_flag, .. } = withheld::read()?;
+    creds.map_or(Ok(()), |pair| user_and_password(&pair, creds_by_flag).map(drop))
+}
+
+/// Returns the name of the setting with the credentials.
+fn setting(by_flag: bool) -> &'static str {
+    if by_flag { "--creds" } else { "RBUILD_CREDS" }
+}
+
+fn user_and_password(pair: &str, by_flag: bool) -> Result<(&str, &str), Failure> {
+    pair.split_once(':')
+        .filter(|(user, _)| !user.is_empty())
+        .ok_or_else(|| Failure::usage(format!("{}: the value is not of the form USER:PASSWORD", setting(by_flag))))
+}
+
+fn own_login(pair: &str, own: &[Reference], by_flag: bool) -> Result<OwnLogin, Failure> {
+    let (user, password) = user_and_password(pair, by_flag)?;
     let mut registries: Vec<&str> = own.iter().map(Reference::registry).collect();
     registries.sort_unstable();
     registries.dedup();
     if registries.len() > 1 {
-        let message = format!("--creds is a login for one registry, but there are several: {}", registries.join(", "));
+        let name = setting(by_flag);
+        let message = format!("{name} is a login for one registry, but there are several: {}", registries.join(", "));
         return Err(Failure::usage(message).help("log in to each with `rbuild login REGISTRY`"));
     }
     let registry = registries.first().map(|registry| registry.to_string());
@@ -70,14 +93,18 @@ mod tests {
     #[test]
     fn credentials_apply_to_the_registry_of_the_command() {
         let names = |list: &[&str]| list.iter().map(|name| name.parse().unwrap()).collect::<Vec<Reference>>();
-        let login = own_login("joe:a:b", &names(&["a.io/x:1", "a.io/y"])).unwrap();
+        let login = own_login("joe:a:b", &names(&["a.io/x:1", "a.io/y"]), true).unwrap();
         assert_eq!(
             (login.user.as_str(), login.password.reveal(), login.registry.as_deref()),
             ("joe", "a:b", Some("a.io"))
         );
-        assert_eq!(own_login("joe:a", &names(&["x"])).unwrap().registry.as_deref(), Some("docker.io"));
-        assert_eq!(own_login("joe:a", &[]).unwrap().registry, None);
-        assert!(own_login("joe:a", &names(&["a.io/x", "b.io/x"])).unwrap_err().message.contains("a.io, b.io"));
-        assert!(own_login("joe", &[]).is_err() && own_login(":a", &[]).is_err());
+        assert_eq!(own_login("joe:a", &names(&["x"]), true).unwrap().registry.as_deref(), Some("docker.io"));
+        assert_eq!(own_login("joe:a", &[], true).unwrap().registry, None);
+        assert!(own_login("joe:a", &names(&["a.io/x", "b.io/x"]), true).unwrap_err().message.contains("a.io, b.io"));
+        assert!(own_login("joe", &[], true).is_err() && own_login(":a", &[], true).is_err());
+        for (by_flag, want) in [(true, "--creds: the value"), (false, "RBUILD_CREDS: the value")] {
+            let message = own_login("joe", &[], by_flag).unwrap_err().message;
+            assert!(message.starts_with(want), "{message}");
+        }
     }
 }

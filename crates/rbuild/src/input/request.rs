@@ -13,7 +13,7 @@ use crate::args::BuildArgs;
 use crate::exit::Failure;
 use crate::input::context::{self, MainContext};
 use crate::input::flags::{self, Allowed};
-use crate::input::{network, output, value};
+use crate::input::{network, output, registry, value};
 use crate::ui::terminal;
 
 /// A request, with the files of contexts from standard input and URLs, which are removed when this
@@ -35,6 +35,7 @@ impl BuildInput {
     ///
     /// Fails if a flag has no meaning, or if a file that it names cannot be read or written.
     pub fn read(args: &BuildArgs, store: &Store, fetch: &FetchInput<'_>) -> Result<BuildInput, Failure> {
+        registry::check(&args.registry)?;
         let secrets = args.secret.iter().map(|s| flags::secret(s)).collect::<Result<Vec<_>, _>>()?;
         let values = SecretValues::of(&secrets);
         BuildInput::read_others(args, store, secrets, fetch).map_err(|failure| failure.masked(&values))
@@ -49,6 +50,7 @@ impl BuildInput {
         let fetch = |url: &SourceUrl| fetch(url, &secrets);
         let MainContext { dir, dockerfile_name, dockerfile, newest, unpacked } = context::main(args, store, &fetch)?;
         let platforms = flags::platforms(&args.platform)?;
+        platforms.iter().filter_map(flags::misspelled_platform).for_each(terminal::warning);
         let platform = platforms.first().cloned().unwrap_or_else(Platform::host);
         let named = context::named(&args.build_context, store, &platform, &fetch)?;
         let allowed = flags::allowed(&args.allow)?;

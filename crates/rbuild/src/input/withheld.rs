@@ -19,6 +19,8 @@ const FLAG: &str = "--creds";
 pub struct Withheld {
     /// User and password.
     pub creds: Option<String>,
+    /// True if the user and the password come from the flag, false if from the variable.
+    pub creds_by_flag: bool,
     /// A document with logins.
     pub auth_config: Option<String>,
 }
@@ -32,7 +34,9 @@ pub fn set_aside(cli: &Cli, argv: &[OsString]) -> Result<(), Failure> {
         _ => None,
     };
     let given = flags.and_then(|flags| flags.creds.clone());
-    let found = Withheld { creds: given, auth_config: std::env::var(AUTH_CONFIG).ok() };
+    let is_flag = |arg: &OsString| arg == FLAG || arg.as_encoded_bytes().starts_with(b"--creds=");
+    let creds_by_flag = argv.iter().take_while(|arg| *arg != "--").any(is_flag);
+    let found = Withheld { creds: given, creds_by_flag, auth_config: std::env::var(AUTH_CONFIG).ok() };
     if found.creds.is_none() && std::env::var_os(CREDS).is_none() && std::env::var_os(AUTH_CONFIG).is_none() {
         return Ok(());
     }

@@ -87,7 +87,8 @@ fn unwritable_destinations_fail_before_the_build() {
     let mut places = vec![("file/x", "is a file, not a directory"), ("ctx", "is a directory")];
     // Root may write everywhere.
     if lab.sh("test $(id -u) = 0").code != Some(0) {
-        places.push(("closed/a/b", "is not writable: permission denied"));
+        places.push(("closed/a/b", "does not exist, and this user cannot create it"));
+        places.push(("closed/b", "is not writable: permission denied"));
     }
     for (place, says) in places {
         let dest = lab.path(place).display().to_string();
