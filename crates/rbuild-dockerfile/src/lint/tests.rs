@@ -8,8 +8,17 @@ fn run(source: &str, settings: &LintSettings) -> Vec<LintWarning> {
 }
 
 fn check_with(source: &str, settings: &LintSettings, role: &dyn Fn(usize) -> StageRole) -> Vec<LintWarning> {
+    check_for("linux/amd64", source, settings, role)
+}
+
+fn check_for(
+    target: &str,
+    source: &str,
+    settings: &LintSettings,
+    role: &dyn Fn(usize) -> StageRole,
+) -> Vec<LintWarning> {
     let file = parse(source.as_bytes()).unwrap_or_else(|e| panic!("{source}\n{e:?}"));
-    let automatic = [("TARGETPLATFORM".to_string(), "linux/amd64".to_string())];
+    let automatic = [("TARGETPLATFORM".to_string(), target.to_string())];
     let facts = Facts {
         role,
         base: &|name, platform| match name {
@@ -115,6 +124,19 @@ fn only_the_first_workdir_of_a_stage_is_checked() {
     let message = "`a` is relative to the WORKDIR of the base image; use an absolute path";
     assert_eq!(found("FROM base AS first\nWORKDIR a\nWORKDIR b\nFROM first\nWORKDIR c\n"), [message]);
     assert_eq!(found("FROM base\nWORKDIR a\nFROM base\nWORKDIR a\n"), [message; 2]);
+}
+
+#[test]
+fn scratch_has_the_platform_of_the_build() {
+    let found = |target: &str, path: &str| {
+        let source = format!("FROM --platform=linux/amd64 scratch\nWORKDIR {path}\n");
+        check_for(target, &source, &LintSettings::parse("skip=FromPlatformFlagConstDisallowed").unwrap(), &|_| {
+            StageRole::Built
+        })
+        .len()
+    };
+    assert_eq!((found("windows/amd64", "C:\\\\app"), found("linux/amd64", "C:\\\\app")), (0, 1));
+    assert_eq!((found("windows/amd64", "app"), found("linux/amd64", "/app")), (1, 0));
 }
 
 #[test]

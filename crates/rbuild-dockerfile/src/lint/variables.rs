@@ -83,7 +83,8 @@ fn base_vars(
     facts: &Facts<'_>,
     found: &mut Vec<LintWarning>,
 ) -> StageVars {
-    let platform = stage_platform(file, stage, globals);
+    // As in BuildKit, `scratch` has the platform of the build, whatever FROM states.
+    let platform = stage_platform(file, stage, globals).filter(|_| image != "scratch");
     let base = match image {
         "scratch" => Some(BaseFacts { env: Vec::new(), foreign: None }),
         _ => (facts.base)(image, platform.as_deref()),
@@ -162,10 +163,18 @@ fn workdir(file: &Dockerfile, word: &Word, scope: &mut StageVars, found: &mut Ve
     if std::mem::replace(&mut scope.workdir, true) {
         return;
     }
-    let path = scope.vars.expand(word, file.escape).unwrap_or_default();
-    // Building reports an empty path. The value of a variable of an unknown image is unknown.
-    let is_unknown = path.is_empty() || scope.open && word.text.contains('$');
-    if !is_unknown && !is_absolute(&path, scope.windows) {
+    // The values of variables of an unknown image are unknown; what is in front of them is not.
+    let (known, shown) = match scope.open.then(|| word.text.split_once('$')).flatten() {
+        Some((start, _)) => {
+            let start = Word { text: start.trim_start_matches(['"', '\'']).to_string(), span: word.span };
+            (scope.vars.expand(&start, file.escape).unwrap_or_default(), Some(&word.text))
+        }
+        None => (scope.vars.expand(word, file.escape).unwrap_or_default(), None),
+    };
+    let may_be_drive = shown.is_some() && scope.windows && ["c", "c:"].iter().any(|c| known.eq_ignore_ascii_case(c));
+    // Building reports an empty path.
+    if !known.is_empty() && !may_be_drive && !is_absolute(&known, scope.windows) {
+        let path = shown.unwrap_or(&known);
         let message = format!("`{path}` is relative to the WORKDIR of the base image; use an absolute path");
         warn(found, &WORKDIR_RELATIVE_PATH, word, message);
     }
