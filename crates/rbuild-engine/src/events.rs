@@ -52,12 +52,13 @@ impl Events {
     pub fn send(&self, event: Event) {
         let step = |step: usize| self.first + step;
         let mask = |text| self.secrets.mask(text);
+        let labeled = |label: String| mask(format!("{}{label}", self.platform));
         let event = match event {
             Event::Started { step: s, label, text } => {
-                Event::Started { step: step(s), label: format!("{}{label}", self.platform), text: mask(text) }
+                Event::Started { step: step(s), label: labeled(label), text: mask(text) }
             }
             Event::Waiting { step: s, label, text, inputs } => {
-                let (label, inputs) = (format!("{}{label}", self.platform), inputs.into_iter().map(step).collect());
+                let (label, inputs) = (labeled(label), inputs.into_iter().map(step).collect());
                 Event::Waiting { step: step(s), label, text: mask(text), inputs }
             }
             Event::Why { step: s, text } => Event::Why { step: step(s), text: mask(text) },

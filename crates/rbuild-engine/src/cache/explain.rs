@@ -8,61 +8,73 @@ use rbuild_store::{
 };
 
 use crate::cache::key::KeyComponent;
-use crate::ops::redact::{MASK, SecretValues};
+use crate::ops::redact::SecretValues;
 
 /// Maximum number of names per kind of change; further ones are only counted.
 const MAX_NAMES: usize = 3;
 /// Maximum length of a value in characters.
 const LONG: usize = 60;
+/// Separator of the values of parts with the same name.
+const SEPARATOR: &str = " ";
 
-/// Records the components of a key in readable form, for explanations.
+/// Records the components of a key in readable form, for explanations. They may contain secrets:
+/// [`masked`] must be applied before they are stored or displayed.
 pub struct KeyRecorder<'a> {
     pub graph: &'a BuildGraph,
     pub result_of: &'a dyn Fn(VertexId) -> ResultId,
     pub key_inputs: KeyInputs,
-    /// Values that are masked, because the inputs are stored.
-    pub secrets: SecretValues,
 }
 
 impl KeyRecorder<'_> {
     pub fn note(&mut self, part: &KeyComponent<'_>) {
-        let mask = |text: String| self.secrets.mask(text);
         let (name, value) = match part {
             KeyComponent::Own(StepPart::Own(name, value)) => {
-                (*name, KeyValue::Text(mask(String::from_utf8_lossy(value).into_owned())))
+                (*name, KeyValue::Text(String::from_utf8_lossy(value).into_owned()))
             }
             KeyComponent::Own(StepPart::Variable(name, value)) => {
-                let (name, value) = masked_variable(&self.secrets, name, value);
-                (VARIABLE, KeyValue::Variable { name, value })
+                (VARIABLE, KeyValue::Variable { name: name.to_string(), value: value.to_string() })
             }
             KeyComponent::Files(name, digest) => (*name, KeyValue::Files(*digest.bytes())),
             KeyComponent::Input(name, id) => {
                 let vertex = &self.graph.vertices[*id];
-                match &vertex.step {
-                    Step::Image { name: image, manifest, .. } => {
-                        let result = (self.result_of)(*id);
-                        (*name, KeyValue::Image { name: mask(image.clone()), manifest: *manifest, result })
+                let result = (self.result_of)(*id);
+                let value = match &vertex.step {
+                    Step::Image { name, manifest, .. } => {
+                        KeyValue::Image { name: name.clone(), manifest: *manifest, result }
                     }
-                    _ => {
-                        let label = mask(vertex.name.to_string());
-                        (*name, KeyValue::Step { label, result: (self.result_of)(*id) })
-                    }
-                }
+                    _ => KeyValue::Step { label: vertex.name.to_string(), result },
+                };
+                (*name, value)
             }
         };
         self.key_inputs.parts.push(KeyPart { name: name.to_string(), value });
     }
 }
 
-/// Masks a variable. Name and value are stored as one text, so a secret of the form `NAME=VALUE`
-/// hides the value.
-fn masked_variable(secrets: &SecretValues, name: &str, value: &str) -> (String, String) {
-    let (name, value) = (secrets.mask(name.to_string()), secrets.mask(value.to_string()));
-    let text = format!("{name}={value}");
-    match secrets.mask(text.clone()) == text {
-        true => (name, value),
-        false => (name, MASK.into()),
+/// Masks secrets in the inputs of a key. Texts that are stored or displayed as one are masked as
+/// one: name and value of a variable, and the values of all parts with the same name.
+pub fn masked(mut key_inputs: KeyInputs, secrets: &SecretValues) -> KeyInputs {
+    let mut texts: Vec<(String, Vec<&mut String>)> = Vec::new();
+    for part in &mut key_inputs.parts {
+        match &mut part.value {
+            KeyValue::Text(text) => match texts.iter_mut().find(|(name, _)| *name == part.name) {
+                Some((_, group)) => group.push(text),
+                None => texts.push((part.name.clone(), vec![text])),
+            },
+            KeyValue::Variable { name, value } => replace_masked(&mut [name, value], "=", secrets),
+            KeyValue::Image { name: text, .. } | KeyValue::Step { label: text, .. } => {
+                *text = secrets.mask(std::mem::take(text));
+            }
+            KeyValue::Files(_) => {}
+        }
     }
+    texts.iter_mut().for_each(|(_, group)| replace_masked(group, SEPARATOR, secrets));
+    key_inputs
+}
+
+fn replace_masked(texts: &mut [&mut String], separator: &str, secrets: &SecretValues) {
+    let masked = secrets.mask_joined(&texts.iter().map(|text| text.as_str()).collect::<Vec<_>>(), separator);
+    texts.iter_mut().zip(masked).for_each(|(text, masked)| **text = masked);
 }
 
 /// Returns the build index entry of a step.
@@ -136,7 +148,7 @@ fn values<'a>(key_inputs: &'a KeyInputs, name: &str) -> Vec<&'a KeyValue> {
 }
 
 fn texts(values: &[&KeyValue]) -> String {
-    values.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+    values.iter().map(ToString::to_string).collect::<Vec<_>>().join(SEPARATOR)
 }
 
 /// Returns the display name of a file source: `[build 3/4]`, `debian:bookworm`.
@@ -240,15 +252,30 @@ mod tests {
     /// A line of an env file is a secret that spans name and value.
     #[test]
     fn a_secret_that_spans_name_and_value_is_masked() {
-        let secrets = SecretValues::of(&[("e".into(), b"TOKEN=hunter2hunter2".to_vec())]);
-        let masked = |name: &str, value: &str| {
-            let (name, value) = masked_variable(&secrets, name, value);
-            format!("{name}={value}")
+        let secrets = |values: &[&str]| {
+            let values: Vec<_> = values.iter().map(|value| ("e".into(), value.as_bytes().to_vec())).collect();
+            SecretValues::of(&values)
         };
-        assert_eq!(masked("TOKEN", "hunter2hunter2"), "TOKEN=****");
-        assert_eq!(masked("MY_TOKEN", "hunter2hunter2 and more"), "MY_TOKEN=****");
-        assert_eq!(masked("A", "TOKEN=hunter2hunter2"), "A=****");
-        assert_eq!(masked("OTHER", "hunter2hunter2"), "OTHER=hunter2hunter2");
+        let line = secrets(&["TOKEN=hunter2hunter2"]);
+        let file = secrets(&["TOKEN\nTOKEN=hunter2-prod"]);
+        let two = secrets(&["hunter2", "TOKEN=hunter2-prod"]);
+        for (secrets, name, value, want) in [
+            (&line, "TOKEN", "hunter2hunter2", "****=****"),
+            (&line, "MY_TOKEN", "hunter2hunter2 and more", "****=****"),
+            (&line, "A", "TOKEN=hunter2hunter2", "A=****"),
+            (&line, "OTHER", "hunter2hunter2", "OTHER=hunter2hunter2"),
+            (&file, "TOKEN", "hunter2-prod", "****=****"),
+            (&two, "TOKEN", "hunter2-prod", "****=****"),
+            (&two, "TOKEN", "hunter2-test", "TOKEN=****-test"),
+        ] {
+            let value = KeyValue::Variable { name: name.into(), value: value.into() };
+            let inputs = KeyInputs { parts: vec![KeyPart { name: VARIABLE.into(), value }] };
+            assert_eq!(masked(inputs, secrets).parts[0].value.to_string(), want);
+        }
+        let of = |values: [&str; 2]| key_inputs(&values.map(|value| ("--exclude", value)));
+        let spanning = secrets(&["first", "first second"]);
+        assert_eq!(masked(of(["first", "second"]), &spanning), of(["****", "****"]));
+        assert_eq!(masked(of(["first", "other"]), &spanning), of(["****", "other"]));
     }
 
     type Parts<'a> = &'a [(&'a str, &'a str)];
@@ -275,10 +302,11 @@ mod tests {
         let result_of = |_| ResultId::of(b"");
         let secrets = SecretValues::of(&[("id".into(), b"hidden".to_vec())]);
         let key_inputs = KeyInputs::default();
-        let mut recorder = KeyRecorder { graph: &graph, result_of: &result_of, key_inputs, secrets };
+        let mut recorder = KeyRecorder { graph: &graph, result_of: &result_of, key_inputs };
         recorder.note(&KeyComponent::Own(StepPart::Variable("A", "b=hidden")));
         let want = KeyValue::Variable { name: "A".into(), value: "b=****".into() };
-        assert_eq!(recorder.key_inputs.parts, [KeyPart { name: VARIABLE.into(), value: want }]);
+        let recorded = masked(recorder.key_inputs, &secrets);
+        assert_eq!(recorded.parts, [KeyPart { name: VARIABLE.into(), value: want }]);
         assert_eq!(StepPart::VARIABLE, VARIABLE);
     }
 

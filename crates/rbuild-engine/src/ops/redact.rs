@@ -32,14 +32,22 @@ impl SecretValues {
         if self.shown.is_empty() {
             return text;
         }
-        let mask = Mask { values: self.shown.clone(), held: Default::default() };
-        let shown = mask.replace(text.as_bytes(), true).0;
-        String::from_utf8_lossy(&shown).into_owned()
+        let whole = Held { bytes: text.into_bytes(), masked: 0 };
+        String::from_utf8_lossy(&replace(&self.shown, &whole, true).0).into_owned()
+    }
+
+    /// Masks texts that are stored or displayed one after the other with a separator between them.
+    /// If a value spans several of them, all are replaced by `****`.
+    pub fn mask_joined(&self, texts: &[&str], separator: &str) -> Vec<String> {
+        let masked: Vec<String> = texts.iter().map(|text| self.mask(text.to_string())).collect();
+        match self.mask(texts.join(separator)) == masked.join(separator) {
+            true => masked,
+            false => vec![MASK.into(); texts.len()],
+        }
     }
 }
 
-/// Returns those values that are long enough, the longest first, so that a value that starts with
-/// another one is masked completely.
+/// Returns those values that are long enough, once each, the longest first.
 fn longest_first(mut values: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
     values.retain(|value| value.len() >= SHORTEST);
     values.sort_by(|a, b| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
@@ -61,12 +69,20 @@ fn shown_forms(value: &[u8]) -> Vec<Vec<u8>> {
 /// Masks the values of secrets in two streams, even if a value is split between chunks.
 pub(crate) struct Mask {
     values: Arc<Vec<Vec<u8>>>,
-    held: [Vec<u8>; 2],
+    held: [Held; 2],
+}
+
+/// Text that is not masked yet.
+#[derive(Default)]
+struct Held {
+    bytes: Vec<u8>,
+    /// Number of its first bytes that belong to a value for which `****` was already written.
+    masked: usize,
 }
 
 impl Mask {
     pub fn new(values: &SecretValues) -> Mask {
-        Mask { values: values.values.clone(), held: [Vec::new(), Vec::new()] }
+        Mask { values: values.values.clone(), held: Default::default() }
     }
 
     /// Returns the output that can be shown by now. A tail that may be the beginning of a secret is
@@ -75,41 +91,42 @@ impl Mask {
         if self.values.is_empty() {
             return bytes.to_vec();
         }
-        let mut text = std::mem::take(&mut self.held[index(stream)]);
-        text.extend_from_slice(bytes);
-        let (shown, rest) = self.replace(&text, false);
-        self.held[index(stream)] = rest;
+        let held = &mut self.held[index(stream)];
+        held.bytes.extend_from_slice(bytes);
+        let (shown, rest) = replace(&self.values, held, false);
+        *held = rest;
         shown
     }
 
     /// Returns the held-back output at the end of the stream.
     pub fn finish(&mut self, stream: Stream) -> Vec<u8> {
         let held = std::mem::take(&mut self.held[index(stream)]);
-        self.replace(&held, true).0
+        replace(&self.values, &held, true).0
     }
+}
 
-    fn replace(&self, text: &[u8], last: bool) -> (Vec<u8>, Vec<u8>) {
-        let mut shown = Vec::with_capacity(text.len());
-        let mut at = 0;
-        while at < text.len() {
-            let rest = &text[at..];
-            // A longer value may continue in the next chunk.
-            if !last && self.values.iter().any(|v| v.len() > rest.len() && v.starts_with(rest)) {
-                return (shown, rest.to_vec());
-            }
-            match self.values.iter().find(|v| rest.starts_with(v)) {
-                Some(value) => {
-                    shown.extend_from_slice(MASK.as_bytes());
-                    at += value.len();
-                }
-                None => {
-                    shown.push(text[at]);
-                    at += 1;
-                }
-            }
+/// Replaces every occurrence of a value by `****`, and those that overlap by one: no part of an
+/// occurrence remains because another one begins in front of it. `values` are the longest first.
+/// Also returns the tail that may be the beginning of a value, unless this is the last text.
+fn replace(values: &[Vec<u8>], text: &Held, last: bool) -> (Vec<u8>, Held) {
+    let Held { bytes, masked } = text;
+    let mut masked_to = *masked;
+    let mut shown = Vec::with_capacity(bytes.len());
+    for (at, byte) in bytes.iter().enumerate() {
+        let rest = &bytes[at..];
+        // A longer value may continue in the next chunk.
+        if !last && values.iter().any(|value| value.len() > rest.len() && value.starts_with(rest)) {
+            return (shown, Held { bytes: rest.to_vec(), masked: masked_to.saturating_sub(at) });
         }
-        (shown, Vec::new())
+        let found = values.iter().find(|value| rest.starts_with(value));
+        match found {
+            Some(_) if at >= masked_to => shown.extend_from_slice(MASK.as_bytes()),
+            None if at >= masked_to => shown.push(*byte),
+            _ => {}
+        }
+        masked_to = masked_to.max(at + found.map_or(0, Vec::len));
     }
+    (shown, Held::default())
 }
 
 fn index(stream: Stream) -> usize {
@@ -135,6 +152,35 @@ mod tests {
         }
         assert_eq!(values.mask("/a/hunter22 no hunter".into()), "/a/**** no hunter");
         assert_eq!(SecretValues::default().mask("hunter2".into()), "hunter2");
+    }
+
+    #[test]
+    fn overlapping_values_are_masked_completely() {
+        let secrets = ["a-token-", "token-of-prod", "of-prod-1234", "prod", "prod-1234-5678"];
+        let values = SecretValues::of(&secrets.map(|value| (String::new(), value.as_bytes().to_vec())));
+        let text = "x a-token-of-prod-1234-5678 prodprod a-token";
+        assert_eq!(values.mask(text.into()), "x **** ******** a-token");
+        for cut in 0..text.len() {
+            let (a, b) = text.as_bytes().split_at(cut);
+            let mut mask = Mask::new(&values);
+            let shown = [mask.push(Stream::Stdout, a), mask.push(Stream::Stdout, b), mask.finish(Stream::Stdout)];
+            assert_eq!(String::from_utf8(shown.concat()).unwrap(), "x **** ******** a-token", "{cut}");
+        }
+    }
+
+    #[test]
+    fn a_value_that_spans_several_texts_hides_all_of_them() {
+        let values = SecretValues::of(&[
+            (String::new(), b"TOKEN\nTOKEN=hunter2-prod".to_vec()),
+            (String::new(), b"hunter2".to_vec()),
+        ]);
+        for (name, value, masked) in [
+            ("TOKEN", "hunter2-prod", ["****", "****"]),
+            ("TOKEN", "other", ["****", "other"]),
+            ("A", "hunter2-test", ["A", "****-test"]),
+        ] {
+            assert_eq!(values.mask_joined(&[name, value], "="), masked);
+        }
     }
 
     #[test]

@@ -61,12 +61,11 @@ fn keyed(env: &StepEnv<'_>, id: VertexId) -> Result<bool> {
     let keys = keys_of(env, &result_of);
     let mut taken = Cow::Borrowed(&env.prepared.vertices[id].taken[..]);
     for _ in 0..LOOKS {
-        let secrets = env.request.secret_values();
-        let key_inputs = KeyInputs::default();
-        let mut book = KeyRecorder { graph: env.graph(), result_of: &result_of, key_inputs, secrets };
-        let key = keys.definition(vertex, &taken, &mut |part| book.note(part))?;
+        let mut recorder = KeyRecorder { graph: env.graph(), result_of: &result_of, key_inputs: KeyInputs::default() };
+        let key = keys.definition(vertex, &taken, &mut |part| recorder.note(part))?;
         let key = key.ok_or_else(|| BuildError::other("a step has no key"))?;
-        match once(&StepRecords { env, id, key, key_inputs: &book.key_inputs }, &taken) {
+        let key_inputs = explain::masked(recorder.key_inputs, &env.request.secret_values());
+        match once(&StepRecords { env, id, key, key_inputs: &key_inputs }, &taken) {
             Ok(is_cached) => return Ok(is_cached),
             Err(StepError::Failed(e)) => return Err(e),
             Err(StepError::ContextChanged) => taken = Cow::Owned(keys.taken(vertex)?),
@@ -143,7 +142,9 @@ fn execute(
     explain_key: &dyn Fn(String),
 ) -> Attempt<bool> {
     let StepRecords { env, id, .. } = *records;
+    // An earlier build may have been given the secrets of this one as plain values.
     let before = env.nearest[id].and_then(|key| env.store.records().key_inputs(&key).ok().flatten());
+    let before = before.map(|before| explain::masked(before, &env.request.secret_values()));
     let why = |changes: Option<&Changes>| {
         let reason = records.reason(before.as_ref(), changes);
         tracing::debug!(target: "engine", key = shared.short(), reason, "cache miss");
