@@ -45,6 +45,9 @@ struct Format {
     compatible: Vec<String>,
     read_only_compatible: Vec<String>,
     incompatible: Vec<String>,
+    /// Fields that this version does not know. They stay.
+    #[serde(flatten)]
+    others: serde_json::Map<String, serde_json::Value>,
 }
 
 /// The part of `format.json` that every version has.
@@ -406,7 +409,10 @@ fn create(root: &RootDir) -> Result<()> {
     write_durable(root, OsStr::new("oci-layout"), br#"{"imageLayoutVersion":"1.0.0"}"#, modes::file())?;
     // Last: its presence implies that the rest exists.
     let (compatible, read_only_compatible, incompatible) = Default::default();
-    write_format(root, Format { version: VERSION, compatible, read_only_compatible, incompatible })
+    write_format(
+        root,
+        Format { version: VERSION, compatible, read_only_compatible, incompatible, others: Default::default() },
+    )
 }
 
 /// Restricts the directories with foreign files to the store's owner. Otherwise any user could run

@@ -28,7 +28,13 @@ fn format(version: u32, [compatible, read_only, incompatible]: [&[&str]; 3]) -> 
 #[test]
 fn unknown_compatible_entries_survive_an_upgrade() {
     let old = format(1, [&["later"], &[], &[]]);
-    assert_eq!(opened("kept", old), Ok(format(1, [&["later"], &[], &FEATURES])));
+    let new = format(1, [&["later"], &[], &FEATURES]);
+    assert_eq!(opened("kept", old.clone()), Ok(new.clone()));
+    let with_field = |mut format: Value| {
+        format["note"] = json!({"a": [1, 2]});
+        format
+    };
+    assert_eq!(opened("field", with_field(old)), Ok(with_field(new)));
 }
 
 #[test]
