@@ -134,6 +134,11 @@ pub fn differences(now: &KeyInputs, before: &KeyInputs, files: Option<&Changes>)
                 _ => "context files changed".into(),
             }),
             "command" | "script" | "here-document" => told.push(format!("the {name} changed")),
+            // Unlike other parts, it is in the key only if the option is in the Dockerfile.
+            "--exclude" if texts(&new) == texts(&old) => {
+                let change = if new.len() > old.len() { "added" } else { "removed" };
+                told.push(format!("an empty --exclude was {change}"));
+            }
             // One of the steps has the part, without a value, and the other lacks it.
             _ if texts(&new).is_empty() && texts(&old).is_empty() => {}
             _ => told.push(format!("{name} changed from {} to {}", value(&texts(&old)), value(&texts(&new)))),
@@ -336,7 +341,7 @@ mod tests {
     /// known.
     type Row<'a> = (&'a str, Parts<'a>, Parts<'a>, Option<[usize; 3]>);
 
-    const ROWS: [Row<'_>; 29] = [
+    const ROWS: [Row<'_>; 31] = [
         ("nothing", &[("user", "a"), ("script", "b")], &[("user", "a"), ("script", "b")], None),
         ("the command", &[("command", "sh"), ("command", "make all")], &[("command", "sh"), ("command", "make")], None),
         ("the script", &[("script", "a")], &[("script", "b")], None),
@@ -350,6 +355,8 @@ mod tests {
         ("a new part", &[("ulimit", "nofile 1 2")], &[], None),
         ("a part without a value", &[("user", "")], &[], None),
         ("a part that was removed", &[], &[("--chown", ""), ("network", "host")], None),
+        ("a new option without a value", &[("--exclude", "")], &[], None),
+        ("an option without a value that was removed", &[], &[("--exclude", "")], None),
         ("a long value", &[("user", LONG_NAME)], &[("user", "a")], None),
         ("unknown files", &[(FILES, "@a")], &[(FILES, "@b")], None),
         ("a changed file", &[(FILES, "@a")], &[(FILES, "@b")], Some([1, 0, 0])),
