@@ -59,11 +59,12 @@ pub fn analyze<'p>(file: &Dockerfile, params: &'p Parameters) -> Result<Analysis
 
 /// Plans the target and the stages that it needs, or without a target all stages, and drops the
 /// plan. What a machine or a command line has to permit is permitted. Returns the images that are
-/// not in `images`: the stages based on them were not planned.
+/// not in `images`: the stages that use them were not planned.
 ///
 /// # Errors
 ///
-/// Returns the first error of each stage.
+/// Returns the errors of the parameters and of the global scope, else the first one of each stage.
+/// Stages that use an invalid stage have no error of their own.
 pub fn check(
     file: &Dockerfile,
     params: &Parameters,

@@ -23,13 +23,13 @@ pub enum Plan {
     Needs(Vec<ImageNeed>),
 }
 
-/// Maximum nesting of stages that depend on stages defined later in the file.
+/// Maximum nesting of stages that are planned when another one uses them. These are the stages that
+/// only ONBUILD triggers use: all others are planned in the order of the file.
 const MAX_DEPTH: usize = 100;
 
 /// Plans the target stage and the stages it depends on.
 ///
-/// `images` holds the images resolved so far, by name. Returns
-/// [`Plan::Needs`] if others are needed.
+/// `images` holds the images resolved so far. Returns [`Plan::Needs`] if others are needed.
 ///
 /// # Errors
 ///
@@ -141,8 +141,10 @@ impl Planner<'_> {
             return Err(d.help("remove one of the references that form the cycle").into());
         }
         if self.in_progress.len() >= MAX_DEPTH {
-            let message = format!("more than {MAX_DEPTH} stages depend on stages defined later in the file");
-            return Err(Diagnostic::new(stage.span, message).help("move stages above the stages that use them").into());
+            let message = format!("more than {MAX_DEPTH} stages depend on each other through ONBUILD triggers");
+            return Err(Diagnostic::new(stage.span, message)
+                .help("let fewer triggers copy from stages whose base images have triggers")
+                .into());
         }
         self.in_progress.push(index);
         if let Some(state) = self.stage_from_context(index, stage)? {

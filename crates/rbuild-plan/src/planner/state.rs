@@ -46,9 +46,9 @@ impl ImageNeed {
     }
 }
 
-/// Reason for planning to stop early.
+/// Reason why a stage, or the whole plan, cannot be completed.
 pub(super) enum Interrupted {
-    /// An image must be resolved first; it is in `needs`.
+    /// An image must be resolved first; it is in [`Planner::needs`].
     Needs,
     Error(Diagnostic),
 }
@@ -95,7 +95,8 @@ pub(super) struct Planner<'a> {
     pub(super) states: HashMap<usize, StageState>,
     /// Stack of stages being planned, to detect cycles.
     pub(super) in_progress: Vec<usize>,
-    /// Stages that cannot be planned before the images of `needs` are resolved.
+    /// Stages whose planning failed: they need images that are not resolved, or a check found an
+    /// error in them.
     pub(super) unresolved: HashSet<usize>,
     pub(super) vertices: Vec<Vertex>,
     /// History entries of all stages, each linked to its predecessor; stages share common prefixes.
@@ -208,10 +209,12 @@ impl Planner<'_> {
         entries
     }
 
+    /// Expands the variables of a word.
     pub(super) fn word(&mut self, state: &StageState, word: &Word) -> Planned<String> {
         Ok(state.vars.expand(word, self.file.escape)?)
     }
 
+    /// Expands the variables of each word.
     pub(super) fn words(&mut self, state: &StageState, words: &[Word]) -> Planned<Vec<String>> {
         words.iter().map(|w| self.word(state, w)).collect()
     }

@@ -20,7 +20,7 @@ use crate::workspace::sweep;
 /// The amount of removed content.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Freed {
-    /// Number of dangling images.
+    /// Number of index entries without a name that were removed.
     pub images: u64,
     /// Number of cache records.
     pub records: u64,
@@ -53,7 +53,7 @@ pub struct Gc<'s> {
 }
 
 impl Gc<'_> {
-    /// Returns the usage of blobs (packed layers and documents), trees (unpacked files), cache
+    /// Returns the usage of blobs (packed layers, documents and downloads), trees (unpacked files), cache
     /// mounts and build logs.
     ///
     /// # Errors
@@ -78,9 +78,10 @@ impl Gc<'_> {
         Ok([("Blobs", blob_usage), ("Trees", trees), ("Cache mounts", mounts), ("Build logs", logs)])
     }
 
-    /// Removes unreferenced content: dangling images, trees without a record, and blobs used by
-    /// neither. With `all`, also removes the whole build cache and the cache mounts. Takes the
-    /// exclusive lock.
+    /// Removes dangling images, cache records without a tree, trees that neither a record nor an
+    /// image uses, blobs that no image, tree or download uses, and what interrupted builds left.
+    /// With `all`, also removes the whole build cache, the cache mounts, downloads and build logs.
+    /// Takes the exclusive lock.
     ///
     /// # Errors
     ///
@@ -185,6 +186,8 @@ impl Gc<'_> {
         Ok((blobs, layers))
     }
 
+    /// Removes records whose trees do not exist, or with `all` every record, result and build
+    /// index. Adds the trees of the others to `trees`, and their packed layers to `blobs`.
     fn prune_records(
         &self,
         all: bool,
@@ -220,7 +223,7 @@ impl Gc<'_> {
         Ok(())
     }
 
-    /// Removes accounts whose records are gone.
+    /// Removes the inputs of keys that have no record any more.
     pub(crate) fn prune_key_inputs(&self) -> Result<()> {
         if !self.store.root.exists("accounts")? {
             return Ok(());
@@ -261,6 +264,8 @@ impl Gc<'_> {
         Ok(())
     }
 
+    /// Removes the entries of a directory whose names `keep` rejects, and counts them as trees,
+    /// cache mounts or blobs by the name of the directory.
     fn remove_others(&self, dir: &str, keep: impl Fn(&str) -> bool, freed: &mut Freed) -> Result<()> {
         let handle = self.store.dir(dir)?;
         for entry in handle.entries()? {
