@@ -15,10 +15,9 @@ use crate::error::Result;
 use crate::prepare::lookup::may_take;
 use crate::solve::results::VertexResult;
 
-/// The records of a vertex with a certain definition key.
-///
-/// Other steps may have made the same files under another key, their content key; `shared` is that
-/// key, or else the definition key itself.
+/// The records of a step, by two keys: the definition key, and the key `shared` that is passed to
+/// the methods. `shared` is the step's content key, which other steps that read the same files have
+/// as well, or else the definition key.
 pub(crate) struct StepRecords<'a> {
     pub env: &'a StepEnv<'a>,
     pub id: VertexId,
@@ -32,10 +31,10 @@ impl StepRecords<'_> {
         &self.env.graph().vertices[self.id]
     }
 
-    /// Looks up the result of `shared`, which may be the definition key. If there is a usable one,
-    /// makes it the result of the vertex and returns true. An execution of this build comes first,
-    /// even if another build has replaced its record, so that equal steps have one execution. A
-    /// vertex that ignores the cache uses nothing else.
+    /// Looks for a tree of `shared` that this build may use. If there is one, makes it the result
+    /// of the vertex and returns true. The tree of an execution of this build comes first, even if
+    /// another build has replaced its record, so that equal steps have one execution; a vertex that
+    /// ignores the cache uses no other.
     pub fn hit(&self, shared: &CacheKey) -> Result<bool> {
         if self.own_execution(shared)? {
             return Ok(true);

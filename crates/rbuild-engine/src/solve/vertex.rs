@@ -22,8 +22,8 @@ use crate::ops::step_error::{Attempt, StepError};
 use crate::ops::{copy_step, run, run_mounts, workdir};
 use crate::solve::records::StepRecords;
 
-/// Maximum number of attempts to copy a context that changes meanwhile.
-const LOOKS: usize = 3;
+/// Maximum number of keys that are computed for a step whose context changes meanwhile.
+const MAX_KEYS: usize = 3;
 
 /// Solves a vertex whose inputs are finished: by a cache lookup, or by executing it.
 #[tracing::instrument(target = "engine", name = "vertex", level = "debug", skip_all, fields(step = id.position(), label = %env.graph().vertices[id].name))]
@@ -38,7 +38,7 @@ pub(crate) fn solve(env: &StepEnv<'_>, id: VertexId) -> Result<()> {
     let started = Instant::now();
     let label = vertex.name.to_string();
     env.events.send(Event::Started { step: id.position(), label, text: vertex.text.clone() });
-    let outcome = keyed(env, id);
+    let outcome = find_or_execute(env, id);
     let outcome_kind = match &outcome {
         Ok(true) => StepOutcome::Cached,
         Ok(false) => StepOutcome::Done,
@@ -55,17 +55,17 @@ pub(crate) fn solve(env: &StepEnv<'_>, id: VertexId) -> Result<()> {
 
 /// Computes the key, then looks up or makes the result. Repeats a few times if the context
 /// changes meanwhile.
-fn keyed(env: &StepEnv<'_>, id: VertexId) -> Result<bool> {
+fn find_or_execute(env: &StepEnv<'_>, id: VertexId) -> Result<bool> {
     let vertex = &env.graph().vertices[id];
     let result_of = |i: VertexId| env.done(i).result;
     let keys = keys_of(env, &result_of);
     let mut taken = Cow::Borrowed(&env.prepared.vertices[id].taken[..]);
-    for _ in 0..LOOKS {
+    for _ in 0..MAX_KEYS {
         let mut recorder = KeyRecorder { graph: env.graph(), result_of: &result_of, key_inputs: KeyInputs::default() };
         let key = keys.definition(vertex, &taken, &mut |part| recorder.note(part))?;
         let key = key.ok_or_else(|| BuildError::other("a step has no key"))?;
         let key_inputs = explain::masked(recorder.key_inputs, &env.request.secret_values());
-        match once(&StepRecords { env, id, key, key_inputs: &key_inputs }, &taken) {
+        match find_or_execute_keyed(&StepRecords { env, id, key, key_inputs: &key_inputs }, &taken) {
             Ok(is_cached) => return Ok(is_cached),
             Err(StepError::Failed(e)) => return Err(e),
             Err(StepError::ContextChanged) => taken = Cow::Owned(keys.taken(vertex)?),
@@ -82,7 +82,7 @@ fn keys_of<'k>(env: &'k StepEnv<'_>, result_of: &'k dyn Fn(VertexId) -> ResultId
 
 /// Looks up or makes the result. Returns true if it was cached.
 #[tracing::instrument(target = "engine", name = "once", level = "debug", skip_all, fields(step = records.id.position(), key = %records.key.short()))]
-fn once(records: &StepRecords<'_>, taken: &[Selection]) -> Attempt<bool> {
+fn find_or_execute_keyed(records: &StepRecords<'_>, taken: &[Selection]) -> Attempt<bool> {
     let StepRecords { env, id, key, .. } = *records;
     let explain_key = |text: String| env.events.send(Event::Why { step: id.position(), text });
     let hit = |key: &CacheKey| {
@@ -123,7 +123,7 @@ fn once(records: &StepRecords<'_>, taken: &[Selection]) -> Attempt<bool> {
         if records.adopted(&shared)? {
             return Ok(true);
         }
-        execute(records, &shared, taken, stage, &explain_key)
+        execute_and_publish(records, &shared, taken, stage, &explain_key)
     };
     // Equal steps of other builds wait for the lock and then find the record.
     let is_cached = env.store.once(Lock::Step(shared), find, make)?.either();
@@ -134,7 +134,7 @@ fn once(records: &StepRecords<'_>, taken: &[Selection]) -> Attempt<bool> {
 }
 
 /// Executes a step and publishes its result under the key `shared`, whose lock the caller holds.
-fn execute(
+fn execute_and_publish(
     records: &StepRecords<'_>,
     shared: &CacheKey,
     taken: &[Selection],
@@ -150,7 +150,7 @@ fn execute(
         tracing::debug!(target: "engine", key = shared.short(), reason, "cache miss");
         explain_key(reason);
     };
-    let made = make(env, id, taken, stage, before.as_ref(), &why)?;
+    let made = execute(env, id, taken, stage, before.as_ref(), &why)?;
     let dir = env.rootfs.work.dir().open_alike(&made).map_err(BuildError::kernel(ErrorContext::StepDirectory))?;
     refusal::check_files(env, id, &dir)?;
     records.publish(shared, (&made, &dir))?;
@@ -161,7 +161,7 @@ fn execute(
 /// the most similar earlier step. `why` is called with the changes among the step's source
 /// files as soon as they are known.
 #[tracing::instrument(target = "engine", name = "make", level = "debug", skip_all, fields(step = id.position()))]
-fn make(
+fn execute(
     env: &StepEnv<'_>,
     id: VertexId,
     taken: &[Selection],
