@@ -53,8 +53,8 @@ pub struct Gc<'s> {
 }
 
 impl Gc<'_> {
-    /// Returns the usage of blobs (packed layers, documents and downloads), trees (unpacked files), cache
-    /// mounts and build logs.
+    /// Returns the usage of blobs (packed layers, documents and downloads), trees (unpacked files),
+    /// cache mounts and build logs.
     ///
     /// # Errors
     ///
