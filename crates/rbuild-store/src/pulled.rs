@@ -1,6 +1,7 @@
 //! Notes on pulled images: the manifest that a name resolved to in its registry.
 
 use std::collections::HashSet;
+use std::ffi::OsString;
 
 use rbuild_image::{Hasher, ManifestDigest, Platform, Reference};
 use serde::{Deserialize, Serialize};
@@ -22,12 +23,13 @@ pub struct Pulled {
     pub manifest: ManifestDigest,
 }
 
-/// A note with the name that it is about.
+/// A note as it is stored.
 #[derive(Serialize, Deserialize)]
-struct NamedNote {
+struct Note {
     #[serde(flatten)]
     pulled: Pulled,
-    name: String,
+    /// The name that was resolved; absent in notes of earlier versions.
+    name: Option<String>,
 }
 
 fn file_of(name: &Reference, platform: &Platform) -> String {
@@ -46,14 +48,15 @@ impl Images<'_> {
         self.store.read_if_whole(&format!("{DIR}/{}", file_of(name, platform)))
     }
 
-    /// Notes the meaning of a name. Losing the note only costs requests.
+    /// Notes the meaning of a name. Without the note, the image counts as one that no registry
+    /// has: builds for other platforms use it, and pull none of their own.
     ///
     /// # Errors
     ///
     /// Fails if the note cannot be written.
     pub fn note_pulled(&self, name: &Reference, platform: &Platform, pulled: &Pulled) -> Result<()> {
         self.store.root.create_dir_all(DIR, modes::dir(), None, |_| ())?;
-        let note = NamedNote { pulled: *pulled, name: name.to_string() };
+        let note = Note { pulled: *pulled, name: Some(name.to_string()) };
         self.store.write(DIR, &file_of(name, platform), &note)
     }
 
@@ -65,21 +68,48 @@ impl Images<'_> {
     ///
     /// Fails if the store cannot be read.
     pub fn pulled_by_name(&self) -> Result<HashSet<ManifestDigest>> {
-        if !self.store.root.exists(DIR)? {
-            return Ok(HashSet::new());
-        }
         let names: HashSet<String> =
             self.list()?.into_iter().filter_map(|entry| Some(entry.name?.to_string())).collect();
-        let mut found = HashSet::new();
+        let notes = self.notes()?.into_iter().map(|(_, note)| note);
+        let named = notes.filter(|note| note.name.as_ref().is_some_and(|name| names.contains(name)));
+        Ok(named.map(|note| note.pulled.manifest).collect())
+    }
+
+    /// Returns true if an image was pulled under a name, for whatever platform.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the store cannot be read.
+    pub fn was_pulled(&self, name: &Reference, manifest: &ManifestDigest) -> Result<bool> {
+        let name = name.to_string();
+        let of_name = |note: &Note| note.name.as_ref().is_none_or(|noted| *noted == name);
+        Ok(self.notes()?.iter().any(|(_, note)| note.pulled.manifest == *manifest && of_name(note)))
+    }
+
+    /// Removes the notes on images that no longer exist.
+    pub(crate) fn forget_removed(&self) -> Result<()> {
+        let kept: HashSet<ManifestDigest> =
+            self.list()?.iter().flat_map(|entry| entry.artifact.images().to_vec()).collect();
+        let notes = self.notes()?.into_iter().filter(|(_, note)| !kept.contains(&note.pulled.manifest));
+        for (file, _) in notes {
+            self.store.dir(DIR)?.remove_file(&file)?;
+        }
+        Ok(())
+    }
+
+    /// Returns the readable notes with the names of their files.
+    fn notes(&self) -> Result<Vec<(OsString, Note)>> {
+        if !self.store.root.exists(DIR)? {
+            return Ok(Vec::new());
+        }
+        let mut notes = Vec::new();
         for entry in self.store.documents(DIR)? {
             let path = format!("{DIR}/{}", entry.name.to_string_lossy());
-            // A note of an earlier version has no name.
-            let Ok(Some(note)) = self.store.read_if_whole::<NamedNote>(&path) else { continue };
-            if names.contains(&note.name) {
-                found.insert(note.pulled.manifest);
+            if let Ok(Some(note)) = self.store.read_if_whole::<Note>(&path) {
+                notes.push((entry.name, note));
             }
         }
-        Ok(found)
+        Ok(notes)
     }
 
     /// Returns the image that was pulled under a name for a platform, if it is still complete.
@@ -135,6 +165,12 @@ mod tests {
         assert_eq!(store.gc().prune(false).unwrap().images, 1);
         assert_eq!((has(&old), has(&arm), has(&amd)), (false, true, true));
         assert!(store.images().pulled_image(&name, &"linux/arm64".parse().unwrap()).unwrap().is_some());
+        // The note of an image is kept as long as the image.
+        store.gc().prune(true).unwrap();
+        let was_pulled = |manifest| store.images().was_pulled(&name, manifest).unwrap();
+        assert_eq!((was_pulled(&amd), was_pulled(&arm)), (true, false));
+        let arm = pull(&store, &name, "linux/arm64", "new");
+        let amd = pull(&store, &name, "linux/amd64", "new");
         store.images().untag("a.io/x:1", true).unwrap();
         assert_eq!(store.gc().prune(false).unwrap().images, 1);
         assert_eq!((has(&arm), has(&amd)), (false, false));

@@ -80,7 +80,9 @@ impl<'a> Resolver<'a> {
             match (self.candidate(&need)?, failure) {
                 (Some(candidate), None) => found.push((need, candidate.image)),
                 (Some(candidate), Some(failure)) if candidate.fits => missing.push(stale_image(&need, failure)),
-                (Some(_), failure) => missing.push(missing_image(self.store, &need, failure)),
+                (Some(candidate), Some(failure)) => {
+                    missing.push(foreign_image(&need, &candidate.image.config.platform(), failure));
+                }
                 (None, failure) => missing.push(missing_image(self.store, &need, failure)),
             }
         }
@@ -134,9 +136,8 @@ fn candidate(store: &Store, PlatformImage { name, platform }: &PlatformImage) ->
         return Ok(Some(Candidate { image, fits: true }));
     }
     let Some(image) = named else { return Ok(None) };
-    let note = store.images().pulled(name, &image.config.platform())?;
-    let is_pulled = note.is_some_and(|note| note.manifest == image.manifest_digest);
-    Ok(Some(Candidate { image, fits: !is_pulled }))
+    let fits = !store.images().was_pulled(name, &image.manifest_digest)?;
+    Ok(Some(Candidate { image, fits }))
 }
 
 /// Returns the error for a stored image that may be outdated, because its registry could not be
@@ -146,6 +147,19 @@ fn stale_image(need: &ImageNeed, failure: NotPulled) -> Diagnostic {
     let text = &need.image.text;
     let d = Diagnostic::new(need.span, format!("could not check the registry for a newer `{text}`: {message}"));
     d.help(Remedy::Image(ImageRemedy::UseStoredImage { first: help }))
+}
+
+/// Returns the error for a stored image that is of another platform, because the image of the right
+/// one could not be pulled.
+fn foreign_image(need: &ImageNeed, own: &Platform, failure: NotPulled) -> Diagnostic {
+    let NotPulled { message, help } = failure;
+    let (text, wanted) = (&need.image.text, &need.platform);
+    let absent = format!("the image `{text}` in the local store is for {own}, and pulling it for {wanted} failed");
+    let d = Diagnostic::new(need.span, format!("{absent}: {message}"));
+    match help {
+        Some(help) => d.help(help),
+        None => d,
+    }
 }
 
 fn missing_image(store: &Store, need: &ImageNeed, failure: Option<NotPulled>) -> Diagnostic {
@@ -237,6 +251,7 @@ mod tests {
         let id = format!("sha256:{}", "0".repeat(64));
         let found = [
             stale_image(&need("debian", &[], false), failure()),
+            foreign_image(&need("debian", &[], false), &"linux/arm64".parse().unwrap(), failure()),
             missing_image(&store, &need("builder", &[], true), None),
             missing_image(&store, &need("builder", &["Builder"], false), None),
             missing_image(&store, &need(&id, &[], false), None),

@@ -133,23 +133,23 @@ impl Planner<'_> {
         }
         let label = self.stage_label(index, stage);
         let total = 1 + steps_of(&stage.instructions);
-        let is_scratch = name == "scratch";
-        let mut state = match self.base_stage(&name, index) {
+        // As in BuildKit, the platform that FROM states is that of an image: a stage keeps its own,
+        // and `scratch` has that of the build.
+        let (mut state, platform) = match self.base_stage(&name, index) {
             Some(base) => {
                 let state = self.stage(base)?;
-                StageState { stage: label, step: 1, total, cmd_set: false, ..state }
+                (StageState { stage: label, step: 1, total, cmd_set: false, ..state }, None)
             }
             None => match self.params.context_index(&name, &self.stage_platform(stage)) {
-                Some(context) => self.context_state(context, platform.as_ref(), label, total, image.span)?,
-                None if is_scratch => self.scratch_state(label, total, stage.span),
+                Some(context) => (self.context_state(context, platform.as_ref(), label, total, image.span)?, platform),
+                None if name == "scratch" => (self.scratch_state(label, total, stage.span), None),
                 None => {
                     let written = self.written_image(&name, image.span)?;
-                    self.image_state(&written, platform.as_ref(), label, total, image.span)?
+                    (self.image_state(&written, platform.as_ref(), label, total, image.span)?, platform)
                 }
             },
         };
-        // As in BuildKit, `scratch` has the platform of the build, whatever FROM states.
-        if let Some(platform) = platform.filter(|_| !is_scratch) {
+        if let Some(platform) = platform {
             state.config.set_platform(&platform);
         }
         if is_windows(&state.config) {

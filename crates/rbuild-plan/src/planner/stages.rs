@@ -64,6 +64,10 @@ impl Planner<'_> {
         let target = self.prepare()?;
         self.plan_dependencies(target)?;
         let mut state = self.stage(target)?;
+        // As in BuildKit, the result is of the requested platform, whatever its stages are of.
+        if self.params.platform_given {
+            state.config.set_platform(&self.params.platform);
+        }
         state.config.config.env = state.env.iter().map(|(k, v)| format!("{k}={v}")).collect();
         for (k, v) in &self.params.labels {
             state.config.config.labels.insert(k.clone(), v.clone());

@@ -114,9 +114,10 @@ impl Gc<'_> {
         self.prune_key_inputs()?;
         if all {
             self.remove_others("mounts", |_| false, &mut freed)?;
-            for notes in ["hashes", "ledgers", "logs", "pulled", downloads::DIR] {
+            for notes in ["hashes", "ledgers", "logs", downloads::DIR] {
                 self.store.root.remove_all(OsStr::new(notes))?;
             }
+            self.store.images().forget_removed()?;
         }
         alone.end()?;
         Ok(freed)

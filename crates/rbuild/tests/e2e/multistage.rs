@@ -268,7 +268,7 @@ fn copying_a_few_paths_does_not_unpack_the_image() {
 fn missing_platforms_are_reported_with_the_available_ones() {
     let lab = image_of_many_parts();
     lab.build("FROM scratch\nCOPY --from=many /opt/tool/bin/onee /\n", &[])
-        .fails(1, &["onee", "did you mean `opt/tool/bin/one`?"]);
+        .fails(1, &["onee", "did you mean `/opt/tool/bin/one`?"]);
 }
 
 #[test]

@@ -171,6 +171,55 @@ fn the_rules_know_the_image_of_each_platform_that_is_pulled() {
     scene.rbuild(&["build", "--check", "--platform", all, "."]).ok();
 }
 
+/// The image that a name stands for in the store may be one that was pulled for another platform.
+#[test]
+fn a_build_uses_the_image_of_its_platform_whatever_was_pulled_before() {
+    let scene = Scene::new(Access::Open);
+    let name = scene.name("various:1");
+    let file = "FROM scratch\nARG TARGETARCH\nCOPY f /$TARGETARCH\n";
+    scene.lab.write("f", "");
+    let all = "linux/arm/v6,linux/arm64,linux/s390x,linux/amd64";
+    scene.build(file, &["--platform", all, "-t", &name, "--push", "."]).ok();
+    scene.rbuild(&["rmi", "-f", &name]).ok();
+    let from = format!("FROM {name}\n");
+    let built = |platforms: &str, dir: &str| {
+        let out = scene.lab.path(&format!("out-{}", platforms.replace(['/', ','], "-")));
+        scene.build(&from, &["--platform", platforms, "-o", out.to_str().unwrap(), "."]).ok();
+        let names = std::fs::read_dir(out.join(dir)).unwrap().map(|e| e.unwrap().file_name());
+        let names: Vec<String> = names.map(|name| name.into_string().unwrap()).collect();
+        std::fs::remove_dir_all(&out).unwrap();
+        names
+    };
+    // A removal of the cache does not make a pulled image one of this machine only.
+    scene.rbuild(&["pull", "--platform", "linux/arm64", &name]).ok();
+    scene.rbuild(&["prune", "-a"]).ok();
+    assert_eq!(built("linux/s390x", ""), ["s390x"]);
+    // Neither does a pull for a platform that another one stands in for.
+    scene.rbuild(&["rmi", "-f", &name]).ok();
+    assert_eq!(built("linux/arm/v7,linux/arm64", "linux_arm64"), ["arm64"]);
+    assert_eq!(built("linux/arm/v7", ""), ["arm"]);
+    assert_eq!(built("linux/s390x", ""), ["s390x"]);
+    scene.build(&from, &["--platform", "linux/ppc64le", "."]).fails(
+        1,
+        &["in the local store is for linux/", "pulling it for linux/ppc64le failed", "select an available platform"],
+    );
+}
+
+/// BuildKit gives the result the platform of `--platform`, whatever its stages are of.
+#[test]
+fn the_result_is_of_the_requested_platform() {
+    let scene = Scene::with_image();
+    let name = scene.name("cross:1");
+    let file = format!("FROM --platform=$BUILDPLATFORM {}\nLABEL a=b\n", scene.name("busybox:1"));
+    scene.build(&file, &["--platform", "linux/amd64,linux/s390x", "-t", &name, "--push", "."]).ok();
+    let index = scene.document("cross", "1");
+    let manifests = index["manifests"].as_array().unwrap();
+    assert_ne!(manifests[0]["digest"], manifests[1]["digest"]);
+    scene.rbuild(&["pull", "--platform", "linux/s390x", &name]).ok();
+    let found = scene.rbuild(&["inspect", "-f", "{{.Architecture}}", &name]).ok().stdout;
+    assert_eq!(found.trim(), "s390x");
+}
+
 #[test]
 fn images_pulled_by_digest_are_found_again() {
     let scene = Scene::with_image();

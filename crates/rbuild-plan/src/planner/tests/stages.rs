@@ -263,3 +263,18 @@ fn scratch_has_the_platform_of_the_build() {
     let file = "FROM --platform=$BUILDPLATFORM scratch\nCOPY a /\n";
     assert_eq!(graph_with(file, &asked).config.platform().to_string(), "linux/s390x");
 }
+
+/// A stage keeps its platform, also one named `scratch`, whatever `FROM` states (BuildKit,
+/// `dispatchState.init`); the result is of the requested platform (`finalizeResultImage`).
+#[test]
+fn only_images_have_the_platform_of_their_from() {
+    let host = Platform::host().to_string();
+    let asked = Parameters { platform: "linux/s390x".parse().unwrap(), platform_given: true, ..params() };
+    for (file, own) in [
+        ("FROM scratch AS a\nFROM --platform=linux/riscv64 a\nENV a=b\n", &*host),
+        ("FROM --platform=linux/riscv64 scratch AS scratch\nFROM scratch\nENV a=b\n", &host),
+    ] {
+        assert_eq!(graph(file).config.platform().to_string(), own, "{file}");
+        assert_eq!(graph_with(file, &asked).config.platform().to_string(), "linux/s390x", "{file}");
+    }
+}
