@@ -201,6 +201,35 @@ fn no_output_or_record_contains_a_secret_value() {
 }
 
 /// The caller's own arguments, in messages about them.
+/// Values may span the name and the value of a variable, overlap, and be in records of builds that
+/// were not given them as secrets.
+#[test]
+fn explanations_show_no_secret_that_spans_names_or_overlaps_another() {
+    let lab = lab();
+    let long = format!("sesame-{}", "0123456789".repeat(8));
+    lab.write("file", "TOKEN\nTOKEN=hunter2-prod-abc\n").write("line", "TOKEN=hunter2-prod-abc\n");
+    lab.write("word", "hunter2").write("tail", "ter2-prod-abc").write("long", &long);
+    let file = "FROM busybox\nARG TOKEN\nRUN true\n";
+    let build = |value: &str, secrets: &[&str]| {
+        let allow = ["--explain", "--allow", "secret-in-image", "--build-arg"].map(String::from);
+        let mut args = [&allow[..], &[format!("TOKEN={value}")]].concat();
+        secrets.iter().for_each(|name| args.extend(["--secret".into(), format!("id={name},src={name}")]));
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        let ran = lab.build(file, &args).ok();
+        format!("{}{}", ran.stdout, ran.stderr)
+    };
+    for secrets in [&["file"][..], &["word", "line"], &["word", "tail"]] {
+        let _ = build("x", &[]);
+        let told = build("hunter2-prod-abc", secrets);
+        assert!(told.contains("****") && !told.contains("-prod"), "{secrets:?}: {told}");
+        lab.sh("! grep -rl -e -prod $LAB/store/accounts $LAB/store/logs").ok();
+        lab.rbuild(["prune", "--all"]).ok();
+    }
+    let _ = build(&long, &[]);
+    let told = build("y", &["long"]);
+    assert!(told.contains("changed from **** to y"), "{told}");
+}
+
 #[test]
 fn messages_about_arguments_do_not_show_a_value() {
     let lab = lab();
