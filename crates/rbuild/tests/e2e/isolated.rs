@@ -61,5 +61,5 @@ fn isolated_requires_an_installed_carrier_and_reports_its_absence() {
     lab.write("Dockerfile", "FROM busybox\nRUN true\n");
     let nothing = only(&lab, &[]);
     let ran = lab.run_with(&mut lab.command(["build", "--network", "isolated"]), &[("PATH", &nothing)]);
-    ran.fails(3, &["requires pasta or slirp4netns", "apt-get install passt"]);
+    ran.fails(3, &["requires `pasta` or `slirp4netns`", "apt-get install passt"]);
 }
