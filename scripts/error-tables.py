@@ -14,7 +14,6 @@ TOP = pathlib.Path(__file__).resolve().parent.parent
 RECORDED_IN = {
     "ArchiveError": "ArchiveProblem",
     "BadValue": "flags",
-    "BrokenBody": "RegistryProblem",
     "CopyError": "CopyError",
     "DestinationFull": "TransportError",
     "Diagnostic": "dockerfiles",

@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use rbuild_remedy::sentence;
 use serde::Deserialize;
 
 use crate::challenge::Challenge;
@@ -17,6 +16,9 @@ use crate::endpoint::{ConnectionSecurity, Endpoint};
 use crate::error::{RegistryProblem, RemoteAction};
 use crate::flow::read_document;
 use crate::http::{Exchange, HttpReply, RequestBody, Server};
+use crate::login_use::LoginUse;
+use crate::reply_fault::ReplyFault;
+use crate::request_name::RequestName;
 use crate::retry::repeated;
 use crate::secret::Secret;
 use crate::shared::ClientState;
@@ -139,16 +141,17 @@ impl Auth {
 
     /// Describes the login for messages, and returns true if there is none.
     pub(crate) fn description(&self, shared: &ClientState) -> (String, bool) {
+        let words = |login: LoginUse<'_>| (login.to_string(), login.is_anonymous());
         match &locked(&self.state).login {
             Some(Some(Login { credential: Credential::Password { user, .. }, origin })) => {
-                (format!("as {user}, by {origin}"), false)
+                words(LoginUse::User { name: user, origin: Some(origin) })
             }
-            Some(Some(Login { origin, .. })) => (format!("with the token of {origin}"), false),
+            Some(Some(Login { origin, .. })) => words(LoginUse::Token { origin: Some(origin) }),
             Some(None) => {
                 let places = credentials::places(&shared.environment, &shared.options.given);
-                (format!("no login for {} in {}", self.registry, places.join(", ")), true)
+                words(LoginUse::NotFound { registry: &self.registry, places: &places })
             }
-            None => ("no login was requested".into(), true),
+            None => words(LoginUse::NotRequested),
         }
     }
 }
@@ -260,32 +263,26 @@ impl TokenRequest<'_> {
         if !(200..300).contains(&status) {
             let message = answer::message(reply.response.into_body(), &self.shared.http);
             let who = match login {
-                Some(Credential::Password { user, .. }) => format!("as {user}"),
-                Some(_) => "with a token".into(),
-                None => "without a login".into(),
+                Some(Credential::Password { user, .. }) => LoginUse::User { name: user, origin: None },
+                Some(_) => LoginUse::Token { origin: None },
+                None => LoginUse::None,
             };
             return Err(match status {
                 401 | 403 => RegistryProblem::Denied {
                     host,
                     action: RemoteAction::IssueToken,
                     message,
-                    login: who,
-                    anonymous: login.is_none(),
+                    login: who.to_string(),
+                    anonymous: who.is_anonymous(),
                 },
-                _ => RegistryProblem::Status { host, request: "the request for a token".into(), status, message },
+                _ => RegistryProblem::Status { host, request: RequestName::Token.to_string(), status, message },
             });
         }
         let retry_policy = self.shared.http.retry_policy();
         let body = read_document(reply.response.into_body().into_reader(), MAX_TOKEN, retry_policy);
-        let bytes = body.map_err(|e| {
-            let reason = format!("the token server's response ended early: {}", sentence(&e));
-            RegistryProblem::Answer { host: host.clone(), reason }
-        })?;
+        let bytes = body.map_err(|e| ReplyFault::TokenCutOff(e).of(&host))?;
         let granted: Option<Granted> = serde_json::from_slice(&bytes).ok();
-        let bad = || RegistryProblem::Answer {
-            host: host.clone(),
-            reason: "the token server's response contains no token".into(),
-        };
+        let bad = || ReplyFault::NoToken.of(&host);
         let Granted { token, access_token, expires_in, refresh_token } = granted.ok_or_else(bad)?;
         let token = token.filter(|t| !t.is_empty()).or(access_token).filter(|t| !t.is_empty());
         // Clocks of servers differ, so the lifetime counts from now, and not to its very end.
@@ -345,8 +342,7 @@ impl TokenRequest<'_> {
     /// Returns the protection of the connection to the token server.
     fn protection(&self) -> Result<(CertFiles, ConnectionSecurity), RegistryProblem> {
         let Some((scheme, authority, _)) = url::split(self.realm) else {
-            let reason = "the challenge's token server is not an http(s) URL".to_string();
-            return Err(RegistryProblem::Answer { host: self.endpoint.host.clone(), reason });
+            return Err(ReplyFault::InvalidTokenServer.of(&self.endpoint.host));
         };
         let own = self.endpoint.is_origin_of(self.realm);
         let mut certs = if own { self.endpoint.certs.clone() } else { CertFiles::default() };
@@ -357,10 +353,8 @@ impl TokenRequest<'_> {
             true => Some(self.endpoint.security),
             false => self.endpoint.protection_of(scheme, authority),
         };
-        let security = security.ok_or_else(|| {
-            let reason = format!("its token server {authority} is not protected by TLS, so no login is sent to it");
-            RegistryProblem::Answer { host: self.endpoint.host.clone(), reason }
-        })?;
+        let unprotected = || ReplyFault::UnprotectedTokenServer(authority).of(&self.endpoint.host);
+        let security = security.ok_or_else(unprotected)?;
         Ok((certs, security))
     }
 }

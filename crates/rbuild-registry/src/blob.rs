@@ -1,17 +1,21 @@
 //! Download of blobs, resumed where the connection broke.
 
-use std::error::Error;
 use std::io::{self, Read};
 
 use rbuild_image::BlobDigest;
-use rbuild_remedy::{counted, sentence};
+use rbuild_remedy::sentence;
 use ureq::BodyReader;
 
 use crate::client::Repository;
-use crate::config_error::ConfigError;
-use crate::error::{Broken, RegistryError, RegistryProblem, RemoteAction, RemoteObject, RemoteRepository};
+use crate::config_error::{ConfigError, EndpointUse};
+use crate::error::{
+    Broken, RegistryError, RegistryProblem, RemoteAction, RemoteObject, RemoteRepository, VerifiedContent,
+};
 use crate::flow::{Flow, Watched};
 use crate::http::connection;
+use crate::interruption::Interruption;
+use crate::reply_fault::ReplyFault;
+use crate::request_name::RequestName;
 use crate::retry::{Attempts, may_pass};
 use crate::session::{ApiRequest, Body, EndpointSession};
 
@@ -31,15 +35,6 @@ pub struct BlobReader<'a> {
     /// Position of the last failure.
     failed_at: u64,
     flow: Flow,
-}
-
-/// A connection that broke within the body of a response.
-#[derive(Debug, thiserror::Error)]
-#[error("the connection broke {} before the end", counted(*left, "byte"))]
-struct BrokenBody {
-    /// Number of bytes that were not received.
-    left: u64,
-    source: io::Error,
 }
 
 impl<'a> BlobReader<'a> {
@@ -66,7 +61,7 @@ impl BlobReader<'_> {
     /// Returns the error for a blob with another digest.
     pub fn wrong_digest(&self, found: BlobDigest) -> RegistryError {
         let host = self.sessions.first().map_or_else(String::new, |session| session.endpoint.host.clone());
-        let problem = RegistryProblem::Digest { host, what: "the blob", wanted: self.digest, found };
+        let problem = RegistryProblem::Digest { host, what: VerifiedContent::Blob, wanted: self.digest, found };
         RegistryError::new(self.place.clone(), problem)
     }
 
@@ -88,7 +83,7 @@ impl BlobReader<'_> {
                 }
             }
         }
-        Err(furthest.unwrap_or_else(|| ConfigError::NoEndpoint("blobs").into()))
+        Err(furthest.unwrap_or_else(|| ConfigError::NoEndpoint(EndpointUse::Blobs).into()))
     }
 
     /// Handles a broken connection: waits before the next one, or gives up.
@@ -112,9 +107,9 @@ impl BlobReader<'_> {
         io::Error::other(RegistryError::new(self.place.clone(), problem))
     }
 
-    fn line(&self, source: impl Into<Box<dyn Error + Send + Sync>>) -> RegistryProblem {
+    fn line(&self, source: Interruption) -> RegistryProblem {
         let host = self.sessions.first().map_or_else(String::new, |session| session.endpoint.host.clone());
-        let request = format!("GET of blob {} at byte {} of {}", self.digest, self.at, self.size);
+        let request = RequestName::BlobFrom { digest: self.digest, at: self.at, size: self.size }.to_string();
         RegistryProblem::Connection { host, request, kind: Broken::Line, source: source.into() }
     }
 }
@@ -135,8 +130,7 @@ impl Read for BlobReader<'_> {
             let most = buf.len().min((self.size - self.at).try_into().unwrap_or(usize::MAX));
             match body.read(&mut buf[..most]) {
                 Ok(0) => {
-                    let left = self.size - self.at;
-                    let problem = self.line(format!("the connection ended {} before the end", counted(left, "byte")));
+                    let problem = self.line(Interruption::Ended { left: self.size - self.at });
                     self.broken(problem)?;
                 }
                 Ok(n) => {
@@ -149,8 +143,7 @@ impl Read for BlobReader<'_> {
                 }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) => {
-                    let left = self.size - self.at;
-                    let problem = self.line(BrokenBody { left, source: e });
+                    let problem = self.line(Interruption::Broken { left: self.size - self.at, source: e });
                     self.broken(problem)?;
                 }
             }
@@ -158,9 +151,9 @@ impl Read for BlobReader<'_> {
         if let Some(mut body) = self.body.take() {
             let mut more = [0];
             if matches!(body.read(&mut more), Ok(1)) {
-                let reason = format!("it sent more than the {} of blob {}", counted(self.size, "byte"), self.digest);
-                let host = self.sessions.first().map_or_else(String::new, |session| session.endpoint.host.clone());
-                return Err(self.failed(RegistryProblem::Answer { host, reason }));
+                let host = self.sessions.first().map_or("", |session| &session.endpoint.host);
+                let fault = ReplyFault::BlobTooLong { digest: self.digest, size: self.size };
+                return Err(self.failed(fault.of(host)));
             }
         }
         Ok(0)
@@ -193,21 +186,18 @@ fn open_at(
         206 => match reply.header("content-range").and_then(start_of) {
             Some(start) if start <= at => start,
             _ => {
-                return Err(
-                    session.invalid(format!("it answered a range request for blob {digest} with another range"))
-                );
+                return Err(session.invalid(ReplyFault::OtherRange(*digest)));
             }
         },
         _ => {
-            let object = RemoteObject::Blob(*digest);
-            return Err(session.refused(reply, format!("GET of {object}"), object, RemoteAction::Pull));
+            let request = RequestName::Blob { method: "GET", digest: *digest };
+            return Err(session.refused(reply, request, RemoteObject::Blob(*digest), RemoteAction::Pull));
         }
     };
     // The length is the server's claim.
     let whole = length.map(|length| start.saturating_add(length));
     if let Some(whole) = whole.filter(|whole| *whole != size) {
-        let reason = format!("blob {digest} has {}; the manifest says {size}", counted(whole, "byte"));
-        return Err(session.invalid(reason));
+        return Err(session.invalid(ReplyFault::BlobSize { digest: *digest, found: whole, size }));
     }
     let url = reply.url.clone();
     let mut body = reply.response.into_body().into_with_config().limit(u64::MAX).reader();

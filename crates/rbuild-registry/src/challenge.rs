@@ -2,6 +2,7 @@
 
 use crate::error::RegistryProblem;
 use crate::http::HttpReply;
+use crate::reply_fault::ReplyFault;
 use crate::url;
 
 /// An authentication scheme that a server offers.
@@ -28,9 +29,8 @@ impl Challenge {
         let found = Challenge::preferred(headers.iter().filter_map(|header| header.to_str().ok()));
         match &found {
             Some(Challenge::Bearer { realm, .. }) if reply.url.starts_with("https:") && realm.starts_with("http:") => {
-                let host = url::split(&reply.url).map_or("", |(_, host, _)| host).to_string();
-                let reason = "its token server is not protected by TLS, so no login is sent to it".to_string();
-                Err(RegistryProblem::Answer { host, reason })
+                let host = |url| url::split(url).map_or("", |(_, host, _)| host);
+                Err(ReplyFault::UnprotectedTokenServer(host(realm)).of(host(&reply.url)))
             }
             _ => Ok(found),
         }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use rbuild_image::Reference;
 use rbuild_remedy::sentence;
 
-use crate::config_error::ConfigError;
+use crate::config_error::{ConfigError, EndpointUse};
 use crate::endpoint::{Endpoint, endpoints};
 use crate::environment::ProcessEnvironment;
 use crate::error::{RegistryError, RegistryProblem, RemoteRepository, Result};
@@ -87,7 +87,7 @@ impl Repository {
                 }
             }
         }
-        let none = || ConfigError::NoEndpoint("pulls").into();
+        let none = || ConfigError::NoEndpoint(EndpointUse::Pulls).into();
         Err(self.fail(furthest.unwrap_or_else(none)))
     }
 }

@@ -1,6 +1,7 @@
 //! Errors of local settings, logins and credential helpers.
 
 use std::error::Error;
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -25,6 +26,30 @@ impl FileAction {
             FileAction::Write => FileAccess::Write,
             FileAction::Lock => FileAccess::Lock,
         }
+    }
+}
+
+/// A purpose that an endpoint may be excluded from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EndpointUse {
+    /// Pulls of manifests.
+    Pulls,
+    /// Pulls of blobs.
+    Blobs,
+    /// Pushes.
+    Pushes,
+    /// Logins, for which mirrors do not count.
+    Logins,
+}
+
+impl fmt::Display for EndpointUse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            EndpointUse::Pulls => "pulls",
+            EndpointUse::Blobs => "blobs",
+            EndpointUse::Pushes => "pushes",
+            EndpointUse::Logins => "logins",
+        })
     }
 }
 
@@ -84,7 +109,7 @@ pub enum ConfigError {
     NoHome,
     /// The settings leave no endpoint for a purpose.
     #[error("no endpoint for {0} is configured")]
-    NoEndpoint(&'static str),
+    NoEndpoint(EndpointUse),
     /// The text is not the host of a registry.
     #[error("`{0}` is not the name of a registry")]
     NoRegistry(String),
@@ -177,7 +202,10 @@ mod tests {
             ConfigError::Helper { program: program(), reason: "the keychain is locked".into() },
             ConfigError::Unchanged("DOCKER_AUTH_CONFIG".into()),
             ConfigError::NoHome,
-            ConfigError::NoEndpoint("pulls"),
+            ConfigError::NoEndpoint(EndpointUse::Pulls),
+            ConfigError::NoEndpoint(EndpointUse::Blobs),
+            ConfigError::NoEndpoint(EndpointUse::Pushes),
+            ConfigError::NoEndpoint(EndpointUse::Logins),
             ConfigError::NoRegistry("a b".into()),
             ConfigError::Proxy,
         ];

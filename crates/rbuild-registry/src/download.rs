@@ -12,9 +12,13 @@ use crate::answer;
 use crate::client::Client;
 use crate::config::certs::CertFiles;
 use crate::endpoint::ConnectionSecurity;
-use crate::error::{Broken, ConnectionLost, RegistryProblem, RemoteAction};
+use crate::error::{Broken, RegistryProblem, RemoteAction};
 use crate::flow::Flow;
 use crate::http::{Exchange, HttpReply, RequestBody, Server};
+use crate::interruption::Interruption;
+use crate::login_use::LoginUse;
+use crate::reply_fault::ReplyFault;
+use crate::request_name::RequestName;
 use crate::retry::{Attempts, may_pass};
 use crate::secret::Secret;
 use crate::url::{self, Redirect};
@@ -227,16 +231,14 @@ impl FileDownload<'_> {
             target = match url::follow(&reply.url, location) {
                 Redirect::Url(url) => url,
                 Redirect::Unprotected(host) => {
-                    let reason = format!("it redirects to {host} over plain HTTP, without TLS");
-                    return Err(RegistryProblem::Answer { host: authority(&target), reason });
+                    return Err(ReplyFault::UnprotectedRedirect(&host).of(&authority(&target)));
                 }
                 Redirect::Invalid => {
-                    let reason = "it redirects to an invalid URL".to_string();
-                    return Err(RegistryProblem::Answer { host: authority(&target), reason });
+                    return Err(ReplyFault::InvalidRedirect.of(&authority(&target)));
                 }
             };
         }
-        Err(RegistryProblem::Answer { host: authority(&own), reason: "too many redirects".into() })
+        Err(ReplyFault::TooManyRedirects.of(&authority(&own)))
     }
 
     fn send(&self, target: &str, with_login: bool) -> Result<HttpReply, RegistryProblem> {
@@ -307,8 +309,10 @@ impl FileDownload<'_> {
         if !self.accepts(&reply, sink)? {
             return Err(Failed::Server(self.refused(reply, host)));
         }
-        let request = format!("GET {}", url::split(&reply.url).map_or("", |(_, _, rest)| url::without_query(rest)));
-        let broken = |source: Box<dyn std::error::Error + Send + Sync>| {
+        let path = url::split(&reply.url).map_or("", |(_, _, rest)| url::without_query(rest));
+        let request = RequestName::Path { method: "GET", path }.to_string();
+        let broken = |source: Interruption| {
+            let source = source.into();
             Ok(Some(RegistryProblem::Connection {
                 host: host.clone(),
                 request: request.clone(),
@@ -324,19 +328,17 @@ impl FileDownload<'_> {
             let n = match body.read(&mut chunk) {
                 Ok(n) => n,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-                Err(e) => return broken(ConnectionLost { at: Some(at), source: e }.into()),
+                Err(e) => return broken(Interruption::BrokenAt { at, source: e }),
             };
             match self.state.size {
                 _ if n > 0 => {}
-                Some(size) if at < size => {
-                    return broken(format!("the connection ended at byte {at} of {size}").into());
-                }
+                Some(size) if at < size => return broken(Interruption::EndedAt { at, size }),
                 _ => return Ok(None),
             }
             sink.add(&chunk[..n]).map_err(Failed::Sink)?;
             self.state.at += n as u64;
             if !flow.moves(n as u64) {
-                return broken(flow.reason().into());
+                return broken(flow.reason());
             }
         }
     }
@@ -375,21 +377,20 @@ impl FileDownload<'_> {
         let message = answer::message(reply.response.into_body(), &shared.http);
         match status {
             401 | 403 => {
-                let anonymous = self.authorization().is_none();
-                let login = if anonymous { "no login was given" } else { "with the login that was given" };
+                let login = if self.authorization().is_none() { LoginUse::None } else { LoginUse::Given };
                 RegistryProblem::Denied {
                     host,
                     action: RemoteAction::SendFile,
                     message,
-                    login: login.into(),
-                    anonymous,
+                    login: login.to_string(),
+                    anonymous: login.is_anonymous(),
                 }
             }
-            206 | 304 => {
-                let reason = format!("it answered with HTTP status {status}, which was not requested");
-                RegistryProblem::Answer { host, reason }
+            206 | 304 => ReplyFault::UnrequestedStatus(status).of(&host),
+            _ => {
+                let request = RequestName::Path { method: "GET", path: &path }.to_string();
+                RegistryProblem::Status { host, request, status, message }
             }
-            _ => RegistryProblem::Status { host, request: format!("GET {path}"), status, message },
         }
     }
 }

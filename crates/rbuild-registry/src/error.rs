@@ -62,8 +62,8 @@ pub enum RegistryProblem {
     #[error("blocked by {0}")]
     Blocked(String),
     /// Bytes with another digest than the requested one.
-    #[error("{host} sent {what} {wanted} with the wrong digest {found}")]
-    Digest { host: String, what: &'static str, wanted: BlobDigest, found: BlobDigest },
+    #[error("{host} {what} {wanted} with the wrong digest {found}")]
+    Digest { host: String, what: VerifiedContent, wanted: BlobDigest, found: BlobDigest },
     /// An answer that contradicts the protocol or itself.
     #[error("{host}: {reason}")]
     Answer { host: String, reason: String },
@@ -79,13 +79,25 @@ pub enum RegistryProblem {
     Local { what: &'static str, source: io::Error },
 }
 
-/// The loss of a connection on which a body was received.
-#[derive(Debug, thiserror::Error)]
-#[error("the connection broke{}", .at.map_or(String::new(), |at| format!(" at byte {at}")))]
-pub(crate) struct ConnectionLost {
-    /// Number of bytes that had arrived, if it is known.
-    pub at: Option<u64>,
-    pub source: io::Error,
+/// Content whose digest a server got wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum VerifiedContent {
+    /// A blob that it sent.
+    Blob,
+    /// A manifest that it sent.
+    Manifest,
+    /// A manifest that it received.
+    PushedManifest,
+}
+
+impl fmt::Display for VerifiedContent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            VerifiedContent::Blob => "sent the blob",
+            VerifiedContent::Manifest => "sent the manifest",
+            VerifiedContent::PushedManifest => "confirmed the manifest",
+        })
+    }
 }
 
 /// An object that a request refers to.
@@ -251,14 +263,6 @@ mod tests {
     }
 
     #[test]
-    fn messages_of_lost_connections_are_as_recorded() {
-        let lost = |at| ConnectionLost { at, source: io::Error::from_raw_os_error(104) };
-        let errors = [lost(Some(7)), lost(None)];
-        let table = variants!(ConnectionLost).table(&errors, |e| e, rbuild_testkit::no_remedy);
-        assert_recorded!("ConnectionLost", table);
-    }
-
-    #[test]
     fn messages_are_as_recorded() {
         let host = || "mirror.io:5000".to_string();
         let connection = |kind| {
@@ -281,8 +285,21 @@ mod tests {
                 anonymous,
             }
         };
+        let refused = |action| RegistryProblem::Denied {
+            host: host(),
+            action,
+            message: String::new(),
+            login: "as me".into(),
+            anonymous: false,
+        };
         let missing =
             |object, message: &str| RegistryProblem::Missing { host: host(), object, message: message.into() };
+        let digest = |what| RegistryProblem::Digest {
+            host: host(),
+            what,
+            wanted: BlobDigest::of(b"a"),
+            found: BlobDigest::of(b"b"),
+        };
         let problems = [
             connection(Broken::Name),
             connection(Broken::Certificate),
@@ -298,21 +315,15 @@ mod tests {
             missing(RemoteObject::Upload, ""),
             denied(true, "without a login"),
             denied(false, "as `me`"),
-            RegistryProblem::Denied {
-                host: host(),
-                action: RemoteAction::LogIn,
-                message: String::new(),
-                login: "as me".into(),
-                anonymous: false,
-            },
+            refused(RemoteAction::Push),
+            refused(RemoteAction::LogIn),
+            refused(RemoteAction::IssueToken),
+            refused(RemoteAction::SendFile),
             RegistryProblem::Config(ConfigError::NoHome),
             RegistryProblem::Blocked("`/etc/containers/registries.conf`".into()),
-            RegistryProblem::Digest {
-                host: host(),
-                what: "blob",
-                wanted: BlobDigest::of(b"a"),
-                found: BlobDigest::of(b"b"),
-            },
+            digest(VerifiedContent::Blob),
+            digest(VerifiedContent::Manifest),
+            digest(VerifiedContent::PushedManifest),
             RegistryProblem::Answer { host: host(), reason: "the answer has no digest".into() },
             RegistryProblem::Unsupported("the image has the format of schema 1".into()),
             RegistryProblem::Local { what: "the layer", source: io::Error::from_raw_os_error(5) },

@@ -3,6 +3,7 @@
 use std::io::{self, ErrorKind, Read};
 use std::time::{Duration, Instant};
 
+use crate::interruption::Interruption;
 use crate::retry_policy::RetryPolicy;
 
 /// Least number of bytes that must move within a period of the idle time. A server that takes or
@@ -33,8 +34,8 @@ impl Flow {
     }
 
     /// Returns the reason of a failure.
-    pub(crate) fn reason(&self) -> String {
-        format!("fewer than {TRICKLE} bytes in {} s", self.idle.as_secs())
+    pub(crate) fn reason(&self) -> Interruption {
+        Interruption::Stalled { least: TRICKLE, idle: self.idle }
     }
 }
 
@@ -55,7 +56,7 @@ impl<R: Read> Read for Watched<R> {
         let n = self.inner.read(buf)?;
         match n == 0 || self.flow.moves(n as u64) {
             true => Ok(n),
-            false => Err(io::Error::new(ErrorKind::TimedOut, self.flow.reason())),
+            false => Err(self.flow.reason().into()),
         }
     }
 }
@@ -72,11 +73,10 @@ pub(crate) fn read_document(source: impl Read, limit: u64, retry_policy: RetryPo
         };
         bytes.extend_from_slice(&part[..n]);
         if !flow.moves(n as u64) {
-            return Err(io::Error::new(ErrorKind::TimedOut, flow.reason()));
+            return Err(flow.reason().into());
         }
         if start.elapsed() > retry_policy.whole {
-            let reason = format!("the transfer took longer than {} s", retry_policy.whole.as_secs());
-            return Err(io::Error::new(ErrorKind::TimedOut, reason));
+            return Err(Interruption::Slow(retry_policy.whole).into());
         }
     }
 }

@@ -14,7 +14,10 @@ use crate::endpoint::{ConnectionSecurity, without_port};
 use crate::environment::ProcessEnvironment;
 use crate::error::{Broken, RegistryProblem};
 use crate::flow::Watched;
+use crate::interruption::Interruption;
 use crate::proxy::proxy_for;
+use crate::reply_fault::ReplyFault;
+use crate::request_name::RequestName;
 use crate::retry_policy::RetryPolicy;
 use crate::secret::Sent;
 use crate::url;
@@ -98,8 +101,8 @@ impl Http {
     pub(crate) fn send(&self, server: Server<'_>, exchange: Exchange<'_>) -> Result<HttpReply, RegistryProblem> {
         let valid = url::split(exchange.url).filter(|_| url::is_valid(exchange.url));
         let Some((scheme, authority, rest)) = valid else {
-            let host = url::split(exchange.url).map_or("the registry", |(_, host, _)| host).to_string();
-            return Err(RegistryProblem::Answer { host, reason: "its URL is invalid".into() });
+            let host = url::split(exchange.url).map_or("the registry", |(_, host, _)| host);
+            return Err(ReplyFault::InvalidUrl.of(host));
         };
         let authority = authority.to_string();
         let known = crate::locked(&self.schemes).get(&authority).copied();
@@ -109,7 +112,7 @@ impl Http {
             (ConnectionSecurity::Any, None) => &["https", "http"],
             (ConnectionSecurity::Plain, _) => &["http"],
             _ if scheme == "https" => &["https"],
-            _ => return Err(RegistryProblem::Answer { host: authority, reason: "it is reached without TLS".into() }),
+            _ => return Err(ReplyFault::NoTls.of(&authority)),
         };
         let Exchange { method, headers, mut content, .. } = exchange;
         let mut last = None;
@@ -126,7 +129,7 @@ impl Http {
                 Err(problem) => drop(last.get_or_insert(problem)),
             }
         }
-        Err(last.unwrap_or_else(|| RegistryProblem::Answer { host: authority, reason: "no scheme applies".into() }))
+        Err(last.unwrap_or_else(|| ReplyFault::InvalidUrl.of(&authority)))
     }
 
     fn send_to(
@@ -217,10 +220,7 @@ pub(crate) fn connection(
 ) -> RegistryProblem {
     if let ureq::Error::BadUri(_) | ureq::Error::Http(_) = e {
         // Not the text of the error, which may have a signature.
-        return RegistryProblem::Answer {
-            host: host.to_string(),
-            reason: "it returned an invalid URL or token".into(),
-        };
+        return ReplyFault::InvalidValue.of(host);
     }
     let text = e.to_string();
     let lookup = text.contains("lookup address") || matches!(e, ureq::Error::HostNotFound);
@@ -231,16 +231,19 @@ pub(crate) fn connection(
         _ => Broken::Line,
     };
     let source: Box<dyn std::error::Error + Send + Sync> = match (kind, e) {
-        (Broken::NotTls, _) => "the server does not speak TLS".into(),
-        (Broken::Name, _) => "the host name does not exist".into(),
-        (_, ureq::Error::Timeout(ureq::Timeout::Connect)) => {
-            format!("no connection within {} s", retry_policy.connect.as_secs()).into()
-        }
-        (_, ureq::Error::Timeout(_)) => format!("no response within {} s", retry_policy.idle.as_secs()).into(),
+        (Broken::NotTls, _) => Interruption::NotTls.into(),
+        (Broken::Name, _) => Interruption::NoHost.into(),
+        (_, ureq::Error::Timeout(ureq::Timeout::Connect)) => Interruption::NoConnection(retry_policy.connect).into(),
+        (_, ureq::Error::Timeout(_)) => Interruption::NoResponse(retry_policy.idle).into(),
         (_, ureq::Error::Io(e)) => e.into(),
         // An error of TLS, which repeats its source.
         (_, e) => e.to_string().into(),
     };
     let path = url::split(url).map_or("", |(_, _, rest)| url::without_query(rest));
-    RegistryProblem::Connection { host: host.to_string(), request: format!("{method} {path}"), kind, source }
+    RegistryProblem::Connection {
+        host: host.to_string(),
+        request: RequestName::Path { method, path }.to_string(),
+        kind,
+        source,
+    }
 }

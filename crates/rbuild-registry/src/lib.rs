@@ -23,10 +23,14 @@ mod flow;
 #[cfg(test)]
 mod hostile_tests;
 mod http;
+mod interruption;
 mod login;
+mod login_use;
 mod manifest;
 mod proxy;
 mod push;
+mod reply_fault;
+mod request_name;
 mod retry;
 mod retry_policy;
 mod secret;
@@ -37,12 +41,14 @@ mod url;
 pub use blob::BlobReader;
 pub use choose::{Choice, choose};
 pub use client::{Client, Repository};
-pub use config_error::{ConfigError, FileAction};
+pub use config_error::{ConfigError, EndpointUse, FileAction};
 pub use credential::{Credential, Given, Login, OwnLogin};
 pub use download::{DownloadError, FileAnswer, FileRequest, FileSink, Validators};
 pub use endpoint::TlsVerify;
 pub use environment::ProcessEnvironment;
-pub use error::{Broken, RegistryError, RegistryProblem, RemoteAction, RemoteObject, RemoteRepository, Result};
+pub use error::{
+    Broken, RegistryError, RegistryProblem, RemoteAction, RemoteObject, RemoteRepository, Result, VerifiedContent,
+};
 pub use manifest::{ReceivedManifest, Resolved};
 pub use push::{Pushed, UploadBlob};
 pub use retry::Notice;

@@ -6,11 +6,13 @@ use crate::answer;
 use crate::auth::TokenRequest;
 use crate::challenge::Challenge;
 use crate::client::Client;
-use crate::config_error::ConfigError;
+use crate::config_error::{ConfigError, EndpointUse};
 use crate::credential::Credential;
 use crate::endpoint::{Endpoint, endpoints};
 use crate::error::{RegistryError, RegistryProblem, RemoteAction, RemoteObject, RemoteRepository, Result};
 use crate::http::{Exchange, HttpReply, RequestBody, Server};
+use crate::login_use::LoginUse;
+use crate::request_name::RequestName;
 use crate::secret::Secret;
 
 impl Client {
@@ -29,7 +31,7 @@ impl Client {
         let endpoint = endpoints(&self.shared().environment, &name, self.shared().options.tls_verify)?
             .into_iter()
             .rfind(|endpoint| !endpoint.mirror)
-            .ok_or_else(|| fail(ConfigError::NoEndpoint("the registry itself").into()))?;
+            .ok_or_else(|| fail(ConfigError::NoEndpoint(EndpointUse::Logins).into()))?;
         let credential = Credential::Password { user: user.to_string(), password: password.clone() };
         self.prove(&endpoint, credential, user).map_err(fail)
     }
@@ -99,11 +101,14 @@ impl Client {
                 host,
                 action: RemoteAction::LogIn,
                 message,
-                login: format!("as {user}"),
+                login: LoginUse::User { name: user, origin: None }.to_string(),
                 anonymous: false,
             },
             404 => RegistryProblem::Missing { host, object: RemoteObject::Api, message },
-            _ => RegistryProblem::Status { host, request: "GET /v2/".into(), status, message },
+            _ => {
+                let request = RequestName::Path { method: "GET", path: "/v2/" }.to_string();
+                RegistryProblem::Status { host, request, status, message }
+            }
         }
     }
 }

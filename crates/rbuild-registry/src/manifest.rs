@@ -6,9 +6,12 @@ use serde_json::{Map, Value};
 
 use crate::blob::BlobReader;
 use crate::client::Repository;
-use crate::error::{Broken, ConnectionLost, RegistryProblem, RemoteAction, RemoteObject, Result};
+use crate::error::{Broken, RegistryProblem, RemoteAction, RemoteObject, Result, VerifiedContent};
 use crate::flow::read_document;
 use crate::http::HttpReply;
+use crate::interruption::Interruption;
+use crate::reply_fault::ReplyFault;
+use crate::request_name::RequestName;
 use crate::retry::{Attempts, repeated};
 use crate::session::{ApiRequest, Body, EndpointSession};
 
@@ -128,8 +131,9 @@ fn get(
     loop {
         let reply = ask(session, "GET", reference)?;
         if reply.status() != 200 {
+            let request = RequestName::Manifest { method: "GET", reference };
             let object = RemoteObject::Manifest(reference.to_string());
-            return Err(session.refused(reply, format!("GET of {object}"), object, RemoteAction::Pull));
+            return Err(session.refused(reply, request, object, RemoteAction::Pull));
         }
         let content_type = reply.header("content-type").unwrap_or("").split(';').next().unwrap_or("").trim();
         let content_type = content_type.to_string();
@@ -139,7 +143,7 @@ fn get(
             Err(e) if e.kind() == std::io::ErrorKind::TimedOut => return Err(repeated(broken(session, reference, e))),
             Err(e) => broken(session, reference, e),
             Ok(bytes) if bytes.len() as u64 > MAX_MANIFEST => {
-                return Err(session.invalid(format!("manifest {reference} is larger than {} MiB", MAX_MANIFEST >> 20)));
+                return Err(session.invalid(ReplyFault::ManifestTooLarge { reference, mebibytes: MAX_MANIFEST >> 20 }));
             }
             Ok(bytes) => {
                 let found = BlobDigest::of(&bytes);
@@ -151,7 +155,7 @@ fn get(
                     continue;
                 }
                 let host = session.endpoint.host.clone();
-                return Err(RegistryProblem::Digest { host, what: "the manifest", wanted: *wanted, found });
+                return Err(RegistryProblem::Digest { host, what: VerifiedContent::Manifest, wanted: *wanted, found });
             }
         };
         match attempts.next(None) {
@@ -162,10 +166,14 @@ fn get(
 }
 
 /// Returns the problem of a body that could not be read to its end.
-fn broken(session: &EndpointSession, reference: &str, source: std::io::Error) -> RegistryProblem {
-    let (host, request) = (session.endpoint.host.clone(), format!("GET of manifest {reference}"));
-    let source = ConnectionLost { at: None, source }.into();
-    RegistryProblem::Connection { host, request, kind: Broken::Line, source }
+fn broken(session: &EndpointSession, reference: &str, e: std::io::Error) -> RegistryProblem {
+    let request = RequestName::Manifest { method: "GET", reference }.to_string();
+    RegistryProblem::Connection {
+        host: session.endpoint.host.clone(),
+        request,
+        kind: Broken::Line,
+        source: Interruption::BrokenOff(e).into(),
+    }
 }
 
 /// Checks that bytes are a manifest or an index. The media type in them counts more than that of
@@ -178,8 +186,8 @@ fn document(
     reference: &str,
 ) -> std::result::Result<ReceivedManifest, RegistryProblem> {
     let known = |media_type: &str| INDEXES.contains(&media_type) || MANIFESTS.contains(&media_type);
-    let head: Map<String, Value> = serde_json::from_slice(&bytes)
-        .map_err(|_| session.invalid(format!("manifest {reference} is not a JSON document")))?;
+    let head: Map<String, Value> =
+        serde_json::from_slice(&bytes).map_err(|_| session.invalid(ReplyFault::ManifestNotJson(reference)))?;
     let lists = head.get("manifests").is_some_and(Value::is_array);
     if head.get("schemaVersion").and_then(Value::as_u64) == Some(1)
         || content_type.starts_with("application/vnd.docker.distribution.manifest.v1")
@@ -201,7 +209,7 @@ fn document(
         )));
     }
     if INDEXES.contains(&media_type.as_str()) != lists {
-        return Err(session.invalid(format!("document {reference} is not the {media_type} that it claims to be")));
+        return Err(session.invalid(ReplyFault::OtherDocument { reference, media_type: &media_type }));
     }
     Ok(ReceivedManifest { bytes, digest, media_type })
 }

@@ -3,13 +3,15 @@
 use std::io::{self, Read};
 
 use rbuild_image::BlobDigest;
-use rbuild_remedy::{counted, sentence};
+use rbuild_remedy::sentence;
 
 use crate::client::Repository;
-use crate::config_error::ConfigError;
+use crate::config_error::{ConfigError, EndpointUse};
 use crate::endpoint::Endpoint;
-use crate::error::{RegistryProblem, RemoteAction, RemoteObject, Result};
+use crate::error::{RegistryProblem, RemoteAction, RemoteObject, Result, VerifiedContent};
 use crate::http::HttpReply;
+use crate::reply_fault::ReplyFault;
+use crate::request_name::RequestName;
 use crate::retry::{Attempts, is_passing, may_pass};
 use crate::session::{ApiRequest, Body, EndpointSession};
 use crate::url;
@@ -90,14 +92,15 @@ impl Repository {
                 repeat: true,
             })?;
             if !(200..300).contains(&reply.status()) {
+                let request = RequestName::Manifest { method: "PUT", reference };
                 let object = RemoteObject::Manifest(reference.to_string());
-                return Err(session.refused(reply, format!("PUT of {object}"), object, RemoteAction::Push));
+                return Err(session.refused(reply, request, object, RemoteAction::Push));
             }
             let (own, told) = (BlobDigest::of(bytes), reply.header("docker-content-digest"));
             match told.and_then(|digest| digest.parse::<BlobDigest>().ok()).filter(|told| *told != own) {
                 Some(found) => {
                     let host = session.endpoint.host.clone();
-                    Err(RegistryProblem::Digest { host, what: "the manifest back,", wanted: own, found })
+                    Err(RegistryProblem::Digest { host, what: VerifiedContent::PushedManifest, wanted: own, found })
                 }
                 None => Ok(()),
             }
@@ -108,7 +111,7 @@ impl Repository {
     fn pushing<T>(&self, push: impl Fn(&EndpointSession) -> Outcome<T>) -> Result<T> {
         let takes = |endpoint: &&EndpointSession| endpoint.endpoint.push;
         let Some(session) = self.sessions.iter().find(takes) else {
-            return Err(self.fail(ConfigError::NoEndpoint("pushes").into()));
+            return Err(self.fail(ConfigError::NoEndpoint(EndpointUse::Pushes).into()));
         };
         push(session).map_err(|problem| self.fail(problem))
     }
@@ -179,13 +182,16 @@ impl EndpointSession {
         let reply = self.post("/blobs/uploads/", &scopes)?;
         match reply.status() {
             200..300 => Ok(reply),
-            _ => Err(self.refused(reply, "POST of an upload".into(), RemoteObject::Repository, RemoteAction::Push)),
+            _ => {
+                let request = RequestName::Upload { method: "POST" };
+                Err(self.refused(reply, request, RemoteObject::Repository, RemoteAction::Push))
+            }
         }
     }
 
     fn restart(&self) -> Outcome<String> {
         let reply = self.start(None)?;
-        self.location(&reply)?.ok_or_else(|| self.invalid("it started an upload without a Location header"))
+        self.location(&reply)?.ok_or_else(|| self.invalid(ReplyFault::NoLocation))
     }
 
     fn post(&self, to: &str, scopes: &[String]) -> Outcome<HttpReply> {
@@ -226,12 +232,10 @@ impl EndpointSession {
     fn closed(&self, reply: HttpReply, blob: &UploadBlob<'_>) -> Outcome<()> {
         match reply.status() {
             200..300 => Ok(()),
-            _ => Err(self.refused(
-                reply,
-                format!("PUT of blob {}", blob.digest),
-                RemoteObject::Upload,
-                RemoteAction::Push,
-            )),
+            _ => {
+                let request = RequestName::Blob { method: "PUT", digest: blob.digest };
+                Err(self.refused(reply, request, RemoteObject::Upload, RemoteAction::Push))
+            }
         }
     }
 
@@ -266,10 +270,7 @@ impl EndpointSession {
             // A chunk is never sent again blindly: some registries append it once more.
             (location, at) = match self.state(&location)? {
                 Some((_, has)) if has > end => {
-                    return Err(self.invalid(format!(
-                        "it claims to have received {} of an upload; {end} were sent",
-                        counted(has, "byte")
-                    )));
+                    return Err(self.invalid(ReplyFault::UploadTooLong { received: has, sent: end }));
                 }
                 Some(state) => state,
                 None => (self.restart()?, 0),
@@ -303,12 +304,10 @@ impl EndpointSession {
         match (reply.status(), self.location(&reply)?) {
             (200..300, Some(next)) => Ok(next),
             (200..300, None) => Ok(location.to_string()),
-            _ => Err(self.refused(
-                reply,
-                format!("PATCH of blob {}", blob.digest),
-                RemoteObject::Upload,
-                RemoteAction::Push,
-            )),
+            _ => {
+                let request = RequestName::Blob { method: "PATCH", digest: blob.digest };
+                Err(self.refused(reply, request, RemoteObject::Upload, RemoteAction::Push))
+            }
         }
     }
 
@@ -324,7 +323,8 @@ impl EndpointSession {
             repeat: true,
         })?;
         if is_passing(reply.status()) {
-            return Err(self.refused(reply, "GET of an upload".into(), RemoteObject::Upload, RemoteAction::Push));
+            let request = RequestName::Upload { method: "GET" };
+            return Err(self.refused(reply, request, RemoteObject::Upload, RemoteAction::Push));
         }
         if !(200..300).contains(&reply.status()) {
             return Ok(None);

@@ -10,6 +10,8 @@ use crate::config::certs::CertFiles;
 use crate::endpoint::{ConnectionSecurity, Endpoint};
 use crate::error::{RegistryProblem, RemoteAction, RemoteObject};
 use crate::http::{Exchange, HttpReply, RequestBody, Server};
+use crate::reply_fault::ReplyFault;
+use crate::request_name::RequestName;
 use crate::secret::Secret;
 use crate::shared::ClientState;
 use crate::url::Redirect;
@@ -135,10 +137,8 @@ impl EndpointSession {
         let mut target = self.url(call.to);
         for _ in 0..=MAX_REDIRECTS {
             if deadline.is_some_and(|deadline| Instant::now() > deadline) {
-                return Err(self.invalid(format!(
-                    "no final response within {} s",
-                    self.shared.http.retry_policy().whole.as_secs()
-                )));
+                let seconds = self.shared.http.retry_policy().whole.as_secs();
+                return Err(self.invalid(ReplyFault::Late { seconds }));
             }
             let own = self.endpoint.is_origin_of(&target);
             let reply = self.send(call, &target, own, authorization.filter(|_| own))?;
@@ -146,7 +146,7 @@ impl EndpointSession {
             let Some(location) = reply.header("location").filter(|_| moved) else { return Ok(reply) };
             target = self.next(&reply.url, location)?;
         }
-        Err(self.invalid("too many redirects"))
+        Err(self.invalid(ReplyFault::TooManyRedirects))
     }
 
     /// Returns the URL of a `Location` header in the reply of `base`.
@@ -154,12 +154,12 @@ impl EndpointSession {
         match url::follow(base, location) {
             Redirect::Url(url) => Ok(url),
             Redirect::Unprotected(host) => Err(self.unprotected(&host)),
-            Redirect::Invalid => Err(self.invalid("it redirects to an invalid URL")),
+            Redirect::Invalid => Err(self.invalid(ReplyFault::InvalidRedirect)),
         }
     }
 
     fn unprotected(&self, host: &str) -> RegistryProblem {
-        self.invalid(format!("it redirects to {host} over plain HTTP, without TLS"))
+        self.invalid(ReplyFault::UnprotectedRedirect(host))
     }
 
     fn send(
@@ -203,18 +203,17 @@ impl EndpointSession {
         Ok((security, certs))
     }
 
-    pub(crate) fn invalid(&self, reason: impl Into<String>) -> RegistryProblem {
-        RegistryProblem::Answer {
-            host: self.endpoint.host.clone(),
-            reason: self.shared.http.sent.hidden_in(&reason.into()),
-        }
+    /// Returns the problem of a faulty answer, without the secrets of requests.
+    pub(crate) fn invalid(&self, fault: ReplyFault<'_>) -> RegistryProblem {
+        let reason = self.shared.http.sent.hidden_in(&fault.to_string());
+        RegistryProblem::Answer { host: self.endpoint.host.clone(), reason }
     }
 
     /// Converts an unwelcome reply. `object` is what the request refers to.
     pub(crate) fn refused(
         &self,
         reply: HttpReply,
-        request: String,
+        request: RequestName<'_>,
         object: RemoteObject,
         action: RemoteAction,
     ) -> RegistryProblem {
@@ -227,7 +226,7 @@ impl EndpointSession {
                 RegistryProblem::Denied { host, action, message, login, anonymous }
             }
             404 => RegistryProblem::Missing { host, object, message },
-            _ => RegistryProblem::Status { host, request, status, message },
+            _ => RegistryProblem::Status { host, request: request.to_string(), status, message },
         }
     }
 }

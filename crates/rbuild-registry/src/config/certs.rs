@@ -80,7 +80,7 @@ fn system_roots() -> &'static [Certificate<'static>] {
 
 fn items(file: &Path) -> Result<Vec<PemItem<'static>>, ConfigError> {
     let text = std::fs::read(file).map_err(ConfigError::file(FileAction::Read, file))?;
-    parse_pem(&text).collect::<Result<_, _>>().map_err(|e| ConfigError::content(file, e.to_string()))
+    parse_pem(&text).collect::<Result<_, _>>().map_err(|_| ConfigError::content(file, "its PEM encoding is invalid"))
 }
 
 fn certificates(file: &Path) -> Result<Vec<Certificate<'static>>, ConfigError> {
@@ -99,4 +99,40 @@ fn private_key(file: &Path) -> Result<PrivateKey<'static>, ConfigError> {
     };
     let found = items(file)?.into_iter().find_map(key);
     found.ok_or_else(|| ConfigError::content(file, "it contains no PEM private key"))
+}
+
+#[cfg(test)]
+mod tests {
+    use rbuild_testkit::assert_recorded;
+
+    use super::*;
+
+    #[test]
+    fn unusable_certificates_are_reported_as_recorded() {
+        let root = std::env::temp_dir().join(format!("rbuild-certs-{}", std::process::id()));
+        let dir = root.join("etc/docker/certs.d/r.io");
+        std::fs::create_dir_all(&dir).unwrap();
+        let environment = ProcessEnvironment::of([], &root);
+        let write = |name: &str, text: &str| {
+            std::fs::write(dir.join(name), text).unwrap();
+            dir.join(name)
+        };
+        let empty = write("ca.crt", "no PEM here");
+        let broken = write("broken.crt", "-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----\n");
+        let lone_key = write("a.key", "");
+        let without_certificate = CertFiles::default().find(&environment, "r.io").unwrap_err();
+        std::fs::remove_file(lone_key).unwrap();
+        write("b.cert", "");
+        let errors = [
+            certificates(&empty).unwrap_err(),
+            certificates(&broken).unwrap_err(),
+            certificates(&dir.join("nosuch.crt")).unwrap_err(),
+            private_key(&empty).unwrap_err(),
+            without_certificate,
+            CertFiles::default().find(&environment, "r.io").unwrap_err(),
+        ];
+        std::fs::remove_dir_all(&root).unwrap();
+        let line = |e: &ConfigError| format!("{}\n", rbuild_remedy::sentence(e).replace(root.to_str().unwrap(), ""));
+        assert_recorded!("certificates", errors.iter().map(line).collect::<String>());
+    }
 }

@@ -168,8 +168,15 @@ mod tests {
         assert!(hosts[2].server && hosts[2].push);
         let default = parse("", "docker.io", std::path::Path::new("/d")).unwrap();
         assert_eq!(default[0].url, "https://registry-1.docker.io");
-        for bad in ["host = 1", "[host.\"https://a\"]\nskip_verify = 1", "["] {
-            assert!(parse(bad, "a.io", std::path::Path::new("/d")).is_err(), "{bad}");
-        }
+    }
+
+    #[test]
+    fn mistakes_are_reported_as_recorded() {
+        let line = |text: &&str| {
+            let e = parse(text, "a.io", std::path::Path::new("/d")).unwrap_err();
+            format!("{text}\n  {}\n", e.to_string().trim_end().replace('\n', "\n  "))
+        };
+        let texts = ["host = 1", "[host.\"https://a\"]\nskip_verify = 1", "["];
+        rbuild_testkit::assert_recorded!("hosts-toml", texts.iter().map(line).collect::<String>());
     }
 }

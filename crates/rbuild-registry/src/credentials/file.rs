@@ -207,12 +207,11 @@ mod tests {
 
     #[test]
     fn messages_are_as_recorded() {
-        let entry = || "`credHelpers` of `r.io`".to_string();
         let errors = [
-            InvalidLogins::NotJson { line: 3 },
+            AuthFile::parse("{\n]").err().unwrap(),
+            AuthFile::parse(r#"{"credHelpers": {"r.io": "../x"}}"#).unwrap().helper_of("r.io").unwrap_err(),
+            AuthFile::parse(r#"{"credsStore": 1}"#).unwrap().store().unwrap_err(),
             InvalidLogins::NotObject,
-            InvalidLogins::NotString { entry: entry() },
-            InvalidLogins::HelperName { entry: entry(), name: "../x\n".into() },
             InvalidLogins::Login { key: "r.io".into(), reason: "`auth` is not base64" },
             InvalidLogins::Json(serde_json::from_str::<u8>("{").unwrap_err()),
         ];

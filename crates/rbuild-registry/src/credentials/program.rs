@@ -48,10 +48,10 @@ pub(super) fn get(
     if !ok {
         return match text.contains(NOT_FOUND) {
             true => Ok(None),
-            false => Err(failed(&program, first_line(&text))),
+            false => Err(failed(&program, HelperFault::of(&text))),
         };
     }
-    let answer: HelperAnswer = serde_json::from_str(&text).map_err(|_| failed(&program, "its answer is invalid"))?;
+    let answer: HelperAnswer = serde_json::from_str(&text).map_err(|_| failed(&program, HelperFault::InvalidAnswer))?;
     Ok(match (answer.username.as_str(), Secret::new(answer.secret)) {
         (_, secret) if secret.is_empty() => None,
         (TOKEN_USER, secret) => Some(Credential::Identity(secret)),
@@ -71,7 +71,7 @@ pub(super) fn store(
         Credential::Identity(token) | Credential::Registry(token) => (TOKEN_USER.to_string(), token),
     };
     let answer = HelperAnswer { server_url: registry.to_string(), username, secret: secret.reveal().to_string() };
-    let text = serde_json::to_string(&answer).map_err(|_| failed(helper, "the login cannot be passed to it"))?;
+    let text = serde_json::to_string(&answer).map_err(|_| failed(helper, HelperFault::NotText))?;
     done(environment, helper, "store", &text)
 }
 
@@ -87,17 +87,40 @@ fn done(environment: &ProcessEnvironment, helper: &str, action: &str, input: &st
     match call(environment, &program, action, input)? {
         (true, _) => Ok(()),
         (false, text) if text.contains(NOT_FOUND) => Ok(()),
-        (false, text) => Err(failed(&program, first_line(&text))),
+        (false, text) => Err(failed(&program, HelperFault::of(&text))),
     }
 }
 
-fn failed(program: &str, reason: impl Into<String>) -> ConfigError {
-    ConfigError::Helper { program: program.to_string(), reason: reason.into() }
+fn failed(program: &str, fault: HelperFault<'_>) -> ConfigError {
+    ConfigError::Helper { program: program.to_string(), reason: fault.to_string() }
 }
 
-fn first_line(text: &str) -> String {
-    let line = text.lines().find(|line| !line.trim().is_empty()).unwrap_or("it printed nothing");
-    line.trim().chars().take(200).collect()
+/// A failure of a helper that was started.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+enum HelperFault<'a> {
+    /// Its own message.
+    #[error("{0}")]
+    Own(&'a str),
+    #[error("it printed nothing")]
+    Silent,
+    #[error("its answer is invalid")]
+    InvalidAnswer,
+    #[error("its output is not UTF-8")]
+    NotUtf8,
+    #[error("no answer within {0} s")]
+    Late(u64),
+    #[error("the login cannot be passed to it")]
+    NotText,
+}
+
+impl HelperFault<'_> {
+    /// Returns the failure that a helper describes in its first line of output.
+    fn of(output: &str) -> HelperFault<'_> {
+        let line = output.lines().map(str::trim).find(|line| !line.is_empty());
+        line.map_or(HelperFault::Silent, |line| {
+            HelperFault::Own(line.char_indices().nth(200).map_or(line, |(end, _)| &line[..end]))
+        })
+    }
 }
 
 /// Runs a helper. Returns true with its output if it succeeds.
@@ -123,7 +146,7 @@ fn call(
     let answer = Answered::of(child.stdout.take());
     let ok = end_of(program, &mut child)?;
     let bytes = answer.bytes();
-    String::from_utf8(bytes).map(|text| (ok, text)).map_err(|_| failed(program, "its output is not UTF-8"))
+    String::from_utf8(bytes).map(|text| (ok, text)).map_err(|_| failed(program, HelperFault::NotUtf8))
 }
 
 /// The output of a helper, which is complete when the helper has ended, and not when its pipe is
@@ -166,10 +189,33 @@ fn end_of(program: &str, child: &mut Child) -> Result<bool, ConfigError> {
             Ok(None) if start.elapsed() > LIMIT => {
                 let _ = child.kill();
                 let _ = child.wait();
-                return Err(failed(program, format!("no answer within {} s", LIMIT.as_secs())));
+                return Err(failed(program, HelperFault::Late(LIMIT.as_secs())));
             }
             Ok(None) => std::thread::sleep(TICK),
             Err(source) => return Err(ConfigError::Run { program: program.to_string(), source }),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rbuild_testkit::{assert_recorded, no_remedy, variants};
+
+    use super::*;
+
+    #[test]
+    fn failures_of_helpers_are_as_recorded() {
+        let long = "x".repeat(201);
+        let faults = [
+            HelperFault::of("\n  the keychain is locked\nmore\n"),
+            HelperFault::of(&long),
+            HelperFault::of(" \n"),
+            HelperFault::InvalidAnswer,
+            HelperFault::NotUtf8,
+            HelperFault::Late(30),
+            HelperFault::NotText,
+        ];
+        let variants = variants!(HelperFault { Own, Silent, InvalidAnswer, NotUtf8, Late, NotText });
+        assert_recorded!("HelperFault", variants.table(&faults, |fault| fault, no_remedy));
     }
 }

@@ -102,18 +102,27 @@ fn keep_owner(file: &File, old: &Metadata) -> io::Result<()> {
             Ok(()) => {}
             // An ordinary user cannot give files to groups of others.
             Err(_) if own.uid() == old.uid() => mode &= 0o700,
-            Err(_) => {
-                return Err(io::Error::other(format!(
-                    "the file belongs to user {}; its owner cannot be preserved",
-                    old.uid()
-                )));
-            }
+            Err(_) => return Err(other_owner(old.uid())),
         }
     }
     file.set_permissions(std::fs::Permissions::from_mode(mode))
 }
 
+fn other_owner(uid: u32) -> io::Error {
+    io::Error::other(format!("the file belongs to user {uid}; its owner cannot be preserved"))
+}
+
 fn new_file(path: &Path) -> io::Result<File> {
     let _ = std::fs::remove_file(path);
     OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_of_another_user_is_reported_as_recorded() {
+        rbuild_testkit::assert_recorded!("other-owner", other_owner(1000).to_string());
+    }
 }

@@ -265,3 +265,22 @@ fn failed_operations_on_files_keep_their_cause() {
     let cause = std::error::Error::source(&error).and_then(|e| e.downcast_ref::<std::io::Error>());
     assert_eq!(cause.and_then(std::io::Error::raw_os_error), Some(EISDIR), "{error:?}");
 }
+
+#[test]
+fn places_of_logins_are_as_recorded() {
+    let scene = Scene::new("places");
+    let given = |registry: Option<&str>| Given {
+        login: Some(OwnLogin {
+            registry: registry.map(str::to_string),
+            user: "joe".into(),
+            password: Secret::new("hunter2"),
+        }),
+        ..Given::default()
+    };
+    let environment = scene.environment(&[("DOCKER_AUTH_CONFIG", "{}")]);
+    let lines = [Given::default(), given(None), given(Some("r.io"))].map(|given| {
+        let places = places(&environment, &given).join(", ");
+        format!("{}\n", places.replace(scene.0.to_str().unwrap(), ""))
+    });
+    rbuild_testkit::assert_recorded!("places", lines.concat());
+}

@@ -296,7 +296,7 @@ fn logins_are_sent_to_their_host_and_occur_nowhere_else() {
         told.push_str(&ran.stderr);
         ran
     };
-    builds("ADD @/token /f", &[]).fails(1, &["no login was given", "--secret id=HTTP_AUTH_TOKEN_127.0.0.1"]);
+    builds("ADD @/token /f", &[]).fails(1, &["without a login", "--secret id=HTTP_AUTH_TOKEN_127.0.0.1"]);
     scene.server.requests();
     builds("ADD @/token /f", &[&token]).ok();
     builds("ADD @/token /f", &[&token, &header]).ok();

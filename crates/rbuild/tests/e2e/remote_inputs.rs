@@ -119,7 +119,7 @@ fn another_file_as_the_context_is_the_dockerfile() {
     // A login for the server of the context.
     scene.server.put("/private", ServedFile { login: Some("Bearer hunter2"), ..ServedFile::new(file) });
     let private = scene.server.url("/private");
-    scene.build_here(&[&private]).fails(1, &["no login was given", "--secret id=HTTP_AUTH_TOKEN_127.0.0.1"]);
+    scene.build_here(&[&private]).fails(1, &["without a login", "--secret id=HTTP_AUTH_TOKEN_127.0.0.1"]);
     std::fs::write(scene.lab.path("token"), "hunter2").unwrap();
     let secret = format!("id=HTTP_AUTH_TOKEN_127.0.0.1,src={}", scene.lab.path("token").display());
     scene.build_here(&["--secret", &secret, &private]).ok();

@@ -1,0 +1,74 @@
+//! The login of a refused request, in words.
+
+use std::fmt;
+
+/// The login that a request was sent with, or the reason why it had none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LoginUse<'a> {
+    /// A user name; `origin` is the place of the login, if it was looked up.
+    User {
+        name: &'a str,
+        origin: Option<&'a str>,
+    },
+    /// A token; `origin` is its place, if it was looked up.
+    Token {
+        origin: Option<&'a str>,
+    },
+    /// No place has a login for the registry.
+    NotFound {
+        registry: &'a str,
+        places: &'a [String],
+    },
+    /// The server has not asked for one.
+    NotRequested,
+    /// The login of a download.
+    Given,
+    None,
+}
+
+impl LoginUse<'_> {
+    /// Returns true if the request had no login.
+    pub(crate) fn is_anonymous(&self) -> bool {
+        matches!(self, LoginUse::NotFound { .. } | LoginUse::NotRequested | LoginUse::None)
+    }
+}
+
+impl fmt::Display for LoginUse<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            LoginUse::User { name, origin: Some(origin) } => write!(f, "as {name}, by {origin}"),
+            LoginUse::User { name, origin: None } => write!(f, "as {name}"),
+            LoginUse::Token { origin: Some(origin) } => write!(f, "with the token of {origin}"),
+            LoginUse::Token { origin: None } => f.write_str("with a token"),
+            LoginUse::NotFound { registry, places } => write!(f, "no login for {registry} in {}", places.join(", ")),
+            LoginUse::NotRequested => f.write_str("no login was requested"),
+            LoginUse::Given => f.write_str("with the login that was given"),
+            LoginUse::None => f.write_str("without a login"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rbuild_testkit::{assert_recorded, variants};
+
+    use super::*;
+
+    #[test]
+    fn words_are_as_recorded() {
+        let places = ["the command line".to_string(), "`/h/auth.json`".to_string()];
+        let uses = [
+            LoginUse::User { name: "joe", origin: Some("`/h/auth.json`") },
+            LoginUse::User { name: "joe", origin: None },
+            LoginUse::Token { origin: Some("docker-credential-pass (`/h/auth.json`)") },
+            LoginUse::Token { origin: None },
+            LoginUse::NotFound { registry: "r.io", places: &places },
+            LoginUse::NotRequested,
+            LoginUse::Given,
+            LoginUse::None,
+        ];
+        let variants = variants!(LoginUse { User, Token, NotFound, NotRequested, Given, None });
+        let words = |login: &LoginUse<'_>| format!("{login}\n  anonymous: {}", login.is_anonymous());
+        assert_recorded!("LoginUse", variants.words(&uses, words));
+    }
+}

@@ -1,0 +1,119 @@
+//! Answers of servers that contradict the protocol or themselves.
+
+use std::io;
+
+use rbuild_image::BlobDigest;
+use rbuild_remedy::{counted, sentence};
+
+use crate::error::RegistryProblem;
+
+/// A fault of an answer. The message follows the name of the host.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ReplyFault<'a> {
+    #[error("it redirects to {0} over plain HTTP, without TLS")]
+    UnprotectedRedirect(&'a str),
+    #[error("it redirects to an invalid URL")]
+    InvalidRedirect,
+    #[error("too many redirects")]
+    TooManyRedirects,
+    /// The name of a host, or a URL that it returned, is not a URL.
+    #[error("its URL is invalid")]
+    InvalidUrl,
+    /// A URL or a token cannot be sent.
+    #[error("it returned an invalid URL or token")]
+    InvalidValue,
+    #[error("it is reached without TLS")]
+    NoTls,
+    #[error("no response after redirects and repetitions within {seconds} s")]
+    Late { seconds: u64 },
+    #[error("it answered with HTTP status {0}, which was not requested")]
+    UnrequestedStatus(u16),
+    #[error("the token server's response ended early: {}", sentence(.0))]
+    TokenCutOff(io::Error),
+    #[error("the token server's response contains no token")]
+    NoToken,
+    #[error("the challenge's token server is not an http(s) URL")]
+    InvalidTokenServer,
+    #[error("its token server {0} is not protected by TLS, so no login is sent to it")]
+    UnprotectedTokenServer(&'a str),
+    #[error("manifest {reference} is larger than {mebibytes} MiB")]
+    ManifestTooLarge { reference: &'a str, mebibytes: u64 },
+    #[error("manifest {0} is not a JSON document")]
+    ManifestNotJson(&'a str),
+    #[error("document {reference} is not the {media_type} that it claims to be")]
+    OtherDocument { reference: &'a str, media_type: &'a str },
+    #[error("blob {digest} has {}; the manifest says {size}", counted(*found, "byte"))]
+    BlobSize { digest: BlobDigest, found: u64, size: u64 },
+    #[error("it sent more than the {} of blob {digest}", counted(*size, "byte"))]
+    BlobTooLong { digest: BlobDigest, size: u64 },
+    #[error("it answered a range request for blob {0} with another range")]
+    OtherRange(BlobDigest),
+    #[error("it started an upload without a Location header")]
+    NoLocation,
+    #[error("it claims to have received {} of an upload; {sent} were sent", counted(*received, "byte"))]
+    UploadTooLong { received: u64, sent: u64 },
+}
+
+impl ReplyFault<'_> {
+    /// Returns the problem of an answer of that host.
+    pub(crate) fn of(self, host: &str) -> RegistryProblem {
+        RegistryProblem::Answer { host: host.to_string(), reason: self.to_string() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rbuild_testkit::{assert_recorded, no_remedy, variants};
+
+    use super::*;
+
+    #[test]
+    fn messages_are_as_recorded() {
+        let digest = BlobDigest::of(b"a");
+        let faults = [
+            ReplyFault::UnprotectedRedirect("cdn.io"),
+            ReplyFault::InvalidRedirect,
+            ReplyFault::TooManyRedirects,
+            ReplyFault::InvalidUrl,
+            ReplyFault::InvalidValue,
+            ReplyFault::NoTls,
+            ReplyFault::Late { seconds: 300 },
+            ReplyFault::UnrequestedStatus(304),
+            ReplyFault::TokenCutOff(io::ErrorKind::UnexpectedEof.into()),
+            ReplyFault::NoToken,
+            ReplyFault::InvalidTokenServer,
+            ReplyFault::UnprotectedTokenServer("auth.io"),
+            ReplyFault::ManifestTooLarge { reference: "1", mebibytes: 4 },
+            ReplyFault::ManifestNotJson("1"),
+            ReplyFault::OtherDocument { reference: "1", media_type: "application/vnd.oci.image.index.v1+json" },
+            ReplyFault::BlobSize { digest, found: 1, size: 10 },
+            ReplyFault::BlobTooLong { digest, size: 10 },
+            ReplyFault::OtherRange(digest),
+            ReplyFault::NoLocation,
+            ReplyFault::UploadTooLong { received: 10, sent: 5 },
+        ];
+        let variants = variants!(ReplyFault {
+            UnprotectedRedirect,
+            InvalidRedirect,
+            TooManyRedirects,
+            InvalidUrl,
+            InvalidValue,
+            NoTls,
+            Late,
+            UnrequestedStatus,
+            TokenCutOff,
+            NoToken,
+            InvalidTokenServer,
+            UnprotectedTokenServer,
+            ManifestTooLarge,
+            ManifestNotJson,
+            OtherDocument,
+            BlobSize,
+            BlobTooLong,
+            OtherRange,
+            NoLocation,
+            UploadTooLong,
+        });
+        assert_recorded!("ReplyFault", variants.table(&faults, |fault| fault, no_remedy));
+    }
+}

@@ -1,0 +1,71 @@
+//! Names of requests in messages.
+
+use std::fmt;
+
+use rbuild_image::BlobDigest;
+
+/// A request, as messages name it. The name of the host follows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RequestName<'a> {
+    /// A request by its path, without the query, which may have a signature.
+    Path {
+        method: &'a str,
+        path: &'a str,
+    },
+    Manifest {
+        method: &'a str,
+        reference: &'a str,
+    },
+    Blob {
+        method: &'a str,
+        digest: BlobDigest,
+    },
+    /// The rest of a blob.
+    BlobFrom {
+        digest: BlobDigest,
+        at: u64,
+        size: u64,
+    },
+    /// An upload, whose URL is the server's choice.
+    Upload {
+        method: &'a str,
+    },
+    Token,
+}
+
+impl fmt::Display for RequestName<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            RequestName::Path { method, path } => write!(f, "{method} {path}"),
+            RequestName::Manifest { method, reference } => write!(f, "{method} of manifest {reference}"),
+            RequestName::Blob { method, digest } => write!(f, "{method} of blob {digest}"),
+            RequestName::BlobFrom { digest, at, size } => write!(f, "GET of blob {digest} from byte {at} of {size}"),
+            RequestName::Upload { method } => write!(f, "{method} of an upload"),
+            RequestName::Token => f.write_str("the request for a token"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rbuild_testkit::{assert_recorded, variants};
+
+    use super::*;
+
+    #[test]
+    fn names_are_as_recorded() {
+        let digest = BlobDigest::of(b"a");
+        let names = [
+            RequestName::Path { method: "GET", path: "/v2/" },
+            RequestName::Manifest { method: "GET", reference: "1" },
+            RequestName::Blob { method: "PUT", digest },
+            RequestName::BlobFrom { digest, at: 5, size: 10 },
+            RequestName::Upload { method: "POST" },
+            RequestName::Token,
+        ];
+        let variants = variants!(RequestName { Path, Manifest, Blob, BlobFrom, Upload, Token });
+        let line = |name: &RequestName<'_>| format!("{name}\n");
+        assert_eq!(variants.words(&names, ToString::to_string).lines().count(), 2 * names.len());
+        assert_recorded!("RequestName", names.iter().map(line).collect::<String>());
+    }
+}
