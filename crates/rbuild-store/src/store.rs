@@ -121,11 +121,11 @@ impl Store {
         std::fs::create_dir_all(path).map_err(unusable)?;
         let root = RootDir::open(path).map_err(failed)?.named(format!("the store {}", rbuild_linux::quoted(path)));
         if !root.exists("format.json")? {
-            create(&root).map_err(unwritten)?;
+            create(&root, path).map_err(unwritten)?;
         }
         let format = read_format(&root, path)?;
         restrict_directories(&root)?;
-        let lock = open_lock(path, "lock").map_err(failed)?;
+        let lock = open_lock(path, "lock").map_err(unusable_file(path, "lock"))?;
         let waits = Waits::new(waiting);
         waits.lock("lock", &lock, LockKind::Shared)?;
         if FEATURES.iter().any(|feature| !format.incompatible.iter().any(|known| known == feature)) {
@@ -399,14 +399,23 @@ pub(crate) fn document<T: Serialize>(name: &str, value: &T) -> Result<Vec<u8>> {
 pub(crate) const EMPTY_INDEX: &[u8] =
     br#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}"#;
 
-fn create(root: &RootDir) -> Result<()> {
+/// Returns a conversion for the error of a file without which the store at `path` cannot be used.
+fn unusable_file(path: &Path, name: &str) -> impl FnOnce(rbuild_linux::Error) -> StoreError {
+    move |e| {
+        let source = std::io::Error::new(e.kind(), e.within(format!("`{name}`")));
+        StoreError::Unusable { path: path.to_path_buf(), source }
+    }
+}
+
+fn create(root: &RootDir, path: &Path) -> Result<()> {
     for dir in DIRS {
         root.create_dir_all(dir, modes::dir(), None, |_| ())?;
     }
     if !root.exists("index.json")? {
         write_durable(root, OsStr::new("index.json"), EMPTY_INDEX, modes::file())?;
     }
-    write_durable(root, OsStr::new("oci-layout"), br#"{"imageLayoutVersion":"1.0.0"}"#, modes::file())?;
+    write_durable(root, OsStr::new("oci-layout"), br#"{"imageLayoutVersion":"1.0.0"}"#, modes::file())
+        .map_err(unusable_file(path, "oci-layout"))?;
     // Last: its presence implies that the rest exists.
     let (compatible, read_only_compatible, incompatible) = Default::default();
     write_format(

@@ -65,6 +65,19 @@ fn errors_of_files_in_the_root_of_the_store_name_them() {
 }
 
 #[test]
+fn a_store_that_cannot_be_opened_names_the_file_and_has_a_remedy() {
+    for (name, problem) in [("lock", "cannot read `lock`"), ("oci-layout", "cannot write to `oci-layout`")] {
+        let path = std::env::temp_dir().join(format!("rbuild-open-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(path.join(name)).unwrap();
+        let e = Store::open(&path).map(drop).unwrap_err();
+        std::fs::remove_dir_all(&path).unwrap();
+        let want = format!("cannot use the store `{}`: {problem}: is a directory", path.display());
+        assert_eq!(rbuild_remedy::sentence(&e), want);
+        assert_eq!(e.remedy(), Some(rbuild_remedy::Remedy::Store(rbuild_remedy::StoreRemedy::OtherStore)));
+    }
+}
+
+#[test]
 fn version_zero_is_damage() {
     let error = opened("zero", format(0, [&[], &[], &FEATURES])).unwrap_err();
     assert!(error.contains("format.json is damaged: there is no version 0"), "{error}");
