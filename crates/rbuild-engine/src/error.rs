@@ -211,9 +211,9 @@ impl From<TransportError> for BuildError {
             TransportError::Registry(e) => e.into(),
             TransportError::Layer { what, source } => BuildError::Layer { what, source },
             TransportError::Archive(e) => BuildError::Archive(e),
-            e @ (TransportError::OpenLayout { .. } | TransportError::Document { .. }) => {
-                BuildError::Transport(Box::new(e))
-            }
+            e @ (TransportError::OpenLayout { .. }
+            | TransportError::Document { .. }
+            | TransportError::LayoutIndex { .. }) => BuildError::Transport(Box::new(e)),
             TransportError::Kernel { what, source } => BuildError::Kernel { what, source },
             TransportError::Io { what, source } => BuildError::Io { what, source },
             TransportError::DestinationFull(e) => e.into(),

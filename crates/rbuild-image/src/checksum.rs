@@ -6,7 +6,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256, Sha384, Sha512};
 
-use crate::digest::hex;
+use crate::digest::{BlobDigest, hex};
 
 /// A hash function for downloaded files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -109,6 +109,12 @@ impl FromStr for Checksum {
     }
 }
 
+impl From<BlobDigest> for Checksum {
+    fn from(digest: BlobDigest) -> Checksum {
+        Checksum { algorithm: ChecksumAlgorithm::Sha256, digits: digest.hex() }
+    }
+}
+
 impl TryFrom<String> for Checksum {
     type Error = ChecksumError;
 
@@ -202,5 +208,6 @@ mod tests {
             assert!(sum.to_string().starts_with(start), "{sum}");
             assert_eq!(sum.to_string().parse(), Ok(sum));
         }
+        assert_eq!(Checksum::from(BlobDigest::of(b"abc")), Checksum::of(ChecksumAlgorithm::Sha256, b"abc"));
     }
 }

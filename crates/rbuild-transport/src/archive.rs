@@ -102,7 +102,7 @@ impl<W: Write> ArchiveWriter<W> {
         }
         let ArchiveState { mut tar, .. } = self.state.into_inner().unwrap_or_else(PoisonError::into_inner);
         for (name, value) in documents {
-            let bytes = serde_json::to_vec(&value).map_err(|e| TransportError::other(e.to_string()))?;
+            let bytes = serde_json::to_vec(&value).map_err(TransportError::document(name))?;
             tar.entry(&TarEntry::plain_file(name, bytes.len() as u64)).map_err(failed)?;
             tar.content(&bytes).map_err(failed)?;
         }

@@ -1,6 +1,5 @@
 //! The documents of layouts and archives: indexes, Docker's `manifest.json` and `repositories`.
 
-use rbuild_remedy::ImageRemedy;
 use std::collections::BTreeMap;
 
 use rbuild_image::{BlobDigest, ManifestDigest, MediaType, Platform, REF_NAME, Reference, descriptor, digest_of};
@@ -48,7 +47,7 @@ pub(crate) fn index_entry(media_type: &str, manifest: &ManifestDigest, size: u64
 /// Returns an index with these entries.
 pub(crate) fn index_of(entries: Vec<Value>) -> Result<Vec<u8>> {
     let index = json!({"schemaVersion": 2, "mediaType": MediaType::ImageIndex.to_string(), "manifests": entries});
-    serde_json::to_vec(&index).map_err(|e| TransportError::other(e.to_string()))
+    serde_json::to_vec(&index).map_err(TransportError::document("the image index"))
 }
 
 /// Returns the `index.json` of an archive: one descriptor per name, and a single one for an image
@@ -73,7 +72,7 @@ pub(crate) fn index(images: &[Saved]) -> Result<Value> {
             manifests.push(named);
         }
     }
-    let mut manifests = serde_json::to_value(&manifests).map_err(|e| TransportError::other(e.to_string()))?;
+    let mut manifests = serde_json::to_value(&manifests).map_err(TransportError::document("index.json"))?;
     // The annotations come from an unordered map.
     for entry in manifests.as_array_mut().into_iter().flatten() {
         if let Some(annotations) = entry.get_mut("annotations").and_then(Value::as_object_mut) {
@@ -99,16 +98,12 @@ const IMAGE_NAME: &str = "io.containerd.image.name";
 ///
 /// Fails if `existing` is not an index.
 pub(crate) fn extended_index(existing: Option<&[u8]>, images: &[Saved]) -> Result<Value> {
-    let damaged = |reason: String| TransportError::Other {
-        message: format!("index.json is not an OCI image index: {reason}"),
-        help: Some(ImageRemedy::OtherLayout.into()),
-    };
     let mut extended: Value = match existing {
-        Some(bytes) => serde_json::from_slice(bytes).map_err(|e| damaged(e.to_string()))?,
+        Some(bytes) => serde_json::from_slice(bytes).map_err(TransportError::layout_index)?,
         None => json!({"schemaVersion": 2, "mediaType": MediaType::ImageIndex.to_string(), "manifests": []}),
     };
     let Some(entries) = extended.get_mut("manifests").and_then(Value::as_array_mut) else {
-        return Err(damaged("it lists no manifests".into()));
+        return Err(TransportError::layout_index("it lists no manifests"));
     };
     let mut added = index(images)?["manifests"].take();
     for new in added.as_array_mut().into_iter().flatten() {
@@ -151,7 +146,7 @@ pub(crate) fn docker_manifest(images: &[Saved]) -> Result<Value> {
             .iter()
             .map(|(d, _)| digest_of(d).map(|d| blob_path(&d)))
             .collect::<std::result::Result<_, _>>()
-            .map_err(|e| TransportError::other(e.to_string()))?;
+            .map_err(TransportError::document("the manifest"))?;
         let tags: Vec<String> = names.iter().filter(|n| n.tag().is_some()).map(Reference::familiar).collect();
         items.push(json!({
             "Config": blob_path(&image.id.blob()),
@@ -174,5 +169,5 @@ pub(crate) fn repositories(images: &[Saved]) -> Result<Value> {
             }
         }
     }
-    serde_json::to_value(names).map_err(|e| TransportError::other(e.to_string()))
+    serde_json::to_value(names).map_err(TransportError::document("repositories"))
 }

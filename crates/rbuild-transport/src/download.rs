@@ -66,7 +66,7 @@ fn fetch(
         }
         (None, None) => return Err(not_stored(url)),
     };
-    let own: Checksum = received.digest.to_string().parse().map_err(|e| TransportError::other(format!("{e}")))?;
+    let own = Checksum::from(received.digest);
     compare(request, received.checksum.as_ref().unwrap_or(&own))?;
     let (digest, size) = (received.digest, received.size);
     let checksums: Vec<Checksum> = std::iter::once(own).chain(received.checksum.clone()).collect();

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use rbuild_layer::LayerError;
 use rbuild_linux::{KernelProblem, carried, into_carried, quoted};
 use rbuild_registry::{DownloadError, RegistryError, RegistryProblem};
-use rbuild_remedy::{DiskRemedy, Remedy};
+use rbuild_remedy::{DiskRemedy, ImageRemedy, Remedy};
 use rbuild_store::{StoreError, remedy_of_kernel};
 
 use crate::archive_error::{ArchiveError, ArchiveProblem};
@@ -69,6 +69,12 @@ pub enum TransportError {
         /// The cause.
         source: Box<dyn Error + Send + Sync>,
     },
+    /// The `index.json` of an output layout cannot be extended.
+    #[error("index.json is not an OCI image index")]
+    LayoutIndex {
+        /// The cause.
+        source: Box<dyn Error + Send + Sync>,
+    },
     /// No space is left at the destination.
     #[error(transparent)]
     DestinationFull(#[from] DestinationFull),
@@ -93,6 +99,10 @@ impl TransportError {
     pub(crate) fn document<E: Into<Box<dyn Error + Send + Sync>>>(what: impl Into<String>) -> impl FnOnce(E) -> Self {
         let what = what.into();
         move |source| TransportError::Document { what, source: source.into() }
+    }
+
+    pub(crate) fn layout_index(source: impl Into<Box<dyn Error + Send + Sync>>) -> TransportError {
+        TransportError::LayoutIndex { source: source.into() }
     }
 
     pub(crate) fn kernel(what: impl Into<String>) -> impl FnOnce(rbuild_linux::Error) -> TransportError {
@@ -159,6 +169,7 @@ impl TransportError {
             TransportError::Io { source, .. } => LayerError::remedy_of_io(source),
             TransportError::DestinationFull(e) => Some(e.remedy()),
             TransportError::Document { .. } => None,
+            TransportError::LayoutIndex { .. } => Some(ImageRemedy::OtherLayout.into()),
             TransportError::Other { help, .. } => help.clone(),
         }
     }
@@ -247,6 +258,14 @@ mod tests {
     }
 
     #[test]
+    fn an_output_layout_with_an_invalid_index_keeps_the_cause() {
+        let e = crate::documents::extended_index(Some(b"["), &[]).unwrap_err();
+        let kept = e.source().and_then(|cause| cause.downcast_ref::<serde_json::Error>());
+        assert!(kept.is_some_and(serde_json::Error::is_eof), "{e:?}");
+        assert_eq!(e.help(), Some(ImageRemedy::OtherLayout.into()));
+    }
+
+    #[test]
     fn messages_are_as_recorded() {
         let io = |errno| io::Error::from_raw_os_error(errno);
         let kernel = |errno| rbuild_linux::Error::new("openat", Path::new("/out/index.json"), io(errno));
@@ -262,6 +281,7 @@ mod tests {
             TransportError::kernel("the layout `/out`")(kernel(13)),
             TransportError::io("writing the archive")(io(5)),
             TransportError::document("r.io/a/b: the manifest")("missing field `config`"),
+            TransportError::layout_index("it lists no manifests"),
             full,
             TransportError::other("the image `demo:1` has no layers"),
         ];
@@ -275,6 +295,7 @@ mod tests {
             Kernel,
             Io,
             Document,
+            LayoutIndex,
             DestinationFull,
             Other
         });

@@ -177,7 +177,7 @@ impl LayoutWriter {
     }
 
     fn put_file(&self, name: &str, value: &Value) -> Result<()> {
-        let bytes = serde_json::to_vec(value).map_err(|e| TransportError::other(e.to_string()))?;
+        let bytes = serde_json::to_vec(value).map_err(TransportError::document(name))?;
         write_atomic(&self.root, OsStr::new(name), &bytes, by_umask(0o666)).map_err(self.failed())
     }
 }

@@ -197,7 +197,7 @@ impl Transfer<'_> {
     fn layers(&self, staging: &Staging<'_>, layers: &[Descriptor]) -> Result<()> {
         let mut missing: Vec<BlobInfo> = Vec::new();
         for layer in layers {
-            let (digest, size) = (digest_of(layer).map_err(|e| self.invalid(e))?, layer.size());
+            let (digest, size) = (digest_of(layer).map_err(self.document("the manifest"))?, layer.size());
             let here = staging.verified_size(&digest)? == Some(size);
             if !here && !missing.iter().any(|known| known.digest == digest) {
                 missing.push(BlobInfo { digest, size });

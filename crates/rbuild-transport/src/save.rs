@@ -121,7 +121,7 @@ pub fn archive_blobs(archive: impl Read, shown: &str, limits: Limits) -> Result<
 /// Fails if a descriptor has an invalid digest.
 pub fn layer_pairs<'a>(layers: impl Iterator<Item = &'a (Descriptor, DiffId)>) -> Result<Vec<(BlobDigest, DiffId)>> {
     let pairs = layers.map(|(layer, diff_id)| Ok((digest_of(layer)?, *diff_id)));
-    pairs.collect::<std::result::Result<_, DigestError>>().map_err(|e| TransportError::other(e.to_string()))
+    pairs.collect::<std::result::Result<_, DigestError>>().map_err(TransportError::document("the manifest"))
 }
 
 /// Checks that every outgoing layer of the store has the diffID that its image's configuration

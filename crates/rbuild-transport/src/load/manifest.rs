@@ -12,7 +12,7 @@ use crate::media_types::is_layer;
 
 /// Returns the digest in a descriptor.
 pub(super) fn named(d: &Descriptor) -> Result<BlobDigest> {
-    digest_of(d).map_err(|e| TransportError::other(e.to_string()))
+    digest_of(d).map_err(TransportError::document("a descriptor of the archive"))
 }
 
 /// Imports the blob that a descriptor refers to and checks its size.
