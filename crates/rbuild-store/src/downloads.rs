@@ -216,6 +216,7 @@ mod tests {
 
     use super::*;
     use crate::gc::budget::Budget;
+    use crate::gc::prune::DanglingImages;
 
     struct Scene {
         dir: std::path::PathBuf,
@@ -296,7 +297,7 @@ mod tests {
         let scene = Scene::new("gc");
         let (download, _) = scene.receive(&[7; 9000]);
         let has = || scene.store.downloads().of_url(&scene.url).unwrap().is_some();
-        assert_eq!(scene.store.gc().prune(false).unwrap().blobs, 0);
+        assert_eq!(scene.store.gc().prune(false, DanglingImages::Remove).unwrap().blobs, 0);
         scene.store.gc().sweep_blobs().unwrap();
         assert!(has());
         assert_eq!([8999, 9000].map(|most| scene.store.gc().may_exceed(most).unwrap()), [true, false]);
@@ -309,7 +310,7 @@ mod tests {
         assert!(freed.bytes >= 9000, "{freed:?}");
         assert!(!scene.store.blobs().has_blob(&download.digest).unwrap());
         scene.receive(b"again");
-        assert_eq!(scene.store.gc().prune(true).unwrap().blobs, 1);
+        assert_eq!(scene.store.gc().prune(true, DanglingImages::Remove).unwrap().blobs, 1);
         assert!(!has() && scene.store.gc().check(false).unwrap().damage.is_empty());
     }
 }

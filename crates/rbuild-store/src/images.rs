@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::error::Error;
+use std::fmt;
 
 use rbuild_image::{
     BlobDigest, Descriptor, DiffId, ImageConfig, ImageDigest, ImageId, ImageIndex, ImageManifest, ImageName,
@@ -81,6 +82,22 @@ pub struct FoundImage {
     pub artifact: Artifact,
     /// Digest of the manifest or index in the entry.
     pub(crate) entry: ManifestDigest,
+}
+
+/// Platforms that a name stood for, and does not any more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LostPlatforms {
+    /// The name.
+    pub name: Reference,
+    /// The platforms, in the order of the index that had the name. There is at least one.
+    pub platforms: Vec<Platform>,
+}
+
+impl fmt::Display for LostPlatforms {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let platforms: Vec<String> = self.platforms.iter().map(Platform::to_string).collect();
+        write!(f, "{} no longer has {}", self.name.familiar(), platforms.join(", "))
+    }
 }
 
 impl NamedImage {
@@ -225,6 +242,31 @@ impl Images<'_> {
         let Some((manifest, _)) = own.or(entries.first()) else { return Ok(single) };
         let artifact = Artifact::Index { digest, images: entries.iter().map(|(manifest, _)| *manifest).collect() };
         Ok(NamedImage { manifest: *manifest, artifact, ..single })
+    }
+
+    /// Returns the platforms that names of the index lose when these images and indexes, which are
+    /// complete, get the names. Of several with the same name, the last gets it.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the index of the store or a document of a new image cannot be read.
+    pub fn platforms_lost_by(&self, named: &[(ManifestDigest, Option<Reference>)]) -> Result<Vec<LostPlatforms>> {
+        let names = named.iter().filter_map(|(manifest, name)| Some((name.as_ref()?.to_string(), manifest)));
+        let given: HashMap<String, &ManifestDigest> = names.collect();
+        let platform = |manifest: &ManifestDigest| Ok(self.image(manifest)?.config.platform());
+        let mut lost = Vec::new();
+        for entry in self.list()? {
+            let (Some(name), Artifact::Index { images: old, .. }) = (entry.name, &entry.artifact) else { continue };
+            let Some(new) = given.get(&name.to_string()) else { continue };
+            let new = self.artifact(new)?.images().iter().map(platform).collect::<Result<Vec<_>>>()?;
+            // A damaged image was of no use under the name.
+            let mut platforms: Vec<Platform> = old.iter().filter_map(|manifest| platform(manifest).ok()).collect();
+            platforms.retain(|platform| !new.contains(platform));
+            if !platforms.is_empty() {
+                lost.push(LostPlatforms { name, platforms });
+            }
+        }
+        Ok(lost)
     }
 
     /// Returns the content with that digest: an image, or an index of images that are all complete.

@@ -83,12 +83,12 @@ pub use downloads::{Download, Downloads, IncomingFile, ReceivedFile};
 pub use error::{Result, StoreError, remedy_of_kernel};
 pub use gc::budget::Budget;
 pub use gc::fsck::{Checked, Unread};
-pub use gc::prune::{Freed, Gc, Usage};
+pub use gc::prune::{DanglingImages, Freed, Gc, Usage};
 pub use ids::{
     BuildId, BuildIdError, BuildIndexName, CacheId, CacheKey, ContainerId, HashesName, ImageKey, LockId, ResultId,
     SecretMark,
 };
-pub use images::{Artifact, FoundImage, Image, Images, NamedImage};
+pub use images::{Artifact, FoundImage, Image, Images, LostPlatforms, NamedImage};
 pub use layers::{Layers, PackedLayer};
 pub use logs::{BuildLog, BuildStatus, LayerLog, LogLock, Logs, PhaseLog, StepLog, StepLogFile, StepOutcome};
 pub use once::{Lock, Once, Session};

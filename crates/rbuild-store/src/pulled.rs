@@ -135,6 +135,7 @@ mod tests {
     use rbuild_image::{ImageConfig, MediaType, descriptor, manifest};
 
     use super::*;
+    use crate::gc::prune::DanglingImages;
     use crate::staging::Staging;
     use crate::store::Store;
     use crate::workspace::Workspace;
@@ -162,17 +163,17 @@ mod tests {
         let old = pull(&store, &name, "linux/arm64", "old");
         let arm = pull(&store, &name, "linux/arm64", "new");
         let amd = pull(&store, &name, "linux/amd64", "new");
-        assert_eq!(store.gc().prune(false).unwrap().images, 1);
+        assert_eq!(store.gc().prune(false, DanglingImages::Remove).unwrap().images, 1);
         assert_eq!((has(&old), has(&arm), has(&amd)), (false, true, true));
         assert!(store.images().pulled_image(&name, &"linux/arm64".parse().unwrap()).unwrap().is_some());
         // The note of an image is kept as long as the image.
-        store.gc().prune(true).unwrap();
+        store.gc().prune(true, DanglingImages::Remove).unwrap();
         let was_pulled = |manifest| store.images().was_pulled(&name, manifest).unwrap();
         assert_eq!((was_pulled(&amd), was_pulled(&arm)), (true, false));
         let arm = pull(&store, &name, "linux/arm64", "new");
         let amd = pull(&store, &name, "linux/amd64", "new");
         store.images().untag("a.io/x:1", true).unwrap();
-        assert_eq!(store.gc().prune(false).unwrap().images, 1);
+        assert_eq!(store.gc().prune(false, DanglingImages::Remove).unwrap().images, 1);
         assert_eq!((has(&arm), has(&amd)), (false, false));
         drop(store);
         std::fs::remove_dir_all(&dir).unwrap();

@@ -14,7 +14,7 @@ use serde::Serialize;
 use crate::blobs::{HashedBlob, read_document, to_document};
 use crate::error::{Result, StoreError};
 use crate::ids::BuildId;
-use crate::images::{digest, entries_of_index};
+use crate::images::{LostPlatforms, digest, entries_of_index};
 use crate::store::Store;
 use crate::workspace::Workspace;
 
@@ -150,6 +150,7 @@ impl<'a> Staging<'a> {
 
     /// Publishes the blobs that the given images need, syncs them to disk, and then names the
     /// images. `what` is the command, which distinguishes the sync mark from those of builds.
+    /// Returns the platforms that names lose.
     ///
     /// # Errors
     ///
@@ -159,10 +160,12 @@ impl<'a> Staging<'a> {
         what: &'static str,
         images: &[ManifestDigest],
         named: &[(ManifestDigest, Option<Reference>)],
-    ) -> Result<()> {
+    ) -> Result<Vec<LostPlatforms>> {
         let kept = self.move_in(images).and_then(|()| {
             self.store.records().sync(&BuildId::of_command(what))?;
-            self.store.images().tag_all(named)
+            let lost = self.store.images().platforms_lost_by(named)?;
+            self.store.images().tag_all(named)?;
+            Ok(lost)
         });
         if kept.is_err() {
             // The rest only takes space, which prune frees.
@@ -243,9 +246,13 @@ mod tests {
 
     /// An image of one layer with these bytes, and one blob that it does not need.
     fn image(staging: &Staging<'_>, layer: &[u8]) -> ManifestDigest {
+        image_for(staging, layer, &Platform::host())
+    }
+
+    fn image_for(staging: &Staging<'_>, layer: &[u8], platform: &Platform) -> ManifestDigest {
         staging.put_blob(&b"of no use"[..]).unwrap();
         let (digest, size) = staging.put_blob(layer).unwrap();
-        let mut config = ImageConfig::empty(&Platform::host());
+        let mut config = ImageConfig::empty(platform);
         config.rootfs.diff_ids = vec![digest.of_plain_layer()];
         let (id, id_size) = staging.put_document(&config).unwrap();
         let layer = descriptor(MediaType::ImageLayer, &digest, size);
@@ -330,7 +337,8 @@ mod tests {
         let store = Store::open(&dir).unwrap();
         let work = Workspace::open(&store).unwrap();
         let staging = Staging::open(&store, &work).unwrap();
-        let images = [image(&staging, b"one"), image(&staging, b"two")];
+        let other = "linux/s390x".parse().unwrap();
+        let images = [image(&staging, b"one"), image_for(&staging, b"two", &other)];
         let entry = |m: &ManifestDigest| {
             descriptor(MediaType::ImageManifest, &m.blob(), staging.verified_size(&m.blob()).unwrap().unwrap())
         };
@@ -345,7 +353,14 @@ mod tests {
         assert_eq!((&found.artifact, found.image.manifest_digest), (&artifact, images[0]));
         store.images().tag(&digest, Some(&other)).unwrap();
         store.images().untag("a:1", false).unwrap();
-        assert_eq!(store.gc().prune(true).unwrap().blobs, 0);
+        assert_eq!(store.gc().prune(true, crate::DanglingImages::Remove).unwrap().blobs, 0);
+        // A name that passes to one image of the index loses the other platforms.
+        let lost = |named: &[(ManifestDigest, &Reference)]| {
+            let named: Vec<_> = named.iter().map(|(manifest, name)| (*manifest, Some((*name).clone()))).collect();
+            store.images().platforms_lost_by(&named).unwrap().iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(lost(&[(digest, &other), (images[0], &other)]), ["a:2 no longer has linux/s390x"]);
+        assert_eq!(lost(&[(images[0], &other), (digest, &other), (images[0], &name)]), [""; 0]);
         let alone = store.images().find(&images[1].hex()[..12]).unwrap();
         assert_eq!(alone.artifact, crate::Artifact::Image(images[1]));
         assert_eq!(store.images().find(&digest.hex()[..12]).unwrap().artifact, artifact);

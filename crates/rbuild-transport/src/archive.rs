@@ -12,7 +12,7 @@ use rbuild_linux::parallel::locked;
 use rbuild_store::PackedLayer;
 use serde_json::json;
 
-use crate::blobs::{BlobInfo, BlobSink, BlobSource, Document, copy_verified};
+use crate::blobs::{BlobInfo, BlobOrigin, BlobSink, BlobSource, Document, copy_verified};
 use crate::documents::{Saved, docker_manifest, index, repositories};
 use crate::error::{Result, TransportError};
 use crate::layout::blob_path;
@@ -111,17 +111,17 @@ impl<W: Write> ArchiveWriter<W> {
 }
 
 impl<W: Write + Send> BlobSink for ArchiveWriter<W> {
-    fn copy(&self, source: &dyn BlobSource, part: &BlobInfo, moved: &Arc<AtomicU64>) -> Result<()> {
+    fn copy(&self, source: &dyn BlobSource, part: &BlobInfo, moved: &Arc<AtomicU64>) -> Result<BlobOrigin> {
         let BlobInfo { digest, size } = part;
         let ArchiveState { tar, written } = &mut *locked(&self.state);
         if !written.insert(*digest) {
-            return Ok(());
+            return Ok(BlobOrigin::Sink);
         }
         let mut blob = source.open(part)?;
         let size = source.size(digest)?.unwrap_or(*size);
         tar.entry(&TarEntry::plain_file(blob_path(digest), size)).map_err(failed)?;
         match copy_verified(&mut *blob, digest, tar.content_writer(), moved)? {
-            copied if copied == size => Ok(()),
+            copied if copied == size => Ok(BlobOrigin::Source),
             copied => {
                 Err(TransportError::other(format!("blob {digest} has {} instead of {size}", counted(copied, "byte"))))
             }

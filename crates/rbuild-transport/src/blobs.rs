@@ -78,6 +78,17 @@ pub trait BlobSource: Sync {
     }
 }
 
+/// Origin of a blob that a sink has after a copy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BlobOrigin {
+    /// Its bytes were copied.
+    Source,
+    /// The sink had it.
+    Sink,
+    /// The registry took it from another of its repositories.
+    OtherRepository,
+}
+
 /// A place that images are written to.
 pub trait BlobSink: Sync {
     /// Returns the number of blobs that are copied at once. With 1, they are copied in order.
@@ -85,12 +96,12 @@ pub trait BlobSink: Sync {
         1
     }
 
-    /// Copies a blob, unless it is here. `moved` counts its bytes.
+    /// Copies a blob, unless it is here. `moved` counts its bytes. Returns the origin.
     ///
     /// # Errors
     ///
     /// Fails if either end fails, or if the bytes have another digest.
-    fn copy(&self, source: &dyn BlobSource, part: &BlobInfo, moved: &Arc<AtomicU64>) -> Result<()>;
+    fn copy(&self, source: &dyn BlobSource, part: &BlobInfo, moved: &Arc<AtomicU64>) -> Result<BlobOrigin>;
 
     /// Writes a manifest or an index under its digest, unless it is here.
     ///
@@ -122,8 +133,8 @@ pub struct TransferProgress<'a> {
     pub moved: Arc<AtomicU64>,
     /// Called with the total in bytes, once it is known.
     pub total: &'a (dyn Fn(u64) + Sync),
-    /// Called with each blob that has arrived.
-    pub done: &'a (dyn Fn(&BlobDigest, u64) + Sync),
+    /// Called with each blob that has arrived, its size in bytes and its origin.
+    pub done: &'a (dyn Fn(&BlobDigest, u64, BlobOrigin) + Sync),
 }
 
 /// Copies blobs, several at once if the sink takes them so. Returns the first error; no further
@@ -135,8 +146,8 @@ pub(crate) fn copy_all(
     progress: &TransferProgress<'_>,
 ) -> Result<()> {
     let copied = try_map(sink.at_once(), parts, |part| {
-        sink.copy(source, part, &progress.moved)?;
-        (progress.done)(&part.digest, part.size);
+        let origin = sink.copy(source, part, &progress.moved)?;
+        (progress.done)(&part.digest, part.size, origin);
         Ok(())
     });
     copied.map(drop)

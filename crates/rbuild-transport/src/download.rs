@@ -9,7 +9,7 @@ use rbuild_registry::{Client, FileAnswer, FileRequest, FileSink, Secret, Validat
 use rbuild_remedy::{ImageRemedy, Remedy, counted};
 use rbuild_store::{Download, IncomingFile, Lock, Once, ReceivedFile, Store, StoreError, Workspace};
 
-use crate::blobs::TransferProgress;
+use crate::blobs::{BlobOrigin, TransferProgress};
 use crate::error::{Result, TransportError};
 
 /// A file to download.
@@ -73,7 +73,7 @@ fn fetch(
     received.publish()?;
     let download = Download { digest, size, etag: validators.etag, modified: validators.modified };
     store.downloads().note(url, &checksums, &download)?;
-    (progress.done)(&digest, size);
+    (progress.done)(&digest, size, BlobOrigin::Source);
     Ok(download)
 }
 

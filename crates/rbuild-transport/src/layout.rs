@@ -14,7 +14,7 @@ use rbuild_linux::{AtomicFile, Directory, RootDir, write_atomic};
 use rbuild_remedy::{ImageRemedy, Remedy};
 use serde_json::{Value, json};
 
-use crate::blobs::{BlobInfo, BlobRead, BlobSink, BlobSource, Document, copy_verified};
+use crate::blobs::{BlobInfo, BlobOrigin, BlobRead, BlobSink, BlobSource, Document, copy_verified};
 use crate::error::{Result, TransportError};
 
 /// Maximum size of a document in bytes.
@@ -183,11 +183,12 @@ impl LayoutWriter {
 }
 
 impl BlobSink for LayoutWriter {
-    fn copy(&self, source: &dyn BlobSource, part: &BlobInfo, moved: &Arc<AtomicU64>) -> Result<()> {
+    fn copy(&self, source: &dyn BlobSource, part: &BlobInfo, moved: &Arc<AtomicU64>) -> Result<BlobOrigin> {
         if self.has(&part.digest, part.size)? {
-            return Ok(());
+            return Ok(BlobOrigin::Sink);
         }
-        self.put(|_| part.digest, |out| copy_verified(&mut *source.open(part)?, &part.digest, out, moved)).map(drop)
+        self.put(|_| part.digest, |out| copy_verified(&mut *source.open(part)?, &part.digest, out, moved))?;
+        Ok(BlobOrigin::Source)
     }
 
     fn put_document(&self, document: &Document) -> Result<()> {

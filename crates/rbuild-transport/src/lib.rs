@@ -29,7 +29,7 @@ mod store;
 
 pub use archive::{ArchiveFormat, ArchiveWriter};
 pub use archive_error::ArchiveError;
-pub use blobs::{BlobInfo, BlobRead, BlobSink, BlobSource, Document, TransferProgress};
+pub use blobs::{BlobInfo, BlobOrigin, BlobRead, BlobSink, BlobSource, Document, TransferProgress};
 pub use destination::write_destination;
 pub use destination_full::{DestinationFull, WriteError};
 pub use documents::{Saved, index_of_images, preferred};

@@ -10,7 +10,7 @@ use std::sync::atomic::AtomicU64;
 use rbuild_image::{Descriptor, ImageId, ManifestDigest, Platform, REF_NAME, Reference, parse_index};
 use rbuild_linux::quoted;
 use rbuild_remedy::{ImageRemedy, Remedy, Warning};
-use rbuild_store::{Staging, Store, Workspace};
+use rbuild_store::{LostPlatforms, Staging, Store, Workspace};
 
 use crate::archive_error::ArchiveProblem;
 use crate::error::{Result, TransportError};
@@ -37,6 +37,8 @@ pub struct Loaded {
     pub id: ImageId,
     /// The names that it got, in the order of the source.
     pub names: Vec<Reference>,
+    /// Platforms that these names stood for before, and do not any more.
+    pub lost: Vec<LostPlatforms>,
 }
 
 /// Reads an archive of any compression to its end and stores its images under their names.
@@ -133,17 +135,19 @@ fn keep_all(members: IncomingParts<'_>, wanted: &WantedPlatform) -> Result<Incom
     let manifests: Vec<ManifestDigest> = images.iter().map(|image| image.manifest).collect();
     let with_names = names.iter().map(|(image, name)| (image.manifest, Some(name.clone())));
     let tags: Vec<_> = manifests.iter().map(|manifest| (*manifest, None)).chain(with_names).collect();
-    members.staging.keep("load", &manifests, &tags)?;
+    let lost = members.staging.keep("load", &manifests, &tags)?;
     let (mut all, mut places, mut told) = (Vec::new(), HashMap::new(), HashSet::new());
     for CheckedImage { id, .. } in images {
         places.entry(id).or_insert_with(|| {
-            all.push(Loaded { id, names: Vec::new() });
+            all.push(Loaded { id, names: Vec::new(), lost: Vec::new() });
             all.len() - 1
         });
     }
     for (CheckedImage { id, .. }, name) in names {
         if told.insert((id, name.to_string())) {
-            all[places[&id]].names.push(name);
+            let image = &mut all[places[&id]];
+            image.lost.extend(lost.iter().filter(|lost| lost.name == name).cloned());
+            image.names.push(name);
         }
     }
     Ok(Incoming { found: all, warnings })

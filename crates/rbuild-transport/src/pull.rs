@@ -6,7 +6,7 @@ use rbuild_image::{
 };
 use rbuild_registry::{Choice, Client, Resolved, choose};
 use rbuild_remedy::{ImageRemedy, Remedy, ServerRemedy};
-use rbuild_store::{Lock, Once, Pulled, Staging, Store, Workspace};
+use rbuild_store::{Lock, LostPlatforms, Once, Pulled, Staging, Store, Workspace};
 use serde_json::Value;
 use std::error::Error;
 
@@ -30,6 +30,8 @@ pub struct PulledImage {
     pub resolved: ManifestDigest,
     /// True if anything was downloaded.
     pub is_new: bool,
+    /// Platforms that the name stood for before, and does not any more.
+    pub lost: Option<LostPlatforms>,
     /// Warnings, one sentence each.
     pub warnings: Vec<String>,
 }
@@ -61,9 +63,9 @@ pub fn pull(
     let find = || -> Result<Option<PulledImage>> {
         let known = store.images().pulled_image(name, platform)?.filter(|(known, _)| known.resolved == resolved);
         let Some((known, image)) = known else { return Ok(None) };
-        keep_name(store, name, &known.manifest)?;
+        let lost = keep_name(store, name, &known.manifest)?;
         let (id, manifest) = (image.id, known.manifest);
-        Ok(Some(PulledImage { id, manifest, resolved, is_new: false, warnings: Vec::new() }))
+        Ok(Some(PulledImage { id, manifest, resolved, is_new: false, lost, warnings: Vec::new() }))
     };
     let download = || {
         let document = match document {
@@ -77,19 +79,25 @@ pub fn pull(
         let work = Workspace::open(store)?;
         let staging = Staging::open(store, &work)?;
         let (id, warnings) = transfer.image(&staging, &bytes, name)?;
-        staging.keep("pull", &[manifest], &[(manifest, tag_of(name))])?;
+        let lost = staging.keep("pull", &[manifest], &[(manifest, tag_of(name))])?.pop();
         store.images().note_pulled(name, platform, &Pulled { resolved, manifest })?;
-        Ok(PulledImage { id, manifest, resolved, is_new: true, warnings })
+        Ok(PulledImage { id, manifest, resolved, is_new: true, lost, warnings })
     };
     store.once(Lock::pull(&format!("{name} {platform}")), find, download).map(Once::either)
 }
 
-/// Gives an image that is there its name, unless it has it.
-fn keep_name(store: &Store, name: &Reference, manifest: &ManifestDigest) -> Result<()> {
-    let Some(tag) = tag_of(name) else { return Ok(()) };
+/// Gives an image that is there its name, unless it has it. Returns the platforms that the name
+/// loses.
+fn keep_name(store: &Store, name: &Reference, manifest: &ManifestDigest) -> Result<Option<LostPlatforms>> {
+    let Some(tag) = tag_of(name) else { return Ok(None) };
     let has =
         store.images().list()?.iter().any(|entry| entry.manifest == *manifest && entry.name.as_ref() == Some(&tag));
-    if has { Ok(()) } else { Ok(store.images().tag(manifest, Some(&tag))?) }
+    if has {
+        return Ok(None);
+    }
+    let lost = store.images().platforms_lost_by(&[(*manifest, Some(tag.clone()))])?.pop();
+    store.images().tag(manifest, Some(&tag))?;
+    Ok(lost)
 }
 
 /// Returns the name that a pulled image gets: none if it was requested by digest.

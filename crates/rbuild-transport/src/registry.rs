@@ -9,7 +9,7 @@ use rbuild_image::{BlobDigest, Hasher};
 use rbuild_layer::Counting;
 use rbuild_registry::{BlobReader, Pushed, Repository, UploadBlob};
 
-use crate::blobs::{BlobInfo, BlobRead, BlobSink, BlobSource, Document};
+use crate::blobs::{BlobInfo, BlobOrigin, BlobRead, BlobSink, BlobSource, Document};
 use crate::error::{Result, TransportError};
 
 /// Number of connections.
@@ -82,7 +82,7 @@ impl BlobSink for Upload<'_> {
         CONNECTIONS
     }
 
-    fn copy(&self, source: &dyn BlobSource, part: &BlobInfo, moved: &Arc<AtomicU64>) -> Result<()> {
+    fn copy(&self, source: &dyn BlobSource, part: &BlobInfo, moved: &Arc<AtomicU64>) -> Result<BlobOrigin> {
         let BlobInfo { digest, size } = *part;
         let open = |at| {
             let mut blob = source.open(part).map_err(io::Error::other)?;
@@ -98,7 +98,11 @@ impl BlobSink for Upload<'_> {
         if pushed != Pushed::Uploaded {
             moved.fetch_add(size, Ordering::Relaxed);
         }
-        Ok(())
+        Ok(match pushed {
+            Pushed::Uploaded => BlobOrigin::Source,
+            Pushed::There => BlobOrigin::Sink,
+            Pushed::Mounted => BlobOrigin::OtherRepository,
+        })
     }
 
     fn put_document(&self, document: &Document) -> Result<()> {

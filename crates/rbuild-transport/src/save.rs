@@ -184,7 +184,7 @@ pub fn copy_images(
 ) -> Result<()> {
     for (digest, blob) in blobs_of(images, known)? {
         match blob {
-            BlobContent::Stored(size) => sink.copy(source, &BlobInfo { digest, size }, moved)?,
+            BlobContent::Stored(size) => drop(sink.copy(source, &BlobInfo { digest, size }, moved)?),
             BlobContent::Made(document) => sink.put_document(&document)?,
         }
     }

@@ -9,7 +9,7 @@ use rbuild_image::BlobDigest;
 use rbuild_layer::Counting;
 use rbuild_store::{Blobs, Staging, StoreError};
 
-use crate::blobs::{BlobInfo, BlobRead, BlobSink, BlobSource, Document};
+use crate::blobs::{BlobInfo, BlobOrigin, BlobRead, BlobSink, BlobSource, Document};
 use crate::error::{Result, TransportError};
 
 /// Number of blobs that are received at once.
@@ -78,10 +78,10 @@ impl BlobSink for Staging<'_> {
         AT_ONCE
     }
 
-    fn copy(&self, source: &dyn BlobSource, part: &BlobInfo, moved: &Arc<AtomicU64>) -> Result<()> {
+    fn copy(&self, source: &dyn BlobSource, part: &BlobInfo, moved: &Arc<AtomicU64>) -> Result<BlobOrigin> {
         let BlobInfo { digest, size } = part;
         if self.verified_size(digest)? == Some(*size) {
-            return Ok(());
+            return Ok(BlobOrigin::Sink);
         }
         let mut left = source.attempts();
         loop {
@@ -89,7 +89,7 @@ impl BlobSink for Staging<'_> {
             let put = self.put_blob(Counting::new(&mut blob, moved.clone()));
             left = left.saturating_sub(1);
             match put? {
-                (found, _) if found == *digest => return Ok(()),
+                (found, _) if found == *digest => return Ok(BlobOrigin::Source),
                 (found, _) if left == 0 => return Err(blob.wrong_digest(&found)),
                 _ => {}
             }

@@ -80,6 +80,9 @@ pub enum Verb {
     Rmi(RmiArgs),
     /// Remove dangling images and unused build cache
     Prune(PruneArgs),
+    /// Remove unused build cache; keep all images
+    #[command(name = "builder-prune", hide = true)]
+    BuilderPrune(PruneArgs),
     /// Remove dangling images; with --all, every image that no container uses
     #[command(name = "image-prune", hide = true)]
     ImagePrune(ImagePruneArgs),

@@ -1,5 +1,6 @@
 //! The command line: verbs, help pages, and errors about unknown words.
 
 pub mod clap_command;
+pub mod completion;
 pub mod usage;
 pub mod verbs;

@@ -14,7 +14,7 @@ mod ui;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::{CommandFactory, FromArgMatches};
+use clap::FromArgMatches;
 
 use args::{Cli, ProgressMode, Verb};
 use cli::verbs::CommandLine;
@@ -26,6 +26,7 @@ use input::flags::secrets_of_line;
 use input::settings::Settings;
 use input::withheld;
 use rbuild_remedy::{DiskRemedy, Remedy};
+use rbuild_store::DanglingImages;
 use ui::{hints, terminal};
 
 fn main() -> ExitCode {
@@ -127,7 +128,7 @@ fn run_cli(cli: Cli) -> Result<u8, Failure> {
         }
         verb => verb,
     };
-    let fills_store = matches!(verb, Verb::Build(_) | Verb::Import(_) | Verb::Load(_) | Verb::Pull(_));
+    let fills_store = matches!(verb, Verb::Import(_) | Verb::Load(_) | Verb::Pull(_));
     let settings = if names_store && !fills_store { settings.expecting_store() } else { settings };
     run_verb(verb, &settings)
 }
@@ -148,7 +149,8 @@ fn run_verb(verb: Verb, settings: &Settings) -> Result<u8, Failure> {
         Verb::Inspect(args) => images::inspect(settings, args),
         Verb::Tag(args) => images::tag(settings, args),
         Verb::Rmi(args) => removing::rmi(settings, args),
-        Verb::Prune(args) => removing::prune(settings, args),
+        Verb::Prune(args) => removing::prune(settings, args, DanglingImages::Remove),
+        Verb::BuilderPrune(args) => removing::prune(settings, args, DanglingImages::Keep),
         Verb::ImagePrune(args) => removing::image_prune(settings, args),
         Verb::Containers(args) => cp::list(settings, args),
         Verb::ContainerPrune(_) => cp::prune(settings),
@@ -161,9 +163,7 @@ fn run_verb(verb: Verb, settings: &Settings) -> Result<u8, Failure> {
         Verb::Doctor => doctor::doctor(settings),
         Verb::Explain(args) => explain::explain(args),
         Verb::Completion { shell } => {
-            let mut script = Vec::new();
-            clap_complete::generate(shell, &mut Cli::command(), "rbuild", &mut script);
-            terminal::out(&String::from_utf8_lossy(&script));
+            terminal::out(&cli::completion::script(shell));
             Ok(code::OK)
         }
         Verb::Debug { verb } => debug::debug(verb),

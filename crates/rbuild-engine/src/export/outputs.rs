@@ -72,7 +72,8 @@ fn tag_all(store: &Store, images: &[Image], tags: &[Reference]) -> Result<()> {
             let (digest, _) = staging.put_bytes(&index_of_images(several)?)?;
             let digest = digest.of_manifest();
             let named: Vec<_> = tags.iter().map(|tag| (digest, Some(tag.clone()))).collect();
-            return Ok(staging.keep("index", &[digest], &named)?);
+            staging.keep("index", &[digest], &named)?;
+            return Ok(());
         }
     };
     let named: Vec<_> = tags.iter().map(|tag| (digest, Some(tag.clone()))).collect();

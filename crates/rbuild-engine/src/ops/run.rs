@@ -212,10 +212,12 @@ fn outcome_of_run(
     match outcome {
         CommandOutcome::Exited(0) => Ok(()),
         CommandOutcome::Exited(code) => {
-            let help = not_given(run, env.request).or_else(|| json_help(run)).or_else(|| exit_help(code));
+            // A program that was not found needed no secret.
+            let absent = || if code == PROGRAM_NOT_FOUND { None } else { not_given(run, env.request) };
+            let help = absent().or_else(|| json_help(run)).or_else(|| exit_help(code));
             let help = help
                 .or_else(|| (!env.request.shell_on_error).then_some(Remedy::Command(CommandRemedy::InspectFailure)));
-            let missing = missing_program(&log).filter(|_| code == 127).map(str::to_string);
+            let missing = missing_program(&log).filter(|_| code == PROGRAM_NOT_FOUND).map(str::to_string);
             let mut error = run_failure(env, id, run, CommandFailure::Exited(code), help, log);
             if let BuildError::Step(failure) = &mut error {
                 failure.word = missing;
@@ -366,10 +368,13 @@ fn json_help(run: &RunStep) -> Option<Remedy> {
     Some(CommandRemedy::CorrectJson { mistake }.into())
 }
 
+/// Exit code of a shell for a program that does not exist.
+const PROGRAM_NOT_FOUND: i32 = 127;
+
 fn exit_help(code: i32) -> Option<Remedy> {
     match code {
         126 => Some(CommandRemedy::MakeExecutable.into()),
-        127 => Some(CommandRemedy::InstallProgram.into()),
+        PROGRAM_NOT_FOUND => Some(CommandRemedy::InstallProgram.into()),
         137 => Some(CommandRemedy::CheckMemoryOfCode.into()),
         129..=159 => Some(CommandRemedy::FindSignal { code }.into()),
         _ => None,

@@ -37,6 +37,15 @@ pub struct Freed {
     pub bytes: u64,
 }
 
+/// Treatment of images that have no name, and that nothing else needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DanglingImages {
+    /// They are removed.
+    Remove,
+    /// They are kept.
+    Keep,
+}
+
 /// Number and disk usage of one kind of content.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Usage {
@@ -78,17 +87,17 @@ impl Gc<'_> {
         Ok([("Blobs", blob_usage), ("Trees", trees), ("Cache mounts", mounts), ("Build logs", logs)])
     }
 
-    /// Removes dangling images, cache records without a tree, trees that neither a record nor an
-    /// image uses, blobs that no image, tree or download uses, and what interrupted builds left.
-    /// With `all`, also removes the whole build cache, the cache mounts, downloads and build logs.
-    /// Takes the exclusive lock.
+    /// Removes dangling images unless they are kept, cache records without a tree, trees that
+    /// neither a record nor an image uses, blobs that no image, tree or download uses, and what
+    /// interrupted builds left. With `all`, also removes the whole build cache, the cache mounts,
+    /// downloads and build logs. Takes the exclusive lock.
     ///
     /// # Errors
     ///
     /// Fails with [`crate::StoreError::Busy`] while another process uses the store, or if an entry
     /// cannot be removed.
     #[tracing::instrument(target = "store", name = "prune", level = "debug", skip(self))]
-    pub fn prune(&self, all: bool) -> Result<Freed> {
+    pub fn prune(&self, all: bool, dangling: DanglingImages) -> Result<Freed> {
         let alone = ExclusiveLock::take(self.store)?;
         self.store.remove_unpublished()?;
         sweep(self.store, &self.store.dir("tmp")?)?;
@@ -96,12 +105,14 @@ impl Gc<'_> {
         if all {
             witness::remove(&self.store.root)?;
         }
-        // Exactly these entries: a named image may have the same ID.
-        let pulled = if all { HashSet::new() } else { self.store.images().pulled_by_name()? };
-        let mut dangling: Vec<NamedImage> = self.store.images().list()?;
-        dangling.retain(|entry| entry.is_dangling(&pulled));
-        self.store.images().forget(&dangling)?;
-        freed.images += dangling.len() as u64;
+        if dangling == DanglingImages::Remove {
+            // Exactly these entries: a named image may have the same ID.
+            let pulled = if all { HashSet::new() } else { self.store.images().pulled_by_name()? };
+            let mut gone: Vec<NamedImage> = self.store.images().list()?;
+            gone.retain(|entry| entry.is_dangling(&pulled));
+            self.store.images().forget(&gone)?;
+            freed.images += gone.len() as u64;
+        }
         let mut trees = HashSet::new();
         let (mut blobs, live_layers) = self.image_content()?;
         if !all {
@@ -163,6 +174,7 @@ impl Gc<'_> {
             let result = self.store.read_if_any::<ResultFile>(&path).ok().flatten();
             if !result.is_some_and(|r| keep.contains(&r.manifest.blob())) {
                 results.remove_file(&entry.name)?;
+                freed.records += 1;
             }
         }
         let names: HashSet<String> = keep.iter().map(BlobDigest::hex).collect();
@@ -215,10 +227,11 @@ impl Gc<'_> {
                 }
             }
         }
-        for dir in ["results", "builds"] {
-            let dir = self.store.dir(dir)?;
+        for (name, counts) in [("results", true), ("builds", false)] {
+            let dir = self.store.dir(name)?;
             for entry in dir.entries()?.into_iter().filter(|_| all) {
                 dir.remove_all(&entry.name)?;
+                freed.records += u64::from(counts);
             }
         }
         Ok(())

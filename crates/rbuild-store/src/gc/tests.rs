@@ -10,7 +10,7 @@ use rbuild_layer::LayerForm;
 use rbuild_linux::{OwnerMode, RootDir, Timestamp, remove_tree};
 
 use super::budget::Budget;
-use super::prune::Freed;
+use super::prune::{DanglingImages, Freed};
 use crate::cache_mounts::CacheUse;
 use crate::error::StoreError;
 use crate::ids::{BuildId, BuildIndexName, CacheId, CacheKey, HashesName, ImageKey};
@@ -273,14 +273,14 @@ fn a_base_without_a_record_is_kept_for_the_changes_above_it() {
     let base = scene.step("base");
     let changes = scene.changes("changes", &base);
     std::fs::remove_file(scene.path.join("records").join(record("base"))).unwrap();
-    scene.store.gc().prune(false).unwrap();
+    scene.store.gc().prune(false, DanglingImages::Remove).unwrap();
     assert_eq!(scene.names("trees"), [&base, &changes].map(|tree| tree.name().to_string()).into());
     let of_changes = || scene.store.records().record(&CacheKey::of(b"changes")).unwrap();
     assert!(of_changes().is_some());
     // Neither another version of this program nor anything else may leave half of such a tree.
     std::fs::remove_dir_all(scene.path.join(tree(&base))).unwrap();
     assert!(of_changes().is_none());
-    scene.store.gc().prune(false).unwrap();
+    scene.store.gc().prune(false, DanglingImages::Remove).unwrap();
     assert_eq!((scene.names("trees").len(), scene.names("records").len()), (0, 0));
 }
 
@@ -421,14 +421,14 @@ fn prune_keeps_the_cache_and_prune_all_keeps_images_only() {
         for (what, path, ..) in &rows {
             assert!(scene.path.join(path).exists(), "{what}: {path}");
         }
-        let freed = scene.store.gc().prune(all).unwrap();
+        let freed = scene.store.gc().prune(all, DanglingImages::Remove).unwrap();
         for (what, path, prune, prune_all) in &rows {
             assert_eq!(scene.path.join(path).exists(), if all { *prune_all } else { *prune }, "all: {all}, {what}");
         }
         let expected = Freed {
             // The image of the container loses its entry, and keeps its content.
             images: 2,
-            records: if all { 2 } else { 1 },
+            records: if all { 4 } else { 2 },
             trees: if all { 4 } else { 2 },
             blobs: if all { 5 } else { 4 },
             mounts: u64::from(all),
@@ -436,10 +436,35 @@ fn prune_keeps_the_cache_and_prune_all_keeps_images_only() {
             bytes: freed.bytes,
         };
         assert_eq!(freed, expected, "all: {all}");
-        let again = scene.store.gc().prune(all).unwrap();
+        let again = scene.store.gc().prune(all, DanglingImages::Remove).unwrap();
         assert_eq!(again, Freed::default(), "all: {all}, the second time");
         assert_eq!(scene.store.gc().check(false).unwrap().damage, Vec::<String>::new(), "all: {all}");
     }
+}
+
+#[test]
+fn dangling_images_are_kept_on_request() {
+    for all in [false, true] {
+        let scene = Scene::new();
+        fill(&scene);
+        let entries = || scene.store.images().list().unwrap();
+        let before = entries();
+        assert!(before.iter().any(|entry| entry.name.is_none()));
+        assert_eq!(scene.store.gc().prune(all, DanglingImages::Keep).unwrap().images, 0);
+        assert_eq!(entries(), before, "all: {all}");
+        assert!(before.iter().all(|entry| scene.store.images().image(&entry.manifest).is_ok()), "all: {all}");
+        assert_eq!(scene.store.gc().check(false).unwrap().damage, Vec::<String>::new(), "all: {all}");
+    }
+}
+
+#[test]
+fn prune_counts_the_records_that_fsck_counts() {
+    let scene = Scene::new();
+    fill(&scene);
+    let counted = || scene.store.gc().check(false).unwrap().records;
+    let before = counted();
+    let freed = scene.store.gc().prune(true, DanglingImages::Remove).unwrap();
+    assert_eq!((freed.records, counted()), (before, 0));
 }
 
 #[test]
@@ -447,7 +472,7 @@ fn prune_is_refused_while_another_process_uses_the_store() {
     let scene = Scene::new();
     let rows = fill(&scene);
     let _other = Store::open(&scene.path).unwrap();
-    let error = scene.store.gc().prune(true).unwrap_err();
+    let error = scene.store.gc().prune(true, DanglingImages::Remove).unwrap_err();
     assert!(matches!(error, StoreError::Busy(_)), "{error}");
     assert!(rows.iter().all(|(_, path, ..)| scene.path.join(path).exists()));
 }

@@ -14,7 +14,7 @@ const HOST: &str = "linux/amd64";
 /// Pulls the image of an entry from memory. Returns the number of warnings, or the message.
 fn pulled(scratch: &Scratch, case: &str, source: &Memory, entry: &Value) -> Result<usize, String> {
     let platform: Platform = HOST.parse().unwrap();
-    let (total, done) = (|_| {}, |_: &_, _| {});
+    let (total, done) = (|_| {}, |_: &_, _, _| {});
     let progress = TransferProgress { moved: Arc::default(), total: &total, done: &done };
     let transfer = Transfer { source, place: "registry/a".into(), platform: &platform, progress: &progress };
     let store = scratch.store(case);

@@ -43,7 +43,7 @@ const HEADINGS: [(&str, &[&str]); 7] = [
 /// Verbs that unpack archives and those that enter a builder process: the only ones with the flags
 /// for that on their pages.
 const UNPACK: [&str; 4] = ["build", "import", "load", "pull"];
-const ENTER: [&str; 5] = ["build", "run", "cp", "prune", "doctor"];
+const ENTER: [&str; 6] = ["build", "run", "cp", "prune", "builder-prune", "doctor"];
 
 /// Verbs without a store.
 const NO_STORE: [&str; 6] = ["login", "logout", "completion", "debug", "explain", "help"];
@@ -144,6 +144,7 @@ fn matters(flag: &str, verb: &str) -> bool {
 /// Returns a verb as users write it: `image prune`.
 pub fn written(verb: &str) -> &str {
     match verb {
+        "builder-prune" => "builder prune",
         "image-prune" => "image prune",
         "container-prune" => "container prune",
         verb => verb,

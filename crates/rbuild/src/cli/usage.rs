@@ -133,6 +133,7 @@ fn lacking(verb: &str, flag: &str) -> Option<(&'static str, &'static str)> {
     };
     let in_table = table.iter().find(|(flags, ..)| flags.contains(&flag)).map(|(_, why, hint)| (*why, *hint));
     let other = || {
+        let verb = if verb == "builder-prune" { "prune" } else { verb };
         OTHER.iter().find(|(of, flags, ..)| *of == verb && flags.contains(&flag)).map(|(_, _, why, hint)| (*why, *hint))
     };
     in_table.or_else(other)

@@ -6,7 +6,8 @@ use std::path::Path;
 
 use crate::exit::{Failure, code};
 
-const VERBS: [&str; 29] = [
+const VERBS: [&str; 30] = [
+    "builder-prune",
     "image-prune",
     "container-prune",
     "ps",
@@ -90,7 +91,7 @@ const GROUPS: [(&str, &[(&str, GroupWord)]); 5] = [
             ("build", GroupWord::Verb("build")),
             ("b", GroupWord::Verb("build")),
             ("du", GroupWord::Verb("df")),
-            ("prune", GroupWord::Verb("prune")),
+            ("prune", GroupWord::Verb("builder-prune")),
             ("version", GroupWord::Verb("--version")),
             ("create", GroupWord::Nothing("rbuild\n", NO_BUILDERS)),
             ("use", GroupWord::Nothing("", NO_BUILDERS)),
@@ -112,7 +113,11 @@ const GROUPS: [(&str, &[(&str, GroupWord)]); 5] = [
     ),
     (
         "builder",
-        &[("build", GroupWord::Verb("build")), ("du", GroupWord::Verb("df")), ("prune", GroupWord::Verb("prune"))],
+        &[
+            ("build", GroupWord::Verb("build")),
+            ("du", GroupWord::Verb("df")),
+            ("prune", GroupWord::Verb("builder-prune")),
+        ],
     ),
     (
         "system",
@@ -398,7 +403,8 @@ mod tests {
             ("rbuild container rm x", "rbuild rm x"),
             ("rbuild system df", "rbuild df"),
             ("rbuild buildx du", "rbuild df"),
-            ("rbuild builder prune -af", "rbuild prune -af"),
+            ("rbuild builder prune -af", "rbuild builder-prune -af"),
+            ("rbuild buildx prune -f", "rbuild builder-prune -f"),
             ("rbuild system prune -af", "rbuild prune -af"),
             ("rbuild buildx version", "rbuild --version"),
             ("rbuild buildx create --use", "rbuild\n"),

@@ -5,7 +5,7 @@ use rbuild_image::{ManifestDigest, human_size};
 use rbuild_linux::Timestamp;
 use rbuild_remedy::counted;
 use rbuild_sandbox::enter;
-use rbuild_store::{Budget, Checked, Freed, Image, StoreError};
+use rbuild_store::{Budget, Checked, DanglingImages, Freed, Image, StoreError};
 use serde_json::json;
 
 use crate::args::{DfArgs, FsckArgs, ImagePruneArgs, PruneArgs, RmiArgs};
@@ -117,7 +117,9 @@ fn until(filter: &str, span: &str) -> Result<i64, Failure> {
 
 /// Removes cache entries in a builder process: files owned by sub-IDs can be removed only by root
 /// of their user namespace.
-pub fn prune(settings: &Settings, args: PruneArgs) -> Result<u8, Failure> {
+///
+/// Without a budget, `dangling` decides on dangling images; with one, they are kept.
+pub fn prune(settings: &Settings, args: PruneArgs, dangling: DanglingImages) -> Result<u8, Failure> {
     let store = settings.open()?;
     let budget = budget(&args)?;
     let ended = enter(&store_only(&store), settings.isolation, |builder| {
@@ -126,7 +128,7 @@ pub fn prune(settings: &Settings, args: PruneArgs) -> Result<u8, Failure> {
             drop(rbuild_store::Workspace::open(&store)?);
             Ok(match budget {
                 Some(budget) => store.gc().collect(budget)?,
-                None => store.gc().prune(args.all)?,
+                None => store.gc().prune(args.all, dangling)?,
             })
         });
         match pruned {

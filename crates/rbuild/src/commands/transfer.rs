@@ -9,7 +9,7 @@ use rbuild_image::{
 };
 use rbuild_registry::Client;
 use rbuild_store::{Download, Image, Store};
-use rbuild_transport::{DownloadRequest, PulledImage, TransferProgress, TransportError, outgoing};
+use rbuild_transport::{BlobOrigin, DownloadRequest, PulledImage, TransferProgress, TransportError, outgoing};
 
 use crate::args::{PullArgs, PushArgs, RegistryFlags};
 use crate::commands::named::{self, Purpose};
@@ -49,12 +49,21 @@ fn shown<T>(show: Show, doing: &str, done: &str, transfer: impl FnOnce(&Transfer
             bar.get_or_init(|| TransferBar::with_counter(doing, Some(total), moved.clone()));
         }
     };
-    let finished = |digest: &BlobDigest, size: u64| {
+    let finished = |digest: &BlobDigest, size: u64, origin: BlobOrigin| {
         if show == Show::Lines {
-            terminal::err(&format!("{}: {done} ({})\n", digest.short(), human_size(size)));
+            terminal::err(&format!("{}: {}\n", digest.short(), arrival(done, size, origin)));
         }
     };
     transfer(&TransferProgress { moved: moved.clone(), total: &total, done: &finished })
+}
+
+/// Returns the words for a blob that has arrived; `done` is the verb of a transfer of its bytes.
+fn arrival(done: &str, size: u64, origin: BlobOrigin) -> String {
+    match origin {
+        BlobOrigin::Source => format!("{done} ({})", human_size(size)),
+        BlobOrigin::Sink => "already exists".into(),
+        BlobOrigin::OtherRepository => "mounted from another repository".into(),
+    }
 }
 
 /// Pulls an image and reports the result.
@@ -72,6 +81,9 @@ pub fn pull_one(
         rbuild_transport::pull(store, client, name, platform, progress)
     })?;
     pulled.warnings.iter().for_each(|warning| terminal::warning(warning.as_str()));
+    if show != Show::Nothing {
+        pulled.lost.iter().for_each(|lost| terminal::err(&format!("note: {lost}\n")));
+    }
     Ok(pulled)
 }
 

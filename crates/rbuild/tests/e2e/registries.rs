@@ -81,6 +81,9 @@ fn a_base_is_pulled_and_the_result_is_pushed() {
         layers.iter().all(|layer| layer["mediaType"] == "application/vnd.oci.image.layer.v1.tar+gzip"),
         "{manifest}"
     );
+    // Large blobs that the registry has are not pushed, and not reported as pushed.
+    let again = scene.rbuild(&["push", &app]).ok().stderr;
+    assert!(again.contains(": already exists\n"), "{again}");
     let requests = scene.registry.requests();
     assert!(
         requests.iter().any(|r| r.starts_with("DELETE /v2/team/app/blobs/uploads/")),
@@ -593,6 +596,18 @@ fn a_name_with_several_platforms_is_stored_listed_and_pushed() {
     let id = tree.lines().nth(2).unwrap().split_whitespace().nth(2).unwrap().to_string();
     scene.rbuild(&["push", &id, &scene.name("one:1")]).ok();
     assert_eq!(scene.document("one", "1")["mediaType"], MANIFEST);
+    // A load or a pull of one platform takes the name from the others, and reports that once.
+    let other = scene.name("team/other:1");
+    scene.rbuild(&["tag", &copy, &other]).ok();
+    let loaded = scene.rbuild(&["load", "--platform", "linux/s390x", "-i", archive.to_str().unwrap()]).ok();
+    assert_eq!(loaded.stderr, format!("note: {copy} no longer has linux/amd64\n"));
+    scene.rbuild(&["tag", &other, &copy]).ok();
+    scene.rbuild(&["image-prune", "-f"]).ok();
+    scene.rbuild(&["push", &other]).ok();
+    let pulled = || scene.rbuild(&["pull", "--platform", "linux/s390x", &other]).ok().stderr;
+    let note = format!("note: {other} no longer has linux/amd64\n");
+    assert_eq!([pulled(), pulled()].map(|text| text.matches(&note).count()), [1, 0]);
+    scene.rbuild(&["rmi", "-f", &other]).ok();
     // With its last name, all of it goes.
     scene.rbuild(&["rmi", "-f", &copy]).ok();
     assert_eq!(scene.rbuild(&["images", "-q", "-a"]).ok().stdout, "");
