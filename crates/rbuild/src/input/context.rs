@@ -72,7 +72,10 @@ pub fn main(args: &BuildArgs, store: &Store, fetch: &FetchFile<'_>) -> Result<Ma
     }
     let path = directory(text)?;
     let Some(OuterDockerfile { name, bytes }) = inputs.outer_dockerfile()? else { return from_directory(args, path) };
-    let ignore = ignore_of(&open(&path)?, &path)?;
+    let ignore = match &args.ignorefile {
+        Some(file) => given_ignore(file)?,
+        None => ignore_of(&open(&path)?, &path)?,
+    };
     let dir = Some(ContextDir { path, ignore });
     Ok(MainContext { dir, dockerfile_name: name, dockerfile: bytes, newest: None, unpacked: None })
 }
@@ -306,7 +309,9 @@ impl Inputs<'_> {
             None => dockerfile_in(&dir, self.args.file.as_deref())?,
         };
         let newest = newest(&dir).map_err(|e| failed(&e))?;
-        let dir = Some(ContextDir { path, ignore: String::new() });
+        // An archive has been filtered by its author: only a file that the caller names applies.
+        let ignore = self.args.ignorefile.as_deref().map(given_ignore).transpose()?.unwrap_or_default();
+        let dir = Some(ContextDir { path, ignore });
         Ok(MainContext { dir, dockerfile_name: name, dockerfile: bytes, newest, unpacked: Some(work) })
     }
 }

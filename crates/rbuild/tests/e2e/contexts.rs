@@ -133,3 +133,23 @@ fn git_modes_make_results_independent_of_the_umask() {
     assert_eq!(lab.rbuild(["run", "x", "cat", "/o"]).ok().stdout, "666 /d/f\n777 /run\n666 /c/d/f\n");
     lab.build(file, &["--context-modes", "svn"]).fails(2, &["as-is or git"]);
 }
+
+/// Where the Dockerfile and the context come from does not matter.
+#[test]
+fn a_given_ignore_file_applies_to_every_context() {
+    let lab = Lab::new();
+    lab.write("kept", "").write("secret", "").write("Dockerfile", "FROM scratch\nCOPY . /\n");
+    let ignore = lab.path("only.ignore");
+    std::fs::write(&ignore, "*\n!kept\n").unwrap();
+    for (at, how) in ["-f $CTX/Dockerfile $CTX", "-f - $CTX < $CTX/Dockerfile", "-"].into_iter().enumerate() {
+        let feed = if how == "-" { "tar -C $CTX -c . | " } else { "" };
+        let build = |ignore: &str| {
+            let flags = format!("-o $LAB/out{at} --ignorefile $LAB/{ignore}");
+            lab.sh(&format!("CTX={}; {feed}$RB build -q {flags} {how}", lab.ctx().display()))
+        };
+        build("only.ignore").ok();
+        let names = std::fs::read_dir(lab.path(&format!("out{at}"))).unwrap().map(|e| e.unwrap().file_name());
+        assert_eq!(names.collect::<Vec<_>>(), ["kept"], "{how}");
+        build("none.ignore").fails(2, &["cannot read the ignore file"]);
+    }
+}
