@@ -123,7 +123,7 @@ pub enum Request {
     },
     ChangeOwner {
         file: Subject,
-        /// [`SAME`](super::ids::SAME) for an ID that does not change.
+        /// `u32::MAX` for an ID that does not change.
         owner: UidGid,
     },
     MakeNode {

@@ -64,7 +64,7 @@ mod tests {
     use rbuild_testkit::assert_recorded;
 
     use super::*;
-    use crate::namespace::machine::samples::{ordinary, root, usable};
+    use crate::namespace::machine::samples_for_tests::{ordinary, root, usable};
 
     #[test]
     fn checks_are_as_recorded() {

@@ -296,7 +296,7 @@ mod tests {
     use rustix::io::Errno;
 
     use super::*;
-    use crate::namespace::machine::samples::{ordinary, root, usable};
+    use crate::namespace::machine::samples_for_tests::{ordinary, root, usable};
 
     fn with_newgidmap(state: ProgramState) -> SubIdFacts {
         let mut facts = usable();
