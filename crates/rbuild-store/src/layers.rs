@@ -130,8 +130,7 @@ impl Layers<'_> {
     pub(crate) fn of_blob(&self, e: impl Into<StoreError>) -> StoreError {
         match e.into() {
             StoreError::Layer(LayerError::Io { source, .. }) if is_disk_full(&source) => {
-                let written = rbuild_linux::Error::new("write", self.store.path(), source);
-                written.within(format!("the layers in {}", self.store.place())).into()
+                self.store.full("the layers", source)
             }
             e => e,
         }

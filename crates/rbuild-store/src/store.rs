@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -294,6 +295,11 @@ impl Store {
     /// was opened first.
     pub(crate) fn place(&self) -> Arc<str> {
         self.root.place().cloned().expect("the root of a store has a name")
+    }
+
+    /// Returns the error of a write to files of that kind, for which the store has no space.
+    pub(crate) fn full(&self, kind: &str, source: io::Error) -> StoreError {
+        rbuild_linux::Error::new("write", self.path(), source).within(format!("{kind} in {}", self.place())).into()
     }
 
     /// Opens a directory of the store. Error messages about its files name their kind.

@@ -193,7 +193,7 @@ pub(crate) fn copy_error(env: &StepEnv<'_>, id: VertexId, step: &CopyStep, e: Co
         }
         (Reason::Build(e), _) => *e,
         (Reason::Layer(e), Some(span)) if !e.is_disk_full() => BuildError::Unmet(vec![not_unpacked(&e, span)]),
-        (Reason::Kernel(e), _) if e.is_disk_full() => no_space(env, id, e.into()),
+        (Reason::Kernel(e), _) if e.is_disk_full() => no_space(env, id, env.store.trees().full(e)),
         (Reason::Kernel(source), _) => BuildError::Kernel { what: ErrorContext::CopyInto(&step.dest).into(), source },
         (Reason::Layer(source), _) => BuildError::Layer { what: ErrorContext::UnpackInto(&step.dest).into(), source },
         (Reason::Source(e), None) => env.failure(id, e, Vec::new()),

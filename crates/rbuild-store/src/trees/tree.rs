@@ -1,7 +1,7 @@
 //! File trees of steps and layers.
 
 use std::ffi::OsStr;
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
@@ -12,7 +12,7 @@ use rbuild_linux::parallel::{cores, try_map};
 use serde::{Deserialize, Serialize};
 
 use crate::contents::{compare, compare_content};
-use crate::error::Result;
+use crate::error::{Result, StoreError};
 use crate::ids::{BuildId, ResultId};
 use crate::images::{Image, digest};
 use crate::modes;
@@ -46,6 +46,17 @@ pub struct Trees<'s> {
 }
 
 impl Trees<'_> {
+    /// Returns the error of a write to a tree for which the store has no space: it names the store,
+    /// also if that of the kernel does not.
+    pub fn full(&self, e: rbuild_linux::Error) -> StoreError {
+        match e.errno() {
+            Some(errno) if e.object().place().is_none() => {
+                self.store.full("the snapshots", io::Error::from_raw_os_error(errno))
+            }
+            _ => e.into(),
+        }
+    }
+
     /// Returns the name of a step's tree with this store's kind of owners, unless the tree is
     /// stored as changes. A result that no other execution has makes a name that no other tree has.
     pub(crate) fn step_tree(&self, result: &ResultId) -> TreeId {

@@ -143,8 +143,8 @@ fn a_full_disk_is_reported_and_leaves_nothing_behind() {
          ls -A $RBUILD_ROOT/tmp; echo 'FROM busybox' > Dockerfile; echo 'RUN true' >> Dockerfile; $RB build -q -t ok; exit $c",
     );
     let full = "no space left on device";
-    // With copied snapshots, the message names the step only, and not the store.
-    let ran = ran.fails(1, &["error: ", full, "COPY big /", "hint: free some space; `rbuild prune -a`"]);
+    let ran =
+        ran.fails(1, &["error: ", "in the store `", full, "COPY big /", "hint: free some space; `rbuild prune -a`"]);
     assert!(ran.stdout.starts_with("sha256:"), "left in tmp: {}", ran.stdout);
     assert!(!ran.stderr.contains("small/"), "a path of the store: {}", ran.stderr);
 }
