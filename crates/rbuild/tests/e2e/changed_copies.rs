@@ -1,11 +1,11 @@
 //! Copies of which little changed: their trees are stored as changes to the tree of the earlier
-//! copy, and nothing shows it.
+//! copy, and the difference is not observable.
 
 use std::time::Duration;
 
 use crate::lab::{Lab, contents};
 
-/// The image has files where the copy has some, too.
+/// The image contains files at some of the destinations of the copy.
 const COPY: &str = "FROM busybox\nRUN mkdir -p /app/d && echo given > /app/given && echo below > /app/d/below\n\
                     COPY app /app\nCOPY --link linked /linked\n";
 const LOOK: &str =
@@ -88,7 +88,7 @@ fn only_what_changed_is_stored_and_the_rest_lives_as_long() {
     }
     let files = lab.sh("cd $RBUILD_ROOT/trees/*/changes/fs && find . -type f | sort").ok().stdout;
     assert_eq!(files, "./app/d/2\n./app/d/3\n./app/d/hard\n");
-    // The base stays although no record refers to it any more.
+    // The base is kept although no record refers to it directly.
     lab.sh(&format!("cd $RBUILD_ROOT && rm $(grep -l $({BASE}) records/*)")).ok();
     lab.rbuild(["prune"]).ok();
     lab.rbuild(["fsck"]).ok();

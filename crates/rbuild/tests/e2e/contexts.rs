@@ -134,7 +134,7 @@ fn git_modes_make_results_independent_of_the_umask() {
     lab.build(file, &["--context-modes", "svn"]).fails(2, &["as-is or git"]);
 }
 
-/// Where the Dockerfile and the context come from does not matter.
+/// The sources of the Dockerfile and of the context make no difference.
 #[test]
 fn a_given_ignore_file_applies_to_every_context() {
     let lab = Lab::new();

@@ -171,7 +171,7 @@ fn a_file_with_a_checksum_is_downloaded_once() {
     let sum = sum(ChecksumAlgorithm::Sha256);
     let step = format!("ADD --chmod=755 --checksum={sum} http://127.0.0.1:1/other /d/");
     assert_eq!(scene.file(&step, "d/other", &[]), ("content".into(), SECONDS));
-    // Without a checksum, the server is asked.
+    // Without a checksum, a request is sent.
     scene
         .build("ADD http://127.0.0.1:1/other /d/", &[])
         .fails(1, &["cannot download http://127.0.0.1:1/other", "refused"]);
@@ -237,7 +237,7 @@ fn several_sources_are_added_in_their_order() {
     // A linked copy does not depend on what is below it.
     let linked = |below: &str| scene.build(&format!("COPY {below} /below\nADD --link @/two /d/"), &[]).ok().steps();
     assert_eq!((linked("one"), linked("three")), ((2, 0), (1, 1)));
-    // There is no context, and none is needed.
+    // The build needs no context.
     let mut command = scene.lab.command(["build", "-"]);
     let file = scene.lab.path("alone");
     std::fs::write(&file, format!("FROM scratch\nADD {} /f\n", scene.url("/two"))).unwrap();
@@ -268,7 +268,7 @@ fn archives_are_unpacked_on_request_only() {
     }
     assert_eq!(scene.listing("ADD --unpack @/x.gz /w/"), ["755 0:0 w/", "600 0:0 w/x.gz"]);
     assert_eq!(scene.listing("ADD --unpack=false @/x.tar /w/"), ["755 0:0 w/", "600 0:0 w/x.tar"]);
-    // A server that compresses what is not compressed, unasked.
+    // The server compresses the response although the client did not request it.
     let packed = ServedFile { headers: vec![("Content-Encoding", "gzip".into())], ..ServedFile::new(gzip(b"plain")) };
     scene.server.put("/plain", packed);
     assert_eq!(scene.file("ADD --chmod=644 @/plain /f", "f", &[]).0, "plain");
@@ -352,7 +352,7 @@ fn failures_name_the_url_in_the_dockerfile() {
         ran.fails(1, &["has more than 1999 bytes", "--limit bytes="]);
         scene.build(&format!("ADD @{path} /f"), &["--limit", "bytes=2000"]).ok();
     }
-    // COPY downloads nothing, and a check neither.
+    // Neither COPY nor a check downloads anything.
     scene.server.requests();
     scene.build("COPY @/x /f", &[]).fails(2, &["COPY cannot download a URL", "use ADD"]);
     scene.build("ADD @/x /f", &["--check"]).ok();

@@ -149,7 +149,7 @@ fn a_full_disk_is_reported_and_leaves_nothing_behind() {
     assert!(!ran.stderr.contains("small/"), "a path of the store: {}", ran.stderr);
 }
 
-/// The files fit, but not the layer that is made of them.
+/// The disk has space for the files, but not for the layer that is packed from them.
 #[test]
 fn a_full_disk_during_packing_names_the_store_and_the_step() {
     let lab = Lab::bare();

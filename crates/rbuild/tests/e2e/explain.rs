@@ -242,7 +242,7 @@ fn timings_writes_an_html_page() {
     ] {
         assert!(page.contains(part), "{part:?} is missing in\n{page}");
     }
-    // Fully cached and failing builds get a page, too.
+    // Fully cached builds and failing builds also get a page.
     lab.build(file, &["-q", "--timings", "t.html", "-t", "x"]).ok();
     assert!(std::fs::read_to_string(lab.ctx().join("t.html")).unwrap().contains("4 steps, 4 from the cache"));
     lab.build("FROM busybox\nRUN exit 3\n", &["-q", "--timings", "t.html"]).fails(1, &["exited with code 3"]);

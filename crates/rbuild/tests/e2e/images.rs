@@ -303,7 +303,8 @@ fn an_image_in_use_by_a_container_is_removed_only_with_force() {
     lab.rbuild(["rm", "holds"]).ok();
 }
 
-/// Steps depend on the files of their base image and on what they use of its configuration.
+/// Steps depend on the files of their base image and on the parts of its configuration that they
+/// use.
 #[test]
 fn a_changed_base_configuration_reruns_only_dependent_steps() {
     let lab = Lab::new();
@@ -546,7 +547,7 @@ fn a_layer_that_contradicts_its_configuration_is_rejected() {
     }
 }
 
-/// The reported size of an image is that of its files, whatever the compression, and also before
+/// The reported size of an image is that of its files, regardless of the compression, even before
 /// its layers are unpacked.
 #[test]
 fn sizes_are_known_for_layers_of_every_compression() {

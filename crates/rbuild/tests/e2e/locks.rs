@@ -170,7 +170,7 @@ fn waiting_for_a_foreign_holder_of_the_store_lock_times_out_and_names_it() {
     lab.rbuild(["prune"]).ok();
 }
 
-/// A process name proves nothing: an idle lock holder is not waited for.
+/// A process name is no proof: an idle lock holder is not waited for.
 #[test]
 fn an_idle_process_named_rbuild_times_out_too() {
     let lab = Lab::new();

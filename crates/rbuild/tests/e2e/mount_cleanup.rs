@@ -252,7 +252,7 @@ fn covered_files_are_restored_after_the_command() {
         ["context\nstage\n", "own\n", "own\n", "stage\n"]
     );
     assert!(!exists(out.join("m")));
-    // Where the directory could be moved, the covered file moved with it.
+    // If the directory could be moved, the covered file moved with it.
     if is_bare() {
         assert_eq!(read(&out, "e/f"), "own\n");
         assert!(!exists(out.join("d")));

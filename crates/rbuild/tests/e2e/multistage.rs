@@ -124,7 +124,7 @@ fn a_copy_can_overwrite_its_own_source_files() {
     }
 }
 
-/// A mount of nothing is an empty directory, read-only or not.
+/// A mount of an empty stage is an empty directory, read-only or not.
 #[test]
 fn a_mount_of_an_empty_stage_is_empty() {
     let lab = Lab::new();

@@ -295,7 +295,7 @@ fn stages_of_different_platforms_use_different_images_of_one_name() {
     assert_eq!(all(&out), ["amd64", "s390x", "arm64", "arm64"]);
 }
 
-/// A stage that all platforms share is executed once, also when it ignores the cache.
+/// A stage that all platforms share is executed once, even if it ignores the cache.
 #[test]
 fn no_cache_runs_a_shared_stage_once_for_all_platforms() {
     let lab = Lab::new();
@@ -394,7 +394,7 @@ fn logs_of_the_last_builds_are_complete() {
     assert!(lab.rbuild(["logs"]).ok().stdout.lines().nth(1).unwrap().contains("done"));
 }
 
-/// A build that fails while it writes an archive has named nothing.
+/// A build that fails while it writes an archive has not named any image.
 #[test]
 fn a_failed_output_changes_no_name() {
     let lab = Lab::new();

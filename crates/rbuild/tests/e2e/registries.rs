@@ -81,7 +81,7 @@ fn a_base_is_pulled_and_the_result_is_pushed() {
         layers.iter().all(|layer| layer["mediaType"] == "application/vnd.oci.image.layer.v1.tar+gzip"),
         "{manifest}"
     );
-    // Large blobs that the registry has are not pushed, and not reported as pushed.
+    // Blobs that the registry has already are reported as such, not as pushed.
     let again = scene.rbuild(&["push", &app]).ok().stderr;
     assert!(again.contains(": already exists\n"), "{again}");
     let requests = scene.registry.requests();
@@ -138,7 +138,7 @@ fn every_instruction_that_names_an_image_pulls_it() {
     }
 }
 
-/// A rule that has to know the base image gives the same result in the build that pulls it.
+/// Rules about the base image give the same result in the build that pulls it.
 #[test]
 fn the_rules_know_an_image_that_the_build_pulls() {
     let scene = Scene::with_image();
@@ -174,7 +174,7 @@ fn the_rules_know_the_image_of_each_platform_that_is_pulled() {
     scene.rbuild(&["build", "--check", "--platform", all, "."]).ok();
 }
 
-/// The image that a name stands for in the store may be one that was pulled for another platform.
+/// In the store, a name may refer to an image that was pulled for another platform.
 #[test]
 fn a_build_uses_the_image_of_its_platform_whatever_was_pulled_before() {
     let scene = Scene::new(Access::Open);
@@ -193,11 +193,12 @@ fn a_build_uses_the_image_of_its_platform_whatever_was_pulled_before() {
         std::fs::remove_dir_all(&out).unwrap();
         names
     };
-    // A removal of the cache does not make a pulled image one of this machine only.
+    // `prune -a` keeps the notes on pulled images: without them, a build for any platform would use
+    // the image for arm64.
     scene.rbuild(&["pull", "--platform", "linux/arm64", &name]).ok();
     scene.rbuild(&["prune", "-a"]).ok();
     assert_eq!(built("linux/s390x", ""), ["s390x"]);
-    // Neither does a pull for a platform that another one stands in for.
+    // An image that was pulled in place of another variant is not used for other platforms either.
     scene.rbuild(&["rmi", "-f", &name]).ok();
     assert_eq!(built("linux/arm/v7,linux/arm64", "linux_arm64"), ["arm64"]);
     assert_eq!(built("linux/arm/v7", ""), ["arm"]);
@@ -208,7 +209,8 @@ fn a_build_uses_the_image_of_its_platform_whatever_was_pulled_before() {
     );
 }
 
-/// BuildKit gives the result the platform of `--platform`, whatever its stages are of.
+/// As in BuildKit, the result has the platform of `--platform`, regardless of the platforms of its
+/// stages.
 #[test]
 fn the_result_is_of_the_requested_platform() {
     let scene = Scene::with_image();

@@ -157,8 +157,8 @@ fn labels_annotations_names_and_attributes_are_searched() {
     lab.build("FROM busybox\nCOPY d /d\n", &TOKEN).fails(1, &["the attribute user.b of /d/in"]);
 }
 
-/// Neither a command's output, nor rbuild's messages about it, nor the stored copies of either
-/// contain a value.
+/// No value is in the output of a command, in rbuild's messages about it, or in the stored copies
+/// of either.
 #[test]
 fn no_output_or_record_contains_a_secret_value() {
     let lab = lab();
@@ -200,7 +200,6 @@ fn no_output_or_record_contains_a_secret_value() {
     assert_eq!(lab.sh(kept).stdout, "");
 }
 
-/// The caller's own arguments, in messages about them.
 /// Values may span the name and the value of a variable, overlap, and be in records of builds that
 /// were not given them as secrets.
 #[test]
@@ -230,6 +229,7 @@ fn explanations_show_no_secret_that_spans_names_or_overlaps_another() {
     assert!(told.contains("changed from **** to y"), "{told}");
 }
 
+/// The arguments are those of the caller, who passes the value as a secret as well.
 #[test]
 fn messages_about_arguments_do_not_show_a_value() {
     let lab = lab();

@@ -23,15 +23,15 @@ fn refused_changes_of_capabilities_have_no_effect() {
     let [kernels, emulated] = kernels_and_emulated(dockerfile, &[]);
     let begins = "inherit beyond the bounding set error 1\nchown ok\nuser ok\nnone ok\nroot ok\n";
     assert_eq!(kernels, format!("{begins}bits ok\nbound ok\nuser ok\nchown ok\nroot ok\n"));
-    // The kernel does not know of the return to root.
+    // The kernel has no record of the return to root.
     assert_eq!(emulated, format!("{begins}bits error 1\nbound error 1\nuser ok\nchown error 1\nroot error 1\n"));
 }
 
 /// Acts of processes with fewer capabilities than they were started with.
 const GIVEN_UP: &str = include_str!("given_up.pl");
 
-/// Returns what a Dockerfile's last stage writes to `/o`, in the mode in which the kernel knows all
-/// IDs and in the one in which they are emulated.
+/// Returns the content of `/o` that a Dockerfile's last stage writes, in the mode in which the
+/// kernel maps all IDs and in the one in which they are emulated.
 fn kernels_and_emulated(dockerfile: &str, args: &[&str]) -> [String; 2] {
     let lab = Lab::bare();
     lab.rbuild(["import", base("debian.tar.gz").to_str().unwrap(), "debian"]).ok();

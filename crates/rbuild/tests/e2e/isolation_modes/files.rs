@@ -132,7 +132,7 @@ unlink "/dev/stdout"; put("/dev/stdout", "of a file"); chown 37, 37, "/dev/stdou
 "#;
 
 /// The supervisor follows only links to the caller's own files. Other calls fail; none is left to
-/// the kernel, which knows root only.
+/// the kernel, which maps root only.
 #[test]
 fn owners_change_by_any_path_or_the_call_fails() {
     let [kernels, emulated] = kernels_and_emulated("", UNRESOLVED);

@@ -3,8 +3,8 @@
 
 use crate::lab::{Lab, base};
 
-/// Returns what a command writes to `/o`, in the mode in which the kernel knows all IDs and in the
-/// one in which they are emulated.
+/// Returns the content of `/o` that a command writes, in the mode in which the kernel maps all IDs
+/// and in the one in which they are emulated.
 pub(super) fn kernels_and_emulated(security: &str, script: &str) -> [String; 2] {
     let lab = Lab::bare();
     lab.rbuild(["import", base("debian.tar.gz").to_str().unwrap(), "debian"]).ok();

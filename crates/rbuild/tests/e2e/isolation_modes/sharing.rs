@@ -392,7 +392,7 @@ fn a_secret_in_a_result_of_the_other_mode_makes_the_step_run_again() {
     }
 }
 
-/// `root` and `chroot` have the same kind of owners.
+/// `userns` and `chroot` have the same kind of owners.
 #[test]
 fn root_modes_with_given_owners_share_trees() {
     for (first, second) in [("userns", "chroot"), ("chroot", "userns")] {
