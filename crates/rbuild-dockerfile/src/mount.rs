@@ -187,7 +187,7 @@ struct Assignment {
 
 fn options(text: &str, span: Span) -> Result<Vec<Assignment>, Diagnostic> {
     let fields = csv_record(text).map_err(|e| {
-        // An empty value has no place of its own; its flag precedes it.
+        // The span of an empty value is empty, so the excerpt shows the flag before it.
         let start =
             if text.is_empty() && span.start == span.end { span.start.saturating_sub(FLAG.len()) } else { span.start };
         Diagnostic::new(Span::new(start, span.end), format!("mount options: {e}"))

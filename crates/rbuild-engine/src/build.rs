@@ -189,7 +189,7 @@ impl<'a> Platforms<'a> {
             images.push(images_of(env)?);
         }
         // Everything that a name refers to must be on disk before the name is. Outputs are written
-        // afterwards: the sync would wait for those on the same file system, too.
+        // afterwards, because the sync would also wait for those on the same file system.
         match images.iter().all(Vec::is_empty) {
             true => self.store.records().sync_recorded(&self.request.build_id)?,
             false => self.store.records().sync(&self.request.build_id)?,
@@ -246,8 +246,8 @@ fn images_of(env: &StepEnv<'_>) -> Result<Vec<(ImageForm, ManifestDigest)>> {
 fn remember_keys(env: &StepEnv<'_>) {
     let keys = env.results.iter().zip(&env.nearest);
     let keys: Vec<Option<CacheKey>> = keys.map(|(done, before)| done.map_or(*before, |done| done.key)).collect();
-    // Losing the record only costs one explanation. Builds with a salt have nothing to compare
-    // with.
+    // Losing the record only costs one explanation. Builds with a salt have no earlier build to
+    // compare with.
     if env.request.salt.is_none() {
         let _ = env.prepared.remember(env.store, keys.into_iter());
     }

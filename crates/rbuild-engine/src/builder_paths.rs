@@ -1,5 +1,5 @@
-//! Paths of the caller's files in the builder. The builder's root file system consists of these
-//! bind mounts and shows nothing else of the machine.
+//! Paths of the caller's files in the builder. The builder's root file system contains these bind
+//! mounts and no other files of the machine.
 
 use std::path::{Path, PathBuf};
 

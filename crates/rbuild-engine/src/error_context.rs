@@ -5,8 +5,8 @@ use std::path::Path;
 
 use rbuild_linux::quoted;
 
-/// The object or the operation that an error of the kernel, of a layer or of a stream is about: the
-/// beginning of its message. Paths are those in the image or in the output.
+/// The object or operation with which the message of an error of the kernel, of a layer or of a
+/// stream begins. Paths are those in the image or in the output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ErrorContext<'a> {
     BuildContext,

@@ -11,7 +11,7 @@ use rbuild_transport::ArchiveFormat;
 /// The result of a finished build.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Finished {
-    /// The image, if one was requested; of several platforms the preferred one's.
+    /// The image, if one was requested; for several platforms, that of the preferred one.
     pub image: Option<FinishedImage>,
     /// Manifests of the images of all platforms, in the order of the request.
     pub platforms: Vec<ManifestDigest>,
@@ -163,7 +163,7 @@ impl Squash {
     }
 }
 
-/// The images and files that a build has to make for its exports.
+/// The images and files that a build must produce for its exports.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wants {
     /// Forms of the images that are kept in the store. The first one is tagged.

@@ -28,11 +28,12 @@ pub(crate) struct Rootfs<'a> {
     unpacked: Vec<OnceLock<Vec<TreeId>>>,
     /// Trees of steps whose files are known to be on disk.
     materialized: Mutex<HashSet<TreeId>>,
-    /// The trees that those of steps are stacked of, whose files are known to be on disk.
+    /// For each tree of a step, the trees that it is stacked from, whose files are known to be on
+    /// disk.
     stacked: Mutex<HashMap<TreeId, Arc<StepTrees>>>,
 }
 
-/// The trees that a step's tree is stacked of, lowest first.
+/// The trees that a step's tree is stacked from, lowest first.
 struct StepTrees {
     trees: Vec<TreeId>,
     /// True if they neither show nor hide any file.
@@ -139,8 +140,8 @@ impl<'a> Rootfs<'a> {
         Ok(own)
     }
 
-    /// Returns the trees that a vertex builds on. A linked copy starts from nothing; its tree
-    /// covers the ones below like any other.
+    /// Returns the trees below that of a vertex. A linked copy has none: it does not read its
+    /// parent.
     pub fn trees_below(&self, id: VertexId) -> Result<Vec<TreeId>> {
         let vertex = &self.graph.vertices[id];
         let linked = matches!(&vertex.step, Step::Copy(step) if step.link);

@@ -32,7 +32,7 @@ pub enum ImageName {
     Reference(Reference),
     /// Image ID or manifest digest: `sha256:` and 64 digits.
     Id(ImageDigest),
-    /// An image known by its manifest, which no Dockerfile can write.
+    /// An image identified by its manifest. A Dockerfile cannot contain such a name.
     Stored(ManifestDigest),
 }
 

@@ -4,8 +4,8 @@ use std::fmt;
 
 /// An absolute http or https URL.
 ///
-/// A login in it occurs in nothing that is displayed or recorded; neither does its query in
-/// messages, since a query may be a signature.
+/// Its login is never displayed or recorded. Messages omit its query as well, because a query may
+/// contain a signature.
 ///
 /// ```
 /// use rbuild_image::SourceUrl;
@@ -45,7 +45,7 @@ pub enum SourceUrlError {
 const SCHEMES: [&str; 2] = ["http", "https"];
 
 impl SourceUrl {
-    /// Returns true if a text begins as a URL does, in the spelling that ADD requires.
+    /// Returns true if a text begins like a URL, in the spelling that ADD requires.
     pub fn is_meant(text: &str) -> bool {
         SCHEMES.iter().any(|scheme| text.strip_prefix(scheme).is_some_and(|rest| rest.starts_with("://")))
     }
@@ -75,7 +75,7 @@ impl SourceUrl {
         Ok(SourceUrl { scheme, login, authority: authority.to_string(), path, query, fragment })
     }
 
-    /// Returns true if the URL means a git repository (BuildKit: its path ends in `.git`).
+    /// Returns true if the URL denotes a git repository (BuildKit: its path ends in `.git`).
     pub fn is_git(&self) -> bool {
         decode(&self.path).is_some_and(|path| path.ends_with(b".git"))
     }
@@ -163,7 +163,7 @@ fn is_authority(authority: &str) -> bool {
     valid && port.strip_prefix(':').is_none_or(|port| port.parse::<u16>().is_ok())
 }
 
-/// Returns true if a text consists of what an IPv6 address consists of.
+/// Returns true if a text contains only characters of IPv6 addresses.
 fn is_address(text: &str) -> bool {
     text.matches(':').count() >= 2 && text.bytes().all(|b| b.is_ascii_hexdigit() || matches!(b, b':' | b'.'))
 }

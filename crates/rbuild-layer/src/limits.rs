@@ -39,7 +39,7 @@ pub(crate) const UNREQUESTED: u64 = 64 << 20;
 /// archives to their block size.
 const TAIL: u64 = 1 << 30;
 
-/// Minimum of that number, whatever the limit on the content is.
+/// Minimum of that number, regardless of the limit on the content.
 const SHORT_TAIL: u64 = 1 << 20;
 
 impl Limits {

@@ -74,8 +74,8 @@ pub fn pack_layer(tree: &RootDir, form: LayerForm, times: Times, out: impl Write
     })
 }
 
-/// Writes the overlay upper directory `tree` to `out` as an image layer. Also returns what the
-/// layer lacks of the tree, or `None` if the layer cannot be completed.
+/// Writes the overlay upper directory `tree` to `out` as an image layer. Also returns the metadata
+/// of the tree that the layer lacks, or `None` if the layer cannot be completed.
 ///
 /// # Errors
 ///
@@ -250,7 +250,7 @@ impl<'a> TreePacker<'a> {
         })
     }
 
-    /// Returns what the archive lacks of `tree`, its only content.
+    /// Returns the metadata of `tree`, the only content of the archive, that the archive lacks.
     pub(crate) fn remainder(&mut self, tree: &RootDir) -> Result<Option<Remainder>> {
         let Some(nanoseconds) = self.nanoseconds.take() else { return Ok(None) };
         let attributes = tree.xattrs(OsStr::new(""))?;
@@ -294,9 +294,10 @@ impl<'a> TreePacker<'a> {
         Ok(())
     }
 
-    /// Notes what the remainder needs of an entry.
+    /// Adds an entry to the remainder.
     fn account(&mut self, entry: &TarEntry) {
-        // Where devices cannot be made, commands see empty files in place of them.
+        // Where devices cannot be created, commands see empty files instead, so the tree has no
+        // remainder.
         match matches!(entry.kind, EntryKind::CharDevice | EntryKind::BlockDevice) {
             true => self.nanoseconds = None,
             false => self.account_details((entry.uid, entry.gid, entry.mtime.nsec)),

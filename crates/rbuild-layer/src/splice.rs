@@ -53,7 +53,7 @@ struct Entries {
 impl<'a> Splice<'a> {
     /// Prepares the layer that consists of an uncompressed layer written by this crate and of
     /// changes to it. `remainder` is that of the earlier layer. Returns `None` if the parts do not
-    /// fit: the tree then has to be packed from its files.
+    /// fit together; the tree must then be packed from its files.
     ///
     /// # Errors
     ///
@@ -72,7 +72,7 @@ impl<'a> Splice<'a> {
                 parts.keep(entry);
                 next = reader.next()?;
             }
-            // What the change replaces or deletes.
+            // The change replaces or deletes these entries.
             while next.take_if(|entry| change.covers(&entry.path)).is_some() {
                 next = reader.next()?;
             }
@@ -94,8 +94,8 @@ impl<'a> Splice<'a> {
         Ok(Some(Splice { changes, earlier, parts }))
     }
 
-    /// Writes the layer to `out`. Also returns what the layer lacks of the tree, or `None` if the
-    /// layer cannot be completed.
+    /// Writes the layer to `out`. Also returns the metadata of the tree that the layer lacks, or
+    /// `None` if the layer cannot be completed.
     ///
     /// # Errors
     ///

@@ -4,7 +4,7 @@ use std::io::stdin;
 
 use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
 
-/// Hides what is typed on standard input until it is dropped.
+/// Turns off the echo of standard input until it is dropped.
 pub struct HiddenInput {
     before: Termios,
 }

@@ -11,8 +11,8 @@ use rbuild_remedy::{FileRemedy, IsolationRemedy, MachineRemedy, Remedy, SessionL
 pub enum Object {
     /// A file. Its path is shown in backticks.
     Path(PathBuf),
-    /// A file of a place that has a name for the user, whose own path means nothing to them. Only
-    /// the name is shown. See `RootDir::named`.
+    /// A file in a place with a name. Its path would mean nothing to the user, so only the name of
+    /// the place is shown. See `RootDir::named`.
     Within {
         /// The place, as a noun phrase.
         place: Arc<str>,
@@ -149,8 +149,8 @@ impl Error {
         into_carried(source).map_err(|source| Error { call, object, source, unmapped })
     }
 
-    /// Returns the problem as the rest of a sentence about the object, for objects that have
-    /// another name for the user.
+    /// Returns the problem without the object, as the rest of a sentence, for objects that messages
+    /// call by another name.
     pub fn of_object(&self) -> String {
         let own = |problem: &str| problem.to_string();
         match (self.errno(), self.unmapped()) {
@@ -163,7 +163,7 @@ impl Error {
         }
     }
 
-    /// Removes the object, which has another name for the user.
+    /// Removes the object, for errors that call it by another name.
     pub fn without_object(self) -> KernelProblem {
         KernelProblem(self)
     }
@@ -199,7 +199,8 @@ impl Error {
     }
 }
 
-/// The problem of a failed system call, as the cause in an error that names the object otherwise.
+/// A failed system call without its object: the cause of an error that calls the object by another
+/// name.
 #[derive(Debug)]
 pub struct KernelProblem(Error);
 
@@ -327,8 +328,7 @@ fn operation(call: &'static str) -> &'static str {
     }
 }
 
-/// Returns the kind of access that a failed operation was to a place, as a verb that takes the
-/// place.
+/// Returns the verb for a failed operation on a place: the kind of access to it.
 fn access(operation: &str, e: &io::Error) -> &'static str {
     match operation {
         _ if is_disk_full(e) || e.kind() == io::ErrorKind::ReadOnlyFilesystem => "write to",
@@ -388,7 +388,7 @@ impl fmt::Display for Error {
 }
 
 /// The message contains the kernel's error, which is therefore not part of the source chain; see
-/// [`Error::errno`]. So it does with all causes of an error that a reader or a writer returned.
+/// [`Error::errno`]. The same applies to all causes of an error that a reader or a writer returned.
 impl std::error::Error for Error {}
 
 impl From<Error> for io::Error {

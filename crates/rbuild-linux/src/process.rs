@@ -28,8 +28,8 @@ pub fn duplicate(number: i32) -> std::io::Result<OwnedFd> {
     Ok(unsafe { std::os::fd::FromRawFd::from_raw_fd(fd) })
 }
 
-/// Takes over a descriptor that the program inherited, and that nothing in it owns yet. Programs
-/// that it executes do not inherit it.
+/// Takes ownership of an inherited descriptor that has no owner in this program yet. Executed
+/// programs do not inherit it.
 pub(crate) fn take_inherited(number: i32) -> std::io::Result<OwnedFd> {
     let taken = duplicate(number)?;
     // SAFETY: close takes any number. No owner in this process relies on this one: it was open when

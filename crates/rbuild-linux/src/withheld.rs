@@ -65,7 +65,7 @@ pub fn accept_withheld() {
     *file() = crate::process::take_inherited(number).ok().map(File::from);
 }
 
-/// Returns the text that was withheld; `None` if there is none, or it was dropped.
+/// Returns the withheld text; `None` if there is none, or if it was dropped.
 pub fn withheld() -> io::Result<Option<String>> {
     let file = file();
     let Some(file) = file.as_ref() else { return Ok(None) };

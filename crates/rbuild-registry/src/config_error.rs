@@ -38,7 +38,7 @@ pub enum EndpointUse {
     Blobs,
     /// Pushes.
     Pushes,
-    /// Logins, for which mirrors do not count.
+    /// Logins. Mirrors are not used for them.
     Logins,
 }
 

@@ -16,19 +16,19 @@ pub(crate) enum Interruption {
     NoConnection(Duration),
     #[error("no response within {} s", .0.as_secs())]
     NoResponse(Duration),
-    /// A blob broke off with `left` more bytes to come.
+    /// The connection broke `left` bytes before the end of a blob.
     #[error("the connection broke {} before the end", counted(*left, "byte"))]
     Broken { left: u64, source: io::Error },
-    /// A blob ended with `left` more bytes to come.
+    /// The server closed the connection `left` bytes before the end of a blob.
     #[error("the connection ended {} before the end", counted(*left, "byte"))]
     Ended { left: u64 },
-    /// A file broke off.
+    /// The connection broke during the download of a file.
     #[error("the connection broke at byte {at}")]
     BrokenAt { at: u64, source: io::Error },
-    /// A file ended although more bytes were announced.
+    /// The server closed the connection before the announced end of a file.
     #[error("the connection ended at byte {at} of {size}")]
     EndedAt { at: u64, size: u64 },
-    /// A document broke off.
+    /// The connection broke during the download of a document.
     #[error("the connection broke")]
     BrokenOff(#[source] io::Error),
     #[error("fewer than {least} bytes in {} s", idle.as_secs())]

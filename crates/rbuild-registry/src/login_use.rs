@@ -19,9 +19,9 @@ pub(crate) enum LoginUse<'a> {
         registry: &'a str,
         places: &'a [String],
     },
-    /// The server has not asked for one.
+    /// The server has not requested one.
     NotRequested,
-    /// The login of a download.
+    /// The login that the caller gave for a download.
     Given,
     None,
 }

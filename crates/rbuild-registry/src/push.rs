@@ -249,7 +249,7 @@ impl EndpointSession {
             let problem = match self.patch(&location, blob, at, end) {
                 Ok(next) => {
                     (location, at) = (next, end);
-                    // A registry that forgets what it had makes no progress.
+                    // A registry that reports fewer bytes than before has made no progress.
                     if at > furthest {
                         furthest = at;
                         attempts.reset();

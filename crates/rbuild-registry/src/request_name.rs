@@ -4,7 +4,7 @@ use std::fmt;
 
 use rbuild_image::BlobDigest;
 
-/// A request, as messages name it. The name of the host follows.
+/// The name of a request in messages, which the name of the host follows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum RequestName<'a> {
     /// A request by its path, without the query, which may have a signature.

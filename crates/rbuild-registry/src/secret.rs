@@ -56,7 +56,7 @@ impl Sent {
         all.sort_by_key(|form| std::cmp::Reverse(form.len()));
     }
 
-    /// Takes note of the value of an `Authorization` header, and of what it encodes.
+    /// Notes the value of an `Authorization` header, and the password that it encodes.
     pub(crate) fn note_header(&self, value: &str) {
         let (scheme, secret) = value.split_once(' ').unwrap_or(("", value));
         self.note(secret);

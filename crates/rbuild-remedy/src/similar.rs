@@ -20,7 +20,7 @@ pub fn closest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) ->
         if lower.is_empty() || wanted.is_empty() {
             continue;
         }
-        // Of words at the same distance, one with the same letters is likelier.
+        // At the same distance, a word with the same letters is more likely to be meant.
         let rating = (d, letters(&wanted) != letters(&lower));
         if d <= longest / 3 && best.is_none_or(|(b, _)| rating < b) {
             best = Some((rating, candidate));

@@ -41,7 +41,7 @@ pub struct Selection {
     pub content: SelectionContent,
 }
 
-/// Hard links within what a step reads, of all its sources together: a copy preserves them.
+/// Hard links between the files of all sources of a step, which a copy preserves.
 #[derive(Default)]
 pub struct HardLinks(Mutex<HashMap<Inode, BTreeSet<PathBuf>>>);
 

@@ -100,7 +100,7 @@ impl Listing {
         out.extend_from_slice(source);
     }
 
-    /// Marks the entry at `path` as overwritten by something else than a source file: its stamp no
+    /// Marks the entry at `path` as overwritten by something other than a source file: its stamp no
     /// longer applies.
     pub fn cover(&mut self, path: &Path) {
         let path = path.as_os_str().as_bytes();

@@ -36,8 +36,8 @@ pub enum SourceError {
 }
 
 impl SourceError {
-    /// Converts the error of reading something that was found below `root` before: if it is gone,
-    /// or not what it was, it has changed.
+    /// Converts an error from reading something that was found below `root` earlier: if it has
+    /// disappeared or is of another type, it has changed.
     pub(crate) fn of_found(self, root: &RootDir) -> SourceError {
         match self {
             SourceError::Kernel(e) if e.is_gone() => match e.object().path() {

@@ -47,8 +47,8 @@ impl Blobs<'_> {
         compare_content(blob, diff_id, found)
     }
 
-    /// Returns the error for a layer whose content is no valid archive: its file is damaged, or the
-    /// image has always been invalid.
+    /// Returns the error for a layer whose content is not a valid archive: either its file is
+    /// damaged, or the image has always been invalid.
     pub(crate) fn invalid_layer(&self, blob: &BlobDigest, source: LayerError) -> StoreError {
         match self.read_blob(blob, |_| Ok(())) {
             Ok(()) => StoreError::InvalidLayer { blob: *blob, source },
@@ -56,8 +56,8 @@ impl Blobs<'_> {
         }
     }
 
-    /// Records that the blob contains the layer with that diffID, which the caller knows from
-    /// decompressing or compressing it.
+    /// Records that the blob contains the layer with that diffID. The caller must have decompressed
+    /// or created the blob.
     ///
     /// # Errors
     ///

@@ -1,4 +1,4 @@
-//! Files that builds downloaded, with what is needed to ask their servers for news.
+//! Files that builds downloaded, with the validators for asking their servers for changes.
 //!
 //! The content is a blob. Notes refer to it: one for the URL, and one for each checksum that it is
 //! known by. Losing a note only costs a download.
@@ -76,7 +76,7 @@ impl<'s> Downloads<'s> {
         Ok(Some(from_url.unwrap_or(known)))
     }
 
-    /// Notes what a URL, and the checksums of its content, stand for.
+    /// Notes the file that a URL, and the checksums of its content, refer to.
     ///
     /// # Errors
     ///

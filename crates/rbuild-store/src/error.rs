@@ -158,8 +158,8 @@ impl StoreError {
     }
 }
 
-/// Returns a conversion for errors about the file or directory `name` of the store, which they
-/// name.
+/// Returns a conversion for errors about the file or directory `name` of the store: their messages
+/// contain the name.
 pub(crate) fn naming(root: &RootDir, name: &str) -> impl FnOnce(rbuild_linux::Error) -> StoreError {
     move |e| {
         let place = root.place().expect("the root of a store has a name");

@@ -1,7 +1,7 @@
 //! The exclusive lock of the store.
 //!
 //! flock(2) releases the shared lock before it acquires the exclusive one, and holds neither if it
-//! fails. A process that wants the exclusive lock therefore locks another file first, the
+//! fails. Before a process requests the exclusive lock, it therefore locks another file, the
 //! turnstile, and holds it until it has the shared lock again: in between, no other process can
 //! acquire the exclusive one.
 
@@ -48,7 +48,7 @@ impl<'s> ExclusiveLock<'s> {
     ///
     /// # Errors
     ///
-    /// Fails if another program than rbuild took the lock meanwhile, or if the build is stopped.
+    /// Fails if a program other than rbuild has taken the lock, or if the build is stopped.
     pub fn end(self) -> Result<()> {
         self.store.lock_shared()
     }

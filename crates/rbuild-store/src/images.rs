@@ -63,7 +63,8 @@ impl Artifact {
 /// An entry of the index: an image and its name, if it has one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NamedImage {
-    /// The name; `None` for a dangling image, and for one whose name belongs to another platform.
+    /// The name; `None` for a dangling image, and for one whose name refers to the image of another
+    /// platform.
     pub name: Option<Reference>,
     /// Digest of the manifest: of several platforms, that of this machine, else the first.
     pub manifest: ManifestDigest,
@@ -84,7 +85,7 @@ pub struct FoundImage {
     pub(crate) entry: ManifestDigest,
 }
 
-/// Platforms that a name stood for, and does not any more.
+/// Platforms that a name no longer refers to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LostPlatforms {
     /// The name.
@@ -101,8 +102,8 @@ impl fmt::Display for LostPlatforms {
 }
 
 impl NamedImage {
-    /// Returns true if nothing needs the entry: it has no name, and is not among `pulled`, the
-    /// manifests of [`Images::pulled_by_name`].
+    /// Returns true if nothing needs the entry: it has no name, and contains none of `pulled`, the
+    /// manifests returned by [`Images::pulled_by_name`].
     pub fn is_dangling(&self, pulled: &HashSet<ManifestDigest>) -> bool {
         self.name.is_none() && !self.artifact.images().iter().any(|image| pulled.contains(image))
     }
@@ -175,7 +176,7 @@ impl Images<'_> {
     ///
     /// # Errors
     ///
-    /// Fails if the index cannot be read, or is no list of entries.
+    /// Fails if the index cannot be read, or if it is not a list of entries.
     pub(crate) fn salvage(&self) -> Result<(Vec<Descriptor>, Vec<String>)> {
         #[derive(Deserialize)]
         struct Entries {
@@ -244,8 +245,8 @@ impl Images<'_> {
         Ok(NamedImage { manifest: *manifest, artifact, ..single })
     }
 
-    /// Returns the platforms that names of the index lose when these images and indexes, which are
-    /// complete, get the names. Of several with the same name, the last gets it.
+    /// Returns the platforms that the names will no longer refer to once they are given to these
+    /// complete images and indexes. If a name occurs several times, the last occurrence applies.
     ///
     /// # Errors
     ///
@@ -259,7 +260,7 @@ impl Images<'_> {
             let (Some(name), Artifact::Index { images: old, .. }) = (entry.name, &entry.artifact) else { continue };
             let Some(new) = given.get(&name.to_string()) else { continue };
             let new = self.artifact(new)?.images().iter().map(platform).collect::<Result<Vec<_>>>()?;
-            // A damaged image was of no use under the name.
+            // A damaged image could not be used, so its platform is not lost.
             let mut platforms: Vec<Platform> = old.iter().filter_map(|manifest| platform(manifest).ok()).collect();
             platforms.retain(|platform| !new.contains(platform));
             if !platforms.is_empty() {
@@ -503,7 +504,7 @@ impl Images<'_> {
     }
 }
 
-/// Reads an entry of an index, whose digest must be one.
+/// Parses an entry of an index, and checks that its digest is valid.
 fn descriptor_in(entry: serde_json::Value) -> std::result::Result<Descriptor, Box<dyn Error + Send + Sync>> {
     let descriptor: Descriptor = serde_json::from_value(entry)?;
     digest_of(&descriptor)?;

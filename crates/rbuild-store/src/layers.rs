@@ -126,7 +126,8 @@ impl Layers<'_> {
         Ok(layer)
     }
 
-    /// Returns the error of packing a layer into a blob, where a full disk is the store's.
+    /// Converts an error of packing a layer into a blob. If the disk is full, the result names the
+    /// store.
     pub(crate) fn of_blob(&self, e: impl Into<StoreError>) -> StoreError {
         match e.into() {
             StoreError::Layer(LayerError::Io { source, .. }) if is_disk_full(&source) => {
@@ -136,7 +137,7 @@ impl Layers<'_> {
         }
     }
 
-    /// Packs the files of a tree, and stores what the layer lacks of them next to the tree.
+    /// Packs the files of a tree, and stores the metadata that the layer lacks next to the tree.
     fn pack_files(&self, tree: &TreeId, form: LayerForm, latest: Option<i64>, out: impl Write) -> Result<PackedLayer> {
         let fs = self.store.trees().tree(tree)?;
         if let Some(latest) = latest {
@@ -154,11 +155,11 @@ impl Layers<'_> {
         Ok(write_atomic(&dir, OsStr::new(REMAINDER), &remainder.to_bytes(&layer.diff_id), modes::file())?)
     }
 
-    /// Writes the layer of a tree to `out` without the tree's files, from its uncompressed
-    /// layer, or from that of the tree that it is stored as changes to. Returns `None` without
-    /// writing anything if there is no such layer. Also returns what the layer lacks of the
-    /// tree, unless that is known already. The entries of these layers have the times of the
-    /// files, so they do not serve if `latest` bounds them.
+    /// Writes the layer of a tree to `out` without the tree's files, from its uncompressed layer,
+    /// or from that of the tree that it is stored as changes to. Returns `None` without writing
+    /// anything if there is no such layer. Also returns the metadata that the layer lacks, unless
+    /// it is stored already. These layers contain the times of the files, so they cannot be used if
+    /// `latest` bounds the times.
     fn pack_of_layers(
         &self,
         tree: &TreeId,

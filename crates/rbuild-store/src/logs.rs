@@ -38,7 +38,7 @@ pub struct BuildLog {
     pub layers: Vec<LayerLog>,
 }
 
-/// The end of a build.
+/// The outcome of a build.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum BuildStatus {
@@ -61,7 +61,7 @@ impl BuildStatus {
     }
 }
 
-/// The end of a step.
+/// The outcome of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum StepOutcome {

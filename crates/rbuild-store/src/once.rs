@@ -179,8 +179,8 @@ impl Store {
         make().map(Once::Made)
     }
 
-    /// Waits until no other thread or process holds the lock. For work that is not done once but
-    /// one after the other, as changes to a document are.
+    /// Waits until no other thread or process holds the lock. For work that is serialized instead
+    /// of shared, such as changes to a document.
     ///
     /// # Errors
     ///

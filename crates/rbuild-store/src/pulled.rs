@@ -14,7 +14,7 @@ use crate::modes;
 /// Directory of the notes.
 const DIR: &str = "pulled";
 
-/// The meaning of a name in its registry.
+/// The manifest that a name resolved to in its registry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pulled {
     /// Digest of the manifest or index that the name resolved to.
@@ -48,8 +48,8 @@ impl Images<'_> {
         self.store.read_if_whole(&format!("{DIR}/{}", file_of(name, platform)))
     }
 
-    /// Notes the meaning of a name. Without the note, the image counts as one that no registry
-    /// has: builds for other platforms use it, and pull none of their own.
+    /// Notes the manifest that a name resolved to. An image without a note counts as one that was
+    /// made locally: builds for other platforms use it instead of pulling their own.
     ///
     /// # Errors
     ///
@@ -60,9 +60,9 @@ impl Images<'_> {
         self.store.write(DIR, &file_of(name, platform), &note)
     }
 
-    /// Returns the manifests that existing names were resolved to in their registries. A name
-    /// belongs to the image of the platform that was pulled last; builds still use those of the
-    /// others, so they are not dangling, although their entries have no name.
+    /// Returns the manifests that existing names resolved to in their registries. A name refers to
+    /// the image of the platform that was pulled last. Builds still use the images of the other
+    /// platforms, so these are not dangling, although their entries have no name.
     ///
     /// # Errors
     ///
@@ -75,7 +75,7 @@ impl Images<'_> {
         Ok(named.map(|note| note.pulled.manifest).collect())
     }
 
-    /// Returns true if an image was pulled under a name, for whatever platform.
+    /// Returns true if an image was pulled under a name, for any platform.
     ///
     /// # Errors
     ///

@@ -150,7 +150,7 @@ impl<'a> Staging<'a> {
 
     /// Publishes the blobs that the given images need, syncs them to disk, and then names the
     /// images. `what` is the command, which distinguishes the sync mark from those of builds.
-    /// Returns the platforms that names lose.
+    /// Returns the platforms that the names no longer refer to.
     ///
     /// # Errors
     ///
@@ -307,8 +307,8 @@ mod tests {
         std::fs::remove_dir_all(&dir).unwrap();
     }
 
-    /// Without user attributes on the file system, nothing but the staging area knows that a blob
-    /// was verified.
+    /// On a file system without user attributes, only the staging area records that a blob was
+    /// verified.
     #[test]
     fn a_stored_blob_is_verified_once() {
         let dir = std::env::temp_dir().join(format!("rbuild-staging-once-{}", std::process::id()));

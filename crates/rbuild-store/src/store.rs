@@ -46,7 +46,7 @@ struct Format {
     compatible: Vec<String>,
     read_only_compatible: Vec<String>,
     incompatible: Vec<String>,
-    /// Fields that this version does not know. They stay.
+    /// Unknown fields, which are preserved.
     #[serde(flatten)]
     others: serde_json::Map<String, serde_json::Value>,
 }
@@ -297,7 +297,7 @@ impl Store {
         self.root.place().cloned().expect("the root of a store has a name")
     }
 
-    /// Returns the error of a write to files of that kind, for which the store has no space.
+    /// Returns the error of a write to files of that kind on a full disk.
     pub(crate) fn full(&self, kind: &str, source: io::Error) -> StoreError {
         rbuild_linux::Error::new("write", self.path(), source).within(format!("{kind} in {}", self.place())).into()
     }
@@ -391,8 +391,8 @@ impl Store {
     }
 }
 
-/// Returns the part of a document's path that names it for users: the names of documents in
-/// directories are digests.
+/// Returns the part of a document's path for messages: its directory, because documents in
+/// directories are named by digests.
 fn own_name<'a>(dir: &'a str, name: &'a str) -> &'a str {
     if dir == "." { name } else { dir }
 }

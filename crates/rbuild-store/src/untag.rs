@@ -11,8 +11,8 @@ impl Images<'_> {
     /// Removes a name, or an image with all its names. Returns the removed names, and the image's
     /// ID if no image of the index has it any more.
     ///
-    /// An ID stands for all images that have it: the same configuration may be in several
-    /// manifests, with layers in other forms. The digest of a manifest stands for that one only.
+    /// An ID refers to all images that have it: several manifests may have the same configuration,
+    /// with layers in different forms. The digest of a manifest refers to that manifest only.
     ///
     /// # Errors
     ///

@@ -109,9 +109,9 @@ impl Workspace {
         Ok((self.path.join(&name), self.dir.sub(&name)?))
     }
 
-    /// Removes an entry on another thread. Removing directories takes longer than making them on
-    /// most file systems, and the build need not wait for it. Errors are ignored: what is left is
-    /// removed with the workspace.
+    /// Removes an entry on another thread. On most file systems, removing directories takes longer
+    /// than creating them, and the build does not have to wait for it. Errors are ignored: any rest
+    /// is removed with the workspace.
     pub fn remove_later(&self, name: &OsStr) {
         let mut remover = locked(&self.remover);
         if remover.is_none() {

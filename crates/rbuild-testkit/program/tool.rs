@@ -1,4 +1,4 @@
-//! The only program of the tiny image. It does what its arguments say, one after the other:
+//! The only program of the tiny image. It executes its arguments in order:
 //!
 //! ```text
 //! write FILE TEXT    replaces the content of a file

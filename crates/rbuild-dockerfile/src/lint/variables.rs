@@ -83,7 +83,7 @@ fn base_vars(
     facts: &Facts<'_>,
     found: &mut Vec<LintWarning>,
 ) -> StageVars {
-    // As in BuildKit, `scratch` has the platform of the build, whatever FROM states.
+    // As in BuildKit, `scratch` has the platform of the build, regardless of `FROM --platform`.
     let platform = stage_platform(file, stage, globals).filter(|_| image != "scratch");
     let base = match image {
         "scratch" => Some(BaseFacts { env: Vec::new(), foreign: None }),
@@ -163,7 +163,8 @@ fn workdir(file: &Dockerfile, word: &Word, scope: &mut StageVars, found: &mut Ve
     if std::mem::replace(&mut scope.workdir, true) {
         return;
     }
-    // The values of variables of an unknown image are unknown; what is in front of them is not.
+    // The variables of an unknown image are unknown. Only the text before the first one can be
+    // checked.
     let (known, shown) = match scope.open.then(|| word.text.split_once('$')).flatten() {
         Some((start, _)) => {
             let start = Word { text: start.trim_start_matches(['"', '\'']).to_string(), span: word.span };
@@ -172,7 +173,7 @@ fn workdir(file: &Dockerfile, word: &Word, scope: &mut StageVars, found: &mut Ve
         None => (scope.vars.expand(word, file.escape).unwrap_or_default(), None),
     };
     let may_be_drive = shown.is_some() && scope.windows && ["c", "c:"].iter().any(|c| known.eq_ignore_ascii_case(c));
-    // Building reports an empty path.
+    // The planner reports an empty path.
     if !known.is_empty() && !may_be_drive && !is_absolute(&known, scope.windows) {
         let path = shown.unwrap_or(&known);
         let message = format!("`{path}` is relative to the WORKDIR of the base image; use an absolute path");

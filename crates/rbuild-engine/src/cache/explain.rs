@@ -134,7 +134,8 @@ pub fn differences(now: &KeyInputs, before: &KeyInputs, files: Option<&Changes>)
                 _ => "context files changed".into(),
             }),
             "command" | "script" | "here-document" => told.push(format!("the {name} changed")),
-            // Unlike other parts, it is in the key only if the option is in the Dockerfile.
+            // Unlike other parts, this one is in the key only if the Dockerfile contains the
+            // option.
             "--exclude" if texts(&new) == texts(&old) => {
                 let change = if new.len() > old.len() { "added" } else { "removed" };
                 told.push(format!("an empty --exclude was {change}"));

@@ -5,11 +5,11 @@ use std::fmt;
 /// The reason why a step has no usable record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Miss {
-    /// The caller excluded the step from the cache.
+    /// The caller disabled the cache for the step.
     Disabled,
-    /// The step below it, or one that it copies from, has no result yet.
+    /// The step below, or one that the step copies from, has no result yet.
     OpenInput,
-    /// The result has a secret of another build.
+    /// The result contains a secret that this build was not given.
     Secret,
     NoEarlierBuild,
     NoRecord,

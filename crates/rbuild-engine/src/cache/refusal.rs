@@ -74,7 +74,7 @@ pub(crate) fn check_files(env: &StepEnv<'_>, id: VertexId, made: &RootDir) -> Re
     let refuses = !env.request.allow_leaks && env.chain().any(|v| v == id);
     if env.leaks.is_empty() || !(refuses || env.exposed[id]) {
         // No secret was given to the command, or only values too short to search for. The empty
-        // verdict records that nothing is left to be searched.
+        // verdict records that no search is needed.
         return match &vertex.step {
             Step::Run(run) if !run.secrets.is_empty() => {
                 Ok(env.store.secrets().put_verdict(made, &Verdict::default())?)
@@ -102,7 +102,7 @@ enum LeakPlace<'a> {
 }
 
 impl LeakPlace<'_> {
-    /// Returns the message about a secret of that ID.
+    /// Returns the message about the secret with that ID.
     fn message(&self, secret: &str) -> String {
         let found = format!("the result contains the secret `{secret}`");
         match self {

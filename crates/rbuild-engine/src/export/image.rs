@@ -66,7 +66,8 @@ pub(crate) fn documents(env: &StepEnv<'_>, form: &ImageForm, packed: &[PackedLay
         let image = env.image(manifest)?;
         let kept = if form.squash == Squash::All { Vec::new() } else { image.layers()? };
         if !form.force {
-            // Steps may be cached results on another image of equal diffIDs, and nothing unpacked.
+            // If all steps were cached on another image with equal diffIDs, the layers of this one
+            // have not been verified by unpacking.
             check_base(env, base, &kept)?;
         }
         for (layer, diff_id) in kept {
@@ -137,8 +138,8 @@ fn new_layers(env: &StepEnv<'_>, form: &ImageForm) -> Result<Vec<PackedLayer>> {
     try_map(cores(), &trees, pack)
 }
 
-/// Converts an error from packing a layer. If the step itself caused it, or is one for whose files
-/// there is no space, the error points at the step in the Dockerfile.
+/// Converts an error from packing a layer. If the step itself caused it, or if the disk is full,
+/// the error points at the step in the Dockerfile.
 pub(crate) fn not_packed(env: &StepEnv<'_>, tree: &TreeId, error: StoreError) -> BuildError {
     if env.cancel.is_canceled() {
         return BuildError::Canceled;

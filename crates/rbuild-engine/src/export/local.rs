@@ -28,9 +28,9 @@ use writers::{ExportGroup, ExportQueue, LocalWriters, OutputDir};
 /// Copies everything in `tree` into `dest`. Modes, symbolic and hard links and times are kept (with
 /// `epoch`, all files get that time); owners are not. Devices are omitted.
 ///
-/// Stops when `stop` is canceled. Without it, the caller may be killed at any time, and each file
-/// is given its name as soon as it is complete: nothing would remove the directories that are
-/// filled under temporary names.
+/// Stops when `stop` is canceled. Without it, the caller may be killed at any time, so that
+/// directories filled under temporary names would remain. Each file therefore gets its name as soon
+/// as it is complete.
 pub fn export(tree: &MergedTree, dest: &RootDir, epoch: Option<i64>, stop: Option<&Cancel>) -> Result<()> {
     let groups = ExportQueue::default();
     let mut staged = stop.map(|_| StagedDirs::new(dest));
@@ -102,8 +102,8 @@ struct PendingDir {
 }
 
 impl LocalExport<'_, '_, '_, '_> {
-    /// Passes all files to the writers, and notes what is done after them. Ends early if a writer
-    /// failed.
+    /// Passes all files to the writers, and collects the work that must follow. Ends early if a
+    /// writer failed.
     fn walk(&mut self, tree: &MergedTree) -> Result<()> {
         let mut pending = vec![PendingDir { from: tree.top(), place: PathBuf::new(), is_new: false }];
         while let Some(PendingDir { from, place, is_new }) = pending.pop() {

@@ -131,7 +131,7 @@ impl Deferred<'_> {
 
 /// Returns the tree of the most similar earlier step, if it still exists.
 fn nearest_tree(env: &StepEnv<'_>, id: VertexId) -> Option<TreeId> {
-    // A forced run takes nothing from the result that it replaces.
+    // A forced execution reuses nothing from the result that it replaces.
     if env.graph().vertices[id].ignore_cache {
         return None;
     }
@@ -166,7 +166,7 @@ fn store_as_layer(
     })
 }
 
-/// Returns the failure of a step for whose files the store has no space.
+/// Returns the failure of a step whose files do not fit on the disk of the store.
 pub(crate) fn no_space(env: &StepEnv<'_>, id: VertexId, e: StoreError) -> BuildError {
     let remedy = e.remedy();
     env.failure(id, e, Vec::new()).with_help(remedy)

@@ -47,7 +47,7 @@ impl SecretValues {
     }
 }
 
-/// Returns those values that are long enough, once each, the longest first.
+/// Returns the values that are long enough, without duplicates, longest first.
 fn longest_first(mut values: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
     values.retain(|value| value.len() >= SHORTEST);
     values.sort_by(|a, b| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
@@ -105,9 +105,9 @@ impl Mask {
     }
 }
 
-/// Replaces every occurrence of a value by `****`, and those that overlap by one: no part of an
-/// occurrence remains because another one begins in front of it. `values` are the longest first.
-/// Also returns the tail that may be the beginning of a value, unless this is the last text.
+/// Replaces every occurrence of a value by `****`. Overlapping occurrences are replaced together,
+/// so that no part of the later one remains. `values` are sorted by length, longest first. Also
+/// returns the tail that may be the beginning of a value, unless this is the last text.
 fn replace(values: &[Vec<u8>], text: &Held, last: bool) -> (Vec<u8>, Held) {
     let Held { bytes, masked } = text;
     let mut masked_to = *masked;

@@ -212,7 +212,7 @@ fn outcome_of_run(
     match outcome {
         CommandOutcome::Exited(0) => Ok(()),
         CommandOutcome::Exited(code) => {
-            // A program that was not found needed no secret.
+            // If the program was not found, a missing secret is not the cause.
             let absent = || if code == PROGRAM_NOT_FOUND { None } else { not_given(run, env.request) };
             let help = absent().or_else(|| json_help(run)).or_else(|| exit_help(code));
             let help = help
@@ -294,7 +294,7 @@ fn run_failure(
     error
 }
 
-/// The end of a command that was started and did not succeed.
+/// The failure of a command that was started.
 #[derive(Debug)]
 enum CommandFailure {
     Exited(i32),

@@ -106,7 +106,7 @@ impl DownloadedFiles {
         Ok(())
     }
 
-    /// Returns the digest of all that a copy takes from downloaded files; `None` if there are none.
+    /// Returns the digest of the downloaded files of a copy; `None` if there are none.
     pub(crate) fn content(&self, copy: &CopyStep) -> Result<Option<SelectionHash>> {
         if copy.sources.iter().all(|source| source.download().is_none()) {
             return Ok(None);

@@ -171,7 +171,7 @@ impl Lookup<'_> {
             if !may_take(&record.tree)? {
                 return Ok(missed(Some(key), Miss::Secret));
             }
-            // The step takes the newer files when it is solved, not those of another mode.
+            // When the step is solved, it uses the newer files instead of those of another mode.
             if !self.store.records().is_latest(&record)? {
                 return Ok(missed(Some(key), Miss::ExecutedLater));
             }
@@ -239,7 +239,7 @@ impl Lookup<'_> {
             let make = || Ok(self.store.lazy_trees().adopt(session, &key, &record)?);
             match self.store.once(Lock::Step(*record.lock_key(&key)), find, make)?.either() {
                 Some(own) if own.result == record.result() => found[id].state = VertexState::Hit(key, own),
-                // The files cannot be made, or another build has executed the step meanwhile.
+                // The files cannot be made, or another build has executed the step in the meantime.
                 _ => {
                     unusable.insert(record.result());
                     return Ok(false);

@@ -118,8 +118,8 @@ pub fn stored_image(store: &Store, wanted: &PlatformImage, policy: PullPolicy) -
     Ok(found.filter(|candidate| candidate.fits || policy == PullPolicy::Never).map(|candidate| candidate.image))
 }
 
-/// Returns the image of the store for a name and a platform. Images that are of this machine only
-/// are taken for any platform.
+/// Returns the image of the store for a name and a platform. Images that exist on this machine only
+/// are used for any platform.
 fn candidate(store: &Store, PlatformImage { name, platform }: &PlatformImage) -> Result<Option<Candidate>> {
     let named = match store.images().named_image_for(name, platform) {
         Ok(image) => Some(image),
@@ -149,8 +149,8 @@ fn stale_image(need: &ImageNeed, failure: NotPulled) -> Diagnostic {
     d.help(Remedy::Image(ImageRemedy::UseStoredImage { first: help }))
 }
 
-/// Returns the error for a stored image that is of another platform, because the image of the right
-/// one could not be pulled.
+/// Returns the error for an image that is stored for another platform only, and could not be pulled
+/// for the requested one.
 fn foreign_image(need: &ImageNeed, own: &Platform, failure: NotPulled) -> Diagnostic {
     let NotPulled { message, help } = failure;
     let (text, wanted) = (&need.image.text, &need.platform);

@@ -15,9 +15,9 @@ use crate::error::Result;
 use crate::prepare::lookup::may_take;
 use crate::solve::results::VertexResult;
 
-/// The records of a step, by two keys: the definition key, and the key `shared` that is passed to
-/// the methods. `shared` is the step's content key, which other steps that read the same files have
-/// as well, or else the definition key.
+/// The records of a step under two keys: the definition key, and the key `shared` that is passed to
+/// the methods. `shared` is the content key, which all steps that read the same files have in
+/// common, or else the definition key.
 pub(crate) struct StepRecords<'a> {
     pub env: &'a StepEnv<'a>,
     pub id: VertexId,
@@ -98,8 +98,8 @@ impl StepRecords<'_> {
     }
 
     /// Publishes a new tree and its records. The caller holds the lock of `shared`. Unlike other
-    /// trees (`Session::tree_once`), that of a step has the name of its execution, the result of a
-    /// command is that of its execution, and there may be a record under the definition key, too.
+    /// trees (`Session::tree_once`), the tree of a step is named after its execution, as is the
+    /// result of a command, and there may be a second record under the definition key.
     pub fn publish(&self, shared: &CacheKey, made: (&Path, &RootDir)) -> Result<()> {
         let env = self.env;
         let execution = self.execution(shared);

@@ -9,8 +9,8 @@ use rbuild_store::{CacheKey, ResultId, TreeId};
 #[derive(Debug, Clone)]
 pub(crate) struct VertexResult {
     pub result: ResultId,
-    /// The step's own tree. `None` for scratch and images, and for files with other owners that
-    /// nothing needs.
+    /// The step's own tree. `None` for scratch and images, and for results of the other kind of
+    /// owners whose files are not needed.
     pub tree: Option<TreeId>,
     pub created: i64,
     /// The definition key; `None` for scratch and images.

@@ -12,7 +12,7 @@ pub(crate) struct Schedule {
     open: Vec<bool>,
     /// True if the files of the target are exported.
     exports_files: bool,
-    /// The vertices to run, each with those of them that have to be done before it.
+    /// The vertices to run, each with those that must be done before it.
     inputs: BTreeMap<VertexId, BTreeSet<VertexId>>,
     /// For each vertex, those to run that wait for it.
     dependants: Vec<Vec<VertexId>>,
@@ -68,8 +68,9 @@ impl Schedule {
         graph.chain(id).find(is_bottom)
     }
 
-    /// Returns the paths that copies take from an image, if nothing else needs it. Returns `None`
-    /// if the whole image is needed, as for patterns, which only the complete tree can resolve.
+    /// Returns the paths that copies read from an image, if nothing else needs the image. Returns
+    /// `None` if the whole image is needed, as for patterns, which only the complete tree can
+    /// resolve.
     pub fn parts_wanted(&self, graph: &BuildGraph, id: VertexId) -> Option<BTreeSet<PathBuf>> {
         let Step::Image { manifest, .. } = &graph.vertices[id].step else { return None };
         let same = |other: &VertexId| {

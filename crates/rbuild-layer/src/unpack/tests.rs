@@ -454,7 +454,8 @@ fn files_named_like_whiteouts_are_rejected_when_packing() {
         packer.pack(&t.root(), Path::new(""), Times::AsIs).unwrap();
         packer.finish().unwrap();
     }
-    // A whiteout of such a file has no effect, and would be read as something else.
+    // A whiteout of such a file has no effect, and its name would be read as that of an opaque
+    // directory.
     let t = Temp::new("deletion-of-deletion");
     t.root().create_whiteout(OsStr::new(".wh..opq")).unwrap();
     let mut layer = Vec::new();
@@ -462,7 +463,8 @@ fn files_named_like_whiteouts_are_rejected_when_packing() {
     assert!(crate::TarReader::new(&layer[..]).next_entry().unwrap().is_none());
 }
 
-/// A tree made from a layer may stand for the packed one only if nothing is missing.
+/// A tree made from a layer may replace the packed one only if the layer and the remainder describe
+/// it completely.
 #[test]
 fn a_tree_that_a_layer_cannot_describe_has_no_remainder() {
     let plain = LayerForm::Uncompressed;

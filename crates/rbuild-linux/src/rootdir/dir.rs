@@ -77,7 +77,7 @@ impl RootDir {
         RootDir { fd, owners: None, label: label.into(), place: None }
     }
 
-    /// Returns the same directory with records of owners that count for its files.
+    /// Returns the same directory with the records that determine the owners of its files.
     pub fn with_owners(self, owners: &OwnerRecords) -> RootDir {
         RootDir { owners: Some(owners.clone()), ..self }
     }
@@ -87,19 +87,19 @@ impl RootDir {
         RootDir { fd, owners: self.owners.clone(), label: label.into(), place: None }
     }
 
-    /// Uses the descriptor of a directory of the same place as a root.
+    /// Uses another descriptor as a root, with the same records of owners and the same name of the
+    /// place.
     pub(crate) fn alike_within(&self, fd: OwnedFd, label: impl Into<PathBuf>) -> RootDir {
         RootDir { place: self.place.clone(), ..self.alike(fd, label) }
     }
 
-    /// Returns the same directory as a place that has a name for the user, a noun phrase. Error
-    /// messages about its files, and those of directories opened from it, show the name instead of
-    /// a path.
+    /// Returns the same directory with a name for messages, a noun phrase. Error messages about its
+    /// files, and about files of directories opened from it, show that name instead of a path.
     pub fn named(self, place: impl Into<Arc<str>>) -> RootDir {
         RootDir { place: Some(place.into()), ..self }
     }
 
-    /// Returns the same directory as the root of its files in error messages.
+    /// Returns the same directory as `/`: error messages show the paths of its files from there.
     pub fn shown_as_root(self) -> RootDir {
         RootDir { label: "/".into(), place: None, ..self }
     }
@@ -134,12 +134,12 @@ impl RootDir {
         Ok(RootDir { owners: self.owners.clone(), place: self.place.clone(), ..dir })
     }
 
-    /// Returns the records of owners that count for its files.
+    /// Returns the records that determine the owners of its files.
     pub fn owners(&self) -> Option<&OwnerRecords> {
         self.owners.as_ref()
     }
 
-    /// Returns the records if owners are written to them.
+    /// Returns the records if changes of owners are written to them, not to the file system.
     pub(super) fn written_owners(&self) -> Option<&OwnerRecords> {
         self.owners.as_ref().filter(|owners| owners.are_written())
     }
@@ -340,8 +340,8 @@ impl RootDir {
     }
 
     /// Creates a device node or FIFO. `rdev` is (major, minor). If devices cannot be created,
-    /// creates an empty stand-in file, which [`Stat`] reports as that device, or fails if no
-    /// records count here.
+    /// creates an empty stand-in file, which [`Stat`] reports as that device, or fails if the
+    /// directory has no records.
     pub fn create_node(&self, name: &OsStr, kind: FileKind, mode: u32, rdev: (u32, u32)) -> Result<()> {
         let file_type = match kind {
             FileKind::CharDevice => FileType::CharacterDevice,
@@ -467,8 +467,9 @@ impl RootDir {
         Ok(at)
     }
 
-    /// Returns the directory of a path if it exists, else its parent, else the root; with its path.
-    /// Most of a deep path usually exists, and this opens it in one call.
+    /// Opens the directory at a path or, if it does not exist, its parent or the root. Also returns
+    /// the path of the opened directory. Most of a deep path usually exists, and is opened in one
+    /// call.
     fn nearest(&self, parts: &[OsString]) -> Result<(RootDir, PathBuf)> {
         for there in [parts.len(), parts.len().saturating_sub(1)] {
             let path: PathBuf = parts[..there].iter().collect();

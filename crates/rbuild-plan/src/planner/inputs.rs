@@ -133,8 +133,8 @@ impl Planner<'_> {
         }
         let label = self.stage_label(index, stage);
         let total = 1 + steps_of(&stage.instructions);
-        // As in BuildKit, the platform that FROM states is that of an image: a stage keeps its own,
-        // and `scratch` has that of the build.
+        // As in BuildKit, the platform of FROM applies to images only: a stage keeps its own, and
+        // `scratch` has that of the build.
         let (mut state, platform) = match self.base_stage(&name, index) {
             Some(base) => {
                 let state = self.stage(base)?;

@@ -23,8 +23,8 @@ pub enum Plan {
     Needs(Vec<ImageNeed>),
 }
 
-/// Maximum nesting of stages that are planned when another one uses them. These are the stages that
-/// only ONBUILD triggers use: all others are planned in the order of the file.
+/// Maximum nesting of stages that are planned when another one uses them. Only stages that ONBUILD
+/// triggers copy from are planned this way; all others are planned in the order of the file.
 const MAX_DEPTH: usize = 100;
 
 /// Plans the target stage and the stages it depends on.
@@ -64,7 +64,7 @@ impl Planner<'_> {
         let target = self.prepare()?;
         self.plan_dependencies(target)?;
         let mut state = self.stage(target)?;
-        // As in BuildKit, the result is of the requested platform, whatever its stages are of.
+        // As in BuildKit, the result has the requested platform, regardless of those of its stages.
         if self.params.platform_given {
             state.config.set_platform(&self.params.platform);
         }

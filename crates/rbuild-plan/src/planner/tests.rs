@@ -226,8 +226,8 @@ fn limits_and_cache_options_are_in_the_key() {
     }
     let same = plain.replace("target=/c", "target=/c,uid=0");
     assert_eq!(parts(plain, &params()), parts(&same, &params()));
-    // As BuildKit: the sharing mode counts by itself in no key, and an ID only where it is the
-    // default one of a shared cache.
+    // As in BuildKit, the sharing mode alone is in no key, and an ID only if it is the default ID
+    // of a shared cache.
     let named = plain.replace("target=/c", "target=/c,id=i");
     for option in ["id=i,sharing=locked", "id=j", "sharing=private"] {
         let other = plain.replace("target=/c", &format!("target=/c,{option}"));
@@ -335,7 +335,7 @@ fn undeclared_build_arguments_are_warnings() {
     let with = Parameters { build_args: vec![("VERSON".into(), "1".into())], ..params() };
     let g = graph_with("FROM debian\nARG VERSION\nENV A=$VERSIN\n", &with);
     let texts: Vec<String> = g.warnings.iter().map(|d| format!("{} {:?}", d.message, d.help)).collect();
-    // Of variables that are not set, the lint rules warn.
+    // The lint rules warn about unset variables.
     assert_eq!(texts.len(), 1, "{texts:?}");
     assert!(
         texts.iter().any(|t| t.contains("`VERSON`") && t.contains("DidYouMean { word: \"VERSION\" }")),

@@ -44,7 +44,7 @@ impl SharedProc {
     }
 }
 
-/// Returns true if a line of /proc about a set of capabilities names one.
+/// Returns true if a set of capabilities, as /proc prints it, contains the given one.
 fn is_held(set: Option<String>, capability: Capability) -> bool {
     let set = set.and_then(|set| u64::from_str_radix(&set, 16).ok());
     set.is_some_and(|set| set & capability.bitmask() != 0)
@@ -193,8 +193,8 @@ impl Caller<'_> {
     }
 
     /// Handles a path in the caller's own /proc directory, which would resolve differently for any
-    /// other process. Returns `None` for all other paths. `has` tells if there are such links below
-    /// the caller's root directory.
+    /// other process. Returns `None` for all other paths. `has` returns true if the caller's root
+    /// directory contains such links.
     pub fn own_path<'p>(&self, path: &'p [u8], has: impl FnOnce(OwnLinks) -> bool) -> Result<Option<OwnPath<'p>>> {
         let Some((links, own)) = own_path(path) else { return Ok(None) };
         if !has(links) {
@@ -218,7 +218,8 @@ pub struct OwnPath<'p> {
     pub is_link: bool,
 }
 
-/// The directory by which a path names links to files of a process: /dev/fd, or /proc itself.
+/// The directory through which a path reaches the links to a process's open files: /dev/fd, or
+/// /proc itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OwnLinks {
     OfDev,

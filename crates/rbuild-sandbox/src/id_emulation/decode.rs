@@ -245,7 +245,8 @@ fn ids(asked: EmulatedCall, args: [u64; 6]) -> Option<Request> {
     })
 }
 
-/// Returns what the first arguments of a call name: a path, a path at a directory, a descriptor.
+/// Returns the three possible meanings of a call's first arguments: a path, a path relative to a
+/// directory, a descriptor.
 fn starts(args: [u64; 6]) -> (At, At, Subject) {
     let here = At { dir: HERE, path: args[0] };
     (here, At { dir: args[0] as i32, path: args[1] }, Subject::Open(args[0] as i32))

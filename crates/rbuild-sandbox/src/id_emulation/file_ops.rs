@@ -337,12 +337,12 @@ impl Supervisor {
         self.open(caller, at, How { flags, mode, resolve })
     }
 
-    /// Handles an open that may create a file. The kernel would create it as root, so it gets only
-    /// calls that create none whatever other processes do meanwhile: those for which the result
-    /// belongs to root anyway, and opens of existing files of other kinds.
+    /// Handles an open that may create a file. The kernel would create it as root. It therefore
+    /// gets only calls whose new files belong to root anyway, and opens of existing files of other
+    /// kinds, which create none regardless of concurrent changes.
     pub(super) fn open(&mut self, caller: &Caller<'_>, at: At, how: How) -> Result<Reply> {
         let unnamed = how.flags.bits() & CREATES & !OFlags::CREATE.bits() != 0;
-        // O_PATH creates nothing.
+        // With O_PATH, an open creates nothing.
         let creates_none = how.flags.contains(OFlags::PATH);
         if creates_none || !unnamed && how.resolve.is_empty() && self.creates_for_root(caller, at) {
             return Ok(Reply::GO);
@@ -422,7 +422,7 @@ impl Supervisor {
         Ok(Reply::File { fd, close_on_exec: how.flags.contains(OFlags::CLOEXEC) })
     }
 
-    /// Returns true if modes of files restrict the caller no more than this process.
+    /// Returns true if file modes restrict the caller no more than this process.
     fn opens_all(&self, caller: &Caller<'_>) -> bool {
         !self.narrowed || caller.is_effective(Capability::CAP_DAC_OVERRIDE)
     }
@@ -489,7 +489,7 @@ pub(super) fn refuse_unknown_flags(file: Subject) -> Result<()> {
     }
 }
 
-/// Returns true if mknod(2) makes files of that mode; the kernel refuses all others.
+/// Returns true if mknod(2) can create files of that mode; the kernel refuses all others.
 fn is_makeable(mode: u32) -> bool {
     match FileType::from_raw_mode(mode) {
         FileType::Directory | FileType::Symlink => false,

@@ -30,9 +30,9 @@ pub struct Credentials {
     pub ambient: u64,
 }
 
-/// Limits of the sets of capabilities that the kernel knows of a process. They are lower where the
-/// process gave capabilities up, and where changes of user IDs took them, which the kernel does not
-/// see. The effective set is part of the permitted one.
+/// Upper limits on a process's capability sets in the kernel. They are lower where the process gave
+/// capabilities up, and where changes of user IDs took them, which the kernel does not see. The
+/// effective set is part of the permitted one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Sets {
     pub effective: u64,
@@ -181,7 +181,7 @@ impl Credentials {
         }
     }
 
-    /// Returns true if files of that group are in reach of the process as of a member.
+    /// Returns true if the process has the access of a member to files of that group.
     pub fn is_in(&self, group: u32) -> bool {
         self.groups.files == group || self.more_groups.contains(&group)
     }
@@ -206,8 +206,8 @@ impl Credentials {
         Credentials { sets: Sets::default(), ambient: u64::MAX, ..self }
     }
 
-    /// Returns true if the capability is in the effective set of a process to whose permitted set,
-    /// as far as the kernel knows, it belongs.
+    /// Returns true if the capability is in the effective set of a process whose permitted set in
+    /// the kernel contains it.
     pub fn has(&self, capability: Capability) -> bool {
         self.sets.effective & capability.bitmask() != 0
     }
@@ -218,7 +218,7 @@ impl Credentials {
         Sets { effective: permitted & self.sets.effective, permitted: permitted & self.sets.permitted }
     }
 
-    /// Returns true if the sets of the process are those that the kernel knows.
+    /// Returns true if the sets of the process are those that the kernel has.
     pub fn has_all(&self) -> bool {
         self.sets == Sets::default()
     }
@@ -259,8 +259,8 @@ impl Credentials {
     ///
     /// # Errors
     ///
-    /// EPERM unless the permitted set is part of the one that the process has, `permitted` of which
-    /// the kernel knows, and the effective set is part of the new permitted one.
+    /// EPERM unless the new permitted set is a subset of that of the process (`permitted` in the
+    /// kernel), and the new effective set is a subset of the new permitted one.
     pub fn with_sets(self, permitted: u64, new: Sets, inheritable: u64) -> Result<Credentials, Errno> {
         let has = self.left_of(permitted);
         let fits = new.permitted & !has.permitted == 0 && new.effective & !new.permitted == 0;
@@ -343,7 +343,7 @@ mod tests {
         let both = of_files.bitmask() | other.bitmask();
         let raised = kept.clone().with_sets(u64::MAX, Sets { effective: other.bitmask(), permitted: both }, 0).unwrap();
         assert_eq!(held(&raised), (false, true));
-        // The kernel makes what is permitted effective with the return of root.
+        // A return to root makes all permitted capabilities effective in the kernel.
         assert_eq!(held(&raised.clone().with_users(Ids::default())), (true, true));
         assert!(!kept.after_exec(None, None).has(other) && dropped.with_sets(u64::MAX, root.sets, 0).is_err());
         // With a temporary change of the effective user ID.

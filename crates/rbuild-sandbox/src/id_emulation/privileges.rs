@@ -1,9 +1,9 @@
 //! Changes of privileges by dropped capabilities and set-id programs, and operations that depend
 //! on a single capability.
 //!
-//! To the kernel, every process of the container is root and owns all files. What it would refuse
-//! to the apparent user is refused here; what a process with the capability does is left to the
-//! kernel, whatever the arguments say.
+//! To the kernel, every process of the container is root and owns all files. Operations that it
+//! would refuse the apparent user are refused here; those of a process with the capability are left
+//! to the kernel, regardless of the arguments.
 
 use caps::Capability;
 use rbuild_linux::{FileKind, notify};

@@ -35,7 +35,8 @@ pub(crate) struct Supervisor {
     pub(super) roots: Roots,
     /// True once the container's first process has executed the command.
     pub(super) has_begun: bool,
-    /// True once a process may be permitted less than others, which only the kernel knows.
+    /// True once a process may have fewer capabilities than others; /proc then has to be read for
+    /// each.
     pub(super) narrowed: bool,
     pub(super) known: RecordCache,
 }
@@ -299,8 +300,8 @@ impl Supervisor {
     }
 }
 
-/// Stores a table index in a thread's process. A thread that ends meanwhile, so that its number may
-/// be that of another one, changes nothing: the limit of that one is put back.
+/// Stores a table index in a thread's process. If the thread ends before the index is stored,
+/// another thread may have its ID; the limit of that thread is then restored.
 fn take_place(thread: &impl Thread, place: u64) -> Result<()> {
     let (soft, hard) = notify::queue_limit(thread.id()).map_err(|_| Errno::SRCH)?;
     // The index cannot exceed the hard limit.

@@ -167,8 +167,8 @@ fn subordinate_maps(caller: &CallingProcess, facts: &SubIdFacts) -> Result<IdMap
     Ok(IdMaps::subordinate(caller.ids, &sub))
 }
 
-/// Fails with the reason if newuidmap and newgidmap cannot work for the user, given as messages
-/// show it.
+/// Fails with the reason if newuidmap or newgidmap cannot map sub-IDs. `user` is quoted for
+/// messages.
 fn check_programs(user: &str, facts: &SubIdFacts) -> Result<(), Refusal> {
     for SubIdProgram { name, state } in &facts.programs {
         return Err(match state {
@@ -214,9 +214,9 @@ pub(crate) fn granting([uids, gids]: [bool; 2], user: &str, facts: &SubIdFacts) 
 pub(crate) struct Restriction {
     pub name: &'static str,
     pub value: fn(&KernelSettings) -> Option<i64>,
-    /// The value that forbids.
+    /// The value that forbids user namespaces.
     pub forbids: i64,
-    /// The setting that permits.
+    /// The assignment that permits them, as sysctl(8) takes it.
     permitting: &'static str,
 }
 

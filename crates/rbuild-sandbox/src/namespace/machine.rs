@@ -1,5 +1,5 @@
 //! Facts about this machine and the calling process that decide which isolation modes are possible.
-//! This module only reads them; `isolation` judges.
+//! This module only reads them; `isolation` chooses the mode.
 
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;

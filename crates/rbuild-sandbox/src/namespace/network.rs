@@ -151,8 +151,8 @@ fn usable(installed: Option<Carrier>, tun: Result<(), Errno>) -> Result<Carrier,
     }
 }
 
-/// Returns true for versions of pasta of 2024 or later: that of March 2023 duplicates and loses
-/// data on Linux 6.18. A version contains a date, `2024_12_11` or `20230309`.
+/// Returns true for versions of pasta from 2024 or later: the one of March 2023 duplicates and
+/// loses data on Linux 6.18. A version contains a date, `2024_12_11` or `20230309`.
 fn is_new(version: &str) -> bool {
     let year = |at: usize| version.get(at..at + 4)?.parse::<u32>().ok().filter(|year| (2019..2100).contains(year));
     (0..version.len()).find_map(year).is_some_and(|year| year >= 2024)

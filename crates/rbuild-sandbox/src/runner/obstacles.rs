@@ -1,5 +1,5 @@
-//! Detection of image paths that nothing can be mounted on, with the same messages in every
-//! isolation mode.
+//! Detection of image paths that cannot be mount points, with the same messages in every isolation
+//! mode.
 
 use std::path::{Path, PathBuf};
 

@@ -37,10 +37,10 @@ fn refusing(numbers: impl IntoIterator<Item = i32>, refusal: FilterStep) -> Vec<
     numbers.flat_map(|number| [step(JUMP_IF_EQUAL, number, 0, 1), refusal]).collect()
 }
 
-/// Returns the instructions that answer what a filter cannot examine as a kernel without it does:
-/// the x32 variants of calls, and io_uring, whose requests are in memory and include the calls that
-/// are refused or answered here. They expect the call number in the accumulator and leave it there,
-/// for other calls.
+/// Returns the instructions that refuse calls that a filter cannot examine, with the error of a
+/// kernel that lacks them: the x32 variants of calls, and io_uring, whose requests are in memory
+/// and may be calls that are refused or answered here. They expect the call number in the
+/// accumulator and leave it there, for other calls.
 pub fn refuse_bypasses(architecture: usize) -> Vec<FilterStep> {
     let missing = answer(fail(ENOSYS));
     let mut steps = refusing(IO_URING, missing);
@@ -53,10 +53,11 @@ pub fn refuse_bypasses(architecture: usize) -> Vec<FilterStep> {
 /// The option of prctl(2) that changes what /proc shows of a process's memory, `PR_SET_MM`.
 const SET_MEMORY: u32 = 35;
 
-/// Returns the instructions that keep commands from what the supervisor of emulated owners relies
-/// on, as kernels do that lack these calls: recent calls on attributes, for which programs use the
-/// older ones, and changes of the auxiliary vector, which shows that a program was executed. They
-/// expect the call number in the accumulator and leave it there, for other calls.
+/// Returns the instructions that protect the state that the supervisor of emulated owners relies
+/// on. They refuse recent calls on attributes, with the error of a kernel that lacks them, so that
+/// programs use the older calls; and changes of the auxiliary vector, which proves that a program
+/// was executed. They expect the call number in the accumulator and leave it there, for other
+/// calls.
 pub fn refuse_forgeries(architecture: usize) -> Vec<FilterStep> {
     let mut steps = refusing(ATTRIBUTES_AT, answer(fail(ENOSYS)));
     if let Ok(number) = u32::try_from(PRCTL[architecture]) {
@@ -71,9 +72,9 @@ pub fn refuse_forgeries(architecture: usize) -> Vec<FilterStep> {
     steps
 }
 
-/// Returns the instructions that refuse whiteouts (character devices 0:0), which an overlay refuses
-/// and a directory below it takes for a removal. They expect the call number in the accumulator and
-/// leave it there, for calls that they do not refuse.
+/// Returns the instructions that refuse to create whiteouts (character devices 0:0): an overlay
+/// refuses them, and a layer that contains one deletes a file of the layers below. They expect the
+/// call number in the accumulator and leave it there, for calls that they do not refuse.
 pub fn no_whiteouts(architecture: usize) -> Vec<FilterStep> {
     let argument = |i: u32| step(LOAD, FIRST_ARGUMENT + 8 * i, 0, 0);
     let mut steps = Vec::new();

@@ -27,7 +27,7 @@ pub struct LentCache {
 
 impl CacheMounts<'_> {
     /// Creates a private view of the directory `part` of a cache, which is created if necessary.
-    /// Every command gets one of its own; the lock only keeps others from merging meanwhile.
+    /// Every command gets its own; the lock only prevents others from merging at the same time.
     /// Changes are detected by ctime, so they must not be made before the kernel's clock has
     /// advanced.
     ///

@@ -61,7 +61,7 @@ enum BlobState {
     Damaged,
     /// It does not exist.
     Missing,
-    /// Its bytes could not be read: nothing is known of them.
+    /// Its bytes could not be read.
     Unreadable,
 }
 
@@ -259,7 +259,8 @@ impl Gc<'_> {
         Ok(())
     }
 
-    /// Returns the words for an image without a name, which `images` lists by its ID.
+    /// Describes an image without a name by its ID, as `images` lists it, or by its manifest if it
+    /// cannot be read.
     fn unnamed(&self, manifest: &ManifestDigest) -> String {
         match self.store.images().image(manifest) {
             Ok(image) => format!("<none> with ID {}", image.id.short()),
@@ -304,7 +305,7 @@ impl Gc<'_> {
             let path = format!("{dir}/{}", entry.name.to_string_lossy());
             let problem = match self.store.read_if_any::<T>(&path) {
                 Ok(Some(document)) if !whole(&document)? => format!("{path} refers to missing content"),
-                // Whole, or removed meanwhile.
+                // Intact, or removed since it was listed.
                 Ok(_) => continue,
                 Err(e @ StoreError::Damaged { .. }) => sentence(&e),
                 Err(e) => {
@@ -463,7 +464,7 @@ mod tests {
             }
             let after = store.gc().check(false).unwrap();
             assert_eq!((after.damage.len(), after.unread.len()), (0, 0), "{after:?}");
-            // What is in the way of the first does not lose the second.
+            // A second one gets another name in `lost+found`.
             put(&target);
             assert_eq!(store.gc().check(true).unwrap().damage.len(), 1);
             assert_eq!(place.join(format!("lost+found/{name}.1")).exists(), kept.is_some());

@@ -7,17 +7,17 @@ use rbuild_linux::{DirEntry, FileKind, RootDir};
 use crate::error::{Result, naming};
 use crate::store::Store;
 
-/// Directory of the store for what it has not made. Nothing reads or removes it.
+/// Directory of the store for misplaced files and directories. Nothing reads or removes it.
 const LOST: &str = "lost+found";
 
-/// An entry of a directory that is no file of the store.
+/// An entry of a directory of the store that the store did not create.
 pub(super) struct Misplaced {
     name: OsString,
     kind: FileKind,
 }
 
 impl Misplaced {
-    /// Returns the entry of the directory of blobs if it is no regular file, or if its name is no
+    /// Returns the entry of the directory of blobs if it is not a regular file or not named after a
     /// digest.
     pub fn among_blobs(dir: &RootDir, entry: &DirEntry) -> Result<Option<Misplaced>> {
         let is_digest = entry.name.len() == 64
@@ -25,7 +25,7 @@ impl Misplaced {
         Misplaced::unless(is_digest, dir, entry)
     }
 
-    /// Returns the entry of a directory of documents if it is no regular file.
+    /// Returns the entry of a directory of documents if it is not a regular file.
     pub fn among_documents(dir: &RootDir, entry: &DirEntry) -> Result<Option<Misplaced>> {
         Misplaced::unless(true, dir, entry)
     }
@@ -44,9 +44,9 @@ impl Misplaced {
         Ok((!fits).then(|| Misplaced { name: entry.name.clone(), kind }))
     }
 
-    /// Returns the problem as a sentence. With `repair`, directories and regular files, which may
-    /// be the only copy of something, are moved to [`LOST`]; anything else is removed. `path` is
-    /// that of the directory in the store. The caller holds the exclusive lock then.
+    /// Returns the problem as a sentence. With `repair`, for which the caller must hold the
+    /// exclusive lock, directories and regular files, which may be the only copy of something, are
+    /// moved to [`LOST`]; anything else is removed. `path` is the path of `dir` in the store.
     pub fn put_away(&self, store: &Store, dir: &RootDir, path: &str, repair: bool) -> Result<String> {
         let name = self.name.to_string_lossy();
         let problem = match self.kind {

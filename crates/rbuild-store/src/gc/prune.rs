@@ -37,7 +37,7 @@ pub struct Freed {
     pub bytes: u64,
 }
 
-/// Treatment of images that have no name, and that nothing else needs.
+/// Treatment of images that have no name and that nothing else needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DanglingImages {
     /// They are removed.
@@ -106,7 +106,7 @@ impl Gc<'_> {
             witness::remove(&self.store.root)?;
         }
         if dangling == DanglingImages::Remove {
-            // Exactly these entries: a named image may have the same ID.
+            // Only these entries are removed: a named image may have the same ID.
             let pulled = if all { HashSet::new() } else { self.store.images().pulled_by_name()? };
             let mut gone: Vec<NamedImage> = self.store.images().list()?;
             gone.retain(|entry| entry.is_dangling(&pulled));
@@ -237,7 +237,7 @@ impl Gc<'_> {
         Ok(())
     }
 
-    /// Removes the inputs of keys that have no record any more.
+    /// Removes the inputs of keys that no longer have a record.
     pub(crate) fn prune_key_inputs(&self) -> Result<()> {
         if !self.store.root.exists("accounts")? {
             return Ok(());

@@ -1,4 +1,4 @@
-//! Tables of what a store holds, and what a budget and a prune leave of it.
+//! Tables of contents of stores, and of those that remain after an eviction or a prune.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -175,7 +175,7 @@ fn the_least_recently_used_entries_are_evicted_until_the_rest_fits() {
         (None, Some(11), 2),
         (None, Some(40), 4),
         (None, Some(41), 5),
-        // Entries evicted for their age count no more.
+        // Entries evicted for their age no longer count towards the size.
         (Some(6), Some(21), 3),
         (Some(9), Some(31), 4),
         (Some(1), Some(1), 5),

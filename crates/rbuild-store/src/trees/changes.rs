@@ -1,10 +1,10 @@
 //! Trees that are stored as changes to an earlier tree.
 //!
-//! A copy of which little changed is not written anew. Its tree consists of the tree of the earlier
-//! copy, the base, and of a tree of changes that is stacked above it. The tree of changes has all
-//! directories of the result, the files that the base lacks or has in another version, and
-//! whiteouts for those that are gone. Stacked on the trees below the copy, the two show what the
-//! complete tree would: nothing that a whiteout deletes exists below the base.
+//! A copy that differs little from an earlier one is not written anew. Its tree consists of the
+//! tree of the earlier copy, the base, and of a tree of changes that is stacked above it. The tree
+//! of changes has all directories of the result, the files that the base lacks or has in another
+//! version, and whiteouts for those that are gone. Stacked on the trees below the copy, the two
+//! yield the same files as a complete tree, because no deleted name exists below the base.
 //!
 //! Users that cannot stack trees get a complete tree, made of hard links on demand.
 

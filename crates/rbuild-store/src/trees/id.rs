@@ -19,8 +19,8 @@ impl TreeId {
         self.0.len() == 65 || (self.0.len() == 66 && self.is_stored_as_changes())
     }
 
-    /// Returns the name of the same tree if it is stored as changes. Programs that do not know such
-    /// trees take the longer name for one of another version.
+    /// Returns the name of the same tree if it is stored as changes. Programs without support for
+    /// such trees treat the longer name as that of another version.
     pub(crate) fn stored_as_changes(&self) -> TreeId {
         TreeId(format!("{}{AS_CHANGES}", self.0))
     }

@@ -128,7 +128,8 @@ impl LazyTrees<'_> {
     /// Fails if the layer cannot be read or unpacked, or if its digests are wrong.
     #[tracing::instrument(target = "store", name = "materialize", level = "debug", skip_all, fields(tree = ?tree))]
     pub fn materialize(&self, work: &Workspace, tree: &TreeId) -> Result<()> {
-        // Before the lock of this tree is taken: those of several trees have an order.
+        // This precedes the lock of this tree, because locks of several trees are taken in a fixed
+        // order.
         if let Some(note) = self.incomplete(tree)? {
             self.materialize(work, &note.base)?;
         }

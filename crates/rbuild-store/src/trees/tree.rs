@@ -46,8 +46,8 @@ pub struct Trees<'s> {
 }
 
 impl Trees<'_> {
-    /// Returns the error of a write to a tree for which the store has no space: it names the store,
-    /// also if that of the kernel does not.
+    /// Converts the error of a write to a tree on a full disk. The result names the store even if
+    /// `e` does not.
     pub fn full(&self, e: rbuild_linux::Error) -> StoreError {
         match e.errno() {
             Some(errno) if e.object().place().is_none() => {
@@ -58,7 +58,7 @@ impl Trees<'_> {
     }
 
     /// Returns the name of a step's tree with this store's kind of owners, unless the tree is
-    /// stored as changes. A result that no other execution has makes a name that no other tree has.
+    /// stored as changes. The name is unique if the result is.
     pub(crate) fn step_tree(&self, result: &ResultId) -> TreeId {
         TreeId::of_step(result, self.store.owners())
     }
@@ -260,8 +260,8 @@ impl Trees<'_> {
         self.unpack_blob(digest, diff_id, fs, nanoseconds, &mut |_| true)
     }
 
-    /// Unpacks only the entries for which `wants` returns true, and verifies the digests of the
-    /// whole layer.
+    /// Unpacks only the entries for which `wants` returns true. Verifies the digests of the whole
+    /// layer.
     pub(crate) fn unpack_some_verified(
         &self,
         digest: &BlobDigest,
@@ -309,7 +309,7 @@ mod tests {
         let key = CacheKey::of(b"a step");
         let (now, before) = (store.trees().step_tree(&key.into()), TreeId::of_dir(&format!("s{}", &key.hex()[..24])));
         assert_eq!(now.name(), format!("s{}", key.hex()));
-        // Programs that do not know trees stored as changes take their names for invalid ones.
+        // Programs without support for trees stored as changes treat their names as invalid.
         assert!(now.stored_as_changes().name().len() > 65);
         for (tree, counts) in [(before, false), (now, true)] {
             std::fs::create_dir_all(store.trees().tree_path(&tree)).unwrap();

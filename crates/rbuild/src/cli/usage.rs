@@ -243,8 +243,7 @@ fn unknown(verb: &str, flag: &str, misplaced: Option<&str>, see: String) -> Fail
     })
 }
 
-/// Returns the most similar of the flags that are accepted but not listed, or that have a reason to
-/// be unsupported.
+/// Returns the most similar flag of the parser, including flags that the help page does not list.
 fn hidden(verb: &str, flag: &str) -> Option<String> {
     let parser = clap_command::parser();
     let of_verb = parser.find_subcommand(verb).into_iter().flat_map(clap::Command::get_arguments);

@@ -234,7 +234,7 @@ pub fn bad_format(e: TemplateError) -> Failure {
 
 /// A `--filter` of `images`.
 enum Filter {
-    /// With the images of other platforms of a name, which are not dangling.
+    /// The manifests are those of [`rbuild_store::Images::pulled_by_name`], which are not dangling.
     Dangling(bool, HashSet<ManifestDigest>),
     Reference(rbuild_paths::Glob),
     Label(String, Option<String>),

@@ -7,7 +7,7 @@ use rbuild_store::{Store, StoreError};
 
 use crate::exit::code;
 
-/// Returns a world that shows the builder nothing but the store and runs no commands.
+/// Returns a world that contains only the store and runs no commands.
 pub fn store_only(store: &Store) -> World {
     let (path, owners) = (store.path().to_path_buf(), store.owner_records().clone());
     World { store: path, owners, binds: Vec::new(), carrier: None, commands: false }
@@ -26,7 +26,7 @@ pub fn moved_store(builder: &Builder, store: &Store) -> Result<Store, StoreError
 }
 
 /// Returns the exit code of rbuild for a builder that ended with `code`; `stopped` is true if a
-/// signal asked it to.
+/// signal stopped it.
 pub fn exit_code(code: i32, stopped: bool) -> u8 {
     if stopped { code::INTERRUPTED } else { code as u8 }
 }

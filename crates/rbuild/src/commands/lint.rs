@@ -16,8 +16,8 @@ use crate::progress::Mode;
 use crate::ui::diagnostics::{self, SourceText};
 use crate::ui::terminal;
 
-/// The lint rules of one build. They run once, when its images are in the store: a rule that has to
-/// know the base image must not depend on earlier builds.
+/// The lint rules of one build. They run once its images are in the store, so that the warnings do
+/// not depend on the images of earlier builds.
 pub struct Lint<'a> {
     file: &'a Dockerfile,
     store: &'a Store,
@@ -28,13 +28,13 @@ pub struct Lint<'a> {
 }
 
 impl<'a> Lint<'a> {
-    /// Returns the rules for a Dockerfile, which have not run yet.
+    /// Prepares the rules for a Dockerfile without running them.
     pub fn new(file: &'a Dockerfile, store: &'a Store, source: &'a SourceText<'a>, settings: LintSettings) -> Lint<'a> {
         Lint { file, store, source, settings, warnings: OnceCell::new() }
     }
 
-    /// Runs the rules. Returns the exit code if the Dockerfile has warnings and `check=error=true`:
-    /// then they have been printed.
+    /// Runs the rules. If there are warnings and the Dockerfile sets `check=error=true`, prints
+    /// them and returns the exit code.
     pub fn run(&self, request: &BuildRequest) -> Option<u8> {
         if self.warnings.get().is_some() {
             return None;

@@ -293,8 +293,8 @@ impl Inputs<'_> {
         Ok(MainContext { dir: None, dockerfile_name: STDIN_NAME.into(), dockerfile, newest: None, unpacked: None })
     }
 
-    /// Unpacks a context into the store's working directory. Ignore files do not apply, because the
-    /// creator of the archive chose its files.
+    /// Unpacks a context into the store's working directory. An ignore file in the archive does not
+    /// apply, because the creator of the archive chose its files.
     fn archive_context(&self, origin: &str, archive: impl Read + Send) -> Result<MainContext, Failure> {
         let failed = |e: &(dyn Error + 'static)| Failure::caused(format!("cannot unpack the context {origin}"), e);
         let work = Workspace::open(self.store)?;
@@ -309,7 +309,7 @@ impl Inputs<'_> {
             None => dockerfile_in(&dir, self.args.file.as_deref())?,
         };
         let newest = newest(&dir).map_err(|e| failed(&e))?;
-        // An archive has been filtered by its author: only a file that the caller names applies.
+        // Only an ignore file that the caller names applies.
         let ignore = self.args.ignorefile.as_deref().map(given_ignore).transpose()?.unwrap_or_default();
         let dir = Some(ContextDir { path, ignore });
         Ok(MainContext { dir, dockerfile_name: name, dockerfile: bytes, newest, unpacked: Some(work) })

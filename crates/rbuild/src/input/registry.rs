@@ -36,8 +36,8 @@ pub fn environment() -> Result<ProcessEnvironment, Failure> {
     })
 }
 
-/// Returns the client for the flags. Credentials among them are for the registry of `own`, the
-/// images that the command pulls or pushes, and no other registry gets it.
+/// Returns the client for the flags. Credentials among them are sent only to the registry of `own`,
+/// the images that the command pulls or pushes.
 pub fn client_of(flags: &RegistryFlags, own: &[Reference], quiet: bool) -> Result<Client, Failure> {
     check(flags)?;
     let Withheld { creds, creds_by_flag, .. } = withheld::read()?;
@@ -47,11 +47,12 @@ pub fn client_of(flags: &RegistryFlags, own: &[Reference], quiet: bool) -> Resul
     Ok(client(environment()?, options, quiet))
 }
 
-/// Checks the flags that name a login, also if no registry will be contacted.
+/// Checks the flags for logins, even if no registry will be contacted.
 ///
 /// # Errors
 ///
-/// Fails if the file does not exist, or if the credentials have no user or no password.
+/// Fails if the login file does not exist, or if the credentials are not of the form
+/// USER:PASSWORD.
 pub fn check(flags: &RegistryFlags) -> Result<(), Failure> {
     if let Some(path) = flags.authfile.as_ref().filter(|path| !path.exists()) {
         return Err(Failure::usage(format!("--authfile {}: no such file or directory", quoted(path)))

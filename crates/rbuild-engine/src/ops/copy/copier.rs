@@ -88,8 +88,8 @@ impl Copier<'_> {
         Timestamp { sec: self.settings.now, nsec: 0 }
     }
 
-    /// Gives a directory the time of the build in place of an earlier source's, as a file that is
-    /// written to it changes its time.
+    /// Gives a directory the time of the build instead of that of an earlier source: a file written
+    /// into it changes its time.
     pub(super) fn written_to(&mut self, dir: &Dir) {
         let now = self.now();
         if let Some(time) = self.times.get_mut(&dir.real) {

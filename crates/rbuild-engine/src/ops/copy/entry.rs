@@ -22,7 +22,7 @@ pub(super) struct Origin<'a> {
     pub name: &'a OsStr,
     /// Its path in the source.
     pub path: &'a Path,
-    /// True if others may change the source meanwhile.
+    /// True if others may change the source during the copy.
     pub may_change: bool,
 }
 

@@ -2,8 +2,8 @@
 //! copy gets a tree of changes to the earlier copy's tree, the base (`rbuild_store`'s changes).
 //!
 //! The directories of the copy, and everything else that is never deferred, are in the new tree
-//! already. What is planned here is the rest: deferred files that the base lacks or has in another
-//! version, and whiteouts for what the copy no longer has.
+//! already. This module plans the rest: deferred files that the base lacks or has in another
+//! version, and whiteouts for files that the copy no longer has.
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
@@ -160,7 +160,7 @@ struct BaseComparison<'a> {
 }
 
 impl BaseComparison<'_> {
-    /// Compares a directory of the new copy with that of the base, and notes what is to be deleted.
+    /// Compares a directory of the new copy with that of the base, and notes the names to delete.
     /// Adds its directories to `dirs`. Returns false if the base cannot be made into the result.
     fn compare(&mut self, upper: &RootDir, path: &Path, dirs: &mut Vec<PathBuf>) -> Result<bool, Reason> {
         let dir = upper.sub(path)?;
@@ -187,7 +187,7 @@ impl BaseComparison<'_> {
             };
             match now {
                 Some(now) if is_ordinary(&entry) && (now == FileKind::Dir) == is_dir => {}
-                // A whiteout would also delete what is below the base.
+                // A whiteout would also delete a file below the base.
                 None if is_ordinary(&entry) && !self.linked && !self.root.exists(path.join(&entry.name))? => {
                     gone.push(entry.name)
                 }

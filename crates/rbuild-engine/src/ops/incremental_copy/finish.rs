@@ -14,7 +14,7 @@ use crate::ops::incremental_copy::changes::{ChangePlan, CopiedFrom, EarlierDirs}
 use crate::ops::incremental_copy::state::{CopyGroup, IncrementalCopy};
 
 impl IncrementalCopy {
-    /// Writes all deferred files into the tree, or only those that `plan` says. The times of
+    /// Writes all deferred files into the tree, or only those that `plan` selects. The times of
     /// directories are preserved.
     pub fn finish(
         &self,

@@ -1,4 +1,4 @@
-//! Which stages, images and contexts a target needs.
+//! The stages, images and contexts that a target needs.
 
 use std::collections::HashSet;
 
@@ -86,15 +86,15 @@ fn stages_can_only_be_used_after_their_definition() {
     // A stage replaced by a named context may be defined later.
     let context = NamedContext { name: "later".into(), source: directory() };
     assert_eq!(used("COPY --from=later x y", &Parameters { contexts: vec![context], ..params() }), Ok(()));
-    // FROM only sees earlier stages: the name of a later one is an image name.
+    // FROM can refer only to earlier stages: the name of a later one is an image name.
     let file = parse(b"FROM later AS a\nFROM debian AS later\nFROM a\n").unwrap();
     let Ok(Plan::Needs(needs)) = plan(&file, &params(), &debian()) else { panic!() };
     assert_eq!(needs[0].image.text, "later");
-    // Of two stages with the same name, `--from` means the last one in the file.
+    // Of two stages with the same name, `--from` refers to the last one in the file.
     let twice = "FROM debian AS x\nFROM debian AS a\nCOPY --from=x a b\nFROM debian AS x\nFROM a\n";
     let Ok(Plan::Needs(needs)) = plan(&parse(twice.as_bytes()).unwrap(), &params(), &debian()) else { panic!() };
     assert!(needs[0].image.text == "x" && needs[0].later_stage);
-    // An image of that name is meant, if there is one; a need by FROM is a need to pull.
+    // `--from` refers to an image of that name if there is one; an image that FROM needs is pulled.
     let named = "FROM debian AS a\nCOPY --from=b x y\nFROM base AS b\nFROM a\n";
     let mut images = debian();
     let base = images.values().next().unwrap().clone();
@@ -264,8 +264,8 @@ fn scratch_has_the_platform_of_the_build() {
     assert_eq!(graph_with(file, &asked).config.platform().to_string(), "linux/s390x");
 }
 
-/// A stage keeps its platform, also one named `scratch`, whatever `FROM` states (BuildKit,
-/// `dispatchState.init`); the result is of the requested platform (`finalizeResultImage`).
+/// A stage, even one named `scratch`, keeps its platform regardless of `FROM --platform` (BuildKit,
+/// `dispatchState.init`); the result has the requested platform (`finalizeResultImage`).
 #[test]
 fn only_images_have_the_platform_of_their_from() {
     let host = Platform::host().to_string();

@@ -112,8 +112,8 @@ impl MergePosition {
     }
 }
 
-/// Gives a directory these attributes and no others: those of a lower tree's directory do not show
-/// through.
+/// Sets the attributes of a directory, and removes all others: those of a lower tree's directory do
+/// not apply.
 fn take_attributes(attributes: &Xattrs, to: &RootDir) -> Result<()> {
     let own = OsStr::new("");
     for attr in to.xattrs(own)?.keys().filter(|attr| keep_in_tree(attr) && !attributes.contains_key(*attr)) {

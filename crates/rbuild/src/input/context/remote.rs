@@ -15,7 +15,7 @@ pub type FetchFile<'a> = dyn Fn(&SourceUrl) -> Result<Download, Failure> + 'a;
 /// Name of the only file of a context that is not an archive, as in BuildKit.
 const ONLY_FILE: &str = "context";
 
-/// Returns the URL if the text is one of a file. `what` names its meaning in errors. Returns `None`
+/// Returns the URL if the text is one of a file. `what` is its purpose in messages. Returns `None`
 /// for paths, repositories and other schemes.
 pub fn file_url(what: &str, text: &str) -> Result<Option<SourceUrl>, Failure> {
     if !SourceUrl::is_meant(text) {
