@@ -26,7 +26,7 @@ impl Span {
 /// An error or warning about a range of a Dockerfile.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Diagnostic {
-    /// Range of the affected text; empty if the text is not to blame.
+    /// Range of the affected text; empty if no text is the cause.
     pub span: Span,
     /// Problem, without a full stop.
     pub message: String,

@@ -80,8 +80,9 @@ pub fn answer(prepared: &Prepared, request: &BuildRequest, store: &Store, events
     Ok(Some(finished))
 }
 
-/// Syncs images before they are named. The build that made them failed while it wrote an output,
-/// was killed, or still runs. Recorded as results of this build, they are synced once only.
+/// Syncs images before they are named. The build that made them may have failed while it wrote an
+/// output, may have been killed, or may still be running. Recorded as results of this build, they
+/// are synced only once.
 fn sync_found(unsynced: &[(ImageKey, ManifestDigest)], request: &BuildRequest, store: &Store) -> Result<()> {
     if unsynced.is_empty() {
         return Ok(());
@@ -112,7 +113,7 @@ fn export_readable(prepared: &Prepared, export: &Export, view: &RootDir) -> Resu
     }
 }
 
-/// The platforms of a build, each with the environment of its steps, as far as they were begun.
+/// The platforms of a build that were begun, each with the environment of its steps.
 struct Platforms<'a> {
     request: &'a BuildRequest,
     prepared: &'a [Prepared],
@@ -133,7 +134,7 @@ pub fn execute(
     builder: &Builder,
     report: impl FnOnce(&BuildError),
 ) -> Result<Finished> {
-    // Without the hold, a long build among many others may lose its log.
+    // Otherwise, later builds may remove the log of a long build.
     let _logs = store.logs().hold_logs(&request.build_id);
     let mut platforms = Platforms { request, prepared, store, events: &events, envs: Vec::new() };
     let result = platforms.execute(&cancel, builder, report);

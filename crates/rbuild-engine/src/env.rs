@@ -103,7 +103,8 @@ impl<'a> StepEnv<'a> {
         self.prepared.images.get(manifest).ok_or_else(|| BuildError::other("an image of the plan was never resolved"))
     }
 
-    /// Returns the failure of a step now. `log` has the last lines of its output.
+    /// Returns the failure of a step at the current time. `log` contains the last lines of its
+    /// output.
     pub fn failure(
         &self,
         id: VertexId,

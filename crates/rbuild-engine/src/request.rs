@@ -83,7 +83,7 @@ impl BuildRequest {
         std::iter::once(self.parameters.clone()).chain(others).collect()
     }
 
-    /// Returns what the build has to make for its exports.
+    /// Returns the images and files that the build must produce for its exports.
     pub fn wants(&self) -> Wants {
         Wants::of(&self.exports, !self.tags.is_empty(), self.platforms.len(), self.squash)
     }

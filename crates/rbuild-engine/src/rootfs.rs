@@ -102,7 +102,7 @@ impl<'a> Rootfs<'a> {
         Ok(())
     }
 
-    /// Returns the trees that a step's tree is stacked of, with their files on disk.
+    /// Returns the trees that a step's tree is stacked from, with their files on disk.
     fn stacked(&self, tree: &TreeId) -> Result<Arc<StepTrees>> {
         if let Some(known) = locked(&self.stacked).get(tree) {
             return Ok(known.clone());

@@ -86,7 +86,8 @@ impl LayerError {
         LayerError::Limit { what, name: None }
     }
 
-    /// Returns the error for an entry whose unpacking failed. A full disk is not the entry's fault.
+    /// Returns the error for an entry whose unpacking failed. A full disk is reported as such,
+    /// without the entry.
     pub(crate) fn of_entry(self, entry: &TarEntry) -> LayerError {
         match self {
             LayerError::Kernel(cause) if !cause.is_disk_full() => {

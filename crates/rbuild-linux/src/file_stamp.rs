@@ -51,8 +51,8 @@ impl FileStamp {
         &self.0[FileStamp::SIZE..]
     }
 
-    /// Returns true if a file that was found at the same path has not changed meanwhile: size and
-    /// times are the same.
+    /// Returns true if a file that was found at the same path is unchanged: size and times are the
+    /// same.
     pub fn is_unchanged(&self, now: &FileStamp) -> bool {
         self.version() == now.version()
     }

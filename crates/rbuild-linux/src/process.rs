@@ -493,7 +493,7 @@ pub fn clear_umask() {
 }
 
 /// Runs `work` with a umask of zero: files get exactly the modes that they are created with. The
-/// umask is per process, so no other thread may create files meanwhile.
+/// umask is per process, so no other thread may create files at the same time.
 pub fn without_umask<T>(work: impl FnOnce() -> T) -> T {
     by_umask(0);
     let old = rustix::process::umask(rustix::fs::Mode::empty());

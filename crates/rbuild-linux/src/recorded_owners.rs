@@ -9,7 +9,7 @@
 //! and than any modification time, which [`latest_modification`] limits. A file without a record
 //! belongs to root. Devices are recorded this way wherever device nodes cannot be created.
 //!
-//! Any process can write attributes and times, but only rbuild's own records count
+//! Any process can write attributes and times, but only rbuild's own records are valid
 //! (`docs/design/0001-authenticated-owner-records.md`). The attribute's name and value are derived
 //! from a key of the store. Where owners are recorded, commands cannot set those times and do not
 //! see the attribute, whose name cannot be guessed. Elsewhere they see it on files that represent
@@ -55,8 +55,8 @@ impl OwnerMode {
 /// A secret key known to the builder only.
 pub type OwnerKey = [u8; 32];
 
-/// The records of a store's files: the representation of owners, and the key by which records
-/// count. A `RootDir` that has it passes it to the directories opened from it.
+/// The records of a store's files: the representation of owners, and the key that authenticates
+/// records. A `RootDir` that has it passes it to the directories opened from it.
 #[derive(Clone)]
 pub struct OwnerRecords(Arc<OwnerRecordsState>);
 
@@ -148,7 +148,7 @@ fn takes_attributes(kind: FileKind) -> bool {
 }
 
 impl OwnerRecords {
-    /// Returns the records that count with that key.
+    /// Returns the records that are valid with that key.
     pub fn new(mode: OwnerMode, key: OwnerKey) -> OwnerRecords {
         let name = blake3::keyed_hash(&key, b"rbuild: the attribute of owners 1");
         let digits: String = name.as_bytes()[..16].iter().map(|byte| format!("{byte:02x}")).collect();
@@ -156,7 +156,7 @@ impl OwnerRecords {
         OwnerRecords(Arc::new(OwnerRecordsState { mode, key, attribute, seen_stand_ins: AtomicBool::new(false) }))
     }
 
-    /// Returns records with a new key, which count as long as this value and its clones exist.
+    /// Returns records with a new key, which are valid as long as this value and its clones exist.
     pub fn with_new_key(mode: OwnerMode) -> OwnerRecords {
         OwnerRecords::new(mode, random_bytes().expect("the kernel has random bytes"))
     }

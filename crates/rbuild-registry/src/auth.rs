@@ -26,14 +26,14 @@ use crate::{answer, locked, url};
 
 /// Maximum size of a token answer in bytes.
 const MAX_TOKEN: u64 = 1 << 20;
-/// Shortest lifetime of a token; the default, too.
+/// Shortest lifetime of a token in seconds; also the default.
 const SHORTEST: u64 = 60;
 const CLIENT: &str = "rbuild";
 
-/// Knowledge of the authorization at an endpoint. Threads that lack the same token wait for one
+/// State of the authorization at an endpoint. Threads that need the same token wait for a single
 /// request.
 pub(crate) struct Auth {
-    /// The registry by which logins are known.
+    /// The registry whose logins are used.
     registry: String,
     repository: String,
     mirror: bool,
@@ -102,7 +102,7 @@ impl Auth {
         }
     }
 
-    /// Takes note of a challenge. Returns false if another attempt is of no use.
+    /// Records a challenge. Returns false if another attempt cannot succeed.
     pub(crate) fn challenged(
         &self,
         shared: &ClientState,

@@ -122,7 +122,7 @@ impl Read for BlobReader<'_> {
         while self.at < self.size {
             let Some(body) = &mut self.body else {
                 if let Err(problem) = self.open() {
-                    // Each attempt to open was repeated already.
+                    // Failed attempts to open the blob have already been retried.
                     return Err(self.failed(problem));
                 }
                 continue;

@@ -22,8 +22,8 @@ pub(crate) enum Challenge {
 }
 
 impl Challenge {
-    /// Returns the challenge of a reply, if it has one that is known. A token server gets the
-    /// login, and so must be protected as well as the registry is.
+    /// Returns the challenge of a reply, if it has a supported one. A token server gets the login,
+    /// so its connection must be protected as well as that to the registry.
     pub(crate) fn of(reply: &HttpReply) -> Result<Option<Challenge>, RegistryProblem> {
         let headers = reply.response.headers().get_all("www-authenticate");
         let found = Challenge::preferred(headers.iter().filter_map(|header| header.to_str().ok()));

@@ -98,7 +98,7 @@ pub enum ConfigError {
     Helper {
         /// The helper.
         program: String,
-        /// Its own message, or what is wrong with its output.
+        /// Its own message, or the problem with its output.
         reason: String,
     },
     /// A login cannot be removed from a place that is not a file.

@@ -15,14 +15,14 @@ use file::{AuthFile, InvalidLogins};
 pub use login::{Removed, Stored, forget, store};
 use places::{CredentialSource, sources};
 
-/// A repository, as the one that a login is for.
+/// The repository that a login is for.
 #[derive(Debug, Clone, Copy)]
 pub struct LoginTarget<'a> {
     /// Host of the registry.
     pub registry: &'a str,
     /// Path of the repository.
     pub repository: &'a str,
-    /// True if the host stands for another registry, whose login it must not get.
+    /// True if the host is a mirror of another registry, whose login must not be sent to it.
     pub mirror: bool,
 }
 

@@ -187,7 +187,7 @@ impl FileDownload<'_> {
         let mut attempts = Attempts::new(shared.http.retry_policy(), false);
         let mut furthest = 0;
         loop {
-            // Each attempt to open was repeated already.
+            // Failed attempts to open the file have already been retried.
             let reply = shared.repeat(&host, false, || self.open()).map_err(Failed::Server)?;
             if self.is_unchanged(&reply) {
                 return Ok(FileAnswer::Unchanged);

@@ -1,4 +1,4 @@
-//! Errors, each with the place it is about and a hint.
+//! Errors, each with the repository or registry that it concerns.
 
 use std::error::Error;
 use std::{fmt, io};

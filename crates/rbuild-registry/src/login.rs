@@ -55,7 +55,8 @@ impl Client {
                     service: service.as_deref(),
                     scopes: &scopes,
                 };
-                // A token server may issue tokens to anyone: only the registry knows who is let in.
+                // A token server may issue tokens to anyone, so the token must be tried at the
+                // registry.
                 let (header, token) = request.offline_token(&credential).map_err(refused_login)?;
                 self.accepts(endpoint, &header, user)?;
                 Ok(token.map_or(credential, Credential::Identity))

@@ -138,7 +138,8 @@ fn get(
         let content_type = reply.header("content-type").unwrap_or("").split(';').next().unwrap_or("").trim();
         let content_type = content_type.to_string();
         let read = read_document(reply.response.into_body().into_reader(), MAX_MANIFEST, shared.http.retry_policy());
-        // The body may break off, or be damaged on its way. No wait mends a wrong digest.
+        // The body may break off, or be damaged in transit. Waiting does not help against a wrong
+        // digest.
         let problem = match read {
             Err(e) if e.kind() == std::io::ErrorKind::TimedOut => return Err(repeated(broken(session, reference, e))),
             Err(e) => broken(session, reference, e),
@@ -176,8 +177,8 @@ fn broken(session: &EndpointSession, reference: &str, e: std::io::Error) -> Regi
     }
 }
 
-/// Checks that bytes are a manifest or an index. The media type in them counts more than that of
-/// the header.
+/// Checks that bytes are a manifest or an index. The media type in them takes precedence over that
+/// of the header.
 fn document(
     session: &EndpointSession,
     bytes: Vec<u8>,

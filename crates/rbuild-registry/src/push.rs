@@ -204,7 +204,7 @@ impl EndpointSession {
     }
 
     fn cancel(&self, location: &str) {
-        // The registry removes uploads that are not ended by itself, if later.
+        // If this fails, the registry removes the upload after some time.
         let _ = self.call(&ApiRequest {
             method: "DELETE",
             to: location,

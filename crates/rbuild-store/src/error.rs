@@ -42,7 +42,7 @@ pub enum StoreError {
     /// The bytes of a layer do not have the digest that names them.
     #[error("layer {blob} is corrupt: its digest is {found}")]
     WrongDigest { blob: BlobDigest, found: BlobDigest },
-    /// A layer is no valid archive, although its bytes have the digest that names them.
+    /// A layer is not a valid archive, although its bytes have the digest that names them.
     #[error("layer {blob} cannot be unpacked")]
     InvalidLayer { blob: BlobDigest, source: LayerError },
     /// The content of a layer does not have the diffID that the image's configuration gives.
@@ -63,7 +63,7 @@ pub enum StoreError {
     /// Other processes, listed here, use the store.
     #[error("the store is in use by {0}")]
     Busy(String),
-    /// Another program than rbuild held a lock for longer than `LockWaiting::foreign`.
+    /// A program other than rbuild held a lock for longer than `LockWaiting::foreign`.
     #[error("the store's {lock} is held by {holder}, which is not rbuild")]
     Held { lock: &'static str, holder: String },
     /// A program that may be rbuild holds a lock, and did no work for as long as

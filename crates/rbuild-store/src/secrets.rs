@@ -89,8 +89,8 @@ impl SecretVerdicts<'_> {
         self.store.trees().put_note(made, NOTE, &document(NOTE, verdict)?)
     }
 
-    /// Adds results for an existing tree. Such changes follow each other; none replaces another,
-    /// as where work is done once ([`Store::once`]).
+    /// Adds results for an existing tree. Concurrent additions are serialized, so that none is
+    /// lost.
     ///
     /// # Errors
     ///

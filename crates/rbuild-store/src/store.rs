@@ -70,7 +70,7 @@ pub struct Store {
     /// True if the builder uses device nodes in trees. Others have files that stand in for them.
     takes_devices: bool,
     pub(crate) waits: Waits,
-    /// True if documents were written that count after a reboot only once they are synced.
+    /// True if documents were written that are valid after a reboot only once they are synced.
     pub(crate) unsynced: AtomicBool,
 }
 
@@ -267,8 +267,8 @@ impl Store {
         self.takes_devices
     }
 
-    /// Returns the records of owners that count for the store's files, and for others that this
-    /// process reads or makes for it.
+    /// Returns the records that determine the owners of the store's files, and of other files that
+    /// this process reads or creates for it.
     pub fn owner_records(&self) -> &OwnerRecords {
         self.root.owners().expect("the root of a store has records of owners")
     }
@@ -445,7 +445,7 @@ fn restrict_directories(root: &RootDir) -> Result<()> {
     Ok(())
 }
 
-/// Reads the format of the store at `path`. Fails if this program does not know it.
+/// Reads the format of the store at `path`. Fails if this program does not support it.
 fn read_format(root: &RootDir, path: &Path) -> Result<Format> {
     let bytes = root.read("format.json", MAX_JSON).map_err(naming(root, "format.json"))?;
     let path = || path.to_path_buf();
@@ -467,7 +467,7 @@ fn read_format(root: &RootDir, path: &Path) -> Result<Format> {
     }
 }
 
-/// Writes the format with all [`FEATURES`]. Its other entries stay.
+/// Writes the format with all [`FEATURES`]. Other entries are kept.
 fn write_format(root: &RootDir, mut format: Format) -> Result<()> {
     for feature in FEATURES.map(String::from) {
         if !format.incompatible.contains(&feature) {

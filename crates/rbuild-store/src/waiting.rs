@@ -22,7 +22,7 @@ pub(crate) type StopFunction = Arc<dyn Fn() -> bool + Send + Sync>;
 /// Settings for waiting on locks.
 #[derive(Clone)]
 pub struct LockWaiting {
-    /// Maximum time that another program than rbuild may hold a lock of the store.
+    /// Maximum time that a program other than rbuild may hold a lock of the store.
     pub foreign: Duration,
     /// Receives messages about waits.
     pub notify: Arc<dyn Fn(&str) + Send + Sync>,

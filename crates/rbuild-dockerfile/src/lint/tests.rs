@@ -105,7 +105,7 @@ fn build_arguments_choose_the_base_image() {
         assert_eq!(found(&source("UNKNOWN")).last(), Some(&"UndefinedVar"), "{arg}");
         assert!(!found(&source("KNOWN")).contains(&"UndefinedVar"), "{arg}");
     }
-    // The rule about defaults is about builds without build arguments.
+    // The rule about defaults applies to builds without build arguments.
     assert_eq!(found("ARG GIVEN\nFROM $GIVEN\n"), ["InvalidDefaultArgInFrom"]);
 }
 
@@ -158,7 +158,7 @@ fn stages_that_are_not_built_are_checked_for_their_form_only() {
     let form = ["StageNameCasing", "MaintainerDeprecated"];
     assert!(names(StageRole::Built).len() > 8, "{:?}", names(StageRole::Built));
     assert_eq!(names(StageRole::Unused), [&form[..], &["UndefinedVar"]].concat());
-    // The last stage sees the environment of the context.
+    // The last stage has the environment of the context.
     let context = |env: &[&str]| {
         let env = env.iter().map(|pair| pair.to_string()).collect();
         StageRole::Replaced(Some(BaseFacts { env, foreign: None }))

@@ -73,8 +73,8 @@ pub fn check(file: &Dockerfile, facts: &Facts<'_>, found: &mut Vec<LintWarning>)
     }
 }
 
-/// Returns the variables that a stage takes from its base image, and checks the image's platform.
-/// A platform that cannot be expanded is left out: building reports the error.
+/// Returns the variables that a stage takes from its base image, and checks the image's platform. A
+/// platform that cannot be expanded is left out: the planner reports the error.
 fn base_vars(
     file: &Dockerfile,
     stage: &Stage,
@@ -125,13 +125,14 @@ fn globals(file: &Dockerfile, facts: &Facts<'_>, found: &mut Vec<LintWarning>) -
     globals
 }
 
-/// Applies a declaration. A default that cannot be expanded is empty: building reports it.
+/// Applies a declaration. A default that cannot be expanded is empty: the planner reports the
+/// error.
 fn arg(file: &Dockerfile, decl: &ArgDecl, given: Option<String>, inherited: Option<&str>, vars: &mut Vars) {
     let value = vars.argument(decl, file.escape, given, inherited).unwrap_or_else(|_| Some(String::new()));
     vars.declare(&decl.name.text, value.as_deref());
 }
 
-/// Applies an ENV. If it cannot be expanded, its names are declared as written: building reports
+/// Applies an ENV. If it cannot be expanded, its names are declared as written: the planner reports
 /// the error.
 fn env(file: &Dockerfile, pairs: &[Pair], vars: &mut Vars) {
     if vars.env(pairs, file.escape).is_err() {

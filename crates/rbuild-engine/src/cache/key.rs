@@ -160,7 +160,7 @@ pub enum KeyComponent<'a> {
     Files(&'static str, SelectionHash),
 }
 
-/// Content that a step reads beyond what its definition key covers by content.
+/// Content that a step reads and that its definition key does not cover by content.
 pub enum Read {
     /// Selected files of a context, a stage or an image.
     Files(SelectionHash),

@@ -8,7 +8,7 @@ use rbuild_store::StoreError;
 use crate::error::BuildError;
 use crate::ops::users::UnknownUser;
 
-/// A failed copy: the index of the source in the step, if one is to blame, and the reason.
+/// A failed copy: the index of the source in the step, if one caused the failure, and the reason.
 #[derive(Debug, thiserror::Error)]
 #[error("{reason}")]
 pub struct CopyError {

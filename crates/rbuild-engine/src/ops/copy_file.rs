@@ -9,7 +9,8 @@ use rbuild_source::SourceError;
 
 use crate::ops::copy_error::Reason;
 
-/// Copies the contents of a file. Returns [`Reason::Stopped`] if the build is canceled meanwhile.
+/// Copies the contents of a file. Returns [`Reason::Stopped`] if the build is canceled during the
+/// copy.
 pub(crate) fn copy_file(from: &File, stat: &Stat, to: &File, cancel: &Cancel) -> Result<(), Reason> {
     match copy_file_while(from, stat, to, &|| !cancel.is_canceled())? {
         Some(_) => Ok(()),

@@ -72,7 +72,7 @@ impl StepRecords<'_> {
     /// can be adopted, takes it as [`Self::hit`] does. The caller holds the lock of `shared`.
     pub fn adopted(&self, shared: &CacheKey) -> Result<bool> {
         let env = self.env;
-        // A record of this kind that may not be taken is to be replaced.
+        // A record of this kind that may not be used will be replaced.
         if self.vertex().ignore_cache || env.store.records().latest_record(shared)?.is_some() {
             return Ok(false);
         }

@@ -206,9 +206,8 @@ fn or_changed(env: &StepEnv<'_>, id: VertexId, taken: &[Selection], error: StepE
     }
 }
 
-/// Returns the content that a step reads beyond what its definition key covers by content:
-/// files of other stages, copied or mounted, and linked copies. Returns `None` if there is
-/// none.
+/// Returns the content that a step reads and that its definition key does not cover by content:
+/// copied or mounted files of other stages, and linked copies. Returns `None` if there is none.
 fn contents_read(
     env: &StepEnv<'_>,
     step: &Step,

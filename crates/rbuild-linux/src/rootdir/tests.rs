@@ -77,7 +77,7 @@ fn errors_name_the_operation_and_the_object() {
     assert!(e.to_string().contains("no such file"), "{e}");
 }
 
-/// Paths below a place that has a name for the user are not shown.
+/// Messages do not show paths below a place that has a name.
 #[test]
 fn errors_below_a_named_place_show_its_name() {
     let f = Fixture::new("places");

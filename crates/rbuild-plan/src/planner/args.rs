@@ -83,8 +83,8 @@ pub(super) fn build_arg(planner: &mut Planner<'_>, name: &str) -> Option<String>
     value
 }
 
-/// Returns the value of a build argument that sets something of the builder, and marks it as used.
-/// An empty value sets nothing, as in BuildKit: CI passes variables that are not set.
+/// Returns the value of a build argument that configures the builder, and marks it as used. An
+/// empty value sets nothing, as in BuildKit: CI passes variables that are not set.
 pub(super) fn builder_arg(planner: &mut Planner<'_>, name: &str) -> Option<String> {
     build_arg(planner, name).filter(|value| !value.is_empty())
 }

@@ -196,7 +196,7 @@ impl Planner<'_> {
         self.context_state(context, platform.as_ref(), label, 2, stage.span).map(Some)
     }
 
-    /// Returns the state of a named context. An image is that of `platform`, as BuildKit has it.
+    /// Returns the state of a named context. As in BuildKit, an image is that of `platform`.
     fn context_state(
         &mut self,
         context: ContextId,

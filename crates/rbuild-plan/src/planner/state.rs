@@ -116,7 +116,7 @@ impl StageState {
 }
 
 impl<'a> Planner<'a> {
-    /// Returns a planner that has planned nothing yet. `images` are the images resolved so far.
+    /// Returns a planner in its initial state. `images` are the images resolved so far.
     pub(super) fn new(
         file: &'a Dockerfile,
         params: &'a Parameters,

@@ -95,7 +95,7 @@ fn present(path: &Path) -> io::Result<Option<Metadata>> {
 
 fn keep_owner(file: &File, old: &Metadata) -> io::Result<()> {
     let own = file.metadata()?;
-    // A file for all to read was not made for logins.
+    // A file that others could read was not created for logins.
     let mut mode = if old.mode() & 0o007 == 0 { old.mode() & 0o770 | 0o600 } else { 0o600 };
     if (own.uid(), own.gid()) != (old.uid(), old.gid()) {
         match std::os::unix::fs::fchown(file, Some(old.uid()), Some(old.gid())) {

@@ -20,7 +20,7 @@ pub struct RunnerError {
 /// The work that a runner was doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Phase {
-    /// Starting the runner, and talking to it.
+    /// Starting the runner, and exchanging messages with it.
     Start,
     /// Reading the request.
     Request,

@@ -228,8 +228,8 @@ impl Supervisor {
     }
 
     /// Returns the mode of a new file that is not a directory. Like the kernel, drops the
-    /// set-group-ID bit of a program that gets a group from its directory which its maker is not
-    /// in.
+    /// set-group-ID bit of a program whose group comes from its directory if its creator is not a
+    /// member of that group.
     fn mode_in(&self, caller: &Caller<'_>, dir: &OpenedFile, mode: u32) -> Result<Mode> {
         let who = self.credentials(caller)?;
         let foreign = mode & SET_GROUP_PROGRAM == SET_GROUP_PROGRAM
@@ -408,7 +408,7 @@ impl Supervisor {
             // the process that opens them.
             _ => return Ok(Reply::GO),
         }
-        // The file stays this one if another gets its name.
+        // The descriptor keeps referring to this file even if another file gets its name.
         let flags = (how.flags - (OFlags::CREATE | OFlags::NOFOLLOW)) | OFlags::CLOEXEC | OFlags::NONBLOCK;
         let fd = match rustix::fs::openat(CWD, SharedProc::path_of(&file.fd), flags, Mode::empty()) {
             // Another process, which may itself wait for an answer, has a lease on the file. The
@@ -464,8 +464,8 @@ impl Supervisor {
         Err(Errno::LOOP)
     }
 
-    /// Leaves the error to the kernel, unless the kernel could take a path that is closed to this
-    /// process and create a file owned by root.
+    /// Leaves the error to the kernel, unless the kernel could follow a path that this process
+    /// cannot, and create a file owned by root.
     fn unless_for_root(&self, caller: &Caller<'_>, e: Errno) -> Result<Reply> {
         let who = self.credentials(caller)?;
         if UidGid::new(who.users.files, who.groups.files) == UidGid::ROOT { Ok(Reply::GO) } else { Err(e) }

@@ -275,8 +275,8 @@ impl<'a> NamedPath<'a> {
         Ok((OpenedFile::of(dir)?, CString::new(name).map_err(|_| Errno::INVAL)?))
     }
 
-    /// Returns what [`NamedPath::parent`] does for an entry that cannot be a directory: a slash at
-    /// the end is an error.
+    /// Like [`NamedPath::parent`], for an entry that cannot be a directory: a slash at the end is
+    /// an error.
     pub fn parent_of_leaf(&self) -> Result<(OpenedFile, CString)> {
         if self.names_directory() { Err(self.taken_or_missing()) } else { self.parent() }
     }

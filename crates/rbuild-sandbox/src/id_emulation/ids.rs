@@ -336,7 +336,7 @@ mod tests {
         let held = |who: &Credentials| (who.has(of_files), who.has(other));
         let dropped = root.clone().with_users(Ids::all(33));
         assert_eq!((held(&dropped), dropped.sets), ((false, false), Sets::NONE));
-        // Kept means permitted, and effective only once the process sets it.
+        // A kept capability is permitted, but not effective until the process makes it so.
         let keeping = Credentials { bits: root.bits.keeping(1).unwrap(), ..root.clone() };
         let kept = keeping.with_users(Ids::all(33));
         assert_eq!((held(&kept), kept.left_of(0xff)), ((false, false), Sets { effective: 0, permitted: 0xff }));

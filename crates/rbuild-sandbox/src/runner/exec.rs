@@ -30,7 +30,7 @@ impl FailureFile {
     /// Keeps the first failure.
     fn keep(&self, problem: &RunnerProblem) {
         if self.get().is_none() {
-            // Without it, the failure is known by libcontainer's text.
+            // Without it, the failure is described only by libcontainer's text.
             let _ = serde_json::to_vec(problem).map(|bytes| (&self.0).write_all(&bytes));
         }
     }

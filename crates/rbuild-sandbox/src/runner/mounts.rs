@@ -139,8 +139,8 @@ fn system_mount(
     scratch: &RootDir,
 ) -> Result<Option<OwnedFd>, RunnerProblem> {
     let made = match target.to_str() {
-        // Settings in it, such as oom_score_adj, are protected by nothing but the user of a
-        // process.
+        // Settings of a process in it, such as oom_score_adj, are protected only by the process's
+        // user ID.
         Some("/proc") if proc == ProcView::Outer => {
             bind_clone(Path::new("/proc")).and_then(|mount| make_read_only(&mount).map(|()| mount))
         }
@@ -301,7 +301,7 @@ fn trees_mount(
     Ok(path)
 }
 
-/// Returns an empty directory of that name. An overlay takes a directory once only (ELOOP).
+/// Returns an empty directory of that name. An overlay accepts a directory only once (ELOOP).
 fn empty(scratch: &RootDir, name: &str) -> Result<PathBuf, RunnerProblem> {
     scratch.create_dir_all(name, 0o755, None, |_| ())?;
     Ok(scratch.label().join(name))

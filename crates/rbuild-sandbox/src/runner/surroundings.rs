@@ -15,7 +15,7 @@ pub(crate) enum ProcView {
 
 /// The builder's environment as runners find it.
 pub(crate) struct Surroundings {
-    /// The records of owners that count for the builder's files.
+    /// The records that determine the owners of the builder's files.
     pub owners: OwnerRecords,
     pub proc: ProcView,
     pub isolated: Option<Isolated>,

@@ -143,7 +143,7 @@ impl Gc<'_> {
     /// Verifies the whole store: every blob against its name, and every document against its
     /// references. With `repair`, which takes the exclusive lock, broken content is removed:
     /// damaged blobs, names of incomplete images, cache records whose files are gone, and links.
-    /// Directories and files that the store has not made are moved to `lost+found`. Content that
+    /// Directories and files that the store did not create are moved to `lost+found`. Content that
     /// cannot be read stays. Files of trees have no checksums and are not read.
     ///
     /// # Errors
@@ -336,7 +336,7 @@ mod tests {
     use crate::staging::Staging;
     use crate::workspace::Workspace;
 
-    /// An invalid entry costs no name but its own.
+    /// Only the name of the invalid entry is lost.
     #[test]
     fn invalid_entries_of_the_index_are_removed_alone() {
         let entry = |digest: &str, more: &str| {

@@ -55,7 +55,7 @@ pub struct Usage {
     pub bytes: u64,
 }
 
-/// Removal and checking of what a store holds.
+/// Removal and verification of the content of a store.
 #[derive(Clone, Copy)]
 pub struct Gc<'s> {
     pub(crate) store: &'s Store,

@@ -84,7 +84,7 @@ impl ChangedTrees<'_> {
             && self.store.lazy_trees().has_tree(&note.base)?)
     }
 
-    /// Returns the trees that a tree is stacked of, lowest first, with their files on disk.
+    /// Returns the trees that a tree is stacked from, lowest first, with their files on disk.
     ///
     /// # Errors
     ///

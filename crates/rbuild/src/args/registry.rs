@@ -1,10 +1,10 @@
-//! Arguments of the verbs that talk to registries.
+//! Arguments of the verbs that access registries.
 
 use std::path::PathBuf;
 
 use clap::Args;
 
-/// Flags of all verbs that talk to registries.
+/// Flags of all verbs that access registries.
 #[derive(Args, Clone, Default)]
 pub struct RegistryFlags {
     /// Verify certificates of registries; `false` also allows plain HTTP [default: true, except for

@@ -177,7 +177,7 @@ pub fn failure(e: &clap::Error, verb: &str, words: &[OsString], misplaced: Optio
     }
 }
 
-/// Returns the texts that the parser's error has of this kind.
+/// Returns the texts of this kind in an error of the parser.
 fn texts(e: &clap::Error, kind: ContextKind) -> &[String] {
     match e.get(kind) {
         Some(ContextValue::String(text)) => std::slice::from_ref(text),
@@ -186,7 +186,8 @@ fn texts(e: &clap::Error, kind: ContextKind) -> &[String] {
     }
 }
 
-/// Returns the argument of a verb, or the common one, that errors of the parser show like this.
+/// Returns the argument of a verb, or the global argument, that errors of the parser show as
+/// `shown`.
 fn find<'a>(parser: &'a clap::Command, verb: &str, shown: &str) -> Option<&'a clap::Arg> {
     let page = parser.find_subcommand(verb).unwrap_or(parser);
     page.get_arguments().chain(parser.get_arguments()).find(|arg| arg.to_string() == shown)
@@ -265,7 +266,7 @@ fn setting(arg: &clap::Arg, value: &str, words: &[OsString]) -> String {
     }
 }
 
-/// Returns the failure of a value that is none of the valid ones.
+/// Returns the failure for a value that is not one of the valid ones.
 fn invalid(setting: &str, value: &str, valid: &[String], see: String) -> Failure {
     let valid: Vec<&str> = valid.iter().map(String::as_str).collect();
     let help = if valid.is_empty() { see } else { hints::suggestion(value, &valid) };

@@ -117,7 +117,8 @@ impl BuildOnce<'_> {
                 Err(e) => i32::from((self.report)(&e)),
             }
         })?;
-        // A build that ends well all the same was still interrupted: nothing of it is published.
+        // Even if the build succeeded before it could be stopped, it was interrupted, so nothing is
+        // published.
         if ended.stopped {
             terminal::error("interrupted", None);
             return Ok(BuildOutcome::Failed(code::INTERRUPTED));

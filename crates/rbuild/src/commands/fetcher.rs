@@ -1,9 +1,9 @@
 //! The fetcher: a separate process for pulls, pushes and downloads of a build.
 //!
 //! It is forked by the launcher, in the caller's namespaces: only there are the resolver, the
-//! certificates and the credentials. It alone reads credentials and talks to registries. The
-//! launcher keeps its single thread, and the builder, which is started later, handles hostile
-//! images without credentials in its memory.
+//! certificates and the credentials. Only the fetcher reads credentials and communicates with
+//! registries. The launcher keeps its single thread, and the builder, which is started later,
+//! handles hostile images without credentials in its memory.
 
 use std::io::{Read, Write};
 

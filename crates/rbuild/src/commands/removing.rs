@@ -23,7 +23,7 @@ pub fn rmi(settings: &Settings, args: RmiArgs) -> Result<u8, Failure> {
     for wanted in &args.images {
         let (names, gone) = match store.images().untag(wanted, args.force) {
             Ok(done) => done,
-            // Docker: every name is tried, and with -f a missing image is nothing to mention.
+            // As in Docker, every name is tried, and with -f a missing image is ignored.
             Err(StoreError::NoImage(_)) if args.force => continue,
             Err(e) => {
                 failed = true;

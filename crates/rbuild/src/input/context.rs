@@ -121,7 +121,7 @@ impl Inputs<'_> {
     }
 }
 
-/// Returns true if a file that begins so is a tar archive, or compressed.
+/// Returns true if a file with this beginning is a tar archive, or compressed.
 fn is_archive(head: &[u8]) -> bool {
     rbuild_layer::detect(head) != rbuild_layer::Compression::None || rbuild_layer::is_tar(head)
 }

@@ -1,5 +1,5 @@
-//! Credentials of arguments and variables, kept out of the memory of the builder for the fetcher
-//! only: the builder is a copy of the launcher, whose memory must not contain any.
+//! Credentials from arguments and variables, which only the fetcher gets. The builder is a copy of
+//! the launcher, so the launcher's memory must not contain them.
 
 use std::ffi::OsString;
 

@@ -30,7 +30,7 @@ impl<'a> StagedDirs<'a> {
         StagedDirs { dest, dirs: Vec::new() }
     }
 
-    /// Creates a directory that is to replace nothing at `path`, and returns its temporary name.
+    /// Creates a directory for `path`, where nothing exists yet, and returns its temporary name.
     pub(super) fn create(&mut self, parent: &OutputDir, path: &Path) -> rbuild_linux::Result<OsString> {
         let temp = temporary_name();
         parent.dir.create_dir(&temp, 0o755)?;
@@ -38,8 +38,8 @@ impl<'a> StagedDirs<'a> {
         Ok(temp)
     }
 
-    /// Gives the directories their names. If another process has created one meanwhile, the entries
-    /// are moved there.
+    /// Gives the directories their names. If another process has created one in the meantime, the
+    /// entries are moved there.
     pub(super) fn publish(mut self) -> Result<()> {
         while let Some(StagedDir { parent, temp, path }) = self.dirs.last() {
             let dir = self.dest.sub(parent).map_err(fail(path))?;

@@ -36,7 +36,7 @@ pub(super) fn unpack_selected(
 }
 
 /// Unpacks a file into the destination if it is an archive. Returns false if it is not. `check`
-/// fails if the file has changed meanwhile.
+/// fails if the file has changed in the meantime.
 pub(super) fn unpack_archive(
     copier: &mut Copier<'_>,
     open: Opener<'_>,

@@ -1,5 +1,6 @@
-//! Copies of which little changed. Instead of a tree with hard links to all unchanged files, such a
-//! copy gets a tree of changes to the earlier copy's tree, the base (`rbuild_store`'s changes).
+//! Copies that differ little from an earlier one. Instead of a tree with hard links to all
+//! unchanged files, such a copy gets a tree of changes to the earlier copy's tree, the base
+//! (`rbuild_store`'s changes).
 //!
 //! The directories of the copy, and everything else that is never deferred, are in the new tree
 //! already. This module plans the rest: deferred files that the base lacks or has in another
@@ -32,7 +33,7 @@ impl Bounds {
     const DEBUG: Bounds = Bounds { kept: 1, kept_per_change: 0 };
     const OF_BUILD: Bounds = if cfg!(debug_assertions) { Bounds::DEBUG } else { Bounds::RELEASE };
 
-    /// Returns true if a copy is to be stored as changes that keeps and changes so many files.
+    /// Returns true if a copy with so many unchanged and changed files is stored as changes.
     fn include(&self, kept: usize, changed: usize) -> bool {
         kept >= self.kept && kept >= changed * self.kept_per_change
     }

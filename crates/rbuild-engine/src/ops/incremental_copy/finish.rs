@@ -44,7 +44,7 @@ impl IncrementalCopy {
         Ok(())
     }
 
-    /// Writes the files of a group, or only those that are not to stay in the base.
+    /// Writes the files of a group, or only those that are not kept in the base.
     fn place(
         &self,
         group: &CopyGroup,

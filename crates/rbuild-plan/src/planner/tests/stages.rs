@@ -209,7 +209,8 @@ fn an_image_is_resolved_for_each_platform() {
     assert_eq!(images.collect::<HashSet<_>>(), expected.collect());
 }
 
-/// A context for the platform of the stage comes before one for all, wherever they stand.
+/// A context for the platform of the stage takes precedence over one for all, regardless of their
+/// order.
 #[test]
 fn contexts_are_selected_by_the_platform_of_the_stage() {
     let image = |name: &str, image: &str| NamedContext {

@@ -27,7 +27,7 @@ fn no_answer_is_sent_to_a_reused_thread_id() {
     match std::env::var(PART).as_deref() {
         Ok("caller") => {
             narrow_least(Some(rustix::stdio::stdin())).unwrap();
-            // Never answered: the process is killed meanwhile.
+            // Never answered: the process is killed first.
             let _ = rustix::process::getuid();
         }
         Ok(_) => answer_for_a_caller_that_is_gone(),
