@@ -1,4 +1,4 @@
-//! Downloads of files from a server that misbehaves on order.
+//! Downloads of files from a server with injectable faults.
 
 use std::io;
 
@@ -69,7 +69,7 @@ fn files_arrive_with_their_validators() {
     assert_eq!((got.answer.unwrap(), got.kept.bytes), (received(None, None), bytes(5000)));
     assert!(matches!(get(&scene, &server.url("/gz"), None, None).answer, Ok(FileAnswer::Received { gzip: true, .. })));
     assert_eq!(server.requests(), ["GET /tag", "GET /none?q=1", "GET /gz"]);
-    // What Go's client leaves as it is.
+    // Go's client does not decode this encoding.
     server.put("/a.tgz", ServedFile { headers: vec![("Content-Encoding", "x-gzip".into())], ..ServedFile::new("z") });
     assert_eq!(get(&scene, &server.url("/a.tgz"), None, None).answer.unwrap(), received(None, None));
 }
@@ -135,7 +135,7 @@ fn a_broken_download_is_resumed_if_the_version_is_certain() {
     server.trouble([Trouble::Cut(40_000), Trouble::Short(10)]);
     let got = get(&scene, &server.url("/chunked"), None, None);
     assert!(got.answer.is_ok() && got.kept.bytes == body, "{}", got.kept.bytes.len());
-    // Bytes that were received before are no progress, whatever their number.
+    // Bytes that are received again are not progress, regardless of their number.
     let large = bytes(3 << 20);
     server.put("/large", ServedFile::tagged(large, "\"1\""));
     let again = || [Trouble::Cut(2 << 20), Trouble::Status(416, None)];

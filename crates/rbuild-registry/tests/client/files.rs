@@ -1,4 +1,4 @@
-//! A web server with files on a loopback address, with troubles on order.
+//! A web server with files on a loopback address, with injectable faults.
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
@@ -21,7 +21,7 @@ pub struct ServedFile {
     pub plain: bool,
     /// Sent without a length.
     pub chunked: bool,
-    /// Ranges are sent whatever `If-Range` says.
+    /// Ranges are sent regardless of `If-Range`.
     pub any_range: bool,
 }
 
@@ -100,7 +100,7 @@ impl FileServer {
         self.state().files.remove(path);
     }
 
-    /// Lets the next requests meet these troubles, one each.
+    /// Injects these faults into the next requests, one each.
     pub fn trouble(&self, troubles: impl IntoIterator<Item = Trouble>) {
         self.state().troubles = troubles.into_iter().collect();
     }

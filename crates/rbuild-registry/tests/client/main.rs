@@ -1,4 +1,4 @@
-//! The client against a registry that misbehaves on order.
+//! The client against a registry with injectable faults.
 
 mod download;
 #[allow(dead_code)]

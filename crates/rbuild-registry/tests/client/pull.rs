@@ -131,7 +131,7 @@ fn documents_sent_byte_by_byte_time_out() {
         assert!(error.contains(&registry.address) && error.contains("fewer than 1024 bytes"), "{error}");
         registry.behave();
     }
-    // The text of a refusal is not worth the time.
+    // The client does not wait for the text of a refusal that arrives slowly.
     registry.fault("GET", "manifests", Fault::Status(403, None), 99);
     registry.fault("GET", "manifests", slow, 99);
     assert!(matches!(*repository.tagged("1").unwrap_err().problem, RegistryProblem::Denied { .. }));
@@ -250,7 +250,7 @@ fn command_line_credentials_are_sent_to_their_registry_only() {
         error.contains("no login for") && error.contains("the command line (whose login is for 127.0.0.1:"),
         "{error}"
     );
-    // A mirror on the registry itself is still another place.
+    // A mirror on the host of the registry does not get the registry's login either.
     let scene = Scene::with_login("own-mirror", &registry, "joe", "hunter2");
     registry.requests();
     scene.configure(&format!(
@@ -259,7 +259,7 @@ fn command_line_credentials_are_sent_to_their_registry_only() {
     ));
     scene.repository(&registry, "x").tagged("1").unwrap();
     assert!(registry.requests().iter().all(|r| r.contains("/x/") || !r.ends_with('+')));
-    // Its own entry is what a mirror gets.
+    // A mirror gets the login of its own entry.
     std::fs::create_dir_all(scene.dir.join(".docker")).unwrap();
     let auth = format!(r#"{{"auths":{{"{}":{{"auth":"am9lOmh1bnRlcjI="}}}}}}"#, mirror.address);
     std::fs::write(scene.dir.join(".docker/config.json"), auth).unwrap();

@@ -43,7 +43,7 @@ fn blobs_are_uploaded_mounted_or_already_present() {
     assert_eq!(push(&repository, b"", None).unwrap(), Pushed::Uploaded);
 }
 
-/// A read error of the local file is no fault of the network: it keeps its errno and is not retried.
+/// A read error of the local file is not a network error: it keeps its errno and is not retried.
 #[test]
 fn data_that_cannot_be_read_fails_the_push_at_once() {
     struct Failing(u64);

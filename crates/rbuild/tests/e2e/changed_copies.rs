@@ -1,5 +1,5 @@
-//! Copies of which little changed: their trees are stored as changes to the tree of the earlier
-//! copy, and the difference is not observable.
+//! Copies that differ little from an earlier one: their trees are stored as changes to the tree of
+//! the earlier copy, and the difference is not observable.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ const COPY: &str = "FROM busybox\nRUN mkdir -p /app/d && echo given > /app/given
 const LOOK: &str =
     "RUN (find /app /linked | sort; cat /app/given /app/d/* /linked/*; stat -c '%n %a' /app/d/*) > /seen 2>&1; true\n";
 
-/// Prints the name of the tree that the only tree of changes has below it.
+/// Prints the name of the base of the only tree of changes.
 const BASE: &str = r#"sed 's/.*"base":"\([^"]*\).*/\1/' trees/*/changes.json"#;
 
 fn scene() -> Lab {
@@ -25,7 +25,7 @@ fn scene() -> Lab {
     lab
 }
 
-/// Waits until unchanged files are known by their metadata.
+/// Waits until unchanged files are recognized by their metadata.
 fn age() {
     std::thread::sleep(Duration::from_millis(3010));
 }

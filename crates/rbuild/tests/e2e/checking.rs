@@ -13,11 +13,11 @@ fn an_unset_variable_is_reported_once_at_its_use() {
     assert_eq!(told("# check=skip=UndefinedVar\nFROM busybox\nENV A=$UNSET\n", 0), 0);
     assert_eq!(told("FROM busybox\nENV A=$UNSET\nRUN false\n", 1), 1);
     assert_eq!(told("FROM busybox\nARG DECLARED\nENV A=$DECLARED\n", 0), 0);
-    // As the build itself, the rule takes the declarations of one ARG one after the other.
+    // Like the build, the rule evaluates the declarations of one ARG in order.
     assert_eq!(told("# check=error=true\nFROM busybox\nARG A=1 B=$A\nRUN test $B = 1\n", 0), 0);
 }
 
-/// The rules see the base image of the platform that is built, and so its environment.
+/// The rules use the base image of the platform that is built, including its environment.
 #[test]
 fn rules_see_the_base_image_of_the_platform() {
     let lab = Lab::new();
@@ -35,7 +35,7 @@ fn rules_see_the_base_image_of_the_platform() {
     }
 }
 
-/// The rules see the base image of `FROM --platform`, whose value may contain variables.
+/// The rules use the base image of `FROM --platform`, whose value may contain variables.
 #[test]
 fn rules_see_the_base_image_of_the_stages_platform() {
     let lab = Lab::new();
@@ -82,7 +82,8 @@ fn stages_that_are_not_built_do_not_fail_a_build() {
     lab.rbuild(["build", "--target", "other", "."]).fails(1, &["variable `UNKNOWN` is not declared here"]);
     lab.rbuild(["build", "--check", "--target", "last", "."]).ok();
     assert!(lab.rbuild(["build", "--check", "."]).stdout.contains("UNKNOWN"));
-    // Nor do the instructions of a stage that a context replaces; others see its environment.
+    // Nor do the instructions of a stage that a context replaces; other stages use the environment
+    // of the context.
     lab.rbuild(["import", "-c", "ENV KNOWN=1", crate::lab::base("busybox.tar").to_str().unwrap(), "context"]).ok();
     lab.write("Dockerfile", "# check=error=true\nFROM busybox AS base\nLABEL a=$UNKNOWN\nFROM base\nLABEL b=$KNOWN\n");
     lab.rbuild(["build", "--build-context", "base=docker-image://context", "."]).ok();

@@ -199,7 +199,7 @@ fn a_file_with_another_checksum_is_refused() {
         ran.fails(1, &[&text, "Dockerfile:2:", "^^^", "hint: "]);
     }
     assert_eq!((scene.stored("blobs/sha256").len(), scene.stored("tmp").len()), (0, 0), "nothing of it is kept");
-    // Neither is a stored file that the server confirms.
+    // A stored file that the server confirms is refused as well.
     scene.build("ADD @/x /f", &[]).ok();
     let wanted = Checksum::of(ChecksumAlgorithm::Sha512, b"other");
     scene.build(&format!("ADD --checksum={wanted} @/x /f"), &[]).fails(1, &["has the checksum sha512:", "not sha512:"]);

@@ -152,7 +152,7 @@ fn the_rules_know_an_image_that_the_build_pulls() {
     assert!(ran.stderr.contains("1 warning found"), "{}", ran.stderr);
 }
 
-/// Each pull moves a name to the image of one platform; the rules see that of their stage.
+/// Each pull moves a name to the image of one platform; the rules use that of their stage.
 #[test]
 fn the_rules_know_the_image_of_each_platform_that_is_pulled() {
     let scene = Scene::with_image();
@@ -567,7 +567,7 @@ fn a_name_with_several_platforms_is_stored_listed_and_pushed() {
         lines.len() == 4 && begins(1, &name) && begins(2, "├─ linux/s390x") && begins(3, "└─ linux/amd64"),
         "{tree}"
     );
-    // Nothing of it is removed, under another name neither.
+    // Nothing of it is removed, not even under another name.
     let copy = scene.name("team/copy:2");
     scene.rbuild(&["tag", &name, &copy]).ok();
     scene.rbuild(&["rmi", &name]).ok();

@@ -50,7 +50,7 @@ fn a_dockerfile_from_a_url_belongs_to_any_context() {
     command.stdin(std::fs::File::open(scene.lab.path("stdin")).unwrap());
     scene.lab.run_with(&mut command, &[]).ok();
     assert!(scene.lab.top_layer("x").contains(&"644 0:0 inside".to_string()));
-    // Errors are those of other Dockerfiles.
+    // Errors are reported as for other Dockerfiles.
     let wrong = scene.put("/wrong?sig=hunter2", "FROM scratch\nCOPPY x /\n");
     let ran = scene.build_here(&["-f", &wrong, "."]).fails(2, &["unknown instruction", "/wrong:2:1", "COPY"]);
     assert!(!ran.stderr.contains("hunter2"), "{}", ran.stderr);

@@ -41,7 +41,7 @@ fn an_entitlement_applies_to_one_build_only() {
     assert_eq!(lab.build(&file, &[&TOKEN[..], &["--allow", "secret-in-image"]].concat()).ok().steps(), (0, 2));
     lab.build(&file, &TOKEN).fails(1, &["the secret `token`: this step wrote it to /o"]);
     lab.build(&file, &["--secret", "id=token,src=other"]).fails(1, &["the secret `token`: this step wrote it to /o"]);
-    // With leave, too, another value or none makes another result.
+    // Even with the entitlement, another value, or none, gives another result.
     let allowed = ["--allow", "secret-in-image", "-o", &out];
     let other = std::fs::read_to_string(lab.ctx().join("other")).unwrap();
     assert_eq!(lab.build(&file, &[&["--secret", "id=token,src=other"], &allowed[..]].concat()).ok().steps(), (2, 0));

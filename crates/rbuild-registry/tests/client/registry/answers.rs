@@ -80,7 +80,7 @@ impl Registry {
         let scopes = request.scopes.join(" ");
         let granted = match login {
             true => scopes.clone(),
-            // Anonymous clients may pull what is public.
+            // Anonymous clients may pull public repositories.
             false => scopes
                 .split(' ')
                 .filter(|s| s.contains(":public/"))

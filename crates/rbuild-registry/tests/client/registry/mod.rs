@@ -67,7 +67,7 @@ pub struct State {
     pub log: Vec<String>,
     /// Scopes of token requests.
     pub scopes: Vec<String>,
-    /// Tokens with their scopes and the number of requests that they are good for.
+    /// Tokens with their scopes and the number of requests for which they are valid.
     tokens: HashMap<String, (String, usize)>,
     serial: usize,
 }
@@ -133,7 +133,8 @@ impl Registry {
         self.state.lock().unwrap()
     }
 
-    /// Orders a fault for the next `count` requests with that method and a path containing `path`.
+    /// Injects a fault into the next `count` requests with that method and a path containing
+    /// `path`.
     pub fn fault(&self, method: &'static str, path: &str, fault: Fault, count: usize) {
         self.state().rules.push(NameRules { method, path: path.to_string(), fault, left: count });
     }

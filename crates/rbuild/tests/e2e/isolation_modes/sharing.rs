@@ -176,8 +176,8 @@ fn entries(dir: PathBuf) -> BTreeSet<PathBuf> {
     std::fs::read_dir(dir).map_or(BTreeSet::new(), |entries| entries.map(|entry| entry.unwrap().path()).collect())
 }
 
-/// In one mode, too: a command that runs again, because its record or its tree is gone, does not
-/// pass for the run that later steps were built on.
+/// Within one mode as well, a command that runs again because its record or its tree is gone is not
+/// treated as the run that later steps were built on.
 #[test]
 fn a_lost_step_that_runs_again_has_another_result() {
     let file = "FROM busybox\nRUN date +%N > /a && cat /proc/self/stat >> /a\nRUN cp /a /b\nRUN cmp /a /b\n";
