@@ -67,8 +67,10 @@ impl<R: Read> Bounded<R> {
         if self.unpacked <= self.limits.unpacked(packed).min(most) {
             return Ok(());
         }
-        let what = format!("{packed} compressed bytes become more than {}", self.unpacked);
-        Err(over("ratio", self.limits.ratio, what))
+        let (unpacked, ratio) = (self.unpacked, self.limits.ratio);
+        let what =
+            format!("{packed} compressed bytes become {unpacked} bytes or more; the limit is a ratio of {ratio}");
+        Err(LayerError::Limit { what, name: Some("ratio") })
     }
 }
 
@@ -87,12 +89,12 @@ impl<R: Read> Read for Bounded<R> {
 ///
 /// Fails if the layer cannot be read or decompressed, or if it exceeds `limits`.
 pub fn layer_digests(source: impl Read, limits: Limits) -> Result<(BlobDigest, DiffId)> {
-    let failed = |e| LayerError::io("reading the layer")(e);
+    let failed = LayerError::decompressing("the content");
     let mut raw = Hashed::new(source);
-    let mut plain = Hashed::new(Bounded::new(&mut raw, limits).map_err(failed)?);
+    let mut plain = Hashed::new(Bounded::new(&mut raw, limits).map_err(&failed)?);
     let most = limits.stream();
-    if io::copy(&mut (&mut plain).take(most.saturating_add(1)), &mut io::sink()).map_err(failed)? > most {
-        return Err(over("bytes", limits.bytes, format!("the layer has more than {}", counted(most, "byte"))));
+    if io::copy(&mut (&mut plain).take(most.saturating_add(1)), &mut io::sink()).map_err(&failed)? > most {
+        return Err(over("bytes", most, format!("the layer has more than {}", counted(most, "byte"))));
     }
     let diff_id = plain.finish().1;
     // The digest also covers bytes that follow the end of the compressed stream.
@@ -104,6 +106,7 @@ pub fn layer_digests(source: impl Read, limits: Limits) -> Result<(BlobDigest, D
 mod tests {
     use super::*;
     use crate::limits::{RATIO_FROM, UNREQUESTED};
+    use rbuild_testkit::{assert_recorded, message_row};
 
     #[test]
     fn decompression_bombs_are_rejected_and_well_compressed_archives_are_not() {
@@ -114,8 +117,8 @@ mod tests {
         };
         let limits = Limits::default();
         bounded(RATIO_FROM, limits).check().unwrap();
-        let error = bounded(RATIO_FROM + 1, limits).check().unwrap_err().to_string();
-        assert!(error.contains("the limit is"), "{error}");
+        let error = bounded(RATIO_FROM + 1, limits).check().unwrap_err();
+        assert_recorded!("ratio", message_row("bomb", &error, error.remedy()));
         bounded(RATIO_FROM + 1, Limits { ratio: 1 << 40, ..limits }).check().unwrap();
     }
 

@@ -73,7 +73,7 @@ pub enum LayerError {
     /// Reading or writing a stream failed.
     #[error("{context}")]
     Io {
-        /// The stream or the operation on it.
+        /// The operation, such as "writing the layer".
         context: String,
         /// The error of the stream.
         source: io::Error,
@@ -119,18 +119,37 @@ impl LayerError {
         }
     }
 
-    pub(crate) fn io(context: impl Into<String>) -> impl FnOnce(io::Error) -> LayerError {
-        let context = context.into();
+    /// Returns a conversion for errors of reading `part`, a noun, from an archive or a layer.
+    pub(crate) fn reading(part: impl Into<String>) -> impl FnOnce(io::Error) -> LayerError {
+        let part = part.into();
         move |source| match into_carried::<LayerError>(source) {
             // A [`LayerError`] that passed through a reader.
             Ok(known) => known,
             Err(source) => match source.kind() {
-                io::ErrorKind::UnexpectedEof => LayerError::Truncated(context),
+                io::ErrorKind::UnexpectedEof => LayerError::Truncated(part),
                 io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput => {
-                    LayerError::Damaged(format!("{context}: {}", sentence(&source)))
+                    LayerError::Damaged(format!("{part}: {}", sentence(&source)))
                 }
-                _ => LayerError::Io { context, source },
+                _ => LayerError::Io { context: format!("reading {part}"), source },
             },
+        }
+    }
+
+    /// Returns a conversion for errors of reading `part` at places where only the compression can
+    /// reveal that the archive is incomplete.
+    pub(crate) fn decompressing(part: &'static str) -> impl Fn(io::Error) -> LayerError {
+        move |source| match source.kind() {
+            io::ErrorKind::UnexpectedEof => LayerError::reading("the compressed data")(source),
+            _ => LayerError::reading(part)(source),
+        }
+    }
+
+    /// Returns a conversion for errors of an operation on a stream, such as "writing the layer".
+    pub(crate) fn io(context: impl Into<String>) -> impl FnOnce(io::Error) -> LayerError {
+        let context = context.into();
+        move |source| match into_carried::<LayerError>(source) {
+            Ok(known) => known,
+            Err(source) => LayerError::Io { context, source },
         }
     }
 
@@ -190,9 +209,12 @@ mod tests {
             LayerError::Stopped,
             LayerError::Kernel(kernel(13)),
             LayerError::Kernel(nested),
-            LayerError::io("the layer")(io::Error::from_raw_os_error(28)),
-            LayerError::io("the layer")(io::ErrorKind::UnexpectedEof.into()),
-            LayerError::io("the layer")(io::Error::new(io::ErrorKind::InvalidData, "no gzip")),
+            LayerError::io("writing the layer")(io::Error::from_raw_os_error(28)),
+            LayerError::io("writing the layer")(io::Error::other(LayerError::NotTar)),
+            LayerError::reading("the content")(io::Error::from_raw_os_error(5)),
+            LayerError::reading("the content")(io::ErrorKind::UnexpectedEof.into()),
+            LayerError::reading("the content")(io::Error::new(io::ErrorKind::InvalidData, "no gzip")),
+            LayerError::reading("the content")(io::Error::other(LayerError::Stopped)),
         ];
         let variants = variants!(LayerError {
             NotTar,

@@ -56,8 +56,5 @@ pub(crate) fn read_small(mut file: &File, entry: &TarEntry) -> Result<Vec<u8>> {
 }
 
 pub(crate) fn entry_changed(entry: &TarEntry) -> LayerError {
-    LayerError::Entry {
-        name: entry.path.to_string_lossy().into_owned(),
-        reason: "became shorter while it was read".into(),
-    }
+    LayerError::Changed(PathBuf::from(&entry.path))
 }

@@ -2,6 +2,7 @@
 
 use crate::entry::TarEntry;
 use crate::error::{LayerError, Result};
+use rbuild_linux::quoted;
 use rbuild_remedy::counted;
 
 /// Limits on the resources that an archive may claim.
@@ -101,12 +102,18 @@ impl Limits {
         }
         let path = entry.path.as_encoded_bytes();
         let depth = path.iter().filter(|b| **b == b'/').count() as u64;
-        let shown = || entry.path.to_string_lossy().chars().take(60).collect::<String>();
+        let shown = || {
+            let text = entry.path.to_string_lossy();
+            match text.char_indices().nth(60) {
+                Some((end, _)) => quoted(format!("{}…", &text[..end])),
+                None => quoted(&*text),
+            }
+        };
         if path.len() as u64 > self.path {
-            return Err(over("path", self.path, format!("the path of archive entry `{}…` is too long", shown())));
+            return Err(over("path", self.path, format!("the path of archive entry {} is too long", shown())));
         }
         if depth > self.depth {
-            return Err(over("depth", self.depth, format!("the path of archive entry `{}…` is too deep", shown())));
+            return Err(over("depth", self.depth, format!("the path of archive entry {} is too deep", shown())));
         }
         if path.contains(&0) || entry.link.as_encoded_bytes().contains(&0) {
             let name = entry.path.to_string_lossy().into_owned();

@@ -126,9 +126,16 @@ pub fn pack_whole(view: &RootDir, form: LayerForm, times: Times, out: impl Write
 /// Fails if the layer cannot be read, or if `out` fails.
 pub fn repack_layer(layer: impl Read, form: LayerForm, out: impl Write) -> Result<Packed> {
     pack(form, out, |mut chunks| {
-        let failed = LayerError::io("repacking the layer");
-        let mut decoder = Decoder::new(layer).map_err(LayerError::io("reading the layer"))?;
-        std::io::copy(&mut decoder, &mut chunks).and_then(|_| chunks.finish()).map_err(failed)
+        let unread = LayerError::decompressing("the content");
+        let mut decoder = Decoder::new(layer).map_err(&unread)?;
+        loop {
+            match decoder.read(chunks.free()) {
+                Ok(0) => return chunks.finish().map_err(writing),
+                Ok(n) => chunks.advance(n).map_err(writing)?,
+                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(unread(e)),
+            }
+        }
     })
 }
 
@@ -284,7 +291,7 @@ impl<'a> TreePacker<'a> {
         while at.start < at.end {
             let free = chunks.free();
             let most = free.len().min(usize::try_from(at.end - at.start).unwrap_or(usize::MAX));
-            let n = from.read_at(&mut free[..most], at.start).map_err(LayerError::io("reading the earlier layer"))?;
+            let n = from.read_at(&mut free[..most], at.start).map_err(LayerError::reading("the earlier layer"))?;
             if n == 0 {
                 return Err(LayerError::Truncated("the earlier layer".into()));
             }

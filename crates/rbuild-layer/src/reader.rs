@@ -56,7 +56,7 @@ impl TarReader<BufReader<File>> {
     /// Seeks past the rest of the current entry's content.
     pub(crate) fn pass_over(&mut self) -> Result<()> {
         let skip = i64::try_from(self.remaining.saturating_add(self.padding)).unwrap_or(i64::MAX);
-        self.inner.seek_relative(skip).map_err(LayerError::io("the content of a file"))?;
+        self.inner.seek_relative(skip).map_err(|e| LayerError::reading(self.content_name())(e))?;
         self.offset = self.offset.saturating_add(self.remaining).saturating_add(self.padding);
         (self.remaining, self.padding) = (0, 0);
         Ok(())
@@ -140,6 +140,11 @@ impl<R: Read> TarReader<R> {
         }
     }
 
+    /// Returns the name of the current entry's content for messages.
+    pub(crate) fn content_name(&self) -> String {
+        format!("the content of {}", quoted(self.current.as_deref().unwrap_or_default()))
+    }
+
     fn damaged(&self, what: &str) -> LayerError {
         LayerError::Damaged(format!("the header {} {what}", self.position()))
     }
@@ -153,7 +158,7 @@ impl<R: Read> TarReader<R> {
                 Ok(0) => return Ok(None),
                 Ok(_) if !self.begun => return Err(LayerError::NotTar),
                 Ok(_) => return Err(LayerError::Truncated(format!("the header {}", self.position()))),
-                Err(e) => return Err(LayerError::io(format!("the header {}", self.position()))(e)),
+                Err(e) => return Err(LayerError::reading(format!("the header {}", self.position()))(e)),
             }
             if header.as_bytes().iter().any(|b| *b != 0) {
                 break;
@@ -174,9 +179,9 @@ impl<R: Read> TarReader<R> {
     fn meta_content(&mut self, size: u64) -> Result<Vec<u8>> {
         let mut content = vec![0; size as usize];
         let context = format!("an extended header {}", self.position());
-        self.inner.read_exact(&mut content).map_err(LayerError::io(context.clone()))?;
+        self.inner.read_exact(&mut content).map_err(LayerError::reading(context.clone()))?;
         let mut pad = [0; BLOCK];
-        self.inner.read_exact(&mut pad[..padding(size) as usize]).map_err(LayerError::io(context))?;
+        self.inner.read_exact(&mut pad[..padding(size) as usize]).map_err(LayerError::reading(context))?;
         self.offset += size + padding(size);
         Ok(content)
     }
@@ -256,12 +261,10 @@ impl<R: Read> TarReader<R> {
         if skip == 0 {
             return Ok(());
         }
-        let context =
-            |reader: &Self| format!("the content of {}", quoted(reader.current.as_deref().unwrap_or_default()));
         match std::io::copy(&mut (&mut self.inner).take(skip), &mut std::io::sink()) {
             Ok(copied) if copied == skip => self.offset += skip,
-            Ok(_) => return Err(LayerError::Truncated(context(self))),
-            Err(e) => return Err(LayerError::io(context(self))(e)),
+            Ok(_) => return Err(LayerError::Truncated(self.content_name())),
+            Err(e) => return Err(LayerError::reading(self.content_name())(e)),
         }
         (self.remaining, self.padding) = (0, 0);
         Ok(())
@@ -277,18 +280,16 @@ impl<R: Read> TarReader<R> {
         if want == 0 {
             return Ok(0);
         }
-        let context =
-            |reader: &Self| format!("the content of {}", quoted(reader.current.as_deref().unwrap_or_default()));
         loop {
             match self.inner.read(&mut buf[..want]) {
-                Ok(0) => return Err(LayerError::Truncated(context(self))),
+                Ok(0) => return Err(LayerError::Truncated(self.content_name())),
                 Ok(n) => {
                     self.remaining -= n as u64;
                     self.offset += n as u64;
                     return Ok(n);
                 }
                 Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(LayerError::io(context(self))(e)),
+                Err(e) => return Err(LayerError::reading(self.content_name())(e)),
             }
         }
     }
@@ -300,7 +301,8 @@ impl<R: Read> TarReader<R> {
     /// Fails if the stream cannot be read, or if more than `most` bytes follow the archive.
     pub fn drain(self, most: u64) -> Result<()> {
         let mut tail = self.inner.take(most.saturating_add(1));
-        let read = std::io::copy(&mut tail, &mut std::io::sink()).map_err(LayerError::io("the end of the archive"))?;
+        let read = std::io::copy(&mut tail, &mut std::io::sink())
+            .map_err(LayerError::decompressing("the end of the archive"))?;
         match read <= most {
             true => Ok(()),
             false => {
@@ -441,4 +443,4 @@ fn parse_time(value: &[u8]) -> Result<Timestamp> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -81,7 +81,7 @@ pub(crate) fn read_map(content: &mut impl Read, size: u64) -> Result<(Vec<DataRe
         let mut text = Vec::new();
         loop {
             if at == block.len() {
-                content.read_exact(&mut block).map_err(LayerError::io("the map of a sparse file"))?;
+                content.read_exact(&mut block).map_err(LayerError::reading("the map of a sparse file"))?;
                 *taken += block.len() as u64;
                 at = 0;
             }
@@ -130,7 +130,7 @@ pub(crate) fn read_old(header: &Header, content: &mut impl Read) -> Result<(Vec<
     let mut more = gnu.is_extended();
     while more {
         let mut next = tar::GnuExtSparseHeader::new();
-        content.read_exact(next.as_mut_bytes()).map_err(LayerError::io("the map of a sparse file"))?;
+        content.read_exact(next.as_mut_bytes()).map_err(LayerError::reading("the map of a sparse file"))?;
         add(&next.sparse)?;
         more = next.is_extended();
     }

@@ -60,7 +60,8 @@ impl<'a> Splice<'a> {
     /// Fails if the tree of changes or the earlier layer cannot be read.
     pub fn new(changes: &'a RootDir, earlier: File, remainder: Option<&Remainder>) -> Result<Option<Splice<'a>>> {
         let mut walk = changes_walk(changes)?;
-        let mut reader = EarlierEntries::new(earlier.try_clone().map_err(crate::LayerError::io("the earlier layer"))?);
+        let mut reader =
+            EarlierEntries::new(earlier.try_clone().map_err(crate::LayerError::reading("the earlier layer"))?);
         let mut parts = SpliceParts::default();
         let mut next = reader.next()?;
         while let Some(item) = walk.next()? {

@@ -52,7 +52,7 @@ pub fn unpack_some(
     wants: &mut dyn FnMut(&TarEntry) -> bool,
 ) -> Result<Unpacked> {
     let mut raw = Tee::new(source, how.known.is_none());
-    let decoder = Bounded::new(&mut raw, how.limits).map_err(LayerError::io("the start of the archive"))?;
+    let decoder = Bounded::new(&mut raw, how.limits).map_err(LayerError::decompressing("the start of the archive"))?;
     // An uncompressed archive has one digest for both.
     let plain = decoder.compression() == Compression::None;
     let (_, result, diff_id) = with_read_ahead(decoder, !plain, |stream| {
@@ -73,7 +73,7 @@ pub fn unpack_some(
     });
     let (unpacked, entries, lower_refs) = result?;
     // The digest also covers bytes that follow the end of the compressed stream.
-    std::io::copy(&mut raw, &mut std::io::sink()).map_err(LayerError::io("the end of the archive"))?;
+    std::io::copy(&mut raw, &mut std::io::sink()).map_err(LayerError::decompressing("the end of the archive"))?;
     let digest: BlobDigest = how.known.unwrap_or_else(|| raw.hasher.unwrap_or_default().finish());
     Ok(Unpacked {
         digest,

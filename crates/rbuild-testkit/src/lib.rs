@@ -17,6 +17,6 @@ pub use insta;
 
 pub use archive::{contents, listing, unzipped};
 pub use lab::{Lab, Ran, base, exists, is_bare, rbuild_path};
-pub use messages::{Variants, no_remedy};
+pub use messages::{Variants, message_row, no_remedy};
 pub use requirement::{Requirement, skip};
 pub use tiny::tiny_image;

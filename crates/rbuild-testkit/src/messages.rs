@@ -31,10 +31,7 @@ impl<K> Variants<K> {
         let found: Vec<&str> = errors.iter().map(name).collect();
         let missing: Vec<_> = self.names.iter().filter(|name| !found.contains(name)).collect();
         assert!(missing.is_empty(), "no errors of the variants {missing:?}");
-        let rows = errors.iter().zip(found).map(|(error, name)| {
-            let remedy = remedy(error).map_or(String::new(), |remedy| format!("  remedy: {remedy:?}\n"));
-            format!("{name}: {}{remedy}", chain(error))
-        });
+        let rows = errors.iter().zip(found).map(|(error, name)| message_row(name, error, remedy(error)));
         rows.collect()
     }
 }
@@ -51,6 +48,16 @@ impl<K: Debug> Variants<K> {
         assert!(missing.is_empty(), "no values of the variants {missing:?}");
         values.iter().map(|value| format!("{value:?}\n  {}\n", words(value))).collect()
     }
+}
+
+/// Formats an error as a row of a table: name, message, causes and remedy.
+///
+/// # Panics
+///
+/// Panics if a message repeats that of its cause.
+pub fn message_row<R: Debug>(name: &str, error: &dyn Error, remedy: Option<R>) -> String {
+    let remedy = remedy.map_or(String::new(), |remedy| format!("  remedy: {remedy:?}\n"));
+    format!("{name}: {}{remedy}", chain(error))
 }
 
 /// Formats a message and those of its causes, one a line.

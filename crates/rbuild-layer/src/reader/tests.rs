@@ -4,7 +4,7 @@ use super::*;
 
 /// Appends an entry: header, content and padding. `edit` changes the header before the checksum is
 /// computed.
-fn put(archive: &mut Vec<u8>, kind: u8, name: &str, content: &[u8], edit: impl Fn(&mut [u8])) {
+pub(crate) fn put(archive: &mut Vec<u8>, kind: u8, name: &str, content: &[u8], edit: impl Fn(&mut [u8])) {
     let mut header = Header::new_gnu();
     header.as_mut_bytes()[..name.len()].copy_from_slice(name.as_bytes());
     header.set_entry_type(EntryType::new(kind));
@@ -20,14 +20,14 @@ fn put(archive: &mut Vec<u8>, kind: u8, name: &str, content: &[u8], edit: impl F
     archive.resize(archive.len().next_multiple_of(BLOCK), 0);
 }
 
-fn one(kind: u8, name: &str, content: &[u8], edit: impl Fn(&mut [u8])) -> Vec<u8> {
+pub(crate) fn one(kind: u8, name: &str, content: &[u8], edit: impl Fn(&mut [u8])) -> Vec<u8> {
     let mut archive = Vec::new();
     put(&mut archive, kind, name, content, edit);
     archive
 }
 
 /// Returns an archive of a file `f` with the content `abc` behind entries of other kinds.
-fn behind(entries: &[(u8, &[u8])]) -> Vec<u8> {
+pub(crate) fn behind(entries: &[(u8, &[u8])]) -> Vec<u8> {
     let mut archive = Vec::new();
     for (kind, content) in entries {
         put(&mut archive, *kind, "meta", content, |_| ());
@@ -36,7 +36,7 @@ fn behind(entries: &[(u8, &[u8])]) -> Vec<u8> {
     archive
 }
 
-fn record(key: &str, value: &str) -> Vec<u8> {
+pub(crate) fn record(key: &str, value: &str) -> Vec<u8> {
     let rest = format!(" {key}={value}\n");
     let mut length = rest.len() + 1;
     while length.to_string().len() + rest.len() != length {
@@ -45,7 +45,7 @@ fn record(key: &str, value: &str) -> Vec<u8> {
     format!("{length}{rest}").into_bytes()
 }
 
-fn pax(records: &[(&str, &str)]) -> Vec<u8> {
+pub(crate) fn pax(records: &[(&str, &str)]) -> Vec<u8> {
     behind(&[(b'x', &records.iter().flat_map(|(key, value)| record(key, value)).collect::<Vec<u8>>())])
 }
 

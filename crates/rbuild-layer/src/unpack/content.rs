@@ -84,7 +84,7 @@ fn fill<R: Read>(tar: &mut TarReader<R>, buffer: &mut [u8]) -> Result<usize> {
     let mut filled = 0;
     while filled < buffer.len() {
         match tar.read_content(&mut buffer[filled..])? {
-            0 => return Err(LayerError::Truncated("the content of a file".into())),
+            0 => return Err(LayerError::Truncated(tar.content_name())),
             n => filled += n,
         }
     }

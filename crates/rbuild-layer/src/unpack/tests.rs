@@ -387,6 +387,7 @@ fn inconsistent_sparse_maps_are_rejected() {
     }
 }
 
+mod messages;
 mod roundtrip;
 
 /// A whiteout does not affect the layer's own files, whether or not they have entries.
