@@ -36,7 +36,7 @@ impl LoginUse<'_> {
 impl fmt::Display for LoginUse<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            LoginUse::User { name, origin: Some(origin) } => write!(f, "as {name}, by {origin}"),
+            LoginUse::User { name, origin: Some(origin) } => write!(f, "as {name}, with the login of {origin}"),
             LoginUse::User { name, origin: None } => write!(f, "as {name}"),
             LoginUse::Token { origin: Some(origin) } => write!(f, "with the token of {origin}"),
             LoginUse::Token { origin: None } => f.write_str("with a token"),

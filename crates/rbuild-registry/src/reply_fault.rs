@@ -42,7 +42,7 @@ pub(crate) enum ReplyFault<'a> {
     ManifestNotJson(&'a str),
     #[error("document {reference} is not the {media_type} that it claims to be")]
     OtherDocument { reference: &'a str, media_type: &'a str },
-    #[error("blob {digest} has {}; the manifest says {size}", counted(*found, "byte"))]
+    #[error("blob {digest} has {}; the manifest states {size}", counted(*found, "byte"))]
     BlobSize { digest: BlobDigest, found: u64, size: u64 },
     #[error("it sent more than the {} of blob {digest}", counted(*size, "byte"))]
     BlobTooLong { digest: BlobDigest, size: u64 },

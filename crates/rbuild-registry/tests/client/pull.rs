@@ -109,7 +109,9 @@ fn failures_are_reported_once_with_the_host() {
     let registry = Registry::start(Access::Open);
     let repository = scene.repository(&registry, "x");
     registry.add_blob("x", &data);
-    for (wrong, want) in [(size - 1, "has 5000 bytes; the manifest says 4999"), (size + 1, "the manifest says 5001")] {
+    for (wrong, want) in
+        [(size - 1, "has 5000 bytes; the manifest states 4999"), (size + 1, "the manifest states 5001")]
+    {
         let error = read(&repository, &digest, wrong).unwrap_err().message();
         assert!(error.contains(want), "{error}");
     }
