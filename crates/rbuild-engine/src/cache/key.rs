@@ -394,9 +394,7 @@ pub fn source_error(e: SourceError, span: Span, from: Option<&str>) -> BuildErro
         SourceError::NotFound { path, .. } if path.starts_with("-") => {
             d.help("write flags with two dashes: --NAME=VALUE")
         }
-        SourceError::NotFound { path, .. } if path.contains("://") => {
-            d.help("use an http or https URL, or a git repository")
-        }
+        SourceError::NotFound { path, .. } if path.contains("://") => d.help("use ADD with an http or https URL"),
         SourceError::NotFound { path, .. } if Path::new(&path).starts_with("..") && from.is_none() => {
             d.help(Remedy::from(FileRemedy::CopyInto { root }))
         }
