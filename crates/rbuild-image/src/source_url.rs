@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn other_texts_are_no_urls() {
+    fn other_texts_are_not_urls() {
         for (text, problem) in [
             ("ftp://a.io/x", SourceUrlError::Scheme),
             ("HTTP://a.io/x", SourceUrlError::Scheme),

@@ -474,7 +474,7 @@ mod tests {
     }
 
     #[test]
-    fn damaged_images_without_a_name_are_called_as_images_lists_them() {
+    fn damaged_images_without_a_name_are_named_as_in_the_list_of_images() {
         let (found, ..) = repaired("unnamed", |place, id| {
             let index = place.join("index.json");
             let text = std::fs::read_to_string(&index).unwrap();

@@ -45,7 +45,7 @@ fn results(lab: &Lab) -> (Vec<String>, Vec<String>, Vec<u8>) {
 }
 
 #[test]
-fn a_changed_copy_is_that_of_an_empty_store() {
+fn a_changed_copy_equals_one_in_an_empty_store() {
     let lab = scene();
     results(&lab);
     let changes = [
@@ -75,7 +75,7 @@ fn a_changed_copy_is_that_of_an_empty_store() {
 }
 
 #[test]
-fn only_what_changed_is_stored_and_the_rest_lives_as_long() {
+fn only_changes_are_stored_and_their_base_is_kept() {
     let lab = scene();
     let file = format!("{COPY}{LOOK}");
     lab.build(&file, &["-t", "x"]).ok();

@@ -19,7 +19,7 @@ fn an_unset_variable_is_reported_once_at_its_use() {
 
 /// The rules use the base image of the platform that is built, including its environment.
 #[test]
-fn rules_see_the_base_image_of_the_platform() {
+fn rules_use_the_base_image_of_the_platform() {
     let lab = Lab::new();
     let tar = crate::lab::base("busybox.tar");
     for arch in ["arm64", "riscv64"] {
@@ -37,7 +37,7 @@ fn rules_see_the_base_image_of_the_platform() {
 
 /// The rules use the base image of `FROM --platform`, whose value may contain variables.
 #[test]
-fn rules_see_the_base_image_of_the_stages_platform() {
+fn rules_use_the_base_image_of_the_stages_platform() {
     let lab = Lab::new();
     let tar = crate::lab::base("busybox.tar");
     for (arch, name) in [("amd64", "tools"), ("arm64", "other")] {

@@ -111,7 +111,7 @@ fn truncated_and_inconsistent_archives_are_rejected() {
 }
 
 #[test]
-fn no_user_namespaces_is_an_error_with_a_remedy() {
+fn missing_user_namespaces_are_an_error_with_a_remedy() {
     let lab = Lab::new();
     lab.write("Dockerfile", "FROM busybox\nRUN true\n");
     let ran =
@@ -324,7 +324,7 @@ fn requests_without_an_effect_cause_a_warning() {
 }
 
 #[test]
-fn hints_fit_the_error() {
+fn hints_address_the_cause_of_the_error() {
     let lab = Lab::new();
     lab.write("tok", "a-rather-long-value");
     let secret = ["--secret", "id=t,src=tok"];

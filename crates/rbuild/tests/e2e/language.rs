@@ -23,7 +23,7 @@ fn a_heredoc_stays_in_the_image_whatever_its_name() {
 }
 
 #[test]
-fn workdirs_and_commands_have_the_users_of_buildkit() {
+fn workdirs_and_commands_have_the_same_users_as_in_buildkit() {
     let lab = Lab::new();
     let listing = lab.build_listing(
         "FROM busybox\nRUN printf 'root:x:0:\\nwheel:x:10:root\\nweb:x:33:\\n' > /etc/group && id -G > /groups\n\
@@ -204,7 +204,7 @@ fn a_mount_does_not_hide_another_below_it() {
 /// Options of mounts count as in BuildKit: the last type, the working directory as the target, and
 /// empty values.
 #[test]
-fn options_of_mounts_have_the_meaning_of_buildkit() {
+fn mount_options_mean_the_same_as_in_buildkit() {
     let lab = Lab::new();
     lab.write("f", "of the context");
     let file = "FROM busybox\nWORKDIR /w\nARG unset\n\

@@ -140,7 +140,7 @@ fn every_instruction_that_names_an_image_pulls_it() {
 
 /// Rules about the base image give the same result in the build that pulls it.
 #[test]
-fn the_rules_know_an_image_that_the_build_pulls() {
+fn rules_use_the_image_that_the_build_pulls() {
     let scene = Scene::with_image();
     let name = scene.name("busybox:1");
     let file = format!("# check=error=true\nFROM {name}\nLABEL a=$UNKNOWN\n");
@@ -154,7 +154,7 @@ fn the_rules_know_an_image_that_the_build_pulls() {
 
 /// Each pull moves a name to the image of one platform; the rules use that of their stage.
 #[test]
-fn the_rules_know_the_image_of_each_platform_that_is_pulled() {
+fn rules_use_the_pulled_image_of_each_platform() {
     let scene = Scene::with_image();
     let name = scene.name("multi:1");
     let file = "FROM scratch\nARG TARGETARCH\nCOPY f-$TARGETARCH /f\n";
@@ -176,7 +176,7 @@ fn the_rules_know_the_image_of_each_platform_that_is_pulled() {
 
 /// In the store, a name may refer to an image that was pulled for another platform.
 #[test]
-fn a_build_uses_the_image_of_its_platform_whatever_was_pulled_before() {
+fn a_build_uses_the_image_of_its_platform_regardless_of_earlier_pulls() {
     let scene = Scene::new(Access::Open);
     let name = scene.name("various:1");
     let file = "FROM scratch\nARG TARGETARCH\nCOPY f /$TARGETARCH\n";

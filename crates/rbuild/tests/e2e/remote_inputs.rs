@@ -36,7 +36,7 @@ impl Scene {
 }
 
 #[test]
-fn a_dockerfile_from_a_url_belongs_to_any_context() {
+fn a_dockerfile_from_a_url_can_be_used_with_any_context() {
     let scene = Scene::new();
     scene.lab.write("app", "x").write("key", "x").write(".dockerignore", "key").write("Dockerfile", "nothing");
     let url = scene.put("/d/Dockerfile?v=1", "FROM scratch\nCOPY . /\n");
@@ -100,7 +100,7 @@ fn a_context_from_a_url_is_an_archive_with_any_compression() {
 }
 
 #[test]
-fn another_file_as_the_context_is_the_dockerfile() {
+fn a_context_url_of_another_file_is_the_dockerfile() {
     let scene = Scene::new();
     let file = "FROM scratch\nCOPY context /d/\nCOPY * /all/\n";
     let url = scene.put("/Dockerfile", file);

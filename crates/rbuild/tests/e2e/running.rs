@@ -21,7 +21,7 @@ fn run_true_leaves_nothing_in_the_layer() {
 }
 
 #[test]
-fn the_container_is_what_docker_users_expect() {
+fn containers_have_dockers_defaults() {
     let lab = Lab::new();
     assert_eq!(run_output(&lab, "RUN hostname > /o"), "buildkitsandbox\n");
     assert_eq!(run_output(&lab, "RUN id -u > /o; id -g >> /o; umask >> /o"), "0\n0\n0022\n");
@@ -215,7 +215,7 @@ fn secrets_are_files_and_variables_and_nowhere_else() {
 }
 
 #[test]
-fn more_layers_than_one_overlay_supports() {
+fn an_image_can_have_more_layers_than_one_overlay_supports() {
     let lab = Lab::new();
     let mut file = String::from("FROM busybox\nRUN echo first > /first && echo gone > /gone\n");
     for i in 0..505 {

@@ -159,7 +159,7 @@ fn directories_without_included_files_do_not_exist() {
 }
 
 #[test]
-fn patterns_are_patterns_and_paths_are_paths() {
+fn copies_take_patterns_and_mounts_take_literal_paths() {
     let lab = Lab::new();
     lab.write("app/[i]/f", "literal").write("app/i/f", "pattern").write("a*", "star").write("ab", "");
     lab.sh("ln -s app/i lnk").ok();

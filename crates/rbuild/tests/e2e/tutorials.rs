@@ -22,7 +22,7 @@ const GO: (&str, &str) = (
 );
 
 #[test]
-fn a_go_program_in_two_stages_by_number() {
+fn a_go_program_is_copied_from_a_stage_by_number() {
     let lab = Lab::new();
     stand_in(&lab, "golang:1.9-alpine", &[APK, GO]);
     stand_in(&lab, "alpine:latest", &[APK]);
@@ -39,7 +39,7 @@ fn a_go_program_in_two_stages_by_number() {
 }
 
 #[test]
-fn arguments_before_and_after_from_and_scratch() {
+fn arguments_apply_before_and_after_from() {
     let lab = Lab::new();
     stand_in(&lab, "golang:1.11", &[GO]);
     stand_in(&lab, "golang:1.12", &[GO, ("newer", "true")]);
@@ -55,7 +55,7 @@ fn arguments_before_and_after_from_and_scratch() {
 }
 
 #[test]
-fn cache_and_bind_mounts_and_a_stage_that_does_not_exist() {
+fn cache_and_bind_mounts_work_and_a_missing_stage_is_reported() {
     let lab = Lab::new();
     stand_in(&lab, "golang:1.20-alpine", &[GO]);
     stand_in(&lab, "golang:1.19-alpine", &[GO]);
@@ -77,7 +77,7 @@ fn cache_and_bind_mounts_and_a_stage_that_does_not_exist() {
 }
 
 #[test]
-fn a_copy_straight_from_an_image() {
+fn files_are_copied_directly_from_an_image() {
     let lab = Lab::new();
     lab.build("FROM busybox\nRUN mkdir -p /etc/nginx && echo conf > /etc/nginx/nginx.conf\n", &["-t", "nginx:latest"])
         .ok();
@@ -86,7 +86,7 @@ fn a_copy_straight_from_an_image() {
 }
 
 #[test]
-fn a_dotnet_program_restored_published_and_run_by_another_image() {
+fn a_dotnet_program_is_published_and_run_by_another_image() {
     let lab = Lab::new();
     let dotnet = "case $1 in restore) mkdir -p obj && cp ./*.csproj obj/restored ;; \
                   publish) while [ $# -gt 0 ]; do [ \"$1\" = --output ] && out=$2; shift; done\n\
@@ -111,7 +111,7 @@ fn a_dotnet_program_restored_published_and_run_by_another_image() {
 }
 
 #[test]
-fn a_server_from_source_in_one_stage_and_its_files_in_another() {
+fn a_server_is_built_in_one_stage_and_installed_in_another() {
     let lab = Lab::new();
     let made = "mkdir -p /usr/local/nginx/sbin /usr/local/nginx/conf && echo server > /usr/local/nginx/sbin/nginx \
                 && touch /usr/local/nginx/conf/nginx.conf /usr/local/nginx/conf/nginx.conf.default";
@@ -136,7 +136,7 @@ fn a_server_from_source_in_one_stage_and_its_files_in_another() {
 }
 
 #[test]
-fn a_blog_generated_in_one_image_and_served_by_another() {
+fn a_blog_is_generated_in_one_image_and_served_by_another() {
     let lab = Lab::new();
     let npm = "case \"$*\" in *-g*) printf '#!/bin/sh\\nmkdir -p public && cp source/*.md public/\\n' > /usr/bin/hexo && chmod +x /usr/bin/hexo ;; \
                *) mkdir -p node_modules && cp package.json node_modules/ ;; esac";
@@ -165,7 +165,7 @@ fn a_blog_generated_in_one_image_and_served_by_another() {
 }
 
 #[test]
-fn a_build_and_runtime_in_a_single_stage() {
+fn a_single_stage_builds_and_runs_a_program() {
     let lab = Lab::new();
     stand_in(&lab, "golang:1.9-alpine", &[APK, GO]);
     lab.write("app.go", "package main\n");
@@ -179,7 +179,7 @@ fn a_build_and_runtime_in_a_single_stage() {
 /// The builder pattern from before multi-stage builds: build, copy the program out, build again.
 /// `docker` is a link to rbuild.
 #[test]
-fn two_dockerfiles_with_a_container_to_copy_from() {
+fn files_are_copied_out_of_a_container_of_another_build() {
     let lab = Lab::new();
     stand_in(&lab, "golang:1.9-alpine", &[APK, GO]);
     stand_in(&lab, "alpine:latest", &[APK]);

@@ -148,7 +148,7 @@ fn owners_change_by_any_path_or_the_call_fails() {
 }
 
 #[test]
-fn a_limit_of_message_queues_applies_beside_emulated_ids() {
+fn the_message_queue_limit_applies_with_emulated_ids() {
     let [kernels, emulated] = ["userns", "single-id"].map(|mode| {
         let lab = crate::lab::Lab::new();
         lab.write(

@@ -320,7 +320,7 @@ fn files_that_a_mode_cannot_create_are_not_adopted() {
 
 /// `single-id` has no power over files that `userns` gave to sub-IDs, and leaves them alone.
 #[test]
-fn files_of_other_users_stay_where_one_id_is_mapped() {
+fn files_of_sub_ids_are_left_alone_where_one_id_is_mapped() {
     let lab = Lab::new();
     let theirs = "FROM busybox\nRUN --mount=type=cache,target=/c mkdir /c/d && echo big > /c/d/f && chown -R 7:7 /c/d && \
                   mkdir /d && echo f > /d/f && chown -R 7:7 /d\n";
@@ -394,7 +394,7 @@ fn a_secret_in_a_result_of_the_other_mode_makes_the_step_run_again() {
 
 /// `userns` and `chroot` have the same kind of owners.
 #[test]
-fn root_modes_with_given_owners_share_trees() {
+fn root_modes_with_mapped_owners_share_trees() {
     for (first, second) in [("userns", "chroot"), ("chroot", "userns")] {
         let lab = Lab::new();
         let file = "FROM busybox AS a\nRUN echo 1 > /a && chown 3:4 /a\nFROM busybox\nCOPY --from=a /a /a\n";
