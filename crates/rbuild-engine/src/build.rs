@@ -26,7 +26,7 @@ use crate::prepare::lookup::VertexState;
 use crate::record::build_log::{self, Status, measure, remember};
 use crate::request::BuildRequest;
 use crate::rootfs::Rootfs;
-use crate::solve::executor;
+use crate::solve::{executor, vertex};
 use crate::warning::BuildWarning;
 
 /// Answers the build from the cache. Returns `None` if a step must run, a file system must be
@@ -186,6 +186,7 @@ impl<'a> Platforms<'a> {
             if let Err(e) = executor::run(env, |layers| image::pack_early(env, &layers)) {
                 return Err(after_failure(env, e, report));
             }
+            vertex::wait_for_images(env)?;
             refusal::refuse_leaks(env)?;
             images.push(images_of(env)?);
         }

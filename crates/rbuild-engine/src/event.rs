@@ -45,6 +45,12 @@ pub enum Event {
         outcome: StepOutcome,
         seconds: f64,
     },
+    /// The layers of an image are being downloaded: bytes that have arrived, and their total.
+    Pulling {
+        image: String,
+        moved: u64,
+        total: u64,
+    },
     /// A short description of work that is not a step of the Dockerfile.
     Phase {
         text: String,

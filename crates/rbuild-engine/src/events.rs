@@ -66,7 +66,7 @@ impl Events {
             Event::Done { step: s, outcome, seconds } => Event::Done { step: step(s), outcome, seconds },
             Event::Phase { text, seconds } => Event::Phase { text: mask(text), seconds },
             Event::Warning(w) => Event::Warning(Warning { text: mask(w.text), ..w }),
-            other @ (Event::Isolation { .. } | Event::End) => other,
+            other @ (Event::Isolation { .. } | Event::Pulling { .. } | Event::End) => other,
         };
         self.journal.note(&event);
         let _ = self.sender.send(event);

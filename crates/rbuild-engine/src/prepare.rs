@@ -4,6 +4,7 @@ pub(crate) mod demands;
 pub(crate) mod downloads;
 pub(crate) mod image_key;
 pub(crate) mod lookup;
+pub(crate) mod online;
 pub(crate) mod resolve;
 
 use std::collections::HashMap;
@@ -22,8 +23,9 @@ use crate::error::{BuildError, Result};
 use crate::event::{Event, StepOutcome, Warning};
 use crate::events::Events;
 use crate::export::secret_scan;
-use crate::prepare::downloads::{DownloadedFiles, Online};
+use crate::prepare::downloads::DownloadedFiles;
 use crate::prepare::lookup::{LookedUp, Lookup, PreparedVertex};
+use crate::prepare::online::Online;
 use crate::prepare::resolve::{PullPolicy, Resolver, stored_image};
 use crate::request::BuildRequest;
 
@@ -60,7 +62,7 @@ pub fn prepare(
 ) -> Result<Prepared> {
     let mut bases = HashMap::new();
     let mut images = HashMap::new();
-    let mut resolver = Resolver::new(store, request.pull, online.pull());
+    let mut resolver = Resolver::new(store, request.pull, online);
     let mut graph = loop {
         match plan(file, params, &bases).map_err(BuildError::Dockerfile)? {
             Plan::Graph(graph) => break *graph,

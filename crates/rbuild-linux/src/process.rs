@@ -141,6 +141,16 @@ pub fn reset_signals() -> Result<()> {
     Ok(())
 }
 
+/// Blocks the signals that terminals and supervisors send to whole groups of processes, in the
+/// calling thread and those that it starts. For a process that another one kills.
+pub fn block_ending_signals() -> Result<()> {
+    use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
+    let set: SigSet = [Signal::SIGINT, Signal::SIGQUIT, Signal::SIGHUP, Signal::SIGTERM].into_iter().collect();
+    let fail =
+        |e: nix::errno::Errno| Error::new("sigprocmask", described("the handling of signals"), std::io::Error::from(e));
+    sigprocmask(SigmaskHow::SIG_BLOCK, Some(&set), None).map_err(fail)
+}
+
 /// Reaps all children that have ended, and returns them. Does not block.
 pub fn reap() -> Vec<(u32, Exit)> {
     use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};

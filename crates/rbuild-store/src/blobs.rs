@@ -324,7 +324,14 @@ impl<'a> HashedBlob<'a> {
     }
 
     /// Appends a stream up to its end.
-    pub fn fill(&mut self, mut source: impl Read) -> Result<()> {
+    pub fn fill(&mut self, source: impl Read) -> Result<()> {
+        self.fill_watched(source, &mut |_| Ok(()))
+    }
+
+    /// Appends a stream up to its end. Calls `watch` with the number of bytes in the file whenever
+    /// it has grown.
+    pub fn fill_watched(&mut self, mut source: impl Read, watch: &mut dyn FnMut(u64) -> Result<()>) -> Result<()> {
+        let mut size = 0;
         loop {
             self.chunk.reserve_exact(CHUNK);
             let read = (&mut source).take(CHUNK as u64).read_to_end(&mut self.chunk);
@@ -332,8 +339,15 @@ impl<'a> HashedBlob<'a> {
             if self.chunk.is_empty() {
                 return Ok(());
             }
+            size += self.chunk.len() as u64;
             self.pass_on()?;
+            watch(size)?;
         }
+    }
+
+    /// Opens the bytes that have been written, for reading.
+    pub fn reopen(&self) -> Result<File> {
+        self.blob.reopen()
     }
 
     /// Appends bytes.

@@ -7,6 +7,7 @@ use rbuild_layer::{Compression, LayerError, detect, layer_digests};
 use rbuild_linux::parallel::{cores, try_map};
 use rbuild_linux::{Error, described};
 
+use crate::arrivals::repeated;
 use crate::blobs::Blobs;
 use crate::error::{Result, StoreError};
 
@@ -32,11 +33,24 @@ impl Blobs<'_> {
     }
 
     pub(crate) fn check_layer(&self, blob: &BlobDigest, diff_id: &DiffId) -> Result<()> {
-        if self.store.root.exists(note_path(blob, diff_id))? || self.is_plain_layer(blob, diff_id)? {
+        if self.store.root.exists(note_path(blob, diff_id))?
+            || repeated(|| self.check_arriving(blob, diff_id))?
+            || self.is_plain_layer(blob, diff_id)?
+        {
             return Ok(());
         }
         self.read_layer(blob, diff_id)?;
         self.note_layer(blob, diff_id)
+    }
+
+    /// Verifies a layer that is being downloaded. Returns false if it is not.
+    fn check_arriving(&self, blob: &BlobDigest, diff_id: &DiffId) -> Result<bool> {
+        let Some(mut arriving) = self.store.arrivals.open(blob, self.store.stop())? else { return Ok(false) };
+        let read = layer_digests(&mut arriving, self.store.limits());
+        arriving.confirm()?;
+        compare_content(blob, diff_id, read?.1)?;
+        self.note_layer(blob, diff_id)?;
+        Ok(true)
     }
 
     /// Verifies a layer by reading it to its end, even if it has been verified before.

@@ -12,6 +12,15 @@ use rbuild_remedy::{DiskRemedy, ImageRemedy, Remedy, StoreRemedy};
 /// The result of an operation on the store.
 pub type Result<T> = std::result::Result<T, StoreError>;
 
+/// The reason why an image could not be downloaded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NotArrived {
+    /// The message.
+    pub message: String,
+    /// Advice, in words.
+    pub help: Option<String>,
+}
+
 /// An error of the store.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -96,6 +105,12 @@ pub enum StoreError {
          which would overwrite the recorded owners of links"
     )]
     AccessTimes,
+    /// An image could not be downloaded.
+    #[error("{}", .0.message)]
+    NotArrived(NotArrived),
+    /// A blob that was read while it arrived has the wrong digest, and is downloaded again.
+    #[error("a blob is downloaded again")]
+    ArrivesAgain,
     /// The build was stopped while it waited for another one.
     #[error("the build was stopped while it waited for another one")]
     Stopped,
@@ -249,6 +264,8 @@ mod tests {
             StoreError::UsedImage { name: "demo:1".into(), container: "web".into() },
             StoreError::LargeDocument { digest, limit: 4 << 20 },
             StoreError::AccessTimes,
+            StoreError::NotArrived(NotArrived { message: "r.io/a: r.io has no blob".into(), help: None }),
+            StoreError::ArrivesAgain,
             StoreError::Stopped,
         ];
         let variants = variants!(StoreError {
@@ -273,6 +290,8 @@ mod tests {
             UsedImage,
             LargeDocument,
             AccessTimes,
+            NotArrived,
+            ArrivesAgain,
             Stopped,
         });
         assert_recorded!("StoreError", variants.table(&errors, |e| e, StoreError::remedy));

@@ -14,7 +14,7 @@ use serde::de::IgnoredAny;
 use crate::error::{Result, StoreError};
 use crate::store::{EMPTY_INDEX, Store};
 
-/// An image of the store with its documents.
+/// An image with its documents. Its layers are in the store, or being downloaded.
 #[derive(Debug, Clone)]
 pub struct Image {
     /// Digest of the manifest.
@@ -110,6 +110,19 @@ impl NamedImage {
 }
 
 impl Image {
+    /// Returns the image with that manifest, and the configuration that `read` returns.
+    ///
+    /// # Errors
+    ///
+    /// Fails if `read` does, or if a document is invalid.
+    pub fn of_documents(bytes: &[u8], read: impl FnOnce(&ImageId) -> Result<Vec<u8>>) -> Result<Image> {
+        let manifest_digest = ManifestDigest::of(bytes);
+        let manifest = parse_manifest(bytes).map_err(StoreError::damaged(format!("manifest {manifest_digest}")))?;
+        let id = digest(manifest.config())?.of_config();
+        let config = serde_json::from_slice(&read(&id)?).map_err(StoreError::damaged(format!("configuration {id}")))?;
+        Ok(Image { manifest_digest, manifest_size: bytes.len() as u64, manifest, id, config })
+    }
+
     /// Returns the layers with their diffIDs, lowest first.
     ///
     /// # Errors
@@ -304,11 +317,7 @@ impl Images<'_> {
     /// Fails if a document is missing or damaged.
     pub fn image(&self, manifest_digest: &ManifestDigest) -> Result<Image> {
         let bytes = self.store.blobs().read_document(&manifest_digest.blob())?;
-        let manifest = parse_manifest(&bytes).map_err(StoreError::damaged(format!("manifest {manifest_digest}")))?;
-        let id = digest(manifest.config())?.of_config();
-        let config = serde_json::from_slice(&self.store.blobs().read_document(&id.blob())?)
-            .map_err(StoreError::damaged(format!("configuration {id}")))?;
-        Ok(Image { manifest_digest: *manifest_digest, manifest_size: bytes.len() as u64, manifest, id, config })
+        Image::of_documents(&bytes, |id| self.store.blobs().read_document(&id.blob()))
     }
 
     /// Returns the image that a Dockerfile refers to by `name`.

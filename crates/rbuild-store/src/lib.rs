@@ -47,6 +47,7 @@
 //! or if its build was synced. Other records, which a power failure may have damaged, are ignored,
 //! never repaired.
 
+mod arrivals;
 mod blobs;
 mod cache;
 mod cache_mounts;
@@ -74,13 +75,14 @@ mod waiting;
 mod witness;
 mod workspace;
 
+pub use arrivals::{Arrivals, PullId};
 pub use blobs::Blobs;
 pub use cache::inputs::{BuildIndex, FILES, FROM, IndexedStep, KeyInputs, KeyPart, KeyValue, PARENT, VARIABLE};
 pub use cache::records::{ForeignRecord, Record, RecordedImage, Records};
 pub use cache_mounts::{CacheMount, CacheMounts, CacheUse, LentCache};
 pub use containers::{Container, Containers};
 pub use downloads::{Download, Downloads, IncomingFile, ReceivedFile};
-pub use error::{Result, StoreError, remedy_of_kernel};
+pub use error::{NotArrived, Result, StoreError, remedy_of_kernel};
 pub use gc::budget::Budget;
 pub use gc::fsck::{Checked, Unread};
 pub use gc::prune::{DanglingImages, Freed, Gc, Usage};
@@ -95,7 +97,7 @@ pub use once::{Lock, Once, Session};
 pub use pulled::Pulled;
 pub use rbuild_linux::OwnerMode;
 pub use secrets::{SecretVerdicts, Verdict};
-pub use staging::{Receiving, Staging};
+pub use staging::{Receiving, Staging, StagingWatch};
 pub use store::Store;
 pub use trees::backend::{Snapshots, Working};
 pub use trees::changes::{ChangedTrees, EarlierFiles};

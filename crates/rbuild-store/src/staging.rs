@@ -31,6 +31,26 @@ pub struct Staging<'a> {
     verified: Mutex<HashMap<BlobDigest, Option<u64>>>,
     /// Blobs and the diffIDs of their content.
     holds: Mutex<HashSet<(BlobDigest, DiffId)>>,
+    watch: Option<&'a dyn StagingWatch>,
+}
+
+/// Receives the progress of blobs that are staged. An error ends the transfer.
+pub trait StagingWatch: Sync {
+    /// An attempt to receive a blob begins. `file` is open for reading.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the blob is of no use any more, as all other methods do.
+    fn begun(&self, blob: &BlobDigest, file: &File) -> Result<()>;
+
+    /// The file of the blob has that many bytes.
+    fn grown(&self, blob: &BlobDigest, size: u64) -> Result<()>;
+
+    /// The blob is complete, and its digest right.
+    fn verified(&self, blob: &BlobDigest) -> Result<()>;
+
+    /// The blob was in the store before.
+    fn stored(&self, blob: &BlobDigest) -> Result<()>;
 }
 
 impl<'a> Staging<'a> {
@@ -41,7 +61,13 @@ impl<'a> Staging<'a> {
     /// Fails if its directory cannot be created.
     pub fn open(store: &'a Store, work: &'a Workspace) -> Result<Staging<'a>> {
         let (_, dir) = work.new_dir()?;
-        Ok(Staging { store, work, dir, here: Mutex::default(), verified: Mutex::default(), holds: Mutex::default() })
+        let (here, verified, holds) = Default::default();
+        Ok(Staging { store, work, dir, here, verified, holds, watch: None })
+    }
+
+    /// Returns the staging area with a receiver of its progress.
+    pub fn watched(self, watch: &'a dyn StagingWatch) -> Staging<'a> {
+        Staging { watch: Some(watch), ..self }
     }
 
     /// Returns the store.
@@ -104,6 +130,33 @@ impl<'a> Staging<'a> {
         let mut blob = self.receive()?;
         blob.blob.fill(source)?;
         blob.finish()
+    }
+
+    /// Reports to the watch that a blob is in the store.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the watch does.
+    pub fn report_stored(&self, blob: &BlobDigest) -> Result<()> {
+        self.watch.map_or(Ok(()), |watch| watch.stored(blob))
+    }
+
+    /// Stages the bytes of `source`, which should have that digest, and reports the progress to the
+    /// watch. Returns their real digest and size.
+    ///
+    /// # Errors
+    ///
+    /// Fails if `source` cannot be read, if the blob cannot be written, or if the watch ends it.
+    pub fn put_watched(&self, expected: &BlobDigest, source: impl Read) -> Result<(BlobDigest, u64)> {
+        let Some(watch) = self.watch else { return self.put_blob(source) };
+        let mut blob = self.receive()?;
+        watch.begun(expected, &blob.blob.reopen()?)?;
+        blob.blob.fill_watched(source, &mut |size| watch.grown(expected, size))?;
+        let (found, size) = blob.finish()?;
+        if found == *expected {
+            watch.verified(expected)?;
+        }
+        Ok((found, size))
     }
 
     /// Stages bytes in memory, unless they are staged or stored already.

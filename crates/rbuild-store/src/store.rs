@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use rbuild_image::ManifestDigest;
 use rbuild_layer::{Limits, Stop};
 use rbuild_linux::{
     Conflict, DirEntry, KeyLock, LockKind, OwnerMode, OwnerRecords, RootDir, UidGid, is_unpublished, process,
@@ -16,6 +17,7 @@ use rbuild_linux::{
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::arrivals::Arrivals;
 use crate::error::{Result, StoreError, naming};
 use crate::keys;
 use crate::modes;
@@ -72,6 +74,8 @@ pub struct Store {
     pub(crate) waits: Waits,
     /// True if documents were written that are valid after a reboot only once they are synced.
     pub(crate) unsynced: AtomicBool,
+    /// Downloads of another process.
+    pub(crate) arrivals: Arc<Arrivals>,
 }
 
 const DIRS: [&str; 9] = ["blobs", "blobs/sha256", "trees", "layers", "records", "results", "builds", "mounts", "tmp"];
@@ -146,6 +150,7 @@ impl Store {
             takes_devices: false,
             waits,
             unsynced: AtomicBool::new(false),
+            arrivals: Arc::default(),
         })
     }
 
@@ -164,8 +169,8 @@ impl Store {
         let lock = self.lock.try_clone().map_err(|e| rbuild_linux::Error::new("dup", path, e))?;
         let root = RootDir::open(path)?.named(self.place()).with_owners(&self.owner_records().with_mode(owners));
         let path = path.to_path_buf();
-        let (boot, waits) = (self.boot.clone(), self.waits.clone());
-        Ok(Store { root, path, lock, boot, waits, unsynced: AtomicBool::new(false), ..*self })
+        let (boot, waits, arrivals) = (self.boot.clone(), self.waits.clone(), self.arrivals.clone());
+        Ok(Store { root, path, lock, boot, waits, arrivals, unsynced: AtomicBool::new(false), ..*self })
     }
 
     /// Returns the store with other limits on incoming archives.
@@ -197,6 +202,22 @@ impl Store {
     /// namespace they cannot be made, nor copied up by an overlay.
     pub fn taking_devices(self, takes_devices: bool) -> Store {
         Store { takes_devices, ..self }
+    }
+
+    /// Returns the store with blobs that another process is downloading. They are unpacked while
+    /// they arrive.
+    pub fn receiving(self, arrivals: Arc<Arrivals>) -> Store {
+        Store { arrivals, ..self }
+    }
+
+    /// Waits until an image is in the store, if another process is downloading it.
+    ///
+    /// # Errors
+    ///
+    /// Fails with [`StoreError::NotArrived`] if it cannot be downloaded, or if the build is
+    /// stopped.
+    pub fn wait_for_image(&self, image: &ManifestDigest) -> Result<()> {
+        self.arrivals.wait_for_image(image, self.stop())
     }
 
     /// Returns a store whose waits for locks and whose unpacking end with an error once `stop`

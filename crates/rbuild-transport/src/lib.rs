@@ -37,7 +37,7 @@ pub use download::{DownloadRequest, download, download_once};
 pub use error::{Result, TransportError, remedy_of_download};
 pub use layout::LayoutWriter;
 pub use load::{Incoming, Loaded, WantedPlatform, load, load_directory, take_from_layout};
-pub use pull::{PulledImage, pull};
+pub use pull::{BegunPull, OpenPull, PulledImage, begin_pull, pull};
 pub use push::{Outgoing, check_push, outgoing, push};
 pub use put_layer::{PutLayer, put_layer};
 pub use save::{

@@ -1,16 +1,18 @@
 //! `pull`: an image from a registry into the store.
 
+use std::io::Read;
+
 use rbuild_image::{
-    Descriptor, ImageConfig, ImageId, ImageManifest, ManifestDigest, Platform, Reference, digest_of, parse_index,
-    parse_manifest,
+    BlobDigest, Descriptor, ImageConfig, ImageId, ImageManifest, ManifestDigest, Platform, Reference, digest_of,
+    parse_index, parse_manifest,
 };
-use rbuild_registry::{Choice, Client, Resolved, choose};
+use rbuild_registry::{Choice, Client, ReceivedManifest, Repository, Resolved, choose};
 use rbuild_remedy::{ImageRemedy, Remedy, ServerRemedy};
-use rbuild_store::{Lock, LostPlatforms, Once, Pulled, Staging, Store, Workspace};
+use rbuild_store::{Lock, LostPlatforms, Once, Pulled, Staging, StagingWatch, Store, Workspace};
 use serde_json::Value;
 use std::error::Error;
 
-use crate::blobs::{BlobInfo, BlobSink, BlobSource, TransferProgress, copy_all, total_size};
+use crate::blobs::{BlobInfo, BlobSource, TransferProgress, copy_all, total_size};
 use crate::error::{Result, TransportError};
 use crate::media_types::is_layer;
 
@@ -51,39 +53,152 @@ pub fn pull(
     platform: &Platform,
     progress: &TransferProgress<'_>,
 ) -> Result<PulledImage> {
-    let repository = client.repository(name)?;
-    let (resolved, document) = match (name.digest(), name.tag()) {
-        (Some(digest), _) => (digest.blob(), None),
-        (None, tag) => match repository.resolve(tag.unwrap_or("latest"))? {
-            Resolved::Digest(digest) => (digest, None),
-            Resolved::Document(document) => (document.digest, Some(document)),
-        },
-    };
-    let resolved = resolved.of_manifest();
-    let find = || -> Result<Option<PulledImage>> {
-        let known = store.images().pulled_image(name, platform)?.filter(|(known, _)| known.resolved == resolved);
-        let Some((known, image)) = known else { return Ok(None) };
-        let lost = keep_name(store, name, &known.manifest)?;
+    let (remote, document) = RemoteImage::resolve(client, name, platform)?;
+    let download = || remote.download(&remote.documents(document)?, store, progress, None);
+    remote.once(store, download)
+}
+
+/// Begins a pull: resolves the name, and downloads the documents of the image unless the store has
+/// the image.
+///
+/// # Errors
+///
+/// Fails as [`pull`] does.
+#[tracing::instrument(target = "transport", name = "begin_pull", level = "debug", skip_all, fields(%name))]
+pub fn begin_pull(store: &Store, client: &Client, name: &Reference, platform: &Platform) -> Result<BegunPull> {
+    let (remote, document) = RemoteImage::resolve(client, name, platform)?;
+    match remote.find(store)? {
+        Some(found) => Ok(BegunPull::Found(found)),
+        None => {
+            let documents = remote.documents(document)?;
+            Ok(BegunPull::Open(OpenPull { remote, documents }))
+        }
+    }
+}
+
+/// The first half of a pull.
+pub enum BegunPull {
+    /// The store has the image.
+    Found(PulledImage),
+    /// The layers are missing.
+    Open(OpenPull),
+}
+
+/// A name in a registry, and what it stands for.
+struct RemoteImage {
+    repository: Repository,
+    name: Reference,
+    platform: Platform,
+    resolved: ManifestDigest,
+}
+
+impl RemoteImage {
+    /// Resolves a name. Also returns the document, if the registry sent it.
+    fn resolve(
+        client: &Client,
+        name: &Reference,
+        platform: &Platform,
+    ) -> Result<(RemoteImage, Option<ReceivedManifest>)> {
+        let repository = client.repository(name)?;
+        let (resolved, document) = match (name.digest(), name.tag()) {
+            (Some(digest), _) => (digest.blob(), None),
+            (None, tag) => match repository.resolve(tag.unwrap_or("latest"))? {
+                Resolved::Digest(digest) => (digest, None),
+                Resolved::Document(document) => (document.digest, Some(document)),
+            },
+        };
+        let (name, platform) = (name.clone(), platform.clone());
+        Ok((RemoteImage { repository, name, platform, resolved: resolved.of_manifest() }, document))
+    }
+
+    /// Returns the image if the store has it, and names it.
+    fn find(&self, store: &Store) -> Result<Option<PulledImage>> {
+        let known = store.images().pulled_image(&self.name, &self.platform)?;
+        let Some((known, image)) = known.filter(|(known, _)| known.resolved == self.resolved) else { return Ok(None) };
+        let lost = keep_name(store, &self.name, &known.manifest)?;
         let (id, manifest) = (image.id, known.manifest);
+        let resolved = self.resolved;
         Ok(Some(PulledImage { id, manifest, resolved, is_new: false, lost, warnings: Vec::new() }))
-    };
-    let download = || {
+    }
+
+    /// Returns the image of the store, or else the one that `download` makes. Of all processes that
+    /// pull the same image, one downloads it.
+    fn once(&self, store: &Store, download: impl FnOnce() -> Result<PulledImage>) -> Result<PulledImage> {
+        let lock = Lock::pull(&format!("{} {}", self.name, self.platform));
+        store.once(lock, || self.find(store), download).map(Once::either)
+    }
+
+    /// Downloads the manifest for the platform and the configuration.
+    fn documents(&self, document: Option<ReceivedManifest>) -> Result<ImageDocuments> {
         let document = match document {
             Some(document) => document,
-            None => repository.document(&resolved.blob())?,
+            None => self.repository.document(&self.resolved.blob())?,
         };
-        let place = repository.place().to_string();
-        let transfer = Transfer { source: &repository, place, platform, progress };
-        let bytes = transfer.manifest(document.bytes, 0)?;
-        let manifest = ManifestDigest::of(&bytes);
+        let transfer =
+            Transfer { source: &self.repository, place: self.repository.place().to_string(), platform: &self.platform };
+        transfer.documents(document.bytes, &self.name)
+    }
+
+    /// Downloads the layers that the store lacks, and names the image.
+    fn download(
+        &self,
+        documents: &ImageDocuments,
+        store: &Store,
+        progress: &TransferProgress<'_>,
+        watch: Option<&dyn StagingWatch>,
+    ) -> Result<PulledImage> {
+        let RemoteImage { repository, name, platform, resolved } = self;
+        let manifest = ManifestDigest::of(&documents.manifest);
         let work = Workspace::open(store)?;
         let staging = Staging::open(store, &work)?;
-        let (id, warnings) = transfer.image(&staging, &bytes, name)?;
+        let staging = match watch {
+            Some(watch) => staging.watched(watch),
+            None => staging,
+        };
+        let id = documents.stage(repository, &staging, progress)?;
         let lost = staging.keep("pull", &[manifest], &[(manifest, tag_of(name))])?.pop();
-        store.images().note_pulled(name, platform, &Pulled { resolved, manifest })?;
-        Ok(PulledImage { id, manifest, resolved, is_new: true, lost, warnings })
-    };
-    store.once(Lock::pull(&format!("{name} {platform}")), find, download).map(Once::either)
+        store.images().note_pulled(name, platform, &Pulled { resolved: *resolved, manifest })?;
+        let warnings = documents.warnings.clone();
+        Ok(PulledImage { id, manifest, resolved: *resolved, is_new: true, lost, warnings })
+    }
+}
+
+/// A pull whose layers are missing.
+pub struct OpenPull {
+    remote: RemoteImage,
+    documents: ImageDocuments,
+}
+
+impl OpenPull {
+    /// Returns the bytes of the manifest.
+    pub fn manifest(&self) -> &[u8] {
+        &self.documents.manifest
+    }
+
+    /// Returns the bytes of the configuration.
+    pub fn config(&self) -> &[u8] {
+        &self.documents.config
+    }
+
+    /// Returns warnings, one sentence each.
+    pub fn warnings(&self) -> &[String] {
+        &self.documents.warnings
+    }
+
+    /// Downloads the layers and names the image, unless another process does so meanwhile. `watch`
+    /// receives the progress of the blobs.
+    ///
+    /// # Errors
+    ///
+    /// Fails as [`pull`] does, and if `watch` does.
+    pub fn complete(
+        &self,
+        store: &Store,
+        progress: &TransferProgress<'_>,
+        watch: &dyn StagingWatch,
+    ) -> Result<PulledImage> {
+        self.remote.once(store, || self.remote.download(&self.documents, store, progress, Some(watch)))
+    }
 }
 
 /// Gives an image that is there its name, unless it has it. Returns the platforms that the name
@@ -105,13 +220,43 @@ fn tag_of(name: &Reference) -> Option<Reference> {
     name.digest().is_none().then(|| name.clone())
 }
 
-/// The download of one image.
+/// The verified documents of an image.
+struct ImageDocuments {
+    manifest: Vec<u8>,
+    config: Vec<u8>,
+    /// The layers, lowest first.
+    layers: Vec<BlobInfo>,
+    /// Warnings, one sentence each.
+    warnings: Vec<String>,
+}
+
+impl ImageDocuments {
+    /// Stages the documents, and the layers that the store lacks: several at once, the largest
+    /// first. Returns the ID of the image.
+    fn stage(
+        &self,
+        source: &dyn BlobSource,
+        staging: &Staging<'_>,
+        progress: &TransferProgress<'_>,
+    ) -> Result<ImageId> {
+        staging.put_bytes(&self.manifest)?;
+        let id = staging.put_bytes(&self.config)?.0.of_config();
+        let missing = missing_layers(staging, &self.layers)?;
+        for layer in self.layers.iter().filter(|layer| !missing.contains(layer)) {
+            staging.report_stored(&layer.digest)?;
+        }
+        (progress.total)(total_size(&missing));
+        copy_all(source, staging, &missing, progress)?;
+        Ok(id)
+    }
+}
+
+/// The download of the documents of one image.
 struct Transfer<'a> {
     source: &'a dyn BlobSource,
     /// Name of the source in messages.
     place: String,
     platform: &'a Platform,
-    progress: &'a TransferProgress<'a>,
 }
 
 impl Transfer<'_> {
@@ -157,31 +302,54 @@ impl Transfer<'_> {
         }
     }
 
-    /// Downloads an image. Returns its ID and warnings.
-    fn image(&self, staging: &Staging<'_>, bytes: &[u8], name: &Reference) -> Result<(ImageId, Vec<String>)> {
-        let manifest = parse_manifest(bytes).map_err(self.document("the manifest"))?;
+    /// Downloads the documents of the image that a manifest or an index leads to.
+    fn documents(&self, document: Vec<u8>, name: &Reference) -> Result<ImageDocuments> {
+        let bytes = self.manifest(document, 0)?;
+        let manifest = parse_manifest(&bytes).map_err(self.document("the manifest"))?;
         self.check_types(&manifest)?;
-        staging.put_bytes(bytes)?;
-        let config = manifest.config();
-        let (digest, size) = (digest_of(config).map_err(self.document("the manifest"))?, config.size());
-        if size > MAX_CONFIG {
-            return Err(self.invalid(format!("its configuration has {size} bytes; the limit is {MAX_CONFIG}")));
-        }
-        staging.copy(self.source, &BlobInfo { digest, size }, &self.progress.moved)?;
-        let text = staging.read_document(&digest)?;
+        let info = |d: &Descriptor| {
+            let digest = digest_of(d).map_err(self.document("the manifest"))?;
+            Ok(BlobInfo { digest, size: d.size() })
+        };
+        let id = info(manifest.config())?;
+        let text = self.config(&id)?;
         let config: ImageConfig =
-            serde_json::from_slice(&text).map_err(self.document(&format!("the configuration {digest}")))?;
-        let (layers, diff_ids) = (manifest.layers().len(), config.rootfs.diff_ids.len());
-        if layers != diff_ids {
+            serde_json::from_slice(&text).map_err(self.document(&format!("the configuration {}", id.digest)))?;
+        let layers = manifest.layers().iter().map(info).collect::<Result<Vec<_>>>()?;
+        let diff_ids = config.rootfs.diff_ids.len();
+        if layers.len() != diff_ids {
             return Err(self.invalid(format!(
-                "its manifest and configuration disagree on the number of layers: {layers} and {diff_ids}"
+                "its manifest and configuration disagree on the number of layers: {} and {diff_ids}",
+                layers.len()
             )));
         }
         let (own, wanted) = (config.platform(), self.platform);
         let other =
             (!wanted.takes(&own)).then(|| format!("{} is for {own}, not for the requested {wanted}", name.familiar()));
-        self.layers(staging, manifest.layers())?;
-        Ok((digest.of_config(), other.into_iter().collect()))
+        Ok(ImageDocuments { manifest: bytes, config: text, layers, warnings: other.into_iter().collect() })
+    }
+
+    /// Downloads a configuration and verifies its digest.
+    fn config(&self, part: &BlobInfo) -> Result<Vec<u8>> {
+        if part.size > MAX_CONFIG {
+            let size = part.size;
+            return Err(self.invalid(format!("its configuration has {size} bytes; the limit is {MAX_CONFIG}")));
+        }
+        let mut left = self.source.attempts();
+        loop {
+            let mut blob = self.source.open(part)?;
+            let mut bytes = Vec::new();
+            let read = blob.by_ref().take(MAX_CONFIG + 1).read_to_end(&mut bytes);
+            read.map_err(TransportError::reading("reading the image"))?;
+            let found = BlobDigest::of(&bytes);
+            left = left.saturating_sub(1);
+            if found == part.digest {
+                return Ok(bytes);
+            }
+            if left == 0 {
+                return Err(blob.wrong_digest(&found));
+            }
+        }
     }
 
     /// Fails unless the manifest is that of an image whose layers are archives.
@@ -200,21 +368,19 @@ impl Transfer<'_> {
             None => Ok(()),
         }
     }
+}
 
-    /// Downloads the layers that the store lacks, several at once and the largest first.
-    fn layers(&self, staging: &Staging<'_>, layers: &[Descriptor]) -> Result<()> {
-        let mut missing: Vec<BlobInfo> = Vec::new();
-        for layer in layers {
-            let (digest, size) = (digest_of(layer).map_err(self.document("the manifest"))?, layer.size());
-            let here = staging.verified_size(&digest)? == Some(size);
-            if !here && !missing.iter().any(|known| known.digest == digest) {
-                missing.push(BlobInfo { digest, size });
-            }
+/// Returns the layers that the store lacks, the largest first.
+fn missing_layers(staging: &Staging<'_>, layers: &[BlobInfo]) -> Result<Vec<BlobInfo>> {
+    let mut missing: Vec<BlobInfo> = Vec::new();
+    for layer in layers {
+        let here = staging.verified_size(&layer.digest)? == Some(layer.size);
+        if !here && !missing.iter().any(|known| known.digest == layer.digest) {
+            missing.push(*layer);
         }
-        missing.sort_by_key(|part| std::cmp::Reverse(part.size));
-        (self.progress.total)(total_size(&missing));
-        copy_all(self.source, staging, &missing, self.progress)
     }
+    missing.sort_by_key(|part| std::cmp::Reverse(part.size));
+    Ok(missing)
 }
 
 /// Returns true for a list of manifests. The registry's client has compared this with the media

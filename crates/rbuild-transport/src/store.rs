@@ -86,7 +86,7 @@ impl BlobSink for Staging<'_> {
         let mut left = source.attempts();
         loop {
             let mut blob = source.open(part)?;
-            let put = self.put_blob(Counting::new(&mut blob, moved.clone()));
+            let put = self.put_watched(digest, Counting::new(&mut blob, moved.clone()));
             left = left.saturating_sub(1);
             match put? {
                 (found, _) if found == *digest => return Ok(BlobOrigin::Source),

@@ -15,6 +15,7 @@ pub mod login;
 pub mod logs;
 mod named;
 mod outline;
+mod pulls;
 pub mod removing;
 pub mod run;
 pub mod save_load;

@@ -1,47 +1,16 @@
 //! Files that a build downloads (ADD of a URL): all of them before anything is looked up, because
 //! their content is part of keys.
 
-use std::cell::RefCell;
 use std::collections::HashMap;
 
-use rbuild_dockerfile::{Diagnostic, Help};
+use rbuild_dockerfile::Diagnostic;
 use rbuild_image::Hasher;
 use rbuild_plan::{BuildGraph, CopyItem, CopySource, CopyStep, KeyPartSink, Step, StepPart, UrlSource};
 use rbuild_source::SelectionHash;
 use rbuild_store::{Download, Store};
 
 use crate::error::{BuildError, Result};
-use crate::prepare::resolve::PullImages;
-
-/// The reason why a file could not be downloaded.
-#[derive(Debug, Clone, thiserror::Error)]
-#[error("{message}")]
-pub struct NotDownloaded {
-    pub message: String,
-    pub help: Option<Help>,
-}
-
-/// Fetches files into the store. Returns one outcome for each, in their order.
-pub type Fetch<'a> = dyn Fn(&[UrlSource]) -> Result<Vec<std::result::Result<Download, NotDownloaded>>> + 'a;
-
-/// The network, as far as a build uses it before its commands run.
-pub struct Online<'a> {
-    pull: &'a PullImages<'a>,
-    fetch: &'a Fetch<'a>,
-    /// Files that were downloaded for this build: all of its platforms get the same content.
-    fetched: RefCell<HashMap<UrlSource, Download>>,
-}
-
-impl<'a> Online<'a> {
-    /// Returns the network that `pull` and `fetch` reach.
-    pub fn new(pull: &'a PullImages<'a>, fetch: &'a Fetch<'a>) -> Online<'a> {
-        Online { pull, fetch, fetched: RefCell::default() }
-    }
-
-    pub(crate) fn pull(&self) -> &'a PullImages<'a> {
-        self.pull
-    }
-}
+use crate::prepare::online::{NotDownloaded, Online};
 
 /// The downloaded files of a build.
 #[derive(Debug, Clone, Default)]
@@ -69,7 +38,7 @@ impl DownloadedFiles {
         if !wanted.is_empty() {
             let files: Vec<UrlSource> = wanted.iter().filter_map(|source| source.download().cloned()).collect();
             let mut failures = Vec::new();
-            for ((source, file), outcome) in wanted.iter().zip(&files).zip((online.fetch)(&files)?) {
+            for ((source, file), outcome) in wanted.iter().zip(&files).zip(online.fetch(&files)?) {
                 match outcome {
                     Ok(download) => drop(found.insert(file.clone(), download)),
                     Err(NotDownloaded { message, help }) => {

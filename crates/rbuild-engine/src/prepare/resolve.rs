@@ -9,6 +9,7 @@ use rbuild_remedy::{ImageRemedy, Remedy};
 use rbuild_store::{Image, Store, StoreError};
 
 use crate::error::{BuildError, Result};
+use crate::prepare::online::{ImageRequest, NotPulled, Online};
 
 /// Determines when registries are contacted for images.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -22,29 +23,11 @@ pub enum PullPolicy {
     Never,
 }
 
-/// An image to pull.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct ImageRequest {
-    pub name: Reference,
-    pub platform: Platform,
-}
-
-/// The reason why an image could not be pulled.
-#[derive(Debug, Clone, thiserror::Error)]
-#[error("{message}")]
-pub struct NotPulled {
-    pub message: String,
-    pub help: Option<String>,
-}
-
-/// Pulls images into the store. Returns one outcome for each, in their order.
-pub type PullImages<'a> = dyn Fn(&[ImageRequest]) -> Result<Vec<std::result::Result<(), NotPulled>>> + 'a;
-
 /// Resolves the images of one build.
 pub(super) struct Resolver<'a> {
     store: &'a Store,
     policy: PullPolicy,
-    pull: &'a PullImages<'a>,
+    online: &'a Online<'a>,
     /// Images that were requested in this build.
     requested: HashSet<ImageRequest>,
 }
@@ -57,8 +40,8 @@ struct Candidate {
 }
 
 impl<'a> Resolver<'a> {
-    pub(super) fn new(store: &'a Store, policy: PullPolicy, pull: &'a PullImages<'a>) -> Resolver<'a> {
-        Resolver { store, policy, pull, requested: HashSet::new() }
+    pub(super) fn new(store: &'a Store, policy: PullPolicy, online: &'a Online<'a>) -> Resolver<'a> {
+        Resolver { store, policy, online, requested: HashSet::new() }
     }
 
     /// Resolves the images that are needed. All missing ones are reported together.
@@ -70,13 +53,17 @@ impl<'a> Resolver<'a> {
         let mut failures: Vec<Option<NotPulled>> = vec![None; needs.len()];
         if !wanted.is_empty() {
             let list: Vec<ImageRequest> = wanted.iter().map(|(_, request)| request.clone()).collect();
-            for ((at, _), outcome) in wanted.iter().zip((self.pull)(&list)?) {
+            for ((at, _), outcome) in wanted.iter().zip(self.online.pull(&list)?) {
                 failures[*at] = outcome.err();
             }
             self.requested.extend(list);
         }
         let (mut found, mut missing) = (Vec::new(), Vec::new());
         for (need, failure) in needs.into_iter().zip(failures) {
+            if let Some(image) = self.online.arriving(&need.key()) {
+                found.push((need, image));
+                continue;
+            }
             match (self.candidate(&need)?, failure) {
                 (Some(candidate), None) => found.push((need, candidate.image)),
                 (Some(candidate), Some(failure)) if candidate.fits => missing.push(stale_image(&need, failure)),
@@ -95,7 +82,7 @@ impl<'a> Resolver<'a> {
         let request = ImageRequest { name: name.clone(), platform: need.platform.clone() };
         let pulls = match self.policy {
             PullPolicy::Never => false,
-            _ if need.later_stage => false,
+            _ if need.later_stage || self.online.arriving(&need.key()).is_some() => false,
             PullPolicy::Always => !self.requested.contains(&request),
             PullPolicy::Missing => !self.candidate(need)?.is_some_and(|candidate| candidate.fits),
         };

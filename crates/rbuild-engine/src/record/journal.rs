@@ -65,8 +65,12 @@ impl Journal {
                 let began = (self.now() - seconds).max(0.0);
                 pages.phases.push(PhaseLog { text: text.clone(), began, seconds: *seconds });
             }
-            Event::Isolation { .. } | Event::Waiting { .. } | Event::Output { .. } | Event::Warning(_) | Event::End => {
-            }
+            Event::Isolation { .. }
+            | Event::Pulling { .. }
+            | Event::Waiting { .. }
+            | Event::Output { .. }
+            | Event::Warning(_)
+            | Event::End => {}
         }
     }
 

@@ -9,7 +9,7 @@ use rbuild_dockerfile::Diagnostic;
 use rbuild_image::ManifestDigest;
 use rbuild_plan::{CacheStep, CopyStep, FileSource, MountKindStep, MountStep, RunStep, Step, VertexId};
 use rbuild_source::{Changes, Selection, SourceError};
-use rbuild_store::{CacheKey, KeyInputs, Lock, ResultId};
+use rbuild_store::{CacheKey, KeyInputs, Lock, ResultId, StoreError};
 
 use crate::cache::explain::{self, KeyRecorder};
 use crate::cache::key::{self, KeyMaker, Read, StageFiles, source_error};
@@ -271,8 +271,38 @@ fn no_mount_source(mount: &MountStep, source: &str) -> BuildError {
 fn unpack(env: &StepEnv<'_>, id: VertexId, name: &str, manifest: &ManifestDigest) -> Result<()> {
     let started = Instant::now();
     let wanted = env.schedule.parts_wanted(env.graph(), id);
-    if env.rootfs.unpack(id, env.image(manifest)?, wanted.as_ref())? > 0 {
+    let unpacked = env.rootfs.unpack(id, env.image(manifest)?, wanted.as_ref());
+    if unpacked.map_err(|e| not_pulled(env, id, e))? > 0 {
         env.events.phase(BuildPhase::Unpack { image: name }, started.elapsed().as_secs_f64());
     }
     Ok(())
+}
+
+/// Waits until the images of the build are in the store.
+///
+/// # Errors
+///
+/// Fails at the instruction that names an image which cannot be downloaded.
+pub(crate) fn wait_for_images(env: &StepEnv<'_>) -> Result<()> {
+    for (id, vertex) in env.graph().numbered() {
+        if let Step::Image { manifest, .. } = &vertex.step {
+            env.store.wait_for_image(manifest).map_err(|e| not_pulled(env, id, e.into()))?;
+        }
+    }
+    Ok(())
+}
+
+/// Replaces the error of a failed download by one at the instruction that names the image.
+fn not_pulled(env: &StepEnv<'_>, id: VertexId, error: BuildError) -> BuildError {
+    let vertex = &env.graph().vertices[id];
+    match (error, &vertex.step) {
+        (BuildError::Store(StoreError::NotArrived(failure)), Step::Image { name, .. }) => {
+            let d = Diagnostic::new(vertex.span, format!("pulling `{name}` failed: {}", failure.message));
+            BuildError::Unmet(vec![match failure.help {
+                Some(help) => d.help(help),
+                None => d,
+            }])
+        }
+        (error, _) => error,
+    }
 }

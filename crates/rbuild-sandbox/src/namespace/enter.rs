@@ -48,6 +48,8 @@ pub struct World {
     /// True if commands may run. They require a /sys and a zygote, both of which take time to
     /// create.
     pub commands: bool,
+    /// Children of the caller that may be killed once the builder has ended.
+    pub expendable: Vec<u32>,
 }
 
 /// The builder's view of how it was started.
@@ -164,7 +166,8 @@ impl Launcher<'_> {
         // and runners are reparented to this process. It adopts them only if it has no children of
         // its own, which could not be told apart from the builder's.
         let bare = isolation == Isolation::Chroot;
-        let adopts = bare && process::children().is_empty() && process::adopt_orphans().is_ok();
+        let is_own = |pid: &u32| !self.world.expendable.contains(pid);
+        let adopts = bare && !process::children().iter().any(is_own) && process::adopt_orphans().is_ok();
         let cloned = match isolation.maps() {
             None => process::fork()?,
             Some(_) => process::clone_into_namespaces().map_err(|e| userns_refused(e, &KernelSettings::read()))?,

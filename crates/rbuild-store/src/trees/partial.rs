@@ -10,6 +10,7 @@ use rbuild_layer::{EntryKind, TarEntry};
 use rbuild_linux::RootDir;
 use rbuild_linux::parallel::{cores, try_map};
 
+use crate::arrivals::repeated;
 use crate::error::Result;
 use crate::ids::CacheKey;
 use crate::images::{Image, digest};
@@ -100,7 +101,8 @@ impl ImageTrees<'_> {
         fs: &RootDir,
     ) -> Result<Option<BTreeSet<PathBuf>>> {
         let layers = image.layers()?;
-        let read = |(layer, diff_id): &(Descriptor, DiffId)| self.read_layer_parts(work, layer, diff_id, wanted);
+        let read =
+            |(layer, diff_id): &(Descriptor, DiffId)| repeated(|| self.read_layer_parts(work, layer, diff_id, wanted));
         let read = try_map(cores(), &layers, read)?;
         if read.iter().any(|parts| parts.behind_link) || read.iter().skip(1).any(|parts| parts.leans) {
             return Ok(None);

@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
 use rbuild_image::{BlobDigest, Descriptor, DiffId};
-use rbuild_layer::{LowerRefs, TarEntry, Unpacked, Unpacking, marks_opaque, unpack_some};
+use rbuild_layer::{LayerError, LowerRefs, TarEntry, Unpacked, Unpacking, marks_opaque, unpack_some};
 use rbuild_linux::RootDir;
 use rbuild_linux::parallel::{cores, try_map};
 use serde::{Deserialize, Serialize};
 
+use crate::arrivals::{ArrivingBlob, repeated};
 use crate::contents::{compare, compare_content};
 use crate::error::{Result, StoreError};
 use crate::ids::{BuildId, ResultId};
@@ -225,7 +226,8 @@ impl Trees<'_> {
             self.store.blobs().check_layer(&digest, diff_id)?;
             Ok(Some(tree))
         };
-        self.store.once(Lock::Layer(*diff_id), find, || self.unpack_layer(session, &digest, diff_id))
+        let make = || repeated(|| self.unpack_layer(session, &digest, diff_id));
+        self.store.once(Lock::Layer(*diff_id), find, make)
     }
 
     #[tracing::instrument(target = "store", name = "unpack", level = "debug", skip_all, fields(layer = %digest))]
@@ -280,6 +282,10 @@ impl Trees<'_> {
         nanoseconds: Option<&[u32]>,
         wants: &mut dyn FnMut(&TarEntry) -> bool,
     ) -> Result<Unpacked> {
+        if let Some(blob) = self.store.arrivals.open(digest, self.store.stop())? {
+            let how = Unpacking { nanoseconds, ..Unpacking::layer(self.store.limits()) };
+            return self.unpack_arriving(blob, (digest, diff_id), fs, how, wants);
+        }
         let blob = self.store.blobs().open_blob(digest)?;
         let known = self.store.blobs().is_known_whole(&blob).then_some(*digest);
         let how = Unpacking { known, nanoseconds, stop: self.store.stop(), ..Unpacking::layer(self.store.limits()) };
@@ -293,6 +299,36 @@ impl Trees<'_> {
         if known.is_none() {
             self.store.blobs().note_whole(&blob);
         }
+        Ok(got)
+    }
+
+    /// Unpacks a blob while it is being downloaded. Fails with [`StoreError::ArrivesAgain`] if it
+    /// has to be unpacked again, into another directory.
+    fn unpack_arriving(
+        &self,
+        mut blob: ArrivingBlob<'_>,
+        (digest, diff_id): (&BlobDigest, &DiffId),
+        fs: &RootDir,
+        how: Unpacking<'_>,
+        wants: &mut dyn FnMut(&TarEntry) -> bool,
+    ) -> Result<Unpacked> {
+        // The downloading process computes the digest.
+        let how = Unpacking { known: Some(*digest), stop: self.store.stop(), ..how };
+        let got = match unpack_some(&mut blob, fs, how, wants) {
+            Err(e @ LayerError::Stopped) => return Err(e.into()),
+            Err(e) if e.is_disk_full() => return Err(e.into()),
+            Err(source) => {
+                blob.confirm()?;
+                return Err(match source.is_of_content() {
+                    true => StoreError::InvalidLayer { blob: *digest, source },
+                    false => source.into(),
+                });
+            }
+            Ok(got) => got,
+        };
+        blob.confirm()?;
+        compare_content(digest, diff_id, got.diff_id)?;
+        self.store.blobs().note_layer(digest, diff_id)?;
         Ok(got)
     }
 }

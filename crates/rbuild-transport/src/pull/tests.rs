@@ -16,14 +16,15 @@ fn pulled(scratch: &Scratch, case: &str, source: &Memory, entry: &Value) -> Resu
     let platform: Platform = HOST.parse().unwrap();
     let (total, done) = (|_| {}, |_: &_, _, _| {});
     let progress = TransferProgress { moved: Arc::default(), total: &total, done: &done };
-    let transfer = Transfer { source, place: "registry/a".into(), platform: &platform, progress: &progress };
+    let transfer = Transfer { source, place: "registry/a".into(), platform: &platform };
     let store = scratch.store(case);
     let work = Workspace::open(&store).unwrap();
     let staging = Staging::open(&store, &work).unwrap();
     let name: Reference = "registry/a:1".parse().unwrap();
     let document = source.blobs[&entry["digest"].as_str().unwrap().parse().unwrap()].clone();
-    let image = transfer.manifest(document, 0).and_then(|bytes| transfer.image(&staging, &bytes, &name));
-    image.map(|(_, warnings)| warnings.len()).map_err(|e| e.message())
+    let documents = transfer.documents(document, &name).map_err(|e| e.message())?;
+    documents.stage(source, &staging, &progress).map_err(|e| e.message())?;
+    Ok(documents.warnings.len())
 }
 
 /// Makes an image and returns the entry that a name stands for.

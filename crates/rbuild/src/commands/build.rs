@@ -9,6 +9,7 @@ use crate::args::{BuildArgs, ProgressMode};
 use crate::commands::build_once::{BuildOnce, BuildOutcome, Reports, conclude};
 use crate::commands::check::{self, CallMode, parse_call};
 use crate::commands::lint::{self, Lint};
+use crate::commands::pulls::Pulls;
 use crate::commands::transfer::Show;
 use crate::commands::{fetcher, verify};
 use crate::exit::{Failure, build_code, code};
@@ -65,15 +66,17 @@ fn build_from(
     if call != CallMode::Build {
         return check::call(&file, &request, store, &source, (call, json));
     }
-    let lint = Lint::new(&file, store, &source, lint::settings(&file, &request)?);
+    let settings_of_lint = lint::settings(&file, &request)?;
     let show = show(args);
     if !push.is_empty() {
         fetcher::check_push(&args.registry, show, &push)?;
     }
-    let pull_images = |wanted: &[ImageRequest]| fetcher::pull_images(store, &args.registry, &push, show, wanted);
+    let pulls = Pulls::new(store, &args.registry, &push, show);
+    let pull_images = |wanted: &[ImageRequest]| pulls.begin(wanted);
     let logins = fetcher::logins(&request.secrets);
     let fetch = |wanted: &[UrlSource]| fetcher::fetch(store, &args.registry, &logins, show, wanted);
     let online = Online::new(&pull_images, &fetch);
+    let lint = Lint::new(&file, store, &source, settings_of_lint, &online);
     let once = BuildOnce {
         settings,
         store,
@@ -82,6 +85,7 @@ fn build_from(
         explain: args.explain,
         report: &report,
         online: &online,
+        pulls: &pulls,
         lint: &lint,
     };
     let ended = if args.verify {

@@ -20,6 +20,7 @@ use serde_json::{Value, json};
 use crate::args::{BuildArgs, ProgressMode};
 use crate::commands::in_builder::store_in;
 use crate::commands::lint::Lint;
+use crate::commands::pulls::Pulls;
 use crate::exit::{Failure, code};
 use crate::input::output;
 use crate::input::settings::Settings;
@@ -44,6 +45,8 @@ pub struct BuildOnce<'a> {
     pub explain: bool,
     /// Pulls images and downloads files.
     pub online: &'a Online<'a>,
+    /// The images that are being pulled.
+    pub pulls: &'a Pulls<'a>,
     /// The rules that may refuse the Dockerfile, once its images are known.
     pub lint: &'a Lint<'a>,
     /// Prints an error and returns its exit code.
@@ -54,6 +57,13 @@ impl BuildOnce<'_> {
     /// Builds a request and draws its progress. Enters a builder process only if the cache does not
     /// answer the whole build.
     pub fn build(&self, request: &BuildRequest) -> Result<BuildOutcome, Failure> {
+        let outcome = self.prepare_and_build(request);
+        self.pulls.end(matches!(outcome, Ok(BuildOutcome::Made(_))));
+        self.online.arrived();
+        outcome
+    }
+
+    fn prepare_and_build(&self, request: &BuildRequest) -> Result<BuildOutcome, Failure> {
         let (sender, events) = channel();
         let sender = Events::new(sender).masking(request.secret_values());
         let plans = request.plans();
@@ -102,7 +112,9 @@ impl BuildOnce<'_> {
             binds: binds(request),
             carrier: request.carrier.clone(),
             commands: prepared.iter().any(Prepared::has_commands),
+            expendable: self.pulls.processes(),
         };
+        self.pulls.order();
         let _restore = request.shell_on_error.then(Restore::of_stdin);
         let (answer, mut answer_writer) = std::io::pipe().map_err(|e| Failure::caused("cannot create a pipe", &e))?;
         let ended = enter(&world, self.settings.isolation, |builder| {
@@ -155,17 +167,22 @@ impl BuildOnce<'_> {
         let result = builder.and_then(|builder| {
             let stop = cancel.clone();
             builder.on_stop(move || stop.cancel()).map_err(BuildError::kernel("the builder"))?;
-            let store = store_in(&builder, self.store)?;
+            let images = self.pulls.receive(&sender);
+            let images = images.map_err(|e| Failure::new(format!("cannot receive images: {e}")).because(&e));
+            let images = images.map_err(|failure| BuildError::Caller(Box::new(failure)))?;
+            let store = store_in(&builder, self.store)?.receiving(images.arrivals.clone());
             let stop = cancel.clone();
             let events = sender.clone();
             let store = store
                 .stopped_by(move || stop.is_canceled())
                 .with_notices(move |text| events.send(Event::Warning(text.into())));
-            execute(request, prepared, &store, sender, cancel, &builder, |e| {
+            let result = execute(request, prepared, &store, sender, cancel, &builder, |e| {
                 drawing.take().map(std::thread::JoinHandle::join);
                 (self.report)(e);
                 terminal::err("opening a shell in the failed step's container; the build ends when it exits\n");
-            })
+            });
+            images.end();
+            result
         });
         drawing.map(std::thread::JoinHandle::join);
         result

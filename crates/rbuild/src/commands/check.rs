@@ -111,7 +111,8 @@ fn check(
         }
         analyses.push((plan, analysis));
     }
-    let warnings = lint::warnings(file, request, store, &analyses, &settings);
+    let images = lint::KnownImages { store, policy: request.pull, online: None };
+    let warnings = lint::warnings(file, request, &images, &analyses, &settings);
     Ok(show_warnings(&warnings, source, json))
 }
 

@@ -7,7 +7,7 @@
 
 use std::io::{Read, Write};
 
-use rbuild_engine::{BuildError, ImageRequest, NotDownloaded, NotPulled, UrlSource};
+use rbuild_engine::{BuildError, NotDownloaded, UrlSource};
 use rbuild_image::{ManifestDigest, Reference, SourceUrl};
 use rbuild_linux::process::{self, Cloned, Exit};
 use rbuild_registry::Secret;
@@ -17,7 +17,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::args::RegistryFlags;
-use crate::commands::transfer::{Show, download_one, pull_one, push_all};
+use crate::commands::transfer::{Show, download_one, push_all};
 use crate::exit::{Failure, code};
 use crate::input::registry;
 
@@ -49,31 +49,6 @@ pub fn in_fetcher<T: Serialize + DeserializeOwned>(work: impl FnOnce() -> T) -> 
             answer.ok_or_else(|| Failure::new(format!("the fetcher ended without an answer: {ended}")))
         }
     }
-}
-
-/// Pulls the images that a build needs. `pushed` are the names that its own image is pushed to.
-pub fn pull_images(
-    store: &Store,
-    flags: &RegistryFlags,
-    pushed: &[Reference],
-    show: Show,
-    wanted: &[ImageRequest],
-) -> Result<Vec<Result<(), NotPulled>>, BuildError> {
-    let answers: Result<Vec<Option<Failure>>, Failure> = in_fetcher(|| {
-        let client = match registry::client_of(flags, pushed, show == Show::Nothing) {
-            Ok(client) => client,
-            Err(failure) => return wanted.iter().map(|_| Some(failure.clone())).collect(),
-        };
-        wanted
-            .iter()
-            .map(|request| pull_one(store, &client, &request.name, &request.platform, show).err().map(Failure::from))
-            .collect()
-    });
-    let answers = answers.map_err(|failure| BuildError::Caller(Box::new(failure)))?;
-    let outcome = |failure: Option<Failure>| {
-        failure.map_or(Ok(()), |Failure { message, help, .. }| Err(NotPulled { message, help }))
-    };
-    Ok(answers.into_iter().map(outcome).collect())
 }
 
 /// Returns the secrets of a build that are logins for servers of files.

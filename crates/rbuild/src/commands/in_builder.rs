@@ -10,7 +10,7 @@ use crate::exit::code;
 /// Returns a world that contains only the store and runs no commands.
 pub fn store_only(store: &Store) -> World {
     let (path, owners) = (store.path().to_path_buf(), store.owner_records().clone());
-    World { store: path, owners, binds: Vec::new(), carrier: None, commands: false }
+    World { store: path, owners, binds: Vec::new(), carrier: None, commands: false, expendable: Vec::new() }
 }
 
 /// Returns the store under the path at which the builder sees it. Trees made through it have owners

@@ -5,7 +5,7 @@ use std::cell::OnceCell;
 use rbuild_dockerfile::Diagnostic;
 use rbuild_dockerfile::ast::Dockerfile;
 use rbuild_dockerfile::lint::{self, BaseFacts, Facts, LintSettings, LintWarning, StageRole};
-use rbuild_engine::{BuildRequest, PullPolicy};
+use rbuild_engine::{BuildRequest, Online, PullPolicy};
 use rbuild_image::{ImageConfig, ImageName, Platform};
 use rbuild_plan::{Analysis, ContextSource, NamedContext, Parameters, PlatformImage, StageUse};
 use rbuild_source::Ignore;
@@ -23,14 +23,22 @@ pub struct Lint<'a> {
     store: &'a Store,
     source: &'a SourceText<'a>,
     settings: LintSettings,
+    /// The images that the build is pulling.
+    online: &'a Online<'a>,
     /// The warnings, as lines.
     warnings: OnceCell<Vec<String>>,
 }
 
 impl<'a> Lint<'a> {
     /// Prepares the rules for a Dockerfile without running them.
-    pub fn new(file: &'a Dockerfile, store: &'a Store, source: &'a SourceText<'a>, settings: LintSettings) -> Lint<'a> {
-        Lint { file, store, source, settings, warnings: OnceCell::new() }
+    pub fn new(
+        file: &'a Dockerfile,
+        store: &'a Store,
+        source: &'a SourceText<'a>,
+        settings: LintSettings,
+        online: &'a Online<'a>,
+    ) -> Lint<'a> {
+        Lint { file, store, source, settings, online, warnings: OnceCell::new() }
     }
 
     /// Runs the rules. If there are warnings and the Dockerfile sets `check=error=true`, prints
@@ -62,7 +70,8 @@ impl<'a> Lint<'a> {
         let plans = request.plans();
         // The planner reports the errors of an analysis.
         let analyses = plans.iter().filter_map(|plan| Some((plan, rbuild_plan::analyze(self.file, plan).ok()?)));
-        warnings(self.file, request, self.store, &analyses.collect::<Vec<_>>(), &self.settings)
+        let images = KnownImages { store: self.store, policy: request.pull, online: Some(self.online) };
+        warnings(self.file, request, &images, &analyses.collect::<Vec<_>>(), &self.settings)
     }
 
     fn keep(&self, request: &BuildRequest, warnings: &[LintWarning]) {
@@ -92,7 +101,7 @@ impl<'a> Lint<'a> {
 pub fn warnings(
     file: &Dockerfile,
     request: &BuildRequest,
-    store: &Store,
+    images: &KnownImages<'_>,
     analyses: &[(&Parameters, Analysis<'_>)],
     settings: &LintSettings,
 ) -> Vec<LintWarning> {
@@ -100,7 +109,6 @@ pub fn warnings(
     let ignore = Ignore::parse(ignore).unwrap_or_default();
     // A negated pattern may re-include a file, so the rule is off if there are any.
     let ignored = |path: &str| !ignore.has_negations() && ignore.excludes(path);
-    let images = StoredImages { store, policy: request.pull };
     let mut found: Vec<LintWarning> = Vec::new();
     for (parameters, analysis) in analyses {
         let facts = Facts {
@@ -143,13 +151,14 @@ pub fn settings(file: &Dockerfile, request: &BuildRequest) -> Result<LintSetting
     Ok(settings)
 }
 
-/// The images of the store, as a build with this policy uses them.
-struct StoredImages<'a> {
-    store: &'a Store,
-    policy: PullPolicy,
+/// The images of the store, as a build with this policy uses them, and those that it is pulling.
+pub struct KnownImages<'a> {
+    pub store: &'a Store,
+    pub policy: PullPolicy,
+    pub online: Option<&'a Online<'a>>,
 }
 
-impl StoredImages<'_> {
+impl KnownImages<'_> {
     /// Returns the facts about a base image. `platform` is the value of `FROM --platform`.
     fn of_name(&self, parameters: &Parameters, name: &str, platform: Option<&str>) -> Option<BaseFacts> {
         let platform = platform.and_then(|text| text.parse().ok());
@@ -175,6 +184,9 @@ impl StoredImages<'_> {
     /// A store that cannot be read fails the build.
     fn config(&self, name: ImageName, platform: &Platform) -> Option<ImageConfig> {
         let wanted = PlatformImage { name, platform: platform.clone() };
+        if let Some(image) = self.online.and_then(|online| online.arriving(&wanted)) {
+            return Some(image.config);
+        }
         Some(rbuild_engine::stored_image(self.store, &wanted, self.policy).ok()??.config)
     }
 }

@@ -47,7 +47,8 @@ pub fn run(settings: &Settings, args: RunArgs) -> Result<u8, Failure> {
     let carrier = network::carrier(network)?;
     let invocation = invocation(args, volumes, network, carrier.as_ref(), has_terminal)?;
     let (root, owners) = (settings.root.clone(), store.owner_records().clone());
-    let world = World { store: root, owners, binds: volume_binds(&invocation.volumes), carrier, commands: true };
+    let (binds, expendable) = (volume_binds(&invocation.volumes), Vec::new());
+    let world = World { store: root, owners, binds, carrier, commands: true, expendable };
     // The builder cannot restore the terminal if it is killed.
     let _restore = has_terminal.then(Restore::of_stdin);
     let ended = enter(&world, settings.isolation, |builder| in_builder(builder, &store, &image, &invocation))?;

@@ -67,7 +67,7 @@ fn arrival(done: &str, size: u64, origin: BlobOrigin) -> String {
 }
 
 /// Pulls an image and reports the result.
-pub fn pull_one(
+fn pull_one(
     store: &Store,
     client: &Client,
     name: &Reference,

@@ -13,18 +13,30 @@ use crate::ui::terminal;
 /// Returns a client that reports waits and warnings on standard error, unless `quiet`.
 pub fn client(environment: ProcessEnvironment, options: Options, quiet: bool) -> Client {
     Client::new(environment, options, move |notice| {
-        if quiet {
-            return;
-        }
-        match notice {
-            Notice::Waiting { host, reason, wait } => {
-                let seconds = wait.as_secs_f64().ceil();
-                let host = if reason.contains(&host) { String::new() } else { format!("{host}: ") };
-                terminal::err(&plain(&format!("{host}{reason}; trying again in {seconds} s\n")));
-            }
-            Notice::Warning { host, text } => terminal::warning(format!("{host}: {text}")),
+        if !quiet {
+            show(&notice);
         }
     })
+}
+
+/// Shows a notice of a client on standard error.
+pub fn show(notice: &Notice) {
+    match notice {
+        Notice::Waiting { .. } => terminal::err(&format!("{}\n", words(notice))),
+        Notice::Warning { .. } => terminal::warning(words(notice)),
+    }
+}
+
+/// Returns the text of a notice.
+pub fn words(notice: &Notice) -> String {
+    match notice {
+        Notice::Waiting { host, reason, wait } => {
+            let seconds = wait.as_secs_f64().ceil();
+            let host = if reason.contains(host) { String::new() } else { format!("{host}: ") };
+            plain(&format!("{host}{reason}; trying again in {seconds} s")).into_owned()
+        }
+        Notice::Warning { host, text } => format!("{host}: {text}"),
+    }
 }
 
 /// Returns the environment of this process, with the credentials that were set aside.
@@ -39,12 +51,25 @@ pub fn environment() -> Result<ProcessEnvironment, Failure> {
 /// Returns the client for the flags. Credentials among them are sent only to the registry of `own`,
 /// the images that the command pulls or pushes.
 pub fn client_of(flags: &RegistryFlags, own: &[Reference], quiet: bool) -> Result<Client, Failure> {
+    client_with(flags, own, move |notice| {
+        if !quiet {
+            show(&notice);
+        }
+    })
+}
+
+/// Returns the same client, with another receiver of its notices.
+pub fn client_with(
+    flags: &RegistryFlags,
+    own: &[Reference],
+    notify: impl Fn(Notice) + Send + Sync + 'static,
+) -> Result<Client, Failure> {
     check(flags)?;
     let Withheld { creds, creds_by_flag, .. } = withheld::read()?;
     let login = creds.map(|pair| own_login(&pair, own, creds_by_flag)).transpose()?;
     let given = Given { login, file: flags.authfile.clone() };
     let options = Options { given, tls_verify: TlsVerify(flags.tls_verify), ..Options::default() };
-    Ok(client(environment()?, options, quiet))
+    Ok(Client::new(environment()?, options, notify))
 }
 
 /// Checks the flags for logins, even if no registry will be contacted.

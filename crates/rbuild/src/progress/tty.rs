@@ -7,6 +7,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use rbuild_engine::{Event, StepOutcome};
+use rbuild_image::human_size;
 
 use crate::ui::diagnostics::first_line;
 use crate::ui::terminal;
@@ -40,6 +41,8 @@ pub struct Screen {
     started: Instant,
     running: BTreeMap<usize, Running>,
     waiting: BTreeMap<usize, Waiting>,
+    /// Images that are being pulled: bytes that have arrived, and their total.
+    pulls: BTreeMap<String, (u64, u64)>,
     done: usize,
     cached: usize,
     failed: bool,
@@ -81,6 +84,7 @@ impl Screen {
             started: Instant::now(),
             running: BTreeMap::new(),
             waiting: BTreeMap::new(),
+            pulls: BTreeMap::new(),
             done: 0,
             cached: 0,
             failed: false,
@@ -94,6 +98,8 @@ impl Screen {
         match event {
             Event::Isolation { mode } => self.finished.push_str(&format!("isolation: {mode}\n")),
             Event::End => {}
+            Event::Pulling { image, moved, total } if moved < total => drop(self.pulls.insert(image, (moved, total))),
+            Event::Pulling { image, .. } => drop(self.pulls.remove(&image)),
             Event::Warning(w) => self.finished.push_str(&terminal::warning_text(&w, terminal::colors())),
             Event::Phase { text, seconds } => self.finish("=>", &text, Some(seconds)),
             Event::Waiting { step, label, text, inputs } => {
@@ -184,6 +190,11 @@ impl Screen {
             if self.running.len() > shown && room > 0 {
                 lines.push(format!(" => and {}", counted((self.running.len() - shown) as u64, "more step")));
             }
+            let free = rows.saturating_sub(lines.len() + 1);
+            lines.extend(self.pulls.iter().take(free).map(|(image, (moved, total))| {
+                let text = format!(" => pulling {}", plain(image));
+                spread(&text, &format!("{} of {}", human_size(*moved), human_size(*total)), columns)
+            }));
             let free = rows.saturating_sub(lines.len() + 1);
             lines.extend(self.waits(free));
         }

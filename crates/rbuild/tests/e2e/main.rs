@@ -40,6 +40,7 @@ mod names;
 mod output_formats;
 mod outputs;
 mod owners;
+mod pulls;
 mod random_kills;
 mod registries;
 mod remote_inputs;

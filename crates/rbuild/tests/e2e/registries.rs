@@ -9,7 +9,7 @@ use crate::lab::{Lab, Ran};
 
 #[allow(dead_code)]
 #[path = "../../../rbuild-registry/tests/client/registry/mod.rs"]
-mod server;
+pub mod server;
 
 use server::{Access, Fault, Registry};
 
@@ -17,20 +17,20 @@ const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 
 /// A lab with a home directory, and a registry that has `busybox:1`.
-struct Scene {
-    lab: Lab,
-    registry: Registry,
+pub struct Scene {
+    pub lab: Lab,
+    pub registry: Registry,
 }
 
 impl Scene {
-    fn new(access: Access) -> Scene {
+    pub fn new(access: Access) -> Scene {
         let scene = Scene { lab: Lab::bare(), registry: Registry::start(access) };
         std::fs::create_dir_all(scene.lab.path("home")).unwrap();
         scene
     }
 
     /// A scene whose registry has the image `busybox:1`, and whose store is empty.
-    fn with_image() -> Scene {
+    pub fn with_image() -> Scene {
         let scene = Scene::new(Access::Open);
         let name = scene.name("busybox:1");
         let base = crate::lab::base("busybox.tar");
@@ -40,29 +40,29 @@ impl Scene {
         scene
     }
 
-    fn forget(&self, name: &str) {
+    pub fn forget(&self, name: &str) {
         self.rbuild(&["rmi", "-f", name]).ok();
         self.rbuild(&["prune", "-a"]).ok();
         self.registry.requests();
     }
 
-    fn name(&self, path: &str) -> String {
+    pub fn name(&self, path: &str) -> String {
         format!("{}/{path}", self.registry.address)
     }
 
-    fn rbuild(&self, args: &[&str]) -> Ran {
+    pub fn rbuild(&self, args: &[&str]) -> Ran {
         let mut command = self.lab.command(args.iter().copied());
         let home = self.lab.path("home");
         let home = home.to_str().unwrap();
         self.lab.run_with(&mut command, &[("RBUILD_PULL", "missing"), ("HOME", home), ("XDG_RUNTIME_DIR", home)])
     }
 
-    fn build(&self, dockerfile: &str, args: &[&str]) -> Ran {
+    pub fn build(&self, dockerfile: &str, args: &[&str]) -> Ran {
         self.lab.write("Dockerfile", dockerfile);
         self.rbuild(&[&["build"], args].concat())
     }
 
-    fn document(&self, repository: &str, reference: &str) -> Value {
+    pub fn document(&self, repository: &str, reference: &str) -> Value {
         let state = self.registry.state();
         serde_json::from_slice(&state.manifests[&(repository.to_string(), reference.to_string())].1).unwrap()
     }
@@ -507,7 +507,7 @@ fn a_layer_with_a_wrong_diff_id_is_never_pushed() {
 }
 
 /// Returns the processes that descend from one, which is the first.
-fn family(of: u32) -> Vec<u32> {
+pub fn family(of: u32) -> Vec<u32> {
     let mut found = vec![of];
     let mut at = 0;
     while let Some(pid) = found.get(at) {

@@ -23,6 +23,12 @@ pub enum Fault {
     Redirect(String),
     /// Changes the first byte of the body.
     Flip,
+    /// Changes the last byte of the body.
+    #[allow(dead_code, reason = "for the end-to-end tests")]
+    FlipLast,
+    /// Holds the last byte of the body back until the file exists, for a minute at most.
+    #[allow(dead_code, reason = "for the end-to-end tests")]
+    Hold(std::path::PathBuf),
     /// Refuses bodies of more bytes with 413.
     Most(usize),
     /// Leaves out a header.
@@ -217,10 +223,12 @@ impl Registry {
             }
         }
         let mut response = response.unwrap_or_else(|| self.respond(request, faults.contains(&Fault::NoRange)));
-        let (mut cut, mut pause) = (None, None);
+        let (mut cut, mut pause, mut held) = (None, None, None);
         for fault in faults {
             match fault {
                 Fault::Flip if !response.body.is_empty() => response.body[0] ^= 1,
+                Fault::FlipLast => response.body.iter_mut().next_back().into_iter().for_each(|byte| *byte ^= 1),
+                Fault::Hold(file) => held = Some(file),
                 Fault::Without(name) => response.headers.retain(|(header, _)| !header.eq_ignore_ascii_case(name)),
                 Fault::Header(name, value) => response.headers.push((name.to_string(), value.clone())),
                 Fault::Cut(bytes) => cut = Some(*bytes),
@@ -243,7 +251,17 @@ impl Registry {
                     std::thread::sleep(pause);
                 }
             }
-            None => written = written.and_then(|()| connection.write_all(sent)),
+            None => {
+                let (now, later) = sent.split_at(sent.len() - usize::from(held.is_some() && !sent.is_empty()));
+                written = written.and_then(|()| connection.write_all(now));
+                if let Some(file) = held {
+                    let start = std::time::Instant::now();
+                    while !file.exists() && start.elapsed().as_secs() < 60 {
+                        std::thread::sleep(Duration::from_millis(10));
+                    }
+                }
+                written = written.and_then(|()| connection.write_all(later));
+            }
         }
         if cut.is_some() {
             let _ = connection.shutdown(std::net::Shutdown::Both);

@@ -1,0 +1,83 @@
+//! The network, as far as a build uses it before its commands run.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+
+use rbuild_dockerfile::Help;
+use rbuild_image::{ImageName, Platform, Reference};
+use rbuild_plan::{PlatformImage, UrlSource};
+use rbuild_store::{Download, Image};
+
+use crate::error::Result;
+
+/// An image to pull.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ImageRequest {
+    pub name: Reference,
+    pub platform: Platform,
+}
+
+/// The reason why an image could not be pulled.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{message}")]
+pub struct NotPulled {
+    pub message: String,
+    pub help: Option<String>,
+}
+
+/// Pulls images. Returns one outcome for each, in their order: `None` if the image is in the store,
+/// or else its documents. The layers of the latter are downloaded once the build is executed.
+pub type PullImages<'a> = dyn Fn(&[ImageRequest]) -> Result<Vec<std::result::Result<Option<Image>, NotPulled>>> + 'a;
+
+/// The reason why a file could not be downloaded.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{message}")]
+pub struct NotDownloaded {
+    pub message: String,
+    pub help: Option<Help>,
+}
+
+/// Fetches files into the store. Returns one outcome for each, in their order.
+pub type Fetch<'a> = dyn Fn(&[UrlSource]) -> Result<Vec<std::result::Result<Download, NotDownloaded>>> + 'a;
+
+/// The network, as far as a build uses it before its commands run.
+pub struct Online<'a> {
+    pull: &'a PullImages<'a>,
+    fetch: &'a Fetch<'a>,
+    /// Files that were downloaded for this build: all of its platforms get the same content.
+    pub(super) fetched: RefCell<HashMap<UrlSource, Download>>,
+    /// Images whose layers are downloaded later.
+    arriving: RefCell<HashMap<PlatformImage, Image>>,
+}
+
+impl<'a> Online<'a> {
+    /// Returns the network that `pull` and `fetch` reach.
+    pub fn new(pull: &'a PullImages<'a>, fetch: &'a Fetch<'a>) -> Online<'a> {
+        Online { pull, fetch, fetched: RefCell::default(), arriving: RefCell::default() }
+    }
+
+    /// Fetches files, as [`Fetch`] does.
+    pub(super) fn fetch(&self, files: &[UrlSource]) -> Result<Vec<std::result::Result<Download, NotDownloaded>>> {
+        (self.fetch)(files)
+    }
+
+    /// Pulls images, and keeps the documents of those whose layers are downloaded later.
+    pub(crate) fn pull(&self, wanted: &[ImageRequest]) -> Result<Vec<std::result::Result<(), NotPulled>>> {
+        let keep = |(request, outcome): (&ImageRequest, std::result::Result<Option<Image>, NotPulled>)| {
+            let ImageRequest { name, platform } = request.clone();
+            let key = PlatformImage { name: ImageName::Reference(name), platform };
+            outcome.map(|image| self.arriving.borrow_mut().extend(image.map(|image| (key, image))))
+        };
+        Ok(wanted.iter().zip((self.pull)(wanted)?).map(keep).collect())
+    }
+
+    /// Returns an image that this build is pulling, and that is not in the store yet.
+    pub fn arriving(&self, wanted: &PlatformImage) -> Option<Image> {
+        self.arriving.borrow().get(wanted).cloned()
+    }
+
+    /// Forgets the images that arrived: they are in the store, or the build failed.
+    pub fn arrived(&self) {
+        self.arriving.borrow_mut().clear();
+    }
+}

@@ -1,0 +1,126 @@
+//! The pulls of a build.
+//!
+//! A pull has two phases. In the first, while the build is being prepared, a fetcher downloads the
+//! documents of the images that the store lacks. It then waits. If the build is executed, the
+//! launcher orders the layers, and the fetcher downloads them into the store while the builder
+//! unpacks them: the fetcher sends the files and their growth through a socket. Otherwise it ends.
+
+use std::cell::RefCell;
+use std::io::Read;
+
+use rbuild_engine::{BuildError, Events, ImageRequest, NotPulled};
+use rbuild_image::Reference;
+use rbuild_linux::fd_passing::{message_sockets, send_with_byte};
+use rbuild_linux::process::{self, Cloned};
+use rbuild_store::{Image, Store, Workspace};
+
+use crate::args::RegistryFlags;
+use crate::commands::pulls::fetcher_process::{FetcherProcess, PendingImage};
+use crate::commands::pulls::fetching::Fetching;
+use crate::commands::pulls::messages::FetcherAnswer;
+use crate::commands::transfer::Show;
+use crate::exit::{Failure, code};
+
+mod arriving;
+mod fetcher_process;
+mod fetching;
+mod messages;
+
+use arriving::ArrivingImages;
+
+/// The pulls of a build.
+pub struct Pulls<'a> {
+    fetching: Fetching<'a>,
+    fetchers: RefCell<Vec<FetcherProcess>>,
+}
+
+impl<'a> Pulls<'a> {
+    pub fn new(store: &'a Store, flags: &'a RegistryFlags, pushed: &'a [Reference], show: Show) -> Pulls<'a> {
+        Pulls { fetching: Fetching { store, flags, pushed, show }, fetchers: RefCell::default() }
+    }
+
+    /// Runs the first phase for images. The caller must have one thread.
+    pub fn begin(&self, wanted: &[ImageRequest]) -> Result<Vec<Result<Option<Image>, NotPulled>>, BuildError> {
+        let caller = |failure: Failure| BuildError::Caller(Box::new(failure));
+        let (answers, mut fetcher) = self.start(wanted).map_err(caller)?;
+        let mut outcome = |(request, answer): (&ImageRequest, FetcherAnswer)| match answer {
+            FetcherAnswer::Stored => Ok(Ok(None)),
+            FetcherAnswer::Failed(Failure { message, help, .. }) => Ok(Err(NotPulled { message, help })),
+            FetcherAnswer::Documents { manifest, config } => {
+                let image = Image::of_documents(&manifest.0, |_| Ok(config.0))?;
+                fetcher.images.push(PendingImage::of(request, &image).map_err(caller)?);
+                Ok(Ok(Some(image)))
+            }
+        };
+        let outcomes = wanted.iter().zip(answers).map(&mut outcome).collect();
+        self.fetchers.borrow_mut().push(fetcher);
+        outcomes
+    }
+
+    /// Forks a fetcher and returns its answers.
+    fn start(&self, wanted: &[ImageRequest]) -> Result<(Vec<FetcherAnswer>, FetcherProcess), Failure> {
+        let failed =
+            |e: &(dyn std::error::Error + 'static)| Failure::new(format!("cannot start the fetcher: {e}")).because(e);
+        let (mut answer, writer) = std::io::pipe().map_err(|e| failed(&e))?;
+        let (ours, theirs) = message_sockets().map_err(|e| failed(&std::io::Error::from(e)))?;
+        let launcher = process::own_pidfd().map_err(|e| failed(&e))?;
+        let pid = match process::fork().map_err(|e| failed(&e))? {
+            Cloned::Child => {
+                drop((answer, ours));
+                // The sockets of earlier fetchers must not outlive the launcher's.
+                self.fetchers.take();
+                let ended = process::die_with(&launcher).map_err(|_| code::BUG);
+                let ended = ended.and_then(|()| self.fetching.run(wanted, writer, theirs));
+                std::process::exit(i32::from(ended.err().unwrap_or(code::OK)))
+            }
+            Cloned::Parent { child } => child,
+        };
+        drop((writer, theirs));
+        let mut text = Vec::new();
+        let read = answer.read_to_end(&mut text);
+        let answers: Option<Vec<FetcherAnswer>> = read.ok().and_then(|_| serde_json::from_slice(&text).ok());
+        let fetcher = FetcherProcess { socket: ours.into(), pid, images: Vec::new() };
+        match answers.filter(|answers| answers.len() == wanted.len()) {
+            Some(answers) => Ok((answers, fetcher)),
+            None => {
+                fetcher.kill();
+                Err(Failure::new("the fetcher ended without an answer"))
+            }
+        }
+    }
+
+    /// Orders the layers of all images.
+    pub fn order(&self) {
+        // A fetcher that has ended is reported by the builder, which waits for its images.
+        for fetcher in self.fetchers.borrow().iter().filter(|fetcher| !fetcher.images.is_empty()) {
+            let _ = send_with_byte(&fetcher.socket, b'g', &[]);
+        }
+    }
+
+    /// Starts to receive the progress of the layers that were ordered. Called by the builder.
+    pub fn receive(&self, events: &Events) -> std::io::Result<ArrivingImages> {
+        let fetchers = self.fetchers.take().into_iter().filter(|fetcher| !fetcher.images.is_empty());
+        ArrivingImages::receive(fetchers, events)
+    }
+
+    /// Returns the processes of the fetchers.
+    pub fn processes(&self) -> Vec<u32> {
+        self.fetchers.borrow().iter().map(|fetcher| fetcher.pid).collect()
+    }
+
+    /// Ends the fetchers. Those of a build that did not succeed are killed, and what they
+    /// downloaded is removed.
+    pub fn end(&self, succeeded: bool) {
+        let mut was_killed = false;
+        for fetcher in self.fetchers.take() {
+            was_killed |= match succeeded || fetcher.images.is_empty() {
+                true => fetcher.end(),
+                false => fetcher.kill(),
+            };
+        }
+        if was_killed {
+            // Opening a workspace removes those of killed processes.
+            let _ = Workspace::open(self.fetching.store);
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! The receiving end of a build's pulls, in the builder.
+
+use std::collections::HashMap;
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rbuild_engine::{Event, Events};
+use rbuild_image::{BlobDigest, human_size};
+use rbuild_linux::parallel::start;
+use rbuild_store::{Arrivals, NotArrived, PullId};
+
+use crate::commands::pulls::fetcher_process::{FetcherProcess, PendingImage};
+use crate::commands::pulls::messages::{Message, receive};
+
+/// Time between two events about the progress.
+const FRAME: Duration = Duration::from_millis(100);
+
+/// The images that fetchers are downloading. Threads receive their progress until
+/// [`ArrivingImages::end`].
+pub struct ArrivingImages {
+    pub arrivals: Arc<Arrivals>,
+    receivers: Vec<(UnixStream, JoinHandle<()>)>,
+}
+
+impl ArrivingImages {
+    /// Starts to receive the messages of fetchers.
+    pub fn receive(fetchers: impl Iterator<Item = FetcherProcess>, events: &Events) -> std::io::Result<ArrivingImages> {
+        let mut arriving = ArrivingImages { arrivals: Arc::default(), receivers: Vec::new() };
+        let mut first = 0;
+        for fetcher in fetchers {
+            for image in &fetcher.images {
+                arriving.arrivals.request(&image.manifest, image.layers.clone());
+            }
+            let socket = fetcher.socket.try_clone()?;
+            let mut receiver = Receiver {
+                arrivals: arriving.arrivals.clone(),
+                events: events.clone(),
+                started: Instant::now(),
+                shown: Instant::now(),
+                sizes: HashMap::new(),
+                first,
+                images: fetcher.images,
+            };
+            first += receiver.images.len();
+            let receiving = start(move || receiver.run(&fetcher.socket)).map_err(std::io::Error::from)?;
+            arriving.receivers.push((socket, receiving));
+        }
+        Ok(arriving)
+    }
+
+    /// Receives nothing more. The fetchers end if they still download anything.
+    pub fn end(self) {
+        for (socket, receiving) in self.receivers {
+            let _ = socket.shutdown(Shutdown::Both);
+            let _ = receiving.join();
+        }
+    }
+}
+
+/// Receives the messages of one fetcher.
+struct Receiver {
+    arrivals: Arc<Arrivals>,
+    events: Events,
+    /// Number of images of earlier fetchers.
+    first: usize,
+    images: Vec<PendingImage>,
+    /// Bytes of each blob that have arrived.
+    sizes: HashMap<BlobDigest, u64>,
+    started: Instant,
+    shown: Instant,
+}
+
+impl Receiver {
+    fn run(&mut self, socket: &UnixStream) {
+        let mut buffer = Vec::new();
+        while let Some((message, file)) = receive(socket, &mut buffer) {
+            match (message, file) {
+                (Message::Begun(at, blob), Some(file)) => self.arrivals.begun(self.pull(at), &blob, file),
+                (Message::Begun(..), None) => break,
+                (Message::Grown(at, blob, size), _) => {
+                    self.arrivals.grown(self.pull(at), &blob, size);
+                    self.sizes.insert(blob, size);
+                    self.show();
+                }
+                (Message::Verified(at, blob), _) => self.arrivals.verified(self.pull(at), &blob),
+                (Message::Stored(blob), _) => self.arrivals.stored(&blob),
+                (Message::Ended(at, failure), _) => self.image_ended(at, failure.map(|f| (f.message, f.help))),
+                (Message::Notice(text), _) => self.events.send(Event::Warning(text.as_str().into())),
+            }
+        }
+        self.arrivals.closed(&NotArrived { message: "the fetcher ended unexpectedly".into(), help: None });
+    }
+
+    /// Returns the pull of the image at a position.
+    fn pull(&self, at: usize) -> PullId {
+        PullId(self.first + at)
+    }
+
+    fn image_ended(&self, at: usize, failure: Option<(String, Option<String>)>) {
+        let Some(image) = self.images.get(at) else { return };
+        let moved = self.moved(image);
+        if failure.is_none() {
+            let text = format!("pulling {} ({})", image.name, human_size(moved));
+            self.events.send(Event::Phase { text, seconds: self.started.elapsed().as_secs_f64() });
+        }
+        self.events.send(Event::Pulling { image: image.name.clone(), moved, total: moved });
+        let outcome = failure.map_or(Ok(()), |(message, help)| Err(NotArrived { message, help }));
+        self.arrivals.ended(&image.manifest, outcome);
+    }
+
+    /// Sends the progress, unless that was done just now.
+    fn show(&mut self) {
+        if self.shown.elapsed() < FRAME {
+            return;
+        }
+        self.shown = Instant::now();
+        for image in &self.images {
+            let (moved, total) = (self.moved(image), image.total);
+            self.events.send(Event::Pulling { image: image.name.clone(), moved, total });
+        }
+    }
+
+    fn moved(&self, image: &PendingImage) -> u64 {
+        image.layers.iter().filter_map(|layer| self.sizes.get(layer)).sum()
+    }
+}

@@ -1,0 +1,62 @@
+//! A fetcher, as the launcher sees it.
+
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use rbuild_engine::ImageRequest;
+use rbuild_image::{BlobDigest, ManifestDigest, digest_of};
+use rbuild_linux::process;
+use rbuild_store::Image;
+
+use crate::exit::Failure;
+
+/// Time that a fetcher has to end after its last message.
+const ENDING: Duration = Duration::from_secs(2);
+
+/// A fetcher that waits for the order to download layers, or downloads them.
+pub struct FetcherProcess {
+    pub socket: UnixStream,
+    pub pid: u32,
+    pub images: Vec<PendingImage>,
+}
+
+/// An image whose layers are missing.
+pub struct PendingImage {
+    pub name: String,
+    pub manifest: ManifestDigest,
+    pub layers: Vec<BlobDigest>,
+    /// Size of all layers in bytes.
+    pub total: u64,
+}
+
+impl PendingImage {
+    pub fn of(request: &ImageRequest, image: &Image) -> Result<PendingImage, Failure> {
+        let layers = image.manifest.layers().iter().map(digest_of).collect::<Result<Vec<_>, _>>();
+        let layers = layers.map_err(|e| Failure::new(e.to_string()))?;
+        let total = image.manifest.layers().iter().fold(0u64, |total, layer| total.saturating_add(layer.size()));
+        Ok(PendingImage { name: request.name.familiar(), manifest: image.manifest_digest, layers, total })
+    }
+}
+
+impl FetcherProcess {
+    /// Waits for the end of a fetcher that has nothing more to do. Returns true if it was killed.
+    pub fn end(self) -> bool {
+        // Without an order, it ends when the socket is closed.
+        let _ = self.socket.shutdown(Shutdown::Both);
+        match process::pidfd(self.pid) {
+            Ok(pidfd) if process::ends_within(&pidfd, ENDING) => {
+                let _ = process::wait(self.pid);
+                false
+            }
+            _ => self.kill(),
+        }
+    }
+
+    /// Kills the process. Returns true.
+    pub fn kill(self) -> bool {
+        process::kill(self.pid);
+        let _ = process::wait(self.pid);
+        true
+    }
+}

@@ -1,0 +1,119 @@
+//! The process that pulls images for a build. It alone has credentials.
+
+use std::io::{PipeWriter, Write};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rbuild_engine::ImageRequest;
+use rbuild_image::Reference;
+use rbuild_linux::fd_passing::receive_with_byte;
+use rbuild_linux::process;
+use rbuild_registry::{Client, Notice};
+use rbuild_store::{LostPlatforms, OwnerMode, Store, StoreError};
+use rbuild_transport::{BegunPull, OpenPull, PulledImage, TransferProgress, begin_pull};
+
+use crate::args::RegistryFlags;
+use crate::commands::pulls::messages::{Bytes, FetcherAnswer, ImageSender, Sender};
+use crate::commands::transfer::Show;
+use crate::exit::{Failure, code};
+use crate::input::registry;
+use crate::ui::terminal;
+
+/// The inputs of a fetcher.
+#[derive(Clone, Copy)]
+pub struct Fetching<'a> {
+    pub store: &'a Store,
+    pub flags: &'a RegistryFlags,
+    /// The names that the build's own image is pushed to.
+    pub pushed: &'a [Reference],
+    pub show: Show,
+}
+
+impl Fetching<'_> {
+    /// Answers the requests, waits for the order, and downloads the layers. Fails with an exit
+    /// code.
+    pub fn run(&self, wanted: &[ImageRequest], mut answer: PipeWriter, socket: OwnedFd) -> Result<(), u8> {
+        let (sender, is_ordered) = (Arc::new(Sender(socket)), Arc::new(AtomicBool::new(false)));
+        let (notices, ordered, quiet) = (sender.clone(), is_ordered.clone(), self.show == Show::Nothing);
+        let notify = move |notice: Notice| match ordered.load(Ordering::Relaxed) {
+            _ if quiet => {}
+            // The builder draws.
+            true => notices.notice(registry::words(&notice)),
+            false => registry::show(&notice),
+        };
+        let client = registry::client_with(self.flags, self.pushed, notify);
+        rbuild_linux::drop_withheld();
+        let mut open = Vec::new();
+        let mut answers = Vec::new();
+        for request in wanted {
+            answers.push(match self.begin(client.as_ref(), request) {
+                Ok(BegunPull::Found(_)) => FetcherAnswer::Stored,
+                Ok(BegunPull::Open(pull)) => {
+                    let bytes = |bytes: &[u8]| Bytes(bytes.to_vec());
+                    let answer =
+                        FetcherAnswer::Documents { manifest: bytes(pull.manifest()), config: bytes(pull.config()) };
+                    open.push(pull);
+                    answer
+                }
+                Err(failure) => FetcherAnswer::Failed(failure),
+            });
+        }
+        let text = serde_json::to_vec(&answers).map_err(|_| code::BUG)?;
+        answer.write_all(&text).map_err(|_| code::FAILED)?;
+        drop(answer);
+        if open.is_empty() || receive_with_byte(&sender.0).is_err() {
+            return Ok(());
+        }
+        is_ordered.store(true, Ordering::Relaxed);
+        // The launcher ends this process.
+        let _ = process::block_ending_signals();
+        match notifying(self.store, &sender).map_err(Failure::from) {
+            Ok(store) => complete(&store, &open, &sender, self.show),
+            Err(failure) => (0..open.len()).for_each(|at| sender.end(at, Some(failure.clone()))),
+        }
+        Ok(())
+    }
+
+    fn begin(&self, client: Result<&Client, &Failure>, request: &ImageRequest) -> Result<BegunPull, Failure> {
+        let client = client.map_err(Failure::clone)?;
+        if self.show != Show::Nothing {
+            terminal::err(&format!("pulling {}\n", request.name.familiar()));
+        }
+        let begun = begin_pull(self.store, client, &request.name, &request.platform)?;
+        match &begun {
+            BegunPull::Open(pull) => pull.warnings().iter().for_each(|warning| terminal::warning(warning.as_str())),
+            BegunPull::Found(image) => lost(image, self.show).into_iter().for_each(terminal::warning),
+        }
+        Ok(begun)
+    }
+}
+
+/// Returns a text about the platforms that the image's name has lost, if it is shown.
+fn lost(image: &PulledImage, show: Show) -> Option<String> {
+    image.lost.as_ref().filter(|_| show != Show::Nothing).map(LostPlatforms::to_string)
+}
+
+/// Returns the store with messages about waits sent to the builder, which draws.
+fn notifying(store: &Store, sender: &Arc<Sender>) -> Result<Store, StoreError> {
+    let notices = sender.clone();
+    Ok(store.moved(store.path(), OwnerMode::Given)?.with_notices(move |text| notices.notice(text)))
+}
+
+/// Downloads the layers of all images at once.
+fn complete(store: &Store, open: &[OpenPull], sender: &Sender, show: Show) {
+    std::thread::scope(|threads| {
+        for (at, pull) in open.iter().enumerate() {
+            let work = move || {
+                let (total, done) = (|_| {}, |_: &_, _, _| {});
+                let progress = TransferProgress { moved: Arc::default(), total: &total, done: &done };
+                let pulled = pull.complete(store, &progress, &ImageSender { sender, at });
+                pulled.iter().filter_map(|image| lost(image, show)).for_each(|text| sender.notice(text));
+                sender.end(at, pulled.err().map(Failure::from));
+            };
+            if let Err(e) = rbuild_linux::parallel::start_in(threads, work) {
+                sender.end(at, Some(Failure::new(e.to_string()).because(&e)));
+            }
+        }
+    });
+}

@@ -1,0 +1,156 @@
+//! Messages of a fetcher about the layers that it downloads.
+
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use rbuild_image::BlobDigest;
+use rbuild_linux::fd_passing::{receive_with_bytes, send_with_bytes};
+use rbuild_store::{StagingWatch, StoreError};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::exit::Failure;
+
+/// Maximum size of a message in bytes.
+const MOST: usize = 64 << 10;
+/// Maximum number of characters of a text in a message.
+const MOST_TEXT: usize = 4 << 10;
+
+/// The outcome of the first phase for one image.
+#[derive(Serialize, Deserialize)]
+pub enum FetcherAnswer {
+    Stored,
+    /// The manifest and the configuration.
+    Documents {
+        manifest: Bytes,
+        config: Bytes,
+    },
+    Failed(Failure),
+}
+
+/// Bytes that are kept exactly: those of a document determine its digest, and need not be UTF-8.
+pub struct Bytes(pub Vec<u8>);
+
+impl Serialize for Bytes {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&STANDARD.encode(&self.0))
+    }
+}
+
+impl<'de> Deserialize<'de> for Bytes {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Bytes, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        STANDARD.decode(text).map(Bytes).map_err(serde::de::Error::custom)
+    }
+}
+
+/// A message of a fetcher.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Message {
+    /// An attempt to download a blob begins, into the file that comes with the message.
+    /// Images are given by their positions.
+    Begun(usize, BlobDigest),
+    /// The file of a blob has that many bytes.
+    Grown(usize, BlobDigest, u64),
+    Verified(usize, BlobDigest),
+    /// A blob was in the store before.
+    Stored(BlobDigest),
+    /// An image is in the store, or cannot be pulled.
+    Ended(usize, Option<Failure>),
+    /// A text for the user.
+    Notice(String),
+}
+
+/// The sending end.
+pub struct Sender(pub OwnedFd);
+
+impl Sender {
+    /// Sends a message. Fails if nobody receives it any more.
+    pub fn send(&self, message: &Message, file: Option<&File>) -> Result<(), StoreError> {
+        let text = serde_json::to_vec(message).map_err(|_| StoreError::Stopped)?;
+        let files: Vec<_> = file.into_iter().map(File::as_fd).collect();
+        send_with_bytes(&self.0, &text, &files).map_err(|_| StoreError::Stopped)
+    }
+
+    /// Sends the outcome of a pull.
+    pub fn end(&self, at: usize, failure: Option<Failure>) {
+        let failure =
+            failure.map(|Failure { code, message, help }| Failure { code, message: cut(message), help: help.map(cut) });
+        let _ = self.send(&Message::Ended(at, failure), None);
+    }
+
+    /// Sends a text for the user.
+    pub fn notice(&self, text: impl Into<String>) {
+        let _ = self.send(&Message::Notice(cut(text.into())), None);
+    }
+}
+
+/// Returns the beginning of a text, which is short enough for a message.
+fn cut(text: String) -> String {
+    text.chars().take(MOST_TEXT).collect()
+}
+
+/// The sending end for the blobs of one image.
+pub struct ImageSender<'a> {
+    pub sender: &'a Sender,
+    /// Position of the image.
+    pub at: usize,
+}
+
+impl StagingWatch for ImageSender<'_> {
+    fn begun(&self, blob: &BlobDigest, file: &File) -> Result<(), StoreError> {
+        self.sender.send(&Message::Begun(self.at, *blob), Some(file))
+    }
+
+    fn grown(&self, blob: &BlobDigest, size: u64) -> Result<(), StoreError> {
+        self.sender.send(&Message::Grown(self.at, *blob, size), None)
+    }
+
+    fn verified(&self, blob: &BlobDigest) -> Result<(), StoreError> {
+        self.sender.send(&Message::Verified(self.at, *blob), None)
+    }
+
+    fn stored(&self, blob: &BlobDigest) -> Result<(), StoreError> {
+        self.sender.send(&Message::Stored(*blob), None)
+    }
+}
+
+/// Receives the next message and the file that comes with it. Returns `None` at the end.
+pub fn receive(socket: impl AsFd, buffer: &mut Vec<u8>) -> Option<(Message, Option<File>)> {
+    buffer.resize(MOST, 0);
+    let (files, size) = receive_with_bytes(socket, buffer).ok()?;
+    let message = serde_json::from_slice(&buffer[..size]).ok()?;
+    Some((message, files.into_iter().next().map(File::from)))
+}
+
+#[cfg(test)]
+mod tests {
+    use rbuild_linux::fd_passing::message_sockets;
+
+    use super::*;
+
+    #[test]
+    fn documents_cross_byte_by_byte() {
+        let bytes: Vec<u8> = (0..=255).collect();
+        let text = serde_json::to_vec(&Bytes(bytes.clone())).unwrap();
+        assert_eq!(serde_json::from_slice::<Bytes>(&text).unwrap().0, bytes);
+    }
+
+    #[test]
+    fn the_longest_texts_fit_into_a_message() {
+        let (ours, theirs) = message_sockets().unwrap();
+        let sender = Sender(ours);
+        let mut buffer = Vec::new();
+        // Each of these characters has six bytes in JSON.
+        let long = "\u{1}".repeat(MOST);
+        sender.end(0, Some(Failure::new(long.clone()).help(long.clone())));
+        let Some((Message::Ended(0, Some(failure)), None)) = receive(&theirs, &mut buffer) else { panic!() };
+        assert_eq!((failure.message.len(), failure.help.unwrap().len()), (MOST_TEXT, MOST_TEXT));
+        sender.notice(long);
+        let Some((Message::Notice(text), None)) = receive(&theirs, &mut buffer) else { panic!() };
+        assert_eq!(text.len(), MOST_TEXT);
+        drop(sender);
+        assert!(receive(&theirs, &mut buffer).is_none(), "the end");
+    }
+}

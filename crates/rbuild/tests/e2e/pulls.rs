@@ -1,0 +1,262 @@
+//! Layers that are unpacked while they are downloaded.
+
+use std::path::PathBuf;
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::lab::Ran;
+use crate::registries::server::{Access, Fault};
+use crate::registries::{Scene, family};
+
+/// Size in bytes of the larger file of the image.
+const LARGE: usize = 6 << 20;
+
+/// Returns bytes that cannot be compressed.
+fn noise() -> Vec<u8> {
+    let next = |x: &mut u32| {
+        *x = x.wrapping_mul(1664525).wrapping_add(1013904223);
+        Some((*x >> 24) as u8)
+    };
+    (0..LARGE).scan(1u32, |x, _| next(x)).collect()
+}
+
+/// A scene whose registry has `base:1`, an image of two layers: a small one, and a large one that
+/// begins with the file `first`. The store is empty.
+fn scene() -> (Scene, String) {
+    let scene = Scene::new(Access::Open);
+    let name = scene.name("base:1");
+    scene.lab.write("small", "s").write("d/first", "f").write("d/second", noise());
+    scene.build("FROM scratch\nCOPY small /\nCOPY d /\n", &["-t", &name, "--push", "."]).ok();
+    scene.forget(&name);
+    (scene, name)
+}
+
+fn digest_of_layer(scene: &Scene, at: usize) -> String {
+    scene.document("base", "1")["layers"][at]["digest"].as_str().unwrap().to_string()
+}
+
+/// A Dockerfile that needs all files of the image, and runs nothing.
+fn copy_all(name: &str) -> String {
+    format!("FROM {name} AS base\nFROM scratch\nCOPY --from=base /fir* /smal* /\n")
+}
+
+/// Starts a build of the files of the image.
+fn start(scene: &Scene, name: &str) -> Child {
+    scene.lab.write("Dockerfile", copy_all(name));
+    let out = format!("type=local,dest={}", scene.lab.path("out").display());
+    let mut command = scene.lab.command(["build", "-o", &out, "."]);
+    command.env("RBUILD_PULL", "missing").env("HOME", scene.lab.path("home"));
+    command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+/// Waits until `is_met` returns true.
+fn wait_until(what: &str, is_met: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !is_met() {
+        assert!(start.elapsed().as_secs() < 30, "{what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Returns true if the store has an unpacked file of that name, in a finished tree or not.
+fn is_unpacked(scene: &Scene, name: &str) -> bool {
+    !scene.lab.sh(&format!(r#"find "$LAB/store/tmp" "$LAB/store/trees" -name {name} 2>/dev/null"#)).stdout.is_empty()
+}
+
+fn release(scene: &Scene) -> PathBuf {
+    scene.lab.path("release")
+}
+
+fn hold(scene: &Scene, layer: usize) {
+    scene.registry.fault("GET", &digest_of_layer(scene, layer), Fault::Hold(release(scene)), 1);
+}
+
+/// Waits for the end of a build. Returns its exit code and standard error.
+fn ended(child: Child) -> (Option<i32>, String) {
+    let output = child.wait_with_output().unwrap();
+    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+fn assert_nothing_is_left(scene: &Scene) {
+    let left = scene.lab.sh(r#"ls -A "$LAB/store/tmp" "$LAB/store/blobs/sha256" | grep -v : | grep ."#).stdout;
+    assert_eq!(left, "", "files are left");
+}
+
+#[test]
+fn layers_are_unpacked_before_their_last_byte_has_arrived() {
+    let (scene, name) = scene();
+    hold(&scene, 1);
+    let child = start(&scene, &name);
+    wait_until("the small layer is unpacked", || is_unpacked(&scene, "small"));
+    wait_until("the large layer is being unpacked", || is_unpacked(&scene, "first"));
+    let names = scene.rbuild(&["images", "-q"]).ok().stdout;
+    assert_eq!(names, "", "the image has no name before it is complete");
+    std::fs::write(release(&scene), "").unwrap();
+    let (code, text) = ended(child);
+    assert_eq!(code, Some(0), "{text}");
+    assert_eq!((scene.lab.read("out/first"), scene.lab.read("out/small")), ("f".into(), "s".into()));
+    scene.rbuild(&["inspect", &name]).ok();
+    scene.rbuild(&["fsck"]).ok();
+    scene.registry.requests();
+    scene.build(&copy_all(&name), &["--no-cache", "."]).ok();
+    assert!(scene.registry.requests().is_empty(), "the image is in the store");
+}
+
+#[test]
+fn a_layer_that_is_downloaded_again_is_unpacked_again() {
+    let (scene, name) = scene();
+    for fault in [Fault::Cut(LARGE / 2), Fault::Flip, Fault::FlipLast] {
+        scene.registry.fault("GET", &digest_of_layer(&scene, 1), fault.clone(), 1);
+        let file = format!("FROM {name} AS base\nFROM scratch\nCOPY --from=base /firs* /secon* /\n");
+        let out = format!("type=local,dest={}", scene.lab.path("out").display());
+        scene.build(&file, &["--no-cache", "-o", &out, "."]).ok();
+        assert!(std::fs::read(scene.lab.path("out/second")).unwrap() == noise(), "{fault:?}");
+        scene.rbuild(&["fsck"]).ok();
+        scene.forget(&name);
+        scene.registry.behave();
+    }
+}
+
+#[test]
+fn a_layer_with_a_wrong_digest_fails_at_from_and_leaves_nothing() {
+    let (scene, name) = scene();
+    for fault in [Fault::Flip, Fault::FlipLast] {
+        scene.registry.fault("GET", &digest_of_layer(&scene, 1), fault, 9);
+        let ran = scene.build(&copy_all(&name), &["--no-cache", "."]);
+        let ran = ran.fails(1, &["pulling `", "with the wrong digest", "Dockerfile:1:6"]);
+        assert_eq!(ran.stderr.matches("error:").count(), 1, "{}", ran.stderr);
+        assert_nothing_is_left(&scene);
+        assert!(!is_unpacked(&scene, "second"), "wrong bytes are no tree");
+        scene.registry.behave();
+    }
+    scene.build(&copy_all(&name), &["."]).ok();
+}
+
+#[test]
+fn an_interrupted_build_ends_its_downloads() {
+    let (scene, name) = scene();
+    hold(&scene, 1);
+    let child = start(&scene, &name);
+    wait_until("the large layer is being unpacked", || is_unpacked(&scene, "first"));
+    let processes = family(child.id());
+    assert!(processes.len() >= 3, "launcher, fetcher and builder: {processes:?}");
+    kill(Pid::from_raw(child.id() as i32), Signal::SIGINT).unwrap();
+    let (code, text) = ended(child);
+    assert_eq!(code, Some(130), "{text}");
+    assert!(text.contains("interrupted") && !text.contains("pulling `"), "{text}");
+    let is_gone = |pid: &u32| !std::path::Path::new(&format!("/proc/{pid}")).exists();
+    wait_until("all processes end", || processes.iter().all(is_gone));
+    assert_nothing_is_left(&scene);
+    std::fs::write(release(&scene), "").unwrap();
+    scene.build(&copy_all(&name), &["."]).ok();
+}
+
+#[test]
+fn a_killed_fetcher_fails_the_build_at_from() {
+    let (scene, name) = scene();
+    hold(&scene, 1);
+    let child = start(&scene, &name);
+    wait_until("the large layer is being unpacked", || is_unpacked(&scene, "first"));
+    // The fetcher was forked first.
+    let id = child.id();
+    let children = std::fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap();
+    let fetcher = children.split_whitespace().next().unwrap().parse().unwrap();
+    kill(Pid::from_raw(fetcher), Signal::SIGKILL).unwrap();
+    let (code, text) = ended(child);
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains("the fetcher ended unexpectedly") && text.contains("Dockerfile:1:6"), "{text}");
+    assert_nothing_is_left(&scene);
+    std::fs::write(release(&scene), "").unwrap();
+    scene.build(&copy_all(&name), &["."]).ok();
+}
+
+#[test]
+fn two_builds_download_an_image_once() {
+    let (scene, name) = scene();
+    hold(&scene, 1);
+    let first = start(&scene, &name);
+    wait_until("the large layer is being unpacked", || is_unpacked(&scene, "first"));
+    let second = start(&scene, &name);
+    let documents =
+        || scene.registry.state().log.iter().filter(|r| r.starts_with("GET") && r.contains("/manifests/")).count();
+    wait_until("the second build has resolved the name", || documents() >= 2);
+    std::thread::sleep(Duration::from_millis(300));
+    std::fs::write(release(&scene), "").unwrap();
+    for child in [first, second] {
+        let (code, text) = ended(child);
+        assert_eq!(code, Some(0), "{text}");
+    }
+    for layer in [0, 1] {
+        let digest = digest_of_layer(&scene, layer);
+        let requests =
+            scene.registry.state().log.iter().filter(|r| r.starts_with("GET") && r.contains(&digest)).count();
+        assert_eq!(requests, 1, "layer {layer}");
+    }
+}
+
+#[test]
+fn a_cached_build_downloads_no_layer() {
+    let (scene, name) = scene();
+    let out = format!("type=local,dest={}", scene.lab.path("out").display());
+    let build = || -> Ran { scene.build(&copy_all(&name), &["-o", &out, "."]).ok() };
+    build();
+    scene.rbuild(&["rmi", "-f", &name]).ok();
+    scene.registry.requests();
+    build();
+    let requests = scene.registry.requests();
+    let blobs: Vec<&String> = requests.iter().filter(|r| r.contains("/blobs/")).collect();
+    assert_eq!(blobs.len(), 1, "the configuration: {requests:?}");
+    assert_eq!(scene.lab.read("out/first"), "f");
+}
+
+/// The result of such a build has the layers of its base.
+#[test]
+fn an_image_is_never_made_without_the_layers_of_its_base() {
+    let (scene, name) = scene();
+    for removal in ["rmi", "image-prune"] {
+        let build = || scene.build(&format!("FROM {name}\nLABEL a=b\n"), &["-t", "app", "."]).ok();
+        build();
+        scene.rbuild(&["rmi", "-f", &name, "app"]).ok();
+        if removal == "image-prune" {
+            scene.rbuild(&["image-prune", "-f"]).ok();
+        }
+        build();
+        scene.rbuild(&["fsck"]).ok();
+        let archive = scene.lab.path(&format!("{removal}.tar"));
+        scene.rbuild(&["save", "-o", archive.to_str().unwrap(), "app"]).ok();
+        scene.rbuild(&["rmi", "-f", "app"]).ok();
+    }
+}
+
+#[test]
+fn a_name_that_loses_platforms_is_reported_by_the_build_that_pulls_it() {
+    let (scene, name) = scene();
+    let note = format!("warning: {name} no longer has linux/s390x, linux/ppc64le\n");
+    // The second time, the store has the image, and only the name changes.
+    for _ in 0..2 {
+        scene.build("FROM scratch\nLABEL a=b\n", &["--platform", "linux/s390x,linux/ppc64le", "-t", &name, "."]).ok();
+        let ran = scene.build(&copy_all(&name), &["--pull", "."]).ok();
+        assert_eq!(ran.stderr.matches(&note).count(), 1, "{}", ran.stderr);
+    }
+}
+
+#[test]
+fn a_full_disk_during_a_pull_is_reported_once() {
+    let (scene, name) = scene();
+    scene.lab.write("Dockerfile", copy_all(&name));
+    let script = format!(
+        "mount -t tmpfs -o size=24m x $RBUILD_ROOT; fill=$RBUILD_ROOT/fill; export RBUILD_ROOT=$RBUILD_ROOT/store; \
+         export RBUILD_PULL=missing HOME=$LAB/home; dd if=/dev/zero of=$fill bs=1M count=20 2>/dev/null; c=0; \
+         $RB build . || c=$?; ls -A $RBUILD_ROOT/tmp $RBUILD_ROOT/blobs/sha256; rm $fill; \
+         $RB pull -q {name} && $RB fsck >/dev/null && echo whole; exit $c"
+    );
+    let ran = crate::errors::in_namespace(&scene.lab, &script);
+    // The fetcher or the builder meets the full disk.
+    let ran = ran.fails(1, &["o space left on device", "rbuild prune"]);
+    assert_eq!(ran.stderr.matches("error:").count(), 1, "{}", ran.stderr);
+    let lines: Vec<&str> = ran.stdout.lines().filter(|line| !line.is_empty() && !line.ends_with(':')).collect();
+    assert_eq!(lines, [name.as_str(), "whole"], "left: {}", ran.stdout);
+}
