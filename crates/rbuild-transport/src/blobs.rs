@@ -50,8 +50,8 @@ pub trait BlobRead: Read {
 
 /// A place that images are read from.
 pub trait BlobSource: Sync {
-    /// Returns the size of a blob in bytes; `None` if the source does not have the blob, or knows
-    /// its size only after reading it.
+    /// Returns the size of a blob in bytes; `None` if the source does not have the blob, or would
+    /// have to read it to determine its size.
     ///
     /// # Errors
     ///
@@ -96,14 +96,14 @@ pub trait BlobSink: Sync {
         1
     }
 
-    /// Copies a blob, unless it is here. `moved` counts its bytes. Returns the origin.
+    /// Copies a blob, unless the sink has it. `moved` counts its bytes. Returns the origin.
     ///
     /// # Errors
     ///
     /// Fails if either end fails, or if the bytes have another digest.
     fn copy(&self, source: &dyn BlobSource, part: &BlobInfo, moved: &Arc<AtomicU64>) -> Result<BlobOrigin>;
 
-    /// Writes a manifest or an index under its digest, unless it is here.
+    /// Writes a manifest or an index under its digest, unless the sink has it.
     ///
     /// # Errors
     ///

@@ -24,7 +24,7 @@ pub struct DownloadRequest<'a> {
 }
 
 /// Downloads a file into the store. A stored version of it is used if the server has no other one.
-/// Of several processes that want the same file, one downloads it.
+/// If several processes need the same file, one downloads it.
 ///
 /// # Errors
 ///
@@ -122,7 +122,7 @@ fn receive<'s, 'w>(
     }
 }
 
-/// Undoes the compression of a server that was not asked to compress.
+/// Decompresses content that a server compressed although the request did not permit it.
 fn decoded<'s, 'w>(
     packed: ReceivedFile<'s, 'w>,
     mut file: IncomingFile<'s, 'w>,

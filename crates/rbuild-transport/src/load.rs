@@ -37,7 +37,7 @@ pub struct Loaded {
     pub id: ImageId,
     /// The names that it got, in the order of the source.
     pub names: Vec<Reference>,
-    /// Platforms that these names stood for before, and do not any more.
+    /// Platforms that these names no longer refer to.
     pub lost: Vec<LostPlatforms>,
 }
 

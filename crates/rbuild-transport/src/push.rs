@@ -56,7 +56,7 @@ fn packed(store: &Store, image: &Image, as_is: bool, blobs: &mut Vec<BlobInfo>) 
     let plain = |layer: &Descriptor| !as_is && *layer.media_type() == MediaType::ImageLayer;
     let mut manifest = image.manifest.clone();
     let layers = image.layers()?;
-    // Layers that are packed again are compared meanwhile.
+    // Layers that are packed again are compared in the process.
     store.blobs().check_layers(&layer_pairs(layers.iter().filter(|(layer, _)| !plain(layer)))?)?;
     if layers.iter().any(|(layer, _)| plain(layer)) {
         let work = Workspace::open(store)?;

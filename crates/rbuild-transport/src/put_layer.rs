@@ -33,7 +33,8 @@ pub struct PutLayer {
 ///
 /// # Errors
 ///
-/// Fails if the stream is empty, no archive, or exceeds a limit, or if the store cannot be written.
+/// Fails if the stream is empty, is not an archive or exceeds a limit, or if the store cannot be
+/// written.
 pub fn put_layer(staging: &Staging<'_>, source: impl Read, what: &str) -> Result<PutLayer> {
     let limits = staging.store().limits();
     let unread = format!("cannot read {what}");
