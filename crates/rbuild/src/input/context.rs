@@ -115,7 +115,7 @@ impl Inputs<'_> {
             }
         };
         let (path, work) = remote::one_file(self.store, &download)?;
-        let dir = Some(ContextDir { path, ignore: String::new() });
+        let dir = Some(ContextDir { path, ignore: self.given_ignore()? });
         let (dockerfile_name, dockerfile) = (name, bytes);
         Ok(MainContext { dir, dockerfile_name, dockerfile, newest: download.modified, unpacked: Some(work) })
     }
@@ -293,6 +293,11 @@ impl Inputs<'_> {
         Ok(MainContext { dir: None, dockerfile_name: STDIN_NAME.into(), dockerfile, newest: None, unpacked: None })
     }
 
+    /// Returns the content of the ignore file that the caller names, empty if there is none.
+    fn given_ignore(&self) -> Result<String, Failure> {
+        Ok(self.args.ignorefile.as_deref().map(given_ignore).transpose()?.unwrap_or_default())
+    }
+
     /// Unpacks a context into the store's working directory. An ignore file in the archive does not
     /// apply, because the creator of the archive chose its files.
     fn archive_context(&self, origin: &str, archive: impl Read + Send) -> Result<MainContext, Failure> {
@@ -309,9 +314,7 @@ impl Inputs<'_> {
             None => dockerfile_in(&dir, self.args.file.as_deref())?,
         };
         let newest = newest(&dir).map_err(|e| failed(&e))?;
-        // Only an ignore file that the caller names applies.
-        let ignore = self.args.ignorefile.as_deref().map(given_ignore).transpose()?.unwrap_or_default();
-        let dir = Some(ContextDir { path, ignore });
+        let dir = Some(ContextDir { path, ignore: self.given_ignore()? });
         Ok(MainContext { dir, dockerfile_name: name, dockerfile: bytes, newest, unpacked: Some(work) })
     }
 }

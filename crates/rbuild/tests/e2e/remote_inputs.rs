@@ -108,6 +108,11 @@ fn a_context_url_of_another_file_is_the_dockerfile() {
     assert_eq!(scene.result(&[&url]), found);
     assert_eq!(scene.build_here(&[&url]).ok().steps(), (0, 2));
     scene.build_here(&["-f", "Other", &url]).fails(2, &["is a Dockerfile, and -f selects another: `Other`"]);
+    // A given ignore file applies to the only file, too.
+    let ignore = scene.lab.path("all.ignore");
+    std::fs::write(&ignore, "*\n").unwrap();
+    scene.build_here(&["--ignorefile", ignore.to_str().unwrap(), &url]).fails(1, &["`context` not found", "ignore"]);
+    scene.build_here(&["--ignorefile", "nosuch", &url]).fails(2, &["cannot read the ignore file"]);
     // Any file, if the Dockerfile comes from elsewhere.
     let data = scene.put("/data", "data");
     let outer = scene.put("/outer", "FROM scratch\nCOPY --chmod=644 context /f\n");
