@@ -2,7 +2,7 @@
 //!
 //! The layers of an image can be unpacked while they are downloaded: [`ArrivingBlob`] reads the
 //! file of a blob as it grows, and reaches its end only after the downloading process has compared
-//! the digest. What it read before that is worth nothing until then.
+//! the digest. Bytes that were read before that must not be trusted.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -20,7 +20,7 @@ use crate::error::{NotArrived, Result, StoreError};
 /// Time between two checks whether the build has been stopped.
 const CHECK: Duration = Duration::from_millis(50);
 
-/// Progress of the downloads of one build. Empty unless another process downloads.
+/// Progress of the downloads of one build. Empty unless another process is downloading.
 #[derive(Default)]
 pub struct Arrivals {
     state: Mutex<State>,
@@ -36,7 +36,7 @@ struct State {
     failure: Option<NotArrived>,
 }
 
-/// A pull: of two pulls that download the same blob, readers follow the first.
+/// The pull. If two pulls download the same blob, readers follow the first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PullId(pub usize);
 
@@ -52,7 +52,7 @@ struct RequestedImage {
 enum Arrival {
     /// The download has not begun.
     Requested,
-    /// Some bytes are there.
+    /// Some bytes have arrived.
     Partial(PartialBlob),
     /// The blob is in the store.
     Stored,
@@ -70,9 +70,9 @@ struct PartialBlob {
     pull: PullId,
     /// Number of the attempt: a blob with a wrong digest is downloaded again.
     attempt: u32,
-    /// Bytes that are there.
+    /// Number of bytes that have arrived.
     size: u64,
-    /// True if all bytes are there and their digest is right.
+    /// True if all bytes have arrived and their digest is right.
     is_whole: bool,
 }
 
@@ -100,7 +100,7 @@ impl Arrivals {
         });
     }
 
-    /// Records the number of bytes of a blob that are there.
+    /// Records the number of bytes of a blob that have arrived.
     pub fn grown(&self, pull: PullId, blob: &BlobDigest, size: u64) {
         self.change_partial(pull, blob, |partial| partial.size = size);
     }
@@ -148,7 +148,7 @@ impl Arrivals {
         });
     }
 
-    /// Records that nothing further arrives. Images without an outcome fail for that reason.
+    /// Records that nothing further will arrive. Images without an outcome fail for that reason.
     pub fn closed(&self, reason: &NotArrived) {
         self.change(|state| {
             for image in state.images.values_mut().filter(|image| image.outcome.is_none()) {
@@ -206,7 +206,7 @@ pub(crate) fn repeated<T>(work: impl Fn() -> Result<T>) -> Result<T> {
     }
 }
 
-/// A reader of a blob that is being downloaded. It waits for bytes that are not there yet.
+/// A reader of a blob that is being downloaded. It waits for bytes that have not arrived yet.
 pub(crate) struct ArrivingBlob<'a> {
     arrivals: &'a Arrivals,
     blob: BlobDigest,

@@ -40,7 +40,7 @@ pub trait StagingWatch: Sync {
     ///
     /// # Errors
     ///
-    /// Fails if the blob is of no use any more, as all other methods do.
+    /// Fails if the blob is no longer needed, as all other methods do.
     fn begun(&self, blob: &BlobDigest, file: &File) -> Result<()>;
 
     /// The file of the blob has that many bytes.

@@ -28,11 +28,11 @@ pub struct PulledImage {
     pub id: ImageId,
     /// Digest of the manifest.
     pub manifest: ManifestDigest,
-    /// Digest that the name stands for in the registry: that of the manifest or an index.
+    /// Digest that the name resolved to in the registry: that of the manifest or an index.
     pub resolved: ManifestDigest,
     /// True if anything was downloaded.
     pub is_new: bool,
-    /// Platforms that the name stood for before, and does not any more.
+    /// Platforms that the name no longer refers to.
     pub lost: Option<LostPlatforms>,
     /// Warnings, one sentence each.
     pub warnings: Vec<String>,
@@ -84,7 +84,7 @@ pub enum BegunPull {
     Open(OpenPull),
 }
 
-/// A name in a registry, and what it stands for.
+/// A name in a registry, and the manifest or index that it resolved to.
 struct RemoteImage {
     repository: Repository,
     name: Reference,
@@ -121,7 +121,7 @@ impl RemoteImage {
         Ok(Some(PulledImage { id, manifest, resolved, is_new: false, lost, warnings: Vec::new() }))
     }
 
-    /// Returns the image of the store, or else the one that `download` makes. Of all processes that
+    /// Returns the image of the store, or else the one that `download` makes. If several processes
     /// pull the same image, one downloads it.
     fn once(&self, store: &Store, download: impl FnOnce() -> Result<PulledImage>) -> Result<PulledImage> {
         let lock = Lock::pull(&format!("{} {}", self.name, self.platform));
@@ -185,7 +185,7 @@ impl OpenPull {
         &self.documents.warnings
     }
 
-    /// Downloads the layers and names the image, unless another process does so meanwhile. `watch`
+    /// Downloads the layers and names the image, unless another process has done so. `watch`
     /// receives the progress of the blobs.
     ///
     /// # Errors

@@ -1,4 +1,4 @@
-//! The network, as far as a build uses it before its commands run.
+//! Use of the network before the commands of a build run: pulls of images and downloads of files.
 
 use std::cell::RefCell;
 use std::collections::HashMap;

@@ -51,7 +51,7 @@ impl ArrivingImages {
         Ok(arriving)
     }
 
-    /// Receives nothing more. The fetchers end if they still download anything.
+    /// Receives nothing more. Fetchers that are still downloading end.
     pub fn end(self) {
         for (socket, receiving) in self.receivers {
             let _ = socket.shutdown(Shutdown::Both);
@@ -111,7 +111,7 @@ impl Receiver {
         self.arrivals.ended(&image.manifest, outcome);
     }
 
-    /// Sends the progress, unless that was done just now.
+    /// Sends the progress, unless it was sent a moment ago.
     fn show(&mut self) {
         if self.shown.elapsed() < FRAME {
             return;

@@ -1,4 +1,4 @@
-//! The process that pulls images for a build. It alone has credentials.
+//! The process that pulls images for a build. No other process has credentials.
 
 use std::io::{PipeWriter, Write};
 use std::os::fd::OwnedFd;
@@ -94,7 +94,7 @@ fn lost(image: &PulledImage, show: Show) -> Option<String> {
     image.lost.as_ref().filter(|_| show != Show::Nothing).map(LostPlatforms::to_string)
 }
 
-/// Returns the store with messages about waits sent to the builder, which draws.
+/// Returns the store, whose messages about waits are sent to the builder, which draws the progress.
 fn notifying(store: &Store, sender: &Arc<Sender>) -> Result<Store, StoreError> {
     let notices = sender.clone();
     Ok(store.moved(store.path(), OwnerMode::Given)?.with_notices(move |text| notices.notice(text)))

@@ -66,7 +66,7 @@ pub enum Message {
 pub struct Sender(pub OwnedFd);
 
 impl Sender {
-    /// Sends a message. Fails if nobody receives it any more.
+    /// Sends a message. Fails if the receiver is gone.
     pub fn send(&self, message: &Message, file: Option<&File>) -> Result<(), StoreError> {
         let text = serde_json::to_vec(message).map_err(|_| StoreError::Stopped)?;
         let files: Vec<_> = file.into_iter().map(File::as_fd).collect();
