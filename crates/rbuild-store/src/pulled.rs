@@ -1,6 +1,6 @@
 //! Notes on pulled images: the manifest that a name resolved to in its registry.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
 
 use rbuild_image::{Hasher, ManifestDigest, Platform, Reference};
@@ -60,19 +60,30 @@ impl Images<'_> {
         self.store.write(DIR, &file_of(name, platform), &note)
     }
 
-    /// Returns the manifests that existing names resolved to in their registries. A name refers to
-    /// the image of the platform that was pulled last. Builds still use the images of the other
-    /// platforms, so these are not dangling, although their entries have no name.
+    /// Returns the manifests that names resolved to in their registries, for all names that still
+    /// refer to an image pulled under them. Such a name refers to the image of the platform that
+    /// was pulled last. Builds still use the images of the other platforms, so these are not
+    /// dangling, although their entries have no name. Once a build or another command gives the
+    /// name to an image of its own, nothing uses them.
     ///
     /// # Errors
     ///
     /// Fails if the store cannot be read.
     pub fn pulled_by_name(&self) -> Result<HashSet<ManifestDigest>> {
-        let names: HashSet<String> =
-            self.list()?.into_iter().filter_map(|entry| Some(entry.name?.to_string())).collect();
-        let notes = self.notes()?.into_iter().map(|(_, note)| note);
-        let named = notes.filter(|note| note.name.as_ref().is_some_and(|name| names.contains(name)));
-        Ok(named.map(|note| note.pulled.manifest).collect())
+        let mut of_name: HashMap<String, HashSet<ManifestDigest>> = HashMap::new();
+        for (_, note) in self.notes()? {
+            if let Some(name) = note.name {
+                of_name.entry(name).or_default().insert(note.pulled.manifest);
+            }
+        }
+        let mut pulled = HashSet::new();
+        for entry in self.list()? {
+            let noted = entry.name.and_then(|name| of_name.remove(&name.to_string()));
+            pulled.extend(
+                noted.filter(|noted| entry.artifact.images().iter().any(|m| noted.contains(m))).into_iter().flatten(),
+            );
+        }
+        Ok(pulled)
     }
 
     /// Returns true if an image was pulled under a name, for any platform.
@@ -175,6 +186,13 @@ mod tests {
         store.images().untag("a.io/x:1", true).unwrap();
         assert_eq!(store.gc().prune(false, DanglingImages::Remove).unwrap().images, 1);
         assert_eq!((has(&arm), has(&amd)), (false, false));
+        // The name of a pulled image is given to an image that was made here.
+        let arm = pull(&store, &name, "linux/arm64", "new");
+        let amd = pull(&store, &name, "linux/amd64", "new");
+        let own = pull(&store, &"a.io/own:1".parse().unwrap(), "linux/amd64", "own");
+        store.images().tag(&own, Some(&name)).unwrap();
+        assert_eq!(store.gc().prune(false, DanglingImages::Remove).unwrap().images, 2);
+        assert_eq!((has(&arm), has(&amd), has(&own)), (false, false, true));
         drop(store);
         std::fs::remove_dir_all(&dir).unwrap();
     }

@@ -11,13 +11,16 @@ use rbuild_linux::RootDir;
 use rbuild_remedy::{Remedy, sentence};
 
 use crate::cache::records::{Record, ResultFile};
-use crate::error::{Result, StoreError};
+use crate::error::{Result, StoreError, naming};
 use crate::exclusive_lock::ExclusiveLock;
 use crate::gc::misplaced::Misplaced;
 use crate::gc::prune::Gc;
 use crate::images::{Image, NamedImage, digest};
 use crate::store::Store;
 use crate::workspace::sweep;
+
+/// Directory of the blobs.
+const BLOBS: &str = "blobs/sha256";
 
 /// The result of [`Gc::check`].
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -32,23 +35,62 @@ pub struct Checked {
     pub records: u64,
     /// Damage, one sentence each. With `repair`, it was removed.
     pub damage: Vec<String>,
+    /// Damage that could not be removed.
+    pub unrepaired: Vec<Obstacle>,
     /// Content that could not be read and so was not verified. It may be intact and is never
     /// removed.
-    pub unread: Vec<Unread>,
+    pub unread: Vec<Obstacle>,
 }
 
-/// Content that could not be read.
+/// Content that could not be read or repaired.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Unread {
+pub struct Obstacle {
     /// The object and the reason, as one sentence.
     pub text: String,
     /// The remedy, if there is one.
     pub remedy: Option<Remedy>,
 }
 
-impl From<StoreError> for Unread {
-    fn from(e: StoreError) -> Unread {
-        Unread { text: sentence(&e), remedy: e.remedy() }
+impl From<StoreError> for Obstacle {
+    fn from(e: StoreError) -> Obstacle {
+        Obstacle { text: sentence(&e), remedy: e.remedy() }
+    }
+}
+
+impl Checked {
+    /// Records damage that `remove` removes, or puts away at the path that it returns.
+    fn repaired(&mut self, problem: String, remove: impl FnOnce() -> Result<Option<String>>) {
+        match remove() {
+            Ok(None) => self.damage.push(problem),
+            Ok(Some(path)) => self.damage.push(format!("{problem}; it was moved to {path}")),
+            Err(e) => {
+                let text = format!("{problem}; {}", sentence(&e));
+                self.unrepaired.push(Obstacle { text, remedy: e.remedy() });
+            }
+        }
+    }
+
+    /// Records damage. With `repair`, the damage is that of a file, which is removed.
+    fn damaged_file(&mut self, store: &Store, dir: &RootDir, path: &str, problem: String, repair: bool) {
+        if !repair {
+            self.damage.push(problem);
+            return;
+        }
+        let name = path.rsplit('/').next().unwrap_or(path);
+        self.repaired(problem, || {
+            dir.remove_file(OsStr::new(name)).map_err(naming(&store.root, path))?;
+            Ok(None)
+        });
+    }
+
+    /// Records a misplaced entry of a directory with this path. With `repair`, it is put away.
+    fn misplaced(&mut self, store: &Store, dir: &RootDir, path: &str, entry: &Misplaced, repair: bool) {
+        let problem = entry.problem(path);
+        if repair {
+            self.repaired(problem, || entry.put_away(store, dir, path));
+        } else {
+            self.damage.push(problem);
+        }
     }
 }
 
@@ -86,7 +128,7 @@ struct CheckedBlobs {
 
 impl CheckedBlobs {
     fn of(store: &Store) -> Result<CheckedBlobs> {
-        Ok(CheckedBlobs { dir: store.dir("blobs/sha256")?, place: store.place(), states: RefCell::default() })
+        Ok(CheckedBlobs { dir: store.dir(BLOBS)?, place: store.place(), states: RefCell::default() })
     }
 
     /// Returns the state of a blob. One that came after the others were verified is verified now.
@@ -143,8 +185,8 @@ impl Gc<'_> {
     /// Verifies the whole store: every blob against its name, and every document against its
     /// references. With `repair`, which takes the exclusive lock, broken content is removed:
     /// damaged blobs, names of incomplete images, cache records whose files are gone, and links.
-    /// Directories and files that the store did not create are moved to `lost+found`. Content that
-    /// cannot be read stays. Files of trees have no checksums and are not read.
+    /// Directories and files that the store did not create are moved to `misplaced`. Content that
+    /// cannot be read or removed stays. Files of trees have no checksums and are not read.
     ///
     /// # Errors
     ///
@@ -180,7 +222,7 @@ impl Gc<'_> {
         for entry in blobs.dir.entries()? {
             let name = entry.name.to_string_lossy().into_owned();
             if let Some(misplaced) = Misplaced::among_blobs(&blobs.dir, &entry)? {
-                checked.damage.push(misplaced.put_away(self.store, &blobs.dir, "blobs/sha256", repair)?);
+                checked.misplaced(self.store, &blobs.dir, BLOBS, &misplaced, repair);
                 blobs.states.get_mut().insert(name, BlobState::Damaged);
                 continue;
             }
@@ -191,7 +233,8 @@ impl Gc<'_> {
                     if found == name {
                         BlobState::Intact
                     } else {
-                        checked.damage.push(format!("blob sha256:{name} is corrupt: its digest is sha256:{found}"));
+                        let problem = format!("blob sha256:{name} is corrupt: its digest is sha256:{found}");
+                        checked.damaged_file(self.store, &blobs.dir, &format!("{BLOBS}/{name}"), problem, repair);
                         BlobState::Damaged
                     }
                 }
@@ -203,9 +246,6 @@ impl Gc<'_> {
                 }
             };
             blobs.states.get_mut().insert(name, state);
-            if repair && state == BlobState::Damaged {
-                blobs.dir.remove_file(&entry.name)?;
-            }
         }
         Ok(blobs)
     }
@@ -245,7 +285,7 @@ impl Gc<'_> {
                 ImageState::Whole => {}
                 ImageState::Unread(why) => {
                     let text = format!("image {name} cannot be verified: {why}");
-                    checked.unread.push(Unread { text, remedy: None });
+                    checked.unread.push(Obstacle { text, remedy: None });
                 }
                 ImageState::Incomplete(why) => {
                     checked.damage.push(format!("image {name} is incomplete: {why}"));
@@ -298,7 +338,7 @@ impl Gc<'_> {
         let handle = self.store.dir(dir)?;
         for entry in self.store.documents(dir)? {
             if let Some(misplaced) = Misplaced::among_documents(&handle, &entry)? {
-                checked.damage.push(misplaced.put_away(self.store, &handle, dir, repair)?);
+                checked.misplaced(self.store, &handle, dir, &misplaced, repair);
                 continue;
             }
             checked.records += 1;
@@ -313,10 +353,7 @@ impl Gc<'_> {
                     continue;
                 }
             };
-            checked.damage.push(problem);
-            if repair {
-                handle.remove_file(OsStr::new(&entry.name))?;
-            }
+            checked.damaged_file(self.store, &handle, &path, problem, repair);
         }
         Ok(())
     }
@@ -457,20 +494,41 @@ mod tests {
             assert_eq!((found.damage.len(), found.unread.len()), (if replaces { 2 } else { 1 }, 0), "{found:?}");
             let name = real(path.rsplit('/').next().unwrap());
             let repaired = store.gc().check(true).unwrap();
-            let moved = if kept.is_some() { format!("; it was moved to lost+found/{name}") } else { String::new() };
+            let moved = if kept.is_some() { format!("; it was moved to misplaced/{name}") } else { String::new() };
             assert_eq!(repaired.damage[0], format!("{}{moved}", found.damage[0]));
             if let Some(kept) = kept {
-                assert_eq!(std::fs::read_to_string(place.join("lost+found").join(real(kept))).unwrap(), "kept");
+                assert_eq!(std::fs::read_to_string(place.join("misplaced").join(real(kept))).unwrap(), "kept");
             }
             let after = store.gc().check(false).unwrap();
             assert_eq!((after.damage.len(), after.unread.len()), (0, 0), "{after:?}");
-            // A second one gets another name in `lost+found`.
+            // A second one gets another name in `misplaced`.
             put(&target);
             assert_eq!(store.gc().check(true).unwrap().damage.len(), 1);
-            assert_eq!(place.join(format!("lost+found/{name}.1")).exists(), kept.is_some());
+            assert_eq!(place.join(format!("misplaced/{name}.1")).exists(), kept.is_some());
             drop(store);
             std::fs::remove_dir_all(&place).unwrap();
         }
+    }
+
+    /// The rest is repaired, and everything that was found is reported.
+    #[test]
+    fn damage_that_cannot_be_removed_does_not_stop_a_repair() {
+        let (found, after, images) = repaired("stuck", |place, id| {
+            std::fs::create_dir(place.join("blobs/sha256/mine")).unwrap();
+            std::fs::create_dir(place.join("records/mine")).unwrap();
+            std::fs::write(place.join("blobs/sha256").join(id.hex()), "other").unwrap();
+            std::fs::write(place.join("misplaced"), "in the way").unwrap();
+        });
+        assert_eq!((found.damage.len(), found.unrepaired.len(), found.unread.len()), (2, 2, 0), "{found:?}");
+        for (obstacle, path) in found.unrepaired.iter().zip(["blobs/sha256/mine", "records/mine"]) {
+            let start = format!("{path} in the store is a directory, not a file; cannot ");
+            assert!(
+                obstacle.text.starts_with(&start) && obstacle.text.contains("misplaced in the store"),
+                "{obstacle:?}"
+            );
+            assert!(obstacle.remedy.is_some(), "{obstacle:?}");
+        }
+        assert_eq!((after.damage.len(), after.unrepaired.len(), images), (2, 0, 0), "{after:?}");
     }
 
     #[test]

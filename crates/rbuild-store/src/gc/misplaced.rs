@@ -7,8 +7,9 @@ use rbuild_linux::{DirEntry, FileKind, RootDir};
 use crate::error::{Result, naming};
 use crate::store::Store;
 
-/// Directory of the store for misplaced files and directories. Nothing reads or removes it.
-const LOST: &str = "lost+found";
+/// Directory of the store for misplaced files and directories. Nothing reads or removes it. It is
+/// not called `lost+found`: that one belongs to the file system if the store is a mount point.
+const ASIDE: &str = "misplaced";
 
 /// An entry of a directory of the store that the store did not create.
 pub(super) struct Misplaced {
@@ -44,43 +45,34 @@ impl Misplaced {
         Ok((!fits).then(|| Misplaced { name: entry.name.clone(), kind }))
     }
 
-    /// Returns the problem as a sentence. With `repair`, for which the caller must hold the
-    /// exclusive lock, directories and regular files, which may be the only copy of something, are
-    /// moved to [`LOST`]; anything else is removed. `path` is the path of `dir` in the store.
-    pub fn put_away(&self, store: &Store, dir: &RootDir, path: &str, repair: bool) -> Result<String> {
+    /// Returns the problem as a clause. `path` is the path of the entry's directory in the store.
+    pub fn problem(&self, path: &str) -> String {
         let name = self.name.to_string_lossy();
-        let problem = match self.kind {
+        match self.kind {
             FileKind::File => format!("{path}/{name} in the store is not named after a digest"),
             FileKind::Dir => format!("{path}/{name} in the store is a directory, not a file"),
             FileKind::Symlink => format!("{path}/{name} in the store is a symbolic link, not a file"),
             _ => format!("{path}/{name} in the store is not a regular file"),
-        };
-        if !repair {
-            return Ok(problem);
-        }
-        match self.kind {
-            FileKind::File | FileKind::Dir => {
-                let moved = self.move_away(store, dir)?;
-                Ok(format!("{problem}; it was moved to {LOST}/{}", moved.to_string_lossy()))
-            }
-            _ => {
-                dir.remove_file(&self.name)?;
-                Ok(problem)
-            }
         }
     }
 
-    /// Moves the entry to [`LOST`] and returns its name there.
-    fn move_away(&self, store: &Store, dir: &RootDir) -> Result<OsString> {
-        let lost = store.root.create_dir_all(LOST, 0o700, None, |_| ()).map_err(naming(&store.root, LOST))?;
+    /// Moves a directory or a regular file, which may be the only copy of something, to [`ASIDE`],
+    /// and returns its path there; removes anything else. The caller holds the exclusive lock.
+    pub fn put_away(&self, store: &Store, dir: &RootDir, path: &str) -> Result<Option<String>> {
+        let path = format!("{path}/{}", self.name.to_string_lossy());
+        if !matches!(self.kind, FileKind::File | FileKind::Dir) {
+            dir.remove_file(&self.name).map_err(naming(&store.root, &path))?;
+            return Ok(None);
+        }
+        let aside = store.root.create_dir_all(ASIDE, 0o700, None, |_| ()).map_err(naming(&store.root, ASIDE))?;
         let mut name = self.name.clone();
         let mut others = 0;
-        while lost.exists(OsStr::new(&name))? {
+        while aside.exists(OsStr::new(&name)).map_err(naming(&store.root, ASIDE))? {
             others += 1;
             name = self.name.clone();
             name.push(format!(".{others}"));
         }
-        dir.rename(&self.name, &lost, &name).map_err(naming(&store.root, LOST))?;
-        Ok(name)
+        dir.rename(&self.name, &aside, &name).map_err(naming(&store.root, &path))?;
+        Ok(Some(format!("{ASIDE}/{}", name.to_string_lossy())))
     }
 }

@@ -199,26 +199,32 @@ pub fn df(settings: &Settings, args: DfArgs) -> Result<u8, Failure> {
 pub fn fsck(settings: &Settings, args: FsckArgs) -> Result<u8, Failure> {
     let store = settings.open()?;
     let found = store.gc().check(args.repair)?;
-    for problem in found.damage.iter().chain(found.unread.iter().map(|unread| &unread.text)) {
+    let Checked { blobs, bytes, images, records, damage, unrepaired, unread } = &found;
+    for problem in damage.iter().chain(unrepaired.iter().chain(unread).map(|obstacle| &obstacle.text)) {
         terminal::err(&format!("{problem}\n"));
     }
-    let Checked { blobs, bytes, images, records, damage, unread } = &found;
     terminal::out(&format!(
-        "Checked {} ({}), {}, {}: {}{}{}\n",
+        "Checked {} ({}), {}, {}: {}{}{}{}\n",
         counted(*blobs, "blob"),
         human_size(*bytes),
         counted(*images, "image"),
         counted(*records, "cache record"),
         counted(damage.len() as u64, "problem"),
         if args.repair && !damage.is_empty() { ", removed" } else { "" },
+        if unrepaired.is_empty() { String::new() } else { format!("; {} not removed", unrepaired.len()) },
         if unread.is_empty() { String::new() } else { format!("; {} not verified", unread.len()) },
     ));
     if !damage.is_empty() && !args.repair {
         terminal::error("the store is damaged", Some("run `rbuild fsck --repair` to remove damaged entries"));
         return Ok(code::FAILED);
     }
+    if !unrepaired.is_empty() {
+        let remedy = unrepaired.iter().find_map(|obstacle| obstacle.remedy.as_ref());
+        terminal::error("some of the damage cannot be removed", remedy.map(hints::words).as_deref());
+        return Ok(code::FAILED);
+    }
     if !unread.is_empty() {
-        let remedy = unread.iter().find_map(|unread| unread.remedy.as_ref());
+        let remedy = unread.iter().find_map(|obstacle| obstacle.remedy.as_ref());
         terminal::error("some of the store cannot be read", remedy.map(hints::words).as_deref());
         return Ok(code::FAILED);
     }
