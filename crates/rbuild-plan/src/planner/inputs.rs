@@ -133,25 +133,22 @@ impl Planner<'_> {
         }
         let label = self.stage_label(index, stage);
         let total = 1 + steps_of(&stage.instructions);
-        // As in BuildKit, the platform of FROM applies to images only: a stage keeps its own, and
-        // `scratch` has that of the build.
-        let (mut state, platform) = match self.base_stage(&name, index) {
+        // As in BuildKit, the platform of FROM selects images and is that of directories. A stage
+        // keeps its own, `scratch` has that of the build, and an image what its configuration says.
+        let mut state = match self.base_stage(&name, index) {
             Some(base) => {
                 let state = self.stage(base)?;
-                (StageState { stage: label, step: 1, total, cmd_set: false, ..state }, None)
+                StageState { stage: label, step: 1, total, cmd_set: false, ..state }
             }
             None => match self.params.context_index(&name, &self.stage_platform(stage)) {
-                Some(context) => (self.context_state(context, platform.as_ref(), label, total, image.span)?, platform),
-                None if name == "scratch" => (self.scratch_state(label, total, stage.span), None),
+                Some(context) => self.context_state(context, platform.as_ref(), label, total, image.span)?,
+                None if name == "scratch" => self.scratch_state(None, label, total, stage.span),
                 None => {
                     let written = self.written_image(&name, image.span)?;
-                    (self.image_state(&written, platform.as_ref(), label, total, image.span)?, platform)
+                    self.image_state(&written, platform.as_ref(), label, total, image.span)?
                 }
             },
         };
-        if let Some(platform) = platform {
-            state.config.set_platform(&platform);
-        }
         if is_windows(&state.config) {
             state.config.config.working_dir = cwd(&state.config).replace('/', "\\");
         }
@@ -207,10 +204,10 @@ impl Planner<'_> {
     ) -> Planned<StageState> {
         let NamedContext { name, source } = self.params.contexts[context].clone();
         match source {
-            ContextSource::Scratch => Ok(self.scratch_state(label, total, span)),
+            ContextSource::Scratch => Ok(self.scratch_state(platform, label, total, span)),
             ContextSource::Image(image) => self.image_state(&image, platform, label, total, span),
             ContextSource::Directory(_) => {
-                let mut state = self.scratch_state(label, total, span);
+                let mut state = self.scratch_state(platform, label, total, span);
                 let copy = CopyStep {
                     from: FileSource::Named(context),
                     sources: vec![CopySource { item: CopyItem::Files(SourcePattern::literal("/")), span }],
@@ -225,10 +222,11 @@ impl Planner<'_> {
         }
     }
 
-    fn scratch_state(&mut self, label: String, total: usize, span: Span) -> StageState {
+    /// Returns the state of an empty file system, of the platform of the build unless one is given.
+    fn scratch_state(&mut self, platform: Option<&Platform>, label: String, total: usize, span: Span) -> StageState {
         let name = StepName { stage: label.clone(), number: 1, total };
         let vertex = self.add(Step::Scratch, None, name, "FROM scratch".into(), span);
-        let mut config = ImageConfig::empty(&self.params.platform);
+        let mut config = ImageConfig::empty(platform.unwrap_or(&self.params.platform));
         config.config.working_dir = "/".into();
         self.base_state(vertex, config, label, total)
     }

@@ -64,10 +64,7 @@ impl Planner<'_> {
         let target = self.prepare()?;
         self.plan_dependencies(target)?;
         let mut state = self.stage(target)?;
-        // As in BuildKit, the result has the requested platform, regardless of those of its stages.
-        if self.params.platform_given {
-            state.config.set_platform(&self.params.platform);
-        }
+        self.set_result_platform(&mut state.config);
         state.config.config.env = state.env.iter().map(|(k, v)| format!("{k}={v}")).collect();
         for (k, v) in &self.params.labels {
             state.config.config.labels.insert(k.clone(), v.clone());
@@ -93,6 +90,21 @@ impl Planner<'_> {
             epoch: self.epoch,
             warnings: std::mem::take(&mut self.warnings),
         })
+    }
+
+    /// Gives the result the requested platform, regardless of those of its stages, and normalizes
+    /// it (BuildKit, `finalizeResultImage`). Without a request for another architecture or variant,
+    /// the variant and the version of the system remain those of the base image.
+    fn set_result_platform(&self, config: &mut rbuild_image::ImageConfig) {
+        let (own, asked) = (config.platform(), &self.params.platform);
+        if !self.params.platform_given || (own.runs(asked) && asked.variant.is_none()) {
+            config.set_platform(&own);
+            return;
+        }
+        config.set_platform(asked);
+        if !own.runs(asked) {
+            config.rest.remove("os.version");
+        }
     }
 
     /// Warns about stages that are to be built without cache and do not exist.

@@ -279,3 +279,48 @@ fn only_images_have_the_platform_of_their_from() {
         assert_eq!(graph_with(file, &asked).config.platform().to_string(), "linux/s390x", "{file}");
     }
 }
+
+/// The variant and the version of the system are those of the base image unless another
+/// architecture or a variant is requested; names are normalized (BuildKit, `finalizeResultImage`).
+#[test]
+fn the_result_keeps_variant_and_version_of_its_base() {
+    for (base, asked, file, want) in [
+        (r#""amd64","variant":"v2""#, None, "FROM debian", r#""amd64","variant":"v2""#),
+        (r#""amd64","variant":"v2""#, Some("linux/amd64"), "FROM debian", r#""amd64","variant":"v2""#),
+        (
+            r#""amd64","variant":"v2""#,
+            Some("linux/amd64"),
+            "FROM --platform=linux/amd64 debian",
+            r#""amd64","variant":"v2""#,
+        ),
+        (r#""amd64","variant":"v2""#, Some("linux/amd64/v3"), "FROM debian", r#""amd64","variant":"v3""#),
+        (r#""arm64","variant":"v9""#, Some("linux/arm64"), "FROM debian", r#""arm64","variant":"v9""#),
+        (r#""arm64","variant":"v8""#, None, "FROM debian", r#""arm64""#),
+        (r#""arm""#, None, "FROM debian", r#""arm","variant":"v7""#),
+        (r#""arm","variant":"v6""#, Some("linux/s390x"), "FROM debian", r#""s390x""#),
+        (r#""amd64","os.version":"10""#, Some("linux/amd64"), "FROM debian", r#""amd64","os.version":"10""#),
+        (r#""amd64","os.version":"10""#, Some("linux/arm64"), "FROM debian", r#""arm64""#),
+    ] {
+        let json = |rest: &str| format!(r#"{{"os":"linux","config":{{}},"architecture":{rest}}}"#);
+        let config: ImageConfig = serde_json::from_str(&json(base)).unwrap();
+        let base_image = BaseImage { manifest: ManifestDigest::of(b"debian"), config };
+        let mut params = params();
+        if let Some(asked) = asked {
+            params = Parameters { platform: asked.parse().unwrap(), platform_given: true, ..params };
+        }
+        let platforms = [Some("linux/amd64"), asked].into_iter().flatten().map(|p| p.parse().unwrap());
+        let images = platforms
+            .chain([params.platform.clone()])
+            .map(|platform| (PlatformImage { platform, ..on_host("debian") }, base_image.clone()))
+            .collect();
+        let Ok(Plan::Graph(graph)) = plan(&parse(format!("{file}\nENV a=b\n").as_bytes()).unwrap(), &params, &images)
+        else {
+            panic!("{file}")
+        };
+        let result = serde_json::to_value(&graph.config).unwrap();
+        let want: serde_json::Value = serde_json::from_str(&json(want)).unwrap();
+        for key in ["os", "architecture", "variant", "os.version"] {
+            assert_eq!(result.get(key), want.get(key), "{key} of {file} for {asked:?} with {base}");
+        }
+    }
+}
