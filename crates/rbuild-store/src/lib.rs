@@ -84,7 +84,7 @@ pub use containers::{Container, Containers};
 pub use downloads::{Download, Downloads, IncomingFile, ReceivedFile};
 pub use error::{NotArrived, Result, StoreError, remedy_of_kernel};
 pub use gc::budget::Budget;
-pub use gc::fsck::{Checked, Obstacle};
+pub use gc::fsck::{CheckFailure, Checked};
 pub use gc::prune::{DanglingImages, Freed, Gc, Usage};
 pub use ids::{
     BuildId, BuildIdError, BuildIndexName, CacheId, CacheKey, ContainerId, HashesName, ImageKey, LockId, ResultId,

@@ -36,24 +36,24 @@ pub struct Checked {
     /// Damage, one sentence each. With `repair`, it was removed.
     pub damage: Vec<String>,
     /// Damage that could not be removed.
-    pub unrepaired: Vec<Obstacle>,
+    pub unrepaired: Vec<CheckFailure>,
     /// Content that could not be read and so was not verified. It may be intact and is never
     /// removed.
-    pub unread: Vec<Obstacle>,
+    pub unread: Vec<CheckFailure>,
 }
 
 /// Content that could not be read or repaired.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Obstacle {
+pub struct CheckFailure {
     /// The object and the reason, as one sentence.
     pub text: String,
     /// The remedy, if there is one.
     pub remedy: Option<Remedy>,
 }
 
-impl From<StoreError> for Obstacle {
-    fn from(e: StoreError) -> Obstacle {
-        Obstacle { text: sentence(&e), remedy: e.remedy() }
+impl From<StoreError> for CheckFailure {
+    fn from(e: StoreError) -> CheckFailure {
+        CheckFailure { text: sentence(&e), remedy: e.remedy() }
     }
 }
 
@@ -65,7 +65,7 @@ impl Checked {
             Ok(Some(path)) => self.damage.push(format!("{problem}; it was moved to {path}")),
             Err(e) => {
                 let text = format!("{problem}; {}", sentence(&e));
-                self.unrepaired.push(Obstacle { text, remedy: e.remedy() });
+                self.unrepaired.push(CheckFailure { text, remedy: e.remedy() });
             }
         }
     }
@@ -285,7 +285,7 @@ impl Gc<'_> {
                 ImageState::Whole => {}
                 ImageState::Unread(why) => {
                     let text = format!("image {name} cannot be verified: {why}");
-                    checked.unread.push(Obstacle { text, remedy: None });
+                    checked.unread.push(CheckFailure { text, remedy: None });
                 }
                 ImageState::Incomplete(why) => {
                     checked.damage.push(format!("image {name} is incomplete: {why}"));
@@ -520,13 +520,10 @@ mod tests {
             std::fs::write(place.join("misplaced"), "in the way").unwrap();
         });
         assert_eq!((found.damage.len(), found.unrepaired.len(), found.unread.len()), (2, 2, 0), "{found:?}");
-        for (obstacle, path) in found.unrepaired.iter().zip(["blobs/sha256/mine", "records/mine"]) {
+        for (failure, path) in found.unrepaired.iter().zip(["blobs/sha256/mine", "records/mine"]) {
             let start = format!("{path} in the store is a directory, not a file; cannot ");
-            assert!(
-                obstacle.text.starts_with(&start) && obstacle.text.contains("misplaced in the store"),
-                "{obstacle:?}"
-            );
-            assert!(obstacle.remedy.is_some(), "{obstacle:?}");
+            assert!(failure.text.starts_with(&start) && failure.text.contains("misplaced in the store"), "{failure:?}");
+            assert!(failure.remedy.is_some(), "{failure:?}");
         }
         assert_eq!((after.damage.len(), after.unrepaired.len(), images), (2, 0, 0), "{after:?}");
     }

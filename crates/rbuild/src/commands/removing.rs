@@ -200,7 +200,7 @@ pub fn fsck(settings: &Settings, args: FsckArgs) -> Result<u8, Failure> {
     let store = settings.open()?;
     let found = store.gc().check(args.repair)?;
     let Checked { blobs, bytes, images, records, damage, unrepaired, unread } = &found;
-    for problem in damage.iter().chain(unrepaired.iter().chain(unread).map(|obstacle| &obstacle.text)) {
+    for problem in damage.iter().chain(unrepaired.iter().chain(unread).map(|failure| &failure.text)) {
         terminal::err(&format!("{problem}\n"));
     }
     terminal::out(&format!(
@@ -219,12 +219,12 @@ pub fn fsck(settings: &Settings, args: FsckArgs) -> Result<u8, Failure> {
         return Ok(code::FAILED);
     }
     if !unrepaired.is_empty() {
-        let remedy = unrepaired.iter().find_map(|obstacle| obstacle.remedy.as_ref());
+        let remedy = unrepaired.iter().find_map(|failure| failure.remedy.as_ref());
         terminal::error("some of the damage cannot be removed", remedy.map(hints::words).as_deref());
         return Ok(code::FAILED);
     }
     if !unread.is_empty() {
-        let remedy = unread.iter().find_map(|obstacle| obstacle.remedy.as_ref());
+        let remedy = unread.iter().find_map(|failure| failure.remedy.as_ref());
         terminal::error("some of the store cannot be read", remedy.map(hints::words).as_deref());
         return Ok(code::FAILED);
     }
