@@ -133,8 +133,9 @@ impl Planner<'_> {
         }
         let label = self.stage_label(index, stage);
         let total = 1 + steps_of(&stage.instructions);
-        // As in BuildKit, the platform of FROM selects images and is that of directories. A stage
-        // keeps its own, `scratch` has that of the build, and an image what its configuration says.
+        // As in BuildKit, the platform of FROM selects the platform of an image, whose
+        // configuration then decides, and is the platform of a directory. Stages keep their own
+        // platforms, and `scratch` has that of the build.
         let mut state = match self.base_stage(&name, index) {
             Some(base) => {
                 let state = self.stage(base)?;

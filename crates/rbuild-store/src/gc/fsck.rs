@@ -58,7 +58,8 @@ impl From<StoreError> for CheckFailure {
 }
 
 impl Checked {
-    /// Records damage that `remove` removes, or puts away at the path that it returns.
+    /// Repairs damage by calling `remove` and records it, as unrepaired if that fails. `remove`
+    /// returns a path if it moved the damaged entry there instead of removing it.
     fn repaired(&mut self, problem: String, remove: impl FnOnce() -> Result<Option<String>>) {
         match remove() {
             Ok(None) => self.damage.push(problem),
@@ -70,7 +71,7 @@ impl Checked {
         }
     }
 
-    /// Records damage. With `repair`, the damage is that of a file, which is removed.
+    /// Records the damage of a file and, with `repair`, removes the file.
     fn damaged_file(&mut self, store: &Store, dir: &RootDir, path: &str, problem: String, repair: bool) {
         if !repair {
             self.damage.push(problem);
@@ -83,7 +84,8 @@ impl Checked {
         });
     }
 
-    /// Records a misplaced entry of a directory with this path. With `repair`, it is put away.
+    /// Records a misplaced entry of the directory with this path. With `repair`, moves it to
+    /// `misplaced` or removes it.
     fn misplaced(&mut self, store: &Store, dir: &RootDir, path: &str, entry: &Misplaced, repair: bool) {
         let problem = entry.problem(path);
         if repair {
@@ -501,7 +503,7 @@ mod tests {
             }
             let after = store.gc().check(false).unwrap();
             assert_eq!((after.damage.len(), after.unread.len()), (0, 0), "{after:?}");
-            // A second one gets another name in `misplaced`.
+            // A second entry of the same name gets another name in `misplaced`.
             put(&target);
             assert_eq!(store.gc().check(true).unwrap().damage.len(), 1);
             assert_eq!(place.join(format!("misplaced/{name}.1")).exists(), kept.is_some());
@@ -510,7 +512,7 @@ mod tests {
         }
     }
 
-    /// The rest is repaired, and everything that was found is reported.
+    /// The other damage is repaired, and all damage is reported.
     #[test]
     fn damage_that_cannot_be_removed_does_not_stop_a_repair() {
         let (found, after, images) = repaired("stuck", |place, id| {
