@@ -22,6 +22,7 @@ RECORDED_IN = {
     "MountError": "MountProblem",
     "Refusal": "SandboxError",
     "RegistryError": "RegistryProblem",
+    "ReportedError": "StoreError",
     "RunnerError": "RunnerProblem",
     "StepFailure": "BuildError",
     "SystemError": "RunnerProblem",

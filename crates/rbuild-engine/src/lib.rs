@@ -37,7 +37,7 @@ pub use ops::container::limit_remedy;
 pub use ops::redact::SecretValues;
 pub use ops::ssh_keys::PrivateKey;
 pub use prepare::downloads::DownloadedFiles;
-pub use prepare::online::{Fetch, ImageRequest, NotDownloaded, NotPulled, Online, PullImages};
+pub use prepare::online::{Fetch, ImageRequest, Online, PullImages};
 pub use prepare::resolve::{PullPolicy, stored_image};
 pub use prepare::{Prepared, check, prepare};
 pub use rbuild_plan::{ContextDir, UrlSource};

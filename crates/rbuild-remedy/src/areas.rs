@@ -3,10 +3,12 @@
 use std::borrow::Cow;
 use std::path::PathBuf;
 
+use serde::{Deserialize, Serialize};
+
 use crate::{RegistryAction, Remedy, SessionLimit};
 
 /// A change of files, or another choice of them.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FileRemedy {
     /// Remove the symbolic link that refers to itself.
     RemoveLinkLoop,
@@ -72,12 +74,12 @@ pub enum FileRemedy {
     /// Remove what is in the way of an output, or use another output directory.
     OtherOutput {
         /// The kind of file that is in the way.
-        obstacle: &'static str,
+        obstacle: Cow<'static, str>,
     },
 }
 
 /// An operation on a file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum FileAccess {
     /// Reading.
     Read,
@@ -88,7 +90,7 @@ pub enum FileAccess {
 }
 
 /// A change of mounts, or of what they cover.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum MountRemedy {
     /// Give each mount its own target.
     OwnTarget,
@@ -105,7 +107,7 @@ pub enum MountRemedy {
 }
 
 /// A change of the machine, or of the user that rbuild runs as.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum MachineRemedy {
     /// Create a character device.
     CreateDevice {
@@ -164,7 +166,7 @@ pub enum MachineRemedy {
 }
 
 /// Sub-IDs that a user needs.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SubIdGrant {
     /// Name of the user, or its ID.
     pub user: String,
@@ -175,7 +177,7 @@ pub struct SubIdGrant {
 }
 
 /// A range of IDs that can be granted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum IdRangeToGrant {
     /// A free range, by its first and its last ID.
     Free(u32, u32),
@@ -184,7 +186,7 @@ pub enum IdRangeToGrant {
 }
 
 /// The reason why sub-IDs cannot be mapped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum SubIdObstacle {
     /// no_new_privs is set.
     NoNewPrivileges,
@@ -193,7 +195,7 @@ pub enum SubIdObstacle {
 }
 
 /// The reason why a private network is impossible.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum NetworkObstacle {
     /// No program that carries the traffic is installed.
     NoCarrier,
@@ -204,7 +206,7 @@ pub enum NetworkObstacle {
 }
 
 /// A change of a request to a server, or of the settings for it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ServerRemedy {
     /// Try again.
     TryAgain,
@@ -269,7 +271,7 @@ pub enum ServerRemedy {
 }
 
 /// A change of an image, an archive or a container.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ImageRemedy {
     /// Use a longer prefix of the ID.
     LongerPrefix,
@@ -331,13 +333,13 @@ pub enum ImageRemedy {
     },
     /// Remove the reason why the registry was not contacted, or use the image of the store.
     UseStoredImage {
-        /// Removal of the reason, as an imperative.
-        first: Option<String>,
+        /// Removal of the reason.
+        first: Option<Box<Remedy>>,
     },
 }
 
 /// A change of a step, or of the files that its command needs.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum CommandRemedy {
     /// Give the account a valid ID in an earlier step.
     ValidAccountId,
@@ -379,7 +381,7 @@ pub enum CommandRemedy {
 }
 
 /// Space on a disk.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum DiskRemedy {
     /// Free space on the disk of the store.
     FreeSpace,
@@ -393,7 +395,7 @@ pub enum DiskRemedy {
 }
 
 /// A change that permits the isolation of commands.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum IsolationRemedy {
     /// Grant more user or group IDs, or use an isolation mode that needs only one.
     GrantIds {
@@ -410,7 +412,7 @@ pub enum IsolationRemedy {
     /// Permit unprivileged user namespaces by a kernel setting.
     PermitNamespaces {
         /// The setting and its value, for sysctl(8).
-        setting: &'static str,
+        setting: Cow<'static, str>,
     },
     /// Start the surrounding container with an unmasked /proc.
     UnmaskProc,
@@ -425,7 +427,7 @@ pub enum IsolationRemedy {
 }
 
 /// A change of the store.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum StoreRemedy {
     /// Use another directory for the store.
     OtherStore,
@@ -454,7 +456,7 @@ pub enum StoreRemedy {
 }
 
 /// A change of the request of a build.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum BuildRemedy {
     /// Use the time of a commit, in seconds since 1970.
     TimeOfCommit,
@@ -465,7 +467,7 @@ pub enum BuildRemedy {
     /// Grant an entitlement to the Dockerfile.
     Allow {
         /// Name of the entitlement.
-        entitlement: &'static str,
+        entitlement: Cow<'static, str>,
     },
     /// Read the secret from its mount, or allow its value in the image.
     KeepSecretOut,

@@ -1,20 +1,25 @@
 //! Remedies for errors, as values.
 //!
 //! Libraries can determine the remedy of an error, but do not name the command line that applies
-//! it. They return a [`Remedy`]; the command line puts it into words.
+//! it. They return a [`Remedy`]; the command line puts it into words. Remedies cross the boundaries
+//! of processes, as part of a [`ReportedError`].
 
 #![warn(missing_docs)]
 
 mod areas;
+mod reported;
 mod similar;
 
 use std::error::Error;
 use std::io;
 
+use serde::{Deserialize, Serialize};
+
 pub use areas::{
     BuildRemedy, CommandRemedy, DiskRemedy, FileAccess, FileRemedy, IdRangeToGrant, ImageRemedy, IsolationRemedy,
     MachineRemedy, MountRemedy, NetworkObstacle, ServerRemedy, StoreRemedy, SubIdGrant, SubIdObstacle,
 };
+pub use reported::ReportedError;
 pub use similar::{closest, closest_file};
 
 /// Returns the message of an error, followed by those of its causes, as one sentence. Errors of the
@@ -60,7 +65,7 @@ pub fn counted(number: u64, noun: &str) -> String {
 }
 
 /// An action that removes the cause of an error.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Remedy {
     /// Use another word.
     DidYouMean {
@@ -95,7 +100,7 @@ pub enum Remedy {
 }
 
 /// A resource limit of a session.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum SessionLimit {
     /// Open files of a process.
     Files,
@@ -104,7 +109,7 @@ pub enum SessionLimit {
 }
 
 /// A change that makes a registry answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum RegistryAction {
     /// Log in to the registry, unless the name is wrong.
     LogIn,

@@ -14,8 +14,9 @@ use std::time::Duration;
 use rbuild_image::{BlobDigest, ManifestDigest};
 use rbuild_layer::{LayerError, Stop};
 use rbuild_linux::parallel::locked;
+use rbuild_remedy::ReportedError;
 
-use crate::error::{NotArrived, Result, StoreError};
+use crate::error::{Result, StoreError};
 
 /// Time between two checks whether the build has been stopped.
 const CHECK: Duration = Duration::from_millis(50);
@@ -33,7 +34,7 @@ struct State {
     images: HashMap<ManifestDigest, RequestedImage>,
     blobs: HashMap<BlobDigest, Arrival>,
     /// The first failure. No further blob arrives after it.
-    failure: Option<NotArrived>,
+    failure: Option<ReportedError>,
 }
 
 /// The pull. If two pulls download the same blob, readers follow the first.
@@ -45,7 +46,7 @@ struct RequestedImage {
     /// Number of pulls of the image, under several names, that have not ended.
     open: usize,
     /// `None` until it is known.
-    outcome: Option<std::result::Result<(), NotArrived>>,
+    outcome: Option<std::result::Result<(), ReportedError>>,
 }
 
 /// The progress of one blob.
@@ -128,7 +129,7 @@ impl Arrivals {
     }
 
     /// Records that an image and its blobs are in the store, or why they are not.
-    pub fn ended(&self, image: &ManifestDigest, outcome: std::result::Result<(), NotArrived>) {
+    pub fn ended(&self, image: &ManifestDigest, outcome: std::result::Result<(), ReportedError>) {
         self.change(|state| {
             let State { images, blobs, failure } = state;
             let Some(requested) = images.get_mut(image) else { return };
@@ -149,7 +150,7 @@ impl Arrivals {
     }
 
     /// Records that nothing further will arrive. Images without an outcome fail for that reason.
-    pub fn closed(&self, reason: &NotArrived) {
+    pub fn closed(&self, reason: &ReportedError) {
         self.change(|state| {
             for image in state.images.values_mut().filter(|image| image.outcome.is_none()) {
                 state.failure.get_or_insert_with(|| reason.clone());

@@ -7,19 +7,10 @@ use std::path::PathBuf;
 use rbuild_image::{BlobDigest, DiffId};
 use rbuild_layer::LayerError;
 use rbuild_linux::RootDir;
-use rbuild_remedy::{DiskRemedy, ImageRemedy, Remedy, StoreRemedy};
+use rbuild_remedy::{DiskRemedy, ImageRemedy, Remedy, ReportedError, StoreRemedy};
 
 /// The result of an operation on the store.
 pub type Result<T> = std::result::Result<T, StoreError>;
-
-/// The reason why an image could not be downloaded.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NotArrived {
-    /// The message.
-    pub message: String,
-    /// Advice, in words.
-    pub help: Option<String>,
-}
 
 /// An error of the store.
 #[derive(Debug, thiserror::Error)]
@@ -106,8 +97,8 @@ pub enum StoreError {
     )]
     AccessTimes,
     /// An image could not be downloaded.
-    #[error("{}", .0.message)]
-    NotArrived(NotArrived),
+    #[error(transparent)]
+    NotArrived(ReportedError),
     /// A blob that was read while it arrived has the wrong digest, and is downloaded again.
     #[error("a blob is downloaded again")]
     ArrivesAgain,
@@ -159,6 +150,7 @@ impl StoreError {
             }
             StoreError::Stripped(_) => Some(Remedy::Store(StoreRemedy::RestoreStore)),
             StoreError::AccessTimes => Some(StoreRemedy::RelaxAccessTimes.into()),
+            StoreError::NotArrived(e) => e.remedy.clone(),
             StoreError::InvalidLayer { .. } | StoreError::WrongDiffId { .. } => {
                 Some(Remedy::Image(ImageRemedy::ReplaceImage))
             }
@@ -264,7 +256,11 @@ mod tests {
             StoreError::UsedImage { name: "demo:1".into(), container: "web".into() },
             StoreError::LargeDocument { digest, limit: 4 << 20 },
             StoreError::AccessTimes,
-            StoreError::NotArrived(NotArrived { message: "r.io/a: r.io has no blob".into(), help: None }),
+            StoreError::NotArrived(ReportedError {
+                message: "r.io/a: GET /v2/a/blobs/sha256:ca97 at r.io: connection refused".into(),
+                errno: Some(111),
+                remedy: Some(rbuild_remedy::ServerRemedy::CheckNetwork.into()),
+            }),
             StoreError::ArrivesAgain,
             StoreError::Stopped,
         ];

@@ -82,7 +82,7 @@ pub use cache::records::{ForeignRecord, Record, RecordedImage, Records};
 pub use cache_mounts::{CacheMount, CacheMounts, CacheUse, LentCache};
 pub use containers::{Container, Containers};
 pub use downloads::{Download, Downloads, IncomingFile, ReceivedFile};
-pub use error::{NotArrived, Result, StoreError, remedy_of_kernel};
+pub use error::{Result, StoreError, remedy_of_kernel};
 pub use gc::budget::Budget;
 pub use gc::fsck::{CheckFailure, Checked};
 pub use gc::prune::{DanglingImages, Freed, Gc, Usage};

@@ -5,8 +5,9 @@ use std::io;
 
 use rbuild_engine::{BuildError, SecretValues};
 use rbuild_layer::LayerError;
+use rbuild_linux::{KernelProblem, carried};
 use rbuild_registry::{ConfigError, RegistryError};
-use rbuild_remedy::{DiskRemedy, FileRemedy, Remedy, sentence};
+use rbuild_remedy::{DiskRemedy, FileRemedy, Remedy, ReportedError, sentence};
 use rbuild_source::SourceError;
 use rbuild_store::{StoreError, remedy_of_kernel};
 use rbuild_transport::TransportError;
@@ -80,6 +81,27 @@ impl Failure {
         crate::ui::terminal::error(&self.message, self.help.as_deref());
         self.code
     }
+}
+
+/// Returns an error as one that this process reports to another.
+pub fn reported(error: &(dyn Error + 'static), remedy: Option<Remedy>) -> ReportedError {
+    ReportedError { message: sentence(error), errno: errno_of(error), remedy }
+}
+
+/// Returns the error number of the kernel, if a chain of errors has one. Errors that are shown as
+/// their causes are no members of a chain, so these are looked for inside them.
+fn errno_of(error: &(dyn Error + 'static)) -> Option<i32> {
+    let own = |error: &(dyn Error + 'static)| match error.downcast_ref::<io::Error>() {
+        Some(e) => e.raw_os_error().or_else(|| carried::<rbuild_linux::Error>(e)?.errno()),
+        None => match (error.downcast_ref(), error.downcast_ref(), error.downcast_ref::<KernelProblem>()) {
+            (Some(TransportError::Store(StoreError::Kernel(e))), ..) | (_, Some(StoreError::Kernel(e)), _) => e.errno(),
+            (Some(TransportError::Store(StoreError::Layer(LayerError::Kernel(e)))), ..)
+            | (_, Some(StoreError::Layer(LayerError::Kernel(e))), _) => e.errno(),
+            (.., Some(e)) => e.whole().errno(),
+            _ => error.downcast_ref::<rbuild_linux::Error>()?.errno(),
+        },
+    };
+    std::iter::successors(Some(error), |error| (*error).source()).find_map(own)
 }
 
 /// Returns the remedy of the first error of a chain that has one. A full disk is that of the store.
@@ -178,6 +200,27 @@ mod tests {
     use std::path::Path;
 
     use super::*;
+
+    #[test]
+    fn a_reported_error_keeps_its_error_number_and_its_remedy() {
+        let io = |errno: nix::errno::Errno| io::Error::from_raw_os_error(errno as i32);
+        let kernel = || rbuild_linux::Error::new("write", Path::new("/s/b"), io(nix::errno::Errno::ENOSPC));
+        let place = rbuild_registry::RemoteRepository { registry: "r.io".into(), repository: "a".into() };
+        let local = rbuild_registry::RegistryProblem::Local { what: "the layer", source: io::Error::from(kernel()) };
+        let layout = TransportError::OpenLayout { layout: "/l".into(), source: kernel().without_object() };
+        for e in [
+            TransportError::Store(kernel().into()),
+            TransportError::Store(StoreError::Unusable { path: "/s".into(), source: io(nix::errno::Errno::ENOSPC) }),
+            TransportError::Registry(RegistryError::new(place, local)),
+            layout,
+        ] {
+            let reported = reported(&e, e.help());
+            assert_eq!((&reported.message, &reported.remedy), (&e.message(), &e.help()));
+            assert_eq!(reported.errno, Some(nix::errno::Errno::ENOSPC as i32), "{e:?}");
+            let sent = serde_json::to_string(&reported).unwrap();
+            assert_eq!(serde_json::from_str::<ReportedError>(&sent).unwrap(), reported);
+        }
+    }
 
     #[test]
     fn the_hint_of_a_failure_depends_on_its_cause() {

@@ -3,14 +3,13 @@
 
 use std::collections::HashMap;
 
-use rbuild_dockerfile::Diagnostic;
 use rbuild_image::Hasher;
 use rbuild_plan::{BuildGraph, CopyItem, CopySource, CopyStep, KeyPartSink, Step, StepPart, UrlSource};
 use rbuild_source::SelectionHash;
 use rbuild_store::{Download, Store};
 
 use crate::error::{BuildError, Result};
-use crate::prepare::online::{NotDownloaded, Online};
+use crate::prepare::online::{Online, reported};
 
 /// The downloaded files of a build.
 #[derive(Debug, Clone, Default)]
@@ -41,9 +40,7 @@ impl DownloadedFiles {
             for ((source, file), outcome) in wanted.iter().zip(&files).zip(online.fetch(&files)?) {
                 match outcome {
                     Ok(download) => drop(found.insert(file.clone(), download)),
-                    Err(NotDownloaded { message, help }) => {
-                        failures.push(Diagnostic { help, ..Diagnostic::new(source.span, message) })
-                    }
+                    Err(failure) => failures.push(reported(source.span, failure, str::to_string)),
                 }
             }
             if !failures.is_empty() {
@@ -102,22 +99,8 @@ fn sources(graph: &BuildGraph) -> impl Iterator<Item = (&CopySource, &UrlSource)
 mod tests {
     use rbuild_image::{BlobDigest, SourceUrl};
     use rbuild_paths::SourcePattern;
-    use rbuild_remedy::Remedy;
-    use rbuild_testkit::{assert_recorded, variants};
 
     use super::*;
-
-    #[test]
-    fn messages_are_as_recorded() {
-        let errors = [
-            NotDownloaded {
-                message: "cannot download https://a.io/x: GET /x at a.io".into(),
-                help: Some(Remedy::Server(rbuild_remedy::ServerRemedy::CheckNetwork).into()),
-            },
-            NotDownloaded { message: "https://a.io/x: there is no stored version".into(), help: None },
-        ];
-        assert_recorded!("NotDownloaded", variants!(NotDownloaded).table(&errors, |e| e, |e| e.help.clone()));
-    }
 
     fn file(url: &str, name: &str) -> UrlSource {
         UrlSource { url: SourceUrl::parse(url).unwrap(), name: name.into(), checksum: None }

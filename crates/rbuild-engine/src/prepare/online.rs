@@ -3,9 +3,10 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 
-use rbuild_dockerfile::Help;
+use rbuild_dockerfile::{Diagnostic, Help, Span};
 use rbuild_image::{ImageName, Platform, Reference};
 use rbuild_plan::{PlatformImage, UrlSource};
+use rbuild_remedy::ReportedError;
 use rbuild_store::{Download, Image};
 
 use crate::error::Result;
@@ -17,28 +18,20 @@ pub struct ImageRequest {
     pub platform: Platform,
 }
 
-/// The reason why an image could not be pulled.
-#[derive(Debug, Clone, thiserror::Error)]
-#[error("{message}")]
-pub struct NotPulled {
-    pub message: String,
-    pub help: Option<String>,
+/// Returns an error of the fetcher as one of the Dockerfile. `message` returns the message, which
+/// includes that of the error.
+pub(crate) fn reported(span: Span, error: ReportedError, message: impl FnOnce(&str) -> String) -> Diagnostic {
+    let ReportedError { message: own, errno: _, remedy } = error;
+    Diagnostic { help: remedy.map(Help::from), ..Diagnostic::new(span, message(&own)) }
 }
 
 /// Pulls images. Returns one outcome for each, in their order: `None` if the image is in the store,
 /// or else its documents. The layers of the latter are downloaded once the build is executed.
-pub type PullImages<'a> = dyn Fn(&[ImageRequest]) -> Result<Vec<std::result::Result<Option<Image>, NotPulled>>> + 'a;
-
-/// The reason why a file could not be downloaded.
-#[derive(Debug, Clone, thiserror::Error)]
-#[error("{message}")]
-pub struct NotDownloaded {
-    pub message: String,
-    pub help: Option<Help>,
-}
+pub type PullImages<'a> =
+    dyn Fn(&[ImageRequest]) -> Result<Vec<std::result::Result<Option<Image>, ReportedError>>> + 'a;
 
 /// Fetches files into the store. Returns one outcome for each, in their order.
-pub type Fetch<'a> = dyn Fn(&[UrlSource]) -> Result<Vec<std::result::Result<Download, NotDownloaded>>> + 'a;
+pub type Fetch<'a> = dyn Fn(&[UrlSource]) -> Result<Vec<std::result::Result<Download, ReportedError>>> + 'a;
 
 /// The network, as far as a build uses it before its commands run.
 pub struct Online<'a> {
@@ -57,13 +50,13 @@ impl<'a> Online<'a> {
     }
 
     /// Fetches files, as [`Fetch`] does.
-    pub(super) fn fetch(&self, files: &[UrlSource]) -> Result<Vec<std::result::Result<Download, NotDownloaded>>> {
+    pub(super) fn fetch(&self, files: &[UrlSource]) -> Result<Vec<std::result::Result<Download, ReportedError>>> {
         (self.fetch)(files)
     }
 
     /// Pulls images, and keeps the documents of those whose layers are downloaded later.
-    pub(crate) fn pull(&self, wanted: &[ImageRequest]) -> Result<Vec<std::result::Result<(), NotPulled>>> {
-        let keep = |(request, outcome): (&ImageRequest, std::result::Result<Option<Image>, NotPulled>)| {
+    pub(crate) fn pull(&self, wanted: &[ImageRequest]) -> Result<Vec<std::result::Result<(), ReportedError>>> {
+        let keep = |(request, outcome): (&ImageRequest, std::result::Result<Option<Image>, ReportedError>)| {
             let ImageRequest { name, platform } = request.clone();
             let key = PlatformImage { name: ImageName::Reference(name), platform };
             outcome.map(|image| self.arriving.borrow_mut().extend(image.map(|image| (key, image))))

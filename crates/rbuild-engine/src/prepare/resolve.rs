@@ -5,11 +5,11 @@ use std::collections::HashSet;
 use rbuild_dockerfile::Diagnostic;
 use rbuild_image::{ImageName, Platform, Reference};
 use rbuild_plan::{ImageNeed, PlatformImage};
-use rbuild_remedy::{ImageRemedy, Remedy};
+use rbuild_remedy::{ImageRemedy, Remedy, ReportedError};
 use rbuild_store::{Image, Store, StoreError};
 
 use crate::error::{BuildError, Result};
-use crate::prepare::online::{ImageRequest, NotPulled, Online};
+use crate::prepare::online::{ImageRequest, Online, reported};
 
 /// Determines when registries are contacted for images.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -50,7 +50,7 @@ impl<'a> Resolver<'a> {
         for (at, need) in needs.iter().enumerate() {
             wanted.extend(self.to_pull(need)?.map(|request| (at, request)));
         }
-        let mut failures: Vec<Option<NotPulled>> = vec![None; needs.len()];
+        let mut failures: Vec<Option<ReportedError>> = vec![None; needs.len()];
         if !wanted.is_empty() {
             let list: Vec<ImageRequest> = wanted.iter().map(|(_, request)| request.clone()).collect();
             for ((at, _), outcome) in wanted.iter().zip(self.online.pull(&list)?) {
@@ -129,27 +129,23 @@ fn candidate(store: &Store, PlatformImage { name, platform }: &PlatformImage) ->
 
 /// Returns the error for a stored image that may be outdated, because its registry could not be
 /// contacted.
-fn stale_image(need: &ImageNeed, failure: NotPulled) -> Diagnostic {
-    let NotPulled { message, help } = failure;
+fn stale_image(need: &ImageNeed, failure: ReportedError) -> Diagnostic {
+    let ReportedError { message, errno: _, remedy } = failure;
     let text = &need.image.text;
     let d = Diagnostic::new(need.span, format!("could not check the registry for a newer `{text}`: {message}"));
-    d.help(Remedy::Image(ImageRemedy::UseStoredImage { first: help }))
+    d.help(Remedy::Image(ImageRemedy::UseStoredImage { first: remedy.map(Box::new) }))
 }
 
 /// Returns the error for an image that is stored for another platform only, and could not be pulled
 /// for the requested one.
-fn foreign_image(need: &ImageNeed, own: &Platform, failure: NotPulled) -> Diagnostic {
-    let NotPulled { message, help } = failure;
+fn foreign_image(need: &ImageNeed, own: &Platform, failure: ReportedError) -> Diagnostic {
     let (text, wanted) = (&need.image.text, &need.platform);
-    let absent = format!("the image `{text}` in the local store is for {own}, and pulling it for {wanted} failed");
-    let d = Diagnostic::new(need.span, format!("{absent}: {message}"));
-    match help {
-        Some(help) => d.help(help),
-        None => d,
-    }
+    reported(need.span, failure, |message| {
+        format!("the image `{text}` in the local store is for {own}, and pulling it for {wanted} failed: {message}")
+    })
 }
 
-fn missing_image(store: &Store, need: &ImageNeed, failure: Option<NotPulled>) -> Diagnostic {
+fn missing_image(store: &Store, need: &ImageNeed, failure: Option<ReportedError>) -> Diagnostic {
     let text = &need.image.text;
     // A stage that FROM may name comes earlier.
     if need.later_stage || need.stages.iter().any(|stage| stage.eq_ignore_ascii_case(text)) {
@@ -165,7 +161,9 @@ fn missing_image(store: &Store, need: &ImageNeed, failure: Option<NotPulled>) ->
         false => format!("`{text}` is neither a stage nor an image in the local store"),
     };
     let (message, remedy) = match failure {
-        Some(NotPulled { message, help }) => (format!("{absent}, and pulling it failed: {message}"), help),
+        Some(ReportedError { message, errno: _, remedy }) => {
+            (format!("{absent}, and pulling it failed: {message}"), remedy)
+        }
         None => (absent, None),
     };
     let d = Diagnostic::new(need.span, message);
@@ -210,18 +208,10 @@ fn similar(store: &Store, need: &ImageNeed) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use rbuild_testkit::{assert_recorded, variants};
+    use rbuild_remedy::ServerRemedy;
+    use rbuild_testkit::assert_recorded;
 
     use super::*;
-
-    #[test]
-    fn messages_are_as_recorded() {
-        let errors = [
-            NotPulled { message: "r.io/a/b: r.io has no manifest 1".into(), help: Some("check the name".into()) },
-            NotPulled { message: "r.io/a/b: the answer has no digest".into(), help: None },
-        ];
-        assert_recorded!("NotPulled", variants!(NotPulled).table(&errors, |e| e, |e| e.help.clone()));
-    }
 
     #[test]
     fn images_that_are_missing_or_stale_are_reported_as_recorded() {
@@ -234,7 +224,10 @@ mod tests {
             stages: stages.iter().map(|stage| stage.to_string()).collect(),
             later_stage,
         };
-        let failure = || NotPulled { message: "GET /v2/ at r.io".into(), help: Some("check the network".into()) };
+        let failure = || ReportedError {
+            remedy: Some(ServerRemedy::CheckNetwork.into()),
+            ..ReportedError::new("GET /v2/ at r.io")
+        };
         let id = format!("sha256:{}", "0".repeat(64));
         let found = [
             stale_image(&need("debian", &[], false), failure()),

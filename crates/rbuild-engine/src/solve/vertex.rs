@@ -20,6 +20,7 @@ use crate::error_context::ErrorContext;
 use crate::event::{BuildPhase, Event, StepOutcome};
 use crate::ops::step_error::{Attempt, StepError};
 use crate::ops::{copy_step, run, run_mounts, workdir};
+use crate::prepare::online::reported;
 use crate::solve::records::StepRecords;
 
 /// Maximum number of keys that are computed for a step whose context changes meanwhile.
@@ -297,11 +298,8 @@ fn not_pulled(env: &StepEnv<'_>, id: VertexId, error: BuildError) -> BuildError 
     let vertex = &env.graph().vertices[id];
     match (error, &vertex.step) {
         (BuildError::Store(StoreError::NotArrived(failure)), Step::Image { name, .. }) => {
-            let d = Diagnostic::new(vertex.span, format!("pulling `{name}` failed: {}", failure.message));
-            BuildError::Unmet(vec![match failure.help {
-                Some(help) => d.help(help),
-                None => d,
-            }])
+            let message = |own: &str| format!("pulling `{name}` failed: {own}");
+            BuildError::Unmet(vec![reported(vertex.span, failure, message)])
         }
         (error, _) => error,
     }

@@ -113,7 +113,7 @@ fn network(planner: &Planner<'_>, word: Option<&Word>) -> Planned<NetworkMode> {
         Some(("host", _)) if planner.params.allow_host_network => Ok(NetworkMode::Host),
         Some(("host", span)) => {
             let d = Diagnostic::new(span, "`--network=host` is not allowed in this build");
-            Err(d.help(Remedy::Build(BuildRemedy::Allow { entitlement: "network.host" })).into())
+            Err(d.help(Remedy::Build(BuildRemedy::Allow { entitlement: "network.host".into() })).into())
         }
         Some(("none", _)) => Ok(NetworkMode::None),
         Some((other, span)) => {
@@ -129,7 +129,7 @@ fn security(planner: &Planner<'_>, word: Option<&Word>) -> Planned<SecurityMode>
         Some(("insecure", _)) if planner.params.allow_insecure => Ok(SecurityMode::Insecure),
         Some(("insecure", span)) => {
             let d = Diagnostic::new(span, "`--security=insecure` is not allowed in this build");
-            Err(d.help(Remedy::Build(BuildRemedy::Allow { entitlement: "security.insecure" })).into())
+            Err(d.help(Remedy::Build(BuildRemedy::Allow { entitlement: "security.insecure".into() })).into())
         }
         Some((other, span)) => {
             let d = Diagnostic::new(span, format!("unknown security mode `{other}`"));

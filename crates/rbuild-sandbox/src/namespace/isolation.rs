@@ -248,7 +248,7 @@ impl Restriction {
     }
 
     pub fn remedy(&self) -> Remedy {
-        Remedy::Isolation(IsolationRemedy::PermitNamespaces { setting: self.permitting })
+        Remedy::Isolation(IsolationRemedy::PermitNamespaces { setting: self.permitting.into() })
     }
 }
 

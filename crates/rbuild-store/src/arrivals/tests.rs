@@ -43,8 +43,8 @@ impl Scene {
         Ok(text)
     }
 
-    fn failure() -> NotArrived {
-        NotArrived { message: "no route".into(), help: Some("check it".into()) }
+    fn failure() -> ReportedError {
+        ReportedError::new("no route")
     }
 }
 
@@ -134,7 +134,7 @@ fn a_failed_download_ends_all_waits() {
     // Images without an outcome fail when the other process ends.
     let other = ManifestDigest::of(b"other");
     scene.arrivals.request(&other, Vec::new());
-    scene.arrivals.closed(&NotArrived { message: "killed".into(), help: None });
+    scene.arrivals.closed(&ReportedError::new("killed"));
     let failed = scene.arrivals.wait_for_image(&other, &|| false).unwrap_err();
     assert_eq!(failed.to_string(), "killed");
 }

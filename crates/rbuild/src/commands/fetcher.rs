@@ -7,10 +7,11 @@
 
 use std::io::{Read, Write};
 
-use rbuild_engine::{BuildError, NotDownloaded, UrlSource};
+use rbuild_engine::{BuildError, UrlSource};
 use rbuild_image::{ManifestDigest, Reference, SourceUrl};
 use rbuild_linux::process::{self, Cloned, Exit};
 use rbuild_registry::Secret;
+use rbuild_remedy::ReportedError;
 use rbuild_store::{Download, Store};
 use rbuild_transport::DownloadRequest;
 use serde::Serialize;
@@ -18,7 +19,7 @@ use serde::de::DeserializeOwned;
 
 use crate::args::RegistryFlags;
 use crate::commands::transfer::{Show, download_one, push_all};
-use crate::exit::{Failure, code};
+use crate::exit::{Failure, code, reported};
 use crate::input::registry;
 
 /// Runs `work` in a fetcher and returns its answer. The caller must have one thread.
@@ -63,24 +64,17 @@ pub fn fetch(
     secrets: &[(String, Vec<u8>)],
     show: Show,
     wanted: &[UrlSource],
-) -> Result<Vec<Result<Download, NotDownloaded>>, BuildError> {
-    let answers: Result<Vec<Result<Download, Failure>>, Failure> = in_fetcher(|| {
-        let client = match registry::client_of(flags, &[], show == Show::Nothing) {
-            Ok(client) => client,
-            Err(failure) => return wanted.iter().map(|_| Err(failure.clone())).collect(),
-        };
+) -> Result<Vec<Result<Download, ReportedError>>, BuildError> {
+    let answers: Result<Result<Vec<_>, Failure>, Failure> = in_fetcher(|| {
+        let client = registry::client_of(flags, &[], show == Show::Nothing)?;
         let download = |UrlSource { url, name: _, checksum }: &UrlSource| {
             let authorization = authorization(secrets, url.host())?;
             let request = DownloadRequest { url, checksum: checksum.as_ref(), authorization };
-            download_one(store, &client, &request, show).map_err(Failure::from)
+            download_one(store, &client, &request, show).map_err(|e| reported(&e, e.help()))
         };
-        wanted.iter().map(download).collect()
+        Ok(wanted.iter().map(download).collect())
     });
-    let answers = answers.map_err(|failure| BuildError::Caller(Box::new(failure)))?;
-    let outcome = |answer: Result<Download, Failure>| {
-        answer.map_err(|Failure { message, help, .. }| NotDownloaded { message, help: help.map(Into::into) })
-    };
-    Ok(answers.into_iter().map(outcome).collect())
+    answers.and_then(|answers| answers).map_err(|failure| BuildError::Caller(Box::new(failure)))
 }
 
 /// Downloads a file for the inputs of a build, with a login among `secrets` for its server.
@@ -93,14 +87,15 @@ pub fn fetch_one(
 ) -> Result<Download, Failure> {
     in_fetcher(|| {
         let client = registry::client_of(flags, &[], show == Show::Nothing)?;
-        let request = DownloadRequest { url, checksum: None, authorization: authorization(secrets, url.host())? };
+        let authorization = authorization(secrets, url.host()).map_err(|e| Failure::new(e.message))?;
+        let request = DownloadRequest { url, checksum: None, authorization };
         Ok(download_one(store, &client, &request, show)?)
     })?
 }
 
 /// Returns the login for a host among the secrets of a build, as in BuildKit: a token is preferred
 /// to a whole header.
-fn authorization(secrets: &[(String, Vec<u8>)], host: &str) -> Result<Option<Secret>, Failure> {
+fn authorization(secrets: &[(String, Vec<u8>)], host: &str) -> Result<Option<Secret>, ReportedError> {
     let find = |kind: &str| secrets.iter().find(|(id, _)| *id == format!("HTTP_AUTH_{kind}_{host}"));
     let (scheme, (id, value)) = match (find("TOKEN"), find("HEADER")) {
         (Some(token), _) => ("Bearer ", token),
@@ -110,7 +105,7 @@ fn authorization(secrets: &[(String, Vec<u8>)], host: &str) -> Result<Option<Sec
     let text = std::str::from_utf8(value).ok().map(str::trim);
     // A header with control characters could continue with another one.
     let text = text.filter(|text| !text.is_empty() && !text.chars().any(char::is_control));
-    let text = text.ok_or_else(|| Failure::new(format!("the secret `{id}` is not the value of a header")))?;
+    let text = text.ok_or_else(|| ReportedError::new(format!("the secret `{id}` is not the value of a header")))?;
     Ok(Some(Secret::new(format!("{scheme}{text}"))))
 }
 

@@ -8,16 +8,17 @@
 use std::cell::RefCell;
 use std::io::Read;
 
-use rbuild_engine::{BuildError, Events, ImageRequest, NotPulled};
+use rbuild_engine::{BuildError, Events, ImageRequest};
 use rbuild_image::Reference;
 use rbuild_linux::fd_passing::{message_sockets, send_with_byte};
 use rbuild_linux::process::{self, Cloned};
+use rbuild_remedy::ReportedError;
 use rbuild_store::{Image, Store, Workspace};
 
 use crate::args::RegistryFlags;
 use crate::commands::pulls::fetcher_process::{FetcherProcess, PendingImage};
 use crate::commands::pulls::fetching::Fetching;
-use crate::commands::pulls::messages::FetcherAnswer;
+use crate::commands::pulls::messages::{FetcherAnswer, FetcherAnswers};
 use crate::commands::transfer::Show;
 use crate::exit::{Failure, code};
 
@@ -40,12 +41,12 @@ impl<'a> Pulls<'a> {
     }
 
     /// Runs the first phase for images. The caller must have one thread.
-    pub fn begin(&self, wanted: &[ImageRequest]) -> Result<Vec<Result<Option<Image>, NotPulled>>, BuildError> {
+    pub fn begin(&self, wanted: &[ImageRequest]) -> Result<Vec<Result<Option<Image>, ReportedError>>, BuildError> {
         let caller = |failure: Failure| BuildError::Caller(Box::new(failure));
         let (answers, mut fetcher) = self.start(wanted).map_err(caller)?;
         let mut outcome = |(request, answer): (&ImageRequest, FetcherAnswer)| match answer {
             FetcherAnswer::Stored => Ok(Ok(None)),
-            FetcherAnswer::Failed(Failure { message, help, .. }) => Ok(Err(NotPulled { message, help })),
+            FetcherAnswer::Failed(error) => Ok(Err(error)),
             FetcherAnswer::Documents { manifest, config } => {
                 let image = Image::of_documents(&manifest.0, |_| Ok(config.0))?;
                 fetcher.images.push(PendingImage::of(request, &image).map_err(caller)?);
@@ -78,13 +79,14 @@ impl<'a> Pulls<'a> {
         drop((writer, theirs));
         let mut text = Vec::new();
         let read = answer.read_to_end(&mut text);
-        let answers: Option<Vec<FetcherAnswer>> = read.ok().and_then(|_| serde_json::from_slice(&text).ok());
+        let answers: Option<FetcherAnswers> = read.ok().and_then(|_| serde_json::from_slice(&text).ok());
         let fetcher = FetcherProcess { socket: ours.into(), pid, images: Vec::new() };
-        match answers.filter(|answers| answers.len() == wanted.len()) {
-            Some(answers) => Ok((answers, fetcher)),
-            None => {
+        let answers = answers.unwrap_or_else(|| Err(Failure::new("the fetcher ended without an answer")));
+        match answers {
+            Ok(answers) => Ok((answers, fetcher)),
+            Err(failure) => {
                 fetcher.kill();
-                Err(Failure::new("the fetcher ended without an answer"))
+                Err(failure)
             }
         }
     }

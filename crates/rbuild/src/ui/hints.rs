@@ -311,7 +311,7 @@ fn image_words(remedy: &ImageRemedy) -> String {
         ImageRemedy::RaiseLimit { name } => format!("raise the limit with --limit {name}=N if you trust the archive"),
         ImageRemedy::UseStoredImage { first } => {
             let stored = "use the stored image with --pull=missing";
-            first.as_ref().map_or(stored.into(), |first| format!("{first}, or {stored}"))
+            first.as_ref().map_or(stored.into(), |first| format!("{}, or {stored}", words(first)))
         }
     }
 }

@@ -25,14 +25,14 @@ pub(super) fn clear_directory(dir: &RootDir, path: &Path, name: &OsStr) -> Resul
 fn is_device(path: &Path) -> BuildError {
     BuildError::Other {
         message: format!("{} is a device in the output and will not be replaced", quoted(path)),
-        help: Some(Remedy::File(FileRemedy::OtherOutput { obstacle: "device" })),
+        help: Some(Remedy::File(FileRemedy::OtherOutput { obstacle: "device".into() })),
     }
 }
 
 fn is_directory(path: &Path) -> BuildError {
     BuildError::Other {
         message: format!("{} is a directory in the output and a file in the result", quoted(path)),
-        help: Some(Remedy::File(FileRemedy::OtherOutput { obstacle: "directory" })),
+        help: Some(Remedy::File(FileRemedy::OtherOutput { obstacle: "directory".into() })),
     }
 }
 

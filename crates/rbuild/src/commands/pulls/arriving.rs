@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use rbuild_engine::{Event, Events};
 use rbuild_image::{BlobDigest, human_size};
 use rbuild_linux::parallel::start;
-use rbuild_store::{Arrivals, NotArrived, PullId};
+use rbuild_remedy::ReportedError;
+use rbuild_store::{Arrivals, PullId};
 
 use crate::commands::pulls::fetcher_process::{FetcherProcess, PendingImage};
 use crate::commands::pulls::messages::{Message, receive};
@@ -87,11 +88,11 @@ impl Receiver {
                 }
                 (Message::Verified(at, blob), _) => self.arrivals.verified(self.pull(at), &blob),
                 (Message::Stored(blob), _) => self.arrivals.stored(&blob),
-                (Message::Ended(at, failure), _) => self.image_ended(at, failure.map(|f| (f.message, f.help))),
+                (Message::Ended(at, failure), _) => self.image_ended(at, failure),
                 (Message::Notice(text), _) => self.events.send(Event::Warning(text.as_str().into())),
             }
         }
-        self.arrivals.closed(&NotArrived { message: "the fetcher ended unexpectedly".into(), help: None });
+        self.arrivals.closed(&ReportedError::new("the fetcher ended unexpectedly"));
     }
 
     /// Returns the pull of the image at a position.
@@ -99,7 +100,7 @@ impl Receiver {
         PullId(self.first + at)
     }
 
-    fn image_ended(&self, at: usize, failure: Option<(String, Option<String>)>) {
+    fn image_ended(&self, at: usize, failure: Option<ReportedError>) {
         let Some(image) = self.images.get(at) else { return };
         let moved = self.moved(image);
         if failure.is_none() {
@@ -107,8 +108,7 @@ impl Receiver {
             self.events.send(Event::Phase { text, seconds: self.started.elapsed().as_secs_f64() });
         }
         self.events.send(Event::Pulling { image: image.name.clone(), moved, total: moved });
-        let outcome = failure.map_or(Ok(()), |(message, help)| Err(NotArrived { message, help }));
-        self.arrivals.ended(&image.manifest, outcome);
+        self.arrivals.ended(&image.manifest, failure.map_or(Ok(()), Err));
     }
 
     /// Sends the progress, unless it was sent a moment ago.

@@ -11,12 +11,12 @@ use rbuild_linux::fd_passing::receive_with_byte;
 use rbuild_linux::process;
 use rbuild_registry::{Client, Notice};
 use rbuild_store::{LostPlatforms, OwnerMode, Store, StoreError};
-use rbuild_transport::{BegunPull, OpenPull, PulledImage, TransferProgress, begin_pull};
+use rbuild_transport::{BegunPull, OpenPull, PulledImage, TransferProgress, TransportError, begin_pull};
 
 use crate::args::RegistryFlags;
-use crate::commands::pulls::messages::{Bytes, FetcherAnswer, ImageSender, Sender};
+use crate::commands::pulls::messages::{FetcherAnswer, FetcherAnswers, ImageSender, Sender};
 use crate::commands::transfer::Show;
-use crate::exit::{Failure, code};
+use crate::exit::{code, reported};
 use crate::input::registry;
 use crate::ui::terminal;
 
@@ -45,20 +45,19 @@ impl Fetching<'_> {
         let client = registry::client_with(self.flags, self.pushed, notify);
         rbuild_linux::drop_withheld();
         let mut open = Vec::new();
-        let mut answers = Vec::new();
-        for request in wanted {
-            answers.push(match self.begin(client.as_ref(), request) {
+        let begun = client.map(|client| wanted.iter().map(|request| self.begin(&client, request)).collect::<Vec<_>>());
+        let answers: FetcherAnswers = begun.map(|begun| {
+            let answer = |begun| match begun {
                 Ok(BegunPull::Found(_)) => FetcherAnswer::Stored,
                 Ok(BegunPull::Open(pull)) => {
-                    let bytes = |bytes: &[u8]| Bytes(bytes.to_vec());
-                    let answer =
-                        FetcherAnswer::Documents { manifest: bytes(pull.manifest()), config: bytes(pull.config()) };
+                    let documents = FetcherAnswer::documents(&pull);
                     open.push(pull);
-                    answer
+                    documents
                 }
-                Err(failure) => FetcherAnswer::Failed(failure),
-            });
-        }
+                Err(e) => FetcherAnswer::failed(&e),
+            };
+            begun.into_iter().map(answer).collect()
+        });
         let text = serde_json::to_vec(&answers).map_err(|_| code::BUG)?;
         answer.write_all(&text).map_err(|_| code::FAILED)?;
         drop(answer);
@@ -68,15 +67,14 @@ impl Fetching<'_> {
         is_ordered.store(true, Ordering::Relaxed);
         // The launcher ends this process.
         let _ = process::block_ending_signals();
-        match notifying(self.store, &sender).map_err(Failure::from) {
+        match notifying(self.store, &sender) {
             Ok(store) => complete(&store, &open, &sender, self.show),
-            Err(failure) => (0..open.len()).for_each(|at| sender.end(at, Some(failure.clone()))),
+            Err(e) => (0..open.len()).for_each(|at| sender.end(at, Some(reported(&e, e.remedy())))),
         }
         Ok(())
     }
 
-    fn begin(&self, client: Result<&Client, &Failure>, request: &ImageRequest) -> Result<BegunPull, Failure> {
-        let client = client.map_err(Failure::clone)?;
+    fn begin(&self, client: &Client, request: &ImageRequest) -> Result<BegunPull, TransportError> {
         if self.show != Show::Nothing {
             terminal::err(&format!("pulling {}\n", request.name.familiar()));
         }
@@ -109,10 +107,10 @@ fn complete(store: &Store, open: &[OpenPull], sender: &Sender, show: Show) {
                 let progress = TransferProgress { moved: Arc::default(), total: &total, done: &done };
                 let pulled = pull.complete(store, &progress, &ImageSender { sender, at });
                 pulled.iter().filter_map(|image| lost(image, show)).for_each(|text| sender.notice(text));
-                sender.end(at, pulled.err().map(Failure::from));
+                sender.end(at, pulled.err().map(|e| reported(&e, e.help())));
             };
             if let Err(e) = rbuild_linux::parallel::start_in(threads, work) {
-                sender.end(at, Some(Failure::new(e.to_string()).because(&e)));
+                sender.end(at, Some(reported(&e, e.remedy())));
             }
         }
     });

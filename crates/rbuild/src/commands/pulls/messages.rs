@@ -7,10 +7,12 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use rbuild_image::BlobDigest;
 use rbuild_linux::fd_passing::{receive_with_bytes, send_with_bytes};
+use rbuild_remedy::{Remedy, ReportedError};
 use rbuild_store::{StagingWatch, StoreError};
+use rbuild_transport::{OpenPull, TransportError};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::exit::Failure;
+use crate::exit::{Failure, reported};
 
 /// Maximum size of a message in bytes.
 const MOST: usize = 64 << 10;
@@ -26,7 +28,23 @@ pub enum FetcherAnswer {
         manifest: Bytes,
         config: Bytes,
     },
-    Failed(Failure),
+    Failed(ReportedError),
+}
+
+/// The answers of a fetcher, in the order of the requests; or the failure of all of them.
+pub type FetcherAnswers = Result<Vec<FetcherAnswer>, Failure>;
+
+impl FetcherAnswer {
+    /// Returns the answer for an image whose layers are missing.
+    pub fn documents(pull: &OpenPull) -> FetcherAnswer {
+        let bytes = |bytes: &[u8]| Bytes(bytes.to_vec());
+        FetcherAnswer::Documents { manifest: bytes(pull.manifest()), config: bytes(pull.config()) }
+    }
+
+    /// Returns the answer for an image that cannot be pulled.
+    pub fn failed(e: &TransportError) -> FetcherAnswer {
+        FetcherAnswer::Failed(reported(e, e.help()))
+    }
 }
 
 /// Bytes that are kept exactly: those of a document determine its digest, and need not be UTF-8.
@@ -57,7 +75,7 @@ pub enum Message {
     /// A blob was in the store before.
     Stored(BlobDigest),
     /// An image is in the store, or cannot be pulled.
-    Ended(usize, Option<Failure>),
+    Ended(usize, Option<ReportedError>),
     /// A text for the user.
     Notice(String),
 }
@@ -74,9 +92,14 @@ impl Sender {
     }
 
     /// Sends the outcome of a pull.
-    pub fn end(&self, at: usize, failure: Option<Failure>) {
-        let failure =
-            failure.map(|Failure { code, message, help }| Failure { code, message: cut(message), help: help.map(cut) });
+    pub fn end(&self, at: usize, failure: Option<ReportedError>) {
+        // A remedy with a text of that length would be of no use.
+        let is_short = |remedy: &Remedy| serde_json::to_vec(remedy).is_ok_and(|text| text.len() <= MOST_TEXT);
+        let failure = failure.map(|ReportedError { message, errno, remedy }| ReportedError {
+            message: cut(message),
+            errno,
+            remedy: remedy.filter(is_short),
+        });
         let _ = self.send(&Message::Ended(at, failure), None);
     }
 
@@ -144,9 +167,13 @@ mod tests {
         let mut buffer = Vec::new();
         // Each of these characters has six bytes in JSON.
         let long = "\u{1}".repeat(MOST);
-        sender.end(0, Some(Failure::new(long.clone()).help(long.clone())));
-        let Some((Message::Ended(0, Some(failure)), None)) = receive(&theirs, &mut buffer) else { panic!() };
-        assert_eq!((failure.message.len(), failure.help.unwrap().len()), (MOST_TEXT, MOST_TEXT));
+        let short = ReportedError { remedy: Some(Remedy::did_you_mean("a")), ..ReportedError::new("b") };
+        let whole = ReportedError { remedy: Some(Remedy::did_you_mean(&long)), ..ReportedError::new(&long) };
+        for (error, want) in [(short.clone(), short), (whole, ReportedError::new(&long[..MOST_TEXT]))] {
+            sender.end(0, Some(error));
+            let Some((Message::Ended(0, Some(found)), None)) = receive(&theirs, &mut buffer) else { panic!() };
+            assert_eq!(found, want);
+        }
         sender.notice(long);
         let Some((Message::Notice(text), None)) = receive(&theirs, &mut buffer) else { panic!() };
         assert_eq!(text.len(), MOST_TEXT);
