@@ -23,7 +23,7 @@ const WRONG_DIGESTS: u32 = 3;
 
 /// Media types that are requested. Without them, some registries convert manifests, or claim to
 /// have none.
-const ACCEPT: &str = "application/vnd.oci.image.index.v1+json, \
+pub(crate) const ACCEPT: &str = "application/vnd.oci.image.index.v1+json, \
     application/vnd.docker.distribution.manifest.list.v2+json, \
     application/vnd.oci.image.manifest.v1+json, \
     application/vnd.docker.distribution.manifest.v2+json, */*";

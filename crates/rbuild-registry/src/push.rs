@@ -10,6 +10,7 @@ use crate::config_error::{ConfigError, EndpointUse};
 use crate::endpoint::Endpoint;
 use crate::error::{RegistryProblem, RemoteAction, RemoteObject, Result, VerifiedContent};
 use crate::http::HttpReply;
+use crate::manifest::ACCEPT;
 use crate::reply_fault::ReplyFault;
 use crate::request_name::RequestName;
 use crate::retry::{Attempts, is_passing, may_pass};
@@ -76,6 +77,16 @@ impl Repository {
         self.pushing(|session| session.push_blob(blob))
     }
 
+    /// Returns true if the repository has the manifest or index with that digest, and therefore all
+    /// that it refers to.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the registry cannot be reached.
+    pub fn has_document(&self, digest: &BlobDigest) -> Result<bool> {
+        self.pushing(|session| session.has(&format!("/manifests/{digest}"), ACCEPT))
+    }
+
     /// Uploads a manifest or index under a tag or its digest.
     ///
     /// # Errors
@@ -119,7 +130,7 @@ impl Repository {
 
 impl EndpointSession {
     fn push_blob(&self, blob: &UploadBlob<'_>) -> Outcome<Pushed> {
-        if blob.size >= SMALL && self.has_blob(&blob.digest)? {
+        if blob.size >= SMALL && self.has(&format!("/blobs/{}", blob.digest), "*/*")? {
             return Ok(Pushed::There);
         }
         let reply = self.start(Some(blob))?;
@@ -151,11 +162,12 @@ impl EndpointSession {
         }
     }
 
-    fn has_blob(&self, digest: &BlobDigest) -> Outcome<bool> {
+    /// Returns true if the repository has something, given by its path below the repository.
+    fn has(&self, to: &str, accept: &str) -> Outcome<bool> {
         let reply = self.call(&ApiRequest {
             method: "HEAD",
-            to: &format!("/blobs/{digest}"),
-            headers: &[],
+            to,
+            headers: &[("accept", accept.to_string())],
             body: Body::None,
             scopes: &[self.scope("pull,push")],
             repeat: true,

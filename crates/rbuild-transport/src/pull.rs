@@ -54,7 +54,7 @@ pub fn pull(
     progress: &TransferProgress<'_>,
 ) -> Result<PulledImage> {
     let (remote, document) = RemoteImage::resolve(client, name, platform)?;
-    let download = || remote.download(&remote.documents(document)?, store, progress, None);
+    let download = || remote.download(&remote.documents(document, store)?, store, progress, None);
     remote.once(store, download)
 }
 
@@ -70,7 +70,7 @@ pub fn begin_pull(store: &Store, client: &Client, name: &Reference, platform: &P
     match remote.find(store)? {
         Some(found) => Ok(BegunPull::Found(found)),
         None => {
-            let documents = remote.documents(document)?;
+            let documents = remote.documents(document, store)?;
             Ok(BegunPull::Open(OpenPull { remote, documents }))
         }
     }
@@ -128,15 +128,17 @@ impl RemoteImage {
         store.once(lock, || self.find(store), download).map(Once::either)
     }
 
-    /// Downloads the manifest for the platform and the configuration.
-    fn documents(&self, document: Option<ReceivedManifest>) -> Result<ImageDocuments> {
-        let document = match document {
-            Some(document) => document,
-            None => self.repository.document(&self.resolved.blob())?,
+    /// Returns the manifest for the platform and the configuration. Downloads what the store lacks.
+    fn documents(&self, document: Option<ReceivedManifest>, store: &Store) -> Result<ImageDocuments> {
+        let digest = self.resolved.blob();
+        // For a name with a digest, the registry has not been contacted yet.
+        let stored = || self.name.digest().is_none().then(|| stored_manifest(store, &digest)).flatten();
+        let bytes = match document.map(|document| document.bytes).or_else(stored) {
+            Some(bytes) => bytes,
+            None => self.repository.document(&digest)?.bytes,
         };
-        let transfer =
-            Transfer { source: &self.repository, place: self.repository.place().to_string(), platform: &self.platform };
-        transfer.documents(document.bytes, &self.name)
+        let (source, place) = (&self.repository, self.repository.place().to_string());
+        Transfer { source, store, place, platform: &self.platform }.documents(bytes, &self.name)
     }
 
     /// Downloads the layers that the store lacks, and names the image.
@@ -251,9 +253,17 @@ impl ImageDocuments {
     }
 }
 
+/// Returns a manifest or an index of the store; `None` if there is none.
+fn stored_manifest(store: &Store, digest: &BlobDigest) -> Option<Vec<u8>> {
+    let bytes = store.blobs().read_document(digest).ok()?;
+    (is_index(&bytes) || parse_manifest(&bytes).is_ok()).then_some(bytes)
+}
+
 /// The download of the documents of one image.
 struct Transfer<'a> {
     source: &'a dyn BlobSource,
+    /// Documents of the store are not downloaded.
+    store: &'a Store,
     /// Name of the source in messages.
     place: String,
     platform: &'a Platform,
@@ -284,7 +294,11 @@ impl Transfer<'_> {
         match choose(&entries, self.platform) {
             Choice::Entry(entry) => {
                 let digest = digest_of(&entry).map_err(TransportError::document(index()))?;
-                self.manifest(self.source.document(&digest)?, depth + 1)
+                let next = match stored_manifest(self.store, &digest) {
+                    Some(bytes) => bytes,
+                    None => self.source.document(&digest)?,
+                };
+                self.manifest(next, depth + 1)
             }
             Choice::Others(others) if others.is_empty() => Err(TransportError::Other {
                 message: format!(
@@ -302,7 +316,7 @@ impl Transfer<'_> {
         }
     }
 
-    /// Downloads the documents of the image that a manifest or an index leads to.
+    /// Returns the documents of the image that a manifest or an index leads to.
     fn documents(&self, document: Vec<u8>, name: &Reference) -> Result<ImageDocuments> {
         let bytes = self.manifest(document, 0)?;
         let manifest = parse_manifest(&bytes).map_err(self.document("the manifest"))?;
@@ -329,11 +343,14 @@ impl Transfer<'_> {
         Ok(ImageDocuments { manifest: bytes, config: text, layers, warnings: other.into_iter().collect() })
     }
 
-    /// Downloads a configuration and verifies its digest.
+    /// Returns a configuration of the store, or else downloads it and verifies its digest.
     fn config(&self, part: &BlobInfo) -> Result<Vec<u8>> {
         if part.size > MAX_CONFIG {
             let size = part.size;
             return Err(self.invalid(format!("its configuration has {size} bytes; the limit is {MAX_CONFIG}")));
+        }
+        if let Ok(stored) = self.store.blobs().read_document(&part.digest) {
+            return Ok(stored);
         }
         let mut left = self.source.attempts();
         loop {

@@ -2,13 +2,14 @@
 
 use rbuild_remedy::ServerRemedy;
 use std::collections::HashMap;
+use std::sync::atomic::Ordering;
 
 use rbuild_image::{BlobDigest, Descriptor, ManifestDigest, MediaType, Reference, digest_of};
 use rbuild_layer::LayerForm;
 use rbuild_registry::{Client, Repository};
 use rbuild_store::{Image, Store, Workspace};
 
-use crate::blobs::{BlobInfo, BlobSink, Document, TransferProgress, copy_all, total_size};
+use crate::blobs::{BlobInfo, BlobOrigin, BlobSink, Document, TransferProgress, copy_all, total_size};
 use crate::documents::{index_entry, index_of};
 use crate::error::{Result, TransportError};
 use crate::registry::Upload;
@@ -94,7 +95,8 @@ pub fn check_push(client: &Client, name: &Reference) -> Result<()> {
     Ok(client.repository(name)?.check_push()?)
 }
 
-/// Pushes an image under a name: blobs that the repository lacks, then the manifests.
+/// Pushes an image under a name: blobs that the repository lacks, then the manifests. If the
+/// repository has the image, only the name is pushed.
 ///
 /// # Errors
 ///
@@ -107,23 +109,31 @@ pub fn push(
     name: &Reference,
     progress: &TransferProgress<'_>,
 ) -> Result<()> {
-    let repository = client.repository(name)?;
-    (progress.total)(image.size());
-    let upload = Upload { repository: &repository, elsewhere: neighbors(store, &repository, name)? };
-    copy_all(&store.blobs(), &upload, &image.blobs, progress)?;
     let reference = match (name.tag(), name.digest()) {
-        (Some(tag), _) => tag.to_string(),
+        (Some(tag), _) => tag,
         (None, Some(_)) => {
             return Err(TransportError::Other {
                 message: format!("`{}` is a digest; an image can be pushed only to a tag", name.familiar()),
                 help: Some(ServerRemedy::PushToTag.into()),
             });
         }
-        (None, None) => "latest".to_string(),
+        (None, None) => "latest",
     };
+    let repository = client.repository(name)?;
+    (progress.total)(image.size());
+    let Document { media_type, bytes } = &image.top;
+    // If the registry lacks a blob all the same, it refuses the name.
+    if repository.has_document(&image.digest.blob())? && repository.push_document(reference, media_type, bytes).is_ok()
+    {
+        progress.moved.fetch_add(image.size(), Ordering::Relaxed);
+        image.blobs.iter().for_each(|blob| (progress.done)(&blob.digest, blob.size, BlobOrigin::Sink));
+        return Ok(());
+    }
+    let upload = Upload { repository: &repository, elsewhere: neighbors(store, &repository, name)? };
+    copy_all(&store.blobs(), &upload, &image.blobs, progress)?;
     // A registry may refuse an index before its manifests.
     image.below.iter().try_for_each(|document| upload.put_document(document))?;
-    Ok(repository.push_document(&reference, &image.top.media_type, &image.top.bytes)?)
+    Ok(repository.push_document(reference, media_type, bytes)?)
 }
 
 /// Returns the blobs of other images of the same registry, with the paths of their repositories:

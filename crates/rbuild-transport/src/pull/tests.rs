@@ -16,8 +16,8 @@ fn pulled(scratch: &Scratch, case: &str, source: &Memory, entry: &Value) -> Resu
     let platform: Platform = HOST.parse().unwrap();
     let (total, done) = (|_| {}, |_: &_, _, _| {});
     let progress = TransferProgress { moved: Arc::default(), total: &total, done: &done };
-    let transfer = Transfer { source, place: "registry/a".into(), platform: &platform };
     let store = scratch.store(case);
+    let transfer = Transfer { source, store: &store, place: "registry/a".into(), platform: &platform };
     let work = Workspace::open(&store).unwrap();
     let staging = Staging::open(&store, &work).unwrap();
     let name: Reference = "registry/a:1".parse().unwrap();

@@ -81,14 +81,20 @@ fn a_base_is_pulled_and_the_result_is_pushed() {
         layers.iter().all(|layer| layer["mediaType"] == "application/vnd.oci.image.layer.v1.tar+gzip"),
         "{manifest}"
     );
-    // Blobs that the registry has already are reported as such, not as pushed.
-    let again = scene.rbuild(&["push", &app]).ok().stderr;
-    assert!(again.contains(": already exists\n"), "{again}");
     let requests = scene.registry.requests();
     assert!(
         requests.iter().any(|r| r.starts_with("DELETE /v2/team/app/blobs/uploads/")),
         "checked before: {requests:?}"
     );
+    // Blobs that the registry has already are reported as such, not as pushed.
+    let again = scene.rbuild(&["push", &app]).ok().stderr;
+    assert_eq!(again.matches(": already exists\n").count(), 3, "{again}");
+    let digest = BlobDigest::of(&scene.registry.state().manifests[&("team/app".into(), "2".into())].1);
+    let two = [format!("HEAD /v2/team/app/manifests/{digest}"), "PUT /v2/team/app/manifests/2".into()];
+    assert_eq!(scene.registry.requests(), two);
+    // An image that came into the store otherwise need not be downloaded, either.
+    scene.rbuild(&["pull", &app]).ok();
+    assert_eq!(scene.registry.requests(), ["HEAD /v2/team/app/manifests/2"]);
     // The next build does not contact the registry, except on request.
     scene.build(&file, &[]).ok();
     assert!(scene.registry.requests().is_empty());
@@ -118,6 +124,19 @@ fn an_unchanged_image_costs_one_request_and_a_changed_one_only_new_blobs() {
     scene.rbuild(&["pull", &name]).ok();
     let blobs = scene.registry.requests().iter().filter(|r| r.contains("/blobs/")).count();
     assert!(blobs <= 2, "the base's layer is there: {blobs}");
+}
+
+#[test]
+fn a_registry_that_lost_a_blob_of_an_image_gets_it_again() {
+    let scene = Scene::new(Access::Open);
+    let name = scene.name("a:1");
+    scene.lab.write("x", "x".repeat(10_000));
+    scene.build("FROM scratch\nCOPY x /\n", &["-t", &name, "--push", "."]).ok();
+    let blobs = scene.registry.state().blobs.clone();
+    scene.registry.state().blobs.clear();
+    scene.registry.fault("PUT", "/manifests/1", Fault::Status(404, None), 1);
+    scene.rbuild(&["push", &name]).ok();
+    assert!(scene.registry.state().blobs == blobs);
 }
 
 #[test]
