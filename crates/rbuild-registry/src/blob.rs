@@ -58,6 +58,12 @@ impl<'a> BlobReader<'a> {
 }
 
 impl BlobReader<'_> {
+    /// Continues at a position, counted in bytes from the beginning.
+    pub fn start_at(&mut self, at: u64) {
+        self.body = None;
+        (self.at, self.failed_at) = (at, at);
+    }
+
     /// Returns the error for a blob with another digest.
     pub fn wrong_digest(&self, found: BlobDigest) -> RegistryError {
         let host = self.sessions.first().map_or_else(String::new, |session| session.endpoint.host.clone());

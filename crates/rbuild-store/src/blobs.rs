@@ -312,14 +312,14 @@ impl Write for NewBlob<'_> {
 }
 
 /// A blob whose digest is computed while it is written, on another thread if it is large.
-pub(crate) struct HashedBlob<'a> {
-    blob: NewBlob<'a>,
+pub(crate) struct HashedBlob<W> {
+    blob: W,
     hash: ChunkHash,
     chunk: Vec<u8>,
 }
 
-impl<'a> HashedBlob<'a> {
-    pub fn new(blob: NewBlob<'a>) -> HashedBlob<'a> {
+impl<W: Write> HashedBlob<W> {
+    pub fn new(blob: W) -> HashedBlob<W> {
         HashedBlob { blob, hash: ChunkHash::new(), chunk: Vec::new() }
     }
 
@@ -335,7 +335,11 @@ impl<'a> HashedBlob<'a> {
         loop {
             self.chunk.reserve_exact(CHUNK);
             let read = (&mut source).take(CHUNK as u64).read_to_end(&mut self.chunk);
-            read.map_err(|e| Error::new("read", described("the incoming data"), e))?;
+            if let Err(e) = read {
+                // Another download may continue behind the last byte.
+                self.pass_on()?;
+                return Err(Error::new("read", described("the incoming data"), e).into());
+            }
             if self.chunk.is_empty() {
                 return Ok(());
             }
@@ -345,9 +349,28 @@ impl<'a> HashedBlob<'a> {
         }
     }
 
-    /// Opens the bytes that have been written, for reading.
-    pub fn reopen(&self) -> Result<File> {
-        self.blob.reopen()
+    /// Adds bytes to the digest that have been written before. Returns their number.
+    pub fn hash_written(&mut self, mut written: impl Read) -> Result<u64> {
+        let mut size = 0;
+        loop {
+            let read = (&mut written).take(CHUNK as u64).read_to_end(&mut self.chunk);
+            size += read.map_err(|e| Error::new("read", described("a blob"), e))? as u64;
+            if self.chunk.is_empty() {
+                return Ok(size);
+            }
+            self.chunk = self.hash.take(std::mem::take(&mut self.chunk));
+            self.chunk.clear();
+        }
+    }
+
+    /// Returns the blob, whose digest is not known yet.
+    pub fn blob(&self) -> &W {
+        &self.blob
+    }
+
+    /// Returns the blob without its digest.
+    pub fn into_blob(self) -> W {
+        self.blob
     }
 
     /// Appends bytes.
@@ -371,7 +394,7 @@ impl<'a> HashedBlob<'a> {
     }
 
     /// Returns the blob, its digest and its size.
-    pub fn finish(mut self) -> Result<(NewBlob<'a>, BlobDigest, u64)> {
+    pub fn finish(mut self) -> Result<(W, BlobDigest, u64)> {
         self.pass_on()?;
         let (digest, size) = self.hash.finish();
         Ok((self.blob, digest, size))

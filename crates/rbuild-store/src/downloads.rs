@@ -138,7 +138,7 @@ impl<'s> Downloads<'s> {
 pub struct IncomingFile<'s, 'w> {
     store: &'s Store,
     work: &'w Workspace,
-    blob: HashedBlob<'w>,
+    blob: HashedBlob<NewBlob<'w>>,
     checksum: Option<ChecksumHasher>,
     new_checksum: Box<dyn Fn() -> Option<ChecksumHasher> + 'w>,
 }

@@ -11,10 +11,11 @@ use rbuild_linux::RootDir;
 use rbuild_linux::parallel::locked;
 use serde::Serialize;
 
-use crate::blobs::{HashedBlob, read_document, to_document};
+use crate::blobs::{HashedBlob, NewBlob, read_document, to_document};
 use crate::error::{Result, StoreError};
 use crate::ids::BuildId;
 use crate::images::{LostPlatforms, digest, entries_of_index};
+use crate::partial_blobs::PartialFile;
 use crate::store::Store;
 use crate::workspace::Workspace;
 
@@ -150,13 +151,30 @@ impl<'a> Staging<'a> {
     pub fn put_watched(&self, expected: &BlobDigest, source: impl Read) -> Result<(BlobDigest, u64)> {
         let Some(watch) = self.watch else { return self.put_blob(source) };
         let mut blob = self.receive()?;
-        watch.begun(expected, &blob.blob.reopen()?)?;
+        watch.begun(expected, &blob.blob.blob().reopen()?)?;
         blob.blob.fill_watched(source, &mut |size| watch.grown(expected, size))?;
         let (found, size) = blob.finish()?;
         if found == *expected {
             watch.verified(expected)?;
         }
         Ok((found, size))
+    }
+
+    /// Begins or continues the download of a blob that should have that digest and that size in
+    /// bytes. Returns `None` if it is being downloaded elsewhere.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the file cannot be opened, created or read.
+    pub fn resume(&self, expected: &BlobDigest, size: u64) -> Result<Option<ResumedBlob<'_>>> {
+        let Some(file) = PartialFile::open(self.store, expected)? else { return Ok(None) };
+        if file.size()? > size {
+            file.clear()?;
+        }
+        let written = file.reopen()?;
+        let mut blob = HashedBlob::new(file);
+        let at = blob.hash_written(written)?;
+        Ok(Some(ResumedBlob { staging: self, expected: *expected, blob, at }))
     }
 
     /// Stages bytes in memory, unless they are staged or stored already.
@@ -265,7 +283,7 @@ impl<'a> Staging<'a> {
 /// A blob that arrives incrementally.
 pub struct Receiving<'a> {
     staging: &'a Staging<'a>,
-    blob: HashedBlob<'a>,
+    blob: HashedBlob<NewBlob<'a>>,
 }
 
 impl Receiving<'_> {
@@ -288,6 +306,54 @@ impl Receiving<'_> {
         blob.publish_in(&self.staging.dir, self.staging.store, &digest, size)?;
         locked(&self.staging.here).insert(digest, size);
         Ok((digest, size))
+    }
+}
+
+/// A blob that is downloaded in one or more attempts, by one or more processes.
+pub struct ResumedBlob<'a> {
+    staging: &'a Staging<'a>,
+    expected: BlobDigest,
+    blob: HashedBlob<PartialFile>,
+    at: u64,
+}
+
+impl ResumedBlob<'_> {
+    /// Returns the number of bytes that are there.
+    pub fn at(&self) -> u64 {
+        self.at
+    }
+
+    /// Appends the rest of the blob, and stages it if the digest is right. Reports the progress to
+    /// the watch. Returns the real digest and size. If `rest` fails, or the process is killed, what
+    /// has been written is kept.
+    ///
+    /// # Errors
+    ///
+    /// Fails if `rest` does, if the file cannot be written, or if the watch ends the transfer.
+    pub fn finish(self, rest: impl Read) -> Result<(BlobDigest, u64)> {
+        let ResumedBlob { staging, expected, mut blob, at } = self;
+        let grown = |size: u64| staging.watch.map_or(Ok(()), |watch| watch.grown(&expected, size));
+        if let Some(watch) = staging.watch {
+            watch.begun(&expected, &blob.blob().reopen()?)?;
+            grown(at)?;
+        }
+        if let Err(e) = blob.fill_watched(rest, &mut |size| grown(at + size)) {
+            if e.is_disk_full() {
+                blob.into_blob().remove()?;
+            }
+            return Err(e);
+        }
+        let (file, found, size) = blob.finish()?;
+        if found != expected {
+            file.remove()?;
+            return Ok((found, size));
+        }
+        file.publish_in(&staging.dir, staging.store)?;
+        locked(&staging.here).insert(found, size);
+        if let Some(watch) = staging.watch {
+            watch.verified(&found)?;
+        }
+        Ok((found, size))
     }
 }
 
@@ -380,6 +446,48 @@ mod tests {
         assert_eq!(staging.put_blob(&b"none"[..]).unwrap().1, 4);
         assert_eq!(staging.verified_size(&missing).unwrap(), Some(4));
         drop(work);
+        drop(store);
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
+
+    /// The bytes of a stream that breaks off.
+    fn broken(bytes: &[u8]) -> impl Read + '_ {
+        struct Broken;
+        impl Read for Broken {
+            fn read(&mut self, _: &mut [u8]) -> std::io::Result<usize> {
+                Err(std::io::ErrorKind::ConnectionReset.into())
+            }
+        }
+        bytes.chain(Broken)
+    }
+
+    #[test]
+    fn an_interrupted_download_is_continued_and_verified_as_a_whole() {
+        let dir = std::env::temp_dir().join(format!("rbuild-resume-{}", std::process::id()));
+        let store = Store::open(&dir).unwrap();
+        let work = Workspace::open(&store).unwrap();
+        let staging = Staging::open(&store, &work).unwrap();
+        let digest = BlobDigest::of(b"layer");
+        let resume = || staging.resume(&digest, 5).unwrap();
+        let first = resume().unwrap();
+        assert!(resume().is_none(), "one download at a time");
+        assert_eq!(first.at(), 0);
+        first.finish(broken(b"la")).unwrap_err();
+        let second = resume().unwrap();
+        assert_eq!(second.at(), 2);
+        assert_eq!(second.finish(&b"yer"[..]).unwrap(), (digest, 5));
+        assert_eq!(staging.verified_size(&digest).unwrap(), Some(5));
+        // A wrong beginning does not survive, nor does one that is too long.
+        resume().unwrap().finish(broken(b"lo")).unwrap_err();
+        assert_eq!(resume().unwrap().finish(&b"yer"[..]).unwrap(), (BlobDigest::of(b"loyer"), 5));
+        assert_eq!(resume().unwrap().at(), 0);
+        resume().unwrap().finish(broken(b"layers")).unwrap_err();
+        assert_eq!(resume().unwrap().at(), 0);
+        resume().unwrap().finish(broken(b"lay")).unwrap_err();
+        drop(staging);
+        drop(work);
+        let freed = store.gc().prune(false, crate::DanglingImages::Remove).unwrap();
+        assert_eq!((freed.blobs, std::fs::read_dir(dir.join("partial")).unwrap().count()), (1, 0));
         drop(store);
         std::fs::remove_dir_all(&dir).unwrap();
     }

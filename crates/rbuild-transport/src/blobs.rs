@@ -76,6 +76,11 @@ pub trait BlobSource: Sync {
     fn attempts(&self) -> usize {
         1
     }
+
+    /// Returns true if a copy of a large blob that was interrupted should be continued later.
+    fn resumes(&self) -> bool {
+        false
+    }
 }
 
 /// Origin of a blob that a sink has after a copy.

@@ -3,17 +3,19 @@
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rbuild_image::BlobDigest;
 use rbuild_layer::Counting;
-use rbuild_store::{Blobs, Staging, StoreError};
+use rbuild_store::{Blobs, ResumedBlob, Staging, StoreError};
 
 use crate::blobs::{BlobInfo, BlobOrigin, BlobRead, BlobSink, BlobSource, Document};
 use crate::error::{Result, TransportError};
 
 /// Number of blobs that are received at once.
 const AT_ONCE: usize = 6;
+/// Size in bytes from which an interrupted copy is continued later.
+const RESUMED: u64 = 1 << 20;
 
 /// A blob of the store.
 struct StoredBlob<'s> {
@@ -86,8 +88,18 @@ impl BlobSink for Staging<'_> {
         let mut left = source.attempts();
         loop {
             let mut blob = source.open(part)?;
-            let put = self.put_watched(digest, Counting::new(&mut blob, moved.clone()));
-            left = left.saturating_sub(1);
+            let resumed = if source.resumes() && *size >= RESUMED { self.resume(digest, *size)? } else { None };
+            let at = resumed.as_ref().map_or(0, ResumedBlob::at);
+            let put = match resumed {
+                Some(resumed) => {
+                    blob.start_at(at).map_err(TransportError::reading("reading the image"))?;
+                    moved.fetch_add(at, Ordering::Relaxed);
+                    resumed.finish(Counting::new(&mut blob, moved.clone()))
+                }
+                None => self.put_watched(digest, Counting::new(&mut blob, moved.clone())),
+            };
+            // The bytes of an earlier download may be the wrong ones.
+            left -= usize::from(at == 0);
             match put? {
                 (found, _) if found == *digest => return Ok(BlobOrigin::Source),
                 (found, _) if left == 0 => return Err(blob.wrong_digest(&found)),

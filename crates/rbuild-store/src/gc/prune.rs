@@ -12,6 +12,7 @@ use crate::downloads;
 use crate::error::Result;
 use crate::exclusive_lock::ExclusiveLock;
 use crate::images::NamedImage;
+use crate::partial_blobs;
 use crate::store::Store;
 use crate::trees::id::digest_in;
 use crate::witness;
@@ -72,7 +73,10 @@ impl Gc<'_> {
         let blobs = self.store.dir("blobs/sha256")?;
         let blob_usage = Usage {
             count: blobs.entries()?.len() as u64,
-            bytes: fs_extra::dir::get_size(self.store.path().join("blobs")).unwrap_or_default(),
+            bytes: ["blobs", partial_blobs::DIR]
+                .map(|dir| fs_extra::dir::get_size(self.store.path().join(dir)).unwrap_or_default())
+                .iter()
+                .sum(),
         };
         let mut trees = Usage::default();
         let (mut mounts, mut logs) = (Usage::default(), Usage::default());
@@ -166,7 +170,8 @@ impl Gc<'_> {
         Ok(self.store.downloads().notes()?.into_iter().map(|(_, download)| download.digest).collect())
     }
 
-    /// Removes all blobs except those in `keep`, and results that refer to removed ones.
+    /// Removes all blobs except those in `keep`, those whose download was interrupted, and results
+    /// that refer to removed ones.
     fn remove_blobs(&self, keep: &HashSet<BlobDigest>, freed: &mut Freed) -> Result<()> {
         let results = self.store.dir("results")?;
         for entry in results.entries()? {
@@ -176,6 +181,9 @@ impl Gc<'_> {
                 results.remove_file(&entry.name)?;
                 freed.records += 1;
             }
+        }
+        if self.store.root.exists(partial_blobs::DIR)? {
+            self.remove_others(partial_blobs::DIR, |_| false, freed)?;
         }
         let names: HashSet<String> = keep.iter().map(BlobDigest::hex).collect();
         self.remove_others("blobs/sha256", |name| names.contains(name), freed)

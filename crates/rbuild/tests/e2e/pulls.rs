@@ -66,6 +66,12 @@ fn is_unpacked(scene: &Scene, name: &str) -> bool {
     !scene.lab.sh(&format!(r#"find "$LAB/store/tmp" "$LAB/store/trees" -name {name} 2>/dev/null"#)).stdout.is_empty()
 }
 
+/// Returns true if a process has ended, whether or not its parent has noticed.
+fn is_gone(pid: &u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"));
+    stat.map_or(true, |stat| stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('Z')))
+}
+
 fn release(scene: &Scene) -> PathBuf {
     scene.lab.path("release")
 }
@@ -147,7 +153,6 @@ fn an_interrupted_build_ends_its_downloads() {
     let (code, text) = ended(child);
     assert_eq!(code, Some(130), "{text}");
     assert!(text.contains("interrupted") && !text.contains("pulling `"), "{text}");
-    let is_gone = |pid: &u32| !std::path::Path::new(&format!("/proc/{pid}")).exists();
     wait_until("all processes end", || processes.iter().all(is_gone));
     assert_nothing_is_left(&scene);
     std::fs::write(release(&scene), "").unwrap();
@@ -171,6 +176,44 @@ fn a_killed_fetcher_fails_the_build_at_from() {
     assert_nothing_is_left(&scene);
     std::fs::write(release(&scene), "").unwrap();
     scene.build(&copy_all(&name), &["."]).ok();
+}
+
+/// A killed process leaves the bytes that it received, correct or not.
+#[test]
+fn a_download_of_a_killed_process_is_continued_by_the_next_one() {
+    let (scene, name) = scene();
+    let digest = digest_of_layer(&scene, 1);
+    let part = scene.lab.store().join("partial").join(digest.strip_prefix("sha256:").unwrap());
+    let interrupt = || {
+        hold(&scene, 1);
+        let mut child = start(&scene, &name);
+        wait_until("most of the large layer is there", || {
+            std::fs::metadata(&part).is_ok_and(|file| file.len() as usize > LARGE / 2)
+        });
+        let processes = family(child.id());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        wait_until("all processes end", || processes.iter().all(is_gone));
+        scene.registry.behave();
+        scene.registry.state().ranges.clear();
+        std::fs::metadata(&part).unwrap().len()
+    };
+    let size = interrupt();
+    scene.build(&copy_all(&name), &["--no-cache", "."]).ok();
+    assert_eq!(scene.registry.state().ranges, [format!("bytes={size}-")]);
+    assert!(!part.exists(), "the blob is complete");
+    scene.rbuild(&["fsck"]).ok();
+    scene.forget(&name);
+    // A wrong beginning is downloaded again.
+    let size = interrupt();
+    std::fs::write(&part, vec![0; size as usize]).unwrap();
+    scene.rbuild(&["pull", &name]).ok();
+    assert_eq!(scene.registry.state().ranges, [format!("bytes={size}-")]);
+    scene.rbuild(&["fsck"]).ok();
+    scene.forget(&name);
+    interrupt();
+    scene.rbuild(&["prune"]).ok();
+    assert!(!part.exists(), "removed");
 }
 
 #[test]

@@ -122,7 +122,8 @@ impl Registry {
     }
 
     fn blob(&self, request: &Request, repository: &str, digest: &str, no_range: bool) -> Response {
-        let state = self.state();
+        let mut state = self.state();
+        state.ranges.extend(request.headers.get("range").cloned());
         let found = digest.parse().ok().and_then(|digest| state.blobs.get(&(repository.to_string(), digest)));
         let Some(bytes) = found else { return Response::error(404, "BLOB_UNKNOWN") };
         let range = request.headers.get("range").filter(|_| !no_range);

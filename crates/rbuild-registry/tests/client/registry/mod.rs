@@ -66,6 +66,8 @@ pub enum Access {
 #[derive(Default)]
 pub struct State {
     pub blobs: HashMap<(String, BlobDigest), Vec<u8>>,
+    /// The `Range` headers of requests for blobs.
+    pub ranges: Vec<String>,
     pub manifests: HashMap<(String, String), (String, Vec<u8>)>,
     uploads: HashMap<String, Vec<u8>>,
     rules: Vec<NameRules>,

@@ -1,0 +1,87 @@
+//! Blobs whose download was interrupted.
+//!
+//! `partial/HEX` has the first bytes of the blob with that digest. The next download of the blob
+//! continues behind them, in whatever process. A download holds a lock on its file (flock(2)). The
+//! bytes prove nothing until the digest of the whole blob has been compared; if it is wrong, the
+//! file is removed.
+
+use std::ffi::OsString;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+
+use rbuild_image::BlobDigest;
+use rbuild_linux::RootDir;
+
+use crate::error::{Result, naming};
+use crate::modes;
+use crate::store::Store;
+
+/// Directory of the files.
+pub(crate) const DIR: &str = "partial";
+
+/// The file of a blob that is being downloaded. It is kept unless it is published or removed.
+pub(crate) struct PartialFile {
+    dir: RootDir,
+    name: OsString,
+    file: File,
+}
+
+impl PartialFile {
+    /// Opens the file of a blob, or creates it. Returns `None` if another download holds it.
+    pub fn open(store: &Store, digest: &BlobDigest) -> Result<Option<PartialFile>> {
+        let made = store.root.create_dir_all(DIR, modes::private_dir(), None, |_| ());
+        let dir = made.map_err(naming(&store.root, DIR))?;
+        let name = OsString::from(digest.hex());
+        let path = store.path().join(DIR).join(&name);
+        loop {
+            let file = OpenOptions::new().read(true).append(true).create(true).mode(modes::file()).open(&path);
+            let file = file.map_err(|e| dir.error("openat", &name, e))?;
+            if file.try_lock().is_err() {
+                return Ok(None);
+            }
+            // The last holder may have published or removed the file that was opened.
+            let opened = file.metadata().map_err(|e| dir.error("fstat", &name, e))?.ino();
+            match dir.stat_name(&name) {
+                Ok(stat) if stat.ino == opened => return Ok(Some(PartialFile { dir, name, file })),
+                Err(e) if !e.is_not_found() => return Err(e.into()),
+                _ => {}
+            }
+        }
+    }
+
+    /// Returns the number of bytes.
+    pub fn size(&self) -> Result<u64> {
+        Ok(self.file.metadata().map_err(|e| self.dir.error("fstat", &self.name, e))?.len())
+    }
+
+    /// Removes all bytes.
+    pub fn clear(&self) -> Result<()> {
+        Ok(self.file.set_len(0).map_err(|e| self.dir.error("ftruncate", &self.name, e))?)
+    }
+
+    /// Opens the file again, for reading.
+    pub fn reopen(&self) -> Result<File> {
+        Ok(self.dir.open_name(&self.name)?)
+    }
+
+    /// Removes the file.
+    pub fn remove(self) -> Result<()> {
+        Ok(self.dir.remove_file(&self.name)?)
+    }
+
+    /// Moves the file to another directory of the store. Its digest has been verified.
+    pub fn publish_in(self, to: &RootDir, store: &Store) -> Result<()> {
+        store.blobs().note_whole(&self.file);
+        Ok(self.dir.rename(&self.name, to, &self.name)?)
+    }
+}
+
+impl Write for PartialFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.file.write(bytes)
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
