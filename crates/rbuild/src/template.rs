@@ -18,7 +18,7 @@ pub struct Template(Vec<parse::TemplateNode>);
 impl Template {
     /// Parses a template.
     pub fn parse(text: &str) -> Result<Template, TemplateError> {
-        parse::parse(text).map(Template).map_err(TemplateError)
+        parse::parse(text).map(Template)
     }
 
     /// Renders the template with `value` as its data.
@@ -60,7 +60,7 @@ pub fn rows(format: &str, headings: &Value, rows: &[Value]) -> Result<String, Te
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rbuild_testkit::{assert_recorded, no_remedy, variants};
+    use rbuild_testkit::{assert_recorded, variants};
     use serde_json::json;
 
     fn data() -> Value {
@@ -105,25 +105,70 @@ mod tests {
 
     #[test]
     fn messages_are_as_recorded() {
+        let deep = |open: &str, middle: &str, close: &str| open.repeat(60) + middle + &close.repeat(60);
         let templates = [
             "{{.Missing}}",
             "{{.Iid}}",
-            "{{.",
-            "{{end}}",
-            "{{if .Id}}",
-            "{{nosuch .Id}}",
-            "{{$x}}",
-            "{{index .List 7}}",
-            "{{\"abc}}",
             "{{.Id.Deep}}",
+            "{{.",
+            "{{/* a",
+            "{{\"abc}}",
+            "{{`abc}}",
+            "{{(.Id}}",
+            "{{if .Id}}",
+            "{{end}}",
+            "{{if .Id}}{{else .Id}}{{end}}",
+            "{{}}",
+            "{{.Id | }}",
+            "{{.Id ~}}",
+            "{{.Id )}}",
+            "{{.Id := 1}}",
+            "{{.Id , 1}}",
+            "{{1.2.3}}",
+            &deep("{{if .Id}}", "", "{{end}}"),
+            &format!("{{{{{}}}}}", deep("(", ".Id", ")")),
+            "{{$x}}",
+            "{{nosuch .Id}}",
+            "{{joln .List}}",
+            "{{.Id 1}}",
             "{{len 3}}",
             "{{join .List}}",
-            "{{}}",
-            "{{(.Id}}",
+            "{{lt .Id 3}}",
+            "{{slice .Id 3 99}}",
+            "{{index .List 7}}",
+            "{{index .List \"a\"}}",
+            "{{range .Size}}{{end}}",
         ];
         let errors =
             templates.map(|template| Template::parse(template).and_then(|t| t.render(&data())).expect_err(template));
-        assert_recorded!("TemplateError", variants!(TemplateError).table(&errors, |e| e, no_remedy));
+        let variants = variants!(TemplateError {
+            UnclosedAction,
+            UnclosedComment,
+            UnclosedString,
+            UnclosedParenthesis,
+            UnclosedBlock,
+            NoBlock,
+            AfterElse,
+            EmptyAction,
+            EmptyCommand,
+            UnexpectedCharacter,
+            UnexpectedMark,
+            NotANumber,
+            DeepBlocks,
+            DeepParentheses,
+            NoVariable,
+            NoField,
+            NoFields,
+            NoFunction,
+            NotAFunction,
+            BadArguments,
+            DifferentTypes,
+            BadSlice,
+            BadIndex,
+            NoElement,
+            NotIterable,
+        });
+        assert_recorded!("TemplateError", variants.table(&errors, |e| e, TemplateError::remedy));
     }
 
     #[test]

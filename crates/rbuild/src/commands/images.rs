@@ -12,10 +12,10 @@ use serde_json::{Value, json};
 use crate::args::{HistoryArgs, ImagesArgs, InspectArgs, TagArgs};
 use crate::commands::named::{self, Purpose};
 use crate::exit::{Failure, code};
-use crate::input::output::switch;
 use crate::input::settings::Settings;
+use crate::input::value;
 use crate::template::{self, TemplateError};
-use crate::ui::terminal;
+use crate::ui::{hints, terminal};
 
 /// Formats the time since a moment, which is in seconds since the Unix epoch.
 pub fn ago(moment: i64) -> String {
@@ -229,7 +229,12 @@ fn bad_pattern(text: &str) -> Failure {
 }
 
 pub fn bad_format(e: TemplateError) -> Failure {
-    Failure::usage(format!("--format: {e}")).help("use `--format json` to see all fields")
+    let failure = Failure::usage(format!("--format: {e}"));
+    match e.remedy() {
+        Some(remedy) => failure.help(hints::words(&remedy)),
+        None if e.is_unknown_field() => failure.help("use `--format json` to see all fields"),
+        None => failure,
+    }
 }
 
 /// A `--filter` of `images`.
@@ -245,16 +250,18 @@ enum Filter {
 
 impl Filter {
     fn parse(store: &Store, text: &str) -> Result<Filter, Failure> {
-        let bad = |what: &str| Failure::usage(format!("--filter {text}: {what}"));
+        let setting = || format!("--filter {text}");
+        let bad = |what: &str| Failure::usage(format!("{}: {what}", setting()));
         let (key, value) = text.split_once('=').ok_or_else(|| bad("not of the form NAME=VALUE"))?;
         let created = || -> Result<i64, Failure> {
             let (_, image) = named::find(store, value, Purpose::Manage)?;
             Ok(seconds(&image).unwrap_or(0))
         };
         Ok(match (key, value) {
-            ("dangling", value) => {
-                Filter::Dangling(switch(value).map_err(|e| bad(&e))?, store.images().pulled_by_name()?)
-            }
+            ("dangling", value) => Filter::Dangling(
+                value::switch(value).map_err(|bad| bad.of(setting()))?,
+                store.images().pulled_by_name()?,
+            ),
             ("reference", pattern) => {
                 let glob = rbuild_paths::Glob::new(pattern, false);
                 Filter::Reference(glob.ok_or_else(|| bad("the pattern has an unclosed bracket"))?)

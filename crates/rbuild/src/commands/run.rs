@@ -7,6 +7,7 @@ use rbuild_engine::{BuildError, Invocation, PullPolicy, invoke, limit_remedy, vo
 use rbuild_image::Platform;
 use rbuild_linux::quoted;
 use rbuild_plan::{NetworkMode, Volume};
+use rbuild_remedy::sentence;
 use rbuild_sandbox::{Builder, Cancel, Carrier, CommandOutcome, Input, Restore, SandboxError, World, enter};
 use rbuild_store::{Image, Store};
 
@@ -107,7 +108,7 @@ fn in_builder(builder: Result<Builder, SandboxError>, store: &Store, image: &Ima
                 true => Some("write the flags of `rbuild run` before the image".to_string()),
                 false => why.remedy().as_ref().map(hints::words),
             };
-            terminal::error(&format!("cannot start the command: {why}"), help.as_deref());
+            terminal::error(&format!("cannot start the command: {}", sentence(&why)), help.as_deref());
             if why.is_no_program() { NOT_FOUND } else { CANNOT_RUN }
         }
         Err(_) if cancel.is_canceled() => i32::from(code::INTERRUPTED),
@@ -124,13 +125,20 @@ fn variables(files: &[PathBuf], flags: &[String]) -> Result<Vec<(String, String)
         })?;
         let lines = text.lines().map(str::trim_start).filter(|line| !line.is_empty() && !line.starts_with('#'));
         for line in lines {
-            all.extend(variable(line).map_err(|why| Failure::usage(format!("--env-file {}: {why}", quoted(path))))?);
+            all.extend(variable(line).map_err(|e| Failure::usage(format!("--env-file {}: {e}", quoted(path))))?);
         }
     }
     for text in flags {
-        all.extend(variable(text).map_err(|why| Failure::usage(format!("--env {text}: {why}")))?);
+        all.extend(variable(text).map_err(|e| Failure::usage(format!("--env {text}: {e}")))?);
     }
     Ok(all)
+}
+
+/// A variable that begins with its `=`.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the name is missing before `{text}`")]
+struct NoVariableName {
+    text: String,
 }
 
 /// Parses `NAME=VALUE`. A name alone takes its value from the environment; `None` if it is unset
@@ -139,9 +147,9 @@ fn variables(files: &[PathBuf], flags: &[String]) -> Result<Vec<(String, String)
 /// # Errors
 ///
 /// Fails if the name is empty.
-fn variable(text: &str) -> Result<Option<(String, String)>, String> {
+fn variable(text: &str) -> Result<Option<(String, String)>, NoVariableName> {
     match text.split_once('=') {
-        Some(("", _)) => Err(format!("the name is missing before `{text}`")),
+        Some(("", _)) => Err(NoVariableName { text: text.to_string() }),
         Some((name, value)) => Ok(Some((name.to_string(), value.to_string()))),
         None => Ok(std::env::var(text).ok().map(|value| (text.to_string(), value))),
     }
@@ -149,13 +157,16 @@ fn variable(text: &str) -> Result<Option<(String, String)>, String> {
 
 #[cfg(test)]
 mod tests {
+    use rbuild_testkit::{assert_recorded, no_remedy, variants};
+
     use super::*;
 
     #[test]
-    fn a_variable_needs_a_name() {
+    fn a_variable_needs_a_name_as_recorded() {
         assert_eq!(variable("A=b=c"), Ok(Some(("A".into(), "b=c".into()))));
         assert_eq!(variable("A="), Ok(Some(("A".into(), String::new()))));
-        assert_eq!(variable("=x"), Err("the name is missing before `=x`".into()));
+        let nameless = [variable("=x").unwrap_err()];
+        assert_recorded!("NoVariableName", variants!(NoVariableName).table(&nameless, |e| e, no_remedy));
         let f = variables(&[], &["A=1".into(), "=x".into()]).unwrap_err();
         assert_eq!(f.message, "--env =x: the name is missing before `=x`");
     }

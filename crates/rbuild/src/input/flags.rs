@@ -201,14 +201,17 @@ fn bind(bad: impl Fn(String) -> Failure, source: &str, target: &str, read_only: 
 pub fn mount(text: &str) -> Result<Volume, Failure> {
     let bad = |what: String| Failure::usage(format!("--mount {text}: {what}"));
     let (mut source, mut target, mut read_only, mut kind) = (None, None, false, "volume".to_string());
-    for field in output::csv_fields(text).map_err(bad)? {
+    for field in output::csv_fields(text).map_err(|e| bad(e.to_string()))? {
         let (key, value) = field.split_once('=').map_or((&field[..], None), |(key, value)| (key, Some(value)));
         let needed = || value.map(str::to_string).ok_or_else(|| bad(format!("`{key}` needs a value")));
         match key.to_lowercase().as_str() {
             "type" => kind = needed()?.to_lowercase(),
             "source" | "src" => source = Some(needed()?),
             "target" | "dst" | "destination" => target = Some(needed()?),
-            "readonly" | "ro" => read_only = value.map_or(Ok(true), |value| output::switch(value).map_err(bad))?,
+            "readonly" | "ro" => {
+                let switch = |value| value::switch(value).map_err(|bad| bad.of(format!("--mount {text}: `{field}`")));
+                read_only = value.map_or(Ok(true), switch)?;
+            }
             "bind-propagation" => {}
             _ => {
                 let unknown = value::unknown_option(key, &["type", "source", "target", "readonly"]);
@@ -295,7 +298,7 @@ impl SecretSource {
     fn parse(text: &str) -> Result<SecretSource, Failure> {
         let bad = |what: String| Failure::usage(format!("--secret {text}: {what}"));
         let (mut id, mut file, mut env, mut of_type) = (None, None, None, None);
-        for field in output::csv_fields(text).map_err(bad)? {
+        for field in output::csv_fields(text).map_err(|e| bad(e.to_string()))? {
             let (key, value) =
                 field.split_once('=').ok_or_else(|| bad(format!("`{field}` is not of the form KEY=VALUE")))?;
             match key.to_lowercase().as_str() {

@@ -3,6 +3,7 @@
 use std::os::fd::AsFd;
 use std::path::Path;
 
+use rbuild_dockerfile::CsvError;
 use rbuild_engine::{Export, ImageForm, Split, Squash};
 use rbuild_image::Reference;
 use rbuild_layer::LayerForm;
@@ -11,6 +12,7 @@ use rbuild_remedy::{DiskRemedy, Remedy, sentence};
 use rbuild_transport::ArchiveFormat;
 
 use crate::exit::Failure;
+use crate::input::value;
 use crate::ui::hints;
 
 /// Value of `type` in `--output`.
@@ -106,7 +108,7 @@ pub fn parse(text: &str) -> Result<ParsedOutput, Failure> {
     if text == "-" {
         return Ok(short(OutputKind::Tar, "-"));
     }
-    let fields = csv_fields(text).map_err(|e| named(Failure::usage(e)))?;
+    let fields = csv_fields(text).map_err(|e| named(Failure::usage(e.to_string())))?;
     if let [only] = &fields[..]
         && !only.contains('=')
     {
@@ -126,6 +128,7 @@ impl Fields {
         let Some((key, value)) = field.split_once('=') else {
             return Err(bad(format!("`{field}` is not of the form key=value")));
         };
+        let switch = || value::switch(value).map_err(|bad| bad.of(format!("`{key}={value}`")));
         match key.trim().to_lowercase().as_str() {
             "type" => {
                 self.kind = Some(output_kind(value)?);
@@ -137,12 +140,12 @@ impl Fields {
                     self.names.push(name.parse().map_err(|e: rbuild_image::ReferenceError| bad(e.to_string()))?);
                 }
             }
-            "tar" => self.tar = switch(value).map_err(bad)?,
+            "tar" => self.tar = switch()?,
             // The supported value is the default behavior.
-            "oci-mediatypes" if switch(value) == Ok(true) => {}
-            "push" => self.push |= switch(value).map_err(bad)?,
-            "rewrite-timestamp" => self.form.late_times = !switch(value).map_err(bad)?,
-            "force-compression" => self.form.force = switch(value).map_err(bad)?,
+            "oci-mediatypes" if switch().is_ok_and(|on| on) => {}
+            "push" => self.push |= switch()?,
+            "rewrite-timestamp" => self.form.late_times = !switch()?,
+            "force-compression" => self.form.force = switch()?,
             "compression" => self.layers = Some(layer_form(value)?),
             "compression-level" => {
                 let level = value.parse().map_err(|_| bad(format!("`{value}` is not a compression level")))?;
@@ -150,7 +153,7 @@ impl Fields {
             }
             "mode" if value == "copy" || value == "delete" => self.delete = value == "delete",
             "platform-split" => {
-                self.split = if switch(value).map_err(bad)? { Split::Always } else { Split::Never };
+                self.split = if switch()? { Split::Always } else { Split::Never };
             }
             known if KEYS.contains(&known) => return Err(bad(format!("`{known}={value}` is not supported yet"))),
             other => {
@@ -199,14 +202,12 @@ impl Fields {
 }
 
 /// Splits a CSV record into its fields.
-pub fn csv_fields(text: &str) -> Result<Vec<String>, String> {
-    let fields = rbuild_dockerfile::csv_record(text).map_err(|e| e.to_string())?;
-    Ok(fields.into_iter().map(|field| field.text).collect())
-}
-
-/// Parses the value of a switch as docker does.
-pub fn switch(value: &str) -> Result<bool, String> {
-    rbuild_dockerfile::parse_bool(value).ok_or_else(|| format!("`{value}` is neither true nor false"))
+///
+/// # Errors
+///
+/// Fails if the text is empty, or a quote is misplaced or not closed.
+pub fn csv_fields(text: &str) -> Result<Vec<String>, CsvError> {
+    Ok(rbuild_dockerfile::csv_record(text)?.into_iter().map(|field| field.text).collect())
 }
 
 const OF_COMPRESSION: &str = "use gzip, zstd or uncompressed";

@@ -1,17 +1,12 @@
 //! Evaluates the nodes of a template.
 
 use rbuild_dockerfile::closest;
-use rbuild_remedy::counted;
 use serde_json::Value;
 
 use crate::template::error::TemplateError;
 use crate::template::parse::{Operand, Pipeline, Root, TemplateNode};
 
 type Result<T> = std::result::Result<T, TemplateError>;
-
-fn error<T>(text: impl Into<String>) -> Result<T> {
-    Err(TemplateError(text.into()))
-}
 
 /// Objects with arbitrary keys, in which a missing key is not an error.
 const OPEN: [&str; 6] = ["Labels", "Annotations", "ExposedPorts", "Volumes", "Options", "Data"];
@@ -76,7 +71,7 @@ impl RenderScope {
                     Value::Array(list) => list.into_iter().enumerate().map(|(i, v)| (i.into(), v)).collect(),
                     Value::Object(map) => map.into_iter().map(|(k, v)| (k.into(), v)).collect(),
                     Value::Null => Vec::new(),
-                    other => return error(format!("range cannot iterate over {}", shown(&other))),
+                    other => return Err(TemplateError::NotIterable(shown(&other))),
                 };
                 if items.is_empty() {
                     return self.nodes(otherwise, dot);
@@ -115,7 +110,7 @@ impl RenderScope {
         }
         match (command, piped) {
             ([one], None) => self.operand(one, dot),
-            _ => error("a value is not a function and takes no arguments"),
+            _ => Err(TemplateError::NotAFunction),
         }
     }
 
@@ -129,7 +124,7 @@ impl RenderScope {
                     Root::Nested(pipeline) => self.pipeline(pipeline, dot)?,
                     Root::Variable(name) => match self.variables.iter().rev().find(|(n, _)| n == name) {
                         Some((_, value)) => value.clone(),
-                        None => return error(format!("no variable `{name}`")),
+                        None => return Err(TemplateError::NoVariable(name.clone())),
                     },
                 };
                 field(value, path)
@@ -148,13 +143,13 @@ fn field(mut value: Value, path: &[String]) -> Result<Value> {
                 None if open => Value::String(NO_VALUE.into()),
                 None => {
                     let known: Vec<&str> = map.keys().map(String::as_str).collect();
-                    let hint = closest(name, known).map_or(String::new(), |c| format!("; did you mean `{c}`?"));
-                    return error(format!("no field `{name}`{hint}"));
+                    let closest = closest(name, known).map(str::to_string);
+                    return Err(TemplateError::NoField { name: name.clone(), closest });
                 }
             },
             Value::Null if open => Value::String(NO_VALUE.into()),
             Value::Null => Value::Null,
-            other => return error(format!("{} has no fields, so it has no `{name}`", shown(&other))),
+            other => return Err(TemplateError::NoFields { value: shown(&other), name: name.clone() }),
         };
         open = OPEN.contains(&name.as_str());
     }
@@ -190,7 +185,6 @@ fn truth(value: &Value) -> bool {
 
 /// Calls a function of docker's templates.
 fn call(name: &str, args: &[Value]) -> Result<Value> {
-    let wrong = || error(format!("`{name}` does not accept these arguments"));
     let text = |i: usize| args.get(i).map(shown);
     Ok(match (name, args) {
         ("json", [v]) => v.to_string().into(),
@@ -214,7 +208,7 @@ fn call(name: &str, args: &[Value]) -> Result<Value> {
             let to = rest.first().and_then(Value::as_u64).map_or(s.len(), |n| n as usize);
             match s.get(from.as_u64().unwrap_or(0) as usize..to) {
                 Some(part) => part.into(),
-                None => return error("slice: the index is out of range"),
+                None => return Err(TemplateError::BadSlice),
             }
         }
         ("print", _) => args.iter().map(shown).collect::<Vec<_>>().join(" ").into(),
@@ -227,10 +221,10 @@ fn call(name: &str, args: &[Value]) -> Result<Value> {
         ("eq", [first, others @ ..]) if !others.is_empty() => others.iter().any(|o| o == first).into(),
         ("ne", [a, b]) => (a != b).into(),
         ("lt" | "le" | "gt" | "ge", [a, b]) => return compare(name, a, b),
-        (known, _) if FUNCTIONS.contains(&known) => return wrong(),
+        (known, _) if FUNCTIONS.contains(&known) => return Err(TemplateError::BadArguments(known.to_string())),
         (other, _) => {
-            let hint = closest(other, FUNCTIONS).map_or(String::new(), |c| format!("; did you mean `{c}`?"));
-            return error(format!("no function `{other}`{hint}"));
+            let closest = closest(other, FUNCTIONS);
+            return Err(TemplateError::NoFunction { name: other.to_string(), closest });
         }
     })
 }
@@ -246,7 +240,7 @@ fn index(value: &Value, keys: &[Value]) -> Result<Value> {
         at = match (at, key) {
             (Value::Array(list), Value::Number(n)) => match n.as_u64().and_then(|n| list.get(n as usize)) {
                 Some(found) => found,
-                None => return error(format!("index: {n} is out of range for {}", counted(list.len() as u64, "item"))),
+                None => return Err(TemplateError::BadIndex { index: n.to_string(), items: list.len() }),
             },
             // In Go, a missing key of a map of strings yields an empty string, as does a nil map.
             (Value::Null, Value::String(_)) => return Ok("".into()),
@@ -254,7 +248,7 @@ fn index(value: &Value, keys: &[Value]) -> Result<Value> {
                 Some(found) => found,
                 None => return Ok("".into()),
             },
-            _ => return error(format!("index: {} has no {}", shown(at), shown(key))),
+            _ => return Err(TemplateError::NoElement { value: shown(at), key: shown(key) }),
         };
     }
     Ok(at.clone())
@@ -266,7 +260,7 @@ fn compare(name: &str, a: &Value, b: &Value) -> Result<Value> {
         (Value::Number(a), Value::Number(b)) => a.as_f64().zip(b.as_f64()).and_then(|(a, b)| a.partial_cmp(&b)),
         _ => None,
     };
-    let Some(order) = order else { return error(format!("{name}: the arguments have different types")) };
+    let Some(order) = order else { return Err(TemplateError::DifferentTypes(name.to_string())) };
     Ok(match name {
         "lt" => order.is_lt(),
         "le" => order.is_le(),

@@ -2,6 +2,10 @@
 
 use serde_json::Value;
 
+use crate::template::error::TemplateError;
+
+type Result<T> = std::result::Result<T, TemplateError>;
+
 #[derive(Debug)]
 pub enum TemplateNode {
     Text(String),
@@ -40,13 +44,13 @@ pub enum Root {
 /// Maximum nesting of blocks and parentheses.
 const MAX_DEPTH: usize = 50;
 
-/// Parses a template. The error is a message for the user.
-pub fn parse(text: &str) -> Result<Vec<TemplateNode>, String> {
+/// Parses a template.
+pub fn parse(text: &str) -> Result<Vec<TemplateNode>> {
     let mut parser = TemplateParser { parts: split(text)?, at: 0 };
     let (nodes, end) = parser.nodes(0)?;
     match end {
         None => Ok(nodes),
-        Some(word) => Err(format!("`{word}` without a block")),
+        Some(word) => Err(TemplateError::NoBlock(word)),
     }
 }
 
@@ -68,7 +72,7 @@ enum TemplateToken {
 }
 
 /// Splits a template into texts and actions, and trims whitespace at trim markers.
-fn split(text: &str) -> Result<Vec<TemplatePart>, String> {
+fn split(text: &str) -> Result<Vec<TemplatePart>> {
     let mut parts = Vec::new();
     let mut rest = text;
     let mut trim = false;
@@ -100,13 +104,12 @@ type Tokens<'a> = (Option<Vec<TemplateToken>>, &'a str, bool);
 
 /// Returns the tokens up to `}}` (`None` for a comment), the text after it, and true for a trim
 /// marker at the end.
-fn tokens(text: &str) -> Result<Tokens<'_>, String> {
-    let not_closed = || "unclosed action: missing }}".to_string();
+fn tokens(text: &str) -> Result<Tokens<'_>> {
     if let Some(comment) = text.trim_start().strip_prefix("/*") {
-        let (_, after) = comment.split_once("*/").ok_or("unclosed comment: missing */")?;
+        let (_, after) = comment.split_once("*/").ok_or(TemplateError::UnclosedComment)?;
         let after = after.trim_start();
         let trims = after.starts_with('-');
-        let after = after.trim_start_matches('-').strip_prefix("}}").ok_or_else(not_closed)?;
+        let after = after.trim_start_matches('-').strip_prefix("}}").ok_or(TemplateError::UnclosedAction)?;
         return Ok((None, after, trims));
     }
     let mut tokens = Vec::new();
@@ -120,7 +123,7 @@ fn tokens(text: &str) -> Result<Tokens<'_>, String> {
         if let Some(after) = rest.strip_prefix("-}}") {
             return Ok((Some(tokens), after, true));
         }
-        let Some(first) = rest.chars().next() else { return Err(not_closed()) };
+        let Some(first) = rest.chars().next() else { return Err(TemplateError::UnclosedAction) };
         let name_end = |s: &str| s.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(s.len());
         let (token, length) = match first {
             '.' => {
@@ -133,7 +136,7 @@ fn tokens(text: &str) -> Result<Tokens<'_>, String> {
             }
             '"' | '\'' => quoted(rest, first)?,
             '`' => {
-                let end = rest[1..].find('`').ok_or("unclosed raw string: missing `")?;
+                let end = rest[1..].find('`').ok_or(TemplateError::UnclosedString('`'))?;
                 (TemplateToken::Literal(rest[1..=end].into()), end + 2)
             }
             '|' => (TemplateToken::Mark("|"), 1),
@@ -147,14 +150,14 @@ fn tokens(text: &str) -> Result<Tokens<'_>, String> {
             {
                 let length = 1 + rest[1..].find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len() - 1);
                 let number: Value = serde_json::from_str(rest[..length].trim_start_matches('+'))
-                    .map_err(|_| format!("`{}` is not a number", &rest[..length]))?;
+                    .map_err(|_| TemplateError::NotANumber(rest[..length].to_string()))?;
                 (TemplateToken::Literal(number), length)
             }
             c if c.is_alphabetic() || c == '_' => {
                 let length = name_end(rest);
                 (word(&rest[..length]), length)
             }
-            c => return Err(format!("unexpected `{c}` in an action")),
+            c => return Err(TemplateError::UnexpectedCharacter(c)),
         };
         tokens.push(token);
         rest = &rest[length..];
@@ -171,7 +174,7 @@ fn word(text: &str) -> TemplateToken {
 }
 
 /// Parses a quoted string with Go's escapes; returns the literal and its length in the source.
-fn quoted(text: &str, quote: char) -> Result<(TemplateToken, usize), String> {
+fn quoted(text: &str, quote: char) -> Result<(TemplateToken, usize)> {
     let mut out = String::new();
     let mut chars = text.char_indices().skip(1);
     while let Some((at, c)) = chars.next() {
@@ -187,7 +190,7 @@ fn quoted(text: &str, quote: char) -> Result<(TemplateToken, usize), String> {
             c => out.push(c),
         }
     }
-    Err("unclosed string".into())
+    Err(TemplateError::UnclosedString(quote))
 }
 
 struct TemplateParser {
@@ -198,9 +201,9 @@ struct TemplateParser {
 impl TemplateParser {
     /// Parses nodes up to the end of the template or to `else`, `else if` or `end`, and returns
     /// that word.
-    fn nodes(&mut self, depth: usize) -> Result<(Vec<TemplateNode>, Option<String>), String> {
+    fn nodes(&mut self, depth: usize) -> Result<(Vec<TemplateNode>, Option<String>)> {
         if depth > MAX_DEPTH {
-            return Err("blocks are nested too deeply".into());
+            return Err(TemplateError::DeepBlocks);
         }
         let mut nodes = Vec::new();
         while self.at < self.parts.len() {
@@ -214,7 +217,7 @@ impl TemplateParser {
                 TemplatePart::Action(tokens) => tokens,
             };
             match tokens.split_first() {
-                None => return Err("empty action".into()),
+                None => return Err(TemplateError::EmptyAction),
                 Some((TemplateToken::Word(w), [])) if w == "end" || w == "else" => return Ok((nodes, Some(w.clone()))),
                 Some((TemplateToken::Word(w), rest)) if w == "else" => {
                     // `else if` is an `if` inside `else` with the same `end`.
@@ -234,7 +237,7 @@ impl TemplateParser {
         Ok((nodes, None))
     }
 
-    fn block(&mut self, word: &str, rest: &[TemplateToken], depth: usize) -> Result<TemplateNode, String> {
+    fn block(&mut self, word: &str, rest: &[TemplateToken], depth: usize) -> Result<TemplateNode> {
         let (names, rest) = match (word, rest) {
             (
                 "range",
@@ -261,14 +264,14 @@ impl TemplateParser {
                     {
                         vec![self.block("if", &tokens[1..], depth + 1)?]
                     }
-                    _ => return Err("`else` must be followed by `if` or nothing".into()),
+                    _ => return Err(TemplateError::AfterElse),
                 }
             }
             Some(_) => match self.nodes(depth + 1)? {
                 (nodes, Some(end)) if end == "end" => nodes,
-                _ => return Err(format!("unclosed `{word}`: missing `end`")),
+                _ => return Err(TemplateError::UnclosedBlock(word.to_string())),
             },
-            None => return Err(format!("unclosed `{word}`: missing `end`")),
+            None => return Err(TemplateError::UnclosedBlock(word.to_string())),
         };
         Ok(match word {
             "if" => TemplateNode::If(over, body, otherwise),
@@ -278,20 +281,20 @@ impl TemplateParser {
     }
 }
 
-fn pipeline(tokens: &[TemplateToken]) -> Result<Pipeline, String> {
+fn pipeline(tokens: &[TemplateToken]) -> Result<Pipeline> {
     let mut rest = tokens;
     let pipeline = commands(&mut rest, 0)?;
     match rest.first() {
-        None => Ok(pipeline),
-        Some(TemplateToken::Mark(mark)) => Err(format!("unexpected `{mark}`")),
-        Some(_) => Err("unexpected text after the end of a command".into()),
+        Some(TemplateToken::Mark(mark)) => Err(TemplateError::UnexpectedMark(mark)),
+        // All other tokens are operands.
+        _ => Ok(pipeline),
     }
 }
 
 /// Parses commands up to the end or a closing parenthesis.
-fn commands(rest: &mut &[TemplateToken], depth: usize) -> Result<Pipeline, String> {
+fn commands(rest: &mut &[TemplateToken], depth: usize) -> Result<Pipeline> {
     if depth > MAX_DEPTH {
-        return Err("parentheses are nested too deeply".into());
+        return Err(TemplateError::DeepParentheses);
     }
     let mut all = Vec::new();
     loop {
@@ -300,7 +303,7 @@ fn commands(rest: &mut &[TemplateToken], depth: usize) -> Result<Pipeline, Strin
             command.push(operand);
         }
         if command.is_empty() {
-            return Err("empty command".into());
+            return Err(TemplateError::EmptyCommand);
         }
         all.push(command);
         match rest.split_first() {
@@ -310,14 +313,14 @@ fn commands(rest: &mut &[TemplateToken], depth: usize) -> Result<Pipeline, Strin
     }
 }
 
-fn operand(rest: &mut &[TemplateToken], depth: usize) -> Result<Option<Operand>, String> {
+fn operand(rest: &mut &[TemplateToken], depth: usize) -> Result<Option<Operand>> {
     let Some((first, after)) = rest.split_first() else { return Ok(None) };
     let root = match first {
         TemplateToken::Mark("(") => {
             let mut inner = after;
             let nested = commands(&mut inner, depth + 1)?;
             let Some((TemplateToken::Mark(")"), after)) = inner.split_first() else {
-                return Err("unclosed parenthesis".into());
+                return Err(TemplateError::UnclosedParenthesis);
             };
             *rest = after;
             Root::Nested(nested)
