@@ -42,15 +42,15 @@ pub enum Phase {
 }
 
 impl Phase {
-    /// Returns the phase as the beginning of a message, where the problem alone does not imply it.
-    fn prefix(self) -> &'static str {
+    /// Returns the message of a failure in this phase; `None` if the problem alone implies it.
+    fn failure(self) -> Option<&'static str> {
         match self {
-            Phase::Request => "cannot read the request: ",
-            Phase::Terminal => "cannot set up the terminal: ",
-            Phase::Report => "cannot report the end of the command: ",
-            Phase::Cleanup => "cannot remove the files that replaced mounts: ",
+            Phase::Request => Some("cannot read the request"),
+            Phase::Terminal => Some("cannot set up the terminal"),
+            Phase::Report => Some("cannot report the end of the command"),
+            Phase::Cleanup => Some("cannot remove the files that replaced mounts"),
             Phase::Start | Phase::Namespaces | Phase::Files | Phase::Container | Phase::Command | Phase::Emulation => {
-                ""
+                None
             }
         }
     }
@@ -129,12 +129,22 @@ fn no_program(name: &str, path: Option<&str>) -> String {
 
 impl fmt::Display for RunnerError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}{}", self.phase.prefix(), self.problem)
+        match self.phase.failure() {
+            Some(failure) => f.write_str(failure),
+            None => self.problem.fmt(f),
+        }
     }
 }
 
-/// The message contains the problem's, which is therefore not part of the source chain.
-impl std::error::Error for RunnerError {}
+impl std::error::Error for RunnerError {
+    /// Returns the problem, unless the message is that of the problem.
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self.phase.failure() {
+            Some(_) => Some(&self.problem),
+            None => self.problem.source(),
+        }
+    }
+}
 
 impl RunnerError {
     /// Returns the kernel's error number, if the kernel caused the failure.

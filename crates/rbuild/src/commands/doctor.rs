@@ -127,7 +127,7 @@ impl Findings {
         };
         let mut lines = vec![Line::good(self.mode.name(), found.into())];
         if let Some(obstacle) = &self.obstacle {
-            lines.push(Line::bad("commands", obstacle.to_string(), obstacle.remedy().as_ref()));
+            lines.push(Line::bad("commands", rbuild_remedy::sentence(obstacle), obstacle.remedy().as_ref()));
         }
         if self.outer_processes {
             let found = "parts of /proc are masked, so commands use this container's /proc and can see its processes";
