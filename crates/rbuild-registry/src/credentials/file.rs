@@ -34,10 +34,21 @@ pub(super) enum InvalidLogins {
         .name.escape_debug()
     )]
     HelperName { entry: String, name: String },
-    #[error("the login for {key}: {reason}")]
-    Login { key: String, reason: &'static str },
+    #[error("the login for {key}")]
+    Login { key: String, source: InvalidAuth },
     #[error(transparent)]
     Json(#[from] serde_json::Error),
+}
+
+/// The reason why the member `auth` of a login cannot be used.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum InvalidAuth {
+    #[error("`auth` is not base64")]
+    NotBase64,
+    #[error("`auth` is not UTF-8")]
+    NotUtf8,
+    #[error("`auth` is not of the form user:password")]
+    NoPassword,
 }
 
 /// A document with logins. Unknown members are kept.
@@ -126,7 +137,7 @@ impl AuthFile {
         let urls = urls.filter(|key| hosts.contains(&host_of(key))).map(str::to_string);
         for key in keys(registry, repository).into_iter().chain(urls) {
             let Some(entry) = auths.get::<Value>(&key) else { continue };
-            let found = credential(&entry).map_err(|reason| InvalidLogins::Login { key: key.clone(), reason })?;
+            let found = credential(&entry).map_err(|source| InvalidLogins::Login { key: key.clone(), source })?;
             if found.is_some() {
                 return Ok(found);
             }
@@ -178,7 +189,7 @@ fn host_of(key: &str) -> &str {
 }
 
 /// Returns the login of an entry; `None` if it is empty.
-fn credential(entry: &Value) -> Result<Option<Credential>, &'static str> {
+fn credential(entry: &Value) -> Result<Option<Credential>, InvalidAuth> {
     let text = |name: &str| entry.get(name).and_then(Value::as_str).filter(|text| !text.is_empty());
     if let Some(token) = text("registrytoken") {
         return Ok(Some(Credential::Registry(Secret::new(token))));
@@ -191,9 +202,9 @@ fn credential(entry: &Value) -> Result<Option<Credential>, &'static str> {
         Some(Credential::Password { user: user.to_string(), password })
     };
     if let Some(auth) = text("auth") {
-        let bytes = BASE64_STANDARD.decode(auth.trim()).map_err(|_| "`auth` is not base64")?;
-        let plain = String::from_utf8(bytes).map_err(|_| "`auth` is not UTF-8")?;
-        let (user, secret) = plain.split_once(':').ok_or("`auth` is not of the form user:password")?;
+        let bytes = BASE64_STANDARD.decode(auth.trim()).map_err(|_| InvalidAuth::NotBase64)?;
+        let plain = String::from_utf8(bytes).map_err(|_| InvalidAuth::NotUtf8)?;
+        let (user, secret) = plain.split_once(':').ok_or(InvalidAuth::NoPassword)?;
         return Ok(password(user, secret));
     }
     Ok(text("username").and_then(|user| password(user, text("password").unwrap_or(""))))
@@ -212,10 +223,14 @@ mod tests {
             AuthFile::parse(r#"{"credHelpers": {"r.io": "../x"}}"#).unwrap().helper_of("r.io").unwrap_err(),
             AuthFile::parse(r#"{"credsStore": 1}"#).unwrap().store().unwrap_err(),
             InvalidLogins::NotObject,
-            InvalidLogins::Login { key: "r.io".into(), reason: "`auth` is not base64" },
+            InvalidLogins::Login { key: "r.io".into(), source: InvalidAuth::NotBase64 },
             InvalidLogins::Json(serde_json::from_str::<u8>("{").unwrap_err()),
         ];
         let variants = variants!(InvalidLogins { NotJson, NotObject, NotString, HelperName, Login, Json });
         assert_recorded!("InvalidLogins", variants.table(&errors, |e| e, no_remedy));
+        let of = |auth: &str| credential(&serde_json::json!({ "auth": auth })).err().unwrap();
+        let errors = [of("=a="), of("/w=="), of("YQ==")];
+        let variants = variants!(InvalidAuth { NotBase64, NotUtf8, NoPassword });
+        assert_recorded!("InvalidAuth", variants.table(&errors, |e| e, no_remedy));
     }
 }
