@@ -62,6 +62,11 @@ pub const PROXY_ARGS: [&str; 10] = [
     "all_proxy",
 ];
 
+/// Returns true if an operating system, as the configuration of an image contains it, is Windows.
+pub fn is_windows(os: &str) -> bool {
+    os == "windows"
+}
+
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 mod readme {}

@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 
 use crate::ast::{ArgDecl, Dockerfile, Instruction, Op, Pair, Stage, Word};
-use crate::closest;
 use crate::lint::catalog::*;
 use crate::lint::facts::{BaseFacts, Facts, StageRole};
 use crate::variables::Vars;
+use crate::{closest, is_windows};
 
 /// Returns true for variables that need no declaration.
 fn always(name: &str) -> bool {
@@ -52,7 +52,7 @@ pub fn check(file: &Dockerfile, facts: &Facts<'_>, found: &mut Vec<LintWarning>)
         let image = globals.vars.expand(&stage.from.image, file.escape).unwrap_or_default();
         let mut scope = match ((facts.role)(index), stages.get(&image.to_lowercase())) {
             (StageRole::Replaced(base), _) => {
-                StageVars::of(base, is_windows(stage_platform(file, stage, &globals).as_deref(), facts))
+                StageVars::of(base, builds_for_windows(stage_platform(file, stage, &globals).as_deref(), facts))
             }
             (_, Some(stage)) => stage.clone(),
             (_, None) => base_vars(file, stage, &image, &globals, facts, found),
@@ -92,7 +92,7 @@ fn base_vars(
     if let Some(foreign) = base.as_ref().and_then(|base| base.foreign.as_ref()) {
         warn(found, &INVALID_BASE_IMAGE_PLATFORM, &stage.from.image, format!("base image `{image}` is for {foreign}"));
     }
-    StageVars::of(base, is_windows(platform.as_deref(), facts))
+    StageVars::of(base, builds_for_windows(platform.as_deref(), facts))
 }
 
 /// Returns the expanded value of `FROM --platform`.
@@ -100,11 +100,12 @@ fn stage_platform(file: &Dockerfile, stage: &Stage, globals: &Globals) -> Option
     stage.from.platform.as_ref().and_then(|word| globals.vars.expand(word, file.escape).ok())
 }
 
-/// Returns true if `platform`, or else that of the result, is one of Windows.
-fn is_windows(platform: Option<&str>, facts: &Facts<'_>) -> bool {
+/// Returns true if a stage is built for Windows: for `platform`, or else for that of the result.
+fn builds_for_windows(platform: Option<&str>, facts: &Facts<'_>) -> bool {
     let target = || facts.automatic.iter().find(|(name, _)| name == "TARGETPLATFORM").map(|(_, value)| value.as_str());
     let os = platform.or_else(target).and_then(|platform| platform.split('/').next());
-    os.is_some_and(|os| os.eq_ignore_ascii_case("windows"))
+    // Platforms are normalized to lower case before they become part of a configuration.
+    os.is_some_and(|os| is_windows(&os.to_lowercase()))
 }
 
 fn globals(file: &Dockerfile, facts: &Facts<'_>, found: &mut Vec<LintWarning>) -> Globals {

@@ -1,7 +1,7 @@
 //! Resolves FROM and `--from` to stages, images and named contexts.
 
 use rbuild_dockerfile::ast::{Op, Stage};
-use rbuild_dockerfile::{Diagnostic, Span, Vars, mount_from};
+use rbuild_dockerfile::{Diagnostic, Span, Vars, is_windows, mount_from};
 use rbuild_image::{DEFAULT_PATH, ImageConfig, Platform, PlatformError};
 use rbuild_paths::SourcePattern;
 use rbuild_remedy::{BuildRemedy, Remedy};
@@ -9,7 +9,7 @@ use rbuild_remedy::{BuildRemedy, Remedy};
 use crate::graph::{CopyItem, CopySource, CopyStep, FileSource, Step, StepName};
 use crate::ids::{ContextId, VertexId};
 use crate::parameters::{ContextSource, NamedContext, NoCache, WrittenImage};
-use crate::planner::paths::{cwd, is_windows};
+use crate::planner::paths::cwd;
 use crate::planner::state::{BaseImage, ImageNeed, Interrupted, Planned, Planner, PlatformImage, StageState, steps_of};
 
 /// Returns the names in `--from` and `from=` of a stage's instructions, with their locations.
@@ -150,7 +150,7 @@ impl Planner<'_> {
                 }
             },
         };
-        if is_windows(&state.config) {
+        if is_windows(&state.config.os) {
             state.config.config.working_dir = cwd(&state.config).replace('/', "\\");
         }
         state.ignore_cache = match &self.params.no_cache {
@@ -159,7 +159,7 @@ impl Planner<'_> {
             NoCache::Stages(names) => names.iter().any(|n| self.find_stage(n, self.file.stages.len()) == Some(index)),
         };
         // Windows sets its own PATH.
-        if state.env.get("PATH").is_none() && !is_windows(&state.config) {
+        if state.env.get("PATH").is_none() && !is_windows(&state.config.os) {
             state.env.set("PATH", DEFAULT_PATH);
             state.vars.set_last("PATH", DEFAULT_PATH);
         }

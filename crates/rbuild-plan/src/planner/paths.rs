@@ -1,16 +1,12 @@
 //! Paths in images, which are native to the image's operating system.
 
-use rbuild_dockerfile::{Diagnostic, Span};
+use rbuild_dockerfile::{Diagnostic, Span, is_windows};
 use rbuild_image::ImageConfig;
-
-pub(super) fn is_windows(config: &ImageConfig) -> bool {
-    config.os == "windows"
-}
 
 /// Returns the working directory with forward slashes on every operating system.
 pub(super) fn cwd(config: &ImageConfig) -> String {
     match &config.config.working_dir {
-        dir if is_windows(config) => dir.replace('\\', "/"),
+        dir if is_windows(&config.os) => dir.replace('\\', "/"),
         dir => dir.clone(),
     }
 }
@@ -18,7 +14,7 @@ pub(super) fn cwd(config: &ImageConfig) -> String {
 /// Converts a path of the image's operating system to forward slashes. A Windows path may name
 /// drive C:, the only drive of an image.
 pub(super) fn native_path(config: &ImageConfig, path: &str, span: Span) -> Result<String, Diagnostic> {
-    if !is_windows(config) {
+    if !is_windows(&config.os) {
         return Ok(path.to_string());
     }
     let path = path.replace('\\', "/");

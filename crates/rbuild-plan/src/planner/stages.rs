@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use rbuild_dockerfile::ast::{self, Dockerfile, Instruction, Op, Stage, Word};
-use rbuild_dockerfile::{Diagnostic, PROXY_ARGS, Span, closest, parse_trigger};
+use rbuild_dockerfile::{Diagnostic, PROXY_ARGS, Span, closest, is_windows, parse_trigger};
 use rbuild_remedy::{CommandRemedy, Remedy};
 
 use crate::graph::{BuildGraph, Step, WorkdirStep};
@@ -12,7 +12,7 @@ use crate::planner::args;
 use crate::planner::args::BUILT_IN_ARGS;
 use crate::planner::copy;
 use crate::planner::metadata;
-use crate::planner::paths::{cwd, is_windows, join, native_path};
+use crate::planner::paths::{cwd, join, native_path};
 use crate::planner::run;
 use crate::planner::state::{BaseImage, ImageNeed, Interrupted, Planned, Planner, PlatformImage, StageState, steps_of};
 
@@ -238,11 +238,11 @@ impl Planner<'_> {
             "" => Some(cwd(&state.config))
                 .filter(|dir| dir.starts_with('/'))
                 .unwrap_or_else(|| join("/", &cwd(&state.config))),
-            path if path.starts_with('/') && !is_windows(&state.config) => path.to_string(),
+            path if path.starts_with('/') && !is_windows(&state.config.os) => path.to_string(),
             path => join(&cwd(&state.config), path),
         };
         state.config.config.working_dir =
-            if is_windows(&state.config) { shown.replace('/', "\\") } else { shown.clone() };
+            if is_windows(&state.config.os) { shown.replace('/', "\\") } else { shown.clone() };
         let text = format!("WORKDIR {shown}");
         let path = join("/", &shown);
         if shown == "/" {

@@ -3,13 +3,12 @@
 use std::collections::{HashMap, HashSet};
 
 use rbuild_dockerfile::ast::{Command, Dockerfile, Instruction, Op, Word};
-use rbuild_dockerfile::{Diagnostic, Span, Vars};
+use rbuild_dockerfile::{Diagnostic, Span, Vars, is_windows};
 use rbuild_image::{ImageConfig, ImageName, ManifestDigest, Platform};
 
 use crate::graph::{HistoryEntry, Marks, Step, StepName, Vertex};
 use crate::ids::VertexId;
 use crate::parameters::{Parameters, WrittenImage};
-use crate::planner::paths::is_windows;
 
 /// An image as a build refers to it. One name may stand for images of several platforms.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -221,7 +220,7 @@ impl Planner<'_> {
 
     pub(super) fn shell(&self, state: &StageState) -> Vec<String> {
         match &state.config.config.shell {
-            shell if shell.is_empty() && is_windows(&state.config) => ["cmd", "/S", "/C"].map(String::from).into(),
+            shell if shell.is_empty() && is_windows(&state.config.os) => ["cmd", "/S", "/C"].map(String::from).into(),
             shell if shell.is_empty() => vec!["/bin/sh".into(), "-c".into()],
             shell => shell.clone(),
         }
