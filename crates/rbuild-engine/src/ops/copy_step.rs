@@ -192,10 +192,13 @@ pub(crate) fn copy_error(env: &StepEnv<'_>, id: VertexId, step: &CopyStep, e: Co
             BuildError::Unmet(vec![Diagnostic::new(span, format!("--exclude: {}", e.reason))])
         }
         (Reason::Build(e), _) => *e,
-        (Reason::Layer(e), Some(span)) if !e.is_disk_full() => BuildError::Unmet(vec![not_unpacked(&e, span)]),
+        (Reason::Layer(e), _) if e.is_disk_full() => no_space(env, id, env.store.trees().full(e)),
+        (Reason::Layer(e), Some(span)) => BuildError::Unmet(vec![not_unpacked(&e, span)]),
         (Reason::Kernel(e), _) if e.is_disk_full() => no_space(env, id, env.store.trees().full(e)),
         (Reason::Kernel(source), _) => BuildError::Kernel { what: ErrorContext::CopyInto(&step.dest).into(), source },
-        (Reason::Layer(source), _) => BuildError::Layer { what: ErrorContext::UnpackInto(&step.dest).into(), source },
+        (Reason::Layer(source), None) => {
+            BuildError::Layer { what: ErrorContext::UnpackInto(&step.dest).into(), source }
+        }
         (Reason::Source(e), None) => env.failure(id, e, Vec::new()),
         (Reason::Text(text), None) => env.failure(id, text, Vec::new()),
         (Reason::Destination { text, remedy }, _) => {

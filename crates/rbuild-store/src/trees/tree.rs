@@ -49,12 +49,16 @@ pub struct Trees<'s> {
 impl Trees<'_> {
     /// Converts the error of a write to a tree on a full disk. The result names the store even if
     /// `e` does not.
-    pub fn full(&self, e: rbuild_linux::Error) -> StoreError {
-        match e.errno() {
-            Some(errno) if e.object().place().is_none() => {
-                self.store.full("the snapshots", io::Error::from_raw_os_error(errno))
-            }
-            _ => e.into(),
+    pub fn full(&self, e: impl Into<StoreError>) -> StoreError {
+        match e.into() {
+            StoreError::Kernel(e) | StoreError::Layer(LayerError::Kernel(e)) => match e.errno() {
+                Some(errno) if e.object().place().is_none() => {
+                    self.store.full("the snapshots", io::Error::from_raw_os_error(errno))
+                }
+                _ => e.into(),
+            },
+            StoreError::Layer(LayerError::Io { source, .. }) => self.store.full("the snapshots", source),
+            e => e,
         }
     }
 

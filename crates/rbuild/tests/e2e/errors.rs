@@ -135,18 +135,21 @@ pub fn in_namespace(lab: &Lab, script: &str) -> crate::lab::Ran {
 
 #[test]
 fn a_full_disk_is_reported_and_leaves_nothing_behind() {
-    let lab = Lab::bare();
-    lab.write("Dockerfile", "FROM busybox\nCOPY big /\n").write("big", vec![7u8; 30 << 20]);
-    let ran = in_namespace(
-        &lab,
-        "mount -t tmpfs -o size=12m x $RBUILD_ROOT; $RB import $BASE busybox >/dev/null; c=0; $RB build || c=$?; \
-         ls -A $RBUILD_ROOT/tmp; echo 'FROM busybox' > Dockerfile; echo 'RUN true' >> Dockerfile; $RB build -q -t ok; exit $c",
-    );
-    let full = "no space left on device";
-    let ran =
-        ran.fails(1, &["error: ", "in the store `", full, "COPY big /", "hint: free some space; `rbuild prune -a`"]);
-    assert!(ran.stdout.starts_with("sha256:"), "left in tmp: {}", ran.stdout);
-    assert!(!ran.stderr.contains("small/"), "a path of the store: {}", ran.stderr);
+    for step in ["COPY big /", "ADD big.tar /"] {
+        let lab = Lab::bare();
+        lab.write("Dockerfile", format!("FROM busybox\n{step}\n")).write("big", vec![7u8; 30 << 20]);
+        let ran = in_namespace(
+            &lab,
+            "tar cf big.tar big; mount -t tmpfs -o size=12m x $RBUILD_ROOT; $RB import $BASE busybox >/dev/null; \
+             c=0; $RB build || c=$?; ls -A $RBUILD_ROOT/tmp; echo 'FROM busybox' > Dockerfile; \
+             echo 'RUN true' >> Dockerfile; $RB build -q -t ok; exit $c",
+        );
+        let full = "no space left on device";
+        let hint = "hint: free some space; `rbuild prune -a`";
+        let ran = ran.fails(1, &["error: ", "in the store `", full, step, hint]);
+        assert!(ran.stdout.starts_with("sha256:"), "{step}: left in tmp: {}", ran.stdout);
+        assert!(!ran.stderr.contains("small/"), "{step}: a path of the store: {}", ran.stderr);
+    }
 }
 
 /// The disk has space for the files, but not for the layer that is packed from them.
