@@ -13,10 +13,9 @@ from pathlib import Path
 TOP = Path(__file__).parent.parent
 # The command line itself, and crates that are not part of the program.
 EXCEPT = {"rbuild", "rbuild-fuzz"}
-INSTRUCTION_FLAGS = set(
-    "from chown chmod link parents exclude checksum keep-git-dir mount network security device platform "
-    "interval timeout retries start-period start-interval".split()
-)
+# A test of the parser records the options of all instructions.
+OPTIONS = TOP / "crates/rbuild-dockerfile/tests/messages/options.snap"
+INSTRUCTION_FLAGS = set(re.findall(r" --([a-z-]+)", OPTIONS.read_text()))
 # Flags of other programs that messages name.
 OTHER_FLAGS = {"format"}
 STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.S)

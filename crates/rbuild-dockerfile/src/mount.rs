@@ -70,8 +70,8 @@ pub struct Mount {
 /// The flag that precedes the options.
 const FLAG: &str = "--mount=";
 const SHARINGS: [&str; 3] = ["shared", "private", "locked"];
-const TYPES: [&str; 5] = ["bind", "cache", "tmpfs", "secret", "ssh"];
-const KEYS: [&str; 19] = [
+pub(crate) const TYPES: [&str; 5] = ["bind", "cache", "tmpfs", "secret", "ssh"];
+pub(crate) const KEYS: [&str; 19] = [
     "type",
     "target",
     "dst",

@@ -1,4 +1,7 @@
+use rbuild_remedy::Remedy;
+
 use super::*;
+use crate::diagnostic::Help;
 
 fn file(source: &str) -> Dockerfile {
     parse(source.as_bytes()).unwrap_or_else(|e| panic!("{source}\n{e:#?}"))
@@ -31,6 +34,46 @@ fn all_eighteen_instructions_parse() {
         panic!("{:?}", f.stages[0].instructions[18])
     };
     assert_eq!((*interval, *retries), (90_000_000_000, 3));
+}
+
+/// Returns the options of an instruction, each with the form of its value as far as the parser
+/// checks it, and `...` if it may be repeated.
+fn options_of(keyword: &str) -> Vec<String> {
+    let with = |flags: &str| match keyword {
+        "FROM" => errors(&format!("FROM {flags} a\n")),
+        _ => errors(&format!("FROM a\n{keyword} {flags} a\n")),
+    };
+    let complains = |flags: &str, text: &str| with(flags).iter().any(|d| d.message.contains(text));
+    let unknown = with("--zzzz").into_iter().find(|d| d.message.contains("has no flag `--zzzz`"));
+    let Some(Help::Remedy(Remedy::UseOneOf { words })) = unknown.expect(keyword).help else { return Vec::new() };
+    let form = |option: String| {
+        let given = format!("{option}=zzzz");
+        let is_switch = complains(&format!("{given} --zzzz"), "must be true or false");
+        let is_single = complains(&format!("{given} {given} --zzzz"), "duplicate flag");
+        let text = if is_switch { format!("{option}[=true|false]") } else { format!("{option}=VALUE") };
+        if is_single { text } else { text + " ..." }
+    };
+    words.into_iter().map(form).collect()
+}
+
+#[test]
+fn options_of_all_instructions_are_as_recorded() {
+    let mut table = String::new();
+    for keyword in KEYWORDS {
+        let options = options_of(keyword);
+        let options = if options.is_empty() { "none".into() } else { options.join(" ") };
+        table += &format!("{keyword}: {options}\n");
+    }
+    for kind in crate::mount::TYPES {
+        let accepts = |key: &&str| {
+            let mount = crate::parse_mount(&format!("type={kind},{key}=zzzz"), Span::default());
+            let refusal = format!("a {kind} mount has no option");
+            *key != "type" && mount.err().is_none_or(|d| !d.message.starts_with(&refusal))
+        };
+        let options: Vec<&str> = crate::mount::KEYS.into_iter().filter(accepts).collect();
+        table += &format!("RUN --mount=type={kind}: {}\n", options.join(" "));
+    }
+    rbuild_testkit::assert_recorded!("options", table);
 }
 
 #[test]

@@ -7,11 +7,11 @@ use crate::ui::terminal;
 /// Includes the page of each rule.
 macro_rules! pages {
     ($($name:literal)*) => {
-        [$(($name, include_str!(concat!("../../../../docs/rules/", $name, ".md")))),*]
+        &[$(($name, include_str!(concat!("../../../../docs/rules/", $name, ".md")))),*]
     };
 }
 
-const PAGES: [(&str, &str); 22] = pages! {
+const PAGES: &[(&str, &str)] = pages! {
     "ConsistentInstructionCasing"
     "CopyIgnoredFile"
     "DuplicateStageName"
