@@ -1,9 +1,10 @@
 //! Packs directory trees into image layers and unpacks layers into trees.
 //!
-//! A tree is an overlay upper directory: whiteouts are character devices 0:0, and opaque
-//! directories carry `user.overlay.opaque`. A layer is a tar archive as defined by the OCI image
-//! specification: whiteouts are files named `.wh.*`. The tar framing is implemented here, on top of
-//! the tar crate's header block. The crate has no notion of images, stores or builds.
+//! Both are diffs of a file system to the layers below it. A tree is an overlay upper directory:
+//! whiteouts are character devices 0:0, and opaque directories carry `user.overlay.opaque`. A layer
+//! is a tar archive as defined by the OCI image specification: whiteouts are files named `.wh.*`.
+//! The tar framing is implemented here, on top of the tar crate's header block. The crate has no
+//! notion of images, stores or builds.
 //!
 //! ```
 //! use rbuild_layer::{Limits, TarEntry, TarReader, TarWriter, layer_digests};

@@ -1,5 +1,5 @@
-//! Packs a directory tree into a layer. The result is deterministic: entries are sorted, times are
-//! in whole seconds, and everything has a single encoding.
+//! Packs a directory tree, the diff of a step, into a layer. The result is deterministic: entries
+//! are sorted, times are in whole seconds, and everything has a single encoding.
 
 use std::ffi::OsStr;
 use std::fs::File;

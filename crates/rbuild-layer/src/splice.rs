@@ -1,4 +1,4 @@
-//! Makes the layer of a tree that equals an earlier tree except for some changes. Everything that
+//! Makes the layer of a tree that equals an earlier tree except for a small diff. Everything that
 //! did not change is copied from the earlier tree's layer, whose bytes are those that packing would
 //! give.
 

@@ -1,4 +1,4 @@
-//! Trees that are stored as changes to an earlier tree.
+//! Trees that are stored as a diff to an earlier tree.
 //!
 //! A copy that differs little from an earlier one is not written anew. Its tree consists of the
 //! tree of the earlier copy, the base, and of a tree of changes that is stacked above it. The tree

@@ -1,4 +1,5 @@
-//! Extracts the changes made in a merged directory as an overlay upper directory.
+//! Computes the diff of a merged directory to the trees that it was merged from, in the form of an
+//! overlay upper directory.
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
