@@ -124,9 +124,9 @@ pub struct RunStep {
     pub hostname: String,
     /// Entries of /etc/hosts: host name and address.
     pub hosts: Vec<(String, String)>,
-    pub mounts: Vec<MountStep>,
-    pub secrets: Vec<SecretStep>,
-    pub agents: Vec<AgentStep>,
+    pub mounts: Vec<RunMount>,
+    pub secrets: Vec<RunSecret>,
+    pub agents: Vec<RunAgent>,
     /// Size of /dev/shm in bytes; `None` for the default.
     pub shm_size: Option<u64>,
     pub ulimits: Vec<Ulimit>,
@@ -136,7 +136,7 @@ pub struct RunStep {
 
 /// A secret exposed to a command as a file, an environment variable, or both.
 #[derive(Debug, Clone)]
-pub struct SecretStep {
+pub struct RunSecret {
     pub id: String,
     /// Absolute path of the file.
     pub target: Option<String>,
@@ -151,7 +151,7 @@ pub struct SecretStep {
 
 /// An ssh agent socket exposed to a command.
 #[derive(Debug, Clone)]
-pub struct AgentStep {
+pub struct RunAgent {
     pub id: String,
     /// Absolute path of the socket.
     pub target: String,
@@ -164,11 +164,11 @@ pub struct AgentStep {
 
 /// A file system mounted while a command runs.
 #[derive(Debug, Clone)]
-pub struct MountStep {
+pub struct RunMount {
     /// Absolute path of the mount point.
     pub target: String,
     pub read_only: bool,
-    pub kind: MountKindStep,
+    pub kind: RunMountKind,
     /// `from=` as written; `None` for the build context. Only for messages.
     pub from_name: Option<String>,
     pub span: Span,
@@ -176,12 +176,12 @@ pub struct MountStep {
 
 /// Source of a mount.
 #[derive(Debug, Clone)]
-pub enum MountKindStep {
+pub enum RunMountKind {
     Bind {
         from: FileSource,
         source: String,
     },
-    Cache(CacheStep),
+    Cache(RunCache),
     Tmpfs {
         /// Bytes.
         size: Option<u64>,
@@ -195,7 +195,7 @@ pub enum MountKindStep {
 
 /// A directory that persists between builds (`--mount=type=cache`).
 #[derive(Debug, Clone)]
-pub struct CacheStep {
+pub struct RunCache {
     pub id: String,
     /// True if the ID is part of the step's key.
     pub id_counts: bool,
@@ -332,9 +332,9 @@ impl Vertex {
         match &self.step {
             Step::Copy(copy) => add(&copy.from),
             Step::Run(run) => run.mounts.iter().for_each(|m| match &m.kind {
-                MountKindStep::Bind { from, .. } => add(from),
-                MountKindStep::Cache(cache) => cache.from.iter().for_each(&mut add),
-                MountKindStep::Tmpfs { .. } | MountKindStep::Volume { .. } => {}
+                RunMountKind::Bind { from, .. } => add(from),
+                RunMountKind::Cache(cache) => cache.from.iter().for_each(&mut add),
+                RunMountKind::Tmpfs { .. } | RunMountKind::Volume { .. } => {}
             }),
             Step::Scratch | Step::Image { .. } | Step::Workdir(_) => {}
         }

@@ -10,8 +10,7 @@ use rbuild_container::{NetworkMode, SecurityMode, Ulimit};
 
 use crate::Chmod;
 use crate::graph::{
-    AgentStep, CacheStep, CopySource, CopyStep, InlineFile, MountKindStep, MountStep, RunStep, SecretStep, Step,
-    WorkdirStep,
+    CopySource, CopyStep, InlineFile, RunAgent, RunCache, RunMount, RunMountKind, RunSecret, RunStep, Step, WorkdirStep,
 };
 use StepPart::{Own, Variable};
 
@@ -143,40 +142,40 @@ impl RunStep {
     }
 }
 
-impl SecretStep {
+impl RunSecret {
     /// The mount options of secrets count; their content never does.
     fn parts(&self, add: KeyPartSink<'_>) {
-        let SecretStep { id, target, env, required, mode, uid, gid, span: _ } = self;
+        let RunSecret { id, target, env, required, mode, uid, gid, span: _ } = self;
         let (id, target, env) = (quoted(id), option(target.as_deref()), option(env.as_deref()));
         add(Own("secret", format!("{id} {target} {env} {required} {mode:o} {uid} {gid}").as_bytes()));
     }
 }
 
-impl AgentStep {
+impl RunAgent {
     fn parts(&self, add: KeyPartSink<'_>) {
-        let AgentStep { id, target, required, mode, uid, gid, span: _ } = self;
+        let RunAgent { id, target, required, mode, uid, gid, span: _ } = self;
         let (id, target) = (quoted(id), quoted(target));
         add(Own("ssh agent", format!("{id} {target} {required} {mode:o} {uid} {gid}").as_bytes()));
     }
 }
 
-impl MountStep {
+impl RunMount {
     fn parts(&self, add: KeyPartSink<'_>) {
-        let MountStep { target, read_only, kind, from_name: _, span: _ } = self;
+        let RunMount { target, read_only, kind, from_name: _, span: _ } = self;
         let what = match kind {
             // The content of the source is an input with its own key; its name does not count.
-            MountKindStep::Bind { from: _, source: _ } => "bind".to_string(),
+            RunMountKind::Bind { from: _, source: _ } => "bind".to_string(),
             // The content of a cache does not count. Its seed does: the seed's digest is an input
             // of the key, and "seeded" assigns that input to this cache.
-            MountKindStep::Cache(CacheStep { id, id_counts, sharing: _, from, source, mode, uid, gid }) => {
+            RunMountKind::Cache(RunCache { id, id_counts, sharing: _, from, source, mode, uid, gid }) => {
                 let seed = if from.is_some() { "seeded" } else { "empty" };
                 let id = if *id_counts { format!(" {}", quoted(id)) } else { String::new() };
                 format!("cache {seed} {} {mode:o} {uid} {gid}{id}", quoted(source))
             }
-            MountKindStep::Tmpfs { size: Some(size) } => format!("tmpfs Some({size})"),
-            MountKindStep::Tmpfs { size: None } => "tmpfs None".to_string(),
+            RunMountKind::Tmpfs { size: Some(size) } => format!("tmpfs Some({size})"),
+            RunMountKind::Tmpfs { size: None } => "tmpfs None".to_string(),
             // The content of a volume never counts; its path on the host does.
-            MountKindStep::Volume { id: _, source } => format!("volume {}", quoted(source)),
+            RunMountKind::Volume { id: _, source } => format!("volume {}", quoted(source)),
         };
         let access = if *read_only { "read-only" } else { "writable" };
         add(Own("mount", format!("{} {access} {what}", quoted(target)).as_bytes()));

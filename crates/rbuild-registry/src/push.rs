@@ -107,8 +107,8 @@ impl Repository {
                 let object = RemoteObject::Manifest(reference.to_string());
                 return Err(session.refused(reply, request, object, RemoteAction::Push));
             }
-            let (own, told) = (BlobDigest::of(bytes), reply.header("docker-content-digest"));
-            match told.and_then(|digest| digest.parse::<BlobDigest>().ok()).filter(|told| *told != own) {
+            let (own, reported) = (BlobDigest::of(bytes), reply.header("docker-content-digest"));
+            match reported.and_then(|digest| digest.parse::<BlobDigest>().ok()).filter(|reported| *reported != own) {
                 Some(found) => {
                     let host = session.endpoint.host.clone();
                     Err(RegistryProblem::Digest { host, what: VerifiedContent::PushedManifest, wanted: own, found })

@@ -15,7 +15,7 @@ use rbuild_linux::parallel::start;
 use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::SandboxError;
-use crate::client::{Cancel, ReportBuffer, Runner, Stream, fail, follow, pipe_for, send_request, wait_for_news};
+use crate::client::{Cancel, ReportBuffer, Runner, Stream, fail, follow, pipe_for, send_request, wait_for_activity};
 use crate::protocol::{CommandOutcome, Input, RunRequest};
 use crate::runner::zygote::Zygote;
 
@@ -30,40 +30,40 @@ pub fn run_attached(zygote: &Zygote, request: &RunRequest, cancel: &Cancel) -> R
         Runner::start(zygote, cancel, &given)?
     };
     drop(theirs);
-    let carried = streams.carry()?;
-    let mut said = ReportBuffer::default();
+    let copying = streams.start_copying()?;
+    let mut reports = ReportBuffer::default();
     if send_request(&mut ours, request).is_ok() {
-        let mut none = [(Stream::Stdout, None), (Stream::Stderr, None)];
+        let mut no_pipes = [(Stream::Stdout, None), (Stream::Stderr, None)];
         if request.input == Input::Terminal
-            && let Some(terminal) = wait_for_terminal(&runner, &ours, &mut said)?
+            && let Some(terminal) = wait_for_terminal(&runner, &ours, &mut reports)?
         {
             crate::runner::terminal::connect(&terminal, &runner.pidfd, zygote.process())
                 .map_err(fail("write", "the terminal"))?;
         }
-        follow(&runner, &mut ours, &mut said, &mut none, &mut |_, _| ())?;
+        follow(&runner, &mut ours, &mut reports, &mut no_pipes, &mut |_, _| ())?;
     }
-    let outcome = runner.conclude(&said).map(|ended| ended.outcome);
+    let outcome = runner.conclude(&reports).map(|ended| ended.outcome);
     // After a cancellation, remaining output is dropped: the reader might never take it.
     if !cancel.is_canceled() {
-        carried.finish().map_err(SandboxError::Output)?;
+        copying.finish().map_err(SandboxError::Output)?;
     }
     outcome
 }
 
 /// Waits for the terminal that the runner sends. Returns `None` if the runner ends or reports a
-/// failure instead. Warnings that precede the terminal, and the failure, are added to `said`.
+/// failure instead. Warnings that precede the terminal, and the failure, are added to `reports`.
 fn wait_for_terminal(
     runner: &Runner<'_>,
     socket: &UnixStream,
-    said: &mut ReportBuffer,
+    reports: &mut ReportBuffer,
 ) -> Result<Option<OwnedFd>, SandboxError> {
-    let none = [(Stream::Stdout, None), (Stream::Stderr, None)];
-    while !said.has_reports() && !wait_for_news(runner, socket, &none)? {
+    let no_pipes = [(Stream::Stdout, None), (Stream::Stderr, None)];
+    while !reports.has_reports() && !wait_for_activity(runner, socket, &no_pipes)? {
         // One byte at a time: a longer read could continue past the byte that carries the terminal.
         match receive_with_byte(socket) {
             Ok((mut fds, byte)) => match fds.pop() {
                 Some(terminal) => return Ok(Some(terminal)),
-                None => said.add(&[byte]),
+                None => reports.add(&[byte]),
             },
             Err(rustix::io::Errno::PIPE) => break,
             Err(e) => return Err(fail("recvmsg", "the terminal")(e.into())),
@@ -98,41 +98,42 @@ impl Streams {
     }
 
     /// Starts the copying threads and closes the command's ends of the pipes in this process.
-    fn carry(self) -> rbuild_linux::Result<Carried> {
-        let (ended, until) = match io::pipe() {
+    fn start_copying(self) -> rbuild_linux::Result<CopyThreads> {
+        // The threads see the end of the command as the end of this pipe.
+        let (ended, end_signal) = match io::pipe() {
             Ok((reader, writer)) => (Some(reader), Some(writer)),
             Err(_) => (None, None),
         };
         let out = self.out.0;
         let mut threads = Vec::new();
-        let mut carry = |from: PipeReader, to: fn() -> io::Result<OwnedFd>| -> rbuild_linux::Result<()> {
+        let mut copy = |from: PipeReader, to: fn() -> io::Result<OwnedFd>| -> rbuild_linux::Result<()> {
             let ended = ended.as_ref().and_then(|ended| ended.try_clone().ok());
             threads.push(start(move || copy_output(&from, &to()?, ended.as_ref()))?);
             Ok(())
         };
-        carry(out, || io::stdout().as_fd().try_clone_to_owned())?;
+        copy(out, || io::stdout().as_fd().try_clone_to_owned())?;
         if let Some((err, _)) = self.err {
-            carry(err, || io::stderr().as_fd().try_clone_to_owned())?;
+            copy(err, || io::stderr().as_fd().try_clone_to_owned())?;
         }
         if let Some((_, to)) = self.input {
             // Not joined, because its source may never produce input again.
             start(move || copy_input(&to, ended.as_ref()))?;
         }
-        Ok(Carried { threads, until })
+        Ok(CopyThreads { threads, end_signal })
     }
 }
 
 /// Copying threads in progress.
-struct Carried {
+struct CopyThreads {
     threads: Vec<JoinHandle<io::Result<()>>>,
     /// Dropped when the command can write no more.
-    until: Option<PipeWriter>,
+    end_signal: Option<PipeWriter>,
 }
 
-impl Carried {
+impl CopyThreads {
     /// Waits until all output has been delivered.
     fn finish(self) -> io::Result<()> {
-        drop(self.until);
+        drop(self.end_signal);
         self.threads.into_iter().try_for_each(|thread| thread.join().unwrap_or(Ok(())))
     }
 }
@@ -161,12 +162,12 @@ fn copy_output(from: &PipeReader, to: &OwnedFd, ended: Option<&PipeReader>) -> i
         let mut fds = vec![PollFd::new(from, PollFlags::IN), PollFd::new(to, PollFlags::empty())];
         fds.extend(ended.map(|ended| PollFd::new(ended, PollFlags::IN)));
         wait(&mut fds)?;
-        let (news, broken) = (fds[0].revents(), fds[1].revents());
+        let (readable, broken) = (fds[0].revents(), fds[1].revents());
         let over = fds.get(2).is_some_and(|ended| !ended.revents().is_empty());
-        if !broken.is_empty() || (news.is_empty() && over) {
+        if !broken.is_empty() || (readable.is_empty() && over) {
             return Ok(());
         }
-        if !news.is_empty() {
+        if !readable.is_empty() {
             last -= usize::from(over);
             match read(from, &mut buffer)? {
                 Some(0) => return Ok(()),
@@ -236,16 +237,18 @@ mod tests {
 
     use super::*;
 
-    fn carried(write: impl FnOnce(PipeWriter, PipeWriter) + Send, read: impl FnOnce(PipeReader)) -> io::Result<()> {
+    /// Copies the output that `write` produces to the pipe that `read` reads. `write` drops its
+    /// second argument at the end of the command.
+    fn copied(write: impl FnOnce(PipeWriter, PipeWriter) + Send, read: impl FnOnce(PipeReader)) -> io::Result<()> {
         let (from, command) = io::pipe().unwrap();
         let (reader, to) = io::pipe().unwrap();
-        let (ended, until) = io::pipe().unwrap();
+        let (ended, end_signal) = io::pipe().unwrap();
         std::thread::scope(|scope| {
-            let carrier = scope.spawn(move || copy_output(&from, &to.into(), Some(&ended)));
-            let writer = scope.spawn(move || write(command, until));
+            let copier = scope.spawn(move || copy_output(&from, &to.into(), Some(&ended)));
+            let writer = scope.spawn(move || write(command, end_signal));
             read(reader);
             writer.join().unwrap();
-            carrier.join().unwrap()
+            copier.join().unwrap()
         })
     }
 
@@ -254,7 +257,7 @@ mod tests {
         let bytes: Vec<u8> = (0..3_000_000u32).map(|n| (n % 251) as u8).collect();
         let mut arrived = Vec::new();
         let write = |mut command: PipeWriter, _| command.write_all(&bytes).unwrap();
-        carried(write, |mut reader| drop(reader.read_to_end(&mut arrived))).unwrap();
+        copied(write, |mut reader| drop(reader.read_to_end(&mut arrived))).unwrap();
         assert!(arrived == bytes);
     }
 
@@ -267,7 +270,7 @@ mod tests {
             });
             assert_eq!(error.unwrap().kind(), io::ErrorKind::BrokenPipe);
         };
-        carried(write, drop).unwrap();
+        copied(write, drop).unwrap();
     }
 
     #[test]
@@ -281,16 +284,16 @@ mod tests {
     #[test]
     fn a_pipe_held_open_by_another_process_is_not_waited_for() {
         let mut arrived = String::new();
-        let write = |mut command: PipeWriter, until| {
+        let write = |mut command: PipeWriter, end_signal| {
             command.write_all(b"last words").unwrap();
-            drop(until);
+            drop(end_signal);
             // Held by a thread that outlives the command.
             std::thread::spawn(move || {
                 std::thread::sleep(std::time::Duration::from_secs(600));
                 drop(command);
             });
         };
-        carried(write, |mut reader| drop(reader.read_to_string(&mut arrived))).unwrap();
+        copied(write, |mut reader| drop(reader.read_to_string(&mut arrived))).unwrap();
         assert_eq!(arrived, "last words");
     }
 }

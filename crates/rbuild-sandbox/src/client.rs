@@ -92,11 +92,11 @@ impl<'a> Runner<'a> {
     }
 
     /// Finishes the runner and returns the outcome of its command, if the command got that far.
-    pub(crate) fn conclude(mut self, said: &ReportBuffer) -> Result<CommandEnd, SandboxError> {
-        let last = said.reports.last();
+    pub(crate) fn conclude(mut self, reports: &ReportBuffer) -> Result<CommandEnd, SandboxError> {
+        let last = reports.list.last();
         self.finished = matches!(last, Some(Report::Finished(_)));
         let at = process::moment();
-        match (said.reports.first(), last) {
+        match (reports.list.first(), last) {
             // A failure of the command takes precedence over failures of its runner afterwards.
             (Some(Report::Ended(ended)), _) if ended.outcome != CommandOutcome::Exited(0) => Ok(ended.clone()),
             (_, Some(Report::Finished(Err(why)))) => {
@@ -123,7 +123,7 @@ impl Drop for Runner<'_> {
 #[derive(Default)]
 pub(crate) struct ReportBuffer {
     bytes: Vec<u8>,
-    reports: Vec<Report>,
+    list: Vec<Report>,
 }
 
 impl ReportBuffer {
@@ -133,7 +133,7 @@ impl ReportBuffer {
             let line: Vec<u8> = self.bytes.drain(..=end).collect();
             match serde_json::from_slice::<Report>(&line) {
                 Ok(Report::Warned(warning)) => tracing::warn!(target: "libcontainer", "{warning}"),
-                Ok(report) => self.reports.push(report),
+                Ok(report) => self.list.push(report),
                 // The runner is trusted code: a truncated line means that it was killed while
                 // writing.
                 Err(_) => {}
@@ -143,11 +143,11 @@ impl ReportBuffer {
 
     /// Returns true once the runner has sent a report other than a warning.
     pub(crate) fn has_reports(&self) -> bool {
-        !self.reports.is_empty()
+        !self.list.is_empty()
     }
 
     fn is_complete(&self) -> bool {
-        matches!(self.reports.last(), Some(Report::Finished(_)))
+        matches!(self.list.last(), Some(Report::Finished(_)))
     }
 }
 
@@ -180,13 +180,13 @@ pub fn run(
     let (err, err_writer) = pipe_for(request)?;
     let runner = Runner::start(zygote, cancel, &[theirs.as_fd(), out_writer.as_fd(), err_writer.as_fd()])?;
     drop((theirs, out_writer, err_writer));
-    let mut said = ReportBuffer::default();
+    let mut reports = ReportBuffer::default();
     // A request that cannot be sent means that the runner is gone, which is reported below.
     if send_request(&mut ours, request).is_ok() {
         let mut pipes = [(Stream::Stdout, Some(out)), (Stream::Stderr, Some(err))];
-        follow(&runner, &mut ours, &mut said, &mut pipes, &mut output)?;
+        follow(&runner, &mut ours, &mut reports, &mut pipes, &mut output)?;
     }
-    let ended = runner.conclude(&said);
+    let ended = runner.conclude(&reports);
     tracing::debug!(target: "sandbox", ?ended, "command ended");
     ended
 }
@@ -198,7 +198,7 @@ const CHUNK: usize = 64 * 1024;
 pub(crate) fn follow(
     runner: &Runner<'_>,
     socket: &mut UnixStream,
-    said: &mut ReportBuffer,
+    reports: &mut ReportBuffer,
     pipes: &mut [(Stream, Option<PipeReader>); 2],
     output: &mut impl FnMut(Stream, &[u8]),
 ) -> Result<(), SandboxError> {
@@ -209,13 +209,13 @@ pub(crate) fn follow(
     socket.set_nonblocking(true).map_err(fail("fcntl", "the pipes of the command"))?;
     let mut buffer = vec![0; CHUNK];
     let mut ended = false;
-    while !ended && !said.is_complete() {
-        ended = wait_for_news(runner, socket, pipes)?;
+    while !ended && !reports.is_complete() {
+        ended = wait_for_activity(runner, socket, pipes)?;
         if ended {
             runner.kill();
         }
         while let Ok(n @ 1..) = socket.read(&mut buffer) {
-            said.add(&buffer[..n]);
+            reports.add(&buffer[..n]);
         }
         read_pipes(pipes, &mut buffer, 1, output)?;
     }
@@ -226,8 +226,8 @@ pub(crate) fn follow(
 /// More reads than a pipe can hold data for (fs.pipe-max-size is 1 MiB unless root raised it).
 const LAST_PIECES: usize = 64;
 
-/// Waits for input; returns true if the runner or the zygote has ended.
-pub(crate) fn wait_for_news(
+/// Waits for a report or for output. Returns true if the runner or the zygote has ended.
+pub(crate) fn wait_for_activity(
     runner: &Runner<'_>,
     socket: &UnixStream,
     pipes: &[(Stream, Option<PipeReader>); 2],
@@ -283,12 +283,12 @@ mod tests {
             .flat_map(|report| [serde_json::to_vec(report).unwrap(), vec![b'\n']].concat())
             .collect();
         for size in [1, 7, 1000] {
-            let mut said = ReportBuffer::default();
-            text.chunks(size).for_each(|bytes| said.add(bytes));
-            assert_eq!(said.reports, [ended.clone(), Report::Finished(Ok(()))]);
+            let mut reports = ReportBuffer::default();
+            text.chunks(size).for_each(|bytes| reports.add(bytes));
+            assert_eq!(reports.list, [ended.clone(), Report::Finished(Ok(()))]);
         }
         let mut cut = ReportBuffer::default();
         cut.add(&text[..text.len() - 1]);
-        assert!(!cut.is_complete() && cut.reports == [ended]);
+        assert!(!cut.is_complete() && cut.list == [ended]);
     }
 }

@@ -108,7 +108,7 @@ pub fn hit(key: &CacheKey) -> String {
 /// are equal. `files` are the changes among the files that the step takes, if known: from a context
 /// if it takes any, otherwise from a stage or an image.
 pub fn differences(now: &KeyInputs, before: &KeyInputs, files: Option<&Changes>) -> Vec<String> {
-    let mut told = Vec::new();
+    let mut reasons = Vec::new();
     let mut names: Vec<&str> = Vec::new();
     for part in now.parts.iter().chain(&before.parts) {
         if !names.contains(&part.name.as_str()) {
@@ -122,30 +122,30 @@ pub fn differences(now: &KeyInputs, before: &KeyInputs, files: Option<&Changes>)
         }
         match name {
             FROM if files.is_some() && !names.contains(&FILES) => {
-                told.extend(files.filter(|changes| !changes.is_empty()).map(|changes| {
+                reasons.extend(files.filter(|changes| !changes.is_empty()).map(|changes| {
                     let source = new.first().map_or(String::new(), |input| source(input));
                     format!("in {source}: {}", file_changes(changes))
                 }));
             }
-            PARENT | FROM => told.extend(inputs(&new, &old)),
-            VARIABLE => told.extend(variables(&new, &old)),
-            FILES => told.push(match files {
+            PARENT | FROM => reasons.extend(inputs(&new, &old)),
+            VARIABLE => reasons.extend(variables(&new, &old)),
+            FILES => reasons.push(match files {
                 Some(changes) if !changes.is_empty() => file_changes(changes),
                 _ => "context files changed".into(),
             }),
-            "command" | "script" | "here-document" => told.push(format!("the {name} changed")),
+            "command" | "script" | "here-document" => reasons.push(format!("the {name} changed")),
             // Unlike other parts, this one is in the key only if the Dockerfile contains the
             // option.
             "--exclude" if texts(&new) == texts(&old) => {
                 let change = if new.len() > old.len() { "added" } else { "removed" };
-                told.push(format!("an empty --exclude was {change}"));
+                reasons.push(format!("an empty --exclude was {change}"));
             }
             // One of the steps has the part, without a value, and the other lacks it.
             _ if texts(&new).is_empty() && texts(&old).is_empty() => {}
-            _ => told.push(format!("{name} changed from {} to {}", value(&texts(&old)), value(&texts(&new)))),
+            _ => reasons.push(format!("{name} changed from {} to {}", value(&texts(&old)), value(&texts(&new)))),
         }
     }
-    told
+    reasons
 }
 
 /// Returns the values of the parts with that name, in order.
@@ -178,10 +178,10 @@ fn shortened(text: &str) -> String {
 }
 
 fn inputs(new: &[&KeyValue], old: &[&KeyValue]) -> Vec<String> {
-    let mut told = Vec::new();
+    let mut reasons = Vec::new();
     for (i, input) in new.iter().copied().enumerate() {
         let before = old.get(i).copied();
-        told.push(match (input, before) {
+        reasons.push(match (input, before) {
             _ if before == Some(input) => continue,
             // An image with another configuration but the same files is not a reason.
             (KeyValue::Image { result, .. }, Some(KeyValue::Image { result: was, .. })) if result == was => continue,
@@ -198,10 +198,10 @@ fn inputs(new: &[&KeyValue], old: &[&KeyValue]) -> Vec<String> {
             (KeyValue::Text(_) | KeyValue::Variable { .. } | KeyValue::Files(_), _) => continue,
         });
     }
-    if told.is_empty() && new.len() < old.len() {
-        told.push("fewer stages or images are read".into());
+    if reasons.is_empty() && new.len() < old.len() {
+        reasons.push("fewer stages or images are read".into());
     }
-    told
+    reasons
 }
 
 fn variables(new: &[&KeyValue], old: &[&KeyValue]) -> Vec<String> {
@@ -214,23 +214,23 @@ fn variables(new: &[&KeyValue], old: &[&KeyValue]) -> Vec<String> {
     }
     let (new, old) = (pairs(new), pairs(old));
     let find = |list: &[(&str, &str)], name: &str| list.iter().find(|(k, _)| *k == name).map(|(_, v)| v.to_string());
-    let mut told = Vec::new();
+    let mut reasons = Vec::new();
     for (name, now) in &new {
         match find(&old, name) {
             Some(before) if before != *now => {
-                told.push(format!("{name} changed from {} to {}", value(&before), value(now)))
+                reasons.push(format!("{name} changed from {} to {}", value(&before), value(now)))
             }
             Some(_) => {}
-            None => told.push(format!("{name}={now} was added", now = shortened(now))),
+            None => reasons.push(format!("{name}={now} was added", now = shortened(now))),
         }
     }
     for (name, _) in old.iter().filter(|(name, _)| find(&new, name).is_none()) {
-        told.push(format!("{name} was removed"));
+        reasons.push(format!("{name} was removed"));
     }
-    if told.is_empty() {
-        told.push("the order of the variables changed".into());
+    if reasons.is_empty() {
+        reasons.push("the order of the variables changed".into());
     }
-    told
+    reasons
 }
 
 fn file_changes(changes: &Changes) -> String {
@@ -327,15 +327,15 @@ mod tests {
     #[test]
     fn a_changed_input_is_a_reason_and_a_renumbered_one_is_not() {
         let of = |label: &str, digest: &str| key_inputs(&[(PARENT, &format!("step {label} @{digest}"))]);
-        let told = |now: &KeyInputs, before: &KeyInputs| differences(now, before, None);
-        assert_eq!(told(&of("a 3/5", "11"), &of("a 3/5", "22")), ["input [a 3/5] changed"]);
+        let reasons = |now: &KeyInputs, before: &KeyInputs| differences(now, before, None);
+        assert_eq!(reasons(&of("a 3/5", "11"), &of("a 3/5", "22")), ["input [a 3/5] changed"]);
         let image = |name: &str, result: &str, manifest: &str| {
             let result = ResultId::of(result.as_bytes());
             key_inputs(&[(PARENT, &format!("image {name} {result} @{manifest}"))])
         };
-        assert!(told(&image("debian", "r", "1"), &image("other", "r", "2")).is_empty());
-        assert_eq!(told(&image("debian", "r", "1"), &image("other", "s", "2")), ["image other → debian"]);
-        assert!(told(&of("a 4/6", "22"), &of("a 3/5", "22")).is_empty());
+        assert!(reasons(&image("debian", "r", "1"), &image("other", "r", "2")).is_empty());
+        assert_eq!(reasons(&image("debian", "r", "1"), &image("other", "s", "2")), ["image other → debian"]);
+        assert!(reasons(&of("a 4/6", "22"), &of("a 3/5", "22")).is_empty());
     }
 
     /// Each row has a title, the parts now, those before, and the files that changed, if they are

@@ -13,8 +13,8 @@ use rbuild_dockerfile::{Diagnostic, Span};
 use rbuild_image::Hasher;
 use rbuild_linux::{OwnerRecords, RootDir};
 use rbuild_plan::{
-    CacheStep, ContextDir, ContextId, CopyItem, CopyStep, FileSource, MountKindStep, MountStep, RunStep, Step,
-    StepPart, Vertex, VertexId,
+    ContextDir, ContextId, CopyItem, CopyStep, FileSource, RunCache, RunMount, RunMountKind, RunStep, Step, StepPart,
+    Vertex, VertexId,
 };
 use rbuild_remedy::{BuildRemedy, FileRemedy, Remedy};
 use rbuild_sandbox::Builder;
@@ -219,14 +219,14 @@ impl KeyMaker<'_> {
             Step::Run(run) => {
                 for mount in &run.mounts {
                     match &mount.kind {
-                        MountKindStep::Bind { from: FileSource::Vertex(id), source } => {
+                        RunMountKind::Bind { from: FileSource::Vertex(id), source } => {
                             put(KeyComponent::Own(StepPart::Own("mounted path", source.as_bytes())));
                             put(KeyComponent::Input(FROM, *id));
                         }
-                        MountKindStep::Cache(CacheStep { from: Some(FileSource::Vertex(id)), .. }) => {
+                        RunMountKind::Cache(RunCache { from: Some(FileSource::Vertex(id)), .. }) => {
                             put(KeyComponent::Input(FROM, *id));
                         }
-                        MountKindStep::Bind { .. } | MountKindStep::Cache(CacheStep { from: Some(_), .. }) => {
+                        RunMountKind::Bind { .. } | RunMountKind::Cache(RunCache { from: Some(_), .. }) => {
                             taken.next().into_iter().for_each(&mut put)
                         }
                         _ => {}
@@ -293,9 +293,9 @@ pub struct ContextMount<'a> {
 }
 
 /// Returns true if a mount takes files from a context.
-pub fn takes_context(mount: &MountStep) -> bool {
+pub fn takes_context(mount: &RunMount) -> bool {
     match &mount.kind {
-        MountKindStep::Bind { from, .. } | MountKindStep::Cache(CacheStep { from: Some(from), .. }) => {
+        RunMountKind::Bind { from, .. } | RunMountKind::Cache(RunCache { from: Some(from), .. }) => {
             !matches!(from, FileSource::Vertex(_))
         }
         _ => false,
@@ -306,8 +306,8 @@ pub fn takes_context(mount: &MountStep) -> bool {
 pub fn context_mounts(run: &RunStep) -> impl Iterator<Item = ContextMount<'_>> {
     run.mounts.iter().filter_map(|mount| {
         let (from, source, seeds_cache) = match &mount.kind {
-            MountKindStep::Bind { from, source } => (*from, source, false),
-            MountKindStep::Cache(CacheStep { from: Some(from), source, .. }) => (*from, source, true),
+            RunMountKind::Bind { from, source } => (*from, source, false),
+            RunMountKind::Cache(RunCache { from: Some(from), source, .. }) => (*from, source, true),
             _ => return None,
         };
         let from_name = mount.from_name.as_deref();

@@ -19,7 +19,7 @@ use crate::event::BuildPhase;
 use crate::exports::{ImageForm, Squash};
 use crate::ops::copy_step::no_space;
 use crate::prepare::image_key::image_key;
-use crate::solve::executor::EarlyLayers;
+use crate::solve::executor::LayerQueue;
 
 const COMMENT: &str = "buildkit.dockerfile.v0";
 
@@ -160,7 +160,7 @@ pub(crate) fn latest(env: &StepEnv<'_>, form: &ImageForm) -> Option<i64> {
 /// Packs the layers of trees as they arrive, in the requested forms, while other steps still run.
 /// It uses only processor time that would be idle. Errors are ignored: they occur again, and are
 /// reported, when the layer is needed.
-pub(crate) fn pack_early(env: &StepEnv<'_>, layers: &EarlyLayers<'_>) {
+pub(crate) fn pack_early(env: &StepEnv<'_>, layers: &LayerQueue<'_>) {
     rbuild_linux::process::yield_to_others();
     let stop = || env.cancel.is_canceled();
     // Layers still unpacked after the last step are packed by several threads at normal priority

@@ -6,7 +6,7 @@ use std::time::Duration;
 use rbuild_dockerfile::Diagnostic;
 use rbuild_image::DEFAULT_PATH;
 use rbuild_linux::parallel::locked;
-use rbuild_plan::{AgentStep, RunStep, SecretStep, VertexId};
+use rbuild_plan::{RunAgent, RunSecret, RunStep, VertexId};
 use rbuild_remedy::{CommandRemedy, MachineRemedy, Remedy};
 use rbuild_sandbox::{
     CommandEnd, CommandOutcome, Input, MountRequest, MountSource, RootFiles, RunRequest, SandboxError, Stream,
@@ -126,8 +126,8 @@ struct RunInputs<'a> {
     user: users::Identity,
     files: RootFiles,
     mounts: Vec<MountRequest>,
-    secrets: &'a [(&'a SecretStep, &'a [u8])],
-    agents: &'a [(Agent, &'a AgentStep)],
+    secrets: &'a [(&'a RunSecret, &'a [u8])],
+    agents: &'a [(Agent, &'a RunAgent)],
 }
 
 fn run_request(env: &StepEnv<'_>, run: &RunStep, inputs: RunInputs<'_>) -> RunRequest {
@@ -244,13 +244,13 @@ fn note_failed_run(env: &StepEnv<'_>, at: u64, request: RunRequest) {
 }
 
 /// Returns those secrets of a command that were given, with their values.
-fn secrets_of<'s>(env: &'s StepEnv<'_>, run: &'s RunStep) -> Result<Vec<(&'s SecretStep, &'s [u8])>> {
+fn secrets_of<'s>(env: &'s StepEnv<'_>, run: &'s RunStep) -> Result<Vec<(&'s RunSecret, &'s [u8])>> {
     let value = |step| Ok(secret(env, step)?.map(|value| (step, value)));
     run.secrets.iter().filter_map(|secret| value(secret).transpose()).collect()
 }
 
 /// Returns the value of a secret, `None` if it is optional and was not given.
-fn secret<'e>(env: &'e StepEnv<'_>, wanted: &SecretStep) -> Result<Option<&'e [u8]>> {
+fn secret<'e>(env: &'e StepEnv<'_>, wanted: &RunSecret) -> Result<Option<&'e [u8]>> {
     let found = env.request.secrets.iter().find(|(id, _)| *id == wanted.id).map(|(_, value)| value.as_slice());
     if found.is_none() && wanted.required {
         return Err(BuildError::Unmet(vec![missing_secret(wanted)]));

@@ -9,7 +9,7 @@ use rbuild_image::Hasher;
 use rbuild_linux::{RootDir, UidGid};
 use rbuild_paths::SourcePattern;
 use rbuild_plan::{
-    AgentStep, CacheStep, CopyItem, CopySource, CopyStep, FileSource, MountKindStep, MountStep, RunStep, SecurityMode,
+    CopyItem, CopySource, CopyStep, FileSource, RunAgent, RunCache, RunMount, RunMountKind, RunStep, SecurityMode,
     VertexId,
 };
 use rbuild_sandbox::{MountRequest, MountSource};
@@ -93,15 +93,15 @@ pub(crate) fn mounts(
     let mut requests = Vec::new();
     for (i, mount) in steps.iter().enumerate() {
         let source = match &mount.kind {
-            MountKindStep::Tmpfs { size } => MountSource::Tmpfs { size: *size },
-            MountKindStep::Cache(step) => {
+            RunMountKind::Tmpfs { size } => MountSource::Tmpfs { size: *size },
+            RunMountKind::Cache(step) => {
                 cache_source(env, &mut held, (i, TreesFor { read_only: mount.read_only, insecure }), step)?
             }
-            MountKindStep::Volume { id, .. } => MountSource::Machine(env.builder.path(&BindPoint::Volume(*id).path())),
-            MountKindStep::Bind { from: FileSource::Vertex(from), source } => {
+            RunMountKind::Volume { id, .. } => MountSource::Machine(env.builder.path(&BindPoint::Volume(*id).path())),
+            RunMountKind::Bind { from: FileSource::Vertex(from), source } => {
                 stage_mount(env, *from, source, TreesFor { read_only: mount.read_only, insecure })?
             }
-            MountKindStep::Bind { .. } => {
+            RunMountKind::Bind { .. } => {
                 let part = parts.next().ok_or_else(|| BuildError::other("a part of the context is missing"))?;
                 trees_mount(env, &[part.tree], part.path, TreesFor { read_only: mount.read_only, insecure })?
             }
@@ -118,14 +118,14 @@ pub(crate) fn mounts(
 fn caches(
     env: &StepEnv<'_>,
     vertex: VertexId,
-    steps: &[MountStep],
+    steps: &[RunMount],
     taken: &[Selection],
 ) -> Attempt<Vec<(Vec<usize>, CacheMount)>> {
-    let mut wanted: BTreeMap<CacheId, Vec<(usize, &CacheStep, Seed<'_>)>> = BTreeMap::new();
+    let mut wanted: BTreeMap<CacheId, Vec<(usize, &RunCache, Seed<'_>)>> = BTreeMap::new();
     let mut taken = taken.iter();
     for (i, mount) in steps.iter().enumerate() {
         let files = if key::takes_context(mount) { taken.next() } else { None };
-        if let MountKindStep::Cache(step) = &mount.kind {
+        if let RunMountKind::Cache(step) = &mount.kind {
             let seed = Seed { span: mount.span, from_name: mount.from_name.as_deref(), files };
             wanted.entry(cache_id(env, step, seed)?).or_default().push((i, step, seed));
         }
@@ -150,7 +150,7 @@ fn cache_source(
     env: &StepEnv<'_>,
     held: &mut HeldCaches,
     (mount, access): (usize, TreesFor),
-    step: &CacheStep,
+    step: &RunCache,
 ) -> Result<MountSource> {
     let found = held.caches.iter().position(|(mounts, _)| mounts.contains(&mount));
     let number = found.ok_or_else(|| BuildError::other("a cache mount has no cache"))?;
@@ -174,8 +174,8 @@ fn cache_source(
 }
 
 /// Returns the ID of a cache. Initial content, owner and mode are part of it.
-fn cache_id(env: &StepEnv<'_>, step: &CacheStep, seed: Seed<'_>) -> Result<CacheId> {
-    let CacheStep { id, id_counts: _, sharing: _, from, source, mode, uid, gid } = step;
+fn cache_id(env: &StepEnv<'_>, step: &RunCache, seed: Seed<'_>) -> Result<CacheId> {
+    let RunCache { id, id_counts: _, sharing: _, from, source, mode, uid, gid } = step;
     let mut hasher = Hasher::new();
     hasher.field("cache 1").field(id);
     if (*mode, *uid, *gid) != (0o755, 0, 0) {
@@ -196,7 +196,7 @@ fn cache_id(env: &StepEnv<'_>, step: &CacheStep, seed: Seed<'_>) -> Result<Cache
 
 /// Fills a new cache with its initial content. Fails with [`StepError::ContextChanged`] if the
 /// context no longer has the content that the cache's ID was computed from.
-fn fill_cache(env: &StepEnv<'_>, id: VertexId, step: &CacheStep, seed: Seed<'_>, dir: &RootDir) -> Attempt<()> {
+fn fill_cache(env: &StepEnv<'_>, id: VertexId, step: &RunCache, seed: Seed<'_>, dir: &RootDir) -> Attempt<()> {
     let fail = || BuildError::kernel(ErrorContext::CacheMount(&step.id));
     dir.set_own_meta(UidGid::new(step.uid, step.gid), step.mode, now(env.request.now)).map_err(fail())?;
     let Some(from) = step.from else { return Ok(()) };
@@ -342,7 +342,7 @@ fn part_key(env: &StepEnv<'_>, content: &SelectionHash) -> CacheKey {
 }
 
 /// Starts the SSH agents of a command. They serve until dropped.
-pub(crate) fn agents<'s>(env: &StepEnv<'_>, steps: &'s [AgentStep]) -> Result<Vec<(Agent, &'s AgentStep)>> {
+pub(crate) fn agents<'s>(env: &StepEnv<'_>, steps: &'s [RunAgent]) -> Result<Vec<(Agent, &'s RunAgent)>> {
     static SERIAL: AtomicUsize = AtomicUsize::new(0);
     let mut agents = Vec::new();
     for step in steps {
@@ -377,7 +377,7 @@ fn now(seconds: i64) -> rbuild_linux::Timestamp {
     rbuild_linux::Timestamp { sec: seconds, nsec: 0 }
 }
 
-fn cache_use(step: &CacheStep) -> CacheUse {
+fn cache_use(step: &RunCache) -> CacheUse {
     match step.sharing {
         Sharing::Shared => CacheUse::Shared,
         Sharing::Private => CacheUse::Private,

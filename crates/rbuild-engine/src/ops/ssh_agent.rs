@@ -19,7 +19,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rbuild_linux::{OwnerRecords, RootDir, UidGid};
-use rbuild_plan::AgentStep;
+use rbuild_plan::RunAgent;
 use rbuild_sandbox::{MountRequest, MountSource};
 use rustix::event::{PollFd, PollFlags, poll};
 
@@ -51,7 +51,7 @@ impl Agent {
         owners: &OwnerRecords,
         source: &AgentSource,
         socket: &Path,
-        step: &AgentStep,
+        step: &RunAgent,
     ) -> std::io::Result<Agent> {
         // The socket gets its mode only after it has been bound, so the directory must be private.
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;

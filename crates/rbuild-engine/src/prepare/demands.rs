@@ -1,7 +1,7 @@
 //! Checks for secrets and SSH agents that commands require.
 
 use rbuild_dockerfile::{Diagnostic, Help, closest};
-use rbuild_plan::{AgentStep, BuildGraph, RunStep, SecretStep, Step, VertexId};
+use rbuild_plan::{BuildGraph, RunAgent, RunSecret, RunStep, Step, VertexId};
 use rbuild_remedy::{BuildRemedy, Remedy};
 
 use crate::Warning;
@@ -59,12 +59,12 @@ pub(crate) fn not_given(run: &RunStep, request: &BuildRequest) -> Option<Remedy>
     (!secrets.is_empty() || !agents.is_empty()).then_some(Remedy::Build(BuildRemedy::PassMissing { secrets, agents }))
 }
 
-pub(crate) fn missing_secret(step: &SecretStep) -> Diagnostic {
+pub(crate) fn missing_secret(step: &RunSecret) -> Diagnostic {
     let d = Diagnostic::new(step.span, format!("secret `{}` is required but was not provided", step.id));
     d.help(Remedy::Build(BuildRemedy::PassSecret { id: step.id.clone() }))
 }
 
-pub(crate) fn missing_agent(step: &AgentStep) -> Diagnostic {
+pub(crate) fn missing_agent(step: &RunAgent) -> Diagnostic {
     let d = Diagnostic::new(step.span, format!("SSH agent `{}` is required but was not provided", step.id));
     d.help(Remedy::Build(BuildRemedy::PassAgent { id: step.id.clone() }))
 }

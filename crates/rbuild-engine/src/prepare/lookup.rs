@@ -7,7 +7,7 @@
 
 use std::collections::HashSet;
 
-use rbuild_plan::{BuildGraph, FileSource, MountKindStep, NoCache, RunStep, Step, Vertex, VertexId};
+use rbuild_plan::{BuildGraph, FileSource, NoCache, RunMountKind, RunStep, Step, Vertex, VertexId};
 use rbuild_source::Selection;
 use rbuild_store::{CacheKey, ForeignRecord, Lock, Record, ResultId, SecretMark, Store, TreeId, Workspace};
 
@@ -306,7 +306,7 @@ pub(crate) fn may_take(marks: &[SecretMark], store: &Store, step: &Step, tree: &
 
 /// Returns true if a command mounts files of stages, and may therefore be cached by their content.
 fn mounts_stages(run: &RunStep) -> bool {
-    run.mounts.iter().any(|mount| matches!(mount.kind, MountKindStep::Bind { from: FileSource::Vertex(_), .. }))
+    run.mounts.iter().any(|mount| matches!(mount.kind, RunMountKind::Bind { from: FileSource::Vertex(_), .. }))
 }
 
 /// Returns the result that an open step will have, if its key determines it. Every run of a command

@@ -20,17 +20,18 @@ use crate::event::Event;
 use crate::solve::vertex;
 use crate::warning::BuildWarning;
 
-/// Trees of the result's layers, as steps are done, for packing them while other steps still run.
-pub(crate) struct EarlyLayers<'a> {
+/// The receiving end of the queue of trees of the result's layers, which are packed while other
+/// steps still run.
+pub(crate) struct LayerQueue<'a> {
     trees: Receiver<TreeId>,
-    queue: &'a Mutex<Option<Sender<TreeId>>>,
+    sender: &'a Mutex<Option<Sender<TreeId>>>,
 }
 
-impl EarlyLayers<'_> {
+impl LayerQueue<'_> {
     /// Returns the next tree; `None` if no step runs any more.
     pub fn next(&self) -> Option<TreeId> {
         let tree = self.trees.recv().ok()?;
-        locked(self.queue).is_some().then_some(tree)
+        locked(self.sender).is_some().then_some(tree)
     }
 }
 
@@ -40,7 +41,7 @@ struct Executor<'a> {
     waiting: Vec<AtomicUsize>,
     failure: FirstFailure,
     /// Receives trees whose layers will be needed; `None` once no step runs any more.
-    early: Mutex<Option<Sender<TreeId>>>,
+    layer_sender: Mutex<Option<Sender<TreeId>>>,
 }
 
 /// The earliest of several parallel step failures. Failures are not necessarily reported in the
@@ -73,7 +74,7 @@ impl FirstFailure {
 /// # Errors
 ///
 /// Fails with the error of the step that failed first, or if the build is canceled.
-pub(crate) fn run(env: &StepEnv<'_>, pack: impl FnOnce(EarlyLayers<'_>) + Send) -> Result<()> {
+pub(crate) fn run(env: &StepEnv<'_>, pack: impl FnOnce(LayerQueue<'_>) + Send) -> Result<()> {
     let is_command = |id: VertexId| matches!(env.graph().vertices[id].step, Step::Run(_));
     let runs_any = env.schedule.vertices().any(|(id, _)| is_command(id));
     if runs_any {
@@ -101,7 +102,7 @@ pub(crate) fn run(env: &StepEnv<'_>, pack: impl FnOnce(EarlyLayers<'_>) + Send) 
         });
     };
     if runs_any {
-        pack_beside(&executor.early, |queue| executor.queue_done(queue), pack, work);
+        pack_beside(&executor.layer_sender, |sender| executor.queue_cached_layers(sender), pack, work);
     } else {
         work();
     }
@@ -112,13 +113,13 @@ pub(crate) fn run(env: &StepEnv<'_>, pack: impl FnOnce(EarlyLayers<'_>) + Send) 
     }
 }
 
-/// Runs `work`, with `pack` on a separate thread, which gets the layers that `queue_done` and
+/// Runs `work`, with `pack` on a separate thread, which receives the layers that `queue_cached` and
 /// `work` put into the queue. The queue is closed when `work` ends, also by a panic: otherwise the
 /// thread would wait for ever.
 fn pack_beside(
-    early: &Mutex<Option<Sender<TreeId>>>,
-    queue_done: impl FnOnce(&Sender<TreeId>),
-    pack: impl FnOnce(EarlyLayers<'_>) + Send,
+    sender: &Mutex<Option<Sender<TreeId>>>,
+    queue_cached: impl FnOnce(&Sender<TreeId>),
+    pack: impl FnOnce(LayerQueue<'_>) + Send,
     work: impl FnOnce(),
 ) {
     struct Close<'a>(&'a Mutex<Option<Sender<TreeId>>>);
@@ -129,11 +130,11 @@ fn pack_beside(
     }
     std::thread::scope(|threads| {
         let (queue, trees) = channel();
-        queue_done(&queue);
-        *locked(early) = Some(queue);
-        let _close = Close(early);
+        queue_cached(&queue);
+        *locked(sender) = Some(queue);
+        let _close = Close(sender);
         // Without the thread the layers are packed later.
-        let _ = start_in(threads, move || pack(EarlyLayers { trees, queue: early }));
+        let _ = start_in(threads, move || pack(LayerQueue { trees, sender }));
         work();
     });
 }
@@ -161,7 +162,7 @@ impl<'a> Executor<'a> {
         for (id, inputs) in env.schedule.vertices() {
             waiting[id].store(inputs.len(), Ordering::SeqCst);
         }
-        Executor { env, waiting, failure: FirstFailure::default(), early: Mutex::new(None) }
+        Executor { env, waiting, failure: FirstFailure::default(), layer_sender: Mutex::new(None) }
     }
 
     fn work_on<'s>(&'s self, id: VertexId, scope: &rayon::Scope<'s>) {
@@ -190,21 +191,21 @@ impl<'a> Executor<'a> {
 
     /// Queues the layer of a step for early packing, if the result will need it.
     fn queue_layer(&self, id: VertexId) {
-        let early = locked(&self.early).clone();
+        let sender = locked(&self.layer_sender).clone();
         let tree = self.env.results.get(id).and_then(|done| done.tree.as_ref());
-        if let (Some(early), Some(tree)) = (early, tree)
+        if let (Some(sender), Some(tree)) = (sender, tree)
             && self.env.chain().any(|layer| layer == id)
         {
-            let _ = early.send(tree.clone());
+            let _ = sender.send(tree.clone());
         }
     }
 
     /// Queues the layers of cached steps of the result, which may not have been packed yet.
-    fn queue_done(&self, queue: &Sender<TreeId>) {
+    fn queue_cached_layers(&self, sender: &Sender<TreeId>) {
         let tree_of = |id| self.env.results.get(id)?.tree.clone();
         let mut found: Vec<TreeId> = self.env.chain().filter_map(tree_of).collect();
         found.reverse();
-        found.into_iter().for_each(|tree| drop(queue.send(tree)));
+        found.into_iter().for_each(|tree| drop(sender.send(tree)));
     }
 }
 
@@ -243,17 +244,17 @@ mod tests {
 
     #[test]
     fn a_panic_of_a_step_stops_concurrent_packing() {
-        let early = Mutex::new(None);
+        let sender = Mutex::new(None);
         let packed = AtomicUsize::new(0);
-        let pack = |layers: EarlyLayers<'_>| while layers.next().is_some() {};
+        let pack = |layers: LayerQueue<'_>| while layers.next().is_some() {};
         let ended = catch_unwind(AssertUnwindSafe(|| {
             let work = || {
                 packed.fetch_add(1, Ordering::SeqCst);
                 panic!("a step");
             };
-            pack_beside(&early, |_| {}, pack, work);
+            pack_beside(&sender, |_| {}, pack, work);
         }));
-        assert!(ended.is_err() && packed.into_inner() == 1 && locked(&early).is_none());
+        assert!(ended.is_err() && packed.into_inner() == 1 && locked(&sender).is_none());
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use rbuild_dockerfile::Diagnostic;
 use rbuild_image::ManifestDigest;
-use rbuild_plan::{CacheStep, CopyStep, FileSource, MountKindStep, MountStep, RunStep, Step, VertexId};
+use rbuild_plan::{CopyStep, FileSource, RunCache, RunMount, RunMountKind, RunStep, Step, VertexId};
 use rbuild_source::{Changes, Selection, SourceError};
 use rbuild_store::{CacheKey, KeyInputs, Lock, ResultId, StoreError};
 
@@ -81,8 +81,8 @@ fn keys_of<'k>(env: &'k StepEnv<'_>, result_of: &'k dyn Fn(VertexId) -> ResultId
     KeyMaker { contexts: &env.contexts, downloads: &env.prepared.downloads, salt, result_of }
 }
 
-/// Looks up or makes the result. Returns true if it was cached.
-#[tracing::instrument(target = "engine", name = "once", level = "debug", skip_all, fields(step = records.id.position(), key = %records.key.short()))]
+/// Looks up the result of a step, or executes the step. Returns true if it was cached.
+#[tracing::instrument(target = "engine", name = "find_or_execute", level = "debug", skip_all, fields(step = records.id.position(), key = %records.key.short()))]
 fn find_or_execute_keyed(records: &StepRecords<'_>, taken: &[Selection]) -> Attempt<bool> {
     let StepRecords { env, id, key, .. } = *records;
     let explain_key = |text: String| env.events.send(Event::Why { step: id.position(), text });
@@ -161,7 +161,7 @@ fn execute_and_publish(
 /// Executes a step into a new tree; returns its directory. `before` holds the key inputs of
 /// the most similar earlier step. `why` is called with the changes among the step's source
 /// files as soon as they are known.
-#[tracing::instrument(target = "engine", name = "make", level = "debug", skip_all, fields(step = id.position()))]
+#[tracing::instrument(target = "engine", name = "execute", level = "debug", skip_all, fields(step = id.position()))]
 fn execute(
     env: &StepEnv<'_>,
     id: VertexId,
@@ -236,12 +236,12 @@ fn contents_mounted(env: &StepEnv<'_>, run: &RunStep, taken: &[Selection]) -> Re
     let mut taken = taken.iter();
     for mount in &run.mounts {
         let (from, source) = match &mount.kind {
-            MountKindStep::Bind { from: FileSource::Vertex(from), source } => (from, source),
-            MountKindStep::Cache(CacheStep { from: Some(FileSource::Vertex(seed)), .. }) => {
+            RunMountKind::Bind { from: FileSource::Vertex(from), source } => (from, source),
+            RunMountKind::Cache(RunCache { from: Some(FileSource::Vertex(seed)), .. }) => {
                 contents.push(Read::Result(env.done(*seed).result));
                 continue;
             }
-            MountKindStep::Bind { .. } | MountKindStep::Cache(CacheStep { from: Some(_), .. }) => {
+            RunMountKind::Bind { .. } | RunMountKind::Cache(RunCache { from: Some(_), .. }) => {
                 contents.extend(taken.next().map(|selection| Read::Files(selection.content.digest)));
                 continue;
             }
@@ -262,7 +262,7 @@ fn contents_mounted(env: &StepEnv<'_>, run: &RunStep, taken: &[Selection]) -> Re
     Ok((stages > 0).then_some(contents))
 }
 
-fn no_mount_source(mount: &MountStep, source: &str) -> BuildError {
+fn no_mount_source(mount: &RunMount, source: &str) -> BuildError {
     let name = mount.from_name.as_deref().unwrap_or_default();
     let d = Diagnostic::new(mount.span, format!("`{source}` does not exist in `{name}`"));
     BuildError::Unmet(vec![d.help(rbuild_remedy::Remedy::File(FileRemedy::CorrectPath { root: format!("`{name}`") }))])

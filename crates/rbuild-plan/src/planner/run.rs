@@ -5,7 +5,7 @@ use rbuild_dockerfile::ast::{self, Command, Word};
 use rbuild_dockerfile::{Diagnostic, Help, Mount, MountKind, PROXY_ARGS, Sharing, Span, expand_mount};
 use rbuild_remedy::{BuildRemedy, MachineRemedy, Remedy};
 
-use crate::graph::{AgentStep, CacheStep, FileSource, InlineFile, MountKindStep, MountStep, RunStep, SecretStep, Step};
+use crate::graph::{FileSource, InlineFile, RunAgent, RunCache, RunMount, RunMountKind, RunSecret, RunStep, Step};
 use crate::history;
 use crate::ids::VolumeId;
 use crate::planner::args;
@@ -34,10 +34,10 @@ pub(super) fn run(planner: &mut Planner<'_>, state: &mut StageState, run: &ast::
             }
         }
     }
-    mounts.extend(planner.params.volumes.iter().enumerate().map(|(position, volume)| MountStep {
+    mounts.extend(planner.params.volumes.iter().enumerate().map(|(position, volume)| RunMount {
         target: volume.target.clone(),
         read_only: volume.read_only,
-        kind: MountKindStep::Volume {
+        kind: RunMountKind::Volume {
             id: VolumeId::new(position),
             source: volume.source.to_string_lossy().into_owned(),
         },
@@ -189,7 +189,7 @@ fn run_args(
     Ok((argv, word.text.clone()))
 }
 
-fn mount(planner: &mut Planner<'_>, state: &StageState, mount: &Mount, span: Span) -> Planned<MountStep> {
+fn mount(planner: &mut Planner<'_>, state: &StageState, mount: &Mount, span: Span) -> Planned<RunMount> {
     // Without a target, the mount covers the working directory.
     let target = join(&state.config.config.working_dir, mount.target.as_deref().unwrap_or("."));
     if target == "/" {
@@ -206,19 +206,19 @@ fn mount(planner: &mut Planner<'_>, state: &StageState, mount: &Mount, span: Spa
                 Some(name) => planner.input_named(name, span)?,
             };
             let source = mount.source.clone().unwrap_or_else(|| "/".into());
-            (MountKindStep::Bind { from, source }, mount.read_only.unwrap_or(true))
+            (RunMountKind::Bind { from, source }, mount.read_only.unwrap_or(true))
         }
         MountKind::Cache => (cache(planner, mount, &target, span)?, mount.read_only.unwrap_or(false)),
-        MountKind::Tmpfs => (MountKindStep::Tmpfs { size: mount.size }, mount.read_only.unwrap_or(false)),
+        MountKind::Tmpfs => (RunMountKind::Tmpfs { size: mount.size }, mount.read_only.unwrap_or(false)),
         MountKind::Secret | MountKind::Ssh => {
             return Err(Diagnostic::new(span, format!("a {} mount is not a file system", mount.kind.name())).into());
         }
     };
     let from_name = mount.from.clone().filter(|_| mount.kind != MountKind::Tmpfs);
-    Ok(MountStep { target, read_only, kind, from_name, span })
+    Ok(RunMount { target, read_only, kind, from_name, span })
 }
 
-fn cache(planner: &mut Planner<'_>, mount: &Mount, target: &str, span: Span) -> Planned<MountKindStep> {
+fn cache(planner: &mut Planner<'_>, mount: &Mount, target: &str, span: Span) -> Planned<RunMountKind> {
     let from = mount.from.as_ref().map(|name| planner.input_named(name, span)).transpose()?;
     // The path as written, so that the directory does not count.
     let default = || rbuild_paths::as_go(mount.target.as_deref().unwrap_or_default());
@@ -229,7 +229,7 @@ fn cache(planner: &mut Planner<'_>, mount: &Mount, target: &str, span: Span) -> 
     let whole = format!("{}/{id}", namespace.as_deref().unwrap_or_default());
     let is_default = whole == target || whole.split_once('/').is_some_and(|(_, rest)| rest == target);
     let id = if namespace.is_some() { whole } else { id };
-    Ok(MountKindStep::Cache(CacheStep {
+    Ok(RunMountKind::Cache(RunCache {
         id,
         id_counts: is_default && mount.sharing == Sharing::Shared,
         sharing: mount.sharing,
@@ -243,7 +243,7 @@ fn cache(planner: &mut Planner<'_>, mount: &Mount, target: &str, span: Span) -> 
 
 /// Orders mounts by target, parents first, as BuildKit does (client/llb/exec.go): a mount never
 /// hides one below it. Of mounts with the same target, the last counts.
-fn sort_mounts(mounts: &mut Vec<MountStep>) {
+fn sort_mounts(mounts: &mut Vec<RunMount>) {
     mounts.reverse();
     mounts.sort_by(|a, b| a.target.cmp(&b.target));
     mounts.dedup_by(|later, kept| later.target == kept.target);
@@ -260,7 +260,7 @@ fn script(run: &ast::Run) -> Result<Option<InlineFile>, Diagnostic> {
     Ok(Some(InlineFile { name: doc.name.clone(), content: doc.body.clone() }))
 }
 
-fn secret(state: &StageState, mount: &Mount, span: Span) -> Planned<SecretStep> {
+fn secret(state: &StageState, mount: &Mount, span: Span) -> Planned<RunSecret> {
     let target = mount.target.as_deref().map(|t| join(&state.config.config.working_dir, t));
     let Some(id) = mount.secret_id() else {
         let d = Diagnostic::new(span, "the secret mount has no ID");
@@ -269,7 +269,7 @@ fn secret(state: &StageState, mount: &Mount, span: Span) -> Planned<SecretStep> 
     // With only `env`, there is no file.
     let default = || format!("/run/secrets/{}", id.rsplit('/').next().unwrap_or(&id));
     let target = target.or_else(|| mount.env.is_none().then(default));
-    Ok(SecretStep {
+    Ok(RunSecret {
         target,
         env: mount.env.clone(),
         required: mount.required,
@@ -282,9 +282,9 @@ fn secret(state: &StageState, mount: &Mount, span: Span) -> Planned<SecretStep> 
 }
 
 /// Returns the ssh agent mount; `n` numbers the default socket paths of a command.
-fn agent(state: &StageState, mount: &Mount, n: usize, span: Span) -> AgentStep {
+fn agent(state: &StageState, mount: &Mount, n: usize, span: Span) -> RunAgent {
     let target = mount.target.as_deref().map(|t| join(&state.config.config.working_dir, t));
-    AgentStep {
+    RunAgent {
         id: mount.agent_id(),
         target: target.unwrap_or_else(|| format!("/run/buildkit/ssh_agent.{n}")),
         required: mount.required,

@@ -315,7 +315,7 @@ fn errors_name_the_problem() {
 fn quoted_options_of_a_mount_contain_commas() {
     let g = graph("FROM debian\nARG to=/t,u\nRUN --mount=type=bind,'\"source=a,b\"',target=$to x\n");
     let run = run(&g);
-    let crate::MountKindStep::Bind { source, .. } = &run.mounts[0].kind else { panic!() };
+    let crate::RunMountKind::Bind { source, .. } = &run.mounts[0].kind else { panic!() };
     assert_eq!((source.as_str(), run.mounts[0].target.as_str()), ("a,b", "/t,u"));
     // The parser of flags removes these quotes, as BuildKit's does.
     let got = error("FROM debian\nRUN --mount=type=bind,\"source=a,b\",target=/x x\n");

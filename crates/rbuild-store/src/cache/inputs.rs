@@ -56,8 +56,8 @@ pub enum KeyValue {
         name: String,
         /// Its manifest.
         manifest: ManifestDigest,
-        /// Its part in the key. Documents of earlier versions lack it; the manifest stands for it
-        /// then.
+        /// The digest that represents the image in the key. Documents of earlier versions do not
+        /// contain it; it is then that of the manifest.
         result: ResultId,
     },
     /// Another step, whose result the step reads.
@@ -71,6 +71,7 @@ pub enum KeyValue {
     Files([u8; 32]),
 }
 
+/// The form in documents of the store.
 impl std::fmt::Display for KeyValue {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {

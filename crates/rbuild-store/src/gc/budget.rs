@@ -11,8 +11,7 @@ use crate::cache::records::Record;
 use crate::downloads;
 use crate::error::Result;
 use crate::exclusive_lock::ExclusiveLock;
-use crate::gc::prune::Gc;
-use crate::gc::prune::{Freed, each_below, remove_if_possible, tree_bytes};
+use crate::gc::prune::{Freed, Gc, each_below, remove_if_possible, tree_bytes};
 use crate::modes;
 use crate::trees::id::TreeId;
 use crate::trees::tree::{INODES, LISTING};
@@ -42,8 +41,8 @@ impl Evictable {
     }
 }
 
-/// Interval in seconds within which further uses are not recorded.
-const NOTE_AGAIN: i64 = 3600;
+/// Minimum interval between two recorded uses of an entry, in seconds.
+const MIN_USE_INTERVAL: i64 = 3600;
 
 impl Gc<'_> {
     /// Evicts the least recently used entries until the cache is within the budget. Named images
@@ -63,9 +62,10 @@ impl Gc<'_> {
         Ok(freed)
     }
 
-    /// Returns true unless the cache is known to have at most `most` bytes. Measures nothing, so
-    /// that processes can ask that may not read all trees: true as long as a tree was not measured,
-    /// or if there are cache mounts, which change. Files that trees share count for each of them.
+    /// Returns true unless the cache is known to have at most `most` bytes. Adds up recorded sizes
+    /// only, because the caller may lack permission to read some trees: returns true if the size of
+    /// a tree is not recorded yet, or if there are cache mounts, whose sizes change. Files that
+    /// trees share count for each of them.
     ///
     /// # Errors
     ///
@@ -78,7 +78,7 @@ impl Gc<'_> {
         let Some(mut left) = most.checked_sub(downloaded) else { return Ok(true) };
         for entry in self.store.dir("trees")?.entries()? {
             let name = entry.name.to_string_lossy();
-            let Some(bytes) = self.known_bytes(&format!("trees/{name}")) else { return Ok(true) };
+            let Some(bytes) = self.recorded_size(&format!("trees/{name}")) else { return Ok(true) };
             match left.checked_sub(bytes + self.packed_bytes(&name)?) {
                 Some(rest) => left = rest,
                 None => return Ok(true),
@@ -107,7 +107,7 @@ impl Gc<'_> {
             // An entry that cannot be evicted must not force out newer ones.
             left -= item.bytes;
             // Remove documents first, so that after a crash none refers to a missing entry.
-            let mut documents = || {
+            let mut remove_documents = || {
                 item.documents.iter().try_for_each(|(dir, name)| {
                     freed.records += 1;
                     Ok(self.store.dir(dir)?.remove_all(OsStr::new(name))?)
@@ -116,11 +116,11 @@ impl Gc<'_> {
             if item.dir == downloads::DIR {
                 // An image may have the same blob. It is removed, and counted, with all that are
                 // not used any more.
-                documents()?;
+                remove_documents()?;
                 unused_blobs = true;
                 continue;
             }
-            match remove_if_possible(&self.store.dir(item.dir)?, OsStr::new(&item.name), documents)? {
+            match remove_if_possible(&self.store.dir(item.dir)?, OsStr::new(&item.name), remove_documents)? {
                 true if item.dir == "mounts" => freed.mounts += 1,
                 true => freed.trees += 1,
                 false => {
@@ -147,13 +147,13 @@ impl Gc<'_> {
         for entry in self.store.documents("records")? {
             let file = entry.name.to_string_lossy().into_owned();
             let Ok(Some(record)) = self.store.read_if_any::<Record>(&format!("records/{file}")) else { continue };
-            self.name_tree(&mut trees, record.tree.name(), last_use(&records, &entry.name)?, ("records", file));
+            name_tree(&mut trees, record.tree.name(), last_use(&records, &entry.name)?, ("records", file));
         }
         let layers = self.store.dir("layers")?;
         for entry in self.store.documents("layers")? {
             let file = entry.name.to_string_lossy().into_owned();
             if let Some(tree) = self.store.trees().tree_of_document(&file)? {
-                self.name_tree(&mut trees, tree.name(), last_use(&layers, &entry.name)?, ("layers", file.clone()));
+                name_tree(&mut trees, tree.name(), last_use(&layers, &entry.name)?, ("layers", file.clone()));
             }
         }
         self.keep_bases(&mut trees)?;
@@ -165,7 +165,7 @@ impl Gc<'_> {
         }
         let mut items = Vec::new();
         for (_, mut tree) in trees {
-            tree.bytes = self.bytes_of("trees", &tree.name)? + self.packed_bytes(&tree.name)?;
+            tree.bytes = self.tree_size(&tree.name)? + self.packed_bytes(&tree.name)?;
             items.push(tree);
         }
         items.extend(self.downloaded_items()?);
@@ -257,22 +257,10 @@ impl Gc<'_> {
         Ok(())
     }
 
-    fn name_tree(
-        &self,
-        trees: &mut HashMap<String, Evictable>,
-        name: &str,
-        last_use: i64,
-        document: (&'static str, String),
-    ) {
-        let item = trees.entry(name.to_string()).or_insert_with_key(|name| Evictable::tree(name, last_use));
-        item.last_use = item.last_use.max(last_use);
-        item.documents.push(document);
-    }
-
     /// Returns the disk usage of a finished tree in bytes. Computed once and stored next to it.
-    fn bytes_of(&self, dir: &str, name: &str) -> Result<u64> {
-        let place = format!("{dir}/{name}");
-        if let Some(bytes) = self.known_bytes(&place) {
+    fn tree_size(&self, name: &str) -> Result<u64> {
+        let place = format!("trees/{name}");
+        if let Some(bytes) = self.recorded_size(&place) {
             return Ok(bytes);
         }
         let Ok(tree) = self.store.root.sub(&place) else { return Ok(0) };
@@ -281,8 +269,8 @@ impl Gc<'_> {
         Ok(bytes)
     }
 
-    /// Returns the disk usage of a tree if it was measured.
-    fn known_bytes(&self, place: &str) -> Option<u64> {
+    /// Returns the recorded disk usage of a tree.
+    fn recorded_size(&self, place: &str) -> Option<u64> {
         self.store.read_if_any(&format!("{place}/bytes.json")).ok().flatten()
     }
 
@@ -295,12 +283,19 @@ impl Gc<'_> {
     pub(crate) fn note_use(&self, dir: &str, name: &str) -> Result<()> {
         let dir = self.store.dir(dir)?;
         let now = Timestamp::now().sec;
-        if now - last_use(&dir, OsStr::new(name))? > NOTE_AGAIN {
+        if now - last_use(&dir, OsStr::new(name))? > MIN_USE_INTERVAL {
             // A read-only store remains usable.
             let _ = dir.set_mtime(OsStr::new(name), Timestamp { sec: now, nsec: 0 });
         }
         Ok(())
     }
+}
+
+/// Adds a document that refers to a tree, and its last use.
+fn name_tree(trees: &mut HashMap<String, Evictable>, name: &str, last_use: i64, document: (&'static str, String)) {
+    let item = trees.entry(name.to_string()).or_insert_with_key(|name| Evictable::tree(name, last_use));
+    item.last_use = item.last_use.max(last_use);
+    item.documents.push(document);
 }
 
 fn last_use(dir: &RootDir, name: &OsStr) -> Result<i64> {

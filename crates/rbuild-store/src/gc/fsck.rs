@@ -33,7 +33,7 @@ pub struct Checked {
     pub images: u64,
     /// Number of cache documents.
     pub records: u64,
-    /// Damage, one sentence each. With `repair`, it was removed.
+    /// Descriptions of damaged content, one sentence each. A repair has removed that content.
     pub damage: Vec<String>,
     /// Damage that could not be removed.
     pub unrepaired: Vec<CheckFailure>,

@@ -74,7 +74,8 @@ impl LazyNote {
     }
 }
 
-const NOTE: &str = "folded.json";
+/// Name of the file with a [`LazyNote`]: part of the format of the store.
+const LAZY_NOTE: &str = "folded.json";
 
 /// Trees that exist as their layers only, until their files are needed.
 #[derive(Clone, Copy)]
@@ -117,7 +118,7 @@ impl LazyTrees<'_> {
 
     /// Writes the note of a new lazy tree.
     pub(crate) fn put_lazy_note(&self, made: &RootDir, note: &LazyNote) -> Result<()> {
-        self.store.trees().put_note(made, NOTE, &document(NOTE, note)?)
+        self.store.trees().put_note(made, LAZY_NOTE, &document(LAZY_NOTE, note)?)
     }
 
     /// Ensures that the tree's files exist on disk, unpacking its layer if necessary. Idempotent;
@@ -161,7 +162,7 @@ impl LazyTrees<'_> {
         }
         made.rename(OsStr::new("fs"), &dir, OsStr::new("fs"))?;
         self.store.trees().note_devices(&dir)?;
-        self.store.write(&place, NOTE, &LazyNote { boot: Some(self.store.boot().to_string()), ..note })
+        self.store.write(&place, LAZY_NOTE, &LazyNote { boot: Some(self.store.boot().to_string()), ..note })
     }
 
     /// Returns the files of a tree, or `None` if they are not unpacked.
@@ -210,7 +211,7 @@ impl LazyTrees<'_> {
 
     /// Returns the note of a lazy tree, unpacked or not.
     pub(crate) fn lazy_note(&self, tree: &TreeId) -> Result<Option<LazyNote>> {
-        self.store.read_if_whole(&format!("trees/{}/{NOTE}", tree.name()))
+        self.store.read_if_whole(&format!("trees/{}/{LAZY_NOTE}", tree.name()))
     }
 
     /// Returns the note of a tree that is stored as changes and is not complete, otherwise `None`.
