@@ -1,6 +1,9 @@
 //! Errors of COPY and ADD.
 
+use std::path::PathBuf;
+
 use rbuild_layer::LayerError;
+use rbuild_linux::quoted;
 use rbuild_remedy::FileRemedy;
 use rbuild_source::{IgnoreError, SourceError};
 use rbuild_store::StoreError;
@@ -34,14 +37,39 @@ pub enum Reason {
     Exclude(#[from] IgnoreError),
     #[error(transparent)]
     Build(Box<BuildError>),
-    #[error("{0}")]
-    Text(String),
-    /// The destination does not fit the files of the image.
-    #[error("{text}")]
-    Destination { text: String, remedy: FileRemedy },
+    #[error(transparent)]
+    Path(#[from] PathConflict),
     /// The build was canceled.
     #[error("the build was stopped")]
     Stopped,
+}
+
+/// A path that cannot be both what the image has there and what is copied. Paths are those of the
+/// image.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PathConflict {
+    #[error("{} is not a directory in the image", quoted(.0))]
+    NotADirectory(PathBuf),
+    #[error("{} is a file in the image; several sources require a directory", quoted(.0))]
+    SeveralOverFile(PathBuf),
+    #[error("{} would be a file and a directory; several sources require a directory", quoted(.0))]
+    FileAndDirectory(PathBuf),
+    #[error("{} is a file in the image and a directory in the source", quoted(.0))]
+    DirectoryOverFile(PathBuf),
+    #[error("{} is a directory in the image and a file in the source", quoted(.0))]
+    FileOverDirectory(PathBuf),
+}
+
+impl PathConflict {
+    /// Returns the remedy if the destination of the copy is the cause, and `None` if one of the
+    /// sources is.
+    pub fn remedy(&self) -> Option<FileRemedy> {
+        match self {
+            PathConflict::NotADirectory(_) | PathConflict::SeveralOverFile(_) => Some(FileRemedy::AnotherDestination),
+            PathConflict::FileAndDirectory(_) => Some(FileRemedy::EndWithSlash),
+            PathConflict::DirectoryOverFile(_) | PathConflict::FileOverDirectory(_) => None,
+        }
+    }
 }
 
 impl From<LayerError> for Reason {
@@ -71,15 +99,25 @@ mod tests {
             Reason::User(UnknownUser::User("web".into())),
             Reason::Exclude(IgnoreError { line: 1, reason: "`!` without a pattern".into() }),
             Reason::Build(Box::new(BuildError::other("a file of the plan was never downloaded"))),
-            Reason::Text("`a` is not an archive".into()),
-            Reason::Destination {
-                text: "`/srv` is a file in the image".into(),
-                remedy: FileRemedy::AnotherDestination,
-            },
+            Reason::Path(PathConflict::DirectoryOverFile("/srv".into())),
             Reason::Stopped,
         ];
-        let variants =
-            variants!(Reason { Source, Kernel, Layer, Store, User, Exclude, Build, Text, Destination, Stopped });
+        let variants = variants!(Reason { Source, Kernel, Layer, Store, User, Exclude, Build, Path, Stopped });
         assert_recorded!("CopyError", variants.table(&reasons, |e| e, no_remedy));
+        let conflicts = [
+            PathConflict::NotADirectory("/srv".into()),
+            PathConflict::SeveralOverFile("/srv".into()),
+            PathConflict::FileAndDirectory("/srv".into()),
+            PathConflict::DirectoryOverFile("/usr/bin".into()),
+            PathConflict::FileOverDirectory("/a\nb".into()),
+        ];
+        let variants = variants!(PathConflict {
+            NotADirectory,
+            SeveralOverFile,
+            FileAndDirectory,
+            DirectoryOverFile,
+            FileOverDirectory,
+        });
+        assert_recorded!("PathConflict", variants.table(&conflicts, |e| e, PathConflict::remedy));
     }
 }

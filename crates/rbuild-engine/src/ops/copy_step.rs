@@ -17,7 +17,7 @@ use crate::error_context::ErrorContext;
 use crate::event::Event;
 use crate::exports::Squash;
 use crate::ops::copy::{CopySettings, SelectedFiles, StoredDownloads, copy};
-use crate::ops::copy_error::{CopyError, Reason};
+use crate::ops::copy_error::{CopyError, PathConflict, Reason};
 use crate::ops::incremental_copy::IncrementalCopy;
 use crate::ops::step_error::{Attempt, StepError};
 use crate::ops::users;
@@ -186,7 +186,7 @@ pub(crate) fn copy_error(env: &StepEnv<'_>, id: VertexId, step: &CopyStep, e: Co
     StepError::Failed(match (e.reason, span) {
         (Reason::Stopped, _) => BuildError::Canceled,
         (Reason::Source(e), Some(span)) => source_error(e, span, step.from_name.as_deref()),
-        (Reason::Text(text), Some(span)) => BuildError::Unmet(vec![Diagnostic::new(span, text)]),
+        (Reason::Path(e), span) => path_conflict(env, id, e, span),
         (Reason::Exclude(e), span) => {
             let span = span.unwrap_or(env.graph().vertices[id].span);
             BuildError::Unmet(vec![Diagnostic::new(span, format!("--exclude: {}", e.reason))])
@@ -200,15 +200,22 @@ pub(crate) fn copy_error(env: &StepEnv<'_>, id: VertexId, step: &CopyStep, e: Co
             BuildError::Layer { what: ErrorContext::UnpackInto(&step.dest).into(), source }
         }
         (Reason::Source(e), None) => env.failure(id, e, Vec::new()),
-        (Reason::Text(text), None) => env.failure(id, text, Vec::new()),
-        (Reason::Destination { text, remedy }, _) => {
-            let vertex = &env.graph().vertices[id];
-            let d = Diagnostic::new(vertex.marks.dest.unwrap_or(vertex.span), text);
-            BuildError::Unmet(vec![d.help(Remedy::from(remedy))])
-        }
         (Reason::Store(e), _) => e.into(),
         (Reason::User(e), _) => unknown_user(env, id, e),
     })
+}
+
+/// Marks the destination of the copy if it is the cause, or else the source.
+fn path_conflict(env: &StepEnv<'_>, id: VertexId, e: PathConflict, source: Option<Span>) -> BuildError {
+    match (e.remedy(), source) {
+        (Some(remedy), _) => {
+            let vertex = &env.graph().vertices[id];
+            let d = Diagnostic::new(vertex.marks.dest.unwrap_or(vertex.span), e.to_string());
+            BuildError::Unmet(vec![d.help(Remedy::from(remedy))])
+        }
+        (None, Some(span)) => BuildError::Unmet(vec![Diagnostic::new(span, e.to_string())]),
+        (None, None) => env.failure(id, e, Vec::new()),
+    }
 }
 
 fn not_unpacked(e: &LayerError, span: Span) -> Diagnostic {

@@ -4,11 +4,10 @@ use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 use rbuild_linux::FileKind;
-use rbuild_remedy::FileRemedy;
 
 use crate::ops::copy::copier::{Copier, Defers};
 use crate::ops::copy::destination::Dir;
-use crate::ops::copy_error::Reason;
+use crate::ops::copy_error::{PathConflict, Reason};
 
 impl Copier<'_> {
     /// Resolves a path, following symbolic links of the root, including dangling ones.
@@ -29,12 +28,9 @@ impl Copier<'_> {
         let result = self.root.create_dir_all(&real, mode, self.chown, |p| made.push(p.to_path_buf()));
         let handle = result.map_err(|e| match e.kind() {
             std::io::ErrorKind::NotADirectory if self.at_dest > 0 && path == Path::new(&self.step.dest) => {
-                file_and_directory(&self.step.dest)
+                PathConflict::FileAndDirectory(shown(path)).into()
             }
-            std::io::ErrorKind::NotADirectory => Reason::Destination {
-                text: format!("`{}` is not a directory in the image", shown(path).display()),
-                remedy: FileRemedy::AnotherDestination,
-            },
+            std::io::ErrorKind::NotADirectory => Reason::Path(PathConflict::NotADirectory(shown(path))),
             _ => e.into(),
         })?;
         for path in made {
@@ -87,8 +83,7 @@ impl Copier<'_> {
         }
         match self.root.stat(self.real(Path::new(&step.dest))?) {
             Ok(stat) if stat.kind != FileKind::Dir => {
-                let text = format!("`{}` is a file in the image; several sources require a directory", step.dest);
-                Err(Reason::Destination { text, remedy: FileRemedy::AnotherDestination })
+                Err(PathConflict::SeveralOverFile(shown(Path::new(&step.dest))).into())
             }
             _ => Ok(()),
         }
@@ -127,9 +122,7 @@ impl Copier<'_> {
         let place = dir.real.join(name);
         match dir.handle.stat_name(name) {
             Ok(stat) if stat.kind == FileKind::Dir => {
-                let place = shown(&place);
-                let text = "is a directory in the image and a file in the source";
-                return Err(Reason::Text(format!("`{}` {text}", place.display())));
+                return Err(PathConflict::FileOverDirectory(shown(&place)).into());
             }
             Ok(_) => dir.handle.remove_file(name)?,
             Err(e) if e.is_not_found() => {}
@@ -166,39 +159,15 @@ impl Copier<'_> {
     /// Returns the error of a directory at the path of a file: of the image, or of an earlier
     /// source of the same copy.
     fn dir_over_file(&self, place: &Path) -> Reason {
-        if self.at_dest > 0 && Path::new("/").join(place) == Path::new("/").join(&self.step.dest) {
-            return file_and_directory(&self.step.dest);
+        let place = shown(place);
+        match self.at_dest > 0 && place == shown(Path::new(&self.step.dest)) {
+            true => PathConflict::FileAndDirectory(place).into(),
+            false => PathConflict::DirectoryOverFile(place).into(),
         }
-        dir_over_file(place)
     }
-}
-
-fn file_and_directory(dest: &str) -> Reason {
-    let text = format!("`{dest}` would be a file and a directory; several sources require a directory");
-    Reason::Destination { text, remedy: FileRemedy::EndWithSlash }
-}
-
-fn dir_over_file(place: &Path) -> Reason {
-    let place = shown(place);
-    Reason::Text(format!("`{}` is a file in the image and a directory in the source", place.display()))
 }
 
 /// Returns the path as seen in the image.
 fn shown(path: &Path) -> PathBuf {
     Path::new("/").join(path)
-}
-
-#[cfg(test)]
-mod tests {
-    use rbuild_testkit::{assert_recorded, no_remedy, variants};
-
-    use crate::ops::copy_error::CopyError;
-
-    use super::*;
-
-    #[test]
-    fn a_directory_over_a_file_is_reported_as_recorded() {
-        let e = CopyError { index: None, reason: dir_over_file(Path::new("usr/bin")) };
-        assert_recorded!("dir-over-file", variants!(CopyError).table(&[e], |e| e, no_remedy));
-    }
 }
