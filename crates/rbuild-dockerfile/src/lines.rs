@@ -6,7 +6,7 @@ use crate::text::Text;
 use crate::words;
 
 /// Maximum length of a physical line in bytes. BuildKit's scanner has the same limit.
-const MAX_LINE: usize = 64 * 1024 - 1;
+pub(crate) const MAX_LINE: usize = 64 * 1024 - 1;
 
 /// An instruction with its continuation lines joined.
 #[derive(Debug, Clone)]

@@ -58,6 +58,22 @@ fn every_rule_has_a_passing_and_a_failing_case() {
 }
 
 #[test]
+fn warnings_are_as_recorded() {
+    let settings = LintSettings { experimental_all: true, ..LintSettings::default() };
+    let mut table = String::new();
+    for case in include_str!("../../tests/lint.txt").split("== ").skip(1) {
+        let (head, source) = case.split_once('\n').unwrap();
+        let Some(name) = head.strip_suffix(" fail") else { continue };
+        for LintWarning { rule, span, message } in run(source, &settings) {
+            if rule.name == name {
+                table += &format!("{name} at `{}`: {message}\n", &source[span.start..span.end]);
+            }
+        }
+    }
+    rbuild_testkit::assert_recorded!("lint", table);
+}
+
+#[test]
 fn rules_can_be_skipped_for_the_file_and_for_one_instruction() {
     let source = "FROM base AS Upper\nMAINTAINER x\n";
     let names = |s: &LintSettings| run(source, s).iter().map(|w| w.rule.name).collect::<Vec<_>>();

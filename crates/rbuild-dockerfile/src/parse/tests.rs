@@ -137,6 +137,47 @@ fn all_errors_are_reported_with_help() {
     }
 }
 
+/// Returns a table of the errors in files: message, marked text and help. Most errors of the
+/// parser are recorded with the command line; here are the rest.
+fn table(sources: &[String]) -> String {
+    let error = |source: &String, d: Diagnostic| {
+        let marked = source.get(d.span.start..d.span.end).expect("a span is a range of the file");
+        let help = d.help.map_or(String::new(), |help| format!("  help: {help:?}\n"));
+        format!("{}\n  at: {marked}\n{help}", d.message)
+    };
+    let errors = sources.iter().flat_map(|source| errors(source).into_iter().map(move |d| error(source, d)));
+    errors.collect()
+}
+
+#[test]
+fn errors_are_as_recorded() {
+    let in_stage = [
+        "RUN --device=gpu,name=b true",
+        "RUN --device=gpu,required=maybe true",
+        "RUN --device=gpu,foo=1 true",
+        "RUN --device=gpu,requird=1 true",
+        "RUN --device=gpu,a true",
+        "RUN --device='a\"b' true",
+        "HEALTHCHECK --interval=5 CMD x",
+        "HEALTHCHECK --interval=10us CMD x",
+        "HEALTHCHECK --interval=soon CMD x",
+        "HEALTHCHECK --retries=-1 CMD x",
+    ];
+    let mut sources = in_stage.map(|line| format!("FROM a\n{line}\n")).to_vec();
+    sources.push("# escape=x\nFROM a\n".into());
+    sources.push(format!("FROM a\nRUN {}\n", "x".repeat(crate::lines::MAX_LINE)));
+    rbuild_testkit::assert_recorded!("syntax", table(&sources));
+}
+
+#[test]
+fn errors_in_triggers_are_as_recorded() {
+    let table = ["", "FROM a", "RUN a\nRUN b", "RUNN a"].map(|text| {
+        let errors = parse_trigger(text).expect_err(text);
+        errors.iter().map(|d| format!("{text:?}: {}\n", d.message)).collect::<String>()
+    });
+    rbuild_testkit::assert_recorded!("triggers", table.concat());
+}
+
 #[test]
 fn files_without_instructions_or_from_are_errors() {
     assert!(errors("")[0].message.contains("is empty"));
