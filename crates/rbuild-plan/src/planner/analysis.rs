@@ -76,7 +76,7 @@ pub fn check(
     let stages = match planner.prepare() {
         Ok(target) if params.target.is_some() => planner.needed(target),
         Ok(_) => vec![true; file.stages.len()],
-        Err(Interrupted::Error(d)) => return Err(vec![d]),
+        Err(Interrupted::Error(d) | Interrupted::InStage(d)) => return Err(vec![d]),
         Err(Interrupted::Needs) => return Ok(planner.needs),
     };
     let mut errors = Vec::new();
@@ -84,7 +84,7 @@ pub fn check(
         match planner.stage(index) {
             Ok(_) => continue,
             Err(Interrupted::Needs) => drop(planner.unresolved.insert(index)),
-            Err(Interrupted::Error(d)) => {
+            Err(Interrupted::Error(d) | Interrupted::InStage(d)) => {
                 // Stages that use an invalid one have no error of their own.
                 errors.push(d);
                 planner.unresolved.insert(index);

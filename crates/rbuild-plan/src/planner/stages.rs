@@ -46,7 +46,7 @@ pub fn plan(
         Ok(_) if !planner.needs.is_empty() => Ok(Plan::Needs(planner.needs)),
         Ok(graph) => Ok(Plan::Graph(Box::new(graph))),
         Err(Interrupted::Needs) => Ok(Plan::Needs(planner.needs)),
-        Err(Interrupted::Error(d)) => Err(vec![d]),
+        Err(Interrupted::Error(d) | Interrupted::InStage(d)) => Err(vec![d]),
     }
 }
 
@@ -141,6 +141,13 @@ impl Planner<'_> {
 
     /// Returns the final state of stage `index`, planning the stage on first use.
     pub(super) fn stage(&mut self, index: usize) -> Planned<StageState> {
+        self.known_or_planned(index).map_err(|interrupted| match interrupted {
+            Interrupted::Error(d) => Interrupted::InStage(d),
+            other => other,
+        })
+    }
+
+    fn known_or_planned(&mut self, index: usize) -> Planned<StageState> {
         if let Some(state) = self.states.get(&index) {
             return Ok(state.clone());
         }

@@ -50,6 +50,8 @@ pub(super) enum Interrupted {
     /// An image must be resolved first; it is in [`Planner::needs`].
     Needs,
     Error(Diagnostic),
+    /// An error in another stage, at its final location.
+    InStage(Diagnostic),
 }
 
 impl From<Diagnostic> for Interrupted {

@@ -277,35 +277,83 @@ fn run_history_shows_argument_values_seen_by_the_command() {
     );
 }
 
+/// Returns the first error of a plan as a row: message, marked text and help.
+fn row(source: &str, images: &HashMap<PlatformImage, BaseImage>) -> String {
+    let params = Parameters { allow_host_network: false, ..params() };
+    let Err(mut errors) = plan(&parse(source.as_bytes()).unwrap(), &params, images) else { panic!("{source} plans") };
+    let d = errors.remove(0);
+    let marked = source.get(d.span.start..d.span.end).expect("a span is a range of the file").trim_end();
+    let help = d.help.map_or(String::new(), |help| format!("  help: {help:?}\n"));
+    format!("{}\n  at: {marked}\n{help}", d.message).replace(&Platform::host().to_string(), "[host]")
+}
+
 #[test]
-fn errors_name_the_problem() {
-    for (source, want) in [
-        ("FROM $NO\n", "empty after expansion"),
-        ("FROM debian\nRUN --mount=type=cache,target=/ x\n", "cover the root file system"),
-        ("FROM debian\nRUN --network=moon x\n", "default, none or host"),
-        ("FROM debian\nCOPY --from=7 a b\n", "no stage precedes this one"),
-        ("FROM debian AS a\nCOPY --from=a x y\n", "stage `a` depends on itself: a → a"),
-        ("FROM debian\nEXPOSE 99999\n", "0 to 65535"),
-        ("FROM debian\nSTOPSIGNAL SIGFOO\n", "not a signal"),
-        ("FROM debian\nSTOPSIGNAL 0\n", "not a signal"),
-        ("FROM debian\nSTOPSIGNAL RTMIN+16\n", "not a signal"),
-        ("FROM debian\nCOPY --link --chown=me a b\n", "`--chown=me` needs /etc/passwd"),
-        ("FROM debian\nRUN --security=insecure y\n", "Allow { entitlement: \"security.insecure\" }"),
-        ("FROM debian\nRUN --security=maybe y\n", "sandbox or insecure"),
-        ("FROM debian\nRUN --device=gpu,required y\n", "is not available"),
-        ("FROM debian\nRUN --device=Required=1,gpu y\n", "is not available"),
-        ("FROM debian\nRUN --device='name=gpu,\"required\"' y\n", "is not available"),
-        ("ARG SOURCE_DATE_EPOCH=soon\nFROM debian\n", "neither a number of seconds"),
-        ("FROM --platform=linux/ppc64le debian\nCOPY a b\nRUN y\n", "InstallEmulator"),
-        ("ARG P=\nFROM --platform=$P debian\n", "is empty after expansion"),
-        ("FROM debian\nENV A=\"${B:?must be set}\"\n", "must be set"),
-        ("FROM Debian\n", "lower case"),
-        ("# syntax=example.com/notdocker/dockerfile:1\nFROM debian\n", "is not supported"),
-        ("# syntax=example.com/other:1\nFROM debian\n", "is not supported"),
-    ] {
-        let got = error(source);
-        assert!(got.contains(want), "{source}: {got}");
-    }
+fn errors_are_as_recorded() {
+    let table: String = [
+        "FROM $NO",
+        "FROM Debian",
+        "FROM --platform=linux/ppc64le debian\nRUN y",
+        "ARG P=\nFROM --platform=$P debian",
+        "ARG SOURCE_DATE_EPOCH=soon\nFROM debian",
+        "# syntax=example.com/notdocker/dockerfile:1\nFROM debian",
+        "# syntax=example.com/other:1\nFROM debian",
+        "FROM debian\nRUN --mount=type=cache,target=/ x",
+        "FROM debian\nRUN --mount=type=cache x",
+        "FROM debian\nRUN --mount=type=ssh,source=x true",
+        "FROM debian\nRUN --mount=type=secret,from=x true",
+        "FROM debian\nRUN --mount=type true",
+        "FROM debian\nRUN --mount=type=secret,uid=root true",
+        "FROM debian\nRUN --mount=type=secret,mode=rwx true",
+        "FROM debian\nRUN --network=moon x",
+        "FROM debian\nRUN --network=host x",
+        "FROM debian\nRUN --security=insecure y",
+        "FROM debian\nRUN --security=maybe y",
+        "FROM debian\nRUN --device=gpu,required y",
+        "FROM debian\nRUN --device=Required=1,gpu y",
+        "FROM debian\nRUN --device='name=gpu,\"required\"' y",
+        "FROM debian\nCOPY --from=7 a b",
+        "FROM debian\nCOPY --from=1 a b\nFROM debian\nCOPY --from=0 a b",
+        "FROM debian AS a\nCOPY --from=a x y",
+        "FROM debian\nCOPY --link --chown=me a b",
+        "FROM debian\nEXPOSE 99999",
+        "FROM debian\nSTOPSIGNAL SIGFOO",
+        "FROM debian\nSTOPSIGNAL 0",
+        "FROM debian\nSTOPSIGNAL RTMIN+16",
+        "FROM debian\nENV A=\"${B:?must be set}\"",
+    ]
+    .iter()
+    .map(|source| row(&format!("{source}\n"), &debian()))
+    .collect();
+    rbuild_testkit::assert_recorded!("planning", table);
+}
+
+#[test]
+fn errors_in_triggers_are_as_recorded() {
+    let debian = debian();
+    let with_trigger = |name: &str, trigger: &str| {
+        let mut base = debian[&on_host("debian")].clone();
+        base.manifest = ManifestDigest::of(name.as_bytes());
+        base.config.config.on_build = vec![trigger.into()];
+        (on_host(name), base)
+    };
+    let single = ["RUNN x", "FROM x", "COPY --from=7 a b", "COPY --link --chown=me a b"];
+    let of_one = single.map(|trigger| row("FROM base AS s\nRUN x\n", &HashMap::from([with_trigger("base", trigger)])));
+    // An error of another stage keeps its place.
+    let elsewhere = "FROM scratch AS s\nCOPY --link --chown=me a b\nFROM base\n";
+    let elsewhere = row(elsewhere, &HashMap::from([with_trigger("base", "COPY --from=s a b")]));
+    // Each stage copies from the one above it.
+    let chained = |n: usize| with_trigger(&format!("image{n}"), &format!("COPY --from=s{} /x /", n.saturating_sub(1)));
+    let count = 102;
+    let source: String = (0..count)
+        .map(|n| format!("FROM {} AS s{n}\n", if n == 0 { "debian".into() } else { format!("image{n}") }))
+        .collect();
+    let mut images: HashMap<_, _> = (1..count).map(chained).collect();
+    images.extend(debian.clone());
+    rbuild_testkit::assert_recorded!("planning-triggers", of_one.concat() + &elsewhere + &row(&source, &images));
+}
+
+#[test]
+fn a_misspelled_target_is_corrected() {
     let target = Parameters { target: Some("biuld".into()), ..params() };
     let Err(e) = plan(&parse(b"FROM debian AS build\n").unwrap(), &target, &debian()) else { panic!() };
     assert_eq!(e[0].help, Some(Remedy::did_you_mean("build").into()));
