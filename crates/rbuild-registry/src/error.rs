@@ -326,7 +326,7 @@ mod tests {
             digest(VerifiedContent::PushedManifest),
             RegistryProblem::Answer { host: host(), reason: "the answer has no digest".into() },
             RegistryProblem::Unsupported("the image has the format of schema 1".into()),
-            RegistryProblem::Local { what: "the layer", source: io::Error::from_raw_os_error(5) },
+            RegistryProblem::Local { what: "the data to send", source: io::Error::from_raw_os_error(5) },
         ];
         let place = || RemoteRepository { registry: "r.io".into(), repository: "a/b".into() };
         let errors = problems.map(|problem| RegistryError::new(place(), problem));

@@ -214,3 +214,23 @@ impl FileSink for StoreSink<'_, '_, '_> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rbuild_testkit::{assert_recorded, variants};
+
+    use super::*;
+
+    #[test]
+    fn unwanted_files_are_refused_as_recorded() {
+        let url = SourceUrl::parse("https://joe:secret@a.io/x?token=secret").unwrap();
+        let checksum = |digit: &str| format!("sha256:{}", digit.repeat(64)).parse::<Checksum>().unwrap();
+        let wanted = checksum("1");
+        let request = DownloadRequest { url: &url, checksum: Some(&wanted), authorization: None };
+        assert!(compare(&request, &checksum("1")).is_ok());
+        let errors = [compare(&request, &checksum("2")).unwrap_err(), too_large(&url, 1), too_large(&url, 2000)];
+        let table = variants!(TransportError).table(&errors, |e| e, TransportError::help);
+        assert!(!table.contains("secret"), "{table}");
+        assert_recorded!("download", table);
+    }
+}

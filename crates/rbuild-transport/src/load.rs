@@ -9,7 +9,7 @@ use std::sync::atomic::AtomicU64;
 
 use rbuild_image::{Descriptor, ImageId, ManifestDigest, Platform, REF_NAME, Reference, parse_index};
 use rbuild_linux::quoted;
-use rbuild_remedy::{ImageRemedy, Remedy, Warning};
+use rbuild_remedy::{ImageRemedy, Remedy, Warning, counted};
 use rbuild_store::{LostPlatforms, Staging, Store, Workspace};
 
 use crate::archive_error::ArchiveProblem;
@@ -105,20 +105,10 @@ pub fn take_from_layout(
     let image = match layout.enter(entry)? {
         Reached::One(image) => image,
         Reached::None if !layout.others.is_empty() => {
-            let platform = platform.platform();
             let others: Vec<&str> = layout.others.iter().map(String::as_str).collect();
-            let (dir, others) = (dir.display(), others.join(", "));
-            return Err(TransportError::other(format!(
-                "the OCI layout `{dir}` has no image of that name for {platform}, only for {others}"
-            )));
+            return Err(only_others(dir, platform.platform(), &others));
         }
-        Reached::None | Reached::Several(_) => {
-            return Err(TransportError::other(format!(
-                "the OCI layout `{}` has {} images of that name for this platform",
-                dir.display(),
-                layout.images.len()
-            )));
-        }
+        Reached::None | Reached::Several(_) => return Err(not_one(dir, layout.images.len())),
     };
     let warnings = layout_warning(&members)?.into_iter().collect();
     members.staging.keep("load", &[image.manifest], &[])?;
@@ -220,6 +210,18 @@ fn of_platform(
     }
     names.retain(|(image, _)| kept.contains(image));
     Ok(Incoming { found: FoundImages { images: kept, names }, warnings })
+}
+
+/// Returns the error about a layout whose image is for other platforms.
+fn only_others(dir: &Path, platform: &Platform, others: &[&str]) -> TransportError {
+    let (dir, others) = (quoted(dir), others.join(", "));
+    TransportError::other(format!("the OCI layout {dir} has no image of that name for {platform}, only for {others}"))
+}
+
+/// Returns the error about a layout that does not have exactly one image for a name and a platform.
+fn not_one(dir: &Path, count: usize) -> TransportError {
+    let images = counted(count as u64, "image");
+    TransportError::other(format!("the OCI layout {} has {images} of that name for this platform", quoted(dir)))
 }
 
 /// Returns a warning if the `oci-layout` file is missing, which marks a directory as a layout (OCI

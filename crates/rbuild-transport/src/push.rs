@@ -109,16 +109,7 @@ pub fn push(
     name: &Reference,
     progress: &TransferProgress<'_>,
 ) -> Result<()> {
-    let reference = match (name.tag(), name.digest()) {
-        (Some(tag), _) => tag,
-        (None, Some(_)) => {
-            return Err(TransportError::Other {
-                message: format!("`{}` is a digest; an image can be pushed only to a tag", name.familiar()),
-                help: Some(ServerRemedy::PushToTag.into()),
-            });
-        }
-        (None, None) => "latest",
-    };
+    let reference = target(name)?;
     let repository = client.repository(name)?;
     (progress.total)(image.size());
     let Document { media_type, bytes } = &image.top;
@@ -134,6 +125,18 @@ pub fn push(
     // A registry may refuse an index before its manifests.
     image.below.iter().try_for_each(|document| upload.put_document(document))?;
     Ok(repository.push_document(reference, media_type, bytes)?)
+}
+
+/// Returns the tag that an image is pushed to.
+fn target(name: &Reference) -> Result<&str> {
+    match (name.tag(), name.digest()) {
+        (Some(tag), _) => Ok(tag),
+        (None, Some(_)) => Err(TransportError::Other {
+            message: format!("`{}` is a digest; an image can be pushed only to a tag", name.familiar()),
+            help: Some(ServerRemedy::PushToTag.into()),
+        }),
+        (None, None) => Ok("latest"),
+    }
 }
 
 /// Returns the blobs of other images of the same registry, with the paths of their repositories:
@@ -153,4 +156,21 @@ fn neighbors(store: &Store, repository: &Repository, name: &Reference) -> Result
         }
     }
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use rbuild_testkit::{assert_recorded, variants};
+
+    use super::*;
+
+    #[test]
+    fn a_digest_is_refused_as_recorded() {
+        let digest = format!("sha256:{}", "0".repeat(64));
+        let names = ["a.io/x", "a.io/x:1"].map(|name| name.parse::<Reference>().unwrap());
+        assert_eq!(names.each_ref().map(|name| target(name).unwrap()), ["latest", "1"]);
+        let name: Reference = format!("a.io/x@{digest}").parse().unwrap();
+        let e = target(&name).map(drop).unwrap_err();
+        assert_recorded!("push", variants!(TransportError).table(&[e], |e| e, TransportError::help));
+    }
 }

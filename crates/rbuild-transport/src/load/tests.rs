@@ -3,8 +3,10 @@ use std::sync::Arc;
 
 use rbuild_image::Platform;
 use rbuild_store::Store;
+use rbuild_testkit::{assert_recorded, variants};
 use serde_json::{Value, json};
 
+use crate::error::TransportError;
 use crate::fixture::{Fixture, INDEX, Scratch, layer, named};
 use crate::layout::blob_path;
 use crate::load::{Incoming, Loaded, WantedPlatform, load, load_directory, take_from_layout};
@@ -273,7 +275,7 @@ fn a_docker_archive_keeps_the_manifest_with_its_annotations() {
 }
 
 #[test]
-fn a_layout_gives_one_image_by_tag_or_digest() {
+fn images_of_a_layout_are_found_or_refused_as_recorded() {
     let scratch = Scratch::new();
     let mut fixture = Fixture::default();
     let (one, two) = (fixture.valid_image(HOST, "1"), fixture.valid_image(HOST, "2"));
@@ -291,19 +293,11 @@ fn a_layout_gives_one_image_by_tag_or_digest() {
     let dir = scratch.0.join("layout");
     fixture.with_index(&entries).write(&dir);
     let (store, digest) = (scratch.store("store"), two.manifest.to_string());
-    for (wanted, found) in [
-        (None, Ok(&one)),
-        (Some("2"), Ok(&two)),
-        (Some(digest.as_str()), Ok(&two)),
-        (Some("list"), Ok(&one)),
-        (Some("both"), Err("has 2 images of that name for this platform")),
-        (Some("arm"), Err("has no image of that name for linux/amd64, only for linux/arm64")),
-        (Some("3"), Err("has no image `3`")),
-    ] {
-        match (take_from_layout(&store, &dir, wanted, &HOST.parse().unwrap()), found) {
-            (Ok(taken), Ok(want)) => assert_eq!(taken.found.blob(), want.manifest, "{wanted:?}"),
-            (Err(e), Err(message)) => assert!(e.message().contains(message), "{wanted:?}: {}", e.message()),
-            (taken, _) => panic!("{wanted:?}: {taken:?}"),
-        }
+    let take = |wanted| take_from_layout(&store, &dir, wanted, &HOST.parse().unwrap());
+    for (wanted, image) in [(None, &one), (Some("2"), &two), (Some(digest.as_str()), &two), (Some("list"), &one)] {
+        assert_eq!(take(wanted).unwrap().found.blob(), image.manifest, "{wanted:?}");
     }
+    let refused = ["both", "arm", "3"].map(|wanted| take(Some(wanted)).expect_err(wanted));
+    let table = variants!(TransportError).table(&refused, |e| e, TransportError::help);
+    assert_recorded!("layouts", table.replace(&*dir.to_string_lossy(), "[layout]"));
 }
