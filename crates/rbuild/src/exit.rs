@@ -60,6 +60,15 @@ impl Failure {
         Failure::new(format!("{message}: {}", sentence(cause))).because(cause)
     }
 
+    /// Returns the failure for data that did not reach standard output.
+    pub fn lost_output(cause: &io::Error) -> Failure {
+        let failure = Failure::caused("cannot write to standard output", cause);
+        match rbuild_linux::is_disk_full(cause) {
+            true => failure.help(hints::words(&Remedy::Disk(DiskRemedy::FreeOutput))),
+            false => failure,
+        }
+    }
+
     /// Adds help, printed below the message.
     pub fn help(mut self, help: impl Into<String>) -> Failure {
         self.help = Some(help.into());
@@ -102,6 +111,14 @@ fn errno_of(error: &(dyn Error + 'static)) -> Option<i32> {
         },
     };
     std::iter::successors(Some(error), |error| (*error).source()).find_map(own)
+}
+
+#[cfg(test)]
+impl Failure {
+    /// Returns the text that [`Failure::report`] prints on a terminal without colors.
+    pub fn text(&self) -> String {
+        crate::ui::terminal::error_text(&self.message, self.help.as_deref(), false)
+    }
 }
 
 /// Returns the remedy of the first error of a chain that has one. A full disk is that of the store.
@@ -223,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn the_hint_of_a_failure_depends_on_its_cause() {
+    fn the_hints_of_failures_are_as_recorded() {
         let io = |errno: nix::errno::Errno| io::Error::from_raw_os_error(errno as i32);
         let kernel = |errno| rbuild_linux::Error::new("openat", Path::new("/d/f"), io(errno));
         let archive = LayerError::Limit { what: "the archive has more than 10 entries".into(), name: Some("entries") };
@@ -238,11 +255,12 @@ mod tests {
             Box::new(io::Error::other(archive)),
             Box::new(LayerError::NotTar),
         ];
-        let line = |cause: &(dyn Error + 'static)| {
-            let failure = Failure::caused("cannot read the file", cause);
-            format!("{}\n  hint: {}\n", failure.message, failure.help.unwrap_or("none".into()))
-        };
-        rbuild_testkit::assert_recorded!("Failure", causes.iter().map(|cause| line(&**cause)).collect::<String>());
+        let files = causes.iter().map(|cause| Failure::caused("cannot read the file", &**cause));
+        let outputs = [nix::errno::Errno::ENOSPC, nix::errno::Errno::EIO].map(|e| Failure::lost_output(&io(e)));
+        rbuild_testkit::assert_recorded!(
+            "Failure",
+            files.chain(outputs).map(|failure| failure.text()).collect::<String>()
+        );
         let own = Failure::new("x").help("own");
         assert_eq!(own.because(&io(nix::errno::Errno::EIO)).help.as_deref(), Some("own"));
     }

@@ -8,6 +8,7 @@ pub mod output;
 pub mod registry;
 pub mod request;
 pub mod settings;
+pub mod stdin;
 pub mod value;
 pub mod withheld;
 

@@ -25,9 +25,8 @@ use input::config::Config;
 use input::flags::secrets_of_line;
 use input::settings::Settings;
 use input::withheld;
-use rbuild_remedy::{DiskRemedy, Remedy};
 use rbuild_store::DanglingImages;
-use ui::{hints, terminal};
+use ui::terminal;
 
 fn main() -> ExitCode {
     let argv: Vec<OsString> = std::env::args_os().collect();
@@ -65,18 +64,9 @@ fn run(argv: Vec<OsString>) -> u8 {
         return failure.masked(&secrets_of_line(&argv)).report();
     }
     match (run_cli(cli), terminal::lost_output()) {
-        (Ok(code::OK), Some(e)) => lost_output(e).report(),
+        (Ok(code::OK), Some(e)) => Failure::lost_output(e).report(),
         (Ok(code), _) => code,
         (Err(failure), _) => failure.masked(&secrets_of_line(&argv)).report(),
-    }
-}
-
-fn lost_output(e: &std::io::Error) -> Failure {
-    let failure = Failure::caused("cannot write to standard output", e);
-    if rbuild_linux::is_disk_full(e) {
-        failure.help(hints::words(&Remedy::Disk(DiskRemedy::FreeOutput)))
-    } else {
-        failure
     }
 }
 

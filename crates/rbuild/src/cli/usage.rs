@@ -314,6 +314,21 @@ mod tests {
     }
 
     #[test]
+    fn errors_of_the_command_line_are_as_recorded() {
+        let of_line = |line: String| {
+            let words: Vec<OsString> = line.split(' ').map(OsString::from).collect();
+            let argv = std::iter::once(OsString::from("rbuild")).chain(words.iter().cloned());
+            let e = clap_command::parser().try_get_matches_from(argv).expect_err(&line);
+            format!("$ rbuild {line}\n{}", failure(&e, words[0].to_str().unwrap(), &words, None).text())
+        };
+        let build = BUILD.iter().flat_map(|(flags, ..)| flags.iter().map(|flag| format!("build {flag}")));
+        let run = RUN.iter().flat_map(|(flags, ..)| flags.iter().map(|flag| format!("run {flag}")));
+        let other = OTHER.iter().flat_map(|(verb, flags, ..)| flags.iter().map(move |flag| format!("{verb} {flag}")));
+        let text: String = build.chain(run).chain(other).map(of_line).collect();
+        rbuild_testkit::assert_recorded!("unsupported-flags", text);
+    }
+
+    #[test]
     fn the_form_of_a_verb_is_its_usage_without_a_heading() {
         assert!(form("tag").starts_with("rbuild tag"), "{}", form("tag"));
     }

@@ -1,6 +1,5 @@
 //! One build from a prepared request to its result, in a builder process if anything has to run.
 
-use std::io::PipeReader;
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, channel};
 
@@ -12,20 +11,19 @@ use rbuild_engine::{
 use rbuild_image::MediaType;
 use rbuild_linux::Destination;
 use rbuild_linux::parallel::start;
-use rbuild_remedy::{MachineRemedy, Remedy};
 use rbuild_sandbox::{Builder, Cancel, Restore, World, enter};
 use rbuild_store::Store;
 use serde_json::{Value, json};
 
 use crate::args::{BuildArgs, ProgressMode};
-use crate::commands::in_builder::store_in;
+use crate::commands::in_builder::{killed, read_answer, store_in, unread};
 use crate::commands::lint::Lint;
 use crate::commands::pulls::Pulls;
 use crate::exit::{Failure, code};
 use crate::input::output;
 use crate::input::settings::Settings;
 use crate::progress::{Mode, draw};
-use crate::ui::{hints, terminal};
+use crate::ui::terminal;
 
 /// Outcome of a build.
 pub enum BuildOutcome {
@@ -116,7 +114,7 @@ impl BuildOnce<'_> {
         };
         self.pulls.order();
         let _restore = request.shell_on_error.then(Restore::of_stdin);
-        let (answer, mut answer_writer) = std::io::pipe().map_err(|e| Failure::caused("cannot create a pipe", &e))?;
+        let (answer, mut answer_writer) = std::io::pipe().map_err(unread)?;
         let ended = enter(&world, self.settings.isolation, |builder| {
             let result = self.execute(request, prepared, builder.map_err(BuildError::from), sender, events);
             match result {
@@ -136,8 +134,7 @@ impl BuildOnce<'_> {
             return Ok(BuildOutcome::Failed(code::INTERRUPTED));
         }
         if ended.code > 128 {
-            let failure = Failure::new(format!("the builder process was killed by signal {}", ended.code - 128));
-            return Err(failure.help(hints::words(&Remedy::Machine(MachineRemedy::CheckMemory))));
+            return Err(killed(ended.code - 128));
         }
         if ended.code == i32::from(code::INTERRUPTED) {
             return Ok(BuildOutcome::Failed((self.report)(&BuildError::Canceled)));
@@ -147,7 +144,7 @@ impl BuildOnce<'_> {
         }
         // The end of the answer is visible only when this process's copy of the writer is closed.
         drop(answer_writer);
-        Ok(BuildOutcome::Made(result_of(answer)?))
+        Ok(BuildOutcome::Made(read_answer(answer)?))
     }
 
     /// Executes the steps; runs in the builder process. A thread draws progress until all senders
@@ -187,11 +184,6 @@ impl BuildOnce<'_> {
         drawing.map(std::thread::JoinHandle::join);
         result
     }
-}
-
-/// Reads the result that the builder sent.
-fn result_of(answer: PipeReader) -> Result<Finished, Failure> {
-    serde_json::from_reader(answer).map_err(|e| Failure::caused("cannot read the builder's answer", &e))
 }
 
 /// Files that a build writes about itself, opened before it begins.

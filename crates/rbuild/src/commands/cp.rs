@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::path::Path;
 
 use rbuild_engine::{CopiedTo, CopyTarget, copy_out};
-use rbuild_image::{ManifestDigest, Reference, human_size};
+use rbuild_image::{ManifestDigest, Reference};
 use rbuild_linux::{Timestamp, quoted};
 use rbuild_sandbox::{Builder, SandboxError, enter};
 use rbuild_store::{Container, NamedImage, Store};
@@ -15,6 +15,7 @@ use crate::args::{ContainersArgs, CpArgs, CreateArgs, RmArgs};
 use crate::commands::images::bad_format;
 use crate::commands::in_builder::{exit_code, store_in, store_only};
 use crate::commands::named::{self, Purpose};
+use crate::commands::removing::removed_text;
 use crate::exit::{Failure, code};
 use crate::input::output;
 use crate::input::settings::Settings;
@@ -97,8 +98,7 @@ pub fn prune(settings: &Settings) -> Result<u8, Failure> {
         text += &format!("{}\n", container.id.hex());
     }
     let freed = store.gc().sweep_blobs()?;
-    let list = if text.is_empty() { String::new() } else { format!("Deleted Containers:\n{text}\n") };
-    terminal::out(&format!("{list}Total reclaimed space: {}\n", human_size(freed.bytes)));
+    terminal::out(&removed_text("Deleted Containers", &text, freed.bytes));
     Ok(code::OK)
 }
 

@@ -6,7 +6,7 @@ use rbuild_sandbox::{Builder, Carrier, IsolationRequest, RunnerError, RunnerMode
 use rbuild_store::{Snapshots, Store, Workspace};
 use serde::{Deserialize, Serialize};
 
-use crate::commands::in_builder::{moved_store, store_only};
+use crate::commands::in_builder::{moved_store, read_answer, store_only, unread};
 use crate::exit::{Failure, code};
 use crate::input::settings::Settings;
 use crate::ui::{hints, terminal};
@@ -150,8 +150,7 @@ impl Findings {
 /// Enters a builder process and assembles a snapshot in the store, as a build does.
 fn trial(settings: &Settings) -> Result<Findings, Failure> {
     let store = settings.open()?;
-    let fail = |e: std::io::Error| Failure::caused("cannot read the builder's answer", &e);
-    let (mut reader, mut writer) = std::io::pipe().map_err(fail)?;
+    let (reader, mut writer) = std::io::pipe().map_err(unread)?;
     enter(&store_only(&store), settings.isolation, |builder| {
         use std::io::Write;
         let result = builder.map_err(BuildError::from).and_then(|builder| {
@@ -165,9 +164,7 @@ fn trial(settings: &Settings) -> Result<Findings, Failure> {
         i32::from(answer.is_err())
     })?;
     drop(writer);
-    let mut text = Vec::new();
-    std::io::Read::read_to_end(&mut reader, &mut text).map_err(fail)?;
-    serde_json::from_slice(&text).map_err(|_| Failure::new("the builder process ended without an answer"))?
+    read_answer::<Result<Findings, Failure>>(reader)?
 }
 
 fn snapshots(store: &Store, builder: &Builder) -> Result<Snapshots, BuildError> {

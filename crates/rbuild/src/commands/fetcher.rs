@@ -24,7 +24,7 @@ use crate::input::registry;
 
 /// Runs `work` in a fetcher and returns its answer. The caller must have one thread.
 pub fn in_fetcher<T: Serialize + DeserializeOwned>(work: impl FnOnce() -> T) -> Result<T, Failure> {
-    let failed = |e: &(dyn std::error::Error + 'static)| Failure::caused("cannot start the fetcher", e);
+    let failed = not_started;
     let (mut answer, mut writer) = std::io::pipe().map_err(|e| failed(&e))?;
     let launcher = process::own_pidfd().map_err(|e| failed(&e))?;
     match process::fork().map_err(|e| failed(&e))? {
@@ -42,14 +42,22 @@ pub fn in_fetcher<T: Serialize + DeserializeOwned>(work: impl FnOnce() -> T) -> 
             let mut text = Vec::new();
             let read = answer.read_to_end(&mut text);
             let exit = process::wait(child).map_err(|e| failed(&e))?;
-            let ended = match exit {
-                Exit::Signal(signal) => format!("it was killed (signal {signal})"),
-                Exit::Code(code) => format!("it ended with code {code}"),
-            };
             let answer = read.ok().and_then(|_| serde_json::from_slice(&text).ok());
-            answer.ok_or_else(|| Failure::new(format!("the fetcher ended without an answer: {ended}")))
+            answer.ok_or_else(|| no_answer(&exit))
         }
     }
+}
+
+fn not_started(e: &(dyn std::error::Error + 'static)) -> Failure {
+    Failure::caused("cannot start the fetcher", e)
+}
+
+fn no_answer(exit: &Exit) -> Failure {
+    let ended = match exit {
+        Exit::Signal(signal) => format!("it was killed (signal {signal})"),
+        Exit::Code(code) => format!("it ended with code {code}"),
+    };
+    Failure::new(format!("the fetcher ended without an answer: {ended}"))
 }
 
 /// Returns the secrets of a build that are logins for servers of files.
@@ -144,7 +152,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn logins_are_secrets_named_after_the_host() {
+    fn logins_are_secrets_named_after_the_host_or_refused_as_recorded() {
         let secrets = [
             ("HTTP_AUTH_TOKEN_a.io", "t1\n"),
             ("HTTP_AUTH_HEADER_a.io", "Basic x"),
@@ -157,8 +165,14 @@ mod tests {
         assert_eq!(of("a.io").unwrap().as_deref(), Some("Bearer t1"));
         assert_eq!(of("b.io").unwrap().as_deref(), Some("Basic y"));
         assert_eq!(of("www.a.io").unwrap(), None);
-        for host in ["c.io", "d.io"] {
-            assert!(of(host).unwrap_err().message.contains("is not the value of a header"));
-        }
+        let refused = ["c.io", "d.io"].map(|host| of(host).expect_err(host).text());
+        rbuild_testkit::assert_recorded!("logins-of-servers", refused.concat());
+    }
+
+    #[test]
+    fn failures_of_fetchers_are_as_recorded() {
+        let not_started = not_started(&std::io::Error::from_raw_os_error(11)).text();
+        let no_answer = [Exit::Signal(9), Exit::Code(1)].map(|exit| no_answer(&exit).text());
+        rbuild_testkit::assert_recorded!("fetcher", not_started + &no_answer.concat());
     }
 }

@@ -1,11 +1,15 @@
 //! Helpers for verbs that do their work in a builder process.
 
+use std::io::{self, Read};
 use std::path::Path;
 
+use rbuild_remedy::{MachineRemedy, Remedy};
 use rbuild_sandbox::{Builder, World};
 use rbuild_store::{Store, StoreError};
+use serde::de::DeserializeOwned;
 
-use crate::exit::code;
+use crate::exit::{Failure, code};
+use crate::ui::hints;
 
 /// Returns a world that contains only the store and runs no commands.
 pub fn store_only(store: &Store) -> World {
@@ -29,4 +33,40 @@ pub fn moved_store(builder: &Builder, store: &Store) -> Result<Store, StoreError
 /// signal stopped it.
 pub fn exit_code(code: i32, stopped: bool) -> u8 {
     if stopped { code::INTERRUPTED } else { code as u8 }
+}
+
+/// Reads the JSON document that a builder wrote to a pipe before it ended.
+pub fn read_answer<T: DeserializeOwned>(mut answer: impl Read) -> Result<T, Failure> {
+    let mut text = Vec::new();
+    answer.read_to_end(&mut text).map_err(unread)?;
+    serde_json::from_slice(&text).map_err(|_| Failure::new("the builder process ended without an answer"))
+}
+
+/// Converts an error of the pipe from the builder.
+pub fn unread(e: io::Error) -> Failure {
+    Failure::caused("cannot read the builder's answer", &e)
+}
+
+/// Returns the failure for a builder that was killed by a signal.
+pub fn killed(signal: i32) -> Failure {
+    Failure::new(format!("the builder process was killed by signal {signal}"))
+        .help(hints::words(&Remedy::Machine(MachineRemedy::CheckMemory)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failures_of_the_builder_are_as_recorded() {
+        struct Broken;
+        impl Read for Broken {
+            fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+                Err(io::Error::from_raw_os_error(5))
+            }
+        }
+        let failures = [read_answer::<u8>(Broken).unwrap_err(), read_answer::<u8>(&b"["[..]).unwrap_err(), killed(9)];
+        rbuild_testkit::assert_recorded!("builder", failures.map(|failure| failure.text()).concat());
+        assert_eq!(read_answer::<u8>(&b"7"[..]).ok(), Some(7));
+    }
 }

@@ -8,6 +8,7 @@ use rbuild_dockerfile::lint::{self, BaseFacts, Facts, LintSettings, LintWarning,
 use rbuild_engine::{BuildRequest, Online, PullPolicy};
 use rbuild_image::{ImageConfig, ImageName, Platform};
 use rbuild_plan::{Analysis, ContextSource, NamedContext, Parameters, PlatformImage, StageUse};
+use rbuild_remedy::counted;
 use rbuild_source::Ignore;
 use rbuild_store::Store;
 
@@ -90,11 +91,15 @@ impl<'a> Lint<'a> {
         if list.is_empty() || mode == Mode::Quiet {
             return;
         }
-        let noun = if list.len() == 1 { "warning" } else { "warnings" };
-        let more = if list.len() > 3 { "; --check shows all" } else { "" };
-        let first = list.iter().take(3).cloned().collect::<String>();
-        terminal::err(&format!("{} {noun} found{more}:\n{first}", list.len()));
+        terminal::err(&summary(list));
     }
+}
+
+/// Formats the number of warnings, and the first three. Each is a line.
+fn summary(warnings: &[String]) -> String {
+    let more = if warnings.len() > 3 { "; --check shows all" } else { "" };
+    let first = warnings.iter().take(3).cloned().collect::<String>();
+    format!("{} found{more}:\n{first}", counted(warnings.len() as u64, "warning"))
 }
 
 /// Returns the lint warnings for the plans of a Dockerfile.
@@ -188,5 +193,17 @@ impl KnownImages<'_> {
             return Some(image.config);
         }
         Some(rbuild_engine::stored_image(self.store, &wanted, self.policy).ok()??.config)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn summaries_are_as_recorded() {
+        let lines: Vec<String> = (1..5).map(|number| format!(" - Rule: message (line {number})\n")).collect();
+        let text = [1, 3, 4].map(|count| summary(&lines[..count]));
+        rbuild_testkit::assert_recorded!("lint-summary", text.join("\n"));
     }
 }

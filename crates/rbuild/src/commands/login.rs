@@ -9,7 +9,7 @@ use rbuild_registry::{Credential, Given, Options, Secret, TlsVerify};
 
 use crate::args::{LoginArgs, LogoutArgs};
 use crate::exit::{Failure, code};
-use crate::input::registry;
+use crate::input::{registry, stdin};
 use crate::ui::terminal;
 
 /// Maximum length of a password in bytes.
@@ -91,8 +91,7 @@ fn user_and_password(args: &LoginArgs) -> Result<(String, Secret), Failure> {
         }
         None if args.password_stdin => {
             let mut text = String::new();
-            let read = std::io::stdin().take(MAX_PASSWORD).read_to_string(&mut text);
-            read.map_err(|e| Failure::caused("cannot read standard input", &e))?;
+            std::io::stdin().take(MAX_PASSWORD).read_to_string(&mut text).map_err(stdin::failed)?;
             text.trim_end_matches(['\r', '\n']).to_string()
         }
         None if !terminal => return missing("password"),
@@ -113,7 +112,6 @@ fn user_and_password(args: &LoginArgs) -> Result<(String, Secret), Failure> {
 fn ask(prompt: &str) -> Result<String, Failure> {
     terminal::err(prompt);
     let mut line = String::new();
-    let read = std::io::stdin().lock().take(MAX_PASSWORD).read_line(&mut line);
-    read.map_err(|e| Failure::caused("cannot read standard input", &e))?;
+    std::io::stdin().lock().take(MAX_PASSWORD).read_line(&mut line).map_err(stdin::failed)?;
     Ok(line.trim_end_matches(['\r', '\n']).to_string())
 }

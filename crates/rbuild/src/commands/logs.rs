@@ -35,24 +35,30 @@ pub fn logs(settings: &Settings, args: LogsArgs) -> Result<u8, Failure> {
             Failure::new(format!("build `{wanted}` has no log")).help("run `rbuild logs` to list recent builds")
         );
     };
-    let steps: Vec<&StepLog> = match &args.step {
-        None => build.steps.iter().collect(),
-        Some(step) => {
-            build.steps.iter().filter(|s| s.label == *step || s.label.ends_with(&format!(" {step}"))).collect()
-        }
-    };
-    if let (Some(step), true) = (&args.step, steps.is_empty()) {
-        let failure = Failure::new(format!("build {} has no step `{step}`", build.id));
-        let labels: Vec<String> = build.steps.iter().map(|s| s.label.clone()).collect();
-        return Err(match labels.is_empty() {
-            true => failure,
-            false => failure.help(hints::words(&Remedy::UseOneOf { words: labels })),
-        });
-    }
-    for step in steps {
+    for step in steps(build, args.step.as_deref())? {
         show(&store, build, step)?;
     }
     Ok(code::OK)
+}
+
+/// Returns the steps with a label, which may lack the name of the stage; all of them without one.
+///
+/// # Errors
+///
+/// Fails if no step has that label.
+fn steps<'a>(build: &'a BuildLog, label: Option<&str>) -> Result<Vec<&'a StepLog>, Failure> {
+    let Some(wanted) = label else { return Ok(build.steps.iter().collect()) };
+    let is_wanted = |s: &&StepLog| s.label == wanted || s.label.ends_with(&format!(" {wanted}"));
+    let found: Vec<&StepLog> = build.steps.iter().filter(is_wanted).collect();
+    if !found.is_empty() {
+        return Ok(found);
+    }
+    let failure = Failure::new(format!("build {} has no step `{wanted}`", build.id));
+    let labels: Vec<String> = build.steps.iter().map(|s| s.label.clone()).collect();
+    Err(match labels.is_empty() {
+        true => failure,
+        false => failure.help(hints::words(&Remedy::UseOneOf { words: labels })),
+    })
 }
 
 fn show(store: &Store, build: &BuildLog, step: &StepLog) -> Result<(), Failure> {
@@ -71,4 +77,49 @@ fn show(store: &Store, build: &BuildLog, step: &StepLog) -> Result<(), Failure> 
         let _ = std::io::copy(&mut log, &mut out).and_then(|_| out.flush());
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use rbuild_store::{BuildStatus, StepOutcome};
+
+    use super::*;
+
+    fn build(labels: &[&str]) -> BuildLog {
+        let step = |(number, label): (usize, &&str)| StepLog {
+            step: number,
+            label: label.to_string(),
+            text: "RUN x".into(),
+            outcome: StepOutcome::Done,
+            began: 0.0,
+            seconds: 1.0,
+            why: None,
+            inputs: Vec::new(),
+        };
+        BuildLog {
+            id: "abc".parse().expect("a valid ID"),
+            what: "x:latest".into(),
+            started: 0,
+            seconds: 1.0,
+            status: BuildStatus::Done,
+            steps: labels.iter().enumerate().map(step).collect(),
+            phases: Vec::new(),
+            layers: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn labels_select_steps_with_or_without_the_stage() {
+        let build = build(&["base 1/2", "base 2/2", "test 1/2"]);
+        for (label, found) in [(None, 3), (Some("base 1/2"), 1), (Some("1/2"), 2), (Some("2/2"), 1)] {
+            assert_eq!(steps(&build, label).map(|steps| steps.len()).ok(), Some(found), "{label:?}");
+        }
+    }
+
+    #[test]
+    fn unknown_steps_are_refused_as_recorded() {
+        let text = [&["base 1/2", "base 2/2"][..], &[]]
+            .map(|labels| steps(&build(labels), Some("3/2")).expect_err("no such step").text());
+        rbuild_testkit::assert_recorded!("logs", text.concat());
+    }
 }

@@ -5,7 +5,7 @@ use rbuild_image::{ManifestDigest, human_size};
 use rbuild_linux::Timestamp;
 use rbuild_remedy::counted;
 use rbuild_sandbox::enter;
-use rbuild_store::{Budget, Checked, DanglingImages, Freed, Image, StoreError};
+use rbuild_store::{Budget, CheckFailure, Checked, DanglingImages, Freed, Image, StoreError};
 use serde_json::json;
 
 use crate::args::{DfArgs, FsckArgs, ImagePruneArgs, PruneArgs, RmiArgs};
@@ -73,9 +73,15 @@ pub fn image_prune(settings: &Settings, args: ImagePruneArgs) -> Result<u8, Fail
     let deleted = gone.iter().map(|e| e.artifact.digest()).filter(|digest| !left.contains(digest));
     deleted.for_each(|digest| text += &format!("deleted: {digest}\n"));
     let freed = store.gc().sweep_blobs()?;
-    let list = if text.is_empty() { String::new() } else { format!("Deleted Images:\n{text}\n") };
-    terminal::out(&format!("{list}Total reclaimed space: {}\n", human_size(freed.bytes)));
+    terminal::out(&removed_text("Deleted Images", &text, freed.bytes));
     Ok(code::OK)
+}
+
+/// Formats the result of `image prune` and `container prune`: the removed entries, if there are
+/// any, and their size.
+pub fn removed_text(heading: &str, entries: &str, bytes: u64) -> String {
+    let list = if entries.is_empty() { String::new() } else { format!("{heading}:\n{entries}\n") };
+    format!("{list}Total reclaimed space: {}\n", human_size(bytes))
 }
 
 /// A `--filter` of `image prune`.
@@ -199,34 +205,74 @@ pub fn df(settings: &Settings, args: DfArgs) -> Result<u8, Failure> {
 pub fn fsck(settings: &Settings, args: FsckArgs) -> Result<u8, Failure> {
     let store = settings.open()?;
     let found = store.gc().check(args.repair)?;
-    let Checked { blobs, bytes, images, records, damage, unrepaired, unread } = &found;
-    for problem in damage.iter().chain(unrepaired.iter().chain(unread).map(|failure| &failure.text)) {
+    for problem in found.damage.iter().chain(found.unrepaired.iter().chain(&found.unread).map(|failure| &failure.text))
+    {
         terminal::err(&format!("{problem}\n"));
     }
-    terminal::out(&format!(
+    terminal::out(&checked_text(&found, args.repair));
+    let Some((problem, hint)) = fault(&found, args.repair) else { return Ok(code::OK) };
+    terminal::error(problem, hint.as_deref());
+    Ok(code::FAILED)
+}
+
+/// Formats the counts of a check.
+fn checked_text(found: &Checked, repair: bool) -> String {
+    let Checked { blobs, bytes, images, records, damage, unrepaired, unread } = found;
+    format!(
         "Checked {} ({}), {}, {}: {}{}{}{}\n",
         counted(*blobs, "blob"),
         human_size(*bytes),
         counted(*images, "image"),
         counted(*records, "cache record"),
         counted(damage.len() as u64, "problem"),
-        if args.repair && !damage.is_empty() { ", removed" } else { "" },
+        if repair && !damage.is_empty() { ", removed" } else { "" },
         if unrepaired.is_empty() { String::new() } else { format!("; {} not removed", unrepaired.len()) },
         if unread.is_empty() { String::new() } else { format!("; {} not verified", unread.len()) },
-    ));
-    if !damage.is_empty() && !args.repair {
-        terminal::error("the store is damaged", Some("run `rbuild fsck --repair` to remove damaged entries"));
-        return Ok(code::FAILED);
+    )
+}
+
+/// Returns the error about what remains wrong after a check, and its hint.
+fn fault(found: &Checked, repair: bool) -> Option<(&'static str, Option<String>)> {
+    if !found.damage.is_empty() && !repair {
+        let hint = "run `rbuild fsck --repair` to remove damaged entries";
+        return Some(("the store is damaged", Some(hint.into())));
     }
-    if !unrepaired.is_empty() {
-        let remedy = unrepaired.iter().find_map(|failure| failure.remedy.as_ref());
-        terminal::error("some of the damage cannot be removed", remedy.map(hints::words).as_deref());
-        return Ok(code::FAILED);
+    let first =
+        |failures: &[CheckFailure]| failures.iter().find_map(|failure| failure.remedy.as_ref()).map(hints::words);
+    if !found.unrepaired.is_empty() {
+        return Some(("some of the damage cannot be removed", first(&found.unrepaired)));
     }
-    if !unread.is_empty() {
-        let remedy = unread.iter().find_map(|failure| failure.remedy.as_ref());
-        terminal::error("some of the store cannot be read", remedy.map(hints::words).as_deref());
-        return Ok(code::FAILED);
+    (!found.unread.is_empty()).then(|| ("some of the store cannot be read", first(&found.unread)))
+}
+
+#[cfg(test)]
+mod tests {
+    use rbuild_remedy::{FileRemedy, Remedy};
+    use rbuild_testkit::assert_recorded;
+
+    use super::*;
+
+    #[test]
+    fn reports_are_as_recorded() {
+        let one = Freed { images: 1, records: 1, trees: 1, blobs: 1, mounts: 1, beyond_reach: 1, bytes: 1 };
+        let many = Freed { images: 0, records: 2, trees: 3, blobs: 4, mounts: 5, beyond_reach: 2, bytes: 1 << 30 };
+        let pruned = [Freed::default(), one, many].map(|freed| freed_text(&freed));
+        let removed = [removed_text("Deleted Images", "", 0), removed_text("Deleted Images", "deleted: x\n", 1500)];
+        let sound = Checked { blobs: 1, bytes: 5000, images: 2, records: 3, ..Checked::default() };
+        let damaged = Checked { damage: vec!["one".into(), "two".into()], ..sound.clone() };
+        let failed = |remedy| vec![CheckFailure { text: "text".into(), remedy }];
+        let unread = |remedy| Checked { unread: failed(remedy), ..sound.clone() };
+        let unrepaired = Checked { unrepaired: failed(None), ..sound.clone() };
+        let unreadable = unread(Some(Remedy::File(FileRemedy::CheckPermissions)));
+        let both = Checked { damage: damaged.damage.clone(), ..unread(None) };
+        let checked = [sound.clone(), damaged, unrepaired, unreadable, both].map(|found| {
+            [false, true].map(|repair| {
+                let problem =
+                    fault(&found, repair).map(|(problem, hint)| terminal::error_text(problem, hint.as_deref(), false));
+                format!("repair={repair}: {}{}", checked_text(&found, repair), problem.unwrap_or_default())
+            })
+        });
+        let text = [pruned.join("\n"), removed.join("\n"), checked.concat().concat()];
+        assert_recorded!("removing", text.join("\n"));
     }
-    Ok(code::OK)
 }

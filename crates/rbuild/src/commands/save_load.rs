@@ -3,7 +3,7 @@
 use rbuild_dockerfile::Help;
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::io::{IsTerminal, Read};
+use std::io::Read;
 use std::path::Path;
 
 use rbuild_engine::{BuildError, Import};
@@ -18,6 +18,7 @@ use crate::commands::named::{self, Purpose};
 use crate::commands::transfer;
 use crate::exit::{Failure, code};
 use crate::input::settings::Settings;
+use crate::input::stdin::{self, StdinUse};
 use crate::input::{flags, output};
 use crate::ui::transfer_bar::TransferBar;
 use crate::ui::{hints, terminal};
@@ -34,29 +35,29 @@ fn shown(path: &str) -> String {
 
 /// Opens a file, or downloads it if its path is a URL.
 fn open_or_download(store: &Store, path: &str) -> Result<File, Failure> {
-    if SourceUrl::is_meant(path) {
-        let invalid = |e| Failure::usage(format!("`{}`: the URL is invalid: {e}", hide_logins(path)));
-        return transfer::download_once(store, &SourceUrl::parse(path).map_err(invalid)?);
+    match url(path)? {
+        Some(url) => transfer::download_once(store, &url),
+        None => open(Path::new(path)),
     }
-    if path.contains("://") {
-        let failure = Failure::usage(format!("cannot fetch `{path}`: only http and https URLs are supported"));
+}
+
+/// Parses a URL; `None` if the text is a path.
+fn url(text: &str) -> Result<Option<SourceUrl>, Failure> {
+    let shown = hide_logins(text);
+    if SourceUrl::is_meant(text) {
+        let invalid = |e| Failure::usage(format!("`{shown}`: the URL is invalid: {e}"));
+        return SourceUrl::parse(text).map(Some).map_err(invalid);
+    }
+    if text.contains("://") {
+        let failure = Failure::usage(format!("cannot fetch `{shown}`: only http and https URLs are supported"));
         return Err(failure.help("download the file and pass its path"));
     }
-    open(Path::new(path))
+    Ok(None)
 }
 
 /// Returns the size of a regular file in bytes; `None` for pipes and devices.
 fn size(file: &File) -> Option<u64> {
     file.metadata().ok().filter(std::fs::Metadata::is_file).map(|m| m.len())
-}
-
-fn stdin() -> Result<Box<dyn Read + Send>, Failure> {
-    if std::io::stdin().is_terminal() {
-        return Err(
-            Failure::usage("standard input is a terminal, not an archive").help("pass a file, or pipe an archive in")
-        );
-    }
-    Ok(Box::new(std::io::stdin()))
 }
 
 pub fn import(settings: &Settings, args: ImportArgs) -> Result<u8, Failure> {
@@ -68,7 +69,7 @@ pub fn import(settings: &Settings, args: ImportArgs) -> Result<u8, Failure> {
     };
     let store = settings.open()?;
     let (source, total) = match args.file.as_str() {
-        "-" => (stdin()?, None),
+        "-" => (Box::new(stdin::piped(StdinUse::Archive)?) as Box<dyn Read + Send>, None),
         path => {
             let file = open_or_download(&store, path)?;
             let total = size(&file);
@@ -129,12 +130,7 @@ fn change_config(config: &mut ImageConfig, changes: &[String]) -> Result<(), Bui
         return Ok(());
     }
     for change in changes {
-        let word = change.split_whitespace().next().unwrap_or("").to_uppercase();
-        if !CHANGES.contains(&word.as_str()) {
-            let message = format!("--change `{change}`: this instruction cannot change an image configuration");
-            let words = CHANGES.map(String::from).to_vec();
-            return Err(BuildError::Other { message, help: Some(Remedy::UseOneOf { words }) });
-        }
+        check_change(change, change.split_whitespace().next().unwrap_or(""))?;
     }
     let text = format!("FROM scratch\n{}\n", changes.join("\n"));
     let first = |list: Vec<rbuild_dockerfile::Diagnostic>| {
@@ -143,12 +139,29 @@ fn change_config(config: &mut ImageConfig, changes: &[String]) -> Result<(), Bui
         BuildError::Caller(Box::new(Failure { help: d.help.as_ref().map(hints::of_help), ..failure }))
     };
     let file = rbuild_dockerfile::parse(text.as_bytes()).map_err(first)?;
+    // A change may have several lines.
+    for stage in &file.stages[1..] {
+        check_change(&stage.keyword.text, &stage.keyword.text)?;
+    }
+    for instruction in &file.stages[0].instructions {
+        check_change(&instruction.keyword.text, &instruction.keyword.text)?;
+    }
     let params = rbuild_plan::Parameters::new(Platform::host(), config.platform());
     match rbuild_plan::plan(&file, &params, &Default::default()).map_err(first)? {
         rbuild_plan::Plan::Graph(graph) => config.config = graph.config.config,
         rbuild_plan::Plan::Needs(_) => return Err(BuildError::other("--change must not name an image")),
     }
     Ok(())
+}
+
+/// Fails if an instruction of a `--change` does not change the configuration.
+fn check_change(change: &str, keyword: &str) -> Result<(), BuildError> {
+    if CHANGES.contains(&keyword.to_uppercase().as_str()) {
+        return Ok(());
+    }
+    let message = format!("--change `{change}`: this instruction cannot change an image configuration");
+    let words = CHANGES.map(String::from).to_vec();
+    Err(BuildError::Other { message, help: Some(Remedy::UseOneOf { words }) })
 }
 
 pub fn save(settings: &Settings, args: SaveArgs) -> Result<u8, Failure> {
@@ -224,7 +237,7 @@ pub fn load(settings: &Settings, args: LoadArgs) -> Result<u8, Failure> {
         }
         None => {
             let bar = TransferBar::start("loading", None);
-            rbuild_transport::load(&store, bar.reading(stdin()?), &wanted)?
+            rbuild_transport::load(&store, bar.reading(stdin::piped(StdinUse::Archive)?), &wanted)?
         }
     };
     loaded.warnings.iter().for_each(|warning| terminal::warning(warning.clone().convert::<Help>()));
@@ -238,4 +251,30 @@ pub fn load(settings: &Settings, args: LoadArgs) -> Result<u8, Failure> {
         }
     }
     Ok(code::OK)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn faults_of_urls_and_changes_are_as_recorded() {
+        let urls = ["https://joe:secret@a.io/%x", "http://", "ftp://a.io/x"]
+            .map(|text| url(text).map(drop).expect_err(text).text());
+        let changes = [
+            "RUN x",
+            "from x",
+            "CMD",
+            "ENV a",
+            "CMD x\nRUN y",
+            "CMD x\nCOPY --from=a b c",
+            "CMD x\nFROM a",
+            "EXPOSE x",
+        ];
+        let changes = changes.map(|change| {
+            let changed = change_config(&mut ImageConfig::empty(&Platform::host()), &[change.to_string()]);
+            format!("{change:?}: {}", changed.map_or_else(|e| Failure::from(e).text(), |()| "accepted\n".into()))
+        });
+        rbuild_testkit::assert_recorded!("import", urls.concat() + &changes.concat());
+    }
 }

@@ -124,12 +124,22 @@ pub fn pull(settings: &Settings, args: PullArgs) -> Result<u8, Failure> {
     for name in &names {
         let pulled = pull_one(&store, &client, name, &platform, show)?;
         if show != Show::Nothing {
-            let news = if pulled.is_new { "Downloaded newer image for" } else { "Image is up to date for" };
-            terminal::err(&format!("Digest: {}\nStatus: {news} {}\n", pulled.resolved, name.familiar()));
+            terminal::err(&status(pulled.is_new, &pulled.resolved.to_string(), &name.familiar()));
         }
         terminal::out(&format!("{name}\n"));
     }
     Ok(code::OK)
+}
+
+/// Formats the result of a pull like docker.
+fn status(is_new: bool, digest: &str, name: &str) -> String {
+    let news = if is_new { "Downloaded newer image for" } else { "Image is up to date for" };
+    format!("Digest: {digest}\nStatus: {news} {name}\n")
+}
+
+/// Formats the result of a push like docker.
+fn sent(tag: &str, digest: &str, size: u64) -> String {
+    format!("{tag}: digest: {digest} size: {}\n", human_size(size))
 }
 
 /// Pushes an image under several names; prints each with its digest. Returns the digest.
@@ -151,7 +161,7 @@ pub fn push_all(
         })?;
         if show != Show::Nothing {
             let tag = name.tag().unwrap_or("latest");
-            terminal::err(&format!("{tag}: digest: {} size: {}\n", image.digest, human_size(image.size())));
+            terminal::err(&sent(tag, &image.digest.to_string(), image.size()));
         }
     }
     Ok(image.digest)
@@ -177,4 +187,20 @@ pub fn push(settings: &Settings, args: PushArgs) -> Result<u8, Failure> {
         written.map_err(|e| output::unwritten("the digest file", &dest.path(), e))?;
     }
     Ok(code::OK)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reports_are_as_recorded() {
+        let origins = [BlobOrigin::Source, BlobOrigin::Sink, BlobOrigin::OtherRepository];
+        let arrivals = origins.map(|origin| arrival("pulled", 1500, origin) + "\n");
+        let statuses = [true, false].map(|is_new| status(is_new, "sha256:0", "demo:1"));
+        rbuild_testkit::assert_recorded!(
+            "transfers",
+            arrivals.concat() + &statuses.concat() + &sent("1", "sha256:0", 1500)
+        );
+    }
 }

@@ -12,6 +12,29 @@ use crate::input::request::{BuildInput, FetchInput};
 use crate::progress::Mode;
 use crate::ui::terminal;
 
+/// A reason why the results of two builds cannot be compared, or the compared one not be kept.
+#[derive(Debug, Clone, Copy)]
+enum NotVerified {
+    ContextChanged,
+    NoImages,
+    /// The Dockerfile or the context is standard input.
+    StandardInput,
+}
+
+impl From<NotVerified> for Failure {
+    fn from(reason: NotVerified) -> Failure {
+        match reason {
+            NotVerified::ContextChanged => Failure::new("the build context changed after the two builds were compared")
+                .help("run the command again"),
+            NotVerified::NoImages => Failure::new("the two builds produced no images to compare"),
+            NotVerified::StandardInput => {
+                Failure::usage("--verify reads the Dockerfile and the context twice, but standard input only once")
+                    .help("pass the Dockerfile and the context as paths")
+            }
+        }
+    }
+}
+
 /// Seconds by which the clock of the second build is behind that of the first. Behind, not ahead:
 /// files that look recently modified are then trusted less, never more.
 const CLOCK_LAG: i64 = 100_000;
@@ -35,7 +58,7 @@ pub fn verify(
         Compared::Failed(code) => return Ok(BuildOutcome::Failed(code)),
     };
     if once.mode != Mode::Quiet {
-        terminal::err("verified: two builds without cache produced identical images\n");
+        terminal::err(EQUAL);
     }
     // The first build answers this one from the cache.
     request.salt.clone_from(&trials.first.request.salt);
@@ -43,8 +66,7 @@ pub fn verify(
     let quiet = BuildOnce { mode: Mode::Quiet, explain: false, ..*once };
     let BuildOutcome::Made(finished) = quiet.build(&request)? else { return Ok(BuildOutcome::Failed(code::FAILED)) };
     if finished.image.is_some_and(|found| found.id != image) {
-        let failure = Failure::new("the build context changed after the two builds were compared");
-        return Err(failure.help("run the command again"));
+        return Err(NotVerified::ContextChanged.into());
     }
     conclude(args, &request, &finished, reports)?;
     Ok(BuildOutcome::Made(finished))
@@ -99,7 +121,7 @@ impl VerifyBuilds {
             }
         }
         let [a, b] = images[..] else {
-            return Err(Failure::new("the two builds produced no images to compare"));
+            return Err(NotVerified::NoImages.into());
         };
         let (a, b) = (store.images().image(&a.manifest)?, store.images().image(&b.manifest)?);
         let Some(difference) = first_difference(store, &a, &b).map_err(|e| Failure::new(e.message()))? else {
@@ -122,9 +144,7 @@ fn forget_new(store: &Store, before: &[NamedImage], made: &[FinishedImage]) -> R
 /// Fails if the Dockerfile or the context comes from standard input.
 pub fn refuse_standard_input(args: &BuildArgs) -> Result<(), Failure> {
     if args.context == "-" || args.file.as_deref() == Some("-") {
-        let failure =
-            Failure::usage("--verify reads the Dockerfile and the context twice, but standard input only once");
-        return Err(failure.help("pass the Dockerfile and the context as paths"));
+        return Err(NotVerified::StandardInput.into());
     }
     Ok(())
 }
@@ -147,6 +167,9 @@ fn message(difference: &Difference) -> (String, Option<&'static str>) {
         }
     }
 }
+
+/// The report of equal results.
+const EQUAL: &str = "verified: two builds without cache produced identical images\n";
 
 const CLAMP_TIMES: &str = "set SOURCE_DATE_EPOCH to clamp all times in the result";
 const BE_DETERMINISTIC: &str =
@@ -171,7 +194,7 @@ fn date(seconds: i64) -> String {
 #[cfg(test)]
 mod tests {
     use rbuild_engine::FieldPath;
-    use rbuild_testkit::assert_recorded;
+    use rbuild_testkit::{assert_recorded, variants};
 
     use super::*;
 
@@ -218,5 +241,13 @@ mod tests {
             help.map_or(text.clone(), |help| format!("{text}\n  hint: {help}"))
         });
         assert_recorded!("verify", texts.collect::<Vec<_>>().join("\n"));
+    }
+
+    #[test]
+    fn other_results_are_as_recorded() {
+        let reasons = [NotVerified::ContextChanged, NotVerified::NoImages, NotVerified::StandardInput];
+        let variants = variants!(NotVerified { ContextChanged, NoImages, StandardInput });
+        let text = variants.words(&reasons, |reason| Failure::from(*reason).text());
+        assert_recorded!("verify-results", text + EQUAL);
     }
 }

@@ -2,7 +2,7 @@
 
 use rbuild_dockerfile::Help;
 use std::error::Error;
-use std::io::{Cursor, IsTerminal, Read};
+use std::io::{Cursor, Read};
 use std::path::{Path, PathBuf};
 
 use rbuild_engine::{ContextDir, Warning};
@@ -15,10 +15,14 @@ use rbuild_store::{Store, Workspace};
 use crate::args::BuildArgs;
 use crate::exit::Failure;
 use crate::input::flags;
+use crate::input::stdin::{self, StdinUse};
 use crate::ui::{hints, terminal};
 
 mod remote;
 mod untrusted;
+
+#[cfg(test)]
+mod tests;
 
 pub use remote::FetchFile;
 
@@ -98,8 +102,7 @@ impl Inputs<'_> {
         let download = (self.fetch)(url)?;
         let mut head = Vec::new();
         let file = self.store.blobs().open_blob(&download.digest)?;
-        let read = file.take(512).read_to_end(&mut head);
-        read.map_err(|e| Failure::caused("cannot read the context", &e))?;
+        file.take(512).read_to_end(&mut head).map_err(|e| remote::unread(&e))?;
         if is_archive(&head) {
             let context = self.archive_context(&format!("`{url}`"), self.store.blobs().open_blob(&download.digest)?)?;
             return Ok(MainContext { newest: download.modified.or(context.newest), ..context });
@@ -107,8 +110,7 @@ impl Inputs<'_> {
         let OuterDockerfile { name, bytes } = match (self.outer_dockerfile()?, &self.args.file) {
             (Some(outer), _) => outer,
             (None, Some(file)) => {
-                let failure = Failure::usage(format!("`{url}` is a Dockerfile, and -f selects another: `{file}`"));
-                return Err(failure.help("omit -f, or pass the URL of a tar archive"));
+                return Err(two_dockerfiles(&format!("`{url}`"), file, "pass the URL of a tar archive"));
             }
             (None, None) => {
                 OuterDockerfile { name: url.to_string(), bytes: self.store.blobs().read_document(&download.digest)? }
@@ -147,16 +149,16 @@ fn directory(dir: &str) -> Result<PathBuf, Failure> {
 }
 
 fn stdin_bytes() -> Result<Vec<u8>, Failure> {
-    if std::io::stdin().is_terminal() {
-        return Err(Failure::usage("standard input is a terminal").help("pipe the Dockerfile in: … | rbuild build -"));
-    }
     let mut bytes = Vec::new();
-    std::io::stdin().read_to_end(&mut bytes).map_err(stdin_failed)?;
+    stdin::piped(StdinUse::Dockerfile)?.read_to_end(&mut bytes).map_err(stdin::failed)?;
     Ok(bytes)
 }
 
-fn stdin_failed(e: std::io::Error) -> Failure {
-    Failure::caused("cannot read standard input", &e)
+/// Returns the failure for a Dockerfile in place of an archive, and another one that `-f` selects.
+fn two_dockerfiles(given: &str, file: &str, archive: &str) -> Failure {
+    let file = hide_logins(file);
+    Failure::usage(format!("{given} is a Dockerfile, and -f selects another: `{file}`"))
+        .help(format!("omit -f, or {archive}"))
 }
 
 fn from_directory(args: &BuildArgs, context: PathBuf) -> Result<MainContext, Failure> {
@@ -272,24 +274,17 @@ impl Inputs<'_> {
     /// Reads standard input: a tar archive of the context, compressed or not, or a Dockerfile
     /// alone.
     fn stdin_context(&self) -> Result<MainContext, Failure> {
-        if std::io::stdin().is_terminal() {
-            return Err(
-                Failure::usage("standard input is a terminal").help("pipe the context in: tar -c . | rbuild build -")
-            );
-        }
-        let mut stdin = std::io::stdin();
+        let mut stdin = stdin::piped(StdinUse::Context)?;
         let mut head = Vec::new();
-        stdin.by_ref().take(512).read_to_end(&mut head).map_err(stdin_failed)?;
+        stdin.by_ref().take(512).read_to_end(&mut head).map_err(stdin::failed)?;
         if is_archive(&head) {
             return self.archive_context("from standard input", Cursor::new(head).chain(stdin));
         }
         if let Some(file) = &self.args.file {
-            let file = hide_logins(file);
-            let failure = Failure::usage(format!("standard input is a Dockerfile, and -f selects another: `{file}`"));
-            return Err(failure.help("omit -f, or pipe a tar archive in"));
+            return Err(two_dockerfiles("standard input", file, "pipe a tar archive in"));
         }
         let mut dockerfile = head;
-        stdin.read_to_end(&mut dockerfile).map_err(stdin_failed)?;
+        stdin.read_to_end(&mut dockerfile).map_err(stdin::failed)?;
         Ok(MainContext { dir: None, dockerfile_name: STDIN_NAME.into(), dockerfile, newest: None, unpacked: None })
     }
 

@@ -345,18 +345,22 @@ impl SecretSource {
                 value.ok_or_else(|| bad(format!("the environment variable {name} is not set")))?
             }
             Some(path) => std::fs::read(path).map_err(|e| {
-                let hint = match e.kind() {
-                    std::io::ErrorKind::PermissionDenied => "change the owner or the mode of the file, or pass another",
-                    std::io::ErrorKind::IsADirectory => "pass a file",
-                    _ => "correct the path, or create the file",
-                };
-                bad(format!("cannot read `{path}`: {}", reason(&e))).help(hint).because(&e)
+                bad(format!("cannot read `{path}`: {}", reason(&e))).help(unread_hint(e.kind())).because(&e)
             })?,
         };
         if value.len() > MAX_SECRET {
             return Err(bad(format!("the value has {} bytes; the limit is {MAX_SECRET}", value.len())));
         }
         Ok((self.id, value))
+    }
+}
+
+/// Returns the hint for the file of a secret that cannot be read.
+fn unread_hint(kind: std::io::ErrorKind) -> &'static str {
+    match kind {
+        std::io::ErrorKind::PermissionDenied => "change the owner or the mode of the file, or pass another",
+        std::io::ErrorKind::IsADirectory => "pass a file",
+        _ => "correct the path, or create the file",
     }
 }
 
@@ -426,6 +430,14 @@ mod tests {
             let all = format!("{} {}", f.message, f.help.unwrap_or_default());
             assert!(all.contains(want), "{want}: {all}");
         }
+    }
+
+    #[test]
+    fn hints_about_files_of_secrets_are_as_recorded() {
+        use std::io::ErrorKind;
+        let kinds = [ErrorKind::PermissionDenied, ErrorKind::IsADirectory, ErrorKind::NotFound];
+        let text = kinds.map(|kind| format!("{kind}: {}\n", unread_hint(kind)));
+        rbuild_testkit::assert_recorded!("secret-files", text.concat());
     }
 
     #[test]

@@ -133,4 +133,20 @@ mod tests {
             assert!(message.starts_with(want), "{message}");
         }
     }
+
+    #[test]
+    fn notices_and_faults_of_logins_are_as_recorded() {
+        let names: Vec<Reference> = ["a.io/x", "b.io/x"].map(|name| name.parse().unwrap()).to_vec();
+        let waiting = |reason: &str, milliseconds| Notice::Waiting {
+            host: "a.io".into(),
+            reason: reason.into(),
+            wait: std::time::Duration::from_millis(milliseconds),
+        };
+        let warning = Notice::Warning { host: "a.io".into(), text: "a warning".into() };
+        let notices = [waiting("connection reset by peer", 1200), waiting("a.io answered 503", 60_000), warning];
+        let notices = notices.map(|notice| words(&notice) + "\n");
+        let refused = |(pair, by_flag)| own_login(pair, &names, by_flag).map(drop).expect_err(pair).text();
+        let faults = [("joe", true), ("joe", false), (":a", true), ("joe:a", true), ("joe:a", false)].map(refused);
+        rbuild_testkit::assert_recorded!("registries", notices.concat() + &faults.concat());
+    }
 }

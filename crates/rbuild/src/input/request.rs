@@ -143,6 +143,10 @@ fn parameters(
     })
 }
 
+pub(super) fn no_working_directory(e: std::io::Error) -> Failure {
+    Failure::caused("cannot find the working directory", &e)
+}
+
 /// Opens the outputs, and appends the names that they give the image to `tags` and those to push to
 /// `push`.
 fn exports(
@@ -154,8 +158,7 @@ fn exports(
 ) -> Result<Vec<Export>, Failure> {
     let registry = args.push.then(|| "type=registry".to_string());
     let mut pushes_tags = false;
-    let no_cwd = |e| Failure::caused("cannot find the working directory", &e);
-    let cwd = std::env::current_dir().map_err(no_cwd)?;
+    let cwd = std::env::current_dir().map_err(no_working_directory)?;
     let (mut exports, mut stdout_is_taken) = (Vec::new(), false);
     for text in args.output.iter().chain(&registry) {
         let parsed = output::parse(text)?;

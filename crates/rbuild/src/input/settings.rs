@@ -99,6 +99,21 @@ fn store_root(flag: Option<PathBuf>, config: &Config) -> Result<PathBuf, Failure
         .or_else(|| config.root.clone())
         .or_else(|| env("XDG_DATA_HOME").map(|d| d.join("rbuild")))
         .or_else(|| env("HOME").map(|d| d.join(".local/share/rbuild")));
+    absolute(path)
+}
+
+fn absolute(path: Option<PathBuf>) -> Result<PathBuf, Failure> {
     let path = path.ok_or_else(|| Failure::new("the store has no path: HOME is not set").help("pass --root DIR"))?;
     std::path::absolute(&path).map_err(|e| Failure::caused(format!("cannot find the store {}", quoted(&path)), &e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_store_without_a_path_is_refused_as_recorded() {
+        let text = [None, Some(PathBuf::new())].map(|path| absolute(path).expect_err("no path").text());
+        rbuild_testkit::assert_recorded!("store-path", text.concat());
+    }
 }

@@ -1,8 +1,11 @@
 //! Messages about values of flags.
 
 use std::fmt::Debug;
+use std::path::Path;
 
+use nix::errno::Errno;
 use rbuild_layer::Limits;
+use rbuild_linux::DestinationError;
 use rbuild_testkit::assert_recorded;
 
 use crate::exit::Failure;
@@ -85,4 +88,55 @@ fn messages_about_the_command_line_mask_secrets_of_variables() {
         let masked = flags::secrets_of_line(&line).mask(format!("x {path} y"));
         assert!(!masked.contains(&path), "{given}: {masked}");
     }
+}
+
+/// Values that depend on files or on this machine.
+#[test]
+fn messages_about_files_of_flags_are_as_recorded() {
+    let scratch = std::env::temp_dir().join(format!("rbuild-flags-{}", std::process::id()));
+    std::fs::create_dir_all(&scratch).unwrap();
+    let socket = std::os::unix::net::UnixListener::bind(scratch.join("agent")).unwrap();
+    std::fs::write(scratch.join("key"), "no key").unwrap();
+    std::fs::write(scratch.join("big"), vec![b'x'; 1 << 20]).unwrap();
+    let dir = scratch.to_string_lossy().into_owned();
+    let agents = ["a={dir}/agent,{dir}/key", "a={dir}/key", "a={dir}/nosuch"].map(|text| text.replace("{dir}", &dir));
+    let secrets = ["id=a,src={dir}", "id=a,src={dir}/nosuch", "id=a,src={dir}/big", "id=a,env=RBUILD_NO_SUCH_VARIABLE"];
+    let most = rbuild_linux::process::hard_limit(rbuild_plan::Resource::Nofile).unwrap();
+    let text = [
+        agents.iter().map(|text| refused(text, flags::agent(text).map(drop))).collect::<String>(),
+        secrets.map(|text| text.replace("{dir}", &dir)).iter().map(|text| refused(text, flags::secret(text))).collect(),
+        all(&["nofile=1:18446744073709551614"], |text| flags::ulimit(text).map(drop))
+            .replace(&most.to_string(), "[limit]"),
+    ];
+    drop(socket);
+    std::fs::remove_dir_all(&scratch).unwrap();
+    assert_recorded!("flag-files", text.join("\n").replace(&dir, "[dir]"));
+}
+
+#[test]
+fn a_lost_working_directory_is_reported_as_recorded() {
+    let e = std::io::Error::from_raw_os_error(Errno::ENOENT as i32);
+    assert_recorded!("working-directory", request::no_working_directory(e).text());
+}
+
+#[test]
+fn refused_destinations_are_as_recorded() {
+    let dir = || Path::new("/nosuch/a").to_path_buf();
+    let io = |errno: Errno| std::io::Error::from_raw_os_error(errno as i32);
+    let kernel = |errno| DestinationError::Kernel(rbuild_linux::Error::new("open", &dir(), io(errno)));
+    let refused = |(path, e)| output::refused("the output", Path::new(path), e).text();
+    let text = [
+        ("/nosuch/a/out", DestinationError::NotWritable("/".into(), rustix::io::Errno::ACCESS)),
+        ("/out", DestinationError::NotWritable("/".into(), rustix::io::Errno::ROFS)),
+        ("/out", DestinationError::IsDirectory("/out".into())),
+        ("/out", DestinationError::NotDirectory("/out".into())),
+        ("/dev/fd/0", DestinationError::NotForWriting("/dev/fd/0".into())),
+        ("/out", DestinationError::Socket("/out".into())),
+        ("/out", DestinationError::LinkLoop("/out".into())),
+        ("/out", kernel(Errno::ENOSPC)),
+        ("/out", kernel(Errno::EACCES)),
+        ("/out", kernel(Errno::EIO)),
+    ]
+    .map(refused);
+    assert_recorded!("destinations", text.concat());
 }

@@ -40,11 +40,13 @@ pub fn set_aside(cli: &Cli, argv: &[OsString]) -> Result<(), Failure> {
     if found.creds.is_none() && std::env::var_os(CREDS).is_none() && std::env::var_os(AUTH_CONFIG).is_none() {
         return Ok(());
     }
-    let failed =
-        |e: &(dyn std::error::Error + 'static)| Failure::caused("cannot withhold the credentials from the builder", e);
-    let text = serde_json::to_string(&found).map_err(|e| failed(&e))?;
+    let text = serde_json::to_string(&found).map_err(|e| not_withheld(&e))?;
     let argv = if flags.is_some() { without_flag(argv) } else { argv.to_vec() };
-    Err(failed(&rbuild_linux::execute_withholding(&text, &argv, &[CREDS, AUTH_CONFIG])))
+    Err(not_withheld(&rbuild_linux::execute_withholding(&text, &argv, &[CREDS, AUTH_CONFIG])))
+}
+
+fn not_withheld(e: &(dyn std::error::Error + 'static)) -> Failure {
+    Failure::caused("cannot withhold the credentials from the builder", e)
 }
 
 /// Removes the flag and its value from valid arguments.
@@ -68,16 +70,28 @@ fn without_flag(argv: &[OsString]) -> Vec<OsString> {
 
 /// Returns the credentials that were set aside.
 pub fn read() -> Result<Withheld, Failure> {
-    let failed = "cannot read the credentials that were given";
-    match rbuild_linux::withheld().map_err(|e| Failure::caused(failed, &e))? {
-        Some(text) => serde_json::from_str(&text).map_err(|_| Failure::new(format!("{failed}: they are incomplete"))),
+    match rbuild_linux::withheld().map_err(|e| Failure::caused(UNREAD, &e))? {
+        Some(text) => parse(&text),
         None => Ok(Withheld::default()),
     }
+}
+
+const UNREAD: &str = "cannot read the credentials that were given";
+
+fn parse(text: &str) -> Result<Withheld, Failure> {
+    serde_json::from_str(text).map_err(|_| Failure::new(format!("{UNREAD}: they are incomplete")))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn failures_are_as_recorded_and_contain_no_credentials() {
+        let incomplete = parse("{\"creds\": \"joe:hunter2").map(drop).unwrap_err();
+        let not_executed = not_withheld(&std::io::Error::from_raw_os_error(2));
+        rbuild_testkit::assert_recorded!("credentials", incomplete.text() + &not_executed.text());
+    }
 
     #[test]
     fn the_flag_is_removed_with_its_value() {

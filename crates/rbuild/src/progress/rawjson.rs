@@ -116,4 +116,24 @@ mod tests {
         assert_eq!((log["stream"].as_i64(), log["data"].as_str()), (Some(2), Some("aGVsbG8K")));
         assert_eq!(lines[3]["vertexes"][0]["cached"], json!(true));
     }
+
+    #[test]
+    fn documents_are_as_recorded() {
+        let mut documents = Documents::default();
+        let mut events = vec![
+            Event::Isolation { mode: "userns" },
+            Event::Phase { text: "packing layers".into(), seconds: 1.0 },
+            Event::Warning("a warning".into()),
+        ];
+        for (step, outcome) in
+            [StepOutcome::Done, StepOutcome::Cached, StepOutcome::Failed, StepOutcome::Canceled].into_iter().enumerate()
+        {
+            events.push(Event::Started { step, label: format!("{step}/4"), text: "RUN x\ny".into() });
+            events.push(Event::Output { step, stream: Stream::Stdout, bytes: "hello\n".into() });
+            events.push(Event::Why { step, text: "the command changed".into() });
+            events.push(Event::Done { step, outcome, seconds: 1.0 });
+        }
+        let text: String = events.into_iter().map(|event| documents.line(event, "2026-01-01T00:00:00Z")).collect();
+        rbuild_testkit::assert_recorded!("progress-rawjson", text);
+    }
 }

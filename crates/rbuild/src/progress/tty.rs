@@ -354,6 +354,46 @@ mod tests {
     }
 
     #[test]
+    fn frames_are_as_recorded() {
+        let started = |step, label: &str| Event::Started { step, label: label.into(), text: "RUN make\nmore".into() };
+        let done = |step, outcome| Event::Done { step, outcome, seconds: 12.34 };
+        let waiting = |step, inputs: &[usize]| Event::Waiting {
+            step,
+            label: format!("w {step}"),
+            text: "COPY".into(),
+            inputs: inputs.to_vec(),
+        };
+        let mut screen = Screen::new();
+        let mut text = String::new();
+        for (events, more) in [
+            (vec![Event::Isolation { mode: "userns" }, started(1, "a 1/2"), output(1, "one\ntwo\n")], true),
+            (vec![waiting(2, &[1]), waiting(3, &[2])], true),
+            (vec![Event::Why { step: 1, text: "the command changed".into() }, done(1, StepOutcome::Cached)], true),
+            (
+                vec![Event::Warning("a warning".into()), Event::Phase { text: "packing layers".into(), seconds: 1.0 }],
+                true,
+            ),
+            ((4..12).map(|step| started(step, "many")).collect(), true),
+            (vec![done(4, StepOutcome::Done), done(5, StepOutcome::Done)], false),
+            (vec![done(6, StepOutcome::Failed), done(7, StepOutcome::Canceled)], false),
+        ] {
+            events.into_iter().for_each(|event| screen.take(event));
+            let frame = screen.frame(24, 60, more).replace('\u{1b}', "ESC");
+            let timeless =
+                |line: &str| line.split(' ').map(timeless).collect::<Vec<_>>().join(" ").trim_end().to_string();
+            text += &frame.lines().map(|line| timeless(line) + "\n").collect::<String>();
+            text += "---\n";
+        }
+        rbuild_testkit::assert_recorded!("progress-tty", text);
+    }
+
+    /// Replaces a word that is a time.
+    fn timeless(word: &str) -> &str {
+        let number = word.trim_end_matches(',').strip_suffix('s').and_then(|number| number.parse::<f64>().ok());
+        if number.is_some() { "[time]" } else { word }
+    }
+
+    #[test]
     fn frames_fit_the_terminal() {
         for (rows, columns) in [(24, 80), (6, 20), (3, 10), (1, 1)] {
             let mut screen = Screen::new();

@@ -146,3 +146,37 @@ fn inside(span: Span, text: &str) -> Span {
     }
     Span::new(start, start + text[start..end].trim_end().len())
 }
+
+#[cfg(test)]
+mod tests {
+    use rbuild_remedy::{FileRemedy, Remedy};
+
+    use super::*;
+
+    #[test]
+    fn build_errors_are_as_recorded() {
+        let source = SourceText::new("Dockerfile", "FROM base\nRUN make \\\n  all\n");
+        let at = |start, end| Diagnostic::new(Span::new(start, end), "the message");
+        let step = |log: &[&str], more: Option<&str>| StepFailure {
+            span: Span::new(10, 26),
+            label: "build 2/3".into(),
+            text: "RUN make all\nmore".into(),
+            word: Some("all".into()),
+            reason: "the command failed with exit code 2".into(),
+            help: Some(Remedy::File(FileRemedy::CheckPermissions)),
+            log: log.iter().map(|line| line.to_string()).collect(),
+            more: more.map(|id| id.parse().expect("a valid ID")),
+            at: 0,
+        };
+        let errors = [
+            ("an error in the Dockerfile", BuildError::Dockerfile(vec![at(10, 13)])),
+            ("a span of several lines", BuildError::Dockerfile(vec![at(10, 26).help("shorten it")])),
+            ("more errors than are shown", BuildError::Dockerfile(vec![at(0, 0); MOST_SHOWN + 1])),
+            ("a failed step", BuildError::Step(Box::new(step(&[], None)))),
+            ("a failed step with output", BuildError::Step(Box::new(step(&["one", "two"], Some("abc"))))),
+            ("an interruption", BuildError::Canceled),
+        ];
+        let text = errors.map(|(title, e)| format!("=== {title}\n{}", build_error(&e, &source, false)));
+        rbuild_testkit::assert_recorded!("build-errors", text.join("\n"));
+    }
+}

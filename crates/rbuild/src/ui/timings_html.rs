@@ -250,6 +250,18 @@ mod tests {
     }
 
     #[test]
+    fn pages_are_as_recorded() {
+        let mut build = build();
+        build.steps[1].why = Some("the command changed".into());
+        build.steps[2].outcome = StepOutcome::Failed;
+        build.steps[3].outcome = StepOutcome::Canceled;
+        let empty =
+            BuildLog { steps: Vec::new(), phases: Vec::new(), layers: Vec::new(), seconds: 71.5, ..build.clone() };
+        let pages = [build, empty].map(|build| html(&build).replace(STYLE, ""));
+        rbuild_testkit::assert_recorded!("timings", pages.join("\n"));
+    }
+
+    #[test]
     fn axes_have_a_handful_of_round_times() {
         for total in [0.003, 0.7, 1.0, 9.3, 59.0, 61.0, 1234.0] {
             let ticks = ticks(total);

@@ -1,5 +1,6 @@
 //! Contexts and Dockerfiles from URLs.
 
+use std::error::Error;
 use std::ffi::OsStr;
 use std::path::PathBuf;
 
@@ -40,17 +41,26 @@ pub fn unsupported(what: &str, text: &str) -> Failure {
         .help("download it and pass the path")
 }
 
+/// Converts an error of reading a downloaded context.
+pub fn unread(e: &(dyn Error + 'static)) -> Failure {
+    Failure::caused("cannot read the context", e)
+}
+
+/// Converts an error of writing a downloaded context.
+pub fn unwritten(e: &(dyn Error + 'static)) -> Failure {
+    Failure::caused("cannot write the context", e)
+}
+
 /// Makes a context of a downloaded file: a directory that contains only the file, under the name
 /// `context`.
 pub fn one_file(store: &Store, download: &Download) -> Result<(PathBuf, Workspace), Failure> {
-    let failed = |e: rbuild_linux::Error| Failure::caused("cannot write the context", &e);
+    let failed = |e: rbuild_linux::Error| unwritten(&e);
     let work = Workspace::open(store)?;
     let (path, dir) = work.new_dir()?;
     let name = OsStr::new(ONLY_FILE);
     let mut file = dir.create_file(name, 0o600).map_err(failed)?;
     let mut content = store.blobs().open_blob(&download.digest)?;
-    let copied = std::io::copy(&mut content, &mut file);
-    copied.map_err(|e| Failure::caused("cannot write the context", &e))?;
+    std::io::copy(&mut content, &mut file).map_err(|e| unwritten(&e))?;
     dir.set_mtime(name, Timestamp { sec: download.modified.unwrap_or(0), nsec: 0 }).map_err(failed)?;
     Ok((path, work))
 }

@@ -1,0 +1,48 @@
+//! Messages about contexts.
+
+use std::io;
+use std::path::Path;
+
+use super::*;
+
+#[test]
+fn failures_are_as_recorded() {
+    let scratch = std::env::temp_dir().join(format!("rbuild-contexts-{}", std::process::id()));
+    std::fs::create_dir_all(scratch.join("dir")).unwrap();
+    std::fs::write(scratch.join("file"), "").unwrap();
+    std::os::unix::fs::symlink("ring", scratch.join("ring")).unwrap();
+    let path = |name: &str| scratch.join(name).to_string_lossy().into_owned();
+    let root = RootDir::open(&scratch).unwrap();
+    let io = |errno: nix::errno::Errno| io::Error::from_raw_os_error(errno as i32);
+    let url = |text| remote::file_url("the context", text).map(drop).expect_err(text);
+    let read = |name| untrusted::read(&root, Path::new(name), "the Dockerfile").map(drop).expect_err(name);
+    let names = ["Dockerfile".to_string(), "Dockerfile.test".to_string()];
+    let failures = [
+        directory(&path("nosuch")).unwrap_err(),
+        directory(&path("file")).unwrap_err(),
+        directory(&path("ring")).unwrap_err(),
+        directory("prune").unwrap_err(),
+        open(&scratch.join("nosuch")).map(drop).unwrap_err(),
+        url("https://a.io/%x"),
+        url("https://joe:secret@/x"),
+        remote::unsupported("the context", "git@a.io:x"),
+        remote::unsupported("the context", "ssh://git@a.io/x"),
+        remote::unsupported("the Dockerfile", "ftp://a.io/x"),
+        remote::unread(&io(nix::errno::Errno::EIO)),
+        remote::unwritten(&io(nix::errno::Errno::ENOSPC)),
+        two_dockerfiles("`https://a.io/x`", "https://joe:secret@a.io/y", "pass the URL of a tar archive"),
+        two_dockerfiles("standard input", "y", "pipe a tar archive in"),
+        no_dockerfile("dir/Dockerfil", &not_found(), &names),
+        no_dockerfile("other", &not_found(), &names),
+        no_dockerfile("dir/Dockerfile", &io(nix::errno::Errno::EACCES), &names),
+        read("dir"),
+        read("ring"),
+        given_ignore(&scratch.join("nosuch")).unwrap_err(),
+        given_ignore(&scratch.join("dir")).unwrap_err(),
+        outer_ignore(&scratch.join("dir")).unwrap_err(),
+        outer_ignore(&scratch.join("ring")).unwrap_err(),
+    ];
+    std::fs::remove_dir_all(&scratch).unwrap();
+    let text: String = failures.iter().map(Failure::text).collect();
+    rbuild_testkit::assert_recorded!("contexts", text.replace(&*scratch.to_string_lossy(), "[dir]"));
+}
