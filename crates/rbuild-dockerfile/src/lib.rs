@@ -26,6 +26,7 @@ mod csv;
 mod debug_tree;
 mod device;
 mod diagnostic;
+mod duration;
 pub mod expand;
 mod flags;
 mod lines;

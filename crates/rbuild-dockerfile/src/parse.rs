@@ -2,6 +2,7 @@
 
 use crate::ast::*;
 use crate::diagnostic::{Diagnostic, Span};
+use crate::duration::parse_duration;
 use crate::flags::{self, Arity, Flags};
 use crate::lines::{self, Logical};
 use crate::text::Text;
@@ -28,6 +29,8 @@ const KEYWORDS: [&str; 18] = [
     "WORKDIR",
 ];
 
+const START: &str = "start with `FROM image`";
+
 /// Parses a whole Dockerfile.
 ///
 /// Bytes that are not UTF-8 are only allowed in comments.
@@ -39,12 +42,12 @@ pub fn parse(source: &[u8]) -> Result<Dockerfile, Vec<Diagnostic>> {
     let (source, replaced) = crate::text::readable(source);
     let source = source.as_ref();
     if source.is_empty() {
-        return Err(vec![Diagnostic::new(Span::default(), "the Dockerfile is empty")]);
+        return Err(vec![Diagnostic::new(Span::default(), "the Dockerfile is empty").help(START)]);
     }
     let lines = lines::split(source)?;
     if lines.logical.is_empty() {
         let d = Diagnostic::new(Span::default(), "the Dockerfile contains no instructions");
-        return Err(vec![d.help("start with `FROM image`")]);
+        return Err(vec![d.help(START)]);
     }
     let mut parser = DockerfileParser { escape: lines.escape, errors: Vec::new() };
     let mut file = Dockerfile {
@@ -70,7 +73,7 @@ pub fn parse(source: &[u8]) -> Result<Dockerfile, Vec<Diagnostic>> {
     }
     if parser.errors.is_empty() && file.stages.is_empty() {
         let span = file.global_args.last().map_or(Span::default(), |i| i.span);
-        parser.errors.push(Diagnostic::new(span, "the Dockerfile contains no FROM"));
+        parser.errors.push(Diagnostic::new(span, "the Dockerfile contains no FROM").help("add `FROM image`"));
     }
     parser.errors.extend(
         replaced
@@ -347,11 +350,13 @@ impl DockerfileParser {
         match kind.text.to_ascii_uppercase().as_str() {
             "NONE" if rest.text.is_empty() && !given => Some(Op::Healthcheck(Healthcheck::None)),
             "NONE" => {
-                self.error(Diagnostic::new(kind.span, "HEALTHCHECK NONE has neither flags nor arguments"));
+                let d = Diagnostic::new(kind.span, "HEALTHCHECK NONE has neither flags nor arguments");
+                self.error(d.help("use the form `HEALTHCHECK NONE`"));
                 None
             }
             "CMD" if rest.text.is_empty() => {
-                self.error(Diagnostic::new(kind.span, "HEALTHCHECK CMD requires a command"));
+                let d = Diagnostic::new(kind.span, "HEALTHCHECK CMD requires a command");
+                self.error(d.help("use the form `HEALTHCHECK CMD command`"));
                 None
             }
             "CMD" => {
@@ -375,29 +380,27 @@ impl DockerfileParser {
         }
     }
 
+    /// Returns the nanoseconds of a duration; an empty one is the default, 0.
     fn duration(&mut self, word: Option<Word>) -> i64 {
-        let Some(word) = word else { return 0 };
-        match parse_duration(&word.text) {
-            Some(0) => 0,
-            Some(n) if n >= 1_000_000 => n,
-            _ => {
-                let why = match word.text.parse::<f64>() {
-                    Ok(_) => "the unit is missing",
-                    Err(_) => "it is neither 0 nor at least 1ms",
-                };
-                let d = Diagnostic::new(word.span, format!("invalid duration `{}`: {why}", word.text));
-                self.error(d.help("use the form `30s`, `1m30s` or `500ms`"));
-                0
-            }
-        }
+        let Some(word) = word.filter(|word| !word.text.is_empty()) else { return 0 };
+        let why = match parse_duration(&word.text) {
+            Ok(0) => return 0,
+            Ok(n) if n >= 1_000_000 => return n,
+            Ok(_) => "it is neither 0 nor at least 1ms".to_string(),
+            Err(e) => e.to_string(),
+        };
+        let d = Diagnostic::new(word.span, format!("invalid duration `{}`: {why}", word.text));
+        self.error(d.help("use the form `30s`, `1m30s` or `500ms`"));
+        0
     }
 
     fn retries(&mut self, word: Option<Word>) -> i64 {
-        let Some(word) = word else { return 0 };
-        match word.text.parse::<i64>() {
-            Ok(n) if n >= 0 => n,
+        let Some(word) = word.filter(|word| !word.text.is_empty()) else { return 0 };
+        match word.text.parse::<i32>() {
+            Ok(n) if n >= 0 => n.into(),
             _ => {
-                self.error(Diagnostic::new(word.span, "the number of retries must be 0 or more"));
+                let d = Diagnostic::new(word.span, format!("`{}` is not a number of retries", word.text));
+                self.error(d.help(format!("use a number from 0 to {}", i32::MAX)));
                 0
             }
         }
@@ -520,40 +523,6 @@ fn split_pair(word: &Word) -> Option<(Word, Word)> {
     let name = Word { text: name.to_string(), span: Span::new(word.span.start, mid.min(word.span.end)) };
     let start = (mid + 1).min(word.span.end);
     Some((name, Word { text: value.to_string(), span: Span::new(start, word.span.end) }))
-}
-
-/// Parses a duration such as `1h2m3.5s`, `300ms` or `0` into nanoseconds, with the syntax of Go's
-/// `time.ParseDuration`.
-pub(crate) fn parse_duration(text: &str) -> Option<i64> {
-    let (negative, mut rest) = match text.strip_prefix('-') {
-        Some(rest) => (true, rest),
-        None => (false, text.strip_prefix('+').unwrap_or(text)),
-    };
-    if rest == "0" {
-        return Some(0);
-    }
-    if rest.is_empty() {
-        return None;
-    }
-    let mut total = 0f64;
-    while !rest.is_empty() {
-        let digits = rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_digit() || c == '.').len();
-        let n: f64 = rest[..digits].parse().ok()?;
-        rest = &rest[digits..];
-        let units = rest.len() - rest.trim_start_matches(|c: char| !c.is_ascii_digit() && c != '.').len();
-        let scale = match &rest[..units] {
-            "ns" => 1.0,
-            "us" | "µs" | "μs" => 1e3,
-            "ms" => 1e6,
-            "s" => 1e9,
-            "m" => 60e9,
-            "h" => 3600e9,
-            _ => return None,
-        };
-        total += n * scale;
-        rest = &rest[units..];
-    }
-    (total < i64::MAX as f64).then_some(if negative { -(total as i64) } else { total as i64 })
 }
 
 #[cfg(test)]

@@ -196,9 +196,20 @@ fn bom_and_windows_line_endings_are_accepted() {
 }
 
 #[test]
-fn durations_parse_as_in_go() {
-    for (text, want) in [("1m30s", Some(90_000_000_000)), ("1.5s", Some(1_500_000_000)), ("0", Some(0)), ("5", None)] {
-        assert_eq!(parse_duration(text), want, "{text}");
+fn numbers_of_a_healthcheck_are_those_of_buildkit() {
+    let errors = |flag: &str| parse(format!("FROM a\nHEALTHCHECK --{flag} CMD x\n").as_bytes()).err();
+    for flag in ["interval=", "timeout=0", "start-period=1ms", "retries=", "retries=+3", "retries=2147483647"] {
+        assert_eq!(errors(flag), None, "{flag}");
+    }
+    for (flag, message) in [
+        ("interval=inf", "invalid duration `inf`: `inf` does not start with a number"),
+        ("interval=1h30", "invalid duration `1h30`: `30` has no unit"),
+        ("timeout=999us", "invalid duration `999us`: it is neither 0 nor at least 1ms"),
+        ("start-period=-5s", "invalid duration `-5s`: it is neither 0 nor at least 1ms"),
+        ("retries=2147483648", "`2147483648` is not a number of retries"),
+        ("retries=1.5", "`1.5` is not a number of retries"),
+    ] {
+        assert_eq!(errors(flag).unwrap()[0].message, message, "{flag}");
     }
 }
 
