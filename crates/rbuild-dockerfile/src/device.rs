@@ -3,12 +3,17 @@
 use crate::ast::{Device, Word};
 use crate::boolean::parse_bool;
 use crate::csv::csv_record;
-use crate::diagnostic::Diagnostic;
+use crate::diagnostic::{Diagnostic, Span};
+
+const FLAG: &str = "--device=";
 
 /// Parses `NAME[,required[=BOOL]]`, or the same with `name=NAME`, like BuildKit: keys are
 /// case-insensitive, and the first field with another key is the name.
 pub(crate) fn device(word: Word) -> Result<Device, Diagnostic> {
-    let fail = |reason: String| Diagnostic::new(word.span, format!("`--device={}`: {reason}", word.text));
+    // An empty value has no place of its own; its flag precedes it.
+    let before = if word.span.start == word.span.end { FLAG.len() } else { 0 };
+    let span = Span::new(word.span.start.saturating_sub(before), word.span.end);
+    let fail = |reason: String| Diagnostic::new(span, format!("`--device={}`: {reason}", word.text));
     let (mut name, mut required) = (String::new(), false);
     for field in csv_record(&word.text).map_err(|e| fail(e.to_string()))? {
         let field = field.text;
@@ -31,7 +36,6 @@ pub(crate) fn device(word: Word) -> Result<Device, Diagnostic> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::diagnostic::Span;
 
     fn parsed(text: &str) -> Result<bool, Diagnostic> {
         device(Word { text: text.into(), span: Span::new(0, 0) }).map(|device| device.required)
@@ -45,6 +49,14 @@ mod tests {
         for text in ["gpu", "gpu,required=F", "required,NAME=gpu,required=0", "v.com/c=d", "foo=1", "name=,gpu"] {
             assert!(matches!(parsed(text), Ok(false)), "{text}");
         }
+    }
+
+    #[test]
+    fn an_empty_value_is_shown_with_its_flag() {
+        let source = "RUN --device= ls";
+        let at = source.find(" ls").unwrap();
+        let span = device(Word { text: String::new(), span: Span::new(at, at) }).unwrap_err().span;
+        assert_eq!(&source[span.start..span.end], "--device=");
     }
 
     #[test]

@@ -65,6 +65,10 @@ pub struct Mount {
     pub gid: Option<u32>,
     /// `env`: variable that receives the secret.
     pub env: Option<String>,
+    /// Range of the value of `source` in the Dockerfile.
+    pub source_span: Option<Span>,
+    /// Range of the value of `from` in the Dockerfile.
+    pub from_span: Option<Span>,
 }
 
 /// The flag that precedes the options.
@@ -114,8 +118,8 @@ pub fn parse_mount(text: &str, span: Span) -> Result<Mount, Diagnostic> {
 /// The errors of [`parse_mount`], of an expansion, and of a variable in `from`.
 pub fn expand_mount(word: &Word, vars: &Vars, escape: char) -> Result<Mount, Diagnostic> {
     let mut options = options(&word.text, word.span)?;
-    check_from(&options, word.span)?;
-    for Assignment { key, value, span } in &mut options {
+    check_from(&options)?;
+    for Assignment { key, value, span, .. } in &mut options {
         if let Some(text) = value.take_if(|_| key != "from") {
             *value = Some(vars.expand(&Word { text, span: *span }, escape)?);
         }
@@ -129,30 +133,36 @@ pub fn expand_mount(word: &Word, vars: &Vars, escape: char) -> Result<Mount, Dia
 ///
 /// Returns an error for an invalid list of options, and for a variable in `from`.
 pub fn check_mount(word: &Word) -> Result<(), Diagnostic> {
-    check_from(&options(&word.text, word.span)?, word.span)
+    check_from(&options(&word.text, word.span)?)
 }
 
-fn check_from(options: &[Assignment], span: Span) -> Result<(), Diagnostic> {
+fn check_from(options: &[Assignment]) -> Result<(), Diagnostic> {
     let variable = |value: &str| value.find('$').is_some_and(|at| at + 1 < value.len());
-    match options.iter().any(|o| o.key == "from" && o.value.as_deref().is_some_and(variable)) {
-        true => Err(Diagnostic::new(span, "mount option `from` does not expand variables")
+    match options.iter().find(|o| o.key == "from" && o.value.as_deref().is_some_and(variable)) {
+        Some(from) => Err(Diagnostic::new(from.value_span, "mount option `from` does not expand variables")
             .help("define a stage with `FROM $NAME AS x` and use `from=x`")),
-        false => Ok(()),
+        None => Ok(()),
     }
 }
 
 fn of_options(options: &[Assignment], span: Span) -> Result<Mount, Diagnostic> {
     let fail = |message: String| Diagnostic::new(span, message);
     let mut mount = Mount { kind: kind(options)?, ..Mount::default() };
-    for Assignment { key, value, span } in options {
+    for Assignment { name, key, value, span, value_span } in options {
+        let given = value.as_ref().is_some_and(|value| !value.is_empty());
+        match key.as_str() {
+            "source" | "src" => mount.source_span = given.then_some(*value_span),
+            "from" => mount.from_span = given.then_some(*value_span),
+            _ => {}
+        }
         set_option(&mut mount, key, value.as_deref()).map_err(|e| match e {
-            OptionError::Unknown => Diagnostic::new(*span, format!("unknown mount option `{key}`")).suggest(key, KEYS),
+            OptionError::Unknown => Diagnostic::new(*span, format!("unknown mount option `{name}`")).suggest(key, KEYS),
             OptionError::Misplaced => {
-                Diagnostic::new(*span, format!("a {} mount has no option `{key}`", mount.kind.name()))
+                Diagnostic::new(*span, format!("a {} mount has no option `{name}`", mount.kind.name()))
             }
             OptionError::Value(want) => {
                 let value = value.as_deref().unwrap_or("");
-                let d = Diagnostic::new(*span, format!("invalid mount option `{key}={value}`: {want}"));
+                let d = Diagnostic::new(*span, format!("invalid mount option `{name}={value}`: {want}"));
                 if key == "sharing" { d.suggest(value, SHARINGS) } else { d }
             }
         })?;
@@ -171,18 +181,24 @@ fn of_options(options: &[Assignment], span: Span) -> Result<Mount, Diagnostic> {
 
 /// Returns the `from` of a mount, unless its type is known to have no files. Other options, the
 /// type included, may still contain variables.
-pub fn mount_from(text: &str) -> Option<String> {
-    let options = options(text, Span::default()).ok()?;
+pub fn mount_from(word: &Word) -> Option<Word> {
+    let options = options(&word.text, word.span).ok()?;
     let of_files = !matches!(kind(&options), Ok(MountKind::Tmpfs | MountKind::Secret | MountKind::Ssh));
     let from = options.into_iter().rfind(|o| o.key == "from")?;
-    from.value.filter(|value| of_files && !value.is_empty())
+    let text = from.value.filter(|value| of_files && !value.is_empty())?;
+    Some(Word { text, span: from.value_span })
 }
 
 /// An option of a mount: `key=value` or `key`.
 struct Assignment {
+    /// The key as it is written.
+    name: String,
+    /// The key in lower case.
     key: String,
     value: Option<String>,
     span: Span,
+    /// Range of the value; that of the option if it has none.
+    value_span: Span,
 }
 
 fn options(text: &str, span: Span) -> Result<Vec<Assignment>, Diagnostic> {
@@ -197,10 +213,11 @@ fn options(text: &str, span: Span) -> Result<Vec<Assignment>, Diagnostic> {
         // An empty field has no place of its own.
         let exact = exact && start < end;
         let span = if exact { Span::new(span.start + start, span.start + end) } else { span };
-        match text.split_once('=') {
-            Some((key, value)) => Assignment { key: key.to_lowercase(), value: Some(value.to_string()), span },
-            None => Assignment { key: text.to_lowercase(), value: None, span },
-        }
+        let (name, value) = text.split_once('=').map_or((&text[..], None), |(name, value)| (name, Some(value)));
+        // Quotes and escapes of the field are in front of the value or in it.
+        let is_plain = span.end - span.start == text.len() && value.is_some_and(|value| !value.is_empty());
+        let value_span = if is_plain { Span::new(span.start + name.len() + 1, span.end) } else { span };
+        Assignment { key: name.to_lowercase(), value: value.map(str::to_string), span, value_span, name: name.into() }
     };
     Ok(fields.into_iter().map(assignment).collect())
 }
@@ -217,10 +234,10 @@ fn kind(options: &[Assignment]) -> Result<MountKind, Diagnostic> {
             "tmpfs" => MountKind::Tmpfs,
             "secret" => MountKind::Secret,
             "ssh" => MountKind::Ssh,
-            other => {
-                return Err(Diagnostic::new(*span, format!("unknown mount type `{other}`"))
+            _ => {
+                return Err(Diagnostic::new(*span, format!("unknown mount type `{name}`"))
                     .help(Remedy::UseOneOf { words: TYPES.iter().map(ToString::to_string).collect() })
-                    .suggest(other, TYPES));
+                    .suggest(name, TYPES));
             }
         };
     }
@@ -394,7 +411,12 @@ mod tests {
             ("type=tmpfs,from=a", None),
             ("from=", None),
         ] {
-            assert_eq!(mount_from(text).as_deref(), want, "{text}");
+            let word = Word { text: text.into(), span: Span::new(7, 7 + text.len()) };
+            let from = mount_from(&word);
+            assert_eq!(from.as_ref().map(|from| &from.text[..]), want, "{text}");
+            if let Some(Word { text: name, span }) = from {
+                assert_eq!(text[span.start - 7..span.end - 7], name);
+            }
         }
         let check = |text: &str| check_mount(&Word { text: text.into(), span: Span::new(0, text.len()) }).is_ok();
         assert!(check("type=overlay,target=/m") && check("from=a$") && check("ro=maybe"));
@@ -419,11 +441,27 @@ mod tests {
         for (text, want) in [
             ("from=$list,target=/x", "`from` does not expand"),
             (r#""FROM=a,$list",target=/x"#, "`from` does not expand"),
-            ("$kind=/x,target=/x", "unknown mount option `$kind`"),
+            ("$Kind=/x,target=/x", "unknown mount option `$Kind`"),
+            ("Type=$list,target=/x", "unknown mount type `a,\"b\",from=x`"),
             ("type=$list,target=/x", "unknown mount type"),
         ] {
             let message = expand(text).unwrap_err().message;
             assert!(message.contains(want), "{text}: {message}");
+        }
+    }
+
+    #[test]
+    fn sources_are_located_by_their_values() {
+        for (text, source, from) in [
+            ("type=bind,source=/a,from=b,target=/x", "/a", "b"),
+            ("src=/a,source=/c,from=b", "/c", "b"),
+            (r#""source=/a,b",from=c"#, r#""source=/a,b""#, "c"),
+            ("target=/x", "", ""),
+            ("source=,from=", "", ""),
+        ] {
+            let mount = parse_mount(text, Span::new(0, text.len())).unwrap();
+            let shown = |span: Option<Span>| span.map_or("", |span| &text[span.start..span.end]);
+            assert_eq!((shown(mount.source_span), shown(mount.from_span)), (source, from), "{text}");
         }
     }
 

@@ -40,6 +40,6 @@ pub use prepare::downloads::DownloadedFiles;
 pub use prepare::online::{Fetch, ImageRequest, Online, PullImages};
 pub use prepare::resolve::{PullPolicy, stored_image};
 pub use prepare::{Prepared, check, prepare};
-pub use rbuild_plan::{ContextDir, UrlSource};
+pub use rbuild_plan::{ContextDir, IgnoreFile, UrlSource};
 pub use request::{AgentSource, BuildRequest};
 pub use rootfs::snapshots;

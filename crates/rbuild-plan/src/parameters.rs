@@ -120,8 +120,17 @@ pub struct NamedContext {
 pub struct ContextDir {
     /// Absolute path.
     pub path: PathBuf,
-    /// Content of the ignore file that applies.
-    pub ignore: String,
+    /// The ignore file that applies.
+    pub ignore: Option<IgnoreFile>,
+}
+
+/// A file with patterns of paths that are not part of a build context.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IgnoreFile {
+    /// Path in messages.
+    pub path: PathBuf,
+    /// Content.
+    pub text: String,
 }
 
 /// Content of a named context.

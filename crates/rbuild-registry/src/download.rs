@@ -112,6 +112,7 @@ impl DownloadError {
             RegistryProblem::Connection { host, kind: Broken::Certificate, .. } => {
                 ServerRemedy::TrustAuthority { host: host.clone() }.into()
             }
+            RegistryProblem::Connection { .. } if source.is_refused() => ServerRemedy::CheckPort.into(),
             RegistryProblem::Connection { .. } => Remedy::Server(ServerRemedy::CheckNetwork),
             RegistryProblem::Status { status: 404 | 410, .. } => ServerRemedy::CheckAddress.into(),
             RegistryProblem::Denied { anonymous: true, .. } => {

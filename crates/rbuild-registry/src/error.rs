@@ -178,14 +178,7 @@ impl RegistryError {
 
     /// Returns the I/O error among the causes.
     fn io(&self) -> Option<&io::Error> {
-        let mut next = self.problem.source();
-        while let Some(cause) = next {
-            if let Some(e) = cause.downcast_ref() {
-                return Some(e);
-            }
-            next = cause.source();
-        }
-        None
+        self.problem.io()
     }
 
     /// Returns the message, followed by those of its causes, as one sentence.
@@ -203,6 +196,7 @@ impl RegistryError {
         Some(match &*self.problem {
             RegistryProblem::Connection { kind: Broken::Certificate, .. } => registry(RegistryAction::TrustAuthority),
             RegistryProblem::Connection { kind: Broken::NotTls, .. } => registry(RegistryAction::AllowPlainHttp),
+            RegistryProblem::Connection { .. } if self.problem.is_refused() => ServerRemedy::CheckPort.into(),
             RegistryProblem::Connection { .. } => Remedy::Server(ServerRemedy::CheckNetwork),
             RegistryProblem::Status { status: 429, .. } => registry(RegistryAction::RaiseRateLimit),
             RegistryProblem::Status { .. } | RegistryProblem::Digest { .. } | RegistryProblem::Answer { .. } => {
@@ -227,6 +221,23 @@ impl RegistryError {
 }
 
 impl RegistryProblem {
+    /// Returns the I/O error among the causes.
+    fn io(&self) -> Option<&io::Error> {
+        let mut next = self.source();
+        while let Some(cause) = next {
+            if let Some(e) = cause.downcast_ref() {
+                return Some(e);
+            }
+            next = cause.source();
+        }
+        None
+    }
+
+    /// Returns true if the machine exists, but refused the connection.
+    pub(crate) fn is_refused(&self) -> bool {
+        self.io().is_some_and(|e| e.kind() == io::ErrorKind::ConnectionRefused)
+    }
+
     /// Returns how far the request got: of several endpoints, the error of the one that got
     /// furthest is reported.
     pub(crate) fn reach(&self) -> u8 {
@@ -260,6 +271,17 @@ mod tests {
             matches!(remedy, Some(Remedy::Machine(rbuild_remedy::MachineRemedy::RaiseSessionLimit { .. }))),
             "{remedy:?}"
         );
+    }
+
+    #[test]
+    fn a_refused_connection_is_not_one_of_the_network() {
+        for (errno, remedy) in [(111, ServerRemedy::CheckPort), (104, ServerRemedy::CheckNetwork)] {
+            let source = io::Error::from_raw_os_error(errno).into();
+            let (host, request, kind) = ("r.io:1".into(), "GET /".into(), Broken::Line);
+            let place = RemoteRepository { registry: "r.io:1".into(), repository: "a/b".into() };
+            let error = RegistryError::new(place, RegistryProblem::Connection { host, request, kind, source });
+            assert_eq!(error.remedy(), Some(remedy.into()));
+        }
     }
 
     #[test]

@@ -53,8 +53,8 @@ pub enum FileRemedy {
     AnotherDestination,
     /// End the destination with a slash if it is a directory.
     EndWithSlash,
-    /// Write one pattern per line.
-    PatternPerLine,
+    /// Correct a pattern of an ignore file.
+    CorrectPattern,
     /// Remove the pattern that excludes a file from the ignore file.
     RemovePattern,
     /// Copy a file into the root that its link leads out of.
@@ -261,6 +261,8 @@ pub enum ServerRemedy {
     UseHost,
     /// Check the connection to a server.
     CheckNetwork,
+    /// Check the port and the program that listens on it: the machine refused the connection.
+    CheckPort,
     /// Change something about a registry.
     Registry {
         /// Host of the registry.
@@ -464,6 +466,11 @@ pub enum BuildRemedy {
     GiveCommand,
     /// Give the argument a default value, or a value for this build.
     SetArgument,
+    /// Declare the argument.
+    DeclareArgument {
+        /// Name of the argument.
+        name: String,
+    },
     /// Grant an entitlement to the Dockerfile.
     Allow {
         /// Name of the entitlement.

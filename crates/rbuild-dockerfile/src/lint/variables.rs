@@ -202,7 +202,8 @@ fn from(file: &Dockerfile, image: &Word, globals: &Globals, found: &mut Vec<Lint
     if undefined(file, image, &globals.vars, &UNDEFINED_ARG_IN_FROM, found) || !image.text.contains('$') {
         return;
     }
-    let name = globals.defaults.expand(image, file.escape).unwrap_or_default();
+    // A malformed word is an error of its own.
+    let Ok(name) = globals.defaults.expand(image, file.escape) else { return };
     let broken =
         name.is_empty() || name.contains("//") || name.ends_with([':', '/', '@']) || name.starts_with([':', '/']);
     if broken || name.contains(char::is_whitespace) {

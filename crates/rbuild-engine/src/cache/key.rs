@@ -11,10 +11,10 @@ use std::sync::Arc;
 
 use rbuild_dockerfile::{Diagnostic, Span};
 use rbuild_image::Hasher;
-use rbuild_linux::{OwnerRecords, RootDir};
+use rbuild_linux::{OwnerRecords, RootDir, quoted};
 use rbuild_plan::{
-    ContextDir, ContextId, CopyItem, CopyStep, FileSource, RunCache, RunMount, RunMountKind, RunStep, Step, StepPart,
-    Vertex, VertexId,
+    ContextDir, ContextId, CopyItem, CopyStep, FileSource, IgnoreFile, RunCache, RunMount, RunMountKind, RunStep, Step,
+    StepPart, Vertex, VertexId,
 };
 use rbuild_remedy::{BuildRemedy, FileRemedy, Remedy};
 use rbuild_sandbox::Builder;
@@ -41,16 +41,19 @@ pub struct Context {
 impl Context {
     fn open(
         path: &Path,
-        ignore: &str,
+        ignore: Option<&IgnoreFile>,
         owner: Owner,
         hashes: &Arc<HashCache>,
         owners: &OwnerRecords,
     ) -> Result<Context> {
         let root = RootDir::open(path).map_err(BuildError::kernel(ErrorContext::BuildContext))?.with_owners(owners);
-        let ignore = Ignore::parse(ignore).map_err(|e| BuildError::Other {
-            message: format!("the ignore file, {e}"),
-            help: Some(FileRemedy::PatternPerLine.into()),
-        })?;
+        let parse = |file: &IgnoreFile| {
+            Ignore::parse(&file.text).map_err(|e| BuildError::Other {
+                message: format!("the ignore file {}, {e}", quoted(&file.path)),
+                help: Some(FileRemedy::CorrectPattern.into()),
+            })
+        };
+        let ignore = ignore.map(parse).transpose()?.unwrap_or_default();
         Ok(Context { root, ignore, owner, hashes: hashes.clone() })
     }
 
@@ -104,9 +107,9 @@ impl Contexts {
     ) -> Result<Contexts> {
         let owner = if request.git_modes { Owner::RootWithGitModes } else { Owner::Root };
         let open = |dir: &ContextDir, place: BindPoint| match from {
-            Viewpoint::Launcher => Context::open(&dir.path, &dir.ignore, owner, hashes, owners),
+            Viewpoint::Launcher => Context::open(&dir.path, dir.ignore.as_ref(), owner, hashes, owners),
             Viewpoint::Builder(builder) => {
-                Context::open(&builder.path(&place.path()), &dir.ignore, owner, hashes, owners)
+                Context::open(&builder.path(&place.path()), dir.ignore.as_ref(), owner, hashes, owners)
             }
         };
         let main = request.context.as_ref().map(|dir| open(dir, BindPoint::Context)).transpose()?;
@@ -404,6 +407,9 @@ pub fn source_error(e: SourceError, span: Span, from: Option<&str>) -> BuildErro
         }
         SourceError::DeadLink { .. } => d.help(Remedy::from(FileRemedy::CorrectLink)),
         SourceError::Changed(_) => d.help(Remedy::from(FileRemedy::AwaitWriters)),
+        SourceError::BadPattern(text) if text.starts_with('[') => {
+            d.help("separate the items of the JSON form by commas, or write `[[]` for a bracket that is part of a name")
+        }
         SourceError::BadPattern(_) => d.help("write `[[]` for a bracket that is part of a name"),
         SourceError::BehindLink { .. } => d.help("name the path that the link leads to"),
         SourceError::Kernel(_) | SourceError::TooDeep(_) => d,

@@ -112,7 +112,7 @@ fn identity(view: &RootDir, user: &str, builder: &Builder) -> Result<users::Iden
     let who = users::identity(&users::in_root(view), user).map_err(|e| {
         let help = match &e {
             UnknownUser::User(_) | UnknownUser::Group(_) => CommandRemedy::OtherAccount.into(),
-            UnknownUser::NoId { .. } => e.remedy(),
+            UnknownUser::LargeId { .. } | UnknownUser::NoId { .. } => e.remedy(),
         };
         BuildError::Other { message: e.to_string(), help: Some(help) }
     })?;

@@ -316,11 +316,11 @@ impl CommandFailure {
     }
 }
 
-/// Returns a command on one line, of at most 100 characters.
+/// Returns a command on one line, of at most 100 characters. Newlines are shown as `\n`.
 fn shortened(command: &str) -> String {
     const MOST: usize = 100;
-    let words: Vec<&str> = command.split_whitespace().collect();
-    let line = words.join(" ");
+    let lines = command.trim().lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "));
+    let line = lines.collect::<Vec<_>>().join("\\n");
     match line.char_indices().nth(MOST) {
         Some((end, _)) => format!("{}…", &line[..line[..end].rfind(' ').unwrap_or(end)]),
         None => line,
@@ -400,6 +400,16 @@ mod tests {
         let codes = [1, 126, 127, 137, 139].map(|code| format!("code {code}\n  remedy: {:?}\n", exit_help(code)));
         let signals = [9, 11].map(|signal| format!("signal {signal}\n  remedy: {:?}\n", killed_help(signal)));
         assert_recorded!("CommandFailure", variants.words(&failures, words) + &codes.concat() + &signals.concat());
+    }
+
+    #[test]
+    fn commands_are_shown_on_one_line() {
+        for (command, shown) in [
+            ("/bin/sh -c set -e\nif true; then\n  false\nfi\n", "/bin/sh -c set -e\\nif true; then\\nfalse\\nfi"),
+            ("/bin/sh -c a   b\tc", "/bin/sh -c a b c"),
+        ] {
+            assert_eq!(shortened(command), shown);
+        }
     }
 
     #[test]

@@ -37,6 +37,8 @@ pub enum UnknownUser {
     User(String),
     #[error("the image has no group `{0}` in /etc/group")]
     Group(String),
+    #[error("`{name}` is too large for an ID, and no account of the image has this name")]
+    LargeId { name: String, most: u32 },
     /// An account has a number that is not a valid ID.
     #[error("the image's `/{file}` gives `{name}` the ID {id}, which is not valid")]
     NoId { file: &'static str, name: String, id: String },
@@ -47,9 +49,7 @@ impl UnknownUser {
     pub fn remedy(&self) -> Remedy {
         match self {
             UnknownUser::NoId { .. } => CommandRemedy::ValidAccountId.into(),
-            UnknownUser::User(name) | UnknownUser::Group(name) if is_number(name) => {
-                Remedy::Isolation(IsolationRemedy::LowerId { most: i32::MAX.unsigned_abs() })
-            }
+            UnknownUser::LargeId { most, .. } => Remedy::Isolation(IsolationRemedy::LowerId { most: *most }),
             UnknownUser::User(_) | UnknownUser::Group(_) => CommandRemedy::AddAccount.into(),
         }
     }
@@ -81,7 +81,7 @@ pub fn in_root(root: &RootDir) -> impl Fn(&str) -> Vec<u8> + '_ {
 pub fn identity(files: &AccountFiles<'_>, spec: &str) -> Result<Identity, UnknownUser> {
     let (user, group) = parts(spec);
     let pair = is_number(user) && group.is_some_and(is_number);
-    let id = |text: &str| if pair { text.parse().ok().filter(|id| *id != u32::MAX) } else { number(text) };
+    let id = |text: &str| if pair { text.parse().ok().filter(|id| *id <= LARGEST_ID) } else { number(text) };
     let number = if user.is_empty() { Some(0) } else { id(user) };
     let passwd = lines(files, PASSWD);
     // A number is never looked up as a name.
@@ -90,11 +90,12 @@ pub fn identity(files: &AccountFiles<'_>, spec: &str) -> Result<Identity, Unknow
         None => line.first().map(String::as_str) == Some(user),
     });
     let listed = if number.is_some() { None } else { field(PASSWD, entry, 2)? };
-    let uid = number.or(listed).or_else(|| (user == ROOT).then_some(0)).ok_or_else(|| no_user(user))?;
+    let most = if pair { LARGEST_ID } else { LARGEST_NUMBER };
+    let uid = number.or(listed).or_else(|| (user == ROOT).then_some(0)).ok_or_else(|| no_user(user, most))?;
     let gid = if group.is_some() { 0 } else { field(PASSWD, entry, 3)?.unwrap_or(0) };
     let (gid, groups) = match (group, entry.and_then(|line| line.first())) {
         (Some(group), _) => {
-            let gid = id(group).map_or_else(|| group_id(files, group), Ok)?;
+            let gid = id(group).map_or_else(|| group_id(files, group, most), Ok)?;
             (gid, vec![gid])
         }
         (None, None) => (gid, vec![gid]),
@@ -124,7 +125,7 @@ pub fn owner(files: &AccountFiles<'_>, spec: &str) -> Result<UidGid, UnknownUser
         None => {
             let passwd = lines(files, PASSWD);
             let entry = passwd.iter().find(|line| line.first().map(String::as_str) == Some(user));
-            let uid = field(PASSWD, entry, 2)?.ok_or_else(|| no_user(user))?;
+            let uid = field(PASSWD, entry, 2)?.ok_or_else(|| no_user(user, LARGEST_NUMBER))?;
             let gid = if group.is_some() { 0 } else { field(PASSWD, entry, 3)?.unwrap_or(0) };
             (uid, gid)
         }
@@ -132,7 +133,7 @@ pub fn owner(files: &AccountFiles<'_>, spec: &str) -> Result<UidGid, UnknownUser
     let gid = match group {
         None if spec.ends_with(':') => 0,
         None => gid,
-        Some(group) => group_id(files, group)?,
+        Some(group) => group_id(files, group, LARGEST_NUMBER)?,
     };
     Ok(UidGid { uid, gid })
 }
@@ -148,20 +149,27 @@ fn parts(spec: &str) -> (&str, Option<&str>) {
     }
 }
 
-/// Parses a numeric ID. IDs of more than 31 bits are not accepted.
+/// The largest number that is an ID, unless user and group are both numbers.
+const LARGEST_NUMBER: u32 = i32::MAX.unsigned_abs();
+/// The largest ID. The number above it means "unchanged" to chown(2).
+const LARGEST_ID: u32 = u32::MAX - 1;
+
+/// Parses a numeric ID of at most [`LARGEST_NUMBER`].
 fn number(text: &str) -> Option<u32> {
-    text.parse::<u32>().ok().filter(|id| i32::try_from(*id).is_ok())
+    text.parse::<u32>().ok().filter(|id| *id <= LARGEST_NUMBER)
 }
 
-fn group_id(files: &AccountFiles<'_>, group: &str) -> Result<u32, UnknownUser> {
+/// Returns the ID of a group. `most` is the largest number that would be one.
+fn group_id(files: &AccountFiles<'_>, group: &str, most: u32) -> Result<u32, UnknownUser> {
     if let Some(number) = number(group) {
         return Ok(number);
     }
     let lines = lines(files, GROUP);
     let found = lines.iter().find(|line| line.first().map(String::as_str) == Some(group));
-    field(GROUP, found, 2)?
-        .or_else(|| (group == ROOT).then_some(0))
-        .ok_or_else(|| UnknownUser::Group(group.to_string()))
+    field(GROUP, found, 2)?.or_else(|| (group == ROOT).then_some(0)).ok_or_else(|| match is_number(group) {
+        true => UnknownUser::LargeId { name: group.to_string(), most },
+        false => UnknownUser::Group(group.to_string()),
+    })
 }
 
 /// Returns the ID in a field of an account; `None` without an account or a number there. Fails for
@@ -177,8 +185,11 @@ fn field(file: &'static str, account: Option<&Vec<String>>, i: usize) -> Result<
     }
 }
 
-fn no_user(user: &str) -> UnknownUser {
-    UnknownUser::User(user.to_string())
+fn no_user(user: &str, most: u32) -> UnknownUser {
+    match is_number(user) {
+        true => UnknownUser::LargeId { name: user.to_string(), most },
+        false => UnknownUser::User(user.to_string()),
+    }
 }
 
 fn lines(files: &AccountFiles<'_>, path: &str) -> Vec<Vec<String>> {
@@ -235,13 +246,20 @@ mod tests {
         for spec in ["3000000000", "3000000000:www", "4294967295:1", "1:4294967295", "1:4294967296"] {
             assert!(identity(&files, spec).is_err(), "{spec}");
         }
-        assert!(identity(&files, "4294967295").unwrap_err().to_string().contains("no user `4294967295`"));
-        for (spec, large) in [("99999999999", true), ("0:2147483648", true), ("nobody", false)] {
-            let remedy = owner(&files, spec).unwrap_err().remedy();
+        let large = |name: &str, most| Err(UnknownUser::LargeId { name: name.into(), most });
+        for (spec, name, most) in [
+            ("4294967295", "4294967295", 2147483647),
+            ("web:2147483648", "2147483648", 2147483647),
+            ("5000000000:0", "5000000000", 4294967294),
+            ("0:4294967295", "4294967295", 4294967294),
+        ] {
+            assert_eq!(identity(&files, spec), large(name, most), "{spec}");
+        }
+        for (spec, name) in [("99999999999", "99999999999"), ("0:2147483648", "2147483648")] {
             assert_eq!(
-                matches!(remedy, Remedy::Isolation(IsolationRemedy::LowerId { .. })),
-                large,
-                "{spec}: {remedy:?}"
+                owner(&files, spec),
+                Err(UnknownUser::LargeId { name: name.into(), most: 2147483647 }),
+                "{spec}"
             );
         }
         assert_eq!(identity(&nothing, ""), want(0, 0, &[0], None));
@@ -304,11 +322,11 @@ mod tests {
     fn messages_are_as_recorded() {
         let errors = [
             UnknownUser::User("web".into()),
-            UnknownUser::User("99999999999".into()),
             UnknownUser::Group("www".into()),
+            UnknownUser::LargeId { name: "99999999999".into(), most: LARGEST_NUMBER },
             UnknownUser::NoId { file: PASSWD, name: "web".into(), id: "4294967295".into() },
         ];
-        let variants = variants!(UnknownUser { User, Group, NoId });
+        let variants = variants!(UnknownUser { User, Group, LargeId, NoId });
         assert_recorded!("UnknownUser", variants.table(&errors, |e| e, |e| Some(e.remedy())));
     }
 }

@@ -20,7 +20,7 @@ fn params() -> Parameters {
     let platform: Platform = "linux/amd64".parse().unwrap();
     let mut params = Parameters::new(platform.clone(), platform);
     params.allow_insecure = true;
-    let dir = ContextDir { path: "/named".into(), ignore: String::new() };
+    let dir = ContextDir { path: "/named".into(), ignore: None };
     params.contexts = vec![NamedContext { name: "ctx".into(), source: ContextSource::Directory(dir) }];
     params
 }

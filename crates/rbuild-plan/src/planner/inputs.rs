@@ -1,6 +1,6 @@
 //! Resolves FROM and `--from` to stages, images and named contexts.
 
-use rbuild_dockerfile::ast::{Op, Stage};
+use rbuild_dockerfile::ast::{Op, Stage, Word};
 use rbuild_dockerfile::{Diagnostic, Span, Vars, is_windows, mount_from};
 use rbuild_image::{DEFAULT_PATH, ImageConfig, Platform, PlatformError};
 use rbuild_paths::SourcePattern;
@@ -18,7 +18,9 @@ fn input_names(stage: &Stage) -> Vec<(String, Span)> {
     for instruction in &stage.instructions {
         match &instruction.op {
             Op::Copy(copy) => names.extend(copy.from.as_ref().map(|word| (word.text.clone(), word.span))),
-            Op::Run(run) => names.extend(run.mounts.iter().filter_map(|w| Some((mount_from(&w.text)?, w.span)))),
+            Op::Run(run) => {
+                names.extend(run.mounts.iter().filter_map(mount_from).map(|word| (word.text, word.span)));
+            }
             _ => {}
         }
     }
@@ -128,8 +130,7 @@ impl Planner<'_> {
         let image = &stage.from.image;
         let name = self.globals.expand(image, self.file.escape)?;
         if name.is_empty() {
-            let d = Diagnostic::new(image.span, format!("image name `{}` is empty after expansion", image.text));
-            return Err(d.help(Remedy::Build(BuildRemedy::SetArgument)).into());
+            return Err(self.empty_global("image name", image).into());
         }
         let label = self.stage_label(index, stage);
         let total = 1 + steps_of(&stage.instructions);
@@ -173,10 +174,21 @@ impl Planner<'_> {
         };
         let text = self.globals.expand(word, self.file.escape)?;
         if text.is_empty() {
-            let d = Diagnostic::new(word.span, format!("platform `{}` is empty after expansion", word.text));
-            return Err(d.help(Remedy::Build(BuildRemedy::SetArgument)).into());
+            return Err(self.empty_global("platform", word).into());
         }
-        Ok(Some(text.parse().map_err(|e: PlatformError| Diagnostic::new(word.span, e.to_string()))?))
+        let invalid =
+            |e: PlatformError| Diagnostic::new(word.span, e.to_string()).help("use a form such as linux/arm64");
+        Ok(Some(text.parse().map_err(invalid)?))
+    }
+
+    /// Returns the error of a word of FROM that has variables without values only.
+    fn empty_global(&self, noun: &str, word: &Word) -> Diagnostic {
+        let remedy = match self.globals.undeclared(word, self.file.escape).into_iter().next() {
+            Some(name) => BuildRemedy::DeclareArgument { name },
+            None => BuildRemedy::SetArgument,
+        };
+        let message = format!("{noun} `{}` is empty after expansion", word.text);
+        Diagnostic::new(word.span, message).help(Remedy::Build(remedy))
     }
 
     fn stage_label(&self, index: usize, stage: &Stage) -> String {
@@ -270,6 +282,7 @@ impl Planner<'_> {
     fn written_image(&self, name: &str, span: Span) -> Result<WrittenImage, Diagnostic> {
         WrittenImage::parse(name).map_err(|e| {
             let d = Diagnostic::new(span, e.to_string());
+            let d = d.help("use the form NAME[:TAG] with a name in lower case, for example team/app:1.0");
             d.suggest(name, self.stage_names().iter().map(String::as_str))
         })
     }

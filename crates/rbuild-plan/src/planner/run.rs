@@ -104,6 +104,9 @@ fn check_runnable(planner: &Planner<'_>, state: &StageState, span: Span) -> Plan
         );
         return Err(d.help(help).into());
     }
+    if wanted.os != host.os {
+        return Err(d.help("use only COPY in this stage, or build it on a machine of that platform").into());
+    }
     Err(d.help(Remedy::from(MachineRemedy::InstallEmulator)).into())
 }
 
@@ -203,7 +206,7 @@ fn mount(planner: &mut Planner<'_>, state: &StageState, mount: &Mount, span: Spa
         MountKind::Bind => {
             let from = match &mount.from {
                 None => FileSource::Context,
-                Some(name) => planner.input_named(name, span)?,
+                Some(name) => planner.input_named(name, mount.from_span.unwrap_or(span))?,
             };
             let source = mount.source.clone().unwrap_or_else(|| "/".into());
             (RunMountKind::Bind { from, source }, mount.read_only.unwrap_or(true))
@@ -215,11 +218,14 @@ fn mount(planner: &mut Planner<'_>, state: &StageState, mount: &Mount, span: Spa
         }
     };
     let from_name = mount.from.clone().filter(|_| mount.kind != MountKind::Tmpfs);
+    // Errors that concern the files of a mount point at the path or the name of its source.
+    let span = mount.source_span.or(mount.from_span).unwrap_or(span);
     Ok(RunMount { target, read_only, kind, from_name, span })
 }
 
 fn cache(planner: &mut Planner<'_>, mount: &Mount, target: &str, span: Span) -> Planned<RunMountKind> {
-    let from = mount.from.as_ref().map(|name| planner.input_named(name, span)).transpose()?;
+    let from_span = mount.from_span.unwrap_or(span);
+    let from = mount.from.as_ref().map(|name| planner.input_named(name, from_span)).transpose()?;
     // The path as written, so that the directory does not count.
     let default = || rbuild_paths::as_go(mount.target.as_deref().unwrap_or_default());
     let id = mount.id.clone().unwrap_or_else(default);

@@ -68,7 +68,7 @@ fn env(graph: &BuildGraph, name: &str) -> Option<String> {
 }
 
 fn directory() -> ContextSource {
-    ContextSource::Directory(ContextDir { path: "/named".into(), ignore: String::new() })
+    ContextSource::Directory(ContextDir { path: "/named".into(), ignore: None })
 }
 
 #[test]

@@ -76,10 +76,11 @@ impl BuildOnce<'_> {
                 return Ok(BuildOutcome::Failed((self.report)(&e)));
             }
         };
-        if let Some(code) = self.lint.run(request) {
+        if let Some(refusal) = self.lint.refusal(request) {
             drop(sender);
             draw(&events, self.mode, self.explain);
-            return Ok(BuildOutcome::Failed(code));
+            terminal::err(&refusal);
+            return Ok(BuildOutcome::Failed(code::FAILED));
         }
         let answer = match &prepared[..] {
             [only] => answer(only, request, self.store, &sender),

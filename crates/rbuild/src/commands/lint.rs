@@ -12,7 +12,7 @@ use rbuild_remedy::counted;
 use rbuild_source::Ignore;
 use rbuild_store::Store;
 
-use crate::exit::{Failure, code};
+use crate::exit::Failure;
 use crate::progress::Mode;
 use crate::ui::diagnostics::{self, SourceText};
 use crate::ui::terminal;
@@ -42,24 +42,25 @@ impl<'a> Lint<'a> {
         Lint { file, store, source, settings, online, warnings: OnceCell::new() }
     }
 
-    /// Runs the rules. If there are warnings and the Dockerfile sets `check=error=true`, prints
-    /// them and returns the exit code.
-    pub fn run(&self, request: &BuildRequest) -> Option<u8> {
+    /// Runs the rules. Returns the message if the Dockerfile has warnings and `check=error=true`.
+    pub fn refusal(&self, request: &BuildRequest) -> Option<String> {
         if self.warnings.get().is_some() {
             return None;
         }
         let warnings = self.warnings(request);
-        if self.settings.error && !warnings.is_empty() {
-            let secrets = request.secret_values();
-            for w in &warnings {
-                let d = Diagnostic::new(w.span, format!("{}: {}", w.rule.name, w.message));
-                terminal::err(&secrets.mask(diagnostics::diagnostic(&d, self.source, terminal::colors())));
-            }
-            terminal::error("warnings are errors in this Dockerfile (check=error=true)", None);
-            return Some(code::FAILED);
+        if !self.settings.error || warnings.is_empty() {
+            self.keep(request, &warnings);
+            return None;
         }
-        self.keep(request, &warnings);
-        None
+        let colors = terminal::colors();
+        let mut text = String::new();
+        for w in &warnings {
+            let d = Diagnostic::new(w.span, format!("{}: {}", w.rule.name, w.message));
+            text.push_str(&diagnostics::diagnostic(&d, self.source, colors));
+        }
+        let text = request.secret_values().mask(text);
+        let last = terminal::error_text("warnings are errors in this Dockerfile (check=error=true)", None, colors);
+        Some(text + &last)
     }
 
     /// Runs the rules for a Dockerfile that cannot be built, as far as its images are known.
@@ -110,8 +111,8 @@ pub fn warnings(
     analyses: &[(&Parameters, Analysis<'_>)],
     settings: &LintSettings,
 ) -> Vec<LintWarning> {
-    let ignore = request.context.as_ref().map_or("", |c| c.ignore.as_str());
-    let ignore = Ignore::parse(ignore).unwrap_or_default();
+    let ignore = request.context.as_ref().and_then(|context| context.ignore.as_ref());
+    let ignore = ignore.and_then(|file| Ignore::parse(&file.text).ok()).unwrap_or_default();
     // A negated pattern may re-include a file, so the rule is off if there are any.
     let ignored = |path: &str| !ignore.has_negations() && ignore.excludes(path);
     let mut found: Vec<LintWarning> = Vec::new();

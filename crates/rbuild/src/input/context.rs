@@ -5,7 +5,7 @@ use std::error::Error;
 use std::io::{Cursor, Read};
 use std::path::{Path, PathBuf};
 
-use rbuild_engine::{ContextDir, Warning};
+use rbuild_engine::{ContextDir, IgnoreFile, Warning};
 use rbuild_image::{Platform, SourceUrl, hide_logins};
 use rbuild_linux::{RootDir, quoted};
 use rbuild_plan::{ContextSource, NamedContext, WrittenImage};
@@ -77,8 +77,8 @@ pub fn main(args: &BuildArgs, store: &Store, fetch: &FetchFile<'_>) -> Result<Ma
     let path = directory(text)?;
     let Some(OuterDockerfile { name, bytes }) = inputs.outer_dockerfile()? else { return from_directory(args, path) };
     let ignore = match &args.ignorefile {
-        Some(file) => given_ignore(file)?,
-        None => ignore_of(&open(&path)?, &path)?,
+        Some(file) => Some(given_ignore(file)?),
+        None => ignore_of(&open(&path)?, text)?,
     };
     let dir = Some(ContextDir { path, ignore });
     Ok(MainContext { dir, dockerfile_name: name, dockerfile: bytes, newest: None, unpacked: None })
@@ -202,9 +202,9 @@ fn from_directory(args: &BuildArgs, context: PathBuf) -> Result<MainContext, Fai
         }
     })?;
     let ignore = match (&args.ignorefile, own) {
-        (Some(path), _) => given_ignore(path)?,
-        (None, Some(text)) => text,
-        (None, None) => ignore_of(&root, &context)?,
+        (Some(path), _) => Some(given_ignore(path)?),
+        (None, Some(file)) => Some(file),
+        (None, None) => ignore_of(&root, &args.context)?,
     };
     let dir = Some(ContextDir { path: context, ignore });
     Ok(MainContext { dir, dockerfile_name: shown, dockerfile, newest: None, unpacked: None })
@@ -288,9 +288,9 @@ impl Inputs<'_> {
         Ok(MainContext { dir: None, dockerfile_name: STDIN_NAME.into(), dockerfile, newest: None, unpacked: None })
     }
 
-    /// Returns the content of the ignore file that the caller names, empty if there is none.
-    fn given_ignore(&self) -> Result<String, Failure> {
-        Ok(self.args.ignorefile.as_deref().map(given_ignore).transpose()?.unwrap_or_default())
+    /// Reads the ignore file that the caller names; `None` if there is none.
+    fn given_ignore(&self) -> Result<Option<IgnoreFile>, Failure> {
+        self.args.ignorefile.as_deref().map(given_ignore).transpose()
     }
 
     /// Unpacks a context into the store's working directory. An ignore file in the archive does not
@@ -349,32 +349,38 @@ fn newest(dir: &RootDir) -> Result<Option<i64>, SourceError> {
     Ok(newest)
 }
 
-/// Returns the content of the context's ignore file; empty if there is none.
-fn ignore_of(context: &RootDir, path: &Path) -> Result<String, Failure> {
+/// Reads the ignore file of a context; `None` if there is none. Messages name it by the path of the
+/// context as it was given.
+fn ignore_of(context: &RootDir, given: &str) -> Result<Option<IgnoreFile>, Failure> {
+    let path = Path::new(if given == "." { "" } else { given });
     // The order of podman.
     for name in [".containerignore", ".dockerignore"] {
-        if let Some(text) = read_ignore(context, Path::new(name), &path.join(name))? {
-            return Ok(text);
+        if let Some(file) = read_ignore(context, Path::new(name), &path.join(name))? {
+            return Ok(Some(file));
         }
     }
-    Ok(String::new())
+    Ok(None)
 }
 
 /// Reads the file of `--ignorefile`.
-fn given_ignore(path: &Path) -> Result<String, Failure> {
+fn given_ignore(path: &Path) -> Result<IgnoreFile, Failure> {
     let failed = |e: std::io::Error| {
         Failure::usage(format!("cannot read the ignore file {}: {}", quoted(path), flags::reason(&e))).because(&e)
     };
-    std::fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).map_err(failed)
+    Ok(ignore_file(path, &std::fs::read(path).map_err(failed)?))
 }
 
-fn read_ignore(context: &RootDir, path: &Path, shown: &Path) -> Result<Option<String>, Failure> {
+fn ignore_file(path: &Path, bytes: &[u8]) -> IgnoreFile {
+    IgnoreFile { path: path.to_path_buf(), text: String::from_utf8_lossy(bytes).into_owned() }
+}
+
+fn read_ignore(context: &RootDir, path: &Path, shown: &Path) -> Result<Option<IgnoreFile>, Failure> {
     let bytes = untrusted::read(context, path, &format!("the ignore file {}", quoted(shown)))?;
-    Ok(bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
+    Ok(bytes.map(|bytes| ignore_file(shown, &bytes)))
 }
 
 /// Reads the ignore file next to a Dockerfile outside the context; `None` if there is none.
-fn outer_ignore(path: &Path) -> Result<Option<String>, Failure> {
+fn outer_ignore(path: &Path) -> Result<Option<IgnoreFile>, Failure> {
     let failed = |e: &std::io::Error| {
         Failure::new(format!("cannot read the ignore file {}: {}", quoted(path), flags::reason(e))).because(e)
     };
@@ -384,7 +390,7 @@ fn outer_ignore(path: &Path) -> Result<Option<String>, Failure> {
         }
         Ok(_) => {
             let bytes = std::fs::read(path).map_err(|e| failed(&e))?;
-            Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
+            Ok(Some(ignore_file(path, &bytes)))
         }
         Err(e) if matches!(e.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => Ok(None),
         Err(e) => Err(failed(&e)),
@@ -411,9 +417,12 @@ pub fn named(
     let mut named = NamedContexts::default();
     for text in given {
         let bad = |what: String| Failure::usage(format!("--build-context {}: {what}", hide_logins(text)));
-        let (name, value) = text.split_once('=').ok_or_else(|| bad("not of the form NAME=SOURCE".into()))?;
+        let form = || {
+            bad("not of the form NAME=SOURCE".into()).help("use a form such as app=./dir or base=docker-image://IMAGE")
+        };
+        let (name, value) = text.split_once('=').ok_or_else(form)?;
         if name.is_empty() || value.is_empty() {
-            return Err(bad("not of the form NAME=SOURCE".into()));
+            return Err(form());
         }
         let source = match value.split_once("://") {
             Some(("docker-image", "scratch")) => ContextSource::Scratch,
@@ -432,13 +441,13 @@ pub fn named(
                 if let Some(url) = remote::file_url("the context", value)? {
                     let (path, work) = remote::one_file(store, &fetch(&url)?)?;
                     named.downloaded.push(work);
-                    ContextSource::Directory(ContextDir { path, ignore: String::new() })
+                    ContextSource::Directory(ContextDir { path, ignore: None })
                 } else if is_remote(value) {
                     let failure = bad("remote contexts of this kind are not supported yet".into());
                     return Err(failure.help("download it and pass the directory"));
                 } else {
-                    let path = directory(value).map_err(|f| bad(f.message))?;
-                    let ignore = ignore_of(&open(&path)?, &path)?;
+                    let path = directory(value).map_err(|f| Failure { help: f.help.clone(), ..bad(f.message) })?;
+                    let ignore = ignore_of(&open(&path)?, value)?;
                     ContextSource::Directory(ContextDir { path, ignore })
                 }
             }

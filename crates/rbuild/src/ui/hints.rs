@@ -116,6 +116,7 @@ fn build_words(remedy: &BuildRemedy) -> String {
         }
         BuildRemedy::GiveCommand => "add a command: rbuild run IMAGE COMMAND".into(),
         BuildRemedy::SetArgument => "set a default on the ARG before FROM, or pass --build-arg NAME=VALUE".into(),
+        BuildRemedy::DeclareArgument { name } => format!("declare it with a default before FROM: ARG {name}=VALUE"),
         BuildRemedy::Allow { entitlement } => format!("pass --allow {entitlement} if you trust the Dockerfile"),
         BuildRemedy::KeepSecretOut => {
             "read it from its mount in each command, or pass --allow secret-in-image to keep it in the image".into()
@@ -156,7 +157,9 @@ fn file_words(remedy: &FileRemedy) -> String {
         FileRemedy::CopyInto { root } => format!("copy the file into {root}; paths and links cannot lead out of it"),
         FileRemedy::CorrectLink => "correct the link, or remove it from the instruction".into(),
         FileRemedy::AwaitWriters => "wait until nothing writes to the files, then build again".into(),
-        FileRemedy::PatternPerLine => "write one pattern per line; `!pattern` includes files again".into(),
+        FileRemedy::CorrectPattern => {
+            "correct that line, for example `*.log` or `!keep.log`; write `[[]` for a bracket".into()
+        }
         FileRemedy::CorrectPath { root } => format!("correct the path; it is relative to the root of {root}"),
         FileRemedy::OtherOutput { obstacle } => {
             format!("remove that {obstacle}, or choose another output directory")
@@ -273,6 +276,7 @@ fn server_words(remedy: &ServerRemedy) -> String {
         ServerRemedy::CheckNetwork => {
             "check the network, the host name and the proxy (http_proxy, https_proxy, no_proxy)".into()
         }
+        ServerRemedy::CheckPort => "check the port, and that the server is running".into(),
         ServerRemedy::Registry { registry, action } => registry_words(registry, *action),
     }
 }

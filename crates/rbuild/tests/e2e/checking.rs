@@ -125,6 +125,9 @@ fn warnings_are_printed_after_a_build_or_fail_it() {
     lab.build("# check=error=true\nFROM busybox\nMAINTAINER me\n", &["-t", "x"])
         .fails(1, &["MaintainerDeprecated", "check=error=true"]);
     lab.build("# check=error=true\nFROM busybox\n", &["-t", "x"]).ok();
+    let file = "# check=error=true\nFROM busybox\nMAINTAINER me\nRUN --device=gpu true\n";
+    let ran = lab.build(file, &[]).fails(1, &["device `gpu` is not available"]);
+    assert!(ran.stderr.trim_end().ends_with("(check=error=true)"), "{}", ran.stderr);
 }
 
 #[test]
