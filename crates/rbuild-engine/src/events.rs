@@ -4,6 +4,7 @@
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, PoisonError};
 
+use rbuild_dockerfile::Help;
 use rbuild_linux::parallel::locked;
 use rbuild_sandbox::Stream;
 
@@ -24,18 +25,21 @@ pub struct Events {
     journal: Arc<Journal>,
     /// Values that are masked in the text of events.
     secrets: SecretValues,
+    /// Puts the help of warnings into words, which can be masked.
+    words: Option<fn(&Help) -> String>,
 }
 
 impl Events {
     pub fn new(sender: Sender<Event>) -> Events {
-        let (in_flight, first, platform, secrets) = Default::default();
-        Events { sender, in_flight, first, platform, journal: Arc::new(Journal::new()), secrets }
+        let (in_flight, first, platform, secrets, words) = Default::default();
+        Events { sender, in_flight, first, platform, journal: Arc::new(Journal::new()), secrets, words }
     }
 
-    /// Masks these values in all text that is sent. Output is not masked here: it arrives in chunks
-    /// that may split a value, so the code that reads it masks it.
-    pub fn masking(self, secrets: SecretValues) -> Events {
-        Events { secrets, ..self }
+    /// Masks these values in all text that is sent, and in the help of warnings, which `words` puts
+    /// into words. Output is not masked here: it arrives in chunks that may split a value, so the
+    /// code that reads it masks it.
+    pub fn masking(self, secrets: SecretValues, words: fn(&Help) -> String) -> Events {
+        Events { secrets, words: Some(words), ..self }
     }
 
     /// Returns a sender for the steps of one of several platforms, distinguished by number and by
@@ -65,7 +69,13 @@ impl Events {
             Event::Output { step: s, stream, bytes } => Event::Output { step: step(s), stream, bytes },
             Event::Done { step: s, outcome, seconds } => Event::Done { step: step(s), outcome, seconds },
             Event::Phase { text, seconds } => Event::Phase { text: mask(text), seconds },
-            Event::Warning(w) => Event::Warning(Warning { text: mask(w.text), ..w }),
+            Event::Warning(w) => {
+                let masked = |help: Help| match self.words {
+                    Some(words) => Help::Text(mask(words(&help))),
+                    None => help,
+                };
+                Event::Warning(Warning { text: mask(w.text), help: w.help.map(masked) })
+            }
             other @ (Event::Isolation { .. } | Event::Pulling { .. } | Event::End) => other,
         };
         self.journal.note(&event);
@@ -100,7 +110,25 @@ impl Events {
 
 #[cfg(test)]
 mod tests {
+    use rbuild_remedy::Remedy;
+
     use super::*;
+
+    #[test]
+    fn the_help_of_a_warning_is_masked() {
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let words = |help: &Help| match help {
+            Help::Remedy(Remedy::DidYouMean { word }) => format!("did you mean {word}?"),
+            help => panic!("{help:?}"),
+        };
+        let secrets = SecretValues::of(&[(String::new(), b"hunter2".to_vec())]);
+        let help = Some(Remedy::did_you_mean("hunter2").into());
+        let warning = Warning { text: "unknown secret `hunter2`".into(), help };
+        Events::new(sender).masking(secrets, words).send(Event::Warning(warning));
+        let Event::Warning(sent) = receiver.recv().unwrap() else { panic!() };
+        let help = Some(Help::Text("did you mean ****?".into()));
+        assert_eq!(sent, Warning { text: "unknown secret `****`".into(), help });
+    }
 
     #[test]
     fn output_is_limited_by_the_drawing_thread() {

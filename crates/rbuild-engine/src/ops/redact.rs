@@ -8,22 +8,25 @@ pub(crate) const MASK: &str = "****";
 /// Minimum length of a masked value. Masking shorter ones would make logs unreadable.
 const SHORTEST: usize = 4;
 
-/// The values of a build's secrets that are long enough to be masked, without surrounding white
-/// space.
+/// The values of a build's secrets and the lines of each, without surrounding white space, as far
+/// as they are long enough to be masked.
 #[derive(Debug, Clone, Default)]
 pub struct SecretValues {
-    values: Arc<Vec<Vec<u8>>>,
+    values: Arc<Needles>,
     /// The forms in which a message may show them: the values, their parts between control
     /// characters, and both in quotes.
-    shown: Arc<Vec<Vec<u8>>>,
+    shown: Arc<Needles>,
 }
 
 impl SecretValues {
     pub fn of(secrets: &[(String, Vec<u8>)]) -> SecretValues {
-        let trimmed = secrets.iter().map(|(_, value)| value.trim_ascii().to_vec());
-        let values = longest_first(trimmed.collect());
-        let shown = values.iter().flat_map(|value| shown_forms(value)).collect();
-        SecretValues { values: Arc::new(values), shown: Arc::new(longest_first(shown)) }
+        let trimmed = secrets.iter().map(|(_, value)| value.trim_ascii());
+        let trimmed: Vec<&[u8]> = trimmed.filter(|value| value.len() >= SHORTEST).collect();
+        // A command may print a part of a file, or each line with a prefix.
+        let lines = trimmed.iter().flat_map(|value| value.split(|byte| *byte == b'\n')).map(<[u8]>::trim_ascii);
+        let values = trimmed.iter().copied().chain(lines).map(<[u8]>::to_vec);
+        let shown = trimmed.iter().flat_map(|value| shown_forms(value));
+        SecretValues { shown: Arc::new(Needles::of(shown)), values: Arc::new(Needles::of(values)) }
     }
 
     /// Returns a message with each value replaced by `****`. Messages may show a value in quotes,
@@ -47,12 +50,55 @@ impl SecretValues {
     }
 }
 
-/// Returns the values that are long enough, without duplicates, longest first.
-fn longest_first(mut values: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
-    values.retain(|value| value.len() >= SHORTEST);
-    values.sort_by(|a, b| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
-    values.dedup();
-    values
+/// Byte strings of at least [`SHORTEST`] bytes that are searched for together.
+#[derive(Debug, Default)]
+struct Needles {
+    sorted: Vec<Vec<u8>>,
+    /// First bytes of the strings.
+    first: Vec<bool>,
+}
+
+impl Needles {
+    fn of(strings: impl Iterator<Item = Vec<u8>>) -> Needles {
+        let mut sorted: Vec<Vec<u8>> = strings.filter(|string| string.len() >= SHORTEST).collect();
+        sorted.sort();
+        sorted.dedup();
+        let mut first = vec![false; 256];
+        sorted.iter().for_each(|string| first[usize::from(string[0])] = true);
+        Needles { sorted, first }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.sorted.is_empty()
+    }
+
+    /// Returns true if a text may start with a string, or with the beginning of one.
+    fn may_start(&self, text: &[u8]) -> bool {
+        text.first().and_then(|byte| self.first.get(usize::from(*byte))) == Some(&true)
+    }
+
+    /// Returns true if a string starts with the whole text and is longer.
+    fn continue_text(&self, text: &[u8]) -> bool {
+        let after = self.sorted.partition_point(|string| string.as_slice() <= text);
+        self.sorted.get(after).is_some_and(|string| string.starts_with(text))
+    }
+
+    /// Returns the length of the longest string that a text starts with; 0 if there is none.
+    fn longest_prefix(&self, text: &[u8]) -> usize {
+        // All prefixes of the text sort before it, and the longest is the last of them. A string
+        // between the two has more in common with the text than that prefix.
+        let mut common = text;
+        while common.len() >= SHORTEST {
+            let after = self.sorted.partition_point(|string| string.as_slice() <= common);
+            let Some(last) = after.checked_sub(1).map(|at| &self.sorted[at]) else { return 0 };
+            let equal = last.iter().zip(common).take_while(|(a, b)| a == b).count();
+            if equal == last.len() {
+                return equal;
+            }
+            common = &common[..equal];
+        }
+        0
+    }
 }
 
 /// Returns the forms in which a message may show a value: as it is, its parts between control
@@ -68,7 +114,7 @@ fn shown_forms(value: &[u8]) -> Vec<Vec<u8>> {
 
 /// Masks the values of secrets in two streams, even if a value is split between chunks.
 pub(crate) struct Mask {
-    values: Arc<Vec<Vec<u8>>>,
+    values: Arc<Needles>,
     held: [Held; 2],
 }
 
@@ -106,25 +152,29 @@ impl Mask {
 }
 
 /// Replaces every occurrence of a value by `****`. Overlapping occurrences are replaced together,
-/// so that no part of the later one remains. `values` are sorted by length, longest first. Also
-/// returns the tail that may be the beginning of a value, unless this is the last text.
-fn replace(values: &[Vec<u8>], text: &Held, last: bool) -> (Vec<u8>, Held) {
+/// so that no part of the later one remains. Also returns the tail that may be the beginning of a
+/// value, unless this is the last text.
+fn replace(values: &Needles, text: &Held, last: bool) -> (Vec<u8>, Held) {
     let Held { bytes, masked } = text;
     let mut masked_to = *masked;
     let mut shown = Vec::with_capacity(bytes.len());
     for (at, byte) in bytes.iter().enumerate() {
         let rest = &bytes[at..];
-        // A longer value may continue in the next chunk.
-        if !last && values.iter().any(|value| value.len() > rest.len() && value.starts_with(rest)) {
-            return (shown, Held { bytes: rest.to_vec(), masked: masked_to.saturating_sub(at) });
+        let mut found = 0;
+        if values.may_start(rest) {
+            // A longer value may continue in the next chunk.
+            if !last && values.continue_text(rest) {
+                return (shown, Held { bytes: rest.to_vec(), masked: masked_to.saturating_sub(at) });
+            }
+            found = values.longest_prefix(rest);
         }
-        let found = values.iter().find(|value| rest.starts_with(value));
-        match found {
-            Some(_) if at >= masked_to => shown.extend_from_slice(MASK.as_bytes()),
-            None if at >= masked_to => shown.push(*byte),
-            _ => {}
+        if at >= masked_to {
+            match found {
+                0 => shown.push(*byte),
+                _ => shown.extend_from_slice(MASK.as_bytes()),
+            }
         }
-        masked_to = masked_to.max(at + found.map_or(0, Vec::len));
+        masked_to = masked_to.max(at + found);
     }
     (shown, Held::default())
 }
@@ -165,6 +215,43 @@ mod tests {
             let mut mask = Mask::new(&values);
             let shown = [mask.push(Stream::Stdout, a), mask.push(Stream::Stdout, b), mask.finish(Stream::Stdout)];
             assert_eq!(String::from_utf8(shown.concat()).unwrap(), "x **** ******** a-token", "{cut}");
+        }
+    }
+
+    #[test]
+    fn each_line_of_a_value_is_masked() {
+        let key = "-----BEGIN KEY-----\r\n  MIIEvQ\nIBA\n\n-----END KEY-----\n";
+        let values = SecretValues::of(&[(String::new(), key.as_bytes().to_vec())]);
+        for (text, want) in [
+            (key, "****\n"),
+            ("1: -----BEGIN KEY-----\n2: MIIEvQ\n3: IBA\n", "1: ****\n2: ****\n3: IBA\n"),
+            ("MIIEvQ\nIBA\n\n-----END KEY-----", "****\nIBA\n\n****"),
+            ("MIIEv BEGIN\n", "MIIEv BEGIN\n"),
+        ] {
+            for cut in 0..text.len() {
+                let (a, b) = text.as_bytes().split_at(cut);
+                let mut mask = Mask::new(&values);
+                let shown = [mask.push(Stream::Stdout, a), mask.push(Stream::Stdout, b), mask.finish(Stream::Stdout)];
+                assert_eq!(String::from_utf8(shown.concat()).unwrap(), want, "{cut}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_longest_of_many_values_is_found() {
+        let strings = ["aaaa", "aaaab", "aaaabcd", "aaaabca", "bbbb", "abcd", "aaaabcdzz"];
+        let needles = Needles::of(strings.iter().chain(&["abc", ""]).map(|string| string.as_bytes().to_vec()));
+        let mut texts = vec![String::new()];
+        for _ in 0..7 {
+            let longer = |text: &String| ["a", "b", "cd"].map(|more| format!("{text}{more}"));
+            texts = texts.iter().flat_map(longer).collect();
+            for text in &texts {
+                let fitting = strings.iter().filter(|string| text.starts_with(**string));
+                let longest = fitting.map(|string| string.len()).max().unwrap_or(0);
+                assert_eq!(needles.longest_prefix(text.as_bytes()), longest, "{text}");
+                let continued = strings.iter().any(|string| string.len() > text.len() && string.starts_with(text));
+                assert_eq!(needles.continue_text(text.as_bytes()), continued, "{text}");
+            }
         }
     }
 

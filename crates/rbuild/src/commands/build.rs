@@ -52,7 +52,8 @@ fn build_from(
             return code::FAILED;
         }
         let text = diagnostics::build_error(e, &source, terminal::colors());
-        terminal::err(&secrets.mask(hide_logins(&text)));
+        // A secret may contain a login, which the other order would hide, and not the rest of it.
+        terminal::err(&hide_logins(&secrets.mask(text)));
         build_code(e)
     };
     let (call, json) = if args.check { (CallMode::Check, false) } else { parse_call(&args.call)? };

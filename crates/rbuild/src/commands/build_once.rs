@@ -63,7 +63,7 @@ impl BuildOnce<'_> {
 
     fn prepare_and_build(&self, request: &BuildRequest) -> Result<BuildOutcome, Failure> {
         let (sender, events) = channel();
-        let sender = Events::new(sender).masking(request.secret_values());
+        let sender = Events::new(sender).masking(request.secret_values(), hints::of_help);
         let plans = request.plans();
         let prepared: Result<Vec<Prepared>, BuildError> =
             plans.iter().map(|plan| prepare(request, self.file, plan, self.store, &sender, self.online)).collect();
