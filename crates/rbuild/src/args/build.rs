@@ -136,10 +136,11 @@ pub struct BuildArgs {
     #[arg(long, value_name = "FILE")]
     pub metadata_file: Option<PathBuf>,
     /// Maximum number of concurrent steps [default: number of cores, at least 4]
-    #[arg(long, value_name = "N", env = "RBUILD_JOBS", value_parser = value::jobs)]
+    #[arg(long, value_name = "N", env = "RBUILD_JOBS", value_parser = value::jobs, allow_negative_numbers = true)]
     pub jobs: Option<usize>,
     /// Evict the least recently used cache entries above this size after the build, for example 10g
     #[arg(long, value_name = "SIZE", env = "RBUILD_CACHE_LIMIT", value_parser = value::size)]
+    #[arg(allow_negative_numbers = true)]
     pub cache_limit: Option<u64>,
     /// Ignore file to use instead of .dockerignore
     #[arg(long, value_name = "FILE")]

@@ -124,19 +124,29 @@ const OTHER: [(&str, &[&str], &str, &str); 7] = [
     ("cp", &["--overwrite"], "a directory never replaces a file", "remove the destination first"),
 ];
 
-/// Returns the reason and the hint for a flag of another tool.
-fn lacking(verb: &str, flag: &str) -> Option<(&'static str, &'static str)> {
-    let table: &[(&[&str], &str, &str)] = match verb {
+/// Names of flags of another tool, the reason why rbuild lacks them, and a hint.
+type LackingFlags = (&'static [&'static str], &'static str, &'static str);
+
+/// Returns the flags of other tools that a verb lacks.
+fn lacking_of(verb: &str) -> impl Iterator<Item = LackingFlags> {
+    let table: &[LackingFlags] = match verb {
         "build" => &BUILD,
         "run" | "create" => &RUN,
         _ => &[],
     };
-    let in_table = table.iter().find(|(flags, ..)| flags.contains(&flag)).map(|(_, why, hint)| (*why, *hint));
-    let other = || {
-        let verb = if verb == "builder-prune" { "prune" } else { verb };
-        OTHER.iter().find(|(of, flags, ..)| *of == verb && flags.contains(&flag)).map(|(_, _, why, hint)| (*why, *hint))
-    };
-    in_table.or_else(other)
+    let verb = if verb == "builder-prune" { "prune" } else { verb }.to_string();
+    let other = OTHER.iter().filter(move |(of, ..)| *of == verb).map(|(_, flags, why, hint)| (*flags, *why, *hint));
+    table.iter().copied().chain(other)
+}
+
+/// Returns the reason and the hint for a flag of another tool.
+fn lacking(verb: &str, flag: &str) -> Option<(&'static str, &'static str)> {
+    lacking_of(verb).find(|(flags, ..)| flags.contains(&flag)).map(|(_, why, hint)| (why, hint))
+}
+
+/// Returns the names of the flags of other tools that a verb lacks.
+fn lacking_flags(verb: &str) -> impl Iterator<Item = &'static str> {
+    lacking_of(verb).flat_map(|(flags, ..)| flags.iter().copied())
 }
 
 /// Returns the failure for an error of the parser. `verb` is the verb of the line, `words` are all
@@ -232,8 +242,7 @@ fn unknown(verb: &str, flag: &str, misplaced: Option<&str>, see: String) -> Fail
         let shown = page.get_arguments().filter(|arg| !arg.is_hide_set());
         shown.filter_map(|arg| arg.get_long()).map(|name| format!("--{name}")).collect()
     });
-    // A short flag is near to every other one.
-    let close = rbuild_dockerfile::closest(flag, flags.iter().map(String::as_str)).filter(|_| flag.starts_with("--"));
+    let close = closest_flag(flag, &flags);
     failure.help(match (misplaced, close) {
         (_, Some(close)) => format!("did you mean `{close}`?"),
         (Some(verb), None) => first(verb),
@@ -248,9 +257,20 @@ fn unknown(verb: &str, flag: &str, misplaced: Option<&str>, see: String) -> Fail
 fn hidden(verb: &str, flag: &str) -> Option<String> {
     let parser = clap_command::parser();
     let of_verb = parser.find_subcommand(verb).into_iter().flat_map(clap::Command::get_arguments);
-    let flags: Vec<String> = of_verb.filter_map(clap::Arg::get_long).map(|name| format!("--{name}")).collect();
-    let close = rbuild_dockerfile::closest(flag, flags.iter().map(String::as_str)).filter(|_| flag.starts_with("--"));
-    close.map(str::to_string)
+    let mut flags: Vec<String> = of_verb.filter_map(clap::Arg::get_long).map(|name| format!("--{name}")).collect();
+    flags.extend(lacking_flags(verb).map(str::to_string));
+    closest_flag(flag, &flags).map(str::to_string)
+}
+
+/// Returns the only flag that begins with a text, or else the most similar one. A short flag is
+/// near to every other one, so it has none.
+fn closest_flag<'a>(flag: &str, flags: &'a [String]) -> Option<&'a str> {
+    let name = flag.strip_prefix("--")?;
+    let mut longer = flags.iter().filter(|known| name.len() >= 3 && known.starts_with(flag));
+    match (longer.next(), longer.next()) {
+        (Some(only), None) => Some(only),
+        _ => rbuild_dockerfile::closest(flag, flags.iter().map(String::as_str)),
+    }
 }
 
 /// Names a flag and its value as they were given: by a word of the line, or by a variable.
@@ -297,11 +317,16 @@ mod tests {
             ("build --lock-timeout=18446744073709551616 .", "--lock-timeout 18446744073709551616: not", "use a number"),
             ("build --no-cache=maybe .", "--no-cache=maybe: unknown value", "use true or false"),
             ("build --progress loud .", "--progress loud: unknown value", "use auto"),
+            ("build --jobs -1", "--jobs -1: not a number of steps", "use 1 or more"),
+            ("build --cache-limit -1", "--cache-limit -1: not a size", "use a number with a unit"),
             ("build --jobs", "--jobs requires a value", "run `rbuild build --help`"),
             ("tag", "`rbuild tag` requires IMAGE NAME", "use the form: rbuild tag"),
             ("load x.tar", "unexpected argument `x.tar`", "pass the file with -i x.tar"),
             ("run --nam x", "unknown flag `--nam` of `rbuild run`", "did you mean `--name`?"),
             ("prune --filtre", "unknown flag `--filtre` of `rbuild prune`", "did you mean `--filter`?"),
+            ("prune --keep 1g", "unknown flag `--keep` of `rbuild prune`", "did you mean `--keep-storage`?"),
+            ("run --platfrom a b", "unknown flag `--platfrom` of `rbuild run`", "did you mean `--platform`?"),
+            ("build --no-c", "unknown flag `--no-c` of `rbuild build`", "did you mean `--no-cache`?"),
         ] {
             let words: Vec<OsString> = line.split(' ').map(OsString::from).collect();
             let line = std::iter::once(OsString::from("rbuild")).chain(words.iter().cloned());

@@ -71,14 +71,14 @@ fn user_and_password(args: &LoginArgs) -> Result<(String, Secret), Failure> {
         return Err(Failure::usage("--password and --password-stdin are mutually exclusive"));
     }
     let terminal = std::io::stdin().is_terminal();
-    let missing = |what| {
+    let missing = |what, flags: &str| {
         let failure = Failure::usage(format!("no {what} given, and standard input is not a terminal"));
-        Err(failure.help("pass --username USER and --password-stdin"))
+        Err(failure.help(format!("pass {flags}")))
     };
     let user = match &args.username {
         Some(user) => user.clone(),
         None if args.password_stdin => return Err(Failure::usage("--password-stdin requires --username")),
-        None if !terminal => return missing("user name"),
+        None if !terminal => return missing("user name", "--username USER and --password-stdin"),
         None => ask("Username: ")?,
     };
     let password = match &args.password {
@@ -94,7 +94,7 @@ fn user_and_password(args: &LoginArgs) -> Result<(String, Secret), Failure> {
             std::io::stdin().take(MAX_PASSWORD).read_to_string(&mut text).map_err(stdin::failed)?;
             text.trim_end_matches(['\r', '\n']).to_string()
         }
-        None if !terminal => return missing("password"),
+        None if !terminal => return missing("password", "the password on standard input with --password-stdin"),
         None => {
             let hidden = HiddenInput::start();
             let password = ask("Password: ");

@@ -116,7 +116,10 @@ impl PruneFilter {
 
 /// Returns the time a duration such as `24h` ago, in seconds since the Unix epoch.
 fn until(filter: &str, span: &str) -> Result<i64, Failure> {
-    let bad = |_| Failure::usage(format!("--filter {filter}: `{span}` is not a duration such as 24h"));
+    let bad = |_| {
+        let failure = Failure::usage(format!("--filter {filter}: `{span}` is not a duration"));
+        failure.help("use a duration such as 24h or 1h30m")
+    };
     let span: jiff::SignedDuration = span.parse().map_err(bad)?;
     Ok(Timestamp::now().sec - span.as_secs())
 }

@@ -17,9 +17,13 @@ use crate::ui::hints;
 /// Parses the values of `--platform`; duplicates are dropped.
 pub fn platforms(given: &[String]) -> Result<Vec<Platform>, Failure> {
     let mut all = Vec::new();
-    for text in given.iter().flat_map(|p| p.split(',')).filter(|p| !p.is_empty()) {
+    for (list, text) in given.iter().flat_map(|list| list.split(',').map(move |text| (list, text))) {
         let platform = match text {
             "local" => Platform::host(),
+            "" => {
+                let failure = Failure::usage(format!("--platform {list}: a platform is empty"));
+                return Err(failure.help("use a form such as linux/arm64, or linux/amd64,linux/arm64"));
+            }
             text => text.parse().map_err(of_platform)?,
         };
         if !all.contains(&platform) {
@@ -132,19 +136,23 @@ pub fn size(option: &str, text: &str) -> Result<u64, Failure> {
 /// Parses `NAME=SOFT[:HARD]`; -1 and `unlimited` mean no limit.
 pub fn ulimit(text: &str) -> Result<Ulimit, Failure> {
     let bad = |what: String| Failure::usage(format!("--ulimit {text}: {what}"));
-    let (name, value) = text.split_once('=').ok_or_else(|| bad("not of the form NAME=SOFT[:HARD]".into()))?;
+    let (name, value) = text
+        .split_once('=')
+        .ok_or_else(|| bad("not of the form NAME=SOFT[:HARD]".into()).help("use a form such as nofile=1024:2048"))?;
     let resource = name.parse().map_err(|_: UnknownResource| {
         let names: Vec<&str> = Resource::ALL.iter().map(|known| known.name()).collect();
         bad(format!("unknown limit `{name}`")).help(hints::suggestion(name, &names))
     })?;
     let number = |n: &str| match n {
         "-1" | "unlimited" => Ok(u64::MAX),
-        n => n.parse::<u64>().map_err(|_| bad(format!("`{n}` is not a number"))),
+        n => {
+            n.parse::<u64>().map_err(|_| bad(format!("`{n}` is not a number")).help("use a number, or -1 for no limit"))
+        }
     };
     let (soft, hard) = value.split_once(':').unwrap_or((value, value));
     let (soft, hard) = (number(soft)?, number(hard)?);
     if soft > hard {
-        return Err(bad("the soft limit exceeds the hard limit".into()));
+        return Err(bad("the soft limit exceeds the hard limit".into()).help(format!("use {name}={hard}:{soft}")));
     }
     let most = rbuild_linux::process::hard_limit(resource).unwrap_or(u64::MAX);
     if hard > most {
@@ -242,7 +250,9 @@ pub fn reason(e: &std::io::Error) -> String {
 /// Parses `[manifest[OS/ARCH]:]KEY=VALUE`. An image for one platform has no index to annotate.
 pub fn annotation(text: &str) -> Result<(String, String), Failure> {
     let bad = |what: &str| Failure::usage(format!("--annotation {text}: {what}"));
-    let (key, value) = text.split_once('=').ok_or_else(|| bad("not of the form KEY=VALUE"))?;
+    let (key, value) = text
+        .split_once('=')
+        .ok_or_else(|| bad("not of the form KEY=VALUE").help("add a value, such as org.example.team=web"))?;
     let (kind, key) = key.split_once(':').unwrap_or(("manifest", key));
     match kind.split('[').next().unwrap_or(kind) {
         "manifest" => Ok((key.to_string(), value.to_string())),
@@ -299,8 +309,10 @@ impl SecretSource {
         let bad = |what: String| Failure::usage(format!("--secret {text}: {what}"));
         let (mut id, mut file, mut env, mut of_type) = (None, None, None, None);
         for field in output::csv_fields(text).map_err(|e| bad(e.to_string()))? {
-            let (key, value) =
-                field.split_once('=').ok_or_else(|| bad(format!("`{field}` is not of the form KEY=VALUE")))?;
+            let (key, value) = field.split_once('=').ok_or_else(|| {
+                bad(format!("`{field}` is not of the form KEY=VALUE"))
+                    .help("use a form such as id=NAME,src=FILE or id=NAME,env=VARIABLE")
+            })?;
             match key.to_lowercase().as_str() {
                 "id" => id = Some(value.to_string()),
                 "src" | "source" => file = Some(value.to_string()),
@@ -342,7 +354,7 @@ impl SecretSource {
             None => {
                 let name = self.variable().unwrap_or(&self.id);
                 let value = std::env::var_os(name).map(std::os::unix::ffi::OsStringExt::into_vec);
-                value.ok_or_else(|| bad(format!("the environment variable {name} is not set")))?
+                value.ok_or_else(|| bad(format!("the environment variable `{name}` is not set")))?
             }
             Some(path) => std::fs::read(path).map_err(|e| {
                 bad(format!("cannot read `{path}`: {}", reason(&e))).help(unread_hint(e.kind())).because(&e)

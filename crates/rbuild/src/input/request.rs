@@ -113,8 +113,12 @@ fn warn_of_swallowed_context(args: &BuildArgs) {
     }
 }
 
+/// Form of the names of images.
+const NAME_FORM: &str = "use the form NAME[:TAG] with a name in lower case, for example team/app:1.0";
+
 fn tags(given: &[String]) -> Result<Vec<Reference>, Failure> {
-    given.iter().map(|tag| tag.parse().map_err(|e: ReferenceError| Failure::usage(e.to_string()))).collect()
+    let invalid = |e: ReferenceError| Failure::usage(e.to_string()).help(NAME_FORM);
+    given.iter().map(|tag| tag.parse().map_err(invalid)).collect()
 }
 
 /// Returns the parameters of the plan that flags and environment variables set.
@@ -127,8 +131,8 @@ fn parameters(
     let network = args.network;
     Ok(Parameters {
         target: args.target.clone().filter(|target| !target.is_empty()),
-        build_args: build_args(&args.build_arg, args.timestamp.as_deref()),
-        labels: args.label.iter().map(|l| pair(l)).collect(),
+        build_args: build_args(&args.build_arg, args.timestamp.as_deref())?,
+        labels: args.label.iter().map(|label| pair("--label", label)).collect::<Result<_, _>>()?,
         network,
         emulated: emulated(),
         contexts,
@@ -218,26 +222,35 @@ pub(super) fn squash(text: Option<&str>) -> Result<Squash, Failure> {
     if let Some(on) = rbuild_dockerfile::parse_bool(text) {
         return Ok(if on { Squash::Steps } else { Squash::None });
     }
-    let words = [("steps", Squash::Steps), ("all", Squash::All), ("false", Squash::None)];
+    let words = [("steps", Squash::Steps), ("all", Squash::All), ("false", Squash::None), ("true", Squash::Steps)];
     value::choice("value", &words, text).map_err(|bad| bad.of(format!("--squash={text}")))
 }
 
-fn pair(text: &str) -> (String, String) {
-    let (k, v) = text.split_once('=').unwrap_or((text, ""));
-    (k.to_string(), v.to_string())
+/// Splits `NAME[=VALUE]`, the value of a flag. Messages do not contain it: it may be confidential.
+pub(super) fn pair(flag: &str, text: &str) -> Result<(String, String), Failure> {
+    match text.split_once('=').unwrap_or((text, "")) {
+        ("", _) => {
+            let failure = Failure::usage(format!("{flag}: the name is empty"));
+            Err(failure.help(format!("use the form {flag} NAME=VALUE")))
+        }
+        (name, value) => Ok((name.to_string(), value.to_string())),
+    }
 }
 
 /// Parses the values of `--build-arg`. A name alone takes its value from the environment, and is
 /// dropped if it is unset there. SOURCE_DATE_EPOCH is always taken from the environment.
-fn build_args(given: &[String], epoch: Option<&str>) -> Vec<(String, String)> {
+fn build_args(given: &[String], epoch: Option<&str>) -> Result<Vec<(String, String)>, Failure> {
     let from_env = |name: &str| std::env::var(name).ok().map(|v| (name.to_string(), v));
-    let mut args: Vec<(String, String)> =
-        given.iter().filter_map(|arg| if arg.contains('=') { Some(pair(arg)) } else { from_env(arg) }).collect();
+    let mut args = Vec::new();
+    for arg in given {
+        let (name, value) = pair("--build-arg", arg)?;
+        args.extend(if arg.contains('=') { Some((name, value)) } else { from_env(&name) });
+    }
     if !args.iter().any(|(k, _)| k == "SOURCE_DATE_EPOCH") {
         let given = epoch.map(|epoch| ("SOURCE_DATE_EPOCH".to_string(), epoch.to_string()));
         args.extend(given.or_else(|| from_env("SOURCE_DATE_EPOCH")));
     }
-    args
+    Ok(args)
 }
 
 fn no_cache(args: &BuildArgs) -> NoCache {

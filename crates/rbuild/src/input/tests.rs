@@ -35,15 +35,18 @@ fn messages_about_values_of_flags_are_as_recorded() {
         all(&["security.insecur", "network-host", "everything"], |text| flags::allowed(&[text.to_string()]).map(drop)),
         values("--isolation", &["usernss", "chrot", "singleid", "docker"], value::isolation),
         values("--context-modes", &["gti", "svn"], value::context_modes),
-        values("--pull", &["alwys", "sometimes"], value::pull),
+        values("--pull", &["alwys", "ture", "sometimes"], value::pull),
         values("--jobs", &["0", "x"], value::jobs),
         values("--limit", &["entires=5", "x=1", "bytes=x", "bytes"], |text| value::limit(Limits::default(), text)),
         all(&["shel", "fial", "retry"], |text| request::shell_on_error(Some(text))),
-        all(&["step", "layers"], |text| request::squash(Some(text)).map(drop)),
+        all(&["step", "layers", "tru"], |text| request::squash(Some(text)).map(drop)),
+        all(&["=1", ""], |text| request::pair("--label", text)),
         all(&["id=a,srce=b", "id=a,type=fiel", "id=a,type=x", "id=a,mode=7", "src=b", "id", "\"id"], flags::secret),
-        all(&["linux/", "amd46", "linux/a/b/c"], |text| flags::platforms(&[text.to_string()])),
+        all(&["linux/", "amd46", "linux/a/b/c", "linux/amd64,,", ""], |text| flags::platforms(&[text.to_string()])),
         all(&["db", "=1", "db:x"], flags::host),
-        all(&["nofiel=1", "x=1", "nofile", "nofile=a", "nofile=2:1"], |text| flags::ulimit(text).map(drop)),
+        all(&["nofiel=1", "x=1", "nofile", "nofile=a", "nofile=2:1", "nofile=9:3"], |text| {
+            flags::ulimit(text).map(drop)
+        }),
         all(&["a", "a:b", "a:/b:rx", "nosuch:/b", "./nosuch:/b"], |text| flags::volume(text).map(drop)),
         all(
             &[

@@ -34,15 +34,17 @@ impl BadValue {
     }
 }
 
-/// Returns the meaning of a word. `kind` names the kind of words in messages. Hints name the first
-/// word of each meaning; the others are spellings of other programs.
+/// Returns the meaning of a word. `kind` names the kind of words in messages. Hints list the first
+/// word of each meaning; the others are spellings of other programs, and only suggested.
 pub fn choice<T: Copy + PartialEq>(kind: &str, words: &[(&str, T)], text: &str) -> Result<T, BadValue> {
     if let Some((_, meaning)) = words.iter().find(|(word, _)| *word == text) {
         return Ok(*meaning);
     }
     let is_first = |i: usize| words.iter().position(|(_, meaning)| *meaning == words[i].1) == Some(i);
     let shown: Vec<&str> = (0..words.len()).filter(|i| is_first(*i)).map(|i| words[i].0).collect();
-    Err(BadValue { why: format!("unknown {kind}"), hint: hints::suggestion(text, &shown) })
+    let close = rbuild_dockerfile::closest(text, words.iter().map(|(word, _)| *word));
+    let hint = close.map_or_else(|| hints::suggestion(text, &shown), hints::did_you_mean);
+    Err(BadValue { why: format!("unknown {kind}"), hint })
 }
 
 /// Returns the complaint about the key of an option that is not one of `known`.
@@ -69,7 +71,14 @@ pub fn pull(text: &str) -> Result<PullPolicy, BadValue> {
     if let Some(on) = rbuild_dockerfile::parse_bool(text) {
         return Ok(if on { Always } else { Missing });
     }
-    let words = [("always", Always), ("missing", Missing), ("never", Never), ("", Missing)];
+    let words = [
+        ("always", Always),
+        ("missing", Missing),
+        ("never", Never),
+        ("true", Always),
+        ("false", Missing),
+        ("", Missing),
+    ];
     choice("value", &words, text)
 }
 
@@ -128,7 +137,10 @@ mod tests {
         assert_eq!(hint(isolation("jail")), "use auto, userns, single-id or chroot");
         assert_eq!(network("isolate").unwrap_err().hint, "did you mean `isolated`?");
         assert_eq!(network("bridge").unwrap_err().hint, "use host, isolated or none");
-        assert_eq!(pull("allways").unwrap_err().hint, "did you mean `always`?");
+        for (text, close) in [("allways", "always"), ("ture", "true"), ("flase", "false")] {
+            assert_eq!(pull(text).unwrap_err().hint, format!("did you mean `{close}`?"));
+        }
+        assert_eq!(pull("x").unwrap_err().hint, "use always, missing or never");
         assert_eq!((network("private"), pull("false")), (Ok(NetworkMode::Isolated), Ok(PullPolicy::Missing)));
         assert_eq!((pull("T"), pull("0")), (Ok(PullPolicy::Always), Ok(PullPolicy::Missing)));
         assert_eq!(isolation(""), Ok(IsolationRequest::Auto));
