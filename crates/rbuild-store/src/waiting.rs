@@ -95,22 +95,97 @@ impl Waits {
 
     /// Returns a description of the holders.
     pub fn names(&self, holders: &[LockHolder]) -> String {
-        let shown: Vec<String> = holders.iter().map(|holder| self.name(holder)).collect();
+        self.opened_by.names(holders, process::own_ids().uid)
+    }
+}
+
+impl LockUser {
+    /// Returns a description of the holders. `here` is the ID that this user has in the namespace of
+    /// the calling process.
+    fn names(&self, holders: &[LockHolder], here: u32) -> String {
+        let shown: Vec<String> = holders.iter().map(|holder| self.name(holder, here)).collect();
         if shown.is_empty() { "a process outside this PID namespace".into() } else { shown.join(", ") }
     }
 
-    fn name(&self, holder: &LockHolder) -> String {
+    fn name(&self, holder: &LockHolder, here: u32) -> String {
         // In a builder's user namespace the caller is root, and unmapped users have this ID.
         const NOBODY: u32 = 65534;
-        let here = process::own_ids().uid;
         let command = if holder.command.is_empty() { "a process" } else { &holder.command };
         let user = match holder.uid {
-            Some(uid) if uid == here => self.opened_by.user.clone().unwrap_or_else(|| self.opened_by.uid.to_string()),
-            Some(NOBODY) if here != self.opened_by.uid => "not mapped".into(),
+            Some(uid) if uid == here => self.user.clone().unwrap_or_else(|| self.uid.to_string()),
+            Some(NOBODY) if here != self.uid => "not mapped".into(),
             Some(uid) => process::user_name(uid).unwrap_or_else(|| uid.to_string()),
             None => "unknown".into(),
         };
         format!("{command} (pid {}, user {user})", holder.pid)
+    }
+}
+
+/// The facts about a wait that decide whether it continues.
+#[derive(Debug, Clone, Copy)]
+struct WaitFacts {
+    waited: Duration,
+    /// Maximum time that another program than rbuild may hold a lock.
+    limit: Duration,
+    conflict: Option<Conflict>,
+    /// A holder is not rbuild.
+    is_foreign: bool,
+    /// The holders have made no progress for as long as `limit`.
+    is_idle: bool,
+    notified: bool,
+}
+
+/// A decision about a wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    Continue,
+    /// The wait continues, and is reported.
+    Report(Holding),
+    /// It ends, because another program than rbuild holds the lock.
+    Held,
+    /// It ends, because the holders make no progress.
+    Idle,
+}
+
+/// The part of the store that is awaited, and its holder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Holding {
+    /// A lock file, by another program than rbuild.
+    Foreign,
+    /// A lock file, by rbuild.
+    Lock,
+    /// A key, by one of the running builds.
+    Key,
+}
+
+impl WaitFacts {
+    fn verdict(&self) -> Verdict {
+        if self.is_foreign && self.waited >= self.limit {
+            return Verdict::Held;
+        }
+        // Any program can use rbuild's name, so a holder of the whole lock must make progress.
+        if self.conflict.is_none() && self.is_idle {
+            return Verdict::Idle;
+        }
+        if self.notified || self.waited < NOTICE_AFTER {
+            return Verdict::Continue;
+        }
+        Verdict::Report(match (self.is_foreign, self.conflict) {
+            (true, _) => Holding::Foreign,
+            (false, None) => Holding::Lock,
+            (false, Some(_)) => Holding::Key,
+        })
+    }
+}
+
+impl Holding {
+    /// Returns the report of a wait for these holders of a lock file.
+    fn report(self, lock: &str, holders: &str) -> String {
+        match self {
+            Holding::Foreign => format!("waiting for {holders}, which holds the store's {lock} and is not rbuild"),
+            Holding::Lock => format!("waiting for {holders}, which holds the store's {lock}"),
+            Holding::Key => format!("waiting for {holders}, which runs the same step or uses the same cache mount"),
+        }
     }
 }
 
@@ -179,22 +254,18 @@ impl Wait<'_> {
             Some(conflict) => conflict == Conflict::Foreign,
             None => holders.is_empty() || holders.iter().any(|holder| !waits.is_rbuild(holder)),
         };
-        if is_foreign && waited >= waits.waiting.foreign {
-            return Err(StoreError::Held { lock: self.name, holder: waits.names(&holders) });
-        }
-        // Any program can use this name, so a holder of the whole lock must make progress.
-        if conflict.is_none() && self.is_idle(&holders, waited) {
-            return Err(StoreError::Idle { lock: self.name, holder: waits.names(&holders) });
-        }
-        if !self.notified && waited >= NOTICE_AFTER {
-            self.notified = true;
-            match (is_foreign, conflict) {
-                (true, _) => self.notify(&holders, format!("which holds the store's {} and is not rbuild", self.name)),
-                (false, None) => self.notify(&holders, format!("which holds the store's {}", self.name)),
-                (false, Some(_)) => self.report_builds(),
+        let (limit, notified) = (waits.waiting.foreign, self.notified);
+        let is_idle = self.is_idle(&holders, waited);
+        let (lock, holder) = (self.name, || waits.names(&holders));
+        match (WaitFacts { waited, limit, conflict, is_foreign, is_idle, notified }).verdict() {
+            Verdict::Continue => Ok(()),
+            Verdict::Held => Err(StoreError::Held { lock, holder: holder() }),
+            Verdict::Idle => Err(StoreError::Idle { lock, holder: holder() }),
+            Verdict::Report(holding) => {
+                self.report(holding, holders);
+                Ok(())
             }
         }
-        Ok(())
     }
 
     /// Returns true if the holders have made no progress for as long as another program may hold a
@@ -207,16 +278,17 @@ impl Wait<'_> {
         waited - self.at_work.1 >= self.waits.waiting.foreign
     }
 
-    fn report_builds(&self) {
-        let mut builds = self.builds.map_or(Vec::new(), |lock| self.waits.holders(lock));
-        builds.retain(|holder| self.waits.is_rbuild(holder));
-        if !builds.is_empty() {
-            self.notify(&builds, "which runs the same step or uses the same cache mount".into());
+    /// Reports the wait. The holder of a key is not visible, so all builds are named.
+    fn report(&mut self, holding: Holding, mut holders: Vec<LockHolder>) {
+        self.notified = true;
+        if holding == Holding::Key {
+            holders = self.builds.map_or(Vec::new(), |lock| self.waits.holders(lock));
+            holders.retain(|holder| self.waits.is_rbuild(holder));
+            if holders.is_empty() {
+                return;
+            }
         }
-    }
-
-    fn notify(&self, holders: &[LockHolder], what: String) {
-        (self.waits.waiting.notify)(&format!("waiting for {}, {what}", self.waits.names(holders)));
+        (self.waits.waiting.notify)(&holding.report(self.name, &self.waits.names(&holders)));
     }
 }
 
@@ -244,4 +316,70 @@ pub(crate) fn open_lock(store: &Path, name: &str) -> rbuild_linux::Result<File> 
         let _ = file.set_permissions(std::fs::Permissions::from_mode(found.mode() & 0o770));
     }
     Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use rbuild_testkit::{assert_recorded, message_row};
+
+    use super::*;
+
+    fn holder(command: &str, uid: Option<u32>) -> LockHolder {
+        LockHolder { pid: 7, command: command.into(), uid, work: 0 }
+    }
+
+    #[test]
+    fn waits_are_reported_and_end_as_recorded() {
+        let (foreign, key) = (Some(Conflict::Foreign), Some(Conflict::Key));
+        let usual = WaitFacts {
+            waited: Duration::from_secs(3),
+            limit: Duration::from_secs(15),
+            conflict: None,
+            is_foreign: false,
+            is_idle: false,
+            notified: false,
+        };
+        let late = Duration::from_secs(15);
+        let cases = [
+            ("at first", WaitFacts { waited: Duration::from_secs(2), ..usual }),
+            ("lock of rbuild", usual),
+            ("again", WaitFacts { notified: true, ..usual }),
+            ("key of a build", WaitFacts { conflict: key, ..usual }),
+            ("lock of another program", WaitFacts { is_foreign: true, ..usual }),
+            ("key of another program", WaitFacts { is_foreign: true, conflict: foreign, ..usual }),
+            ("lock of another program, late", WaitFacts { is_foreign: true, waited: late, ..usual }),
+            ("key of another program, late", WaitFacts { is_foreign: true, conflict: foreign, waited: late, ..usual }),
+            ("lock of an idle process", WaitFacts { is_idle: true, waited: late, notified: true, ..usual }),
+            ("key of an idle build", WaitFacts { is_idle: true, waited: late, notified: true, conflict: key, ..usual }),
+            ("long builds", WaitFacts { waited: 100 * late, notified: true, conflict: key, ..usual }),
+        ];
+        let caller = LockUser { pid: 1, uid: 1000, user: Some("me".into()) };
+        let rows = cases.map(|(name, facts)| {
+            let (lock, holder) = ("steps.lock", caller.names(&[holder("make", Some(0))], 1000));
+            let ends = |e: StoreError| message_row(name, &e, e.remedy());
+            match facts.verdict() {
+                Verdict::Continue => format!("{name}: (continues)\n"),
+                Verdict::Report(holding) => format!("{name}: {}\n", holding.report(lock, &holder)),
+                Verdict::Held => ends(StoreError::Held { lock, holder }),
+                Verdict::Idle => ends(StoreError::Idle { lock, holder }),
+            }
+        });
+        assert_recorded!("waits", rows.concat());
+    }
+
+    #[test]
+    fn lock_holders_are_described_as_recorded() {
+        let named = LockUser { pid: 1, uid: 1000, user: Some("me".into()) };
+        let nameless = LockUser { user: None, ..named.clone() };
+        let rows = [
+            named.names(&[], 1000),
+            named.names(&[holder("make", Some(1000)), holder("", None)], 1000),
+            nameless.names(&[holder("make", Some(1000))], 1000),
+            named.names(&[holder("make", Some(0))], 1000),
+            named.names(&[holder("make", Some(4_000_000_000))], 1000),
+            // In the user namespace of a build, the caller is root.
+            named.names(&[holder("make", Some(0)), holder("make", Some(65534))], 0),
+        ];
+        assert_recorded!("lock-holders", rows.map(|row| format!("{row}\n")).concat());
+    }
 }
