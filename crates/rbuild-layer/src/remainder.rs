@@ -53,9 +53,9 @@ impl Remainder {
     /// Parses the output of [`Remainder::to_bytes`]. Returns `None` if it is damaged, in another
     /// format, or of another layer.
     pub fn from_bytes(bytes: &[u8], diff_id: &DiffId) -> Option<Remainder> {
-        let (told, rest) = bytes.strip_prefix(MAGIC)?.split_at_checked(DIGEST)?;
+        let (checksum, rest) = bytes.strip_prefix(MAGIC)?.split_at_checked(DIGEST)?;
         let (of, rest_of_fields) = rest.split_at_checked(DIGEST)?;
-        if told != Checksum::of(rest).bytes() || of != diff_id.bytes() {
+        if checksum != Checksum::of(rest).bytes() || of != diff_id.bytes() {
             return None;
         }
         let (fields, nanoseconds) = rest_of_fields.split_at_checked(FIELDS)?;

@@ -108,13 +108,13 @@ impl Recorded {
 
     /// Decodes a record; `None` unless it was written with this key.
     fn of_value(value: &[u8], key: &OwnerKey, bound: Bound) -> Option<Recorded> {
-        let (said, code_there) = value.split_at_checked(value.len().checked_sub(CODE)?)?;
+        let (fields, code_there) = value.split_at_checked(value.len().checked_sub(CODE)?)?;
         // Constant-time comparison: the timing does not reveal how many bytes match.
-        if blake3::Hash::from(widened(code_there)?) != blake3::Hash::from(widened(&code(key, said, bound))?) {
+        if blake3::Hash::from(widened(code_there)?) != blake3::Hash::from(widened(&code(key, fields, bound))?) {
             return None;
         }
-        let number = |at: usize| Some(u32::from_le_bytes(said.get(at..at + 4)?.try_into().ok()?));
-        let device = match (said.get(8), said.len()) {
+        let number = |at: usize| Some(u32::from_le_bytes(fields.get(at..at + 4)?.try_into().ok()?));
+        let device = match (fields.get(8), fields.len()) {
             (None, 8) => None,
             (Some(b'c'), 17) => Some((FileKind::CharDevice, number(9)?, number(13)?)),
             (Some(b'b'), 17) => Some((FileKind::BlockDevice, number(9)?, number(13)?)),
@@ -124,14 +124,14 @@ impl Recorded {
     }
 }
 
-fn code(key: &OwnerKey, said: &[u8], bound: Bound) -> [u8; CODE] {
+fn code(key: &OwnerKey, fields: &[u8], bound: Bound) -> [u8; CODE] {
     let mut hasher = blake3::Hasher::new_keyed(key);
     match bound {
         Bound::ToNothing => hasher.update(b"rbuild: owner 1"),
         Bound::ToInode(inode) => hasher.update(b"rbuild: device 1").update(&inode.to_le_bytes()),
     };
     let mut code = [0; CODE];
-    code.copy_from_slice(&hasher.update(said).finalize().as_bytes()[..CODE]);
+    code.copy_from_slice(&hasher.update(fields).finalize().as_bytes()[..CODE]);
     code
 }
 

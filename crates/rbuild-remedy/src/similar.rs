@@ -11,7 +11,7 @@ const COMPARED: usize = 64;
 /// with many errors.
 pub fn closest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let wanted = word.to_lowercase();
-    let mut best: Option<((usize, bool), &str)> = None;
+    let mut best: Option<((usize, bool, bool), &str)> = None;
     let mut related = None;
     for candidate in candidates.into_iter().take(100) {
         let lower = candidate.to_lowercase();
@@ -20,8 +20,9 @@ pub fn closest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) ->
         if lower.is_empty() || wanted.is_empty() {
             continue;
         }
-        // At the same distance, a word with the same letters is more likely to be meant.
-        let rating = (d, letters(&wanted) != letters(&lower));
+        // At the same distance, a word with the same letters is more likely to be meant, then one
+        // of which letters were left out.
+        let rating = (d, letters(&wanted) != letters(&lower), !is_part(&wanted, &lower));
         if d <= longest / 3 && best.is_none_or(|(b, _)| rating < b) {
             best = Some((rating, candidate));
         }
@@ -60,6 +61,12 @@ fn letters(word: &str) -> Vec<char> {
     letters
 }
 
+/// Reports whether a word results from another if letters of that are left out.
+fn is_part(word: &str, whole: &str) -> bool {
+    let mut rest = whole.chars();
+    word.chars().all(|letter| rest.any(|other| other == letter))
+}
+
 /// Returns the edit distance of two words: insertions, deletions, replacements, and exchanges of
 /// neighbors.
 fn distance(a: &str, b: &str) -> usize {
@@ -85,6 +92,7 @@ mod tests {
         assert_eq!((closest("a", ["", "bc"]), closest("", ["", "a"])), (None, None));
         assert_eq!((closest("rn", names), closest("ro", ["rw"])), (Some("RUN"), None));
         assert_eq!(closest("amr64", ["amd64", "arm64"]), Some("arm64"));
+        assert_eq!(closest("s39x", ["s390", "s390x"]), Some("s390x"));
         assert_eq!(closest("build-server", ["base", "build-client"]), Some("build-client"));
     }
 

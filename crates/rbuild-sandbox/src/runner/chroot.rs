@@ -66,24 +66,24 @@ fn started(
         input = Some(theirs);
     }
     // Reports whether the command was executed and, if not, why.
-    let (mut said, saying) =
+    let (mut failure_reader, failure_writer) =
         std::io::pipe().map_err(RunnerProblem::of_call("pipe2", described("a pipe"))).during(Phase::Start)?;
     let runner = process::own_pidfd().during(Phase::Start)?;
     match process::fork().during(Phase::Start)? {
         Cloned::Child => {
-            drop(said);
+            drop(failure_reader);
             let why = match become_command(request, root, input, &runner) {
                 Ok(()) => environment.execute().during(Phase::Command),
                 Err(why) => why,
             };
-            let mut saying = saying;
-            let _ = serde_json::to_vec(&why).map(|bytes| saying.write_all(&bytes));
+            let mut failure_writer = failure_writer;
+            let _ = serde_json::to_vec(&why).map(|bytes| failure_writer.write_all(&bytes));
             std::process::exit(126);
         }
         Cloned::Parent { child } => {
-            drop(saying);
+            drop(failure_writer);
             let mut why = Vec::new();
-            let read = std::io::Read::read_to_end(&mut said, &mut why);
+            let read = std::io::Read::read_to_end(&mut failure_reader, &mut why);
             read.map_err(RunnerProblem::of_call("read", described("the runner process"))).during(Phase::Command)?;
             let exit = wait_for(child, socket).during(Phase::Command)?;
             match why.is_empty() {

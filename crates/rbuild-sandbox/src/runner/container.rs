@@ -286,13 +286,13 @@ fn with_complaint(e: RunnerProblem, complaint: Option<String>) -> RunnerProblem 
     }
 }
 
-fn cause(said: &str, complaint: Option<String>) -> String {
-    let said = said.split_once(CLEANUP).map_or(said, |(said, _)| said);
-    let said = said.rsplit_once(FIRST_PROCESS).map_or(said, |(_, sentence)| sentence);
+fn cause(message: &str, complaint: Option<String>) -> String {
+    let message = message.split_once(CLEANUP).map_or(message, |(message, _)| message);
+    let message = message.rsplit_once(FIRST_PROCESS).map_or(message, |(_, sentence)| sentence);
     match complaint {
-        Some(complaint) if complaint.starts_with(said) => complaint,
-        Some(complaint) if !complaint.contains(said) => format!("{complaint} ({said})"),
-        _ => said.into(),
+        Some(complaint) if complaint.starts_with(message) => complaint,
+        Some(complaint) if !complaint.contains(message) => format!("{complaint} ({message})"),
+        _ => message.into(),
     }
 }
 
@@ -464,16 +464,16 @@ mod tests {
     fn the_cause_is_reported_and_the_cleanup_is_not() {
         let tail =
             ". error during cleanup: failed to cleanup container: io error: at /sys/fs/cgroup/: could not delete";
-        let said = |what: &str| {
+        let message = |what: &str| {
             format!("failed to create container: exec process failed with error {FIRST_PROCESS}{what}{tail}")
         };
-        let told = |what: &str, complaint: &str| cause(&said(what), Some(complaint.to_string()));
+        let combined = |what: &str, complaint: &str| cause(&message(what), Some(complaint.to_string()));
         assert_eq!(
-            told("device error", "failed to open bind dev \"/dev/full\": ENOENT"),
+            combined("device error", "failed to open bind dev \"/dev/full\": ENOENT"),
             "failed to open bind dev \"/dev/full\": ENOENT (device error)"
         );
-        assert_eq!(told("device error", "device error: EPERM"), "device error: EPERM");
-        assert_eq!(cause(&said("device error"), None), "device error");
+        assert_eq!(combined("device error", "device error: EPERM"), "device error: EPERM");
+        assert_eq!(cause(&message("device error"), None), "device error");
         assert_eq!(cause("no such thing", None), "no such thing");
     }
 }

@@ -60,12 +60,12 @@ pub(crate) fn connect(terminal: &OwnedFd, runner: &OwnedFd, zygote: BorrowedFd<'
         }
         let mut ready = fds.iter().map(|fd| !fd.revents().is_empty());
         let mut is_ready = |watched: bool| watched && ready.next() == Some(true);
-        let (said, alone) = (is_ready(true), is_ready(true));
+        let (output, alone) = (is_ready(true), is_ready(true));
         let (gone, typed) = (is_ready(!ended), is_ready(listening));
         if alone {
             return Ok(());
         }
-        if said {
+        if output {
             match inside.read(&mut buffer) {
                 Ok(n) if n > 0 => {
                     let mut out = io::stdout().lock();

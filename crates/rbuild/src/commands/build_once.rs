@@ -23,7 +23,7 @@ use crate::exit::{Failure, code};
 use crate::input::output;
 use crate::input::settings::Settings;
 use crate::progress::{Mode, draw};
-use crate::ui::terminal;
+use crate::ui::{hints, terminal};
 
 /// Outcome of a build.
 pub enum BuildOutcome {

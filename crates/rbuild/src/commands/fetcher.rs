@@ -165,7 +165,7 @@ mod tests {
         assert_eq!(of("a.io").unwrap().as_deref(), Some("Bearer t1"));
         assert_eq!(of("b.io").unwrap().as_deref(), Some("Basic y"));
         assert_eq!(of("www.a.io").unwrap(), None);
-        let refused = ["c.io", "d.io"].map(|host| of(host).expect_err(host).text());
+        let refused = ["c.io", "d.io"].map(|host| format!("{}\n", of(host).expect_err(host).message));
         rbuild_testkit::assert_recorded!("logins-of-servers", refused.concat());
     }
 
