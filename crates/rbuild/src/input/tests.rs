@@ -126,7 +126,7 @@ fn a_lost_working_directory_is_reported_as_recorded() {
 fn refused_destinations_are_as_recorded() {
     let dir = || Path::new("/nosuch/a").to_path_buf();
     let io = |errno: Errno| std::io::Error::from_raw_os_error(errno as i32);
-    let kernel = |errno| DestinationError::Kernel(rbuild_linux::Error::new("open", &dir(), io(errno)));
+    let kernel = |errno| DestinationError::Kernel(rbuild_linux::Error::new("open", dir(), io(errno)));
     let refused = |(path, e)| output::refused("the output", Path::new(path), e).text();
     let text = [
         ("/nosuch/a/out", DestinationError::NotWritable("/".into(), rustix::io::Errno::ACCESS)),
