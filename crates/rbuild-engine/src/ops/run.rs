@@ -212,12 +212,14 @@ fn outcome_of_run(
     match outcome {
         CommandOutcome::Exited(0) => Ok(()),
         CommandOutcome::Exited(code) => {
-            // If the program was not found, a missing secret is not the cause.
-            let absent = || if code == PROGRAM_NOT_FOUND { None } else { not_given(run, env.request) };
-            let help = absent().or_else(|| json_help(run)).or_else(|| exit_help(code));
+            // A program that was not found needs no secret, unless one contains it or its name.
+            let missing = missing_program(&log);
+            let relevant = |secret: &SecretStep| code != PROGRAM_NOT_FOUND || may_name_program(run, secret, missing);
+            let absent = not_given(run, env.request, code != PROGRAM_NOT_FOUND, relevant);
+            let help = absent.or_else(|| json_help(run)).or_else(|| exit_help(code));
             let help = help
                 .or_else(|| (!env.request.shell_on_error).then_some(Remedy::Command(CommandRemedy::InspectFailure)));
-            let missing = missing_program(&log).filter(|_| code == PROGRAM_NOT_FOUND).map(str::to_string);
+            let missing = missing.filter(|_| code == PROGRAM_NOT_FOUND).map(str::to_string);
             let mut error = run_failure(env, id, run, CommandFailure::Exited(code), help, log);
             if let BuildError::Step(failure) = &mut error {
                 failure.word = missing;
@@ -229,7 +231,9 @@ fn outcome_of_run(
             Err(run_failure(env, id, run, CommandFailure::Killed(signal), help, log))
         }
         CommandOutcome::NotStarted(why) => {
-            let help = why.remedy();
+            // The file of a secret may be the program, or its interpreter.
+            let is_program = |secret: &SecretStep| run.args.first() == secret.target.as_ref();
+            let help = not_given(run, env.request, false, is_program).or_else(|| why.remedy());
             Err(env.failure(id, NotStarted(why), log).with_help(help))
         }
     }
@@ -337,6 +341,33 @@ fn missing_program(log: &[String]) -> Option<&str> {
     line[..end].rsplit(": ").next().filter(|name| !name.is_empty())
 }
 
+/// Returns true if the program that a shell did not find may be the file of a secret, or named by
+/// its variable. `missing` is the name of the program, if the shell printed it.
+fn may_name_program(run: &RunStep, secret: &SecretStep, missing: Option<&str>) -> bool {
+    let texts = || run.args.iter().chain(run.script.as_ref().map(|script| &script.content));
+    let is_file = secret.target.as_deref().is_some_and(|target| match missing {
+        Some(missing) => missing == target,
+        None => texts().any(|text| text.contains(target)),
+    });
+    is_file || secret.env.as_deref().is_some_and(|name| texts().any(|text| runs_variable(text, name)))
+}
+
+/// Returns true if a variable stands where a script names a program.
+fn runs_variable(script: &str, name: &str) -> bool {
+    const BEFORE_PROGRAMS: [&str; 6] = ["exec", "then", "else", "do", "eval", "!"];
+    let starts_command = |before: &str| {
+        let before = before.trim_end_matches('"').trim_end_matches([' ', '\t']);
+        let word = before.rsplit(char::is_whitespace).next().unwrap_or_default();
+        before.is_empty() || before.ends_with([';', '&', '|', '(', '{', '\n']) || BEFORE_PROGRAMS.contains(&word)
+    };
+    let ends_name = |after: &str| !after.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_');
+    script.match_indices('$').any(|(at, _)| {
+        let rest = &script[at + 1..];
+        let after = rest.strip_prefix('{').unwrap_or(rest).strip_prefix(name);
+        after.is_some_and(ends_name) && starts_command(&script[..at])
+    })
+}
+
 /// Longer than the granularity of the kernel's clock for file times (CONFIG_HZ is at least 100).
 const TICK: Duration = Duration::from_millis(11);
 
@@ -409,6 +440,23 @@ mod tests {
             ("/bin/sh -c a   b\tc", "/bin/sh -c a b c"),
         ] {
             assert_eq!(shortened(command), shown);
+        }
+    }
+
+    #[test]
+    fn variables_that_name_a_program_are_recognized() {
+        for (script, runs) in [
+            ("$TOOL x", true),
+            ("\"$TOOL\" x", true),
+            ("cd /x && ${TOOL} x", true),
+            ("if true; then \"${TOOL:-}\"; fi", true),
+            ("set -e\nexec $TOOL", true),
+            ("curl -H $TOOL http://host", false),
+            ("$TOOLS x", false),
+            ("echo '&' $TOOL", false),
+            ("TOOL x", false),
+        ] {
+            assert_eq!(runs_variable(script, "TOOL"), runs, "{script}");
         }
     }
 

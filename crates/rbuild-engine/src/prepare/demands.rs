@@ -49,12 +49,19 @@ fn unmet(request: &BuildRequest, run: &RunStep) -> Vec<Diagnostic> {
     secrets.map(missing_secret).chain(agents.map(missing_agent)).collect()
 }
 
-/// Returns a hint that names the optional secrets and agents of a command that the build was not
-/// given; their absence may have made the command fail.
-pub(crate) fn not_given(run: &RunStep, request: &BuildRequest) -> Option<Remedy> {
+/// Returns the remedy that names the optional secrets and agents of a command that the build was
+/// not given; their absence may have made the command fail. Secrets are included if `relevant`
+/// returns true, agents if `agents` is set.
+pub(crate) fn not_given(
+    run: &RunStep,
+    request: &BuildRequest,
+    agents: bool,
+    relevant: impl Fn(&SecretStep) -> bool,
+) -> Option<Remedy> {
     let secrets = run.secrets.iter().filter(|step| !request.secrets.iter().any(|(id, _)| *id == step.id));
-    let secrets: Vec<String> = secrets.map(|step| step.id.clone()).collect();
-    let agents = run.agents.iter().filter(|step| !request.agents.iter().any(|(id, _)| *id == step.id));
+    let secrets: Vec<String> = secrets.filter(|step| relevant(step)).map(|step| step.id.clone()).collect();
+    let absent = run.agents.iter().filter(|step| !request.agents.iter().any(|(id, _)| *id == step.id));
+    let agents = absent.filter(|_| agents);
     let agents: Vec<String> = agents.map(|step| step.id.clone()).collect();
     (!secrets.is_empty() || !agents.is_empty()).then_some(Remedy::Build(BuildRemedy::PassMissing { secrets, agents }))
 }
