@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use rbuild_dockerfile::{Sharing, Span};
+use rbuild_dockerfile::{Diagnostic, Sharing, Span};
 use rbuild_image::Hasher;
 use rbuild_linux::{RootDir, UidGid};
 use rbuild_paths::SourcePattern;
@@ -95,7 +95,8 @@ pub(crate) fn mounts(
         let source = match &mount.kind {
             RunMountKind::Tmpfs { size } => MountSource::Tmpfs { size: *size },
             RunMountKind::Cache(step) => {
-                cache_source(env, &mut held, (i, TreesFor { read_only: mount.read_only, insecure }), step)?
+                let access = TreesFor { read_only: mount.read_only, insecure };
+                cache_source(env, &mut held, (i, mount.span, access), step)?
             }
             RunMountKind::Volume { id, .. } => MountSource::Machine(env.builder.path(&BindPoint::Volume(*id).path())),
             RunMountKind::Bind { from: FileSource::Vertex(from), source } => {
@@ -149,7 +150,7 @@ fn caches(
 fn cache_source(
     env: &StepEnv<'_>,
     held: &mut HeldCaches,
-    (mount, access): (usize, TreesFor),
+    (mount, span, access): (usize, Span, TreesFor),
     step: &RunCache,
 ) -> Result<MountSource> {
     let found = held.caches.iter().position(|(mounts, _)| mounts.contains(&mount));
@@ -157,6 +158,12 @@ fn cache_source(
     let cache = &held.caches[number].1;
     // With `from`, `source` is the path that the cache was initialized from.
     let part = if step.from.is_some() { "/" } else { step.source.as_str() };
+    if part != "/" {
+        cache.dir.create_dir_all(part, 0o755, None, |_| ()).map_err(|e| match e.is_gone() {
+            true => BuildError::Unmet(vec![not_a_directory(span, &step.id, part)]),
+            false => BuildError::kernel(ErrorContext::CacheDirectory { id: &step.id, part })(e),
+        })?;
+    }
     if env.builder.is_bare() || access.read_only && access.insecure {
         let lent = env.store.cache_mounts().lend_cache(&env.rootfs.work, cache, Path::new(part), access.read_only)?;
         let dir = lent.path.clone();
@@ -168,9 +175,14 @@ fn cache_source(
     if part == "/" {
         return Ok(MountSource::Bind(cache.path.clone()));
     }
-    let fail = BuildError::kernel(ErrorContext::CacheDirectory { id: &step.id, part });
-    cache.dir.create_dir_all(part, 0o755, None, |_| ()).map_err(fail)?;
     Ok(MountSource::BindBelow { dir: cache.path.clone(), path: PathBuf::from(part) })
+}
+
+/// Returns the diagnostic about a `source` in a cache that a command has created as something else
+/// than a directory.
+fn not_a_directory(span: Span, id: &str, part: &str) -> Diagnostic {
+    let d = Diagnostic::new(span, format!("`{part}` in the cache mount `{id}` is not a directory"));
+    d.help("mount another directory of the cache, or all of it without `source`")
 }
 
 /// Returns the ID of a cache. Initial content, owner and mode are part of it.

@@ -97,6 +97,11 @@ fn cache_mounts_support_initial_files_subdirectories_and_sharing() {
     assert_eq!(read_o(&lab, show, &[]), "p\n");
     let escape = "RUN --mount=type=cache,id=p,source=/up,target=/c ls /c > /o";
     assert_eq!(read_o(&lab, escape, &[]), "in\nup\n");
+    // A command has made a file where the directory is expected; the store is not damaged.
+    let file = "FROM busybox\nRUN --mount=type=cache,id=p,source=/in/f,target=/c ls /c\n";
+    let failed = lab.build(file, &[]);
+    let failed = failed.fails(1, &["`/in/f` in the cache mount `p` is not a directory", "Dockerfile:2:"]);
+    assert!(!failed.stderr.contains("fsck"), "{}", failed.stderr);
     // A private cache: a concurrent second user gets its own cache.
     let wait = "n=0; while [ ! -e /meet/$OTHER ]; do sleep 0.1; n=$((n+1)); [ $n -lt 200 ] || exit 1; done";
     let stage = |own: &str, other: &str| {
