@@ -8,7 +8,7 @@ use rbuild_store::{
 };
 
 use crate::cache::key::KeyComponent;
-use crate::ops::redact::SecretValues;
+use crate::ops::redact::{MASK, SecretValues};
 
 /// Maximum number of names per kind of change; further ones are only counted.
 const MAX_NAMES: usize = 3;
@@ -134,12 +134,7 @@ pub fn differences(now: &KeyInputs, before: &KeyInputs, files: Option<&Changes>)
                 _ => "context files changed".into(),
             }),
             "command" | "script" | "here-document" => reasons.push(format!("the {name} changed")),
-            // Unlike other parts, this one is in the key only if the Dockerfile contains the
-            // option.
-            "--exclude" if texts(&new) == texts(&old) => {
-                let change = if new.len() > old.len() { "added" } else { "removed" };
-                reasons.push(format!("an empty --exclude was {change}"));
-            }
+            "--exclude" => reasons.push(excludes(&new, &old)),
             // One of the steps has the part, without a value, and the other lacks it.
             _ if texts(&new).is_empty() && texts(&old).is_empty() => {}
             _ => reasons.push(format!("{name} changed from {} to {}", value(&texts(&old)), value(&texts(&new)))),
@@ -155,6 +150,32 @@ fn values<'a>(key_inputs: &'a KeyInputs, name: &str) -> Vec<&'a KeyValue> {
 
 fn texts(values: &[&KeyValue]) -> String {
     values.iter().map(ToString::to_string).collect::<Vec<_>>().join(SEPARATOR)
+}
+
+/// Returns the difference between the patterns of two steps. Unlike other parts, a pattern is in the
+/// key even if it is empty.
+fn excludes(new: &[&KeyValue], old: &[&KeyValue]) -> String {
+    let patterns = |values: &[&KeyValue]| values.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let (new, old) = (patterns(new), patterns(old));
+    let not_empty = |list: &[String]| list.iter().filter(|text| !text.is_empty()).cloned().collect::<Vec<_>>();
+    if not_empty(&new) == not_empty(&old) && new.len() != old.len() {
+        let change = if new.len() > old.len() { "added" } else { "removed" };
+        return format!("an empty --exclude was {change}");
+    }
+    let quoted = |text: &String| match text.is_empty() || text.contains(SEPARATOR) {
+        true => format!("\"{text}\""),
+        false => text.clone(),
+    };
+    let list = |texts: &[String]| value(&texts.iter().map(quoted).collect::<Vec<_>>().join(SEPARATOR));
+    format!("--exclude changed from {} to {}", list(&old), list(&new))
+}
+
+/// Returns true if a value of the inputs was masked.
+pub fn has_masked(key_inputs: &KeyInputs) -> bool {
+    key_inputs.parts.iter().any(|part| match &part.value {
+        KeyValue::Text(text) | KeyValue::Variable { value: text, .. } => text.contains(MASK),
+        KeyValue::Image { .. } | KeyValue::Step { .. } | KeyValue::Files(_) => false,
+    })
 }
 
 /// Returns the display name of a file source: `[build 3/4]`, `debian:bookworm`.
@@ -284,6 +305,17 @@ mod tests {
         assert_eq!(masked(of(["first", "other"]), &spanning), of(["****", "other"]));
     }
 
+    #[test]
+    fn masked_values_are_recognized() {
+        for (parts, masked) in [
+            (&[("variable", "T=****")][..], true),
+            (&[("command", "echo"), ("command", "curl -u joe:**** a")], true),
+            (&[("variable", "T=a"), ("command", "echo")], false),
+        ] {
+            assert_eq!(has_masked(&key_inputs(parts)), masked, "{parts:?}");
+        }
+    }
+
     type Parts<'a> = &'a [(&'a str, &'a str)];
 
     /// Parts by their stored form. `@` and a letter stand for the digest of that letter.
@@ -342,7 +374,7 @@ mod tests {
     /// known.
     type Row<'a> = (&'a str, Parts<'a>, Parts<'a>, Option<[usize; 3]>);
 
-    const ROWS: [Row<'_>; 31] = [
+    const ROWS: [Row<'_>; 35] = [
         ("nothing", &[("user", "a"), ("script", "b")], &[("user", "a"), ("script", "b")], None),
         ("the command", &[("command", "sh"), ("command", "make all")], &[("command", "sh"), ("command", "make")], None),
         ("the script", &[("script", "a")], &[("script", "b")], None),
@@ -358,6 +390,10 @@ mod tests {
         ("a part that was removed", &[], &[("--chown", ""), ("network", "host")], None),
         ("a new option without a value", &[("--exclude", "")], &[], None),
         ("an option without a value that was removed", &[], &[("--exclude", "")], None),
+        ("a pattern with a blank", &[("--exclude", "a b")], &[("--exclude", "a"), ("--exclude", "b")], None),
+        ("another pattern", &[("--exclude", "a")], &[("--exclude", "b")], None),
+        ("a second empty option", &[("--exclude", ""), ("--exclude", "")], &[("--exclude", "")], None),
+        ("an option before an empty one", &[("--exclude", ""), ("--exclude", "a")], &[("--exclude", "")], None),
         ("a long value", &[("user", LONG_NAME)], &[("user", "a")], None),
         ("unknown files", &[(FILES, "@a")], &[(FILES, "@b")], None),
         ("a changed file", &[(FILES, "@a")], &[(FILES, "@b")], Some([1, 0, 0])),

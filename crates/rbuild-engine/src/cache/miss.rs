@@ -20,6 +20,8 @@ pub(crate) enum Miss {
     ExecutedLater,
     Evicted,
     InputsForgotten,
+    /// All inputs are equal once secrets are masked, but the keys are not.
+    MaskedValue,
     /// All inputs are equal, but the keys are not.
     KeyFormat,
 }
@@ -37,6 +39,7 @@ impl fmt::Display for Miss {
             Miss::ExecutedLater => "an equal step was executed later",
             Miss::Evicted => "its earlier result is no longer in the cache",
             Miss::InputsForgotten => "the inputs of the earlier build are no longer recorded",
+            Miss::MaskedValue => "a value that contains a secret changed",
             Miss::KeyFormat => "the key format changed",
         })
     }
@@ -61,6 +64,7 @@ mod tests {
             Miss::ExecutedLater,
             Miss::Evicted,
             Miss::InputsForgotten,
+            Miss::MaskedValue,
             Miss::KeyFormat,
         ];
         let variants = variants!(Miss {
@@ -74,6 +78,7 @@ mod tests {
             ExecutedLater,
             Evicted,
             InputsForgotten,
+            MaskedValue,
             KeyFormat,
         });
         assert_recorded!("Miss", variants.words(&misses, ToString::to_string));

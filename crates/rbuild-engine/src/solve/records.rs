@@ -142,7 +142,11 @@ impl StepRecords<'_> {
         }
         let Some(before) = before else { return Miss::InputsForgotten.to_string() };
         let differences = explain::differences(self.key_inputs, before, changes);
-        if differences.is_empty() { Miss::KeyFormat.to_string() } else { differences.join("; ") }
+        if !differences.is_empty() {
+            return differences.join("; ");
+        }
+        let masked = explain::has_masked(self.key_inputs) && explain::has_masked(before);
+        if masked { Miss::MaskedValue.to_string() } else { Miss::KeyFormat.to_string() }
     }
 
     /// Returns true if the secrets of the build and those found in that tree permit its use.
