@@ -28,7 +28,8 @@ pub struct Pulled {
 struct Note {
     #[serde(flatten)]
     pulled: Pulled,
-    /// The name that was resolved; absent in notes of earlier versions.
+    /// The name that was resolved; absent in notes of earlier versions. See
+    /// [`Images::complete_names`].
     name: Option<String>,
 }
 
@@ -93,7 +94,7 @@ impl Images<'_> {
     /// Fails if the store cannot be read.
     pub fn was_pulled(&self, name: &Reference, manifest: &ManifestDigest) -> Result<bool> {
         let name = name.to_string();
-        let of_name = |note: &Note| note.name.as_ref().is_none_or(|noted| *noted == name);
+        let of_name = |note: &Note| note.name.as_ref().is_some_and(|noted| *noted == name);
         Ok(self.notes()?.iter().any(|(_, note)| note.pulled.manifest == *manifest && of_name(note)))
     }
 
@@ -120,7 +121,27 @@ impl Images<'_> {
                 notes.push((entry.name, note));
             }
         }
+        self.complete_names(&mut notes)?;
         Ok(notes)
+    }
+
+    /// Sets the names of notes of earlier versions, which only the names of their files identify. A
+    /// note on a name that no longer exists keeps none.
+    fn complete_names(&self, notes: &mut [(OsString, Note)]) -> Result<()> {
+        let mut nameless = notes.iter_mut().filter(|(_, note)| note.name.is_none()).peekable();
+        if nameless.peek().is_none() {
+            return Ok(());
+        }
+        let names: Vec<Reference> = self.list()?.into_iter().filter_map(|entry| entry.name).collect();
+        for (file, note) in nameless {
+            let Ok(image) = self.image(&note.pulled.manifest) else { continue };
+            let own = image.config.platform();
+            // A platform without a variant may have been requested.
+            let platforms = [Platform { variant: None, ..own.clone() }, own];
+            let of = |name: &&Reference| platforms.iter().any(|p| *file == *file_of(name, p));
+            note.name = names.iter().find(of).map(ToString::to_string);
+        }
+        Ok(())
     }
 
     /// Returns the image that was pulled under a name for a platform, if it is still complete.
@@ -193,6 +214,27 @@ mod tests {
         store.images().tag(&own, Some(&name)).unwrap();
         assert_eq!(store.gc().prune(false, DanglingImages::Remove).unwrap().images, 2);
         assert_eq!((has(&arm), has(&amd), has(&own)), (false, false, true));
+        drop(store);
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn a_note_of_an_earlier_version_belongs_to_the_name_that_was_pulled() {
+        let dir = std::env::temp_dir().join(format!("rbuild-nameless-{}", std::process::id()));
+        let store = Store::open(&dir).unwrap();
+        let (name, tag): (Reference, Reference) = ("a.io/x:1".parse().unwrap(), "mybase".parse().unwrap());
+        let arm = pull(&store, &name, "linux/arm64", "a");
+        store.images().tag(&arm, Some(&tag)).unwrap();
+        let file = dir.join(DIR).join(file_of(&name, &"linux/arm64".parse().unwrap()));
+        let text = std::fs::read_to_string(&file).unwrap();
+        let nameless = text.replace(&format!(",\"name\":\"{name}\""), "");
+        assert_ne!(text, nameless);
+        std::fs::write(&file, nameless).unwrap();
+        let was_pulled = |name| store.images().was_pulled(name, &arm).unwrap();
+        assert_eq!((was_pulled(&name), was_pulled(&tag)), (true, false));
+        assert!(store.images().pulled_by_name().unwrap().contains(&arm));
+        store.images().untag("a.io/x:1", true).unwrap();
+        assert_eq!((was_pulled(&name), was_pulled(&tag)), (false, false));
         drop(store);
         std::fs::remove_dir_all(&dir).unwrap();
     }
