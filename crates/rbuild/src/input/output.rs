@@ -176,10 +176,12 @@ impl Fields {
             _ => return Err(bad("tar=false requires type=oci".into())),
         };
         form.layers = match kind {
+            // BuildKit ignores options of images where the output is none.
+            OutputKind::Local | OutputKind::Tar => LayerForm::default(),
             OutputKind::Image if !push => layers.unwrap_or(ImageForm::of_store().layers),
             _ => layers.unwrap_or_default(),
         };
-        if let Some(level) = level {
+        if let (Some(level), false) = (level, matches!(kind, OutputKind::Local | OutputKind::Tar)) {
             form.layers = form.layers.with_level(level).map_err(|e| bad(e.to_string()))?;
         }
         if delete && kind != OutputKind::Local {
@@ -188,11 +190,6 @@ impl Fields {
         if kind == OutputKind::Image && dest.is_some() {
             return Err(bad("an image in the store or a registry has no dest".into())
                 .help("pass its name with name=NAME or -t NAME"));
-        }
-        if matches!(kind, OutputKind::Local | OutputKind::Tar) && (layers.is_some() || level.is_some()) {
-            return Err(
-                bad("compression requires an image: type=oci, docker or image".into()).help("remove the compression")
-            );
         }
         if push && kind != OutputKind::Image {
             return Err(bad("push=true requires type=image".into()));
@@ -388,6 +385,8 @@ mod tests {
             ("type=image,name=a:1", OutputKind::Image, None),
             ("type=registry,name=a:1", OutputKind::Image, None),
             ("type=image,push=true", OutputKind::Image, None),
+            ("type=local,dest=x,compression=gzip,force-compression=true", OutputKind::Local, Some("x")),
+            ("type=tar,dest=x,compression=uncompressed,compression-level=12", OutputKind::Tar, Some("x")),
         ] {
             let got = parse(text).unwrap_or_else(|e| panic!("{text}: {e:?}"));
             assert_eq!((got.kind, got.dest.as_deref()), (kind, dest), "{text}");
@@ -409,8 +408,6 @@ mod tests {
             ("type=oci,push=true", "requires type=image"),
             ("", "--output '': "),
             ("type=registry,dest=x", "has no dest pass its name with name=NAME"),
-            ("type=local,dest=x,compression=gzip", "compression requires an image"),
-            ("type=tar,compression-level=3", "compression requires an image"),
             ("type=oci,compression=gizp", "unknown compression `gizp` did you mean `gzip`"),
         ] {
             let Err(f) = parse(text) else { panic!("{text}") };
