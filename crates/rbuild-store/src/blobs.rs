@@ -272,6 +272,12 @@ pub struct NewBlob<'a> {
 }
 
 impl NewBlob<'_> {
+    /// Returns the error of a failed write.
+    fn failed(&self, e: std::io::Error) -> StoreError {
+        let place = self.work.dir().place().expect("the root of a store has a name");
+        Error::new("write", self.work.path(), e).within(format!("the layers in {place}")).into()
+    }
+
     /// Opens the bytes that have been written, for reading.
     pub(crate) fn reopen(&self) -> Result<File> {
         Ok(self.work.dir().open_name(self.file.temp_name())?)
@@ -374,23 +380,19 @@ impl<W: Write> HashedBlob<W> {
     }
 
     /// Appends bytes.
-    pub fn add(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+    pub fn add(&mut self, bytes: &[u8]) -> Result<()> {
         self.chunk.extend_from_slice(bytes);
-        if self.chunk.len() >= CHUNK { self.write_chunk() } else { Ok(()) }
-    }
-
-    fn write_chunk(&mut self) -> std::io::Result<()> {
-        if self.chunk.is_empty() {
-            return Ok(());
-        }
-        self.blob.write_all(&self.chunk)?;
-        self.chunk = self.hash.take(std::mem::take(&mut self.chunk));
-        self.chunk.clear();
-        Ok(())
+        if self.chunk.len() >= CHUNK { self.pass_on() } else { Ok(()) }
     }
 
     fn pass_on(&mut self) -> Result<()> {
-        Ok(self.write_chunk().map_err(|e| Error::new("write", described("a blob"), e))?)
+        if self.chunk.is_empty() {
+            return Ok(());
+        }
+        self.blob.write_all(&self.chunk).map_err(|e| self.blob.failed(e))?;
+        self.chunk = self.hash.take(std::mem::take(&mut self.chunk));
+        self.chunk.clear();
+        Ok(())
     }
 
     /// Returns the blob, its digest and its size.

@@ -164,7 +164,7 @@ impl<'s, 'w> IncomingFile<'s, 'w> {
         if let Some(checksum) = &mut self.checksum {
             checksum.update(bytes);
         }
-        self.blob.add(bytes)
+        self.blob.add(bytes).map_err(std::io::Error::other)
     }
 
     /// Ends the file. It is not part of the store before it is published.

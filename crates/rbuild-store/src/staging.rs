@@ -292,7 +292,7 @@ impl Receiving<'_> {
     /// # Errors
     ///
     /// Fails if the file cannot be written.
-    pub fn add(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+    pub fn add(&mut self, bytes: &[u8]) -> Result<()> {
         self.blob.add(bytes)
     }
 

@@ -115,6 +115,19 @@ impl TransportError {
         move |source| TransportError::Layer { what, source }
     }
 
+    /// Returns the error of a failed read of an archive: that of the store that the reader writes
+    /// to, or else that of the archive.
+    pub(crate) fn reading_layer(what: impl Into<String>) -> impl FnOnce(LayerError) -> TransportError {
+        let what = what.into();
+        move |e| match e {
+            LayerError::Io { context, source } => match into_carried::<StoreError>(source) {
+                Ok(e) => TransportError::Store(e),
+                Err(source) => TransportError::Layer { what, source: LayerError::Io { context, source } },
+            },
+            source => TransportError::Layer { what, source },
+        }
+    }
+
     pub(crate) fn io(what: impl Into<String>) -> impl FnOnce(io::Error) -> TransportError {
         let what = what.into();
         move |source| TransportError::Io { what, source }

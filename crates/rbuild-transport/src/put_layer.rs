@@ -40,13 +40,13 @@ pub fn put_layer(staging: &Staging<'_>, source: impl Read, what: &str) -> Result
     let unread = format!("cannot read {what}");
     let mut head = Vec::new();
     let mut source = source;
-    source.by_ref().take(16).read_to_end(&mut head).map_err(TransportError::io(&*unread))?;
+    source.by_ref().take(16).read_to_end(&mut head).map_err(TransportError::reading(&*unread))?;
     let compression = detect(&head);
     // Image layers are never compressed with bzip2 or xz; such an archive is stored uncompressed.
     let keep = matches!(compression, Compression::None | Compression::Gzip | Compression::Zstd);
     let stored = RefCell::new(staging.receive()?);
     let mut raw = TeeReader::new(Cursor::new(head).chain(source), keep.then_some(&stored));
-    let decoder = Bounded::new(&mut raw, limits).map_err(TransportError::io(&*unread))?;
+    let decoder = Bounded::new(&mut raw, limits).map_err(TransportError::reading(&*unread))?;
     let mut plain = TeeReader::new(decoder, (!keep).then_some(&stored));
     plain.hasher = matches!(compression, Compression::Gzip | Compression::Zstd).then(Hasher::new);
     let ArchiveFacts { is_image_archive, whiteout } = read_entries(LimitedTar::new(&mut plain, limits), &unread)?;
@@ -58,7 +58,7 @@ pub fn put_layer(staging: &Staging<'_>, source: impl Read, what: &str) -> Result
     }
     let content = plain.hasher.take().map(Hasher::finish);
     // Trailing bytes after the compressed stream count towards the digest, too.
-    std::io::copy(&mut raw, &mut std::io::sink()).map_err(TransportError::io(&*unread))?;
+    std::io::copy(&mut raw, &mut std::io::sink()).map_err(TransportError::reading(&*unread))?;
     let (digest, size) = stored.into_inner().finish()?;
     let diff_id = content.unwrap_or(digest.of_plain_layer());
     staging.note_layer(&digest, &diff_id);
@@ -87,7 +87,7 @@ impl<R: Read> Read for TeeReader<'_, '_, R> {
     fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
         let n = self.source.read(buf)?;
         if let Some(stored) = self.stored {
-            stored.borrow_mut().add(&buf[..n])?;
+            stored.borrow_mut().add(&buf[..n]).map_err(std::io::Error::other)?;
         }
         if let Some(hasher) = &mut self.hasher {
             hasher.update(&buf[..n]);
@@ -108,14 +108,14 @@ struct ArchiveFacts {
 /// Reads an archive to its end. `unread` is the message of a failure.
 fn read_entries<R: Read>(mut tar: LimitedTar<R>, unread: &str) -> Result<ArchiveFacts> {
     let (mut documents, mut whiteout) = (BTreeSet::new(), None);
-    while let Some(entry) = tar.next_entry().map_err(TransportError::layer(unread))? {
+    while let Some(entry) = tar.next_entry().map_err(TransportError::reading_layer(unread))? {
         let name = clean(&entry.path.to_string_lossy());
         documents.extend(IMAGE_DOCUMENTS.into_iter().filter(|document| name == **document));
         if whiteout.is_none() && name.rsplit('/').next().is_some_and(|last| last.starts_with(".wh.")) {
             whiteout = Some(name);
         }
     }
-    tar.drain().map_err(TransportError::layer(unread))?;
+    tar.drain().map_err(TransportError::reading_layer(unread))?;
     // A docker-archive always has `manifest.json`, an OCI layout both of the others.
     let is_image_archive = documents.contains("manifest.json") || documents.len() == 2;
     Ok(ArchiveFacts { is_image_archive, whiteout })

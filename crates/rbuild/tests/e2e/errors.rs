@@ -152,6 +152,23 @@ fn a_full_disk_is_reported_and_leaves_nothing_behind() {
     }
 }
 
+/// The archive can be read, but the store is full.
+#[test]
+fn a_full_disk_during_import_or_load_names_the_store() {
+    let lab = Lab::bare();
+    lab.write("big", vec![7u8; 8 << 20]);
+    lab.sh("tar cf root.tar big && xz -k root.tar").ok();
+    let named = "cannot write to the layers in the store `";
+    for archive in ["root.tar", "root.tar.xz"] {
+        let import = format!("mount -t tmpfs -o size=4m x $RBUILD_ROOT; $RB import {archive} x");
+        let ran = in_namespace(&lab, &import).fails(1, &[named, "no space left on device", "hint: free some space"]);
+        assert!(!ran.stderr.contains("cannot read"), "{}", ran.stderr);
+    }
+    let load = "$RB import root.tar x >/dev/null; $RB save -o x.tar x; mkdir full; export RBUILD_ROOT=$LAB/full; \
+                mount -t tmpfs -o size=4m x $RBUILD_ROOT; $RB load -i x.tar";
+    in_namespace(&lab, load).fails(1, &[named, "no space left on device", "hint: free some space"]);
+}
+
 /// The disk has space for the files, but not for the layer that is packed from them.
 #[test]
 fn a_full_disk_during_packing_names_the_store_and_the_step() {
