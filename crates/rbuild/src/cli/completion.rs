@@ -32,7 +32,7 @@ mod tests {
         for (shell, begin, end, flag) in [
             (Shell::Bash, "\n        rbuild)\n", "COMPREPLY=", " --secret "),
             (Shell::Zsh, "\n_rbuild() {\n", "&& ret=0", "'*--secret="),
-            (Shell::Fish, "-n \"__fish_rbuild_needs_command\" -l ", "\n\n", "-l secret "),
+            (Shell::Fish, "-n \"__fish_rbuild_needs_command\" -l secret ", "\n", " -r"),
         ] {
             let script = script(shell);
             let at = script.find(begin).unwrap_or_else(|| panic!("{shell}: {script}"));
