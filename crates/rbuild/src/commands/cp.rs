@@ -8,7 +8,7 @@ use rbuild_engine::{CopiedTo, CopyTarget, copy_out};
 use rbuild_image::{ManifestDigest, Reference};
 use rbuild_linux::{Timestamp, quoted};
 use rbuild_sandbox::{Builder, SandboxError, enter};
-use rbuild_store::{Container, NamedImage, Store};
+use rbuild_store::{Container, NamedImage, Store, StoreError};
 use serde_json::json;
 
 use crate::args::{ContainersArgs, CpArgs, CreateArgs, RmArgs};
@@ -200,10 +200,12 @@ fn source(store: &Store, text: &str) -> Result<Option<(ManifestDigest, String)>,
             return Ok(Some((container.image, path.to_string())));
         }
         // A tag contains no slash, so text after a colon that starts with one is a path.
-        if path.starts_with('/')
-            && let Ok((_, image)) = store.images().find_image(name)
-        {
-            return Ok(Some((image.manifest_digest, path.to_string())));
+        if path.starts_with('/') {
+            match store.images().find_image(name) {
+                Ok((_, image)) => return Ok(Some((image.manifest_digest, path.to_string()))),
+                Err(StoreError::NoImage(_)) => {}
+                Err(e) => return Err(e.into()),
+            }
         }
     }
     Ok(None)
