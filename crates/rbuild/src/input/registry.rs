@@ -94,7 +94,7 @@ fn setting(by_flag: bool) -> &'static str {
 
 fn user_and_password(pair: &str, by_flag: bool) -> Result<(&str, &str), Failure> {
     pair.split_once(':')
-        .filter(|(user, _)| !user.is_empty())
+        .filter(|(user, password)| !user.is_empty() && !password.is_empty())
         .ok_or_else(|| Failure::usage(format!("{}: the value is not of the form USER:PASSWORD", setting(by_flag))))
 }
 
@@ -127,7 +127,9 @@ mod tests {
         assert_eq!(own_login("joe:a", &names(&["x"]), true).unwrap().registry.as_deref(), Some("docker.io"));
         assert_eq!(own_login("joe:a", &[], true).unwrap().registry, None);
         assert!(own_login("joe:a", &names(&["a.io/x", "b.io/x"]), true).unwrap_err().message.contains("a.io, b.io"));
-        assert!(own_login("joe", &[], true).is_err() && own_login(":a", &[], true).is_err());
+        for invalid in ["", "joe", ":a", "joe:"] {
+            assert!(own_login(invalid, &[], true).is_err(), "{invalid}");
+        }
         for (by_flag, want) in [(true, "--creds: the value"), (false, "RBUILD_CREDS: the value")] {
             let message = own_login("joe", &[], by_flag).unwrap_err().message;
             assert!(message.starts_with(want), "{message}");

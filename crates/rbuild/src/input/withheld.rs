@@ -33,9 +33,10 @@ pub fn set_aside(cli: &Cli, argv: &[OsString]) -> Result<(), Failure> {
         Verb::Push(args) => Some(&args.registry),
         _ => None,
     };
-    let given = flags.and_then(|flags| flags.creds.clone());
     let is_flag = |arg: &OsString| arg == FLAG || arg.as_encoded_bytes().starts_with(b"--creds=");
     let creds_by_flag = argv.iter().take_while(|arg| *arg != "--").any(is_flag);
+    // An empty variable is an unset secret of a CI system.
+    let given = flags.and_then(|flags| flags.creds.clone()).filter(|pair| creds_by_flag || !pair.is_empty());
     let found = Withheld { creds: given, creds_by_flag, auth_config: std::env::var(AUTH_CONFIG).ok() };
     if found.creds.is_none() && std::env::var_os(CREDS).is_none() && std::env::var_os(AUTH_CONFIG).is_none() {
         return Ok(());

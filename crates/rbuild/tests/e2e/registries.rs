@@ -417,6 +417,17 @@ fn no_log_contains_a_credential() {
     }
 }
 
+/// A CI system sets the variable of an unset secret to nothing.
+#[test]
+fn an_empty_login_variable_is_no_login() {
+    let lab = Lab::new();
+    lab.write("Dockerfile", "FROM busybox\n");
+    let check = |args: &[&str], login| lab.run_with(&mut lab.command(args), &[("RBUILD_CREDS", login)]);
+    check(&["build", "--check", "."], "").ok();
+    check(&["build", "--check", "."], "joe:").fails(2, &["RBUILD_CREDS: the value is not of the form USER:PASSWORD"]);
+    check(&["build", "--check", "--creds", "", "."], "").fails(2, &["--creds: the value is not of the form"]);
+}
+
 #[test]
 fn an_unreachable_registry_is_named_and_the_local_image_is_mentioned() {
     let scene = Scene::with_image();
