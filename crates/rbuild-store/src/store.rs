@@ -78,7 +78,9 @@ pub struct Store {
     pub(crate) arrivals: Arc<Arrivals>,
 }
 
-const DIRS: [&str; 9] = ["blobs", "blobs/sha256", "trees", "layers", "records", "results", "builds", "mounts", "tmp"];
+/// Directories that each store has, parents first.
+pub(crate) const DIRS: [&str; 9] =
+    ["blobs", "blobs/sha256", "trees", "layers", "records", "results", "builds", "mounts", "tmp"];
 
 /// Directories with files of images, commands and build contexts, in trees or in layers.
 const FOREIGN_DIRS: [&str; 4] = ["blobs", "trees", "mounts", "tmp"];

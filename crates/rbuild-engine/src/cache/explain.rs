@@ -152,8 +152,8 @@ fn texts(values: &[&KeyValue]) -> String {
     values.iter().map(ToString::to_string).collect::<Vec<_>>().join(SEPARATOR)
 }
 
-/// Returns the difference between the patterns of two steps. Unlike other parts, a pattern is in the
-/// key even if it is empty.
+/// Returns the difference between the patterns of two steps. Unlike other parts, a pattern is in
+/// the key even if it is empty.
 fn excludes(new: &[&KeyValue], old: &[&KeyValue]) -> String {
     let patterns = |values: &[&KeyValue]| values.iter().map(ToString::to_string).collect::<Vec<_>>();
     let (new, old) = (patterns(new), patterns(old));

@@ -16,7 +16,7 @@ use crate::exclusive_lock::ExclusiveLock;
 use crate::gc::misplaced::Misplaced;
 use crate::gc::prune::Gc;
 use crate::images::{Image, NamedImage, digest};
-use crate::store::Store;
+use crate::store::{DIRS, Store};
 use crate::workspace::sweep;
 
 /// Directory of the blobs.
@@ -198,6 +198,10 @@ impl Gc<'_> {
     pub fn check(&self, repair: bool) -> Result<Checked> {
         let alone = if repair { Some(ExclusiveLock::take(self.store)?) } else { None };
         let mut checked = Checked::default();
+        self.check_dirs(repair, &mut checked)?;
+        if !checked.unrepaired.is_empty() || !repair && !checked.damage.is_empty() {
+            return Ok(checked);
+        }
         let missing = self.store.missing_dirs()?;
         checked.damage.extend(missing.iter().map(|dir| format!("the store's directory {dir} is missing")));
         if repair {
@@ -216,6 +220,22 @@ impl Gc<'_> {
         })?;
         alone.map_or(Ok(()), ExclusiveLock::end)?;
         Ok(checked)
+    }
+
+    /// Verifies that nothing else is in place of a directory of the store.
+    fn check_dirs(&self, repair: bool, checked: &mut Checked) -> Result<()> {
+        for path in DIRS {
+            let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
+            let dir = match self.store.root.sub(if parent.is_empty() { "." } else { parent }) {
+                // The parent is reported, or missing.
+                Err(e) if e.is_gone() => continue,
+                other => other?,
+            };
+            if let Some(misplaced) = Misplaced::instead_of(&dir, name)? {
+                checked.misplaced(self.store, &dir, parent, &misplaced, repair);
+            }
+        }
+        Ok(())
     }
 
     /// Verifies all blobs.
@@ -471,12 +491,14 @@ mod tests {
         let link = |path: &Path| std::os::unix::fs::symlink("/etc/hostname", path).unwrap();
         let file = |path: &Path| std::fs::write(path, "kept").unwrap();
         type Case<'a> = (&'a str, &'a dyn Fn(&Path), &'a str, Option<&'a str>);
-        let cases: [Case<'_>; 5] = [
+        let cases: [Case<'_>; 7] = [
             ("blobs/sha256/HEX", &dir, "is a directory, not a file", Some("HEX/kept")),
             ("blobs/sha256/HEX", &link, "is a symbolic link, not a file", None),
             ("blobs/sha256/mine", &dir, "is a directory, not a file", Some("mine/kept")),
             ("blobs/sha256/mine", &file, "is not named after a digest", Some("mine")),
             ("records/mine", &dir, "is a directory, not a file", Some("mine/kept")),
+            ("records/mine.json", &file, "is not named after a digest", Some("mine.json")),
+            ("results/mine", &file, "is not named after a digest", Some("mine")),
         ];
         for (at, (path, put, problem, kept)) in cases.into_iter().enumerate() {
             let place = std::env::temp_dir().join(format!("rbuild-misplaced-{at}-{}", std::process::id()));
@@ -509,6 +531,20 @@ mod tests {
             assert_eq!(place.join(format!("misplaced/{name}.1")).exists(), kept.is_some());
             drop(store);
             std::fs::remove_dir_all(&place).unwrap();
+        }
+    }
+
+    #[test]
+    fn files_in_place_of_directories_are_put_away() {
+        for dir in ["blobs", "blobs/sha256", "records", "tmp"] {
+            let (found, after, _) = repaired(&dir.replace('/', "-"), |place, _| {
+                std::fs::remove_dir_all(place.join(dir)).unwrap();
+                std::fs::write(place.join(dir), "mine").unwrap();
+            });
+            let name = dir.rsplit('/').next().unwrap();
+            let problem = format!("{dir} in the store is not a directory; it was moved to misplaced/{name}");
+            assert_eq!((&found.damage[0], found.unrepaired.len()), (&problem, 0), "{found:?}");
+            assert_eq!((after.damage.len(), after.unread.len()), (0, 0), "{after:?}");
         }
     }
 

@@ -15,20 +15,46 @@ const ASIDE: &str = "misplaced";
 pub(super) struct Misplaced {
     name: OsString,
     kind: FileKind,
+    /// True if the store needs a directory of that name.
+    is_instead: bool,
+}
+
+/// Number of hexadecimal digits of a digest.
+const DIGITS: usize = 64;
+
+fn starts_with_digest(name: &[u8]) -> bool {
+    name.get(..DIGITS).is_some_and(|start| start.iter().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')))
+}
+
+/// Returns the path of an entry of a directory of the store.
+fn path_in(dir: &str, name: &OsStr) -> String {
+    let name = name.to_string_lossy();
+    if dir.is_empty() { name.into_owned() } else { format!("{dir}/{name}") }
 }
 
 impl Misplaced {
     /// Returns the entry of the directory of blobs if it is not a regular file or not named after a
     /// digest.
     pub fn among_blobs(dir: &RootDir, entry: &DirEntry) -> Result<Option<Misplaced>> {
-        let is_digest = entry.name.len() == 64
-            && entry.name.as_encoded_bytes().iter().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-        Misplaced::unless(is_digest, dir, entry)
+        let name = entry.name.as_encoded_bytes();
+        Misplaced::unless(name.len() == DIGITS && starts_with_digest(name), dir, entry)
     }
 
-    /// Returns the entry of a directory of documents if it is not a regular file.
+    /// Returns the entry of a directory of documents if it is not a regular file or not named as a
+    /// document.
     pub fn among_documents(dir: &RootDir, entry: &DirEntry) -> Result<Option<Misplaced>> {
-        Misplaced::unless(true, dir, entry)
+        let name = entry.name.as_encoded_bytes();
+        Misplaced::unless(starts_with_digest(name) && name.ends_with(b".json"), dir, entry)
+    }
+
+    /// Returns what is in place of a directory of the store, if it exists and is none.
+    pub fn instead_of(parent: &RootDir, name: &str) -> Result<Option<Misplaced>> {
+        match parent.stat_name(OsStr::new(name)) {
+            Ok(stat) if stat.kind == FileKind::Dir => Ok(None),
+            Ok(stat) => Ok(Some(Misplaced { name: name.into(), kind: stat.kind, is_instead: true })),
+            Err(e) if e.is_not_found() => Ok(None),
+            Err(e) => Err(e.into()),
+        }
     }
 
     fn unless(is_named_well: bool, dir: &RootDir, entry: &DirEntry) -> Result<Option<Misplaced>> {
@@ -42,24 +68,25 @@ impl Misplaced {
             },
         };
         let fits = is_named_well && kind == FileKind::File;
-        Ok((!fits).then(|| Misplaced { name: entry.name.clone(), kind }))
+        Ok((!fits).then(|| Misplaced { name: entry.name.clone(), kind, is_instead: false }))
     }
 
     /// Returns the problem as a clause. `path` is the path of the entry's directory in the store.
     pub fn problem(&self, path: &str) -> String {
-        let name = self.name.to_string_lossy();
+        let path = path_in(path, &self.name);
         match self.kind {
-            FileKind::File => format!("{path}/{name} in the store is not named after a digest"),
-            FileKind::Dir => format!("{path}/{name} in the store is a directory, not a file"),
-            FileKind::Symlink => format!("{path}/{name} in the store is a symbolic link, not a file"),
-            _ => format!("{path}/{name} in the store is not a regular file"),
+            _ if self.is_instead => format!("{path} in the store is not a directory"),
+            FileKind::File => format!("{path} in the store is not named after a digest"),
+            FileKind::Dir => format!("{path} in the store is a directory, not a file"),
+            FileKind::Symlink => format!("{path} in the store is a symbolic link, not a file"),
+            _ => format!("{path} in the store is not a regular file"),
         }
     }
 
     /// Moves a directory or a regular file, which may be the only copy of something, to [`ASIDE`],
     /// and returns its path there; removes anything else. The caller holds the exclusive lock.
     pub fn put_away(&self, store: &Store, dir: &RootDir, path: &str) -> Result<Option<String>> {
-        let path = format!("{path}/{}", self.name.to_string_lossy());
+        let path = path_in(path, &self.name);
         if !matches!(self.kind, FileKind::File | FileKind::Dir) {
             dir.remove_file(&self.name).map_err(naming(&store.root, &path))?;
             return Ok(None);

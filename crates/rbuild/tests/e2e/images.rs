@@ -208,11 +208,9 @@ fn format_and_filter_work_as_in_docker() {
 #[test]
 fn cp_names_the_damage_of_an_image() {
     let lab = Lab::new();
-    lab.sh(
-        "cd $RBUILD_ROOT/blobs/sha256; id=$($RB inspect -f '{{.Id}}' busybox); f=${id#sha256:}; \
-         printf X | dd of=$f bs=1 seek=3 conv=notrunc status=none",
-    )
-    .ok();
+    lab.sh("cd $RBUILD_ROOT/blobs/sha256; id=$($RB inspect -f '{{.Id}}' busybox); f=${id#sha256:}; \
+         printf X | dd of=$f bs=1 seek=3 conv=notrunc status=none")
+        .ok();
     let failed = lab.rbuild(["cp", "busybox:/etc/passwd", "."]);
     let failed = failed.fails(1, &["its digest is sha256:", "fsck --repair"]);
     assert!(!failed.stderr.contains("did you mean"), "{}", failed.stderr);
