@@ -28,10 +28,14 @@ pub enum StageRole {
 }
 
 /// Facts about a base image.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct BaseFacts {
     /// Its environment, as `NAME=VALUE`.
     pub env: Vec<String>,
+    /// Its configuration names a shell.
+    pub has_shell: bool,
+    /// Its ONBUILD triggers, as written.
+    pub triggers: Vec<String>,
     /// Its platform, if that is not the one that the stage is built for.
     pub foreign: Option<String>,
 }

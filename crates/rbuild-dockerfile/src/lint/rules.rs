@@ -17,9 +17,8 @@ pub fn check(file: &Dockerfile, facts: &Facts<'_>, found: &mut Vec<LintWarning>)
     let mut names: HashSet<String> = HashSet::new();
     for stage in &file.stages {
         stage_line(stage, &mut names, found);
-        let own_shell = stage.instructions.iter().any(|o| matches!(o.op, Op::Shell(_)));
         for i in &stage.instructions {
-            instruction(own_shell, i, facts, found);
+            instruction(i, facts, found);
         }
         repeated(stage, found);
     }
@@ -111,20 +110,23 @@ pub fn json_mistake(text: &str) -> Option<String> {
     })
 }
 
-fn instruction(own_shell: bool, i: &Instruction, facts: &Facts<'_>, found: &mut Vec<LintWarning>) {
+/// Warns about the shell form of CMD and ENTRYPOINT in a stage without SHELL.
+pub(super) fn shell_form(i: &Instruction, found: &mut Vec<LintWarning>) {
+    let (Op::Cmd(Command::Shell(word)) | Op::Entrypoint(Command::Shell(word))) = &i.op else { return };
+    let name = &i.keyword.text;
+    let message = match json_mistake(&word.text) {
+        Some(mistake) => format!("{name} is not in JSON form, but run by the shell: {mistake}"),
+        None => format!("{name} in shell form does not receive signals; use the JSON form"),
+    };
+    warn(found, &JSON_ARGS_RECOMMENDED, word, message);
+}
+
+fn instruction(i: &Instruction, facts: &Facts<'_>, found: &mut Vec<LintWarning>) {
     secrets(i, found);
     match &i.op {
         Op::Maintainer(_) => {
             let message = "MAINTAINER is deprecated; use LABEL org.opencontainers.image.authors=…";
             warn(found, &MAINTAINER_DEPRECATED, &i.keyword, message);
-        }
-        Op::Cmd(Command::Shell(word)) | Op::Entrypoint(Command::Shell(word)) if !own_shell => {
-            let name = &i.keyword.text;
-            let message = match json_mistake(&word.text) {
-                Some(mistake) => format!("{name} is not in JSON form, but run by the shell: {mistake}"),
-                None => format!("{name} in shell form does not receive signals; use the JSON form"),
-            };
-            warn(found, &JSON_ARGS_RECOMMENDED, word, message);
         }
         Op::Env(pairs) | Op::Label(pairs) => {
             for pair in pairs.iter().filter(|p| p.legacy) {

@@ -22,10 +22,15 @@ fn check_for(
     let facts = Facts {
         role,
         base: &|name, platform| match name {
-            "base" => Some(BaseFacts { env: vec!["PATH=/bin".into(), "KNOWN=1".into()], foreign: None }),
+            "base" => Some(BaseFacts { env: vec!["PATH=/bin".into(), "KNOWN=1".into()], ..BaseFacts::default() }),
+            "shelly" => Some(BaseFacts { has_shell: true, ..BaseFacts::default() }),
+            "triggering" => {
+                let triggers = ["ENV Q=1", "ARG R", "SHELL [\"/bin/ash\"]"].map(String::from).to_vec();
+                Some(BaseFacts { triggers, ..BaseFacts::default() })
+            }
             "foreign" => {
                 let foreign = (platform != Some("linux/arm64")).then(|| "linux/arm64".to_string());
-                Some(BaseFacts { env: vec!["PATH=/bin".into()], foreign })
+                Some(BaseFacts { env: vec!["PATH=/bin".into()], foreign, ..BaseFacts::default() })
             }
             _ => None,
         },
@@ -176,7 +181,7 @@ fn stages_that_are_not_built_are_checked_for_their_form_only() {
     // The last stage has the environment of the context.
     let context = |env: &[&str]| {
         let env = env.iter().map(|pair| pair.to_string()).collect();
-        StageRole::Replaced(Some(BaseFacts { env, foreign: None }))
+        StageRole::Replaced(Some(BaseFacts { env, ..BaseFacts::default() }))
     };
     assert_eq!(names(context(&["A=1", "KNOWN=1"])), form);
     assert_eq!(names(context(&["KNOWN=1"])), [&form[..], &["UndefinedVar"]].concat());

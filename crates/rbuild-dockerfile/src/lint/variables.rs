@@ -1,10 +1,13 @@
-//! Rules about variables: declarations, and default values used in FROM.
+//! Rules about what a stage inherits: variables and their declarations, default values used in
+//! FROM, the working directory and the shell.
 
 use std::collections::HashMap;
 
 use crate::ast::{ArgDecl, Dockerfile, Instruction, Op, Pair, Stage, Word};
 use crate::lint::catalog::*;
 use crate::lint::facts::{BaseFacts, Facts, StageRole};
+use crate::lint::rules;
+use crate::parse::parse_trigger;
 use crate::variables::Vars;
 use crate::{closest, is_windows};
 
@@ -13,7 +16,7 @@ fn always(name: &str) -> bool {
     name == "PATH" || crate::PROXY_ARGS.contains(&name)
 }
 
-/// Variables of a stage.
+/// Variables of a stage, and other settings that a later stage inherits.
 #[derive(Clone)]
 struct StageVars {
     vars: Vars,
@@ -23,13 +26,20 @@ struct StageVars {
     workdir: bool,
     /// Its paths are those of Windows.
     windows: bool,
+    /// The configuration names a shell: SHELL was set, here or in the base image.
+    shell: bool,
+    /// ONBUILD triggers that a stage based on this one executes first.
+    triggers: Vec<Instruction>,
 }
 
 impl StageVars {
     /// Returns the variables of a base image. `windows` is true if the stage is built for Windows.
     fn of(base: Option<BaseFacts>, windows: bool) -> StageVars {
-        let (open, env) = (base.is_none(), base.map(|base| base.env).unwrap_or_default());
-        StageVars { vars: Vars::of_environment(&env), open, workdir: false, windows }
+        let open = base.is_none();
+        let BaseFacts { env, has_shell, triggers, foreign: _ } = base.unwrap_or_default();
+        // The planner reports an invalid trigger.
+        let triggers = triggers.iter().filter_map(|text| parse_trigger(text).ok()).collect();
+        StageVars { vars: Vars::of_environment(&env), open, workdir: false, windows, shell: has_shell, triggers }
     }
 }
 
@@ -58,18 +68,39 @@ pub fn check(file: &Dockerfile, facts: &Facts<'_>, found: &mut Vec<LintWarning>)
             (_, None) => base_vars(file, stage, &image, &globals, facts, found),
         };
         // The instructions of a replaced stage have no effect.
-        for i in stage.instructions.iter().filter(|_| !matches!((facts.role)(index), StageRole::Replaced(_))) {
-            undefined_words(file, i, &scope, found);
-            match &i.op {
-                Op::Env(pairs) => env(file, pairs, &mut scope.vars),
-                Op::Arg(decls) => args(file, facts, decls, &globals, &mut scope, found),
-                Op::Workdir(word) => workdir(file, word, &mut scope, found),
-                _ => {}
+        if !matches!((facts.role)(index), StageRole::Replaced(_)) {
+            for trigger in std::mem::take(&mut scope.triggers) {
+                // Mistakes in a trigger belong to the image or stage that has it.
+                apply(file, facts, &trigger, &globals, &mut scope, &mut Vec::new());
+            }
+            for i in &stage.instructions {
+                undefined_words(file, i, &scope, found);
+                apply(file, facts, i, &globals, &mut scope, found);
             }
         }
         if let Some(name) = &stage.from.name {
             stages.insert(name.text.to_lowercase(), scope);
         }
+    }
+}
+
+/// Applies an instruction to the scope, and checks those whose meaning depends on it.
+fn apply(
+    file: &Dockerfile,
+    facts: &Facts<'_>,
+    i: &Instruction,
+    globals: &Globals,
+    scope: &mut StageVars,
+    found: &mut Vec<LintWarning>,
+) {
+    match &i.op {
+        Op::Env(pairs) => env(file, pairs, &mut scope.vars),
+        Op::Arg(decls) => args(file, facts, decls, globals, scope, found),
+        Op::Workdir(word) => workdir(file, word, scope, found),
+        Op::Shell(_) => scope.shell = true,
+        Op::Onbuild { inner, .. } => scope.triggers.push((**inner).clone()),
+        Op::Cmd(_) | Op::Entrypoint(_) if !scope.shell => rules::shell_form(i, found),
+        _ => {}
     }
 }
 
@@ -86,7 +117,7 @@ fn base_vars(
     // As in BuildKit, `scratch` has the platform of the build, regardless of `FROM --platform`.
     let platform = stage_platform(file, stage, globals).filter(|_| image != "scratch");
     let base = match image {
-        "scratch" => Some(BaseFacts { env: Vec::new(), foreign: None }),
+        "scratch" => Some(BaseFacts::default()),
         _ => (facts.base)(image, platform.as_deref()),
     };
     if let Some(foreign) = base.as_ref().and_then(|base| base.foreign.as_ref()) {

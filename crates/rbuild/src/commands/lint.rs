@@ -175,16 +175,15 @@ impl KnownImages<'_> {
         let config = self.config(name.parse().ok()?, wanted)?;
         let own = config.platform();
         let foreign = (!wanted.runs(&own)).then(|| own.to_string());
-        Some(BaseFacts { env: config.config.env, foreign })
+        Some(BaseFacts { foreign, ..facts(config) })
     }
 
     /// Returns the facts about a named context. As in BuildKit, its image may have any platform.
     fn of_context(&self, context: &NamedContext, platform: &Platform) -> Option<BaseFacts> {
-        let env = match &context.source {
-            ContextSource::Image(image) => self.config(image.name.clone(), platform)?.config.env,
-            ContextSource::Directory(_) | ContextSource::Scratch => Vec::new(),
-        };
-        Some(BaseFacts { env, foreign: None })
+        Some(match &context.source {
+            ContextSource::Image(image) => facts(self.config(image.name.clone(), platform)?),
+            ContextSource::Directory(_) | ContextSource::Scratch => BaseFacts::default(),
+        })
     }
 
     /// A store that cannot be read fails the build.
@@ -195,6 +194,12 @@ impl KnownImages<'_> {
         }
         Some(rbuild_engine::stored_image(self.store, &wanted, self.policy).ok()??.config)
     }
+}
+
+/// Returns the facts in the configuration of an image.
+fn facts(image: ImageConfig) -> BaseFacts {
+    let config = image.config;
+    BaseFacts { env: config.env, has_shell: !config.shell.is_empty(), triggers: config.on_build, foreign: None }
 }
 
 #[cfg(test)]
