@@ -6,9 +6,9 @@ const COMPARED: usize = 64;
 /// Returns the candidate most similar to `word`, if any is close.
 ///
 /// A candidate is close if its edit distance is at most a third of the longer one's length,
-/// ignoring case, or if both have the same part before the first `-`, `_` or `.`. No word is close
-/// to an empty one. Only the first hundred candidates are compared, to bound the time for files
-/// with many errors.
+/// ignoring case, or if both have the same part before the first `-`, `_` or `.`. The dashes in
+/// front of two flags do not count as length. No word is close to an empty one. Only the first
+/// hundred candidates are compared, to bound the time for files with many errors.
 pub fn closest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let wanted = word.to_lowercase();
     let mut best: Option<((usize, bool, bool), &str)> = None;
@@ -16,7 +16,8 @@ pub fn closest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) ->
     for candidate in candidates.into_iter().take(100) {
         let lower = candidate.to_lowercase();
         let d = distance(&wanted, &lower);
-        let longest = wanted.chars().count().max(lower.chars().count());
+        let dashes = leading_dashes(&wanted).min(leading_dashes(&lower));
+        let longest = wanted.chars().count().max(lower.chars().count()) - dashes;
         if lower.is_empty() || wanted.is_empty() {
             continue;
         }
@@ -52,6 +53,10 @@ pub fn closest_file<'a>(wanted: &str, names: &'a [String]) -> Option<&'a str> {
         (d <= (longest / 3).min(2) || stem(&lower) == stem(&want)).then_some((d, name))
     });
     rated.min_by_key(|(d, _)| *d).map(|(_, name)| name.as_str())
+}
+
+fn leading_dashes(word: &str) -> usize {
+    word.len() - word.trim_start_matches('-').len()
 }
 
 /// Returns the letters of a word, sorted.
@@ -94,6 +99,9 @@ mod tests {
         assert_eq!(closest("amr64", ["amd64", "arm64"]), Some("arm64"));
         assert_eq!(closest("s39x", ["s390", "s390x"]), Some("s390x"));
         assert_eq!(closest("build-server", ["base", "build-client"]), Some("build-client"));
+        let flags = ["--push", "--root", "--tag", "--platform"];
+        assert_eq!((closest("--cpus", flags), closest("--foo", flags)), (None, None));
+        assert_eq!((closest("--tga", flags), closest("--platfrom", flags)), (Some("--tag"), Some("--platform")));
     }
 
     #[test]

@@ -182,6 +182,10 @@ fn missing_image(store: &Store, need: &ImageNeed, failure: Option<ReportedError>
 /// or else the same image with another tag. An image of another registry is not.
 fn similar(store: &Store, need: &ImageNeed) -> Option<String> {
     let ImageName::Reference(reference) = &need.image.name else { return None };
+    // Another image than that with the digest is never meant.
+    if reference.digest().is_some() {
+        return None;
+    }
     // Ignore a common host, which would make any two names similar.
     let host = need.image.text.split_once('/').map(|(host, _)| host).filter(|host| host.contains(['.', ':']));
     let path = |name: String| match host {

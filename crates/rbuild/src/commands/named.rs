@@ -36,8 +36,10 @@ pub fn missing(store: &Store, wanted: &str, purpose: Purpose) -> impl Fn(StoreEr
 pub fn no_image(store: &Store, wanted: &str, purpose: Purpose) -> Failure {
     let failure = Failure::new(StoreError::NoImage(wanted.to_string()).to_string());
     let names: Vec<Reference> = store.images().list().unwrap_or_default().into_iter().filter_map(|e| e.name).collect();
-    let same_name =
-        |name: &&Reference| wanted.parse::<Reference>().is_ok_and(|w| w.familiar_name() == name.familiar_name());
+    let reference = wanted.parse::<Reference>().ok();
+    // Another image than that with the digest is never meant.
+    let names = if reference.as_ref().is_some_and(|w| w.digest().is_some()) { Vec::new() } else { names };
+    let same_name = |name: &&Reference| reference.as_ref().is_some_and(|w| w.familiar_name() == name.familiar_name());
     let whole: Vec<String> = names.iter().map(Reference::familiar).collect();
     let bare: Vec<String> = names.iter().map(Reference::familiar_name).collect();
     let near = |list: &[String]| {

@@ -114,13 +114,14 @@ impl PruneFilter {
     }
 }
 
-/// Returns the time a duration such as `24h` ago, in seconds since the Unix epoch.
+/// Returns the time a duration such as `24h` ago, in seconds since the Unix epoch. A negative
+/// duration is an error: every entry is older than a time in the future.
 fn until(filter: &str, span: &str) -> Result<i64, Failure> {
-    let bad = |_| {
+    let bad = || {
         let failure = Failure::usage(format!("--filter {filter}: `{span}` is not a duration"));
         failure.help("use a duration such as 24h or 1h30m")
     };
-    let span: jiff::SignedDuration = span.parse().map_err(bad)?;
+    let span = span.parse::<jiff::SignedDuration>().ok().filter(|span| !span.is_negative()).ok_or_else(bad)?;
     Ok(Timestamp::now().sec - span.as_secs())
 }
 

@@ -71,6 +71,11 @@ pub fn pull(text: &str) -> Result<PullPolicy, BadValue> {
     if let Some(on) = rbuild_dockerfile::parse_bool(text) {
         return Ok(if on { Always } else { Missing });
     }
+    // In podman, `newer` does not fail if the registry cannot be reached.
+    if text == "newer" {
+        let hint = "use always, which downloads an image only if the registry has another one".into();
+        return Err(BadValue { why: "unknown value".into(), hint });
+    }
     let words = [
         ("always", Always),
         ("missing", Missing),
@@ -142,6 +147,7 @@ mod tests {
         }
         assert_eq!(pull("x").unwrap_err().hint, "use always, missing or never");
         assert_eq!((network("private"), pull("false")), (Ok(NetworkMode::Isolated), Ok(PullPolicy::Missing)));
+        assert!(pull("newer").unwrap_err().hint.starts_with("use always, "));
         assert_eq!((pull("T"), pull("0")), (Ok(PullPolicy::Always), Ok(PullPolicy::Missing)));
         assert_eq!(isolation(""), Ok(IsolationRequest::Auto));
         assert!(size("0").is_err() && size("1x").is_err() && size("2k") == Ok(2048));

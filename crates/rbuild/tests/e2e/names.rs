@@ -112,3 +112,15 @@ fn prune_keeps_the_name_of_an_image_with_another_manifest() {
     assert_eq!(lab.rbuild(["images", "-a", "-q"]).ok().stdout.lines().count(), 2);
     lab.rbuild(["inspect", "--verify", "fam"]).ok();
 }
+
+#[test]
+fn no_image_is_suggested_in_place_of_one_with_a_digest() {
+    let lab = Lab::new();
+    let pinned = format!("busybox:latest@sha256:{}", "0".repeat(64));
+    lab.build("FROM busybox:lates\n", &[]).fails(1, &["did you mean `busybox`?"]);
+    let built = lab.build(&format!("FROM {pinned}\n"), &[]).fails(1, &["not found in the local store"]);
+    let inspected = lab.rbuild(["inspect", &pinned]).fails(1, &["hint:"]);
+    for text in [built.stderr, inspected.stderr] {
+        assert!(!text.contains("did you mean"), "{text}");
+    }
+}
