@@ -70,7 +70,7 @@ impl<'a> StepEnv<'a> {
             wants,
             rootfs: Rootfs::new(request, graph, store, builder, results.clone())?,
             results,
-            contexts: Contexts::open(request, Viewpoint::Builder(builder), &prepared.hashes, store.owner_records())?,
+            contexts: Contexts::open(request, Viewpoint::Builder(builder), &prepared.hashes, store)?,
             events,
             cancel,
             nearest: explain::nearest(&store.records().build_index(&prepared.build_index)?, graph),

@@ -39,7 +39,7 @@ pub use ops::ssh_keys::PrivateKey;
 pub use prepare::downloads::DownloadedFiles;
 pub use prepare::online::{Fetch, ImageRequest, Online, PullImages};
 pub use prepare::resolve::{PullPolicy, stored_image};
-pub use prepare::{Prepared, check, prepare};
+pub use prepare::{Prepared, check, prepare, warn_of_store};
 pub use rbuild_plan::{ContextDir, IgnoreFile, UrlSource};
 pub use request::{AgentSource, BuildRequest};
 pub use rootfs::snapshots;

@@ -8,6 +8,7 @@ pub(crate) mod online;
 pub(crate) mod resolve;
 
 use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rbuild_dockerfile::ast::Dockerfile;
@@ -28,6 +29,7 @@ use crate::prepare::lookup::{LookedUp, Lookup, PreparedVertex};
 use crate::prepare::online::Online;
 use crate::prepare::resolve::{PullPolicy, Resolver, stored_image};
 use crate::request::BuildRequest;
+use crate::warning::BuildWarning;
 
 pub struct Prepared {
     /// The platform of the result.
@@ -45,6 +47,8 @@ pub struct Prepared {
     pub(crate) downloads: DownloadedFiles,
     /// Hashes of context files. The builder is a separate process and has its own copy.
     pub(crate) hashes: Arc<HashCache>,
+    /// Path of the store in a context from which it was left out.
+    store_left_out: Option<PathBuf>,
 }
 
 /// Plans the Dockerfile and looks up all steps in the cache.
@@ -89,7 +93,7 @@ pub fn prepare(
     let downloads = DownloadedFiles::download(&graph, store, online)?;
     let name = hashes_name(request);
     let hashes = Arc::new(HashCache::new(&store.records().hashes(&name)?, request.now));
-    let contexts = Contexts::open(request, Viewpoint::Launcher, &hashes, store.owner_records())?;
+    let contexts = Contexts::open(request, Viewpoint::Launcher, &hashes, store)?;
     let marks = store.secrets().secret_marks(secret_scan::searched(&request.secrets).map(|(_, value)| value))?;
     let lookup = Lookup { graph: &graph, store, contexts: &contexts, downloads: &downloads, request, marks: &marks };
     let LookedUp { vertices, will_run } = lookup.look_up()?;
@@ -100,7 +104,15 @@ pub fn prepare(
     }
     let platform = graph.config.platform();
     let build_index = build_index_name(request, &name, &platform);
-    Ok(Prepared { platform, graph, vertices, marks, images, downloads, hashes, build_index })
+    let store_left_out = contexts.store_left_out().map(Path::to_path_buf);
+    Ok(Prepared { platform, graph, vertices, marks, images, downloads, hashes, build_index, store_left_out })
+}
+
+/// Warns once if the store was left out of a context of any platform.
+pub fn warn_of_store(prepared: &[Prepared], events: &Events) {
+    if let Some(path) = prepared.iter().find_map(|prepared| prepared.store_left_out.as_deref()) {
+        events.send(Event::Warning(BuildWarning::StoreLeftOut { path }.into()));
+    }
 }
 
 /// Looks for mistakes in the target, or without one in all stages, as far as the store has their

@@ -1,6 +1,9 @@
 //! Warnings of builds.
 
+use std::path::Path;
+
 use rbuild_dockerfile::Help;
+use rbuild_linux::quoted;
 use rbuild_remedy::{FileRemedy, Remedy, Warning, sentence};
 use rbuild_store::StoreError;
 
@@ -17,6 +20,8 @@ pub(crate) enum BuildWarning<'a> {
     Overwritten { dest: &'a str },
     /// No command uses a secret, but one uses a secret with a similar ID.
     UnusedSecret { id: &'a str, similar: &'a str },
+    /// The store is in a build context. `path` is relative to the context.
+    StoreLeftOut { path: &'a Path },
     /// The cache could not be reduced to its limit.
     NotEvicted(StoreError),
 }
@@ -37,6 +42,9 @@ impl BuildWarning<'_> {
                 format!("`{dest}` was overwritten by every source; only the last one remains")
             }
             BuildWarning::UnusedSecret { id, similar: _ } => format!("no command uses the secret `{id}`"),
+            BuildWarning::StoreLeftOut { path } => {
+                format!("{} in the build context is the store of this build and was left out", quoted(path))
+            }
             BuildWarning::NotEvicted(e) => format!("cannot evict cache entries: {}", sentence(e)),
         }
     }
@@ -46,6 +54,9 @@ impl BuildWarning<'_> {
             BuildWarning::NotIsolated | BuildWarning::OuterProcesses | BuildWarning::NoMatch { .. } => None,
             BuildWarning::Overwritten { .. } => Some(FileRemedy::EndWithSlash.into()),
             BuildWarning::UnusedSecret { similar, .. } => Some(Remedy::did_you_mean(*similar)),
+            BuildWarning::StoreLeftOut { path } => {
+                Some(FileRemedy::IgnoreStore { path: path.to_string_lossy().into_owned() }.into())
+            }
             BuildWarning::NotEvicted(e) => e.remedy(),
         }
     }
@@ -73,10 +84,18 @@ mod tests {
             BuildWarning::NoMatch { pattern: "src/*.c" },
             BuildWarning::Overwritten { dest: "/app" },
             BuildWarning::UnusedSecret { id: "tokne", similar: "token" },
+            BuildWarning::StoreLeftOut { path: Path::new(".local/share/rbuild") },
             BuildWarning::NotEvicted(full.into()),
         ];
-        let variants =
-            variants!(BuildWarning { NotIsolated, OuterProcesses, NoMatch, Overwritten, UnusedSecret, NotEvicted });
+        let variants = variants!(BuildWarning {
+            NotIsolated,
+            OuterProcesses,
+            NoMatch,
+            Overwritten,
+            UnusedSecret,
+            StoreLeftOut,
+            NotEvicted
+        });
         let words = |warning: &BuildWarning| format!("{}\n  remedy: {:?}", warning.text(), warning.help());
         assert_recorded!("BuildWarning", variants.words(&warnings, words));
     }

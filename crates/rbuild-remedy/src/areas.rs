@@ -57,6 +57,13 @@ pub enum FileRemedy {
     CorrectPattern,
     /// Remove the pattern that excludes a file from the ignore file.
     RemovePattern,
+    /// Exclude the store from the build context.
+    IgnoreStore {
+        /// Its path in the context.
+        path: String,
+    },
+    /// Use a store outside the build context.
+    MoveStore,
     /// Copy a file into the root that its link leads out of.
     CopyInto {
         /// The root, as messages name it.

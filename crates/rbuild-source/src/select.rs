@@ -1,8 +1,9 @@
 //! Selection of the files that a source of COPY or a mount names.
 
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
-use rbuild_linux::{FileKind, MOST_DEEP, RootDir, Stat, UidGid, quoted};
+use rbuild_linux::{FileKind, Inode, MOST_DEEP, RootDir, Stat, UidGid, quoted};
 use rbuild_paths::{Glob, SourceForm, SourcePattern, in_root};
 use rbuild_remedy::closest_file;
 
@@ -33,6 +34,9 @@ pub enum SourceError {
     Changed(PathBuf),
     #[error("{} is nested more than {MOST_DEEP} directories deep", quoted(.0))]
     TooDeep(PathBuf),
+    /// The store, or a path in it. The store is never part of a build context.
+    #[error("`{0}` is in the store of this build")]
+    InStore(String),
 }
 
 impl SourceError {
@@ -87,6 +91,37 @@ impl Owner {
     }
 }
 
+/// The store of the build. If it is below a build context, it is not part of it: a build writes to
+/// the store, so a copy of the store would contain itself.
+///
+/// It is identified by device and inode, because the context may contain it under any name.
+#[derive(Debug)]
+pub struct StoreDir {
+    inode: Inode,
+    found: OnceLock<PathBuf>,
+}
+
+impl StoreDir {
+    pub fn new(inode: Inode) -> StoreDir {
+        StoreDir { inode, found: OnceLock::new() }
+    }
+
+    /// Returns true if the metadata is that of the store.
+    pub fn is(&self, stat: &Stat) -> bool {
+        stat.kind == FileKind::Dir && stat.inode() == self.inode
+    }
+
+    /// Returns the path, relative to the context, at which a selection or a walk left the store
+    /// out; `None` if none has come across it.
+    pub fn left_out(&self) -> Option<&Path> {
+        self.found.get().map(PathBuf::as_path)
+    }
+
+    fn leave_out(&self, path: impl FnOnce() -> PathBuf) {
+        self.found.get_or_init(path);
+    }
+}
+
 /// A directory from which steps read files.
 pub struct SourceTree<'a> {
     /// All paths are resolved inside this directory.
@@ -95,6 +130,8 @@ pub struct SourceTree<'a> {
     pub ignore: Option<&'a Ignore>,
     /// `--exclude` rules, relative to each source (for a file, its name).
     pub exclude: Option<&'a Ignore>,
+    /// A directory that is not part of the tree.
+    pub store: Option<&'a StoreDir>,
     /// Owner and mode of copied files.
     pub owner: Owner,
     /// Digests of files that were read before.
@@ -147,8 +184,8 @@ impl SourceTree<'_> {
     ///
     /// # Errors
     ///
-    /// Returns an error if a path does not exist, or a pattern is invalid or matches a dangling
-    /// link. A pattern without a match is not an error.
+    /// Returns an error if a path does not exist or is in the store, or if a pattern is invalid or
+    /// matches a dangling link. A pattern without a match is not an error.
     pub fn select(&self, source: &SourcePattern) -> Result<Vec<Selected>, SourceError> {
         let mut found = match source.form() {
             SourceForm::Path(path) => vec![self.at(source.text(), path)?],
@@ -172,16 +209,21 @@ impl SourceTree<'_> {
     }
 
     fn at(&self, source: &str, path: &Path) -> Result<Selected, SourceError> {
-        self.named(path)?.ok_or_else(|| self.not_found(source, path))
+        let found = self.named(path)?.filter(|found| !self.is_in_store(&found.path));
+        found.ok_or_else(|| self.not_found(source, path))
     }
 
     /// Selects the files below `start`, which is resolved as a path, whose components match.
     fn matching(&self, start: &Path, components: &[Glob]) -> Result<Vec<Selected>, SourceError> {
         let mut found: Vec<PathBuf> = self.visible(start)?.into_iter().collect();
+        if let Some(inside) = found.iter().find(|path| self.is_in_store(path)) {
+            return Err(SourceError::InStore(inside.to_string_lossy().into_owned()));
+        }
         for glob in components {
             let mut next = Vec::new();
             for dir in &found {
-                if !dir.as_os_str().is_empty() && !self.root.stat(dir).is_ok_and(|stat| stat.kind == FileKind::Dir) {
+                let is_open = |stat: Stat| stat.kind == FileKind::Dir && !self.leaves_out(&stat, || dir.clone());
+                if !dir.as_os_str().is_empty() && !self.root.stat(dir).is_ok_and(is_open) {
                     continue;
                 }
                 let dir_of = |e: rbuild_linux::Error| SourceError::from(e).of_found(self.root);
@@ -218,7 +260,8 @@ impl SourceTree<'_> {
         is_link.then(|| self.root.resolve(&real).ok()).flatten()
     }
 
-    /// Selects the file at `path`; `None` if it does not exist or is ignored.
+    /// Selects the file at `path`; `None` if it does not exist, is ignored or is the store. A path
+    /// inside the store that no link leads to is found.
     fn named(&self, path: &Path) -> Result<Option<Selected>, SourceError> {
         let Some(real) = self.visible(path)? else { return Ok(None) };
         let name = PathBuf::from(path.file_name().unwrap_or_default());
@@ -228,6 +271,9 @@ impl SourceTree<'_> {
             Err(e) if e.is_not_found() || e.kind() == std::io::ErrorKind::NotADirectory => return Ok(None),
             Err(e) => return Err(e.into()),
         };
+        if self.leaves_out(&stat, || real.clone()) || (real != path && self.is_in_store(&real)) {
+            return Ok(None);
+        }
         // An ignored directory exists only if a negated rule re-includes something in it.
         let there = !self.ignored(&real) || (stat.kind == FileKind::Dir && self.has_reincluded(&real)?);
         Ok(there.then_some(Selected { path: real, name, take: Take::Content, stat }))
@@ -264,6 +310,20 @@ impl SourceTree<'_> {
         }
     }
 
+    /// Returns true if the metadata is that of the store, and notes its path.
+    pub(crate) fn leaves_out(&self, stat: &Stat, path: impl FnOnce() -> PathBuf) -> bool {
+        let Some(store) = self.store.filter(|store| store.is(stat)) else { return false };
+        store.leave_out(path);
+        true
+    }
+
+    /// Returns true if a path without links is the store or is inside it.
+    fn is_in_store(&self, real: &Path) -> bool {
+        let Some(store) = self.store else { return false };
+        let mut above = real.ancestors().filter(|path| !path.as_os_str().is_empty());
+        above.any(|path| self.root.stat(path).is_ok_and(|stat| store.is(&stat)))
+    }
+
     pub(crate) fn ignored(&self, path: &Path) -> bool {
         match self.ignore {
             Some(ignore) if !ignore.is_empty() && !path.as_os_str().is_empty() => {
@@ -274,6 +334,10 @@ impl SourceTree<'_> {
     }
 
     pub(crate) fn not_found(&self, source: &str, path: &Path) -> SourceError {
+        let is_in_store = |real: PathBuf| !self.ignored(&real) && self.is_in_store(&real);
+        if self.visible(path).ok().flatten().is_some_and(is_in_store) {
+            return SourceError::InStore(source.to_string());
+        }
         // Look again without the ignore file.
         let seen = |tree: &SourceTree<'_>| tree.named(path).is_ok_and(|found| found.is_some());
         let ignored = !seen(self) && seen(&SourceTree { ignore: None, ..*self });
@@ -327,8 +391,10 @@ mod tests {
             )),
             SourceError::Changed("a".into()),
             SourceError::TooDeep("a".into()),
+            SourceError::InStore("cache/blobs".into()),
         ];
-        let variants = variants!(SourceError { NotFound, DeadLink, BadPattern, BehindLink, Kernel, Changed, TooDeep });
+        let variants =
+            variants!(SourceError { NotFound, DeadLink, BadPattern, BehindLink, Kernel, Changed, TooDeep, InStore });
         assert_recorded!("SourceError", variants.table(&errors, |e| e, no_remedy));
     }
 }

@@ -14,9 +14,9 @@ use crate::select::{Selected, SourceError, SourceTree};
 
 impl SourceTree<'_> {
     /// Visits the entries below the directory `dir` (relative to the root): parents before
-    /// children, in order of their names, without excluded paths. Excluded directories are visited
-    /// if they contain re-included entries. The visitor receives the open parent directory, the
-    /// path relative to `dir`, and the metadata.
+    /// children, in order of their names, without excluded paths and the store. Excluded
+    /// directories are visited if they contain re-included entries. The visitor receives the open
+    /// parent directory, the path relative to `dir`, and the metadata.
     ///
     /// # Errors
     ///
@@ -120,7 +120,7 @@ impl SourceTree<'_> {
 
     /// Returns the metadata of an entry, and true if it is selected. An excluded directory is
     /// returned with false if it may contain re-included entries. Returns `None` for other excluded
-    /// entries, whiteouts, and entries that no longer exist.
+    /// entries, the store, whiteouts, and entries that no longer exist.
     pub(crate) fn look(
         &self,
         parent: &RootDir,
@@ -139,7 +139,9 @@ impl SourceTree<'_> {
             Err(e) if e.is_not_found() => return Ok(None),
             Err(e) => return Err(e.into()),
         };
-        let hidden = (excluded && stat.kind != FileKind::Dir) || stat.is_whiteout();
+        let hidden = (excluded && stat.kind != FileKind::Dir)
+            || stat.is_whiteout()
+            || self.leaves_out(&stat, || PathBuf::from(rules.ignore.entry(name)));
         Ok((!hidden).then_some((stat, !excluded)))
     }
 
@@ -447,8 +449,14 @@ mod tests {
         let root = RootDir::open(&dir).unwrap();
         for ignored in ["", "**/*.skip\nd3", "*\n!d5/e/f/7.txt\n!d6/e/none", "flat\n!flat/99"] {
             let ignore = Ignore::parse(ignored).unwrap();
-            let tree =
-                SourceTree { root: &root, ignore: Some(&ignore), exclude: None, owner: Owner::Root, hashes: None };
+            let tree = SourceTree {
+                root: &root,
+                ignore: Some(&ignore),
+                exclude: None,
+                store: None,
+                owner: Owner::Root,
+                hashes: None,
+            };
             let mut walked = Hasher::new();
             let mut count = 0;
             tree.walk::<SourceError>(Path::new(""), |_, path, stat| {

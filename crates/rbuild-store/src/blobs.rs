@@ -272,12 +272,6 @@ pub struct NewBlob<'a> {
 }
 
 impl NewBlob<'_> {
-    /// Returns the error of a failed write.
-    fn failed(&self, e: std::io::Error) -> StoreError {
-        let place = self.work.dir().place().expect("the root of a store has a name");
-        Error::new("write", self.work.path(), e).within(format!("the layers in {place}")).into()
-    }
-
     /// Opens the bytes that have been written, for reading.
     pub(crate) fn reopen(&self) -> Result<File> {
         Ok(self.work.dir().open_name(self.file.temp_name())?)
@@ -317,6 +311,18 @@ impl Write for NewBlob<'_> {
     }
 }
 
+/// A file of the store that receives a blob.
+pub(crate) trait BlobFile: Write {
+    /// Returns the directory of the file.
+    fn dir(&self) -> &RootDir;
+}
+
+impl BlobFile for NewBlob<'_> {
+    fn dir(&self) -> &RootDir {
+        self.work.dir()
+    }
+}
+
 /// A blob whose digest is computed while it is written, on another thread if it is large.
 pub(crate) struct HashedBlob<W> {
     blob: W,
@@ -324,7 +330,7 @@ pub(crate) struct HashedBlob<W> {
     chunk: Vec<u8>,
 }
 
-impl<W: Write> HashedBlob<W> {
+impl<W: BlobFile> HashedBlob<W> {
     pub fn new(blob: W) -> HashedBlob<W> {
         HashedBlob { blob, hash: ChunkHash::new(), chunk: Vec::new() }
     }
@@ -389,7 +395,11 @@ impl<W: Write> HashedBlob<W> {
         if self.chunk.is_empty() {
             return Ok(());
         }
-        self.blob.write_all(&self.chunk).map_err(|e| self.blob.failed(e))?;
+        if let Err(e) = self.blob.write_all(&self.chunk) {
+            let dir = self.blob.dir();
+            let place = dir.place().expect("the directories of a store have its name");
+            return Err(Error::new("write", dir.path(), e).within(format!("the layers in {place}")).into());
+        }
         self.chunk = self.hash.take(std::mem::take(&mut self.chunk));
         self.chunk.clear();
         Ok(())

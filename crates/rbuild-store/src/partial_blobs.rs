@@ -13,6 +13,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use rbuild_image::BlobDigest;
 use rbuild_linux::RootDir;
 
+use crate::blobs::BlobFile;
 use crate::error::{Result, naming};
 use crate::modes;
 use crate::store::Store;
@@ -74,6 +75,12 @@ impl PartialFile {
     pub fn publish_in(self, to: &RootDir, store: &Store) -> Result<()> {
         store.blobs().note_whole(&self.file);
         Ok(self.dir.rename(&self.name, to, &self.name)?)
+    }
+}
+
+impl BlobFile for PartialFile {
+    fn dir(&self) -> &RootDir {
+        &self.dir
     }
 }
 

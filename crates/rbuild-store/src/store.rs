@@ -11,7 +11,7 @@ use std::time::Duration;
 use rbuild_image::ManifestDigest;
 use rbuild_layer::{Limits, Stop};
 use rbuild_linux::{
-    Conflict, DirEntry, KeyLock, LockKind, OwnerMode, OwnerRecords, RootDir, UidGid, is_unpublished, process,
+    Conflict, DirEntry, Inode, KeyLock, LockKind, OwnerMode, OwnerRecords, RootDir, UidGid, is_unpublished, process,
     write_atomic, write_durable,
 };
 use serde::de::DeserializeOwned;
@@ -159,6 +159,15 @@ impl Store {
     /// Returns the path of the store.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Returns the identity of the store's directory.
+    ///
+    /// # Errors
+    ///
+    /// Fails if its metadata cannot be read.
+    pub fn inode(&self) -> Result<Inode> {
+        Ok(self.root.stat_self()?.inode())
     }
 
     /// Returns the same store under another path, sharing the lock, with its files as a process

@@ -20,9 +20,9 @@ use rbuild_remedy::{BuildRemedy, FileRemedy, Remedy};
 use rbuild_sandbox::Builder;
 use rbuild_source::{
     Fingerprint, HardLinks, HashCache, Ignore, Owner, Selected, Selection, SelectionContent, SelectionHash,
-    SourceError, SourceTree, Take, content, content_without_links,
+    SourceError, SourceTree, StoreDir, Take, content, content_without_links,
 };
-use rbuild_store::{CacheKey, FILES, FROM, PARENT, ResultId};
+use rbuild_store::{CacheKey, FILES, FROM, PARENT, ResultId, Store};
 
 use crate::builder_paths::BindPoint;
 use crate::error::{BuildError, Result};
@@ -36,17 +36,18 @@ pub struct Context {
     ignore: Ignore,
     owner: Owner,
     hashes: Arc<HashCache>,
+    store: Arc<StoreDir>,
 }
 
 impl Context {
-    fn open(
-        path: &Path,
-        ignore: Option<&IgnoreFile>,
-        owner: Owner,
-        hashes: &Arc<HashCache>,
-        owners: &OwnerRecords,
-    ) -> Result<Context> {
-        let root = RootDir::open(path).map_err(BuildError::kernel(ErrorContext::BuildContext))?.with_owners(owners);
+    fn open(path: &Path, ignore: Option<&IgnoreFile>, shared: &SharedByContexts<'_>) -> Result<Context> {
+        let SharedByContexts { owner, hashes, owners, store } = shared;
+        let failed = BuildError::kernel(ErrorContext::BuildContext);
+        let root = RootDir::open(path).map_err(failed)?.with_owners(owners);
+        if store.is(&root.stat_self().map_err(BuildError::kernel(ErrorContext::BuildContext))?) {
+            let message = "the build context is the store of this build".to_string();
+            return Err(BuildError::Other { message, help: Some(FileRemedy::OtherDirectory.into()) });
+        }
         let parse = |file: &IgnoreFile| {
             Ignore::parse(&file.text).map_err(|e| BuildError::Other {
                 message: format!("the ignore file {}, {e}", quoted(&file.path)),
@@ -54,7 +55,7 @@ impl Context {
             })
         };
         let ignore = ignore.map(parse).transpose()?.unwrap_or_default();
-        Ok(Context { root, ignore, owner, hashes: hashes.clone() })
+        Ok(Context { root, ignore, owner: *owner, hashes: Arc::clone(hashes), store: store.clone() })
     }
 
     pub fn tree(&self) -> SourceTree<'_> {
@@ -62,6 +63,7 @@ impl Context {
             root: &self.root,
             ignore: Some(&self.ignore),
             exclude: None,
+            store: Some(&self.store),
             owner: self.owner,
             hashes: Some(&self.hashes),
         }
@@ -72,6 +74,15 @@ impl Context {
 pub struct Contexts {
     main: Option<Context>,
     named: HashMap<ContextId, Context>,
+    store: Arc<StoreDir>,
+}
+
+/// Properties that all contexts of a build have in common.
+struct SharedByContexts<'a> {
+    owner: Owner,
+    hashes: &'a Arc<HashCache>,
+    owners: &'a OwnerRecords,
+    store: Arc<StoreDir>,
 }
 
 /// The files of a stage or an image that a step copies from.
@@ -86,7 +97,14 @@ impl StageFiles {
     }
 
     pub fn tree(&self) -> SourceTree<'_> {
-        SourceTree { root: &self.root, ignore: None, exclude: None, owner: Owner::AsIs, hashes: Some(&self.hashes) }
+        SourceTree {
+            root: &self.root,
+            ignore: None,
+            exclude: None,
+            store: None,
+            owner: Owner::AsIs,
+            hashes: Some(&self.hashes),
+        }
     }
 }
 
@@ -98,24 +116,35 @@ pub enum Viewpoint<'a> {
 }
 
 impl Contexts {
-    /// Opens the contexts. Files that represent devices are recognized if they are in `owners`.
+    /// Opens the contexts. Files that represent devices are recognized if they are in the owner
+    /// records of the store.
     pub fn open(
         request: &BuildRequest,
         from: Viewpoint<'_>,
         hashes: &Arc<HashCache>,
-        owners: &OwnerRecords,
+        store: &Store,
     ) -> Result<Contexts> {
-        let owner = if request.git_modes { Owner::RootWithGitModes } else { Owner::Root };
+        let shared = SharedByContexts {
+            owner: if request.git_modes { Owner::RootWithGitModes } else { Owner::Root },
+            hashes,
+            owners: store.owner_records(),
+            store: Arc::new(StoreDir::new(store.inode()?)),
+        };
         let open = |dir: &ContextDir, place: BindPoint| match from {
-            Viewpoint::Launcher => Context::open(&dir.path, dir.ignore.as_ref(), owner, hashes, owners),
+            Viewpoint::Launcher => Context::open(&dir.path, dir.ignore.as_ref(), &shared),
             Viewpoint::Builder(builder) => {
-                Context::open(&builder.path(&place.path()), dir.ignore.as_ref(), owner, hashes, owners)
+                Context::open(&builder.path(&place.path()), dir.ignore.as_ref(), &shared)
             }
         };
         let main = request.context.as_ref().map(|dir| open(dir, BindPoint::Context)).transpose()?;
         let named = request.parameters.named_dirs();
-        let named = named.map(|(id, dir)| Ok((id, open(dir, BindPoint::Named(id))?)));
-        Ok(Contexts { main, named: named.collect::<Result<_>>()? })
+        let named = named.map(|(id, dir)| Ok((id, open(dir, BindPoint::Named(id))?))).collect::<Result<_>>()?;
+        Ok(Contexts { main, named, store: shared.store })
+    }
+
+    /// Returns the path of the store in a context, if a step would have taken it otherwise.
+    pub fn store_left_out(&self) -> Option<&Path> {
+        self.store.left_out()
     }
 
     /// Returns the context that a step reads, `None` if it reads another step's files. Fails if the
@@ -412,6 +441,7 @@ pub fn source_error(e: SourceError, span: Span, from: Option<&str>) -> BuildErro
         }
         SourceError::BadPattern(_) => d.help("write `[[]` for a bracket that is part of a name"),
         SourceError::BehindLink { .. } => d.help("name the path that the link leads to"),
+        SourceError::InStore(_) => d.help(Remedy::from(FileRemedy::MoveStore)),
         SourceError::Kernel(_) | SourceError::TooDeep(_) => d,
     }])
 }
@@ -447,7 +477,8 @@ mod tests {
         let Ok(Plan::Graph(graph)) = plan(&file, &Parameters::new(platform.clone(), platform), &HashMap::new()) else {
             panic!()
         };
-        let contexts = Contexts { main: None, named: HashMap::new() };
+        let store = Arc::new(StoreDir::new((0, 0, 0)));
+        let contexts = Contexts { main: None, named: HashMap::new(), store };
         let mut results: Vec<ResultId> = Vec::new();
         let mut found = Vec::new();
         for vertex in &graph.vertices {

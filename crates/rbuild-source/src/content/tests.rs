@@ -1,5 +1,5 @@
 use super::*;
-use crate::Ignore;
+use crate::{Ignore, StoreDir};
 use rbuild_paths::SourcePattern;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
@@ -18,13 +18,27 @@ impl Temp {
     fn digest(&self, source: &str, ignore: &str) -> Result<SelectionHash, SourceError> {
         let root = RootDir::open(&self.0).unwrap();
         let ignore = Ignore::parse(ignore).unwrap();
-        let tree = SourceTree { root: &root, ignore: Some(&ignore), exclude: None, owner: Owner::Root, hashes: None };
+        let tree = SourceTree {
+            root: &root,
+            ignore: Some(&ignore),
+            exclude: None,
+            store: None,
+            owner: Owner::Root,
+            hashes: None,
+        };
         content(&tree, &tree.select(&SourcePattern::parse(source))?).map(|content| content.digest)
     }
     fn names(&self, source: &str, ignore: &str) -> Vec<String> {
         let root = RootDir::open(&self.0).unwrap();
         let ignore = Ignore::parse(ignore).unwrap();
-        let tree = SourceTree { root: &root, ignore: Some(&ignore), exclude: None, owner: Owner::Root, hashes: None };
+        let tree = SourceTree {
+            root: &root,
+            ignore: Some(&ignore),
+            exclude: None,
+            store: None,
+            owner: Owner::Root,
+            hashes: None,
+        };
         let mut names = Vec::new();
         for item in tree.select(&SourcePattern::parse(source)).unwrap() {
             names.push(item.path.to_string_lossy().into_owned());
@@ -144,7 +158,8 @@ fn content_digests_are_stable() {
 fn selection_or_error(dir: &Path, source: &str, ignore: &str) -> String {
     let root = RootDir::open(dir).unwrap();
     let ignore = Ignore::parse(&ignore.replace(';', "\n")).unwrap();
-    let tree = SourceTree { root: &root, ignore: Some(&ignore), exclude: None, owner: Owner::Root, hashes: None };
+    let tree =
+        SourceTree { root: &root, ignore: Some(&ignore), exclude: None, store: None, owner: Owner::Root, hashes: None };
     let found = match source.strip_prefix('=') {
         Some(literal) => tree.select_literal(literal).map(|item| vec![item]),
         None => tree.select(&SourcePattern::parse(source)),
@@ -211,6 +226,71 @@ fn sources_select_files_that_are_not_ignored() {
     }
 }
 
+/// The directory `d` takes the place of the store. Returns the entries that are selected, with
+/// those below them, or the error; and the path at which the store was left out.
+fn without_store(dir: &Path, source: &SourcePattern) -> (String, Option<PathBuf>) {
+    let root = RootDir::open(dir).unwrap();
+    let store = StoreDir::new(root.stat(Path::new("d")).unwrap().inode());
+    let tree =
+        SourceTree { root: &root, ignore: None, exclude: None, store: Some(&store), owner: Owner::Root, hashes: None };
+    let mut found = Vec::new();
+    let selected = tree.select(source).map(|items| {
+        for item in &items {
+            found.push(item.path.clone());
+            if item.stat.kind == FileKind::Dir {
+                let below = tree.walk_selected::<SourceError>(item, |_, path, _| {
+                    found.push(item.path.join(path));
+                    Ok(())
+                });
+                below.unwrap();
+            }
+        }
+    });
+    let found = match selected {
+        Ok(()) => found.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(" "),
+        Err(e) => e.to_string(),
+    };
+    (found, store.left_out().map(Path::to_path_buf))
+}
+
+#[test]
+fn the_store_is_not_part_of_a_context() {
+    let t = Temp::new("store");
+    std::fs::create_dir_all(t.0.join("up/in")).unwrap();
+    std::fs::rename(t.0.join("d"), t.0.join("up/d")).unwrap();
+    std::fs::write(t.0.join("up/in/z"), "").unwrap();
+    for (link, target) in [("lnk", "d"), ("inside", "d/x")] {
+        symlink(target, t.0.join("up").join(link)).unwrap();
+    }
+    let up = t.0.join("up");
+    for (source, want, left_out) in [
+        (".", " in in/z inside lnk", true),
+        ("in", "in in/z", false),
+        ("*", "in in/z", true),
+        ("*/x", "", true),
+        ("*/z", "in/z", true),
+        ("d", "`d` is in the store of this build", true),
+        ("d/e/y", "`d/e/y` is in the store of this build", false),
+        ("d/none", "`d/none` is in the store of this build", false),
+        ("d/*", "`d` is in the store of this build", false),
+        ("lnk", "`lnk` is in the store of this build", true),
+        ("inside", "`inside` is in the store of this build", false),
+    ] {
+        let (found, left) = without_store(&up, &SourcePattern::parse(source));
+        assert_eq!((found.as_str(), left.is_some()), (want, left_out), "{source}");
+        assert!(left.is_none_or(|path| path == Path::new("d")), "{source}");
+    }
+    for (source, want) in [
+        (".", " in in/z inside lnk"),
+        ("**/z", " in in/z"),
+        ("**/y", ""),
+        ("d/e/y", "`d/e/y` is in the store of this build"),
+        ("d/./e", "`d/./e` is in the store of this build"),
+    ] {
+        assert_eq!(without_store(&up, &SourcePattern::with_parents(source)).0, want, "{source} with --parents");
+    }
+}
+
 /// Sources of `--parents`: `name` is copied with its content, `(name)` is a parent directory.
 #[test]
 fn parent_directories_are_selected_with_parents() {
@@ -223,7 +303,8 @@ fn parent_directories_are_selected_with_parents() {
         let root = RootDir::open(&t.0).unwrap();
         let (ignore, exclude) = (Ignore::parse(ignore).unwrap(), Ignore::parse(exclude).unwrap());
         let exclude = Some(&exclude);
-        let tree = SourceTree { root: &root, ignore: Some(&ignore), exclude, owner: Owner::Root, hashes: None };
+        let tree =
+            SourceTree { root: &root, ignore: Some(&ignore), exclude, store: None, owner: Owner::Root, hashes: None };
         match tree.select(&SourcePattern::with_parents(source)) {
             Ok(items) => items
                 .iter()
@@ -278,7 +359,14 @@ fn the_fingerprint_detects_all_relevant_changes() {
     let look = |source: &str, parents: bool| {
         let root = RootDir::open(&t.0).unwrap();
         let ignore = Ignore::parse("left-out/*").unwrap();
-        let tree = SourceTree { root: &root, ignore: Some(&ignore), exclude: None, owner: Owner::Root, hashes: None };
+        let tree = SourceTree {
+            root: &root,
+            ignore: Some(&ignore),
+            exclude: None,
+            store: None,
+            owner: Owner::Root,
+            hashes: None,
+        };
         let selected = if parents {
             tree.select(&SourcePattern::with_parents(source))
         } else {
@@ -339,7 +427,8 @@ fn parents_of_reincluded_files_keep_their_mode() {
     mode("d/e", 0o750);
     let root = RootDir::open(&t.0).unwrap();
     let ignore = Ignore::parse("*\n!d/e/y\n!gone/x").unwrap();
-    let tree = SourceTree { root: &root, ignore: Some(&ignore), exclude: None, owner: Owner::Root, hashes: None };
+    let tree =
+        SourceTree { root: &root, ignore: Some(&ignore), exclude: None, store: None, owner: Owner::Root, hashes: None };
     let mut seen = Vec::new();
     tree.walk::<SourceError>(Path::new(""), |_, path, stat| {
         seen.push(format!("{} {:o}", path.display(), stat.mode & 0o777));
@@ -379,7 +468,7 @@ fn files_renamed_while_they_are_read_count_as_changed() {
     }
     let stop = std::sync::atomic::AtomicBool::new(false);
     let root = RootDir::open(&t.0).unwrap();
-    let tree = SourceTree { root: &root, ignore: None, exclude: None, owner: Owner::Root, hashes: None };
+    let tree = SourceTree { root: &root, ignore: None, exclude: None, store: None, owner: Owner::Root, hashes: None };
     let attempts = |source: &str, parents: bool| -> Result<(), SourceError> {
         let selected = if parents {
             tree.select(&SourcePattern::with_parents(source))?

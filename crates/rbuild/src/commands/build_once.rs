@@ -6,7 +6,7 @@ use std::sync::mpsc::{Receiver, channel};
 use rbuild_dockerfile::ast::Dockerfile;
 use rbuild_engine::{
     BuildError, BuildRequest, Event, Events, Export, Finished, FinishedImage, Online, Prepared, answer, binds, execute,
-    prepare,
+    prepare, warn_of_store,
 };
 use rbuild_image::MediaType;
 use rbuild_linux::Destination;
@@ -76,6 +76,7 @@ impl BuildOnce<'_> {
                 return Ok(BuildOutcome::Failed((self.report)(&e)));
             }
         };
+        warn_of_store(&prepared, &sender);
         if let Some(refusal) = self.lint.refusal(request) {
             drop(sender);
             draw(&events, self.mode, self.explain);

@@ -154,6 +154,8 @@ fn file_words(remedy: &FileRemedy) -> String {
         FileRemedy::AnotherDestination => "choose another destination".into(),
         FileRemedy::EndWithSlash => "end the destination with a slash if it is a directory".into(),
         FileRemedy::RemovePattern => "remove the pattern that excludes it from the ignore file".into(),
+        FileRemedy::IgnoreStore { path } => format!("add `{path}` to the ignore file"),
+        FileRemedy::MoveStore => "use a store outside the build context: --root DIR".into(),
         FileRemedy::CopyInto { root } => format!("copy the file into {root}; paths and links cannot lead out of it"),
         FileRemedy::CorrectLink => "correct the link, or remove it from the instruction".into(),
         FileRemedy::AwaitWriters => "wait until nothing writes to the files, then build again".into(),

@@ -56,6 +56,38 @@ fn source_date_epoch_can_be_taken_from_the_context_archive() {
 }
 
 #[test]
+fn the_store_is_left_out_of_a_context_that_contains_it() {
+    let lab = Lab::new();
+    lab.write("f", "x");
+    let left_out = "warning: `store` in the build context is the store of this build and was left out";
+    let build = |dockerfile: &str, args: &str| lab.sh(&format!("printf '{dockerfile}' | $RB build -f - {args} $LAB"));
+    for args in ["--no-cache", ""] {
+        let ran = build("FROM busybox\nCOPY . /c\n", &format!("-t copy {args}")).ok();
+        assert_eq!(ran.stderr.matches(left_out).count(), 1, "{}", ran.stderr);
+    }
+    // Nothing changed, although the build wrote to the store.
+    let ran = build("FROM busybox\nCOPY . /c\n", "").ok();
+    assert_eq!(ran.steps().0, 0, "{}", ran.stderr);
+    let layer = lab.top_layer("copy");
+    let has = |path: &str| layer.iter().any(|line| line.contains(path));
+    assert!(has("c/ctx/f") && !has("store"), "{layer:?}");
+    let list = "cd /c; find . -name store";
+    build(&format!("FROM busybox\nRUN --mount=target=/c test -z \"$({list})\" -a -e /c/ctx/f\n"), "").ok();
+    let named = format!("FROM busybox\nCOPY --from=all . /c\nRUN test -z \"$({list})\" -a -e /c/ctx/f\n");
+    let ran = build(&named, "--build-context all=$LAB").ok();
+    assert_eq!(ran.stderr.matches(left_out).count(), 1, "{}", ran.stderr);
+    for source in ["store", "store/index.json", "store/*"] {
+        build(&format!("FROM busybox\nCOPY {source} /c/\n"), "")
+            .fails(1, &["is in the store of this build", "hint: use a store outside the build context: --root DIR"]);
+    }
+    build("FROM busybox\nCOPY --from=it . /c\n", "--build-context it=$LAB/store")
+        .fails(1, &["the build context is the store of this build"]);
+    lab.sh("echo store >$LAB/.dockerignore").ok();
+    let ran = build("FROM busybox\nCOPY . /c\n", "").ok();
+    assert!(!ran.stderr.contains("left out"), "{}", ran.stderr);
+}
+
+#[test]
 fn a_named_directory_replaces_stages_images_and_copy_sources() {
     let lab = Lab::new();
     lab.write("extra/f", "named").write("extra/skip", "x").write("extra/.dockerignore", "skip\n");

@@ -43,6 +43,8 @@ fn hints_about_files_are_as_recorded() {
             EndWithSlash,
             CorrectPattern,
             RemovePattern,
+            IgnoreStore,
+            MoveStore,
             CopyInto,
             CorrectLink,
             AwaitWriters
@@ -70,6 +72,8 @@ fn hints_about_files_are_as_recorded() {
             FileRemedy::EndWithSlash,
             FileRemedy::CorrectPattern,
             FileRemedy::RemovePattern,
+            FileRemedy::IgnoreStore { path: ".local/share/rbuild".into() },
+            FileRemedy::MoveStore,
             FileRemedy::CopyInto { root: "the build context".into() },
             FileRemedy::CorrectLink,
             FileRemedy::AwaitWriters
