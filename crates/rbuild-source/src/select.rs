@@ -240,8 +240,11 @@ impl SourceTree<'_> {
         for path in &found {
             match self.named(path)? {
                 Some(found) => selected.push(found),
-                // A matching link selects its target, so a dangling one is an error.
-                None if self.link_target(path).is_some()
+                // A matching link selects its target, so a dangling one is an error. One that leads
+                // into the store is left out, as the store is.
+                None if self
+                    .link_target(path)
+                    .is_some_and(|target| !self.is_in_store(target.strip_prefix("/").unwrap_or(&target)))
                     && !self.exclude.is_some_and(|e| e.excludes(&base_name(path))) =>
                 {
                     return Err(self.not_found(&path.to_string_lossy(), path));

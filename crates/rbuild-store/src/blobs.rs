@@ -398,7 +398,7 @@ impl<W: BlobFile> HashedBlob<W> {
         if let Err(e) = self.blob.write_all(&self.chunk) {
             let dir = self.blob.dir();
             let place = dir.place().expect("the directories of a store have its name");
-            return Err(Error::new("write", dir.path(), e).within(format!("the layers in {place}")).into());
+            return Err(dir.error("write", OsStr::new("."), e).within(format!("the layers in {place}")).into());
         }
         self.chunk = self.hash.take(std::mem::take(&mut self.chunk));
         self.chunk.clear();

@@ -100,8 +100,8 @@ impl Waits {
 }
 
 impl LockUser {
-    /// Returns a description of the holders. `here` is the ID that this user has in the namespace of
-    /// the calling process.
+    /// Returns a description of the holders. `here` is the ID that this user has in the namespace
+    /// of the calling process.
     fn names(&self, holders: &[LockHolder], here: u32) -> String {
         let shown: Vec<String> = holders.iter().map(|holder| self.name(holder, here)).collect();
         if shown.is_empty() { "a process outside this PID namespace".into() } else { shown.join(", ") }
@@ -137,7 +137,7 @@ struct WaitFacts {
 
 /// A decision about a wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Verdict {
+enum NextStep {
     Continue,
     /// The wait continues, and is reported.
     Report(Holding),
@@ -159,18 +159,18 @@ enum Holding {
 }
 
 impl WaitFacts {
-    fn verdict(&self) -> Verdict {
+    fn next(&self) -> NextStep {
         if self.is_foreign && self.waited >= self.limit {
-            return Verdict::Held;
+            return NextStep::Held;
         }
         // Any program can use rbuild's name, so a holder of the whole lock must make progress.
         if self.conflict.is_none() && self.is_idle {
-            return Verdict::Idle;
+            return NextStep::Idle;
         }
         if self.notified || self.waited < NOTICE_AFTER {
-            return Verdict::Continue;
+            return NextStep::Continue;
         }
-        Verdict::Report(match (self.is_foreign, self.conflict) {
+        NextStep::Report(match (self.is_foreign, self.conflict) {
             (true, _) => Holding::Foreign,
             (false, None) => Holding::Lock,
             (false, Some(_)) => Holding::Key,
@@ -257,11 +257,11 @@ impl Wait<'_> {
         let (limit, notified) = (waits.waiting.foreign, self.notified);
         let is_idle = self.is_idle(&holders, waited);
         let (lock, holder) = (self.name, || waits.names(&holders));
-        match (WaitFacts { waited, limit, conflict, is_foreign, is_idle, notified }).verdict() {
-            Verdict::Continue => Ok(()),
-            Verdict::Held => Err(StoreError::Held { lock, holder: holder() }),
-            Verdict::Idle => Err(StoreError::Idle { lock, holder: holder() }),
-            Verdict::Report(holding) => {
+        match (WaitFacts { waited, limit, conflict, is_foreign, is_idle, notified }).next() {
+            NextStep::Continue => Ok(()),
+            NextStep::Held => Err(StoreError::Held { lock, holder: holder() }),
+            NextStep::Idle => Err(StoreError::Idle { lock, holder: holder() }),
+            NextStep::Report(holding) => {
                 self.report(holding, holders);
                 Ok(())
             }
@@ -357,11 +357,11 @@ mod tests {
         let rows = cases.map(|(name, facts)| {
             let (lock, holder) = ("steps.lock", caller.names(&[holder("make", Some(0))], 1000));
             let ends = |e: StoreError| message_row(name, &e, e.remedy());
-            match facts.verdict() {
-                Verdict::Continue => format!("{name}: (continues)\n"),
-                Verdict::Report(holding) => format!("{name}: {}\n", holding.report(lock, &holder)),
-                Verdict::Held => ends(StoreError::Held { lock, holder }),
-                Verdict::Idle => ends(StoreError::Idle { lock, holder }),
+            match facts.next() {
+                NextStep::Continue => format!("{name}: (continues)\n"),
+                NextStep::Report(holding) => format!("{name}: {}\n", holding.report(lock, &holder)),
+                NextStep::Held => ends(StoreError::Held { lock, holder }),
+                NextStep::Idle => ends(StoreError::Idle { lock, holder }),
             }
         });
         assert_recorded!("waits", rows.concat());

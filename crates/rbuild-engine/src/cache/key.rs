@@ -132,9 +132,7 @@ impl Contexts {
         };
         let open = |dir: &ContextDir, place: BindPoint| match from {
             Viewpoint::Launcher => Context::open(&dir.path, dir.ignore.as_ref(), &shared),
-            Viewpoint::Builder(builder) => {
-                Context::open(&builder.path(&place.path()), dir.ignore.as_ref(), &shared)
-            }
+            Viewpoint::Builder(builder) => Context::open(&builder.path(&place.path()), dir.ignore.as_ref(), &shared),
         };
         let main = request.context.as_ref().map(|dir| open(dir, BindPoint::Context)).transpose()?;
         let named = request.parameters.named_dirs();

@@ -214,7 +214,7 @@ fn outcome_of_run(
         CommandOutcome::Exited(code) => {
             // A program that was not found needs no secret, unless one contains it or its name.
             let missing = missing_program(&log);
-            let relevant = |secret: &SecretStep| code != PROGRAM_NOT_FOUND || may_name_program(run, secret, missing);
+            let relevant = |secret: &RunSecret| code != PROGRAM_NOT_FOUND || may_name_program(run, secret, missing);
             let absent = not_given(run, env.request, code != PROGRAM_NOT_FOUND, relevant);
             let help = absent.or_else(|| json_help(run)).or_else(|| exit_help(code));
             let help = help
@@ -232,7 +232,7 @@ fn outcome_of_run(
         }
         CommandOutcome::NotStarted(why) => {
             // The file of a secret may be the program, or its interpreter.
-            let is_program = |secret: &SecretStep| run.args.first() == secret.target.as_ref();
+            let is_program = |secret: &RunSecret| run.args.first() == secret.target.as_ref();
             let help = not_given(run, env.request, false, is_program).or_else(|| why.remedy());
             Err(env.failure(id, NotStarted(why), log).with_help(help))
         }
@@ -343,7 +343,7 @@ fn missing_program(log: &[String]) -> Option<&str> {
 
 /// Returns true if the program that a shell did not find may be the file of a secret, or named by
 /// its variable. `missing` is the name of the program, if the shell printed it.
-fn may_name_program(run: &RunStep, secret: &SecretStep, missing: Option<&str>) -> bool {
+fn may_name_program(run: &RunStep, secret: &RunSecret, missing: Option<&str>) -> bool {
     let texts = || run.args.iter().chain(run.script.as_ref().map(|script| &script.content));
     let is_file = secret.target.as_deref().is_some_and(|target| match missing {
         Some(missing) => missing == target,

@@ -56,7 +56,7 @@ pub(crate) fn not_given(
     run: &RunStep,
     request: &BuildRequest,
     agents: bool,
-    relevant: impl Fn(&SecretStep) -> bool,
+    relevant: impl Fn(&RunSecret) -> bool,
 ) -> Option<Remedy> {
     let secrets = run.secrets.iter().filter(|step| !request.secrets.iter().any(|(id, _)| *id == step.id));
     let secrets: Vec<String> = secrets.filter(|step| relevant(step)).map(|step| step.id.clone()).collect();

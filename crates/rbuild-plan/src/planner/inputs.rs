@@ -241,7 +241,8 @@ impl Planner<'_> {
         let vertex = self.add(Step::Scratch, None, name, "FROM scratch".into(), span);
         let mut config = ImageConfig::empty(platform.unwrap_or(&self.params.platform));
         config.config.working_dir = "/".into();
-        self.base_state(vertex, config, label, total)
+        let platform = config.platform();
+        self.base_state(vertex, config, platform, label, total)
     }
 
     fn image_state(
@@ -256,15 +257,23 @@ impl Planner<'_> {
         let base = base.clone();
         let name = StepName { stage: label.clone(), number: 1, total };
         let vertex = self.image_vertex(&image.text, &base, name, span);
-        let config = base.config;
-        Ok(self.base_state(vertex, config, label, total))
+        let platform = platform.cloned().unwrap_or_else(|| base.config.platform());
+        Ok(self.base_state(vertex, base.config, platform, label, total))
     }
 
-    fn base_state(&self, vertex: VertexId, config: ImageConfig, stage: String, total: usize) -> StageState {
+    fn base_state(
+        &self,
+        vertex: VertexId,
+        config: ImageConfig,
+        platform: Platform,
+        stage: String,
+        total: usize,
+    ) -> StageState {
         let env = Vars::of_environment(&config.config.env);
         StageState {
             vertex,
             config,
+            platform,
             vars: env.clone(),
             env,
             args: Vars::default(),

@@ -88,8 +88,8 @@ fn proxies(planner: &Planner<'_>, state: &StageState) -> Vec<(String, String)> {
 
 /// Checks that this machine can run programs of the stage's platform.
 fn check_runnable(planner: &Planner<'_>, state: &StageState, span: Span) -> Planned<()> {
-    let (host, wanted) = (&planner.params.host, state.config.platform());
-    if host.runs(&wanted) || (wanted.os == host.os && planner.params.emulated.contains(&wanted.arch)) {
+    let (host, wanted) = (&planner.params.host, &state.platform);
+    if host.runs(wanted) || (wanted.os == host.os && planner.params.emulated.contains(&wanted.arch)) {
         return Ok(());
     }
     let d = Diagnostic::new(span, format!("the command requires {wanted}, but this machine runs only {host}"));

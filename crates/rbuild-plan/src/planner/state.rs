@@ -67,6 +67,9 @@ pub(super) type Planned<T> = std::result::Result<T, Interrupted>;
 pub(super) struct StageState {
     pub(super) vertex: VertexId,
     pub(super) config: ImageConfig,
+    /// Platform of the commands: the one that the base was requested for, even if its configuration
+    /// states another one, or else that of the base.
+    pub(super) platform: Platform,
     /// Environment of the image. Written to `config` when the graph is complete.
     pub(super) env: Vars,
     /// Variables for expansion: ENV and ARG share one namespace, and the later declaration wins.

@@ -42,7 +42,7 @@ impl Temp {
         let mut names = Vec::new();
         for item in tree.select(&SourcePattern::parse(source)).unwrap() {
             names.push(item.path.to_string_lossy().into_owned());
-            if item.stat.kind == FileKind::Dir {
+            if item.stat.kind == FileKind::Dir && item.take != Take::Above {
                 tree.walk::<SourceError>(&item.path, |_, p, _| {
                     let _: () = names.push(p.to_string_lossy().into_owned());
                     Ok(())
@@ -237,7 +237,7 @@ fn without_store(dir: &Path, source: &SourcePattern) -> (String, Option<PathBuf>
     let selected = tree.select(source).map(|items| {
         for item in &items {
             found.push(item.path.clone());
-            if item.stat.kind == FileKind::Dir {
+            if item.stat.kind == FileKind::Dir && item.take != Take::Above {
                 let below = tree.walk_selected::<SourceError>(item, |_, path, _| {
                     found.push(item.path.join(path));
                     Ok(())

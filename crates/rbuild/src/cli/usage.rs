@@ -262,13 +262,13 @@ fn hidden(verb: &str, flag: &str) -> Option<String> {
     closest_flag(flag, &flags).map(str::to_string)
 }
 
-/// Returns the only flag that begins with a text, or else the most similar one. A short flag is
-/// near to every other one, so it has none.
+/// Returns the flag that begins with a text, if all others that do so begin with that flag, or else
+/// the most similar one. A short flag is near to every other one, so it has none.
 fn closest_flag<'a>(flag: &str, flags: &'a [String]) -> Option<&'a str> {
     let name = flag.strip_prefix("--")?;
-    let mut longer = flags.iter().filter(|known| name.len() >= 3 && known.starts_with(flag));
-    match (longer.next(), longer.next()) {
-        (Some(only), None) => Some(only),
+    let longer: Vec<&String> = flags.iter().filter(|known| name.len() >= 3 && known.starts_with(flag)).collect();
+    match longer.iter().min_by_key(|known| known.len()) {
+        Some(first) if longer.iter().all(|known| known.starts_with(first.as_str())) => Some(first),
         _ => rbuild_dockerfile::closest(flag, flags.iter().map(String::as_str)),
     }
 }
