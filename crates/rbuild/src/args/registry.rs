@@ -11,7 +11,7 @@ pub struct RegistryFlags {
     /// registries on this machine]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub tls_verify: Option<bool>,
-    /// Credentials for the registry that is pulled from or pushed to
+    /// Credentials for the registry that the command names; a build sends them to that of its push
     #[arg(long, value_name = "USER:PASSWORD", hide_env_values = true, env = "RBUILD_CREDS")]
     pub creds: Option<String>,
     /// Credentials file, in the format of docker and podman
