@@ -422,7 +422,7 @@ fn no_log_contains_a_credential() {
 fn an_empty_login_variable_is_no_login() {
     let lab = Lab::new();
     lab.write("Dockerfile", "FROM busybox\n");
-    let check = |args: &[&str], login| lab.run_with(&mut lab.command(args), &[("RBUILD_CREDS", login)]);
+    let check = |args: &[&str], login| lab.run_with(&mut lab.command(args.iter().copied()), &[("RBUILD_CREDS", login)]);
     check(&["build", "--check", "."], "").ok();
     check(&["build", "--check", "."], "joe:").fails(2, &["RBUILD_CREDS: the value is not of the form USER:PASSWORD"]);
     check(&["build", "--check", "--creds", "", "."], "").fails(2, &["--creds: the value is not of the form"]);
