@@ -435,12 +435,12 @@ fn an_unreachable_registry_is_named_and_the_local_image_is_mentioned() {
     let file = "FROM scratch\nCOPY --from=127.0.0.1:1/x:1 /bin /b\n";
     let ran = scene.build(file, &["--pull=always"]);
     let ran = ran.fails(1, &["could not check the registry for a newer `127.0.0.1:1/x:1`", "127.0.0.1:1", "refused"]);
-    assert!(ran.stderr.contains("check the network") && ran.stderr.contains("--pull=missing"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("check the port") && ran.stderr.contains("--pull=missing"), "{}", ran.stderr);
     assert!(!ran.stderr.contains("not found in the local store"), "{}", ran.stderr);
     scene.build(file, &[]).ok();
     // The name may be wrong, or the network.
     scene.build("FROM 127.0.0.1:1/x\n", &[]).fails(1, &["pulling it failed", "did you mean `127.0.0.1:1/x:1`?"]);
-    let ran = scene.build("FROM 127.0.0.1:1/another\n", &[]).fails(1, &["pulling it failed", "check the network"]);
+    let ran = scene.build("FROM 127.0.0.1:1/another\n", &[]).fails(1, &["pulling it failed", "check the port"]);
     assert!(!ran.stderr.contains("did you mean"), "{}", ran.stderr);
     scene.build(&format!("FROM {}\n", scene.name("busybox:1")), &[]).ok();
     scene.build(&format!("FROM {}\n", scene.name("busybox:2")), &[]).fails(1, &["has no manifest 2", "did you mean"]);
