@@ -15,6 +15,16 @@ pub struct Finished {
     pub image: Option<FinishedImage>,
     /// Manifests of the images of all platforms, in the order of the request.
     pub platforms: Vec<ManifestDigest>,
+    /// The index of the images, if there are several.
+    pub index: Option<FinishedIndex>,
+}
+
+/// The index of the images of several platforms.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct FinishedIndex {
+    pub digest: ManifestDigest,
+    /// Its size in bytes.
+    pub size: u64,
 }
 
 /// The image of a finished build.

@@ -17,7 +17,7 @@ use crate::error_context::ErrorContext;
 use crate::event::BuildPhase;
 use crate::events::Events;
 use crate::export::local;
-use crate::exports::{Export, Finished, FinishedImage, ImageForm, Wants};
+use crate::exports::{Export, Finished, FinishedImage, FinishedIndex, ImageForm, Wants};
 use crate::request::BuildRequest;
 
 /// The files of the result for one platform, as `F`.
@@ -61,23 +61,23 @@ pub(crate) fn tar(to: &Destination, views: &[View<RootDir>]) -> Result<()> {
     })
 }
 
-/// Names an image, or the index of the images of several platforms. It gets all names or none, also
-/// concurrently with other builds.
+/// Keeps an image, or the index of the images of several platforms, under all names or none, also
+/// concurrently with other builds. Without names, it is kept without one.
 fn tag_all(store: &Store, images: &[Image], tags: &[Reference]) -> Result<()> {
-    let digest = match images {
-        [only] => only.manifest_digest,
+    let named = |digest| match tags {
+        [] => vec![(digest, None)],
+        tags => tags.iter().map(|tag| (digest, Some(tag.clone()))).collect(),
+    };
+    match images {
+        [only] => store.images().tag_all(&named(only.manifest_digest))?,
         several => {
             let work = Workspace::open(store)?;
             let staging = Staging::open(store, &work)?;
-            let (digest, _) = staging.put_bytes(&index_of_images(several)?)?;
-            let digest = digest.of_manifest();
-            let named: Vec<_> = tags.iter().map(|tag| (digest, Some(tag.clone()))).collect();
-            staging.keep("index", &[digest], &named)?;
-            return Ok(());
+            let digest = staging.put_bytes(&index_of_images(several)?)?.0.of_manifest();
+            staging.keep("index", &[digest], &named(digest))?;
         }
-    };
-    let named: Vec<_> = tags.iter().map(|tag| (digest, Some(tag.clone()))).collect();
-    Ok(store.images().tag_all(&named)?)
+    }
+    Ok(())
 }
 
 /// Writes the archives and names the result. `platforms` has the images of each platform, in
@@ -117,10 +117,14 @@ pub(crate) fn publish(
         events.phase(BuildPhase::Archive, started.elapsed().as_secs_f64());
     }
     // Last, so that a build that fails has named nothing.
-    match &request.tags[..] {
-        [] => store.images().tag(&image.manifest_digest, None)?,
-        tags => tag_all(store, &firsts, tags)?,
-    }
+    tag_all(store, &firsts, &request.tags)?;
+    let index = match &firsts[..] {
+        [_] => None,
+        several => {
+            let bytes = index_of_images(several)?;
+            Some(FinishedIndex { digest: ManifestDigest::of(&bytes), size: bytes.len() as u64 })
+        }
+    };
     let platforms = firsts.iter().map(|image| image.manifest_digest).collect();
-    Ok(Finished { image: Some(FinishedImage::stored(image)), platforms })
+    Ok(Finished { image: Some(FinishedImage::stored(image)), platforms, index })
 }

@@ -5,8 +5,8 @@ use std::sync::mpsc::{Receiver, channel};
 
 use rbuild_dockerfile::ast::Dockerfile;
 use rbuild_engine::{
-    BuildError, BuildRequest, Event, Events, Export, Finished, FinishedImage, Online, Prepared, answer, binds, execute,
-    prepare, warn_of_store,
+    BuildError, BuildRequest, Event, Events, Export, Finished, Online, Prepared, answer, binds, execute, prepare,
+    warn_of_store,
 };
 use rbuild_image::MediaType;
 use rbuild_linux::Destination;
@@ -206,23 +206,35 @@ impl Reports {
     }
 }
 
+/// Returns the digest that a result is known by: the ID of its image, or as with docker, the digest
+/// of the index of several.
+fn id_of(finished: &Finished) -> Option<String> {
+    match finished {
+        Finished { index: Some(index), .. } => Some(index.digest.to_string()),
+        Finished { image, .. } => image.as_ref().map(|image| image.id.to_string()),
+    }
+}
+
 /// Returns the document of `--metadata-file`, with the keys that `docker buildx build` writes and
 /// rbuild has values for.
 fn metadata(request: &BuildRequest, finished: &Finished) -> Value {
     let mut all = json!({"buildx.build.ref": format!("rbuild/{}", request.build_id)});
-    if let Some(FinishedImage { id, manifest, manifest_size, .. }) = &finished.image {
-        let mut descriptor = json!({
-            "mediaType": MediaType::ImageManifest.to_string(),
-            "digest": manifest.to_string(),
-            "size": manifest_size,
-        });
-        if !request.annotations.is_empty() {
+    let result = match finished {
+        Finished { index: Some(index), .. } => Some((MediaType::ImageIndex, index.digest, index.size)),
+        Finished { image: Some(image), .. } => {
+            all["containerimage.config.digest"] = json!(image.id.to_string());
+            Some((MediaType::ImageManifest, image.manifest, image.manifest_size))
+        }
+        Finished { image: None, .. } => None,
+    };
+    if let Some((kind, digest, size)) = result {
+        let mut descriptor = json!({"mediaType": kind.to_string(), "digest": digest.to_string(), "size": size});
+        if !request.annotations.is_empty() && finished.index.is_none() {
             let annotations = request.annotations.iter().map(|(k, v)| (k.clone(), json!(v)));
             descriptor["annotations"] = Value::Object(annotations.collect());
         }
-        all["containerimage.config.digest"] = json!(id.to_string());
         all["containerimage.descriptor"] = descriptor;
-        all["containerimage.digest"] = json!(manifest.to_string());
+        all["containerimage.digest"] = json!(digest.to_string());
     }
     if !request.tags.is_empty() {
         let names: Vec<String> = request.tags.iter().map(|tag| tag.to_string()).collect();
@@ -247,16 +259,18 @@ pub fn conclude(
         let text = serde_json::to_vec_pretty(&metadata(request, finished)).unwrap_or_default();
         dest.write(&text).map_err(|e| output::unwritten("the metadata file", &dest.path(), e))?;
     }
-    if let (Some(dest), Some(image)) = (&reports.id, &finished.image) {
-        let written = dest.write(image.id.to_string().as_bytes());
+    let id = id_of(finished);
+    if let (Some(dest), Some(id)) = (&reports.id, &id) {
+        let written = dest.write(id.as_bytes());
         written.map_err(|e| output::unwritten("the ID file", &dest.path(), e))?;
     }
     // With rawjson, every line on standard error must be a JSON document.
     let quiet = args.quiet || matches!(args.progress, Some(ProgressMode::Quiet | ProgressMode::Rawjson));
-    match finished.image {
-        Some(FinishedImage { id, .. }) if args.quiet => terminal::out(&format!("{id}\n")),
-        Some(FinishedImage { id, is_stored: false, .. }) if !quiet => terminal::err(&format!("image {id}\n")),
-        Some(FinishedImage { id, .. }) if !quiet => {
+    let is_stored = finished.image.as_ref().is_some_and(|image| image.is_stored);
+    match id {
+        Some(id) if args.quiet => terminal::out(&format!("{id}\n")),
+        Some(id) if !quiet && !is_stored => terminal::err(&format!("image {id}\n")),
+        Some(id) if !quiet => {
             let names: Vec<String> = request.tags.iter().map(|t| t.familiar()).collect();
             let names = if names.is_empty() {
                 "without a name (give one with -t)".into()

@@ -277,6 +277,28 @@ fn one_build_can_have_several_platforms() {
     assert_eq!(lab.read("split/linux_arm64/o"), "for arm64\n");
 }
 
+/// As in docker, these refer to the index: a digest of one image would leave out the others.
+#[test]
+fn the_digests_of_a_build_for_several_platforms_are_those_of_the_index() {
+    let lab = Lab::new();
+    let archive = format!("type=oci,dest={}", lab.path("all.tar").display());
+    let args = ["--platform", "linux/amd64,linux/arm64", "--metadata-file", "meta", "--iidfile", "iid", "-o", &archive];
+    for names in [&["-t", "multi"][..], &[]] {
+        let ran = lab.build(TWO_PLATFORMS, &[&args[..], names].concat()).ok();
+        let files = contents(&std::fs::read(lab.path("all.tar")).unwrap());
+        let top: Value = serde_json::from_slice(&files["index.json"]).unwrap();
+        let digest = |entry: &Value| entry["digest"].as_str().unwrap().to_string();
+        let index = digest(&top["manifests"][0]);
+        let told: Value = serde_json::from_str(&lab.read("meta")).unwrap();
+        assert_eq!((digest(&told["containerimage.descriptor"]), lab.read("iid")), (index.clone(), index.clone()));
+        assert_eq!(told["containerimage.digest"], index.as_str());
+        assert_eq!(told["containerimage.descriptor"]["mediaType"], "application/vnd.oci.image.index.v1+json");
+        assert!(told.get("containerimage.config.digest").is_none() && ran.stderr.contains(&index), "{}", ran.stderr);
+        let quiet = lab.build(TWO_PLATFORMS, &[&args[..], names, &["-q"]].concat());
+        assert_eq!(quiet.ok().stdout, format!("{index}\n"));
+    }
+}
+
 /// One name of several platforms stands for an image of each in the same Dockerfile.
 #[test]
 fn stages_of_different_platforms_use_different_images_of_one_name() {
