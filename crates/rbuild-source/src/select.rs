@@ -320,6 +320,12 @@ impl SourceTree<'_> {
         true
     }
 
+    /// Returns true if the metadata is that of the store. Notes its path unless the ignore file
+    /// excludes it already.
+    pub(crate) fn is_store(&self, stat: &Stat, excluded: bool, path: impl FnOnce() -> PathBuf) -> bool {
+        if excluded { self.store.is_some_and(|store| store.is(stat)) } else { self.leaves_out(stat, path) }
+    }
+
     /// Returns true if a path without links is the store or is inside it.
     fn is_in_store(&self, real: &Path) -> bool {
         let Some(store) = self.store else { return false };

@@ -141,7 +141,7 @@ impl SourceTree<'_> {
         };
         let hidden = (excluded && stat.kind != FileKind::Dir)
             || stat.is_whiteout()
-            || self.leaves_out(&stat, || PathBuf::from(rules.ignore.entry(name)));
+            || self.is_store(&stat, excluded, || PathBuf::from(rules.ignore.entry(name)));
         Ok((!hidden).then_some((stat, !excluded)))
     }
 

@@ -82,6 +82,10 @@ pub struct Store {
 pub(crate) const DIRS: [&str; 9] =
     ["blobs", "blobs/sha256", "trees", "layers", "records", "results", "builds", "mounts", "tmp"];
 
+/// Directories that are created when they are needed.
+pub(crate) const OPTIONAL_DIRS: [&str; 9] =
+    ["accounts", "ledgers", "containers", "hashes", "owners", "pulled", "downloads", "logs", "partial"];
+
 /// Directories with files of images, commands and build contexts, in trees or in layers.
 const FOREIGN_DIRS: [&str; 4] = ["blobs", "trees", "mounts", "tmp"];
 

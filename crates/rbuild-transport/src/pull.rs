@@ -182,6 +182,11 @@ impl OpenPull {
         &self.documents.config
     }
 
+    /// Returns the digests of the layers.
+    pub fn layers(&self) -> impl Iterator<Item = BlobDigest> {
+        self.documents.layers.iter().map(|layer| layer.digest)
+    }
+
     /// Returns warnings, one sentence each.
     pub fn warnings(&self) -> &[String] {
         &self.documents.warnings

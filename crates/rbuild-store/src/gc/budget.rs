@@ -137,6 +137,7 @@ impl Gc<'_> {
         }
         if freed.trees > 0 || unused_blobs {
             self.remove_unused_blobs(freed)?;
+            self.remove_partial_blobs(freed)?;
         }
         Ok(())
     }

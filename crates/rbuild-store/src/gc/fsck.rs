@@ -16,7 +16,7 @@ use crate::exclusive_lock::ExclusiveLock;
 use crate::gc::misplaced::Misplaced;
 use crate::gc::prune::Gc;
 use crate::images::{Image, NamedImage, digest};
-use crate::store::{DIRS, Store};
+use crate::store::{DIRS, OPTIONAL_DIRS, Store};
 use crate::workspace::sweep;
 
 /// Directory of the blobs.
@@ -224,7 +224,7 @@ impl Gc<'_> {
 
     /// Verifies that nothing else is in place of a directory of the store.
     fn check_dirs(&self, repair: bool, checked: &mut Checked) -> Result<()> {
-        for path in DIRS {
+        for path in DIRS.iter().chain(&OPTIONAL_DIRS).copied() {
             let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
             let dir = match self.store.root.sub(if parent.is_empty() { "." } else { parent }) {
                 // The parent is reported, or missing.
@@ -536,9 +536,11 @@ mod tests {
 
     #[test]
     fn files_in_place_of_directories_are_put_away() {
-        for dir in ["blobs", "blobs/sha256", "records", "tmp"] {
+        for dir in ["blobs", "blobs/sha256", "records", "tmp", "partial", "pulled"] {
             let (found, after, _) = repaired(&dir.replace('/', "-"), |place, _| {
-                std::fs::remove_dir_all(place.join(dir)).unwrap();
+                if place.join(dir).exists() {
+                    std::fs::remove_dir_all(place.join(dir)).unwrap();
+                }
                 std::fs::write(place.join(dir), "mine").unwrap();
             });
             let name = dir.rsplit('/').next().unwrap();

@@ -126,6 +126,7 @@ impl Gc<'_> {
         self.prune_layers(all, &live_layers, &blobs, &mut trees)?;
         self.remove_others("trees", |name| trees.contains(name), &mut freed)?;
         self.remove_blobs(&blobs, &mut freed)?;
+        self.remove_partial_blobs(&mut freed)?;
         self.prune_key_inputs()?;
         if all {
             self.remove_others("mounts", |_| false, &mut freed)?;
@@ -170,8 +171,15 @@ impl Gc<'_> {
         Ok(self.store.downloads().notes()?.into_iter().map(|(_, download)| download.digest).collect())
     }
 
-    /// Removes all blobs except those in `keep`, those whose download was interrupted, and results
-    /// that refer to removed ones.
+    /// Removes what interrupted downloads have received of blobs.
+    pub(super) fn remove_partial_blobs(&self, freed: &mut Freed) -> Result<()> {
+        if self.store.root.exists(partial_blobs::DIR)? {
+            self.remove_others(partial_blobs::DIR, |_| false, freed)?;
+        }
+        Ok(())
+    }
+
+    /// Removes all blobs except those in `keep`, and results that refer to removed ones.
     fn remove_blobs(&self, keep: &HashSet<BlobDigest>, freed: &mut Freed) -> Result<()> {
         let results = self.store.dir("results")?;
         for entry in results.entries()? {
@@ -181,9 +189,6 @@ impl Gc<'_> {
                 results.remove_file(&entry.name)?;
                 freed.records += 1;
             }
-        }
-        if self.store.root.exists(partial_blobs::DIR)? {
-            self.remove_others(partial_blobs::DIR, |_| false, freed)?;
         }
         let names: HashSet<String> = keep.iter().map(BlobDigest::hex).collect();
         self.remove_others("blobs/sha256", |name| names.contains(name), freed)

@@ -241,6 +241,23 @@ fn two_builds_download_an_image_once() {
 }
 
 #[test]
+fn images_of_one_build_download_a_shared_layer_once() {
+    let (scene, name) = scene();
+    let other = scene.name("other:1");
+    scene.build(&format!("FROM {name}\nCOPY small /more\n"), &["-t", &other, "--push", "."]).ok();
+    scene.forget(&other);
+    scene.forget(&name);
+    scene.registry.state().log.clear();
+    let file = format!("FROM {name} AS base\nFROM {other}\nCOPY --from=base /small /again\n");
+    scene.build(&file, &["-o", &format!("type=local,dest={}", scene.lab.path("out").display()), "."]).ok();
+    for layer in [0, 1] {
+        let digest = digest_of_layer(&scene, layer);
+        let is_download = |r: &&String| r.starts_with("GET") && r.contains(&digest);
+        assert_eq!(scene.registry.state().log.iter().filter(is_download).count(), 1, "layer {layer}");
+    }
+}
+
+#[test]
 fn a_cached_build_downloads_no_layer() {
     let (scene, name) = scene();
     let out = format!("type=local,dest={}", scene.lab.path("out").display());

@@ -1,12 +1,14 @@
 //! The process that pulls images for a build. No other process has credentials.
 
+use std::collections::HashSet;
+use std::hash::Hash;
 use std::io::{PipeWriter, Write};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rbuild_engine::ImageRequest;
-use rbuild_image::Reference;
+use rbuild_image::{BlobDigest, Reference};
 use rbuild_linux::fd_passing::receive_with_byte;
 use rbuild_linux::process;
 use rbuild_registry::{Client, Notice};
@@ -98,20 +100,58 @@ fn notifying(store: &Store, sender: &Arc<Sender>) -> Result<Store, StoreError> {
     Ok(store.moved(store.path(), OwnerMode::Given)?.with_notices(move |text| notices.notice(text)))
 }
 
-/// Downloads the layers of all images at once.
+/// Downloads the layers of all images: at once, but one after another if they share layers, so that
+/// each layer is downloaded once.
 fn complete(store: &Store, open: &[OpenPull], sender: &Sender, show: Show) {
+    let layers: Vec<HashSet<BlobDigest>> = open.iter().map(|pull| pull.layers().collect()).collect();
     std::thread::scope(|threads| {
-        for (at, pull) in open.iter().enumerate() {
+        for group in sharing(&layers) {
+            let at_once = group.clone();
             let work = move || {
-                let (total, done) = (|_| {}, |_: &_, _, _| {});
-                let progress = TransferProgress { moved: Arc::default(), total: &total, done: &done };
-                let pulled = pull.complete(store, &progress, &ImageSender { sender, at });
-                pulled.iter().filter_map(|image| lost(image, show)).for_each(|text| sender.notice(text));
-                sender.end(at, pulled.err().map(|e| reported(&e, e.help())));
+                for at in at_once {
+                    let (total, done) = (|_| {}, |_: &_, _, _| {});
+                    let progress = TransferProgress { moved: Arc::default(), total: &total, done: &done };
+                    let pulled = open[at].complete(store, &progress, &ImageSender { sender, at });
+                    pulled.iter().filter_map(|image| lost(image, show)).for_each(|text| sender.notice(text));
+                    sender.end(at, pulled.err().map(|e| reported(&e, e.help())));
+                }
             };
             if let Err(e) = rbuild_linux::parallel::start_in(threads, work) {
-                sender.end(at, Some(reported(&e, e.remedy())));
+                group.iter().for_each(|at| sender.end(*at, Some(reported(&e, e.remedy()))));
             }
         }
     });
+}
+
+/// Returns groups of positions: sets that have an element in common, also by way of others, are in
+/// one group.
+fn sharing<T: Eq + Hash + Copy>(sets: &[HashSet<T>]) -> Vec<Vec<usize>> {
+    let mut groups: Vec<(HashSet<T>, Vec<usize>)> = Vec::new();
+    for (at, set) in sets.iter().enumerate() {
+        let (mut all, mut positions) = (set.clone(), Vec::new());
+        for (others, with) in groups.extract_if(.., |(others, _)| !others.is_disjoint(set)) {
+            all.extend(others);
+            positions.extend(with);
+        }
+        positions.push(at);
+        groups.push((all, positions));
+    }
+    groups.into_iter().map(|(_, positions)| positions).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pulls_that_share_layers_are_in_one_group() {
+        for (sets, want) in [
+            (&[&[1, 2][..], &[3], &[4, 5]][..], vec![vec![0], vec![1], vec![2]]),
+            (&[&[1, 2], &[3], &[2, 4]], vec![vec![1], vec![0, 2]]),
+            (&[&[1], &[2], &[1, 2], &[]], vec![vec![0, 1, 2], vec![3]]),
+        ] {
+            let sets: Vec<HashSet<i32>> = sets.iter().map(|set| set.iter().copied().collect()).collect();
+            assert_eq!(sharing(&sets), want);
+        }
+    }
 }
