@@ -82,7 +82,7 @@ fn keys_of<'k>(env: &'k StepEnv<'_>, result_of: &'k dyn Fn(VertexId) -> ResultId
 }
 
 /// Looks up the result of a step, or executes the step. Returns true if it was cached.
-#[tracing::instrument(target = "engine", name = "find_or_execute", level = "debug", skip_all, fields(step = records.id.position(), key = %records.key.short()))]
+#[tracing::instrument(target = "engine", name = "once", level = "debug", skip_all, fields(step = records.id.position(), key = %records.key.short()))]
 fn find_or_execute_keyed(records: &StepRecords<'_>, taken: &[Selection]) -> Attempt<bool> {
     let StepRecords { env, id, key, .. } = *records;
     let explain_key = |text: String| env.events.send(Event::Why { step: id.position(), text });

@@ -164,8 +164,8 @@ fn a_full_disk_during_import_or_load_names_the_store() {
         let ran = in_namespace(&lab, &import).fails(1, &[named, "no space left on device", "hint: free some space"]);
         assert!(!ran.stderr.contains("cannot read"), "{}", ran.stderr);
     }
-    let load = "$RB import root.tar x >/dev/null; $RB save -o x.tar x; mkdir full; export RBUILD_ROOT=$LAB/full; \
-                mount -t tmpfs -o size=4m x $RBUILD_ROOT; $RB load -i x.tar";
+    let load = "$RB import root.tar x >/dev/null; $RB save -o x.tar x; export RBUILD_ROOT=$LAB/full; \
+                mkdir $RBUILD_ROOT; mount -t tmpfs -o size=4m x $RBUILD_ROOT; $RB load -i x.tar";
     in_namespace(&lab, load).fails(1, &[named, "no space left on device", "hint: free some space"]);
 }
 
@@ -307,7 +307,7 @@ fn all_missing_images_are_reported_at_once() {
     let inputs = "FROM scratch AS unused\nCOPY --from=none-0 /a /\nFROM none-1 AS x\nFROM scratch\nCOPY --from=none-2 /c /d\n\
                   COPY --from=x /c /d\nRUN --mount=from=none-3,target=/m true\n";
     let ran = lab.build(inputs, &[]);
-    let all = ["`none-1`", "Dockerfile:3:6", "`none-2`", "Dockerfile:5:13", "`none-3`", "Dockerfile:7:13"];
+    let all = ["`none-1`", "Dockerfile:3:6", "`none-2`", "Dockerfile:5:13", "`none-3`", "Dockerfile:7:18"];
     assert!(!ran.fails(1, &all).stderr.contains("none-0"));
     let stage = "FROM scratch AS x\nFROM scratch\nCOPY --from=x /nope /a\n";
     let ran = lab.build(stage, &[]);

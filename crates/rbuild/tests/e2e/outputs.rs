@@ -282,7 +282,9 @@ fn one_build_can_have_several_platforms() {
 fn the_digests_of_a_build_for_several_platforms_are_those_of_the_index() {
     let lab = Lab::new();
     let archive = format!("type=oci,dest={}", lab.path("all.tar").display());
-    let args = ["--platform", "linux/amd64,linux/arm64", "--metadata-file", "meta", "--iidfile", "iid", "-o", &archive];
+    let path = |name: &str| lab.path(name).display().to_string();
+    let (meta, iid) = (path("meta"), path("iid"));
+    let args = ["--platform", "linux/amd64,linux/arm64", "--metadata-file", &meta, "--iidfile", &iid, "-o", &archive];
     for names in [&["-t", "multi"][..], &[]] {
         let ran = lab.build(TWO_PLATFORMS, &[&args[..], names].concat()).ok();
         let files = contents(&std::fs::read(lab.path("all.tar")).unwrap());
