@@ -70,19 +70,11 @@ mod tests {
 
     #[test]
     fn sizes_durations_and_quotes_match_docker() {
-        for (n, want) in [(0, "0B"), (999, "999B"), (1000, "1kB"), (6_470_000, "6.47MB"), (123_400_000, "123MB")] {
-            assert_eq!(human_size(n), want);
-        }
-        for (n, want) in [
-            (0, "Less than a second"),
-            (45, "45 seconds"),
-            (61, "About a minute"),
-            (3600, "About an hour"),
-            (86400 * 3, "3 days"),
-            (86400 * 21, "3 weeks"),
-        ] {
-            assert_eq!(human_duration(n), want);
-        }
-        assert_eq!(quote("a\"b\\\n\u{1}é"), "\"a\\\"b\\\\\\n\\x01é\"");
+        let sizes = [0, 999, 1000, 6_470_000, 12_300_000_000, 123_400_000_000, 5_000_000_000_000_000];
+        let durations = [-1, 0, 1, 45, 61, 3540, 3600, 169_200, 259_200, 1_814_400, 7_776_000, 69_120_000];
+        let mut text: String = sizes.iter().map(|bytes| format!("{bytes} bytes: {}\n", human_size(*bytes))).collect();
+        text.extend(durations.map(|seconds| format!("{seconds} seconds: {}\n", human_duration(seconds))));
+        text.extend(["a\"b\\c", "\n\r\t\u{7}\u{8}\u{b}\u{c}", "\u{1}\u{7f}é"].map(|text| quote(text) + "\n"));
+        rbuild_testkit::assert_recorded!("go", text);
     }
 }

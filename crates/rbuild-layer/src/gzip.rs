@@ -208,6 +208,8 @@ impl<W: Write> Write for ParallelGzip<W> {
 
 #[cfg(test)]
 mod tests {
+    use rbuild_testkit::{assert_recorded, message_row};
+
     use super::*;
 
     #[test]
@@ -216,6 +218,17 @@ mod tests {
         let e = not_started(rayon::ThreadPoolBuilder::new().spawn_handler(none).build().unwrap_err());
         let carried = e.get_ref().and_then(|e| e.downcast_ref::<rbuild_linux::Error>()).unwrap();
         assert_eq!(carried.errno(), Some(11), "{e}");
+    }
+
+    #[test]
+    fn failures_are_worded_as_recorded() {
+        let mut ended = ParallelGzip::new(Vec::new(), 6).unwrap();
+        ended.making.push_back(sync_channel(1).1);
+        let rows = [
+            message_row("a thread that ended", &ended.finish().unwrap_err(), None::<()>),
+            message_row("a level", &ParallelGzip::new(Vec::new(), 10).map(drop).unwrap_err(), None::<()>),
+        ];
+        assert_recorded!("gzip", rows.concat());
     }
 
     #[test]

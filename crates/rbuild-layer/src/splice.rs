@@ -239,6 +239,7 @@ mod tests {
     use super::*;
     use crate::pack_exact;
     use rbuild_linux::Timestamp;
+    use rbuild_testkit::{assert_recorded, message_row};
 
     const PLAIN: LayerForm = LayerForm::Uncompressed;
 
@@ -356,6 +357,22 @@ mod tests {
         let whole: Vec<_> = BASE.iter().copied().filter(|(path, _)| !path.starts_with("gone")).collect();
         let (_, _, wanted) = scene.layer(&scene.tree("whole", &whole));
         assert!(spliced == wanted);
+    }
+
+    #[test]
+    fn a_layer_that_fails_after_its_headers_were_read_is_worded_as_recorded() {
+        let scene = Scene::new("failed");
+        let (layer, remainder, _) = scene.layer(&scene.tree("base", &[("f", "text")]));
+        let (place, tree) = (scene.0.join("layer"), scene.tree("changes", &[]));
+        let mut splice = Splice::new(&tree, layer, remainder.as_ref()).unwrap().unwrap();
+        let row = |name: &str, splice: &Splice<'_>| {
+            let e = splice.pack(PLAIN, &mut Vec::new()).map(drop).unwrap_err();
+            message_row(name, &e, e.remedy())
+        };
+        File::options().write(true).open(&place).unwrap().set_len(512).unwrap();
+        let cut = row("a cut layer", &splice);
+        splice.earlier = File::options().write(true).open(&place).unwrap();
+        assert_recorded!("splice", cut + &row("an unreadable layer", &splice));
     }
 
     #[test]

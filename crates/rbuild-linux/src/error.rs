@@ -290,7 +290,7 @@ fn operation(call: &'static str) -> &'static str {
         "write" | "pwrite" | "copy_file_range" | "ftruncate" => "write",
         "stat" | "statx" | "fstat" | "lstat" | "fcntl" | "llistxattr" | "lgetxattr" => "read the attributes of",
         "readlink" | "readlinkat" => "read the link",
-        "realpath" | "getcwd" | "walking" => "find",
+        "realpath" | "getcwd" => "find",
         "creat" => "create",
         "mkdirat" => "create the directory",
         "mknodat" | "memfd_create" | "pipe2" | "socketpair" | "signalfd4" | "unshare" | "bind" => "create",
@@ -303,7 +303,7 @@ fn operation(call: &'static str) -> &'static str {
         "setxattr" | "lsetxattr" | "lremovexattr" => "set the attributes of",
         "mount" | "fsopen" | "fsconfig" | "fsconfig(CREATE)" | "fsmount" | "move_mount" | "mount_setattr" => "mount",
         "umount2" => "unmount",
-        "fchdir" | "chdir" | "chroot" | "pivot_root" | "setns" => "enter",
+        "fchdir" | "chdir" | "chroot" | "pivot_root" | "setns" | "walking" => "enter",
         "flock" => "lock",
         "fcntl(F_OFD_SETLK)" => "take",
         "fcntl(F_OFD_GETLK)" => "query",
@@ -420,12 +420,16 @@ mod tests {
             "unlinkat",
             "renameat",
             "fchown",
+            "recording the owner",
             "fchmod",
             "utimensat",
             "lsetxattr",
             "move_mount",
             "umount2",
             "pivot_root",
+            "walking",
+            "connect",
+            "faccessat",
             "flock",
             "syncfs",
             "execve",
@@ -445,6 +449,9 @@ mod tests {
             ("sigprocmask", "the handling of signals"),
             ("setrlimit", "the limit `nofile`"),
             ("seccomp", "a seccomp filter"),
+            ("sendmsg", "the supervisor"),
+            ("recvmsg", "the terminal"),
+            ("dup2", "standard input"),
             ("unlockpt", "a terminal"),
             ("ioctl(TIOCGPTPEER)", "a terminal"),
             ("ioctl(SIOCSIFFLAGS)", "the loopback interface"),
@@ -487,6 +494,13 @@ mod tests {
         assert_eq!(into_carried::<Odd>(other()).unwrap_err().to_string(), other().to_string());
         assert_eq!(wrapped().to_string(), "cannot read `/d/f`: odd");
         assert_eq!(read(Errno::LOOP.into()).without_object().to_string(), "too many levels of symbolic links");
+    }
+
+    #[test]
+    fn paths_are_shown_as_recorded() {
+        let rows =
+            ["/a b/\u{e9}", "/a\n\t\u{7}", "", &"/d".repeat(150), &"/d".repeat(151)].map(|path| quoted(path) + "\n");
+        assert_recorded!("paths", rows.concat());
     }
 
     #[test]

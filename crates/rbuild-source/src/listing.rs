@@ -247,13 +247,17 @@ fn entry(bytes: &[u8], at: usize) -> Option<(&[u8], ListedSource<'_>, usize)> {
 
 #[cfg(test)]
 mod tests {
+    use rbuild_testkit::assert_recorded;
+
     use super::*;
 
     fn listing(entries: &[(&str, &str, u32)]) -> Listing {
         let mut listing = Listing::default();
         for (source, text, mode) in entries {
             let digest = Some(ContentHash::of_link_target(text.as_bytes()));
-            let entry = ListedSource { source: Path::new(source), mode: 0o100000 | mode, stamp: None, digest };
+            // A mode without a type is that of a file.
+            let mode = if *mode > 0o7777 { *mode } else { 0o100000 | mode };
+            let entry = ListedSource { source: Path::new(source), mode, stamp: None, digest };
             listing.put(&Path::new("app").join(source), entry);
         }
         listing
@@ -261,11 +265,13 @@ mod tests {
 
     #[test]
     fn changes_are_listed_by_kind() {
-        let old = listing(&[("a", "1", 0o644), ("b", "2", 0o644), ("c", "3", 0o644), ("d", "4", 0o644)]);
-        let new = listing(&[("a", "1", 0o644), ("b", "x", 0o644), ("c", "3", 0o755), ("e", "5", 0o644)]);
-        let changes = new.changes_since(&old);
-        assert_eq!(changes.changed, ["b", "c (mode 644 → 755)"]);
-        assert_eq!((changes.new, changes.gone), (vec!["e".to_string()], vec!["d".to_string()]));
+        let same = [("a", "1", 0o644), ("dir", "", 0o040755)];
+        let old = [("b", "2", 0o644), ("c", "3", 0o644), ("d", "4", 0o644), ("f", "6", 0o644)];
+        let new = [("b", "x", 0o644), ("c", "3", 0o755), ("e", "5", 0o644), ("f", "6", 0o120777)];
+        let [old, new] = [old, new].map(|entries| listing(&[&same[..], &entries].concat()));
+        let Changes { changed, new: added, gone } = new.changes_since(&old);
+        let rows = [("changed", changed), ("new", added), ("gone", gone)];
+        assert_recorded!("changes", rows.map(|(kind, names)| format!("{kind}: {}\n", names.join(", "))).concat());
         assert_eq!(old.changes_since(&old), Changes::default());
     }
 

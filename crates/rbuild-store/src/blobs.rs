@@ -412,3 +412,61 @@ impl<W: BlobFile> HashedBlob<W> {
         Ok((self.blob, digest, size))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rbuild_testkit::{assert_recorded, message_row};
+
+    use super::*;
+
+    /// A blob on a full disk.
+    struct Full(RootDir);
+
+    impl Write for Full {
+        fn write(&mut self, _: &[u8]) -> std::io::Result<usize> {
+            Err(std::io::Error::from_raw_os_error(28))
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl BlobFile for Full {
+        fn dir(&self) -> &RootDir {
+            &self.0
+        }
+    }
+
+    /// A stream that breaks.
+    struct Broken;
+
+    impl Read for Broken {
+        fn read(&mut self, _: &mut [u8]) -> std::io::Result<usize> {
+            Err(std::io::Error::from_raw_os_error(104))
+        }
+    }
+
+    #[test]
+    fn failures_are_worded_as_recorded() {
+        let place = std::env::temp_dir().join(format!("rbuild-blobs-{}", std::process::id()));
+        let store = Store::open(&place).unwrap();
+        let work = Workspace::open(&store).unwrap();
+        let digest = BlobDigest::of(b"layer");
+        let new = || store.blobs().new_blob(&work).unwrap();
+        let missing = store.blobs().open_blob(&digest).unwrap_err();
+        let mut short = new();
+        short.write_all(b"laye").unwrap();
+        std::fs::create_dir(place.join("blobs/sha256").join(digest.hex())).unwrap();
+        let rows = [
+            ("no such blob", missing),
+            ("a directory in its place", store.blobs().open_blob(&digest).unwrap_err()),
+            ("fewer bytes", short.publish(&store, &digest, 5).unwrap_err()),
+            ("a broken stream", HashedBlob::new(new()).fill(Broken).unwrap_err()),
+            ("a full disk", HashedBlob::new(Full(store.dir("tmp").unwrap())).fill(&b"layer"[..]).unwrap_err()),
+        ];
+        let rows = rows.map(|(name, e)| message_row(name, &e, e.remedy()));
+        assert_recorded!("blobs", rows.concat().replace(&*place.to_string_lossy(), "[store]"));
+        drop((work, store));
+        std::fs::remove_dir_all(&place).unwrap();
+    }
+}

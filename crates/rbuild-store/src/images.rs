@@ -524,3 +524,45 @@ fn descriptor_in(entry: serde_json::Value) -> std::result::Result<Descriptor, Bo
 pub(crate) fn name_of(d: &Descriptor) -> Option<Reference> {
     d.annotations().as_ref()?.get(REF_NAME)?.parse().ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use rbuild_testkit::{assert_recorded, message_row};
+
+    use super::*;
+
+    #[test]
+    fn damaged_images_are_worded_as_recorded() {
+        let of = |manifest: &str, config: &str| {
+            let image = Image::of_documents(manifest.as_bytes(), |_| Ok(config.as_bytes().to_vec()));
+            image.and_then(|image| image.layers().map(drop)).unwrap_err()
+        };
+        let manifest = |config: &str| {
+            let config =
+                format!(r#"{{"mediaType":"application/vnd.oci.image.config.v1+json","digest":"{config}","size":2}}"#);
+            format!(r#"{{"schemaVersion":2,"config":{config},"layers":[]}}"#)
+        };
+        let valid = manifest(&ImageId::of(b"configuration").to_string());
+        let layer = DiffId::of(b"layer");
+        let uneven =
+            format!(r#"{{"architecture":"amd64","os":"linux","rootfs":{{"type":"layers","diff_ids":["{layer}"]}}}}"#);
+        let rows = [
+            ("a manifest that is not JSON", of("{", "")),
+            ("a configuration that is not JSON", of(&valid, "{")),
+            ("a descriptor with another algorithm", of(&manifest(&format!("sha512:{}", "a".repeat(128))), "")),
+            ("different numbers of layers", of(&valid, &uneven)),
+        ];
+        let rows = rows.map(|(name, e)| message_row(name, &e, e.remedy()));
+        assert_recorded!("damaged-images", rows.concat());
+    }
+
+    #[test]
+    fn lost_platforms_are_worded_as_recorded() {
+        let lost = |name: &str, platforms: &[&str]| {
+            let platforms = platforms.iter().map(|platform| platform.parse().unwrap()).collect();
+            LostPlatforms { name: name.parse().unwrap(), platforms }.to_string() + "\n"
+        };
+        let rows = [lost("a:1", &["linux/s390x"]), lost("r.io/a/b:2", &["linux/arm64", "linux/arm/v7"])];
+        assert_recorded!("lost-platforms", rows.concat());
+    }
+}

@@ -76,3 +76,41 @@ fn lost(dir: &RootDir, name: &OsStr) -> Result<Option<&'static str>> {
     let there = dir.xattrs(name)?.contains_key(OsStr::new(ATTRIBUTE));
     Ok((!there).then_some("extended attributes"))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use rbuild_linux::OwnerRecords;
+    use rbuild_testkit::{assert_recorded, message_row};
+
+    use super::*;
+
+    /// Each row has the witness that is changed, and the change.
+    #[test]
+    fn lost_properties_are_worded_as_recorded() {
+        type Change<'a> = &'a dyn Fn(&RootDir, &OsStr);
+        let copied_file: Change<'_> = &|dir, name| {
+            dir.remove_file(name).unwrap();
+            dir.create_file(name, 0o600).unwrap().write_all(OWNERS_AND_ATTRIBUTES).unwrap();
+        };
+        let copied_link: Change<'_> = &|dir, name| {
+            dir.remove_file(name).unwrap();
+            dir.create_symlink(OsStr::new("nowhere"), name).unwrap();
+        };
+        let no_attribute: Change<'_> = &|dir, name| dir.remove_xattr(name, OsStr::new(ATTRIBUTE)).unwrap();
+        let rows = [("recorded", copied_file), ("recorded-link", copied_link), ("recorded", no_attribute)];
+        let rows = rows.into_iter().enumerate().map(|(at, (name, change))| {
+            let place = std::env::temp_dir().join(format!("rbuild-witness-{at}-{}", std::process::id()));
+            std::fs::create_dir_all(&place).unwrap();
+            let root = RootDir::open(&place).unwrap().with_owners(&OwnerRecords::with_new_key(OwnerMode::Recorded));
+            check(&root, OwnerMode::Recorded).unwrap();
+            check(&root, OwnerMode::Recorded).unwrap();
+            change(&root.sub(Path::new(DIR)).unwrap(), OsStr::new(name));
+            let e = check(&root, OwnerMode::Recorded).unwrap_err();
+            std::fs::remove_dir_all(&place).unwrap();
+            message_row(name, &e, e.remedy())
+        });
+        assert_recorded!("witnesses", rows.collect::<String>());
+    }
+}

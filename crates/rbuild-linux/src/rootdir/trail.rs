@@ -151,4 +151,16 @@ mod tests {
         assert_eq!((trail.depth(), trail.last().entries().unwrap().len()), (0, 0));
         std::fs::remove_dir_all(&scratch).unwrap();
     }
+
+    #[test]
+    fn the_depth_limit_is_worded_as_recorded() {
+        let scratch = std::env::temp_dir().join(format!("rbuild-trail-limit-{}", std::process::id()));
+        std::fs::create_dir_all(scratch.join("a/b")).unwrap();
+        let mut trail = Trail { most: 1, ..Trail::new(RootDir::open(&scratch).unwrap()) };
+        trail.enter(OsStr::new("a")).unwrap();
+        let e = trail.enter(OsStr::new("b")).unwrap_err();
+        let row = rbuild_testkit::message_row("too deep", &e, e.remedy());
+        rbuild_testkit::assert_recorded!("trail", row.replace(&*scratch.to_string_lossy(), "[dir]"));
+        std::fs::remove_dir_all(&scratch).unwrap();
+    }
 }

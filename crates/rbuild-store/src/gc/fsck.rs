@@ -119,6 +119,34 @@ enum ImageState {
     Incomplete(String),
 }
 
+impl ImageState {
+    /// Returns the state of an image one of whose blobs is in this state.
+    fn with(blob: &BlobDigest, state: BlobState) -> ImageState {
+        match state {
+            BlobState::Intact => ImageState::Whole,
+            BlobState::Unreadable => ImageState::Unread(format!("its blob {blob} cannot be read")),
+            BlobState::Missing => ImageState::Incomplete(format!("its blob {blob} is missing")),
+            BlobState::Damaged => ImageState::Incomplete(format!("its blob {blob} is damaged")),
+        }
+    }
+
+    /// Adds the state of the image `name` to the results. Returns true if the image is incomplete.
+    fn report(self, name: &str, checked: &mut Checked) -> bool {
+        match self {
+            ImageState::Whole => false,
+            ImageState::Unread(why) => {
+                let text = format!("image {name} cannot be verified: {why}");
+                checked.unread.push(CheckFailure { text, remedy: None });
+                false
+            }
+            ImageState::Incomplete(why) => {
+                checked.damage.push(format!("image {name} is incomplete: {why}"));
+                true
+            }
+        }
+    }
+}
+
 /// The blobs of the store, as far as they have been verified. Other processes add blobs while they
 /// are read.
 struct CheckedBlobs {
@@ -303,16 +331,9 @@ impl Gc<'_> {
             let name = entry.name.as_ref().map_or_else(|| self.unnamed(&entry.manifest), |n| n.familiar());
             // An image may have many names.
             let state = |m: &ManifestDigest| known.entry(*m).or_insert_with(|| self.image_state(m, blobs)).clone();
-            match entry.artifact.images().iter().map(state).max().unwrap_or(ImageState::Whole) {
-                ImageState::Whole => {}
-                ImageState::Unread(why) => {
-                    let text = format!("image {name} cannot be verified: {why}");
-                    checked.unread.push(CheckFailure { text, remedy: None });
-                }
-                ImageState::Incomplete(why) => {
-                    checked.damage.push(format!("image {name} is incomplete: {why}"));
-                    broken.push(entry);
-                }
+            let state = entry.artifact.images().iter().map(state).max().unwrap_or(ImageState::Whole);
+            if state.report(&name, checked) {
+                broken.push(entry);
             }
         }
         if repair && !broken.is_empty() {
@@ -341,12 +362,7 @@ impl Gc<'_> {
             return ImageState::Incomplete(why.into());
         };
         let needed = layers.iter().filter_map(|(layer, _)| digest_of(layer).ok());
-        let state = |blob: BlobDigest| match blobs.state(&blob) {
-            BlobState::Intact => ImageState::Whole,
-            BlobState::Unreadable => ImageState::Unread(format!("its blob {blob} cannot be read")),
-            BlobState::Missing => ImageState::Incomplete(format!("its blob {blob} is missing")),
-            BlobState::Damaged => ImageState::Incomplete(format!("its blob {blob} is damaged")),
-        };
+        let state = |blob: BlobDigest| ImageState::with(&blob, blobs.state(&blob));
         needed.chain([image.id.blob(), manifest.blob()]).map(state).max().unwrap_or(ImageState::Whole)
     }
 
@@ -382,235 +398,4 @@ impl Gc<'_> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::os::unix::fs::{MetadataExt, PermissionsExt};
-    use std::path::Path;
-
-    use rbuild_image::{ImageConfig, ImageId, MediaType, Platform, Reference, descriptor, manifest};
-
-    use rbuild_remedy::StoreRemedy;
-
-    use super::*;
-    use crate::ids::{BuildId, ImageKey};
-    use crate::staging::Staging;
-    use crate::workspace::Workspace;
-
-    /// Only the name of the invalid entry is lost.
-    #[test]
-    fn invalid_entries_of_the_index_are_removed_alone() {
-        let entry = |digest: &str, more: &str| {
-            format!(r#"{{"mediaType":"application/vnd.oci.image.manifest.v1+json","digest":"{digest}",{more}}}"#)
-        };
-        let valid = format!("sha256:{}", "a".repeat(64));
-        let named = r#""annotations":{"org.opencontainers.image.ref.name":"lost"},"size":1"#;
-        for (invalid, name) in [
-            (entry(&format!("sha512:{}", "a".repeat(128)), r#""size":1"#), ""),
-            (entry("sha256:abcd", named), " `lost`"),
-            (entry(&valid.to_uppercase(), r#""size":1"#), ""),
-            (entry(&valid, r#""size":-1"#), ""),
-            (entry(&valid, r#""size":1,"annotations":{"a":1}"#), ""),
-            (format!(r#"{{"digest":"{valid}","size":1}}"#), ""),
-            ("7".into(), ""),
-        ] {
-            let (found, after, images) = repaired("entries", |place, _| {
-                let index = place.join("index.json");
-                let text = std::fs::read_to_string(&index).unwrap();
-                std::fs::write(&index, text.replace("\"manifests\":[", &format!("\"manifests\":[{invalid},"))).unwrap();
-                assert!(matches!(Store::open(place).unwrap().images().list(), Err(StoreError::Damaged { .. })));
-            });
-            let start = format!("the entry{name} of the store's index.json is invalid: ");
-            assert!(found.damage.len() == 1 && found.damage[0].starts_with(&start), "{found:?}");
-            assert_eq!((after.damage.len(), images), (0, 1), "{invalid}");
-        }
-        let (found, _, images) = repaired("no-list", |place, _| std::fs::write(place.join("index.json"), "{").unwrap());
-        assert!(found.damage.len() == 1 && found.damage[0].ends_with("the names of all images are lost"), "{found:?}");
-        assert_eq!(images, 0);
-    }
-
-    /// Removes parts of a store with one image, and returns the damage that a repair finds and the
-    /// number of images afterwards.
-    fn repaired(name: &str, break_it: impl FnOnce(&std::path::Path, &ImageId)) -> (Checked, Checked, usize) {
-        let place = std::env::temp_dir().join(format!("rbuild-fsck-{name}-{}", std::process::id()));
-        let store = Store::open(&place).unwrap();
-        let work = Workspace::open(&store).unwrap();
-        let (digest, id) = empty_image(&store, &work, "a:1");
-        store.records().put_result(&ImageKey::of(b"key"), &digest, &BuildId::of_command("build")).unwrap();
-        drop((work, store));
-        break_it(&place, &id);
-        let store = Store::open(&place).unwrap();
-        let found = store.gc().check(true).unwrap();
-        let (after, images) = (store.gc().check(false).unwrap(), store.images().list().unwrap().len());
-        drop(store);
-        std::fs::remove_dir_all(&place).unwrap();
-        (found, after, images)
-    }
-
-    #[test]
-    fn missing_parts_of_a_store_are_made_again() {
-        let (found, after, images) =
-            repaired("index", |place, _| std::fs::remove_file(place.join("index.json")).unwrap());
-        assert_eq!(found.damage, ["the store's index.json is missing; the names of all images are lost"]);
-        assert_eq!((after.damage.len(), after.unread.len(), images), (0, 0, 0));
-        for dir in ["tmp", "records", "trees"] {
-            let (found, after, images) = repaired(dir, |place, _| std::fs::remove_dir_all(place.join(dir)).unwrap());
-            assert_eq!(found.damage, [format!("the store's directory {dir} is missing")]);
-            assert_eq!((after.damage.len(), images), (0, 1));
-        }
-        let (found, after, images) =
-            repaired("blobs", |place, _| std::fs::remove_dir_all(place.join("blobs")).unwrap());
-        assert_eq!(found.damage.len(), 3, "{found:?}");
-        assert_eq!((after.damage.len(), images), (0, 0));
-    }
-
-    /// Root may read everything, so only other users see the failure.
-    #[test]
-    fn content_that_cannot_be_read_is_not_removed() {
-        let is_root = std::fs::metadata("/proc/self").unwrap().uid() == 0;
-        let mut blob = None;
-        let (found, after, images) = repaired("unread", |place, id| {
-            let file = place.join("blobs/sha256").join(id.hex());
-            std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o0)).unwrap();
-            blob = Some(id.blob());
-        });
-        assert!(found.damage.is_empty() && found == after, "{found:?} {after:?}");
-        assert_eq!((found.unread.len(), images), (if is_root { 0 } else { 2 }, 1), "{found:?}");
-        if let [file, image] = &found.unread[..] {
-            let start = format!("cannot read blob {} in the store `", blob.unwrap());
-            assert!(file.text.starts_with(&start) && file.text.ends_with(": permission denied"), "{file:?}");
-            assert_eq!(file.remedy, Some(Remedy::Store(StoreRemedy::OwnStore)));
-            assert!(image.text.starts_with("image a:1 cannot be verified: "), "{image:?}");
-        }
-    }
-
-    #[test]
-    fn things_in_place_of_blobs_and_documents_are_reported_by_path_and_put_away() {
-        let dir = |path: &Path| {
-            std::fs::create_dir(path).unwrap();
-            std::fs::write(path.join("kept"), "kept").unwrap();
-        };
-        let link = |path: &Path| std::os::unix::fs::symlink("/etc/hostname", path).unwrap();
-        let file = |path: &Path| std::fs::write(path, "kept").unwrap();
-        type Case<'a> = (&'a str, &'a dyn Fn(&Path), &'a str, Option<&'a str>);
-        let cases: [Case<'_>; 7] = [
-            ("blobs/sha256/HEX", &dir, "is a directory, not a file", Some("HEX/kept")),
-            ("blobs/sha256/HEX", &link, "is a symbolic link, not a file", None),
-            ("blobs/sha256/mine", &dir, "is a directory, not a file", Some("mine/kept")),
-            ("blobs/sha256/mine", &file, "is not named after a digest", Some("mine")),
-            ("records/mine", &dir, "is a directory, not a file", Some("mine/kept")),
-            ("records/mine.json", &file, "is not named after a digest", Some("mine.json")),
-            ("results/mine", &file, "is not named after a digest", Some("mine")),
-        ];
-        for (at, (path, put, problem, kept)) in cases.into_iter().enumerate() {
-            let place = std::env::temp_dir().join(format!("rbuild-misplaced-{at}-{}", std::process::id()));
-            let store = Store::open(&place).unwrap();
-            let work = Workspace::open(&store).unwrap();
-            let (_, id) = empty_image(&store, &work, "a:1");
-            drop(work);
-            let real = |text: &str| text.replace("HEX", &id.hex());
-            let target = place.join(real(path));
-            let replaces = target.exists();
-            if replaces {
-                std::fs::remove_file(&target).unwrap();
-            }
-            put(&target);
-            let found = store.gc().check(false).unwrap();
-            assert_eq!(found.damage[0], real(&format!("{path} in the store {problem}")));
-            assert_eq!((found.damage.len(), found.unread.len()), (if replaces { 2 } else { 1 }, 0), "{found:?}");
-            let name = real(path.rsplit('/').next().unwrap());
-            let repaired = store.gc().check(true).unwrap();
-            let moved = if kept.is_some() { format!("; it was moved to misplaced/{name}") } else { String::new() };
-            assert_eq!(repaired.damage[0], format!("{}{moved}", found.damage[0]));
-            if let Some(kept) = kept {
-                assert_eq!(std::fs::read_to_string(place.join("misplaced").join(real(kept))).unwrap(), "kept");
-            }
-            let after = store.gc().check(false).unwrap();
-            assert_eq!((after.damage.len(), after.unread.len()), (0, 0), "{after:?}");
-            // A second entry of the same name gets another name in `misplaced`.
-            put(&target);
-            assert_eq!(store.gc().check(true).unwrap().damage.len(), 1);
-            assert_eq!(place.join(format!("misplaced/{name}.1")).exists(), kept.is_some());
-            drop(store);
-            std::fs::remove_dir_all(&place).unwrap();
-        }
-    }
-
-    #[test]
-    fn files_in_place_of_directories_are_put_away() {
-        for dir in ["blobs", "blobs/sha256", "records", "tmp", "partial", "pulled"] {
-            let (found, after, _) = repaired(&dir.replace('/', "-"), |place, _| {
-                if place.join(dir).exists() {
-                    std::fs::remove_dir_all(place.join(dir)).unwrap();
-                }
-                std::fs::write(place.join(dir), "mine").unwrap();
-            });
-            let name = dir.rsplit('/').next().unwrap();
-            let problem = format!("{dir} in the store is not a directory; it was moved to misplaced/{name}");
-            assert_eq!((&found.damage[0], found.unrepaired.len()), (&problem, 0), "{found:?}");
-            assert_eq!((after.damage.len(), after.unread.len()), (0, 0), "{after:?}");
-        }
-    }
-
-    /// The other damage is repaired, and all damage is reported.
-    #[test]
-    fn damage_that_cannot_be_removed_does_not_stop_a_repair() {
-        let (found, after, images) = repaired("stuck", |place, id| {
-            std::fs::create_dir(place.join("blobs/sha256/mine")).unwrap();
-            std::fs::create_dir(place.join("records/mine")).unwrap();
-            std::fs::write(place.join("blobs/sha256").join(id.hex()), "other").unwrap();
-            std::fs::write(place.join("misplaced"), "in the way").unwrap();
-        });
-        assert_eq!((found.damage.len(), found.unrepaired.len(), found.unread.len()), (2, 2, 0), "{found:?}");
-        for (failure, path) in found.unrepaired.iter().zip(["blobs/sha256/mine", "records/mine"]) {
-            let start = format!("{path} in the store is a directory, not a file; cannot ");
-            assert!(failure.text.starts_with(&start) && failure.text.contains("misplaced in the store"), "{failure:?}");
-            assert!(failure.remedy.is_some(), "{failure:?}");
-        }
-        assert_eq!((after.damage.len(), after.unrepaired.len(), images), (2, 0, 0), "{after:?}");
-    }
-
-    #[test]
-    fn damaged_images_without_a_name_are_named_as_in_the_list_of_images() {
-        let (found, ..) = repaired("unnamed", |place, id| {
-            let index = place.join("index.json");
-            let text = std::fs::read_to_string(&index).unwrap();
-            let mut index_of: serde_json::Value = serde_json::from_str(&text).unwrap();
-            index_of["manifests"][0].as_object_mut().unwrap().remove("annotations");
-            std::fs::write(&index, index_of.to_string()).unwrap();
-            std::fs::write(place.join("blobs/sha256").join(id.hex()), "damaged").unwrap();
-        });
-        assert!(found.damage.iter().any(|text| text.starts_with("image <none> with manifest sha256:")), "{found:?}");
-    }
-
-    /// Stores an image without layers, and returns its manifest and ID.
-    fn empty_image(store: &Store, work: &Workspace, name: &str) -> (ManifestDigest, ImageId) {
-        let staging = Staging::open(store, work).unwrap();
-        let (id, size) = staging.put_document(&ImageConfig::empty(&Platform::host())).unwrap();
-        let manifest = manifest(descriptor(MediaType::ImageConfig, &id, size), Vec::new());
-        let digest = staging.put_document(&manifest).unwrap().0.of_manifest();
-        let name: Reference = name.parse().unwrap();
-        staging.keep("load", &[digest], &[(digest, Some(name))]).unwrap();
-        (digest, id.of_config())
-    }
-
-    #[test]
-    fn content_added_during_verification_is_not_damage() {
-        let place = std::env::temp_dir().join(format!("rbuild-fsck-{}", std::process::id()));
-        let store = Store::open(&place).unwrap();
-        let mut checked = Checked::default();
-        let before = store.gc().check_blobs(false, &mut checked).unwrap();
-        let work = Workspace::open(&store).unwrap();
-        let (digest, id) = empty_image(&store, &work, "a:1");
-        store.records().put_result(&ImageKey::of(b"key"), &digest, &BuildId::of_command("build")).unwrap();
-        let problems = |blobs: &CheckedBlobs| {
-            let mut checked = Checked::default();
-            store.gc().check_images(false, blobs, &mut checked).unwrap();
-            checked.damage.len()
-        };
-        assert_eq!(problems(&before), 0);
-        std::fs::write(place.join("blobs/sha256").join(id.hex()), "damaged").unwrap();
-        assert_eq!(problems(&before), 1, "its configuration is read again");
-        assert_eq!(store.gc().check(false).unwrap().damage.len(), 2);
-        drop((work, store));
-        std::fs::remove_dir_all(&place).unwrap();
-    }
-}
+mod tests;

@@ -77,8 +77,39 @@ fn a_store_that_cannot_be_opened_names_the_file_and_has_a_remedy() {
     }
 }
 
+/// Formats the error of opening a store, or of a directory of one, that `break_it` has damaged.
+fn broken(name: &str, dir: &str, break_it: &dyn Fn(&Path)) -> String {
+    let place = std::env::temp_dir().join(format!("rbuild-broken-{}-{}", name.replace(' ', "-"), std::process::id()));
+    drop(Store::open(&place).unwrap());
+    break_it(&place);
+    let e = Store::open(&place).and_then(|store| store.dir(dir).map(drop)).unwrap_err();
+    let row = rbuild_testkit::message_row(name, &e, e.remedy());
+    std::fs::remove_dir_all(&place).unwrap();
+    row.replace(&*place.to_string_lossy(), "[store]")
+}
+
 #[test]
-fn version_zero_is_damage() {
-    let error = opened("zero", format(0, [&[], &[], &FEATURES])).unwrap_err();
-    assert!(error.contains("format.json is damaged: there is no version 0"), "{error}");
+fn stores_that_cannot_be_used_are_refused_as_recorded() {
+    let with_format = |name: &str, text: String| {
+        broken(name, ".", &|place| std::fs::write(place.join("format.json"), &text).unwrap())
+    };
+    let without = |dir: &str| {
+        let remove = |place: &Path| std::fs::remove_dir_all(place.join(dir)).unwrap();
+        broken(&format!("without {}", dir.replace('/', " ")), dir, &remove)
+    };
+    let dir_instead = |name: &str| {
+        broken(&format!("a directory instead of {name}"), ".", &|place| {
+            std::fs::remove_file(place.join(name)).unwrap();
+            std::fs::create_dir(place.join(name)).unwrap();
+        })
+    };
+    let formats = [
+        with_format("a later version", format(2, [&[], &[], &[]]).to_string()),
+        with_format("an unknown feature", format(1, [&[], &["holograms"], &FEATURES]).to_string()),
+        with_format("version zero", format(0, [&[], &[], &FEATURES]).to_string()),
+        with_format("a format that is not JSON", "{".into()),
+    ];
+    let files = ["format.json", "lock"].map(dir_instead);
+    let dirs = ["blobs/sha256", "trees", "layers", "mounts", "records"].map(without);
+    rbuild_testkit::assert_recorded!("unusable-stores", [&formats[..], &files, &dirs].concat().concat());
 }

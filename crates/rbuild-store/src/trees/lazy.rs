@@ -225,3 +225,29 @@ impl LazyTrees<'_> {
         Ok(note.filter(|note| note.boot.as_deref() != Some(self.store.boot())))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rbuild_image::{BlobDigest, DiffId};
+    use rbuild_layer::Packed;
+    use rbuild_testkit::{assert_recorded, message_row};
+
+    use super::*;
+
+    #[test]
+    fn a_damaged_remainder_is_worded_as_recorded() {
+        let place = std::env::temp_dir().join(format!("rbuild-lazy-{}", std::process::id()));
+        let store = Store::open(&place).unwrap();
+        let tree = TreeId::of_layer(&DiffId::of(b"layer"), rbuild_linux::OwnerMode::Given);
+        let made = store.root.create_dir_all(Path::new("trees").join(tree.name()), 0o700, None, |_| ()).unwrap();
+        store.trees().put_note(&made, REMAINDER, b"junk").unwrap();
+        let root = RootMeta { owner: UidGid::ROOT, mode: 0o755 };
+        let note = LazyNote { layer: "layer.json".into(), root, mtime: None, exact: true, boot: None };
+        let packed = Packed { diff_id: DiffId::of(b"layer"), digest: BlobDigest::of(b"layer"), size: 5, unpacked: 5 };
+        let layer = PackedLayer::new(&packed, LayerForm::Uncompressed);
+        let e = store.lazy_trees().remainder_of(&tree, &note, &layer).unwrap_err();
+        assert_recorded!("remainder", message_row("junk", &e, e.remedy()));
+        drop(store);
+        std::fs::remove_dir_all(&place).unwrap();
+    }
+}

@@ -253,3 +253,20 @@ impl Out<'_> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rbuild_testkit::{assert_recorded, message_row};
+
+    use super::*;
+
+    #[test]
+    fn a_device_like_a_whiteout_is_refused_as_recorded() {
+        let file = RootDir::open("/").unwrap().stat_self().unwrap();
+        let device = |rdev| Stat { kind: FileKind::CharDevice, rdev, ..file };
+        let refuse = |stat: &Stat| refuse_whiteout(stat, Path::new("dev"), OsStr::new("x"));
+        refuse(&device((1, 3))).unwrap();
+        let e = refuse(&device((0, 0))).unwrap_err();
+        assert_recorded!("whiteout-device", message_row("a device 0:0", &e, e.remedy()));
+    }
+}
