@@ -128,7 +128,8 @@ impl fmt::Debug for SourceUrl {
     }
 }
 
-/// Replaces the logins of all http and https URLs in a text, which may be a part of a Dockerfile.
+/// Replaces the logins of all URLs in a text, which may be a part of a Dockerfile. The user of a
+/// URL other than http and https is shown unless it has a password.
 pub fn hide_logins(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     let mut rest = text;
@@ -138,7 +139,7 @@ pub fn hide_logins(text: &str) -> String {
         let (authority, after) = authority.split_at(end.unwrap_or(authority.len()));
         shown.push_str(before);
         let is_url = SCHEMES.iter().any(|scheme| before.ends_with(&format!("{scheme}://")));
-        match authority.rsplit_once('@').filter(|_| is_url) {
+        match authority.rsplit_once('@').filter(|(login, _)| is_url || login.contains(':')) {
             Some((_, host)) => shown.push_str(&format!("***@{host}")),
             None => shown.push_str(authority),
         }
@@ -247,8 +248,10 @@ mod tests {
 
     #[test]
     fn logins_are_hidden_in_texts() {
-        let text = "ADD http://joe:pw@a.io/x https://b.io/@x [\"https://t@c.io\"] ssh://git@d.io http://";
-        let shown = "ADD http://***@a.io/x https://b.io/@x [\"https://***@c.io\"] ssh://git@d.io http://";
+        let text =
+            "ADD http://joe:pw@a.io/x https://b.io/@x [\"https://t@c.io\"] ssh://git@d.io ftp://joe:pw@e.io/x http://";
+        let shown =
+            "ADD http://***@a.io/x https://b.io/@x [\"https://***@c.io\"] ssh://git@d.io ftp://***@e.io/x http://";
         assert_eq!((hide_logins(text).as_str(), hide_logins("ä: @").as_str()), (shown, "ä: @"));
     }
 

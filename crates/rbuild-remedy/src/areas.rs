@@ -282,6 +282,8 @@ pub enum ServerRemedy {
 /// A change of an image, an archive or a container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ImageRemedy {
+    /// Write the name of an image in its form.
+    CorrectName,
     /// Use a longer prefix of the ID.
     LongerPrefix,
     /// Use a digest.

@@ -177,6 +177,13 @@ impl Selected {
     }
 }
 
+impl<'a> SourceTree<'a> {
+    /// Returns the tree of all files of a directory.
+    pub fn whole(root: &'a RootDir, owner: Owner) -> SourceTree<'a> {
+        SourceTree { root, ignore: None, exclude: None, store: None, owner, hashes: None }
+    }
+}
+
 impl SourceTree<'_> {
     /// Selects the files that match the pattern or path `source`, in order of their names. A
     /// selected link is followed inside the root; links in the part matched by wildcards are not

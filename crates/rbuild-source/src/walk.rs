@@ -449,14 +449,7 @@ mod tests {
         let root = RootDir::open(&dir).unwrap();
         for ignored in ["", "**/*.skip\nd3", "*\n!d5/e/f/7.txt\n!d6/e/none", "flat\n!flat/99"] {
             let ignore = Ignore::parse(ignored).unwrap();
-            let tree = SourceTree {
-                root: &root,
-                ignore: Some(&ignore),
-                exclude: None,
-                store: None,
-                owner: Owner::Root,
-                hashes: None,
-            };
+            let tree = SourceTree { ignore: Some(&ignore), ..SourceTree::whole(&root, Owner::Root) };
             let mut walked = Hasher::new();
             let mut count = 0;
             tree.walk::<SourceError>(Path::new(""), |_, path, stat| {

@@ -6,9 +6,9 @@
 //! file is removed.
 
 use std::ffi::OsString;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 
 use rbuild_image::BlobDigest;
 use rbuild_linux::RootDir;
@@ -34,10 +34,8 @@ impl PartialFile {
         let made = store.root.create_dir_all(DIR, modes::private_dir(), None, |_| ());
         let dir = made.map_err(naming(&store.root, DIR))?;
         let name = OsString::from(digest.hex());
-        let path = store.path().join(DIR).join(&name);
         loop {
-            let file = OpenOptions::new().read(true).append(true).create(true).mode(modes::file()).open(&path);
-            let file = file.map_err(|e| dir.error("openat", &name, e))?;
+            let file = dir.open_to_append(&name, modes::file())?;
             if file.try_lock().is_err() {
                 return Ok(None);
             }

@@ -483,6 +483,12 @@ mod tests {
         assert_eq!(resume().unwrap().at(), 0);
         resume().unwrap().finish(broken(b"layers")).unwrap_err();
         assert_eq!(resume().unwrap().at(), 0);
+        // A link in place of the file is not followed.
+        let file = dir.join("partial").join(digest.hex());
+        std::fs::remove_file(&file).unwrap();
+        std::os::unix::fs::symlink(dir.join("elsewhere"), &file).unwrap();
+        assert!(staging.resume(&digest, 5).is_err() && !dir.join("elsewhere").exists());
+        std::fs::remove_file(&file).unwrap();
         resume().unwrap().finish(broken(b"lay")).unwrap_err();
         drop(staging);
         drop(work);

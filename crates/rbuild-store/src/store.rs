@@ -82,9 +82,8 @@ pub struct Store {
 pub(crate) const DIRS: [&str; 9] =
     ["blobs", "blobs/sha256", "trees", "layers", "records", "results", "builds", "mounts", "tmp"];
 
-/// Directories that are created when they are needed.
-pub(crate) const OPTIONAL_DIRS: [&str; 9] =
-    ["accounts", "ledgers", "containers", "hashes", "owners", "pulled", "downloads", "logs", "partial"];
+/// Directories without documents that are created when they are needed.
+const OTHER_DIRS: [&str; 3] = ["owners", "logs", "partial"];
 
 /// Directories with files of images, commands and build contexts, in trees or in layers.
 const FOREIGN_DIRS: [&str; 4] = ["blobs", "trees", "mounts", "tmp"];
@@ -104,6 +103,12 @@ const DIRS_OF_DOCUMENTS: [&str; 11] = [
     "pulled",
     "downloads",
 ];
+
+/// Returns all directories of a store, parents first, including those that it may lack.
+pub(crate) fn all_dirs() -> impl Iterator<Item = &'static str> {
+    let optional = DIRS_OF_DOCUMENTS.into_iter().filter(|dir| *dir != "." && !DIRS.contains(dir));
+    DIRS.into_iter().chain(optional).chain(OTHER_DIRS)
+}
 
 impl Store {
     /// Opens the store at `path`, creating it if necessary.

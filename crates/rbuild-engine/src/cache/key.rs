@@ -42,9 +42,9 @@ pub struct Context {
 impl Context {
     fn open(path: &Path, ignore: Option<&IgnoreFile>, shared: &SharedByContexts<'_>) -> Result<Context> {
         let SharedByContexts { owner, hashes, owners, store } = shared;
-        let failed = BuildError::kernel(ErrorContext::BuildContext);
-        let root = RootDir::open(path).map_err(failed)?.with_owners(owners);
-        if store.is(&root.stat_self().map_err(BuildError::kernel(ErrorContext::BuildContext))?) {
+        let failed = || BuildError::kernel(ErrorContext::BuildContext);
+        let root = RootDir::open(path).map_err(failed())?.with_owners(owners);
+        if store.is(&root.stat_self().map_err(failed())?) {
             let message = "the build context is the store of this build".to_string();
             return Err(BuildError::Other { message, help: Some(FileRemedy::OtherDirectory.into()) });
         }
@@ -60,12 +60,10 @@ impl Context {
 
     pub fn tree(&self) -> SourceTree<'_> {
         SourceTree {
-            root: &self.root,
             ignore: Some(&self.ignore),
-            exclude: None,
             store: Some(&self.store),
-            owner: self.owner,
             hashes: Some(&self.hashes),
+            ..SourceTree::whole(&self.root, self.owner)
         }
     }
 }
@@ -97,14 +95,7 @@ impl StageFiles {
     }
 
     pub fn tree(&self) -> SourceTree<'_> {
-        SourceTree {
-            root: &self.root,
-            ignore: None,
-            exclude: None,
-            store: None,
-            owner: Owner::AsIs,
-            hashes: Some(&self.hashes),
-        }
+        SourceTree { hashes: Some(&self.hashes), ..SourceTree::whole(&self.root, Owner::AsIs) }
     }
 }
 

@@ -62,22 +62,26 @@ pub(crate) fn tar(to: &Destination, views: &[View<RootDir>]) -> Result<()> {
 }
 
 /// Keeps an image, or the index of the images of several platforms, under all names or none, also
-/// concurrently with other builds. Without names, it is kept without one.
-fn tag_all(store: &Store, images: &[Image], tags: &[Reference]) -> Result<()> {
+/// concurrently with other builds. Without names, it is kept without one. Returns the index.
+fn tag_all(store: &Store, images: &[Image], tags: &[Reference]) -> Result<Option<FinishedIndex>> {
     let named = |digest| match tags {
         [] => vec![(digest, None)],
         tags => tags.iter().map(|tag| (digest, Some(tag.clone()))).collect(),
     };
     match images {
-        [only] => store.images().tag_all(&named(only.manifest_digest))?,
+        [only] => {
+            store.images().tag_all(&named(only.manifest_digest))?;
+            Ok(None)
+        }
         several => {
             let work = Workspace::open(store)?;
             let staging = Staging::open(store, &work)?;
-            let digest = staging.put_bytes(&index_of_images(several)?)?.0.of_manifest();
+            let (digest, size) = staging.put_bytes(&index_of_images(several)?)?;
+            let digest = digest.of_manifest();
             staging.keep("index", &[digest], &named(digest))?;
+            Ok(Some(FinishedIndex { digest, size }))
         }
     }
-    Ok(())
 }
 
 /// Writes the archives and names the result. `platforms` has the images of each platform, in
@@ -117,14 +121,7 @@ pub(crate) fn publish(
         events.phase(BuildPhase::Archive, started.elapsed().as_secs_f64());
     }
     // Last, so that a build that fails has named nothing.
-    tag_all(store, &firsts, &request.tags)?;
-    let index = match &firsts[..] {
-        [_] => None,
-        several => {
-            let bytes = index_of_images(several)?;
-            Some(FinishedIndex { digest: ManifestDigest::of(&bytes), size: bytes.len() as u64 })
-        }
-    };
+    let index = tag_all(store, &firsts, &request.tags)?;
     let platforms = firsts.iter().map(|image| image.manifest_digest).collect();
     Ok(Finished { image: Some(FinishedImage::stored(image)), platforms, index })
 }

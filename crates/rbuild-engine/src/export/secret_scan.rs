@@ -103,8 +103,7 @@ impl<'a> Leaks<'a> {
     pub fn in_tree(&self, tree: &RootDir) -> Result<FoundSecret<'a, '_>> {
         let mut search = Search { found: self.nothing(), window: Vec::new() };
         search.attributes(tree, OsStr::new(""), Path::new(""))?;
-        let source =
-            SourceTree { root: tree, ignore: None, exclude: None, store: None, owner: Owner::AsIs, hashes: None };
+        let source = SourceTree::whole(tree, Owner::AsIs);
         let visit = |dir: &RootDir, path: &Path, stat: &Stat| Ok(search.entry(dir, path, stat)?);
         source.walk::<WalkError>("".as_ref(), visit).map_err(|WalkError(e)| e)?;
         Ok(search.found)

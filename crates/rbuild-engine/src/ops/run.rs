@@ -349,22 +349,24 @@ fn may_name_program(run: &RunStep, secret: &RunSecret, missing: Option<&str>) ->
         Some(missing) => missing == target,
         None => texts().any(|text| text.contains(target)),
     });
-    is_file || secret.env.as_deref().is_some_and(|name| texts().any(|text| runs_variable(text, name)))
+    is_file || secret.env.as_deref().is_some_and(|name| texts().any(|text| names_by_variable(text, name, missing)))
 }
 
-/// Returns true if a variable stands where a script names a program.
-fn runs_variable(script: &str, name: &str) -> bool {
-    const BEFORE_PROGRAMS: [&str; 6] = ["exec", "then", "else", "do", "eval", "!"];
-    let starts_command = |before: &str| {
-        let before = before.trim_end_matches('"').trim_end_matches([' ', '\t']);
-        let word = before.rsplit(char::is_whitespace).next().unwrap_or_default();
-        before.is_empty() || before.ends_with([';', '&', '|', '(', '{', '\n']) || BEFORE_PROGRAMS.contains(&word)
-    };
-    let ends_name = |after: &str| !after.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_');
+/// Returns true if a script may have named its missing program by a variable that is unset. If the
+/// shell printed the name, that is the word behind the variable, which took its place.
+fn names_by_variable(script: &str, name: &str, missing: Option<&str>) -> bool {
+    let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
     script.match_indices('$').any(|(at, _)| {
         let rest = &script[at + 1..];
-        let after = rest.strip_prefix('{').unwrap_or(rest).strip_prefix(name);
-        after.is_some_and(ends_name) && starts_command(&script[..at])
+        let braced = rest.strip_prefix('{');
+        let Some(after) = braced.unwrap_or(rest).strip_prefix(name).filter(|after| !after.starts_with(is_name)) else {
+            return false;
+        };
+        let Some(missing) = missing else { return true };
+        let after = if braced.is_some() { after.split_once('}').map_or("", |(_, after)| after) } else { after };
+        let next = after.trim_start_matches(|c: char| c.is_whitespace() || c == '\\');
+        let word = next.len() < after.len() && next.starts_with(missing);
+        word && !next[missing.len()..].starts_with(|c| is_name(c) || matches!(c, '/' | '.' | '-'))
     })
 }
 
@@ -445,18 +447,22 @@ mod tests {
 
     #[test]
     fn variables_that_name_a_program_are_recognized() {
-        for (script, runs) in [
-            ("$TOOL x", true),
-            ("\"$TOOL\" x", true),
-            ("cd /x && ${TOOL} x", true),
-            ("if true; then \"${TOOL:-}\"; fi", true),
-            ("set -e\nexec $TOOL", true),
-            ("curl -H $TOOL http://host", false),
-            ("$TOOLS x", false),
-            ("echo '&' $TOOL", false),
-            ("TOOL x", false),
+        for (script, missing, named) in [
+            ("$TOOL x", Some("x"), true),
+            ("\"$TOOL\" x", None, true),
+            ("cd /x && ${TOOL} x", Some("x"), true),
+            ("if true; then \"${TOOL:-}\"; fi", None, true),
+            ("set -e\nexec $TOOL --all", Some("--all"), true),
+            ("FOO=1 $TOOL \\\n  x", Some("x"), true),
+            ("if $TOOL x; then y; fi", Some("x"), true),
+            ("curl -H $TOOL http://host", Some("curl"), false),
+            ("echo $(echo a | $TOOL) && nosuch", Some("nosuch"), false),
+            ("$TOOL xy", Some("x"), false),
+            ("$TOOLS x", Some("x"), false),
+            ("echo '&' $TOOL", Some("echo"), false),
+            ("TOOL x", Some("TOOL"), false),
         ] {
-            assert_eq!(runs_variable(script, "TOOL"), runs, "{script}");
+            assert_eq!(names_by_variable(script, "TOOL", missing), named, "{script}");
         }
     }
 

@@ -222,7 +222,7 @@ fn fill_cache(env: &StepEnv<'_>, id: VertexId, step: &RunCache, seed: Seed<'_>, 
     match (from, seed.files) {
         (FileSource::Vertex(stage), _) => {
             let root = &env.rootfs.view(stage)?;
-            let tree = SourceTree { root, ignore: None, exclude: None, store: None, owner: Owner::AsIs, hashes: None };
+            let tree = SourceTree::whole(root, Owner::AsIs);
             let item = tree.select_literal(&step.source).map_err(|e| source_error(e, seed.span, seed.from_name))?;
             fill(&tree, &[vec![item]])?;
         }

@@ -327,6 +327,17 @@ impl RootDir {
         Ok(File::from(fd))
     }
 
+    /// Opens the direct child `name` for reading and appending, or creates it. Does not follow a
+    /// link.
+    pub fn open_to_append(&self, name: &OsStr, mode: u32) -> Result<File> {
+        let flags =
+            OFlags::RDWR | OFlags::APPEND | OFlags::CREATE | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = one_component(name)
+            .and_then(|name| rustix::fs::openat(self.fd(), name, flags, Mode::from_raw_mode(mode)))
+            .map_err(|e| self.err("openat", Path::new(name), e))?;
+        Ok(File::from(fd))
+    }
+
     pub fn create_dir(&self, name: &OsStr, mode: u32) -> Result<()> {
         one_component(name)
             .and_then(|name| rustix::fs::mkdirat(self.fd(), name, Mode::from_raw_mode(mode)))

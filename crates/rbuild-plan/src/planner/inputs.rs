@@ -4,7 +4,7 @@ use rbuild_dockerfile::ast::{Op, Stage, Word};
 use rbuild_dockerfile::{Diagnostic, Span, Vars, is_windows, mount_from};
 use rbuild_image::{DEFAULT_PATH, ImageConfig, Platform, PlatformError};
 use rbuild_paths::SourcePattern;
-use rbuild_remedy::{BuildRemedy, Remedy};
+use rbuild_remedy::{BuildRemedy, ImageRemedy, Remedy};
 
 use crate::graph::{CopyItem, CopySource, CopyStep, FileSource, Step, StepName};
 use crate::ids::{ContextId, VertexId};
@@ -291,7 +291,7 @@ impl Planner<'_> {
     fn written_image(&self, name: &str, span: Span) -> Result<WrittenImage, Diagnostic> {
         WrittenImage::parse(name).map_err(|e| {
             let d = Diagnostic::new(span, e.to_string());
-            let d = d.help("use the form NAME[:TAG] with a name in lower case, for example team/app:1.0");
+            let d = d.help(Remedy::from(ImageRemedy::CorrectName));
             d.suggest(name, self.stage_names().iter().map(String::as_str))
         })
     }

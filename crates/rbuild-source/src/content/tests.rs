@@ -18,31 +18,17 @@ impl Temp {
     fn digest(&self, source: &str, ignore: &str) -> Result<SelectionHash, SourceError> {
         let root = RootDir::open(&self.0).unwrap();
         let ignore = Ignore::parse(ignore).unwrap();
-        let tree = SourceTree {
-            root: &root,
-            ignore: Some(&ignore),
-            exclude: None,
-            store: None,
-            owner: Owner::Root,
-            hashes: None,
-        };
+        let tree = SourceTree { ignore: Some(&ignore), ..SourceTree::whole(&root, Owner::Root) };
         content(&tree, &tree.select(&SourcePattern::parse(source))?).map(|content| content.digest)
     }
     fn names(&self, source: &str, ignore: &str) -> Vec<String> {
         let root = RootDir::open(&self.0).unwrap();
         let ignore = Ignore::parse(ignore).unwrap();
-        let tree = SourceTree {
-            root: &root,
-            ignore: Some(&ignore),
-            exclude: None,
-            store: None,
-            owner: Owner::Root,
-            hashes: None,
-        };
+        let tree = SourceTree { ignore: Some(&ignore), ..SourceTree::whole(&root, Owner::Root) };
         let mut names = Vec::new();
         for item in tree.select(&SourcePattern::parse(source)).unwrap() {
             names.push(item.path.to_string_lossy().into_owned());
-            if item.stat.kind == FileKind::Dir && item.take != Take::Above {
+            if item.stat.kind == FileKind::Dir {
                 tree.walk::<SourceError>(&item.path, |_, p, _| {
                     let _: () = names.push(p.to_string_lossy().into_owned());
                     Ok(())
@@ -158,8 +144,7 @@ fn content_digests_are_stable() {
 fn selection_or_error(dir: &Path, source: &str, ignore: &str) -> String {
     let root = RootDir::open(dir).unwrap();
     let ignore = Ignore::parse(&ignore.replace(';', "\n")).unwrap();
-    let tree =
-        SourceTree { root: &root, ignore: Some(&ignore), exclude: None, store: None, owner: Owner::Root, hashes: None };
+    let tree = SourceTree { ignore: Some(&ignore), ..SourceTree::whole(&root, Owner::Root) };
     let found = match source.strip_prefix('=') {
         Some(literal) => tree.select_literal(literal).map(|item| vec![item]),
         None => tree.select(&SourcePattern::parse(source)),
@@ -231,8 +216,7 @@ fn sources_select_files_that_are_not_ignored() {
 fn without_store(dir: &Path, source: &SourcePattern) -> (String, Option<PathBuf>) {
     let root = RootDir::open(dir).unwrap();
     let store = StoreDir::new(root.stat(Path::new("d")).unwrap().inode());
-    let tree =
-        SourceTree { root: &root, ignore: None, exclude: None, store: Some(&store), owner: Owner::Root, hashes: None };
+    let tree = SourceTree { store: Some(&store), ..SourceTree::whole(&root, Owner::Root) };
     let mut found = Vec::new();
     let selected = tree.select(source).map(|items| {
         for item in &items {
@@ -303,8 +287,7 @@ fn parent_directories_are_selected_with_parents() {
         let root = RootDir::open(&t.0).unwrap();
         let (ignore, exclude) = (Ignore::parse(ignore).unwrap(), Ignore::parse(exclude).unwrap());
         let exclude = Some(&exclude);
-        let tree =
-            SourceTree { root: &root, ignore: Some(&ignore), exclude, store: None, owner: Owner::Root, hashes: None };
+        let tree = SourceTree { ignore: Some(&ignore), exclude, ..SourceTree::whole(&root, Owner::Root) };
         match tree.select(&SourcePattern::with_parents(source)) {
             Ok(items) => items
                 .iter()
@@ -359,14 +342,7 @@ fn the_fingerprint_detects_all_relevant_changes() {
     let look = |source: &str, parents: bool| {
         let root = RootDir::open(&t.0).unwrap();
         let ignore = Ignore::parse("left-out/*").unwrap();
-        let tree = SourceTree {
-            root: &root,
-            ignore: Some(&ignore),
-            exclude: None,
-            store: None,
-            owner: Owner::Root,
-            hashes: None,
-        };
+        let tree = SourceTree { ignore: Some(&ignore), ..SourceTree::whole(&root, Owner::Root) };
         let selected = if parents {
             tree.select(&SourcePattern::with_parents(source))
         } else {
@@ -427,8 +403,7 @@ fn parents_of_reincluded_files_keep_their_mode() {
     mode("d/e", 0o750);
     let root = RootDir::open(&t.0).unwrap();
     let ignore = Ignore::parse("*\n!d/e/y\n!gone/x").unwrap();
-    let tree =
-        SourceTree { root: &root, ignore: Some(&ignore), exclude: None, store: None, owner: Owner::Root, hashes: None };
+    let tree = SourceTree { ignore: Some(&ignore), ..SourceTree::whole(&root, Owner::Root) };
     let mut seen = Vec::new();
     tree.walk::<SourceError>(Path::new(""), |_, path, stat| {
         seen.push(format!("{} {:o}", path.display(), stat.mode & 0o777));
@@ -468,7 +443,7 @@ fn files_renamed_while_they_are_read_count_as_changed() {
     }
     let stop = std::sync::atomic::AtomicBool::new(false);
     let root = RootDir::open(&t.0).unwrap();
-    let tree = SourceTree { root: &root, ignore: None, exclude: None, store: None, owner: Owner::Root, hashes: None };
+    let tree = SourceTree::whole(&root, Owner::Root);
     let attempts = |source: &str, parents: bool| -> Result<(), SourceError> {
         let selected = if parents {
             tree.select(&SourcePattern::with_parents(source))?

@@ -16,7 +16,7 @@ use crate::exclusive_lock::ExclusiveLock;
 use crate::gc::misplaced::Misplaced;
 use crate::gc::prune::Gc;
 use crate::images::{Image, NamedImage, digest};
-use crate::store::{DIRS, OPTIONAL_DIRS, Store};
+use crate::store::{Store, all_dirs};
 use crate::workspace::sweep;
 
 /// Directory of the blobs.
@@ -252,7 +252,7 @@ impl Gc<'_> {
 
     /// Verifies that nothing else is in place of a directory of the store.
     fn check_dirs(&self, repair: bool, checked: &mut Checked) -> Result<()> {
-        for path in DIRS.iter().chain(&OPTIONAL_DIRS).copied() {
+        for path in all_dirs() {
             let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
             let dir = match self.store.root.sub(if parent.is_empty() { "." } else { parent }) {
                 // The parent is reported, or missing.

@@ -340,7 +340,7 @@ fn dockerfile_in(dir: &RootDir, file: Option<&str>) -> Result<OuterDockerfile, F
 
 /// Returns the newest modification time below a directory, in seconds since the Unix epoch.
 fn newest(dir: &RootDir) -> Result<Option<i64>, SourceError> {
-    let tree = SourceTree { root: dir, ignore: None, exclude: None, store: None, owner: Owner::Root, hashes: None };
+    let tree = SourceTree::whole(dir, Owner::Root);
     let mut newest = None;
     tree.walk::<SourceError>(Path::new(""), |_, _, stat| {
         newest = newest.max(Some(stat.mtime.sec));

@@ -7,6 +7,7 @@ use rbuild_engine::{BuildRequest, Export, SecretValues, Squash, Warning};
 use rbuild_image::{Platform, Reference, ReferenceError, SourceUrl};
 use rbuild_linux::Timestamp;
 use rbuild_plan::{NamedContext, NetworkMode, NoCache, Parameters};
+use rbuild_remedy::ImageRemedy;
 use rbuild_store::{BuildId, Download, Store, Workspace};
 
 use crate::args::BuildArgs;
@@ -14,7 +15,7 @@ use crate::exit::Failure;
 use crate::input::context::{self, MainContext};
 use crate::input::flags::{self, Allowed};
 use crate::input::{network, output, registry, value};
-use crate::ui::terminal;
+use crate::ui::{hints, terminal};
 
 /// A request, with the files of contexts from standard input and URLs, which are removed when this
 /// is dropped.
@@ -113,11 +114,9 @@ fn warn_of_swallowed_context(args: &BuildArgs) {
     }
 }
 
-/// Form of the names of images.
-const NAME_FORM: &str = "use the form NAME[:TAG] with a name in lower case, for example team/app:1.0";
-
 fn tags(given: &[String]) -> Result<Vec<Reference>, Failure> {
-    let invalid = |e: ReferenceError| Failure::usage(e.to_string()).help(NAME_FORM);
+    let invalid =
+        |e: ReferenceError| Failure::usage(e.to_string()).help(hints::words(&ImageRemedy::CorrectName.into()));
     given.iter().map(|tag| tag.parse().map_err(invalid)).collect()
 }
 

@@ -285,6 +285,9 @@ fn server_words(remedy: &ServerRemedy) -> String {
 
 fn image_words(remedy: &ImageRemedy) -> String {
     match remedy {
+        ImageRemedy::CorrectName => {
+            "use the form NAME[:TAG] with a name in lower case, for example team/app:1.0".into()
+        }
         ImageRemedy::LongerPrefix => "use a longer prefix of the ID".into(),
         ImageRemedy::UseDigest => "use a digest".into(),
         ImageRemedy::CheckSource => {
