@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime};
 
 use crate::lab::{Lab, Ran, rbuild_path};
+use crate::processes::{all_gone, locks_free};
 
 /// System calls that change the store, a mount or another process.
 const CHANGES: &str = "write,pwrite64,openat,openat2,mkdirat,renameat,renameat2,linkat,symlinkat,unlinkat,mknodat,fchownat,\
@@ -197,18 +198,23 @@ fn root_the_store_opens_and_builds_correctly_after_a_power_cut() {
         let since = SystemTime::now();
         let marker = format!("round {round}");
         lab.write("f", &marker);
-        let mut child = lab.command(["build", "-t", "x", "-o", "type=image,compression=zstd"]);
+        // All processes of the build have the store's path in their command lines.
+        let store = lab.store();
+        let options = ["--root", store.to_str().unwrap()];
+        let arguments = options.into_iter().chain(["build", "-t", "x", "-o", "type=image,compression=zstd"]);
+        let mut child = lab.command(arguments);
         let mut child = child.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         std::thread::sleep(Duration::from_millis(30 + dice.throw(150)));
         child.kill().unwrap();
         child.wait().unwrap();
-        // Its processes take a moment to exit.
-        std::thread::sleep(Duration::from_millis(100));
+        let what = format!("round {round}");
+        // The other processes of the build take a moment to exit.
+        all_gone(lab.store().to_str().unwrap(), &what);
+        locks_free(&lab.store().join("tmp"), &what);
         // A build that reported success has synced its results.
         if lab.store().join("builds").read_dir().unwrap().flatten().all(|e| newer(&e.path(), since).is_none()) {
             hits += cut_power(&lab.store(), since, &mut dice);
         }
-        let what = format!("round {round}");
         let dest = format!("type=local,dest={}", lab.path("out").display());
         let _ = std::fs::remove_dir_all(lab.path("out"));
         reboot(&lab.store());

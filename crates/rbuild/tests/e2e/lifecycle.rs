@@ -8,31 +8,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::lab::Lab;
-
-/// Returns the processes whose command line contains `needle`.
-fn processes(needle: &str) -> Vec<String> {
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
-        let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
-        let line = String::from_utf8_lossy(&line).replace('\0', " ");
-        if entry.file_name().to_string_lossy().parse::<u32>().is_ok_and(|p| p != std::process::id())
-            && line.contains(needle)
-        {
-            found.push(line);
-        }
-    }
-    found
-}
-
-/// Waits until no process of the build is left.
-#[track_caller]
-fn all_gone(needle: &str) {
-    let deadline = Instant::now() + Duration::from_secs(2);
-    while !processes(needle).is_empty() {
-        assert!(Instant::now() < deadline, "left: {:?}", processes(needle));
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
+use crate::processes::{all_gone, locks_free, processes_with};
 
 fn no_mounts(lab: &Lab) {
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
@@ -43,7 +19,8 @@ fn start(lab: &Lab, marker: &str) -> Child {
     lab.write("f", marker);
     let sleep = format!("FROM busybox\nCOPY f /f\nRUN echo started; sleep 300 {marker} || sleep 300\n");
     lab.write("Dockerfile", sleep);
-    let mut command = lab.command(["build", "-t", "x"]);
+    // All processes of the build have the store's path in their command lines.
+    let mut command = lab.command(["--root", lab.store().to_str().unwrap(), "build", "-t", "x"]);
     command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
 }
 
@@ -60,18 +37,11 @@ fn wait_for(child: &mut Child) -> Option<i32> {
 
 #[track_caller]
 fn still_works(lab: &Lab) {
+    let tmp = lab.store().join("tmp");
+    locks_free(&tmp, "before the next build");
     lab.build("FROM busybox\nRUN echo fine > /o\n", &["-t", "x", "--no-cache"]).ok();
-    let left =
-        || -> Vec<_> { std::fs::read_dir(lab.store().join("tmp")).unwrap().map(|e| e.unwrap().file_name()).collect() };
-    // A process killed a moment ago may still have held its lock when the build above checked it;
-    // the next build finds the lock free.
-    for _ in 0..3 {
-        if !left().is_empty() {
-            std::thread::sleep(Duration::from_millis(100));
-            lab.build("FROM busybox\nRUN echo fine > /o\n", &["-t", "x", "--no-cache"]).ok();
-        }
-    }
-    assert!(left().is_empty(), "left in the store: {:?}", left());
+    let left: Vec<_> = std::fs::read_dir(tmp).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert!(left.is_empty(), "left in the store: {left:?}");
     no_mounts(lab);
 }
 
@@ -82,15 +52,15 @@ fn ctrl_c_ends_everything_within_two_seconds() {
         let marker = format!("{}00{i}", std::process::id());
         let mut child = start(&lab, &marker);
         let deadline = Instant::now() + Duration::from_secs(10);
-        while processes(&format!("sleep 300 {marker}")).is_empty() && Instant::now() < deadline {
+        while processes_with(&format!("sleep 300 {marker}")).is_empty() && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(10));
         }
         let asked = Instant::now();
         kill(Pid::from_raw(child.id() as i32), signal).unwrap();
         assert_eq!(wait_for(&mut child), Some(130));
         assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
-        all_gone(lab.store().to_str().unwrap());
-        all_gone(&format!("sleep 300 {marker}"));
+        all_gone(lab.store().to_str().unwrap(), signal.as_str());
+        all_gone(&format!("sleep 300 {marker}"), signal.as_str());
         still_works(&lab);
     }
 }
@@ -104,7 +74,8 @@ fn sigkill_at_any_moment_leaves_nothing() {
         std::thread::sleep(Duration::from_millis(delay));
         child.kill().unwrap();
         child.wait().unwrap();
-        all_gone(&format!("sleep 300 {marker}"));
+        all_gone(lab.store().to_str().unwrap(), "after SIGKILL");
+        all_gone(&format!("sleep 300 {marker}"), "after SIGKILL");
         still_works(&lab);
     }
 }
@@ -135,11 +106,11 @@ fn a_failing_stage_stops_the_others_at_once() {
     let started = Instant::now();
     lab.build(
         "FROM busybox AS a\nRUN sleep 100\nFROM busybox AS b\nRUN sleep 1; exit 3\nFROM scratch\nCOPY --from=a /x /\nCOPY --from=b /x /\n",
-        &[],
+        &["--root", lab.store().to_str().unwrap()],
     )
     .fails(1, &["exited with code 3"]);
     assert!(started.elapsed() < Duration::from_secs(10));
-    all_gone(lab.store().to_str().unwrap());
+    all_gone(lab.store().to_str().unwrap(), "after a failed build");
 }
 
 #[test]
@@ -197,7 +168,7 @@ fn a_waiting_build_ends_when_it_fails_or_is_stopped() {
     let sleep = format!("sleep 30.{}", std::process::id());
     lab.write("long/Dockerfile", format!("FROM busybox\nRUN {locked} {sleep} || :\n"));
     let mut long = lab.command(["build", "long"]).stderr(Stdio::null()).spawn().unwrap();
-    while !processes(&sleep).iter().any(|line| line.starts_with(&sleep)) {
+    while !processes_with(&sleep).iter().any(|process| process.command_line.starts_with(&sleep)) {
         std::thread::sleep(Duration::from_millis(20));
     }
     let started = Instant::now();

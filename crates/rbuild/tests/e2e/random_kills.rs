@@ -12,6 +12,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::lab::Lab;
+use crate::processes::{Process, all_gone, locks_free, processes};
 
 /// The time within which a failed build must end.
 const AT_ONCE: Duration = Duration::from_secs(5);
@@ -50,25 +51,6 @@ fn end_of_storm() -> Instant {
     Instant::now() + Duration::from_secs(seconds)
 }
 
-/// A process and its parent, from /proc.
-#[derive(Debug, Clone)]
-struct Process {
-    pid: u32,
-    parent: u32,
-    line: String,
-}
-
-fn processes() -> Vec<Process> {
-    let read = |entry: std::fs::DirEntry| {
-        let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
-        let stat = std::fs::read_to_string(entry.path().join("stat")).ok()?;
-        let parent = stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()?;
-        let line = std::fs::read(entry.path().join("cmdline")).ok()?;
-        Some(Process { pid, parent, line: String::from_utf8_lossy(&line).replace('\0', " ") })
-    };
-    std::fs::read_dir("/proc").unwrap().flatten().filter_map(read).collect()
-}
-
 /// Returns the process itself and its descendants.
 fn family(root: u32) -> Vec<Process> {
     let all = processes();
@@ -79,39 +61,6 @@ fn family(root: u32) -> Vec<Process> {
         at += 1;
     }
     found
-}
-
-/// Waits until no process has the marker in its command line. All processes of a build have it
-/// there.
-#[track_caller]
-fn all_gone(marker: &str, what: &str) {
-    let deadline = Instant::now() + Duration::from_secs(2);
-    loop {
-        let left: Vec<Process> = processes().into_iter().filter(|p| p.line.contains(marker)).collect();
-        if left.is_empty() {
-            return;
-        }
-        assert!(Instant::now() < deadline, "{what}: left running: {left:?}");
-        std::thread::sleep(Duration::from_millis(10));
-    }
-}
-
-/// Waits until the locks on work in progress are free. A process that is ending has no command line
-/// any more, but still holds its lock until its last thread has ended.
-#[track_caller]
-fn locks_free(tmp: &Path, what: &str) {
-    let deadline = Instant::now() + Duration::from_secs(2);
-    for entry in std::fs::read_dir(tmp).unwrap() {
-        let path = entry.unwrap().path();
-        if path.extension().is_none_or(|extension| extension != "lock") {
-            continue;
-        }
-        let Ok(lock) = std::fs::File::open(&path) else { continue };
-        while lock.try_lock_shared().is_err() {
-            assert!(Instant::now() < deadline, "{what}: still locked: {}", path.display());
-            std::thread::sleep(Duration::from_millis(10));
-        }
-    }
 }
 
 /// A build whose processes all have the marker in their command lines.
