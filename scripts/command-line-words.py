@@ -3,7 +3,7 @@
     python3 scripts/command-line-words.py
 
 A message is a string of several words. It must name neither a flag nor a verb of rbuild: libraries
-return a `Remedy`, which crates/rbuild/src/ui/hints.rs puts into words. Flags of instructions belong
+return a `Remedy`, which crates/rbuild/src/ui/hints puts into words. Flags of instructions belong
 to the Dockerfile and are allowed. Exits with 1 if a message contains such words.
 """
 import re

@@ -81,8 +81,7 @@ impl Write for LogFile {
         if let Err(e) = &written
             && std::mem::replace(&mut self.is_whole, false)
         {
-            let help =
-                rbuild_linux::is_disk_full(e).then(|| hints::words(&Remedy::Disk(DiskRemedy::FreeOutput)).into());
+            let help = rbuild_linux::is_disk_full(e).then(|| Remedy::Disk(DiskRemedy::FreeOutput).into());
             terminal::warning(Warning {
                 text: format!("the debug log {} is incomplete: {}", quoted(&self.path), sentence(e)),
                 help,
@@ -110,7 +109,7 @@ fn everything(level: LevelFilter) -> Targets {
 
 fn parse(filter: &str) -> Result<Targets, Failure> {
     let wrong = |why: String| Failure::usage(format!("RBUILD_LOG={filter}: {why}"));
-    let levels = "use error, warn, info, debug or trace";
+    let levels = hints::use_one_of(&["error", "warn", "info", "debug", "trace"]);
     if !filter.contains(['=', ',']) {
         let level = filter.trim().parse();
         return level.map(everything).map_err(|_| wrong(format!("`{filter}` is not a level")).help(levels));

@@ -13,7 +13,7 @@ use rbuild_store::{StoreError, remedy_of_kernel};
 use rbuild_transport::TransportError;
 use serde::{Deserialize, Serialize};
 
-use crate::ui::hints;
+use crate::ui::hints::Hint;
 
 pub mod code {
     pub const OK: u8 = 0;
@@ -33,7 +33,7 @@ pub mod code {
 pub struct Failure {
     pub code: u8,
     pub message: String,
-    pub help: Option<String>,
+    pub help: Option<Hint>,
 }
 
 impl std::fmt::Display for Failure {
@@ -64,30 +64,30 @@ impl Failure {
     pub fn lost_output(cause: &io::Error) -> Failure {
         let failure = Failure::caused("cannot write to standard output", cause);
         match rbuild_linux::is_disk_full(cause) {
-            true => failure.help(hints::words(&Remedy::Disk(DiskRemedy::FreeOutput))),
+            true => failure.help(Remedy::Disk(DiskRemedy::FreeOutput)),
             false => failure,
         }
     }
 
-    /// Adds help, printed below the message.
-    pub fn help(mut self, help: impl Into<String>) -> Failure {
-        self.help = Some(help.into());
+    /// Adds the hint of a remedy, printed below the message.
+    pub fn help(mut self, remedy: impl Into<Hint>) -> Failure {
+        self.help = Some(remedy.into());
         self
     }
 
     /// Sets the help to the remedy of the cause, if it has one.
     pub fn because(self, cause: &(dyn Error + 'static)) -> Failure {
-        Failure { help: remedy_of(cause).as_ref().map(hints::words).or(self.help), ..self }
+        Failure { help: remedy_of(cause).as_ref().map(Hint::from).or(self.help), ..self }
     }
 
     /// Masks the values of secrets.
     pub fn masked(self, values: &SecretValues) -> Failure {
-        Failure { message: values.mask(self.message), help: self.help.map(|help| values.mask(help)), ..self }
+        Failure { message: values.mask(self.message), help: self.help.map(|help| help.masked(values)), ..self }
     }
 
     /// Prints the message and returns the exit code.
     pub fn report(&self) -> u8 {
-        crate::ui::terminal::error(&self.message, self.help.as_deref());
+        crate::ui::terminal::error(&self.message, self.help.as_ref());
         self.code
     }
 }
@@ -117,7 +117,7 @@ fn errno_of(error: &(dyn Error + 'static)) -> Option<i32> {
 impl Failure {
     /// Returns the text that [`Failure::report`] prints on a terminal without colors.
     pub fn text(&self) -> String {
-        crate::ui::terminal::error_text(&self.message, self.help.as_deref(), false)
+        crate::ui::terminal::error_text(&self.message, self.help.as_ref(), false)
     }
 }
 
@@ -162,10 +162,10 @@ pub fn build_code(e: &BuildError) -> u8 {
 }
 
 /// Returns the hint for a build error.
-pub fn help_of(e: &BuildError) -> Option<String> {
+pub fn help_of(e: &BuildError) -> Option<Hint> {
     match e {
         BuildError::Caller(e) => e.downcast_ref::<Failure>()?.help.clone(),
-        e => e.help().as_ref().map(hints::of_help),
+        e => e.help().as_ref().map(Hint::from),
     }
 }
 
@@ -189,20 +189,20 @@ impl From<TransportError> for Failure {
 
 impl From<StoreError> for Failure {
     fn from(e: StoreError) -> Failure {
-        Failure { code: code::FAILED, message: sentence(&e), help: e.remedy().as_ref().map(hints::words) }
+        Failure { code: code::FAILED, message: sentence(&e), help: e.remedy().as_ref().map(Hint::from) }
     }
 }
 
 impl From<RegistryError> for Failure {
     fn from(e: RegistryError) -> Failure {
-        let help = e.remedy().as_ref().map(hints::words);
+        let help = e.remedy().as_ref().map(Hint::from);
         Failure { code: code::FAILED, message: e.message(), help }
     }
 }
 
 impl From<ConfigError> for Failure {
     fn from(e: ConfigError) -> Failure {
-        Failure { code: code::FAILED, message: sentence(&e), help: e.remedy().as_ref().map(hints::words) }
+        Failure { code: code::FAILED, message: sentence(&e), help: e.remedy().as_ref().map(Hint::from) }
     }
 }
 
@@ -261,7 +261,7 @@ mod tests {
             "Failure",
             files.chain(outputs).map(|failure| failure.text()).collect::<String>()
         );
-        let own = Failure::new("x").help("own");
-        assert_eq!(own.because(&io(nix::errno::Errno::EIO)).help.as_deref(), Some("own"));
+        let own = Failure::new("x").help(Remedy::did_you_mean("own"));
+        assert_eq!(own.clone().because(&io(nix::errno::Errno::EIO)).help, own.help);
     }
 }

@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use std::path::Path;
 
 use crate::exit::{Failure, code};
+use crate::ui::hints::{self, UsageRemedy, unsupported};
 
 const VERBS: [&str; 30] = [
     "builder-prune",
@@ -131,73 +132,6 @@ const GROUPS: [(&str, &[(&str, GroupWord)]); 5] = [
 
 const INFO: &str = concat!("Client: rbuild ", env!("CARGO_PKG_VERSION"), "\nServer: none; rbuild has no daemon\n");
 
-/// Verbs of docker and podman that rbuild does not have: words, reason, hint.
-const LACKING: [(&[&str], &str, &str); 18] = [
-    (&["search"], "rbuild does not search registries", "search on the registry's website"),
-    (
-        &["exec", "attach"],
-        "rbuild runs containers in the foreground and does not keep them",
-        "run a command in a new container: rbuild run IMAGE COMMAND",
-    ),
-    (
-        &["start", "restart", "rename", "update"],
-        "rbuild runs containers in the foreground and does not keep them",
-        "run a command in a new container: rbuild run IMAGE COMMAND",
-    ),
-    (
-        &["stop", "kill", "wait", "pause", "unpause"],
-        "rbuild runs containers in the foreground and does not keep them",
-        "signal the process of `rbuild run`; Ctrl-C ends it",
-    ),
-    (
-        &["top", "stats", "port"],
-        "rbuild runs containers in the foreground and does not keep them",
-        "use the host's tools, such as ps and ss",
-    ),
-    (&["commit"], "rbuild builds images from Dockerfiles", "add RUN instructions to a Dockerfile"),
-    (
-        &["export", "mount", "umount", "unmount"],
-        "rbuild does not keep containers",
-        "write the files of an image as a tar archive: rbuild cp IMAGE:/ -",
-    ),
-    (&["diff"], "rbuild does not keep containers", "compare the layers of images with `rbuild history IMAGE`"),
-    (&["events", "monitor"], "rbuild has no daemon", "follow a build with --progress rawjson or --debug-log FILE"),
-    (&["history"], "builds are listed by `logs`", "run `rbuild logs`"),
-    (
-        &["from", "add", "copy", "config"],
-        "rbuild builds images from Dockerfiles",
-        "add the instruction to a Dockerfile",
-    ),
-    (&["imagetools", "manifest"], "rbuild does not edit manifests", "use skopeo or crane"),
-    (&["bake"], "bake files are not supported yet", "build each target with rbuild --target STAGE"),
-    (&["compose"], "compose files are not supported yet", "build each service with rbuild -t NAME DIRECTORY"),
-    (&["volume"], "rbuild has no volumes", "mount a directory: rbuild run -v DIR:PATH IMAGE"),
-    (&["network"], "rbuild has no networks", "use --network host, isolated or none"),
-    (&["unshare"], "rbuild enters its namespaces itself", "run `rbuild doctor` to check this machine"),
-    (
-        &[
-            "context",
-            "swarm",
-            "stack",
-            "service",
-            "node",
-            "plugin",
-            "secret",
-            "trust",
-            "machine",
-            "pod",
-            "kube",
-            "play",
-            "generate",
-            "scout",
-            "model",
-            "checkpoint",
-        ],
-        "rbuild only builds images and runs them",
-        "run `rbuild --help` to list the commands",
-    ),
-];
-
 /// Global flags with a value.
 const VALUED: [&str; 5] = ["--root", "--limit", "--isolation", "--lock-timeout", "--debug-log"];
 
@@ -235,8 +169,7 @@ fn resolve(mut argv: Vec<OsString>, as_docker: bool) -> Result<CommandLine, Fail
         "" if as_docker => return Ok(CommandLine::Help { verb: None, long: false }),
         "" if argv.len() == at && !has_dockerfile() => {
             crate::ui::terminal::err(&crate::cli::clap_command::help(None, false));
-            return Err(Failure::usage("no Dockerfile in this directory")
-                .help("pass a directory with one, or a file with -f FILE"));
+            return Err(Failure::usage("no Dockerfile in this directory").help(UsageRemedy::PassDockerfile));
         }
         "help" if !second.is_empty() && !second.starts_with('-') && !is_verb(&second) => return Err(unknown(&second)),
         "help" => {
@@ -279,9 +212,8 @@ fn after_globals(argv: &[OsString]) -> Result<usize, Failure> {
     while let Some(arg) = argv.get(at) {
         match arg.to_str() {
             Some(flag) if VALUED.contains(&flag) && at + 1 == argv.len() => {
-                return Err(
-                    Failure::usage(format!("{flag} requires a value")).help("run `rbuild --help` for the options")
-                );
+                let options = UsageRemedy::ShowOptions { command: "rbuild".into() };
+                return Err(Failure::usage(format!("{flag} requires a value")).help(options));
             }
             Some(flag) if VALUED.contains(&flag) => at += 2,
             Some(flag) if SWITCHES.contains(&flag) => at += 1,
@@ -337,23 +269,21 @@ fn word_of_group(group: &str, word: &str) -> Result<GroupWord, Failure> {
     if word.is_empty() || is_help(word) {
         return Ok(GroupWord::Nothing("", ""));
     }
-    if lacking(word).is_some() {
+    if unsupported::command(word).is_some() {
         return Err(unknown(word));
     }
     let failure = Failure::usage(format!("`{group} {word}` is not a command of rbuild"));
     let known = words.iter().map(|(name, _)| *name);
-    let close = rbuild_dockerfile::closest(word, known.clone());
-    let listed = || format!("use `{group}` with one of {}", known.clone().collect::<Vec<_>>().join(", "));
-    Err(failure.help(close.map_or_else(listed, |close| format!("did you mean `rbuild {group} {close}`?"))))
-}
-
-fn lacking(word: &str) -> Option<&'static (&'static [&'static str], &'static str, &'static str)> {
-    LACKING.iter().find(|(words, _, _)| words.contains(&word))
+    Err(match rbuild_dockerfile::closest(word, known.clone()) {
+        Some(close) => failure.help(hints::did_you_mean(&format!("rbuild {group} {close}"))),
+        None => failure
+            .help(UsageRemedy::UseWordOfGroup { group: group.into(), words: known.map(str::to_string).collect() }),
+    })
 }
 
 fn unknown(word: &str) -> Failure {
-    if let Some((_, why, help)) = lacking(word) {
-        return Failure::usage(format!("unsupported command `{word}`: {why}")).help(*help);
+    if let Some((why, hint)) = unsupported::command(word) {
+        return Failure::usage(format!("unsupported command `{word}`: {why}")).help(hint);
     }
     let failure = Failure::usage(format!("`{word}` is neither a command of rbuild nor a directory to build"));
     let close = match word {
@@ -361,8 +291,8 @@ fn unknown(word: &str) -> Failure {
         _ => rbuild_dockerfile::closest(word, VERBS.into_iter().chain(GROUPS.map(|(name, _)| name))),
     };
     match close {
-        Some(close) => failure.help(format!("did you mean `rbuild {close}`?")),
-        None => failure.help("run `rbuild --help` to list the commands"),
+        Some(close) => failure.help(hints::did_you_mean(&format!("rbuild {close}"))),
+        None => failure.help(UsageRemedy::ListCommands),
     }
 }
 
@@ -451,7 +381,7 @@ mod tests {
         ] {
             let failure = run(typed, false).unwrap_err();
             assert!(failure.message.starts_with(message), "{typed}: {failure:?}");
-            assert!(failure.help.as_deref().unwrap_or_default().contains(help), "{typed}: {failure:?}");
+            assert!(failure.text().contains(help), "{typed}: {failure:?}");
             assert_eq!(failure.code, code::USAGE);
         }
         assert_eq!(run("docker", true).unwrap(), "help ");
@@ -461,5 +391,15 @@ mod tests {
             assert_eq!(failure.code, code::DOCKER_USAGE);
             assert!(failure.message.starts_with("`docker` is rbuild "), "{failure:?}");
         }
+    }
+
+    #[test]
+    fn unsupported_commands_are_as_recorded() {
+        let failures = unsupported::all_commands().map(|word| {
+            // The word of a group may be a command of its own: `buildx history`.
+            let line = format!("rbuild {}{word}", if is_verb(word) { "buildx " } else { "" });
+            format!("$ {line}\n{}", run(&line, false).expect_err(word).text())
+        });
+        rbuild_testkit::assert_recorded!("unsupported-commands", failures.collect::<String>());
     }
 }

@@ -23,7 +23,8 @@ use crate::exit::{Failure, code};
 use crate::input::output;
 use crate::input::settings::Settings;
 use crate::progress::{Mode, draw};
-use crate::ui::{hints, terminal};
+use crate::ui::hints::Hint;
+use crate::ui::terminal;
 
 /// Outcome of a build.
 pub enum BuildOutcome {
@@ -63,7 +64,7 @@ impl BuildOnce<'_> {
 
     fn prepare_and_build(&self, request: &BuildRequest) -> Result<BuildOutcome, Failure> {
         let (sender, events) = channel();
-        let sender = Events::new(sender).masking(request.secret_values(), hints::of_help);
+        let sender = Events::new(sender).masking(request.secret_values(), |help| Hint::from(help).to_string());
         let plans = request.plans();
         let prepared: Result<Vec<Prepared>, BuildError> =
             plans.iter().map(|plan| prepare(request, self.file, plan, self.store, &sender, self.online)).collect();

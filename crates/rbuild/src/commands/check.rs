@@ -12,6 +12,7 @@ use crate::commands::lint;
 use crate::commands::outline::{Outline, description};
 use crate::exit::{Failure, build_code, code};
 use crate::ui::diagnostics::{self, SourceText};
+use crate::ui::hints::{self, Hint, VerbRemedy};
 use crate::ui::terminal;
 
 /// Value of `--call`.
@@ -40,7 +41,7 @@ pub fn parse_call(text: &str) -> Result<(CallMode, bool), Failure> {
         "targets" => CallMode::Targets,
         other => {
             let failure = Failure::usage(format!("--call {other}: unknown call"));
-            return Err(failure.help("use build, check, outline or targets"));
+            return Err(failure.help(hints::use_one_of(&["build", "check", "outline", "targets"])));
         }
     };
     Ok((call, json))
@@ -125,7 +126,7 @@ fn show_warnings(warnings: &[LintWarning], source: &SourceText<'_>, json: bool) 
         terminal::out("Check complete, no warnings found.\n");
     } else {
         for w in warnings {
-            let help = format!("run `rbuild explain {}` for the reason and examples", w.rule.name);
+            let help = Hint::from(VerbRemedy::ExplainRule { rule: w.rule.name });
             let d = Diagnostic::new(w.span, format!("{}: {}", w.rule.name, w.message)).help(help);
             terminal::out(&(diagnostics::warning(&d, source, false) + "\n"));
         }

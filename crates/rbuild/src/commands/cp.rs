@@ -20,6 +20,7 @@ use crate::exit::{Failure, code};
 use crate::input::output;
 use crate::input::settings::Settings;
 use crate::template;
+use crate::ui::hints::{OutputRemedy, VerbRemedy};
 use crate::ui::terminal;
 
 pub fn create(settings: &Settings, args: CreateArgs) -> Result<u8, Failure> {
@@ -45,10 +46,7 @@ pub fn rm(settings: &Settings, args: RmArgs) -> Result<u8, Failure> {
             // Docker: with -f, a missing container is not an error.
             None if args.force => {}
             None => {
-                terminal::error(
-                    &format!("container `{wanted}` not found"),
-                    Some("run `rbuild ps -a` to list the containers"),
-                );
+                terminal::error(&format!("container `{wanted}` not found"), Some(&VerbRemedy::ListContainers.into()));
                 missing += 1;
             }
         }
@@ -106,7 +104,7 @@ pub fn cp(settings: &Settings, args: CpArgs) -> Result<u8, Failure> {
     let store = settings.open()?;
     let Some((manifest, path)) = source(&store, &args.source)? else {
         if source(&store, &args.dest)?.is_some() {
-            return Err(Failure::usage("cp copies files out of images, not into them").help("use COPY in a Dockerfile"));
+            return Err(Failure::usage("cp copies files out of images, not into them").help(VerbRemedy::UseCopy));
         }
         return Err(no_source(&store, &args.source));
     };
@@ -144,8 +142,8 @@ fn no_source(store: &Store, text: &str) -> Failure {
             let failure = Failure::usage(format!("`{text}` is not IMAGE:/path or CONTAINER:/path"));
             // A tag contains no slash, so this may be a relative path.
             match text.rsplit_once(':').filter(|(name, _)| store.images().find_image(name).is_ok()) {
-                Some((name, path)) => failure.help(format!("write {name}:/{path}")),
-                None => failure.help(format!("write {text}:/path")),
+                Some((name, path)) => failure.help(VerbRemedy::WritePath { image: name.into(), path: path.into() }),
+                None => failure.help(VerbRemedy::WritePath { image: text.into(), path: "path".into() }),
             }
         }
     }
@@ -182,7 +180,7 @@ fn copy_target(dest: &str) -> Result<CopyTarget, Failure> {
     if directory.rest.components().count() > 1 {
         let missing = directory.base.label().join(directory.rest.parent().unwrap_or(Path::new("")));
         let failure = Failure::new(format!("the directory {} does not exist", quoted(missing)));
-        return Err(failure.help("create it first"));
+        return Err(failure.help(OutputRemedy::CreateFirst));
     }
     let file = (!dest.ends_with('/')).then(|| output::file("the destination", path)).transpose()?;
     Ok(CopyTarget::New { file, directory })

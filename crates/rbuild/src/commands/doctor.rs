@@ -9,11 +9,12 @@ use serde::{Deserialize, Serialize};
 use crate::commands::in_builder::{moved_store, read_answer, store_only, unread};
 use crate::exit::{Failure, code};
 use crate::input::settings::Settings;
-use crate::ui::{hints, terminal};
+use crate::ui::hints::Hint;
+use crate::ui::terminal;
 
 pub fn doctor(settings: &Settings) -> Result<u8, Failure> {
     for check in checks() {
-        let hint = check.remedy.as_ref().map(hints::words);
+        let hint = check.remedy.as_ref().map(Hint::from);
         Line { good: hint.is_none(), name: check.name, found: check.found, hint }.print();
     }
     match settings.open() {
@@ -77,7 +78,7 @@ struct Line {
     good: bool,
     name: &'static str,
     found: String,
-    hint: Option<String>,
+    hint: Option<Hint>,
 }
 
 impl Line {
@@ -86,7 +87,7 @@ impl Line {
     }
 
     fn bad(name: &'static str, found: String, remedy: Option<&Remedy>) -> Line {
-        Line { good: false, name, found, hint: remedy.map(hints::words) }
+        Line { good: false, name, found, hint: remedy.map(Hint::from) }
     }
 
     fn print(&self) {

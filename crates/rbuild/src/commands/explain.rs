@@ -2,6 +2,7 @@
 
 use crate::args::ExplainArgs;
 use crate::exit::{Failure, code};
+use crate::ui::hints::{self, VerbRemedy};
 use crate::ui::terminal;
 
 /// Includes the page of each rule.
@@ -47,8 +48,8 @@ pub fn explain(args: ExplainArgs) -> Result<u8, Failure> {
     }
     let close = rbuild_dockerfile::closest(&wanted, PAGES.iter().map(|(name, _)| *name));
     Err(Failure::usage(format!("rule `{wanted}` does not exist")).help(match close {
-        Some(close) => format!("did you mean `{close}`?"),
-        None => "run `rbuild explain` to list the rules".into(),
+        Some(close) => hints::did_you_mean(close),
+        None => VerbRemedy::ListRules.into(),
     }))
 }
 

@@ -15,7 +15,8 @@ use crate::exit::{Failure, code};
 use crate::input::settings::Settings;
 use crate::input::value;
 use crate::template::{self, TemplateError};
-use crate::ui::{hints, terminal};
+use crate::ui::hints::{self, VerbRemedy};
+use crate::ui::terminal;
 
 /// Formats the time since a moment, which is in seconds since the Unix epoch.
 pub fn ago(moment: i64) -> String {
@@ -225,14 +226,14 @@ fn matches(glob: &rbuild_paths::Glob, name: &Reference) -> bool {
 }
 
 fn bad_pattern(text: &str) -> Failure {
-    Failure::usage(format!("pattern `{text}` has an unclosed bracket")).help("close it, or escape it with a backslash")
+    Failure::usage(format!("pattern `{text}` has an unclosed bracket")).help(VerbRemedy::CloseBracket)
 }
 
 pub fn bad_format(e: TemplateError) -> Failure {
     let failure = Failure::usage(format!("--format: {e}"));
     match e.remedy() {
-        Some(remedy) => failure.help(hints::words(&remedy)),
-        None if e.is_unknown_field() => failure.help("use `--format json` to see all fields"),
+        Some(remedy) => failure.help(remedy),
+        None if e.is_unknown_field() => failure.help(VerbRemedy::ListFields),
         None => failure,
     }
 }
@@ -272,7 +273,15 @@ impl Filter {
             },
             ("before", _) => Filter::Before(created()?),
             ("since", _) => Filter::Since(created()?),
-            _ => return Err(bad("unknown filter").help("use dangling, reference, label, before or since")),
+            _ => {
+                return Err(bad("unknown filter").help(hints::use_one_of(&[
+                    "dangling",
+                    "reference",
+                    "label",
+                    "before",
+                    "since",
+                ])));
+            }
         })
     }
 

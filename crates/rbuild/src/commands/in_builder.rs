@@ -9,7 +9,6 @@ use rbuild_store::{Store, StoreError};
 use serde::de::DeserializeOwned;
 
 use crate::exit::{Failure, code};
-use crate::ui::hints;
 
 /// Returns a world that contains only the store and runs no commands.
 pub fn store_only(store: &Store) -> World {
@@ -50,7 +49,7 @@ pub fn unread(e: io::Error) -> Failure {
 /// Returns the failure for a builder that was killed by a signal.
 pub fn killed(signal: i32) -> Failure {
     Failure::new(format!("the builder process was killed by signal {signal}"))
-        .help(hints::words(&Remedy::Machine(MachineRemedy::CheckMemory)))
+        .help(Remedy::Machine(MachineRemedy::CheckMemory))
 }
 
 #[cfg(test)]

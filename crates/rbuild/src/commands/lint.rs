@@ -15,6 +15,7 @@ use rbuild_store::Store;
 use crate::exit::Failure;
 use crate::progress::Mode;
 use crate::ui::diagnostics::{self, SourceText};
+use crate::ui::hints::VerbRemedy;
 use crate::ui::terminal;
 
 /// The lint rules of one build. They run once its images are in the store, so that the warnings do
@@ -146,10 +147,8 @@ pub fn settings(file: &Dockerfile, request: &BuildRequest) -> Result<LintSetting
     let text = rbuild_dockerfile::readable(&request.dockerfile).0.into_owned();
     let source = SourceText::new(&request.dockerfile_name, &text);
     let place = |d: &Diagnostic| format!("the check directive at {}:{}", source.name, source.line(d.span.start).0);
-    let settings = lint::settings(file).map_err(|d| {
-        Failure::usage(format!("{}: {}", place(&d), d.message))
-            .help("write `# check=skip=RULE,RULE;error=true`, or omit it")
-    })?;
+    let settings = lint::settings(file)
+        .map_err(|d| Failure::usage(format!("{}: {}", place(&d), d.message)).help(VerbRemedy::CheckDirective))?;
     for unknown in lint::unknown_rules(file) {
         let text = format!("{}: {}", place(&unknown), unknown.message);
         terminal::warning(rbuild_engine::Warning { text, help: unknown.help });

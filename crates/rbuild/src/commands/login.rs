@@ -10,6 +10,7 @@ use rbuild_registry::{Credential, Given, Options, Secret, TlsVerify};
 use crate::args::{LoginArgs, LogoutArgs};
 use crate::exit::{Failure, code};
 use crate::input::{registry, stdin};
+use crate::ui::hints::{Hint, VerbRemedy};
 use crate::ui::terminal;
 
 /// Maximum length of a password in bytes.
@@ -27,7 +28,7 @@ pub fn login(args: LoginArgs) -> Result<u8, Failure> {
     match &stored {
         Stored::File(path) if matches!(credential, Credential::Password { .. }) => terminal::warning(Warning {
             text: format!("the password is stored unencrypted in `{path}`"),
-            help: Some("configure a credential helper (credsStore)".into()),
+            help: Some(Hint::from(VerbRemedy::ConfigureHelper).into()),
         }),
         _ => {}
     }
@@ -45,7 +46,7 @@ pub fn logout(args: LogoutArgs) -> Result<u8, Failure> {
     if !removed.left.is_empty() {
         let reasons: Vec<String> = removed.left.iter().map(|e| rbuild_remedy::sentence(e)).collect();
         let failure = Failure::new(format!("a login for {registry} may remain: {}", reasons.join("; ")));
-        return Err(failure.help("remove that login by hand"));
+        return Err(failure.help(VerbRemedy::RemoveLogin));
     }
     if removed.from.is_empty() {
         terminal::out(&format!("Not logged in to {registry}\n"));
@@ -71,21 +72,21 @@ fn user_and_password(args: &LoginArgs) -> Result<(String, Secret), Failure> {
         return Err(Failure::usage("--password and --password-stdin are mutually exclusive"));
     }
     let terminal = std::io::stdin().is_terminal();
-    let missing = |what, flags: &str| {
+    let missing = |what, remedy: VerbRemedy| {
         let failure = Failure::usage(format!("no {what} given, and standard input is not a terminal"));
-        Err(failure.help(format!("pass {flags}")))
+        Err(failure.help(remedy))
     };
     let user = match &args.username {
         Some(user) => user.clone(),
         None if args.password_stdin => return Err(Failure::usage("--password-stdin requires --username")),
-        None if !terminal => return missing("user name", "--username USER and --password-stdin"),
+        None if !terminal => return missing("user name", VerbRemedy::PassUser),
         None => ask("Username: ")?,
     };
     let password = match &args.password {
         Some(password) => {
             terminal::warning(Warning {
                 text: "--password shows the password to other users of this machine".into(),
-                help: Some("use --password-stdin".into()),
+                help: Some(Hint::from(VerbRemedy::HidePassword).into()),
             });
             password.clone()
         }
@@ -94,7 +95,7 @@ fn user_and_password(args: &LoginArgs) -> Result<(String, Secret), Failure> {
             std::io::stdin().take(MAX_PASSWORD).read_to_string(&mut text).map_err(stdin::failed)?;
             text.trim_end_matches(['\r', '\n']).to_string()
         }
-        None if !terminal => return missing("password", "the password on standard input with --password-stdin"),
+        None if !terminal => return missing("password", VerbRemedy::PassPassword),
         None => {
             let hidden = HiddenInput::start();
             let password = ask("Password: ");

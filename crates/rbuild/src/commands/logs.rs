@@ -9,7 +9,8 @@ use crate::args::LogsArgs;
 use crate::commands::images::ago;
 use crate::exit::{Failure, code};
 use crate::input::settings::Settings;
-use crate::ui::{hints, terminal};
+use crate::ui::hints::VerbRemedy;
+use crate::ui::terminal;
 
 pub fn logs(settings: &Settings, args: LogsArgs) -> Result<u8, Failure> {
     let store = settings.open()?;
@@ -31,9 +32,7 @@ pub fn logs(settings: &Settings, args: LogsArgs) -> Result<u8, Failure> {
     let found =
         if wanted == "latest" { all.first() } else { all.iter().find(|b| b.id.as_str().starts_with(wanted.as_str())) };
     let Some(build) = found else {
-        return Err(
-            Failure::new(format!("build `{wanted}` has no log")).help("run `rbuild logs` to list recent builds")
-        );
+        return Err(Failure::new(format!("build `{wanted}` has no log")).help(VerbRemedy::ListBuilds));
     };
     for step in steps(build, args.step.as_deref())? {
         show(&store, build, step)?;
@@ -57,7 +56,7 @@ fn steps<'a>(build: &'a BuildLog, label: Option<&str>) -> Result<Vec<&'a StepLog
     let labels: Vec<String> = build.steps.iter().map(|s| s.label.clone()).collect();
     Err(match labels.is_empty() {
         true => failure,
-        false => failure.help(hints::words(&Remedy::UseOneOf { words: labels })),
+        false => failure.help(Remedy::UseOneOf { words: labels }),
     })
 }
 

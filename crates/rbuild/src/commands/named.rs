@@ -4,7 +4,7 @@ use rbuild_image::Reference;
 use rbuild_store::{Image, Store, StoreError};
 
 use crate::exit::Failure;
-use crate::ui::hints;
+use crate::ui::hints::{self, VerbRemedy};
 
 /// Purpose of a lookup, which decides the hint if there is no such image.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -48,7 +48,7 @@ pub fn no_image(store: &Store, wanted: &str, purpose: Purpose) -> Failure {
     };
     match names.iter().find(same_name).or_else(|| near(&bare)).or_else(|| near(&whole)).map(Reference::shortest) {
         Some(near) => failure.help(hints::did_you_mean(&near)),
-        None if purpose == Purpose::Manage => failure.help("run `rbuild images` to list the images"),
-        None => failure.help(format!("run `rbuild pull {wanted}`")),
+        None if purpose == Purpose::Manage => failure.help(VerbRemedy::ListImages),
+        None => failure.help(VerbRemedy::Pull { image: wanted.into() }),
     }
 }

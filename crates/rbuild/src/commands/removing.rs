@@ -15,7 +15,8 @@ use crate::commands::named::{self, Purpose};
 use crate::exit::{Failure, code};
 use crate::input::settings::Settings;
 use crate::template;
-use crate::ui::{hints, terminal};
+use crate::ui::hints::{self, Hint, VerbRemedy};
+use crate::ui::terminal;
 
 pub fn rmi(settings: &Settings, args: RmiArgs) -> Result<u8, Failure> {
     let store = settings.open()?;
@@ -99,7 +100,8 @@ impl PruneFilter {
                 Some((name, value)) => PruneFilter::Label(name.into(), Some(value.into())),
                 None => PruneFilter::Label(label.into(), None),
             }),
-            _ => Err(Failure::usage(format!("--filter {text}: unknown filter")).help("use until=24h or label=NAME")),
+            _ => Err(Failure::usage(format!("--filter {text}: unknown filter"))
+                .help(hints::use_one_of(&["until=24h", "label=NAME"]))),
         }
     }
 
@@ -119,7 +121,7 @@ impl PruneFilter {
 fn until(filter: &str, span: &str) -> Result<i64, Failure> {
     let bad = || {
         let failure = Failure::usage(format!("--filter {filter}: `{span}` is not a duration"));
-        failure.help("use a duration such as 24h or 1h30m")
+        failure.help(VerbRemedy::DurationForm)
     };
     let span = span.parse::<jiff::SignedDuration>().ok().filter(|span| !span.is_negative()).ok_or_else(bad)?;
     Ok(Timestamp::now().sec - span.as_secs())
@@ -157,7 +159,7 @@ fn budget(args: &PruneArgs) -> Result<Option<Budget>, Failure> {
     let mut budget = Budget::default();
     for filter in &args.filter {
         let Some(("until", text)) = filter.split_once('=') else {
-            return Err(Failure::usage(format!("--filter {filter}: unknown filter")).help("use until=24h"));
+            return Err(Failure::usage(format!("--filter {filter}: unknown filter")).help(VerbRemedy::UntilFilter));
         };
         budget.used_since = Some(until(filter, text)?);
     }
@@ -190,7 +192,7 @@ pub fn df(settings: &Settings, args: DfArgs) -> Result<u8, Failure> {
     if args.verbose {
         terminal::warning(Warning {
             text: "--verbose has no effect: only totals are known".into(),
-            help: Some("run `rbuild images` for the sizes of images".into()),
+            help: Some(Hint::from(VerbRemedy::ShowSizes).into()),
         });
     }
     let images = store.images().list()?.len();
@@ -215,7 +217,7 @@ pub fn fsck(settings: &Settings, args: FsckArgs) -> Result<u8, Failure> {
     }
     terminal::out(&checked_text(&found, args.repair));
     let Some((problem, hint)) = fault(&found, args.repair) else { return Ok(code::OK) };
-    terminal::error(problem, hint.as_deref());
+    terminal::error(problem, hint.as_ref());
     Ok(code::FAILED)
 }
 
@@ -236,13 +238,11 @@ fn checked_text(found: &Checked, repair: bool) -> String {
 }
 
 /// Returns the error about what remains wrong after a check, and its hint.
-fn fault(found: &Checked, repair: bool) -> Option<(&'static str, Option<String>)> {
+fn fault(found: &Checked, repair: bool) -> Option<(&'static str, Option<Hint>)> {
     if !found.damage.is_empty() && !repair {
-        let hint = "run `rbuild fsck --repair` to remove damaged entries";
-        return Some(("the store is damaged", Some(hint.into())));
+        return Some(("the store is damaged", Some(VerbRemedy::RepairStore.into())));
     }
-    let first =
-        |failures: &[CheckFailure]| failures.iter().find_map(|failure| failure.remedy.as_ref()).map(hints::words);
+    let first = |failures: &[CheckFailure]| failures.iter().find_map(|failure| failure.remedy.as_ref()).map(Hint::from);
     if !found.unrepaired.is_empty() {
         return Some(("some of the damage cannot be removed", first(&found.unrepaired)));
     }
@@ -272,7 +272,7 @@ mod tests {
         let checked = [sound.clone(), damaged, unrepaired, unreadable, both].map(|found| {
             [false, true].map(|repair| {
                 let problem =
-                    fault(&found, repair).map(|(problem, hint)| terminal::error_text(problem, hint.as_deref(), false));
+                    fault(&found, repair).map(|(problem, hint)| terminal::error_text(problem, hint.as_ref(), false));
                 format!("repair={repair}: {}{}", checked_text(&found, repair), problem.unwrap_or_default())
             })
         });

@@ -17,7 +17,8 @@ use crate::commands::named::{self, Purpose};
 use crate::exit::{Failure, code};
 use crate::input::settings::Settings;
 use crate::input::{flags, network};
-use crate::ui::{hints, terminal};
+use crate::ui::hints::{Hint, UsageRemedy, VerbRemedy};
+use crate::ui::terminal;
 
 /// Exit codes of shells for a program that was not found, and for one that cannot be executed.
 const NOT_FOUND: i32 = 127;
@@ -28,14 +29,14 @@ pub fn run(settings: &Settings, args: RunArgs) -> Result<u8, Failure> {
     let (_, image) = named::find(&store, &args.words[0], Purpose::Use)?;
     let has_terminal = args.tty && std::io::stdin().is_terminal();
     if args.tty && args.interactive && !has_terminal {
-        return Err(Failure::usage("-it: standard input is not a terminal").help("omit -t"));
+        return Err(Failure::usage("-it: standard input is not a terminal").help(VerbRemedy::OmitTerminal));
     }
     for flag in args.left_out.given() {
         terminal::warning(format!("{flag} is not supported yet and has no effect"));
     }
     if args.pull == Some(PullPolicy::Always) {
         return Err(Failure::usage("--pull=always: `rbuild run` uses local images only")
-            .help(format!("run `rbuild pull {}` first", args.words[0])));
+            .help(VerbRemedy::PullFirst { image: args.words[0].clone() }));
     }
     let (host, platform) = (Platform::host(), image.config.platform());
     if !host.runs(&platform) {
@@ -98,17 +99,17 @@ fn in_builder(builder: Result<Builder, SandboxError>, store: &Store, image: &Ima
         Ok(CommandOutcome::Exited(code)) => code,
         Ok(CommandOutcome::Signaled(signal)) => {
             if let Some(remedy) = limit_remedy(signal, &invocation.ulimits) {
-                terminal::error(&format!("the command was killed by signal {signal}"), Some(&hints::words(&remedy)));
+                terminal::error(&format!("the command was killed by signal {signal}"), Some(&Hint::from(remedy)));
             }
             128 + signal
         }
         Ok(CommandOutcome::NotStarted(why)) => {
             let is_flag = why.is_no_program() && invocation.args.first().is_some_and(|word| word.starts_with('-'));
             let help = match is_flag {
-                true => Some("write the flags of `rbuild run` before the image".to_string()),
-                false => why.remedy().as_ref().map(hints::words),
+                true => Some(UsageRemedy::PutFlagsFirst.into()),
+                false => why.remedy().as_ref().map(Hint::from),
             };
-            terminal::error(&format!("cannot start the command: {}", sentence(&why)), help.as_deref());
+            terminal::error(&format!("cannot start the command: {}", sentence(&why)), help.as_ref());
             if why.is_no_program() { NOT_FOUND } else { CANNOT_RUN }
         }
         Err(_) if cancel.is_canceled() => i32::from(code::INTERRUPTED),

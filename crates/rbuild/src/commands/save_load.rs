@@ -20,8 +20,9 @@ use crate::exit::{Failure, code};
 use crate::input::settings::Settings;
 use crate::input::stdin::{self, StdinUse};
 use crate::input::{flags, output};
+use crate::ui::hints::{self, Hint, InputRemedy, OutputRemedy};
+use crate::ui::terminal;
 use crate::ui::transfer_bar::TransferBar;
-use crate::ui::{hints, terminal};
 
 fn open(path: &Path) -> Result<File, Failure> {
     File::open(path)
@@ -50,7 +51,7 @@ fn url(text: &str) -> Result<Option<SourceUrl>, Failure> {
     }
     if text.contains("://") {
         let failure = Failure::usage(format!("cannot fetch `{shown}`: only http and https URLs are supported"));
-        return Err(failure.help("download the file and pass its path"));
+        return Err(failure.help(InputRemedy::DownloadFile));
     }
     Ok(None)
 }
@@ -106,7 +107,7 @@ fn creation_time() -> Result<i64, Failure> {
     }
     text.parse().map_err(|_| {
         Failure::usage(format!("SOURCE_DATE_EPOCH={text}: not a number of seconds"))
-            .help(hints::words(&Remedy::Build(BuildRemedy::TimeOfCommit)))
+            .help(Remedy::Build(BuildRemedy::TimeOfCommit))
     })
 }
 
@@ -136,7 +137,7 @@ fn change_config(config: &mut ImageConfig, changes: &[String]) -> Result<(), Bui
     let first = |list: Vec<rbuild_dockerfile::Diagnostic>| {
         let d = &list[0];
         let failure = Failure::new(format!("--change: {}", d.message));
-        BuildError::Caller(Box::new(Failure { help: d.help.as_ref().map(hints::of_help), ..failure }))
+        BuildError::Caller(Box::new(Failure { help: d.help.as_ref().map(Hint::from), ..failure }))
     };
     let file = rbuild_dockerfile::parse(text.as_bytes()).map_err(first)?;
     // A change may have several lines.
@@ -170,7 +171,7 @@ pub fn save(settings: &Settings, args: SaveArgs) -> Result<u8, Failure> {
         "oci-archive" | "oci" => ArchiveFormat::Oci,
         other => {
             return Err(Failure::usage(format!("--format {other}: unknown archive format"))
-                .help("use docker-archive, oci-archive or oci"));
+                .help(hints::use_one_of(&["docker-archive", "oci-archive", "oci"])));
         }
     };
     let store = settings.open()?;
@@ -198,7 +199,8 @@ pub fn save(settings: &Settings, args: SaveArgs) -> Result<u8, Failure> {
     }
     if args.format == "oci" {
         let Some(path) = &args.output else {
-            return Err(Failure::usage("--format oci writes a directory, not to standard output").help("add -o DIR"));
+            return Err(Failure::usage("--format oci writes a directory, not to standard output")
+                .help(OutputRemedy::AddDirectory));
         };
         let dir = output::directory(path)?;
         let bar = TransferBar::start("saving", Some(save_size(&store, &images, &known)?));

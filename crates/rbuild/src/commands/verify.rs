@@ -10,6 +10,7 @@ use crate::commands::build_once::{BuildOnce, BuildOutcome, Reports, conclude};
 use crate::exit::{Failure, code};
 use crate::input::request::{BuildInput, FetchInput};
 use crate::progress::Mode;
+use crate::ui::hints::{Hint, InputRemedy, VerbRemedy};
 use crate::ui::terminal;
 
 /// A reason why the results of two builds cannot be compared, or the compared one not be kept.
@@ -24,12 +25,13 @@ enum NotVerified {
 impl From<NotVerified> for Failure {
     fn from(reason: NotVerified) -> Failure {
         match reason {
-            NotVerified::ContextChanged => Failure::new("the build context changed after the two builds were compared")
-                .help("run the command again"),
+            NotVerified::ContextChanged => {
+                Failure::new("the build context changed after the two builds were compared").help(VerbRemedy::RunAgain)
+            }
             NotVerified::NoImages => Failure::new("the two builds produced no images to compare"),
             NotVerified::StandardInput => {
                 Failure::usage("--verify reads the Dockerfile and the context twice, but standard input only once")
-                    .help("pass the Dockerfile and the context as paths")
+                    .help(InputRemedy::PassBothAsPaths)
             }
         }
     }
@@ -128,7 +130,7 @@ impl VerifyBuilds {
             return Ok(Compared::Equal(a.id));
         };
         let (text, help) = message(&difference);
-        terminal::error(&text, help);
+        terminal::error(&text, help.map(Hint::from).as_ref());
         Ok(Compared::Failed(code::FAILED))
     }
 }
@@ -150,14 +152,14 @@ pub fn refuse_standard_input(args: &BuildArgs) -> Result<(), Failure> {
 }
 
 /// Returns the error for a difference, with its help.
-fn message(difference: &Difference) -> (String, Option<&'static str>) {
+fn message(difference: &Difference) -> (String, Option<VerbRemedy>) {
     let configurations = "two builds produced different configurations";
     match difference {
         Difference::Manifest => ("two builds produced different manifests".into(), None),
         Difference::LayerCount(a, b) => (format!("two builds produced images of {a} and {b} layers"), None),
         Difference::Configuration { field, values: (a, b) } => {
             let is_time = field.name() == Some("created");
-            (format!("{configurations}: {field} is {a} and {b}"), is_time.then_some(CLAMP_TIMES))
+            (format!("{configurations}: {field} is {a} and {b}"), is_time.then_some(VerbRemedy::ClampTimes))
         }
         Difference::Layer { number, of, made_by, path, change } => {
             let made_by: String = made_by.chars().take(100).collect();
@@ -171,20 +173,16 @@ fn message(difference: &Difference) -> (String, Option<&'static str>) {
 /// The report of equal results.
 const EQUAL: &str = "verified: two builds without cache produced identical images\n";
 
-const CLAMP_TIMES: &str = "set SOURCE_DATE_EPOCH to clamp all times in the result";
-const BE_DETERMINISTIC: &str =
-    "make the step's command deterministic: look for dates, random numbers, unordered lists and downloads";
-
-fn change_words(change: &EntryChange) -> (String, &'static str) {
+fn change_words(change: &EntryChange) -> (String, VerbRemedy) {
     let words = match change {
-        EntryChange::Time(a, b) => return (format!("time {} and {}", date(*a), date(*b)), CLAMP_TIMES),
+        EntryChange::Time(a, b) => return (format!("time {} and {}", date(*a), date(*b)), VerbRemedy::ClampTimes),
         EntryChange::OnlyInFirst => "only in the first".into(),
         EntryChange::OnlyInSecond => "only in the second".into(),
         EntryChange::Property { name, values: (a, b) } => format!("{name} {a} and {b}"),
         EntryChange::Content(byte) => format!("content differs from byte {byte} on"),
         EntryChange::Padding => "bytes of the archive that belong to no file".into(),
     };
-    (words, BE_DETERMINISTIC)
+    (words, VerbRemedy::BeDeterministic)
 }
 
 fn date(seconds: i64) -> String {
@@ -218,7 +216,7 @@ mod tests {
         ];
         for (difference, words, clamps) in cases {
             let (text, help) = message(&difference);
-            assert_eq!((text, help == Some(CLAMP_TIMES)), (words, clamps));
+            assert_eq!((text, help == Some(VerbRemedy::ClampTimes)), (words, clamps));
         }
     }
 
@@ -238,7 +236,7 @@ mod tests {
         let others = [Difference::Manifest, Difference::LayerCount(1, 2), field("created"), field("os")];
         let texts = changes.into_iter().map(layer).chain(others).map(|difference| {
             let (text, help) = message(&difference);
-            help.map_or(text.clone(), |help| format!("{text}\n  hint: {help}"))
+            help.map_or(text.clone(), |help| format!("{text}\n  hint: {}", Hint::from(help)))
         });
         assert_recorded!("verify", texts.collect::<Vec<_>>().join("\n"));
     }

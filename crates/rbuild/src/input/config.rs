@@ -12,7 +12,7 @@ use toml::Value;
 use crate::args::{BuildArgs, ProgressMode};
 use crate::exit::Failure;
 use crate::input::value::{self, BadValue};
-use crate::ui::hints;
+use crate::ui::hints::{self, ValueRemedy};
 
 /// Defaults of flags.
 #[derive(Debug, Default)]
@@ -87,18 +87,18 @@ impl Config {
 const NAMES: [&str; 7] = ["root", "limit", "isolation", "cache-limit", "jobs", "progress", "context-modes"];
 
 fn text(value: &Value) -> Result<&str, BadValue> {
-    let bad = || BadValue { why: "not a string".into(), hint: "put the value into quotation marks".into() };
+    let bad = || BadValue { why: "not a string".into(), hint: ValueRemedy::QuoteString.into() };
     value.as_str().ok_or_else(bad)
 }
 
 fn list(value: &Value) -> Result<&[Value], BadValue> {
-    let bad = || BadValue { why: "not a list".into(), hint: "put the strings into brackets: [\"NAME=VALUE\"]".into() };
+    let bad = || BadValue { why: "not a list".into(), hint: ValueRemedy::BracketList.into() };
     Ok(value.as_array().ok_or_else(bad)?)
 }
 
 fn store_path(text: &str) -> Result<PathBuf, BadValue> {
     let path = PathBuf::from(text);
-    let bad = || BadValue { why: "not an absolute path".into(), hint: "begin the path with /".into() };
+    let bad = || BadValue { why: "not an absolute path".into(), hint: ValueRemedy::AbsolutePath.into() };
     if path.is_absolute() { Ok(path) } else { Err(bad()) }
 }
 

@@ -16,7 +16,8 @@ use crate::args::BuildArgs;
 use crate::exit::Failure;
 use crate::input::flags;
 use crate::input::stdin::{self, StdinUse};
-use crate::ui::{hints, terminal};
+use crate::ui::hints::{self, InputRemedy, UsageRemedy};
+use crate::ui::terminal;
 
 mod remote;
 mod untrusted;
@@ -64,7 +65,7 @@ pub fn main(args: &BuildArgs, store: &Store, fetch: &FetchFile<'_>) -> Result<Ma
     if text == "-" {
         return match args.file.as_deref() {
             Some("-") => Err(Failure::usage("the context and the Dockerfile cannot both be standard input")
-                .help("pass one of them as a path")),
+                .help(InputRemedy::PassOneAsPath)),
             _ => inputs.stdin_context(),
         };
     }
@@ -110,7 +111,7 @@ impl Inputs<'_> {
         let OuterDockerfile { name, bytes } = match (self.outer_dockerfile()?, &self.args.file) {
             (Some(outer), _) => outer,
             (None, Some(file)) => {
-                return Err(two_dockerfiles(&format!("`{url}`"), file, "pass the URL of a tar archive"));
+                return Err(two_dockerfiles(&format!("`{url}`"), file, InputRemedy::OmitFileOrPassUrl));
             }
             (None, None) => {
                 OuterDockerfile { name: url.to_string(), bytes: self.store.blobs().read_document(&download.digest)? }
@@ -135,13 +136,12 @@ fn is_remote(text: &str) -> bool {
 fn directory(dir: &str) -> Result<PathBuf, Failure> {
     match std::fs::canonicalize(dir) {
         Ok(path) if path.is_dir() => Ok(path),
-        Ok(_) => Err(Failure::usage(format!("the context `{dir}` is not a directory"))
-            .help("pass the directory that contains it")),
+        Ok(_) => Err(Failure::usage(format!("the context `{dir}` is not a directory")).help(InputRemedy::PassParent)),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
             let failure = Failure::usage(format!("the context `{dir}` does not exist"));
             Err(match crate::cli::verbs::is_verb(dir) {
-                true => failure.help(crate::cli::usage::first(dir)),
-                false => failure.help("pass the directory with the Dockerfile and the files to copy"),
+                true => failure.help(UsageRemedy::PutFirst { verb: dir.into() }),
+                false => failure.help(InputRemedy::PassContext),
             })
         }
         Err(e) => Err(Failure::usage(format!("cannot open the context `{dir}`: {}", flags::reason(&e))).because(&e)),
@@ -155,17 +155,16 @@ fn stdin_bytes() -> Result<Vec<u8>, Failure> {
 }
 
 /// Returns the failure for a Dockerfile in place of an archive, and another one that `-f` selects.
-fn two_dockerfiles(given: &str, file: &str, archive: &str) -> Failure {
+fn two_dockerfiles(given: &str, file: &str, remedy: InputRemedy) -> Failure {
     let file = hide_logins(file);
-    Failure::usage(format!("{given} is a Dockerfile, and -f selects another: `{file}`"))
-        .help(format!("omit -f, or {archive}"))
+    Failure::usage(format!("{given} is a Dockerfile, and -f selects another: `{file}`")).help(remedy)
 }
 
 fn from_directory(args: &BuildArgs, context: PathBuf) -> Result<MainContext, Failure> {
     let root = open(&context)?;
     let (path, place) = match args.file.as_deref() {
         Some(url) if is_remote(url) => return Err(remote::unsupported("the Dockerfile", url)),
-        Some("") => return Err(Failure::usage("-f requires the name of a file").help("omit -f for ./Dockerfile")),
+        Some("") => return Err(Failure::usage("-f requires the name of a file").help(InputRemedy::OmitFile)),
         Some(file) => (PathBuf::from(file), place_in(&context, &args.context, Path::new(file))),
         None => {
             let names = ["Dockerfile", "dockerfile", "Containerfile"];
@@ -196,7 +195,7 @@ fn from_directory(args: &BuildArgs, context: PathBuf) -> Result<MainContext, Fai
         let in_context = Path::new(&args.context).join(&path);
         match e.kind() {
             std::io::ErrorKind::NotFound if args.context != "." && path.is_relative() && in_context.is_file() => {
-                failure.help(format!("use the path from the working directory: -f {}", in_context.display()))
+                failure.help(InputRemedy::PathFromHere { path: in_context })
             }
             _ => failure,
         }
@@ -262,7 +261,7 @@ fn no_dockerfile(shown: &str, e: &std::io::Error, names: &[String]) -> Failure {
             let close = rbuild_dockerfile::closest(name, names.iter().map(String::as_str));
             let help = match close {
                 Some(close) => hints::did_you_mean(dir.join(close).display().to_string().trim_start_matches("./")),
-                None => "pass another Dockerfile with -f FILE, or another context".to_string(),
+                None => InputRemedy::PassDockerfile.into(),
             };
             Failure::new(format!("the Dockerfile {} does not exist", quoted(shown))).help(help)
         }
@@ -281,7 +280,7 @@ impl Inputs<'_> {
             return self.archive_context("from standard input", Cursor::new(head).chain(stdin));
         }
         if let Some(file) = &self.args.file {
-            return Err(two_dockerfiles("standard input", file, "pipe a tar archive in"));
+            return Err(two_dockerfiles("standard input", file, InputRemedy::OmitFileOrPipe));
         }
         let mut dockerfile = head;
         stdin.read_to_end(&mut dockerfile).map_err(stdin::failed)?;
@@ -417,9 +416,7 @@ pub fn named(
     let mut named = NamedContexts::default();
     for text in given {
         let bad = |what: String| Failure::usage(format!("--build-context {}: {what}", hide_logins(text)));
-        let form = || {
-            bad("not of the form NAME=SOURCE".into()).help("use a form such as app=./dir or base=docker-image://IMAGE")
-        };
+        let form = || bad("not of the form NAME=SOURCE".into()).help(InputRemedy::NamedContextForm);
         let (name, value) = text.split_once('=').ok_or_else(form)?;
         if name.is_empty() || value.is_empty() {
             return Err(form());
@@ -434,8 +431,7 @@ pub fn named(
                 ContextSource::Image(layout_image(store, layout, own.as_ref().unwrap_or(platform))?)
             }
             Some(("target" | "input", _)) => {
-                return Err(bad("targets of bake files are not supported".into())
-                    .help("build the other target first, and pass its directory or image"));
+                return Err(bad("targets of bake files are not supported".into()).help(InputRemedy::BuildTarget));
             }
             _ => {
                 if let Some(url) = remote::file_url("the context", value)? {
@@ -444,7 +440,7 @@ pub fn named(
                     ContextSource::Directory(ContextDir { path, ignore: None })
                 } else if is_remote(value) {
                     let failure = bad("remote contexts of this kind are not supported yet".into());
-                    return Err(failure.help("download it and pass the directory"));
+                    return Err(failure.help(InputRemedy::DownloadDirectory));
                 } else {
                     let path = directory(value).map_err(|f| Failure { help: f.help.clone(), ..bad(f.message) })?;
                     let ignore = ignore_of(&open(&path)?, value)?;

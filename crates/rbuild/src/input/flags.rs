@@ -12,7 +12,7 @@ use rbuild_remedy::{Remedy, sentence};
 
 use crate::exit::Failure;
 use crate::input::{output, value};
-use crate::ui::hints;
+use crate::ui::hints::{self, Hint, ValueRemedy};
 
 /// Parses the values of `--platform`; duplicates are dropped.
 pub fn platforms(given: &[String]) -> Result<Vec<Platform>, Failure> {
@@ -22,7 +22,7 @@ pub fn platforms(given: &[String]) -> Result<Vec<Platform>, Failure> {
             "local" => Platform::host(),
             "" => {
                 let failure = Failure::usage(format!("--platform {list}: a platform is empty"));
-                return Err(failure.help("use a form such as linux/arm64, or linux/amd64,linux/arm64"));
+                return Err(failure.help(ValueRemedy::PlatformsForm));
             }
             text => text.parse().map_err(of_platform)?,
         };
@@ -63,7 +63,7 @@ fn of_platform(e: PlatformError) -> Failure {
         PlatformError::Unknown(word) => closest(word, ARCHITECTURES.into_iter().chain(["linux", "local"])),
         PlatformError::Invalid(_) => None,
     };
-    let help = close.map_or_else(|| "use a form such as linux/arm64".into(), hints::did_you_mean);
+    let help = close.map_or_else(|| ValueRemedy::PlatformForm.into(), hints::did_you_mean);
     Failure::usage(format!("--platform: {e}")).help(help)
 }
 
@@ -113,9 +113,7 @@ pub fn allowed(given: &[String]) -> Result<Allowed, Failure> {
 
 /// Parses `NAME:ADDRESS` or `NAME=ADDRESS`; an IPv6 address may be in brackets.
 pub fn host(text: &str) -> Result<(String, String), Failure> {
-    let bad = |what: &str| {
-        Failure::usage(format!("--add-host {text}: {what}")).help("use the form NAME:ADDRESS, for example db:10.0.0.1")
-    };
+    let bad = |what: &str| Failure::usage(format!("--add-host {text}: {what}")).help(ValueRemedy::HostForm);
     let (name, address) =
         text.split_once('=').or_else(|| text.split_once(':')).ok_or_else(|| bad("the address is missing"))?;
     let address = address.trim_start_matches('[').trim_end_matches(']');
@@ -138,26 +136,25 @@ pub fn ulimit(text: &str) -> Result<Ulimit, Failure> {
     let bad = |what: String| Failure::usage(format!("--ulimit {text}: {what}"));
     let (name, value) = text
         .split_once('=')
-        .ok_or_else(|| bad("not of the form NAME=SOFT[:HARD]".into()).help("use a form such as nofile=1024:2048"))?;
+        .ok_or_else(|| bad("not of the form NAME=SOFT[:HARD]".into()).help(ValueRemedy::UlimitForm))?;
     let resource = name.parse().map_err(|_: UnknownResource| {
         let names: Vec<&str> = Resource::ALL.iter().map(|known| known.name()).collect();
         bad(format!("unknown limit `{name}`")).help(hints::suggestion(name, &names))
     })?;
     let number = |n: &str| match n {
         "-1" | "unlimited" => Ok(u64::MAX),
-        n => {
-            n.parse::<u64>().map_err(|_| bad(format!("`{n}` is not a number")).help("use a number, or -1 for no limit"))
-        }
+        n => n.parse::<u64>().map_err(|_| bad(format!("`{n}` is not a number")).help(ValueRemedy::NumberOrUnlimited)),
     };
     let (soft, hard) = value.split_once(':').unwrap_or((value, value));
     let (soft, hard) = (number(soft)?, number(hard)?);
     if soft > hard {
-        return Err(bad("the soft limit exceeds the hard limit".into()).help(format!("use {name}={hard}:{soft}")));
+        let swapped = ValueRemedy::SwapLimits { resource: name.into(), soft: soft.to_string(), hard: hard.to_string() };
+        return Err(bad("the soft limit exceeds the hard limit".into()).help(swapped));
     }
     let most = rbuild_linux::process::hard_limit(resource).unwrap_or(u64::MAX);
     if hard > most {
         let failure = bad(format!("the session's hard limit is {most}"));
-        return Err(failure.help("raise the session's limit (ulimit -H, limits.conf, LimitNOFILE=)"));
+        return Err(failure.help(ValueRemedy::RaiseHardLimit));
     }
     Ok(Ulimit { resource, soft, hard })
 }
@@ -170,8 +167,7 @@ pub fn volume(text: &str) -> Result<Volume, Failure> {
         [source, target] => (source, target, ""),
         [source, target, options] => (source, target, options),
         _ => {
-            return Err(bad("not of the form SOURCE:TARGET[:ro]".into())
-                .help("pass the directory and its path in the container, for example ./data:/data"));
+            return Err(bad("not of the form SOURCE:TARGET[:ro]".into()).help(ValueRemedy::VolumeForm));
         }
     };
     let mut read_only = false;
@@ -181,7 +177,7 @@ pub fn volume(text: &str) -> Result<Volume, Failure> {
             "rw" => read_only = false,
             // SELinux labels are accepted, but files are not relabeled.
             "z" | "Z" => {}
-            other => return Err(bad(format!("unknown option `{other}`")).help("use ro or rw")),
+            other => return Err(bad(format!("unknown option `{other}`")).help(hints::use_one_of(&["ro", "rw"]))),
         }
     }
     bind(bad, source, target, read_only)
@@ -198,8 +194,8 @@ fn bind(bad: impl Fn(String) -> Failure, source: &str, target: &str, read_only: 
             return failure;
         }
         match source.contains('/') {
-            true => failure.help("create it, or correct the path"),
-            false => failure.help(format!("pass a directory such as ./{source}; named volumes are not supported")),
+            true => failure.help(ValueRemedy::CreateSource),
+            false => failure.help(ValueRemedy::PassDirectory { name: source.into() }),
         }
     })?;
     Ok(Volume { source: path, target: target.to_string(), read_only })
@@ -228,12 +224,10 @@ pub fn mount(text: &str) -> Result<Volume, Failure> {
         }
     }
     if kind != "bind" {
-        return Err(bad(format!("mounts of type {kind} are not supported")).help("use type=bind with a directory"));
+        return Err(bad(format!("mounts of type {kind} are not supported")).help(ValueRemedy::BindDirectory));
     }
     let (Some(source), Some(target)) = (source, target) else {
-        return Err(
-            bad("the source or the target is missing".into()).help("use the form type=bind,source=PATH,target=PATH")
-        );
+        return Err(bad("the source or the target is missing".into()).help(ValueRemedy::MountForm));
     };
     bind(bad, &source, &target, read_only)
 }
@@ -250,16 +244,15 @@ pub fn reason(e: &std::io::Error) -> String {
 /// Parses `[manifest[OS/ARCH]:]KEY=VALUE`. An image for one platform has no index to annotate.
 pub fn annotation(text: &str) -> Result<(String, String), Failure> {
     let bad = |what: &str| Failure::usage(format!("--annotation {text}: {what}"));
-    let (key, value) = text
-        .split_once('=')
-        .ok_or_else(|| bad("not of the form KEY=VALUE").help("add a value, such as org.example.team=web"))?;
+    let (key, value) =
+        text.split_once('=').ok_or_else(|| bad("not of the form KEY=VALUE").help(ValueRemedy::AnnotationForm))?;
     let (kind, key) = key.split_once(':').unwrap_or(("manifest", key));
     match kind.split('[').next().unwrap_or(kind) {
         "manifest" => Ok((key.to_string(), value.to_string())),
         "index" | "index-descriptor" | "manifest-descriptor" => {
-            Err(bad("an image for one platform has only a manifest").help("omit the type"))
+            Err(bad("an image for one platform has only a manifest").help(ValueRemedy::OmitType))
         }
-        _ => Err(bad("unknown type").help("use manifest, or omit the type")),
+        _ => Err(bad("unknown type").help(ValueRemedy::ManifestOrOmitType)),
     }
 }
 
@@ -309,10 +302,9 @@ impl SecretSource {
         let bad = |what: String| Failure::usage(format!("--secret {text}: {what}"));
         let (mut id, mut file, mut env, mut of_type) = (None, None, None, None);
         for field in output::csv_fields(text).map_err(|e| bad(e.to_string()))? {
-            let (key, value) = field.split_once('=').ok_or_else(|| {
-                bad(format!("`{field}` is not of the form KEY=VALUE"))
-                    .help("use a form such as id=NAME,src=FILE or id=NAME,env=VARIABLE")
-            })?;
+            let (key, value) = field
+                .split_once('=')
+                .ok_or_else(|| bad(format!("`{field}` is not of the form KEY=VALUE")).help(ValueRemedy::SecretForm))?;
             match key.to_lowercase().as_str() {
                 "id" => id = Some(value.to_string()),
                 "src" | "source" => file = Some(value.to_string()),
@@ -321,7 +313,7 @@ impl SecretSource {
                 "type" if value == "env" => of_type = Some(SecretType::Env),
                 "type" => {
                     let failure = bad(format!("`{value}` is not a secret type"));
-                    return Err(failure.help("use type=file or type=env"));
+                    return Err(failure.help(hints::use_one_of(&["type=file", "type=env"])));
                 }
                 _ => {
                     let unknown = value::unknown_option(key, &["id", "src", "env", "type"]);
@@ -329,7 +321,9 @@ impl SecretSource {
                 }
             }
         }
-        let id = id.filter(|id| !id.is_empty()).ok_or_else(|| bad("the ID is missing".into()).help("add id=NAME"))?;
+        let id = id
+            .filter(|id| !id.is_empty())
+            .ok_or_else(|| bad("the ID is missing".into()).help(ValueRemedy::AddSecretId))?;
         if of_type == Some(SecretType::Env) {
             env = env.or(file.take());
         }
@@ -357,7 +351,7 @@ impl SecretSource {
                 value.ok_or_else(|| bad(format!("the environment variable `{name}` is not set")))?
             }
             Some(path) => std::fs::read(path).map_err(|e| {
-                bad(format!("cannot read `{path}`: {}", reason(&e))).help(unread_hint(e.kind())).because(&e)
+                bad(format!("cannot read `{path}`: {}", reason(&e))).help(remedy_of_secret(e.kind())).because(&e)
             })?,
         };
         if value.len() > MAX_SECRET {
@@ -367,12 +361,12 @@ impl SecretSource {
     }
 }
 
-/// Returns the hint for the file of a secret that cannot be read.
-fn unread_hint(kind: std::io::ErrorKind) -> &'static str {
+/// Returns the remedy for the file of a secret that cannot be read.
+fn remedy_of_secret(kind: std::io::ErrorKind) -> ValueRemedy {
     match kind {
-        std::io::ErrorKind::PermissionDenied => "change the owner or the mode of the file, or pass another",
-        std::io::ErrorKind::IsADirectory => "pass a file",
-        _ => "correct the path, or create the file",
+        std::io::ErrorKind::PermissionDenied => ValueRemedy::PermitSecretFile,
+        std::io::ErrorKind::IsADirectory => ValueRemedy::PassFile,
+        _ => ValueRemedy::CreateSecretFile,
     }
 }
 
@@ -385,10 +379,7 @@ pub fn agent(text: &str) -> Result<(String, AgentSource), Failure> {
         Some(paths) => paths.split(',').map(PathBuf::from).collect(),
         None => {
             let own = std::env::var_os("SSH_AUTH_SOCK").filter(|s| !s.is_empty());
-            let own = own.ok_or_else(|| {
-                bad("SSH_AUTH_SOCK is not set".into())
-                    .help("start ssh-agent and add a key, or pass a key: --ssh default=FILE")
-            })?;
+            let own = own.ok_or_else(|| bad("SSH_AUTH_SOCK is not set".into()).help(ValueRemedy::StartAgent))?;
             vec![own.into()]
         }
     };
@@ -400,13 +391,13 @@ pub fn agent(text: &str) -> Result<(String, AgentSource), Failure> {
         if std::os::unix::fs::FileTypeExt::is_socket(&kind) {
             if paths.len() > 1 {
                 return Err(bad("an agent socket cannot be combined with other paths".into())
-                    .help("pass each socket with its own id"));
+                    .help(ValueRemedy::SeparateSockets));
             }
             return Ok((id.to_string(), AgentSource::Socket(path)));
         }
         let bytes = std::fs::read(&path).map_err(fail)?;
         keys.push(PrivateKey::parse(&bytes).map_err(|e| {
-            let help = e.remedy().as_ref().map(hints::words);
+            let help = e.remedy().as_ref().map(Hint::from);
             Failure { help, ..bad(format!("{}: {e}", quoted(&path))) }
         })?);
     }
@@ -439,7 +430,7 @@ mod tests {
             (annotation("index:a=b").map(drop), "has only a manifest"),
         ] {
             let f = given.unwrap_err();
-            let all = format!("{} {}", f.message, f.help.unwrap_or_default());
+            let all = format!("{} {}", f.message, f.help.map_or(String::new(), |help| help.to_string()));
             assert!(all.contains(want), "{want}: {all}");
         }
     }
@@ -448,7 +439,7 @@ mod tests {
     fn hints_about_files_of_secrets_are_as_recorded() {
         use std::io::ErrorKind;
         let kinds = [ErrorKind::PermissionDenied, ErrorKind::IsADirectory, ErrorKind::NotFound];
-        let text = kinds.map(|kind| format!("{kind}: {}\n", unread_hint(kind)));
+        let text = kinds.map(|kind| format!("{kind}: {}\n", Hint::from(remedy_of_secret(kind))));
         rbuild_testkit::assert_recorded!("secret-files", text.concat());
     }
 

@@ -13,7 +13,7 @@ use rbuild_transport::ArchiveFormat;
 
 use crate::exit::Failure;
 use crate::input::value;
-use crate::ui::hints;
+use crate::ui::hints::{self, Hint, OutputRemedy};
 
 /// Value of `type` in `--output`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -168,7 +168,7 @@ impl Fields {
         let bad = |what: String| Failure::usage(what);
         let Fields { kind, dest, names, mut form, tar, delete, push, split, layers, level } = self;
         let Some(kind) = kind else {
-            return Err(bad("the type is missing".into()).help("add type=local, tar, oci or docker"));
+            return Err(bad("the type is missing".into()).help(OutputRemedy::AddType));
         };
         let kind = match (kind, tar) {
             (kind, true) => kind,
@@ -188,8 +188,7 @@ impl Fields {
             return Err(bad("mode=delete requires type=local".into()));
         }
         if kind == OutputKind::Image && dest.is_some() {
-            return Err(bad("an image in the store or a registry has no dest".into())
-                .help("pass its name with name=NAME or -t NAME"));
+            return Err(bad("an image in the store or a registry has no dest".into()).help(OutputRemedy::NameImage));
         }
         if push && kind != OutputKind::Image {
             return Err(bad("push=true requires type=image".into()));
@@ -207,16 +206,17 @@ pub fn csv_fields(text: &str) -> Result<Vec<String>, CsvError> {
     Ok(rbuild_dockerfile::csv_record(text)?.into_iter().map(|field| field.text).collect())
 }
 
-const OF_COMPRESSION: &str = "use gzip, zstd or uncompressed";
+const COMPRESSIONS: [&str; 3] = ["gzip", "zstd", "uncompressed"];
 
 fn layer_form(name: &str) -> Result<LayerForm, Failure> {
     match name {
         "gzip" => Ok(LayerForm::GZIP),
         "zstd" => Ok(LayerForm::ZSTD),
         "uncompressed" => Ok(LayerForm::Uncompressed),
-        "estargz" => Err(Failure::usage("compression=estargz is not supported").help(OF_COMPRESSION)),
-        other => Err(Failure::usage(format!("unknown compression `{other}`"))
-            .help(hints::suggestion(other, &["gzip", "zstd", "uncompressed"]))),
+        "estargz" => Err(Failure::usage("compression=estargz is not supported").help(hints::use_one_of(&COMPRESSIONS))),
+        other => {
+            Err(Failure::usage(format!("unknown compression `{other}`")).help(hints::suggestion(other, &COMPRESSIONS)))
+        }
     }
 }
 
@@ -286,7 +286,7 @@ impl ParsedOutput {
         match self.dest.as_deref() {
             None => Err(Failure::usage(missing)),
             Some("-") => {
-                Err(Failure::usage("a directory cannot be written to standard output").help("use type=tar,dest=-"))
+                Err(Failure::usage("a directory cannot be written to standard output").help(OutputRemedy::WriteTar))
             }
             Some(path) => directory(Path::new(path)),
         }
@@ -319,8 +319,7 @@ pub fn archive(path: &Path) -> Result<Destination, Failure> {
 
 fn no_terminal(dest: Destination) -> Result<Destination, Failure> {
     if dest.is_terminal() {
-        return Err(Failure::usage("refusing to write an archive to a terminal")
-            .help("pass a file, or redirect standard output"));
+        return Err(Failure::usage("refusing to write an archive to a terminal").help(OutputRemedy::LeaveTerminal));
     }
     Ok(dest)
 }
@@ -338,36 +337,34 @@ pub fn directory(path: &Path) -> Result<Directory, Failure> {
 /// Converts the error of a destination; `what` names its purpose.
 pub fn refused(what: &str, path: &Path, e: DestinationError) -> Failure {
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty() && !parent.exists());
-    let help = match &e {
+    let remedy = match &e {
         DestinationError::NotWritable(dir, _) if parent.is_some_and(|parent| parent != dir) => {
             let missing = quoted(parent.unwrap_or(dir));
             let why = format!("{missing} does not exist, and this user cannot create it");
             return Failure::new(format!("cannot write {what} {}: {why}", quoted(path)))
-                .help("create that directory, or choose another path");
+                .help(OutputRemedy::CreateParent);
         }
         DestinationError::Kernel(e) => return unwritten(what, path, e),
-        DestinationError::IsDirectory(_) => "pass the path of a file",
-        DestinationError::NotDirectory(_) => "pass the path of a directory, existing or new",
-        DestinationError::NotWritable(..) => OTHER_PATH,
-        DestinationError::NotForWriting(_) => "open the descriptor for writing",
-        DestinationError::Socket(_) => "pass a file, a named pipe or a device",
-        DestinationError::LinkLoop(_) => "remove the symlink loop, or pass another path",
+        DestinationError::IsDirectory(_) => OutputRemedy::PassFile,
+        DestinationError::NotDirectory(_) => OutputRemedy::PassDirectory,
+        DestinationError::NotWritable(..) => OutputRemedy::OtherPath,
+        DestinationError::NotForWriting(_) => OutputRemedy::OpenForWriting,
+        DestinationError::Socket(_) => OutputRemedy::ReplaceSocket,
+        DestinationError::LinkLoop(_) => OutputRemedy::RemoveLinkLoop,
     };
-    Failure::new(format!("cannot write {what} {}: {e}", quoted(path))).help(help)
+    Failure::new(format!("cannot write {what} {}: {e}", quoted(path))).help(remedy)
 }
 
 /// Converts an error of writing or publishing a file. The hint depends on the kernel's error.
 pub fn unwritten(what: &str, path: &Path, e: impl std::borrow::Borrow<rbuild_linux::Error>) -> Failure {
     let e = e.borrow();
     let help = match e.kind() {
-        _ if e.is_disk_full() => hints::words(&Remedy::Disk(DiskRemedy::FreeSpaceAt { place: path.to_path_buf() })),
-        std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem => OTHER_PATH.into(),
-        _ => e.remedy().map_or("pass a writable path".into(), |remedy| hints::words(&remedy)),
+        _ if e.is_disk_full() => Remedy::Disk(DiskRemedy::FreeSpaceAt { place: path.to_path_buf() }).into(),
+        std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem => OutputRemedy::OtherPath.into(),
+        _ => e.remedy().map_or(OutputRemedy::WritablePath.into(), Hint::from),
     };
     Failure::new(format!("cannot write {what} {}: {}", quoted(path), sentence(e.cause()))).help(help)
 }
-
-const OTHER_PATH: &str = "choose another path, or change the owner or mode of the directory";
 
 #[cfg(test)]
 mod tests {
@@ -411,7 +408,7 @@ mod tests {
             ("type=oci,compression=gizp", "unknown compression `gizp` did you mean `gzip`"),
         ] {
             let Err(f) = parse(text) else { panic!("{text}") };
-            let all = format!("{} {}", f.message, f.help.unwrap_or_default());
+            let all = format!("{} {}", f.message, f.help.map_or(String::new(), |help| help.to_string()));
             assert!(all.contains(want), "{text}: {all}");
         }
     }
@@ -419,11 +416,12 @@ mod tests {
     #[test]
     fn the_hint_of_an_unwritten_file_depends_on_the_error() {
         use nix::errno::Errno;
+        let other_path = Hint::from(OutputRemedy::OtherPath).to_string();
         for (errno, want) in [
             (Errno::ENOSPC, "free some space on the disk of `/out/id`, or use another disk"),
             (Errno::EDQUOT, "free some space on the disk of `/out/id`, or use another disk"),
-            (Errno::EACCES, OTHER_PATH),
-            (Errno::EROFS, OTHER_PATH),
+            (Errno::EACCES, &other_path),
+            (Errno::EROFS, &other_path),
             (Errno::ENAMETOOLONG, "shorten the name"),
             (Errno::EIO, "pass a writable path"),
         ] {
@@ -432,7 +430,7 @@ mod tests {
             let e = rbuild_linux::Error::new("write", Path::new("/out/id"), cause);
             let failure = unwritten("the ID file", Path::new("/out/id"), e);
             assert_eq!(failure.message, format!("cannot write the ID file `/out/id`: {text}"));
-            assert_eq!(failure.help.as_deref(), Some(want));
+            assert_eq!(failure.help.unwrap().to_string(), want);
         }
     }
 }

@@ -7,6 +7,7 @@ use rbuild_registry::{Client, Given, Notice, Options, OwnLogin, ProcessEnvironme
 use crate::args::RegistryFlags;
 use crate::exit::Failure;
 use crate::input::withheld::{self, Withheld};
+use crate::ui::hints::ValueRemedy;
 use crate::ui::plain::plain;
 use crate::ui::terminal;
 
@@ -81,7 +82,7 @@ pub fn client_with(
 pub fn check(flags: &RegistryFlags) -> Result<(), Failure> {
     if let Some(path) = flags.authfile.as_ref().filter(|path| !path.exists()) {
         return Err(Failure::usage(format!("--authfile {}: no such file or directory", quoted(path)))
-            .help("correct the path, or log in with `rbuild login --authfile FILE`"));
+            .help(ValueRemedy::LoginFile));
     }
     let Withheld { creds, creds_by_flag, .. } = withheld::read()?;
     creds.map_or(Ok(()), |pair| user_and_password(&pair, creds_by_flag).map(drop))
@@ -106,7 +107,7 @@ fn own_login(pair: &str, own: &[Reference], by_flag: bool) -> Result<OwnLogin, F
     if registries.len() > 1 {
         let name = setting(by_flag);
         let message = format!("{name} is a login for one registry, but there are several: {}", registries.join(", "));
-        return Err(Failure::usage(message).help("log in to each with `rbuild login REGISTRY`"));
+        return Err(Failure::usage(message).help(ValueRemedy::LogInToEach));
     }
     let registry = registries.first().map(|registry| registry.to_string());
     Ok(OwnLogin { user: user.to_string(), password: Secret::new(password), registry })

@@ -7,7 +7,7 @@ use rbuild_engine::{BuildRequest, Export, SecretValues, Squash, Warning};
 use rbuild_image::{Platform, Reference, ReferenceError, SourceUrl};
 use rbuild_linux::Timestamp;
 use rbuild_plan::{NamedContext, NetworkMode, NoCache, Parameters};
-use rbuild_remedy::ImageRemedy;
+use rbuild_remedy::{ImageRemedy, Remedy};
 use rbuild_store::{BuildId, Download, Store, Workspace};
 
 use crate::args::BuildArgs;
@@ -15,7 +15,8 @@ use crate::exit::Failure;
 use crate::input::context::{self, MainContext};
 use crate::input::flags::{self, Allowed};
 use crate::input::{network, output, registry, value};
-use crate::ui::{hints, terminal};
+use crate::ui::hints::{Hint, OutputRemedy, ValueRemedy};
+use crate::ui::terminal;
 
 /// A request, with the files of contexts from standard input and URLs, which are removed when this
 /// is dropped.
@@ -109,14 +110,13 @@ fn warn_of_swallowed_context(args: &BuildArgs) {
     for (flag, text) in given.filter(|(_, text)| is_path(text) && std::path::Path::new(text).is_dir()) {
         terminal::warning(Warning {
             text: format!("`{text}` was taken as the value of {flag}; the context is `{}`", args.context),
-            help: Some(format!("pass a value for {flag}: {flag} NAME=VALUE {text}").into()),
+            help: Some(Hint::from(ValueRemedy::PassPair { flag: flag.into(), context: text.clone() }).into()),
         });
     }
 }
 
 fn tags(given: &[String]) -> Result<Vec<Reference>, Failure> {
-    let invalid =
-        |e: ReferenceError| Failure::usage(e.to_string()).help(hints::words(&ImageRemedy::CorrectName.into()));
+    let invalid = |e: ReferenceError| Failure::usage(e.to_string()).help(Remedy::Image(ImageRemedy::CorrectName));
     given.iter().map(|tag| tag.parse().map_err(invalid)).collect()
 }
 
@@ -177,13 +177,13 @@ fn exports(
             let failure = Failure::usage(format!(
                 "--output {text}: mode=delete would delete files outside the working directory"
             ));
-            return Err(failure.help("add --allow local.delete to permit it"));
+            return Err(failure.help(ValueRemedy::PermitDelete));
         }
         exports.push(parsed.open(squash)?);
     }
     if pushes_tags {
         if tags.is_empty() {
-            return Err(Failure::usage("pushing requires a name for the image").help("add -t REGISTRY/NAME:TAG"));
+            return Err(Failure::usage("pushing requires a name for the image").help(OutputRemedy::AddName));
         }
         push.extend(tags.iter().filter(|tag| !push.contains(tag)).cloned().collect::<Vec<_>>());
     }
@@ -211,7 +211,7 @@ pub(super) fn shell_on_error(text: Option<&str>) -> Result<bool, Failure> {
     let shell = shell.map_err(|bad| bad.of(format!("--on-error {text}")))?;
     if shell && !(std::io::stdin().is_terminal() && std::io::stdout().is_terminal()) {
         let failure = Failure::usage("--on-error shell: standard input and output are not a terminal");
-        return Err(failure.help("omit it in scripts"));
+        return Err(failure.help(ValueRemedy::OmitInScripts));
     }
     Ok(shell)
 }
@@ -230,7 +230,7 @@ pub(super) fn pair(flag: &str, text: &str) -> Result<(String, String), Failure> 
     match text.split_once('=').unwrap_or((text, "")) {
         ("", _) => {
             let failure = Failure::usage(format!("{flag}: the name is empty"));
-            Err(failure.help(format!("use the form {flag} NAME=VALUE")))
+            Err(failure.help(ValueRemedy::PairForm { flag: flag.into() }))
         }
         (name, value) => Ok((name.to_string(), value.to_string())),
     }

@@ -13,6 +13,7 @@ use rbuild_store::{LockWaiting, OwnerMode, Store};
 use crate::exit::Failure;
 use crate::input::config::Config;
 use crate::input::value;
+use crate::ui::hints::{Hint, UsageRemedy};
 use crate::ui::terminal;
 
 pub struct Settings {
@@ -76,7 +77,7 @@ impl Settings {
         if is_unexpected {
             terminal::warning(Warning {
                 text: format!("created a new, empty store in {}", quoted(&self.root)),
-                help: Some("check the path of --root or RBUILD_ROOT".into()),
+                help: Some(Hint::from(UsageRemedy::CheckStorePath).into()),
             });
         }
         Ok(store)
@@ -103,7 +104,8 @@ fn store_root(flag: Option<PathBuf>, config: &Config) -> Result<PathBuf, Failure
 }
 
 fn absolute(path: Option<PathBuf>) -> Result<PathBuf, Failure> {
-    let path = path.ok_or_else(|| Failure::new("the store has no path: HOME is not set").help("pass --root DIR"))?;
+    let path =
+        path.ok_or_else(|| Failure::new("the store has no path: HOME is not set").help(UsageRemedy::GiveStorePath))?;
     std::path::absolute(&path).map_err(|e| Failure::caused(format!("cannot find the store {}", quoted(&path)), &e))
 }
 

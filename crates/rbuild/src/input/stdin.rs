@@ -3,6 +3,7 @@
 use std::io::{self, IsTerminal, Stdin};
 
 use crate::exit::Failure;
+use crate::ui::hints::InputRemedy;
 
 /// The meaning of standard input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,12 +26,12 @@ pub fn piped(meaning: StdinUse) -> Result<Stdin, Failure> {
 }
 
 fn is_terminal(meaning: StdinUse) -> Failure {
-    let hint = match meaning {
-        StdinUse::Dockerfile => "pipe the Dockerfile in: … | rbuild build -",
-        StdinUse::Context => "pipe the context in: tar -c . | rbuild build -",
-        StdinUse::Archive => "pass a file, or pipe an archive in",
+    let remedy = match meaning {
+        StdinUse::Dockerfile => InputRemedy::PipeDockerfile,
+        StdinUse::Context => InputRemedy::PipeContext,
+        StdinUse::Archive => InputRemedy::PipeArchive,
     };
-    Failure::usage("standard input is a terminal").help(hint)
+    Failure::usage("standard input is a terminal").help(remedy)
 }
 
 /// Converts an error of reading standard input.

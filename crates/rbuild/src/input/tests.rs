@@ -15,7 +15,7 @@ use crate::input::{flags, output, request, value};
 /// Formats the failure of a parser.
 fn refused<T: Debug>(value: &str, parsed: Result<T, Failure>) -> String {
     let failure = parsed.expect_err(value);
-    format!("{}\n  hint: {}\n", failure.message, failure.help.unwrap_or("none".into()))
+    format!("{}\n  hint: {}\n", failure.message, failure.help.map_or("none".into(), |help| help.to_string()))
 }
 
 /// Parses each value, and formats the failures.

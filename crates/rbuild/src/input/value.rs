@@ -9,13 +9,13 @@ use rbuild_plan::NetworkMode;
 use rbuild_sandbox::IsolationRequest;
 
 use crate::exit::Failure;
-use crate::ui::hints;
+use crate::ui::hints::{self, Hint, ValueRemedy};
 
 /// The reason why a text is not a value, and a hint.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BadValue {
     pub why: String,
-    pub hint: String,
+    pub hint: Hint,
 }
 
 impl fmt::Display for BadValue {
@@ -73,8 +73,7 @@ pub fn pull(text: &str) -> Result<PullPolicy, BadValue> {
     }
     // In podman, `newer` does not fail if the registry cannot be reached.
     if text == "newer" {
-        let hint = "use always, which downloads an image only if the registry has another one".into();
-        return Err(BadValue { why: "unknown value".into(), hint });
+        return Err(BadValue { why: "unknown value".into(), hint: ValueRemedy::PullAlways.into() });
     }
     let words = [
         ("always", Always),
@@ -94,7 +93,7 @@ pub fn context_modes(text: &str) -> Result<bool, BadValue> {
 
 /// Parses a size such as `64m` in bytes. Zero is an error.
 pub fn size(text: &str) -> Result<u64, BadValue> {
-    let bad = || BadValue { why: "not a size".into(), hint: "use a number with a unit, such as 64m or 10g".into() };
+    let bad = || BadValue { why: "not a size".into(), hint: ValueRemedy::SizeForm.into() };
     rbuild_dockerfile::parse_size(text).filter(|size| *size > 0).ok_or_else(bad)
 }
 
@@ -106,19 +105,18 @@ pub fn switch(text: &str) -> Result<bool, BadValue> {
 
 /// Parses a time in seconds.
 pub fn seconds(text: &str) -> Result<u64, BadValue> {
-    text.parse()
-        .map_err(|_| BadValue { why: "not a number of seconds".into(), hint: "use a number, such as 60".into() })
+    text.parse().map_err(|_| BadValue { why: "not a number of seconds".into(), hint: ValueRemedy::SecondsForm.into() })
 }
 
 /// Parses a number of concurrent steps.
 pub fn jobs(text: &str) -> Result<usize, BadValue> {
-    let bad = || BadValue { why: "not a number of steps".into(), hint: "use 1 or more".into() };
+    let bad = || BadValue { why: "not a number of steps".into(), hint: ValueRemedy::AtLeastOne.into() };
     text.parse().ok().filter(|jobs| *jobs > 0).ok_or_else(bad)
 }
 
 /// Applies `NAME=VALUE` to the limits; the value is a number or a size.
 pub fn limit(mut limits: Limits, text: &str) -> Result<Limits, BadValue> {
-    let bad = |why: String, hint: String| BadValue { why, hint };
+    let bad = |why: String, hint: Hint| BadValue { why, hint };
     let (name, value) = text
         .split_once('=')
         .ok_or_else(|| bad("not of the form NAME=VALUE".into(), hints::suggestion(text, &Limits::NAMES)))?;
@@ -126,8 +124,7 @@ pub fn limit(mut limits: Limits, text: &str) -> Result<Limits, BadValue> {
         return Err(bad(format!("unknown limit `{name}`"), hints::suggestion(name, &Limits::NAMES)));
     };
     let number = value.parse().ok().or_else(|| rbuild_dockerfile::parse_size(value));
-    let form = "use a number, with or without a unit, such as 1000 or 10g";
-    *limit = number.ok_or_else(|| bad(format!("`{value}` is not a number"), form.into()))?;
+    *limit = number.ok_or_else(|| bad(format!("`{value}` is not a number"), ValueRemedy::LimitForm.into()))?;
     Ok(limits)
 }
 
@@ -137,17 +134,17 @@ mod tests {
 
     #[test]
     fn misspelled_words_have_a_suggestion_and_others_a_list() {
-        let hint = |bad: Result<_, BadValue>| bad.map(|_: IsolationRequest| ()).unwrap_err().hint;
+        let hint = |bad: Result<_, BadValue>| bad.map(|_: IsolationRequest| ()).unwrap_err().hint.to_string();
         assert_eq!(hint(isolation("usern")), "did you mean `userns`?");
         assert_eq!(hint(isolation("jail")), "use auto, userns, single-id or chroot");
-        assert_eq!(network("isolate").unwrap_err().hint, "did you mean `isolated`?");
-        assert_eq!(network("bridge").unwrap_err().hint, "use host, isolated or none");
+        assert_eq!(network("isolate").unwrap_err().hint.to_string(), "did you mean `isolated`?");
+        assert_eq!(network("bridge").unwrap_err().hint.to_string(), "use host, isolated or none");
         for (text, close) in [("allways", "always"), ("ture", "true"), ("flase", "false")] {
-            assert_eq!(pull(text).unwrap_err().hint, format!("did you mean `{close}`?"));
+            assert_eq!(pull(text).unwrap_err().hint.to_string(), format!("did you mean `{close}`?"));
         }
-        assert_eq!(pull("x").unwrap_err().hint, "use always, missing or never");
+        assert_eq!(pull("x").unwrap_err().hint.to_string(), "use always, missing or never");
         assert_eq!((network("private"), pull("false")), (Ok(NetworkMode::Isolated), Ok(PullPolicy::Missing)));
-        assert!(pull("newer").unwrap_err().hint.starts_with("use always, "));
+        assert_eq!(pull("newer").unwrap_err().hint, ValueRemedy::PullAlways.into());
         assert_eq!((pull("T"), pull("0")), (Ok(PullPolicy::Always), Ok(PullPolicy::Missing)));
         assert_eq!(isolation(""), Ok(IsolationRequest::Auto));
         assert!(size("0").is_err() && size("1x").is_err() && size("2k") == Ok(2048));

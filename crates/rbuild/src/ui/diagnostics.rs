@@ -6,8 +6,9 @@ use rbuild_engine::{BuildError, StepFailure};
 use rbuild_remedy::counted;
 
 use crate::exit;
+use crate::ui::hints::Hint;
 use crate::ui::plain::plain;
-use crate::ui::{hints, terminal};
+use crate::ui::terminal;
 
 /// A Dockerfile and its line index.
 pub struct SourceText<'a> {
@@ -53,7 +54,7 @@ pub fn build_error(e: &BuildError, source: &SourceText<'_>, colors: bool) -> Str
             shown.join("\n")
         }
         BuildError::Step(failure) => step_failure(failure, source, colors),
-        other => terminal::error_text(&other.message(), exit::help_of(other).as_deref(), colors),
+        other => terminal::error_text(&other.message(), exit::help_of(other).as_ref(), colors),
     }
 }
 
@@ -126,7 +127,7 @@ fn excerpt(d: &Diagnostic, level: Level<'_>, source: &SourceText<'_>, colors: bo
     let mut text = renderer.render(&[group]);
     text.push('\n');
     if let Some(help) = &d.help {
-        text.push_str(&hints::line(&hints::of_help(help), colors));
+        text.push_str(&Hint::from(help).line(colors));
     }
     text
 }
@@ -170,7 +171,10 @@ mod tests {
         };
         let errors = [
             ("an error in the Dockerfile", BuildError::Dockerfile(vec![at(10, 13)])),
-            ("a span of several lines", BuildError::Dockerfile(vec![at(10, 26).help("shorten it")])),
+            (
+                "a span of several lines",
+                BuildError::Dockerfile(vec![at(10, 26).help(Remedy::File(FileRemedy::ShortenName))]),
+            ),
             ("more errors than are shown", BuildError::Dockerfile(vec![at(0, 0); MOST_SHOWN + 1])),
             ("a failed step", BuildError::Step(Box::new(step(&[], None)))),
             ("a failed step with output", BuildError::Step(Box::new(step(&["one", "two"], Some("abc"))))),

@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 
 use rbuild_engine::Warning;
 
-use crate::ui::hints;
+use crate::ui::hints::Hint;
 use crate::ui::plain::plain;
 
 /// First failure to write to standard output.
@@ -24,14 +24,14 @@ pub fn redraws() -> bool {
 }
 
 /// Prints an error, and its hint on a second line.
-pub fn error(message: &str, help: Option<&str>) {
+pub fn error(message: &str, help: Option<&Hint>) {
     err(&error_text(message, help, colors()));
 }
 
 /// Formats an error, with its hint on a second line.
-pub fn error_text(message: &str, help: Option<&str>, colors: bool) -> String {
+pub fn error_text(message: &str, help: Option<&Hint>, colors: bool) -> String {
     let (on, off) = if colors { ("\x1b[1;31m", "\x1b[0m") } else { ("", "") };
-    let hint = help.map_or(String::new(), |help| hints::line(help, colors));
+    let hint = help.map_or(String::new(), |help| help.line(colors));
     format!("{on}error{off}: {}\n{hint}", plain(message))
 }
 
@@ -43,13 +43,13 @@ pub fn warning(warning: impl Into<Warning<Help>>) {
 /// Formats a warning, with its hint on a second line.
 pub fn warning_text(warning: &Warning<Help>, colors: bool) -> String {
     let (on, off) = if colors { ("\x1b[1;33m", "\x1b[0m") } else { ("", "") };
-    let hint = warning.help.as_ref().map_or(String::new(), |help| hints::line(&hints::of_help(help), colors));
+    let hint = warning.help.as_ref().map_or(String::new(), |help| Hint::from(help).line(colors));
     format!("{on}warning{off}: {}\n{hint}", plain(&warning.text))
 }
 
 /// Returns a warning and its hint on one line, without a title.
 pub fn warning_line(warning: &Warning<Help>) -> String {
-    let hint = warning.help.as_ref().map_or(String::new(), |help| format!("; {}", hints::of_help(help)));
+    let hint = warning.help.as_ref().map_or(String::new(), |help| format!("; {}", Hint::from(help)));
     plain(&format!("{}{hint}", warning.text)).into_owned()
 }
 
@@ -108,7 +108,9 @@ mod tests {
         for colors in [false, true] {
             let foreign = "a\u{1b}]0;title\u{7}b\rc\u{9b}31m\u{202e}d\ne\tf\u{7f}";
             let warning = Warning { text: foreign.into(), help: Some(foreign.into()) };
-            for text in [error_text(foreign, Some(foreign), colors), warning_text(&warning, colors)] {
+            for text in
+                [error_text(foreign, Some(&Hint::from(&Help::from(foreign))), colors), warning_text(&warning, colors)]
+            {
                 let shown = "a\\u{1b}]0;title\\u{7}b\\rc\\u{9b}31m\\u{202e}d\ne\tf\\u{7f}";
                 assert_eq!(text.matches(shown).count(), 2, "{text:?}");
                 assert_eq!(text.contains('\u{1b}'), colors);

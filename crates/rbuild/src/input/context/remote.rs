@@ -9,6 +9,7 @@ use rbuild_linux::Timestamp;
 use rbuild_store::{Download, Store, Workspace};
 
 use crate::exit::Failure;
+use crate::ui::hints::InputRemedy;
 
 /// Downloads a file into the store.
 pub type FetchFile<'a> = dyn Fn(&SourceUrl) -> Result<Download, Failure> + 'a;
@@ -34,11 +35,10 @@ pub fn unsupported(what: &str, text: &str) -> Failure {
     let is_git = text.starts_with("git@") || SourceUrl::parse(text).is_ok_and(|url| url.is_git());
     if is_git || ["git://", "ssh://", "git+ssh://"].iter().any(|scheme| text.starts_with(scheme)) {
         return Failure::usage(format!("{what} `{shown}` is a git repository, which is not supported yet"))
-            .help("clone it and pass the path");
+            .help(InputRemedy::CloneRepository);
     }
     let scheme = text.split(':').next().unwrap_or_default();
-    Failure::usage(format!("{what} `{shown}` has the unsupported scheme `{scheme}`"))
-        .help("download it and pass the path")
+    Failure::usage(format!("{what} `{shown}` has the unsupported scheme `{scheme}`")).help(InputRemedy::DownloadInput)
 }
 
 /// Converts an error of reading a downloaded context.

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use rbuild_linux::{FileKind, RootDir, quoted};
 
 use crate::exit::Failure;
+use crate::ui::hints::InputRemedy;
 
 /// Maximum size of such a file, in bytes.
 const MAX_SIZE: u64 = 64 << 20;
@@ -54,7 +55,7 @@ fn leaving_link(context: &RootDir, path: &Path) -> Option<PathBuf> {
 
 fn link_error(shown: &str, link: &Path) -> Failure {
     let failure = Failure::new(format!("cannot read {shown}: {} is a link to nothing in the context", quoted(link)));
-    failure.help("copy the file into the context")
+    failure.help(InputRemedy::CopyIntoContext)
 }
 
 fn kind_error(shown: &str, kind: FileKind) -> Failure {
@@ -65,5 +66,5 @@ fn kind_error(shown: &str, kind: FileKind) -> Failure {
         FileKind::CharDevice | FileKind::BlockDevice => "a device",
         FileKind::File | FileKind::Symlink => "not a file",
     };
-    Failure::new(format!("{shown} is {what}")).help("use a regular file")
+    Failure::new(format!("{shown} is {what}")).help(InputRemedy::RegularFile)
 }

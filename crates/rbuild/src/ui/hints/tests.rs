@@ -1,20 +1,30 @@
 //! Tests of the words of hints.
 
+use rbuild_remedy::{
+    BuildRemedy, CommandRemedy, DiskRemedy, FileAccess, FileRemedy, IdRangeToGrant, ImageRemedy, IsolationRemedy,
+    MachineRemedy, MountRemedy, NetworkObstacle, RegistryAction, Remedy, ServerRemedy, SessionLimit, StoreRemedy,
+    SubIdGrant, SubIdObstacle,
+};
 use rbuild_testkit::{assert_recorded, variants};
 
+use super::remedies::granting;
 use super::*;
 
 /// Compares the words of the remedies of one area with the recorded ones. All are one imperative of
 /// limited length.
 macro_rules! assert_words {
-    ($area:ident { $($variant:ident),* $(,)? }, $remedies:expr $(,)?) => {
+    ($area:ident $variants:tt, $remedies:expr $(,)?) => {
+        assert_words!($area $variants, $remedies, as $area)
+    };
+    ($area:ident { $($variant:ident),* $(,)? }, $remedies:expr, as $kind:ty) => {
         let remedies: Vec<$area> = $remedies.into();
+        let words = |remedy: &$area| Hint::from(<$kind>::from(remedy.clone())).to_string();
         for remedy in &remedies {
-            let words = words(&remedy.clone().into());
+            let words = words(remedy);
             assert!(words.starts_with(|c: char| c.is_lowercase()), "{words}");
             assert!(!words.ends_with('.') && !words.contains('\n') && words.len() < 200, "{words}");
         }
-        let table = variants!($area { $($variant),* }).words(&remedies, |remedy| words(&remedy.clone().into()));
+        let table = variants!($area { $($variant),* }).words(&remedies, words);
         assert_recorded!(concat!("hints-", stringify!($area)), table);
     };
 }
@@ -77,7 +87,8 @@ fn hints_about_files_are_as_recorded() {
             FileRemedy::CopyInto { root: "the build context".into() },
             FileRemedy::CorrectLink,
             FileRemedy::AwaitWriters
-        ]
+        ],
+        as Remedy
     );
 }
 
@@ -92,7 +103,8 @@ fn hints_about_mounts_are_as_recorded() {
             MountRemedy::RemoveFile,
             MountRemedy::ReplaceLink,
             MountRemedy::MountDirectory
-        ]
+        ],
+        as Remedy
     );
 }
 
@@ -144,7 +156,8 @@ fn hints_about_the_machine_are_as_recorded() {
             MachineRemedy::OrOtherNetwork(NetworkObstacle::NoCarrier),
             MachineRemedy::OrOtherNetwork(NetworkObstacle::NoTun),
             MachineRemedy::OrOtherNetwork(NetworkObstacle::DeniedTun)
-        ]
+        ],
+        as Remedy
     );
 }
 
@@ -206,7 +219,8 @@ fn hints_about_servers_are_as_recorded() {
             ServerRemedy::CorrectRegistries,
             ServerRemedy::CorrectProxy,
             ServerRemedy::UseHost
-        ]
+        ],
+        as Remedy
     );
 }
 
@@ -261,7 +275,8 @@ fn hints_about_images_are_as_recorded() {
             ImageRemedy::ConvertLayers,
             ImageRemedy::OtherLayout,
             ImageRemedy::PassTar,
-        ]
+        ],
+        as Remedy
     );
 }
 
@@ -299,7 +314,8 @@ fn hints_about_commands_are_as_recorded() {
             CommandRemedy::FindSignal { code: 139 },
             CommandRemedy::PassStageNumber,
             CommandRemedy::AddKeyToAgent
-        ]
+        ],
+        as Remedy
     );
 }
 
@@ -307,7 +323,8 @@ fn hints_about_commands_are_as_recorded() {
 fn hints_about_disks_are_as_recorded() {
     assert_words!(
         DiskRemedy { FreeSpace, FreeSpaceAt, FreeOutput },
-        [DiskRemedy::FreeSpace, DiskRemedy::FreeSpaceAt { place: "/mnt".into() }, DiskRemedy::FreeOutput]
+        [DiskRemedy::FreeSpace, DiskRemedy::FreeSpaceAt { place: "/mnt".into() }, DiskRemedy::FreeOutput],
+        as Remedy
     );
 }
 
@@ -335,7 +352,8 @@ fn hints_about_isolation_are_as_recorded() {
             IsolationRemedy::FindDenial,
             IsolationRemedy::CheckSubIds,
             IsolationRemedy::MountProc
-        ]
+        ],
+        as Remedy
     );
 }
 
@@ -363,7 +381,8 @@ fn hints_about_the_store_are_as_recorded() {
             StoreRemedy::EndLockHolder { lock: "lock".into() },
             StoreRemedy::AwaitBuilds,
             StoreRemedy::RelaxAccessTimes
-        ]
+        ],
+        as Remedy
     );
 }
 
@@ -393,7 +412,8 @@ fn hints_about_a_build_are_as_recorded() {
             BuildRemedy::PassSecret { id: "token".into() },
             BuildRemedy::PassAgent { id: "default".into() },
             BuildRemedy::PassContext
-        ]
+        ],
+        as Remedy
     );
 }
 
@@ -416,7 +436,8 @@ fn other_hints_are_as_recorded() {
             IsolationRemedy::MountProc.into(),
             StoreRemedy::OtherStore.into(),
             BuildRemedy::SetArgument.into()
-        ]
+        ],
+        as Remedy
     );
 }
 
@@ -426,4 +447,266 @@ fn a_grant_of_sub_ids_is_a_command() {
     let range = Some(IdRangeToGrant::Free(100000, 165535));
     assert_eq!(grant(range, range), "sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 web");
     assert_eq!(grant(None, Some(IdRangeToGrant::Unknown)), "sudo usermod --add-subgids FIRST-LAST web");
+}
+
+#[test]
+fn hints_about_command_lines_are_as_recorded() {
+    assert_words!(
+        UsageRemedy {
+            ListCommands,
+            ShowOptions,
+            UseForm,
+            PutFirst,
+            PutFlagsFirst,
+            UseWordOfGroup,
+            PassArchive,
+            PassDockerfile,
+            CheckStorePath,
+            GiveStorePath
+        },
+        [
+            UsageRemedy::ListCommands,
+            UsageRemedy::ShowOptions { command: "rbuild build".into() },
+            UsageRemedy::UseForm { form: "rbuild tag IMAGE NAME".into() },
+            UsageRemedy::PutFirst { verb: "images".into() },
+            UsageRemedy::PutFlagsFirst,
+            UsageRemedy::UseWordOfGroup { group: "image".into(), words: vec!["ls".into(), "rm".into()] },
+            UsageRemedy::PassArchive { file: "x.tar".into() },
+            UsageRemedy::PassDockerfile,
+            UsageRemedy::CheckStorePath,
+            UsageRemedy::GiveStorePath
+        ]
+    );
+}
+
+#[test]
+fn hints_about_values_are_as_recorded() {
+    assert_words!(
+        ValueRemedy {
+            PlatformForm,
+            PlatformsForm,
+            HostForm,
+            UlimitForm,
+            NumberOrUnlimited,
+            SwapLimits,
+            RaiseHardLimit,
+            VolumeForm,
+            CreateSource,
+            PassDirectory,
+            BindDirectory,
+            MountForm,
+            AnnotationForm,
+            OmitType,
+            ManifestOrOmitType,
+            SecretForm,
+            AddSecretId,
+            PermitSecretFile,
+            PassFile,
+            CreateSecretFile,
+            StartAgent,
+            SeparateSockets,
+            PullAlways,
+            SizeForm,
+            SecondsForm,
+            AtLeastOne,
+            LimitForm,
+            QuoteString,
+            BracketList,
+            AbsolutePath,
+            PairForm,
+            PassPair,
+            OmitInScripts,
+            PermitDelete,
+            LoginFile,
+            LogInToEach
+        },
+        [
+            ValueRemedy::PlatformForm,
+            ValueRemedy::PlatformsForm,
+            ValueRemedy::HostForm,
+            ValueRemedy::UlimitForm,
+            ValueRemedy::NumberOrUnlimited,
+            ValueRemedy::SwapLimits { resource: "nofile".into(), soft: "9".into(), hard: "3".into() },
+            ValueRemedy::RaiseHardLimit,
+            ValueRemedy::VolumeForm,
+            ValueRemedy::CreateSource,
+            ValueRemedy::PassDirectory { name: "data".into() },
+            ValueRemedy::BindDirectory,
+            ValueRemedy::MountForm,
+            ValueRemedy::AnnotationForm,
+            ValueRemedy::OmitType,
+            ValueRemedy::ManifestOrOmitType,
+            ValueRemedy::SecretForm,
+            ValueRemedy::AddSecretId,
+            ValueRemedy::PermitSecretFile,
+            ValueRemedy::PassFile,
+            ValueRemedy::CreateSecretFile,
+            ValueRemedy::StartAgent,
+            ValueRemedy::SeparateSockets,
+            ValueRemedy::PullAlways,
+            ValueRemedy::SizeForm,
+            ValueRemedy::SecondsForm,
+            ValueRemedy::AtLeastOne,
+            ValueRemedy::LimitForm,
+            ValueRemedy::QuoteString,
+            ValueRemedy::BracketList,
+            ValueRemedy::AbsolutePath,
+            ValueRemedy::PairForm { flag: "--label".into() },
+            ValueRemedy::PassPair { flag: "--label".into(), context: "app".into() },
+            ValueRemedy::OmitInScripts,
+            ValueRemedy::PermitDelete,
+            ValueRemedy::LoginFile,
+            ValueRemedy::LogInToEach
+        ]
+    );
+}
+
+#[test]
+fn hints_about_inputs_are_as_recorded() {
+    assert_words!(
+        InputRemedy {
+            PassOneAsPath,
+            PassBothAsPaths,
+            PassParent,
+            PassContext,
+            OmitFileOrPassUrl,
+            OmitFileOrPipe,
+            OmitFile,
+            PathFromHere,
+            PassDockerfile,
+            NamedContextForm,
+            BuildTarget,
+            DownloadDirectory,
+            CloneRepository,
+            DownloadInput,
+            DownloadFile,
+            CopyIntoContext,
+            RegularFile,
+            PipeDockerfile,
+            PipeContext,
+            PipeArchive
+        },
+        [
+            InputRemedy::PassOneAsPath,
+            InputRemedy::PassBothAsPaths,
+            InputRemedy::PassParent,
+            InputRemedy::PassContext,
+            InputRemedy::OmitFileOrPassUrl,
+            InputRemedy::OmitFileOrPipe,
+            InputRemedy::OmitFile,
+            InputRemedy::PathFromHere { path: "app/Dockerfile".into() },
+            InputRemedy::PassDockerfile,
+            InputRemedy::NamedContextForm,
+            InputRemedy::BuildTarget,
+            InputRemedy::DownloadDirectory,
+            InputRemedy::CloneRepository,
+            InputRemedy::DownloadInput,
+            InputRemedy::DownloadFile,
+            InputRemedy::CopyIntoContext,
+            InputRemedy::RegularFile,
+            InputRemedy::PipeDockerfile,
+            InputRemedy::PipeContext,
+            InputRemedy::PipeArchive
+        ]
+    );
+}
+
+#[test]
+fn hints_about_outputs_are_as_recorded() {
+    assert_words!(
+        OutputRemedy {
+            AddType,
+            NameImage,
+            AddName,
+            AddDirectory,
+            WriteTar,
+            LeaveTerminal,
+            CreateParent,
+            CreateFirst,
+            PassFile,
+            PassDirectory,
+            OtherPath,
+            WritablePath,
+            OpenForWriting,
+            ReplaceSocket,
+            RemoveLinkLoop
+        },
+        [
+            OutputRemedy::AddType,
+            OutputRemedy::NameImage,
+            OutputRemedy::AddName,
+            OutputRemedy::AddDirectory,
+            OutputRemedy::WriteTar,
+            OutputRemedy::LeaveTerminal,
+            OutputRemedy::CreateParent,
+            OutputRemedy::CreateFirst,
+            OutputRemedy::PassFile,
+            OutputRemedy::PassDirectory,
+            OutputRemedy::OtherPath,
+            OutputRemedy::WritablePath,
+            OutputRemedy::OpenForWriting,
+            OutputRemedy::ReplaceSocket,
+            OutputRemedy::RemoveLinkLoop
+        ]
+    );
+}
+
+#[test]
+fn hints_about_single_commands_are_as_recorded() {
+    assert_words!(
+        VerbRemedy {
+            UseCopy,
+            WritePath,
+            ListRules,
+            ExplainRule,
+            CheckDirective,
+            CloseBracket,
+            ListFields,
+            RemoveLogin,
+            PassUser,
+            PassPassword,
+            HidePassword,
+            ConfigureHelper,
+            ListBuilds,
+            ListContainers,
+            ListImages,
+            ShowSizes,
+            Pull,
+            PullFirst,
+            OmitTerminal,
+            UntilFilter,
+            DurationForm,
+            RepairStore,
+            RunAgain,
+            ClampTimes,
+            BeDeterministic
+        },
+        [
+            VerbRemedy::UseCopy,
+            VerbRemedy::WritePath { image: "alpine".into(), path: "etc/passwd".into() },
+            VerbRemedy::ListRules,
+            VerbRemedy::ExplainRule { rule: "StageNameCasing" },
+            VerbRemedy::CheckDirective,
+            VerbRemedy::CloseBracket,
+            VerbRemedy::ListFields,
+            VerbRemedy::RemoveLogin,
+            VerbRemedy::PassUser,
+            VerbRemedy::PassPassword,
+            VerbRemedy::HidePassword,
+            VerbRemedy::ConfigureHelper,
+            VerbRemedy::ListBuilds,
+            VerbRemedy::ListContainers,
+            VerbRemedy::ListImages,
+            VerbRemedy::ShowSizes,
+            VerbRemedy::Pull { image: "alpine".into() },
+            VerbRemedy::PullFirst { image: "alpine".into() },
+            VerbRemedy::OmitTerminal,
+            VerbRemedy::UntilFilter,
+            VerbRemedy::DurationForm,
+            VerbRemedy::RepairStore,
+            VerbRemedy::RunAgain,
+            VerbRemedy::ClampTimes,
+            VerbRemedy::BeDeterministic
+        ]
+    );
 }

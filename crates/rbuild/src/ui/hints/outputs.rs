@@ -1,0 +1,68 @@
+//! Words of hints about outputs of builds and other files that are written.
+
+use std::borrow::Cow;
+
+use crate::ui::hints::hint::Hint;
+
+/// A correction of an output.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OutputRemedy {
+    /// Add the type of an output.
+    AddType,
+    /// Name the image instead of a destination.
+    NameImage,
+    /// Name the image that is pushed.
+    AddName,
+    /// Add the directory of a layout.
+    AddDirectory,
+    /// Write an archive instead of a directory.
+    WriteTar,
+    /// Write to a file.
+    LeaveTerminal,
+    /// Create the parent directory.
+    CreateParent,
+    /// Create the directory.
+    CreateFirst,
+    /// Pass the path of a file.
+    PassFile,
+    /// Pass the path of a directory.
+    PassDirectory,
+    /// Use a path that this user can write.
+    OtherPath,
+    /// Use a path that can be written.
+    WritablePath,
+    /// Open the descriptor for writing.
+    OpenForWriting,
+    /// Pass something else than a socket.
+    ReplaceSocket,
+    /// Remove a loop of symlinks.
+    RemoveLinkLoop,
+}
+
+impl From<OutputRemedy> for Hint {
+    fn from(remedy: OutputRemedy) -> Hint {
+        Hint(remedy.words())
+    }
+}
+
+impl OutputRemedy {
+    fn words(&self) -> Cow<'static, str> {
+        match self {
+            OutputRemedy::AddType => "add type=local, tar, oci or docker".into(),
+            OutputRemedy::NameImage => "pass its name with name=NAME or -t NAME".into(),
+            OutputRemedy::AddName => "add -t REGISTRY/NAME:TAG".into(),
+            OutputRemedy::AddDirectory => "add -o DIR".into(),
+            OutputRemedy::WriteTar => "use type=tar,dest=-".into(),
+            OutputRemedy::LeaveTerminal => "pass a file, or redirect standard output".into(),
+            OutputRemedy::CreateParent => "create that directory, or choose another path".into(),
+            OutputRemedy::CreateFirst => "create it first".into(),
+            OutputRemedy::PassFile => "pass the path of a file".into(),
+            OutputRemedy::PassDirectory => "pass the path of a directory, existing or new".into(),
+            OutputRemedy::OtherPath => "choose another path, or change the owner or mode of the directory".into(),
+            OutputRemedy::WritablePath => "pass a writable path".into(),
+            OutputRemedy::OpenForWriting => "open the descriptor for writing".into(),
+            OutputRemedy::ReplaceSocket => "pass a file, a named pipe or a device".into(),
+            OutputRemedy::RemoveLinkLoop => "remove the symlink loop, or pass another path".into(),
+        }
+    }
+}

@@ -1,0 +1,232 @@
+//! Flags and commands of docker and podman that rbuild does not have.
+
+use crate::ui::hints::hint::Hint;
+
+/// Names of flags or commands, the reason why rbuild lacks them, and the words of a hint.
+type Unsupported = (&'static [&'static str], &'static str, &'static str);
+
+/// Flags of `docker build`, `buildx build` and `podman build`.
+const BUILD: [Unsupported; 10] = [
+    (&["--os", "--arch", "--variant"], "platforms are selected with --platform", "pass --platform OS/ARCH[/VARIANT]"),
+    (
+        &["--from"],
+        "the Dockerfile sets the base image",
+        "use `ARG BASE` and `FROM $BASE`, and pass --build-arg BASE=IMAGE",
+    ),
+    (
+        &["--env", "--unsetenv", "--unsetlabel", "-e"],
+        "the Dockerfile sets variables and labels",
+        "add ENV or LABEL to the Dockerfile, or pass --build-arg or --label",
+    ),
+    (
+        &["--cap-add", "--cap-drop", "--privileged"],
+        "capabilities are fixed",
+        "use `RUN --security=insecure` and pass --allow security.insecure",
+    ),
+    (
+        &["--device"],
+        "devices cannot be passed",
+        "remove the flag; commands have /dev/null, zero, full, random, urandom and tty",
+    ),
+    (
+        &["--dns", "--dns-option", "--dns-search"],
+        "commands use the name servers of this machine",
+        "set them in /etc/resolv.conf, or name hosts with --add-host",
+    ),
+    (&["--manifest"], "manifest lists are not kept", "pass several --platform values with -o type=oci or --push"),
+    (&["--policy"], "policies are not supported", "remove the flag"),
+    (&["--retry", "--retry-delay"], "downloads are always retried", "remove the flag"),
+    (&["--logfile"], "logs are kept in the store", "run `rbuild logs` after the build, or redirect standard error"),
+];
+
+/// Flags of `docker run` and `podman run`.
+const RUN: [Unsupported; 12] = [
+    (&["-d", "--detach"], "containers run in the foreground", "run it in the shell's background: rbuild run IMAGE &"),
+    (
+        &["-p", "--publish", "-P", "--publish-all", "--expose"],
+        "ports are not forwarded",
+        "remove the flag; containers share this machine's network, so their ports are open on it",
+    ),
+    (&["--tmpfs"], "mounts of type tmpfs are not supported", "mount a directory: -v DIR:PATH"),
+    (
+        &["--privileged", "--cap-add", "--cap-drop", "--security-opt", "--device", "--gpus"],
+        "privileges and devices are fixed",
+        "remove the flag, or use podman run",
+    ),
+    (&["--read-only"], "the root file system is always writable, and its changes are dropped", "remove the flag"),
+    (
+        &["--restart"],
+        "containers are not kept",
+        "let the service manager restart the command, for example with systemd-run",
+    ),
+    (
+        &["--platform"],
+        "`rbuild run` always selects this machine's platform",
+        "pass the ID of the other platform's image, from `rbuild images --tree`",
+    ),
+    (
+        &["--pid", "--ipc", "--uts", "--userns", "--cgroupns"],
+        "a container always has its own namespaces",
+        "remove the flag",
+    ),
+    (
+        &["--sysctl", "--group-add", "--device-cgroup-rule"],
+        "kernel settings and groups are fixed",
+        "remove the flag, or use podman run",
+    ),
+    (&["--volumes-from", "--link"], "containers are not kept", "mount the same directory in both: -v DIR:PATH"),
+    (
+        &["--dns", "--dns-option", "--dns-search"],
+        "containers use the name servers of this machine",
+        "set them in /etc/resolv.conf, or name hosts with --add-host",
+    ),
+    (
+        &[
+            "--cidfile",
+            "--log-driver",
+            "--log-opt",
+            "--health-cmd",
+            "--no-healthcheck",
+            "--stop-signal",
+            "--stop-timeout",
+            "--sig-proxy",
+            "-a",
+            "--attach",
+        ],
+        "containers run in the foreground and are not kept",
+        "remove the flag",
+    ),
+];
+
+/// Flags of other verbs, with the verb.
+const OTHER: [(&str, &[&str], &str, &str); 7] = [
+    ("images", &["--sort", "--noheading", "-n"], "the list is sorted by age", "use --format, and sort its lines"),
+    ("import", &["--os", "--arch", "--variant"], "platforms are selected with --platform", "pass --platform OS/ARCH"),
+    ("save", &["--compress", "-m", "--multi-image-archive"], "one archive holds all the images", "remove the flag"),
+    (
+        "save",
+        &["--platform"],
+        "all platforms of an image are saved",
+        "pass the ID of one platform's image, from `rbuild images --tree`",
+    ),
+    (
+        "rm",
+        &["-l", "--link", "-a", "--all"],
+        "containers have neither links nor processes",
+        "pass the containers, or remove all with `rbuild container prune`",
+    ),
+    ("prune", &["--min-free-space", "--reserved-space"], "the cache has one limit", "pass --keep-storage SIZE"),
+    ("cp", &["--overwrite"], "a directory never replaces a file", "remove the destination first"),
+];
+
+/// Commands of docker and podman.
+const COMMANDS: [Unsupported; 18] = [
+    (&["search"], "rbuild does not search registries", "search on the registry's website"),
+    (
+        &["exec", "attach"],
+        "rbuild runs containers in the foreground and does not keep them",
+        "run a command in a new container: rbuild run IMAGE COMMAND",
+    ),
+    (
+        &["start", "restart", "rename", "update"],
+        "rbuild runs containers in the foreground and does not keep them",
+        "run a command in a new container: rbuild run IMAGE COMMAND",
+    ),
+    (
+        &["stop", "kill", "wait", "pause", "unpause"],
+        "rbuild runs containers in the foreground and does not keep them",
+        "signal the process of `rbuild run`; Ctrl-C ends it",
+    ),
+    (
+        &["top", "stats", "port"],
+        "rbuild runs containers in the foreground and does not keep them",
+        "use the host's tools, such as ps and ss",
+    ),
+    (&["commit"], "rbuild builds images from Dockerfiles", "add RUN instructions to a Dockerfile"),
+    (
+        &["export", "mount", "umount", "unmount"],
+        "rbuild does not keep containers",
+        "write the files of an image as a tar archive: rbuild cp IMAGE:/ -",
+    ),
+    (&["diff"], "rbuild does not keep containers", "compare the layers of images with `rbuild history IMAGE`"),
+    (&["events", "monitor"], "rbuild has no daemon", "follow a build with --progress rawjson or --debug-log FILE"),
+    (&["history"], "builds are listed by `logs`", "run `rbuild logs`"),
+    (
+        &["from", "add", "copy", "config"],
+        "rbuild builds images from Dockerfiles",
+        "add the instruction to a Dockerfile",
+    ),
+    (&["imagetools", "manifest"], "rbuild does not edit manifests", "use skopeo or crane"),
+    (&["bake"], "bake files are not supported yet", "build each target with rbuild --target STAGE"),
+    (&["compose"], "compose files are not supported yet", "build each service with rbuild -t NAME DIRECTORY"),
+    (&["volume"], "rbuild has no volumes", "mount a directory: rbuild run -v DIR:PATH IMAGE"),
+    (&["network"], "rbuild has no networks", "use --network host, isolated or none"),
+    (&["unshare"], "rbuild enters its namespaces itself", "run `rbuild doctor` to check this machine"),
+    (
+        &[
+            "context",
+            "swarm",
+            "stack",
+            "service",
+            "node",
+            "plugin",
+            "secret",
+            "trust",
+            "machine",
+            "pod",
+            "kube",
+            "play",
+            "generate",
+            "scout",
+            "model",
+            "checkpoint",
+        ],
+        "rbuild only builds images and runs them",
+        "run `rbuild --help` to list the commands",
+    ),
+];
+
+/// Returns the flags that a verb lacks.
+fn of_verb(verb: &str) -> impl Iterator<Item = Unsupported> {
+    let table: &[Unsupported] = match verb {
+        "build" => &BUILD,
+        "run" | "create" => &RUN,
+        _ => &[],
+    };
+    let verb = if verb == "builder-prune" { "prune" } else { verb }.to_string();
+    let other = OTHER.iter().filter(move |(of, ..)| *of == verb).map(|(_, flags, why, hint)| (*flags, *why, *hint));
+    table.iter().copied().chain(other)
+}
+
+/// Returns the names of the flags that a verb lacks.
+pub fn flags_of(verb: &str) -> impl Iterator<Item = &'static str> {
+    of_verb(verb).flat_map(|(flags, ..)| flags.iter().copied())
+}
+
+/// Returns the reason why a verb lacks a flag, and the alternative.
+pub fn flag(verb: &str, flag: &str) -> Option<(&'static str, Hint)> {
+    find(of_verb(verb), flag)
+}
+
+/// Returns the reason why rbuild lacks a command, and the alternative.
+pub fn command(word: &str) -> Option<(&'static str, Hint)> {
+    find(COMMANDS.iter().copied(), word)
+}
+
+fn find(mut table: impl Iterator<Item = Unsupported>, word: &str) -> Option<(&'static str, Hint)> {
+    table.find(|(words, ..)| words.contains(&word)).map(|(_, why, hint)| (why, Hint(hint.into())))
+}
+
+/// Returns all flags of the tables, each with its verb.
+#[cfg(test)]
+pub fn all_flags() -> impl Iterator<Item = (&'static str, &'static str)> {
+    let tables = BUILD.iter().map(|(flags, ..)| ("build", *flags)).chain(RUN.iter().map(|(flags, ..)| ("run", *flags)));
+    let tables = tables.chain(OTHER.iter().map(|(verb, flags, ..)| (*verb, *flags)));
+    tables.flat_map(|(verb, flags)| flags.iter().map(move |flag| (verb, *flag)))
+}
+
+/// Returns all commands of the table.
+#[cfg(test)]
+pub fn all_commands() -> impl Iterator<Item = &'static str> {
+    COMMANDS.iter().flat_map(|(words, ..)| words.iter().copied())
+}

@@ -1,0 +1,139 @@
+//! Words of hints about values of flags, variables and the configuration file.
+
+use std::borrow::Cow;
+
+use crate::ui::hints::hint::Hint;
+
+/// A correction of a value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ValueRemedy {
+    /// Use the form of a platform.
+    PlatformForm,
+    /// Use the form of a list of platforms.
+    PlatformsForm,
+    /// Use the form of a host with its address.
+    HostForm,
+    /// Use the form of a resource limit.
+    UlimitForm,
+    /// Use a number as the limit, or none.
+    NumberOrUnlimited,
+    /// Swap the soft and the hard limit.
+    SwapLimits { resource: String, soft: String, hard: String },
+    /// Raise the hard limit of the session.
+    RaiseHardLimit,
+    /// Use the form of a volume.
+    VolumeForm,
+    /// Create the source of a mount, or correct its path.
+    CreateSource,
+    /// Pass a directory instead of the name of a volume.
+    PassDirectory { name: String },
+    /// Mount a directory.
+    BindDirectory,
+    /// Use the form of a mount.
+    MountForm,
+    /// Add the value of an annotation.
+    AnnotationForm,
+    /// Omit the type of an annotation.
+    OmitType,
+    /// Annotate the manifest.
+    ManifestOrOmitType,
+    /// Use the form of a secret.
+    SecretForm,
+    /// Add the ID of a secret.
+    AddSecretId,
+    /// Permit this user to read the file of a secret.
+    PermitSecretFile,
+    /// Pass a file.
+    PassFile,
+    /// Create the file of a secret.
+    CreateSecretFile,
+    /// Start an SSH agent, or pass a key.
+    StartAgent,
+    /// Pass each socket of an agent under its own ID.
+    SeparateSockets,
+    /// Use another policy than `newer`.
+    PullAlways,
+    /// Use the form of a size.
+    SizeForm,
+    /// Use a number of seconds.
+    SecondsForm,
+    /// Use a number above zero.
+    AtLeastOne,
+    /// Use a number or a size.
+    LimitForm,
+    /// Quote a string of the configuration file.
+    QuoteString,
+    /// Write a list of the configuration file in brackets.
+    BracketList,
+    /// Use an absolute path.
+    AbsolutePath,
+    /// Use the form of a name with its value.
+    PairForm { flag: String },
+    /// Pass a value before the context.
+    PassPair { flag: String, context: String },
+    /// Omit a flag that needs a terminal.
+    OmitInScripts,
+    /// Permit an output to delete files.
+    PermitDelete,
+    /// Correct the path of a file with logins, or create it.
+    LoginFile,
+    /// Log in to each registry.
+    LogInToEach,
+}
+
+impl From<ValueRemedy> for Hint {
+    fn from(remedy: ValueRemedy) -> Hint {
+        Hint(remedy.words())
+    }
+}
+
+impl ValueRemedy {
+    fn words(&self) -> Cow<'static, str> {
+        match self {
+            ValueRemedy::PlatformForm => "use a form such as linux/arm64".into(),
+            ValueRemedy::PlatformsForm => "use a form such as linux/arm64, or linux/amd64,linux/arm64".into(),
+            ValueRemedy::HostForm => "use the form NAME:ADDRESS, for example db:10.0.0.1".into(),
+            ValueRemedy::UlimitForm => "use a form such as nofile=1024:2048".into(),
+            ValueRemedy::NumberOrUnlimited => "use a number, or -1 for no limit".into(),
+            ValueRemedy::SwapLimits { resource, soft, hard } => format!("use {resource}={hard}:{soft}").into(),
+            ValueRemedy::RaiseHardLimit => "raise the session's limit (ulimit -H, limits.conf, LimitNOFILE=)".into(),
+            ValueRemedy::VolumeForm => {
+                "pass the directory and its path in the container, for example ./data:/data".into()
+            }
+            ValueRemedy::CreateSource => "create it, or correct the path".into(),
+            ValueRemedy::PassDirectory { name } => {
+                format!("pass a directory such as ./{name}; named volumes are not supported").into()
+            }
+            ValueRemedy::BindDirectory => "use type=bind with a directory".into(),
+            ValueRemedy::MountForm => "use the form type=bind,source=PATH,target=PATH".into(),
+            ValueRemedy::AnnotationForm => "add a value, such as org.example.team=web".into(),
+            ValueRemedy::OmitType => "omit the type".into(),
+            ValueRemedy::ManifestOrOmitType => "use manifest, or omit the type".into(),
+            ValueRemedy::SecretForm => "use a form such as id=NAME,src=FILE or id=NAME,env=VARIABLE".into(),
+            ValueRemedy::AddSecretId => "add id=NAME".into(),
+            ValueRemedy::PermitSecretFile => "change the owner or the mode of the file, or pass another".into(),
+            ValueRemedy::PassFile => "pass a file".into(),
+            ValueRemedy::CreateSecretFile => "correct the path, or create the file".into(),
+            ValueRemedy::StartAgent => "start ssh-agent and add a key, or pass a key: --ssh default=FILE".into(),
+            ValueRemedy::SeparateSockets => "pass each socket with its own id".into(),
+            ValueRemedy::PullAlways => {
+                "use always, which downloads an image only if the registry has another one".into()
+            }
+            ValueRemedy::SizeForm => "use a number with a unit, such as 64m or 10g".into(),
+            ValueRemedy::SecondsForm => "use a number, such as 60".into(),
+            ValueRemedy::AtLeastOne => "use 1 or more".into(),
+            ValueRemedy::LimitForm => "use a number, with or without a unit, such as 1000 or 10g".into(),
+            ValueRemedy::QuoteString => "put the value into quotation marks".into(),
+            ValueRemedy::BracketList => "put the strings into brackets: [\"NAME=VALUE\"]".into(),
+            ValueRemedy::AbsolutePath => "begin the path with /".into(),
+            ValueRemedy::PairForm { flag } => format!("use the form {flag} NAME=VALUE").into(),
+            ValueRemedy::PassPair { flag, context } => {
+                format!("pass a value for {flag}: {flag} NAME=VALUE {context}").into()
+            }
+            ValueRemedy::OmitInScripts => "omit it in scripts".into(),
+            ValueRemedy::PermitDelete => "add --allow local.delete to permit it".into(),
+            ValueRemedy::LoginFile => "correct the path, or log in with `rbuild login --authfile FILE`".into(),
+            ValueRemedy::LogInToEach => "log in to each with `rbuild login REGISTRY`".into(),
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! Words of hints about the arguments and the results of single commands.
+
+use std::borrow::Cow;
+
+use crate::ui::hints::hint::Hint;
+
+/// An action that a command suggests.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum VerbRemedy {
+    /// Copy files into an image by a build.
+    UseCopy,
+    /// Write the path of a file in an image.
+    WritePath { image: String, path: String },
+    /// List the lint rules.
+    ListRules,
+    /// Read the page of a lint rule.
+    ExplainRule { rule: &'static str },
+    /// Correct or omit the check directive.
+    CheckDirective,
+    /// Close or escape the bracket of a pattern.
+    CloseBracket,
+    /// List the fields of a template.
+    ListFields,
+    /// Remove a login from its file.
+    RemoveLogin,
+    /// Pass user and password without a prompt.
+    PassUser,
+    /// Pass the password without a prompt.
+    PassPassword,
+    /// Pass the password on standard input.
+    HidePassword,
+    /// Configure a credential helper.
+    ConfigureHelper,
+    /// List builds.
+    ListBuilds,
+    /// List containers.
+    ListContainers,
+    /// List images.
+    ListImages,
+    /// List images with their sizes.
+    ShowSizes,
+    /// Pull an image.
+    Pull { image: String },
+    /// Pull an image before it is run.
+    PullFirst { image: String },
+    /// Run without a terminal.
+    OmitTerminal,
+    /// Filter by time.
+    UntilFilter,
+    /// Use the form of a duration.
+    DurationForm,
+    /// Repair the store.
+    RepairStore,
+    /// Run the command again.
+    RunAgain,
+    /// Clamp all times of the image.
+    ClampTimes,
+    /// Make a command deterministic.
+    BeDeterministic,
+}
+
+impl From<VerbRemedy> for Hint {
+    fn from(remedy: VerbRemedy) -> Hint {
+        Hint(remedy.words())
+    }
+}
+
+impl VerbRemedy {
+    fn words(&self) -> Cow<'static, str> {
+        match self {
+            VerbRemedy::UseCopy => "use COPY in a Dockerfile".into(),
+            VerbRemedy::WritePath { image, path } => format!("write {image}:/{path}").into(),
+            VerbRemedy::ListRules => "run `rbuild explain` to list the rules".into(),
+            VerbRemedy::ExplainRule { rule } => {
+                format!("run `rbuild explain {rule}` for the reason and examples").into()
+            }
+            VerbRemedy::CheckDirective => "write `# check=skip=RULE,RULE;error=true`, or omit it".into(),
+            VerbRemedy::CloseBracket => "close it, or escape it with a backslash".into(),
+            VerbRemedy::ListFields => "use `--format json` to see all fields".into(),
+            VerbRemedy::RemoveLogin => "remove that login by hand".into(),
+            VerbRemedy::PassUser => "pass --username USER and --password-stdin".into(),
+            VerbRemedy::PassPassword => "pass the password on standard input with --password-stdin".into(),
+            VerbRemedy::HidePassword => "use --password-stdin".into(),
+            VerbRemedy::ConfigureHelper => "configure a credential helper (credsStore)".into(),
+            VerbRemedy::ListBuilds => "run `rbuild logs` to list recent builds".into(),
+            VerbRemedy::ListContainers => "run `rbuild ps -a` to list the containers".into(),
+            VerbRemedy::ListImages => "run `rbuild images` to list the images".into(),
+            VerbRemedy::ShowSizes => "run `rbuild images` for the sizes of images".into(),
+            VerbRemedy::Pull { image } => format!("run `rbuild pull {image}`").into(),
+            VerbRemedy::PullFirst { image } => format!("run `rbuild pull {image}` first").into(),
+            VerbRemedy::OmitTerminal => "omit -t".into(),
+            VerbRemedy::UntilFilter => "use until=24h".into(),
+            VerbRemedy::DurationForm => "use a duration such as 24h or 1h30m".into(),
+            VerbRemedy::RepairStore => "run `rbuild fsck --repair` to remove damaged entries".into(),
+            VerbRemedy::RunAgain => "run the command again".into(),
+            VerbRemedy::ClampTimes => "set SOURCE_DATE_EPOCH to clamp all times in the result".into(),
+            VerbRemedy::BeDeterministic => {
+                "make the step's command deterministic: look for dates, random numbers, unordered lists and downloads"
+                    .into()
+            }
+        }
+    }
+}
