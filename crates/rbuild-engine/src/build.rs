@@ -284,14 +284,14 @@ fn after_failure(env: &StepEnv<'_>, error: BuildError, report: impl FnOnce(&Buil
     }
     // The build's own `Cancel` was triggered to stop the other steps.
     match rbuild_sandbox::run_attached(&env.builder.zygote, &request, &Cancel::default()) {
-        Ok(CommandOutcome::NotStarted(why)) => no_shell(&why),
+        Ok(CommandOutcome::NotStarted(error)) => no_shell(&error),
         Ok(_) => BuildError::AlreadyReported,
         Err(e) => e.into(),
     }
 }
 
-fn no_shell(why: &RunnerError) -> BuildError {
-    BuildError::Other { message: format!("cannot start the shell: {}", sentence(why)), help: why.remedy() }
+fn no_shell(error: &RunnerError) -> BuildError {
+    BuildError::Other { message: format!("cannot start the shell: {}", sentence(error)), help: error.remedy() }
 }
 
 #[cfg(test)]
@@ -303,7 +303,7 @@ mod tests {
 
     #[test]
     fn a_shell_that_does_not_start_is_reported_as_recorded() {
-        let why = RunnerError { phase: Phase::Command, problem: RunnerProblem::NoCommand };
-        assert_recorded!("no-shell", variants!(BuildError).table(&[no_shell(&why)], |e| e, BuildError::help));
+        let error = RunnerError { phase: Phase::Command, problem: RunnerProblem::NoCommand };
+        assert_recorded!("no-shell", variants!(BuildError).table(&[no_shell(&error)], |e| e, BuildError::help));
     }
 }

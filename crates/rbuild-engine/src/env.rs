@@ -58,7 +58,7 @@ impl<'a> StepEnv<'a> {
     ) -> Result<StepEnv<'a>> {
         let graph = &prepared.graph;
         let results = Arc::new(results_of(prepared, request.now));
-        let leaks = Leaks::new(&request.secrets, &prepared.marks);
+        let leaks = Leaks::new(&request.secrets, &prepared.secret_hashes);
         let wants = request.wants();
         let open: Vec<bool> = prepared.vertices.iter().map(|found| matches!(found.state, VertexState::Open)).collect();
         Ok(StepEnv {

@@ -15,7 +15,7 @@ use rbuild_dockerfile::ast::Dockerfile;
 use rbuild_image::{Hasher, ManifestDigest, Platform};
 use rbuild_plan::{BaseImage, BuildGraph, Parameters, Plan, Step, plan};
 use rbuild_source::HashCache;
-use rbuild_store::{BuildIndexName, CacheKey, HashesName, Image, SecretMark, Store};
+use rbuild_store::{BuildIndexName, CacheKey, HashesName, Image, SecretHash, Store};
 
 use crate::builder_paths::context_dirs;
 use crate::cache::explain;
@@ -39,8 +39,8 @@ pub struct Prepared {
     pub(crate) vertices: Vec<PreparedVertex>,
     /// Name of the build index of steps built from this Dockerfile and these contexts.
     pub(crate) build_index: BuildIndexName,
-    /// Marks of the secrets whose values are searched for.
-    pub(crate) marks: Vec<SecretMark>,
+    /// Hashes of the secrets whose values are searched for.
+    pub(crate) secret_hashes: Vec<SecretHash>,
     /// Images by manifest digest.
     pub(crate) images: HashMap<ManifestDigest, Image>,
     /// The downloaded files of its steps.
@@ -94,8 +94,16 @@ pub fn prepare(
     let name = hashes_name(request);
     let hashes = Arc::new(HashCache::new(&store.records().hashes(&name)?, request.now));
     let contexts = Contexts::open(request, Viewpoint::Launcher, &hashes, store)?;
-    let marks = store.secrets().secret_marks(secret_scan::searched(&request.secrets).map(|(_, value)| value))?;
-    let lookup = Lookup { graph: &graph, store, contexts: &contexts, downloads: &downloads, request, marks: &marks };
+    let secret_hashes =
+        store.secrets().secret_hashes(secret_scan::searched(&request.secrets).map(|(_, value)| value))?;
+    let lookup = Lookup {
+        graph: &graph,
+        store,
+        contexts: &contexts,
+        downloads: &downloads,
+        request,
+        secret_hashes: &secret_hashes,
+    };
     let LookedUp { vertices, will_run } = lookup.look_up()?;
     demands::check(request, &graph, &lookup::needed(&graph, &vertices, will_run))?;
     if let Some(bytes) = hashes.bytes() {
@@ -105,7 +113,7 @@ pub fn prepare(
     let platform = graph.config.platform();
     let build_index = build_index_name(request, &name, &platform);
     let store_left_out = contexts.store_left_out().map(Path::to_path_buf);
-    Ok(Prepared { platform, graph, vertices, marks, images, downloads, hashes, build_index, store_left_out })
+    Ok(Prepared { platform, graph, vertices, secret_hashes, images, downloads, hashes, build_index, store_left_out })
 }
 
 /// Warns once if the store was left out of a context of any platform.

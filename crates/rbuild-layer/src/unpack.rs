@@ -35,8 +35,8 @@ pub(crate) use target::WHITEOUT;
 ///
 /// Fails if the archive cannot be read, is damaged or exceeds a limit, if an entry cannot be
 /// created, or if unpacking is canceled.
-pub fn unpack(source: impl Read + Send, root: &RootDir, how: Unpacking<'_>) -> Result<Unpacked> {
-    unpack_some(source, root, how, &mut |_| true)
+pub fn unpack(source: impl Read + Send, root: &RootDir, options: Unpacking<'_>) -> Result<Unpacked> {
+    unpack_some(source, root, options, &mut |_| true)
 }
 
 /// Unpacks only the entries for which `wants` returns true. The stream is still read and hashed to
@@ -48,25 +48,26 @@ pub fn unpack(source: impl Read + Send, root: &RootDir, how: Unpacking<'_>) -> R
 pub fn unpack_some(
     source: impl Read + Send,
     root: &RootDir,
-    how: Unpacking<'_>,
+    options: Unpacking<'_>,
     wants: &mut dyn FnMut(&TarEntry) -> bool,
 ) -> Result<Unpacked> {
-    let mut raw = Tee::new(source, how.known.is_none());
-    let decoder = Bounded::new(&mut raw, how.limits).map_err(LayerError::decompressing("the start of the archive"))?;
+    let mut raw = Tee::new(source, options.known.is_none());
+    let decoder =
+        Bounded::new(&mut raw, options.limits).map_err(LayerError::decompressing("the start of the archive"))?;
     // An uncompressed archive has one digest for both.
     let plain = decoder.compression() == Compression::None;
     let (_, result, diff_id) = with_read_ahead(decoder, !plain, |stream| {
-        let mut tee = Tee::new(StoppableReader { stream, stop: how.stop }, false);
-        let mut target = UnpackTarget::new(root, how)?;
-        let mut reader = TarReader::with_header_limit(&mut tee, how.limits.header);
-        let mut nanoseconds = how.nanoseconds.unwrap_or_default().iter();
+        let mut tee = Tee::new(StoppableReader { stream, stop: options.stop }, false);
+        let mut target = UnpackTarget::new(root, options)?;
+        let mut reader = TarReader::with_header_limit(&mut tee, options.limits.header);
+        let mut nanoseconds = options.nanoseconds.unwrap_or_default().iter();
         while let Some(mut entry) = reader.next_entry()? {
             entry.mtime.nsec = nanoseconds.next().copied().unwrap_or(entry.mtime.nsec);
             if wants(&entry) {
                 target.apply(&entry, &mut reader).map_err(|e| e.of_entry(&entry))?;
             }
         }
-        reader.drain(how.limits.tail(target.bytes))?;
+        reader.drain(options.limits.tail(target.bytes))?;
         let entries = target.entries;
         let lower_refs = target.finish()?;
         Ok::<_, LayerError>((tee.count, entries, lower_refs))
@@ -74,7 +75,7 @@ pub fn unpack_some(
     let (unpacked, entries, lower_refs) = result?;
     // The digest also covers bytes that follow the end of the compressed stream.
     std::io::copy(&mut raw, &mut std::io::sink()).map_err(LayerError::decompressing("the end of the archive"))?;
-    let digest: BlobDigest = how.known.unwrap_or_else(|| raw.hasher.unwrap_or_default().finish());
+    let digest: BlobDigest = options.known.unwrap_or_else(|| raw.hasher.unwrap_or_default().finish());
     Ok(Unpacked {
         digest,
         size: raw.count,

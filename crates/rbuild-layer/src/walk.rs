@@ -34,7 +34,7 @@ pub(crate) struct Walk {
     /// Directories being listed, deepest last, with their entries in reverse order.
     stack: Vec<OpenDir>,
     /// An item that precedes the next entry.
-    waiting: Option<PackItem>,
+    pending: Option<PackItem>,
     items: Items,
     external: ExternalFiles,
 }
@@ -49,7 +49,7 @@ impl Walk {
     ) -> Result<Walk> {
         let trail = Trail::new(tree.try_clone()?);
         let items = Items::new(deletions, times);
-        let mut walk = Walk { trail, stack: Vec::new(), waiting: None, items, external };
+        let mut walk = Walk { trail, stack: Vec::new(), pending: None, items, external };
         walk.open(folder.to_path_buf())?;
         Ok(walk)
     }
@@ -60,7 +60,7 @@ impl Walk {
         let (path, here) = (PathBuf::new(), external.here(Path::new("")));
         let top = OpenDir { path, entries: vec![name.to_os_string()], external: here };
         let trail = Trail::new(dir.try_clone()?);
-        Ok(Walk { trail, stack: vec![top], waiting: None, items: Items::new(deletions, times), external })
+        Ok(Walk { trail, stack: vec![top], pending: None, items: Items::new(deletions, times), external })
     }
 
     /// Starts listing the last directory of the trail.
@@ -70,7 +70,7 @@ impl Walk {
             let opaque = marks_opaque(&dir.xattrs(OsStr::new(""))?);
             if opaque {
                 let mark = TarEntry { mode: 0, ..TarEntry::plain_file(path.join(".wh..wh..opq"), 0) };
-                self.waiting = Some(PackItem::Header(mark));
+                self.pending = Some(PackItem::Header(mark));
             }
         }
         let mut entries: Vec<OsString> = dir.entries()?.into_iter().map(|e| e.name).collect();
@@ -83,7 +83,7 @@ impl Walk {
     /// Returns the next item, or `None` at the end.
     pub(crate) fn next(&mut self) -> Result<Option<PackItem>> {
         loop {
-            if let Some(item) = self.waiting.take() {
+            if let Some(item) = self.pending.take() {
                 return Ok(Some(item));
             }
             let Some(top) = self.stack.last_mut() else {

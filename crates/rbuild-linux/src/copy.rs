@@ -87,8 +87,8 @@ pub fn set_file_owner(file: &File, owners: Option<&OwnerRecords>, owner: UidGid,
     match owners.filter(|owners| owners.are_written()) {
         Some(owners) => {
             let path = std::path::PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
-            let what = Recorded { owner, device: None };
-            owners.record(&path, true, &what).map_err(|e| fail("setxattr", e))?;
+            let recorded = Recorded { owner, device: None };
+            owners.record(&path, true, &recorded).map_err(|e| fail("setxattr", e))?;
         }
         None => rustix::fs::fchown(file, Some(Uid::from_raw(owner.uid)), Some(Gid::from_raw(owner.gid)))
             .map_err(|e| fail("fchown", e).because(unmapped_owner(e, owner)))?,

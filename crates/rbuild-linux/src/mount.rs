@@ -42,7 +42,7 @@ pub enum Forbidden {
 
 /// Creates a detached file system of that type with these options.
 pub fn new_filesystem(kind: &'static str, options: &[(&str, &str)], forbidden: &[Forbidden]) -> Result<OwnedFd> {
-    let attributes = forbidden.iter().map(|what| match what {
+    let attributes = forbidden.iter().map(|forbidden| match forbidden {
         Forbidden::SetId => MountAttrFlags::MOUNT_ATTR_NOSUID,
         Forbidden::Devices => MountAttrFlags::MOUNT_ATTR_NODEV,
         Forbidden::Programs => MountAttrFlags::MOUNT_ATTR_NOEXEC,

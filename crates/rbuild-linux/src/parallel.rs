@@ -135,7 +135,7 @@ pub struct Workers<'s, 'e, T, E, W> {
     scope: &'s Scope<'s, 'e>,
     queue: &'e Queue<T, E>,
     work: &'e W,
-    waiting: usize,
+    capacity: usize,
     /// The sender, once the first item was queued; `Some(None)` if no thread could be started and
     /// the caller does the work.
     sender: Option<Option<SyncSender<T>>>,
@@ -147,16 +147,16 @@ where
     E: Send,
     W: Fn(T) -> std::result::Result<(), E> + Sync,
 {
-    /// Prepares workers with a queue of at most `waiting` items.
-    pub fn new(scope: &'s Scope<'s, 'e>, queue: &'e Queue<T, E>, waiting: usize, work: &'e W) -> Self {
-        Workers { scope, queue, work, waiting, sender: None }
+    /// Prepares workers with a queue of at most `capacity` items.
+    pub fn new(scope: &'s Scope<'s, 'e>, queue: &'e Queue<T, E>, capacity: usize, work: &'e W) -> Self {
+        Workers { scope, queue, work, capacity, sender: None }
     }
 
     /// Queues an item, waiting while the queue is full. Items after an error are dropped.
     pub fn give(&mut self, item: T) {
         let (queue, work) = (self.queue, self.work);
         let sender = self.sender.get_or_insert_with(|| {
-            let (sender, receiver) = sync_channel(self.waiting);
+            let (sender, receiver) = sync_channel(self.capacity);
             *locked(&queue.items) = Some(receiver);
             let threads = cores().min(MOST_FILE_THREADS);
             let started = (0..threads).map_while(|_| start_in(self.scope, move || queue.run(work)).ok()).count();

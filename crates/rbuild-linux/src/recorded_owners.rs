@@ -223,9 +223,9 @@ impl OwnerRecords {
     }
 
     /// Stores the record of the file or directory at `path`.
-    pub fn record(&self, path: &Path, follow: bool, what: &Recorded) -> rustix::io::Result<()> {
+    pub fn record(&self, path: &Path, follow: bool, recorded: &Recorded) -> rustix::io::Result<()> {
         let name = self.attribute();
-        if *what == Recorded::default() {
+        if *recorded == Recorded::default() {
             let removed =
                 if follow { rustix::fs::removexattr(path, name) } else { rustix::fs::lremovexattr(path, name) };
             return match removed {
@@ -242,7 +242,7 @@ impl OwnerRecords {
                 rustix::fs::statx(CWD, path, how, StatxFlags::INO)?.stx_ino
             }
         };
-        let value = what.value(&self.0.key, self.bound_to(inode));
+        let value = recorded.value(&self.0.key, self.bound_to(inode));
         if follow {
             rustix::fs::setxattr(path, name, &value, flags)
         } else {
@@ -321,12 +321,12 @@ mod tests {
     #[test]
     fn only_records_made_with_the_key_are_read() {
         for device in [None, Some((FileKind::CharDevice, 1, 3)), Some((FileKind::BlockDevice, 259, 70000))] {
-            let what = Recorded { owner: UidGid::new(33, 4_000_000_000), device };
+            let recorded = Recorded { owner: UidGid::new(33, 4_000_000_000), device };
             for bound in [Bound::ToNothing, Bound::ToInode(7), Bound::ToInode(8)] {
-                let value = what.value(&[7; 32], bound);
+                let value = recorded.value(&[7; 32], bound);
                 assert!(value.len() <= 33);
                 for other in [Bound::ToNothing, Bound::ToInode(7), Bound::ToInode(8)] {
-                    assert_eq!(Recorded::of_value(&value, &[7; 32], other), (bound == other).then_some(what));
+                    assert_eq!(Recorded::of_value(&value, &[7; 32], other), (bound == other).then_some(recorded));
                 }
                 for at in 0..value.len() {
                     let mut changed = value.clone();

@@ -67,7 +67,7 @@ impl fmt::Display for StepName {
 /// Locations of words in the Dockerfile that a step depends on, for diagnostics. They are `None` if
 /// the words are not in the Dockerfile.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Marks {
+pub struct WordSpans {
     /// The value of USER or `--chown`.
     pub owner: Option<Span>,
     /// The destination of COPY or ADD.
@@ -85,7 +85,7 @@ pub struct Vertex {
     pub text: String,
     /// Location of the instruction in the Dockerfile.
     pub span: Span,
-    pub marks: Marks,
+    pub word_spans: WordSpans,
     /// Run the step even if its result is cached (`--no-cache`).
     pub ignore_cache: bool,
 }

@@ -162,7 +162,7 @@ impl RunAgent {
 impl RunMount {
     fn parts(&self, add: KeyPartSink<'_>) {
         let RunMount { target, read_only, kind, from_name: _, span: _ } = self;
-        let what = match kind {
+        let content = match kind {
             // The content of the source is an input with its own key; its name does not count.
             RunMountKind::Bind { from: _, source: _ } => "bind".to_string(),
             // The content of a cache does not count. Its seed does: the seed's digest is an input
@@ -178,7 +178,7 @@ impl RunMount {
             RunMountKind::Volume { id: _, source } => format!("volume {}", quoted(source)),
         };
         let access = if *read_only { "read-only" } else { "writable" };
-        add(Own("mount", format!("{} {access} {what}", quoted(target)).as_bytes()));
+        add(Own("mount", format!("{} {access} {content}", quoted(target)).as_bytes()));
     }
 }
 

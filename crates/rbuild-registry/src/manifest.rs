@@ -193,12 +193,12 @@ fn document(
     if head.get("schemaVersion").and_then(Value::as_u64) == Some(1)
         || content_type.starts_with("application/vnd.docker.distribution.manifest.v1")
     {
-        let what = format!("manifest {reference} uses Docker's schema 1, which is obsolete");
-        return Err(RegistryProblem::Unsupported(what));
+        let problem = format!("manifest {reference} uses Docker's schema 1, which is obsolete");
+        return Err(RegistryProblem::Unsupported(problem));
     }
-    let told = head.get("mediaType").and_then(Value::as_str).filter(|media_type| !media_type.is_empty());
-    let media_type = match told {
-        Some(told) => told.to_string(),
+    let declared = head.get("mediaType").and_then(Value::as_str).filter(|media_type| !media_type.is_empty());
+    let media_type = match declared {
+        Some(declared) => declared.to_string(),
         None if known(&content_type) => content_type,
         None if lists => INDEXES[0].to_string(),
         None => MANIFESTS[0].to_string(),

@@ -99,9 +99,9 @@ impl<'a> Runner<'a> {
         match (reports.list.first(), last) {
             // A failure of the command takes precedence over failures of its runner afterwards.
             (Some(Report::Ended(ended)), _) if ended.outcome != CommandOutcome::Exited(0) => Ok(ended.clone()),
-            (_, Some(Report::Finished(Err(why)))) => {
-                tracing::debug!(target: "sandbox", phase = ?why.phase, errno = why.errno(), "the command was not started");
-                Ok(CommandEnd { outcome: CommandOutcome::NotStarted(why.clone()), at })
+            (_, Some(Report::Finished(Err(error)))) => {
+                tracing::debug!(target: "sandbox", phase = ?error.phase, errno = error.errno(), "the command was not started");
+                Ok(CommandEnd { outcome: CommandOutcome::NotStarted(error.clone()), at })
             }
             (Some(Report::Ended(ended)), Some(Report::Finished(Ok(())))) => Ok(ended.clone()),
             _ if self.zygote.has_ended() => Err(self.zygote.end()),

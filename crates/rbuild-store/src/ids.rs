@@ -22,8 +22,8 @@ rbuild_image::id_type! {
     key BuildIndexName;
     /// Name of a file of cached hashes.
     key HashesName;
-    /// Mark of a secret: a keyed hash of its value.
-    key SecretMark;
+    /// A keyed hash of the value of a secret.
+    key SecretHash;
     /// Name of a note on a pulled image.
     key PulledName;
     /// Name of a note on a downloaded file.
@@ -139,7 +139,7 @@ mod tests {
         let step: IndexedStep = serde_json::from_str(&document).unwrap();
         assert_eq!((step.key, step.key.to_string()), (CacheKey::of(b""), HEX.to_string()));
         assert_eq!(serde_json::to_string(&step).unwrap(), document);
-        let marks = serde_json::to_string(&[SecretMark::of(b"")]).unwrap();
-        assert_eq!(marks, format!(r#"["sha256:{HEX}"]"#));
+        let hashes = serde_json::to_string(&[SecretHash::of(b"")]).unwrap();
+        assert_eq!(hashes, format!(r#"["sha256:{HEX}"]"#));
     }
 }

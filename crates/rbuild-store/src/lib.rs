@@ -62,6 +62,7 @@ mod ids;
 mod images;
 mod keys;
 mod layers;
+mod lock_waits;
 mod logs;
 mod modes;
 mod once;
@@ -72,7 +73,6 @@ mod staging;
 mod store;
 mod trees;
 mod untag;
-mod waiting;
 mod witness;
 mod workspace;
 
@@ -89,10 +89,11 @@ pub use gc::fsck::{CheckFailure, Checked};
 pub use gc::prune::{DanglingImages, Freed, Gc, Usage};
 pub use ids::{
     BuildId, BuildIdError, BuildIndexName, CacheId, CacheKey, ContainerId, HashesName, ImageKey, LockId, ResultId,
-    SecretMark,
+    SecretHash,
 };
 pub use images::{Artifact, FoundImage, Image, Images, LostPlatforms, NamedImage};
 pub use layers::{Layers, PackedLayer};
+pub use lock_waits::LockWaiting;
 pub use logs::{BuildLog, BuildStatus, LayerLog, LogLock, Logs, PhaseLog, StepLog, StepLogFile, StepOutcome};
 pub use once::{Lock, Once, Session};
 pub use pulled::Pulled;
@@ -108,5 +109,4 @@ pub use trees::lazy::LazyTrees;
 pub use trees::merged::{MergedDir, MergedEntry, MergedPath, MergedTree};
 pub use trees::tree::{LISTING, Trees};
 pub use trees::union::ImageTrees;
-pub use waiting::LockWaiting;
 pub use workspace::Workspace;

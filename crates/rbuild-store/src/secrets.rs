@@ -8,7 +8,7 @@ use rbuild_linux::RootDir;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
-use crate::ids::SecretMark;
+use crate::ids::SecretHash;
 use crate::keys;
 use crate::once::Lock;
 use crate::store::{Store, document};
@@ -18,9 +18,9 @@ use crate::trees::id::TreeId;
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verdict {
     /// Secrets that were searched for and not found.
-    pub absent: Vec<SecretMark>,
+    pub absent: Vec<SecretHash>,
     /// Secrets that were found.
-    pub held: Vec<SecretMark>,
+    pub held: Vec<SecretHash>,
 }
 
 pub(crate) const NOTE: &str = "secrets.json";
@@ -31,14 +31,14 @@ const MOST_ABSENT: usize = 32;
 
 impl Verdict {
     /// Returns true if all of these were searched for and none was found.
-    pub fn clears(&self, marks: &[SecretMark]) -> bool {
-        marks.iter().all(|mark| self.absent.contains(mark)) && !self.held.iter().any(|mark| marks.contains(mark))
+    pub fn clears(&self, hashes: &[SecretHash]) -> bool {
+        hashes.iter().all(|hash| self.absent.contains(hash)) && !self.held.iter().any(|hash| hashes.contains(hash))
     }
 
     fn add(&mut self, more: &Verdict) {
-        self.absent.retain(|mark| !more.held.contains(mark));
+        self.absent.retain(|hash| !more.held.contains(hash));
         for (known, new) in [(&mut self.absent, &more.absent), (&mut self.held, &more.held)] {
-            known.retain(|mark| !new.contains(mark));
+            known.retain(|hash| !new.contains(hash));
             known.extend(new);
         }
         self.absent.drain(..self.absent.len().saturating_sub(MOST_ABSENT));
@@ -52,23 +52,23 @@ pub struct SecretVerdicts<'s> {
 }
 
 impl SecretVerdicts<'_> {
-    /// Returns the marks of values, in order. Creates the store's key if necessary.
+    /// Returns the keyed hashes of values, in order. Creates the store's key if necessary.
     ///
     /// # Errors
     ///
     /// Fails if the key cannot be read or created.
-    pub fn secret_marks<'v>(&self, values: impl Iterator<Item = &'v [u8]>) -> Result<Vec<SecretMark>> {
+    pub fn secret_hashes<'v>(&self, values: impl Iterator<Item = &'v [u8]>) -> Result<Vec<SecretHash>> {
         let mut values = values.peekable();
         if values.peek().is_none() {
             return Ok(Vec::new());
         }
         let key = keys::key(&self.store.root, KEY)?;
-        let mark = |value: &[u8]| -> SecretMark {
+        let hash = |value: &[u8]| -> SecretHash {
             let mut hasher = Hasher::new();
             hasher.field("secret 1").field(key).field(value);
             hasher.finish()
         };
-        Ok(values.map(mark).collect())
+        Ok(values.map(hash).collect())
     }
 
     /// Returns the known results for a tree, or `None` if it was never searched.
@@ -114,9 +114,9 @@ impl SecretVerdicts<'_> {
     /// # Errors
     ///
     /// Fails if the known results cannot be read.
-    pub fn may_take(&self, tree: &TreeId, mounts_any: bool, given: &[SecretMark]) -> Result<bool> {
+    pub fn may_take(&self, tree: &TreeId, mounts_any: bool, given: &[SecretHash]) -> Result<bool> {
         Ok(match self.verdict(tree)? {
-            Some(verdict) => verdict.held.iter().all(|mark| given.contains(mark)),
+            Some(verdict) => verdict.held.iter().all(|hash| given.contains(hash)),
             None => !mounts_any,
         })
     }
@@ -126,31 +126,31 @@ impl SecretVerdicts<'_> {
 mod tests {
     use super::*;
 
-    fn mark(n: u8) -> SecretMark {
-        SecretMark::of(&[n])
+    fn hash(n: u8) -> SecretHash {
+        SecretHash::of(&[n])
     }
 
     #[test]
     fn the_last_search_applies_and_found_secrets_are_kept() {
-        let mut verdict = Verdict { absent: vec![mark(1)], held: vec![mark(2)] };
-        assert!(verdict.clears(&[mark(1)]) && !verdict.clears(&[mark(1), mark(2)]) && !verdict.clears(&[mark(3)]));
+        let mut verdict = Verdict { absent: vec![hash(1)], held: vec![hash(2)] };
+        assert!(verdict.clears(&[hash(1)]) && !verdict.clears(&[hash(1), hash(2)]) && !verdict.clears(&[hash(3)]));
         for n in 10..100 {
-            verdict.add(&Verdict { absent: vec![mark(n)], held: Vec::new() });
+            verdict.add(&Verdict { absent: vec![hash(n)], held: Vec::new() });
         }
-        assert_eq!((verdict.absent.len(), &verdict.held[..]), (MOST_ABSENT, &[mark(2)][..]));
-        assert!(verdict.clears(&[mark(99)]) && !verdict.clears(&[mark(10)]));
-        verdict.add(&Verdict { absent: Vec::new(), held: vec![mark(99)] });
-        assert!(!verdict.clears(&[mark(99)]));
+        assert_eq!((verdict.absent.len(), &verdict.held[..]), (MOST_ABSENT, &[hash(2)][..]));
+        assert!(verdict.clears(&[hash(99)]) && !verdict.clears(&[hash(10)]));
+        verdict.add(&Verdict { absent: Vec::new(), held: vec![hash(99)] });
+        assert!(!verdict.clears(&[hash(99)]));
     }
 
     #[test]
-    fn marks_differ_between_stores() {
+    fn hashes_differ_between_stores() {
         let dir = std::env::temp_dir().join(format!("rbuild-secrets-{}", std::process::id()));
-        let marks = |name: &str| {
+        let hashes = |name: &str| {
             let store = Store::open(&dir.join(name)).unwrap();
-            store.secrets().secret_marks([&b"hunter2"[..], b"other"].into_iter()).unwrap()
+            store.secrets().secret_hashes([&b"hunter2"[..], b"other"].into_iter()).unwrap()
         };
-        let (first, again, second) = (marks("a"), marks("a"), marks("b"));
+        let (first, again, second) = (hashes("a"), hashes("a"), hashes("b"));
         let _ = std::fs::remove_dir_all(&dir);
         assert_eq!(first, again);
         assert!(first[0] != first[1] && first[0] != second[0]);

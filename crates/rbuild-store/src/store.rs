@@ -20,8 +20,8 @@ use serde::{Deserialize, Serialize};
 use crate::arrivals::Arrivals;
 use crate::error::{Result, StoreError, naming};
 use crate::keys;
+use crate::lock_waits::{LockWaiting, Wait, Waits, open_lock};
 use crate::modes;
-use crate::waiting::{LockWaiting, Wait, Waits, open_lock};
 use crate::witness;
 
 /// Lock file with one byte for each step and each cache mount.

@@ -102,17 +102,17 @@ fn rules_can_be_skipped_for_the_file_and_for_one_instruction() {
 
 #[test]
 fn unknown_rule_names_are_warnings() {
-    let told = |source: &str| {
+    let messages = |source: &str| {
         let file = parse(source.as_bytes()).unwrap();
         unknown_rules(&file).into_iter().map(|d| (d.message, d.help)).collect::<Vec<_>>()
     };
     let source = "# check=skip=all,StageNameCasin;experimental=all\nFROM base\n# check=skip=NoSuch\nRUN true\n";
     let unknown = |name: &str| format!("rule `{name}` does not exist");
     assert_eq!(
-        told(source),
+        messages(source),
         [(unknown("StageNameCasin"), Some(Remedy::did_you_mean("StageNameCasing").into())), (unknown("NoSuch"), None)]
     );
-    assert_eq!(told("# check=skip=stagenamecasing;error=true\nFROM base\n"), []);
+    assert_eq!(messages("# check=skip=stagenamecasing;error=true\nFROM base\n"), []);
 }
 
 #[test]

@@ -256,12 +256,12 @@ fn variables(new: &[&KeyValue], old: &[&KeyValue]) -> Vec<String> {
 
 fn file_changes(changes: &Changes) -> String {
     let Changes { changed, new, gone } = changes;
-    let list = |names: &[String], what: &str| {
+    let list = |names: &[String], change: &str| {
         let mut text = names.iter().take(MAX_NAMES).cloned().collect::<Vec<_>>().join(", ");
         if names.len() > MAX_NAMES {
             text.push_str(&format!(" and {} more", names.len() - MAX_NAMES));
         }
-        (!names.is_empty()).then(|| format!("{text} {what}"))
+        (!names.is_empty()).then(|| format!("{text} {change}"))
     };
     let be = |names: &[String]| if names.len() == 1 { "was" } else { "were" };
     let parts = [

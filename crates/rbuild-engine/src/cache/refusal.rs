@@ -47,7 +47,7 @@ fn leak_in_documents<'a>(
 
 /// Returns true if the result is already known to contain no value of a secret.
 pub(crate) fn is_cleared(prepared: &Prepared, request: &BuildRequest, store: &Store) -> Result<bool> {
-    let leaks = Leaks::new(&request.secrets, &prepared.marks);
+    let leaks = Leaks::new(&request.secrets, &prepared.secret_hashes);
     if leaks.is_empty() || request.allow_leaks {
         return Ok(true);
     }
@@ -59,7 +59,7 @@ pub(crate) fn is_cleared(prepared: &Prepared, request: &BuildRequest, store: &St
     }
     for id in prepared.graph.chain(prepared.graph.target) {
         if let Some(tree) = prepared.vertices[id].state.noted()
-            && !store.secrets().verdict(tree)?.is_some_and(|verdict| verdict.clears(&prepared.marks))
+            && !store.secrets().verdict(tree)?.is_some_and(|verdict| verdict.clears(&prepared.secret_hashes))
         {
             return Ok(false);
         }
@@ -140,7 +140,7 @@ pub(crate) fn refuse_leaks(env: &StepEnv<'_>) -> Result<()> {
     chain.reverse();
     for id in chain {
         let Some(VertexResult { tree: Some(tree), .. }) = env.results.get(id) else { continue };
-        if env.store.secrets().verdict(tree)?.is_some_and(|verdict| verdict.clears(&env.prepared.marks)) {
+        if env.store.secrets().verdict(tree)?.is_some_and(|verdict| verdict.clears(&env.prepared.secret_hashes)) {
             continue;
         }
         let found = env.leaks.in_tree(&env.rootfs.files_of(tree)?)?;
@@ -160,7 +160,7 @@ fn refuse_leaks_of_base(env: &StepEnv<'_>) -> Result<()> {
     let target = env.graph().target;
     let mut open = false;
     for tree in env.rootfs.trees(target)? {
-        if env.store.secrets().verdict(&tree)?.is_some_and(|verdict| verdict.clears(&env.prepared.marks)) {
+        if env.store.secrets().verdict(&tree)?.is_some_and(|verdict| verdict.clears(&env.prepared.secret_hashes)) {
             continue;
         }
         let found = env.leaks.in_tree(&env.rootfs.files_of(&tree)?)?;

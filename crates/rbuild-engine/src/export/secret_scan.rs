@@ -7,7 +7,7 @@ use std::path::Path;
 use memchr::memmem::Finder;
 use rbuild_linux::{FileKind, RootDir, Stat};
 use rbuild_source::{Owner, SourceError, SourceTree};
-use rbuild_store::{SecretMark, Verdict};
+use rbuild_store::{SecretHash, Verdict};
 use serde_json::Value;
 
 use crate::error::{BuildError, Result};
@@ -44,7 +44,7 @@ pub(crate) fn searched(secrets: &[(String, Vec<u8>)]) -> impl Iterator<Item = (&
 /// A value to search for.
 struct SearchedValue<'a> {
     id: &'a str,
-    mark: SecretMark,
+    hash: SecretHash,
     value: Finder<'a>,
 }
 
@@ -65,10 +65,10 @@ pub(crate) struct FoundSecret<'a, 'b> {
 }
 
 impl<'a> Leaks<'a> {
-    /// Creates a search. `marks` are those of the [`searched`] secrets, in order.
-    pub fn new(secrets: &'a [(String, Vec<u8>)], marks: &[SecretMark]) -> Leaks<'a> {
-        let wanted = searched(secrets).zip(marks);
-        Leaks(wanted.map(|((id, value), mark)| SearchedValue { id, mark: *mark, value: Finder::new(value) }).collect())
+    /// Creates a search. `hashes` are those of the [`searched`] secrets, in order.
+    pub fn new(secrets: &'a [(String, Vec<u8>)], hashes: &[SecretHash]) -> Leaks<'a> {
+        let wanted = searched(secrets).zip(hashes);
+        Leaks(wanted.map(|((id, value), hash)| SearchedValue { id, hash: *hash, value: Finder::new(value) }).collect())
     }
 
     /// Returns true if there is nothing to search for.
@@ -123,7 +123,7 @@ impl<'a> FoundSecret<'a, '_> {
     pub fn verdict(&self) -> Verdict {
         let mut verdict = Verdict::default();
         for (wanted, place) in self.leaks.0.iter().zip(&self.places) {
-            if place.is_some() { &mut verdict.held } else { &mut verdict.absent }.push(wanted.mark);
+            if place.is_some() { &mut verdict.held } else { &mut verdict.absent }.push(wanted.hash);
         }
         verdict
     }
@@ -203,19 +203,19 @@ mod tests {
         [("a".into(), b"correct horse\n".to_vec()), ("b".into(), vec![b'x'; 3000]), ("c".into(), b"short".to_vec())]
     }
 
-    /// Returns a scratch directory with a store, and the marks of the secrets.
-    fn marks(name: &str, secrets: &[(String, Vec<u8>)]) -> (std::path::PathBuf, Vec<SecretMark>) {
+    /// Returns a scratch directory with a store, and the hashes of the secrets.
+    fn hashes(name: &str, secrets: &[(String, Vec<u8>)]) -> (std::path::PathBuf, Vec<SecretHash>) {
         let dir = std::env::temp_dir().join(format!("rbuild-leaks-{name}-{}", std::process::id()));
         let store = Store::open(&dir.join("store")).unwrap();
-        let marks = store.secrets().secret_marks(searched(secrets).map(|(_, value)| value)).unwrap();
-        (dir, marks)
+        let hashes = store.secrets().secret_hashes(searched(secrets).map(|(_, value)| value)).unwrap();
+        (dir, hashes)
     }
 
     #[test]
     fn values_are_found_across_chunk_boundaries() {
         let secrets = secrets();
-        let (dir, marks) = marks("pieces", &secrets);
-        let leaks = Leaks::new(&secrets, &marks);
+        let (dir, hashes) = hashes("pieces", &secrets);
+        let leaks = Leaks::new(&secrets, &hashes);
         let in_stream = |text: &[u8]| {
             let mut search = Search { found: leaks.nothing(), window: Vec::new() };
             search.stream(text, &|| "here".into()).unwrap();
@@ -236,8 +236,8 @@ mod tests {
     #[test]
     fn names_links_and_documents_are_searched() {
         let secrets = [("t".to_string(), b"two/parts\"quoted\"".to_vec())];
-        let (dir, marks) = marks("names", &secrets);
-        let leaks = Leaks::new(&secrets, &marks);
+        let (dir, hashes) = hashes("names", &secrets);
+        let leaks = Leaks::new(&secrets, &hashes);
         let tree = dir.join("tree");
         std::fs::create_dir_all(tree.join("in/two")).unwrap();
         let found = |tree: &Path| leaks.in_tree(&RootDir::open(tree).unwrap()).unwrap().first().map(|leak| leak.place);

@@ -27,9 +27,9 @@ pub struct Import<'a> {
 /// of it.
 pub fn import(store: &Store, source: impl Read + Send, import: &Import<'_>) -> Result<Incoming<ImageId>> {
     let work = Workspace::open(store)?;
-    let what = format!("the archive `{}`", import.from);
+    let archive = format!("the archive `{}`", import.from);
     let staging = Staging::open(store, &work)?;
-    let layer = put_layer(&staging, source, &what)?;
+    let layer = put_layer(&staging, source, &archive)?;
     let mut config = ImageConfig::empty(&import.platform);
     config.config.env = vec![format!("PATH={DEFAULT_PATH}")];
     (import.change)(&mut config)?;
@@ -49,11 +49,11 @@ pub fn import(store: &Store, source: impl Read + Send, import: &Import<'_>) -> R
     let manifest = staging.put_document(&manifest)?.0.of_manifest();
     staging.keep("import", &[manifest], &[(manifest, import.name.cloned())])?;
     let warning = layer.is_image_archive.then(|| Warning {
-        text: format!("{what} is an image archive, but was imported as a plain root file system"),
+        text: format!("{archive} is an image archive, but was imported as a plain root file system"),
         help: Some(Remedy::Image(ImageRemedy::LoadArchive)),
     });
     let deletes = layer.whiteout.map(|name| Warning {
-        text: format!("{what} contains `{name}`, which is a whiteout in an image"),
+        text: format!("{archive} contains `{name}`, which is a whiteout in an image"),
         help: Some(FileRemedy::RenameWhiteout.into()),
     });
     Ok(Incoming { found: config_digest.of_config(), warnings: warning.into_iter().chain(deletes).collect() })

@@ -43,7 +43,7 @@ pub struct Invocation {
 pub fn invoke(
     store: &Store,
     image: &Image,
-    what: &Invocation,
+    invocation: &Invocation,
     builder: &Builder,
     cancel: &Cancel,
 ) -> Result<CommandOutcome> {
@@ -52,14 +52,14 @@ pub fn invoke(
     let snapshots = snapshots(builder, &work)?;
     let (files, place) = root_files(store, &work, &trees, snapshots)?;
     let config = &image.config.config;
-    let cwd = what.cwd.clone().unwrap_or_else(|| config.working_dir.clone());
+    let cwd = invocation.cwd.clone().unwrap_or_else(|| config.working_dir.clone());
     let cwd = if cwd.is_empty() { "/".into() } else { cwd };
     let view = snapshots.view(store, &work, &trees)?;
     let fail = || BuildError::kernel(ErrorContext::ImageFiles);
     if !view.exists(&cwd).map_err(fail())? {
         place.create_dir_all(cwd.trim_start_matches('/'), 0o755, None, |_| ()).map_err(fail())?;
     }
-    let who = identity(&view, what.user.as_ref().unwrap_or(&config.user), builder)?;
+    let who = identity(&view, invocation.user.as_ref().unwrap_or(&config.user), builder)?;
     drop(view);
     let mount = |(i, volume): (usize, &Volume)| MountRequest {
         target: volume.target.clone(),
@@ -69,21 +69,21 @@ pub fn invoke(
     let request = RunRequest {
         files,
         mode: builder.isolation.runner_mode(),
-        args: command(what, &config.entrypoint, &config.cmd)?,
-        env: environment(what, &config.env, who.home.as_deref()),
+        args: command(invocation, &config.entrypoint, &config.cmd)?,
+        env: environment(invocation, &config.env, who.home.as_deref()),
         cwd,
         uid: who.uid,
         gid: who.gid,
         groups: who.groups,
-        hostname: what.hostname.clone(),
-        mounts: what.volumes.iter().enumerate().map(mount).collect(),
-        network: what.network,
+        hostname: invocation.hostname.clone(),
+        mounts: invocation.volumes.iter().enumerate().map(mount).collect(),
+        network: invocation.network,
         security: SecurityMode::Sandbox,
-        shm_size: what.shm_size.unwrap_or(DEFAULT_SHM),
-        ulimits: what.ulimits.clone(),
-        input: what.input,
-        hosts: hosts_file(&what.hostname, &what.hosts),
-        resolv_conf: what.resolv_conf.clone(),
+        shm_size: invocation.shm_size.unwrap_or(DEFAULT_SHM),
+        ulimits: invocation.ulimits.clone(),
+        input: invocation.input,
+        hosts: hosts_file(&invocation.hostname, &invocation.hosts),
+        resolv_conf: invocation.resolv_conf.clone(),
     };
     Ok(run_attached(&builder.zygote, &request, cancel)?)
 }
@@ -122,9 +122,13 @@ fn identity(view: &RootDir, user: &str, builder: &Builder) -> Result<users::Iden
     }
 }
 
-fn command(what: &Invocation, entrypoint: &Option<Vec<String>>, cmd: &Option<Vec<String>>) -> Result<Vec<String>> {
-    let mut args = what.entrypoint.clone().or_else(|| entrypoint.clone()).unwrap_or_default();
-    match (&what.args[..], &what.entrypoint) {
+fn command(
+    invocation: &Invocation,
+    entrypoint: &Option<Vec<String>>,
+    cmd: &Option<Vec<String>>,
+) -> Result<Vec<String>> {
+    let mut args = invocation.entrypoint.clone().or_else(|| entrypoint.clone()).unwrap_or_default();
+    match (&invocation.args[..], &invocation.entrypoint) {
         ([], None) => args.extend(cmd.iter().flatten().cloned()),
         (given, _) => args.extend(given.iter().cloned()),
     }
@@ -137,17 +141,17 @@ fn command(what: &Invocation, entrypoint: &Option<Vec<String>>, cmd: &Option<Vec
     Ok(args)
 }
 
-fn environment(what: &Invocation, image: &[String], home: Option<&str>) -> Vec<String> {
+fn environment(invocation: &Invocation, image: &[String], home: Option<&str>) -> Vec<String> {
     let mut env: Vec<(String, String)> = Vec::new();
     let of_image = image.iter().map(|e| e.split_once('=').unwrap_or((e, "")));
-    for (name, value) in of_image.chain(what.env.iter().map(|(k, v)| (k.as_str(), v.as_str()))) {
+    for (name, value) in of_image.chain(invocation.env.iter().map(|(k, v)| (k.as_str(), v.as_str()))) {
         env.retain(|(known, _)| known != name);
         env.push((name.to_string(), value.to_string()));
     }
     env.retain(|(name, value)| is_set(name, value));
     let home = home.filter(|h| !h.is_empty()).unwrap_or("/");
-    let mut defaults = vec![("PATH", DEFAULT_PATH), ("HOME", home), ("HOSTNAME", what.hostname.as_str())];
-    if what.input == Input::Terminal {
+    let mut defaults = vec![("PATH", DEFAULT_PATH), ("HOME", home), ("HOSTNAME", invocation.hostname.as_str())];
+    if invocation.input == Input::Terminal {
         defaults.push(("TERM", "xterm"));
     }
     for (name, value) in defaults {
@@ -166,7 +170,7 @@ mod tests {
 
     #[test]
     fn a_missing_command_is_reported_as_recorded() {
-        let what = Invocation {
+        let invocation = Invocation {
             args: Vec::new(),
             entrypoint: None,
             env: Vec::new(),
@@ -181,9 +185,9 @@ mod tests {
             input: Input::Nothing,
             resolv_conf: String::new(),
         };
-        let errors = [command(&what, &None, &None).unwrap_err()];
+        let errors = [command(&invocation, &None, &None).unwrap_err()];
         assert_recorded!("no-command", variants!(BuildError).table(&errors, |e| e, BuildError::help));
-        let both = command(&what, &Some(vec!["/entry".into()]), &Some(vec!["cmd".into()])).unwrap();
+        let both = command(&invocation, &Some(vec!["/entry".into()]), &Some(vec!["cmd".into()])).unwrap();
         assert_eq!(both, ["/entry", "cmd"]);
     }
 }

@@ -210,7 +210,7 @@ fn path_conflict(env: &StepEnv<'_>, id: VertexId, e: PathConflict, source: Optio
     match (e.remedy(), source) {
         (Some(remedy), _) => {
             let vertex = &env.graph().vertices[id];
-            let d = Diagnostic::new(vertex.marks.dest.unwrap_or(vertex.span), e.to_string());
+            let d = Diagnostic::new(vertex.word_spans.dest.unwrap_or(vertex.span), e.to_string());
             BuildError::Unmet(vec![d.help(Remedy::from(remedy))])
         }
         (None, Some(span)) => BuildError::Unmet(vec![Diagnostic::new(span, e.to_string())]),
@@ -228,7 +228,7 @@ pub(crate) fn unknown_user(env: &StepEnv<'_>, id: VertexId, e: users::UnknownUse
     let mut failure = env.failure(id, e, Vec::new());
     if let BuildError::Step(failure) = &mut failure {
         failure.help = help;
-        failure.span = env.graph().vertices[id].marks.owner.unwrap_or(failure.span);
+        failure.span = env.graph().vertices[id].word_spans.owner.unwrap_or(failure.span);
     }
     failure
 }

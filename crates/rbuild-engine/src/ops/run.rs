@@ -230,11 +230,11 @@ fn outcome_of_run(
             let help = limit_remedy(signal, &run.ulimits).or_else(|| killed_help(signal));
             Err(run_failure(env, id, run, CommandFailure::Killed(signal), help, log))
         }
-        CommandOutcome::NotStarted(why) => {
+        CommandOutcome::NotStarted(error) => {
             // The file of a secret may be the program, or its interpreter.
             let is_program = |secret: &RunSecret| run.args.first() == secret.target.as_ref();
-            let help = not_given(run, env.request, false, is_program).or_else(|| why.remedy());
-            Err(env.failure(id, NotStarted(why), log).with_help(help))
+            let help = not_given(run, env.request, false, is_program).or_else(|| error.remedy());
+            Err(env.failure(id, NotStarted(error), log).with_help(help))
         }
     }
 }
@@ -274,8 +274,10 @@ fn user_of(env: &StepEnv<'_>, id: VertexId, run: &RunStep) -> Result<users::Iden
     match who.unavailable(&env.builder.isolation) {
         Some(unmapped) => {
             let vertex = &env.graph().vertices[id];
-            let d =
-                Diagnostic::new(vertex.marks.owner.unwrap_or(vertex.span), format!("user `{}`: {unmapped}", run.user));
+            let d = Diagnostic::new(
+                vertex.word_spans.owner.unwrap_or(vertex.span),
+                format!("user `{}`: {unmapped}", run.user),
+            );
             Err(BuildError::Unmet(vec![d.help(unmapped.remedy())]))
         }
         None => Ok(who),

@@ -134,11 +134,11 @@ fn caches(
     let mut caches: Vec<(Vec<usize>, CacheMount)> = Vec::new();
     for (id, mounts) in wanted {
         let (_, first, seed) = mounts[0];
-        let how = mounts.iter().map(|(_, step, _)| cache_use(step)).max().unwrap_or(CacheUse::Shared);
+        let sharing = mounts.iter().map(|(_, step, _)| cache_use(step)).max().unwrap_or(CacheUse::Shared);
         let cache = env
             .store
             .cache_mounts()
-            .cache_mount(&env.rootfs.work, &id, how, |dir| fill_cache(env, vertex, first, seed, dir))?;
+            .cache_mount(&env.rootfs.work, &id, sharing, |dir| fill_cache(env, vertex, first, seed, dir))?;
         caches.push((mounts.iter().map(|(i, ..)| *i).collect(), cache));
     }
     Ok(caches)

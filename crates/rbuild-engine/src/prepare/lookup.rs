@@ -9,7 +9,7 @@ use std::collections::HashSet;
 
 use rbuild_plan::{BuildGraph, FileSource, NoCache, RunMountKind, RunStep, Step, Vertex, VertexId};
 use rbuild_source::Selection;
-use rbuild_store::{CacheKey, ForeignRecord, Lock, Record, ResultId, SecretMark, Store, TreeId, Workspace};
+use rbuild_store::{CacheKey, ForeignRecord, Lock, Record, ResultId, SecretHash, Store, TreeId, Workspace};
 
 use crate::cache::key::{self, Contexts, KeyMaker};
 use crate::cache::miss::Miss;
@@ -66,7 +66,7 @@ pub(crate) struct Lookup<'a> {
     pub contexts: &'a Contexts,
     pub downloads: &'a DownloadedFiles,
     pub request: &'a BuildRequest,
-    pub marks: &'a [SecretMark],
+    pub secret_hashes: &'a [SecretHash],
 }
 
 /// A vertex after the lookup.
@@ -166,7 +166,7 @@ impl Lookup<'_> {
     /// Looks up one step whose inputs have results.
     fn step(&self, id: VertexId, key: &CacheKey, unusable: &HashSet<ResultId>) -> Result<VertexState> {
         let step = &self.graph.vertices[id].step;
-        let may_take = |tree: &TreeId| may_take(self.marks, self.store, step, tree);
+        let may_take = |tree: &TreeId| may_take(self.secret_hashes, self.store, step, tree);
         if let Some(record) = self.store.records().record(key)? {
             if !may_take(&record.tree)? {
                 return Ok(missed(Some(key), Miss::Secret));
@@ -281,7 +281,7 @@ impl Lookup<'_> {
         let wants = request.wants();
         if wants.needs_files()
             || request.record_sizes
-            || !self.marks.is_empty()
+            || !self.secret_hashes.is_empty()
             || request.parameters.no_cache != NoCache::None
             || request.exports.iter().any(|export| wants.is_direct(export))
         {
@@ -299,9 +299,9 @@ impl Lookup<'_> {
 /// Returns true if a build with these secrets may reuse a cached result with that tree, whether or
 /// not it may have secrets in its result. Results of steps other than RUN depend only on their
 /// inputs, which have been checked themselves.
-pub(crate) fn may_take(marks: &[SecretMark], store: &Store, step: &Step, tree: &TreeId) -> Result<bool> {
+pub(crate) fn may_take(secret_hashes: &[SecretHash], store: &Store, step: &Step, tree: &TreeId) -> Result<bool> {
     let Step::Run(run) = step else { return Ok(true) };
-    Ok(store.secrets().may_take(tree, !run.secrets.is_empty(), marks)?)
+    Ok(store.secrets().may_take(tree, !run.secrets.is_empty(), secret_hashes)?)
 }
 
 /// Returns true if a command mounts files of stages, and may therefore be cached by their content.

@@ -38,7 +38,7 @@ impl LayerQueue<'_> {
 struct Executor<'a> {
     env: &'a StepEnv<'a>,
     /// For each vertex, the number of inputs that are not done.
-    waiting: Vec<AtomicUsize>,
+    pending_inputs: Vec<AtomicUsize>,
     failure: FirstFailure,
     /// Receives trees whose layers will be needed; `None` once no step runs any more.
     layer_sender: Mutex<Option<Sender<TreeId>>>,
@@ -158,11 +158,11 @@ fn report_isolation(env: &StepEnv<'_>) {
 
 impl<'a> Executor<'a> {
     fn new(env: &'a StepEnv<'a>) -> Executor<'a> {
-        let waiting: Vec<AtomicUsize> = env.graph().vertices.iter().map(|_| AtomicUsize::new(0)).collect();
+        let pending_inputs: Vec<AtomicUsize> = env.graph().vertices.iter().map(|_| AtomicUsize::new(0)).collect();
         for (id, inputs) in env.schedule.vertices() {
-            waiting[id].store(inputs.len(), Ordering::SeqCst);
+            pending_inputs[id].store(inputs.len(), Ordering::SeqCst);
         }
-        Executor { env, waiting, failure: FirstFailure::default(), layer_sender: Mutex::new(None) }
+        Executor { env, pending_inputs, failure: FirstFailure::default(), layer_sender: Mutex::new(None) }
     }
 
     fn work_on<'s>(&'s self, id: VertexId, scope: &rayon::Scope<'s>) {
@@ -182,7 +182,7 @@ impl<'a> Executor<'a> {
         }
         self.queue_layer(id);
         for next in env.schedule.dependants(id) {
-            if self.waiting[*next].fetch_sub(1, Ordering::SeqCst) == 1 {
+            if self.pending_inputs[*next].fetch_sub(1, Ordering::SeqCst) == 1 {
                 let next = *next;
                 scope.spawn(move |scope| self.work_on(next, scope));
             }

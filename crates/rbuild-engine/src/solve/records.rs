@@ -151,7 +151,7 @@ impl StepRecords<'_> {
 
     /// Returns true if the secrets of the build and those found in that tree permit its use.
     fn may_take(&self, tree: &TreeId) -> Result<bool> {
-        may_take(&self.env.prepared.marks, self.env.store, &self.vertex().step, tree)
+        may_take(&self.env.prepared.secret_hashes, self.env.store, &self.vertex().step, tree)
     }
 
     /// Returns a digest that no other execution of a step has. One build executes each step once,

@@ -32,7 +32,7 @@ impl UnpackTarget<'_> {
                 return Ok(());
             }
         }
-        if self.how.whiteouts == Whiteouts::Overlay {
+        if self.options.whiteouts == Whiteouts::Overlay {
             return Ok(());
         }
         let reason = |entry: &TarEntry| format!("links to {}, which is not in the archive", quoted(&entry.link));
@@ -43,7 +43,7 @@ impl UnpackTarget<'_> {
         self.link_later()?;
         self.files.end().map_err(unfinished)?;
         self.finish_dirs()?;
-        if self.how.whiteouts == Whiteouts::Overlay { self.lower_refs() } else { Ok(LowerRefs::default()) }
+        if self.options.whiteouts == Whiteouts::Overlay { self.lower_refs() } else { Ok(LowerRefs::default()) }
     }
 
     /// Returns the references to lower layers. Paths are those of the tree, with the archive's own

@@ -15,7 +15,7 @@ use crate::xattrs::keep_in_tree;
 
 impl UnpackTarget<'_> {
     pub(super) fn ids(&self, entry: &TarEntry) -> Result<UidGid> {
-        match self.how.owners {
+        match self.options.owners {
             Owners::Always(ids) => Ok(ids),
             Owners::FromArchive => {
                 // The highest ID is invalid: to chown(2) it means "unchanged".

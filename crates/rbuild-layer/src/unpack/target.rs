@@ -24,7 +24,7 @@ const OPAQUE_WHITEOUT: &[u8] = b".wh..wh..opq";
 /// The state of unpacking into one root.
 pub(super) struct UnpackTarget<'a> {
     pub(super) root: &'a RootDir,
-    pub(super) how: Unpacking<'a>,
+    pub(super) options: Unpacking<'a>,
     pub(super) entries: u64,
     pub(super) bytes: u64,
     /// The directory of the last entry, which most entries share with their predecessor.
@@ -60,10 +60,10 @@ impl TarEntry {
 }
 
 impl<'a> UnpackTarget<'a> {
-    pub(super) fn new(root: &'a RootDir, how: Unpacking<'a>) -> Result<UnpackTarget<'a>> {
+    pub(super) fn new(root: &'a RootDir, options: Unpacking<'a>) -> Result<UnpackTarget<'a>> {
         Ok(UnpackTarget {
             root,
-            how,
+            options,
             entries: 0,
             bytes: 0,
             parent: (PathBuf::new(), root.try_clone()?),
@@ -78,7 +78,7 @@ impl<'a> UnpackTarget<'a> {
     pub(super) fn apply<R: Read>(&mut self, entry: &TarEntry, content: &mut TarReader<R>) -> Result<()> {
         self.entries += 1;
         self.bytes = self.bytes.saturating_add(entry.whole_size());
-        self.how.limits.check(entry, self.entries, self.bytes)?;
+        self.options.limits.check(entry, self.entries, self.bytes)?;
         let path = rbuild_paths::inside(&entry.path)
             .ok_or_else(|| entry_error(entry, "leaves the archive's root with `..`"))?;
         let Some(name) = path.file_name() else { return self.apply_root(entry) };
@@ -86,7 +86,7 @@ impl<'a> UnpackTarget<'a> {
         self.enter_parent(entry, path.parent().unwrap_or(Path::new("")))?;
         // If several entries have the same name, the last one wins.
         self.forget_links(&path, entry.kind);
-        if self.how.whiteouts == Whiteouts::Overlay && name.as_bytes().starts_with(WHITEOUT) {
+        if self.options.whiteouts == Whiteouts::Overlay && name.as_bytes().starts_with(WHITEOUT) {
             return self.whiteout(entry, &name);
         }
         self.create(entry, &path, &name, content)
@@ -107,7 +107,7 @@ impl<'a> UnpackTarget<'a> {
 
     fn apply_root(&mut self, entry: &TarEntry) -> Result<()> {
         // The root entry of an archive does not describe the directory that it is added to.
-        if entry.kind != EntryKind::Dir || self.how.whiteouts == Whiteouts::Plain {
+        if entry.kind != EntryKind::Dir || self.options.whiteouts == Whiteouts::Plain {
             return match entry.kind {
                 EntryKind::Dir => Ok(()),
                 _ => Err(entry_error(entry, "would replace the root directory")),
@@ -153,7 +153,7 @@ impl<'a> UnpackTarget<'a> {
     /// there is none. This happens when a layer deletes a directory and has files below it without
     /// an entry for the new directory.
     fn replace_deletion(&mut self, entry: &TarEntry, path: &Path) -> Result<bool> {
-        if self.how.whiteouts == Whiteouts::Plain {
+        if self.options.whiteouts == Whiteouts::Plain {
             return Ok(false);
         }
         let mut above: Vec<&Path> = path.ancestors().filter(|p| !p.as_os_str().is_empty()).collect();
@@ -274,7 +274,7 @@ impl<'a> UnpackTarget<'a> {
         dir.remove_all(name)?;
         dir.create_dir(name, 0o700)?;
         // The whiteout, or the layer's earlier file, hid the lower layers.
-        if self.how.whiteouts == Whiteouts::Overlay {
+        if self.options.whiteouts == Whiteouts::Overlay {
             dir.sub(name)?.set_xattr(OsStr::new(""), OsStr::new(OPAQUE), b"y")?;
         }
         Ok(true)
@@ -292,7 +292,7 @@ impl<'a> UnpackTarget<'a> {
             Err(e) if e.is_not_found() || e.errno() == Some(NOT_A_DIRECTORY) => return Ok(LinkOutcome::TargetMissing),
             Err(e) => return Err(e.into()),
         };
-        if self.how.whiteouts == Whiteouts::Overlay && from.is_whiteout(target_name, &stat)? {
+        if self.options.whiteouts == Whiteouts::Overlay && from.is_whiteout(target_name, &stat)? {
             return Ok(LinkOutcome::TargetMissing);
         }
         if stat.kind == FileKind::Dir {

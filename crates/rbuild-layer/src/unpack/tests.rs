@@ -150,9 +150,9 @@ fn a_hard_link_may_precede_its_target() {
     // other. In a layer it may be in a lower layer.
     let never: Vec<_> = (0..3000).map(|i| link(hard, &format!("l{i:04}"), &format!("l{:04}", i + 1))).collect();
     let (t, limits) = (Temp::new("never"), Limits::default());
-    let told =
+    let error =
         unpack(&tar(&never)[..], &t.root(), Unpacking::archive(Owners::FromArchive, limits)).unwrap_err().to_string();
-    assert!(told.contains("`l0000` links to `l0001`, which is not in the archive"), "{told}");
+    assert!(error.contains("`l0000` links to `l0001`, which is not in the archive"), "{error}");
     let links = apply(&t, &never).unwrap().lower_refs.links;
     assert_eq!((links.len(), &links[7]), (3000, &("l0007".into(), "l0008".into())));
     // No target is outside the root.
@@ -490,8 +490,8 @@ fn overflowing_sizes_are_rejected() {
         let error = unpack(&archive[..], &t.root(), Unpacking::layer(Limits::default())).unwrap_err().to_string();
         assert!(["header", "bytes", "ends in", "not a number"].iter().any(|text| error.contains(text)), "{error}");
         // Entries that are not selected are checked as well.
-        let how = Unpacking::layer(Limits::default());
-        unpack_some(&archive[..], &t.root(), how, &mut |_| false).unwrap_err();
+        let options = Unpacking::layer(Limits::default());
+        unpack_some(&archive[..], &t.root(), options, &mut |_| false).unwrap_err();
     }
 }
 

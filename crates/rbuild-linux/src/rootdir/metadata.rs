@@ -23,9 +23,9 @@ impl RootDir {
     /// Makes the empty file `name` a stand-in for a device.
     pub fn set_stand_in(&self, name: &OsStr, device: (FileKind, u32, u32)) -> Result<()> {
         one_component(name).map_err(|e| self.err("lsetxattr", Path::new(name), e))?;
-        let what = Recorded { owner: UidGid::ROOT, device: Some(device) };
+        let recorded = Recorded { owner: UidGid::ROOT, device: Some(device) };
         let owners = self.owners().ok_or_else(|| self.err("lsetxattr", Path::new(name), Errno::PERM))?;
-        owners.record(&self.proc_path(name), false, &what).map_err(|e| self.err("lsetxattr", Path::new(name), e))
+        owners.record(&self.proc_path(name), false, &recorded).map_err(|e| self.err("lsetxattr", Path::new(name), e))
     }
 
     /// Returns the attribute of the direct child `name` that holds its record, as it is stored.
@@ -77,8 +77,10 @@ impl RootDir {
     pub fn set_own_meta(&self, owner: UidGid, mode: u32, mtime: Timestamp) -> Result<()> {
         let here = Path::new("");
         if let Some(owners) = self.written_owners() {
-            let what = Recorded { owner, device: None };
-            owners.record(&self.proc_path(OsStr::new("")), true, &what).map_err(|e| self.err("setxattr", here, e))?;
+            let recorded = Recorded { owner, device: None };
+            owners
+                .record(&self.proc_path(OsStr::new("")), true, &recorded)
+                .map_err(|e| self.err("setxattr", here, e))?;
         } else {
             rustix::fs::fchown(self.fd(), Some(Uid::from_raw(owner.uid)), Some(Gid::from_raw(owner.gid)))
                 .map_err(|e| self.err("fchown", here, e).because(unmapped_owner(e, owner)))?;

@@ -131,8 +131,8 @@ fn directories_created_concurrently_are_accepted() {
     }
     // A dangling link in the way is still an error.
     std::os::unix::fs::symlink("nowhere", dir.join("link")).unwrap();
-    let told = RootDir::open(&dir).unwrap().create_dir_all("link/x", 0o755, None, |_| ()).unwrap_err();
-    assert_eq!(told.kind(), std::io::ErrorKind::AlreadyExists);
+    let error = RootDir::open(&dir).unwrap().create_dir_all("link/x", 0o755, None, |_| ()).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::AlreadyExists);
     std::fs::remove_dir_all(&dir).unwrap();
 }
 

@@ -63,8 +63,8 @@ impl Trail {
     /// Descends into a directory that the caller has opened.
     pub fn push(&mut self, below: RootDir) -> Result<()> {
         if self.steps.len() >= self.most {
-            let why = format!("directories are nested more than {MOST_DEEP} levels deep");
-            return Err(below.error("walking", "", std::io::Error::other(why)));
+            let reason = format!("directories are nested more than {MOST_DEEP} levels deep");
+            return Err(below.error("walking", "", std::io::Error::other(reason)));
         }
         if let Some(far) = self.steps.len().checked_sub(MOST_OPEN)
             && let TrailDir::Open(dir) = &self.steps[far]

@@ -7,7 +7,7 @@ use rbuild_paths::SourcePattern;
 use rbuild_remedy::{IsolationRemedy, Remedy};
 
 use crate::Chmod;
-use crate::graph::{CopyItem, CopySource, CopyStep, FileSource, InlineFile, Marks, Step, UrlSource};
+use crate::graph::{CopyItem, CopySource, CopyStep, FileSource, InlineFile, Step, UrlSource, WordSpans};
 use crate::history;
 use crate::planner::paths::{cwd, join, native_path};
 use crate::planner::state::{Planned, Planner, StageState, not_yet};
@@ -58,8 +58,8 @@ pub(super) fn copy(planner: &mut Planner<'_>, state: &mut StageState, copy: &ast
         unpack: copy.unpack.as_ref().map_or(copy.add, |w| w.text == "true"),
     };
     planner.step(state, Step::Copy(step), text, created_by, span);
-    planner.vertices[state.vertex].marks =
-        Marks { owner: copy.chown.as_ref().map(|word| word.span), dest: Some(copy.dest.span) };
+    planner.vertices[state.vertex].word_spans =
+        WordSpans { owner: copy.chown.as_ref().map(|word| word.span), dest: Some(copy.dest.span) };
     Ok(())
 }
 

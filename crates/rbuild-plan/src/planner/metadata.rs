@@ -120,8 +120,8 @@ fn ports_of(text: &str, span: Span) -> Result<Vec<String>, Diagnostic> {
     let proto = if proto.is_empty() { "tcp".to_string() } else { proto.to_lowercase() };
     // Of `ip:host:container` only the container port applies: an image cannot publish ports.
     let ports = ports.rsplit(':').next().unwrap_or(ports);
-    let bad = |why: &str| {
-        Diagnostic::new(span, format!("invalid port `{text}`: {why}")).help("use the form 80, 80/udp or 8000-8010")
+    let bad = |reason: &str| {
+        Diagnostic::new(span, format!("invalid port `{text}`: {reason}")).help("use the form 80, 80/udp or 8000-8010")
     };
     if !["tcp", "udp", "sctp"].contains(&proto.as_str()) {
         return Err(bad("protocol must be tcp, udp or sctp"));
@@ -129,8 +129,8 @@ fn ports_of(text: &str, span: Span) -> Result<Vec<String>, Diagnostic> {
     let (low, high) = ports.split_once('-').unwrap_or((ports, ports));
     let number = |s: &str| {
         let is_number = !s.is_empty() && s.bytes().all(|b| b.is_ascii_digit());
-        let why = if is_number { "port numbers range from 0 to 65535" } else { "it is not a number" };
-        s.parse::<u16>().map_err(|_| bad(why))
+        let reason = if is_number { "port numbers range from 0 to 65535" } else { "it is not a number" };
+        s.parse::<u16>().map_err(|_| bad(reason))
     };
     let (low, high) = (number(low)?, number(high)?);
     if high < low {

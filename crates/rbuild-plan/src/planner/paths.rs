@@ -18,7 +18,7 @@ pub(super) fn native_path(config: &ImageConfig, path: &str, span: Span) -> Resul
         return Ok(path.to_string());
     }
     let path = path.replace('\\', "/");
-    let refused = |what: &str| Err(Diagnostic::new(span, format!("`{path}` {what}")));
+    let refused = |problem: &str| Err(Diagnostic::new(span, format!("`{path}` {problem}")));
     match path.split_once(':') {
         _ if path.starts_with("//") => refused("is a network share, which an image cannot contain"),
         None => Ok(path),

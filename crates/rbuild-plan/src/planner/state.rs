@@ -6,7 +6,7 @@ use rbuild_dockerfile::ast::{Command, Dockerfile, Instruction, Op, Word};
 use rbuild_dockerfile::{Diagnostic, Span, Vars, is_windows};
 use rbuild_image::{ImageConfig, ImageName, ManifestDigest, Platform};
 
-use crate::graph::{HistoryEntry, Marks, Step, StepName, Vertex};
+use crate::graph::{HistoryEntry, Step, StepName, Vertex, WordSpans};
 use crate::ids::VertexId;
 use crate::parameters::{Parameters, WrittenImage};
 
@@ -179,7 +179,15 @@ impl Planner<'_> {
         text: String,
         span: Span,
     ) -> VertexId {
-        self.vertices.push(Vertex { step, parent, name, text, span, marks: Marks::default(), ignore_cache: false });
+        self.vertices.push(Vertex {
+            step,
+            parent,
+            name,
+            text,
+            span,
+            word_spans: WordSpans::default(),
+            ignore_cache: false,
+        });
         VertexId::new(self.vertices.len() - 1)
     }
 
@@ -191,7 +199,7 @@ impl Planner<'_> {
         // WORKDIR is excluded: creating a directory again has no effect that --no-cache is meant
         // for.
         self.vertices[id].ignore_cache = state.ignore_cache && !matches!(self.vertices[id].step, Step::Workdir(_));
-        self.vertices[id].marks.owner = state.user_at;
+        self.vertices[id].word_spans.owner = state.user_at;
         state.vertex = id;
         self.push_history(state, created_by, Some(id));
     }
@@ -253,8 +261,8 @@ fn stages_by_name(file: &Dockerfile) -> HashMap<String, Vec<usize>> {
     stages
 }
 
-pub(super) fn not_yet(span: Span, what: &str) -> Diagnostic {
-    Diagnostic::new(span, format!("{what} is not supported yet"))
+pub(super) fn not_yet(span: Span, feature: &str) -> Diagnostic {
+    Diagnostic::new(span, format!("{feature} is not supported yet"))
 }
 
 /// Returns how many steps instructions make.

@@ -90,8 +90,8 @@ pub enum RunnerProblem {
     NeedsNamespaces,
     #[error("this build has no isolated network")]
     NoNetwork,
-    #[error("cannot start the isolated network: {carrier} printed {}", if said.is_empty() { "nothing" } else { said })]
-    NetworkDown { carrier: Cow<'static, str>, said: String },
+    #[error("cannot start the isolated network: {carrier} printed {}", if output.is_empty() { "nothing" } else { output })]
+    NetworkDown { carrier: Cow<'static, str>, output: String },
     #[error("owners can be recorded on x86_64 and aarch64 only")]
     NoEmulation,
     /// The index of a command's IDs exceeds the resource limit that contains it.
@@ -370,8 +370,8 @@ mod tests {
             RunnerProblem::WritableVolume("the volume at `/data`".into()),
             RunnerProblem::NeedsNamespaces,
             RunnerProblem::NoNetwork,
-            RunnerProblem::NetworkDown { carrier: "pasta".into(), said: String::new() },
-            RunnerProblem::NetworkDown { carrier: "pasta".into(), said: "no interface".into() },
+            RunnerProblem::NetworkDown { carrier: "pasta".into(), output: String::new() },
+            RunnerProblem::NetworkDown { carrier: "pasta".into(), output: "no interface".into() },
             RunnerProblem::NoEmulation,
             RunnerProblem::LowQueueLimit,
             RunnerProblem::NoListener,

@@ -129,7 +129,7 @@ impl Caller<'_> {
 
     /// Returns true if no program that it executes can gain privileges (`no_new_privs`).
     pub fn has_no_new_privileges(&self) -> bool {
-        self.line("status", "NoNewPrivs:").is_some_and(|said| said != "0")
+        self.line("status", "NoNewPrivs:").is_some_and(|value| value != "0")
     }
 
     /// Returns the rest of the line that starts with `word` in one of its /proc files.

@@ -349,11 +349,11 @@ impl OpenedFile {
     }
 
     /// Records the file's owner.
-    pub fn own(&self, owners: &OwnerRecords, what: Recorded) -> Result<()> {
+    pub fn own(&self, owners: &OwnerRecords, record: Recorded) -> Result<()> {
         match self.kind() {
-            FileKind::File | FileKind::Dir => owners.record(&SharedProc::path_of(&self.fd), true, &what),
+            FileKind::File | FileKind::Dir => owners.record(&SharedProc::path_of(&self.fd), true, &record),
             _ => {
-                let times = record_in_times(what.owner)?;
+                let times = record_in_times(record.owner)?;
                 rustix::fs::utimensat(&self.fd, c"", &times, AtFlags::EMPTY_PATH)
             }
         }

@@ -34,9 +34,9 @@ pub const STORE: &str = "/store";
 /// Time that the builder has to clean up after a signal before it is killed.
 const GRACE: Duration = Duration::from_millis(1500);
 
-/// The parts of the host that the builder sees.
+/// Configuration of a builder: the parts of the host that it sees, and the use that is made of it.
 #[derive(Debug, Clone)]
-pub struct World {
+pub struct BuilderConfig {
     pub store: PathBuf,
     /// The records of owners of the store's files.
     pub owners: OwnerRecords,
@@ -58,7 +58,7 @@ pub struct Builder {
     pub zygote: Zygote,
     proc: ProcView,
     signals: SigSet,
-    /// Host paths by their path in [`World`]; empty if the builder has its own root.
+    /// Host paths by their paths in a builder's root; empty if the builder has its own root.
     elsewhere: Vec<(PathBuf, PathBuf)>,
 }
 
@@ -83,8 +83,8 @@ impl Builder {
         }
     }
 
-    /// Returns the actual path of something with that path in [`World`] ([`World::binds`],
-    /// [`STORE`]).
+    /// Returns the actual path of something that has this path in the builder's root
+    /// ([`BuilderConfig::binds`], [`STORE`]).
     pub fn path(&self, place: &Path) -> PathBuf {
         let found = self.elsewhere.iter().find(|(at, _)| at == place);
         found.map_or(place, |(_, source)| source).to_path_buf()
@@ -116,25 +116,25 @@ impl Builder {
 /// SIGINT, SIGTERM and SIGHUP received meanwhile are forwarded; `stopped` reports whether one was.
 /// If the caller dies, the builder and all its descendants are killed.
 pub fn enter(
-    world: &World,
+    config: &BuilderConfig,
     request: IsolationRequest,
     build: impl FnOnce(Result<Builder, SandboxError>) -> i32,
 ) -> Result<BuilderExit, SandboxError> {
     let isolation = isolation(request)?;
     // With recorded owners there is no fallback: the caller has already derived its keys for that
     // mode.
-    let has_spare = request == IsolationRequest::Auto && matches!(isolation, Isolation::Userns(_));
-    let spare = if has_spare { bare_isolation(&CallingProcess::read()).ok() } else { None };
+    let has_fallback = request == IsolationRequest::Auto && matches!(isolation, Isolation::Userns(_));
+    let fallback = if has_fallback { bare_isolation(&CallingProcess::read()).ok() } else { None };
     let mut signals = SigSet::empty();
     for s in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
         signals.add(s);
     }
     sigprocmask(SigmaskHow::SIG_BLOCK, Some(&signals), None)
         .map_err(|e| failed("sigprocmask", "the handling of signals")(e.into()))?;
-    let launcher = Launcher { world, signals, pidfd: process::own_pidfd()? };
+    let launcher = Launcher { config, signals, pidfd: process::own_pidfd()? };
     let mut build = Some(build);
-    match (launcher.launch(isolation, spare.is_some(), &mut build), spare) {
-        (Err(_), Some(spare)) => launcher.launch(spare, false, &mut build)?,
+    match (launcher.launch(isolation, fallback.is_some(), &mut build), fallback) {
+        (Err(_), Some(fallback)) => launcher.launch(fallback, false, &mut build)?,
         (launched, _) => launched?,
     }
 }
@@ -144,7 +144,7 @@ fn failed(call: &'static str, object: &'static str) -> impl FnOnce(std::io::Erro
 }
 
 struct Launcher<'a> {
-    world: &'a World,
+    config: &'a BuilderConfig,
     signals: SigSet,
     /// A pidfd of the calling process.
     pidfd: OwnedFd,
@@ -152,12 +152,12 @@ struct Launcher<'a> {
 
 impl Launcher<'_> {
     /// Runs one builder with that isolation and waits for its end. An outer error means that
-    /// `build` was never called and has not been consumed. A builder that cannot set up its world
-    /// calls `build` with that error, unless there is a `spare` isolation.
+    /// `build` was never called and has not been consumed. A builder that cannot be set up
+    /// calls `build` with that error, unless there is a fallback.
     fn launch<F: FnOnce(Result<Builder, SandboxError>) -> i32>(
         &self,
         isolation: Isolation,
-        spare: bool,
+        fallback: bool,
         build: &mut Option<F>,
     ) -> Result<Result<BuilderExit, SandboxError>, SandboxError> {
         let (ready, go) = std::io::pipe().map_err(failed("pipe2", "a pipe"))?;
@@ -166,7 +166,7 @@ impl Launcher<'_> {
         // and runners are reparented to this process. It adopts them only if it has no children of
         // its own, which could not be told apart from the builder's.
         let bare = isolation == Isolation::Chroot;
-        let is_own = |pid: &u32| !self.world.expendable.contains(pid);
+        let is_own = |pid: &u32| !self.config.expendable.contains(pid);
         let adopts = bare && !process::children().iter().any(is_own) && process::adopt_orphans().is_ok();
         let cloned = match isolation.maps() {
             None => process::fork()?,
@@ -175,7 +175,7 @@ impl Launcher<'_> {
         let child = match cloned {
             Cloned::Child => {
                 drop((go, failure_reader));
-                std::process::exit(self.become_builder(isolation, ready, failure_writer, spare, build.take()))
+                std::process::exit(self.become_builder(isolation, ready, failure_writer, fallback, build.take()))
             }
             Cloned::Parent { child } => child,
         };
@@ -204,23 +204,23 @@ impl Launcher<'_> {
         isolation: Isolation,
         ready: PipeReader,
         mut failure_writer: PipeWriter,
-        spare: bool,
+        fallback: bool,
         build: Option<F>,
     ) -> i32 {
         let bare = isolation == Isolation::Chroot;
         let made = match bare {
             true => become_bare_builder(ready, &self.pidfd).map(|zygote| (zygote, ProcView::Own)),
-            false => become_builder(self.world, isolation.owner_mode(), ready, &self.pidfd),
+            false => become_builder(self.config, isolation.owner_mode(), ready, &self.pidfd),
         };
-        if let (Err(e), true) = (&made, spare) {
+        if let (Err(e), true) = (&made, fallback) {
             tracing::debug!(target: "sandbox", error = rbuild_remedy::sentence(e), "isolation not set up");
             let _ = failure_writer.write_all(b"f");
             return 70;
         }
         drop(failure_writer);
-        let binds = self.world.binds.iter().map(|(source, at)| (at.clone(), source.clone()));
+        let binds = self.config.binds.iter().map(|(source, at)| (at.clone(), source.clone()));
         let elsewhere = match bare {
-            true => binds.chain([(STORE.into(), self.world.store.clone())]).collect(),
+            true => binds.chain([(STORE.into(), self.config.store.clone())]).collect(),
             false => Vec::new(),
         };
         let signals = self.signals;
@@ -331,14 +331,14 @@ fn become_bare_builder(ready: PipeReader, launcher: &OwnedFd) -> Result<Zygote, 
 }
 
 fn become_builder(
-    world: &World,
+    config: &BuilderConfig,
     owners: OwnerMode,
     ready: PipeReader,
     launcher: &OwnedFd,
 ) -> Result<(Zygote, ProcView), SandboxError> {
     begin(ready, launcher, true)?;
-    let store = bind_clone(&world.store)?;
-    let binds = world.binds.iter().map(|(source, at)| Ok((bind_clone(source)?, at)));
+    let store = bind_clone(&config.store)?;
+    let binds = config.binds.iter().map(|(source, at)| Ok((bind_clone(source)?, at)));
     let binds = binds.collect::<Result<Vec<_>, SandboxError>>()?;
     let (proc, whose) = match new_procfs() {
         Ok(proc) => (proc, ProcView::Own),
@@ -346,14 +346,14 @@ fn become_builder(
         // them.
         Err(e) => (bind_clone(Path::new("/proc")).map_err(|_| proc_refused(e))?, ProcView::Outer),
     };
-    let isolated = world.carrier.as_ref().map(|carrier| Isolated::start(carrier, &world.store)).transpose()?;
-    let sysfs = world.commands.then(new_sysfs).flatten();
+    let isolated = config.carrier.as_ref().map(|carrier| Isolated::start(carrier, &config.store)).transpose()?;
+    let sysfs = config.commands.then(new_sysfs).flatten();
     let (sysfs, network) = sysfs.map_or((None, None), |sysfs| (Some(sysfs.mount), Some(sysfs.network)));
-    let around = Surroundings { owners: world.owners.with_mode(owners), proc: whose, isolated };
-    let zygote = Zygote::start(Some(around), world.commands, network)?;
+    let around = Surroundings { owners: config.owners.with_mode(owners), proc: whose, isolated };
+    let zygote = Zygote::start(Some(around), config.commands, network)?;
     // Commands, which the zygote starts, keep the caller's limit.
     process::raise_open_files();
-    let root = MiniRoot::new(&world.store)?;
+    let root = MiniRoot::new(&config.store)?;
     root.attach_devices()?;
     root.attach_cgroup()?;
     root.attach(&store, Path::new(STORE))?;

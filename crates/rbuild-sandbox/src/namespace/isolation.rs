@@ -109,12 +109,12 @@ impl Isolation {
 
 /// Returns the `chroot` mode.
 pub(crate) fn bare_isolation(caller: &CallingProcess) -> Result<Isolation, Refusal> {
-    let why = "isolation mode `chroot` requires root with CAP_SYS_CHROOT";
+    let reason = "isolation mode `chroot` requires root with CAP_SYS_CHROOT";
     if caller.ids.uid != 0 {
-        return Err(refusal(why, MachineRemedy::OtherMode));
+        return Err(refusal(reason, MachineRemedy::OtherMode));
     }
     if !has(caller, Capability::CAP_SYS_CHROOT) {
-        return Err(refusal(why, MachineRemedy::BecomeRoot));
+        return Err(refusal(reason, MachineRemedy::BecomeRoot));
     }
     Ok(Isolation::Chroot)
 }

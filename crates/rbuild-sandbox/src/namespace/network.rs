@@ -164,7 +164,7 @@ pub(crate) struct Isolated {
     namespace: OwnedFd,
     carrier: &'static str,
     /// The carrier's output.
-    said: File,
+    log: File,
 }
 
 impl Isolated {
@@ -172,14 +172,14 @@ impl Isolated {
     /// `place` is a host directory, which is covered in the carrier's mount namespace only.
     pub(crate) fn start(carrier: &Carrier, place: &Path) -> Result<Isolated, SandboxError> {
         let namespace = new_namespace()?;
-        let said = rustix::fs::memfd_create("carrier", rustix::fs::MemfdFlags::CLOEXEC)
+        let log = rustix::fs::memfd_create("carrier", rustix::fs::MemfdFlags::CLOEXEC)
             .map_err(|e| Error::new("memfd_create", described("a file in memory"), e))?;
-        let isolated = Isolated { namespace, carrier: carrier.name(), said: said.into() };
+        let isolated = Isolated { namespace, carrier: carrier.name(), log: log.into() };
         let (mut apart, ready) = std::io::pipe().map_err(|e| Error::new("pipe2", described("a pipe"), e))?;
         if let Cloned::Child = process::fork()? {
             drop(apart);
-            let Err(why) = isolated.become_carrier(carrier, place, ready);
-            let _ = writeln!(&isolated.said, "{why}");
+            let Err(error) = isolated.become_carrier(carrier, place, ready);
+            let _ = writeln!(&isolated.log, "{error}");
             std::process::exit(127);
         }
         drop(ready);
@@ -197,7 +197,7 @@ impl Isolated {
     /// Returns the descriptors that another process needs to use the network, besides the carrier's
     /// name.
     pub(crate) fn descriptors(&self) -> [BorrowedFd<'_>; 2] {
-        [self.namespace.as_fd(), self.said.as_fd()]
+        [self.namespace.as_fd(), self.log.as_fd()]
     }
 
     /// Restores the network from [`Isolated::descriptors`] and a carrier's name; `None` if there
@@ -207,8 +207,8 @@ impl Isolated {
             .map(CarrierKind::name)
             .into_iter()
             .find(|name| *name == carrier)?;
-        let [namespace, said] = <[OwnedFd; 2]>::try_from(fds).ok()?;
-        Some(Isolated { namespace, carrier, said: said.into() })
+        let [namespace, log] = <[OwnedFd; 2]>::try_from(fds).ok()?;
+        Some(Isolated { namespace, carrier, log: log.into() })
     }
 
     /// Executes the carrier. Returns only if that fails.
@@ -224,8 +224,8 @@ impl Isolated {
         attach_mount(&namespace, &dir, "net")?;
         let null = File::open("/dev/null").map_err(RunnerProblem::of_call("open", Path::new("/dev/null")))?;
         rustix::stdio::dup2_stdin(&null).map_err(RunnerProblem::of_call("dup2", described("standard input")))?;
-        rustix::stdio::dup2_stdout(&self.said).map_err(RunnerProblem::of_call("dup2", described("standard output")))?;
-        rustix::stdio::dup2_stderr(&self.said).map_err(RunnerProblem::of_call("dup2", described("standard error")))?;
+        rustix::stdio::dup2_stdout(&self.log).map_err(RunnerProblem::of_call("dup2", described("standard output")))?;
+        rustix::stdio::dup2_stderr(&self.log).map_err(RunnerProblem::of_call("dup2", described("standard error")))?;
         process::reset_signals()?;
         let zero_byte = |_| RunnerProblem::ZeroByte(carrier.path.display().to_string());
         let arguments = carrier.arguments(&place.join("net")).map_err(zero_byte)?;
@@ -242,19 +242,19 @@ impl Isolated {
         let end = Instant::now() + TIMEOUT;
         while !has_default_route() {
             if Instant::now() > end {
-                return Err(RunnerProblem::NetworkDown { carrier: self.carrier.into(), said: self.output() });
+                return Err(RunnerProblem::NetworkDown { carrier: self.carrier.into(), output: self.output() });
             }
             std::thread::sleep(Duration::from_millis(2));
         }
         Ok(())
     }
 
-    /// Returns what the carrier has written.
+    /// Returns the text that the carrier has written.
     fn output(&self) -> String {
         let mut bytes = vec![0; 4096];
-        let n = self.said.read_at(&mut bytes, 0).unwrap_or(0);
-        let said = String::from_utf8_lossy(&bytes[..n]);
-        said.lines().map(str::trim).filter(|line| !line.ends_with("to syslog")).collect::<Vec<_>>().join("; ")
+        let n = self.log.read_at(&mut bytes, 0).unwrap_or(0);
+        let text = String::from_utf8_lossy(&bytes[..n]);
+        text.lines().map(str::trim).filter(|line| !line.ends_with("to syslog")).collect::<Vec<_>>().join("; ")
     }
 }
 

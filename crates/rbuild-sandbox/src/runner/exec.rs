@@ -113,7 +113,7 @@ impl CommandExecutor {
 
 impl Executor for CommandExecutor {
     fn validate(&self, _: &oci::Spec) -> Result<(), ExecutorValidationError> {
-        self.program().map(|_| ()).map_err(|why| ExecutorValidationError::ArgValidationError(self.keep(why)))
+        self.program().map(|_| ()).map_err(|reason| ExecutorValidationError::ArgValidationError(self.keep(reason)))
     }
 
     /// The environment is passed to execve(2) directly.
@@ -123,11 +123,11 @@ impl Executor for CommandExecutor {
 
     fn exec(&self, _: &oci::Spec) -> Result<(), ExecutorError> {
         // Limits come last: those of the command may be too low for the work before it.
-        let why = match self.lose_privileges().and_then(|()| set_limits(&self.limits)) {
+        let reason = match self.lose_privileges().and_then(|()| set_limits(&self.limits)) {
             Ok(()) => self.execute(),
-            Err(why) => why,
+            Err(reason) => reason,
         };
-        Err(ExecutorError::Other(self.keep(why)))
+        Err(ExecutorError::Other(self.keep(reason)))
     }
 }
 
@@ -161,21 +161,21 @@ impl CommandExecutor {
     pub(crate) fn execute(&self) -> RunnerProblem {
         let program = match self.program() {
             Ok(program) => program,
-            Err(why) => return why,
+            Err(reason) => return reason,
         };
         let shown = program.display().to_string();
         let Ok(path) = CString::new(shown.clone()) else { return RunnerProblem::ZeroByte(shown) };
         let Err(e) = nix::unistd::execve(&path, &self.args, &self.env);
         // Errors can no longer be reported to the parent here, so the message goes to the step's
         // log.
-        let why = match e {
+        let reason = match e {
             nix::errno::Errno::ENOENT => "its interpreter is missing",
             nix::errno::Errno::ENOEXEC => "it is for another platform, or a script without #!",
             nix::errno::Errno::EACCES if program.is_dir() => "it is a directory",
             nix::errno::Errno::EACCES => "it is not executable (permission denied)",
             e => e.desc(),
         };
-        let _ = std::io::stderr().write_all(format!("error: cannot execute `{shown}`: {why}\n").as_bytes());
+        let _ = std::io::stderr().write_all(format!("error: cannot execute `{shown}`: {reason}\n").as_bytes());
         std::process::exit(if e == nix::errno::Errno::ENOENT { 127 } else { 126 });
     }
 }

@@ -139,10 +139,10 @@ impl Zygote {
         }
     }
 
-    fn ask(&self, what: u8, streams: &[BorrowedFd<'_>]) -> rustix::io::Result<(Vec<OwnedFd>, u8)> {
+    fn ask(&self, kind: u8, streams: &[BorrowedFd<'_>]) -> rustix::io::Result<(Vec<OwnedFd>, u8)> {
         let socket = locked(&self.socket);
         let socket = socket.as_ref().ok_or(rustix::io::Errno::PIPE)?;
-        send_with_byte(socket, what, streams)?;
+        send_with_byte(socket, kind, streams)?;
         self.answer(socket)
     }
 
@@ -253,10 +253,10 @@ fn serve(socket: OwnedFd, around: Option<&Surroundings>) {
         let _ = process::adopt_orphans();
     }
     let mut runners = Vec::new();
-    while let Ok((fds, what)) = receive_with_byte(&socket) {
+    while let Ok((fds, kind)) = receive_with_byte(&socket) {
         let ended = process::reap();
         runners.retain(|runner| !ended.iter().any(|(pid, _)| pid == runner));
-        let answered = match what {
+        let answered = match kind {
             SWEEP => {
                 kill_strays(&mut runners);
                 send_with_byte(&socket, SWEEP, &[])

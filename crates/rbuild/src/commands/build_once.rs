@@ -11,7 +11,7 @@ use rbuild_engine::{
 use rbuild_image::MediaType;
 use rbuild_linux::Destination;
 use rbuild_linux::parallel::start;
-use rbuild_sandbox::{Builder, Cancel, Restore, World, enter};
+use rbuild_sandbox::{Builder, BuilderConfig, Cancel, Restore, enter};
 use rbuild_store::Store;
 use serde_json::{Value, json};
 
@@ -107,7 +107,7 @@ impl BuildOnce<'_> {
         sender: Events,
         events: Receiver<Event>,
     ) -> Result<BuildOutcome, Failure> {
-        let world = World {
+        let config = BuilderConfig {
             store: self.settings.root.clone(),
             owners: self.store.owner_records().clone(),
             binds: binds(request),
@@ -118,7 +118,7 @@ impl BuildOnce<'_> {
         self.pulls.order();
         let _restore = request.shell_on_error.then(Restore::of_stdin);
         let (answer, mut answer_writer) = std::io::pipe().map_err(unread)?;
-        let ended = enter(&world, self.settings.isolation, |builder| {
+        let ended = enter(&config, self.settings.isolation, |builder| {
             let result = self.execute(request, prepared, builder.map_err(BuildError::from), sender, events);
             match result {
                 Ok(finished) => {

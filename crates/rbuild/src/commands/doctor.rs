@@ -65,7 +65,7 @@ fn networks(mode: RunnerMode, isolated: Line) -> [Line; 2] {
 fn isolated() -> Line {
     match Carrier::find() {
         Ok(carrier) => carried_by(carrier.name()),
-        Err(why) => Line::bad("isolated", rbuild_remedy::sentence(&why), Some(&why.remedy)),
+        Err(error) => Line::bad("isolated", rbuild_remedy::sentence(&error), Some(&error.remedy)),
     }
 }
 

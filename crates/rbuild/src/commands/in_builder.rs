@@ -4,16 +4,16 @@ use std::io::{self, Read};
 use std::path::Path;
 
 use rbuild_remedy::{MachineRemedy, Remedy};
-use rbuild_sandbox::{Builder, World};
+use rbuild_sandbox::{Builder, BuilderConfig};
 use rbuild_store::{Store, StoreError};
 use serde::de::DeserializeOwned;
 
 use crate::exit::{Failure, code};
 
 /// Returns a world that contains only the store and runs no commands.
-pub fn store_only(store: &Store) -> World {
+pub fn store_only(store: &Store) -> BuilderConfig {
     let (path, owners) = (store.path().to_path_buf(), store.owner_records().clone());
-    World { store: path, owners, binds: Vec::new(), carrier: None, commands: false, expendable: Vec::new() }
+    BuilderConfig { store: path, owners, binds: Vec::new(), carrier: None, commands: false, expendable: Vec::new() }
 }
 
 /// Returns the store under the path at which the builder sees it. Trees made through it have owners

@@ -8,7 +8,7 @@ use rbuild_image::Platform;
 use rbuild_linux::quoted;
 use rbuild_plan::{NetworkMode, Volume};
 use rbuild_remedy::sentence;
-use rbuild_sandbox::{Builder, Cancel, Carrier, CommandOutcome, Input, Restore, SandboxError, World, enter};
+use rbuild_sandbox::{Builder, BuilderConfig, Cancel, Carrier, CommandOutcome, Input, Restore, SandboxError, enter};
 use rbuild_store::{Image, Store};
 
 use crate::args::RunArgs;
@@ -50,10 +50,10 @@ pub fn run(settings: &Settings, args: RunArgs) -> Result<u8, Failure> {
     let invocation = invocation(args, volumes, network, carrier.as_ref(), has_terminal)?;
     let (root, owners) = (settings.root.clone(), store.owner_records().clone());
     let (binds, expendable) = (volume_binds(&invocation.volumes), Vec::new());
-    let world = World { store: root, owners, binds, carrier, commands: true, expendable };
+    let config = BuilderConfig { store: root, owners, binds, carrier, commands: true, expendable };
     // The builder cannot restore the terminal if it is killed.
     let _restore = has_terminal.then(Restore::of_stdin);
-    let ended = enter(&world, settings.isolation, |builder| in_builder(builder, &store, &image, &invocation))?;
+    let ended = enter(&config, settings.isolation, |builder| in_builder(builder, &store, &image, &invocation))?;
     Ok(exit_code(ended.code, ended.stopped))
 }
 
@@ -103,14 +103,14 @@ fn in_builder(builder: Result<Builder, SandboxError>, store: &Store, image: &Ima
             }
             128 + signal
         }
-        Ok(CommandOutcome::NotStarted(why)) => {
-            let is_flag = why.is_no_program() && invocation.args.first().is_some_and(|word| word.starts_with('-'));
+        Ok(CommandOutcome::NotStarted(error)) => {
+            let is_flag = error.is_no_program() && invocation.args.first().is_some_and(|word| word.starts_with('-'));
             let help = match is_flag {
                 true => Some(UsageRemedy::PutFlagsFirst.into()),
-                false => why.remedy().as_ref().map(Hint::from),
+                false => error.remedy().as_ref().map(Hint::from),
             };
-            terminal::error(&format!("cannot start the command: {}", sentence(&why)), help.as_ref());
-            if why.is_no_program() { NOT_FOUND } else { CANNOT_RUN }
+            terminal::error(&format!("cannot start the command: {}", sentence(&error)), help.as_ref());
+            if error.is_no_program() { NOT_FOUND } else { CANNOT_RUN }
         }
         Err(_) if cancel.is_canceled() => i32::from(code::INTERRUPTED),
         Err(e) => i32::from(Failure::from(e).report()),

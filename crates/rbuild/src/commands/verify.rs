@@ -163,9 +163,9 @@ fn message(difference: &Difference) -> (String, Option<VerbRemedy>) {
         }
         Difference::Layer { number, of, made_by, path, change } => {
             let made_by: String = made_by.chars().take(100).collect();
-            let (what, help) = change_words(change);
+            let (change, help) = change_words(change);
             let place = format!("/{path} in layer {number} of {of}, made by `{made_by}`");
-            (format!("two builds produced different files: {place}: {what}"), Some(help))
+            (format!("two builds produced different files: {place}: {change}"), Some(help))
         }
     }
 }

@@ -124,7 +124,7 @@ pub fn parse(text: &str) -> Result<ParsedOutput, Failure> {
 impl Fields {
     /// Sets one field from `key=value`.
     fn set(&mut self, field: &str) -> Result<(), Failure> {
-        let bad = |what: String| Failure::usage(what);
+        let bad = |purpose: String| Failure::usage(purpose);
         let Some((key, value)) = field.split_once('=') else {
             return Err(bad(format!("`{field}` is not of the form key=value")));
         };
@@ -165,7 +165,7 @@ impl Fields {
 
     /// Checks the fields against each other.
     fn finish(self) -> Result<ParsedOutput, Failure> {
-        let bad = |what: String| Failure::usage(what);
+        let bad = |purpose: String| Failure::usage(purpose);
         let Fields { kind, dest, names, mut form, tar, delete, push, split, layers, level } = self;
         let Some(kind) = kind else {
             return Err(bad("the type is missing".into()).help(OutputRemedy::AddType));
@@ -324,9 +324,9 @@ fn no_terminal(dest: Destination) -> Result<Destination, Failure> {
     Ok(dest)
 }
 
-/// Opens a file whose content will be written later; `what` names its purpose in errors.
-pub fn file(what: &str, path: &Path) -> Result<Destination, Failure> {
-    Destination::open(path).map_err(|e| refused(what, path, e))
+/// Opens a file whose content will be written later; `purpose` names its purpose in errors.
+pub fn file(purpose: &str, path: &Path) -> Result<Destination, Failure> {
+    Destination::open(path).map_err(|e| refused(purpose, path, e))
 }
 
 /// Opens the destination directory, or the nearest existing parent if it is yet to be created.
@@ -334,17 +334,17 @@ pub fn directory(path: &Path) -> Result<Directory, Failure> {
     Directory::find(path).map_err(|e| refused("the output directory", path, e))
 }
 
-/// Converts the error of a destination; `what` names its purpose.
-pub fn refused(what: &str, path: &Path, e: DestinationError) -> Failure {
+/// Converts the error of a destination; `purpose` names its purpose.
+pub fn refused(purpose: &str, path: &Path, e: DestinationError) -> Failure {
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty() && !parent.exists());
     let remedy = match &e {
         DestinationError::NotWritable(dir, _) if parent.is_some_and(|parent| parent != dir) => {
             let missing = quoted(parent.unwrap_or(dir));
             let why = format!("{missing} does not exist, and this user cannot create it");
-            return Failure::new(format!("cannot write {what} {}: {why}", quoted(path)))
+            return Failure::new(format!("cannot write {purpose} {}: {why}", quoted(path)))
                 .help(OutputRemedy::CreateParent);
         }
-        DestinationError::Kernel(e) => return unwritten(what, path, e),
+        DestinationError::Kernel(e) => return unwritten(purpose, path, e),
         DestinationError::IsDirectory(_) => OutputRemedy::PassFile,
         DestinationError::NotDirectory(_) => OutputRemedy::PassDirectory,
         DestinationError::NotWritable(..) => OutputRemedy::OtherPath,
@@ -352,18 +352,18 @@ pub fn refused(what: &str, path: &Path, e: DestinationError) -> Failure {
         DestinationError::Socket(_) => OutputRemedy::ReplaceSocket,
         DestinationError::LinkLoop(_) => OutputRemedy::RemoveLinkLoop,
     };
-    Failure::new(format!("cannot write {what} {}: {e}", quoted(path))).help(remedy)
+    Failure::new(format!("cannot write {purpose} {}: {e}", quoted(path))).help(remedy)
 }
 
 /// Converts an error of writing or publishing a file. The hint depends on the kernel's error.
-pub fn unwritten(what: &str, path: &Path, e: impl std::borrow::Borrow<rbuild_linux::Error>) -> Failure {
+pub fn unwritten(purpose: &str, path: &Path, e: impl std::borrow::Borrow<rbuild_linux::Error>) -> Failure {
     let e = e.borrow();
     let help = match e.kind() {
         _ if e.is_disk_full() => Remedy::Disk(DiskRemedy::FreeSpaceAt { place: path.to_path_buf() }).into(),
         std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem => OutputRemedy::OtherPath.into(),
         _ => e.remedy().map_or(OutputRemedy::WritablePath.into(), Hint::from),
     };
-    Failure::new(format!("cannot write {what} {}: {}", quoted(path), sentence(e.cause()))).help(help)
+    Failure::new(format!("cannot write {purpose} {}: {}", quoted(path), sentence(e.cause()))).help(help)
 }
 
 #[cfg(test)]

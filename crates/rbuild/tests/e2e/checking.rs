@@ -3,18 +3,18 @@ use crate::lab::Lab;
 #[test]
 fn an_unset_variable_is_reported_once_at_its_use() {
     let lab = Lab::new();
-    let told = |file: &str, code| {
+    let count = |file: &str, code| {
         let ran = lab.build(file, &[]);
         assert_eq!(ran.code, Some(code), "{}", ran.stderr);
         ran.stderr.matches("variable `").count()
     };
-    assert_eq!(told("FROM busybox\nENV A=${U1:-d} B=${U2:+x} C=${U3-z} D=${U4+y}\nWORKDIR /${U5:-w}\n", 0), 0);
-    assert_eq!(told("FROM busybox\nENV A=$UNSET\n", 0), 1);
-    assert_eq!(told("# check=skip=UndefinedVar\nFROM busybox\nENV A=$UNSET\n", 0), 0);
-    assert_eq!(told("FROM busybox\nENV A=$UNSET\nRUN false\n", 1), 1);
-    assert_eq!(told("FROM busybox\nARG DECLARED\nENV A=$DECLARED\n", 0), 0);
+    assert_eq!(count("FROM busybox\nENV A=${U1:-d} B=${U2:+x} C=${U3-z} D=${U4+y}\nWORKDIR /${U5:-w}\n", 0), 0);
+    assert_eq!(count("FROM busybox\nENV A=$UNSET\n", 0), 1);
+    assert_eq!(count("# check=skip=UndefinedVar\nFROM busybox\nENV A=$UNSET\n", 0), 0);
+    assert_eq!(count("FROM busybox\nENV A=$UNSET\nRUN false\n", 1), 1);
+    assert_eq!(count("FROM busybox\nARG DECLARED\nENV A=$DECLARED\n", 0), 0);
     // Like the build, the rule evaluates the declarations of one ARG in order.
-    assert_eq!(told("# check=error=true\nFROM busybox\nARG A=1 B=$A\nRUN test $B = 1\n", 0), 0);
+    assert_eq!(count("# check=error=true\nFROM busybox\nARG A=1 B=$A\nRUN test $B = 1\n", 0), 0);
 }
 
 /// The rules use the base image of the platform that is built, including its environment.
@@ -29,9 +29,12 @@ fn rules_use_the_base_image_of_the_platform() {
     lab.write("Dockerfile", "ARG TARGETARCH\nFROM base-$TARGETARCH\nLABEL a=$ON_arm64 b=$ON_riscv64\n");
     for (platform, undefined) in [("linux/arm64", "ON_riscv64"), ("linux/riscv64", "ON_arm64")] {
         let ran = lab.rbuild(["build", "--check", "--platform", platform]);
-        let told: Vec<&str> =
+        let warnings: Vec<&str> =
             ran.stderr.lines().chain(ran.stdout.lines()).filter(|l| l.contains("variable `")).collect();
-        assert!(told.len() == 1 && told[0].contains(&format!("variable `{undefined}` ")), "{platform}: {told:?}");
+        assert!(
+            warnings.len() == 1 && warnings[0].contains(&format!("variable `{undefined}` ")),
+            "{platform}: {warnings:?}"
+        );
     }
 }
 

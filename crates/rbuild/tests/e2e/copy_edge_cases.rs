@@ -52,8 +52,8 @@ fn a_copy_never_replaces_a_directory_by_a_file_or_vice_versa() {
     lab.write("p/a1", "one").write("p/a2", "two");
     for copy in ["p/a*", "p/a1 p/a2", "p/a1 <<h"] {
         let file = format!("FROM scratch\nCOPY {copy} /f\n{}", if copy.contains("<<") { "two\nh\n" } else { "" });
-        let told = lab.build(&file, &["-o", &format!("type=tar,dest={}", lab.path("o.tar").display())]).ok();
-        assert!(told.stderr.contains("`/f` was overwritten by every source"), "{}", told.stderr);
+        let output = lab.build(&file, &["-o", &format!("type=tar,dest={}", lab.path("o.tar").display())]).ok();
+        assert!(output.stderr.contains("`/f` was overwritten by every source"), "{}", output.stderr);
         let out = lab.build_local(&file, &[]);
         assert_eq!(std::fs::read_to_string(out.join("f")).unwrap().trim(), "two", "{file}");
     }

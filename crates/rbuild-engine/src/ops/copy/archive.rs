@@ -49,9 +49,9 @@ pub(super) fn unpack_archive(
     let dir = copier.dir(dest, DEST_MODE)?;
     let owners = copier.chown.map_or(Owners::FromArchive, Owners::Always);
     let cancel = copier.settings.cancel;
-    let how = Unpacking { stop: &|| cancel.is_canceled(), ..Unpacking::archive(owners, copier.settings.limits) };
+    let options = Unpacking { stop: &|| cancel.is_canceled(), ..Unpacking::archive(owners, copier.settings.limits) };
     let mut described = Vec::new();
-    let unpacked = unpack_some(open()?, &dir.handle, how, &mut |entry| {
+    let unpacked = unpack_some(open()?, &dir.handle, options, &mut |entry| {
         described.extend(rbuild_paths::inside(&entry.path).filter(|_| entry.kind == EntryKind::Dir));
         true
     });

@@ -11,7 +11,7 @@ fn v(position: usize) -> VertexId {
 
 fn vertex(step: Step, parent: Option<VertexId>) -> Vertex {
     let (text, span) = (String::new(), Span::default());
-    Vertex { step, parent, name: StepName::default(), text, span, marks: Default::default(), ignore_cache: false }
+    Vertex { step, parent, name: StepName::default(), text, span, word_spans: Default::default(), ignore_cache: false }
 }
 
 fn image(name: &str) -> Vertex {

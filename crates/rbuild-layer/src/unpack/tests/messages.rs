@@ -20,8 +20,8 @@ fn row(name: &str, error: LayerError) -> String {
 fn refused(name: &str, archive: &[u8]) -> String {
     let t = Temp::new(&format!("messages-{}", name.replace(' ', "-")));
     let own = rbuild_linux::process::own_ids();
-    let how = Unpacking { whiteouts: Whiteouts::Overlay, ..Unpacking::archive(Owners::Always(own), SMALL) };
-    row(name, unpack(archive, &t.root(), how).expect_err(name))
+    let options = Unpacking { whiteouts: Whiteouts::Overlay, ..Unpacking::archive(Owners::Always(own), SMALL) };
+    row(name, unpack(archive, &t.root(), options).expect_err(name))
 }
 
 fn sparse(records: &[(&str, &str)]) -> Vec<u8> {
@@ -142,10 +142,10 @@ fn messages_about_entries_are_as_recorded() {
     let foreign = TarEntry { uid: 1 << 32, gid: 7, ..plain("f") };
     let error = unpack(&files(&[foreign])[..], &t.root(), Unpacking::layer(SMALL)).unwrap_err();
     rows += &row("owner", error);
-    let how = Unpacking::archive(Owners::Always(UidGid::ROOT), SMALL);
-    let error = unpack(&files(&[hard("l", "f")])[..], &t.root(), how).unwrap_err();
+    let options = Unpacking::archive(Owners::Always(UidGid::ROOT), SMALL);
+    let error = unpack(&files(&[hard("l", "f")])[..], &t.root(), options).unwrap_err();
     rows += &row("link to nothing", error);
-    let stopped = Unpacking { stop: &|| true, ..how };
+    let stopped = Unpacking { stop: &|| true, ..options };
     rows += &row("stopped", unpack(&files(&[plain("f")])[..], &t.root(), stopped).unwrap_err());
     let device = TarEntry { rdev: (1 << 21, 0), ..entry(EntryKind::BlockDevice, "disk") };
     let error = TarWriter::new(Vec::new()).entry(&device).unwrap_err();
@@ -184,7 +184,7 @@ fn messages_about_streams_are_as_recorded() {
     let mut flipped = packed.clone();
     flipped[30..40].fill(0xff);
     let t = Temp::new("streams");
-    let how = Unpacking::archive(Owners::Always(rbuild_linux::process::own_ids()), SMALL);
+    let options = Unpacking::archive(Owners::Always(rbuild_linux::process::own_ids()), SMALL);
     let plain = LayerForm::Uncompressed;
     let limits = Limits { bytes: 0, ..SMALL };
     let rows = [
@@ -196,9 +196,9 @@ fn messages_about_streams_are_as_recorded() {
         row("repacking an unreadable layer", repack_layer(Broken(4096), plain, Vec::new()).unwrap_err()),
         row("repacking to a full disk", repack_layer(&packed[..], plain, Full).unwrap_err()),
         row("packing to a full disk", pack_layer(&t.root(), plain, Times::AsIs, Full).unwrap_err()),
-        row("unpacking a cut layer", unpack(cut, &t.root(), how).unwrap_err()),
-        row("unpacking a damaged layer", unpack(&flipped[..], &t.root(), how).unwrap_err()),
-        row("unpacking an unreadable layer", unpack(Broken(0), &t.root(), how).unwrap_err()),
+        row("unpacking a cut layer", unpack(cut, &t.root(), options).unwrap_err()),
+        row("unpacking a damaged layer", unpack(&flipped[..], &t.root(), options).unwrap_err()),
+        row("unpacking an unreadable layer", unpack(Broken(0), &t.root(), options).unwrap_err()),
     ];
     assert_recorded!("layer-streams", rows.concat());
 }

@@ -152,8 +152,8 @@ proptest! {
         let mut layer = Vec::new();
         let (made, rest) = pack_exact(&a.root(), form, &mut layer).unwrap();
         let nanoseconds = rest.map(|rest| rest.nanoseconds);
-        let how = Unpacking { nanoseconds: nanoseconds.as_deref(), ..Unpacking::layer(Limits::default()) };
-        let got = unpack(&layer[..], &b.root(), how).unwrap();
+        let options = Unpacking { nanoseconds: nanoseconds.as_deref(), ..Unpacking::layer(Limits::default()) };
+        let got = unpack(&layer[..], &b.root(), options).unwrap();
         prop_assert_eq!(nanoseconds.map(|list| list.len() as u64), Some(got.entries));
         prop_assert_eq!((got.digest, got.diff_id), (made.digest, made.diff_id));
         prop_assert_eq!(whole(&a.root()), whole(&b.root()));

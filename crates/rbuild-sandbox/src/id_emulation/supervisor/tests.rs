@@ -38,10 +38,10 @@ fn no_answer_is_sent_to_a_reused_thread_id() {
             command.args(["--user", "--map-root-user", "--pid", "--fork", "--mount-proc"]);
             command.arg(own.get_program()).args(own.get_args()).env(PART, "supervisor");
             let ended = command.output().unwrap();
-            let said = String::from_utf8_lossy(&ended.stderr);
-            if !said.starts_with("unshare: unshare failed") {
+            let errors = String::from_utf8_lossy(&ended.stderr);
+            if !errors.starts_with("unshare: unshare failed") {
                 let output = String::from_utf8_lossy(&ended.stdout);
-                assert!(ended.status.success() && output.contains("1 passed"), "{said}{output}");
+                assert!(ended.status.success() && output.contains("1 passed"), "{errors}{output}");
             }
         }
     }

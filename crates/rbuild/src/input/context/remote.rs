@@ -17,28 +17,29 @@ pub type FetchFile<'a> = dyn Fn(&SourceUrl) -> Result<Download, Failure> + 'a;
 /// Name of the only file of a context that is not an archive, as in BuildKit.
 const ONLY_FILE: &str = "context";
 
-/// Returns the URL if the text is one of a file. `what` is its purpose in messages. Returns `None`
-/// for paths, repositories and other schemes.
-pub fn file_url(what: &str, text: &str) -> Result<Option<SourceUrl>, Failure> {
+/// Returns the URL if the text is one of a file. `purpose` is for messages. Returns `None` for
+/// paths, repositories and other schemes.
+pub fn file_url(purpose: &str, text: &str) -> Result<Option<SourceUrl>, Failure> {
     if !SourceUrl::is_meant(text) {
         return Ok(None);
     }
     match SourceUrl::parse(text) {
         Ok(url) => Ok(Some(url).filter(|url| !url.is_git())),
-        Err(e) => Err(Failure::usage(format!("{what} `{}`: the URL is invalid: {e}", hide_logins(text)))),
+        Err(e) => Err(Failure::usage(format!("{purpose} `{}`: the URL is invalid: {e}", hide_logins(text)))),
     }
 }
 
 /// Returns the failure for a remote context or Dockerfile that [`file_url`] does not accept.
-pub fn unsupported(what: &str, text: &str) -> Failure {
+pub fn unsupported(purpose: &str, text: &str) -> Failure {
     let shown = hide_logins(text);
     let is_git = text.starts_with("git@") || SourceUrl::parse(text).is_ok_and(|url| url.is_git());
     if is_git || ["git://", "ssh://", "git+ssh://"].iter().any(|scheme| text.starts_with(scheme)) {
-        return Failure::usage(format!("{what} `{shown}` is a git repository, which is not supported yet"))
+        return Failure::usage(format!("{purpose} `{shown}` is a git repository, which is not supported yet"))
             .help(InputRemedy::CloneRepository);
     }
     let scheme = text.split(':').next().unwrap_or_default();
-    Failure::usage(format!("{what} `{shown}` has the unsupported scheme `{scheme}`")).help(InputRemedy::DownloadInput)
+    Failure::usage(format!("{purpose} `{shown}` has the unsupported scheme `{scheme}`"))
+        .help(InputRemedy::DownloadInput)
 }
 
 /// Converts an error of reading a downloaded context.

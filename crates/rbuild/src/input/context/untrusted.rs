@@ -59,12 +59,12 @@ fn link_error(shown: &str, link: &Path) -> Failure {
 }
 
 fn kind_error(shown: &str, kind: FileKind) -> Failure {
-    let what = match kind {
+    let kind_name = match kind {
         FileKind::Dir => "a directory",
         FileKind::Fifo => "a named pipe",
         FileKind::Socket => "a socket",
         FileKind::CharDevice | FileKind::BlockDevice => "a device",
         FileKind::File | FileKind::Symlink => "not a file",
     };
-    Failure::new(format!("{shown} is {what}")).help(InputRemedy::RegularFile)
+    Failure::new(format!("{shown} is {kind_name}")).help(InputRemedy::RegularFile)
 }
