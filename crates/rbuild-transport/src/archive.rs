@@ -122,9 +122,7 @@ impl<W: Write + Send> BlobSink for ArchiveWriter<W> {
         tar.entry(&TarEntry::plain_file(blob_path(digest), size)).map_err(failed)?;
         match copy_verified(&mut *blob, digest, tar.content_writer(), moved)? {
             copied if copied == size => Ok(BlobOrigin::Source),
-            copied => {
-                Err(TransportError::other(format!("blob {digest} has {} instead of {size}", counted(copied, "byte"))))
-            }
+            copied => Err(TransportError::other(format!("blob {digest} has {}, not {size}", counted(copied, "byte")))),
         }
     }
 

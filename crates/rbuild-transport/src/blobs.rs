@@ -171,7 +171,7 @@ pub(crate) fn copy_verified(
     out: &mut impl Write,
     moved: &AtomicU64,
 ) -> Result<u64> {
-    let failed = || TransportError::io("writing the image");
+    let failed = || TransportError::io("cannot write the image");
     let mut copied = 0;
     let mut count = |bytes: u64| {
         copied += bytes;
@@ -194,7 +194,7 @@ pub(crate) fn copy_verified(
             Ok(0) => break,
             Ok(n) => chunk.truncate(n),
             Err(e) if e.kind() == ErrorKind::Interrupted => continue,
-            Err(e) => return Err(TransportError::reading("reading the image")(e)),
+            Err(e) => return Err(TransportError::reading("cannot read the image")(e)),
         }
         count(chunk.len() as u64);
         out.write_all(&chunk).map_err(failed())?;

@@ -5,7 +5,7 @@ use std::io;
 
 use rbuild_image::{Checksum, ChecksumAlgorithm, SourceUrl};
 use rbuild_layer::Decoder;
-use rbuild_registry::{Client, FileAnswer, FileRequest, FileSink, Secret, Validators};
+use rbuild_registry::{Client, DownloadError, FileAnswer, FileRequest, FileSink, Secret, Validators};
 use rbuild_remedy::{ImageRemedy, Remedy, counted};
 use rbuild_store::{Download, IncomingFile, Lock, Once, ReceivedFile, Store, StoreError, Workspace};
 
@@ -91,7 +91,7 @@ pub fn download_once(store: &Store, client: &Client, url: &SourceUrl, progress: 
 }
 
 fn not_stored(url: &SourceUrl) -> TransportError {
-    TransportError::other(format!("{url}: there is no stored version"))
+    TransportError::other(format!("{url} is unchanged, according to its server, but the store has no version of it"))
 }
 
 /// Receives a file, without the encoding of the transfer. Returns `None` if the version that
@@ -129,7 +129,7 @@ fn decoded<'s, 'w>(
     url: &SourceUrl,
     limit: u64,
 ) -> Result<ReceivedFile<'s, 'w>> {
-    let reading = || TransportError::io(format!("the gzip encoding of {url}"));
+    let reading = || TransportError::io(format!("cannot decompress {url}"));
     let mut content = Decoder::new(packed.open()?).map_err(reading())?;
     let (mut chunk, mut size) = (vec![0; 256 << 10], 0);
     loop {
@@ -140,7 +140,7 @@ fn decoded<'s, 'w>(
                 if size > limit {
                     return Err(too_large(url, limit));
                 }
-                file.add(&chunk[..n]).map_err(TransportError::io(format!("keeping {url}")))?;
+                file.add(&chunk[..n]).map_err(|source| DownloadError::Sink { url: Box::new(url.clone()), source })?;
             }
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
             Err(e) => return Err(reading()(e)),
@@ -217,9 +217,10 @@ impl FileSink for StoreSink<'_, '_, '_> {
 
 #[cfg(test)]
 mod tests {
-    use rbuild_testkit::{assert_recorded, variants};
+    use rbuild_testkit::{assert_recorded, message_row, variants};
 
     use super::*;
+    use crate::fixture::Scratch;
 
     #[test]
     fn unwanted_files_are_refused_as_recorded() {
@@ -232,5 +233,24 @@ mod tests {
         let table = variants!(TransportError).table(&errors, |e| e, TransportError::help);
         assert!(!table.contains("secret"), "{table}");
         assert_recorded!("download", table);
+    }
+
+    #[test]
+    fn failed_downloads_are_worded_as_recorded() {
+        let scratch = Scratch::new();
+        let store = scratch.store("store");
+        let work = Workspace::open(&store).unwrap();
+        let url = SourceUrl::parse("https://a.io/x").unwrap();
+        let receive = || store.downloads().receive(&work, || None).unwrap();
+        let received = |bytes: &[u8]| {
+            let mut file = receive();
+            file.add(bytes).unwrap();
+            file.finish().unwrap()
+        };
+        let gzip = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x02\x03+I\xad(\x01\x00\xc7\xa7\x8b;\x04\x00\x00\x00";
+        let failed = |bytes: &[u8], limit| decoded(received(bytes), receive(), &url, limit).map(drop).unwrap_err();
+        let errors = [failed(&gzip[..20], 4), failed(gzip, 3), not_stored(&url)];
+        let table: String = errors.iter().map(|e| message_row("download", e, e.help())).collect();
+        assert_recorded!("failed-downloads", table);
     }
 }

@@ -158,6 +158,8 @@ pub struct Memory {
     /// Number of times that each blob is wrong before it is right.
     pub wrong: usize,
     pub attempts: usize,
+    /// The size in bytes that the source reports of each blob, if it is not the real one.
+    pub reported: Option<u64>,
     pub opened: AtomicUsize,
 }
 
@@ -195,7 +197,7 @@ impl BlobRead for MemoryBlob {
 
 impl BlobSource for Memory {
     fn size(&self, digest: &BlobDigest) -> Result<Option<u64>> {
-        Ok(self.blobs.get(digest).map(|bytes| bytes.len() as u64))
+        Ok(self.reported.or(self.blobs.get(digest).map(|bytes| bytes.len() as u64)))
     }
 
     fn document(&self, digest: &BlobDigest) -> Result<Vec<u8>> {

@@ -10,7 +10,7 @@ use std::sync::atomic::AtomicU64;
 
 use rbuild_image::BlobDigest;
 use rbuild_linux::process::by_umask;
-use rbuild_linux::{AtomicFile, Directory, RootDir, write_atomic};
+use rbuild_linux::{AtomicFile, Directory, RootDir, quoted, write_atomic};
 use rbuild_remedy::{ImageRemedy, Remedy};
 use serde_json::{Value, json};
 
@@ -125,14 +125,14 @@ impl LayoutWriter {
     ///
     /// Fails if it cannot be created.
     pub fn open(dest: &Directory) -> Result<LayoutWriter> {
-        let failed = || TransportError::kernel(format!("writing the layout `{}`", dest.path().display()));
+        let failed = || TransportError::kernel(format!("cannot write the layout {}", quoted(dest.path())));
         let root = dest.base.create_dir_all(&dest.rest, by_umask(0o777), None, |_| ()).map_err(failed())?;
         let blobs = root.create_dir_all("blobs/sha256", by_umask(0o777), None, |_| ()).map_err(failed())?;
         Ok(LayoutWriter { root, blobs })
     }
 
     fn failed(&self) -> impl FnOnce(rbuild_linux::Error) -> TransportError {
-        TransportError::kernel(format!("writing the layout `{}`", self.root.label().display()))
+        TransportError::kernel(format!("cannot write the layout {}", quoted(self.root.label())))
     }
 
     /// Writes a blob whose digest is known when its last byte is written.
@@ -166,8 +166,7 @@ impl LayoutWriter {
     pub(crate) fn change_index(&self, change: impl FnOnce(Option<&[u8]>) -> Result<Value>) -> Result<()> {
         self.put_file("oci-layout", &json!({"imageLayoutVersion": "1.0.0"}))?;
         let lock = File::from(self.root.sub("").map_err(self.failed())?.into_fd());
-        let what = format!("locking the layout {}", self.root.label().display());
-        lock.lock().map_err(TransportError::io(what))?;
+        lock.lock().map_err(TransportError::io(format!("cannot lock the layout {}", quoted(self.root.label()))))?;
         let existing = match self.root.read("index.json", MAX_DOCUMENT) {
             Ok(bytes) => Some(bytes),
             Err(e) if e.is_not_found() => None,
@@ -196,7 +195,7 @@ impl BlobSink for LayoutWriter {
         if self.has(&digest, document.bytes.len() as u64)? {
             return Ok(());
         }
-        let failed = TransportError::io("writing the image");
+        let failed = TransportError::io("cannot write the image");
         self.put(|()| digest, |out| out.write_all(&document.bytes).map_err(failed))
     }
 }

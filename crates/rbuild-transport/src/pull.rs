@@ -362,7 +362,7 @@ impl Transfer<'_> {
             let mut blob = self.source.open(part)?;
             let mut bytes = Vec::new();
             let read = blob.by_ref().take(MAX_CONFIG + 1).read_to_end(&mut bytes);
-            read.map_err(TransportError::reading("reading the image"))?;
+            read.map_err(TransportError::reading("cannot read the image"))?;
             let found = BlobDigest::of(&bytes);
             left = left.saturating_sub(1);
             if found == part.digest {

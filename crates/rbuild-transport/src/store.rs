@@ -92,7 +92,7 @@ impl BlobSink for Staging<'_> {
             let at = resumed.as_ref().map_or(0, ResumedBlob::at);
             let put = match resumed {
                 Some(resumed) => {
-                    blob.start_at(at).map_err(TransportError::reading("reading the image"))?;
+                    blob.start_at(at).map_err(TransportError::reading("cannot read the image"))?;
                     moved.fetch_add(at, Ordering::Relaxed);
                     resumed.finish(Counting::new(&mut blob, moved.clone()))
                 }

@@ -156,7 +156,8 @@ impl<'a> IncomingParts<'a> {
             return Ok(*known);
         }
         let mut head = [0u8; 16];
-        let n = self.staging.open_blob(blob)?.read_at(&mut head, 0).map_err(TransportError::io("reading a layer"))?;
+        let n =
+            self.staging.open_blob(blob)?.read_at(&mut head, 0).map_err(TransportError::io("cannot read a layer"))?;
         let compression = detect(&head[..n]);
         self.compressions.borrow_mut().insert(*blob, compression);
         Ok(compression)

@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use rbuild_image::Platform;
 use rbuild_store::Store;
-use rbuild_testkit::{assert_recorded, variants};
+use rbuild_testkit::{assert_recorded, message_row, variants};
 use serde_json::{Value, json};
 
 use crate::error::TransportError;
@@ -41,127 +41,76 @@ fn load_names(store: &Store, archive: &[u8], wanted: &WantedPlatform) -> Result<
 /// Makes a layout, and returns it with the entries of its index.
 type Make = fn(&mut Fixture) -> Vec<Value>;
 
-/// Layouts with one fault each, and the messages as an archive and as a directory.
-const FAULTS: [(&str, Make, &str, &str); 12] = [
-    (
-        "no layer",
-        |f| {
-            let image = f.valid_image(HOST, "1");
-            f.files.remove(&blob_path(&image.layer));
-            vec![image.entry]
-        },
-        "1 layer is missing from the archive and the store: sha256:",
-        "the image's `blobs/sha256/",
-    ),
-    (
-        "no configuration",
-        |f| {
-            let image = f.valid_image(HOST, "1");
-            f.files.remove(&blob_path(&image.config));
-            vec![image.entry]
-        },
-        "the archive lacks `blobs/sha256/",
-        "the image's `blobs/sha256/",
-    ),
-    (
-        "no manifest",
-        |f| {
-            let image = f.valid_image(HOST, "1");
-            f.files.remove(&blob_path(&image.manifest));
-            vec![image.entry]
-        },
-        "the archive lacks `blobs/sha256/",
-        "the image's `blobs/sha256/",
-    ),
-    (
-        "another size",
-        |f| vec![f.image(HOST, "1", |_, manifest| manifest["layers"][0]["size"] = json!(7)).entry],
-        "has 2048 bytes; its descriptor says 7",
-        "has 2048 bytes; its descriptor says 7",
-    ),
-    (
-        "other bytes",
-        |f| {
-            let image = f.valid_image(HOST, "1");
-            f.files.insert(blob_path(&image.layer), layer("2"));
-            vec![image.entry]
-        },
-        "is corrupt: its digest is sha256:",
-        "is corrupt: its digest is sha256:",
-    ),
-    (
-        "a layer of an unknown type",
-        |f| vec![f.image(HOST, "1", |_, manifest| manifest["layers"][0]["mediaType"] = json!("image/png")).entry],
-        "has the unknown type image/png",
-        "has the unknown type image/png",
-    ),
-    (
-        "more layers than diffIDs",
-        |f| vec![f.image(HOST, "1", |config, _| config["rootfs"]["diff_ids"] = json!([])).entry],
-        "disagree on the number of layers: 1 and 0",
-        "disagree on the number of layers: 1 and 0",
-    ),
-    (
-        "another diffID",
-        |f| {
-            let other = rbuild_image::DiffId::of(b"other").to_string();
-            vec![f.image(HOST, "1", |config, _| config["rootfs"]["diff_ids"][0] = json!(other)).entry]
-        },
-        "has diffID sha256:",
-        "has diffID sha256:",
-    ),
-    (
-        "a configuration that is not an object",
-        |f| vec![f.image(HOST, "1", |config, _| *config = json!([])).entry],
-        "cannot read configuration of an image of the archive",
-        "cannot read configuration of an image of the archive",
-    ),
-    (
-        "a manifest without layers",
-        |f| vec![f.document(crate::fixture::MANIFEST, &json!({"config": 1}))],
-        "cannot read a manifest of the archive",
-        "cannot read a manifest of the archive",
-    ),
-    (
-        "too many nested indexes",
-        |f| {
-            let mut entry = f.valid_image(HOST, "1").entry;
-            for _ in 0..6 {
-                entry = f.list(INDEX, &[entry]);
-            }
-            vec![entry]
-        },
-        "is nested more than 4 levels deep",
-        "is nested more than 4 levels deep",
-    ),
-    (
-        "a digest of another kind",
-        |f| {
-            let mut entry = f.valid_image(HOST, "1").entry;
-            entry["digest"] = json!(format!("sha512:{}", "0".repeat(128)));
-            vec![entry]
-        },
-        "sha512:",
-        "sha512:",
-    ),
+/// Layouts with one fault each.
+const FAULTS: [(&str, Make); 12] = [
+    ("no layer", |f| {
+        let image = f.valid_image(HOST, "1");
+        f.files.remove(&blob_path(&image.layer));
+        vec![image.entry]
+    }),
+    ("no configuration", |f| {
+        let image = f.valid_image(HOST, "1");
+        f.files.remove(&blob_path(&image.config));
+        vec![image.entry]
+    }),
+    ("no manifest", |f| {
+        let image = f.valid_image(HOST, "1");
+        f.files.remove(&blob_path(&image.manifest));
+        vec![image.entry]
+    }),
+    ("another size", |f| vec![f.image(HOST, "1", |_, manifest| manifest["layers"][0]["size"] = json!(7)).entry]),
+    ("other bytes", |f| {
+        let image = f.valid_image(HOST, "1");
+        f.files.insert(blob_path(&image.layer), layer("2"));
+        vec![image.entry]
+    }),
+    ("a layer of an unknown type", |f| {
+        vec![f.image(HOST, "1", |_, manifest| manifest["layers"][0]["mediaType"] = json!("image/png")).entry]
+    }),
+    ("more layers than diffIDs", |f| {
+        vec![f.image(HOST, "1", |config, _| config["rootfs"]["diff_ids"] = json!([])).entry]
+    }),
+    ("another diffID", |f| {
+        let other = rbuild_image::DiffId::of(b"other").to_string();
+        vec![f.image(HOST, "1", |config, _| config["rootfs"]["diff_ids"][0] = json!(other)).entry]
+    }),
+    ("a configuration that is not an object", |f| vec![f.image(HOST, "1", |config, _| *config = json!([])).entry]),
+    ("a manifest without layers", |f| vec![f.document(crate::fixture::MANIFEST, &json!({"config": 1}))]),
+    ("too many nested indexes", |f| {
+        let mut entry = f.valid_image(HOST, "1").entry;
+        for _ in 0..6 {
+            entry = f.list(INDEX, &[entry]);
+        }
+        vec![entry]
+    }),
+    ("a digest of another kind", |f| {
+        let mut entry = f.valid_image(HOST, "1").entry;
+        entry["digest"] = json!(format!("sha512:{}", "0".repeat(128)));
+        vec![entry]
+    }),
 ];
 
 #[test]
-fn a_faulty_layout_is_refused_and_leaves_nothing() {
+fn a_faulty_layout_is_refused_as_recorded_and_leaves_nothing() {
     let scratch = Scratch::new();
-    for (case, make, as_archive, as_directory) in FAULTS {
+    let mut table = String::new();
+    for (case, make) in FAULTS {
         let mut fixture = Fixture::default();
         let entries = make(&mut fixture);
         let fixture = fixture.with_index(&entries);
         let store = scratch.store(&format!("{case} 1"));
-        let archive = load_names(&store, &fixture.archive(), &host()).unwrap_err();
-        assert!(archive.contains(as_archive), "{case}: {archive}");
-        fixture.write(&scratch.0.join(case));
-        let directory = load_directory(&store, &scratch.0.join(case), &host(), &Arc::default()).unwrap_err().message();
-        assert!(directory.contains(as_directory), "{case}: {directory}");
+        let archive = load(&store, &fixture.archive()[..], &host()).unwrap_err();
+        let dir = scratch.0.join(case);
+        fixture.write(&dir);
+        let layout = load_directory(&store, &dir, &host(), &Arc::default()).unwrap_err();
+        for (form, e) in [("archive", archive), ("directory", layout)] {
+            let row = message_row(&format!("{case}, {form}"), &e, e.help());
+            table += &row.replace(&*dir.to_string_lossy(), "[layout]");
+        }
         assert!(is_empty(&scratch.0.join(format!("{case} 1"))), "{case}");
         assert_eq!(store.images().list().unwrap(), [], "{case}");
     }
+    assert_recorded!("faulty-layouts", table);
 }
 
 #[test]

@@ -3,16 +3,18 @@ use std::sync::atomic::Ordering;
 
 use rbuild_image::{Platform, Reference};
 use rbuild_store::{Staging, Workspace};
+use rbuild_testkit::{assert_recorded, message_row};
 use serde_json::{Value, json};
 
 use crate::blobs::TransferProgress;
+use crate::error::Result;
 use crate::fixture::{Fixture, INDEX, Memory, Scratch};
 use crate::pull::Transfer;
 
 const HOST: &str = "linux/amd64";
 
-/// Pulls the image of an entry from memory. Returns the number of warnings, or the message.
-fn pulled(scratch: &Scratch, case: &str, source: &Memory, entry: &Value) -> Result<usize, String> {
+/// Pulls the image of an entry from memory. Returns the warnings.
+fn pulled(scratch: &Scratch, case: &str, source: &Memory, entry: &Value) -> Result<Vec<String>> {
     let platform: Platform = HOST.parse().unwrap();
     let (total, done) = (|_| {}, |_: &_, _, _| {});
     let progress = TransferProgress { moved: Arc::default(), total: &total, done: &done };
@@ -22,105 +24,70 @@ fn pulled(scratch: &Scratch, case: &str, source: &Memory, entry: &Value) -> Resu
     let staging = Staging::open(&store, &work).unwrap();
     let name: Reference = "registry/a:1".parse().unwrap();
     let document = source.blobs[&entry["digest"].as_str().unwrap().parse().unwrap()].clone();
-    let documents = transfer.documents(document, &name).map_err(|e| e.message())?;
-    documents.stage(source, &staging, &progress).map_err(|e| e.message())?;
-    Ok(documents.warnings.len())
+    let documents = transfer.documents(document, &name)?;
+    documents.stage(source, &staging, &progress)?;
+    Ok(documents.warnings)
 }
 
 /// Makes an image and returns the entry that a name stands for.
 type Make = fn(&mut Fixture) -> Value;
 
-/// A name, an image, and the number of warnings or a part of the error.
-type Case = (&'static str, Make, Result<usize, &'static str>);
-
-fn document_cases() -> [Case; 12] {
+fn document_cases() -> [(&'static str, Make); 13] {
     [
-        ("image", |f| f.valid_image(HOST, "1").entry, Ok(0)),
-        ("another platform", |f| f.valid_image("linux/arm64", "1").entry, Ok(1)),
-        (
-            "index in an index",
-            |f| {
-                let image = f.valid_image(HOST, "1").entry;
-                let mut inner = f.list(INDEX, &[image]);
-                inner["platform"] = json!({"os": "linux", "architecture": "amd64"});
-                f.list(INDEX, &[inner])
-            },
-            Ok(0),
-        ),
-        (
-            "too deep",
-            |f| {
-                let mut entry = f.valid_image(HOST, "1").entry;
-                for _ in 0..4 {
-                    entry = f.list(INDEX, &[entry]);
-                    entry["platform"] = json!({"os": "linux", "architecture": "amd64"});
-                }
-                entry
-            },
-            Err("is nested more than 3 levels deep"),
-        ),
-        (
-            "no such platform",
-            |f| {
-                let other = f.valid_image("linux/arm64", "1").entry;
-                f.list(INDEX, &[other])
-            },
-            Err("registry/a has no image for linux/amd64, only for linux/arm64"),
-        ),
-        (
-            "empty index",
-            |f| f.list(INDEX, &[]),
-            Err("registry/a has no image for linux/amd64: its index lists no image for any platform"),
-        ),
-        (
-            "artifact",
-            |f| f.image(HOST, "1", |_, manifest| manifest["artifactType"] = json!("example/chart")).entry,
-            Err("it is an artifact of type example/chart"),
-        ),
-        (
-            "layer type",
-            |f| f.image(HOST, "1", |_, manifest| manifest["layers"][0]["mediaType"] = json!("image/png")).entry,
-            Err("has the unknown type image/png"),
-        ),
-        (
-            "counts",
-            |f| f.image(HOST, "1", |config, _| config["rootfs"]["diff_ids"] = json!([])).entry,
-            Err("its manifest and configuration disagree on the number of layers: 1 and 0"),
-        ),
-        (
-            "large configuration",
-            |f| {
-                let mut config = f.document("application/vnd.oci.image.config.v1+json", &json!({}));
-                config["size"] = json!(17 << 20);
-                f.image(HOST, "1", |_, manifest| manifest["config"] = config).entry
-            },
-            Err("its configuration has 17825792 bytes"),
-        ),
-        (
-            "missing layer",
-            |f| {
-                let image = f.valid_image(HOST, "1");
-                f.files.remove(&crate::layout::blob_path(&image.layer));
-                image.entry
-            },
-            Err("memory has no sha256:"),
-        ),
-        ("no manifest", |f| f.document(INDEX, &json!({"config": 1})), Err("the manifest: ")),
+        ("image", |f| f.valid_image(HOST, "1").entry),
+        ("another platform", |f| f.valid_image("linux/arm64", "1").entry),
+        ("index in an index", |f| {
+            let image = f.valid_image(HOST, "1").entry;
+            let mut inner = f.list(INDEX, &[image]);
+            inner["platform"] = json!({"os": "linux", "architecture": "amd64"});
+            f.list(INDEX, &[inner])
+        }),
+        ("too deep", |f| {
+            let mut entry = f.valid_image(HOST, "1").entry;
+            for _ in 0..4 {
+                entry = f.list(INDEX, &[entry]);
+                entry["platform"] = json!({"os": "linux", "architecture": "amd64"});
+            }
+            entry
+        }),
+        ("no such platform", |f| {
+            let other = f.valid_image("linux/arm64", "1").entry;
+            f.list(INDEX, &[other])
+        }),
+        ("empty index", |f| f.list(INDEX, &[])),
+        ("artifact", |f| f.image(HOST, "1", |_, manifest| manifest["artifactType"] = json!("example/chart")).entry),
+        ("layer type", |f| {
+            f.image(HOST, "1", |_, manifest| manifest["layers"][0]["mediaType"] = json!("image/png")).entry
+        }),
+        ("counts", |f| f.image(HOST, "1", |config, _| config["rootfs"]["diff_ids"] = json!([])).entry),
+        ("large configuration", |f| {
+            let mut config = f.document("application/vnd.oci.image.config.v1+json", &json!({}));
+            config["size"] = json!(17 << 20);
+            f.image(HOST, "1", |_, manifest| manifest["config"] = config).entry
+        }),
+        ("missing layer", |f| {
+            let image = f.valid_image(HOST, "1");
+            f.files.remove(&crate::layout::blob_path(&image.layer));
+            image.entry
+        }),
+        ("no manifest", |f| f.document(INDEX, &json!({"config": 1}))),
+        ("no configuration", |f| f.image(HOST, "1", |config, _| *config = json!([])).entry),
     ]
 }
 
 #[test]
-fn documents_of_registries_are_checked() {
+fn documents_of_registries_are_checked_as_recorded() {
     let scratch = Scratch::new();
-    for (case, make, want) in document_cases() {
+    let mut table = String::new();
+    for (case, make) in document_cases() {
         let mut fixture = Fixture::default();
         let entry = make(&mut fixture);
-        match (pulled(&scratch, case, &Memory::of(&fixture), &entry), want) {
-            (Ok(warnings), Ok(want)) => assert_eq!(warnings, want, "{case}"),
-            (Err(message), Err(want)) => assert!(message.contains(want), "{case}: {message}"),
-            (found, _) => panic!("{case}: {found:?}"),
-        }
+        table += &match pulled(&scratch, case, &Memory::of(&fixture), &entry) {
+            Ok(warnings) => format!("{case}: pulled {warnings:?}\n"),
+            Err(e) => message_row(case, &e, e.help()),
+        };
     }
+    assert_recorded!("pull", table);
 }
 
 #[test]
@@ -137,7 +104,7 @@ fn a_wrong_blob_is_read_again_if_its_source_may_change() {
         let source = Memory { wrong, attempts, ..Memory::of(&fixture) };
         match (pulled(&scratch, case, &source, &entry), want) {
             (Ok(_), Ok(opened)) => assert_eq!(source.opened.load(Ordering::Relaxed), opened, "{case}"),
-            (Err(message), Err(want)) => assert!(message.contains(want), "{case}: {message}"),
+            (Err(e), Err(want)) => assert!(e.message().contains(want), "{case}: {e}"),
             (found, _) => panic!("{case}: {found:?}"),
         }
     }

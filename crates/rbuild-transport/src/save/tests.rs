@@ -6,11 +6,13 @@ use std::sync::Arc;
 use rbuild_image::Reference;
 use rbuild_linux::{Destination, Directory, RootDir};
 use rbuild_store::Store;
+use rbuild_testkit::{assert_recorded, message_row};
 use serde_json::{Value, json};
 
 use crate::archive::{ArchiveFormat, ArchiveWriter};
-use crate::blobs::{BlobInfo, BlobSink, BlobSource, Document};
+use crate::blobs::{BlobInfo, BlobSink, BlobSource, Document, copy_verified};
 use crate::documents::{Saved, extended_index};
+use crate::error::TransportError;
 use crate::fixture::{Fixture, Memory, Scratch};
 use crate::layout::{LayoutSource, LayoutWriter, blob_path};
 use crate::load::{WantedPlatform, load, load_directory};
@@ -126,6 +128,36 @@ fn sinks_accept_valid_blobs_of_any_source_once() {
     let other = LayoutWriter::open(&directory(&scratch, "other")).unwrap();
     assert!(other.copy(&layout, &part, &Arc::default()).unwrap_err().message().contains("is corrupt: its digest is"));
     assert!(!scratch.0.join("other").join(blob_path(&image.layer)).exists());
+}
+
+#[test]
+fn failures_of_sources_and_sinks_are_worded_as_recorded() {
+    let scratch = Scratch::new();
+    let mut fixture = Fixture::default();
+    let image = fixture.valid_image(HOST, "1");
+    let bytes = fixture.files[&blob_path(&image.layer)].clone();
+    let (valid, part) = (Memory::of(&fixture), BlobInfo { digest: image.layer, size: bytes.len() as u64 });
+    let reported = |size| Memory { reported: Some(size), ..Memory::of(&fixture) };
+    let archived = |source: &dyn BlobSource| {
+        ArchiveWriter::begin(Vec::new()).unwrap().copy(source, &part, &Arc::default()).unwrap_err()
+    };
+    let [damaged, other] = ["damaged", "other"].map(|name| scratch.0.join(name));
+    let (store, _) = saved(&scratch, "damaged", fixture.clone(), &[image.entry], &[]);
+    std::fs::write(damaged.join(blob_path(&image.layer)), "damaged").unwrap();
+    std::fs::create_dir_all(other.join(blob_path(&image.layer))).unwrap();
+    let mut read_only = File::open("/dev/null").unwrap();
+    let written = copy_verified(&mut *valid.open(&part).unwrap(), &part.digest, &mut read_only, &Default::default());
+    std::fs::write(scratch.0.join("file"), "").unwrap();
+    let rows: [(&str, TransportError); 6] = [
+        ("a blob of the store with another digest", archived(&store.blobs())),
+        ("a blob that shrank", archived(&reported(part.size + 1))),
+        ("a blob that grew", archived(&reported(part.size - 1))),
+        ("a directory in place of a blob", archived(&LayoutSource::open(&other).unwrap())),
+        ("a failed write", written.unwrap_err()),
+        ("a file in place of a layout", LayoutWriter::open(&directory(&scratch, "file")).map(drop).unwrap_err()),
+    ];
+    let table: String = rows.iter().map(|(case, e)| message_row(case, e, e.help())).collect();
+    assert_recorded!("sources-and-sinks", table.replace(&*scratch.0.to_string_lossy(), "[dir]"));
 }
 
 #[test]
