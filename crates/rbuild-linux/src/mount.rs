@@ -119,8 +119,12 @@ pub fn detached_overlay(lowers: &[PathBuf], upper: Option<(&Path, &Path)>, scrat
 }
 
 fn too_many(layers: usize, limit: usize) -> Error {
-    let reason = std::io::Error::other(format!("the limit is {limit}"));
-    Error::new("mount", described(format!("an overlay of {}", counted(layers as u64, "layer"))), reason)
+    unmountable(layers, format!("the limit is {limit}"))
+}
+
+fn unmountable(layers: usize, reason: String) -> Error {
+    let overlay = described(format!("an overlay of {}", counted(layers as u64, "layer")));
+    Error::new("mount", overlay, std::io::Error::other(reason))
 }
 
 fn overlay_by_config(lowers: &[PathBuf], upper: Option<(&Path, &Path)>) -> Result<OwnedFd> {
@@ -156,11 +160,7 @@ fn overlay_classic(lowers: &[PathBuf], upper: Option<(&Path, &Path)>, scratch: &
         options.extend_from_slice(b",volatile");
     }
     if options.len() >= OPTION_PAGE {
-        return Err(Error::new(
-            "mount",
-            described(format!("an overlay of {}", counted(lowers.len() as u64, "layer"))),
-            Errno::TOOBIG,
-        ));
+        return Err(unmountable(lowers.len(), format!("their paths have more than {OPTION_PAGE} bytes in total")));
     }
     let _alone = locked(&SCRATCH);
     let data =
@@ -340,9 +340,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn too_many_layers_are_rejected_with_their_number() {
-        let lowers = vec![PathBuf::from("/"); 1000];
-        let error = detached_overlay(&lowers, None, Path::new("/mnt")).unwrap_err().to_string();
-        assert_eq!(error, "cannot mount an overlay of 1000 layers: the limit is 999");
+    fn too_many_layers_are_rejected_as_recorded() {
+        let lowers = vec![PathBuf::from("/trees/a"); 1000];
+        let errors = [
+            detached_overlay(&lowers, None, Path::new("/mnt")).unwrap_err(),
+            overlay_classic(&lowers[..500], None, Path::new("/mnt")).unwrap_err(),
+        ];
+        let rows = errors.map(|e| rbuild_testkit::message_row("overlay", &e, e.remedy()));
+        rbuild_testkit::assert_recorded!("overlays", rows.concat());
     }
 }

@@ -560,6 +560,16 @@ pub fn own_ids() -> UidGid {
 mod tests {
     use super::*;
 
+    #[test]
+    fn a_process_with_threads_is_not_cloned_as_recorded() {
+        let (wait, ready) = std::sync::mpsc::channel::<()>();
+        let other = std::thread::spawn(move || ready.recv());
+        let e = clone(0).map(drop).unwrap_err();
+        drop(wait);
+        assert!(other.join().unwrap().is_err());
+        rbuild_testkit::assert_recorded!("threads", rbuild_testkit::message_row("clone", &e, e.remedy()));
+    }
+
     /// A process whose threads have just ended can clone. Runs in a separate process because the
     /// test harness has threads.
     #[test]

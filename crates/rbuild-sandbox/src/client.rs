@@ -204,9 +204,9 @@ pub(crate) fn follow(
 ) -> Result<(), SandboxError> {
     for pipe in pipes.iter().filter_map(|(_, pipe)| pipe.as_ref()) {
         rustix::fs::fcntl_setfl(pipe, OFlags::NONBLOCK)
-            .map_err(|e| fail("fcntl", "the pipes of the command")(e.into()))?;
+            .map_err(|e| fail("fcntl(F_SETFL)", "the pipes of the command")(e.into()))?;
     }
-    socket.set_nonblocking(true).map_err(fail("fcntl", "the pipes of the command"))?;
+    socket.set_nonblocking(true).map_err(fail("fcntl(F_SETFL)", "the pipes of the command"))?;
     let mut buffer = vec![0; CHUNK];
     let mut ended = false;
     while !ended && !reports.is_complete() {
@@ -267,8 +267,8 @@ fn read_pipes(
 
 pub(crate) fn send_request(socket: &mut UnixStream, request: &RunRequest) -> Result<(), SandboxError> {
     let bytes = serde_json::to_vec(request).map_err(|e| library(e).during(Phase::Start))?;
-    socket.write_all(&bytes).map_err(fail("write", "the request to the runner process"))?;
-    socket.shutdown(std::net::Shutdown::Write).map_err(fail("write", "the request to the runner process"))
+    socket.write_all(&bytes).map_err(fail("send", "the runner process"))?;
+    socket.shutdown(std::net::Shutdown::Write).map_err(fail("send", "the runner process"))
 }
 
 #[cfg(test)]

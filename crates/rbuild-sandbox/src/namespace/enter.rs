@@ -259,7 +259,7 @@ fn supervise(
     match go.write_all(b"g") {
         // The builder was killed before it read the byte; its exit status reports that.
         Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => {}
-        other => other.map_err(failed("write", "the pipe to the builder process"))?,
+        other => other.map_err(failed("send", "the builder process"))?,
     }
     let mut deadline: Option<Instant> = None;
     loop {

@@ -42,7 +42,7 @@ pub fn run(request: &RunRequest, input: Option<OwnedFd>, socket: &UnixStream) ->
     let put = placed_mounts.put(request).during(Phase::Files);
     let exit = put.and_then(|()| started(request, root, input, socket));
     let report = |exit| {
-        Report::of_end(exit).send(socket).map_err(RunnerProblem::of_call("write", described("the builder process")))
+        Report::of_end(exit).send(socket).map_err(RunnerProblem::of_call("send", described("the builder process")))
     };
     let reported = exit.and_then(|exit| report(exit).during(Phase::Report));
     process::kill_children();
@@ -84,7 +84,7 @@ fn started(
             drop(failure_writer);
             let mut why = Vec::new();
             let read = std::io::Read::read_to_end(&mut failure_reader, &mut why);
-            read.map_err(RunnerProblem::of_call("read", described("the runner process"))).during(Phase::Command)?;
+            read.map_err(RunnerProblem::of_call("recv", described("the runner process"))).during(Phase::Command)?;
             let exit = wait_for(child, socket).during(Phase::Command)?;
             match why.is_empty() {
                 true => Ok(exit),

@@ -51,7 +51,7 @@ pub(crate) fn runner_main(input: Option<OwnedFd>, around: Option<&Surroundings>)
             let exit = container(&request, input, &socket, around)?;
             Report::of_end(exit)
                 .send(&socket)
-                .map_err(RunnerProblem::of_call("write", described("the builder process")))
+                .map_err(RunnerProblem::of_call("send", described("the builder process")))
                 .during(Phase::Report)
         }
     });
@@ -62,7 +62,7 @@ fn request(socket: &mut UnixStream) -> Result<RunRequest, RunnerError> {
     let mut text = Vec::new();
     socket
         .read_to_end(&mut text)
-        .map_err(RunnerProblem::of_call("read", described("the builder process")))
+        .map_err(RunnerProblem::of_call("recv", described("the builder process")))
         .during(Phase::Request)?;
     serde_json::from_slice(&text).map_err(library).during(Phase::Request)
 }
@@ -177,7 +177,7 @@ fn create(
         .map_err(|e| why(library(e)))?;
     for warning in complaints.iter().flat_map(Complaints::warnings) {
         let sent = Report::Warned(warning).send(socket);
-        sent.map_err(RunnerProblem::of_call("write", described("the builder process"))).during(Phase::Report)?;
+        sent.map_err(RunnerProblem::of_call("send", described("the builder process"))).during(Phase::Report)?;
     }
     if let Some(listener) = terminal {
         let passed = pass_on_terminal(&listener, socket);

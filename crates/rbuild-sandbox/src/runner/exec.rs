@@ -11,8 +11,9 @@ use std::sync::Arc;
 
 use libcontainer::oci_spec::runtime as oci;
 use libcontainer::workload::{Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError};
+use nix::errno::Errno;
 use rbuild_container::{Resource, Ulimit};
-use rbuild_linux::{described, process};
+use rbuild_linux::{described, process, quoted};
 
 use crate::error::RunnerProblem;
 use crate::protocol::RunRequest;
@@ -168,14 +169,37 @@ impl CommandExecutor {
         let Err(e) = nix::unistd::execve(&path, &self.args, &self.env);
         // Errors can no longer be reported to the parent here, so the message goes to the step's
         // log.
-        let reason = match e {
-            nix::errno::Errno::ENOENT => "its interpreter is missing",
-            nix::errno::Errno::ENOEXEC => "it is for another platform, or a script without #!",
-            nix::errno::Errno::EACCES if program.is_dir() => "it is a directory",
-            nix::errno::Errno::EACCES => "it is not executable (permission denied)",
-            e => e.desc(),
-        };
-        let _ = std::io::stderr().write_all(format!("error: cannot execute `{shown}`: {reason}\n").as_bytes());
-        std::process::exit(if e == nix::errno::Errno::ENOENT { 127 } else { 126 });
+        let _ = std::io::stderr().write_all(not_executed(&program, e).as_bytes());
+        std::process::exit(if e == Errno::ENOENT { 127 } else { 126 });
+    }
+}
+
+/// Returns the line of the step's log about a program that the kernel did not execute.
+fn not_executed(program: &Path, e: Errno) -> String {
+    let reason = match e {
+        Errno::ENOENT => "its interpreter is missing",
+        Errno::ENOEXEC => "it is for another platform, or a script without #!",
+        Errno::EACCES if program.is_dir() => "it is a directory",
+        Errno::EACCES => "it is not executable (permission denied)",
+        e => e.desc(),
+    };
+    format!("error: cannot execute {}: {reason}\n", quoted(program))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn programs_that_are_not_executed_are_reported_as_recorded() {
+        let cases = [
+            ("/a b", Errno::ENOENT),
+            ("/a\n", Errno::ENOEXEC),
+            ("/", Errno::EACCES),
+            ("/dev/null", Errno::EACCES),
+            ("/a", Errno::E2BIG),
+        ];
+        let lines = cases.map(|(program, e)| not_executed(Path::new(program), e));
+        rbuild_testkit::assert_recorded!("not-executed", lines.concat());
     }
 }

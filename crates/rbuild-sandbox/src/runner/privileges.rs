@@ -56,7 +56,7 @@ pub(crate) fn bound_capabilities(insecure: bool) -> Result<(), RunnerProblem> {
 /// programs that it executes.
 pub(crate) fn become_privileged(user: UidGid, groups: &[u32]) -> Result<(), RunnerProblem> {
     rustix::thread::set_keep_capabilities(true)
-        .map_err(RunnerProblem::of_call("prctl", described("the keeping of capabilities")))?;
+        .map_err(RunnerProblem::of_call("prctl", described("the flag that keeps capabilities")))?;
     process::become_user(user, groups)?;
     let held = caps::read(None, caps::CapSet::Permitted).map_err(library)?;
     for set in [caps::CapSet::Effective, caps::CapSet::Inheritable, caps::CapSet::Ambient] {
