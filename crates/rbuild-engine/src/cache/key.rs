@@ -19,8 +19,8 @@ use rbuild_plan::{
 use rbuild_remedy::{BuildRemedy, FileRemedy, Remedy};
 use rbuild_sandbox::Builder;
 use rbuild_source::{
-    Fingerprint, HardLinks, HashCache, Ignore, Owner, Selected, Selection, SelectionContent, SelectionHash,
-    SourceError, SourceTree, StoreDir, Take, content, content_without_links,
+    Fingerprint, HardLinks, HashCache, Ignore, IgnoreError, Owner, Selected, Selection, SelectionContent,
+    SelectionHash, SourceError, SourceTree, StoreDir, Take, content, content_without_links,
 };
 use rbuild_store::{CacheKey, FILES, FROM, PARENT, ResultId, Store};
 
@@ -167,8 +167,13 @@ impl Contexts {
 pub fn exclusions(copy: &CopyStep) -> Result<Ignore> {
     Ignore::from_patterns(&copy.exclude).map_err(|e| {
         let span = copy.sources.first().map(|source| source.span).unwrap_or_default();
-        BuildError::Dockerfile(vec![Diagnostic::new(span, format!("--exclude: {}", e.reason))])
+        BuildError::Dockerfile(vec![bad_exclusion(&e, span)])
     })
+}
+
+/// Returns the diagnostic about an invalid pattern of `--exclude`.
+pub fn bad_exclusion(e: &IgnoreError, span: Span) -> Diagnostic {
+    Diagnostic::new(span, format!("--exclude: {}", e.reason))
 }
 
 /// A component of a cache key.
@@ -455,8 +460,48 @@ mod tests {
     use rbuild_dockerfile::parse;
     use rbuild_image::Platform;
     use rbuild_plan::{Parameters, Plan, plan};
+    use rbuild_testkit::assert_recorded;
 
     use super::*;
+
+    #[test]
+    fn sources_that_cannot_be_copied_are_reported_as_recorded() {
+        let not_found = |path: &str, similar: Option<&str>, ignored| SourceError::NotFound {
+            path: path.into(),
+            similar: similar.map(str::to_string),
+            ignored,
+        };
+        let dead_link = |target: &str| SourceError::DeadLink { path: "a".into(), target: target.into() };
+        let kernel = rbuild_linux::Error::new("openat", Path::new("a"), std::io::Error::from_raw_os_error(13));
+        let errors = [
+            not_found("a", None, false),
+            not_found("a", None, true),
+            not_found("a", Some("b"), false),
+            not_found("/a", Some("b"), false),
+            not_found("a", Some("b c"), false),
+            not_found("-a", None, false),
+            not_found("git://a.io/b", None, false),
+            not_found("../a", None, false),
+            dead_link("/b"),
+            dead_link("b"),
+            SourceError::BadPattern("[a".into()),
+            SourceError::BadPattern("a[".into()),
+            SourceError::BehindLink { path: "a/b".into(), link: "a".into() },
+            SourceError::Changed("a".into()),
+            SourceError::TooDeep("a".into()),
+            SourceError::InStore("a".into()),
+            SourceError::Kernel(kernel),
+        ];
+        let row = |e: SourceError, from| {
+            let BuildError::Unmet(found) = source_error(e, Span::default(), from) else { panic!() };
+            found.into_iter().map(|d| format!("{}\n  help: {:?}\n", d.message, d.help)).collect::<String>()
+        };
+        let of_stage = [not_found("a", None, false), not_found("../a", None, false), dead_link("/b")];
+        let mut table: String = errors.into_iter().map(|e| row(e, None)).collect();
+        table.extend(of_stage.map(|e| row(e, Some("build"))));
+        let pattern = Ignore::from_patterns(&["[a".to_string()]).map(drop).unwrap_err();
+        assert_recorded!("sources", table + &bad_exclusion(&pattern, Span::default()).message);
+    }
 
     /// Returns the keys of all steps of a Dockerfile based on scratch. The content of contexts is a
     /// constant.

@@ -117,7 +117,7 @@ fn identity(view: &RootDir, user: &str, builder: &Builder) -> Result<users::Iden
         BuildError::Other { message: e.to_string(), help: Some(help) }
     })?;
     match who.unavailable(&builder.isolation) {
-        Some(id) => Err(BuildError::Other { message: format!("user `{user}`: {id}"), help: Some(id.remedy()) }),
+        Some(id) => Err(BuildError::Other { message: users::unavailable(user, &id), help: Some(id.remedy()) }),
         None => Ok(who),
     }
 }

@@ -10,7 +10,7 @@ use rbuild_remedy::{Remedy, sentence};
 use rbuild_source::{Changes, Listing, Selection, SourceError, SourceTree};
 use rbuild_store::{LISTING, StoreError, TreeId, Working};
 
-use crate::cache::key::{self, StageFiles, source_error};
+use crate::cache::key::{self, StageFiles, bad_exclusion, source_error};
 use crate::env::StepEnv;
 use crate::error::{BuildError, Result};
 use crate::error_context::ErrorContext;
@@ -189,7 +189,7 @@ pub(crate) fn copy_error(env: &StepEnv<'_>, id: VertexId, step: &CopyStep, e: Co
         (Reason::Path(e), span) => path_conflict(env, id, e, span),
         (Reason::Exclude(e), span) => {
             let span = span.unwrap_or(env.graph().vertices[id].span);
-            BuildError::Unmet(vec![Diagnostic::new(span, format!("--exclude: {}", e.reason))])
+            BuildError::Unmet(vec![bad_exclusion(&e, span)])
         }
         (Reason::Build(e), _) => *e,
         (Reason::Layer(e), _) if e.is_disk_full() => no_space(env, id, env.store.trees().full(e)),

@@ -274,10 +274,8 @@ fn user_of(env: &StepEnv<'_>, id: VertexId, run: &RunStep) -> Result<users::Iden
     match who.unavailable(&env.builder.isolation) {
         Some(unmapped) => {
             let vertex = &env.graph().vertices[id];
-            let d = Diagnostic::new(
-                vertex.word_spans.owner.unwrap_or(vertex.span),
-                format!("user `{}`: {unmapped}", run.user),
-            );
+            let span = vertex.word_spans.owner.unwrap_or(vertex.span);
+            let d = Diagnostic::new(span, users::unavailable(&run.user, &unmapped));
             Err(BuildError::Unmet(vec![d.help(unmapped.remedy())]))
         }
         None => Ok(who),

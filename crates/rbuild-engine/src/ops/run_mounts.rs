@@ -408,3 +408,14 @@ fn files_of(from: FileSource, from_name: Option<&str>, source: &str, span: Span)
         ..CopyStep::default()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cache_sources_that_are_no_directories_are_reported_as_recorded() {
+        let Diagnostic { message, help, .. } = not_a_directory(Span::default(), "/cache", "a/b");
+        rbuild_testkit::assert_recorded!("cache-sources", format!("{message}\n  help: {help:?}"));
+    }
+}

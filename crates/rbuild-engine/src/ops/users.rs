@@ -1,5 +1,7 @@
 //! Users and groups by name or number, resolved with the image's `/etc/passwd` and `/etc/group`.
 
+use std::fmt::Display;
+
 use rbuild_linux::{OwnerMode, RootDir, UidGid, UnmappedId, unmapped};
 use rbuild_remedy::{CommandRemedy, IsolationRemedy, Remedy};
 use rbuild_sandbox::Isolation;
@@ -28,6 +30,11 @@ impl Identity {
             _ => unmapped(UidGid::new(self.uid, gid)),
         })
     }
+}
+
+/// Returns the message about a user with an unavailable ID. `problem` states which one.
+pub fn unavailable(user: &str, problem: impl Display) -> String {
+    format!("user `{user}`: {problem}")
 }
 
 /// A name that the account files of the image do not contain.
@@ -328,5 +335,7 @@ mod tests {
         ];
         let variants = variants!(UnknownUser { User, Group, LargeId, NoId });
         assert_recorded!("UnknownUser", variants.table(&errors, |e| e, |e| Some(e.remedy())));
+        let problem = "user ID 70000 is not mapped; mapped IDs: 0, 5 to 9";
+        assert_recorded!("unavailable-users", unavailable("70000", problem));
     }
 }

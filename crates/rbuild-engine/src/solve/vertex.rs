@@ -1,13 +1,13 @@
 //! Processing of a single vertex: key, cache lookup and execution.
 
-use rbuild_remedy::FileRemedy;
 use std::borrow::Cow;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use rbuild_dockerfile::Diagnostic;
+use rbuild_dockerfile::{Diagnostic, Span};
 use rbuild_image::ManifestDigest;
 use rbuild_plan::{CopyStep, FileSource, RunCache, RunMount, RunMountKind, RunStep, Step, VertexId};
+use rbuild_remedy::{FileRemedy, ReportedError};
 use rbuild_source::{Changes, Selection, SourceError};
 use rbuild_store::{CacheKey, KeyInputs, Lock, ResultId, StoreError};
 
@@ -298,9 +298,27 @@ fn not_pulled(env: &StepEnv<'_>, id: VertexId, error: BuildError) -> BuildError 
     let vertex = &env.graph().vertices[id];
     match (error, &vertex.step) {
         (BuildError::Store(StoreError::NotArrived(failure)), Step::Image { name, .. }) => {
-            let message = |own: &str| format!("pulling `{name}` failed: {own}");
-            BuildError::Unmet(vec![reported(vertex.span, failure, message)])
+            BuildError::Unmet(vec![pull_failure(vertex.span, name, failure)])
         }
         (error, _) => error,
+    }
+}
+
+fn pull_failure(span: Span, name: &str, failure: ReportedError) -> Diagnostic {
+    reported(span, failure, |own| format!("pulling `{name}` failed: {own}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use rbuild_remedy::ServerRemedy;
+
+    use super::*;
+
+    #[test]
+    fn failed_pulls_are_reported_as_recorded() {
+        let failure =
+            ReportedError { remedy: Some(ServerRemedy::CheckNetwork.into()), ..ReportedError::new("GET /v2/ at r.io") };
+        let Diagnostic { message, help, .. } = pull_failure(Span::default(), "debian", failure);
+        rbuild_testkit::assert_recorded!("failed-pulls", format!("{message}\n  remedy: {help:?}"));
     }
 }

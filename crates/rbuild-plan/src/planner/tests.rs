@@ -289,10 +289,21 @@ fn row(source: &str, images: &HashMap<PlatformImage, BaseImage>) -> String {
 
 #[test]
 fn errors_are_as_recorded() {
+    let mut images = debian();
+    for platform in ["lnux/ppc64le", "linux/s39x", "linux/elbrus", "freebsd/amd64"] {
+        let foreign = PlatformImage { platform: platform.parse().unwrap(), ..on_host("debian") };
+        let mut base = images[&on_host("debian")].clone();
+        base.config.set_platform(&foreign.platform);
+        images.insert(foreign, base);
+    }
     let table: String = [
         "FROM $NO",
         "FROM Debian",
         "FROM --platform=linux/ppc64le debian\nRUN y",
+        "FROM --platform=lnux/ppc64le debian\nRUN y",
+        "FROM --platform=linux/s39x debian\nRUN y",
+        "FROM --platform=linux/elbrus debian\nRUN y",
+        "FROM --platform=freebsd/amd64 debian\nRUN y",
         "ARG P=\nFROM --platform=$P debian",
         "ARG SOURCE_DATE_EPOCH=soon\nFROM debian",
         "# syntax=example.com/notdocker/dockerfile:1\nFROM debian",
@@ -312,6 +323,8 @@ fn errors_are_as_recorded() {
         "FROM debian\nRUN --device=Required=1,gpu y",
         "FROM debian\nRUN --device='name=gpu,\"required\"' y",
         "FROM debian\nCOPY --from=7 a b",
+        "FROM debian\nFROM debian\nCOPY --from=7 a b",
+        "FROM debian\nFROM debian\nFROM debian\nCOPY --from=7 a b",
         "FROM debian\nCOPY --from=1 a b\nFROM debian\nCOPY --from=0 a b",
         "FROM debian AS a\nCOPY --from=a x y",
         "FROM debian\nCOPY --link --chown=me a b",
@@ -322,9 +335,20 @@ fn errors_are_as_recorded() {
         "FROM debian\nENV A=\"${B:?must be set}\"",
     ]
     .iter()
-    .map(|source| row(&format!("{source}\n"), &debian()))
+    .map(|source| row(&format!("{source}\n"), &images))
     .collect();
     rbuild_testkit::assert_recorded!("planning", table);
+}
+
+/// A context whose name is a number does not replace the stage with that number.
+#[test]
+fn a_stage_that_depends_on_itself_is_reported_as_recorded() {
+    let context = NamedContext { name: "0".into(), source: ContextSource::Scratch };
+    let with_context = Parameters { contexts: vec![context], ..params() };
+    let file = parse(b"FROM debian AS app\nCOPY --from=0 /a /b\n").unwrap();
+    let Err(errors) = plan(&file, &with_context, &debian()) else { panic!() };
+    let lines = errors.iter().map(|d| format!("{}\n  help: {:?}\n", d.message, d.help));
+    rbuild_testkit::assert_recorded!("cycle", lines.collect::<String>());
 }
 
 #[test]
