@@ -40,7 +40,7 @@ pub fn run(settings: &Settings, args: RunArgs) -> Result<u8, Failure> {
     }
     let (host, platform) = (Platform::host(), image.config.platform());
     if !host.runs(&platform) {
-        terminal::warning(format!("the image is for {platform}, but this machine is {host}"));
+        terminal::warning(other_platform(&platform, &host));
     }
     let volumes = args.volume.iter().map(|text| flags::volume(text));
     let volumes: Vec<Volume> =
@@ -85,6 +85,14 @@ fn invocation(
     })
 }
 
+fn other_platform(image: &Platform, host: &Platform) -> String {
+    format!("the image is for {image}, but this machine is {host}")
+}
+
+fn killed_by(signal: i32) -> String {
+    format!("the command was killed by signal {signal}")
+}
+
 /// Runs the command in the builder process and returns its exit code; 128 and the signal's number
 /// if a signal killed it.
 fn in_builder(builder: Result<Builder, SandboxError>, store: &Store, image: &Image, invocation: &Invocation) -> i32 {
@@ -99,7 +107,7 @@ fn in_builder(builder: Result<Builder, SandboxError>, store: &Store, image: &Ima
         Ok(CommandOutcome::Exited(code)) => code,
         Ok(CommandOutcome::Signaled(signal)) => {
             if let Some(remedy) = limit_remedy(signal, &invocation.ulimits) {
-                terminal::error(&format!("the command was killed by signal {signal}"), Some(&Hint::from(remedy)));
+                terminal::error(&killed_by(signal), Some(&Hint::from(remedy)));
             }
             128 + signal
         }
@@ -161,6 +169,12 @@ mod tests {
     use rbuild_testkit::{assert_recorded, no_remedy, variants};
 
     use super::*;
+
+    #[test]
+    fn foreign_images_and_killed_commands_are_reported_as_recorded() {
+        let [image, host] = ["linux/arm64", "linux/amd64"].map(|platform| platform.parse().unwrap());
+        assert_recorded!("run", [other_platform(&image, &host), killed_by(9)].join("\n"));
+    }
 
     #[test]
     fn a_variable_needs_a_name_as_recorded() {

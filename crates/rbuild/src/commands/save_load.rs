@@ -102,9 +102,10 @@ pub fn import(settings: &Settings, args: ImportArgs) -> Result<u8, Failure> {
 /// Returns the time of creation of an imported image: SOURCE_DATE_EPOCH, or the current time.
 fn creation_time() -> Result<i64, Failure> {
     let text = std::env::var("SOURCE_DATE_EPOCH").unwrap_or_default();
-    if text.is_empty() {
-        return Ok(rbuild_linux::Timestamp::now().sec);
-    }
+    if text.is_empty() { Ok(rbuild_linux::Timestamp::now().sec) } else { epoch(&text) }
+}
+
+fn epoch(text: &str) -> Result<i64, Failure> {
     text.parse().map_err(|_| {
         Failure::usage(format!("SOURCE_DATE_EPOCH={text}: not a number of seconds"))
             .help(Remedy::Build(BuildRemedy::TimeOfCommit))
@@ -277,6 +278,7 @@ mod tests {
             let changed = change_config(&mut ImageConfig::empty(&Platform::host()), &[change.to_string()]);
             format!("{change:?}: {}", changed.map_or_else(|e| Failure::from(e).text(), |()| "accepted\n".into()))
         });
-        rbuild_testkit::assert_recorded!("import", urls.concat() + &changes.concat());
+        let epoch = epoch("soon").unwrap_err().text();
+        rbuild_testkit::assert_recorded!("import", urls.concat() + &changes.concat() + &epoch);
     }
 }

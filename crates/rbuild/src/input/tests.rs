@@ -61,9 +61,19 @@ fn messages_about_values_of_flags_are_as_recorded() {
         ),
         all(&["index:a=b", "a", "x:a=b"], flags::annotation),
         all(&["0", "64x"], |text| flags::size("--shm-size", text)),
-        all(&["type=locl,dest=x", "type=local,dset=x", "dest=x", "type=oci,push=true"], |text| {
-            output::parse(text).map(drop)
-        }),
+        all(
+            &[
+                "type=locl,dest=x",
+                "type=local,dset=x",
+                "dest=x",
+                "type=oci,push=true",
+                "type=oci,dest=x,oci-mediatypes=false",
+                "type=oci,dest=x,mode=merge",
+                "type=oci,dest=x,compression-level=best",
+                "type=oci,dest",
+            ],
+            |text| output::parse(text).map(drop),
+        ),
     ];
     assert_recorded!("flags", text.join("\n"));
 }
@@ -141,5 +151,7 @@ fn refused_destinations_are_as_recorded() {
         ("/out", kernel(Errno::EIO)),
     ]
     .map(refused);
-    assert_recorded!("destinations", text.concat());
+    // The other end of a new pseudoterminal.
+    let terminal = output::archive(Path::new("/dev/ptmx")).map(drop).unwrap_err().text();
+    assert_recorded!("destinations", text.concat() + &terminal);
 }

@@ -374,6 +374,7 @@ mod tests {
                 true,
             ),
             ((4..12).map(|step| started(step, "many")).collect(), true),
+            (vec![Event::Pulling { image: "debian".into(), moved: 1_500_000, total: 50_000_000 }], true),
             (vec![done(4, StepOutcome::Done), done(5, StepOutcome::Done)], false),
             (vec![done(6, StepOutcome::Failed), done(7, StepOutcome::Canceled)], false),
         ] {
