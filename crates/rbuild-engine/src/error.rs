@@ -25,15 +25,15 @@ pub enum BuildError {
     Step(Box<StepFailure>),
     #[error(transparent)]
     Store(StoreError),
-    #[error("{what}")]
-    Layer { what: String, source: LayerError },
+    #[error("{context}")]
+    Layer { context: String, source: LayerError },
     /// An archive or a layout has no image that can be used.
     #[error(transparent)]
     Archive(ArchiveError),
-    #[error("{what}")]
-    Kernel { what: String, source: rbuild_linux::Error },
-    #[error("{what}")]
-    Io { what: String, source: std::io::Error },
+    #[error("{context}")]
+    Kernel { context: String, source: rbuild_linux::Error },
+    #[error("{context}")]
+    Io { context: String, source: std::io::Error },
     /// No space is left at the destination.
     #[error(transparent)]
     DestinationFull(#[from] DestinationFull),
@@ -112,19 +112,19 @@ impl BuildError {
         BuildError::Other { message: message.into(), help: None }
     }
 
-    pub fn kernel(what: impl Into<String>) -> impl FnOnce(rbuild_linux::Error) -> BuildError {
-        let what = what.into();
-        move |source| BuildError::Kernel { what, source }
+    pub fn kernel(context: impl Into<String>) -> impl FnOnce(rbuild_linux::Error) -> BuildError {
+        let context = context.into();
+        move |source| BuildError::Kernel { context, source }
     }
 
-    pub(crate) fn layer(what: impl Into<String>) -> impl FnOnce(LayerError) -> BuildError {
-        let what = what.into();
-        move |source| BuildError::Layer { what, source }
+    pub(crate) fn layer(context: impl Into<String>) -> impl FnOnce(LayerError) -> BuildError {
+        let context = context.into();
+        move |source| BuildError::Layer { context, source }
     }
 
-    pub(crate) fn io(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> BuildError {
-        let what = what.into();
-        move |source| BuildError::Io { what, source }
+    pub(crate) fn io(context: impl Into<String>) -> impl FnOnce(std::io::Error) -> BuildError {
+        let context = context.into();
+        move |source| BuildError::Io { context, source }
     }
 
     /// Sets the remedy of a step failure.
@@ -209,13 +209,13 @@ impl From<TransportError> for BuildError {
             TransportError::Store(e) => e.into(),
             TransportError::Download(e) => BuildError::Download(e),
             TransportError::Registry(e) => e.into(),
-            TransportError::Layer { what, source } => BuildError::Layer { what, source },
+            TransportError::Layer { context, source } => BuildError::Layer { context, source },
             TransportError::Archive(e) => BuildError::Archive(e),
             e @ (TransportError::OpenLayout { .. }
             | TransportError::Document { .. }
             | TransportError::LayoutIndex { .. }) => BuildError::Transport(Box::new(e)),
-            TransportError::Kernel { what, source } => BuildError::Kernel { what, source },
-            TransportError::Io { what, source } => BuildError::Io { what, source },
+            TransportError::Kernel { context, source } => BuildError::Kernel { context, source },
+            TransportError::Io { context, source } => BuildError::Io { context, source },
             TransportError::DestinationFull(e) => e.into(),
             TransportError::Other { message, help } => BuildError::Other { message, help },
         }

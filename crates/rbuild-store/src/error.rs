@@ -31,8 +31,8 @@ pub enum StoreError {
     )]
     Newer { path: PathBuf, version: u32, features: String },
     /// A document or blob is invalid.
-    #[error("the store's {what} is damaged")]
-    Damaged { what: String, source: Box<dyn Error + Send + Sync> },
+    #[error("the store's {object} is damaged")]
+    Damaged { object: String, source: Box<dyn Error + Send + Sync> },
     /// The document that states the store's format is invalid, so that the store cannot be opened.
     #[error("cannot use the store {}: its format.json is damaged", rbuild_linux::quoted(.path))]
     NoFormat { path: PathBuf, source: Box<dyn Error + Send + Sync> },
@@ -109,9 +109,9 @@ pub enum StoreError {
 
 impl StoreError {
     /// Returns a conversion for the reason why a document or blob is invalid: a text, or an error.
-    pub fn damaged<E: Into<Box<dyn Error + Send + Sync>>>(what: impl Into<String>) -> impl FnOnce(E) -> StoreError {
-        let what = what.into();
-        move |source| StoreError::Damaged { what, source: source.into() }
+    pub fn damaged<E: Into<Box<dyn Error + Send + Sync>>>(object: impl Into<String>) -> impl FnOnce(E) -> StoreError {
+        let object = object.into();
+        move |source| StoreError::Damaged { object, source: source.into() }
     }
 
     pub(crate) fn is_not_found(&self) -> bool {

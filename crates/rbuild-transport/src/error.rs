@@ -27,10 +27,10 @@ pub enum TransportError {
     #[error(transparent)]
     Download(#[from] DownloadError),
     /// A tar archive is invalid or exceeds a limit.
-    #[error("{what}")]
+    #[error("{context}")]
     Layer {
         /// The archive.
-        what: String,
+        context: String,
         /// The cause.
         source: LayerError,
     },
@@ -46,26 +46,26 @@ pub enum TransportError {
         source: KernelProblem,
     },
     /// A file operation failed.
-    #[error("{what}")]
+    #[error("{context}")]
     Kernel {
         /// The file, or the operation on it.
-        what: String,
+        context: String,
         /// The cause.
         source: rbuild_linux::Error,
     },
     /// Reading or writing a stream failed.
-    #[error("{what}")]
+    #[error("{context}")]
     Io {
         /// The stream, or the operation on it.
-        what: String,
+        context: String,
         /// The cause.
         source: io::Error,
     },
     /// A document, or a digest in it, is invalid.
-    #[error("{what}")]
+    #[error("{context}")]
     Document {
         /// The document.
-        what: String,
+        context: String,
         /// The cause.
         source: Box<dyn Error + Send + Sync>,
     },
@@ -96,50 +96,52 @@ impl TransportError {
         TransportError::Other { message: message.into(), help: None }
     }
 
-    pub(crate) fn document<E: Into<Box<dyn Error + Send + Sync>>>(what: impl Into<String>) -> impl FnOnce(E) -> Self {
-        let what = what.into();
-        move |source| TransportError::Document { what, source: source.into() }
+    pub(crate) fn document<E: Into<Box<dyn Error + Send + Sync>>>(
+        context: impl Into<String>,
+    ) -> impl FnOnce(E) -> Self {
+        let context = context.into();
+        move |source| TransportError::Document { context, source: source.into() }
     }
 
     pub(crate) fn layout_index(source: impl Into<Box<dyn Error + Send + Sync>>) -> TransportError {
         TransportError::LayoutIndex { source: source.into() }
     }
 
-    pub(crate) fn kernel(what: impl Into<String>) -> impl FnOnce(rbuild_linux::Error) -> TransportError {
-        let what = what.into();
-        move |source| TransportError::Kernel { what, source }
+    pub(crate) fn kernel(context: impl Into<String>) -> impl FnOnce(rbuild_linux::Error) -> TransportError {
+        let context = context.into();
+        move |source| TransportError::Kernel { context, source }
     }
 
-    pub(crate) fn layer(what: impl Into<String>) -> impl FnOnce(LayerError) -> TransportError {
-        let what = what.into();
-        move |source| TransportError::Layer { what, source }
+    pub(crate) fn layer(context: impl Into<String>) -> impl FnOnce(LayerError) -> TransportError {
+        let context = context.into();
+        move |source| TransportError::Layer { context, source }
     }
 
     /// Returns the error of a failed read of an archive: that of the store that the reader writes
     /// to, or else that of the archive.
-    pub(crate) fn reading_layer(what: impl Into<String>) -> impl FnOnce(LayerError) -> TransportError {
-        let what = what.into();
+    pub(crate) fn reading_layer(context: impl Into<String>) -> impl FnOnce(LayerError) -> TransportError {
+        let context = context.into();
         move |e| match e {
-            LayerError::Io { context, source } => match into_carried::<StoreError>(source) {
+            LayerError::Io { context: place, source } => match into_carried::<StoreError>(source) {
                 Ok(e) => TransportError::Store(e),
-                Err(source) => TransportError::Layer { what, source: LayerError::Io { context, source } },
+                Err(source) => TransportError::Layer { context, source: LayerError::Io { context: place, source } },
             },
-            source => TransportError::Layer { what, source },
+            source => TransportError::Layer { context, source },
         }
     }
 
-    pub(crate) fn io(what: impl Into<String>) -> impl FnOnce(io::Error) -> TransportError {
-        let what = what.into();
-        move |source| TransportError::Io { what, source }
+    pub(crate) fn io(context: impl Into<String>) -> impl FnOnce(io::Error) -> TransportError {
+        let context = context.into();
+        move |source| TransportError::Io { context, source }
     }
 
     /// Returns the error of a failed read: that of the source, which the reader of a blob returned,
     /// or else that of the stream.
-    pub(crate) fn reading(what: impl Into<String>) -> impl FnOnce(io::Error) -> TransportError {
-        let what = what.into();
+    pub(crate) fn reading(context: impl Into<String>) -> impl FnOnce(io::Error) -> TransportError {
+        let context = context.into();
         move |e| match into_carried::<RegistryError>(e).map(TransportError::Registry) {
             Ok(e) => e,
-            Err(e) => into_carried::<StoreError>(e).map_or_else(TransportError::io(what), TransportError::Store),
+            Err(e) => into_carried::<StoreError>(e).map_or_else(TransportError::io(context), TransportError::Store),
         }
     }
 

@@ -173,9 +173,9 @@ fn of_layout(members: &IncomingParts<'_>, text: &[u8], wanted: &WantedPlatform) 
         let reached = layout.enter(entry)?;
         let name = name_of(entry);
         if reached == Reached::None && !layout.others.is_empty() {
-            let what = name.as_ref().map_or_else(|| entry.digest().to_string(), |name| name.familiar());
+            let image = name.as_ref().map_or_else(|| entry.digest().to_string(), |name| name.familiar());
             let missing = wanted.only_others(&layout.others);
-            warnings.push(Warning { text: format!("{what} {missing}"), help: missing.remedy() });
+            warnings.push(Warning { text: format!("{image} {missing}"), help: missing.remedy() });
         }
         names.extend(reached.last().zip(name));
     }

@@ -280,8 +280,11 @@ impl Transfer<'_> {
     }
 
     /// Returns a conversion for errors of a document of the image.
-    fn document<E: Into<Box<dyn Error + Send + Sync>>>(&self, what: &str) -> impl FnOnce(E) -> TransportError + use<E> {
-        TransportError::document(format!("{}: {what}", self.place))
+    fn document<E: Into<Box<dyn Error + Send + Sync>>>(
+        &self,
+        context: &str,
+    ) -> impl FnOnce(E) -> TransportError + use<E> {
+        TransportError::document(format!("{}: {context}", self.place))
     }
 
     /// Returns the manifest for the platform: the document itself, or the one that an index leads

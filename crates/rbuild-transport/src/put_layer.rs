@@ -35,9 +35,9 @@ pub struct PutLayer {
 ///
 /// Fails if the stream is empty, is not an archive or exceeds a limit, or if the store cannot be
 /// written.
-pub fn put_layer(staging: &Staging<'_>, source: impl Read, what: &str) -> Result<PutLayer> {
+pub fn put_layer(staging: &Staging<'_>, source: impl Read, origin: &str) -> Result<PutLayer> {
     let limits = staging.store().limits();
-    let unread = format!("cannot read {what}");
+    let unread = format!("cannot read {origin}");
     let mut head = Vec::new();
     let mut source = source;
     source.by_ref().take(16).read_to_end(&mut head).map_err(TransportError::reading(&*unread))?;
@@ -52,7 +52,7 @@ pub fn put_layer(staging: &Staging<'_>, source: impl Read, what: &str) -> Result
     let ArchiveFacts { is_image_archive, whiteout } = read_entries(LimitedTar::new(&mut plain, limits), &unread)?;
     if plain.source.count() == 0 {
         return Err(TransportError::Other {
-            message: format!("{what} is empty"),
+            message: format!("{origin} is empty"),
             help: Some(ImageRemedy::PassTar.into()),
         });
     }

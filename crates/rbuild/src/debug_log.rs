@@ -108,7 +108,7 @@ fn everything(level: LevelFilter) -> Targets {
 }
 
 fn parse(filter: &str) -> Result<Targets, Failure> {
-    let wrong = |why: String| Failure::usage(format!("RBUILD_LOG={filter}: {why}"));
+    let wrong = |problem: String| Failure::usage(format!("RBUILD_LOG={filter}: {problem}"));
     let levels = hints::use_one_of(&["error", "warn", "info", "debug", "trace"]);
     if !filter.contains(['=', ',']) {
         let level = filter.trim().parse();

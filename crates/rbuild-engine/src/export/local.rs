@@ -78,7 +78,7 @@ pub fn remove_others(tree: &MergedTree, dest: &RootDir) -> Result<()> {
 }
 
 fn unreadable(source: rbuild_linux::Error) -> BuildError {
-    BuildError::Kernel { what: ErrorContext::Result.into(), source }
+    BuildError::Kernel { context: ErrorContext::Result.into(), source }
 }
 
 /// Walks the result, creates directories and passes files to the writers.

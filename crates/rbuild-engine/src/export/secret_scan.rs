@@ -22,10 +22,10 @@ struct WalkError(BuildError);
 
 impl From<SourceError> for WalkError {
     fn from(e: SourceError) -> WalkError {
-        let what = ErrorContext::SecretSearch;
+        let context = ErrorContext::SecretSearch;
         WalkError(match e {
-            SourceError::Kernel(e) => BuildError::kernel(what)(e),
-            e => BuildError::other(format!("{what}: {e}")),
+            SourceError::Kernel(e) => BuildError::kernel(context)(e),
+            e => BuildError::other(format!("{context}: {e}")),
         })
     }
 }

@@ -195,9 +195,11 @@ pub(crate) fn copy_error(env: &StepEnv<'_>, id: VertexId, step: &CopyStep, e: Co
         (Reason::Layer(e), _) if e.is_disk_full() => no_space(env, id, env.store.trees().full(e)),
         (Reason::Layer(e), Some(span)) => BuildError::Unmet(vec![not_unpacked(&e, span)]),
         (Reason::Kernel(e), _) if e.is_disk_full() => no_space(env, id, env.store.trees().full(e)),
-        (Reason::Kernel(source), _) => BuildError::Kernel { what: ErrorContext::CopyInto(&step.dest).into(), source },
+        (Reason::Kernel(source), _) => {
+            BuildError::Kernel { context: ErrorContext::CopyInto(&step.dest).into(), source }
+        }
         (Reason::Layer(source), None) => {
-            BuildError::Layer { what: ErrorContext::UnpackInto(&step.dest).into(), source }
+            BuildError::Layer { context: ErrorContext::UnpackInto(&step.dest).into(), source }
         }
         (Reason::Source(e), None) => env.failure(id, e, Vec::new()),
         (Reason::Store(e), _) => e.into(),

@@ -286,12 +286,12 @@ fn run_failure(
     env: &StepEnv<'_>,
     id: VertexId,
     run: &RunStep,
-    what: CommandFailure,
+    context: CommandFailure,
     help: Option<Remedy>,
     log: Vec<String>,
 ) -> BuildError {
     let command = env.request.secret_values().mask(run.args.join(" "));
-    let mut error = env.failure(id, what.message(&command), log);
+    let mut error = env.failure(id, context.message(&command), log);
     if let BuildError::Step(failure) = &mut error {
         failure.help = help;
     }

@@ -30,7 +30,7 @@ pub(crate) fn workdir_step(env: &StepEnv<'_>, id: VertexId, step: &WorkdirStep, 
             let reason = format!("`{}` is not a directory in the image", step.path);
             env.failure(id, reason, Vec::new()).with_help(Some(FileRemedy::OtherDirectory.into()))
         }
-        _ => BuildError::Kernel { what: ErrorContext::CreateDirectory(&step.path).into(), source: e },
+        _ => BuildError::Kernel { context: ErrorContext::CreateDirectory(&step.path).into(), source: e },
     })?;
     for path in made.iter().rev() {
         let fail = || BuildError::kernel(ErrorContext::DirectoryTime(path));

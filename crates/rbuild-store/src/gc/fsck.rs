@@ -134,13 +134,13 @@ impl ImageState {
     fn report(self, name: &str, checked: &mut Checked) -> bool {
         match self {
             ImageState::Whole => false,
-            ImageState::Unread(why) => {
-                let text = format!("image {name} cannot be verified: {why}");
+            ImageState::Unread(reason) => {
+                let text = format!("image {name} cannot be verified: {reason}");
                 checked.unread.push(CheckFailure { text, remedy: None });
                 false
             }
-            ImageState::Incomplete(why) => {
-                checked.damage.push(format!("image {name} is incomplete: {why}"));
+            ImageState::Incomplete(reason) => {
+                checked.damage.push(format!("image {name} is incomplete: {reason}"));
                 true
             }
         }
@@ -358,8 +358,8 @@ impl Gc<'_> {
             Err(e) => return ImageState::Incomplete(sentence(&e)),
         };
         let Ok(layers) = image.layers() else {
-            let why = "its manifest and configuration have different numbers of layers";
-            return ImageState::Incomplete(why.into());
+            let reason = "its manifest and configuration have different numbers of layers";
+            return ImageState::Incomplete(reason.into());
         };
         let needed = layers.iter().filter_map(|(layer, _)| digest_of(layer).ok());
         let state = |blob: BlobDigest| ImageState::with(&blob, blobs.state(&blob));

@@ -92,8 +92,8 @@ impl MergedTree {
     /// Fails if it cannot be opened, or if it is more than [`MOST_DEEP`] levels down.
     pub fn open(&self, at: MergedPath) -> Result<MergedDir> {
         if at.path.components().count() > MOST_DEEP {
-            let why = format!("directories are nested more than {MOST_DEEP} levels deep");
-            return Err(Error::new("walking", &at.path, io::Error::other(why)));
+            let reason = format!("directories are nested more than {MOST_DEEP} levels deep");
+            return Err(Error::new("walking", &at.path, io::Error::other(reason)));
         }
         let mut dirs = Vec::with_capacity(at.trees.len());
         for (nth, tree) in at.trees.iter().enumerate() {

@@ -104,9 +104,10 @@ impl<'e> Manifests<'e> {
                 Err(
                     e @ (TransportError::Other { .. } | TransportError::Document { .. } | TransportError::Archive(_)),
                 ) => {
-                    let what =
+                    let difference =
                         format!("index.json refers to {}, which cannot be used: {}", entry.digest(), e.message());
-                    self.warnings.push(format!("{what}; the image is loaded as described by manifest.json").into());
+                    self.warnings
+                        .push(format!("{difference}; the image is loaded as described by manifest.json").into());
                     continue;
                 }
                 found => found?,

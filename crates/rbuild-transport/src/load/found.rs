@@ -63,6 +63,6 @@ pub(crate) struct FoundImages {
 }
 
 /// Returns the error for a document that does not parse.
-pub(crate) fn unreadable(what: &str) -> impl FnOnce(serde_json::Error) -> TransportError {
-    TransportError::document(format!("cannot read {what} of the archive"))
+pub(crate) fn unreadable(document: &str) -> impl FnOnce(serde_json::Error) -> TransportError {
+    TransportError::document(format!("cannot read {document} of the archive"))
 }

@@ -132,12 +132,12 @@ impl<'a> IncomingParts<'a> {
     }
 
     /// Returns the diffIDs in a configuration.
-    pub(super) fn diff_ids(&self, id: &ImageId, what: &str) -> Result<Rc<Vec<DiffId>>> {
+    pub(super) fn diff_ids(&self, id: &ImageId, document: &str) -> Result<Rc<Vec<DiffId>>> {
         if let Some(known) = self.configs.borrow().get(id) {
             return Ok(known.clone());
         }
         let text = self.staging.read_document(&id.blob())?;
-        let config: ImageConfig = serde_json::from_slice(&text).map_err(unreadable(what))?;
+        let config: ImageConfig = serde_json::from_slice(&text).map_err(unreadable(document))?;
         let diff_ids = Rc::new(config.rootfs.diff_ids);
         self.configs.borrow_mut().insert(*id, diff_ids.clone());
         Ok(diff_ids)

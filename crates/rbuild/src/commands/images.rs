@@ -252,7 +252,7 @@ enum Filter {
 impl Filter {
     fn parse(store: &Store, text: &str) -> Result<Filter, Failure> {
         let setting = || format!("--filter {text}");
-        let bad = |what: &str| Failure::usage(format!("{}: {what}", setting()));
+        let bad = |problem: &str| Failure::usage(format!("{}: {problem}", setting()));
         let (key, value) = text.split_once('=').ok_or_else(|| bad("not of the form NAME=VALUE"))?;
         let created = || -> Result<i64, Failure> {
             let (_, image) = named::find(store, value, Purpose::Manage)?;

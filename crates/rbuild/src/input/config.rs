@@ -69,7 +69,7 @@ impl Config {
             "jobs" => self.jobs = Some(value::jobs(&value.to_string())?),
             "progress" => self.progress = Some(progress(text(value)?)?),
             "context-modes" => self.context_modes = Some(value::context_modes(text(value)?)?),
-            _ => return Err(BadValue { why: "unknown setting".into(), hint: hints::suggestion(name, &NAMES) }),
+            _ => return Err(BadValue { problem: "unknown setting".into(), hint: hints::suggestion(name, &NAMES) }),
         }
         Ok(())
     }
@@ -87,18 +87,18 @@ impl Config {
 const NAMES: [&str; 7] = ["root", "limit", "isolation", "cache-limit", "jobs", "progress", "context-modes"];
 
 fn text(value: &Value) -> Result<&str, BadValue> {
-    let bad = || BadValue { why: "not a string".into(), hint: ValueRemedy::QuoteString.into() };
+    let bad = || BadValue { problem: "not a string".into(), hint: ValueRemedy::QuoteString.into() };
     value.as_str().ok_or_else(bad)
 }
 
 fn list(value: &Value) -> Result<&[Value], BadValue> {
-    let bad = || BadValue { why: "not a list".into(), hint: ValueRemedy::BracketList.into() };
+    let bad = || BadValue { problem: "not a list".into(), hint: ValueRemedy::BracketList.into() };
     Ok(value.as_array().ok_or_else(bad)?)
 }
 
 fn store_path(text: &str) -> Result<PathBuf, BadValue> {
     let path = PathBuf::from(text);
-    let bad = || BadValue { why: "not an absolute path".into(), hint: ValueRemedy::AbsolutePath.into() };
+    let bad = || BadValue { problem: "not an absolute path".into(), hint: ValueRemedy::AbsolutePath.into() };
     if path.is_absolute() { Ok(path) } else { Err(bad()) }
 }
 
@@ -106,7 +106,7 @@ fn progress(text: &str) -> Result<ProgressMode, BadValue> {
     ProgressMode::from_str(text, false).map_err(|_| {
         let values: Vec<_> = ProgressMode::value_variants().iter().filter_map(ValueEnum::to_possible_value).collect();
         let names: Vec<&str> = values.iter().map(|value| value.get_name()).collect();
-        BadValue { why: "unknown style".into(), hint: hints::suggestion(text, &names) }
+        BadValue { problem: "unknown style".into(), hint: hints::suggestion(text, &names) }
     })
 }
 

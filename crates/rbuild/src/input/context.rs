@@ -415,7 +415,7 @@ pub fn named(
 ) -> Result<NamedContexts, Failure> {
     let mut named = NamedContexts::default();
     for text in given {
-        let bad = |what: String| Failure::usage(format!("--build-context {}: {what}", hide_logins(text)));
+        let bad = |problem: String| Failure::usage(format!("--build-context {}: {problem}", hide_logins(text)));
         let form = || bad("not of the form NAME=SOURCE".into()).help(InputRemedy::NamedContextForm);
         let (name, value) = text.split_once('=').ok_or_else(form)?;
         if name.is_empty() || value.is_empty() {

@@ -113,7 +113,7 @@ pub fn allowed(given: &[String]) -> Result<Allowed, Failure> {
 
 /// Parses `NAME:ADDRESS` or `NAME=ADDRESS`; an IPv6 address may be in brackets.
 pub fn host(text: &str) -> Result<(String, String), Failure> {
-    let bad = |what: &str| Failure::usage(format!("--add-host {text}: {what}")).help(ValueRemedy::HostForm);
+    let bad = |problem: &str| Failure::usage(format!("--add-host {text}: {problem}")).help(ValueRemedy::HostForm);
     let (name, address) =
         text.split_once('=').or_else(|| text.split_once(':')).ok_or_else(|| bad("the address is missing"))?;
     let address = address.trim_start_matches('[').trim_end_matches(']');
@@ -133,7 +133,7 @@ pub fn size(option: &str, text: &str) -> Result<u64, Failure> {
 
 /// Parses `NAME=SOFT[:HARD]`; -1 and `unlimited` mean no limit.
 pub fn ulimit(text: &str) -> Result<Ulimit, Failure> {
-    let bad = |what: String| Failure::usage(format!("--ulimit {text}: {what}"));
+    let bad = |problem: String| Failure::usage(format!("--ulimit {text}: {problem}"));
     let (name, value) = text
         .split_once('=')
         .ok_or_else(|| bad("not of the form NAME=SOFT[:HARD]".into()).help(ValueRemedy::UlimitForm))?;
@@ -161,7 +161,7 @@ pub fn ulimit(text: &str) -> Result<Ulimit, Failure> {
 
 /// Parses `SOURCE:TARGET[:ro|rw]`.
 pub fn volume(text: &str) -> Result<Volume, Failure> {
-    let bad = |what: String| Failure::usage(format!("--volume {text}: {what}"));
+    let bad = |problem: String| Failure::usage(format!("--volume {text}: {problem}"));
     let parts: Vec<&str> = text.split(':').collect();
     let (source, target, options) = match parts[..] {
         [source, target] => (source, target, ""),
@@ -203,7 +203,7 @@ fn bind(bad: impl Fn(String) -> Failure, source: &str, target: &str, read_only: 
 
 /// Parses `type=bind,source=PATH,target=PATH[,readonly]`.
 pub fn mount(text: &str) -> Result<Volume, Failure> {
-    let bad = |what: String| Failure::usage(format!("--mount {text}: {what}"));
+    let bad = |problem: String| Failure::usage(format!("--mount {text}: {problem}"));
     let (mut source, mut target, mut read_only, mut kind) = (None, None, false, "volume".to_string());
     for field in output::csv_fields(text).map_err(|e| bad(e.to_string()))? {
         let (key, value) = field.split_once('=').map_or((&field[..], None), |(key, value)| (key, Some(value)));
@@ -243,7 +243,7 @@ pub fn reason(e: &std::io::Error) -> String {
 
 /// Parses `[manifest[OS/ARCH]:]KEY=VALUE`. An image for one platform has no index to annotate.
 pub fn annotation(text: &str) -> Result<(String, String), Failure> {
-    let bad = |what: &str| Failure::usage(format!("--annotation {text}: {what}"));
+    let bad = |problem: &str| Failure::usage(format!("--annotation {text}: {problem}"));
     let (key, value) =
         text.split_once('=').ok_or_else(|| bad("not of the form KEY=VALUE").help(ValueRemedy::AnnotationForm))?;
     let (kind, key) = key.split_once(':').unwrap_or(("manifest", key));
@@ -299,7 +299,7 @@ enum SecretType {
 
 impl SecretSource {
     fn parse(text: &str) -> Result<SecretSource, Failure> {
-        let bad = |what: String| Failure::usage(format!("--secret {text}: {what}"));
+        let bad = |problem: String| Failure::usage(format!("--secret {text}: {problem}"));
         let (mut id, mut file, mut env, mut of_type) = (None, None, None, None);
         for field in output::csv_fields(text).map_err(|e| bad(e.to_string()))? {
             let (key, value) = field
@@ -343,7 +343,7 @@ impl SecretSource {
     }
 
     fn read(self, text: &str) -> Result<(String, Vec<u8>), Failure> {
-        let bad = |what: String| Failure::usage(format!("--secret {text}: {what}"));
+        let bad = |problem: String| Failure::usage(format!("--secret {text}: {problem}"));
         let value = match self.file() {
             None => {
                 let name = self.variable().unwrap_or(&self.id);
@@ -373,7 +373,7 @@ fn remedy_of_secret(kind: std::io::ErrorKind) -> ValueRemedy {
 /// Parses `default|ID[=PATH[,PATH]…]`. The paths are one agent's socket or private keys; without
 /// paths, the agent at `SSH_AUTH_SOCK` is used.
 pub fn agent(text: &str) -> Result<(String, AgentSource), Failure> {
-    let bad = |what: String| Failure::usage(format!("--ssh {text}: {what}"));
+    let bad = |problem: String| Failure::usage(format!("--ssh {text}: {problem}"));
     let (id, paths) = text.split_once('=').map_or((text, None), |(id, paths)| (id, Some(paths)));
     let paths: Vec<PathBuf> = match paths {
         Some(paths) => paths.split(',').map(PathBuf::from).collect(),

@@ -14,13 +14,13 @@ use crate::ui::hints::{self, Hint, ValueRemedy};
 /// The reason why a text is not a value, and a hint.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BadValue {
-    pub why: String,
+    pub problem: String,
     pub hint: Hint,
 }
 
 impl fmt::Display for BadValue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.why)
+        f.write_str(&self.problem)
     }
 }
 
@@ -30,7 +30,7 @@ impl BadValue {
     /// Returns the failure of the setting that has the value, which is named as its user wrote it,
     /// for example `--network bridge`.
     pub fn of(self, setting: impl fmt::Display) -> Failure {
-        Failure::usage(format!("{setting}: {}", self.why)).help(self.hint)
+        Failure::usage(format!("{setting}: {}", self.problem)).help(self.hint)
     }
 }
 
@@ -44,12 +44,12 @@ pub fn choice<T: Copy + PartialEq>(kind: &str, words: &[(&str, T)], text: &str) 
     let shown: Vec<&str> = (0..words.len()).filter(|i| is_first(*i)).map(|i| words[i].0).collect();
     let close = rbuild_dockerfile::closest(text, words.iter().map(|(word, _)| *word));
     let hint = close.map_or_else(|| hints::suggestion(text, &shown), hints::did_you_mean);
-    Err(BadValue { why: format!("unknown {kind}"), hint })
+    Err(BadValue { problem: format!("unknown {kind}"), hint })
 }
 
 /// Returns the complaint about the key of an option that is not one of `known`.
 pub fn unknown_option(key: &str, known: &[&str]) -> BadValue {
-    BadValue { why: format!("unknown option `{key}`"), hint: hints::suggestion(key, known) }
+    BadValue { problem: format!("unknown option `{key}`"), hint: hints::suggestion(key, known) }
 }
 
 pub fn isolation(text: &str) -> Result<IsolationRequest, BadValue> {
@@ -73,7 +73,7 @@ pub fn pull(text: &str) -> Result<PullPolicy, BadValue> {
     }
     // In podman, `newer` does not fail if the registry cannot be reached.
     if text == "newer" {
-        return Err(BadValue { why: "unknown value".into(), hint: ValueRemedy::PullAlways.into() });
+        return Err(BadValue { problem: "unknown value".into(), hint: ValueRemedy::PullAlways.into() });
     }
     let words = [
         ("always", Always),
@@ -93,30 +93,31 @@ pub fn context_modes(text: &str) -> Result<bool, BadValue> {
 
 /// Parses a size such as `64m` in bytes. Zero is an error.
 pub fn size(text: &str) -> Result<u64, BadValue> {
-    let bad = || BadValue { why: "not a size".into(), hint: ValueRemedy::SizeForm.into() };
+    let bad = || BadValue { problem: "not a size".into(), hint: ValueRemedy::SizeForm.into() };
     rbuild_dockerfile::parse_size(text).filter(|size| *size > 0).ok_or_else(bad)
 }
 
 /// Parses the value of a switch.
 pub fn switch(text: &str) -> Result<bool, BadValue> {
-    let bad = || BadValue { why: "unknown value".into(), hint: hints::suggestion(text, &["true", "false"]) };
+    let bad = || BadValue { problem: "unknown value".into(), hint: hints::suggestion(text, &["true", "false"]) };
     rbuild_dockerfile::parse_bool(text).ok_or_else(bad)
 }
 
 /// Parses a time in seconds.
 pub fn seconds(text: &str) -> Result<u64, BadValue> {
-    text.parse().map_err(|_| BadValue { why: "not a number of seconds".into(), hint: ValueRemedy::SecondsForm.into() })
+    text.parse()
+        .map_err(|_| BadValue { problem: "not a number of seconds".into(), hint: ValueRemedy::SecondsForm.into() })
 }
 
 /// Parses a number of concurrent steps.
 pub fn jobs(text: &str) -> Result<usize, BadValue> {
-    let bad = || BadValue { why: "not a number of steps".into(), hint: ValueRemedy::AtLeastOne.into() };
+    let bad = || BadValue { problem: "not a number of steps".into(), hint: ValueRemedy::AtLeastOne.into() };
     text.parse().ok().filter(|jobs| *jobs > 0).ok_or_else(bad)
 }
 
 /// Applies `NAME=VALUE` to the limits; the value is a number or a size.
 pub fn limit(mut limits: Limits, text: &str) -> Result<Limits, BadValue> {
-    let bad = |why: String, hint: Hint| BadValue { why, hint };
+    let bad = |problem: String, hint: Hint| BadValue { problem, hint };
     let (name, value) = text
         .split_once('=')
         .ok_or_else(|| bad("not of the form NAME=VALUE".into(), hints::suggestion(text, &Limits::NAMES)))?;
@@ -158,8 +159,8 @@ mod tests {
         for (text, want) in
             [("bytes", "NAME=VALUE"), ("entires=1", "did you mean `entries`"), ("path=x", "not a number")]
         {
-            let BadValue { why, hint } = limit(Limits::default(), text).unwrap_err();
-            assert!(format!("{why} {hint}").contains(want), "{why} {hint}");
+            let BadValue { problem, hint } = limit(Limits::default(), text).unwrap_err();
+            assert!(format!("{problem} {hint}").contains(want), "{problem} {hint}");
         }
     }
 }

@@ -10,7 +10,7 @@ use crate::error::{BuildError, Result};
 use crate::error_context::ErrorContext;
 
 pub(super) fn fail(path: &Path) -> impl FnOnce(rbuild_linux::Error) -> BuildError + use<'_> {
-    move |source| BuildError::Kernel { what: ErrorContext::OutputFile(path).into(), source }
+    move |source| BuildError::Kernel { context: ErrorContext::OutputFile(path).into(), source }
 }
 
 /// Fails if a directory or a device is in the way: these are not replaced.
