@@ -44,6 +44,9 @@ pub enum SourceUrlError {
 
 const SCHEMES: [&str; 2] = ["http", "https"];
 
+/// Prefixes of named contexts that are images.
+const IMAGE_SCHEMES: [&str; 2] = ["docker-image", "oci-layout"];
+
 impl SourceUrl {
     /// Returns true if a text begins like a URL, in the spelling that ADD requires.
     pub fn is_meant(text: &str) -> bool {
@@ -129,7 +132,8 @@ impl fmt::Debug for SourceUrl {
 }
 
 /// Replaces the logins of all URLs in a text, which may be a part of a Dockerfile. The user of a
-/// URL other than http and https is shown unless it has a password.
+/// URL other than http and https is shown unless it has a password. References of images
+/// (`docker-image://name:tag@digest`) have no login.
 pub fn hide_logins(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     let mut rest = text;
@@ -138,8 +142,9 @@ pub fn hide_logins(text: &str) -> String {
         let end = authority.find(|c: char| c.is_whitespace() || matches!(c, '/' | '?' | '#' | '"' | '\'' | '`'));
         let (authority, after) = authority.split_at(end.unwrap_or(authority.len()));
         shown.push_str(before);
-        let is_url = SCHEMES.iter().any(|scheme| before.ends_with(&format!("{scheme}://")));
-        match authority.rsplit_once('@').filter(|(login, _)| is_url || login.contains(':')) {
+        let is_one_of = |schemes: &[&str]| schemes.iter().any(|scheme| before.ends_with(&format!("{scheme}://")));
+        let is_login = |login: &str| is_one_of(&SCHEMES) || login.contains(':') && !is_one_of(&IMAGE_SCHEMES);
+        match authority.rsplit_once('@').filter(|(login, _)| is_login(login)) {
             Some((_, host)) => shown.push_str(&format!("***@{host}")),
             None => shown.push_str(authority),
         }
@@ -248,10 +253,8 @@ mod tests {
 
     #[test]
     fn logins_are_hidden_in_texts() {
-        let text =
-            "ADD http://joe:pw@a.io/x https://b.io/@x [\"https://t@c.io\"] ssh://git@d.io ftp://joe:pw@e.io/x http://";
-        let shown =
-            "ADD http://***@a.io/x https://b.io/@x [\"https://***@c.io\"] ssh://git@d.io ftp://***@e.io/x http://";
+        let text = "ADD http://joe:pw@a.io/x https://b.io/@x [\"https://t@c.io\"] ssh://git@d.io ftp://joe:pw@e.io/x docker-image://a:1@sha256:x http://";
+        let shown = "ADD http://***@a.io/x https://b.io/@x [\"https://***@c.io\"] ssh://git@d.io ftp://***@e.io/x docker-image://a:1@sha256:x http://";
         assert_eq!((hide_logins(text).as_str(), hide_logins("ä: @").as_str()), (shown, "ä: @"));
     }
 

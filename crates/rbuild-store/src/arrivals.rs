@@ -128,7 +128,8 @@ impl Arrivals {
         });
     }
 
-    /// Records that an image and its blobs are in the store, or why they are not.
+    /// Records that a pull of an image has ended: the image and its blobs are in the store, or the
+    /// reason why they are not.
     pub fn ended(&self, image: &ManifestDigest, outcome: std::result::Result<(), ReportedError>) {
         self.change(|state| {
             let State { images, blobs, failure } = state;
@@ -145,16 +146,6 @@ impl Arrivals {
             requested.open = requested.open.saturating_sub(1);
             if outcome.is_err() || requested.open == 0 {
                 requested.outcome.get_or_insert(outcome);
-            }
-        });
-    }
-
-    /// Records that nothing further will arrive. Images without an outcome fail for that reason.
-    pub fn closed(&self, reason: &ReportedError) {
-        self.change(|state| {
-            for image in state.images.values_mut().filter(|image| image.outcome.is_none()) {
-                state.failure.get_or_insert_with(|| reason.clone());
-                image.outcome = Some(Err(reason.clone()));
             }
         });
     }
@@ -182,6 +173,11 @@ impl Arrivals {
     pub(crate) fn wait_for_image(&self, image: &ManifestDigest, stop: Stop<'_>) -> Result<()> {
         let find = |state: &State| state.images.get(image).map_or(Some(Ok(())), |image| image.outcome.clone());
         self.wait(stop, find)?.map_err(StoreError::NotArrived)
+    }
+
+    /// Returns true if the download of a blob was requested, and it is not in the store yet.
+    pub(crate) fn is_expected(&self, blob: &BlobDigest) -> bool {
+        matches!(locked(&self.state).blobs.get(blob), Some(Arrival::Requested | Arrival::Partial(_)))
     }
 
     /// Opens a blob that is being downloaded, once its first bytes can be expected. Returns `None`

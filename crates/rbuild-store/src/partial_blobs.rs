@@ -21,11 +21,14 @@ use crate::store::Store;
 /// Directory of the files.
 pub(crate) const DIR: &str = "partial";
 
-/// The file of a blob that is being downloaded. It is kept unless it is published or removed.
+/// The file of a blob that is being downloaded. It is kept unless it is published, removed, or
+/// dropped while it is empty.
 pub(crate) struct PartialFile {
     dir: RootDir,
     name: OsString,
     file: File,
+    /// The directory has an entry for the file.
+    is_linked: bool,
 }
 
 impl PartialFile {
@@ -35,14 +38,16 @@ impl PartialFile {
         let dir = made.map_err(naming(&store.root, DIR))?;
         let name = OsString::from(digest.hex());
         loop {
-            let file = dir.open_to_append(&name, modes::file())?;
+            let path = || format!("{DIR}/{}", digest.hex());
+            let opened = dir.open_to_append(&name, modes::file());
+            let file = opened.map_err(|e| naming(&store.root, &path())(e))?;
             if file.try_lock().is_err() {
                 return Ok(None);
             }
             // The last holder may have published or removed the file that was opened.
             let opened = file.metadata().map_err(|e| dir.error("fstat", &name, e))?.ino();
             match dir.stat_name(&name) {
-                Ok(stat) if stat.ino == opened => return Ok(Some(PartialFile { dir, name, file })),
+                Ok(stat) if stat.ino == opened => return Ok(Some(PartialFile { dir, name, file, is_linked: true })),
                 Err(e) if !e.is_not_found() => return Err(e.into()),
                 _ => {}
             }
@@ -65,14 +70,25 @@ impl PartialFile {
     }
 
     /// Removes the file.
-    pub fn remove(self) -> Result<()> {
+    pub fn remove(mut self) -> Result<()> {
+        self.is_linked = false;
         Ok(self.dir.remove_file(&self.name)?)
     }
 
     /// Moves the file to another directory of the store. Its digest has been verified.
-    pub fn publish_in(self, to: &RootDir, store: &Store) -> Result<()> {
+    pub fn publish_in(mut self, to: &RootDir, store: &Store) -> Result<()> {
         store.blobs().note_whole(&self.file);
-        Ok(self.dir.rename(&self.name, to, &self.name)?)
+        self.dir.rename(&self.name, to, &self.name)?;
+        self.is_linked = false;
+        Ok(())
+    }
+}
+
+impl Drop for PartialFile {
+    fn drop(&mut self) {
+        if self.is_linked && self.size().is_ok_and(|size| size == 0) {
+            let _ = self.dir.remove_file(&self.name);
+        }
     }
 }
 
@@ -88,5 +104,31 @@ impl Write for PartialFile {
     }
     fn flush(&mut self) -> io::Result<()> {
         self.file.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_without_bytes_is_not_kept() {
+        let place = std::env::temp_dir().join(format!("rbuild-partial-{}", std::process::id()));
+        let store = Store::open(&place).unwrap();
+        let digest = BlobDigest::of(b"blob");
+        let path = place.join(DIR).join(digest.hex());
+        for (bytes, is_kept) in [("", false), ("bl", true)] {
+            let mut file = PartialFile::open(&store, &digest).unwrap().unwrap();
+            assert!(PartialFile::open(&store, &digest).unwrap().is_none(), "it is locked");
+            file.write_all(bytes.as_bytes()).unwrap();
+            drop(file);
+            assert_eq!(path.exists(), is_kept, "{bytes:?}");
+        }
+        std::fs::remove_file(&path).unwrap();
+        std::fs::create_dir(&path).unwrap();
+        let failed = PartialFile::open(&store, &digest).err().unwrap().to_string();
+        assert!(failed.contains(&format!("{DIR}/{}", digest.hex())), "{failed}");
+        drop(store);
+        std::fs::remove_dir_all(&place).unwrap();
     }
 }

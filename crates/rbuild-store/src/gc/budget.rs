@@ -13,13 +13,15 @@ use crate::error::Result;
 use crate::exclusive_lock::ExclusiveLock;
 use crate::gc::prune::{Freed, Gc, each_below, remove_if_possible, tree_bytes};
 use crate::modes;
+use crate::partial_blobs;
 use crate::trees::id::TreeId;
 use crate::trees::tree::{INODES, LISTING};
 
 /// Limits on the build cache.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Budget {
-    /// Maximum size in bytes of trees, their packed layers, downloaded files and cache mounts.
+    /// Maximum size in bytes of trees, their packed layers, downloaded files, interrupted downloads
+    /// and cache mounts.
     pub bytes: Option<u64>,
     /// Entries last used before this time are evicted, in seconds since the Unix epoch.
     pub used_since: Option<i64>,
@@ -74,7 +76,8 @@ impl Gc<'_> {
         if !self.store.dir("mounts")?.entries()?.is_empty() {
             return Ok(true);
         }
-        let downloaded: u64 = self.downloaded_items()?.iter().map(|item| item.bytes).sum();
+        let downloaded: u64 =
+            self.downloaded_items()?.iter().chain(&self.partial_items()?).map(|item| item.bytes).sum();
         let Some(mut left) = most.checked_sub(downloaded) else { return Ok(true) };
         for entry in self.store.dir("trees")?.entries()? {
             let name = entry.name.to_string_lossy();
@@ -122,6 +125,7 @@ impl Gc<'_> {
             }
             match remove_if_possible(&self.store.dir(item.dir)?, OsStr::new(&item.name), remove_documents)? {
                 true if item.dir == "mounts" => freed.mounts += 1,
+                true if item.dir == partial_blobs::DIR => freed.blobs += 1,
                 true => freed.trees += 1,
                 false => {
                     freed.beyond_reach += 1;
@@ -137,7 +141,6 @@ impl Gc<'_> {
         }
         if freed.trees > 0 || unused_blobs {
             self.remove_unused_blobs(freed)?;
-            self.remove_partial_blobs(freed)?;
         }
         Ok(())
     }
@@ -170,12 +173,33 @@ impl Gc<'_> {
             items.push(tree);
         }
         items.extend(self.downloaded_items()?);
+        items.extend(self.partial_items()?);
         let mounts = self.store.dir("mounts")?;
         for entry in mounts.entries()? {
             let name = entry.name.to_string_lossy().into_owned();
             let bytes = mounts.sub(&entry.name).map_or(0, |dir| tree_bytes(&dir));
             let last_use = last_use(&mounts, &entry.name)?;
             items.push(Evictable { dir: "mounts", name, last_use, bytes, documents: Vec::new() });
+        }
+        Ok(items)
+    }
+
+    /// Returns the blobs whose download was interrupted.
+    fn partial_items(&self) -> Result<Vec<Evictable>> {
+        if !self.store.root.exists(partial_blobs::DIR)? {
+            return Ok(Vec::new());
+        }
+        let dir = self.store.dir(partial_blobs::DIR)?;
+        let mut items = Vec::new();
+        for entry in dir.entries()? {
+            let stat = match dir.stat_name(&entry.name) {
+                // A download has just ended.
+                Err(e) if e.is_not_found() => continue,
+                other => other?,
+            };
+            let name = entry.name.to_string_lossy().into_owned();
+            let (last_use, bytes) = (stat.mtime.sec, stat.blocks * 512);
+            items.push(Evictable { dir: partial_blobs::DIR, name, last_use, bytes, documents: Vec::new() });
         }
         Ok(items)
     }

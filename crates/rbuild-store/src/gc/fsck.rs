@@ -16,6 +16,7 @@ use crate::exclusive_lock::ExclusiveLock;
 use crate::gc::misplaced::Misplaced;
 use crate::gc::prune::Gc;
 use crate::images::{Image, NamedImage, digest};
+use crate::partial_blobs;
 use crate::store::{Store, all_dirs};
 use crate::workspace::sweep;
 
@@ -240,6 +241,7 @@ impl Gc<'_> {
             return Ok(checked);
         }
         let blobs = self.check_blobs(repair, &mut checked)?;
+        self.check_partial_blobs(repair, &mut checked)?;
         self.check_images(repair, &blobs, &mut checked)?;
         self.check_documents::<Record>(repair, "records", &mut checked, |r| self.store.lazy_trees().has_tree(&r.tree))?;
         // The result of a removed image remains, and is ignored.
@@ -298,6 +300,29 @@ impl Gc<'_> {
             blobs.states.get_mut().insert(name, state);
         }
         Ok(blobs)
+    }
+
+    /// Verifies that interrupted downloads can be continued. Their bytes prove nothing.
+    fn check_partial_blobs(&self, repair: bool, checked: &mut Checked) -> Result<()> {
+        if !self.store.root.exists(partial_blobs::DIR)? {
+            return Ok(());
+        }
+        let dir = self.store.dir(partial_blobs::DIR)?;
+        for entry in dir.entries()? {
+            if let Some(misplaced) = Misplaced::among_blobs(&dir, &entry)? {
+                checked.misplaced(self.store, &dir, partial_blobs::DIR, &misplaced, repair);
+                continue;
+            }
+            match dir.open_name(&entry.name) {
+                Err(e) if !e.is_not_found() => {
+                    let path = format!("{}/{}", partial_blobs::DIR, entry.name.to_string_lossy());
+                    let problem = sentence(&naming(&self.store.root, &path)(e));
+                    checked.damaged_file(self.store, &dir, &path, problem, repair);
+                }
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     fn check_images(&self, repair: bool, blobs: &CheckedBlobs, checked: &mut Checked) -> Result<()> {

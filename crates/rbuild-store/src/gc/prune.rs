@@ -172,7 +172,7 @@ impl Gc<'_> {
     }
 
     /// Removes what interrupted downloads have received of blobs.
-    pub(super) fn remove_partial_blobs(&self, freed: &mut Freed) -> Result<()> {
+    fn remove_partial_blobs(&self, freed: &mut Freed) -> Result<()> {
         if self.store.root.exists(partial_blobs::DIR)? {
             self.remove_others(partial_blobs::DIR, |_| false, freed)?;
         }

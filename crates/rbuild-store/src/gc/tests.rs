@@ -317,6 +317,19 @@ fn a_measured_cache_without_mounts_is_known_to_fit() {
 }
 
 #[test]
+fn interrupted_downloads_count_towards_the_limit() {
+    let scene = Scene::new();
+    let path = scene.path.join("partial").join(BlobDigest::of(b"blob").hex());
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::fs::write(&path, vec![1; 2 << 20]).unwrap();
+    for (limit, exceeds) in [(3 * MIB, false), (MIB, true)] {
+        assert_eq!(scene.store.gc().may_exceed(limit).unwrap(), exceeds, "{limit}");
+        let freed = scene.store.gc().collect(Budget { bytes: Some(limit), used_since: None }).unwrap();
+        assert_eq!((freed.blobs, path.exists()), (u64::from(exceeds), !exceeds), "{limit}");
+    }
+}
+
+#[test]
 fn a_budget_evicts_nothing_while_another_process_uses_the_store() {
     let scene = Scene::new();
     scene.step("step");

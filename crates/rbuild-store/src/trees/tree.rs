@@ -40,6 +40,14 @@ struct LayerFile {
     build: BuildId,
 }
 
+/// A layer that has been unpacked into a workspace.
+struct UnpackedLayer {
+    /// Path of the new tree.
+    path: PathBuf,
+    /// Uncompressed size of the layer in bytes.
+    size: u64,
+}
+
 /// The trees of a store.
 #[derive(Clone, Copy)]
 pub struct Trees<'s> {
@@ -230,25 +238,70 @@ impl Trees<'_> {
             self.store.blobs().check_layer(&digest, diff_id)?;
             Ok(Some(tree))
         };
-        let make = || repeated(|| self.unpack_layer(session, &digest, diff_id));
-        self.store.once(Lock::Layer(*diff_id), find, make)
+        // A build that waits for its network must not hold a lock.
+        let mut early = repeated(|| self.unpack_early(session, &digest, diff_id, find))?;
+        let make = || match early.take() {
+            Some(layer) => self.commit_layer(session, diff_id, &layer),
+            None => repeated(|| {
+                let layer =
+                    self.unpack_layer(session, &digest, |fs| self.unpack_verified(&digest, diff_id, fs, None))?;
+                self.commit_layer(session, diff_id, &layer)
+            }),
+        };
+        let tree = self.store.once(Lock::Layer(*diff_id), find, make)?;
+        if let Some(name) = early.as_ref().and_then(|layer| layer.path.file_name()) {
+            session.work.remove_later(name);
+        }
+        Ok(tree)
     }
 
+    /// Unpacks a layer while it is being downloaded. Returns `None` if it is not, or if `find`
+    /// returns its tree.
+    fn unpack_early(
+        &self,
+        session: Session<'_>,
+        digest: &BlobDigest,
+        diff_id: &DiffId,
+        find: impl Fn() -> Result<Option<TreeId>>,
+    ) -> Result<Option<UnpackedLayer>> {
+        let arrivals = &self.store.arrivals;
+        if !arrivals.is_expected(digest) || find()?.is_some() {
+            return Ok(None);
+        }
+        let Some(blob) = arrivals.open(digest, self.store.stop())? else { return Ok(None) };
+        // Another build may have unpacked it since.
+        if find()?.is_some() {
+            return Ok(None);
+        }
+        let how = Unpacking::layer(self.store.limits());
+        let unpack = |fs: &RootDir| self.unpack_arriving(blob, (digest, diff_id), fs, how, &mut |_| true);
+        self.unpack_layer(session, digest, unpack).map(Some)
+    }
+
+    /// Unpacks a layer into a new directory with its notes.
     #[tracing::instrument(target = "store", name = "unpack", level = "debug", skip_all, fields(layer = %digest))]
-    fn unpack_layer(&self, session: Session<'_>, digest: &BlobDigest, diff_id: &DiffId) -> Result<TreeId> {
-        let Session { work, build, .. } = session;
-        let (path, dir) = self.new_tree(work)?;
-        let fs = dir.sub("fs")?;
-        let unpacked = self.unpack_verified(digest, diff_id, &fs, None)?;
-        self.store.layers().put_layer_size(diff_id, unpacked.unpacked)?;
+    fn unpack_layer(
+        &self,
+        session: Session<'_>,
+        digest: &BlobDigest,
+        unpack: impl FnOnce(&RootDir) -> Result<Unpacked>,
+    ) -> Result<UnpackedLayer> {
+        let (path, dir) = self.new_tree(session.work)?;
+        let unpacked = unpack(&dir.sub("fs")?)?;
         if unpacked.lower_refs != LowerRefs::default() {
             self.put_note(&dir, LOWER_REFS, &unpacked.lower_refs.to_bytes())?;
         }
+        Ok(UnpackedLayer { path, size: unpacked.unpacked })
+    }
+
+    /// Publishes the tree of a layer. The caller holds its lock.
+    fn commit_layer(&self, session: Session<'_>, diff_id: &DiffId, layer: &UnpackedLayer) -> Result<TreeId> {
+        self.store.layers().put_layer_size(diff_id, layer.size)?;
         // Another builder may be using a tree with device nodes, which therefore stays in place.
         let usual = TreeId::of_layer(diff_id, self.store.owners());
         let id = if self.is_usable(&usual)? { usual } else { TreeId::without_devices(diff_id) };
-        self.commit_tree(work, &path, &id)?;
-        let file = LayerFile { tree: id.clone(), boot: self.store.boot().to_string(), build: build.clone() };
+        self.commit_tree(session.work, &layer.path, &id)?;
+        let file = LayerFile { tree: id.clone(), boot: self.store.boot().to_string(), build: session.build.clone() };
         self.store.unsynced.store(true, Ordering::Relaxed);
         self.store.write("layers", &document_of(&diff_id.hex(), self.store.owners()), &file)?;
         Ok(id)

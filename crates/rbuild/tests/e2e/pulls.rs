@@ -257,6 +257,58 @@ fn images_of_one_build_download_a_shared_layer_once() {
     }
 }
 
+/// A base for two platforms, and one whose trigger copies from another image, are pulled by two
+/// fetchers, one of which ends first.
+#[test]
+fn images_that_are_found_one_after_the_other_are_pulled() {
+    let (scene, name) = scene();
+    let (both, trigger) = (scene.name("both:1"), scene.name("trigger:1"));
+    let platforms = ["--platform", "linux/amd64,linux/arm64"];
+    scene.lab.write("Dockerfile", "FROM scratch\nARG TARGETARCH\nCOPY small /$TARGETARCH\nCOPY d /\n");
+    scene.rbuild(&[&["build", "-t", &both, "--push"], &platforms[..], &["."]].concat()).ok();
+    scene.build(&format!("FROM {name}\nONBUILD COPY --from={both} /first /then\n"), &["-t", &trigger, "--push"]).ok();
+    for (file, options) in
+        [(format!("FROM {both}\nCOPY small /x\n"), &platforms[..]), (format!("FROM {trigger}\n"), &[])]
+    {
+        for name in [&name, &both, &trigger] {
+            scene.forget(name);
+        }
+        scene.build(&file, &[&["-t", "app", "."], options].concat()).ok();
+        scene.rbuild(&["fsck"]).ok();
+        scene.rbuild(&["rmi", "-f", "app"]).ok();
+    }
+}
+
+#[test]
+fn a_build_that_waits_for_its_registry_delays_no_other_build() {
+    let (scene, name) = scene();
+    let other = scene.name("other:1");
+    scene.build(&format!("FROM {name}\nCOPY small /more\n"), &["-t", &other, "--push", "."]).ok();
+    scene.forget(&other);
+    scene.forget(&name);
+    hold(&scene, 1);
+    let first = start(&scene, &name);
+    wait_until("the large layer is being unpacked", || is_unpacked(&scene, "first"));
+    let second = std::cell::RefCell::new(start(&scene, &other));
+    wait_until("the second build ends", || second.borrow_mut().try_wait().unwrap().is_some());
+    let second = second.into_inner();
+    let (code, text) = ended(second);
+    assert_eq!(code, Some(0), "{text}");
+    std::fs::write(release(&scene), "").unwrap();
+    let (code, text) = ended(first);
+    assert_eq!(code, Some(0), "{text}");
+    scene.rbuild(&["fsck"]).ok();
+}
+
+#[test]
+fn a_refused_download_leaves_nothing() {
+    let (scene, name) = scene();
+    scene.registry.fault("GET", &digest_of_layer(&scene, 1), Fault::Status(404, None), 9);
+    scene.build(&copy_all(&name), &["."]).fails(1, &["pulling `"]);
+    assert_nothing_is_left(&scene);
+    assert_eq!(scene.lab.sh(r#"ls -A "$LAB/store/partial""#).stdout, "");
+}
+
 #[test]
 fn a_cached_build_downloads_no_layer() {
     let (scene, name) = scene();

@@ -107,7 +107,7 @@ fn things_in_place_of_blobs_and_documents_are_reported_by_path_and_put_away() {
     let link = |path: &Path| std::os::unix::fs::symlink("/etc/hostname", path).unwrap();
     let file = |path: &Path| std::fs::write(path, "kept").unwrap();
     type Case<'a> = (&'a str, &'a dyn Fn(&Path), &'a str, Option<&'a str>);
-    let cases: [Case<'_>; 7] = [
+    let cases: [Case<'_>; 10] = [
         ("blobs/sha256/HEX", &dir, "is a directory, not a file", Some("HEX/kept")),
         ("blobs/sha256/HEX", &link, "is a symbolic link, not a file", None),
         ("blobs/sha256/mine", &dir, "is a directory, not a file", Some("mine/kept")),
@@ -115,6 +115,9 @@ fn things_in_place_of_blobs_and_documents_are_reported_by_path_and_put_away() {
         ("records/mine", &dir, "is a directory, not a file", Some("mine/kept")),
         ("records/mine.json", &file, "is not named after a digest", Some("mine.json")),
         ("results/mine", &file, "is not named after a digest", Some("mine")),
+        ("partial/HEX", &dir, "is a directory, not a file", Some("HEX/kept")),
+        ("partial/HEX", &link, "is a symbolic link, not a file", None),
+        ("partial/mine", &file, "is not named after a digest", Some("mine")),
     ];
     for (at, (path, put, problem, kept)) in cases.into_iter().enumerate() {
         let place = std::env::temp_dir().join(format!("rbuild-misplaced-{at}-{}", std::process::id()));
@@ -124,6 +127,7 @@ fn things_in_place_of_blobs_and_documents_are_reported_by_path_and_put_away() {
         drop(work);
         let real = |text: &str| text.replace("HEX", &id.hex());
         let target = place.join(real(path));
+        std::fs::create_dir_all(target.parent().unwrap()).unwrap();
         let replaces = target.exists();
         if replaces {
             std::fs::remove_file(&target).unwrap();

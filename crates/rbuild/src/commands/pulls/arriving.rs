@@ -1,6 +1,6 @@
 //! The receiving end of a build's pulls, in the builder.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
@@ -44,6 +44,7 @@ impl ArrivingImages {
                 sizes: HashMap::new(),
                 first,
                 images: fetcher.images,
+                ended: HashSet::new(),
             };
             first += receiver.images.len();
             let receiving = start(move || receiver.run(&fetcher.socket)).map_err(std::io::Error::from)?;
@@ -68,6 +69,8 @@ struct Receiver {
     /// Number of images of earlier fetchers.
     first: usize,
     images: Vec<PendingImage>,
+    /// Positions of the images whose pulls have ended.
+    ended: HashSet<usize>,
     /// Bytes of each blob that have arrived.
     sizes: HashMap<BlobDigest, u64>,
     started: Instant,
@@ -92,7 +95,11 @@ impl Receiver {
                 (Message::Notice(text), _) => self.events.send(Event::Warning(text.as_str().into())),
             }
         }
-        self.arrivals.closed(&ReportedError::new("the fetcher ended unexpectedly"));
+        // Other fetchers may still be downloading their images.
+        let open = (0..self.images.len()).filter(|at| !self.ended.contains(at));
+        for image in open.map(|at| &self.images[at]) {
+            self.arrivals.ended(&image.manifest, Err(ReportedError::new("the fetcher ended unexpectedly")));
+        }
     }
 
     /// Returns the pull of the image at a position.
@@ -100,7 +107,7 @@ impl Receiver {
         PullId(self.first + at)
     }
 
-    fn image_ended(&self, at: usize, failure: Option<ReportedError>) {
+    fn image_ended(&mut self, at: usize, failure: Option<ReportedError>) {
         let Some(image) = self.images.get(at) else { return };
         let moved = self.moved(image);
         if failure.is_none() {
@@ -108,7 +115,9 @@ impl Receiver {
             self.events.send(Event::Phase { text, seconds: self.started.elapsed().as_secs_f64() });
         }
         self.events.send(Event::Pulling { image: image.name.clone(), moved, total: moved });
-        self.arrivals.ended(&image.manifest, failure.map_or(Ok(()), Err));
+        if self.ended.insert(at) {
+            self.arrivals.ended(&image.manifest, failure.map_or(Ok(()), Err));
+        }
     }
 
     /// Sends the progress, unless it was sent a moment ago.
