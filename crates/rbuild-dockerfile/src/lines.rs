@@ -17,6 +17,18 @@ pub struct Logical {
     pub span: Span,
     /// Comment lines directly above.
     pub comments: Vec<Comment>,
+    pub placement: Placement,
+}
+
+/// Placement of an instruction relative to the one before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Placement {
+    /// First in the file, or after FROM, a here-document, a comment or a blank line.
+    Separate,
+    /// On the line after an instruction that a line continuation could extend.
+    NextLine,
+    /// As [`Placement::NextLine`], and indented.
+    IndentedNextLine,
 }
 
 pub struct LogicalLines {
@@ -86,21 +98,36 @@ pub fn split(source: &str) -> Result<LogicalLines, Vec<Diagnostic>> {
     let mut out = LogicalLines { directives, escape, logical: Vec::new(), empty_continuations: Vec::new() };
     let mut reader = LineReader { lines: &lines, at: first, escape };
     let mut comments: Vec<Comment> = Vec::new();
+    let mut can_continue = false;
     while let Some(line) = reader.next() {
         if line.is_comment() {
+            can_continue = false;
             let text = line.text.trim_start()[1..].trim().to_string();
             comments.push(Comment { text, span: line.span() });
         } else if line.text.trim().is_empty() {
+            can_continue = false;
             comments.clear();
         } else {
             let comments = std::mem::take(&mut comments);
+            let placement = match can_continue {
+                false => Placement::Separate,
+                true if line.text.starts_with([' ', '\t']) => Placement::IndentedNextLine,
+                true => Placement::NextLine,
+            };
             match reader.instruction(line, comments, &mut out.empty_continuations) {
-                Ok(logical) => out.logical.push(logical),
+                Ok(logical) => {
+                    can_continue = logical.heredocs.is_empty() && !is_from(&logical.text);
+                    out.logical.push(Logical { placement, ..logical });
+                }
                 Err(d) => errors.push(d),
             }
         }
     }
     if errors.is_empty() { Ok(out) } else { Err(errors) }
+}
+
+fn is_from(text: &Text) -> bool {
+    words::split_keyword(text).0.text.eq_ignore_ascii_case("FROM")
 }
 
 /// Parses the directives at the top of the file. Returns them and the index of the first other
@@ -192,7 +219,8 @@ impl<'a> LineReader<'a> {
             heredocs.push(heredoc);
         }
         let start = text.source(0);
-        Ok(Logical { text, heredocs, span: Span::new(start, end.max(start)), comments })
+        let span = Span::new(start, end.max(start));
+        Ok(Logical { text, heredocs, span, comments, placement: Placement::Separate })
     }
 
     fn heredoc(&mut self, mut doc: Heredoc) -> Result<Heredoc, Diagnostic> {

@@ -3,8 +3,9 @@
 use crate::ast::*;
 use crate::diagnostic::{Diagnostic, Span};
 use crate::duration::parse_duration;
+use crate::expand::ExpandError;
 use crate::flags::{self, Arity, Flags};
-use crate::lines::{self, Logical};
+use crate::lines::{self, Logical, Placement};
 use crate::text::Text;
 use crate::words::{self, NotJson, split_keyword, whole};
 
@@ -143,30 +144,48 @@ fn form_of(name: &str) -> Option<&'static str> {
     })
 }
 
+fn is_instruction(keyword: &Word) -> bool {
+    KEYWORDS.iter().any(|known| keyword.text.eq_ignore_ascii_case(known))
+}
+
 impl DockerfileParser {
     fn error(&mut self, d: Diagnostic) {
         self.errors.push(d);
     }
 
     fn item(&mut self, logical: Logical) -> Option<ParsedLine> {
-        let Logical { text, heredocs, span, comments } = logical;
+        let Logical { text, heredocs, span, comments, placement } = logical;
         let (keyword, rest) = split_keyword(&text);
         if keyword.text.eq_ignore_ascii_case("FROM") {
             let from = self.from(&keyword, &rest)?;
             return Some(ParsedLine::Stage(Stage { keyword, from, span, comments, instructions: Vec::new() }));
         }
+        if !is_instruction(&keyword) {
+            self.unknown(&keyword, placement);
+            return None;
+        }
         let op = self.op(&keyword, &rest, heredocs)?;
         Some(ParsedLine::Instruction(Instruction { keyword, span, comments, op }))
+    }
+
+    /// Reports an unknown instruction. It may be the rest of the instruction on the line before it.
+    fn unknown(&mut self, keyword: &Word, placement: Placement) {
+        let d = Diagnostic::new(keyword.span, format!("unknown instruction `{}`", keyword.text));
+        let d = match placement {
+            Placement::IndentedNextLine => d,
+            _ => d.suggest(&keyword.text.to_ascii_uppercase(), KEYWORDS),
+        };
+        self.error(match placement {
+            Placement::NextLine | Placement::IndentedNextLine if d.help.is_none() => {
+                d.help(format!("end the line above with {} if this line continues it", self.escape))
+            }
+            _ => d,
+        });
     }
 
     fn op(&mut self, keyword: &Word, rest: &Text, heredocs: Vec<Heredoc>) -> Option<Op> {
         let upper = keyword.text.to_ascii_uppercase();
         let name = upper.as_str();
-        if !KEYWORDS.contains(&name) {
-            let d = Diagnostic::new(keyword.span, format!("unknown instruction `{}`", keyword.text));
-            self.error(d.suggest(name, KEYWORDS));
-            return None;
-        }
         let (flags, rest) = flags::take(rest, self.escape);
         // Without arguments, these run the shell with an empty script.
         let may_be_empty = ["RUN", "CMD", "ENTRYPOINT"].contains(&name);
@@ -420,6 +439,10 @@ impl DockerfileParser {
             text.push_str(&doc.body);
             text.push_str(&doc.name);
         }
+        if !is_instruction(&inner_keyword) {
+            self.unknown(&inner_keyword, Placement::Separate);
+            return None;
+        }
         let op = self.op(&inner_keyword, &inner_rest, heredocs)?;
         let span = keyword.span.to(rest.span(0, rest.text.len()));
         let inner = Instruction { keyword: inner_keyword, span, comments: Vec::new(), op };
@@ -471,12 +494,14 @@ impl DockerfileParser {
             return self.legacy_pair(name, rest);
         }
         let mut pairs = Vec::new();
-        for part in parts {
-            match split_pair(&part) {
-                Some((name, _)) if name.text.is_empty() => {
-                    self.error(Diagnostic::new(part.span, "missing name before `=`"));
-                }
+        for (i, part) in parts.iter().enumerate() {
+            match split_pair(part) {
+                Some((name, _)) if name.text.is_empty() => self.nameless(part, i),
                 Some((name, value)) => pairs.push(Pair { name, value, legacy: false }),
+                None if i > 0 && parts[i - 1].text.ends_with('=') => {
+                    let d = Diagnostic::new(part.span, format!("`{}` has no `=`", part.text));
+                    self.error(d.help(format!("remove the space before it: {}{}", parts[i - 1].text, part.text)));
+                }
                 None => {
                     let d = Diagnostic::new(part.span, format!("`{}` has no `=`", part.text));
                     self.error(
@@ -491,6 +516,10 @@ impl DockerfileParser {
     fn legacy_pair(&mut self, name: &str, rest: &Text) -> Option<Vec<Pair>> {
         let (key, value) = split_keyword(rest);
         if value.text.is_empty() {
+            if let Some(quote) = words::unclosed_quote(&key.text, self.escape) {
+                self.error(Diagnostic::new(key.span, ExpandError::OpenQuote(quote).to_string()));
+                return None;
+            }
             let d = Diagnostic::new(key.span, format!("{name} requires a name and a value"));
             self.error(d.help(format!("use the form `{name} {}=value`", key.text)));
             return None;
@@ -500,18 +529,27 @@ impl DockerfileParser {
 
     fn args(&mut self, rest: &Text) -> Option<Vec<ArgDecl>> {
         let mut decls = Vec::new();
-        for part in words::quoted(rest, self.escape) {
-            let (name, default) = match split_pair(&part) {
+        for (i, part) in words::quoted(rest, self.escape).iter().enumerate() {
+            let (name, default) = match split_pair(part) {
                 Some((name, value)) => (name, Some(value)),
                 None => (part.clone(), None),
             };
             if name.text.is_empty() {
-                self.error(Diagnostic::new(part.span, "missing name before `=`"));
+                self.nameless(part, i);
                 continue;
             }
             decls.push(ArgDecl { name, default });
         }
         Some(decls)
+    }
+
+    /// Reports `=VALUE` without a name, at `position` among the words of its instruction.
+    fn nameless(&mut self, word: &Word, position: usize) {
+        let d = Diagnostic::new(word.span, "missing name before `=`");
+        self.error(match position {
+            0 => d,
+            _ => d.help("remove the spaces around `=`"),
+        });
     }
 }
 

@@ -33,6 +33,16 @@ pub fn quoted(text: &Text, escape: char) -> Vec<Word> {
 
 /// Returns the byte ranges of the words that [`quoted`] returns.
 pub fn split_quoted(text: &str, escape: char) -> Vec<(usize, usize)> {
+    split(text, escape).0
+}
+
+/// Returns the kind of the quote (`single` or `double`) that is not closed in the text.
+pub fn unclosed_quote(text: &str, escape: char) -> Option<&'static str> {
+    split(text, escape).1.map(|quote| if quote == '"' { "double" } else { "single" })
+}
+
+/// Returns the byte ranges of the words, and the quote that is not closed.
+fn split(text: &str, escape: char) -> (Vec<(usize, usize)>, Option<char>) {
     let mut found = Vec::new();
     let mut start = None;
     let mut quote = None;
@@ -61,7 +71,7 @@ pub fn split_quoted(text: &str, escape: char) -> Vec<(usize, usize)> {
         }
     }
     found.extend(start.map(|from| (from, text.len())));
-    found
+    (found, quote)
 }
 
 pub fn word(text: &Text, start: usize, end: usize) -> Word {

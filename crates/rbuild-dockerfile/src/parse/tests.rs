@@ -162,9 +162,24 @@ fn errors_are_as_recorded() {
         "HEALTHCHECK --interval=10us CMD x",
         "HEALTHCHECK --interval=soon CMD x",
         "HEALTHCHECK --retries=-1 CMD x",
+        "ARG X = 1",
+        "ARG =1",
+        "ENV A=1 =2",
+        "ENV X= 1",
+        "LABEL \"a",
+        "ENV 'a",
+        "RUN apk add \n  curl x",
+        "RUN apk add &&\ncopi x",
+        "RUN make &&\n  cp x y",
+        "RUN make\n\n  cp x y",
+        "RUN make\n# then\nmake test",
+        "RUN <<E\nE\nmake test",
+        "ONBUILD cp x y",
     ];
     let mut sources = in_stage.map(|line| format!("FROM a\n{line}\n")).to_vec();
     sources.push("# escape=x\nFROM a\n".into());
+    sources.push("# escape=`\nFROM a\nRUN make\ntest it\n".into());
+    sources.push("FROM a\n  test it\n".into());
     sources.push(format!("FROM a\nRUN {}\n", "x".repeat(crate::lines::MAX_LINE)));
     rbuild_testkit::assert_recorded!("syntax", table(&sources));
 }
