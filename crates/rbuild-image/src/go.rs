@@ -3,8 +3,8 @@
 /// Formats a size in bytes as Docker does: decimal units, three significant digits.
 pub fn human_size(bytes: u64) -> String {
     let mut size = bytes as f64;
-    for unit in ["B", "kB", "MB", "GB", "TB"] {
-        if size < 1000.0 || unit == "TB" {
+    for unit in ["B", "kB", "MB", "GB", "TB", "PB", "EB"] {
+        if size < 1000.0 || unit == "EB" {
             let digits = if unit == "B" || size >= 100.0 {
                 0
             } else if size >= 10.0 {
@@ -70,7 +70,7 @@ mod tests {
 
     #[test]
     fn sizes_durations_and_quotes_match_docker() {
-        let sizes = [0, 999, 1000, 6_470_000, 12_300_000_000, 123_400_000_000, 5_000_000_000_000_000];
+        let sizes = [0, 999, 1000, 6_470_000, 12_300_000_000, 123_400_000_000, 5_000_000_000_000_000, u64::MAX];
         let durations = [-1, 0, 1, 45, 61, 3540, 3600, 169_200, 259_200, 1_814_400, 7_776_000, 69_120_000];
         let mut text: String = sizes.iter().map(|bytes| format!("{bytes} bytes: {}\n", human_size(*bytes))).collect();
         text.extend(durations.map(|seconds| format!("{seconds} seconds: {}\n", human_duration(seconds))));
