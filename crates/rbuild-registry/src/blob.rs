@@ -149,7 +149,8 @@ impl Read for BlobReader<'_> {
                 }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) => {
-                    let problem = self.line(Interruption::Broken { left: self.size - self.at, source: e });
+                    let left = self.size - self.at;
+                    let problem = self.line(Interruption::of_read(e, |source| Interruption::Broken { left, source }));
                     self.broken(problem)?;
                 }
             }

@@ -113,6 +113,7 @@ impl DownloadError {
                 ServerRemedy::TrustAuthority { host: host.clone() }.into()
             }
             RegistryProblem::Connection { .. } if source.is_refused() => ServerRemedy::CheckPort.into(),
+            RegistryProblem::Connection { .. } if source.is_malformed() => ServerRemedy::AwaitServer.into(),
             RegistryProblem::Connection { .. } => Remedy::Server(ServerRemedy::CheckNetwork),
             RegistryProblem::Status { status: 404 | 410, .. } => ServerRemedy::CheckAddress.into(),
             RegistryProblem::Denied { anonymous: true, .. } => {
@@ -329,7 +330,7 @@ impl FileDownload<'_> {
             let n = match body.read(&mut chunk) {
                 Ok(n) => n,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-                Err(e) => return broken(Interruption::BrokenAt { at, source: e }),
+                Err(e) => return broken(Interruption::of_read(e, |source| Interruption::BrokenAt { at, source })),
             };
             match self.state.size {
                 _ if n > 0 => {}

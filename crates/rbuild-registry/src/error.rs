@@ -7,6 +7,7 @@ use rbuild_image::BlobDigest;
 use rbuild_remedy::{RegistryAction, Remedy, ServerRemedy, sentence};
 
 use crate::config_error::ConfigError;
+use crate::interruption::Interruption;
 
 /// A request to a registry that failed.
 #[derive(Debug, thiserror::Error)]
@@ -197,6 +198,7 @@ impl RegistryError {
             RegistryProblem::Connection { kind: Broken::Certificate, .. } => registry(RegistryAction::TrustAuthority),
             RegistryProblem::Connection { kind: Broken::NotTls, .. } => registry(RegistryAction::AllowPlainHttp),
             RegistryProblem::Connection { .. } if self.problem.is_refused() => ServerRemedy::CheckPort.into(),
+            RegistryProblem::Connection { .. } if self.problem.is_malformed() => ServerRemedy::AwaitRegistry.into(),
             RegistryProblem::Connection { .. } => Remedy::Server(ServerRemedy::CheckNetwork),
             RegistryProblem::Status { status: 429, .. } => registry(RegistryAction::RaiseRateLimit),
             RegistryProblem::Status { .. } | RegistryProblem::Digest { .. } | RegistryProblem::Answer { .. } => {
@@ -236,6 +238,12 @@ impl RegistryProblem {
     /// Returns true if the machine exists, but refused the connection.
     pub(crate) fn is_refused(&self) -> bool {
         self.io().is_some_and(|e| e.kind() == io::ErrorKind::ConnectionRefused)
+    }
+
+    /// Returns true if the reply violates the protocol of the connection.
+    pub(crate) fn is_malformed(&self) -> bool {
+        let RegistryProblem::Connection { source, .. } = self else { return false };
+        matches!(source.downcast_ref(), Some(Interruption::Malformed(_)))
     }
 
     /// Returns how far the request got: of several endpoints, the error of the one that got
@@ -327,6 +335,12 @@ mod tests {
             connection(Broken::Certificate),
             connection(Broken::NotTls),
             connection(Broken::Line),
+            RegistryProblem::Connection {
+                host: host(),
+                request: "requesting the manifest".into(),
+                kind: Broken::Line,
+                source: Interruption::Malformed(io::Error::other("no chunk")).into(),
+            },
             status(500, ""),
             status(429, "too many requests"),
             missing(RemoteObject::Manifest("1".into()), ""),

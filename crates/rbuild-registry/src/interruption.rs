@@ -31,10 +31,24 @@ pub(crate) enum Interruption {
     /// The connection broke during the download of a document.
     #[error("the connection broke")]
     BrokenOff(#[source] io::Error),
+    /// The bytes that arrived violate the protocol.
+    #[error("the server's reply is malformed")]
+    Malformed(#[source] io::Error),
     #[error("fewer than {least} bytes in {} s", idle.as_secs())]
     Stalled { least: u64, idle: Duration },
     #[error("the transfer took longer than {} s", .0.as_secs())]
     Slow(Duration),
+}
+
+impl Interruption {
+    /// Returns the reason why a read failed: a violation of the protocol, or else what `broken`
+    /// makes of the error.
+    pub fn of_read(e: io::Error, broken: impl FnOnce(io::Error) -> Interruption) -> Interruption {
+        match e.get_ref().and_then(|inner| inner.downcast_ref()) {
+            Some(ureq::Error::Protocol(_)) => Interruption::Malformed(e),
+            _ => broken(e),
+        }
+    }
 }
 
 impl From<Interruption> for io::Error {
@@ -62,6 +76,7 @@ mod tests {
             Interruption::BrokenAt { at: 5, source: reset() },
             Interruption::EndedAt { at: 5, size: 25 },
             Interruption::BrokenOff(reset()),
+            Interruption::Malformed(io::Error::other("chunk length cannot be read as a number")),
             Interruption::Stalled { least: 1024, idle: Duration::from_secs(60) },
             Interruption::Slow(Duration::from_secs(300)),
         ];
@@ -75,6 +90,7 @@ mod tests {
             BrokenAt,
             EndedAt,
             BrokenOff,
+            Malformed,
             Stalled,
             Slow,
         });

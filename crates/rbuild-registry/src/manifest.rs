@@ -173,7 +173,7 @@ fn broken(session: &EndpointSession, reference: &str, e: std::io::Error) -> Regi
         host: session.endpoint.host.clone(),
         request,
         kind: Broken::Line,
-        source: Interruption::BrokenOff(e).into(),
+        source: Interruption::of_read(e, Interruption::BrokenOff).into(),
     }
 }
 

@@ -75,6 +75,16 @@ fn files_arrive_with_their_validators() {
 }
 
 #[test]
+fn a_malformed_reply_is_not_reported_as_a_broken_connection() {
+    let (server, scene) = (FileServer::start(), Scene::new("malformed"));
+    let headers = vec![("Transfer-Encoding", "chunked".into())];
+    server.put("/garbage", ServedFile { headers, ..ServedFile::new("no number\r\n") });
+    let error = get(&scene, &server.url("/garbage"), None, None).answer.unwrap_err();
+    assert!(sentence(&error).contains("the server's reply is malformed: "), "{error:?}");
+    assert_eq!(error.remedy(), Some(rbuild_remedy::ServerRemedy::AwaitServer.into()));
+}
+
+#[test]
 fn a_stored_version_is_not_downloaded_again() {
     let (server, scene) = (FileServer::start(), Scene::new("stored"));
     let stored = |etag: Option<&str>, modified| Some(Validators { etag: etag.map(str::to_string), modified });
