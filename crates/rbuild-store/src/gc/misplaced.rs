@@ -8,7 +8,8 @@ use crate::error::{Result, naming};
 use crate::store::Store;
 
 /// Directory of the store for misplaced files and directories. Nothing reads or removes it. It is
-/// not called `lost+found`: that one belongs to the file system if the store is a mount point.
+/// not called `lost+found`: that one belongs to the file system if the store is a mount point. If
+/// something else has the name, the directory gets a number.
 const ASIDE: &str = "misplaced";
 
 /// An entry of a directory of the store that the store did not create.
@@ -83,23 +84,39 @@ impl Misplaced {
         }
     }
 
-    /// Moves a directory or a regular file, which may be the only copy of something, to [`ASIDE`],
-    /// and returns its path there; removes anything else. The caller holds the exclusive lock.
+    /// Moves a directory or a regular file, which may be the only copy of something, to the
+    /// directory [`ASIDE`], and returns its path there; removes anything else. The caller holds the
+    /// exclusive lock.
     pub fn put_away(&self, store: &Store, dir: &RootDir, path: &str) -> Result<Option<String>> {
         let path = path_in(path, &self.name);
         if !matches!(self.kind, FileKind::File | FileKind::Dir) {
             dir.remove_file(&self.name).map_err(naming(&store.root, &path))?;
             return Ok(None);
         }
-        let aside = store.root.create_dir_all(ASIDE, 0o700, None, |_| ()).map_err(naming(&store.root, ASIDE))?;
+        let (aside, place) = open_aside(&store.root)?;
         let mut name = self.name.clone();
         let mut others = 0;
-        while aside.exists(OsStr::new(&name)).map_err(naming(&store.root, ASIDE))? {
+        while aside.exists(OsStr::new(&name)).map_err(naming(&store.root, &place))? {
             others += 1;
             name = self.name.clone();
             name.push(format!(".{others}"));
         }
         dir.rename(&self.name, &aside, &name).map_err(naming(&store.root, &path))?;
-        Ok(Some(format!("{ASIDE}/{}", name.to_string_lossy())))
+        Ok(Some(format!("{place}/{}", name.to_string_lossy())))
     }
+}
+
+/// Opens the first of `misplaced`, `misplaced.1` and so on that is a directory or does not exist,
+/// and creates it if necessary. Returns it with its name.
+fn open_aside(store: &RootDir) -> Result<(RootDir, String)> {
+    let mut name = ASIDE.to_string();
+    for number in 1.. {
+        match store.stat_name(OsStr::new(&name)) {
+            Ok(stat) if stat.kind != FileKind::Dir => name = format!("{ASIDE}.{number}"),
+            Err(e) if !e.is_not_found() => return Err(naming(store, &name)(e)),
+            _ => break,
+        }
+    }
+    let dir = store.create_dir_all(&name, 0o700, None, |_| ()).map_err(naming(store, &name))?;
+    Ok((dir, name))
 }

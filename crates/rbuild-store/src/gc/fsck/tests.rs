@@ -170,18 +170,41 @@ fn files_in_place_of_directories_are_put_away() {
     }
 }
 
+#[test]
+fn a_file_named_misplaced_does_not_stop_a_repair() {
+    let (found, after, _) = repaired("aside", |place, _| {
+        std::fs::create_dir(place.join("records/mine")).unwrap();
+        std::fs::write(place.join("misplaced"), "other").unwrap();
+        std::fs::write(place.join("misplaced.1"), "other").unwrap();
+    });
+    let moved = "records/mine in the store is a directory, not a file; it was moved to misplaced.2/mine";
+    assert_eq!((&found.damage[..], found.unrepaired.len()), (&[moved.to_string()][..], 0), "{found:?}");
+    assert_eq!((after.damage.len(), after.unread.len()), (0, 0), "{after:?}");
+}
+
+/// Returns a name that cannot be made longer.
+fn longest_name() -> String {
+    "x".repeat(255)
+}
+
+/// Prevents a repair from moving entries with the longest name: nothing can be added to it.
+fn put_in_the_way(place: &Path) {
+    std::fs::create_dir(place.join("misplaced")).unwrap();
+    std::fs::write(place.join("misplaced").join(longest_name()), "in the way").unwrap();
+}
+
 /// The other damage is repaired, and all damage is reported.
 #[test]
 fn damage_that_cannot_be_removed_does_not_stop_a_repair() {
     let (found, after, images) = repaired("stuck", |place, id| {
-        std::fs::create_dir(place.join("blobs/sha256/mine")).unwrap();
-        std::fs::create_dir(place.join("records/mine")).unwrap();
+        std::fs::create_dir(place.join("blobs/sha256").join(longest_name())).unwrap();
+        std::fs::create_dir(place.join("records").join(longest_name())).unwrap();
         std::fs::write(place.join("blobs/sha256").join(id.hex()), "other").unwrap();
-        std::fs::write(place.join("misplaced"), "in the way").unwrap();
+        put_in_the_way(place);
     });
     assert_eq!((found.damage.len(), found.unrepaired.len(), found.unread.len()), (2, 2, 0), "{found:?}");
-    for (failure, path) in found.unrepaired.iter().zip(["blobs/sha256/mine", "records/mine"]) {
-        let start = format!("{path} in the store is a directory, not a file; cannot ");
+    for (failure, path) in found.unrepaired.iter().zip(["blobs/sha256", "records"]) {
+        let start = format!("{path}/{} in the store is a directory, not a file; cannot ", longest_name());
         assert!(failure.text.starts_with(&start) && failure.text.contains("misplaced in the store"), "{failure:?}");
         assert!(failure.remedy.is_some(), "{failure:?}");
     }

@@ -8,7 +8,7 @@ use rbuild_image::{DiffId, ImageConfig, ImageId, MediaType, Platform, descriptor
 use rbuild_linux::FileKind;
 use rbuild_testkit::assert_recorded;
 
-use super::repaired;
+use super::{longest_name, put_in_the_way, repaired};
 use crate::gc::fsck::*;
 use crate::ids::{BuildId, CacheKey};
 use crate::staging::Staging;
@@ -42,7 +42,10 @@ fn row(name: &str, break_it: impl FnOnce(&Path, &ImageId)) -> String {
     });
     let lines = damage.chain(failures).collect::<String>();
     assert!(!lines.is_empty(), "{name}");
-    format!("{name}:\n{}", without_digests(&lines.replace(&store, "[store]")))
+    format!(
+        "{name}:\n{}",
+        without_digests(&lines.replace(&store, "[store]").replace(&longest_name(), "[longest name]"))
+    )
 }
 
 fn change_index(place: &Path, change: impl FnOnce(&mut serde_json::Value)) {
@@ -109,8 +112,8 @@ fn damage_is_worded_as_recorded() {
             records.create_node(OsStr::new("mine"), FileKind::Fifo, 0o600, (0, 0)).unwrap();
         }),
         row("a directory that cannot be moved", |place, _| {
-            dir(place, "records/mine");
-            file(place, "misplaced");
+            dir(place, &format!("records/{}", longest_name()));
+            put_in_the_way(place);
         }),
     ];
     assert_recorded!("damage", rows.concat());
