@@ -348,6 +348,7 @@ impl Trees<'_> {
         let how = Unpacking { known, nanoseconds, stop: self.store.stop(), ..Unpacking::layer(self.store.limits()) };
         let got = unpack_some(&blob, fs, how, wants).map_err(|source| match source.is_of_content() {
             true => self.store.blobs().invalid_layer(digest, source),
+            false if source.is_disk_full() => self.full(source),
             false => source.into(),
         })?;
         compare(digest, got.digest)?;
@@ -373,7 +374,7 @@ impl Trees<'_> {
         let how = Unpacking { known: Some(*digest), stop: self.store.stop(), ..how };
         let got = match unpack_some(&mut blob, fs, how, wants) {
             Err(e @ LayerError::Stopped) => return Err(e.into()),
-            Err(e) if e.is_disk_full() => return Err(e.into()),
+            Err(e) if e.is_disk_full() => return Err(self.full(e)),
             Err(source) => {
                 blob.confirm()?;
                 return Err(match source.is_of_content() {

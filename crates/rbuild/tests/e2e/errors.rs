@@ -169,6 +169,17 @@ fn a_full_disk_during_import_or_load_names_the_store() {
     in_namespace(&lab, load).fails(1, &[named, "no space left on device", "hint: free some space"]);
 }
 
+/// The disk has space for the layer of the base image, but not for its files.
+#[test]
+fn a_full_disk_during_unpacking_names_the_store() {
+    let lab = Lab::bare();
+    lab.write("Dockerfile", "FROM big\nRUN true\n");
+    let build = "mount -t tmpfs -o size=30m x $RBUILD_ROOT; head -c 20000000 /dev/urandom > big; tar cf big.tar big; \
+                 $RB import big.tar big >/dev/null; $RB build";
+    let says = "error: cannot write to the snapshots in the store `";
+    in_namespace(&lab, build).fails(1, &[says, "no space left on device", "hint: free some space"]);
+}
+
 /// The disk has space for the files, but not for the layer that is packed from them.
 #[test]
 fn a_full_disk_during_packing_names_the_store_and_the_step() {
