@@ -118,7 +118,9 @@ pub fn take_from_layout(
 /// Stores all images in one transaction and tags them.
 #[tracing::instrument(target = "transport", name = "load", level = "debug", skip_all)]
 fn keep_all(members: IncomingParts<'_>, wanted: &WantedPlatform) -> Result<Incoming<Vec<Loaded>>> {
-    let Incoming { found: FoundImages { images, names }, mut warnings } = images(&members, wanted)?;
+    let Incoming { found, mut warnings } = images(&members, wanted)?;
+    warnings.extend(found.skipped(wanted));
+    let FoundImages { images, names, others: _ } = found;
     if images.is_empty() {
         warnings.push("the archive lists no image; nothing was loaded".into());
     }
@@ -167,12 +169,13 @@ fn images(members: &IncomingParts<'_>, wanted: &WantedPlatform) -> Result<Incomi
 fn of_layout(members: &IncomingParts<'_>, text: &[u8], wanted: &WantedPlatform) -> Result<Incoming<FoundImages>> {
     let index = parse_index(text).map_err(unreadable("index.json"))?;
     let mut layout = IndexResolver::new(members, wanted);
-    let mut names = Vec::new();
+    let (mut names, mut all_reached) = (Vec::new(), true);
     let mut warnings: Vec<Warning> = layout_warning(members)?.into_iter().collect();
     for entry in index.manifests() {
         let reached = layout.enter(entry)?;
         let name = name_of(entry);
         if reached == Reached::None && !layout.others.is_empty() {
+            all_reached = false;
             let image = name.as_ref().map_or_else(|| entry.digest().to_string(), |name| name.familiar());
             let missing = wanted.only_others(&layout.others);
             warnings.push(Warning { text: format!("{image} {missing}"), help: missing.remedy() });
@@ -182,7 +185,8 @@ fn of_layout(members: &IncomingParts<'_>, text: &[u8], wanted: &WantedPlatform) 
     if layout.images.is_empty() && !layout.others.is_empty() {
         return Err(ArchiveProblem::OtherPlatforms(Box::new(wanted.only_others(&layout.others))).into());
     }
-    Ok(Incoming { found: FoundImages { images: layout.images, names }, warnings })
+    let others = if all_reached { layout.others } else { BTreeSet::new() };
+    Ok(Incoming { found: FoundImages { images: layout.images, names, others }, warnings })
 }
 
 /// Keeps only images of the wanted platform. `manifest.json` does not state platforms, so they are
@@ -195,7 +199,7 @@ fn of_platform(
     if !wanted.given() {
         return Ok(loaded);
     }
-    let Incoming { found: FoundImages { images, mut names }, warnings } = loaded;
+    let Incoming { found: FoundImages { images, mut names, .. }, warnings } = loaded;
     let (mut kept, mut others) = (Vec::new(), BTreeSet::new());
     for image in images {
         let platform = members.platform(&image.id)?;
@@ -209,7 +213,7 @@ fn of_platform(
         return Err(ArchiveProblem::OtherPlatforms(Box::new(wanted.only_others(&others))).into());
     }
     names.retain(|(image, _)| kept.contains(image));
-    Ok(Incoming { found: FoundImages { images: kept, names }, warnings })
+    Ok(Incoming { found: FoundImages { images: kept, names, others }, warnings })
 }
 
 /// Returns the error about a layout whose image is for other platforms.

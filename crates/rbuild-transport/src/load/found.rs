@@ -60,6 +60,21 @@ pub(crate) struct CheckedImage {
 pub(crate) struct FoundImages {
     pub images: Vec<CheckedImage>,
     pub names: Vec<(CheckedImage, Reference)>,
+    /// Platforms of images that were skipped in favor of one under the same name.
+    pub others: BTreeSet<String>,
+}
+
+impl FoundImages {
+    /// Returns a warning about images that were skipped because they are not for this machine's
+    /// platform. If a platform was requested, there is none.
+    pub fn skipped(&self, wanted: &WantedPlatform) -> Option<Warning> {
+        if wanted.given() || self.others.is_empty() || self.images.is_empty() {
+            return None;
+        }
+        let others: Vec<&str> = self.others.iter().map(String::as_str).collect();
+        let text = format!("images for {} were not loaded, only those for {}", others.join(", "), wanted.platform());
+        Some(Warning { text, help: wanted.only_others(&self.others).remedy() })
+    }
 }
 
 /// Returns the error for a document that does not parse.

@@ -2,6 +2,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rbuild_image::Platform;
+use rbuild_remedy::ImageRemedy;
 use rbuild_store::Store;
 use rbuild_testkit::{assert_recorded, message_row, variants};
 use serde_json::{Value, json};
@@ -221,6 +222,21 @@ fn a_docker_archive_keeps_the_manifest_with_its_annotations() {
     let Incoming { found, warnings } = load(&scratch.store("other"), &damaged.archive()[..], &host()).unwrap();
     assert_eq!(found.len(), 1);
     assert!(warnings[0].text.contains("which cannot be used"), "{warnings:?}");
+}
+
+#[test]
+fn images_that_are_skipped_for_their_platform_are_a_warning() {
+    let scratch = Scratch::new();
+    let mut fixture = Fixture::default();
+    let (one, other) = (fixture.valid_image(HOST, "1"), fixture.valid_image("linux/s390x", "2"));
+    let list = fixture.list(INDEX, &[one.entry, other.entry]);
+    let archive = fixture.with_index(&[named(&list, TAG, "a:1")]).archive();
+    let warnings = |name: &str, wanted| load(&scratch.store(name), &archive[..], &wanted).unwrap().warnings;
+    let [.., skipped] = &warnings("host", host())[..] else { panic!() };
+    assert_eq!(skipped.text, format!("images for linux/s390x were not loaded, only those for {HOST}"));
+    assert_eq!(skipped.help, Some(ImageRemedy::SelectPlatform { platform: "linux/s390x".into() }.into()));
+    let given = warnings("given", WantedPlatform::Given(HOST.parse().unwrap()));
+    assert!(given.iter().all(|warning| !warning.text.contains("s390x")), "{given:?}");
 }
 
 #[test]
