@@ -283,6 +283,7 @@ impl Planner<'_> {
             step: 1,
             total,
             stage,
+            in_trigger: false,
             ignore_cache: false,
         }
     }

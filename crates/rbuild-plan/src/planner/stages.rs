@@ -197,6 +197,7 @@ impl Planner<'_> {
         i: &ast::Instruction,
         at: Option<Span>,
     ) -> Planned<()> {
+        state.in_trigger = at.is_some();
         let result = self.dispatch(state, i);
         match (result, at) {
             (Err(Interrupted::Error(d)), Some(span)) => {

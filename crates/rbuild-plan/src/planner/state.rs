@@ -85,6 +85,8 @@ pub(super) struct StageState {
     pub(super) step: usize,
     pub(super) total: usize,
     pub(super) stage: String,
+    /// The current instruction is a trigger of the base image.
+    pub(super) in_trigger: bool,
     /// The stage is subject to `--no-cache`.
     pub(super) ignore_cache: bool,
 }
@@ -195,6 +197,7 @@ impl Planner<'_> {
     pub(super) fn step(&mut self, state: &mut StageState, step: Step, text: String, created_by: String, span: Span) {
         state.step += 1;
         state.total = state.total.max(state.step);
+        let text = if state.in_trigger { format!("ONBUILD {text}") } else { text };
         let id = self.add(step, Some(state.vertex), state.name(state.step), text, span);
         // WORKDIR is excluded: creating a directory again has no effect that --no-cache is meant
         // for.

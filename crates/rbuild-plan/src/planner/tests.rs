@@ -138,7 +138,7 @@ fn entrypoint_resets_only_an_inherited_cmd() {
 fn triggers_run_right_after_from_and_are_removed() {
     let g = graph("FROM trigger\nRUN mine\n");
     let texts: Vec<&str> = g.vertices.iter().map(|v| v.text.as_str()).collect();
-    assert_eq!(texts, ["FROM trigger", "RUN echo triggered", "COPY . /src", "RUN mine"]);
+    assert_eq!(texts, ["FROM trigger", "ONBUILD RUN echo triggered", "ONBUILD COPY . /src", "RUN mine"]);
     assert!(g.config.config.on_build.is_empty());
     assert_eq!(graph("FROM debian\nONBUILD RUN x\n").config.config.on_build, ["RUN x"]);
 }

@@ -189,6 +189,10 @@ fn onbuild_triggers_of_a_base_run_in_the_child() {
     lab.build("FROM busybox\nONBUILD COPY f /f\nONBUILD RUN cat /f > /g\n", &["-t", "base"]).ok();
     let out = lab.build_local("FROM base\n", &[]);
     assert_eq!(std::fs::read_to_string(out.join("g")).unwrap(), "content");
+    let ran = lab.build("FROM base\nRUN true\n", &["-t", "child"]).ok();
+    for title in ["[2/4] ONBUILD COPY f /f", "[3/4] ONBUILD RUN cat /f > /g", "[4/4] RUN true"] {
+        assert!(ran.stderr.contains(title), "{title}: {}", ran.stderr);
+    }
 }
 
 #[test]
