@@ -6,8 +6,9 @@ use std::time::Duration;
 use rbuild_dockerfile::Diagnostic;
 use rbuild_image::DEFAULT_PATH;
 use rbuild_linux::parallel::locked;
+use rbuild_linux::{OwnerMode, UidGid};
 use rbuild_plan::{RunAgent, RunSecret, RunStep, VertexId};
-use rbuild_remedy::{CommandRemedy, MachineRemedy, Remedy};
+use rbuild_remedy::{CommandRemedy, IsolationRemedy, MachineRemedy, Remedy};
 use rbuild_sandbox::{
     CommandEnd, CommandOutcome, Input, MountRequest, MountSource, RootFiles, RunRequest, SandboxError, Stream,
     remove_mount_points, restored_files,
@@ -216,7 +217,7 @@ fn outcome_of_run(
             let missing = missing_program(&log);
             let relevant = |secret: &RunSecret| code != PROGRAM_NOT_FOUND || may_name_program(run, secret, missing);
             let absent = not_given(run, env.request, code != PROGRAM_NOT_FOUND, relevant);
-            let help = absent.or_else(|| json_help(run)).or_else(|| exit_help(code));
+            let help = absent.or_else(|| json_help(run)).or_else(|| owner_help(env, &log)).or_else(|| exit_help(code));
             let help = help
                 .or_else(|| (!env.request.shell_on_error).then_some(Remedy::Command(CommandRemedy::InspectFailure)));
             let missing = missing.filter(|_| code == PROGRAM_NOT_FOUND).map(str::to_string);
@@ -401,6 +402,23 @@ fn json_help(run: &RunStep) -> Option<Remedy> {
     Some(CommandRemedy::CorrectJson { mistake }.into())
 }
 
+/// Returns the remedy for a command that could not set an owner, if the namespace lacks IDs.
+fn owner_help(env: &StepEnv<'_>, log: &[String]) -> Option<Remedy> {
+    const HIGHEST: u32 = u32::MAX - 1;
+    let isolation = &env.builder.isolation;
+    let maps = isolation.maps().filter(|_| isolation.owner_mode() == OwnerMode::Given)?;
+    let lacks_ids = !maps.has(UidGid::new(HIGHEST, HIGHEST));
+    (lacks_ids && is_owner_refused(log)).then(|| IsolationRemedy::GrantIds { file: "/etc/subuid".into() }.into())
+}
+
+/// Returns true if a program printed that the kernel refuses an owner: chown(2) of an ID without a
+/// mapping fails with EINVAL.
+fn is_owner_refused(log: &[String]) -> bool {
+    let is_about_owner = |line: &str| line.contains("chown") || line.contains("chgrp") || line.contains("owner");
+    let refused = |line: &str| line.ends_with(": invalid argument") && is_about_owner(line);
+    log.iter().any(|line| refused(line.trim_end().to_ascii_lowercase().as_str()))
+}
+
 /// Exit code of a shell for a program that does not exist.
 const PROGRAM_NOT_FOUND: i32 = 127;
 
@@ -442,6 +460,20 @@ mod tests {
             ("/bin/sh -c a   b\tc", "/bin/sh -c a b c"),
         ] {
             assert_eq!(shortened(command), shown);
+        }
+    }
+
+    #[test]
+    fn refused_owners_are_recognized_in_messages_of_programs() {
+        for (line, is_refused) in [
+            ("chown: /a: Invalid argument\r", true),
+            ("chown: changing ownership of '/a': Invalid argument", true),
+            ("tar: a: Cannot change ownership to uid 70000, gid 70000: Invalid argument", true),
+            ("lchown /a: invalid argument", true),
+            ("mount: /a: Invalid argument", false),
+            ("chown: /a: Operation not permitted", false),
+        ] {
+            assert_eq!(is_owner_refused(&["first".into(), line.into(), "last".into()]), is_refused, "{line}");
         }
     }
 

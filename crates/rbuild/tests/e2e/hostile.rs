@@ -79,6 +79,12 @@ fn a_user_beyond_the_mapped_ids_is_reported_with_the_range() {
         ran.fails(1, &[&says[..], &["Dockerfile:3:6"]].concat());
         run.fails(1, &says);
     }
+    // A command that sets such an owner fails by itself.
+    let ran = lab.build("FROM busybox\nRUN touch /f && chown 2000000000 /f\n", &[]);
+    match is_mapped || recorded {
+        true => ran.ok(),
+        false => ran.fails(1, &["exited with code 1", "hint: grant more IDs in /etc/subuid"]),
+    };
 }
 
 /// A root file system with names that mean deletions in a layer.
