@@ -220,7 +220,7 @@ impl<'a> Platforms<'a> {
                     outputs::tar(to, &self.views(*split, Rootfs::view)?)?;
                     BuildPhase::Tar
                 }
-                Export::Archive { .. } | Export::Layout { .. } | Export::Store { .. } => continue,
+                Export::Archive { .. } | Export::Layout { .. } | Export::Store { .. } | Export::CacheOnly => continue,
             };
             self.events.phase(phase, started.elapsed().as_secs_f64());
         }

@@ -71,6 +71,8 @@ pub enum Export {
     Layout { to: Directory, form: ImageForm },
     /// The image, in the local store.
     Store { form: ImageForm },
+    /// Nothing: the results of the steps are in the build cache.
+    CacheOnly,
 }
 
 /// Distribution of the files of several platforms.
@@ -97,19 +99,19 @@ impl Split {
 }
 
 impl Export {
-    /// Returns the form of the image; `None` if the export has the files only.
+    /// Returns the form of the image; `None` if the export has no image.
     pub fn form(&self) -> Option<ImageForm> {
         match self {
-            Export::Files { .. } | Export::Tar { .. } => None,
+            Export::Files { .. } | Export::Tar { .. } | Export::CacheOnly => None,
             Export::Archive { form, .. } | Export::Layout { form, .. } | Export::Store { form } => Some(*form),
         }
     }
 
-    /// Returns the absolute path of the file or directory that is written; `None` for the store and
-    /// for standard output.
+    /// Returns the absolute path of the file or directory that is written; `None` for the store,
+    /// the build cache and standard output.
     pub fn path(&self) -> Option<PathBuf> {
         let path = match self {
-            Export::Store { .. } => return None,
+            Export::Store { .. } | Export::CacheOnly => return None,
             Export::Files { to, .. } | Export::Layout { to, .. } => to.path(),
             Export::Tar { to, .. } | Export::Archive { to, .. } => to.path(),
         };
@@ -122,7 +124,7 @@ impl Export {
         let to_disk = match self {
             Export::Archive { to, .. } => matches!(to, Destination::Regular(_)),
             Export::Layout { .. } => true,
-            Export::Files { .. } | Export::Tar { .. } | Export::Store { .. } => false,
+            Export::Files { .. } | Export::Tar { .. } | Export::Store { .. } | Export::CacheOnly => false,
         };
         let plain = |form: ImageForm| {
             let ImageForm { layers, force, late_times: _, squash } = form;
@@ -188,7 +190,7 @@ impl Wants {
     /// Returns what `exports` require. `named` is true if the image gets a name in the store, and
     /// `squash` applies to the image that is made without an export.
     pub fn of(exports: &[Export], named: bool, platforms: usize, squash: Squash) -> Wants {
-        let files = exports.iter().any(|export| export.form().is_none());
+        let files = exports.iter().any(|export| matches!(export, Export::Files { .. } | Export::Tar { .. }));
         let mut wants = Wants { images: Vec::new(), files, streams: !named && platforms <= 1 };
         let mut kept: Vec<&Export> = exports.iter().filter(|export| !wants.is_direct(export)).collect();
         kept.sort_by_key(|export| !matches!(export, Export::Store { .. }));
@@ -244,6 +246,7 @@ mod tests {
             // Without exports, the image goes into the store.
             (vec![], false, 1, vec![ImageForm { squash: Squash::All, ..plain }], 0),
             (vec![files()], false, 1, vec![], 0),
+            (vec![Export::CacheOnly], false, 1, vec![], 0),
             (vec![files()], true, 1, vec![ImageForm { squash: Squash::All, ..plain }], 0),
             // An uncompressed layout is written directly, unless the image is kept as well.
             (vec![layout(plain)], false, 1, vec![], 1),

@@ -116,7 +116,7 @@ pub(crate) fn publish(
             Export::Archive { format, to, .. } => {
                 save_to(store, &entries, &BTreeSet::new(), *format, to, &moved)?;
             }
-            Export::Files { .. } | Export::Tar { .. } | Export::Store { .. } => {}
+            Export::Files { .. } | Export::Tar { .. } | Export::Store { .. } | Export::CacheOnly => {}
         }
         events.phase(BuildPhase::Archive, started.elapsed().as_secs_f64());
     }

@@ -28,7 +28,7 @@ pub(crate) fn export(env: &StepEnv<'_>, export: &Export) -> Result<FinishedImage
         Export::Archive { format, to, form } => {
             archive(env, form, to, *format).map_err(|e| e.writing_to(&to.path()))?
         }
-        Export::Files { .. } | Export::Tar { .. } | Export::Store { .. } => {
+        Export::Files { .. } | Export::Tar { .. } | Export::Store { .. } | Export::CacheOnly => {
             return Err(BuildError::other("an export without an archive is not written directly"));
         }
     };

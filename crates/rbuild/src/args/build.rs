@@ -50,7 +50,7 @@ pub struct BuildArgs {
     #[arg(long, value_name = "NAME[=VALUE]")]
     pub build_arg: Vec<String>,
     /// Output: DIR, `-` for a tar on standard output, or
-    /// type=local|tar|oci|docker|image|registry[,dest=PATH]
+    /// type=local|tar|oci|docker|image|registry|cacheonly[,dest=PATH]
     #[arg(short, long, value_name = "OUTPUT")]
     pub output: Vec<String>,
     /// Do not use the cache

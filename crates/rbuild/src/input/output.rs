@@ -25,6 +25,7 @@ enum OutputKind {
     OciDirectory,
     DockerArchive,
     Image,
+    CacheOnly,
 }
 
 /// A parsed `--output`, not yet opened.
@@ -41,7 +42,7 @@ pub struct ParsedOutput {
     split: Split,
 }
 
-const TYPES: [&str; 6] = ["local", "tar", "oci", "docker", "image", "registry"];
+const TYPES: [&str; 7] = ["local", "tar", "oci", "docker", "image", "registry", "cacheonly"];
 const KEYS: [&str; 16] = [
     "type",
     "dest",
@@ -177,11 +178,12 @@ impl Fields {
         };
         form.layers = match kind {
             // BuildKit ignores options of images where the output is none.
-            OutputKind::Local | OutputKind::Tar => LayerForm::default(),
+            OutputKind::Local | OutputKind::Tar | OutputKind::CacheOnly => LayerForm::default(),
             OutputKind::Image if !push => layers.unwrap_or(ImageForm::of_store().layers),
             _ => layers.unwrap_or_default(),
         };
-        if let (Some(level), false) = (level, matches!(kind, OutputKind::Local | OutputKind::Tar)) {
+        let has_image = !matches!(kind, OutputKind::Local | OutputKind::Tar | OutputKind::CacheOnly);
+        if let (Some(level), true) = (level, has_image) {
             form.layers = form.layers.with_level(level).map_err(|e| bad(e.to_string()))?;
         }
         if delete && kind != OutputKind::Local {
@@ -189,6 +191,9 @@ impl Fields {
         }
         if kind == OutputKind::Image && dest.is_some() {
             return Err(bad("an image in the store or a registry has no dest".into()).help(OutputRemedy::NameImage));
+        }
+        if kind == OutputKind::CacheOnly && dest.is_some() {
+            return Err(bad("type=cacheonly writes nothing and has no dest".into()));
         }
         if push && kind != OutputKind::Image {
             return Err(bad("push=true requires type=image".into()));
@@ -227,6 +232,7 @@ fn output_kind(name: &str) -> Result<OutputKind, Failure> {
         "oci" => Ok(OutputKind::OciArchive),
         "docker" => Ok(OutputKind::DockerArchive),
         "image" | "registry" => Ok(OutputKind::Image),
+        "cacheonly" => Ok(OutputKind::CacheOnly),
         other => {
             let failure = Failure::usage(format!("unknown type `{other}`"));
             Err(failure.help(hints::suggestion(other, &TYPES)))
@@ -278,6 +284,7 @@ impl ParsedOutput {
                 Ok(Export::Archive { format: ArchiveFormat::Docker, to: self.archive()?, form })
             }
             OutputKind::Image => Ok(Export::Store { form }),
+            OutputKind::CacheOnly => Ok(Export::CacheOnly),
         }
     }
 
@@ -382,6 +389,8 @@ mod tests {
             ("type=image,name=a:1", OutputKind::Image, None),
             ("type=registry,name=a:1", OutputKind::Image, None),
             ("type=image,push=true", OutputKind::Image, None),
+            ("type=cacheonly", OutputKind::CacheOnly, None),
+            ("type=cacheonly,compression=zstd,compression-level=30", OutputKind::CacheOnly, None),
             ("type=local,dest=x,compression=gzip,force-compression=true", OutputKind::Local, Some("x")),
             ("type=tar,dest=x,compression=uncompressed,compression-level=12", OutputKind::Tar, Some("x")),
         ] {
@@ -403,6 +412,8 @@ mod tests {
             ("type=local,dest=\"x\"", "quotes enclose a whole field"),
             ("", "the value is empty"),
             ("type=oci,push=true", "requires type=image"),
+            ("type=cacheonly,push=true", "requires type=image"),
+            ("type=cacheonly,dest=x", "writes nothing and has no dest"),
             ("", "--output '': "),
             ("type=registry,dest=x", "has no dest pass its name with name=NAME"),
             ("type=oci,compression=gizp", "unknown compression `gizp` did you mean `gzip`"),

@@ -455,3 +455,16 @@ fn an_empty_file_capability_is_left_out() {
     lab.build(&format!("FROM debian\nRUN echo x > /f; {set}\nRUN cat /f\n"), &["-t", "x", "-o", "type=tar,dest=o.tar"])
         .ok();
 }
+
+#[test]
+fn an_output_to_the_cache_only_makes_no_image() {
+    let lab = Lab::new();
+    let file = "FROM busybox\nRUN echo a > /a\n";
+    let images = || lab.rbuild(["images", "-q"]).ok().stdout;
+    let before = images();
+    lab.build(file, &["-o", "type=cacheonly"]).ok();
+    assert_eq!(images(), before);
+    let ran = lab.build(file, &["-t", "x"]).ok();
+    assert!(ran.stderr.contains("CACHED"), "{}", ran.stderr);
+    assert_ne!(images(), before);
+}
