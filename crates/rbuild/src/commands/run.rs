@@ -132,9 +132,13 @@ fn variables(files: &[PathBuf], flags: &[String]) -> Result<Vec<(String, String)
         let text = std::fs::read_to_string(path).map_err(|e| {
             Failure::usage(format!("cannot read --env-file {}: {}", quoted(path), flags::reason(&e))).because(&e)
         })?;
-        let lines = text.lines().map(str::trim_start).filter(|line| !line.is_empty() && !line.starts_with('#'));
-        for line in lines {
-            all.extend(variable(line).map_err(|e| Failure::usage(format!("--env-file {}: {e}", quoted(path))))?);
+        for (i, line) in text.trim_start_matches('\u{feff}').lines().enumerate() {
+            let line = line.trim_start();
+            if line.is_empty() || line.starts_with('#') {
+                continue;
+            }
+            let invalid = |e| Failure::usage(format!("--env-file {}, line {}: {e}", quoted(path), i + 1));
+            all.extend(variable_of_file(line).map_err(invalid)?);
         }
     }
     for text in flags {
@@ -143,11 +147,29 @@ fn variables(files: &[PathBuf], flags: &[String]) -> Result<Vec<(String, String)
     Ok(all)
 }
 
-/// A variable that begins with its `=`.
+/// An invalid variable.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the name is missing before `{text}`")]
-struct NoVariableName {
-    text: String,
+enum VariableError {
+    /// It begins with its `=`.
+    #[error("the name is missing before `{text}`")]
+    NoName { text: String },
+    /// Its name contains a space or a tab.
+    #[error("the name `{name}` contains whitespace")]
+    Whitespace { name: String },
+}
+
+/// Parses a line of a file of variables without the whitespace at its start. As in docker, the
+/// value is everything after the `=`, with quotes and whitespace.
+///
+/// # Errors
+///
+/// Fails if the name is empty or contains a space or a tab.
+fn variable_of_file(line: &str) -> Result<Option<(String, String)>, VariableError> {
+    let name = line.split_once('=').map_or(line, |(name, _)| name);
+    match name.contains([' ', '\t']) {
+        true => Err(VariableError::Whitespace { name: name.to_string() }),
+        false => variable(line),
+    }
 }
 
 /// Parses `NAME=VALUE`. A name alone takes its value from the environment; `None` if it is unset
@@ -156,9 +178,9 @@ struct NoVariableName {
 /// # Errors
 ///
 /// Fails if the name is empty.
-fn variable(text: &str) -> Result<Option<(String, String)>, NoVariableName> {
+fn variable(text: &str) -> Result<Option<(String, String)>, VariableError> {
     match text.split_once('=') {
-        Some(("", _)) => Err(NoVariableName { text: text.to_string() }),
+        Some(("", _)) => Err(VariableError::NoName { text: text.to_string() }),
         Some((name, value)) => Ok(Some((name.to_string(), value.to_string()))),
         None => Ok(std::env::var(text).ok().map(|value| (text.to_string(), value))),
     }
@@ -177,12 +199,38 @@ mod tests {
     }
 
     #[test]
-    fn a_variable_needs_a_name_as_recorded() {
+    fn invalid_variables_are_as_recorded() {
         assert_eq!(variable("A=b=c"), Ok(Some(("A".into(), "b=c".into()))));
         assert_eq!(variable("A="), Ok(Some(("A".into(), String::new()))));
-        let nameless = [variable("=x").unwrap_err()];
-        assert_recorded!("NoVariableName", variants!(NoVariableName).table(&nameless, |e| e, no_remedy));
+        let errors = [variable_of_file("=x").unwrap_err(), variable_of_file("A = 1").unwrap_err()];
+        let variants = variants!(VariableError { NoName, Whitespace });
+        assert_recorded!("VariableError", variants.table(&errors, |e| e, no_remedy));
         let f = variables(&[], &["A=1".into(), "=x".into()]).unwrap_err();
         assert_eq!(f.message, "--env =x: the name is missing before `=x`");
+    }
+
+    #[test]
+    fn files_of_variables_follow_the_rules_of_docker() {
+        let file = std::env::temp_dir().join(format!("rbuild-env-file-{}", std::process::id()));
+        let of = |text: &str| {
+            std::fs::write(&file, text).unwrap();
+            let all = variables(std::slice::from_ref(&file), &[]).map_err(|f| f.message);
+            let lines = |all: Vec<(String, String)>| all.iter().map(|(k, v)| format!("{k}={v}\n")).collect::<String>();
+            all.map(lines)
+        };
+        assert_eq!(
+            of("\u{feff}A=1\r\n \tB= 2 \n # C=3\n\nD=\"4\"\nRBUILD_UNSET_VARIABLE\n").unwrap(),
+            "A=1\nB= 2 \nD=\"4\"\n"
+        );
+        for (text, end) in [
+            ("A = 1\n", "line 1: the name `A ` contains whitespace"),
+            ("#\nA\t=1\n", "line 2: the name `A\t` contains whitespace"),
+            ("A \n", "line 1: the name `A ` contains whitespace"),
+            ("=1\n", "line 1: the name is missing before `=1`"),
+        ] {
+            let message = of(text).unwrap_err();
+            assert!(message.ends_with(end), "{text}: {message}");
+        }
+        std::fs::remove_file(&file).unwrap();
     }
 }
