@@ -172,6 +172,9 @@ fn resolve(mut argv: Vec<OsString>, as_docker: bool) -> Result<CommandLine, Fail
             return Err(Failure::usage("no Dockerfile in this directory").help(UsageRemedy::PassDockerfile));
         }
         "help" if !second.is_empty() && !second.starts_with('-') && !is_verb(&second) => return Err(unknown(&second)),
+        "help" if GROUPS.iter().any(|(name, _)| *name == second) => {
+            return Ok(CommandLine::Answer { text: page_of_group(&second), note: String::new() });
+        }
         "help" => {
             return Ok(CommandLine::Help { verb: Some(second).filter(|v| VERBS.contains(&v.as_str())), long: true });
         }
@@ -340,12 +343,22 @@ mod tests {
             ("rbuild buildx create --use", "rbuild\n"),
             ("rbuild --help", "help "),
             ("rbuild help save", "help save"),
+            ("rbuild help images", "help images"),
             ("rbuild version", "rbuild --version"),
             ("docker version", "docker --version"),
             ("rbuild ./save", "rbuild build ./save"),
             ("rbuild --version", "rbuild --version"),
         ] {
             assert_eq!(run(typed, false).unwrap(), want);
+        }
+    }
+
+    #[test]
+    fn help_for_a_group_lists_its_commands() {
+        for (group, _) in GROUPS {
+            let text = run(&format!("rbuild help {group}"), false).unwrap();
+            assert_eq!(text, run(&format!("rbuild {group} --help"), false).unwrap());
+            assert!(text.starts_with(&format!("Usage: rbuild {group} COMMAND")), "{text}");
         }
     }
 
