@@ -7,11 +7,11 @@ use std::io::{self, Write};
 const CHUNK: usize = 1 << 20;
 
 /// Consumes a chunk and returns a buffer for another one; the buffer's content is irrelevant.
-type Pass<'a> = dyn FnMut(Vec<u8>) -> io::Result<Vec<u8>> + 'a;
+type ChunkSink<'a> = dyn FnMut(Vec<u8>) -> io::Result<Vec<u8>> + 'a;
 
 /// Collects bytes and passes them on in chunks of [`CHUNK`] bytes.
 pub(crate) struct ChunkWriter<'a> {
-    pass: Box<Pass<'a>>,
+    pass: Box<ChunkSink<'a>>,
     /// The current chunk, always [`CHUNK`] bytes long.
     chunk: Vec<u8>,
     /// Number of valid bytes in `chunk`.

@@ -18,13 +18,13 @@ type OnHashed<C> = Arc<dyn Fn(C) + Send + Sync>;
 /// Hashes a sequence of chunks in order, on a separate thread once they exceed [`SMALL`] bytes.
 pub(crate) struct HashAside<C> {
     here: Hasher,
-    elsewhere: Option<Elsewhere<C>>,
+    thread: Option<HashThread<C>>,
     count: u64,
     done: OnHashed<C>,
 }
 
 /// The hashing thread and its queue. The thread ends when the queue is dropped.
-struct Elsewhere<C> {
+struct HashThread<C> {
     sender: SyncSender<C>,
     thread: JoinHandle<Hasher>,
 }
@@ -33,7 +33,7 @@ impl<C: AsRef<[u8]> + Send + 'static> HashAside<C> {
     /// Creates a hasher that passes each hashed chunk to `done`, so that its memory can be reused:
     /// allocating fresh memory takes as long as hashing it.
     pub fn new(done: impl Fn(C) + Send + Sync + 'static) -> HashAside<C> {
-        HashAside { here: Hasher::new(), elsewhere: None, count: 0, done: Arc::new(done) }
+        HashAside { here: Hasher::new(), thread: None, count: 0, done: Arc::new(done) }
     }
 
     /// Hashes the next chunk.
@@ -43,7 +43,7 @@ impl<C: AsRef<[u8]> + Send + 'static> HashAside<C> {
             self.here.update(chunk.as_ref());
             return (self.done)(chunk);
         }
-        if self.elsewhere.is_none() {
+        if self.thread.is_none() {
             let (mut hasher, done) = (self.here.clone(), self.done.clone());
             let (sender, receiver) = sync_channel::<C>(WAITING);
             let thread = start(move || {
@@ -53,12 +53,12 @@ impl<C: AsRef<[u8]> + Send + 'static> HashAside<C> {
                 }
                 hasher
             });
-            self.elsewhere = thread.ok().map(|thread| Elsewhere { sender, thread });
+            self.thread = thread.ok().map(|thread| HashThread { sender, thread });
         }
-        match &self.elsewhere {
+        match &self.thread {
             // The thread receives until the sender is dropped. If it panicked, joining reports the
             // panic.
-            Some(elsewhere) => drop(elsewhere.sender.send(chunk)),
+            Some(thread) => drop(thread.sender.send(chunk)),
             // No thread could be started.
             None => {
                 self.here.update(chunk.as_ref());
@@ -69,9 +69,9 @@ impl<C: AsRef<[u8]> + Send + 'static> HashAside<C> {
 
     /// Returns the digest and the number of bytes.
     pub fn finish<D: Sha256Id>(mut self) -> (D, u64) {
-        let hasher = match self.elsewhere.take() {
+        let hasher = match self.thread.take() {
             None => std::mem::take(&mut self.here),
-            Some(Elsewhere { sender, thread }) => {
+            Some(HashThread { sender, thread }) => {
                 drop(sender);
                 thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
             }
@@ -83,7 +83,7 @@ impl<C: AsRef<[u8]> + Send + 'static> HashAside<C> {
 /// Joins the thread even if the digest is not needed, so that it does not outlive its owner.
 impl<C> Drop for HashAside<C> {
     fn drop(&mut self) {
-        if let Some(Elsewhere { sender, thread }) = self.elsewhere.take() {
+        if let Some(HashThread { sender, thread }) = self.thread.take() {
             drop(sender);
             let _ = thread.join();
         }

@@ -48,6 +48,7 @@ mod sparse;
 mod splice;
 mod unpack;
 mod walk;
+pub mod whiteout;
 mod write_behind;
 mod writer;
 mod xattrs;

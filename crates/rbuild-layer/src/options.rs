@@ -16,9 +16,9 @@ pub enum LayerForm {
     Zstd(CompressionLevel<22>),
 }
 
-/// A level from 0 to `MOST`, or the usual one of the compression.
+/// A level from 0 to `MAX`, or the usual one of the compression.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub struct CompressionLevel<const MOST: u8>(Option<u8>);
+pub struct CompressionLevel<const MAX: u8>(Option<u8>);
 
 /// A level that a form does not have.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -29,13 +29,13 @@ pub struct LevelError {
     most: u8,
 }
 
-impl<const MOST: u8> CompressionLevel<MOST> {
+impl<const MAX: u8> CompressionLevel<MAX> {
     /// The usual level.
-    pub const USUAL: CompressionLevel<MOST> = CompressionLevel(None);
+    pub const USUAL: CompressionLevel<MAX> = CompressionLevel(None);
 
-    fn new(form: &'static str, level: i32) -> Result<CompressionLevel<MOST>, LevelError> {
-        let valid = u8::try_from(level).ok().filter(|level| *level <= MOST);
-        let valid = valid.ok_or(LevelError { form, level, most: MOST })?;
+    fn new(form: &'static str, level: i32) -> Result<CompressionLevel<MAX>, LevelError> {
+        let valid = u8::try_from(level).ok().filter(|level| *level <= MAX);
+        let valid = valid.ok_or(LevelError { form, level, most: MAX })?;
         Ok(CompressionLevel(Some(valid)))
     }
 

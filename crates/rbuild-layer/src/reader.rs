@@ -18,7 +18,7 @@ use crate::sparse::{self, SparseFile, SparseRecords};
 const BLOCK: usize = 512;
 
 /// Maximum size in bytes of the attributes in a global header, which every later entry carries.
-const GLOBAL_MOST: usize = 64 << 10;
+const MAX_GLOBAL: usize = 64 << 10;
 
 /// A streaming reader of an uncompressed tar archive.
 pub struct TarReader<R> {
@@ -119,9 +119,9 @@ impl<R: Read> TarReader<R> {
                     (self.global.size, self.global.path, self.global.link) = (None, None, None);
                     self.global.sparse = SparseRecords::default();
                     let kept = self.global.xattrs.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
-                    if kept > GLOBAL_MOST {
+                    if kept > MAX_GLOBAL {
                         let what = format!("attributes for all entries of the archive take {kept} bytes");
-                        return Err(LayerError::fixed_limit(format!("{what}; the limit is {GLOBAL_MOST}")));
+                        return Err(LayerError::fixed_limit(format!("{what}; the limit is {MAX_GLOBAL}")));
                     }
                     pax = self.global.clone();
                 }

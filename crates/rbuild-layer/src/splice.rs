@@ -2,11 +2,9 @@
 //! did not change is copied from the earlier tree's layer, whose bytes are those that packing would
 //! give.
 
-use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{BufReader, Write};
 use std::ops::Range;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use rbuild_linux::RootDir;
@@ -19,8 +17,8 @@ use crate::options::{Deletions, LayerForm, Times};
 use crate::pack::{Packed, TreePacker, pack};
 use crate::reader::TarReader;
 use crate::remainder::Remainder;
-use crate::unpack::WHITEOUT;
 use crate::walk::Walk;
+use crate::whiteout::{deleted_name, is_whiteout};
 
 /// Size of the buffer for reading headers, in bytes.
 const BUFFER: usize = 256 << 10;
@@ -162,14 +160,13 @@ impl Change {
             PackItem::Incomplete => return None,
         };
         let path = Path::new(&entry.path);
-        let name = path.file_name().unwrap_or_default().as_bytes();
-        let hidden = name.strip_prefix(WHITEOUT);
+        let deleted = deleted_name(path.file_name().unwrap_or_default());
         // The mark of an opaque directory.
-        if hidden.is_some_and(|hidden| hidden.starts_with(WHITEOUT)) {
+        if deleted.is_some_and(is_whiteout) {
             return None;
         }
-        let path = hidden.map_or_else(|| path.to_path_buf(), |hidden| path.with_file_name(OsStr::from_bytes(hidden)));
-        Some(Change { path, is_dir: entry.kind == EntryKind::Dir, deletes: hidden.is_some() })
+        let path = deleted.map_or_else(|| path.to_path_buf(), |deleted| path.with_file_name(deleted));
+        Some(Change { path, is_dir: entry.kind == EntryKind::Dir, deletes: deleted.is_some() })
     }
 
     /// Returns true if the earlier entry at `path` is not in the result, or is another one there.
@@ -227,7 +224,7 @@ impl EarlierEntries {
         let bytes = start..self.reader.offset();
         let TarEntry { path, kind, uid, gid, .. } = entry;
         let path: PathBuf = Path::new(&path).components().collect();
-        let is_mark = path.file_name().is_some_and(|name| name.as_bytes().starts_with(WHITEOUT));
+        let is_mark = path.file_name().is_some_and(is_whiteout);
         let number = u32::try_from(self.count).unwrap_or(u32::MAX);
         self.count += 1;
         Ok(Some(EarlierEntry { path, kind, is_mark, bytes, details: (uid, gid, number) }))

@@ -24,7 +24,6 @@ mod target;
 
 pub use options::{Owners, Stop, Unpacked, Unpacking, Whiteouts};
 use target::UnpackTarget;
-pub(crate) use target::WHITEOUT;
 
 /// Unpacks a tar archive of any compression into `root`.
 ///

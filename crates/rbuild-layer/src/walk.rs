@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::SyncSender;
 
@@ -13,7 +12,7 @@ use crate::error::{LayerError, Result};
 use crate::external::{ExternalFiles, ExternalHere};
 use crate::item::{PackItem, SMALL, read_small};
 use crate::options::{Deletions, Times};
-use crate::unpack::WHITEOUT;
+use crate::whiteout::{self, is_whiteout, whiteout_of};
 use crate::xattrs::{is_lost, keep_in_layer, marks_opaque};
 
 /// A directory that is being listed.
@@ -69,7 +68,7 @@ impl Walk {
         if self.items.deletions == Deletions::Whiteouts && !path.as_os_str().is_empty() {
             let opaque = marks_opaque(&dir.xattrs(OsStr::new(""))?);
             if opaque {
-                let mark = TarEntry { mode: 0, ..TarEntry::plain_file(path.join(".wh..wh..opq"), 0) };
+                let mark = TarEntry { mode: 0, ..TarEntry::plain_file(path.join(whiteout::OPAQUE), 0) };
                 self.pending = Some(PackItem::Header(mark));
             }
         }
@@ -141,7 +140,7 @@ impl Walk {
 
 /// Rejects a name that a layer would interpret as a whiteout.
 fn check_name(name: &OsStr, above: &Path, deletions: Deletions) -> Result<()> {
-    match deletions != Deletions::None && name.as_bytes().starts_with(WHITEOUT) {
+    match deletions != Deletions::None && is_whiteout(name) {
         true => Err(LayerError::Deletion(Path::new("/").join(above).join(name))),
         false => Ok(()),
     }
@@ -166,7 +165,7 @@ impl Items {
     /// Returns the archive item of a directory entry, or `None` for a socket.
     fn item(&mut self, dir: &RootDir, name: &OsStr, path: &Path, stat: &Stat) -> Result<Option<PackItem>> {
         if self.deletions == Deletions::Whiteouts && dir.is_whiteout(name, stat)? {
-            return Ok(whiteout(path, name));
+            return Ok(whiteout_item(path, name));
         }
         check_name(name, path.parent().unwrap_or(Path::new("")), self.deletions)?;
         let Some(mut entry) = entry(path, stat, self.times) else {
@@ -206,12 +205,11 @@ impl Items {
 
 /// Returns the item of a whiteout. A name with the prefix of whiteouts cannot be in a lower layer,
 /// and its whiteout would have another meaning, so none is written.
-fn whiteout(path: &Path, name: &OsStr) -> Option<PackItem> {
-    if name.as_bytes().starts_with(WHITEOUT) {
+fn whiteout_item(path: &Path, name: &OsStr) -> Option<PackItem> {
+    if is_whiteout(name) {
         return None;
     }
-    let hidden = [WHITEOUT, name.as_bytes()].concat();
-    let path = path.with_file_name(OsStr::from_bytes(&hidden));
+    let path = path.with_file_name(whiteout_of(name));
     Some(PackItem::Header(TarEntry { mode: 0, ..TarEntry::plain_file(path, 0) }))
 }
 

@@ -52,7 +52,7 @@ struct Batch {
 }
 
 /// The queue to the thread, and the handle that yields its result.
-type Other = (SyncSender<Batch>, JoinHandle<Result<(), Unfinished>>);
+type WriterThread = (SyncSender<Batch>, JoinHandle<Result<(), Unfinished>>);
 
 /// Finishes files in batches, after the first [`FEW`] on a separate thread.
 pub struct FileWriter {
@@ -60,13 +60,13 @@ pub struct FileWriter {
     owners: Option<OwnerRecords>,
     count: usize,
     batch: Batch,
-    other: Option<Other>,
+    thread: Option<WriterThread>,
 }
 
 impl FileWriter {
     /// Returns a writer of files in a directory with these records of owners.
     pub fn new(owners: Option<&OwnerRecords>) -> FileWriter {
-        FileWriter { owners: owners.cloned(), count: 0, batch: Batch::default(), other: None }
+        FileWriter { owners: owners.cloned(), count: 0, batch: Batch::default(), thread: None }
     }
 
     /// Returns the buffer to which the content of the next unwritten file is appended.
@@ -92,14 +92,14 @@ impl FileWriter {
     }
 
     fn pass_on(&mut self) -> Result<(), Unfinished> {
-        if self.other.is_none() {
+        if self.thread.is_none() {
             let (sender, receiver) = sync_channel::<Batch>(WAITING);
             let owners = self.owners.clone();
             let thread = start(move || receiver.into_iter().try_for_each(|batch| batch.finish(owners.as_ref())));
-            self.other = thread.ok().map(|thread| (sender, thread));
+            self.thread = thread.ok().map(|thread| (sender, thread));
         }
         // Without a thread the caller finishes the files.
-        let Some((sender, _)) = &self.other else {
+        let Some((sender, _)) = &self.thread else {
             return std::mem::take(&mut self.batch).finish(self.owners.as_ref());
         };
         match sender.send(std::mem::take(&mut self.batch)) {
@@ -116,7 +116,7 @@ impl FileWriter {
     /// Fails with the first error of the thread, or else that of the last batch.
     pub fn end(&mut self) -> Result<(), Unfinished> {
         let rest = std::mem::take(&mut self.batch).finish(self.owners.as_ref());
-        match self.other.take() {
+        match self.thread.take() {
             None => rest,
             Some((sender, thread)) => {
                 drop(sender);

@@ -4,8 +4,10 @@ use rbuild_remedy::ImageRemedy;
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::io::{Cursor, Read};
+use std::path::Path;
 
 use rbuild_image::{BlobDigest, DiffId, Hasher, MediaType};
+use rbuild_layer::whiteout::is_whiteout;
 use rbuild_layer::{Bounded, Compression, LimitedTar, detect};
 use rbuild_store::{Receiving, Staging};
 
@@ -111,7 +113,7 @@ fn read_entries<R: Read>(mut tar: LimitedTar<R>, unread: &str) -> Result<Archive
     while let Some(entry) = tar.next_entry().map_err(TransportError::reading_layer(unread))? {
         let name = clean(&entry.path.to_string_lossy());
         documents.extend(IMAGE_DOCUMENTS.into_iter().filter(|document| name == **document));
-        if whiteout.is_none() && name.rsplit('/').next().is_some_and(|last| last.starts_with(".wh.")) {
+        if whiteout.is_none() && Path::new(&name).file_name().is_some_and(is_whiteout) {
             whiteout = Some(name);
         }
     }

@@ -14,13 +14,13 @@ use crate::unpack::options::Whiteouts;
 use crate::unpack::target::{LinkOutcome, UnpackTarget, entry_error};
 
 /// Maximum length of a chain of hard links, each preceding its target.
-const MOST_LINKED: usize = 40;
+const MAX_LINK_CHAIN: usize = 40;
 
 impl UnpackTarget<'_> {
     /// Creates the hard links that precede their targets, which may be such links themselves. In a
     /// layer, those that remain may refer to lower layers.
     fn link_later(&mut self) -> Result<()> {
-        for _ in 0..MOST_LINKED {
+        for _ in 0..MAX_LINK_CHAIN {
             for (path, entry) in std::mem::take(&mut self.later) {
                 let (parent, name) = (path.parent().unwrap_or(Path::new("")), path.file_name().unwrap_or_default());
                 self.enter_parent(&entry, parent)?;

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::io::Read;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use rbuild_linux::{FileKind, RootDir, Timestamp, quoted};
@@ -13,13 +12,9 @@ use crate::error::{LayerError, Result};
 use crate::reader::TarReader;
 use crate::unpack::content::{read_content, write_content};
 use crate::unpack::options::{Unpacking, Whiteouts};
+use crate::whiteout::{self, deleted_name, is_whiteout};
 use crate::write_behind::{FileWriter, SMALL};
 use crate::xattrs::{OPAQUE, ORIGIN};
-
-/// Prefix of the names of whiteouts.
-pub(crate) const WHITEOUT: &[u8] = b".wh.";
-/// Name of the entry that marks its directory as opaque.
-const OPAQUE_WHITEOUT: &[u8] = b".wh..wh..opq";
 
 /// The state of unpacking into one root.
 pub(super) struct UnpackTarget<'a> {
@@ -48,12 +43,12 @@ impl TarEntry {
     /// Returns `None` if the path is outside the root.
     pub fn subject(&self) -> Option<PathBuf> {
         let path = rbuild_paths::inside(&self.path)?;
-        let name = path.file_name().unwrap_or_default().as_bytes();
-        if name == OPAQUE_WHITEOUT {
+        let name = path.file_name().unwrap_or_default();
+        if name == whiteout::OPAQUE {
             return Some(path.parent().unwrap_or(Path::new("")).to_path_buf());
         }
-        Some(match name.strip_prefix(WHITEOUT) {
-            Some(hidden) => path.with_file_name(OsStr::from_bytes(hidden)),
+        Some(match deleted_name(name) {
+            Some(deleted) => path.with_file_name(deleted),
             None => path,
         })
     }
@@ -86,8 +81,10 @@ impl<'a> UnpackTarget<'a> {
         self.enter_parent(entry, path.parent().unwrap_or(Path::new("")))?;
         // If several entries have the same name, the last one wins.
         self.forget_links(&path, entry.kind);
-        if self.options.whiteouts == Whiteouts::Overlay && name.as_bytes().starts_with(WHITEOUT) {
-            return self.whiteout(entry, &name);
+        if self.options.whiteouts == Whiteouts::Overlay
+            && let Some(deleted) = deleted_name(&name)
+        {
+            return self.whiteout(entry, &name, deleted);
         }
         self.create(entry, &path, &name, content)
     }
@@ -178,35 +175,35 @@ impl<'a> UnpackTarget<'a> {
         Ok(false)
     }
 
-    fn whiteout(&mut self, entry: &TarEntry, name: &OsStr) -> Result<()> {
+    /// Applies the whiteout `name` of the name `deleted`.
+    fn whiteout(&mut self, entry: &TarEntry, name: &OsStr, deleted: &OsStr) -> Result<()> {
         let (above, dir) = (&self.parent.0, &self.parent.1);
-        if name.as_bytes() == OPAQUE_WHITEOUT {
+        if name == whiteout::OPAQUE {
             return Ok(dir.set_xattr(OsStr::new(""), OsStr::new(OPAQUE), b"y")?);
         }
-        let hidden = OsStr::from_bytes(&name.as_bytes()[WHITEOUT.len()..]);
-        if hidden.is_empty() || hidden == "." || hidden == ".." || hidden.as_bytes().starts_with(WHITEOUT) {
+        if is_whiteout(deleted) {
             // `.wh..wh.plnk` and the like are metadata of AUFS, not whiteouts.
-            return match hidden.as_bytes().starts_with(WHITEOUT) {
-                true => Ok(()),
-                false => Err(entry_error(entry, "is a whiteout without a name")),
-            };
+            return Ok(());
+        }
+        if deleted.is_empty() || deleted == "." || deleted == ".." {
+            return Err(entry_error(entry, "is a whiteout without a name"));
         }
         // If the lower layers lack the directory, the kernel would list its whiteouts without this
         // mark.
         dir.set_xattr(OsStr::new(""), OsStr::new(ORIGIN), b"")?;
         // Whiteouts apply to lower layers only, regardless of the order of entries: this layer's
         // own files stay.
-        if dir.exists(hidden)? {
-            let stat = dir.stat_name(hidden)?;
+        if dir.exists(deleted)? {
+            let stat = dir.stat_name(deleted)?;
             if stat.kind == FileKind::Dir {
-                dir.sub(hidden)?.set_xattr(OsStr::new(""), OsStr::new(OPAQUE), b"y")?;
+                dir.sub(deleted)?.set_xattr(OsStr::new(""), OsStr::new(OPAQUE), b"y")?;
                 // The lower layers no longer describe it.
-                let path = self.root.resolve(above)?.join(hidden);
+                let path = self.root.resolve(above)?.join(deleted);
                 self.implied.remove(path.strip_prefix("/").unwrap_or(&path));
             }
             return Ok(());
         }
-        Ok(dir.create_whiteout(hidden)?)
+        Ok(dir.create_whiteout(deleted)?)
     }
 
     fn create<R: Read>(&mut self, entry: &TarEntry, path: &Path, name: &OsStr, tar: &mut TarReader<R>) -> Result<()> {
