@@ -103,7 +103,7 @@ enum MapWriter {
     Privileged,
     /// To /proc directly, mapping the caller only. This requires no privileges, but setgroups(2)
     /// must be given up.
-    Alone,
+    Single,
 }
 
 impl IdMaps {
@@ -122,8 +122,8 @@ impl IdMaps {
     }
 
     /// Maps root inside to the caller and nothing else.
-    pub fn alone(caller: UidGid) -> IdMaps {
-        IdMaps { uids: vec![(0, caller.uid, 1)], gids: vec![(0, caller.gid, 1)], writer: MapWriter::Alone }
+    pub fn single(caller: UidGid) -> IdMaps {
+        IdMaps { uids: vec![(0, caller.uid, 1)], gids: vec![(0, caller.gid, 1)], writer: MapWriter::Single }
     }
 
     /// Maps every ID inside to the same ID outside.
@@ -156,7 +156,7 @@ impl IdMaps {
             finish("newuidmap", &mut uid)?;
             return finish("newgidmap", &mut gid);
         }
-        if self.writer == MapWriter::Alone {
+        if self.writer == MapWriter::Single {
             let path = format!("/proc/{pid}/setgroups");
             std::fs::write(&path, "deny").map_err(|e| Error::new("write", Path::new(&path), e))?;
         }

@@ -21,13 +21,13 @@ mod mount;
 pub mod notify;
 pub mod parallel;
 mod pinned_entry;
+mod private_args;
 pub mod process;
 mod program;
 mod random;
 mod recorded_owners;
 mod rootdir;
 mod syscalls;
-mod withheld;
 
 pub use copy::{copy_contents, copy_file, copy_file_while, set_file_mode_and_time, set_file_owner, set_file_time};
 pub use destination::{Destination, DestinationError, Directory};
@@ -48,6 +48,7 @@ pub use mount::{
     mount_tmpfs, new_filesystem, new_procfs, private_mount_namespace, private_namespaces,
 };
 pub use pinned_entry::PinnedEntry;
+pub use private_args::{accept_withheld, drop_withheld, execute_withholding, withheld};
 
 pub use atomic_file::{
     AtomicFile, is_unpublished, remove_tree, sync_filesystem, temporary_name, write_atomic, write_durable,
@@ -55,9 +56,7 @@ pub use atomic_file::{
 pub use program::sealed_program;
 pub use random::random_bytes;
 pub use recorded_owners::{OwnerKey, OwnerMode, OwnerRecords, Recorded, latest_modification, record_in_times};
-pub use rootdir::{DirEntry, RootDir};
-pub use rootdir::{MOST_DEEP, Trail};
+pub use rootdir::{DirEntry, MAX_DEPTH, MAX_SYMLINKS, RootDir, Trail};
 pub use syscalls::{join_new_session_keyring, make_read_only};
-pub use withheld::{accept_withheld, drop_withheld, execute_withholding, withheld};
 
 pub use rustix::fs::{Gid, Uid};

@@ -20,7 +20,7 @@ pub struct KeyLock {
 }
 
 /// Maximum time between two attempts.
-const LOOK: Duration = Duration::from_millis(16);
+const MAX_POLL_INTERVAL: Duration = Duration::from_millis(16);
 
 /// Sharing mode of a lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,7 +41,7 @@ pub enum Conflict {
 impl KeyLock {
     /// Waits until `key` is free. Returns `None` if `stop` returns true. The kernel's blocking wait
     /// cannot be canceled from another thread, so the lock is polled at intervals of at most
-    /// `LOOK`.
+    /// `MAX_POLL_INTERVAL`.
     pub fn wait(file: File, key: [u8; 8], stop: &mut dyn FnMut(&File, Conflict) -> bool) -> Result<Option<KeyLock>> {
         let mut pause = Duration::from_millis(1);
         loop {
@@ -50,7 +50,7 @@ impl KeyLock {
                 Some(conflict) if stop(&file, conflict) => return Ok(None),
                 Some(_) => std::thread::sleep(pause),
             }
-            pause = (pause * 2).min(LOOK);
+            pause = (pause * 2).min(MAX_POLL_INTERVAL);
         }
     }
 
@@ -105,7 +105,7 @@ pub struct LockHolder {
 
 /// Maximum number of processes whose open files are searched for a lock that the kernel reports
 /// without a process.
-const MOST_PROCESSES: usize = 10_000;
+const MAX_PROCESSES: usize = 10_000;
 
 /// Returns the processes that hold a lock of any kind on a file, as far as `proc`, a /proc, shows
 /// them.
@@ -148,7 +148,7 @@ fn openers(proc: &RootDir, inode: u64, own: Option<u32>) -> Vec<u32> {
             text.lines().any(|line| line.starts_with("lock:") && holder_of(line, inode).is_some())
         })
     };
-    pids.filter(|pid| Some(*pid) != own).take(MOST_PROCESSES).filter(has_lock).collect()
+    pids.filter(|pid| Some(*pid) != own).take(MAX_PROCESSES).filter(has_lock).collect()
 }
 
 fn describe(proc: &RootDir, pid: u32) -> LockHolder {

@@ -201,7 +201,7 @@ pub(crate) fn xattrs_by(
         Ok(n) => &few[..n],
         Err(Errno::OPNOTSUPP) => return Ok(found),
         Err(Errno::RANGE) => {
-            many.resize(MOST_XATTR, 0);
+            many.resize(MAX_XATTR, 0);
             let n = list(&mut many).map_err(|e| ("listxattr", e))?;
             &many[..n]
         }
@@ -213,7 +213,7 @@ pub(crate) fn xattrs_by(
         let n = loop {
             match get(attr, &mut value) {
                 Ok(n) => break n,
-                Err(Errno::RANGE) if value.len() < MOST_XATTR => value.resize(MOST_XATTR, 0),
+                Err(Errno::RANGE) if value.len() < MAX_XATTR => value.resize(MAX_XATTR, 0),
                 // Removed in the meantime, or unreadable (trusted.* in a user namespace).
                 Err(Errno::NODATA | Errno::PERM) => break usize::MAX,
                 // The kernel accepts an empty value of this one, which has no effect, and then does
@@ -231,7 +231,7 @@ pub(crate) fn xattrs_by(
 }
 
 /// The kernel's limit for a list of names and for a value, in bytes (xattr(7)).
-const MOST_XATTR: usize = 64 * 1024;
+const MAX_XATTR: usize = 64 * 1024;
 
 /// Sets an extended attribute that is only an optimization. Errors are ignored.
 pub fn set_file_xattr(file: &File, attr: &str, value: &[u8]) {

@@ -12,7 +12,7 @@ use crate::{Error, Result, described};
 
 /// Maximum number of threads that read or write directories. With more, locks in the kernel are the
 /// limit.
-pub const MOST_FILE_THREADS: usize = 8;
+pub const MAX_FILE_THREADS: usize = 8;
 
 /// Returns the number of processors that this process may use.
 pub fn cores() -> usize {
@@ -158,7 +158,7 @@ where
         let sender = self.sender.get_or_insert_with(|| {
             let (sender, receiver) = sync_channel(self.capacity);
             *locked(&queue.items) = Some(receiver);
-            let threads = cores().min(MOST_FILE_THREADS);
+            let threads = cores().min(MAX_FILE_THREADS);
             let started = (0..threads).map_while(|_| start_in(self.scope, move || queue.run(work)).ok()).count();
             (started > 0).then_some(sender)
         });

@@ -83,10 +83,10 @@ pub struct Recorded {
 
 /// The scope of a record's authenticator: any file, or one inode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Bound {
+enum MacScope {
     /// The kernel copies attributes when it copies a file up, and commands cannot set them.
-    ToNothing,
-    ToInode(u64),
+    AnyFile,
+    Inode(u64),
 }
 
 /// Length of a record's authenticator, in bytes.
@@ -95,22 +95,22 @@ const CODE: usize = 16;
 impl Recorded {
     /// Encodes the record in little-endian order: user, group, for a device `c` or `b` and its
     /// numbers; then the authenticator.
-    fn value(&self, key: &OwnerKey, bound: Bound) -> Vec<u8> {
+    fn value(&self, key: &OwnerKey, scope: MacScope) -> Vec<u8> {
         let mut value = [self.owner.uid.to_le_bytes(), self.owner.gid.to_le_bytes()].concat();
         if let Some((kind, major, minor)) = self.device {
             value.push(if kind == FileKind::CharDevice { b'c' } else { b'b' });
             value.extend([major.to_le_bytes(), minor.to_le_bytes()].concat());
         }
-        let code = code(key, &value, bound);
+        let code = code(key, &value, scope);
         value.extend(code);
         value
     }
 
     /// Decodes a record; `None` unless it was written with this key.
-    fn of_value(value: &[u8], key: &OwnerKey, bound: Bound) -> Option<Recorded> {
+    fn of_value(value: &[u8], key: &OwnerKey, scope: MacScope) -> Option<Recorded> {
         let (fields, code_there) = value.split_at_checked(value.len().checked_sub(CODE)?)?;
         // Constant-time comparison: the timing does not reveal how many bytes match.
-        if blake3::Hash::from(widened(code_there)?) != blake3::Hash::from(widened(&code(key, fields, bound))?) {
+        if blake3::Hash::from(widened(code_there)?) != blake3::Hash::from(widened(&code(key, fields, scope))?) {
             return None;
         }
         let number = |at: usize| Some(u32::from_le_bytes(fields.get(at..at + 4)?.try_into().ok()?));
@@ -124,11 +124,11 @@ impl Recorded {
     }
 }
 
-fn code(key: &OwnerKey, fields: &[u8], bound: Bound) -> [u8; CODE] {
+fn code(key: &OwnerKey, fields: &[u8], scope: MacScope) -> [u8; CODE] {
     let mut hasher = blake3::Hasher::new_keyed(key);
-    match bound {
-        Bound::ToNothing => hasher.update(b"rbuild: owner 1"),
-        Bound::ToInode(inode) => hasher.update(b"rbuild: device 1").update(&inode.to_le_bytes()),
+    match scope {
+        MacScope::AnyFile => hasher.update(b"rbuild: owner 1"),
+        MacScope::Inode(inode) => hasher.update(b"rbuild: device 1").update(&inode.to_le_bytes()),
     };
     let mut code = [0; CODE];
     code.copy_from_slice(&hasher.update(fields).finalize().as_bytes()[..CODE]);
@@ -192,8 +192,8 @@ impl OwnerRecords {
         self.0.mode == OwnerMode::Recorded
     }
 
-    fn bound_to(&self, inode: u64) -> Bound {
-        if self.are_written() { Bound::ToNothing } else { Bound::ToInode(inode) }
+    fn mac_scope(&self, inode: u64) -> MacScope {
+        if self.are_written() { MacScope::AnyFile } else { MacScope::Inode(inode) }
     }
 
     /// Returns the record of the file at `path` (following a link in the last component if
@@ -212,7 +212,7 @@ impl OwnerRecords {
         }
         let mut value = [0u8; 64];
         let n = self.read_value(path, follow, &mut value).ok()?;
-        Recorded::of_value(&value[..n], &self.0.key, self.bound_to(inode))
+        Recorded::of_value(&value[..n], &self.0.key, self.mac_scope(inode))
     }
 
     pub(crate) fn read_value(&self, path: &Path, follow: bool, value: &mut [u8]) -> rustix::io::Result<usize> {
@@ -242,7 +242,7 @@ impl OwnerRecords {
                 rustix::fs::statx(CWD, path, how, StatxFlags::INO)?.stx_ino
             }
         };
-        let value = recorded.value(&self.0.key, self.bound_to(inode));
+        let value = recorded.value(&self.0.key, self.mac_scope(inode));
         if follow {
             rustix::fs::setxattr(path, name, &value, flags)
         } else {
@@ -322,22 +322,22 @@ mod tests {
     fn only_records_made_with_the_key_are_read() {
         for device in [None, Some((FileKind::CharDevice, 1, 3)), Some((FileKind::BlockDevice, 259, 70000))] {
             let recorded = Recorded { owner: UidGid::new(33, 4_000_000_000), device };
-            for bound in [Bound::ToNothing, Bound::ToInode(7), Bound::ToInode(8)] {
-                let value = recorded.value(&[7; 32], bound);
+            for scope in [MacScope::AnyFile, MacScope::Inode(7), MacScope::Inode(8)] {
+                let value = recorded.value(&[7; 32], scope);
                 assert!(value.len() <= 33);
-                for other in [Bound::ToNothing, Bound::ToInode(7), Bound::ToInode(8)] {
-                    assert_eq!(Recorded::of_value(&value, &[7; 32], other), (bound == other).then_some(recorded));
+                for other in [MacScope::AnyFile, MacScope::Inode(7), MacScope::Inode(8)] {
+                    assert_eq!(Recorded::of_value(&value, &[7; 32], other), (scope == other).then_some(recorded));
                 }
                 for at in 0..value.len() {
                     let mut changed = value.clone();
                     changed[at] ^= 1;
-                    assert_eq!(Recorded::of_value(&changed, &[7; 32], bound), None, "{at}");
-                    assert_eq!(Recorded::of_value(&value[..at], &[7; 32], bound), None, "{at}");
+                    assert_eq!(Recorded::of_value(&changed, &[7; 32], scope), None, "{at}");
+                    assert_eq!(Recorded::of_value(&value[..at], &[7; 32], scope), None, "{at}");
                 }
             }
         }
         for junk in ["", "0:0", "0:0:b:8:0", "1:2:c:x:y and so on until it is long"] {
-            assert_eq!(Recorded::of_value(junk.as_bytes(), &[7; 32], Bound::ToNothing), None, "{junk}");
+            assert_eq!(Recorded::of_value(junk.as_bytes(), &[7; 32], MacScope::AnyFile), None, "{junk}");
         }
         let records = OwnerRecords::new(OwnerMode::Recorded, [7; 32]);
         let recorded = |kind, access| records.recorded(Path::new(""), false, kind, 0, access);

@@ -15,8 +15,9 @@ mod trail;
 
 pub(crate) use dir::stat_fd;
 pub use dir::{DirEntry, RootDir};
+pub use long::MAX_SYMLINKS;
 pub(crate) use metadata::timestamps;
-pub use trail::{MOST_DEEP, Trail};
+pub use trail::{MAX_DEPTH, Trail};
 
 #[cfg(test)]
 mod tests;

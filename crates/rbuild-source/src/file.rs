@@ -11,7 +11,7 @@ use std::path::Path;
 
 use blake3::Hasher;
 use rbuild_layer::keep_in_layer;
-use rbuild_linux::parallel::{MOST_FILE_THREADS, cores, try_map};
+use rbuild_linux::parallel::{MAX_FILE_THREADS, cores, try_map};
 use rbuild_linux::{RootDir, Stat};
 
 use crate::ids::ContentHash;
@@ -63,7 +63,7 @@ impl Reading<'_> {
     /// Returns the digests of all chunks, in order.
     fn chunks(&self) -> Result<Vec<[u8; 32]>, SourceError> {
         let numbers: Vec<u64> = (0..self.size.div_ceil(CHUNK)).collect();
-        try_map(cores().min(MOST_FILE_THREADS), &numbers, |number| {
+        try_map(cores().min(MAX_FILE_THREADS), &numbers, |number| {
             let mut hasher = Hasher::new();
             self.chunk(*number, &mut hasher)?;
             Ok(hasher.finalize().into())

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use rbuild_linux::{FileKind, Inode, MOST_DEEP, RootDir, Stat, UidGid, quoted};
+use rbuild_linux::{FileKind, Inode, MAX_DEPTH, RootDir, Stat, UidGid, quoted};
 use rbuild_paths::{Glob, SourceForm, SourcePattern, in_root};
 use rbuild_remedy::closest_file;
 
@@ -32,7 +32,7 @@ pub enum SourceError {
     /// A file changed between two reads.
     #[error("{} changed while it was being read", quoted(.0))]
     Changed(PathBuf),
-    #[error("{} is nested more than {MOST_DEEP} directories deep", quoted(.0))]
+    #[error("{} is nested more than {MAX_DEPTH} directories deep", quoted(.0))]
     TooDeep(PathBuf),
     /// The store, or a path in it. The store is never part of a build context.
     #[error("`{0}` is in the store of this build")]

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use rbuild_image::Hasher;
-use rbuild_linux::parallel::{MOST_FILE_THREADS, cores, locked, start_in};
-use rbuild_linux::{FileKind, MOST_DEEP, RootDir, Stat, Timestamp, Trail};
+use rbuild_linux::parallel::{MAX_FILE_THREADS, cores, locked, start_in};
+use rbuild_linux::{FileKind, MAX_DEPTH, RootDir, Stat, Timestamp, Trail};
 
 use crate::fingerprint::Fingerprint;
 use crate::ignore::{Ignore, Inherited};
@@ -159,7 +159,7 @@ impl SourceTree<'_> {
         scan.lock().parts.push(ScanPart::default());
         let rules = Arc::new(self.rules_below(dir, seen_as));
         scan.add(Task { id: 0, relative: PathBuf::new(), rules, names: None, above: None });
-        let most = cores().min(MOST_FILE_THREADS);
+        let most = cores().min(MAX_FILE_THREADS);
         std::thread::scope(|scope| {
             let mut helpers = 0;
             while let Some(task) = scan.next() {
@@ -357,7 +357,7 @@ impl ContentScan<'_> {
                 self.describe(&mut part.said, &handle, &relative, &stat)?;
             }
             if stat.kind == FileKind::Dir {
-                if relative.components().count() > MOST_DEEP {
+                if relative.components().count() > MAX_DEPTH {
                     return Err(SourceError::TooDeep(self.dir.join(&relative)));
                 }
                 let mut above = (!taken).then(Described::default);

@@ -8,6 +8,7 @@ use rustix::io::Errno;
 
 use crate::destination::error::DestinationError;
 use crate::error::Error;
+use crate::rootdir::MAX_SYMLINKS;
 
 pub(super) enum FoundPlace {
     /// A file that this process has open.
@@ -18,13 +19,10 @@ pub(super) enum FoundPlace {
     Missing { base: PathBuf, rest: PathBuf },
 }
 
-/// Same limit as the kernel's.
-const MOST_LINKS: usize = 40;
-
 /// Resolves the links of a path, including dangling ones.
 pub(super) fn find(path: &Path) -> std::result::Result<FoundPlace, DestinationError> {
     let mut at = std::path::absolute(path).map_err(|e| Error::new("getcwd", path, e))?;
-    for _ in 0..=MOST_LINKS {
+    for _ in 0..=MAX_SYMLINKS {
         let (there, rest) = deepest(&at)?;
         let is_link = there.symlink_metadata().is_ok_and(|m| m.is_symlink());
         if is_link {

@@ -39,7 +39,7 @@ pub struct DirEntry {
 
 fn openat2(dir: BorrowedFd<'_>, path: &Path, flags: OFlags, mode: Mode) -> rustix::io::Result<OwnedFd> {
     let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
-    if path.as_os_str().len() >= long::MOST_AT_ONCE {
+    if path.as_os_str().len() >= long::MAX_AT_ONCE {
         return long::open(dir, path, flags, mode);
     }
     openat2_by(dir, path, (flags, mode), IN_ROOT)
@@ -83,14 +83,14 @@ impl RootDir {
     }
 
     /// Uses another directory descriptor as a root with the same records of owners.
-    pub fn alike(&self, fd: OwnedFd, label: impl Into<PathBuf>) -> RootDir {
+    pub fn with_fd(&self, fd: OwnedFd, label: impl Into<PathBuf>) -> RootDir {
         RootDir { fd, owners: self.owners.clone(), label: label.into(), place: None }
     }
 
     /// Uses another descriptor as a root, with the same records of owners and the same name of the
     /// place.
-    pub(crate) fn alike_within(&self, fd: OwnedFd, label: impl Into<PathBuf>) -> RootDir {
-        RootDir { place: self.place.clone(), ..self.alike(fd, label) }
+    pub(crate) fn with_fd_and_place(&self, fd: OwnedFd, label: impl Into<PathBuf>) -> RootDir {
+        RootDir { place: self.place.clone(), ..self.with_fd(fd, label) }
     }
 
     /// Returns the same directory with a name for messages, a noun phrase. Error messages about its
@@ -158,7 +158,7 @@ impl RootDir {
 
     pub fn try_clone(&self) -> Result<RootDir> {
         let fd = self.fd.try_clone().map_err(|e| self.error("dup", "", e))?;
-        Ok(self.alike_within(fd, &self.label))
+        Ok(self.with_fd_and_place(fd, &self.label))
     }
 
     pub(crate) fn err(&self, call: &'static str, path: &Path, e: Errno) -> Error {
@@ -170,7 +170,7 @@ impl RootDir {
         let path = path.as_ref();
         let fd = openat2(self.fd(), path, OFlags::DIRECTORY | OFlags::RDONLY, Mode::empty())
             .map_err(|e| self.err("openat2", path, e))?;
-        Ok(self.alike_within(fd, self.label.join(path.strip_prefix("/").unwrap_or(path))))
+        Ok(self.with_fd_and_place(fd, self.label.join(path.strip_prefix("/").unwrap_or(path))))
     }
 
     /// Opens the directory that holds the last component of `path`, and returns it with that
@@ -527,7 +527,7 @@ impl RootDir {
                         return Ok(None);
                     }
                     links += 1;
-                    if links > long::MOST_LINKS {
+                    if links > long::MAX_SYMLINKS {
                         return Err(self.err("openat2", path.as_ref(), Errno::LOOP));
                     }
                     let target = PathBuf::from(dir.read_link(&part)?);

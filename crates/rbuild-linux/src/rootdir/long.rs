@@ -14,10 +14,10 @@ use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::{Errno, Result};
 
 /// Length of a path resolved in one call, in bytes; leaves room for a last name of up to 255 bytes.
-pub(super) const MOST_AT_ONCE: usize = 3072;
+pub(super) const MAX_AT_ONCE: usize = 3072;
 
-/// Maximum number of links in one resolution, the same as the kernel's (MAXSYMLINKS).
-pub(super) const MOST_LINKS: u32 = 40;
+/// Maximum number of symbolic links that one resolution follows, as in the kernel (MAXSYMLINKS).
+pub const MAX_SYMLINKS: usize = 40;
 
 const DIRECTORY: OFlags = OFlags::PATH.union(OFlags::DIRECTORY);
 const UNFOLLOWED: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW);
@@ -68,7 +68,7 @@ struct Resolution<'a> {
     done: Vec<OsString>,
     /// Remaining components, in reverse order.
     todo: Vec<OsString>,
-    links: u32,
+    links: usize,
 }
 
 impl Resolution<'_> {
@@ -103,7 +103,7 @@ impl Resolution<'_> {
         let (mut piece, mut bytes) = (Vec::new(), 0);
         while let Some(part) = self.todo.last().filter(|part| *part != "..") {
             bytes += part.len() + 1;
-            if bytes > MOST_AT_ONCE && !piece.is_empty() {
+            if bytes > MAX_AT_ONCE && !piece.is_empty() {
                 break;
             }
             piece.extend(self.todo.pop());
@@ -130,7 +130,7 @@ impl Resolution<'_> {
                 Err(e) => return Err(e),
             };
             self.links += 1;
-            if self.links > MOST_LINKS {
+            if self.links > MAX_SYMLINKS {
                 return Err(Errno::LOOP);
             }
             self.todo.extend(parts.rev());
@@ -142,7 +142,7 @@ impl Resolution<'_> {
         }
         // The link was replaced meanwhile; all components were opened.
         self.links += 1;
-        if self.links > MOST_LINKS { Err(Errno::LOOP) } else { Ok(()) }
+        if self.links > MAX_SYMLINKS { Err(Errno::LOOP) } else { Ok(()) }
     }
 }
 

@@ -40,7 +40,7 @@ impl RootDir {
                 other => other,
             }
             .map_err(|e| dir.err("openat", Path::new(name), e))?;
-            Ok(dir.alike_within(fd, dir.label().join(name)))
+            Ok(dir.with_fd_and_place(fd, dir.label().join(name)))
         };
         let mut trail = Trail::endless(self.try_clone()?);
         let mut names = vec![name.to_os_string()];

@@ -13,10 +13,10 @@ use crate::meta::Inode;
 use crate::rootdir::dir::RootDir;
 
 /// Maximum number of directories of one path that are open at a time.
-const MOST_OPEN: usize = 48;
+const MAX_OPEN_DIRS: usize = 48;
 
 /// Maximum depth of a tree in a full traversal.
-pub const MOST_DEEP: usize = 2048;
+pub const MAX_DEPTH: usize = 2048;
 
 /// A path of nested directories. Always contains the top, where the traversal began.
 #[derive(Debug)]
@@ -34,9 +34,9 @@ enum TrailDir {
 }
 
 impl Trail {
-    /// Starts a traversal that refuses directories more than [`MOST_DEEP`] levels down.
+    /// Starts a traversal that refuses directories more than [`MAX_DEPTH`] levels down.
     pub fn new(top: RootDir) -> Trail {
-        Trail { top, steps: Vec::new(), most: MOST_DEEP }
+        Trail { top, steps: Vec::new(), most: MAX_DEPTH }
     }
 
     /// Starts a traversal without a depth limit, for removal.
@@ -63,10 +63,10 @@ impl Trail {
     /// Descends into a directory that the caller has opened.
     pub fn push(&mut self, below: RootDir) -> Result<()> {
         if self.steps.len() >= self.most {
-            let reason = format!("directories are nested more than {MOST_DEEP} levels deep");
+            let reason = format!("directories are nested more than {MAX_DEPTH} levels deep");
             return Err(below.error("walking", "", std::io::Error::other(reason)));
         }
-        if let Some(far) = self.steps.len().checked_sub(MOST_OPEN)
+        if let Some(far) = self.steps.len().checked_sub(MAX_OPEN_DIRS)
             && let TrailDir::Open(dir) = &self.steps[far]
         {
             self.steps[far] = TrailDir::Closed(dir.stat_self()?.inode());
@@ -116,7 +116,7 @@ fn above(below: &RootDir, inode: Inode) -> Result<RootDir> {
     let label = below.label().parent().unwrap_or(below.label()).to_path_buf();
     let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
     let fd = rustix::fs::openat(below.fd(), c"..", flags, Mode::empty());
-    let dir = below.alike_within(fd.map_err(|e| below.error("openat", "", e))?, &label);
+    let dir = below.with_fd_and_place(fd.map_err(|e| below.error("openat", "", e))?, &label);
     match dir.stat_self()?.inode() == inode {
         true => Ok(dir),
         false => Err(dir.error("openat", "", Errno::STALE)),
@@ -138,7 +138,7 @@ mod tests {
             trail.last().create_dir(OsStr::new("d"), 0o755).unwrap();
             inodes.push(trail.enter(OsStr::new("d")).unwrap().stat_self().unwrap().ino);
         }
-        assert!(trail.steps.iter().filter(|step| matches!(step, TrailDir::Open(_))).count() <= MOST_OPEN);
+        assert!(trail.steps.iter().filter(|step| matches!(step, TrailDir::Open(_))).count() <= MAX_OPEN_DIRS);
         for depth in [300, 299, 200, 1] {
             assert_eq!(trail.nth(depth).unwrap().stat_self().unwrap().ino, inodes[depth - 1]);
         }

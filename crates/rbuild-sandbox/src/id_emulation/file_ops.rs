@@ -4,7 +4,7 @@ use std::ffi::{CStr, CString};
 
 use caps::Capability;
 use rbuild_linux::notify::{Layout, ReportedStat, has_free_descriptor, stat_bytes, statx_bytes};
-use rbuild_linux::{FileKind, Recorded, UidGid, latest_modification};
+use rbuild_linux::{FileKind, MAX_SYMLINKS, Recorded, UidGid, latest_modification};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Timespec, Timestamps};
 use rustix::io::Errno;
 
@@ -28,9 +28,6 @@ const SET_USER: u32 = 0o4000;
 
 /// The mode bits of a set-group-ID program.
 const SET_GROUP_PROGRAM: u32 = 0o2010;
-
-/// The kernel's limit for links in one resolution (path_resolution(7)).
-const MOST_LINKS: usize = 40;
 
 /// Maximum number of attempts to open a file that other processes create and remove.
 const MOST_RACES: usize = 1000;
@@ -70,7 +67,7 @@ impl Supervisor {
     /// Opens the file behind links that end in a path of /proc to one of the caller's own files, as
     /// `/dev/stdout` does; `None` if they end elsewhere.
     fn behind_links<'a>(&'a self, caller: &Caller<'a>, mut place: NamedPath<'a>) -> Option<OpenedFile> {
-        for _ in 0..MOST_LINKS {
+        for _ in 0..MAX_SYMLINKS {
             let (parent, name) = place.parent().ok()?;
             // The text of a link in /proc is not where it leads.
             if parent.is_in_proc() {
@@ -437,7 +434,7 @@ impl Supervisor {
         if let Ok(file) = place.target(follow) {
             return Ok(Opened::Existing(file));
         }
-        for _ in 0..MOST_LINKS {
+        for _ in 0..MAX_SYMLINKS {
             let (parent, name) = place.parent()?;
             let Ok(text) = rustix::fs::readlinkat(&parent.fd, &name, Vec::new()) else {
                 return Ok(Opened::New(parent, name));

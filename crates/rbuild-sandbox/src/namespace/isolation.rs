@@ -54,15 +54,15 @@ pub(crate) fn choose(
     if request == IsolationRequest::Chroot {
         return bare_isolation(caller);
     }
-    let alone = || Isolation::SingleId(IdMaps::alone(caller.ids));
+    let single = || Isolation::SingleId(IdMaps::single(caller.ids));
     let automatic = request == IsolationRequest::Auto;
     let found = match caller.ids.uid {
-        _ if request == IsolationRequest::SingleId => return Ok(alone()),
+        _ if request == IsolationRequest::SingleId => return Ok(single()),
         // Root of a namespace that maps a single ID is in the same position as a user without
         // sub-IDs.
-        0 if automatic && matches!(held_ranges(&caller.uid_map)[..], [only] if only.count == 1) => return Ok(alone()),
+        0 if automatic && matches!(held_ranges(&caller.uid_map)[..], [only] if only.count == 1) => return Ok(single()),
         0 if automatic && missing_capability(caller).is_some() && has(caller, Capability::CAP_SETFCAP) => {
-            return Ok(alone());
+            return Ok(single());
         }
         0 => root_maps(caller),
         _ => subordinate_maps(caller, &sub_ids()),
@@ -70,7 +70,7 @@ pub(crate) fn choose(
     match found {
         Ok(maps) => Ok(Isolation::Userns(maps)),
         // No sub-IDs, or no helper programs that grant them.
-        Err(_) if automatic && caller.ids.uid != 0 => Ok(alone()),
+        Err(_) if automatic && caller.ids.uid != 0 => Ok(single()),
         Err(e) => Err(e),
     }
 }

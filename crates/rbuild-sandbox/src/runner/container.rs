@@ -309,7 +309,7 @@ fn prepare(request: &RunRequest, around: &Surroundings, root: &RootDir) -> Resul
         RootFiles::Overlay { lowers, upper, .. } => {
             let mut lowers = lowers.clone();
             lowers.push(MOUNT_POINTS.into());
-            let files = scratch.alike(overlay(&lowers, upper, &scratch, "work")?, "/");
+            let files = scratch.with_fd(overlay(&lowers, upper, &scratch, "work")?, "/");
             let mut points = MountPoints::new(&files, &scratch);
             let mounts = mounts_of(request, *proc, &mut points, root, &scratch)?;
             let mounted = match points.finish()? {

@@ -54,14 +54,14 @@ impl Snapshots {
     /// Fails if mounting or copying fails.
     pub fn view(self, store: &Store, work: &Workspace, trees: &[TreeId]) -> Result<RootDir> {
         if self == Snapshots::Copies {
-            return Ok(work.dir().alike(self.merged(store, work, trees, MergedFiles::Linked)?.1.into_fd(), "/"));
+            return Ok(work.dir().with_fd(self.merged(store, work, trees, MergedFiles::Linked)?.1.into_fd(), "/"));
         }
         let mut lowers = store.trees().lower_dirs(work, trees)?;
         // An overlay without an upper directory needs two lower ones.
         while lowers.len() < 2 {
             lowers.push(work.new_dir()?.0);
         }
-        Ok(work.dir().alike(detached_overlay(&lowers, None, Path::new(SCRATCH))?, "/"))
+        Ok(work.dir().with_fd(detached_overlay(&lowers, None, Path::new(SCRATCH))?, "/"))
     }
 
     /// Returns a writable snapshot of the trees for work that replaces files and never writes in
@@ -77,12 +77,12 @@ impl Snapshots {
         if self == Snapshots::Copies {
             let (_, root) = self.merged(store, work, trees, MergedFiles::Linked)?;
             let before = Baseline::of(&root, true)?;
-            return Ok(Working { root: work.dir().alike(root.into_fd(), "/"), before: Some(before) });
+            return Ok(Working { root: work.dir().with_fd(root.into_fd(), "/"), before: Some(before) });
         }
         let (scratch, _) = work.new_dir()?;
         let fd =
             detached_overlay(&store.trees().lower_dirs(work, trees)?, Some((upper, &scratch)), Path::new(SCRATCH))?;
-        Ok(Working { root: work.dir().alike(fd, "/"), before: None })
+        Ok(Working { root: work.dir().with_fd(fd, "/"), before: None })
     }
 
     /// Returns a directory with the merged content of the trees, and its path.

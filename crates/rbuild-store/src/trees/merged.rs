@@ -9,7 +9,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use rbuild_layer::marks_opaque;
-use rbuild_linux::{DirEntry, Error, FileKind, MOST_DEEP, Result, RootDir, Stat};
+use rbuild_linux::{DirEntry, Error, FileKind, MAX_DEPTH, Result, RootDir, Stat};
 
 use crate::store::Store;
 use crate::trees::id::TreeId;
@@ -89,10 +89,10 @@ impl MergedTree {
     ///
     /// # Errors
     ///
-    /// Fails if it cannot be opened, or if it is more than [`MOST_DEEP`] levels down.
+    /// Fails if it cannot be opened, or if it is more than [`MAX_DEPTH`] levels down.
     pub fn open(&self, at: MergedPath) -> Result<MergedDir> {
-        if at.path.components().count() > MOST_DEEP {
-            let reason = format!("directories are nested more than {MOST_DEEP} levels deep");
+        if at.path.components().count() > MAX_DEPTH {
+            let reason = format!("directories are nested more than {MAX_DEPTH} levels deep");
             return Err(Error::new("walking", &at.path, io::Error::other(reason)));
         }
         let mut dirs = Vec::with_capacity(at.trees.len());
@@ -185,7 +185,7 @@ mod tests {
     #[test]
     fn the_depth_limit_is_worded_as_recorded() {
         let tree = MergedTree::from(RootDir::open(std::env::temp_dir()).unwrap());
-        let path = std::iter::repeat_n("d", MOST_DEEP + 1).collect();
+        let path = std::iter::repeat_n("d", MAX_DEPTH + 1).collect();
         let e = tree.open(MergedPath { path, trees: vec![0] }).map(drop).unwrap_err();
         assert_recorded!("merged", message_row("too deep", &e, e.remedy()));
     }

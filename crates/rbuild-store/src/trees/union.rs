@@ -4,7 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 use rbuild_layer::marks_opaque;
-use rbuild_linux::{FileKind, Result, RootDir, Stat};
+use rbuild_linux::{FileKind, MAX_SYMLINKS, Result, RootDir, Stat};
 use rbuild_paths::unresolved;
 
 use crate::store::Store;
@@ -23,9 +23,6 @@ pub(crate) struct FoundEntry {
     pub name: OsString,
     pub stat: Stat,
 }
-
-/// Maximum number of symbolic links in a path, as in the kernel.
-const MOST_LINKS: usize = 40;
 
 impl UnionView {
     /// Creates a stack of trees given lowest first.
@@ -62,7 +59,7 @@ impl UnionView {
                 continue;
             };
             links += 1;
-            if links > MOST_LINKS {
+            if links > MAX_SYMLINKS {
                 return Ok(path.to_path_buf());
             }
             let target = PathBuf::from(dir.read_link(&name)?);

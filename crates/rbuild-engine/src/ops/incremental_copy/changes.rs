@@ -11,7 +11,7 @@ use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 use rbuild_layer::{ExternalFile, ORIGIN, marks_opaque};
-use rbuild_linux::parallel::{MOST_FILE_THREADS, cores, try_map};
+use rbuild_linux::parallel::{MAX_FILE_THREADS, cores, try_map};
 use rbuild_linux::{DirEntry, FileKind, RootDir};
 use rbuild_store::TreeId;
 
@@ -86,7 +86,7 @@ impl IncrementalCopy {
     /// trees below are not known, and nothing can be deleted.
     pub fn plan_changes(&self, root: &RootDir, upper: &RootDir, linked: bool) -> Result<Option<ChangePlan>, Reason> {
         let Some(earlier) = &self.earlier_files else { return Ok(None) };
-        let origins = try_map(cores().min(MOST_FILE_THREADS), &self.groups, |group| self.origins(group))?;
+        let origins = try_map(cores().min(MAX_FILE_THREADS), &self.groups, |group| self.origins(group))?;
         let kept = origins.iter().flatten().filter(|origin| **origin == CopiedFrom::Base).count();
         let all: usize = origins.iter().map(Vec::len).sum();
         if !Bounds::OF_BUILD.include(kept, all - kept) {

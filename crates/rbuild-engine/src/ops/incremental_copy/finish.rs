@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use rbuild_layer::{ExternalFile, keep_in_layer};
-use rbuild_linux::parallel::{MOST_FILE_THREADS, cores, try_map};
+use rbuild_linux::parallel::{MAX_FILE_THREADS, cores, try_map};
 use rbuild_linux::{RootDir, Timestamp};
 use rbuild_sandbox::Cancel;
 
@@ -33,7 +33,7 @@ impl IncrementalCopy {
                 times.insert(dir, tree.stat(dir)?.mtime);
             }
         }
-        try_map(cores().min(MOST_FILE_THREADS), &groups, |number| {
+        try_map(cores().min(MAX_FILE_THREADS), &groups, |number| {
             let planned = plan.map(|plan| &plan.origins[*number][..]);
             self.place(&self.groups[*number], planned, (source, tree), cancel)
         })?;

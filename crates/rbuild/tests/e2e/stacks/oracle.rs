@@ -40,7 +40,7 @@ pub struct Tree {
 }
 
 /// The maximum number of symlinks in the resolution of a path, as in the kernel.
-const MOST_LINKS: usize = 40;
+const MAX_SYMLINKS: usize = 40;
 
 impl Tree {
     pub fn paths(&self) -> Vec<PathBuf> {
@@ -70,7 +70,7 @@ impl Tree {
             done.push(part);
             if let Some(Node::Symlink(to)) = self.nodes.get(&done) {
                 links += 1;
-                if links > MOST_LINKS {
+                if links > MAX_SYMLINKS {
                     return None;
                 }
                 done.pop();

@@ -20,7 +20,7 @@ use crate::parallel::locked;
 /// The variable that names the descriptor and the process that it is for.
 const VARIABLE: &str = "RBUILD_WITHHELD";
 /// Maximum length of the text in bytes; arguments and variables cannot be as long.
-const MAX: usize = 4 << 20;
+const MAX_BYTES: usize = 4 << 20;
 
 static WITHHELD: Mutex<Option<File>> = Mutex::new(None);
 
@@ -69,7 +69,7 @@ pub fn accept_withheld() {
 pub fn withheld() -> io::Result<Option<String>> {
     let file = file();
     let Some(file) = file.as_ref() else { return Ok(None) };
-    let length = usize::try_from(file.metadata()?.len()).unwrap_or(MAX).min(MAX);
+    let length = usize::try_from(file.metadata()?.len()).unwrap_or(MAX_BYTES).min(MAX_BYTES);
     let mut bytes = vec![0; length];
     file.read_exact_at(&mut bytes, 0)?;
     String::from_utf8(bytes).map(Some).map_err(|_| io::ErrorKind::InvalidData.into())
