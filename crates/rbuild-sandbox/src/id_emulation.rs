@@ -20,6 +20,6 @@ mod roots;
 mod supervisor;
 
 pub(crate) use caller::SharedProc;
-pub(crate) use calls::{When, numbers};
+pub(crate) use calls::{InterceptCondition, numbers};
 pub(crate) use ids::Credentials;
 pub(crate) use supervisor::Supervisor;

@@ -12,7 +12,7 @@ mod refusals;
 use rbuild_linux::notify::NOTIFY;
 use rbuild_linux::process::FilterStep;
 
-use crate::id_emulation::When;
+use crate::id_emulation::InterceptCondition;
 use bpf::{
     ALLOW, ARCHITECTURE, ENOSYS, EPERM, FIRST_ARGUMENT, JUMP, JUMP_IF_ANY_BIT, JUMP_IF_AT_LEAST, JUMP_IF_EQUAL,
     JUMP_IF_GREATER, LOAD, NUMBER, X32, answer, fail, step,
@@ -45,7 +45,7 @@ pub fn filter() -> Option<Vec<FilterStep>> {
 }
 
 /// Calls for the supervisor, by number, on this architecture and on its 32-bit sibling.
-pub type About = [Vec<(u32, When)>; 2];
+pub type About = [Vec<(u32, InterceptCondition)>; 2];
 
 /// Like [`filter`], but sends the given calls to the supervisor.
 pub fn filter_with_supervisor(about: &About) -> Option<Vec<FilterStep>> {
@@ -79,16 +79,16 @@ fn native() -> Option<usize> {
 
 /// Returns the instructions that send calls to the supervisor, if there is one, and refuse what
 /// would deceive it. They expect the call number in the accumulator and leave it there.
-fn asking(architecture: usize, about: &[(u32, When)]) -> Vec<FilterStep> {
+fn asking(architecture: usize, about: &[(u32, InterceptCondition)]) -> Vec<FilterStep> {
     let mut steps = if about.is_empty() { Vec::new() } else { refusals::refuse_forgeries(architecture) };
     for (number, when) in about {
         let (argument, tests) = match *when {
-            When::Always => {
+            InterceptCondition::Always => {
                 steps.extend([step(JUMP_IF_EQUAL, *number, 0, 1), answer(NOTIFY)]);
                 continue;
             }
-            When::AnyBit(argument, bits) => (argument, vec![step(JUMP_IF_ANY_BIT, bits, 0, 1), answer(NOTIFY)]),
-            When::OneOf(argument, values) => (
+            InterceptCondition::AnyBit(argument, bits) => (argument, vec![step(JUMP_IF_ANY_BIT, bits, 0, 1), answer(NOTIFY)]),
+            InterceptCondition::OneOf(argument, values) => (
                 argument,
                 values.iter().flat_map(|value| [step(JUMP_IF_EQUAL, *value, 0, 1), answer(NOTIFY)]).collect(),
             ),
@@ -254,9 +254,9 @@ mod tests {
 
     #[test]
     fn emulated_calls_are_forwarded() {
-        let native_calls = vec![(102, When::Always), (257, When::AnyBit(0, 0o100)), (302, When::OneOf(0, &[9, 12]))];
-        let asks = program([0, 1], &[native_calls, vec![(199, When::Always), (295, When::AnyBit(0, 0o100))]]);
-        let open = least([0, 1], &[vec![(102, When::Always)], vec![(199, When::Always)]], KeyringRefusal::Missing);
+        let native_calls = vec![(102, InterceptCondition::Always), (257, InterceptCondition::AnyBit(0, 0o100)), (302, InterceptCondition::OneOf(0, &[9, 12]))];
+        let asks = program([0, 1], &[native_calls, vec![(199, InterceptCondition::Always), (295, InterceptCondition::AnyBit(0, 0o100))]]);
+        let open = least([0, 1], &[vec![(102, InterceptCondition::Always)], vec![(199, InterceptCondition::Always)]], KeyringRefusal::Missing);
         assert_eq!(run(&asks, AUDIT[0], 102, 0), NOTIFY);
         assert_eq!(run(&asks, AUDIT[0], 257, 0o101), NOTIFY);
         assert_eq!(run(&asks, AUDIT[0], 257, 0), ALLOW);
@@ -274,7 +274,7 @@ mod tests {
 
     #[test]
     fn whiteouts_are_refused_and_other_nodes_are_not() {
-        let asked = [vec![(133, When::Always), (259, When::Always)], vec![]];
+        let asked = [vec![(133, InterceptCondition::Always), (259, InterceptCondition::Always)], vec![]];
         let least = least([0, 1], &About::default(), KeyringRefusal::Forbidden);
         for (program, other) in
             [(program([0, 1], &About::default()), ALLOW), (program([0, 1], &asked), NOTIFY), (least, ALLOW)]
@@ -337,7 +337,7 @@ mod tests {
     #[test]
     fn commands_cannot_change_execution_records_or_use_recent_xattr_calls() {
         for pair in [[0, 1], [2, 3]] {
-            let asked: About = [0, 1].map(|_| vec![(1000, When::Always)]);
+            let asked: About = [0, 1].map(|_| vec![(1000, InterceptCondition::Always)]);
             let asks = [program(pair, &asked), least(pair, &asked, KeyringRefusal::Missing)];
             let others = [program(pair, &About::default()), least(pair, &About::default(), KeyringRefusal::Missing)];
             for a in pair {

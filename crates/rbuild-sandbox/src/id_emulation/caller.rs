@@ -203,9 +203,9 @@ impl Caller<'_> {
         Ok(Some(match own {
             // The only case in which a link in /proc is followed: it leads to a file that the
             // caller itself has open.
-            Own::Behind(link, rest) => OwnPath { base: self.open(&link, OFlags::PATH)?, rest, is_link: false },
-            Own::Link(dir, name) => OwnPath { base: self.open(dir, OFlags::PATH)?, rest: name, is_link: true },
-            Own::Other(rest) => OwnPath { base: self.open(".", OFlags::PATH)?, rest, is_link: false },
+            OwnProcPath::Behind(link, rest) => OwnPath { base: self.open(&link, OFlags::PATH)?, rest, is_link: false },
+            OwnProcPath::Link(dir, name) => OwnPath { base: self.open(dir, OFlags::PATH)?, rest: name, is_link: true },
+            OwnProcPath::Other(rest) => OwnPath { base: self.open(".", OFlags::PATH)?, rest, is_link: false },
         }))
     }
 }
@@ -228,7 +228,7 @@ pub enum OwnLinks {
 
 /// The target of a path in the caller's /proc directory.
 #[derive(Debug, PartialEq, Eq)]
-enum Own<'p> {
+enum OwnProcPath<'p> {
     /// A link to one of the caller's files: its directory, and its name.
     Link(&'static str, &'p [u8]),
     /// A path behind such a link.
@@ -238,15 +238,15 @@ enum Own<'p> {
 
 /// Returns true if a path leads over a link in /proc to one of the caller's files.
 pub fn names_link_of_proc(path: &[u8]) -> bool {
-    matches!(own_path(path), Some((_, Own::Link(..) | Own::Behind(..))))
+    matches!(own_path(path), Some((_, OwnProcPath::Link(..) | OwnProcPath::Behind(..))))
 }
 
 /// Returns a path, relative to the builder's /proc, for the file to which a link in /proc of the
 /// thread with that number leads; `None` for other paths, and for the link itself.
 pub fn own_path_from_here(path: &[u8], number: u32, follow: bool) -> Option<Vec<u8>> {
     let (link, rest) = match own_path(path) {
-        Some((_, Own::Link(dir, name))) if follow => (text(dir, name), None),
-        Some((_, Own::Behind(link, rest))) => (link, Some(rest)),
+        Some((_, OwnProcPath::Link(dir, name))) if follow => (text(dir, name), None),
+        Some((_, OwnProcPath::Behind(link, rest))) => (link, Some(rest)),
         _ => match path {
             b"/dev/stdin" if follow => ("fd/0".into(), None),
             b"/dev/stdout" if follow => ("fd/1".into(), None),
@@ -280,7 +280,7 @@ fn first(path: &[u8]) -> (&[u8], &[u8]) {
     }
 }
 
-fn own_path(path: &[u8]) -> Option<(OwnLinks, Own<'_>)> {
+fn own_path(path: &[u8]) -> Option<(OwnLinks, OwnProcPath<'_>)> {
     if !path.starts_with(b"/") {
         return None;
     }
@@ -299,20 +299,20 @@ fn own_path(path: &[u8]) -> Option<(OwnLinks, Own<'_>)> {
         (OwnLinks::OfDev, _) => None,
         (_, b"fd") if is_number => Some((links, link("fd", fd, behind))),
         (_, b"cwd" | b"root" | b"exe") => Some((links, link(".", name, rest))),
-        (_, b"") => Some((links, Own::Other(b"."))),
+        (_, b"") => Some((links, OwnProcPath::Other(b"."))),
         _ => {
             let start = own.iter().position(|byte| *byte != b'/').unwrap_or(own.len());
-            Some((links, Own::Other(&own[start..])))
+            Some((links, OwnProcPath::Other(&own[start..])))
         }
     }
 }
 
 /// Classifies the link `name`, or the path behind it.
-fn link<'p>(dir: &'static str, name: &'p [u8], rest: &'p [u8]) -> Own<'p> {
+fn link<'p>(dir: &'static str, name: &'p [u8], rest: &'p [u8]) -> OwnProcPath<'p> {
     let Some(slashes) = rest.iter().position(|byte| *byte != b'/') else {
-        return if rest.is_empty() { Own::Link(dir, name) } else { Own::Behind(text(dir, name), b".") };
+        return if rest.is_empty() { OwnProcPath::Link(dir, name) } else { OwnProcPath::Behind(text(dir, name), b".") };
     };
-    Own::Behind(text(dir, name), &rest[slashes..])
+    OwnProcPath::Behind(text(dir, name), &rest[slashes..])
 }
 
 fn text(dir: &str, name: &[u8]) -> String {
@@ -321,27 +321,27 @@ fn text(dir: &str, name: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{Own, own_path, own_path_from_here};
+    use super::{OwnProcPath, own_path, own_path_from_here};
 
     #[test]
     fn only_the_callers_own_proc_links_are_followed() {
-        let behind = |link: &str, rest: &'static str| Own::Behind(link.to_string(), rest.as_bytes());
+        let behind = |link: &str, rest: &'static str| OwnProcPath::Behind(link.to_string(), rest.as_bytes());
         for (path, own) in [
-            ("/proc/self/fd/3", Own::Link("fd", b"3")),
+            ("/proc/self/fd/3", OwnProcPath::Link("fd", b"3")),
             ("/proc/thread-self/fd/17/x/..", behind("fd/17", "x/..")),
             ("/proc/self/fd/17//", behind("fd/17", ".")),
             ("/proc/self/cwd//x", behind("./cwd", "x")),
-            ("/proc/self/root", Own::Link(".", b"root")),
-            ("/proc/self/exe", Own::Link(".", b"exe")),
-            ("/dev/fd/0", Own::Link("fd", b"0")),
-            ("//dev/./fd//0", Own::Link("fd", b"0")),
-            ("//proc//self/./fd//3", Own::Link("fd", b"3")),
-            ("/proc/self/../1/root/etc", Own::Other(b"../1/root/etc")),
-            ("/proc/self/fd/../../1/root", Own::Other(b"fd/../../1/root")),
-            ("/proc/self/fd", Own::Other(b"fd")),
-            ("/proc/self/fd/", Own::Other(b"fd/")),
-            ("/proc/self/", Own::Other(b".")),
-            ("/proc/self/task/1/fd/3", Own::Other(b"task/1/fd/3")),
+            ("/proc/self/root", OwnProcPath::Link(".", b"root")),
+            ("/proc/self/exe", OwnProcPath::Link(".", b"exe")),
+            ("/dev/fd/0", OwnProcPath::Link("fd", b"0")),
+            ("//dev/./fd//0", OwnProcPath::Link("fd", b"0")),
+            ("//proc//self/./fd//3", OwnProcPath::Link("fd", b"3")),
+            ("/proc/self/../1/root/etc", OwnProcPath::Other(b"../1/root/etc")),
+            ("/proc/self/fd/../../1/root", OwnProcPath::Other(b"fd/../../1/root")),
+            ("/proc/self/fd", OwnProcPath::Other(b"fd")),
+            ("/proc/self/fd/", OwnProcPath::Other(b"fd/")),
+            ("/proc/self/", OwnProcPath::Other(b".")),
+            ("/proc/self/task/1/fd/3", OwnProcPath::Other(b"task/1/fd/3")),
         ] {
             assert_eq!(own_path(path.as_bytes()).map(|(_, own)| own), Some(own), "{path}");
         }

@@ -165,7 +165,7 @@ pub fn is_of_sibling(architecture: u32) -> bool {
 
 /// The condition under which a call is sent to the supervisor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum When {
+pub enum InterceptCondition {
     Always,
     /// The argument (counted from 0) has at least one of these bits.
     AnyBit(u8, u32),
@@ -174,14 +174,14 @@ pub enum When {
 }
 
 /// Returns the numbers of all calls on this architecture and on its 32-bit sibling.
-pub fn numbers() -> [Vec<(u32, When)>; 2] {
+pub fn numbers() -> [Vec<(u32, InterceptCondition)>; 2] {
     let when = |asked: &EmulatedCall| match asked {
-        Open => When::AnyBit(1, CREATES),
-        OpenAt => When::AnyBit(2, CREATES),
-        Control => When::OneOf(0, &[KEEP_CAPABILITIES, DROP_FROM_BOUND, SECURE_BITS]),
-        SetLimit => When::OneOf(0, &[OUR_LIMIT]),
-        ChangeLimit => When::OneOf(1, &[OUR_LIMIT]),
-        _ => When::Always,
+        Open => InterceptCondition::AnyBit(1, CREATES),
+        OpenAt => InterceptCondition::AnyBit(2, CREATES),
+        Control => InterceptCondition::OneOf(0, &[KEEP_CAPABILITIES, DROP_FROM_BOUND, SECURE_BITS]),
+        SetLimit => InterceptCondition::OneOf(0, &[OUR_LIMIT]),
+        ChangeLimit => InterceptCondition::OneOf(1, &[OUR_LIMIT]),
+        _ => InterceptCondition::Always,
     };
     let of = |column: Option<usize>| {
         let number = |numbers: &[i32; 4]| u32::try_from(numbers[column?]).ok();

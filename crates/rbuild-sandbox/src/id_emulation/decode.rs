@@ -31,7 +31,7 @@ const CREATE: u32 = 0o100 | 0o1 | 0o1000;
 
 /// A path in the caller's memory, and the directory that it is relative to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct At {
+pub struct PathArg {
     pub dir: i32,
     pub path: u64,
 }
@@ -39,7 +39,7 @@ pub struct At {
 /// A file by path, with flags of the `*at` calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PathAt {
-    pub at: At,
+    pub at: PathArg,
     pub flags: u32,
 }
 
@@ -52,7 +52,7 @@ pub enum Subject {
 
 /// The kind of ID.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Of {
+pub enum IdKind {
     Users,
     Groups,
 }
@@ -88,12 +88,12 @@ pub enum Width {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Request {
     OwnId {
-        of: Of,
+        of: IdKind,
         effective: bool,
     },
     /// Writes the real, effective and saved ID to these addresses.
     OwnIds {
-        of: Of,
+        of: IdKind,
         to: [u64; 3],
     },
     Groups {
@@ -105,11 +105,11 @@ pub enum Request {
         from: u64,
     },
     SetIds {
-        of: Of,
+        of: IdKind,
         change: IdChange,
     },
     SetFileId {
-        of: Of,
+        of: IdKind,
         id: u32,
     },
     Stat {
@@ -127,27 +127,27 @@ pub enum Request {
         owner: UidGid,
     },
     MakeNode {
-        at: At,
+        at: PathArg,
         mode: u32,
         /// Device number; the kernel ignores the upper 32 bits of the argument.
         device: u32,
     },
     MakeDir {
-        at: At,
+        at: PathArg,
         mode: u32,
     },
     SymLink {
         target: u64,
-        at: At,
+        at: PathArg,
     },
     Open {
-        at: At,
+        at: PathArg,
         flags: u32,
         mode: u32,
     },
     /// The remaining parameters are in a structure at that address, of that size.
     OpenHow {
-        at: At,
+        at: PathArg,
         how: u64,
         size: u64,
     },
@@ -217,8 +217,8 @@ fn ids(asked: EmulatedCall, args: [u64; 6]) -> Option<Request> {
     use EmulatedCall::*;
     let id = |i: usize| args[i] as u32;
     let of = match asked {
-        SetUid | SetReUid | SetResUid | SetFsUid | GetUid | GetEffectiveUid | GetResUid => Of::Users,
-        _ => Of::Groups,
+        SetUid | SetReUid | SetResUid | SetFsUid | GetUid | GetEffectiveUid | GetResUid => IdKind::Users,
+        _ => IdKind::Groups,
     };
     Some(match asked {
         GetUid | GetGid => Request::OwnId { of, effective: false },
@@ -247,9 +247,9 @@ fn ids(asked: EmulatedCall, args: [u64; 6]) -> Option<Request> {
 
 /// Returns the three possible meanings of a call's first arguments: a path, a path relative to a
 /// directory, a descriptor.
-fn starts(args: [u64; 6]) -> (At, At, Subject) {
-    let here = At { dir: HERE, path: args[0] };
-    (here, At { dir: args[0] as i32, path: args[1] }, Subject::Open(args[0] as i32))
+fn starts(args: [u64; 6]) -> (PathArg, PathArg, Subject) {
+    let here = PathArg { dir: HERE, path: args[0] };
+    (here, PathArg { dir: args[0] as i32, path: args[1] }, Subject::Open(args[0] as i32))
 }
 
 /// Decodes calls about files. `width` is that of the caller's integers.
@@ -261,7 +261,7 @@ fn files(asked: EmulatedCall, args: [u64; 6], width: Width) -> Request {
     match asked {
         Stat => Request::Stat { file: named(here, 0), to: args[1] },
         LinkStat => Request::Stat { file: named(here, NO_FOLLOW), to: args[1] },
-        FileStat => Request::Stat { file: named(At { path: 0, ..at }, EMPTY_PATH), to: args[1] },
+        FileStat => Request::Stat { file: named(PathArg { path: 0, ..at }, EMPTY_PATH), to: args[1] },
         StatAt => Request::Stat { file: named(at, id(3)), to: args[2] },
         StatX => Request::StatX { file: named(at, id(2)), mask: id(3), to: args[4] },
         Chown => Request::ChangeOwner { file: Subject::Named(named(here, 0)), owner: UidGid::new(id(1), id(2)) },
@@ -274,8 +274,8 @@ fn files(asked: EmulatedCall, args: [u64; 6], width: Width) -> Request {
         MakeNodeAt => Request::MakeNode { at, mode: id(2), device: id(3) },
         MakeDir => Request::MakeDir { at: here, mode: id(1) },
         MakeDirAt => Request::MakeDir { at, mode: id(2) },
-        SymLink => Request::SymLink { target: args[0], at: At { dir: HERE, path: args[1] } },
-        SymLinkAt => Request::SymLink { target: args[0], at: At { dir: args[1] as i32, path: args[2] } },
+        SymLink => Request::SymLink { target: args[0], at: PathArg { dir: HERE, path: args[1] } },
+        SymLinkAt => Request::SymLink { target: args[0], at: PathArg { dir: args[1] as i32, path: args[2] } },
         Open => Request::Open { at: here, flags: id(1), mode: id(2) },
         OpenAt => Request::Open { at, flags: id(2), mode: id(3) },
         Create => Request::Open { at: here, flags: CREATE, mode: id(1) },
@@ -330,7 +330,7 @@ fn attributes(asked: EmulatedCall, args: [u64; 6]) -> Request {
 }
 
 /// Returns the file of a call that sets or removes an extended attribute.
-fn attributed(asked: EmulatedCall, at: At, opened: Subject) -> Subject {
+fn attributed(asked: EmulatedCall, at: PathArg, opened: Subject) -> Subject {
     match asked {
         EmulatedCall::FileSetAttribute | EmulatedCall::FileRemoveAttribute => opened,
         EmulatedCall::LinkSetAttribute | EmulatedCall::LinkRemoveAttribute => {
@@ -465,7 +465,7 @@ mod tests {
         const NATIVE: u32 = 0xC000_003E;
         const I386: u32 = crate::id_emulation::calls::I386;
         let args = [7, 8, 9, 0x100, 11, 12];
-        let at = At { dir: 7, path: 8 };
+        let at = PathArg { dir: 7, path: 8 };
         let times = |file, width| Some(Request::SetTimes { file, form: TimeForm::Nanoseconds, width, times: 9 });
         let named = Subject::Named(PathAt { at, flags: NO_FOLLOW });
         assert_eq!(decode(280, NATIVE, args), times(named, Width::Long));
@@ -474,7 +474,7 @@ mod tests {
         assert_eq!(decode(280, NATIVE, [7, 0, 9, 0, 0, 0]), times(Subject::Open(7), Width::Long));
         assert_eq!(decode(196, NATIVE, args), Some(Request::ListAttributes { file: Subject::Open(7), to: 8, size: 9 }));
         assert_eq!(decode(0, NATIVE, args), None, "read");
-        let at = At { dir: HERE, path: 7 };
+        let at = PathArg { dir: HERE, path: 7 };
         let node = Request::MakeNode { at, mode: 0o020_600, device: 0x103 };
         assert_eq!(decode(133, NATIVE, [7, 0o020_600, 0x5_0000_0103, 0, 0, 0]), Some(node));
     }

@@ -11,14 +11,14 @@ use rustix::io::Errno;
 use crate::id_emulation::caller::{Caller, Result, SharedProc};
 use crate::id_emulation::calls::{CREATES, I386};
 use crate::id_emulation::decode::{
-    At, NAMING, NOW, OMIT, OPEN_HOW, PathAt, QUERYING, SYNCHRONIZING, Subject, Time, TimeForm, Width, open_how, without,
+    PathArg, NAMING, NOW, OMIT, OPEN_HOW, PathAt, QUERYING, SYNCHRONIZING, Subject, Time, TimeForm, Width, open_how, without,
 };
-use crate::id_emulation::files::{How, NamedPath, OpenedFile, SET_GID, StatFile, passes_group_on};
+use crate::id_emulation::files::{OpenHow, NamedPath, OpenedFile, SET_GID, StatFile, passes_group_on};
 use crate::id_emulation::ids::SAME;
 use crate::id_emulation::supervisor::{Reply, Supervisor, errno};
 
 /// The kernel's limit for a list of attribute names, in bytes (xattr(7)).
-const MOST_NAMES: usize = 64 * 1024;
+const MAX_XATTR_LIST: usize = 64 * 1024;
 
 /// The bit of a mask of statx(2) that the kernel refuses, `STATX__RESERVED`.
 const RESERVED: u32 = 0x8000_0000;
@@ -30,7 +30,7 @@ const SET_USER: u32 = 0o4000;
 const SET_GROUP_PROGRAM: u32 = 0o2010;
 
 /// Maximum number of attempts to open a file that other processes create and remove.
-const MOST_RACES: usize = 1000;
+const MAX_ATTEMPTS: usize = 1000;
 
 /// The subject of an open with O_CREAT.
 enum Opened {
@@ -42,7 +42,7 @@ enum Opened {
 }
 
 impl Supervisor {
-    fn place<'a>(&'a self, caller: &Caller<'a>, at: At) -> Result<NamedPath<'a>> {
+    fn place<'a>(&'a self, caller: &Caller<'a>, at: PathArg) -> Result<NamedPath<'a>> {
         NamedPath::of(caller, at.dir, caller.path(at.path)?, &self.roots)
     }
 
@@ -126,7 +126,7 @@ impl Supervisor {
     /// that learned the name could set the attribute.
     pub(super) fn list_attributes(&self, caller: &Caller<'_>, file: Subject, to: u64, size: u64) -> Result<Reply> {
         refuse_unknown_flags(file)?;
-        let mut names = vec![0; MOST_NAMES];
+        let mut names = vec![0; MAX_XATTR_LIST];
         let n = rustix::fs::listxattr(SharedProc::path_of(&self.subject(caller, file)?.fd), &mut names[..])?;
         let names = without(&names[..n], self.owners.attribute().as_encoded_bytes());
         if size > 0 {
@@ -218,7 +218,7 @@ impl Supervisor {
 
     /// Returns true if a file that the caller creates at a path belongs to root and its group, as
     /// far as can be determined without opening anything.
-    fn creates_for_root(&self, caller: &Caller<'_>, at: At) -> bool {
+    fn creates_for_root(&self, caller: &Caller<'_>, at: PathArg) -> bool {
         let Ok(who) = self.credentials(caller) else { return false };
         let root = !self.roots.differ && UidGid::new(who.users.files, who.groups.files) == UidGid::ROOT;
         root && caller.path(at.path).is_ok_and(|path| !passes_group_on(caller, at.dir, &path, &self.roots))
@@ -253,7 +253,7 @@ impl Supervisor {
         self.own(&made, owner, device)
     }
 
-    pub(super) fn make_node(&mut self, caller: &Caller<'_>, at: At, mode: u32, device: u32) -> Result<Reply> {
+    pub(super) fn make_node(&mut self, caller: &Caller<'_>, at: PathArg, mode: u32, device: u32) -> Result<Reply> {
         if !is_makeable(mode) {
             return Ok(Reply::GO);
         }
@@ -292,7 +292,7 @@ impl Supervisor {
         Ok(Reply::value(0))
     }
 
-    pub(super) fn make_dir(&mut self, caller: &Caller<'_>, at: At, mode: u32) -> Result<Reply> {
+    pub(super) fn make_dir(&mut self, caller: &Caller<'_>, at: PathArg, mode: u32) -> Result<Reply> {
         if self.creates_for_root(caller, at) {
             return Ok(Reply::GO);
         }
@@ -307,7 +307,7 @@ impl Supervisor {
         Ok(Reply::value(0))
     }
 
-    pub(super) fn symlink(&mut self, caller: &Caller<'_>, text: u64, at: At) -> Result<Reply> {
+    pub(super) fn symlink(&mut self, caller: &Caller<'_>, text: u64, at: PathArg) -> Result<Reply> {
         if self.creates_for_root(caller, at) {
             return Ok(Reply::GO);
         }
@@ -322,7 +322,7 @@ impl Supervisor {
     }
 
     /// Leaves calls that the kernel refuses to the kernel.
-    pub(super) fn open_how(&mut self, caller: &Caller<'_>, at: At, how: u64, size: u64) -> Result<Reply> {
+    pub(super) fn open_how(&mut self, caller: &Caller<'_>, at: PathArg, how: u64, size: u64) -> Result<Reply> {
         if !OPEN_HOW.contains(&size) {
             return Ok(Reply::GO);
         }
@@ -331,13 +331,13 @@ impl Supervisor {
             return Ok(Reply::GO);
         }
         let Some((flags, mode, resolve)) = open_how(&bytes) else { return Ok(Reply::GO) };
-        self.open(caller, at, How { flags, mode, resolve })
+        self.open(caller, at, OpenHow { flags, mode, resolve })
     }
 
     /// Handles an open that may create a file. The kernel would create it as root. It therefore
     /// gets only calls whose new files belong to root anyway, and opens of existing files of other
     /// kinds, which create none regardless of concurrent changes.
-    pub(super) fn open(&mut self, caller: &Caller<'_>, at: At, how: How) -> Result<Reply> {
+    pub(super) fn open(&mut self, caller: &Caller<'_>, at: PathArg, how: OpenHow) -> Result<Reply> {
         let unnamed = how.flags.bits() & CREATES & !OFlags::CREATE.bits() != 0;
         // With O_PATH, an open creates nothing.
         let creates_none = how.flags.contains(OFlags::PATH);
@@ -358,7 +358,7 @@ impl Supervisor {
                 Err(e) => self.unless_for_root(caller, e),
             };
         }
-        for _ in 0..MOST_RACES {
+        for _ in 0..MAX_ATTEMPTS {
             let found = self.place_resolved(caller, at, how).and_then(|place| self.opened(caller, place, how));
             let found = match found {
                 Err(e) => return self.unless_for_root(caller, e),
@@ -377,13 +377,13 @@ impl Supervisor {
         Err(Errno::AGAIN)
     }
 
-    fn place_resolved<'a>(&'a self, caller: &Caller<'a>, at: At, how: How) -> Result<NamedPath<'a>> {
+    fn place_resolved<'a>(&'a self, caller: &Caller<'a>, at: PathArg, how: OpenHow) -> Result<NamedPath<'a>> {
         NamedPath::resolved(caller, at.dir, caller.path(at.path)?, &self.roots, how.resolve)
     }
 
     /// Creates and opens a file, or an unnamed one in `dir`. Returns `None` if it belongs to root
     /// and its group.
-    fn create(&mut self, caller: &Caller<'_>, dir: &OpenedFile, name: &CStr, how: How) -> Result<Option<Reply>> {
+    fn create(&mut self, caller: &Caller<'_>, dir: &OpenedFile, name: &CStr, how: OpenHow) -> Result<Option<Reply>> {
         let Some(owner) = self.maker(caller, dir)? else { return Ok(None) };
         let alone = if how.flags.contains(OFlags::CREATE) { OFlags::EXCL } else { OFlags::empty() };
         let mode = self.mode_in(caller, dir, how.mode)?;
@@ -394,7 +394,7 @@ impl Supervisor {
     }
 
     /// Opens an existing file with the flags of a call that would create it.
-    fn open_existing(&self, caller: &Caller<'_>, file: &OpenedFile, how: How) -> Result<Reply> {
+    fn open_existing(&self, caller: &Caller<'_>, file: &OpenedFile, how: OpenHow) -> Result<Reply> {
         match file.kind() {
             _ if how.flags.contains(OFlags::EXCL) => return Err(Errno::EXIST),
             FileKind::File if !file.is_in_proc() && self.opens_all(caller) => {}
@@ -425,7 +425,7 @@ impl Supervisor {
     }
 
     /// Returns the subject of an open with O_CREAT, behind any links.
-    fn opened<'a>(&'a self, caller: &Caller<'a>, mut place: NamedPath<'a>, how: How) -> Result<Opened> {
+    fn opened<'a>(&'a self, caller: &Caller<'a>, mut place: NamedPath<'a>, how: OpenHow) -> Result<Opened> {
         // The kernel creates no directory.
         if place.names_directory() {
             return Ok(Opened::ByKernel);

@@ -17,17 +17,17 @@ use crate::id_emulation::caller::{
 use crate::id_emulation::decode::HERE;
 use crate::id_emulation::roots::{CallerRoot, Roots};
 
-/// Parameters of opening a file (openat2(2)).
+/// Parameters of opening a file, the `struct open_how` of openat2(2).
 #[derive(Debug, Clone, Copy)]
-pub struct How {
+pub struct OpenHow {
     pub flags: OFlags,
     pub mode: u32,
     pub resolve: ResolveFlags,
 }
 
-impl How {
-    pub fn plain(flags: u32, mode: u32) -> How {
-        How { flags: OFlags::from_bits_retain(flags), mode, resolve: ResolveFlags::empty() }
+impl OpenHow {
+    pub fn plain(flags: u32, mode: u32) -> OpenHow {
+        OpenHow { flags: OFlags::from_bits_retain(flags), mode, resolve: ResolveFlags::empty() }
     }
 }
 
@@ -70,7 +70,7 @@ struct CachedRecord {
 }
 
 /// Maximum number of cached files; when it is exceeded, the cache is cleared.
-const MOST_KNOWN: usize = 100_000;
+const MAX_CACHED: usize = 100_000;
 
 /// A file whose reported owner differs from the kernel's.
 pub enum StatFile {
@@ -112,7 +112,7 @@ impl RecordCache {
                 let access = (stat.st_atime, stat.st_atime_nsec as u32);
                 let path = Path::new(OsStr::from_bytes(seen.to_bytes()));
                 let says = owners.recorded(path, follow, kind(&stat), stat.st_ino, access);
-                if self.0.len() >= MOST_KNOWN {
+                if self.0.len() >= MAX_CACHED {
                     self.0.clear();
                 }
                 self.0.insert(file, CachedRecord { changed, says });

@@ -4,7 +4,7 @@ use caps::Capability;
 use rbuild_linux::UidGid;
 use rustix::io::Errno;
 
-use crate::id_emulation::decode::Of;
+use crate::id_emulation::decode::IdKind;
 
 /// "Unchanged" in the set*id calls; never a valid ID.
 pub const SAME: u32 = u32::MAX;
@@ -24,7 +24,7 @@ pub struct Credentials {
     pub groups: Ids,
     pub more_groups: Vec<u32>,
     pub bits: SecureBits,
-    pub sets: Sets,
+    pub sets: CapabilitySets,
     /// Capabilities that a program of any user has after its execution. prctl(2) is not emulated,
     /// so these are the ones that the command started with, or fewer.
     pub ambient: u64,
@@ -34,19 +34,19 @@ pub struct Credentials {
 /// capabilities up, and where changes of user IDs took them, which the kernel does not see. The
 /// effective set is part of the permitted one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Sets {
+pub struct CapabilitySets {
     pub effective: u64,
     pub permitted: u64,
 }
 
-impl Default for Sets {
-    fn default() -> Sets {
-        Sets { effective: u64::MAX, permitted: u64::MAX }
+impl Default for CapabilitySets {
+    fn default() -> CapabilitySets {
+        CapabilitySets { effective: u64::MAX, permitted: u64::MAX }
     }
 }
 
-impl Sets {
-    const NONE: Sets = Sets { effective: 0, permitted: 0 };
+impl CapabilitySets {
+    const NONE: CapabilitySets = CapabilitySets { effective: 0, permitted: 0 };
 }
 
 /// The capabilities that depend on the user ID for files (`CAP_FS_SET` of the kernel).
@@ -174,10 +174,10 @@ impl Ids {
 }
 
 impl Credentials {
-    pub fn ids(&self, of: Of) -> Ids {
+    pub fn ids(&self, of: IdKind) -> Ids {
         match of {
-            Of::Users => self.users,
-            Of::Groups => self.groups,
+            IdKind::Users => self.users,
+            IdKind::Groups => self.groups,
         }
     }
 
@@ -187,10 +187,10 @@ impl Credentials {
     }
 
     /// Replaces the IDs of one kind, without side effects.
-    pub fn with(self, of: Of, ids: Ids) -> Credentials {
+    pub fn with(self, of: IdKind, ids: Ids) -> Credentials {
         match of {
-            Of::Users => Credentials { users: ids, ..self },
-            Of::Groups => Credentials { groups: ids, ..self },
+            IdKind::Users => Credentials { users: ids, ..self },
+            IdKind::Groups => Credentials { groups: ids, ..self },
         }
     }
 
@@ -203,7 +203,7 @@ impl Credentials {
 
     /// Returns the same with all capabilities, and passes these on to all programs.
     pub fn with_all_capabilities(self) -> Credentials {
-        Credentials { sets: Sets::default(), ambient: u64::MAX, ..self }
+        Credentials { sets: CapabilitySets::default(), ambient: u64::MAX, ..self }
     }
 
     /// Returns true if the capability is in the effective set of a process whose permitted set in
@@ -214,13 +214,13 @@ impl Credentials {
 
     /// Returns the effective and the permitted set of a process with that permitted set in the
     /// kernel.
-    pub fn left_of(&self, permitted: u64) -> Sets {
-        Sets { effective: permitted & self.sets.effective, permitted: permitted & self.sets.permitted }
+    pub fn left_of(&self, permitted: u64) -> CapabilitySets {
+        CapabilitySets { effective: permitted & self.sets.effective, permitted: permitted & self.sets.permitted }
     }
 
     /// Returns true if the sets of the process are those that the kernel has.
     pub fn has_all(&self) -> bool {
-        self.sets == Sets::default()
+        self.sets == CapabilitySets::default()
     }
 
     /// Replaces the user IDs (credentials(7), capabilities(7)).
@@ -229,7 +229,7 @@ impl Credentials {
         let (mut sets, mut ambient) = (self.sets, self.ambient);
         if !self.bits.are_fixed() {
             if is_root(self.users) && !is_root(users) {
-                sets = if self.bits.keep() { sets } else { Sets::NONE };
+                sets = if self.bits.keep() { sets } else { CapabilitySets::NONE };
                 ambient = 0;
             }
             match (self.users.effective, users.effective) {
@@ -261,7 +261,7 @@ impl Credentials {
     ///
     /// EPERM unless the new permitted set is a subset of that of the process (`permitted` in the
     /// kernel), and the new effective set is a subset of the new permitted one.
-    pub fn with_sets(self, permitted: u64, new: Sets, inheritable: u64) -> Result<Credentials, Errno> {
+    pub fn with_sets(self, permitted: u64, new: CapabilitySets, inheritable: u64) -> Result<Credentials, Errno> {
         let has = self.left_of(permitted);
         let fits = new.permitted & !has.permitted == 0 && new.effective & !new.permitted == 0;
         let ambient = self.ambient & new.permitted & inheritable;
@@ -280,7 +280,7 @@ impl Credentials {
             new.ambient = 0;
         }
         let has_root = [new.users.real, new.users.effective].contains(&0);
-        new.sets = Sets {
+        new.sets = CapabilitySets {
             effective: if new.users.effective == 0 { u64::MAX } else { new.ambient },
             permitted: if has_root { u64::MAX } else { new.ambient },
         };
@@ -335,13 +335,13 @@ mod tests {
         let (of_files, other) = (Capability::CAP_CHOWN, Capability::CAP_SETUID);
         let held = |who: &Credentials| (who.has(of_files), who.has(other));
         let dropped = root.clone().with_users(Ids::all(33));
-        assert_eq!((held(&dropped), dropped.sets), ((false, false), Sets::NONE));
+        assert_eq!((held(&dropped), dropped.sets), ((false, false), CapabilitySets::NONE));
         // A kept capability is permitted, but not effective until the process makes it so.
         let keeping = Credentials { bits: root.bits.keeping(1).unwrap(), ..root.clone() };
         let kept = keeping.with_users(Ids::all(33));
-        assert_eq!((held(&kept), kept.left_of(0xff)), ((false, false), Sets { effective: 0, permitted: 0xff }));
+        assert_eq!((held(&kept), kept.left_of(0xff)), ((false, false), CapabilitySets { effective: 0, permitted: 0xff }));
         let both = of_files.bitmask() | other.bitmask();
-        let raised = kept.clone().with_sets(u64::MAX, Sets { effective: other.bitmask(), permitted: both }, 0).unwrap();
+        let raised = kept.clone().with_sets(u64::MAX, CapabilitySets { effective: other.bitmask(), permitted: both }, 0).unwrap();
         assert_eq!(held(&raised), (false, true));
         // A return to root makes all permitted capabilities effective in the kernel.
         assert_eq!(held(&raised.clone().with_users(Ids::default())), (true, true));
@@ -353,7 +353,7 @@ mod tests {
         assert_eq!(held(&away.clone().with_file_user(away.users.set_files(false, 0))), (true, false));
         let for_files = root.clone().with_file_user(root.users.set_files(true, 33));
         assert_eq!(held(&for_files), (false, true));
-        assert_eq!(for_files.left_of(0xff), Sets { effective: 0xe0, permitted: 0xff });
+        assert_eq!(for_files.left_of(0xff), CapabilitySets { effective: 0xe0, permitted: 0xff });
         assert!(for_files.clone().with_file_user(for_files.users.set_files(true, 0)).has_all());
         let fixed = Credentials { bits: SecureBits(SecureBits::FIXED), ..root.clone() };
         assert!(fixed.clone().with_users(Ids::all(33)).has_all());
@@ -371,19 +371,19 @@ mod tests {
         assert_eq!(held(&user), (true, true));
         assert_eq!(held(&user.after_exec(None, Some(44))), (false, false));
         assert_eq!(held(&user.after_exec(Some(34), None)), (false, false));
-        assert_eq!(user.after_exec(Some(34), None).sets, Sets::NONE);
+        assert_eq!(user.after_exec(Some(34), None).sets, CapabilitySets::NONE);
         // Only a change from root to another user takes them.
         assert_eq!(held(&user.clone().with_users(Ids::all(44))), (true, true));
         let root = user.clone().with_users(Ids::all(0));
         assert_eq!(held(&root), (true, true));
         assert_eq!(held(&root.with_users(Ids::all(33))), (false, false));
-        let few = user.with_sets(u64::MAX, Sets { effective: 3, permitted: 7 }, 5).unwrap();
-        assert_eq!(few.after_exec(None, None).sets, Sets { effective: 5, permitted: 5 });
+        let few = user.with_sets(u64::MAX, CapabilitySets { effective: 3, permitted: 7 }, 5).unwrap();
+        assert_eq!(few.after_exec(None, None).sets, CapabilitySets { effective: 5, permitted: 5 });
     }
 
     #[test]
     fn sets_are_taken_as_the_kernel_takes_them() {
-        let sets = |effective, permitted| Sets { effective, permitted };
+        let sets = |effective, permitted| CapabilitySets { effective, permitted };
         let narrow = Credentials { sets: sets(1, 3), ..Credentials::default() };
         for (known, new, taken) in [
             (0xff, sets(1, 3), true),

@@ -11,10 +11,10 @@ use rustix::fs::{CWD, Mode, OFlags, StatVfsMountFlags, XattrFlags};
 use rustix::io::Errno;
 
 use crate::id_emulation::caller::{Caller, Result, SharedProc};
-use crate::id_emulation::decode::{At, CHECK_ONLY, EMPTY_PATH, HERE, NO_FOLLOW, PathAt, Subject, ids_of};
+use crate::id_emulation::decode::{PathArg, CHECK_ONLY, EMPTY_PATH, HERE, NO_FOLLOW, PathAt, Subject, ids_of};
 use crate::id_emulation::file_ops::refuse_unknown_flags;
 use crate::id_emulation::files::{OpenedFile, SET_GID};
-use crate::id_emulation::ids::{Credentials, Sets};
+use crate::id_emulation::ids::{Credentials, CapabilitySets};
 use crate::id_emulation::pending::{MemoryImage, Pending};
 use crate::id_emulation::supervisor::{Reply, Supervisor};
 
@@ -79,7 +79,7 @@ impl Supervisor {
         }
         let Some(parts) = parts_of(caller, header)? else { return Ok(Reply::GO) };
         let inheritable = caller.capabilities("CapInh:");
-        let Sets { effective, permitted } = who.left_of(caller.capabilities("CapPrm:"));
+        let CapabilitySets { effective, permitted } = who.left_of(caller.capabilities("CapPrm:"));
         let part = |i: usize| [effective, permitted, inheritable].map(|set| ((set >> (32 * i)) as u32).to_ne_bytes());
         let bytes: Vec<u8> = (0..parts).flat_map(part).flatten().collect();
         caller.write(sets, &bytes)?;
@@ -107,7 +107,7 @@ impl Supervisor {
             return Err(Errno::PERM);
         }
         // Capabilities that the kernel does not have are in no set.
-        let new = Sets { effective: set(0) & all_capabilities(), permitted: set(1) & all_capabilities() };
+        let new = CapabilitySets { effective: set(0) & all_capabilities(), permitted: set(1) & all_capabilities() };
         self.become_(caller, who.with_sets(permitted, new, set(2))?)?;
         Ok(Reply::GO)
     }
@@ -117,7 +117,7 @@ impl Supervisor {
             self.roots.differ = true;
             return Ok(Reply::GO);
         }
-        let at = At { dir: HERE, path };
+        let at = PathArg { dir: HERE, path };
         match self.target(caller, PathAt { at, flags: 0 })?.kind() {
             FileKind::Dir => Err(Errno::PERM),
             _ => Err(Errno::NOTDIR),

@@ -13,14 +13,14 @@ use rustix::io::Errno;
 
 use crate::error::RunnerProblem;
 use crate::id_emulation::caller::{Caller, Result, SharedProc};
-use crate::id_emulation::decode::{IdChange, Of, Request, decode, ids_of};
-use crate::id_emulation::files::{How, RecordCache};
+use crate::id_emulation::decode::{IdChange, IdKind, Request, decode, ids_of};
+use crate::id_emulation::files::{OpenHow, RecordCache};
 use crate::id_emulation::ids::{Credentials, SAME};
 use crate::id_emulation::pending::{MemoryImage, Pending};
 use crate::id_emulation::roots::Roots;
 
 /// Maximum number of groups accepted by setgroups(2).
-const MOST_GROUPS: u32 = 65536;
+const MAX_GROUPS: u32 = 65536;
 
 pub(crate) struct Supervisor {
     pub(super) listener: Arc<OwnedFd>,
@@ -69,7 +69,7 @@ impl Supervisor {
             narrowed: false,
             known: RecordCache::default(),
         };
-        supervisor.become_(&First(pid), first).map_err(|e| match e {
+        supervisor.become_(&InitProcess(pid), first).map_err(|e| match e {
             Errno::NOMEM => RunnerProblem::LowQueueLimit,
             e => RunnerProblem::of_call("setresuid", described("the user of the command"))(e),
         })?;
@@ -152,8 +152,8 @@ impl Supervisor {
             && (!self.narrowed || caller.is_permitted(capability))
     }
 
-    fn may_set(&self, caller: &Caller<'_>, of: Of) -> bool {
-        self.may(caller, if of == Of::Users { Capability::CAP_SETUID } else { Capability::CAP_SETGID })
+    fn may_set(&self, caller: &Caller<'_>, of: IdKind) -> bool {
+        self.may(caller, if of == IdKind::Users { Capability::CAP_SETUID } else { Capability::CAP_SETGID })
     }
 
     pub(super) fn become_(&mut self, thread: &impl Thread, who: Credentials) -> Result<()> {
@@ -228,7 +228,7 @@ impl Supervisor {
             Request::MakeNode { at, mode, device } => self.make_node(caller, at, mode, device),
             Request::MakeDir { at, mode } => self.make_dir(caller, at, mode),
             Request::SymLink { target, at } => self.symlink(caller, target, at),
-            Request::Open { at, flags, mode } => self.open(caller, at, How::plain(flags, mode)),
+            Request::Open { at, flags, mode } => self.open(caller, at, OpenHow::plain(flags, mode)),
             Request::OpenHow { at, how, size } => self.open_how(caller, at, how, size),
             Request::Execute { file } => self.execute(caller, file),
             Request::ListAttributes { file, to, size } => self.list_attributes(caller, file, to, size),
@@ -251,10 +251,10 @@ impl Supervisor {
 
     fn set_groups(&mut self, caller: &Caller<'_>, count: u32, from: u64) -> Result<Reply> {
         let who = self.credentials(caller)?.clone();
-        if !self.may_set(caller, Of::Groups) {
+        if !self.may_set(caller, IdKind::Groups) {
             return Err(Errno::PERM);
         }
-        if count > MOST_GROUPS {
+        if count > MAX_GROUPS {
             return Err(Errno::INVAL);
         }
         let mut bytes = vec![0; count as usize * 4];
@@ -271,19 +271,19 @@ impl Supervisor {
         Ok(Reply::value(0))
     }
 
-    fn set_file_id(&mut self, caller: &Caller<'_>, of: Of, id: u32) -> Result<Reply> {
+    fn set_file_id(&mut self, caller: &Caller<'_>, of: IdKind, id: u32) -> Result<Reply> {
         let who = self.credentials(caller)?.clone();
         let (before, able) = (who.ids(of), self.may_set(caller, of));
         let new = before.set_files(able, id);
         let who = match of {
-            Of::Users => who.with_file_user(new),
-            Of::Groups => who.with(of, new),
+            IdKind::Users => who.with_file_user(new),
+            IdKind::Groups => who.with(of, new),
         };
         self.become_(caller, who)?;
         Ok(Reply::value(before.files))
     }
 
-    fn set_ids(&mut self, caller: &Caller<'_>, of: Of, change: IdChange) -> Result<Reply> {
+    fn set_ids(&mut self, caller: &Caller<'_>, of: IdKind, change: IdChange) -> Result<Reply> {
         let who = self.credentials(caller)?.clone();
         let (ids, able) = (who.ids(of), self.may_set(caller, of));
         let new = match change {
@@ -292,8 +292,8 @@ impl Supervisor {
             IdChange::Three(wanted) => ids.set_three(able, wanted),
         }?;
         let who = match of {
-            Of::Users => who.with_users(new),
-            Of::Groups => who.with(of, new),
+            IdKind::Users => who.with_users(new),
+            IdKind::Groups => who.with(of, new),
         };
         self.become_(caller, who)?;
         Ok(Reply::value(0))
@@ -333,9 +333,9 @@ impl Thread for Caller<'_> {
 
 /// The first process of a container, of which this process is the parent: its number stays taken
 /// until it is waited for.
-struct First(u32);
+struct InitProcess(u32);
 
-impl Thread for First {
+impl Thread for InitProcess {
     fn id(&self) -> u32 {
         self.0
     }

@@ -23,9 +23,9 @@ use crate::namespace::machine::{CallingProcess, KernelSettings};
 use crate::namespace::network::{Carrier, Isolated};
 use crate::protocol::RunnerMode;
 use crate::runner::mounts::new_sysfs;
-use crate::runner::obstacles::SYSFS;
+use crate::runner::mount_checks::SYSFS;
 use crate::runner::privileges::check_interception;
-use crate::runner::surroundings::{ProcView, Surroundings};
+use crate::runner::runner_context::{ProcView, RunnerContext};
 use crate::runner::zygote::Zygote;
 
 /// Path of the store in the builder's root.
@@ -349,8 +349,8 @@ fn become_builder(
     let isolated = config.carrier.as_ref().map(|carrier| Isolated::start(carrier, &config.store)).transpose()?;
     let sysfs = config.commands.then(new_sysfs).flatten();
     let (sysfs, network) = sysfs.map_or((None, None), |sysfs| (Some(sysfs.mount), Some(sysfs.network)));
-    let around = Surroundings { owners: config.owners.with_mode(owners), proc: whose, isolated };
-    let zygote = Zygote::start(Some(around), config.commands, network)?;
+    let context = RunnerContext { owners: config.owners.with_mode(owners), proc: whose, isolated };
+    let zygote = Zygote::start(Some(context), config.commands, network)?;
     // Commands, which the zygote starts, keep the caller's limit.
     process::raise_open_files();
     let root = MiniRoot::new(&config.store)?;

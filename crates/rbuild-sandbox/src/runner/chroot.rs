@@ -2,7 +2,7 @@
 //! in a container that permits neither namespaces nor mounts.
 //!
 //! Files that would be mounted are placed into the root directory before the command runs and
-//! removed afterwards ([`placed_mounts`]). Processes left behind by the command are killed: this
+//! removed afterwards ([`emulated_mounts`]). Processes left behind by the command are killed: this
 //! process adopts them (PR_SET_CHILD_SUBREAPER).
 
 use std::io::Write;
@@ -22,10 +22,10 @@ use crate::runner::exec::{CommandExecutor, set_limits};
 use crate::runner::privileges::{become_privileged, bound_capabilities, narrow_bare};
 
 mod content;
-mod placed_mounts;
+mod emulated_mounts;
 
-use placed_mounts::PlacedMounts;
-pub use placed_mounts::restored_files;
+use emulated_mounts::EmulatedMounts;
+pub use emulated_mounts::restored_files;
 
 /// Runs the command of the request to its end, which is reported before the cleanup.
 pub fn run(request: &RunRequest, input: Option<OwnedFd>, socket: &UnixStream) -> Result<(), RunnerError> {
@@ -38,15 +38,15 @@ pub fn run(request: &RunRequest, input: Option<OwnedFd>, socket: &UnixStream) ->
     process::adopt_orphans().during(Phase::Start)?;
     let files = RootDir::open(root).map_err(|e| e.within("the command's files")).during(Phase::Files)?.shown_as_root();
     let scratch = request.files.open_scratch().during(Phase::Files)?;
-    let mut placed_mounts = PlacedMounts::new(&files, &scratch);
-    let put = placed_mounts.put(request).during(Phase::Files);
+    let mut emulated_mounts = EmulatedMounts::new(&files, &scratch);
+    let put = emulated_mounts.put(request).during(Phase::Files);
     let exit = put.and_then(|()| started(request, root, input, socket));
     let report = |exit| {
         Report::of_end(exit).send(socket).map_err(RunnerProblem::of_call("send", described("the builder process")))
     };
     let reported = exit.and_then(|exit| report(exit).during(Phase::Report));
     process::kill_children();
-    placed_mounts.take_back().during(Phase::Cleanup).and(reported)
+    emulated_mounts.take_back().during(Phase::Cleanup).and(reported)
 }
 
 fn started(

@@ -25,13 +25,13 @@ use crate::error::{During, Phase, RunnerError, RunnerProblem, library};
 use crate::id_emulation::{self, Credentials, Supervisor};
 use crate::protocol::{Input, Report, RootFiles, RunRequest};
 use crate::runner::chroot;
-use crate::runner::complaints::Complaints;
+use crate::runner::library_log::LibraryLog;
 use crate::runner::devices::DEVICES;
 use crate::runner::exec::{CommandExecutor, FailureFile};
 use crate::runner::mount_points::{MountPoints, create_mount_points};
 use crate::runner::mounts::{self, mounts_inside, mounts_of};
 use crate::runner::privileges::{CAPABILITIES, FOR_THE_FILTER, process_capabilities};
-use crate::runner::surroundings::{ProcView, Surroundings};
+use crate::runner::runner_context::{ProcView, RunnerContext};
 
 /// Paths private to the runner.
 const BUNDLE: &str = "/run/bundle";
@@ -42,13 +42,13 @@ const CONSOLE: &str = "/run/console";
 
 /// Runs a runner process to completion. Standard input is a socket that carries the request and the
 /// reports; standard output and error belong to the command, and `input` is the command's input.
-pub(crate) fn runner_main(input: Option<OwnedFd>, around: Option<&Surroundings>) -> i32 {
+pub(crate) fn runner_main(input: Option<OwnedFd>, context: Option<&RunnerContext>) -> i32 {
     let Ok(stdin) = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3) else { return 70 };
     let mut socket = UnixStream::from(stdin);
-    let finished = request(&mut socket).and_then(|request| match around {
+    let finished = request(&mut socket).and_then(|request| match context {
         None => chroot::run(&request, input, &socket),
-        Some(around) => {
-            let exit = container(&request, input, &socket, around)?;
+        Some(context) => {
+            let exit = container(&request, input, &socket, context)?;
             Report::of_end(exit)
                 .send(&socket)
                 .map_err(RunnerProblem::of_call("send", described("the builder process")))
@@ -68,12 +68,12 @@ fn request(socket: &mut UnixStream) -> Result<RunRequest, RunnerError> {
 }
 
 /// Enters the namespaces of the container that libcontainer does not make.
-fn enter_namespaces(request: &RunRequest, around: &Surroundings) -> Result<(), RunnerProblem> {
-    if around.proc == ProcView::Outer && request.is_insecure() {
+fn enter_namespaces(request: &RunRequest, context: &RunnerContext) -> Result<(), RunnerProblem> {
+    if context.proc == ProcView::Outer && request.is_insecure() {
         return Err(RunnerProblem::ExposedProcesses);
     }
     if request.network == NetworkMode::Isolated {
-        around.isolated.as_ref().ok_or(RunnerProblem::NoNetwork)?.join()?;
+        context.isolated.as_ref().ok_or(RunnerProblem::NoNetwork)?.join()?;
     }
     if request.is_insecure() {
         // In a cgroup namespace of its own, the command could mount the cgroups that hold this
@@ -84,7 +84,7 @@ fn enter_namespaces(request: &RunRequest, around: &Surroundings) -> Result<(), R
     // namespace. This /proc may show those of other commands, and a command with all capabilities
     // obtains descriptors of the builder (SO_PEERPIDFD). Some settings apply to all processes of a
     // user namespace: limits on namespaces, interpreters of programs (binfmt_misc).
-    if around.proc == ProcView::Outer || request.is_insecure() {
+    if context.proc == ProcView::Outer || request.is_insecure() {
         enter_user_namespace_below()?;
     }
     private_namespaces(&request.hostname)?;
@@ -95,17 +95,17 @@ fn enter_namespaces(request: &RunRequest, around: &Surroundings) -> Result<(), R
 }
 
 /// Mounts the container's files, and writes its configuration.
-fn make_bundle(request: &RunRequest, around: &Surroundings) -> Result<(), RunnerProblem> {
+fn make_bundle(request: &RunRequest, context: &RunnerContext) -> Result<(), RunnerProblem> {
     // Bundle and state belong to this runner alone, and disappear with its mount namespace.
     mount_tmpfs(Path::new("/run"))?;
     for dir in [BUNDLE, ROOTFS, STATE, mounts::FILES] {
         std::fs::create_dir_all(dir).map_err(RunnerProblem::of_call("mkdirat", Path::new(dir)))?;
     }
     let root = RootDir::open("/")?;
-    prepare(request, around, &root)?;
+    prepare(request, context, &root)?;
     // The supervisor must not keep a descriptor that leads out of the container.
     drop(root);
-    let spec = spec(request, mounts_inside(around.proc)?)?;
+    let spec = spec(request, mounts_inside(context.proc)?)?;
     spec.save(Path::new(BUNDLE).join("config.json")).map_err(library)
 }
 
@@ -113,14 +113,14 @@ fn container(
     request: &RunRequest,
     input: Option<OwnedFd>,
     socket: &UnixStream,
-    around: &Surroundings,
+    context: &RunnerContext,
 ) -> Result<Exit, RunnerError> {
     // The pid namespace of this process belongs to the builder's user namespace, which has the
     // right to mount its procfs.
-    let proc = (request.is_emulated() && around.proc == ProcView::Own).then(new_procfs);
+    let proc = (request.is_emulated() && context.proc == ProcView::Own).then(new_procfs);
     let proc = proc.transpose().map_err(RunnerProblem::from).during(Phase::Emulation)?;
-    enter_namespaces(request, around).during(Phase::Namespaces)?;
-    make_bundle(request, around).during(Phase::Files)?;
+    enter_namespaces(request, context).during(Phase::Namespaces)?;
+    make_bundle(request, context).during(Phase::Files)?;
     let null = || {
         std::fs::File::open("/dev/null")
             .map(OwnedFd::from)
@@ -139,7 +139,7 @@ fn container(
     }
     let pid = create(environment, (input, terminal), socket, &failure)?;
     if let Some((socket, proc)) = answers {
-        let answered = answer(request, &socket, (proc, &around.owners), pid).map_err(|e| match e {
+        let answered = answer(request, &socket, (proc, &context.owners), pid).map_err(|e| match e {
             // The first process reports why it has sent none.
             RunnerProblem::NoListener => failure.get().unwrap_or(e),
             e => e,
@@ -157,11 +157,11 @@ fn create(
     socket: &UnixStream,
     failure: &FailureFile,
 ) -> Result<u32, RunnerError> {
-    let complaints = Complaints::listen();
+    let library_log = LibraryLog::listen();
     let why = |e: RunnerProblem| {
         let killed = killed();
         first_cause(failure.get(), killed).unwrap_or_else(|| {
-            with_complaint(e, complaints.as_ref().and_then(Complaints::first_error)).during(Phase::Container)
+            with_logged_error(e, library_log.as_ref().and_then(LibraryLog::first_error)).during(Phase::Container)
         })
     };
     let container = ContainerBuilder::new(NAME.to_string(), SyscallType::default())
@@ -175,7 +175,7 @@ fn create(
         .with_detach(true)
         .build()
         .map_err(|e| why(library(e)))?;
-    for warning in complaints.iter().flat_map(Complaints::warnings) {
+    for warning in library_log.iter().flat_map(LibraryLog::warnings) {
         let sent = Report::Warned(warning).send(socket);
         sent.map_err(RunnerProblem::of_call("send", described("the builder process"))).during(Phase::Report)?;
     }
@@ -276,29 +276,29 @@ const CLEANUP: &str = ". error during cleanup: ";
 /// libcontainer's prefix for errors of a container's first process.
 const FIRST_PROCESS: &str = "error in executing process : ";
 
-/// Puts the cause of libcontainer's failure first. `complaint` is the first error in its log.
-fn with_complaint(e: RunnerProblem, complaint: Option<String>) -> RunnerProblem {
+/// Puts the cause of libcontainer's failure first. `logged` is the first error in its log.
+fn with_logged_error(e: RunnerProblem, logged: Option<String>) -> RunnerProblem {
     match e {
         RunnerProblem::Library { message, errno } => {
-            RunnerProblem::Library { message: cause(&message, complaint), errno }
+            RunnerProblem::Library { message: cause(&message, logged), errno }
         }
         e => e,
     }
 }
 
-fn cause(message: &str, complaint: Option<String>) -> String {
+fn cause(message: &str, logged: Option<String>) -> String {
     let message = message.split_once(CLEANUP).map_or(message, |(message, _)| message);
     let message = message.rsplit_once(FIRST_PROCESS).map_or(message, |(_, sentence)| sentence);
-    match complaint {
-        Some(complaint) if complaint.starts_with(message) => complaint,
-        Some(complaint) if !complaint.contains(message) => format!("{complaint} ({message})"),
+    match logged {
+        Some(logged) if logged.starts_with(message) => logged,
+        Some(logged) if !logged.contains(message) => format!("{logged} ({message})"),
         _ => message.into(),
     }
 }
 
 /// Mounts the root file system and everything in it except the procfs.
-fn prepare(request: &RunRequest, around: &Surroundings, root: &RootDir) -> Result<(), RunnerProblem> {
-    let Surroundings { owners, proc, .. } = around;
+fn prepare(request: &RunRequest, context: &RunnerContext, root: &RootDir) -> Result<(), RunnerProblem> {
+    let RunnerContext { owners, proc, .. } = context;
     for (name, (major, minor)) in DEVICES {
         if !Path::new("/dev").join(name).exists() {
             return Err(RunnerProblem::NoDevice { name: name.into(), major, minor });
@@ -467,7 +467,7 @@ mod tests {
         let message = |what: &str| {
             format!("failed to create container: exec process failed with error {FIRST_PROCESS}{what}{tail}")
         };
-        let combined = |what: &str, complaint: &str| cause(&message(what), Some(complaint.to_string()));
+        let combined = |what: &str, logged: &str| cause(&message(what), Some(logged.to_string()));
         assert_eq!(
             combined("device error", "failed to open bind dev \"/dev/full\": ENOENT"),
             "failed to open bind dev \"/dev/full\": ENOENT (device error)"

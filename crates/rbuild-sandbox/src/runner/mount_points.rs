@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use rbuild_linux::{FileKind, Result, RootDir};
 
 use crate::error::RunnerProblem;
-use crate::runner::obstacles::{Taken, free_place};
+use crate::runner::mount_checks::{ResolvedMountPoints, free_place};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MountPointKind {
@@ -36,7 +36,7 @@ pub struct MountPoints<'a> {
     /// Parent of the directory of mount points, which is created on demand.
     scratch: &'a RootDir,
     made: bool,
-    taken: Taken,
+    resolved: ResolvedMountPoints,
 }
 
 /// Name of the directory with the mount points.
@@ -44,7 +44,7 @@ pub(crate) const MOUNT_POINTS_DIR: &str = "mount-points";
 
 impl<'a> MountPoints<'a> {
     pub fn new(below: &'a RootDir, scratch: &'a RootDir) -> MountPoints<'a> {
-        MountPoints { below, scratch, made: false, taken: Taken::default() }
+        MountPoints { below, scratch, made: false, resolved: ResolvedMountPoints::default() }
     }
 
     fn dir(&mut self) -> Result<RootDir> {
@@ -61,9 +61,9 @@ impl<'a> MountPoints<'a> {
     /// Ensures that `target` exists once the mount points are created. Targets are given in the
     /// order in which they are mounted; in directories that earlier ones cover, nothing is created.
     pub fn ensure(&mut self, target: &Path, kind: MountPointKind) -> std::result::Result<(), RunnerProblem> {
-        if let Some(real) = free_place(self.below, target, kind.needs(), &self.taken)? {
+        if let Some(real) = free_place(self.below, target, kind.needs(), &self.resolved)? {
             self.create(&real, kind).map_err(|e| RunnerProblem::of_mount_point(target, e))?;
-            self.taken.add(real, kind.needs());
+            self.resolved.add(real, kind.needs());
         }
         Ok(())
     }

@@ -19,8 +19,8 @@ use crate::error::{FileOrigin, MountProblem, RunnerProblem, library};
 use crate::namespace::network::{made_in_a_network_of_its_own, own_namespace};
 use crate::protocol::{MountRequest, MountSource, RunRequest};
 use crate::runner::mount_points::{MountPointKind, MountPoints};
-use crate::runner::obstacles::{SYSFS, fitting_place, outside_of_the_devices, outside_of_the_kernels};
-use crate::runner::surroundings::ProcView;
+use crate::runner::mount_checks::{SYSFS, fitting_place, outside_of_the_devices, outside_of_the_kernels};
+use crate::runner::runner_context::ProcView;
 
 /// Files that the runner creates for the container.
 pub(crate) const FILES: &str = "/run/files";

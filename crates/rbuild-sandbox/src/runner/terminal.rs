@@ -7,7 +7,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr, tcsetwinsize};
 
 /// Polling interval for the terminal's size: SIGWINCH goes to another process.
-const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
+const POLL_INTERVAL: Timespec = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
 
 /// Saved terminal settings, restored on drop.
 pub struct Restore(Termios);
@@ -53,7 +53,7 @@ pub(crate) fn connect(terminal: &OwnedFd, runner: &OwnedFd, zygote: BorrowedFd<'
         fds.extend(
             more.iter().filter(|(wanted, _)| *wanted).map(|(_, fd)| PollFd::from_borrowed_fd(*fd, PollFlags::IN)),
         );
-        match poll(&mut fds, Some(&LOOK)) {
+        match poll(&mut fds, Some(&POLL_INTERVAL)) {
             Ok(0) if ended => return Ok(()),
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(e) => return Err(e.into()),

@@ -24,7 +24,7 @@ use crate::SandboxError;
 use crate::error::{During, Phase, RunnerProblem};
 use crate::namespace::network::Isolated;
 use crate::runner::container::runner_main;
-use crate::runner::surroundings::{ProcView, Surroundings};
+use crate::runner::runner_context::{ProcView, RunnerContext};
 
 /// Requests of the builder. The answer repeats the byte; if a runner cannot be forked, it is the
 /// kernel's error number, without descriptors.
@@ -63,13 +63,13 @@ const CLOSING: Duration = Duration::from_secs(1);
 impl Zygote {
     /// Starts the zygote; it can start commands only if `commands` is true. The caller must still
     /// be single-threaded. In a pid namespace the kernel kills leftover processes. Without one (and
-    /// thus without `around`), the zygote does or, if it is killed, the builder.
+    /// thus without `context`), the zygote does or, if it is killed, the builder.
     pub(crate) fn start(
-        around: Option<Surroundings>,
+        context: Option<RunnerContext>,
         commands: bool,
         network: Option<OwnedFd>,
     ) -> Result<Zygote, SandboxError> {
-        let kind = match (&around, commands) {
+        let kind = match (&context, commands) {
             (None, _) => ZygoteKind::Bare,
             (Some(_), true) => ZygoteKind::Executed,
             (Some(_), false) => ZygoteKind::Idle,
@@ -85,16 +85,16 @@ impl Zygote {
             Cloned::Parent { child } => {
                 drop(theirs);
                 let process = process::pidfd(child)?;
-                if let (ZygoteKind::Executed, Some(around)) = (kind, &around) {
-                    begin(&ours, around)?;
+                if let (ZygoteKind::Executed, Some(context)) = (kind, &context) {
+                    begin(&ours, context)?;
                 }
                 Ok(Zygote { socket: Mutex::new(Some(ours)), process, kind, _network: network })
             }
             Cloned::Child => {
                 drop(ours);
-                match (program, &around) {
-                    (Some(program), Some(around)) => execute(&program, &theirs, around),
-                    _ => serve(theirs, around.as_ref()),
+                match (program, &context) {
+                    (Some(program), Some(context)) => execute(&program, &theirs, context),
+                    _ => serve(theirs, context.as_ref()),
                 }
                 std::process::exit(70);
             }
@@ -197,10 +197,10 @@ impl Drop for Zygote {
 }
 
 /// Sends a new zygote the state that it does not inherit.
-fn begin(socket: &OwnedFd, around: &Surroundings) -> Result<(), SandboxError> {
-    let fds = around.isolated.as_ref().map(Isolated::descriptors);
+fn begin(socket: &OwnedFd, context: &RunnerContext) -> Result<(), SandboxError> {
+    let fds = context.isolated.as_ref().map(Isolated::descriptors);
     // Not passed as an argument, because all processes can see each other's arguments.
-    let message: Vec<u8> = [BEGIN].into_iter().chain(around.owners.key()).collect();
+    let message: Vec<u8> = [BEGIN].into_iter().chain(context.owners.key()).collect();
     send_with_bytes(socket, &message, fds.as_ref().map_or(&[][..], |fds| &fds[..]))
         .map_err(RunnerProblem::of_call("sendmsg", described("the process that starts commands")))
         .during(Phase::Start)?;
@@ -208,10 +208,10 @@ fn begin(socket: &OwnedFd, around: &Surroundings) -> Result<(), SandboxError> {
 }
 
 /// Executes rbuild as [`zygote_main`], with an empty environment. Returns only on failure.
-fn execute(program: &OwnedFd, socket: &OwnedFd, around: &Surroundings) {
-    let recorded = if around.owners.mode() == OwnerMode::Recorded { RECORDED } else { "" };
-    let proc = if around.proc == ProcView::Outer { OUTER_PROC } else { "" };
-    let carrier = around.isolated.as_ref().map_or("", Isolated::carrier);
+fn execute(program: &OwnedFd, socket: &OwnedFd, context: &RunnerContext) {
+    let recorded = if context.owners.mode() == OwnerMode::Recorded { RECORDED } else { "" };
+    let proc = if context.proc == ProcView::Outer { OUTER_PROC } else { "" };
+    let carrier = context.isolated.as_ref().map_or("", Isolated::carrier);
     let args = ["rbuild", ZYGOTE, recorded, proc, carrier].map(|arg| CString::new(arg).unwrap_or_default());
     // The working directory would lead out of the builder's root.
     if std::env::set_current_dir("/").is_ok() && rustix::stdio::dup2_stdin(socket).is_ok() {
@@ -239,17 +239,17 @@ pub fn zygote_main(args: &[OsString]) -> i32 {
     let [_, key @ ..] = message;
     let isolated = Isolated::from_descriptors(args.get(2).and_then(|arg| arg.to_str()).unwrap_or_default(), fds);
     let proc = if is(1, OUTER_PROC) { ProcView::Outer } else { ProcView::Own };
-    let around = Surroundings { owners: OwnerRecords::new(mode, key), proc, isolated };
+    let context = RunnerContext { owners: OwnerRecords::new(mode, key), proc, isolated };
     if send_with_byte(&socket, BEGIN, &[]).is_err() {
         return 70;
     }
-    serve(socket, Some(&around));
+    serve(socket, Some(&context));
     0
 }
 
 /// Serves requests until the builder closes its end or dies.
-fn serve(socket: OwnedFd, around: Option<&Surroundings>) {
-    if around.is_none() {
+fn serve(socket: OwnedFd, context: Option<&RunnerContext>) {
+    if context.is_none() {
         let _ = process::adopt_orphans();
     }
     let mut runners = Vec::new();
@@ -261,11 +261,11 @@ fn serve(socket: OwnedFd, around: Option<&Surroundings>) {
                 kill_strays(&mut runners);
                 send_with_byte(&socket, SWEEP, &[])
             }
-            _ => match fork_runner(around) {
+            _ => match fork_runner(context) {
                 Ok(Cloned::Child) => {
                     // End of file on this descriptor means that the zygote has ended.
                     drop(socket);
-                    std::process::exit(become_runner(fds).map_or(70, |input| runner_main(input, around)));
+                    std::process::exit(become_runner(fds).map_or(70, |input| runner_main(input, context)));
                 }
                 Ok(Cloned::Parent { child }) => {
                     runners.push(child);
@@ -281,7 +281,7 @@ fn serve(socket: OwnedFd, around: Option<&Surroundings>) {
             break;
         }
     }
-    if around.is_none() {
+    if context.is_none() {
         wait_for_runners(&runners);
         process::kill_children();
     }
@@ -317,8 +317,8 @@ fn kill_strays(runners: &mut Vec<u32>) {
     }
 }
 
-fn fork_runner(around: Option<&Surroundings>) -> rbuild_linux::Result<Cloned> {
-    if around.is_none() { process::fork() } else { process::fork_into_pid_namespace() }
+fn fork_runner(context: Option<&RunnerContext>) -> rbuild_linux::Result<Cloned> {
+    if context.is_none() { process::fork() } else { process::fork_into_pid_namespace() }
 }
 
 /// Installs the streams, and returns the command's input, if any.

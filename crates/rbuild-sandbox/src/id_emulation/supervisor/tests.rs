@@ -82,7 +82,7 @@ fn answer_for_a_caller_that_is_gone() {
     };
     let (listener, proc) = (supervisor.listener.clone(), supervisor.proc.clone());
     let asking = Caller { call: &call, listener: listener.as_fd(), proc: &proc };
-    let change = || Request::SetIds { of: Of::Users, change: IdChange::One(33) };
+    let change = || Request::SetIds { of: IdKind::Users, change: IdChange::One(33) };
     let address = std::ptr::from_ref(&PART).addr() as u64;
 
     assert!(supervisor.decide(change(), &asking).is_ok(), "it waits");

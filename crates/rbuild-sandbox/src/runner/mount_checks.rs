@@ -16,9 +16,9 @@ const SYSTEM: [&str; 3] = ["/proc", "/sys", "/dev"];
 
 /// Mount points that are already decided, with links resolved.
 #[derive(Default)]
-pub(crate) struct Taken(Vec<(PathBuf, FileKind)>);
+pub(crate) struct ResolvedMountPoints(Vec<(PathBuf, FileKind)>);
 
-impl Taken {
+impl ResolvedMountPoints {
     pub(crate) fn add(&mut self, at: PathBuf, kind: FileKind) {
         self.0.push((at, kind));
     }
@@ -59,15 +59,15 @@ pub(crate) fn free_place(
     image: &RootDir,
     target: &Path,
     needs: FileKind,
-    taken: &Taken,
+    resolved: &ResolvedMountPoints,
 ) -> Result<Option<PathBuf>, RunnerProblem> {
-    let may_follow = |link: &Path| !taken.covers(&Path::new("/").join(link));
+    let may_follow = |link: &Path| !resolved.covers(&Path::new("/").join(link));
     let Some(real) = image.resolve_by(target, may_follow).map_err(|e| RunnerProblem::of_mount_point(target, e))? else {
         return Ok(None);
     };
     outside_of_the_kernels(target, &real)?;
-    taken.allows(target, &real, needs)?;
-    if taken.covers(&real) {
+    resolved.allows(target, &real, needs)?;
+    if resolved.covers(&real) {
         return Ok(None);
     }
     fitting_place(image, target, (&real, needs), FileOrigin::Image)?;
@@ -130,12 +130,12 @@ mod tests {
 
     #[test]
     fn mounts_that_contradict_each_other_are_refused() {
-        let mut taken = Taken::default();
+        let mut resolved = ResolvedMountPoints::default();
         for (at, kind) in [("/proc", FileKind::Dir), ("/d", FileKind::Dir), ("/n/f", FileKind::File)] {
-            taken.add(at.into(), kind);
+            resolved.add(at.into(), kind);
         }
         let allows = |real: &str, needs| {
-            taken
+            resolved
                 .allows(Path::new("/target"), Path::new(real), needs)
                 .err()
                 .map(|why| why.to_string().contains("/target"))

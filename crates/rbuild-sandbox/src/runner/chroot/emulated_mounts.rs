@@ -16,7 +16,7 @@ use rbuild_linux::{Error, FileKind, Inode, PinnedEntry, RootDir, Stat, Timestamp
 use crate::error::{FileOrigin, MountProblem, RunnerProblem};
 use crate::protocol::RunRequest;
 use crate::runner::chroot::content::{EntryAt, MountContent};
-use crate::runner::obstacles::{Taken, fitting_place, outside_of_the_devices, outside_of_the_kernels};
+use crate::runner::mount_checks::{ResolvedMountPoints, fitting_place, outside_of_the_devices, outside_of_the_kernels};
 
 /// Directory in the scratch directory that holds covered entries meanwhile.
 const COVERED: &str = "covered";
@@ -25,15 +25,15 @@ const COVERED: &str = "covered";
 const RESTORED: &str = "restored";
 
 /// Size limit of [`RESTORED`]; more than all mounts of a command can need (PATH_MAX each).
-const MOST_RESTORED: u64 = 16 << 20;
+const MAX_RESTORED: u64 = 16 << 20;
 
 /// The mounts of a command, placed as files into its root directory.
-pub(super) struct PlacedMounts<'a> {
+pub(super) struct EmulatedMounts<'a> {
     root: &'a RootDir,
     scratch: &'a RootDir,
     /// In the order of placement: later ones may be inside earlier ones.
     mounts: Vec<Mounted>,
-    taken: Taken,
+    resolved: ResolvedMountPoints,
 }
 
 struct Mounted {
@@ -136,9 +136,9 @@ fn unnoticed<T>(dir: &RootDir, work: impl FnOnce() -> Result<T, Error>) -> Resul
     Ok(done)
 }
 
-impl PlacedMounts<'_> {
-    pub(super) fn new<'a>(root: &'a RootDir, scratch: &'a RootDir) -> PlacedMounts<'a> {
-        PlacedMounts { root, scratch, mounts: Vec::new(), taken: Taken::default() }
+impl EmulatedMounts<'_> {
+    pub(super) fn new<'a>(root: &'a RootDir, scratch: &'a RootDir) -> EmulatedMounts<'a> {
+        EmulatedMounts { root, scratch, mounts: Vec::new(), resolved: ResolvedMountPoints::default() }
     }
 
     pub(super) fn put(&mut self, request: &RunRequest) -> Result<(), RunnerProblem> {
@@ -170,7 +170,7 @@ impl PlacedMounts<'_> {
         };
         let (dir, points) = self.directory_of(&at).map_err(fail)?;
         let is_there = dir.stat_name(&name).is_ok();
-        self.taken.add(at.clone(), needs);
+        self.resolved.add(at.clone(), needs);
         self.mounts.push(Mounted { at, dir, name, points, covered: None, content: None });
         self.cover(is_there, what).map_err(fail)
     }
@@ -179,8 +179,8 @@ impl PlacedMounts<'_> {
     fn place_of(&self, target: &Path, needs: FileKind) -> Result<PathBuf, RunnerProblem> {
         let real = self.root.resolve(target).map_err(|e| RunnerProblem::of_mount_point(target, e))?;
         outside_of_the_kernels(target, &real)?;
-        self.taken.allows(target, &real, needs)?;
-        let holder = if self.taken.covers(&real) { FileOrigin::Mount } else { FileOrigin::Image };
+        self.resolved.allows(target, &real, needs)?;
+        let holder = if self.resolved.covers(&real) { FileOrigin::Mount } else { FileOrigin::Image };
         fitting_place(self.root, target, (&real, needs), holder)?;
         Ok(real)
     }
@@ -389,7 +389,7 @@ impl Mounted {
 /// Moving them away and back changes their change times (statx(2), stx_ctime) and nothing else.
 /// `scratch` is the scratch directory of the request.
 pub fn restored_files(scratch: &RootDir) -> rbuild_linux::Result<Vec<PathBuf>> {
-    let paths = match scratch.read(RESTORED, MOST_RESTORED) {
+    let paths = match scratch.read(RESTORED, MAX_RESTORED) {
         Ok(paths) => paths,
         Err(e) if e.is_not_found() => return Ok(Vec::new()),
         Err(e) => return Err(e),

@@ -14,7 +14,7 @@ pub(crate) enum ProcView {
 }
 
 /// The builder's environment as runners find it.
-pub(crate) struct Surroundings {
+pub(crate) struct RunnerContext {
     /// The records that determine the owners of the builder's files.
     pub owners: OwnerRecords,
     pub proc: ProcView,

@@ -11,21 +11,21 @@ use tracing_core::span::{Attributes, Id, Record};
 use tracing_core::{Dispatch, Event, Level, LevelFilter, Metadata, Subscriber};
 
 /// Log of the calling process and of the processes that it starts.
-pub(crate) struct Complaints(File);
+pub(crate) struct LibraryLog(File);
 
 /// Maximum number of bytes read from the log.
-const MOST: usize = 4000;
+const MAX_BYTES: usize = 4000;
 
 /// Marks the lines of errors. Other lines are warnings.
 const ERROR: char = '!';
 
-impl Complaints {
+impl LibraryLog {
     /// Starts the log. Returns `None` if memory is lacking, or if the process already has one.
-    pub fn listen() -> Option<Complaints> {
-        let file = File::from(rustix::fs::memfd_create("complaints", rustix::fs::MemfdFlags::CLOEXEC).ok()?);
+    pub fn listen() -> Option<LibraryLog> {
+        let file = File::from(rustix::fs::memfd_create("library-log", rustix::fs::MemfdFlags::CLOEXEC).ok()?);
         let listener = Listener(file.try_clone().ok()?);
         tracing_core::dispatcher::set_global_default(Dispatch::new(listener)).ok()?;
-        Some(Complaints(file))
+        Some(LibraryLog(file))
     }
 
     /// Returns the first error, which is closest to the cause: callers log it again.
@@ -39,7 +39,7 @@ impl Complaints {
     }
 
     fn lines(&self) -> Vec<String> {
-        let mut bytes = vec![0; MOST];
+        let mut bytes = vec![0; MAX_BYTES];
         let n = self.0.read_at(&mut bytes, 0).unwrap_or(0);
         String::from_utf8_lossy(&bytes[..n]).lines().filter(|line| !line.is_empty()).map(String::from).collect()
     }
