@@ -90,7 +90,7 @@ pub struct Stat {
     pub dev: (u32, u32),
     /// Device number of a device node, (major, minor).
     pub rdev: (u32, u32),
-    /// The device that a stand-in file represents where device nodes cannot be created.
+    /// The device that a placeholder represents where device nodes cannot be created.
     pub device: Option<(FileKind, u32, u32)>,
 }
 

@@ -64,7 +64,7 @@ struct OwnerRecordsState {
     mode: OwnerMode,
     key: OwnerKey,
     attribute: OsString,
-    seen_stand_ins: AtomicBool,
+    seen_placeholders: AtomicBool,
 }
 
 impl fmt::Debug for OwnerRecords {
@@ -153,7 +153,7 @@ impl OwnerRecords {
         let name = blake3::keyed_hash(&key, b"rbuild: the attribute of owners 1");
         let digits: String = name.as_bytes()[..16].iter().map(|byte| format!("{byte:02x}")).collect();
         let attribute = format!("user.rbuild.{digits}").into();
-        OwnerRecords(Arc::new(OwnerRecordsState { mode, key, attribute, seen_stand_ins: AtomicBool::new(false) }))
+        OwnerRecords(Arc::new(OwnerRecordsState { mode, key, attribute, seen_placeholders: AtomicBool::new(false) }))
     }
 
     /// Returns records with a new key, which are valid as long as this value and its clones exist.
@@ -181,11 +181,11 @@ impl OwnerRecords {
         &self.0.attribute
     }
 
-    /// Returns true if a stand-in file for a device was read or created by this value or a clone
+    /// Returns true if a placeholder of a device was read or created by this value or a clone
     /// while owners are not recorded. The attributes of such files are valid only for their own
     /// inodes.
-    pub fn has_seen_stand_ins(&self) -> bool {
-        self.0.seen_stand_ins.load(Ordering::Relaxed)
+    pub fn has_seen_placeholders(&self) -> bool {
+        self.0.seen_placeholders.load(Ordering::Relaxed)
     }
 
     pub(crate) fn are_written(&self) -> bool {
@@ -238,7 +238,7 @@ impl OwnerRecords {
         let inode = match self.are_written() {
             true => 0,
             false => {
-                self.0.seen_stand_ins.store(true, Ordering::Relaxed);
+                self.0.seen_placeholders.store(true, Ordering::Relaxed);
                 rustix::fs::statx(CWD, path, how, StatxFlags::INO)?.stx_ino
             }
         };
@@ -274,7 +274,7 @@ impl OwnerRecords {
         follow: bool,
         access: StatxTimestamp,
     ) -> Stat {
-        // Elsewhere only empty regular files can be stand-ins for devices.
+        // Elsewhere only empty regular files can be placeholders of devices.
         if !self.are_written() && (stat.kind != FileKind::File || stat.size > 0) {
             return stat;
         }
@@ -285,7 +285,7 @@ impl OwnerRecords {
         if self.are_written() {
             (stat.uid, stat.gid) = (owner.uid, owner.gid);
         } else {
-            self.0.seen_stand_ins.store(true, Ordering::Relaxed);
+            self.0.seen_placeholders.store(true, Ordering::Relaxed);
         }
         if let Some((kind, major, minor)) = device {
             (stat.kind, stat.rdev, stat.device) = (kind, (major, minor), device);

@@ -87,7 +87,9 @@ fn asking(architecture: usize, about: &[(u32, InterceptCondition)]) -> Vec<Filte
                 steps.extend([step(JUMP_IF_EQUAL, *number, 0, 1), answer(NOTIFY)]);
                 continue;
             }
-            InterceptCondition::AnyBit(argument, bits) => (argument, vec![step(JUMP_IF_ANY_BIT, bits, 0, 1), answer(NOTIFY)]),
+            InterceptCondition::AnyBit(argument, bits) => {
+                (argument, vec![step(JUMP_IF_ANY_BIT, bits, 0, 1), answer(NOTIFY)])
+            }
             InterceptCondition::OneOf(argument, values) => (
                 argument,
                 values.iter().flat_map(|value| [step(JUMP_IF_EQUAL, *value, 0, 1), answer(NOTIFY)]).collect(),
@@ -254,9 +256,20 @@ mod tests {
 
     #[test]
     fn emulated_calls_are_forwarded() {
-        let native_calls = vec![(102, InterceptCondition::Always), (257, InterceptCondition::AnyBit(0, 0o100)), (302, InterceptCondition::OneOf(0, &[9, 12]))];
-        let asks = program([0, 1], &[native_calls, vec![(199, InterceptCondition::Always), (295, InterceptCondition::AnyBit(0, 0o100))]]);
-        let open = least([0, 1], &[vec![(102, InterceptCondition::Always)], vec![(199, InterceptCondition::Always)]], KeyringRefusal::Missing);
+        let native_calls = vec![
+            (102, InterceptCondition::Always),
+            (257, InterceptCondition::AnyBit(0, 0o100)),
+            (302, InterceptCondition::OneOf(0, &[9, 12])),
+        ];
+        let asks = program(
+            [0, 1],
+            &[native_calls, vec![(199, InterceptCondition::Always), (295, InterceptCondition::AnyBit(0, 0o100))]],
+        );
+        let open = least(
+            [0, 1],
+            &[vec![(102, InterceptCondition::Always)], vec![(199, InterceptCondition::Always)]],
+            KeyringRefusal::Missing,
+        );
         assert_eq!(run(&asks, AUDIT[0], 102, 0), NOTIFY);
         assert_eq!(run(&asks, AUDIT[0], 257, 0o101), NOTIFY);
         assert_eq!(run(&asks, AUDIT[0], 257, 0), ALLOW);

@@ -1,7 +1,7 @@
 //! Cache mounts: directories that persist between builds and are not part of any image.
 
 mod cache;
-mod lent;
+mod private_view;
 
 pub use cache::{CacheMount, CacheMounts, CacheUse};
-pub use lent::LentCache;
+pub use private_view::CacheView;

@@ -156,12 +156,12 @@ pub(crate) fn manifest_in(d: &Descriptor) -> Result<ManifestDigest> {
 /// that has none.
 pub(crate) fn entries_of_index(bytes: &[u8]) -> Option<Vec<(ManifestDigest, Option<Platform>)>> {
     #[derive(Deserialize)]
-    struct Head {
+    struct IndexHeader {
         manifests: Option<IgnoredAny>,
         config: Option<IgnoredAny>,
         layers: Option<IgnoredAny>,
     }
-    let head: Head = serde_json::from_slice(bytes).ok()?;
+    let head: IndexHeader = serde_json::from_slice(bytes).ok()?;
     // A document that is both is treated as a manifest, as registries do.
     if head.manifests.is_none() || head.config.is_some() || head.layers.is_some() {
         return None;

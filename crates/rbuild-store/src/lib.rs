@@ -20,7 +20,7 @@
 //!   trees/ID/leaning       references of a layer to the layers below it
 //!   trees/ID/listing       source files of a copy from the build context
 //!   trees/ID/secrets.json  secrets searched for in the tree, and those found
-//!   trees/ID/stand-ins     the tree may contain files that stand in for devices
+//!   trees/ID/stand-ins     the tree may contain placeholders of devices
 //!   trees/ID/devices       the tree contains device nodes
 //!   trees/ID/layer-*.json  layers packed from the tree, one per form, on demand
 //!   trees/ID/bytes.json    disk usage, computed on demand
@@ -80,7 +80,7 @@ pub use arrivals::{Arrivals, PullId};
 pub use blobs::Blobs;
 pub use cache::inputs::{BuildIndex, FILES, FROM, IndexedStep, KeyInputs, KeyPart, KeyValue, PARENT, VARIABLE};
 pub use cache::records::{ForeignRecord, Record, RecordedImage, Records};
-pub use cache_mounts::{CacheMount, CacheMounts, CacheUse, LentCache};
+pub use cache_mounts::{CacheMount, CacheMounts, CacheUse, CacheView};
 pub use containers::{Container, Containers};
 pub use downloads::{Download, Downloads, IncomingFile, ReceivedFile};
 pub use error::{Result, StoreError, remedy_of_kernel};

@@ -14,7 +14,7 @@ use crate::error::{Result, StoreError};
 const NOTICE_AFTER: Duration = Duration::from_secs(3);
 
 /// Interval between checks of the lock's holders.
-const LOOK: Duration = Duration::from_secs(1);
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Returns true if waiting is canceled.
 pub(crate) type StopFunction = Arc<dyn Fn() -> bool + Send + Sync>;
@@ -247,7 +247,7 @@ impl Wait<'_> {
         if waited < self.look {
             return Ok(());
         }
-        self.look = waited + LOOK;
+        self.look = waited + POLL_INTERVAL;
         let waits = self.waits;
         let holders = waits.holders(file);
         let is_foreign = match conflict {

@@ -51,7 +51,7 @@ pub enum Lock {
     /// The unpacked files of a lazy tree.
     Materialize(LockId),
     /// Copies between a cache mount and a command's private view of it.
-    LentCache(LockId),
+    CacheView(LockId),
     /// The secrets that a tree is known to hold.
     Verdict(LockId),
 }
@@ -66,8 +66,8 @@ impl Lock {
         Lock::NewCache(named("making", name.bytes()))
     }
 
-    pub(crate) fn lent_cache(name: &CacheName) -> Lock {
-        Lock::LentCache(named("copying", name.bytes()))
+    pub(crate) fn cache_view(name: &CacheName) -> Lock {
+        Lock::CacheView(named("copying", name.bytes()))
     }
 
     pub(crate) fn materialize(tree: &TreeId) -> Lock {
@@ -86,7 +86,7 @@ impl Lock {
             }
             Lock::Cache(_, name) => name.bytes(),
             Lock::Layer(diff_id) => diff_id.bytes(),
-            Lock::Pull(id) | Lock::NewCache(id) | Lock::Materialize(id) | Lock::LentCache(id) | Lock::Verdict(id) => {
+            Lock::Pull(id) | Lock::NewCache(id) | Lock::Materialize(id) | Lock::CacheView(id) | Lock::Verdict(id) => {
                 id.bytes()
             }
         })

@@ -27,7 +27,7 @@ pub(crate) const NOTE: &str = "secrets.json";
 const KEY: &str = "secrets.key";
 /// Maximum number of absent secrets kept. Tokens valid for a single build can be arbitrarily many;
 /// a dropped one is searched for again.
-const MOST_ABSENT: usize = 32;
+const MAX_ABSENT: usize = 32;
 
 impl Verdict {
     /// Returns true if all of these were searched for and none was found.
@@ -41,7 +41,7 @@ impl Verdict {
             known.retain(|hash| !new.contains(hash));
             known.extend(new);
         }
-        self.absent.drain(..self.absent.len().saturating_sub(MOST_ABSENT));
+        self.absent.drain(..self.absent.len().saturating_sub(MAX_ABSENT));
     }
 }
 
@@ -137,7 +137,7 @@ mod tests {
         for n in 10..100 {
             verdict.add(&Verdict { absent: vec![hash(n)], held: Vec::new() });
         }
-        assert_eq!((verdict.absent.len(), &verdict.held[..]), (MOST_ABSENT, &[hash(2)][..]));
+        assert_eq!((verdict.absent.len(), &verdict.held[..]), (MAX_ABSENT, &[hash(2)][..]));
         assert!(verdict.clears(&[hash(99)]) && !verdict.clears(&[hash(10)]));
         verdict.add(&Verdict { absent: Vec::new(), held: vec![hash(99)] });
         assert!(!verdict.clears(&[hash(99)]));

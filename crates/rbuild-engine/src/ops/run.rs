@@ -57,7 +57,7 @@ fn take_changes(
     let work = env.rootfs.work.dir();
     let (RootFiles::Directory { root, scratch }, Some(mut before)) = (&request.files, before) else {
         let upper = work.open_alike(path.join("fs")).map_err(fail())?;
-        return Ok(env.store.trees().renew_stand_ins(trees, &upper)?);
+        return Ok(env.store.trees().renew_placeholders(trees, &upper)?);
     };
     let dir = work.open_alike(root).map_err(fail())?;
     let scratch = work.open_alike(scratch).map_err(fail())?;

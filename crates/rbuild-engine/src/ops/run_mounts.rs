@@ -15,7 +15,7 @@ use rbuild_plan::{
 use rbuild_sandbox::{MountRequest, MountSource};
 use rbuild_source::{Changes, Listing, Owner, Selected, Selection, SelectionHash, SourceTree};
 use rbuild_store::{
-    CacheId, CacheKey, CacheMount, CacheUse, FILES, KeyInputs, KeyValue, LISTING, LentCache, Lock, MergedFiles, Once,
+    CacheId, CacheKey, CacheMount, CacheUse, CacheView, FILES, KeyInputs, KeyValue, LISTING, Lock, MergedFiles, Once,
     Snapshots, Store, TreeId, Workspace,
 };
 
@@ -44,15 +44,15 @@ pub(crate) struct HeldCaches {
     caches: Vec<(Vec<usize>, CacheMount)>,
     /// Copies that the command works in where mounts are not allowed, each with the index of its
     /// cache.
-    lent: Vec<(usize, LentCache)>,
+    views: Vec<(usize, CacheView)>,
 }
 
 impl HeldCaches {
-    /// Copies the command's changes in lent caches back to the caches. `again` is true if the lent
-    /// copies are still needed afterwards.
+    /// Copies the command's changes in private views back to the caches. `again` is true if the
+    /// views are still needed afterwards.
     pub(crate) fn return_caches(self, store: &Store, work: &Workspace, again: bool) -> Result<()> {
-        for (cache, lent) in self.lent {
-            store.cache_mounts().return_cache(work, &self.caches[cache].1, lent, again)?;
+        for (cache, view) in self.views {
+            store.cache_mounts().return_cache(work, &self.caches[cache].1, view, again)?;
         }
         Ok(())
     }
@@ -60,7 +60,7 @@ impl HeldCaches {
 
 /// Access of a command to mounted trees of the store.
 #[derive(Clone, Copy)]
-struct TreesFor {
+struct TreeAccess {
     read_only: bool,
     insecure: bool,
 }
@@ -88,23 +88,23 @@ pub(crate) fn mounts(
     taken: &[Selection],
 ) -> Attempt<(Vec<MountRequest>, HeldCaches)> {
     let (steps, insecure) = (&run.mounts, run.security == SecurityMode::Insecure);
-    let mut held = HeldCaches { caches: caches(env, id, steps, taken)?, lent: Vec::new() };
+    let mut held = HeldCaches { caches: caches(env, id, steps, taken)?, views: Vec::new() };
     let mut parts = parts.into_iter();
     let mut requests = Vec::new();
     for (i, mount) in steps.iter().enumerate() {
         let source = match &mount.kind {
             RunMountKind::Tmpfs { size } => MountSource::Tmpfs { size: *size },
             RunMountKind::Cache(step) => {
-                let access = TreesFor { read_only: mount.read_only, insecure };
+                let access = TreeAccess { read_only: mount.read_only, insecure };
                 cache_source(env, &mut held, (i, mount.span, access), step)?
             }
             RunMountKind::Volume { id, .. } => MountSource::Machine(env.builder.path(&BindPoint::Volume(*id).path())),
             RunMountKind::Bind { from: FileSource::Vertex(from), source } => {
-                stage_mount(env, *from, source, TreesFor { read_only: mount.read_only, insecure })?
+                stage_mount(env, *from, source, TreeAccess { read_only: mount.read_only, insecure })?
             }
             RunMountKind::Bind { .. } => {
                 let part = parts.next().ok_or_else(|| BuildError::other("a part of the context is missing"))?;
-                trees_mount(env, &[part.tree], part.path, TreesFor { read_only: mount.read_only, insecure })?
+                trees_mount(env, &[part.tree], part.path, TreeAccess { read_only: mount.read_only, insecure })?
             }
         };
         requests.push(MountRequest { target: mount.target.clone(), source, read_only: mount.read_only });
@@ -144,13 +144,13 @@ fn caches(
     Ok(caches)
 }
 
-/// Returns the source of a cache mount: the cache itself, or a lent copy where mounts are not
+/// Returns the source of a cache mount: the cache itself, or a private view where mounts are not
 /// allowed, or where the command could make a read-only mount writable. Changes to a read-only copy
 /// are discarded.
 fn cache_source(
     env: &StepEnv<'_>,
     held: &mut HeldCaches,
-    (mount, span, access): (usize, Span, TreesFor),
+    (mount, span, access): (usize, Span, TreeAccess),
     step: &RunCache,
 ) -> Result<MountSource> {
     let found = held.caches.iter().position(|(mounts, _)| mounts.contains(&mount));
@@ -165,10 +165,10 @@ fn cache_source(
         })?;
     }
     if env.builder.is_bare() || access.read_only && access.insecure {
-        let lent = env.store.cache_mounts().lend_cache(&env.rootfs.work, cache, Path::new(part), access.read_only)?;
-        let dir = lent.path.clone();
+        let view = env.store.cache_mounts().lend_cache(&env.rootfs.work, cache, Path::new(part), access.read_only)?;
+        let dir = view.path.clone();
         if !access.read_only {
-            held.lent.push((number, lent));
+            held.views.push((number, view));
         }
         return Ok(MountSource::Part { dir, path: "/".into() });
     }
@@ -240,11 +240,11 @@ fn fill_cache(env: &StepEnv<'_>, id: VertexId, step: &RunCache, seed: Seed<'_>, 
 }
 
 /// Mounts files of another stage. A command's changes to them are discarded.
-fn stage_mount(env: &StepEnv<'_>, from: VertexId, source: &str, access: TreesFor) -> Result<MountSource> {
+fn stage_mount(env: &StepEnv<'_>, from: VertexId, source: &str, access: TreeAccess) -> Result<MountSource> {
     trees_mount(env, &env.rootfs.trees(from)?, Path::new("/").join(source.trim_start_matches('/')), access)
 }
 
-fn trees_mount(env: &StepEnv<'_>, trees: &[TreeId], path: PathBuf, access: TreesFor) -> Result<MountSource> {
+fn trees_mount(env: &StepEnv<'_>, trees: &[TreeId], path: PathBuf, access: TreeAccess) -> Result<MountSource> {
     let snapshots = env.rootfs.snapshots()?;
     if snapshots == Snapshots::Overlay {
         let lowers = env.store.trees().lower_dirs(&env.rootfs.work, trees)?;

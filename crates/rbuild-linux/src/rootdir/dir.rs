@@ -351,7 +351,7 @@ impl RootDir {
     }
 
     /// Creates a device node or FIFO. `rdev` is (major, minor). If devices cannot be created,
-    /// creates an empty stand-in file, which [`Stat`] reports as that device, or fails if the
+    /// creates an empty placeholder, which [`Stat`] reports as that device, or fails if the
     /// directory has no records.
     pub fn create_node(&self, name: &OsStr, kind: FileKind, mode: u32, rdev: (u32, u32)) -> Result<()> {
         let file_type = match kind {
@@ -365,13 +365,13 @@ impl RootDir {
         };
         let is_device = matches!(kind, FileKind::CharDevice | FileKind::BlockDevice) && rdev != (0, 0);
         if is_device && self.written_owners().is_some() {
-            return self.create_stand_in(name, kind, mode, rdev);
+            return self.create_placeholder(name, kind, mode, rdev);
         }
         let dev = rustix::fs::makedev(rdev.0, rdev.1);
         let make = |name| rustix::fs::mknodat(self.fd(), name, file_type, Mode::from_raw_mode(mode), dev);
         match one_component(name).and_then(make) {
             // User namespaces cannot create devices (mknod(2)).
-            Err(Errno::PERM) if is_device && self.owners.is_some() => self.create_stand_in(name, kind, mode, rdev),
+            Err(Errno::PERM) if is_device && self.owners.is_some() => self.create_placeholder(name, kind, mode, rdev),
             other => other.map_err(|e| self.err("mknodat", Path::new(name), e)),
         }
     }

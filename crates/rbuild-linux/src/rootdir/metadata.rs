@@ -15,13 +15,13 @@ use crate::rootdir::dir::{RootDir, one_component, one_component_or_self};
 
 impl RootDir {
     /// Creates an empty file that records the device it represents.
-    pub(super) fn create_stand_in(&self, name: &OsStr, kind: FileKind, mode: u32, rdev: (u32, u32)) -> Result<()> {
+    pub(super) fn create_placeholder(&self, name: &OsStr, kind: FileKind, mode: u32, rdev: (u32, u32)) -> Result<()> {
         drop(self.create_file(name, mode)?);
-        self.set_stand_in(name, (kind, rdev.0, rdev.1))
+        self.set_placeholder(name, (kind, rdev.0, rdev.1))
     }
 
-    /// Makes the empty file `name` a stand-in for a device.
-    pub fn set_stand_in(&self, name: &OsStr, device: (FileKind, u32, u32)) -> Result<()> {
+    /// Makes the empty file `name` a placeholder of a device.
+    pub fn set_placeholder(&self, name: &OsStr, device: (FileKind, u32, u32)) -> Result<()> {
         one_component(name).map_err(|e| self.err("lsetxattr", Path::new(name), e))?;
         let recorded = Recorded { owner: UidGid::ROOT, device: Some(device) };
         let owners = self.owners().ok_or_else(|| self.err("lsetxattr", Path::new(name), Errno::PERM))?;

@@ -226,16 +226,16 @@ fn owner_records_apply_to_a_directory_and_everything_opened_from_it() {
 }
 
 #[test]
-fn stand_ins_are_noted_by_directories_with_the_same_records() {
+fn placeholders_are_noted_by_directories_with_the_same_records() {
     let f = Fixture::new("stand-ins");
     let [ours, others] = [7, 8].map(|key| OwnerRecords::new(OwnerMode::Given, [key; 32]));
     let (ours, others) = (f.root().with_owners(&ours), f.root().with_owners(&others));
     let name = OsStr::new("null");
     drop(ours.create_file(name, 0o600).unwrap());
-    assert!(f.root().set_stand_in(name, (FileKind::CharDevice, 1, 3)).is_err(), "there are no records");
-    ours.try_clone().unwrap().set_stand_in(name, (FileKind::CharDevice, 1, 3)).unwrap();
+    assert!(f.root().set_placeholder(name, (FileKind::CharDevice, 1, 3)).is_err(), "there are no records");
+    ours.try_clone().unwrap().set_placeholder(name, (FileKind::CharDevice, 1, 3)).unwrap();
     assert_eq!(ours.stat_name(name).unwrap().device, Some((FileKind::CharDevice, 1, 3)));
     assert_eq!(others.stat_name(name).unwrap().device, None);
-    assert!(ours.owners().unwrap().has_seen_stand_ins());
-    assert!(!others.owners().unwrap().has_seen_stand_ins());
+    assert!(ours.owners().unwrap().has_seen_placeholders());
+    assert!(!others.owners().unwrap().has_seen_placeholders());
 }

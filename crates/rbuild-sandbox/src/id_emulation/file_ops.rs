@@ -11,9 +11,10 @@ use rustix::io::Errno;
 use crate::id_emulation::caller::{Caller, Result, SharedProc};
 use crate::id_emulation::calls::{CREATES, I386};
 use crate::id_emulation::decode::{
-    PathArg, NAMING, NOW, OMIT, OPEN_HOW, PathAt, QUERYING, SYNCHRONIZING, Subject, Time, TimeForm, Width, open_how, without,
+    NAMING, NOW, OMIT, OPEN_HOW, PathArg, PathAt, QUERYING, SYNCHRONIZING, Subject, Time, TimeForm, Width, open_how,
+    without,
 };
-use crate::id_emulation::files::{OpenHow, NamedPath, OpenedFile, SET_GID, StatFile, passes_group_on};
+use crate::id_emulation::files::{NamedPath, OpenHow, OpenedFile, SET_GID, StatFile, passes_group_on};
 use crate::id_emulation::ids::SAME;
 use crate::id_emulation::supervisor::{Reply, Supervisor, errno};
 

@@ -339,9 +339,15 @@ mod tests {
         // A kept capability is permitted, but not effective until the process makes it so.
         let keeping = Credentials { bits: root.bits.keeping(1).unwrap(), ..root.clone() };
         let kept = keeping.with_users(Ids::all(33));
-        assert_eq!((held(&kept), kept.left_of(0xff)), ((false, false), CapabilitySets { effective: 0, permitted: 0xff }));
+        assert_eq!(
+            (held(&kept), kept.left_of(0xff)),
+            ((false, false), CapabilitySets { effective: 0, permitted: 0xff })
+        );
         let both = of_files.bitmask() | other.bitmask();
-        let raised = kept.clone().with_sets(u64::MAX, CapabilitySets { effective: other.bitmask(), permitted: both }, 0).unwrap();
+        let raised = kept
+            .clone()
+            .with_sets(u64::MAX, CapabilitySets { effective: other.bitmask(), permitted: both }, 0)
+            .unwrap();
         assert_eq!(held(&raised), (false, true));
         // A return to root makes all permitted capabilities effective in the kernel.
         assert_eq!(held(&raised.clone().with_users(Ids::default())), (true, true));

@@ -11,10 +11,10 @@ use rustix::fs::{CWD, Mode, OFlags, StatVfsMountFlags, XattrFlags};
 use rustix::io::Errno;
 
 use crate::id_emulation::caller::{Caller, Result, SharedProc};
-use crate::id_emulation::decode::{PathArg, CHECK_ONLY, EMPTY_PATH, HERE, NO_FOLLOW, PathAt, Subject, ids_of};
+use crate::id_emulation::decode::{CHECK_ONLY, EMPTY_PATH, HERE, NO_FOLLOW, PathArg, PathAt, Subject, ids_of};
 use crate::id_emulation::file_ops::refuse_unknown_flags;
 use crate::id_emulation::files::{OpenedFile, SET_GID};
-use crate::id_emulation::ids::{Credentials, CapabilitySets};
+use crate::id_emulation::ids::{CapabilitySets, Credentials};
 use crate::id_emulation::pending::{MemoryImage, Pending};
 use crate::id_emulation::supervisor::{Reply, Supervisor};
 

@@ -22,8 +22,8 @@ use crate::namespace::isolation::{
 use crate::namespace::machine::{CallingProcess, KernelSettings};
 use crate::namespace::network::{Carrier, Isolated};
 use crate::protocol::RunnerMode;
-use crate::runner::mounts::new_sysfs;
 use crate::runner::mount_checks::SYSFS;
+use crate::runner::mounts::new_sysfs;
 use crate::runner::privileges::check_interception;
 use crate::runner::runner_context::{ProcView, RunnerContext};
 use crate::runner::zygote::Zygote;

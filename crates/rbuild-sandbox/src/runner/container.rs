@@ -25,9 +25,9 @@ use crate::error::{During, Phase, RunnerError, RunnerProblem, library};
 use crate::id_emulation::{self, Credentials, Supervisor};
 use crate::protocol::{Input, Report, RootFiles, RunRequest};
 use crate::runner::chroot;
-use crate::runner::library_log::LibraryLog;
 use crate::runner::devices::DEVICES;
 use crate::runner::exec::{CommandExecutor, FailureFile};
+use crate::runner::library_log::LibraryLog;
 use crate::runner::mount_points::{MountPoints, create_mount_points};
 use crate::runner::mounts::{self, mounts_inside, mounts_of};
 use crate::runner::privileges::{CAPABILITIES, FOR_THE_FILTER, process_capabilities};
@@ -279,9 +279,7 @@ const FIRST_PROCESS: &str = "error in executing process : ";
 /// Puts the cause of libcontainer's failure first. `logged` is the first error in its log.
 fn with_logged_error(e: RunnerProblem, logged: Option<String>) -> RunnerProblem {
     match e {
-        RunnerProblem::Library { message, errno } => {
-            RunnerProblem::Library { message: cause(&message, logged), errno }
-        }
+        RunnerProblem::Library { message, errno } => RunnerProblem::Library { message: cause(&message, logged), errno },
         e => e,
     }
 }

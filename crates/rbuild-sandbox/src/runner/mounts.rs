@@ -18,8 +18,8 @@ use rbuild_linux::{
 use crate::error::{FileOrigin, MountProblem, RunnerProblem, library};
 use crate::namespace::network::{made_in_a_network_of_its_own, own_namespace};
 use crate::protocol::{MountRequest, MountSource, RunRequest};
-use crate::runner::mount_points::{MountPointKind, MountPoints};
 use crate::runner::mount_checks::{SYSFS, fitting_place, outside_of_the_devices, outside_of_the_kernels};
+use crate::runner::mount_points::{MountPointKind, MountPoints};
 use crate::runner::runner_context::ProcView;
 
 /// Files that the runner creates for the container.

@@ -10,7 +10,7 @@ use crate::store::Store;
 /// Directory of the store for misplaced files and directories. Nothing reads or removes it. It is
 /// not called `lost+found`: that one belongs to the file system if the store is a mount point. If
 /// something else has the name, the directory gets a number.
-const ASIDE: &str = "misplaced";
+const MISPLACED_DIR: &str = "misplaced";
 
 /// An entry of a directory of the store that the store did not create.
 pub(super) struct Misplaced {
@@ -85,7 +85,7 @@ impl Misplaced {
     }
 
     /// Moves a directory or a regular file, which may be the only copy of something, to the
-    /// directory [`ASIDE`], and returns its path there; removes anything else. The caller holds the
+    /// directory [`MISPLACED_DIR`], and returns its path there; removes anything else. The caller holds the
     /// exclusive lock.
     pub fn put_away(&self, store: &Store, dir: &RootDir, path: &str) -> Result<Option<String>> {
         let path = path_in(path, &self.name);
@@ -93,7 +93,7 @@ impl Misplaced {
             dir.remove_file(&self.name).map_err(naming(&store.root, &path))?;
             return Ok(None);
         }
-        let (aside, place) = open_aside(&store.root)?;
+        let (aside, place) = open_misplaced_dir(&store.root)?;
         let mut name = self.name.clone();
         let mut others = 0;
         while aside.exists(OsStr::new(&name)).map_err(naming(&store.root, &place))? {
@@ -108,11 +108,11 @@ impl Misplaced {
 
 /// Opens the first of `misplaced`, `misplaced.1` and so on that is a directory or does not exist,
 /// and creates it if necessary. Returns it with its name.
-fn open_aside(store: &RootDir) -> Result<(RootDir, String)> {
-    let mut name = ASIDE.to_string();
+fn open_misplaced_dir(store: &RootDir) -> Result<(RootDir, String)> {
+    let mut name = MISPLACED_DIR.to_string();
     for number in 1.. {
         match store.stat_name(OsStr::new(&name)) {
-            Ok(stat) if stat.kind != FileKind::Dir => name = format!("{ASIDE}.{number}"),
+            Ok(stat) if stat.kind != FileKind::Dir => name = format!("{MISPLACED_DIR}.{number}"),
             Err(e) if !e.is_not_found() => return Err(naming(store, &name)(e)),
             _ => break,
         }

@@ -18,9 +18,9 @@ use crate::error::Result;
 use crate::layers::REMAINDER;
 use crate::store::{Store, document};
 use crate::trees::copies::{MergedFiles, MergedWhiteouts, merge};
+use crate::trees::device_placeholders::{DEVICES, PLACEHOLDERS};
 use crate::trees::id::{CHANGES, TreeId};
 use crate::trees::notes::CHANGES_NOTE;
-use crate::trees::stand_ins::{DEVICES, STAND_INS};
 use crate::trees::tree::INODES;
 use crate::workspace::Workspace;
 
@@ -123,7 +123,7 @@ impl ChangedTrees<'_> {
     /// Fails if the tree cannot be read.
     pub fn takes_changes(&self, base: &TreeId) -> Result<bool> {
         let has = |note: &str| self.store.root.exists(format!("trees/{}/{note}", base.name()));
-        Ok(!self.store.owner_records().has_seen_stand_ins() && !has(STAND_INS)? && !has(DEVICES)?)
+        Ok(!self.store.owner_records().has_seen_placeholders() && !has(PLACEHOLDERS)? && !has(DEVICES)?)
     }
 
     /// Makes the complete tree of one that is stored as changes. The caller holds the lock, and the

@@ -18,7 +18,7 @@ use crate::trees::notes::LOWER_REFS;
 use crate::trees::union::{FoundEntry, ImageTrees, UnionView};
 
 /// Maximum length of a chain of hard links.
-const MOST_LINKED: usize = 40;
+const MAX_LINK_CHAIN: usize = 40;
 
 impl ImageTrees<'_> {
     /// Returns the trees of an image's layers, lowest first, each followed by its fix-up tree if it
@@ -121,7 +121,7 @@ impl<'a> FixupBuilder<'a> {
         for (name, file) in &self.lower_refs.links {
             let mut end = file;
             // The target may be such a link itself. A cycle ends at a path where nothing is found.
-            for _ in 0..MOST_LINKED {
+            for _ in 0..MAX_LINK_CHAIN {
                 end = targets.get(end).copied().unwrap_or(end);
             }
             self.link(name, end)?;

@@ -16,8 +16,8 @@ use crate::layers::{PackedLayer, REMAINDER, StoppableWriter, layer_document};
 use crate::once::{Lock, Once};
 use crate::store::{Store, document};
 use crate::trees::changes::ChangesNote;
+use crate::trees::device_placeholders::{DEVICES, PLACEHOLDERS};
 use crate::trees::id::TreeId;
-use crate::trees::stand_ins::{DEVICES, STAND_INS};
 use crate::trees::tree::INODES;
 use crate::workspace::Workspace;
 
@@ -157,7 +157,7 @@ impl LazyTrees<'_> {
         fs.set_own_meta(owner, mode, mtime)?;
         let dir = self.store.dir(&place)?;
         // Remains of an interrupted attempt, and sizes computed before unpacking.
-        for old in ["fs", "bytes.json", INODES, STAND_INS, DEVICES] {
+        for old in ["fs", "bytes.json", INODES, PLACEHOLDERS, DEVICES] {
             dir.remove_all(OsStr::new(old))?;
         }
         made.rename(OsStr::new("fs"), &dir, OsStr::new("fs"))?;
@@ -195,7 +195,7 @@ impl LazyTrees<'_> {
                 let layer = self.store.layers().packed_layer(&format!("{}/{}", place.display(), note.layer))?;
                 Ok(layer.is_some_and(|layer| self.remainder_of(tree, &note, &layer).is_ok()))
             }
-            None => Ok(self.store.root.exists(place.join("fs"))? && self.store.trees().has_own_stand_ins(tree)?),
+            None => Ok(self.store.root.exists(place.join("fs"))? && self.store.trees().has_own_placeholders(tree)?),
         }
     }
 

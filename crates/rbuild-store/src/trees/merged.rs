@@ -17,7 +17,7 @@ use crate::trees::stack::distinct;
 
 /// Maximum number of trees. All of them are open, and so are the directories that are merged in
 /// each directory in use.
-const MOST_TREES: usize = 32;
+const MAX_TREES: usize = 32;
 
 /// The content of a stack of trees.
 pub struct MergedTree {
@@ -72,7 +72,7 @@ impl MergedTree {
     /// Fails if a tree cannot be opened.
     pub fn of_trees(store: &Store, trees: &[TreeId]) -> crate::Result<Option<MergedTree>> {
         let trees = distinct(trees);
-        if trees.len() > MOST_TREES {
+        if trees.len() > MAX_TREES {
             return Ok(None);
         }
         let open = trees.into_iter().map(|tree| store.trees().tree(tree));

@@ -12,7 +12,7 @@ use crate::workspace::Workspace;
 
 /// Maximum number of lower directories. `detached_overlay` takes 999, including those that a
 /// container adds for its mount points.
-const MOST_LOWERS: usize = 900;
+const MAX_LOWERS: usize = 900;
 
 /// Number of trees that are merged together if there are more. Stacks that grow by one tree per
 /// step share the merged directory for that many steps.
@@ -45,7 +45,7 @@ impl Trees<'_> {
     /// Fails if trees cannot be merged.
     pub fn lower_dirs(&self, work: &Workspace, trees: &[TreeId]) -> Result<Vec<PathBuf>> {
         let trees = distinct(trees);
-        let too_many = trees.len().saturating_sub(MOST_LOWERS);
+        let too_many = trees.len().saturating_sub(MAX_LOWERS);
         let (lowest, others) = trees.split_at(too_many.next_multiple_of(MERGED));
         let mut lowers: Vec<PathBuf> = others.iter().rev().map(|tree| self.tree_path(tree)).collect();
         if !lowest.is_empty() {

@@ -39,7 +39,7 @@ struct DirMeta {
 type DirMarks = HashMap<OsString, Mark>;
 
 /// A subdirectory, and its former entries if it existed before.
-type Below = (OsString, Option<DirMarks>);
+type Subdirectory = (OsString, Option<DirMarks>);
 
 /// A record of a merged directory before work in it.
 pub struct Baseline {
@@ -132,7 +132,7 @@ impl Baseline {
     ///
     /// Fails if an entry cannot be read, moved or created.
     pub fn changes(mut self, root: &RootDir, tree: &RootDir) -> Result<()> {
-        let mut out = Out { tree, now: HashMap::new(), made: vec![PathBuf::new()] };
+        let mut out = DiffOutput { tree, now: HashMap::new(), made: vec![PathBuf::new()] };
         out.now.insert(PathBuf::new(), meta(root, &root.stat_self()?)?);
         let mut trail = Trail::new(root.try_clone()?);
         let mut path = PathBuf::new();
@@ -159,8 +159,8 @@ impl Baseline {
         dir: &RootDir,
         path: &Path,
         marks: Option<DirMarks>,
-        out: &mut Out<'_>,
-    ) -> Result<Vec<Below>> {
+        out: &mut DiffOutput<'_>,
+    ) -> Result<Vec<Subdirectory>> {
         let (mut marks, mut dirs) = (marks.unwrap_or_default(), Vec::new());
         for entry in dir.entries()? {
             let stat = dir.stat_name(&entry.name)?;
@@ -220,7 +220,7 @@ fn without_steering(dir: &RootDir, name: &OsStr) -> Result<()> {
     Ok(())
 }
 
-struct Out<'a> {
+struct DiffOutput<'a> {
     tree: &'a RootDir,
     /// Metadata of each directory before anything was moved out of it.
     now: HashMap<PathBuf, DirMeta>,
@@ -228,7 +228,7 @@ struct Out<'a> {
     made: Vec<PathBuf>,
 }
 
-impl Out<'_> {
+impl DiffOutput<'_> {
     /// Returns the directory of the tree at that path, creating it and its parents if necessary.
     fn dir(&mut self, path: &Path) -> Result<RootDir> {
         if let Ok(dir) = self.tree.sub(Path::new(".").join(path)) {

@@ -1,12 +1,12 @@
-//! Trees with devices: as nodes, or as files that stand in for them, for isolation modes that
+//! Trees with devices: as nodes, or as placeholder files for isolation modes that
 //! cannot create device nodes.
 //!
-//! Every builder uses stand-ins. Device nodes are used only by builders that can create them, as no
-//! other can change or copy them; for all others, the tree is missing.
+//! Every builder uses placeholders. Device nodes are used only by builders that can create them, as
+//! no other can change or copy them; for all others, the tree is missing.
 //!
 //! The note on such a file is valid for its inode only ([`rbuild_linux::Recorded`]). A copied store
-//! has other inodes, so its trees with stand-ins are invalid. The kernel also assigns a new inode
-//! when a command changes a stand-in and it is copied up.
+//! has other inodes, so its trees with placeholders are invalid. The kernel also assigns a new
+//! inode when a command changes a placeholder and it is copied up.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -18,19 +18,19 @@ use crate::trees::id::TreeId;
 use crate::trees::tree::Trees;
 use crate::trees::union::{FoundEntry, UnionView};
 
-/// File next to a tree that may contain stand-ins, with the inode number of its `fs` directory.
-pub(crate) const STAND_INS: &str = "stand-ins";
+/// File next to a tree that may contain placeholders, with the inode number of its `fs` directory.
+pub(crate) const PLACEHOLDERS: &str = "stand-ins";
 
 /// File next to a tree that contains device nodes.
 pub(crate) const DEVICES: &str = "devices";
 
 impl Trees<'_> {
-    /// Marks a new tree as possibly containing stand-ins, if this process has encountered any, or
-    /// as containing device nodes.
+    /// Marks a new tree as possibly containing placeholders, if this process has encountered any,
+    /// or as containing device nodes.
     pub(crate) fn note_devices(&self, made: &RootDir) -> Result<()> {
         match made.stat_name(OsStr::new("fs")) {
-            Ok(fs) if self.store.owner_records().has_seen_stand_ins() => {
-                self.put_note(made, STAND_INS, fs.ino.to_string().as_bytes())?
+            Ok(fs) if self.store.owner_records().has_seen_placeholders() => {
+                self.put_note(made, PLACEHOLDERS, fs.ino.to_string().as_bytes())?
             }
             Ok(_) => {}
             Err(_) => return Ok(()),
@@ -47,13 +47,13 @@ impl Trees<'_> {
         Ok(self.store.takes_devices() || !note()?)
     }
 
-    fn may_hold_stand_ins(&self, tree: &TreeId) -> Result<bool> {
-        Ok(!self.tree_note(tree, STAND_INS)?.is_empty())
+    fn may_hold_placeholders(&self, tree: &TreeId) -> Result<bool> {
+        Ok(!self.tree_note(tree, PLACEHOLDERS)?.is_empty())
     }
 
-    /// Returns true if the tree's stand-ins, if any, are still the original inodes.
-    pub(crate) fn has_own_stand_ins(&self, tree: &TreeId) -> Result<bool> {
-        let note = self.tree_note(tree, STAND_INS)?;
+    /// Returns true if the tree's placeholders, if any, are still the original inodes.
+    pub(crate) fn has_own_placeholders(&self, tree: &TreeId) -> Result<bool> {
+        let note = self.tree_note(tree, PLACEHOLDERS)?;
         if note.is_empty() {
             return Ok(true);
         }
@@ -61,19 +61,19 @@ impl Trees<'_> {
         Ok(note == fs.ino.to_string().as_bytes())
     }
 
-    /// Revalidates stand-ins that the kernel copied up from these trees (lowest first) into the
+    /// Revalidates placeholders that the kernel copied up from these trees (lowest first) into the
     /// overlay upper directory `upper` because a command changed them.
     ///
     /// # Errors
     ///
-    /// Fails if a tree cannot be read or a stand-in cannot be changed.
-    pub fn renew_stand_ins(&self, trees: &[TreeId], upper: &RootDir) -> Result<()> {
+    /// Fails if a tree cannot be read or a placeholder cannot be changed.
+    pub fn renew_placeholders(&self, trees: &[TreeId], upper: &RootDir) -> Result<()> {
         if upper.entries()?.is_empty() {
             return Ok(());
         }
         let mut may_be = false;
         for tree in trees {
-            may_be |= self.may_hold_stand_ins(tree)?;
+            may_be |= self.may_hold_placeholders(tree)?;
         }
         if !may_be {
             return Ok(());
@@ -123,9 +123,10 @@ fn has_devices(fs: &RootDir) -> Result<bool> {
     }
 }
 
-/// Revalidates a file if it is a copied-up stand-in: its note equals that of the stand-in below,
-/// and it belongs to root or to the same owner. An attacker who could forge such a file could also
-/// have changed the original. A stand-in with another owner or path is not recognized.
+/// Revalidates a file if it is a copied-up placeholder: its note equals that of the placeholder
+/// below, and it belongs to root or to the same owner. An attacker who could forge such a file
+/// could also have changed the original. A placeholder with another owner or path is not
+/// recognized.
 fn renew(dir: &RootDir, name: &OsStr, stat: &Stat, below: &UnionView, path: &Path) -> Result<()> {
     let Some(says) = dir.owner_record(name)? else { return Ok(()) };
     let Some(FoundEntry { dir: old_dir, name: old_name, stat: old }) = below.find(path)? else { return Ok(()) };
@@ -133,7 +134,7 @@ fn renew(dir: &RootDir, name: &OsStr, stat: &Stat, below: &UnionView, path: &Pat
         Some(device)
             if (stat.uid == 0 || stat.uid == old.uid) && old_dir.owner_record(&old_name)?.as_ref() == Some(&says) =>
         {
-            Ok(dir.set_stand_in(name, device)?)
+            Ok(dir.set_placeholder(name, device)?)
         }
         _ => Ok(()),
     }

@@ -18,7 +18,7 @@ use crate::trees::copies::{Baseline, MergedFiles, MergedWhiteouts, cut_links, me
 use crate::workspace::Workspace;
 
 /// A command's private view of a cache, or of a part of it.
-pub struct LentCache {
+pub struct CacheView {
     /// Path of the private directory.
     pub path: PathBuf,
     part: PathBuf,
@@ -34,14 +34,14 @@ impl CacheMounts<'_> {
     /// # Errors
     ///
     /// Fails if the files cannot be linked or copied.
-    pub fn lend_cache(&self, work: &Workspace, cache: &CacheMount, part: &Path, read_only: bool) -> Result<LentCache> {
-        let _alone = self.store.lock(Lock::lent_cache(&cache.name))?;
+    pub fn lend_cache(&self, work: &Workspace, cache: &CacheMount, part: &Path, read_only: bool) -> Result<CacheView> {
+        let _alone = self.store.lock(Lock::cache_view(&cache.name))?;
         let from = cache.dir.create_dir_all(part, 0o755, None, |_| ())?;
         let (path, copy) = work.new_dir()?;
         let files = if read_only { MergedFiles::Copied } else { MergedFiles::Linked };
         merge(&[from], &copy, files, MergedWhiteouts::Done)?;
         let before = Baseline::of(&copy, files == MergedFiles::Linked)?;
-        Ok(LentCache { path, part: part.to_path_buf(), before })
+        Ok(CacheView { path, part: part.to_path_buf(), before })
     }
 
     /// Merges a command's changes into the cache. The view is restored if it is to be used `again`,
@@ -50,18 +50,18 @@ impl CacheMounts<'_> {
     /// # Errors
     ///
     /// Fails if the changes cannot be read or merged.
-    pub fn return_cache(&self, work: &Workspace, cache: &CacheMount, lent: LentCache, again: bool) -> Result<()> {
-        let copy = match work.dir().open_alike(&lent.path) {
+    pub fn return_cache(&self, work: &Workspace, cache: &CacheMount, view: CacheView, again: bool) -> Result<()> {
+        let copy = match work.dir().open_alike(&view.path) {
             Ok(copy) => copy,
             // The process that was to restore it was killed.
             Err(e) if e.is_not_found() => return Ok(()),
             Err(e) => return Err(e.into()),
         };
         let (changed_path, changed) = work.new_dir()?;
-        lent.before.changes(&copy, &changed)?;
+        view.before.changes(&copy, &changed)?;
         {
-            let _alone = self.store.lock(Lock::lent_cache(&cache.name))?;
-            let home = cache.dir.create_dir_all(&lent.part, 0o755, None, |_| ())?;
+            let _alone = self.store.lock(Lock::cache_view(&cache.name))?;
+            let home = cache.dir.create_dir_all(&view.part, 0o755, None, |_| ())?;
             if again {
                 merge(&[changed.try_clone()?], &home, MergedFiles::Copied, MergedWhiteouts::Done)?;
             } else {
