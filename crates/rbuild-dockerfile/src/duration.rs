@@ -44,7 +44,7 @@ pub fn parse_duration(text: &str) -> Result<i64, BadDuration> {
     let mut total = 0u64;
     while !rest.is_empty() {
         let (part, after) = next_part(rest)?;
-        total = total.checked_add(part).filter(|sum| *sum <= MOST).ok_or(BadDuration::TooLong)?;
+        total = total.checked_add(part).filter(|sum| *sum <= MAX_MAGNITUDE).ok_or(BadDuration::TooLong)?;
         rest = after;
     }
     match (is_negative, i64::try_from(total)) {
@@ -55,7 +55,7 @@ pub fn parse_duration(text: &str) -> Result<i64, BadDuration> {
 }
 
 /// Magnitude of the smallest `i64`.
-const MOST: u64 = 1 << 63;
+const MAX_MAGNITUDE: u64 = 1 << 63;
 
 /// Parses a number with its unit. Returns the nanoseconds and the text behind the unit.
 fn next_part(text: &str) -> Result<(u64, &str), BadDuration> {
@@ -92,7 +92,7 @@ fn next_part(text: &str) -> Result<(u64, &str), BadDuration> {
 fn part_of(fraction: &str, scale: u64) -> u64 {
     let (mut number, mut tens) = (0u64, 1f64);
     for digit in fraction.bytes().map(|byte| u64::from(byte - b'0')) {
-        match number.checked_mul(10).and_then(|more| more.checked_add(digit)).filter(|more| *more <= MOST) {
+        match number.checked_mul(10).and_then(|more| more.checked_add(digit)).filter(|more| *more <= MAX_MAGNITUDE) {
             Some(more) => number = more,
             None => break,
         }

@@ -16,7 +16,7 @@ use rustix::time::{ClockId, clock_gettime};
 use serde_json::{Value, json};
 
 /// Maximum size of a generated archive in bytes; what would exceed it is omitted.
-const MOST: usize = 1 << 20;
+const MAX_BYTES: usize = 1 << 20;
 /// Upper bound of what a member adds to its name and content, in bytes: a header, one for the PAX
 /// record of a long name, padding.
 const HEADERS: usize = 4 * 512;
@@ -89,7 +89,7 @@ const LINK: u8 = 6;
 struct Making<'b> {
     script: &'b [u8],
     tar: TarWriter<Vec<u8>>,
-    /// Bytes of `MOST` that are left.
+    /// Bytes of `MAX_BYTES` that are left.
     left: usize,
     /// Blobs added so far: digest, size, and media type.
     blobs: Vec<(BlobDigest, usize, &'static str)>,
@@ -102,7 +102,7 @@ struct Making<'b> {
 impl<'b> Making<'b> {
     fn new(script: &'b [u8]) -> Making<'b> {
         let (blobs, names, entries, items) = Default::default();
-        Making { script, tar: TarWriter::new(Vec::new()), left: MOST, blobs, names, entries, items }
+        Making { script, tar: TarWriter::new(Vec::new()), left: MAX_BYTES, blobs, names, entries, items }
     }
 
     fn archive(mut self) -> Vec<u8> {
@@ -118,7 +118,7 @@ impl<'b> Making<'b> {
             self.write("manifest.json", &items);
         }
         let archive = self.tar.finish().unwrap();
-        assert!(archive.len() <= 2 * MOST, "a generated archive has {} bytes", archive.len());
+        assert!(archive.len() <= 2 * MAX_BYTES, "a generated archive has {} bytes", archive.len());
         archive
     }
 

@@ -9,11 +9,11 @@ use libfuzzer_sys::fuzz_target;
 use rbuild_layer::{Decoder, EntryKind, TarEntry, TarReader, TarWriter};
 
 /// Maximum number of decompressed bytes to read.
-const MOST: u64 = 4 << 20;
+const MAX_BYTES: u64 = 4 << 20;
 
 fuzz_target!(|bytes: &[u8]| {
     let Ok(decoder) = Decoder::new(bytes) else { return };
-    let mut reader = TarReader::new(decoder.take(MOST));
+    let mut reader = TarReader::new(decoder.take(MAX_BYTES));
     let mut piece = [0; 700];
     while let Ok(Some(entry)) = reader.next_entry() {
         let mut count = 0;

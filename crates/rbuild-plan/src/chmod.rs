@@ -23,7 +23,7 @@ enum ModeChange {
     /// Copies the permissions of the class at bit offset `from` to other classes.
     Copy {
         from: u32,
-        to: Who,
+        to: Classes,
         op: Operator,
     },
 }
@@ -37,7 +37,7 @@ enum Operator {
 
 /// The user classes that a clause applies to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-struct Who {
+struct Classes {
     user: bool,
     group: bool,
     other: bool,
@@ -84,38 +84,38 @@ impl Chmod {
     }
 }
 
-impl Who {
+impl Classes {
     /// Parses class letters. No letters means all classes.
-    fn parse(text: &str) -> Option<Who> {
-        let mut who = Who::default();
+    fn parse(text: &str) -> Option<Classes> {
+        let mut classes = Classes::default();
         for c in text.chars() {
             match c {
-                'u' => who.user = true,
-                'g' => who.group = true,
-                'o' => who.other = true,
-                'a' => who = Who { user: true, group: true, other: true },
+                'u' => classes.user = true,
+                'g' => classes.group = true,
+                'o' => classes.other = true,
+                'a' => classes = Classes { user: true, group: true, other: true },
                 _ => return None,
             }
         }
-        Some(if text.is_empty() { Who { user: true, group: true, other: true } } else { who })
+        Some(if text.is_empty() { Classes { user: true, group: true, other: true } } else { classes })
     }
 
-    fn classes(self) -> impl Iterator<Item = u32> {
+    fn offsets(self) -> impl Iterator<Item = u32> {
         let all = [(self.user, USER), (self.group, GROUP), (self.other, OTHER)];
-        all.into_iter().filter(|(on, _)| *on).map(|(_, place)| place)
+        all.into_iter().filter(|(on, _)| *on).map(|(_, offset)| offset)
     }
 
     /// Returns all mode bits that belong to these classes, including setuid and setgid.
     fn mask(self) -> u32 {
         let special = if self.user { SET_UID } else { 0 } | if self.group { SET_GID } else { 0 };
-        self.classes().fold(special, |mask, place| mask | 0o7 << place)
+        self.offsets().fold(special, |mask, offset| mask | 0o7 << offset)
     }
 }
 
 /// Parses a clause: classes followed by one or more operators with permissions (`u+rw`, `go=u-w`).
 fn read_clause(clause: &str, changes: &mut Vec<ModeChange>) -> Option<()> {
     let start = clause.find(['+', '-', '='])?;
-    let who = Who::parse(&clause[..start])?;
+    let classes = Classes::parse(&clause[..start])?;
     let mut rest = &clause[start..];
     while let Some(symbol) = rest.chars().next() {
         let op = match symbol {
@@ -125,7 +125,7 @@ fn read_clause(clause: &str, changes: &mut Vec<ModeChange>) -> Option<()> {
             _ => return None,
         };
         let end = rest[1..].find(['+', '-', '=']).map_or(rest.len(), |at| at + 1);
-        read_permissions(who, op, &rest[1..end], changes)?;
+        read_permissions(classes, op, &rest[1..end], changes)?;
         rest = &rest[end..];
     }
     Some(())
@@ -133,7 +133,7 @@ fn read_clause(clause: &str, changes: &mut Vec<ModeChange>) -> Option<()> {
 
 /// Parses the permission letters and copied classes after an operator. They apply in order, so with
 /// `=` the last copied class wins.
-fn read_permissions(who: Who, op: Operator, letters: &str, changes: &mut Vec<ModeChange>) -> Option<()> {
+fn read_permissions(classes: Classes, op: Operator, letters: &str, changes: &mut Vec<ModeChange>) -> Option<()> {
     let (mut bits, mut if_executable, mut assigned) = (0, 0, false);
     for c in letters.chars() {
         let from = match c {
@@ -145,14 +145,14 @@ fn read_permissions(who: Who, op: Operator, letters: &str, changes: &mut Vec<Mod
             't' | 'X' | 'u' | 'g' | 'o' => 0,
             _ => return None,
         };
-        bits |= from & who.mask();
+        bits |= from & classes.mask();
         let class = match c {
-            't' if who.user || who.group => {
+            't' if classes.user || classes.group => {
                 bits |= STICKY;
                 continue;
             }
             'X' if op != Operator::Remove => {
-                if_executable = EXECUTE & who.mask();
+                if_executable = EXECUTE & classes.mask();
                 continue;
             }
             'u' => USER,
@@ -161,16 +161,16 @@ fn read_permissions(who: Who, op: Operator, letters: &str, changes: &mut Vec<Mod
             _ => continue,
         };
         if bits != 0 {
-            change(who, op, std::mem::take(&mut bits), changes);
+            change(classes, op, std::mem::take(&mut bits), changes);
         }
         if if_executable != 0 {
             changes.push(ModeChange::SetIfExecutable(std::mem::take(&mut if_executable)));
         }
         assigned = true;
-        changes.push(ModeChange::Copy { from: class, to: who, op });
+        changes.push(ModeChange::Copy { from: class, to: classes, op });
     }
     if bits != 0 || (op == Operator::Assign && !assigned) {
-        change(who, op, bits, changes);
+        change(classes, op, bits, changes);
     }
     if if_executable != 0 {
         changes.push(ModeChange::SetIfExecutable(if_executable));
@@ -178,11 +178,11 @@ fn read_permissions(who: Who, op: Operator, letters: &str, changes: &mut Vec<Mod
     Some(())
 }
 
-fn change(who: Who, op: Operator, bits: u32, changes: &mut Vec<ModeChange>) {
+fn change(classes: Classes, op: Operator, bits: u32, changes: &mut Vec<ModeChange>) {
     match op {
         Operator::Add => changes.push(ModeChange::Set(bits)),
         Operator::Remove => changes.push(ModeChange::Clear(bits)),
-        Operator::Assign => changes.extend([ModeChange::Clear(who.mask() | bits & STICKY), ModeChange::Set(bits)]),
+        Operator::Assign => changes.extend([ModeChange::Clear(classes.mask() | bits & STICKY), ModeChange::Set(bits)]),
     }
 }
 
@@ -195,7 +195,7 @@ impl ModeChange {
             ModeChange::SetIfExecutable(_) => mode,
             ModeChange::Copy { from, to, op } => {
                 let bits = mode >> from & 0o7;
-                to.classes().fold(mode, |mode, place| match op {
+                to.offsets().fold(mode, |mode, place| match op {
                     Operator::Add => mode | bits << place,
                     Operator::Remove => mode & !(bits << place),
                     Operator::Assign => mode & !(0o7 << place) | bits << place,

@@ -15,7 +15,7 @@ use crate::credentials::{self, LoginTarget};
 use crate::endpoint::{ConnectionSecurity, Endpoint};
 use crate::error::{RegistryProblem, RemoteAction};
 use crate::flow::read_document;
-use crate::http::{Exchange, HttpReply, RequestBody, Server};
+use crate::http::{HttpReply, HttpRequest, RequestBody, Server};
 use crate::login_use::LoginUse;
 use crate::reply_fault::ReplyFault;
 use crate::request_name::RequestName;
@@ -148,7 +148,7 @@ impl Auth {
             }
             Some(Some(Login { origin, .. })) => words(LoginUse::Token { origin: Some(origin) }),
             Some(None) => {
-                let places = credentials::places(&shared.environment, &shared.options.given);
+                let places = credentials::source_names(&shared.environment, &shared.options.given);
                 words(LoginUse::NotFound { registry: &self.registry, places: &places })
             }
             None => words(LoginUse::NotRequested),
@@ -311,7 +311,7 @@ impl TokenRequest<'_> {
         };
         let get = |account, headers: &[(String, String)]| {
             let url = query(account);
-            self.shared.http.send(server, Exchange { method: "GET", url: &url, headers, content: RequestBody::None })
+            self.shared.http.send(server, HttpRequest { method: "GET", url: &url, headers, content: RequestBody::None })
         };
         let joined = self.scopes.join(" ");
         let post = |fields: &[(&str, &str)]| {
@@ -320,7 +320,7 @@ impl TokenRequest<'_> {
             let form = url::form(fields.iter().copied().chain(common));
             let headers = [("content-type".to_string(), "application/x-www-form-urlencoded".to_string())];
             let content = RequestBody::Bytes(form.as_bytes());
-            self.shared.http.send(server, Exchange { method: "POST", url: self.realm, headers: &headers, content })
+            self.shared.http.send(server, HttpRequest { method: "POST", url: self.realm, headers: &headers, content })
         };
         match grant {
             Grant::Anonymous => get(None, &[]),

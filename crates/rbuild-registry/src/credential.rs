@@ -42,7 +42,7 @@ pub struct OwnLogin {
 
 /// Credentials given on the command line.
 #[derive(Debug, Clone, Default)]
-pub struct Given {
+pub struct CommandLineCredentials {
     /// User and password.
     pub login: Option<OwnLogin>,
     /// A credentials file.

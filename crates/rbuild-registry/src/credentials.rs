@@ -1,19 +1,19 @@
 //! Credentials of registries: the files of Docker and Podman, and credential helpers.
 
 use crate::config_error::ConfigError;
-use crate::credential::{Credential, Given, Login, OwnLogin};
+use crate::credential::{CommandLineCredentials, Credential, Login, OwnLogin};
 use crate::environment::ProcessEnvironment;
 
 mod file;
 mod login;
 mod members;
-mod places;
 mod program;
 mod replace;
+mod sources;
 
 use file::{AuthFile, InvalidLogins};
 pub use login::{Removed, Stored, forget, store};
-use places::{CredentialSource, sources};
+use sources::{CredentialSource, sources};
 
 /// The repository that a login is for.
 #[derive(Debug, Clone, Copy)]
@@ -34,7 +34,7 @@ pub struct LoginTarget<'a> {
 /// Fails if a file cannot be read or a helper fails.
 pub fn find(
     environment: &ProcessEnvironment,
-    given: &Given,
+    given: &CommandLineCredentials,
     holder: LoginTarget<'_>,
 ) -> Result<Option<Login>, ConfigError> {
     let own = given.login.as_ref().filter(|own| !holder.mirror && own.registry.as_deref() == Some(holder.registry));
@@ -52,7 +52,7 @@ pub fn find(
 }
 
 /// Returns the names of the places where logins are looked for.
-pub fn places(environment: &ProcessEnvironment, given: &Given) -> Vec<String> {
+pub fn source_names(environment: &ProcessEnvironment, given: &CommandLineCredentials) -> Vec<String> {
     let own = given.login.as_ref().map(|own| match &own.registry {
         Some(registry) => format!("the command line (whose login is for {registry})"),
         None => "the command line (whose login is for the registry of a push)".into(),

@@ -14,7 +14,7 @@ use crate::config::certs::CertFiles;
 use crate::endpoint::ConnectionSecurity;
 use crate::error::{Broken, RegistryProblem, RemoteAction};
 use crate::flow::Flow;
-use crate::http::{Exchange, HttpReply, RequestBody, Server};
+use crate::http::{HttpReply, HttpRequest, RequestBody, Server};
 use crate::interruption::Interruption;
 use crate::login_use::LoginUse;
 use crate::reply_fault::ReplyFault;
@@ -252,8 +252,8 @@ impl FileDownload<'_> {
         if let Some(authorization) = self.authorization().filter(|_| with_login) {
             headers.push(("authorization".to_string(), authorization.reveal().to_string()));
         }
-        let exchange = Exchange { method: "GET", url: target, headers: &headers, content: RequestBody::None };
-        self.client.shared().http.send(Server { security, certs: &certs }, exchange)
+        let request = HttpRequest { method: "GET", url: target, headers: &headers, content: RequestBody::None };
+        self.client.shared().http.send(Server { security, certs: &certs }, request)
     }
 
     /// Returns the headers of a request, without the login.

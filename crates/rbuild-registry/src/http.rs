@@ -37,7 +37,7 @@ pub(crate) enum RequestBody<'a> {
 }
 
 /// A request to a URL.
-pub(crate) struct Exchange<'a> {
+pub(crate) struct HttpRequest<'a> {
     pub method: &'a str,
     /// For [`ConnectionSecurity::Any`], the scheme is only a suggestion.
     pub url: &'a str,
@@ -62,9 +62,9 @@ impl HttpReply {
 }
 
 /// A reader with an independent lifetime.
-struct Passed<'a>(&'a mut dyn Read);
+struct BorrowedReader<'a>(&'a mut dyn Read);
 
-impl Read for Passed<'_> {
+impl Read for BorrowedReader<'_> {
     fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
         self.0.read(buf)
     }
@@ -98,10 +98,10 @@ impl Http {
     }
 
     /// Sends a request once. Follows no redirects.
-    pub(crate) fn send(&self, server: Server<'_>, exchange: Exchange<'_>) -> Result<HttpReply, RegistryProblem> {
-        let valid = url::split(exchange.url).filter(|_| url::is_valid(exchange.url));
+    pub(crate) fn send(&self, server: Server<'_>, request: HttpRequest<'_>) -> Result<HttpReply, RegistryProblem> {
+        let valid = url::split(request.url).filter(|_| url::is_valid(request.url));
         let Some((scheme, authority, rest)) = valid else {
-            let host = url::split(exchange.url).map_or("the registry", |(_, host, _)| host);
+            let host = url::split(request.url).map_or("the registry", |(_, host, _)| host);
             return Err(ReplyFault::InvalidUrl.of(host));
         };
         let authority = authority.to_string();
@@ -114,7 +114,7 @@ impl Http {
             _ if scheme == "https" => &["https"],
             _ => return Err(ReplyFault::NoTls.of(&authority)),
         };
-        let Exchange { method, headers, mut content, .. } = exchange;
+        let HttpRequest { method, headers, mut content, .. } = request;
         let mut last = None;
         for scheme in schemes {
             let url = format!("{scheme}://{authority}{rest}");
@@ -160,7 +160,7 @@ impl Http {
                 agent.run(request.header("content-length", bytes.len()).body(body).map_err(invalid)?)
             }
             RequestBody::Stream { reader, size } => {
-                let mut source = Watched::new(Passed(*reader), self.retry_policy.idle);
+                let mut source = Watched::new(BorrowedReader(*reader), self.retry_policy.idle);
                 let body = SendBody::from_reader(&mut source);
                 agent.run(request.header("content-length", *size).body(body).map_err(invalid)?)
             }

@@ -42,7 +42,7 @@ pub use blob::BlobReader;
 pub use choose::{Choice, choose};
 pub use client::{Client, Repository};
 pub use config_error::{ConfigError, EndpointUse, FileAction};
-pub use credential::{Credential, Given, Login, OwnLogin};
+pub use credential::{CommandLineCredentials, Credential, Login, OwnLogin};
 pub use download::{DownloadError, FileAnswer, FileRequest, FileSink, Validators};
 pub use endpoint::TlsVerify;
 pub use environment::ProcessEnvironment;

@@ -10,7 +10,7 @@ use crate::config_error::{ConfigError, EndpointUse};
 use crate::credential::Credential;
 use crate::endpoint::{Endpoint, endpoints};
 use crate::error::{RegistryError, RegistryProblem, RemoteAction, RemoteObject, RemoteRepository, Result};
-use crate::http::{Exchange, HttpReply, RequestBody, Server};
+use crate::http::{HttpReply, HttpRequest, RequestBody, Server};
 use crate::login_use::LoginUse;
 use crate::request_name::RequestName;
 use crate::secret::Secret;
@@ -90,7 +90,7 @@ impl Client {
         let url = format!("{scheme}://{}{}/", endpoint.host, endpoint.base);
         let server = Server { security: endpoint.security, certs: &endpoint.certs };
         shared.repeat(&endpoint.host, false, || {
-            shared.http.send(server, Exchange { method: "GET", url: &url, headers, content: RequestBody::None })
+            shared.http.send(server, HttpRequest { method: "GET", url: &url, headers, content: RequestBody::None })
         })
     }
 

@@ -9,7 +9,7 @@ use crate::challenge::Challenge;
 use crate::config::certs::CertFiles;
 use crate::endpoint::{ConnectionSecurity, Endpoint};
 use crate::error::{RegistryProblem, RemoteAction, RemoteObject};
-use crate::http::{Exchange, HttpReply, RequestBody, Server};
+use crate::http::{HttpReply, HttpRequest, RequestBody, Server};
 use crate::reply_fault::ReplyFault;
 use crate::request_name::RequestName;
 use crate::secret::Secret;
@@ -180,15 +180,15 @@ impl EndpointSession {
             None => Server { security: self.endpoint.security, certs: &self.endpoint.certs },
             Some((security, certs)) => Server { security: *security, certs },
         };
-        let exchange = |content| Exchange { method: call.method, url: target, headers: &headers, content };
+        let request = |content| HttpRequest { method: call.method, url: target, headers: &headers, content };
         match &call.body {
-            Body::None => self.shared.http.send(server, exchange(RequestBody::None)),
-            Body::Bytes(bytes) => self.shared.http.send(server, exchange(RequestBody::Bytes(bytes))),
+            Body::None => self.shared.http.send(server, request(RequestBody::None)),
+            Body::Bytes(bytes) => self.shared.http.send(server, request(RequestBody::Bytes(bytes))),
             Body::Stream { open, size } => {
                 let local = |source| RegistryProblem::Local { what: "the data to send", source };
                 let mut source = LocalSource { inner: open().map_err(local)?, failure: None };
                 let content = RequestBody::Stream { reader: &mut source, size: *size };
-                let reply = self.shared.http.send(server, exchange(content));
+                let reply = self.shared.http.send(server, request(content));
                 source.failure.map_or(reply, |e| Err(local(e)))
             }
         }

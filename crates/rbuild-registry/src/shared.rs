@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use crate::credential::Given;
+use crate::credential::CommandLineCredentials;
 use crate::endpoint::TlsVerify;
 use crate::environment::ProcessEnvironment;
 use crate::error::RegistryProblem;
@@ -18,7 +18,7 @@ use crate::retry_policy::RetryPolicy;
 #[derive(Clone, Default)]
 pub struct Options {
     /// Logins.
-    pub given: Given,
+    pub given: CommandLineCredentials,
     /// Verification of certificates, if it is given.
     pub tls_verify: TlsVerify,
     /// Times and numbers of attempts.

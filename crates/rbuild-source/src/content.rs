@@ -18,7 +18,7 @@ use rbuild_linux::{FileKind, Inode, RootDir, Stat, UidGid};
 use crate::file::file_hash;
 use crate::fingerprint::{Details, Fingerprint};
 use crate::ids::SelectionHash;
-use crate::select::{Owner, Selected, SourceError, SourceTree, Take};
+use crate::select::{CopiedPart, Owner, Selected, SourceError, SourceTree};
 
 /// The content of a selection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,14 +103,17 @@ pub fn content_without_links(
     for item in selected {
         fingerprint += item.fingerprint();
         let (kind, below) = match (item.stat.kind, item.take) {
-            (FileKind::Dir, Take::Above) => ("directory above", false),
-            (FileKind::Dir, Take::Kept) => ("directory", true),
-            (FileKind::Dir, Take::Content) => ("content of a directory", true),
+            (FileKind::Dir, CopiedPart::Above) => ("directory above", false),
+            (FileKind::Dir, CopiedPart::Kept) => ("directory", true),
+            (FileKind::Dir, CopiedPart::Content) => ("content of a directory", true),
             _ => ("file", false),
         };
         // The name of a directory counts only if the directory itself is copied.
-        let name =
-            if item.stat.kind == FileKind::Dir && item.take == Take::Content { Path::new("") } else { &item.name };
+        let name = if item.stat.kind == FileKind::Dir && item.take == CopiedPart::Content {
+            Path::new("")
+        } else {
+            &item.name
+        };
         hasher.field(kind).field(name.as_os_str().as_bytes());
         if item.counts_itself() {
             let mut description = Vec::new();

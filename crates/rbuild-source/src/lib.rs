@@ -20,4 +20,4 @@ pub use hashes::HashCache;
 pub use ids::{ContentHash, SelectionHash};
 pub use ignore::{Ignore, IgnoreError};
 pub use listing::{Changes, ListedSource, Listing};
-pub use select::{Owner, Selected, SourceError, SourceTree, StoreDir, Take};
+pub use select::{CopiedPart, Owner, Selected, SourceError, SourceTree, StoreDir};

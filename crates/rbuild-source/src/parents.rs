@@ -9,7 +9,7 @@ use rbuild_linux::{FileKind, Stat, Trail};
 use rbuild_paths::{Glob, SourcePattern, in_root};
 
 use crate::ignore::Ignore;
-use crate::select::{Selected, SourceError, SourceTree, Take};
+use crate::select::{CopiedPart, Selected, SourceError, SourceTree};
 use crate::walk::{RulesBelow, names};
 
 /// A directory on the stack of the traversal.
@@ -44,7 +44,7 @@ impl SourceTree<'_> {
         };
         let mut found = Vec::new();
         for pivot in pivots.into_iter().filter(|pivot| pivot.stat.kind == FileKind::Dir) {
-            let take = if whole { Take::Kept } else { Take::Above };
+            let take = if whole { CopiedPart::Kept } else { CopiedPart::Above };
             found.push(Selected { name: PathBuf::new(), take, ..pivot.clone() });
             self.match_below(&pivot.path, below, &mut found).map_err(|e| e.of_found(self.root))?;
         }
@@ -101,9 +101,9 @@ impl SourceTree<'_> {
             if taken && inside {
                 for level in stack.iter_mut().filter(|level| !level.kept) {
                     level.kept = true;
-                    found.push(select(&level.relative, Take::Above, level.stat));
+                    found.push(select(&level.relative, CopiedPart::Above, level.stat));
                 }
-                found.push(select(&relative, Take::Kept, stat));
+                found.push(select(&relative, CopiedPart::Kept, stat));
                 continue;
             }
             let worthwhile = if inside { negations } else { glob.leads_into(&relative.to_string_lossy()) };

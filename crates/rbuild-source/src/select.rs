@@ -146,14 +146,14 @@ pub struct Selected {
     /// Name at the destination; with `--parents`, the path after the pivot.
     pub name: PathBuf,
     /// The part that is copied.
-    pub take: Take,
+    pub take: CopiedPart,
     /// Metadata of the file.
     pub stat: Stat,
 }
 
 /// The part of a selected file or directory that is copied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Take {
+pub enum CopiedPart {
     /// A file under its base name, or the content of a directory.
     Content,
     /// The file, or the directory with its content, under its full name.
@@ -166,14 +166,14 @@ impl Selected {
     /// Returns the path prefix for matching exclusions below this entry.
     pub(crate) fn seen_as(&self) -> &Path {
         match self.take {
-            Take::Content => Path::new(""),
-            Take::Kept | Take::Above => &self.name,
+            CopiedPart::Content => Path::new(""),
+            CopiedPart::Kept | CopiedPart::Above => &self.name,
         }
     }
 
     /// Returns true if the entry itself is copied, and not only its content.
     pub fn counts_itself(&self) -> bool {
-        self.stat.kind != FileKind::Dir || (self.take != Take::Content && !self.name.as_os_str().is_empty())
+        self.stat.kind != FileKind::Dir || (self.take != CopiedPart::Content && !self.name.as_os_str().is_empty())
     }
 }
 
@@ -199,7 +199,7 @@ impl SourceTree<'_> {
             SourceForm::Glob { start, components } => self.matching(start, components)?,
             SourceForm::Parents { pivot, below, whole, required } => {
                 let found = self.below_pivots(source, pivot, below, *whole)?;
-                let is_missing = *required && found.iter().all(|item| item.take == Take::Above);
+                let is_missing = *required && found.iter().all(|item| item.take == CopiedPart::Above);
                 return if is_missing { Err(self.nothing_below(source)) } else { Ok(found) };
             }
             SourceForm::Invalid => return Err(SourceError::BadPattern(source.text().to_string())),
@@ -286,7 +286,7 @@ impl SourceTree<'_> {
         }
         // An ignored directory exists only if a negated rule re-includes something in it.
         let there = !self.ignored(&real) || (stat.kind == FileKind::Dir && self.has_reincluded(&real)?);
-        Ok(there.then_some(Selected { path: real, name, take: Take::Content, stat }))
+        Ok(there.then_some(Selected { path: real, name, take: CopiedPart::Content, stat }))
     }
 
     /// Resolves links in `path`. Returns a path relative to the root, or `None` if a link on the

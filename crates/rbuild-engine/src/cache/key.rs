@@ -19,8 +19,8 @@ use rbuild_plan::{
 use rbuild_remedy::{BuildRemedy, FileRemedy, Remedy};
 use rbuild_sandbox::Builder;
 use rbuild_source::{
-    Fingerprint, HardLinks, HashCache, Ignore, IgnoreError, Owner, Selected, Selection, SelectionContent,
-    SelectionHash, SourceError, SourceTree, StoreDir, Take, content, content_without_links,
+    CopiedPart, Fingerprint, HardLinks, HashCache, Ignore, IgnoreError, Owner, Selected, Selection, SelectionContent,
+    SelectionHash, SourceError, SourceTree, StoreDir, content, content_without_links,
 };
 use rbuild_store::{CacheKey, FILES, FROM, PARENT, ResultId, Store};
 
@@ -365,7 +365,7 @@ pub fn mounted_content(stage: &StageFiles, source: &str) -> std::result::Result<
     let tree = stage.tree();
     match tree.select_literal(source) {
         Ok(item) => {
-            let item = Selected { name: "mounted".into(), take: Take::Kept, ..item };
+            let item = Selected { name: "mounted".into(), take: CopiedPart::Kept, ..item };
             Ok(Some(content(&tree, &[item])?.digest))
         }
         Err(SourceError::NotFound { .. } | SourceError::DeadLink { .. }) => Ok(None),

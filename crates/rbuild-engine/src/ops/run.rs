@@ -64,7 +64,7 @@ fn take_changes(
     for path in restored_files(&scratch).map_err(fail())? {
         before.accept_moved(&dir, path.strip_prefix("/").unwrap_or(&path));
     }
-    remove_mount_points(&scratch, &dir, &|path| before.had(path)).map_err(fail())?;
+    remove_mount_points(&scratch, &dir, &|path| before.contained(path)).map_err(fail())?;
     let tree = work.open_alike(path.join("fs")).map_err(fail())?;
     before.changes(&dir, &tree).map_err(fail())?;
     env.rootfs.remove(root);
@@ -323,10 +323,10 @@ impl CommandFailure {
 
 /// Returns a command on one line, of at most 100 characters. Newlines are shown as `\n`.
 fn shortened(command: &str) -> String {
-    const MOST: usize = 100;
+    const MAX_LENGTH: usize = 100;
     let lines = command.trim().lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "));
     let line = lines.collect::<Vec<_>>().join("\\n");
-    match line.char_indices().nth(MOST) {
+    match line.char_indices().nth(MAX_LENGTH) {
         Some((end, _)) => format!("{}…", &line[..line[..end].rfind(' ').unwrap_or(end)]),
         None => line,
     }

@@ -38,7 +38,7 @@ const NAME: &str = "agent";
 
 /// The backend that answers the requests of a connection.
 #[derive(Clone)]
-enum Behind {
+enum AgentBackend {
     Socket(PathBuf),
     Keys(Vec<PrivateKey>),
 }
@@ -60,14 +60,14 @@ impl Agent {
         let listener = UnixListener::bind(format!("/proc/self/fd/{}/{NAME}", opened.fd().as_raw_fd()))?;
         opened.chown(OsStr::new(NAME), UidGid::new(step.uid, step.gid))?;
         std::fs::set_permissions(dir.join(NAME), std::fs::Permissions::from_mode(step.mode))?;
-        let behind = match source {
-            AgentSource::Socket(_) => Behind::Socket(socket.to_path_buf()),
-            AgentSource::Keys(keys) => Behind::Keys(keys.clone()),
+        let backend = match source {
+            AgentSource::Socket(_) => AgentBackend::Socket(socket.to_path_buf()),
+            AgentSource::Keys(keys) => AgentBackend::Keys(keys.clone()),
         };
         let (stopped, stop) = std::io::pipe()?;
         let thread = std::thread::Builder::new()
             .name("ssh-agent".into())
-            .spawn(move || accept(&listener, &OwnedFd::from(stopped), &behind))?;
+            .spawn(move || accept(&listener, &OwnedFd::from(stopped), &backend))?;
         Ok(Agent { dir, stop: Some(stop.into()), thread: Some(thread) })
     }
 
@@ -87,7 +87,7 @@ impl Drop for Agent {
 }
 
 /// Maximum number of concurrent connections per command.
-const MOST_CONNECTIONS: usize = 256;
+const MAX_CONNECTIONS: usize = 256;
 
 /// A connection from a command and the thread that serves it.
 struct Connection {
@@ -104,10 +104,10 @@ struct AgentState {
 }
 
 impl Connection {
-    fn begin(ours: UnixStream, behind: &Behind) -> std::io::Result<Connection> {
+    fn begin(ours: UnixStream, backend: &AgentBackend) -> std::io::Result<Connection> {
         let shared = Arc::new(AgentState { ours, agent: OnceLock::new(), over: AtomicBool::new(false) });
-        let (own, behind) = (shared.clone(), behind.clone());
-        let thread = std::thread::Builder::new().name("ssh-agent".into()).spawn(move || own.serve(&behind))?;
+        let (own, backend) = (shared.clone(), backend.clone());
+        let thread = std::thread::Builder::new().name("ssh-agent".into()).spawn(move || own.serve(&backend))?;
         Ok(Connection { shared, thread })
     }
 
@@ -119,7 +119,7 @@ impl Connection {
 
 /// Serves each connection on its own thread until the other end of `stopped` is closed, then
 /// ends all connections.
-fn accept(listener: &UnixListener, stopped: &OwnedFd, behind: &Behind) {
+fn accept(listener: &UnixListener, stopped: &OwnedFd, backend: &AgentBackend) {
     let mut open: Vec<Connection> = Vec::new();
     loop {
         let mut fds = [
@@ -136,8 +136,8 @@ fn accept(listener: &UnixListener, stopped: &OwnedFd, behind: &Behind) {
         }
         let Ok((stream, _)) = listener.accept() else { continue };
         open.retain(|connection| !connection.thread.is_finished());
-        if open.len() < MOST_CONNECTIONS
-            && let Ok(connection) = Connection::begin(stream, behind)
+        if open.len() < MAX_CONNECTIONS
+            && let Ok(connection) = Connection::begin(stream, backend)
         {
             open.push(connection);
         }
@@ -154,10 +154,10 @@ impl AgentState {
     }
 
     /// Answers requests until either side ends the connection.
-    fn serve(&self, behind: &Behind) {
-        match behind {
-            Behind::Keys(keys) => self.answer(|message| Some(ssh_keys::reply(message, keys))),
-            Behind::Socket(path) => {
+    fn serve(&self, backend: &AgentBackend) {
+        match backend {
+            AgentBackend::Keys(keys) => self.answer(|message| Some(ssh_keys::reply(message, keys))),
+            AgentBackend::Socket(path) => {
                 if let Ok(agent) = connect(path) {
                     let agent = self.agent.get_or_init(|| agent);
                     self.answer(|message| ask(agent, message));
@@ -254,7 +254,7 @@ mod tests {
         let dir = scratch("filter");
         let agent = echo(&dir.join("sock"));
         let (command, ours) = UnixStream::pair().unwrap();
-        let connection = Connection::begin(ours, &Behind::Socket(dir.join("sock"))).unwrap();
+        let connection = Connection::begin(ours, &AgentBackend::Socket(dir.join("sock"))).unwrap();
         for kind in 0..=255u8 {
             send(&command, &[kind, 1, 2]).unwrap();
             let expected = if matches!(kind, 11 | 13) { vec![kind, 1, 2] } else { vec![5] };
@@ -270,7 +270,7 @@ mod tests {
         let dir = scratch("length");
         for length in [0, MAX_MESSAGE as u32 + 1, u32::MAX] {
             let (mut command, ours) = UnixStream::pair().unwrap();
-            let connection = Connection::begin(ours, &Behind::Keys(Vec::new())).unwrap();
+            let connection = Connection::begin(ours, &AgentBackend::Keys(Vec::new())).unwrap();
             command.write_all(&length.to_be_bytes()).unwrap();
             assert_eq!(command.read(&mut [0; 8]).unwrap(), 0);
             connection.end();
@@ -283,7 +283,7 @@ mod tests {
         let dir = scratch("silent");
         let listener = UnixListener::bind(dir.join("sock")).unwrap();
         let (command, ours) = UnixStream::pair().unwrap();
-        let connection = Connection::begin(ours, &Behind::Socket(dir.join("sock"))).unwrap();
+        let connection = Connection::begin(ours, &AgentBackend::Socket(dir.join("sock"))).unwrap();
         send(&command, &[11]).unwrap();
         let (agent, _) = listener.accept().unwrap();
         assert_eq!(receive(&agent).unwrap(), [11]);

@@ -6,12 +6,12 @@ use serde_json::value::to_raw_value;
 use serde_json::{Value, json};
 
 use crate::config_error::ConfigError;
-use crate::credential::{Credential, Given};
+use crate::credential::{CommandLineCredentials, Credential};
 use crate::credentials::file::{AuthFile, InvalidLogins, helper_key, key_of};
 use crate::credentials::members::JsonMembers;
-use crate::credentials::places::{CredentialSource, sources, target};
 use crate::credentials::program;
 use crate::credentials::replace::FileLock;
+use crate::credentials::sources::{CredentialSource, sources, target};
 use crate::environment::ProcessEnvironment;
 
 /// The place where a login was written.
@@ -39,7 +39,7 @@ pub struct Removed {
 /// Fails if the file cannot be written or the helper fails.
 pub fn store(
     environment: &ProcessEnvironment,
-    given: &Given,
+    given: &CommandLineCredentials,
     registry: &str,
     credential: &Credential,
 ) -> Result<Stored, ConfigError> {
@@ -85,7 +85,11 @@ fn entry_of(credential: &Credential) -> Value {
 /// # Errors
 ///
 /// Fails if a file cannot be read.
-pub fn forget(environment: &ProcessEnvironment, given: &Given, registry: &str) -> Result<Removed, ConfigError> {
+pub fn forget(
+    environment: &ProcessEnvironment,
+    given: &CommandLineCredentials,
+    registry: &str,
+) -> Result<Removed, ConfigError> {
     let mut removed = Removed::default();
     for source in sources(environment, given) {
         let Some(file) = source.read()? else { continue };

@@ -49,7 +49,7 @@ impl Drop for Scene {
 }
 
 fn found(environment: &ProcessEnvironment, registry: &str, repository: &str) -> Result<Option<Login>, ConfigError> {
-    find(environment, &Given::default(), LoginTarget { registry, repository, mirror: false })
+    find(environment, &CommandLineCredentials::default(), LoginTarget { registry, repository, mirror: false })
 }
 
 fn password(user: &str, password: &str) -> Option<Credential> {
@@ -124,9 +124,13 @@ fn helpers_are_called_and_named_in_errors() {
         let error = fails("a.io");
         assert!(error.starts_with(&format!("`{}`: {entry}", path.display())), "{error}");
         let environment = scene.environment(&[]);
-        let error = store(&environment, &Given::default(), "a.io", &password("joe", "a").unwrap()).unwrap_err();
+        let error = store(&environment, &CommandLineCredentials::default(), "a.io", &password("joe", "a").unwrap())
+            .unwrap_err();
         assert!(sentence(&error).contains(entry), "{error}");
-        assert!(sentence(&forget(&environment, &Given::default(), "a.io").unwrap().left[0]).contains(entry));
+        assert!(
+            sentence(&forget(&environment, &CommandLineCredentials::default(), "a.io").unwrap().left[0])
+                .contains(entry)
+        );
     }
     scene.write("home/.docker/config.json", r#"{"credHelpers": {"a.io": null, "b.io": ""}, "credsStore": ""}"#);
     assert_eq!((scene.find("a.io", "x"), scene.find("b.io", "x")), (None, None));
@@ -151,21 +155,21 @@ fn logins_are_stored_and_removed_and_other_members_kept() {
     );
     let environment = scene.environment(&[]);
     let login = password("joe", "a:b").unwrap();
-    let stored = store(&environment, &Given::default(), "docker.io", &login).unwrap();
+    let stored = store(&environment, &CommandLineCredentials::default(), "docker.io", &login).unwrap();
     assert_eq!(stored, Stored::File(path.display().to_string()));
     assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     assert_eq!(scene.find("docker.io", "library/x"), Some(login));
-    let removed = forget(&environment, &Given::default(), "docker.io").unwrap();
+    let removed = forget(&environment, &CommandLineCredentials::default(), "docker.io").unwrap();
     assert_eq!(removed.from, [path.display().to_string()]);
     assert_eq!(scene.find("docker.io", "library/x"), None);
     let text = std::fs::read_to_string(&path).unwrap();
     assert!(text.contains("\"z\": 1.0e+2,") && text.contains("\"a\": [2, 12345678901234567890123]"), "{text}");
     let (z, auths, a) = (text.find("\"z\"").unwrap(), text.find("\"auths\"").unwrap(), text.find("\"a\"").unwrap());
     assert!(z < auths && auths < a && text.contains("am9lOmI="), "{text}");
-    let again = forget(&environment, &Given::default(), "docker.io").unwrap();
+    let again = forget(&environment, &CommandLineCredentials::default(), "docker.io").unwrap();
     assert!(again.from.is_empty() && again.left.is_empty(), "{again:?}");
     let variable = scene.environment(&[("DOCKER_AUTH_CONFIG", r#"{"auths": {"v.io": {"auth": "am9lOmI="}}}"#)]);
-    assert_eq!(forget(&variable, &Given::default(), "v.io").unwrap().left.len(), 1);
+    assert_eq!(forget(&variable, &CommandLineCredentials::default(), "v.io").unwrap().left.len(), 1);
 }
 
 #[test]
@@ -179,7 +183,13 @@ fn concurrent_logins_are_all_stored() {
             scope.spawn(move || {
                 for i in 0..5 {
                     let registry = format!("r{i}.t{thread}.io");
-                    store(environment, &Given::default(), &registry, &password("joe", &registry).unwrap()).unwrap();
+                    store(
+                        environment,
+                        &CommandLineCredentials::default(),
+                        &registry,
+                        &password("joe", &registry).unwrap(),
+                    )
+                    .unwrap();
                 }
             });
         }
@@ -203,25 +213,26 @@ fn a_replaced_file_keeps_its_path_owner_and_mode() {
     // Relative, through another link, and to a file that does not exist.
     symlink("../other", &link).unwrap();
     symlink(scene.0.join("real/config"), scene.0.join("home/other")).unwrap();
-    store(&environment, &Given::default(), "a.io", &login).unwrap();
+    store(&environment, &CommandLineCredentials::default(), "a.io", &login).unwrap();
     assert!(std::fs::symlink_metadata(&link).unwrap().is_symlink());
     let real = scene.0.join("real/config");
     assert!(std::fs::symlink_metadata(&real).unwrap().is_file());
     // Groups keep their access; others have none to a file with logins.
     for (before, after) in [(0o640, 0o640), (0o644, 0o600), (0o400, 0o600)] {
         std::fs::set_permissions(&real, std::fs::Permissions::from_mode(before)).unwrap();
-        store(&environment, &Given::default(), "a.io", &login).unwrap();
+        store(&environment, &CommandLineCredentials::default(), "a.io", &login).unwrap();
         assert_eq!(std::fs::metadata(&real).unwrap().mode() & 0o777, after);
     }
     if std::os::unix::fs::chown(&real, Some(1), Some(2)).is_ok() {
-        store(&environment, &Given::default(), "b.io", &login).unwrap();
+        store(&environment, &CommandLineCredentials::default(), "b.io", &login).unwrap();
         let found = std::fs::metadata(&real).unwrap();
         assert_eq!((found.uid(), found.gid()), (1, 2));
     }
     assert_eq!(scene.find("a.io", "x"), Some(login));
     std::fs::remove_file(&link).unwrap();
     symlink(&link, &link).unwrap();
-    let error = store(&environment, &Given::default(), "a.io", &password("joe", "a").unwrap()).unwrap_err();
+    let error =
+        store(&environment, &CommandLineCredentials::default(), "a.io", &password("joe", "a").unwrap()).unwrap_err();
     assert!(sentence(&error).contains("too many levels of symbolic links"), "{error}");
 }
 
@@ -269,16 +280,16 @@ fn failed_operations_on_files_keep_their_cause() {
 #[test]
 fn places_of_logins_are_as_recorded() {
     let scene = Scene::new("places");
-    let given = |registry: Option<&str>| Given {
+    let given = |registry: Option<&str>| CommandLineCredentials {
         login: Some(OwnLogin {
             registry: registry.map(str::to_string),
             user: "joe".into(),
             password: Secret::new("hunter2"),
         }),
-        ..Given::default()
+        ..CommandLineCredentials::default()
     };
     let environment = scene.environment(&[("DOCKER_AUTH_CONFIG", "{}")]);
-    let lines = [Given::default(), given(None), given(Some("r.io"))].map(|given| {
+    let lines = [CommandLineCredentials::default(), given(None), given(Some("r.io"))].map(|given| {
         let places = places(&environment, &given).join(", ");
         format!("{}\n", places.replace(scene.0.to_str().unwrap(), ""))
     });

@@ -13,7 +13,8 @@ use std::time::Duration;
 
 use rbuild_image::Reference;
 use rbuild_registry::{
-    Client, Given, Notice, Options, OwnLogin, ProcessEnvironment, Repository, RetryPolicy, Secret, TlsVerify,
+    Client, CommandLineCredentials, Notice, Options, OwnLogin, ProcessEnvironment, Repository, RetryPolicy, Secret,
+    TlsVerify,
 };
 
 /// A client with its own home directory, and the notices that it sent.
@@ -25,17 +26,17 @@ struct Scene {
 
 impl Scene {
     fn new(name: &str) -> Scene {
-        Scene::with_given(name, Given::default())
+        Scene::with_given(name, CommandLineCredentials::default())
     }
 
     /// A scene with a login for this registry.
     fn with_login(name: &str, registry: &registry::Registry, user: &str, password: &str) -> Scene {
         let registry = Some(registry.address.clone());
         let login = Some(OwnLogin { user: user.into(), password: Secret::new(password), registry });
-        Scene::with_given(name, Given { login, file: None })
+        Scene::with_given(name, CommandLineCredentials { login, file: None })
     }
 
-    fn with_given(name: &str, given: Given) -> Scene {
+    fn with_given(name: &str, given: CommandLineCredentials) -> Scene {
         let dir = std::env::temp_dir().join(format!("rbuild-registry-{name}-{}", std::process::id()));
         std::fs::create_dir_all(&dir).unwrap();
         let environment = ProcessEnvironment::of([("HOME", dir.to_str().unwrap())], &dir);

@@ -221,7 +221,7 @@ fn without_store(dir: &Path, source: &SourcePattern) -> (String, Option<PathBuf>
     let selected = tree.select(source).map(|items| {
         for item in &items {
             found.push(item.path.clone());
-            if item.stat.kind == FileKind::Dir && item.take != Take::Above {
+            if item.stat.kind == FileKind::Dir && item.take != CopiedPart::Above {
                 let below = tree.walk_selected::<SourceError>(item, |_, path, _| {
                     found.push(item.path.join(path));
                     Ok(())
@@ -292,7 +292,11 @@ fn parent_directories_are_selected_with_parents() {
             Ok(items) => items
                 .iter()
                 .map(|i| {
-                    if i.take == Take::Above { format!("({})", i.name.display()) } else { i.name.display().to_string() }
+                    if i.take == CopiedPart::Above {
+                        format!("({})", i.name.display())
+                    } else {
+                        i.name.display().to_string()
+                    }
                 })
                 .collect::<Vec<_>>()
                 .join(" "),

@@ -5,7 +5,7 @@ use std::io::{BufRead, IsTerminal, Read};
 use rbuild_engine::Warning;
 use rbuild_linux::HiddenInput;
 use rbuild_registry::credentials::{self, Stored};
-use rbuild_registry::{Credential, Given, Options, Secret, TlsVerify};
+use rbuild_registry::{CommandLineCredentials, Credential, Options, Secret, TlsVerify};
 
 use crate::args::{LoginArgs, LogoutArgs};
 use crate::exit::{Failure, code};
@@ -19,7 +19,7 @@ const MAX_PASSWORD: u64 = 64 << 10;
 pub fn login(args: LoginArgs) -> Result<u8, Failure> {
     let registry = registry_name(args.registry.as_deref())?;
     let (user, password) = user_and_password(&args)?;
-    let given = Given { login: None, file: args.authfile };
+    let given = CommandLineCredentials { login: None, file: args.authfile };
     let options = Options { given: given.clone(), tls_verify: TlsVerify(args.tls_verify), ..Options::default() };
     let environment = registry::environment()?;
     let client = registry::client(environment.clone(), options, false);
@@ -38,7 +38,7 @@ pub fn login(args: LoginArgs) -> Result<u8, Failure> {
 
 pub fn logout(args: LogoutArgs) -> Result<u8, Failure> {
     let registry = registry_name(args.registry.as_deref())?;
-    let given = Given { login: None, file: args.authfile };
+    let given = CommandLineCredentials { login: None, file: args.authfile };
     let removed = credentials::forget(&registry::environment()?, &given, &registry)?;
     for place in &removed.from {
         terminal::out(&format!("Removed the login for {registry} from {place}\n"));

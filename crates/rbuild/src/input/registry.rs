@@ -2,7 +2,9 @@
 
 use rbuild_image::Reference;
 use rbuild_linux::quoted;
-use rbuild_registry::{Client, Given, Notice, Options, OwnLogin, ProcessEnvironment, Secret, TlsVerify};
+use rbuild_registry::{
+    Client, CommandLineCredentials, Notice, Options, OwnLogin, ProcessEnvironment, Secret, TlsVerify,
+};
 
 use crate::args::RegistryFlags;
 use crate::exit::Failure;
@@ -68,7 +70,7 @@ pub fn client_with(
     check(flags)?;
     let Withheld { creds, creds_by_flag, .. } = withheld::read()?;
     let login = creds.map(|pair| own_login(&pair, own, creds_by_flag)).transpose()?;
-    let given = Given { login, file: flags.authfile.clone() };
+    let given = CommandLineCredentials { login, file: flags.authfile.clone() };
     let options = Options { given, tls_verify: TlsVerify(flags.tls_verify), ..Options::default() };
     Ok(Client::new(environment()?, options, notify))
 }

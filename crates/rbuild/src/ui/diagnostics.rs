@@ -42,13 +42,13 @@ impl<'a> SourceText<'a> {
 
 /// Maximum number of errors of a Dockerfile that are shown. A file of another kind has one in each
 /// line.
-const MOST_SHOWN: usize = 20;
+const MAX_SHOWN: usize = 20;
 
 /// Formats a build error for the terminal.
 pub fn build_error(e: &BuildError, source: &SourceText<'_>, colors: bool) -> String {
     match e {
         BuildError::Dockerfile(list) | BuildError::Unmet(list) => {
-            let mut shown: Vec<_> = list.iter().take(MOST_SHOWN).map(|d| diagnostic(d, source, colors)).collect();
+            let mut shown: Vec<_> = list.iter().take(MAX_SHOWN).map(|d| diagnostic(d, source, colors)).collect();
             let more = list.len() - shown.len();
             shown.extend((more > 0).then(|| terminal::error_text(&counted(more as u64, "more error"), None, colors)));
             shown.join("\n")
@@ -109,7 +109,7 @@ pub fn warning(d: &Diagnostic, source: &SourceText<'_>, colors: bool) -> String 
 }
 
 /// The longest excerpt, in lines.
-const MOST_LINES: usize = 20;
+const MAX_LINES: usize = 20;
 
 fn excerpt(d: &Diagnostic, level: Level<'_>, source: &SourceText<'_>, colors: bool) -> String {
     let span = inside(d.span, source.text);
@@ -142,7 +142,7 @@ fn inside(span: Span, text: &str) -> Span {
     while !text.is_char_boundary(end) {
         end += 1;
     }
-    if let Some((line, _)) = text[start..end].match_indices('\n').nth(MOST_LINES - 1) {
+    if let Some((line, _)) = text[start..end].match_indices('\n').nth(MAX_LINES - 1) {
         end = start + line;
     }
     Span::new(start, start + text[start..end].trim_end().len())
@@ -175,7 +175,7 @@ mod tests {
                 "a span of several lines",
                 BuildError::Dockerfile(vec![at(10, 26).help(Remedy::File(FileRemedy::ShortenName))]),
             ),
-            ("more errors than are shown", BuildError::Dockerfile(vec![at(0, 0); MOST_SHOWN + 1])),
+            ("more errors than are shown", BuildError::Dockerfile(vec![at(0, 0); MAX_SHOWN + 1])),
             ("a failed step", BuildError::Step(Box::new(step(&[], None)))),
             ("a failed step with output", BuildError::Step(Box::new(step(&["one", "two"], Some("abc"))))),
             ("an interruption", BuildError::Canceled),

@@ -288,7 +288,7 @@ fn time_to_end(mut build: Child, (begins, ends): (&str, &str), then: impl FnOnce
 /// machine may be shared.
 #[test]
 fn large_copies_and_layers_stop_with_their_build() {
-    const MOST: Duration = Duration::from_millis(600);
+    const LIMIT: Duration = Duration::from_millis(600);
     let lab = Lab::new();
     for n in 0..20_000 {
         lab.write(&format!("many/{}/{n}", n / 500), format!("{n}"));
@@ -322,12 +322,12 @@ fn large_copies_and_layers_stop_with_their_build() {
             let mut took = take(command, long);
             // The best of several tries: another process may keep the disk busy.
             for _ in 0..5 {
-                if took >= MOST {
+                if took >= LIMIT {
                     lab.sh(forget).ok();
                     took = took.min(take(command, long));
                 }
             }
-            assert!(took < MOST, "{long} beside {command}: {took:?}");
+            assert!(took < LIMIT, "{long} beside {command}: {took:?}");
         }
     }
 }

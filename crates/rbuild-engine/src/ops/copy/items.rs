@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use rbuild_linux::{FileKind, RootDir, Timestamp};
 use rbuild_plan::{CopyItem, CopyStep};
-use rbuild_source::{Details, Selected, SourceTree, Take};
+use rbuild_source::{CopiedPart, Details, Selected, SourceTree};
 
 use crate::ops::copy::archive::unpack_selected;
 use crate::ops::copy::copier::{Copier, CopySettings, Defers};
@@ -81,7 +81,7 @@ fn items(copier: &mut Copier<'_>, tree: &SourceTree<'_>, items: &[Selected]) -> 
     };
     copier.links.clear();
     for item in items {
-        if item.take == Take::Content {
+        if item.take == CopiedPart::Content {
             copier.links.clear();
         }
         self::item(copier, tree, item)?;
@@ -92,7 +92,7 @@ fn items(copier: &mut Copier<'_>, tree: &SourceTree<'_>, items: &[Selected]) -> 
 fn item(copier: &mut Copier<'_>, tree: &SourceTree<'_>, item: &Selected) -> Result<(), Reason> {
     copier.see(item.fingerprint());
     let dest = Path::new(&copier.step.dest);
-    if item.take != Take::Content {
+    if item.take != CopiedPart::Content {
         return kept_item(copier, tree, item, dest);
     }
     if item.stat.kind == FileKind::Dir {
@@ -128,12 +128,12 @@ fn single(
 /// are selected before their contents.
 fn kept_item(copier: &mut Copier<'_>, tree: &SourceTree<'_>, item: &Selected, dest: &Path) -> Result<(), Reason> {
     let top = copier.dir(dest, copier.parent_mode())?;
-    let whole = item.stat.kind == FileKind::Dir && item.take == Take::Kept;
+    let whole = item.stat.kind == FileKind::Dir && item.take == CopiedPart::Kept;
     let (Some(parent), Some(name)) = (item.name.parent(), item.name.file_name()) else {
         return if whole { directory(copier, tree, item, top) } else { Ok(()) };
     };
     let dir = copier.member_dir(&top.real.join(parent))?;
-    if item.take == Take::Above && copier.is_dir(&dir.real.join(name))? {
+    if item.take == CopiedPart::Above && copier.is_dir(&dir.real.join(name))? {
         return keep_mode(copier, tree, item, &dir, name);
     }
     single(copier, tree, item, &dir, name)?;

@@ -13,7 +13,7 @@ use crate::ops::copy_error::Reason;
 
 /// Maximum link count for sharing a file. File systems allow at least 65,000 (ext4); some are
 /// reserved for other users of the tree.
-const MOST_NAMES: u32 = 60_000;
+const MAX_HARD_LINKS: u32 = 60_000;
 /// Number of files that a thread takes at a time.
 const GROUP: usize = 300;
 
@@ -115,7 +115,7 @@ impl IncrementalCopy {
         let mut external = ExternalFiles::of(source.try_clone()?, layer);
         for mut group in std::mem::take(&mut self.groups) {
             let files = std::mem::take(&mut group.files).into_iter().flatten();
-            let files = files.map(|file| ExternalFile { unchanged: self.had(&group, &file), ..file });
+            let files = files.map(|file| ExternalFile { unchanged: self.is_unchanged(&group, &file), ..file });
             external.add(&group.dir, &group.source, files);
         }
         Ok(external)
@@ -124,18 +124,18 @@ impl IncrementalCopy {
     /// Returns true if the earlier copy still has this file at this path, with the same metadata.
     pub(super) fn has(&self, earlier: &RootDir, group: &CopyGroup, file: &ExternalFile) -> bool {
         let ExternalFile { name, stat, owner, mode, .. } = file;
-        self.had(group, file)
+        self.is_unchanged(group, file)
             && earlier.stat_name(name).is_ok_and(|there| {
                 there.kind == FileKind::File
                     && (there.owner(), there.mode) == (*owner, *mode)
                     && (there.size, there.mtime) == (stat.size, stat.mtime)
-                    && there.nlink < MOST_NAMES
+                    && there.nlink < MAX_HARD_LINKS
             })
     }
 
     /// Returns true if the earlier copy took this file from the same source to the same path, and
     /// the file has not been modified since.
-    fn had(&self, group: &CopyGroup, file: &ExternalFile) -> bool {
+    fn is_unchanged(&self, group: &CopyGroup, file: &ExternalFile) -> bool {
         self.earlier.get(&group.dir.join(&file.name)).is_some_and(|known| {
             known.stamp == Some(FileStamp::of(&file.stat))
                 && known.source.as_os_str() == group.source.join(&file.source).as_os_str()

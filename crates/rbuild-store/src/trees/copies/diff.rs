@@ -105,7 +105,7 @@ impl Baseline {
     }
 
     /// Returns true if there was an entry at the path.
-    pub fn had(&self, path: &Path) -> bool {
+    pub fn contained(&self, path: &Path) -> bool {
         let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else { return true };
         self.dirs.get(dir).is_some_and(|marks| marks.contains_key(name))
     }
@@ -177,7 +177,7 @@ impl Baseline {
             let here = path.join(&entry.name);
             let now = meta(&dir.sub(&entry.name)?, &stat)?;
             out.now.insert(here.clone(), now.clone());
-            let had = match old {
+            let contained = match old {
                 Some(Mark::Dir { inode, made, meta }) if inode == stat.ino && made == stat.btime => {
                     if meta != now {
                         out.dir(&here)?;
@@ -192,7 +192,7 @@ impl Baseline {
                     None
                 }
             };
-            dirs.push((entry.name, had));
+            dirs.push((entry.name, contained));
         }
         for gone in marks.into_keys() {
             let to = out.dir(path)?;

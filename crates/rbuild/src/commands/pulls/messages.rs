@@ -15,9 +15,9 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::exit::{Failure, reported};
 
 /// Maximum size of a message in bytes.
-const MOST: usize = 64 << 10;
+const MAX_MESSAGE: usize = 64 << 10;
 /// Maximum number of characters of a text in a message.
-const MOST_TEXT: usize = 4 << 10;
+const MAX_TEXT: usize = 4 << 10;
 
 /// The outcome of the first phase for one image.
 #[derive(Serialize, Deserialize)]
@@ -94,7 +94,7 @@ impl Sender {
     /// Sends the outcome of a pull.
     pub fn end(&self, at: usize, failure: Option<ReportedError>) {
         // A remedy with a text of that length would be of no use.
-        let is_short = |remedy: &Remedy| serde_json::to_vec(remedy).is_ok_and(|text| text.len() <= MOST_TEXT);
+        let is_short = |remedy: &Remedy| serde_json::to_vec(remedy).is_ok_and(|text| text.len() <= MAX_TEXT);
         let failure = failure.map(|ReportedError { message, errno, remedy }| ReportedError {
             message: cut(message),
             errno,
@@ -111,7 +111,7 @@ impl Sender {
 
 /// Returns the beginning of a text, which is short enough for a message.
 fn cut(text: String) -> String {
-    text.chars().take(MOST_TEXT).collect()
+    text.chars().take(MAX_TEXT).collect()
 }
 
 /// The sending end for the blobs of one image.
@@ -141,7 +141,7 @@ impl StagingWatch for ImageSender<'_> {
 
 /// Receives the next message and the file that comes with it. Returns `None` at the end.
 pub fn receive(socket: impl AsFd, buffer: &mut Vec<u8>) -> Option<(Message, Option<File>)> {
-    buffer.resize(MOST, 0);
+    buffer.resize(MAX_MESSAGE, 0);
     let (files, size) = receive_with_bytes(socket, buffer).ok()?;
     let message = serde_json::from_slice(&buffer[..size]).ok()?;
     Some((message, files.into_iter().next().map(File::from)))
@@ -166,17 +166,17 @@ mod tests {
         let sender = Sender(ours);
         let mut buffer = Vec::new();
         // Each of these characters has six bytes in JSON.
-        let long = "\u{1}".repeat(MOST);
+        let long = "\u{1}".repeat(MAX_MESSAGE);
         let short = ReportedError { remedy: Some(Remedy::did_you_mean("a")), ..ReportedError::new("b") };
         let whole = ReportedError { remedy: Some(Remedy::did_you_mean(&long)), ..ReportedError::new(&long) };
-        for (error, want) in [(short.clone(), short), (whole, ReportedError::new(&long[..MOST_TEXT]))] {
+        for (error, want) in [(short.clone(), short), (whole, ReportedError::new(&long[..MAX_TEXT]))] {
             sender.end(0, Some(error));
             let Some((Message::Ended(0, Some(found)), None)) = receive(&theirs, &mut buffer) else { panic!() };
             assert_eq!(found, want);
         }
         sender.notice(long);
         let Some((Message::Notice(text), None)) = receive(&theirs, &mut buffer) else { panic!() };
-        assert_eq!(text.len(), MOST_TEXT);
+        assert_eq!(text.len(), MAX_TEXT);
         drop(sender);
         assert!(receive(&theirs, &mut buffer).is_none(), "the end");
     }

@@ -1,11 +1,11 @@
-//! The places where logins are looked for and stored.
+//! The sources of logins, in the order of lookup, and the file in which logins are stored.
 
 use std::path::{Path, PathBuf};
 
 use rbuild_linux::quoted;
 
 use crate::config_error::ConfigError;
-use crate::credential::Given;
+use crate::credential::CommandLineCredentials;
 use crate::credentials::file::{AuthFile, InvalidLogins};
 use crate::environment::ProcessEnvironment;
 
@@ -54,8 +54,8 @@ impl CredentialSource {
     }
 }
 
-/// Returns the places in their order.
-pub(super) fn sources(environment: &ProcessEnvironment, given: &Given) -> Vec<CredentialSource> {
+/// Returns the sources in the order of lookup.
+pub(super) fn sources(environment: &ProcessEnvironment, given: &CommandLineCredentials) -> Vec<CredentialSource> {
     let variable = |name| environment.variable(name).map(PathBuf::from);
     let runtime = match variable("XDG_RUNTIME_DIR") {
         Some(dir) => CredentialSource::File(dir.join("containers/auth.json")),
@@ -75,7 +75,7 @@ pub(super) fn sources(environment: &ProcessEnvironment, given: &Given) -> Vec<Cr
 }
 
 /// Returns the file that new logins are written to.
-pub(super) fn target(environment: &ProcessEnvironment, given: &Given) -> Result<PathBuf, ConfigError> {
+pub(super) fn target(environment: &ProcessEnvironment, given: &CommandLineCredentials) -> Result<PathBuf, ConfigError> {
     let variable = |name| environment.variable(name).map(Path::new);
     let docker = variable("DOCKER_CONFIG").map(|dir| dir.join("config.json"));
     let path = given.file.clone().or_else(|| variable("REGISTRY_AUTH_FILE").map(Path::to_path_buf)).or(docker);
