@@ -286,15 +286,9 @@ mod tests {
         assert_eq!(e.message(), "cannot open the OCI layout `/out`: permission denied");
     }
 
-    #[test]
-    fn messages_are_as_recorded() {
-        let io = |errno| std::io::Error::from_raw_os_error(errno);
-        let kernel = |errno| rbuild_linux::Error::new("openat", Path::new("/out/a"), io(errno));
-        let place = RemoteRepository { registry: "r.io".into(), repository: "a/b".into() };
-        let span = Span { start: 0, end: 1 };
-        let found = || vec![Diagnostic::new(span, "unknown instruction `FORM`").help(Remedy::did_you_mean("FROM"))];
-        let step = StepFailure {
-            span,
+    fn failed_step() -> BuildError {
+        BuildError::Step(Box::new(StepFailure {
+            span: Span { start: 0, end: 1 },
             label: "build 2/3".into(),
             text: "RUN false".into(),
             word: None,
@@ -303,7 +297,16 @@ mod tests {
             log: Vec::new(),
             more: None,
             at: 0,
-        };
+        }))
+    }
+
+    #[test]
+    fn messages_are_as_recorded() {
+        let io = |errno| std::io::Error::from_raw_os_error(errno);
+        let kernel = |errno| rbuild_linux::Error::new("openat", Path::new("/out/a"), io(errno));
+        let place = RemoteRepository { registry: "r.io".into(), repository: "a/b".into() };
+        let span = Span { start: 0, end: 1 };
+        let found = || vec![Diagnostic::new(span, "unknown instruction `FORM`").help(Remedy::did_you_mean("FROM"))];
         let url = Box::new(rbuild_image::SourceUrl::parse("https://a.io/x").unwrap());
         let refusal = Refusal {
             reason: "`/proc` is not mounted".into(),
@@ -313,7 +316,7 @@ mod tests {
         let errors = [
             BuildError::Dockerfile(found()),
             BuildError::Unmet(found()),
-            BuildError::Step(Box::new(step)),
+            failed_step(),
             BuildError::Store(StoreError::NoImage("demo:1".into())),
             BuildError::layer("the archive `a.tar`")(LayerError::NotTar),
             no_archive(),

@@ -404,7 +404,55 @@ mod tests {
 
     use super::*;
 
-    /// Calls, each with an object that it may have.
+    /// Calls, each with the noun of its object.
+    const CALLS_OF_NOUNS: [(&str, &str); 44] = [
+        ("fcntl(F_OFD_SETLK)", "a file lock"),
+        ("fcntl(F_OFD_GETLK)", "a file lock"),
+        ("fcntl(F_ADD_SEALS)", "the running program"),
+        ("fcntl(F_SETFL)", "the pipes of the command"),
+        ("flock", "a temporary directory of the store"),
+        ("read", "file contents"),
+        ("write", "file contents"),
+        ("write", "a copy of the program"),
+        ("memfd_create", "a file in memory"),
+        ("pipe2", "a pipe"),
+        ("pipe2", "a pipe for the command's output"),
+        ("pipe2", "the pipes of the command"),
+        ("socketpair", "a pair of sockets"),
+        ("signalfd4", "a receiver of signals"),
+        ("unshare", "a user namespace"),
+        ("unshare", "a mount namespace"),
+        ("unshare", "a network namespace"),
+        ("setns", "the container's mount namespace"),
+        ("pivot_root", "the new root directory"),
+        ("mount", "the root directory without propagation"),
+        ("fsopen", "a new tmpfs file system"),
+        ("clone3", "a process in new namespaces"),
+        ("pthread_create", "a thread"),
+        ("wait4", "process 7"),
+        ("setresuid", "user and group 0"),
+        ("setresuid", "the user of the command"),
+        ("setgroups", "user 7 and group 7"),
+        ("sigprocmask", "the handling of signals"),
+        ("setrlimit", "the limit `nofile`"),
+        ("sethostname", "the host name `build`"),
+        ("prctl", "the signal at the end of the parent process"),
+        ("prctl", "the reaper of orphaned processes"),
+        ("prctl", "the flag that keeps capabilities"),
+        ("prctl", "the dumpable attribute of the process"),
+        ("seccomp", "a seccomp filter"),
+        ("seccomp", "a seccomp filter with a listener"),
+        ("sendmsg", "the supervisor"),
+        ("send", "the runner process"),
+        ("recvmsg", "the terminal"),
+        ("recv", "the builder process"),
+        ("dup2", "standard input"),
+        ("unlockpt", "a terminal"),
+        ("ioctl(TIOCGPTPEER)", "a terminal"),
+        ("ioctl(SIOCSIFFLAGS)", "the loopback interface"),
+    ];
+
+    /// Returns calls, each with an object that it may have.
     fn calls() -> Vec<(&'static str, Object)> {
         let path = || Object::from(Path::new("/d/a b\n"));
         let files = [
@@ -435,53 +483,11 @@ mod tests {
             "execve",
             "fsync",
         ];
-        let nouns = [
-            ("fcntl(F_OFD_SETLK)", "a file lock"),
-            ("fcntl(F_OFD_GETLK)", "a file lock"),
-            ("fcntl(F_ADD_SEALS)", "the running program"),
-            ("fcntl(F_SETFL)", "the pipes of the command"),
-            ("flock", "a temporary directory of the store"),
-            ("read", "file contents"),
-            ("write", "file contents"),
-            ("write", "a copy of the program"),
-            ("memfd_create", "a file in memory"),
-            ("pipe2", "a pipe"),
-            ("pipe2", "a pipe for the command's output"),
-            ("pipe2", "the pipes of the command"),
-            ("socketpair", "a pair of sockets"),
-            ("signalfd4", "a receiver of signals"),
-            ("unshare", "a user namespace"),
-            ("unshare", "a mount namespace"),
-            ("unshare", "a network namespace"),
-            ("setns", "the container's mount namespace"),
-            ("pivot_root", "the new root directory"),
-            ("mount", "the root directory without propagation"),
-            ("fsopen", "a new tmpfs file system"),
-            ("clone3", "a process in new namespaces"),
-            ("pthread_create", "a thread"),
-            ("wait4", "process 7"),
-            ("setresuid", "user and group 0"),
-            ("setresuid", "the user of the command"),
-            ("setgroups", "user 7 and group 7"),
-            ("sigprocmask", "the handling of signals"),
-            ("setrlimit", "the limit `nofile`"),
-            ("sethostname", "the host name `build`"),
-            ("prctl", "the signal at the end of the parent process"),
-            ("prctl", "the reaper of orphaned processes"),
-            ("prctl", "the flag that keeps capabilities"),
-            ("prctl", "the dumpable attribute of the process"),
-            ("seccomp", "a seccomp filter"),
-            ("seccomp", "a seccomp filter with a listener"),
-            ("sendmsg", "the supervisor"),
-            ("send", "the runner process"),
-            ("recvmsg", "the terminal"),
-            ("recv", "the builder process"),
-            ("dup2", "standard input"),
-            ("unlockpt", "a terminal"),
-            ("ioctl(TIOCGPTPEER)", "a terminal"),
-            ("ioctl(SIOCSIFFLAGS)", "the loopback interface"),
-        ];
-        files.map(|call| (call, path())).into_iter().chain(nouns.map(|(call, noun)| (call, described(noun)))).collect()
+        files
+            .map(|call| (call, path()))
+            .into_iter()
+            .chain(CALLS_OF_NOUNS.map(|(call, noun)| (call, described(noun))))
+            .collect()
     }
 
     #[test]

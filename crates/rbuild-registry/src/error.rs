@@ -292,45 +292,24 @@ mod tests {
         }
     }
 
-    #[test]
-    fn messages_are_as_recorded() {
-        let host = || "mirror.io:5000".to_string();
+    fn host() -> String {
+        "mirror.io:5000".into()
+    }
+
+    fn status(status: u16, message: &str) -> RegistryProblem {
+        let request = "requesting a blob".into();
+        RegistryProblem::Status { host: host(), request, status, message: message.into() }
+    }
+
+    /// Returns the errors of requests that did not succeed, except for refusals.
+    fn failures() -> Vec<RegistryProblem> {
         let connection = |kind| {
             let source = io::Error::from_raw_os_error(111).into();
             RegistryProblem::Connection { host: host(), request: "requesting the manifest".into(), kind, source }
         };
-        let status = |status, message: &str| RegistryProblem::Status {
-            host: host(),
-            request: "requesting a blob".into(),
-            status,
-            message: message.into(),
-        };
-        let denied = |anonymous, login: &str| {
-            let message = "authentication required".to_string();
-            RegistryProblem::Denied {
-                host: host(),
-                action: RemoteAction::Pull,
-                message,
-                login: login.into(),
-                anonymous,
-            }
-        };
-        let refused = |action| RegistryProblem::Denied {
-            host: host(),
-            action,
-            message: String::new(),
-            login: "as me".into(),
-            anonymous: false,
-        };
         let missing =
             |object, message: &str| RegistryProblem::Missing { host: host(), object, message: message.into() };
-        let digest = |what| RegistryProblem::Digest {
-            host: host(),
-            what,
-            wanted: BlobDigest::of(b"a"),
-            found: BlobDigest::of(b"b"),
-        };
-        let problems = [
+        vec![
             connection(Broken::Name),
             connection(Broken::Certificate),
             connection(Broken::NotTls),
@@ -349,12 +328,45 @@ mod tests {
             missing(RemoteObject::Repository, ""),
             missing(RemoteObject::Api, ""),
             missing(RemoteObject::Upload, ""),
+        ]
+    }
+
+    fn refusals() -> Vec<RegistryProblem> {
+        let denied = |anonymous, login: &str| {
+            let message = "authentication required".to_string();
+            RegistryProblem::Denied {
+                host: host(),
+                action: RemoteAction::Pull,
+                message,
+                login: login.into(),
+                anonymous,
+            }
+        };
+        let refused = |action| RegistryProblem::Denied {
+            host: host(),
+            action,
+            message: String::new(),
+            login: "as me".into(),
+            anonymous: false,
+        };
+        vec![
             denied(true, "without a login"),
             denied(false, "as `me`"),
             refused(RemoteAction::Push),
             refused(RemoteAction::LogIn),
             refused(RemoteAction::IssueToken),
             refused(RemoteAction::SendFile),
+        ]
+    }
+
+    fn other_problems() -> Vec<RegistryProblem> {
+        let digest = |what| RegistryProblem::Digest {
+            host: host(),
+            what,
+            wanted: BlobDigest::of(b"a"),
+            found: BlobDigest::of(b"b"),
+        };
+        vec![
             RegistryProblem::Config(ConfigError::NoHome),
             RegistryProblem::Blocked("`/etc/containers/registries.conf`".into()),
             digest(VerifiedContent::Blob),
@@ -363,12 +375,17 @@ mod tests {
             RegistryProblem::Answer { host: host(), reason: "the answer has no digest".into() },
             RegistryProblem::Unsupported("the image has the format of schema 1".into()),
             RegistryProblem::Local { what: "the data to send", source: io::Error::from_raw_os_error(5) },
-        ];
+        ]
+    }
+
+    #[test]
+    fn messages_are_as_recorded() {
         let place = || RemoteRepository { registry: "r.io".into(), repository: "a/b".into() };
+        let problems = [failures(), refusals(), other_problems()].into_iter().flatten();
         let errors = problems.map(|problem| RegistryError::new(place(), problem));
         let repeated = RegistryProblem::Repeated(Box::new(status(500, "")));
         let errors: Vec<RegistryError> =
-            errors.into_iter().chain([RegistryError { place: place(), problem: Box::new(repeated) }]).collect();
+            errors.chain([RegistryError { place: place(), problem: Box::new(repeated) }]).collect();
         let variants = variants!(RegistryProblem {
             Connection,
             Status,

@@ -208,8 +208,7 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn messages_are_as_recorded() {
+    fn failures_of_the_kernel() -> Vec<StoreError> {
         let kernel = |place: &str, call, errno| {
             let e = rbuild_linux::Error::new(call, Path::new("/s/tmp/17/upper"), failed(errno));
             StoreError::Kernel(e.within(format!("{place} `/s`")))
@@ -217,11 +216,7 @@ mod tests {
         let snapshots = "the snapshots in the store";
         let blob = "blob sha256:ca97 in the store";
         let outside = rbuild_linux::Error::new("openat", Path::new("/d/a"), failed(13));
-        let unusable = |errno| StoreError::Unusable { path: "/s".into(), source: failed(errno) };
-        let newer = |features: &str| StoreError::Newer { path: "/s".into(), version: 9, features: features.into() };
-        let (digest, found) = (BlobDigest::of(b"a"), BlobDigest::of(b"b"));
-        let holder = || "bash (process 7)".to_string();
-        let errors = [
+        vec![
             kernel("the store", "openat", 2),
             kernel("the store", "creat", 13),
             kernel("the store", "renameat", 28),
@@ -234,6 +229,15 @@ mod tests {
             kernel(snapshots, "openat", 40),
             kernel(blob, "openat", 13),
             StoreError::Kernel(outside),
+        ]
+    }
+
+    fn failures_of_the_store() -> Vec<StoreError> {
+        let unusable = |errno| StoreError::Unusable { path: "/s".into(), source: failed(errno) };
+        let newer = |features: &str| StoreError::Newer { path: "/s".into(), version: 9, features: features.into() };
+        let (digest, found) = (BlobDigest::of(b"a"), BlobDigest::of(b"b"));
+        let holder = || "bash (process 7)".to_string();
+        vec![
             StoreError::Layer(LayerError::NotTar),
             unusable(13),
             unusable(28),
@@ -263,7 +267,12 @@ mod tests {
             }),
             StoreError::ArrivesAgain,
             StoreError::Stopped,
-        ];
+        ]
+    }
+
+    #[test]
+    fn messages_are_as_recorded() {
+        let errors: Vec<_> = failures_of_the_kernel().into_iter().chain(failures_of_the_store()).collect();
         let variants = variants!(StoreError {
             Kernel,
             Layer,

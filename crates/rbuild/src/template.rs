@@ -103,44 +103,51 @@ mod tests {
         }
     }
 
+    const INVALID_TEMPLATES: [&str; 18] = [
+        "{{.Missing}}",
+        "{{.Iid}}",
+        "{{.Id.Deep}}",
+        "{{.",
+        "{{/* a",
+        "{{\"abc}}",
+        "{{`abc}}",
+        "{{(.Id}}",
+        "{{if .Id}}",
+        "{{end}}",
+        "{{if .Id}}{{else .Id}}{{end}}",
+        "{{}}",
+        "{{.Id | }}",
+        "{{.Id ~}}",
+        "{{.Id )}}",
+        "{{.Id := 1}}",
+        "{{.Id , 1}}",
+        "{{1.2.3}}",
+    ];
+
+    const FAILING_TEMPLATES: [&str; 11] = [
+        "{{$x}}",
+        "{{nosuch .Id}}",
+        "{{joln .List}}",
+        "{{.Id 1}}",
+        "{{len 3}}",
+        "{{join .List}}",
+        "{{lt .Id 3}}",
+        "{{slice .Id 3 99}}",
+        "{{index .List 7}}",
+        "{{index .List \"a\"}}",
+        "{{range .Size}}{{end}}",
+    ];
+
     #[test]
     fn messages_are_as_recorded() {
         let deep = |open: &str, middle: &str, close: &str| open.repeat(60) + middle + &close.repeat(60);
-        let templates = [
-            "{{.Missing}}",
-            "{{.Iid}}",
-            "{{.Id.Deep}}",
-            "{{.",
-            "{{/* a",
-            "{{\"abc}}",
-            "{{`abc}}",
-            "{{(.Id}}",
-            "{{if .Id}}",
-            "{{end}}",
-            "{{if .Id}}{{else .Id}}{{end}}",
-            "{{}}",
-            "{{.Id | }}",
-            "{{.Id ~}}",
-            "{{.Id )}}",
-            "{{.Id := 1}}",
-            "{{.Id , 1}}",
-            "{{1.2.3}}",
-            &deep("{{if .Id}}", "", "{{end}}"),
-            &format!("{{{{{}}}}}", deep("(", ".Id", ")")),
-            "{{$x}}",
-            "{{nosuch .Id}}",
-            "{{joln .List}}",
-            "{{.Id 1}}",
-            "{{len 3}}",
-            "{{join .List}}",
-            "{{lt .Id 3}}",
-            "{{slice .Id 3 99}}",
-            "{{index .List 7}}",
-            "{{index .List \"a\"}}",
-            "{{range .Size}}{{end}}",
-        ];
-        let errors =
-            templates.map(|template| Template::parse(template).and_then(|t| t.render(&data())).expect_err(template));
+        let nested = [deep("{{if .Id}}", "", "{{end}}"), format!("{{{{{}}}}}", deep("(", ".Id", ")"))];
+        let nested = nested.each_ref().map(String::as_str);
+        let templates = [&INVALID_TEMPLATES[..], &nested, &FAILING_TEMPLATES].concat();
+        let errors: Vec<_> = templates
+            .into_iter()
+            .map(|template| Template::parse(template).and_then(|t| t.render(&data())).expect_err(template))
+            .collect();
         let variants = variants!(TemplateError {
             UnclosedAction,
             UnclosedComment,

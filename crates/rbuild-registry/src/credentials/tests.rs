@@ -290,7 +290,7 @@ fn places_of_logins_are_as_recorded() {
     };
     let environment = scene.environment(&[("DOCKER_AUTH_CONFIG", "{}")]);
     let lines = [CommandLineCredentials::default(), given(None), given(Some("r.io"))].map(|given| {
-        let places = places(&environment, &given).join(", ");
+        let places = source_names(&environment, &given).join(", ");
         format!("{}\n", places.replace(scene.0.to_str().unwrap(), ""))
     });
     rbuild_testkit::assert_recorded!("places", lines.concat());

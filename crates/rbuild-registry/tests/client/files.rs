@@ -172,18 +172,7 @@ impl FileServer {
             from.filter(|_| !file.plain && (file.any_range || header("if-range") == file.etag)).unwrap_or(0);
         let body = &file.body[from.min(file.body.len())..];
         if file.chunked && from == 0 {
-            write!(to, "HTTP/1.1 200 x\r\nTransfer-Encoding: chunked\r\n{more}\r\n").ok()?;
-            let mut sent = 0;
-            for chunk in body.chunks(1000) {
-                write!(to, "{:x}\r\n", chunk.len()).ok()?;
-                to.write_all(chunk).ok()?;
-                write!(to, "\r\n").ok()?;
-                sent += chunk.len();
-                if matches!(trouble, Some(Trouble::Cut(at)) if sent >= at) {
-                    return None;
-                }
-            }
-            return write!(to, "0\r\n\r\n").ok();
+            return send_chunks(to, &more, body, trouble.as_ref());
         }
         let body = if let Some(Trouble::Short(length)) = trouble { &body[..length] } else { body };
         if from > 0 {
@@ -192,6 +181,11 @@ impl FileServer {
         } else {
             reply(200, &more, body.len())?;
         }
+        self.send(to, target, body, trouble)
+    }
+
+    /// Sends a body. Returns `None` if the connection is to be closed.
+    fn send(&self, mut to: &TcpStream, target: &str, body: &[u8], trouble: Option<Trouble>) -> Option<()> {
         match trouble {
             Some(Trouble::Cut(at)) => {
                 to.write_all(&body[..at.min(body.len())]).ok()?;
@@ -211,4 +205,20 @@ impl FileServer {
             _ => to.write_all(body).ok(),
         }
     }
+}
+
+/// Sends a body in chunks. Returns `None` if the connection is to be closed.
+fn send_chunks(mut to: &TcpStream, headers: &str, body: &[u8], trouble: Option<&Trouble>) -> Option<()> {
+    write!(to, "HTTP/1.1 200 x\r\nTransfer-Encoding: chunked\r\n{headers}\r\n").ok()?;
+    let mut sent = 0;
+    for chunk in body.chunks(1000) {
+        write!(to, "{:x}\r\n", chunk.len()).ok()?;
+        to.write_all(chunk).ok()?;
+        write!(to, "\r\n").ok()?;
+        sent += chunk.len();
+        if matches!(trouble, Some(Trouble::Cut(at)) if sent >= *at) {
+            return None;
+        }
+    }
+    write!(to, "0\r\n\r\n").ok()
 }

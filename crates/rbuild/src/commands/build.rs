@@ -1,6 +1,6 @@
 //! The verb `build`.
 
-use rbuild_engine::{BuildError, BuildRequest, ImageRequest, Online, UrlSource};
+use rbuild_engine::{BuildError, BuildRequest, ImageRequest, Online, SecretValues, UrlSource};
 use rbuild_image::{SourceUrl, hide_logins};
 use rbuild_linux::Destination;
 use rbuild_store::Store;
@@ -47,15 +47,7 @@ fn build_from(
     let source = SourceText::new(&name, &text);
     let mode = progress_mode(args);
     let secrets = request.secret_values();
-    let report = |e: &BuildError| {
-        if matches!(e, BuildError::AlreadyReported) {
-            return code::FAILED;
-        }
-        let text = diagnostics::build_error(e, &source, terminal::colors());
-        // A secret may contain a login, which the other order would hide, and not the rest of it.
-        terminal::err(&hide_logins(&secrets.mask(text)));
-        build_code(e)
-    };
+    let report = |e: &BuildError| report(e, &source, &secrets);
     let (call, json) = if args.check { (CallMode::Check, false) } else { parse_call(&args.call)? };
     if args.verify {
         verify::refuse_standard_input(args)?;
@@ -89,19 +81,7 @@ fn build_from(
         pulls: &pulls,
         lint: &lint,
     };
-    let ended = if args.verify {
-        verify::verify(&once, args, (request, fetch_input), &reports)?
-    } else {
-        let ended = once.build(&request);
-        if let Some(dest) = &reports.timings {
-            write_timings(store, &request, dest)?;
-        }
-        let ended = ended?;
-        if let BuildOutcome::Made(finished) = &ended {
-            conclude(args, &request, finished, &reports)?;
-        }
-        ended
-    };
+    let ended = run(&once, args, (request, fetch_input), &reports)?;
     if let (false, BuildOutcome::Made(finished)) = (push.is_empty(), &ended) {
         fetcher::push(store, &args.registry, show, &finished.platforms, &push)?;
     }
@@ -110,6 +90,38 @@ fn build_from(
         BuildOutcome::Made(_) => Ok(code::OK),
         BuildOutcome::Failed(code) => Ok(code),
     }
+}
+
+/// Shows the error of a build, unless it has been shown. Returns the exit code.
+fn report(e: &BuildError, source: &SourceText<'_>, secrets: &SecretValues) -> u8 {
+    if matches!(e, BuildError::AlreadyReported) {
+        return code::FAILED;
+    }
+    let text = diagnostics::build_error(e, source, terminal::colors());
+    // A secret may contain a login, which the other order would hide, and not the rest of it.
+    terminal::err(&hide_logins(&secrets.mask(text)));
+    build_code(e)
+}
+
+/// Builds or verifies, and writes the reports of the build.
+fn run(
+    once: &BuildOnce<'_>,
+    args: &BuildArgs,
+    (request, fetch_input): (BuildRequest, &FetchInput<'_>),
+    reports: &Reports,
+) -> Result<BuildOutcome, Failure> {
+    if args.verify {
+        return verify::verify(once, args, (request, fetch_input), reports);
+    }
+    let ended = once.build(&request);
+    if let Some(dest) = &reports.timings {
+        write_timings(once.store, &request, dest)?;
+    }
+    let ended = ended?;
+    if let BuildOutcome::Made(finished) = &ended {
+        conclude(args, &request, finished, reports)?;
+    }
+    Ok(ended)
 }
 
 /// Returns the progress of transfers that suits that of the build.

@@ -262,10 +262,23 @@ pub fn base_image(to: &Path) {
     let _ = fs::remove_dir_all(work);
 }
 
+/// Returns the program of the base image.
+fn busybox() -> Vec<u8> {
+    let bytes = fs::read(base("busybox.tar")).unwrap();
+    for entry in tar::Archive::new(&bytes[..]).entries().unwrap() {
+        let mut entry = entry.unwrap();
+        let is_busybox = entry.path().unwrap().file_name().is_some_and(|name| name == "busybox");
+        if is_busybox && entry.header().entry_type().is_file() {
+            let mut content = Vec::new();
+            std::io::Read::read_to_end(&mut entry, &mut content).unwrap();
+            return content;
+        }
+    }
+    panic!("the base image has no busybox");
+}
+
 /// Packs a shell with few commands, and directories and links for copies to meet.
 fn base_tree(to: &Path) {
-    let bytes = fs::read(base("busybox.tar")).unwrap();
-    let mut archive = tar::Archive::new(&bytes[..]);
     let mut tar = tar::Builder::new(fs::File::create(to).unwrap());
     const NAMES: &[&str] = &[
         "sh", "find", "stat", "sort", "md5sum", "readlink", "cat", "cp", "rm", "mv", "ln", "mkdir", "rmdir", "chmod",
@@ -310,16 +323,9 @@ fn base_tree(to: &Path) {
     ] {
         tar.append_data(&mut header(tar::EntryType::Regular, 0o644, text.len() as u64), path, text.as_bytes()).unwrap();
     }
-    for entry in archive.entries().unwrap() {
-        let mut entry = entry.unwrap();
-        let path = entry.path().unwrap().into_owned();
-        if path.file_name().is_some_and(|n| n == "busybox") && entry.header().entry_type().is_file() {
-            let mut content = Vec::new();
-            std::io::Read::read_to_end(&mut entry, &mut content).unwrap();
-            let mut header = header(tar::EntryType::Regular, 0o755, content.len() as u64);
-            tar.append_data(&mut header, "usr/bin/busybox", &content[..]).unwrap();
-        }
-    }
+    let shell = busybox();
+    let mut of_shell = header(tar::EntryType::Regular, 0o755, shell.len() as u64);
+    tar.append_data(&mut of_shell, "usr/bin/busybox", &shell[..]).unwrap();
     for name in NAMES.iter().filter(|n| **n != "busybox") {
         tar.append_link(&mut header(tar::EntryType::Symlink, 0o777, 0), format!("usr/bin/{name}"), "busybox").unwrap();
     }

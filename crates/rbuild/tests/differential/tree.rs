@@ -77,20 +77,23 @@ fn change(root: &Path, op: &Op) -> std::io::Result<()> {
             room(&to)?;
             fs::rename(from, to)
         }
-        Op::Swap { one, other } => {
-            let (one, other, aside) = (at(root, one), at(root, other), root.join("aside"));
-            one.symlink_metadata()?;
-            other.symlink_metadata()?;
-            if one.starts_with(&other) || other.starts_with(&one) {
-                return Ok(());
-            }
-            fs::rename(&one, &aside)?;
-            fs::rename(&other, &one)?;
-            fs::rename(&aside, &other)
-        }
+        Op::Swap { one, other } => swap(root, one, other),
         Op::Touch { path } => touch(&at(root, path), TimeSpec::UTIME_NOW),
         Op::Ignore { lines } => fs::write(root.join("c/.dockerignore"), lines.join("\n") + "\n"),
     }
+}
+
+/// Exchanges two entries of which neither contains the other.
+fn swap(root: &Path, one: &[u8], other: &[u8]) -> std::io::Result<()> {
+    let (one, other, aside) = (at(root, one), at(root, other), root.join("aside"));
+    one.symlink_metadata()?;
+    other.symlink_metadata()?;
+    if one.starts_with(&other) || other.starts_with(&one) {
+        return Ok(());
+    }
+    fs::rename(&one, &aside)?;
+    fs::rename(&other, &one)?;
+    fs::rename(&aside, &other)
 }
 
 fn remove(path: &Path) -> std::io::Result<()> {

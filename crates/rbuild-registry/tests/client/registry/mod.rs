@@ -195,8 +195,8 @@ impl Registry {
         met.collect()
     }
 
-    /// Answers a request. Returns false if the connection is to be closed.
-    fn answer(&self, request: &Request, faults: &[Fault], mut connection: &TcpStream) -> bool {
+    /// Returns the response that a fault replaces the registry's own with.
+    fn faulty_response(request: &Request, faults: &[Fault]) -> Option<Response> {
         let mut response = None;
         for fault in faults {
             match fault {
@@ -224,7 +224,13 @@ impl Registry {
                 _ => {}
             }
         }
-        let mut response = response.unwrap_or_else(|| self.respond(request, faults.contains(&Fault::NoRange)));
+        response
+    }
+
+    /// Answers a request. Returns false if the connection is to be closed.
+    fn answer(&self, request: &Request, faults: &[Fault], mut connection: &TcpStream) -> bool {
+        let mut response = Self::faulty_response(request, faults)
+            .unwrap_or_else(|| self.respond(request, faults.contains(&Fault::NoRange)));
         let (mut cut, mut pause, mut held) = (None, None, None);
         for fault in faults {
             match fault {
@@ -245,31 +251,37 @@ impl Registry {
         head.push_str("\r\n");
         let body = if request.method == "HEAD" { &[][..] } else { &response.body[..] };
         let sent = &body[..cut.unwrap_or(body.len()).min(body.len())];
-        let mut written = connection.write_all(head.as_bytes());
-        match pause {
-            Some(pause) => {
-                for byte in sent {
-                    written = written.and_then(|()| connection.write_all(&[*byte]));
-                    std::thread::sleep(pause);
-                }
-            }
-            None => {
-                let (now, later) = sent.split_at(sent.len() - usize::from(held.is_some() && !sent.is_empty()));
-                written = written.and_then(|()| connection.write_all(now));
-                if let Some(file) = held {
-                    let start = std::time::Instant::now();
-                    while !file.exists() && start.elapsed().as_secs() < 60 {
-                        std::thread::sleep(Duration::from_millis(10));
-                    }
-                }
-                written = written.and_then(|()| connection.write_all(later));
-            }
-        }
+        let written = connection.write_all(head.as_bytes()).and_then(|()| send(connection, sent, pause, held));
         if cut.is_some() {
             let _ = connection.shutdown(std::net::Shutdown::Both);
         }
         written.is_ok() && cut.is_none()
     }
+}
+
+/// Sends a body: byte by byte with pauses, or the last byte only once the file `held` exists.
+fn send(
+    mut connection: &TcpStream,
+    sent: &[u8],
+    pause: Option<Duration>,
+    held: Option<&std::path::PathBuf>,
+) -> std::io::Result<()> {
+    if let Some(pause) = pause {
+        for byte in sent {
+            connection.write_all(&[*byte])?;
+            std::thread::sleep(pause);
+        }
+        return Ok(());
+    }
+    let (now, later) = sent.split_at(sent.len() - usize::from(held.is_some() && !sent.is_empty()));
+    connection.write_all(now)?;
+    if let Some(file) = held {
+        let start = std::time::Instant::now();
+        while !file.exists() && start.elapsed().as_secs() < 60 {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+    connection.write_all(later)
 }
 
 fn read_request(reader: &mut BufReader<TcpStream>) -> Option<Request> {

@@ -33,31 +33,10 @@ macro_rules! assert_words {
 fn hints_about_files_are_as_recorded() {
     assert_words!(
         FileRemedy {
-            CorrectPath,
-            OtherOutput,
-            RemoveLinkLoop,
-            ShortenName,
-            RenameOrRemove,
-            RenameWhiteout,
-            Permit,
-            PermitProgram,
-            CheckPermissions,
-            WritableFileSystem,
-            Correct,
-            AwaitLock,
-            OtherDirectory,
-            CreateDirectory,
-            PassDirectory,
-            OtherDestination,
-            AnotherDestination,
-            EndWithSlash,
-            CorrectPattern,
-            RemovePattern,
-            IgnoreStore,
-            MoveStore,
-            CopyInto,
-            CorrectLink,
-            AwaitWriters
+            CorrectPath, OtherOutput, RemoveLinkLoop, ShortenName, RenameOrRemove, RenameWhiteout, Permit,
+            PermitProgram, CheckPermissions, WritableFileSystem, Correct, AwaitLock, OtherDirectory,
+            CreateDirectory, PassDirectory, OtherDestination, AnotherDestination, EndWithSlash,
+            CorrectPattern, RemovePattern, IgnoreStore, MoveStore, CopyInto, CorrectLink, AwaitWriters
         },
         [
             FileRemedy::CorrectPath { root: "the build context".into() },
@@ -165,30 +144,10 @@ fn hints_about_the_machine_are_as_recorded() {
 fn hints_about_servers_are_as_recorded() {
     assert_words!(
         ServerRemedy {
-            CheckNetwork,
-            CheckPort,
-            Registry,
-            TryAgain,
-            AwaitRegistry,
-            AwaitServer,
-            CheckTag,
-            CreateRepository,
-            PushAgain,
-            PushToTag,
-            CheckRegistry,
-            CheckAddress,
-            CheckPassword,
-            CheckLogin,
-            TrustAuthority,
-            RemoveRule,
-            ConvertImage,
-            InstallHelper,
-            CheckHelper,
-            RemoveLogin,
-            SetHome,
-            CorrectRegistries,
-            CorrectProxy,
-            UseHost
+            CheckNetwork, CheckPort, Registry, TryAgain, AwaitRegistry, AwaitServer, CheckTag,
+            CreateRepository, PushAgain, PushToTag, CheckRegistry, CheckAddress, CheckPassword,
+            CheckLogin, TrustAuthority, RemoveRule, ConvertImage, InstallHelper, CheckHelper, RemoveLogin,
+            SetHome, CorrectRegistries, CorrectProxy, UseHost
         },
         [
             ServerRemedy::CheckNetwork,
@@ -479,6 +438,47 @@ fn hints_about_command_lines_are_as_recorded() {
     );
 }
 
+fn value_remedies() -> Vec<ValueRemedy> {
+    vec![
+        ValueRemedy::PlatformForm,
+        ValueRemedy::PlatformsForm,
+        ValueRemedy::HostForm,
+        ValueRemedy::UlimitForm,
+        ValueRemedy::NumberOrUnlimited,
+        ValueRemedy::SwapLimits { resource: "nofile".into(), soft: "9".into(), hard: "3".into() },
+        ValueRemedy::RaiseHardLimit,
+        ValueRemedy::VolumeForm,
+        ValueRemedy::CreateSource,
+        ValueRemedy::PassDirectory { name: "data".into() },
+        ValueRemedy::BindDirectory,
+        ValueRemedy::MountForm,
+        ValueRemedy::AnnotationForm,
+        ValueRemedy::OmitType,
+        ValueRemedy::ManifestOrOmitType,
+        ValueRemedy::SecretForm,
+        ValueRemedy::AddSecretId,
+        ValueRemedy::PermitSecretFile,
+        ValueRemedy::PassFile,
+        ValueRemedy::CreateSecretFile,
+        ValueRemedy::StartAgent,
+        ValueRemedy::SeparateSockets,
+        ValueRemedy::PullAlways,
+        ValueRemedy::SizeForm,
+        ValueRemedy::SecondsForm,
+        ValueRemedy::AtLeastOne,
+        ValueRemedy::LimitForm,
+        ValueRemedy::QuoteString,
+        ValueRemedy::BracketList,
+        ValueRemedy::AbsolutePath,
+        ValueRemedy::PairForm { flag: "--label".into() },
+        ValueRemedy::PassPair { flag: "--label".into(), context: "app".into() },
+        ValueRemedy::OmitInScripts,
+        ValueRemedy::PermitDelete,
+        ValueRemedy::LoginFile,
+        ValueRemedy::LogInToEach,
+    ]
+}
+
 #[test]
 fn hints_about_values_are_as_recorded() {
     assert_words!(
@@ -520,44 +520,7 @@ fn hints_about_values_are_as_recorded() {
             LoginFile,
             LogInToEach
         },
-        [
-            ValueRemedy::PlatformForm,
-            ValueRemedy::PlatformsForm,
-            ValueRemedy::HostForm,
-            ValueRemedy::UlimitForm,
-            ValueRemedy::NumberOrUnlimited,
-            ValueRemedy::SwapLimits { resource: "nofile".into(), soft: "9".into(), hard: "3".into() },
-            ValueRemedy::RaiseHardLimit,
-            ValueRemedy::VolumeForm,
-            ValueRemedy::CreateSource,
-            ValueRemedy::PassDirectory { name: "data".into() },
-            ValueRemedy::BindDirectory,
-            ValueRemedy::MountForm,
-            ValueRemedy::AnnotationForm,
-            ValueRemedy::OmitType,
-            ValueRemedy::ManifestOrOmitType,
-            ValueRemedy::SecretForm,
-            ValueRemedy::AddSecretId,
-            ValueRemedy::PermitSecretFile,
-            ValueRemedy::PassFile,
-            ValueRemedy::CreateSecretFile,
-            ValueRemedy::StartAgent,
-            ValueRemedy::SeparateSockets,
-            ValueRemedy::PullAlways,
-            ValueRemedy::SizeForm,
-            ValueRemedy::SecondsForm,
-            ValueRemedy::AtLeastOne,
-            ValueRemedy::LimitForm,
-            ValueRemedy::QuoteString,
-            ValueRemedy::BracketList,
-            ValueRemedy::AbsolutePath,
-            ValueRemedy::PairForm { flag: "--label".into() },
-            ValueRemedy::PassPair { flag: "--label".into(), context: "app".into() },
-            ValueRemedy::OmitInScripts,
-            ValueRemedy::PermitDelete,
-            ValueRemedy::LoginFile,
-            ValueRemedy::LogInToEach
-        ]
+        value_remedies()
     );
 }
 
