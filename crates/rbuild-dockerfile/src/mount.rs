@@ -20,7 +20,7 @@ pub enum MountKind {
     Tmpfs,
     /// A file or variable that is never stored in a layer.
     Secret,
-    /// An ssh agent socket.
+    /// An SSH agent socket.
     Ssh,
 }
 
@@ -49,11 +49,11 @@ pub struct Mount {
     pub from: Option<String>,
     /// `ro`/`readonly`, or the negation of `rw`/`readwrite`.
     pub read_only: Option<bool>,
-    /// `id` of a cache, secret or ssh agent.
+    /// `id` of a cache, secret or SSH agent.
     pub id: Option<String>,
     /// `sharing` of a cache.
     pub sharing: Sharing,
-    /// `required`: the build fails without the secret or ssh agent.
+    /// `required`: the build fails without the secret or SSH agent.
     pub required: bool,
     /// `size` of a tmpfs, in bytes.
     pub size: Option<u64>,

@@ -113,7 +113,7 @@ fn export_readable(prepared: &Prepared, export: &Export, view: &RootDir) -> Resu
     }
 }
 
-/// The platforms of a build that were begun, each with the environment of its steps.
+/// The platforms whose build has started, each with the environment of its steps.
 struct Platforms<'a> {
     request: &'a BuildRequest,
     prepared: &'a [Prepared],

@@ -184,7 +184,7 @@ pub fn enter_user_namespace_below() -> Result<()> {
         Ok(held_ranges(&text))
     };
     let maps = IdMaps::identity(&held("/proc/self/uid_map")?, &held("/proc/self/gid_map")?);
-    // The process that writes the maps may be in a pid namespace that numbers this process
+    // The process that writes the maps may be in a PID namespace that numbers this process
     // differently.
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let process = rustix::fs::open("/proc/self", flags, Mode::empty())

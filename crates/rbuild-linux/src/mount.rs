@@ -70,7 +70,7 @@ fn new_fs_with(
     rustix::mount::fsmount(fs.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes).map_err(|e| fail("fsmount", e))
 }
 
-/// Creates a procfs of the calling process's pid namespace.
+/// Creates a procfs of the calling process's PID namespace.
 pub fn new_procfs() -> Result<OwnedFd> {
     new_fs("proc", |_| Ok(()))
 }

@@ -71,7 +71,7 @@ pub fn receiving_ends() -> bool {
 #[derive(Debug, Clone, Copy)]
 pub struct InterceptedCall {
     id: u64,
-    /// Thread ID in this process's pid namespace.
+    /// Thread ID in this process's PID namespace.
     pub thread: u32,
     pub number: i32,
     /// `AUDIT_ARCH_…` value of the call.
@@ -152,12 +152,12 @@ pub fn answer_with_fd(
 /// `PIDFD_THREAD` (Linux 6.9): also accepts a thread that is not a thread-group leader.
 const THREAD: u32 = libc::O_EXCL as u32;
 
-/// Translates a thread ID of this process's pid namespace to the pid namespace of a /proc.
-pub fn number_in(proc: BorrowedFd<'_>, thread: u32) -> Option<u32> {
+/// Translates a thread ID of this process's PID namespace to the PID namespace of a /proc.
+pub fn tid_in(proc: BorrowedFd<'_>, thread: u32) -> Option<u32> {
     let pid = Pid::from_raw(thread as i32)?;
     let open = |flags| rustix::process::pidfd_open(pid, PidfdFlags::from_bits_retain(flags));
     let pidfd = open(THREAD).or_else(|_| open(0)).ok()?;
-    // See proc_pid_fdinfo(5): the number is in the pid namespace of the procfs mount.
+    // See proc_pid_fdinfo(5): the ID is that of the PID namespace of the procfs mount.
     let path = format!("self/fdinfo/{}", pidfd.as_raw_fd());
     let info = rustix::fs::openat(proc, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
     let text = std::io::read_to_string(std::fs::File::from(info)).ok()?;

@@ -71,7 +71,7 @@ pub fn fork() -> Result<Cloned> {
     clone(0)
 }
 
-/// Like [`fork`], as the first process of a new pid namespace. When that process ends, the kernel
+/// Like [`fork`], as the first process of a new PID namespace. When that process ends, the kernel
 /// kills all its descendants, including those it has not yet reported, before its pidfd signals the
 /// end (pid_namespaces(7)).
 pub fn fork_into_pid_namespace() -> Result<Cloned> {
@@ -320,7 +320,7 @@ pub fn new_terminal() -> Result<(OwnedFd, OwnedFd)> {
 
 /// Returns the children of the calling process's first thread, in the numbering of /proc.
 pub fn children() -> Vec<u32> {
-    // If /proc belongs to an outer pid namespace, this process has another number there.
+    // If /proc belongs to an outer PID namespace, this process has another ID there.
     let shown = std::fs::read_link("/proc/self").ok().and_then(|link| link.to_str()?.parse().ok());
     let own: u32 = shown.unwrap_or_else(std::process::id);
     let text = std::fs::read_to_string(format!("/proc/self/task/{own}/children"));

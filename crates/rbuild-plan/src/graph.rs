@@ -149,7 +149,7 @@ pub struct RunSecret {
     pub span: Span,
 }
 
-/// An ssh agent socket exposed to a command.
+/// An SSH agent socket exposed to a command.
 #[derive(Debug, Clone)]
 pub struct RunAgent {
     pub id: String,

@@ -11,7 +11,7 @@ use crate::error::{RegistryError, RegistryProblem, RemoteRepository, Result};
 use crate::proxy::is_loopback;
 use crate::url;
 
-/// Protection of connections.
+/// Transport security of connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum ConnectionSecurity {
     /// TLS with a trusted certificate.
@@ -35,7 +35,7 @@ pub(crate) struct Endpoint {
     pub path: String,
     pub security: ConnectionSecurity,
     /// The user's settings allow servers without a trusted certificate. A registry of this machine
-    /// is trusted without them, but servers that it leads to are not.
+    /// is trusted without them, but servers that it redirects to are not.
     pub lax: bool,
     pub certs: CertFiles,
     pub headers: Vec<(String, String)>,
@@ -60,8 +60,8 @@ impl Endpoint {
         url::same_origin(url, &format!("{own}://{}/", self.host))
     }
 
-    /// Returns the protection of another server that this one leads to, by redirects or as its
-    /// token server; `None` if it must not be used.
+    /// Returns the transport security for a server that this one redirects to or names as its token
+    /// server; `None` if that server must not be used.
     pub(crate) fn protection_of(&self, scheme: &str, authority: &str) -> Option<ConnectionSecurity> {
         let trusted = self.lax || is_loopback(without_port(authority));
         match (scheme, trusted, self.security) {

@@ -85,7 +85,7 @@ pub(crate) fn read_document(source: impl Read, limit: u64, retry_policy: RetryPo
 mod tests {
     use super::*;
 
-    /// Gives so many bytes at a time, after a pause.
+    /// Yields at most that many bytes per read, after a pause.
     struct Slow(usize, Duration);
 
     impl Read for Slow {

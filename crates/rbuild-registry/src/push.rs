@@ -210,7 +210,7 @@ impl EndpointSession {
         self.call(&ApiRequest { method: "POST", to, headers: &[], body: Body::Bytes(&[]), scopes, repeat: true })
     }
 
-    /// Returns the URL at which an upload goes on; `None` if the reply has none.
+    /// Returns the URL at which an upload continues; `None` if the reply does not contain one.
     fn location(&self, reply: &HttpReply) -> Outcome<Option<String>> {
         reply.header("location").map(|location| self.next(&reply.url, location)).transpose()
     }
@@ -251,7 +251,7 @@ impl EndpointSession {
         }
     }
 
-    /// Uploads a blob in chunks, and goes on where the registry is after a failure.
+    /// Uploads a blob in chunks. After a failure, resumes at the offset that the registry reports.
     fn upload_in_chunks(&self, blob: &UploadBlob<'_>, least: u64) -> Outcome<()> {
         let mut attempts = Attempts::new(self.shared().http.retry_policy(), false);
         let (mut location, mut at, mut chunk) = (self.restart()?, 0, CHUNK.max(least));

@@ -1,8 +1,8 @@
 //! Blobs whose download was interrupted.
 //!
-//! `partial/HEX` has the first bytes of the blob with that digest. The next download of the blob
-//! continues behind them, in whatever process. A download holds a lock on its file (flock(2)). The
-//! bytes prove nothing until the digest of the whole blob has been compared; if it is wrong, the
+//! `partial/HEX` contains the first bytes of the blob with that digest. The next download of the
+//! blob, in any process, resumes after them. A download holds a lock on its file (flock(2)). The
+//! bytes are not trusted until the digest of the whole blob has been compared; if it is wrong, the
 //! file is removed.
 
 use std::ffi::OsString;

@@ -97,8 +97,8 @@ pub fn reported(error: &(dyn Error + 'static), remedy: Option<Remedy>) -> Report
     ReportedError { message: sentence(error), errno: errno_of(error), remedy }
 }
 
-/// Returns the error number of the kernel, if a chain of errors has one. Errors that are shown as
-/// their causes are no members of a chain, so these are looked for inside them.
+/// Returns the error number of the kernel, if a chain of errors has one. Transparent errors do not
+/// list their inner error as a source, so it is searched separately.
 fn errno_of(error: &(dyn Error + 'static)) -> Option<i32> {
     let own = |error: &(dyn Error + 'static)| match error.downcast_ref::<io::Error>() {
         Some(e) => e.raw_os_error().or_else(|| carried::<rbuild_linux::Error>(e)?.errno()),

@@ -287,7 +287,7 @@ fn secret(state: &StageState, mount: &Mount, span: Span) -> Planned<RunSecret> {
     })
 }
 
-/// Returns the ssh agent mount; `n` numbers the default socket paths of a command.
+/// Returns the SSH agent mount; `n` numbers the default socket paths of a command.
 fn agent(state: &StageState, mount: &Mount, n: usize, span: Span) -> RunAgent {
     let target = mount.target.as_deref().map(|t| join(&state.config.config.working_dir, t));
     RunAgent {

@@ -48,7 +48,7 @@ struct RegistriesConf {
     registry: Vec<Registry>,
 }
 
-/// A place that a name leads to.
+/// A location that a name resolves to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Location {
     /// Host, with the port if it has one.

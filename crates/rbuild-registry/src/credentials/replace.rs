@@ -15,7 +15,7 @@ const TICK: Duration = Duration::from_millis(10);
 /// Maximum number of links to follow.
 const MAX_LINKS: usize = 40;
 
-/// The right to change a file, held by one process at a time.
+/// An exclusive lock on a credentials file.
 pub(super) struct FileLock {
     /// The file itself, behind all links.
     path: PathBuf,
@@ -23,8 +23,8 @@ pub(super) struct FileLock {
 }
 
 impl FileLock {
-    /// Waits for the right to change a file. The lock is a file next to it, since the file itself
-    /// is replaced.
+    /// Acquires the lock, waiting for other processes. It is on a file next to the credentials
+    /// file, which itself is replaced.
     pub(super) fn take(path: &Path) -> Result<FileLock, ConfigError> {
         let path = behind_links(path).map_err(ConfigError::file(FileAction::Read, path))?;
         let dir = path.parent().unwrap_or(Path::new("."));

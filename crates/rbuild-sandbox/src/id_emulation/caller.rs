@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
 use caps::Capability;
-use rbuild_linux::notify::{self, InterceptedCall, number_in};
+use rbuild_linux::notify::{self, InterceptedCall, tid_in};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
@@ -25,7 +25,7 @@ const CHUNK: u64 = 256;
 /// A /proc that shows both the container's processes and this one.
 pub struct SharedProc {
     pub dir: OwnedFd,
-    /// True if it belongs to an outer pid namespace, whose process IDs differ from this process's.
+    /// True if it belongs to an outer PID namespace, whose process IDs differ from this process's.
     pub outer: bool,
 }
 
@@ -36,9 +36,9 @@ impl SharedProc {
         PathBuf::from(format!("self/fd/{}", fd.as_fd().as_raw_fd()))
     }
 
-    /// Returns true if the thread that has that number in this /proc holds a capability.
-    pub fn holds(&self, number: u32, capability: Capability) -> bool {
-        let status = format!("{number}/status");
+    /// Returns true if the thread with that ID in this /proc holds a capability.
+    pub fn holds(&self, tid: u32, capability: Capability) -> bool {
+        let status = format!("{tid}/status");
         let status = rustix::fs::openat(&self.dir, status, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
         status.is_ok_and(|status| is_held(line(status, "CapEff:"), capability))
     }
@@ -78,12 +78,12 @@ impl Caller<'_> {
     }
 
     /// Returns its thread ID in this /proc; 0, which is never valid, if it is gone.
-    pub fn number(&self) -> u32 {
-        if self.proc.outer { number_in(self.proc.dir.as_fd(), self.thread()).unwrap_or(0) } else { self.thread() }
+    pub fn tid(&self) -> u32 {
+        if self.proc.outer { tid_in(self.proc.dir.as_fd(), self.thread()).unwrap_or(0) } else { self.thread() }
     }
 
     fn open(&self, path: &str, flags: OFlags) -> Result<OwnedFd> {
-        let path = format!("{}/{path}", self.number());
+        let path = format!("{}/{path}", self.tid());
         let opened = rustix::fs::openat(&self.proc.dir, path, flags | OFlags::CLOEXEC, Mode::empty())?;
         self.still_waits()?;
         Ok(opened)
@@ -137,8 +137,8 @@ impl Caller<'_> {
         line(self.open(file, OFlags::RDONLY).ok()?, word)
     }
 
-    /// Returns its thread ID in its own pid namespace.
-    pub fn own_number(&self) -> Option<u32> {
+    /// Returns its thread ID in its own PID namespace.
+    pub fn own_tid(&self) -> Option<u32> {
         self.line("status", "NSpid:")?.split_whitespace().last()?.parse().ok()
     }
 
@@ -147,7 +147,7 @@ impl Caller<'_> {
         self.line("status", set).and_then(|set| u64::from_str_radix(&set, 16).ok()).unwrap_or(0)
     }
 
-    /// Returns the number of the thread that traces it (ptrace(2)).
+    /// Returns the ID of the thread that traces it (ptrace(2)).
     pub fn tracer(&self) -> Option<u32> {
         self.line("status", "TracerPid:")?.parse().ok().filter(|tracer| *tracer != 0)
     }
@@ -241,8 +241,8 @@ pub fn names_link_of_proc(path: &[u8]) -> bool {
     matches!(own_path(path), Some((_, OwnProcPath::Link(..) | OwnProcPath::Behind(..))))
 }
 
-/// Returns a path, relative to the builder's /proc, for the file to which a link in /proc of the
-/// thread with that number leads; `None` for other paths, and for the link itself.
+/// Returns a path, relative to the builder's /proc, of the target of a link in /proc of the thread
+/// with that ID; `None` for other paths, and for the link itself.
 pub fn own_path_from_here(path: &[u8], number: u32, follow: bool) -> Option<Vec<u8>> {
     let (link, rest) = match own_path(path) {
         Some((_, OwnProcPath::Link(dir, name))) if follow => (text(dir, name), None),

@@ -42,7 +42,7 @@ pub struct OpenedFile {
 /// container leads into a /proc that shows this process (see [`SharedProc::outer`]): links there
 /// would be followed with this process's privileges.
 fn seen_from_here(caller: &Caller<'_>, dir: i32, path: &[u8], follow: bool) -> Result<CString> {
-    let thread = caller.number();
+    let thread = caller.tid();
     if path.starts_with(b"/") {
         let own = own_path_from_here(path, thread, follow).filter(|_| link_of_dev(path).is_none_or(is_unchanged));
         return CString::new(own.as_deref().unwrap_or(path)).map_err(|_| Errno::INVAL);

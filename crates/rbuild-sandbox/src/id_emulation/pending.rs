@@ -6,7 +6,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use rbuild_linux::notify::number_in;
+use rbuild_linux::notify::tid_in;
 use rustix::fs::{AtFlags, Mode, OFlags};
 
 use crate::id_emulation::caller::SharedProc;
@@ -25,10 +25,10 @@ pub struct MemoryImage {
 
 impl MemoryImage {
     pub fn of(proc: &SharedProc, thread: u32) -> Option<MemoryImage> {
-        let number = if proc.outer { number_in(proc.dir.as_fd(), thread)? } else { thread };
-        let vectors = format!("{number}/auxv");
+        let tid = if proc.outer { tid_in(proc.dir.as_fd(), thread)? } else { thread };
+        let vectors = format!("{tid}/auxv");
         let vectors = rustix::fs::openat(&proc.dir, vectors, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
-        let program = rustix::fs::statat(&proc.dir, format!("{number}/exe"), AtFlags::empty()).ok();
+        let program = rustix::fs::statat(&proc.dir, format!("{tid}/exe"), AtFlags::empty()).ok();
         Some(MemoryImage { vectors: read(vectors)?, program: program.map(|stat| (stat.st_dev, stat.st_ino)) })
     }
 }

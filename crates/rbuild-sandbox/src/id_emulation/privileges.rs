@@ -96,7 +96,7 @@ impl Supervisor {
         let Some(parts) = parts_of(caller, header)? else { return Ok(Reply::GO) };
         let mut bytes = vec![0; parts * SETS_SIZE];
         caller.read(sets, &mut bytes)?;
-        let numbers = ids_of(&bytes);
+        let ids = ids_of(&bytes);
         // Three sets of 32 capabilities each, and then the same of those with higher numbers.
         let set = |i: usize| u64::from(numbers[i]) | numbers.get(i + 3).map_or(0, |high| u64::from(*high) << 32);
         let known = |word: &str| caller.capabilities(word);
@@ -238,25 +238,25 @@ impl Supervisor {
     }
 
     /// Returns true if the caller shares its root and working directory with another process, which
-    /// could change them while a set-id program runs. Where processes have other numbers in /proc,
+    /// could change them while a set-id program runs. Where processes have other IDs in /proc,
     /// this cannot be determined.
     fn shares_directories(&self, caller: &Caller<'_>) -> bool {
-        let numbers = |path: &str| -> Vec<u32> {
+        let ids = |path: &str| -> Vec<u32> {
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
             let dir = rustix::fs::openat(&self.proc.dir, path, flags, Mode::empty()).and_then(rustix::fs::Dir::new);
             let entries = dir.into_iter().flatten().flatten();
             entries.filter_map(|entry| entry.file_name().to_str().ok()?.parse().ok()).collect()
         };
-        let own = numbers(&format!("{}/task", caller.thread()));
+        let own = ids(&format!("{}/task", caller.thread()));
         !self.proc.outer
-            && numbers(".")
+            && ids(".")
                 .iter()
-                .flat_map(|process| numbers(&format!("{process}/task")))
+                .flat_map(|process| ids(&format!("{process}/task")))
                 .any(|thread| !own.contains(&thread) && notify::share_directories(caller.thread(), thread))
     }
 
     /// Returns true if the tracer may trace every process (CAP_SYS_PTRACE). No command may where
-    /// processes have other numbers in /proc.
+    /// processes have other IDs in /proc.
     fn is_able_tracer(&self, tracer: u32) -> bool {
         let capability = Capability::CAP_SYS_PTRACE;
         !self.proc.outer && self.known_credentials(tracer).has(capability) && self.proc.holds(tracer, capability)
@@ -298,7 +298,7 @@ fn parts_of(caller: &Caller<'_>, header: u64) -> Result<Option<usize>> {
     caller.read(header, &mut bytes)?;
     let [version, pid] =
         [&bytes[..4], &bytes[4..]].map(|word| u32::from_ne_bytes([word[0], word[1], word[2], word[3]]));
-    let is_own = pid == 0 || caller.own_number() == Some(pid);
+    let is_own = pid == 0 || caller.own_tid() == Some(pid);
     Ok((VERSIONS.contains(&version) && is_own).then_some(if version == SHORT { 1 } else { 2 }))
 }
 

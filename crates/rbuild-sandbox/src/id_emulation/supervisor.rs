@@ -128,14 +128,14 @@ impl Supervisor {
     }
 
     /// Returns the credentials of the caller. Fails if it no longer waits: the credentials found
-    /// may be those of another process that has its number.
+    /// may be those of another process with the same ID.
     pub(super) fn credentials(&self, caller: &Caller<'_>) -> Result<&Credentials> {
         let who = self.known_credentials(caller.thread());
         caller.still_waits()?;
         Ok(who)
     }
 
-    /// Returns the credentials of the thread that has that number now.
+    /// Returns the credentials of the thread that has that ID now.
     pub(super) fn known_credentials(&self, thread: u32) -> &Credentials {
         let place = self.place_of(thread);
         match self.pending.get(&place) {
@@ -313,11 +313,11 @@ fn take_place(thread: &impl Thread, place: u64) -> Result<()> {
     })
 }
 
-/// A thread that is known by its number.
+/// A thread that is identified by its ID.
 pub(super) trait Thread {
     fn id(&self) -> u32;
 
-    /// Fails if it may have ended, and the number may be that of another thread.
+    /// Fails if it may have ended, and the ID may be that of another thread.
     fn still_has_id(&self) -> Result<()>;
 }
 
@@ -331,7 +331,7 @@ impl Thread for Caller<'_> {
     }
 }
 
-/// The first process of a container, of which this process is the parent: its number stays taken
+/// The first process of a container, of which this process is the parent: its PID stays taken
 /// until it is waited for.
 struct InitProcess(u32);
 

@@ -162,7 +162,7 @@ impl Launcher<'_> {
     ) -> Result<Result<BuilderExit, SandboxError>, SandboxError> {
         let (ready, go) = std::io::pipe().map_err(failed("pipe2", "a pipe"))?;
         let (failure_reader, failure_writer) = std::io::pipe().map_err(failed("pipe2", "a pipe"))?;
-        // Without a pid namespace, descendants of a builder that is killed together with its zygote
+        // Without a PID namespace, descendants of a builder that is killed together with its zygote
         // and runners are reparented to this process. It adopts them only if it has no children of
         // its own, which could not be told apart from the builder's.
         let bare = isolation == Isolation::Chroot;

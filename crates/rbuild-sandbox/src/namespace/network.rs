@@ -1,7 +1,7 @@
 //! Isolated network of a build, with outbound access.
 //!
 //! The network namespace belongs to the build and is shared by its commands. Traffic is carried by
-//! a program of the host, pasta or slirp4netns, which runs in the builder's pid namespace and ends
+//! a program of the host, pasta or slirp4netns, which runs in the builder's PID namespace and ends
 //! with it. That program sees the host like its caller; commands see an interface that it creates.
 
 use std::convert::Infallible;

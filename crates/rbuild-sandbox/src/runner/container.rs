@@ -115,7 +115,7 @@ fn container(
     socket: &UnixStream,
     context: &RunnerContext,
 ) -> Result<Exit, RunnerError> {
-    // The pid namespace of this process belongs to the builder's user namespace, which has the
+    // The PID namespace of this process belongs to the builder's user namespace, which has the
     // right to mount its procfs.
     let proc = (request.is_emulated() && context.proc == ProcView::Own).then(new_procfs);
     let proc = proc.transpose().map_err(RunnerProblem::from).during(Phase::Emulation)?;
@@ -201,7 +201,7 @@ fn start() -> Result<(), RunnerProblem> {
 
 /// Returns the two ends of the socket that carries the listener for calls about owners, and a /proc
 /// that shows the container's processes: `own`, in which process IDs are the same as in this
-/// process's pid namespace, or the one that is there.
+/// process's PID namespace, or the one that is there.
 fn for_answers(own: Option<OwnedFd>) -> Result<(UnixStream, UnixStream, id_emulation::SharedProc), RunnerProblem> {
     let (ours, theirs) =
         UnixStream::pair().map_err(RunnerProblem::of_call("socketpair", described("a pair of sockets")))?;

@@ -3,7 +3,7 @@
 //! They are attached here one after the other and not by libcontainer, which resolves every path
 //! with dozens of calls and does not follow links of an image to paths that do not exist. Only
 //! /proc is mounted by libcontainer: it shows the container's own processes, so it is mounted from
-//! inside the container's pid namespace.
+//! inside the container's PID namespace.
 
 use std::io::Write;
 use std::os::fd::OwnedFd;
@@ -181,7 +181,7 @@ fn fill_dev(dev: &RootDir, request: &RunRequest) -> rbuild_linux::Result<()> {
     Ok(())
 }
 
-/// The mounts that libcontainer makes: a procfs shows the pid namespace in which it is mounted.
+/// The mounts that libcontainer makes: a procfs shows the PID namespace in which it is mounted.
 pub(crate) fn mounts_inside(proc: ProcView) -> Result<Vec<oci::Mount>, RunnerProblem> {
     if proc == ProcView::Outer {
         return Ok(Vec::new());

@@ -7,9 +7,9 @@ use crate::namespace::network::Isolated;
 /// The processes that /proc shows to the builder and in containers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ProcView {
-    /// Those of their own pid namespace.
+    /// Those of their own PID namespace.
     Own,
-    /// Those of the pid namespace in which rbuild was started, with the IDs of that namespace.
+    /// Those of the PID namespace in which rbuild was started, with the IDs of that namespace.
     Outer,
 }
 

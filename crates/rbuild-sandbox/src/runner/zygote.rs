@@ -37,7 +37,7 @@ const BEGIN: u8 = b'b';
 /// The way in which a zygote was started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ZygoteKind {
-    /// A fork of the builder in the `chroot` mode: there is no pid namespace for the kernel to
+    /// A fork of the builder in the `chroot` mode: there is no PID namespace for the kernel to
     /// clean up, and commands have no /proc.
     Bare,
     /// Executes rbuild again, from a file that commands cannot change.
@@ -62,7 +62,7 @@ const CLOSING: Duration = Duration::from_secs(1);
 
 impl Zygote {
     /// Starts the zygote; it can start commands only if `commands` is true. The caller must still
-    /// be single-threaded. In a pid namespace the kernel kills leftover processes. Without one (and
+    /// be single-threaded. In a PID namespace the kernel kills leftover processes. Without one (and
     /// thus without `context`), the zygote does or, if it is killed, the builder.
     pub(crate) fn start(
         context: Option<RunnerContext>,
@@ -178,7 +178,7 @@ impl Zygote {
 
     /// Returns the error for a zygote that ended before the builder.
     pub(crate) fn end(&self) -> SandboxError {
-        // A builder without a pid namespace reaps all adopted children, this one included.
+        // A builder without a PID namespace reaps all adopted children, this one included.
         match process::has_exited(&self.process) {
             true => RunnerProblem::StarterEnded.during(Phase::Start).into(),
             false => SandboxError::Killed("the process that starts commands"),

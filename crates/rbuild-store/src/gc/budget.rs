@@ -64,9 +64,9 @@ impl Gc<'_> {
         Ok(freed)
     }
 
-    /// Returns true unless the cache is known to have at most `most` bytes. Adds up recorded sizes
-    /// only, because the caller may lack permission to read some trees: returns true if the size of
-    /// a tree is not recorded yet, or if there are cache mounts, whose sizes change. Files that
+    /// Returns true if the cache may exceed `most` bytes. Adds up recorded sizes only, because the
+    /// caller may lack permission to read some trees: returns true if the size of a tree has not
+    /// been recorded yet, or if there are cache mounts, whose sizes change. Files that
     /// trees share count for each of them.
     ///
     /// # Errors

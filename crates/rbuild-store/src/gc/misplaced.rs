@@ -1,4 +1,4 @@
-//! Directories, links and other things in places where the store keeps regular files.
+//! Entries of the wrong kind in the store, such as directories where it keeps regular files.
 
 use std::ffi::{OsStr, OsString};
 
@@ -48,7 +48,7 @@ impl Misplaced {
         Misplaced::unless(starts_with_digest(name) && name.ends_with(b".json"), dir, entry)
     }
 
-    /// Returns what is in place of a directory of the store, if it exists and is none.
+    /// Returns the entry at a path where the store needs a directory, if it is something else.
     pub fn instead_of(parent: &RootDir, name: &str) -> Result<Option<Misplaced>> {
         match parent.stat_name(OsStr::new(name)) {
             Ok(stat) if stat.kind == FileKind::Dir => Ok(None),

@@ -107,7 +107,7 @@ impl Scene {
         [digest, id, layer]
     }
 
-    /// Makes a cache mount that occupies so many mebibytes, and returns its name.
+    /// Makes a cache mount of `mib` mebibytes, and returns its name.
     fn cache_mount(&self, id: &str, mib: usize) -> String {
         let work = Workspace::open(&self.store).unwrap();
         let fill = |dir: &RootDir| {

@@ -27,7 +27,7 @@ impl fmt::Display for BadValue {
 impl std::error::Error for BadValue {}
 
 impl BadValue {
-    /// Returns the failure of the setting that has the value, which is named as its user wrote it,
+    /// Returns the error for a setting with this value. `setting` is its text as the user wrote it,
     /// for example `--network bridge`.
     pub fn of(self, setting: impl fmt::Display) -> Failure {
         Failure::usage(format!("{setting}: {}", self.problem)).help(self.hint)
@@ -47,7 +47,7 @@ pub fn choice<T: Copy + PartialEq>(kind: &str, words: &[(&str, T)], text: &str) 
     Err(BadValue { problem: format!("unknown {kind}"), hint })
 }
 
-/// Returns the complaint about the key of an option that is not one of `known`.
+/// Returns the error for the key of an option that is not one of `known`.
 pub fn unknown_option(key: &str, known: &[&str]) -> BadValue {
     BadValue { problem: format!("unknown option `{key}`"), hint: hints::suggestion(key, known) }
 }

@@ -33,7 +33,8 @@ impl Bounds {
     const DEBUG: Bounds = Bounds { kept: 1, kept_per_change: 0 };
     const OF_BUILD: Bounds = if cfg!(debug_assertions) { Bounds::DEBUG } else { Bounds::RELEASE };
 
-    /// Returns true if a copy with so many unchanged and changed files is stored as changes.
+    /// Returns true if a copy with these numbers of unchanged and changed files is stored as
+    /// changes.
     fn include(&self, kept: usize, changed: usize) -> bool {
         kept >= self.kept && kept >= changed * self.kept_per_change
     }

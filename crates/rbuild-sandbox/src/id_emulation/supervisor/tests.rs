@@ -1,4 +1,4 @@
-//! Calls whose caller ends while they are answered, and whose number is taken by another process.
+//! Calls whose caller ends while they are answered, and whose ID is reused by another process.
 
 use std::cell::Cell;
 use std::os::unix::net::UnixStream;
@@ -47,18 +47,18 @@ fn no_answer_is_sent_to_a_reused_thread_id() {
     }
 }
 
-/// Starts a process that has just this number.
-fn process_with_number(number: u32) -> Child {
+/// Starts a process with this PID.
+fn process_with_pid(pid: u32) -> Child {
     for _ in 0..100 {
-        std::fs::write("/proc/sys/kernel/ns_last_pid", (number - 1).to_string()).unwrap();
+        std::fs::write("/proc/sys/kernel/ns_last_pid", (pid - 1).to_string()).unwrap();
         let mut child = Command::new("sleep").arg("100").spawn().unwrap();
-        if child.id() == number {
+        if child.id() == pid {
             return child;
         }
         child.kill().unwrap();
         child.wait().unwrap();
     }
-    panic!("no process got the number {number}");
+    panic!("no process got the PID {pid}");
 }
 
 fn answer_for_a_caller_that_is_gone() {
@@ -91,7 +91,7 @@ fn answer_for_a_caller_that_is_gone() {
 
     caller.kill().unwrap();
     caller.wait().unwrap();
-    let mut other = process_with_number(call.thread);
+    let mut other = process_with_pid(call.thread);
     let before = notify::queue_limit(other.id()).unwrap();
     assert_eq!(supervisor.decide(change(), &asking).err(), Some(Errno::SRCH));
     assert_eq!(supervisor.credentials(&asking).err(), Some(Errno::SRCH));
@@ -107,7 +107,7 @@ fn answer_for_a_caller_that_is_gone() {
     other.wait().unwrap();
 }
 
-/// A process whose number is reused after its end.
+/// A process whose PID is reused after its end.
 struct ReusedId<'a>(&'a Child, Cell<u32>);
 
 impl Thread for ReusedId<'_> {
