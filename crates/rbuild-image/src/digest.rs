@@ -1,6 +1,8 @@
 //! Identifiers that are SHA-256 hashes. Each kind has its own type, so that one cannot be
 //! passed for another.
 
+use crate::hash::parse_hex;
+
 /// A text is not a SHA-256 digest. Contains the first 100 characters of the text.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("invalid digest `{0}`: expected sha256:<64 hexadecimal digits>")]
@@ -8,18 +10,14 @@ pub struct DigestError(pub String);
 
 /// Parses `sha256:` and 64 lower-case hexadecimal digits (OCI image-spec, descriptor.md,
 /// "Digests").
+///
+/// # Errors
+///
+/// Fails if the text is anything else.
 #[doc(hidden)]
 pub fn parse_sha256(text: &str) -> Result<[u8; 32], DigestError> {
-    let bad = || DigestError(text.chars().take(100).collect());
-    let hex = text.strip_prefix("sha256:").ok_or_else(bad)?;
-    if hex.len() != 64 || !hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
-        return Err(bad());
-    }
-    let mut bytes = [0; 32];
-    for (i, byte) in bytes.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(&hex[2 * i..2 * i + 2], 16).map_err(|_| bad())?;
-    }
-    Ok(bytes)
+    let bytes = text.strip_prefix("sha256:").and_then(parse_hex);
+    bytes.ok_or_else(|| DigestError(text.chars().take(100).collect()))
 }
 
 /// Returns bytes as lower-case hexadecimal digits.

@@ -7,6 +7,27 @@ use sha2::{Digest as _, Sha256};
 pub trait Sha256Id {
     /// Returns the identifier with this binary value.
     fn from_bytes(bytes: [u8; 32]) -> Self;
+
+    /// Returns the identifier with these 64 lower-case hexadecimal digits, or `None` if the text is
+    /// anything else.
+    fn from_hex(digits: &str) -> Option<Self>
+    where
+        Self: Sized,
+    {
+        parse_hex(digits).map(Self::from_bytes)
+    }
+}
+
+/// Parses 64 lower-case hexadecimal digits.
+pub(crate) fn parse_hex(hex: &str) -> Option<[u8; 32]> {
+    if hex.len() != 64 || !hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
+        return None;
+    }
+    let mut bytes = [0; 32];
+    for (i, byte) in bytes.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(&hex[2 * i..2 * i + 2], 16).ok()?;
+    }
+    Some(bytes)
 }
 
 /// Incremental SHA-256. [`Hasher::field`] prefixes each field with its length, so two different

@@ -10,6 +10,8 @@ rbuild_image::id_type! {
     key CacheKey;
     /// Result of a step, which the steps that read it hash into their keys.
     key ResultId;
+    /// Hash of the files of a context that a step reads.
+    key FilesHash;
     /// Key of a finished image: a hash of its result and of everything else in its documents.
     key ImageKey;
     /// Identifier of a container.

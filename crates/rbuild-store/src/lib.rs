@@ -88,8 +88,8 @@ pub use gc::budget::Budget;
 pub use gc::fsck::{CheckFailure, Checked};
 pub use gc::prune::{DanglingImages, Freed, Gc, Usage};
 pub use ids::{
-    BuildId, BuildIdError, BuildIndexName, CacheId, CacheKey, ContainerId, HashesName, ImageKey, LockId, ResultId,
-    SecretHash,
+    BuildId, BuildIdError, BuildIndexName, CacheId, CacheKey, ContainerId, FilesHash, HashesName, ImageKey, LockId,
+    ResultId, SecretHash,
 };
 pub use images::{Artifact, FoundImage, Image, Images, LostPlatforms, NamedImage};
 pub use layers::{Layers, PackedLayer};

@@ -4,7 +4,7 @@
 use rbuild_plan::{BuildGraph, Step, StepName, StepPart, Vertex, VertexId};
 use rbuild_source::Changes;
 use rbuild_store::{
-    BuildIndex, CacheKey, FILES, FROM, IndexedStep, KeyInputs, KeyPart, KeyValue, PARENT, ResultId, VARIABLE,
+    BuildIndex, CacheKey, FILES, FROM, FilesHash, IndexedStep, KeyInputs, KeyPart, KeyValue, PARENT, ResultId, VARIABLE,
 };
 
 use crate::cache::key::KeyComponent;
@@ -34,7 +34,7 @@ impl KeyRecorder<'_> {
             KeyComponent::Own(StepPart::Variable(name, value)) => {
                 (VARIABLE, KeyValue::Variable { name: name.to_string(), value: value.to_string() })
             }
-            KeyComponent::Files(name, digest) => (*name, KeyValue::Files(*digest.bytes())),
+            KeyComponent::Files(name, digest) => (*name, KeyValue::Files(FilesHash::from_bytes(*digest.bytes()))),
             KeyComponent::Input(name, id) => {
                 let vertex = &self.graph.vertices[*id];
                 let result = (self.result_of)(*id);
@@ -149,13 +149,13 @@ fn values<'a>(key_inputs: &'a KeyInputs, name: &str) -> Vec<&'a KeyValue> {
 }
 
 fn texts(values: &[&KeyValue]) -> String {
-    values.iter().map(ToString::to_string).collect::<Vec<_>>().join(SEPARATOR)
+    values.iter().map(|value| value.to_text()).collect::<Vec<_>>().join(SEPARATOR)
 }
 
 /// Returns the difference between the patterns of two steps. Unlike other parts, a pattern is in
 /// the key even if it is empty.
 fn excludes(new: &[&KeyValue], old: &[&KeyValue]) -> String {
-    let patterns = |values: &[&KeyValue]| values.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let patterns = |values: &[&KeyValue]| values.iter().map(|value| value.to_text()).collect::<Vec<_>>();
     let (new, old) = (patterns(new), patterns(old));
     let not_empty = |list: &[String]| list.iter().filter(|text| !text.is_empty()).cloned().collect::<Vec<_>>();
     if not_empty(&new) == not_empty(&old) && new.len() != old.len() {
@@ -183,7 +183,7 @@ fn source(input: &KeyValue) -> String {
     match input {
         KeyValue::Step { label, .. } => format!("[{label}]"),
         KeyValue::Image { name, .. } => name.clone(),
-        KeyValue::Text(_) | KeyValue::Variable { .. } | KeyValue::Files(_) => input.to_string(),
+        KeyValue::Text(_) | KeyValue::Variable { .. } | KeyValue::Files(_) => input.to_text(),
     }
 }
 
@@ -297,7 +297,7 @@ mod tests {
         ] {
             let value = KeyValue::Variable { name: name.into(), value: value.into() };
             let inputs = KeyInputs { parts: vec![KeyPart { name: VARIABLE.into(), value }] };
-            assert_eq!(masked(inputs, secrets).parts[0].value.to_string(), want);
+            assert_eq!(masked(inputs, secrets).parts[0].value.to_text(), want);
         }
         let of = |values: [&str; 2]| key_inputs(&values.map(|value| ("--exclude", value)));
         let spanning = secrets(&["first", "first second"]);

@@ -381,7 +381,15 @@ pub(crate) fn agents<'s>(env: &StepEnv<'_>, steps: &'s [RunAgent]) -> Result<Vec
 fn content_digests(key_inputs: &KeyInputs) -> Vec<Option<SelectionHash>> {
     let contents = key_inputs.parts.iter().filter(|part| part.name == FILES);
     contents
-        .map(|part| if let KeyValue::Files(hash) = part.value { Some(SelectionHash::from_bytes(hash)) } else { None })
+        .map(
+            |part| {
+                if let KeyValue::Files(hash) = part.value {
+                    Some(SelectionHash::from_bytes(*hash.bytes()))
+                } else {
+                    None
+                }
+            },
+        )
         .collect()
 }
 

@@ -96,7 +96,7 @@ impl Supervisor {
         let Some(parts) = parts_of(caller, header)? else { return Ok(Reply::GO) };
         let mut bytes = vec![0; parts * SETS_SIZE];
         caller.read(sets, &mut bytes)?;
-        let ids = ids_of(&bytes);
+        let numbers = ids_of(&bytes);
         // Three sets of 32 capabilities each, and then the same of those with higher numbers.
         let set = |i: usize| u64::from(numbers[i]) | numbers.get(i + 3).map_or(0, |high| u64::from(*high) << 32);
         let known = |word: &str| caller.capabilities(word);

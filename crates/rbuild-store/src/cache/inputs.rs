@@ -2,12 +2,12 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
-use rbuild_image::{BlobDigest, ManifestDigest};
+use rbuild_image::{ManifestDigest, Sha256Id};
 use serde::{Deserialize, Serialize};
 
 use crate::cache::records::Records;
 use crate::error::Result;
-use crate::ids::{BuildIndexName, CacheKey, ResultId};
+use crate::ids::{BuildIndexName, CacheKey, FilesHash, ResultId};
 use crate::modes;
 
 /// The named parts that a step's key was computed from, in order. Names may repeat.
@@ -68,69 +68,76 @@ pub enum KeyValue {
         result: ResultId,
     },
     /// Hash of selected files of a context.
-    Files([u8; 32]),
+    Files(FilesHash),
 }
 
-/// The form in documents of the store.
-impl std::fmt::Display for KeyValue {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl KeyValue {
+    /// Returns the value as text, for documents of the store and for explanations: the inverse of
+    /// [`KeyValue::from_text`].
+    pub fn to_text(&self) -> String {
         match self {
-            KeyValue::Text(text) => f.write_str(text),
-            KeyValue::Variable { name, value } => write!(f, "{name}={value}"),
+            KeyValue::Text(text) => text.clone(),
+            KeyValue::Variable { name, value } => format!("{name}={value}"),
             KeyValue::Image { name, manifest, result } if result.bytes() == manifest.bytes() => {
-                write!(f, "image {name} {manifest}")
+                format!("image {name} {manifest}")
             }
-            KeyValue::Image { name, manifest, result } => write!(f, "image {name} {result} {manifest}"),
-            KeyValue::Step { label, result } => write!(f, "step {label} {result}"),
-            KeyValue::Files(hash) => f.write_str(&ResultId::from_bytes(*hash).hex()),
+            KeyValue::Image { name, manifest, result } => format!("image {name} {result} {manifest}"),
+            KeyValue::Step { label, result } => format!("step {label} {result}"),
+            KeyValue::Files(hash) => hash.hex(),
         }
+    }
+
+    /// Returns the value of a part from a document. The name of the part determines its form; a
+    /// text in another form is taken as it is.
+    fn from_text(name: &str, text: String) -> KeyValue {
+        let value = match name {
+            PARENT | FROM => input_from_text(&text),
+            FILES => id_from_text(&text).map(KeyValue::Files),
+            VARIABLE => variable_from_text(&text),
+            _ => None,
+        };
+        value.unwrap_or(KeyValue::Text(text))
     }
 }
 
 impl From<KeyPart> for (String, String) {
     fn from(part: KeyPart) -> (String, String) {
-        (part.name, part.value.to_string())
+        (part.name, part.value.to_text())
     }
 }
 
 impl From<(String, String)> for KeyPart {
     fn from((name, text): (String, String)) -> KeyPart {
-        let value = match name.as_str() {
-            PARENT | FROM => input(&text),
-            FILES => hash(&text).map(KeyValue::Files),
-            VARIABLE => variable(&text),
-            _ => None,
-        };
-        KeyPart { name, value: value.unwrap_or(KeyValue::Text(text)) }
+        let value = KeyValue::from_text(&name, text);
+        KeyPart { name, value }
     }
 }
 
-/// Reads the stored form of a variable. Its name has no `=`.
-fn variable(text: &str) -> Option<KeyValue> {
+/// Reads a variable. Its name has no `=`.
+fn variable_from_text(text: &str) -> Option<KeyValue> {
     let (name, value) = text.split_once('=')?;
     Some(KeyValue::Variable { name: name.into(), value: value.into() })
 }
 
-/// Reads the stored form of an input: its kind, its name, and a digest.
-fn input(text: &str) -> Option<KeyValue> {
+/// Reads an input: its kind, its name, and one or two digests.
+fn input_from_text(text: &str) -> Option<KeyValue> {
     let (kind, rest) = text.split_once(' ')?;
     let (name, digest) = rest.rsplit_once(' ')?;
-    let (name, bytes) = (name.to_string(), hash(digest)?);
     match kind {
         "image" => {
-            let counts = name.rsplit_once(' ').and_then(|(name, result)| Some((name.to_string(), hash(result)?)));
-            let (name, result) = counts.unwrap_or((name, bytes));
-            let (manifest, result) = (ManifestDigest::from_bytes(bytes), ResultId::from_bytes(result));
-            Some(KeyValue::Image { name, manifest, result })
+            let manifest: ManifestDigest = id_from_text(digest)?;
+            let pair = name.rsplit_once(' ').and_then(|(name, result)| Some((name, id_from_text(result)?)));
+            let (name, result) = pair.unwrap_or((name, ResultId::from_bytes(*manifest.bytes())));
+            Some(KeyValue::Image { name: name.into(), manifest, result })
         }
-        "step" => Some(KeyValue::Step { label: name, result: ResultId::from_bytes(bytes) }),
+        "step" => Some(KeyValue::Step { label: name.into(), result: id_from_text(digest)? }),
         _ => None,
     }
 }
 
-fn hash(text: &str) -> Option<[u8; 32]> {
-    let hex = text.strip_prefix("sha256:").unwrap_or(text);
-    Some(*format!("sha256:{hex}").parse::<BlobDigest>().ok()?.bytes())
+/// Reads an identifier. Documents of earlier versions have all of them with the prefix.
+fn id_from_text<T: Sha256Id>(text: &str) -> Option<T> {
+    T::from_hex(text.strip_prefix("sha256:").unwrap_or(text))
 }
 
 /// The steps last built from one Dockerfile in one directory.
@@ -238,7 +245,7 @@ mod tests {
     /// Each row has the name and the stored text of a part, and its value.
     #[test]
     fn documents_contain_text_and_programs_use_enums() {
-        let hex = BlobDigest::of(b"x").hex();
+        let hex = ManifestDigest::of(b"x").hex();
         let (manifest, result) = (ManifestDigest::of(b"x"), ResultId::of(b"x"));
         let counts = ResultId::of(b"y");
         let image = |result| KeyValue::Image { name: "debian:12".into(), manifest, result };
@@ -246,7 +253,7 @@ mod tests {
             (FROM, format!("image debian:12 sha256:{hex}"), image(ResultId::from_bytes(*manifest.bytes()))),
             (FROM, format!("image debian:12 {counts} sha256:{hex}"), image(counts)),
             (PARENT, format!("step a 3/7 {hex}"), KeyValue::Step { label: "a 3/7".into(), result }),
-            (FILES, hex.clone(), KeyValue::Files(*result.bytes())),
+            (FILES, hex.clone(), KeyValue::Files(FilesHash::from_bytes(*result.bytes()))),
             ("command", format!("step a 3/7 {hex}"), KeyValue::Text(format!("step a 3/7 {hex}"))),
             (FROM, "image x".into(), KeyValue::Text("image x".into())),
             (FROM, format!("disk x {hex}"), KeyValue::Text(format!("disk x {hex}"))),
