@@ -100,7 +100,7 @@ pub enum StoreError {
     #[error(transparent)]
     NotArrived(ReportedError),
     /// A blob that was read while it arrived has the wrong digest, and is downloaded again.
-    #[error("a blob is downloaded again")]
+    #[error("the digest of a downloaded blob is wrong, and it is downloaded again")]
     ArrivesAgain,
     /// The build was stopped while it waited for another one.
     #[error("the build was stopped while it waited for another one")]
@@ -236,7 +236,7 @@ mod tests {
         let unusable = |errno| StoreError::Unusable { path: "/s".into(), source: failed(errno) };
         let newer = |features: &str| StoreError::Newer { path: "/s".into(), version: 9, features: features.into() };
         let (digest, found) = (BlobDigest::of(b"a"), BlobDigest::of(b"b"));
-        let holder = || "bash (process 7)".to_string();
+        let holder = || "bash (PID 7, user root)".to_string();
         vec![
             StoreError::Layer(LayerError::NotTar),
             unusable(13),

@@ -117,7 +117,7 @@ impl LockUser {
             Some(uid) => process::user_name(uid).unwrap_or_else(|| uid.to_string()),
             None => "unknown".into(),
         };
-        format!("{command} (pid {}, user {user})", holder.pid)
+        format!("{command} (PID {}, user {user})", holder.pid)
     }
 }
 
@@ -184,7 +184,9 @@ impl Holding {
         match self {
             Holding::Foreign => format!("waiting for {holders}, which holds the store's {lock} and is not rbuild"),
             Holding::Lock => format!("waiting for {holders}, which holds the store's {lock}"),
-            Holding::Key => format!("waiting for {holders}, which runs the same step or uses the same cache mount"),
+            Holding::Key => format!(
+                "waiting for {holders}, which runs the same step, unpacks the same layer or uses the same cache mount"
+            ),
         }
     }
 }

@@ -122,7 +122,7 @@ fn waiting_for_a_foreign_holder_of_steps_lock_times_out_and_names_it() {
         "fcntl.lockf(f, fcntl.LOCK_SH)",
     ] {
         let holder = holder(&lab, script);
-        let named = format!("python3 (pid {}, user ", holder.id());
+        let named = format!("python3 (PID {}, user ", holder.id());
         let began = Instant::now();
         let ran = lab.rbuild(["--lock-timeout", "4", "build", "--no-cache", "."]);
         end(holder);
@@ -152,7 +152,7 @@ fn waiting_for_a_foreign_holder_of_the_store_lock_times_out_and_names_it() {
     {
         let holder = Command::new("flock").arg(lab.store().join(file)).args(["sleep", "600"]).spawn().unwrap();
         std::thread::sleep(Duration::from_millis(500));
-        let named = format!("flock (pid {}, user ", holder.id());
+        let named = format!("flock (PID {}, user ", holder.id());
         let ran = lab.run_with(&mut lab.command(args.iter().copied()), &[("RBUILD_LOCK_TIMEOUT", "1")]);
         end(holder);
         // The process that `flock` started still holds the lock.
@@ -162,7 +162,7 @@ fn waiting_for_a_foreign_holder_of_the_store_lock_times_out_and_names_it() {
     // Prune needs the store exclusively: it reports at once who uses it.
     let holder = Command::new("flock").arg("-s").arg(lab.store().join("lock")).args(["sleep", "600"]).spawn().unwrap();
     std::thread::sleep(Duration::from_millis(500));
-    let named = format!("the store is in use by flock (pid {}", holder.id());
+    let named = format!("the store is in use by flock (PID {}", holder.id());
     let ran = lab.rbuild(["prune"]);
     end(holder);
     lab.sh("fuser -s -k $LAB/store/lock; true").ok();
@@ -180,7 +180,7 @@ fn an_idle_process_named_rbuild_times_out_too() {
             Command::new(lab.path("fake/rbuild")).arg(lab.store().join(file)).args(["sleep", "600"]).spawn().unwrap();
         std::thread::sleep(Duration::from_millis(500));
         let began = Instant::now();
-        let named = format!("the store's {file} is held by rbuild (pid {}, user ", holder.id());
+        let named = format!("the store's {file} is held by rbuild (PID {}, user ", holder.id());
         let ran = lab.run_with(&mut lab.command(args.iter().copied()), &[("RBUILD_LOCK_TIMEOUT", "1")]);
         end(holder);
         lab.sh(&format!("fuser -s -k $LAB/store/{file}; true")).ok();
@@ -198,7 +198,7 @@ fn waiting_for_another_build_has_no_timeout() {
         std::thread::sleep(Duration::from_secs(1));
         let second = lab.rbuild(["--lock-timeout", "1", "build", "."]).ok();
         assert!(
-            second.stderr.contains("waiting for rbuild (pid ") && second.stderr.contains("the same step"),
+            second.stderr.contains("waiting for rbuild (PID ") && second.stderr.contains("the same step"),
             "{}",
             second.stderr
         );
