@@ -98,9 +98,8 @@ pub(crate) fn retry_after(value: &str) -> Option<Duration> {
     if let Ok(seconds) = value.parse() {
         return Some(Duration::from_secs(seconds));
     }
-    let date = httpdate::parse_http_date(value).ok()?;
-    let now = SystemTime::UNIX_EPOCH + Duration::from_secs(Timestamp::now().sec.try_into().unwrap_or(0));
-    Some(date.duration_since(now).unwrap_or_default())
+    let date = httpdate::parse_http_date(value).ok()?.duration_since(SystemTime::UNIX_EPOCH).ok()?;
+    Some(date.saturating_sub(Duration::from_secs(Timestamp::now().sec.unsigned_abs())))
 }
 
 #[cfg(test)]

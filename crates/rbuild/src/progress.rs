@@ -3,6 +3,7 @@
 use std::sync::mpsc::Receiver;
 
 use rbuild_engine::Event;
+use rbuild_linux::Timestamp;
 
 use crate::ui::terminal;
 
@@ -24,6 +25,12 @@ pub enum Mode {
     Groups(Service),
 }
 
+/// Returns a time in RFC 3339 form.
+fn rfc3339(time: Timestamp) -> String {
+    let nanoseconds = time.nsec.try_into().unwrap_or_default();
+    jiff::Timestamp::new(time.sec, nanoseconds).unwrap_or_default().to_string()
+}
+
 /// Draws events until [`Event::End`] or until all senders are gone. With `explain`, also shows why
 /// each step runs.
 pub fn draw(events: &Receiver<Event>, mode: Mode, explain: bool) {
@@ -42,9 +49,20 @@ pub fn draw(events: &Receiver<Event>, mode: Mode, explain: bool) {
         }
         match mode {
             Mode::Plain => terminal::err(&plain.text(event)),
-            Mode::RawJson => terminal::err(&documents.line(event, &jiff::Timestamp::now().to_string())),
-            Mode::Groups(_) => terminal::err(&groups.text(event, groups::now())),
+            Mode::RawJson => terminal::err(&documents.line(event, &rfc3339(Timestamp::now()))),
+            Mode::Groups(_) => terminal::err(&groups.text(event, Timestamp::now().sec.unsigned_abs())),
             Mode::Tty | Mode::Quiet => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_in_rfc_3339_form() {
+        assert_eq!(rfc3339(Timestamp { sec: 1_700_000_000, nsec: 5 }), "2023-11-14T22:13:20.000000005Z");
+        assert_eq!(rfc3339(Timestamp { sec: 0, nsec: 0 }), "1970-01-01T00:00:00Z");
     }
 }

@@ -4,7 +4,6 @@
 use std::collections::HashMap;
 
 use rbuild_engine::{Event, StepOutcome};
-use rbuild_linux::Timestamp;
 
 use crate::progress::lines::OutputLines;
 use crate::ui::diagnostics::first_line;
@@ -153,10 +152,6 @@ fn ending(service: Service, step: &GroupStep, title: &str, now: u64) -> String {
 /// Escapes a message of a workflow command, which must be one line.
 fn escaped(text: &str) -> String {
     text.replace('%', "%25").replace('\r', "%0D").replace('\n', "%0A")
-}
-
-pub fn now() -> u64 {
-    Timestamp::now().sec.unsigned_abs()
 }
 
 #[cfg(test)]

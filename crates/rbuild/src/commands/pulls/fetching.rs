@@ -1,6 +1,7 @@
 //! The process that pulls images for a build. No other process has credentials.
 
 use std::collections::HashSet;
+use std::convert::Infallible;
 use std::hash::Hash;
 use std::io::{PipeWriter, Write};
 use std::os::fd::OwnedFd;
@@ -10,6 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rbuild_engine::ImageRequest;
 use rbuild_image::{BlobDigest, Reference};
 use rbuild_linux::fd_passing::receive_with_byte;
+use rbuild_linux::parallel::try_map;
 use rbuild_linux::process;
 use rbuild_registry::{Client, Notice};
 use rbuild_store::{LostPlatforms, OwnerMode, Store, StoreError};
@@ -100,27 +102,24 @@ fn notifying(store: &Store, sender: &Arc<Sender>) -> Result<Store, StoreError> {
     Ok(store.moved(store.path(), OwnerMode::Given)?.with_notices(move |text| notices.notice(text)))
 }
 
-/// Downloads the layers of all images: at once, but one after another if they share layers, so that
-/// each layer is downloaded once.
+/// Maximum number of images that are downloaded at once.
+const MAX_PARALLEL_IMAGES: usize = 8;
+
+/// Downloads the layers of all images: several at once, but one after another if they share layers,
+/// so that each layer is downloaded once.
 fn complete(store: &Store, open: &[OpenPull], sender: &Sender, show: Show) {
     let layers: Vec<HashSet<BlobDigest>> = open.iter().map(|pull| pull.layers().collect()).collect();
-    std::thread::scope(|threads| {
-        for group in sharing(&layers) {
-            let at_once = group.clone();
-            let work = move || {
-                for at in at_once {
-                    let (total, done) = (|_| {}, |_: &_, _, _| {});
-                    let progress = TransferProgress { moved: Arc::default(), total: &total, done: &done };
-                    let pulled = open[at].complete(store, &progress, &ImageSender { sender, at });
-                    pulled.iter().filter_map(|image| lost(image, show)).for_each(|text| sender.notice(text));
-                    sender.end(at, pulled.err().map(|e| reported(&e, e.help())));
-                }
-            };
-            if let Err(e) = rbuild_linux::parallel::start_in(threads, work) {
-                group.iter().for_each(|at| sender.end(*at, Some(reported(&e, e.remedy()))));
-            }
+    let download = |group: &Vec<usize>| {
+        for at in group.iter().copied() {
+            let (total, done) = (|_| {}, |_: &_, _, _| {});
+            let progress = TransferProgress { moved: Arc::default(), total: &total, done: &done };
+            let pulled = open[at].complete(store, &progress, &ImageSender { sender, at });
+            pulled.iter().filter_map(|image| lost(image, show)).for_each(|text| sender.notice(text));
+            sender.end(at, pulled.err().map(|e| reported(&e, e.help())));
         }
-    });
+        Ok::<(), Infallible>(())
+    };
+    let Ok(_) = try_map(MAX_PARALLEL_IMAGES, &sharing(&layers), download);
 }
 
 /// Returns groups of positions: sets that have an element in common, also by way of others, are in
