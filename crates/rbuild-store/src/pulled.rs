@@ -98,6 +98,29 @@ impl Images<'_> {
         Ok(self.notes()?.iter().any(|(_, note)| note.pulled.manifest == *manifest && of_name(note)))
     }
 
+    /// Returns the image that a name stands for, of those that were pulled for several platforms
+    /// while the name resolved to `resolved`: that of this machine's platform, or else the first
+    /// one in the order of platforms.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the store cannot be read.
+    pub fn preferred_pull(&self, name: &Reference, resolved: &ManifestDigest) -> Result<Option<ManifestDigest>> {
+        let (name, host) = (name.to_string(), Platform::host());
+        let is_of_name =
+            |note: &Note| note.pulled.resolved == *resolved && note.name.as_ref().is_some_and(|noted| *noted == name);
+        let kept: HashSet<ManifestDigest> =
+            self.list()?.iter().flat_map(|entry| entry.artifact.images().to_vec()).collect();
+        let manifests =
+            self.notes()?.into_iter().filter(|(_, note)| is_of_name(note)).map(|(_, note)| note.pulled.manifest);
+        let rank = |manifest: ManifestDigest| {
+            let platform = self.image(&manifest).ok()?.config.platform();
+            Some((platform != host, platform.to_string(), manifest))
+        };
+        let ranked = manifests.filter(|manifest| kept.contains(manifest)).filter_map(rank);
+        Ok(ranked.min_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1))).map(|(.., manifest)| manifest))
+    }
+
     /// Removes the notes on images that no longer exist.
     pub(crate) fn forget_removed(&self) -> Result<()> {
         let kept: HashSet<ManifestDigest> =
@@ -214,6 +237,31 @@ mod tests {
         store.images().tag(&own, Some(&name)).unwrap();
         assert_eq!(store.gc().prune(false, DanglingImages::Remove).unwrap().images, 2);
         assert_eq!((has(&arm), has(&amd), has(&own)), (false, false, true));
+        drop(store);
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn a_name_stands_for_the_image_of_this_machine_or_the_first_one() {
+        let dir = std::env::temp_dir().join(format!("rbuild-preferred-{}", std::process::id()));
+        let store = Store::open(&dir).unwrap();
+        let name: Reference = "a.io/x:1".parse().unwrap();
+        let resolved = ManifestDigest::of(b"index");
+        let preferred = |resolved| store.images().preferred_pull(&name, resolved).unwrap();
+        let pull = |platform: &str| {
+            let manifest = pull(&store, &name, platform, "a");
+            let note = Pulled { resolved, manifest };
+            store.images().note_pulled(&name, &platform.parse().unwrap(), &note).unwrap();
+            manifest
+        };
+        assert_eq!(preferred(&resolved), None);
+        pull("linux/s390x");
+        let first = pull("linux/ppc64le");
+        assert_eq!(preferred(&resolved), Some(first));
+        let own = pull(&Platform::host().to_string());
+        pull("linux/386");
+        assert_eq!(preferred(&resolved), Some(own));
+        assert_eq!(preferred(&ManifestDigest::of(b"another index")), None);
         drop(store);
         std::fs::remove_dir_all(&dir).unwrap();
     }

@@ -53,20 +53,21 @@ pub fn pull(
     platform: &Platform,
     progress: &TransferProgress<'_>,
 ) -> Result<PulledImage> {
-    let (remote, document) = RemoteImage::resolve(client, name, platform)?;
+    let (remote, document) = RemoteImage::resolve(client, name, platform, NameUse::ThisImage)?;
     let download = || remote.download(&remote.documents(document, store)?, store, progress, None);
     remote.once(store, download)
 }
 
-/// Begins a pull: resolves the name, and downloads the documents of the image unless the store has
-/// the image.
+/// Begins a pull for a build: resolves the name, and downloads the documents of the image unless
+/// the store has the image. If the name resolves to images of several platforms, and several are in
+/// the store, it refers to that of this machine's platform.
 ///
 /// # Errors
 ///
 /// Fails as [`pull`] does.
 #[tracing::instrument(target = "transport", name = "begin_pull", level = "debug", skip_all, fields(%name))]
 pub fn begin_pull(store: &Store, client: &Client, name: &Reference, platform: &Platform) -> Result<BegunPull> {
-    let (remote, document) = RemoteImage::resolve(client, name, platform)?;
+    let (remote, document) = RemoteImage::resolve(client, name, platform, NameUse::PreferredImage)?;
     match remote.find(store)? {
         Some(found) => Ok(BegunPull::Found(found)),
         None => {
@@ -84,12 +85,25 @@ pub enum BegunPull {
     Open(OpenPull),
 }
 
+/// The image that the name refers to after a pull.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum NameUse {
+    /// The one that was pulled.
+    ThisImage,
+    /// Of those that were pulled for several platforms, the one that [`Images::preferred_pull`]
+    /// returns, whichever pull ends last.
+    ///
+    /// [`Images::preferred_pull`]: rbuild_store::Images::preferred_pull
+    PreferredImage,
+}
+
 /// A name in a registry, and the manifest or index that it resolved to.
 struct RemoteImage {
     repository: Repository,
     name: Reference,
     platform: Platform,
     resolved: ManifestDigest,
+    name_use: NameUse,
 }
 
 impl RemoteImage {
@@ -98,6 +112,7 @@ impl RemoteImage {
         client: &Client,
         name: &Reference,
         platform: &Platform,
+        name_use: NameUse,
     ) -> Result<(RemoteImage, Option<ReceivedManifest>)> {
         let repository = client.repository(name)?;
         let (resolved, document) = match (name.digest(), name.tag()) {
@@ -108,17 +123,25 @@ impl RemoteImage {
             },
         };
         let (name, platform) = (name.clone(), platform.clone());
-        Ok((RemoteImage { repository, name, platform, resolved: resolved.of_manifest() }, document))
+        Ok((RemoteImage { repository, name, platform, resolved: resolved.of_manifest(), name_use }, document))
     }
 
     /// Returns the image if the store has it, and names it.
     fn find(&self, store: &Store) -> Result<Option<PulledImage>> {
         let known = store.images().pulled_image(&self.name, &self.platform)?;
         let Some((known, image)) = known.filter(|(known, _)| known.resolved == self.resolved) else { return Ok(None) };
-        let lost = keep_name(store, &self.name, &known.manifest)?;
+        let lost = keep_name(store, &self.name, &self.named(store, known.manifest)?)?;
         let (id, manifest) = (image.id, known.manifest);
         let resolved = self.resolved;
         Ok(Some(PulledImage { id, manifest, resolved, is_new: false, lost, warnings: Vec::new() }))
+    }
+
+    /// Returns the image that the name refers to once `pulled` has been pulled.
+    fn named(&self, store: &Store, pulled: ManifestDigest) -> Result<ManifestDigest> {
+        Ok(match self.name_use {
+            NameUse::ThisImage => pulled,
+            NameUse::PreferredImage => store.images().preferred_pull(&self.name, &self.resolved)?.unwrap_or(pulled),
+        })
     }
 
     /// Returns the image of the store, or else the one that `download` makes. If several processes
@@ -149,7 +172,7 @@ impl RemoteImage {
         progress: &TransferProgress<'_>,
         watch: Option<&dyn StagingWatch>,
     ) -> Result<PulledImage> {
-        let RemoteImage { repository, name, platform, resolved } = self;
+        let RemoteImage { repository, name, platform, resolved, .. } = self;
         let manifest = ManifestDigest::of(&documents.manifest);
         let work = Workspace::open(store)?;
         let staging = Staging::open(store, &work)?;
@@ -160,6 +183,9 @@ impl RemoteImage {
         let id = documents.stage(repository, &staging, progress)?;
         let lost = staging.keep("pull", &[manifest], &[(manifest, tag_of(name))])?.pop();
         store.images().note_pulled(name, platform, &Pulled { resolved: *resolved, manifest })?;
+        if self.name_use == NameUse::PreferredImage {
+            keep_name(store, name, &self.named(store, manifest)?)?;
+        }
         let warnings = documents.warnings.clone();
         Ok(PulledImage { id, manifest, resolved: *resolved, is_new: true, lost, warnings })
     }

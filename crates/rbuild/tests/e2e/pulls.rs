@@ -280,6 +280,27 @@ fn images_that_are_found_one_after_the_other_are_pulled() {
 }
 
 #[test]
+fn a_base_for_several_platforms_keeps_the_name_of_this_machines_image() {
+    let (scene, _) = scene();
+    let both = scene.name("both:1");
+    scene.lab.write("Dockerfile", "FROM scratch\nARG TARGETARCH\nCOPY small /$TARGETARCH\nCOPY d /\n");
+    scene.rbuild(&["build", "-t", &both, "--push", "--platform", "linux/amd64,linux/arm64", "."]).ok();
+    let own = if cfg!(target_arch = "x86_64") { "amd64\n" } else { "arm64\n" };
+    for platforms in ["linux/amd64,linux/arm64", "linux/arm64,linux/amd64"] {
+        scene.forget(&both);
+        // The second time, the images are in the store.
+        for _ in 0..2 {
+            scene.build(&format!("FROM {both}\nCOPY small /x\n"), &["--platform", platforms, "."]).ok();
+            let named = || scene.rbuild(&["inspect", "-f", "{{.Architecture}}", &both]).ok().stdout;
+            assert_eq!(named(), own, "{platforms}");
+            // Only `pull` gives the name to the image of another platform.
+            scene.rbuild(&["pull", "--platform", "linux/arm64", &both]).ok();
+            assert_eq!(named(), "arm64\n");
+        }
+    }
+}
+
+#[test]
 fn a_build_that_waits_for_its_registry_delays_no_other_build() {
     let (scene, name) = scene();
     let other = scene.name("other:1");
