@@ -171,8 +171,10 @@ impl DockerfileParser {
     /// Reports an unknown instruction. It may be the rest of the instruction on the line before it.
     fn unknown(&mut self, keyword: &Word, placement: Placement) {
         let d = Diagnostic::new(keyword.span, format!("unknown instruction `{}`", keyword.text));
+        // Words of commands, such as `copy` or `add`, are often arguments on an indented line.
+        let is_written_as_instruction = keyword.text.bytes().all(|b| b.is_ascii_uppercase());
         let d = match placement {
-            Placement::IndentedNextLine => d,
+            Placement::IndentedNextLine if !is_written_as_instruction => d,
             _ => d.suggest(&keyword.text.to_ascii_uppercase(), KEYWORDS),
         };
         self.error(match placement {
@@ -498,7 +500,7 @@ impl DockerfileParser {
             match split_pair(part) {
                 Some((name, _)) if name.text.is_empty() => self.nameless(part, i),
                 Some((name, value)) => pairs.push(Pair { name, value, legacy: false }),
-                None if i > 0 && parts[i - 1].text.ends_with('=') => {
+                None if i > 0 && split_pair(&parts[i - 1]).is_some_and(|(_, value)| value.text.is_empty()) => {
                     let d = Diagnostic::new(part.span, format!("`{}` has no `=`", part.text));
                     self.error(d.help(format!("remove the space before it: {}{}", parts[i - 1].text, part.text)));
                 }

@@ -132,8 +132,8 @@ impl fmt::Debug for SourceUrl {
 }
 
 /// Replaces the logins of all URLs in a text, which may be a part of a Dockerfile. The user of a
-/// URL other than http and https is shown unless it has a password. References of images
-/// (`docker-image://name:tag@digest`) have no login.
+/// URL other than http and https is shown unless it has a password. An `@` before a digest
+/// (`docker-image://name:tag@sha256:…`) ends no login.
 pub fn hide_logins(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     let mut rest = text;
@@ -143,8 +143,9 @@ pub fn hide_logins(text: &str) -> String {
         let (authority, after) = authority.split_at(end.unwrap_or(authority.len()));
         shown.push_str(before);
         let is_one_of = |schemes: &[&str]| schemes.iter().any(|scheme| before.ends_with(&format!("{scheme}://")));
-        let is_login = |login: &str| is_one_of(&SCHEMES) || login.contains(':') && !is_one_of(&IMAGE_SCHEMES);
-        match authority.rsplit_once('@').filter(|(login, _)| is_login(login)) {
+        let is_digest = |text: &str| is_one_of(&IMAGE_SCHEMES) && text.starts_with("sha256:");
+        let is_login = |login: &str, after: &str| is_one_of(&SCHEMES) || login.contains(':') && !is_digest(after);
+        match authority.rsplit_once('@').filter(|(login, after)| is_login(login, after)) {
             Some((_, host)) => shown.push_str(&format!("***@{host}")),
             None => shown.push_str(authority),
         }
@@ -253,8 +254,8 @@ mod tests {
 
     #[test]
     fn logins_are_hidden_in_texts() {
-        let text = "ADD http://joe:pw@a.io/x https://b.io/@x [\"https://t@c.io\"] ssh://git@d.io ftp://joe:pw@e.io/x docker-image://a:1@sha256:x http://";
-        let shown = "ADD http://***@a.io/x https://b.io/@x [\"https://***@c.io\"] ssh://git@d.io ftp://***@e.io/x docker-image://a:1@sha256:x http://";
+        let text = "ADD http://joe:pw@a.io/x https://b.io/@x [\"https://t@c.io\"] ssh://git@d.io ftp://joe:pw@e.io/x docker-image://a:1@sha256:x docker-image://joe:pw@a http://";
+        let shown = "ADD http://***@a.io/x https://b.io/@x [\"https://***@c.io\"] ssh://git@d.io ftp://***@e.io/x docker-image://a:1@sha256:x docker-image://***@a http://";
         assert_eq!((hide_logins(text).as_str(), hide_logins("ä: @").as_str()), (shown, "ä: @"));
     }
 

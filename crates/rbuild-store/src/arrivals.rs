@@ -4,14 +4,14 @@
 //! file of a blob as it grows, and reaches its end only after the downloading process has compared
 //! the digest. Bytes that were read before that must not be trusted.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
-use rbuild_image::{BlobDigest, ManifestDigest};
+use rbuild_image::{BlobDigest, DiffId, ManifestDigest};
 use rbuild_layer::{LayerError, Stop};
 use rbuild_linux::parallel::locked;
 use rbuild_remedy::ReportedError;
@@ -35,6 +35,8 @@ struct State {
     blobs: HashMap<BlobDigest, Arrival>,
     /// The first failure. No further blob arrives after it.
     failure: Option<ReportedError>,
+    /// The layers that threads are unpacking.
+    unpacking: HashSet<DiffId>,
 }
 
 /// The pull. If two pulls download the same blob, readers follow the first.
@@ -132,7 +134,7 @@ impl Arrivals {
     /// reason why they are not.
     pub fn ended(&self, image: &ManifestDigest, outcome: std::result::Result<(), ReportedError>) {
         self.change(|state| {
-            let State { images, blobs, failure } = state;
+            let State { images, blobs, failure, .. } = state;
             let Some(requested) = images.get_mut(image) else { return };
             match &outcome {
                 // Readers of a partial blob keep its file.
@@ -169,6 +171,17 @@ impl Arrivals {
         }
     }
 
+    /// Waits until no other thread of this build unpacks the layer. The others then wait until the
+    /// result is dropped.
+    pub(crate) fn unpack_alone(&self, layer: DiffId, stop: Stop<'_>) -> Result<UnpackingLayer<'_>> {
+        loop {
+            self.wait(stop, |state| (!state.unpacking.contains(&layer)).then_some(()))?;
+            if locked(&self.state).unpacking.insert(layer) {
+                return Ok(UnpackingLayer { arrivals: self, layer });
+            }
+        }
+    }
+
     /// Waits until an image is in the store, if its download was requested.
     pub(crate) fn wait_for_image(&self, image: &ManifestDigest, stop: Stop<'_>) -> Result<()> {
         let find = |state: &State| state.images.get(image).map_or(Some(Ok(())), |image| image.outcome.clone());
@@ -190,6 +203,20 @@ impl Arrivals {
         })?;
         let partial = partial.map_err(StoreError::NotArrived)?;
         Ok(partial.map(|known| ArrivingBlob { arrivals: self, blob: *blob, known, at: 0, stop }))
+    }
+}
+
+/// A layer that one thread of the build unpacks.
+pub(crate) struct UnpackingLayer<'a> {
+    arrivals: &'a Arrivals,
+    layer: DiffId,
+}
+
+impl Drop for UnpackingLayer<'_> {
+    fn drop(&mut self) {
+        self.arrivals.change(|state| {
+            state.unpacking.remove(&self.layer);
+        });
     }
 }
 

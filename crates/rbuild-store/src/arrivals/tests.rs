@@ -134,6 +134,22 @@ fn a_failed_download_ends_all_waits() {
 }
 
 #[test]
+fn one_thread_unpacks_a_layer_while_the_others_wait() {
+    let scene = Scene::new("alone");
+    let layer = DiffId::of(b"layer");
+    let first = scene.arrivals.unpack_alone(layer, &|| false).unwrap();
+    assert!(matches!(scene.arrivals.unpack_alone(layer, &|| true), Err(StoreError::Stopped)));
+    drop(scene.arrivals.unpack_alone(DiffId::of(b"other"), &|| true).unwrap());
+    scope(|threads| {
+        let second = threads.spawn(|| scene.arrivals.unpack_alone(layer, &|| false).map(drop));
+        sleep(Duration::from_millis(20));
+        assert!(!second.is_finished());
+        drop(first);
+        second.join().unwrap().unwrap();
+    });
+}
+
+#[test]
 fn a_stopped_build_waits_for_nothing() {
     let scene = Scene::new("stopped");
     assert!(matches!(scene.arrivals.open(&scene.layer, &|| true), Err(StoreError::Stopped)));

@@ -238,7 +238,11 @@ impl Trees<'_> {
             self.store.blobs().check_layer(&digest, diff_id)?;
             Ok(Some(tree))
         };
-        // A build that waits for its network must not hold a lock.
+        // A build that waits for its network must not hold a lock of the store, which would delay
+        // other builds.
+        let arrivals = &self.store.arrivals;
+        let is_expected = arrivals.is_expected(&digest);
+        let _alone = is_expected.then(|| arrivals.unpack_alone(*diff_id, self.store.stop())).transpose()?;
         let mut early = repeated(|| self.unpack_early(session, &digest, diff_id, find))?;
         let make = || match early.take() {
             Some(layer) => self.commit_layer(session, diff_id, &layer),

@@ -289,11 +289,11 @@ fn a_base_for_several_platforms_keeps_the_name_of_this_machines_image() {
     for platforms in ["linux/amd64,linux/arm64", "linux/arm64,linux/amd64"] {
         scene.forget(&both);
         // The second time, the images are in the store.
-        for _ in 0..2 {
-            scene.build(&format!("FROM {both}\nCOPY small /x\n"), &["--platform", platforms, "."]).ok();
+        for pull in ["--pull=missing", "--pull"] {
+            scene.build(&format!("FROM {both}\nCOPY small /x\n"), &[pull, "--platform", platforms, "."]).ok();
             let named = || scene.rbuild(&["inspect", "-f", "{{.Architecture}}", &both]).ok().stdout;
-            assert_eq!(named(), own, "{platforms}");
-            // Only `pull` gives the name to the image of another platform.
+            assert_eq!(named(), own, "{platforms}, {pull}");
+            // `pull` itself gives the name to the image that it pulls.
             scene.rbuild(&["pull", "--platform", "linux/arm64", &both]).ok();
             assert_eq!(named(), "arm64\n");
         }
