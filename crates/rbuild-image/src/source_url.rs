@@ -254,8 +254,10 @@ mod tests {
 
     #[test]
     fn logins_are_hidden_in_texts() {
-        let text = "ADD http://joe:pw@a.io/x https://b.io/@x [\"https://t@c.io\"] ssh://git@d.io ftp://joe:pw@e.io/x docker-image://a:1@sha256:x docker-image://joe:pw@a http://";
-        let shown = "ADD http://***@a.io/x https://b.io/@x [\"https://***@c.io\"] ssh://git@d.io ftp://***@e.io/x docker-image://a:1@sha256:x docker-image://***@a http://";
+        let text = "ADD http://joe:pw@a.io/x https://b.io/@x [\"https://t@c.io\"] ssh://git@d.io ftp://joe:pw@e.io/x \
+            docker-image://a:1@sha256:x docker-image://joe:pw@a http://";
+        let shown = "ADD http://***@a.io/x https://b.io/@x [\"https://***@c.io\"] ssh://git@d.io ftp://***@e.io/x \
+            docker-image://a:1@sha256:x docker-image://***@a http://";
         assert_eq!((hide_logins(text).as_str(), hide_logins("ä: @").as_str()), (shown, "ä: @"));
     }
 

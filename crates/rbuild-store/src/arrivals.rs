@@ -188,7 +188,8 @@ impl Arrivals {
         self.wait(stop, find)?.map_err(StoreError::NotArrived)
     }
 
-    /// Returns true if the download of a blob was requested, and it is not in the store yet.
+    /// Returns true if the download of a blob was requested and its bytes come from there. A blob
+    /// that was read while it arrived keeps its file, and so stays expected after it is stored.
     pub(crate) fn is_expected(&self, blob: &BlobDigest) -> bool {
         matches!(locked(&self.state).blobs.get(blob), Some(Arrival::Requested | Arrival::Partial(_)))
     }
