@@ -255,7 +255,8 @@ fn a_check_finds_the_mistakes_of_all_stages_that_can_be_planned() {
     assert_eq!((messages(Some("c")), messages(Some("e"))), (Ok(1), Ok(1)));
 }
 
-/// `FROM --platform` does not change the platform of `scratch` (BuildKit, `resolveReachableStages`).
+/// `FROM --platform` does not change the platform of `scratch` (`resolveReachableStages` of
+/// BuildKit).
 #[test]
 fn scratch_has_the_platform_of_the_build() {
     let platform = |source: &str| graph(source).config.platform().to_string();
