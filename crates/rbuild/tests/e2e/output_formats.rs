@@ -2,8 +2,8 @@
 //! directory, squashed, saved and loaded, and used as a copy source. The layers are merged by an
 //! independent flattener in this file.
 //!
-//! `RBUILD_WAYS_SECONDS` sets a duration and uses new seeds, `RBUILD_WAYS_SEED` repeats a single
-//! build.
+//! `RBUILD_OUTPUTS_SECONDS` sets a duration and uses new seeds; `RBUILD_OUTPUTS_SEED` repeats a
+//! single build.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -338,12 +338,12 @@ fn one(seed: u64) {
 fn all_output_types_agree() {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     assert!(base("busybox.tar").exists());
-    if let Some(seed) = number("RBUILD_WAYS_SEED") {
+    if let Some(seed) = number("RBUILD_OUTPUTS_SEED") {
         return one(seed);
     }
     // Without a given duration, the builds are the same each time; each suite of scripts/test runs
     // a part for half a minute.
-    let (seconds, first) = match number("RBUILD_WAYS_SECONDS") {
+    let (seconds, first) = match number("RBUILD_OUTPUTS_SECONDS") {
         Some(seconds) => (seconds, std::time::UNIX_EPOCH.elapsed().unwrap().as_secs()),
         None => (6, 1),
     };
