@@ -146,7 +146,7 @@ mod tests {
 
     #[test]
     fn other_texts_are_refused_with_the_reason() {
-        for (text, why) in [
+        for (text, reason) in [
             ("", "it has no number"),
             ("-", "it has no number"),
             ("inf", "`inf` does not start with a number"),
@@ -169,7 +169,7 @@ mod tests {
             ("99999999999999999999s", "it is longer than 292 years"),
             ("3000000h", "it is longer than 292 years"),
         ] {
-            assert_eq!(parse_duration(text).unwrap_err().to_string(), why, "{text}");
+            assert_eq!(parse_duration(text).unwrap_err().to_string(), reason, "{text}");
         }
     }
 }

@@ -404,13 +404,13 @@ impl DockerfileParser {
     /// Returns the nanoseconds of a duration; an empty one is the default, 0.
     fn duration(&mut self, word: Option<Word>) -> i64 {
         let Some(word) = word.filter(|word| !word.text.is_empty()) else { return 0 };
-        let why = match parse_duration(&word.text) {
+        let reason = match parse_duration(&word.text) {
             Ok(0) => return 0,
             Ok(n) if n >= 1_000_000 => return n,
             Ok(_) => "it is neither 0 nor at least 1ms".to_string(),
             Err(e) => e.to_string(),
         };
-        let d = Diagnostic::new(word.span, format!("invalid duration `{}`: {why}", word.text));
+        let d = Diagnostic::new(word.span, format!("invalid duration `{}`: {reason}", word.text));
         self.error(d.help("use the form `30s`, `1m30s` or `500ms`"));
         0
     }

@@ -31,7 +31,7 @@ pub enum Event {
         text: String,
     },
     /// A short explanation of why a step runs or is cached.
-    Why {
+    Reason {
         step: usize,
         text: String,
     },

@@ -65,7 +65,7 @@ impl Events {
                 let (label, inputs) = (labeled(label), inputs.into_iter().map(step).collect());
                 Event::Waiting { step: step(s), label, text: mask(text), inputs }
             }
-            Event::Why { step: s, text } => Event::Why { step: step(s), text: mask(text) },
+            Event::Reason { step: s, text } => Event::Reason { step: step(s), text: mask(text) },
             Event::Output { step: s, stream, bytes } => Event::Output { step: step(s), stream, bytes },
             Event::Done { step: s, outcome, seconds } => Event::Done { step: step(s), outcome, seconds },
             Event::Phase { text, seconds } => Event::Phase { text: mask(text), seconds },

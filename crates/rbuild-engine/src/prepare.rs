@@ -48,7 +48,7 @@ pub struct Prepared {
     /// Hashes of context files. The builder is a separate process and has its own copy.
     pub(crate) hashes: Arc<HashCache>,
     /// Path of the store in a context from which it was left out.
-    store_left_out: Option<PathBuf>,
+    skipped_store: Option<PathBuf>,
 }
 
 /// Plans the Dockerfile and looks up all steps in the cache.
@@ -112,13 +112,13 @@ pub fn prepare(
     }
     let platform = graph.config.platform();
     let build_index = build_index_name(request, &name, &platform);
-    let store_left_out = contexts.store_left_out().map(Path::to_path_buf);
-    Ok(Prepared { platform, graph, vertices, secret_hashes, images, downloads, hashes, build_index, store_left_out })
+    let skipped_store = contexts.skipped_store().map(Path::to_path_buf);
+    Ok(Prepared { platform, graph, vertices, secret_hashes, images, downloads, hashes, build_index, skipped_store })
 }
 
 /// Warns once if the store was left out of a context of any platform.
 pub fn warn_of_store(prepared: &[Prepared], events: &Events) {
-    if let Some(path) = prepared.iter().find_map(|prepared| prepared.store_left_out.as_deref()) {
+    if let Some(path) = prepared.iter().find_map(|prepared| prepared.skipped_store.as_deref()) {
         events.send(Event::Warning(BuildWarning::StoreLeftOut { path }.into()));
     }
 }
@@ -185,7 +185,7 @@ impl Prepared {
         for (step, (vertex, found)) in self.graph.vertices.iter().zip(&self.vertices).enumerate() {
             if let Some(key) = found.state.key() {
                 events.send(Event::Started { step, label: vertex.name.to_string(), text: vertex.text.clone() });
-                events.send(Event::Why { step, text: explain::hit(&key) });
+                events.send(Event::Reason { step, text: explain::hit(&key) });
                 events.send(Event::Done { step, outcome: StepOutcome::Cached, seconds: 0.0 });
             }
         }

@@ -49,7 +49,7 @@ const IMAGE_SCHEMES: [&str; 2] = ["docker-image", "oci-layout"];
 
 impl SourceUrl {
     /// Returns true if a text begins like a URL, in the spelling that ADD requires.
-    pub fn is_meant(text: &str) -> bool {
+    pub fn has_scheme(text: &str) -> bool {
         SCHEMES.iter().any(|scheme| text.strip_prefix(scheme).is_some_and(|rest| rest.starts_with("://")))
     }
 
@@ -283,6 +283,6 @@ mod tests {
         let git = |text: &str| SourceUrl::parse(text).unwrap().is_git();
         assert!(git("https://a.io/x.git#main") && git("https://a.io/x.git?ref=a"));
         assert!(!git("https://a.io/x.git/y") && !git("https://a.io/x?y.git") && !git("https://a.io/x"));
-        assert!(SourceUrl::is_meant("http://x") && !SourceUrl::is_meant("https:x") && !SourceUrl::is_meant("x"));
+        assert!(SourceUrl::has_scheme("http://x") && !SourceUrl::has_scheme("https:x") && !SourceUrl::has_scheme("x"));
     }
 }

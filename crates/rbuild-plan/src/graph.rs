@@ -198,7 +198,7 @@ pub enum RunMountKind {
 pub struct RunCache {
     pub id: String,
     /// True if the ID is part of the step's key.
-    pub id_counts: bool,
+    pub id_in_key: bool,
     pub sharing: Sharing,
     /// Initial content of a new cache.
     pub from: Option<FileSource>,

@@ -33,7 +33,7 @@ fn quoted(text: &str) -> String {
 }
 
 /// Returns an optional text, distinct from every text that is present.
-fn option(text: Option<&str>) -> String {
+fn quoted_option(text: Option<&str>) -> String {
     text.map_or("None".to_string(), |text| format!("Some({})", quoted(text)))
 }
 
@@ -146,7 +146,7 @@ impl RunSecret {
     /// The mount options of secrets count; their content never does.
     fn parts(&self, add: KeyPartSink<'_>) {
         let RunSecret { id, target, env, required, mode, uid, gid, span: _ } = self;
-        let (id, target, env) = (quoted(id), option(target.as_deref()), option(env.as_deref()));
+        let (id, target, env) = (quoted(id), quoted_option(target.as_deref()), quoted_option(env.as_deref()));
         add(Own("secret", format!("{id} {target} {env} {required} {mode:o} {uid} {gid}").as_bytes()));
     }
 }
@@ -167,9 +167,9 @@ impl RunMount {
             RunMountKind::Bind { from: _, source: _ } => "bind".to_string(),
             // The content of a cache does not count. Its seed does: the seed's digest is an input
             // of the key, and "seeded" assigns that input to this cache.
-            RunMountKind::Cache(RunCache { id, id_counts, sharing: _, from, source, mode, uid, gid }) => {
+            RunMountKind::Cache(RunCache { id, id_in_key, sharing: _, from, source, mode, uid, gid }) => {
                 let seed = if from.is_some() { "seeded" } else { "empty" };
-                let id = if *id_counts { format!(" {}", quoted(id)) } else { String::new() };
+                let id = if *id_in_key { format!(" {}", quoted(id)) } else { String::new() };
                 format!("cache {seed} {} {mode:o} {uid} {gid}{id}", quoted(source))
             }
             RunMountKind::Tmpfs { size: Some(size) } => format!("tmpfs Some({size})"),
@@ -199,11 +199,11 @@ impl CopyStep {
             from_name: _,
         } = self;
         add(Own("destination", dest.as_bytes()));
-        let answer = |on: bool| if on { &b"yes"[..] } else { b"no" };
-        add(Own("destination is a directory", answer(*dest_is_dir)));
-        add(Own("--parents", answer(*parents)));
-        add(Own("--link", answer(*link)));
-        add(Own("unpacks archives", answer(*unpack)));
+        let yes_or_no = |on: bool| if on { &b"yes"[..] } else { b"no" };
+        add(Own("destination is a directory", yes_or_no(*dest_is_dir)));
+        add(Own("--parents", yes_or_no(*parents)));
+        add(Own("--link", yes_or_no(*link)));
+        add(Own("unpacks archives", yes_or_no(*unpack)));
         add(Own("--chown", chown.as_deref().unwrap_or("").as_bytes()));
         add(Own("--chmod", chmod.as_ref().map_or(String::new(), Chmod::key).as_bytes()));
         exclude.iter().for_each(|pattern| add(Own("--exclude", pattern.as_bytes())));

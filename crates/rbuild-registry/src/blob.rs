@@ -16,7 +16,7 @@ use crate::http::connection;
 use crate::interruption::Interruption;
 use crate::reply_fault::ReplyFault;
 use crate::request_name::RequestName;
-use crate::retry::{Attempts, may_pass};
+use crate::retry::{Attempts, may_be_temporary};
 use crate::session::{ApiRequest, Body, EndpointSession};
 
 /// Progress in bytes after which earlier failures no longer count.
@@ -67,7 +67,7 @@ impl BlobReader<'_> {
     /// Returns the error for a blob with another digest.
     pub fn wrong_digest(&self, found: BlobDigest) -> RegistryError {
         let host = self.sessions.first().map_or_else(String::new, |session| session.endpoint.host.clone());
-        let problem = RegistryProblem::Digest { host, what: VerifiedContent::Blob, wanted: self.digest, found };
+        let problem = RegistryProblem::Digest { host, content: VerifiedContent::Blob, wanted: self.digest, found };
         RegistryError::new(self.place.clone(), problem)
     }
 
@@ -99,7 +99,7 @@ impl BlobReader<'_> {
             self.attempts.reset();
         }
         self.failed_at = self.at;
-        let wait = if may_pass(&problem) { self.attempts.next(None) } else { None };
+        let wait = if may_be_temporary(&problem) { self.attempts.next(None) } else { None };
         match (wait, self.sessions.first()) {
             (Some(wait), Some(session)) => {
                 session.shared().wait(&session.endpoint.host, sentence(&problem), wait);

@@ -19,7 +19,7 @@ use crate::interruption::Interruption;
 use crate::login_use::LoginUse;
 use crate::reply_fault::ReplyFault;
 use crate::request_name::RequestName;
-use crate::retry::{Attempts, may_pass};
+use crate::retry::{Attempts, may_be_temporary};
 use crate::secret::Secret;
 use crate::url::{self, Redirect};
 
@@ -214,7 +214,7 @@ impl FileDownload<'_> {
             }
             furthest = furthest.max(self.state.at);
             // A download that starts over may succeed where a resumed one failed.
-            let again = may_pass(&problem) || self.state.at == 0;
+            let again = may_be_temporary(&problem) || self.state.at == 0;
             match attempts.next(None).filter(|_| again) {
                 Some(wait) => shared.wait(&host, sentence(&problem), wait),
                 None => return Err(Failed::Server(problem)),

@@ -63,8 +63,8 @@ pub enum RegistryProblem {
     #[error("blocked by {0}")]
     Blocked(String),
     /// Bytes with another digest than the requested one.
-    #[error("{host} {what} {wanted} with the wrong digest {found}")]
-    Digest { host: String, what: VerifiedContent, wanted: BlobDigest, found: BlobDigest },
+    #[error("{host} {content} {wanted} with the wrong digest {found}")]
+    Digest { host: String, content: VerifiedContent, wanted: BlobDigest, found: BlobDigest },
     /// An answer that contradicts the protocol or itself.
     #[error("{host}: {reason}")]
     Answer { host: String, reason: String },
@@ -76,8 +76,8 @@ pub enum RegistryProblem {
     #[error(transparent)]
     Repeated(Box<RegistryProblem>),
     /// Local data could not be read.
-    #[error("cannot read {what}")]
-    Local { what: &'static str, source: io::Error },
+    #[error("cannot read {data}")]
+    Local { data: &'static str, source: io::Error },
 }
 
 /// Content whose digest a server got wrong.
@@ -360,9 +360,9 @@ mod tests {
     }
 
     fn other_problems() -> Vec<RegistryProblem> {
-        let digest = |what| RegistryProblem::Digest {
+        let digest = |content| RegistryProblem::Digest {
             host: host(),
-            what,
+            content,
             wanted: BlobDigest::of(b"a"),
             found: BlobDigest::of(b"b"),
         };
@@ -374,7 +374,7 @@ mod tests {
             digest(VerifiedContent::PushedManifest),
             RegistryProblem::Answer { host: host(), reason: "the answer has no digest".into() },
             RegistryProblem::Unsupported("the image has the format of schema 1".into()),
-            RegistryProblem::Local { what: "the data to send", source: io::Error::from_raw_os_error(5) },
+            RegistryProblem::Local { data: "the data to send", source: io::Error::from_raw_os_error(5) },
         ]
     }
 

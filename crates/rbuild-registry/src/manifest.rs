@@ -156,7 +156,12 @@ fn get(
                     continue;
                 }
                 let host = session.endpoint.host.clone();
-                return Err(RegistryProblem::Digest { host, what: VerifiedContent::Manifest, wanted: *wanted, found });
+                return Err(RegistryProblem::Digest {
+                    host,
+                    content: VerifiedContent::Manifest,
+                    wanted: *wanted,
+                    found,
+                });
             }
         };
         match attempts.next(None) {

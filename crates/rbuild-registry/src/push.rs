@@ -13,7 +13,7 @@ use crate::http::HttpReply;
 use crate::manifest::ACCEPT;
 use crate::reply_fault::ReplyFault;
 use crate::request_name::RequestName;
-use crate::retry::{Attempts, is_passing, may_pass};
+use crate::retry::{Attempts, is_temporary_status, may_be_temporary};
 use crate::session::{ApiRequest, Body, EndpointSession};
 use crate::url;
 
@@ -111,7 +111,7 @@ impl Repository {
             match reported.and_then(|digest| digest.parse::<BlobDigest>().ok()).filter(|reported| *reported != own) {
                 Some(found) => {
                     let host = session.endpoint.host.clone();
-                    Err(RegistryProblem::Digest { host, what: VerifiedContent::PushedManifest, wanted: own, found })
+                    Err(RegistryProblem::Digest { host, content: VerifiedContent::PushedManifest, wanted: own, found })
                 }
                 None => Ok(()),
             }
@@ -147,12 +147,12 @@ impl EndpointSession {
                 Err(problem) => problem,
             };
             let too_large = matches!(problem, RegistryProblem::Status { status: 413, .. });
-            if too_large || may_pass(&problem) && blob.size > CHUNK {
+            if too_large || may_be_temporary(&problem) && blob.size > CHUNK {
                 // Proxies with a limit answer 413 or just close the connection.
                 self.cancel(&at);
                 return self.upload_in_chunks(blob, least).map(|()| Pushed::Uploaded);
             }
-            match attempts.next(None).filter(|_| may_pass(&problem)) {
+            match attempts.next(None).filter(|_| may_be_temporary(&problem)) {
                 Some(wait) => self.shared().wait(&self.endpoint.host, sentence(&problem), wait),
                 None => {
                     self.cancel(&at);
@@ -273,7 +273,7 @@ impl EndpointSession {
             if matches!(problem, RegistryProblem::Status { status: 413, .. }) && chunk / 2 >= SMALLEST.max(least) {
                 chunk /= 2;
             } else {
-                let Some(wait) = attempts.next(None).filter(|_| may_pass(&problem)) else {
+                let Some(wait) = attempts.next(None).filter(|_| may_be_temporary(&problem)) else {
                     self.cancel(&location);
                     return Err(problem);
                 };
@@ -334,7 +334,7 @@ impl EndpointSession {
             scopes: &[self.scope("pull,push")],
             repeat: true,
         })?;
-        if is_passing(reply.status()) {
+        if is_temporary_status(reply.status()) {
             let request = RequestName::Upload { method: "GET" };
             return Err(self.refused(reply, request, RemoteObject::Upload, RemoteAction::Push));
         }

@@ -56,13 +56,13 @@ impl Attempts {
     }
 
     /// Returns the time to wait before the next attempt, or `None` if this was the last one.
-    pub(crate) fn next(&mut self, asked: Option<Duration>) -> Option<Duration> {
+    pub(crate) fn next(&mut self, requested: Option<Duration>) -> Option<Duration> {
         self.made += 1;
         if self.made >= self.tries || self.start.elapsed() > self.retry_policy.whole {
             return None;
         }
         let wait = self.retry_policy.first_wait * 2u32.pow((self.made - 1).min(3));
-        Some(asked.map_or_else(|| jittered(wait), |asked| asked.min(MAX_WAIT)))
+        Some(requested.map_or_else(|| jittered(wait), |requested| requested.min(MAX_WAIT)))
     }
 }
 
@@ -74,22 +74,22 @@ fn jittered(wait: Duration) -> Duration {
 }
 
 /// Returns true for statuses that may change by themselves.
-pub(crate) fn is_passing(status: u16) -> bool {
+pub(crate) fn is_temporary_status(status: u16) -> bool {
     matches!(status, 408 | 425 | 429 | 500..=599) && !matches!(status, 501 | 505)
 }
 
 /// Returns true for problems that may go away by themselves.
-pub(crate) fn may_pass(problem: &RegistryProblem) -> bool {
+pub(crate) fn may_be_temporary(problem: &RegistryProblem) -> bool {
     match problem {
         RegistryProblem::Connection { kind, .. } => *kind == Broken::Line,
-        RegistryProblem::Status { status, .. } => is_passing(*status),
+        RegistryProblem::Status { status, .. } => is_temporary_status(*status),
         _ => false,
     }
 }
 
 /// Marks a problem as already retried.
 pub(crate) fn repeated(problem: RegistryProblem) -> RegistryProblem {
-    if may_pass(&problem) { RegistryProblem::Repeated(Box::new(problem)) } else { problem }
+    if may_be_temporary(&problem) { RegistryProblem::Repeated(Box::new(problem)) } else { problem }
 }
 
 /// Returns the time of a `Retry-After` header: seconds or a date.
@@ -125,6 +125,11 @@ mod tests {
         let later = httpdate::fmt_http_date(SystemTime::UNIX_EPOCH + Duration::from_secs(later));
         assert!((85..=90).contains(&retry_after(&later).unwrap().as_secs()));
         assert_eq!(retry_after("soon"), None);
-        assert!(is_passing(429) && is_passing(503) && !is_passing(404) && !is_passing(501));
+        assert!(
+            is_temporary_status(429)
+                && is_temporary_status(503)
+                && !is_temporary_status(404)
+                && !is_temporary_status(501)
+        );
     }
 }

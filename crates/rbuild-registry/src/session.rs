@@ -185,7 +185,7 @@ impl EndpointSession {
             Body::None => self.shared.http.send(server, request(RequestBody::None)),
             Body::Bytes(bytes) => self.shared.http.send(server, request(RequestBody::Bytes(bytes))),
             Body::Stream { open, size } => {
-                let local = |source| RegistryProblem::Local { what: "the data to send", source };
+                let local = |source| RegistryProblem::Local { data: "the data to send", source };
                 let mut source = LocalSource { inner: open().map_err(local)?, failure: None };
                 let content = RequestBody::Stream { reader: &mut source, size: *size };
                 let reply = self.shared.http.send(server, request(content));

@@ -11,7 +11,7 @@ use crate::environment::ProcessEnvironment;
 use crate::error::RegistryProblem;
 use crate::http::{Http, HttpReply};
 use crate::locked;
-use crate::retry::{Attempts, Notice, is_passing, may_pass, retry_after};
+use crate::retry::{Attempts, Notice, is_temporary_status, may_be_temporary, retry_after};
 use crate::retry_policy::RetryPolicy;
 
 /// Settings of the command line.
@@ -54,10 +54,10 @@ impl ClientState {
         loop {
             let sent = send();
             let (reason, asked) = match &sent {
-                Ok(reply) if is_passing(reply.status()) => {
+                Ok(reply) if is_temporary_status(reply.status()) => {
                     (format!("HTTP status {}", reply.status()), reply.header("retry-after").and_then(retry_after))
                 }
-                Err(problem) if may_pass(problem) => (sentence(problem), None),
+                Err(problem) if may_be_temporary(problem) => (sentence(problem), None),
                 _ => return sent,
             };
             match attempts.next(asked) {

@@ -115,7 +115,7 @@ pub fn content_without_links(
             &item.name
         };
         hasher.field(kind).field(name.as_os_str().as_bytes());
-        if item.counts_itself() {
+        if item.copies_entry() {
             let mut description = Vec::new();
             links.note(&item.path, &item.stat);
             let parent = tree.root.parent(&item.path).map_err(SourceError::from);

@@ -179,8 +179,8 @@ impl Listing {
                 None => changes.new.push(name(&entry)),
                 Some(before) => {
                     found += 1;
-                    if let Some(how) = entry.difference(&before) {
-                        changes.changed.push(format!("{}{how}", name(&entry)));
+                    if let Some(difference) = entry.difference(&before) {
+                        changes.changed.push(format!("{}{difference}", name(&entry)));
                     }
                 }
             }

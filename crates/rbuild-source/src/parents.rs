@@ -65,7 +65,7 @@ impl SourceTree<'_> {
         let above = path.ancestors().skip(1).filter(|above| !above.as_os_str().is_empty());
         let is_link = |path: &&Path| self.root.stat(path).is_ok_and(|stat| stat.kind == FileKind::Symlink);
         let link = above.filter(is_link).last()?.to_path_buf();
-        Some(SourceError::BehindLink { path: source.to_string(), link })
+        Some(SourceError::CrossesLink { path: source.to_string(), link })
     }
 
     fn pivot(&self, above: &str) -> Option<Selected> {

@@ -25,7 +25,7 @@ pub enum SourceError {
     BadPattern(String),
     /// A `--parents` source with a symbolic link among its parent directories.
     #[error("`{path}` crosses the symbolic link {}, which --parents does not follow", quoted(link))]
-    BehindLink { path: String, link: PathBuf },
+    CrossesLink { path: String, link: PathBuf },
     /// A failed system call.
     #[error(transparent)]
     Kernel(#[from] rbuild_linux::Error),
@@ -113,11 +113,11 @@ impl StoreDir {
 
     /// Returns the path, relative to the context, at which a selection or a walk left the store
     /// out; `None` if none has come across it.
-    pub fn left_out(&self) -> Option<&Path> {
+    pub fn skipped_path(&self) -> Option<&Path> {
         self.found.get().map(PathBuf::as_path)
     }
 
-    fn leave_out(&self, path: impl FnOnce() -> PathBuf) {
+    fn record_skipped(&self, path: impl FnOnce() -> PathBuf) {
         self.found.get_or_init(path);
     }
 }
@@ -164,7 +164,7 @@ pub enum CopiedPart {
 
 impl Selected {
     /// Returns the path prefix for matching exclusions below this entry.
-    pub(crate) fn seen_as(&self) -> &Path {
+    pub(crate) fn exclusion_path(&self) -> &Path {
         match self.take {
             CopiedPart::Content => Path::new(""),
             CopiedPart::Kept | CopiedPart::Above => &self.name,
@@ -172,7 +172,7 @@ impl Selected {
     }
 
     /// Returns true if the entry itself is copied, and not only its content.
-    pub fn counts_itself(&self) -> bool {
+    pub fn copies_entry(&self) -> bool {
         self.stat.kind != FileKind::Dir || (self.take != CopiedPart::Content && !self.name.as_os_str().is_empty())
     }
 }
@@ -229,7 +229,7 @@ impl SourceTree<'_> {
         for glob in components {
             let mut next = Vec::new();
             for dir in &found {
-                let is_open = |stat: Stat| stat.kind == FileKind::Dir && !self.leaves_out(&stat, || dir.clone());
+                let is_open = |stat: Stat| stat.kind == FileKind::Dir && !self.skips_store(&stat, || dir.clone());
                 if !dir.as_os_str().is_empty() && !self.root.stat(dir).is_ok_and(is_open) {
                     continue;
                 }
@@ -281,7 +281,7 @@ impl SourceTree<'_> {
             Err(e) if e.is_not_found() || e.kind() == std::io::ErrorKind::NotADirectory => return Ok(None),
             Err(e) => return Err(e.into()),
         };
-        if self.leaves_out(&stat, || real.clone()) || (real != path && self.is_in_store(&real)) {
+        if self.skips_store(&stat, || real.clone()) || (real != path && self.is_in_store(&real)) {
             return Ok(None);
         }
         // An ignored directory exists only if a negated rule re-includes something in it.
@@ -321,16 +321,16 @@ impl SourceTree<'_> {
     }
 
     /// Returns true if the metadata is that of the store, and notes its path.
-    pub(crate) fn leaves_out(&self, stat: &Stat, path: impl FnOnce() -> PathBuf) -> bool {
+    pub(crate) fn skips_store(&self, stat: &Stat, path: impl FnOnce() -> PathBuf) -> bool {
         let Some(store) = self.store.filter(|store| store.is(stat)) else { return false };
-        store.leave_out(path);
+        store.record_skipped(path);
         true
     }
 
     /// Returns true if the metadata is that of the store. Notes its path unless the ignore file
     /// excludes it already.
     pub(crate) fn is_store(&self, stat: &Stat, excluded: bool, path: impl FnOnce() -> PathBuf) -> bool {
-        if excluded { self.store.is_some_and(|store| store.is(stat)) } else { self.leaves_out(stat, path) }
+        if excluded { self.store.is_some_and(|store| store.is(stat)) } else { self.skips_store(stat, path) }
     }
 
     /// Returns true if a path without links is the store or is inside it.
@@ -399,7 +399,7 @@ mod tests {
             not_found(None, true),
             SourceError::DeadLink { path: "a".into(), target: "/b".into() },
             SourceError::BadPattern("a[".into()),
-            SourceError::BehindLink { path: "a/b".into(), link: "a".into() },
+            SourceError::CrossesLink { path: "a/b".into(), link: "a".into() },
             SourceError::Kernel(rbuild_linux::Error::new(
                 "openat",
                 Path::new("a"),
@@ -410,7 +410,7 @@ mod tests {
             SourceError::InStore("cache/blobs".into()),
         ];
         let variants =
-            variants!(SourceError { NotFound, DeadLink, BadPattern, BehindLink, Kernel, Changed, TooDeep, InStore });
+            variants!(SourceError { NotFound, DeadLink, BadPattern, CrossesLink, Kernel, Changed, TooDeep, InStore });
         assert_recorded!("SourceError", variants.table(&errors, |e| e, no_remedy));
     }
 }

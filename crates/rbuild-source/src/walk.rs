@@ -35,13 +35,13 @@ impl SourceTree<'_> {
         item: &Selected,
         visit: impl FnMut(&RootDir, &Path, &Stat) -> Result<(), E>,
     ) -> Result<(), E> {
-        self.walk_as(&item.path, item.seen_as(), visit)
+        self.walk_as(&item.path, item.exclusion_path(), visit)
     }
 
     fn walk_as<E: From<SourceError>>(
         &self,
         dir: &Path,
-        seen_as: &Path,
+        exclusion_path: &Path,
         mut visit: impl FnMut(&RootDir, &Path, &Stat) -> Result<(), E>,
     ) -> Result<(), E> {
         let found = |e: rbuild_linux::Error| SourceError::from(e).of_found(self.root);
@@ -51,7 +51,7 @@ impl SourceTree<'_> {
             Ok(WalkLevel { relative, names, rules, unseen })
         };
         let mut trail = Trail::new(self.root.sub(dir).map_err(found)?);
-        let mut stack = vec![open(trail.last(), PathBuf::new(), self.rules_below(dir, seen_as), None)?];
+        let mut stack = vec![open(trail.last(), PathBuf::new(), self.rules_below(dir, exclusion_path), None)?];
         while let Some(level) = stack.last_mut() {
             let Some(name) = level.names.pop() else {
                 stack.pop();
@@ -154,10 +154,10 @@ impl SourceTree<'_> {
         hasher: &mut Hasher,
         describe: &Describe<'_>,
     ) -> Result<Fingerprint, SourceError> {
-        let (dir, seen_as) = (item.path.as_path(), item.seen_as());
+        let (dir, exclusion_path) = (item.path.as_path(), item.exclusion_path());
         let scan = ContentScan { tree: self, dir, describe, state: Mutex::default(), more: Condvar::new() };
         scan.lock().parts.push(ScanPart::default());
-        let rules = Arc::new(self.rules_below(dir, seen_as));
+        let rules = Arc::new(self.rules_below(dir, exclusion_path));
         scan.add(Task { id: 0, relative: PathBuf::new(), rules, names: None, above: None });
         let most = cores().min(MAX_FILE_THREADS);
         std::thread::scope(|scope| {

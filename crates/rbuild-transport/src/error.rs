@@ -148,9 +148,9 @@ impl TransportError {
     /// Returns the error of a failed upload: that of the source, if reading the data failed.
     pub(crate) fn pushing(RegistryError { place, problem }: RegistryError) -> TransportError {
         let problem = match *problem {
-            RegistryProblem::Local { what, source } => match into_carried::<TransportError>(source) {
+            RegistryProblem::Local { data, source } => match into_carried::<TransportError>(source) {
                 Ok(e) => return e,
-                Err(source) => RegistryProblem::Local { what, source },
+                Err(source) => RegistryProblem::Local { data, source },
             },
             other => other,
         };
@@ -245,7 +245,7 @@ mod tests {
         let through_registry = |e: io::Error| {
             let place = RemoteRepository { registry: "r.io".into(), repository: "a/b".into() };
             let source = io::Error::other(TransportError::reading("x")(e));
-            TransportError::pushing(RegistryError::new(place, RegistryProblem::Local { what: "the layer", source }))
+            TransportError::pushing(RegistryError::new(place, RegistryProblem::Local { data: "the layer", source }))
         };
         for (carry, own) in [
             (&through_store as &dyn Fn(io::Error) -> TransportError, "cannot read the incoming data"),

@@ -444,12 +444,12 @@ pub struct RunArgs {
     #[arg(long, hide = true, value_parser = value::pull)]
     pub pull: Option<PullPolicy>,
     #[command(flatten)]
-    pub left_out: LeftOutOfRun,
+    pub ignored: IgnoredRunFlags,
 }
 
 /// Flags of docker that limit or label a container. They have no effect except a warning.
 #[derive(Args)]
-pub struct LeftOutOfRun {
+pub struct IgnoredRunFlags {
     #[arg(short, long, hide = true)]
     memory: Option<String>,
     #[arg(long, hide = true)]
@@ -466,7 +466,7 @@ pub struct LeftOutOfRun {
     label: Vec<String>,
 }
 
-impl LeftOutOfRun {
+impl IgnoredRunFlags {
     /// Returns the flags that were given.
     pub fn given(&self) -> Vec<&'static str> {
         let all = [
@@ -492,12 +492,12 @@ pub struct CreateArgs {
     #[arg(long)]
     pub name: Option<String>,
     #[command(flatten)]
-    pub left_out: LeftOutOfCreate,
+    pub ignored: IgnoredCreateFlags,
 }
 
 /// Flags of `docker create` that concern the command, which never runs.
 #[derive(Args)]
-pub struct LeftOutOfCreate {
+pub struct IgnoredCreateFlags {
     #[arg(short, long, hide = true)]
     interactive: bool,
     #[arg(short, long, hide = true)]

@@ -223,7 +223,7 @@ mod tests {
         let io = |errno: nix::errno::Errno| io::Error::from_raw_os_error(errno as i32);
         let kernel = || rbuild_linux::Error::new("write", Path::new("/s/b"), io(nix::errno::Errno::ENOSPC));
         let place = rbuild_registry::RemoteRepository { registry: "r.io".into(), repository: "a".into() };
-        let local = rbuild_registry::RegistryProblem::Local { what: "the layer", source: io::Error::from(kernel()) };
+        let local = rbuild_registry::RegistryProblem::Local { data: "the layer", source: io::Error::from(kernel()) };
         let layout = TransportError::OpenLayout { layout: "/l".into(), source: kernel().without_object() };
         for e in [
             TransportError::Store(kernel().into()),

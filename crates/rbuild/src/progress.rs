@@ -44,7 +44,7 @@ pub fn draw(events: &Receiver<Event>, mode: Mode, explain: bool) {
         if matches!(event, Event::End) {
             return;
         }
-        if matches!(event, Event::Why { .. }) && !explain {
+        if matches!(event, Event::Reason { .. }) && !explain {
             continue;
         }
         match mode {

@@ -132,8 +132,8 @@ impl Contexts {
     }
 
     /// Returns the path of the store in a context, if a step would have taken it otherwise.
-    pub fn store_left_out(&self) -> Option<&Path> {
-        self.store.left_out()
+    pub fn skipped_store(&self) -> Option<&Path> {
+        self.store.skipped_path()
     }
 
     /// Returns the context that a step reads, `None` if it reads another step's files. Fails if the
@@ -434,7 +434,7 @@ pub fn source_error(e: SourceError, span: Span, from: Option<&str>) -> BuildErro
             d.help("separate the items of the JSON form by commas, or write `[[]` for a bracket that is part of a name")
         }
         SourceError::BadPattern(_) => d.help("write `[[]` for a bracket that is part of a name"),
-        SourceError::BehindLink { .. } => d.help("name the path that the link leads to"),
+        SourceError::CrossesLink { .. } => d.help("name the path that the link leads to"),
         SourceError::InStore(_) => d.help(Remedy::from(FileRemedy::MoveStore)),
         SourceError::Kernel(_) | SourceError::TooDeep(_) => d,
     }])
@@ -486,7 +486,7 @@ mod tests {
             dead_link("b"),
             SourceError::BadPattern("[a".into()),
             SourceError::BadPattern("a[".into()),
-            SourceError::BehindLink { path: "a/b".into(), link: "a".into() },
+            SourceError::CrossesLink { path: "a/b".into(), link: "a".into() },
             SourceError::Changed("a".into()),
             SourceError::TooDeep("a".into()),
             SourceError::InStore("a".into()),

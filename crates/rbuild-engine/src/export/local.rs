@@ -139,7 +139,7 @@ impl LocalExport<'_, '_, '_, '_> {
         if self.stop.is_some_and(Cancel::is_canceled) {
             return Err(BuildError::Canceled);
         }
-        self.writers.give(group)?;
+        self.writers.push(group)?;
         Ok(if self.writers.has_failed() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
     }
 

@@ -187,7 +187,7 @@ fn not_a_directory(span: Span, id: &str, part: &str) -> Diagnostic {
 
 /// Returns the ID of a cache. Initial content, owner and mode are part of it.
 fn cache_id(env: &StepEnv<'_>, step: &RunCache, seed: Seed<'_>) -> Result<CacheId> {
-    let RunCache { id, id_counts: _, sharing: _, from, source, mode, uid, gid } = step;
+    let RunCache { id, id_in_key: _, sharing: _, from, source, mode, uid, gid } = step;
     let mut hasher = Hasher::new();
     hasher.field("cache 1").field(id);
     if (*mode, *uid, *gid) != (0o755, 0, 0) {

@@ -50,7 +50,7 @@ impl Journal {
                     inputs: Vec::new(),
                 });
             }
-            Event::Why { step, text } => {
+            Event::Reason { step, text } => {
                 if let Some(place) = pages.places.get(step) {
                     pages.steps[*place].why = Some(text.clone());
                 }

@@ -85,7 +85,7 @@ fn keys_of<'k>(env: &'k StepEnv<'_>, result_of: &'k dyn Fn(VertexId) -> ResultId
 #[tracing::instrument(target = "engine", name = "once", level = "debug", skip_all, fields(step = records.id.position(), key = %records.key.short()))]
 fn find_or_execute_keyed(records: &StepRecords<'_>, taken: &[Selection]) -> Attempt<bool> {
     let StepRecords { env, id, key, .. } = *records;
-    let explain_key = |text: String| env.events.send(Event::Why { step: id.position(), text });
+    let explain_key = |text: String| env.events.send(Event::Reason { step: id.position(), text });
     let hit = |key: &CacheKey| {
         tracing::debug!(target: "engine", key = key.short(), "cache hit");
         explain_key(explain::hit(key));
@@ -146,12 +146,12 @@ fn execute_and_publish(
     // An earlier build may have been given the secrets of this one as plain values.
     let before = env.nearest[id].and_then(|key| env.store.records().key_inputs(&key).ok().flatten());
     let before = before.map(|before| explain::masked(before, &env.request.secret_values()));
-    let why = |changes: Option<&Changes>| {
+    let explain_miss = |changes: Option<&Changes>| {
         let reason = records.reason(before.as_ref(), changes);
         tracing::debug!(target: "engine", key = shared.short(), reason, "cache miss");
         explain_key(reason);
     };
-    let made = execute(env, id, taken, stage, before.as_ref(), &why)?;
+    let made = execute(env, id, taken, stage, before.as_ref(), &explain_miss)?;
     let dir = env.rootfs.work.dir().open_alike(&made).map_err(BuildError::kernel(ErrorContext::StepDirectory))?;
     refusal::check_files(env, id, &dir)?;
     records.publish(shared, (&made, &dir))?;
@@ -159,7 +159,7 @@ fn execute_and_publish(
 }
 
 /// Executes a step into a new tree; returns its directory. `before` holds the key inputs of
-/// the most similar earlier step. `why` is called with the changes among the step's source
+/// the most similar earlier step. `on_changes` is called with the changes among the step's source
 /// files as soon as they are known.
 #[tracing::instrument(target = "engine", name = "execute", level = "debug", skip_all, fields(step = id.position()))]
 fn execute(
@@ -168,23 +168,23 @@ fn execute(
     taken: &[Selection],
     stage: Option<(&StageFiles, &Selection)>,
     before: Option<&KeyInputs>,
-    why: &dyn Fn(Option<&Changes>),
+    on_changes: &dyn Fn(Option<&Changes>),
 ) -> Attempt<PathBuf> {
     let (made, dir) = env.rootfs.new_tree(id)?;
     match &env.graph().vertices[id].step {
         // Changes show while files are copied.
         Step::Copy(step) => {
             let copied = copy_step::copy_step(env, id, step, taken, stage, (&made, &dir));
-            why(copied.map_err(|e| or_changed(env, id, taken, e))?.as_ref());
+            on_changes(copied.map_err(|e| or_changed(env, id, taken, e))?.as_ref());
         }
         Step::Run(run) => {
             let parts = run_mounts::context_parts(env, id, run, taken, before);
             let (parts, changes) = parts.map_err(|e| or_changed(env, id, taken, e))?;
-            why(changes.as_ref());
+            on_changes(changes.as_ref());
             run::run_step(env, id, run, parts, taken, &made)?;
         }
         Step::Workdir(step) => {
-            why(None);
+            on_changes(None);
             workdir::workdir_step(env, id, step, &made)?;
         }
         Step::Scratch | Step::Image { .. } => {}

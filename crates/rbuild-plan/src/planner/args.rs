@@ -6,7 +6,7 @@ use rbuild_image::Platform;
 use rbuild_remedy::{BuildRemedy, Remedy};
 
 use crate::parameters::Parameters;
-use crate::planner::state::{Planned, Planner, StageState, not_yet};
+use crate::planner::state::{Planned, Planner, StageState, unsupported};
 
 /// Build arguments that have an effect without an ARG.
 pub(super) const BUILT_IN_ARGS: [&str; 11] = [
@@ -126,7 +126,7 @@ pub(super) fn epoch(planner: &mut Planner<'_>) -> Planned<Option<i64>> {
     if planner.find_stage(&text, planner.file.stages.len()).is_some()
         || planner.params.context_index(&text, &planner.params.platform).is_some()
     {
-        return Err(not_yet(span, &format!("{EPOCH} taken from `{text}`")).into());
+        return Err(unsupported(span, &format!("{EPOCH} taken from `{text}`")).into());
     }
     let d = Diagnostic::new(span, format!("{EPOCH}={text} is neither a number of seconds nor `context`"));
     Err(d.help(Remedy::Build(BuildRemedy::TimeOfCommit)).into())

@@ -10,7 +10,7 @@ use crate::Chmod;
 use crate::graph::{CopyItem, CopySource, CopyStep, FileSource, InlineFile, Step, UrlSource, WordSpans};
 use crate::history;
 use crate::planner::paths::{cwd, join, native_path};
-use crate::planner::state::{Planned, Planner, StageState, not_yet};
+use crate::planner::state::{Planned, Planner, StageState, unsupported};
 
 /// Name of a downloaded file whose URL has none, as in BuildKit.
 const UNNAMED: &str = "__unnamed__";
@@ -65,7 +65,7 @@ pub(super) fn copy(planner: &mut Planner<'_>, state: &mut StageState, copy: &ast
 
 fn refuse_unsupported_flags(copy: &ast::Copy, name: &str) -> Result<(), Diagnostic> {
     match &copy.keep_git_dir {
-        Some(word) => Err(not_yet(word.span, &format!("{name} --keep-git-dir"))),
+        Some(word) => Err(unsupported(word.span, &format!("{name} --keep-git-dir"))),
         None => Ok(()),
     }
 }
@@ -100,13 +100,14 @@ fn sources(
 /// Returns the URL of a source that is to be downloaded; `None` for a path.
 fn remote(copy: &ast::Copy, source: &str, span: Span) -> Result<Option<SourceUrl>, Diagnostic> {
     let is_git = ["git://", "git@", "ssh://"].iter().any(|prefix| source.starts_with(prefix));
-    if !is_git && !SourceUrl::is_meant(source) {
+    if !is_git && !SourceUrl::has_scheme(source) {
         return Ok(None);
     }
     if !copy.add {
         return Err(Diagnostic::new(span, "COPY cannot download a URL").help("use ADD"));
     }
-    let git = || not_yet(span, "ADD of a git repository").help("clone it before the build, or in a RUN instruction");
+    let git =
+        || unsupported(span, "ADD of a git repository").help("clone it before the build, or in a RUN instruction");
     if is_git {
         return Err(git());
     }

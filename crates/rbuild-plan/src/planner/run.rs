@@ -237,7 +237,7 @@ fn cache(planner: &mut Planner<'_>, mount: &Mount, target: &str, span: Span) -> 
     let id = if namespace.is_some() { whole } else { id };
     Ok(RunMountKind::Cache(RunCache {
         id,
-        id_counts: is_default && mount.sharing == Sharing::Shared,
+        id_in_key: is_default && mount.sharing == Sharing::Shared,
         sharing: mount.sharing,
         from,
         source: join("/", mount.source.as_deref().unwrap_or("/")),

@@ -264,7 +264,7 @@ fn stages_by_name(file: &Dockerfile) -> HashMap<String, Vec<usize>> {
     stages
 }
 
-pub(super) fn not_yet(span: Span, feature: &str) -> Diagnostic {
+pub(super) fn unsupported(span: Span, feature: &str) -> Diagnostic {
     Diagnostic::new(span, format!("{feature} is not supported yet"))
 }
 

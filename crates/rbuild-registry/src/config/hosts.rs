@@ -99,7 +99,8 @@ fn host(url: &str, entry: Value, dir: &std::path::Path, server: bool) -> Result<
     let entry: HostSettings = entry
         .try_into()
         .map_err(|e: toml::de::Error| toml::de::Error::custom(format!("host {url}: {}", e.message())))?;
-    let can = |what: &str| entry.capabilities.as_ref().is_none_or(|list| list.iter().any(|word| word == what));
+    let can =
+        |operation: &str| entry.capabilities.as_ref().is_none_or(|list| list.iter().any(|word| word == operation));
     let headers = entry.header.iter().flat_map(|(name, value)| {
         let values = match value {
             Value::Array(list) => list.iter().filter_map(Value::as_str).map(str::to_string).collect(),

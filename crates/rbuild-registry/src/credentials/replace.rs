@@ -26,7 +26,7 @@ impl FileLock {
     /// Acquires the lock, waiting for other processes. It is on a file next to the credentials
     /// file, which itself is replaced.
     pub(super) fn take(path: &Path) -> Result<FileLock, ConfigError> {
-        let path = behind_links(path).map_err(ConfigError::file(FileAction::Read, path))?;
+        let path = follow_links(path).map_err(ConfigError::file(FileAction::Read, path))?;
         let dir = path.parent().unwrap_or(Path::new("."));
         let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
         made.map_err(ConfigError::file(FileAction::Write, &path))?;
@@ -72,7 +72,7 @@ fn name_of(path: &Path) -> String {
 
 /// Follows links, for example to a file under version control, also to a file that does not exist
 /// yet.
-fn behind_links(path: &Path) -> io::Result<PathBuf> {
+fn follow_links(path: &Path) -> io::Result<PathBuf> {
     let mut path = path.to_path_buf();
     for _ in 0..MAX_LINKS {
         match std::fs::symlink_metadata(&path) {

@@ -234,7 +234,7 @@ fn without_store(dir: &Path, source: &SourcePattern) -> (String, Option<PathBuf>
         Ok(()) => found.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(" "),
         Err(e) => e.to_string(),
     };
-    (found, store.left_out().map(Path::to_path_buf))
+    (found, store.skipped_path().map(Path::to_path_buf))
 }
 
 #[test]

@@ -176,13 +176,13 @@ pub struct BuildArgs {
     #[arg(long, hide = true)]
     pub compress: bool,
     #[command(flatten)]
-    pub left_out: LeftOut,
+    pub ignored: IgnoredBuildFlags,
 }
 
 /// Flags of docker that scripts pass and rbuild does not support. They have no effect except a
 /// warning.
 #[derive(Args)]
-pub struct LeftOut {
+pub struct IgnoredBuildFlags {
     #[arg(short, long, hide = true)]
     memory: Option<String>,
     #[arg(long, hide = true)]
@@ -219,7 +219,7 @@ pub struct LeftOut {
     sbom: Option<String>,
 }
 
-impl LeftOut {
+impl IgnoredBuildFlags {
     /// Returns the flags that were given and would have an effect in docker.
     pub fn given(&self) -> Vec<&'static str> {
         let asks =

@@ -94,8 +94,8 @@ fn options_of(shown: &str, flag: &str) -> UsageRemedy {
 }
 
 fn unknown(verb: &str, flag: &str, misplaced: Option<&str>, see: UsageRemedy) -> Failure {
-    if let Some((why, hint)) = unsupported::flag(verb, flag) {
-        return Failure::usage(format!("unsupported flag `{flag}`: {why}")).help(hint);
+    if let Some((reason, hint)) = unsupported::flag(verb, flag) {
+        return Failure::usage(format!("unsupported flag `{flag}`: {reason}")).help(hint);
     }
     let failure = Failure::usage(format!("unknown flag `{flag}` of `rbuild {}`", clap_command::written(verb)));
     let pages = clap_command::pages();

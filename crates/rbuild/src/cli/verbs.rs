@@ -285,8 +285,8 @@ fn word_of_group(group: &str, word: &str) -> Result<GroupWord, Failure> {
 }
 
 fn unknown(word: &str) -> Failure {
-    if let Some((why, hint)) = unsupported::command(word) {
-        return Failure::usage(format!("unsupported command `{word}`: {why}")).help(hint);
+    if let Some((reason, hint)) = unsupported::command(word) {
+        return Failure::usage(format!("unsupported command `{word}`: {reason}")).help(hint);
     }
     let failure = Failure::usage(format!("`{word}` is neither a command of rbuild nor a directory to build"));
     let close = match word {

@@ -21,7 +21,7 @@ use crate::ui::diagnostics::{self, SourceText};
 use crate::ui::{terminal, timings_html};
 
 pub fn build(settings: &Settings, args: BuildArgs) -> Result<u8, Failure> {
-    for flag in args.left_out.given() {
+    for flag in args.ignored.given() {
         terminal::err(&format!("warning: {flag} is not supported yet and has no effect\n"));
     }
     let store = settings.open_for_builds()?;

@@ -72,8 +72,8 @@ fn user_and_password(args: &LoginArgs) -> Result<(String, Secret), Failure> {
         return Err(Failure::usage("--password and --password-stdin are mutually exclusive"));
     }
     let terminal = std::io::stdin().is_terminal();
-    let missing = |what, remedy: VerbRemedy| {
-        let failure = Failure::usage(format!("no {what} given, and standard input is not a terminal"));
+    let missing = |credential, remedy: VerbRemedy| {
+        let failure = Failure::usage(format!("no {credential} given, and standard input is not a terminal"));
         Err(failure.help(remedy))
     };
     let user = match &args.username {

@@ -31,7 +31,7 @@ pub fn run(settings: &Settings, args: RunArgs) -> Result<u8, Failure> {
     if args.tty && args.interactive && !has_terminal {
         return Err(Failure::usage("-it: standard input is not a terminal").help(VerbRemedy::OmitTerminal));
     }
-    for flag in args.left_out.given() {
+    for flag in args.ignored.given() {
         terminal::warning(format!("{flag} is not supported yet and has no effect"));
     }
     if args.pull == Some(PullPolicy::Always) {

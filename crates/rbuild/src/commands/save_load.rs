@@ -45,7 +45,7 @@ fn open_or_download(store: &Store, path: &str) -> Result<File, Failure> {
 /// Parses a URL; `None` if the text is a path.
 fn url(text: &str) -> Result<Option<SourceUrl>, Failure> {
     let shown = hide_logins(text);
-    if SourceUrl::is_meant(text) {
+    if SourceUrl::has_scheme(text) {
         let invalid = |e| Failure::usage(format!("`{shown}`: the URL is invalid: {e}"));
         return SourceUrl::parse(text).map(Some).map_err(invalid);
     }

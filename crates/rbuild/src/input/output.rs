@@ -347,8 +347,8 @@ pub fn refused(purpose: &str, path: &Path, e: DestinationError) -> Failure {
     let remedy = match &e {
         DestinationError::NotWritable(dir, _) if parent.is_some_and(|parent| parent != dir) => {
             let missing = quoted(parent.unwrap_or(dir));
-            let why = format!("{missing} does not exist, and this user cannot create it");
-            return Failure::new(format!("cannot write {purpose} {}: {why}", quoted(path)))
+            let reason = format!("{missing} does not exist, and this user cannot create it");
+            return Failure::new(format!("cannot write {purpose} {}: {reason}", quoted(path)))
                 .help(OutputRemedy::CreateParent);
         }
         DestinationError::Kernel(e) => return unwritten(purpose, path, e),

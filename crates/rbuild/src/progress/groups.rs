@@ -64,7 +64,7 @@ impl Groups {
                 let lines = self.steps.get_mut(&step).map(|known| known.lines.push(stream, &bytes));
                 self.print(step, &lines.unwrap_or_default())
             }
-            Event::Why { step, text } => self.print(step, &format!("why: {text}\n")),
+            Event::Reason { step, text } => self.print(step, &format!("why: {text}\n")),
             Event::Done { step, outcome, seconds } => self.end(step, outcome, seconds, now),
             Event::Waiting { .. } | Event::Pulling { .. } | Event::End => String::new(),
         }

@@ -50,7 +50,7 @@ impl Plain {
                 }
                 self.headed(step, lines)
             }
-            Event::Why { step, text } => {
+            Event::Reason { step, text } => {
                 let Some(known) = self.steps.get(&step) else { return String::new() };
                 let line = format!("#{} why: {text}\n", known.number);
                 self.headed(step, line)

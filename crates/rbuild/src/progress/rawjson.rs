@@ -68,10 +68,10 @@ impl Documents {
                 json!({"vertexes": [ended]})
             }
             // The format has no field for this, so it is a warning of the lowest level.
-            Event::Why { step, text } => {
+            Event::Reason { step, text } => {
                 let Some(vertex) = self.steps.get(&step) else { return String::new() };
-                let why = STANDARD.encode(format!("why: {text}"));
-                json!({"warnings": [{"vertex": vertex.digest, "level": 0, "short": why}]})
+                let note = STANDARD.encode(format!("why: {text}"));
+                json!({"warnings": [{"vertex": vertex.digest, "level": 0, "short": note}]})
             }
             Event::Waiting { .. } | Event::Pulling { .. } | Event::End => return String::new(),
         };
@@ -130,7 +130,7 @@ mod tests {
         {
             events.push(Event::Started { step, label: format!("{step}/4"), text: "RUN x\ny".into() });
             events.push(Event::Output { step, stream: Stream::Stdout, bytes: "hello\n".into() });
-            events.push(Event::Why { step, text: "the command changed".into() });
+            events.push(Event::Reason { step, text: "the command changed".into() });
             events.push(Event::Done { step, outcome, seconds: 1.0 });
         }
         let text: String = events.into_iter().map(|event| documents.line(event, "2026-01-01T00:00:00Z")).collect();

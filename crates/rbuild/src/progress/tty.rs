@@ -26,7 +26,7 @@ struct Running {
     started: Instant,
     tail: VecDeque<String>,
     partial: Vec<u8>,
-    why: Option<String>,
+    reason: Option<String>,
 }
 
 /// A step whose inputs are not ready.
@@ -59,7 +59,7 @@ pub fn draw(events: &Receiver<Event>, explain: bool) {
     loop {
         let open = match events.recv_timeout(FRAME) {
             Ok(Event::End) => false,
-            Ok(Event::Why { .. }) if !explain => true,
+            Ok(Event::Reason { .. }) if !explain => true,
             Ok(event) => {
                 screen.take(event);
                 true
@@ -110,12 +110,12 @@ impl Screen {
                 self.waiting.remove(&step);
                 let title = format!("[{label}] {}", first_line(&text));
                 let (tail, partial) = Default::default();
-                let running = Running { label, title, started: Instant::now(), tail, partial, why: None };
+                let running = Running { label, title, started: Instant::now(), tail, partial, reason: None };
                 self.running.insert(step, running);
             }
-            Event::Why { step, text } => {
+            Event::Reason { step, text } => {
                 if let Some(running) = self.running.get_mut(&step) {
-                    running.why = Some(text);
+                    running.reason = Some(text);
                 }
             }
             Event::Output { step, bytes, .. } => {
@@ -141,8 +141,8 @@ impl Screen {
                         self.finish("=> CANCELED", &running.title, None);
                     }
                 }
-                if let Some(why) = &running.why {
-                    self.finish("   why:", why, None);
+                if let Some(reason) = &running.reason {
+                    self.finish("   why:", reason, None);
                 }
             }
         }
@@ -368,7 +368,7 @@ mod tests {
         for (events, more) in [
             (vec![Event::Isolation { mode: "userns" }, started(1, "a 1/2"), output(1, "one\ntwo\n")], true),
             (vec![waiting(2, &[1]), waiting(3, &[2])], true),
-            (vec![Event::Why { step: 1, text: "the command changed".into() }, done(1, StepOutcome::Cached)], true),
+            (vec![Event::Reason { step: 1, text: "the command changed".into() }, done(1, StepOutcome::Cached)], true),
             (
                 vec![Event::Warning("a warning".into()), Event::Phase { text: "packing layers".into(), seconds: 1.0 }],
                 true,

@@ -103,7 +103,7 @@ impl<'s, 'e> LocalWriters<'s, 'e> {
 
     /// Writes the files of a group, now or later. An error on another thread is returned by
     /// [`Queue::outcome`]; groups after it are not written.
-    pub(super) fn give(&mut self, group: ExportGroup) -> Result<()> {
+    pub(super) fn push(&mut self, group: ExportGroup) -> Result<()> {
         self.count += group.files.len();
         if self.count <= FEW && !group.is_full() {
             return group.write();

@@ -20,7 +20,7 @@ const ONLY_FILE: &str = "context";
 /// Returns the URL if the text is one of a file. `purpose` is for messages. Returns `None` for
 /// paths, repositories and other schemes.
 pub fn file_url(purpose: &str, text: &str) -> Result<Option<SourceUrl>, Failure> {
-    if !SourceUrl::is_meant(text) {
+    if !SourceUrl::has_scheme(text) {
         return Ok(None);
     }
     match SourceUrl::parse(text) {

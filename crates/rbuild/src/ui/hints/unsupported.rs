@@ -194,7 +194,8 @@ fn of_verb(verb: &str) -> impl Iterator<Item = Unsupported> {
         _ => &[],
     };
     let verb = if verb == "builder-prune" { "prune" } else { verb }.to_string();
-    let other = OTHER.iter().filter(move |(of, ..)| *of == verb).map(|(_, flags, why, hint)| (*flags, *why, *hint));
+    let other =
+        OTHER.iter().filter(move |(of, ..)| *of == verb).map(|(_, flags, reason, hint)| (*flags, *reason, *hint));
     table.iter().copied().chain(other)
 }
 
@@ -214,7 +215,7 @@ pub fn command(word: &str) -> Option<(&'static str, Hint)> {
 }
 
 fn find(mut table: impl Iterator<Item = Unsupported>, word: &str) -> Option<(&'static str, Hint)> {
-    table.find(|(words, ..)| words.contains(&word)).map(|(_, why, hint)| (why, Hint(hint.into())))
+    table.find(|(words, ..)| words.contains(&word)).map(|(_, reason, hint)| (reason, Hint(hint.into())))
 }
 
 /// Returns all flags of the tables, each with its verb.
