@@ -366,7 +366,7 @@ pub struct CpArgs {
     pub source: String,
     /// Destination file or directory; `-` writes a tar archive to standard output
     pub dest: String,
-    /// Copy the target of a symlink
+    /// Copy the target of a symbolic link
     #[arg(short = 'L', long)]
     pub follow_link: bool,
     /// Accepted for compatibility; files belong to the caller
@@ -447,7 +447,7 @@ pub struct RunArgs {
     pub ignored: IgnoredRunFlags,
 }
 
-/// Flags of docker that limit or label a container. They have no effect except a warning.
+/// Flags of docker that limit or label a container. They only cause a warning.
 #[derive(Args)]
 pub struct IgnoredRunFlags {
     #[arg(short, long, hide = true)]
@@ -495,7 +495,8 @@ pub struct CreateArgs {
     pub ignored: IgnoredCreateFlags,
 }
 
-/// Flags of `docker create` that concern the command, which never runs.
+/// Flags of `docker create` that concern the command. They are ignored, because the command never
+/// runs.
 #[derive(Args)]
 pub struct IgnoredCreateFlags {
     #[arg(short, long, hide = true)]

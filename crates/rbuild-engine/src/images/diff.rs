@@ -18,15 +18,15 @@ pub enum Difference {
     /// An entry of layer `number` (from 1) of `of`, which `made_by` created. The path is that of
     /// the first entry that differs.
     Layer { number: usize, of: usize, made_by: String, path: String, change: EntryChange },
-    /// The numbers of layers.
+    /// The numbers of layers differ.
     LayerCount(usize, usize),
-    /// A field of the configuration, with its values as JSON.
+    /// A field of the configuration, with both values as JSON.
     Configuration { field: FieldPath, values: (String, String) },
-    /// The manifests only: layers and configurations are equal.
+    /// Only the manifests differ: layers and configurations are equal.
     Manifest,
 }
 
-/// The way to a value in a JSON document, from the root. Prints like `config.Env[1]`.
+/// The path of a value in a JSON document, from the root. Prints as in `config.Env[1]`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct FieldPath(Vec<FieldKey>);
 
@@ -75,13 +75,13 @@ pub enum EntryChange {
     OnlyInFirst,
     /// The second layer has an entry that the first one lacks.
     OnlyInSecond,
-    /// A property of the entry, with its values as text.
+    /// A property of the entry, with both values as text.
     Property { name: &'static str, values: (String, String) },
     /// Modification times, in seconds since the Unix epoch.
     Time(i64, i64),
     /// The contents, from this byte on.
     Content(usize),
-    /// Bytes of the archives that belong to no entry.
+    /// Bytes of the archives that do not belong to an entry.
     Padding,
 }
 
@@ -159,7 +159,7 @@ fn noun(kind: EntryKind) -> &'static str {
         EntryKind::HardLink => "hard link",
         EntryKind::CharDevice => "character device",
         EntryKind::BlockDevice => "block device",
-        EntryKind::Fifo => "named pipe",
+        EntryKind::Fifo => "FIFO",
     }
 }
 

@@ -252,10 +252,10 @@ fn dockerfile_and_ignore_file_cannot_lead_out_of_the_context() {
         ran
     };
     let bad = [
-        ("ln -sf $LAB/outside", "is a link to nothing in the context"),
-        ("ln -sf ../outside", "is a link to nothing in the context"),
-        ("ln -sf /etc/hostname", "is a link to nothing in the context"),
-        ("mkfifo", "is a named pipe"),
+        ("ln -sf $LAB/outside", "is a symbolic link whose target is not in the context"),
+        ("ln -sf ../outside", "is a symbolic link whose target is not in the context"),
+        ("ln -sf /etc/hostname", "is a symbolic link whose target is not in the context"),
+        ("mkfifo", "is a FIFO"),
         ("mkdir", "is a directory"),
     ];
     for (make, says) in bad {
@@ -273,7 +273,7 @@ fn dockerfile_and_ignore_file_cannot_lead_out_of_the_context() {
         }
     }
     // A link at a directory of the context does not lead out of it either.
-    build("ln -sfn $LAB way", "-f way/outside").fails(1, &["is a link to nothing in the context"]);
+    build("ln -sfn $LAB way", "-f way/outside").fails(1, &["is a symbolic link whose target is not in the context"]);
     // Links within the context are followed. Files that the caller names elsewhere are the caller's
     // decision.
     build("ln -sf docker/Dockerfile Dockerfile; ln -sf docker/ignore .dockerignore", "").ok();
@@ -283,9 +283,9 @@ fn dockerfile_and_ignore_file_cannot_lead_out_of_the_context() {
     build("true", "-f <(cat $LAB/Dockerfile)").ok();
     // The same for named contexts and archives.
     lab.sh("mkdir $LAB/n && touch $LAB/n/x && mkfifo $LAB/n/.dockerignore").ok();
-    build("true", "--build-context n=$LAB/n").fails(1, &[".dockerignore` is a named pipe"]);
+    build("true", "--build-context n=$LAB/n").fails(1, &[".dockerignore` is a FIFO"]);
     lab.sh("mkdir $LAB/t && cd $LAB/t && mkfifo Dockerfile && tar -cf ../t.tar . && timeout 20 $RB build - < ../t.tar")
-        .fails(1, &["is a named pipe"]);
+        .fails(1, &["is a FIFO"]);
 }
 
 /// A device in place of the Dockerfile is not opened.

@@ -1,6 +1,6 @@
 //! Reads the Dockerfile and ignore files of a context, which is untrusted: only regular files
-//! inside the context are read, symlinks out of it are errors, and pipes and devices are never
-//! opened.
+//! inside the context are read, symbolic links that lead out of it are errors, and FIFOs and
+//! devices are never opened.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -43,7 +43,7 @@ pub fn read(context: &RootDir, path: &Path, shown: &str) -> Result<Option<Vec<u8
     Ok(Some(bytes))
 }
 
-/// Returns the first symlink on the path that does not resolve inside the context.
+/// Returns the first symbolic link on the path that does not resolve inside the context.
 fn leaving_link(context: &RootDir, path: &Path) -> Option<PathBuf> {
     let mut prefixes: Vec<&Path> = path.ancestors().filter(|prefix| !prefix.as_os_str().is_empty()).collect();
     prefixes.reverse();
@@ -54,14 +54,17 @@ fn leaving_link(context: &RootDir, path: &Path) -> Option<PathBuf> {
 }
 
 fn link_error(shown: &str, link: &Path) -> Failure {
-    let failure = Failure::new(format!("cannot read {shown}: {} is a link to nothing in the context", quoted(link)));
+    let failure = Failure::new(format!(
+        "cannot read {shown}: {} is a symbolic link whose target is not in the context",
+        quoted(link)
+    ));
     failure.help(InputRemedy::CopyIntoContext)
 }
 
 fn kind_error(shown: &str, kind: FileKind) -> Failure {
     let kind_name = match kind {
         FileKind::Dir => "a directory",
-        FileKind::Fifo => "a named pipe",
+        FileKind::Fifo => "a FIFO",
         FileKind::Socket => "a socket",
         FileKind::CharDevice | FileKind::BlockDevice => "a device",
         FileKind::File | FileKind::Symlink => "not a file",

@@ -61,8 +61,8 @@ impl OutputRemedy {
             OutputRemedy::OtherPath => "choose another path, or change the owner or mode of the directory".into(),
             OutputRemedy::WritablePath => "pass a writable path".into(),
             OutputRemedy::OpenForWriting => "open the descriptor for writing".into(),
-            OutputRemedy::ReplaceSocket => "pass a file, a named pipe or a device".into(),
-            OutputRemedy::RemoveLinkLoop => "remove the symlink loop, or pass another path".into(),
+            OutputRemedy::ReplaceSocket => "pass a file, a FIFO or a device".into(),
+            OutputRemedy::RemoveLinkLoop => "remove the loop of symbolic links, or pass another path".into(),
         }
     }
 }
