@@ -73,8 +73,8 @@ fn bare_field(text: &str) -> Result<(String, usize), CsvError> {
     Ok((field.to_string(), field.len()))
 }
 
-/// Returns the field at the beginning of the text, whose opening quote is removed, and its length
-/// with the closing quote.
+/// Returns the quoted field at the beginning of `text`, which starts after the opening quote, and
+/// its length including the closing quote.
 fn quoted_field(text: &str) -> Result<(String, usize), CsvError> {
     let mut field = String::new();
     let mut at = 0;

@@ -10,7 +10,7 @@ const FLAG: &str = "--device=";
 /// Parses `NAME[,required[=BOOL]]`, or the same with `name=NAME`, like BuildKit: keys are
 /// case-insensitive, and the first field with another key is the name.
 pub(crate) fn device(word: Word) -> Result<Device, Diagnostic> {
-    // An empty value has no place of its own; its flag precedes it.
+    // An empty value has no span of its own; point at the flag before it.
     let before = if word.span.start == word.span.end { FLAG.len() } else { 0 };
     let span = Span::new(word.span.start.saturating_sub(before), word.span.end);
     let fail = |reason: String| Diagnostic::new(span, format!("`--device={}`: {reason}", word.text));

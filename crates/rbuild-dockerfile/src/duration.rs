@@ -57,7 +57,7 @@ pub fn parse_duration(text: &str) -> Result<i64, BadDuration> {
 /// Magnitude of the smallest `i64`.
 const MAX_MAGNITUDE: u64 = 1 << 63;
 
-/// Parses a number with its unit. Returns the nanoseconds and the text behind the unit.
+/// Parses a number with its unit. Returns the nanoseconds and the text after the unit.
 fn next_part(text: &str) -> Result<(u64, &str), BadDuration> {
     let digits = |text: &str| text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
     let (whole, after) = text.split_at(digits(text));
@@ -87,7 +87,7 @@ fn next_part(text: &str) -> Result<(u64, &str), BadDuration> {
     Ok((whole.checked_add(part_of(fraction, scale)).ok_or(BadDuration::TooLong)?, rest))
 }
 
-/// Returns the nanoseconds of the digits behind a decimal point, rounded as Go rounds them. Digits
+/// Returns the nanoseconds of the digits after a decimal point, rounded as Go rounds them. Digits
 /// that do not fit into an `i64` are ignored.
 fn part_of(fraction: &str, scale: u64) -> u64 {
     let (mut number, mut tens) = (0u64, 1f64);

@@ -325,7 +325,8 @@ impl WordScan<'_> {
             '+' | '-' | '?' => self.conditional(name, op, false),
             '#' | '%' => {
                 let word = self.raw(|s| s.until(Some('}')))?.0;
-                // A doubled operator is greedy even if its second character comes from a value.
+                // A doubled operator is greedy, even if its second character comes from the value
+                // of a variable.
                 let (greedy, pattern) = word.strip_prefix(op).map_or((false, &word[..]), |rest| (true, rest));
                 let pattern = Pattern::new(pattern)?;
                 let Some(value) = self.value(name) else { return Ok(if skip { None } else { Some(String::new()) }) };

@@ -63,7 +63,7 @@ pub const PROXY_ARGS: [&str; 10] = [
     "all_proxy",
 ];
 
-/// Returns true if an operating system, as the configuration of an image contains it, is Windows.
+/// Returns true if `os`, the operating system in an image configuration, is Windows.
 pub fn is_windows(os: &str) -> bool {
     os == "windows"
 }

@@ -177,7 +177,7 @@ impl<'a> LineReader<'a> {
     }
 
     /// Removes the continuation character at the end of a line. Returns the rest, and true if there
-    /// was one. A doubled escape character does not continue the line.
+    /// is one. A doubled escape character does not continue the line.
     fn strip_continuation(&self, text: &'a str) -> (&'a str, bool) {
         let bare = text.trim_end_matches([' ', '\t']);
         match bare.strip_suffix(self.escape) {

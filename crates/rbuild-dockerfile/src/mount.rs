@@ -191,13 +191,13 @@ pub fn mount_from(word: &Word) -> Option<Word> {
 
 /// An option of a mount: `key=value` or `key`.
 struct Assignment {
-    /// The key as it is written.
+    /// The key as written.
     name: String,
     /// The key in lower case.
     key: String,
     value: Option<String>,
     span: Span,
-    /// Range of the value; that of the option if it has none.
+    /// Range of the value, or of the whole option if there is no value.
     value_span: Span,
 }
 
@@ -210,11 +210,12 @@ fn options(text: &str, span: Span) -> Result<Vec<Assignment>, Diagnostic> {
     })?;
     let exact = span.end.saturating_sub(span.start) == text.len();
     let assignment = |CsvField { text, start, end }: CsvField| {
-        // An empty field has no place of its own.
+        // An empty field has no span of its own.
         let exact = exact && start < end;
         let span = if exact { Span::new(span.start + start, span.start + end) } else { span };
         let (name, value) = text.split_once('=').map_or((&text[..], None), |(name, value)| (name, Some(value)));
-        // Quotes and escapes of the field are in front of the value or in it.
+        // If quotes or escapes were removed from the field, offsets in it no longer match the
+        // source.
         let is_plain = span.end - span.start == text.len() && value.is_some_and(|value| !value.is_empty());
         let value_span = if is_plain { Span::new(span.start + name.len() + 1, span.end) } else { span };
         Assignment { key: name.to_lowercase(), value: value.map(str::to_string), span, value_span, name: name.into() }
@@ -435,7 +436,8 @@ mod tests {
         let m = expand(r#"type=$kind,"source=c,d",target=/$list,id=${list},sharing=locked"#).unwrap();
         assert_eq!((m.kind, m.source.as_deref(), m.from), (MountKind::Cache, Some("c,d"), None));
         assert_eq!((m.target.as_deref(), m.id.as_deref()), (Some("/a,\"b\",from=x"), Some("a,\"b\",from=x")));
-        // Every value is a word; that of an unset variable is not given.
+        // Every value is one word; an option with an unset variable as its value counts as not
+        // given.
         let m = expand(r"target='/a b',id=$unset,source=${unset}").unwrap_or_else(|d| panic!("{d:?}"));
         assert_eq!((m.target.as_deref(), m.id, m.source), (Some("/a b"), None, None));
         for (text, want) in [

@@ -85,7 +85,7 @@ pub fn parse(source: &[u8]) -> Result<Dockerfile, Vec<Diagnostic>> {
     if parser.errors.is_empty() { Ok(file) } else { Err(parser.errors) }
 }
 
-/// Returns true if the byte at `at` is in a comment.
+/// Returns true if the byte at offset `at` is in a comment.
 fn is_in_comment(source: &str, file: &Dockerfile, at: usize) -> bool {
     let start = source[..at].rfind('\n').map_or(0, |end| end + 1);
     let instructions = file.global_args.iter().chain(file.stages.iter().flat_map(|stage| &stage.instructions));
@@ -168,7 +168,8 @@ impl DockerfileParser {
         Some(ParsedLine::Instruction(Instruction { keyword, span, comments, op }))
     }
 
-    /// Reports an unknown instruction. It may be the rest of the instruction on the line before it.
+    /// Reports an unknown instruction. It may be the continuation of the instruction on the
+    /// previous line.
     fn unknown(&mut self, keyword: &Word, placement: Placement) {
         let d = Diagnostic::new(keyword.span, format!("unknown instruction `{}`", keyword.text));
         // Words of commands, such as `copy` or `add`, are often arguments on an indented line.
@@ -277,7 +278,7 @@ impl DockerfileParser {
             &[("mount", Arity::Many), ("network", Arity::One), ("security", Arity::One), ("device", Arity::Many)];
         let flags = Flags::check("RUN", flags, KNOWN, &mut self.errors);
         for mount in flags.many("mount") {
-            // As in BuildKit, the values of options count in stages that are built.
+            // As in BuildKit, the values of options are checked only in stages that are built.
             if let Err(d) = crate::check_mount(&mount) {
                 self.error(d);
             }

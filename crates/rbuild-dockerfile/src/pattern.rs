@@ -4,8 +4,8 @@
 pub const MAX_RESULT: usize = 4 << 20;
 
 /// Expands the replacement of `${x//pattern/replacement}` as Go's `Regexp.ReplaceAllString` does:
-/// `$0` is the match, other groups are empty, `$$` is a dollar sign. Dollar signs in the
-/// replacement can only come from values or escapes.
+/// `$0` is the match, other groups are empty, `$$` is a dollar sign. A dollar sign in the
+/// replacement can come only from a value or an escape.
 fn fill_in(replacement: &str, matched: &[char]) -> String {
     let word = |c: char| c.is_alphanumeric() || c == '_';
     let mut out = String::new();
@@ -85,6 +85,7 @@ impl Pattern {
         found
     }
 
+    /// Removes the shortest prefix that matches, or with `greedy` the longest.
     pub fn trim_start(&self, value: &str, greedy: bool) -> String {
         let chars: Vec<char> = value.chars().collect();
         match Pattern::prefix(&self.0, &chars) {
@@ -93,6 +94,7 @@ impl Pattern {
         }
     }
 
+    /// Removes the shortest suffix that matches, or with `greedy` the longest.
     pub fn trim_end(&self, value: &str, greedy: bool) -> String {
         let backwards: Vec<char> = value.chars().rev().collect();
         let pieces: Vec<PatternPiece> = self.0.iter().rev().copied().collect();
@@ -165,7 +167,8 @@ impl<'a> States<'a> {
         self.reach(0, start);
     }
 
-    /// Notes a match in progress, also behind a `*`, which may match nothing.
+    /// Records that a match that began at `start` has reached the position `state`. It has then
+    /// reached the position after a `*` as well, because `*` may match nothing.
     fn reach(&mut self, mut state: usize, start: usize) {
         loop {
             let known = &mut self.starts[state];
@@ -185,7 +188,7 @@ impl<'a> States<'a> {
         self.starts[self.pieces.len()]
     }
 
-    /// Drops matches that start after `first`. Returns true if any is left that can go on.
+    /// Drops matches that start after `first`. Returns true if any incomplete match remains.
     fn keep_until(&mut self, first: usize) -> bool {
         self.starts.iter_mut().for_each(|start| *start = start.filter(|start| *start <= first));
         self.starts[..self.pieces.len()].iter().any(Option::is_some)

@@ -15,7 +15,7 @@ const HEREDOC: Lexer = Lexer { escape: '\\', raw_quotes: true, skip_unset: false
 /// can keep its own state.
 #[derive(Debug, Clone, Default)]
 pub struct Vars {
-    /// Entries in order; `None` where an entry was moved to the end.
+    /// Entries in order; `None` in place of an entry that was moved to the end.
     entries: VectorSync<Option<(String, String)>>,
     /// Index into `entries` of each name.
     positions: HashTrieMapSync<String, usize>,

@@ -8,7 +8,7 @@ fn is_blank(c: char) -> bool {
     matches!(c, ' ' | '\t' | '\u{b}' | '\u{c}' | '\r')
 }
 
-/// Splits at whitespace, without regard to quotes (COPY, EXPOSE, FROM).
+/// Splits at whitespace and ignores quotes (COPY, EXPOSE, FROM).
 pub fn plain(text: &Text) -> Vec<Word> {
     let mut found = Vec::new();
     let mut start = None;

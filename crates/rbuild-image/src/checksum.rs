@@ -24,7 +24,7 @@ impl ChecksumAlgorithm {
     pub const ALL: [ChecksumAlgorithm; 3] =
         [ChecksumAlgorithm::Sha256, ChecksumAlgorithm::Sha384, ChecksumAlgorithm::Sha512];
 
-    /// Returns the name, as in front of the digits.
+    /// Returns the name that precedes the digits, such as `sha256`.
     pub fn name(self) -> &'static str {
         match self {
             ChecksumAlgorithm::Sha256 => "sha256",
@@ -74,7 +74,7 @@ pub enum ChecksumError {
     /// The algorithm is missing or unknown.
     #[error("the algorithm is not sha256, sha384 or sha512")]
     Algorithm,
-    /// The digits are not those of the algorithm.
+    /// The digits do not match the algorithm: there are too many or too few, or one is invalid.
     #[error("{} requires {} lower-case hexadecimal digits", .0.name(), .0.digits())]
     Digits(ChecksumAlgorithm),
 }

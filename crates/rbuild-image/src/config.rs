@@ -60,7 +60,7 @@ pub struct RunConfig {
     /// Health check (a Docker extension).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub healthcheck: Option<HealthcheckConfig>,
-    /// Directories that receive a volume. The values are empty objects.
+    /// Directories on which volumes are mounted. The values are empty objects.
     #[serde(default, deserialize_with = "null_is_default", skip_serializing_if = "BTreeMap::is_empty")]
     pub volumes: BTreeMap<String, Value>,
     /// Absolute working directory; empty for `/`.

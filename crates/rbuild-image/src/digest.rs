@@ -3,7 +3,7 @@
 
 use crate::hash::parse_hex;
 
-/// A text is not a SHA-256 digest. Contains the first 100 characters of the text.
+/// A text that is not a SHA-256 digest. Contains its first 100 characters.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("invalid digest `{0}`: expected sha256:<64 hexadecimal digits>")]
 pub struct DigestError(pub String);
@@ -130,7 +130,7 @@ macro_rules! id_type {
 }
 
 id_type! {
-    /// Digest of a blob: of the bytes as stored and transferred, compressed if they are.
+    /// Digest of a blob as it is stored and transferred, which may be compressed.
     digest BlobDigest;
     /// Digest of the uncompressed bytes of a layer (OCI image-spec, config.md, "Layer DiffID").
     digest DiffId;

@@ -1,5 +1,5 @@
 //! Image data types: digests, references, platforms, and the OCI documents that connect them. Also
-//! the names and checksums of files that builds download.
+//! URLs and checksums of files that builds download.
 //!
 //! This crate only contains values: no I/O, no clock, no environment. A document that arrived with
 //! a digest must be stored as the original bytes; serializing a parsed document may produce others.

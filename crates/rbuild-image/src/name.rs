@@ -47,7 +47,7 @@ impl FromStr for ImageName {
     }
 }
 
-/// A text is not an image reference.
+/// A text that is not an image reference.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("invalid image name `{name}`: {reason}")]
 pub struct ReferenceError {

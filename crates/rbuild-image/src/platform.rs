@@ -51,7 +51,7 @@ impl Platform {
     }
 }
 
-/// Operating systems that may be given without an architecture.
+/// Operating systems that are accepted without an architecture.
 const SYSTEMS: [&str; 17] = [
     "aix",
     "android",
@@ -71,7 +71,7 @@ const SYSTEMS: [&str; 17] = [
     "windows",
     "zos",
 ];
-/// Architectures by their names in Go. They may be given without an operating system.
+/// Architectures by their Go names. They are accepted without an operating system.
 pub const ARCHITECTURES: [&str; 24] = [
     "386",
     "amd64",
@@ -126,13 +126,13 @@ impl fmt::Display for Platform {
     }
 }
 
-/// Text that does not name a platform.
+/// A text that is not a platform.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PlatformError {
     /// A single word that is neither an operating system nor an architecture.
     #[error("unknown platform `{0}`: neither an operating system nor an architecture")]
     Unknown(String),
-    /// Text of another form.
+    /// A text that is not of the form `os/arch[/variant]`.
     #[error("invalid platform `{0}`: expected os/arch[/variant]")]
     Invalid(String),
 }

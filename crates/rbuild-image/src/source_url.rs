@@ -48,7 +48,7 @@ const SCHEMES: [&str; 2] = ["http", "https"];
 const IMAGE_SCHEMES: [&str; 2] = ["docker-image", "oci-layout"];
 
 impl SourceUrl {
-    /// Returns true if a text begins like a URL, in the spelling that ADD requires.
+    /// Returns true if a text begins with `http://` or `https://`, in lower case as ADD requires.
     pub fn has_scheme(text: &str) -> bool {
         SCHEMES.iter().any(|scheme| text.strip_prefix(scheme).is_some_and(|rest| rest.starts_with("://")))
     }
@@ -109,8 +109,8 @@ impl SourceUrl {
         Some((text(user)?, text(password)?))
     }
 
-    /// Returns the name of the file: the last element of the decoded path. `None` if there is none
-    /// that can be the name of a file.
+    /// Returns the name of the file: the last element of the decoded path. `None` if that is not a
+    /// valid file name.
     pub fn file_name(&self) -> Option<String> {
         let path = String::from_utf8(decode(&self.path)?).ok()?;
         let name = path.trim_end_matches('/').rsplit('/').next().unwrap_or("");
@@ -131,9 +131,9 @@ impl fmt::Debug for SourceUrl {
     }
 }
 
-/// Replaces the logins of all URLs in a text, which may be a part of a Dockerfile. The user of a
-/// URL other than http and https is shown unless it has a password. An `@` before a digest
-/// (`docker-image://name:tag@sha256:…`) ends no login.
+/// Replaces the logins of all URLs in a text, for example a part of a Dockerfile, by `***`. A URL
+/// of a scheme other than http and https keeps a user without a password. An `@` before a digest
+/// (`docker-image://name:tag@sha256:…`) does not end a login.
 pub fn hide_logins(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     let mut rest = text;

@@ -14,6 +14,7 @@ use crate::ids::{ContextId, VertexId, VolumeId};
 #[derive(Debug, Clone)]
 pub struct BuildGraph {
     pub vertices: Vec<Vertex>,
+    /// The vertex of the result.
     pub target: VertexId,
     /// Configuration of the result, without `rootfs` and `history`.
     pub config: ImageConfig,
@@ -41,7 +42,7 @@ impl BuildGraph {
 #[derive(Debug, Clone)]
 pub struct HistoryEntry {
     pub created_by: String,
-    /// The vertex whose layer the entry describes; `None` for an empty layer.
+    /// The vertex with the layer that the entry describes; `None` for an empty layer.
     pub layer: Option<VertexId>,
 }
 
@@ -78,7 +79,7 @@ pub struct WordSpans {
 #[derive(Debug, Clone)]
 pub struct Vertex {
     pub step: Step,
-    /// The vertex whose file system the step modifies; `None` for a base.
+    /// The vertex with the file system that the step modifies; `None` for a base.
     pub parent: Option<VertexId>,
     pub name: StepName,
     /// The instruction as shown to the user, with most variables expanded.
@@ -111,11 +112,14 @@ pub enum Step {
 /// A command to run (RUN).
 #[derive(Debug, Clone)]
 pub struct RunStep {
+    /// Program and arguments. A command in shell form begins with the words of SHELL.
     pub args: Vec<String>,
     /// Environment, in order; each name occurs once.
     pub env: Vars,
-    /// Undeclared proxy arguments: visible to the command, but not part of its cache key.
+    /// Proxy settings from build arguments that no ARG declares: visible to the command, but not
+    /// part of its cache key.
     pub proxies: Vec<(String, String)>,
+    /// Absolute working directory.
     pub cwd: String,
     /// Value of USER; empty for root.
     pub user: String,
@@ -142,7 +146,9 @@ pub struct RunSecret {
     pub target: Option<String>,
     /// Name of the environment variable.
     pub env: Option<String>,
+    /// True if the build fails without the secret.
     pub required: bool,
+    /// Permission bits of the file.
     pub mode: u32,
     pub uid: u32,
     pub gid: u32,
@@ -155,7 +161,9 @@ pub struct RunAgent {
     pub id: String,
     /// Absolute path of the socket.
     pub target: String,
+    /// True if the build fails without the agent.
     pub required: bool,
+    /// Permission bits of the socket.
     pub mode: u32,
     pub uid: u32,
     pub gid: u32,
@@ -177,18 +185,21 @@ pub struct RunMount {
 /// Source of a mount.
 #[derive(Debug, Clone)]
 pub enum RunMountKind {
+    /// A file or directory of a context, a stage or an image (`--mount=type=bind`).
     Bind {
         from: FileSource,
+        /// Path in the tree of `from`.
         source: String,
     },
     Cache(RunCache),
     Tmpfs {
-        /// Bytes.
+        /// Size in bytes; `None` for the default.
         size: Option<u64>,
     },
     /// A host directory mounted into every command.
     Volume {
         id: VolumeId,
+        /// Absolute path on the host, for the cache key.
         source: String,
     },
 }
@@ -204,6 +215,7 @@ pub struct RunCache {
     pub from: Option<FileSource>,
     /// Directory of the cache that is mounted; `/` mounts the whole cache.
     pub source: String,
+    /// Permission bits of the directory of a new cache.
     pub mode: u32,
     pub uid: u32,
     pub gid: u32,
@@ -217,6 +229,7 @@ pub enum FileSource {
     Context,
     /// A named context that is a directory.
     Named(ContextId),
+    /// The file system of a vertex: a stage or an image.
     Vertex(VertexId),
 }
 
@@ -233,6 +246,7 @@ pub struct CopyStep {
     pub dest_is_dir: bool,
     /// `user[:group]`, by name or number.
     pub chown: Option<String>,
+    /// Mode of the copied files, instead of that of the sources.
     pub chmod: Option<Chmod>,
     /// `--exclude` patterns, relative to each source.
     pub exclude: Vec<String>,
@@ -254,7 +268,7 @@ pub struct CopySource {
     pub span: Span,
 }
 
-/// The files that a source of a copy stands for.
+/// The files that a source of a copy denotes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CopyItem {
     /// Files of the tree that the step reads.
@@ -298,6 +312,7 @@ pub struct UrlSource {
 /// A file whose content is given in the Dockerfile.
 #[derive(Debug, Clone)]
 pub struct InlineFile {
+    /// File name without a directory.
     pub name: String,
     pub content: String,
 }

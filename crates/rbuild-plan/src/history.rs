@@ -4,7 +4,7 @@ use rbuild_dockerfile::Vars;
 use rbuild_dockerfile::ast::{Command, Heredoc};
 use rbuild_image::{HealthcheckConfig, quote};
 
-/// Formats a RUN entry, with the number and values of the build arguments in front of the command.
+/// Formats a RUN entry, with the number and the values of the build arguments before the command.
 /// An argument shows the value that the command sees: an ENV of the same name overrides it.
 pub fn run(args: &Vars, env: &Vars, words: &[String]) -> String {
     let mut text = String::from("RUN ");
@@ -94,7 +94,8 @@ fn fraction(n: f64) -> String {
     text.trim_end_matches('0').trim_end_matches('.').to_string()
 }
 
-/// Returns the command as shown in progress output: shell form as written, exec form as JSON.
+/// Returns the command as shown in progress output: the shell form as written, the exec form as
+/// JSON.
 pub fn display(command: &Command) -> String {
     match command {
         Command::Shell(word) => word.text.clone(),

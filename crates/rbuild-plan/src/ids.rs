@@ -2,8 +2,8 @@
 
 use std::ops::{Index, IndexMut};
 
-/// Position of a vertex in `BuildGraph::vertices`, and of its item in lists
-/// with one item for each vertex.
+/// Position of a vertex in `BuildGraph::vertices`, and of its item in lists with one item per
+/// vertex.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct VertexId(usize);
 

@@ -32,7 +32,7 @@ fn quoted(text: &str) -> String {
     out
 }
 
-/// Returns an optional text, distinct from every text that is present.
+/// Returns a representation of an optional text. That of `None` differs from that of any text.
 fn quoted_option(text: Option<&str>) -> String {
     text.map_or("None".to_string(), |text| format!("Some({})", quoted(text)))
 }
@@ -143,7 +143,7 @@ impl RunStep {
 }
 
 impl RunSecret {
-    /// The mount options of secrets count; their content never does.
+    /// The mount options of a secret are part of the key; its content never is.
     fn parts(&self, add: KeyPartSink<'_>) {
         let RunSecret { id, target, env, required, mode, uid, gid, span: _ } = self;
         let (id, target, env) = (quoted(id), quoted_option(target.as_deref()), quoted_option(env.as_deref()));
@@ -163,10 +163,11 @@ impl RunMount {
     fn parts(&self, add: KeyPartSink<'_>) {
         let RunMount { target, read_only, kind, from_name: _, span: _ } = self;
         let content = match kind {
-            // The content of the source is an input with its own key; its name does not count.
+            // The content of the source is an input with its own key; its name is not part of the
+            // key.
             RunMountKind::Bind { from: _, source: _ } => "bind".to_string(),
-            // The content of a cache does not count. Its seed does: the seed's digest is an input
-            // of the key, and "seeded" assigns that input to this cache.
+            // The content of a cache is not part of the key, but the digest of its seed is an
+            // input. "seeded" assigns that input to this cache.
             RunMountKind::Cache(RunCache { id, id_in_key, sharing: _, from, source, mode, uid, gid }) => {
                 let seed = if from.is_some() { "seeded" } else { "empty" };
                 let id = if *id_in_key { format!(" {}", quoted(id)) } else { String::new() };
@@ -174,7 +175,7 @@ impl RunMount {
             }
             RunMountKind::Tmpfs { size: Some(size) } => format!("tmpfs Some({size})"),
             RunMountKind::Tmpfs { size: None } => "tmpfs None".to_string(),
-            // The content of a volume never counts; its path on the host does.
+            // The path of a volume on the host is part of the key; its content never is.
             RunMountKind::Volume { id: _, source } => format!("volume {}", quoted(source)),
         };
         let access = if *read_only { "read-only" } else { "writable" };

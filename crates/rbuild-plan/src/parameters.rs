@@ -89,8 +89,9 @@ impl Parameters {
         self.context_index(name, platform).map(|index| &self.contexts[index])
     }
 
-    /// Returns the named context that replaces the stage or image `name` for a platform: one that
-    /// is for this platform only (`NAME::PLATFORM`) before others, and of several the last.
+    /// Returns the position of the named context that replaces the stage or image `name` for a
+    /// platform. A context for this platform only (`NAME::PLATFORM`) is preferred; of several, the
+    /// last one applies.
     pub(crate) fn context_index(&self, name: &str, platform: &Platform) -> Option<ContextId> {
         if self.contexts.is_empty() || ["scratch", "context"].contains(&name.to_lowercase().as_str()) {
             return None;
@@ -127,7 +128,7 @@ pub struct ContextDir {
 /// A file with patterns of paths that are not part of a build context.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IgnoreFile {
-    /// Path in messages.
+    /// Path as shown in messages.
     pub path: PathBuf,
     /// Content.
     pub text: String,
@@ -142,7 +143,7 @@ pub enum ContextSource {
     Scratch,
 }
 
-/// An image as a Dockerfile or an option names it.
+/// An image name in a Dockerfile or an option.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WrittenImage {
     /// The name as written, for messages.

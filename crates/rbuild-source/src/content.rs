@@ -1,9 +1,9 @@
 //! The content digest of selected files, for cache keys.
 //!
-//! The digest covers the names below the selected directory, the kept parent directories, and of
-//! each file: kind, mode, owner, size, content, link target, device number, and the extended
-//! attributes that are stored in images, and which files are hard links to each other. It does not
-//! cover times or files that are not selected.
+//! The digest covers the names below the selected directory, the kept parent directories, and for
+//! each file its kind, mode, owner, size, content, link target, device number, and the extended
+//! attributes that are stored in images. It also covers hard links between the files. It does not
+//! cover times, or files that are not selected.
 
 use rbuild_linux::parallel::locked;
 use std::collections::{BTreeSet, HashMap};
@@ -25,14 +25,15 @@ use crate::select::{CopiedPart, Owner, Selected, SourceError, SourceTree};
 pub struct SelectionContent {
     /// Digest for cache keys.
     pub digest: SelectionHash,
-    /// Metadata that were read for the digest, to detect changes between hashing and copying.
+    /// Fingerprint of the metadata that was read for the digest, to detect changes between hashing
+    /// and copying.
     pub fingerprint: Fingerprint,
 }
 
-/// The files that the sources of a step select, and their content when they were selected.
+/// The files that the sources of a step select, and their content at the time of selection.
 ///
-/// A copy works on the files that its key was computed from. It never selects again,
-/// because the context may have changed.
+/// A copy reads the files from which its key was computed. It never selects again, because the
+/// context may have changed.
 #[derive(Debug, Clone)]
 pub struct Selection {
     /// The files and directories of each source, in the order of the sources.
@@ -85,8 +86,9 @@ pub fn content(tree: &SourceTree<'_>, selected: &[Selected]) -> Result<Selection
     Ok(SelectionContent { digest: links.added_to(digest), fingerprint })
 }
 
-/// Returns the content of a selection, and notes its hard links: links may lead from one source of
-/// a step to another, so the caller adds them to a digest over all sources.
+/// Returns the content of a selection, and records its hard links in `links`. Files of different
+/// sources of a step may be hard links to each other, so the caller adds the links to a digest over
+/// all sources.
 ///
 /// # Errors
 ///
@@ -108,7 +110,7 @@ pub fn content_without_links(
             (FileKind::Dir, CopiedPart::Content) => ("content of a directory", true),
             _ => ("file", false),
         };
-        // The name of a directory counts only if the directory itself is copied.
+        // The name of a directory is part of the digest only if the directory itself is copied.
         let name = if item.stat.kind == FileKind::Dir && item.take == CopiedPart::Content {
             Path::new("")
         } else {

@@ -22,10 +22,11 @@ const CHUNK: u64 = 4 << 20;
 /// Buffer size in bytes.
 const READ: u64 = 256 << 10;
 
-/// Returns the hash of the child `name` of `dir`. `stat` are its expected metadata; `path` is
-/// used in errors. Fails with [`SourceError::Changed`] if the size differs.
+/// Returns the hash of the child `name` of `dir`. `stat` is its expected metadata; `path` is used
+/// in errors. Fails with [`SourceError::Changed`] if the size differs.
 pub(crate) fn file_hash(dir: &RootDir, name: &OsStr, path: &Path, stat: &Stat) -> Result<ContentHash, SourceError> {
-    // The metadata are those of a file.
+    // `stat` is that of a regular file, so an error without an errno means that the file was
+    // replaced by one of another kind.
     let is_other = |e: &rbuild_linux::Error| e.errno().is_none();
     let file = dir.open_name(name).map_err(|e| match is_other(&e) {
         true => SourceError::Changed(path.to_path_buf()),

@@ -27,9 +27,9 @@ const MARGIN: i64 = 2;
 /// A cache of file digests. Safe to use from several threads.
 #[derive(Debug)]
 pub struct HashCache {
-    /// Records, sorted by device and inode.
+    /// Loaded records, sorted by device and inode.
     known: Vec<u8>,
-    /// Records added since.
+    /// Records added since it was loaded.
     found: Mutex<BTreeMap<[u8; KEY], [u8; RECORD]>>,
     /// Records of files that are too recent to be cached: they could still be written within the
     /// same clock tick. Only used by [`HashCache::last_read`].
@@ -39,7 +39,7 @@ pub struct HashCache {
 }
 
 impl HashCache {
-    /// Loads a cache from the output of [`HashCache::bytes`]. Invalid input gives an empty cache.
+    /// Loads a cache from the output of [`HashCache::bytes`]. Invalid input yields an empty cache.
     /// `now` is in seconds since 1970.
     pub fn new(bytes: &[u8], now: i64) -> HashCache {
         let records = bytes.strip_prefix(MAGIC).filter(|r| r.len() % RECORD == 0).unwrap_or_default();
@@ -47,7 +47,7 @@ impl HashCache {
     }
 
     /// Returns an empty cache that trusts no metadata: digests are only available from
-    /// [`HashCache::last_read`]. For files that are not written during a build and are later
+    /// [`HashCache::last_read`]. Used for files that do not change during a build and are later
     /// compared by content.
     pub fn for_once() -> HashCache {
         HashCache { known: Vec::new(), found: Mutex::default(), young: Mutex::default(), horizon: i64::MIN }

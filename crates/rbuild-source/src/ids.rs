@@ -1,4 +1,4 @@
-//! Hashes of what a build reads.
+//! Hashes of files that a build reads.
 
 use std::fmt;
 
@@ -20,8 +20,8 @@ impl ContentHash {
         ContentHash(bytes)
     }
 
-    /// Returns the hash that stands for the target of a symbolic link in listings. Listings have
-    /// used a SHA-256 here since their first version.
+    /// Returns the hash that represents the target of a symbolic link in listings. It is a SHA-256,
+    /// as in the first version of the format.
     pub fn of_link_target(target: &[u8]) -> ContentHash {
         ContentHash(*BlobDigest::of(target).bytes())
     }

@@ -113,8 +113,8 @@ impl Ignore {
         excluded
     }
 
-    /// Returns true if the path is excluded, without the verdicts of a walk: each rule is matched
-    /// against the path and all of its parents.
+    /// Returns true if the path is excluded when each rule is matched against the path itself and
+    /// all of its parents, without the inheritance of a walk.
     pub fn excludes_alone(&self, path: &str) -> bool {
         let mut excluded = false;
         for rule in self.rules.iter() {

@@ -49,8 +49,8 @@ pub struct ListedSource<'a> {
     pub source: &'a Path,
     /// Mode as copied, with the file type in the bits of `S_IFMT`.
     pub mode: u32,
-    /// Stamp of a regular file; `None` if it cannot prove that the file has not been written
-    /// since.
+    /// Stamp of a regular file; `None` if the file may have been written since without a change to
+    /// its stamp.
     pub stamp: Option<FileStamp>,
     /// Digest of the content and attributes of a file, or of the target of a link, if known.
     pub digest: Option<ContentHash>,
@@ -140,7 +140,7 @@ impl Listing {
         [MAGIC, &self.bytes[..]].concat()
     }
 
-    /// Loads a listing from the output of [`Listing::to_bytes`]. Invalid input gives an empty
+    /// Loads a listing from the output of [`Listing::to_bytes`]. Invalid input yields an empty
     /// listing.
     pub fn from_bytes(bytes: &[u8]) -> Listing {
         let Some(bytes) = bytes.strip_prefix(MAGIC) else { return Listing::default() };
@@ -255,7 +255,7 @@ mod tests {
         let mut listing = Listing::default();
         for (source, text, mode) in entries {
             let digest = Some(ContentHash::of_link_target(text.as_bytes()));
-            // A mode without a type is that of a file.
+            // A mode without a file type belongs to a regular file.
             let mode = if *mode > 0o7777 { *mode } else { 0o100000 | mode };
             let entry = ListedSource { source: Path::new(source), mode, stamp: None, digest };
             listing.put(&Path::new("app").join(source), entry);

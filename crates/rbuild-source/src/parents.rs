@@ -22,7 +22,8 @@ struct ParentsLevel {
     stat: Stat,
     /// The directory is part of the selection already.
     kept: bool,
-    /// The pattern matched this directory or one above: everything not excluded is selected.
+    /// The pattern matched this directory or one above it: everything that is not excluded is
+    /// selected.
     inside: bool,
 }
 

@@ -10,7 +10,7 @@ use rbuild_remedy::closest_file;
 use crate::hashes::HashCache;
 use crate::ignore::Ignore;
 
-/// A source that cannot be selected or read.
+/// An error of selecting or reading a source.
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
     /// No such file. `path` is as written in the Dockerfile; `similar` is an existing file with a
@@ -65,9 +65,9 @@ pub enum Owner {
 }
 
 impl Owner {
-    /// Returns true for files outside the store, which others may change while they are read. Files
-    /// of stages and images are immutable, but a copy that shares them changes their link count and
-    /// ctime.
+    /// Returns true for files outside the store, which other programs may change while they are
+    /// read. Files of stages and images are immutable, except that a copy that shares them changes
+    /// their link count and ctime.
     pub fn may_change(self) -> bool {
         self != Owner::AsIs
     }
@@ -91,8 +91,8 @@ impl Owner {
     }
 }
 
-/// The store of the build. If it is below a build context, it is not part of it: a build writes to
-/// the store, so a copy of the store would contain itself.
+/// The store of the build. A store below a build context is not part of the context: a build writes
+/// to the store, so a copy of it would contain itself.
 ///
 /// It is identified by device and inode, because the context may contain it under any name.
 #[derive(Debug)]
@@ -111,8 +111,8 @@ impl StoreDir {
         stat.kind == FileKind::Dir && stat.inode() == self.inode
     }
 
-    /// Returns the path, relative to the context, at which a selection or a walk left the store
-    /// out; `None` if none has come across it.
+    /// Returns the path of the store relative to the context, if a selection or a walk has skipped
+    /// the store there.
     pub fn skipped_path(&self) -> Option<&Path> {
         self.found.get().map(PathBuf::as_path)
     }
@@ -163,7 +163,7 @@ pub enum CopiedPart {
 }
 
 impl Selected {
-    /// Returns the path prefix for matching exclusions below this entry.
+    /// Returns the path against which exclusions below this entry are matched.
     pub(crate) fn exclusion_path(&self) -> &Path {
         match self.take {
             CopiedPart::Content => Path::new(""),
@@ -247,8 +247,8 @@ impl SourceTree<'_> {
         for path in &found {
             match self.named(path)? {
                 Some(found) => selected.push(found),
-                // A matching link selects its target, so a dangling one is an error. One that leads
-                // into the store is left out, as the store is.
+                // A matching link selects its target, so a dangling one is an error. A link into
+                // the store is skipped, like the store itself.
                 None if self
                     .link_target(path)
                     .is_some_and(|target| !self.is_in_store(target.strip_prefix("/").unwrap_or(&target)))
@@ -270,8 +270,8 @@ impl SourceTree<'_> {
         is_link.then(|| self.root.resolve(&real).ok()).flatten()
     }
 
-    /// Selects the file at `path`; `None` if it does not exist, is ignored or is the store. A path
-    /// inside the store that no link leads to is found.
+    /// Selects the file at `path`; `None` if it does not exist, is ignored or is the store. A file
+    /// inside the store is found only if the path leads to it without a symbolic link.
     fn named(&self, path: &Path) -> Result<Option<Selected>, SourceError> {
         let Some(real) = self.visible(path)? else { return Ok(None) };
         let name = PathBuf::from(path.file_name().unwrap_or_default());
@@ -320,15 +320,15 @@ impl SourceTree<'_> {
         }
     }
 
-    /// Returns true if the metadata is that of the store, and notes its path.
+    /// Returns true if the metadata is that of the store, and records its path.
     pub(crate) fn skips_store(&self, stat: &Stat, path: impl FnOnce() -> PathBuf) -> bool {
         let Some(store) = self.store.filter(|store| store.is(stat)) else { return false };
         store.record_skipped(path);
         true
     }
 
-    /// Returns true if the metadata is that of the store. Notes its path unless the ignore file
-    /// excludes it already.
+    /// Returns true if the metadata is that of the store. Records its path unless the ignore file
+    /// excludes it anyway.
     pub(crate) fn is_store(&self, stat: &Stat, excluded: bool, path: impl FnOnce() -> PathBuf) -> bool {
         if excluded { self.store.is_some_and(|store| store.is(stat)) } else { self.skips_store(stat, path) }
     }

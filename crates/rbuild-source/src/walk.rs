@@ -383,8 +383,7 @@ impl ContentScan<'_> {
         Ok(())
     }
 
-    /// Queues a task under an ID of its own. Its result is inserted at the current position of
-    /// `part`.
+    /// Queues a task under a new ID. Its result is inserted at the current position of `part`.
     fn later(&self, part: &mut ScanPart, task: Task) {
         let id = {
             let mut state = self.lock();

@@ -2,7 +2,7 @@
 
 /// External facts for lint rules.
 pub struct Facts<'a> {
-    /// Returns the role of the stage with that position.
+    /// Returns the role of the stage at that position.
     pub role: &'a dyn Fn(usize) -> StageRole,
     /// Returns a base image by its expanded name and the expanded value of `FROM --platform`;
     /// `None` if the image is unknown.
@@ -23,7 +23,7 @@ pub enum StageRole {
     Built,
     /// The target does not need it.
     Unused,
-    /// A named context takes its place; `None` if the context's image is unknown.
+    /// A named context replaces it; `None` if the context's image is unknown.
     Replaced(Option<BaseFacts>),
 }
 

@@ -1,5 +1,5 @@
-//! Rules about what a stage inherits: variables and their declarations, default values used in
-//! FROM, the working directory and the shell.
+//! Rules about inherited properties of a stage: variables and their declarations, default values
+//! used in FROM, the working directory and the shell.
 
 use std::collections::HashMap;
 
@@ -24,7 +24,7 @@ struct StageVars {
     open: bool,
     /// The stage has a WORKDIR already.
     workdir: bool,
-    /// Its paths are those of Windows.
+    /// Paths follow the rules of Windows.
     windows: bool,
     /// The configuration names a shell: SHELL was set, here or in the base image.
     shell: bool,
@@ -70,7 +70,8 @@ pub fn check(file: &Dockerfile, facts: &Facts<'_>, found: &mut Vec<LintWarning>)
         // The instructions of a replaced stage have no effect.
         if !matches!((facts.role)(index), StageRole::Replaced(_)) {
             for trigger in std::mem::take(&mut scope.triggers) {
-                // Mistakes in a trigger belong to the image or stage that has it.
+                // Mistakes in a trigger are reported for the image or stage that defines it, not
+                // here.
                 apply(file, facts, &trigger, &globals, &mut scope, &mut Vec::new());
             }
             for i in &stage.instructions {
@@ -131,7 +132,8 @@ fn stage_platform(file: &Dockerfile, stage: &Stage, globals: &Globals) -> Option
     stage.from.platform.as_ref().and_then(|word| globals.vars.expand(word, file.escape).ok())
 }
 
-/// Returns true if a stage is built for Windows: for `platform`, or else for that of the result.
+/// Returns true if a stage is built for Windows. Without `platform`, the platform of the result
+/// applies.
 fn builds_for_windows(platform: Option<&str>, facts: &Facts<'_>) -> bool {
     let target = || facts.automatic.iter().find(|(name, _)| name == "TARGETPLATFORM").map(|(_, value)| value.as_str());
     let os = platform.or_else(target).and_then(|platform| platform.split('/').next());
@@ -191,7 +193,8 @@ fn args(
     }
 }
 
-/// Checks the first WORKDIR of a stage: those after it are as absolute as the first is.
+/// Checks the first WORKDIR of a stage. Later ones are relative to it, so they are absolute if it
+/// is.
 fn workdir(file: &Dockerfile, word: &Word, scope: &mut StageVars, found: &mut Vec<LintWarning>) {
     if std::mem::replace(&mut scope.workdir, true) {
         return;
@@ -214,8 +217,8 @@ fn workdir(file: &Dockerfile, word: &Word, scope: &mut StageVars, found: &mut Ve
     }
 }
 
-/// Returns true if the path is absolute on its operating system. An image for Windows has drive C:
-/// only, and no network shares.
+/// Returns true if the path is absolute on its operating system. An image for Windows has only
+/// drive C: and no network shares.
 fn is_absolute(path: &str, windows: bool) -> bool {
     if !windows {
         return path.starts_with('/');
@@ -243,13 +246,13 @@ fn from(file: &Dockerfile, image: &Word, globals: &Globals, found: &mut Vec<Lint
     }
 }
 
-/// Warns about each variable of a word that is not declared. Returns true if there was one.
+/// Warns about each undeclared variable of a word. Returns true if there is any.
 fn undefined(file: &Dockerfile, word: &Word, vars: &Vars, rule: &'static Rule, found: &mut Vec<LintWarning>) -> bool {
     report(&vars.undeclared(word, file.escape), word, vars, rule, found)
 }
 
 /// Warns about the undeclared variables `names` of a word, except for those that may be unset.
-/// Returns true if there was one.
+/// Returns true if any warning was added.
 fn report(names: &[String], word: &Word, vars: &Vars, rule: &'static Rule, found: &mut Vec<LintWarning>) -> bool {
     let mut any = false;
     // `${x:-default}` handles an unset variable.

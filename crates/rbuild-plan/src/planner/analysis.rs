@@ -10,13 +10,13 @@ use crate::parameters::{NamedContext, Parameters};
 use crate::planner::args;
 use crate::planner::state::{BaseImage, ImageNeed, Interrupted, Planner, PlatformImage};
 
-/// The global scope of a Dockerfile, and the part that each stage has in a build.
+/// The global scope of a Dockerfile, and the use of each stage in a build.
 pub struct Analysis<'p> {
     /// The predefined global arguments: `BUILD*` for the platform of this machine, `TARGET*` for
     /// the platform of the result, and `TARGETSTAGE`.
     pub automatic: Vec<(String, String)>,
-    /// The variables that FROM sees, and stages that declare them: the predefined arguments and the
-    /// ARGs before the first FROM.
+    /// Variables that are visible to FROM, and to stages that declare them: the predefined
+    /// arguments and the ARGs before the first FROM.
     pub globals: Vars,
     /// Position of the target.
     pub target: usize,
@@ -27,11 +27,12 @@ pub struct Analysis<'p> {
 /// The use of a stage for the target.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StageUse<'p> {
-    /// The target needs it, or is it.
+    /// The target itself, or a stage that it needs.
     Needed,
     /// The target does not need it, unless an ONBUILD trigger of a base image does.
     Unneeded,
-    /// A named context takes its place, with that platform of an image.
+    /// A named context replaces it. If the context is an image, the build uses it for this
+    /// platform.
     Replaced(&'p NamedContext, Platform),
 }
 
@@ -39,8 +40,8 @@ pub enum StageUse<'p> {
 ///
 /// # Errors
 ///
-/// Fails if the Dockerfile has no stage that is the target, or if the default of a global argument
-/// cannot be expanded.
+/// Fails if the target stage does not exist, or if the default of a global argument cannot be
+/// expanded.
 pub fn analyze<'p>(file: &Dockerfile, params: &'p Parameters) -> Result<Analysis<'p>, Diagnostic> {
     let images = HashMap::new();
     let mut planner = Planner::new(file, params, &images);
@@ -57,14 +58,15 @@ pub fn analyze<'p>(file: &Dockerfile, params: &'p Parameters) -> Result<Analysis
     Ok(Analysis { automatic, globals: planner.globals, target, stages })
 }
 
-/// Plans the target and the stages that it needs, or without a target all stages, and drops the
-/// plan. What a machine or a command line has to permit is permitted. Returns the images that are
-/// not in `images`: the stages that use them were not planned.
+/// Checks the target and the stages that it needs, or all stages if no target was requested, by
+/// planning them. Assumes that all entitlements are granted and that all architectures can be
+/// emulated. Returns the images that are not in `images`; the stages that use them were not
+/// checked.
 ///
 /// # Errors
 ///
-/// Returns the errors of the parameters and of the global scope, else the first one of each stage.
-/// Stages that use an invalid stage have no error of their own.
+/// Returns the errors in the parameters and in the global scope, or else the first error of each
+/// stage. A stage that uses an invalid stage has no error of its own.
 pub fn check(
     file: &Dockerfile,
     params: &Parameters,
@@ -85,7 +87,7 @@ pub fn check(
             Ok(_) => continue,
             Err(Interrupted::Needs) => drop(planner.unresolved.insert(index)),
             Err(Interrupted::Error(d) | Interrupted::InStage(d)) => {
-                // Stages that use an invalid one have no error of their own.
+                // A stage that uses an invalid one has no error of its own.
                 errors.push(d);
                 planner.unresolved.insert(index);
             }

@@ -28,7 +28,7 @@ const EPOCH: &str = "SOURCE_DATE_EPOCH";
 pub(super) const CACHE_NAMESPACE: &str = "BUILDKIT_CACHE_MOUNT_NS";
 /// Host name of the containers of RUN.
 pub(super) const SANDBOX_HOSTNAME: &str = "BUILDKIT_SANDBOX_HOSTNAME";
-/// Arguments for the builder: an ARG in a stage does not pass them to commands.
+/// Arguments that only the builder reads: even an ARG in a stage does not pass them to commands.
 const NEVER_IN_ENV: [&str; 2] = ["BUILDKIT_SBOM_SCAN_CONTEXT", "BUILDKIT_SBOM_SCAN_STAGE"];
 
 /// Returns the predefined global arguments. Build arguments of the same name override them.
@@ -83,8 +83,8 @@ pub(super) fn build_arg(planner: &mut Planner<'_>, name: &str) -> Option<String>
     value
 }
 
-/// Returns the value of a build argument that configures the builder, and marks it as used. An
-/// empty value sets nothing, as in BuildKit: CI passes variables that are not set.
+/// Returns the value of a build argument that configures the builder, and marks it as used. As in
+/// BuildKit, an empty value counts as unset, because CI systems pass unset variables as empty ones.
 pub(super) fn builder_arg(planner: &mut Planner<'_>, name: &str) -> Option<String> {
     build_arg(planner, name).filter(|value| !value.is_empty())
 }
@@ -106,8 +106,8 @@ pub(super) fn global_args(planner: &mut Planner<'_>, target: usize) -> Result<()
     Ok(())
 }
 
-/// Returns `SOURCE_DATE_EPOCH` in seconds: the build argument, or else the default of the
-/// global ARG. An empty value means none.
+/// Returns `SOURCE_DATE_EPOCH` in seconds: the build argument, or else the default of the global
+/// ARG. An empty value means that there is no bound.
 pub(super) fn epoch(planner: &mut Planner<'_>) -> Planned<Option<i64>> {
     let given = build_arg(planner, EPOCH);
     let decls = planner.file.global_args.iter().filter_map(|i| if let Op::Arg(d) = &i.op { Some(d) } else { None });

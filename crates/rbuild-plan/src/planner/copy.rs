@@ -12,7 +12,7 @@ use crate::history;
 use crate::planner::paths::{cwd, join, native_path};
 use crate::planner::state::{Planned, Planner, StageState, unsupported};
 
-/// Name of a downloaded file whose URL has none, as in BuildKit.
+/// Name of a downloaded file if its URL contains no file name, as in BuildKit.
 const UNNAMED: &str = "__unnamed__";
 
 pub(super) fn copy(planner: &mut Planner<'_>, state: &mut StageState, copy: &ast::Copy, span: Span) -> Planned<()> {
@@ -166,7 +166,7 @@ fn inline_files(state: &StageState, docs: &[ast::Heredoc]) -> Planned<Vec<Inline
 }
 
 /// Checks that the name of a here-document is a plain file name. A path could place the file
-/// outside of the destination.
+/// outside the destination.
 pub(super) fn file_name(doc: &ast::Heredoc) -> Result<(), Diagnostic> {
     if matches!(doc.name.as_str(), "." | "..") || doc.name.contains(['/', '\0']) {
         let d = Diagnostic::new(doc.opener, format!("here-document name `{}` is not a file name", doc.name));
@@ -175,7 +175,8 @@ pub(super) fn file_name(doc: &ast::Heredoc) -> Result<(), Diagnostic> {
     Ok(())
 }
 
-/// Checks that an owner of files copied with `--link` needs no names of users.
+/// Checks that the owner of files copied with `--link` is numeric, so that no account files are
+/// needed.
 fn numeric_owner(owner: &str, instruction: &str, link: Span) -> Result<(), Diagnostic> {
     if owner.split(':').all(|part| is_id(part) || part == "root") {
         return Ok(());
@@ -190,7 +191,7 @@ fn numeric_owner(owner: &str, instruction: &str, link: Span) -> Result<(), Diagn
     Err(Diagnostic::new(link, message).help("use numeric IDs, or remove --link"))
 }
 
-/// Returns true for a numeric ID of at most 31 bits, and for none.
+/// Returns true for a numeric ID of at most 31 bits, and for an empty text.
 fn is_id(part: &str) -> bool {
     part.is_empty() || part.parse::<u32>().is_ok_and(|id| i32::try_from(id).is_ok())
 }

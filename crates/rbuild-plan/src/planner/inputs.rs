@@ -33,7 +33,7 @@ impl Planner<'_> {
     /// [`Planner::stage`].
     pub(super) fn plan_dependencies(&mut self, target: usize) -> Planned<()> {
         let needed = self.needed(target);
-        // Collect all needs, so that the caller can resolve them at once.
+        // Collect all needs; the caller resolves them together.
         for index in (0..=target).filter(|i| needed[*i]) {
             self.request_inputs(index);
         }
@@ -50,7 +50,7 @@ impl Planner<'_> {
         Ok(())
     }
 
-    /// Returns for each stage whether the target needs it.
+    /// Returns a list with one item per stage: true if the target needs the stage.
     pub(super) fn needed(&self, target: usize) -> Vec<bool> {
         let mut needed = vec![false; self.file.stages.len()];
         let mut pending = vec![target];
@@ -93,8 +93,8 @@ impl Planner<'_> {
         self.replacement(stage).is_some()
     }
 
-    /// Records the images that a stage copies from or mounts as needs. Invalid names are reported
-    /// later, when the instruction is planned.
+    /// Records the images that a stage copies from or mounts. Invalid names are reported later,
+    /// when the instruction is planned.
     fn request_inputs(&mut self, index: usize) {
         let file = self.file;
         let stage = &file.stages[index];
@@ -134,9 +134,9 @@ impl Planner<'_> {
         }
         let label = self.stage_label(index, stage);
         let total = 1 + steps_of(&stage.instructions);
-        // As in BuildKit, the platform of FROM selects the platform of an image, whose
-        // configuration then decides, and is the platform of a directory. Stages keep their own
-        // platforms, and `scratch` has that of the build.
+        // As in BuildKit, the platform of FROM selects the image, whose configuration then
+        // determines the platform of the stage. It is also the platform of a context that is a
+        // directory. Stages keep their own platforms, and `scratch` has the platform of the build.
         let mut state = match self.base_stage(&name, index) {
             Some(base) => {
                 let state = self.stage(base)?;
@@ -181,7 +181,8 @@ impl Planner<'_> {
         Ok(Some(text.parse().map_err(invalid)?))
     }
 
-    /// Returns the error of a word of FROM that has variables without values only.
+    /// Returns the error about a word of FROM that is empty after expansion because none of its
+    /// variables has a value.
     fn empty_global(&self, noun: &str, word: &Word) -> Diagnostic {
         let remedy = match self.globals.undeclared(word, self.file.escape).into_iter().next() {
             Some(name) => BuildRemedy::DeclareArgument { name },
@@ -206,7 +207,7 @@ impl Planner<'_> {
         self.context_state(context, platform.as_ref(), label, 2, stage.span).map(Some)
     }
 
-    /// Returns the state of a named context. As in BuildKit, an image is that of `platform`.
+    /// Returns the state of a named context. As in BuildKit, an image is selected for `platform`.
     fn context_state(
         &mut self,
         context: ContextId,
@@ -235,7 +236,8 @@ impl Planner<'_> {
         }
     }
 
-    /// Returns the state of an empty file system, of the platform of the build unless one is given.
+    /// Returns the state of an empty file system. Its platform is that of the build unless
+    /// `platform` is given.
     fn scratch_state(&mut self, platform: Option<&Platform>, label: String, total: usize, span: Span) -> StageState {
         let name = StepName { stage: label.clone(), number: 1, total };
         let vertex = self.add(Step::Scratch, None, name, "FROM scratch".into(), span);
@@ -344,13 +346,13 @@ impl Planner<'_> {
         id
     }
 
-    /// Returns true if stage `used` comes after stage `index`, which cannot use it then. A stage
-    /// that a named context replaces may be anywhere.
+    /// Returns true if stage `used` comes after stage `index`, which therefore cannot use it. A
+    /// stage that a named context replaces may be anywhere.
     fn is_later(&self, used: usize, index: usize) -> bool {
         used > index && !self.is_replaced(&self.file.stages[used])
     }
 
-    /// Resolves the name of a stage that is defined later in the file as the name of an image.
+    /// Resolves a name as that of an image although a later stage has the same name.
     fn instead_of_later_stage(&mut self, name: &str, span: Span) -> Planned<FileSource> {
         let number = name.bytes().all(|b| b.is_ascii_digit());
         match WrittenImage::parse(name) {
@@ -401,7 +403,7 @@ impl Planner<'_> {
         self.input_image(&image, span, false)
     }
 
-    /// Returns the image that files are taken from.
+    /// Resolves an image to copy or mount files from.
     fn input_image(&mut self, image: &WrittenImage, span: Span, later_stage: bool) -> Planned<FileSource> {
         let Some(base) = self.image(image, None, span, later_stage) else { return Err(Interrupted::Needs) };
         let (base, name) = (base.clone(), StepName { stage: image.text.clone(), number: 1, total: 1 });

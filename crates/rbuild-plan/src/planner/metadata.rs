@@ -160,7 +160,8 @@ fn valid_signal(text: &str) -> bool {
     NAMES.contains(&name) || beside("RTMIN", '+', 15) || beside("RTMAX", '-', 14)
 }
 
-/// Returns the value of ports and volumes in a configuration, which are keys of objects.
+/// Returns an empty object: in a configuration, ports and volumes are keys with empty objects as
+/// values.
 fn empty_object() -> Value {
     Value::Object(Map::new())
 }

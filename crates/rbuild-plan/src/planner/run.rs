@@ -75,9 +75,10 @@ pub(super) fn run(planner: &mut Planner<'_>, state: &mut StageState, run: &ast::
     Ok(())
 }
 
-/// Returns the proxy settings given as undeclared build arguments. Programs read either
-/// spelling, so each setting is returned in upper and in lower case: with the value of the lower
-/// one if both are given, and not at all if that is empty (BuildKit, `proxyEnvFromBuildArgs`).
+/// Returns the proxy settings from build arguments that no ARG declares. Some programs read the
+/// name in upper case, others in lower case, so each setting is returned under both. If both are
+/// given, the value of the lower-case one applies; if that is empty, the setting is omitted
+/// (BuildKit, `proxyEnvFromBuildArgs`).
 fn proxies(planner: &Planner<'_>, state: &StageState) -> Vec<(String, String)> {
     let given = |name: &str| planner.params.build_arg(name);
     let value = |name: &str| given(&name.to_lowercase()).or_else(|| given(&name.to_uppercase()));
@@ -226,12 +227,12 @@ fn mount(planner: &mut Planner<'_>, state: &StageState, mount: &Mount, span: Spa
 fn cache(planner: &mut Planner<'_>, mount: &Mount, target: &str, span: Span) -> Planned<RunMountKind> {
     let from_span = mount.from_span.unwrap_or(span);
     let from = mount.from.as_ref().map(|name| planner.input_named(name, from_span)).transpose()?;
-    // The path as written, so that the directory does not count.
+    // The path as written: the ID must not depend on the working directory.
     let default = || rbuild_paths::as_go(mount.target.as_deref().unwrap_or_default());
     let id = mount.id.clone().unwrap_or_else(default);
     let namespace = args::builder_arg(planner, CACHE_NAMESPACE);
-    // BuildKit removes IDs and sharing modes from keys unless they are the default ones: the
-    // target, after a namespace that may be empty.
+    // Like BuildKit, omits the ID from the key unless it is the default (the target, after an
+    // optional namespace) and the cache is shared.
     let whole = format!("{}/{id}", namespace.as_deref().unwrap_or_default());
     let is_default = whole == target || whole.split_once('/').is_some_and(|(_, rest)| rest == target);
     let id = if namespace.is_some() { whole } else { id };
@@ -248,14 +249,14 @@ fn cache(planner: &mut Planner<'_>, mount: &Mount, target: &str, span: Span) -> 
 }
 
 /// Orders mounts by target, parents first, as BuildKit does (client/llb/exec.go): a mount never
-/// hides one below it. Of mounts with the same target, the last counts.
+/// hides one below it. Of several mounts with the same target, the last one applies.
 fn sort_mounts(mounts: &mut Vec<RunMount>) {
     mounts.reverse();
     mounts.sort_by(|a, b| a.target.cmp(&b.target));
     mounts.dedup_by(|later, kept| later.target == kept.target);
 }
 
-/// Returns the here-document of a RUN that consists only of it, if it starts with `#!`.
+/// Returns the here-document of a RUN if it is the whole command and starts with `#!`.
 fn script(run: &ast::Run) -> Result<Option<InlineFile>, Diagnostic> {
     let ([doc], Command::Shell(word)) = (&run.heredocs[..], &run.command) else { return Ok(None) };
     let alone = word.text.split_whitespace().count() == 1 && doc.fd.is_none();
@@ -272,7 +273,7 @@ fn secret(state: &StageState, mount: &Mount, span: Span) -> Planned<RunSecret> {
         let d = Diagnostic::new(span, "the secret mount has no ID");
         return Err(d.help("add `id=NAME`").into());
     };
-    // With only `env`, there is no file.
+    // If only `env` is given, there is no file.
     let default = || format!("/run/secrets/{}", id.rsplit('/').next().unwrap_or(&id));
     let target = target.or_else(|| mount.env.is_none().then(default));
     Ok(RunSecret {

@@ -92,9 +92,9 @@ impl Planner<'_> {
         })
     }
 
-    /// Gives the result the requested platform, regardless of those of its stages, and normalizes
-    /// it (BuildKit, `finalizeResultImage`). Without a request for another architecture or variant,
-    /// the variant and the version of the system remain those of the base image.
+    /// Sets the requested platform on the result, regardless of the platforms of its stages, and
+    /// normalizes it (BuildKit, `finalizeResultImage`). Without a request for another architecture
+    /// or variant, the variant and the version of the system remain those of the base image.
     fn set_result_platform(&self, config: &mut rbuild_image::ImageConfig) {
         let (own, asked) = (config.platform(), &self.params.platform);
         if !self.params.platform_given || (own.runs(asked) && asked.variant.is_none()) {
@@ -107,7 +107,7 @@ impl Planner<'_> {
         }
     }
 
-    /// Warns about stages that are to be built without cache and do not exist.
+    /// Warns about values of `--no-cache-filter` that are not stages.
     fn warn_of_unknown_filters(&mut self, target: usize) {
         let NoCache::Stages(names) = &self.params.no_cache else { return };
         let (span, known) = (self.file.stages[target].span, self.stage_names());
@@ -189,8 +189,8 @@ impl Planner<'_> {
         Ok(state)
     }
 
-    /// Plans one instruction. `at` is the location for diagnostics if the instruction is an ONBUILD
-    /// trigger of the base image, which is not part of the Dockerfile.
+    /// Plans one instruction. If the instruction is an ONBUILD trigger of the base image, which is
+    /// not in the Dockerfile, `at` is the location for diagnostics.
     pub(super) fn instruction(
         &mut self,
         state: &mut StageState,
@@ -263,7 +263,8 @@ impl Planner<'_> {
     }
 }
 
-/// Moves the words of a trigger that diagnostics may mark to a place in the Dockerfile.
+/// Replaces the spans of the words of a trigger by `span`, because the trigger is not in the
+/// Dockerfile.
 fn relocate(op: &mut Op, span: Span) {
     match op {
         Op::Copy(copy) => {
@@ -276,7 +277,7 @@ fn relocate(op: &mut Op, span: Span) {
     }
 }
 
-/// Returns the base image's ONBUILD triggers, which are those of this stage only.
+/// Takes the base image's ONBUILD triggers out of the state. They apply to this stage only.
 fn triggers(state: &mut StageState, stage: &Stage) -> Planned<Vec<Instruction>> {
     let mut triggers = Vec::new();
     for trigger in std::mem::take(&mut state.config.config.on_build) {

@@ -10,7 +10,7 @@ use crate::graph::{HistoryEntry, Step, StepName, Vertex, WordSpans};
 use crate::ids::VertexId;
 use crate::parameters::{Parameters, WrittenImage};
 
-/// An image as a build refers to it. One name may stand for images of several platforms.
+/// An image name together with a platform. One name may refer to images for several platforms.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct PlatformImage {
     pub name: ImageName,
@@ -33,13 +33,13 @@ pub struct ImageNeed {
     pub span: Span,
     /// Names of the other stages, for a suggestion if the image does not exist.
     pub stages: Vec<String>,
-    /// True if a later stage has this name: then only a local image is used, and nothing is
-    /// pulled.
+    /// True if a later stage has this name. In that case only an image in the store is used;
+    /// nothing is pulled.
     pub later_stage: bool,
 }
 
 impl ImageNeed {
-    /// Returns the image by which the planner looks up the resolved one.
+    /// Returns the key under which the planner looks up the resolved image.
     pub fn key(&self) -> PlatformImage {
         PlatformImage { name: self.image.name.clone(), platform: self.platform.clone() }
     }
@@ -67,8 +67,8 @@ pub(super) type Planned<T> = std::result::Result<T, Interrupted>;
 pub(super) struct StageState {
     pub(super) vertex: VertexId,
     pub(super) config: ImageConfig,
-    /// Platform of the commands: the one that the base was requested for, even if its configuration
-    /// states another one, or else that of the base.
+    /// Platform of the commands: the one that was requested for the base, even if its configuration
+    /// states another one, or else the platform of the base.
     pub(super) platform: Platform,
     /// Environment of the image. Written to `config` when the graph is complete.
     pub(super) env: Vars,
@@ -161,8 +161,8 @@ impl Planner<'_> {
         by_name.or_else(|| name.parse().ok().filter(|i| *i < before))
     }
 
-    /// Counts steps of the stage that are not in its text. The name of its base has the total
-    /// already.
+    /// Adds `more` steps that are not in the text of the stage to its total. The name of the base
+    /// step, which already contains the total, is updated.
     pub(super) fn raise_total(&mut self, state: &mut StageState, more: usize) {
         let before = state.name(1);
         state.total += more;
@@ -199,8 +199,8 @@ impl Planner<'_> {
         state.total = state.total.max(state.step);
         let text = if state.in_trigger { format!("ONBUILD {text}") } else { text };
         let id = self.add(step, Some(state.vertex), state.name(state.step), text, span);
-        // WORKDIR is excluded: creating a directory again has no effect that --no-cache is meant
-        // for.
+        // WORKDIR is excluded: --no-cache is meant for steps that may produce another result when
+        // they run again, and creating a directory does not.
         self.vertices[id].ignore_cache = state.ignore_cache && !matches!(self.vertices[id].step, Step::Workdir(_));
         self.vertices[id].word_spans.owner = state.user_at;
         state.vertex = id;
@@ -268,7 +268,7 @@ pub(super) fn unsupported(span: Span, feature: &str) -> Diagnostic {
     Diagnostic::new(span, format!("{feature} is not supported yet"))
 }
 
-/// Returns how many steps instructions make.
+/// Returns the number of steps that instructions produce.
 pub(super) fn steps_of(instructions: &[Instruction]) -> usize {
     instructions.iter().filter(|i| matches!(i.op, Op::Run(_) | Op::Copy(_) | Op::Workdir(_))).count()
 }
