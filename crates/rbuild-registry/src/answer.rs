@@ -25,9 +25,10 @@ struct ApiError {
     message: String,
 }
 
-/// Reads the message of an error answer: code and text, or the first line of another document.
+/// Reads the message of an error answer: code and text of the errors in a JSON document, or the
+/// first line of any other document.
 pub(crate) fn message(body: Body, http: &Http) -> String {
-    // Without its message, the error is still one.
+    // An error answer without a readable message is still reported.
     let bytes = read_document(body.into_reader(), MAX_ERROR, http.retry_policy()).unwrap_or_default();
     message_of(&bytes, &http.sent)
 }

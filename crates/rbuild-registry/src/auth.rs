@@ -49,7 +49,7 @@ struct AuthState {
 
 struct BearerToken {
     value: Secret,
-    /// `None` for a token without an end.
+    /// `None` for a token that does not expire.
     until: Option<Instant>,
 }
 
@@ -181,7 +181,7 @@ fn scope_of(challenge: &Challenge) -> Option<&str> {
     }
 }
 
-/// Joins scopes, with the actions of each resource merged and all of it sorted.
+/// Merges two sets of scopes: sorted, with the actions of each resource in one scope.
 fn merged(challenge: &str, ours: &[String]) -> Vec<String> {
     let mut all: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
     for scope in challenge.split_whitespace().chain(ours.iter().map(String::as_str)) {
@@ -203,7 +203,7 @@ pub(crate) struct TokenRequest<'a> {
     pub scopes: &'a [String],
 }
 
-/// The ways to present a login to a token server.
+/// A way to present a login to a token server.
 #[derive(Clone, Copy)]
 enum Grant<'a> {
     Anonymous,
@@ -246,8 +246,8 @@ impl TokenRequest<'_> {
         self.granted(reply, login)
     }
 
-    /// Returns the header with an access token for a login, and a refresh token if the server gives
-    /// one.
+    /// Returns the header with an access token for a login, and a refresh token if the server
+    /// issues one.
     pub(crate) fn offline_token(&self, login: &Credential) -> Result<(Secret, Option<Secret>), RegistryProblem> {
         let (access, refresh) = self.fetch(Some(login), true)?;
         Ok((bearer(&access.value), refresh))
@@ -285,7 +285,7 @@ impl TokenRequest<'_> {
         let bad = || ReplyFault::NoToken.of(&host);
         let Granted { token, access_token, expires_in, refresh_token } = granted.ok_or_else(bad)?;
         let token = token.filter(|t| !t.is_empty()).or(access_token).filter(|t| !t.is_empty());
-        // Clocks of servers differ, so the lifetime counts from now, and not to its very end.
+        // Clocks of servers differ, so the lifetime is counted from now and shortened.
         let lifetime = Duration::from_secs(expires_in.unwrap_or(SHORTEST).clamp(SHORTEST, 86400)).mul_f64(0.9);
         let value = Secret::new(token.ok_or_else(bad)?);
         Ok((BearerToken { value, until: Some(Instant::now() + lifetime) }, refresh_token.map(Secret::new)))
@@ -339,7 +339,7 @@ impl TokenRequest<'_> {
         }
     }
 
-    /// Returns the protection of the connection to the token server.
+    /// Returns the transport security of the connection to the token server.
     fn protection(&self) -> Result<(CertFiles, ConnectionSecurity), RegistryProblem> {
         let Some((scheme, authority, _)) = url::split(self.realm) else {
             return Err(ReplyFault::InvalidTokenServer.of(&self.endpoint.host));

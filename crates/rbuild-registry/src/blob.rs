@@ -1,4 +1,4 @@
-//! Download of blobs, resumed where the connection broke.
+//! Download of blobs, which is resumed after the connection broke.
 
 use std::io::{self, Read};
 
@@ -22,8 +22,9 @@ use crate::session::{ApiRequest, Body, EndpointSession};
 /// Progress in bytes after which earlier failures no longer count.
 const PROGRESS: u64 = 1 << 20;
 
-/// The bytes of a blob. Ends after `size` bytes or fails; the reader of the last byte compares the
-/// digest. The error of a failed read carries a [`RegistryError`] (`rbuild_linux::into_carried`).
+/// The bytes of a blob. Reading ends after `size` bytes or fails; the read that returns the last
+/// byte verifies the digest. The error of a failed read carries a [`RegistryError`]
+/// (`rbuild_linux::into_carried`).
 pub struct BlobReader<'a> {
     sessions: Vec<&'a EndpointSession>,
     place: RemoteRepository,
@@ -38,7 +39,7 @@ pub struct BlobReader<'a> {
 }
 
 impl<'a> BlobReader<'a> {
-    /// Returns the reader of a blob of a repository. Connects when it is read.
+    /// Returns the reader of a blob of a repository. Connects on the first read.
     pub(crate) fn new(repository: &'a Repository, digest: &BlobDigest, size: u64) -> BlobReader<'a> {
         let sessions: Vec<&EndpointSession> =
             repository.sessions.iter().filter(|session| session.endpoint.digests).collect();
@@ -71,7 +72,8 @@ impl BlobReader<'_> {
         RegistryError::new(self.place.clone(), problem)
     }
 
-    /// Opens the rest of the blob at the first endpoint that has it, which becomes the only one.
+    /// Opens the rest of the blob at the first endpoint that has it. From then on, only this
+    /// endpoint is used.
     fn open(&mut self) -> Result<(), RegistryProblem> {
         let mut furthest: Option<RegistryProblem> = None;
         for (i, session) in self.sessions.iter().enumerate() {
@@ -201,7 +203,7 @@ fn open_at(
             return Err(session.refused(reply, request, RemoteObject::Blob(*digest), RemoteAction::Pull));
         }
     };
-    // The length is the server's claim.
+    // The server may announce any length, so the sum must not overflow.
     let whole = length.map(|length| start.saturating_add(length));
     if let Some(whole) = whole.filter(|whole| *whole != size) {
         return Err(session.invalid(ReplyFault::BlobSize { digest: *digest, found: whole, size }));

@@ -22,8 +22,8 @@ pub(crate) enum Challenge {
 }
 
 impl Challenge {
-    /// Returns the challenge of a reply, if it has a supported one. A token server gets the login,
-    /// so its connection must be protected as well as that to the registry.
+    /// Returns the challenge of a reply, if it has a supported one. A token server receives the
+    /// login, so the connection to it must be as secure as that to the registry.
     pub(crate) fn of(reply: &HttpReply) -> Result<Option<Challenge>, RegistryProblem> {
         let headers = reply.response.headers().get_all("www-authenticate");
         let found = Challenge::preferred(headers.iter().filter_map(|header| header.to_str().ok()));
@@ -90,7 +90,7 @@ fn is_token(c: char) -> bool {
     c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~/".contains(c)
 }
 
-/// Reads a quoted string or a token; returns it with the text behind it.
+/// Reads a quoted string or a token; returns it and the text after it.
 fn read_value(text: &str) -> (String, &str) {
     let Some(quoted) = text.strip_prefix('"') else {
         let end = text.find([',', ' ', '\t']).unwrap_or(text.len());

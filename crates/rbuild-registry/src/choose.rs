@@ -2,15 +2,15 @@
 
 use rbuild_image::{Descriptor, ImageIndex, MediaType, Platform};
 
-/// Annotation of manifests that describe another one.
+/// Annotation of manifests that refer to another manifest, such as attestations.
 const REFERENCE_TYPE: &str = "vnd.docker.reference.type";
 
 /// The entry of an index for a platform.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Choice {
-    /// The manifest, or an index in the index.
+    /// A manifest, or a nested index.
     Entry(Descriptor),
-    /// No match; holds the available platforms.
+    /// No entry matches. Contains the available platforms.
     Others(Vec<String>),
 }
 
@@ -46,7 +46,8 @@ fn is_image(entry: &Descriptor) -> bool {
     image && !unknown && !annotated && entry.artifact_type().is_none()
 }
 
-/// Returns the rank of a platform among those that serve `wanted`, the best first.
+/// Returns the rank of a platform among those that run on `wanted`; 0 is the best. `None` if it
+/// does not run there.
 fn rank(wanted: &Platform, found: &Platform) -> Option<usize> {
     if wanted.os != found.os {
         return None;

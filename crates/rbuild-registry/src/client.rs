@@ -47,7 +47,7 @@ impl Client {
     }
 }
 
-/// A repository: the endpoints that answer for it.
+/// A repository and its endpoints.
 pub struct Repository {
     pub(crate) place: RemoteRepository,
     pub(crate) sessions: Vec<EndpointSession>,
@@ -67,8 +67,8 @@ impl Repository {
         RegistryError::new(self.place.clone(), problem)
     }
 
-    /// Tries the endpoints that `fits` accepts in turn, until one answers. Otherwise returns the
-    /// problem of the one that got furthest.
+    /// Tries the endpoints that `fits` accepts in turn, until one answers. If all of them fail,
+    /// returns the problem of the endpoint where the request got furthest.
     pub(crate) fn first<'s, T>(
         &'s self,
         fits: impl Fn(&Endpoint) -> bool,

@@ -15,7 +15,7 @@ pub enum FileAction {
     Read,
     /// The file, or one beside it, is written.
     Write,
-    /// Other programs are kept from changing the file.
+    /// The file is locked against changes by other programs.
     Lock,
 }
 
@@ -53,7 +53,8 @@ impl fmt::Display for EndpointUse {
     }
 }
 
-/// Settings, logins or a credential helper that cannot be used. Quotes no file.
+/// Settings, logins or a credential helper that cannot be used. Messages do not quote the content
+/// of files.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// An operation on a file or a directory failed.
@@ -74,12 +75,12 @@ pub enum ConfigError {
         /// The reason.
         source: Box<dyn Error + Send + Sync>,
     },
-    /// Another program kept a file locked.
+    /// Another program did not release its lock on a file.
     #[error("{} has been locked by another program for {seconds} s", quoted(.path))]
     Locked {
-        /// The lock.
+        /// The locked file.
         path: PathBuf,
-        /// Time spent waiting.
+        /// Seconds spent waiting.
         seconds: u64,
     },
     /// There is no such credential helper.
@@ -101,10 +102,10 @@ pub enum ConfigError {
         /// Its own message, or the problem with its output.
         reason: String,
     },
-    /// A login cannot be removed from a place that is not a file.
+    /// A login cannot be removed from a source other than a file or a helper.
     #[error("{0} contains a login and was not changed")]
     Unchanged(String),
-    /// There is no place for a new login.
+    /// There is no file for a new login.
     #[error("HOME is not set")]
     NoHome,
     /// The settings leave no endpoint for a purpose.

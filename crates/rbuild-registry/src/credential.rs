@@ -20,7 +20,7 @@ pub enum Credential {
     Registry(Secret),
 }
 
-/// A login, and the file or helper that holds it.
+/// A login and its origin.
 #[derive(Debug, Clone)]
 pub struct Login {
     /// The login.
@@ -29,14 +29,15 @@ pub struct Login {
     pub origin: String,
 }
 
-/// A login given on the command line: for one registry, and for no other.
+/// A login given on the command line. It is used for one registry only.
 #[derive(Debug, Clone)]
 pub struct OwnLogin {
     /// The user.
     pub user: String,
     /// The password.
     pub password: Secret,
-    /// Host of the registry; `None` if the command gives it no registry to be used for.
+    /// Host of the registry; `None` if the command does not determine one, so the login is not
+    /// used.
     pub registry: Option<String>,
 }
 

@@ -22,12 +22,13 @@ pub struct LoginTarget<'a> {
     pub registry: &'a str,
     /// Path of the repository.
     pub repository: &'a str,
-    /// True if the host is a mirror of another registry, whose login must not be sent to it.
+    /// True if the host is a mirror of another registry. The login of that registry must not be
+    /// sent to it.
     pub mirror: bool,
 }
 
-/// Returns the login for a repository: that of the command line if it is for this registry, else
-/// that of the first source with one.
+/// Returns the login for a repository: the one of the command line if it is for this registry, or
+/// else that of the first source that has one.
 ///
 /// # Errors
 ///
@@ -51,7 +52,7 @@ pub fn find(
     Ok(None)
 }
 
-/// Returns the names of the places where logins are looked for.
+/// Returns the names of the sources that are searched for logins.
 pub fn source_names(environment: &ProcessEnvironment, given: &CommandLineCredentials) -> Vec<String> {
     let own = given.login.as_ref().map(|own| match &own.registry {
         Some(registry) => format!("the command line (whose login is for {registry})"),

@@ -1,4 +1,4 @@
-//! Download of files from URLs, revalidated, and resumed where the connection broke.
+//! Download of files from URLs, with revalidation, and resumed after the connection broke.
 
 use std::io::{self, Read};
 use std::time::{Duration, UNIX_EPOCH};
@@ -38,7 +38,7 @@ pub struct FileRequest<'a> {
     /// Value of the `Authorization` header; sent to the URL's own server only. Without it, the
     /// login in the URL is used.
     pub authorization: Option<Secret>,
-    /// The version that is stored. It is not downloaded again.
+    /// The stored version. It is not downloaded again if it is current.
     pub stored: Option<Validators>,
 }
 
@@ -53,8 +53,8 @@ pub struct Validators {
 
 /// Receives the content of a file.
 pub trait FileSink {
-    /// Starts the file, also again: what was received before is void. `size` is the number of bytes
-    /// that the server announced.
+    /// Starts the file, or starts it again, which discards all bytes so far. `size` is the number
+    /// of bytes that the server announced.
     ///
     /// # Errors
     ///
@@ -150,7 +150,7 @@ impl Client {
     }
 }
 
-/// A failure of one of the two ends.
+/// A failure of the server or of the sink.
 enum Failed {
     Server(RegistryProblem),
     Sink(io::Error),
@@ -213,7 +213,7 @@ impl FileDownload<'_> {
                 attempts.reset();
             }
             furthest = furthest.max(self.state.at);
-            // A download that starts over may succeed where a resumed one failed.
+            // A download from the beginning may succeed even though resuming failed.
             let again = may_be_temporary(&problem) || self.state.at == 0;
             match attempts.next(None).filter(|_| again) {
                 Some(wait) => shared.wait(&host, sentence(&problem), wait),
@@ -294,8 +294,8 @@ impl FileDownload<'_> {
         }
     }
 
-    /// Returns true if the rest of the file was requested and something else was sent: some servers
-    /// ignore `If-Range` and send the rest of another version.
+    /// Returns true if the rest of the file was requested and the reply is something else. Some
+    /// servers ignore `If-Range` and send the rest of another version.
     fn lacks_rest(&self, reply: &HttpReply) -> bool {
         let Some(version) = self.state.resumable() else { return false };
         let (start, size) = reply.header("content-range").and_then(range_of).unwrap_or_default();
@@ -372,7 +372,7 @@ impl FileDownload<'_> {
         }
     }
 
-    /// Converts an unwelcome reply.
+    /// Converts an unsuccessful reply.
     fn refused(&self, reply: HttpReply, host: String) -> RegistryProblem {
         let (status, shared) = (reply.status(), self.client.shared());
         let path = url::split(&reply.url).map_or("/", |(_, _, rest)| url::without_query(rest)).to_string();
@@ -416,7 +416,7 @@ fn weak(etag: &str) -> &str {
     etag.trim().trim_start_matches("W/")
 }
 
-/// Returns first byte and total size of `bytes A-B/SIZE`.
+/// Returns the first byte and the total size of `bytes A-B/SIZE`.
 fn range_of(range: &str) -> Option<(u64, Option<u64>)> {
     let (range, size) = range.trim().strip_prefix("bytes ")?.split_once('/')?;
     Some((range.split_once('-')?.0.trim().parse().ok()?, size.trim().parse().ok()))
@@ -429,7 +429,7 @@ fn seconds_of(date: &str) -> Option<i64> {
 }
 
 fn http_date(seconds: i64) -> Option<String> {
-    // Later years have no date of this form.
+    // Dates of this form end with the year 9999.
     let seconds = u64::try_from(seconds).ok().filter(|seconds| *seconds < 253_402_300_800)?;
     Some(httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(seconds)))
 }

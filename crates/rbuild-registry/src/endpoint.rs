@@ -1,4 +1,4 @@
-//! The servers that answer for a repository.
+//! The servers of a repository.
 
 use rbuild_image::Reference;
 
@@ -34,22 +34,22 @@ pub(crate) struct Endpoint {
     /// Path of the repository.
     pub path: String,
     pub security: ConnectionSecurity,
-    /// The user's settings allow servers without a trusted certificate. A registry of this machine
-    /// is trusted without them, but servers that it redirects to are not.
+    /// True if the user's settings allow servers without a trusted certificate. A registry on this
+    /// machine does not need this setting, but servers to which it redirects do.
     pub lax: bool,
     pub certs: CertFiles,
     pub headers: Vec<(String, String)>,
-    /// The registry that a mirror stands for.
+    /// The registry that a mirror replaces.
     pub namespace: Option<String>,
     pub tags: bool,
     pub digests: bool,
     pub push: bool,
-    /// A mirror of another registry; fewer retries.
+    /// True for a mirror of another registry, which gets fewer retries.
     pub mirror: bool,
 }
 
 impl Endpoint {
-    /// Returns true if a URL is one of this server.
+    /// Returns true if a URL is on this server.
     pub(crate) fn is_origin_of(&self, url: &str) -> bool {
         let Some((scheme, ..)) = url::split(url) else { return false };
         let own = match self.security {
@@ -73,7 +73,7 @@ impl Endpoint {
     }
 }
 
-/// Settings of the command line.
+/// The value of `--tls-verify`, if given.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct TlsVerify(pub Option<bool>);
 

@@ -1,4 +1,4 @@
-//! The surroundings that settings are read from.
+//! The process environment from which settings are read.
 
 use std::collections::HashMap;
 use std::os::unix::fs::MetadataExt;
@@ -23,7 +23,7 @@ impl ProcessEnvironment {
         ProcessEnvironment { variables: std::env::vars_os().filter_map(text).collect(), system: "/".into(), user }
     }
 
-    /// Returns an environment with these variables, whose system files are below `system`.
+    /// Returns an environment with these variables. System files are below the directory `system`.
     pub fn of<'a>(variables: impl IntoIterator<Item = (&'a str, &'a str)>, system: &Path) -> ProcessEnvironment {
         let variables = variables.into_iter().map(|(name, value)| (name.to_string(), value.to_string()));
         ProcessEnvironment { variables: variables.collect(), system: system.to_path_buf(), user: 1000 }

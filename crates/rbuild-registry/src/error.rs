@@ -50,7 +50,7 @@ pub enum RegistryProblem {
     /// An unsuccessful status.
     #[error("{request} at {host} failed with HTTP status {status}{}", text_of(.message))]
     Status { host: String, request: String, status: u16, message: String },
-    /// The object does not exist, or is hidden.
+    /// The object does not exist, or the server hides it.
     #[error("{host} has no {object}{}", text_of(.message))]
     Missing { host: String, object: RemoteObject, message: String },
     /// The login is missing or insufficient.
@@ -62,17 +62,16 @@ pub enum RegistryProblem {
     /// A rule of registries.conf forbids this registry.
     #[error("blocked by {0}")]
     Blocked(String),
-    /// Bytes with another digest than the requested one.
+    /// Content with another digest than the requested one.
     #[error("{host} {content} {wanted} with the wrong digest {found}")]
     Digest { host: String, content: VerifiedContent, wanted: BlobDigest, found: BlobDigest },
-    /// An answer that contradicts the protocol or itself.
+    /// An answer that violates the protocol or contradicts itself.
     #[error("{host}: {reason}")]
     Answer { host: String, reason: String },
     /// An image in a format that is not supported.
     #[error("{0}")]
     Unsupported(String),
-    /// A failure of a request that was retried without success, so that no caller retries it
-    /// again.
+    /// A request that still fails after retries. Callers must not retry it.
     #[error(transparent)]
     Repeated(Box<RegistryProblem>),
     /// Local data could not be read.
@@ -80,14 +79,14 @@ pub enum RegistryProblem {
     Local { data: &'static str, source: io::Error },
 }
 
-/// Content whose digest a server got wrong.
+/// Content for which a server returned a wrong digest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum VerifiedContent {
     /// A blob that it sent.
     Blob,
     /// A manifest that it sent.
     Manifest,
-    /// A manifest that it received.
+    /// A manifest that was pushed to it.
     PushedManifest,
 }
 
@@ -246,8 +245,8 @@ impl RegistryProblem {
         matches!(source.downcast_ref(), Some(Interruption::Malformed(_)))
     }
 
-    /// Returns how far the request got: of several endpoints, the error of the one that got
-    /// furthest is reported.
+    /// Returns a number that grows with the progress of the request. Of several endpoints, the
+    /// error with the highest number is reported.
     pub(crate) fn reach(&self) -> u8 {
         match self {
             RegistryProblem::Repeated(problem) => problem.reach(),

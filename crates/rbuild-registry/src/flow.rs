@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use crate::interruption::Interruption;
 use crate::retry_policy::RetryPolicy;
 
-/// Least number of bytes that must move within a period of the idle time. A server that takes or
-/// sends them one by one never times out.
+/// Minimum number of bytes that must be transferred within each period of the idle timeout. Without
+/// it, a server that accepts or sends single bytes would never time out.
 pub(crate) const TRICKLE: u64 = 1024;
 
 /// Detects stalled transfers.
@@ -22,7 +22,7 @@ impl Flow {
         Flow { idle, since: Instant::now(), moved: 0 }
     }
 
-    /// Counts bytes. Returns false if a period ended with too few.
+    /// Counts bytes. Returns false if too few were transferred within a period.
     pub(crate) fn moves(&mut self, bytes: u64) -> bool {
         self.moved += bytes;
         if self.since.elapsed() < self.idle {
@@ -39,7 +39,8 @@ impl Flow {
     }
 }
 
-/// A reader that fails if it is not read fast enough: the body of a request that a server takes.
+/// A reader that fails if it is not read fast enough. Used for request bodies, which a server may
+/// accept too slowly.
 pub(crate) struct Watched<R> {
     inner: R,
     flow: Flow,
@@ -61,7 +62,8 @@ impl<R: Read> Read for Watched<R> {
     }
 }
 
-/// Reads a document: at most `limit` bytes and one more, within the time for a whole operation.
+/// Reads a document within the time for a whole operation. Returns at most `limit` + 1 bytes; the
+/// additional byte shows that the limit is exceeded.
 pub(crate) fn read_document(source: impl Read, limit: u64, retry_policy: RetryPolicy) -> io::Result<Vec<u8>> {
     let (start, mut flow) = (Instant::now(), Flow::new(retry_policy.idle));
     let (mut source, mut bytes, mut part) = (source.take(limit.saturating_add(1)), Vec::new(), [0; 8 << 10]);

@@ -1,4 +1,4 @@
-//! Parsers of what registries send and users write take any text.
+//! Parsers of replies of registries and of input by users accept any text without a panic.
 
 use proptest::prelude::*;
 

@@ -82,7 +82,7 @@ pub(crate) struct Http {
     environment: ProcessEnvironment,
     retry_policy: RetryPolicy,
     agents: Mutex<HashMap<AgentKey, Agent>>,
-    /// Schemes of hosts that may support either.
+    /// Schemes of hosts that may support http and https.
     schemes: Mutex<HashMap<String, &'static str>>,
     /// Secrets of requests.
     pub sent: Sent,
@@ -219,7 +219,7 @@ pub(crate) fn connection(
     retry_policy: RetryPolicy,
 ) -> RegistryProblem {
     if let ureq::Error::BadUri(_) | ureq::Error::Http(_) = e {
-        // Not the text of the error, which may have a signature.
+        // The text of the error is not used, because it may contain a signature.
         return ReplyFault::InvalidValue.of(host);
     }
     let text = e.to_string();

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rbuild_remedy::counted;
 
-/// The reason why a connection could not be made or did not last.
+/// The reason why a connection could not be made or ended early.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Interruption {
     #[error("the host name does not exist")]
@@ -41,8 +41,8 @@ pub(crate) enum Interruption {
 }
 
 impl Interruption {
-    /// Returns the reason why a read failed: a violation of the protocol, or else what `broken`
-    /// makes of the error.
+    /// Returns the reason why a read failed: a violation of the protocol, or else the result of
+    /// `broken`.
     pub fn of_read(e: io::Error, broken: impl FnOnce(io::Error) -> Interruption) -> Interruption {
         match e.get_ref().and_then(|inner| inner.downcast_ref()) {
             Some(ureq::Error::Protocol(_)) => Interruption::Malformed(e),

@@ -1,9 +1,10 @@
-//! A client of container registries (OCI distribution specification): names to endpoints, logins,
-//! pull and push; and downloads of single files from URLs. It blocks; callers use threads.
+//! A client of container registries (OCI distribution specification): resolution of names to
+//! endpoints, logins, pull and push; and downloads of single files from URLs. All operations block;
+//! callers use threads.
 //!
 //! This crate does not depend on the store: it reads and writes streams. Settings come from a
 //! [`ProcessEnvironment`], never from the process itself. Passwords and tokens are [`Secret`]s and
-//! occur in no message.
+//! do not occur in messages.
 
 mod answer;
 mod auth;
@@ -56,7 +57,7 @@ pub use retry_policy::RetryPolicy;
 pub use secret::Secret;
 pub use shared::Options;
 
-/// Locks a mutex. A panic of another thread leaves no half-changed value here.
+/// Locks a mutex. Poisoning is ignored: all values remain consistent if a thread panics.
 fn locked<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }

@@ -17,7 +17,7 @@ use crate::secret::Secret;
 
 impl Client {
     /// Checks a user's password at a registry. Returns the login to store: a refresh token if the
-    /// registry gives one, else the password.
+    /// registry issues one, or else the password.
     ///
     /// # Errors
     ///
@@ -44,7 +44,7 @@ impl Client {
     ) -> std::result::Result<Credential, RegistryProblem> {
         let reply = self.probe(endpoint, &[])?;
         match (reply.status(), Challenge::of(&reply)?) {
-            // The registry gives no evidence that the login is valid.
+            // The registry requires no login, so it cannot confirm that this one is valid.
             (200, _) => Ok(credential),
             (401, Some(Challenge::Bearer { realm, service, scope, .. })) => {
                 let scopes: Vec<String> = scope.iter().flat_map(|s| s.split_whitespace()).map(str::to_string).collect();

@@ -1,20 +1,20 @@
-//! The login of a refused request, in words.
+//! Description of the login of a refused request.
 
 use std::fmt;
 
 /// The login that a request was sent with, or the reason why it had none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LoginUse<'a> {
-    /// A user name; `origin` is the place of the login, if it was looked up.
+    /// A user name; `origin` is the source of the login, if it was looked up.
     User {
         name: &'a str,
         origin: Option<&'a str>,
     },
-    /// A token; `origin` is its place, if it was looked up.
+    /// A token; `origin` is the source of the token, if it was looked up.
     Token {
         origin: Option<&'a str>,
     },
-    /// No place has a login for the registry.
+    /// No source has a login for the registry.
     NotFound {
         registry: &'a str,
         places: &'a [String],

@@ -21,8 +21,8 @@ const MAX_MANIFEST: u64 = 4 << 20;
 /// Number of manifests with a wrong digest after which a request fails.
 const WRONG_DIGESTS: u32 = 3;
 
-/// Media types that are requested. Without them, some registries convert manifests, or claim to
-/// have none.
+/// Media types that are requested. Without this header, some registries convert manifests or answer
+/// that there is none.
 pub(crate) const ACCEPT: &str = "application/vnd.oci.image.index.v1+json, \
     application/vnd.docker.distribution.manifest.list.v2+json, \
     application/vnd.oci.image.manifest.v1+json, \
@@ -56,17 +56,17 @@ impl ReceivedManifest {
 pub enum Resolved {
     /// Only the digest.
     Digest(BlobDigest),
-    /// The registry does not report the digest without the manifest.
+    /// The manifest, because the registry does not report the digest alone.
     Document(ReceivedManifest),
 }
 
 impl Repository {
-    /// Returns the reader of a blob. Connects when it is read.
+    /// Returns the reader of a blob. Connects on the first read.
     pub fn blob(&self, digest: &BlobDigest, size: u64) -> BlobReader<'_> {
         BlobReader::new(self, digest, size)
     }
 
-    /// Returns the digest of a tag, with one request if the registry is able to.
+    /// Returns the digest of a tag: with a single HEAD request if the registry supports that.
     ///
     /// # Errors
     ///
@@ -138,8 +138,8 @@ fn get(
         let content_type = reply.header("content-type").unwrap_or("").split(';').next().unwrap_or("").trim();
         let content_type = content_type.to_string();
         let read = read_document(reply.response.into_body().into_reader(), MAX_MANIFEST, shared.http.retry_policy());
-        // The body may break off, or be damaged in transit. Waiting does not help against a wrong
-        // digest.
+        // The connection may break within the body, or the body may be damaged in transit. A wrong
+        // digest is retried without waiting.
         let problem = match read {
             Err(e) if e.kind() == std::io::ErrorKind::TimedOut => return Err(repeated(broken(session, reference, e))),
             Err(e) => broken(session, reference, e),
@@ -182,8 +182,8 @@ fn broken(session: &EndpointSession, reference: &str, e: std::io::Error) -> Regi
     }
 }
 
-/// Checks that bytes are a manifest or an index. The media type in them takes precedence over that
-/// of the header.
+/// Checks that the bytes are a manifest or an index. The media type in the document takes
+/// precedence over that in the header.
 fn document(
     session: &EndpointSession,
     bytes: Vec<u8>,

@@ -25,7 +25,7 @@ pub(crate) fn proxy_for(environment: &ProcessEnvironment, scheme: &str, host: &s
     Some(if proxy.contains("://") { proxy } else { format!("http://{proxy}") })
 }
 
-/// Returns true for names and addresses of the machine itself.
+/// Returns true for names and addresses of this machine.
 pub(crate) fn is_loopback(host: &str) -> bool {
     host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }

@@ -19,9 +19,9 @@ use crate::url;
 
 /// Size in bytes of the chunks of a chunked upload.
 const CHUNK: u64 = 32 << 20;
-/// Smallest chunk that is tried after a refusal of larger ones.
+/// Smallest chunk size in bytes that is tried after larger chunks were refused.
 const SMALLEST: u64 = 1 << 20;
-/// Size below which a blob is uploaded without asking whether it is there.
+/// Size in bytes below which a blob is uploaded without checking whether it already exists.
 const SMALL: u64 = 4 << 10;
 
 type Outcome<T> = std::result::Result<T, RegistryProblem>;
@@ -37,18 +37,18 @@ pub struct UploadBlob<'a> {
     pub size: u64,
     /// Opens it.
     pub open: OpenAt<'a>,
-    /// Path of a repository on the same registry that may have it.
+    /// Path of a repository on the same registry that may contain it.
     pub mount_from: Option<&'a str>,
 }
 
 /// Outcome of an upload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pushed {
-    /// The blob was already there.
+    /// The repository already contained the blob.
     There,
-    /// The registry took it from another repository.
+    /// The registry mounted the blob from another repository.
     Mounted,
-    /// It was uploaded.
+    /// The blob was uploaded.
     Uploaded,
 }
 
@@ -72,13 +72,13 @@ impl Repository {
     ///
     /// # Errors
     ///
-    /// Fails if the registry refuses or the connection does not last.
+    /// Fails if the registry refuses the upload or the connection breaks.
     pub fn push_blob(&self, blob: &UploadBlob<'_>) -> Result<Pushed> {
         self.pushing(|session| session.push_blob(blob))
     }
 
-    /// Returns true if the repository has the manifest or index with that digest, and therefore all
-    /// that it refers to.
+    /// Returns true if the repository has the manifest or index with that digest, and therefore
+    /// everything that it refers to.
     ///
     /// # Errors
     ///
@@ -118,7 +118,7 @@ impl Repository {
         })
     }
 
-    /// Pushes go to one endpoint: the first that takes them.
+    /// Pushes to the first endpoint that accepts pushes.
     fn pushing<T>(&self, push: impl Fn(&EndpointSession) -> Outcome<T>) -> Result<T> {
         let takes = |endpoint: &&EndpointSession| endpoint.endpoint.push;
         let Some(session) = self.sessions.iter().find(takes) else {
@@ -162,7 +162,7 @@ impl EndpointSession {
         }
     }
 
-    /// Returns true if the repository has something, given by its path below the repository.
+    /// Returns true if an object exists in the repository. `to` is its path below the repository.
     fn has(&self, to: &str, accept: &str) -> Outcome<bool> {
         let reply = self.call(&ApiRequest {
             method: "HEAD",
@@ -172,7 +172,7 @@ impl EndpointSession {
             scopes: &[self.scope("pull,push")],
             repeat: true,
         })?;
-        // Any other answer leads to an upload, whose refusal has a message.
+        // Any other answer leads to an upload. If that is refused, the answer contains a message.
         Ok(reply.status() == 200)
     }
 
@@ -279,7 +279,8 @@ impl EndpointSession {
                 };
                 self.shared().wait(&self.endpoint.host, sentence(&problem), wait);
             }
-            // A chunk is never sent again blindly: some registries append it once more.
+            // A chunk is sent again only after a query of the upload state, because some registries
+            // would append it twice.
             (location, at) = match self.state(&location)? {
                 Some((_, has)) if has > end => {
                     return Err(self.invalid(ReplyFault::UploadTooLong { received: has, sent: end }));
@@ -343,7 +344,7 @@ impl EndpointSession {
         }
         let end = reply.header("range").and_then(|range| range.rsplit_once('-')?.1.trim().parse::<u64>().ok());
         let next = self.location(&reply)?.unwrap_or_else(|| location.to_string());
-        // `0-0` is also the answer for an upload without a byte.
+        // `0-0` is also the answer for an upload without bytes.
         Ok(end.filter(|end| *end > 0).and_then(|end| Some((next, end.checked_add(1)?))))
     }
 }

@@ -1,4 +1,4 @@
-//! Answers of servers that contradict the protocol or themselves.
+//! Answers of servers that violate the protocol or contradict themselves.
 
 use std::io;
 
@@ -7,7 +7,7 @@ use rbuild_remedy::{counted, sentence};
 
 use crate::error::RegistryProblem;
 
-/// A fault of an answer. The message follows the name of the host.
+/// A fault of an answer. The message is shown after the name of the host.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ReplyFault<'a> {
     #[error("it redirects to {0} over plain HTTP, without TLS")]

@@ -4,10 +4,10 @@ use std::fmt;
 
 use rbuild_image::BlobDigest;
 
-/// The name of a request in messages, which the name of the host follows.
+/// The name of a request in messages, where it precedes the name of the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum RequestName<'a> {
-    /// A request by its path, without the query, which may have a signature.
+    /// A request, named by its path. The query is omitted, because it may contain a signature.
     Path {
         method: &'a str,
         path: &'a str,
@@ -26,7 +26,7 @@ pub(crate) enum RequestName<'a> {
         at: u64,
         size: u64,
     },
-    /// An upload, whose URL is the server's choice.
+    /// A request about an upload. Its URL is chosen by the server.
     Upload {
         method: &'a str,
     },

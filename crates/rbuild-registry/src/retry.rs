@@ -13,7 +13,7 @@ const MAX_WAIT: Duration = Duration::from_secs(60);
 /// An event to report to the user.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Notice {
-    /// A request is repeated after a while.
+    /// A request will be repeated.
     Waiting {
         /// The host.
         host: String,
@@ -56,6 +56,7 @@ impl Attempts {
     }
 
     /// Returns the time to wait before the next attempt, or `None` if this was the last one.
+    /// `requested` is the time that the server requested.
     pub(crate) fn next(&mut self, requested: Option<Duration>) -> Option<Duration> {
         self.made += 1;
         if self.made >= self.tries || self.start.elapsed() > self.retry_policy.whole {
@@ -66,19 +67,19 @@ impl Attempts {
     }
 }
 
-/// Returns a time that differs from `wait` by up to a quarter, so that clients that failed together
-/// do not return together.
+/// Returns a time that differs from `wait` by up to a quarter. Clients that failed at the same time
+/// therefore do not retry at the same time.
 fn jittered(wait: Duration) -> Duration {
     let [random] = random_bytes().unwrap_or([128]);
     wait.mul_f64(0.75 + f64::from(random) / 512.0)
 }
 
-/// Returns true for statuses that may change by themselves.
+/// Returns true for HTTP statuses of temporary failures.
 pub(crate) fn is_temporary_status(status: u16) -> bool {
     matches!(status, 408 | 425 | 429 | 500..=599) && !matches!(status, 501 | 505)
 }
 
-/// Returns true for problems that may go away by themselves.
+/// Returns true for problems that may be temporary.
 pub(crate) fn may_be_temporary(problem: &RegistryProblem) -> bool {
     match problem {
         RegistryProblem::Connection { kind, .. } => *kind == Broken::Line,

@@ -2,18 +2,18 @@
 
 use std::time::Duration;
 
-/// Times and numbers of attempts.
+/// Timeouts and number of attempts.
 #[derive(Debug, Clone, Copy)]
 pub struct RetryPolicy {
-    /// Time for a connection.
+    /// Timeout of connecting.
     pub connect: Duration,
-    /// Time without a byte, also for the first one.
+    /// Maximum time without progress of a transfer, including the time until the first byte.
     pub idle: Duration,
-    /// Time for an operation that transfers no blob, with all its redirects and repetitions.
+    /// Timeout of an operation that transfers no blob, including its redirects and retries.
     pub whole: Duration,
     /// Wait before the second attempt; doubled each time.
     pub first_wait: Duration,
-    /// Number of attempts without progress.
+    /// Maximum number of attempts without progress.
     pub tries: u32,
 }
 

@@ -35,7 +35,7 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// Length in bytes of the shortest secret that is looked for: shorter ones are parts of many words.
+/// Minimum length in bytes of a masked secret. Shorter ones occur in ordinary words.
 const SHORTEST: usize = 4;
 const HIDDEN: &str = "***";
 
@@ -44,7 +44,7 @@ const HIDDEN: &str = "***";
 pub(crate) struct Sent(Mutex<Vec<String>>);
 
 impl Sent {
-    /// Takes note of a secret, in plain and encoded for URLs.
+    /// Records a secret, both plain and encoded for URLs.
     pub(crate) fn note(&self, secret: &str) {
         let mut all = locked(&self.0);
         for form in [secret.to_string(), url::encode(secret)] {
@@ -56,7 +56,7 @@ impl Sent {
         all.sort_by_key(|form| std::cmp::Reverse(form.len()));
     }
 
-    /// Notes the value of an `Authorization` header, and the password that it encodes.
+    /// Records the value of an `Authorization` header, and the password that it encodes.
     pub(crate) fn note_header(&self, value: &str) {
         let (scheme, secret) = value.split_once(' ').unwrap_or(("", value));
         self.note(secret);
@@ -83,6 +83,6 @@ mod tests {
         sent.note("abc");
         assert_eq!(sent.hidden_in("Authorization: Basic am9lOnN3b3JkIWZpc2g="), "Authorization: Basic ***");
         assert_eq!(sent.hidden_in("sword!fish, sword%21fish, sword\0!fish, joe:sword!fish"), "***, ***, ***, joe:***");
-        assert_eq!(sent.hidden_in("abc"), "abc", "too short to be told from words");
+        assert_eq!(sent.hidden_in("abc"), "abc", "too short to be distinguished from words");
     }
 }

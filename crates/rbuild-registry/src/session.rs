@@ -30,8 +30,8 @@ pub(crate) enum Body<'a> {
     Stream { open: BodyOpener<'a>, size: u64 },
 }
 
-/// The data of a request. Keeps the error of a failed read, which would otherwise count as one of
-/// the connection and be retried.
+/// The data of a request. Keeps the error of a failed read; otherwise, it would count as an error
+/// of the connection and be retried.
 struct LocalSource<R> {
     inner: R,
     failure: Option<io::Error>,
@@ -97,7 +97,7 @@ impl EndpointSession {
     /// of temporary failures.
     pub(crate) fn call(&self, call: &ApiRequest<'_>) -> Result<HttpReply, RegistryProblem> {
         let deadline = match call.body {
-            // Only its data rate is limited, not its duration.
+            // An upload has a minimum data rate and no maximum duration.
             Body::Stream { .. } => None,
             Body::None | Body::Bytes(_) => Some(Instant::now() + self.shared.http.retry_policy().whole),
         };
@@ -127,7 +127,7 @@ impl EndpointSession {
     }
 
     /// Sends a request and follows redirects of GET and HEAD. Credentials and headers of the
-    /// endpoint go to the endpoint only.
+    /// endpoint are sent only to the endpoint.
     fn follow(
         &self,
         call: &ApiRequest<'_>,
@@ -194,7 +194,7 @@ impl EndpointSession {
         }
     }
 
-    /// Returns the protection of a host that a redirect leads to.
+    /// Returns the transport security and the certificates for a host to which a redirect leads.
     fn elsewhere(&self, target: &str) -> Result<(ConnectionSecurity, CertFiles), RegistryProblem> {
         let (scheme, host, _) = url::split(target).unwrap_or(("https", "", ""));
         let mut certs = CertFiles::default();
@@ -209,7 +209,7 @@ impl EndpointSession {
         RegistryProblem::Answer { host: self.endpoint.host.clone(), reason }
     }
 
-    /// Converts an unwelcome reply. `object` is what the request refers to.
+    /// Converts an unsuccessful reply. `object` is the object of the request.
     pub(crate) fn refused(
         &self,
         reply: HttpReply,

@@ -14,7 +14,7 @@ use crate::locked;
 use crate::retry::{Attempts, Notice, is_temporary_status, may_be_temporary, retry_after};
 use crate::retry_policy::RetryPolicy;
 
-/// Settings of the command line.
+/// Settings from the command line.
 #[derive(Clone, Default)]
 pub struct Options {
     /// Logins.
@@ -31,7 +31,7 @@ pub(crate) struct ClientState {
     pub options: Options,
     pub http: Http,
     pub notify: Box<dyn Fn(Notice) + Send + Sync>,
-    /// Warnings of servers that were shown.
+    /// Warnings of servers that have been shown.
     pub shown: Mutex<HashSet<String>>,
 }
 

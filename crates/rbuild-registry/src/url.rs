@@ -43,13 +43,14 @@ pub(crate) fn resolve(base: &str, target: &str) -> Option<String> {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Redirect {
     Url(String),
-    /// It would leave TLS. Holds the host.
+    /// The redirect would leave TLS. Contains the host.
     Unprotected(String),
     Invalid,
 }
 
-/// Resolves a `Location` header. TLS is never downgraded to plain HTTP: a server behind a proxy
-/// that gives its own address with `http` means `https`, and other servers are not protected.
+/// Resolves a `Location` header. TLS is never downgraded to plain HTTP. A server behind a TLS proxy
+/// may refer to itself with `http`, which is replaced by `https`; a redirect to plain HTTP on any
+/// other server is refused.
 pub(crate) fn follow(base: &str, location: &str) -> Redirect {
     let Some(next) = resolve(base, location).filter(|next| is_valid(next)) else { return Redirect::Invalid };
     match (split(base), split(&next)) {

@@ -47,10 +47,12 @@ impl CertFiles {
         Ok(())
     }
 
-    /// Returns the TLS settings with these files. `verify` is false if any certificate is accepted.
+    /// Returns the TLS settings with these files. If `verify` is false, any certificate is
+    /// accepted.
     pub(crate) fn tls(&self, environment: &ProcessEnvironment, verify: bool) -> Result<TlsConfig, ConfigError> {
         let replaced = ["SSL_CERT_FILE", "SSL_CERT_DIR"].iter().any(|name| environment.variable(name).is_some());
-        // The system's roots are read only where others join them; it takes some milliseconds.
+        // The system's roots are read only if other roots are added to them, because that takes
+        // some milliseconds.
         let roots = match verify && (replaced || !self.roots.is_empty()) {
             false => RootCerts::PlatformVerifier,
             true => {

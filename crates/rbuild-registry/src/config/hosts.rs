@@ -12,20 +12,20 @@ use crate::environment::ProcessEnvironment;
 /// An endpoint of a `hosts.toml`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Host {
-    /// URL with scheme, host and perhaps a path.
+    /// URL with scheme, host and an optional path.
     pub url: String,
     pub pull: bool,
     pub resolve: bool,
     pub push: bool,
-    /// Files with further roots.
+    /// Files with additional roots.
     pub ca: Vec<PathBuf>,
     /// Files with a certificate and its key.
     pub client: Option<(PathBuf, PathBuf)>,
     pub skip_verify: bool,
-    /// The path of the URL takes the place of `/v2`.
+    /// True if the path of the URL replaces `/v2`.
     pub override_path: bool,
     pub headers: Vec<(String, String)>,
-    /// The registry itself.
+    /// True for the registry itself, false for a mirror.
     pub server: bool,
 }
 

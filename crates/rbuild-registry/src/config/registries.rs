@@ -56,7 +56,7 @@ pub(crate) struct Location {
     pub path: String,
     pub insecure: bool,
     pub mirror: bool,
-    /// Answers for tags, and for digests.
+    /// Used for references with tags and for references with digests, respectively.
     pub tags: bool,
     pub digests: bool,
 }
@@ -110,7 +110,7 @@ impl Registries {
         Ok(())
     }
 
-    /// Returns the rule for a name: that of the longest prefix.
+    /// Returns the rule with the longest prefix that matches a name.
     pub(crate) fn rule(&self, registry: &str, path: &str) -> NameRules {
         let name = format!("{registry}/{path}");
         let fitting = self.rules.values().filter_map(|rule| Some((rule, matched(&rule.prefix, registry, &name)?)));
@@ -137,7 +137,7 @@ impl Registries {
     }
 }
 
-/// Returns the length of the part of `name` that a prefix stands for, if it fits.
+/// Returns the length of the part of `name` that a prefix matches, if it does.
 fn matched(prefix: &str, registry: &str, name: &str) -> Option<usize> {
     if let Some(domain) = prefix.strip_prefix("*.") {
         let host = registry.split(':').next().unwrap_or(registry);

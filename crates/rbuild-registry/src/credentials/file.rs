@@ -20,7 +20,7 @@ const DOCKER_INDEX: &str = "index.docker.io";
 /// Maximum size of a document in bytes.
 const MAX_FILE: u64 = 4 << 20;
 
-/// The reason why a document with logins is invalid. Quotes no login.
+/// The reason why a document with logins is invalid. Messages do not quote logins.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum InvalidLogins {
     #[error("line {line}: the file is not a JSON object with logins")]
@@ -129,7 +129,7 @@ impl AuthFile {
         Ok(())
     }
 
-    /// Returns the login for a repository: that of the longest key.
+    /// Returns the login with the longest key that matches a repository.
     pub(super) fn entry(&self, registry: &str, repository: &str) -> Result<Option<Credential>, InvalidLogins> {
         let auths = self.auths();
         let hosts: &[&str] = if registry == DOCKER { &[DOCKER_INDEX, DOCKER] } else { &[registry] };
@@ -156,7 +156,7 @@ impl AuthFile {
 /// Checks the name of a helper; `None` for the empty text.
 fn helper_name(entry: String, value: Option<Value>) -> Result<Option<String>, InvalidLogins> {
     let Some(Value::String(name)) = value else { return Err(InvalidLogins::NotString { entry }) };
-    // The name becomes part of a program's name, and must not lead to another directory.
+    // The name becomes part of the name of a program, which must not contain a path.
     match name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c)) {
         true => Ok(Some(name).filter(|name| !name.is_empty())),
         false => Err(InvalidLogins::HelperName { entry, name }),

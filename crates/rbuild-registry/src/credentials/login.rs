@@ -23,16 +23,17 @@ pub enum Stored {
     Helper(String),
 }
 
-/// The places that a login was removed from, and those where one remains.
+/// The result of removing a login.
 #[derive(Debug, Default)]
 pub struct Removed {
-    /// Files and helpers without the login now.
+    /// Files and helpers from which the login was removed.
     pub from: Vec<String>,
-    /// The reasons why places may still have one.
+    /// The reasons why a login may remain in other files or helpers.
     pub left: Vec<ConfigError>,
 }
 
-/// Stores a login: in the file that `given` names, or the user's, or in its helper.
+/// Stores a login in the file that `given` names, or else in the user's file, or in the helper that
+/// the file names.
 ///
 /// # Errors
 ///
@@ -80,7 +81,7 @@ fn entry_of(credential: &Credential) -> Value {
     }
 }
 
-/// Removes the logins of a registry from all places where logins are looked for.
+/// Removes the logins of a registry from all sources.
 ///
 /// # Errors
 ///

@@ -1,4 +1,4 @@
-//! JSON objects whose unknown members stay as they are written.
+//! JSON objects that keep the text of unknown members.
 
 use std::fmt;
 
@@ -13,7 +13,7 @@ pub(super) struct JsonMembers(Vec<(String, Box<RawValue>)>);
 
 impl JsonMembers {
     /// Returns the value of a member; `None` if it is missing or of another type. Of several
-    /// members with one name, the last one counts.
+    /// members with the same name, the last one applies.
     pub(super) fn get<T: DeserializeOwned>(&self, name: &str) -> Option<T> {
         serde_json::from_str(self.raw(name)?).ok()
     }
@@ -43,7 +43,7 @@ impl JsonMembers {
         self.0.retain(|(key, _)| key != name);
     }
 
-    /// Returns the text of the object, indented as Docker does it.
+    /// Returns the text of the object, with the indentation that Docker uses.
     pub(super) fn text(&self, depth: usize) -> String {
         let indent = "\t".repeat(depth);
         let member = |(name, value): &(String, Box<RawValue>)| {

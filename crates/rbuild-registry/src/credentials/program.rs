@@ -21,7 +21,7 @@ const GRACE: Duration = Duration::from_millis(500);
 const TICK: Duration = Duration::from_millis(5);
 /// Maximum size of an answer in bytes.
 const MAX_ANSWER: u64 = 1 << 20;
-/// Answer of all helpers that have no login for a registry.
+/// Answer of a helper that has no login for a registry.
 const NOT_FOUND: &str = "credentials not found in native keychain";
 /// User name that marks the secret as an identity token.
 const TOKEN_USER: &str = "<token>";
@@ -59,7 +59,7 @@ pub(super) fn get(
     })
 }
 
-/// Gives a login to a helper.
+/// Stores a login in a helper.
 pub(super) fn store(
     environment: &ProcessEnvironment,
     helper: &str,
@@ -149,8 +149,8 @@ fn call(
     String::from_utf8(bytes).map(|text| (ok, text)).map_err(|_| failed(program, HelperFault::NotUtf8))
 }
 
-/// The output of a helper, which is complete when the helper has ended, and not when its pipe is
-/// closed: a process that it left behind, such as an agent, may hold that for ever.
+/// The output of a helper. It is complete when the helper has ended, not when its pipe is closed: a
+/// process that it left running, such as an agent, may keep the pipe open forever.
 struct Answered {
     bytes: Arc<Mutex<Vec<u8>>>,
     closed: Receiver<()>,
@@ -168,7 +168,7 @@ impl Answered {
             }
             let _ = sender.send(());
         };
-        // Without a thread the answer is empty, which is an error.
+        // If the thread cannot be started, the answer is empty, which is an error.
         let _ = std::thread::Builder::new().spawn(read);
         Answered { bytes, closed }
     }

@@ -17,7 +17,7 @@ const MAX_LINKS: usize = 40;
 
 /// An exclusive lock on a credentials file.
 pub(super) struct FileLock {
-    /// The file itself, behind all links.
+    /// The file itself, with all links resolved.
     path: PathBuf,
     _lock: File,
 }
@@ -46,7 +46,8 @@ impl FileLock {
         }
     }
 
-    /// Replaces the file. It keeps its owner, group and mode, unless others could read it.
+    /// Replaces the file. Its owner, group and mode are kept, but a file that other users could
+    /// access gets mode 600.
     pub(super) fn replace(&self, document: &JsonMembers) -> Result<(), ConfigError> {
         let text = document.text(0) + "\n";
         let dir = self.path.parent().unwrap_or(Path::new("."));
@@ -70,8 +71,7 @@ fn name_of(path: &Path) -> String {
     path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
-/// Follows links, for example to a file under version control, also to a file that does not exist
-/// yet.
+/// Follows links, for example to a file under version control. The file may not exist yet.
 fn follow_links(path: &Path) -> io::Result<PathBuf> {
     let mut path = path.to_path_buf();
     for _ in 0..MAX_LINKS {

@@ -9,10 +9,10 @@ use crate::credential::CommandLineCredentials;
 use crate::credentials::file::{AuthFile, InvalidLogins};
 use crate::environment::ProcessEnvironment;
 
-/// A place where logins are looked for.
+/// A source of logins.
 pub(super) enum CredentialSource {
     File(PathBuf),
-    /// A file in the system's directory for running programs, which may be another user's.
+    /// A file in the system's runtime directory, which may belong to another user.
     Runtime(PathBuf),
     /// Docker's older file, which consists of the logins alone.
     OldFile(PathBuf),
