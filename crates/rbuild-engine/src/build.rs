@@ -29,9 +29,9 @@ use crate::rootfs::Rootfs;
 use crate::solve::{executor, vertex};
 use crate::warning::BuildWarning;
 
-/// Answers the build from the cache. Returns `None` if a step must run, a file system must be
-/// mounted or the cache may be over its limit: trees can be mounted, measured and removed by a
-/// builder only.
+/// Answers the build from the cache. Returns `None` if a step must run, if a file system must be
+/// mounted, or if the cache may exceed its limit: only a builder can mount, measure and remove
+/// trees.
 #[tracing::instrument(target = "engine", name = "answer", level = "debug", skip_all)]
 pub fn answer(prepared: &Prepared, request: &BuildRequest, store: &Store, events: &Events) -> Result<Option<Finished>> {
     let target = &prepared.vertices[prepared.graph.target].state;
@@ -93,15 +93,15 @@ fn sync_found(unsynced: &[(ImageKey, ManifestDigest)], request: &BuildRequest, s
     Ok(store.records().sync(&request.build_id)?)
 }
 
-/// Returns true if the target is a single step on scratch, so that its tree is its whole root
-/// file system.
+/// Returns true if the target is a single step on scratch. Its tree is then the whole root file
+/// system.
 fn bottom_is_scratch(prepared: &Prepared) -> bool {
     let parent = prepared.graph.vertices[prepared.graph.target].parent;
     parent.is_some_and(|p| matches!(prepared.graph.vertices[p].step, Step::Scratch))
 }
 
-/// Writes the files if the caller can read them all. Returns false if not: then the builder,
-/// which is root in its user namespace, must write them.
+/// Writes the files if the caller can read all of them. Otherwise returns false: the builder, which
+/// is root in its user namespace, must write them.
 fn export_readable(prepared: &Prepared, export: &Export, view: &RootDir) -> Result<bool> {
     let Export::Files { to, delete, split: Split::Several | Split::Never } = export else { return Ok(false) };
     let files = view.try_clone().map_err(BuildError::kernel(ErrorContext::Result))?.into();
@@ -122,9 +122,9 @@ struct Platforms<'a> {
     envs: Vec<StepEnv<'a>>,
 }
 
-/// Runs the open steps of each platform, one platform after the other, and writes the outputs once
-/// everything is built. An error that is followed by a shell is passed to `report` before the shell
-/// starts.
+/// Runs the open steps of each platform, one platform after another, and writes the outputs once
+/// everything is built. If a shell is to be started after an error, the error is passed to `report`
+/// first.
 pub fn execute(
     request: &BuildRequest,
     prepared: &[Prepared],
@@ -134,7 +134,7 @@ pub fn execute(
     builder: &Builder,
     report: impl FnOnce(&BuildError),
 ) -> Result<Finished> {
-    // Otherwise, later builds may remove the log of a long build.
+    // Without this lock, later builds could remove the log of a long build.
     let _logs = store.logs().hold_logs(&request.build_id);
     let mut platforms = Platforms { request, prepared, store, events: &events, envs: Vec::new() };
     let result = platforms.execute(&cancel, builder, report);
@@ -158,8 +158,8 @@ pub fn execute(
     Ok(finished)
 }
 
-/// Keeps the cache within its limit. The build is finished, so a failure is not an error of the
-/// build.
+/// Keeps the cache within its limit. A failure is only a warning, because the build is already
+/// finished.
 fn evict(budget: Budget, store: &Store, events: &Events) {
     match store.gc().collect(budget) {
         Ok(freed) if freed.bytes > 0 => {
@@ -190,8 +190,8 @@ impl<'a> Platforms<'a> {
             refusal::refuse_leaks(env)?;
             images.push(images_of(env)?);
         }
-        // Everything that a name refers to must be on disk before the name is. Outputs are written
-        // afterwards, because the sync would also wait for those on the same file system.
+        // Everything that a name refers to must be on disk before the name. Outputs are written
+        // afterwards; otherwise the sync would also wait for those on the same file system.
         match images.iter().all(Vec::is_empty) {
             true => self.store.records().sync_recorded(&self.request.build_id)?,
             false => self.store.records().sync(&self.request.build_id)?,
@@ -227,7 +227,7 @@ impl<'a> Platforms<'a> {
         Ok(())
     }
 
-    /// Returns the files of all platforms, as `files` returns those of a vertex.
+    /// Returns the files of all platforms. `files` returns those of one vertex.
     fn views<F>(&self, split: Split, files: impl Fn(&Rootfs<'a>, VertexId) -> Result<F>) -> Result<Vec<View<F>>> {
         let split = split.applies(self.prepared.len());
         let view = |env: &StepEnv<'a>| {
@@ -248,8 +248,8 @@ fn images_of(env: &StepEnv<'_>) -> Result<Vec<(ImageForm, ManifestDigest)>> {
 fn remember_keys(env: &StepEnv<'_>) {
     let keys = env.results.iter().zip(&env.nearest);
     let keys: Vec<Option<CacheKey>> = keys.map(|(done, before)| done.map_or(*before, |done| done.key)).collect();
-    // Losing the record only costs one explanation. Builds with a salt have no earlier build to
-    // compare with.
+    // If the record is lost, only one explanation is missing. Builds with a salt have no earlier
+    // build to compare with.
     if env.request.salt.is_none() {
         let _ = env.prepared.remember(env.store, keys.into_iter());
     }

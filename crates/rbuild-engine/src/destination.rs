@@ -1,4 +1,4 @@
-//! Writing of destinations that the caller has opened.
+//! Writes to destinations that the caller has opened.
 
 use std::fs::File;
 

@@ -24,7 +24,7 @@ use crate::rootfs::Rootfs;
 use crate::solve::results::{Results, VertexResult};
 use crate::solve::schedule::Schedule;
 
-/// The part of a build that runs inside the builder's namespaces, for one platform.
+/// The state of the part of a build that runs inside the builder's namespaces, for one platform.
 pub(crate) struct StepEnv<'a> {
     pub request: &'a BuildRequest,
     pub wants: Wants,
@@ -41,7 +41,7 @@ pub(crate) struct StepEnv<'a> {
     pub nearest: Vec<Option<CacheKey>>,
     /// Values of secrets that the result must not contain.
     pub leaks: Leaks<'a>,
-    /// For each vertex, true if a command that mounts such a secret contributed to it.
+    /// For each vertex, true if a command that mounts such a secret contributed to its files.
     pub exposed: Vec<bool>,
     /// The command that failed first: the time of failure, and its request with its files.
     pub failed_run: Mutex<Option<(u64, RunRequest)>>,
@@ -136,7 +136,7 @@ fn results_of(prepared: &Prepared, now: i64) -> Results {
             VertexState::Hit(_, r) => {
                 VertexResult { result: r.result, tree: Some(r.tree.clone()), created: r.created, key }
             }
-            // Nothing needs its files, or the lookup would have adopted them.
+            // Its files are not needed: otherwise the lookup would have adopted them.
             VertexState::Foreign(_, r) => VertexResult { result: r.result(), tree: None, created: r.created(), key },
             VertexState::Open => continue,
         };
@@ -145,7 +145,8 @@ fn results_of(prepared: &Prepared, now: i64) -> Results {
     results
 }
 
-/// Returns for each vertex whether a command that mounts a secret contributed to it.
+/// Returns a list with one item per vertex: true if a command that mounts a secret contributed to
+/// it.
 fn exposed(graph: &BuildGraph, leaks: &Leaks<'_>) -> Vec<bool> {
     let mut exposed: Vec<bool> = Vec::with_capacity(graph.vertices.len());
     for vertex in &graph.vertices {

@@ -27,7 +27,7 @@ pub enum BuildError {
     Store(StoreError),
     #[error("{context}")]
     Layer { context: String, source: LayerError },
-    /// An archive or a layout has no image that can be used.
+    /// An archive or a layout contains no usable image.
     #[error(transparent)]
     Archive(ArchiveError),
     #[error("{context}")]
@@ -77,7 +77,7 @@ pub struct StepFailure {
     pub help: Option<Remedy>,
     /// The last lines of the command's output.
     pub log: Vec<String>,
-    /// The build ID under which the complete output is kept, if `log` is only a part of it.
+    /// ID of the build that keeps the complete output, if `log` is only a part of it.
     pub more: Option<BuildId>,
     /// Time of the failure on the clock of [`rbuild_linux::process::moment`]. Used to find the
     /// first of several failures.
@@ -135,7 +135,8 @@ impl BuildError {
         self
     }
 
-    /// Sets the time of a step failure that happened before it was noticed here.
+    /// Sets the time at which a step failed, which is earlier than the time at which the failure
+    /// was detected.
     pub(crate) fn happened(mut self, at: u64) -> BuildError {
         if let BuildError::Step(failure) = &mut self {
             failure.at = at;

@@ -17,7 +17,7 @@ pub enum Event {
     Isolation {
         mode: &'static str,
     },
-    /// A step will run once its `inputs` have finished. Sent once, before the first step runs.
+    /// A step waits for its `inputs`. Sent once per step, before the first step runs.
     Waiting {
         step: usize,
         label: String,
@@ -30,7 +30,7 @@ pub enum Event {
         label: String,
         text: String,
     },
-    /// A short explanation of why a step runs or is cached.
+    /// The reason why a step runs or is cached.
     Reason {
         step: usize,
         text: String,
@@ -57,7 +57,7 @@ pub enum Event {
         seconds: f64,
     },
     Warning(Warning<Help>),
-    /// Stop drawing progress: the terminal is about to be used by a shell.
+    /// Progress must no longer be drawn, because a shell is about to use the terminal.
     End,
 }
 
@@ -121,8 +121,8 @@ pub(crate) struct OutputInFlight {
     pub(crate) freed: Condvar,
 }
 
-/// Maximum bytes of output in flight. A command that prints faster than the terminal can draw has
-/// to wait, as it would if it wrote to the terminal itself.
+/// Maximum number of output bytes in flight. A command that prints faster than the terminal can
+/// draw must wait, as it would if it wrote to the terminal itself.
 pub(crate) const MAX_IN_FLIGHT: usize = 8 << 20;
 
 #[cfg(test)]

@@ -18,14 +18,14 @@ use crate::record::journal::Journal;
 pub struct Events {
     sender: Sender<Event>,
     in_flight: Arc<OutputInFlight>,
-    /// Number of the first step of this part of the build.
+    /// Number of the first step of this platform.
     first: usize,
     /// Prefix of each step's label.
     platform: String,
     journal: Arc<Journal>,
     /// Values that are masked in the text of events.
     secrets: SecretValues,
-    /// Puts the help of warnings into words, which can be masked.
+    /// Converts the help of warnings to text, which can be masked.
     words: Option<fn(&Help) -> String>,
 }
 
@@ -35,9 +35,9 @@ impl Events {
         Events { sender, in_flight, first, platform, journal: Arc::new(Journal::new()), secrets, words }
     }
 
-    /// Masks these values in all text that is sent, and in the help of warnings, which `words` puts
-    /// into words. Output is not masked here: it arrives in chunks that may split a value, so the
-    /// code that reads it masks it.
+    /// Masks these values in all text that is sent, and in the help of warnings, which `words`
+    /// converts to text. Output is not masked here but where it is read, because a chunk may end in
+    /// the middle of a value.
     pub fn masking(self, secrets: SecretValues, words: fn(&Help) -> String) -> Events {
         Events { secrets, words: Some(words), ..self }
     }
@@ -48,7 +48,7 @@ impl Events {
         Events { first, platform: format!("{platform} "), ..self.clone() }
     }
 
-    /// Returns the number of the first step of this part.
+    /// Returns the number of the first step of this platform.
     pub(crate) fn first(&self) -> usize {
         self.first
     }

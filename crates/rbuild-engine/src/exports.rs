@@ -52,8 +52,8 @@ impl FinishedImage {
     }
 }
 
-/// An output of a build. Files and directories are held open, so that they can be reached from any
-/// mount namespace.
+/// An output of a build. Files and directories are kept open, so they are accessible from any mount
+/// namespace.
 pub enum Export {
     /// The files of the result, in a directory.
     Files {
@@ -64,14 +64,14 @@ pub enum Export {
     },
     /// The files of the result, as a tar archive.
     Tar { to: Destination, split: Split },
-    /// The image, as an archive. It is complete when the build ends; the caller, who opened it,
-    /// publishes it then.
+    /// The image, as an archive. The caller, which opened it, publishes it when the build has
+    /// ended.
     Archive { format: ArchiveFormat, to: Destination, form: ImageForm },
     /// The image, as an OCI image layout in a directory.
     Layout { to: Directory, form: ImageForm },
     /// The image, in the local store.
     Store { form: ImageForm },
-    /// Nothing: the results of the steps are in the build cache.
+    /// No output: only the build cache receives the results of the steps.
     CacheOnly,
 }
 
@@ -118,8 +118,7 @@ impl Export {
         path.is_absolute().then_some(path)
     }
 
-    /// Returns true if the layers can be packed into the export itself: they need no more work than
-    /// copying.
+    /// Returns true if new layers can be packed straight into the export.
     fn takes_stream(&self) -> bool {
         let to_disk = match self {
             Export::Archive { to, .. } => matches!(to, Destination::Regular(_)),
@@ -138,7 +137,7 @@ impl Export {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ImageForm {
     pub layers: LayerForm,
-    /// Repacks layers of the base in this form, too. Otherwise they are kept as they are.
+    /// Repacks layers of the base in this form as well. Otherwise they are kept unchanged.
     pub force: bool,
     /// Keeps modification times in new layers that are later than SOURCE_DATE_EPOCH.
     pub late_times: bool,
@@ -165,7 +164,7 @@ pub enum Squash {
 }
 
 impl Squash {
-    /// Returns the number that stands for this choice in keys. It must not change.
+    /// Returns the number that represents this choice in keys. It must not change.
     pub(crate) fn number(self) -> u8 {
         match self {
             Squash::None => 0,
@@ -182,13 +181,14 @@ pub struct Wants {
     pub images: Vec<ImageForm>,
     /// The result's files are exported.
     pub files: bool,
-    /// Exports that can take a stream get one. The image is then not in the store.
+    /// New layers are packed straight into the exports that support it, and the image is not
+    /// stored.
     streams: bool,
 }
 
 impl Wants {
-    /// Returns what `exports` require. `named` is true if the image gets a name in the store, and
-    /// `squash` applies to the image that is made without an export.
+    /// Returns the requirements of `exports`. `named` is true if the image gets a name in the
+    /// store. `squash` applies to the image that is made if there is no export.
     pub fn of(exports: &[Export], named: bool, platforms: usize, squash: Squash) -> Wants {
         let files = exports.iter().any(|export| matches!(export, Export::Files { .. } | Export::Tar { .. }));
         let mut wants = Wants { images: Vec::new(), files, streams: !named && platforms <= 1 };
@@ -205,7 +205,7 @@ impl Wants {
         wants
     }
 
-    /// Returns true if the layers of an export are packed into it, and nowhere else.
+    /// Returns true if new layers are packed only into this export.
     pub fn is_direct(&self, export: &Export) -> bool {
         self.streams && export.takes_stream()
     }
@@ -260,7 +260,7 @@ mod tests {
                 vec![ImageForm { squash: Squash::Steps, ..plain }],
                 0,
             ),
-            // The form of the store comes first, and every form once.
+            // The form of the store comes first, and no form occurs twice.
             (vec![layout(GZIP), layout(GZIP), Export::Store { form: plain }], false, 1, vec![plain, GZIP], 0),
         ] {
             let wants = Wants::of(&exports, named, platforms, Squash::All);

@@ -1,5 +1,5 @@
-//! The build engine: takes a request to its result (prepare, key, execute, export), and implements
-//! the image commands around builds.
+//! The build engine: executes a build request (prepare, key, execute, export), and implements
+//! commands on images.
 //!
 //! This crate prints nothing. Progress is reported as [`Event`]s on one channel.
 

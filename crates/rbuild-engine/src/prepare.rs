@@ -43,18 +43,18 @@ pub struct Prepared {
     pub(crate) secret_hashes: Vec<SecretHash>,
     /// Images by manifest digest.
     pub(crate) images: HashMap<ManifestDigest, Image>,
-    /// The downloaded files of its steps.
+    /// The downloaded files of the steps.
     pub(crate) downloads: DownloadedFiles,
     /// Hashes of context files. The builder is a separate process and has its own copy.
     pub(crate) hashes: Arc<HashCache>,
-    /// Path of the store in a context from which it was left out.
+    /// Path of the store in a context, if it was skipped there.
     skipped_store: Option<PathBuf>,
 }
 
 /// Plans the Dockerfile and looks up all steps in the cache.
 ///
-/// Images that have to be pulled are requested through `online`, all of a round at once, and then
-/// the files to download.
+/// Images to pull are requested through `online`, all images of one round of planning together.
+/// Then the files to download are requested.
 #[tracing::instrument(target = "engine", name = "prepare", level = "debug", skip_all)]
 pub fn prepare(
     request: &BuildRequest,
@@ -107,7 +107,7 @@ pub fn prepare(
     let LookedUp { vertices, will_run } = lookup.look_up()?;
     demands::check(request, &graph, &lookup::needed(&graph, &vertices, will_run))?;
     if let Some(bytes) = hashes.bytes() {
-        // Losing the hashes only costs time.
+        // If the hashes are lost, only time is lost.
         let _ = store.records().put_hashes(&name, &bytes);
     }
     let platform = graph.config.platform();
@@ -116,15 +116,15 @@ pub fn prepare(
     Ok(Prepared { platform, graph, vertices, secret_hashes, images, downloads, hashes, build_index, skipped_store })
 }
 
-/// Warns once if the store was left out of a context of any platform.
+/// Warns once if the store was skipped in a context of any platform.
 pub fn warn_of_store(prepared: &[Prepared], events: &Events) {
     if let Some(path) = prepared.iter().find_map(|prepared| prepared.skipped_store.as_deref()) {
         events.send(Event::Warning(BuildWarning::StoreLeftOut { path }.into()));
     }
 }
 
-/// Looks for mistakes in the target, or without one in all stages, as far as the store has their
-/// images. Nothing is pulled.
+/// Looks for mistakes in the target, or in all stages if no target was requested. Stages whose
+/// images are not in the store are not checked; nothing is pulled.
 ///
 /// # Errors
 ///

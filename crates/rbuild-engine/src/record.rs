@@ -1,4 +1,4 @@
-//! The record of a build: its log, the tails of step logs, and the journal of events.
+//! Records of a build: its log, the last lines of step output, and the journal of events.
 
 pub(crate) mod build_log;
 pub(crate) mod journal;

@@ -23,7 +23,7 @@ pub struct BuildRequest {
     pub context: Option<ContextDir>,
     /// Determines when registries are contacted for images.
     pub pull: PullPolicy,
-    /// Reduces the modes of context files to those that git keeps.
+    /// Reduces the modes of context files to those that git records (644 and 755).
     pub git_modes: bool,
     pub tags: Vec<Reference>,
     /// Annotations of the manifest.
@@ -44,7 +44,7 @@ pub struct BuildRequest {
     /// SSH agents by ID.
     pub agents: Vec<(String, AgentSource)>,
     pub exports: Vec<Export>,
-    /// Squashing of the image that is made without an export.
+    /// Squashing of the image that is made if there is no export.
     pub squash: Squash,
     /// Maximum number of vertices that run concurrently.
     pub jobs: usize,

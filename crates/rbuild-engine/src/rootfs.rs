@@ -1,4 +1,4 @@
-//! File systems of vertices: the trees of a vertex and its parents, stacked or merged.
+//! Root file systems of vertices: the trees of a vertex and its parents, stacked or merged.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -26,17 +26,17 @@ pub(crate) struct Rootfs<'a> {
     snapshots: OnceLock<Snapshots>,
     /// Trees of image vertices, lowest first, once unpacked.
     unpacked: Vec<OnceLock<Vec<TreeId>>>,
-    /// Trees of steps whose files are known to be on disk.
+    /// Trees of steps with files that are known to be on disk.
     materialized: Mutex<HashSet<TreeId>>,
-    /// For each tree of a step, the trees that it is stacked from, whose files are known to be on
+    /// For each tree of a step, the trees of which it consists. Their files are known to be on
     /// disk.
     stacked: Mutex<HashMap<TreeId, Arc<StepTrees>>>,
 }
 
-/// The trees that a step's tree is stacked from, lowest first.
+/// The stacked trees of which a step's tree consists, lowest first.
 struct StepTrees {
     trees: Vec<TreeId>,
-    /// True if they neither show nor hide any file.
+    /// True if they neither contain nor hide a file.
     are_empty: bool,
 }
 
@@ -67,8 +67,8 @@ impl<'a> Rootfs<'a> {
         self.store.session(&self.work, &self.request.build_id)
     }
 
-    /// Unpacks the image of a vertex: only the paths in `wanted`, if given and possible. Returns
-    /// the number of layers that were unpacked by this call.
+    /// Unpacks the image of a vertex, or only the paths in `wanted`, if these are given and that is
+    /// possible. Returns the number of layers that this call unpacked.
     pub fn unpack(&self, id: VertexId, image: &Image, wanted: Option<&BTreeSet<PathBuf>>) -> Result<usize> {
         let part = match wanted {
             Some(wanted) => self.store.image_trees().image_parts(self.session(), image, wanted, self.request.now)?,
@@ -102,7 +102,7 @@ impl<'a> Rootfs<'a> {
         Ok(())
     }
 
-    /// Returns the trees that a step's tree is stacked from, with their files on disk.
+    /// Returns the trees of which a step's tree consists, with their files on disk.
     fn stacked(&self, tree: &TreeId) -> Result<Arc<StepTrees>> {
         if let Some(known) = locked(&self.stacked).get(tree) {
             return Ok(known.clone());
@@ -115,9 +115,9 @@ impl<'a> Rootfs<'a> {
     }
 
     /// Returns the trees of a vertex and its parents, lowest first, with their files on disk. Many
-    /// commands write nothing; their empty trees are left out, since the kernel needs time for each
-    /// tree of an overlay. The topmost tree has the metadata of the root directory and is never
-    /// left out.
+    /// commands write nothing; their empty trees are omitted, because the kernel needs time for
+    /// each tree of an overlay. The topmost tree has the metadata of the root directory and is
+    /// never omitted.
     pub fn trees(&self, id: VertexId) -> Result<Vec<TreeId>> {
         let mut own = Vec::new();
         for id in self.graph.chain(id) {
@@ -199,7 +199,7 @@ impl<'a> Rootfs<'a> {
         Ok(self.snapshots()?.working(self.store, &self.work, trees, &path.join("fs"))?)
     }
 
-    /// Removes a directory of the working directory beside further work.
+    /// Removes a directory of the working directory in the background.
     pub fn remove_later(&self, path: &Path) {
         path.file_name().into_iter().for_each(|name| self.work.remove_later(name));
     }

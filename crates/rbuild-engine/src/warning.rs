@@ -10,7 +10,7 @@ use rbuild_store::StoreError;
 /// A problem that does not fail a build.
 #[derive(Debug)]
 pub(crate) enum BuildWarning<'a> {
-    /// Commands are not isolated at all.
+    /// Commands are not isolated.
     NotIsolated,
     /// Commands see the machine's /proc.
     OuterProcesses,
@@ -20,7 +20,7 @@ pub(crate) enum BuildWarning<'a> {
     Overwritten { dest: &'a str },
     /// No command uses a secret, but one uses a secret with a similar ID.
     UnusedSecret { id: &'a str, similar: &'a str },
-    /// The store is in a build context. `path` is relative to the context.
+    /// The store is in a build context and was skipped. `path` is relative to the context.
     StoreLeftOut { path: &'a Path },
     /// The cache could not be reduced to its limit.
     NotEvicted(StoreError),

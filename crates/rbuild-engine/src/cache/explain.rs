@@ -1,5 +1,5 @@
-//! Explanations of why a step ran: the differences between its key and that of the most similar
-//! step built here before.
+//! Explanations of cache misses: the differences between its key and that of the most similar step
+//! built here before.
 
 use rbuild_plan::{BuildGraph, Step, StepName, StepPart, Vertex, VertexId};
 use rbuild_source::Changes;
@@ -51,8 +51,8 @@ impl KeyRecorder<'_> {
     }
 }
 
-/// Masks secrets in the inputs of a key. Texts that are stored or displayed as one are masked as
-/// one: name and value of a variable, and the values of all parts with the same name.
+/// Masks secrets in the inputs of a key. Texts that are stored or displayed together are masked
+/// together: the name and the value of a variable, and the values of all parts with the same name.
 pub fn masked(mut key_inputs: KeyInputs, secrets: &SecretValues) -> KeyInputs {
     let mut texts: Vec<(String, Vec<&mut String>)> = Vec::new();
     for part in &mut key_inputs.parts {
@@ -104,9 +104,9 @@ pub fn hit(key: &CacheKey) -> String {
     format!("cache hit: no input changed (key {})", key.short())
 }
 
-/// Returns the differences between the key of a step and an earlier one, in words; empty if they
-/// are equal. `files` are the changes among the files that the step takes, if known: from a context
-/// if it takes any, otherwise from a stage or an image.
+/// Returns descriptions of the differences between the key of a step and an earlier one; empty if
+/// they are equal. `files` are the changes among the files that the step reads, if known: those of
+/// a context if it reads any, otherwise those of a stage or an image.
 pub fn differences(now: &KeyInputs, before: &KeyInputs, files: Option<&Changes>) -> Vec<String> {
     let mut reasons = Vec::new();
     let mut names: Vec<&str> = Vec::new();
@@ -135,7 +135,7 @@ pub fn differences(now: &KeyInputs, before: &KeyInputs, files: Option<&Changes>)
             }),
             "command" | "script" | "here-document" => reasons.push(format!("the {name} changed")),
             "--exclude" => reasons.push(excludes(&new, &old)),
-            // One of the steps has the part, without a value, and the other lacks it.
+            // One of the steps has the part without a value, and the other one does not have it.
             _ if texts(&new).is_empty() && texts(&old).is_empty() => {}
             _ => reasons.push(format!("{name} changed from {} to {}", value(&texts(&old)), value(&texts(&new)))),
         }
@@ -152,8 +152,8 @@ fn texts(values: &[&KeyValue]) -> String {
     values.iter().map(|value| value.to_text()).collect::<Vec<_>>().join(SEPARATOR)
 }
 
-/// Returns the difference between the patterns of two steps. Unlike other parts, a pattern is in
-/// the key even if it is empty.
+/// Returns the difference between the patterns of two steps. Unlike other parts, an empty pattern
+/// is part of the key.
 fn excludes(new: &[&KeyValue], old: &[&KeyValue]) -> String {
     let patterns = |values: &[&KeyValue]| values.iter().map(|value| value.to_text()).collect::<Vec<_>>();
     let (new, old) = (patterns(new), patterns(old));
@@ -276,7 +276,7 @@ fn file_changes(changes: &Changes) -> String {
 mod tests {
     use super::*;
 
-    /// A line of an env file is a secret that spans name and value.
+    /// A line of an environment file is a secret that spans the name and the value of a variable.
     #[test]
     fn a_secret_that_spans_name_and_value_is_masked() {
         let secrets = |values: &[&str]| {

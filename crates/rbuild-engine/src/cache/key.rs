@@ -1,9 +1,9 @@
 //! Cache keys: digests of everything that must be equal for a cached result to be reused.
 //!
-//! A step's *definition key* covers the operation and the results of its inputs. Where an input
-//! counts by its content (COPY from another stage), the step has a *content key* as well. Its
-//! result is then named by the content key, so that later steps do not depend on how the content
-//! was made.
+//! A step's *definition key* covers the operation and the results of its inputs. If a step depends
+//! only on the content of an input (COPY from another stage), it also has a *content key*. Its
+//! result is then identified by the content key, and later steps do not depend on the steps that
+//! made the content.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -131,7 +131,7 @@ impl Contexts {
         Ok(Contexts { main, named, store: shared.store })
     }
 
-    /// Returns the path of the store in a context, if a step would have taken it otherwise.
+    /// Returns the path of the store in a context, if it was skipped there.
     pub fn skipped_store(&self) -> Option<&Path> {
         self.store.skipped_path()
     }
@@ -186,7 +186,7 @@ pub enum KeyComponent<'a> {
     Files(&'static str, SelectionHash),
 }
 
-/// Content that a step reads and that its definition key does not cover by content.
+/// Content that a step reads and that its definition key identifies in another way than by content.
 pub enum Read {
     /// Selected files of a context, a stage or an image.
     Files(SelectionHash),
@@ -214,7 +214,7 @@ pub struct KeyMaker<'a> {
 impl KeyMaker<'_> {
     /// Returns the definition key of a step whose inputs all have results; `None` for scratch and
     /// images, which have no key. Each component of the key is also passed to `note`. `taken` are
-    /// the files that the step takes from contexts, as returned by [`KeyMaker::taken`].
+    /// the files that the step reads from contexts, as returned by [`KeyMaker::taken`].
     pub fn definition(
         &self,
         vertex: &Vertex,
@@ -360,7 +360,8 @@ pub fn content_key(vertex: &Vertex, salt: Option<&str>, parent: Option<&ResultId
 }
 
 /// Returns the digest of the content that a mount of a stage shows; `None` if the path does not
-/// exist. Mode and owner of the mounted file or directory itself count, its name does not.
+/// exist. The digest includes mode and owner of the mounted file or directory itself, but not its
+/// name.
 pub fn mounted_content(stage: &StageFiles, source: &str) -> std::result::Result<Option<SelectionHash>, SourceError> {
     let tree = stage.tree();
     match tree.select_literal(source) {
@@ -373,7 +374,7 @@ pub fn mounted_content(stage: &StageFiles, source: &str) -> std::result::Result<
     }
 }
 
-/// Selects the files of all sources of a COPY. There are none for files that are downloaded.
+/// Selects the files of all sources of a COPY. A source that is downloaded selects none.
 pub fn selection(tree: &SourceTree<'_>, copy: &CopyStep) -> Result<Selection> {
     let exclude = exclusions(copy)?;
     let tree = SourceTree { exclude: Some(&exclude), ..*tree };
@@ -440,8 +441,8 @@ pub fn source_error(e: SourceError, span: Span, from: Option<&str>) -> BuildErro
     }])
 }
 
-/// Returns the result digest of a step that has no key. That of an image covers its files and its
-/// platform; all else in its configuration is in the keys of the steps that it affects.
+/// Returns the result digest of a step that has no key. The digest of an image covers its files and
+/// its platform; everything else in its configuration is in the keys of the steps that it affects.
 pub fn source_result(step: &Step) -> ResultId {
     let mut hasher = Hasher::new();
     let Step::Image { platform, diff_ids, name: _, manifest: _ } = step else {
@@ -533,8 +534,8 @@ mod tests {
         USER 3\nRUN --network=none --mount=type=cache,target=/c --mount=type=secret,id=s make all\n\
         FROM scratch\nCOPY --from=a --link /w /v\nADD <<F /f\ntext\nF\n";
 
-    /// Every user's cache depends on these keys. Change them only on purpose, and the number in
-    /// "step 4" with them.
+    /// A changed key empties the caches of all users. Change keys only on purpose, and change the
+    /// number in "step 4" as well.
     #[test]
     fn cache_keys_are_pinned() {
         assert_eq!(keys(EVERYTHING), PINNED);
@@ -564,7 +565,7 @@ mod tests {
             ("text", "other text", 4),
             ("/f\n", "/g\n", 4),
             ("type=secret,id=s", "type=secret,id=other", 2),
-            // Comments and spaces do not count.
+            // Comments and spaces are not part of keys.
             ("WORKDIR /w", "# a comment\nWORKDIR   /w", 5),
         ];
         for (old, new, first) in cases {

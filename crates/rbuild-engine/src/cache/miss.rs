@@ -1,4 +1,4 @@
-//! Reasons for cache misses that no difference between keys explains.
+//! Reasons for cache misses other than differences between keys.
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ use std::fmt;
 pub(crate) enum Miss {
     /// The caller disabled the cache for the step.
     Disabled,
-    /// The step below, or one that the step copies from, has no result yet.
+    /// The parent step, or a step that this one copies from, has no result yet.
     OpenInput,
     /// The result contains a secret that this build was not given.
     Secret,
@@ -20,9 +20,9 @@ pub(crate) enum Miss {
     ExecutedLater,
     Evicted,
     InputsForgotten,
-    /// All inputs are equal once secrets are masked, but the keys are not.
+    /// The keys differ, but all inputs are equal after secrets have been masked.
     MaskedValue,
-    /// All inputs are equal, but the keys are not.
+    /// The keys differ, but all inputs are equal.
     KeyFormat,
 }
 

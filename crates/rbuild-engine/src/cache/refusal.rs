@@ -1,9 +1,8 @@
 //! Refusal of results that contain the value of a secret.
 //!
-//! A step's files are searched before they become available to anything else, and the searched
-//! values and the findings are stored with them ([`Verdict`]). A later build with other secrets, or
-//! none, therefore neither reuses a result that contains a value it was not given nor searches the
-//! same files again.
+//! A step's files are searched before anything else can use them, and the searched values and the
+//! findings are stored with them ([`Verdict`]). A later build therefore does not reuse a result
+//! that contains a secret that this build was not given, and does not search the same files again.
 
 use rbuild_dockerfile::{Diagnostic, Span};
 use rbuild_linux::RootDir;
@@ -73,8 +72,8 @@ pub(crate) fn check_files(env: &StepEnv<'_>, id: VertexId, made: &RootDir) -> Re
     let vertex = &env.graph().vertices[id];
     let refuses = !env.request.allow_leaks && env.chain().any(|v| v == id);
     if env.leaks.is_empty() || !(refuses || env.exposed[id]) {
-        // No secret was given to the command, or only values too short to search for. The empty
-        // verdict records that no search is needed.
+        // No secret was given to the command, or only values that are too short to search for. The
+        // empty verdict records that no search is needed.
         return match &vertex.step {
             Step::Run(run) if !run.secrets.is_empty() => {
                 Ok(env.store.secrets().put_verdict(made, &Verdict::default())?)
@@ -120,8 +119,8 @@ fn refusal(env: &StepEnv<'_>, id: VertexId, leak: &Leak<'_>) -> BuildError {
     ])
 }
 
-/// Fails if the result contains the value of a secret. Searches every layer of the build's own,
-/// including cached ones: they may have been searched for other values.
+/// Fails if the result contains the value of a secret. Searches all layers that the build added.
+/// This includes cached ones, which may have been searched for other values only.
 pub(crate) fn refuse_leaks(env: &StepEnv<'_>) -> Result<()> {
     if env.leaks.is_empty() || env.request.allow_leaks {
         return Ok(());
@@ -170,7 +169,7 @@ fn refuse_leaks_of_base(env: &StepEnv<'_>) -> Result<()> {
     if !open {
         return Ok(());
     }
-    // Files that a later layer hides do not count.
+    // Only files that no later layer hides are searched.
     match env.leaks.in_tree(&env.rootfs.view(target)?)?.first() {
         None => Ok(()),
         Some(Leak { id, place }) => {

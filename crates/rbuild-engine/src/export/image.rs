@@ -66,8 +66,8 @@ pub(crate) fn documents(env: &StepEnv<'_>, form: &ImageForm, packed: &[PackedLay
         let image = env.image(manifest)?;
         let kept = if form.squash == Squash::All { Vec::new() } else { image.layers()? };
         if !form.force {
-            // If all steps were cached on another image with equal diffIDs, the layers of this one
-            // have not been verified by unpacking.
+            // If all steps were cached on top of another image with equal diffIDs, the layers of
+            // this image have not been unpacked, so they have not been verified yet.
             check_base(env, base, &kept)?;
         }
         for (layer, diff_id) in kept {
@@ -99,7 +99,7 @@ pub(crate) fn documents(env: &StepEnv<'_>, form: &ImageForm, packed: &[PackedLay
     Ok(env.store.blobs().put_document(&env.rootfs.work, &manifest)?.0.of_manifest())
 }
 
-/// Fails at FROM if a layer of the base is not the one that its configuration names.
+/// Fails at FROM if a layer of the base does not match the diffID in its configuration.
 fn check_base(env: &StepEnv<'_>, base: VertexId, layers: &[(Descriptor, DiffId)]) -> Result<()> {
     env.store.blobs().check_layers(&layer_pairs(layers.iter())?).map_err(|e| match e {
         StoreError::WrongDiffId { .. } | StoreError::WrongDigest { .. } => {
@@ -119,7 +119,7 @@ fn new_layers(env: &StepEnv<'_>, form: &ImageForm) -> Result<Vec<PackedLayer>> {
     match form.squash {
         Squash::All => {
             let view = env.rootfs.view(env.graph().target)?;
-            // An empty result has no layer, as without squashing.
+            // As without squashing, an empty result has no layer.
             if view.entries().map_err(BuildError::kernel(ErrorContext::Result))?.is_empty() {
                 return Ok(Vec::new());
             }
@@ -157,9 +157,9 @@ pub(crate) fn latest(env: &StepEnv<'_>, form: &ImageForm) -> Option<i64> {
     env.graph().epoch.filter(|_| !form.late_times)
 }
 
-/// Packs the layers of trees as they arrive, in the requested forms, while other steps still run.
-/// It uses only processor time that would be idle. Errors are ignored: they occur again, and are
-/// reported, when the layer is needed.
+/// Packs the layers of trees as they arrive, in the requested forms, while other steps are running.
+/// Uses only processor time that would otherwise be idle. Errors are ignored here: they occur
+/// again, and are reported, when the layer is needed.
 pub(crate) fn pack_early(env: &StepEnv<'_>, layers: &LayerQueue<'_>) {
     rbuild_linux::process::yield_to_others();
     let stop = || env.cancel.is_canceled();
@@ -172,8 +172,8 @@ pub(crate) fn pack_early(env: &StepEnv<'_>, layers: &LayerQueue<'_>) {
     }
 }
 
-/// Marks history entries as empty until as many non-empty ones remain as there are layers. The last
-/// non-empty entry is always kept; it represents all layers that were merged.
+/// Marks history entries as empty until the number of non-empty ones equals that of the layers. The
+/// last non-empty entry is always kept; it represents all layers that were merged.
 fn fold_history(history: &mut [History], layers: usize) {
     let filled: Vec<usize> = (0..history.len()).filter(|i| !history[*i].empty_layer).collect();
     match (layers, &filled[..], history) {

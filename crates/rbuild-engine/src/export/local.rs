@@ -1,8 +1,8 @@
 //! Export of a file system as plain files of the caller. It is merged into an existing directory;
 //! each file is written completely or not at all.
 //!
-//! A directory that the output lacks is filled under a temporary name and renamed once everything
-//! is written, so that its files need no temporary names of their own.
+//! A directory that does not exist in the output is filled under a temporary name and renamed once
+//! everything is written, so its files need no temporary names.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsStr;
@@ -28,9 +28,9 @@ use writers::{ExportGroup, ExportQueue, LocalWriters, OutputDir};
 /// Copies everything in `tree` into `dest`. Modes, symbolic and hard links and times are kept (with
 /// `epoch`, all files get that time); owners are not. Devices are omitted.
 ///
-/// Stops when `stop` is canceled. Without it, the caller may be killed at any time, so that
-/// directories filled under temporary names would remain. Each file therefore gets its name as soon
-/// as it is complete.
+/// Stops when `stop` is canceled. Without `stop`, the caller may be killed at any time, and
+/// directories with temporary names would remain. In that case each file gets its name as soon as
+/// it is complete.
 pub fn export(tree: &MergedTree, dest: &RootDir, epoch: Option<i64>, stop: Option<&Cancel>) -> Result<()> {
     let groups = ExportQueue::default();
     let mut staged = stop.map(|_| StagedDirs::new(dest));
@@ -53,8 +53,8 @@ pub fn export(tree: &MergedTree, dest: &RootDir, epoch: Option<i64>, stop: Optio
     deferred.set_directories(dest)
 }
 
-/// Removes from `dest` all entries that the result does not have, or that are a directory in one
-/// and not in the other.
+/// Removes from `dest` all entries that the result does not contain, and those that are a directory
+/// either only in `dest` or only in the result.
 pub fn remove_others(tree: &MergedTree, dest: &RootDir) -> Result<()> {
     let mut stack = vec![tree.top()];
     while let Some(at) = stack.pop() {
@@ -85,7 +85,7 @@ fn unreadable(source: rbuild_linux::Error) -> BuildError {
 struct LocalExport<'a, 'd, 's, 'e> {
     dest: &'d RootDir,
     stop: Option<&'a Cancel>,
-    /// Modification time of everything, if it is fixed.
+    /// Modification time of all entries, if it is fixed.
     time: Option<Timestamp>,
     staged: Option<&'a mut StagedDirs<'d>>,
     writers: LocalWriters<'s, 'e>,
@@ -95,14 +95,14 @@ struct LocalExport<'a, 'd, 's, 'e> {
 /// A directory to export.
 struct PendingDir {
     from: MergedPath,
-    /// Path in the output, as long as the export lasts.
+    /// Path in the output during the export; directories may have temporary names.
     place: PathBuf,
-    /// True if its entries get their own names at once.
+    /// True if this export created it; its entries then need no temporary names.
     is_new: bool,
 }
 
 impl LocalExport<'_, '_, '_, '_> {
-    /// Passes all files to the writers, and collects the work that must follow. Ends early if a
+    /// Passes all files to the writers, and collects the work that must follow. Returns early if a
     /// writer failed.
     fn walk(&mut self, tree: &MergedTree) -> Result<()> {
         let mut pending = vec![PendingDir { from: tree.top(), place: PathBuf::new(), is_new: false }];
@@ -133,8 +133,8 @@ impl LocalExport<'_, '_, '_, '_> {
         Ok(())
     }
 
-    /// Passes a group to the writers. Breaks if one of them failed; [`ExportQueue::outcome`] has
-    /// its error.
+    /// Passes a group to the writers. Breaks if one of them failed; [`ExportQueue::outcome`]
+    /// returns its error.
     fn write(&mut self, group: ExportGroup) -> Result<ControlFlow<()>> {
         if self.stop.is_some_and(Cancel::is_canceled) {
             return Err(BuildError::Canceled);
@@ -149,7 +149,7 @@ impl LocalExport<'_, '_, '_, '_> {
         let below = |name: &OsStr, is_new| PendingDir { from: from.below(entry), place: to.place.join(name), is_new };
         let made = match &mut self.staged {
             _ if to.is_new => create(name).map(|()| below(name, true)).map_err(fail(&path))?,
-            // A file in the way is replaced once everything is written.
+            // A file that blocks the path is replaced once everything is written.
             Some(_) if obstacle(&to.dir, &path, name)? == Obstacle::Directory => below(name, false),
             Some(staged) => {
                 let temp = staged.create(to, &path).map_err(fail(&path))?;
@@ -169,7 +169,7 @@ impl LocalExport<'_, '_, '_, '_> {
         Ok(made)
     }
 
-    /// Returns true if the file is another name of one that is exported, and notes it.
+    /// Returns true if the file is another name of an exported file, and records the link.
     fn is_link(&mut self, from: &MergedDir, to: &OutputDir, entry: &MergedEntry) -> bool {
         if entry.stat.nlink < 2 {
             return false;
@@ -210,7 +210,7 @@ fn special_file(from: &MergedDir, to: &OutputDir, entry: &MergedEntry) -> Result
 /// Another name of an exported file.
 struct OutputLink {
     path: PathBuf,
-    /// Path in the output, and that of the file's first name, as long as the export lasts.
+    /// Path in the output during the export, and the path of the file's first name.
     place: PathBuf,
     first: PathBuf,
 }
@@ -235,8 +235,8 @@ impl DeferredWork {
         Ok(())
     }
 
-    /// Sets the modes and times of all directories: last, because each entry changes those times,
-    /// and the modes may forbid creating one.
+    /// Sets the modes and times of all directories. This is done last, because creating an entry
+    /// changes the time, and a mode may forbid it.
     fn set_directories(&self, dest: &RootDir) -> Result<()> {
         let mut open: Option<(&Path, RootDir)> = None;
         for (path, mode, mtime) in self.dirs.iter().rev() {
@@ -253,7 +253,7 @@ impl DeferredWork {
     }
 }
 
-/// Creates something under a temporary name and renames it into place.
+/// Creates an entry under a temporary name and renames it into place.
 pub(crate) fn replace(
     dir: &RootDir,
     path: &Path,

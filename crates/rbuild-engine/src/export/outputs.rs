@@ -22,15 +22,16 @@ use crate::request::BuildRequest;
 
 /// The files of the result for one platform, as `F`.
 pub(crate) struct View<F> {
-    /// Directory below the output's root; empty if the output has the files of one platform only.
+    /// Directory below the root of the output; empty if the output contains the files of one
+    /// platform only.
     pub folder: PathBuf,
     pub files: F,
     /// Modification time for all files, if it is fixed.
     pub epoch: Option<i64>,
 }
 
-/// Writes the files of the result into a directory, and with `delete` removes all others there.
-/// `stop` is that of [`local::export`].
+/// Writes the files of the result into a directory. With `delete`, removes all other files there.
+/// `stop` is passed to [`local::export`].
 #[tracing::instrument(target = "engine", name = "export", level = "debug", skip_all)]
 pub(crate) fn directory(to: &Directory, delete: bool, views: &[View<MergedTree>], stop: Option<&Cancel>) -> Result<()> {
     let Directory { base, rest } = to;
@@ -61,8 +62,9 @@ pub(crate) fn tar(to: &Destination, views: &[View<RootDir>]) -> Result<()> {
     })
 }
 
-/// Keeps an image, or the index of the images of several platforms, under all names or none, also
-/// concurrently with other builds. Without names, it is kept without one. Returns the index.
+/// Tags an image, or the index of the images of several platforms, atomically: with all of the
+/// names or none of them, even if other builds run concurrently. Without names, it is kept
+/// untagged. Returns the index.
 fn tag_all(store: &Store, images: &[Image], tags: &[Reference]) -> Result<Option<FinishedIndex>> {
     let named = |digest| match tags {
         [] => vec![(digest, None)],
@@ -120,7 +122,7 @@ pub(crate) fn publish(
         }
         events.phase(BuildPhase::Archive, started.elapsed().as_secs_f64());
     }
-    // Last, so that a build that fails has named nothing.
+    // Names are set last, so a failed build sets none.
     let index = tag_all(store, &firsts, &request.tags)?;
     let platforms = firsts.iter().map(|image| image.manifest_digest).collect();
     Ok(Finished { image: Some(FinishedImage::stored(image)), platforms, index })

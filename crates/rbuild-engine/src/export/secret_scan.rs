@@ -65,7 +65,7 @@ pub(crate) struct FoundSecret<'a, 'b> {
 }
 
 impl<'a> Leaks<'a> {
-    /// Creates a search. `hashes` are those of the [`searched`] secrets, in order.
+    /// Creates a search. `hashes` are the hashes of the [`searched`] secrets, in order.
     pub fn new(secrets: &'a [(String, Vec<u8>)], hashes: &[SecretHash]) -> Leaks<'a> {
         let wanted = searched(secrets).zip(hashes);
         Leaks(wanted.map(|((id, value), hash)| SearchedValue { id, hash: *hash, value: Finder::new(value) }).collect())

@@ -1,5 +1,5 @@
-//! Direct export of an image: new layers are packed into the archive or layout itself, so that they
-//! are written only once.
+//! Direct export of an image: new layers are packed straight into the archive or layout, and are
+//! therefore written only once.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -48,7 +48,7 @@ fn archive(env: &StepEnv<'_>, form: &ImageForm, dest: &Destination, format: Arch
     check_layers(env.store, &images, &known)?;
     copy_images(&env.store.blobs(), &archive, &images, &known, &Arc::default())?;
     let mut file = archive.finish(&images, format)?;
-    // A duplicate layer that was dropped may have been longer than all that was written after it.
+    // A duplicate layer that was dropped may have been longer than everything written after it.
     let end = std::io::Seek::stream_position(&mut file).and_then(|end| file.set_len(end));
     end.map_err(BuildError::io(ErrorContext::OutputArchive))?;
     Ok(made)

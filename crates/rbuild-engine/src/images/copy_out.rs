@@ -17,7 +17,7 @@ use crate::error_context::ErrorContext;
 use crate::export::local;
 use crate::rootfs::snapshots;
 
-/// Destination of copied files, by what exists there.
+/// Destination of copied files. The variants are the states of the destination path.
 pub enum CopyTarget {
     /// A tar archive of the copied files.
     Tar(Destination),
@@ -33,9 +33,9 @@ pub enum CopyTarget {
 /// The part of the target that [`copy_out`] wrote.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CopiedTo {
-    /// The target's file. The caller, who opened it, publishes it.
+    /// The target's file. The caller, which opened it, publishes it.
     File,
-    /// A file, link or directory that is already in its final place.
+    /// A file, link or directory that already has its final name.
     Place,
 }
 
@@ -180,7 +180,8 @@ impl CopiedEntry<'_> {
     }
 
     /// Writes a file or a symbolic link as a direct child of a directory. Fails if a device, FIFO
-    /// or socket exists there: these are only written to under their own path, never replaced.
+    /// or socket exists there: they can be written to if they are the destination itself, but are
+    /// never replaced.
     fn put(&self, dir: &RootDir, name: &OsStr) -> Result<()> {
         let shown = dir.label().join(name);
         let there = dir.stat_name(name).ok().map(|stat| stat.kind);
@@ -211,15 +212,15 @@ impl CopiedEntry<'_> {
     }
 }
 
-/// The reason why an entry cannot be copied to its destination. Paths are those of the destination,
-/// unless they are in the image.
+/// The reason why an entry cannot be copied to its destination. Paths are on this machine, unless
+/// stated otherwise.
 #[derive(Debug, Clone, Copy)]
 enum NotCopied<'a> {
     /// The image has no file of that path.
     Missing(&'a str),
     /// The path in the image ends in a slash, but is not a directory.
     NotDirectory(&'a str),
-    /// The path in the image is a device, a pipe or a socket.
+    /// The path in the image is a device, a FIFO or a socket.
     Special(&'a Path),
     NoDirectory(&'a Path),
     OverDirectory(&'a Path),

@@ -23,8 +23,8 @@ pub struct Import<'a> {
     pub now: i64,
 }
 
-/// Stores the archive as a layer, unchanged if images may have its compression, and makes an image
-/// of it.
+/// Stores the archive as a layer, unchanged if layers may have its compression, and creates an
+/// image with this layer.
 pub fn import(store: &Store, source: impl Read + Send, import: &Import<'_>) -> Result<Incoming<ImageId>> {
     let work = Workspace::open(store)?;
     let archive = format!("the archive `{}`", import.from);

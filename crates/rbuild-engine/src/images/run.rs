@@ -29,7 +29,7 @@ pub struct Invocation {
     pub hostname: String,
     /// Additional entries of `/etc/hosts`: names and their addresses.
     pub hosts: Vec<(String, String)>,
-    /// Volumes, to which the builder has the bind mounts [`crate::volume_binds`].
+    /// Volumes. The builder must have the bind mounts that [`crate::volume_binds`] returns.
     pub volumes: Vec<Volume>,
     pub network: NetworkMode,
     pub shm_size: Option<u64>,
@@ -88,7 +88,7 @@ pub fn invoke(
     Ok(run_attached(&builder.zygote, &request, cancel)?)
 }
 
-/// Returns the files of the container, and the directory that takes new files.
+/// Returns the files of the container, and the directory that receives new files.
 fn root_files(store: &Store, work: &Workspace, trees: &[TreeId], snapshots: Snapshots) -> Result<(RootFiles, RootDir)> {
     let (scratch, _) = work.new_dir()?;
     match snapshots {

@@ -16,14 +16,14 @@ pub(crate) fn hosts_file(own: &str, more: &[(String, String)]) -> String {
     text
 }
 
-/// Returns true if a variable counts as set. Runtimes treat an empty HOME as unset and use the home
-/// directory of the user.
+/// Returns true if a variable is set. As in other runtimes, an empty HOME counts as unset; the home
+/// directory of the user is used instead.
 pub(crate) fn is_set(name: &str, value: &str) -> bool {
     name != "HOME" || !value.is_empty()
 }
 
-/// Returns the remedy for a command that was killed by a signal which the kernel sends when a
-/// resource limit is reached; `None` if no limits were set.
+/// Returns the remedy for a command that was killed by `signal`, if there are `limits` and the
+/// kernel sends this signal when a resource limit is reached.
 pub fn limit_remedy(signal: i32, limits: &[Ulimit]) -> Option<Remedy> {
     const OF_LIMITS: [Signal; 6] = [Signal::ABORT, Signal::BUS, Signal::KILL, Signal::SEGV, Signal::XCPU, Signal::XFSZ];
     if limits.is_empty() || !OF_LIMITS.iter().any(|of_limit| of_limit.as_raw() == signal) {

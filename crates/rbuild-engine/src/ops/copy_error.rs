@@ -44,8 +44,8 @@ pub enum Reason {
     Stopped,
 }
 
-/// A path that cannot be both what the image has there and what is copied. Paths are those of the
-/// image.
+/// A conflict between an existing file of the image and a copied one at the same path. Paths are in
+/// the image.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PathConflict {
     #[error("{} is not a directory in the image", quoted(.0))]

@@ -1,4 +1,4 @@
-//! Copying of the contents of one file.
+//! Copies the contents of one file.
 
 use std::ffi::OsStr;
 use std::fs::File;

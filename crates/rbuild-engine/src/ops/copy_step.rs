@@ -79,7 +79,7 @@ pub(crate) fn copy_step(
     Ok(incremental.changes())
 }
 
-/// The writing of the files that a copy deferred.
+/// Writes the files that a copy deferred.
 struct Deferred<'a> {
     env: &'a StepEnv<'a>,
     id: VertexId,
@@ -119,8 +119,8 @@ impl Deferred<'_> {
         Ok(())
     }
 
-    /// Returns true if the copy may be stored as changes to the earlier one. Secrets are
-    /// searched for in complete trees.
+    /// Returns true if the copy may be stored as changes to the earlier one. The search for secrets
+    /// requires a complete tree.
     fn takes_changes(&self, incremental: &IncrementalCopy) -> Result<bool> {
         let Some(base) = incremental.base().filter(|_| incremental.has_later()) else { return Ok(false) };
         let request = self.env.request;
@@ -131,15 +131,15 @@ impl Deferred<'_> {
 
 /// Returns the tree of the most similar earlier step, if it still exists.
 fn nearest_tree(env: &StepEnv<'_>, id: VertexId) -> Option<TreeId> {
-    // A forced execution reuses nothing from the result that it replaces.
+    // A forced execution must not reuse files of the result that it replaces.
     if env.graph().vertices[id].ignore_cache {
         return None;
     }
     env.store.records().record(&env.nearest[id]?).ok().flatten().map(|record| record.tree)
 }
 
-/// Returns the layer form in which a copy can be stored directly, without unpacked files: only
-/// if nothing will read its files.
+/// Returns the layer form in which a copy can be stored directly, without unpacked files. This is
+/// only possible if nothing will read its files.
 fn packed_form(env: &StepEnv<'_>, id: VertexId) -> Option<LayerForm> {
     let request = env.request;
     let looked_at = request.record_sizes || request.salt.is_some() || !request.secrets.is_empty();

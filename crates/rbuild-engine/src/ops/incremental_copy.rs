@@ -3,9 +3,9 @@
 //! several threads.
 //!
 //! Files that are unchanged since an earlier copy from the same context become hard links to it,
-//! path by path, so that hard links within a result stay as they are. Files of trees are never
-//! modified in place (overlays copy them up, copied file systems copy them), so two trees may share
-//! one. A copy that differs little from the earlier one is stored as changes to it (`changes`).
+//! path by path, which preserves the hard links within a result. Files of trees are never modified
+//! in place (overlays copy them up, copied file systems contain copies), so two trees may share a
+//! file. A copy that differs little from the earlier one is stored as changes to it (`changes`).
 
 mod changes;
 mod finish;

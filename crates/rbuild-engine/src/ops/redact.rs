@@ -8,13 +8,13 @@ pub(crate) const MASK: &str = "****";
 /// Minimum length of a masked value. Masking shorter ones would make logs unreadable.
 const SHORTEST: usize = 4;
 
-/// The values of a build's secrets and the lines of each, without surrounding white space, as far
-/// as they are long enough to be masked.
+/// The values of a build's secrets and the lines of each value, without surrounding whitespace, if
+/// they are long enough to be masked.
 #[derive(Debug, Clone, Default)]
 pub struct SecretValues {
     values: Arc<Needles>,
-    /// The forms in which a message may show them: the values, their parts between control
-    /// characters, and both in quotes.
+    /// The forms in which a message may show the values: unchanged, their parts between control
+    /// characters, and both with the escape sequences of quoted strings.
     shown: Arc<Needles>,
 }
 
@@ -72,18 +72,19 @@ impl Needles {
         self.sorted.is_empty()
     }
 
-    /// Returns true if a text may start with a string, or with the beginning of one.
+    /// Returns true if the text may start with one of the strings, or with the beginning of one.
     fn may_start(&self, text: &[u8]) -> bool {
         text.first().and_then(|byte| self.first.get(usize::from(*byte))) == Some(&true)
     }
 
-    /// Returns true if a string starts with the whole text and is longer.
+    /// Returns true if one of the strings starts with the whole text and is longer.
     fn continue_text(&self, text: &[u8]) -> bool {
         let after = self.sorted.partition_point(|string| string.as_slice() <= text);
         self.sorted.get(after).is_some_and(|string| string.starts_with(text))
     }
 
-    /// Returns the length of the longest string that a text starts with; 0 if there is none.
+    /// Returns the length of the longest of the strings that is a prefix of the text; 0 if there is
+    /// none.
     fn longest_prefix(&self, text: &[u8]) -> usize {
         // All prefixes of the text sort before it, and the longest is the last of them. A string
         // between the two has more in common with the text than that prefix.
@@ -122,7 +123,7 @@ pub(crate) struct Mask {
 #[derive(Default)]
 struct Held {
     bytes: Vec<u8>,
-    /// Number of its first bytes that belong to a value for which `****` was already written.
+    /// Number of leading bytes that belong to a value for which `****` has already been written.
     masked: usize,
 }
 
@@ -131,7 +132,7 @@ impl Mask {
         Mask { values: values.values.clone(), held: Default::default() }
     }
 
-    /// Returns the output that can be shown by now. A tail that may be the beginning of a secret is
+    /// Returns the output that can be shown now. A tail that may be the beginning of a secret is
     /// held back.
     pub fn push(&mut self, stream: Stream, bytes: &[u8]) -> Vec<u8> {
         if self.values.is_empty() {
@@ -151,9 +152,9 @@ impl Mask {
     }
 }
 
-/// Replaces every occurrence of a value by `****`. Overlapping occurrences are replaced together,
-/// so that no part of the later one remains. Also returns the tail that may be the beginning of a
-/// value, unless this is the last text.
+/// Replaces every occurrence of a value by `****`. Overlapping occurrences are replaced together;
+/// otherwise, a part of the later one would remain. Also returns the tail that may be the beginning
+/// of a value, unless this is the last text.
 fn replace(values: &Needles, text: &Held, last: bool) -> (Vec<u8>, Held) {
     let Held { bytes, masked } = text;
     let mut masked_to = *masked;

@@ -40,12 +40,13 @@ fn files(env: &StepEnv<'_>, trees: &[TreeId], path: &Path) -> Result<(RootFiles,
     }
     let (root, dir) = snapshots.merged(env.store, &env.rootfs.work, trees, rbuild_store::MergedFiles::Copied)?;
     let before = Baseline::of(&dir, false).map_err(BuildError::kernel(ErrorContext::StepFiles))?;
-    // The kernel's clock for file times is coarse. Wait for a tick, so that changes show.
+    // The kernel's clock for file times is coarse. After a tick, a change is visible in the times
+    // of a file.
     std::thread::sleep(TICK);
     Ok((RootFiles::Directory { root, scratch }, Some(before)))
 }
 
-/// Moves the changes that a command made to the step's tree.
+/// Moves the changes that a command made into the step's tree.
 fn take_changes(
     env: &StepEnv<'_>,
     request: &RunRequest,
@@ -74,8 +75,8 @@ fn take_changes(
     Ok(())
 }
 
-/// Runs a command. `parts` are its mounts of contexts, `taken` is the content of everything
-/// that it takes from contexts.
+/// Runs a command. `parts` are its mounts of contexts; `taken` are the files that it reads from
+/// contexts.
 pub(crate) fn run_step(
     env: &StepEnv<'_>,
     id: VertexId,
@@ -173,8 +174,7 @@ fn run_request(env: &StepEnv<'_>, run: &RunStep, inputs: RunInputs<'_>) -> RunRe
     }
 }
 
-/// Runs a command, and displays and records its output. Returns the last lines of the output,
-/// too.
+/// Runs a command, and displays and records its output. Also returns the last lines of the output.
 fn run_command(
     env: &StepEnv<'_>,
     id: VertexId,
@@ -213,7 +213,8 @@ fn outcome_of_run(
     match outcome {
         CommandOutcome::Exited(0) => Ok(()),
         CommandOutcome::Exited(code) => {
-            // A program that was not found needs no secret, unless one contains it or its name.
+            // A missing program is not the consequence of a missing secret, unless the program or
+            // its name would have been in the secret.
             let missing = missing_program(&log);
             let relevant = |secret: &RunSecret| code != PROGRAM_NOT_FOUND || may_name_program(run, secret, missing);
             let absent = not_given(run, env.request, code != PROGRAM_NOT_FOUND, relevant);
@@ -240,7 +241,8 @@ fn outcome_of_run(
     }
 }
 
-/// Records the first command that failed by itself, which a shell is started for.
+/// Records the first command that failed by itself. A shell is started in its container, if
+/// requested.
 fn note_failed_run(env: &StepEnv<'_>, at: u64, request: RunRequest) {
     let mut failed = locked(&env.failed_run);
     if failed.as_ref().is_none_or(|(first, _)| at < *first) {
@@ -248,7 +250,7 @@ fn note_failed_run(env: &StepEnv<'_>, at: u64, request: RunRequest) {
     }
 }
 
-/// Returns those secrets of a command that were given, with their values.
+/// Returns the secrets of a command that the build was given, with their values.
 fn secrets_of<'s>(env: &'s StepEnv<'_>, run: &'s RunStep) -> Result<Vec<(&'s RunSecret, &'s [u8])>> {
     let value = |step| Ok(secret(env, step)?.map(|value| (step, value)));
     run.secrets.iter().filter_map(|secret| value(secret).transpose()).collect()
@@ -342,8 +344,9 @@ fn missing_program(log: &[String]) -> Option<&str> {
     line[..end].rsplit(": ").next().filter(|name| !name.is_empty())
 }
 
-/// Returns true if the program that a shell did not find may be the file of a secret, or named by
-/// its variable. `missing` is the name of the program, if the shell printed it.
+/// Returns true if the program that a shell did not find may be the file of a secret, or may be
+/// named by the variable of a secret. `missing` is the name of the program, if the shell printed
+/// it.
 fn may_name_program(run: &RunStep, secret: &RunSecret, missing: Option<&str>) -> bool {
     let texts = || run.args.iter().chain(run.script.as_ref().map(|script| &script.content));
     let is_file = secret.target.as_deref().is_some_and(|target| match missing {
@@ -353,8 +356,8 @@ fn may_name_program(run: &RunStep, secret: &RunSecret, missing: Option<&str>) ->
     is_file || secret.env.as_deref().is_some_and(|name| texts().any(|text| names_by_variable(text, name, missing)))
 }
 
-/// Returns true if a script may have named its missing program by a variable that is unset. If the
-/// shell printed the name, that is the word behind the variable, which took its place.
+/// Returns true if a script may have named its missing program by an unset variable. In that case,
+/// a name that the shell printed is the word after the variable.
 fn names_by_variable(script: &str, name: &str, missing: Option<&str>) -> bool {
     let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
     script.match_indices('$').any(|(at, _)| {

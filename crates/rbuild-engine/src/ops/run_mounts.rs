@@ -42,7 +42,7 @@ pub(crate) struct ContextPart {
 pub(crate) struct HeldCaches {
     /// The caches, each with the indices of the mounts that show it.
     caches: Vec<(Vec<usize>, CacheMount)>,
-    /// Copies that the command works in where mounts are not allowed, each with the index of its
+    /// Private copies of caches, used where mounts are not allowed, each with the index of its
     /// cache.
     views: Vec<(usize, CacheView)>,
 }
@@ -78,8 +78,8 @@ struct Seed<'a> {
     files: Option<&'a Selection>,
 }
 
-/// Returns the mounts of a command, and its caches. `parts` are its mounts of contexts, in
-/// order; `taken` is everything that the command takes from contexts.
+/// Returns the mounts of a command, and its caches. `parts` are its mounts of contexts, in order;
+/// `taken` are the files that the command reads from contexts.
 pub(crate) fn mounts(
     env: &StepEnv<'_>,
     id: VertexId,
@@ -112,10 +112,10 @@ pub(crate) fn mounts(
     Ok((requests, held))
 }
 
-/// Locks the caches of a command; returns each with the indices of the mounts that show it.
-/// Each cache is locked once, in the strictest sharing mode of its mounts, so that a command
-/// does not wait for itself. Caches are locked in the order of their IDs, so that commands
-/// cannot deadlock.
+/// Locks the caches of a command; returns each with the indices of the mounts that show it. Each
+/// cache is locked only once, in the strictest sharing mode of its mounts; otherwise a command
+/// would wait for itself. Caches are locked in the order of their IDs to avoid deadlocks between
+/// commands.
 fn caches(
     env: &StepEnv<'_>,
     vertex: VertexId,
@@ -144,9 +144,9 @@ fn caches(
     Ok(caches)
 }
 
-/// Returns the source of a cache mount: the cache itself, or a private view where mounts are not
-/// allowed, or where the command could make a read-only mount writable. Changes to a read-only copy
-/// are discarded.
+/// Returns the source of a cache mount: the cache itself, or a private copy if mounts are not
+/// allowed, or if the command could make a read-only mount writable. Changes to a copy of a
+/// read-only mount are discarded.
 fn cache_source(
     env: &StepEnv<'_>,
     held: &mut HeldCaches,
@@ -178,8 +178,8 @@ fn cache_source(
     Ok(MountSource::BindBelow { dir: cache.path.clone(), path: PathBuf::from(part) })
 }
 
-/// Returns the diagnostic about a `source` in a cache that a command has created as something else
-/// than a directory.
+/// Returns the diagnostic about a `source` in a cache that a command has created as another kind of
+/// file than a directory.
 fn not_a_directory(span: Span, id: &str, part: &str) -> Diagnostic {
     let d = Diagnostic::new(span, format!("`{part}` in the cache mount `{id}` is not a directory"));
     d.help("mount another directory of the cache, or all of it without `source`")
@@ -259,8 +259,8 @@ fn trees_mount(env: &StepEnv<'_>, trees: &[TreeId], path: PathBuf, access: TreeA
 }
 
 /// Returns the files of contexts that a command mounts, in order. `taken` are the files that the
-/// key was computed from. Also returns the changes since the run that `before` describes, if they
-/// are known.
+/// key was computed from. Also returns the changes since the earlier run with the key inputs
+/// `before`, if they are known.
 pub(crate) fn context_parts(
     env: &StepEnv<'_>,
     id: VertexId,
@@ -269,7 +269,7 @@ pub(crate) fn context_parts(
     before: Option<&KeyInputs>,
 ) -> Attempt<(Vec<ContextPart>, Option<Changes>)> {
     let earlier: Vec<Option<SelectionHash>> = before.map(content_digests).unwrap_or_default();
-    // With a different number of mounts, the earlier ones cannot be matched.
+    // If the number of mounts differs, they cannot be matched with the earlier ones.
     let mut earlier = Some(earlier).filter(|earlier| earlier.len() == taken.len()).into_iter().flatten();
     let (mut parts, mut all) = (Vec::new(), None);
     for (mount, selection) in key::context_mounts(run).zip(taken) {

@@ -99,7 +99,7 @@ struct AgentState {
     ours: UnixStream,
     /// The connection to the caller's agent, once established.
     agent: OnceLock<UnixStream>,
-    /// Set when the connection ends; no further request is forwarded.
+    /// Set when the connection ends; after that, no request is forwarded.
     over: AtomicBool,
 }
 
@@ -170,8 +170,8 @@ impl AgentState {
     /// Answers each message with the result of `reply`. Stops if `reply` returns `None`.
     fn answer(&self, reply: impl Fn(&[u8]) -> Option<Vec<u8>>) {
         while let Some(message) = receive(&self.ours) {
-            // A request received before the end must not be forwarded after it: nothing would
-            // interrupt the wait for the agent's answer.
+            // A request must not be forwarded after the end of the connection, even if it was
+            // received before: nothing would interrupt the wait for the agent's answer.
             if self.over.load(Ordering::SeqCst) {
                 return;
             }
@@ -183,7 +183,7 @@ impl AgentState {
     }
 }
 
-/// Time limit for connecting to the caller's agent; after it, the agent counts as unavailable.
+/// Time limit for connecting to the caller's agent. After that, the agent counts as unavailable.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 fn connect(path: &Path) -> std::io::Result<UnixStream> {

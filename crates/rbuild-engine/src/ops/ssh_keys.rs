@@ -13,7 +13,7 @@ impl std::fmt::Debug for PrivateKey {
     }
 }
 
-/// A private key that cannot be used. The message is a predicate of the key.
+/// The reason why a private key cannot be used. Its message continues a sentence about the key.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
     #[error("not an OpenSSH private key: {0}")]

@@ -5,7 +5,7 @@ use crate::error::BuildError;
 /// The reason why an attempt to execute a step did not succeed.
 #[derive(Debug)]
 pub(crate) enum StepError {
-    /// The context changed while the step read it. The step's key is made anew, and the step
+    /// The context changed while the step read it. The key is computed again, and the step is
     /// executed again.
     ContextChanged,
     /// The step failed.

@@ -18,7 +18,7 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// Returns an ID of the user that files and processes of the builder cannot have.
+    /// Returns the first ID of the user that is not available in the builder.
     pub fn unavailable(&self, isolation: &Isolation) -> Option<UnmappedId> {
         if isolation.owner_mode() == OwnerMode::Recorded {
             return None;
@@ -32,7 +32,7 @@ impl Identity {
     }
 }
 
-/// Returns the message about a user with an unavailable ID. `problem` states which one.
+/// Returns the message about a user with an unavailable ID. `problem` names the ID.
 pub fn unavailable(user: &str, problem: impl Display) -> String {
     format!("user `{user}`: {problem}")
 }
@@ -67,7 +67,8 @@ fn is_number(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit())
 }
 
-/// Returns the content of an account file by its path in the image, empty if there is no such file.
+/// Returns the content of an account file, given by its path in the image; empty if there is no
+/// such file.
 pub type AccountFiles<'a> = dyn Fn(&str) -> Vec<u8> + 'a;
 
 /// Maximum number of bytes read from an account file.
@@ -156,7 +157,7 @@ fn parts(spec: &str) -> (&str, Option<&str>) {
     }
 }
 
-/// The largest number that is an ID, unless user and group are both numbers.
+/// The largest number that is accepted as an ID, unless user and group are both numbers.
 const LARGEST_NUMBER: u32 = i32::MAX.unsigned_abs();
 /// The largest ID. The number above it means "unchanged" to chown(2).
 const LARGEST_ID: u32 = u32::MAX - 1;
@@ -166,7 +167,7 @@ fn number(text: &str) -> Option<u32> {
     text.parse::<u32>().ok().filter(|id| *id <= LARGEST_NUMBER)
 }
 
-/// Returns the ID of a group. `most` is the largest number that would be one.
+/// Returns the ID of a group. `most` is the largest number that is accepted.
 fn group_id(files: &AccountFiles<'_>, group: &str, most: u32) -> Result<u32, UnknownUser> {
     if let Some(number) = number(group) {
         return Ok(number);

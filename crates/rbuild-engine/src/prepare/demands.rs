@@ -9,8 +9,8 @@ use crate::error::{BuildError, Result};
 use crate::request::BuildRequest;
 use crate::warning::BuildWarning;
 
-/// Checks, before anything runs, that all secrets and agents required by commands that will run
-/// were given.
+/// Checks that the build was given all secrets and agents that commands require. Called before
+/// anything runs, for the commands that will run.
 pub(crate) fn check(request: &BuildRequest, graph: &BuildGraph, will_run: &[VertexId]) -> Result<()> {
     let commands = will_run.iter().filter_map(|id| match &graph.vertices[*id].step {
         Step::Run(run) => Some(run),
@@ -20,8 +20,8 @@ pub(crate) fn check(request: &BuildRequest, graph: &BuildGraph, will_run: &[Vert
     if unmet.is_empty() { Ok(()) } else { Err(BuildError::Unmet(unmet)) }
 }
 
-/// Returns a warning for each secret that no command requests, but whose ID is close to one that a
-/// command requests and that was not provided.
+/// Returns a warning for each unused secret with an ID similar to that of a requested secret that
+/// was not provided.
 pub(crate) fn misspelled(request: &BuildRequest, graph: &BuildGraph) -> Vec<Warning<Help>> {
     let asked: Vec<&str> = graph
         .vertices
@@ -50,8 +50,8 @@ fn unmet(request: &BuildRequest, run: &RunStep) -> Vec<Diagnostic> {
 }
 
 /// Returns the remedy that names the optional secrets and agents of a command that the build was
-/// not given; their absence may have made the command fail. Secrets are included if `relevant`
-/// returns true, agents if `agents` is set.
+/// not given, because their absence may have made the command fail. Secrets are included if
+/// `relevant` returns true, agents if `agents` is set.
 pub(crate) fn not_given(
     run: &RunStep,
     request: &BuildRequest,

@@ -1,5 +1,5 @@
-//! Files that a build downloads (ADD of a URL): all of them before anything is looked up, because
-//! their content is part of keys.
+//! Files that a build downloads (ADD of a URL). All of them are downloaded before any step is
+//! looked up, because their content is part of keys.
 
 use std::collections::HashMap;
 
@@ -16,8 +16,8 @@ use crate::prepare::online::{Online, reported};
 pub struct DownloadedFiles(HashMap<UrlSource, Download>);
 
 impl DownloadedFiles {
-    /// Downloads the files that the steps need. Files with a known checksum that are stored cause
-    /// no request. All failures are reported together.
+    /// Downloads the files that the steps need. Stored files with a known checksum are not
+    /// requested again. All failures are reported together.
     pub(crate) fn download(graph: &BuildGraph, store: &Store, online: &Online<'_>) -> Result<DownloadedFiles> {
         let mut found = online.fetched.borrow_mut();
         let mut wanted: Vec<&CopySource> = Vec::new();
@@ -55,8 +55,8 @@ impl DownloadedFiles {
         self.0.get(file).ok_or_else(|| BuildError::other("a file of the plan was never downloaded"))
     }
 
-    /// Passes the properties of the downloaded files of a copy that its result depends on to
-    /// `add`.
+    /// Passes to `add` the properties of the downloaded files of a copy on which its result
+    /// depends.
     pub(crate) fn parts(&self, copy: &CopyStep, add: KeyPartSink<'_>) -> Result<()> {
         for (place, source) in copy.sources.iter().enumerate() {
             let CopyItem::Download { file, unpack } = &source.item else { continue };

@@ -1,9 +1,10 @@
 //! Cache lookup of all steps, before anything runs.
 //!
-//! A step may have been built with the other kind of owners only. Its result then counts as any
-//! other, as long as its files are not needed. If they are, they are made from the step's layer, or
-//! else the step runs again. A new run has a new result, so all steps above it are looked up again,
-//! and an image never contains files of two runs of one command.
+//! The cache may contain the result of a step only with files of the other kind of owners (mapped
+//! or recorded). Such a foreign result is used like any other as long as its files are not needed.
+//! If they are needed, they are made from the step's layer; if that is not possible, the step runs
+//! again. A new run has a new result, so all later steps are looked up again, and an image never
+//! contains files of two runs of the same command.
 
 use std::collections::HashSet;
 
@@ -49,7 +50,7 @@ impl VertexState {
         }
     }
 
-    /// Returns the tree whose notes apply to a cached step.
+    /// Returns the tree under which notes about a cached step are stored.
     pub(crate) fn noted(&self) -> Option<&TreeId> {
         match self {
             VertexState::Hit(_, record) => Some(&record.tree),
@@ -79,14 +80,14 @@ pub(crate) struct PreparedVertex {
 pub(crate) struct LookedUp {
     /// The vertices, in the order of the graph.
     pub vertices: Vec<PreparedVertex>,
-    /// Commands that will run if they are needed, as far as is known.
+    /// Commands that will run, as far as is known, if they are needed.
     pub will_run: Vec<VertexId>,
 }
 
 /// The lookup result of a vertex.
 struct FoundVertex {
     state: VertexState,
-    /// Its result; the predicted one if it is open.
+    /// Its result; the predicted one if the step is open.
     result: Option<ResultId>,
     /// It cannot be cached, because a command below it runs.
     fresh: bool,
@@ -99,8 +100,8 @@ fn missed(key: Option<&CacheKey>, reason: Miss) -> VertexState {
 }
 
 impl Lookup<'_> {
-    /// Looks up all steps. Steps with files of the other kind of owners are made available if their
-    /// files are needed and a layer of them is stored.
+    /// Looks up all steps. Files of foreign results are made available if they are needed and their
+    /// layer is stored.
     #[tracing::instrument(target = "engine", name = "lookup", level = "debug", skip_all)]
     pub(crate) fn look_up(&self) -> Result<LookedUp> {
         let maker = self.keys(&|_| ResultId::of(b"open"));
@@ -191,18 +192,18 @@ impl Lookup<'_> {
         Ok(VertexState::Foreign(*key, record))
     }
 
-    /// Returns true if an equal command was run with this kind of owners as well, for other stages
-    /// with the same files. Its result is the one that other such steps of this build will have.
+    /// Returns true if an equal command was also run with this kind of owners, for other stages
+    /// with the same files. Equal steps of this build will have that result.
     fn is_superseded(&self, step: &Step, theirs: &ForeignRecord) -> Result<bool> {
         let (Step::Run(_), Some(shared)) = (step, theirs.shared()) else { return Ok(false) };
         Ok(self.store.records().record(shared)?.is_some_and(|own| own.result != theirs.result()))
     }
 
-    /// Returns the record of the other kind of owners, if its result may be combined with the
-    /// others of this build.
+    /// Returns the foreign record, if its result may be combined with the other results of this
+    /// build.
     ///
-    /// Platforms are looked up one after the other, and each would decide on its own which results
-    /// are usable.
+    /// Foreign results are not used in builds for several platforms: platforms are looked up one
+    /// after another, and each would decide separately which results are usable.
     fn foreign_record(&self, key: &CacheKey, unusable: &HashSet<ResultId>) -> Result<Option<ForeignRecord>> {
         if self.request.platforms.len() > 1 {
             return Ok(None);
@@ -273,8 +274,8 @@ impl Lookup<'_> {
         Ok(self.graph.numbered().filter_map(|(id, _)| foreign(id)).collect())
     }
 
-    /// Returns true if the trees of the target are needed. An image that is in the store needs
-    /// none.
+    /// Returns true if the trees of the target are needed. They are not needed for an image that is
+    /// in the store.
     fn needs_trees(&self, target: &VertexState) -> Result<bool> {
         let request = self.request;
         let Some(result) = target.result() else { return Ok(true) };
@@ -296,9 +297,9 @@ impl Lookup<'_> {
     }
 }
 
-/// Returns true if a build with these secrets may reuse a cached result with that tree, whether or
-/// not it may have secrets in its result. Results of steps other than RUN depend only on their
-/// inputs, which have been checked themselves.
+/// Returns true if a build with these secrets may reuse a cached result with that tree, regardless
+/// of `--allow secret-in-image`. Results of steps other than RUN depend only on their inputs, which
+/// have been checked themselves.
 pub(crate) fn may_take(secret_hashes: &[SecretHash], store: &Store, step: &Step, tree: &TreeId) -> Result<bool> {
     let Step::Run(run) = step else { return Ok(true) };
     Ok(store.secrets().may_take(tree, !run.secrets.is_empty(), secret_hashes)?)
@@ -319,7 +320,7 @@ fn predicted(vertex: &Vertex, key: Option<CacheKey>) -> Option<ResultId> {
     }
 }
 
-/// Returns the steps that the target needs, in their order.
+/// Returns those of the `steps` that the target needs, in the same order.
 pub(crate) fn needed(graph: &BuildGraph, found: &[PreparedVertex], mut steps: Vec<VertexId>) -> Vec<VertexId> {
     let mut seen = vec![false; graph.vertices.len()];
     let mut open = vec![graph.target];

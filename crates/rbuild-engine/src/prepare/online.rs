@@ -1,4 +1,4 @@
-//! Use of the network before the commands of a build run: pulls of images and downloads of files.
+//! Network access before the commands of a build run: pulls of images and downloads of files.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -18,33 +18,34 @@ pub struct ImageRequest {
     pub platform: Platform,
 }
 
-/// Returns an error of the fetcher as one of the Dockerfile. `message` returns the message, which
-/// includes that of the error.
+/// Converts an error of the fetcher to a diagnostic. `message` returns its message, given that of
+/// the error.
 pub(crate) fn reported(span: Span, error: ReportedError, message: impl FnOnce(&str) -> String) -> Diagnostic {
     let ReportedError { message: own, errno: _, remedy } = error;
     Diagnostic { help: remedy.map(Help::from), ..Diagnostic::new(span, message(&own)) }
 }
 
-/// Pulls images. Returns one outcome for each, in their order: `None` if the image is in the store,
-/// or else its documents. The layers of the latter are downloaded once the build is executed.
+/// Pulls images. Returns one outcome for each image, in the same order: `None` if the image is in
+/// the store, or else its documents. The layers of such an image are downloaded while the build is
+/// executed.
 pub type PullImages<'a> =
     dyn Fn(&[ImageRequest]) -> Result<Vec<std::result::Result<Option<Image>, ReportedError>>> + 'a;
 
-/// Fetches files into the store. Returns one outcome for each, in their order.
+/// Downloads files into the store. Returns one outcome for each file, in the same order.
 pub type Fetch<'a> = dyn Fn(&[UrlSource]) -> Result<Vec<std::result::Result<Download, ReportedError>>> + 'a;
 
-/// The network, as far as a build uses it before its commands run.
+/// The network access of a build before its commands run.
 pub struct Online<'a> {
     pull: &'a PullImages<'a>,
     fetch: &'a Fetch<'a>,
-    /// Files that were downloaded for this build: all of its platforms get the same content.
+    /// Files that were downloaded for this build. All of its platforms use the same content.
     pub(super) fetched: RefCell<HashMap<UrlSource, Download>>,
     /// Images whose layers are downloaded later.
     arriving: RefCell<HashMap<PlatformImage, Image>>,
 }
 
 impl<'a> Online<'a> {
-    /// Returns the network that `pull` and `fetch` reach.
+    /// Creates the network access with these functions.
     pub fn new(pull: &'a PullImages<'a>, fetch: &'a Fetch<'a>) -> Online<'a> {
         Online { pull, fetch, fetched: RefCell::default(), arriving: RefCell::default() }
     }

@@ -32,10 +32,10 @@ pub(super) struct Resolver<'a> {
     requested: HashSet<ImageRequest>,
 }
 
-/// An image of the store that a name may stand for.
+/// An image of the store that a name may refer to.
 struct Candidate {
     image: Image,
-    /// False if the registry may have one of the right platform.
+    /// False if the image does not match the platform, but its registry may have one that does.
     fits: bool,
 }
 
@@ -178,11 +178,11 @@ fn missing_image(store: &Store, need: &ImageNeed, failure: Option<ReportedError>
     }
 }
 
-/// Returns the stage or the image of the store that is most likely meant: one with a similar name,
-/// or else the same image with another tag. An image of another registry is not.
+/// Returns the name of the stage or stored image that was most likely meant: a similar name, or
+/// else the same image with another tag. Images of other registries are not considered.
 fn similar(store: &Store, need: &ImageNeed) -> Option<String> {
     let ImageName::Reference(reference) = &need.image.name else { return None };
-    // Another image than that with the digest is never meant.
+    // A digest identifies exactly one image, so there is no similar one.
     if reference.digest().is_some() {
         return None;
     }

@@ -53,8 +53,8 @@ pub fn remember(
     });
 }
 
-/// Returns the names of the result, else the paths of the outputs, else the Dockerfile and the
-/// context.
+/// Returns the names of the result; without names, the paths of the outputs; without those, the
+/// Dockerfile and the context.
 fn result(request: &BuildRequest) -> String {
     let names = || request.tags.iter().map(|tag| tag.familiar());
     let paths = || request.exports.iter().filter_map(Export::path).map(|path| path.display().to_string());

@@ -28,7 +28,7 @@ pub(crate) struct LayerQueue<'a> {
 }
 
 impl LayerQueue<'_> {
-    /// Returns the next tree; `None` if no step runs any more.
+    /// Returns the next tree; `None` once all steps have ended and the queue is empty.
     pub fn next(&self) -> Option<TreeId> {
         let tree = self.trees.recv().ok()?;
         locked(self.sender).is_some().then_some(tree)
@@ -40,7 +40,7 @@ struct Executor<'a> {
     /// For each vertex, the number of inputs that are not done.
     pending_inputs: Vec<AtomicUsize>,
     failure: FirstFailure,
-    /// Receives trees whose layers will be needed; `None` once no step runs any more.
+    /// Receives the trees of layers that will be needed; `None` once all steps have ended.
     layer_sender: Mutex<Option<Sender<TreeId>>>,
 }
 
@@ -52,7 +52,7 @@ struct FirstFailure(Mutex<Option<(u64, BuildError)>>);
 impl FirstFailure {
     fn note(&self, e: BuildError) {
         let at = match &e {
-            // A consequence of another failure or of a request to stop.
+            // This is a consequence of another failure or of a request to stop.
             BuildError::Canceled => return,
             BuildError::Step(failure) => failure.at,
             _ => moment(),
@@ -68,8 +68,8 @@ impl FirstFailure {
     }
 }
 
-/// Runs all scheduled steps. If there are commands among them, `pack` is called on a thread of its
-/// own with the layers that become available meanwhile.
+/// Runs all scheduled steps. If there are commands among them, `pack` is called on a separate
+/// thread with the layers that become available in the meantime.
 ///
 /// # Errors
 ///
@@ -113,9 +113,9 @@ pub(crate) fn run(env: &StepEnv<'_>, pack: impl FnOnce(LayerQueue<'_>) + Send) -
     }
 }
 
-/// Runs `work`, with `pack` on a separate thread, which receives the layers that `queue_cached` and
-/// `work` put into the queue. The queue is closed when `work` ends, also by a panic: otherwise the
-/// thread would wait for ever.
+/// Runs `work` on this thread and `pack` on another one, which receives the layers that
+/// `queue_cached` and `work` put into the queue. The queue is closed when `work` returns or panics;
+/// otherwise, the other thread would wait forever.
 fn pack_beside(
     sender: &Mutex<Option<Sender<TreeId>>>,
     queue_cached: impl FnOnce(&Sender<TreeId>),
@@ -171,7 +171,7 @@ impl<'a> Executor<'a> {
             return;
         }
         let solved = catch_unwind(AssertUnwindSafe(|| vertex::solve(env, id))).unwrap_or_else(|panic| {
-            // The commands of other steps would keep the build from ending.
+            // Cancel the commands of other steps: the build waits for them.
             env.cancel.cancel();
             resume_unwind(panic)
         });

@@ -16,8 +16,8 @@ use crate::prepare::lookup::may_take;
 use crate::solve::results::VertexResult;
 
 /// The records of a step under two keys: the definition key, and the key `shared` that is passed to
-/// the methods. `shared` is the content key, which all steps that read the same files have in
-/// common, or else the definition key.
+/// the methods. `shared` is the content key, which is the same for all steps that read the same
+/// files, or else the definition key.
 pub(crate) struct StepRecords<'a> {
     pub env: &'a StepEnv<'a>,
     pub id: VertexId,
@@ -32,9 +32,9 @@ impl StepRecords<'_> {
     }
 
     /// Looks for a tree of `shared` that this build may use. If there is one, makes it the result
-    /// of the vertex and returns true. The tree of an execution of this build comes first, even if
-    /// another build has replaced its record, so that equal steps have one execution; a vertex that
-    /// ignores the cache uses no other.
+    /// of the vertex and returns true. A tree that this build made by executing an equal step takes
+    /// precedence, even if another build has replaced its record: equal steps are executed only
+    /// once per build. A vertex that ignores the cache uses no other tree.
     pub fn hit(&self, shared: &CacheKey) -> Result<bool> {
         if self.own_execution(shared)? {
             return Ok(true);
@@ -50,16 +50,16 @@ impl StepRecords<'_> {
         }
     }
 
-    /// Takes the tree of this build's own execution, if there is one, as [`Self::hit`] does. It is
-    /// never made a second time, as it may be in use.
+    /// Takes the tree that this build made by executing an equal step, if there is one, as
+    /// [`Self::hit`] does. It is never made again, because it may be in use.
     fn own_execution(&self, shared: &CacheKey) -> Result<bool> {
         let made = self.env.store.trees().committed_step(&self.execution(shared))?;
         let Some(tree) = made else { return Ok(false) };
         self.take(shared, tree, &self.digest_of_files(shared), self.env.request.now)
     }
 
-    /// Returns the digest of the files that this build's execution makes. Two runs of a command may
-    /// differ, so each run has its own.
+    /// Returns the digest of the files that this build makes by executing the step. Two runs of a
+    /// command may differ, so each run has its own digest.
     fn digest_of_files(&self, shared: &CacheKey) -> ResultId {
         match self.vertex().step {
             Step::Run(_) => self.execution(shared),
@@ -68,8 +68,8 @@ impl StepRecords<'_> {
         }
     }
 
-    /// Looks up the record of `shared` for the other kind of owners; if there is one whose files
-    /// can be adopted, takes it as [`Self::hit`] does. The caller holds the lock of `shared`.
+    /// Looks up the record of `shared` for the other kind of owners. If its files can be adopted,
+    /// takes it as [`Self::hit`] does. The caller holds the lock of `shared`.
     pub fn adopted(&self, shared: &CacheKey) -> Result<bool> {
         let env = self.env;
         // A record of this kind that may not be used will be replaced.
@@ -98,13 +98,13 @@ impl StepRecords<'_> {
     }
 
     /// Publishes a new tree and its records. The caller holds the lock of `shared`. Unlike other
-    /// trees (`Session::tree_once`), the tree of a step is named after its execution, as is the
-    /// result of a command, and there may be a second record under the definition key.
+    /// trees (`Session::tree_once`), the tree of a step has the digest of its execution as its ID,
+    /// and there may be a second record under the definition key.
     pub fn publish(&self, shared: &CacheKey, made: (&Path, &RootDir)) -> Result<()> {
         let env = self.env;
         let execution = self.execution(shared);
         let files = self.digest_of_files(shared);
-        // The tree of an earlier execution stays in place, as it may be in use.
+        // The tree of an earlier execution is kept, because it may be in use.
         let tree = env.store.trees().commit_step(&env.rootfs.work, made, &execution)?;
         env.store.records().put_key_inputs(&self.key, self.key_inputs)?;
         env.store.records().put_record(shared, &tree, &files, env.request.now, &env.request.build_id)?;
@@ -149,12 +149,13 @@ impl StepRecords<'_> {
         if masked { Miss::MaskedValue.to_string() } else { Miss::KeyFormat.to_string() }
     }
 
-    /// Returns true if the secrets of the build and those found in that tree permit its use.
+    /// Returns true if the build may use that tree: it contains no secret that the build was not
+    /// given.
     fn may_take(&self, tree: &TreeId) -> Result<bool> {
         may_take(&self.env.prepared.secret_hashes, self.env.store, &self.vertex().step, tree)
     }
 
-    /// Returns a digest that no other execution of a step has. One build executes each step once,
+    /// Returns a digest that is unique to this execution. A build executes equal steps only once,
     /// for all platforms.
     fn execution(&self, shared: &CacheKey) -> ResultId {
         let mut hasher = Hasher::new();

@@ -26,7 +26,7 @@ impl Results {
         Results((0..count).map(|_| OnceLock::new()).collect())
     }
 
-    /// Records the outcome of a vertex. Only the first one counts.
+    /// Records the outcome of a vertex. Later calls have no effect.
     pub fn set(&self, id: VertexId, done: VertexResult) {
         let _ = self.0[id].set(done);
     }
@@ -38,7 +38,7 @@ impl Results {
 
     /// Returns the outcome of an input. Vertices run in dependency order, so it exists.
     pub fn done(&self, id: VertexId) -> &VertexResult {
-        self.get(id).expect("inputs are done before what needs them")
+        self.get(id).expect("inputs are done before their dependants")
     }
 
     /// Returns the outcomes in the order of the vertices.

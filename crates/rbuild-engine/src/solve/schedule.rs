@@ -69,8 +69,8 @@ impl Schedule {
     }
 
     /// Returns the paths that copies read from an image, if nothing else needs the image. Returns
-    /// `None` if the whole image is needed, as for patterns, which only the complete tree can
-    /// resolve.
+    /// `None` if the whole image is needed, for example for patterns, which can be resolved only in
+    /// the complete tree.
     pub fn parts_wanted(&self, graph: &BuildGraph, id: VertexId) -> Option<BTreeSet<PathBuf>> {
         let Step::Image { manifest, .. } = &graph.vertices[id].step else { return None };
         let same = |other: &VertexId| {
@@ -95,8 +95,8 @@ impl Schedule {
         Some(wanted)
     }
 
-    /// Returns the steps that wait for others, with those others. Images are unpacked without being
-    /// steps, so they do not count.
+    /// Returns the steps that wait for other steps, with those steps. Images are not included,
+    /// because they are unpacked and are not steps.
     pub fn waits(&self, graph: &BuildGraph) -> BTreeMap<VertexId, Vec<VertexId>> {
         let is_step = |id: &VertexId| !matches!(graph.vertices[*id].step, Step::Image { .. } | Step::Scratch);
         let steps = |inputs: &BTreeSet<VertexId>| inputs.iter().copied().filter(is_step).collect::<Vec<_>>();

@@ -23,7 +23,8 @@ use crate::ops::{copy_step, run, run_mounts, workdir};
 use crate::prepare::online::reported;
 use crate::solve::records::StepRecords;
 
-/// Maximum number of keys that are computed for a step whose context changes meanwhile.
+/// Maximum number of times that the key of a step is computed because its context changes
+/// meanwhile.
 const MAX_KEYS: usize = 3;
 
 /// Solves a vertex whose inputs are finished: by a cache lookup, or by executing it.
@@ -143,7 +144,7 @@ fn execute_and_publish(
     explain_key: &dyn Fn(String),
 ) -> Attempt<bool> {
     let StepRecords { env, id, .. } = *records;
-    // An earlier build may have been given the secrets of this one as plain values.
+    // The key inputs of an earlier build may contain the secrets of this one as plain values.
     let before = env.nearest[id].and_then(|key| env.store.records().key_inputs(&key).ok().flatten());
     let before = before.map(|before| explain::masked(before, &env.request.secret_values()));
     let explain_miss = |changes: Option<&Changes>| {
@@ -158,9 +159,9 @@ fn execute_and_publish(
     Ok(false)
 }
 
-/// Executes a step into a new tree; returns its directory. `before` holds the key inputs of
-/// the most similar earlier step. `on_changes` is called with the changes among the step's source
-/// files as soon as they are known.
+/// Executes a step into a new tree; returns its directory. `before` holds the key inputs of the
+/// most similar earlier step. `on_changes` is called with the changes among the step's source files
+/// once they are known.
 #[tracing::instrument(target = "engine", name = "execute", level = "debug", skip_all, fields(step = id.position()))]
 fn execute(
     env: &StepEnv<'_>,
@@ -172,7 +173,7 @@ fn execute(
 ) -> Attempt<PathBuf> {
     let (made, dir) = env.rootfs.new_tree(id)?;
     match &env.graph().vertices[id].step {
-        // Changes show while files are copied.
+        // The changes are known once the files have been copied.
         Step::Copy(step) => {
             let copied = copy_step::copy_step(env, id, step, taken, stage, (&made, &dir));
             on_changes(copied.map_err(|e| or_changed(env, id, taken, e))?.as_ref());
@@ -207,8 +208,9 @@ fn or_changed(env: &StepEnv<'_>, id: VertexId, taken: &[Selection], error: StepE
     }
 }
 
-/// Returns the content that a step reads and that its definition key does not cover by content:
-/// copied or mounted files of other stages, and linked copies. Returns `None` if there is none.
+/// Returns the content from which the content key of a step is computed: copied or mounted files of
+/// other stages, and all files of a linked copy. Returns `None` for other steps, which have no
+/// content key.
 fn contents_read(
     env: &StepEnv<'_>,
     step: &Step,

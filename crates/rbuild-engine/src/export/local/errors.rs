@@ -1,4 +1,4 @@
-//! Files that are in the way of an output, and errors of writing it.
+//! Existing files that block an output, and errors of writing it.
 
 use std::ffi::OsStr;
 use std::path::Path;
@@ -13,7 +13,7 @@ pub(super) fn fail(path: &Path) -> impl FnOnce(rbuild_linux::Error) -> BuildErro
     move |source| BuildError::Kernel { context: ErrorContext::OutputFile(path).into(), source }
 }
 
-/// Fails if a directory or a device is in the way: these are not replaced.
+/// Fails if the path is a directory or a device, which are not replaced.
 pub(super) fn clear_directory(dir: &RootDir, path: &Path, name: &OsStr) -> Result<()> {
     match dir.stat_name(name) {
         Ok(stat) if matches!(stat.kind, FileKind::CharDevice | FileKind::BlockDevice) => Err(is_device(path)),
@@ -41,13 +41,14 @@ fn is_directory(path: &Path) -> BuildError {
 pub(super) enum Obstacle {
     /// Nothing.
     None,
-    /// A directory, which takes the files of the result.
+    /// A directory, into which the files of the result are merged.
     Directory,
-    /// Another file, which the directory is to replace.
+    /// Another kind of file, which the directory replaces.
     File,
 }
 
-/// Returns what is at the path of a directory. Fails if it is a device, which is not replaced.
+/// Returns the existing entry at the path of a directory. Fails for a device, which is not
+/// replaced.
 pub(super) fn obstacle(dir: &RootDir, path: &Path, name: &OsStr) -> Result<Obstacle> {
     let found = match dir.stat_name(name) {
         Err(e) if e.is_not_found() => return Ok(Obstacle::None),
@@ -60,7 +61,7 @@ pub(super) fn obstacle(dir: &RootDir, path: &Path, name: &OsStr) -> Result<Obsta
     }
 }
 
-/// Returns true if the output has a directory of that name. Another file is removed, unless it is a
+/// Returns true if the output has a directory of that name. Removes any other file; fails for a
 /// device.
 pub(super) fn has_directory(dir: &RootDir, path: &Path, name: &OsStr) -> Result<bool> {
     match obstacle(dir, path, name)? {

@@ -10,15 +10,15 @@ use crate::error::Result;
 use crate::export::local::errors::{clear_directory, fail, has_directory};
 use crate::export::local::writers::OutputDir;
 
-/// Directories that do not have their names yet. Those that are left when this is dropped are
-/// removed.
+/// Directories that still have temporary names. Dropping this removes those that were not
+/// published.
 pub(super) struct StagedDirs<'a> {
     dest: &'a RootDir,
     dirs: Vec<StagedDir>,
 }
 
 struct StagedDir {
-    /// The directory that holds it, which existed before.
+    /// The directory that contains it, which existed before the export.
     parent: PathBuf,
     temp: OsString,
     /// Path in the result.
@@ -30,7 +30,7 @@ impl<'a> StagedDirs<'a> {
         StagedDirs { dest, dirs: Vec::new() }
     }
 
-    /// Creates a directory for `path`, where nothing exists yet, and returns its temporary name.
+    /// Creates a directory for `path`, which does not exist yet, and returns its temporary name.
     pub(super) fn create(&mut self, parent: &OutputDir, path: &Path) -> rbuild_linux::Result<OsString> {
         let temp = temporary_name();
         parent.dir.create_dir(&temp, 0o755)?;
@@ -38,8 +38,8 @@ impl<'a> StagedDirs<'a> {
         Ok(temp)
     }
 
-    /// Gives the directories their names. If another process has created one in the meantime, the
-    /// entries are moved there.
+    /// Renames the directories to their final names. If another process has created such a
+    /// directory in the meantime, the entries are moved into it.
     pub(super) fn publish(mut self) -> Result<()> {
         while let Some(StagedDir { parent, temp, path }) = self.dirs.last() {
             let dir = self.dest.sub(parent).map_err(fail(path))?;
@@ -58,7 +58,7 @@ impl Drop for StagedDirs<'_> {
     }
 }
 
-/// Moves the directory `old` of `from` to `name` in `to`, merging it into one that exists.
+/// Moves the directory `old` of `from` to `name` in `to`, merging it into an existing directory.
 fn move_directory(from: &RootDir, old: &OsStr, to: &RootDir, name: &OsStr, path: &Path) -> Result<()> {
     match from.rename(old, to, name) {
         Err(e) if matches!(e.kind(), ErrorKind::DirectoryNotEmpty | ErrorKind::AlreadyExists) => {}

@@ -1,4 +1,4 @@
-//! Threads that write files while the walk goes on.
+//! Threads that write files during the directory walk.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -22,10 +22,10 @@ const WAITING: usize = 16;
 /// An open directory of the output.
 pub(super) struct OutputDir {
     pub dir: RootDir,
-    /// Its path in the output, as long as the export lasts.
+    /// Its path in the output during the export; directories may have temporary names.
     pub place: PathBuf,
-    /// True if this export created it. Files get their own names at once then, because no other
-    /// program uses the directory yet.
+    /// True if this export created it. Its files need no temporary names, because no other program
+    /// uses the directory yet.
     pub is_new: bool,
     pub stop: Option<Cancel>,
 }
@@ -87,7 +87,7 @@ impl ExportGroup {
 /// The groups that wait for a thread.
 pub(super) type ExportQueue = Queue<ExportGroup, BuildError>;
 
-/// Writes groups: a few files at once, and more on separate threads.
+/// Writes groups: a few files on the calling thread, and more on separate threads.
 pub(super) struct LocalWriters<'s, 'e> {
     workers: Workers<'s, 'e, ExportGroup, BuildError, fn(ExportGroup) -> Result<()>>,
     count: usize,

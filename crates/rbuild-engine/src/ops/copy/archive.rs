@@ -16,7 +16,7 @@ use crate::ops::copy_file::unchanged;
 /// it.
 const DEST_MODE: u32 = 0o755;
 
-/// Opens a file for reading, each time from its beginning.
+/// Opens a file for reading from its beginning; can be called several times.
 type Opener<'a> = &'a dyn Fn() -> Result<File, Reason>;
 
 /// Unpacks a selected file into the destination if it is an archive. Returns false if it is not.
@@ -55,8 +55,8 @@ pub(super) fn unpack_archive(
         described.extend(rbuild_paths::inside(&entry.path).filter(|_| entry.kind == EntryKind::Dir));
         true
     });
-    // Checked before the result of unpacking, because a file that is being written may look
-    // corrupt.
+    // This check precedes that of the result of unpacking, because a file that is being written may
+    // appear corrupt.
     check()?;
     unpacked?;
     covered_by_archive(copier, &dir.real, &dir.handle, described)?;
@@ -82,7 +82,8 @@ fn covered_by_archive(
     Ok(())
 }
 
-/// Returns true if a file is a tar archive. A compressed file is one if it contains a tar archive.
+/// Returns true if a file is a tar archive. A compressed file is a tar archive if its content is
+/// one.
 fn is_archive(open: Opener<'_>) -> Result<bool, Reason> {
     let mut head = Vec::new();
     open()?

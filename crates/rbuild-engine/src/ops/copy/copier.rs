@@ -15,7 +15,7 @@ use crate::ops::copy_error::Reason;
 use crate::ops::incremental_copy::IncrementalCopy;
 use crate::prepare::downloads::DownloadedFiles;
 
-/// The downloaded files of a build, and the store that has their content.
+/// The downloaded files of a build, and the store that contains them.
 #[derive(Clone, Copy)]
 pub struct StoredDownloads<'a> {
     pub store: &'a Store,
@@ -63,16 +63,18 @@ pub(super) struct Copier<'a> {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Defers {
     Nothing,
-    /// The step copies a single item, and no symbolic link of the image has been met below the
-    /// destination: no two entries have the same destination path.
+    /// Files without tracking of their destination paths. The step copies a single item, and there
+    /// has been no symbolic link of the image below the destination, so no two entries have the
+    /// same destination path.
     Plain,
-    /// A later entry may have the same destination path and replace the earlier one.
+    /// Files with tracked destination paths. A later entry may have the same destination path and
+    /// replace the earlier one.
     Tracked,
 }
 
 impl Copier<'_> {
     /// Returns the mode of directories created for the destination path. A symbolic `--chmod` does
-    /// not apply to them, and of an octal one only the permission bits do.
+    /// not apply to them; of an octal one, only the permission bits apply.
     pub(super) fn parent_mode(&self) -> u32 {
         match self.step.chmod {
             Some(Chmod::Octal(mode)) => mode & 0o777,
@@ -88,8 +90,8 @@ impl Copier<'_> {
         Timestamp { sec: self.settings.now, nsec: 0 }
     }
 
-    /// Gives a directory the time of the build instead of that of an earlier source: a file written
-    /// into it changes its time.
+    /// Sets the time of a directory to that of the build: a file was written into it, so the time
+    /// of its source no longer applies.
     pub(super) fn written_to(&mut self, dir: &Dir) {
         let now = self.now();
         if let Some(time) = self.times.get_mut(&dir.real) {

@@ -9,7 +9,7 @@ use rbuild_linux::{Inode, RootDir, Stat};
 pub(super) struct Dir {
     pub handle: RootDir,
     pub real: PathBuf,
-    /// True if this copy created it, so that it contains only what this copy put there.
+    /// True if this copy created it. It then contains only files of this copy.
     pub made: bool,
 }
 

@@ -41,6 +41,6 @@ pub(super) fn downloaded(copier: &mut Copier<'_>, file: &UrlSource, unpack: bool
     copy_file(&content, &stat, &dir.handle.create_file(&name, MODE)?, copier.settings.cancel)?;
     dir.handle.chown(&name, copier.chown.unwrap_or_default())?;
     dir.handle.chmod(&name, copier.mode(MODE, false))?;
-    // BuildKit's time for files without a known one.
+    // As in BuildKit, a file without a known time gets time 0.
     Ok(dir.handle.set_mtime(&name, Timestamp { sec: download.modified.unwrap_or(0), nsec: 0 })?)
 }

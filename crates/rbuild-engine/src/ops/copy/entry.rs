@@ -1,4 +1,4 @@
-//! Copying of a single source entry, either at once or deferred.
+//! Copies a single source entry, immediately or later.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -170,8 +170,8 @@ impl Copier<'_> {
         incremental.listing.put(&to.real(), ListedSource { source, mode, stamp, digest });
     }
 
-    /// Returns true if the entry is a file that may be written later: nothing at the destination is
-    /// in the way.
+    /// Returns true if the entry is a file that may be written later. Nothing that blocks it may
+    /// exist at the destination.
     fn may_defer(&self, DestEntry { dir, name }: DestEntry<'_>, stat: &Stat) -> bool {
         let plain = stat.kind == FileKind::File && stat.nlink == 1;
         if !plain

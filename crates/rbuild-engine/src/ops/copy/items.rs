@@ -24,13 +24,13 @@ use crate::ops::users;
 pub struct SelectedFiles<'a> {
     /// The tree that they are in.
     pub tree: &'a SourceTree<'a>,
-    /// The selected files of each source of the step; none for one that is downloaded.
+    /// The selected files of each source of the step; empty for a source that is downloaded.
     pub selected: &'a [Vec<Selected>],
 }
 
 /// Copies the selected and the downloaded files, and the step's here-documents, into `root`. With
-/// `incremental`, files that are unchanged since an earlier copy are left to it. Returns the number
-/// of files written to the destination path itself, where each one replaces the previous one.
+/// `incremental`, the writing of files is deferred to it where possible. Returns the number of
+/// files written to the destination path itself; each of them replaced the previous one.
 pub fn copy(
     step: &CopyStep,
     files: Option<SelectedFiles<'_>>,
@@ -97,8 +97,8 @@ fn item(copier: &mut Copier<'_>, tree: &SourceTree<'_>, item: &Selected) -> Resu
     }
     if item.stat.kind == FileKind::Dir {
         let dir = copier.dir(dest, copier.parent_mode())?;
-        // The time of a source's top directory is the time at which the files arrived, as in
-        // BuildKit.
+        // As in BuildKit, the root directory of a tree is copied with the time of the build, and
+        // other directories with their own times.
         let inner = !item.path.as_os_str().is_empty();
         copier.times.insert(dir.real.clone(), if inner { item.stat.mtime } else { copier.now() });
         return directory(copier, tree, item, dir);
@@ -144,7 +144,7 @@ fn kept_item(copier: &mut Copier<'_>, tree: &SourceTree<'_>, item: &Selected, de
     directory(copier, tree, item, dir)
 }
 
-/// Handles a kept parent directory that already exists: takes only the mode from the source.
+/// Handles a kept parent directory that already exists: only its mode is taken from the source.
 fn keep_mode(
     copier: &mut Copier<'_>,
     tree: &SourceTree<'_>,
@@ -193,7 +193,7 @@ fn inline(copier: &mut Copier<'_>, name: &str, content: &[u8]) -> Result<(), Rea
 }
 
 fn finish_dirs(copier: &mut Copier<'_>) -> Result<(), Reason> {
-    // An archive may have replaced directories, or some above them, by links or files.
+    // An archive may have replaced directories, or their parents, by links or files.
     let step = copier.step;
     let unpacks =
         step.unpack || step.sources.iter().any(|source| matches!(source.item, CopyItem::Download { unpack: true, .. }));
@@ -207,8 +207,8 @@ fn finish_dirs(copier: &mut Copier<'_>) -> Result<(), Reason> {
     Ok(())
 }
 
-/// Sets the time of a directory if it still is one. With `replaces`, symlinks may lead the path to
-/// another directory, which this copy did not create and which is left unchanged.
+/// Sets the time of a directory if it still is one. With `replaces`, the path may lead through
+/// symbolic links to a directory that this copy did not create; that one is left unchanged.
 fn finish_dir(root: &RootDir, path: &Path, mtime: Timestamp, replaces: bool) -> rbuild_linux::Result<()> {
     let relative = |path: &Path| path.strip_prefix("/").map_or_else(|_| path.to_path_buf(), Path::to_path_buf);
     if replaces && relative(&root.resolve(path)?) != relative(path) {

@@ -1,4 +1,5 @@
-//! Destination paths in the root: resolving, creating and replacing what is there.
+//! Destination paths in the root file system: resolves and creates them, and replaces existing
+//! files.
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
@@ -56,8 +57,8 @@ impl Copier<'_> {
     }
 
     /// Returns the directory and the name for a single file. A symbolic link in the last component
-    /// of the destination path is followed; one with the file's name inside a destination directory
-    /// is replaced.
+    /// of the destination path is followed; a symbolic link with the file's name inside a
+    /// destination directory is replaced.
     pub(super) fn file_place(&mut self, name: &OsStr) -> Result<(Dir, OsString), Reason> {
         let (step, mode) = (self.step, self.parent_mode());
         let dest = Path::new(&step.dest);
@@ -117,7 +118,8 @@ impl Copier<'_> {
         }
     }
 
-    /// Removes what a file replaces. Fails for a directory, which is never replaced.
+    /// Removes the existing file at the path of a new one. Fails for a directory, which is never
+    /// replaced.
     pub(super) fn clear_place(&mut self, dir: &Dir, name: &OsStr) -> Result<(), Reason> {
         let place = dir.real.join(name);
         match dir.handle.stat_name(name) {
@@ -140,8 +142,8 @@ impl Copier<'_> {
         }
     }
 
-    /// Starts tracking destination paths: through a symbolic link, several entries may now have the
-    /// same one.
+    /// Starts to track destination paths: because of a symbolic link, several entries may now have
+    /// the same one.
     fn meets_link(&mut self) {
         if self.defers == Defers::Plain {
             self.defers = Defers::Tracked;
@@ -149,14 +151,14 @@ impl Copier<'_> {
         }
     }
 
-    /// Fails if a deferred file has this path: a directory does not replace a file.
+    /// Fails if a deferred file has this path, because a directory does not replace a file.
     fn no_file_later(&self, place: &Path) -> Result<(), Reason> {
         let later = self.defers == Defers::Tracked
             && self.incremental.as_ref().is_some_and(|incremental| incremental.has_destination(place));
         if later { Err(self.dir_over_file(place)) } else { Ok(()) }
     }
 
-    /// Returns the error of a directory at the path of a file: of the image, or of an earlier
+    /// Returns the error about a directory at the path of a file of the image or of an earlier
     /// source of the same copy.
     fn dir_over_file(&self, place: &Path) -> Reason {
         let place = shown(place);

@@ -2,9 +2,9 @@
 //! unchanged files, such a copy gets a tree of changes to the earlier copy's tree, the base
 //! (`rbuild_store`'s changes).
 //!
-//! The directories of the copy, and everything else that is never deferred, are in the new tree
-//! already. This module plans the rest: deferred files that the base lacks or has in another
-//! version, and whiteouts for files that the copy no longer has.
+//! The directories of the copy, and everything else that is never deferred, are already in the new
+//! tree. This module plans the rest: deferred files that are new or have changed since the base,
+//! and whiteouts for files that the copy no longer has.
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
@@ -20,16 +20,16 @@ use crate::ops::incremental_copy::state::{CopyGroup, IncrementalCopy};
 
 /// Bounds on the copies that are stored as changes.
 struct Bounds {
-    /// Number of unchanged files below which a copy is made anew.
+    /// Minimum number of unchanged files.
     kept: usize,
-    /// Number of unchanged files for each changed one below which a copy is made anew.
+    /// Minimum number of unchanged files for each changed one.
     kept_per_change: usize,
 }
 
 impl Bounds {
     const RELEASE: Bounds = Bounds { kept: 256, kept_per_change: 8 };
-    /// Debug builds store as many copies as possible as changes, so that tests with few files cover
-    /// this.
+    /// Debug builds store as many copies as possible as changes, so tests with few files cover this
+    /// code.
     const DEBUG: Bounds = Bounds { kept: 1, kept_per_change: 0 };
     const OF_BUILD: Bounds = if cfg!(debug_assertions) { Bounds::DEBUG } else { Bounds::RELEASE };
 
@@ -40,7 +40,7 @@ impl Bounds {
     }
 }
 
-/// The place that a deferred file comes from.
+/// The origin of a deferred file.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum CopiedFrom {
     /// The earlier copy's tree, unchanged.
@@ -80,11 +80,11 @@ impl ChangePlan {
 }
 
 impl IncrementalCopy {
-    /// Plans the copy as changes to the earlier one. `upper` is the new tree as far as it was
-    /// written, and `root` the root file system that it is a part of. Returns `None` if the
-    /// copy has to be made anew: if there is no earlier one, if much changed, or if the base
-    /// cannot be made into the result by adding files and deleting some. With `linked`, the
-    /// trees below are not known, and nothing can be deleted.
+    /// Plans the copy as changes to the earlier one. `upper` is the unfinished new tree, and `root`
+    /// the root file system that contains it. Returns `None` if the copy must be written in full:
+    /// if there is no earlier copy, if too much has changed, or if adding and deleting files cannot
+    /// turn the base into the result. With `linked`, the trees below the copy are unknown, so
+    /// nothing can be deleted.
     pub fn plan_changes(&self, root: &RootDir, upper: &RootDir, linked: bool) -> Result<Option<ChangePlan>, Reason> {
         let Some(earlier) = &self.earlier_files else { return Ok(None) };
         let origins = try_map(cores().min(MAX_FILE_THREADS), &self.groups, |group| self.origins(group))?;
@@ -155,15 +155,16 @@ struct BaseComparison<'a> {
     /// The root file system without the deferred files.
     root: &'a RootDir,
     base: &'a RootDir,
-    /// Names of deferred files by directory.
+    /// Names of deferred files, by directory.
     deferred: HashMap<&'a Path, HashSet<&'a OsStr>>,
     linked: bool,
     deletions: Vec<(PathBuf, Vec<OsString>)>,
 }
 
 impl BaseComparison<'_> {
-    /// Compares a directory of the new copy with that of the base, and notes the names to delete.
-    /// Adds its directories to `dirs`. Returns false if the base cannot be made into the result.
+    /// Compares a directory of the new copy with that of the base, and records the names to delete.
+    /// Adds its subdirectories to `dirs`. Returns false if adding and deleting files cannot turn
+    /// the base into the result.
     fn compare(&mut self, upper: &RootDir, path: &Path, dirs: &mut Vec<PathBuf>) -> Result<bool, Reason> {
         let dir = upper.sub(path)?;
         let own = dir.entries()?;

@@ -11,7 +11,7 @@ use rbuild_store::{EarlierFiles, TreeId};
 
 use crate::ops::copy_error::Reason;
 
-/// Maximum link count for sharing a file. File systems allow at least 65,000 (ext4); some are
+/// Maximum link count for sharing a file. ext4 has the lowest limit, 65,000; some links are
 /// reserved for other users of the tree.
 const MAX_HARD_LINKS: u32 = 60_000;
 /// Number of files that a thread takes at a time.
@@ -20,17 +20,17 @@ const GROUP: usize = 300;
 /// A copy compared with an earlier one from the same context.
 #[derive(Default)]
 pub struct IncrementalCopy {
-    /// Files may be deferred.
+    /// True if the writing of files may be deferred.
     pub defers: bool,
     pub listing: Listing,
     /// True if the source is immutable during the build.
     pub source_stays: bool,
-    /// Summary of what was seen of the source so far.
+    /// Fingerprint of the entries of the source that have been read so far.
     pub fingerprint: Fingerprint,
     earlier: Listing,
     pub(super) earlier_files: Option<EarlierFiles>,
     pub(super) groups: Vec<CopyGroup>,
-    /// Group and index of deferred files by destination, for files that a later entry may replace.
+    /// Group and index of each deferred file that a later entry may replace, by destination.
     places: HashMap<PathBuf, (usize, usize)>,
 }
 
