@@ -39,7 +39,7 @@ impl DebugLog {
     ///
     /// # Errors
     ///
-    /// Fails if the filter has no meaning or the file cannot be written.
+    /// Fails if the filter is invalid or the file cannot be written.
     pub fn start(&self) -> Result<(), Failure> {
         let filter = self.filter.as_deref().filter(|f| !f.trim().is_empty()).map(parse).transpose()?;
         let mut layers: Vec<Box<dyn Layer<Registry> + Send + Sync>> = Vec::new();
@@ -61,13 +61,14 @@ impl DebugLog {
             .map_err(|e| Failure::new(format!("cannot start the debug log: {e}")))
     }
 
-    /// Returns true if the log goes to standard error, which progress then has to share with it.
+    /// Returns true if the log is written to standard error, which it then shares with the progress
+    /// output.
     pub fn is_on_stderr(&self) -> bool {
         self.debug || self.filter.as_deref().is_some_and(|f| !f.trim().is_empty())
     }
 }
 
-/// The file of `--debug-log`. No build fails because its log is lost, so the first failure of a
+/// The file of `--debug-log`. A build does not fail because of its log: the first failure in each
 /// process is reported as a warning.
 struct LogFile {
     file: File,

@@ -1,4 +1,4 @@
-//! Exit codes, and errors on their way to the terminal.
+//! Exit codes, and errors that are reported on the terminal.
 
 use std::error::Error;
 use std::io;
@@ -28,7 +28,7 @@ pub mod code {
     pub const INTERRUPTED: u8 = 130;
 }
 
-/// A message and an exit code. Crosses the boundaries of processes as JSON.
+/// A message and an exit code. Passed between processes as JSON.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Failure {
     pub code: u8,
@@ -60,7 +60,7 @@ impl Failure {
         Failure::new(format!("{message}: {}", sentence(cause))).because(cause)
     }
 
-    /// Returns the failure for data that did not reach standard output.
+    /// Returns the failure for data that could not be written to standard output.
     pub fn lost_output(cause: &io::Error) -> Failure {
         let failure = Failure::caused("cannot write to standard output", cause);
         match rbuild_linux::is_disk_full(cause) {
@@ -92,13 +92,13 @@ impl Failure {
     }
 }
 
-/// Returns an error as one that this process reports to another.
+/// Converts an error to the form in which this process reports it to another.
 pub fn reported(error: &(dyn Error + 'static), remedy: Option<Remedy>) -> ReportedError {
     ReportedError { message: sentence(error), errno: errno_of(error), remedy }
 }
 
-/// Returns the error number of the kernel, if a chain of errors has one. Transparent errors do not
-/// list their inner error as a source, so it is searched separately.
+/// Returns the errno in a chain of errors, if there is one. Transparent errors do not list their
+/// inner error as a source, so it is searched separately.
 fn errno_of(error: &(dyn Error + 'static)) -> Option<i32> {
     let own = |error: &(dyn Error + 'static)| match error.downcast_ref::<io::Error>() {
         Some(e) => e.raw_os_error().or_else(|| carried::<rbuild_linux::Error>(e)?.errno()),
@@ -121,7 +121,8 @@ impl Failure {
     }
 }
 
-/// Returns the remedy of the first error of a chain that has one. A full disk is that of the store.
+/// Returns the remedy of the first error in the chain that has one. For a full disk, this is the
+/// remedy for the disk of the store.
 fn remedy_of(error: &(dyn Error + 'static)) -> Option<Remedy> {
     let mut next = Some(error);
     while let Some(error) = next {

@@ -75,8 +75,8 @@ fn print_help(verb: Option<&str>, long: bool) -> u8 {
     code::OK
 }
 
-/// Answers a line that is a request for help or has an error. The verb is at `verb`; `implied` is
-/// true if the user did not write it.
+/// Answers a command line that requests help or contains an error. The verb is at index `verb`;
+/// `implied` is true if the user did not write it.
 fn not_parsed(e: &clap::Error, line: &[OsString], (verb, implied): (usize, bool), as_docker: bool) -> u8 {
     use clap::error::ErrorKind;
     let word = |at: usize| line.get(at).and_then(|word| word.to_str()).unwrap_or_default();

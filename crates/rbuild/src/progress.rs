@@ -31,8 +31,8 @@ fn rfc3339(time: Timestamp) -> String {
     jiff::Timestamp::new(time.sec, nanoseconds).unwrap_or_default().to_string()
 }
 
-/// Draws events until [`Event::End`] or until all senders are gone. With `explain`, also shows why
-/// each step runs.
+/// Draws events until [`Event::End`] or until all senders have been dropped. With `explain`, also
+/// shows the reason why each step runs or is cached.
 pub fn draw(events: &Receiver<Event>, mode: Mode, explain: bool) {
     if mode == Mode::Tty {
         return tty::draw(events, explain);

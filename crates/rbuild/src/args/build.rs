@@ -179,8 +179,7 @@ pub struct BuildArgs {
     pub ignored: IgnoredBuildFlags,
 }
 
-/// Flags of docker that scripts pass and rbuild does not support. They have no effect except a
-/// warning.
+/// Flags of docker that scripts pass and rbuild does not support. They only cause a warning.
 #[derive(Args)]
 pub struct IgnoredBuildFlags {
     #[arg(short, long, hide = true)]

@@ -6,7 +6,7 @@ use clap::{Arg, ArgAction, Command, CommandFactory};
 use crate::args::Cli;
 use crate::input::value;
 
-/// Groups of verbs on the page of the program.
+/// Groups of verbs on the help page of the program.
 const VERBS: [(&str, &[&str]); 4] = [
     ("Build", &["build", "logs", "prune", "explain"]),
     ("Images", &["images", "pull", "push", "tag", "rmi", "history", "inspect", "import", "save", "load"]),
@@ -14,7 +14,7 @@ const VERBS: [(&str, &[&str]); 4] = [
     ("System", &["doctor", "df", "fsck", "login", "logout", "completion", "debug"]),
 ];
 
-/// Groups of flags on the page of `build`, by name.
+/// Groups of flags on the help page of `build`, by name.
 const HEADINGS: [(&str, &[&str]); 7] = [
     ("Inputs", &["file", "target", "build_arg", "build_context", "context_modes", "ignorefile", "secret", "ssh"]),
     (
@@ -40,8 +40,8 @@ const HEADINGS: [(&str, &[&str]); 7] = [
     ("Checks", &["check", "call"]),
 ];
 
-/// Verbs that unpack archives and those that enter a builder process: the only ones with the flags
-/// for that on their pages.
+/// Verbs that unpack archives, and verbs that enter a builder process. Only their help pages show
+/// the flags for that.
 const UNPACK: [&str; 4] = ["build", "import", "load", "pull"];
 const ENTER: [&str; 6] = ["build", "run", "cp", "prune", "builder-prune", "doctor"];
 
@@ -69,8 +69,8 @@ const EXAMPLES: [(&str, &str); 7] = [
     ("completion", "  rbuild completion bash > ~/.local/share/bash-completion/completions/rbuild"),
 ];
 
-/// Returns the command line as it is parsed: switches also take `=true` and `=false`, and of a flag
-/// for one value the last counts, as with docker.
+/// Returns the parser of the command line. As in docker, switches also accept `=true` and `=false`,
+/// and the last occurrence of a flag with a single value applies.
 pub fn parser() -> Command {
     let mut command = Cli::command().args_override_self(true);
     command.build();
@@ -93,8 +93,8 @@ fn switch(arg: Arg) -> Arg {
         .value_parser(ValueParser::new(value::switch))
 }
 
-/// Returns the command line as help pages show it: flags in groups, and on each page only the
-/// common flags that matter there.
+/// Returns the command line for help pages: flags are in groups, and each page shows only those
+/// common flags that have an effect there.
 pub fn pages() -> Command {
     let command = Cli::command();
     let common: Vec<Arg> = command.get_arguments().filter(|arg| arg.is_global_set()).cloned().collect();
@@ -141,7 +141,7 @@ fn matters(flag: &str, verb: &str) -> bool {
     }
 }
 
-/// Returns a verb as users write it: `image prune`.
+/// Returns a verb in the form in which users write it: `image prune`.
 pub fn written(verb: &str) -> &str {
     match verb {
         "builder-prune" => "builder prune",

@@ -25,8 +25,8 @@ fn with_build_flags(command: Command) -> Command {
 mod tests {
     use super::*;
 
-    /// Each row has a shell, the part of its script that completes words before a verb, given by
-    /// its beginning and its end, and a flag of `build` in that part.
+    /// Each row contains a shell, the beginning and the end of the part of its script that
+    /// completes words before a verb, and a flag of `build` in that part.
     #[test]
     fn flags_of_builds_are_completed_without_a_verb() {
         for (shell, begin, end, flag) in [

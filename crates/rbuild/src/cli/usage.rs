@@ -10,8 +10,8 @@ use crate::exit::Failure;
 use crate::input::value::BadValue;
 use crate::ui::hints::{self, Hint, UsageRemedy, unsupported};
 
-/// Returns the failure for an error of the parser. `verb` is the verb of the line, `words` are all
-/// its words; `misplaced` is one that is a verb, but does not come first.
+/// Returns the failure for an error of the parser. `verb` is the verb of the command line, `words`
+/// are all of its words; `misplaced` is a verb that is not at the beginning.
 pub fn failure(e: &clap::Error, verb: &str, words: &[OsString], misplaced: Option<&str>) -> Failure {
     let shown = clap_command::written(verb);
     if e.kind() == ErrorKind::UnknownArgument {
@@ -57,8 +57,8 @@ fn texts(e: &clap::Error, kind: ContextKind) -> &[String] {
     }
 }
 
-/// Returns the argument of a verb, or the global argument, that errors of the parser show as
-/// `shown`.
+/// Returns the argument of a verb, or the global argument, that has the name `shown` in errors of
+/// the parser.
 fn find<'a>(parser: &'a clap::Command, verb: &str, shown: &str) -> Option<&'a clap::Arg> {
     let page = parser.find_subcommand(verb).unwrap_or(parser);
     page.get_arguments().chain(parser.get_arguments()).find(|arg| arg.to_string() == shown)
@@ -120,8 +120,9 @@ fn hidden(verb: &str, flag: &str) -> Option<String> {
     closest_flag(flag, &flags).map(str::to_string)
 }
 
-/// Returns the flag that begins with a text, if all others that do so begin with that flag, or else
-/// the most similar one. A short flag is near to every other one, so it has none.
+/// Returns the flag of which `flag` is a prefix, or else the most similar one. If several flags
+/// have the prefix, the shortest is returned if it is a prefix of all others. There is no result
+/// for a one-letter flag, which is similar to all others.
 fn closest_flag<'a>(flag: &str, flags: &'a [String]) -> Option<&'a str> {
     let name = flag.strip_prefix("--")?;
     let longer: Vec<&String> = flags.iter().filter(|known| name.len() >= 3 && known.starts_with(flag)).collect();

@@ -45,7 +45,7 @@ const VERBS: [&str; 30] = [
 enum GroupWord {
     /// A verb of rbuild.
     Verb(&'static str),
-    /// Nothing to do: text for standard output, and a note.
+    /// A command without effect: text for standard output, and a note.
     Nothing(&'static str, &'static str),
 }
 
@@ -138,19 +138,20 @@ const VALUED: [&str; 5] = ["--root", "--limit", "--isolation", "--lock-timeout",
 /// Global flags without a value.
 const SWITCHES: [&str; 2] = ["-D", "--debug"];
 
-/// A command line after its verb is known.
+/// A command line with its verb resolved.
 #[derive(Debug, PartialEq, Eq)]
 pub enum CommandLine {
     /// Arguments to parse. The verb is at `verb`.
     Arguments { argv: Vec<OsString>, verb: usize },
     /// Help for a verb, or for the program.
     Help { verb: Option<String>, long: bool },
-    /// A text for standard output, and a note.
+    /// A command without effect: text for standard output, and a note.
     Answer { text: String, note: String },
 }
 
-/// Inserts the default verb if there is none, and replaces long forms (`image ls`, `buildx build`)
-/// by verbs of rbuild. `as_docker` is true if rbuild was started under the name docker.
+/// Inserts the default verb if the command line has none, and replaces long forms (`image ls`,
+/// `buildx build`) by verbs of rbuild. `as_docker` is true if rbuild was started under the name
+/// docker.
 pub fn with_verb(argv: Vec<OsString>, as_docker: bool) -> Result<CommandLine, Failure> {
     resolve(argv, as_docker).map_err(|failure| {
         if !as_docker {
@@ -409,7 +410,7 @@ mod tests {
     #[test]
     fn unsupported_commands_are_as_recorded() {
         let failures = unsupported::all_commands().map(|word| {
-            // The word of a group may be a command of its own: `buildx history`.
+            // A word of a group may also be a command by itself: `buildx history`.
             let line = format!("rbuild {}{word}", if is_verb(word) { "buildx " } else { "" });
             format!("$ {line}\n{}", run(&line, false).expect_err(word).text())
         });

@@ -92,13 +92,14 @@ fn build_from(
     }
 }
 
-/// Shows the error of a build, unless it has been shown. Returns the exit code.
+/// Prints the error of a build, unless it has already been printed. Returns the exit code.
 fn report(e: &BuildError, source: &SourceText<'_>, secrets: &SecretValues) -> u8 {
     if matches!(e, BuildError::AlreadyReported) {
         return code::FAILED;
     }
     let text = diagnostics::build_error(e, source, terminal::colors());
-    // A secret may contain a login, which the other order would hide, and not the rest of it.
+    // Mask secrets first: if the login in a secret were hidden first, the rest of the secret would
+    // no longer be recognized.
     terminal::err(&hide_logins(&secrets.mask(text)));
     build_code(e)
 }
@@ -129,7 +130,8 @@ fn show(args: &BuildArgs) -> Show {
     if matches!(progress_mode(args), Mode::Quiet | Mode::RawJson) { Show::Nothing } else { Show::new(false) }
 }
 
-/// Returns the form of progress output: that of the flags, else the terminal's or plain lines.
+/// Returns the form of progress output: that of the flags, or else the form for terminals or plain
+/// lines.
 fn progress_mode(args: &BuildArgs) -> Mode {
     match args.progress {
         _ if args.quiet => Mode::Quiet,

@@ -1,4 +1,4 @@
-//! One build from a prepared request to its result, in a builder process if anything has to run.
+//! One build from a prepared request to its result. Starts a builder process if anything must run.
 
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, channel};
@@ -40,21 +40,21 @@ pub struct BuildOnce<'a> {
     /// The parsed Dockerfile.
     pub file: &'a Dockerfile,
     pub mode: Mode,
-    /// Shows why each step runs or is cached.
+    /// Shows the reason why each step runs or is cached.
     pub explain: bool,
     /// Pulls images and downloads files.
     pub online: &'a Online<'a>,
     /// The images that are being pulled.
     pub pulls: &'a Pulls<'a>,
-    /// The rules that may refuse the Dockerfile, once its images are known.
+    /// The lint rules. They may reject the Dockerfile once its images are known.
     pub lint: &'a Lint<'a>,
     /// Prints an error and returns its exit code.
     pub report: &'a dyn Fn(&BuildError) -> u8,
 }
 
 impl BuildOnce<'_> {
-    /// Builds a request and draws its progress. Enters a builder process only if the cache does not
-    /// answer the whole build.
+    /// Builds a request and draws its progress. Starts a builder process only if the build cannot
+    /// be answered entirely from the cache.
     pub fn build(&self, request: &BuildRequest) -> Result<BuildOutcome, Failure> {
         let outcome = self.prepare_and_build(request);
         self.pulls.end(matches!(outcome, Ok(BuildOutcome::Made(_))));
@@ -125,13 +125,12 @@ impl BuildOnce<'_> {
                     let _ = serde_json::to_writer(&mut answer_writer, &finished);
                     i32::from(code::OK)
                 }
-                // The caller reports why it was stopped.
+                // The caller reports the reason.
                 Err(BuildError::Canceled) => i32::from(code::INTERRUPTED),
                 Err(e) => i32::from((self.report)(&e)),
             }
         })?;
-        // Even if the build succeeded before it could be stopped, it was interrupted, so nothing is
-        // published.
+        // An interrupted build publishes nothing, even if it succeeded before it could be stopped.
         if ended.stopped {
             terminal::error("interrupted", None);
             return Ok(BuildOutcome::Failed(code::INTERRUPTED));
@@ -145,13 +144,14 @@ impl BuildOnce<'_> {
         if ended.code != 0 {
             return Ok(BuildOutcome::Failed(ended.code as u8));
         }
-        // The end of the answer is visible only when this process's copy of the writer is closed.
+        // The reader sees the end of the answer only after this process has closed its copy of the
+        // writer.
         drop(answer_writer);
         Ok(BuildOutcome::Made(read_answer(answer)?))
     }
 
     /// Executes the steps; runs in the builder process. A thread draws progress until all senders
-    /// of events are gone.
+    /// of events have been dropped.
     fn execute(
         &self,
         request: &BuildRequest,
@@ -189,7 +189,7 @@ impl BuildOnce<'_> {
     }
 }
 
-/// Files that a build writes about itself, opened before it begins.
+/// Report files of a build, opened before it begins.
 pub struct Reports {
     pub timings: Option<Destination>,
     metadata: Option<Destination>,
@@ -207,8 +207,8 @@ impl Reports {
     }
 }
 
-/// Returns the digest that a result is known by: the ID of its image, or as with docker, the digest
-/// of the index of several.
+/// Returns the digest that identifies a result: the image ID, or as in docker, the digest of the
+/// index of several images.
 fn id_of(finished: &Finished) -> Option<String> {
     match finished {
         Finished { index: Some(index), .. } => Some(index.digest.to_string()),
@@ -216,8 +216,8 @@ fn id_of(finished: &Finished) -> Option<String> {
     }
 }
 
-/// Returns the document of `--metadata-file`, with the keys that `docker buildx build` writes and
-/// rbuild has values for.
+/// Returns the document of `--metadata-file`. It has those keys of `docker buildx build` for which
+/// rbuild has values.
 fn metadata(request: &BuildRequest, finished: &Finished) -> Value {
     let mut all = json!({"buildx.build.ref": format!("rbuild/{}", request.build_id)});
     let result = match finished {

@@ -77,14 +77,14 @@ pub fn call(
     }
 }
 
-/// Prints mistakes in the Dockerfile or in the choice of its target, and returns the exit code.
+/// Prints mistakes in the Dockerfile or in the choice of the target, and returns the exit code.
 fn mistakes(errors: Vec<Diagnostic>, source: &SourceText<'_>) -> u8 {
     let e = BuildError::Dockerfile(errors);
     terminal::err(&diagnostics::build_error(&e, source, terminal::colors()));
     build_code(&e)
 }
 
-/// Lints a Dockerfile, and plans it as far as the images of the store permit. Without a target, all
+/// Lints a Dockerfile, and plans the stages whose images are in the store. Without a target, all
 /// stages are checked.
 fn check(
     file: &Dockerfile,

@@ -78,7 +78,8 @@ pub fn list(settings: &Settings, args: ContainersArgs) -> Result<u8, Failure> {
     Ok(code::OK)
 }
 
-/// Returns a name of the image of a container that was created by an older version.
+/// Returns a name of the image of a container. Containers that were created by older versions do
+/// not record it.
 fn first_name(images: &[NamedImage], container: &Container) -> Option<String> {
     images
         .iter()
@@ -113,7 +114,7 @@ pub fn cp(settings: &Settings, args: CpArgs) -> Result<u8, Failure> {
     let ended = enter(&store_only(&store), settings.isolation, |builder| {
         match copy(builder, &store, &manifest, &path, args.follow_link, &target) {
             Ok(CopiedTo::Place) => i32::from(code::OK),
-            // One byte reports that there is a file to publish.
+            // One byte reports that the caller must publish the file.
             Ok(CopiedTo::File) => match answer_writer.write_all(b"f") {
                 Ok(()) => i32::from(code::OK),
                 Err(_) => i32::from(code::FAILED),
@@ -121,7 +122,8 @@ pub fn cp(settings: &Settings, args: CpArgs) -> Result<u8, Failure> {
             Err(failure) => i32::from(failure.report()),
         }
     })?;
-    // The end of the answer is visible only when this process's copy of the writer is closed.
+    // The reader sees the end of the answer only after this process has closed its copy of the
+    // writer.
     drop(answer_writer);
     let mut bytes = Vec::new();
     let made_file = answer.read_to_end(&mut bytes).is_ok() && !bytes.is_empty();
@@ -134,7 +136,7 @@ pub fn cp(settings: &Settings, args: CpArgs) -> Result<u8, Failure> {
     Ok(exit_code(ended.code, ended.stopped))
 }
 
-/// Returns the failure for a source that names no image or no path.
+/// Returns the failure for a source that is not of the form `NAME:PATH`, or whose name is unknown.
 fn no_source(store: &Store, text: &str) -> Failure {
     match text.split_once(":/") {
         Some((name, _)) if !name.is_empty() => named::no_image(store, name, Purpose::Use),

@@ -1,4 +1,4 @@
-//! The verb `doctor`: tests what this machine allows by doing it.
+//! The verb `doctor`: tests the capabilities of this machine by using them.
 
 use rbuild_engine::BuildError;
 use rbuild_remedy::{IsolationRemedy, Remedy};
@@ -24,8 +24,8 @@ pub fn doctor(settings: &Settings) -> Result<u8, Failure> {
             return Ok(code::FAILED);
         }
     }
-    // The checks above show what a better mode lacks; the exit code depends only on whether one
-    // works.
+    // The checks above show obstacles to better modes. The exit code depends only on the mode that
+    // is tried here.
     match trial(settings) {
         Ok(found) => {
             let is_root = rbuild_linux::process::own_ids().uid == 0;
@@ -51,7 +51,7 @@ fn requested(isolation: IsolationRequest) -> &'static str {
     }
 }
 
-/// Returns the networks that commands can have in a mode.
+/// Returns the lines about networks of commands in a mode.
 fn networks(mode: RunnerMode, isolated: Line) -> [Line; 2] {
     let reach = "commands can reach this machine's loopback ports and abstract Unix sockets";
     if mode == RunnerMode::Chroot {
@@ -61,7 +61,7 @@ fn networks(mode: RunnerMode, isolated: Line) -> [Line; 2] {
     [Line::good("networks", format!("host (the default) and none; with host, {reach}")), isolated]
 }
 
-/// Returns the program that carries packets of isolated networks.
+/// Returns the line about the program that connects isolated networks.
 fn isolated() -> Line {
     match Carrier::find() {
         Ok(carrier) => carried_by(carrier.name()),
@@ -73,7 +73,7 @@ fn carried_by(program: &str) -> Line {
     Line::good("isolated", format!("--network isolated uses {program}"))
 }
 
-/// A line of the report: a property of the machine, and how to get a better one.
+/// A line of the report: a property of the machine, and a hint for its improvement.
 struct Line {
     good: bool,
     name: &'static str,

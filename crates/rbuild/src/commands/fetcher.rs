@@ -1,9 +1,9 @@
 //! The fetcher: a separate process for pulls, pushes and downloads of a build.
 //!
-//! It is forked by the launcher, in the caller's namespaces: only there are the resolver, the
-//! certificates and the credentials. Only the fetcher reads credentials and communicates with
-//! registries. The launcher keeps its single thread, and the builder, which is started later,
-//! handles hostile images without credentials in its memory.
+//! It is forked by the launcher, in the caller's namespaces, because the resolver, the certificates
+//! and the credentials are available only there. Only the fetcher reads credentials and
+//! communicates with registries. The launcher remains single-threaded. The builder, which is
+//! started later and handles hostile images, has no credentials in its memory.
 
 use std::io::{Read, Write};
 
@@ -60,7 +60,7 @@ fn no_answer(exit: &Exit) -> Failure {
     Failure::new(format!("the fetcher ended without an answer: {ended}"))
 }
 
-/// Returns the secrets of a build that are logins for servers of files.
+/// Returns the secrets of a build that are logins for servers of downloaded files.
 pub fn logins(secrets: &[(String, Vec<u8>)]) -> Vec<(String, Vec<u8>)> {
     secrets.iter().filter(|(id, _)| id.starts_with("HTTP_AUTH_")).cloned().collect()
 }
@@ -111,7 +111,7 @@ fn authorization(secrets: &[(String, Vec<u8>)], host: &str) -> Result<Option<Sec
         (None, None) => return Ok(None),
     };
     let text = std::str::from_utf8(value).ok().map(str::trim);
-    // A header with control characters could continue with another one.
+    // A header with control characters could inject another one.
     let text = text.filter(|text| !text.is_empty() && !text.chars().any(char::is_control));
     let text = text.ok_or_else(|| ReportedError::new(format!("the secret `{id}` is not the value of a header")))?;
     Ok(Some(Secret::new(format!("{scheme}{text}"))))

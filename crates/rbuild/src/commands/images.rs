@@ -128,13 +128,14 @@ fn list(store: &Store, args: &ImagesArgs) -> Result<Vec<ImageRow>, Failure> {
         sizes.insert(entry.manifest, size);
         listed.push(ImageRow { name: entry.name, image: image.clone(), artifact: entry.artifact, size });
     }
-    // Docker: the newest first. The sort keeps the order of the store among equals.
+    // As in Docker, the newest image is first. The sort is stable: images of the same age keep the
+    // order of the store.
     listed.sort_by_key(|l| std::cmp::Reverse(seconds(&l.image).unwrap_or(i64::MIN)));
     Ok(listed)
 }
 
-/// Returns the IDs of the images with a name. An image may also be stored in another form, for
-/// example compressed, which is not listed as an image of its own.
+/// Returns the IDs of the images with a name. Another form of such an image in the store, for
+/// example a compressed one, is not listed separately.
 fn ids_of_named(store: &Store, entries: &[NamedImage], known: &HashMap<ManifestDigest, Rc<Image>>) -> HashSet<ImageId> {
     if entries.iter().all(|entry| entry.name.is_some()) {
         return HashSet::new();
@@ -147,7 +148,7 @@ fn ids_of_named(store: &Store, entries: &[NamedImage], known: &HashMap<ManifestD
     named.filter_map(id).collect()
 }
 
-/// Returns the images as a template of `--format` shows them.
+/// Formats the images by the template of `--format`.
 fn formatted(format: &str, listed: &[ImageRow], whole_ids: bool) -> Result<String, Failure> {
     let headings = json!({
         "CreatedAt": "CREATED AT", "CreatedSince": "CREATED", "Digest": "DIGEST", "ID": "IMAGE ID",
@@ -172,7 +173,7 @@ fn table(listed: &[ImageRow], args: &ImagesArgs) -> String {
     terminal::table(&headings, &listed.iter().map(row).collect::<Vec<_>>())
 }
 
-/// Returns a table of images with a line for each of their platforms.
+/// Formats a table of images with one line per platform.
 fn tree(store: &Store, listed: &[ImageRow], whole_ids: bool) -> Result<String, Failure> {
     let mut rows = Vec::new();
     for l in listed {
@@ -346,7 +347,7 @@ pub fn inspect(settings: &Settings, args: InspectArgs) -> Result<u8, Failure> {
     let store = settings.open()?;
     let (mut all, mut missing) = (Vec::new(), Vec::new());
     for wanted in &args.images {
-        // Docker: what exists is printed, and errors for the rest follow.
+        // As in Docker, existing images are printed, followed by errors for the others.
         let (_, image) = match named::find(&store, wanted, Purpose::Manage) {
             Ok(found) => found,
             Err(failure) => {

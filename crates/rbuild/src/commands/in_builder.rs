@@ -10,20 +10,20 @@ use serde::de::DeserializeOwned;
 
 use crate::exit::{Failure, code};
 
-/// Returns a world that contains only the store and runs no commands.
+/// Returns the configuration of a builder that contains only the store and runs no commands.
 pub fn store_only(store: &Store) -> BuilderConfig {
     let (path, owners) = (store.path().to_path_buf(), store.owner_records().clone());
     BuilderConfig { store: path, owners, binds: Vec::new(), carrier: None, commands: false, expendable: Vec::new() }
 }
 
-/// Returns the store under the path at which the builder sees it. Trees made through it have owners
-/// as the builder's isolation gives them.
+/// Returns the store at its path in the builder. Trees that are made through it have owners of the
+/// kind that the builder's isolation mode uses.
 pub fn store_in(builder: &Builder, store: &Store) -> Result<Store, StoreError> {
     let store = moved_store(builder, store)?.with_owners(builder.isolation.owner_mode())?;
     Ok(store.taking_devices(builder.is_bare()))
 }
 
-/// Returns the store under the path at which the builder sees it, for work that makes no trees.
+/// Returns the store at its path in the builder, for work that makes no trees.
 pub fn moved_store(builder: &Builder, store: &Store) -> Result<Store, StoreError> {
     store.moved(&builder.path(Path::new(rbuild_sandbox::STORE)), builder.isolation.owner_mode())
 }

@@ -64,7 +64,7 @@ impl<'a> Lint<'a> {
         Some(text + &last)
     }
 
-    /// Runs the rules for a Dockerfile that cannot be built, as far as its images are known.
+    /// Runs the rules for a Dockerfile that cannot be built, with the images that are known.
     pub fn run_after_error(&self, request: &BuildRequest) {
         self.keep(request, &self.warnings(request));
     }
@@ -114,7 +114,8 @@ pub fn warnings(
 ) -> Vec<LintWarning> {
     let ignore = request.context.as_ref().and_then(|context| context.ignore.as_ref());
     let ignore = ignore.and_then(|file| Ignore::parse(&file.text).ok()).unwrap_or_default();
-    // A negated pattern may re-include a file, so the rule is off if there are any.
+    // A negated pattern may re-include a file, so the rule is disabled if there are negated
+    // patterns.
     let ignored = |path: &str| !ignore.has_negations() && ignore.excludes(path);
     let mut found: Vec<LintWarning> = Vec::new();
     for (parameters, analysis) in analyses {
@@ -156,7 +157,7 @@ pub fn settings(file: &Dockerfile, request: &BuildRequest) -> Result<LintSetting
     Ok(settings)
 }
 
-/// The images of the store, as a build with this policy uses them, and those that it is pulling.
+/// The images of the store that a build with this policy uses, and those that it is pulling.
 pub struct KnownImages<'a> {
     pub store: &'a Store,
     pub policy: PullPolicy,
@@ -185,7 +186,7 @@ impl KnownImages<'_> {
         })
     }
 
-    /// A store that cannot be read fails the build.
+    /// Errors are ignored here: the build fails anyway if the store cannot be read.
     fn config(&self, name: ImageName, platform: &Platform) -> Option<ImageConfig> {
         let wanted = PlatformImage { name, platform: platform.clone() };
         if let Some(image) = self.online.and_then(|online| online.arriving(&wanted)) {

@@ -66,7 +66,7 @@ fn registry_name(given: Option<&str>) -> Result<String, Failure> {
     }
 }
 
-/// Returns user and password, from flags or a prompt.
+/// Returns the user and the password, from flags or a prompt.
 fn user_and_password(args: &LoginArgs) -> Result<(String, Secret), Failure> {
     if args.password.is_some() && args.password_stdin {
         return Err(Failure::usage("--password and --password-stdin are mutually exclusive"));

@@ -40,7 +40,8 @@ pub fn logs(settings: &Settings, args: LogsArgs) -> Result<u8, Failure> {
     Ok(code::OK)
 }
 
-/// Returns the steps with a label, which may lack the name of the stage; all of them without one.
+/// Returns the steps with a label, or all steps if `label` is `None`. The label may omit the name
+/// of the stage.
 ///
 /// # Errors
 ///

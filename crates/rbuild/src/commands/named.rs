@@ -6,12 +6,12 @@ use rbuild_store::{Image, Store, StoreError};
 use crate::exit::Failure;
 use crate::ui::hints::{self, VerbRemedy};
 
-/// Purpose of a lookup, which decides the hint if there is no such image.
+/// Purpose of a lookup, which determines the hint if there is no such image.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
-    /// The image may be brought in.
+    /// The image is used. The hint suggests to pull, load or import it.
     Use,
-    /// Only an image of the store makes sense.
+    /// The image in the store is listed, tagged or removed. The hint suggests to list images.
     Manage,
 }
 
@@ -37,7 +37,7 @@ pub fn no_image(store: &Store, wanted: &str, purpose: Purpose) -> Failure {
     let failure = Failure::new(StoreError::NoImage(wanted.to_string()).to_string());
     let names: Vec<Reference> = store.images().list().unwrap_or_default().into_iter().filter_map(|e| e.name).collect();
     let reference = wanted.parse::<Reference>().ok();
-    // Another image than that with the digest is never meant.
+    // A digest identifies exactly one image, so there is no similar one.
     let names = if reference.as_ref().is_some_and(|w| w.digest().is_some()) { Vec::new() } else { names };
     let same_name = |name: &&Reference| reference.as_ref().is_some_and(|w| w.familiar_name() == name.familiar_name());
     let whole: Vec<String> = names.iter().map(Reference::familiar).collect();

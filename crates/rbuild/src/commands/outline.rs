@@ -73,7 +73,7 @@ impl Outline {
                 self.add_arg(declaration, instruction, value);
             }
             match &instruction.op {
-                // A build reports words that cannot be expanded.
+                // Words that cannot be expanded are reported by a build.
                 Op::Env(pairs) => drop(scope.vars.env(pairs, scope.escape)),
                 Op::Run(run) => self.add_mounts(run, scope),
                 _ => {}
@@ -98,7 +98,7 @@ impl Outline {
         }
     }
 
-    /// Adds the mounts of a command. A build reports those that are invalid.
+    /// Adds the mounts of a command. Invalid ones are skipped; a build reports them.
     fn add_mounts(&mut self, run: &Run, scope: &Scope<'_>) {
         for mount in run.mounts.iter().filter_map(|word| expand_mount(word, &scope.vars, scope.escape).ok()) {
             let (id, list) = match mount.kind {
@@ -154,7 +154,7 @@ impl Outline {
     }
 }
 
-/// Returns the declarations of an instruction, each with the instruction; none if it is not an ARG.
+/// Returns the declarations of an ARG, each with its instruction; none for other instructions.
 fn declarations(instruction: &Instruction) -> impl Iterator<Item = (&ArgDecl, &Instruction)> {
     let list = if let Op::Arg(list) = &instruction.op { &list[..] } else { &[] };
     list.iter().map(move |declaration| (declaration, instruction))
@@ -169,8 +169,8 @@ struct Scope<'a> {
 }
 
 impl Scope<'_> {
-    /// Declares an argument and returns its value. A default with variables that the Dockerfile
-    /// does not declare, or that cannot be expanded, stays as it is written.
+    /// Declares an argument and returns its value. A default that contains undeclared variables or
+    /// cannot be expanded is returned as written.
     fn declare(&mut self, declaration: &ArgDecl, given: Option<String>) -> String {
         let name = &declaration.name.text;
         let written = declaration.default.as_ref().filter(|_| given.is_none());

@@ -2,8 +2,9 @@
 //!
 //! A pull has two phases. In the first, while the build is being prepared, a fetcher downloads the
 //! documents of the images that the store lacks. It then waits. If the build is executed, the
-//! launcher orders the layers, and the fetcher downloads them into the store while the builder
-//! unpacks them: the fetcher sends the files and their growth through a socket. Otherwise it ends.
+//! launcher orders the layers. The fetcher downloads them into the store and sends the open files
+//! and their current sizes through a socket to the builder, which unpacks them during the download.
+//! Otherwise, the fetcher ends.
 
 use std::cell::RefCell;
 use std::io::Read;
@@ -105,7 +106,7 @@ impl<'a> Pulls<'a> {
         ArrivingImages::receive(fetchers, events)
     }
 
-    /// Returns the processes of the fetchers.
+    /// Returns the process IDs of the fetchers.
     pub fn processes(&self) -> Vec<u32> {
         self.fetchers.borrow().iter().map(|fetcher| fetcher.pid).collect()
     }

@@ -59,8 +59,8 @@ pub fn image_prune(settings: &Settings, args: ImagePruneArgs) -> Result<u8, Fail
         {
             continue;
         }
-        // A damaged image has no creation time or labels, so it passes only if there are no
-        // filters.
+        // The creation time and the labels of a damaged image are unknown, so it matches only if
+        // there are no filters.
         let image = store.images().image(&entry.manifest).ok();
         let passes = |f: &PruneFilter| image.as_ref().is_some_and(|image| f.passes(image));
         if filters.iter().all(passes) {
@@ -78,8 +78,8 @@ pub fn image_prune(settings: &Settings, args: ImagePruneArgs) -> Result<u8, Fail
     Ok(code::OK)
 }
 
-/// Formats the result of `image prune` and `container prune`: the removed entries, if there are
-/// any, and their size.
+/// Formats the result of `image prune` and `container prune`: the removed entries, if any, and
+/// their size.
 pub fn removed_text(heading: &str, entries: &str, bytes: u64) -> String {
     let list = if entries.is_empty() { String::new() } else { format!("{heading}:\n{entries}\n") };
     format!("{list}Total reclaimed space: {}\n", human_size(bytes))
@@ -116,8 +116,8 @@ impl PruneFilter {
     }
 }
 
-/// Returns the time a duration such as `24h` ago, in seconds since the Unix epoch. A negative
-/// duration is an error: every entry is older than a time in the future.
+/// Returns the time that lies a duration such as `24h` in the past, in seconds since the Unix
+/// epoch. A negative duration is an error, because every entry is older than a time in the future.
 fn until(filter: &str, span: &str) -> Result<i64, Failure> {
     let bad = || {
         let failure = Failure::usage(format!("--filter {filter}: `{span}` is not a duration"));
@@ -127,10 +127,11 @@ fn until(filter: &str, span: &str) -> Result<i64, Failure> {
     Ok(Timestamp::now().sec - span.as_secs())
 }
 
-/// Removes cache entries in a builder process: files owned by sub-IDs can be removed only by root
-/// of their user namespace.
+/// Removes cache entries in a builder process, because files owned by sub-IDs can be removed only
+/// by root of their user namespace.
 ///
-/// Without a budget, `dangling` decides on dangling images; with one, they are kept.
+/// Without a budget, `dangling` determines whether dangling images are removed; with a budget, they
+/// are kept.
 pub fn prune(settings: &Settings, args: PruneArgs, dangling: DanglingImages) -> Result<u8, Failure> {
     let store = settings.open()?;
     let budget = budget(&args)?;
@@ -237,7 +238,7 @@ fn checked_text(found: &Checked, repair: bool) -> String {
     )
 }
 
-/// Returns the error about what remains wrong after a check, and its hint.
+/// Returns the error about problems that remain after a check, and its hint.
 fn fault(found: &Checked, repair: bool) -> Option<(&'static str, Option<Hint>)> {
     if !found.damage.is_empty() && !repair {
         return Some(("the store is damaged", Some(VerbRemedy::RepairStore.into())));

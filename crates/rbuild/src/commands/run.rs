@@ -125,7 +125,7 @@ fn in_builder(builder: Result<Builder, SandboxError>, store: &Store, image: &Ima
     }
 }
 
-/// Returns the variables of files, then those of flags.
+/// Returns the variables of `--env-file`, followed by those of `--env`.
 fn variables(files: &[PathBuf], flags: &[String]) -> Result<Vec<(String, String)>, Failure> {
     let mut all = Vec::new();
     for path in files {
@@ -150,16 +150,16 @@ fn variables(files: &[PathBuf], flags: &[String]) -> Result<Vec<(String, String)
 /// An invalid variable.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 enum VariableError {
-    /// It begins with its `=`.
+    /// The name before the `=` is empty.
     #[error("the name is missing before `{text}`")]
     NoName { text: String },
-    /// Its name contains a space or a tab.
+    /// The name contains a space or a tab.
     #[error("the name `{name}` contains whitespace")]
     Whitespace { name: String },
 }
 
-/// Parses a line of a file of variables without the whitespace at its start. As in docker, the
-/// value is everything after the `=`, with quotes and whitespace.
+/// Parses a line of an environment file. Whitespace at the beginning of the line is ignored. As in
+/// docker, the value is everything after the `=`, with quotes and whitespace.
 ///
 /// # Errors
 ///

@@ -29,7 +29,7 @@ fn open(path: &Path) -> Result<File, Failure> {
         .map_err(|e| Failure::new(format!("cannot open {}: {}", quoted(path), flags::reason(&e))).because(&e))
 }
 
-/// Returns the text by which a file is named: a URL without login and query.
+/// Returns the name of a file in messages: a path, or a URL without login and query.
 fn shown(path: &str) -> String {
     SourceUrl::parse(path).map_or_else(|_| path.to_string(), |url| url.to_string())
 }

@@ -19,13 +19,13 @@ use crate::input::{output, registry};
 use crate::ui::terminal;
 use crate::ui::transfer_bar::TransferBar;
 
-/// The extent of progress on standard error.
+/// The form of progress output on standard error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Show {
     Nothing,
     /// A line for each blob and image.
     Lines,
-    /// The lines of images, and a bar.
+    /// A line for each image, and a bar.
     Bar,
 }
 
@@ -57,7 +57,8 @@ fn shown<T>(show: Show, doing: &str, done: &str, transfer: impl FnOnce(&Transfer
     transfer(&TransferProgress { moved: moved.clone(), total: &total, done: &finished })
 }
 
-/// Returns the words for a blob that has arrived; `done` is the verb of a transfer of its bytes.
+/// Describes a completed blob. `done` is the participle for a blob that was transferred, such as
+/// "downloaded".
 fn arrival(done: &str, size: u64, origin: BlobOrigin) -> String {
     match origin {
         BlobOrigin::Source => format!("{done} ({})", human_size(size)),

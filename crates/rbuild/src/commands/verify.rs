@@ -13,7 +13,7 @@ use crate::progress::Mode;
 use crate::ui::hints::{Hint, InputRemedy, VerbRemedy};
 use crate::ui::terminal;
 
-/// A reason why the results of two builds cannot be compared, or the compared one not be kept.
+/// The reason why two builds cannot be compared, or why their result cannot be kept.
 #[derive(Debug, Clone, Copy)]
 enum NotVerified {
     ContextChanged,
@@ -37,13 +37,13 @@ impl From<NotVerified> for Failure {
     }
 }
 
-/// Seconds by which the clock of the second build is behind that of the first. Behind, not ahead:
-/// files that look recently modified are then trusted less, never more.
+/// Seconds by which the clock of the second build is set back. It is not set forward: recently
+/// modified files would then appear old enough to be cached.
 const CLOCK_LAG: i64 = 100_000;
 
 /// Builds the request twice without cache, the second time one step at a time and with another
-/// clock, and compares the images. If they are equal, outputs and names get the first result;
-/// otherwise nothing is named or written.
+/// clock, and compares the images. If they are equal, the first result is written and named;
+/// otherwise nothing is.
 pub fn verify(
     once: &BuildOnce<'_>,
     args: &BuildArgs,
@@ -62,7 +62,7 @@ pub fn verify(
     if once.mode != Mode::Quiet {
         terminal::err(EQUAL);
     }
-    // The first build answers this one from the cache.
+    // With the salt of the first build, this build is answered from the cache.
     request.salt.clone_from(&trials.first.request.salt);
     request.parameters.no_cache = NoCache::None;
     let quiet = BuildOnce { mode: Mode::Quiet, explain: false, ..*once };
@@ -74,7 +74,7 @@ pub fn verify(
     Ok(BuildOutcome::Made(finished))
 }
 
-/// The two builds whose results are compared. Both keep their image in the store, without a name.
+/// The two builds to compare. Both keep their images in the store, without a name.
 struct VerifyBuilds {
     first: BuildInput,
     second: BuildInput,
@@ -135,7 +135,7 @@ impl VerifyBuilds {
     }
 }
 
-/// Removes the nameless images that were `made` and not there `before`.
+/// Removes those of the untagged images `made` that did not exist `before`.
 fn forget_new(store: &Store, before: &[NamedImage], made: &[FinishedImage]) -> Result<(), Failure> {
     let is_made = |image: &NamedImage| made.iter().any(|found| found.manifest == image.manifest);
     let is_new = |image: &NamedImage| image.name.is_none() && is_made(image) && !before.contains(image);

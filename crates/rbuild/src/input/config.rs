@@ -40,7 +40,8 @@ impl Config {
         use std::io::ErrorKind::{NotADirectory, NotFound, PermissionDenied};
         let text = match std::fs::read_to_string(path) {
             Ok(text) => text,
-            // Permission is denied if HOME is another user's, as after su without a login shell.
+            // Permission is denied if HOME belongs to another user, for example after su without a
+            // login shell.
             Err(e) if matches!(e.kind(), NotFound | NotADirectory | PermissionDenied) => return Ok(Config::default()),
             Err(e) => return Err(failed(e.to_string()).because(&e)),
         };

@@ -124,7 +124,8 @@ impl Inputs<'_> {
     }
 }
 
-/// Returns true if a file with this beginning is a tar archive, or compressed.
+/// Returns true if `head`, the beginning of a file, is that of a tar archive or of a compressed
+/// file.
 fn is_archive(head: &[u8]) -> bool {
     rbuild_layer::detect(head) != rbuild_layer::Compression::None || rbuild_layer::is_tar(head)
 }
@@ -154,7 +155,8 @@ fn stdin_bytes() -> Result<Vec<u8>, Failure> {
     Ok(bytes)
 }
 
-/// Returns the failure for a Dockerfile in place of an archive, and another one that `-f` selects.
+/// Returns the failure for an input that is a Dockerfile and not an archive, while `-f` selects
+/// another Dockerfile.
 fn two_dockerfiles(given: &str, file: &str, remedy: InputRemedy) -> Failure {
     let file = hide_logins(file);
     Failure::usage(format!("{given} is a Dockerfile, and -f selects another: `{file}`")).help(remedy)
@@ -187,7 +189,8 @@ fn from_directory(args: &BuildArgs, context: PathBuf) -> Result<MainContext, Fai
             let read = untrusted::read(&root, place, &format!("the Dockerfile {}", quoted(&shown)))?;
             (read.ok_or_else(not_found), read_ignore(&root, &ignore_path(place), &ignore_path(&path))?)
         }
-        // The caller chose a file outside the context, so it is trusted; it may be a pipe.
+        // A file outside the context was chosen by the caller and is therefore trusted. It may be a
+        // pipe.
         None => (std::fs::read(&path), outer_ignore(&ignore_path(&path))?),
     };
     let dockerfile = dockerfile.map_err(|e| {
@@ -220,8 +223,8 @@ fn is_anything(context: &RootDir, name: &str) -> bool {
 }
 
 /// Returns the path inside the context of a file named on the command line; `None` if it is
-/// outside. Paths are compared after resolving symlinks, then as written: the context may have
-/// replaced a directory by a symlink.
+/// outside. Paths are compared first with symbolic links resolved, and then as written, because a
+/// directory of the context may be a symbolic link.
 fn place_in(context: &Path, typed_context: &str, file: &Path) -> Option<PathBuf> {
     let name = file.file_name()?;
     let parent = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -287,7 +290,7 @@ impl Inputs<'_> {
         Ok(MainContext { dir: None, dockerfile_name: STDIN_NAME.into(), dockerfile, newest: None, unpacked: None })
     }
 
-    /// Reads the ignore file that the caller names; `None` if there is none.
+    /// Reads the ignore file that the caller named; `None` if the caller named none.
     fn given_ignore(&self) -> Result<Option<IgnoreFile>, Failure> {
         self.args.ignorefile.as_deref().map(given_ignore).transpose()
     }
@@ -322,7 +325,7 @@ fn dockerfile_in(dir: &RootDir, file: Option<&str>) -> Result<OuterDockerfile, F
         }
         None => "Dockerfile".to_string(),
     };
-    // An absolute path names a file of this machine, not of the archive.
+    // An absolute path names a file on this machine, not in the archive.
     let bytes = if name.starts_with('/') {
         std::fs::read(&name).map_err(|e| no_dockerfile(&name, &e, &names_beside(&name)))?
     } else {
@@ -348,11 +351,11 @@ fn newest(dir: &RootDir) -> Result<Option<i64>, SourceError> {
     Ok(newest)
 }
 
-/// Reads the ignore file of a context; `None` if there is none. Messages name it by the path of the
-/// context as it was given.
+/// Reads the ignore file of a context; `None` if there is none. Messages contain the path of the
+/// context as given.
 fn ignore_of(context: &RootDir, given: &str) -> Result<Option<IgnoreFile>, Failure> {
     let path = Path::new(if given == "." { "" } else { given });
-    // The order of podman.
+    // As in podman, .containerignore takes precedence.
     for name in [".containerignore", ".dockerignore"] {
         if let Some(file) = read_ignore(context, Path::new(name), &path.join(name))? {
             return Ok(Some(file));

@@ -33,8 +33,8 @@ pub fn platforms(given: &[String]) -> Result<Vec<Platform>, Failure> {
     Ok(all)
 }
 
-/// Returns the warning about a platform whose system or architecture is similar to a known one.
-/// Unknown ones are accepted, as in BuildKit.
+/// Returns the warning about a platform whose system or architecture is similar to a known one. As
+/// in BuildKit, unknown ones are accepted.
 pub fn misspelled_platform(platform: &Platform) -> Option<Warning<Help>> {
     let near = |word: &str, known: &[&'static str]| match known.contains(&word) {
         true => None,
@@ -256,8 +256,8 @@ pub fn annotation(text: &str) -> Result<(String, String), Failure> {
     }
 }
 
-/// Returns the secrets that a command line names, as far as they can be read. For messages about
-/// the line itself, which may be wrong before any secret is read.
+/// Returns those secrets named on a command line that can be read. Used to mask messages about
+/// errors in the command line itself, which occur before the secrets are read.
 pub fn secrets_of_line(line: &[OsString]) -> SecretValues {
     let mut words = line.iter().filter_map(|word| word.to_str());
     let mut secrets = Vec::new();
@@ -265,7 +265,7 @@ pub fn secrets_of_line(line: &[OsString]) -> SecretValues {
         let given = if word == "--secret" { words.next() } else { word.strip_prefix("--secret=") };
         let Some(text) = given else { continue };
         let Ok(wanted) = SecretSource::parse(text) else { continue };
-        // The bytes of a pipe may have been read already.
+        // Only regular files are read: reading a pipe would consume its content.
         if wanted.file().is_none_or(|path| Path::new(path).is_file()) {
             secrets.extend(wanted.read(text).ok());
         }
@@ -273,8 +273,7 @@ pub fn secrets_of_line(line: &[OsString]) -> SecretValues {
     SecretValues::of(&secrets)
 }
 
-/// Maximum size of a secret in bytes. The same as BuildKit's, so that a build that works here works
-/// there.
+/// Maximum size of a secret in bytes, the same as BuildKit's.
 const MAX_SECRET: usize = 500 * 1024;
 
 /// Parses `id=ID[,src=PATH|source=PATH][,env=NAME][,type=file|env]` and reads the value.
@@ -335,7 +334,7 @@ impl SecretSource {
         self.env.as_deref()
     }
 
-    /// Returns the file that is read, unless a variable has the value.
+    /// Returns the file to read, unless the value is in a variable.
     fn file(&self) -> Option<&str> {
         let by_id = self.variable().is_none() && self.of_type != Some(SecretType::File) && self.file.is_none();
         let has_variable = self.variable().is_some() || by_id && std::env::var_os(&self.id).is_some();

@@ -27,8 +27,8 @@ pub fn resolv_conf(carrier: Option<&Carrier>) -> String {
     [format!("nameserver {}", carrier.nameserver()).as_str()].into_iter().chain(rest).flat_map(|l| [l, "\n"]).collect()
 }
 
-/// Returns this machine's resolv.conf; where it names only the stub of systemd-resolved
-/// (127.0.0.53), the file with the real servers.
+/// Returns the resolv.conf of this machine, or the file with the actual servers if resolv.conf
+/// contains only the stub resolver of systemd-resolved (127.0.0.53).
 fn host_resolv_conf() -> String {
     let read = |p: &str| std::fs::read_to_string(p).unwrap_or_default();
     let own = read("/etc/resolv.conf");

@@ -177,7 +177,7 @@ impl Fields {
             _ => return Err(bad("tar=false requires type=oci".into())),
         };
         form.layers = match kind {
-            // BuildKit ignores options of images where the output is none.
+            // As in BuildKit, options of images are ignored for other outputs.
             OutputKind::Local | OutputKind::Tar | OutputKind::CacheOnly => LayerForm::default(),
             OutputKind::Image if !push => layers.unwrap_or(ImageForm::of_store().layers),
             _ => layers.unwrap_or_default(),
@@ -246,7 +246,8 @@ impl ParsedOutput {
     pub fn is_below(&self, cwd: &Path) -> bool {
         let Some(dest) = &self.dest else { return false };
         let path = cwd.join(dest);
-        // Symlinks in the existing part of the path are resolved; the rest cannot be symlinks.
+        // Symbolic links in the existing part of the path are resolved. The rest does not exist, so
+        // it contains none.
         let real = path.ancestors().find_map(|p| Some((std::fs::canonicalize(p).ok()?, path.strip_prefix(p).ok()?)));
         let leaves = |rest: &Path| rest.components().any(|c| c == std::path::Component::ParentDir);
         match (real, std::fs::canonicalize(cwd)) {
@@ -260,11 +261,11 @@ impl ParsedOutput {
     /// Returns true if the output is written to standard output.
     pub fn is_stdout(&self) -> bool {
         let is_archive = matches!(self.kind, OutputKind::Tar | OutputKind::OciArchive | OutputKind::DockerArchive);
-        // Without dest, type=docker means the local engine: for rbuild, the store.
+        // Without dest, type=docker means the local engine, which for rbuild is the store.
         is_archive && self.dest.as_deref().map_or(self.kind != OutputKind::DockerArchive, |dest| dest == "-")
     }
 
-    /// Opens the destination, so that the builder can write to it from its own namespaces.
+    /// Opens the destination. The builder can then write to it from its own namespaces.
     pub fn open(&self, squash: Squash) -> Result<Export, Failure> {
         let form = ImageForm { squash, ..self.form };
         match self.kind {
@@ -278,7 +279,7 @@ impl ParsedOutput {
                 let to = self.directory("--output type=oci,tar=false requires dest=DIR")?;
                 Ok(Export::Layout { to, form })
             }
-            // Without dest, type=docker means the local engine: for rbuild, the store.
+            // Without dest, type=docker means the local engine, which for rbuild is the store.
             OutputKind::DockerArchive if self.dest.is_none() => Ok(Export::Store { form }),
             OutputKind::DockerArchive => {
                 Ok(Export::Archive { format: ArchiveFormat::Docker, to: self.archive()?, form })
@@ -288,7 +289,8 @@ impl ParsedOutput {
         }
     }
 
-    /// Opens the destination as a directory; `missing` is the error without one.
+    /// Opens the destination as a directory. `missing` is the error message if there is no
+    /// destination.
     fn directory(&self, missing: &str) -> Result<Directory, Failure> {
         match self.dest.as_deref() {
             None => Err(Failure::usage(missing)),
@@ -299,7 +301,7 @@ impl ParsedOutput {
         }
     }
 
-    /// Opens the destination as a file; without one, standard output.
+    /// Opens the destination as a file, or standard output if there is no destination.
     fn archive(&self) -> Result<Destination, Failure> {
         match self.dest.as_deref() {
             None | Some("-") => stdout(),
@@ -331,7 +333,8 @@ fn no_terminal(dest: Destination) -> Result<Destination, Failure> {
     Ok(dest)
 }
 
-/// Opens a file whose content will be written later; `purpose` names its purpose in errors.
+/// Opens a file that will be written later. `purpose` describes it in errors, for example "the ID
+/// file".
 pub fn file(purpose: &str, path: &Path) -> Result<Destination, Failure> {
     Destination::open(path).map_err(|e| refused(purpose, path, e))
 }
@@ -341,7 +344,7 @@ pub fn directory(path: &Path) -> Result<Directory, Failure> {
     Directory::find(path).map_err(|e| refused("the output directory", path, e))
 }
 
-/// Converts the error of a destination; `purpose` names its purpose.
+/// Converts the error of a destination. `purpose` describes it, for example "the ID file".
 pub fn refused(purpose: &str, path: &Path, e: DestinationError) -> Failure {
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty() && !parent.exists());
     let remedy = match &e {

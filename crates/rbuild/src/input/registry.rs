@@ -90,7 +90,7 @@ pub fn check(flags: &RegistryFlags) -> Result<(), Failure> {
     creds.map_or(Ok(()), |pair| user_and_password(&pair, creds_by_flag).map(drop))
 }
 
-/// Returns the name of the setting with the credentials.
+/// Returns the name of the setting that contains the credentials.
 fn setting(by_flag: bool) -> &'static str {
     if by_flag { "--creds" } else { "RBUILD_CREDS" }
 }

@@ -1,5 +1,5 @@
-//! A [`BuildRequest`] from flags, environment variables and the context. After this, a build reads
-//! nothing else from outside except the files of its contexts.
+//! Creates a [`BuildRequest`] from flags, environment variables and the context. After that, a
+//! build reads no other inputs than the files of its contexts.
 
 use std::collections::HashSet;
 
@@ -35,7 +35,8 @@ impl BuildInput {
     ///
     /// # Errors
     ///
-    /// Fails if a flag has no meaning, or if a file that it names cannot be read or written.
+    /// Fails if the value of a flag is invalid, or if a file that it names cannot be read or
+    /// written.
     pub fn read(args: &BuildArgs, store: &Store, fetch: &FetchInput<'_>) -> Result<BuildInput, Failure> {
         registry::check(&args.registry)?;
         let secrets = args.secret.iter().map(|s| flags::secret(s)).collect::<Result<Vec<_>, _>>()?;
@@ -102,7 +103,7 @@ impl BuildInput {
     }
 }
 
-/// Warns if a flag has taken a directory that was probably meant as the context.
+/// Warns if the value of a flag is a directory that was probably meant as the context.
 fn warn_of_swallowed_context(args: &BuildArgs) {
     let given =
         args.label.iter().map(|text| ("--label", text)).chain(args.build_arg.iter().map(|a| ("--build-arg", a)));
@@ -150,7 +151,7 @@ pub(super) fn no_working_directory(e: std::io::Error) -> Failure {
     Failure::caused("cannot find the working directory", &e)
 }
 
-/// Opens the outputs, and appends the names that they give the image to `tags` and those to push to
+/// Opens the outputs. Appends the names of the image in them to `tags`, and those to push to
 /// `push`.
 fn exports(
     args: &BuildArgs,
@@ -190,13 +191,14 @@ fn exports(
     Ok(exports)
 }
 
-/// Returns an ID that is unique in the store. Process IDs are not: every container has its own.
+/// Returns an ID that is unique in the store. Process IDs are not unique, because containers have
+/// their own PID namespaces.
 fn build_id(now: i64) -> Result<BuildId, Failure> {
     let random = rbuild_linux::random_bytes().map_err(|e| Failure::new(e.to_string()).because(&e))?;
     Ok(BuildId::new(now, u32::from_le_bytes(random)))
 }
 
-/// Returns true if snapshots are to be copied even where overlay mounts work
+/// Returns true if root file systems are assembled by copying even where overlay mounts work
 /// (`RBUILD_SNAPSHOTS=copy`).
 fn copies() -> Result<bool, Failure> {
     let text = std::env::var("RBUILD_SNAPSHOTS").unwrap_or_default();
@@ -225,7 +227,8 @@ pub(super) fn squash(text: Option<&str>) -> Result<Squash, Failure> {
     value::choice("value", &words, text).map_err(|bad| bad.of(format!("--squash={text}")))
 }
 
-/// Splits `NAME[=VALUE]`, the value of a flag. Messages do not contain it: it may be confidential.
+/// Splits `NAME[=VALUE]`, the value of a flag. Messages do not contain the text, because it may be
+/// confidential.
 pub(super) fn pair(flag: &str, text: &str) -> Result<(String, String), Failure> {
     match text.split_once('=').unwrap_or((text, "")) {
         ("", _) => {
@@ -260,8 +263,8 @@ fn no_cache(args: &BuildArgs) -> NoCache {
     if stages.is_empty() { NoCache::None } else { NoCache::Stages(stages) }
 }
 
-/// Returns the architectures whose programs the kernel runs with an emulator inside containers, too
-/// (flag F, Documentation/admin-guide/binfmt-misc.rst).
+/// Returns the architectures with programs that the kernel runs with an emulator, also inside
+/// containers (flag F, Documentation/admin-guide/binfmt-misc.rst).
 fn emulated() -> Vec<String> {
     const NAMES: [(&str, &str); 10] = [
         ("aarch64", "arm64"),

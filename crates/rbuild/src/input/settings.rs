@@ -54,7 +54,7 @@ impl Settings {
         })
     }
 
-    /// Warns if the store does not exist yet; it is created all the same.
+    /// Warns if the store does not exist yet. It is created nevertheless.
     pub fn expecting_store(self) -> Settings {
         Settings { expects_store: true, ..self }
     }
@@ -70,7 +70,7 @@ impl Settings {
         LockWaiting { foreign, notify: Arc::new(|text| terminal::warning(text)) }
     }
 
-    /// Opens the store, and creates it if there is none.
+    /// Opens the store, and creates it if it does not exist.
     pub fn open(&self) -> Result<Store, Failure> {
         let is_unexpected = self.expects_store && !self.root.exists();
         let store = Store::open_with(&self.root, self.waiting())?.with_limits(self.limits);
@@ -83,7 +83,7 @@ impl Settings {
         Ok(store)
     }
 
-    /// Opens the store for looking up what builders of the requested isolation made.
+    /// Opens the store for lookups of results that builders with the requested isolation made.
     pub fn open_for_builds(&self) -> Result<Store, Failure> {
         let isolation = isolation(self.isolation).ok();
         let owners = isolation.as_ref().map_or(OwnerMode::Given, Isolation::owner_mode);

@@ -1,5 +1,4 @@
-//! Values of flags, variables and the configuration file that are parsed alike wherever they are
-//! given.
+//! Values that are parsed in the same way in flags, variables and the configuration file.
 
 use std::fmt;
 
@@ -35,7 +34,8 @@ impl BadValue {
 }
 
 /// Returns the meaning of a word. `kind` names the kind of words in messages. Hints list the first
-/// word of each meaning; the others are spellings of other programs, and only suggested.
+/// word of each meaning. The others are alternative spellings, which are accepted and only
+/// suggested if the text is similar.
 pub fn choice<T: Copy + PartialEq>(kind: &str, words: &[(&str, T)], text: &str) -> Result<T, BadValue> {
     if let Some((_, meaning)) = words.iter().find(|(word, _)| *word == text) {
         return Ok(*meaning);
@@ -60,7 +60,7 @@ pub fn isolation(text: &str) -> Result<IsolationRequest, BadValue> {
 
 pub fn network(text: &str) -> Result<NetworkMode, BadValue> {
     use NetworkMode::{Host, Isolated, None};
-    // `private` is what buildah and podman call it.
+    // `private` is the name in buildah and podman.
     let words = [("host", Host), ("isolated", Isolated), ("none", None), ("default", Host), ("private", Isolated)];
     choice("mode", &words, text)
 }

@@ -1,5 +1,5 @@
-//! Credentials from arguments and variables, which only the fetcher gets. The builder is a copy of
-//! the launcher, so the launcher's memory must not contain them.
+//! Credentials from arguments and variables, which only the fetcher receives. The builder is a copy
+//! of the launcher, so they must not be in the launcher's memory.
 
 use std::ffi::OsString;
 
@@ -35,7 +35,7 @@ pub fn set_aside(cli: &Cli, argv: &[OsString]) -> Result<(), Failure> {
     };
     let is_flag = |arg: &OsString| arg == FLAG || arg.as_encoded_bytes().starts_with(b"--creds=");
     let creds_by_flag = argv.iter().take_while(|arg| *arg != "--").any(is_flag);
-    // An empty variable is an unset secret of a CI system.
+    // CI systems pass an unset secret as an empty variable.
     let given = flags.and_then(|flags| flags.creds.clone()).filter(|pair| creds_by_flag || !pair.is_empty());
     let found = Withheld { creds: given, creds_by_flag, auth_config: std::env::var(AUTH_CONFIG).ok() };
     if found.creds.is_none() && std::env::var_os(CREDS).is_none() && std::env::var_os(AUTH_CONFIG).is_none() {

@@ -1,5 +1,5 @@
-//! Progress for CI logs: one collapsible group per step. The group of one step at a time is open,
-//! and its lines are printed as they arrive; the lines of other steps follow when it is closed.
+//! Progress for CI logs: one collapsible group per step. Only one group is open at a time. Its
+//! lines are printed as they arrive; those of other steps are printed after it has been closed.
 
 use std::collections::HashMap;
 
@@ -22,7 +22,7 @@ pub struct Groups {
     count: usize,
     /// The step whose group is open.
     open: Option<usize>,
-    /// Steps that have ended while the group of another one is open.
+    /// Text of steps that have ended while the group of another step is open.
     ended: String,
 }
 
@@ -70,7 +70,7 @@ impl Groups {
         }
     }
 
-    /// Returns lines of a step if its group is open or can be opened; keeps them otherwise.
+    /// Returns the lines of a step if its group is open or can be opened; otherwise, keeps them.
     fn print(&mut self, step: usize, lines: &str) -> String {
         let Some(known) = self.steps.get_mut(&step).filter(|_| !lines.is_empty()) else { return String::new() };
         if self.open == Some(step) {

@@ -51,15 +51,15 @@ fn shown_lines(bytes: &[u8], number: usize, seconds: f64) -> String {
     let text = String::from_utf8_lossy(bytes);
     let head = format!("#{number} {seconds:.3} ");
     let mut out = String::with_capacity(text.len() * 2);
-    // Fast path: most output has no control characters, which one pass over all bytes can
-    // establish.
+    // Fast path: most output has no control characters, which a single pass over the bytes can
+    // determine.
     let clean = !text.bytes().fold(false, |found, b| found | is_suspect(b));
     for line in text.lines() {
         out.push_str(&head);
         if clean {
             out.push_str(line);
         } else {
-            // Of a line that redraws itself with \r, only the last version is shown.
+            // If a line is redrawn with \r, only the last version is shown.
             let line = line.rsplit('\r').find(|p| !p.is_empty()).unwrap_or("");
             out.extend(line.chars().filter(|c| !c.is_control() || *c == '\t' || *c == '\u{1b}'));
         }

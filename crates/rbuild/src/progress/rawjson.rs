@@ -67,7 +67,7 @@ impl Documents {
                 }
                 json!({"vertexes": [ended]})
             }
-            // The format has no field for this, so it is a warning of the lowest level.
+            // The format has no field for the reason, so it is a warning of the lowest level.
             Event::Reason { step, text } => {
                 let Some(vertex) = self.steps.get(&step) else { return String::new() };
                 let note = STANDARD.encode(format!("why: {text}"));
@@ -84,7 +84,7 @@ impl Documents {
         ProgressVertex { digest, name: name.to_string(), started: now.to_string() }
     }
 
-    /// Returns the document of work that is already complete.
+    /// Returns the document for work that is already complete.
     fn note(&mut self, text: &str, now: &str) -> Value {
         let mut vertex = self.vertex(text, now).json();
         vertex["completed"] = json!(now);

@@ -41,7 +41,7 @@ pub struct Screen {
     started: Instant,
     running: BTreeMap<usize, Running>,
     waiting: BTreeMap<usize, Waiting>,
-    /// Images that are being pulled: bytes that have arrived, and their total.
+    /// Images that are being pulled: number of bytes that have arrived, and total size in bytes.
     pulls: BTreeMap<String, (u64, u64)>,
     done: usize,
     cached: usize,
@@ -52,7 +52,7 @@ pub struct Screen {
     height: usize,
 }
 
-/// Draws until [`Event::End`] or until all senders are gone.
+/// Draws until [`Event::End`] or until all senders have been dropped.
 pub fn draw(events: &Receiver<Event>, explain: bool) {
     let mut screen = Screen::new();
     let mut drawn = Instant::now() - FRAME;
@@ -208,9 +208,9 @@ impl Screen {
 }
 
 impl Screen {
-    /// Returns at most `most` lines about the next steps and the inputs that they wait for.
+    /// Returns at most `most` lines about the next steps and the inputs for which they wait.
     fn waits(&self, most: usize) -> Vec<String> {
-        // Steps without a running input are further back in the queue.
+        // Steps without a running input start later.
         let next = |waiting: &&Waiting| waiting.inputs.iter().any(|input| self.running.contains_key(input));
         let shown = most.saturating_sub(1).min(WAITS_SHOWN);
         let mut lines: Vec<String> = Vec::new();

@@ -10,7 +10,7 @@ type Result<T> = std::result::Result<T, TemplateError>;
 
 /// Objects with arbitrary keys, in which a missing key is not an error.
 const OPEN: [&str; 6] = ["Labels", "Annotations", "ExposedPorts", "Volumes", "Options", "Data"];
-/// Text that Go prints for a missing key. It stands for the missing value during evaluation.
+/// Text that Go prints for a missing key. It represents the missing value during evaluation.
 const NO_VALUE: &str = "<no value>";
 
 const FUNCTIONS: [&str; 25] = [

@@ -22,7 +22,7 @@ pub enum TemplateNode {
     },
 }
 
-/// Commands, each of whose results is the last argument of the next.
+/// Commands. The result of each command is the last argument of the next one.
 #[derive(Debug)]
 pub struct Pipeline(pub Vec<Vec<Operand>>);
 

@@ -30,8 +30,8 @@ impl<'a> SourceText<'a> {
         (number, self.lines[number.saturating_sub(1)])
     }
 
-    /// Returns the lines of a span with the number and the offset of the first. The time of the
-    /// renderer grows with the length of the text that it gets.
+    /// Returns the lines of a span with the number and the offset of the first. Only these lines
+    /// are passed to the renderer, because its time grows with the length of the text.
     fn excerpt(&self, span: Span) -> (usize, usize, &'a str) {
         let (number, start) = self.line(span.start);
         let (last, _) = self.line(span.end.saturating_sub(1).max(span.start));
@@ -40,8 +40,8 @@ impl<'a> SourceText<'a> {
     }
 }
 
-/// Maximum number of errors of a Dockerfile that are shown. A file of another kind has one in each
-/// line.
+/// Maximum number of errors of a Dockerfile that are shown. A file that is not a Dockerfile has an
+/// error in each line.
 const MAX_SHOWN: usize = 20;
 
 /// Formats a build error for the terminal.
@@ -82,7 +82,7 @@ fn step_failure(f: &StepFailure, source: &SourceText<'_>, colors: bool) -> Strin
     text
 }
 
-/// Returns the first place of a word within a span.
+/// Returns the span of the first occurrence of a word within a span.
 fn word_within(word: &str, span: Span, text: &str) -> Option<Span> {
     let part = text.get(span.start..span.end)?;
     let is_part_of_word = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-' | '.' | '/');

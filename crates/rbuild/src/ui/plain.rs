@@ -1,10 +1,10 @@
-//! Neutralizes foreign text for the terminal.
+//! Escapes untrusted text for the terminal.
 
 use std::borrow::Cow;
 
-/// Returns a text that may hold words of servers, archives or programs, with everything in it
-/// escaped that a terminal would interpret: control characters except line breaks and tabs, and
-/// marks that change the direction of writing.
+/// Escapes everything in a text that a terminal would interpret: control characters except line
+/// breaks and tabs, and marks that change the direction of writing. For texts from servers,
+/// archives and programs.
 pub fn plain(text: &str) -> Cow<'_, str> {
     let is_obeyed = |c: char| {
         c.is_control() && !matches!(c, '\n' | '\t') || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')

@@ -69,7 +69,7 @@ pub fn out(text: &str) {
     }
 }
 
-/// Returns the reason why data did not reach standard output.
+/// Returns the error because of which data could not be written to standard output.
 pub fn lost_output() -> Option<&'static io::Error> {
     LOST.get()
 }

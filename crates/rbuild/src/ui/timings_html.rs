@@ -38,8 +38,8 @@ pub fn html(build: &BuildLog) -> String {
     page
 }
 
-/// Returns the indices of the steps on the critical path in order of execution: starting from the
-/// step that ended last, each step's latest input.
+/// Returns the indices of the steps on the critical path in order of execution: the step that ended
+/// last, its latest input, the latest input of that, and so on.
 fn critical_path(steps: &[StepLog]) -> Vec<usize> {
     let places: HashMap<usize, usize> = steps.iter().enumerate().map(|(i, s)| (s.step, i)).collect();
     let end = |i: &usize| steps[*i].began + steps[*i].seconds;

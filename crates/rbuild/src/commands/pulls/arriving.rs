@@ -53,7 +53,7 @@ impl ArrivingImages {
         Ok(arriving)
     }
 
-    /// Receives nothing more. Fetchers that are still downloading end.
+    /// Stops receiving. Fetchers that are still downloading end.
     pub fn end(self) {
         for (socket, receiving) in self.receivers {
             let _ = socket.shutdown(Shutdown::Both);

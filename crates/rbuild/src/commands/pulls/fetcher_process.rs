@@ -1,4 +1,4 @@
-//! A fetcher, as the launcher sees it.
+//! A fetcher from the point of view of the launcher.
 
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
@@ -11,10 +11,10 @@ use rbuild_store::Image;
 
 use crate::exit::Failure;
 
-/// Time that a fetcher has to end after its last message.
+/// Maximum time between the last message of a fetcher and its end.
 const ENDING: Duration = Duration::from_secs(2);
 
-/// A fetcher that waits for the order to download layers, or downloads them.
+/// A fetcher that waits for the order to download layers, or is downloading them.
 pub struct FetcherProcess {
     pub socket: UnixStream,
     pub pid: u32,

@@ -1,4 +1,4 @@
-//! The process that pulls images for a build. No other process has credentials.
+//! The fetcher process, which pulls images for a build. No other process has credentials.
 
 use std::collections::HashSet;
 use std::convert::Infallible;
@@ -29,13 +29,13 @@ use crate::ui::terminal;
 pub struct Fetching<'a> {
     pub store: &'a Store,
     pub flags: &'a RegistryFlags,
-    /// The names that the build's own image is pushed to.
+    /// The names under which the image of the build is pushed.
     pub pushed: &'a [Reference],
     pub show: Show,
 }
 
 impl Fetching<'_> {
-    /// Answers the requests, waits for the order, and downloads the layers. Fails with an exit
+    /// Answers the requests, waits for the order, and downloads the layers. The error is an exit
     /// code.
     pub fn run(&self, wanted: &[ImageRequest], mut answer: PipeWriter, socket: OwnedFd) -> Result<(), u8> {
         let (sender, is_ordered) = (Arc::new(Sender(socket)), Arc::new(AtomicBool::new(false)));
@@ -91,12 +91,13 @@ impl Fetching<'_> {
     }
 }
 
-/// Returns a text about the platforms that the image's name has lost, if it is shown.
+/// Returns the note about platforms that the name of the image no longer has, if notes are shown.
 fn lost(image: &PulledImage, show: Show) -> Option<String> {
     image.lost.as_ref().filter(|_| show != Show::Nothing).map(LostPlatforms::to_string)
 }
 
-/// Returns the store, whose messages about waits are sent to the builder, which draws the progress.
+/// Returns a handle of the store that sends messages about waits to the builder, which draws the
+/// progress.
 fn notifying(store: &Store, sender: &Arc<Sender>) -> Result<Store, StoreError> {
     let notices = sender.clone();
     Ok(store.moved(store.path(), OwnerMode::Given)?.with_notices(move |text| notices.notice(text)))
@@ -105,8 +106,8 @@ fn notifying(store: &Store, sender: &Arc<Sender>) -> Result<Store, StoreError> {
 /// Maximum number of images that are downloaded at once.
 const MAX_PARALLEL_IMAGES: usize = 8;
 
-/// Downloads the layers of all images: several at once, but one after another if they share layers,
-/// so that each layer is downloaded once.
+/// Downloads the layers of all images concurrently. Images with a common layer are downloaded one
+/// after another, so each layer is downloaded only once.
 fn complete(store: &Store, open: &[OpenPull], sender: &Sender, show: Show) {
     let layers: Vec<HashSet<BlobDigest>> = open.iter().map(|pull| pull.layers().collect()).collect();
     let download = |group: &Vec<usize>| {
@@ -122,8 +123,8 @@ fn complete(store: &Store, open: &[OpenPull], sender: &Sender, show: Show) {
     let Ok(_) = try_map(MAX_PARALLEL_IMAGES, &sharing(&layers), download);
 }
 
-/// Returns groups of positions: sets that have an element in common, also by way of others, are in
-/// one group.
+/// Groups the positions of sets. Sets with a common element are in the same group, also if they are
+/// connected only through other sets.
 fn sharing<T: Eq + Hash + Copy>(sets: &[HashSet<T>]) -> Vec<Vec<usize>> {
     let mut groups: Vec<(HashSet<T>, Vec<usize>)> = Vec::new();
     for (at, set) in sets.iter().enumerate() {

@@ -47,7 +47,8 @@ impl FetcherAnswer {
     }
 }
 
-/// Bytes that are kept exactly: those of a document determine its digest, and need not be UTF-8.
+/// Bytes of a document. They are transferred unchanged, because they determine the digest, and need
+/// not be UTF-8.
 pub struct Bytes(pub Vec<u8>);
 
 impl Serialize for Bytes {
@@ -66,13 +67,13 @@ impl<'de> Deserialize<'de> for Bytes {
 /// A message of a fetcher.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Message {
-    /// An attempt to download a blob begins, into the file that comes with the message.
-    /// Images are given by their positions.
+    /// An attempt to download a blob begins. The message carries the file that receives the blob.
+    /// Images are identified by their positions.
     Begun(usize, BlobDigest),
-    /// The file of a blob has that many bytes.
+    /// The file of a blob has grown to this number of bytes.
     Grown(usize, BlobDigest, u64),
     Verified(usize, BlobDigest),
-    /// A blob was in the store before.
+    /// The store already contained the blob.
     Stored(BlobDigest),
     /// An image is in the store, or cannot be pulled.
     Ended(usize, Option<ReportedError>),
@@ -93,7 +94,7 @@ impl Sender {
 
     /// Sends the outcome of a pull.
     pub fn end(&self, at: usize, failure: Option<ReportedError>) {
-        // A remedy with a text of that length would be of no use.
+        // A remedy that long would not be useful.
         let is_short = |remedy: &Remedy| serde_json::to_vec(remedy).is_ok_and(|text| text.len() <= MAX_TEXT);
         let failure = failure.map(|ReportedError { message, errno, remedy }| ReportedError {
             message: cut(message),
@@ -109,12 +110,12 @@ impl Sender {
     }
 }
 
-/// Returns the beginning of a text, which is short enough for a message.
+/// Truncates a text to the maximum length in a message.
 fn cut(text: String) -> String {
     text.chars().take(MAX_TEXT).collect()
 }
 
-/// The sending end for the blobs of one image.
+/// The sending end for messages about the blobs of one image.
 pub struct ImageSender<'a> {
     pub sender: &'a Sender,
     /// Position of the image.
@@ -139,7 +140,7 @@ impl StagingWatch for ImageSender<'_> {
     }
 }
 
-/// Receives the next message and the file that comes with it. Returns `None` at the end.
+/// Receives the next message and the file that it carries. Returns `None` at the end.
 pub fn receive(socket: impl AsFd, buffer: &mut Vec<u8>) -> Option<(Message, Option<File>)> {
     buffer.resize(MAX_MESSAGE, 0);
     let (files, size) = receive_with_bytes(socket, buffer).ok()?;

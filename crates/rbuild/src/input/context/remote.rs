@@ -17,8 +17,8 @@ pub type FetchFile<'a> = dyn Fn(&SourceUrl) -> Result<Download, Failure> + 'a;
 /// Name of the only file of a context that is not an archive, as in BuildKit.
 const ONLY_FILE: &str = "context";
 
-/// Returns the URL if the text is one of a file. `purpose` is for messages. Returns `None` for
-/// paths, repositories and other schemes.
+/// Returns the URL if the text is the http(s) URL of a file. `purpose` is used in messages. Returns
+/// `None` for paths, git repositories and other schemes.
 pub fn file_url(purpose: &str, text: &str) -> Result<Option<SourceUrl>, Failure> {
     if !SourceUrl::has_scheme(text) {
         return Ok(None);

@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 use crate::ui::hints::remedies::words;
 use crate::ui::plain::plain;
 
-/// The text of a hint: one imperative, without a full stop. Only remedies can be converted to one,
-/// so that the words of all hints are in the modules beside this one.
+/// The text of a hint: one imperative, without a full stop. Only remedies can be converted to a
+/// hint, so the words of all hints are in the modules next to this one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Hint(pub(super) Cow<'static, str>);
