@@ -15,7 +15,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_words_of_go_are_booleans() {
+    fn only_booleans_of_go_are_accepted() {
         for (yes, no) in [("1", "0"), ("t", "f"), ("T", "F"), ("true", "false"), ("TRUE", "FALSE"), ("True", "False")] {
             assert_eq!((parse_bool(yes), parse_bool(no)), (Some(true), Some(false)));
         }

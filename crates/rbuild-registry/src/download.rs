@@ -497,7 +497,7 @@ mod tests {
     }
 
     #[test]
-    fn only_strong_entity_tags_permit_to_resume() {
+    fn only_strong_entity_tags_permit_resuming() {
         let state = |at, etag: &str| Progress {
             at,
             validators: Validators { etag: Some(etag.into()), modified: Some(1) },

@@ -268,7 +268,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_errno_of_a_cause_decides_about_the_remedy() {
+    fn the_errno_of_a_cause_determines_the_remedy() {
         let source = io::Error::from_raw_os_error(24).into();
         let problem =
             RegistryProblem::Connection { host: "r.io".into(), request: "GET /".into(), kind: Broken::Line, source };
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_connection_is_not_one_of_the_network() {
+    fn a_refused_connection_is_not_reported_as_a_network_failure() {
         for (errno, remedy) in [(111, ServerRemedy::CheckPort), (104, ServerRemedy::CheckNetwork)] {
             let source = io::Error::from_raw_os_error(errno).into();
             let (host, request, kind) = ("r.io:1".into(), "GET /".into(), Broken::Line);

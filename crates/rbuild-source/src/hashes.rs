@@ -170,7 +170,7 @@ mod tests {
         again.put(&stat(7), &digest(8));
         let third = HashCache::new(&again.bytes().unwrap(), now + 30);
         assert_eq!((third.get(&stat(7)), third.get(&stat(8))), (Some(digest(8)), Some(digest(8))));
-        // Invalid input gives an empty cache.
+        // Invalid input yields an empty cache.
         for junk in [&b"junk"[..], &bytes[..bytes.len() - 1], b""] {
             assert_eq!(HashCache::new(junk, now).get(&stat(1)), None);
         }

@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn listings_round_trip_and_invalid_bytes_give_an_empty_one() {
+    fn listings_round_trip_and_invalid_bytes_yield_an_empty_one() {
         let whole = listing(&[("a", "1", 0o644), ("b/c", "2", 0o600)]);
         let bytes = whole.to_bytes();
         let again = Listing::from_bytes(&bytes);

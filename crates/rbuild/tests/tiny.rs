@@ -1,5 +1,5 @@
 //! The command line from end to end, as the user who runs `cargo test`, on an image that the tests
-//! make themselves. It covers each verb of a build once; `tests/e2e` has the cases.
+//! make themselves. Each function is tested once here; `tests/e2e` contains the detailed cases.
 
 use rbuild_testkit::{Lab, Requirement, exists, requires, skip};
 

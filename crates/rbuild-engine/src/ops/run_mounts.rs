@@ -422,7 +422,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn cache_sources_that_are_no_directories_are_reported_as_recorded() {
+    fn cache_sources_that_are_not_directories_are_reported_as_recorded() {
         let Diagnostic { message, help, .. } = not_a_directory(Span::default(), "/cache", "a/b");
         rbuild_testkit::assert_recorded!("cache-sources", format!("{message}\n  help: {help:?}"));
     }

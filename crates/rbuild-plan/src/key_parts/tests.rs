@@ -31,7 +31,7 @@ fn special(instruction: &str, plain: &str, params: &Parameters) -> Vec<String> {
     parts(instruction, params).into_iter().filter(|part| !plain.contains(part)).collect()
 }
 
-/// Every cache depends on these. A change of one requires another number in the key.
+/// Changing these parts invalidates all caches, and requires another number in the key.
 #[test]
 fn key_parts_are_pinned() {
     for (instruction, expected) in WHOLE {
@@ -123,7 +123,7 @@ const RUN: &[Case] = &[
         "RUN --mount=type=ssh,id=k,target=/k,required=true,mode=644,uid=1,gid=2 x",
         &["ssh agent=\"k\" \"/k\" true 644 1 2"],
     ),
-    // The default ID counts, a written one does not.
+    // The default ID is part of the key; another ID is not.
     ("RUN --mount=type=cache,target=/c x", &["mount=\"/c\" writable cache empty \"/\" 755 0 0 \"/c\""]),
     ("RUN --mount=type=cache,id=i,sharing=locked,target=/c x", &["mount=\"/c\" writable cache empty \"/\" 755 0 0"]),
     (

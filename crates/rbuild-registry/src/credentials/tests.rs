@@ -278,7 +278,7 @@ fn failed_operations_on_files_keep_their_cause() {
 }
 
 #[test]
-fn places_of_logins_are_as_recorded() {
+fn sources_of_logins_are_as_recorded() {
     let scene = Scene::new("places");
     let given = |registry: Option<&str>| CommandLineCredentials {
         login: Some(OwnLogin {

@@ -125,8 +125,10 @@ fn a_broken_download_is_resumed_if_the_version_is_certain() {
         assert!(got.answer.is_ok() && got.kept.bytes == body, "{path}");
         assert_eq!((got.kept.starts.len(), server.requests()[1].as_str()), (starts, second));
     }
-    assert!(matches!(&scene.told.lock().unwrap()[0], Notice::Waiting { reason, .. } if reason.contains("byte 40000")));
-    // The range does not fit: the whole file is requested.
+    assert!(
+        matches!(&scene.notices.lock().unwrap()[0], Notice::Waiting { reason, .. } if reason.contains("byte 40000"))
+    );
+    // The range is invalid, so the whole file is requested.
     for status in [416, 206] {
         server.trouble([Trouble::Cut(40_000), Trouble::Status(status, None)]);
         let got = get(&scene, &server.url("/tag"), None, None);
@@ -163,7 +165,7 @@ fn a_broken_download_is_resumed_if_the_version_is_certain() {
 }
 
 #[test]
-fn passing_failures_are_retried_and_others_are_not() {
+fn temporary_failures_are_retried_and_others_are_not() {
     let (server, scene) = (FileServer::start(), Scene::new("statuses"));
     server.put("/x", ServedFile::new("x"));
     for status in [408, 429, 500, 503] {
@@ -219,7 +221,7 @@ fn logins_are_sent_to_the_server_of_the_url_only() {
 }
 
 #[test]
-fn a_full_disk_is_no_failure_of_the_server() {
+fn a_full_disk_is_not_reported_as_a_failure_of_the_server() {
     let (server, scene) = (FileServer::start(), Scene::new("full"));
     server.put("/x", ServedFile::new(bytes(100_000)));
     let url = SourceUrl::parse(&server.url("/x")).unwrap();

@@ -6,7 +6,7 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-/// A file, and the way in which it is served.
+/// A file, and settings for serving it.
 #[derive(Debug, Clone, Default)]
 pub struct ServedFile {
     pub body: Vec<u8>,
@@ -15,7 +15,7 @@ pub struct ServedFile {
     pub headers: Vec<(&'static str, String)>,
     /// The value of `Authorization` that it requires.
     pub login: Option<&'static str>,
-    /// The URL that it is elsewhere.
+    /// The URL to which requests are redirected.
     pub moved: Option<String>,
     /// Requests with `Range` or conditions are answered like others.
     pub plain: bool,
@@ -44,9 +44,9 @@ impl ServedFile {
 pub enum Trouble {
     /// Answers with this status, and `Retry-After` in seconds.
     Status(u16, Option<u64>),
-    /// Closes the connection after so many bytes of the body.
+    /// Closes the connection after this number of bytes of the body.
     Cut(usize),
-    /// Sends so many bytes as if they were all of the body or of the range.
+    /// Sends this number of bytes as if they were the whole body or range.
     Short(usize),
     /// Closes the connection like `Cut`, and then has another version, of which it sends ranges
     /// regardless of `If-Range`.

@@ -20,7 +20,7 @@ use rbuild_registry::{
 /// A client with its own home directory, and the notices that it sent.
 struct Scene {
     client: Client,
-    told: Arc<Mutex<Vec<Notice>>>,
+    notices: Arc<Mutex<Vec<Notice>>>,
     dir: PathBuf,
 }
 
@@ -46,10 +46,10 @@ impl Scene {
             ..RetryPolicy::default()
         };
         let options = Options { given, tls_verify: TlsVerify(None), retry_policy };
-        let told: Arc<Mutex<Vec<Notice>>> = Arc::default();
-        let notices = told.clone();
-        let client = Client::new(environment, options, move |notice| notices.lock().unwrap().push(notice));
-        Scene { client, told, dir }
+        let notices: Arc<Mutex<Vec<Notice>>> = Arc::default();
+        let sink = notices.clone();
+        let client = Client::new(environment, options, move |notice| sink.lock().unwrap().push(notice));
+        Scene { client, notices, dir }
     }
 
     /// Writes the settings of registries.

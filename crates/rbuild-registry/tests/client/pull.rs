@@ -51,7 +51,7 @@ fn manifests_are_checked() {
     registry.fault("GET", "manifests", Fault::Flip, 9);
     let error = repository.document(&BlobDigest::of(TEXT)).unwrap_err();
     assert!(matches!(*error.problem, RegistryProblem::Digest { .. }), "{error}");
-    assert!(scene.told.lock().unwrap().is_empty(), "a wrong digest is no reason to wait");
+    assert!(scene.notices.lock().unwrap().is_empty(), "a wrong digest is no reason to wait");
     registry.behave();
     registry.state().manifests.clear();
     let error = repository.tagged("1").unwrap_err();
@@ -86,7 +86,7 @@ fn interrupted_downloads_are_resumed() {
         assert!(read(&repository, &digest, size).unwrap() == data, "{faults:?}");
         registry.behave();
     }
-    assert!(!scene.told.lock().unwrap().is_empty());
+    assert!(!scene.notices.lock().unwrap().is_empty());
     // Seven failures do not end a download as long as there is progress.
     registry.fault("GET", "blobs", Fault::Cut(2_000_000), 1);
     registry.fault("GET", "blobs", Fault::Cut(100), 4);
@@ -146,7 +146,7 @@ fn documents_that_are_cut_short_are_requested_again() {
     let repository = scene.repository(&registry, "x");
     registry.fault("GET", "manifests", Fault::Cut(5), 2);
     assert_eq!(repository.tagged("1").unwrap().bytes, TEXT);
-    assert_eq!(scene.told.lock().unwrap().len(), 2);
+    assert_eq!(scene.notices.lock().unwrap().len(), 2);
     registry.fault("GET", "manifests", Fault::Cut(5), 99);
     let error = repository.tagged("1").unwrap_err();
     assert!(error.message().contains("the connection broke"), "{error}");
@@ -182,7 +182,7 @@ fn failed_token_requests_are_not_repeated() {
 }
 
 #[test]
-fn invalid_urls_are_not_tried_again() {
+fn invalid_urls_are_not_retried() {
     let (registry, scene) = (open(), Scene::new("invalid"));
     let repository = scene.repository(&registry, "x");
     for to in ["127.0.0.1:99999", "[", "a b", "user@a"] {
@@ -191,7 +191,7 @@ fn invalid_urls_are_not_tried_again() {
         assert!(error.contains("invalid"), "{to}: {error}");
         registry.behave();
     }
-    assert!(scene.told.lock().unwrap().is_empty(), "{:?}", scene.told.lock().unwrap());
+    assert!(scene.notices.lock().unwrap().is_empty(), "{:?}", scene.notices.lock().unwrap());
 }
 
 #[test]
@@ -202,7 +202,7 @@ fn rate_limits_are_respected_and_reported() {
     let start = std::time::Instant::now();
     repository.tagged("1").unwrap();
     assert!(start.elapsed() >= Duration::from_secs(1));
-    assert!(format!("{:?}", scene.told.lock().unwrap()).contains("429"));
+    assert!(format!("{:?}", scene.notices.lock().unwrap()).contains("429"));
     registry.fault("GET", "manifests", Fault::Status(429, None), 9);
     let error = repository.tagged("1").unwrap_err();
     assert_eq!(
@@ -216,7 +216,7 @@ fn rate_limits_are_respected_and_reported() {
 }
 
 #[test]
-fn redirects_get_no_credentials() {
+fn redirect_targets_receive_no_credentials() {
     let (registry, storage) = (Registry::start(Access::Basic("joe", "hunter2")), Registry::start(Access::Open));
     let scene = Scene::with_login("redirect", &registry, "joe", "hunter2");
     let digest = storage.add_blob("x", b"data");
@@ -285,8 +285,8 @@ fn credentials_echoed_by_a_server_are_masked() {
         registry.behave();
         registry.fault("GET", "manifests", in_header, 9);
         repository.tagged("1").unwrap();
-        let told = format!("{:?}", scene.told.lock().unwrap());
-        assert!(told.contains("or ***") && !told.contains("hunter2"), "{told}");
+        let notices = format!("{:?}", scene.notices.lock().unwrap());
+        assert!(notices.contains("or ***") && !notices.contains("hunter2"), "{notices}");
     }
     // The same by a token server.
     let registry = Registry::start(Access::Token("joe", "hunter2", 9));

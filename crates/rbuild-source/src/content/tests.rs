@@ -53,9 +53,9 @@ fn exactly_the_relevant_fields_change_the_digest() {
     std::fs::File::options().write(true).open(&file).unwrap().set_modified(std::time::UNIX_EPOCH).unwrap();
     assert_eq!(t.digest(".", "").unwrap(), before, "time");
     let mut seen = vec![before];
-    let mut changed = |what: &str| {
+    let mut changed = |field: &str| {
         let now = t.digest(".", "").unwrap();
-        assert!(!seen.contains(&now), "{what}");
+        assert!(!seen.contains(&now), "{field}");
         seen.push(now);
     };
     std::fs::write(&file, "z").unwrap();
@@ -72,7 +72,7 @@ fn exactly_the_relevant_fields_change_the_digest() {
     let root = RootDir::open(&t.0).unwrap();
     root.set_xattr(OsStr::new("a.go"), OsStr::new("user.x"), b"1").unwrap();
     changed("attribute");
-    // Files that are not selected do not count.
+    // Files that are not selected have no effect.
     let only = t.digest("b.go", "").unwrap();
     std::fs::write(t.0.join("a.go"), "other").unwrap();
     assert_eq!(t.digest("b.go", "").unwrap(), only);
@@ -211,8 +211,8 @@ fn sources_select_files_that_are_not_ignored() {
     }
 }
 
-/// The directory `d` takes the place of the store. Returns the entries that are selected, with
-/// those below them, or the error; and the path at which the store was left out.
+/// Uses the directory `d` as the store. Returns the selected entries, with those below them, or the
+/// error, and the path at which the store was skipped.
 fn without_store(dir: &Path, source: &SourcePattern) -> (String, Option<PathBuf>) {
     let root = RootDir::open(dir).unwrap();
     let store = StoreDir::new(root.stat(Path::new("d")).unwrap().inode());
@@ -357,12 +357,12 @@ fn the_fingerprint_detects_all_relevant_changes() {
     let all = || [look(".", false), look("d/e", true), look("*", false), look("dirs", false)];
     let mut before = all();
     assert_eq!(before, all());
-    let mut change = |what: &str, does: &dyn Fn(), seen: [bool; 4]| {
+    let mut change = |name: &str, does: &dyn Fn(), seen: [bool; 4]| {
         does();
         let after = all();
         for i in 0..4 {
-            assert_eq!(after[i].fingerprint != before[i].fingerprint, seen[i], "{what}, {i}");
-            assert!(seen[i] || after[i].digest == before[i].digest, "{what}, {i}");
+            assert_eq!(after[i].fingerprint != before[i].fingerprint, seen[i], "{name}, {i}");
+            assert!(seen[i] || after[i].digest == before[i].digest, "{name}, {i}");
         }
         before = after;
     };
@@ -429,15 +429,15 @@ fn hard_links_are_identified_by_the_names_that_share_a_file() {
     std::fs::hard_link(t.0.join("d/x"), t.0.join("d/twin")).unwrap();
     let linked = t.digest("d", "").unwrap();
     assert_ne!(apart, linked);
-    // A name outside the selection does not count.
+    // A name outside the selection has no effect.
     std::fs::remove_file(t.0.join("d/twin")).unwrap();
     let alone = t.digest("d", "").unwrap();
     std::fs::hard_link(t.0.join("d/x"), t.0.join("outside")).unwrap();
     assert_eq!(t.digest("d", "").unwrap(), alone);
 }
 
-/// Files that are renamed or replaced while they are read have changed: no error of the kernel, and
-/// no path of this machine, is reported.
+/// Files that are renamed or replaced while they are read are reported as changed, without an error
+/// of the kernel or a path of this machine.
 #[test]
 fn files_renamed_while_they_are_read_count_as_changed() {
     let t = Temp::new("moving");

@@ -104,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn foreign_text_cannot_control_the_terminal() {
+    fn untrusted_text_cannot_control_the_terminal() {
         for colors in [false, true] {
             let foreign = "a\u{1b}]0;title\u{7}b\rc\u{9b}31m\u{202e}d\ne\tf\u{7f}";
             let warning = Warning { text: foreign.into(), help: Some(foreign.into()) };

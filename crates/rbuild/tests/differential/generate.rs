@@ -131,8 +131,8 @@ struct Writer<'a> {
     shell: bool,
 }
 
-/// Returns a case; equal seeds give equal cases. `files` is an empty directory in which the changes
-/// are tried.
+/// Returns a case; equal seeds yield equal cases. `files` is an empty directory to which the
+/// changes are applied.
 pub fn case(seed: u64, files: &Path) -> Case {
     let mut random = Random::new(seed);
     let fixed_times = random.percent(60);
@@ -184,8 +184,7 @@ impl Writer<'_> {
         }
     }
 
-    /// Returns operations that create most of the paths that instructions name and that do not
-    /// exist.
+    /// Returns operations that create most of the missing paths that instructions refer to.
     fn missing(&mut self, file: &Dockerfile) -> Vec<Op> {
         let mut ops = Vec::new();
         for step in file.stages.iter().flat_map(|s| &s.steps) {
@@ -238,15 +237,15 @@ impl Writer<'_> {
         self.shell = has_shell(file, &file.stages[number].base);
         let steps = &mut file.stages[number].steps;
         let at = self.random.below(steps.len().max(1));
-        let what = self.random.below(10);
+        let choice = self.random.below(10);
         match steps.get(at).map(|s| s.kind.clone()) {
-            Some(_) if what < 2 => drop(steps.remove(at)),
-            Some(_) if what < 3 && at > 0 => steps.swap(at, at - 1),
-            Some(Kind::Copy(mut copy)) if what < 8 => {
+            Some(_) if choice < 2 => drop(steps.remove(at)),
+            Some(_) if choice < 3 && at > 0 => steps.swap(at, at - 1),
+            Some(Kind::Copy(mut copy)) if choice < 8 => {
                 self.edit_copy(&mut copy);
                 steps[at].kind = Kind::Copy(copy);
             }
-            Some(_) if what < 9 => steps[at].kind = self.step(number).kind,
+            Some(_) if choice < 9 => steps[at].kind = self.step(number).kind,
             _ => steps.insert(at, self.step(number)),
         }
     }
@@ -328,7 +327,7 @@ impl Writer<'_> {
             Some("--from=named") => "n",
             Some(_) => return self.random.pick(list).to_string(),
         };
-        // In most cases, an existing name.
+        // Prefer existing names.
         for _ in 0..6 {
             let source = self.random.pick(list);
             if source.contains(['*', '?', '[']) || self.exists(root, source) {

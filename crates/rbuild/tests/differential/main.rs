@@ -1,5 +1,5 @@
-//! Differential test of incremental builds: a build that reuses results of earlier builds must give
-//! the same as a build in an empty store.
+//! Differential test of incremental builds: a build that reuses results of earlier builds must have
+//! the same result as a build in an empty store.
 //!
 //! Each case is a sequence of builds of a generated Dockerfile over generated trees, both of which
 //! change in between. Every build is made in the store of the case and in a new one, for the same
@@ -9,8 +9,8 @@
 //!
 //! `RBUILD_DIFFERENTIAL_SECONDS` sets the duration (20 by default), `RBUILD_DIFFERENTIAL_SEED` the
 //! first seed (the current time by default), `RBUILD_DIFFERENTIAL_CASES` the number of cases after
-//! which the test ends earlier. With `RBUILD_DIFFERENTIAL_AGED=1` all cases wait until unchanged
-//! files are known by their metadata, which takes 3 seconds a round.
+//! which the test ends earlier. With `RBUILD_DIFFERENTIAL_AGED=1`, all cases wait until unchanged
+//! files are recognized by their metadata, which takes 3 seconds per round.
 //!
 //! Not generated: several platforms, `ADD` of archives other than tar and tar.gz, mounts of type
 //! ssh, the entitlements `security.insecure` and network, contexts as archives, base images with
@@ -57,9 +57,9 @@ fn incremental_builds_equal_builds_from_scratch() {
         let _ = std::fs::remove_dir_all(tried);
         cases += 1;
         rounds += case.rounds.len();
-        if let Some(told) = run::play(&case, &image) {
+        if let Some(failure) = run::play(&case, &image) {
             failed.push(case.seed);
-            tell(case, &told, &image);
+            report(case, &failure, &image);
         }
     }
     let _ = std::fs::remove_file(&image);
@@ -70,15 +70,15 @@ fn incremental_builds_equal_builds_from_scratch() {
 }
 
 /// Reduces the case while it fails in the same way, and prints it.
-fn tell(case: script::Case, told: &str, image: &std::path::Path) {
+fn report(case: script::Case, failure: &str, image: &std::path::Path) {
     eprintln!("seed {} fails; it is being cut down", case.seed);
     let raced = case.rounds.iter().any(|r| !r.racing.is_empty() || r.twin.is_some());
     let tries = if raced { 3 } else { 1 };
-    let kind = |told: &str| told.lines().next().and_then(|l| l.split(": ").nth(1)).map(str::to_string);
-    let wanted = kind(told);
+    let kind = |failure: &str| failure.lines().next().and_then(|l| l.split(": ").nth(1)).map(str::to_string);
+    let wanted = kind(failure);
     let fails = |case: &script::Case| (0..tries).any(|_| run::play(case, image).is_some_and(|t| kind(&t) == wanted));
     let time = Duration::from_secs(number("RBUILD_DIFFERENTIAL_SHRINK").unwrap_or(60));
     let small = shrink::shrink(case, time, &fails);
     let again = (0..tries).find_map(|_| run::play(&small, image));
-    eprintln!("{small}{}", again.as_deref().unwrap_or(told));
+    eprintln!("{small}{}", again.as_deref().unwrap_or(failure));
 }

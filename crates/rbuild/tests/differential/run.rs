@@ -14,7 +14,7 @@ use crate::tree;
 /// Later than all file times in cases with fixed times, earlier than the time of the test.
 const EPOCH: &str = "1500000000";
 
-/// Age from which on a file's metadata prove that its content is the same.
+/// Age at which a file's metadata proves that its content is unchanged.
 const AGE: Duration = Duration::from_millis(3010);
 
 /// The number of successful builds in an empty store.
@@ -110,18 +110,18 @@ impl Scene {
         if fresh.is_ok() {
             SUCCEEDED.fetch_add(1, Ordering::Relaxed);
         }
-        let mut told = differ(&incremental, &fresh, round, "");
-        if let (None, Some(output), Some(twin)) = (&told, round.twin, &twin) {
+        let mut found = differ(&incremental, &fresh, round, "");
+        if let (None, Some(output), Some(twin)) = (&found, round.twin, &twin) {
             self.wipe("fresh");
             self.load("fresh");
-            told = differ(twin, &self.build("fresh", round, output, "new"), round, " of the build beside it");
+            found = differ(twin, &self.build("fresh", round, output, "new"), round, " of the build beside it");
         }
         self.wipe("fresh");
-        let told = told?;
+        let found = found?;
         let listing = [tree::listing(&files.join("c")), tree::listing(&files.join("n"))];
         let ignored = fs::read_to_string(files.join("c/.dockerignore")).unwrap_or_default();
         Some(format!(
-            "round {number}: {told}\ncontext:\n  {}\nnamed:\n  {}\nignore file: {ignored:?}",
+            "round {number}: {found}\ncontext:\n  {}\nnamed:\n  {}\nignore file: {ignored:?}",
             listing[0].join("\n  "),
             listing[1].join("\n  ")
         ))
@@ -146,7 +146,7 @@ impl Scene {
         let dest = |kind: &str| format!("type={kind},dest={}", out.display());
         let mut command = self.rbuild(store);
         command.args(["build", "-f", "Dockerfile", "--build-context", "named=files/n"]);
-        // A build that is given secrets stores every copy as files, to search them.
+        // A build with secrets stores every copy as files, because it searches them.
         if round.file.to_string().contains("type=secret") {
             command.args(["--secret", "id=s,src=secret"]);
         }
@@ -164,9 +164,9 @@ impl Scene {
             Output::TagAndTar => command.args(["-t", name, "-o", &dest("tar")]),
         };
         let ran = patiently(command.arg("files/c"));
-        if let Err(why) = ran {
+        if let Err(reason) = ran {
             self.clear(&out);
-            return Err(why);
+            return Err(reason);
         }
         let mut lines = Vec::new();
         match output {
@@ -225,18 +225,18 @@ fn patiently(command: &mut Command) -> Result<(), String> {
     }
 }
 
-fn differ(incremental: &Built, fresh: &Built, round: &Round, what: &str) -> Option<String> {
+fn differ(incremental: &Built, fresh: &Built, round: &Round, which: &str) -> Option<String> {
     match (incremental, fresh) {
         (Ok(incremental), Ok(fresh)) => {
-            compare::difference(incremental, fresh).map(|d| format!("the results{what} differ\n{d}"))
+            compare::difference(incremental, fresh).map(|d| format!("the results{which} differ\n{d}"))
         }
         (Err(one), Err(other)) => {
             // Stages run concurrently, so another one may have failed first.
             let same = one.lines().next() == other.lines().next() || round.file.stages.len() > 1 && one != "stuck";
-            (!same).then(|| format!("the errors{what} differ\nincremental: {one}\nfresh: {other}"))
+            (!same).then(|| format!("the errors{which} differ\nincremental: {one}\nfresh: {other}"))
         }
-        (Ok(_), Err(why)) => Some(format!("only the fresh build{what} fails: {why}")),
-        (Err(why), Ok(_)) => Some(format!("only the incremental build{what} fails: {why}")),
+        (Ok(_), Err(reason)) => Some(format!("only the fresh build{which} fails: {reason}")),
+        (Err(reason), Ok(_)) => Some(format!("only the incremental build{which} fails: {reason}")),
     }
 }
 
@@ -277,7 +277,7 @@ fn busybox() -> Vec<u8> {
     panic!("the base image has no busybox");
 }
 
-/// Packs a shell with few commands, and directories and links for copies to meet.
+/// Packs a shell with few commands, and directories and links at destinations of copies.
 fn base_tree(to: &Path) {
     let mut tar = tar::Builder::new(fs::File::create(to).unwrap());
     const NAMES: &[&str] = &[

@@ -3,8 +3,8 @@
 use std::fmt::{self, Display, Formatter};
 
 /// A change to the files that a build reads. An operation that does not fit the tree (a removed
-/// path, a file in place of a directory) is skipped, so that a case stays valid when other changes
-/// are omitted.
+/// path, a file in place of a directory) is skipped. A case therefore stays valid when other
+/// changes are omitted.
 #[derive(Clone, Debug)]
 pub enum Op {
     Write { path: Vec<u8>, text: String, way: Way },
@@ -101,7 +101,8 @@ pub struct Case {
     /// Otherwise they are the times of the changes, which are later than the build's
     /// SOURCE_DATE_EPOCH.
     pub fixed_times: bool,
-    /// If true, the files are so old at each build that unchanged ones are known by their metadata.
+    /// If true, the files are old enough at each build that unchanged ones are recognized by their
+    /// metadata.
     pub aged: bool,
     pub rounds: Vec<Round>,
 }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::script::{Case, Kind, Output};
 
-/// Leaves out rounds, changes and instructions that the failure does not need.
+/// Omits rounds, changes and instructions that are not needed for the failure.
 pub fn shrink(case: Case, time: Duration, fails: &dyn Fn(&Case) -> bool) -> Case {
     let end = Instant::now() + time;
     let mut best = case;

@@ -14,7 +14,7 @@ use nix::sys::time::TimeSpec;
 use crate::random::Random;
 use crate::script::{Op, Way};
 
-/// Applies these changes below `root`, as far as they fit the existing tree.
+/// Applies the changes that fit the existing tree below `root`.
 pub fn apply(root: &Path, ops: &[Op]) {
     for op in ops {
         // A change that does not fit is skipped.
@@ -83,7 +83,7 @@ fn change(root: &Path, op: &Op) -> std::io::Result<()> {
     }
 }
 
-/// Exchanges two entries of which neither contains the other.
+/// Exchanges two entries, neither of which contains the other.
 fn swap(root: &Path, one: &[u8], other: &[u8]) -> std::io::Result<()> {
     let (one, other, aside) = (at(root, one), at(root, other), root.join("aside"));
     one.symlink_metadata()?;

@@ -59,16 +59,16 @@ fn a_changed_copy_equals_one_in_an_empty_store() {
         ("a linked copy loses a file", "rm linked/a; echo more > app/d/11"),
         ("a file becomes a directory", "rm app/d/3; mkdir app/d/3; echo deep > app/d/3/x"),
     ];
-    for (what, change) in changes {
+    for (change_name, change) in changes {
         lab.sh(change).ok();
         age();
         let new = Lab::new();
         new.sh(&format!("cp -a {}/. .", lab.ctx().display())).ok();
         let (ours, theirs) = (results(&lab), results(&new));
-        assert_eq!(ours.0, theirs.0, "{what}: the layer");
-        assert_eq!(ours.1, theirs.1, "{what}: the result");
+        assert_eq!(ours.0, theirs.0, "{change_name}: the layer");
+        assert_eq!(ours.1, theirs.1, "{change_name}: the result");
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        assert_eq!(text(&ours.2), text(&theirs.2), "{what}: the files as a command sees them");
+        assert_eq!(text(&ours.2), text(&theirs.2), "{change_name}: the files as a command sees them");
     }
     assert_eq!(stored(&lab) > 5, lab.links_copies(), "{} trees are stored as changes", stored(&lab));
     lab.rbuild(["fsck"]).ok();
@@ -94,7 +94,7 @@ fn only_changes_are_stored_and_their_base_is_kept() {
     lab.rbuild(["fsck"]).ok();
     let again = lab.build(&format!("{file}RUN grep -q changed /app/d/3 && grep -q 4 /app/d/4\n"), &["-t", "y"]).ok();
     assert_eq!(again.steps(), (1, 4), "{}", again.stderr);
-    // Complete trees made of both, before and after a restart.
+    // Complete trees are made from both, before and after a restart.
     let whole = |end: &str| {
         lab.build(&format!("{file}RUN echo {end}\n"), &["--squash", "-t", "z"]).ok();
         let files = contents(&lab.top_layer_tar("z"));

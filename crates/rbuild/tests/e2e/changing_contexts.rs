@@ -77,7 +77,7 @@ fn holds(copy: &str, changes: &[(&str, &str)]) {
         let undone = built(&lab, &[]);
         assert_eq!(undone, built(&lab, &["--no-cache"]), "{copy}, {undo}");
         assert_ne!(undone, changed, "{copy}: `{change}` changes nothing");
-        // A copy that does not wait for the command may be made before the change.
+        // A copy that does not depend on the command may be made before the change.
         assert!(during == changed || during == undone, "{copy}, {change}: {during:?}");
         lab.sh("rm -f $LAB/sig/*").ok();
     }
@@ -103,8 +103,8 @@ fn a_directory_that_changes_during_a_build_is_not_cached_under_its_old_key() {
 #[test]
 fn changing_linked_copies_and_patterns_are_detected() {
     holds("COPY --link d /d/", &CHANGES[..4]);
-    // For a directory matched by a pattern, only the contents are copied: its own name does not
-    // count.
+    // For a directory matched by a pattern, only the contents are copied; its own name has no
+    // effect.
     holds("COPY d/* /d/", &[CHANGES[1], CHANGES[6]]);
     holds("COPY d/f* /d/", &[("echo new > d/fnew", "rm d/fnew"), CHANGES[4], CHANGES[5]]);
     holds("COPY --exclude=f d /d/", &CHANGES[2..4]);

@@ -66,7 +66,7 @@ fn check_reports_the_mistakes_of_a_build() {
     lab.rbuild(["build", "--check", "."]).fails(2, &["platform `$P` is empty after expansion"]);
     lab.rbuild(["build", "--check", "--target", "1", "."]).ok();
     lab.rbuild(["build", "--check", "--build-arg", "P=linux/a/b/c/d", "."]).fails(2, &["linux/a/b/c/d"]);
-    // Of several platforms, each is checked.
+    // All platforms are checked.
     let tar = crate::lab::base("busybox.tar");
     lab.rbuild(["import", "--platform", "linux/amd64", tar.to_str().unwrap(), "amd"]).ok();
     lab.write("Dockerfile", "FROM amd\n");
@@ -85,8 +85,8 @@ fn stages_that_are_not_built_do_not_fail_a_build() {
     lab.rbuild(["build", "--target", "other", "."]).fails(1, &["variable `UNKNOWN` is not declared here"]);
     lab.rbuild(["build", "--check", "--target", "last", "."]).ok();
     assert!(lab.rbuild(["build", "--check", "."]).stdout.contains("UNKNOWN"));
-    // Nor do the instructions of a stage that a context replaces; other stages use the environment
-    // of the context.
+    // The instructions of a stage that a context replaces do not fail a build either; the
+    // environment of the context applies to other stages.
     lab.rbuild(["import", "-c", "ENV KNOWN=1", crate::lab::base("busybox.tar").to_str().unwrap(), "context"]).ok();
     lab.write("Dockerfile", "# check=error=true\nFROM busybox AS base\nLABEL a=$UNKNOWN\nFROM base\nLABEL b=$KNOWN\n");
     lab.rbuild(["build", "--build-context", "base=docker-image://context", "."]).ok();
@@ -159,7 +159,8 @@ fn outline_and_targets_list_arguments_and_stages() {
     let outline = lab.rbuild(["build", "--call=outline", "--build-arg", "A=7"]).ok().stdout;
     assert!(outline.contains("x7"), "{outline}");
     assert!(outline.contains("$A-$UNKNOWN"), "{outline}");
-    // Variables are those of the planner: of the platform, of ENV, and of the stage itself.
+    // Variables have the values that the planner uses: those of the platform, of ENV, and of the
+    // stage itself.
     let file = "ARG G=$TARGETSTAGE-$NONE\nFROM scratch AS base\nENV V=1\nARG W=$V\nFROM base AS last\nARG G\n\
         ARG X=$W-$TARGETSTAGE TARGETARCH\nARG Y=$G-$TARGETARCH\n";
     lab.write("Dockerfile", file);

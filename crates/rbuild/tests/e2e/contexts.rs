@@ -56,7 +56,7 @@ fn source_date_epoch_can_be_taken_from_the_context_archive() {
 }
 
 #[test]
-fn the_store_is_left_out_of_a_context_that_contains_it() {
+fn the_store_is_skipped_in_a_context_that_contains_it() {
     let lab = Lab::new();
     lab.write("f", "x");
     let left_out = "warning: `store` in the build context is the store of this build and was left out";
@@ -123,7 +123,7 @@ fn a_named_context_can_be_an_image_or_a_layout() {
         "$RB save --format oci-archive -o $LAB/l.tar real:1 && mkdir $LAB/layout && tar -C $LAB/layout -xf $LAB/l.tar",
     )
     .ok();
-    // The same in a store that has never held the image.
+    // The same in a store that has never contained the image.
     lab.write("Dockerfile", file);
     let build = |context: &str| {
         lab.sh(&format!(
@@ -166,22 +166,22 @@ fn git_modes_make_results_independent_of_the_umask() {
     lab.build(file, &["--context-modes", "svn"]).fails(2, &["as-is or git"]);
 }
 
-/// The sources of the Dockerfile and of the context make no difference.
+/// The ignore file applies regardless of the sources of the Dockerfile and of the context.
 #[test]
 fn a_given_ignore_file_applies_to_every_context() {
     let lab = Lab::new();
     lab.write("kept", "").write("secret", "").write("Dockerfile", "FROM scratch\nCOPY . /\n");
     let ignore = lab.path("only.ignore");
     std::fs::write(&ignore, "*\n!kept\n").unwrap();
-    for (at, how) in ["-f $CTX/Dockerfile $CTX", "-f - $CTX < $CTX/Dockerfile", "-"].into_iter().enumerate() {
-        let feed = if how == "-" { "tar -C $CTX -c . | " } else { "" };
+    for (at, input) in ["-f $CTX/Dockerfile $CTX", "-f - $CTX < $CTX/Dockerfile", "-"].into_iter().enumerate() {
+        let feed = if input == "-" { "tar -C $CTX -c . | " } else { "" };
         let build = |ignore: &str| {
             let flags = format!("-o $LAB/out{at} --ignorefile $LAB/{ignore}");
-            lab.sh(&format!("CTX={}; {feed}$RB build -q {flags} {how}", lab.ctx().display()))
+            lab.sh(&format!("CTX={}; {feed}$RB build -q {flags} {input}", lab.ctx().display()))
         };
         build("only.ignore").ok();
         let names = std::fs::read_dir(lab.path(&format!("out{at}"))).unwrap().map(|e| e.unwrap().file_name());
-        assert_eq!(names.collect::<Vec<_>>(), ["kept"], "{how}");
+        assert_eq!(names.collect::<Vec<_>>(), ["kept"], "{input}");
         build("none.ignore").fails(2, &["cannot read the ignore file"]);
     }
 }

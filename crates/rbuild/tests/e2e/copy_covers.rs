@@ -1,5 +1,5 @@
-//! Copies in which one source covers files of another, and copies that follow them. What an earlier
-//! layer or tree holds at a path is reused only for the file it came from.
+//! Copies in which one source overwrites files of another, and later copies. The content of an
+//! earlier layer or tree is reused only for the source file from which it was copied.
 
 use crate::lab::{Lab, contents};
 
@@ -99,7 +99,7 @@ fn contents_if_tar(blob: &[u8]) -> std::collections::HashMap<String, Vec<u8>> {
     if plain.get(257..262) == Some(b"ustar") { contents(&plain) } else { Default::default() }
 }
 
-/// The same as seen by commands, later copies and directories.
+/// The same for commands, later copies and outputs of directories.
 #[test]
 fn a_second_copy_contains_the_files_of_its_own_sources() {
     let lab = scene();
@@ -116,7 +116,7 @@ fn a_second_copy_contains_the_files_of_its_own_sources() {
     }
 }
 
-/// Files with several hard links, one of which is covered by another file of the same step.
+/// Files with several hard links, one of which is overwritten by another file of the same step.
 #[test]
 fn hard_links_are_not_extended_to_an_overwriting_file() {
     let lab = scene();
@@ -167,7 +167,7 @@ fn directories_that_an_archive_replaced_are_not_modified() {
             assert_eq!(read("names").trim_end(), shown, "{flags}{sources}");
         }
     }
-    // The times of what stays are those of the source.
+    // Files that are not replaced have the times of the source.
     let out = lab.build_local("FROM busybox\nADD d6 deep.tar /w/\nRUN stat -c %Y /w/a/s/t > /o; true\n", &[]);
     assert!(out.join("o").exists());
 }

@@ -1,5 +1,5 @@
-//! Corner cases of COPY, ADD and WORKDIR in which builders differ, as the reference implementation
-//! handles them.
+//! Corner cases of COPY, ADD and WORKDIR in which builders differ. The expected results are those
+//! of the reference implementation.
 
 use std::os::unix::fs::{FileTypeExt, PermissionsExt, symlink};
 
@@ -29,8 +29,8 @@ fn an_existing_destination_keeps_its_metadata_and_subdirectories_take_the_source
     );
     assert_eq!(entry(&listing, "old/"), "750 5:6 old/");
     assert_eq!(entry(&listing, "old/sub/"), "701 0:0 old/sub/");
-    // A destination directory created for a copied directory belongs to root, whatever the owner of
-    // the source; its content keeps its attributes.
+    // A destination directory created for a copied directory belongs to root, regardless of the
+    // owner of the source; its content keeps its attributes.
     assert_eq!(entry(&listing, "new/"), "755 0:0 new/");
     assert_eq!(entry(&listing, "old2/"), "755 0:0 old2/");
     assert_eq!(entry(&listing, "new/sub/"), "711 7:8 new/sub/");
@@ -45,7 +45,7 @@ fn a_copy_never_replaces_a_directory_by_a_file_or_vice_versa() {
     let base = "FROM busybox\nRUN mkdir /only && touch /d\n";
     lab.build(&format!("{base}COPY d/ /d\n"), &[]).fails(1, &["`/d` is not a directory in the image", "Dockerfile:3"]);
     lab.build("FROM busybox\nRUN mkdir -p /t/x\nCOPY d /t\n", &[]).fails(1, &["`/t/x` is a directory in the image"]);
-    // If the destination is a directory of the file's own name, the file goes into it.
+    // If the destination is a directory with the name of the file, the file is copied into it.
     let listing = lab.build_listing(&format!("{base}COPY only /only\n"));
     assert!(entry(&listing, "only/only").ends_with("0:0 only/only"));
     // Several files copied to one name that is not a directory: the last one wins, with a warning.
@@ -66,7 +66,8 @@ fn a_copy_never_replaces_a_directory_by_a_file_or_vice_versa() {
     for copy in ["COPY p/a1 p/a2 /d", "ADD p/a1 p/a2 /d", "COPY p/a1 <<h /d\ntext\nh"] {
         lab.build(&format!("{base}{copy}\n"), &[]).fails(1, &[file]);
     }
-    // A pattern without matches is allowed, which makes a file optional; a plain name must exist.
+    // A pattern without matches is allowed, so it can make a file optional; a plain name must
+    // exist.
     lab.build("FROM scratch\nCOPY only non[e] /x/\n", &[]).ok();
     lab.build("FROM scratch\nCOPY only none /x/\n", &[]).fails(1, &["`none` not found"]);
 }

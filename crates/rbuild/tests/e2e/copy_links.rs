@@ -21,7 +21,7 @@ fn in_tar(tar: &[u8]) -> Files {
         let path = entry.path().unwrap().display().to_string().trim_matches('/').to_string();
         let link = entry.link_name().unwrap().map(|l| l.display().to_string());
         let kind = entry.header().entry_type();
-        let what = match (kind, link) {
+        let content = match (kind, link) {
             (tar::EntryType::Directory, _) => "/".to_string(),
             (tar::EntryType::Symlink, Some(link)) => format!("-> {link}"),
             (tar::EntryType::Link, Some(first)) => {
@@ -35,7 +35,7 @@ fn in_tar(tar: &[u8]) -> Files {
                 content
             }
         };
-        assert_eq!(files.insert(path.clone(), what), None, "{path} is there twice");
+        assert_eq!(files.insert(path.clone(), content), None, "{path} is there twice");
     }
     files
 }
@@ -58,19 +58,21 @@ fn in_dir(top: &Path, wanted: &[(&str, &str)]) -> Files {
 
 /// Returns a command that succeeds if all of these files exist. Link counts are not checked.
 fn check(wanted: &[(&str, &str)]) -> String {
-    let one = |(path, what): &(&str, &str)| match what.strip_prefix("-> ") {
+    let one = |(path, content): &(&str, &str)| match content.strip_prefix("-> ") {
         Some(target) => format!("[ \"$(readlink /{path})\" = '{target}' ]"),
-        None if *what == "/" => format!("[ -d /{path} ] && [ ! -h /{path} ]"),
-        None if what.is_empty() => format!("[ ! -e /{path} ]"),
-        None => format!("[ ! -h /{path} ] && [ \"$(cat /{path})\" = '{}' ]", what.trim_start_matches('=').trim_end()),
+        None if *content == "/" => format!("[ -d /{path} ] && [ ! -h /{path} ]"),
+        None if content.is_empty() => format!("[ ! -e /{path} ]"),
+        None => {
+            format!("[ ! -h /{path} ] && [ \"$(cat /{path})\" = '{}' ]", content.trim_start_matches('=').trim_end())
+        }
     };
     wanted.iter().map(one).collect::<Vec<_>>().join(" && ")
 }
 
 #[track_caller]
 fn agree(got: &Files, wanted: &[(&str, &str)], who: &str) {
-    for (path, what) in wanted {
-        assert_eq!(got.get(*path).map_or("", String::as_str), *what, "{path}: {who}");
+    for (path, content) in wanted {
+        assert_eq!(got.get(*path).map_or("", String::as_str), *content, "{path}: {who}");
     }
 }
 
@@ -85,8 +87,8 @@ fn everywhere(lab: &Lab, rounds: u32, setup: &str, step: &str, wanted: &[(&str, 
         // An image comes first: its last layer is packed directly from the source files.
         lab.build(&file, &["-t", "x"]).ok();
         let layer = in_tar(&lab.top_layer_tar("x"));
-        for (path, what) in wanted.iter().filter(|(path, _)| layer.contains_key(*path)) {
-            assert_eq!(layer[*path], *what, "{path} in the layer: {about}");
+        for (path, content) in wanted.iter().filter(|(path, _)| layer.contains_key(*path)) {
+            assert_eq!(layer[*path], *content, "{path} in the layer: {about}");
         }
         let tar = lab.path("out.tar");
         lab.build(&file, &["-o", &format!("type=tar,dest={}", tar.display())]).ok();
@@ -116,7 +118,7 @@ fn scene() -> Lab {
 }
 
 #[test]
-fn sources_merge_behind_symlinks_of_the_image() {
+fn sources_merge_through_symlinks_of_the_image() {
     let lab = scene();
     let meet = "mkdir -p /w/a && echo -n old > /w/a/f && ln -s a /w/b";
     let both = [
@@ -145,13 +147,13 @@ fn sources_merge_behind_symlinks_of_the_image() {
         &[("o/f", "db"), ("o/hard", "da")],
     );
     everywhere(&lab, 2, "mkdir -p /w && ln -s .. /w/b && ln -s w /a", "COPY d /w", &[("f", "db"), ("w/a/f", "=da")]);
-    // A link in place of a file: the covered name is gone, the other hard link stays.
+    // A link replaces a file: its name is gone, and the other hard link remains.
     everywhere(&lab, 2, meet, "COPY g /w", &[("w/a/f", "-> A"), ("w/a/hard", "da")]);
     // Images with merged /usr.
     let merged = [("bin", "-> usr/bin"), ("usr/bin/t", "3"), ("usr/bin/keep", "2"), ("usr/bin/only", "4")];
     let base = "mkdir -p /r/usr/bin && ln -s usr/bin /r/bin";
-    let below: Vec<_> = merged.iter().map(|(path, what)| (format!("r/{path}"), *what)).collect();
-    let below: Vec<_> = below.iter().map(|(path, what)| (path.as_str(), *what)).collect();
+    let below: Vec<_> = merged.iter().map(|(path, content)| (format!("r/{path}"), *content)).collect();
+    let below: Vec<_> = below.iter().map(|(path, content)| (path.as_str(), *content)).collect();
     for step in ["COPY rootfs/ /r/", "COPY --from=ctx rootfs /r", "ADD rootfs /r", "COPY --chmod=755 rootfs /r"] {
         everywhere(&lab, 2, base, step, &below);
     }

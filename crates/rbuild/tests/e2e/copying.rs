@@ -124,9 +124,9 @@ fn hard_links_times_and_holes_are_kept() {
     assert!(meta("sparse").blocks() < 1000, "{} blocks", meta("sparse").blocks());
 }
 
-/// The directory that takes a directory's content has the source's time, new or not, as BuildKit
-/// gives it. A file that a later source writes there, or the root of a source, makes it the time of
-/// the build.
+/// As in BuildKit, the destination of a directory's content has the time of the source directory,
+/// even if it existed before. It has the time of the build if a later source writes a file into it,
+/// or if the source is the root of its tree.
 #[test]
 fn the_destination_has_the_time_of_the_source_directory() {
     let lab = Lab::new();

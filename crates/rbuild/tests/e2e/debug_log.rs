@@ -61,7 +61,7 @@ fn the_debug_log_contains_decisions_and_their_reasons() {
         "nothing is recorded under this key",
     ];
     assert_eq!(reasons(&first), expected.map(String::from).into());
-    // A step is named by the span that its events are in.
+    // The span of an event identifies the step.
     let second = log("second");
     let hits = events(&second, "cache hit");
     let labels: BTreeSet<&str> = hits.iter().map(|e| e["span"]["label"].as_str().unwrap()).collect();

@@ -1,5 +1,5 @@
-//! Files named by the caller: what exists there is written to or left alone, and is never replaced
-//! by something of another type.
+//! Files named by the caller: an existing file is written to or left unchanged, and is never
+//! replaced by one of another type.
 
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 
@@ -90,7 +90,7 @@ fn unwritable_destinations_fail_before_the_build() {
         places.push(("closed/a/b", "does not exist, and this user cannot create it"));
         places.push(("closed/b", "is not writable: permission denied"));
     }
-    for (place, says) in places {
+    for (place, expected) in places {
         let dest = lab.path(place).display().to_string();
         for args in [
             vec!["-o".to_string(), format!("type=tar,dest={dest}")],
@@ -100,10 +100,10 @@ fn unwritable_destinations_fail_before_the_build() {
             vec!["--timings".to_string(), dest.clone()],
         ] {
             let args: Vec<&str> = args.iter().map(String::as_str).collect();
-            let ran = lab.build("FROM busybox\nRUN echo ran-after-all && false\n", &args).fails(1, &[says]);
+            let ran = lab.build("FROM busybox\nRUN echo ran-after-all && false\n", &args).fails(1, &[expected]);
             assert!(!ran.stderr.contains("ran-after-all"), "{}", ran.stderr);
         }
-        lab.rbuild(["save", "-o", &dest, "busybox"]).fails(1, &[says]);
+        lab.rbuild(["save", "-o", &dest, "busybox"]).fails(1, &[expected]);
     }
     assert_eq!(lab.read("file"), "old");
     assert!(!exists(lab.path("closed/a")));

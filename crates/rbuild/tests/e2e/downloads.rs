@@ -16,7 +16,7 @@ use files::{FileServer, ServedFile, Trouble};
 pub const DATE: &str = "Wed, 21 Oct 2015 07:28:00 GMT";
 const SECONDS: i64 = 1_445_412_480;
 
-/// A lab beside a web server.
+/// A lab with a web server.
 pub struct Scene {
     pub lab: Lab,
     pub server: FileServer,
@@ -48,7 +48,7 @@ impl Scene {
     /// Builds to a directory and returns the content and the time of one of its files.
     fn file(&self, steps: &str, path: &str, args: &[&str]) -> (String, i64) {
         let out = self.lab.build_local(&format!("FROM scratch\n{}\n", self.filled(steps)), args);
-        // The test may not be the owner of a file of mode 600.
+        // A file of mode 600 may belong to another user than that of the test.
         let found = std::fs::metadata(out.join(path)).unwrap();
         (std::fs::read_to_string(out.join(path)).unwrap(), found.mtime())
     }
@@ -146,7 +146,7 @@ fn an_unchanged_file_is_a_cache_hit_and_a_changed_one_is_named() {
     // The same content from elsewhere, under the same name.
     scene.server.put("/mirror/x", ServedFile::new("two"));
     assert_eq!(scene.build("ADD @/mirror/x /f", &[]).ok().steps(), (0, 1));
-    // No cache: the file is not downloaded again, but added again.
+    // With `--no-cache`, the file is not downloaded again, but added again.
     scene.server.put("/x", ServedFile::tagged("two", "\"5\""));
     steps(&[]);
     assert_eq!(steps(&["--no-cache"]).0, (1, 0));
@@ -234,7 +234,7 @@ fn several_sources_are_added_in_their_order() {
     assert_eq!(scene.build(steps, &[]).ok().steps(), (1, 0));
     assert_eq!(scene.file(steps, "d/two", &[]).0, "changed");
     scene.build("ADD @/two @/one /d/\nADD @/two @/one /d/one", &[]).fails(1, &["several sources require a directory"]);
-    // A linked copy does not depend on what is below it.
+    // A linked copy does not depend on the layers below it.
     let linked = |below: &str| scene.build(&format!("COPY {below} /below\nADD --link @/two /d/"), &[]).ok().steps();
     assert_eq!((linked("one"), linked("three")), ((2, 0), (1, 1)));
     // The build needs no context.
@@ -289,11 +289,11 @@ fn logins_are_sent_to_their_host_and_occur_nowhere_else() {
         format!("--secret=id=HTTP_AUTH_{kind}_127.0.0.1,src={}", file.display())
     };
     let (token, header) = (secret("TOKEN", "token"), secret("HEADER", "header"));
-    let mut told = String::new();
+    let mut output = String::new();
     let mut builds = |steps: &str, args: &[&str]| {
         let ran = scene.build(steps, &[&["--explain", "-t", "x"], args].concat());
-        told.push_str(&ran.stdout);
-        told.push_str(&ran.stderr);
+        output.push_str(&ran.stdout);
+        output.push_str(&ran.stderr);
         ran
     };
     builds("ADD @/token /f", &[]).fails(1, &["without a login", "--secret id=HTTP_AUTH_TOKEN_127.0.0.1"]);
@@ -308,10 +308,10 @@ fn logins_are_sent_to_their_host_and_occur_nowhere_else() {
     builds(&pair, &[]).ok();
     builds(&format!("{pair}\nCOPY none /"), &[]).fails(1, &["`none` not found"]);
     builds(&pair.replace("/pair", "/none"), &[]).fails(1, &["HTTP status 404", "***@127.0.0.1"]);
-    told.push_str(&scene.lab.rbuild(["history", "--no-trunc", "x"]).ok().stdout);
-    told.push_str(&scene.lab.rbuild(["logs"]).ok().stdout);
+    output.push_str(&scene.lab.rbuild(["history", "--no-trunc", "x"]).ok().stdout);
+    output.push_str(&scene.lab.rbuild(["logs"]).ok().stdout);
     for text in ["hunter2", "aHVudGVyMg", "am9lOmh1bnRlcjI"] {
-        assert!(!told.contains(text), "{text} in {told}");
+        assert!(!output.contains(text), "{text} in {output}");
     }
     let found = scene.lab.sh(r#"grep -rlE 'hunter2|aHVudGVyMg|am9lOmh1bnRlcjI' "$LAB/store""#);
     assert_eq!(found.stdout, "");

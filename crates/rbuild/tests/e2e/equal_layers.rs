@@ -47,14 +47,14 @@ fn stacks() -> Vec<(&'static str, Vec<Blob>, Contents)> {
     ]
 }
 
-fn check(what: &str, tar: &[u8], want: &[(&str, Option<&str>)]) {
+fn check(image: &str, tar: &[u8], want: &[(&str, Option<&str>)]) {
     let files = contents(tar);
     for (path, content) in want {
         // The second name of a file is a hard link entry in a tar, which has no content.
         let linked = ["first", "second"].contains(path) && files.get(*path).is_some_and(|c| c.is_empty());
         let found = files.get(*path).map(|c| String::from_utf8_lossy(c).into_owned());
         let found = if linked { Some("linked".to_string()) } else { found };
-        assert_eq!(found.as_deref(), *content, "{what}: {path}");
+        assert_eq!(found.as_deref(), *content, "{image}: {path}");
     }
 }
 

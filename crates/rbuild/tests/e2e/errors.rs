@@ -66,8 +66,8 @@ fn errors_on_the_command_line_name_the_argument() {
     lab.rbuild(["build", "/no/such/dir"]).fails(2, &["/no/such/dir"]);
     lab.rbuild(["build", "-t", "UPPER"]).fails(2, &["lower case"]);
     lab.rbuild(["build", "--target", "nope"]).fails(2, &["stage `nope` does not exist"]);
-    // Options that scripts pass to docker out of habit are accepted, with a warning if their effect
-    // is missing.
+    // Options that scripts often pass to docker are accepted, with a warning if they have no
+    // effect.
     let habits = ["build", "--rm", "--force-rm", "--compress", "--provenance=false", "-m", "1g", "--cache-from", "x"];
     let ran = lab.rbuild(habits).ok();
     assert!(ran.stderr.contains("--memory is not supported") && ran.stderr.contains("--cache-from is not supported"));
@@ -176,8 +176,8 @@ fn a_full_disk_during_unpacking_names_the_store() {
     lab.write("Dockerfile", "FROM big\nRUN true\n");
     let build = "mount -t tmpfs -o size=30m x $RBUILD_ROOT; head -c 20000000 /dev/urandom > big; tar cf big.tar big; \
                  $RB import big.tar big >/dev/null; $RB build";
-    let says = "error: cannot write to the snapshots in the store `";
-    in_namespace(&lab, build).fails(1, &[says, "no space left on device", "hint: free some space"]);
+    let expected = "error: cannot write to the snapshots in the store `";
+    in_namespace(&lab, build).fails(1, &[expected, "no space left on device", "hint: free some space"]);
 }
 
 /// The disk has space for the files, but not for the layer that is packed from them.
@@ -187,12 +187,12 @@ fn a_full_disk_during_packing_names_the_store_and_the_step() {
     let file = "FROM busybox\nLABEL a=b\nRUN head -c 20000000 /dev/urandom > /big\n";
     lab.write("Dockerfile", file);
     let build = "mount -t tmpfs -o size=30m x $RBUILD_ROOT; $RB import $BASE busybox >/dev/null; $RB build -t x";
-    let says = "cannot write to the layers in the store `";
-    let ran = in_namespace(&lab, build).fails(1, &[says, "no space left on device", "Dockerfile:3:1"]);
+    let expected = "cannot write to the layers in the store `";
+    let ran = in_namespace(&lab, build).fails(1, &[expected, "no space left on device", "Dockerfile:3:1"]);
     assert!(ran.stderr.contains("hint: free some space; `rbuild prune -a`"), "{}", ran.stderr);
 }
 
-/// The process that prepares a command meets the full disk, not the builder.
+/// The disk is full for the process that prepares a command, not for the builder.
 #[test]
 fn a_full_disk_during_run_is_reported() {
     let lab = Lab::bare();
@@ -220,7 +220,7 @@ fn files_of_the_store_that_cannot_be_used_are_reported_without_their_paths() {
     lab.build("FROM busybox\nRUN echo 2 > /a\n", &[]).ok();
 }
 
-/// The message for a full disk does not blame the store if another disk is full.
+/// The message about a full disk does not name the store if another disk is full.
 #[test]
 fn a_full_disk_of_the_output_is_reported() {
     let lab = Lab::bare();
@@ -254,14 +254,15 @@ fn a_full_disk_of_the_output_is_reported() {
     assert!(!ran.stderr.contains("cannot read"), "{}", ran.stderr);
 }
 
-/// Files that a command writes beside its output get the same message and hint as the output.
+/// Errors about files that a command writes in addition to its output have the same message and
+/// hint as those about the output.
 #[test]
 fn a_full_disk_of_a_report_is_reported() {
     let lab = Lab::bare();
     lab.write("Dockerfile", "FROM busybox\n");
     let prepare = "mkdir -p t; $RB import $BASE busybox >/dev/null; $RB build -q -t x >/dev/null; \
                    mount -t tmpfs -o size=64k x t; dd if=/dev/zero of=t/fill bs=4k count=16 2>/dev/null || true; ";
-    for (command, what) in [
+    for (command, file) in [
         ("build --metadata-file t/x", "the metadata file `"),
         ("build --iidfile t/x", "the ID file `"),
         ("build --timings t/x", "the timings `"),
@@ -269,12 +270,13 @@ fn a_full_disk_of_a_report_is_reported() {
         ("cp x:/bin/busybox t/x", "/t/x`"),
     ] {
         let ran = in_namespace(&lab, &format!("{prepare}$RB {command}"));
-        let ran = ran.fails(1, &[what, "no space left on device", "hint: free some space on the disk of `"]);
+        let ran = ran.fails(1, &[file, "no space left on device", "hint: free some space on the disk of `"]);
         assert!(!ran.stderr.contains("prune"), "{command}: {}", ran.stderr);
     }
 }
 
-/// A store that cannot be created for lack of space is not in the wrong place.
+/// If the disk is too full to create a store, the hint does not suggest another place for the
+/// store.
 #[test]
 fn a_full_disk_of_a_new_store_is_reported() {
     let lab = Lab::bare();
@@ -377,7 +379,7 @@ fn hints_address_the_cause_of_the_error() {
 }
 
 #[test]
-fn a_file_that_is_no_dockerfile_gets_few_errors() {
+fn a_file_that_is_not_a_dockerfile_causes_few_errors() {
     let lab = Lab::new();
     let ran = lab.build(&"NONSENSE x\n".repeat(1000), &[]).fails(2, &["980 more errors"]);
     assert!(ran.stderr.lines().count() < 200, "{}", ran.stderr);

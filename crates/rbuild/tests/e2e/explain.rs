@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::lab::{Lab, base, contents};
 
 /// Returns the explanation for the step whose header contains `text`.
-fn why(stderr: &str, text: &str) -> String {
+fn reason(stderr: &str, text: &str) -> String {
     let number = stderr.lines().find(|l| l.starts_with('#') && l.contains(text)).unwrap_or_else(|| {
         panic!("no step {text:?} in\n{stderr}");
     });
@@ -27,34 +27,34 @@ fn explain_names_the_changed_inputs() {
     lab.write(".dockerignore", "Dockerfile\n").write("src/a", "1").write("src/gone", "1");
     let build = |args: &[&str]| lab.build(FILE, &[&["--explain"], args].concat()).ok().stderr;
     let first = build(&[]);
-    assert_eq!(why(&first, "COPY . ."), "no earlier build of this step is recorded");
-    assert!(why(&build(&[]), "COPY . .").starts_with("cache hit: no input changed"));
+    assert_eq!(reason(&first, "COPY . ."), "no earlier build of this step is recorded");
+    assert!(reason(&build(&[]), "COPY . .").starts_with("cache hit: no input changed"));
     lab.write("src/a", "2").write("src/b", "1");
     std::fs::remove_file(lab.ctx().join("src/gone")).unwrap();
     let changed = build(&[]);
-    assert_eq!(why(&changed, "COPY . ."), "src/a changed; src/b was added; src/gone was removed");
-    assert_eq!(why(&changed, "RUN echo"), "input [builder 3/4] changed");
-    assert!(why(&changed, "COPY --from").starts_with("cache hit: no input changed"));
+    assert_eq!(reason(&changed, "COPY . ."), "src/a changed; src/b was added; src/gone was removed");
+    assert_eq!(reason(&changed, "RUN echo"), "input [builder 3/4] changed");
+    assert!(reason(&changed, "COPY --from").starts_with("cache hit: no input changed"));
     let argument = build(&["--build-arg", "VERSION=1.2"]);
-    assert_eq!(why(&argument, "RUN echo"), "VERSION changed from 1.1 to 1.2");
-    assert_eq!(why(&build(&["--no-cache"]), "RUN echo"), "the cache is disabled for this step");
+    assert_eq!(reason(&argument, "RUN echo"), "VERSION changed from 1.1 to 1.2");
+    assert_eq!(reason(&build(&["--no-cache"]), "RUN echo"), "the cache is disabled for this step");
     lab.rbuild(["import", "-c", "ENV A=1", base("busybox.tar").to_str().unwrap(), "base"]).ok();
     let same_files = build(&["--build-arg", "VERSION=1.2"]);
-    assert!(why(&same_files, "WORKDIR").starts_with("cache hit: no input changed"), "{same_files}");
-    assert!(why(&same_files, "RUN echo").contains("A=1 was added"), "{same_files}");
+    assert!(reason(&same_files, "WORKDIR").starts_with("cache hit: no input changed"), "{same_files}");
+    assert!(reason(&same_files, "RUN echo").contains("A=1 was added"), "{same_files}");
     // A changed configuration is not a reason, even if there is another reason.
     lab.rbuild(["import", "-c", "LABEL b=2", base("busybox.tar").to_str().unwrap(), "base"]).ok();
     let other = lab.build(&FILE.replace("RUN echo", "RUN echo b"), &["--explain"]).ok().stderr;
     assert!(!other.contains("image base"), "{other}");
     lab.build("FROM base\nCOPY src/a /a\n", &["-t", "base"]).ok();
-    let moved = why(&build(&["--build-arg", "VERSION=1.2"]), "WORKDIR");
+    let moved = reason(&build(&["--build-arg", "VERSION=1.2"]), "WORKDIR");
     assert!(moved.starts_with("image base changed: its manifest was ") && moved.contains(" and is "), "{moved}");
     // The explanation is stored in the logs, whether or not it was requested.
     lab.build(&FILE.replace("> v", "> /app/v"), &[]).ok();
     let log = lab.rbuild(["logs", "latest"]).ok().stdout;
     assert!(log.contains("why: the command changed"), "{log}");
     lab.rbuild(["prune", "-a"]).ok();
-    assert_eq!(why(&build(&[]), "COPY . ."), "no earlier build of this step is recorded");
+    assert_eq!(reason(&build(&[]), "COPY . ."), "no earlier build of this step is recorded");
 }
 
 #[test]
@@ -67,15 +67,15 @@ fn explain_names_files_of_stages_and_mounts() {
     build();
     lab.write("src/a", "2").write("src/c", "1").write("other/x", "2");
     let changed = build();
-    assert_eq!(why(&changed, "RUN cp"), "other/x, src/a changed; src/c was added");
-    assert_eq!(why(&changed, "/out /out/"), "in [build 2/2]: out/a changed; out/c was added");
+    assert_eq!(reason(&changed, "RUN cp"), "other/x, src/a changed; src/c was added");
+    assert_eq!(reason(&changed, "/out /out/"), "in [build 2/2]: out/a changed; out/c was added");
     // Back to the original state: the mounted files and the result are still in the store.
     lab.write("src/a", "1").write("other/x", "1");
     std::fs::remove_file(lab.ctx().join("src/c")).unwrap();
-    assert!(why(&build(), "RUN cp").starts_with("cache hit: no input changed"));
-    // One of them unchanged, the other new.
+    assert!(reason(&build(), "RUN cp").starts_with("cache hit: no input changed"));
+    // One of them is unchanged, the other is new.
     lab.write("src/a", "2").write("src/c", "1").write("other/x", "3");
-    assert_eq!(why(&build(), "RUN cp"), "other/x, src/a changed; src/c was added");
+    assert_eq!(reason(&build(), "RUN cp"), "other/x, src/a changed; src/c was added");
 }
 
 #[test]
@@ -87,7 +87,7 @@ fn a_failed_build_keeps_the_explanation_baseline() {
     lab.write("a", "2");
     lab.build(&file.replace("RUN cat", "RUN false; false #"), &[]).fails(1, &[]);
     let again = lab.build(file, &["--explain"]).ok().stderr;
-    assert_eq!(why(&again, "RUN echo last"), "input [3/4] changed");
+    assert_eq!(reason(&again, "RUN echo last"), "input [3/4] changed");
 }
 
 /// Returns the inodes of the stored copies of a file, by content.
@@ -203,8 +203,8 @@ fn later_sources_overwrite_earlier_ones() {
     assert_eq!(std::fs::read_to_string(last.join("x")).unwrap(), "two");
     // A directory and a file of the same name are an error in either order.
     lab.write("dir/clash/in", "1").write("file/clash", "1");
-    let clash = |sources: &str, what: &str| {
-        lab.build(&format!("FROM scratch\nCOPY {sources} /x/\n"), &[]).fails(1, &["/x/clash", what]);
+    let clash = |sources: &str, message: &str| {
+        lab.build(&format!("FROM scratch\nCOPY {sources} /x/\n"), &[]).fails(1, &["/x/clash", message]);
     };
     clash("file dir", "is a file in the image and a directory in the source");
     clash("dir file", "is a directory in the image");

@@ -36,17 +36,17 @@ fn spread(dense: usize) -> impl Iterator<Item = usize> {
     std::iter::successors(Some(1), move |n| Some(if *n < dense { n + 1 } else { n + n / 6 }))
 }
 
-/// Checks that the store is consistent and contains nothing incomplete, and that a build in it
-/// gives the expected result.
+/// Checks that the store is consistent and contains nothing incomplete, and that a build in it has
+/// the expected result.
 #[track_caller]
-fn sound(lab: &Lab, marker: &str, what: &str) {
+fn sound(lab: &Lab, marker: &str, context: &str) {
     let out = lab.build_local(FILE, &["-t", "x"]);
-    assert_eq!(std::fs::read_to_string(out.join("o")).unwrap(), format!("made of {marker}\n"), "{what}");
-    assert_eq!(std::fs::read_to_string(out.join("f")).unwrap(), marker, "{what}");
+    assert_eq!(std::fs::read_to_string(out.join("o")).unwrap(), format!("made of {marker}\n"), "{context}");
+    assert_eq!(std::fs::read_to_string(out.join("f")).unwrap(), marker, "{context}");
     let checked = lab.rbuild(["fsck"]);
-    assert_eq!(checked.code, Some(0), "{what}: {}{}", checked.stdout, checked.stderr);
+    assert_eq!(checked.code, Some(0), "{context}: {}{}", checked.stdout, checked.stderr);
     let left: Vec<_> = std::fs::read_dir(lab.store().join("tmp")).unwrap().flatten().map(|e| e.path()).collect();
-    assert!(left.is_empty(), "{what}: left in the store: {left:?}");
+    assert!(left.is_empty(), "{context}: left in the store: {left:?}");
 }
 
 const FILE: &str =
@@ -101,31 +101,31 @@ fn root_a_killed_load_is_all_or_nothing() {
 fn root_disk_errors_are_reported() {
     let lab = Lab::new();
     lab.write("Dockerfile", FILE);
-    for (error, says) in
+    for (error, expected) in
         [("ENOSPC", "no space left"), ("EIO", "input/output error"), ("EROFS", "read-only file system")]
     {
-        let mut told = 0;
+        let mut reported = 0;
         for nth in spread(12) {
             let marker = format!("{error} {nth}");
             lab.write("f", &marker);
             let fault = format!("error={error}");
             let (ran, put_in) = with_fault(&lab, DISK, &fault, nth, &["build", "-t", "x", "-o", "type=image"]);
-            let what = format!("{error} at call {nth}: {:?}\n{}", ran.code, ran.stderr);
-            assert!(matches!(ran.code, Some(0..=3)), "{what}");
-            assert!(!ran.stderr.contains("panicked"), "{what}");
+            let context = format!("{error} at call {nth}: {:?}\n{}", ran.code, ran.stderr);
+            assert!(matches!(ran.code, Some(0..=3)), "{context}");
+            assert!(!ran.stderr.contains("panicked"), "{context}");
             if ran.code != Some(0) {
                 // The failed nth call may be the write of the error message itself.
                 let trace = std::fs::read_to_string(lab.path("trace")).unwrap();
                 let lost = |line: &str| line.contains("write(2, \"error") && line.contains("INJECTED");
-                assert!(ran.stderr.contains("error") || trace.lines().any(lost), "{what}");
-                told += usize::from(ran.stderr.contains(says));
+                assert!(ran.stderr.contains("error") || trace.lines().any(lost), "{context}");
+                reported += usize::from(ran.stderr.contains(expected));
             }
-            sound(&lab, &marker, &what);
+            sound(&lab, &marker, &context);
             if !put_in {
                 break;
             }
         }
-        assert!(told > 3, "{error} was named {told} times");
+        assert!(reported > 3, "{error} was named {reported} times");
     }
 }
 
@@ -167,7 +167,7 @@ fn cut_power(store: &Path, since: SystemTime, dice: &mut Dice) -> usize {
     hit
 }
 
-/// Makes everything in the store look as if it was written before the machine booted.
+/// Changes everything in the store as if it had been written before the machine booted.
 fn reboot(store: &Path) {
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
     for dir in ["records", "results", "layers"] {
@@ -181,7 +181,7 @@ fn reboot(store: &Path) {
 #[test]
 fn root_the_store_opens_and_builds_correctly_after_a_power_cut() {
     let lab = Lab::new();
-    // Enough steps that most rounds are killed in the middle of them.
+    // Enough steps to kill most rounds in the middle of them.
     let file: String =
         std::iter::once(FILE.to_string()).chain((0..8).map(|i| format!("RUN cat /f > /f{i}\n"))).collect();
     lab.write("f", "zero");
@@ -207,10 +207,10 @@ fn root_the_store_opens_and_builds_correctly_after_a_power_cut() {
         std::thread::sleep(Duration::from_millis(30 + dice.throw(150)));
         child.kill().unwrap();
         child.wait().unwrap();
-        let what = format!("round {round}");
+        let context = format!("round {round}");
         // The other processes of the build take a moment to exit.
-        all_gone(lab.store().to_str().unwrap(), &what);
-        locks_free(&lab.store().join("tmp"), &what);
+        all_gone(lab.store().to_str().unwrap(), &context);
+        locks_free(&lab.store().join("tmp"), &context);
         // A build that reported success has synced its results.
         if lab.store().join("builds").read_dir().unwrap().flatten().all(|e| newer(&e.path(), since).is_none()) {
             hits += cut_power(&lab.store(), since, &mut dice);
@@ -219,11 +219,11 @@ fn root_the_store_opens_and_builds_correctly_after_a_power_cut() {
         let _ = std::fs::remove_dir_all(lab.path("out"));
         reboot(&lab.store());
         let ran = lab.rbuild(["build", "-t", "x", "-o", &dest]);
-        assert_eq!(ran.code, Some(0), "{what}: {}", ran.stderr);
-        assert_eq!(lab.read("out/f"), marker, "{what}");
-        assert_eq!(lab.read("out/o"), format!("made of {marker}\n"), "{what}");
+        assert_eq!(ran.code, Some(0), "{context}: {}", ran.stderr);
+        assert_eq!(lab.read("out/f"), marker, "{context}");
+        assert_eq!(lab.read("out/o"), format!("made of {marker}\n"), "{context}");
         lab.rbuild(["inspect", "--verify", "kept", "x", "busybox"]).ok();
-        assert_eq!(std::fs::read_dir(lab.store().join("tmp")).unwrap().count(), 0, "{what}");
+        assert_eq!(std::fs::read_dir(lab.store().join("tmp")).unwrap().count(), 0, "{context}");
         lab.rbuild(["fsck", "--repair"]);
         lab.rbuild(["fsck"]).ok();
     }

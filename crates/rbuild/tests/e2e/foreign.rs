@@ -26,8 +26,8 @@ fn load_layout(lab: &Lab, image: &Forged, name: &str) -> Ran {
     from_dir
 }
 
-/// The right tree is in the store already, so the bytes would not have to be read before they are
-/// exported again.
+/// The correct tree is already in the store, so the layer could be exported without reading its
+/// bytes first.
 #[test]
 fn a_layer_with_a_wrong_diff_id_is_never_exported() {
     let good = Layer::new().file("f", "good");
@@ -87,9 +87,9 @@ fn contradicting_documents_are_rejected() {
     let few = Forged { diff_ids: Forged::new(layers()).diff_ids[..1].to_vec(), ..Forged::new(layers()) };
     let more =
         Forged { diff_ids: [Forged::new(layers()).diff_ids, vec![DiffId::of(b"")]].concat(), ..Forged::new(layers()) };
-    for (image, says) in [(few, "number of layers: 2 and 1"), (more, "number of layers: 2 and 3")] {
-        load_layout(&lab, &image, "x:latest").fails(1, &[says]);
-        load_archive(&lab, &image, "x:latest").fails(1, &[says]);
+    for (image, expected) in [(few, "number of layers: 2 and 1"), (more, "number of layers: 2 and 3")] {
+        load_layout(&lab, &image, "x:latest").fails(1, &[expected]);
+        load_archive(&lab, &image, "x:latest").fails(1, &[expected]);
     }
     let mut plain = Forged::new(layers());
     plain.diff_ids[1] = DiffId::of(b"else");
@@ -111,14 +111,14 @@ fn a_layout_without_an_oci_layout_file_is_accepted_with_a_warning() {
     let image = Forged::new(vec![Layer::new().file("f", "1").gzip()]);
     let dir = lab.ctx().join("lay");
     image.write_layout(&dir, "x:latest");
-    let said = |ran: Ran| ran.ok().stderr.contains("warning: ");
-    assert!(!said(lab.rbuild(["load", "-i", "lay"])));
+    let warns = |ran: Ran| ran.ok().stderr.contains("warning: ");
+    assert!(!warns(lab.rbuild(["load", "-i", "lay"])));
     std::fs::remove_file(dir.join("oci-layout")).unwrap();
     let loaded = lab.rbuild(["load", "-i", "lay"]);
     assert!(loaded.stderr.contains("warning: the OCI layout has no oci-layout file"), "{}", loaded.stderr);
     loaded.ok();
-    assert!(said(lab.sh("tar -C lay -c . | $RB load")));
-    assert!(said(lab.build("FROM base\n", &["--build-context", "base=oci-layout://lay", "-o", "out"])));
+    assert!(warns(lab.sh("tar -C lay -c . | $RB load")));
+    assert!(warns(lab.build("FROM base\n", &["--build-context", "base=oci-layout://lay", "-o", "out"])));
     assert_eq!(std::fs::read_to_string(lab.ctx().join("out/f")).unwrap(), "1");
 }
 
@@ -210,7 +210,7 @@ fn invalid_owner_ids_are_rejected() {
     }
 }
 
-/// Applies where files are given real owners and not every ID is mapped.
+/// Applies in modes that set real owners and do not map every ID.
 #[test]
 fn an_owner_beyond_the_sub_ids_is_reported_with_the_range() {
     let lab = Lab::new();
@@ -250,7 +250,7 @@ fn a_file_named_like_a_whiteout_is_rejected_with_its_path() {
         ("RUN ln -s x /.wh.l", "/.wh.l"),
     ] {
         let file = format!("FROM busybox AS made\nRUN touch /.wh.m\nFROM busybox\n{file}\n");
-        let says = format!("`{path}` cannot be in an image");
+        let message = format!("`{path}` cannot be in an image");
         for args in [
             &["-t", "x"][..],
             &["-o", "type=oci,dest=o.tar"],
@@ -262,7 +262,7 @@ fn a_file_named_like_a_whiteout_is_rejected_with_its_path() {
             assert!(ran.stderr.contains("`.wh.`"), "{file}{args:?}: {}", ran.stderr);
             let squashes = args[0].starts_with("--squash");
             assert!(squashes || ran.stderr.contains("--> Dockerfile:4:1"), "{file}{args:?}: {}", ran.stderr);
-            ran.fails(1, &[&says]);
+            ran.fails(1, &[&message]);
         }
     }
     assert_eq!(lab.rbuild(["images", "-q", "x"]).ok().stdout, "");

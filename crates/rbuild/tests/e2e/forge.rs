@@ -1,4 +1,4 @@
-//! Images as other tools may write them, built entry by entry.
+//! Images like those of other tools, built entry by entry.
 
 use std::path::Path;
 

@@ -9,7 +9,7 @@ fn unexpected_file_types_at_system_mount_points_are_reported() {
     let is_bare = std::env::var_os("RBUILD_ISOLATION").is_some_and(|mode| mode == "chroot");
     lab.write("f", "");
     lab.sh("mkdir -p k e/hosts; ln -s /tmp k/proc").ok();
-    for (copy, says) in [
+    for (copy, expected) in [
         ("COPY f /proc", "cannot mount on `/proc`: the image has a file there"),
         ("COPY k /", "cannot mount on `/proc`: the image has a symbolic link there"),
         ("COPY f /dev", "cannot mount on `/dev`: the image has a file there"),
@@ -19,7 +19,7 @@ fn unexpected_file_types_at_system_mount_points_are_reported() {
         let make = format!("FROM busybox AS b\nFROM scratch\nCOPY --from=b /bin /bin\n{copy}\nRUN true\n");
         let ran = lab.build(&make, &[]);
         if !is_bare {
-            let ran = ran.fails(1, &["cannot start the command", "the image has", says]);
+            let ran = ran.fails(1, &["cannot start the command", "the image has", expected]);
             assert!(!ran.stderr.contains("move_mount") && !ran.stderr.contains("rootfs"), "{}", ran.stderr);
         }
         assert_eq!(std::fs::read_dir(lab.store().join("tmp")).unwrap().count(), 0);
@@ -41,8 +41,8 @@ fn symlink_loops_are_reported() {
         }
         for step in steps {
             let ran = lab.build(&format!("{base}{step}\n"), &[]).fails(1, &[place]);
-            let says = ["too many levels of symbolic links", "the image has a symbolic link there"];
-            assert!(says.iter().any(|says| ran.stderr.contains(says)), "{step}: {}", ran.stderr);
+            let expected = ["too many levels of symbolic links", "the image has a symbolic link there"];
+            assert!(expected.iter().any(|text| ran.stderr.contains(text)), "{step}: {}", ran.stderr);
             assert!(!ran.stderr.contains("os error"), "{step}: {}", ran.stderr);
         }
     }
@@ -54,14 +54,15 @@ fn symlink_loops_are_reported() {
     lab.build(&format!("{base}USER 7\nRUN true\n"), &[]).ok();
 }
 
-/// A user whose number the namespace lacks, by number, by name and as a group.
+/// A user with an ID that is not mapped in the namespace, given as a number, as a name and as a
+/// group.
 #[test]
 fn a_user_beyond_the_mapped_ids_is_reported_with_the_range() {
     let lab = Lab::new();
     let is_mapped = std::fs::read_to_string("/proc/self/status").unwrap().contains("\nUid:\t0\t");
     let recorded = std::env::var_os("RBUILD_ISOLATION").is_some_and(|mode| mode == "single-id");
     lab.write("passwd", "far:x:2000000000:0::/:/bin/sh\n").write("group", "away:x:2000000001:far\n");
-    for (user, says) in [
+    for (user, expected) in [
         ("2000000000", "user ID 2000000000"),
         ("1:2000000000", "group ID 2000000000"),
         ("far", "user ID 2000000000"),
@@ -75,9 +76,9 @@ fn a_user_beyond_the_mapped_ids_is_reported_with_the_range() {
             assert_eq!((ran.code, run.code), (Some(0), Some(0)), "{}{}", ran.stderr, run.stderr);
             continue;
         }
-        let says = [&format!("user `{user}`: {says} is not mapped; mapped IDs: 0 to"), "hint: grant more IDs"];
-        ran.fails(1, &[&says[..], &["Dockerfile:3:6"]].concat());
-        run.fails(1, &says);
+        let expected = [&format!("user `{user}`: {expected} is not mapped; mapped IDs: 0 to"), "hint: grant more IDs"];
+        ran.fails(1, &[&expected[..], &["Dockerfile:3:6"]].concat());
+        run.fails(1, &expected);
     }
     // A command that sets such an owner fails by itself.
     let ran = lab.build("FROM busybox\nRUN touch /f && chown 2000000000 /f\n", &[]);
@@ -87,13 +88,15 @@ fn a_user_beyond_the_mapped_ids_is_reported_with_the_range() {
     };
 }
 
-/// A root file system with names that mean deletions in a layer.
+/// A root file system with file names that are whiteouts in a layer.
 #[test]
 fn an_import_with_whiteouts_causes_a_warning() {
     let lab = Lab::bare();
-    lab.sh("mkdir -p r/d; touch r/d/x r/d/.wh.x; tar -C r -cf r.tar .; $RB import r.tar odd 2> said; cat said >&2")
-        .fails(0, &["contains `d/.wh.x`, which is a whiteout in an image", "hint: rename it"]);
-    lab.sh("rm r/d/.wh.x; tar -C r -cf r.tar .; $RB import r.tar plain 2> said; ! grep deletes said").ok();
+    lab.sh(
+        "mkdir -p r/d; touch r/d/x r/d/.wh.x; tar -C r -cf r.tar .; $RB import r.tar odd 2> messages; cat messages >&2",
+    )
+    .fails(0, &["contains `d/.wh.x`, which is a whiteout in an image", "hint: rename it"]);
+    lab.sh("rm r/d/.wh.x; tar -C r -cf r.tar .; $RB import r.tar plain 2> messages; ! grep deletes messages").ok();
 }
 
 /// Entries of a layer that no file system can contain are reported by their names in the archive.
@@ -102,7 +105,7 @@ fn entries_that_cannot_be_created_are_reported_by_name() {
     let lab = Lab::bare();
     let long = "n".repeat(300);
     let circle = Layer::new().symlink("a", "b").symlink("b", "a").file("a/x", "");
-    for (layer, name, says) in [
+    for (layer, name, expected) in [
         (circle, "a/x", "too many levels of symbolic links"),
         (Layer::new().file(&long, ""), &long[..], "exceeds the file system's limit"),
     ] {
@@ -110,12 +113,12 @@ fn entries_that_cannot_be_created_are_reported_by_name() {
         Forged::new(vec![layer.gzip()]).write_docker(&archive, "odd");
         lab.rbuild(["load", "-i", archive.to_str().unwrap()]).ok();
         let ran = lab.build("FROM odd\nCOPY Dockerfile /\nRUN true\n", &[]);
-        let ran = ran.fails(1, &[&format!("cannot unpack archive entry `{name}`"), says]);
+        let ran = ran.fails(1, &[&format!("cannot unpack archive entry `{name}`"), expected]);
         assert!(!ran.stderr.contains("/store/"), "{}", ran.stderr);
     }
 }
 
-/// A tree of directories nested deeper than rbuild descends.
+/// A tree of directories that exceeds the maximum depth.
 #[test]
 fn trees_that_are_too_deep_are_reported_with_the_limit() {
     let lab = Lab::new();
@@ -167,11 +170,11 @@ fn mounts_follow_symlinks_to_missing_targets() {
         run(&data, mount).ok();
         leaves_nothing(mount);
     }
-    // Other places in /dev, and what /dev is in any case.
+    // Other targets in /dev, and those that exist in every /dev.
     for target in ["/dev", "/dev/", "/dev/x", "/dev/shm", "/dev/shm/x"] {
         run(&[], &format!("--mount=type=tmpfs,target={target} test -c /dev/null && test -d {target} &&")).ok();
     }
-    // The link belongs to another mount; what it leads to stays, as with BuildKit.
+    // The link belongs to another mount. As in BuildKit, its target remains.
     run(&data, "--mount=rw,target=/t --mount=type=tmpfs,target=/t/k/l1/y --mount=type=tmpfs,target=/t/k/l1/z").ok();
 }
 
@@ -180,7 +183,7 @@ fn mounts_that_cannot_be_made_are_errors_with_their_path() {
     let lab = Lab::new();
     let hosts = |target| [("etc/hosts", target)];
     let data_to = |target| [("data", target)];
-    for (links, mounts, says) in [
+    for (links, mounts, expected) in [
         (
             &hosts("/proc/x")[..],
             "",
@@ -229,7 +232,7 @@ fn mounts_that_cannot_be_made_are_errors_with_their_path() {
         ),
         (&data_to("/dev"), "--mount=target=/data", &["cannot mount on `/data`: it is the command's device directory"]),
     ] {
-        let ran = run_with_links(&lab, links, mounts).fails(1, &[&["cannot start the command"], says].concat());
+        let ran = run_with_links(&lab, links, mounts).fails(1, &[&["cannot start the command"], expected].concat());
         assert!(!ran.stderr.contains("os error") && !ran.stderr.contains("rootfs"), "{}", ran.stderr);
     }
 }

@@ -285,7 +285,7 @@ fn the_cache_stays_within_its_budget_and_evicts_the_oldest_first() {
     let ran = lab.build(&step(3), &["-o", &out, "--cache-limit", "11m"]).ok();
     assert!(ran.stderr.contains("cache limit reached: freed "), "{}", ran.stderr);
     let cached = |n: u32| lab.build(&step(n), &["-o", &out]).ok().steps() == (0, 1);
-    assert!(cached(1) && cached(3), "what was used last is gone");
+    assert!(cached(1) && cached(3), "the entries used last are gone");
     assert!(!cached(2), "the longest unused is still there");
     // The layers of an image are kept whatever the budget.
     lab.build(&step(4), &["-t", "kept"]).ok();
@@ -305,7 +305,7 @@ fn an_image_in_use_by_a_container_is_removed_only_with_force() {
     lab.build("FROM busybox\nLABEL a=b\n", &["-t", "used"]).ok();
     lab.rbuild(["create", "--name", "holds", "used"]).ok();
     lab.rbuild(["rmi", "used"]).fails(1, &["image `used` is used by container `holds`", "rbuild rm holds", "-f"]);
-    // Another name may go, and with -f the last one, too; the content stays.
+    // Another name can be removed, and with -f the last one, too; the content remains.
     lab.rbuild(["tag", "used", "other"]).ok();
     assert_eq!(lab.rbuild(["rmi", "other"]).ok().stdout, "Untagged: other:latest\n");
     assert_eq!(lab.rbuild(["rmi", "-f", "used"]).ok().stdout, "Untagged: used:latest\n");
@@ -344,7 +344,8 @@ fn a_changed_base_configuration_reruns_only_dependent_steps() {
     lab.rbuild(["fsck"]).ok();
 }
 
-/// Trees of earlier executions, which no record names, count and are evicted first.
+/// Trees of earlier executions, to which no record refers, are part of the size and are evicted
+/// first.
 #[test]
 fn trees_of_repeated_steps_count_towards_the_budget() {
     let lab = Lab::new();
@@ -358,7 +359,7 @@ fn trees_of_repeated_steps_count_towards_the_budget() {
     assert_eq!(lab.build(file, &["-o", &out]).ok().steps(), (0, 1), "the last execution is kept");
 }
 
-/// Copies that share their files count once against the budget, as they do on disk.
+/// The files of copies that share them are counted once in the budget, as on disk.
 #[test]
 fn files_shared_by_several_copies_count_once() {
     let lab = Lab::new();
@@ -405,7 +406,7 @@ fn save_exclude_omits_layers_of_the_receiver() {
     assert!(size("whole.tar") > 3 << 20 && size("part.tar") < 100_000, "{}", size("part.tar"));
     assert_eq!(size("part.tar"), size("since.tar"));
     let other = |args: &str| lab.sh(&format!("RBUILD_ROOT=$LAB/other $RB {args}"));
-    // Without the base, the error names what is missing, and nothing incomplete is kept.
+    // Without the base, the error names the missing layers, and nothing incomplete is kept.
     other("load -i part.tar")
         .fails(1, &["2 layers are missing from the archive and the store: sha256:", "load the base image first"]);
     assert_eq!(other("images -q").ok().stdout, "");
@@ -517,7 +518,7 @@ fn uncompressed_unnamed_images_are_streamed_to_the_output() {
     let stored = lab.sh("find $RBUILD_ROOT/blobs/sha256 -size +2900k | wc -l").ok().stdout;
     assert_eq!(stored.trim(), "0", "a layer is in the store, too");
     let first = std::fs::read(lab.ctx().join("d.tar")).unwrap();
-    // A build from the cache gives the same bytes.
+    // A build from the cache has the same bytes.
     lab.build(file, &args).ok();
     assert!(std::fs::read(lab.ctx().join("d.tar")).unwrap() == first, "another archive");
     lab.sh("tar -tf d.tar > list; [ $(grep -c . list) = $(sort -u list | grep -c .) ]").ok();

@@ -1,6 +1,6 @@
 //! Layers written by other tools: devices, and layers that refer to lower layers. Such a layer has
-//! files in directories that it does not describe, whiteouts and files behind links of a lower
-//! layer, and hard links to files of lower layers.
+//! files in directories without an entry, whiteouts and files below links of a lower layer, and
+//! hard links to files of lower layers.
 
 use crate::forge::{Forged, Layer};
 use crate::lab::{Lab, contents};
@@ -49,7 +49,7 @@ fn implicit_directories_take_lower_metadata() {
 /// Most layers have no entry for the root directory, which then keeps the metadata of the layers
 /// below.
 #[test]
-fn an_undescribed_top_directory_keeps_the_metadata_below() {
+fn a_top_directory_without_an_entry_keeps_the_metadata_of_lower_layers() {
     let lab = scene();
     let mode = |base: &str| {
         let out = lab.build_local(
@@ -73,7 +73,7 @@ fn an_undescribed_top_directory_keeps_the_metadata_below() {
 }
 
 #[test]
-fn entries_behind_a_lower_symlink_go_to_its_target() {
+fn entries_below_a_lower_symlink_are_placed_in_its_target() {
     let lab = scene();
     let out = lab.build_local("FROM leaning\n", &[]);
     assert_eq!(std::fs::read_link(out.join("bin")).unwrap().to_str(), Some("usr/bin"));

@@ -1,5 +1,5 @@
-//! Commands with all capabilities (`RUN --security=insecure`): what they can do, and what they
-//! cannot reach.
+//! Commands with all capabilities (`RUN --security=insecure`): their abilities, and the limits of
+//! their access.
 
 use crate::lab::{Lab, base};
 

@@ -128,7 +128,7 @@ fn root_a_container_without_namespaces_and_mounts_can_build() {
     }
     in_a_narrow_container(&lab, "$RB run x cat /e/new && $RB cp x:/f/gone gone && $RB prune -a").ok();
     assert_eq!(lab.read("ctx/gone"), "go\n");
-    // With a stronger mode forced, the error names what is missing.
+    // If a stronger mode is requested, the error names the obstacle.
     in_a_narrow_container(&lab, "$RB --isolation userns build --no-cache")
         .fails(3, &["cannot create a user namespace"]);
 }
@@ -249,13 +249,13 @@ fn root_unmapped_ids_are_named() {
     as_somebody(&Lab::bare(), "somebody:500000:1000", "true", "", image)
         .fails(1, &["user ID 3000 is not mapped", "0 to 1000", "/etc/subuid", "--isolation=single-id"]);
     let doctor = "$RB --isolation=userns doctor; true";
-    let told = as_somebody(&Lab::bare(), "somebody:500000:1000", "true", "", doctor).ok().stdout;
-    assert!(told.contains("users up to 1000") && told.contains("usermod --add-subuids 100000-165535"), "{told}");
+    let report = as_somebody(&Lab::bare(), "somebody:500000:1000", "true", "", doctor).ok().stdout;
+    assert!(report.contains("users up to 1000") && report.contains("usermod --add-subuids 100000-165535"), "{report}");
     // Ranges granted to other users are not suggested.
     let others = "a:165536:65536\nb:100000:65536\nsomebody:231072:1000";
-    let told = as_somebody(&Lab::bare(), others, "true", "", doctor).ok().stdout;
+    let report = as_somebody(&Lab::bare(), others, "true", "", doctor).ok().stdout;
     let command = "grant 65536 more, so that images with higher IDs can be unpacked: sudo usermod --add-subuids 232072-297607 --add-subgids 232072-297607 somebody";
-    assert!(told.contains(command), "{told}");
+    assert!(report.contains(command), "{report}");
     let none = others.replace("somebody", "c");
     as_somebody(&Lab::bare(), &none, "true", "", &image.replace("doctor", "build")).fails(
         3,
@@ -356,11 +356,11 @@ fn failing_system_calls_return_equal_errors_in_all_modes() {
 fn a_limit_that_leaves_no_room_for_ids_is_reported() {
     let lab = Lab::new();
     lab.write("Dockerfile", "FROM busybox\nUSER 33\nRUN true\n");
-    let says = [
+    let messages = [
         "the hard limit on the size of message queues (ulimit -q) is too low to emulate IDs",
         "raise the hard limit on message queues",
     ];
-    lab.sh("prlimit --msgqueue=0:0 $RB --isolation single-id build").fails(1, &says);
+    lab.sh("prlimit --msgqueue=0:0 $RB --isolation single-id build").fails(1, &messages);
 }
 
 /// Calls whose flags, links or descriptors are unusual, by their numbers on x86_64; each prints its
@@ -491,7 +491,7 @@ fn set_id_programs_have_the_same_ids() {
     });
     assert_eq!(emulated, kernels);
     for line in ["/w/u 33:0", "/w/g 0:44", "/w/b 33:44", "/w/user 33:44", "root 33 0 44 0", "user 33 1000 44 1000"] {
-        assert!(kernels.lines().any(|said| said == line), "{line}: {kernels}");
+        assert!(kernels.lines().any(|other| other == line), "{line}: {kernels}");
     }
     assert!(kernels.contains("uid=1000 gid=1000 groups=1000\n"), "{kernels}");
 }

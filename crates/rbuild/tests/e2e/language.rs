@@ -1,5 +1,5 @@
-//! Corner cases of the Dockerfile language that are visible in the result, as the reference
-//! implementation handles them.
+//! Corner cases of the Dockerfile language that affect the result. The expected results are those
+//! of the reference implementation.
 
 use crate::lab::{Lab, exists};
 
@@ -173,7 +173,7 @@ fn check_uses_the_base_image_of_the_build() {
         .fails(1, &[]);
 }
 
-/// Mounts are made in the order of their targets, parents first, whatever their order in the
+/// Mounts are made in the order of their targets, parents first, regardless of their order in the
 /// instruction.
 #[test]
 fn a_mount_does_not_hide_another_below_it() {
@@ -201,10 +201,10 @@ fn a_mount_does_not_hide_another_below_it() {
     }
 }
 
-/// Options of mounts count as in BuildKit: the last type, the working directory as the target, and
-/// empty values.
+/// As in BuildKit, the last type applies, the default target is the working directory, and empty
+/// values count as unset.
 #[test]
-fn mount_options_mean_the_same_as_in_buildkit() {
+fn mount_options_have_the_meaning_of_buildkit() {
     let lab = Lab::new();
     lab.write("f", "of the context");
     let file = "FROM busybox\nWORKDIR /w\nARG unset\n\

@@ -59,7 +59,7 @@ fn lazy_trees_are_materialized_on_first_use() {
     lab.build(COPY, &["-t", "x"]).ok();
     let look = "stat -c '%n %a %u %g %h %s %F' /app/* /app / && cat /app/b /app/hard /app/below/x /app/many/7 && \
                 readlink /app/link && cmp /app/b /app/hard && sha256sum /app/large";
-    // A command, a copy, a mount, a further copy and a tar, each as the first user of the files.
+    // The first use of the files is a command, a copy, a mount, another copy or a tar.
     let users = [
         format!("{COPY}RUN ({look}) > /out\n"),
         format!("{COPY}FROM scratch\nCOPY --from=0 /app /app\n"),
@@ -128,14 +128,14 @@ fn a_context_that_keeps_changing_fails_a_lazy_copy() {
     let script = "(while [ ! -e $LAB/stop ]; do date +%N > many/7; done) & \
                   for i in 1 2 3 4 5 6; do $RB build -q -t z . ; done; touch $LAB/stop; wait";
     let ran = lab.sh(script);
-    let mut told = ran.stderr.lines().filter(|line| line.starts_with("error:"));
-    assert!(told.all(|line| line.ends_with("many/7` changed while it was being read")), "{}", ran.stderr);
+    let mut errors = ran.stderr.lines().filter(|line| line.starts_with("error:"));
+    assert!(errors.all(|line| line.ends_with("many/7` changed while it was being read")), "{}", ran.stderr);
     let mount = "FROM busybox\nRUN --mount=target=/m true\n";
     let script = script.replace("-t z .", &format!("-t z -f - . <<'END'\n{mount}END\n"));
     let script = script.replace("; done; touch", "done; touch");
     let ran = lab.sh(&format!("rm -f $LAB/stop; {script}"));
-    let mut told = ran.stderr.lines().filter(|line| line.starts_with("error:"));
-    assert!(told.all(|line| line.ends_with("many/7` changed while it was being read")), "{}", ran.stderr);
+    let mut errors = ran.stderr.lines().filter(|line| line.starts_with("error:"));
+    assert!(errors.all(|line| line.ends_with("many/7` changed while it was being read")), "{}", ran.stderr);
     lab.rbuild(["fsck"]).ok();
 }
 

@@ -114,7 +114,7 @@ fn a_failing_stage_stops_the_others_at_once() {
 }
 
 #[test]
-fn a_command_that_leaves_processes_behind_does_not_hang() {
+fn a_command_that_leaves_processes_running_does_not_hang() {
     let lab = Lab::new();
     let started = Instant::now();
     lab.build("FROM busybox\nRUN (sleep 200 &) ; sleep 0.2; echo done\n", &["-t", "x"]).ok();

@@ -59,7 +59,7 @@ fn images(lab: &Lab) -> usize {
     lab.rbuild(["images", "-aq"]).ok().stdout.lines().count()
 }
 
-/// Checks that nothing of the archive is in the store.
+/// Checks that the store contains nothing from the archive.
 #[track_caller]
 fn nothing_stays(lab: &Lab) {
     for dir in ["blobs/sha256", "layers", "trees", "tmp"] {
@@ -228,7 +228,7 @@ fn limits_apply_to_the_archive_itself_and_nothing_remains() {
     archive(&lab, "add('d/' * 40 + 'f', b'x' * 5000)\nindex([image])");
     lab.sh("gzip -k $LAB/x.tar; xz -k $LAB/x.tar").ok();
     for limit in ["entries=3", "path=30", "depth=30", "bytes=4000"] {
-        let says = format!("--limit {}=N", limit.split('=').next().unwrap());
+        let hint = format!("--limit {}=N", limit.split('=').next().unwrap());
         for load in [
             "load -i $LAB/x.tar",
             "load -i $LAB/x.tar.gz",
@@ -236,7 +236,7 @@ fn limits_apply_to_the_archive_itself_and_nothing_remains() {
             "import $LAB/x.tar",
             "import $LAB/x.tar.xz",
         ] {
-            lab.sh(&format!("$RB --limit {limit} {load}")).fails(1, &[&says]);
+            lab.sh(&format!("$RB --limit {limit} {load}")).fails(1, &[&hint]);
             nothing_stays(&lab);
         }
     }
@@ -361,11 +361,11 @@ fn a_valid_manifest_json_takes_precedence_over_an_invalid_index() {
     let lacking = "gone = item('manifest.v1+json', dict(schemaVersion=2, config=config, layers=[dict(mediaType='x/y', \
                    digest='sha256:' + 64 * '7', size=7)]))\n";
     let sized = "gone = dict(image, size=7)\n";
-    for (gone, told) in [(missing, true), (lacking, false), (sized, true)] {
+    for (gone, is_reported) in [(missing, true), (lacking, false), (sized, true)] {
         archive(&lab, &format!("{gone}docker([one(config, [], ['n:1'])])\nindex([gone])"));
         let ran = lab.sh("$RB load -i $LAB/x.tar").ok();
         assert_eq!(ran.stdout, "Loaded image: n:1\n");
-        assert_eq!(ran.stderr.contains("index.json refers to sha256:"), told, "{}", ran.stderr);
+        assert_eq!(ran.stderr.contains("index.json refers to sha256:"), is_reported, "{}", ran.stderr);
         lab.rbuild(["save", "n:1", "-o", "/dev/null"]).ok();
         // Without the other format there is no fallback.
         archive(&lab, &format!("{gone}index([gone])"));

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use crate::lab::{Lab, base};
 
-/// Collects the files of the store, and next to it, that grant others more than the umask allows.
-/// Files of images keep their own modes: for trees and cache mounts, only the top directory is
-/// checked.
+/// Collects the files in and next to the store that grant other users more permissions than the
+/// umask allows. Files of images keep their own modes: for trees and cache mounts, only the top
+/// directory is checked.
 fn too_open(dir: &Path, umask: u32, found: &mut Vec<String>) {
     for entry in std::fs::read_dir(dir).unwrap().map(Result::unwrap) {
         let (path, meta) = (entry.path(), entry.metadata().unwrap());
@@ -129,7 +129,7 @@ fn waiting_for_a_foreign_holder_of_steps_lock_times_out_and_names_it() {
         let ran = ran
             .fails(1, &["the store's steps.lock is held by", "is not rbuild", "RBUILD_LOCK_TIMEOUT", "waiting for "]);
         // Open file description locks have no PID, and a builder in a namespace may be unable to
-        // see who holds the file.
+        // see which process has the file open.
         assert!(script.contains("37") || ran.stderr.contains(&named), "{}", ran.stderr);
         assert!(began.elapsed() < Duration::from_secs(30), "{script} took {:?}", began.elapsed());
     }
@@ -159,7 +159,7 @@ fn waiting_for_a_foreign_holder_of_the_store_lock_times_out_and_names_it() {
         lab.sh(&format!("fuser -s -k $LAB/store/{file}; true")).ok();
         ran.fails(1, &[&format!("the store's {file} is held by"), &named, "is not rbuild"]);
     }
-    // Prune needs the store exclusively: it reports at once who uses it.
+    // Prune needs exclusive access to the store: it immediately reports the processes that use it.
     let holder = Command::new("flock").arg("-s").arg(lab.store().join("lock")).args(["sleep", "600"]).spawn().unwrap();
     std::thread::sleep(Duration::from_millis(500));
     let named = format!("the store is in use by flock (PID {}", holder.id());
@@ -170,7 +170,7 @@ fn waiting_for_a_foreign_holder_of_the_store_lock_times_out_and_names_it() {
     lab.rbuild(["prune"]).ok();
 }
 
-/// A process name is no proof: an idle lock holder is not waited for.
+/// The name of a process proves nothing: rbuild does not wait for an idle lock holder.
 #[test]
 fn an_idle_process_named_rbuild_times_out_too() {
     let lab = Lab::new();

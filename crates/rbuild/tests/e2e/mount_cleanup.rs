@@ -1,6 +1,6 @@
-//! Temporary content of a command (caches, secrets, system files) stays out of its result, whatever
-//! the command does with it. With real mounts, many of these operations fail in the command, which
-//! is equally acceptable.
+//! Temporary content of a command (caches, secrets, system files) is never part of its result,
+//! regardless of the actions of the command. With real mounts, many of these operations fail in the
+//! command, which is equally acceptable.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -21,8 +21,8 @@ fn layer_of(lab: &Lab, mounts: &str, command: &str) -> Option<LayerContent> {
     let file = format!("FROM busybox\nRUN --mount=type=secret,id=s {mounts} {command}; true\n");
     let ran = lab.build(&file, &["--no-cache", "--secret", "id=s,src=secret", "-t", "made"]);
     if ran.code != Some(0) {
-        let why = "pass --allow secret-in-image";
-        assert!(ran.stderr.contains(why), "{command}: {}", ran.stderr);
+        let hint = "pass --allow secret-in-image";
+        assert!(ran.stderr.contains(hint), "{command}: {}", ran.stderr);
         // Without mounts, moving and linking work, so no copy of the secret can be left.
         assert!(!is_bare(), "{command}: {}", ran.stderr);
         return None;
@@ -103,9 +103,9 @@ fn root_trees_and_caches_share_no_file() {
                   wc -l < $LAB/a; comm -12 $LAB/a $LAB/b | wc -l";
     // The files d/f, hard (two names), in, own and own2. Where linking worked, `own` and `own2` are
     // one file.
-    let told = lab.sh(script).ok().stdout;
-    let counts: Vec<&str> = told.lines().collect();
-    assert!(["4", "5"].contains(&counts[0]) && counts[1] == "0", "{told}");
+    let counted = lab.sh(script).ok().stdout;
+    let counts: Vec<&str> = counted.lines().collect();
+    assert!(["4", "5"].contains(&counts[0]) && counts[1] == "0", "{counted}");
 }
 
 #[test]
@@ -267,7 +267,7 @@ fn mounts_can_be_nested() {
                 RUN --mount=type=cache,id=n,target=/a --mount=type=cache,id=m,target=/b --mount=type=cache,id=m,target=/dev/x/y \
                 cat /a/one /b/three > /o; ls /a/t /dev/x/y/three >> /o; true\n";
     let out = lab.build_local(file, &[]);
-    let said = read(&out, "o");
-    assert!(said.starts_with("1\n3\n") && !said.contains("two"), "{said}");
+    let output = read(&out, "o");
+    assert!(output.starts_with("1\n3\n") && !output.contains("two"), "{output}");
     assert!(!exists(out.join("a")) && !exists(out.join("b")));
 }

@@ -59,7 +59,7 @@ fn stages_are_selected_by_name_number_and_target() {
 fn the_name_of_a_later_stage_refers_to_an_image() {
     let lab = Lab::new();
     lab.build("FROM busybox\nRUN echo image > /o\n", &["-t", "later"]).ok();
-    for (with, what) in [
+    for (with, message) in [
         ("COPY --from=later /o /o", ""),
         ("RUN --mount=from=later,target=/m cat /m/o > /o", ""),
         ("RUN --mount=type=cache,id=l,from=later,target=/m cat /m/o > /o", ""),
@@ -69,11 +69,11 @@ fn the_name_of_a_later_stage_refers_to_an_image() {
         let file = format!(
             "FROM busybox AS x\n{with}\nFROM busybox AS later\nRUN echo stage > /o\nFROM busybox AS absent\nFROM x\n"
         );
-        if what.is_empty() {
+        if message.is_empty() {
             assert_eq!(std::fs::read_to_string(lab.build_local(&file, &[]).join("o")).unwrap(), "image\n", "{with}");
         } else {
             let failed = lab.build(&file, &[]);
-            assert!(failed.code != Some(0) && failed.stderr.contains(what), "{with}: {}", failed.stderr);
+            assert!(failed.code != Some(0) && failed.stderr.contains(message), "{with}: {}", failed.stderr);
         }
     }
 }
@@ -138,7 +138,8 @@ fn a_mount_of_an_empty_stage_is_empty() {
     }
 }
 
-/// An empty build argument of the builder's own sets nothing: CI passes variables that are not set.
+/// An empty build argument that configures the builder counts as unset: CI systems pass unset
+/// variables as empty ones.
 #[test]
 fn empty_predefined_arguments_count_as_unset() {
     let lab = Lab::new();

@@ -277,7 +277,8 @@ fn one_build_can_have_several_platforms() {
     assert_eq!(lab.read("split/linux_arm64/o"), "for arm64\n");
 }
 
-/// As in docker, these refer to the index: a digest of one image would leave out the others.
+/// As in docker, these refer to the index, because the digest of one image would not cover the
+/// others.
 #[test]
 fn the_digests_of_a_build_for_several_platforms_are_those_of_the_index() {
     let lab = Lab::new();
@@ -291,17 +292,21 @@ fn the_digests_of_a_build_for_several_platforms_are_those_of_the_index() {
         let top: Value = serde_json::from_slice(&files["index.json"]).unwrap();
         let digest = |entry: &Value| entry["digest"].as_str().unwrap().to_string();
         let index = digest(&top["manifests"][0]);
-        let told: Value = serde_json::from_str(&lab.read("meta")).unwrap();
-        assert_eq!((digest(&told["containerimage.descriptor"]), lab.read("iid")), (index.clone(), index.clone()));
-        assert_eq!(told["containerimage.digest"], index.as_str());
-        assert_eq!(told["containerimage.descriptor"]["mediaType"], "application/vnd.oci.image.index.v1+json");
-        assert!(told.get("containerimage.config.digest").is_none() && ran.stderr.contains(&index), "{}", ran.stderr);
+        let metadata: Value = serde_json::from_str(&lab.read("meta")).unwrap();
+        assert_eq!((digest(&metadata["containerimage.descriptor"]), lab.read("iid")), (index.clone(), index.clone()));
+        assert_eq!(metadata["containerimage.digest"], index.as_str());
+        assert_eq!(metadata["containerimage.descriptor"]["mediaType"], "application/vnd.oci.image.index.v1+json");
+        assert!(
+            metadata.get("containerimage.config.digest").is_none() && ran.stderr.contains(&index),
+            "{}",
+            ran.stderr
+        );
         let quiet = lab.build(TWO_PLATFORMS, &[&args[..], names, &["-q"]].concat());
         assert_eq!(quiet.ok().stdout, format!("{index}\n"));
     }
 }
 
-/// One name of several platforms stands for an image of each in the same Dockerfile.
+/// In one Dockerfile, the same name may refer to an image for each of several platforms.
 #[test]
 fn stages_of_different_platforms_use_different_images_of_one_name() {
     let lab = Lab::new();
@@ -374,11 +379,11 @@ fn metadata_iidfile_and_rawjson_describe_the_build() {
     let ran = lab
         .build(file, &["-t", "x:1", "-t", "y", "--metadata-file", metadata.to_str().unwrap(), "--progress", "rawjson"])
         .ok();
-    let told: Value = serde_json::from_str(&lab.read("metadata.json")).unwrap();
+    let metadata: Value = serde_json::from_str(&lab.read("metadata.json")).unwrap();
     let (config, manifest) = documents(&lab, "x:1");
-    assert_eq!(told["containerimage.config.digest"], manifest["config"]["digest"]);
-    assert_eq!(told["containerimage.descriptor"]["digest"], told["containerimage.digest"]);
-    assert_eq!(told["image.name"], "docker.io/library/x:1,docker.io/library/y:latest");
+    assert_eq!(metadata["containerimage.config.digest"], manifest["config"]["digest"]);
+    assert_eq!(metadata["containerimage.descriptor"]["digest"], metadata["containerimage.digest"]);
+    assert_eq!(metadata["image.name"], "docker.io/library/x:1,docker.io/library/y:latest");
     assert_eq!(config["os"], "linux");
     let lines: Vec<Value> =
         ran.stderr.lines().filter(|l| l.starts_with('{')).map(|l| serde_json::from_str(l).unwrap()).collect();
@@ -390,7 +395,7 @@ fn metadata_iidfile_and_rawjson_describe_the_build() {
         lab.build(file, &["-t", "x:1", "--metadata-file", metadata.to_str().unwrap(), "--progress", "github"]).ok();
     assert!(again.stderr.contains("[2/2] RUN echo said; echo also >&2 CACHED\n"), "{}", again.stderr);
     let second: Value = serde_json::from_str(&lab.read("metadata.json")).unwrap();
-    assert_eq!(second["containerimage.digest"], told["containerimage.digest"]);
+    assert_eq!(second["containerimage.digest"], metadata["containerimage.digest"]);
     let grouped = lab.build(file, &["--no-cache", "--progress", "github"]).ok();
     assert!(grouped.stderr.contains("::group::[2/2] RUN echo said"), "{}", grouped.stderr);
 }
@@ -429,7 +434,7 @@ fn a_failed_output_changes_no_name() {
     assert_eq!(id(), before);
 }
 
-/// An image that is streamed into an archive is in no store; its reports are complete all the same.
+/// An image that is streamed into an archive is not stored; its reports are complete nevertheless.
 #[test]
 fn a_streamed_image_is_reported_and_not_stored() {
     let lab = Lab::new();
@@ -448,7 +453,7 @@ fn a_streamed_image_is_reported_and_not_stored() {
 
 /// The kernel accepts an empty value, which has no effect, and then refuses to return it.
 #[test]
-fn an_empty_file_capability_is_left_out() {
+fn an_empty_file_capability_is_omitted() {
     let lab = Lab::new();
     lab.rbuild(["import", base("debian.tar.gz").to_str().unwrap(), "debian"]).ok();
     let set = "perl -e 'my ($f, $name, $value) = (q(/f), q(security.capability), q()); exit syscall(188, $f, $name, $value, 0, 0)'";

@@ -1,5 +1,5 @@
-//! Recorded owners and devices: only records written by rbuild are valid, whatever commands,
-//! contexts and images set.
+//! Recorded owners and devices: only records written by rbuild are valid, regardless of attributes
+//! that commands, contexts and images set.
 
 use std::collections::BTreeMap;
 
@@ -196,9 +196,9 @@ fn a_store_copied_without_owners_or_attributes_is_rejected() {
     for (copy, lost) in copies {
         // Files of sub-IDs are not readable for every user.
         let script = format!("rm -rf copy; set -o noglob; {{ {copy}; }} 2>/dev/null; RBUILD_ROOT=$PWD/copy $RB build");
-        let says = format!("have lost their {lost}: they were copied without them");
-        lab.sh(&script).fails(1, &[&says, "cp -a", "rbuild prune -a"]);
-        // An empty cache has nothing that could be wrong.
+        let message = format!("have lost their {lost}: they were copied without them");
+        lab.sh(&script).fails(1, &[&message, "cp -a", "rbuild prune -a"]);
+        // An empty cache contains no files with lost owners.
         lab.sh("RBUILD_ROOT=$PWD/copy $RB prune -a && RBUILD_ROOT=$PWD/copy $RB build --progress plain").ok();
     }
     if single || is_root {
@@ -296,7 +296,7 @@ fn an_owner_is_kept_whatever_times_are_set() {
 
 /// Names that end in a slash or a dot create nothing, for any user.
 #[test]
-fn names_that_the_kernel_does_not_create_are_not_created() {
+fn names_that_end_in_a_slash_or_dot_create_nothing() {
     let lab = Lab::new();
     let script = "echo x > src; ! cp src missing/. && ! touch new/. && ! mkdir md/. && ! ln -s t sl/ && ! mkfifo ff/ && \
                   ! mkfifo ff2/. && ln -s nothing/. dang && ! sh -c 'echo x > dang' && ! mkdir '' && ! mkdir .. && mkdir ok/ && \
@@ -306,9 +306,8 @@ fn names_that_the_kernel_does_not_create_are_not_created() {
     assert!(ran.stderr.contains(" 1000:1000\n"), "{}", ran.stderr);
 }
 
-/// A character device 0:0 is how an overlay, and a layer made from one, marks what was removed. The
-/// requests of io_uring, of which one leaves such a device, are in memory, where no filter sees
-/// them.
+/// In an overlay, a character device 0:0 is a whiteout, and it becomes one in a layer. Requests of
+/// io_uring, which can create such a device, are in memory, where no filter can inspect them.
 #[test]
 fn commands_cannot_create_whiteouts() {
     let lab = debian();

@@ -33,16 +33,16 @@ pub fn processes_with(marker: &str) -> Vec<Process> {
     processes().into_iter().filter(|process| process.command_line.contains(marker)).collect()
 }
 
-/// Waits until no process has `marker` in its command line. `what` describes the situation.
+/// Waits until no process has `marker` in its command line. `context` describes the situation.
 #[track_caller]
-pub fn all_gone(marker: &str, what: &str) {
+pub fn all_gone(marker: &str, context: &str) {
     let deadline = Instant::now() + AT_ONCE;
     loop {
         let left = processes_with(marker);
         if left.is_empty() {
             return;
         }
-        assert!(Instant::now() < deadline, "{what}: left running: {left:?}");
+        assert!(Instant::now() < deadline, "{context}: left running: {left:?}");
         std::thread::sleep(Duration::from_millis(10));
     }
 }
@@ -50,7 +50,7 @@ pub fn all_gone(marker: &str, what: &str) {
 /// Waits until the locks in the store's directory `tmp` are free. A process that is ending has no
 /// command line any more, but still holds its lock until its last thread has ended.
 #[track_caller]
-pub fn locks_free(tmp: &Path, what: &str) {
+pub fn locks_free(tmp: &Path, context: &str) {
     let deadline = Instant::now() + AT_ONCE;
     for entry in std::fs::read_dir(tmp).unwrap() {
         let path = entry.unwrap().path();
@@ -59,7 +59,7 @@ pub fn locks_free(tmp: &Path, what: &str) {
         }
         let Ok(lock) = std::fs::File::open(&path) else { continue };
         while lock.try_lock_shared().is_err() {
-            assert!(Instant::now() < deadline, "{what}: still locked: {}", path.display());
+            assert!(Instant::now() < deadline, "{context}: still locked: {}", path.display());
             std::thread::sleep(Duration::from_millis(10));
         }
     }

@@ -53,10 +53,10 @@ fn start(scene: &Scene, name: &str) -> Child {
 }
 
 /// Waits until `is_met` returns true.
-fn wait_until(what: &str, is_met: impl Fn() -> bool) {
+fn wait_until(condition: &str, is_met: impl Fn() -> bool) {
     let start = Instant::now();
     while !is_met() {
-        assert!(start.elapsed().as_secs() < 30, "{what}");
+        assert!(start.elapsed().as_secs() < 30, "{condition}");
         std::thread::sleep(Duration::from_millis(10));
     }
 }
@@ -260,7 +260,7 @@ fn images_of_one_build_download_a_shared_layer_once() {
 /// A base for two platforms, and one whose trigger copies from another image, are pulled by two
 /// fetchers, one of which ends first.
 #[test]
-fn images_that_are_found_one_after_the_other_are_pulled() {
+fn images_that_are_requested_one_after_another_are_pulled() {
     let (scene, name) = scene();
     let (both, trigger) = (scene.name("both:1"), scene.name("trigger:1"));
     let platforms = ["--platform", "linux/amd64,linux/arm64"];
@@ -280,7 +280,7 @@ fn images_that_are_found_one_after_the_other_are_pulled() {
 }
 
 #[test]
-fn a_base_for_several_platforms_keeps_the_name_of_this_machines_image() {
+fn pulling_a_base_for_several_platforms_keeps_the_name_of_the_host_image() {
     let (scene, _) = scene();
     let both = scene.name("both:1");
     scene.lab.write("Dockerfile", "FROM scratch\nARG TARGETARCH\nCOPY small /$TARGETARCH\nCOPY d /\n");
@@ -345,7 +345,7 @@ fn a_cached_build_downloads_no_layer() {
     assert_eq!(scene.lab.read("out/first"), "f");
 }
 
-/// The result of such a build has the layers of its base.
+/// The result of such a build contains the layers of its base.
 #[test]
 fn an_image_is_never_made_without_the_layers_of_its_base() {
     let (scene, name) = scene();
@@ -387,7 +387,7 @@ fn a_full_disk_during_a_pull_is_reported_once() {
          $RB pull -q {name} && $RB fsck >/dev/null && echo whole; exit $c"
     );
     let ran = crate::errors::in_namespace(&scene.lab, &script);
-    // The fetcher or the builder meets the full disk.
+    // The disk is full for the fetcher or for the builder.
     let ran = ran.fails(1, &["o space left on device", "rbuild prune"]);
     assert_eq!(ran.stderr.matches("error:").count(), 1, "{}", ran.stderr);
     let lines: Vec<&str> = ran.stdout.lines().filter(|line| !line.is_empty() && !line.ends_with(':')).collect();

@@ -17,7 +17,7 @@ use crate::processes::{Process, all_gone, locks_free, processes};
 /// The time within which a failed build must end.
 const AT_ONCE: Duration = Duration::from_secs(5);
 
-/// The maximum number of failing builds; more give no new information.
+/// The maximum number of failing builds; more do not provide new information.
 const FAILING_BUILDS: usize = 200;
 
 /// A small pseudo-random number generator (xorshift64*).
@@ -86,7 +86,7 @@ impl Build {
 
     /// Waits for the build to end, which must happen before the deadline.
     #[track_caller]
-    fn ends(&mut self, deadline: Instant, what: &str) -> (ExitStatus, String) {
+    fn ends(&mut self, deadline: Instant, description: &str) -> (ExitStatus, String) {
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {
                 return (status, std::fs::read_to_string(&self.log).unwrap());
@@ -94,7 +94,7 @@ impl Build {
             if Instant::now() > deadline {
                 let family = family(self.child.id());
                 let log = std::fs::read_to_string(&self.log).unwrap();
-                panic!("{what}: it does not end: {family:?}\n{log}");
+                panic!("{description}: it does not end: {family:?}\n{log}");
             }
             std::thread::sleep(Duration::from_millis(5));
         }
@@ -102,15 +102,15 @@ impl Build {
 }
 
 #[track_caller]
-fn nothing_in(dir: &Path, what: &str) {
+fn nothing_in(dir: &Path, description: &str) {
     let left: Vec<_> = std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name()).collect();
-    assert!(left.is_empty(), "{what}: left in {}: {left:?}", dir.display());
+    assert!(left.is_empty(), "{description}: left in {}: {left:?}", dir.display());
 }
 
 #[track_caller]
-fn no_mounts(lab: &Lab, what: &str) {
+fn no_mounts(lab: &Lab, description: &str) {
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
-    assert!(!mounts.contains(lab.path("").to_str().unwrap()), "{what}: {mounts}");
+    assert!(!mounts.contains(lab.path("").to_str().unwrap()), "{description}: {mounts}");
 }
 
 /// Returns a Dockerfile with six stages, one of which fails, and the expected error. The others
@@ -124,7 +124,7 @@ fn failing_stages(dice: &mut Dice, marker: &str) -> (String, String) {
         if stage == failing {
             let code = 2 + dice.below(100);
             let pause = dice.below(300);
-            let (step, why) = match dice.below(5) {
+            let (step, cause) = match dice.below(5) {
                 0 => (format!("RUN : {marker}; false"), "exited with code 1".to_string()),
                 1 => (format!("RUN : {marker}; usleep {pause}000; exit {code}"), format!("exited with code {code}\n")),
                 // PID 1 of a container ignores signals that it sends to itself.
@@ -139,7 +139,7 @@ fn failing_stages(dice: &mut Dice, marker: &str) -> (String, String) {
                 ),
             };
             file.push_str(&format!("{step}\n"));
-            reason = why;
+            reason = cause;
             continue;
         }
         let step = match dice.below(5) {
@@ -168,7 +168,7 @@ fn a_failing_step_ends_the_build_with_its_own_error() {
         let (status, log) = build.ends(Instant::now() + AT_ONCE + Duration::from_millis(300), &dockerfile);
         assert_eq!(status.code(), Some(1), "{dockerfile}\n{log}");
         let error = log.find("error: ").map_or("", |at| &log[at..]);
-        assert!(error.contains(&reason), "{reason:?} is not what failed:\n{dockerfile}\n{log}");
+        assert!(error.contains(&reason), "{reason:?} is not the failure:\n{dockerfile}\n{log}");
         all_gone(&marker, &dockerfile);
         nothing_in(&lab.store().join("tmp"), &dockerfile);
         if Instant::now() > end {
@@ -215,7 +215,7 @@ fn strike(dice: &mut Dice, build: &Build) -> (String, Option<Signal>) {
 }
 
 #[track_caller]
-fn ended_for_a_reason(status: ExitStatus, signal: Option<Signal>, log: &str, what: &str) {
+fn ended_for_a_reason(status: ExitStatus, signal: Option<Signal>, log: &str, description: &str) {
     let reasons = ["killed", "exited with code 137", "exited with code 143"];
     let error = log.find("error: ").map(|at| &log[at..]);
     match (status.code(), signal) {
@@ -224,12 +224,14 @@ fn ended_for_a_reason(status: ExitStatus, signal: Option<Signal>, log: &str, wha
         // SIGKILL cannot be caught, and the other signals are not handled before the builder
         // exists.
         (None, Some(signal)) if status.signal() == Some(signal as i32) => {
-            assert!(signal == Signal::SIGKILL || !log.contains("isolation: "), "{what}\n{log}");
+            assert!(signal == Signal::SIGKILL || !log.contains("isolation: "), "{description}\n{log}");
         }
-        (Some(130), Some(_)) => assert!(error.is_some_and(|e| e.contains("interrupted")), "{what}\n{log}"),
+        (Some(130), Some(_)) => assert!(error.is_some_and(|e| e.contains("interrupted")), "{description}\n{log}"),
         // With 3 if newuidmap was killed.
-        (Some(1 | 3), None) => assert!(error.is_some_and(|e| reasons.iter().any(|r| e.contains(r))), "{what}\n{log}"),
-        (code, _) => panic!("{what}: ended with {code:?}\n{log}"),
+        (Some(1 | 3), None) => {
+            assert!(error.is_some_and(|e| reasons.iter().any(|r| e.contains(r))), "{description}\n{log}")
+        }
+        (code, _) => panic!("{description}: ended with {code:?}\n{log}"),
     }
 }
 
@@ -243,20 +245,21 @@ fn killing_any_process_leaves_nothing_and_affects_no_other_build() {
         let dockerfile = sharing_builds(&mut dice, &marker);
         let mut builds = ["a", "b"].map(|which| Build::start(&lab, &format!("{marker}{which}"), &dockerfile));
         std::thread::sleep(Duration::from_millis(dice.below(500)));
-        let (what, signal) = strike(&mut dice, &builds[0]);
+        let (description, signal) = strike(&mut dice, &builds[0]);
         let deadline = Instant::now() + AT_ONCE;
-        let (status, log) = builds[0].ends(deadline, &what);
-        ended_for_a_reason(status, signal, &log, &what);
+        let (status, log) = builds[0].ends(deadline, &description);
+        ended_for_a_reason(status, signal, &log, &description);
         // The other build still has its own work to do.
-        let (status, log) = builds[1].ends(deadline + Duration::from_secs(2), &what);
-        assert!(status.success(), "the other build: {what}\n{log}");
-        all_gone(&marker, &what);
-        locks_free(&lab.store().join("tmp"), &what);
+        let (status, log) = builds[1].ends(deadline + Duration::from_secs(2), &description);
+        assert!(status.success(), "the other build: {description}\n{log}");
+        all_gone(&marker, &description);
+        locks_free(&lab.store().join("tmp"), &description);
         let after =
             format!("FROM busybox\nRUN --mount=type=cache,id={marker},sharing=locked,target=/c echo {marker} fine\n");
-        let (status, log) = Build::start(&lab, &format!("{marker}c"), &after).ends(Instant::now() + AT_ONCE, &what);
-        assert!(status.success(), "the next build: {what}\n{log}");
-        nothing_in(&lab.store().join("tmp"), &what);
+        let (status, log) =
+            Build::start(&lab, &format!("{marker}c"), &after).ends(Instant::now() + AT_ONCE, &description);
+        assert!(status.success(), "the next build: {description}\n{log}");
+        nothing_in(&lab.store().join("tmp"), &description);
         if i % 8 == 0 {
             lab.rbuild(["fsck"]).ok();
         }

@@ -92,7 +92,7 @@ fn a_base_is_pulled_and_the_result_is_pushed() {
     let digest = BlobDigest::of(&scene.registry.state().manifests[&("team/app".into(), "2".into())].1);
     let two = [format!("HEAD /v2/team/app/manifests/{digest}"), "PUT /v2/team/app/manifests/2".into()];
     assert_eq!(scene.registry.requests(), two);
-    // An image that came into the store otherwise need not be downloaded, either.
+    // An image that is in the store for another reason is not downloaded either.
     scene.rbuild(&["pull", &app]).ok();
     assert_eq!(scene.registry.requests(), ["HEAD /v2/team/app/manifests/2"]);
     // The next build does not contact the registry, except on request.
@@ -212,8 +212,8 @@ fn a_build_uses_the_image_of_its_platform_regardless_of_earlier_pulls() {
         std::fs::remove_dir_all(&out).unwrap();
         names
     };
-    // `prune -a` keeps the notes on pulled images: without them, a build for any platform would use
-    // the image for arm64.
+    // `prune -a` keeps the records of pulled images: without them, the image for arm64 would be
+    // used for all platforms.
     scene.rbuild(&["pull", "--platform", "linux/arm64", &name]).ok();
     scene.rbuild(&["prune", "-a"]).ok();
     assert_eq!(built("linux/s390x", ""), ["s390x"]);
@@ -320,8 +320,8 @@ fn logins_are_stored_and_used_and_not_leaked() {
         scene.rbuild(&["logout", address]).ok();
         scene.forget(&name);
         let refused = scene.rbuild(&["pull", &name]).fails(1, &["refused to pull", "no login for"]);
-        let told = built.stderr + &refused.stderr;
-        assert!(!told.contains("hunter2") && !told.contains("am9lOmh1bnRlcjI"), "{told}");
+        let messages = built.stderr + &refused.stderr;
+        assert!(!messages.contains("hunter2") && !messages.contains("am9lOmh1bnRlcjI"), "{messages}");
         let found = scene.lab.sh(r#"grep -rlE 'hunter2|am9lOmh1bnRlcjI|token-[0-9]' "$LAB/store" "$LAB/home""#);
         assert_eq!(found.stdout, "");
     }
@@ -417,9 +417,9 @@ fn no_log_contains_a_credential() {
     }
 }
 
-/// A CI system sets the variable of an unset secret to nothing.
+/// A CI system passes an unset secret as an empty variable.
 #[test]
-fn an_empty_login_variable_is_no_login() {
+fn an_empty_login_variable_counts_as_unset() {
     let lab = Lab::new();
     lab.write("Dockerfile", "FROM busybox\n");
     let check = |args: &[&str], login| lab.run_with(&mut lab.command(args.iter().copied()), &[("RBUILD_CREDS", login)]);
@@ -485,13 +485,13 @@ fn credentials_for_the_push_are_not_sent_to_base_registries() {
         .fails(2, &["--creds is a login for one registry", "rbuild login"]);
 }
 
-/// The registry is not at fault, and neither is the source of the image: the hint is about the
+/// Neither the registry nor the source of the image caused the failure, so the hint is about the
 /// store.
 #[test]
 fn a_damaged_layer_of_the_store_is_never_pushed() {
     let scene = Scene::with_image();
     let (name, elsewhere) = (scene.name("busybox:1"), Registry::start(Access::Open));
-    for (damage, says) in [
+    for (damage, expected) in [
         ("truncate -s -1 $f", "is damaged: its digest is "),
         ("printf X | dd of=$f bs=1 seek=200 conv=notrunc status=none", "is damaged: its digest is "),
         ("rm $f; mkdir $f", "is damaged: it is not a regular file"),
@@ -503,7 +503,7 @@ fn a_damaged_layer_of_the_store_is_never_pushed() {
         assert_eq!(damaged.stdout.lines().count(), 1, "{damage}");
         let ran = scene.rbuild(&["push", &name, &format!("{}/x:1", elsewhere.address)]);
         let digest = format!("blob sha256:{}", damaged.stdout.trim());
-        ran.fails(1, &[&digest, says, "hint: run `rbuild fsck --repair`", "then load, pull or build"]);
+        ran.fails(1, &[&digest, expected, "hint: run `rbuild fsck --repair`", "then load, pull or build"]);
         assert!(elsewhere.state().manifests.is_empty(), "{damage}");
         scene.rbuild(&["fsck"]).fails(1, &["image ", "is incomplete", "hint: run `rbuild fsck --repair`"]);
         scene.rbuild(&["fsck", "--repair"]).ok();
@@ -597,7 +597,7 @@ fn a_name_with_several_platforms_is_stored_listed_and_pushed() {
         lines.len() == 4 && begins(1, &name) && begins(2, "├─ linux/s390x") && begins(3, "└─ linux/amd64"),
         "{tree}"
     );
-    // Nothing of it is removed, not even under another name.
+    // None of its images is removed, not even under another name.
     let copy = scene.name("team/copy:2");
     scene.rbuild(&["tag", &name, &copy]).ok();
     scene.rbuild(&["rmi", &name]).ok();
@@ -623,7 +623,7 @@ fn a_name_with_several_platforms_is_stored_listed_and_pushed() {
     scene.rbuild(&["save", "--format", "oci", "-o", archive.to_str().unwrap(), &copy]).ok();
     let saved: Value = serde_json::from_slice(&std::fs::read(archive.join("index.json")).unwrap()).unwrap();
     assert_eq!(saved["manifests"][0]["mediaType"], INDEX);
-    // By its ID, an image is pushed alone.
+    // An image that is named by its ID is pushed alone.
     let tree = scene.rbuild(&["images", "--tree"]).ok().stdout;
     let id = tree.lines().nth(2).unwrap().split_whitespace().nth(2).unwrap().to_string();
     scene.rbuild(&["push", &id, &scene.name("one:1")]).ok();
@@ -640,7 +640,7 @@ fn a_name_with_several_platforms_is_stored_listed_and_pushed() {
     let note = format!("note: {other} no longer has linux/amd64\n");
     assert_eq!([pulled(), pulled()].map(|text| text.matches(&note).count()), [1, 0]);
     scene.rbuild(&["rmi", "-f", &other]).ok();
-    // With its last name, all of it goes.
+    // All of its images are removed with the last name.
     scene.rbuild(&["rmi", "-f", &copy]).ok();
     assert_eq!(scene.rbuild(&["images", "-q", "-a"]).ok().stdout, "");
 }

@@ -1,4 +1,4 @@
-//! Commands that remove images, containers and logs, and what they keep.
+//! Commands that remove images, containers and logs, and the objects that they keep.
 
 use crate::lab::{Lab, base, exists};
 
@@ -17,15 +17,15 @@ fn image_prune_removes_images_and_keeps_the_cache() {
     lab.build("FROM busybox\nRUN echo y > /y\n", &["-t", "a"]).ok();
     lab.rbuild(["create", "--name", "c", "busybox"]).ok();
     assert_eq!(images(&lab), ["<none>:<none>", "a:latest", "busybox:latest"]);
-    let said = lab.rbuild(["image", "prune", "-f"]).ok().stdout;
+    let output = lab.rbuild(["image", "prune", "-f"]).ok().stdout;
     assert!(
-        said.starts_with("Deleted Images:\ndeleted: sha256:") && said.contains("\n\nTotal reclaimed space: "),
-        "{said}"
+        output.starts_with("Deleted Images:\ndeleted: sha256:") && output.contains("\n\nTotal reclaimed space: "),
+        "{output}"
     );
     assert_eq!(images(&lab), ["a:latest", "busybox:latest"]);
     // With -a, only images used by a container are left.
-    let said = lab.rbuild(["image", "prune", "-a", "-f"]).ok().stdout;
-    assert!(said.contains("untagged: a:latest\ndeleted: sha256:"), "{said}");
+    let output = lab.rbuild(["image", "prune", "-a", "-f"]).ok().stdout;
+    assert!(output.contains("untagged: a:latest\ndeleted: sha256:"), "{output}");
     assert_eq!(images(&lab), ["busybox:latest"]);
     assert_eq!(lab.rbuild(["image", "prune", "-a"]).ok().stdout, "Total reclaimed space: 0B\n");
     assert_eq!(lab.build(dockerfile, &["-t", "a"]).ok().steps().0, 0);
@@ -62,8 +62,8 @@ fn containers_are_listed_and_pruned_as_in_docker() {
     assert_eq!(lab.rbuild(["ps", "-a", "-q"]).ok().stdout.trim(), &id[..12]);
     let listed = lab.rbuild(["container", "ls", "-a", "--format", "{{.ID}} {{.Image}} {{.Names}}", "--no-trunc"]).ok();
     assert_eq!(listed.stdout, format!("{} busybox c\n", id.trim()));
-    let said = lab.rbuild(["container", "prune", "-f"]).ok().stdout;
-    assert_eq!(said, format!("Deleted Containers:\n{id}\nTotal reclaimed space: 0B\n"));
+    let output = lab.rbuild(["container", "prune", "-f"]).ok().stdout;
+    assert_eq!(output, format!("Deleted Containers:\n{id}\nTotal reclaimed space: 0B\n"));
     assert_eq!(lab.rbuild(["container", "ls", "-aq"]).ok().stdout, "");
     assert_eq!(lab.rbuild(["container", "prune"]).ok().stdout, "Total reclaimed space: 0B\n");
     assert_eq!(images(&lab), ["busybox:latest"]);
@@ -85,8 +85,8 @@ fn rmi_continues_after_errors_and_force_ignores_missing() {
     tag();
     let id = lab.rbuild(["images", "-q", "busybox"]).ok().stdout.trim().to_string();
     lab.rbuild(["rmi", &id]).fails(1, &["has several names: ", "hint: remove them one by one, or all with -f"]);
-    let said = lab.rbuild(["rmi", "--force", &id]).ok().stdout;
-    assert_eq!((said.matches("Untagged: ").count(), said.matches("Deleted: ").count()), (4, 1), "{said}");
+    let output = lab.rbuild(["rmi", "--force", &id]).ok().stdout;
+    assert_eq!((output.matches("Untagged: ").count(), output.matches("Deleted: ").count()), (4, 1), "{output}");
     assert!(images(&lab).is_empty());
 }
 
@@ -107,8 +107,8 @@ fn rmi_by_id_removes_every_image_that_has_it() {
     let id = lab.rbuild(["images", "-q", "--no-trunc", "a"]).ok().stdout.trim().to_string();
     assert_eq!(ids.lines().filter(|other| *other == id).count(), 3, "{ids}");
     lab.rbuild(["rmi", &id]).fails(1, &["has several names: a:latest, b:latest\nhint: remove them one by one"]);
-    let said = lab.rbuild(["rmi", "-f", &id[..20]]).ok().stdout;
-    assert_eq!(said, format!("Untagged: a:latest\nUntagged: b:latest\nDeleted: {id}\n"));
+    let output = lab.rbuild(["rmi", "-f", &id[..20]]).ok().stdout;
+    assert_eq!(output, format!("Untagged: a:latest\nUntagged: b:latest\nDeleted: {id}\n"));
     assert_eq!(images(&lab), ["busybox:latest"]);
     // A dangling image still has the ID.
     twice();

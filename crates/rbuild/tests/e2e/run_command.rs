@@ -66,8 +66,8 @@ fn on_terminal(lab: &Lab, command: &str, typed: &str) -> (Option<i32>, String) {
     let mut child = script.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
     let mut stdin = child.stdin.take().unwrap();
     let mut stdout = child.stdout.take().unwrap();
-    let said = Arc::new(Mutex::new(String::new()));
-    let hearing = said.clone();
+    let shown = Arc::new(Mutex::new(String::new()));
+    let hearing = shown.clone();
     let listener = std::thread::spawn(move || {
         let mut buffer = [0; 4096];
         while let Ok(n) = stdout.read(&mut buffer) {
@@ -83,7 +83,7 @@ fn on_terminal(lab: &Lab, command: &str, typed: &str) -> (Option<i32>, String) {
             Some(text) => {
                 let deadline = Instant::now() + Duration::from_secs(20);
                 loop {
-                    let so_far = said.lock().unwrap().clone();
+                    let so_far = shown.lock().unwrap().clone();
                     if let Some(at) = so_far[seen..].find(text) {
                         seen += at + text.len();
                         break;
@@ -102,8 +102,8 @@ fn on_terminal(lab: &Lab, command: &str, typed: &str) -> (Option<i32>, String) {
     let code = child.wait().unwrap().code();
     drop(stdin);
     listener.join().unwrap();
-    let said = said.lock().unwrap().clone();
-    (code, said)
+    let shown = shown.lock().unwrap().clone();
+    (code, shown)
 }
 
 #[test]
@@ -111,13 +111,13 @@ fn a_terminal_has_a_size_and_ctrl_c_goes_to_the_command() {
     let lab = Lab::new();
     let typed = "wait:# \nstty size\nwait:30 100\ntty\nwait:/dev/pts/0\necho g''o; sleep 100\nwait:go\n^C\nwait:# \n\
                  echo still $((40 + 2)) here\nwait:still 42\nexit 7\n";
-    let (code, said) = on_terminal(&lab, "$RB run -it busybox sh", typed);
-    assert_eq!(code, Some(7), "{said}");
+    let (code, shown) = on_terminal(&lab, "$RB run -it busybox sh", typed);
+    assert_eq!(code, Some(7), "{shown}");
     for text in ["30 100", "/dev/pts/0", "still 42 here"] {
-        assert!(said.contains(text), "{text}: {said}");
+        assert!(shown.contains(text), "{text}: {shown}");
     }
-    let (code, said) = on_terminal(&lab, "$RB run -t busybox tty; stty -a", "");
-    assert!(code == Some(0) && said.contains("/dev/pts/0") && said.contains(" icanon"), "{said}");
+    let (code, shown) = on_terminal(&lab, "$RB run -t busybox tty; stty -a", "");
+    assert!(code == Some(0) && shown.contains("/dev/pts/0") && shown.contains(" icanon"), "{shown}");
 }
 
 /// The zygote is the first child of the builder, which is the only child of the process that was
@@ -137,8 +137,8 @@ fn a_command_ends_with_the_process_that_started_it() {
         );
         // `run -t` does not treat redirected output as a terminal either.
         let line = if command.contains("-t ") { line.replace("> out 2>&1", "2>&1 | tee out") } else { line };
-        let (_, said) = on_terminal(&lab, &line, "");
-        assert!(said.contains("was killed") && !said.contains("late"), "{command}: {said}");
+        let (_, shown) = on_terminal(&lab, &line, "");
+        assert!(shown.contains("was killed") && !shown.contains("late"), "{command}: {shown}");
         let left = std::process::Command::new("pgrep").args(["-f", &format!("sleep 300 {marker}")]).output().unwrap();
         assert!(left.stdout.is_empty(), "{command}: {}", String::from_utf8_lossy(&left.stdout));
     }
@@ -156,10 +156,10 @@ fn on_error_shell_opens_a_shell_in_the_failed_container() {
     let typed = "wait:$ \ncat /tmp/half; id -un; pwd; echo $WHO; wc -c < /run/secrets/token; touch /c/x && echo ca''che\nwait:cache\nexit 0\n";
     let build = "$RB build --on-error shell --secret id=token,src=token -t x";
     for progress in ["plain", "tty"] {
-        let (code, said) = on_terminal(&lab, &format!("{build} --progress {progress}"), typed);
-        assert_eq!(code, Some(1), "{said}");
+        let (code, shown) = on_terminal(&lab, &format!("{build} --progress {progress}"), typed);
+        assert_eq!(code, Some(1), "{shown}");
         for text in ["exited with code 9", "a shell in the failed step's container", "half\nweb\n/w\nme\n14\ncache\n"] {
-            assert!(said.contains(text), "{progress}: {text:?}: {said}");
+            assert!(shown.contains(text), "{progress}: {text:?}: {shown}");
         }
     }
     assert_eq!(std::fs::read_dir(lab.store().join("tmp")).unwrap().count(), 0);

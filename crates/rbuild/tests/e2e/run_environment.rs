@@ -44,10 +44,10 @@ fn limits_apply_to_the_command_and_not_to_its_setup() {
     assert_eq!(ran.stdout, "10\n10\n");
     // Some kernels kill a program with such limits when it starts, and others let it run.
     for limit in ["data=0", "stack=0"] {
-        let told = ["killed by signal", &format!("raise the limits of --ulimit: {limit}")];
+        let hints = ["killed by signal", &format!("raise the limits of --ulimit: {limit}")];
         let built = lab.build("FROM busybox\nRUN true\n", &["--no-cache", "--ulimit", limit]);
         for ran in [built, lab.rbuild(["run", "--ulimit", limit, "x", "true"])] {
-            assert!(ran.code == Some(0) || told.iter().all(|text| ran.stderr.contains(text)), "{}", ran.stderr);
+            assert!(ran.code == Some(0) || hints.iter().all(|text| ran.stderr.contains(text)), "{}", ran.stderr);
         }
     }
 }
@@ -97,7 +97,8 @@ fn cache_mounts_support_initial_files_subdirectories_and_sharing() {
     assert_eq!(read_o(&lab, show, &[]), "p\n");
     let escape = "RUN --mount=type=cache,id=p,source=/up,target=/c ls /c > /o";
     assert_eq!(read_o(&lab, escape, &[]), "in\nup\n");
-    // A command has made a file where the directory is expected; the store is not damaged.
+    // A command has created a file instead of the expected directory; this is not damage of the
+    // store.
     let file = "FROM busybox\nRUN --mount=type=cache,id=p,source=/in/f,target=/c ls /c\n";
     let failed = lab.build(file, &[]);
     let failed = failed.fails(1, &["`/in/f` in the cache mount `p` is not a directory", "Dockerfile:2:"]);
@@ -324,14 +325,15 @@ fn a_result_that_contains_a_secret_is_refused() {
     let leaky = format!(
         "FROM busybox\n{run} mkdir -p /root/.npm && cp /run/secrets/token /root/.npm/rc\nRUN echo harmless > /o\n"
     );
-    let says = ["the secret `token`: this step wrote it to /root/.npm/rc", "Dockerfile:2:1", "--allow secret-in-image"];
-    lab.build(&leaky, &secret).fails(1, &says);
+    let messages =
+        ["the secret `token`: this step wrote it to /root/.npm/rc", "Dockerfile:2:1", "--allow secret-in-image"];
+    lab.build(&leaky, &secret).fails(1, &messages);
     // A second build is refused in the same way.
-    lab.build(&leaky, &secret).fails(1, &says);
+    lab.build(&leaky, &secret).fails(1, &messages);
     let local = format!("type=local,dest={}", lab.path("out").display());
-    lab.build(&leaky, &[&secret[..], &["-o", &local]].concat()).fails(1, &says);
+    lab.build(&leaky, &[&secret[..], &["-o", &local]].concat()).fails(1, &messages);
     lab.build(&leaky, &[&secret[..], &["--allow", "secret-in-image"]].concat()).ok();
-    lab.build(&leaky, &secret).fails(1, &says);
+    lab.build(&leaky, &secret).fails(1, &messages);
     // A secret left in a stage from which it is not copied is harmless.
     let stages = format!("{}FROM busybox\nCOPY --from=0 /o /o\n", leaky);
     lab.build(&stages, &secret).ok();
@@ -380,7 +382,7 @@ fn a_command_cannot_use_the_callers_keyrings() {
 }
 
 /// With too few processes and threads, a build ends with an error, or takes longer. It neither
-/// panics nor waits for what was never started.
+/// panics nor waits for threads that were not started.
 #[test]
 fn too_few_threads_slow_a_build_down_or_fail_it() {
     let lab = Lab::new();

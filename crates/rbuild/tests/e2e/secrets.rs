@@ -1,9 +1,9 @@
-//! A result that contains a secret is refused, wherever the secret is; a refused result is in no
-//! later build.
+//! A result that contains a secret is refused, regardless of its place, and is not used in later
+//! builds.
 
 use crate::lab::Lab;
 
-/// Writes the secret as the command sees it into `/o`.
+/// Writes the content of the secret to `/o`.
 const LEAK: &str = "RUN --mount=type=secret,id=token cat /run/secrets/token > /o 2>/dev/null || echo none > /o\n";
 const TOKEN: [&str; 2] = ["--secret", "id=token,src=token"];
 
@@ -41,7 +41,7 @@ fn an_entitlement_applies_to_one_build_only() {
     assert_eq!(lab.build(&file, &[&TOKEN[..], &["--allow", "secret-in-image"]].concat()).ok().steps(), (0, 2));
     lab.build(&file, &TOKEN).fails(1, &["the secret `token`: this step wrote it to /o"]);
     lab.build(&file, &["--secret", "id=token,src=other"]).fails(1, &["the secret `token`: this step wrote it to /o"]);
-    // Even with the entitlement, another value, or none, gives another result.
+    // Even with the entitlement, another value or no value yields another result.
     let allowed = ["--allow", "secret-in-image", "-o", &out];
     let other = std::fs::read_to_string(lab.ctx().join("other")).unwrap();
     assert_eq!(lab.build(&file, &[&["--secret", "id=token,src=other"], &allowed[..]].concat()).ok().steps(), (2, 0));
@@ -171,7 +171,7 @@ fn no_output_or_record_contains_a_secret_value() {
     let cached =
         format!("FROM busybox\n{mount} {cache} cp /run/secrets/token /c/t\nRUN {cache} cat /c/t; cat /c/t >&2\n");
     let named = format!("FROM busybox\n{mount} touch /x$(cat /run/secrets/token)\n");
-    for (file, code, says) in [
+    for (file, code, expected) in [
         (&*printed, 0, "<  ****>"),
         (&*cached, 0, "****"),
         (&*named, 1, "wrote it to /****"),
@@ -190,7 +190,7 @@ fn no_output_or_record_contains_a_secret_value() {
             let all = format!("{}{}", ran.stdout, ran.stderr);
             assert_eq!(ran.code, Some(code), "{file}: {all}");
             assert!(!all.contains("hunter2-and"), "{file}: {all}");
-            assert!(all.contains(says) || progress == "rawjson", "{file}: {all}");
+            assert!(all.contains(expected) || progress == "rawjson", "{file}: {all}");
         }
     }
     let logs = lab.rbuild(["logs"]).ok().stdout;
@@ -219,14 +219,14 @@ fn explanations_show_no_secret_that_spans_names_or_overlaps_another() {
     };
     for secrets in [&["file"][..], &["word", "line"], &["word", "tail"]] {
         let _ = build("x", &[]);
-        let told = build("hunter2-prod-abc", secrets);
-        assert!(told.contains("****") && !told.contains("-prod"), "{secrets:?}: {told}");
+        let output = build("hunter2-prod-abc", secrets);
+        assert!(output.contains("****") && !output.contains("-prod"), "{secrets:?}: {output}");
         lab.sh("! grep -rl -e -prod $LAB/store/accounts $LAB/store/logs").ok();
         lab.rbuild(["prune", "--all"]).ok();
     }
     let _ = build(&long, &[]);
-    let told = build("y", &["long"]);
-    assert!(told.contains("changed from **** to y"), "{told}");
+    let output = build("y", &["long"]);
+    assert!(output.contains("changed from **** to y"), "{output}");
 }
 
 /// The arguments are those of the caller, who passes the value as a secret as well.
@@ -234,7 +234,7 @@ fn explanations_show_no_secret_that_spans_names_or_overlaps_another() {
 fn messages_about_arguments_do_not_show_a_value() {
     let lab = lab();
     lab.write("token", "hunter2-and-more\n");
-    for (args, says) in [
+    for (args, expected) in [
         (["--allow", "hunter2-and-more"], "--allow ****: unknown entitlement"),
         (["--output", "type=hunter2-and-more"], "unknown type `****`"),
         (["--file", "hunter2-and-more"], "`****` does not exist"),
@@ -249,7 +249,7 @@ fn messages_about_arguments_do_not_show_a_value() {
         (["--hunter2-and-more", "x"], "****"),
     ] {
         let ran = lab.build("FROM busybox\n", &[&TOKEN[..], &args].concat());
-        assert!(ran.code != Some(0) && ran.stderr.contains(says), "{args:?}: {}", ran.stderr);
+        assert!(ran.code != Some(0) && ran.stderr.contains(expected), "{args:?}: {}", ran.stderr);
         assert!(!format!("{}{}", ran.stdout, ran.stderr).contains("hunter2-and"), "{args:?}: {}", ran.stderr);
     }
 }
@@ -294,7 +294,7 @@ fn a_failing_command_lists_secrets_that_were_not_provided() {
 }
 
 #[test]
-fn a_program_that_is_a_missing_secret_is_named_as_such() {
+fn a_missing_program_that_is_a_secret_is_reported_as_the_secret() {
     let lab = Lab::new();
     let one = "hint: pass the secret `tok` (--secret id=tok,src=FILE)";
     let run = |rest: &str| format!("FROM busybox\nRUN --mount=type=secret,id=tok{rest}\n");

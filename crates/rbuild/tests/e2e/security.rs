@@ -1,5 +1,5 @@
-//! The promises of docs/security.md about malicious commands and images, and the messages where the
-//! machine lacks what isolation needs.
+//! The promises of docs/security.md about malicious commands and images, and the messages on
+//! machines that lack requirements of the isolation.
 
 use std::os::unix::fs::MetadataExt;
 use std::process::Command;
@@ -63,7 +63,7 @@ fn a_command_writes_only_to_its_own_files() {
     }
     let wrote = output_of(&lab, &script);
     let left = std::fs::read_dir(lab.path("out/sys")).map_or(0, |left| left.count());
-    assert_eq!(left, 0, "what it made there is in no layer");
+    assert_eq!(left, 0, "files created there are in no layer");
     // Files created in /dev are in the container's own memory and discarded.
     assert!(wrote.lines().all(|l| l.starts_with("/dev/")), "{wrote}");
     // The files of a base image are unchanged, although a command overwrote them as root.
@@ -148,14 +148,14 @@ fn a_command_cannot_change_the_machines_device_nodes() {
         assert_eq!(own_modes_after_a_change(&lab), "600\n666\n");
         return;
     }
-    // Sets the mode and owner that the devices have already, so that the machine is unharmed should
-    // the promise be broken.
+    // Sets the mode and owner that the devices already have, which does no harm to the machine if
+    // the promise is broken.
     let script = "for d in null zero full random urandom tty; do [ -e /dev/$d ] || continue; chmod $(stat -c %a /dev/$d) /dev/$d; \
                   touch -c -r /dev/$d /dev/$d; echo x 2>&- > /dev/$d; done > /o 2>&1; chmod 666 /proc/self/fd/0 >> /o 2>&1; head -c 4 /dev/zero | wc -c >> /o; true";
-    let said = output_of(&lab, script);
-    let refused = said.lines().filter(|line| line.contains("Read-only file system")).count();
+    let output = output_of(&lab, script);
+    let refused = output.lines().filter(|line| line.contains("Read-only file system")).count();
     // Two refusals for each of the six devices and one for standard input; the devices still work.
-    assert!(refused >= 11 && said.lines().last() == Some("4"), "{said}");
+    assert!(refused >= 11 && output.lines().last() == Some("4"), "{output}");
 }
 
 /// Returns the mode of a device node that a command has changed, and the mode in the next command.
@@ -169,7 +169,7 @@ fn own_modes_after_a_change(lab: &Lab) -> String {
 
 /// Links of a volume have their own times, where volumes are copied as well.
 #[test]
-fn symlinks_of_a_volume_are_shown_as_symlinks() {
+fn symlinks_of_a_volume_remain_symlinks() {
     let lab = Lab::new();
     lab.sh("mkdir ../v; ln -s f ../v/l; touch -h -d @1000000000 ../v/l; touch -d @1100000000 ../v/f").ok();
     let volume = format!("{}:/v:ro", lab.path("v").display());

@@ -1,5 +1,5 @@
-//! Sources of COPY, ADD and mounts: how they resolve, which of their files a build may see, and
-//! which are part of the key.
+//! Sources of COPY, ADD and mounts: resolution of paths, files that a build may read, and files
+//! that are part of the key.
 
 use crate::lab::{Lab, exists};
 
@@ -76,7 +76,8 @@ fn metadata_of_parent_directories_is_in_the_key() {
     }
     let steps = |args: &[&str]| lab.build(file, args).ok().steps();
     assert_eq!(steps(&[]), (0, 1));
-    // In contrast, if only the contents of a directory are copied, its own mode does not count.
+    // In contrast, if only the contents of a directory are copied, its own mode is not part of the
+    // key.
     let content = "FROM busybox\nCOPY a/b/c /w/\n";
     lab.build(content, &[]).ok();
     lab.sh("chmod 700 a/b/c").ok();
@@ -114,16 +115,16 @@ fn symlinks_to_excluded_files_are_dangling() {
                 continue;
             }
             let file = format!("FROM busybox\n{}\n", step.replace('S', source));
-            let told = lab.build(&file, &["--build-context", &named, "-o", "type=tar,dest=out.tar"]);
-            assert_eq!(told.code, Some(1), "{file}{}", told.stderr);
-            assert!(!told.stderr.contains("SECRET"), "{file}{}", told.stderr);
+            let ran = lab.build(&file, &["--build-context", &named, "-o", "type=tar,dest=out.tar"]);
+            assert_eq!(ran.code, Some(1), "{file}{}", ran.stderr);
+            assert!(!ran.stderr.contains("SECRET"), "{file}{}", ran.stderr);
         }
     }
     // A pattern that matches a link refers to the link's target, as a name does.
     for source in ["lin*", "cha* good"] {
-        let told = lab.build(&format!("FROM scratch\nCOPY {source} /y/\n"), &[]);
-        let told = told.fails(1, &["remove the pattern that excludes it from the ignore file"]);
-        assert!(!told.stderr.contains("SECRET"), "{}", told.stderr);
+        let ran = lab.build(&format!("FROM scratch\nCOPY {source} /y/\n"), &[]);
+        let ran = ran.fails(1, &["remove the pattern that excludes it from the ignore file"]);
+        assert!(!ran.stderr.contains("SECRET"), "{}", ran.stderr);
     }
     // The links themselves may be copied; their targets are not.
     let out = lab.build_local("FROM scratch\nCOPY . /\nCOPY --parents link /z/\nCOPY good /good\n", &[]);
@@ -258,7 +259,7 @@ fn dockerfile_and_ignore_file_cannot_lead_out_of_the_context() {
         ("mkfifo", "is a FIFO"),
         ("mkdir", "is a directory"),
     ];
-    for (make, says) in bad {
+    for (make, expected) in bad {
         for (name, args) in [
             ("Dockerfile", ""),
             ("Dockerfile", "-f Dockerfile"),
@@ -269,13 +270,13 @@ fn dockerfile_and_ignore_file_cannot_lead_out_of_the_context() {
             ("Dockerfile.dockerignore", ""),
         ] {
             build(&format!("rm -f Dockerfile.dockerignore; [ {name} != dockerfile ] || rm Dockerfile; rm -f {name}; {make} {name}"), args)
-                .fails(1, &[name, says]);
+                .fails(1, &[name, expected]);
         }
     }
     // A link at a directory of the context does not lead out of it either.
     build("ln -sfn $LAB way", "-f way/outside").fails(1, &["is a symbolic link whose target is not in the context"]);
-    // Links within the context are followed. Files that the caller names elsewhere are the caller's
-    // decision.
+    // Links within the context are followed. Files outside the context that the caller names are
+    // allowed.
     build("ln -sf docker/Dockerfile Dockerfile; ln -sf docker/ignore .dockerignore", "").ok();
     build("ln -sf docker/Dockerfile Dockerfile", "-f Dockerfile").ok();
     build("true", "-f $LAB/Dockerfile").ok();

@@ -65,7 +65,7 @@ fn xattrs(random: &mut Random) -> Xattrs {
     }
 }
 
-/// Returns a layer that is valid above these layers; the paths it names may be theirs.
+/// Returns a layer that is valid above these layers and may refer to their paths.
 fn layer(random: &mut Random, below: &Tree) -> Vec<Entry> {
     let mut entries = Vec::new();
     // The layer's own entries determine which later entries are valid, as in the oracle's state.
@@ -220,29 +220,29 @@ impl Stack {
         } else {
             image.write_oci_archive(&file, "stack:latest");
         }
-        let said = |ran: Ran| assert_eq!(ran.code, Some(0), "{}{}", self.text(), ran.stderr);
-        said(lab.rbuild(["load", "-q", "-i", file.to_str().unwrap()]));
+        let succeed = |ran: Ran| assert_eq!(ran.code, Some(0), "{}{}", self.text(), ran.stderr);
+        succeed(lab.rbuild(["load", "-q", "-i", file.to_str().unwrap()]));
         self.one_file(&lab, &mut random);
         let out = lab.path("out.tar").display().to_string();
         let tar = ["-o", &format!("type=tar,dest={out}")];
-        said(lab.build("FROM stack\n", &tar));
+        succeed(lab.build("FROM stack\n", &tar));
         self.compare("FROM, type=tar", &lab, "out.tar");
         match random.below(4) {
             0 => {
-                said(lab.sh("$RB cp stack:/ - > $LAB/cp.tar"));
+                succeed(lab.sh("$RB cp stack:/ - > $LAB/cp.tar"));
                 self.compare("cp", &lab, "cp.tar");
             }
             1 => {
-                said(lab.build("FROM stack\n", &["--squash=all", "-t", "one"]));
-                said(lab.build("FROM one\n", &tar));
+                succeed(lab.build("FROM stack\n", &["--squash=all", "-t", "one"]));
+                succeed(lab.build("FROM one\n", &tar));
                 self.compare("--squash=all", &lab, "out.tar");
             }
             2 => {
-                said(lab.rbuild(["save", "-o", &out, "stack"]));
-                said(lab.rbuild(["rmi", "stack"]));
-                said(lab.rbuild(["prune", "-a"]));
-                said(lab.rbuild(["load", "-q", "-i", &out]));
-                said(lab.build("FROM stack\n", &tar));
+                succeed(lab.rbuild(["save", "-o", &out, "stack"]));
+                succeed(lab.rbuild(["rmi", "stack"]));
+                succeed(lab.rbuild(["prune", "-a"]));
+                succeed(lab.rbuild(["load", "-q", "-i", &out]));
+                succeed(lab.build("FROM stack\n", &tar));
                 self.compare("save and load", &lab, "out.tar");
             }
             _ => {}

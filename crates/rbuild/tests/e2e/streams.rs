@@ -4,7 +4,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
 use crate::lab::Lab;
 
-/// Reports for each standard stream whether it is a pipe, and tries file operations through its
+/// Reports the kind of each standard stream, pipe or file, and tries file operations through its
 /// descriptor.
 const TRY: &str = r#"
 #include <stdio.h>

@@ -1,5 +1,5 @@
-//! Dockerfiles from tutorials, built on stand-ins for their base images: busybox images whose
-//! programs have the same names and leave a trace.
+//! Dockerfiles from tutorials. Their base images are replaced by busybox images with programs that
+//! have the same names and record their calls.
 
 use crate::lab::{Lab, exists};
 

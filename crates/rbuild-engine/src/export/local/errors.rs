@@ -78,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn files_in_the_way_are_reported_as_recorded() {
+    fn blocking_files_are_reported_as_recorded() {
         let path = Path::new("usr/bin/a");
         let denied = rbuild_linux::Error::new("openat", path, std::io::Error::from_raw_os_error(13));
         let errors = [is_device(path), is_directory(path), fail(path)(denied)];

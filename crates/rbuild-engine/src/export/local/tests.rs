@@ -59,7 +59,7 @@ fn files(dir: &RootDir) -> Vec<String> {
 }
 
 #[test]
-fn new_directories_merge_into_ones_that_another_export_created_meanwhile() {
+fn new_directories_merge_into_those_of_a_concurrent_export() {
     let scratch = Scratch::new("merge");
     let dest = scratch.dir("out");
     let mut staged = StagedDirs::new(&dest);

@@ -218,7 +218,7 @@ mod tests {
     use super::Bounds;
 
     #[test]
-    fn copies_of_which_little_changed_are_stored_as_changes() {
+    fn copies_with_few_changes_are_stored_as_changes() {
         for (kept, changed, release, debug) in [
             (0, 0, false, false),
             (0, 1, false, false),

@@ -187,7 +187,7 @@ fn stages_are_needed_by_their_values() {
     assert_eq!(missing.message, "target stage `none` does not exist");
 }
 
-/// One name stands for the image of each platform that the file refers to.
+/// One name refers to a separate image for each platform in the file.
 #[test]
 fn an_image_is_resolved_for_each_platform() {
     let file = "FROM --platform=linux/s390x b AS s\nFROM --platform=linux/ppc64le b AS p\nFROM b\n\

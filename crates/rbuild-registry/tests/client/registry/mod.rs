@@ -15,7 +15,7 @@ mod answers;
 pub enum Fault {
     /// Answers with this status, and `Retry-After` in seconds.
     Status(u16, Option<u64>),
-    /// Closes the connection after so many bytes of the body.
+    /// Closes the connection after this number of bytes of the body.
     Cut(usize),
     /// Ignores `Range`.
     NoRange,
@@ -31,7 +31,7 @@ pub enum Fault {
     Hold(std::path::PathBuf),
     /// Refuses bodies of more bytes with 413.
     Most(usize),
-    /// Leaves out a header.
+    /// Omits a header.
     Without(&'static str),
     /// Waits before the answer.
     Stall(Duration),
@@ -45,7 +45,7 @@ pub enum Fault {
     Header(&'static str, String),
 }
 
-/// A fault with the requests that meet it.
+/// A fault and the requests to which it applies.
 pub struct NameRules {
     method: &'static str,
     path: String,
@@ -59,7 +59,7 @@ pub enum Access {
     Open,
     /// User and password.
     Basic(&'static str, &'static str),
-    /// Tokens of its own server, for a user and password, valid for so many requests.
+    /// Tokens of its own server, for a user and password, each valid for this number of requests.
     Token(&'static str, &'static str, usize),
 }
 
@@ -195,7 +195,7 @@ impl Registry {
         met.collect()
     }
 
-    /// Returns the response that a fault replaces the registry's own with.
+    /// Returns the response of a fault, which replaces that of the registry.
     fn faulty_response(request: &Request, faults: &[Fault]) -> Option<Response> {
         let mut response = None;
         for fault in faults {

@@ -155,7 +155,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn documents_cross_byte_by_byte() {
+    fn documents_are_transferred_unchanged() {
         let bytes: Vec<u8> = (0..=255).collect();
         let text = serde_json::to_vec(&Bytes(bytes.clone())).unwrap();
         assert_eq!(serde_json::from_slice::<Bytes>(&text).unwrap().0, bytes);

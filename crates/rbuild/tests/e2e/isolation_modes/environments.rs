@@ -1,5 +1,5 @@
-//! Containers and sandboxes with restrictions: the best remaining isolation mode is chosen, or the
-//! error names what is missing.
+//! Containers and sandboxes with restrictions: the best available isolation mode is chosen, or the
+//! error names the obstacle.
 
 use super::{GRANTED, as_somebody};
 use crate::lab::{Lab, Ran};
@@ -9,7 +9,7 @@ const MASK: &str = "for f in acpi asound scsi fs; do if [ -d /proc/$f ]; then mo
                     for f in kcore keys timer_list interrupts; do if [ -e /proc/$f ]; then mount --bind /dev/null /proc/$f; fi; done; \
                     for d in bus irq sys; do mount --bind /proc/$d /proc/$d; mount -o remount,bind,ro,nosuid,nodev,noexec /proc/$d; done";
 
-/// Reports what a command sees in /proc, and what it may do there.
+/// Reports the files in /proc that a command can see, and its access to them.
 const LOOKS: &str = r#"FROM busybox
 RUN test "$(cat /proc/self/comm)" = cat && ls /proc/self/fd > /dev/null && grep -q Pid /proc/1/status && ! (echo x > /proc/sys/kernel/hostname) && \
     test -z "$(cat /proc/keys)" && touch /f && chown 33:34 /f && test "$(stat -c %u:%g /f)" = 33:34 && echo fine > /o && chown 5 /o
@@ -65,24 +65,24 @@ const REACHES: &str = r#"
 #include <sys/xattr.h>
 #include <unistd.h>
 static int reached;
-static void told(int worked, const char *what, const char *path) { if (worked) { printf("%s %s\n", what, path); reached = 1; } }
+static void report(int worked, const char *operation, const char *path) { if (worked) { printf("%s %s\n", operation, path); reached = 1; } }
 static void at(const char *root) {
     char path[600], list[4096];
     struct timespec now[2] = {{0, UTIME_OMIT}, {0, UTIME_NOW}};
     struct stat s;
     snprintf(path, 600, "%s/store/format.json", root);
-    told(!utimensat(AT_FDCWD, path, now, 0), "times", path);
-    told(!chown(path, 33, 33), "owner", path);
-    told(!stat(path, &s), "stat", path);
-    told(listxattr(path, list, 4096) >= 0, "attributes", path);
+    report(!utimensat(AT_FDCWD, path, now, 0), "times", path);
+    report(!chown(path, 33, 33), "owner", path);
+    report(!stat(path, &s), "stat", path);
+    report(listxattr(path, list, 4096) >= 0, "attributes", path);
     snprintf(path, 600, "%s/store/planted", root);
     int fd = open(path, O_CREAT | O_RDWR | O_EXCL, 0755);
-    told(fd >= 0, "open", path);
-    told(!mkdir(path, 0755), "mkdir", path);
-    told(!symlink("x", path), "symlink", path);
-    told(!mknod(path, S_IFIFO | 0644, 0), "mknod", path);
+    report(fd >= 0, "open", path);
+    report(!mkdir(path, 0755), "mkdir", path);
+    report(!symlink("x", path), "symlink", path);
+    report(!mknod(path, S_IFIFO | 0644, 0), "mknod", path);
     snprintf(path, 600, "%s/store", root);
-    told(open(path, O_TMPFILE | O_RDWR, 0644) >= 0, "unnamed", path);
+    report(open(path, O_TMPFILE | O_RDWR, 0644) >= 0, "unnamed", path);
 }
 static void all(const char *dir, int most) {
     char root[500];
@@ -243,9 +243,9 @@ fn a_denied_sethostname_is_tolerated() {
 fn root_without_mounts_falls_back_to_chroot() {
     let ran = denying("move_mount mount", "$RB build").ok();
     assert!(ran.stderr.starts_with("isolation: chroot\nwarning: commands share this machine"), "{}", ran.stderr);
-    let told = denying("pivot_root", "$RB doctor").ok().stdout;
-    assert!(told.contains("ok  chroot"), "{told}");
-    // With a stronger mode forced, the error names what is missing.
+    let report = denying("pivot_root", "$RB doctor").ok().stdout;
+    assert!(report.contains("ok  chroot"), "{report}");
+    // If a stronger mode is requested, the error names the obstacle.
     denying("pivot_root", "$RB --isolation userns build").fails(1, &["cannot enter the new root directory"]);
 }
 
@@ -258,8 +258,8 @@ fn root_a_missing_proc_is_reported() {
         lab.sh(&format!("unset RBUILD_ISOLATION; WHAT='{what}' unshare -m --propagation private bash script"))
             .fails(3, &["`/proc` is not mounted", "mount -t proc proc /proc"]);
     }
-    let told = lab.sh("unset RBUILD_ISOLATION; WHAT=doctor unshare -m --propagation private bash script");
-    assert!(told.stdout.contains("`/proc` is not mounted") && told.code == Some(3), "{}", told.stdout);
+    let doctor = lab.sh("unset RBUILD_ISOLATION; WHAT=doctor unshare -m --propagation private bash script");
+    assert!(doctor.stdout.contains("`/proc` is not mounted") && doctor.code == Some(3), "{}", doctor.stdout);
 }
 
 #[test]
@@ -268,8 +268,8 @@ fn root_without_capabilities_is_advised_to_use_another_user() {
     lab.write("Dockerfile", "FROM busybox\nRUN true\n");
     let without = "unset RBUILD_ISOLATION; setpriv --bounding-set=-all --inh-caps=-all";
     lab.sh(&format!("{without} $RB build")).fails(3, &["root without CAP_SETUID", "or run rbuild as an ordinary user"]);
-    let told = lab.sh(&format!("{without} $RB doctor"));
-    assert!(told.stdout.contains("or run rbuild as an ordinary user") && told.code == Some(3), "{}", told.stdout);
+    let doctor = lab.sh(&format!("{without} $RB doctor"));
+    assert!(doctor.stdout.contains("or run rbuild as an ordinary user") && doctor.code == Some(3), "{}", doctor.stdout);
 }
 
 #[test]
@@ -346,10 +346,10 @@ exec @ARGV;
 fn a_program_that_intercepts_system_calls_is_named() {
     let lab = Lab::new();
     lab.write("around.pl", INTERCEPTED).write("Dockerfile", "FROM busybox\nRUN true\n");
-    let says = ["another program intercepts the system calls of rbuild", "sub-IDs"];
-    lab.sh("perl around.pl $RB --isolation single-id build").fails(1, &says);
+    let messages = ["another program intercepts the system calls of rbuild", "sub-IDs"];
+    lab.sh("perl around.pl $RB --isolation single-id build").fails(1, &messages);
     let doctor = lab.sh("perl around.pl $RB --isolation single-id doctor").ok().stdout;
-    assert!(says.iter().all(|text| doctor.contains(text)), "{doctor}");
+    assert!(messages.iter().all(|text| doctor.contains(text)), "{doctor}");
     let outside = lab.sh("$RB --isolation single-id doctor").ok().stdout;
-    assert!(!outside.contains(says[0]), "{outside}");
+    assert!(!outside.contains(messages[0]), "{outside}");
 }

@@ -51,7 +51,7 @@ child(sub {
 "#;
 
 #[test]
-fn existing_files_are_opened_alike_with_and_without_creating() {
+fn existing_files_are_opened_alike_with_and_without_o_creat() {
     let [kernels, emulated] = kernels_and_emulated("", EXISTING);
     let pairs = kernels.lines().zip(emulated.lines());
     let others: Vec<_> = pairs.filter(|(kernels, emulated)| kernels != emulated).collect();
@@ -59,7 +59,7 @@ fn existing_files_are_opened_alike_with_and_without_creating() {
     for line in
         ["create /t/file ok", "exclusive /t/file error 17", "create /t/dir error 21", "/t/new: 100640 33:33 of 0"]
     {
-        assert!(kernels.lines().any(|said| said == line), "{line}: {kernels}");
+        assert!(kernels.lines().any(|other| other == line), "{line}: {kernels}");
     }
 }
 
@@ -112,7 +112,7 @@ fn other_calls_are_answered_while_an_open_waits_for_a_lease() {
     };
     assert_eq!(sorted(&emulated), sorted(&kernels));
     for line in ["lease held", "in time", "create ok", "/t/f: 100644 33:33 of 0"] {
-        assert!(kernels.lines().any(|said| said == line), "{line}: {kernels}");
+        assert!(kernels.lines().any(|other| other == line), "{line}: {kernels}");
     }
 }
 
@@ -134,7 +134,7 @@ unlink "/dev/stdout"; put("/dev/stdout", "of a file"); chown 37, 37, "/dev/stdou
 /// The supervisor follows only links to the caller's own files. Other calls fail; none is left to
 /// the kernel, which maps root only.
 #[test]
-fn owners_change_by_any_path_or_the_call_fails() {
+fn a_change_of_owner_by_path_succeeds_or_fails_visibly() {
     let [kernels, emulated] = kernels_and_emulated("", UNRESOLVED);
     let end = "refused to other\nchown error %\n104755\n33\n35\n36 33\n379\n";
     assert_eq!(

@@ -51,7 +51,7 @@ fn commands_that_leave_their_mounts_change_files_of_their_own() {
     assert!(kernels.ends_with(image), "{kernels}");
     for line in ["pivot ok", "/zz: 40755 77:77 of 0", "/qq: 100644 77:77 of 0", "/made: 100644 77:77 of 0", "/f: none"]
     {
-        assert!(kernels.lines().any(|said| said == line), "{line}: {kernels}");
+        assert!(kernels.lines().any(|other| other == line), "{line}: {kernels}");
     }
 }
 

@@ -1,5 +1,5 @@
-//! Results are shared between isolation modes with different kinds of owners, and files of two runs
-//! of one command never meet in one image.
+//! Results are shared between isolation modes with different kinds of owners, and no image contains
+//! files of two runs of one command.
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;
@@ -54,7 +54,7 @@ fn exact(lab: &Lab, mode: &str, file: &str) -> BTreeSet<String> {
             let name = path.strip_prefix(&out).unwrap().display().to_string();
             let content = if meta.is_file() { std::fs::read(&path).unwrap_or_default() } else { Vec::new() };
             let text = String::from_utf8_lossy(&content[..content.len().min(200)]).into_owned();
-            // The output does not set the times of fifos.
+            // The output does not set the times of FIFOs.
             let time = if meta.mode() & 0o170000 == 0o010000 { (0, 0) } else { (meta.mtime(), meta.mtime_nsec()) };
             found.insert(format!("{name} {:o} {size} {links} {time:?} {text}", meta.mode()));
             if meta.is_dir() {
@@ -272,7 +272,7 @@ fn equal_commands_of_two_modes_have_one_result_in_a_build() {
     for (first, second) in WAYS {
         let lab = Lab::new();
         let one = format!("{}{}", stage("a"), run("a"));
-        // Its layer is packed after the other mode had to run the command itself.
+        // Its layer is packed after the other mode has run the command itself.
         build(&lab, first, &one, &["-o", "type=tar,dest=../one.tar"]).ok();
         build(&lab, second, &format!("{}{}", stage("b"), run("b")), &["-t", "y"]).ok();
         build(&lab, first, &one, &["-t", "x"]).ok();
@@ -318,7 +318,7 @@ fn files_that_a_mode_cannot_create_are_not_adopted() {
     }
 }
 
-/// `single-id` has no power over files that `userns` gave to sub-IDs, and leaves them alone.
+/// `single-id` cannot remove files that `userns` created for sub-IDs, and keeps them.
 #[test]
 fn files_of_sub_ids_are_left_alone_where_one_id_is_mapped() {
     let lab = Lab::new();
@@ -335,19 +335,19 @@ fn files_of_sub_ids_are_left_alone_where_one_id_is_mapped() {
     limited(1, "1m");
     limited(2, "1m");
     limited(3, "1");
-    // Nothing of theirs was touched.
+    // None of these files was changed.
     assert_eq!(build(&lab, "userns", theirs, &["-o", "type=tar,dest=o.tar"]).ok().steps(), (0, 1));
     let prune = |mode: &str, args: &[&str]| {
         lab.rbuild(["--isolation", mode, "prune"].into_iter().chain(args.iter().copied())).ok().stdout
     };
     assert!(!prune("single-id", &[]).contains("Kept"), "the build in userns refers to its tree");
-    let said = prune("single-id", &["--keep-storage", "1"]);
-    assert!(said.contains("\nKept 2 directory trees with files of other users; repeat this with"), "{said}");
-    let said = prune("single-id", &["-a"]);
-    assert!(said.contains("\nKept 2 directory trees with files of other users; repeat this with"), "{said}");
+    let report = prune("single-id", &["--keep-storage", "1"]);
+    assert!(report.contains("\nKept 2 directory trees with files of other users; repeat this with"), "{report}");
+    let report = prune("single-id", &["-a"]);
+    assert!(report.contains("\nKept 2 directory trees with files of other users; repeat this with"), "{report}");
     limited(4, "1");
-    let said = prune("userns", &["-a"]);
-    assert!(!said.contains("Kept"), "{said}");
+    let report = prune("userns", &["-a"]);
+    assert!(!report.contains("Kept"), "{report}");
     for dir in ["trees", "mounts"] {
         assert_eq!(std::fs::read_dir(lab.store().join(dir)).unwrap().count(), 0, "{dir}");
     }
@@ -425,7 +425,8 @@ fn has_device(lab: &Lab, mode: &str, file: &str, steps: (usize, usize), device: 
     assert!(found.len() == 1 && found[0].starts_with(device), "{mode}: {found:?}");
 }
 
-/// Without a user namespace devices are made as such, which no command in one can change.
+/// Without a user namespace, devices are created as device nodes, which commands in a user
+/// namespace cannot change.
 #[test]
 fn root_steps_with_device_nodes_run_again_in_another_mode() {
     let lab = with_device();
@@ -436,7 +437,7 @@ fn root_steps_with_device_nodes_run_again_in_another_mode() {
     for mode in ["chroot", "userns"] {
         has_device(&lab, mode, &more, (0, 2), DEVICE);
     }
-    // Stand-ins are used in every mode.
+    // Placeholders of devices are used in every mode.
     let other = step.replace(" /\n", " /other/\n");
     has_device(&lab, "userns", &other, (1, 0), "644 0:0 other/d/nul");
     has_device(&lab, "chroot", &other, (0, 1), "644 0:0 other/d/nul");

@@ -109,8 +109,8 @@ impl Tree {
         Some(above.join(path.file_name()?))
     }
 
-    /// Returns true if a layer has an entry behind a link and the same entry under its own name.
-    /// The entries of a layer are a set of paths, so the order of such entries is not defined.
+    /// Returns true if a layer has an entry below a link and the same entry under its own name. The
+    /// entries of a layer are a set of paths, so the order of such entries is not defined.
     pub fn meets_itself(&self, entries: &[Entry]) -> Option<bool> {
         let place = |entry: &Entry| match entry {
             Entry::File(path, ..) | Entry::Symlink(path, _) | Entry::HardLink(path, _) | Entry::Dir(path, ..) => {
