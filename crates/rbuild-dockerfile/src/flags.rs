@@ -6,6 +6,7 @@ use crate::ast::Word;
 use crate::diagnostic::{Diagnostic, Span};
 use crate::text::Text;
 
+/// A flag as written, before it is checked.
 #[derive(Debug, Clone)]
 pub struct Flag {
     pub name: String,
@@ -61,6 +62,7 @@ fn flag_word(line: &str, escape: char) -> (String, usize) {
     (word, line.len())
 }
 
+/// Number and kind of the values of a flag.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Arity {
     /// At most once, with a value.
@@ -79,6 +81,7 @@ pub struct Flags {
 }
 
 impl Flags {
+    /// Checks the flags of an instruction and appends the errors to `errors`.
     pub fn check(
         keyword: &str,
         flags: Vec<Flag>,
@@ -123,11 +126,13 @@ impl Flags {
         debug_assert!(self.known.iter().any(|(n, _)| *n == name), "{} --{name}", self.keyword);
     }
 
+    /// Returns the value of a flag of [`Arity::One`], if it is given.
     pub fn one(&self, name: &str) -> Option<Word> {
         self.assert_known(name);
         self.flags.iter().find(|f| f.name == name).and_then(|f| f.value.clone())
     }
 
+    /// Returns all values of a flag of [`Arity::Many`], in order.
     pub fn many(&self, name: &str) -> Vec<Word> {
         self.assert_known(name);
         self.flags.iter().filter(|f| f.name == name).filter_map(|f| f.value.clone()).collect()

@@ -31,6 +31,7 @@ pub enum Placement {
     IndentedNextLine,
 }
 
+/// A source split into logical lines.
 pub struct LogicalLines {
     pub directives: Vec<Directive>,
     pub escape: char,
@@ -71,6 +72,12 @@ fn physical(source: &str, from: usize) -> Vec<PhysicalLine<'_>> {
         .collect()
 }
 
+/// Splits a source into logical lines.
+///
+/// # Errors
+///
+/// Returns all errors that prevent splitting: overlong lines, invalid or repeated directives,
+/// unterminated here-documents.
 pub fn split(source: &str) -> Result<LogicalLines, Vec<Diagnostic>> {
     let bom = if source.starts_with('\u{feff}') { '\u{feff}'.len_utf8() } else { 0 };
     let lines = physical(source, bom);

@@ -21,6 +21,7 @@ pub fn readable(source: &[u8]) -> (Cow<'_, str>, Vec<usize>) {
     (Cow::Owned(text), replaced)
 }
 
+/// Joined text and the source offset of each of its bytes.
 #[derive(Debug, Clone, Default)]
 pub struct Text {
     pub text: String,

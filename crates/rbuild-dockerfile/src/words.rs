@@ -74,6 +74,7 @@ fn split(text: &str, escape: char) -> (Vec<(usize, usize)>, Option<char>) {
     (found, quote)
 }
 
+/// Returns `text[start..end]` as a word.
 pub fn word(text: &Text, start: usize, end: usize) -> Word {
     Word { text: text.text[start..end].to_string(), span: text.span(start, end) }
 }

@@ -48,6 +48,7 @@ pub(crate) struct StepEnv<'a> {
 }
 
 impl<'a> StepEnv<'a> {
+    /// Opens the contexts in the builder, and sets the results that are known before anything runs.
     pub fn new(
         request: &'a BuildRequest,
         prepared: &'a Prepared,
@@ -80,6 +81,7 @@ impl<'a> StepEnv<'a> {
         })
     }
 
+    /// Returns the build graph.
     pub fn graph(&self) -> &'a BuildGraph {
         &self.prepared.graph
     }
@@ -99,6 +101,7 @@ impl<'a> StepEnv<'a> {
         self.events.first() + id.position()
     }
 
+    /// Returns an image that was resolved for the plan.
     pub fn image(&self, manifest: &ManifestDigest) -> Result<&'a Image> {
         self.prepared.images.get(manifest).ok_or_else(|| BuildError::other("an image of the plan was never resolved"))
     }

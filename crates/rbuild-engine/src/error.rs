@@ -101,6 +101,7 @@ impl Error for StepFailure {
 #[error("cannot start the command")]
 pub(crate) struct NotStarted(#[source] pub(crate) RunnerError);
 
+/// Result of a build or an image command.
 pub type Result<T> = std::result::Result<T, BuildError>;
 
 fn first(diagnostics: &[Diagnostic]) -> &str {
@@ -108,20 +109,24 @@ fn first(diagnostics: &[Diagnostic]) -> &str {
 }
 
 impl BuildError {
+    /// Returns an error with this message and without a remedy.
     pub fn other(message: impl Into<String>) -> BuildError {
         BuildError::Other { message: message.into(), help: None }
     }
 
+    /// Returns a conversion of kernel errors. `context` is the object or the operation.
     pub fn kernel(context: impl Into<String>) -> impl FnOnce(rbuild_linux::Error) -> BuildError {
         let context = context.into();
         move |source| BuildError::Kernel { context, source }
     }
 
+    /// Returns a conversion of layer errors. `context` is the object or the operation.
     pub(crate) fn layer(context: impl Into<String>) -> impl FnOnce(LayerError) -> BuildError {
         let context = context.into();
         move |source| BuildError::Layer { context, source }
     }
 
+    /// Returns a conversion of I/O errors. `context` is the object or the operation.
     pub(crate) fn io(context: impl Into<String>) -> impl FnOnce(std::io::Error) -> BuildError {
         let context = context.into();
         move |source| BuildError::Io { context, source }

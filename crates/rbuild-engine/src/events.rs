@@ -30,6 +30,7 @@ pub struct Events {
 }
 
 impl Events {
+    /// Returns a sender without secrets to mask, for all steps of a build.
     pub fn new(sender: Sender<Event>) -> Events {
         let (in_flight, first, platform, secrets, words) = Default::default();
         Events { sender, in_flight, first, platform, journal: Arc::new(Journal::new()), secrets, words }
@@ -53,6 +54,8 @@ impl Events {
         self.first
     }
 
+    /// Sends an event: numbered and labeled for its platform, with secrets masked. Also adds it to
+    /// the journal.
     pub fn send(&self, event: Event) {
         let step = |step: usize| self.first + step;
         let mask = |text| self.secrets.mask(text);

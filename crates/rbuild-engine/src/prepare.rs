@@ -31,6 +31,7 @@ use crate::prepare::resolve::{PullPolicy, Resolver, stored_image};
 use crate::request::BuildRequest;
 use crate::warning::BuildWarning;
 
+/// A planned build for one platform, after the cache lookup.
 pub struct Prepared {
     /// The platform of the result.
     pub(crate) platform: Platform,

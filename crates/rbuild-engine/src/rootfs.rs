@@ -41,6 +41,7 @@ struct StepTrees {
 }
 
 impl<'a> Rootfs<'a> {
+    /// Opens the working directory of a build.
     pub fn new(
         request: &'a BuildRequest,
         graph: &'a BuildGraph,

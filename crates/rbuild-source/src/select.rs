@@ -102,6 +102,7 @@ pub struct StoreDir {
 }
 
 impl StoreDir {
+    /// Returns the store directory with this inode.
     pub fn new(inode: Inode) -> StoreDir {
         StoreDir { inode, found: OnceLock::new() }
     }

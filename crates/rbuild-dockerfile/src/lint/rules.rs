@@ -8,6 +8,7 @@ use crate::ast::{Command, Comment, Dockerfile, Healthcheck, Instruction, Op, Sta
 use crate::lint::catalog::*;
 use crate::lint::facts::Facts;
 
+/// Appends the violations of rules about instructions and stages.
 pub fn check(file: &Dockerfile, facts: &Facts<'_>, found: &mut Vec<LintWarning>) {
     for span in &file.empty_continuations {
         let message = "empty line in a continued instruction; future versions will reject it".into();

@@ -51,6 +51,7 @@ struct Globals {
     defaults: Vars,
 }
 
+/// Appends the violations of rules about inherited properties of stages.
 pub fn check(file: &Dockerfile, facts: &Facts<'_>, found: &mut Vec<LintWarning>) {
     let globals = globals(file, facts, found);
     let mut stages: HashMap<String, StageVars> = HashMap::new();

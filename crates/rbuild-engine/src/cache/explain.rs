@@ -26,6 +26,7 @@ pub struct KeyRecorder<'a> {
 }
 
 impl KeyRecorder<'_> {
+    /// Adds a component of the key.
     pub fn note(&mut self, part: &KeyComponent<'_>) {
         let (name, value) = match part {
             KeyComponent::Own(StepPart::Own(name, value)) => {

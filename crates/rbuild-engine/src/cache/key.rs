@@ -58,6 +58,7 @@ impl Context {
         Ok(Context { root, ignore, owner: *owner, hashes: Arc::clone(hashes), store: store.clone() })
     }
 
+    /// Returns the files of the context that a build may read.
     pub fn tree(&self) -> SourceTree<'_> {
         SourceTree {
             ignore: Some(&self.ignore),
@@ -90,10 +91,12 @@ pub struct StageFiles {
 }
 
 impl StageFiles {
+    /// Returns the files below `root`.
     pub fn new(root: RootDir) -> StageFiles {
         StageFiles { root, hashes: HashCache::for_once() }
     }
 
+    /// Returns all files of the stage or image.
     pub fn tree(&self) -> SourceTree<'_> {
         SourceTree { hashes: Some(&self.hashes), ..SourceTree::whole(&self.root, Owner::AsIs) }
     }

@@ -115,11 +115,13 @@ impl<'a> Leaks<'a> {
 }
 
 impl<'a> FoundSecret<'a, '_> {
+    /// Returns the first of the secrets that was found, in the order of the search.
     pub fn first(&self) -> Option<Leak<'a>> {
         let mut all = self.leaks.0.iter().zip(&self.places);
         all.find_map(|(wanted, place)| Some(Leak { id: wanted.id, place: place.clone()? }))
     }
 
+    /// Returns the result in the form in which it is stored with the tree.
     pub fn verdict(&self) -> Verdict {
         let mut verdict = Verdict::default();
         for (wanted, place) in self.leaks.0.iter().zip(&self.places) {

@@ -19,6 +19,7 @@ pub struct SecretValues {
 }
 
 impl SecretValues {
+    /// Returns the values of secrets, given by ID and value, and the lines of each value.
     pub fn of(secrets: &[(String, Vec<u8>)]) -> SecretValues {
         let trimmed = secrets.iter().map(|(_, value)| value.trim_ascii());
         let trimmed: Vec<&[u8]> = trimmed.filter(|value| value.len() >= SHORTEST).collect();
@@ -128,6 +129,7 @@ struct Held {
 }
 
 impl Mask {
+    /// Returns a mask for the output of one command.
     pub fn new(values: &SecretValues) -> Mask {
         Mask { values: values.values.clone(), held: Default::default() }
     }

@@ -71,6 +71,7 @@ impl Agent {
         Ok(Agent { dir, stop: Some(stop.into()), thread: Some(thread) })
     }
 
+    /// Returns the mount of the socket at `target`.
     pub fn mount(&self, target: &str) -> MountRequest {
         MountRequest { target: target.to_string(), source: MountSource::Bind(self.dir.join(NAME)), read_only: false }
     }

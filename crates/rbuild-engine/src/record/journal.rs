@@ -24,6 +24,7 @@ struct Pages {
 }
 
 impl Journal {
+    /// Returns an empty journal of a build that starts now.
     pub fn new() -> Journal {
         Journal { started: Instant::now(), pages: Mutex::default() }
     }
@@ -33,6 +34,7 @@ impl Journal {
         self.started.elapsed().as_secs_f64()
     }
 
+    /// Records an event.
     pub fn note(&self, event: &Event) {
         let mut pages = locked(&self.pages);
         let pages = &mut *pages;

@@ -15,10 +15,12 @@ pub(crate) struct LogTail {
 const MAX_LINE: usize = 4096;
 
 impl LogTail {
+    /// Returns a collector without lines.
     pub fn new() -> LogTail {
         LogTail { lines: VecDeque::new(), partial: [Vec::new(), Vec::new()] }
     }
 
+    /// Adds output.
     pub fn push(&mut self, stream: rbuild_sandbox::Stream, bytes: &[u8]) {
         let i = usize::from(stream == rbuild_sandbox::Stream::Stderr);
         // Only the last lines can remain, so earlier ones in the same chunk are skipped.
@@ -47,6 +49,7 @@ impl LogTail {
         }
     }
 
+    /// Returns at most [`LOG_TAIL`] lines, including incomplete last ones.
     pub fn finish(mut self) -> Vec<String> {
         for i in [0, 1] {
             if !self.partial[i].is_empty() {

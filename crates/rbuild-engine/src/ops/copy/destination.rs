@@ -21,21 +21,25 @@ pub(super) struct Links {
 }
 
 impl Links {
+    /// Returns the first copy of the file with this metadata.
     pub fn first(&self, stat: &Stat) -> Option<&Path> {
         self.first.get(&stat.inode()).map(PathBuf::as_path)
     }
 
+    /// Records the first copy of a file.
     pub fn put(&mut self, stat: &Stat, place: PathBuf) {
         self.first.insert(stat.inode(), place.clone());
         self.at.insert(place, stat.inode());
     }
 
+    /// Forgets the copy at a path that is being replaced.
     pub fn cover(&mut self, place: &Path) {
         if let Some(inode) = self.at.remove(place) {
             self.first.remove(&inode);
         }
     }
 
+    /// Forgets all copies.
     pub fn clear(&mut self) {
         *self = Links::default();
     }

@@ -130,6 +130,7 @@ pub(super) struct EarlierDirs<'a> {
 }
 
 impl<'a> EarlierDirs<'a> {
+    /// Opens the directory `dir` of the earlier copy.
     pub fn of(incremental: &'a IncrementalCopy, dir: &Path) -> Result<EarlierDirs<'a>, Reason> {
         let earlier = incremental.earlier_files.as_ref();
         let base = earlier.and_then(|earlier| earlier.files.sub(dir).ok());
@@ -138,6 +139,7 @@ impl<'a> EarlierDirs<'a> {
         Ok(EarlierDirs { incremental, base, changes, changed: entries.into_iter().map(|entry| entry.name).collect() })
     }
 
+    /// Returns the origin of a file of this directory.
     pub fn origin(&self, group: &CopyGroup, file: &ExternalFile) -> CopiedFrom {
         let (dir, origin) = match self.changed.contains(&file.name) {
             true => (&self.changes, CopiedFrom::Changes),

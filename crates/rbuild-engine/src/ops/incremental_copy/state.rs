@@ -44,6 +44,7 @@ pub(super) struct CopyGroup {
 }
 
 impl CopyGroup {
+    /// Returns the files that no later entry replaced.
     pub fn files(&self) -> impl Iterator<Item = &ExternalFile> {
         self.files.iter().flatten()
     }
