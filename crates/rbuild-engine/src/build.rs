@@ -36,8 +36,8 @@ use crate::warning::BuildWarning;
 pub fn answer(prepared: &Prepared, request: &BuildRequest, store: &Store, events: &Events) -> Result<Option<Finished>> {
     let target = &prepared.vertices[prepared.graph.target].state;
     let Some(result) = target.result() else { return Ok(None) };
-    let wants = request.wants();
-    if request.record_sizes || request.exports.iter().any(|export| wants.is_direct(export)) {
+    let required = request.requirements();
+    if request.record_sizes || request.exports.iter().any(|export| required.is_direct(export)) {
         return Ok(None);
     }
     if let Some(most) = request.cache_limit
@@ -49,16 +49,16 @@ pub fn answer(prepared: &Prepared, request: &BuildRequest, store: &Store, events
         return Ok(None);
     }
     let single = match target {
-        VertexState::Hit(_, record) if wants.files && bottom_is_scratch(prepared) => {
+        VertexState::Hit(_, record) if required.files && bottom_is_scratch(prepared) => {
             store.lazy_trees().tree_if_here(&record.tree)?
         }
         _ => None,
     };
-    if wants.files && single.is_none() {
+    if required.files && single.is_none() {
         return Ok(None);
     }
     let (mut manifests, mut unsynced) = (Vec::new(), Vec::new());
-    for form in wants.images.iter().copied() {
+    for form in required.images.iter().copied() {
         let key = image_key(&prepared.graph, &result, request, &form);
         let Some(found) = store.records().result(&key)? else { return Ok(None) };
         manifests.push((form, found.manifest));
@@ -75,7 +75,7 @@ pub fn answer(prepared: &Prepared, request: &BuildRequest, store: &Store, events
     // Losing the record only costs one explanation.
     let _ = prepared.remember(store, prepared.vertices.iter().map(|vertex| vertex.state.key()));
     sync_found(&unsynced, request, store)?;
-    let finished = outputs::publish(request, &wants, store, &[manifests], events)?;
+    let finished = outputs::publish(request, &required, store, &[manifests], events)?;
     build_log::remember(request, std::slice::from_ref(prepared), store, events, Status::Done, Vec::new());
     Ok(Some(finished))
 }
@@ -198,12 +198,12 @@ impl<'a> Platforms<'a> {
         }
         let mut direct = None;
         for env in &self.envs {
-            for export in self.request.exports.iter().filter(|export| env.wants.is_direct(export)) {
+            for export in self.request.exports.iter().filter(|export| env.required.is_direct(export)) {
                 direct = Some(stream::export(env, export)?);
             }
         }
         self.export_files(cancel)?;
-        let kept = outputs::publish(self.request, &self.request.wants(), self.store, &images, self.events)?;
+        let kept = outputs::publish(self.request, &self.request.requirements(), self.store, &images, self.events)?;
         Ok(Finished { image: kept.image.or(direct), ..kept })
     }
 
@@ -241,7 +241,7 @@ impl<'a> Platforms<'a> {
 
 /// Returns the images of the target, in the order of the forms.
 fn images_of(env: &StepEnv<'_>) -> Result<Vec<(ImageForm, ManifestDigest)>> {
-    env.wants.images.iter().copied().map(|form| Ok((form, image::image(env, &form)?))).collect()
+    env.required.images.iter().copied().map(|form| Ok((form, image::image(env, &form)?))).collect()
 }
 
 /// Records which steps were built here. A step that was not reached keeps its previous record.

@@ -15,7 +15,7 @@ use crate::cache::key::{Contexts, Viewpoint};
 use crate::error::{BuildError, Result, StepFailure};
 use crate::events::Events;
 use crate::export::secret_scan::Leaks;
-use crate::exports::Wants;
+use crate::exports::Requirements;
 use crate::prepare::Prepared;
 use crate::prepare::lookup::VertexState;
 use crate::record::log_tail::LOG_TAIL;
@@ -27,7 +27,7 @@ use crate::solve::schedule::Schedule;
 /// The state of the part of a build that runs inside the builder's namespaces, for one platform.
 pub(crate) struct StepEnv<'a> {
     pub request: &'a BuildRequest,
-    pub wants: Wants,
+    pub required: Requirements,
     pub prepared: &'a Prepared,
     pub store: &'a Store,
     pub builder: &'a Builder,
@@ -60,15 +60,15 @@ impl<'a> StepEnv<'a> {
         let graph = &prepared.graph;
         let results = Arc::new(results_of(prepared, request.now));
         let leaks = Leaks::new(&request.secrets, &prepared.secret_hashes);
-        let wants = request.wants();
+        let required = request.requirements();
         let open: Vec<bool> = prepared.vertices.iter().map(|found| matches!(found.state, VertexState::Open)).collect();
         Ok(StepEnv {
             request,
             prepared,
             store,
             builder,
-            schedule: Schedule::of(graph, open, wants.needs_files()),
-            wants,
+            schedule: Schedule::of(graph, open, required.needs_files()),
+            required,
             rootfs: Rootfs::new(request, graph, store, builder, results.clone())?,
             results,
             contexts: Contexts::open(request, Viewpoint::Builder(builder), &prepared.hashes, store)?,

@@ -119,7 +119,7 @@ impl Export {
     }
 
     /// Returns true if new layers can be packed straight into the export.
-    fn takes_stream(&self) -> bool {
+    fn accepts_stream(&self) -> bool {
         let to_disk = match self {
             Export::Archive { to, .. } => matches!(to, Destination::Regular(_)),
             Export::Layout { .. } => true,
@@ -176,7 +176,7 @@ impl Squash {
 
 /// The images and files that a build must produce for its exports.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Wants {
+pub struct Requirements {
     /// Forms of the images that are kept in the store. The first one is tagged.
     pub images: Vec<ImageForm>,
     /// The result's files are exported.
@@ -186,37 +186,37 @@ pub struct Wants {
     streams: bool,
 }
 
-impl Wants {
+impl Requirements {
     /// Returns the requirements of `exports`. `named` is true if the image gets a name in the
     /// store. `squash` applies to the image that is made if there is no export.
-    pub fn of(exports: &[Export], named: bool, platforms: usize, squash: Squash) -> Wants {
+    pub fn of(exports: &[Export], named: bool, platforms: usize, squash: Squash) -> Requirements {
         let files = exports.iter().any(|export| matches!(export, Export::Files { .. } | Export::Tar { .. }));
-        let mut wants = Wants { images: Vec::new(), files, streams: !named && platforms <= 1 };
-        let mut kept: Vec<&Export> = exports.iter().filter(|export| !wants.is_direct(export)).collect();
+        let mut required = Requirements { images: Vec::new(), files, streams: !named && platforms <= 1 };
+        let mut kept: Vec<&Export> = exports.iter().filter(|export| !required.is_direct(export)).collect();
         kept.sort_by_key(|export| !matches!(export, Export::Store { .. }));
         for form in kept.into_iter().filter_map(Export::form) {
-            if !wants.images.contains(&form) {
-                wants.images.push(form);
+            if !required.images.contains(&form) {
+                required.images.push(form);
             }
         }
-        if wants.images.is_empty() && (named || exports.is_empty()) {
-            wants.images.push(ImageForm { squash, ..ImageForm::of_store() });
+        if required.images.is_empty() && (named || exports.is_empty()) {
+            required.images.push(ImageForm { squash, ..ImageForm::of_store() });
         }
-        wants
+        required
     }
 
     /// Returns true if new layers are packed only into this export.
     pub fn is_direct(&self, export: &Export) -> bool {
-        self.streams && export.takes_stream()
+        self.streams && export.accepts_stream()
     }
 
     /// Returns true if the result is needed as files, not only as the layers of its steps.
     pub(crate) fn needs_files(&self) -> bool {
-        self.files || self.whole()
+        self.files || self.squashes_all()
     }
 
     /// Returns true if an image of the whole file system as one layer is required.
-    pub(crate) fn whole(&self) -> bool {
+    pub(crate) fn squashes_all(&self) -> bool {
         self.images.iter().any(|form| form.squash == Squash::All)
     }
 }
@@ -263,10 +263,10 @@ mod tests {
             // The form of the store comes first, and no form occurs twice.
             (vec![layout(GZIP), layout(GZIP), Export::Store { form: plain }], false, 1, vec![plain, GZIP], 0),
         ] {
-            let wants = Wants::of(&exports, named, platforms, Squash::All);
-            assert_eq!(wants.images, images, "{named} {platforms}");
-            assert_eq!(exports.iter().filter(|export| wants.is_direct(export)).count(), direct);
-            assert_eq!(wants.files, matches!(exports[..], [Export::Files { .. }]));
+            let required = Requirements::of(&exports, named, platforms, Squash::All);
+            assert_eq!(required.images, images, "{named} {platforms}");
+            assert_eq!(exports.iter().filter(|export| required.is_direct(export)).count(), direct);
+            assert_eq!(required.files, matches!(exports[..], [Export::Files { .. }]));
         }
     }
 
@@ -288,8 +288,8 @@ mod tests {
             ("a layout of one layer", vec![layout(Squash::All)], Squash::None, true, true),
             ("files and a layout", vec![files(), layout(Squash::Steps)], Squash::None, true, false),
         ] {
-            let wants = Wants::of(&exports, false, 1, squash);
-            assert_eq!((wants.needs_files(), wants.whole()), (needs_files, whole), "{case}");
+            let required = Requirements::of(&exports, false, 1, squash);
+            assert_eq!((required.needs_files(), required.squashes_all()), (needs_files, whole), "{case}");
         }
     }
 

@@ -28,7 +28,7 @@ pub use builder_paths::{binds, volume_binds};
 pub use error::{BuildError, StepFailure};
 pub use event::{Event, StepOutcome, Warning};
 pub use events::Events;
-pub use exports::{Export, Finished, FinishedImage, FinishedIndex, ImageForm, Split, Squash, Wants};
+pub use exports::{Export, Finished, FinishedImage, FinishedIndex, ImageForm, Requirements, Split, Squash};
 pub use images::copy_out::{CopiedTo, CopyTarget, copy_out};
 pub use images::diff::{Difference, EntryChange, FieldPath, first_difference};
 pub use images::import::{Import, import};

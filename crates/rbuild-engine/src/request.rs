@@ -5,7 +5,7 @@ use rbuild_plan::{ContextDir, Parameters};
 use rbuild_sandbox::Carrier;
 use rbuild_store::BuildId;
 
-use crate::exports::{Export, Squash, Wants};
+use crate::exports::{Export, Requirements, Squash};
 use crate::ops::redact::SecretValues;
 use crate::prepare::resolve::PullPolicy;
 
@@ -84,7 +84,7 @@ impl BuildRequest {
     }
 
     /// Returns the images and files that the build must produce for its exports.
-    pub fn wants(&self) -> Wants {
-        Wants::of(&self.exports, !self.tags.is_empty(), self.platforms.len(), self.squash)
+    pub fn requirements(&self) -> Requirements {
+        Requirements::of(&self.exports, !self.tags.is_empty(), self.platforms.len(), self.squash)
     }
 }

@@ -40,7 +40,7 @@ impl Platform {
 
     /// Returns true if an image of platform `other` matches this platform. A missing variant on
     /// either side matches any.
-    pub fn takes(&self, other: &Platform) -> bool {
+    pub fn accepts(&self, other: &Platform) -> bool {
         let variants = self.variant.as_ref().zip(other.variant.as_ref());
         self.runs(other) && variants.is_none_or(|(own, other)| own == other)
     }

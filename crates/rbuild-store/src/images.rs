@@ -358,7 +358,7 @@ impl Images<'_> {
     fn one_of(&self, artifact: &Artifact, platform: &Platform) -> Result<Option<ManifestDigest>> {
         let Artifact::Index { images, .. } = artifact else { return Ok(None) };
         for manifest in images {
-            if platform.takes(&self.image(manifest)?.config.platform()) {
+            if platform.accepts(&self.image(manifest)?.config.platform()) {
                 return Ok(Some(*manifest));
             }
         }

@@ -203,7 +203,7 @@ fn of_platform(
     let (mut kept, mut others) = (Vec::new(), BTreeSet::new());
     for image in images {
         let platform = members.platform(&image.id)?;
-        if wanted.platform().takes(&platform) {
+        if wanted.platform().accepts(&platform) {
             kept.push(image);
         } else {
             others.insert(platform.to_string());

@@ -372,8 +372,8 @@ impl Transfer<'_> {
             )));
         }
         let (own, wanted) = (config.platform(), self.platform);
-        let other =
-            (!wanted.takes(&own)).then(|| format!("{} is for {own}, not for the requested {wanted}", name.familiar()));
+        let other = (!wanted.accepts(&own))
+            .then(|| format!("{} is for {own}, not for the requested {wanted}", name.familiar()));
         Ok(ImageDocuments { manifest: bytes, config: text, layers, warnings: other.into_iter().collect() })
     }
 

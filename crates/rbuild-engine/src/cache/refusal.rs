@@ -53,7 +53,7 @@ pub(crate) fn is_cleared(prepared: &Prepared, request: &BuildRequest, store: &St
     if leak_in_documents(prepared, request, &leaks).is_some() {
         return Ok(false);
     }
-    if request.wants().whole() {
+    if request.requirements().squashes_all() {
         return Ok(false);
     }
     for id in prepared.graph.chain(prepared.graph.target) {
@@ -148,7 +148,7 @@ pub(crate) fn refuse_leaks(env: &StepEnv<'_>) -> Result<()> {
             return Err(refusal(env, id, &leak));
         }
     }
-    if env.wants.whole() {
+    if env.required.squashes_all() {
         refuse_leaks_of_base(env)?;
     }
     Ok(())

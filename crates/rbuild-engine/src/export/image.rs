@@ -166,7 +166,7 @@ pub(crate) fn pack_early(env: &StepEnv<'_>, layers: &LayerQueue<'_>) {
     // Layers still unpacked after the last step are packed by several threads at normal priority
     // instead.
     while let Some(tree) = layers.next() {
-        for form in env.wants.images.iter().filter(|form| form.squash == Squash::None) {
+        for form in env.required.images.iter().filter(|form| form.squash == Squash::None) {
             let _ = env.store.layers().pack_tree(&env.rootfs.work, &tree, form.layers, latest(env, form), &stop);
         }
     }

@@ -17,7 +17,7 @@ use crate::error_context::ErrorContext;
 use crate::event::BuildPhase;
 use crate::events::Events;
 use crate::export::local;
-use crate::exports::{Export, Finished, FinishedImage, FinishedIndex, ImageForm, Wants};
+use crate::exports::{Export, Finished, FinishedImage, FinishedIndex, ImageForm, Requirements};
 use crate::request::BuildRequest;
 
 /// The files of the result for one platform, as `F`.
@@ -91,7 +91,7 @@ fn tag_all(store: &Store, images: &[Image], tags: &[Reference]) -> Result<Option
 #[tracing::instrument(target = "engine", name = "export", level = "debug", skip_all)]
 pub(crate) fn publish(
     request: &BuildRequest,
-    wants: &Wants,
+    required: &Requirements,
     store: &Store,
     platforms: &[Vec<(ImageForm, ManifestDigest)>],
     events: &Events,
@@ -102,7 +102,7 @@ pub(crate) fn publish(
     }
     let chosen = preferred(firsts.iter().map(|image| image.config.platform()));
     let Some(image) = firsts.get(chosen) else { return Ok(Finished::default()) };
-    for export in request.exports.iter().filter(|export| !wants.is_direct(export)) {
+    for export in request.exports.iter().filter(|export| !required.is_direct(export)) {
         let (Export::Archive { form, .. } | Export::Layout { form, .. }) = export else { continue };
         let started = Instant::now();
         let mut images = Vec::new();

@@ -143,7 +143,7 @@ fn nearest_tree(env: &StepEnv<'_>, id: VertexId) -> Option<TreeId> {
 fn packed_form(env: &StepEnv<'_>, id: VertexId) -> Option<LayerForm> {
     let request = env.request;
     let looked_at = request.record_sizes || request.salt.is_some() || !request.secrets.is_empty();
-    let form = env.wants.images.first().copied().filter(|form| form.squash == Squash::None)?;
+    let form = env.required.images.first().copied().filter(|form| form.squash == Squash::None)?;
     let clamped = env.graph().epoch.is_some() && !form.late_times;
     (env.schedule.is_only_in_images(env.graph(), id) && !looked_at && !clamped).then_some(form.layers)
 }

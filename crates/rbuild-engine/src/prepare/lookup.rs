@@ -279,16 +279,16 @@ impl Lookup<'_> {
     fn needs_trees(&self, target: &VertexState) -> Result<bool> {
         let request = self.request;
         let Some(result) = target.result() else { return Ok(true) };
-        let wants = request.wants();
-        if wants.needs_files()
+        let required = request.requirements();
+        if required.needs_files()
             || request.record_sizes
             || !self.secret_hashes.is_empty()
             || request.parameters.no_cache != NoCache::None
-            || request.exports.iter().any(|export| wants.is_direct(export))
+            || request.exports.iter().any(|export| required.is_direct(export))
         {
             return Ok(true);
         }
-        for form in &wants.images {
+        for form in &required.images {
             if self.store.records().result(&image_key(self.graph, &result, request, form))?.is_none() {
                 return Ok(true);
             }

@@ -116,7 +116,7 @@ fn candidate(store: &Store, PlatformImage { name, platform }: &PlatformImage) ->
     let ImageName::Reference(name) = name else {
         return Ok(named.map(|image| Candidate { image, fits: true }));
     };
-    if let Some(image) = named.as_ref().filter(|image| platform.takes(&image.config.platform())) {
+    if let Some(image) = named.as_ref().filter(|image| platform.accepts(&image.config.platform())) {
         return Ok(Some(Candidate { image: image.clone(), fits: true }));
     }
     if let Some((_, image)) = store.images().pulled_image(name, platform)? {

@@ -2,7 +2,7 @@ use std::collections::{HashMap, HashSet};
 
 use rbuild_image::Platform;
 
-use super::{option, quoted};
+use super::{quoted, quoted_option};
 use crate::{ContextDir, ContextSource, NamedContext, Parameters, Plan, Resource, Ulimit, Volume, plan};
 
 /// Returns the parts of the last step as `name=value`.
@@ -65,7 +65,7 @@ fn key_parts_of_parameters_are_pinned() {
 fn quoted_texts_cannot_be_confused() {
     assert_eq!(quoted("a b"), r#""a b""#);
     assert_eq!(quoted("a\"b\\\n\r\té"), r#""a\"b\\\n\r\té""#);
-    assert_eq!((option(None), option(Some("None"))), ("None".into(), r#"Some("None")"#.into()));
+    assert_eq!((quoted_option(None), quoted_option(Some("None"))), ("None".into(), r#"Some("None")"#.into()));
 }
 
 type Case = (&'static str, &'static [&'static str]);

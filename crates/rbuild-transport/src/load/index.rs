@@ -60,7 +60,7 @@ impl<'m, 'a> IndexResolver<'m, 'a> {
     /// Imports everything that an entry of the layout's own index refers to. An image that the
     /// entry names directly is accepted for any platform, unless one was requested.
     pub(super) fn enter(&mut self, entry: &Descriptor) -> Result<Reached> {
-        let foreign = Platform::of(entry).filter(|own| self.wanted.given() && !self.wanted.platform().takes(own));
+        let foreign = Platform::of(entry).filter(|own| self.wanted.given() && !self.wanted.platform().accepts(own));
         match foreign.filter(|_| !is_index(entry.media_type())) {
             Some(platform) => {
                 self.leave_out(&platform);
@@ -110,7 +110,7 @@ impl<'m, 'a> IndexResolver<'m, 'a> {
         let mut all = Reached::None;
         for entry in index.manifests() {
             match Platform::of(entry) {
-                Some(platform) if !self.wanted.platform().takes(&platform) => self.leave_out(&platform),
+                Some(platform) if !self.wanted.platform().accepts(&platform) => self.leave_out(&platform),
                 _ => all = all.and(self.follow(entry, depth + 1)?),
             }
         }

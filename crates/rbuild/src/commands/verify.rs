@@ -94,7 +94,7 @@ impl VerifyBuilds {
         fetch: &FetchInput<'_>,
     ) -> Result<VerifyBuilds, Failure> {
         let unset = ImageForm { squash: request.squash, ..ImageForm::of_store() };
-        let form = request.wants().images.first().copied().unwrap_or(unset);
+        let form = request.requirements().images.first().copied().unwrap_or(unset);
         let trial = |number| {
             let mut input = BuildInput::read(args, store, fetch)?;
             let trial = &mut input.request;

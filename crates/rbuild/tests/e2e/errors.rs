@@ -31,7 +31,7 @@ fn errors_in_the_dockerfile_mark_the_offending_line() {
 #[test]
 fn diagnostics_mark_the_offending_word() {
     let lab = Lab::new();
-    lab.write("a", "a").write("b", "b").write("text.tar.gz", "this is no archive");
+    lab.write("a", "a").write("b", "b").write("text.tar.gz", "this is not an archive");
     for (file, place, marked) in [
         ("FROM busybox\nRUN touch /f\nCOPY a b /f\n", "Dockerfile:3:10", "^^"),
         ("FROM busybox\nRUN true\nADD a /bin/busybox/x\n", "Dockerfile:3:7", "^^^^^^^^^^^^^^"),
@@ -83,7 +83,7 @@ fn truncated_and_inconsistent_archives_are_rejected() {
     std::fs::write(&cut, &bytes[..bytes.len() / 2]).unwrap();
     lab.rbuild(["import", cut.to_str().unwrap(), "x"]).fails(1, &["cut.tar.gz"]);
     let text = lab.path("text");
-    std::fs::write(&text, "this is no archive").unwrap();
+    std::fs::write(&text, "this is not an archive").unwrap();
     lab.rbuild(["import", text.to_str().unwrap(), "x"]).fails(1, &["text`: the content is not a tar archive"]);
     lab.rbuild(["load", "-i", text.to_str().unwrap()]).fails(1, &["text`: the content is not a tar archive"]);
     assert_eq!(lab.rbuild(["images", "-a", "-q"]).ok().stdout, "");

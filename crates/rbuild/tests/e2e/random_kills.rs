@@ -282,7 +282,7 @@ fn time_to_end(mut build: Child, (begins, ends): (&str, &str), then: impl FnOnce
     build.wait().unwrap();
     let took = since.elapsed();
     rest.join().unwrap();
-    assert!(found.is_some(), "no line says {begins:?} and {ends:?}");
+    assert!(found.is_some(), "no line contains {begins:?} and {ends:?}");
     took
 }
 

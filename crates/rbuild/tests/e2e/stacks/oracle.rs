@@ -111,7 +111,7 @@ impl Tree {
 
     /// Returns true if a layer has an entry below a link and the same entry under its own name. The
     /// entries of a layer are a set of paths, so the order of such entries is not defined.
-    pub fn meets_itself(&self, entries: &[Entry]) -> Option<bool> {
+    pub fn overlaps_itself(&self, entries: &[Entry]) -> Option<bool> {
         let place = |entry: &Entry| match entry {
             Entry::File(path, ..) | Entry::Symlink(path, _) | Entry::HardLink(path, _) | Entry::Dir(path, ..) => {
                 Some((self.resolve(path.parent()?)?.join(path.file_name()?), path.clone()))
@@ -120,17 +120,17 @@ impl Tree {
             Entry::Opaque(path) => Some((self.resolve(path)?, path.clone())),
         };
         let places = entries.iter().map(place).collect::<Option<Vec<_>>>()?;
-        let (behind, own): (Vec<_>, Vec<_>) = places.iter().partition(|(real, written)| real != written);
-        let meets = |(real, _): &&(PathBuf, PathBuf)| {
+        let (linked, own): (Vec<_>, Vec<_>) = places.iter().partition(|(real, written)| real != written);
+        let overlaps = |(real, _): &&(PathBuf, PathBuf)| {
             own.iter().any(|(other, _)| other.starts_with(real) || real.starts_with(other))
-                || behind.iter().any(|(other, _)| other != real && other.starts_with(real))
+                || linked.iter().any(|(other, _)| other != real && other.starts_with(real))
         };
-        Some(behind.iter().any(meets))
+        Some(linked.iter().any(overlaps))
     }
 
     /// Applies a layer; returns `None` if no file system has such a layer.
     pub fn apply(&mut self, entries: &[Entry]) -> Option<()> {
-        if self.meets_itself(entries)? {
+        if self.overlaps_itself(entries)? {
             return None;
         }
         self.apply_whiteouts(entries)?;
@@ -151,7 +151,7 @@ impl Tree {
                 return None;
             }
         }
-        let valid = !self.meets_itself(entries)? && !repeats_itself(entries) && !marks_below_a_leaf(entries)?;
+        let valid = !self.overlaps_itself(entries)? && !repeats_itself(entries) && !marks_below_a_leaf(entries)?;
         valid.then_some(())
     }
 
