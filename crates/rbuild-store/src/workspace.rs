@@ -69,6 +69,8 @@ impl Workspace {
             store.remove_unpublished()?;
             alone.end()?;
         }
+        // Trees are made in workspaces, and keep their inodes when they are renamed.
+        tmp.mark_top_of_trees();
         let (name, lock) = locked_name(store)?;
         tmp.create_dir(OsStr::new(&name), modes::dir())?;
         let dir = tmp.sub(&name)?;

@@ -146,11 +146,11 @@ impl LocalExport<'_, '_, '_, '_> {
     fn directory(&mut self, from: &MergedDir, to: &OutputDir, entry: &MergedEntry) -> Result<PendingDir> {
         let (name, path) = (&*entry.name, from.path().join(&entry.name));
         let create = |name: &OsStr| to.dir.create_dir(name, 0o755);
-        let below = |name: &OsStr, is_new| PendingDir { from: from.below(entry), place: to.place.join(name), is_new };
+        let below = |name: &Path, is_new| PendingDir { from: from.below(entry), place: to.place.join(name), is_new };
         let made = match &mut self.staged {
-            _ if to.is_new => create(name).map(|()| below(name, true)).map_err(fail(&path))?,
+            _ if to.is_new => create(name).map(|()| below(name.as_ref(), true)).map_err(fail(&path))?,
             // A file that blocks the path is replaced once everything is written.
-            Some(_) if obstacle(&to.dir, &path, name)? == Obstacle::Directory => below(name, false),
+            Some(_) if obstacle(&to.dir, &path, name)? == Obstacle::Directory => below(name.as_ref(), false),
             Some(staged) => {
                 let temp = staged.create(to, &path).map_err(fail(&path))?;
                 below(&temp, true)
@@ -160,9 +160,9 @@ impl LocalExport<'_, '_, '_, '_> {
                     if !has_directory(&to.dir, &path, name)? {
                         create(name).map_err(fail(&path))?;
                     }
-                    below(name, false)
+                    below(name.as_ref(), false)
                 }
-                other => other.map(|()| below(name, false)).map_err(fail(&path))?,
+                other => other.map(|()| below(name.as_ref(), false)).map_err(fail(&path))?,
             },
         };
         self.deferred.dirs.push((path, entry.stat.mode, entry.stat.mtime));

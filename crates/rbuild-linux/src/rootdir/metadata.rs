@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::path::Path;
 
-use rustix::fs::{AtFlags, Gid, Mode, Timespec, Timestamps, Uid};
+use rustix::fs::{AtFlags, Gid, IFlags, Mode, Timespec, Timestamps, Uid, ioctl_getflags, ioctl_setflags};
 use rustix::io::Errno;
 
 use crate::error::Result;
@@ -38,6 +38,19 @@ impl RootDir {
             Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::RANGE) => Ok(None),
             Err(e) => Err(self.err("lgetxattr", Path::new(name), e)),
         }
+    }
+
+    /// Marks this directory as the top of unrelated trees (chattr(1), `+T`). The file system then
+    /// allocates the inodes of each new subdirectory in a block group with many free ones, and not
+    /// next to those of its siblings. Returns true if it is marked; only ext2 to ext4 support it.
+    ///
+    /// Without a journal, ext4 does not reuse an inode for 60 to 360 s after its deletion, and
+    /// every creation examines all such inodes of the block group one by one (`recently_deleted` in
+    /// fs/ext4/ialloc.c). Near a tree that was just deleted, creating a file takes up to 40 times
+    /// as long.
+    pub fn mark_top_of_trees(&self) -> bool {
+        let Ok(flags) = ioctl_getflags(self.fd()) else { return false };
+        flags.contains(IFlags::TOPDIR) || ioctl_setflags(self.fd(), flags | IFlags::TOPDIR).is_ok()
     }
 
     /// Sets the owner of the direct child `name`, without following it.

@@ -239,3 +239,18 @@ fn placeholders_are_noted_by_directories_with_the_same_records() {
     assert!(ours.owners().unwrap().has_seen_placeholders());
     assert!(!others.owners().unwrap().has_seen_placeholders());
 }
+
+#[test]
+fn a_top_of_trees_is_marked_where_the_file_system_can() {
+    /// Magic number of ext2 to ext4 (statfs(2)).
+    const EXT: u64 = 0xef53;
+    let f = Fixture::new("top");
+    let root = f.root();
+    let is_ext = rustix::fs::fstatfs(root.fd()).unwrap().f_type as u64 == EXT;
+    let is_marked =
+        || rustix::fs::ioctl_getflags(root.fd()).is_ok_and(|flags| flags.contains(rustix::fs::IFlags::TOPDIR));
+    assert!(!is_marked());
+    for _ in 0..2 {
+        assert_eq!((root.mark_top_of_trees(), is_marked()), (is_ext, is_ext));
+    }
+}

@@ -14,12 +14,41 @@ use crate::export::local::writers::OutputDir;
 /// published.
 pub(super) struct StagedDirs<'a> {
     dest: &'a RootDir,
+    areas: Vec<StagingArea>,
     dirs: Vec<StagedDir>,
 }
 
-struct StagedDir {
-    /// The directory that contains it, which existed before the export.
+/// A directory with a temporary name in a directory of the output that existed before, on whose
+/// file system the staged directories must be.
+struct StagingArea {
     parent: PathBuf,
+    temp: OsString,
+    /// The only entry, which holds the staged directories: the area itself is marked as a top of
+    /// trees, below which they are one tree. Its name is random, because ext4 derives the block
+    /// group from it.
+    entry: OsString,
+}
+
+impl StagingArea {
+    fn create_entry(&self, parent: &RootDir) -> rbuild_linux::Result<()> {
+        let dir = parent.sub(&self.temp)?;
+        dir.mark_top_of_trees();
+        dir.create_dir(&self.entry, 0o755)
+    }
+
+    /// Returns the path of its entry, relative to the parent.
+    fn below(&self) -> PathBuf {
+        Path::new(&self.temp).join(&self.entry)
+    }
+
+    fn remove(&self, dest: &RootDir) {
+        let _ = dest.sub(&self.parent).and_then(|dir| dir.remove_all(&self.temp));
+    }
+}
+
+struct StagedDir {
+    /// Index of its staging area.
+    area: usize,
     temp: OsString,
     /// Path in the result.
     path: PathBuf,
@@ -27,24 +56,40 @@ struct StagedDir {
 
 impl<'a> StagedDirs<'a> {
     pub(super) fn new(dest: &'a RootDir) -> StagedDirs<'a> {
-        StagedDirs { dest, dirs: Vec::new() }
+        StagedDirs { dest, areas: Vec::new(), dirs: Vec::new() }
     }
 
-    /// Creates a directory for `path`, which does not exist yet, and returns its temporary name.
-    pub(super) fn create(&mut self, parent: &OutputDir, path: &Path) -> rbuild_linux::Result<OsString> {
+    /// Creates a directory for `path`, which does not exist yet, and returns its temporary path,
+    /// relative to `parent`.
+    pub(super) fn create(&mut self, parent: &OutputDir, path: &Path) -> rbuild_linux::Result<PathBuf> {
+        let area = match self.areas.iter().position(|area| area.parent == parent.place) {
+            Some(area) => area,
+            None => self.add_area(parent)?,
+        };
+        let below = self.areas[area].below();
+        let temp = OsString::from(self.dirs.len().to_string());
+        parent.dir.sub(&below)?.create_dir(&temp, 0o755)?;
+        self.dirs.push(StagedDir { area, temp: temp.clone(), path: path.to_path_buf() });
+        Ok(below.join(temp))
+    }
+
+    fn add_area(&mut self, parent: &OutputDir) -> rbuild_linux::Result<usize> {
         let temp = temporary_name();
         parent.dir.create_dir(&temp, 0o755)?;
-        self.dirs.push(StagedDir { parent: parent.place.clone(), temp: temp.clone(), path: path.to_path_buf() });
-        Ok(temp)
+        self.areas.push(StagingArea { parent: parent.place.clone(), temp, entry: temporary_name() });
+        let area = self.areas.len() - 1;
+        self.areas[area].create_entry(&parent.dir)?;
+        Ok(area)
     }
 
     /// Renames the directories to their final names. If another process has created such a
     /// directory in the meantime, the entries are moved into it.
-    pub(super) fn publish(mut self) -> Result<()> {
-        while let Some(StagedDir { parent, temp, path }) = self.dirs.last() {
-            let dir = self.dest.sub(parent).map_err(fail(path))?;
-            move_directory(&dir, temp, &dir, path.file_name().unwrap_or_default(), path)?;
-            self.dirs.pop();
+    pub(super) fn publish(self) -> Result<()> {
+        for StagedDir { area, temp, path } in self.dirs.iter().rev() {
+            let area = &self.areas[*area];
+            let to = self.dest.sub(&area.parent).map_err(fail(path))?;
+            let from = to.sub(area.below()).map_err(fail(path))?;
+            move_directory(&from, temp, &to, path.file_name().unwrap_or_default(), path)?;
         }
         Ok(())
     }
@@ -52,9 +97,7 @@ impl<'a> StagedDirs<'a> {
 
 impl Drop for StagedDirs<'_> {
     fn drop(&mut self) {
-        for StagedDir { parent, temp, .. } in &self.dirs {
-            let _ = self.dest.sub(parent).and_then(|dir| dir.remove_all(temp));
-        }
+        self.areas.iter().for_each(|area| area.remove(self.dest));
     }
 }
 
