@@ -7,9 +7,9 @@ use rbuild_layer::{Compression, LayerError, detect, layer_digests};
 use rbuild_linux::parallel::{cores, try_map};
 use rbuild_linux::{Error, described};
 
-use crate::arrivals::repeated;
 use crate::blobs::Blobs;
 use crate::error::{Result, StoreError};
+use crate::incoming_blobs::retry_restarted;
 
 /// Suffix of the names of such records. The names contain all information; the files are empty and
 /// remain valid forever.
@@ -34,7 +34,7 @@ impl Blobs<'_> {
 
     pub(crate) fn check_layer(&self, blob: &BlobDigest, diff_id: &DiffId) -> Result<()> {
         if self.store.root.exists(note_path(blob, diff_id))?
-            || repeated(|| self.check_arriving(blob, diff_id))?
+            || retry_restarted(|| self.check_incoming(blob, diff_id))?
             || self.is_plain_layer(blob, diff_id)?
         {
             return Ok(());
@@ -43,11 +43,11 @@ impl Blobs<'_> {
         self.note_layer(blob, diff_id)
     }
 
-    /// Verifies a layer that is being downloaded. Returns false if it is not.
-    fn check_arriving(&self, blob: &BlobDigest, diff_id: &DiffId) -> Result<bool> {
-        let Some(mut arriving) = self.store.arrivals.open(blob, self.store.stop())? else { return Ok(false) };
-        let read = layer_digests(&mut arriving, self.store.limits());
-        arriving.confirm()?;
+    /// Verifies a layer while it is being downloaded. Returns false if it is not being downloaded.
+    fn check_incoming(&self, blob: &BlobDigest, diff_id: &DiffId) -> Result<bool> {
+        let Some(mut incoming) = self.store.incoming.open(blob, self.store.stop())? else { return Ok(false) };
+        let read = layer_digests(&mut incoming, self.store.limits());
+        incoming.confirm()?;
         compare_content(blob, diff_id, read?.1)?;
         self.note_layer(blob, diff_id)?;
         Ok(true)

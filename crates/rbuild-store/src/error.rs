@@ -98,10 +98,10 @@ pub enum StoreError {
     AccessTimes,
     /// An image could not be downloaded.
     #[error(transparent)]
-    NotArrived(ReportedError),
-    /// A blob that was read while it arrived has the wrong digest, and is downloaded again.
+    DownloadFailed(ReportedError),
+    /// A blob that was read during its download has the wrong digest, and is downloaded again.
     #[error("the digest of a downloaded blob is wrong, and it is downloaded again")]
-    ArrivesAgain,
+    DownloadRestarted,
     /// The build was stopped while it waited for another one.
     #[error("the build was stopped while it waited for another one")]
     Stopped,
@@ -150,7 +150,7 @@ impl StoreError {
             }
             StoreError::Stripped(_) => Some(Remedy::Store(StoreRemedy::RestoreStore)),
             StoreError::AccessTimes => Some(StoreRemedy::RelaxAccessTimes.into()),
-            StoreError::NotArrived(e) => e.remedy.clone(),
+            StoreError::DownloadFailed(e) => e.remedy.clone(),
             StoreError::InvalidLayer { .. } | StoreError::WrongDiffId { .. } => {
                 Some(Remedy::Image(ImageRemedy::ReplaceImage))
             }
@@ -260,12 +260,12 @@ mod tests {
             StoreError::UsedImage { name: "demo:1".into(), container: "web".into() },
             StoreError::LargeDocument { digest, limit: 4 << 20 },
             StoreError::AccessTimes,
-            StoreError::NotArrived(ReportedError {
+            StoreError::DownloadFailed(ReportedError {
                 message: "r.io/a: GET /v2/a/blobs/sha256:ca97 at r.io: connection refused".into(),
                 errno: Some(111),
                 remedy: Some(rbuild_remedy::ServerRemedy::CheckNetwork.into()),
             }),
-            StoreError::ArrivesAgain,
+            StoreError::DownloadRestarted,
             StoreError::Stopped,
         ]
     }
@@ -295,8 +295,8 @@ mod tests {
             UsedImage,
             LargeDocument,
             AccessTimes,
-            NotArrived,
-            ArrivesAgain,
+            DownloadFailed,
+            DownloadRestarted,
             Stopped,
         });
         assert_recorded!("StoreError", variants.table(&errors, |e| e, StoreError::remedy));

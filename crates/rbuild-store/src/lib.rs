@@ -47,7 +47,6 @@
 //! or if its build was synced. Other records, which a power failure may have damaged, are ignored,
 //! never repaired.
 
-mod arrivals;
 mod blobs;
 mod cache;
 mod cache_mounts;
@@ -60,6 +59,7 @@ mod facets;
 mod gc;
 mod ids;
 mod images;
+mod incoming_blobs;
 mod keys;
 mod layers;
 mod lock_waits;
@@ -76,7 +76,6 @@ mod untag;
 mod witness;
 mod workspace;
 
-pub use arrivals::{Arrivals, PullId};
 pub use blobs::Blobs;
 pub use cache::inputs::{BuildIndex, FILES, FROM, IndexedStep, KeyInputs, KeyPart, KeyValue, PARENT, VARIABLE};
 pub use cache::records::{ForeignRecord, Record, RecordedImage, Records};
@@ -92,6 +91,7 @@ pub use ids::{
     ResultId, SecretHash,
 };
 pub use images::{Artifact, FoundImage, Image, Images, LostPlatforms, NamedImage};
+pub use incoming_blobs::{IncomingBlobs, PullId};
 pub use layers::{Layers, PackedLayer};
 pub use lock_waits::LockWaiting;
 pub use logs::{BuildLog, BuildStatus, LayerLog, LogLock, Logs, PhaseLog, StepLog, StepLogFile, StepOutcome};
@@ -99,7 +99,7 @@ pub use once::{Lock, Once, Session};
 pub use pulled::Pulled;
 pub use rbuild_linux::OwnerMode;
 pub use secrets::{SecretVerdicts, Verdict};
-pub use staging::{Receiving, ResumedBlob, Staging, StagingWatch};
+pub use staging::{ResumedBlob, Staging, StagingBlob, StagingWatch};
 pub use store::Store;
 pub use trees::backend::{Snapshots, Working};
 pub use trees::changes::{ChangedTrees, EarlierFiles};

@@ -128,7 +128,7 @@ impl<'a> Staging<'a> {
     ///
     /// Fails if `source` cannot be read or the blob cannot be written.
     pub fn put_blob(&self, source: impl Read) -> Result<(BlobDigest, u64)> {
-        let mut blob = self.receive()?;
+        let mut blob = self.new_blob()?;
         blob.blob.fill(source)?;
         blob.finish()
     }
@@ -150,7 +150,7 @@ impl<'a> Staging<'a> {
     /// Fails if `source` cannot be read, if the blob cannot be written, or if the watch ends it.
     pub fn put_watched(&self, expected: &BlobDigest, source: impl Read) -> Result<(BlobDigest, u64)> {
         let Some(watch) = self.watch else { return self.put_blob(source) };
-        let mut blob = self.receive()?;
+        let mut blob = self.new_blob()?;
         watch.begun(expected, &blob.blob.blob().reopen()?)?;
         blob.blob.fill_watched(source, &mut |size| watch.grown(expected, size))?;
         let (found, size) = blob.finish()?;
@@ -205,13 +205,13 @@ impl<'a> Staging<'a> {
         self.put_bytes(&to_document(value)?)
     }
 
-    /// Starts a blob that arrives incrementally.
+    /// Starts a blob that is written incrementally.
     ///
     /// # Errors
     ///
     /// Fails if the file cannot be created.
-    pub fn receive(&self) -> Result<Receiving<'_>> {
-        Ok(Receiving { staging: self, blob: HashedBlob::new(self.store.blobs().new_blob(self.work)?) })
+    pub fn new_blob(&self) -> Result<StagingBlob<'_>> {
+        Ok(StagingBlob { staging: self, blob: HashedBlob::new(self.store.blobs().new_blob(self.work)?) })
     }
 
     /// Records that the blob contains the layer with that diffID.
@@ -280,13 +280,13 @@ impl<'a> Staging<'a> {
     }
 }
 
-/// A blob that arrives incrementally.
-pub struct Receiving<'a> {
+/// A blob that is being written to the staging area.
+pub struct StagingBlob<'a> {
     staging: &'a Staging<'a>,
     blob: HashedBlob<NewBlob<'a>>,
 }
 
-impl Receiving<'_> {
+impl StagingBlob<'_> {
     /// Appends bytes.
     ///
     /// # Errors

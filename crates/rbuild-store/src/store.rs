@@ -17,8 +17,8 @@ use rbuild_linux::{
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::arrivals::Arrivals;
 use crate::error::{Result, StoreError, naming};
+use crate::incoming_blobs::IncomingBlobs;
 use crate::keys;
 use crate::lock_waits::{LockWaiting, Wait, Waits, open_lock};
 use crate::modes;
@@ -74,8 +74,8 @@ pub struct Store {
     pub(crate) waits: Waits,
     /// True if documents were written that are valid after a reboot only once they are synced.
     pub(crate) unsynced: AtomicBool,
-    /// Downloads of another process.
-    pub(crate) arrivals: Arc<Arrivals>,
+    /// Blobs that another process is downloading.
+    pub(crate) incoming: Arc<IncomingBlobs>,
 }
 
 /// Directories that each store has, parents first.
@@ -161,7 +161,7 @@ impl Store {
             takes_devices: false,
             waits,
             unsynced: AtomicBool::new(false),
-            arrivals: Arc::default(),
+            incoming: Arc::default(),
         })
     }
 
@@ -189,8 +189,8 @@ impl Store {
         let lock = self.lock.try_clone().map_err(|e| rbuild_linux::Error::new("dup", path, e))?;
         let root = RootDir::open(path)?.named(self.place()).with_owners(&self.owner_records().with_mode(owners));
         let path = path.to_path_buf();
-        let (boot, waits, arrivals) = (self.boot.clone(), self.waits.clone(), self.arrivals.clone());
-        Ok(Store { root, path, lock, boot, waits, arrivals, unsynced: AtomicBool::new(false), ..*self })
+        let (boot, waits, incoming) = (self.boot.clone(), self.waits.clone(), self.incoming.clone());
+        Ok(Store { root, path, lock, boot, waits, incoming, unsynced: AtomicBool::new(false), ..*self })
     }
 
     /// Returns the store with other limits on incoming archives.
@@ -224,20 +224,20 @@ impl Store {
         Store { takes_devices, ..self }
     }
 
-    /// Returns the store with blobs that another process is downloading. They are unpacked while
-    /// they arrive.
-    pub fn receiving(self, arrivals: Arc<Arrivals>) -> Store {
-        Store { arrivals, ..self }
+    /// Returns the store with blobs that another process is downloading. They are unpacked during
+    /// their download.
+    pub fn with_incoming(self, incoming: Arc<IncomingBlobs>) -> Store {
+        Store { incoming, ..self }
     }
 
     /// Waits until an image is in the store, if another process is downloading it.
     ///
     /// # Errors
     ///
-    /// Fails with [`StoreError::NotArrived`] if it cannot be downloaded, or if the build is
+    /// Fails with [`StoreError::DownloadFailed`] if it cannot be downloaded, or if the build is
     /// stopped.
     pub fn wait_for_image(&self, image: &ManifestDigest) -> Result<()> {
-        self.arrivals.wait_for_image(image, self.stop())
+        self.incoming.wait_for_image(image, self.stop())
     }
 
     /// Returns a store whose waits for locks and whose unpacking end with an error once `stop`

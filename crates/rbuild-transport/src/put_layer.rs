@@ -9,7 +9,7 @@ use std::path::Path;
 use rbuild_image::{BlobDigest, DiffId, Hasher, MediaType};
 use rbuild_layer::whiteout::is_whiteout;
 use rbuild_layer::{Bounded, Compression, LimitedTar, detect};
-use rbuild_store::{Receiving, Staging};
+use rbuild_store::{Staging, StagingBlob};
 
 use crate::error::{Result, TransportError};
 use crate::load::named::clean;
@@ -46,7 +46,7 @@ pub fn put_layer(staging: &Staging<'_>, source: impl Read, origin: &str) -> Resu
     let compression = detect(&head);
     // Image layers are never compressed with bzip2 or xz; such an archive is stored uncompressed.
     let keep = matches!(compression, Compression::None | Compression::Gzip | Compression::Zstd);
-    let stored = RefCell::new(staging.receive()?);
+    let stored = RefCell::new(staging.new_blob()?);
     let mut raw = TeeReader::new(Cursor::new(head).chain(source), keep.then_some(&stored));
     let decoder = Bounded::new(&mut raw, limits).map_err(TransportError::reading(&*unread))?;
     let mut plain = TeeReader::new(decoder, (!keep).then_some(&stored));
@@ -75,12 +75,12 @@ pub fn put_layer(staging: &Staging<'_>, source: impl Read, origin: &str) -> Resu
 /// A reader that stores or hashes everything read through it.
 struct TeeReader<'s, 'a, R> {
     source: R,
-    stored: Option<&'s RefCell<Receiving<'a>>>,
+    stored: Option<&'s RefCell<StagingBlob<'a>>>,
     hasher: Option<Hasher>,
 }
 
 impl<'s, 'a, R: Read> TeeReader<'s, 'a, R> {
-    fn new(source: R, stored: Option<&'s RefCell<Receiving<'a>>>) -> Self {
+    fn new(source: R, stored: Option<&'s RefCell<StagingBlob<'a>>>) -> Self {
         TeeReader { source, stored, hasher: None }
     }
 }

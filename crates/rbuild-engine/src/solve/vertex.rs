@@ -299,7 +299,7 @@ pub(crate) fn wait_for_images(env: &StepEnv<'_>) -> Result<()> {
 fn not_pulled(env: &StepEnv<'_>, id: VertexId, error: BuildError) -> BuildError {
     let vertex = &env.graph().vertices[id];
     match (error, &vertex.step) {
-        (BuildError::Store(StoreError::NotArrived(failure)), Step::Image { name, .. }) => {
+        (BuildError::Store(StoreError::DownloadFailed(failure)), Step::Image { name, .. }) => {
             BuildError::Unmet(vec![pull_failure(vertex.span, name, failure)])
         }
         (error, _) => error,

@@ -10,10 +10,10 @@ use rbuild_layer::{EntryKind, TarEntry};
 use rbuild_linux::RootDir;
 use rbuild_linux::parallel::{cores, try_map};
 
-use crate::arrivals::repeated;
 use crate::error::Result;
 use crate::ids::CacheKey;
 use crate::images::{Image, digest};
+use crate::incoming_blobs::retry_restarted;
 use crate::once::{Lock, Once, Session};
 use crate::trees::copies::{MergedFiles, MergedWhiteouts, merge};
 use crate::trees::id::TreeId;
@@ -101,8 +101,9 @@ impl ImageTrees<'_> {
         fs: &RootDir,
     ) -> Result<Option<BTreeSet<PathBuf>>> {
         let layers = image.layers()?;
-        let read =
-            |(layer, diff_id): &(Descriptor, DiffId)| repeated(|| self.read_layer_parts(work, layer, diff_id, wanted));
+        let read = |(layer, diff_id): &(Descriptor, DiffId)| {
+            retry_restarted(|| self.read_layer_parts(work, layer, diff_id, wanted))
+        };
         let read = try_map(cores(), &layers, read)?;
         if read.iter().any(|parts| parts.behind_link) || read.iter().skip(1).any(|parts| parts.leans) {
             return Ok(None);

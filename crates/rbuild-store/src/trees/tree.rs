@@ -11,11 +11,11 @@ use rbuild_linux::RootDir;
 use rbuild_linux::parallel::{cores, try_map};
 use serde::{Deserialize, Serialize};
 
-use crate::arrivals::{ArrivingBlob, repeated};
 use crate::contents::{compare, compare_content};
 use crate::error::{Result, StoreError};
 use crate::ids::{BuildId, ResultId};
 use crate::images::{Image, digest};
+use crate::incoming_blobs::{IncomingBlob, retry_restarted};
 use crate::modes;
 use crate::once::{Lock, Once, Session};
 use crate::store::Store;
@@ -240,13 +240,13 @@ impl Trees<'_> {
         };
         // A build that waits for its network must not hold a lock of the store, which would delay
         // other builds.
-        let arrivals = &self.store.arrivals;
-        let is_expected = arrivals.is_expected(&digest);
-        let _alone = is_expected.then(|| arrivals.unpack_alone(*diff_id, self.store.stop())).transpose()?;
-        let mut early = repeated(|| self.unpack_early(session, &digest, diff_id, find))?;
+        let incoming = &self.store.incoming;
+        let is_expected = incoming.is_expected(&digest);
+        let _alone = is_expected.then(|| incoming.lock_unpacking(*diff_id, self.store.stop())).transpose()?;
+        let mut early = retry_restarted(|| self.unpack_early(session, &digest, diff_id, find))?;
         let make = || match early.take() {
             Some(layer) => self.commit_layer(session, diff_id, &layer),
-            None => repeated(|| {
+            None => retry_restarted(|| {
                 let layer =
                     self.unpack_layer(session, &digest, |fs| self.unpack_verified(&digest, diff_id, fs, None))?;
                 self.commit_layer(session, diff_id, &layer)
@@ -259,8 +259,8 @@ impl Trees<'_> {
         Ok(tree)
     }
 
-    /// Unpacks a layer while it is being downloaded. Returns `None` if it is not, or if `find`
-    /// returns its tree.
+    /// Unpacks a layer while it is being downloaded. Returns `None` if it is not being downloaded,
+    /// or if `find` returns its tree.
     fn unpack_early(
         &self,
         session: Session<'_>,
@@ -268,17 +268,17 @@ impl Trees<'_> {
         diff_id: &DiffId,
         find: impl Fn() -> Result<Option<TreeId>>,
     ) -> Result<Option<UnpackedLayer>> {
-        let arrivals = &self.store.arrivals;
-        if !arrivals.is_expected(digest) || find()?.is_some() {
+        let incoming = &self.store.incoming;
+        if !incoming.is_expected(digest) || find()?.is_some() {
             return Ok(None);
         }
-        let Some(blob) = arrivals.open(digest, self.store.stop())? else { return Ok(None) };
+        let Some(blob) = incoming.open(digest, self.store.stop())? else { return Ok(None) };
         // Another build may have unpacked it since.
         if find()?.is_some() {
             return Ok(None);
         }
         let how = Unpacking::layer(self.store.limits());
-        let unpack = |fs: &RootDir| self.unpack_arriving(blob, (digest, diff_id), fs, how, &mut |_| true);
+        let unpack = |fs: &RootDir| self.unpack_incoming(blob, (digest, diff_id), fs, how, &mut |_| true);
         self.unpack_layer(session, digest, unpack).map(Some)
     }
 
@@ -343,9 +343,9 @@ impl Trees<'_> {
         nanoseconds: Option<&[u32]>,
         wants: &mut dyn FnMut(&TarEntry) -> bool,
     ) -> Result<Unpacked> {
-        if let Some(blob) = self.store.arrivals.open(digest, self.store.stop())? {
+        if let Some(blob) = self.store.incoming.open(digest, self.store.stop())? {
             let how = Unpacking { nanoseconds, ..Unpacking::layer(self.store.limits()) };
-            return self.unpack_arriving(blob, (digest, diff_id), fs, how, wants);
+            return self.unpack_incoming(blob, (digest, diff_id), fs, how, wants);
         }
         let blob = self.store.blobs().open_blob(digest)?;
         let known = self.store.blobs().is_known_whole(&blob).then_some(*digest);
@@ -364,11 +364,11 @@ impl Trees<'_> {
         Ok(got)
     }
 
-    /// Unpacks a blob while it is being downloaded. Fails with [`StoreError::ArrivesAgain`] if it
-    /// has to be unpacked again, into another directory.
-    fn unpack_arriving(
+    /// Unpacks a blob while it is being downloaded. Fails with [`StoreError::DownloadRestarted`] if
+    /// it has to be unpacked again, into another directory.
+    fn unpack_incoming(
         &self,
-        mut blob: ArrivingBlob<'_>,
+        mut blob: IncomingBlob<'_>,
         (digest, diff_id): (&BlobDigest, &DiffId),
         fs: &RootDir,
         how: Unpacking<'_>,

@@ -170,7 +170,7 @@ impl BuildOnce<'_> {
             let images = self.pulls.receive(&sender);
             let images = images.map_err(|e| Failure::new(format!("cannot receive images: {e}")).because(&e));
             let images = images.map_err(|failure| BuildError::Caller(Box::new(failure)))?;
-            let store = store_in(&builder, self.store)?.receiving(images.arrivals.clone());
+            let store = store_in(&builder, self.store)?.with_incoming(images.incoming.clone());
             let stop = cancel.clone();
             let events = sender.clone();
             let store = store

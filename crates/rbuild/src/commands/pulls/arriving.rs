@@ -11,7 +11,7 @@ use rbuild_engine::{Event, Events};
 use rbuild_image::{BlobDigest, human_size};
 use rbuild_linux::parallel::start;
 use rbuild_remedy::ReportedError;
-use rbuild_store::{Arrivals, PullId};
+use rbuild_store::{IncomingBlobs, PullId};
 
 use crate::commands::pulls::fetcher_process::{FetcherProcess, PendingImage};
 use crate::commands::pulls::messages::{Message, receive};
@@ -22,22 +22,22 @@ const FRAME: Duration = Duration::from_millis(100);
 /// The images that fetchers are downloading. Threads receive their progress until
 /// [`ArrivingImages::end`].
 pub struct ArrivingImages {
-    pub arrivals: Arc<Arrivals>,
+    pub incoming: Arc<IncomingBlobs>,
     receivers: Vec<(UnixStream, JoinHandle<()>)>,
 }
 
 impl ArrivingImages {
     /// Starts to receive the messages of fetchers.
     pub fn receive(fetchers: impl Iterator<Item = FetcherProcess>, events: &Events) -> std::io::Result<ArrivingImages> {
-        let mut arriving = ArrivingImages { arrivals: Arc::default(), receivers: Vec::new() };
+        let mut arriving = ArrivingImages { incoming: Arc::default(), receivers: Vec::new() };
         let mut first = 0;
         for fetcher in fetchers {
             for image in &fetcher.images {
-                arriving.arrivals.request(&image.manifest, image.layers.clone());
+                arriving.incoming.request(&image.manifest, image.layers.clone());
             }
             let socket = fetcher.socket.try_clone()?;
             let mut receiver = Receiver {
-                arrivals: arriving.arrivals.clone(),
+                incoming: arriving.incoming.clone(),
                 events: events.clone(),
                 started: Instant::now(),
                 shown: Instant::now(),
@@ -64,7 +64,7 @@ impl ArrivingImages {
 
 /// Receives the messages of one fetcher.
 struct Receiver {
-    arrivals: Arc<Arrivals>,
+    incoming: Arc<IncomingBlobs>,
     events: Events,
     /// Number of images of earlier fetchers.
     first: usize,
@@ -82,15 +82,15 @@ impl Receiver {
         let mut buffer = Vec::new();
         while let Some((message, file)) = receive(socket, &mut buffer) {
             match (message, file) {
-                (Message::Begun(at, blob), Some(file)) => self.arrivals.begun(self.pull(at), &blob, file),
+                (Message::Begun(at, blob), Some(file)) => self.incoming.begun(self.pull(at), &blob, file),
                 (Message::Begun(..), None) => break,
                 (Message::Grown(at, blob, size), _) => {
-                    self.arrivals.grown(self.pull(at), &blob, size);
+                    self.incoming.grown(self.pull(at), &blob, size);
                     self.sizes.insert(blob, size);
                     self.show();
                 }
-                (Message::Verified(at, blob), _) => self.arrivals.verified(self.pull(at), &blob),
-                (Message::Stored(blob), _) => self.arrivals.stored(&blob),
+                (Message::Verified(at, blob), _) => self.incoming.verified(self.pull(at), &blob),
+                (Message::Stored(blob), _) => self.incoming.stored(&blob),
                 (Message::Ended(at, failure), _) => self.image_ended(at, failure),
                 (Message::Notice(text), _) => self.events.send(Event::Warning(text.as_str().into())),
             }
@@ -98,7 +98,7 @@ impl Receiver {
         // Other fetchers may still be downloading their images.
         let open = (0..self.images.len()).filter(|at| !self.ended.contains(at));
         for image in open.map(|at| &self.images[at]) {
-            self.arrivals.ended(&image.manifest, Err(ReportedError::new("the fetcher ended unexpectedly")));
+            self.incoming.ended(&image.manifest, Err(ReportedError::new("the fetcher ended unexpectedly")));
         }
     }
 
@@ -116,7 +116,7 @@ impl Receiver {
         }
         self.events.send(Event::Pulling { image: image.name.clone(), moved, total: moved });
         if self.ended.insert(at) {
-            self.arrivals.ended(&image.manifest, failure.map_or(Ok(()), Err));
+            self.incoming.ended(&image.manifest, failure.map_or(Ok(()), Err));
         }
     }
 

@@ -1,7 +1,7 @@
 //! Blobs and images that another process is downloading into the store for this one.
 //!
-//! The layers of an image can be unpacked while they are downloaded: [`ArrivingBlob`] reads the
-//! file of a blob as it grows, and reaches its end only after the downloading process has compared
+//! The layers of an image can be unpacked while they are downloaded: [`IncomingBlob`] reads the
+//! file of a blob as it grows, and reaches its end only after the downloading process has verified
 //! the digest. Bytes that were read before that must not be trusted.
 
 use std::collections::{HashMap, HashSet};
@@ -18,12 +18,12 @@ use rbuild_remedy::ReportedError;
 
 use crate::error::{Result, StoreError};
 
-/// Time between two checks whether the build has been stopped.
+/// Interval at which a waiting thread checks that the build has not been stopped.
 const CHECK: Duration = Duration::from_millis(50);
 
-/// Progress of the downloads of one build. Empty unless another process is downloading.
+/// The progress of the downloads of one build. Empty unless another process is downloading.
 #[derive(Default)]
-pub struct Arrivals {
+pub struct IncomingBlobs {
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -32,14 +32,15 @@ pub struct Arrivals {
 struct State {
     /// The images that were requested.
     images: HashMap<ManifestDigest, RequestedImage>,
-    blobs: HashMap<BlobDigest, Arrival>,
-    /// The first failure. No further blob arrives after it.
+    blobs: HashMap<BlobDigest, BlobProgress>,
+    /// The first failure. No further blob is downloaded after it.
     failure: Option<ReportedError>,
     /// The layers that threads are unpacking.
     unpacking: HashSet<DiffId>,
 }
 
-/// The pull. If two pulls download the same blob, readers follow the first.
+/// Identifies one of the pulls of a build. If two of them download the same blob, it is read from
+/// the file of the first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PullId(pub usize);
 
@@ -47,23 +48,23 @@ struct RequestedImage {
     layers: Vec<BlobDigest>,
     /// Number of pulls of the image, under several names, that have not ended.
     open: usize,
-    /// `None` until it is known.
+    /// The result of the pulls; `None` until it is known.
     outcome: Option<std::result::Result<(), ReportedError>>,
 }
 
 /// The progress of one blob.
-enum Arrival {
+enum BlobProgress {
     /// The download has not begun.
     Requested,
-    /// Some bytes have arrived.
+    /// The download has begun, or has ended in a file that is still read.
     Partial(PartialBlob),
     /// The blob is in the store.
     Stored,
 }
 
-impl Arrival {
+impl BlobProgress {
     fn is_of(&self, pull: PullId) -> bool {
-        matches!(self, Arrival::Partial(partial) if partial.pull == pull)
+        matches!(self, BlobProgress::Partial(partial) if partial.pull == pull)
     }
 }
 
@@ -73,49 +74,49 @@ struct PartialBlob {
     pull: PullId,
     /// Number of the attempt: a blob with a wrong digest is downloaded again.
     attempt: u32,
-    /// Number of bytes that have arrived.
+    /// Number of bytes downloaded so far.
     size: u64,
-    /// True if all bytes have arrived and their digest is right.
+    /// True if all bytes have been downloaded and their digest is right.
     is_whole: bool,
 }
 
-impl Arrivals {
-    /// Adds an image and its layers, whose download was requested.
+impl IncomingBlobs {
+    /// Adds an image and its layers. Their download must have been requested.
     pub fn request(&self, image: &ManifestDigest, layers: Vec<BlobDigest>) {
         let mut state = locked(&self.state);
         for layer in &layers {
-            state.blobs.entry(*layer).or_insert(Arrival::Requested);
+            state.blobs.entry(*layer).or_insert(BlobProgress::Requested);
         }
         let new = || RequestedImage { layers, open: 0, outcome: None };
         state.images.entry(*image).or_insert_with(new).open += 1;
     }
 
-    /// Records that an attempt to download a blob has begun, into that file.
+    /// Records that an attempt to download a blob into `file` has begun.
     pub fn begun(&self, pull: PullId, blob: &BlobDigest, file: File) {
         self.change(|state| {
             let attempt = match state.blobs.get(blob) {
-                Some(Arrival::Partial(before)) if before.pull == pull => before.attempt + 1,
-                Some(Arrival::Partial(_)) => return,
+                Some(BlobProgress::Partial(before)) if before.pull == pull => before.attempt + 1,
+                Some(BlobProgress::Partial(_)) => return,
                 _ => 0,
             };
             let partial = PartialBlob { file: Arc::new(file), pull, attempt, size: 0, is_whole: false };
-            state.blobs.insert(*blob, Arrival::Partial(partial));
+            state.blobs.insert(*blob, BlobProgress::Partial(partial));
         });
     }
 
-    /// Records the number of bytes of a blob that have arrived.
+    /// Records the number of bytes of a blob that have been downloaded.
     pub fn grown(&self, pull: PullId, blob: &BlobDigest, size: u64) {
         self.change_partial(pull, blob, |partial| partial.size = size);
     }
 
-    /// Records that a blob is complete, and its digest right.
+    /// Records that a blob is complete and has the right digest.
     pub fn verified(&self, pull: PullId, blob: &BlobDigest) {
         self.change_partial(pull, blob, |partial| partial.is_whole = true);
     }
 
     fn change_partial(&self, pull: PullId, blob: &BlobDigest, change: impl FnOnce(&mut PartialBlob)) {
         self.change(|state| {
-            if let Some(Arrival::Partial(partial)) = state.blobs.get_mut(blob).filter(|blob| blob.is_of(pull)) {
+            if let Some(BlobProgress::Partial(partial)) = state.blobs.get_mut(blob).filter(|blob| blob.is_of(pull)) {
                 change(partial);
             }
         });
@@ -124,14 +125,14 @@ impl Arrivals {
     /// Records that a requested blob is in the store.
     pub fn stored(&self, blob: &BlobDigest) {
         self.change(|state| match state.blobs.get(blob) {
-            // Its readers keep their file.
-            Some(Arrival::Partial(_)) => {}
-            _ => drop(state.blobs.insert(*blob, Arrival::Stored)),
+            // Readers of a partial blob keep its file.
+            Some(BlobProgress::Partial(_)) => {}
+            _ => drop(state.blobs.insert(*blob, BlobProgress::Stored)),
         });
     }
 
-    /// Records that a pull of an image has ended: the image and its blobs are in the store, or the
-    /// reason why they are not.
+    /// Records that a pull of an image has ended. If it succeeded, the image and its blobs are in
+    /// the store.
     pub fn ended(&self, image: &ManifestDigest, outcome: std::result::Result<(), ReportedError>) {
         self.change(|state| {
             let State { images, blobs, failure, .. } = state;
@@ -139,8 +140,8 @@ impl Arrivals {
             match &outcome {
                 // Readers of a partial blob keep its file.
                 Ok(()) => requested.layers.iter().for_each(|layer| {
-                    if !matches!(blobs.get(layer), Some(Arrival::Partial(_))) {
-                        blobs.insert(*layer, Arrival::Stored);
+                    if !matches!(blobs.get(layer), Some(BlobProgress::Partial(_))) {
+                        blobs.insert(*layer, BlobProgress::Stored);
                     }
                 }),
                 Err(e) => drop(failure.get_or_insert_with(|| e.clone())),
@@ -171,99 +172,102 @@ impl Arrivals {
         }
     }
 
-    /// Waits until no other thread of this build unpacks the layer. The others then wait until the
-    /// result is dropped.
-    pub(crate) fn unpack_alone(&self, layer: DiffId, stop: Stop<'_>) -> Result<UnpackingLayer<'_>> {
+    /// Locks the unpacking of a layer against other threads of this build, until the result is
+    /// dropped. Waits until no other thread unpacks the layer.
+    pub(crate) fn lock_unpacking(&self, layer: DiffId, stop: Stop<'_>) -> Result<UnpackingLock<'_>> {
         loop {
             self.wait(stop, |state| (!state.unpacking.contains(&layer)).then_some(()))?;
             if locked(&self.state).unpacking.insert(layer) {
-                return Ok(UnpackingLayer { arrivals: self, layer });
+                return Ok(UnpackingLock { incoming: self, layer });
             }
         }
     }
 
-    /// Waits until an image is in the store, if its download was requested.
+    /// Waits until an image is in the store. Returns at once if its download was not requested.
     pub(crate) fn wait_for_image(&self, image: &ManifestDigest, stop: Stop<'_>) -> Result<()> {
         let find = |state: &State| state.images.get(image).map_or(Some(Ok(())), |image| image.outcome.clone());
-        self.wait(stop, find)?.map_err(StoreError::NotArrived)
+        self.wait(stop, find)?.map_err(StoreError::DownloadFailed)
     }
 
-    /// Returns true if the download of a blob was requested and its bytes come from there. A blob
-    /// that was read while it arrived keeps its file, and so stays expected after it is stored.
+    /// Returns true if the download of a blob was requested and the blob is to be read from its
+    /// file. If the download has begun, this remains true after the blob has been stored.
     pub(crate) fn is_expected(&self, blob: &BlobDigest) -> bool {
-        matches!(locked(&self.state).blobs.get(blob), Some(Arrival::Requested | Arrival::Partial(_)))
+        matches!(locked(&self.state).blobs.get(blob), Some(BlobProgress::Requested | BlobProgress::Partial(_)))
     }
 
-    /// Opens a blob that is being downloaded, once its first bytes can be expected. Returns `None`
-    /// if it is in the store or was not requested.
-    pub(crate) fn open<'a>(&'a self, blob: &BlobDigest, stop: Stop<'a>) -> Result<Option<ArrivingBlob<'a>>> {
+    /// Opens a blob that is being downloaded, after waiting for the download to begin. Returns
+    /// `None` if the blob is in the store or was not requested.
+    pub(crate) fn open<'a>(&'a self, blob: &BlobDigest, stop: Stop<'a>) -> Result<Option<IncomingBlob<'a>>> {
         let partial = self.wait(stop, |state| match state.blobs.get(blob) {
-            None | Some(Arrival::Stored) => Some(Ok(None)),
-            Some(Arrival::Partial(partial)) => Some(Ok(Some(partial.clone()))),
-            Some(Arrival::Requested) => state.failure.clone().map(Err),
+            None | Some(BlobProgress::Stored) => Some(Ok(None)),
+            Some(BlobProgress::Partial(partial)) => Some(Ok(Some(partial.clone()))),
+            Some(BlobProgress::Requested) => state.failure.clone().map(Err),
         })?;
-        let partial = partial.map_err(StoreError::NotArrived)?;
-        Ok(partial.map(|known| ArrivingBlob { arrivals: self, blob: *blob, known, at: 0, stop }))
+        let partial = partial.map_err(StoreError::DownloadFailed)?;
+        Ok(partial.map(|known| IncomingBlob { incoming: self, blob: *blob, known, at: 0, stop }))
     }
 }
 
-/// A layer that one thread of the build unpacks.
-pub(crate) struct UnpackingLayer<'a> {
-    arrivals: &'a Arrivals,
+/// The exclusive right of a thread to unpack a layer.
+pub(crate) struct UnpackingLock<'a> {
+    incoming: &'a IncomingBlobs,
     layer: DiffId,
 }
 
-impl Drop for UnpackingLayer<'_> {
+impl Drop for UnpackingLock<'_> {
     fn drop(&mut self) {
-        self.arrivals.change(|state| {
+        self.incoming.change(|state| {
             state.unpacking.remove(&self.layer);
         });
     }
 }
 
-/// Repeats work that reads arriving blobs for as long as it fails because one is downloaded again.
-pub(crate) fn repeated<T>(work: impl Fn() -> Result<T>) -> Result<T> {
+/// Repeats work that reads incoming blobs for as long as it fails with
+/// [`StoreError::DownloadRestarted`].
+pub(crate) fn retry_restarted<T>(work: impl Fn() -> Result<T>) -> Result<T> {
     loop {
         match work() {
-            Err(StoreError::ArrivesAgain) => {}
+            Err(StoreError::DownloadRestarted) => {}
             other => return other,
         }
     }
 }
 
-/// A reader of a blob that is being downloaded. It waits for bytes that have not arrived yet.
-pub(crate) struct ArrivingBlob<'a> {
-    arrivals: &'a Arrivals,
+/// A reader of a blob that is being downloaded. It waits for bytes that are still missing.
+pub(crate) struct IncomingBlob<'a> {
+    incoming: &'a IncomingBlobs,
     blob: BlobDigest,
     known: PartialBlob,
     at: u64,
     stop: Stop<'a>,
 }
 
-impl ArrivingBlob<'_> {
-    /// Waits until a condition holds for the attempt that this reads.
+impl IncomingBlob<'_> {
+    /// Waits until the attempt that is being read meets a condition.
     fn wait(&self, is_enough: impl Fn(&PartialBlob) -> bool) -> Result<PartialBlob> {
-        let found = self.arrivals.wait(self.stop, |state| match state.blobs.get(&self.blob) {
-            Some(Arrival::Partial(now)) if now.attempt != self.known.attempt => Some(Err(StoreError::ArrivesAgain)),
-            Some(Arrival::Partial(now)) if is_enough(now) => Some(Ok(now.clone())),
-            _ => state.failure.clone().map(|failure| Err(StoreError::NotArrived(failure))),
+        let found = self.incoming.wait(self.stop, |state| match state.blobs.get(&self.blob) {
+            Some(BlobProgress::Partial(now)) if now.attempt != self.known.attempt => {
+                Some(Err(StoreError::DownloadRestarted))
+            }
+            Some(BlobProgress::Partial(now)) if is_enough(now) => Some(Ok(now.clone())),
+            _ => state.failure.clone().map(|failure| Err(StoreError::DownloadFailed(failure))),
         });
         found?
     }
 
-    /// Waits until the digest has been compared. Bytes that were read before may be wrong, and so
-    /// may errors that they caused.
+    /// Waits until the digest has been verified. Before that, neither the bytes nor an error that
+    /// they caused can be trusted.
     ///
     /// # Errors
     ///
-    /// Fails with [`StoreError::ArrivesAgain`] if it is wrong and the blob is downloaded again, and
-    /// with [`StoreError::NotArrived`] if it is not.
+    /// Fails with [`StoreError::DownloadRestarted`] if the digest is wrong and the blob is
+    /// downloaded again, and with [`StoreError::DownloadFailed`] if the download fails.
     pub(crate) fn confirm(&self) -> Result<()> {
         self.wait(|now| now.is_whole).map(drop)
     }
 }
 
-impl Read for ArrivingBlob<'_> {
+impl Read for IncomingBlob<'_> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         if self.at == self.known.size && !self.known.is_whole {
             let at = self.at;

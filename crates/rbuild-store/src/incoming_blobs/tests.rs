@@ -8,7 +8,7 @@ const PULL: PullId = PullId(1);
 
 struct Scene {
     path: PathBuf,
-    arrivals: Arrivals,
+    incoming: IncomingBlobs,
     image: ManifestDigest,
     layer: BlobDigest,
 }
@@ -16,27 +16,27 @@ struct Scene {
 impl Scene {
     /// A scene with an image of one requested layer.
     fn new(name: &str) -> Scene {
-        let path = std::env::temp_dir().join(format!("rbuild-arrivals-{name}-{}", std::process::id()));
+        let path = std::env::temp_dir().join(format!("rbuild-incoming-{name}-{}", std::process::id()));
         let scene = Scene {
             path,
-            arrivals: Arrivals::default(),
+            incoming: IncomingBlobs::default(),
             image: ManifestDigest::of(b"image"),
             layer: BlobDigest::of(b"layer"),
         };
-        scene.arrivals.request(&scene.image, vec![scene.layer]);
+        scene.incoming.request(&scene.image, vec![scene.layer]);
         scene
     }
 
     /// Begins an attempt. Returns the file to write to.
     fn begin(&self) -> File {
         let file = File::create(&self.path).unwrap();
-        self.arrivals.begun(PULL, &self.layer, File::open(&self.path).unwrap());
+        self.incoming.begun(PULL, &self.layer, File::open(&self.path).unwrap());
         file
     }
 
     fn read(&self) -> Result<String> {
         let mut text = String::new();
-        let mut blob = self.arrivals.open(&self.layer, &|| false)?.expect("it was requested");
+        let mut blob = self.incoming.open(&self.layer, &|| false)?.expect("it was requested");
         let read = blob.read_to_string(&mut text);
         blob.confirm()?;
         read.unwrap();
@@ -63,57 +63,57 @@ fn a_reader_waits_for_bytes_and_for_the_verification() {
         for (text, size) in [("la", 2), ("yer", 5)] {
             sleep(Duration::from_millis(20));
             file.write_all(text.as_bytes()).unwrap();
-            scene.arrivals.grown(PULL, &scene.layer, size);
+            scene.incoming.grown(PULL, &scene.layer, size);
         }
         sleep(Duration::from_millis(100));
         assert!(!reader.is_finished(), "the digest has not been compared");
-        scene.arrivals.verified(PULL, &scene.layer);
+        scene.incoming.verified(PULL, &scene.layer);
         assert_eq!(reader.join().unwrap().unwrap(), "layer");
     });
-    scene.arrivals.ended(&scene.image, Ok(()));
-    scene.arrivals.wait_for_image(&scene.image, &|| false).unwrap();
+    scene.incoming.ended(&scene.image, Ok(()));
+    scene.incoming.wait_for_image(&scene.image, &|| false).unwrap();
     assert_eq!(scene.read().unwrap(), "layer", "the file can still be read");
     let stored = BlobDigest::of(b"stored");
-    scene.arrivals.stored(&stored);
-    assert!(scene.arrivals.open(&stored, &|| false).unwrap().is_none());
+    scene.incoming.stored(&stored);
+    assert!(scene.incoming.open(&stored, &|| false).unwrap().is_none());
 }
 
 /// An image may be pulled under two names at once.
 #[test]
 fn readers_follow_one_of_two_pulls() {
     let scene = Scene::new("two");
-    scene.arrivals.request(&scene.image, vec![scene.layer]);
+    scene.incoming.request(&scene.image, vec![scene.layer]);
     let other = PullId(2);
     scene.begin().write_all(b"layer").unwrap();
-    scene.arrivals.begun(other, &scene.layer, File::open("/dev/null").unwrap());
-    scene.arrivals.grown(other, &scene.layer, 3);
-    scene.arrivals.verified(other, &scene.layer);
+    scene.incoming.begun(other, &scene.layer, File::open("/dev/null").unwrap());
+    scene.incoming.grown(other, &scene.layer, 3);
+    scene.incoming.verified(other, &scene.layer);
     scope(|threads| {
         let reader = threads.spawn(|| scene.read());
         sleep(Duration::from_millis(50));
-        scene.arrivals.grown(PULL, &scene.layer, 5);
-        scene.arrivals.verified(PULL, &scene.layer);
+        scene.incoming.grown(PULL, &scene.layer, 5);
+        scene.incoming.verified(PULL, &scene.layer);
         assert_eq!(reader.join().unwrap().unwrap(), "layer");
     });
-    scene.arrivals.ended(&scene.image, Ok(()));
-    assert!(matches!(scene.arrivals.wait_for_image(&scene.image, &|| true), Err(StoreError::Stopped)));
-    scene.arrivals.ended(&scene.image, Ok(()));
-    scene.arrivals.wait_for_image(&scene.image, &|| true).unwrap();
+    scene.incoming.ended(&scene.image, Ok(()));
+    assert!(matches!(scene.incoming.wait_for_image(&scene.image, &|| true), Err(StoreError::Stopped)));
+    scene.incoming.ended(&scene.image, Ok(()));
+    scene.incoming.wait_for_image(&scene.image, &|| true).unwrap();
 }
 
 #[test]
 fn bytes_of_two_attempts_are_never_mixed() {
     let scene = Scene::new("again");
     scope(|threads| {
-        let reader = threads.spawn(|| repeated(|| scene.read()));
+        let reader = threads.spawn(|| retry_restarted(|| scene.read()));
         let mut file = scene.begin();
         file.write_all(b"wrong").unwrap();
-        scene.arrivals.grown(PULL, &scene.layer, 5);
+        scene.incoming.grown(PULL, &scene.layer, 5);
         sleep(Duration::from_millis(50));
         std::fs::remove_file(&scene.path).unwrap();
         scene.begin().write_all(b"layer").unwrap();
-        scene.arrivals.grown(PULL, &scene.layer, 5);
-        scene.arrivals.verified(PULL, &scene.layer);
+        scene.incoming.grown(PULL, &scene.layer, 5);
+        scene.incoming.verified(PULL, &scene.layer);
         assert_eq!(reader.join().unwrap().unwrap(), "layer");
     });
 }
@@ -123,11 +123,11 @@ fn a_failed_download_ends_all_waits() {
     let scene = Scene::new("fails");
     scope(|threads| {
         let reader = threads.spawn(|| scene.read());
-        let waiter = threads.spawn(|| scene.arrivals.wait_for_image(&scene.image, &|| false));
+        let waiter = threads.spawn(|| scene.incoming.wait_for_image(&scene.image, &|| false));
         scene.begin();
         sleep(Duration::from_millis(20));
-        scene.arrivals.ended(&scene.image, Err(Scene::failure()));
-        let is_it = |e: StoreError| matches!(e, StoreError::NotArrived(failure) if failure == Scene::failure());
+        scene.incoming.ended(&scene.image, Err(Scene::failure()));
+        let is_it = |e: StoreError| matches!(e, StoreError::DownloadFailed(failure) if failure == Scene::failure());
         assert!(is_it(reader.join().unwrap().unwrap_err()));
         assert!(is_it(waiter.join().unwrap().unwrap_err()));
     });
@@ -137,11 +137,11 @@ fn a_failed_download_ends_all_waits() {
 fn one_thread_unpacks_a_layer_while_the_others_wait() {
     let scene = Scene::new("alone");
     let layer = DiffId::of(b"layer");
-    let first = scene.arrivals.unpack_alone(layer, &|| false).unwrap();
-    assert!(matches!(scene.arrivals.unpack_alone(layer, &|| true), Err(StoreError::Stopped)));
-    drop(scene.arrivals.unpack_alone(DiffId::of(b"other"), &|| true).unwrap());
+    let first = scene.incoming.lock_unpacking(layer, &|| false).unwrap();
+    assert!(matches!(scene.incoming.lock_unpacking(layer, &|| true), Err(StoreError::Stopped)));
+    drop(scene.incoming.lock_unpacking(DiffId::of(b"other"), &|| true).unwrap());
     scope(|threads| {
-        let second = threads.spawn(|| scene.arrivals.unpack_alone(layer, &|| false).map(drop));
+        let second = threads.spawn(|| scene.incoming.lock_unpacking(layer, &|| false).map(drop));
         sleep(Duration::from_millis(20));
         assert!(!second.is_finished());
         drop(first);
@@ -152,8 +152,8 @@ fn one_thread_unpacks_a_layer_while_the_others_wait() {
 #[test]
 fn a_stopped_build_waits_for_nothing() {
     let scene = Scene::new("stopped");
-    assert!(matches!(scene.arrivals.open(&scene.layer, &|| true), Err(StoreError::Stopped)));
-    assert!(matches!(scene.arrivals.wait_for_image(&scene.image, &|| true), Err(StoreError::Stopped)));
+    assert!(matches!(scene.incoming.open(&scene.layer, &|| true), Err(StoreError::Stopped)));
+    assert!(matches!(scene.incoming.wait_for_image(&scene.image, &|| true), Err(StoreError::Stopped)));
     let unknown = ManifestDigest::of(b"not requested");
-    scene.arrivals.wait_for_image(&unknown, &|| true).unwrap();
+    scene.incoming.wait_for_image(&unknown, &|| true).unwrap();
 }
