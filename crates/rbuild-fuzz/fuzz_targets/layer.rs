@@ -30,8 +30,8 @@ fuzz_target!(|bytes: &[u8]| {
     let inside = root.sub("inside").unwrap();
     let own = rbuild_linux::process::own_ids();
     let limits = Limits { entries: 1000, path: 4096, depth: 100, bytes: 1 << 20, ..Limits::default() };
-    for how in [Unpacking::archive(Owners::Always(own), limits), Unpacking::layer(limits)] {
-        let _ = unpack(bytes, &inside, how);
+    for options in [Unpacking::archive(Owners::Always(own), limits), Unpacking::layer(limits)] {
+        let _ = unpack(bytes, &inside, options);
     }
     let mut names: Vec<String> =
         std::fs::read_dir(scene).unwrap().map(|e| e.unwrap().file_name().to_string_lossy().into_owned()).collect();

@@ -10,7 +10,7 @@ use rbuild_image::{BlobDigest, DiffId, Hashed};
 use crate::compress::{Compression, Decoder};
 use crate::counting::Counting;
 use crate::error::{LayerError, Result};
-use crate::limits::{Limits, over};
+use crate::limits::{Limits, exceeded};
 
 /// A decompressing reader that fails once its output exceeds what the compressed input may expand
 /// to.
@@ -68,9 +68,9 @@ impl<R: Read> Bounded<R> {
             return Ok(());
         }
         let (unpacked, ratio) = (self.unpacked, self.limits.ratio);
-        let what =
+        let problem =
             format!("{packed} compressed bytes become {unpacked} bytes or more; the limit is a ratio of {ratio}");
-        Err(LayerError::Limit { what, name: Some("ratio") })
+        Err(LayerError::Limit { problem, name: Some("ratio") })
     }
 }
 
@@ -94,7 +94,7 @@ pub fn layer_digests(source: impl Read, limits: Limits) -> Result<(BlobDigest, D
     let mut plain = Hashed::new(Bounded::new(&mut raw, limits).map_err(&failed)?);
     let most = limits.stream();
     if io::copy(&mut (&mut plain).take(most.saturating_add(1)), &mut io::sink()).map_err(&failed)? > most {
-        return Err(over("bytes", most, format!("the layer has more than {}", counted(most, "byte"))));
+        return Err(exceeded("bytes", most, format!("the layer has more than {}", counted(most, "byte"))));
     }
     let diff_id = plain.finish().1;
     // The digest also covers bytes that follow the end of the compressed stream.

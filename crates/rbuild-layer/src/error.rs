@@ -48,10 +48,10 @@ pub enum LayerError {
         source: KernelProblem,
     },
     /// A limit was exceeded.
-    #[error("{what}")]
+    #[error("{problem}")]
     Limit {
         /// The problem, with the limit.
-        what: String,
+        problem: String,
         /// Name of the limit in `Limits`, if it can be raised.
         name: Option<&'static str>,
     },
@@ -82,8 +82,8 @@ pub enum LayerError {
 
 impl LayerError {
     /// Returns the error for a limit that cannot be raised.
-    pub(crate) fn fixed_limit(what: String) -> LayerError {
-        LayerError::Limit { what, name: None }
+    pub(crate) fn fixed_limit(problem: String) -> LayerError {
+        LayerError::Limit { problem, name: None }
     }
 
     /// Returns the error for an entry whose unpacking failed. A full disk is reported as such,
@@ -202,7 +202,7 @@ mod tests {
             unmapped,
             LayerError::Create { name: name(), source: kernel(17).without_object() },
             LayerError::Create { name: name(), source: kernel(36).without_object() },
-            LayerError::Limit { what: "the archive has more than 10 entries".into(), name: Some("entries") },
+            LayerError::Limit { problem: "the archive has more than 10 entries".into(), name: Some("entries") },
             LayerError::fixed_limit("a header of the archive exceeds 1 MiB".into()),
             LayerError::Changed("src/a".into()),
             LayerError::Deletion("src/.wh.a".into()),

@@ -87,14 +87,14 @@ impl Limits {
     /// Checks the next entry. `entries` and `bytes` are totals that include it.
     pub(crate) fn check(&self, entry: &TarEntry, entries: u64, bytes: u64) -> Result<()> {
         if entries > self.entries {
-            return Err(over(
+            return Err(exceeded(
                 "entries",
                 self.entries,
                 format!("the archive has more than {}", counted(self.entries, "entry")),
             ));
         }
         if bytes > self.bytes {
-            return Err(over(
+            return Err(exceeded(
                 "bytes",
                 self.bytes,
                 format!("the archive has more than {} of content", counted(self.bytes, "byte")),
@@ -110,10 +110,10 @@ impl Limits {
             }
         };
         if path.len() as u64 > self.path {
-            return Err(over("path", self.path, format!("the path of archive entry {} is too long", shown())));
+            return Err(exceeded("path", self.path, format!("the path of archive entry {} is too long", shown())));
         }
         if depth > self.depth {
-            return Err(over("depth", self.depth, format!("the path of archive entry {} is too deep", shown())));
+            return Err(exceeded("depth", self.depth, format!("the path of archive entry {} is too deep", shown())));
         }
         if path.contains(&0) || entry.link.as_encoded_bytes().contains(&0) {
             let name = entry.path.to_string_lossy().into_owned();
@@ -124,8 +124,8 @@ impl Limits {
 }
 
 /// Returns the error for an exceeded limit.
-pub(crate) fn over(name: &'static str, limit: u64, what: String) -> LayerError {
-    LayerError::Limit { what: format!("{what}; the limit is {limit}"), name: Some(name) }
+pub(crate) fn exceeded(name: &'static str, limit: u64, excess: String) -> LayerError {
+    LayerError::Limit { problem: format!("{excess}; the limit is {limit}"), name: Some(name) }
 }
 
 #[cfg(test)]

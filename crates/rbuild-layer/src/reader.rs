@@ -12,7 +12,7 @@ use tar::{EntryType, Header};
 
 use crate::entry::{EntryKind, TarEntry};
 use crate::error::{LayerError, Result};
-use crate::limits::{Limits, over};
+use crate::limits::{Limits, exceeded};
 use crate::sparse::{self, SparseFile, SparseRecords};
 
 const BLOCK: usize = 512;
@@ -105,8 +105,8 @@ impl<R: Read> TarReader<R> {
             ) {
                 meta = size.saturating_add(meta);
                 if meta > self.header_limit {
-                    let what = format!("an archive entry claims {meta} bytes of extended header");
-                    return Err(over("header", self.header_limit, what));
+                    let excess = format!("an archive entry claims {meta} bytes of extended header");
+                    return Err(exceeded("header", self.header_limit, excess));
                 }
             }
             match kind {
@@ -120,8 +120,8 @@ impl<R: Read> TarReader<R> {
                     self.global.sparse = SparseRecords::default();
                     let kept = self.global.xattrs.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
                     if kept > MAX_GLOBAL {
-                        let what = format!("attributes for all entries of the archive take {kept} bytes");
-                        return Err(LayerError::fixed_limit(format!("{what}; the limit is {MAX_GLOBAL}")));
+                        let excess = format!("attributes for all entries of the archive take {kept} bytes");
+                        return Err(LayerError::fixed_limit(format!("{excess}; the limit is {MAX_GLOBAL}")));
                     }
                     pax = self.global.clone();
                 }
@@ -145,8 +145,8 @@ impl<R: Read> TarReader<R> {
         format!("the content of {}", quoted(self.current.as_deref().unwrap_or_default()))
     }
 
-    fn damaged(&self, what: &str) -> LayerError {
-        LayerError::Damaged(format!("the header {} {what}", self.position()))
+    fn damaged(&self, problem: &str) -> LayerError {
+        LayerError::Damaged(format!("the header {} {problem}", self.position()))
     }
 
     fn header(&mut self) -> Result<Option<Header>> {
@@ -203,7 +203,7 @@ impl<R: Read> TarReader<R> {
         let kind = kind(header.entry_type(), &path)
             .ok_or_else(|| fail(&format!("has the unknown type `{}`", header.entry_type().as_byte().escape_ascii())))?;
         let number =
-            |n: std::io::Result<u64>, what: &str| n.map_err(|_| fail(&format!("has a {what} that is not a number")));
+            |n: std::io::Result<u64>, field: &str| n.map_err(|_| fail(&format!("has a {field} that is not a number")));
         let size = pax.size.unwrap_or(size);
         let device = |n: std::io::Result<Option<u32>>| n.map(Option::unwrap_or_default).unwrap_or_default();
         let rdev = (device(header.device_major()), device(header.device_minor()));
@@ -305,9 +305,11 @@ impl<R: Read> TarReader<R> {
             .map_err(LayerError::decompressing("the end of the archive"))?;
         match read <= most {
             true => Ok(()),
-            false => {
-                Err(over("bytes", most, format!("more than {} follow the end of the archive", counted(most, "byte"))))
-            }
+            false => Err(exceeded(
+                "bytes",
+                most,
+                format!("more than {} follow the end of the archive", counted(most, "byte")),
+            )),
         }
     }
 }
@@ -374,7 +376,7 @@ fn until_nul(mut bytes: Vec<u8>) -> Vec<u8> {
 impl Pax {
     /// Parses `LENGTH KEY=VALUE\n` records by their length, because values may contain any byte.
     fn read(&mut self, mut records: &[u8]) -> Result<()> {
-        let damaged = |what: &str| LayerError::Damaged(format!("a PAX record {what}"));
+        let damaged = |problem: &str| LayerError::Damaged(format!("a PAX record {problem}"));
         while !records.is_empty() && records[0] != 0 {
             let space = records.iter().take(21).position(|b| *b == b' ').ok_or_else(|| damaged("has no length"))?;
             let length: usize = std::str::from_utf8(&records[..space])

@@ -159,6 +159,6 @@ fn number(text: &[u8]) -> Result<u64> {
     parsed.ok_or_else(|| damaged("contains an invalid number"))
 }
 
-fn damaged(what: &str) -> LayerError {
-    LayerError::Damaged(format!("a sparse file {what}"))
+fn damaged(problem: &str) -> LayerError {
+    LayerError::Damaged(format!("a sparse file {problem}"))
 }

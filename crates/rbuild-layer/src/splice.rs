@@ -381,12 +381,12 @@ mod tests {
             ("a kept whiteout", &[("f", "text"), ("g", "!")], &[("f", "new")], true),
             ("no remainder", BASE, all, false),
         ];
-        for (number, (what, base, changes, complete)) in cases.into_iter().enumerate() {
+        for (number, (case, base, changes, complete)) in cases.into_iter().enumerate() {
             let scene = Scene::new(&format!("unfit{number}"));
             let (layer, remainder, _) = scene.layer(&scene.tree("base", base));
             let tree = scene.tree("changes", changes);
             let remainder = remainder.filter(|_| complete);
-            assert!(Splice::new(&tree, layer, remainder.as_ref()).unwrap().is_none(), "{what}");
+            assert!(Splice::new(&tree, layer, remainder.as_ref()).unwrap().is_none(), "{case}");
         }
     }
 }

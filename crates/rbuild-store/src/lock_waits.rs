@@ -308,10 +308,10 @@ impl Drop for Wait<'_> {
 pub(crate) fn open_lock(store: &Path, name: &str) -> rbuild_linux::Result<File> {
     use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
     let path = store.join(name);
-    let mut how = File::options();
-    how.read(true).write(true).create(true).truncate(false).mode(crate::modes::lock());
+    let mut options = File::options();
+    options.read(true).write(true).create(true).truncate(false).mode(crate::modes::lock());
     let failed = |e| rbuild_linux::Error::new("openat", &path, e);
-    let file = how.open(&path).map_err(failed)?;
+    let file = options.open(&path).map_err(failed)?;
     let found = file.metadata().map_err(failed)?;
     if found.mode() & 0o007 != 0 && found.uid() == rbuild_linux::process::own_ids().uid {
         // On file systems without modes there is nothing to restrict.

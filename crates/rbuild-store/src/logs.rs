@@ -21,7 +21,8 @@ pub struct BuildLog {
     /// ID of the build.
     pub id: BuildId,
     /// Names of the result, or its destination.
-    pub what: String,
+    #[serde(rename = "what")]
+    pub result: String,
     /// Start time in seconds since the Unix epoch.
     pub started: i64,
     /// Duration in seconds.
@@ -129,8 +130,8 @@ pub struct StepLog {
     /// Duration in seconds.
     pub seconds: f64,
     /// The reason why it ran, if known.
-    #[serde(default)]
-    pub why: Option<String>,
+    #[serde(default, rename = "why")]
+    pub reason: Option<String>,
     /// The steps it depends on.
     #[serde(default)]
     pub inputs: Vec<usize>,

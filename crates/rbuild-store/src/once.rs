@@ -57,9 +57,10 @@ pub enum Lock {
 }
 
 impl Lock {
-    /// Returns the lock on the download of an image, which `what` identifies.
-    pub fn pull(what: &str) -> Lock {
-        Lock::Pull(LockId::of(format!("pull {what}").as_bytes()))
+    /// Returns the lock on the download of an image or a file. `object` is the identity of the
+    /// image or file.
+    pub fn pull(object: &str) -> Lock {
+        Lock::Pull(LockId::of(format!("pull {object}").as_bytes()))
     }
 
     pub(crate) fn new_cache(name: &CacheName) -> Lock {

@@ -220,7 +220,7 @@ impl<'a> Staging<'a> {
     }
 
     /// Publishes the blobs that the given images need, syncs them to disk, and then names the
-    /// images. `what` is the command, which distinguishes the sync mark from those of builds.
+    /// images. `command` is the name of the command, for the ID of the sync mark.
     /// Returns the platforms that the names no longer refer to.
     ///
     /// # Errors
@@ -228,12 +228,12 @@ impl<'a> Staging<'a> {
     /// Fails if an image is incomplete, or if the store cannot be written.
     pub fn keep(
         self,
-        what: &'static str,
+        command: &'static str,
         images: &[ManifestDigest],
         named: &[(ManifestDigest, Option<Reference>)],
     ) -> Result<Vec<LostPlatforms>> {
         let kept = self.move_in(images).and_then(|()| {
-            self.store.records().sync(&BuildId::of_command(what))?;
+            self.store.records().sync(&BuildId::of_command(command))?;
             let lost = self.store.images().platforms_lost_by(named)?;
             self.store.images().tag_all(named)?;
             Ok(lost)

@@ -120,7 +120,7 @@ mod tests {
             wanted: "linux/s390x".parse().unwrap(),
             others: ["linux/arm64", "linux/amd64"].map(String::from).into(),
         };
-        let limit = LayerError::Limit { what: "the archive has more than 10 entries".into(), name: Some("entries") };
+        let limit = LayerError::Limit { problem: "the archive has more than 10 entries".into(), name: Some("entries") };
         let problems = [
             ArchiveProblem::Invalid(LayerError::NotTar),
             ArchiveProblem::Invalid(limit),

@@ -244,7 +244,8 @@ mod tests {
     fn the_hints_of_failures_are_as_recorded() {
         let io = |errno: nix::errno::Errno| io::Error::from_raw_os_error(errno as i32);
         let kernel = |errno| rbuild_linux::Error::new("openat", Path::new("/d/f"), io(errno));
-        let archive = LayerError::Limit { what: "the archive has more than 10 entries".into(), name: Some("entries") };
+        let archive =
+            LayerError::Limit { problem: "the archive has more than 10 entries".into(), name: Some("entries") };
         let causes: [Box<dyn Error>; 9] = [
             Box::new(io(nix::errno::Errno::ENOSPC)),
             Box::new(io(nix::errno::Errno::EMFILE)),

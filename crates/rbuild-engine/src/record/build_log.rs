@@ -43,7 +43,7 @@ pub fn remember(
     }
     let _ = store.logs().put_build_log(&BuildLog {
         id: request.build_id.clone(),
-        what: secrets.mask(result(request)),
+        result: secrets.mask(result(request)),
         started: request.now,
         seconds: events.journal().now(),
         status,

@@ -48,13 +48,13 @@ impl Journal {
                     outcome: StepOutcome::Canceled,
                     began: self.now(),
                     seconds: 0.0,
-                    why: None,
+                    reason: None,
                     inputs: Vec::new(),
                 });
             }
             Event::Reason { step, text } => {
                 if let Some(place) = pages.places.get(step) {
-                    pages.steps[*place].why = Some(text.clone());
+                    pages.steps[*place].reason = Some(text.clone());
                 }
             }
             Event::Done { step, outcome, seconds } => {

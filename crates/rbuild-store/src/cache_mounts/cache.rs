@@ -51,10 +51,10 @@ impl CacheMounts<'_> {
         &self,
         work: &Workspace,
         id: &CacheId,
-        how: CacheUse,
+        sharing: CacheUse,
         fill: impl FnOnce(&RootDir) -> std::result::Result<(), E>,
     ) -> std::result::Result<CacheMount, E> {
-        let (name, lock) = self.lock_cache(id, how)?;
+        let (name, lock) = self.lock_cache(id, sharing)?;
         let short = &name.hex()[..32];
         let mounts = self.store.dir("mounts")?;
         let exists = || mounts.exists(short).map_err(StoreError::from);
@@ -72,7 +72,7 @@ impl CacheMounts<'_> {
     }
 
     /// Locks the first available copy of the cache `id`. Returns its name and the lock.
-    fn lock_cache(&self, id: &CacheId, how: CacheUse) -> Result<(CacheName, HeldLock)> {
+    fn lock_cache(&self, id: &CacheId, sharing: CacheUse) -> Result<(CacheName, HeldLock)> {
         let mut copy = 0u64;
         loop {
             let mut hasher = Hasher::new();
@@ -82,7 +82,7 @@ impl CacheMounts<'_> {
             }
             let name: CacheName = hasher.finish();
             let lock = Lock::Cache(*id, name);
-            let held = match how {
+            let held = match sharing {
                 CacheUse::Locked => Some(self.store.lock(lock)?),
                 CacheUse::Shared => self.store.try_lock(lock, LockKind::Shared)?,
                 CacheUse::Private => self.store.try_lock(lock, LockKind::Exclusive)?,

@@ -431,12 +431,12 @@ fn prune_keeps_the_cache_and_prune_all_keeps_images_only() {
     for all in [false, true] {
         let scene = Scene::new();
         let rows = fill(&scene);
-        for (what, path, ..) in &rows {
-            assert!(scene.path.join(path).exists(), "{what}: {path}");
+        for (object, path, ..) in &rows {
+            assert!(scene.path.join(path).exists(), "{object}: {path}");
         }
         let freed = scene.store.gc().prune(all, DanglingImages::Remove).unwrap();
-        for (what, path, prune, prune_all) in &rows {
-            assert_eq!(scene.path.join(path).exists(), if all { *prune_all } else { *prune }, "all: {all}, {what}");
+        for (object, path, prune, prune_all) in &rows {
+            assert_eq!(scene.path.join(path).exists(), if all { *prune_all } else { *prune }, "all: {all}, {object}");
         }
         let expected = Freed {
             // The image of the container loses its entry, and keeps its content.

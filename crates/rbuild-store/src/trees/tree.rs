@@ -277,8 +277,8 @@ impl Trees<'_> {
         if find()?.is_some() {
             return Ok(None);
         }
-        let how = Unpacking::layer(self.store.limits());
-        let unpack = |fs: &RootDir| self.unpack_incoming(blob, (digest, diff_id), fs, how, &mut |_| true);
+        let options = Unpacking::layer(self.store.limits());
+        let unpack = |fs: &RootDir| self.unpack_incoming(blob, (digest, diff_id), fs, options, &mut |_| true);
         self.unpack_layer(session, digest, unpack).map(Some)
     }
 
@@ -344,13 +344,14 @@ impl Trees<'_> {
         wants: &mut dyn FnMut(&TarEntry) -> bool,
     ) -> Result<Unpacked> {
         if let Some(blob) = self.store.incoming.open(digest, self.store.stop())? {
-            let how = Unpacking { nanoseconds, ..Unpacking::layer(self.store.limits()) };
-            return self.unpack_incoming(blob, (digest, diff_id), fs, how, wants);
+            let options = Unpacking { nanoseconds, ..Unpacking::layer(self.store.limits()) };
+            return self.unpack_incoming(blob, (digest, diff_id), fs, options, wants);
         }
         let blob = self.store.blobs().open_blob(digest)?;
         let known = self.store.blobs().is_known_whole(&blob).then_some(*digest);
-        let how = Unpacking { known, nanoseconds, stop: self.store.stop(), ..Unpacking::layer(self.store.limits()) };
-        let got = unpack_some(&blob, fs, how, wants).map_err(|source| match source.is_of_content() {
+        let options =
+            Unpacking { known, nanoseconds, stop: self.store.stop(), ..Unpacking::layer(self.store.limits()) };
+        let got = unpack_some(&blob, fs, options, wants).map_err(|source| match source.is_of_content() {
             true => self.store.blobs().invalid_layer(digest, source),
             false if source.is_disk_full() => self.full(source),
             false => source.into(),
@@ -371,12 +372,12 @@ impl Trees<'_> {
         mut blob: IncomingBlob<'_>,
         (digest, diff_id): (&BlobDigest, &DiffId),
         fs: &RootDir,
-        how: Unpacking<'_>,
+        options: Unpacking<'_>,
         wants: &mut dyn FnMut(&TarEntry) -> bool,
     ) -> Result<Unpacked> {
         // The downloading process computes the digest.
-        let how = Unpacking { known: Some(*digest), stop: self.store.stop(), ..how };
-        let got = match unpack_some(&mut blob, fs, how, wants) {
+        let options = Unpacking { known: Some(*digest), stop: self.store.stop(), ..options };
+        let got = match unpack_some(&mut blob, fs, options, wants) {
             Err(e @ LayerError::Stopped) => return Err(e.into()),
             Err(e) if e.is_disk_full() => return Err(self.full(e)),
             Err(source) => {

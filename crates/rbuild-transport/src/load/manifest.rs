@@ -16,7 +16,7 @@ pub(super) fn named(d: &Descriptor) -> Result<BlobDigest> {
 }
 
 /// Imports the blob that a descriptor refers to and checks its size.
-pub(super) fn take(members: &IncomingParts<'_>, d: &Descriptor, what: &str) -> Result<BlobDigest> {
+pub(super) fn take(members: &IncomingParts<'_>, d: &Descriptor, object: &str) -> Result<BlobDigest> {
     let digest = named(d)?;
     if members.staging.verified_size(&digest)? == Some(d.size()) {
         return Ok(digest);
@@ -25,7 +25,7 @@ pub(super) fn take(members: &IncomingParts<'_>, d: &Descriptor, what: &str) -> R
     if size == d.size() {
         return Ok(digest);
     }
-    let message = format!("{what} {digest} has {}; its descriptor says {}", counted(size, "byte"), d.size());
+    let message = format!("{object} {digest} has {}; its descriptor says {}", counted(size, "byte"), d.size());
     Err(TransportError::Other { message, help: Some(Remedy::Image(ImageRemedy::TransferAgain)) })
 }
 

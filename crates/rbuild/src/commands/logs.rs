@@ -22,7 +22,7 @@ pub fn logs(settings: &Settings, args: LogsArgs) -> Result<u8, Failure> {
                 ago(b.started),
                 b.status.word().to_string(),
                 format!("{:.1}s", b.seconds),
-                b.what.clone(),
+                b.result.clone(),
             ]
         };
         let rows: Vec<Vec<String>> = all.iter().map(row).collect();
@@ -62,14 +62,14 @@ fn steps<'a>(build: &'a BuildLog, label: Option<&str>) -> Result<Vec<&'a StepLog
 }
 
 fn show(store: &Store, build: &BuildLog, step: &StepLog) -> Result<(), Failure> {
-    let StepLog { label, text, outcome, seconds, why, .. } = step;
+    let StepLog { label, text, outcome, seconds, reason, .. } = step;
     terminal::out(&format!(
         "[{label}] {} ({}, {seconds:.1}s)\n",
         text.lines().next().unwrap_or_default(),
         outcome.word()
     ));
-    if let Some(why) = why {
-        terminal::out(&format!("why: {why}\n"));
+    if let Some(reason) = reason {
+        terminal::out(&format!("why: {reason}\n"));
     }
     if let Some(mut log) = store.logs().step_log(&build.id, step.step)? {
         let mut out = std::io::stdout().lock();
@@ -93,12 +93,12 @@ mod tests {
             outcome: StepOutcome::Done,
             began: 0.0,
             seconds: 1.0,
-            why: None,
+            reason: None,
             inputs: Vec::new(),
         };
         BuildLog {
             id: "abc".parse().expect("a valid ID"),
-            what: "x:latest".into(),
+            result: "x:latest".into(),
             started: 0,
             seconds: 1.0,
             status: BuildStatus::Done,

@@ -17,7 +17,7 @@ pub fn html(build: &BuildLog) -> String {
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<title>{0}: {1:.1} s</title>\n\
          <style>\n{STYLE}</style>\n</head>\n<body>\n<h1>{0}</h1>\n",
-        escape(&build.what),
+        escape(&build.result),
         build.seconds
     );
     let cached = build.steps.iter().filter(|s| s.outcome == StepOutcome::Cached).count();
@@ -175,7 +175,7 @@ fn steps(page: &mut String, build: &BuildLog) {
             escape(&short(&step.text)),
             step.outcome.word(),
             time(step.seconds),
-            escape(step.why.as_deref().unwrap_or(""))
+            escape(step.reason.as_deref().unwrap_or(""))
         );
     }
     page.push_str("</table>\n");
@@ -213,7 +213,7 @@ mod tests {
             outcome,
             began,
             seconds,
-            why: None,
+            reason: None,
             inputs: inputs.to_vec(),
         }
     }
@@ -221,7 +221,7 @@ mod tests {
     fn build() -> BuildLog {
         BuildLog {
             id: "abc".parse().unwrap(),
-            what: "x:latest".into(),
+            result: "x:latest".into(),
             started: 0,
             seconds: 9.0,
             status: BuildStatus::Done,
@@ -252,7 +252,7 @@ mod tests {
     #[test]
     fn pages_are_as_recorded() {
         let mut build = build();
-        build.steps[1].why = Some("the command changed".into());
+        build.steps[1].reason = Some("the command changed".into());
         build.steps[2].outcome = StepOutcome::Failed;
         build.steps[3].outcome = StepOutcome::Canceled;
         let empty =
