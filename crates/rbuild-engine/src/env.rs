@@ -5,7 +5,7 @@ use std::error::Error;
 use std::sync::{Arc, Mutex};
 
 use rbuild_image::ManifestDigest;
-use rbuild_linux::process::moment;
+use rbuild_linux::clock::monotonic_nanoseconds;
 use rbuild_plan::{BuildGraph, Step, VertexId};
 use rbuild_sandbox::{Builder, Cancel, RunRequest};
 use rbuild_store::{CacheKey, Image, Store};
@@ -124,7 +124,7 @@ impl<'a> StepEnv<'a> {
             help: None,
             more: (log.len() >= LOG_TAIL).then(|| self.request.build_id.clone()),
             log,
-            at: moment(),
+            at: monotonic_nanoseconds(),
         }))
     }
 }

@@ -79,8 +79,8 @@ pub struct StepFailure {
     pub log: Vec<String>,
     /// ID of the build that keeps the complete output, if `log` is only a part of it.
     pub more: Option<BuildId>,
-    /// Time of the failure on the clock of [`rbuild_linux::process::moment`]. Used to find the
-    /// first of several failures.
+    /// Time of the failure on the clock of [`rbuild_linux::clock::monotonic_nanoseconds`]. Used to
+    /// find the first of several failures.
     pub at: u64,
 }
 

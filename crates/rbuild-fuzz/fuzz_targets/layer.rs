@@ -28,7 +28,7 @@ fuzz_target!(|bytes: &[u8]| {
     root.remove_all("inside".as_ref()).unwrap();
     root.create_dir("inside".as_ref(), 0o755).unwrap();
     let inside = root.sub("inside").unwrap();
-    let own = rbuild_linux::process::own_ids();
+    let own = rbuild_linux::credentials::own_ids();
     let limits = Limits { entries: 1000, path: 4096, depth: 100, bytes: 1 << 20, ..Limits::default() };
     for options in [Unpacking::archive(Owners::Always(own), limits), Unpacking::layer(limits)] {
         let _ = unpack(bytes, &inside, options);

@@ -5,10 +5,12 @@
 //! errno. This crate has no notion of images, layers or builds, and prints nothing.
 //!
 //! It is the only crate of the workspace that may contain `unsafe`, which is confined to
-//! [`process`], [`notify`] and `syscalls`.
+//! [`process`], [`seccomp`] and `syscalls`.
 
 mod atomic_file;
+pub mod clock;
 mod copy;
+pub mod credentials;
 mod destination;
 mod echo;
 mod error;
@@ -18,7 +20,7 @@ mod idmap;
 mod lock;
 mod meta;
 mod mount;
-pub mod notify;
+pub mod namespaces;
 pub mod parallel;
 mod pinned_entry;
 mod private_args;
@@ -26,8 +28,12 @@ pub mod process;
 mod program;
 mod random;
 mod recorded_owners;
+pub mod resource_limits;
 mod rootdir;
+pub mod seccomp;
 mod syscalls;
+pub mod terminal;
+pub mod umask;
 
 pub use copy::{copy_contents, copy_file, copy_file_while, set_file_mode_and_time, set_file_owner, set_file_time};
 pub use destination::{Destination, DestinationError, Directory};
@@ -57,6 +63,9 @@ pub use program::sealed_program;
 pub use random::random_bytes;
 pub use recorded_owners::{OwnerKey, OwnerMode, OwnerRecords, Recorded, latest_modification, record_in_times};
 pub use rootdir::{DirEntry, MAX_DEPTH, MAX_SYMLINKS, RootDir, Trail};
-pub use syscalls::{join_new_session_keyring, make_read_only};
+pub use syscalls::{
+    has_free_descriptor, join_new_session_keyring, make_read_only, queue_limit, read_memory, set_queue_limit,
+    share_directories, write_memory,
+};
 
 pub use rustix::fs::{Gid, Uid};

@@ -207,7 +207,7 @@ mod tests {
         let _ = holder.kill();
         let _ = holder.wait();
         let found = found.map(|found| (found.pid, found.command, found.uid));
-        assert_eq!(found, Some((holder.id(), "flock".into(), Some(crate::process::own_ids().uid))));
+        assert_eq!(found, Some((holder.id(), "flock".into(), Some(crate::credentials::own_ids().uid))));
         std::fs::remove_file(path).unwrap();
     }
 

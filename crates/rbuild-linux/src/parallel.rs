@@ -19,9 +19,15 @@ pub fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, |n| n.get())
 }
 
-/// Locks a mutex whose value is valid at every moment, even if a thread panicked while it held it.
+/// Locks a mutex, even if a thread panicked while holding it. The value must be valid at all times.
 pub fn locked<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Gives the calling thread, and those that it starts, the lowest scheduling priority
+/// (setpriority(2), which applies to threads on Linux). Errors are ignored.
+pub fn lower_priority() {
+    let _ = rustix::process::setpriority_process(None, 19);
 }
 
 /// Starts a thread.
@@ -45,9 +51,9 @@ pub fn start_in<'s, T: Send + 's>(
     Builder::new().spawn_scoped(scope, work).map_err(|e| Error::new("pthread_create", described("a thread"), e))
 }
 
-/// Processes items on up to `threads` threads, of which one is the caller's, and returns the
-/// results in order. There are fewer if no more can be started. No further item is begun after an
-/// error.
+/// Processes items on up to `threads` threads, including that of the caller, and returns the
+/// results in order. Uses fewer threads if no more can be started. No further item is begun after
+/// an error.
 ///
 /// # Errors
 ///
@@ -119,7 +125,7 @@ impl<T, E> Queue<T, E> {
         }
     }
 
-    /// Returns the first error. To be called when the workers have ended.
+    /// Returns the outcome of the work. To be called when the workers have ended.
     ///
     /// # Errors
     ///
@@ -136,8 +142,8 @@ pub struct Workers<'s, 'e, T, E, W> {
     queue: &'e Queue<T, E>,
     work: &'e W,
     capacity: usize,
-    /// The sender, once the first item was queued; `Some(None)` if no thread could be started and
-    /// the caller does the work.
+    /// The sender of the queue; `None` before the first item, `Some(None)` if no thread could be
+    /// started and the caller does the work.
     sender: Option<Option<SyncSender<T>>>,
 }
 
@@ -153,7 +159,7 @@ where
     }
 
     /// Queues an item, waiting while the queue is full. Items after an error are dropped.
-    pub fn give(&mut self, item: T) {
+    pub fn push(&mut self, item: T) {
         let (queue, work) = (self.queue, self.work);
         let sender = self.sender.get_or_insert_with(|| {
             let (sender, receiver) = sync_channel(self.capacity);
@@ -211,7 +217,7 @@ mod tests {
             };
             std::thread::scope(|scope| {
                 let mut workers = Workers::new(scope, &queue, 2, &work);
-                (0..100).for_each(|item| workers.give(item));
+                (0..100).for_each(|item| workers.push(item));
             });
             assert_eq!(queue.outcome(), want);
             assert!(bad.is_some() || sum.into_inner() == 4950);

@@ -62,7 +62,7 @@ pub fn accept_withheld() {
     if !link.to_string_lossy().starts_with("/memfd:rbuild-withheld") {
         return;
     }
-    *file() = crate::process::take_inherited(number).ok().map(File::from);
+    *file() = crate::syscalls::take_inherited(number).ok().map(File::from);
 }
 
 /// Returns the withheld text; `None` if there is none, or if it was dropped.

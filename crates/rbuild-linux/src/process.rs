@@ -1,84 +1,58 @@
-//! Process management: creating namespaces, waiting, and tying lifetimes together.
-//!
-//! Contains most of the workspace's `unsafe`.
+//! Processes: start, signals, end, and the end of a process together with its parent.
 
 #![allow(unsafe_code)]
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use rbuild_container::{Resource, Ulimit};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{Mode, OFlags};
 use rustix::io::retry_on_intr;
 use rustix::process::{Pid, PidfdFlags};
 
 use crate::error::{Error, Result, described};
-use crate::meta::UidGid;
+use crate::syscalls::close_on_exec;
 
-/// Duplicates the open descriptor with that number in this process.
-pub fn duplicate(number: i32) -> std::io::Result<OwnedFd> {
-    // SAFETY: fcntl takes any number, and fails with EBADF if it is not open.
-    let fd = unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 0) };
-    if fd < 0 {
-        return Err(std::io::Error::last_os_error());
-    }
-    // SAFETY: the kernel has just allocated this descriptor; nothing else owns it.
-    Ok(unsafe { std::os::fd::FromRawFd::from_raw_fd(fd) })
-}
-
-/// Takes ownership of an inherited descriptor that has no owner in this program yet. Executed
-/// programs do not inherit it.
-pub(crate) fn take_inherited(number: i32) -> std::io::Result<OwnedFd> {
-    let taken = duplicate(number)?;
-    // SAFETY: close takes any number. No owner in this process relies on this one: it was open when
-    // the program started, and the caller takes each number once, before other files are opened.
-    unsafe { libc::close(number) };
-    Ok(taken)
-}
-
-/// Sets close-on-exec on every descriptor except the standard streams, so that programs executed by
-/// this process and its children inherit no others.
-pub fn keep_descriptors_from_programs() -> Result<()> {
-    let open = Path::new("/proc/self/fd");
-    let fail = |e| Error::new("openat", open, e);
-    for entry in std::fs::read_dir(open).map_err(fail)? {
-        let number = entry.map_err(fail)?.file_name().to_str().and_then(|name| name.parse::<i32>().ok());
-        if let Some(number) = number.filter(|number| *number > 2) {
-            // SAFETY: fcntl takes any number; only the close-on-exec flag of the descriptor
-            // changes.
-            unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) };
-        }
-    }
-    Ok(())
-}
-
-/// The side of a clone or fork on which the caller runs.
+/// The process in which a fork or clone has returned.
 pub enum Cloned {
+    /// The parent; `child` is the PID of the child.
     Parent { child: u32 },
+    /// The child.
     Child,
 }
 
-/// Forks the calling process into new user, mount, pid and ipc namespaces, as their first process.
-/// Fails unless the calling process has exactly one thread.
+/// Forks the calling process into new user, mount, PID and IPC namespaces. The child is their first
+/// process.
+///
+/// # Errors
+///
+/// Fails if the calling process has several threads, or if the namespaces cannot be created.
 pub fn clone_into_namespaces() -> Result<Cloned> {
     clone((libc::CLONE_NEWUSER | libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWIPC) as u64)
 }
 
-/// Forks the calling process, as fork(2) does. Fails unless it has exactly one thread.
+/// Forks the calling process (fork(2)).
+///
+/// # Errors
+///
+/// Fails if the calling process has several threads, or if the child cannot be created.
 pub fn fork() -> Result<Cloned> {
     clone(0)
 }
 
-/// Like [`fork`], as the first process of a new PID namespace. When that process ends, the kernel
-/// kills all its descendants, including those it has not yet reported, before its pidfd signals the
-/// end (pid_namespaces(7)).
+/// Forks the calling process into a new PID namespace. The child is its first process: when it
+/// ends, the kernel kills all its descendants before the pidfd signals the end (pid_namespaces(7)).
+///
+/// # Errors
+///
+/// Fails as [`fork`] does.
 pub fn fork_into_pid_namespace() -> Result<Cloned> {
     clone(libc::CLONE_NEWPID as u64)
 }
 
-/// Describes the process that [`clone`] makes.
+/// Returns a description of the process that [`clone`] creates.
 fn cloned(flags: u64) -> &'static str {
     match flags {
         0 => "a process",
@@ -107,7 +81,7 @@ fn clone(flags: u64) -> Result<Cloned> {
         tls: u64,
     }
     let args = CloneArgs { flags, exit_signal: libc::SIGCHLD as u64, ..CloneArgs::default() };
-    // SAFETY: `args` is a live clone_args of version 0 (64 bytes) whose pointers are all null.
+    // SAFETY: `args` is a live clone_args of version 0 (64 bytes) with null pointers only.
     // Without CLONE_VM the child gets a copy of the address space and returns here on a copy of
     // this stack. The only hazard of such a copy is state that other threads held at that moment
     // (locks, the allocator); there is no other thread, as checked above. libc's fork handlers,
@@ -126,6 +100,20 @@ fn clone(flags: u64) -> Result<Cloned> {
     }
 }
 
+/// Sets close-on-exec on every descriptor except the standard streams, so that programs executed by
+/// this process and its children inherit no others.
+pub fn close_descriptors_on_exec() -> Result<()> {
+    let open = Path::new("/proc/self/fd");
+    let fail = |e| Error::new("openat", open, e);
+    for entry in std::fs::read_dir(open).map_err(fail)? {
+        let number = entry.map_err(fail)?.file_name().to_str().and_then(|name| name.parse::<i32>().ok());
+        if let Some(number) = number.filter(|number| *number > 2) {
+            close_on_exec(number);
+        }
+    }
+    Ok(())
+}
+
 /// Restores the signal state that programs expect at start: nothing blocked and nothing ignored.
 /// This includes SIGPIPE, which Rust's runtime ignores, and signals ignored when rbuild was started
 /// (a shell's background jobs ignore SIGINT).
@@ -142,7 +130,8 @@ pub fn reset_signals() -> Result<()> {
 }
 
 /// Blocks the signals that terminals and supervisors send to whole groups of processes, in the
-/// calling thread and those that it starts. For a process that another one kills.
+/// calling thread and those that it starts. For processes that are ended by another process of the
+/// group.
 pub fn block_ending_signals() -> Result<()> {
     use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
     let set: SigSet = [Signal::SIGINT, Signal::SIGQUIT, Signal::SIGHUP, Signal::SIGTERM].into_iter().collect();
@@ -165,7 +154,7 @@ pub fn reap() -> Vec<(u32, Exit)> {
     }
 }
 
-/// Sends SIGKILL through a pidfd. Succeeds if the process has already ended.
+/// Sends SIGKILL through a pidfd. Does nothing if the process has already ended.
 pub fn kill_pidfd(pidfd: &OwnedFd) {
     let _ = rustix::process::pidfd_send_signal(pidfd, rustix::process::Signal::KILL);
 }
@@ -188,10 +177,10 @@ fn thread_count() -> Result<usize> {
     Ok(std::fs::read_dir(tasks).map_err(|e| Error::new("openat", tasks, e))?.count())
 }
 
-/// Requests that the kernel kills the calling process when the thread that started it ends.
-/// `parent` is a pidfd of that thread's process, opened before this one was started. A parent that
-/// has already ended sends no signal; in that case this process exits here. A change of credentials
-/// clears the request (prctl(2), PR_SET_PDEATHSIG), so call this after the last one.
+/// Requests that the kernel kill the calling process when the thread that started it ends.
+/// `parent` is a pidfd of that thread's process, opened before this one was started. If the parent
+/// has already ended, no signal is sent, and this function exits the process instead. A change of
+/// credentials clears the request (prctl(2), PR_SET_PDEATHSIG), so call this after the last one.
 pub fn die_with(parent: &OwnedFd) -> Result<()> {
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
         .map_err(|e| Error::new("prctl", described("the signal at the end of the parent process"), e))?;
@@ -206,7 +195,7 @@ pub fn own_pidfd() -> Result<OwnedFd> {
     pidfd(std::process::id())
 }
 
-/// Returns true if the process behind a pidfd has ended.
+/// Returns true if the process of a pidfd has ended.
 pub fn has_ended(pidfd: &OwnedFd) -> bool {
     let mut fds = [PollFd::new(pidfd, PollFlags::IN)];
     let now = Timespec { tv_sec: 0, tv_nsec: 0 };
@@ -214,7 +203,7 @@ pub fn has_ended(pidfd: &OwnedFd) -> bool {
     !fds[0].revents().is_empty()
 }
 
-/// Waits until there is input, or until the process behind a pidfd (usually the writer) has ended.
+/// Waits until there is input, or until the process of a pidfd (usually the writer) has ended.
 /// Fails with EPIPE if that process ended and left nothing to read.
 pub fn wait_for_input_or_end(input: impl AsFd, pidfd: &OwnedFd) -> rustix::io::Result<()> {
     let mut fds = [PollFd::new(&input, PollFlags::IN), PollFd::new(pidfd, PollFlags::IN)];
@@ -232,12 +221,12 @@ pub fn wait_for_input_or_end(input: impl AsFd, pidfd: &OwnedFd) -> rustix::io::R
     Ok(())
 }
 
-/// Returns true if the child behind a pidfd was killed by a signal; false if it was already reaped.
+/// Returns true if the child of a pidfd was killed by a signal; false if it was already reaped.
 pub fn was_killed(pidfd: &OwnedFd) -> bool {
     end_of_child(pidfd).is_some_and(|status| status.killed() || status.dumped())
 }
 
-/// Returns true if the child behind a pidfd exited by itself; false if it was already reaped.
+/// Returns true if the child of a pidfd exited by itself; false if it was already reaped.
 pub fn has_exited(pidfd: &OwnedFd) -> bool {
     end_of_child(pidfd).is_some_and(|status| status.exited())
 }
@@ -248,57 +237,20 @@ fn end_of_child(pidfd: &OwnedFd) -> Option<rustix::process::WaitIdStatus> {
     waitid(WaitId::PidFd(pidfd.as_fd()), options).ok().flatten()
 }
 
-/// Waits for the process behind a pidfd, which need not be a child, to end.
+/// Waits for the process of a pidfd, which need not be a child, to end.
 pub fn wait_for_end(pidfd: &OwnedFd) {
     while let Err(rustix::io::Errno::INTR) = poll(&mut [PollFd::new(pidfd, PollFlags::IN)], None) {}
 }
 
-/// Maximum time for a killed process to become a zombie, after its descriptors are closed.
-pub const DYING: Duration = Duration::from_millis(50);
+/// Maximum time from the closing of a killed process's descriptors until it is a zombie.
+pub const MAX_EXIT_DELAY: Duration = Duration::from_millis(50);
 
-/// Waits at most `most` for that process to end, and returns true if it did.
-pub fn ends_within(pidfd: &OwnedFd, most: Duration) -> bool {
-    let most = Timespec { tv_sec: most.as_secs() as i64, tv_nsec: i64::from(most.subsec_nanos()) };
+/// Waits at most `timeout` for the process of a pidfd to end, and returns true if it has ended.
+pub fn ends_within(pidfd: &OwnedFd, timeout: Duration) -> bool {
+    let timeout = Timespec { tv_sec: timeout.as_secs() as i64, tv_nsec: i64::from(timeout.subsec_nanos()) };
     let mut fds = [PollFd::new(pidfd, PollFlags::IN)];
-    let _ = retry_on_intr(|| poll(&mut fds, Some(&most)));
+    let _ = retry_on_intr(|| poll(&mut fds, Some(&timeout)));
     !fds[0].revents().is_empty()
-}
-
-/// Returns the current time of the clock shared by all processes of the machine (CLOCK_MONOTONIC),
-/// in nanoseconds.
-pub fn moment() -> u64 {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
-}
-
-/// Switches to user and group 0 of the calling process's user namespace, without supplementary
-/// groups.
-pub fn become_root() -> Result<()> {
-    let fail = |call, e: nix::errno::Errno| Error::new(call, described("user and group 0"), std::io::Error::from(e));
-    match nix::unistd::setgroups(&[]) {
-        // The supplementary groups cannot be changed in this case.
-        Err(nix::errno::Errno::EPERM) if setgroups_denied() => {}
-        other => other.map_err(|e| fail("setgroups", e))?,
-    }
-    let (uid, gid) = (nix::unistd::Uid::from_raw(0), nix::unistd::Gid::from_raw(0));
-    nix::unistd::setresgid(gid, gid, gid).map_err(|e| fail("setresgid", e))?;
-    nix::unistd::setresuid(uid, uid, uid).map_err(|e| fail("setresuid", e))
-}
-
-/// Switches permanently to that user: groups first, then IDs.
-pub fn become_user(user: UidGid, groups: &[u32]) -> Result<()> {
-    let UidGid { uid, gid } = user;
-    let fail = |call, e: nix::errno::Errno| {
-        Error::new(call, described(format!("user {uid} and group {gid}")), std::io::Error::from(e))
-    };
-    let groups: Vec<nix::unistd::Gid> = groups.iter().map(|g| nix::unistd::Gid::from_raw(*g)).collect();
-    match nix::unistd::setgroups(&groups) {
-        Err(nix::errno::Errno::EPERM) if setgroups_denied() => {}
-        other => other.map_err(|e| fail("setgroups", e))?,
-    }
-    let (uid, gid) = (nix::unistd::Uid::from_raw(uid), nix::unistd::Gid::from_raw(gid));
-    nix::unistd::setresgid(gid, gid, gid).map_err(|e| fail("setresgid", e))?;
-    nix::unistd::setresuid(uid, uid, uid).map_err(|e| fail("setresuid", e))
 }
 
 /// Makes the calling process the reaper of orphaned descendants (prctl(2), PR_SET_CHILD_SUBREAPER).
@@ -307,18 +259,8 @@ pub fn adopt_orphans() -> Result<()> {
         .map_err(|e| Error::new("prctl", described("the reaper of orphaned processes"), std::io::Error::from(e)))
 }
 
-/// Opens a new pseudoterminal, and returns its controlling end and its terminal end (pty(7)).
-pub fn new_terminal() -> Result<(OwnedFd, OwnedFd)> {
-    use rustix::pty::OpenptFlags;
-    let fail = |call, e| Error::new(call, Path::new("/dev/ptmx"), e);
-    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
-    let ours = rustix::pty::openpt(flags).map_err(|e| fail("posix_openpt", e))?;
-    rustix::pty::unlockpt(&ours).map_err(|e| fail("unlockpt", e))?;
-    let theirs = rustix::pty::ioctl_tiocgptpeer(&ours, flags).map_err(|e| fail("ioctl(TIOCGPTPEER)", e))?;
-    Ok((ours, theirs))
-}
-
-/// Returns the children of the calling process's first thread, in the numbering of /proc.
+/// Returns the PIDs of the children of the calling process's first thread, in the PID namespace of
+/// /proc.
 pub fn children() -> Vec<u32> {
     // If /proc belongs to an outer PID namespace, this process has another ID there.
     let shown = std::fs::read_link("/proc/self").ok().and_then(|link| link.to_str()?.parse().ok());
@@ -351,27 +293,6 @@ pub fn kill_children() {
     }
 }
 
-/// Sets a limit of the calling process.
-pub fn set_limit(limit: &Ulimit) -> Result<()> {
-    let value = |n: u64| (n != u64::MAX).then_some(n);
-    let value = rustix::process::Rlimit { current: value(limit.soft), maximum: value(limit.hard) };
-    rustix::process::setrlimit(of_kernel(limit.resource), value)
-        .map_err(|e| Error::new("setrlimit", described(format!("the limit `{}`", limit.resource.name())), e))
-}
-
-/// Lets this process open as many files as its hard limit allows. Errors are ignored.
-pub fn raise_open_files() {
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
-    let raised = rustix::process::Rlimit { current: limit.maximum, ..limit };
-    let _ = rustix::process::setrlimit(rustix::process::Resource::Nofile, raised);
-}
-
-/// Returns true if this namespace or one of its ancestors has permanently disabled setgroups(2)
-/// (user_namespaces(7)).
-pub fn setgroups_denied() -> bool {
-    std::fs::read_to_string("/proc/self/setgroups").is_ok_and(|s| s.trim() == "deny")
-}
-
 /// Returns a descriptor that becomes readable when process `pid` ends (Linux 5.3).
 pub fn pidfd(pid: u32) -> Result<OwnedFd> {
     let fail = |e| Error::new("pidfd_open", described(format!("process {pid}")), e);
@@ -379,19 +300,22 @@ pub fn pidfd(pid: u32) -> Result<OwnedFd> {
     rustix::process::pidfd_open(pid, PidfdFlags::empty()).map_err(fail)
 }
 
-/// Sends SIGKILL to `pid`. Succeeds if it has already ended.
+/// Sends SIGKILL to a process. Does nothing if it has already ended.
 pub fn kill(pid: u32) {
     let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid as i32), Signal::SIGKILL);
 }
 
-pub fn send(pid: u32, signal: Signal) {
+/// Sends a signal to a process. Errors are ignored.
+pub fn send_signal(pid: u32, signal: Signal) {
     let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid as i32), signal);
 }
 
 /// The exit status of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
+    /// It exited with this code.
     Code(i32),
+    /// A signal with this number killed it.
     Signal(i32),
 }
 
@@ -408,152 +332,20 @@ pub fn wait(pid: u32) -> Result<Exit> {
     }
 }
 
-/// Permits no more cgroup namespaces in the calling process's user namespace and those below it
-/// (namespaces(7)). Fails if /proc/sys is read-only.
-pub fn forbid_cgroup_namespaces() -> Result<()> {
-    let setting = Path::new("/proc/sys/user/max_cgroup_namespaces");
-    std::fs::write(setting, "0").map_err(|e| Error::new("write", setting, e))
-}
+/// `PIDFD_THREAD` (Linux 6.9): also accepts a thread that is not a thread-group leader.
+const PIDFD_THREAD: u32 = libc::O_EXCL as u32;
 
-/// Moves the calling process into a new network namespace whose loopback interface is up.
-pub fn enter_loopback_network() -> Result<()> {
-    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET)
-        .map_err(|e| Error::new("unshare", described("a network namespace"), std::io::Error::from(e)))?;
-    let fail = |call, e: std::io::Error| Error::new(call, described("the loopback interface"), e);
-    let socket = std::net::UdpSocket::bind("0.0.0.0:0").map_err(|e| fail("socket", e))?;
-    // SAFETY: all bytes zero is a valid `ifreq` (a C struct of an array and a union of plain data).
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
-        *to = *from as libc::c_char;
-    }
-    request.ifr_ifru.ifru_flags = libc::IFF_UP as libc::c_short;
-    // SAFETY: the descriptor is an open socket, and SIOCSIFFLAGS reads one `ifreq`, which lives
-    // past the call and whose name ends in a zero byte.
-    let set = unsafe { libc::ioctl(std::os::fd::AsRawFd::as_raw_fd(&socket), libc::SIOCSIFFLAGS as _, &request) };
-    if set == 0 { Ok(()) } else { Err(fail("ioctl(SIOCSIFFLAGS)", std::io::Error::last_os_error())) }
-}
-
-/// One instruction of a seccomp filter (struct sock_filter of linux/filter.h).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct FilterStep {
-    pub code: u16,
-    /// Number of instructions to skip if a comparison holds, and if it does not.
-    pub yes: u8,
-    pub no: u8,
-    pub k: u32,
-}
-
-/// Converts the instructions to the kernel's form, and returns them with their count.
-pub(crate) fn raw_steps(steps: &[FilterStep]) -> Result<(Vec<libc::sock_filter>, u16)> {
-    let raw = steps.iter().map(|s| libc::sock_filter { code: s.code, jt: s.yes, jf: s.no, k: s.k }).collect();
-    let len = u16::try_from(steps.len())
-        .map_err(|_| Error::new("seccomp", described("a seccomp filter"), rustix::io::Errno::INVAL))?;
-    Ok((raw, len))
-}
-
-/// Permanently filters the system calls of the calling process and all its descendants
-/// (seccomp(2)). Requires CAP_SYS_ADMIN in its user namespace.
-pub fn filter_calls(steps: &[FilterStep]) -> Result<()> {
-    let fail = || Error::new("seccomp", described("a seccomp filter"), std::io::Error::last_os_error());
-    let (mut raw, len) = raw_steps(steps)?;
-    let program = libc::sock_fprog { len, filter: raw.as_mut_ptr() };
-    // SAFETY: `program` points at `len` steps that live past the call; the kernel copies and checks
-    // them. The call changes no memory of this process.
-    match unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &program) } {
-        0 => Ok(()),
-        _ => Err(fail()),
-    }
-}
-
-/// Returns the kernel's ID of this boot. A different ID means that unsynced writes may be lost.
-pub fn boot_id() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_string()
-}
-
-/// Returns the user's name from /etc/passwd. Name services are not queried: they would load code at
-/// run time, and the helpers that read subuid(5) files accept numbers as well.
-pub fn user_name(uid: u32) -> Option<String> {
-    let passwd = std::fs::read_to_string("/etc/passwd").ok()?;
-    passwd.lines().find_map(|line| {
-        let mut fields = line.split(':');
-        let name = fields.next()?;
-        (fields.nth(1)?.parse() == Ok(uid)).then(|| name.to_string())
-    })
-}
-
-/// The umask that the program was started with, once queried.
-static CALLERS_UMASK: std::sync::OnceLock<u32> = std::sync::OnceLock::new();
-
-/// Applies the umask that the program was started with to `mode`. For the program's own files,
-/// which are also created while the umask is cleared. The first call must happen while the process
-/// is single-threaded.
-pub fn by_umask(mode: u32) -> u32 {
-    let umask = CALLERS_UMASK.get_or_init(|| {
-        let umask = rustix::process::umask(rustix::fs::Mode::empty());
-        rustix::process::umask(umask);
-        umask.as_raw_mode()
-    });
-    mode & !umask
-}
-
-/// Clears the umask permanently: files get exactly the modes that they are created with.
-pub fn clear_umask() {
-    by_umask(0);
-    rustix::process::umask(rustix::fs::Mode::empty());
-}
-
-/// Runs `work` with a umask of zero: files get exactly the modes that they are created with. The
-/// umask is per process, so no other thread may create files at the same time.
-pub fn without_umask<T>(work: impl FnOnce() -> T) -> T {
-    by_umask(0);
-    let old = rustix::process::umask(rustix::fs::Mode::empty());
-    let result = work();
-    rustix::process::umask(old);
-    result
-}
-
-/// Gives the calling thread, and those that it starts, the lowest scheduling priority
-/// (setpriority(2), which applies to threads on Linux). Errors are ignored.
-pub fn yield_to_others() {
-    let _ = rustix::process::setpriority_process(None, 19);
-}
-
-/// Returns the rows and columns of the terminal at standard error, if it is one.
-pub fn terminal_size() -> Option<(usize, usize)> {
-    let size = rustix::termios::tcgetwinsize(rustix::stdio::stderr()).ok()?;
-    (size.ws_row > 0 && size.ws_col > 0).then_some((usize::from(size.ws_row), usize::from(size.ws_col)))
-}
-
-/// Returns the hard limit of the calling process in the resource's own unit; `None` if it is
-/// unlimited.
-pub fn hard_limit(resource: Resource) -> Option<u64> {
-    rustix::process::getrlimit(of_kernel(resource)).maximum
-}
-
-fn of_kernel(resource: Resource) -> rustix::process::Resource {
-    use rustix::process::Resource as Kernel;
-    match resource {
-        Resource::Core => Kernel::Core,
-        Resource::Cpu => Kernel::Cpu,
-        Resource::Data => Kernel::Data,
-        Resource::Fsize => Kernel::Fsize,
-        Resource::Locks => Kernel::Locks,
-        Resource::Memlock => Kernel::Memlock,
-        Resource::Msgqueue => Kernel::Msgqueue,
-        Resource::Nice => Kernel::Nice,
-        Resource::Nofile => Kernel::Nofile,
-        Resource::Nproc => Kernel::Nproc,
-        Resource::Rss => Kernel::Rss,
-        Resource::Rtprio => Kernel::Rtprio,
-        Resource::Rttime => Kernel::Rttime,
-        Resource::Sigpending => Kernel::Sigpending,
-        Resource::Stack => Kernel::Stack,
-    }
-}
-
-/// Returns the effective IDs of this process.
-pub fn own_ids() -> UidGid {
-    UidGid { uid: nix::unistd::geteuid().as_raw(), gid: nix::unistd::getegid().as_raw() }
+/// Translates a thread ID from the PID namespace of the calling process to that of the procfs
+/// `proc`. Returns `None` if the thread has ended.
+pub fn tid_in(proc: BorrowedFd<'_>, thread: u32) -> Option<u32> {
+    let pid = Pid::from_raw(thread as i32)?;
+    let open = |flags| rustix::process::pidfd_open(pid, PidfdFlags::from_bits_retain(flags));
+    let pidfd = open(PIDFD_THREAD).or_else(|_| open(0)).ok()?;
+    // See proc_pid_fdinfo(5): the ID is that of the PID namespace of the procfs mount.
+    let path = format!("self/fdinfo/{}", pidfd.as_raw_fd());
+    let info = rustix::fs::openat(proc, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
+    let text = std::io::read_to_string(std::fs::File::from(info)).ok()?;
+    text.lines().find_map(|line| line.strip_prefix("Pid:"))?.trim().parse().ok()
 }
 
 #[cfg(test)]

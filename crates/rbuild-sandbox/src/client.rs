@@ -12,7 +12,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rbuild_linux::{described, process};
+use rbuild_linux::{clock, described, process};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::OFlags;
 
@@ -95,7 +95,7 @@ impl<'a> Runner<'a> {
     pub(crate) fn conclude(mut self, reports: &ReportBuffer) -> Result<CommandEnd, SandboxError> {
         let last = reports.list.last();
         self.finished = matches!(last, Some(Report::Finished(_)));
-        let at = process::moment();
+        let at = clock::monotonic_nanoseconds();
         match (reports.list.first(), last) {
             // A failure of the command takes precedence over failures of its runner afterwards.
             (Some(Report::Ended(ended)), _) if ended.outcome != CommandOutcome::Exited(0) => Ok(ended.clone()),

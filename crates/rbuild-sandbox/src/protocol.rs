@@ -5,8 +5,8 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use rbuild_container::{NetworkMode, SecurityMode, Ulimit};
-use rbuild_linux::process::{self, Exit};
-use rbuild_linux::{RootDir, UidGid};
+use rbuild_linux::process::Exit;
+use rbuild_linux::{RootDir, UidGid, clock};
 use serde::{Deserialize, Serialize};
 
 use crate::error::RunnerError;
@@ -182,7 +182,7 @@ pub enum CommandOutcome {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CommandEnd {
     pub outcome: CommandOutcome,
-    /// Time of the end, from [`rbuild_linux::process::moment`]. Orders the ends of concurrent
+    /// Time of the end, from [`rbuild_linux::clock::monotonic_nanoseconds`]. Orders the ends of concurrent
     /// commands.
     pub at: u64,
 }
@@ -205,7 +205,7 @@ impl Report {
             Exit::Code(code) => CommandOutcome::Exited(code),
             Exit::Signal(signal) => CommandOutcome::Signaled(signal),
         };
-        Report::Ended(CommandEnd { outcome, at: process::moment() })
+        Report::Ended(CommandEnd { outcome, at: clock::monotonic_nanoseconds() })
     }
 
     pub fn send(&self, mut socket: &UnixStream) -> std::io::Result<()> {

@@ -9,8 +9,7 @@ mod bpf;
 mod calls;
 mod refusals;
 
-use rbuild_linux::notify::NOTIFY;
-use rbuild_linux::process::FilterStep;
+use rbuild_linux::seccomp::{FilterStep, NOTIFY};
 
 use crate::id_emulation::InterceptCondition;
 use bpf::{

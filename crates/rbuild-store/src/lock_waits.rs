@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rbuild_linux::{Conflict, LockHolder, LockKind, RootDir, described, lock_holders, process};
+use rbuild_linux::{Conflict, LockHolder, LockKind, RootDir, credentials, described, lock_holders};
 
 use crate::error::{Result, StoreError};
 
@@ -55,8 +55,8 @@ pub(crate) struct LockUser {
 
 impl Waits {
     pub fn new(waiting: LockWaiting) -> Waits {
-        let uid = process::own_ids().uid;
-        let opened_by = LockUser { pid: std::process::id(), uid, user: process::user_name(uid) };
+        let uid = credentials::own_ids().uid;
+        let opened_by = LockUser { pid: std::process::id(), uid, user: credentials::user_name(uid) };
         Waits { waiting, stop: Arc::new(|| false), proc: RootDir::open("/proc").ok().map(Arc::new), opened_by }
     }
 
@@ -95,7 +95,7 @@ impl Waits {
 
     /// Returns a description of the holders.
     pub fn names(&self, holders: &[LockHolder]) -> String {
-        self.opened_by.names(holders, process::own_ids().uid)
+        self.opened_by.names(holders, credentials::own_ids().uid)
     }
 }
 
@@ -114,7 +114,7 @@ impl LockUser {
         let user = match holder.uid {
             Some(uid) if uid == here => self.user.clone().unwrap_or_else(|| self.uid.to_string()),
             Some(NOBODY) if here != self.uid => "not mapped".into(),
-            Some(uid) => process::user_name(uid).unwrap_or_else(|| uid.to_string()),
+            Some(uid) => credentials::user_name(uid).unwrap_or_else(|| uid.to_string()),
             None => "unknown".into(),
         };
         format!("{command} (PID {}, user {user})", holder.pid)
@@ -313,7 +313,7 @@ pub(crate) fn open_lock(store: &Path, name: &str) -> rbuild_linux::Result<File> 
     let failed = |e| rbuild_linux::Error::new("openat", &path, e);
     let file = options.open(&path).map_err(failed)?;
     let found = file.metadata().map_err(failed)?;
-    if found.mode() & 0o007 != 0 && found.uid() == rbuild_linux::process::own_ids().uid {
+    if found.mode() & 0o007 != 0 && found.uid() == rbuild_linux::credentials::own_ids().uid {
         // On file systems without modes there is nothing to restrict.
         let _ = file.set_permissions(std::fs::Permissions::from_mode(found.mode() & 0o770));
     }

@@ -1,6 +1,6 @@
 //! Modes of the store's own files, which follow the caller's umask.
 
-use rbuild_linux::process::by_umask;
+use rbuild_linux::umask::by_umask;
 
 /// Mode of ordinary files.
 pub(crate) fn file() -> u32 {

@@ -11,7 +11,7 @@ use std::time::Duration;
 use rbuild_image::ManifestDigest;
 use rbuild_layer::{Limits, Stop};
 use rbuild_linux::{
-    Conflict, DirEntry, Inode, KeyLock, LockKind, OwnerMode, OwnerRecords, RootDir, UidGid, is_unpublished, process,
+    Conflict, DirEntry, Inode, KeyLock, LockKind, OwnerMode, OwnerRecords, RootDir, UidGid, clock, is_unpublished,
     write_atomic, write_durable,
 };
 use serde::de::DeserializeOwned;
@@ -154,7 +154,7 @@ impl Store {
             root: root.with_owners(&records),
             path: path.to_path_buf(),
             lock,
-            boot: process::boot_id(),
+            boot: clock::boot_id(),
             limits: Limits::default(),
             owners: OwnerMode::Given,
             builder_ids: None,

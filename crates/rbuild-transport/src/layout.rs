@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use rbuild_image::BlobDigest;
-use rbuild_linux::process::by_umask;
+use rbuild_linux::umask::by_umask;
 use rbuild_linux::{AtomicFile, Directory, RootDir, quoted, write_atomic};
 use rbuild_remedy::{ImageRemedy, Remedy};
 use serde_json::{Value, json};

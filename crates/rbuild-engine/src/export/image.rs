@@ -161,7 +161,7 @@ pub(crate) fn latest(env: &StepEnv<'_>, form: &ImageForm) -> Option<i64> {
 /// Uses only processor time that would otherwise be idle. Errors are ignored here: they occur
 /// again, and are reported, when the layer is needed.
 pub(crate) fn pack_early(env: &StepEnv<'_>, layers: &LayerQueue<'_>) {
-    rbuild_linux::process::yield_to_others();
+    rbuild_linux::parallel::lower_priority();
     let stop = || env.cancel.is_canceled();
     // Layers still unpacked after the last step are packed by several threads at normal priority
     // instead.

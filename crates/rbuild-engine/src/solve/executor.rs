@@ -8,8 +8,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 
+use rbuild_linux::clock::monotonic_nanoseconds;
 use rbuild_linux::parallel::{locked, start_in};
-use rbuild_linux::process::moment;
 use rbuild_plan::{Step, VertexId};
 use rbuild_remedy::{MachineRemedy, Remedy, SessionLimit};
 use rbuild_store::TreeId;
@@ -55,7 +55,7 @@ impl FirstFailure {
             // This is a consequence of another failure or of a request to stop.
             BuildError::Canceled => return,
             BuildError::Step(failure) => failure.at,
-            _ => moment(),
+            _ => monotonic_nanoseconds(),
         };
         let mut first = locked(&self.0);
         if first.as_ref().is_none_or(|(known, _)| at < *known) {

@@ -39,7 +39,7 @@ impl Drop for Temp {
 }
 
 fn own() -> (u64, u64) {
-    let own = rbuild_linux::process::own_ids();
+    let own = rbuild_linux::credentials::own_ids();
     (u64::from(own.uid), u64::from(own.gid))
 }
 
@@ -324,7 +324,7 @@ fn sparse_files_of_every_format_stay_sparse() {
         let mut command = std::process::Command::new("tar");
         let made = command.args(format).args(["-C", t.0.to_str().unwrap(), "-c", "holes", "outside"]).output().unwrap();
         assert!(made.status.success());
-        let own = rbuild_linux::process::own_ids();
+        let own = rbuild_linux::credentials::own_ids();
         unpack(&made.stdout[..], &t.root(), Unpacking::archive(Owners::Always(own), Limits::default()))
             .unwrap_or_else(|e| panic!("{format:?}: {e}"));
         let bytes = std::fs::read(t.path("holes")).unwrap();

@@ -72,7 +72,7 @@ fn own_descriptor(dir: &Path, name: &OsStr, link: &Path) -> std::result::Result<
     let number: Option<i32> = name.to_str().and_then(|name| name.parse().ok());
     match number.filter(|_| is_own) {
         Some(number) => {
-            let fd = crate::process::duplicate(number).map_err(|e| Error::new("dup", link, e))?;
+            let fd = crate::syscalls::duplicate(number).map_err(|e| Error::new("dup", link, e))?;
             Ok(FoundPlace::Descriptor(File::from(fd)))
         }
         None => Ok(FoundPlace::Existing(link.to_path_buf())),

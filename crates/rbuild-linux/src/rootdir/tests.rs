@@ -200,7 +200,7 @@ fn owner_records_apply_to_a_directory_and_everything_opened_from_it() {
     dir.create_node(device, FileKind::CharDevice, 0o600, (1, 3)).unwrap();
 
     let owner = |stat: Stat| stat.owner();
-    let own = crate::process::own_ids();
+    let own = crate::credentials::own_ids();
     for path in ["d", "d/file", "d/link"] {
         assert_eq!(owner(recorded.stat(path).unwrap()), UidGid::new(33, 34), "{path}");
         assert_eq!(owner(recorded.try_clone().unwrap().stat(path).unwrap()), UidGid::new(33, 34), "{path}");

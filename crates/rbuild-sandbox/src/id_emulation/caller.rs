@@ -7,7 +7,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
 use caps::Capability;
-use rbuild_linux::notify::{self, InterceptedCall, tid_in};
+use rbuild_linux::process::tid_in;
+use rbuild_linux::seccomp::{InterceptedCall, still_waits};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
@@ -74,7 +75,7 @@ impl Caller<'_> {
     /// was opened or read through that ID is invalid (seccomp_unotify(2), "Avoiding TOCTOU"). Must
     /// be called after each such access.
     pub fn still_waits(&self) -> Result<()> {
-        if notify::still_waits(self.listener, self.call) { Ok(()) } else { Err(Errno::SRCH) }
+        if still_waits(self.listener, self.call) { Ok(()) } else { Err(Errno::SRCH) }
     }
 
     /// Returns its thread ID in this /proc; 0, which is never valid, if it is gone.
@@ -154,14 +155,14 @@ impl Caller<'_> {
 
     /// Fills all of `into` from its memory.
     pub fn read(&self, address: u64, into: &mut [u8]) -> Result<()> {
-        let read = notify::read_memory(self.thread(), address, into).map_err(|_| Errno::FAULT)?;
+        let read = rbuild_linux::read_memory(self.thread(), address, into).map_err(|_| Errno::FAULT)?;
         self.still_waits()?;
         if read == into.len() { Ok(()) } else { Err(Errno::FAULT) }
     }
 
     pub fn write(&self, address: u64, bytes: &[u8]) -> Result<()> {
         self.still_waits()?;
-        notify::write_memory(self.thread(), address, bytes).map_err(|_| Errno::FAULT)
+        rbuild_linux::write_memory(self.thread(), address, bytes).map_err(|_| Errno::FAULT)
     }
 
     /// Reads a path from its memory; returns an empty path for a null address.
@@ -178,7 +179,7 @@ impl Caller<'_> {
             let length = (PAGE - at % PAGE).min(CHUNK) as usize;
             let start = bytes.len();
             bytes.resize(start + length, 0);
-            let n = notify::read_memory(self.thread(), at, &mut bytes[start..]).map_err(|_| Errno::FAULT)?;
+            let n = rbuild_linux::read_memory(self.thread(), at, &mut bytes[start..]).map_err(|_| Errno::FAULT)?;
             bytes.truncate(start + n);
             if let Some(end) = bytes[start..].iter().position(|b| *b == 0) {
                 bytes.truncate(start + end);

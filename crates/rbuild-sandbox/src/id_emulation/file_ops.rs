@@ -3,8 +3,8 @@
 use std::ffi::{CStr, CString};
 
 use caps::Capability;
-use rbuild_linux::notify::{Layout, ReportedStat, has_free_descriptor, stat_bytes, statx_bytes};
-use rbuild_linux::{FileKind, MAX_SYMLINKS, Recorded, UidGid, latest_modification};
+use rbuild_linux::seccomp::{Layout, ReportedStat, stat_bytes, statx_bytes};
+use rbuild_linux::{FileKind, MAX_SYMLINKS, Recorded, UidGid, has_free_descriptor, latest_modification};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Timespec, Timestamps};
 use rustix::io::Errno;
 

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use rbuild_linux::notify::{ReportedStat, StatTarget};
+use rbuild_linux::seccomp::{ReportedStat, StatTarget};
 use rbuild_linux::{FileKind, OwnerRecords, Recorded, UidGid, record_in_times};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;

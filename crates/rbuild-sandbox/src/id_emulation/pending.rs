@@ -6,7 +6,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use rbuild_linux::notify::tid_in;
+use rbuild_linux::process::tid_in;
 use rustix::fs::{AtFlags, Mode, OFlags};
 
 use crate::id_emulation::caller::SharedProc;

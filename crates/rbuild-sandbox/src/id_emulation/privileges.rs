@@ -6,7 +6,7 @@
 //! to the kernel, regardless of the arguments.
 
 use caps::Capability;
-use rbuild_linux::{FileKind, notify};
+use rbuild_linux::{FileKind, share_directories};
 use rustix::fs::{CWD, Mode, OFlags, StatVfsMountFlags, XattrFlags};
 use rustix::io::Errno;
 
@@ -252,7 +252,7 @@ impl Supervisor {
             && ids(".")
                 .iter()
                 .flat_map(|process| ids(&format!("{process}/task")))
-                .any(|thread| !own.contains(&thread) && notify::share_directories(caller.thread(), thread))
+                .any(|thread| !own.contains(&thread) && share_directories(caller.thread(), thread))
     }
 
     /// Returns true if the tracer may trace every process (CAP_SYS_PTRACE). No command may where

@@ -6,8 +6,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use caps::Capability;
-use rbuild_linux::notify::{self, Answer, InterceptedCall};
-use rbuild_linux::{OwnerRecords, described};
+use rbuild_linux::namespaces::enter_mounts_of;
+use rbuild_linux::seccomp::{self, Answer, InterceptedCall};
+use rbuild_linux::{OwnerRecords, described, queue_limit, set_queue_limit};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
@@ -52,8 +53,8 @@ impl Supervisor {
         (first, leaves_mounts): (Credentials, bool),
     ) -> std::result::Result<Supervisor, RunnerProblem> {
         let pidfd = rbuild_linux::process::pidfd(pid)?;
-        notify::enter_mounts_of(pidfd.as_fd())?;
-        notify::use_synchronous_wake_ups(listener.as_fd());
+        enter_mounts_of(pidfd.as_fd())?;
+        seccomp::use_synchronous_wake_ups(listener.as_fd());
         rustix::process::fchdir(&proc.dir).map_err(RunnerProblem::of_call("fchdir", Path::new("/proc")))?;
         let root = Credentials::default();
         let places = HashMap::from([(root.clone(), 0)]);
@@ -78,11 +79,11 @@ impl Supervisor {
 
     /// Answers calls until the process behind `ended` has ended.
     pub fn serve(&mut self, ended: &OwnedFd) {
-        let told_of_the_end = notify::receiving_ends();
+        let told_of_the_end = seccomp::receiving_ends();
         loop {
             // Here receiving also returns when all callers have ended, so polling first is
             // unnecessary.
-            if told_of_the_end && let Ok(Some(call)) = notify::receive(self.listener.as_fd()) {
+            if told_of_the_end && let Ok(Some(call)) = seccomp::receive(self.listener.as_fd()) {
                 self.reply(&call);
                 continue;
             }
@@ -94,7 +95,7 @@ impl Supervisor {
             }
             let (calls, end) = (fds[0].revents(), fds[1].revents());
             if calls.contains(PollFlags::IN) {
-                if let Ok(Some(call)) = notify::receive(self.listener.as_fd()) {
+                if let Ok(Some(call)) = seccomp::receive(self.listener.as_fd()) {
                     self.reply(&call);
                 }
             } else if !end.is_empty() || !calls.is_empty() {
@@ -110,7 +111,7 @@ impl Supervisor {
         let answer = match asked.map(|request| self.decide(request, &caller)) {
             Some(Ok(Reply::Answer(answer))) => answer,
             Some(Ok(Reply::File { fd, close_on_exec })) => {
-                match notify::answer_with_fd(self.listener.as_fd(), call, &fd, close_on_exec) {
+                match seccomp::answer_with_fd(self.listener.as_fd(), call, &fd, close_on_exec) {
                     Ok(()) => return,
                     Err(e) => {
                         Answer::Fail(Errno::from_raw_os_error(e.raw_os_error().unwrap_or(Errno::MFILE.raw_os_error())))
@@ -120,11 +121,11 @@ impl Supervisor {
             Some(Err(errno)) => Answer::Fail(errno),
             None => Answer::Go,
         };
-        notify::answer(self.listener.as_fd(), call, answer);
+        seccomp::answer(self.listener.as_fd(), call, answer);
     }
 
     fn place_of(&self, thread: u32) -> u64 {
-        notify::queue_limit(thread).map_or(0, |(soft, hard)| hard.saturating_sub(soft))
+        queue_limit(thread).map_or(0, |(soft, hard)| hard.saturating_sub(soft))
     }
 
     /// Returns the credentials of the caller. Fails if it no longer waits: the credentials found
@@ -211,7 +212,7 @@ impl Supervisor {
             Request::SetLimit => Ok(Reply::value(0)),
             Request::ChangeLimit { new: _, old } => {
                 if old != 0 {
-                    let (_, hard) = notify::queue_limit(caller.thread()).map_err(errno)?;
+                    let (_, hard) = queue_limit(caller.thread()).map_err(errno)?;
                     caller.write(old, &[hard.to_ne_bytes(), hard.to_ne_bytes()].concat())?;
                 }
                 Ok(Reply::value(0))
@@ -303,13 +304,13 @@ impl Supervisor {
 /// Stores a table index in a thread's process. If the thread ends before the index is stored,
 /// another thread may have its ID; the limit of that thread is then restored.
 fn take_place(thread: &impl Thread, place: u64) -> Result<()> {
-    let (soft, hard) = notify::queue_limit(thread.id()).map_err(|_| Errno::SRCH)?;
+    let (soft, hard) = queue_limit(thread.id()).map_err(|_| Errno::SRCH)?;
     // The index cannot exceed the hard limit.
     let new = hard.checked_sub(place).ok_or(Errno::NOMEM)?;
     thread.still_has_id()?;
-    notify::set_queue_limit(thread.id(), new, hard).map_err(|_| Errno::PERM)?;
+    set_queue_limit(thread.id(), new, hard).map_err(|_| Errno::PERM)?;
     thread.still_has_id().inspect_err(|_| {
-        let _ = notify::set_queue_limit(thread.id(), soft, hard);
+        let _ = set_queue_limit(thread.id(), soft, hard);
     })
 }
 

@@ -10,7 +10,9 @@ use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rbuild_linux::parallel::start;
 use rbuild_linux::process::{self, Cloned, Exit};
-use rbuild_linux::{MiniRoot, OwnerMode, OwnerRecords, bind_clone, described, new_procfs};
+use rbuild_linux::{
+    MiniRoot, OwnerMode, OwnerRecords, bind_clone, credentials, described, new_procfs, resource_limits, umask,
+};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::OFlags;
 
@@ -184,7 +186,7 @@ impl Launcher<'_> {
         if let Some(Err(e)) = isolation.maps().map(|maps| maps.write(child)) {
             // The child waits for the launcher's byte, so it ends at this point only if it is
             // killed.
-            let killed = process::ends_within(&pidfd, process::DYING) && process::was_killed(&pidfd);
+            let killed = process::ends_within(&pidfd, process::MAX_EXIT_DELAY) && process::was_killed(&pidfd);
             process::kill(child);
             let exit = process::wait(child)?;
             return match killed {
@@ -283,7 +285,7 @@ fn supervise(
                 // Second request: kill without waiting for the grace period.
                 process::kill(child);
             }
-            process::send(child, Signal::SIGTERM);
+            process::send_signal(child, Signal::SIGTERM);
             deadline = Some(Instant::now() + GRACE);
         }
         if fds[0].revents().contains(PollFlags::IN) {
@@ -309,15 +311,15 @@ fn begin(mut ready: PipeReader, launcher: &OwnedFd, become_root: bool) -> Result
         std::process::exit(70);
     }
     if become_root {
-        process::become_root()?;
+        credentials::become_root()?;
     }
     process::die_with(launcher)?;
     // Descriptors inherited from the caller's shell must not reach any program executed from here
     // on.
-    process::keep_descriptors_from_programs()?;
+    process::close_descriptors_on_exec()?;
     // A terminal's signals are for the launcher, which forwards them.
     let _ = rustix::process::setsid();
-    process::clear_umask();
+    umask::clear_umask();
     rbuild_linux::join_new_session_keyring();
     Ok(())
 }
@@ -326,7 +328,7 @@ fn begin(mut ready: PipeReader, launcher: &OwnedFd, become_root: bool) -> Result
 fn become_bare_builder(ready: PipeReader, launcher: &OwnedFd) -> Result<Zygote, SandboxError> {
     begin(ready, launcher, false)?;
     let zygote = Zygote::start(None, true, None)?;
-    process::raise_open_files();
+    resource_limits::raise_open_files();
     Ok(zygote)
 }
 
@@ -352,7 +354,7 @@ fn become_builder(
     let context = RunnerContext { owners: config.owners.with_mode(owners), proc: whose, isolated };
     let zygote = Zygote::start(Some(context), config.commands, network)?;
     // Commands, which the zygote starts, keep the caller's limit.
-    process::raise_open_files();
+    resource_limits::raise_open_files();
     let root = MiniRoot::new(&config.store)?;
     root.attach_devices()?;
     root.attach_cgroup()?;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use caps::{CapSet, CapsHashSet};
 use nix::sys::statvfs::{FsFlags, statvfs};
-use rbuild_linux::{UidGid, process};
+use rbuild_linux::{UidGid, credentials};
 
 const SET_UID: u32 = 0o4000;
 
@@ -76,7 +76,7 @@ impl CallingProcess {
     pub fn read() -> CallingProcess {
         CallingProcess {
             has_proc: Path::new("/proc/self/task").exists(),
-            ids: process::own_ids(),
+            ids: credentials::own_ids(),
             capabilities: caps::read(None, CapSet::Effective).unwrap_or_default(),
             uid_map: read("/proc/self/uid_map"),
             gid_map: read("/proc/self/gid_map"),
@@ -88,7 +88,7 @@ impl SubIdFacts {
     /// Reads the facts about the user with that ID.
     pub fn read(uid: u32) -> SubIdFacts {
         SubIdFacts {
-            user: process::user_name(uid),
+            user: credentials::user_name(uid),
             programs: ["newuidmap", "newgidmap"].map(|name| {
                 let state = in_path(name).map_or(ProgramState::Missing, ProgramState::read);
                 SubIdProgram { name, state }

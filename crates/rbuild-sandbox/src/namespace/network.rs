@@ -19,6 +19,7 @@ use rbuild_linux::fd_passing::{receive_with_byte, send_fds, send_with_byte};
 use rustix::fs::Access;
 use rustix::io::Errno;
 
+use rbuild_linux::namespaces::enter_loopback_network;
 use rbuild_linux::process::{self, Cloned};
 use rbuild_linux::{Error, RootDir, attach_mount, bind_clone, described, mount_tmpfs, private_mount_namespace};
 
@@ -301,7 +302,7 @@ pub(crate) fn made_in_a_network_of_its_own<const N: usize>(
     let (ours, theirs) = UnixStream::pair().map_err(|e| Error::new("socketpair", described("a pair of sockets"), e))?;
     match process::fork()? {
         Cloned::Child => {
-            let made = process::enter_loopback_network().and_then(|()| make());
+            let made = enter_loopback_network().and_then(|()| make());
             let _ = match &made {
                 Ok(made) => send_fds(&theirs, &made.each_ref().map(|fd| fd.as_fd())),
                 Err(e) => send_with_byte(&theirs, e.errno().and_then(|errno| errno.try_into().ok()).unwrap_or(0), &[]),

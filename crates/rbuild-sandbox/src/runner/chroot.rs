@@ -13,7 +13,7 @@ use std::path::Path;
 use rbuild_container::NetworkMode;
 use rbuild_linux::fd_passing::send_fds;
 use rbuild_linux::process::{self, Cloned, Exit};
-use rbuild_linux::{RootDir, UidGid, described};
+use rbuild_linux::{RootDir, UidGid, credentials, described, terminal};
 use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::error::{During, Phase, RunnerError, RunnerProblem, library};
@@ -59,7 +59,7 @@ fn started(
     if request.input == Input::Terminal {
         // A pseudoterminal of the host: it is connected to the command's streams, but has no name
         // in the command's /dev.
-        let (ours, theirs) = process::new_terminal().during(Phase::Terminal)?;
+        let (ours, theirs) = terminal::open_pseudoterminal().during(Phase::Terminal)?;
         send_fds(socket, &[ours.as_fd()])
             .map_err(RunnerProblem::of_call("sendmsg", described("the builder process")))
             .during(Phase::Terminal)?;
@@ -151,7 +151,7 @@ fn confine(request: &RunRequest, runner: &OwnedFd) -> Result<(), RunnerProblem> 
     bound_capabilities(request.is_insecure())?;
     match request.is_insecure() {
         true => become_privileged(rbuild_linux::UidGid { uid: request.uid, gid: request.gid }, &request.groups)?,
-        false => process::become_user(UidGid::new(request.uid, request.gid), &request.groups)?,
+        false => credentials::become_user(UidGid::new(request.uid, request.gid), &request.groups)?,
     }
     process::die_with(runner)?;
     process::reset_signals()?;

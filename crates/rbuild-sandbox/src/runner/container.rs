@@ -15,8 +15,8 @@ use rbuild_container::NetworkMode;
 use rbuild_linux::fd_passing::{receive_fds, send_fds};
 use rbuild_linux::process::{self, Exit};
 use rbuild_linux::{
-    FileKind, MOUNT_POINTS, OwnerRecords, RootDir, UidGid, attach_mount, bind_clone, described, detached_overlay,
-    enter_root, enter_user_namespace_below, mount_tmpfs, new_procfs, private_namespaces,
+    FileKind, MOUNT_POINTS, OwnerRecords, RootDir, UidGid, attach_mount, bind_clone, credentials, described,
+    detached_overlay, enter_root, enter_user_namespace_below, mount_tmpfs, namespaces, new_procfs, private_namespaces,
 };
 
 use rustix::event::{PollFd, PollFlags, poll};
@@ -78,7 +78,7 @@ fn enter_namespaces(request: &RunRequest, context: &RunnerContext) -> Result<(),
     if request.is_insecure() {
         // In a cgroup namespace of its own, the command could mount the cgroups that hold this
         // process, and change them with the rights of the caller.
-        process::forbid_cgroup_namespaces()?;
+        namespaces::forbid_cgroup_namespaces()?;
     }
     // The kernel lets the root of a user namespace inspect and join the processes of that
     // namespace. This /proc may show those of other commands, and a command with all capabilities
@@ -89,7 +89,7 @@ fn enter_namespaces(request: &RunRequest, context: &RunnerContext) -> Result<(),
     }
     private_namespaces(&request.hostname)?;
     if request.network == NetworkMode::None {
-        process::enter_loopback_network()?;
+        namespaces::enter_loopback_network()?;
     }
     Ok(())
 }
@@ -223,7 +223,7 @@ fn pass_on_terminal(listener: &UnixListener, socket: &UnixStream) -> std::io::Re
 /// Returns an explanation if one of the container's first processes was killed during setup;
 /// libcontainer reports only that a peer does not answer.
 fn killed() -> Option<RunnerProblem> {
-    let end = Instant::now() + process::DYING;
+    let end = Instant::now() + process::MAX_EXIT_DELAY;
     loop {
         if let Some((_, Exit::Signal(signal))) =
             process::reap().iter().find(|(_, exit)| matches!(exit, Exit::Signal(_)))
@@ -253,7 +253,7 @@ fn answer(
 ) -> Result<(), RunnerProblem> {
     let ended = process::pidfd(pid)?;
     let killed = || {
-        process::ends_within(&ended, process::DYING);
+        process::ends_within(&ended, process::MAX_EXIT_DELAY);
         killed()
     };
     let mut fds = [PollFd::new(socket, PollFlags::IN), PollFd::new(&ended, PollFlags::IN)];
@@ -391,7 +391,7 @@ fn process_of(request: &RunRequest) -> Result<oci::Process, RunnerProblem> {
     let user = oci::UserBuilder::default()
         .uid(request.kernel_ids().uid)
         .gid(request.kernel_ids().gid)
-        .additional_gids(if process::setgroups_denied() { Vec::new() } else { request.groups.clone() })
+        .additional_gids(if credentials::setgroups_denied() { Vec::new() } else { request.groups.clone() })
         .umask(0o022u32)
         .build()
         .map_err(library)?;

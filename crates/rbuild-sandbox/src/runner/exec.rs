@@ -13,7 +13,7 @@ use libcontainer::oci_spec::runtime as oci;
 use libcontainer::workload::{Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError};
 use nix::errno::Errno;
 use rbuild_container::{Resource, Ulimit};
-use rbuild_linux::{described, process, quoted};
+use rbuild_linux::{described, process, quoted, resource_limits};
 
 use crate::error::RunnerProblem;
 use crate::protocol::RunRequest;
@@ -135,7 +135,7 @@ impl Executor for CommandExecutor {
 /// Sets the limits of the command on the calling process.
 pub(crate) fn set_limits(limits: &[Ulimit]) -> Result<(), RunnerProblem> {
     for limit in limits {
-        process::set_limit(limit)?;
+        resource_limits::set_limit(limit)?;
     }
     Ok(())
 }
@@ -148,7 +148,7 @@ impl CommandExecutor {
             // change of them is only apparent.
             let reserved = self.limits.iter().filter(|limit| limit.resource == Resource::Msgqueue);
             for limit in reserved {
-                process::set_limit(&Ulimit { soft: limit.hard, ..*limit })?;
+                resource_limits::set_limit(&Ulimit { soft: limit.hard, ..*limit })?;
             }
         }
         match (self.narrowed, answers) {

@@ -5,7 +5,8 @@ use rbuild_linux::fd_passing::send_fds;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use rbuild_linux::process::{Cloned, Exit};
-use rbuild_linux::{UidGid, described, notify, process};
+use rbuild_linux::seccomp::{FilterStep, filter_and_listen, filter_calls};
+use rbuild_linux::{UidGid, credentials, described, process};
 
 use crate::error::{RunnerProblem, library};
 use crate::id_emulation::numbers;
@@ -57,7 +58,7 @@ pub(crate) fn bound_capabilities(insecure: bool) -> Result<(), RunnerProblem> {
 pub(crate) fn become_privileged(user: UidGid, groups: &[u32]) -> Result<(), RunnerProblem> {
     rustix::thread::set_keep_capabilities(true)
         .map_err(RunnerProblem::of_call("prctl", described("the flag that keeps capabilities")))?;
-    process::become_user(user, groups)?;
+    credentials::become_user(user, groups)?;
     let held = caps::read(None, caps::CapSet::Permitted).map_err(library)?;
     for set in [caps::CapSet::Effective, caps::CapSet::Inheritable, caps::CapSet::Ambient] {
         caps::set(None, set, &held).map_err(library)?;
@@ -71,7 +72,7 @@ pub(crate) fn narrow_least(socket: Option<BorrowedFd<'_>>) -> Result<(), RunnerP
     let about = if socket.is_some() { numbers() } else { Default::default() };
     match (seccomp::filter_of_least(&about, KeyringRefusal::Missing), socket) {
         (Some(filter), Some(socket)) => listen(&filter, socket),
-        (Some(filter), None) => Ok(process::filter_calls(&filter)?),
+        (Some(filter), None) => Ok(filter_calls(&filter)?),
         (None, Some(_)) => Err(RunnerProblem::NoEmulation),
         (None, None) => Ok(()),
     }
@@ -84,7 +85,7 @@ pub(crate) fn narrow_least(socket: Option<BorrowedFd<'_>>) -> Result<(), RunnerP
 pub(crate) fn narrow_bare(insecure: bool) {
     let keys = if insecure { KeyringRefusal::Missing } else { KeyringRefusal::Forbidden };
     if let Some(filter) = seccomp::filter_of_least(&Default::default(), keys) {
-        let _ = process::filter_calls(&filter);
+        let _ = filter_calls(&filter);
     }
 }
 
@@ -102,7 +103,7 @@ pub(crate) fn check_interception() -> Result<(), RunnerProblem> {
     // A filter stays with the process that installs it.
     match process::fork()? {
         Cloned::Child => {
-            let made = notify::filter_and_listen(&[seccomp::allowing()]).map_err(of_listener);
+            let made = filter_and_listen(&[seccomp::allowing()]).map_err(of_listener);
             std::process::exit(if matches!(made, Err(RunnerProblem::AlreadyIntercepted)) { REFUSED } else { 0 })
         }
         Cloned::Parent { child } => match process::wait(child)? {
@@ -112,13 +113,13 @@ pub(crate) fn check_interception() -> Result<(), RunnerProblem> {
     }
 }
 
-fn listen(filter: &[process::FilterStep], socket: BorrowedFd<'_>) -> Result<(), RunnerProblem> {
+fn listen(filter: &[FilterStep], socket: BorrowedFd<'_>) -> Result<(), RunnerProblem> {
     // The supervisor inspects this process, whose memory is a copy of the launcher's until it
     // executes a program. While it is not dumpable, that would require privileges in the launcher's
     // user namespace.
     nix::sys::prctl::set_dumpable(true)
         .map_err(RunnerProblem::of_call("prctl", described("the dumpable attribute of the process")))?;
-    let listener = notify::filter_and_listen(filter).map_err(of_listener)?;
+    let listener = filter_and_listen(filter).map_err(of_listener)?;
     send_fds(socket, &[listener.as_fd()]).map_err(RunnerProblem::of_call("sendmsg", described("the supervisor")))
 }
 
@@ -133,7 +134,7 @@ pub(crate) fn narrow(uid: u32, socket: Option<BorrowedFd<'_>>) -> Result<(), Run
         }
         None => {
             if let Some(filter) = seccomp::filter() {
-                process::filter_calls(&filter)?;
+                filter_calls(&filter)?;
             }
         }
     }

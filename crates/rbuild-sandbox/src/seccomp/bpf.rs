@@ -1,6 +1,6 @@
 //! Instructions of filter programs (bpf(4), seccomp(2)).
 
-use rbuild_linux::process::FilterStep;
+use rbuild_linux::seccomp::FilterStep;
 
 // Classic BPF (linux/bpf_common.h): class, size and mode, or class, operation and operand.
 pub const LOAD: u16 = 0x20;

@@ -1,6 +1,6 @@
 //! System calls denied to every command, and those denied only where owners are emulated.
 
-use rbuild_linux::process::FilterStep;
+use rbuild_linux::seccomp::FilterStep;
 
 use crate::seccomp::bpf::{
     AND, EINVAL, ENOSYS, EPERM, FIRST_ARGUMENT, JUMP_IF_ANY_BIT, JUMP_IF_AT_LEAST, JUMP_IF_EQUAL, LOAD, NUMBER, X32,

@@ -163,7 +163,7 @@ mod tests {
     fn file(fs: &RootDir) {
         fs.create_file(OsStr::new("f"), 0o640).unwrap();
         fs.set_mtime(OsStr::new("f"), Timestamp { sec: 5, nsec: 123_456_789 }).unwrap();
-        let own = rbuild_linux::process::own_ids();
+        let own = rbuild_linux::credentials::own_ids();
         fs.set_own_meta(own, 0o1711, Timestamp { sec: 6, nsec: 7 }).unwrap();
     }
 

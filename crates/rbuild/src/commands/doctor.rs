@@ -28,7 +28,7 @@ pub fn doctor(settings: &Settings) -> Result<u8, Failure> {
     // is tried here.
     match trial(settings) {
         Ok(found) => {
-            let is_root = rbuild_linux::process::own_ids().uid == 0;
+            let is_root = rbuild_linux::credentials::own_ids().uid == 0;
             found.lines(is_root).iter().for_each(Line::print);
             networks(found.mode, isolated()).iter().for_each(Line::print);
             Ok(code::OK)

@@ -302,10 +302,10 @@ impl Inputs<'_> {
         let work = Workspace::open(self.store)?;
         let (path, dir) = work.new_dir()?;
         // Owners are ignored: all files of a context belong to root, as in a directory.
-        let owners = rbuild_layer::Owners::Always(rbuild_linux::process::own_ids());
+        let owners = rbuild_layer::Owners::Always(rbuild_linux::credentials::own_ids());
         let options = rbuild_layer::Unpacking::archive(owners, self.store.limits());
         let unpack = || rbuild_layer::unpack(archive, &dir, options);
-        rbuild_linux::process::without_umask(unpack).map_err(|e| failed(&e))?;
+        rbuild_linux::umask::without_umask(unpack).map_err(|e| failed(&e))?;
         let OuterDockerfile { name, bytes } = match self.outer_dockerfile()? {
             Some(outer) => outer,
             None => dockerfile_in(&dir, self.args.file.as_deref())?,

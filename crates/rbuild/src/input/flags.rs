@@ -151,7 +151,7 @@ pub fn ulimit(text: &str) -> Result<Ulimit, Failure> {
         let swapped = ValueRemedy::SwapLimits { resource: name.into(), soft: soft.to_string(), hard: hard.to_string() };
         return Err(bad("the soft limit exceeds the hard limit".into()).help(swapped));
     }
-    let most = rbuild_linux::process::hard_limit(resource).unwrap_or(u64::MAX);
+    let most = rbuild_linux::resource_limits::hard_limit(resource).unwrap_or(u64::MAX);
     if hard > most {
         let failure = bad(format!("the session's hard limit is {most}"));
         return Err(failure.help(ValueRemedy::RaiseHardLimit));

@@ -114,7 +114,7 @@ fn messages_about_files_of_flags_are_as_recorded() {
     let dir = scratch.to_string_lossy().into_owned();
     let agents = ["a={dir}/agent,{dir}/key", "a={dir}/key", "a={dir}/nosuch"].map(|text| text.replace("{dir}", &dir));
     let secrets = ["id=a,src={dir}", "id=a,src={dir}/nosuch", "id=a,src={dir}/big", "id=a,env=RBUILD_NO_SUCH_VARIABLE"];
-    let most = rbuild_linux::process::hard_limit(rbuild_plan::Resource::Nofile).unwrap();
+    let most = rbuild_linux::resource_limits::hard_limit(rbuild_plan::Resource::Nofile).unwrap();
     let text = [
         agents.iter().map(|text| refused(text, flags::agent(text).map(drop))).collect::<String>(),
         secrets.map(|text| text.replace("{dir}", &dir)).iter().map(|text| refused(text, flags::secret(text))).collect(),

@@ -68,7 +68,7 @@ pub fn draw(events: &Receiver<Event>, explain: bool) {
             Err(RecvTimeoutError::Disconnected) => false,
         };
         if !open || drawn.elapsed() >= FRAME {
-            let (rows, columns) = rbuild_linux::process::terminal_size().unwrap_or((24, 80));
+            let (rows, columns) = rbuild_linux::terminal::terminal_size().unwrap_or((24, 80));
             terminal::err(&screen.frame(rows, columns, open));
             drawn = Instant::now();
         }

@@ -35,7 +35,7 @@ impl TransferBar {
             std::thread::spawn(move || {
                 while !over.load(Ordering::Relaxed) {
                     std::thread::park_timeout(FRAME);
-                    let columns = rbuild_linux::process::terminal_size().map_or(80, |(_, columns)| columns);
+                    let columns = rbuild_linux::terminal::terminal_size().map_or(80, |(_, columns)| columns);
                     let text = line(&doing, moved.load(Ordering::Relaxed), total, started.elapsed());
                     terminal::err(&format!(
                         "\r\x1b[K{}",

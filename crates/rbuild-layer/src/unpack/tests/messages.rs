@@ -19,7 +19,7 @@ fn row(name: &str, error: LayerError) -> String {
 /// Unpacks an archive as a layer whose files belong to this user, and returns the row of its error.
 fn refused(name: &str, archive: &[u8]) -> String {
     let t = Temp::new(&format!("messages-{}", name.replace(' ', "-")));
-    let own = rbuild_linux::process::own_ids();
+    let own = rbuild_linux::credentials::own_ids();
     let options = Unpacking { whiteouts: Whiteouts::Overlay, ..Unpacking::archive(Owners::Always(own), SMALL) };
     row(name, unpack(archive, &t.root(), options).expect_err(name))
 }
@@ -184,7 +184,7 @@ fn messages_about_streams_are_as_recorded() {
     let mut flipped = packed.clone();
     flipped[30..40].fill(0xff);
     let t = Temp::new("streams");
-    let options = Unpacking::archive(Owners::Always(rbuild_linux::process::own_ids()), SMALL);
+    let options = Unpacking::archive(Owners::Always(rbuild_linux::credentials::own_ids()), SMALL);
     let plain = LayerForm::Uncompressed;
     let limits = Limits { bytes: 0, ..SMALL };
     let rows = [

@@ -65,7 +65,7 @@ fn answer_for_a_caller_that_is_gone() {
     let (socket, theirs) = UnixStream::pair().unwrap();
     let mut caller = own_program("caller").stdin(OwnedFd::from(theirs)).stdout(Stdio::null()).spawn().unwrap();
     let listener = receive_fds(&socket).unwrap().pop().unwrap();
-    let call = notify::receive(listener.as_fd()).unwrap().unwrap();
+    let call = seccomp::receive(listener.as_fd()).unwrap().unwrap();
     let proc = SharedProc { dir: std::fs::File::open("/proc").unwrap().into(), outer: false };
     let root = Credentials::default();
     let mut supervisor = Supervisor {
@@ -92,7 +92,7 @@ fn answer_for_a_caller_that_is_gone() {
     caller.kill().unwrap();
     caller.wait().unwrap();
     let mut other = process_with_pid(call.thread);
-    let before = notify::queue_limit(other.id()).unwrap();
+    let before = queue_limit(other.id()).unwrap();
     assert_eq!(supervisor.decide(change(), &asking).err(), Some(Errno::SRCH));
     assert_eq!(supervisor.credentials(&asking).err(), Some(Errno::SRCH));
     assert_eq!(supervisor.end_pending(&asking, &Credentials::default()), Ok(()));
@@ -102,7 +102,7 @@ fn answer_for_a_caller_that_is_gone() {
     assert!(!asking.is_permitted(Capability::CAP_SETUID) && !supervisor.may(&asking, Capability::CAP_SETUID));
     assert!(asking.read(address, &mut [0; 8]).is_err() && asking.write(address, &[0; 8]).is_err());
     supervisor.reply(&call);
-    assert_eq!(notify::queue_limit(other.id()).unwrap(), before, "the other process is as it was");
+    assert_eq!(queue_limit(other.id()).unwrap(), before, "the other process is as it was");
     other.kill().unwrap();
     other.wait().unwrap();
 }
@@ -124,13 +124,13 @@ impl Thread for ReusedId<'_> {
 #[test]
 fn a_limit_set_on_a_reused_thread_id_is_restored() {
     let mut child = Command::new("sleep").arg("100").spawn().unwrap();
-    let before = notify::queue_limit(child.id()).unwrap();
+    let before = queue_limit(child.id()).unwrap();
     for checks in [1, 2] {
         assert_eq!(take_place(&ReusedId(&child, Cell::new(checks)), 7), Err(Errno::SRCH));
-        assert_eq!(notify::queue_limit(child.id()).unwrap(), before);
+        assert_eq!(queue_limit(child.id()).unwrap(), before);
     }
     take_place(&ReusedId(&child, Cell::new(3)), 7).unwrap();
-    assert_eq!(notify::queue_limit(child.id()).unwrap(), (before.1 - 7, before.1));
+    assert_eq!(queue_limit(child.id()).unwrap(), (before.1 - 7, before.1));
     child.kill().unwrap();
     child.wait().unwrap();
 }

@@ -62,7 +62,7 @@ fn write(dir: &RootDir, lines: Lines<'_>) {
             let (attribute, value) = if *mark == "opaque" { (OPAQUE, &b"y"[..]) } else { (ORIGIN, &b""[..]) };
             of.set_xattr(OsStr::new(""), OsStr::new(attribute), value).unwrap();
         }
-        let own = rbuild_linux::process::own_ids();
+        let own = rbuild_linux::credentials::own_ids();
         let mode = u32::from_str_radix(fields[2], 8).unwrap();
         of.set_own_meta(own, mode, Timestamp { sec: fields[3].parse().unwrap(), nsec: 0 }).unwrap();
     }

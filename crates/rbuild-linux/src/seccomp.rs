@@ -1,7 +1,5 @@
-//! Interception of other processes' system calls: seccomp(2) with a listener, and access to the
-//! caller's memory and files.
-//!
-//! Contains `unsafe`, like [`crate::process`].
+//! Filters of system calls (seccomp(2)), and the interception of other processes' calls
+//! (seccomp_unotify(2)).
 
 #![allow(unsafe_code)]
 
@@ -9,23 +7,54 @@ use std::ffi::CStr;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
-use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, Resource, Rlimit};
-use rustix::thread::ThreadNameSpaceType;
 
 use crate::error::{Error, Result, described};
 use crate::meta::UidGid;
-use crate::process::{FilterStep, raw_steps};
 
-/// The filter result that sends a call to the listener.
+/// The result of a filter that sends the call to the listener.
 pub const NOTIFY: u32 = libc::SECCOMP_RET_USER_NOTIF;
 
 /// `SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV` (Linux 5.19): once received, a call is interrupted by
 /// fatal signals only.
 const WAIT_KILLABLE: libc::c_ulong = 1 << 5;
 
-/// Installs a filter like [`crate::process::filter_calls`], and returns the listener descriptor
+/// One instruction of a seccomp filter (struct sock_filter of linux/filter.h).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FilterStep {
+    /// The operation.
+    pub code: u16,
+    /// Number of instructions to skip if the comparison holds.
+    pub yes: u8,
+    /// Number of instructions to skip if it does not hold.
+    pub no: u8,
+    /// The operand.
+    pub k: u32,
+}
+
+/// Converts the instructions to the kernel's form, and returns them with their count.
+fn raw_steps(steps: &[FilterStep]) -> Result<(Vec<libc::sock_filter>, u16)> {
+    let raw = steps.iter().map(|s| libc::sock_filter { code: s.code, jt: s.yes, jf: s.no, k: s.k }).collect();
+    let len = u16::try_from(steps.len())
+        .map_err(|_| Error::new("seccomp", described("a seccomp filter"), rustix::io::Errno::INVAL))?;
+    Ok((raw, len))
+}
+
+/// Permanently filters the system calls of the calling process and all its descendants
+/// (seccomp(2)). Requires CAP_SYS_ADMIN in its user namespace.
+pub fn filter_calls(steps: &[FilterStep]) -> Result<()> {
+    let fail = || Error::new("seccomp", described("a seccomp filter"), std::io::Error::last_os_error());
+    let (mut raw, len) = raw_steps(steps)?;
+    let program = libc::sock_fprog { len, filter: raw.as_mut_ptr() };
+    // SAFETY: `program` points at `len` steps that live past the call; the kernel copies and checks
+    // them. The call changes no memory of this process.
+    match unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &program) } {
+        0 => Ok(()),
+        _ => Err(fail()),
+    }
+}
+
+/// Installs a filter like [`filter_calls`], and returns the listener descriptor
 /// that receives calls with the result [`NOTIFY`].
 pub fn filter_and_listen(steps: &[FilterStep]) -> Result<OwnedFd> {
     let (mut raw, len) = raw_steps(steps)?;
@@ -149,94 +178,6 @@ pub fn answer_with_fd(
     }
 }
 
-/// `PIDFD_THREAD` (Linux 6.9): also accepts a thread that is not a thread-group leader.
-const THREAD: u32 = libc::O_EXCL as u32;
-
-/// Translates a thread ID of this process's PID namespace to the PID namespace of a /proc.
-pub fn tid_in(proc: BorrowedFd<'_>, thread: u32) -> Option<u32> {
-    let pid = Pid::from_raw(thread as i32)?;
-    let open = |flags| rustix::process::pidfd_open(pid, PidfdFlags::from_bits_retain(flags));
-    let pidfd = open(THREAD).or_else(|_| open(0)).ok()?;
-    // See proc_pid_fdinfo(5): the ID is that of the PID namespace of the procfs mount.
-    let path = format!("self/fdinfo/{}", pidfd.as_raw_fd());
-    let info = rustix::fs::openat(proc, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
-    let text = std::io::read_to_string(std::fs::File::from(info)).ok()?;
-    text.lines().find_map(|line| line.strip_prefix("Pid:"))?.trim().parse().ok()
-}
-
-/// Returns true if two threads share their root and working directory (clone(2), `CLONE_FS`); false
-/// if the kernel was built without kcmp(2).
-pub fn share_directories(one: u32, other: u32) -> bool {
-    // `KCMP_FS` (include/uapi/linux/kcmp.h).
-    const DIRECTORIES: libc::c_int = 3;
-    // SAFETY: the call takes numbers and no pointers.
-    unsafe { libc::syscall(libc::SYS_kcmp, one, other, DIRECTORIES, 0, 0) == 0 }
-}
-
-/// Returns true if a thread may open one more descriptor: one of the numbers below the soft limit
-/// (`RLIMIT_NOFILE`) is unused. Assumes so if the kernel was built without kcmp(2).
-pub fn has_free_descriptor(thread: u32) -> bool {
-    // `KCMP_FILE` (include/uapi/linux/kcmp.h): fails with EBADF for a number that is not in use.
-    const FILE: libc::c_int = 0;
-    let mut limit = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: a null new limit only queries; `limit` is one rlimit64, which the call fills.
-    if unsafe { libc::prlimit64(thread as i32, libc::RLIMIT_NOFILE, std::ptr::null(), &mut limit) } != 0 {
-        return true;
-    }
-    let is_in_use = |number: u64| {
-        // SAFETY: the call takes numbers and no pointers.
-        let compared = unsafe { libc::syscall(libc::SYS_kcmp, thread, thread, FILE, number, number) };
-        compared >= 0
-    };
-    // Descriptors are numbered from zero, so the highest is the first that is likely to be unused.
-    !(0..limit.rlim_cur.min(i32::MAX as u64)).rev().all(is_in_use)
-}
-
-/// Reads the memory of another process. Returns the number of bytes, which is smaller than
-/// requested where its memory ends.
-pub fn read_memory(thread: u32, address: u64, into: &mut [u8]) -> std::io::Result<usize> {
-    let local = libc::iovec { iov_base: into.as_mut_ptr().cast(), iov_len: into.len() };
-    let remote = libc::iovec { iov_base: address as *mut libc::c_void, iov_len: into.len() };
-    // SAFETY: `local` is the whole of `into`, to which this function has the only reference; the
-    // kernel checks the other side.
-    match unsafe { libc::process_vm_readv(thread as i32, &local, 1, &remote, 1, 0) } {
-        -1 => Err(std::io::Error::last_os_error()),
-        n => Ok(n as usize),
-    }
-}
-
-/// Writes all of `bytes` into the memory of another process.
-pub fn write_memory(thread: u32, address: u64, bytes: &[u8]) -> std::io::Result<()> {
-    let local = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
-    let remote = libc::iovec { iov_base: address as *mut libc::c_void, iov_len: bytes.len() };
-    // SAFETY: the kernel only reads `local`, which is the whole of `bytes`; it checks the other
-    // side.
-    match unsafe { libc::process_vm_writev(thread as i32, &local, 1, &remote, 1, 0) } {
-        n if n == bytes.len() as isize => Ok(()),
-        -1 => Err(std::io::Error::last_os_error()),
-        _ => Err(Errno::FAULT.into()),
-    }
-}
-
-/// Returns the soft and hard limit for the bytes of another process's message queues
-/// (`RLIMIT_MSGQUEUE`).
-pub fn queue_limit(thread: u32) -> std::io::Result<(u64, u64)> {
-    let mut old = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: a null new limit only queries; `old` is one rlimit64, which the call fills.
-    match unsafe { libc::prlimit64(thread as i32, libc::RLIMIT_MSGQUEUE, std::ptr::null(), &mut old) } {
-        0 => Ok((old.rlim_cur, old.rlim_max)),
-        _ => Err(std::io::Error::last_os_error()),
-    }
-}
-
-/// Sets both limits, in the form that [`queue_limit`] returns.
-pub fn set_queue_limit(thread: u32, soft: u64, hard: u64) -> std::io::Result<()> {
-    let bound = |limit: u64| (limit != libc::RLIM64_INFINITY).then_some(limit);
-    let pid = Pid::from_raw(thread as i32).ok_or(Errno::SRCH)?;
-    let limits = Rlimit { current: bound(soft), maximum: bound(hard) };
-    Ok(rustix::process::prlimit(Some(pid), Resource::Msgqueue, limits).map(drop)?)
-}
-
 /// Returns the bytes of a plain structure in the kernel's layout for this architecture.
 fn bytes_of<T: Copy>(value: &T) -> &[u8] {
     // SAFETY: the reference covers size_of::<T>() initialized bytes: the callers below pass
@@ -329,11 +270,4 @@ pub fn statx_bytes(file: StatTarget<'_>, mask: u32, reported: &ReportedStat) -> 
         (statx.stx_rdev_major, statx.stx_rdev_minor) = (major, minor);
     }
     Ok(bytes_of(&statx).to_vec())
-}
-
-/// Moves the calling process into the mount namespace of another one (given as a pidfd), and makes
-/// that namespace's root its root directory.
-pub fn enter_mounts_of(pidfd: BorrowedFd<'_>) -> Result<()> {
-    rustix::thread::move_into_thread_name_spaces(pidfd, ThreadNameSpaceType::MOUNT)
-        .map_err(|e| Error::new("setns", described("the container's mount namespace"), e))
 }
