@@ -19,17 +19,17 @@ use crate::workspace::Workspace;
 /// Extended attribute that records the verification of a blob's digest.
 const WHOLE: &str = "user.rbuild.whole";
 
-/// Size of a copy chunk in bytes. It fits the processor's cache, as the bytes are written soon
-/// after they were read.
+/// Size of a copy chunk in bytes. It fits into the processor's cache, because the bytes are written
+/// soon after they were read.
 const CHUNK: usize = 256 << 10;
 
 /// Maximum size in bytes of documents (manifests, configurations, indexes), which are read into
 /// memory.
 const MAX_DOCUMENT: u64 = 16 << 20;
 
-/// Compressed size in bytes from which gzip data may expand to more than 4 GiB: no layer compresses
-/// to less than a twentieth.
-const MAX_STATED: u64 = (4 << 30) / 20;
+/// Compressed size in bytes up to which the size recorded in gzip data is reliable. It is recorded
+/// modulo 4 GiB, and no layer compresses to less than a twentieth.
+const MAX_RELIABLE_GZIP: u64 = (4 << 30) / 20;
 
 /// The blobs of a store.
 #[derive(Clone, Copy)]
@@ -52,7 +52,7 @@ impl Blobs<'_> {
     /// # Errors
     ///
     /// Fails if the store cannot be read.
-    pub fn has_whole_blob(&self, digest: &BlobDigest, size: u64) -> Result<bool> {
+    pub fn has_complete_blob(&self, digest: &BlobDigest, size: u64) -> Result<bool> {
         match self.blob_size(digest) {
             Ok(found) => Ok(found == size),
             Err(StoreError::NoBlob(_)) => Ok(false),
@@ -96,14 +96,14 @@ impl Blobs<'_> {
         }
     }
 
-    /// Opens a blob whose digest is already verified. Returns `None` if it is not.
+    /// Opens a blob if its digest has been verified already. Otherwise returns `None`.
     ///
     /// # Errors
     ///
     /// Fails with [`StoreError::NoBlob`] if there is none.
-    pub fn open_known(&self, digest: &BlobDigest) -> Result<Option<File>> {
+    pub fn open_verified(&self, digest: &BlobDigest) -> Result<Option<File>> {
         let file = self.open_blob(digest)?;
-        Ok(self.is_known_whole(&file).then_some(file))
+        Ok(self.is_verified(&file).then_some(file))
     }
 
     /// Returns the uncompressed size of a layer in bytes. Gzip written by this program records it
@@ -127,7 +127,7 @@ impl Blobs<'_> {
                 {
                     return Ok(stated);
                 }
-                let one = size < MAX_STATED && !gzip_may_have_members(&file).map_err(|e| failed("read", e))?;
+                let one = size < MAX_RELIABLE_GZIP && !gzip_may_have_members(&file).map_err(|e| failed("read", e))?;
                 if let Some(last) = end.last_chunk().filter(|_| one) {
                     return Ok(u64::from(u32::from_le_bytes(*last)));
                 }
@@ -176,7 +176,7 @@ impl Blobs<'_> {
     ) -> std::result::Result<(), E> {
         let mut file = self.open_blob(digest)?;
         let failed = |e| StoreError::from(Error::new("read", described(format!("blob {digest}")), e));
-        let known = self.is_known_whole(&file);
+        let known = self.is_verified(&file);
         let mut hash = (!known).then(ChunkHash::new);
         let mut chunk = Vec::new();
         loop {
@@ -197,7 +197,7 @@ impl Blobs<'_> {
                 Err(StoreError::damaged(format!("blob {digest}"))(format!("its digest is {found}")).into())
             }
             Some(_) => {
-                self.note_whole(&file);
+                self.note_verified(&file);
                 Ok(())
             }
             None => Ok(()),
@@ -206,7 +206,7 @@ impl Blobs<'_> {
 
     /// Returns the verification note of a blob: the status of its file, and the boot ID, because a
     /// power failure can lose content and keep the note.
-    fn whole_note(&self, file: &File) -> Option<Vec<u8>> {
+    fn verification_note(&self, file: &File) -> Option<Vec<u8>> {
         let m = file.metadata().ok()?;
         let (boot, ino, size) = (self.store.boot(), m.ino(), m.len());
         Some(format!("{boot} {} {ino} {size} {}.{:09}", m.dev(), m.mtime(), m.mtime_nsec()).into_bytes())
@@ -214,15 +214,15 @@ impl Blobs<'_> {
 
     /// Returns true if the digest has been verified since the machine was booted and the file has
     /// not changed since.
-    pub fn is_known_whole(&self, file: &File) -> bool {
+    pub fn is_verified(&self, file: &File) -> bool {
         let noted = rbuild_linux::file_xattr(file, WHOLE);
-        noted.is_some() && noted == self.whole_note(file)
+        noted.is_some() && noted == self.verification_note(file)
     }
 
     /// Records that the digest is verified. Does nothing if the file system has no extended
     /// attributes or the blob is not writable.
-    pub fn note_whole(&self, file: &File) {
-        if let Some(note) = self.whole_note(file) {
+    pub fn note_verified(&self, file: &File) {
+        if let Some(note) = self.verification_note(file) {
             rbuild_linux::set_file_xattr(file, WHOLE, &note);
         }
     }
@@ -293,7 +293,7 @@ impl NewBlob<'_> {
             let reason = format!("{written} of {} were written", counted(size, "byte"));
             return Err(StoreError::damaged(format!("blob {digest}"))(reason));
         }
-        store.blobs().note_whole(self.file.file());
+        store.blobs().note_verified(self.file.file());
         // An existing blob may have been damaged by a power failure, so it is always replaced.
         let name = self.work.unique("blob");
         self.file.publish(OsStr::new(&name))?;
@@ -348,7 +348,7 @@ impl<W: BlobFile> HashedBlob<W> {
             self.chunk.reserve_exact(CHUNK);
             let read = (&mut source).take(CHUNK as u64).read_to_end(&mut self.chunk);
             if let Err(e) = read {
-                // Another download may continue behind the last byte.
+                // Another download may resume after the last byte written.
                 self.pass_on()?;
                 return Err(Error::new("read", described("the incoming data"), e).into());
             }
@@ -375,12 +375,12 @@ impl<W: BlobFile> HashedBlob<W> {
         }
     }
 
-    /// Returns the blob, whose digest is not known yet.
+    /// Returns the blob while it is being written.
     pub fn blob(&self) -> &W {
         &self.blob
     }
 
-    /// Returns the blob without its digest.
+    /// Returns the blob without computing its digest.
     pub fn into_blob(self) -> W {
         self.blob
     }

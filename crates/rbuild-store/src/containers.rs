@@ -21,7 +21,7 @@ pub struct Container {
     pub name: String,
     /// Manifest of its image, which is kept as long as the container exists.
     pub image: ManifestDigest,
-    /// Name under which the image was given; `None` in containers made by older versions.
+    /// Name by which the image was specified; `None` in containers made by older versions.
     #[serde(default)]
     pub image_name: Option<String>,
 }
@@ -36,7 +36,7 @@ pub struct Containers<'s> {
 
 impl Containers<'_> {
     /// Creates a container of the image, with a generated name if none is given. `image_name` is
-    /// the name of the image as it was given; `salt` must be unique.
+    /// the name by which the image was specified; `salt` must be unique.
     ///
     /// # Errors
     ///

@@ -1,6 +1,6 @@
-//! Verification of compressed layers. A blob's name determines its bytes, and an image's
-//! configuration the diffID of the layer; that both agree can only be verified by decompressing.
-//! This is done once for each pair, and recorded.
+//! Verification of compressed layers. The name of a blob is the digest of its bytes, and the image
+//! configuration contains the diffID of the layer. Only decompression shows that the two belong
+//! together. It is done once for each pair, and the result is recorded.
 
 use rbuild_image::{BlobDigest, DiffId};
 use rbuild_layer::{Compression, LayerError, detect, layer_digests};

@@ -76,7 +76,7 @@ impl<'s> Downloads<'s> {
         Ok(Some(from_url.unwrap_or(known)))
     }
 
-    /// Notes the file that a URL, and the checksums of its content, refer to.
+    /// Records the file for its URL and for the checksums of its content.
     ///
     /// # Errors
     ///
@@ -104,8 +104,8 @@ impl<'s> Downloads<'s> {
     /// Returns the download of a note whose content is complete.
     fn noted(&self, file: &str) -> Result<Option<Download>> {
         let Some(download) = self.store.read_if_whole::<Download>(&format!("{DIR}/{file}"))? else { return Ok(None) };
-        let is_whole = self.store.blobs().has_whole_blob(&download.digest, download.size)?
-            && match self.store.blobs().open_known(&download.digest)? {
+        let is_whole = self.store.blobs().has_complete_blob(&download.digest, download.size)?
+            && match self.store.blobs().open_verified(&download.digest)? {
                 Some(_) => true,
                 None => match self.store.blobs().read_blob::<StoreError>(&download.digest, |_| Ok(())) {
                     Ok(()) => true,

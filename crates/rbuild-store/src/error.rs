@@ -45,7 +45,7 @@ pub enum StoreError {
     /// A layer is not a valid archive, although its bytes have the digest that names them.
     #[error("layer {blob} cannot be unpacked")]
     InvalidLayer { blob: BlobDigest, source: LayerError },
-    /// The content of a layer does not have the diffID that the image's configuration gives.
+    /// The content of a layer does not have the diffID that the image configuration states.
     #[error("layer {blob} has diffID {found}; the image configuration expects {expected}")]
     WrongDiffId { blob: BlobDigest, expected: DiffId, found: DiffId },
     /// There is no such image.
@@ -54,13 +54,13 @@ pub enum StoreError {
     /// The name matches several images.
     #[error("`{name}` is ambiguous; it matches {found}")]
     Ambiguous { name: String, found: String },
-    /// The image has several names, and was not given by one of them.
+    /// The image has several names, and was specified by its ID or digest.
     #[error("image `{image}` has several names: {names}")]
     SeveralNames { image: String, names: String },
     /// The container name is in use.
     #[error("container name `{0}` is already in use")]
     NameTaken(String),
-    /// Other processes, listed here, use the store.
+    /// Other processes use the store. The text lists them.
     #[error("the store is in use by {0}")]
     Busy(String),
     /// A program other than rbuild held a lock for longer than `LockWaiting::foreign`.
@@ -89,7 +89,7 @@ pub enum StoreError {
         /// Maximum size in bytes.
         limit: u64,
     },
-    /// The file system stores access times on every reading (strictatime), which overwrites the
+    /// The file system updates access times on every read (strictatime), which overwrites the
     /// owners recorded in them.
     #[error(
         "the store's file system updates access times on every read (strictatime), \
@@ -108,7 +108,8 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    /// Returns a conversion for the reason why a document or blob is invalid: a text, or an error.
+    /// Returns a function that converts the reason why a document or blob is invalid: a text, or an
+    /// error.
     pub fn damaged<E: Into<Box<dyn Error + Send + Sync>>>(object: impl Into<String>) -> impl FnOnce(E) -> StoreError {
         let object = object.into();
         move |source| StoreError::Damaged { object, source: source.into() }

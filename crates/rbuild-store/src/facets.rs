@@ -82,7 +82,7 @@ impl Store {
         CacheMounts { store: self }
     }
 
-    /// Returns garbage collection and fsck.
+    /// Returns the operations of garbage collection and fsck.
     pub fn gc(&self) -> Gc<'_> {
         Gc { store: self }
     }

@@ -30,7 +30,7 @@ rbuild_image::id_type! {
     key PulledName;
     /// Name of a note on a downloaded file.
     key DownloadName;
-    /// Identifier of a lock that belongs to no entry.
+    /// Identifier of a lock that does not belong to an entry.
     key LockId;
 }
 
@@ -59,7 +59,7 @@ impl BuildId {
         BuildId(format!("{started:x}-{random:08x}"))
     }
 
-    /// Returns the ID that all executions of a command share that is not a build.
+    /// Returns the ID of a command other than a build. All executions of the command share it.
     pub fn of_command(name: &'static str) -> BuildId {
         name.parse().expect("names of commands are letters")
     }
@@ -130,7 +130,7 @@ mod tests {
         }
     }
 
-    /// Documents of the store keep the prefix, which keys do not have elsewhere.
+    /// In documents of the store, keys have a prefix that they do not have elsewhere.
     #[test]
     fn stored_documents_are_pinned() {
         let document = format!(r#"{{"tree":"s{HEX}","result":"sha256:{HEX}","created":7,"boot":"b","build":"1"}}"#);

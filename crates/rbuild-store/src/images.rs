@@ -38,7 +38,7 @@ pub enum Artifact {
     Index {
         /// Digest of the index.
         digest: ManifestDigest,
-        /// The manifests, of which there is at least one.
+        /// The manifests; never empty.
         images: Vec<ManifestDigest>,
     },
 }
@@ -63,10 +63,11 @@ impl Artifact {
 /// An entry of the index: an image and its name, if it has one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NamedImage {
-    /// The name; `None` for a dangling image, and for one whose name refers to the image of another
-    /// platform.
+    /// The name; `None` for a dangling image, and for an image pulled under a name that now refers
+    /// to the image of another platform.
     pub name: Option<Reference>,
-    /// Digest of the manifest: of several platforms, that of this machine, else the first.
+    /// Digest of the manifest. For an index, that of the image for this machine's platform, or else
+    /// of the first image.
     pub manifest: ManifestDigest,
     /// The whole content.
     pub artifact: Artifact,
@@ -110,7 +111,8 @@ impl NamedImage {
 }
 
 impl Image {
-    /// Returns the image with that manifest, and the configuration that `read` returns.
+    /// Parses an image from the bytes of its manifest, and from the configuration that `read`
+    /// returns.
     ///
     /// # Errors
     ///
@@ -153,7 +155,7 @@ pub(crate) fn manifest_in(d: &Descriptor) -> Result<ManifestDigest> {
 }
 
 /// Returns the images of an index with their platforms; `None` for a manifest, and for an index
-/// that has none.
+/// without images.
 pub(crate) fn entries_of_index(bytes: &[u8]) -> Option<Vec<(ManifestDigest, Option<Platform>)>> {
     #[derive(Deserialize)]
     struct IndexHeader {
@@ -329,8 +331,8 @@ impl Images<'_> {
         self.named_image_for(name, &Platform::host())
     }
 
-    /// Returns the image that a Dockerfile refers to by `name`: of several platforms, that of
-    /// `platform`, if there is one.
+    /// Returns the image that a Dockerfile refers to by `name`. If the name refers to images of
+    /// several platforms, returns that of `platform`, if there is one.
     ///
     /// # Errors
     ///
@@ -441,7 +443,7 @@ impl Images<'_> {
             let entry = *artifact.digest();
             for one in artifact.images() {
                 let image = self.image(one)?;
-                // The digest of an index stands for all of it.
+                // The digest of an index refers to the whole index.
                 let whole = one == manifest && entry.hex().starts_with(hex);
                 let fits = whole || image.id.hex().starts_with(hex) || one.hex().starts_with(hex);
                 if fits && !found.iter().any(|f| f.image.id == image.id) {
@@ -453,8 +455,8 @@ impl Images<'_> {
         Ok(found)
     }
 
-    /// Names an image or index, moving the name from another one if necessary. With `None`, it is
-    /// kept as a dangling one.
+    /// Names an image or index, moving the name from another one if necessary. Without a name, it
+    /// is kept as a dangling image.
     ///
     /// # Errors
     ///

@@ -217,8 +217,8 @@ impl Layers<'_> {
         self.packed_layer(&format!("trees/{}/{}", tree.name(), layer_document(plain, None)))
     }
 
-    /// Writes a layer in another form to `out`. The bytes are those that packing the tree in that
-    /// form would give, and the tree's files are not needed.
+    /// Writes a layer in another form to `out`. The bytes equal those of a layer packed from the
+    /// tree in that form, but the tree's files are not needed.
     fn recompress(&self, plain: &PackedLayer, form: LayerForm, out: impl Write) -> Result<PackedLayer> {
         let packed = repack_layer(self.store.blobs().open_blob(&plain.digest)?, form, out)?;
         compare_content(&plain.digest, &plain.diff_id, packed.diff_id)?;
@@ -334,10 +334,10 @@ impl Layers<'_> {
         Ok(self.plain_layer_file(tree)?.map(|(_, file)| file))
     }
 
-    /// Returns the same with its description.
+    /// Returns the uncompressed layer of a tree like [`Self::plain_layer`], with its description.
     pub(crate) fn plain_layer_file(&self, tree: &TreeId) -> Result<Option<(PackedLayer, File)>> {
         let Some(layer) = self.plain_layer_of(tree)? else { return Ok(None) };
-        Ok(self.store.blobs().open_known(&layer.digest)?.map(|file| (layer, file)))
+        Ok(self.store.blobs().open_verified(&layer.digest)?.map(|file| (layer, file)))
     }
 
     /// Returns the blobs of all layers packed from the tree in that directory of `trees`.
@@ -357,7 +357,9 @@ impl Layers<'_> {
     pub(crate) fn packed_layer(&self, document: &str) -> Result<Option<PackedLayer>> {
         let found: Option<PackedLayer> = self.store.read_if_whole(document)?;
         match found {
-            Some(p) if p.format == LAYER_FORMAT && self.store.blobs().has_whole_blob(&p.digest, p.size)? => Ok(Some(p)),
+            Some(p) if p.format == LAYER_FORMAT && self.store.blobs().has_complete_blob(&p.digest, p.size)? => {
+                Ok(Some(p))
+            }
             _ => Ok(None),
         }
     }

@@ -125,7 +125,7 @@ impl LockUser {
 #[derive(Debug, Clone, Copy)]
 struct WaitFacts {
     waited: Duration,
-    /// Maximum time that another program than rbuild may hold a lock.
+    /// Maximum time that a program other than rbuild may hold a lock.
     limit: Duration,
     conflict: Option<Conflict>,
     /// A holder is not rbuild.
@@ -141,7 +141,7 @@ enum NextStep {
     Continue,
     /// The wait continues, and is reported.
     Report(Holding),
-    /// It ends, because another program than rbuild holds the lock.
+    /// It ends, because a program other than rbuild holds the lock.
     Held,
     /// It ends, because the holders make no progress.
     Idle,
@@ -150,11 +150,11 @@ enum NextStep {
 /// The part of the store that is awaited, and its holder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Holding {
-    /// A lock file, by another program than rbuild.
+    /// A lock file, held by a program other than rbuild.
     Foreign,
-    /// A lock file, by rbuild.
+    /// A lock file, held by rbuild.
     Lock,
-    /// A key, by one of the running builds.
+    /// A key, held by one of the running builds.
     Key,
 }
 
@@ -200,11 +200,11 @@ pub(crate) struct Wait<'a> {
     /// Elapsed time at which the holders are checked next.
     look: Duration,
     notified: bool,
-    /// The wait is in the debug log.
+    /// True if the wait has been reported in the debug log.
     logged: bool,
     /// The last progress of the holders, and the elapsed time at which it was first observed.
     at_work: (Vec<(u32, u64)>, Duration),
-    /// The lock held by all builds, one of which holds the awaited key.
+    /// The lock held by all builds; one of them holds the awaited key.
     builds: Option<&'a File>,
 }
 

@@ -101,10 +101,10 @@ pub(crate) fn lock_key(hash: &[u8; 32]) -> [u8; 8] {
     first
 }
 
-/// Returns the identifier of a lock on an entry of the store that has other locks, too.
-fn named(doing: &str, entry: &[u8]) -> LockId {
+/// Returns the identifier of the lock for one of several operations on an entry of the store.
+fn named(operation: &str, entry: &[u8]) -> LockId {
     let mut hasher = Hasher::new();
-    hasher.field(doing).field(entry);
+    hasher.field(operation).field(entry);
     hasher.finish()
 }
 
@@ -142,7 +142,7 @@ fn check_order(lock: &Lock) {
 /// The result of [`Store::once`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Once<T> {
-    /// It was there, or another thread or process has made it meanwhile.
+    /// It existed, or another thread or process has made it meanwhile.
     Found(T),
     /// It was made by this call.
     Made(T),
@@ -211,7 +211,7 @@ impl Store {
     }
 }
 
-/// A build at work: where it makes trees, and the ID that it records them under.
+/// A running build: the workspace in which it makes trees, and the ID under which it records them.
 #[derive(Clone, Copy)]
 pub struct Session<'s> {
     pub(crate) store: &'s Store,

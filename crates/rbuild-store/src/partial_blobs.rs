@@ -77,7 +77,7 @@ impl PartialFile {
 
     /// Moves the file to another directory of the store. Its digest has been verified.
     pub fn publish_in(mut self, to: &RootDir, store: &Store) -> Result<()> {
-        store.blobs().note_whole(&self.file);
+        store.blobs().note_verified(&self.file);
         self.dir.rename(&self.name, to, &self.name)?;
         self.is_linked = false;
         Ok(())

@@ -98,9 +98,9 @@ impl Images<'_> {
         Ok(self.notes()?.iter().any(|(_, note)| note.pulled.manifest == *manifest && of_name(note)))
     }
 
-    /// Returns the image that a name stands for, of those that were pulled for several platforms
-    /// while the name resolved to `resolved`: that of this machine's platform, or else the first
-    /// one in the order of platforms.
+    /// Chooses one of the images that were pulled for several platforms while a name resolved to
+    /// `resolved`: that of this machine's platform, or else the first one in the order of
+    /// platforms.
     ///
     /// # Errors
     ///
@@ -148,8 +148,8 @@ impl Images<'_> {
         Ok(notes)
     }
 
-    /// Sets the names of notes of earlier versions, which only the names of their files identify. A
-    /// note on a name that no longer exists keeps none.
+    /// Adds the names to notes of earlier versions, which only their file names identify. A note on
+    /// a name that no longer exists remains without a name.
     fn complete_names(&self, notes: &mut [(OsString, Note)]) -> Result<()> {
         let mut nameless = notes.iter_mut().filter(|(_, note)| note.name.is_none()).peekable();
         if nameless.peek().is_none() {
@@ -177,7 +177,7 @@ impl Images<'_> {
         let kept = self.list()?.iter().any(|entry| entry.artifact.images().contains(&pulled.manifest));
         let Some(image) = self.image(&pulled.manifest).ok().filter(|_| kept) else { return Ok(None) };
         for layer in image.manifest.layers() {
-            if !self.store.blobs().has_whole_blob(&crate::images::digest(layer)?, layer.size())? {
+            if !self.store.blobs().has_complete_blob(&crate::images::digest(layer)?, layer.size())? {
                 return Ok(None);
             }
         }

@@ -19,19 +19,19 @@ use crate::partial_blobs::PartialFile;
 use crate::store::Store;
 use crate::workspace::Workspace;
 
-/// Blobs that arrive together. They are staged outside the store's blobs until [`Staging::keep`]
-/// publishes them, so rejected ones leave nothing behind. Blobs staged by a killed process are
-/// removed by the next one.
+/// The incoming blobs of one transfer. They are staged outside the store's blobs until
+/// [`Staging::keep`] publishes them, so a rejected transfer leaves no blobs in the store. Blobs
+/// staged by a killed process are removed by the next one.
 pub struct Staging<'a> {
     store: &'a Store,
     work: &'a Workspace,
     dir: RootDir,
     /// The staged blobs and their sizes in bytes.
-    here: Mutex<HashMap<BlobDigest, u64>>,
+    staged: Mutex<HashMap<BlobDigest, u64>>,
     /// Sizes of the stored blobs that were verified; `None` for missing and damaged ones.
     verified: Mutex<HashMap<BlobDigest, Option<u64>>>,
     /// Blobs and the diffIDs of their content.
-    holds: Mutex<HashSet<(BlobDigest, DiffId)>>,
+    contents: Mutex<HashSet<(BlobDigest, DiffId)>>,
     watch: Option<&'a dyn StagingWatch>,
 }
 
@@ -41,13 +41,13 @@ pub trait StagingWatch: Sync {
     ///
     /// # Errors
     ///
-    /// Fails if the blob is no longer needed, as all other methods do.
+    /// Like all other methods, fails if the blob is no longer needed.
     fn begun(&self, blob: &BlobDigest, file: &File) -> Result<()>;
 
     /// The file of the blob has that many bytes.
     fn grown(&self, blob: &BlobDigest, size: u64) -> Result<()>;
 
-    /// The blob is complete, and its digest right.
+    /// The blob is complete and has the right digest.
     fn verified(&self, blob: &BlobDigest) -> Result<()>;
 
     /// The blob was in the store before.
@@ -62,8 +62,8 @@ impl<'a> Staging<'a> {
     /// Fails if its directory cannot be created.
     pub fn open(store: &'a Store, work: &'a Workspace) -> Result<Staging<'a>> {
         let (_, dir) = work.new_dir()?;
-        let (here, verified, holds) = Default::default();
-        Ok(Staging { store, work, dir, here, verified, holds, watch: None })
+        let (staged, verified, contents) = Default::default();
+        Ok(Staging { store, work, dir, staged, verified, contents, watch: None })
     }
 
     /// Returns the staging area with a receiver of its progress.
@@ -84,7 +84,7 @@ impl<'a> Staging<'a> {
     ///
     /// Fails if the store cannot be read.
     pub fn verified_size(&self, digest: &BlobDigest) -> Result<Option<u64>> {
-        if let Some(size) = locked(&self.here).get(digest) {
+        if let Some(size) = locked(&self.staged).get(digest) {
             return Ok(Some(*size));
         }
         if let Some(known) = locked(&self.verified).get(digest) {
@@ -107,7 +107,7 @@ impl<'a> Staging<'a> {
     ///
     /// Fails with [`StoreError::NoBlob`] if there is none.
     pub fn open_blob(&self, digest: &BlobDigest) -> Result<File> {
-        match locked(&self.here).contains_key(digest) {
+        match locked(&self.staged).contains_key(digest) {
             true => Ok(self.dir.open_file(digest.hex())?),
             false => self.store.blobs().open_blob(digest),
         }
@@ -184,7 +184,7 @@ impl<'a> Staging<'a> {
     /// Fails if the blob cannot be written.
     pub fn put_bytes(&self, bytes: &[u8]) -> Result<(BlobDigest, u64)> {
         let digest = BlobDigest::of(bytes);
-        if !locked(&self.here).contains_key(&digest) && !self.store_has(&digest) {
+        if !locked(&self.staged).contains_key(&digest) && !self.store_has(&digest) {
             self.put_blob(bytes)?;
         }
         Ok((digest, bytes.len() as u64))
@@ -193,7 +193,7 @@ impl<'a> Staging<'a> {
     /// Returns true if the store has the blob and its digest is verified; a power failure may have
     /// truncated it.
     fn store_has(&self, digest: &BlobDigest) -> bool {
-        self.store.blobs().open_blob(digest).is_ok_and(|file| self.store.blobs().is_known_whole(&file))
+        self.store.blobs().open_blob(digest).is_ok_and(|file| self.store.blobs().is_verified(&file))
     }
 
     /// Stages a value as a JSON document and returns its digest and size.
@@ -216,7 +216,7 @@ impl<'a> Staging<'a> {
 
     /// Records that the blob contains the layer with that diffID.
     pub fn note_layer(&self, blob: &BlobDigest, diff_id: &DiffId) {
-        locked(&self.holds).insert((*blob, *diff_id));
+        locked(&self.contents).insert((*blob, *diff_id));
     }
 
     /// Publishes the blobs that the given images need, syncs them to disk, and then names the
@@ -248,7 +248,7 @@ impl<'a> Staging<'a> {
     fn move_in(&self, images: &[ManifestDigest]) -> Result<()> {
         let needed = self.needed(images)?;
         let blobs = self.store.dir("blobs/sha256")?;
-        for digest in locked(&self.here).keys().filter(|digest| needed.contains(*digest)) {
+        for digest in locked(&self.staged).keys().filter(|digest| needed.contains(*digest)) {
             // Replacing a file is slow on some file systems.
             if self.store_has(digest) {
                 continue;
@@ -256,7 +256,7 @@ impl<'a> Staging<'a> {
             let name = digest.hex();
             self.dir.rename(OsStr::new(&name), &blobs, OsStr::new(&name))?;
         }
-        for (blob, diff_id) in locked(&self.holds).iter() {
+        for (blob, diff_id) in locked(&self.contents).iter() {
             self.store.blobs().note_layer(blob, diff_id)?;
         }
         Ok(())
@@ -304,7 +304,7 @@ impl StagingBlob<'_> {
     pub fn finish(self) -> Result<(BlobDigest, u64)> {
         let (blob, digest, size) = self.blob.finish()?;
         blob.publish_in(&self.staging.dir, self.staging.store, &digest, size)?;
-        locked(&self.staging.here).insert(digest, size);
+        locked(&self.staging.staged).insert(digest, size);
         Ok((digest, size))
     }
 }
@@ -318,7 +318,7 @@ pub struct ResumedBlob<'a> {
 }
 
 impl ResumedBlob<'_> {
-    /// Returns the number of bytes that are there.
+    /// Returns the number of bytes downloaded before.
     pub fn at(&self) -> u64 {
         self.at
     }
@@ -349,7 +349,7 @@ impl ResumedBlob<'_> {
             return Ok((found, size));
         }
         file.publish_in(&staging.dir, staging.store)?;
-        locked(&staging.here).insert(found, size);
+        locked(&staging.staged).insert(found, size);
         if let Some(watch) = staging.watch {
             watch.verified(&found)?;
         }

@@ -69,7 +69,7 @@ pub struct Store {
     owners: OwnerMode,
     /// Highest user and group ID of the builder; `None` if this process is the builder.
     builder_ids: Option<UidGid>,
-    /// True if the builder uses device nodes in trees. Others have files that stand in for them.
+    /// True if the builder uses device nodes in trees. Other builders use placeholder files.
     takes_devices: bool,
     pub(crate) waits: Waits,
     /// True if documents were written that are valid after a reboot only once they are synced.
@@ -179,8 +179,8 @@ impl Store {
         Ok(self.root.stat_self()?.inode())
     }
 
-    /// Returns the same store under another path, sharing the lock, with its files as a process
-    /// sees them that represents owners in that way.
+    /// Returns the same store under another path, with `owners` as the representation of owners.
+    /// Both share the lock.
     ///
     /// # Errors
     ///
@@ -210,16 +210,15 @@ impl Store {
         Ok(store)
     }
 
-    /// Returns the store with the representation of owners of another process, the builder, for
-    /// looking up what builders made. `highest_ids` are the highest user and group ID that it maps
-    /// together with all below them, `None` if they are those of this process. The owners of
-    /// existing files are not read.
+    /// Returns the store with the representation of owners that a builder in another process uses,
+    /// for lookups of its results. The builder maps all user and group IDs up to `highest_ids`;
+    /// `None` stands for those of this process. The owners of existing files are not read.
     pub fn expecting(self, owners: OwnerMode, highest_ids: Option<UidGid>) -> Store {
         Store { owners, builder_ids: highest_ids, ..self }
     }
 
-    /// Returns the store for a builder that uses device nodes in trees, or does not. In a user
-    /// namespace they cannot be made, nor copied up by an overlay.
+    /// Returns the store for a builder that uses device nodes in trees if `takes_devices` is true.
+    /// In a user namespace, they can neither be created nor copied up by an overlay.
     pub fn taking_devices(self, takes_devices: bool) -> Store {
         Store { takes_devices, ..self }
     }
@@ -240,8 +239,8 @@ impl Store {
         self.incoming.wait_for_image(image, self.stop())
     }
 
-    /// Returns a store whose waits for locks and whose unpacking end with an error once `stop`
-    /// returns true; waits end with [`StoreError::Stopped`].
+    /// Returns the store with a function that cancels work: once `stop` returns true, unpacking and
+    /// waits for locks end with an error, which for waits is [`StoreError::Stopped`].
     pub fn stopped_by(self, stop: impl Fn() -> bool + Send + Sync + 'static) -> Store {
         Store { waits: Waits { stop: Arc::new(stop), ..self.waits }, ..self }
     }
@@ -291,7 +290,7 @@ impl Store {
         Ok(file)
     }
 
-    /// Returns true if the builder can give files all owners up to these.
+    /// Returns true if the builder can create files with any owner up to these IDs.
     pub(crate) fn can_own_up_to(&self, highest: UidGid) -> bool {
         if self.owners == OwnerMode::Recorded {
             return true;

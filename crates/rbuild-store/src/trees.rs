@@ -1,4 +1,4 @@
-//! Trees: the files of steps and layers, how they are stacked, kept and made.
+//! Trees: the files of steps and layers.
 
 pub(crate) mod adopt;
 pub(crate) mod backend;

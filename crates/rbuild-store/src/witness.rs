@@ -12,7 +12,7 @@ use crate::modes;
 
 const DIR: &str = "owners";
 /// Owner of the witness files, which differs from the user who copies a store.
-const SOMEBODY: UidGid = UidGid::new(1, 1);
+const WITNESS_OWNER: UidGid = UidGid::new(1, 1);
 const ATTRIBUTE: &str = "user.rbuild.witness";
 /// Content of a witness that has an owner only.
 const OWNERS: &[u8] = b"owners\n";
@@ -41,7 +41,7 @@ pub(crate) fn check(root: &RootDir, owners: OwnerMode) -> Result<()> {
     Ok(())
 }
 
-/// Removes the witness files, after all content they vouch for was removed.
+/// Removes the witness files, after all content that they stand for was removed.
 pub(crate) fn remove(root: &RootDir) -> Result<()> {
     Ok(root.remove_all(OsStr::new(DIR))?)
 }
@@ -57,7 +57,7 @@ fn make(dir: &RootDir, name: &OsStr, kind: FileKind) -> Result<()> {
         let says = if keeps { OWNERS_AND_ATTRIBUTES } else { OWNERS };
         file.write_all(says).map_err(|e| dir.error("write", name, e))?;
     }
-    match dir.chown(&temp, SOMEBODY) {
+    match dir.chown(&temp, WITNESS_OWNER) {
         Ok(()) => Ok(dir.rename(&temp, dir, name)?),
         // Without other users, no owner can be lost.
         Err(_) => Ok(dir.remove_file(&temp)?),
@@ -67,7 +67,7 @@ fn make(dir: &RootDir, name: &OsStr, kind: FileKind) -> Result<()> {
 /// Returns the name of the property that a witness has lost.
 fn lost(dir: &RootDir, name: &OsStr) -> Result<Option<&'static str>> {
     let stat = dir.stat_name(name)?;
-    if stat.owner() != SOMEBODY {
+    if stat.owner() != WITNESS_OWNER {
         return Ok(Some(if stat.kind == FileKind::Symlink { "owners of links" } else { "owners" }));
     }
     if stat.kind != FileKind::File || dir.read(name, 64)? != OWNERS_AND_ATTRIBUTES {

@@ -112,8 +112,8 @@ impl Workspace {
     }
 
     /// Removes an entry on another thread. On most file systems, removing directories takes longer
-    /// than creating them, and the build does not have to wait for it. Errors are ignored: any rest
-    /// is removed with the workspace.
+    /// than creating them, and the build does not have to wait for it. Errors are ignored: the rest
+    /// of the entry is removed with the workspace.
     pub fn remove_later(&self, name: &OsStr) {
         let mut remover = locked(&self.remover);
         if remover.is_none() {
@@ -160,7 +160,8 @@ fn locked_name(store: &Store) -> Result<(String, File)> {
     }
 }
 
-/// Removes the work of dead processes, whose locks are free. Returns true if there was any.
+/// Removes the work of dead processes, which is recognized by unlocked lock files. Returns true if
+/// there was any.
 pub(crate) fn sweep(store: &Store, tmp: &RootDir) -> Result<bool> {
     let mut found = false;
     for entry in tmp.entries()? {

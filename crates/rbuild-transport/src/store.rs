@@ -43,7 +43,7 @@ impl BlobRead for StoredBlob<'_> {
     }
 
     fn note_verified(&self) {
-        self.blobs.note_whole(&self.file);
+        self.blobs.note_verified(&self.file);
     }
 
     fn start_at(&mut self, at: u64) -> io::Result<()> {
@@ -70,7 +70,7 @@ impl BlobSource for Blobs<'_> {
 
     fn open(&self, part: &BlobInfo) -> Result<Box<dyn BlobRead + '_>> {
         let file = self.open_blob(&part.digest)?;
-        let is_verified = self.is_known_whole(&file);
+        let is_verified = self.is_verified(&file);
         Ok(Box::new(StoredBlob { blobs: *self, digest: part.digest, file, is_verified }))
     }
 }

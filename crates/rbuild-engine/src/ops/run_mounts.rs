@@ -52,7 +52,7 @@ impl HeldCaches {
     /// views are still needed afterwards.
     pub(crate) fn return_caches(self, store: &Store, work: &Workspace, again: bool) -> Result<()> {
         for (cache, view) in self.views {
-            store.cache_mounts().return_cache(work, &self.caches[cache].1, view, again)?;
+            store.cache_mounts().merge_view(work, &self.caches[cache].1, view, again)?;
         }
         Ok(())
     }
@@ -165,7 +165,7 @@ fn cache_source(
         })?;
     }
     if env.builder.is_bare() || access.read_only && access.insecure {
-        let view = env.store.cache_mounts().lend_cache(&env.rootfs.work, cache, Path::new(part), access.read_only)?;
+        let view = env.store.cache_mounts().create_view(&env.rootfs.work, cache, Path::new(part), access.read_only)?;
         let dir = view.path.clone();
         if !access.read_only {
             held.views.push((number, view));

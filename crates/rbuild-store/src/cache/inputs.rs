@@ -27,7 +27,7 @@ pub const FILES: &str = "files of the context";
 /// Name of the parts for environment variables.
 pub const VARIABLE: &str = "variable";
 
-/// A named part of a key. Documents of the store hold the name and the value as texts; the name
+/// A named part of a key. Documents of the store contain name and value as text; the name
 /// determines the kind of the value.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "(String, String)", into = "(String, String)")]
@@ -113,13 +113,13 @@ impl From<(String, String)> for KeyPart {
     }
 }
 
-/// Reads a variable. Its name has no `=`.
+/// Parses a variable. Its name cannot contain `=`.
 fn variable_from_text(text: &str) -> Option<KeyValue> {
     let (name, value) = text.split_once('=')?;
     Some(KeyValue::Variable { name: name.into(), value: value.into() })
 }
 
-/// Reads an input: its kind, its name, and one or two digests.
+/// Parses an input: its kind, its name, and one or two digests.
 fn input_from_text(text: &str) -> Option<KeyValue> {
     let (kind, rest) = text.split_once(' ')?;
     let (name, digest) = rest.rsplit_once(' ')?;
@@ -135,7 +135,7 @@ fn input_from_text(text: &str) -> Option<KeyValue> {
     }
 }
 
-/// Reads an identifier. Documents of earlier versions have all of them with the prefix.
+/// Parses an identifier. In documents of earlier versions, all identifiers have the prefix.
 fn id_from_text<T: Sha256Id>(text: &str) -> Option<T> {
     T::from_hex(text.strip_prefix("sha256:").unwrap_or(text))
 }
@@ -206,7 +206,8 @@ impl Records<'_> {
 impl BuildIndex {
     /// Returns for each step (stage, number, text) the index of the best match in the build index:
     /// the same text in the same stage, or else the same number and instruction in the same stage,
-    /// or else the same text in another stage. Every build index step is matched at most once.
+    /// or else the same text in another stage. Each step of the build index is matched at most
+    /// once.
     pub fn nearest(&self, steps: &[(&str, usize, &str)]) -> Vec<Option<usize>> {
         let mut found = vec![None; steps.len()];
         let mut taken = vec![false; self.steps.len()];

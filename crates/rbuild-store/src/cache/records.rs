@@ -21,16 +21,15 @@ pub struct Record {
     pub result: ResultId,
     /// Creation time of the files in seconds since the Unix epoch.
     pub created: i64,
-    /// The key under which the same files are recorded, if it is another one.
+    /// Another key under which the same files are recorded, if there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shared: Option<CacheKey>,
     boot: String,
     build: BuildId,
 }
 
-/// The record of a step that was built with the other kind of owners. Its result counts as any
-/// other; its files are of no use to this store's builder, unless it adopts them
-/// (`LazyTrees::adopt`).
+/// The record of a step that was built with the other kind of owners. Its result is as valid as any
+/// other, but this store's builder can use its files only after `LazyTrees::adopt`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ForeignRecord(pub(crate) Record);
 
@@ -45,18 +44,18 @@ impl ForeignRecord {
         self.0.created
     }
 
-    /// Returns the key under which the same files are recorded, if it is another one.
+    /// Returns another key under which the same files are recorded, if there is one.
     pub fn shared(&self) -> Option<&CacheKey> {
         self.0.shared.as_ref()
     }
 
-    /// Returns the key whose lock is held while the step with that key is made.
+    /// Returns the key to lock while the step with the key `key` is built.
     pub fn lock_key<'a>(&'a self, key: &'a CacheKey) -> &'a CacheKey {
         self.shared().unwrap_or(key)
     }
 
-    /// Returns the tree whose notes apply, as
-    /// `SecretVerdicts::verdict`.
+    /// Returns the tree, whose notes (such as its `SecretVerdicts::verdict`) are valid for any kind
+    /// of owners.
     pub fn noted(&self) -> &TreeId {
         &self.0.tree
     }
@@ -89,8 +88,8 @@ pub struct Records<'s> {
 }
 
 impl Records<'_> {
-    /// Returns the record of a key, if it is valid and its tree exists. Other kinds of owners have
-    /// records of their own.
+    /// Returns the record of a key, if it is valid and its tree exists. Each kind of owners has
+    /// separate records.
     ///
     /// # Errors
     ///
@@ -100,7 +99,7 @@ impl Records<'_> {
     }
 
     /// Returns the record of a key as [`Self::record`] does, unless an equal step was executed
-    /// since, under the key that both share. Equal steps of a build have the same execution.
+    /// later under the key that both share. Equal steps of a build share one execution.
     ///
     /// # Errors
     ///
@@ -152,7 +151,7 @@ impl Records<'_> {
         Ok(self.store.root.exists(format!("builds/{build}.synced"))?)
     }
 
-    /// Stores the record of a key. The tree must be in place.
+    /// Stores the record of a key. The tree must exist.
     ///
     /// # Errors
     ///
@@ -169,8 +168,8 @@ impl Records<'_> {
         self.write_record(key, self.new_record(tree, result, created, build))
     }
 
-    /// Stores the record of a key whose files are recorded under the key `shared` as well. The tree
-    /// must be in place.
+    /// Stores the record of a key. The same files are also recorded under the key `shared`. The
+    /// tree must exist.
     ///
     /// # Errors
     ///
@@ -220,7 +219,7 @@ impl Records<'_> {
         };
         for (layer, _) in image.layers()? {
             match rbuild_image::digest_of(&layer) {
-                Ok(digest) if self.store.blobs().has_whole_blob(&digest, layer.size())? => {}
+                Ok(digest) if self.store.blobs().has_complete_blob(&digest, layer.size())? => {}
                 _ => return Ok(None),
             }
         }

@@ -34,7 +34,7 @@ impl CacheMounts<'_> {
     /// # Errors
     ///
     /// Fails if the files cannot be linked or copied.
-    pub fn lend_cache(&self, work: &Workspace, cache: &CacheMount, part: &Path, read_only: bool) -> Result<CacheView> {
+    pub fn create_view(&self, work: &Workspace, cache: &CacheMount, part: &Path, read_only: bool) -> Result<CacheView> {
         let _alone = self.store.lock(Lock::cache_view(&cache.name))?;
         let from = cache.dir.create_dir_all(part, 0o755, None, |_| ())?;
         let (path, copy) = work.new_dir()?;
@@ -50,7 +50,7 @@ impl CacheMounts<'_> {
     /// # Errors
     ///
     /// Fails if the changes cannot be read or merged.
-    pub fn return_cache(&self, work: &Workspace, cache: &CacheMount, view: CacheView, again: bool) -> Result<()> {
+    pub fn merge_view(&self, work: &Workspace, cache: &CacheMount, view: CacheView, again: bool) -> Result<()> {
         let copy = match work.dir().open_alike(&view.path) {
             Ok(copy) => copy,
             // The process that was to restore it was killed.

@@ -117,8 +117,8 @@ impl Gc<'_> {
                 })
             };
             if item.dir == downloads::DIR {
-                // An image may have the same blob. It is removed, and counted, with all that are
-                // not used any more.
+                // An image may use the same blob, so it is removed and counted with all unused
+                // blobs.
                 remove_documents()?;
                 unused_blobs = true;
                 continue;
@@ -128,7 +128,7 @@ impl Gc<'_> {
                 true if item.dir == partial_blobs::DIR => freed.blobs += 1,
                 true => freed.trees += 1,
                 false => {
-                    freed.beyond_reach += 1;
+                    freed.unremovable += 1;
                     continue;
                 }
             }
@@ -263,8 +263,8 @@ impl Gc<'_> {
         Ok(files)
     }
 
-    /// Makes the bases of trees that are stored as changes last as long as those trees, and
-    /// lets the documents of such a tree go with its base.
+    /// Ensures that the base of a tree that is stored as changes is evicted after that tree, and
+    /// together with the documents of the tree.
     fn keep_bases(&self, trees: &mut HashMap<String, Evictable>) -> Result<()> {
         let mut bases = Vec::new();
         for (name, item) in trees.iter() {
@@ -275,7 +275,7 @@ impl Gc<'_> {
         for (base, last_use, documents) in bases {
             let base = base.name();
             let item = trees.entry(base.to_string()).or_insert_with_key(|name| Evictable::tree(name, last_use));
-            // Of trees that were used at the same time, the base goes last.
+            // If both were used at the same time, the base is evicted last.
             item.last_use = item.last_use.max(last_use.saturating_add(1));
             item.documents.extend(documents);
         }

@@ -121,7 +121,7 @@ enum ImageState {
 }
 
 impl ImageState {
-    /// Returns the state of an image one of whose blobs is in this state.
+    /// Returns the state of an image that contains a blob in this state.
     fn with(blob: &BlobDigest, state: BlobState) -> ImageState {
         match state {
             BlobState::Intact => ImageState::Whole,
@@ -162,7 +162,7 @@ impl CheckedBlobs {
         Ok(CheckedBlobs { dir: store.dir(BLOBS)?, place: store.place(), states: RefCell::default() })
     }
 
-    /// Returns the state of a blob. One that came after the others were verified is verified now.
+    /// Returns the state of a blob. Verifies a blob that was added since the others were verified.
     fn state(&self, blob: &BlobDigest) -> BlobState {
         let name = blob.hex();
         *self.states.borrow_mut().entry(name).or_insert_with_key(|name| match self.digest_of(OsStr::new(name)) {
@@ -252,7 +252,7 @@ impl Gc<'_> {
         Ok(checked)
     }
 
-    /// Verifies that nothing else is in place of a directory of the store.
+    /// Verifies that the directories of the store are directories.
     fn check_dirs(&self, repair: bool, checked: &mut Checked) -> Result<()> {
         for path in all_dirs() {
             let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
@@ -302,7 +302,7 @@ impl Gc<'_> {
         Ok(blobs)
     }
 
-    /// Verifies that interrupted downloads can be continued. Their bytes prove nothing.
+    /// Verifies that interrupted downloads can be resumed. Their content cannot be verified.
     fn check_partial_blobs(&self, repair: bool, checked: &mut Checked) -> Result<()> {
         if !self.store.root.exists(partial_blobs::DIR)? {
             return Ok(());

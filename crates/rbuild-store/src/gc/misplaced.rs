@@ -7,9 +7,9 @@ use rbuild_linux::{DirEntry, FileKind, RootDir};
 use crate::error::{Result, naming};
 use crate::store::Store;
 
-/// Directory of the store for misplaced files and directories. Nothing reads or removes it. It is
-/// not called `lost+found`: that one belongs to the file system if the store is a mount point. If
-/// something else has the name, the directory gets a number.
+/// Directory of the store for misplaced files and directories. Nothing reads or removes it. The
+/// name is not `lost+found`, which belongs to the file system if the store is a mount point. If the
+/// name is taken, a number is appended.
 const MISPLACED_DIR: &str = "misplaced";
 
 /// An entry of a directory of the store that the store did not create.

@@ -33,7 +33,7 @@ pub struct Freed {
     pub mounts: u64,
     /// Number of trees and cache mounts that are kept because they contain files that the builder
     /// may not remove.
-    pub beyond_reach: u64,
+    pub unremovable: u64,
     /// Freed disk space of blobs, trees and cache mounts in bytes.
     pub bytes: u64,
 }
@@ -171,7 +171,7 @@ impl Gc<'_> {
         Ok(self.store.downloads().notes()?.into_iter().map(|(_, download)| download.digest).collect())
     }
 
-    /// Removes what interrupted downloads have received of blobs.
+    /// Removes the partial blobs of interrupted downloads.
     fn remove_partial_blobs(&self, freed: &mut Freed) -> Result<()> {
         if self.store.root.exists(partial_blobs::DIR)? {
             self.remove_others(partial_blobs::DIR, |_| false, freed)?;
@@ -309,7 +309,7 @@ impl Gc<'_> {
                 _ => (&mut freed.blobs, handle.remove_all(&entry.name).map(|()| true)?),
             };
             if !removed {
-                freed.beyond_reach += 1;
+                freed.unremovable += 1;
                 continue;
             }
             *count += 1;

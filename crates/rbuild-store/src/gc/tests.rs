@@ -445,7 +445,7 @@ fn prune_keeps_the_cache_and_prune_all_keeps_images_only() {
             trees: if all { 4 } else { 2 },
             blobs: if all { 5 } else { 4 },
             mounts: u64::from(all),
-            beyond_reach: 0,
+            unremovable: 0,
             bytes: freed.bytes,
         };
         assert_eq!(freed, expected, "all: {all}");

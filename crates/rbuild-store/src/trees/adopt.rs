@@ -1,8 +1,8 @@
 //! Trees of steps whose files have the other kind of owners.
 //!
-//! Files of such a tree are of no use to this store's builder. If a layer was packed from the tree,
-//! and the store has the [`Remainder`] of it, the same tree can be made again with the right
-//! owners: as a lazy tree, which is unpacked when its files are needed.
+//! This store's builder cannot use the files of such a tree. But if a layer was packed from the
+//! tree, and the store has the [`Remainder`] of the layer, the same tree can be made again with the
+//! right owners: as a lazy tree, which is unpacked when its files are needed.
 
 use std::ffi::OsStr;
 
@@ -51,7 +51,7 @@ impl LazyTrees<'_> {
         let (path, made) = work.new_dir_with(modes::dir())?;
         self.link_notes(&theirs.tree, &made)?;
         self.put_lazy_note(&made, &note)?;
-        // No other tree has this name, so that none is replaced while it is in use.
+        // The name is unique, so a tree that is in use is never replaced.
         let mut name = Hasher::new();
         name.field("adopted")
             .field(theirs.tree.name())

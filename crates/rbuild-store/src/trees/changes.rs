@@ -6,7 +6,7 @@
 //! version, and whiteouts for those that are gone. Stacked on the trees below the copy, the two
 //! yield the same files as a complete tree, because no deleted name exists below the base.
 //!
-//! Users that cannot stack trees get a complete tree, made of hard links on demand.
+//! For callers that cannot stack trees, a complete tree is made of hard links on demand.
 
 use std::ffi::OsStr;
 
@@ -35,7 +35,7 @@ pub(crate) struct ChangesNote {
 
 /// The files of an earlier copy, as a base for the next one.
 pub struct EarlierFiles {
-    /// The tree that holds all files that the changes do not.
+    /// The tree with all files that the changes do not contain.
     pub base: TreeId,
     /// Its files.
     pub files: RootDir,
@@ -115,8 +115,8 @@ impl ChangedTrees<'_> {
         Ok(self.store.lazy_trees().tree_if_here(&base)?.map(|files| EarlierFiles { base, files, changes }))
     }
 
-    /// Returns true if changes can be stored above this tree: files that stand in for devices are
-    /// known by the tree that they are in.
+    /// Returns true if changes can be stored above this tree. That is not possible with device
+    /// nodes and placeholders of devices, which are recorded for the tree that contains them.
     ///
     /// # Errors
     ///

@@ -65,14 +65,14 @@ impl TreeId {
 /// Directory inside a tree that is stored as changes.
 pub(crate) const CHANGES: &str = "changes";
 
-/// End of the name of a tree that is stored as changes; no hexadecimal digit.
+/// Last character in the name of a tree that is stored as changes; not a hexadecimal digit.
 const AS_CHANGES: char = '+';
 
 /// Suffix before `.json` in the names of documents about trees with recorded owners.
 const RECORDED: &str = "-recorded";
 
-/// Returns the name of the document about the tree of a step or layer, whose key or diffID is given
-/// in hexadecimal.
+/// Returns the name of the document about the tree of a step or layer. `hex` is the key of the step
+/// or the diffID of the layer.
 pub(crate) fn document_of(hex: &str, owners: OwnerMode) -> String {
     format!("{hex}{}.json", if owners == OwnerMode::Given { "" } else { RECORDED })
 }

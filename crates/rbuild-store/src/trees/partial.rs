@@ -22,7 +22,7 @@ use crate::workspace::Workspace;
 
 /// Maximum number of passes. Links may lead to further paths, each requiring another pass; beyond
 /// this, unpacking the whole image is cheaper.
-const READINGS: usize = 4;
+const MAX_PASSES: usize = 4;
 
 impl ImageTrees<'_> {
     /// Returns a tree that contains the given paths (relative, normalized) as the image shows them,
@@ -67,7 +67,7 @@ impl ImageTrees<'_> {
         (key, now): (&CacheKey, i64),
     ) -> Result<Option<TreeId>> {
         let mut all = wanted.clone();
-        for _ in 0..READINGS {
+        for _ in 0..MAX_PASSES {
             let (path, made) = self.store.trees().new_tree(session.work)?;
             let fs = made.sub("fs")?;
             let Some(mut further) = self.read_parts(session.work, image, &all, &fs)? else { return Ok(None) };
@@ -91,8 +91,8 @@ impl ImageTrees<'_> {
     }
 
     /// Extracts the paths from all layers, several in parallel. Returns further paths that hard
-    /// links lead to. Returns `None` if a layer refers to lower layers, or has content behind one
-    /// of its own symbolic links: its meaning then depends on the complete file system.
+    /// links lead to. Returns `None` if a layer refers to lower layers, or has entries below one of
+    /// its own symbolic links: their location then depends on the complete file system.
     fn read_parts(
         &self,
         work: &Workspace,
@@ -105,7 +105,7 @@ impl ImageTrees<'_> {
             retry_restarted(|| self.read_layer_parts(work, layer, diff_id, wanted))
         };
         let read = try_map(cores(), &layers, read)?;
-        if read.iter().any(|parts| parts.behind_link) || read.iter().skip(1).any(|parts| parts.leans) {
+        if read.iter().any(|parts| parts.crosses_link) || read.iter().skip(1).any(|parts| parts.has_lower_refs) {
             return Ok(None);
         }
         let open = read.iter().map(|parts| parts.dir.try_clone()).collect::<std::result::Result<Vec<_>, _>>()?;
@@ -126,13 +126,13 @@ impl ImageTrees<'_> {
     ) -> Result<LayerParts> {
         let (path, dir) = work.new_dir()?;
         let mut further = BTreeSet::new();
-        let (mut dirs, mut leans) = (HashSet::new(), false);
+        let (mut dirs, mut has_lower_refs) = (HashSet::new(), false);
         let (mut passed, mut links) = (HashSet::new(), HashSet::new());
         let mut wants = |entry: &TarEntry| {
             // Unselected entries are checked as well, because their paths may resolve differently
             // above other layers.
             let path = rbuild_paths::inside(&entry.path).unwrap_or_default();
-            leans |= path.parent().is_some_and(|dir| !dir.as_os_str().is_empty() && !dirs.contains(dir));
+            has_lower_refs |= path.parent().is_some_and(|dir| !dir.as_os_str().is_empty() && !dirs.contains(dir));
             let linked = (entry.kind == EntryKind::HardLink).then(|| rbuild_paths::inside(&entry.link)).flatten();
             for parent in [Some(&path), linked.as_ref()].into_iter().flatten().filter_map(|path| path.parent()) {
                 if !passed.contains(parent) {
@@ -153,9 +153,9 @@ impl ImageTrees<'_> {
             }
         };
         let got = self.store.trees().unpack_some_verified(&digest(layer)?, diff_id, &dir, &mut wants)?;
-        leans |= !got.lower_refs.is_empty();
-        let behind_link = !links.is_disjoint(&passed);
-        Ok(LayerParts { path, dir, further, leans, behind_link })
+        has_lower_refs |= !got.lower_refs.is_empty();
+        let crosses_link = !links.is_disjoint(&passed);
+        Ok(LayerParts { path, dir, further, has_lower_refs, crosses_link })
     }
 }
 
@@ -167,9 +167,9 @@ struct LayerParts {
     further: BTreeSet<PathBuf>,
     /// True if an entry has a parent directory without an entry of its own, or is a hard link to a
     /// file outside the layer.
-    leans: bool,
+    has_lower_refs: bool,
     /// True if the path of an entry contains a symbolic link of the layer itself.
-    behind_link: bool,
+    crosses_link: bool,
 }
 
 fn key(image: &Image, wanted: &BTreeSet<PathBuf>, takes_devices: bool) -> CacheKey {

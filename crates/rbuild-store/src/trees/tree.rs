@@ -348,7 +348,7 @@ impl Trees<'_> {
             return self.unpack_incoming(blob, (digest, diff_id), fs, options, wants);
         }
         let blob = self.store.blobs().open_blob(digest)?;
-        let known = self.store.blobs().is_known_whole(&blob).then_some(*digest);
+        let known = self.store.blobs().is_verified(&blob).then_some(*digest);
         let options =
             Unpacking { known, nanoseconds, stop: self.store.stop(), ..Unpacking::layer(self.store.limits()) };
         let got = unpack_some(&blob, fs, options, wants).map_err(|source| match source.is_of_content() {
@@ -360,7 +360,7 @@ impl Trees<'_> {
         compare_content(digest, diff_id, got.diff_id)?;
         self.store.blobs().note_layer(digest, diff_id)?;
         if known.is_none() {
-            self.store.blobs().note_whole(&blob);
+            self.store.blobs().note_verified(&blob);
         }
         Ok(got)
     }

@@ -169,12 +169,12 @@ fn budget(args: &PruneArgs) -> Result<Option<Budget>, Failure> {
 }
 
 fn freed_text(freed: &Freed) -> String {
-    let Freed { images, records, trees, blobs, mounts, beyond_reach, bytes } = freed;
-    let kept = match beyond_reach {
+    let Freed { images, records, trees, blobs, mounts, unremovable, bytes } = freed;
+    let kept = match unremovable {
         0 => String::new(),
         _ => format!(
             "Kept {} with files of other users; repeat this with `--isolation=userns`, or as root, to remove them\n",
-            counted(*beyond_reach, "directory tree")
+            counted(*unremovable, "directory tree")
         ),
     };
     format!(
@@ -259,8 +259,8 @@ mod tests {
 
     #[test]
     fn reports_are_as_recorded() {
-        let one = Freed { images: 1, records: 1, trees: 1, blobs: 1, mounts: 1, beyond_reach: 1, bytes: 1 };
-        let many = Freed { images: 0, records: 2, trees: 3, blobs: 4, mounts: 5, beyond_reach: 2, bytes: 1 << 30 };
+        let one = Freed { images: 1, records: 1, trees: 1, blobs: 1, mounts: 1, unremovable: 1, bytes: 1 };
+        let many = Freed { images: 0, records: 2, trees: 3, blobs: 4, mounts: 5, unremovable: 2, bytes: 1 << 30 };
         let pruned = [Freed::default(), one, many].map(|freed| freed_text(&freed));
         let removed = [removed_text("Deleted Images", "", 0), removed_text("Deleted Images", "deleted: x\n", 1500)];
         let sound = Checked { blobs: 1, bytes: 5000, images: 2, records: 3, ..Checked::default() };

@@ -108,7 +108,7 @@ impl Tracked {
             return Ok(());
         }
         if self.kind != FileKind::Dir {
-            return unnoticed(dir, || dir.remove_file(name));
+            return preserving_mtime(dir, || dir.remove_file(name));
         }
         self.found = EntryLocation::Elsewhere(dir.try_clone()?, name.to_os_string());
         Ok(())
@@ -124,12 +124,12 @@ impl Tracked {
     }
 
     fn remove(&self) -> Result<(), Error> {
-        self.place().map_or(Ok(()), |(dir, name)| unnoticed(dir, || dir.remove_all(name)))
+        self.place().map_or(Ok(()), |(dir, name)| preserving_mtime(dir, || dir.remove_all(name)))
     }
 }
 
 /// Runs `work` and restores the directory's modification time.
-fn unnoticed<T>(dir: &RootDir, work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
+fn preserving_mtime<T>(dir: &RootDir, work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
     let mtime = dir.stat_self()?.mtime;
     let done = work()?;
     dir.set_own_mtime(mtime)?;
@@ -192,7 +192,7 @@ impl EmulatedMounts<'_> {
         for part in at.parent().into_iter().flat_map(Path::components) {
             let Component::Normal(name) = part else { continue };
             if !dir.exists(name)? {
-                unnoticed(&dir, || dir.create_dir(name, 0o755).and_then(|()| dir.chmod(name, 0o755)))?;
+                preserving_mtime(&dir, || dir.create_dir(name, 0o755).and_then(|()| dir.chmod(name, 0o755)))?;
                 points.push(Tracked::of(&dir, name)?);
             }
             dir = dir.sub(name)?;
@@ -330,7 +330,7 @@ impl Mounted {
     fn return_entry(&self, own: &HashSet<Inode>) -> Result<(), Error> {
         let Some(PlacedContent { entry, home: Some((home, old)), .. }) = &self.content else { return Ok(()) };
         if let Some((dir, name)) = entry.place() {
-            return unnoticed(dir, || dir.rename(name, home, old));
+            return preserving_mtime(dir, || dir.rename(name, home, old));
         }
         if entry.kind != FileKind::Dir {
             return Ok(());
@@ -379,7 +379,7 @@ impl Mounted {
         }
         for (dir, name) in self.points.iter().rev().filter_map(Tracked::place) {
             // Fails if it is not empty; then it is more than a mount point and stays.
-            let _ = unnoticed(dir, || dir.remove_dir(name));
+            let _ = preserving_mtime(dir, || dir.remove_dir(name));
         }
         Ok(as_it_was)
     }

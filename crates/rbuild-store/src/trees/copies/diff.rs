@@ -1,5 +1,5 @@
-//! Computes the diff of a merged directory to the trees that it was merged from, in the form of an
-//! overlay upper directory.
+//! Computes the diff between a merged directory and the trees that it was merged from, in the form
+//! of an overlay upper directory.
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};

@@ -22,13 +22,13 @@ pub fn cut_links(tree: &RootDir) -> Result<()> {
         }
         let (first_dir, first) = tree.parent(&names[0])?;
         let own = free_name(&first_dir)?;
-        unnoticed(&first_dir, || {
+        preserving_mtime(&first_dir, || {
             copy_entry(&first_dir, &first, &stat, &first_dir, &own)?;
             first_dir.rename(&own, &first_dir, &first)
         })?;
         for other in &names[1..] {
             let (dir, name) = tree.parent(other)?;
-            unnoticed(&dir, || {
+            preserving_mtime(&dir, || {
                 dir.remove_file(&name)?;
                 dir.hard_link(&first_dir, &first, &name)
             })?;
@@ -76,7 +76,7 @@ fn free_name(dir: &RootDir) -> Result<OsString> {
 }
 
 /// Runs `work` and restores the modification time of the directory.
-fn unnoticed(dir: &RootDir, work: impl FnOnce() -> Result<()>) -> Result<()> {
+fn preserving_mtime(dir: &RootDir, work: impl FnOnce() -> Result<()>) -> Result<()> {
     let mtime = dir.stat_self()?.mtime;
     work()?;
     dir.set_own_mtime(mtime)
