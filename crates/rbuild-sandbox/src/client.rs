@@ -91,7 +91,7 @@ impl<'a> Runner<'a> {
         self.zygote.sweep();
     }
 
-    /// Finishes the runner and returns the outcome of its command, if the command got that far.
+    /// Finishes the runner and returns the outcome of its command.
     pub(crate) fn conclude(mut self, reports: &ReportBuffer) -> Result<CommandEnd, SandboxError> {
         let last = reports.list.last();
         self.finished = matches!(last, Some(Report::Finished(_)));
@@ -223,7 +223,8 @@ pub(crate) fn follow(
     read_pipes(pipes, &mut buffer, LAST_PIECES, output)
 }
 
-/// More reads than a pipe can hold data for (fs.pipe-max-size is 1 MiB unless root raised it).
+/// Maximum number of reads after the end of a runner. They return more than the capacity of a pipe
+/// (fs.pipe-max-size is 1 MiB unless root raised it).
 const LAST_PIECES: usize = 64;
 
 /// Waits for a report or for output. Returns true if the runner or the zygote has ended.

@@ -47,7 +47,7 @@ impl SandboxError {
     }
 }
 
-/// The reason why this machine cannot isolate, and the action that changes it.
+/// The reason why this machine does not permit the requested isolation, and the remedy.
 #[derive(Debug, thiserror::Error)]
 #[error("{reason}")]
 pub struct Refusal {

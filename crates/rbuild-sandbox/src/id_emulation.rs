@@ -9,17 +9,17 @@
 //! container are its root.
 
 mod caller;
+mod caller_files;
+mod caller_roots;
 mod calls;
+mod credentials;
 mod decode;
 mod file_ops;
-mod files;
-mod ids;
-mod pending;
+mod pending_exec;
 mod privileges;
-mod roots;
 mod supervisor;
 
 pub(crate) use caller::SharedProc;
 pub(crate) use calls::{InterceptCondition, numbers};
-pub(crate) use ids::Credentials;
+pub(crate) use credentials::Credentials;
 pub(crate) use supervisor::Supervisor;

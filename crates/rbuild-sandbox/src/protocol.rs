@@ -80,7 +80,7 @@ pub enum RootFiles {
     Overlay {
         /// Trees below the step, the topmost first.
         lowers: Vec<PathBuf>,
-        /// Receives what the command writes.
+        /// Receives the changes of the command.
         upper: PathBuf,
         /// An empty directory on the same file system as `upper`, for the overlay and for mount
         /// points that the root file system lacks. Its contents can be discarded afterwards.
@@ -182,8 +182,8 @@ pub enum CommandOutcome {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CommandEnd {
     pub outcome: CommandOutcome,
-    /// Time of the end, from [`rbuild_linux::clock::monotonic_nanoseconds`]. Orders the ends of concurrent
-    /// commands.
+    /// Time of the end, from [`rbuild_linux::clock::monotonic_nanoseconds`]. Orders the ends of
+    /// concurrent commands.
     pub at: u64,
 }
 

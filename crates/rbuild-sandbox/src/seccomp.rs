@@ -43,29 +43,30 @@ pub fn filter() -> Option<Vec<FilterStep>> {
     Some(program([native, native + 1], &Default::default()))
 }
 
-/// Calls for the supervisor, by number, on this architecture and on its 32-bit sibling.
-pub type About = [Vec<(u32, InterceptCondition)>; 2];
+/// The calls that are sent to the supervisor, on this architecture and on its 32-bit sibling: their
+/// numbers and conditions.
+pub type InterceptedCalls = [Vec<(u32, InterceptCondition)>; 2];
 
 /// Like [`filter`], but sends the given calls to the supervisor.
-pub fn filter_with_supervisor(about: &About) -> Option<Vec<FilterStep>> {
+pub fn filter_with_supervisor(about: &InterceptedCalls) -> Option<Vec<FilterStep>> {
     let native = native()?;
     Some(program([native, native + 1], about))
 }
 
-/// Returns the filter for commands that the profile does not confine: refuses what no command may
-/// do ([`refusals`]), sends the given calls to the supervisor, and allows everything else.
-pub fn filter_of_least(about: &About, keys: KeyringRefusal) -> Option<Vec<FilterStep>> {
+/// Returns the filter for commands that the profile does not confine: refuses the calls that no
+/// command may make ([`refusals`]), sends the given calls to the supervisor, and allows all others.
+pub fn filter_for_insecure(about: &InterceptedCalls, keys: KeyringRefusal) -> Option<Vec<FilterStep>> {
     let native = native()?;
     Some(least([native, native + 1], about, keys))
 }
 
-fn least(architectures: [usize; 2], about: &About, keys: KeyringRefusal) -> Vec<FilterStep> {
+fn least(architectures: [usize; 2], about: &InterceptedCalls, keys: KeyringRefusal) -> Vec<FilterStep> {
     let [of_native, of_sibling] = [0, 1].map(|i| {
         let mut steps = vec![step(LOAD, NUMBER, 0, 0)];
-        steps.extend(refusals::no_keys(architectures[i], keys));
+        steps.extend(refusals::refuse_keyring_calls(architectures[i], keys));
         steps.extend(refusals::refuse_bypasses(architectures[i]));
-        steps.extend(refusals::no_whiteouts(architectures[i]));
-        steps.extend(asking(architectures[i], &about[i]));
+        steps.extend(refusals::refuse_whiteouts(architectures[i]));
+        steps.extend(forwarding(architectures[i], &about[i]));
         steps.push(answer(ALLOW));
         steps
     });
@@ -78,7 +79,7 @@ fn native() -> Option<usize> {
 
 /// Returns the instructions that send calls to the supervisor, if there is one, and refuse what
 /// would deceive it. They expect the call number in the accumulator and leave it there.
-fn asking(architecture: usize, about: &[(u32, InterceptCondition)]) -> Vec<FilterStep> {
+fn forwarding(architecture: usize, about: &[(u32, InterceptCondition)]) -> Vec<FilterStep> {
     let mut steps = if about.is_empty() { Vec::new() } else { refusals::refuse_forgeries(architecture) };
     for (number, when) in about {
         let (argument, tests) = match *when {
@@ -103,14 +104,14 @@ fn asking(architecture: usize, about: &[(u32, InterceptCondition)]) -> Vec<Filte
 }
 
 /// Assembles the rules of two architectures, with the given calls sent to the supervisor.
-fn program(architectures: [usize; 2], about: &About) -> Vec<FilterStep> {
+fn program(architectures: [usize; 2], about: &InterceptedCalls) -> Vec<FilterStep> {
     let [mut native, mut sibling] = architectures.map(rules);
     // After the instruction that loads the call number.
     for (rules, architecture, about) in
         [(&mut native, architectures[0], &about[0]), (&mut sibling, architectures[1], &about[1])]
     {
-        let mut first = refusals::no_whiteouts(architecture);
-        first.extend(asking(architecture, about));
+        let mut first = refusals::refuse_whiteouts(architecture);
+        first.extend(forwarding(architecture, about));
         rules.splice(1..1, first);
     }
     by_architecture(architectures, native, sibling, answer(fail(ENOSYS)))
@@ -287,9 +288,9 @@ mod tests {
     #[test]
     fn whiteouts_are_refused_and_other_nodes_are_not() {
         let asked = [vec![(133, InterceptCondition::Always), (259, InterceptCondition::Always)], vec![]];
-        let least = least([0, 1], &About::default(), KeyringRefusal::Forbidden);
+        let least = least([0, 1], &InterceptedCalls::default(), KeyringRefusal::Forbidden);
         for (program, other) in
-            [(program([0, 1], &About::default()), ALLOW), (program([0, 1], &asked), NOTIFY), (least, ALLOW)]
+            [(program([0, 1], &InterceptedCalls::default()), ALLOW), (program([0, 1], &asked), NOTIFY), (least, ALLOW)]
         {
             let got = |number, arguments| run_with(&program, AUDIT[0], number, arguments);
             for (number, front) in [(133, 1), (259, 2)] {
@@ -316,14 +317,14 @@ mod tests {
     fn keys_are_out_of_reach_in_every_abi() {
         for pair in [[0, 1], [2, 3]] {
             for (keys, errno) in [(KeyringRefusal::Forbidden, EPERM), (KeyringRefusal::Missing, ENOSYS)] {
-                let least = least(pair, &About::default(), keys);
+                let least = least(pair, &InterceptedCalls::default(), keys);
                 for a in pair {
                     for call in calls::KEYS {
                         let number = call[a] as u32;
                         assert_eq!(run(&least, AUDIT[a], number, 0), fail(errno), "{number} of {}", ARCHITECTURES[a]);
                         let with_x32 = if a == 0 { fail(ENOSYS) } else { ALLOW };
                         assert_eq!(run(&least, AUDIT[a], X32 | number, 0), with_x32);
-                        assert_eq!(run(&program(pair, &About::default()), AUDIT[a], number, 0), fail(EPERM));
+                        assert_eq!(run(&program(pair, &InterceptedCalls::default()), AUDIT[a], number, 0), fail(EPERM));
                     }
                     assert_eq!(run(&least, AUDIT[a], calls::KEYS[2][a] as u32 + 1, 0), ALLOW);
                 }
@@ -336,22 +337,25 @@ mod tests {
         for pair in [[0, 1], [2, 3]] {
             for a in pair {
                 for number in 425..428 {
-                    let least = least(pair, &About::default(), KeyringRefusal::Missing);
+                    let least = least(pair, &InterceptedCalls::default(), KeyringRefusal::Missing);
                     assert_eq!(run(&least, AUDIT[a], number, 0), fail(ENOSYS), "{number} of {}", ARCHITECTURES[a]);
-                    assert_eq!(run(&program(pair, &About::default()), AUDIT[a], number, 0), fail(EPERM));
+                    assert_eq!(run(&program(pair, &InterceptedCalls::default()), AUDIT[a], number, 0), fail(EPERM));
                 }
             }
         }
-        let least = least([0, 1], &About::default(), KeyringRefusal::Missing);
+        let least = least([0, 1], &InterceptedCalls::default(), KeyringRefusal::Missing);
         assert_eq!((run(&least, AUDIT[0], X32 | 133, 0), run(&least, AUDIT[0], 428, 0)), (fail(ENOSYS), ALLOW));
     }
 
     #[test]
     fn commands_cannot_change_execution_records_or_use_recent_xattr_calls() {
         for pair in [[0, 1], [2, 3]] {
-            let asked: About = [0, 1].map(|_| vec![(1000, InterceptCondition::Always)]);
+            let asked: InterceptedCalls = [0, 1].map(|_| vec![(1000, InterceptCondition::Always)]);
             let asks = [program(pair, &asked), least(pair, &asked, KeyringRefusal::Missing)];
-            let others = [program(pair, &About::default()), least(pair, &About::default(), KeyringRefusal::Missing)];
+            let others = [
+                program(pair, &InterceptedCalls::default()),
+                least(pair, &InterceptedCalls::default(), KeyringRefusal::Missing),
+            ];
             for a in pair {
                 let got = |program: &[FilterStep], number, argument| run(program, AUDIT[a], number, argument);
                 let prctl = calls::PRCTL[a] as u32;

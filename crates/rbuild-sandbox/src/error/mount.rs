@@ -16,7 +16,7 @@ pub struct MountError {
     problem: MountProblem,
 }
 
-/// The owner of a file that is in the way of a mount.
+/// The origin of a file that prevents a mount.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FileOrigin {
     Image,
@@ -48,7 +48,7 @@ pub enum MountProblem {
         path: PathBuf,
         has: Noun,
     },
-    /// The target, or the target of its symlink, is in a file system of the kernel.
+    /// The target, or the file that its symbolic link leads to, is in a file system of the kernel.
     InKernelFiles {
         place: Noun,
         link_to: Option<PathBuf>,

@@ -81,7 +81,7 @@ pub enum RunnerProblem {
     NoDevice { name: Cow<'static, str>, major: u32, minor: u32 },
     #[error("an insecure command could reach the builder's files through the masked /proc")]
     ExposedProcesses,
-    /// Something that takes a mount, where none can be made.
+    /// An operation that requires mounts, on a machine that does not permit them.
     #[error("{0} requires mounts, which this machine does not permit")]
     NeedsMounts(Cow<'static, str>),
     #[error("{0} cannot be writable: that requires mounts, which this machine does not permit")]
@@ -94,7 +94,7 @@ pub enum RunnerProblem {
     NetworkDown { carrier: Cow<'static, str>, output: String },
     #[error("owners can be recorded on x86_64 and aarch64 only")]
     NoEmulation,
-    /// The index of a command's IDs exceeds the resource limit that contains it.
+    /// The resource limit that encodes the IDs of a command is too low.
     #[error("the hard limit on the size of message queues (ulimit -q) is too low to emulate IDs")]
     LowQueueLimit,
     #[error("cannot intercept the command's system calls")]
@@ -105,7 +105,7 @@ pub enum RunnerProblem {
     /// One of the container's first processes was killed.
     #[error("a process that was setting up the container was killed by signal {0}")]
     Killed(i32),
-    /// No commands were announced when the builder was started.
+    /// The builder was started without support for commands.
     #[error("the builder was started without support for commands")]
     Unannounced,
     #[error("the process that starts commands ended unexpectedly")]
@@ -256,7 +256,7 @@ impl RunnerProblem {
     }
 }
 
-/// Names the phase in which a problem occurred.
+/// Adds the phase in which a problem occurred.
 pub(crate) trait During<T> {
     fn during(self, phase: Phase) -> Result<T, RunnerError>;
 }

@@ -26,7 +26,7 @@ const CHUNK: u64 = 256;
 /// A /proc that shows both the container's processes and this one.
 pub struct SharedProc {
     pub dir: OwnedFd,
-    /// True if it belongs to an outer PID namespace, whose process IDs differ from this process's.
+    /// True if it belongs to an outer PID namespace, in which processes have other IDs.
     pub outer: bool,
 }
 
@@ -95,7 +95,7 @@ impl Caller<'_> {
         if fd == HERE { self.open("cwd", OFlags::PATH) } else { self.file(fd).map_err(|_| Errno::BADF) }
     }
 
-    /// Opens the file behind its descriptor `fd`, as `O_PATH`.
+    /// Opens the file of its descriptor `fd`, as `O_PATH`.
     pub fn file(&self, fd: i32) -> Result<OwnedFd> {
         self.open(&format!("fd/{fd}"), OFlags::PATH)
     }
@@ -204,7 +204,9 @@ impl Caller<'_> {
         Ok(Some(match own {
             // The only case in which a link in /proc is followed: it leads to a file that the
             // caller itself has open.
-            OwnProcPath::Behind(link, rest) => OwnPath { base: self.open(&link, OFlags::PATH)?, rest, is_link: false },
+            OwnProcPath::BelowLink(link, rest) => {
+                OwnPath { base: self.open(&link, OFlags::PATH)?, rest, is_link: false }
+            }
             OwnProcPath::Link(dir, name) => OwnPath { base: self.open(dir, OFlags::PATH)?, rest: name, is_link: true },
             OwnProcPath::Other(rest) => OwnPath { base: self.open(".", OFlags::PATH)?, rest, is_link: false },
         }))
@@ -232,14 +234,14 @@ pub enum OwnLinks {
 enum OwnProcPath<'p> {
     /// A link to one of the caller's files: its directory, and its name.
     Link(&'static str, &'p [u8]),
-    /// A path behind such a link.
-    Behind(String, &'p [u8]),
+    /// A path below the target of such a link.
+    BelowLink(String, &'p [u8]),
     Other(&'p [u8]),
 }
 
-/// Returns true if a path leads over a link in /proc to one of the caller's files.
+/// Returns true if a path leads through a link in /proc to one of the caller's files.
 pub fn names_link_of_proc(path: &[u8]) -> bool {
-    matches!(own_path(path), Some((_, OwnProcPath::Link(..) | OwnProcPath::Behind(..))))
+    matches!(own_path(path), Some((_, OwnProcPath::Link(..) | OwnProcPath::BelowLink(..))))
 }
 
 /// Returns a path, relative to the builder's /proc, of the target of a link in /proc of the thread
@@ -247,7 +249,7 @@ pub fn names_link_of_proc(path: &[u8]) -> bool {
 pub fn own_path_from_here(path: &[u8], number: u32, follow: bool) -> Option<Vec<u8>> {
     let (link, rest) = match own_path(path) {
         Some((_, OwnProcPath::Link(dir, name))) if follow => (text(dir, name), None),
-        Some((_, OwnProcPath::Behind(link, rest))) => (link, Some(rest)),
+        Some((_, OwnProcPath::BelowLink(link, rest))) => (link, Some(rest)),
         _ => match path {
             b"/dev/stdin" if follow => ("fd/0".into(), None),
             b"/dev/stdout" if follow => ("fd/1".into(), None),
@@ -260,8 +262,8 @@ pub fn own_path_from_here(path: &[u8], number: u32, follow: bool) -> Option<Vec<
     Some(own)
 }
 
-/// Returns the link of /dev that a path to a file of the caller's own names, and where it leads in
-/// every new container. Commands may replace it.
+/// Returns the link in /dev through which a path leads to one of the caller's open files, and the
+/// target of that link in every new container. Commands may replace the link.
 pub fn link_of_dev(path: &[u8]) -> Option<(&'static str, &'static [u8])> {
     match path {
         b"/dev/stdin" => Some(("/dev/stdin", b"/proc/self/fd/0")),
@@ -271,7 +273,7 @@ pub fn link_of_dev(path: &[u8]) -> Option<(&'static str, &'static [u8])> {
     }
 }
 
-/// Splits the first component off a path; repeated slashes and `.` count for nothing.
+/// Splits the first component off a path. Repeated slashes and `.` are ignored.
 fn first(path: &[u8]) -> (&[u8], &[u8]) {
     let start = path.iter().position(|byte| *byte != b'/').unwrap_or(path.len());
     let end = path[start..].iter().position(|byte| *byte == b'/').map_or(path.len(), |length| start + length);
@@ -308,12 +310,16 @@ fn own_path(path: &[u8]) -> Option<(OwnLinks, OwnProcPath<'_>)> {
     }
 }
 
-/// Classifies the link `name`, or the path behind it.
+/// Classifies a path to the link `name`, followed by `rest`.
 fn link<'p>(dir: &'static str, name: &'p [u8], rest: &'p [u8]) -> OwnProcPath<'p> {
     let Some(slashes) = rest.iter().position(|byte| *byte != b'/') else {
-        return if rest.is_empty() { OwnProcPath::Link(dir, name) } else { OwnProcPath::Behind(text(dir, name), b".") };
+        return if rest.is_empty() {
+            OwnProcPath::Link(dir, name)
+        } else {
+            OwnProcPath::BelowLink(text(dir, name), b".")
+        };
     };
-    OwnProcPath::Behind(text(dir, name), &rest[slashes..])
+    OwnProcPath::BelowLink(text(dir, name), &rest[slashes..])
 }
 
 fn text(dir: &str, name: &[u8]) -> String {
@@ -326,7 +332,7 @@ mod tests {
 
     #[test]
     fn only_the_callers_own_proc_links_are_followed() {
-        let behind = |link: &str, rest: &'static str| OwnProcPath::Behind(link.to_string(), rest.as_bytes());
+        let behind = |link: &str, rest: &'static str| OwnProcPath::BelowLink(link.to_string(), rest.as_bytes());
         for (path, own) in [
             ("/proc/self/fd/3", OwnProcPath::Link("fd", b"3")),
             ("/proc/thread-self/fd/17/x/..", behind("fd/17", "x/..")),

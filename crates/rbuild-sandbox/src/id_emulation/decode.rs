@@ -18,8 +18,7 @@ pub const EMPTY_PATH: u32 = 0x1000;
 /// The flags of the calls that change a file's owner or times or list its attributes.
 pub const NAMING: u32 = NO_FOLLOW | EMPTY_PATH;
 
-/// The flags of statx(2): also `AT_NO_AUTOMOUNT` and `AT_STATX_SYNC_TYPE`, of which not both bits
-/// may be set.
+/// The flags of statx(2): also `AT_NO_AUTOMOUNT`, and at most one bit of `AT_STATX_SYNC_TYPE`.
 pub const QUERYING: u32 = NAMING | 0x800 | SYNCHRONIZING;
 pub const SYNCHRONIZING: u32 = 0x6000;
 
@@ -80,8 +79,8 @@ pub enum Width {
     Short,
     /// 64 bits.
     Long,
-    /// 64 bits, of which the upper half of the nanoseconds is ignored: 32-bit programs leave
-    /// padding there.
+    /// 64 bits. The upper half of the nanoseconds is ignored, because it is padding in 32-bit
+    /// programs.
     Padded,
 }
 
@@ -205,7 +204,7 @@ pub enum Request {
     },
 }
 
-/// Decodes a call; `None` if it is not one for the supervisor.
+/// Decodes a call. Returns `None` if the supervisor does not handle it.
 pub fn decode(number: i32, architecture: u32, args: [u64; 6]) -> Option<Request> {
     let asked = of_number(number, architecture)?;
     let width = if is_of_sibling(architecture) { Width::Short } else { Width::Long };
@@ -399,7 +398,8 @@ const RESOLVE_FLAGS: ResolveFlags = ResolveFlags::NO_XDEV
     .union(ResolveFlags::BENEATH.union(ResolveFlags::IN_ROOT));
 
 /// Returns flags, mode and resolution flags of a call of openat2(2) that may create a file, from
-/// the bytes of its structure. `None` if it creates none, or is one that the kernel refuses.
+/// the bytes of its structure. Returns `None` if the call cannot create a file, or if the kernel
+/// refuses it.
 pub fn open_how(bytes: &[u8]) -> Option<(OFlags, u32, ResolveFlags)> {
     let (words, unknown) = bytes.split_at_checked(24)?;
     let mut words = words.chunks(8).map(|word| word.try_into().map_or(u64::MAX, u64::from_ne_bytes));

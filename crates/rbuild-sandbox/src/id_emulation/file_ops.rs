@@ -9,13 +9,13 @@ use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Timespec, Timestamps};
 use rustix::io::Errno;
 
 use crate::id_emulation::caller::{Caller, Result, SharedProc};
+use crate::id_emulation::caller_files::{NamedPath, OpenHow, OpenedFile, SET_GID, StatFile, passes_group_on};
 use crate::id_emulation::calls::{CREATES, I386};
+use crate::id_emulation::credentials::SAME;
 use crate::id_emulation::decode::{
     NAMING, NOW, OMIT, OPEN_HOW, PathArg, PathAt, QUERYING, SYNCHRONIZING, Subject, Time, TimeForm, Width, open_how,
     without,
 };
-use crate::id_emulation::files::{NamedPath, OpenHow, OpenedFile, SET_GID, StatFile, passes_group_on};
-use crate::id_emulation::ids::SAME;
 use crate::id_emulation::supervisor::{Reply, Supervisor, errno};
 
 /// The kernel's limit for a list of attribute names, in bytes (xattr(7)).
@@ -33,8 +33,8 @@ const SET_GROUP_PROGRAM: u32 = 0o2010;
 /// Maximum number of attempts to open a file that other processes create and remove.
 const MAX_ATTEMPTS: usize = 1000;
 
-/// The subject of an open with O_CREAT.
-enum Opened {
+/// The file that an open with O_CREAT refers to.
+enum OpenSubject {
     /// A file that this process does not open, as the kernel does not create it.
     ByKernel,
     Existing(OpenedFile),
@@ -60,22 +60,22 @@ impl Supervisor {
         }
         let place = NamedPath::of(caller, dir, path, &self.roots)?;
         match place.target(!flags.contains(AtFlags::SYMLINK_NOFOLLOW)) {
-            Err(e) if !flags.contains(AtFlags::SYMLINK_NOFOLLOW) => self.behind_links(caller, place).ok_or(e),
+            Err(e) if !flags.contains(AtFlags::SYMLINK_NOFOLLOW) => self.follow_links(caller, place).ok_or(e),
             found => found,
         }
     }
 
-    /// Opens the file behind links that end in a path of /proc to one of the caller's own files, as
-    /// `/dev/stdout` does; `None` if they end elsewhere.
-    fn behind_links<'a>(&'a self, caller: &Caller<'a>, mut place: NamedPath<'a>) -> Option<OpenedFile> {
+    /// Opens the file that links lead to, if they end in a path of /proc to one of the caller's own
+    /// files, as `/dev/stdout` does. Otherwise returns `None`.
+    fn follow_links<'a>(&'a self, caller: &Caller<'a>, mut place: NamedPath<'a>) -> Option<OpenedFile> {
         for _ in 0..MAX_SYMLINKS {
             let (parent, name) = place.parent().ok()?;
-            // The text of a link in /proc is not where it leads.
+            // The text of a link in /proc is not the path of its target.
             if parent.is_in_proc() {
                 return None;
             }
             let text = rustix::fs::readlinkat(&parent.fd, &name, Vec::new()).ok()?;
-            place = place.behind(caller, parent, text, &self.roots).ok()?;
+            place = place.follow_link(caller, parent, text, &self.roots).ok()?;
             if let Ok(target) = place.target(true) {
                 return Some(target);
             }
@@ -194,7 +194,8 @@ impl Supervisor {
                 return Err(Errno::PERM);
             }
         }
-        // The kernel removes set-id bits, as only those may who may change the mode.
+        // The kernel removes set-id bits below. Only a caller that may change the mode may have
+        // them removed.
         let mode = target.stat.st_mode;
         let drops_bits = mode & SET_USER != 0 || mode & SET_GROUP_PROGRAM == SET_GROUP_PROGRAM;
         if drops_bits && target.kind() != FileKind::Dir && !self.may_as_owner(caller, &target)? {
@@ -211,7 +212,7 @@ impl Supervisor {
 
     /// Returns the owner of a file that the caller creates in a directory; `None` for root and its
     /// group.
-    fn maker(&self, caller: &Caller<'_>, dir: &OpenedFile) -> Result<Option<UidGid>> {
+    fn owner_of_new(&self, caller: &Caller<'_>, dir: &OpenedFile) -> Result<Option<UidGid>> {
         let who = self.credentials(caller)?;
         let gid = dir.group_for_new(&self.owners).unwrap_or(who.groups.files);
         Ok(Some(UidGid { uid: who.users.files, gid }).filter(|owner| *owner != UidGid::ROOT))
@@ -262,7 +263,7 @@ impl Supervisor {
             Ok(found) => found,
             Err(e) => return self.unless_for_root(caller, e),
         };
-        let maker = self.maker(caller, &parent)?;
+        let maker = self.owner_of_new(caller, &parent)?;
         let kind = match FileType::from_raw_mode(mode) {
             FileType::CharacterDevice => Some(FileKind::CharDevice),
             FileType::BlockDevice => Some(FileKind::BlockDevice),
@@ -301,7 +302,7 @@ impl Supervisor {
             Ok(found) => found,
             Err(e) => return self.unless_for_root(caller, e),
         };
-        let Some(owner) = self.maker(caller, &parent)? else { return Ok(Reply::GO) };
+        let Some(owner) = self.owner_of_new(caller, &parent)? else { return Ok(Reply::GO) };
         let mode = Mode::from_raw_mode(mode & 0o7777);
         with_umask_of(caller, || rustix::fs::mkdirat(&parent.fd, &name, mode))?;
         self.own_new(&parent, &name, owner, None)?;
@@ -316,7 +317,7 @@ impl Supervisor {
             Ok(found) => found,
             Err(e) => return self.unless_for_root(caller, e),
         };
-        let Some(owner) = self.maker(caller, &parent)? else { return Ok(Reply::GO) };
+        let Some(owner) = self.owner_of_new(caller, &parent)? else { return Ok(Reply::GO) };
         rustix::fs::symlinkat(caller.path(text)?, &parent.fd, &name)?;
         self.own_new(&parent, &name, owner, None)?;
         Ok(Reply::value(0))
@@ -335,9 +336,9 @@ impl Supervisor {
         self.open(caller, at, OpenHow { flags, mode, resolve })
     }
 
-    /// Handles an open that may create a file. The kernel would create it as root. It therefore
-    /// gets only calls whose new files belong to root anyway, and opens of existing files of other
-    /// kinds, which create none regardless of concurrent changes.
+    /// Handles an open that may create a file. The kernel would create it as root. Therefore only
+    /// two kinds of calls are left to the kernel: those that create files of root anyway, and those
+    /// that do not create a file even if other processes change names concurrently.
     pub(super) fn open(&mut self, caller: &Caller<'_>, at: PathArg, how: OpenHow) -> Result<Reply> {
         let unnamed = how.flags.bits() & CREATES & !OFlags::CREATE.bits() != 0;
         // With O_PATH, an open creates nothing.
@@ -360,15 +361,15 @@ impl Supervisor {
             };
         }
         for _ in 0..MAX_ATTEMPTS {
-            let found = self.place_resolved(caller, at, how).and_then(|place| self.opened(caller, place, how));
+            let found = self.place_resolved(caller, at, how).and_then(|place| self.locate(caller, place, how));
             let found = match found {
                 Err(e) => return self.unless_for_root(caller, e),
                 Ok(found) => found,
             };
             match found {
-                Opened::ByKernel => return Ok(Reply::GO),
-                Opened::Existing(file) => return self.open_existing(caller, &file, how),
-                Opened::New(dir, name) => match self.create(caller, &dir, &name, how) {
+                OpenSubject::ByKernel => return Ok(Reply::GO),
+                OpenSubject::Existing(file) => return self.open_existing(caller, &file, how),
+                OpenSubject::New(dir, name) => match self.create(caller, &dir, &name, how) {
                     // Another process has created it.
                     Err(Errno::EXIST) if !how.flags.contains(OFlags::EXCL) => {}
                     made => return Ok(made?.unwrap_or(Reply::GO)),
@@ -385,7 +386,7 @@ impl Supervisor {
     /// Creates and opens a file, or an unnamed one in `dir`. Returns `None` if it belongs to root
     /// and its group.
     fn create(&mut self, caller: &Caller<'_>, dir: &OpenedFile, name: &CStr, how: OpenHow) -> Result<Option<Reply>> {
-        let Some(owner) = self.maker(caller, dir)? else { return Ok(None) };
+        let Some(owner) = self.owner_of_new(caller, dir)? else { return Ok(None) };
         let alone = if how.flags.contains(OFlags::CREATE) { OFlags::EXCL } else { OFlags::empty() };
         let mode = self.mode_in(caller, dir, how.mode)?;
         let open = || rustix::fs::openat(&dir.fd, name, how.flags | alone | OFlags::CLOEXEC, mode);
@@ -422,41 +423,41 @@ impl Supervisor {
 
     /// Returns true if file modes restrict the caller no more than this process.
     fn opens_all(&self, caller: &Caller<'_>) -> bool {
-        !self.narrowed || caller.is_effective(Capability::CAP_DAC_OVERRIDE)
+        !self.has_dropped_capabilities || caller.is_effective(Capability::CAP_DAC_OVERRIDE)
     }
 
-    /// Returns the subject of an open with O_CREAT, behind any links.
-    fn opened<'a>(&'a self, caller: &Caller<'a>, mut place: NamedPath<'a>, how: OpenHow) -> Result<Opened> {
+    /// Returns the file that an open with O_CREAT refers to, after following links.
+    fn locate<'a>(&'a self, caller: &Caller<'a>, mut place: NamedPath<'a>, how: OpenHow) -> Result<OpenSubject> {
         // The kernel creates no directory.
         if place.names_directory() {
-            return Ok(Opened::ByKernel);
+            return Ok(OpenSubject::ByKernel);
         }
         let follow = !how.flags.intersects(OFlags::EXCL | OFlags::NOFOLLOW);
         if let Ok(file) = place.target(follow) {
-            return Ok(Opened::Existing(file));
+            return Ok(OpenSubject::Existing(file));
         }
         for _ in 0..MAX_SYMLINKS {
             let (parent, name) = place.parent()?;
             let Ok(text) = rustix::fs::readlinkat(&parent.fd, &name, Vec::new()) else {
-                return Ok(Opened::New(parent, name));
+                return Ok(OpenSubject::New(parent, name));
             };
             // Links in /proc lead to existing files.
             if parent.is_in_proc() {
-                return Ok(Opened::ByKernel);
+                return Ok(OpenSubject::ByKernel);
             }
             // Programs do not combine the two, and determining such a link's target is not worth
             // the complexity.
             if !follow || !how.resolve.is_empty() {
                 return Err(Errno::LOOP);
             }
-            place = place.behind(caller, parent, text, &self.roots)?;
+            place = place.follow_link(caller, parent, text, &self.roots)?;
             if place.names_directory() {
-                return Ok(Opened::ByKernel);
+                return Ok(OpenSubject::ByKernel);
             }
             // Links in /proc to the caller's own files cannot be followed here, only identified by
             // name.
             if let Ok(file) = place.target(true) {
-                return Ok(Opened::Existing(file));
+                return Ok(OpenSubject::Existing(file));
             }
         }
         Err(Errno::LOOP)

@@ -11,11 +11,11 @@ use rustix::fs::{CWD, Mode, OFlags, StatVfsMountFlags, XattrFlags};
 use rustix::io::Errno;
 
 use crate::id_emulation::caller::{Caller, Result, SharedProc};
+use crate::id_emulation::caller_files::{OpenedFile, SET_GID};
+use crate::id_emulation::credentials::{CapabilitySets, Credentials};
 use crate::id_emulation::decode::{CHECK_ONLY, EMPTY_PATH, HERE, NO_FOLLOW, PathArg, PathAt, Subject, ids_of};
 use crate::id_emulation::file_ops::refuse_unknown_flags;
-use crate::id_emulation::files::{OpenedFile, SET_GID};
-use crate::id_emulation::ids::{CapabilitySets, Credentials};
-use crate::id_emulation::pending::{MemoryImage, Pending};
+use crate::id_emulation::pending_exec::{MemoryImage, Pending};
 use crate::id_emulation::supervisor::{Reply, Supervisor};
 
 /// Size of the header of capset(2), and of one of its parts: three sets of 32 capabilities each.
@@ -61,12 +61,13 @@ impl Supervisor {
         if !self.has_begun {
             return Ok(());
         }
-        self.narrowed = true;
+        self.has_dropped_capabilities = true;
         if self.changes_sets(caller) { Ok(()) } else { Err(Errno::PERM) }
     }
 
-    /// Returns true if the caller has CAP_SETPCAP, both apparently and for the kernel, which makes
-    /// the changes that it requires. For the kernel, a return to root gives back no capability.
+    /// Returns true if the caller has CAP_SETPCAP, both in its emulated credentials and in the
+    /// kernel, which performs the changes. In the kernel, a return to root does not restore
+    /// capabilities.
     fn changes_sets(&self, caller: &Caller<'_>) -> bool {
         self.may(caller, Capability::CAP_SETPCAP) && caller.is_effective(Capability::CAP_SETPCAP)
     }
@@ -91,7 +92,7 @@ impl Supervisor {
         if !self.has_begun {
             return Ok(Reply::GO);
         }
-        self.narrowed = true;
+        self.has_dropped_capabilities = true;
         // The kernel refuses the header, or sets of another process, which cannot be changed.
         let Some(parts) = parts_of(caller, header)? else { return Ok(Reply::GO) };
         let mut bytes = vec![0; parts * SETS_SIZE];
@@ -238,8 +239,8 @@ impl Supervisor {
     }
 
     /// Returns true if the caller shares its root and working directory with another process, which
-    /// could change them while a set-id program runs. Where processes have other IDs in /proc,
-    /// this cannot be determined.
+    /// could change them while a set-id program runs. If processes have other IDs in /proc, this
+    /// cannot be determined.
     fn shares_directories(&self, caller: &Caller<'_>) -> bool {
         let ids = |path: &str| -> Vec<u32> {
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -255,7 +256,7 @@ impl Supervisor {
                 .any(|thread| !own.contains(&thread) && share_directories(caller.thread(), thread))
     }
 
-    /// Returns true if the tracer may trace every process (CAP_SYS_PTRACE). No command may where
+    /// Returns true if the tracer may trace every process (CAP_SYS_PTRACE). Always returns false if
     /// processes have other IDs in /proc.
     fn is_able_tracer(&self, tracer: u32) -> bool {
         let capability = Capability::CAP_SYS_PTRACE;
@@ -302,8 +303,8 @@ fn parts_of(caller: &Caller<'_>, header: u64) -> Result<Option<usize>> {
     Ok((VERSIONS.contains(&version) && is_own).then_some(if version == SHORT { 1 } else { 2 }))
 }
 
-/// Returns true if the mount permits set-id programs, which that of memfds does not, and the file
-/// is not a script, whose set-id bits are ignored.
+/// Returns true if the kernel honors set-id bits of the file: the mount permits them, and the file
+/// is not a script. The mount of memfds does not permit them.
 fn permits_set_id(target: &OpenedFile) -> bool {
     if rustix::fs::fstatvfs(&target.fd).is_ok_and(|fs| fs.f_flag.contains(StatVfsMountFlags::NOSUID)) {
         return false;

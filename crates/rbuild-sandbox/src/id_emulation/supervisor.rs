@@ -14,11 +14,11 @@ use rustix::io::Errno;
 
 use crate::error::RunnerProblem;
 use crate::id_emulation::caller::{Caller, Result, SharedProc};
+use crate::id_emulation::caller_files::{OpenHow, RecordCache};
+use crate::id_emulation::caller_roots::Roots;
+use crate::id_emulation::credentials::{Credentials, SAME};
 use crate::id_emulation::decode::{IdChange, IdKind, Request, decode, ids_of};
-use crate::id_emulation::files::{OpenHow, RecordCache};
-use crate::id_emulation::ids::{Credentials, SAME};
-use crate::id_emulation::pending::{MemoryImage, Pending};
-use crate::id_emulation::roots::Roots;
+use crate::id_emulation::pending_exec::{MemoryImage, Pending};
 
 /// Maximum number of groups accepted by setgroups(2).
 const MAX_GROUPS: u32 = 65536;
@@ -38,7 +38,7 @@ pub(crate) struct Supervisor {
     pub(super) has_begun: bool,
     /// True once a process may have fewer capabilities than others; /proc then has to be read for
     /// each.
-    pub(super) narrowed: bool,
+    pub(super) has_dropped_capabilities: bool,
     pub(super) known: RecordCache,
 }
 
@@ -67,7 +67,7 @@ impl Supervisor {
             pending: HashMap::new(),
             roots: Roots::new(leaves_mounts).map_err(RunnerProblem::of_call("open", Path::new("/")))?,
             has_begun: false,
-            narrowed: false,
+            has_dropped_capabilities: false,
             known: RecordCache::default(),
         };
         supervisor.become_(&InitProcess(pid), first).map_err(|e| match e {
@@ -77,13 +77,13 @@ impl Supervisor {
         Ok(supervisor)
     }
 
-    /// Answers calls until the process behind `ended` has ended.
+    /// Answers calls until the process of the pidfd `ended` has ended.
     pub fn serve(&mut self, ended: &OwnedFd) {
-        let told_of_the_end = seccomp::receiving_ends();
+        let ends_with_callers = seccomp::receiving_ends();
         loop {
             // Here receiving also returns when all callers have ended, so polling first is
             // unnecessary.
-            if told_of_the_end && let Ok(Some(call)) = seccomp::receive(self.listener.as_fd()) {
+            if ends_with_callers && let Ok(Some(call)) = seccomp::receive(self.listener.as_fd()) {
                 self.reply(&call);
                 continue;
             }
@@ -150,7 +150,7 @@ impl Supervisor {
     /// taken it from the caller.
     pub(super) fn may(&self, caller: &Caller<'_>, capability: Capability) -> bool {
         self.credentials(caller).is_ok_and(|who| who.has(capability))
-            && (!self.narrowed || caller.is_permitted(capability))
+            && (!self.has_dropped_capabilities || caller.is_permitted(capability))
     }
 
     fn may_set(&self, caller: &Caller<'_>, of: IdKind) -> bool {
@@ -159,10 +159,10 @@ impl Supervisor {
 
     pub(super) fn become_(&mut self, thread: &impl Thread, who: Credentials) -> Result<()> {
         if let Some(place) = self.places.get(&who) {
-            return take_place(thread, *place);
+            return store_index(thread, *place);
         }
         let place = self.table.len() as u64;
-        take_place(thread, place)?;
+        store_index(thread, place)?;
         self.table.push(who.clone());
         self.places.insert(who, place);
         Ok(())
@@ -171,7 +171,7 @@ impl Supervisor {
     /// Marks a thread whose credentials depend on the program that it executes next.
     pub(super) fn expect(&mut self, caller: &Caller<'_>, pending: Pending) -> Result<()> {
         let place = self.table.len() as u64;
-        take_place(caller, place)?;
+        store_index(caller, place)?;
         // A placeholder: its index is looked up in `pending` first.
         self.table.push(Credentials::default());
         self.pending.insert(place, pending);
@@ -303,7 +303,7 @@ impl Supervisor {
 
 /// Stores a table index in a thread's process. If the thread ends before the index is stored,
 /// another thread may have its ID; the limit of that thread is then restored.
-fn take_place(thread: &impl Thread, place: u64) -> Result<()> {
+fn store_index(thread: &impl Thread, place: u64) -> Result<()> {
     let (soft, hard) = queue_limit(thread.id()).map_err(|_| Errno::SRCH)?;
     // The index cannot exceed the hard limit.
     let new = hard.checked_sub(place).ok_or(Errno::NOMEM)?;
@@ -332,8 +332,8 @@ impl Thread for Caller<'_> {
     }
 }
 
-/// The first process of a container, of which this process is the parent: its PID stays taken
-/// until it is waited for.
+/// The first process of a container, a child of this process. Its PID is not reused until it has
+/// been waited for.
 struct InitProcess(u32);
 
 impl Thread for InitProcess {

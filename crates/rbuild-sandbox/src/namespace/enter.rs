@@ -36,7 +36,8 @@ pub const STORE: &str = "/store";
 /// Time that the builder has to clean up after a signal before it is killed.
 const GRACE: Duration = Duration::from_millis(1500);
 
-/// Configuration of a builder: the parts of the host that it sees, and the use that is made of it.
+/// Configuration of a builder: its isolation mode, the parts of the host that it sees, and its
+/// purpose.
 #[derive(Debug, Clone)]
 pub struct BuilderConfig {
     pub store: PathBuf,
@@ -342,7 +343,7 @@ fn become_builder(
     let store = bind_clone(&config.store)?;
     let binds = config.binds.iter().map(|(source, at)| Ok((bind_clone(source)?, at)));
     let binds = binds.collect::<Result<Vec<_>, SandboxError>>()?;
-    let (proc, whose) = match new_procfs() {
+    let (proc, proc_view) = match new_procfs() {
         Ok(proc) => (proc, ProcView::Own),
         // If parts of /proc are covered, the kernel refuses to mount a procfs that would reveal
         // them.
@@ -351,7 +352,7 @@ fn become_builder(
     let isolated = config.carrier.as_ref().map(|carrier| Isolated::start(carrier, &config.store)).transpose()?;
     let sysfs = config.commands.then(new_sysfs).flatten();
     let (sysfs, network) = sysfs.map_or((None, None), |sysfs| (Some(sysfs.mount), Some(sysfs.network)));
-    let context = RunnerContext { owners: config.owners.with_mode(owners), proc: whose, isolated };
+    let context = RunnerContext { owners: config.owners.with_mode(owners), proc: proc_view, isolated };
     let zygote = Zygote::start(Some(context), config.commands, network)?;
     // Commands, which the zygote starts, keep the caller's limit.
     resource_limits::raise_open_files();
@@ -368,7 +369,7 @@ fn become_builder(
     }
     zygote.wait_until_loaded()?;
     root.enter()?;
-    Ok((zygote, whose))
+    Ok((zygote, proc_view))
 }
 
 #[cfg(test)]

@@ -33,7 +33,7 @@ pub enum IsolationRequest {
     Chroot,
 }
 
-/// Chooses the isolation mode for the calling user, without trying anything out.
+/// Chooses the isolation mode for the calling user from facts, without testing the mode.
 pub fn isolation(request: IsolationRequest) -> Result<Isolation, Refusal> {
     let caller = CallingProcess::read();
     choose(request, &caller, || SubIdFacts::read(caller.ids.uid))

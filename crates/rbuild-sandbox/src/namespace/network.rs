@@ -284,7 +284,7 @@ fn new_namespace() -> Result<OwnedFd, SandboxError> {
         let _ = std::fs::write("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0");
         Ok([own_namespace()?])
     };
-    let [namespace] = made_in_a_network_of_its_own(make)?;
+    let [namespace] = make_in_new_network(make)?;
     Ok(namespace)
 }
 
@@ -296,7 +296,7 @@ pub(crate) fn own_namespace() -> rbuild_linux::Result<OwnedFd> {
 
 /// Runs `make` in a child process inside such a namespace and returns its descriptors. The caller,
 /// which must be single-threaded, stays in its own namespace.
-pub(crate) fn made_in_a_network_of_its_own<const N: usize>(
+pub(crate) fn make_in_new_network<const N: usize>(
     make: impl FnOnce() -> rbuild_linux::Result<[OwnedFd; N]>,
 ) -> Result<[OwnedFd; N], SandboxError> {
     let (ours, theirs) = UnixStream::pair().map_err(|e| Error::new("socketpair", described("a pair of sockets"), e))?;

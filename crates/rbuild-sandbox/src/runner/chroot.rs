@@ -19,10 +19,10 @@ use rustix::event::{PollFd, PollFlags, poll};
 use crate::error::{During, Phase, RunnerError, RunnerProblem, library};
 use crate::protocol::{Input, Report, RootFiles, RunRequest};
 use crate::runner::exec::{CommandExecutor, set_limits};
-use crate::runner::privileges::{become_privileged, bound_capabilities, narrow_bare};
+use crate::runner::privileges::{become_privileged, bound_capabilities, confine_bare};
 
-mod content;
 mod emulated_mounts;
+mod mount_content;
 
 use emulated_mounts::EmulatedMounts;
 pub use emulated_mounts::restored_files;
@@ -39,14 +39,14 @@ pub fn run(request: &RunRequest, input: Option<OwnedFd>, socket: &UnixStream) ->
     let files = RootDir::open(root).map_err(|e| e.within("the command's files")).during(Phase::Files)?.shown_as_root();
     let scratch = request.files.open_scratch().during(Phase::Files)?;
     let mut emulated_mounts = EmulatedMounts::new(&files, &scratch);
-    let put = emulated_mounts.put(request).during(Phase::Files);
-    let exit = put.and_then(|()| started(request, root, input, socket));
+    let placed = emulated_mounts.place_all(request).during(Phase::Files);
+    let exit = placed.and_then(|()| started(request, root, input, socket));
     let report = |exit| {
         Report::of_end(exit).send(socket).map_err(RunnerProblem::of_call("send", described("the builder process")))
     };
     let reported = exit.and_then(|exit| report(exit).during(Phase::Report));
     process::kill_children();
-    emulated_mounts.take_back().during(Phase::Cleanup).and(reported)
+    emulated_mounts.remove_all().during(Phase::Cleanup).and(reported)
 }
 
 fn started(
@@ -147,7 +147,7 @@ fn enter_working_directory(path: &str) -> Result<(), RunnerProblem> {
 
 /// Sets capabilities, user and, last, limits, which may be too low for the rest.
 fn confine(request: &RunRequest, runner: &OwnedFd) -> Result<(), RunnerProblem> {
-    narrow_bare(request.is_insecure());
+    confine_bare(request.is_insecure());
     bound_capabilities(request.is_insecure())?;
     match request.is_insecure() {
         true => become_privileged(rbuild_linux::UidGid { uid: request.uid, gid: request.gid }, &request.groups)?,

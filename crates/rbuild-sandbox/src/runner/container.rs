@@ -130,11 +130,11 @@ fn container(
     let terminal = (request.input == Input::Terminal).then(|| UnixListener::bind(CONSOLE)).transpose();
     let terminal = terminal.map_err(RunnerProblem::of_call("bind", Path::new(CONSOLE))).during(Phase::Terminal)?;
     let failure = Arc::new(FailureFile::new().during(Phase::Container)?);
-    let mut environment = CommandExecutor::new(request).during(Phase::Command)?.failing_into(failure.clone());
+    let mut environment = CommandExecutor::new(request).during(Phase::Command)?.with_failure_file(failure.clone());
     let mut answers = None;
     if request.is_emulated() {
-        let (ours, theirs, proc) = for_answers(proc).during(Phase::Emulation)?;
-        environment = environment.answered_through(theirs.into());
+        let (ours, theirs, proc) = supervisor_channel(proc).during(Phase::Emulation)?;
+        environment = environment.with_supervisor(theirs.into());
         answers = Some((ours, proc));
     }
     let pid = create(environment, (input, terminal), socket, &failure)?;
@@ -202,7 +202,9 @@ fn start() -> Result<(), RunnerProblem> {
 /// Returns the two ends of the socket that carries the listener for calls about owners, and a /proc
 /// that shows the container's processes: `own`, in which process IDs are the same as in this
 /// process's PID namespace, or the one that is there.
-fn for_answers(own: Option<OwnedFd>) -> Result<(UnixStream, UnixStream, id_emulation::SharedProc), RunnerProblem> {
+fn supervisor_channel(
+    own: Option<OwnedFd>,
+) -> Result<(UnixStream, UnixStream, id_emulation::SharedProc), RunnerProblem> {
     let (ours, theirs) =
         UnixStream::pair().map_err(RunnerProblem::of_call("socketpair", described("a pair of sockets")))?;
     let outer = own.is_none();
@@ -270,7 +272,7 @@ fn answer(
     Ok(())
 }
 
-/// Introduces the results of libcontainer's cleanup after an error, which are never the cause.
+/// libcontainer's prefix for failures of its cleanup after an error. They are never the cause.
 const CLEANUP: &str = ". error during cleanup: ";
 
 /// libcontainer's prefix for errors of a container's first process.

@@ -12,7 +12,7 @@ const LINKS: [&str; 6] = ["fd", "stdin", "stdout", "stderr", "core", "ptmx"];
 
 /// Returns the directory of devices, or the entry that every container has in it, if `path` is that
 /// or is below that entry.
-pub(crate) fn of_devices(path: &Path) -> Option<PathBuf> {
+pub(crate) fn device_entry(path: &Path) -> Option<PathBuf> {
     let inside = path.strip_prefix(DIRECTORY).ok()?;
     let Some(name) = inside.components().next() else { return Some(DIRECTORY.into()) };
     let mut names = DEVICES.iter().map(|(name, _)| *name).chain(LINKS);

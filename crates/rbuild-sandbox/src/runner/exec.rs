@@ -17,7 +17,7 @@ use rbuild_linux::{described, process, quoted, resource_limits};
 
 use crate::error::RunnerProblem;
 use crate::protocol::RunRequest;
-use crate::runner::privileges::{narrow, narrow_least};
+use crate::runner::privileges::{confine, confine_insecure};
 
 /// A file in memory that carries one failure from the container's first process to the runner.
 pub(crate) struct FailureFile(File);
@@ -50,8 +50,8 @@ pub(crate) struct CommandExecutor {
     args: Vec<CString>,
     env: Vec<CString>,
     path: String,
-    /// The user ID whose system calls are to be filtered.
-    narrowed: Option<u32>,
+    /// User ID of the command; `None` if the command is insecure.
+    confined_user: Option<u32>,
     limits: Vec<Ulimit>,
     /// Socket for the listener of calls about file owners.
     answers: Option<Arc<OwnedFd>>,
@@ -70,22 +70,22 @@ impl CommandExecutor {
             args: request.args.iter().map(c).collect::<Result<_, _>>()?,
             env: request.env.iter().map(c).collect::<Result<_, _>>()?,
             path,
-            narrowed: (!request.is_insecure()).then_some(request.kernel_ids().uid),
+            confined_user: (!request.is_insecure()).then_some(request.kernel_ids().uid),
             limits: request.ulimits.clone(),
             answers: None,
             failure: None,
         })
     }
 
-    /// Makes calls about owners go to the supervisor that receives the listener at the other end of
+    /// Forwards calls about owners to the supervisor that receives the listener at the other end of
     /// `socket`.
-    pub(crate) fn answered_through(self, socket: OwnedFd) -> CommandExecutor {
+    pub(crate) fn with_supervisor(self, socket: OwnedFd) -> CommandExecutor {
         CommandExecutor { answers: Some(Arc::new(socket)), ..self }
     }
 
-    /// Makes failures to execute the command readable from `file`. libcontainer passes errors of
-    /// the container's first process on as text only.
-    pub(crate) fn failing_into(self, file: Arc<FailureFile>) -> CommandExecutor {
+    /// Writes failures to execute the command to `file`, because libcontainer passes errors of the
+    /// container's first process on as text only.
+    pub(crate) fn with_failure_file(self, file: Arc<FailureFile>) -> CommandExecutor {
         CommandExecutor { failure: Some(file), ..self }
     }
 
@@ -124,7 +124,7 @@ impl Executor for CommandExecutor {
 
     fn exec(&self, _: &oci::Spec) -> Result<(), ExecutorError> {
         // Limits come last: those of the command may be too low for the work before it.
-        let reason = match self.lose_privileges().and_then(|()| set_limits(&self.limits)) {
+        let reason = match self.drop_privileges().and_then(|()| set_limits(&self.limits)) {
             Ok(()) => self.execute(),
             Err(reason) => reason,
         };
@@ -141,19 +141,19 @@ pub(crate) fn set_limits(limits: &[Ulimit]) -> Result<(), RunnerProblem> {
 }
 
 impl CommandExecutor {
-    fn lose_privileges(&self) -> Result<(), RunnerProblem> {
+    fn drop_privileges(&self) -> Result<(), RunnerProblem> {
         let answers = self.answers.as_ref().map(|socket| socket.as_fd());
         if answers.is_some() {
-            // The difference of the two limits holds the IDs of a process. Behind the filter, a
-            // change of them is only apparent.
+            // The difference of the two limits encodes the IDs of a process. Once the filter is
+            // installed, changes of the limits only appear to succeed.
             let reserved = self.limits.iter().filter(|limit| limit.resource == Resource::Msgqueue);
             for limit in reserved {
                 resource_limits::set_limit(&Ulimit { soft: limit.hard, ..*limit })?;
             }
         }
-        match (self.narrowed, answers) {
-            (Some(uid), answers) => narrow(uid, answers)?,
-            (None, answers) => narrow_least(answers)?,
+        match (self.confined_user, answers) {
+            (Some(uid), answers) => confine(uid, answers)?,
+            (None, answers) => confine_insecure(answers)?,
         }
         Ok(process::reset_signals()?)
     }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use rbuild_linux::{FileKind, RootDir};
 
 use crate::error::{FileOrigin, MountError, MountProblem, RunnerProblem};
-use crate::runner::devices::of_devices;
+use crate::runner::devices::device_entry;
 
 /// Path of the sysfs in the builder's root, if one could be mounted.
 pub(crate) const SYSFS: &str = "/sysfs";
@@ -24,7 +24,7 @@ impl ResolvedMountPoints {
     }
 
     /// Returns the topmost mount at or above `path`.
-    fn over(&self, path: &Path) -> Option<&(PathBuf, FileKind)> {
+    fn topmost_at_or_above(&self, path: &Path) -> Option<&(PathBuf, FileKind)> {
         self.0.iter().rev().find(|(at, _)| path.starts_with(at))
     }
 
@@ -36,7 +36,7 @@ impl ResolvedMountPoints {
 
     /// Fails if a mount at `target`, which is `real` without links, contradicts an earlier one.
     pub(crate) fn allows(&self, target: &Path, real: &Path, needs: FileKind) -> Result<(), MountError> {
-        match self.over(real) {
+        match self.topmost_at_or_above(real) {
             Some((at, _)) if at == real && at == Path::new("/proc") => Err(MountProblem::OverProcesses.at(target)),
             Some((at, kind)) if at == real && (*kind == FileKind::Dir) != (needs == FileKind::Dir) => {
                 Err(MountProblem::in_the_way(FileOrigin::Mount, *kind, needs).at(target))
@@ -55,7 +55,7 @@ impl ResolvedMountPoints {
 /// Returns `target` with links resolved. Fails if nothing can be mounted there, or if the image
 /// lacks something that the mount requires. Returns `None` if the path leads into an earlier mount,
 /// whose files are not known yet.
-pub(crate) fn free_place(
+pub(crate) fn resolve_mount_point(
     image: &RootDir,
     target: &Path,
     needs: FileKind,
@@ -65,17 +65,17 @@ pub(crate) fn free_place(
     let Some(real) = image.resolve_by(target, may_follow).map_err(|e| RunnerProblem::of_mount_point(target, e))? else {
         return Ok(None);
     };
-    outside_of_the_kernels(target, &real)?;
+    check_kernel_file_systems(target, &real)?;
     resolved.allows(target, &real, needs)?;
     if resolved.covers(&real) {
         return Ok(None);
     }
-    fitting_place(image, target, (&real, needs), FileOrigin::Image)?;
+    check_mount_point(image, target, (&real, needs), FileOrigin::Image)?;
     Ok(Some(real))
 }
 
 /// Fails if the entry at `target`, which is `real` without links, cannot be mounted on.
-pub(crate) fn fitting_place(
+pub(crate) fn check_mount_point(
     files: &RootDir,
     target: &Path,
     (real, needs): (&Path, FileKind),
@@ -95,7 +95,7 @@ pub(crate) fn fitting_place(
 }
 
 /// Fails for paths inside the kernel's own file systems, where no mount point can be made.
-pub(crate) fn outside_of_the_kernels(target: &Path, real: &Path) -> Result<(), MountError> {
+pub(crate) fn check_kernel_file_systems(target: &Path, real: &Path) -> Result<(), MountError> {
     for place in ["/proc", "/sys", "/dev/pts", "/dev/mqueue"] {
         let Ok(inside) = real.strip_prefix(place) else { continue };
         if inside.as_os_str().is_empty() || (place == "/sys" && Path::new(SYSFS).join(inside).exists()) {
@@ -108,8 +108,8 @@ pub(crate) fn outside_of_the_kernels(target: &Path, real: &Path) -> Result<(), M
 }
 
 /// Fails for the devices of every container, which a requested mount would take away.
-pub(crate) fn outside_of_the_devices(target: &Path, real: &Path) -> Result<(), MountError> {
-    of_devices(real).map_or(Ok(()), |place| Err(MountProblem::OverDevices { place }.at(target)))
+pub(crate) fn check_devices(target: &Path, real: &Path) -> Result<(), MountError> {
+    device_entry(real).map_or(Ok(()), |place| Err(MountProblem::OverDevices { place }.at(target)))
 }
 
 /// Returns the problem with a path that has a component which exists and is not a directory.
@@ -158,7 +158,7 @@ mod tests {
 
     #[test]
     fn mounts_over_devices_are_refused_and_other_paths_in_dev_are_not() {
-        let place = |path: &str| of_devices(Path::new(path)).map(|place| place.display().to_string());
+        let place = |path: &str| device_entry(Path::new(path)).map(|place| place.display().to_string());
         assert_eq!(place("/dev/").as_deref(), Some("/dev"));
         assert_eq!(place("/dev/null").as_deref(), Some("/dev/null"));
         assert_eq!(place("/dev/null/x").as_deref(), Some("/dev/null"));
@@ -166,7 +166,7 @@ mod tests {
         for path in ["/dev/shm", "/dev/x", "/dev/null2", "/x/dev/null", "/"] {
             assert_eq!(place(path), None, "{path}");
         }
-        let link = outside_of_the_devices(Path::new("/link"), Path::new("/dev/tty")).unwrap_err().to_string();
+        let link = check_devices(Path::new("/link"), Path::new("/dev/tty")).unwrap_err().to_string();
         assert_eq!(link, "cannot mount on `/link`: every command has its own `/dev/tty`");
     }
 }

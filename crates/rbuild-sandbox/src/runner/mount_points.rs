@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use rbuild_linux::{FileKind, Result, RootDir};
 
 use crate::error::RunnerProblem;
-use crate::runner::mount_checks::{ResolvedMountPoints, free_place};
+use crate::runner::mount_checks::{ResolvedMountPoints, resolve_mount_point};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MountPointKind {
@@ -61,7 +61,7 @@ impl<'a> MountPoints<'a> {
     /// Ensures that `target` exists once the mount points are created. Targets are given in the
     /// order in which they are mounted; in directories that earlier ones cover, nothing is created.
     pub fn ensure(&mut self, target: &Path, kind: MountPointKind) -> std::result::Result<(), RunnerProblem> {
-        if let Some(real) = free_place(self.below, target, kind.needs(), &self.resolved)? {
+        if let Some(real) = resolve_mount_point(self.below, target, kind.needs(), &self.resolved)? {
             self.create(&real, kind).map_err(|e| RunnerProblem::of_mount_point(target, e))?;
             self.resolved.add(real, kind.needs());
         }

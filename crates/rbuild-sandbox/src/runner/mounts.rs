@@ -16,9 +16,9 @@ use rbuild_linux::{
 };
 
 use crate::error::{FileOrigin, MountProblem, RunnerProblem, library};
-use crate::namespace::network::{made_in_a_network_of_its_own, own_namespace};
+use crate::namespace::network::{make_in_new_network, own_namespace};
 use crate::protocol::{MountRequest, MountSource, RunRequest};
-use crate::runner::mount_checks::{SYSFS, fitting_place, outside_of_the_devices, outside_of_the_kernels};
+use crate::runner::mount_checks::{SYSFS, check_devices, check_kernel_file_systems, check_mount_point};
 use crate::runner::mount_points::{MountPointKind, MountPoints};
 use crate::runner::runner_context::ProcView;
 
@@ -31,7 +31,7 @@ const MOUNTS: &str = "/run/mounts";
 /// Returns `None` if the host covers parts of its own /sys; containers then have no /sys.
 pub(crate) fn new_sysfs() -> Option<Sysfs> {
     let make = || Ok([new_filesystem("sysfs", &[], &[SetId, Devices, Programs, Writing])?, own_namespace()?]);
-    let [mount, network] = made_in_a_network_of_its_own(make).ok()?;
+    let [mount, network] = make_in_new_network(make).ok()?;
     Some(Sysfs { mount, network })
 }
 
@@ -41,7 +41,7 @@ pub(crate) struct Sysfs {
     pub network: OwnedFd,
 }
 
-/// A mount that is made, and its place in the container.
+/// A detached mount, and its place in the container.
 pub(crate) struct PlannedMount<'a> {
     target: &'a Path,
     kind: MountPointKind,
@@ -63,11 +63,11 @@ impl PlannedMount<'_> {
     fn attach(&self, rootfs: &RootDir) -> Result<(), RunnerProblem> {
         let fail = |e: rbuild_linux::Error| RunnerProblem::of_mount_point(self.target, e);
         let real = rootfs.resolve(self.target).map_err(fail)?;
-        outside_of_the_kernels(self.target, &real)?;
+        check_kernel_file_systems(self.target, &real)?;
         if self.role == Role::Requested {
-            outside_of_the_devices(self.target, &real)?;
+            check_devices(self.target, &real)?;
         }
-        fitting_place(rootfs, self.target, (&real, self.kind.needs()), FileOrigin::Mount)?;
+        check_mount_point(rootfs, self.target, (&real, self.kind.needs()), FileOrigin::Mount)?;
         let (above, name) = match (real.parent(), real.file_name()) {
             (Some(above), Some(name)) => (above, name),
             _ => return Err(MountProblem::OverRoot.at(self.target).into()),
@@ -99,7 +99,7 @@ const SYSTEM: [(&str, MountPointKind); 5] = [
     ("/etc/resolv.conf", MountPointKind::File),
 ];
 
-/// Makes the mounts of a command, and ensures that the points exist that they need in the image.
+/// Makes the mounts of a command, and ensures that their mount points exist in the image.
 /// Requested mounts are in the request's order: later ones may be below earlier ones.
 pub(crate) fn mounts_of<'a>(
     request: &'a RunRequest,
@@ -260,7 +260,7 @@ fn part_mount(source: &Path, path: &Path) -> Result<(OwnedFd, MountPointKind), R
 }
 
 /// Creates one of the runner's mount points, and returns its directory and name.
-fn own_place(index: usize, root: &RootDir) -> Result<(RootDir, String), RunnerProblem> {
+fn scratch_mount_point(index: usize, root: &RootDir) -> Result<(RootDir, String), RunnerProblem> {
     let name = format!("mount-{index}");
     let place = root.create_dir_all(MOUNTS.trim_start_matches('/'), 0o755, None, |_| ())?;
     place.create_dir_all(&name, 0o755, None, |_| ())?;
@@ -277,7 +277,7 @@ fn trees_mount(
     root: &RootDir,
     scratch: &RootDir,
 ) -> Result<PathBuf, RunnerProblem> {
-    let (place, name) = own_place(index, root)?;
+    let (place, name) = scratch_mount_point(index, root)?;
     let path = Path::new(MOUNTS).join(&name);
     let mut lowers = lowers.to_vec();
     if lowers.is_empty() {

@@ -53,7 +53,7 @@ pub(crate) fn bound_capabilities(insecure: bool) -> Result<(), RunnerProblem> {
     Ok(())
 }
 
-/// Makes the calling process one of `user`, which keeps its capabilities and passes them on to all
+/// Switches the calling process to `user`. It keeps its capabilities and passes them on to all
 /// programs that it executes.
 pub(crate) fn become_privileged(user: UidGid, groups: &[u32]) -> Result<(), RunnerProblem> {
     rustix::thread::set_keep_capabilities(true)
@@ -68,9 +68,9 @@ pub(crate) fn become_privileged(user: UidGid, groups: &[u32]) -> Result<(), Runn
 
 /// Installs the filter for insecure commands on the calling process, which keeps all its
 /// capabilities. Calls about owners go to the other end of `socket`, if given.
-pub(crate) fn narrow_least(socket: Option<BorrowedFd<'_>>) -> Result<(), RunnerProblem> {
+pub(crate) fn confine_insecure(socket: Option<BorrowedFd<'_>>) -> Result<(), RunnerProblem> {
     let about = if socket.is_some() { numbers() } else { Default::default() };
-    match (seccomp::filter_of_least(&about, KeyringRefusal::Missing), socket) {
+    match (seccomp::filter_for_insecure(&about, KeyringRefusal::Missing), socket) {
         (Some(filter), Some(socket)) => listen(&filter, socket),
         (Some(filter), None) => Ok(filter_calls(&filter)?),
         (None, Some(_)) => Err(RunnerProblem::NoEmulation),
@@ -78,13 +78,13 @@ pub(crate) fn narrow_least(socket: Option<BorrowedFd<'_>>) -> Result<(), RunnerP
     }
 }
 
-/// Installs the filter for commands without namespaces on the calling process. The kernel
-/// takes a filter only from a process with CAP_SYS_ADMIN or without the prospect of more rights
-/// (`no_new_privs`, under which set-id programs would fail): root of a container that lacks both
-/// has the filter of that container alone.
-pub(crate) fn narrow_bare(insecure: bool) {
+/// Installs the filter for commands without namespaces on the calling process. The kernel accepts a
+/// filter only from a process with CAP_SYS_ADMIN or with `no_new_privs`, under which set-id
+/// programs would fail. Without CAP_SYS_ADMIN, only the filter of the surrounding container
+/// applies.
+pub(crate) fn confine_bare(insecure: bool) {
     let keys = if insecure { KeyringRefusal::Missing } else { KeyringRefusal::Forbidden };
-    if let Some(filter) = seccomp::filter_of_least(&Default::default(), keys) {
+    if let Some(filter) = seccomp::filter_for_insecure(&Default::default(), keys) {
         let _ = filter_calls(&filter);
     }
 }
@@ -126,7 +126,7 @@ fn listen(filter: &[FilterStep], socket: BorrowedFd<'_>) -> Result<(), RunnerPro
 /// Filters the system calls of the calling process, and drops the capabilities needed for that:
 /// root keeps Docker's, other users none. Calls about owners go to the other end of `socket`, if
 /// given.
-pub(crate) fn narrow(uid: u32, socket: Option<BorrowedFd<'_>>) -> Result<(), RunnerProblem> {
+pub(crate) fn confine(uid: u32, socket: Option<BorrowedFd<'_>>) -> Result<(), RunnerProblem> {
     match socket {
         Some(socket) => {
             let filter = seccomp::filter_with_supervisor(&numbers());

@@ -170,8 +170,8 @@ impl Zygote {
         process::has_ended(&self.process)
     }
 
-    /// Returns true if the zygote, whose socket has failed, is ending. The kernel closes the
-    /// descriptors of a killed process before its pidfd reports the end.
+    /// Returns true if the zygote is ending; to be called when its socket has failed. The kernel
+    /// closes the descriptors of a killed process before its pidfd reports the end.
     fn is_ending(&self) -> bool {
         process::ends_within(&self.process, CLOSING)
     }

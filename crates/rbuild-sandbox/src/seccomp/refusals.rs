@@ -27,7 +27,7 @@ pub enum KeyringRefusal {
 
 /// Returns the instructions that refuse calls about keyrings. They expect the call number in the
 /// accumulator and leave it there, for other calls.
-pub fn no_keys(architecture: usize, keys: KeyringRefusal) -> Vec<FilterStep> {
+pub fn refuse_keyring_calls(architecture: usize, keys: KeyringRefusal) -> Vec<FilterStep> {
     let refusal = answer(fail(if keys == KeyringRefusal::Forbidden { EPERM } else { ENOSYS }));
     refusing(KEYS.iter().map(|call| call[architecture]), refusal)
 }
@@ -75,7 +75,7 @@ pub fn refuse_forgeries(architecture: usize) -> Vec<FilterStep> {
 /// Returns the instructions that refuse to create whiteouts (character devices 0:0): an overlay
 /// refuses them, and a layer that contains one deletes a file of the layers below. They expect the
 /// call number in the accumulator and leave it there, for calls that they do not refuse.
-pub fn no_whiteouts(architecture: usize) -> Vec<FilterStep> {
+pub fn refuse_whiteouts(architecture: usize) -> Vec<FilterStep> {
     let argument = |i: u32| step(LOAD, FIRST_ARGUMENT + 8 * i, 0, 0);
     let mut steps = Vec::new();
     for (call, mode) in [(MKNOD, 1), (MKNODAT, 2)] {

@@ -8,9 +8,9 @@ use rbuild_linux::OwnerMode;
 use rbuild_linux::fd_passing::receive_fds;
 
 use super::*;
+use crate::id_emulation::credentials::Ids;
 use crate::id_emulation::decode::HERE;
-use crate::id_emulation::ids::Ids;
-use crate::runner::privileges::narrow_least;
+use crate::runner::privileges::confine_insecure;
 
 /// Selects the part of a test that runs in a separate process.
 const PART: &str = "RBUILD_TEST_REUSED_NUMBER";
@@ -26,7 +26,7 @@ fn own_program(part: &str) -> Command {
 fn no_answer_is_sent_to_a_reused_thread_id() {
     match std::env::var(PART).as_deref() {
         Ok("caller") => {
-            narrow_least(Some(rustix::stdio::stdin())).unwrap();
+            confine_insecure(Some(rustix::stdio::stdin())).unwrap();
             // Never answered: the process is killed first.
             let _ = rustix::process::getuid();
         }
@@ -77,7 +77,7 @@ fn answer_for_a_caller_that_is_gone() {
         pending: HashMap::new(),
         roots: Roots::new(false).unwrap(),
         has_begun: true,
-        narrowed: true,
+        has_dropped_capabilities: true,
         known: RecordCache::default(),
     };
     let (listener, proc) = (supervisor.listener.clone(), supervisor.proc.clone());
@@ -126,10 +126,10 @@ fn a_limit_set_on_a_reused_thread_id_is_restored() {
     let mut child = Command::new("sleep").arg("100").spawn().unwrap();
     let before = queue_limit(child.id()).unwrap();
     for checks in [1, 2] {
-        assert_eq!(take_place(&ReusedId(&child, Cell::new(checks)), 7), Err(Errno::SRCH));
+        assert_eq!(store_index(&ReusedId(&child, Cell::new(checks)), 7), Err(Errno::SRCH));
         assert_eq!(queue_limit(child.id()).unwrap(), before);
     }
-    take_place(&ReusedId(&child, Cell::new(3)), 7).unwrap();
+    store_index(&ReusedId(&child, Cell::new(3)), 7).unwrap();
     assert_eq!(queue_limit(child.id()).unwrap(), (before.1 - 7, before.1));
     child.kill().unwrap();
     child.wait().unwrap();

@@ -14,8 +14,8 @@ use rustix::io::Errno;
 use crate::id_emulation::caller::{
     Caller, OwnLinks, Result, SharedProc, link_of_dev, names_link_of_proc, own_path_from_here,
 };
+use crate::id_emulation::caller_roots::{CallerRoot, Roots};
 use crate::id_emulation::decode::HERE;
-use crate::id_emulation::roots::{CallerRoot, Roots};
 
 /// Parameters of opening a file, the `struct open_how` of openat2(2).
 #[derive(Debug, Clone, Copy)]
@@ -66,7 +66,7 @@ pub struct RecordCache(HashMap<(u64, u64), CachedRecord>);
 /// A cached record, with the file's change time when it was read.
 struct CachedRecord {
     changed: (i64, u64),
-    says: Option<Recorded>,
+    record: Option<Recorded>,
 }
 
 /// Maximum number of cached files; when it is exceeded, the cache is cleared.
@@ -99,27 +99,27 @@ impl RecordCache {
         (dir, path): (i32, &CStr),
         flags: AtFlags,
     ) -> Option<(StatFile, ReportedStat)> {
-        let (seen, how) = seen(caller, dir, path, flags).ok()?;
-        let follow = how.is_empty();
+        let (seen, flags) = seen(caller, dir, path, flags).ok()?;
+        let follow = flags.is_empty();
         // The kernel may find a file for the caller where this process finds none.
-        let stat = rustix::fs::statat(CWD, &seen, how).ok()?;
+        let stat = rustix::fs::statat(CWD, &seen, flags).ok()?;
         // Writing a record updates the change time, but only with the clock's granularity; `forget`
         // handles changes within one tick.
         let (file, changed) = ((stat.st_dev, stat.st_ino), (stat.st_ctime, stat.st_ctime_nsec));
-        let says = match self.0.get(&file) {
-            Some(then) if then.changed == changed => then.says,
+        let record = match self.0.get(&file) {
+            Some(then) if then.changed == changed => then.record,
             _ => {
                 let access = (stat.st_atime, stat.st_atime_nsec as u32);
                 let path = Path::new(OsStr::from_bytes(seen.to_bytes()));
-                let says = owners.recorded(path, follow, kind(&stat), stat.st_ino, access);
+                let record = owners.recorded(path, follow, kind(&stat), stat.st_ino, access);
                 if self.0.len() >= MAX_CACHED {
                     self.0.clear();
                 }
-                self.0.insert(file, CachedRecord { changed, says });
-                says
+                self.0.insert(file, CachedRecord { changed, record });
+                record
             }
         };
-        Some((StatFile::Seen(seen, how), reported(says?)))
+        Some((StatFile::Seen(seen, flags), reported(record?)))
     }
 
     /// Drops the cached record of a file whose record has just been written.
@@ -138,8 +138,8 @@ fn reported(Recorded { owner, device }: Recorded) -> ReportedStat {
 fn seen(caller: &Caller<'_>, dir: i32, path: &CStr, flags: AtFlags) -> Result<(CString, AtFlags)> {
     // An empty path names the target of the link in /proc.
     let follow = path.is_empty() || !flags.contains(AtFlags::SYMLINK_NOFOLLOW);
-    let how = if follow { AtFlags::empty() } else { AtFlags::SYMLINK_NOFOLLOW };
-    Ok((seen_from_here(caller, dir, path.to_bytes(), follow)?, how))
+    let flags = if follow { AtFlags::empty() } else { AtFlags::SYMLINK_NOFOLLOW };
+    Ok((seen_from_here(caller, dir, path.to_bytes(), follow)?, flags))
 }
 
 /// Returns true if a path's parent directory passes its group on to new files (set-group-ID).
@@ -178,7 +178,7 @@ pub struct NamedPath<'a> {
     /// `None` means this process's working directory, used for absolute paths.
     base: Option<OwnedFd>,
     path: CString,
-    how: ResolveFlags,
+    resolve: ResolveFlags,
     /// The caller's root directory, if it may be another one than that of this process.
     root: Option<CallerRoot<'a>>,
 }
@@ -189,11 +189,11 @@ impl<'a> NamedPath<'a> {
         let root = roots.of(caller)?;
         if let Some(own) = caller.own_path(path.to_bytes(), |links| has_links(root.as_ref(), links))? {
             let path = CString::new(own.rest).map_err(|_| Errno::INVAL)?;
-            let how = if own.is_link { ResolveFlags::empty() } else { NO_LINKS_OF_PROC };
-            return Ok(NamedPath { base: Some(own.base), path, how, root });
+            let resolve = if own.is_link { ResolveFlags::empty() } else { NO_LINKS_OF_PROC };
+            return Ok(NamedPath { base: Some(own.base), path, resolve, root });
         }
         let base = if path.to_bytes().starts_with(b"/") { None } else { Some(caller.directory(dir)?) };
-        Ok(NamedPath { base, path, how: NO_LINKS_OF_PROC, root })
+        Ok(NamedPath { base, path, resolve: NO_LINKS_OF_PROC, root })
     }
 
     /// Like [`NamedPath::of`], with additional resolution flags from the caller (openat2(2)).
@@ -206,7 +206,7 @@ impl<'a> NamedPath<'a> {
     ) -> Result<NamedPath<'a>> {
         if resolve.intersects(ResolveFlags::BENEATH | ResolveFlags::IN_ROOT) {
             let base = Some(caller.directory(dir)?);
-            return Ok(NamedPath { base, path, how: resolve | NO_LINKS_OF_PROC, root: None });
+            return Ok(NamedPath { base, path, resolve: resolve | NO_LINKS_OF_PROC, root: None });
         }
         if resolve.intersects(ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_SYMLINKS)
             && names_link_of_proc(path.to_bytes())
@@ -214,7 +214,7 @@ impl<'a> NamedPath<'a> {
             return Err(Errno::LOOP);
         }
         let place = NamedPath::of(caller, dir, path, roots)?;
-        Ok(NamedPath { how: place.how | resolve, ..place })
+        Ok(NamedPath { resolve: place.resolve | resolve, ..place })
     }
 
     fn base(&self) -> BorrowedFd<'_> {
@@ -223,7 +223,7 @@ impl<'a> NamedPath<'a> {
 
     fn open(&self, path: &CStr, flags: OFlags) -> Result<OwnedFd> {
         let flags = flags | OFlags::PATH | OFlags::CLOEXEC;
-        let open = || rustix::fs::openat2(self.base(), path, flags, Mode::empty(), self.how);
+        let open = || rustix::fs::openat2(self.base(), path, flags, Mode::empty(), self.resolve);
         self.root.as_ref().map_or_else(open, |root| root.inside(open))
     }
 
@@ -238,8 +238,8 @@ impl<'a> NamedPath<'a> {
         self.path.to_bytes().ends_with(b"/")
     }
 
-    /// Returns the target of a link located in `dir`.
-    pub fn behind(
+    /// Returns the target of a link in `dir` with the text `text`.
+    pub fn follow_link(
         self,
         caller: &Caller<'a>,
         dir: OpenedFile,
@@ -248,7 +248,7 @@ impl<'a> NamedPath<'a> {
     ) -> Result<NamedPath<'a>> {
         match text.to_bytes().starts_with(b"/") {
             true => NamedPath::of(caller, HERE, text, roots),
-            false => Ok(NamedPath { base: Some(dir.fd), path: text, how: NO_LINKS_OF_PROC, ..self }),
+            false => Ok(NamedPath { base: Some(dir.fd), path: text, resolve: NO_LINKS_OF_PROC, ..self }),
         }
     }
 
@@ -286,7 +286,7 @@ impl<'a> NamedPath<'a> {
     }
 }
 
-/// Returns true if a link leads there.
+/// Returns true if the link still has the target that it has in new containers.
 fn is_unchanged((link, to): (&str, &[u8])) -> bool {
     rustix::fs::readlinkat(CWD, link, Vec::new()).is_ok_and(|text| text.to_bytes() == to)
 }
@@ -333,7 +333,7 @@ impl OpenedFile {
         if recorded.is_none() && is_unknown { None } else { Some(recorded.unwrap_or_default().owner) }
     }
 
-    /// Returns true for files that only descriptors lead to, from their creation on.
+    /// Returns true for files that never had a path, such as pipes and memfds.
     pub fn is_nameless(&self) -> bool {
         let path = rustix::fs::readlinkat(CWD, SharedProc::path_of(&self.fd), Vec::new());
         path.is_ok_and(|path| {

@@ -21,8 +21,8 @@ pub(super) enum MountContent<'a> {
     Empty(u32),
     /// The command's own /dev.
     Devices,
-    /// Something made for this command alone; moved into the root directory and back.
-    Lent(EntryAt),
+    /// An entry made for this command alone. It is moved into the root directory and back.
+    Moved(EntryAt),
     /// A file or directory of the host, which is copied and only read.
     Copied(EntryAt),
     /// A socket, which is hard-linked: all its names refer to the same socket.
@@ -37,7 +37,7 @@ impl MountContent<'_> {
             }
             MountSource::Tmpfs { .. } => MountContent::Empty(0o1777),
             MountSource::Bind(path) => socket(path)?,
-            MountSource::Part { dir, path } => MountContent::Lent(inside(dir, path)?),
+            MountSource::Part { dir, path } => MountContent::Moved(inside(dir, path)?),
             MountSource::BindBelow { .. } => return Err(RunnerProblem::NeedsMounts("a directory that stays".into())),
             MountSource::Trees { .. } => return Err(RunnerProblem::NeedsMounts("a mount of layers".into())),
             MountSource::Machine(path) if wanted.read_only => MountContent::Copied(outside(path)?),
@@ -49,7 +49,7 @@ impl MountContent<'_> {
         match self {
             MountContent::Text(..) | MountContent::Socket(_) => Ok(false),
             MountContent::Empty(_) | MountContent::Devices => Ok(true),
-            MountContent::Lent((dir, name)) | MountContent::Copied((dir, name)) => {
+            MountContent::Moved((dir, name)) | MountContent::Copied((dir, name)) => {
                 let stat = dir.stat_name(name)?;
                 Ok(stat.kind == FileKind::Dir)
             }
@@ -75,7 +75,7 @@ impl MountContent<'_> {
                 dir.chmod(name, 0o755)?;
                 fill_dev(&dir.sub(name)?)
             }
-            MountContent::Lent((from, old)) => from.rename(old, dir, name),
+            MountContent::Moved((from, old)) => from.rename(old, dir, name),
             MountContent::Copied((from, old)) => copy_tree(from, old, dir, name),
             MountContent::Socket((from, old)) => dir.hard_link(from, old, name),
         }

@@ -10,8 +10,8 @@ use crate::id_emulation::caller::{Caller, Result};
 /// The root directory of this process, which is that of the container.
 pub struct Roots {
     own: OwnedFd,
-    /// True if a caller may have another one: after a call of chroot(2), and always in a container
-    /// whose processes have all capabilities, with which they also leave its mount namespace.
+    /// True if a caller may have another root directory: after a call of chroot(2), and always in a
+    /// container with all capabilities, because its processes can leave the mount namespace.
     pub differ: bool,
 }
 

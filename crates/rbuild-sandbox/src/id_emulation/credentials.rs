@@ -30,9 +30,9 @@ pub struct Credentials {
     pub ambient: u64,
 }
 
-/// Upper limits on a process's capability sets in the kernel. They are lower where the process gave
-/// capabilities up, and where changes of user IDs took them, which the kernel does not see. The
-/// effective set is part of the permitted one.
+/// Upper limits on a process's capability sets, in addition to those of the kernel. They lack the
+/// capabilities that the process dropped, or lost by changes of its user IDs, which the kernel does
+/// not see. The effective set is a subset of the permitted one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct CapabilitySets {
     pub effective: u64,
@@ -201,12 +201,13 @@ impl Credentials {
         ids.after_exec(None, None)
     }
 
-    /// Returns the same with all capabilities, and passes these on to all programs.
+    /// Returns the credentials with all capabilities, which remain after the execution of any
+    /// program.
     pub fn with_all_capabilities(self) -> Credentials {
         Credentials { sets: CapabilitySets::default(), ambient: u64::MAX, ..self }
     }
 
-    /// Returns true if the capability is in the effective set of a process whose permitted set in
+    /// Returns true if the capability is in the effective set, provided that the permitted set in
     /// the kernel contains it.
     pub fn has(&self, capability: Capability) -> bool {
         self.sets.effective & capability.bitmask() != 0
@@ -287,8 +288,8 @@ impl Credentials {
         new
     }
 
-    /// Returns true if these are IDs of a set-id program that a process of the credentials `before`
-    /// did not have.
+    /// Returns true if a set-id program has IDs that a process with the credentials `before` did
+    /// not have.
     pub fn gain_over(&self, before: &Credentials) -> bool {
         let is_in = before.is_in(self.groups.effective);
         self.users.effective != before.users.effective || !is_in

@@ -10,7 +10,7 @@ use rbuild_linux::process::tid_in;
 use rustix::fs::{AtFlags, Mode, OFlags};
 
 use crate::id_emulation::caller::SharedProc;
-use crate::id_emulation::ids::Credentials;
+use crate::id_emulation::credentials::Credentials;
 
 /// Identifies a program file by device and inode.
 pub type File = (u64, u64);
@@ -68,7 +68,7 @@ impl Pending {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::id_emulation::ids::Ids;
+    use crate::id_emulation::credentials::Ids;
 
     #[test]
     fn pending_credentials_are_resolved_by_the_executed_image() {
