@@ -27,7 +27,7 @@ pub enum SecurityMode {
     Insecure,
 }
 
-/// A resource limit of a command's processes (setrlimit(2)). [`u64::MAX`] is no limit.
+/// A resource limit of a command's processes (setrlimit(2)). [`u64::MAX`] means unlimited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ulimit {
     /// The resource.
@@ -78,7 +78,7 @@ resources! {
     Stack "stack" "Size of the stack in bytes."
 }
 
-/// A name that is not one of a [`Resource`].
+/// A name that is not the name of a [`Resource`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UnknownResource;
 

@@ -17,8 +17,8 @@ use serde_json::{Value, json};
 
 /// Maximum size of a generated archive in bytes; what would exceed it is omitted.
 const MAX_BYTES: usize = 1 << 20;
-/// Upper bound of what a member adds to its name and content, in bytes: a header, one for the PAX
-/// record of a long name, padding.
+/// Upper bound of the overhead of a member in bytes: its header, the header for the PAX record of a
+/// long name, and padding.
 const HEADERS: usize = 4 * 512;
 /// Upper bound of a descriptor's size in a document, in bytes.
 const DESCRIPTOR: usize = 300;
@@ -249,7 +249,7 @@ impl<'b> Making<'b> {
         }
     }
 
-    /// Adds a member whose space is reserved.
+    /// Adds a member. The caller has reserved its space.
     fn write(&mut self, name: &str, bytes: &[u8]) {
         if self.tar.entry(&TarEntry::plain_file(name, bytes.len() as u64)).is_ok() {
             self.tar.content(bytes).unwrap();

@@ -19,7 +19,7 @@ fuzz_target!(|bytes: &[u8]| {
         let mut count = 0;
         loop {
             match reader.read_content(&mut piece) {
-                Ok(0) => break assert_eq!(count, entry.size, "a whole file is as long as its header says"),
+                Ok(0) => break assert_eq!(count, entry.size, "a whole file is as long as its header states"),
                 Ok(n) => count += n as u64,
                 Err(_) => return,
             }

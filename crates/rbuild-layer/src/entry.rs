@@ -19,7 +19,7 @@ pub enum EntryKind {
     CharDevice,
     /// A block device.
     BlockDevice,
-    /// A named pipe.
+    /// A FIFO (named pipe).
     Fifo,
 }
 

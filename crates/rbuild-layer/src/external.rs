@@ -62,20 +62,20 @@ impl ExternalFiles {
     }
 
     /// Removes and returns the external files of a directory of the tree.
-    pub(crate) fn here(&mut self, dir: &Path) -> ExternalHere {
+    pub(crate) fn take_dir(&mut self, dir: &Path) -> ExternalDir {
         let mut files = if self.dirs.is_empty() { Vec::new() } else { self.dirs.remove(dir).unwrap_or_default() };
         files.sort_by(|a, b| b.1.name.as_bytes().cmp(a.1.name.as_bytes()));
-        ExternalHere { files, open: None }
+        ExternalDir { files, open: None }
     }
 }
 
 /// The external files of one directory, in reverse order of their names.
-pub(crate) struct ExternalHere {
+pub(crate) struct ExternalDir {
     files: Vec<(Arc<Path>, ExternalFile)>,
     open: Option<(Arc<Path>, RootDir)>,
 }
 
-impl ExternalHere {
+impl ExternalDir {
     /// Removes and returns the next file if it sorts before the tree's own next entry.
     pub(crate) fn before(&mut self, own: Option<&OsString>) -> Option<(Arc<Path>, ExternalFile)> {
         let (_, next) = self.files.last()?;

@@ -16,8 +16,8 @@ const SMALL: u64 = 512 << 10;
 type OnHashed<C> = Arc<dyn Fn(C) + Send + Sync>;
 
 /// Hashes a sequence of chunks in order, on a separate thread once they exceed [`SMALL`] bytes.
-pub(crate) struct HashAside<C> {
-    here: Hasher,
+pub(crate) struct BackgroundHasher<C> {
+    hasher: Hasher,
     thread: Option<HashThread<C>>,
     count: u64,
     done: OnHashed<C>,
@@ -29,22 +29,22 @@ struct HashThread<C> {
     thread: JoinHandle<Hasher>,
 }
 
-impl<C: AsRef<[u8]> + Send + 'static> HashAside<C> {
+impl<C: AsRef<[u8]> + Send + 'static> BackgroundHasher<C> {
     /// Creates a hasher that passes each hashed chunk to `done`, so that its memory can be reused:
     /// allocating fresh memory takes as long as hashing it.
-    pub fn new(done: impl Fn(C) + Send + Sync + 'static) -> HashAside<C> {
-        HashAside { here: Hasher::new(), thread: None, count: 0, done: Arc::new(done) }
+    pub fn new(done: impl Fn(C) + Send + Sync + 'static) -> BackgroundHasher<C> {
+        BackgroundHasher { hasher: Hasher::new(), thread: None, count: 0, done: Arc::new(done) }
     }
 
     /// Hashes the next chunk.
     pub fn take(&mut self, chunk: C) {
         self.count += chunk.as_ref().len() as u64;
         if self.count <= SMALL {
-            self.here.update(chunk.as_ref());
+            self.hasher.update(chunk.as_ref());
             return (self.done)(chunk);
         }
         if self.thread.is_none() {
-            let (mut hasher, done) = (self.here.clone(), self.done.clone());
+            let (mut hasher, done) = (self.hasher.clone(), self.done.clone());
             let (sender, receiver) = sync_channel::<C>(WAITING);
             let thread = start(move || {
                 for chunk in receiver {
@@ -61,7 +61,7 @@ impl<C: AsRef<[u8]> + Send + 'static> HashAside<C> {
             Some(thread) => drop(thread.sender.send(chunk)),
             // No thread could be started.
             None => {
-                self.here.update(chunk.as_ref());
+                self.hasher.update(chunk.as_ref());
                 (self.done)(chunk);
             }
         }
@@ -70,7 +70,7 @@ impl<C: AsRef<[u8]> + Send + 'static> HashAside<C> {
     /// Returns the digest and the number of bytes.
     pub fn finish<D: Sha256Id>(mut self) -> (D, u64) {
         let hasher = match self.thread.take() {
-            None => std::mem::take(&mut self.here),
+            None => std::mem::take(&mut self.hasher),
             Some(HashThread { sender, thread }) => {
                 drop(sender);
                 thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
@@ -81,7 +81,7 @@ impl<C: AsRef<[u8]> + Send + 'static> HashAside<C> {
 }
 
 /// Joins the thread even if the digest is not needed, so that it does not outlive its owner.
-impl<C> Drop for HashAside<C> {
+impl<C> Drop for BackgroundHasher<C> {
     fn drop(&mut self) {
         if let Some(HashThread { sender, thread }) = self.thread.take() {
             drop(sender);
@@ -92,7 +92,7 @@ impl<C> Drop for HashAside<C> {
 
 /// A digest of chunks whose buffers are reused after hashing.
 pub struct ChunkHash {
-    aside: HashAside<Vec<u8>>,
+    aside: BackgroundHasher<Vec<u8>>,
     used: Receiver<Vec<u8>>,
 }
 
@@ -102,7 +102,7 @@ impl ChunkHash {
     pub fn new() -> ChunkHash {
         let (back, used) = channel();
         // The receiver may be gone before the last chunks are hashed.
-        let aside = HashAside::new(move |chunk| drop(back.send(chunk)));
+        let aside = BackgroundHasher::new(move |chunk| drop(back.send(chunk)));
         ChunkHash { aside, used }
     }
 
@@ -144,12 +144,12 @@ mod tests {
     #[test]
     fn every_chunk_is_returned_and_no_thread_remains() {
         let count = Arc::new(());
-        let mut aside = HashAside::new({
+        let mut aside = BackgroundHasher::new({
             let count = count.clone();
             move |_: Vec<u8>| drop(count.clone())
         });
         (0..40).for_each(|_| aside.take(vec![7; 1 << 18]));
         drop(aside);
-        assert_eq!(Arc::strong_count(&count), 1, "somebody still has what the thread was given");
+        assert_eq!(Arc::strong_count(&count), 1, "a chunk is still referenced");
     }
 }

@@ -71,7 +71,7 @@ pub use remainder::Remainder;
 pub use splice::Splice;
 pub use unpack::{Owners, Stop, Unpacked, Unpacking, Whiteouts, unpack, unpack_some};
 pub use writer::{LateEntry, TarWriter};
-pub use xattrs::{OPAQUE, ORIGIN, keep_in_layer, keep_in_tree, marks_opaque, steers_overlay};
+pub use xattrs::{OPAQUE, ORIGIN, is_read_by_overlay, keep_in_layer, keep_in_tree, marks_opaque};
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

@@ -1,4 +1,4 @@
-//! Limits on archives, each of which the user can raise by name.
+//! Limits on archives. The user can raise each of them by its name.
 
 use crate::entry::TarEntry;
 use crate::error::{LayerError, Result};

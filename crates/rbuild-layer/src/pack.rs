@@ -302,17 +302,17 @@ impl<'a> TreePacker<'a> {
     }
 
     /// Adds an entry to the remainder.
-    fn account(&mut self, entry: &TarEntry) {
+    fn add_to_remainder(&mut self, entry: &TarEntry) {
         // Where devices cannot be created, commands see empty files instead, so the tree has no
         // remainder.
         match matches!(entry.kind, EntryKind::CharDevice | EntryKind::BlockDevice) {
             true => self.nanoseconds = None,
-            false => self.account_details((entry.uid, entry.gid, entry.mtime.nsec)),
+            false => self.add_details((entry.uid, entry.gid, entry.mtime.nsec)),
         }
     }
 
     /// Notes owner, group, and nanoseconds of the modification time of an entry.
-    pub(crate) fn account_details(&mut self, (uid, gid, nsec): (u64, u64, u32)) {
+    pub(crate) fn add_details(&mut self, (uid, gid, nsec): (u64, u64, u32)) {
         match (u32::try_from(uid), u32::try_from(gid), &mut self.nanoseconds) {
             (Ok(uid), Ok(gid), Some(nanoseconds)) => {
                 nanoseconds.push(nsec);
@@ -330,7 +330,7 @@ impl<'a> TreePacker<'a> {
                 return Ok(());
             }
         };
-        self.account(entry);
+        self.add_to_remainder(entry);
         self.out.entry(entry).map_err(LayerError::io(WRITING))?;
         let (entry, file, unchanged) = match item {
             PackItem::Header(_) | PackItem::Incomplete => return Ok(()),

@@ -9,7 +9,7 @@ use rbuild_image::Sha256Id;
 
 use rbuild_linux::parallel::start_in;
 
-use crate::hash_thread::HashAside;
+use crate::hash_thread::BackgroundHasher;
 
 /// Size of a chunk in bytes.
 const CHUNK: usize = 1 << 20;
@@ -52,7 +52,7 @@ where
         let (sender, receiver) = sync_channel(AHEAD);
         let (used, again) = channel();
         let back = used.clone();
-        let hashing = hashes.then(|| HashAside::new(move |chunk| give_back(chunk, &back)));
+        let hashing = hashes.then(|| BackgroundHasher::new(move |chunk| recycle(chunk, &back)));
         let (to_reader, to_read) = (sender.clone(), &mut source);
         let producer = start_in(scope, move || {
             let mut hashing = hashing;
@@ -72,7 +72,7 @@ where
 }
 
 /// Returns the memory of a chunk to the producer if this was the last reference.
-fn give_back(chunk: SharedBytes, used: &Sender<Vec<u8>>) {
+fn recycle(chunk: SharedBytes, used: &Sender<Vec<u8>>) {
     if let Some(memory) = Arc::into_inner(chunk.0).filter(|memory| memory.capacity() > 0) {
         // The producer may have ended already.
         let _ = used.send(memory);
@@ -83,7 +83,7 @@ fn produce(
     source: &mut impl Read,
     sender: &SyncSender<io::Result<SharedBytes>>,
     again: &Receiver<Vec<u8>>,
-    hashing: &mut Option<HashAside<SharedBytes>>,
+    hashing: &mut Option<BackgroundHasher<SharedBytes>>,
 ) {
     loop {
         // A reused buffer keeps its content; `resize` only fills what a shorter last chunk lacks.
@@ -124,7 +124,7 @@ impl Read for ReadAhead {
                 Ok(chunk) => {
                     let old = std::mem::replace(&mut self.chunk, chunk?);
                     self.at = 0;
-                    give_back(old, &self.used);
+                    recycle(old, &self.used);
                 }
                 Err(_) => return Ok(0),
             }

@@ -1,6 +1,6 @@
 //! Makes the layer of a tree that equals an earlier tree except for a small diff. Everything that
-//! did not change is copied from the earlier tree's layer, whose bytes are those that packing would
-//! give.
+//! did not change is copied from the earlier tree's layer. The result has the same bytes as a layer
+//! packed from all files of the tree.
 
 use std::fs::File;
 use std::io::{BufReader, Write};
@@ -23,7 +23,7 @@ use crate::whiteout::{deleted_name, is_whiteout};
 /// Size of the buffer for reading headers, in bytes.
 const BUFFER: usize = 256 << 10;
 
-/// An earlier layer and a tree of changes, which together give one layer.
+/// An earlier layer and a tree of changes, which together form one layer.
 ///
 /// The tree of changes has all directories of the result. Its whiteouts delete entries of the
 /// earlier layer, and do not get into the result.
@@ -108,7 +108,7 @@ impl<'a> Splice<'a> {
                 match part {
                     Part::Earlier(entries) => {
                         packer.copy_entries(&self.earlier, entries.bytes.clone())?;
-                        entries.details.iter().for_each(|details| packer.account_details(*details));
+                        entries.details.iter().for_each(|details| packer.add_details(*details));
                     }
                     Part::Change => {
                         // Deletions have no part of their own.
@@ -132,7 +132,7 @@ fn changes_walk(changes: &RootDir) -> Result<Walk> {
     Walk::new(changes, Path::new(""), Deletions::Whiteouts, Times::AsIs, ExternalFiles::default())
 }
 
-/// Gives the kept entries the nanoseconds of their times. Returns false if they are not known.
+/// Sets the nanoseconds of the times of the kept entries. Returns false if they are not known.
 fn set_nanoseconds(parts: &mut [Part], remainder: Option<&Remainder>, count: usize) -> bool {
     let Some(remainder) = remainder.filter(|remainder| remainder.nanoseconds.len() == count) else { return false };
     for part in parts {

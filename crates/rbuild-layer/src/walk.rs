@@ -9,7 +9,7 @@ use rbuild_linux::{FileKind, Inode, RootDir, Stat, Timestamp, Trail};
 
 use crate::entry::{EntryKind, TarEntry};
 use crate::error::{LayerError, Result};
-use crate::external::{ExternalFiles, ExternalHere};
+use crate::external::{ExternalDir, ExternalFiles};
 use crate::item::{PackItem, SMALL, read_small};
 use crate::options::{Deletions, Times};
 use crate::whiteout::{self, is_whiteout, whiteout_of};
@@ -19,7 +19,7 @@ use crate::xattrs::{is_lost, keep_in_layer, marks_opaque};
 struct OpenDir {
     path: PathBuf,
     entries: Vec<OsString>,
-    external: ExternalHere,
+    external: ExternalDir,
 }
 
 /// Maximum number of entries in a batch sent to the packing thread.
@@ -56,8 +56,8 @@ impl Walk {
     /// Walks one entry of a directory under its own name, including its descendants.
     pub(crate) fn of_entry(dir: &RootDir, name: &OsStr, deletions: Deletions, times: Times) -> Result<Walk> {
         let mut external = ExternalFiles::default();
-        let (path, here) = (PathBuf::new(), external.here(Path::new("")));
-        let top = OpenDir { path, entries: vec![name.to_os_string()], external: here };
+        let (path, external_dir) = (PathBuf::new(), external.take_dir(Path::new("")));
+        let top = OpenDir { path, entries: vec![name.to_os_string()], external: external_dir };
         let trail = Trail::new(dir.try_clone()?);
         Ok(Walk { trail, stack: vec![top], pending: None, items: Items::new(deletions, times), external })
     }
@@ -74,7 +74,7 @@ impl Walk {
         }
         let mut entries: Vec<OsString> = dir.entries()?.into_iter().map(|e| e.name).collect();
         entries.reverse();
-        let external = self.external.here(&path);
+        let external = self.external.take_dir(&path);
         self.stack.push(OpenDir { path, entries, external });
         Ok(())
     }

@@ -41,7 +41,7 @@ impl<W: Write> TarWriter<W> {
         TarWriter { out, padding: 0 }
     }
 
-    /// Writes the header of an entry, whose time is truncated to whole seconds. Exactly
+    /// Writes the header of an entry. The modification time is truncated to whole seconds. Exactly
     /// `entry.size` bytes must follow through [`Self::content`].
     ///
     /// # Errors

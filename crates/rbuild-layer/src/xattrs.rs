@@ -29,8 +29,8 @@ fn is_image_data(name: &OsStr) -> bool {
     name == b"security.capability" || (name.starts_with(b"user.") && !name.starts_with(b"user.overlay."))
 }
 
-/// Returns true if overlayfs interprets the attribute on files of its layers.
-pub fn steers_overlay(name: &OsStr) -> bool {
+/// Returns true if overlayfs reads the attribute from files of its layers and interprets it.
+pub fn is_read_by_overlay(name: &OsStr) -> bool {
     let name = name.as_bytes();
     name.starts_with(b"user.overlay.") || name.starts_with(b"trusted.overlay.")
 }
@@ -47,7 +47,7 @@ pub fn keep_in_layer(name: &OsStr) -> bool {
 
 /// Returns true if an attribute of the tree that commands can see is missing in the layer.
 pub(crate) fn is_lost(name: &OsStr) -> bool {
-    !steers_overlay(name) && !keep_in_layer(name) && !name.as_bytes().starts_with(b"security.")
+    !is_read_by_overlay(name) && !keep_in_layer(name) && !name.as_bytes().starts_with(b"security.")
 }
 
 /// Returns true if a directory with these attributes is opaque.

@@ -51,7 +51,7 @@ pub struct StreamFile {
     file: File,
     shown: PathBuf,
     /// True for a regular file, which is truncated before it is written.
-    empties: bool,
+    truncates: bool,
 }
 
 /// An output directory named by the caller and checked to be writable. Missing components are
@@ -80,17 +80,17 @@ impl Destination {
 
     /// Wraps an open file that is written in place, such as standard output.
     pub fn of_file(file: File, shown: impl Into<PathBuf>) -> Destination {
-        Destination::Stream(StreamFile { file, shown: shown.into(), empties: false })
+        Destination::Stream(StreamFile { file, shown: shown.into(), truncates: false })
     }
 
     /// Returns the file, positioned at its beginning. Discards everything that was written and not
     /// published.
     pub fn begin(&self) -> Result<&File> {
-        let (file, empties) = match self {
+        let (file, truncates) = match self {
             Destination::Regular(regular) => (&regular.file, true),
-            Destination::Stream(stream) => (&stream.file, stream.empties),
+            Destination::Stream(stream) => (&stream.file, stream.truncates),
         };
-        if empties {
+        if truncates {
             let emptied = file.set_len(0).and_then(|()| (&*file).rewind());
             emptied.map_err(|e| Error::new("ftruncate", self.path(), e))?;
         }
@@ -119,8 +119,8 @@ impl Destination {
         changed.map_err(|e| Error::new("fchmod", self.path(), e))
     }
 
-    /// Returns the base directory of a regular file and its path below it, whose directories may
-    /// not exist yet. `None` for a stream.
+    /// Returns the base directory of a regular file and its path below it. Directories of that path
+    /// may not exist yet. Returns `None` for a stream.
     pub fn place(&self) -> Option<(&RootDir, &Path)> {
         match self {
             Destination::Regular(regular) => Some((&regular.base, &regular.rest)),
@@ -210,21 +210,21 @@ fn replacement(path: &Path, old: &rustix::fs::Stat) -> std::result::Result<Optio
 }
 
 impl StreamFile {
-    fn open(path: &Path, empties: bool) -> std::result::Result<StreamFile, DestinationError> {
+    fn open(path: &Path, truncates: bool) -> std::result::Result<StreamFile, DestinationError> {
         let flags = OFlags::WRONLY | OFlags::NOCTTY | OFlags::CLOEXEC;
         let fd = rustix::fs::openat(CWD, path, flags, Mode::empty()).map_err(|e| Error::new("open", path, e))?;
-        Ok(StreamFile { file: File::from(fd), shown: path.to_path_buf(), empties })
+        Ok(StreamFile { file: File::from(fd), shown: path.to_path_buf(), truncates })
     }
 
-    /// Opens the file behind a link such as /dev/stdout as the caller opened it, at its current
-    /// position.
+    /// Opens the file that a link such as /dev/stdout leads to, in the mode in which the caller
+    /// opened it and at its current position.
     fn of_descriptor(fd: &File, shown: &Path) -> std::result::Result<StreamFile, DestinationError> {
         let flags = rustix::fs::fcntl_getfl(fd).map_err(|e| Error::new("fcntl", shown, e))?;
         if flags & OFlags::ACCMODE == OFlags::RDONLY {
             return Err(DestinationError::NotForWriting(shown.to_path_buf()));
         }
         let file = fd.try_clone().map_err(|e| Error::new("dup", shown, e))?;
-        Ok(StreamFile { file, shown: shown.to_path_buf(), empties: false })
+        Ok(StreamFile { file, shown: shown.to_path_buf(), truncates: false })
     }
 }
 

@@ -11,8 +11,8 @@ use rbuild_remedy::{FileRemedy, IsolationRemedy, MachineRemedy, Remedy, SessionL
 pub enum Object {
     /// A file. Its path is shown in backticks.
     Path(PathBuf),
-    /// A file in a place with a name. Its path would mean nothing to the user, so only the name of
-    /// the place is shown. See `RootDir::named`.
+    /// A file in a place with a name. Its path is meaningless to users, so only the name of the
+    /// place is shown. See `RootDir::named`.
     Within {
         /// The place, as a noun phrase.
         place: Arc<str>,
@@ -114,8 +114,8 @@ impl Error {
         self.unmapped.as_deref()
     }
 
-    /// Returns the remedy, if there is one. A full disk has none here: what to remove depends on
-    /// what the file system holds.
+    /// Returns the remedy, if there is one. There is none for a full disk: the files that can be
+    /// removed depend on the purpose of the file system.
     pub fn remedy(&self) -> Option<Remedy> {
         if let Some(unmapped) = self.unmapped() {
             return Some(unmapped.remedy());
@@ -143,14 +143,14 @@ impl Error {
     ///
     /// # Errors
     ///
-    /// Fails with this error if it carries none of that type.
+    /// Fails with this error if it does not carry an error of that type.
     pub fn into_carried<E: std::error::Error + Send + Sync + 'static>(self) -> std::result::Result<E, Error> {
         let Error { call, object, source, unmapped } = self;
         into_carried(source).map_err(|source| Error { call, object, source, unmapped })
     }
 
-    /// Returns the problem without the object, as the rest of a sentence, for objects that messages
-    /// call by another name.
+    /// Returns the problem without the object, as the rest of a sentence, for messages that call
+    /// the object by another name.
     pub fn of_object(&self) -> String {
         let own = |problem: &str| problem.to_string();
         match (self.errno(), self.unmapped()) {
@@ -232,7 +232,7 @@ pub fn carried<E: std::error::Error + Send + Sync + 'static>(e: &io::Error) -> O
 ///
 /// # Errors
 ///
-/// Fails with the same error if it carries none of that type.
+/// Fails with the same error if it does not carry an error of that type.
 pub fn into_carried<E: std::error::Error + Send + Sync + 'static>(e: io::Error) -> std::result::Result<E, io::Error> {
     if carried::<E>(&e).is_none() {
         return Err(e);
@@ -245,8 +245,8 @@ pub fn is_disk_full(e: &io::Error) -> bool {
     matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
-/// Returns the remedy of an I/O error, which may be an [`Error`] that was converted. A full disk
-/// has none here.
+/// Returns the remedy of an I/O error, which may be an [`Error`] that was converted. There is none
+/// for a full disk.
 pub fn remedy_of(e: &io::Error) -> Option<Remedy> {
     if e.get_ref().is_some() {
         return carried::<Error>(e)?.remedy();
@@ -543,7 +543,7 @@ mod tests {
             errors.push(Error::new("openat", path, errno));
         }
         errors.push(Error::new("pthread_create", described("a thread"), Errno::AGAIN));
-        errors.push(Error::not_a_file("openat", path, "a fifo"));
+        errors.push(Error::not_a_file("openat", path, "a FIFO"));
         let unmapped = UnmappedId { kind: "user", id: 70000, mapped: vec![(0, 0), (5, 9)], file: "/etc/subuid" };
         errors.push(Error::new("fchown", path, Errno::INVAL).because(Some(unmapped)));
         let within = |call, errno: Errno| Error::new(call, path, errno).within("the snapshots in the store `/s`");

@@ -12,7 +12,7 @@ pub struct FileStamp([u8; FileStamp::LEN]);
 impl FileStamp {
     /// Length in bytes.
     pub const LEN: usize = 48;
-    /// Position of the size, behind device and inode.
+    /// Position of the size, after device and inode.
     const SIZE: usize = 16;
 
     /// Returns the stamp of a file. Numbers are big-endian, so that stamps sort by device and

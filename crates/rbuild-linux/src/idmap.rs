@@ -214,8 +214,8 @@ pub fn enter_user_namespace_below() -> Result<()> {
     }
 }
 
-/// Returns the IDs inside that a map has: first and last of each range, ascending, adjacent ones
-/// joined.
+/// Returns the IDs that a map has inside the namespace: first and last of each range, in ascending
+/// order, with adjacent ranges joined.
 fn mapped(lines: &[(u32, u32, u32)]) -> Vec<(u32, u32)> {
     let range = |(inside, _, count): &(u32, u32, u32)| Some((*inside, inside.saturating_add(count.checked_sub(1)?)));
     let mut ranges: Vec<(u32, u32)> = lines.iter().filter_map(range).collect();

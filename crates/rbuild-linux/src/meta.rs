@@ -31,7 +31,7 @@ impl FileKind {
             FileKind::Dir => "a directory",
             FileKind::Symlink => "a symbolic link",
             FileKind::CharDevice | FileKind::BlockDevice => "a device",
-            FileKind::Fifo => "a fifo",
+            FileKind::Fifo => "a FIFO",
             FileKind::Socket => "a socket",
         }
     }

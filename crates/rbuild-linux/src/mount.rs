@@ -207,7 +207,7 @@ fn make_private() -> Result<()> {
 /// The root file system of the builder process: a tmpfs with a handful of mounts in it.
 ///
 /// A short mountinfo makes every later container cheap. The container library moves each container
-/// into a cgroup, but there is none to move it to. If `/sys/fs/cgroup` is a cgroup2, the library
+/// into a cgroup, which the builder does not have. If `/sys/fs/cgroup` is a cgroup2, the library
 /// writes the process ID into an ordinary file mounted over its `cgroup.procs`; if it is an empty
 /// directory, the library searches mountinfo for each cgroup v1 controller and finds none.
 pub struct MiniRoot {

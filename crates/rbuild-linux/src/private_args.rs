@@ -1,8 +1,8 @@
 //! Text that must not be in the memory of the builder, which is forked from this process.
 //!
 //! Arguments and variables of a process, and copies of them on its heap, are in the memory of all
-//! processes that are forked from it. So the program is executed again without them, and finds the
-//! text in a file in memory, whose descriptor the builder closes.
+//! processes that are forked from it. So the program is executed again without them, and reads the
+//! text from a file in memory. The builder closes the descriptor of that file.
 
 use std::ffi::OsString;
 use std::fs::File;

@@ -28,7 +28,8 @@ use rustix::io::Errno;
 use crate::meta::{FileKind, Stat, UidGid};
 use crate::random::random_bytes;
 
-/// In the year 2242: no file is accessed then, and ext4 and xfs (with bigtime) can still store it.
+/// A time in the year 2242, in seconds since the Unix epoch. It is later than any access, and ext4
+/// and xfs (with bigtime) can store it.
 const FAR: i64 = 1 << 33;
 /// Nanoseconds per second.
 const SECOND: u32 = 1_000_000_000;
@@ -196,8 +197,9 @@ impl OwnerRecords {
         if self.are_written() { MacScope::AnyFile } else { MacScope::Inode(inode) }
     }
 
-    /// Returns the record of the file at `path` (following a link in the last component if
-    /// `follow`), whose type, inode and access time are given.
+    /// Returns the record of the file at `path`. A link in the last component is followed if
+    /// `follow` is true. `kind`, `inode` and `access` are the type, inode number and access time of
+    /// the file.
     pub fn recorded(
         &self,
         path: &Path,
@@ -234,12 +236,12 @@ impl OwnerRecords {
             };
         }
         let flags = rustix::fs::XattrFlags::empty();
-        let how = if follow { AtFlags::empty() } else { AtFlags::SYMLINK_NOFOLLOW };
+        let at_flags = if follow { AtFlags::empty() } else { AtFlags::SYMLINK_NOFOLLOW };
         let inode = match self.are_written() {
             true => 0,
             false => {
                 self.0.seen_placeholders.store(true, Ordering::Relaxed);
-                rustix::fs::statx(CWD, path, how, StatxFlags::INO)?.stx_ino
+                rustix::fs::statx(CWD, path, at_flags, StatxFlags::INO)?.stx_ino
             }
         };
         let value = recorded.value(&self.0.key, self.mac_scope(inode));
@@ -250,8 +252,8 @@ impl OwnerRecords {
         }
     }
 
-    /// Records the owner of the entry `name` of `dir`, whose metadata is given; `path` names the
-    /// same entry.
+    /// Records the owner of the entry `name` of `dir`, which has the metadata `stat`. `path` refers
+    /// to the same entry.
     pub(crate) fn chown(
         &self,
         dir: impl AsFd,

@@ -1,7 +1,7 @@
 //! Lexical rules of paths: cleaning of `.` and `..`, and patterns.
 //!
-//! No function accesses a file system. Callers differ only in the meaning of a `..` that has
-//! nothing to go up from, which the name of each function states.
+//! No function accesses a file system. The functions differ only in the treatment of a `..` at the
+//! beginning of a path, which has no parent to lead to.
 
 #![warn(missing_docs)]
 
@@ -84,8 +84,8 @@ pub fn inside(path: &OsStr) -> Option<PathBuf> {
     clean(parts, LeadingDotDot::Refuse).map(|parts| parts.into_iter().collect())
 }
 
-/// Returns the components of a path that is yet to be resolved: names and `..`, which cannot be
-/// removed without looking, because a symbolic link may precede it.
+/// Returns the components of a path that has not been resolved yet: names and `..`. A `..` cannot
+/// be removed lexically, because a symbolic link may precede it.
 ///
 /// ```
 /// use std::path::Path;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use crate::glob::Glob;
 use crate::{in_root, is_pattern};
 
-/// A source as written, and the paths that it stands for.
+/// A source as written, and its parsed form.
 ///
 /// Parsing never fails: a pattern with a syntax error is [`SourceForm::Invalid`], which is
 /// reported when files are selected by it.
@@ -15,12 +15,12 @@ pub struct SourcePattern {
     form: SourceForm,
 }
 
-/// The paths that a source stands for, all of them relative to the root.
+/// The parsed form of a source. All paths are relative to the root.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SourceForm {
     /// One path.
     Path(PathBuf),
-    /// The paths below `start` whose components match the globs, one each.
+    /// The paths below `start` that match one glob per component.
     Glob {
         /// The components before the first pattern.
         start: PathBuf,
@@ -29,13 +29,14 @@ pub enum SourceForm {
     },
     /// `--parents`: the paths below a pivot that a glob matches, with their parent directories.
     Parents {
-        /// The directories that paths are kept from, written before `/./`; the root by default.
+        /// The directories that copied paths are relative to, written before `/./`; the root by
+        /// default.
         pivot: Box<SourcePattern>,
         /// The pattern below each pivot; `**` matches across components.
         below: Glob,
-        /// The pivots are taken as a whole: nothing is written after `/./`.
+        /// True if the pivots are copied as a whole, because nothing is written after `/./`.
         whole: bool,
-        /// It is an error if nothing matches, because neither part is a pattern.
+        /// True if it is an error that nothing matches, because neither part is a pattern.
         required: bool,
     },
     /// A pattern with a syntax error.
@@ -72,7 +73,7 @@ impl SourcePattern {
         SourcePattern { text: text.to_string(), form }
     }
 
-    /// Returns the source that is one path, in which no character is special.
+    /// Returns a source that is a single path. No character of `text` is special.
     pub fn literal(text: &str) -> SourcePattern {
         SourcePattern { text: text.to_string(), form: SourceForm::Path(in_root(text).into_iter().collect()) }
     }
@@ -82,12 +83,12 @@ impl SourcePattern {
         &self.text
     }
 
-    /// Returns the paths that the source stands for.
+    /// Returns the parsed form.
     pub fn form(&self) -> &SourceForm {
         &self.form
     }
 
-    /// Returns the path of a source that is one path, relative to the root.
+    /// Returns the path, relative to the root, if the source is a single path.
     pub fn path(&self) -> Option<&Path> {
         match &self.form {
             SourceForm::Path(path) => Some(path),

@@ -14,7 +14,7 @@ pub enum FileRemedy {
     RemoveLinkLoop,
     /// Shorten the name.
     ShortenName,
-    /// Rename or remove a file whose name is that of a whiteout.
+    /// Rename or remove a file that has the name of a whiteout.
     RenameOrRemove,
     /// Rename a file that would be read as a whiteout, if it is meant as a file.
     RenameWhiteout,
@@ -168,7 +168,7 @@ pub enum MachineRemedy {
         /// The limit.
         limit: SessionLimit,
     },
-    /// Check whether the machine ran out of memory.
+    /// Check if the machine ran out of memory.
     CheckMemory,
 }
 
@@ -303,7 +303,7 @@ pub enum ImageRemedy {
         /// The name by which it was requested.
         name: String,
     },
-    /// Write the whole ID of an image, of which a prefix was given.
+    /// Write the whole ID of an image instead of a prefix.
     WriteWholeId {
         /// The ID.
         id: String,
@@ -371,7 +371,7 @@ pub enum CommandRemedy {
     UseImageWithShell,
     /// Install a program that does not exist, or correct its name or PATH.
     ProvideProgram,
-    /// Check whether the machine ran out of memory (exit code 137).
+    /// Check if the machine ran out of memory (exit code 137).
     CheckMemoryOfCode,
     /// Find the cause of the signal that the exit code stands for.
     FindSignal {

@@ -21,8 +21,8 @@ pub fn closest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) ->
         if lower.is_empty() || wanted.is_empty() {
             continue;
         }
-        // At the same distance, a word with the same letters is more likely to be meant, then one
-        // of which letters were left out.
+        // At the same distance, prefer a word with the same letters, then one that contains all
+        // letters of the input in their order.
         let rating = (d, letters(&wanted) != letters(&lower), !is_part(&wanted, &lower));
         if d <= longest / 3 && best.is_none_or(|(b, _)| rating < b) {
             best = Some((rating, candidate));
@@ -66,7 +66,7 @@ fn letters(word: &str) -> Vec<char> {
     letters
 }
 
-/// Reports whether a word results from another if letters of that are left out.
+/// Returns true if `word` results from `whole` by leaving out letters.
 fn is_part(word: &str, whole: &str) -> bool {
     let mut rest = whole.chars();
     word.chars().all(|letter| rest.any(|other| other == letter))

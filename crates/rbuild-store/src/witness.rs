@@ -54,8 +54,8 @@ fn make(dir: &RootDir, name: &OsStr, kind: FileKind) -> Result<()> {
     } else {
         let mut file = dir.create_file(&temp, modes::file())?;
         let keeps = dir.set_xattr(&temp, OsStr::new(ATTRIBUTE), b"y").is_ok();
-        let says = if keeps { OWNERS_AND_ATTRIBUTES } else { OWNERS };
-        file.write_all(says).map_err(|e| dir.error("write", name, e))?;
+        let content = if keeps { OWNERS_AND_ATTRIBUTES } else { OWNERS };
+        file.write_all(content).map_err(|e| dir.error("write", name, e))?;
     }
     match dir.chown(&temp, WITNESS_OWNER) {
         Ok(()) => Ok(dir.rename(&temp, dir, name)?),

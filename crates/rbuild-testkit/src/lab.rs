@@ -30,7 +30,7 @@ pub fn is_bare() -> bool {
 ///
 /// # Panics
 ///
-/// Panics if there is none, neither in `RBUILD_TEST_BASES` nor in `test-bases` of cargo's target
+/// Panics if the archive is neither in `RBUILD_TEST_BASES` nor in `test-bases` of cargo's target
 /// directory.
 pub fn base(name: &str) -> PathBuf {
     let here = || target_dir().with_file_name("test-bases");
@@ -68,9 +68,9 @@ impl Ran {
     /// Fails the test unless the command exited with this code and its error output contains all of
     /// these texts.
     #[track_caller]
-    pub fn fails(self, code: i32, says: &[&str]) -> Ran {
+    pub fn fails(self, code: i32, texts: &[&str]) -> Ran {
         assert_eq!(self.code, Some(code), "stdout:\n{}\nstderr:\n{}", self.stdout, self.stderr);
-        for text in says {
+        for text in texts {
             assert!(self.stderr.contains(text), "{text:?} is missing in\n{}", self.stderr);
         }
         self
@@ -113,7 +113,8 @@ impl Lab {
         lab
     }
 
-    /// Returns a lab with the image `tiny` in its store, whose only program is `/bin/tool`.
+    /// Returns a lab with the image `tiny` in its store. The only program of the image is
+    /// `/bin/tool`.
     ///
     /// # Errors
     ///

@@ -11,8 +11,8 @@ use rbuild_layer::LayerError;
 use rbuild_linux::quoted;
 use rbuild_remedy::{DiskRemedy, ImageRemedy, Remedy};
 
-/// An archive, or a layout in its place, from which no image can be loaded. It is unnamed where it
-/// is read from a stream, until [`ArchiveError::of`] names it.
+/// An archive, or a layout in its place, from which no image can be loaded. One that is read from a
+/// stream has no name until [`ArchiveError::of`] sets it.
 #[derive(Debug)]
 pub struct ArchiveError {
     path: Option<PathBuf>,
@@ -34,14 +34,14 @@ pub(crate) enum ArchiveProblem {
     OtherPlatforms(Box<OtherPlatforms>),
 }
 
-/// The platforms of an image that exists for none that is wanted.
+/// The platforms of an image that does not exist for the wanted platform.
 #[derive(Debug, Clone)]
 pub(crate) struct OtherPlatforms {
     pub wanted: Platform,
     pub others: BTreeSet<String>,
 }
 
-/// Prints as the rest of a sentence about the image or its source.
+/// Formats the problem as the rest of a sentence about the image or its source.
 impl fmt::Display for OtherPlatforms {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let others: Vec<&str> = self.others.iter().map(String::as_str).collect();

@@ -17,7 +17,8 @@ const COPIED: u64 = 16 << 20;
 /// Size of a chunk in bytes that is read and hashed at once. It fits the processor's cache.
 const CHUNK: usize = 256 << 10;
 
-/// A blob of an image: its digest, and its size in bytes by the document that refers to it.
+/// A blob of an image: its digest, and its size in bytes as stated by the document that refers to
+/// it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BlobInfo {
     /// Digest of the bytes.
@@ -90,7 +91,7 @@ pub enum BlobOrigin {
     Source,
     /// The sink had it.
     Sink,
-    /// The registry took it from another of its repositories.
+    /// The registry mounted it from another of its repositories.
     OtherRepository,
 }
 
@@ -138,12 +139,12 @@ pub struct TransferProgress<'a> {
     pub moved: Arc<AtomicU64>,
     /// Called with the total in bytes, once it is known.
     pub total: &'a (dyn Fn(u64) + Sync),
-    /// Called with each blob that has arrived, its size in bytes and its origin.
+    /// Called with each blob that the sink has after a copy, its size in bytes and its origin.
     pub done: &'a (dyn Fn(&BlobDigest, u64, BlobOrigin) + Sync),
 }
 
-/// Copies blobs, several at once if the sink takes them so. Returns the first error; no further
-/// blob is begun after it.
+/// Copies blobs, several at once if the sink permits it. Returns the first error; no further blob
+/// is begun after it.
 pub(crate) fn copy_all(
     source: &dyn BlobSource,
     sink: &dyn BlobSink,

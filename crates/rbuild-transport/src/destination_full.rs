@@ -25,7 +25,8 @@ impl DestinationFull {
 
 /// An error of operations that write to destinations.
 pub trait WriteError: Error + From<DestinationFull> + Send + Sync + 'static {
-    /// Returns true if a disk is full and the error names none: it is the store's then.
+    /// Returns true if a disk is full and the error does not name a destination: it is then the
+    /// disk of the store.
     fn is_disk_full(&self) -> bool;
 
     /// Attributes a full disk to `place`, which is outside the store.
@@ -40,7 +41,8 @@ pub trait WriteError: Error + From<DestinationFull> + Send + Sync + 'static {
     }
 }
 
-/// Returns the kernel's error among an error and its causes, whose messages name the place again.
+/// Returns the kernel's error among an error and its causes. Their own messages would name the
+/// destination again.
 fn full(e: &(dyn Error + 'static)) -> Option<io::Error> {
     let errno_of = |e: &(dyn Error + 'static)| {
         let of_call = e.downcast_ref::<rbuild_linux::Error>().and_then(rbuild_linux::Error::errno);

@@ -87,12 +87,12 @@ pub(crate) fn index(images: &[Saved]) -> Result<Value> {
     }))
 }
 
-/// Annotation with the full name of an image, of which `REF_NAME` has the tag only.
+/// Annotation with the full name of an image. `REF_NAME` contains its tag only.
 const IMAGE_NAME: &str = "io.containerd.image.name";
 
 /// Returns the `index.json` of a layout after these images have been added to it. Other images of
-/// the layout stay; one with a name that is given to another image goes. An image without names
-/// gets the tag `latest`, as BuildKit's client gives it.
+/// the layout stay, unless one of these images gets their name. An image without names gets the tag
+/// `latest`, as in BuildKit's client.
 ///
 /// # Errors
 ///

@@ -23,7 +23,7 @@ pub struct DownloadRequest<'a> {
     pub authorization: Option<Secret>,
 }
 
-/// Downloads a file into the store. A stored version of it is used if the server has no other one.
+/// Downloads a file into the store. A stored version is used if the server has no other version.
 /// If several processes need the same file, one downloads it.
 ///
 /// # Errors

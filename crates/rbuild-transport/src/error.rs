@@ -190,7 +190,7 @@ impl TransportError {
     }
 }
 
-/// Returns the remedy of a failed download, whose sink is a file of the store.
+/// Returns the remedy of a failed download. Its sink is a file of the store.
 pub fn remedy_of_download(e: &DownloadError) -> Option<Remedy> {
     match e {
         DownloadError::Server { .. } => e.remedy(),
@@ -200,8 +200,8 @@ pub fn remedy_of_download(e: &DownloadError) -> Option<Remedy> {
     }
 }
 
-/// An error of the source of a blob, which passed through the store as that of a stream, is
-/// restored.
+/// Restores an error of the source of a blob that passed through the store as the error of a
+/// stream.
 impl From<StoreError> for TransportError {
     fn from(e: StoreError) -> TransportError {
         let StoreError::Kernel(e) = e else { return TransportError::Store(e) };

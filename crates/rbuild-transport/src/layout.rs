@@ -135,7 +135,7 @@ impl LayoutWriter {
         TransportError::kernel(format!("cannot write the layout {}", quoted(self.root.label())))
     }
 
-    /// Writes a blob whose digest is known when its last byte is written.
+    /// Writes a blob. Its digest need not be known before `fill` returns.
     ///
     /// # Errors
     ///

@@ -140,7 +140,7 @@ fn target(name: &Reference) -> Result<&str> {
 }
 
 /// Returns the blobs of other images of the same registry, with the paths of their repositories:
-/// the registry may take them from there.
+/// the registry may mount them from there.
 fn neighbors(store: &Store, repository: &Repository, name: &Reference) -> Result<HashMap<BlobDigest, String>> {
     let mut found = HashMap::new();
     if !repository.may_mount_from(name.registry()) {

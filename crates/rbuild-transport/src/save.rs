@@ -124,8 +124,8 @@ pub fn layer_pairs<'a>(layers: impl Iterator<Item = &'a (Descriptor, DiffId)>) -
     pairs.collect::<std::result::Result<_, DigestError>>().map_err(TransportError::document("the manifest"))
 }
 
-/// Checks that every outgoing layer of the store has the diffID that its image's configuration
-/// names.
+/// Checks that every outgoing layer of the store has the diffID that the image configuration
+/// states.
 ///
 /// # Errors
 ///

@@ -1,4 +1,4 @@
-//! The store as a source and, while images arrive, as a sink.
+//! The store as a source and, through a staging area, as a sink.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};

@@ -26,8 +26,8 @@ pub(crate) fn one(kind: u8, name: &str, content: &[u8], edit: impl Fn(&mut [u8])
     archive
 }
 
-/// Returns an archive of a file `f` with the content `abc` behind entries of other kinds.
-pub(crate) fn behind(entries: &[(u8, &[u8])]) -> Vec<u8> {
+/// Returns an archive of a file `f` with the content `abc` after entries of other kinds.
+pub(crate) fn archive_after(entries: &[(u8, &[u8])]) -> Vec<u8> {
     let mut archive = Vec::new();
     for (kind, content) in entries {
         put(&mut archive, *kind, "meta", content, |_| ());
@@ -46,7 +46,7 @@ pub(crate) fn record(key: &str, value: &str) -> Vec<u8> {
 }
 
 pub(crate) fn pax(records: &[(&str, &str)]) -> Vec<u8> {
-    behind(&[(b'x', &records.iter().flat_map(|(key, value)| record(key, value)).collect::<Vec<u8>>())])
+    archive_after(&[(b'x', &records.iter().flat_map(|(key, value)| record(key, value)).collect::<Vec<u8>>())])
 }
 
 /// Returns the entries as `KIND PATH -> LINK SIZE UID:GID TIME ATTRIBUTES REGIONS`, and the error
@@ -83,7 +83,7 @@ const PLAIN: &str = "File f 3 1:2 3.0";
 
 #[test]
 fn headers_and_content_are_read() {
-    let plain = || behind(&[]);
+    let plain = || archive_after(&[]);
     let ends = |zeros: usize| [plain(), vec![0; zeros], plain()].concat();
     let size = |text: &'static [u8]| one(b'0', "f", b"", move |h| h[124..124 + text.len()].copy_from_slice(text));
     for (name, archive, want) in [
@@ -105,7 +105,7 @@ fn headers_and_content_are_read() {
             "File f 3 1:2 3.0; error: the archive ends in the middle of the content of `f`",
         ),
         (
-            "wrong checksum behind an entry",
+            "wrong checksum after an entry",
             [plain(), vec![b'x'; BLOCK]].concat(),
             "File f 3 1:2 3.0; error: the archive is damaged: the header after `f` has a wrong checksum",
         ),
@@ -149,8 +149,11 @@ fn extended_headers_apply_to_the_next_entry() {
     let long = "n".repeat(300);
     let many = "v".repeat(5000);
     let global = [
-        behind(&[(b'g', &[record("uid", "7"), record("path", "x"), record("SCHILY.xattr.user.a", "b")].concat())]),
-        behind(&[]),
+        archive_after(&[(
+            b'g',
+            &[record("uid", "7"), record("path", "x"), record("SCHILY.xattr.user.a", "b")].concat(),
+        )]),
+        archive_after(&[]),
     ];
     for (name, archive, want) in [
         ("path and link", pax(&[("path", "p"), ("linkpath", "q")]), "File p -> q 3 1:2 3.0"),
@@ -159,9 +162,9 @@ fn extended_headers_apply_to_the_next_entry() {
         ("unknown records", pax(&[("comment", "x"), ("LIBARCHIVE.creationtime", "1")]), PLAIN),
         ("the last of two", pax(&[("uid", "5"), ("uid", "6")]), "File f 3 6:2 3.0"),
         ("all later entries", global.concat(), "File f 3 7:2 3.0 user.a=b; File f 3 7:2 3.0 user.a=b"),
-        ("GNU name", behind(&[(b'L', format!("{long}\0").as_bytes())]), &format!("File {long} 3 1:2 3.0")),
-        ("GNU link", behind(&[(b'K', b"target\0")]), "File f -> target 3 1:2 3.0"),
-        ("PAX before GNU", behind(&[(b'L', b"gnu\0"), (b'x', &record("path", "pax"))]), "File pax 3 1:2 3.0"),
+        ("GNU name", archive_after(&[(b'L', format!("{long}\0").as_bytes())]), &format!("File {long} 3 1:2 3.0")),
+        ("GNU link", archive_after(&[(b'K', b"target\0")]), "File f -> target 3 1:2 3.0"),
+        ("PAX before GNU", archive_after(&[(b'L', b"gnu\0"), (b'x', &record("path", "pax"))]), "File pax 3 1:2 3.0"),
         (
             "size beyond the stream",
             pax(&[("size", "18446744073709551615")]),
@@ -182,18 +185,18 @@ fn extended_headers_apply_to_the_next_entry() {
             pax(&[("mtime", "1.x")]),
             "error: the archive is damaged: the PAX time `1.x` is not a number",
         ),
-        ("no length", behind(&[(b'x', b"abc")]), "error: the archive is damaged: a PAX record has no length"),
+        ("no length", archive_after(&[(b'x', b"abc")]), "error: the archive is damaged: a PAX record has no length"),
         (
             "length that is not a number",
-            behind(&[(b'x', b"x a=b\n")]),
+            archive_after(&[(b'x', b"x a=b\n")]),
             "error: the archive is damaged: a PAX record has a length that is not a number",
         ),
         (
             "length beyond the header",
-            behind(&[(b'x', b"99 a=b\n")]),
+            archive_after(&[(b'x', b"99 a=b\n")]),
             "error: the archive is damaged: a PAX record has a wrong length",
         ),
-        ("no value", behind(&[(b'x', b"5 ab\n")]), "error: the archive is damaged: a PAX record has no `=`"),
+        ("no value", archive_after(&[(b'x', b"5 ab\n")]), "error: the archive is damaged: a PAX record has no `=`"),
         (
             "larger than the limit",
             pax(&[("comment", &many)]),

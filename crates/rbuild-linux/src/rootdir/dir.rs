@@ -215,8 +215,7 @@ impl RootDir {
         })
     }
 
-    /// Returns true if the file system stores the access time on every reading (mount(8),
-    /// strictatime).
+    /// Returns true if the file system updates access times on every read (mount(8), strictatime).
     pub fn writes_access_times(&self) -> bool {
         let rare = StatVfsMountFlags::NOATIME | StatVfsMountFlags::RELATIME | StatVfsMountFlags::RDONLY;
         rustix::fs::fstatvfs(self.fd()).is_ok_and(|fs| !fs.f_flag.intersects(rare))
@@ -389,8 +388,8 @@ impl RootDir {
         }
     }
 
-    /// Returns true if the direct child `name`, whose metadata is given, is a whiteout of either
-    /// form.
+    /// Returns true if the direct child `name`, which has the metadata `stat`, is a whiteout of
+    /// either form.
     pub fn is_whiteout(&self, name: &OsStr, stat: &Stat) -> Result<bool> {
         let may_be = stat.kind == FileKind::File && stat.size == 0 && stat.mode == 0;
         Ok(stat.is_whiteout() || (may_be && self.xattrs(name)?.contains_key(OsStr::new(WHITEOUT))))
@@ -430,8 +429,8 @@ impl RootDir {
     }
 
     /// Creates the directory `path` and its missing parents, each with `mode` and `owner`, and
-    /// calls `made` with the path of each new one. Symlinks in the path are followed inside the
-    /// root.
+    /// calls `made` with the path of each new one. Symbolic links in the path are followed inside
+    /// the root.
     pub fn create_dir_all(
         &self,
         path: impl AsRef<Path>,

@@ -79,7 +79,7 @@ impl RootDir {
                     trail.push(below)?;
                     trail.last().entries()
                 }
-                // No directory, or removed meanwhile.
+                // Not a directory, or removed meanwhile.
                 Err(e) if e.is_gone() => continue,
                 Err(e) => Err(e),
             };
@@ -119,8 +119,8 @@ impl RootDir {
         }
     }
 
-    /// Removes the contents of this directory up to the first non-empty directory, whose name it
-    /// returns.
+    /// Removes the contents of this directory up to the first non-empty directory, and returns the
+    /// name of that directory.
     fn empty_up_to_directory(&self) -> Result<Option<OsString>> {
         for entry in self.entries()? {
             match self.remove_file(&entry.name) {

@@ -128,11 +128,11 @@ fn has_devices(fs: &RootDir) -> Result<bool> {
 /// could also have changed the original. A placeholder with another owner or path is not
 /// recognized.
 fn renew(dir: &RootDir, name: &OsStr, stat: &Stat, below: &UnionView, path: &Path) -> Result<()> {
-    let Some(says) = dir.owner_record(name)? else { return Ok(()) };
+    let Some(record) = dir.owner_record(name)? else { return Ok(()) };
     let Some(FoundEntry { dir: old_dir, name: old_name, stat: old }) = below.find(path)? else { return Ok(()) };
     match old.device {
         Some(device)
-            if (stat.uid == 0 || stat.uid == old.uid) && old_dir.owner_record(&old_name)?.as_ref() == Some(&says) =>
+            if (stat.uid == 0 || stat.uid == old.uid) && old_dir.owner_record(&old_name)?.as_ref() == Some(&record) =>
         {
             Ok(dir.set_placeholder(name, device)?)
         }

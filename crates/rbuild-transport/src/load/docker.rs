@@ -168,9 +168,9 @@ impl ArchiveLayers {
         ArchiveLayers { members: HashMap::new(), descriptors: HashMap::new() }
     }
 
-    /// Imports a layer. `manifest.json` gives no digests for layers, so an uncompressed layer is
-    /// compared with its diffID here. A compressed one is compared when it is unpacked or exported,
-    /// as with any other image.
+    /// Imports a layer. `manifest.json` does not contain digests of layers, so an uncompressed
+    /// layer is compared with its diffID here. A compressed one is compared when it is unpacked or
+    /// exported, as with any other image.
     fn layer(&mut self, members: &IncomingParts<'_>, name: &str, diff_id: &DiffId) -> Result<BlobDigest> {
         let (member, size) = members.blob(name)?;
         let layer = match self.members.get(&member) {

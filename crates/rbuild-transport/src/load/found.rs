@@ -66,7 +66,7 @@ pub(crate) struct FoundImages {
 
 impl FoundImages {
     /// Returns a warning about images that were skipped because they are not for this machine's
-    /// platform. If a platform was requested, there is none.
+    /// platform. Returns `None` if a platform was requested.
     pub fn skipped(&self, wanted: &WantedPlatform) -> Option<Warning> {
         if wanted.given() || self.others.is_empty() || self.images.is_empty() {
             return None;

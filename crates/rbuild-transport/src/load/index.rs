@@ -118,7 +118,7 @@ impl<'m, 'a> IndexResolver<'m, 'a> {
     }
 }
 
-/// Returns the name that an entry gives to its image, `None` for a bare tag.
+/// Returns the image name in an entry; `None` for a bare tag.
 pub(super) fn name_of(entry: &Descriptor) -> Option<Reference> {
     let annotations = entry.annotations().as_ref()?;
     let name = annotations.get("io.containerd.image.name").or_else(|| annotations.get(REF_NAME))?;

@@ -25,7 +25,7 @@ pub(super) fn take(members: &IncomingParts<'_>, d: &Descriptor, object: &str) ->
     if size == d.size() {
         return Ok(digest);
     }
-    let message = format!("{object} {digest} has {}; its descriptor says {}", counted(size, "byte"), d.size());
+    let message = format!("{object} {digest} has {}; its descriptor states {}", counted(size, "byte"), d.size());
     Err(TransportError::Other { message, help: Some(Remedy::Image(ImageRemedy::TransferAgain)) })
 }
 

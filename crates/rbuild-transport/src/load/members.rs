@@ -67,14 +67,14 @@ fn read_archive(staging: &Staging<'_>, source: impl Read) -> Result<HashMap<Stri
                 if !named.may_need(&name) {
                     continue;
                 }
-                if named.asks_for(&name) {
+                if named.refers_to(&name) {
                     asked.fetch_add(entry.size, Ordering::Relaxed);
                 }
                 let (digest, size) = put_content(staging, &mut tar, entry.size)?;
                 if digest_in(&name).is_some_and(|promised| promised != digest) {
                     return Err(wrong_digest(&name, &digest));
                 }
-                named.met(&name, size, || Ok(staging.read_document(&digest)?))?;
+                named.record(&name, size, || Ok(staging.read_document(&digest)?))?;
                 members.insert(name, Member::Blob(digest, size));
             }
             EntryKind::Symlink | EntryKind::HardLink => {

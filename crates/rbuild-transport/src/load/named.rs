@@ -32,19 +32,19 @@ const FIXED: [&str; 3] = ["manifest.json", "index.json", "oci-layout"];
 #[derive(Default)]
 pub(super) struct ReferencedMembers {
     names: HashSet<String>,
-    /// Members that did not follow a reference to them yet.
+    /// Referenced members that have not been read yet.
     missing: HashSet<String>,
     /// Members that are manifests or indexes.
     documents: HashSet<String>,
     docker: bool,
     index: bool,
-    /// A document was too long to be parsed here.
+    /// True if a document was too long to be parsed here.
     unknown: bool,
 }
 
 impl ReferencedMembers {
-    /// Returns true if a document refers to this member and the member did not follow yet.
-    pub(super) fn asks_for(&self, name: &str) -> bool {
+    /// Returns true if a document refers to this member, which has not been read yet.
+    pub(super) fn refers_to(&self, name: &str) -> bool {
         self.missing.contains(name)
     }
 
@@ -56,7 +56,7 @@ impl ReferencedMembers {
     }
 
     /// Records a member and, if it is a document, the members that it refers to.
-    pub(super) fn met(&mut self, name: &str, size: u64, read: impl FnOnce() -> Result<Vec<u8>>) -> Result<()> {
+    pub(super) fn record(&mut self, name: &str, size: u64, read: impl FnOnce() -> Result<Vec<u8>>) -> Result<()> {
         self.missing.remove(name);
         let is_document = matches!(name, "manifest.json" | "index.json") || self.documents.contains(name);
         if !is_document {

@@ -80,7 +80,7 @@ fn contradicting_documents_are_rejected() {
     let lab = Lab::bare();
     let layers = || vec![Layer::new().file("f", "1").gzip(), Layer::new().file("g", "2").plain()];
     let sizes = Forged { size_error: 7, ..Forged::new(layers()) };
-    load_layout(&lab, &sizes, "x:latest").fails(1, &["layer sha256:", "bytes", "; its descriptor says "]);
+    load_layout(&lab, &sizes, "x:latest").fails(1, &["layer sha256:", "bytes", "; its descriptor states "]);
     let mut types = Forged::new(layers());
     types.layers[1].media_type = "application/vnd.example.layer.v1.squashfs".into();
     load_layout(&lab, &types, "x:latest").fails(1, &["has the unknown type application/vnd.example.layer.v1.squashfs"]);
@@ -98,7 +98,7 @@ fn contradicting_documents_are_rejected() {
     // As a layout that a build uses as a named context.
     Forged { size_error: 7, ..Forged::new(layers()) }.write_layout(&lab.ctx().join("lay"), "latest");
     let args = ["--build-context", "base=oci-layout://lay", "-o", "out"];
-    lab.build("FROM base\n", &args).fails(1, &["; its descriptor says "]);
+    lab.build("FROM base\n", &args).fails(1, &["; its descriptor states "]);
     // Docker's own media types are accepted.
     let mut docker = Forged::new(layers());
     docker.layers[0].media_type = "application/vnd.docker.image.rootfs.diff.tar.gzip".into();

@@ -6,7 +6,7 @@ use rbuild_testkit::{assert_recorded, message_row};
 use super::*;
 use crate::bounded::layer_digests;
 use crate::pack::repack_layer;
-use crate::reader::tests::{behind, one, pax, put, record};
+use crate::reader::tests::{archive_after, one, pax, put, record};
 use crate::unpack::options::Owners;
 
 /// Limits that small archives exceed.
@@ -51,12 +51,12 @@ fn old_sparse(edit: impl Fn(&mut [u8])) -> Vec<u8> {
 
 #[test]
 fn messages_about_headers_are_as_recorded() {
-    let plain = || behind(&[]);
+    let plain = || archive_after(&[]);
     let field = |at: usize, text: &'static [u8]| {
         one(b'0', "f", b"", move |header| header[at..at + text.len()].copy_from_slice(text))
     };
-    let meta = |content: &[u8]| behind(&[(b'x', content)]);
-    let kept = behind(&[(b'g', &record("SCHILY.xattr.user.a", &"v".repeat(70_000)))]);
+    let meta = |content: &[u8]| archive_after(&[(b'x', content)]);
+    let kept = archive_after(&[(b'g', &record("SCHILY.xattr.user.a", &"v".repeat(70_000)))]);
     let rows = [
         ("no archive", vec![b'x'; 600]),
         ("cut in the second header", [plain(), plain()[..100].to_vec()].concat()),

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
-use rbuild_layer::{OPAQUE, ORIGIN, keep_in_tree, steers_overlay};
+use rbuild_layer::{OPAQUE, ORIGIN, is_read_by_overlay, keep_in_tree};
 use rbuild_linux::{Error, FileKind, Result, RootDir, Stat, Timestamp, Trail, UidGid, Xattrs};
 
 /// The identity of an entry before the changes.
@@ -170,7 +170,7 @@ impl Baseline {
                     refuse_whiteout(&stat, path, &entry.name)?;
                     let to = out.dir(path)?;
                     dir.rename(&entry.name, &to, &entry.name)?;
-                    without_steering(&to, &entry.name)?;
+                    remove_overlay_attributes(&to, &entry.name)?;
                 }
                 continue;
             }
@@ -213,8 +213,8 @@ fn refuse_whiteout(stat: &Stat, dir: &Path, name: &OsStr) -> Result<()> {
 }
 
 /// Removes attributes that an overlay would interpret from an entry that is not a directory.
-fn without_steering(dir: &RootDir, name: &OsStr) -> Result<()> {
-    for (attribute, _) in dir.xattrs(name)?.iter().filter(|(attribute, _)| steers_overlay(attribute)) {
+fn remove_overlay_attributes(dir: &RootDir, name: &OsStr) -> Result<()> {
+    for (attribute, _) in dir.xattrs(name)?.iter().filter(|(attribute, _)| is_read_by_overlay(attribute)) {
         dir.remove_xattr(name, attribute)?;
     }
     Ok(())

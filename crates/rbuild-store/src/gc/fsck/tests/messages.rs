@@ -107,7 +107,7 @@ fn damage_is_worded_as_recorded() {
         row("a directory among blobs", |place, _| dir(place, "blobs/sha256/mine")),
         row("a link among blobs", |place, _| link(place, "blobs/sha256/mine")),
         row("a directory among records", |place, _| dir(place, "records/mine")),
-        row("a fifo among records", |place, _| {
+        row("a FIFO among records", |place, _| {
             let records = RootDir::open(place.join("records")).unwrap();
             records.create_node(OsStr::new("mine"), FileKind::Fifo, 0o600, (0, 0)).unwrap();
         }),
