@@ -13,7 +13,7 @@ ATTRIBUTE = re.compile(r"#\[error\(")
 
 
 def closing(text, at):
-    """Returns the position behind the bracket that closes the one at `at`."""
+    """Returns the position after the bracket that closes the one at `at`."""
     pairs, depth, quoted = {"(": 1, "{": 1, "[": 1, ")": -1, "}": -1, "]": -1}, 0, False
     while at < len(text):
         if text[at] == "\\" and quoted:

@@ -16,7 +16,7 @@ IMPL = re.compile(r"^ *(?:unsafe )?impl\b([^{;]*)\{", re.M)
 
 
 def without_parameters(text):
-    """Returns the text without what is in angle brackets, innermost first. An arrow is no bracket."""
+    """Returns the text without what is in angle brackets, innermost first. An arrow is not a bracket."""
     text = text.replace("->", "")
     while (shorter := re.sub(r"<[^<>]*>", "", text)) != text:
         text = shorter

@@ -20,7 +20,7 @@ cargo xtask TASK
 Without privileges: check, test, bless, bench without a name, and e2e once busybox-static is there.
 ";
 
-/// A failed task. The program that failed has printed why.
+/// A failed task. The program that failed has printed the reason.
 struct Failed;
 
 type Result = std::result::Result<(), Failed>;
@@ -39,13 +39,13 @@ fn main() -> ExitCode {
         Some(Ok(())) => ExitCode::SUCCESS,
         Some(Err(Failed)) => ExitCode::FAILURE,
         None => {
-            eprint!("error: there is no task `{}`\n\n{HELP}", args[0]);
+            eprint!("error: unknown task `{}`\n\n{HELP}", args[0]);
             ExitCode::from(2)
         }
     }
 }
 
-/// Runs a task; `None` if there is none of that name.
+/// Runs a task. Returns `None` if no task has that name.
 fn run(task: &str, args: &[&str]) -> Option<Result> {
     Some(match task {
         "check" => check(),
@@ -118,7 +118,7 @@ fn top() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."))
 }
 
-/// Asks cargo for its target directory, which the environment or a configuration file may have
+/// Returns the target directory of cargo, which the environment or a configuration file may have
 /// moved.
 fn target_dir() -> PathBuf {
     let answer = cargo_command(&["metadata", "--no-deps", "--format-version", "1"]).current_dir(top()).output();

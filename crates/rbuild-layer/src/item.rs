@@ -26,7 +26,9 @@ pub(crate) const SMALL: u64 = 64 << 10;
 
 /// The stamp of a file when it was found, to detect later changes.
 pub(crate) struct Unchanged {
+    /// The stamp.
     pub stamp: FileStamp,
+    /// Path of the file, for messages.
     pub path: PathBuf,
 }
 

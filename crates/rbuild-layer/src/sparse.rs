@@ -16,6 +16,7 @@ const MAX_REGIONS: usize = 200_000;
 /// The `GNU.sparse.*` records of an entry.
 #[derive(Debug, Default, Clone)]
 pub(crate) struct SparseRecords {
+    /// The `name` record: the path of the file.
     pub name: Option<Vec<u8>>,
     size: Option<u64>,
     regions: Vec<DataRegion>,

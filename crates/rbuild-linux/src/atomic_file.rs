@@ -34,6 +34,11 @@ pub struct AtomicFile<'a> {
 }
 
 impl<'a> AtomicFile<'a> {
+    /// Creates a file with a temporary name in `dir`.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the file cannot be created.
     pub fn create(dir: &'a RootDir, mode: u32) -> Result<AtomicFile<'a>> {
         loop {
             let temp = temporary_name();
@@ -45,11 +50,13 @@ impl<'a> AtomicFile<'a> {
         }
     }
 
+    /// Returns the open file.
     pub fn file(&mut self) -> &mut File {
         // Only `publish` takes the file, and it consumes self.
         self.file.as_mut().expect("an unpublished file is open")
     }
 
+    /// Returns the temporary name.
     pub fn temp_name(&self) -> &OsStr {
         &self.temp
     }

@@ -58,7 +58,9 @@ pub struct StreamFile {
 /// created when it is written.
 #[derive(Debug)]
 pub struct Directory {
+    /// The deepest directory of the path that exists.
     pub base: RootDir,
+    /// Path below `base`, of directories that do not exist yet.
     pub rest: PathBuf,
 }
 
@@ -128,6 +130,7 @@ impl Destination {
         }
     }
 
+    /// Returns true if the output is a terminal.
     pub fn is_terminal(&self) -> bool {
         matches!(self, Destination::Stream(stream) if std::io::IsTerminal::is_terminal(&stream.file))
     }

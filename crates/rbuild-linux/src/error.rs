@@ -84,9 +84,11 @@ pub struct Error {
     unmapped: Option<Box<UnmappedId>>,
 }
 
+/// The result of a system call.
 pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
+    /// Returns the error of the system call `call` on `object`.
     pub fn new(call: &'static str, object: impl Into<Object>, source: impl Into<io::Error>) -> Self {
         Error { call, object: Box::new(object.into()), source: source.into(), unmapped: None }
     }
@@ -168,6 +170,7 @@ impl Error {
         KernelProblem(self)
     }
 
+    /// Returns the kind of the cause.
     pub fn kind(&self) -> io::ErrorKind {
         self.source.kind()
     }
@@ -177,10 +180,12 @@ impl Error {
         self.source.raw_os_error()
     }
 
+    /// Returns the object.
     pub fn object(&self) -> &Object {
         &self.object
     }
 
+    /// Returns true if a file does not exist.
     pub fn is_not_found(&self) -> bool {
         self.kind() == io::ErrorKind::NotFound
     }

@@ -16,14 +16,18 @@ use crate::process::{self, Cloned, Exit};
 /// A range of `count` IDs beginning at `start`, in the numbering of the parent namespace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct IdRange {
+    /// The first ID.
     pub start: u32,
+    /// Number of IDs.
     pub count: u32,
 }
 
 /// The sub-IDs granted to one user by /etc/subuid and /etc/subgid (subuid(5)).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SubIds {
+    /// Ranges of user IDs.
     pub uids: Vec<IdRange>,
+    /// Ranges of group IDs.
     pub gids: Vec<IdRange>,
 }
 
@@ -89,7 +93,9 @@ pub fn held_ranges(map: &str) -> Vec<IdRange> {
 /// The maps of a new user namespace, as lines of (inside, outside, count).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IdMaps {
+    /// The map of user IDs.
     pub uids: Vec<(u32, u32, u32)>,
+    /// The map of group IDs.
     pub gids: Vec<(u32, u32, u32)>,
     writer: MapWriter,
 }

@@ -98,6 +98,7 @@ pub struct LockHolder {
     pub pid: u32,
     /// Name of its program; empty if it is not visible.
     pub command: String,
+    /// User of the process, if known.
     pub uid: Option<u32>,
     /// Processor time used so far, in clock ticks.
     pub work: u64,

@@ -54,7 +54,9 @@ impl FileKind {
 /// A point in time, in seconds and nanoseconds since the epoch; seconds may be negative.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Timestamp {
+    /// Seconds since the Unix epoch.
     pub sec: i64,
+    /// Nanoseconds within the second.
     pub nsec: u32,
 }
 
@@ -72,21 +74,30 @@ pub type Xattrs = BTreeMap<OsString, Vec<u8>>;
 /// The metadata of one entry, as returned by statx(2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stat {
+    /// Type of the entry.
     pub kind: FileKind,
     /// Permission bits including set-id and sticky: at most `0o7777`.
     pub mode: u32,
+    /// User ID of the owner.
     pub uid: u32,
+    /// Group ID of the owner.
     pub gid: u32,
+    /// Size of the content in bytes.
     pub size: u64,
     /// Space in use, in units of 512 bytes.
     pub blocks: u64,
+    /// Modification time.
     pub mtime: Timestamp,
+    /// Change time of the inode.
     pub ctime: Timestamp,
     /// Creation time of the inode, if requested and supported by the file system. It distinguishes
     /// inodes that reuse a number.
     pub btime: Option<Timestamp>,
+    /// Inode number.
     pub ino: u64,
+    /// Number of hard links.
     pub nlink: u32,
+    /// Device that the entry is on, (major, minor).
     pub dev: (u32, u32),
     /// Device number of a device node, (major, minor).
     pub rdev: (u32, u32),
@@ -97,7 +108,9 @@ pub struct Stat {
 /// A user ID and a group ID: of a file, or of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct UidGid {
+    /// The user ID.
     pub uid: u32,
+    /// The group ID.
     pub gid: u32,
 }
 
@@ -105,6 +118,7 @@ impl UidGid {
     /// Root and its group.
     pub const ROOT: UidGid = UidGid::new(0, 0);
 
+    /// Returns the pair of both IDs.
     pub const fn new(uid: u32, gid: u32) -> UidGid {
         UidGid { uid, gid }
     }

@@ -242,6 +242,7 @@ impl MiniRoot {
         Ok(MiniRoot { root })
     }
 
+    /// Returns the root directory.
     pub fn root(&self) -> &RootDir {
         &self.root
     }

@@ -77,6 +77,7 @@ impl fmt::Debug for OwnerRecords {
 /// The record of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Recorded {
+    /// The owner.
     pub owner: UidGid,
     /// The device that the file represents.
     pub device: Option<(FileKind, u32, u32)>,

@@ -102,9 +102,11 @@ pub struct InterceptedCall {
     id: u64,
     /// Thread ID in this process's PID namespace.
     pub thread: u32,
+    /// Number of the system call.
     pub number: i32,
     /// `AUDIT_ARCH_…` value of the call.
     pub architecture: u32,
+    /// The arguments.
     pub args: [u64; 6],
 }
 
@@ -188,6 +190,7 @@ fn bytes_of<T: Copy>(value: &T) -> &[u8] {
 /// The owner and device of a file as reported to callers, in place of the real ones.
 #[derive(Debug, Clone, Copy)]
 pub struct ReportedStat {
+    /// The owner.
     pub owner: UidGid,
     /// File type bits, and the major and minor device number.
     pub node: Option<(u32, u32, u32)>,
@@ -196,8 +199,11 @@ pub struct ReportedStat {
 /// A file named by a directory, a path and flags, as for fstatat(2).
 #[derive(Debug, Clone, Copy)]
 pub struct StatTarget<'a> {
+    /// The directory that a relative path starts from.
     pub dir: BorrowedFd<'a>,
+    /// The path.
     pub path: &'a CStr,
+    /// The flags, such as `AT_SYMLINK_NOFOLLOW`.
     pub flags: rustix::fs::AtFlags,
 }
 

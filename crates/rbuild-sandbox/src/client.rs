@@ -21,6 +21,7 @@ use crate::error::{Phase, RunnerProblem, library};
 use crate::protocol::{CommandEnd, CommandOutcome, Report, RunRequest};
 use crate::runner::zygote::Zygote;
 
+/// An output stream of a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stream {
     Stdout,
@@ -40,11 +41,13 @@ struct CancelState {
 }
 
 impl Cancel {
+    /// Cancels the build.
     pub fn cancel(&self) {
         self.0.stopped.store(true, Ordering::SeqCst);
         self.0.running.lock().unwrap_or_else(PoisonError::into_inner).values().for_each(|fd| process::kill_pidfd(fd));
     }
 
+    /// Returns true if the build has been canceled.
     pub fn is_canceled(&self) -> bool {
         self.0.stopped.load(Ordering::SeqCst)
     }

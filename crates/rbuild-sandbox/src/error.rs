@@ -53,6 +53,7 @@ impl SandboxError {
 pub struct Refusal {
     /// The reason, without the cause.
     pub reason: String,
+    /// The remedy.
     pub remedy: Remedy,
     /// The error of the kernel, if there is one.
     pub source: Option<std::io::Error>,

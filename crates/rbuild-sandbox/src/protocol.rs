@@ -14,25 +14,39 @@ use crate::error::RunnerError;
 /// One command in one container. All paths outside of the container are in the builder's root.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct RunRequest {
+    /// The root file system.
     pub files: RootFiles,
+    /// The way in which the command runs.
     pub mode: RunnerMode,
+    /// The program and its arguments.
     pub args: Vec<String>,
     /// `NAME=value`, each name once.
     pub env: Vec<String>,
+    /// Working directory in the container.
     pub cwd: String,
+    /// User ID of the command.
     pub uid: u32,
+    /// Group ID of the command.
     pub gid: u32,
+    /// Supplementary groups.
     pub groups: Vec<u32>,
+    /// Host name.
     pub hostname: String,
+    /// Mounts besides those that every container has, in the order in which they are made.
     pub mounts: Vec<MountRequest>,
+    /// Network mode.
     pub network: NetworkMode,
+    /// Security mode.
     pub security: SecurityMode,
     /// Size of /dev/shm in bytes.
     pub shm_size: u64,
+    /// Resource limits.
     pub ulimits: Vec<Ulimit>,
+    /// Standard input.
     pub input: Input,
-    /// Contents of the files that are bound over /etc/hosts and /etc/resolv.conf.
+    /// Content of /etc/hosts.
     pub hosts: String,
+    /// Content of /etc/resolv.conf.
     pub resolv_conf: String,
 }
 
@@ -77,6 +91,7 @@ impl RunRequest {
 /// The root file system of a command.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum RootFiles {
+    /// An overlay, which the runner mounts.
     Overlay {
         /// Trees below the step, the topmost first.
         lowers: Vec<PathBuf>,
@@ -92,6 +107,7 @@ pub enum RootFiles {
 }
 
 impl RootFiles {
+    /// Returns the path of the scratch directory.
     pub fn scratch(&self) -> &PathBuf {
         match self {
             RootFiles::Overlay { scratch, .. } | RootFiles::Directory { scratch, .. } => scratch,
@@ -115,6 +131,7 @@ impl RootFiles {
 /// The input of a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Input {
+    /// An input without content.
     Nothing,
     /// A descriptor that is passed to the runner.
     Given,
@@ -122,11 +139,14 @@ pub enum Input {
     Terminal,
 }
 
+/// A mount of a command.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct MountRequest {
     /// Absolute path in the container.
     pub target: String,
+    /// The content.
     pub source: MountSource,
+    /// True if the command must not write to the mount.
     pub read_only: bool,
 }
 
@@ -137,50 +157,41 @@ impl MountRequest {
     }
 }
 
+/// The content of a mount.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum MountSource {
     /// A file or directory of the builder, shown directly.
     Bind(PathBuf),
     /// A directory below one of the builder's, resolved without leaving that one.
-    BindBelow {
-        dir: PathBuf,
-        path: PathBuf,
-    },
+    BindBelow { dir: PathBuf, path: PathBuf },
     /// A directory of the host, which must not change.
     Machine(PathBuf),
     /// A path inside one of the builder's directories, resolved without leaving it.
-    Part {
-        dir: PathBuf,
-        path: PathBuf,
-    },
+    Part { dir: PathBuf, path: PathBuf },
     /// A path inside a stack of trees (topmost first). Unless the mount is read-only, writes go to
     /// a directory that is discarded.
-    Trees {
-        lowers: Vec<PathBuf>,
-        path: PathBuf,
-    },
-    Tmpfs {
-        size: Option<u64>,
-    },
+    Trees { lowers: Vec<PathBuf>, path: PathBuf },
+    /// An empty tmpfs. `size` is its maximum size in bytes.
+    Tmpfs { size: Option<u64> },
     /// A file that exists only in the container's own memory (a tmpfs).
-    File {
-        content: Vec<u8>,
-        mode: u32,
-        uid: u32,
-        gid: u32,
-    },
+    File { content: Vec<u8>, mode: u32, uid: u32, gid: u32 },
 }
 
+/// The outcome of a command.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum CommandOutcome {
+    /// It exited with this code.
     Exited(i32),
+    /// A signal with this number killed it.
     Signaled(i32),
+    /// It was not started.
     NotStarted(RunnerError),
 }
 
 /// A command that has ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CommandEnd {
+    /// The outcome.
     pub outcome: CommandOutcome,
     /// Time of the end, from [`rbuild_linux::clock::monotonic_nanoseconds`]. Orders the ends of
     /// concurrent commands.
@@ -208,6 +219,7 @@ impl Report {
         Report::Ended(CommandEnd { outcome, at: clock::monotonic_nanoseconds() })
     }
 
+    /// Sends the report as one line of JSON.
     pub fn send(&self, mut socket: &UnixStream) -> std::io::Result<()> {
         let mut line = serde_json::to_vec(self).map_err(std::io::Error::other)?;
         line.push(b'\n');

@@ -331,6 +331,7 @@ pub(crate) struct HashedBlob<W> {
 }
 
 impl<W: BlobFile> HashedBlob<W> {
+    /// Starts to write and hash a blob.
     pub fn new(blob: W) -> HashedBlob<W> {
         HashedBlob { blob, hash: ChunkHash::new(), chunk: Vec::new() }
     }

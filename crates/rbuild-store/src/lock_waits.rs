@@ -37,11 +37,14 @@ impl Default for LockWaiting {
 /// The state of an open store that waits need.
 #[derive(Clone)]
 pub(crate) struct Waits {
+    /// The settings.
     pub waiting: LockWaiting,
+    /// Cancels waits.
     pub stop: StopFunction,
     /// The /proc of the process that opened the store. That of a builder's PID namespace would not
     /// show the holders.
     pub proc: Option<Arc<RootDir>>,
+    /// The process that opened the store.
     pub opened_by: LockUser,
 }
 
@@ -54,6 +57,7 @@ pub(crate) struct LockUser {
 }
 
 impl Waits {
+    /// Returns the state for a store that this process opens.
     pub fn new(waiting: LockWaiting) -> Waits {
         let uid = credentials::own_ids().uid;
         let opened_by = LockUser { pid: std::process::id(), uid, user: credentials::user_name(uid) };
@@ -209,6 +213,7 @@ pub(crate) struct Wait<'a> {
 }
 
 impl Wait<'_> {
+    /// Creates a wait for the lock file `name`.
     pub fn new<'a>(waits: &'a Waits, name: &'static str) -> Wait<'a> {
         let look = NOTICE_AFTER.min(waits.waiting.foreign);
         Wait {

@@ -2,6 +2,7 @@
 
 use std::process::{Command, Stdio};
 
+/// Decompresses gzip.
 pub fn unzipped(bytes: &[u8]) -> Vec<u8> {
     let mut child = Command::new("gzip").arg("-dc").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     let mut stdin = child.stdin.take().unwrap();
@@ -12,6 +13,7 @@ pub fn unzipped(bytes: &[u8]) -> Vec<u8> {
     out.stdout
 }
 
+/// Lists the entries of a tar: mode, owner, path and link of each.
 pub fn listing(tar: &[u8]) -> Vec<String> {
     let mut archive = tar::Archive::new(tar);
     let entries = archive.entries().unwrap().map(|e| {
@@ -24,6 +26,7 @@ pub fn listing(tar: &[u8]) -> Vec<String> {
     entries.collect()
 }
 
+/// Returns the contents of the regular files of a tar, by path.
 pub fn contents(tar: &[u8]) -> std::collections::HashMap<String, Vec<u8>> {
     let mut archive = tar::Archive::new(tar);
     let entries = archive.entries().unwrap().map(|e| {

@@ -39,14 +39,18 @@ pub fn base(name: &str) -> PathBuf {
     path
 }
 
+/// A scratch directory with a build context and a store.
 pub struct Lab {
     dir: PathBuf,
 }
 
 /// The output and exit status of a command.
 pub struct Ran {
+    /// The exit code; `None` if a signal ended the command.
     pub code: Option<i32>,
+    /// Standard output.
     pub stdout: String,
+    /// Standard error.
     pub stderr: String,
 }
 
@@ -59,6 +63,7 @@ impl Ran {
         }
     }
 
+    /// Fails the test unless the command succeeded.
     #[track_caller]
     pub fn ok(self) -> Ran {
         assert_eq!(self.code, Some(0), "stdout:\n{}\nstderr:\n{}", self.stdout, self.stderr);
@@ -126,18 +131,22 @@ impl Lab {
         Ok(lab)
     }
 
+    /// Returns the path of the build context.
     pub fn ctx(&self) -> PathBuf {
         self.dir.join("ctx")
     }
 
+    /// Returns the path of the store.
     pub fn store(&self) -> PathBuf {
         self.dir.join("store")
     }
 
+    /// Returns the path of a file of the scratch directory.
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.join(name)
     }
 
+    /// Writes a file of the build context, creating its parents.
     pub fn write(&self, path: &str, content: impl AsRef<[u8]>) -> &Lab {
         let path = self.ctx().join(path);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -145,10 +154,12 @@ impl Lab {
         self
     }
 
+    /// Reads a text file of the scratch directory.
     pub fn read(&self, path: &str) -> String {
         std::fs::read_to_string(self.dir.join(path)).unwrap_or_else(|e| panic!("{path}: {e}"))
     }
 
+    /// Returns a command of rbuild with these arguments, which uses the store of the lab.
     pub fn command<'a>(&self, args: impl IntoIterator<Item = &'a str>) -> Command {
         let mut command = Command::new(rbuild_path());
         command.args(args);
@@ -173,6 +184,7 @@ impl Lab {
         Ran::new(command.output().unwrap())
     }
 
+    /// Runs rbuild with these arguments.
     pub fn rbuild<'a>(&self, args: impl IntoIterator<Item = &'a str>) -> Ran {
         Ran::new(self.command(args).output().unwrap())
     }
@@ -225,6 +237,8 @@ impl Lab {
         if bytes.starts_with(&[0x1f, 0x8b]) { unzipped(&bytes) } else { bytes }
     }
 
+    /// Runs a shell script in the build context. `RB` is the path of rbuild, `LAB` that of the
+    /// scratch directory.
     pub fn sh(&self, script: &str) -> Ran {
         let mut command = Command::new("bash");
         command.args(["-c", script]).current_dir(self.ctx()).env("RBUILD_ROOT", self.store());
@@ -245,6 +259,7 @@ impl Drop for Lab {
     }
 }
 
+/// Returns true if a path exists, even as a dangling link.
 pub fn exists(path: impl AsRef<Path>) -> bool {
     path.as_ref().symlink_metadata().is_ok()
 }

@@ -37,7 +37,9 @@ pub(crate) enum ArchiveProblem {
 /// The platforms of an image that does not exist for the wanted platform.
 #[derive(Debug, Clone)]
 pub(crate) struct OtherPlatforms {
+    /// The wanted platform.
     pub wanted: Platform,
+    /// The platforms of the image.
     pub others: BTreeSet<String>,
 }
 
@@ -50,6 +52,7 @@ impl fmt::Display for OtherPlatforms {
 }
 
 impl OtherPlatforms {
+    /// Returns the remedy, if there is one.
     pub fn remedy(&self) -> Option<Remedy> {
         self.others.first().map(|platform| Remedy::Image(ImageRemedy::SelectPlatform { platform: platform.clone() }))
     }

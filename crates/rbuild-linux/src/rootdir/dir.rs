@@ -32,6 +32,7 @@ pub struct RootDir {
 /// One directory entry, with its type as returned by getdents(2).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DirEntry {
+    /// Name of the entry.
     pub name: OsString,
     /// `None` if the file system does not report it.
     pub kind: Option<FileKind>,
@@ -144,18 +145,22 @@ impl RootDir {
         self.owners.as_ref().filter(|owners| owners.are_written())
     }
 
+    /// Returns the descriptor of the directory.
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
 
+    /// Returns the descriptor of the directory, without the rest.
     pub fn into_fd(self) -> OwnedFd {
         self.fd
     }
 
+    /// Returns the path of the directory for error messages.
     pub fn label(&self) -> &Path {
         &self.label
     }
 
+    /// Duplicates the descriptor of the directory.
     pub fn try_clone(&self) -> Result<RootDir> {
         let fd = self.fd.try_clone().map_err(|e| self.error("dup", "", e))?;
         Ok(self.with_fd_and_place(fd, &self.label))
@@ -226,6 +231,7 @@ impl RootDir {
         stat_fd(self.fd(), self.owners()).map_err(|e| self.err("statx", Path::new(""), e))
     }
 
+    /// Returns true if `path` exists, without following a link in the last component.
     pub fn exists(&self, path: impl AsRef<Path>) -> Result<bool> {
         match self.stat(path) {
             Ok(_) => Ok(true),
@@ -310,6 +316,7 @@ impl RootDir {
         Ok(content)
     }
 
+    /// Returns the target of the symbolic link `name`, a direct child.
     pub fn read_link(&self, name: &OsStr) -> Result<OsString> {
         let target = one_component(name)
             .and_then(|name| rustix::fs::readlinkat(self.fd(), name, Vec::new()))
@@ -337,12 +344,14 @@ impl RootDir {
         Ok(File::from(fd))
     }
 
+    /// Creates the directory `name`, a direct child. `mode` is subject to the umask.
     pub fn create_dir(&self, name: &OsStr, mode: u32) -> Result<()> {
         one_component(name)
             .and_then(|name| rustix::fs::mkdirat(self.fd(), name, Mode::from_raw_mode(mode)))
             .map_err(|e| self.err("mkdirat", Path::new(name), e))
     }
 
+    /// Creates the symbolic link `name`, a direct child, to `target`.
     pub fn create_symlink(&self, target: &OsStr, name: &OsStr) -> Result<()> {
         one_component(name)
             .and_then(|name| rustix::fs::symlinkat(target, self.fd(), name))
@@ -402,18 +411,21 @@ impl RootDir {
             .map_err(|e| self.err("linkat", Path::new(name), e))
     }
 
+    /// Renames the direct child `from` to the entry `to` of `to_dir`, replacing an existing file.
     pub fn rename(&self, from: &OsStr, to_dir: &RootDir, to: &OsStr) -> Result<()> {
         one_component(from)
             .and_then(|from| rustix::fs::renameat(self.fd(), from, to_dir.fd(), one_component(to)?))
             .map_err(|e| to_dir.err("renameat", Path::new(to), e))
     }
 
+    /// Removes the direct child `name`, which must not be a directory.
     pub fn remove_file(&self, name: &OsStr) -> Result<()> {
         one_component(name)
             .and_then(|name| rustix::fs::unlinkat(self.fd(), name, AtFlags::empty()))
             .map_err(|e| self.err("unlinkat", Path::new(name), e))
     }
 
+    /// Removes the empty directory `name`, a direct child.
     pub fn remove_dir(&self, name: &OsStr) -> Result<()> {
         one_component(name)
             .and_then(|name| rustix::fs::unlinkat(self.fd(), name, AtFlags::REMOVEDIR))

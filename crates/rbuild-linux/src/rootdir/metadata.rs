@@ -160,6 +160,8 @@ impl RootDir {
         .map_err(|e| self.err("lsetxattr", Path::new(name), e))
     }
 
+    /// Removes an extended attribute of the direct child `name` (not followed), or of the directory
+    /// if empty.
     pub fn remove_xattr(&self, name: &OsStr, attr: &OsStr) -> Result<()> {
         one_component_or_self(name).map_err(|e| self.err("lremovexattr", Path::new(name), e))?;
         let path = self.proc_path(name);

@@ -19,6 +19,7 @@ pub struct MountError {
 /// The origin of a file that prevents a mount.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FileOrigin {
+    /// The root file system, which comes from the image.
     Image,
     /// Another mount of the same command.
     Mount,
@@ -27,32 +28,21 @@ pub enum FileOrigin {
 /// The type of a file as a noun with its article.
 type Noun = Cow<'static, str>;
 
+/// The reason why a mount cannot be made.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum MountProblem {
     /// The target is the procfs of the command.
     OverProcesses,
+    /// The target is the root directory.
     OverRoot,
     /// The target is the directory of the command's devices, or at or below one of them.
-    OverDevices {
-        place: PathBuf,
-    },
+    OverDevices { place: PathBuf },
     /// An entry of another type is at the target.
-    InTheWay {
-        holder: FileOrigin,
-        has: Noun,
-        needs: Noun,
-    },
+    InTheWay { holder: FileOrigin, has: Noun, needs: Noun },
     /// `path` is above the target and not a directory.
-    BelowAFile {
-        holder: FileOrigin,
-        path: PathBuf,
-        has: Noun,
-    },
+    BelowAFile { holder: FileOrigin, path: PathBuf, has: Noun },
     /// The target, or the file that its symbolic link leads to, is in a file system of the kernel.
-    InKernelFiles {
-        place: Noun,
-        link_to: Option<PathBuf>,
-    },
+    InKernelFiles { place: Noun, link_to: Option<PathBuf> },
     /// A mount point is missing in a read-only mount.
     ReadOnly,
     /// A single file cannot be kept read-only for a command that may mount.

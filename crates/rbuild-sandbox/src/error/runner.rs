@@ -13,7 +13,9 @@ use crate::error::mount::MountError;
 /// The reason why a command was not started, or why its runner failed afterwards.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunnerError {
+    /// The work during which it occurred.
     pub phase: Phase,
+    /// The cause.
     pub problem: RunnerProblem,
 }
 

@@ -14,6 +14,7 @@ use rustix::io::Errno;
 
 use crate::id_emulation::decode::HERE;
 
+/// The result of emulating a call. The error is returned to the caller.
 pub type Result<T> = std::result::Result<T, Errno>;
 
 /// The longest path that the kernel accepts, including the terminator.
@@ -67,6 +68,7 @@ pub struct Caller<'a> {
 }
 
 impl Caller<'_> {
+    /// Returns its thread ID in this process's PID namespace.
     pub fn thread(&self) -> u32 {
         self.call.thread
     }
@@ -110,10 +112,12 @@ impl Caller<'_> {
         }
     }
 
+    /// Opens its root directory.
     pub fn root(&self) -> Result<OwnedFd> {
         self.open("root", OFlags::PATH)
     }
 
+    /// Returns its umask.
     pub fn umask(&self) -> u32 {
         self.line("status", "Umask:").and_then(|mask| u32::from_str_radix(&mask, 8).ok()).unwrap_or(0o022)
     }
@@ -160,6 +164,7 @@ impl Caller<'_> {
         if read == into.len() { Ok(()) } else { Err(Errno::FAULT) }
     }
 
+    /// Writes `bytes` to its memory.
     pub fn write(&self, address: u64, bytes: &[u8]) -> Result<()> {
         self.still_waits()?;
         rbuild_linux::write_memory(self.thread(), address, bytes).map_err(|_| Errno::FAULT)

@@ -26,6 +26,7 @@ pub struct OpenHow {
 }
 
 impl OpenHow {
+    /// Returns the parameters of open(2) and openat(2).
     pub fn plain(flags: u32, mode: u32) -> OpenHow {
         OpenHow { flags: OFlags::from_bits_retain(flags), mode, resolve: ResolveFlags::empty() }
     }
@@ -80,6 +81,7 @@ pub enum StatFile {
 }
 
 impl StatFile {
+    /// Returns the file as a target of stat(2).
     pub fn named(&self) -> StatTarget<'_> {
         match self {
             StatFile::Seen(path, flags) => StatTarget { dir: CWD, path, flags: *flags },
@@ -157,6 +159,7 @@ pub fn passes_group_on(caller: &Caller<'_>, dir: i32, path: &CStr, roots: &Roots
 
 const NO_LINKS_OF_PROC: ResolveFlags = ResolveFlags::NO_MAGICLINKS;
 
+/// The set-group-ID mode bit.
 pub const SET_GID: u32 = 0o2000;
 
 fn kind(stat: &Stat) -> FileKind {
@@ -305,11 +308,13 @@ fn has_links(root: Option<&CallerRoot<'_>>, links: OwnLinks) -> bool {
 }
 
 impl OpenedFile {
+    /// Reads the metadata of a file that is opened as `O_PATH`.
     pub fn of(fd: OwnedFd) -> Result<OpenedFile> {
         let stat = rustix::fs::fstat(&fd)?;
         Ok(OpenedFile { fd, stat })
     }
 
+    /// Returns the type of the file.
     pub fn kind(&self) -> FileKind {
         kind(&self.stat)
     }

@@ -16,6 +16,7 @@ pub struct Roots {
 }
 
 impl Roots {
+    /// Opens the root directory of this process.
     pub fn new(differ: bool) -> Result<Roots> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         Ok(Roots { own: rustix::fs::openat(CWD, "/", flags, Mode::empty())?, differ })

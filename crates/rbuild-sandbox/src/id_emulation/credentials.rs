@@ -12,16 +12,22 @@ pub const SAME: u32 = u32::MAX;
 /// One kind of ID: user or group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Ids {
+    /// The real ID.
     pub real: u32,
+    /// The effective ID.
     pub effective: u32,
+    /// The saved set-ID.
     pub saved: u32,
+    /// The ID for file access (`fsuid` or `fsgid`).
     pub files: u32,
 }
 
+/// The emulated credentials of a process.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct Credentials {
     pub users: Ids,
     pub groups: Ids,
+    /// The supplementary groups, sorted.
     pub more_groups: Vec<u32>,
     pub bits: SecureBits,
     pub sets: CapabilitySets,
@@ -114,6 +120,7 @@ impl SecureBits {
 }
 
 impl Ids {
+    /// Returns four equal IDs.
     pub fn all(id: u32) -> Ids {
         Ids { real: id, effective: id, saved: id, files: id }
     }
@@ -174,6 +181,7 @@ impl Ids {
 }
 
 impl Credentials {
+    /// Returns the IDs of one kind.
     pub fn ids(&self, of: IdKind) -> Ids {
         match of {
             IdKind::Users => self.users,

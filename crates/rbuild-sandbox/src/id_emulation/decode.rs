@@ -31,7 +31,9 @@ const CREATE: u32 = 0o100 | 0o1 | 0o1000;
 /// A path in the caller's memory, and the directory that it is relative to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PathArg {
+    /// A descriptor of the caller, or [`HERE`].
     pub dir: i32,
+    /// Address of the path.
     pub path: u64,
 }
 
@@ -42,6 +44,7 @@ pub struct PathAt {
     pub flags: u32,
 }
 
+/// The file that a call is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Subject {
     /// A descriptor that is not `O_PATH`.
@@ -84,6 +87,7 @@ pub enum Width {
     Padded,
 }
 
+/// A decoded system call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Request {
     OwnId {

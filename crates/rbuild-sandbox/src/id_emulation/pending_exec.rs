@@ -24,6 +24,7 @@ pub struct MemoryImage {
 }
 
 impl MemoryImage {
+    /// Returns the image of a thread; `None` if it cannot be read.
     pub fn of(proc: &SharedProc, thread: u32) -> Option<MemoryImage> {
         let tid = if proc.outer { tid_in(proc.dir.as_fd(), thread)? } else { thread };
         let vectors = format!("{tid}/auxv");

@@ -9,7 +9,9 @@ use crate::namespace::machine::{CallingProcess, KernelSettings, SubIdFacts, kern
 /// One line of `rbuild doctor`.
 #[derive(Debug, Clone)]
 pub struct Check {
+    /// Name of the checked property.
     pub name: &'static str,
+    /// The finding.
     pub found: String,
     /// The remedy if something is missing.
     pub remedy: Option<Remedy>,

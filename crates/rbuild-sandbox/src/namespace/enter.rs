@@ -36,10 +36,11 @@ pub const STORE: &str = "/store";
 /// Time that the builder has to clean up after a signal before it is killed.
 const GRACE: Duration = Duration::from_millis(1500);
 
-/// Configuration of a builder: its isolation mode, the parts of the host that it sees, and its
+/// Configuration of a builder: the parts of the host that it sees, and its
 /// purpose.
 #[derive(Debug, Clone)]
 pub struct BuilderConfig {
+    /// Path of the store on the host.
     pub store: PathBuf,
     /// The records of owners of the store's files.
     pub owners: OwnerRecords,
@@ -57,7 +58,9 @@ pub struct BuilderConfig {
 
 /// The builder's view of how it was started.
 pub struct Builder {
+    /// The isolation mode.
     pub isolation: Isolation,
+    /// The process that starts commands.
     pub zygote: Zygote,
     proc: ProcView,
     signals: SigSet,
@@ -243,6 +246,7 @@ fn exit_code(exit: Exit) -> i32 {
 /// The exit status of the builder.
 #[derive(Debug, Clone, Copy)]
 pub struct BuilderExit {
+    /// The exit code.
     pub code: i32,
     /// True if a signal requested the end.
     pub stopped: bool,

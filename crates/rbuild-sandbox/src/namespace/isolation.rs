@@ -212,7 +212,9 @@ pub(crate) fn granting([uids, gids]: [bool; 2], user: &str, facts: &SubIdFacts) 
 
 /// A setting of the kernel that can forbid user namespaces.
 pub(crate) struct Restriction {
+    /// Name of the setting.
     pub name: &'static str,
+    /// Returns the value of the setting, if the kernel has it.
     pub value: fn(&KernelSettings) -> Option<i64>,
     /// The value that forbids user namespaces.
     pub forbids: i64,
@@ -247,6 +249,7 @@ impl Restriction {
         (self.value)(settings) == Some(self.forbids)
     }
 
+    /// Returns the remedy that permits user namespaces.
     pub fn remedy(&self) -> Remedy {
         Remedy::Isolation(IsolationRemedy::PermitNamespaces { setting: self.permitting.into() })
     }

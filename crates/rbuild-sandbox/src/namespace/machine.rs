@@ -16,6 +16,7 @@ const SET_UID: u32 = 0o4000;
 pub(crate) struct CallingProcess {
     /// True if /proc is mounted.
     pub has_proc: bool,
+    /// Effective user and group ID.
     pub ids: UidGid,
     /// Effective capabilities.
     pub capabilities: CapsHashSet,
@@ -30,6 +31,7 @@ pub(crate) struct CallingProcess {
 pub(crate) struct SubIdFacts {
     /// Name of the user, if it has one.
     pub user: Option<String>,
+    /// newuidmap and newgidmap.
     pub programs: [SubIdProgram; 2],
     /// True if no_new_privs is set, which everything that this process starts inherits.
     pub no_new_privileges: bool,
@@ -42,7 +44,9 @@ pub(crate) struct SubIdFacts {
 /// One of newuidmap and newgidmap.
 #[derive(Debug, Clone)]
 pub(crate) struct SubIdProgram {
+    /// Name of the program.
     pub name: &'static str,
+    /// Its ability to gain privileges.
     pub state: ProgramState,
 }
 
@@ -73,6 +77,7 @@ pub(crate) struct KernelSettings {
 }
 
 impl CallingProcess {
+    /// Reads the facts about the calling process.
     pub fn read() -> CallingProcess {
         CallingProcess {
             has_proc: Path::new("/proc/self/task").exists(),
@@ -116,6 +121,7 @@ impl ProgramState {
 }
 
 impl KernelSettings {
+    /// Reads the settings of this machine.
     pub fn read() -> KernelSettings {
         let setting = |name: &str| read(&format!("/proc/sys/{name}")).trim().parse().ok();
         KernelSettings {

@@ -76,6 +76,7 @@ impl Carrier {
         asked.map(|out| String::from_utf8_lossy(&out.stdout).into_owned()).unwrap_or_default()
     }
 
+    /// Returns the name of the program.
     pub fn name(&self) -> &'static str {
         self.kind.name()
     }

@@ -14,6 +14,7 @@ use rbuild_linux::{FileKind, Result, RootDir};
 use crate::error::RunnerProblem;
 use crate::runner::mount_checks::{ResolvedMountPoints, resolve_mount_point};
 
+/// The type of a mount point.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MountPointKind {
     Dir,
@@ -43,6 +44,7 @@ pub struct MountPoints<'a> {
 pub(crate) const MOUNT_POINTS_DIR: &str = "mount-points";
 
 impl<'a> MountPoints<'a> {
+    /// Returns an empty set of mount points.
     pub fn new(below: &'a RootDir, scratch: &'a RootDir) -> MountPoints<'a> {
         MountPoints { below, scratch, made: false, resolved: ResolvedMountPoints::default() }
     }

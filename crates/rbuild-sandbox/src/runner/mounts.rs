@@ -36,6 +36,7 @@ pub(crate) fn new_sysfs() -> Option<Sysfs> {
 }
 
 pub(crate) struct Sysfs {
+    /// The detached mount.
     pub mount: OwnedFd,
     /// Keeps the network namespace alive; without it, the sysfs would show no networks.
     pub network: OwnedFd,

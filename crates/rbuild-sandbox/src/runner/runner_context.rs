@@ -17,6 +17,8 @@ pub(crate) enum ProcView {
 pub(crate) struct RunnerContext {
     /// The records that determine the owners of the builder's files.
     pub owners: OwnerRecords,
+    /// The processes that /proc shows.
     pub proc: ProcView,
+    /// The isolated network of the build, if there is one.
     pub isolated: Option<Isolated>,
 }

@@ -18,6 +18,7 @@ pub const ARCHITECTURE: u32 = 4;
 pub const FIRST_ARGUMENT: u32 = 16;
 
 pub const ALLOW: u32 = 0x7fff_0000;
+/// Returns the result of a filter that fails the call with `errno`.
 pub const fn fail(errno: u32) -> u32 {
     0x0005_0000 | errno
 }
@@ -28,10 +29,12 @@ pub const ENOSYS: u32 = 38;
 /// First call number of the x32 ABI.
 pub const X32: u32 = 0x4000_0000;
 
+/// Returns an instruction.
 pub fn step(code: u16, k: u32, yes: u8, no: u8) -> FilterStep {
     FilterStep { code, yes, no, k }
 }
 
+/// Returns an instruction that ends the filter with the result `value`.
 pub fn answer(value: u32) -> FilterStep {
     step(RETURN, value, 0, 0)
 }

@@ -4,6 +4,7 @@
 /// The order of the numbers next to each name.
 pub const ARCHITECTURES: [&str; 4] = ["x86_64", "x86", "aarch64", "arm"];
 
+/// The allowed calls: name, and numbers in the order of [`ARCHITECTURES`].
 #[rustfmt::skip]
 pub const ALLOWED: &[(&str, [i32; 4])] = &[
     ("accept", [43, -1, 202, 285]),

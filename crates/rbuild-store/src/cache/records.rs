@@ -73,6 +73,7 @@ pub struct RecordedImage {
 
 #[derive(Serialize, Deserialize)]
 pub(crate) struct ResultFile {
+    /// Its manifest.
     pub manifest: ManifestDigest,
     boot: String,
     build: BuildId,

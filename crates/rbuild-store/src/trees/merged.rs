@@ -28,6 +28,7 @@ pub struct MergedTree {
 /// A directory of a [`MergedTree`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct MergedPath {
+    /// Path relative to the root of the stack.
     pub path: PathBuf,
     /// Positions of the trees whose directories are merged there, highest first.
     trees: Vec<usize>,
@@ -43,7 +44,9 @@ pub struct MergedDir {
 /// An entry of a [`MergedDir`].
 #[derive(Debug, Clone)]
 pub struct MergedEntry {
+    /// Name of the entry.
     pub name: OsString,
+    /// Metadata of the entry.
     pub stat: Stat,
     /// Positions in [`MergedDir::dirs`] of the directories that have it; several if it is a
     /// directory. The first one provides the metadata.

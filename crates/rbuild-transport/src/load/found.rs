@@ -50,7 +50,9 @@ impl WantedPlatform {
 /// An image whose manifest, configuration and layers have been checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct CheckedImage {
+    /// Digest of the manifest.
     pub manifest: ManifestDigest,
+    /// ID of the image.
     pub id: ImageId,
 }
 
@@ -58,7 +60,9 @@ pub(crate) struct CheckedImage {
 /// applies.
 #[derive(Default)]
 pub(crate) struct FoundImages {
+    /// The images.
     pub images: Vec<CheckedImage>,
+    /// The names, each with its image.
     pub names: Vec<(CheckedImage, Reference)>,
     /// Platforms of images that were skipped in favor of one under the same name.
     pub others: BTreeSet<String>,
