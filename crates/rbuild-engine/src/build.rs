@@ -50,7 +50,7 @@ pub fn answer(prepared: &Prepared, request: &BuildRequest, store: &Store, events
     }
     let single = match target {
         VertexState::Hit(_, record) if required.files && bottom_is_scratch(prepared) => {
-            store.lazy_trees().tree_if_here(&record.tree)?
+            store.lazy_trees().unpacked_tree(&record.tree)?
         }
         _ => None,
     };
@@ -135,7 +135,7 @@ pub fn execute(
     report: impl FnOnce(&BuildError),
 ) -> Result<Finished> {
     // Without this lock, later builds could remove the log of a long build.
-    let _logs = store.logs().hold_logs(&request.build_id);
+    let _logs = store.logs().lock_logs(&request.build_id);
     let mut platforms = Platforms { request, prepared, store, events: &events, envs: Vec::new() };
     let result = platforms.execute(&cancel, builder, report);
     platforms.envs.iter().for_each(remember_keys);

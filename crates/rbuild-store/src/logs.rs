@@ -193,7 +193,7 @@ impl Logs<'_> {
     /// # Errors
     ///
     /// Fails if the lock cannot be taken.
-    pub fn hold_logs(&self, build: &BuildId) -> Result<Option<LogLock>> {
+    pub fn lock_logs(&self, build: &BuildId) -> Result<Option<LogLock>> {
         Ok(self.store.try_key(key(build.as_str()), LockKind::Exclusive)?.map(|lock| LogLock { _lock: lock }))
     }
 
@@ -342,7 +342,7 @@ mod tests {
     fn logs_of_running_builds_are_kept() {
         let dir = std::env::temp_dir().join(format!("rbuild-held-logs-{}", std::process::id()));
         let store = Store::open(&dir).unwrap();
-        let held = store.logs().hold_logs(&BuildId::of_command("runs")).unwrap();
+        let held = store.logs().lock_logs(&BuildId::of_command("runs")).unwrap();
         assert!(held.is_some());
         for name in ["runs", "killed", "last"] {
             store.logs().new_step_log(&BuildId::of_command(name), 1).unwrap().keep(&[b'x'; 100_000]).unwrap();

@@ -213,13 +213,13 @@ impl Store {
     /// Returns the store with the representation of owners that a builder in another process uses,
     /// for lookups of its results. The builder maps all user and group IDs up to `highest_ids`;
     /// `None` stands for those of this process. The owners of existing files are not read.
-    pub fn expecting(self, owners: OwnerMode, highest_ids: Option<UidGid>) -> Store {
+    pub fn with_builder_owners(self, owners: OwnerMode, highest_ids: Option<UidGid>) -> Store {
         Store { owners, builder_ids: highest_ids, ..self }
     }
 
     /// Returns the store for a builder that uses device nodes in trees if `takes_devices` is true.
     /// In a user namespace, they can neither be created nor copied up by an overlay.
-    pub fn taking_devices(self, takes_devices: bool) -> Store {
+    pub fn with_device_nodes(self, takes_devices: bool) -> Store {
         Store { takes_devices, ..self }
     }
 
@@ -241,7 +241,7 @@ impl Store {
 
     /// Returns the store with a function that cancels work: once `stop` returns true, unpacking and
     /// waits for locks end with an error, which for waits is [`StoreError::Stopped`].
-    pub fn stopped_by(self, stop: impl Fn() -> bool + Send + Sync + 'static) -> Store {
+    pub fn with_stop(self, stop: impl Fn() -> bool + Send + Sync + 'static) -> Store {
         Store { waits: Waits { stop: Arc::new(stop), ..self.waits }, ..self }
     }
 

@@ -223,7 +223,7 @@ impl Credentials {
 
     /// Returns the effective and the permitted set of a process with that permitted set in the
     /// kernel.
-    pub fn left_of(&self, permitted: u64) -> CapabilitySets {
+    pub fn limited_to(&self, permitted: u64) -> CapabilitySets {
         CapabilitySets { effective: permitted & self.sets.effective, permitted: permitted & self.sets.permitted }
     }
 
@@ -271,7 +271,7 @@ impl Credentials {
     /// EPERM unless the new permitted set is a subset of that of the process (`permitted` in the
     /// kernel), and the new effective set is a subset of the new permitted one.
     pub fn with_sets(self, permitted: u64, new: CapabilitySets, inheritable: u64) -> Result<Credentials, Errno> {
-        let has = self.left_of(permitted);
+        let has = self.limited_to(permitted);
         let fits = new.permitted & !has.permitted == 0 && new.effective & !new.permitted == 0;
         let ambient = self.ambient & new.permitted & inheritable;
         if fits { Ok(Credentials { sets: new, ambient, ..self }) } else { Err(Errno::PERM) }
@@ -298,7 +298,7 @@ impl Credentials {
 
     /// Returns true if a set-id program has IDs that a process with the credentials `before` did
     /// not have.
-    pub fn gain_over(&self, before: &Credentials) -> bool {
+    pub fn exceed(&self, before: &Credentials) -> bool {
         let is_in = before.is_in(self.groups.effective);
         self.users.effective != before.users.effective || !is_in
     }
@@ -349,7 +349,7 @@ mod tests {
         let keeping = Credentials { bits: root.bits.keeping(1).unwrap(), ..root.clone() };
         let kept = keeping.with_users(Ids::all(33));
         assert_eq!(
-            (held(&kept), kept.left_of(0xff)),
+            (held(&kept), kept.limited_to(0xff)),
             ((false, false), CapabilitySets { effective: 0, permitted: 0xff })
         );
         let both = of_files.bitmask() | other.bitmask();
@@ -368,7 +368,7 @@ mod tests {
         assert_eq!(held(&away.clone().with_file_user(away.users.set_files(false, 0))), (true, false));
         let for_files = root.clone().with_file_user(root.users.set_files(true, 33));
         assert_eq!(held(&for_files), (false, true));
-        assert_eq!(for_files.left_of(0xff), CapabilitySets { effective: 0xe0, permitted: 0xff });
+        assert_eq!(for_files.limited_to(0xff), CapabilitySets { effective: 0xe0, permitted: 0xff });
         assert!(for_files.clone().with_file_user(for_files.users.set_files(true, 0)).has_all());
         let fixed = Credentials { bits: SecureBits(SecureBits::FIXED), ..root.clone() };
         assert!(fixed.clone().with_users(Ids::all(33)).has_all());
@@ -450,7 +450,7 @@ mod tests {
         assert_eq!(Ok(su.users), ids(1000, 0, 0));
         assert!(su.has_all());
         assert_eq!(su.users.set(true, 0), ids(0, 0, 0));
-        assert!(su.gain_over(&user) && user.after_exec(None, Some(44)).gain_over(&user));
-        assert!(!user.after_exec(None, Some(1000)).gain_over(&user) && !su.after_exec(None, None).gain_over(&su));
+        assert!(su.exceed(&user) && user.after_exec(None, Some(44)).exceed(&user));
+        assert!(!user.after_exec(None, Some(1000)).exceed(&user) && !su.after_exec(None, None).exceed(&su));
     }
 }

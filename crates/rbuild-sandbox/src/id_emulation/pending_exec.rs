@@ -55,7 +55,7 @@ pub struct Pending {
 
 impl Pending {
     /// Returns the credentials of a process with this image.
-    pub fn who(&self, now: Option<MemoryImage>) -> &Credentials {
+    pub fn resolve(&self, now: Option<MemoryImage>) -> &Credentials {
         match (now, &self.image) {
             (Some(now), Some(image)) if now.vectors != image.vectors => match self.program {
                 Some(program) if now.program == Some(program) => &self.changed,
@@ -83,10 +83,10 @@ mod tests {
             plain: user.clone(),
         };
         // Not executed yet, or failed to; and a process that is gone cannot be examined.
-        assert_eq!(pending.who(image(b"before", (1, 2))), &pending.before);
-        assert_eq!(pending.who(image(b"before", (1, 3))), &pending.before);
-        assert_eq!(pending.who(None), &pending.before);
-        assert_eq!(pending.who(image(b"after", (1, 3))), &pending.changed);
-        assert_eq!(pending.who(image(b"after", (1, 4))), &pending.plain);
+        assert_eq!(pending.resolve(image(b"before", (1, 2))), &pending.before);
+        assert_eq!(pending.resolve(image(b"before", (1, 3))), &pending.before);
+        assert_eq!(pending.resolve(None), &pending.before);
+        assert_eq!(pending.resolve(image(b"after", (1, 3))), &pending.changed);
+        assert_eq!(pending.resolve(image(b"after", (1, 4))), &pending.plain);
     }
 }

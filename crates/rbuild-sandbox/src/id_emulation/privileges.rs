@@ -80,7 +80,7 @@ impl Supervisor {
         }
         let Some(parts) = parts_of(caller, header)? else { return Ok(Reply::GO) };
         let inheritable = caller.capabilities("CapInh:");
-        let CapabilitySets { effective, permitted } = who.left_of(caller.capabilities("CapPrm:"));
+        let CapabilitySets { effective, permitted } = who.limited_to(caller.capabilities("CapPrm:"));
         let part = |i: usize| [effective, permitted, inheritable].map(|set| ((set >> (32 * i)) as u32).to_ne_bytes());
         let bytes: Vec<u8> = (0..parts).flat_map(part).flatten().collect();
         caller.write(sets, &bytes)?;
@@ -104,7 +104,7 @@ impl Supervisor {
         let (inherited, permitted) = (known("CapInh:"), known("CapPrm:"));
         let who = self.credentials(caller)?.clone();
         let beyond = |set_to: u64| set(2) & all_capabilities() & !(inherited | set_to) != 0;
-        if beyond(known("CapBnd:")) || beyond(who.left_of(permitted).permitted) && !self.changes_sets(caller) {
+        if beyond(known("CapBnd:")) || beyond(who.limited_to(permitted).permitted) && !self.changes_sets(caller) {
             return Err(Errno::PERM);
         }
         // Capabilities that the kernel does not have are in no set.
@@ -219,7 +219,7 @@ impl Supervisor {
         let has = |bits: u32| target.as_ref().is_some_and(|program| program.stat.st_mode & bits == bits);
         let plain = who.after_exec(None, None);
         let changed = who.after_exec(has(0o4000).then_some(owner.uid), has(0o2010).then_some(owner.gid));
-        let is_refused = changed.gain_over(&who)
+        let is_refused = changed.exceed(&who)
             && (self.is_watched(caller)
                 || self.shares_directories(caller) && !self.may(caller, Capability::CAP_SETUID));
         let changed = if is_refused { plain.clone() } else { changed };

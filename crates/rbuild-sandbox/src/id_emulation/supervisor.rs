@@ -140,7 +140,7 @@ impl Supervisor {
     pub(super) fn known_credentials(&self, thread: u32) -> &Credentials {
         let place = self.place_of(thread);
         match self.pending.get(&place) {
-            Some(pending) => pending.who(MemoryImage::of(&self.proc, thread)),
+            Some(pending) => pending.resolve(MemoryImage::of(&self.proc, thread)),
             // A program that uses this limit for its own purposes is treated as root.
             None => self.table.get(usize::try_from(place).unwrap_or(0)).unwrap_or(&self.table[0]),
         }

@@ -94,7 +94,7 @@ fn a_wait_ends_when_the_build_is_stopped() {
     let scene = Scene::new("stopped");
     let stopped = Arc::new(AtomicBool::new(false));
     let stop = stopped.clone();
-    let waiting = Store::open(&scene.place).unwrap().stopped_by(move || stop.load(Ordering::SeqCst));
+    let waiting = Store::open(&scene.place).unwrap().with_stop(move || stop.load(Ordering::SeqCst));
     let not_made = || -> Result<u8> { panic!("another one holds the lock") };
     std::thread::scope(|scope| {
         let held = scene.store.lock(step("a")).unwrap();

@@ -137,7 +137,8 @@ mod tests {
         fn new(name: &str) -> Scene {
             let place = std::env::temp_dir().join(format!("rbuild-adopt-{name}-{}", std::process::id()));
             let given = Store::open(&place).unwrap();
-            let recorded = given.moved(&place, OwnerMode::Given).unwrap().expecting(OwnerMode::Recorded, None);
+            let recorded =
+                given.moved(&place, OwnerMode::Given).unwrap().with_builder_owners(OwnerMode::Recorded, None);
             Scene { place, given, recorded }
         }
 

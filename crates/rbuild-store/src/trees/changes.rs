@@ -112,7 +112,7 @@ impl ChangedTrees<'_> {
             Some(note) => (note.base, Some(self.store.trees().tree(&tree.changes())?)),
             None => (tree.clone(), None),
         };
-        Ok(self.store.lazy_trees().tree_if_here(&base)?.map(|files| EarlierFiles { base, files, changes }))
+        Ok(self.store.lazy_trees().unpacked_tree(&base)?.map(|files| EarlierFiles { base, files, changes }))
     }
 
     /// Returns true if changes can be stored above this tree. That is not possible with device

@@ -170,7 +170,7 @@ impl LazyTrees<'_> {
     /// # Errors
     ///
     /// Fails if the tree cannot be opened.
-    pub fn tree_if_here(&self, tree: &TreeId) -> Result<Option<RootDir>> {
+    pub fn unpacked_tree(&self, tree: &TreeId) -> Result<Option<RootDir>> {
         match self.pending_note(tree)?.is_some() || self.incomplete(tree)?.is_some() {
             true => Ok(None),
             false => Ok(Some(self.store.trees().tree(tree)?)),

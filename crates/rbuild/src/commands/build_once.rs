@@ -174,7 +174,7 @@ impl BuildOnce<'_> {
             let stop = cancel.clone();
             let events = sender.clone();
             let store = store
-                .stopped_by(move || stop.is_canceled())
+                .with_stop(move || stop.is_canceled())
                 .with_notices(move |text| events.send(Event::Warning(text.into())));
             let result = execute(request, prepared, &store, sender, cancel, &builder, |e| {
                 drawing.take().map(std::thread::JoinHandle::join);

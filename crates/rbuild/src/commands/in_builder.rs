@@ -20,7 +20,7 @@ pub fn store_only(store: &Store) -> BuilderConfig {
 /// kind that the builder's isolation mode uses.
 pub fn store_in(builder: &Builder, store: &Store) -> Result<Store, StoreError> {
     let store = moved_store(builder, store)?.with_owners(builder.isolation.owner_mode())?;
-    Ok(store.taking_devices(builder.is_bare()))
+    Ok(store.with_device_nodes(builder.is_bare()))
 }
 
 /// Returns the store at its path in the builder, for work that makes no trees.

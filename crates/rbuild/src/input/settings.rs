@@ -89,7 +89,7 @@ impl Settings {
         let owners = isolation.as_ref().map_or(OwnerMode::Given, Isolation::owner_mode);
         let highest_ids = isolation.as_ref().and_then(Isolation::maps).map(IdMaps::without_holes);
         let takes_devices = matches!(isolation, Some(Isolation::Chroot));
-        Ok(self.open()?.expecting(owners, highest_ids).taking_devices(takes_devices))
+        Ok(self.open()?.with_builder_owners(owners, highest_ids).with_device_nodes(takes_devices))
     }
 }
 
