@@ -20,7 +20,7 @@ use crate::protocol::{CommandOutcome, Input, RunRequest};
 use crate::runner::zygote::Zygote;
 
 /// Runs one command with this process's output streams. Its input is this process's, or a terminal
-/// if the request says so.
+/// if the request specifies one.
 pub fn run_attached(zygote: &Zygote, request: &RunRequest, cancel: &Cancel) -> Result<CommandOutcome, SandboxError> {
     let (mut ours, theirs) = UnixStream::pair().map_err(fail("socketpair", "a pair of sockets"))?;
     let streams = Streams::new(request)?;

@@ -29,7 +29,7 @@ pub struct Image {
     pub config: ImageConfig,
 }
 
-/// The content that a name stands for.
+/// The content that a name refers to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Artifact {
     /// An image of one platform.

@@ -37,7 +37,7 @@
 //!   mounts/HEX/            one cache mount
 //!   hashes/HEX             cached digests of build context files
 //!   pulled/HEX.json        the manifest that a name resolved to in its registry
-//!   downloads/HEX.json     what a URL or a checksum stood for: a blob and its validators
+//!   downloads/HEX.json     URL or checksum -> a blob, with its validators
 //!   containers/HEX.json    a name for an image, made by `create`
 //!   logs/ID/               log of a build (build.json) and the output of its steps
 //!   tmp/ID/ tmp/ID.lock    one process's work in progress; swept when its lock is free

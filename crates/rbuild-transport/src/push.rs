@@ -19,7 +19,7 @@ use crate::save::layer_pairs;
 pub struct Outgoing {
     /// Digest of the manifest, or of the index of several platforms.
     pub digest: ManifestDigest,
-    /// The document that a name stands for.
+    /// The document that a name refers to after the push.
     top: Document,
     /// Manifests that the index refers to.
     below: Vec<Document>,

@@ -36,8 +36,7 @@ pub const STORE: &str = "/store";
 /// Time that the builder has to clean up after a signal before it is killed.
 const GRACE: Duration = Duration::from_millis(1500);
 
-/// Configuration of a builder: the parts of the host that it sees, and its
-/// purpose.
+/// Configuration of a builder: the parts of the host that it sees, and its purpose.
 #[derive(Debug, Clone)]
 pub struct BuilderConfig {
     /// Path of the store on the host.

@@ -38,7 +38,7 @@ pub struct Freed {
     pub bytes: u64,
 }
 
-/// Treatment of images that have no name and that nothing else needs.
+/// Treatment of dangling images, which have no name and are not needed by anything else.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DanglingImages {
     /// They are removed.

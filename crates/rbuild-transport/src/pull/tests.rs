@@ -29,7 +29,7 @@ fn pulled(scratch: &Scratch, case: &str, source: &Memory, entry: &Value) -> Resu
     Ok(documents.warnings)
 }
 
-/// Makes an image and returns the entry that a name stands for.
+/// Makes an image and returns the entry that a name refers to.
 type Make = fn(&mut Fixture) -> Value;
 
 fn document_cases() -> [(&'static str, Make); 13] {
