@@ -36,7 +36,7 @@ pub use documents::{Saved, index_of_images, preferred};
 pub use download::{DownloadRequest, download, download_once};
 pub use error::{Result, TransportError, remedy_of_download};
 pub use layout::LayoutWriter;
-pub use load::{Incoming, Loaded, WantedPlatform, load, load_directory, take_from_layout};
+pub use load::{Incoming, Loaded, WantedPlatform, import_from_layout, load, load_directory};
 pub use pull::{BegunPull, OpenPull, PulledImage, begin_pull, pull};
 pub use push::{Outgoing, check_push, outgoing, push};
 pub use put_layer::{PutLayer, put_layer};

@@ -49,7 +49,7 @@ pub struct Loaded {
 /// platform. The store is unchanged then.
 pub fn load(store: &Store, source: impl Read, wanted: &WantedPlatform) -> Result<Incoming<Vec<Loaded>>> {
     let work = Workspace::open(store)?;
-    keep_all(IncomingParts::of_archive(Staging::open(store, &work)?, source)?, wanted)
+    store_all(IncomingParts::of_archive(Staging::open(store, &work)?, source)?, wanted)
 }
 
 /// Stores the images of an OCI image layout directory under their names. `moved` counts the bytes
@@ -66,7 +66,7 @@ pub fn load_directory(
     moved: &Arc<AtomicU64>,
 ) -> Result<Incoming<Vec<Loaded>>> {
     let work = Workspace::open(store)?;
-    keep_all(IncomingParts::of_directory(Staging::open(store, &work)?, dir, moved)?, wanted)
+    store_all(IncomingParts::of_directory(Staging::open(store, &work)?, dir, moved)?, wanted)
 }
 
 /// Imports one image of an OCI image layout without a name; returns its manifest digest. `wanted`
@@ -76,7 +76,7 @@ pub fn load_directory(
 /// # Errors
 ///
 /// Fails if the layout is damaged or incomplete, or does not have exactly one image of that kind.
-pub fn take_from_layout(
+pub fn import_from_layout(
     store: &Store,
     dir: &Path,
     wanted: Option<&str>,
@@ -117,7 +117,7 @@ pub fn take_from_layout(
 
 /// Stores all images in one transaction and tags them.
 #[tracing::instrument(target = "transport", name = "load", level = "debug", skip_all)]
-fn keep_all(members: IncomingParts<'_>, wanted: &WantedPlatform) -> Result<Incoming<Vec<Loaded>>> {
+fn store_all(members: IncomingParts<'_>, wanted: &WantedPlatform) -> Result<Incoming<Vec<Loaded>>> {
     let Incoming { found, mut warnings } = images(&members, wanted)?;
     warnings.extend(found.skipped(wanted));
     let FoundImages { images, names, others: _ } = found;

@@ -11,7 +11,7 @@ use rbuild_remedy::Warning;
 
 use crate::error::{Result, TransportError};
 use crate::load::found::{CheckedImage, FoundImages, Incoming};
-use crate::load::manifest::{counts_differ, named, not_the_layer, take, take_image};
+use crate::load::manifest::{counts_differ, digest_in, import_blob, import_image, not_the_layer};
 use crate::load::members::IncomingParts;
 use crate::load::named::DockerItem;
 use crate::put_layer::put_layer;
@@ -133,18 +133,18 @@ fn own(
     wanted: &ImageContent,
     seen: &mut HashSet<ManifestDigest>,
 ) -> Result<Option<(ManifestDigest, ImageContent)>> {
-    let blob = take(members, entry, "the manifest")?;
+    let blob = import_blob(members, entry, "the manifest")?;
     let digest = blob.of_manifest();
     if !seen.insert(digest) {
         return Ok(None);
     }
     let text = members.staging.read_document(&blob)?;
     let Ok(manifest) = parse_manifest(&text) else { return Ok(None) };
-    let layers = manifest.layers().iter().map(named).collect::<Result<Vec<_>>>();
-    let (Ok(id), Ok(layers)) = (named(manifest.config()), layers) else { return Ok(None) };
+    let layers = manifest.layers().iter().map(digest_in).collect::<Result<Vec<_>>>();
+    let (Ok(id), Ok(layers)) = (digest_in(manifest.config()), layers) else { return Ok(None) };
     let content = (id.of_config(), layers);
     if content == *wanted {
-        take_image(members, &text)?;
+        import_image(members, &text)?;
     }
     Ok(Some((digest, content)))
 }

@@ -6,7 +6,7 @@ use rbuild_image::{BlobDigest, Descriptor, ImageIndex, ManifestDigest, Platform,
 
 use crate::error::{Result, TransportError};
 use crate::load::found::{CheckedImage, WantedPlatform, unreadable};
-use crate::load::manifest::{take, take_image};
+use crate::load::manifest::{import_blob, import_image};
 use crate::load::members::IncomingParts;
 use crate::media_types::is_index;
 
@@ -63,7 +63,7 @@ impl<'m, 'a> IndexResolver<'m, 'a> {
         let foreign = Platform::of(entry).filter(|own| self.wanted.given() && !self.wanted.platform().accepts(own));
         match foreign.filter(|_| !is_index(entry.media_type())) {
             Some(platform) => {
-                self.leave_out(&platform);
+                self.skip(&platform);
                 Ok(Reached::None)
             }
             None => self.follow(entry, 0),
@@ -72,7 +72,7 @@ impl<'m, 'a> IndexResolver<'m, 'a> {
 
     /// Records the platform of an image that is skipped. Attestations have the platform `unknown`
     /// and do not count.
-    fn leave_out(&mut self, platform: &Platform) {
+    fn skip(&mut self, platform: &Platform) {
         if platform.os != "unknown" {
             self.others.insert(platform.to_string());
         }
@@ -80,7 +80,7 @@ impl<'m, 'a> IndexResolver<'m, 'a> {
 
     /// Imports everything that an entry refers to.
     fn follow(&mut self, entry: &Descriptor, depth: usize) -> Result<Reached> {
-        let digest = take(self.members, entry, "the manifest")?;
+        let digest = import_blob(self.members, entry, "the manifest")?;
         let is_index = is_index(entry.media_type());
         if let Some(known) = self.seen.get(&(digest, is_index)) {
             return Ok(*known);
@@ -95,7 +95,7 @@ impl<'m, 'a> IndexResolver<'m, 'a> {
             true => self.follow_all(&parse_index(&text).map_err(unreadable("an index"))?, depth)?,
             false => {
                 let manifest = digest.of_manifest();
-                let image = CheckedImage { manifest, id: take_image(self.members, &text)? };
+                let image = CheckedImage { manifest, id: import_image(self.members, &text)? };
                 if self.manifests.insert(manifest) {
                     self.images.push(image);
                 }
@@ -110,7 +110,7 @@ impl<'m, 'a> IndexResolver<'m, 'a> {
         let mut all = Reached::None;
         for entry in index.manifests() {
             match Platform::of(entry) {
-                Some(platform) if !self.wanted.platform().accepts(&platform) => self.leave_out(&platform),
+                Some(platform) if !self.wanted.platform().accepts(&platform) => self.skip(&platform),
                 _ => all = all.and(self.follow(entry, depth + 1)?),
             }
         }

@@ -11,13 +11,13 @@ use crate::load::members::IncomingParts;
 use crate::media_types::is_layer;
 
 /// Returns the digest in a descriptor.
-pub(super) fn named(d: &Descriptor) -> Result<BlobDigest> {
+pub(super) fn digest_in(d: &Descriptor) -> Result<BlobDigest> {
     digest_of(d).map_err(TransportError::document("a descriptor of the archive"))
 }
 
 /// Imports the blob that a descriptor refers to and checks its size.
-pub(super) fn take(members: &IncomingParts<'_>, d: &Descriptor, object: &str) -> Result<BlobDigest> {
-    let digest = named(d)?;
+pub(super) fn import_blob(members: &IncomingParts<'_>, d: &Descriptor, object: &str) -> Result<BlobDigest> {
+    let digest = digest_in(d)?;
     if members.staging.verified_size(&digest)? == Some(d.size()) {
         return Ok(digest);
     }
@@ -31,7 +31,7 @@ pub(super) fn take(members: &IncomingParts<'_>, d: &Descriptor, object: &str) ->
 
 /// Imports everything that a manifest refers to; returns the image ID. Fails if manifest,
 /// configuration and layers do not agree.
-pub(super) fn take_image(members: &IncomingParts<'_>, text: &[u8]) -> Result<ImageId> {
+pub(super) fn import_image(members: &IncomingParts<'_>, text: &[u8]) -> Result<ImageId> {
     let manifest = rbuild_image::parse_manifest(text).map_err(unreadable("a manifest"))?;
     let layers = manifest.layers();
     if let Some(unknown) = layers.iter().find(|layer| !is_layer(layer.media_type())) {
@@ -40,15 +40,15 @@ pub(super) fn take_image(members: &IncomingParts<'_>, text: &[u8]) -> Result<Ima
             help: Some(ImageRemedy::ConvertLayers.into()),
         });
     }
-    let names = layers.iter().map(|layer| named(layer).map(|d| blob_path(&d))).collect::<Result<Vec<_>>>()?;
+    let names = layers.iter().map(|layer| digest_in(layer).map(|d| blob_path(&d))).collect::<Result<Vec<_>>>()?;
     members.nothing_missing(names.iter().map(String::as_str))?;
-    let id = take(members, manifest.config(), "the configuration")?.of_config();
+    let id = import_blob(members, manifest.config(), "the configuration")?.of_config();
     let diff_ids = members.diff_ids(&id, "configuration of an image")?;
     if diff_ids.len() != layers.len() {
         return Err(counts_differ(layers.len(), diff_ids.len()));
     }
     for (layer, diff_id) in layers.iter().zip(&*diff_ids) {
-        let digest = take(members, layer, "the layer")?;
+        let digest = import_blob(members, layer, "the layer")?;
         // A compressed layer is checked when it is unpacked or exported.
         if members.compression(&digest)? == Compression::None && digest.of_plain_layer() != *diff_id {
             return Err(not_the_layer(&digest.to_string(), &digest.of_plain_layer(), diff_id));

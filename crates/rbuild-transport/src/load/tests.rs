@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::error::TransportError;
 use crate::fixture::{Fixture, INDEX, Scratch, layer, named};
 use crate::layout::blob_path;
-use crate::load::{Incoming, Loaded, WantedPlatform, load, load_directory, take_from_layout};
+use crate::load::{Incoming, Loaded, WantedPlatform, import_from_layout, load, load_directory};
 
 const NAME: &str = "io.containerd.image.name";
 const TAG: &str = "org.opencontainers.image.ref.name";
@@ -258,11 +258,11 @@ fn images_of_a_layout_are_found_or_refused_as_recorded() {
     let dir = scratch.0.join("layout");
     fixture.with_index(&entries).write(&dir);
     let (store, digest) = (scratch.store("store"), two.manifest.to_string());
-    let take = |wanted| take_from_layout(&store, &dir, wanted, &HOST.parse().unwrap());
+    let import = |wanted| import_from_layout(&store, &dir, wanted, &HOST.parse().unwrap());
     for (wanted, image) in [(None, &one), (Some("2"), &two), (Some(digest.as_str()), &two), (Some("list"), &one)] {
-        assert_eq!(take(wanted).unwrap().found.blob(), image.manifest, "{wanted:?}");
+        assert_eq!(import(wanted).unwrap().found.blob(), image.manifest, "{wanted:?}");
     }
-    let refused = ["both", "arm", "3"].map(|wanted| take(Some(wanted)).expect_err(wanted));
+    let refused = ["both", "arm", "3"].map(|wanted| import(Some(wanted)).expect_err(wanted));
     let table = variants!(TransportError).table(&refused, |e| e, TransportError::help);
     assert_recorded!("layouts", table.replace(&*dir.to_string_lossy(), "[layout]"));
 }

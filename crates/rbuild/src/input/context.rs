@@ -466,7 +466,7 @@ fn layout_image(store: &Store, layout: &str, platform: &Platform) -> Result<Writ
             None => (layout, None),
         },
     };
-    let loaded = rbuild_transport::take_from_layout(store, Path::new(dir), wanted, platform)?;
+    let loaded = rbuild_transport::import_from_layout(store, Path::new(dir), wanted, platform)?;
     loaded.warnings.iter().for_each(|warning| {
         terminal::warning(Warning {
             text: format!("{layout}: {}", warning.text),
