@@ -184,7 +184,7 @@ impl IdMaps {
 /// Moves the calling process, which must be single-threaded, into a new user namespace that holds
 /// the IDs of the current one. The process keeps all capabilities there, and has none over
 /// processes of the namespace it leaves or of other namespaces created this way.
-pub fn enter_user_namespace_below() -> Result<()> {
+pub fn enter_nested_user_namespace() -> Result<()> {
     let held = |file: &str| -> Result<Vec<IdRange>> {
         let text = std::fs::read_to_string(file).map_err(|e| Error::new("open", Path::new(file), e))?;
         Ok(held_ranges(&text))

@@ -44,7 +44,7 @@ pub use error::{
 };
 pub use file_stamp::FileStamp;
 pub use idmap::{
-    IdMaps, IdRange, SubIds, USUAL_COUNT, enter_user_namespace_below, free_range, held_ranges, mapped_without_holes,
+    IdMaps, IdRange, SubIds, USUAL_COUNT, enter_nested_user_namespace, free_range, held_ranges, mapped_without_holes,
     subordinate_ranges, unmapped,
 };
 pub use lock::{Conflict, KeyLock, LockHolder, LockKind, lock_holders};

@@ -16,7 +16,7 @@ use rbuild_linux::fd_passing::{receive_fds, send_fds};
 use rbuild_linux::process::{self, Exit};
 use rbuild_linux::{
     FileKind, MOUNT_POINTS, OwnerRecords, RootDir, UidGid, attach_mount, bind_clone, credentials, described,
-    detached_overlay, enter_root, enter_user_namespace_below, mount_tmpfs, namespaces, new_procfs, private_namespaces,
+    detached_overlay, enter_nested_user_namespace, enter_root, mount_tmpfs, namespaces, new_procfs, private_namespaces,
 };
 
 use rustix::event::{PollFd, PollFlags, poll};
@@ -85,7 +85,7 @@ fn enter_namespaces(request: &RunRequest, context: &RunnerContext) -> Result<(),
     // obtains descriptors of the builder (SO_PEERPIDFD). Some settings apply to all processes of a
     // user namespace: limits on namespaces, interpreters of programs (binfmt_misc).
     if context.proc == ProcView::Outer || request.is_insecure() {
-        enter_user_namespace_below()?;
+        enter_nested_user_namespace()?;
     }
     private_namespaces(&request.hostname)?;
     if request.network == NetworkMode::None {

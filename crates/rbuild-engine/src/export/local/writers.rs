@@ -108,7 +108,7 @@ impl<'s, 'e> LocalWriters<'s, 'e> {
         if self.count <= FEW && !group.is_full() {
             return group.write();
         }
-        self.workers.give(group);
+        self.workers.push(group);
         Ok(())
     }
 
