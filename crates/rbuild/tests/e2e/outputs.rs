@@ -375,9 +375,12 @@ fn an_archive_of_several_platforms_has_an_index_and_one_of_them_is_loaded() {
 fn metadata_iidfile_and_rawjson_describe_the_build() {
     let lab = Lab::new();
     let file = "FROM busybox\nRUN echo said; echo also >&2\n";
-    let metadata = lab.path("metadata.json");
+    let metadata_file = lab.path("metadata.json");
     let ran = lab
-        .build(file, &["-t", "x:1", "-t", "y", "--metadata-file", metadata.to_str().unwrap(), "--progress", "rawjson"])
+        .build(
+            file,
+            &["-t", "x:1", "-t", "y", "--metadata-file", metadata_file.to_str().unwrap(), "--progress", "rawjson"],
+        )
         .ok();
     let metadata: Value = serde_json::from_str(&lab.read("metadata.json")).unwrap();
     let (config, manifest) = documents(&lab, "x:1");
@@ -391,8 +394,9 @@ fn metadata_iidfile_and_rawjson_describe_the_build() {
     assert!(logs.contains(&"c2FpZAo="), "{logs:?}");
     assert!(lines.iter().any(|l| l["vertexes"][0]["name"] == "[2/2] RUN echo said; echo also >&2"));
     // A cached build prints the same, and steps are marked with their platform.
-    let again =
-        lab.build(file, &["-t", "x:1", "--metadata-file", metadata.to_str().unwrap(), "--progress", "github"]).ok();
+    let again = lab
+        .build(file, &["-t", "x:1", "--metadata-file", metadata_file.to_str().unwrap(), "--progress", "github"])
+        .ok();
     assert!(again.stderr.contains("[2/2] RUN echo said; echo also >&2 CACHED\n"), "{}", again.stderr);
     let second: Value = serde_json::from_str(&lab.read("metadata.json")).unwrap();
     assert_eq!(second["containerimage.digest"], metadata["containerimage.digest"]);
