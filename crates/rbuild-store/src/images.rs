@@ -295,12 +295,13 @@ impl Images<'_> {
         Ok(artifact)
     }
 
-    /// Removes entries from the index.
+    /// Removes entries from the index, and the notes on the pulls of their names.
     ///
     /// # Errors
     ///
     /// Fails if the index cannot be read or written.
     pub fn forget(&self, gone: &[NamedImage]) -> Result<()> {
+        let names: Vec<Reference> = gone.iter().filter_map(|entry| entry.name.clone()).collect();
         let gone: HashSet<(Option<String>, ManifestDigest)> =
             gone.iter().map(|g| (g.name.as_ref().map(Reference::to_string), *g.artifact.digest())).collect();
         self.change_index(|entries| {
@@ -309,7 +310,8 @@ impl Images<'_> {
                 !manifest_in(d).is_ok_and(|manifest| gone.contains(&(name, manifest)))
             });
             Ok(())
-        })
+        })?;
+        self.forget_names(&names)
     }
 
     /// Returns the image with that manifest.

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
 use crate::ids::PulledName;
-use crate::images::{Image, Images};
+use crate::images::{Image, Images, NamedImage};
 use crate::modes;
 
 /// Directory of the notes.
@@ -121,6 +121,37 @@ impl Images<'_> {
         Ok(ranked.min_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1))).map(|(.., manifest)| manifest))
     }
 
+    /// Returns true if a name refers to an image that was pulled under it, for any platform. A name
+    /// that was removed, or given to another image, does not. A digest is no such name: it always
+    /// refers to the same content.
+    fn is_of_pull(&self, entries: &[NamedImage], name: &Reference) -> Result<bool> {
+        if name.digest().is_some() {
+            return Ok(true);
+        }
+        let named = entries.iter().find(|entry| entry.name.as_ref() == Some(name));
+        let images = named.map_or(&[][..], |entry| entry.artifact.images());
+        for image in images {
+            if self.was_pulled(name, image)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Removes the notes on names that were removed from the store.
+    pub(crate) fn forget_names(&self, removed: &[Reference]) -> Result<()> {
+        let names: HashSet<String> = removed.iter().map(Reference::to_string).collect();
+        if names.is_empty() {
+            return Ok(());
+        }
+        for (file, note) in self.notes()? {
+            if note.name.is_some_and(|name| names.contains(&name)) {
+                self.store.dir(DIR)?.remove_file(&file)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Removes the notes on images that no longer exist.
     pub(crate) fn forget_removed(&self) -> Result<()> {
         let kept: HashSet<ManifestDigest> =
@@ -167,15 +198,20 @@ impl Images<'_> {
         Ok(())
     }
 
-    /// Returns the image that was pulled under a name for a platform, if it is still complete.
+    /// Returns the image that was pulled under a name for a platform, if it is still complete and
+    /// the name still refers to an image that was pulled under it.
     ///
     /// # Errors
     ///
     /// Fails if the store cannot be read.
     pub fn pulled_image(&self, name: &Reference, platform: &Platform) -> Result<Option<(Pulled, Image)>> {
         let Some(pulled) = self.pulled(name, platform)? else { return Ok(None) };
-        let kept = self.list()?.iter().any(|entry| entry.artifact.images().contains(&pulled.manifest));
+        let entries = self.list()?;
+        let kept = entries.iter().any(|entry| entry.artifact.images().contains(&pulled.manifest));
         let Some(image) = self.image(&pulled.manifest).ok().filter(|_| kept) else { return Ok(None) };
+        if !self.is_of_pull(&entries, name)? {
+            return Ok(None);
+        }
         for layer in image.manifest.layers() {
             if !self.store.blobs().has_complete_blob(&crate::images::digest(layer)?, layer.size())? {
                 return Ok(None);
@@ -237,6 +273,39 @@ mod tests {
         store.images().tag(&own, Some(&name)).unwrap();
         assert_eq!(store.gc().prune(false, DanglingImages::Remove).unwrap().images, 2);
         assert_eq!((has(&arm), has(&amd), has(&own)), (false, false, true));
+        drop(store);
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn a_name_that_was_removed_has_no_pulled_image() {
+        let dir = std::env::temp_dir().join(format!("rbuild-removed-{}", std::process::id()));
+        let store = Store::open(&dir).unwrap();
+        let (name, kept): (Reference, Reference) = ("a.io/x:1".parse().unwrap(), "keep".parse().unwrap());
+        let platform: Platform = "linux/arm64".parse().unwrap();
+        let found = || store.images().pulled_image(&name, &platform).unwrap().map(|(_, image)| image.manifest_digest);
+        let old = pull(&store, &name, "linux/arm64", "old");
+        store.images().tag(&old, Some(&kept)).unwrap();
+        assert_eq!(found(), Some(old));
+        store.images().untag("a.io/x:1", false).unwrap();
+        assert_eq!((found(), store.images().pulled(&name, &platform).unwrap()), (None, None));
+        // Removal by digest removes the names, too.
+        let old = pull(&store, &name, "linux/arm64", "old");
+        store.images().untag(&old.to_string(), true).unwrap();
+        assert_eq!(store.images().pulled(&name, &platform).unwrap(), None);
+        // The name is given to an image that was made here.
+        let old = pull(&store, &name, "linux/arm64", "old");
+        store.images().tag(&old, Some(&kept)).unwrap();
+        let own = pull(&store, &"a.io/own:1".parse().unwrap(), "linux/amd64", "own");
+        store.images().tag(&own, Some(&name)).unwrap();
+        assert_eq!(found(), None);
+        // As the removal of entries does.
+        let old = pull(&store, &name, "linux/arm64", "old");
+        store.images().tag(&old, Some(&kept)).unwrap();
+        let mut entries = store.images().list().unwrap();
+        entries.retain(|entry| entry.name.as_ref() == Some(&name));
+        store.images().forget(&entries).unwrap();
+        assert_eq!(store.images().pulled(&name, &platform).unwrap(), None);
         drop(store);
         std::fs::remove_dir_all(&dir).unwrap();
     }

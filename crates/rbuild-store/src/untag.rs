@@ -2,14 +2,14 @@
 
 use std::collections::HashSet;
 
-use rbuild_image::{Descriptor, ImageId, ManifestDigest};
+use rbuild_image::{Descriptor, ImageId, ManifestDigest, Reference};
 
 use crate::error::{Result, StoreError};
 use crate::images::{FoundImage, Images, manifest_in, name_of};
 
 impl Images<'_> {
-    /// Removes a name, or an image with all its names. Returns the removed names, and the image's
-    /// ID if no image of the index has it any more.
+    /// Removes a name, or an image with all its names, and the notes on the pulls of these names.
+    /// Returns the removed names, and the image's ID if no image of the index has it any more.
     ///
     /// An ID refers to all images that have it: several manifests may have the same configuration,
     /// with layers in different forms. The digest of a manifest refers to that manifest only.
@@ -25,22 +25,22 @@ impl Images<'_> {
         let hex = wanted.strip_prefix("sha256:").unwrap_or(wanted);
         let by_id = name.is_none() && image.id.hex().starts_with(hex);
         let container = self.container_of(&image.id)?;
-        self.change_index(|entries| {
+        let (gone, id) = self.change_index(|entries| {
             let has_id = |d: &Descriptor| manifest_in(d).is_ok_and(|d| of_id.contains(&d));
             let ours = |d: &Descriptor| if by_id { has_id(d) } else { manifest_in(d).is_ok_and(|d| d == entry) };
             if !entries.iter().any(ours) {
                 // It is a part of an index.
                 return Err(StoreError::NoImage(wanted.to_string()));
             }
-            let names: Vec<String> =
-                entries.iter().filter(|d| ours(d)).filter_map(|d| Some(name_of(d)?.familiar())).collect();
-            let gone: Vec<String> = match &name {
+            let names: Vec<Reference> = entries.iter().filter(|d| ours(d)).filter_map(name_of).collect();
+            let gone: Vec<Reference> = match &name {
                 Some(name) if name.digest().is_none() => {
                     entries.retain(|d| name_of(d).as_ref() != Some(name));
-                    vec![name.familiar()]
+                    vec![name.clone()]
                 }
                 _ if names.len() > 1 && !force => {
-                    return Err(StoreError::SeveralNames { image: wanted.to_string(), names: names.join(", ") });
+                    let names = names.iter().map(Reference::familiar).collect::<Vec<_>>().join(", ");
+                    return Err(StoreError::SeveralNames { image: wanted.to_string(), names });
                 }
                 _ => {
                     entries.retain(|d| !ours(d));
@@ -55,7 +55,9 @@ impl Images<'_> {
                 // The content stays as long as the container.
                 held => Ok((gone, (!left && held.is_none()).then_some(image.id))),
             }
-        })
+        })?;
+        self.forget_names(&gone)?;
+        Ok((gone.iter().map(Reference::familiar).collect(), id))
     }
 
     /// Returns the manifests or indexes of the entries that have an image with that ID.
