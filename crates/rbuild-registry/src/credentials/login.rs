@@ -11,7 +11,7 @@ use crate::credentials::file::{AuthFile, InvalidLogins, helper_key, key_of};
 use crate::credentials::members::JsonMembers;
 use crate::credentials::program;
 use crate::credentials::replace::FileLock;
-use crate::credentials::sources::{CredentialSource, sources, target};
+use crate::credentials::sources::{CredentialSource, emptied, target};
 use crate::environment::ProcessEnvironment;
 
 /// The place where a login was written.
@@ -81,7 +81,8 @@ fn entry_of(credential: &Credential) -> Value {
     }
 }
 
-/// Removes the logins of a registry from all sources.
+/// Removes the logins of a registry from the file that `given` or the environment names, or else
+/// from all sources.
 ///
 /// # Errors
 ///
@@ -92,7 +93,7 @@ pub fn forget(
     registry: &str,
 ) -> Result<Removed, ConfigError> {
     let mut removed = Removed::default();
-    for source in sources(environment, given) {
+    for source in emptied(environment, given) {
         let Some(file) = source.read()? else { continue };
         let helpers = [file.helper_of(registry), file.store()];
         for name in helpers {

@@ -54,7 +54,8 @@ impl CredentialSource {
     }
 }
 
-/// Returns the sources in the order of lookup.
+/// Returns the sources in the order of lookup. As in Docker, the directory in `DOCKER_CONFIG`
+/// replaces the one in the home directory.
 pub(super) fn sources(environment: &ProcessEnvironment, given: &CommandLineCredentials) -> Vec<CredentialSource> {
     let variable = |name| environment.variable(name).map(PathBuf::from);
     let runtime = match variable("XDG_RUNTIME_DIR") {
@@ -67,17 +68,38 @@ pub(super) fn sources(environment: &ProcessEnvironment, given: &CommandLineCrede
         |paths: Vec<Option<PathBuf>>| paths.into_iter().flatten().map(CredentialSource::File).collect::<Vec<_>>();
     let mut all = files(vec![given.file.clone(), variable("REGISTRY_AUTH_FILE")]);
     all.extend(environment.variable("DOCKER_AUTH_CONFIG").map(|text| CredentialSource::Text(text.into())));
-    all.extend(files(vec![variable("DOCKER_CONFIG").map(|dir| dir.join("config.json"))]));
+    let docker = docker_file(environment);
+    all.extend(files(vec![docker.clone()]));
     all.push(runtime);
-    all.extend(files(vec![environment.user_config("containers/auth.json"), environment.home(".docker/config.json")]));
-    all.extend(environment.home(".dockercfg").map(CredentialSource::OldFile));
+    all.extend(files(vec![environment.user_config("containers/auth.json")]));
+    if docker.is_none() {
+        all.extend(files(vec![environment.home(".docker/config.json")]));
+        all.extend(environment.home(".dockercfg").map(CredentialSource::OldFile));
+    }
     all
+}
+
+/// Returns the sources from which the logins of a registry are removed: the file to which logins
+/// are written if the caller names it, or else all sources.
+pub(super) fn emptied(environment: &ProcessEnvironment, given: &CommandLineCredentials) -> Vec<CredentialSource> {
+    match named(environment, given) {
+        Some(path) => vec![CredentialSource::File(path)],
+        None => sources(environment, given),
+    }
+}
+
+/// Returns Docker's file in the directory that `DOCKER_CONFIG` names.
+fn docker_file(environment: &ProcessEnvironment) -> Option<PathBuf> {
+    environment.variable("DOCKER_CONFIG").map(|dir| Path::new(dir).join("config.json"))
+}
+
+/// Returns the file for new logins that the command line or the environment names.
+fn named(environment: &ProcessEnvironment, given: &CommandLineCredentials) -> Option<PathBuf> {
+    let file = || environment.variable("REGISTRY_AUTH_FILE").map(PathBuf::from);
+    given.file.clone().or_else(file).or_else(|| docker_file(environment))
 }
 
 /// Returns the file that new logins are written to.
 pub(super) fn target(environment: &ProcessEnvironment, given: &CommandLineCredentials) -> Result<PathBuf, ConfigError> {
-    let variable = |name| environment.variable(name).map(Path::new);
-    let docker = variable("DOCKER_CONFIG").map(|dir| dir.join("config.json"));
-    let path = given.file.clone().or_else(|| variable("REGISTRY_AUTH_FILE").map(Path::to_path_buf)).or(docker);
-    path.or_else(|| environment.home(".docker/config.json")).ok_or(ConfigError::NoHome)
+    named(environment, given).or_else(|| environment.home(".docker/config.json")).ok_or(ConfigError::NoHome)
 }

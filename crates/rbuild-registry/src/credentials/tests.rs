@@ -101,6 +101,41 @@ fn credential_sources_have_a_fixed_order() {
     assert_eq!(user(&[], "old.io"), "old");
 }
 
+/// A place that the caller names is the only one of its kind that is read or changed.
+#[test]
+fn a_named_file_or_directory_replaces_that_of_the_home_directory() {
+    let scene = Scene::new("named");
+    let auth = r#"{"auths": {"a.io": {"username": "joe", "password": "p"}}}"#;
+    let others = [("home/.docker/config.json", auth), ("home/.config/containers/auth.json", auth)];
+    let own = scene.write("dir/config.json", auth);
+    let file = |path: &str| scene.0.join(path).to_str().unwrap().to_string();
+    let (dir, empty) = (file("dir"), file("empty"));
+    std::fs::write(scene.0.join("home/.docker/config.json"), auth).unwrap();
+    scene.write("home/.dockercfg", r#"{"a.io": {"username": "old", "password": "p"}}"#);
+    let found = |variables: &[(&str, &str)]| found(&scene.environment(variables), "a.io", "x").unwrap().is_some();
+    assert_eq!([found(&[]), found(&[("DOCKER_CONFIG", &empty)])], [true, false]);
+    let own_text = own.to_str().unwrap();
+    for (variables, given) in [
+        (vec![], Some(&own)),
+        (vec![("DOCKER_CONFIG", &*empty)], Some(&own)),
+        (vec![("REGISTRY_AUTH_FILE", own_text)], None),
+        (vec![("DOCKER_CONFIG", &*dir)], None),
+    ] {
+        std::fs::write(&own, auth).unwrap();
+        others.iter().for_each(|(path, text)| drop(scene.write(path, text)));
+        let given = CommandLineCredentials { file: given.cloned(), ..CommandLineCredentials::default() };
+        let environment = scene.environment(&variables);
+        let removed = forget(&environment, &given, "a.io").unwrap();
+        assert_eq!((removed.from, removed.left.len()), (vec![own_text.to_string()], 0), "{variables:?}");
+        for (path, text) in others {
+            assert_eq!(std::fs::read_to_string(scene.0.join(path)).unwrap(), text, "{variables:?}: {path}");
+        }
+        assert!(!std::fs::read_to_string(&own).unwrap().contains("joe"), "{variables:?}");
+    }
+    let all = forget(&scene.environment(&[]), &CommandLineCredentials::default(), "a.io").unwrap();
+    assert_eq!(all.from.len(), 3, "{all:?}");
+}
+
 #[test]
 fn helpers_are_called_and_named_in_errors() {
     let scene = Scene::new("helpers");
