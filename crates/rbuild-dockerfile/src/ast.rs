@@ -245,7 +245,7 @@ pub struct Heredoc {
     pub name: String,
     /// Number of the file descriptor before `<<`.
     pub fd: Option<u32>,
-    /// True for an unquoted delimiter: COPY and ADD expand variables of the body.
+    /// True for a delimiter without quotes: COPY and ADD expand variables of the body.
     pub expand: bool,
     /// True for `<<-`, which removes leading tabs from the body.
     pub chomp: bool,
@@ -260,25 +260,29 @@ pub struct Heredoc {
 }
 
 impl Heredoc {
-    /// Parses an opener such as `3<<-"EOF"`. Returns `None` for any other word.
+    /// Parses an opener such as `3<<-"EOF"` or `<< EOF`. Returns `None` for any other text.
     pub(crate) fn from_word(word: &str, opener: Span) -> Option<Heredoc> {
         let digits = word.bytes().take_while(u8::is_ascii_digit).count();
         let rest = word[digits..].strip_prefix("<<")?;
         let (chomp, raw) = match rest.strip_prefix('-') {
             Some(raw) => (true, raw),
-            None => (false, rest),
+            None => (false, rest.trim_start()),
         };
         if raw.is_empty() || raw.contains('<') {
             return None;
         }
-        let lexer = crate::expand::Lexer { escape: '\\', raw_quotes: false, skip_unset: true };
-        let name = lexer.word(raw, &|_| None).ok()?.text;
+        let delimiter = |raw_quotes| {
+            let lexer = crate::expand::Lexer { escape: '\\', raw_quotes, skip_unset: true };
+            lexer.word(raw, &|_| None).ok().map(|word| word.text)
+        };
+        let name = delimiter(false)?;
         if name.is_empty() {
             return None;
         }
         let fd = if digits == 0 { None } else { Some(word[..digits].parse().ok()?) };
         Some(Heredoc {
-            expand: name == raw,
+            // A backslash in the delimiter quotes it for a shell, but not here, as in BuildKit.
+            expand: delimiter(true)? == name,
             name,
             fd,
             chomp,

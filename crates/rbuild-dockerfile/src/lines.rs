@@ -266,11 +266,19 @@ fn heredoc_openers(text: &Text, escape: char) -> Vec<Heredoc> {
     if rest.trim_start().starts_with('[') && words::json_strings(rest.trim()).is_ok() {
         return Vec::new();
     }
-    words::split_quoted(rest, escape)
-        .into_iter()
-        .filter_map(|(start, end)| {
-            let opener = text.span(offset + start, offset + end);
-            Heredoc::from_word(&rest[start..end], opener)
-        })
-        .collect()
+    let mut words = words::split_quoted(rest, escape).into_iter();
+    let mut openers = Vec::new();
+    while let Some((start, mut end)) = words.next() {
+        // The delimiter may be separate from `<<`, which is a shift in an arithmetic expression.
+        if rest[start..end].ends_with("<<") && !is_arithmetic(&rest[..start]) {
+            end = words.next().map_or(end, |(_, end)| end);
+        }
+        openers.extend(Heredoc::from_word(&rest[start..end], text.span(offset + start, offset + end)));
+    }
+    openers
+}
+
+/// Returns true if the text after `before` is inside `((` and `))` of a shell.
+fn is_arithmetic(before: &str) -> bool {
+    before.matches("((").count() > before.matches("))").count()
 }

@@ -56,7 +56,8 @@ fn split(text: &str, escape: char) -> (Vec<(usize, usize)>, Option<char>) {
         }
         match quote {
             Some(q) if c == q => quote = None,
-            Some(_) if c == escape => {
+            // Nothing is escaped between single quotes.
+            Some('"') if c == escape => {
                 chars.next();
             }
             Some(_) => {}
@@ -138,11 +139,12 @@ mod tests {
 
     #[test]
     fn quoted_and_escaped_spaces_do_not_split_words() {
-        let cases: [(&str, &[&str]); 5] = [
+        let cases: [(&str, &[&str]); 6] = [
             ("a=b c=d", &["a=b", "c=d"]),
             (r#"a="b c" d"#, &[r#"a="b c""#, "d"]),
             (r"a=b\ c d", &[r"a=b\ c", "d"]),
-            ("a='b \\' c", &["a='b \\' c"]),
+            (r"a='b \' c='d'", &[r"a='b \'", "c='d'"]),
+            (r#"a="b \" c" d"#, &[r#"a="b \" c""#, "d"]),
             ("  ", &[]),
         ];
         for (input, want) in cases {

@@ -122,6 +122,25 @@ fn heredocs_are_parsed_in_all_forms() {
 }
 
 #[test]
+fn the_delimiter_of_a_heredoc_may_be_separate_from_its_operator() {
+    for (line, name, expand) in [
+        ("cat << EOF >/x", "EOF", true),
+        ("<< EOF", "EOF", true),
+        ("cat 3<<\t'E' <&3", "E", false),
+        ("cat <<\\E", "E", true),
+    ] {
+        let r = run(&format!("FROM a\nRUN {line}\ntext\n{name}\n"));
+        assert_eq!(r.heredocs.len(), 1, "{line}");
+        let doc = &r.heredocs[0];
+        assert_eq!((doc.name.as_str(), doc.expand, doc.body.as_str()), (name, expand, "text\n"), "{line}");
+    }
+    assert_eq!(run("FROM a\nRUN cat << A << B\n1\nA\n2\nB\n").heredocs.len(), 2);
+    assert!(run("FROM a\nRUN echo $((1 << 2)) $(( x << y ))\n").heredocs.is_empty());
+    assert!(errors("FROM a\nRUN cat << EOF\nx\n")[0].message.contains("not terminated"));
+    assert!(errors("FROM a\nRUN cat <<- EOF\nx\nEOF\n")[0].message.contains("unknown instruction"));
+}
+
+#[test]
 fn json_form_falls_back_to_shell_text() {
     assert!(matches!(run("FROM a\nRUN ['a', 'b']\n").command, Command::Shell(_)));
     assert!(matches!(run("FROM a\nRUN [\"a\"] b\n").command, Command::Shell(_)));

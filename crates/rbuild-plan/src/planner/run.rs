@@ -173,9 +173,7 @@ fn run_args(
         return Ok((planner.argv(state, &run.command), word.text.clone()));
     }
     let mut argv = planner.shell(state);
-    let alone = run.heredocs.len() == 1 && word.text.split_whitespace().count() == 1 && run.heredocs[0].fd.is_none();
-    if alone {
-        let doc = &run.heredocs[0];
+    if let Some(doc) = only_heredoc(run) {
         if let Some(script) = script {
             argv.push(format!("/dev/pipes/{}", script.name));
             return Ok((argv, format!("<<{}", doc.name)));
@@ -256,13 +254,15 @@ fn sort_mounts(mounts: &mut Vec<RunMount>) {
     mounts.dedup_by(|later, kept| later.target == kept.target);
 }
 
+/// Returns the here-document of a RUN if it is the whole command.
+fn only_heredoc(run: &ast::Run) -> Option<&ast::Heredoc> {
+    let ([doc], Command::Shell(word)) = (&run.heredocs[..], &run.command) else { return None };
+    (word.span == doc.opener && doc.fd.is_none()).then_some(doc)
+}
+
 /// Returns the here-document of a RUN if it is the whole command and starts with `#!`.
 fn script(run: &ast::Run) -> Result<Option<InlineFile>, Diagnostic> {
-    let ([doc], Command::Shell(word)) = (&run.heredocs[..], &run.command) else { return Ok(None) };
-    let alone = word.text.split_whitespace().count() == 1 && doc.fd.is_none();
-    if !alone || !doc.body.starts_with("#!") {
-        return Ok(None);
-    }
+    let Some(doc) = only_heredoc(run).filter(|doc| doc.body.starts_with("#!")) else { return Ok(None) };
     file_name(doc)?;
     Ok(Some(InlineFile { name: doc.name.clone(), content: doc.body.clone() }))
 }
