@@ -11,4 +11,5 @@ pub(crate) mod mounts;
 pub(crate) mod privileges;
 pub(crate) mod runner_context;
 pub(crate) mod terminal;
+pub(crate) mod working_directory;
 pub(crate) mod zygote;

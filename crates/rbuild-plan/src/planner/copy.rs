@@ -24,17 +24,23 @@ pub(super) fn copy(planner: &mut Planner<'_>, state: &mut StageState, copy: &ast
     let dest = planner.word(state, &copy.dest)?;
     let place = native_path(&state.config, &dest, copy.dest.span)?;
     let dest_is_dir = place.is_empty() || place == "." || place.ends_with('/') || place.ends_with("/.");
-    let chown = copy.chown.as_ref().map(|w| planner.word(state, w)).transpose()?;
-    let chmod_text = copy.chmod.as_ref().map(|w| planner.word(state, w)).transpose()?;
+    // As in BuildKit, an empty value counts as none.
+    let mut value = |word: Option<&ast::Word>| -> Planned<Option<String>> {
+        let text = word.map(|word| planner.word(state, word)).transpose()?;
+        Ok(text.filter(|text| !text.is_empty()))
+    };
+    let (chown, chmod_text) = (value(copy.chown.as_ref())?, value(copy.chmod.as_ref())?);
     let mode = chmod_text.as_deref().zip(copy.chmod.as_ref());
     let chmod = mode.map(|(text, word)| chmod(text, word.span)).transpose()?;
-    if let (Some(link), Some(owner)) = (&copy.link, &chown) {
+    // BuildKit ignores --link together with --chmod.
+    let link = copy.link.as_ref().filter(|_| chmod.is_none());
+    if let (Some(link), Some(owner)) = (link, &chown) {
         numeric_owner(owner, name, link.span)?;
     }
     let inline = inline_files(state, &copy.heredocs)?;
     let words = history::CopyWords {
         add: copy.add,
-        from: copy.from.as_ref().map(|word| word.text.as_str()),
+        from: copy.from.as_ref().map(|word| word.text.as_str()).filter(|from| !from.is_empty()),
         parents: copy.parents.is_some(),
         chown: chown.as_deref(),
         chmod: chmod_text.as_deref(),
@@ -45,7 +51,7 @@ pub(super) fn copy(planner: &mut Planner<'_>, state: &mut StageState, copy: &ast
     let (text, created_by) = (words.instruction(), words.created_by());
     let step = CopyStep {
         from,
-        from_name: copy.from.as_ref().map(|word| word.text.clone()),
+        from_name: copy.from.as_ref().map(|word| word.text.clone()).filter(|from| !from.is_empty()),
         sources,
         inline,
         dest: join(&cwd(&state.config), &place),
@@ -54,7 +60,7 @@ pub(super) fn copy(planner: &mut Planner<'_>, state: &mut StageState, copy: &ast
         chmod,
         exclude: copy.exclude.iter().map(|w| w.text.clone()).collect(),
         parents: copy.parents.is_some(),
-        link: copy.link.is_some(),
+        link: link.is_some(),
         unpack: copy.unpack.as_ref().map_or(copy.add, |w| w.text == "true"),
     };
     planner.step(state, Step::Copy(step), text, created_by, span);
@@ -147,6 +153,7 @@ fn set_checksum(sources: &mut [CopySource], text: &str, span: Span) -> Result<()
 fn copy_input(planner: &mut Planner<'_>, copy: &ast::Copy) -> Planned<FileSource> {
     match &copy.from {
         None => Ok(FileSource::Context),
+        Some(word) if word.text.is_empty() => Ok(FileSource::Context),
         Some(word) if word.text.contains('$') => {
             let d = Diagnostic::new(word.span, "`--from` does not expand variables");
             Err(d.help("define a stage with `FROM $NAME AS x` and use `--from=x`").into())

@@ -139,7 +139,9 @@ impl Planner<'_> {
         // directory. Stages keep their own platforms, and `scratch` has the platform of the build.
         let mut state = match self.base_stage(&name, index) {
             Some(base) => {
-                let state = self.stage(base)?;
+                let mut state = self.stage(base)?;
+                // As in BuildKit, the environment of the image hides inherited ARGs.
+                state.env.iter().for_each(|(name, value)| state.vars.set_last(name, value));
                 StageState { stage: label, step: 1, total, cmd_set: false, ..state }
             }
             None => match self.params.context_index(&name, &self.stage_platform(stage)) {
@@ -169,7 +171,8 @@ impl Planner<'_> {
 
     /// Returns the platform requested by `FROM --platform` or by the caller, if any.
     fn platform(&self, stage: &Stage) -> Planned<Option<Platform>> {
-        let Some(word) = &stage.from.platform else {
+        // As in BuildKit, an empty value counts as none, but not one that is empty after expansion.
+        let Some(word) = stage.from.platform.as_ref().filter(|word| !word.text.is_empty()) else {
             return Ok(self.params.platform_given.then(|| self.params.platform.clone()));
         };
         let text = self.globals.expand(word, self.file.escape)?;

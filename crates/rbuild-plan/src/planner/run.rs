@@ -54,11 +54,7 @@ pub(super) fn run(planner: &mut Planner<'_>, state: &mut StageState, run: &ast::
         args,
         env: state.vars.clone(),
         proxies,
-        cwd: if state.config.config.working_dir.is_empty() {
-            "/".into()
-        } else {
-            state.config.config.working_dir.clone()
-        },
+        cwd: working_directory(&state.config.config.working_dir),
         user: state.config.config.user.clone(),
         network,
         security,
@@ -252,6 +248,16 @@ fn sort_mounts(mounts: &mut Vec<RunMount>) {
     mounts.reverse();
     mounts.sort_by(|a, b| a.target.cmp(&b.target));
     mounts.dedup_by(|later, kept| later.target == kept.target);
+}
+
+/// Returns the working directory of a command. WORKDIR created the lexically resolved path; the
+/// kernel would look for the directories before each `..`.
+fn working_directory(configured: &str) -> String {
+    match configured {
+        "" => "/".into(),
+        path if path.split('/').any(|part| part == "..") => join("/", path),
+        path => path.into(),
+    }
 }
 
 /// Returns the here-document of a RUN if it is the whole command.

@@ -532,3 +532,37 @@ fn urls_of_add_are_files_to_download() {
     }
     graph("FROM debian\nADD --checksum=$NONE http://a.io/x /\n");
 }
+
+#[test]
+fn the_environment_of_a_base_stage_hides_its_arguments() {
+    let file = "FROM debian AS a\nENV V=env\nARG V=arg\nARG W=kept\nRUN a\nFROM a\nRUN b $V\n";
+    let g = graph(file);
+    assert_eq!((env(&g, "V").as_deref(), env(&g, "W").as_deref()), (Some("env"), Some("kept")));
+    let file = file.strip_suffix("FROM a\nRUN b $V\n").unwrap();
+    assert_eq!(env(&graph(file), "V").as_deref(), Some("arg"), "within the stage, the last one counts");
+}
+
+#[test]
+fn empty_values_of_flags_count_as_none() {
+    let g = graph("FROM --platform= debian\nARG UNSET\nCOPY --from= --chmod=$UNSET --chown=$UNSET f /x\n");
+    let Step::Copy(copy) = &g.vertices.last().unwrap().step else { panic!() };
+    assert_eq!((&copy.from, &copy.chmod, &copy.chown), (&FileSource::Context, &None, &None));
+    assert_eq!(g.history.last().unwrap().created_by, "COPY f /x # buildkit");
+}
+
+#[test]
+fn link_is_ignored_together_with_chmod() {
+    let link = |flags: &str| {
+        let g = graph(&format!("FROM debian\nCOPY --link {flags} f /x\n"));
+        let Step::Copy(copy) = &g.vertices.last().unwrap().step else { panic!() };
+        copy.link
+    };
+    assert!(link("") && link("--chown=1") && !link("--chmod=600") && !link("--chown=web --chmod=600"));
+}
+
+#[test]
+fn commands_run_in_the_lexically_resolved_working_directory() {
+    for (path, want) in [("/a/../b", "/b"), ("/a/", "/a/"), ("/..", "/")] {
+        assert_eq!(run(&graph(&format!("FROM debian\nWORKDIR {path}\nRUN true\n"))).cwd, want);
+    }
+}

@@ -20,6 +20,7 @@ use crate::error::{During, Phase, RunnerError, RunnerProblem, library};
 use crate::protocol::{Input, Report, RootFiles, RunRequest};
 use crate::runner::exec::{CommandExecutor, set_limits};
 use crate::runner::privileges::{become_privileged, bound_capabilities, confine_bare};
+use crate::runner::working_directory;
 
 mod emulated_mounts;
 mod mount_content;
@@ -39,7 +40,11 @@ pub fn run(request: &RunRequest, input: Option<OwnedFd>, socket: &UnixStream) ->
     let files = RootDir::open(root).map_err(|e| e.within("the command's files")).during(Phase::Files)?.shown_as_root();
     let scratch = request.files.open_scratch().during(Phase::Files)?;
     let mut emulated_mounts = EmulatedMounts::new(&files, &scratch);
+    let working_directory = |owner| working_directory::create(&files, &request.cwd, owner).during(Phase::Files);
+    working_directory(UidGid { uid: request.uid, gid: request.gid })?;
     let placed = emulated_mounts.place_all(request).during(Phase::Files);
+    // An emulated mount may cover it.
+    let placed = placed.and_then(|()| working_directory(UidGid::ROOT));
     let exit = placed.and_then(|()| started(request, root, input, socket));
     let report = |exit| {
         Report::of_end(exit).send(socket).map_err(RunnerProblem::of_call("send", described("the builder process")))

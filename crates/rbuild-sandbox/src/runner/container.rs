@@ -15,8 +15,8 @@ use rbuild_container::NetworkMode;
 use rbuild_linux::fd_passing::{receive_fds, send_fds};
 use rbuild_linux::process::{self, Exit};
 use rbuild_linux::{
-    FileKind, MOUNT_POINTS, OwnerRecords, RootDir, UidGid, attach_mount, bind_clone, credentials, described,
-    detached_overlay, enter_nested_user_namespace, enter_root, mount_tmpfs, namespaces, new_procfs, private_namespaces,
+    MOUNT_POINTS, OwnerRecords, RootDir, UidGid, attach_mount, bind_clone, credentials, described, detached_overlay,
+    enter_nested_user_namespace, enter_root, mount_tmpfs, namespaces, new_procfs, private_namespaces,
 };
 
 use rustix::event::{PollFd, PollFlags, poll};
@@ -32,6 +32,7 @@ use crate::runner::mount_points::{MountPoints, create_mount_points};
 use crate::runner::mounts::{self, mounts_inside, mounts_of};
 use crate::runner::privileges::{CAPABILITIES, FOR_THE_FILTER, process_capabilities};
 use crate::runner::runner_context::{ProcView, RunnerContext};
+use crate::runner::working_directory;
 
 /// Paths private to the runner.
 const BUNDLE: &str = "/run/bundle";
@@ -335,13 +336,10 @@ fn prepare(request: &RunRequest, context: &RunnerContext, root: &RootDir) -> Res
     };
     root.sub(BUNDLE).and_then(|b| attach_mount(&mounted, &b, "rootfs"))?;
     let rootfs = scratch.open_alike(ROOTFS)?.shown_as_root();
-    match rootfs.stat_follow(&request.cwd) {
-        Ok(stat) if stat.kind == FileKind::Dir => {}
-        Ok(_) => return Err(RunnerProblem::WorkingDirectoryIsAFile(request.cwd.clone())),
-        Err(e) if e.is_not_found() => return Err(RunnerProblem::NoWorkingDirectory(request.cwd.clone())),
-        Err(e) => return Err(e.into()),
-    }
-    mounts::attach(&mounts, request, &rootfs)
+    working_directory::create(&rootfs, &request.cwd, UidGid { uid: request.uid, gid: request.gid })?;
+    mounts::attach(&mounts, request, &rootfs)?;
+    // A mount may cover it.
+    working_directory::create(&rootfs, &request.cwd, UidGid::ROOT)
 }
 
 /// Creates `work` in the scratch directory and mounts the overlay. A volatile overlay cannot reuse

@@ -19,7 +19,7 @@ use crate::error::{FileOrigin, MountProblem, RunnerProblem, library};
 use crate::namespace::network::{make_in_new_network, own_namespace};
 use crate::protocol::{MountRequest, MountSource, RunRequest};
 use crate::runner::mount_checks::{SYSFS, check_devices, check_kernel_file_systems, check_mount_point};
-use crate::runner::mount_points::{MountPointKind, MountPoints};
+use crate::runner::mount_points::{MountPointKind, MountPoints, TMPFS_MODE};
 use crate::runner::runner_context::ProcView;
 
 /// Files that the runner creates for the container.
@@ -121,7 +121,8 @@ pub(crate) fn mounts_of<'a>(
     }
     for (i, wanted) in request.mounts.iter().enumerate().filter(|(_, wanted)| !wanted.is_of_dev()) {
         let target = Path::new(&wanted.target);
-        let (made, kind) = requested_mount(i, (wanted, request.is_insecure()), root, scratch)?;
+        let covered = points.covered_mode(target);
+        let (made, kind) = requested_mount(i, (wanted, request.is_insecure(), covered), root, scratch)?;
         if wanted.read_only {
             make_read_only(&made)?;
         }
@@ -203,19 +204,23 @@ fn file(name: &str, content: &[u8], (mode, owner): (u32, UidGid), scratch: &Root
     Ok(bind_clone(&path)?)
 }
 
+/// Makes a tmpfs with the mode of the directory that it covers, like runc.
+fn new_tmpfs(size: Option<u64>, covered_mode: Option<u32>) -> rbuild_linux::Result<OwnedFd> {
+    let mode = format!("{:04o}", covered_mode.unwrap_or(TMPFS_MODE));
+    let size = size.map(|size| size.to_string());
+    let options: Vec<_> =
+        [("mode", mode.as_str())].into_iter().chain(size.as_deref().map(|size| ("size", size))).collect();
+    new_filesystem("tmpfs", &options, &[SetId, Devices])
+}
+
 fn requested_mount(
     index: usize,
-    (wanted, insecure): (&MountRequest, bool),
+    (wanted, insecure, covered_mode): (&MountRequest, bool, Option<u32>),
     root: &RootDir,
     scratch: &RootDir,
 ) -> Result<(OwnedFd, MountPointKind), RunnerProblem> {
     match &wanted.source {
-        MountSource::Tmpfs { size } => {
-            let size = size.map(|size| size.to_string());
-            let options: Vec<_> =
-                [("mode", "1777")].into_iter().chain(size.as_deref().map(|size| ("size", size))).collect();
-            Ok((new_filesystem("tmpfs", &options, &[SetId, Devices])?, MountPointKind::Dir))
-        }
+        MountSource::Tmpfs { size } => Ok((new_tmpfs(*size, covered_mode)?, MountPointKind::Dir)),
         MountSource::File { content, mode, uid, gid } => Ok((
             file(&format!("mount-{index}"), content, (*mode, UidGid::new(*uid, *gid)), scratch)?,
             MountPointKind::File,

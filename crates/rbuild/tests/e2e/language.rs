@@ -218,3 +218,44 @@ fn mount_options_have_the_meaning_of_buildkit() {
         .fails(2, &["`from` does not expand variables"]);
     lab.build("FROM busybox\nRUN --mount=type=tmpfs,target=/t,ro=f touch /t/x\n", &["."]).ok();
 }
+
+#[test]
+fn missing_working_directories_are_created_for_commands() {
+    let lab = Lab::new();
+    let listing = lab.build_listing("FROM busybox\nWORKDIR /w/x\nRUN rm -r /w\nRUN touch in\n");
+    for want in ["755 0:0 w/", "755 0:0 w/x/", "644 0:0 w/x/in"] {
+        assert!(listing.iter().any(|entry| entry == want), "{want}: {listing:#?}");
+    }
+    let listing = lab.build_listing("FROM busybox\nWORKDIR /w/x\nRUN rm -r /w\nUSER 5:6\nRUN touch in\n");
+    for want in ["755 5:6 w/", "755 5:6 w/x/", "644 5:6 w/x/in"] {
+        assert!(listing.iter().any(|entry| entry == want), "{want}: {listing:#?}");
+    }
+    // A mount that covers the directory, and a path with `..`.
+    lab.build("FROM busybox\nWORKDIR /w/x\nRUN --mount=type=tmpfs,target=/w test $PWD = /w/x\n", &[]).ok();
+    lab.build("FROM busybox\nWORKDIR /a/../b\nRUN test $(pwd) = /b\n", &[]).ok();
+    lab.build("FROM busybox\nRUN touch /f\nWORKDIR /w\nRUN rmdir /w && ln -s f /w\nRUN true\n", &[])
+        .fails(1, &["the working directory `/w` is not a directory"]);
+}
+
+#[test]
+fn a_tmpfs_has_the_mode_of_the_directory_that_it_covers() {
+    let lab = Lab::new();
+    let mode = |target: &str| format!("--mount=type=tmpfs,target={target} stat -c %a {target}");
+    let file = ["/d", "/missing"].map(|at| format!("RUN {} >>/modes\n", mode(at))).concat();
+    let out = lab
+        .build_local(&format!("FROM busybox\nRUN mkdir -m 711 /d\n{file}FROM scratch\nCOPY --from=0 /modes /\n"), &[]);
+    assert_eq!(std::fs::read_to_string(out.join("modes")).unwrap(), "711\n1777\n");
+}
+
+#[test]
+fn heredocs_and_quotes_are_split_as_in_buildkit() {
+    let lab = Lab::new();
+    let out = lab.build_local(
+        "FROM busybox\nARG V=value\nRUN cat << EOF >/spaced\ntext\nEOF\nRUN << EOF\necho script >/script\nEOF\n\
+         RUN echo $((1 << 2)) >/shift\nCOPY <<\\EOF /expanded\n$V\nEOF\n",
+        &[],
+    );
+    for (name, want) in [("spaced", "text\n"), ("script", "script\n"), ("shift", "4\n"), ("expanded", "value\n")] {
+        assert_eq!(std::fs::read_to_string(out.join(name)).unwrap(), want, "{name}");
+    }
+}

@@ -9,6 +9,7 @@ use rbuild_linux::{FileKind, RootDir, Stat, Trail, UidGid, copy_file};
 use crate::error::RunnerProblem;
 use crate::protocol::{MountRequest, MountSource};
 use crate::runner::devices::DEVICES;
+use crate::runner::mount_points::TMPFS_MODE;
 
 /// A directory entry: its directory and its name.
 pub(super) type EntryAt = (RootDir, OsString);
@@ -30,12 +31,13 @@ pub(super) enum MountContent<'a> {
 }
 
 impl MountContent<'_> {
-    pub(super) fn of(wanted: &MountRequest) -> Result<MountContent<'_>, RunnerProblem> {
+    /// Returns the content of a mount that covers a directory with that mode, if any.
+    pub(super) fn of(wanted: &MountRequest, covered_mode: Option<u32>) -> Result<MountContent<'_>, RunnerProblem> {
         Ok(match &wanted.source {
             MountSource::File { content, mode, uid, gid } => {
                 MountContent::Text(content, *mode, UidGid::new(*uid, *gid))
             }
-            MountSource::Tmpfs { .. } => MountContent::Empty(0o1777),
+            MountSource::Tmpfs { .. } => MountContent::Empty(covered_mode.unwrap_or(TMPFS_MODE)),
             MountSource::Bind(path) => socket(path)?,
             MountSource::Part { dir, path } => MountContent::Moved(inside(dir, path)?),
             MountSource::BindBelow { .. } => return Err(RunnerProblem::NeedsMounts("a directory that stays".into())),
