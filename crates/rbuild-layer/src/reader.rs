@@ -200,7 +200,7 @@ impl<R: Read> TarReader<R> {
         self.current = Some(path.clone());
         let fail =
             |reason: &str| LayerError::Entry { name: path.to_string_lossy().into_owned(), reason: reason.to_string() };
-        let kind = kind(header.entry_type(), &path)
+        let kind = kind(header.entry_type(), &path, pax.size.unwrap_or(size))
             .ok_or_else(|| fail(&format!("has the unknown type `{}`", header.entry_type().as_byte().escape_ascii())))?;
         let number =
             |n: std::io::Result<u64>, field: &str| n.map_err(|_| fail(&format!("has a {field} that is not a number")));
@@ -333,10 +333,10 @@ pub fn is_tar(head: &[u8]) -> bool {
 }
 
 /// Returns the kind of an entry, or `None` for a type that layers do not use.
-fn kind(entry_type: EntryType, path: &OsStr) -> Option<EntryKind> {
+fn kind(entry_type: EntryType, path: &OsStr, size: u64) -> Option<EntryKind> {
     Some(match entry_type {
-        // Archives from before POSIX mark a directory by a slash.
-        EntryType::Regular | EntryType::Continuous if path.as_bytes().ends_with(b"/") => EntryKind::Dir,
+        // Archives from before POSIX mark a directory by a slash. An entry with content is a file.
+        EntryType::Regular | EntryType::Continuous if size == 0 && path.as_bytes().ends_with(b"/") => EntryKind::Dir,
         EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => EntryKind::File,
         EntryType::Directory => EntryKind::Dir,
         EntryType::Symlink => EntryKind::Symlink,

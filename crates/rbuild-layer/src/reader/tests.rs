@@ -244,3 +244,11 @@ fn sparse_files_have_their_regions() {
         assert_eq!(read(&archive), want, "{name}");
     }
 }
+
+#[test]
+fn an_entry_with_content_is_a_file_even_if_its_name_ends_with_a_slash() {
+    let mut archive = one(b'0', "f/", b"abc", |_| ());
+    put(&mut archive, b'0', "dir/", b"", |_| ());
+    put(&mut archive, b'0', "g", b"d", |_| ());
+    assert_eq!(read(&archive), "File f/ 3 1:2 3.0; Dir dir/ 0 1:2 3.0; File g 1 1:2 3.0");
+}
