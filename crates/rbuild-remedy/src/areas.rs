@@ -64,6 +64,11 @@ pub enum FileRemedy {
     },
     /// Use a store outside the build context.
     MoveStore,
+    /// Permit the user to read a file of the build context, or exclude it.
+    PermitOrIgnore {
+        /// The file.
+        path: PathBuf,
+    },
     /// Copy a file into the root that its link leads out of.
     CopyInto {
         /// The root, as messages name it.
@@ -328,6 +333,8 @@ pub enum ImageRemedy {
     LoadArchive,
     /// Import the file as a root file system, not as an image.
     ImportFiles,
+    /// Pass an archive, as a file or through a pipe.
+    PassArchive,
     /// Obtain an archive again that is damaged or incomplete.
     TransferAgain,
     /// Load the image that the incomplete archive is based on.

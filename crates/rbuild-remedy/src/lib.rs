@@ -7,6 +7,7 @@
 #![warn(missing_docs)]
 
 mod areas;
+mod json;
 mod reported;
 mod similar;
 
@@ -36,9 +37,13 @@ pub fn sentence(error: &(dyn Error + 'static)) -> String {
 }
 
 /// Returns the message of an error without its causes. That of an error of the kernel begins in
-/// lower case and lacks the error number, as the rest of a sentence does.
+/// lower case and lacks the error number, as the rest of a sentence does. That of an error of JSON
+/// names types of JSON.
 pub fn message(error: &(dyn Error + 'static)) -> String {
     let text = error.to_string();
+    if error.is::<serde_json::Error>() {
+        return json::message(&text);
+    }
     let Some(errno) = error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error) else { return text };
     let words = text.strip_suffix(&format!(" (os error {errno})")).unwrap_or(&text);
     let mut letters = words.chars();

@@ -202,7 +202,10 @@ impl Images<'_> {
             let name = entry["annotations"][REF_NAME].as_str().map(|name| format!(" `{name}`")).unwrap_or_default();
             match descriptor_in(entry) {
                 Ok(d) => valid.push(d),
-                Err(e) => invalid.push(format!("the entry{name} of the store's index.json is invalid: {e}")),
+                Err(e) => invalid.push(format!(
+                    "the entry{name} of the store's index.json is invalid: {}",
+                    rbuild_remedy::sentence(&*e)
+                )),
             }
         }
         Ok((valid, invalid))

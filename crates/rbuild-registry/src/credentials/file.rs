@@ -36,8 +36,14 @@ pub(super) enum InvalidLogins {
     HelperName { entry: String, name: String },
     #[error("the login for {key}")]
     Login { key: String, source: InvalidAuth },
-    #[error(transparent)]
-    Json(#[from] serde_json::Error),
+    #[error("{}", rbuild_remedy::message(.0))]
+    Json(serde_json::Error),
+}
+
+impl From<serde_json::Error> for InvalidLogins {
+    fn from(e: serde_json::Error) -> InvalidLogins {
+        InvalidLogins::Json(e)
+    }
 }
 
 /// The reason why the member `auth` of a login cannot be used.

@@ -28,6 +28,10 @@ pub enum InputRemedy {
     PassDockerfile,
     /// Use the form of a named context.
     NamedContextForm,
+    /// Pass an existing directory, or an image in its form.
+    PassDirectoryOrImage { name: String, image: String },
+    /// Correct the path of a file.
+    CorrectPath,
     /// Build the target of a bake file first.
     BuildTarget,
     /// Download a context that is a directory.
@@ -71,6 +75,10 @@ impl InputRemedy {
             }
             InputRemedy::PassDockerfile => "pass another Dockerfile with -f FILE, or another context".into(),
             InputRemedy::NamedContextForm => "use a form such as app=./dir or base=docker-image://IMAGE".into(),
+            InputRemedy::PassDirectoryOrImage { name, image } => {
+                format!("pass an existing directory, or an image in the form {name}=docker-image://{image}").into()
+            }
+            InputRemedy::CorrectPath => "correct the path, or create the file".into(),
             InputRemedy::BuildTarget => "build the other target first, and pass its directory or image".into(),
             InputRemedy::DownloadDirectory => "download it and pass the directory".into(),
             InputRemedy::CloneRepository => "clone it and pass the path".into(),

@@ -15,6 +15,8 @@ pub enum OutputRemedy {
     AddName,
     /// Add the directory of a layout.
     AddDirectory,
+    /// Add the directory of an output.
+    AddDestination,
     /// Write an archive instead of a directory.
     WriteTar,
     /// Write to a file.
@@ -52,6 +54,7 @@ impl OutputRemedy {
             OutputRemedy::NameImage => "pass its name with name=NAME or -t NAME".into(),
             OutputRemedy::AddName => "add -t REGISTRY/NAME:TAG".into(),
             OutputRemedy::AddDirectory => "add -o DIR".into(),
+            OutputRemedy::AddDestination => "add the path of a directory, for example dest=out".into(),
             OutputRemedy::WriteTar => "use type=tar,dest=-".into(),
             OutputRemedy::LeaveTerminal => "pass a file, or redirect standard output".into(),
             OutputRemedy::CreateParent => "create that directory, or choose another path".into(),

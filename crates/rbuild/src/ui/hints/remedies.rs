@@ -144,6 +144,9 @@ fn file_words(remedy: &FileRemedy) -> String {
         FileRemedy::RemovePattern => "remove the pattern that excludes it from the ignore file".into(),
         FileRemedy::IgnoreStore { path } => format!("add `{path}` to the ignore file"),
         FileRemedy::MoveStore => "use a store outside the build context: --root DIR".into(),
+        FileRemedy::PermitOrIgnore { path } => {
+            format!("permit this user to read {}, or exclude it in .dockerignore", quoted(path))
+        }
         FileRemedy::CopyInto { root } => format!("copy the file into {root}; paths and links cannot lead out of it"),
         FileRemedy::CorrectLink => "correct the link, or remove it from the instruction".into(),
         FileRemedy::AwaitWriters => "wait until nothing writes to the files, then build again".into(),
@@ -292,7 +295,7 @@ fn image_words(remedy: &ImageRemedy) -> String {
         }
         ImageRemedy::WriteWholeId { id } => format!("write the whole ID: {id}"),
         ImageRemedy::ListImages => "run `rbuild images --no-trunc --digests` to list the images".into(),
-        ImageRemedy::ListFiles => "use an absolute path; `rbuild cp IMAGE:/ - | tar -t` lists the files".into(),
+        ImageRemedy::ListFiles => "list the files with `rbuild cp IMAGE:/ - | tar -t`".into(),
         ImageRemedy::FreeImage { container } => {
             format!("remove the container with `rbuild rm {container}`, or only the image's name with -f")
         }
@@ -300,6 +303,7 @@ fn image_words(remedy: &ImageRemedy) -> String {
         ImageRemedy::RemoveContainer { name } => format!("remove it with `rbuild rm {name}`, or use another name"),
         ImageRemedy::LoadArchive => "run `rbuild load -i FILE` to load the image in it".into(),
         ImageRemedy::ImportFiles => "run `rbuild import FILE NAME` if it is a root file system".into(),
+        ImageRemedy::PassArchive => "pass the file of an archive with -i FILE, or pipe one in".into(),
         ImageRemedy::TransferAgain => "write or transfer the archive again".into(),
         ImageRemedy::LoadBase => "load the base image first; the archive was saved without its layers".into(),
         ImageRemedy::SelectPlatform { platform } => {

@@ -38,7 +38,7 @@ fn hints_about_files_are_as_recorded() {
             CorrectPath, OtherOutput, RemoveLinkLoop, ShortenName, RenameOrRemove, RenameWhiteout, Permit,
             PermitProgram, CheckPermissions, WritableFileSystem, Correct, AwaitLock, OtherDirectory,
             CreateDirectory, PassDirectory, OtherDestination, AnotherDestination, EndWithSlash,
-            CorrectPattern, RemovePattern, IgnoreStore, MoveStore, CopyInto, CorrectLink, AwaitWriters
+            CorrectPattern, RemovePattern, IgnoreStore, MoveStore, PermitOrIgnore, CopyInto, CorrectLink, AwaitWriters
         },
         [
             FileRemedy::CorrectPath { root: "the build context".into() },
@@ -65,6 +65,7 @@ fn hints_about_files_are_as_recorded() {
             FileRemedy::RemovePattern,
             FileRemedy::IgnoreStore { path: ".local/share/rbuild".into() },
             FileRemedy::MoveStore,
+            FileRemedy::PermitOrIgnore { path: "data/db".into() },
             FileRemedy::CopyInto { root: "the build context".into() },
             FileRemedy::CorrectLink,
             FileRemedy::AwaitWriters
@@ -199,6 +200,7 @@ fn hints_about_images_are_as_recorded() {
             RemoveContainer,
             LoadArchive,
             ImportFiles,
+            PassArchive,
             TransferAgain,
             LoadBase,
             SelectPlatform,
@@ -223,6 +225,7 @@ fn hints_about_images_are_as_recorded() {
             ImageRemedy::RemoveContainer { name: "web".into() },
             ImageRemedy::LoadArchive,
             ImageRemedy::ImportFiles,
+            ImageRemedy::PassArchive,
             ImageRemedy::TransferAgain,
             ImageRemedy::LoadBase,
             ImageRemedy::SelectPlatform { platform: "linux/arm64".into() },

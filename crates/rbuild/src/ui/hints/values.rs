@@ -67,6 +67,8 @@ pub enum ValueRemedy {
     BracketList,
     /// Use an absolute path.
     AbsolutePath,
+    /// Use the form of a name with a digest.
+    DigestForm,
     /// Use the form of a name with its value.
     PairForm { flag: String },
     /// Pass a value before the context.
@@ -126,6 +128,7 @@ impl ValueRemedy {
             ValueRemedy::QuoteString => "put the value into quotation marks".into(),
             ValueRemedy::BracketList => "put the strings into brackets: [\"NAME=VALUE\"]".into(),
             ValueRemedy::AbsolutePath => "begin the path with /".into(),
+            ValueRemedy::DigestForm => "use the form NAME@sha256: followed by the 64 digits of the digest".into(),
             ValueRemedy::PairForm { flag } => format!("use the form {flag} NAME=VALUE").into(),
             ValueRemedy::PassPair { flag, context } => {
                 format!("pass a value for {flag}: {flag} NAME=VALUE {context}").into()

@@ -39,8 +39,8 @@ pub enum VerbRemedy {
     ListImages,
     /// List images with their sizes.
     ShowSizes,
-    /// Pull an image.
-    Pull { image: String },
+    /// List images, or pull one.
+    ListOrPull { image: String },
     /// Pull an image before it is run.
     PullFirst { image: String },
     /// Run without a terminal.
@@ -51,6 +51,8 @@ pub enum VerbRemedy {
     DurationForm,
     /// Repair the store.
     RepairStore,
+    /// Obtain images again.
+    ObtainAgain,
     /// Run the command again.
     RunAgain,
     /// Clamp all times of the image.
@@ -86,12 +88,15 @@ impl VerbRemedy {
             VerbRemedy::ListContainers => "run `rbuild ps -a` to list the containers".into(),
             VerbRemedy::ListImages => "run `rbuild images` to list the images".into(),
             VerbRemedy::ShowSizes => "run `rbuild images` for the sizes of images".into(),
-            VerbRemedy::Pull { image } => format!("run `rbuild pull {image}`").into(),
+            VerbRemedy::ListOrPull { image } => {
+                format!("run `rbuild images` to list the images, or `rbuild pull {image}`").into()
+            }
             VerbRemedy::PullFirst { image } => format!("run `rbuild pull {image}` first").into(),
             VerbRemedy::OmitTerminal => "omit -t".into(),
             VerbRemedy::UntilFilter => "use until=24h".into(),
             VerbRemedy::DurationForm => "use a duration such as 24h or 1h30m".into(),
             VerbRemedy::RepairStore => "run `rbuild fsck --repair` to remove damaged entries".into(),
+            VerbRemedy::ObtainAgain => "pull, load or build the images again".into(),
             VerbRemedy::RunAgain => "run the command again".into(),
             VerbRemedy::ClampTimes => "set SOURCE_DATE_EPOCH to clamp all times in the result".into(),
             VerbRemedy::BeDeterministic => {
