@@ -181,9 +181,13 @@ impl RegistryError {
         self.problem.io()
     }
 
-    /// Returns the message, followed by those of its causes, as one sentence.
+    /// Returns the message, followed by those of its causes, as one sentence. A registry as a whole
+    /// is not named before a problem that names its host.
     pub fn message(&self) -> String {
-        sentence(self)
+        match self.place.repository.is_empty() && self.problem.host() == Some(&self.place.registry) {
+            true => sentence(&*self.problem),
+            false => sentence(self),
+        }
     }
 
     /// Returns the remedy, if there is one.
@@ -234,6 +238,23 @@ impl RegistryProblem {
         None
     }
 
+    /// Returns the host that the message names, if it names one.
+    fn host(&self) -> Option<&String> {
+        match self {
+            RegistryProblem::Connection { host, .. }
+            | RegistryProblem::Status { host, .. }
+            | RegistryProblem::Missing { host, .. }
+            | RegistryProblem::Denied { host, .. }
+            | RegistryProblem::Digest { host, .. }
+            | RegistryProblem::Answer { host, .. } => Some(host),
+            RegistryProblem::Repeated(problem) => problem.host(),
+            RegistryProblem::Config(_)
+            | RegistryProblem::Blocked(_)
+            | RegistryProblem::Unsupported(_)
+            | RegistryProblem::Local { .. } => None,
+        }
+    }
+
     /// Returns true if the machine exists, but refused the connection.
     pub(crate) fn is_refused(&self) -> bool {
         self.io().is_some_and(|e| e.kind() == io::ErrorKind::ConnectionRefused)
@@ -266,6 +287,19 @@ mod tests {
     use rbuild_testkit::{assert_recorded, variants};
 
     use super::*;
+
+    #[test]
+    fn a_registry_as_a_whole_is_named_once() {
+        let message = |host: &str, repository: &str| {
+            let place = RemoteRepository { registry: "r.io".into(), repository: repository.into() };
+            let (host, request) = (host.to_string(), "logging in".to_string());
+            let status = RegistryProblem::Status { host, request, status: 500, message: String::new() };
+            RegistryError::new(place, status).message()
+        };
+        assert_eq!(message("r.io", ""), "logging in at r.io failed with HTTP status 500");
+        assert_eq!(message("auth.r.io", ""), "r.io: logging in at auth.r.io failed with HTTP status 500");
+        assert_eq!(message("r.io", "a"), "r.io/a: logging in at r.io failed with HTTP status 500");
+    }
 
     #[test]
     fn the_errno_of_a_cause_determines_the_remedy() {
