@@ -165,6 +165,14 @@ impl TransportError {
         }
     }
 
+    /// Names the directory of a layout, if the error is about one.
+    pub fn of_layout(self, path: &Path) -> TransportError {
+        match self {
+            TransportError::Archive(e) => e.of_layout(path).into(),
+            other => other,
+        }
+    }
+
     /// Returns the message, followed by those of its causes, as one sentence.
     pub fn message(&self) -> String {
         rbuild_remedy::sentence(self)
@@ -266,10 +274,10 @@ mod tests {
     fn an_invalid_document_keeps_its_cause() {
         let cause = serde_json::from_str::<Vec<u8>>("[").unwrap_err();
         let text = cause.to_string();
-        let e = TransportError::document("cannot read index.json of the archive")(cause);
+        let e = TransportError::document("cannot read index.json of the image")(cause);
         let kept = e.source().and_then(|cause| cause.downcast_ref::<serde_json::Error>());
         assert!(kept.is_some_and(serde_json::Error::is_eof), "{e:?}");
-        assert_eq!(e.message(), format!("cannot read index.json of the archive: {text}"));
+        assert_eq!(e.message(), format!("cannot read index.json of the image: {text}"));
     }
 
     #[test]

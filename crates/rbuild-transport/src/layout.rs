@@ -32,7 +32,7 @@ pub(crate) fn digest_in(path: &str) -> Option<BlobDigest> {
 
 /// Returns the error for a blob whose digest differs from its path.
 pub(crate) fn wrong_digest(path: &str, found: &BlobDigest) -> TransportError {
-    let message = format!("the archive's `{path}` is corrupt: its digest is {found}");
+    let message = format!("the image's `{path}` is corrupt: its digest is {found}");
     TransportError::Other { message, help: Some(Remedy::Image(ImageRemedy::TransferAgain)) }
 }
 

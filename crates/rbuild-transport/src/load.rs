@@ -1,7 +1,7 @@
 //! `load`: imports images from a tar archive or an OCI image layout, as written by Docker, Podman,
 //! skopeo or rbuild.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use rbuild_linux::quoted;
 use rbuild_remedy::{ImageRemedy, Remedy, Warning, counted};
 use rbuild_store::{LostPlatforms, Staging, Store, Workspace};
 
-use crate::archive_error::ArchiveProblem;
+use crate::archive_error::{ArchiveProblem, SkippedPlatforms};
 use crate::error::{Result, TransportError};
 use crate::media_types::is_index;
 
@@ -67,6 +67,7 @@ pub fn load_directory(
 ) -> Result<Incoming<Vec<Loaded>>> {
     let work = Workspace::open(store)?;
     store_all(IncomingParts::of_directory(Staging::open(store, &work)?, dir, moved)?, wanted)
+        .map_err(|e| e.of_layout(dir))
 }
 
 /// Imports one image of an OCI image layout without a name; returns its manifest digest. `wanted`
@@ -102,10 +103,11 @@ pub fn import_from_layout(
     };
     let platform = WantedPlatform::Host(platform.clone());
     let mut layout = IndexResolver::new(&members, &platform);
-    let image = match layout.enter(entry)? {
+    let resolution = layout.enter(entry).map_err(|e| e.of_layout(dir))?;
+    let image = match resolution.reached {
         Reached::One(image) => image,
-        Reached::None if !layout.others.is_empty() => {
-            let others: Vec<&str> = layout.others.iter().map(String::as_str).collect();
+        Reached::None if !resolution.skipped.others.is_empty() => {
+            let others: Vec<&str> = resolution.skipped.others.iter().map(String::as_str).collect();
             return Err(only_others(dir, platform.platform(), &others));
         }
         Reached::None | Reached::Several(_) => return Err(not_one(dir, layout.images.len())),
@@ -120,9 +122,9 @@ pub fn import_from_layout(
 fn store_all(members: IncomingParts<'_>, wanted: &WantedPlatform) -> Result<Incoming<Vec<Loaded>>> {
     let Incoming { found, mut warnings } = images(&members, wanted)?;
     warnings.extend(found.skipped(wanted));
-    let FoundImages { images, names, others: _ } = found;
+    let FoundImages { images, names, skipped: _ } = found;
     if images.is_empty() {
-        warnings.push("the archive lists no image; nothing was loaded".into());
+        warnings.push("no image is listed; nothing was loaded".into());
     }
     let manifests: Vec<ManifestDigest> = images.iter().map(|image| image.manifest).collect();
     let with_names = names.iter().map(|(image, name)| (image.manifest, Some(name.clone())));
@@ -169,24 +171,27 @@ fn images(members: &IncomingParts<'_>, wanted: &WantedPlatform) -> Result<Incomi
 fn of_layout(members: &IncomingParts<'_>, text: &[u8], wanted: &WantedPlatform) -> Result<Incoming<FoundImages>> {
     let index = parse_index(text).map_err(unreadable("index.json"))?;
     let mut layout = IndexResolver::new(members, wanted);
-    let (mut names, mut all_reached) = (Vec::new(), true);
+    let (mut names, mut skipped) = (Vec::new(), SkippedPlatforms::default());
+    // Platforms of entries that have no image for the wanted one.
+    let mut unreached = SkippedPlatforms::default();
     let mut warnings: Vec<Warning> = layout_warning(members)?.into_iter().collect();
     for entry in index.manifests() {
-        let reached = layout.enter(entry)?;
+        let resolution = layout.enter(entry)?;
         let name = name_of(entry);
-        if reached == Reached::None && !layout.others.is_empty() {
-            all_reached = false;
+        if resolution.reached != Reached::None {
+            skipped.add(resolution.skipped);
+        } else if !resolution.skipped.is_empty() {
             let image = name.as_ref().map_or_else(|| entry.digest().to_string(), |name| name.familiar());
-            let missing = wanted.only_others(&layout.others);
+            let missing = wanted.only_others(&resolution.skipped);
             warnings.push(Warning { text: format!("{image} {missing}"), help: missing.remedy() });
+            unreached.add(resolution.skipped);
         }
-        names.extend(reached.last().zip(name));
+        names.extend(resolution.reached.last().zip(name));
     }
-    if layout.images.is_empty() && !layout.others.is_empty() {
-        return Err(ArchiveProblem::OtherPlatforms(Box::new(wanted.only_others(&layout.others))).into());
+    if layout.images.is_empty() && !unreached.is_empty() {
+        return Err(ArchiveProblem::OtherPlatforms(Box::new(wanted.only_others(&unreached))).into());
     }
-    let others = if all_reached { layout.others } else { BTreeSet::new() };
-    Ok(Incoming { found: FoundImages { images: layout.images, names, others }, warnings })
+    Ok(Incoming { found: FoundImages { images: layout.images, names, skipped }, warnings })
 }
 
 /// Keeps only images of the wanted platform. `manifest.json` does not state platforms, so they are
@@ -200,20 +205,20 @@ fn of_platform(
         return Ok(loaded);
     }
     let Incoming { found: FoundImages { images, mut names, .. }, warnings } = loaded;
-    let (mut kept, mut others) = (Vec::new(), BTreeSet::new());
+    let (mut kept, mut skipped) = (Vec::new(), SkippedPlatforms::default());
     for image in images {
         let platform = members.platform(&image.id)?;
         if wanted.platform().accepts(&platform) {
             kept.push(image);
         } else {
-            others.insert(platform.to_string());
+            skipped.others.insert(platform.to_string());
         }
     }
-    if kept.is_empty() && !others.is_empty() {
-        return Err(ArchiveProblem::OtherPlatforms(Box::new(wanted.only_others(&others))).into());
+    if kept.is_empty() && !skipped.is_empty() {
+        return Err(ArchiveProblem::OtherPlatforms(Box::new(wanted.only_others(&skipped))).into());
     }
     names.retain(|(image, _)| kept.contains(image));
-    Ok(Incoming { found: FoundImages { images: kept, names, others }, warnings })
+    Ok(Incoming { found: FoundImages { images: kept, names, skipped }, warnings })
 }
 
 /// Returns the error about a layout whose image is for other platforms.

@@ -30,7 +30,7 @@ pub(super) fn docker_items(
             .repo_tags
             .iter()
             .flatten()
-            .map(|t| t.parse().map_err(TransportError::document::<ReferenceError>("manifest.json of the archive")))
+            .map(|t| t.parse().map_err(TransportError::document::<ReferenceError>("the image's manifest.json")))
             .collect::<Result<_>>()?;
         let image = docker_item(members, &item, &mut layers, &mut manifests)?;
         if seen.insert(image.manifest) {

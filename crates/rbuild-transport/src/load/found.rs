@@ -1,11 +1,9 @@
 //! Images found in an archive or a layout.
 
-use std::collections::BTreeSet;
-
 use rbuild_image::{ImageId, ManifestDigest, Platform, Reference};
 use rbuild_remedy::Warning;
 
-use crate::archive_error::OtherPlatforms;
+use crate::archive_error::{OtherPlatforms, SkippedPlatforms};
 use crate::error::TransportError;
 
 /// Imported images, with warnings about their source.
@@ -42,8 +40,8 @@ impl WantedPlatform {
     }
 
     /// Returns the problem of an image that exists for other platforms only.
-    pub(crate) fn only_others(&self, others: &BTreeSet<String>) -> OtherPlatforms {
-        OtherPlatforms { wanted: self.platform().clone(), others: others.clone() }
+    pub(crate) fn only_others(&self, skipped: &SkippedPlatforms) -> OtherPlatforms {
+        OtherPlatforms { wanted: self.platform().clone(), skipped: skipped.clone() }
     }
 }
 
@@ -65,23 +63,24 @@ pub(crate) struct FoundImages {
     /// The names, each with its image.
     pub names: Vec<(CheckedImage, Reference)>,
     /// Platforms of images that were skipped in favor of one under the same name.
-    pub others: BTreeSet<String>,
+    pub skipped: SkippedPlatforms,
 }
 
 impl FoundImages {
     /// Returns a warning about images that were skipped because they are not for this machine's
     /// platform. Returns `None` if a platform was requested.
     pub fn skipped(&self, wanted: &WantedPlatform) -> Option<Warning> {
-        if wanted.given() || self.others.is_empty() || self.images.is_empty() {
+        // Those without content could not be loaded either.
+        if wanted.given() || self.skipped.others.is_empty() || self.images.is_empty() {
             return None;
         }
-        let others: Vec<&str> = self.others.iter().map(String::as_str).collect();
+        let others: Vec<&str> = self.skipped.others.iter().map(String::as_str).collect();
         let text = format!("images for {} were not loaded, only those for {}", others.join(", "), wanted.platform());
-        Some(Warning { text, help: wanted.only_others(&self.others).remedy() })
+        Some(Warning { text, help: wanted.only_others(&self.skipped).remedy() })
     }
 }
 
 /// Returns the error for a document that does not parse.
 pub(crate) fn unreadable(document: &str) -> impl FnOnce(serde_json::Error) -> TransportError {
-    TransportError::document(format!("cannot read {document} of the archive"))
+    TransportError::document(format!("cannot read the image's {document}"))
 }

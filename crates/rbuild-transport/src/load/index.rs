@@ -1,10 +1,15 @@
 //! Import of the images that the index of an OCI layout refers to.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 
-use rbuild_image::{BlobDigest, Descriptor, ImageIndex, ManifestDigest, Platform, REF_NAME, Reference, parse_index};
+use rbuild_image::{
+    BlobDigest, Descriptor, ImageIndex, ManifestDigest, Platform, REF_NAME, Reference, digest_of, parse_index,
+    parse_manifest,
+};
 
+use crate::archive_error::SkippedPlatforms;
 use crate::error::{Result, TransportError};
+use crate::layout::blob_path;
 use crate::load::found::{CheckedImage, WantedPlatform, unreadable};
 use crate::load::manifest::{import_blob, import_image};
 use crate::load::members::IncomingParts;
@@ -38,80 +43,113 @@ impl Reached {
     }
 }
 
+/// The result of an index entry.
+#[derive(Debug, Clone)]
+pub(super) struct Resolution {
+    pub reached: Reached,
+    pub skipped: SkippedPlatforms,
+}
+
 /// Resolves index entries recursively. Each digest is resolved once.
 pub(super) struct IndexResolver<'m, 'a> {
     members: &'m IncomingParts<'a>,
     /// Results by digest. The flag is true if the digest was read as an index.
-    seen: HashMap<(BlobDigest, bool), Reached>,
+    seen: HashMap<(BlobDigest, bool), Resolution>,
     /// All images found so far, in order, each once.
     pub images: Vec<CheckedImage>,
     manifests: HashSet<ManifestDigest>,
     wanted: &'m WantedPlatform,
-    /// Platforms of the images that were skipped.
-    pub others: BTreeSet<String>,
 }
 
 impl<'m, 'a> IndexResolver<'m, 'a> {
     pub(super) fn new(members: &'m IncomingParts<'a>, wanted: &'m WantedPlatform) -> IndexResolver<'m, 'a> {
-        let (seen, images, manifests, others) = Default::default();
-        IndexResolver { members, seen, images, manifests, wanted, others }
+        let (seen, images, manifests) = Default::default();
+        IndexResolver { members, seen, images, manifests, wanted }
     }
 
     /// Imports everything that an entry of the layout's own index refers to. An image that the
     /// entry names directly is accepted for any platform, unless one was requested.
-    pub(super) fn enter(&mut self, entry: &Descriptor) -> Result<Reached> {
+    pub(super) fn enter(&mut self, entry: &Descriptor) -> Result<Resolution> {
         let foreign = Platform::of(entry).filter(|own| self.wanted.given() && !self.wanted.platform().accepts(own));
         match foreign.filter(|_| !is_index(entry.media_type())) {
             Some(platform) => {
-                self.skip(&platform);
-                Ok(Reached::None)
+                let mut skipped = SkippedPlatforms::default();
+                self.skip(entry, &platform, &mut skipped)?;
+                Ok(Resolution { reached: Reached::None, skipped })
             }
             None => self.follow(entry, 0),
         }
     }
 
-    /// Records the platform of an image that is skipped. Attestations have the platform `unknown`
-    /// and do not count.
-    fn skip(&mut self, platform: &Platform) {
-        if platform.os != "unknown" {
-            self.others.insert(platform.to_string());
+    /// Records the platform of an image that is skipped.
+    fn skip(&self, entry: &Descriptor, platform: &Platform, skipped: &mut SkippedPlatforms) -> Result<()> {
+        if platform.os == "unknown" {
+            return Ok(());
         }
+        let set = if self.is_complete(entry)? { &mut skipped.others } else { &mut skipped.absent };
+        set.insert(platform.to_string());
+        Ok(())
+    }
+
+    /// Returns true if the source or the store has the content of an image. A list of manifests
+    /// counts as one: its entries are checked when it is requested.
+    fn is_complete(&self, entry: &Descriptor) -> Result<bool> {
+        let Ok(digest) = digest_of(entry) else { return Ok(false) };
+        if !self.members.has(&digest)? {
+            return Ok(false);
+        }
+        let Some(text) = self.members.document(&blob_path(&digest))? else { return Ok(true) };
+        let Ok(manifest) = parse_manifest(&text) else { return Ok(true) };
+        for part in manifest.layers().iter().chain([manifest.config()]) {
+            if let Ok(part) = digest_of(part)
+                && !self.members.has(&part)?
+            {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Imports everything that an entry refers to.
-    fn follow(&mut self, entry: &Descriptor, depth: usize) -> Result<Reached> {
+    fn follow(&mut self, entry: &Descriptor, depth: usize) -> Result<Resolution> {
         let digest = import_blob(self.members, entry, "the manifest")?;
         let is_index = is_index(entry.media_type());
         if let Some(known) = self.seen.get(&(digest, is_index)) {
-            return Ok(*known);
+            return Ok(known.clone());
         }
         let text = self.members.staging.read_document(&digest)?;
         if is_index && depth >= MAX_INDEX_DEPTH {
             return Err(TransportError::other(format!(
-                "index {digest} of the archive is nested more than {MAX_INDEX_DEPTH} levels deep"
+                "the image's index {digest} is nested more than {MAX_INDEX_DEPTH} levels deep"
             )));
         }
-        let reached = match is_index {
-            true => self.follow_all(&parse_index(&text).map_err(unreadable("an index"))?, depth)?,
+        let resolution = match is_index {
+            true => self.follow_all(&parse_index(&text).map_err(unreadable("index"))?, depth)?,
             false => {
                 let manifest = digest.of_manifest();
                 let image = CheckedImage { manifest, id: import_image(self.members, &text)? };
                 if self.manifests.insert(manifest) {
                     self.images.push(image);
                 }
-                Reached::One(image)
+                Resolution { reached: Reached::One(image), skipped: SkippedPlatforms::default() }
             }
         };
-        self.seen.insert((digest, is_index), reached);
-        Ok(reached)
+        self.seen.insert((digest, is_index), resolution.clone());
+        Ok(resolution)
     }
 
-    fn follow_all(&mut self, index: &ImageIndex, depth: usize) -> Result<Reached> {
-        let mut all = Reached::None;
+    fn follow_all(&mut self, index: &ImageIndex, depth: usize) -> Result<Resolution> {
+        let mut all = Resolution { reached: Reached::None, skipped: SkippedPlatforms::default() };
         for entry in index.manifests() {
             match Platform::of(entry) {
-                Some(platform) if !self.wanted.platform().accepts(&platform) => self.skip(&platform),
-                _ => all = all.and(self.follow(entry, depth + 1)?),
+                Some(platform) if !self.wanted.platform().accepts(&platform) => {
+                    self.skip(entry, &platform, &mut all.skipped)?;
+                }
+                _ => {
+                    let next = self.follow(entry, depth + 1)?;
+                    all.reached = all.reached.and(next.reached);
+                    all.skipped.add(next.skipped);
+                }
             }
         }
         Ok(all)

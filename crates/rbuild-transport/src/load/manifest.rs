@@ -11,8 +11,8 @@ use crate::load::members::IncomingParts;
 use crate::media_types::is_layer;
 
 /// Returns the digest in a descriptor.
-pub(super) fn digest_in(d: &Descriptor) -> Result<BlobDigest> {
-    digest_of(d).map_err(TransportError::document("a descriptor of the archive"))
+pub(super) fn named(d: &Descriptor) -> Result<BlobDigest> {
+    digest_of(d).map_err(TransportError::document("a descriptor of the image"))
 }
 
 /// Imports the blob that a descriptor refers to and checks its size.
@@ -32,7 +32,7 @@ pub(super) fn import_blob(members: &IncomingParts<'_>, d: &Descriptor, object: &
 /// Imports everything that a manifest refers to; returns the image ID. Fails if manifest,
 /// configuration and layers do not agree.
 pub(super) fn import_image(members: &IncomingParts<'_>, text: &[u8]) -> Result<ImageId> {
-    let manifest = rbuild_image::parse_manifest(text).map_err(unreadable("a manifest"))?;
+    let manifest = rbuild_image::parse_manifest(text).map_err(unreadable("manifest"))?;
     let layers = manifest.layers();
     if let Some(unknown) = layers.iter().find(|layer| !is_layer(layer.media_type())) {
         return Err(TransportError::Other {
@@ -43,7 +43,7 @@ pub(super) fn import_image(members: &IncomingParts<'_>, text: &[u8]) -> Result<I
     let names = layers.iter().map(|layer| digest_in(layer).map(|d| blob_path(&d))).collect::<Result<Vec<_>>>()?;
     members.nothing_missing(names.iter().map(String::as_str))?;
     let id = import_blob(members, manifest.config(), "the configuration")?.of_config();
-    let diff_ids = members.diff_ids(&id, "configuration of an image")?;
+    let diff_ids = members.diff_ids(&id, "configuration")?;
     if diff_ids.len() != layers.len() {
         return Err(counts_differ(layers.len(), diff_ids.len()));
     }
@@ -59,13 +59,13 @@ pub(super) fn import_image(members: &IncomingParts<'_>, text: &[u8]) -> Result<I
 
 pub(super) fn counts_differ(layers: usize, diff_ids: usize) -> TransportError {
     let message =
-        format!("the archive's manifest and configuration disagree on the number of layers: {layers} and {diff_ids}");
+        format!("the image's manifest and configuration disagree on the number of layers: {layers} and {diff_ids}");
     TransportError::Other { message, help: Some(Remedy::Image(ImageRemedy::TransferAgain)) }
 }
 
 pub(super) fn not_the_layer(name: &str, found: &DiffId, diff_id: &DiffId) -> TransportError {
     TransportError::Other {
-        message: format!("the archive's layer `{name}` has diffID {found}; the image configuration expects {diff_id}"),
+        message: format!("the image's layer `{name}` has diffID {found}; the image configuration expects {diff_id}"),
         help: Some(Remedy::Image(ImageRemedy::TransferAgain)),
     }
 }

@@ -17,7 +17,7 @@ use rbuild_store::Staging;
 use crate::archive_error::ArchiveProblem;
 use crate::blobs::{BlobInfo, BlobSink, BlobSource};
 use crate::error::{Result, TransportError};
-use crate::layout::{LayoutSource, digest_in, wrong_digest};
+use crate::layout::{LayoutSource, blob_path, digest_in, wrong_digest};
 use crate::load::found::unreadable;
 use crate::load::named::{ReferencedMembers, clean};
 
@@ -56,7 +56,8 @@ const LISTED: usize = 20;
 
 fn read_archive(staging: &Staging<'_>, source: impl Read) -> Result<HashMap<String, Member>> {
     let limits = staging.store().limits();
-    let asked = Arc::new(AtomicU64::new(0));
+    let (asked, read) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+    let source = Counting::new(source, read.clone());
     let stream = Bounded::with_requested(source, limits, asked.clone()).map_err(ArchiveProblem::Unreadable)?;
     let mut tar = LimitedTar::new(stream, limits);
     let (mut members, mut named) = (HashMap::new(), ReferencedMembers::default());
@@ -88,6 +89,9 @@ fn read_archive(staging: &Staging<'_>, source: impl Read) -> Result<HashMap<Stri
         }
     }
     tar.drain().map_err(ArchiveProblem::Invalid)?;
+    if read.load(Ordering::Relaxed) == 0 {
+        return Err(ArchiveProblem::Empty.into());
+    }
     Ok(members)
 }
 
@@ -146,7 +150,7 @@ impl<'a> IncomingParts<'a> {
     /// Returns the platform in a configuration.
     pub(super) fn platform(&self, id: &ImageId) -> Result<Platform> {
         let text = self.staging.read_document(&id.blob())?;
-        let config: ImageConfig = serde_json::from_slice(&text).map_err(unreadable("the configuration of an image"))?;
+        let config: ImageConfig = serde_json::from_slice(&text).map_err(unreadable("configuration"))?;
         Ok(config.platform())
     }
 
@@ -183,6 +187,15 @@ impl<'a> IncomingParts<'a> {
             PartSource::Archive(members) => Self::member(members, name),
             PartSource::Layout(layout, moved) => self.file(layout, moved, name),
         }
+    }
+
+    /// Returns true if the source or the store has a blob.
+    pub(super) fn has(&self, digest: &BlobDigest) -> Result<bool> {
+        let is_here = match &self.place {
+            PartSource::Archive(members) => members.contains_key(&blob_path(digest)),
+            PartSource::Layout(layout, _) => layout.size(digest)?.is_some(),
+        };
+        Ok(is_here || self.staging.verified_size(digest)?.is_some())
     }
 
     fn file(&self, layout: &LayoutSource, moved: &Arc<AtomicU64>, name: &str) -> Result<(BlobDigest, u64)> {

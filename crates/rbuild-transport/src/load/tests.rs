@@ -2,7 +2,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rbuild_image::Platform;
-use rbuild_remedy::ImageRemedy;
+use rbuild_remedy::{ImageRemedy, Remedy, Warning};
 use rbuild_store::Store;
 use rbuild_testkit::{assert_recorded, message_row, variants};
 use serde_json::{Value, json};
@@ -187,7 +187,7 @@ fn a_docker_archive_is_loaded_in_every_form() {
         ("no images", json!(null), Ok(vec![])),
         ("missing", item("3/layer.tar", json!(["a:1"])), Err("1 layer is missing from the archive and the store")),
         ("bad name", item("1/layer.tar", json!(["A B"])), Err("A B")),
-        ("no list", json!({"Config": 1}), Err("cannot read manifest.json of the archive")),
+        ("no list", json!({"Config": 1}), Err("cannot read the image's manifest.json")),
     ] {
         let store = scratch.store(case);
         let archive = old.clone().with_manifest_json(&items).archive();
@@ -237,6 +237,77 @@ fn images_that_are_skipped_for_their_platform_are_a_warning() {
     assert_eq!(skipped.help, Some(ImageRemedy::SelectPlatform { platform: "linux/s390x".into() }.into()));
     let given = warnings("given", WantedPlatform::Given(HOST.parse().unwrap()));
     assert!(given.iter().all(|warning| !warning.text.contains("s390x")), "{given:?}");
+}
+
+/// Returns the texts of warnings, and the platforms that their hints select.
+fn told(warnings: &[Warning]) -> Vec<(String, Option<String>)> {
+    let selected = |help: &Option<Remedy>| match help {
+        Some(Remedy::Image(ImageRemedy::SelectPlatform { platform })) => Some(platform.clone()),
+        _ => None,
+    };
+    warnings.iter().map(|warning| (warning.text.clone(), selected(&warning.help))).collect()
+}
+
+#[test]
+fn platforms_without_content_are_not_suggested() {
+    let scratch = Scratch::new();
+    let mut fixture = Fixture::default();
+    let (one, arm) = (fixture.valid_image(HOST, "1"), fixture.valid_image("linux/arm64", "2"));
+    let (s390x, ppc) = (fixture.valid_image("linux/s390x", "3"), fixture.valid_image("linux/ppc64le", "4"));
+    let riscv = fixture.valid_image("linux/riscv64", "5");
+    fixture.files.remove(&blob_path(&s390x.manifest));
+    fixture.files.remove(&blob_path(&ppc.layer));
+    fixture.files.remove(&blob_path(&riscv.config));
+    let list = fixture.list(INDEX, &[one.entry, arm.entry, s390x.entry.clone(), ppc.entry.clone(), riscv.entry]);
+    let empty = fixture.list(INDEX, &[s390x.entry, ppc.entry]);
+    let absent = "has no image for linux/amd64; its index lists linux/ppc64le, linux/s390x without their content";
+    for (case, entries, expected) in [
+        (
+            "some",
+            vec![named(&list, TAG, "a:1"), named(&empty, TAG, "b:1")],
+            Ok(vec![
+                (format!("b:1 {absent}"), None),
+                (format!("images for linux/arm64 were not loaded, only those for {HOST}"), Some("linux/arm64".into())),
+            ]),
+        ),
+        ("all", vec![named(&empty, TAG, "b:1")], Err(absent.to_string())),
+    ] {
+        let fixture = fixture.clone().with_index(&entries);
+        let dir = scratch.0.join(case);
+        fixture.write(&dir);
+        let archive = load(&scratch.store(&format!("{case} 1")), &fixture.archive()[..], &host());
+        let layout = load_directory(&scratch.store(&format!("{case} 2")), &dir, &host(), &Arc::default());
+        for loaded in [archive, layout] {
+            match (loaded, &expected) {
+                (Ok(loaded), Ok(expected)) => assert_eq!(told(&loaded.warnings), *expected, "{case}"),
+                (Err(e), Err(message)) => {
+                    assert!(e.message().ends_with(message) && e.help().is_none(), "{case}: {}", e.message());
+                }
+                (loaded, _) => panic!("{case}: {loaded:?}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn a_warning_names_only_the_platforms_of_its_image() {
+    let scratch = Scratch::new();
+    let mut fixture = Fixture::default();
+    let (one, arm) = (fixture.valid_image(HOST, "1"), fixture.valid_image("linux/arm64", "2"));
+    let s390x = fixture.valid_image("linux/s390x", "3");
+    let list = fixture.list(INDEX, &[one.entry, arm.entry]);
+    let other = fixture.list(INDEX, &[s390x.entry]);
+    let entries =
+        [named(&list, TAG, "a:1"), named(&other, TAG, "b:1"), named(&other, TAG, "c:1"), named(&list, TAG, "d:1")];
+    let archive = fixture.with_index(&entries).archive();
+    let loaded = load(&scratch.store("store"), &archive[..], &host()).unwrap();
+    let none = |name: &str| format!("{name} has no image for {HOST}, only for linux/s390x");
+    let expected = [
+        (none("b:1"), Some("linux/s390x".into())),
+        (none("c:1"), Some("linux/s390x".into())),
+        (format!("images for linux/arm64 were not loaded, only those for {HOST}"), Some("linux/arm64".into())),
+    ];
+    assert_eq!(told(&loaded.warnings), expected);
 }
 
 #[test]
