@@ -32,7 +32,7 @@ pub use exports::{Export, Finished, FinishedImage, FinishedIndex, ImageForm, Req
 pub use images::copy_out::{CopiedTo, CopyTarget, copy_out};
 pub use images::diff::{Difference, EntryChange, FieldPath, first_difference};
 pub use images::import::{Import, import};
-pub use images::run::{Invocation, invoke};
+pub use images::run::{Invocation, command_line, invoke};
 pub use ops::container::limit_remedy;
 pub use ops::redact::SecretValues;
 pub use ops::ssh_keys::PrivateKey;

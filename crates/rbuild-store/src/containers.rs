@@ -24,6 +24,29 @@ pub struct Container {
     /// Name by which the image was specified; `None` in containers made by older versions.
     #[serde(default)]
     pub image_name: Option<String>,
+    /// Time of its creation in seconds since the Unix epoch; `None` as above.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub created: Option<i64>,
+    /// The command that it would run, with the entry point; `None` as above.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub command: Option<Vec<String>>,
+}
+
+/// A container to create.
+#[derive(Debug, Clone, Copy)]
+pub struct NewContainer<'a> {
+    /// Its name; `None` for a generated one.
+    pub name: Option<&'a str>,
+    /// Manifest of its image.
+    pub image: &'a ManifestDigest,
+    /// Name by which the image was specified.
+    pub image_name: &'a str,
+    /// The time in seconds since the Unix epoch.
+    pub created: i64,
+    /// The command that it would run, with the entry point.
+    pub command: &'a [String],
+    /// A text that no other container has.
+    pub salt: &'a str,
 }
 
 const DIR: &str = "containers";
@@ -35,20 +58,14 @@ pub struct Containers<'s> {
 }
 
 impl Containers<'_> {
-    /// Creates a container of the image, with a generated name if none is given. `image_name` is
-    /// the name by which the image was specified; `salt` must be unique.
+    /// Creates a container.
     ///
     /// # Errors
     ///
     /// Fails with [`StoreError::NameTaken`] if the name is in use, or if the document cannot be
     /// written.
-    pub fn create_container(
-        &self,
-        name: Option<&str>,
-        image: &ManifestDigest,
-        image_name: &str,
-        salt: &str,
-    ) -> Result<Container> {
+    pub fn create_container(&self, new: &NewContainer<'_>) -> Result<Container> {
+        let NewContainer { name, image, image_name, created, command, salt } = *new;
         let mut hasher = Hasher::new();
         hasher.field("container").field(image.bytes()).field(salt);
         let id: ContainerId = hasher.finish();
@@ -57,7 +74,8 @@ impl Containers<'_> {
         if self.list()?.iter().any(|c| c.name == name) {
             return Err(StoreError::NameTaken(name));
         }
-        let container = Container { id, name, image: *image, image_name: Some(image_name.to_string()) };
+        let (image_name, command) = (Some(image_name.to_string()), Some(command.to_vec()));
+        let container = Container { id, name, image: *image, image_name, created: Some(created), command };
         self.store.write_durable(DIR, &format!("{}.json", id.hex()), &container)?;
         Ok(container)
     }

@@ -9,6 +9,7 @@ use crate::gc::prune::Gc;
 use crate::images::Images;
 use crate::layers::Layers;
 use crate::logs::Logs;
+use crate::repo_digests::RepoDigests;
 use crate::secrets::SecretVerdicts;
 use crate::store::Store;
 use crate::trees::changes::ChangedTrees;
@@ -25,6 +26,11 @@ impl Store {
     /// Returns the images and their names.
     pub fn images(&self) -> Images<'_> {
         Images { store: self }
+    }
+
+    /// Returns the digests that images have in registries.
+    pub fn repo_digests(&self) -> RepoDigests<'_> {
+        RepoDigests { store: self }
     }
 
     /// Returns the containers that `create` made.

@@ -28,6 +28,8 @@ rbuild_image::id_type! {
     key SecretHash;
     /// Name of a note on a pulled image.
     key PulledName;
+    /// Name of a note on a pushed image.
+    key PushedName;
     /// Name of a note on a downloaded file.
     key DownloadName;
     /// Identifier of a lock that does not belong to an entry.

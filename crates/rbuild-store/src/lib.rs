@@ -19,6 +19,7 @@
 //!   trees/ID/remainder      metadata of the tree that its layer does not contain
 //!   trees/ID/leaning       references of a layer to the layers below it
 //!   trees/ID/listing       source files of a copy from the build context
+//!   trees/ID/warnings.json warnings of a copy, which are repeated when the tree is reused
 //!   trees/ID/secrets.json  secrets searched for in the tree, and those found
 //!   trees/ID/stand-ins     the tree may contain placeholders of devices
 //!   trees/ID/devices       the tree contains device nodes
@@ -37,6 +38,7 @@
 //!   mounts/HEX/            one cache mount
 //!   hashes/HEX             cached digests of build context files
 //!   pulled/HEX.json        the manifest that a name resolved to in its registry
+//!   pushed/HEX.json        the digest that an image was pushed as
 //!   downloads/HEX.json     URL or checksum -> a blob, with its validators
 //!   containers/HEX.json    a name for an image, made by `create`
 //!   logs/ID/               log of a build (build.json) and the output of its steps
@@ -68,6 +70,7 @@ mod modes;
 mod once;
 mod partial_blobs;
 mod pulled;
+mod repo_digests;
 mod secrets;
 mod staging;
 mod store;
@@ -80,7 +83,7 @@ pub use blobs::Blobs;
 pub use cache::inputs::{BuildIndex, FILES, FROM, IndexedStep, KeyInputs, KeyPart, KeyValue, PARENT, VARIABLE};
 pub use cache::records::{ForeignRecord, Record, RecordedImage, Records};
 pub use cache_mounts::{CacheMount, CacheMounts, CacheUse, CacheView};
-pub use containers::{Container, Containers};
+pub use containers::{Container, Containers, NewContainer};
 pub use downloads::{Download, Downloads, IncomingFile, ReceivedFile};
 pub use error::{Result, StoreError, remedy_of_kernel};
 pub use gc::budget::Budget;
@@ -98,6 +101,7 @@ pub use logs::{BuildLog, BuildStatus, LayerLog, LogLock, Logs, PhaseLog, StepLog
 pub use once::{Lock, Once, Session};
 pub use pulled::Pulled;
 pub use rbuild_linux::OwnerMode;
+pub use repo_digests::{RepoDigest, RepoDigests};
 pub use secrets::{SecretVerdicts, Verdict};
 pub use staging::{ResumedBlob, Staging, StagingBlob, StagingWatch};
 pub use store::Store;

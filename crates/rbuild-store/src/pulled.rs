@@ -10,6 +10,7 @@ use crate::error::Result;
 use crate::ids::PulledName;
 use crate::images::{Image, Images, NamedImage};
 use crate::modes;
+use crate::repo_digests::RepoDigest;
 
 /// Directory of the notes.
 const DIR: &str = "pulled";
@@ -109,8 +110,7 @@ impl Images<'_> {
         let (name, host) = (name.to_string(), Platform::host());
         let is_of_name =
             |note: &Note| note.pulled.resolved == *resolved && note.name.as_ref().is_some_and(|noted| *noted == name);
-        let kept: HashSet<ManifestDigest> =
-            self.list()?.iter().flat_map(|entry| entry.artifact.images().to_vec()).collect();
+        let kept = self.kept()?;
         let manifests =
             self.notes()?.into_iter().filter(|(_, note)| is_of_name(note)).map(|(_, note)| note.pulled.manifest);
         let rank = |manifest: ManifestDigest| {
@@ -152,10 +152,23 @@ impl Images<'_> {
         Ok(())
     }
 
+    /// Returns the digests that images were pulled by.
+    pub(crate) fn pulled_digests(&self) -> Result<Vec<RepoDigest>> {
+        let of_note = |note: Note| {
+            let name = note.name?.parse().ok()?;
+            Some(RepoDigest { name, digest: note.pulled.resolved, images: vec![note.pulled.manifest] })
+        };
+        Ok(self.notes()?.into_iter().filter_map(|(_, note)| of_note(note)).collect())
+    }
+
+    /// Returns the manifests of all images of the index.
+    pub(crate) fn kept(&self) -> Result<HashSet<ManifestDigest>> {
+        Ok(self.list()?.iter().flat_map(|entry| entry.artifact.images().to_vec()).collect())
+    }
+
     /// Removes the notes on images that no longer exist.
     pub(crate) fn forget_removed(&self) -> Result<()> {
-        let kept: HashSet<ManifestDigest> =
-            self.list()?.iter().flat_map(|entry| entry.artifact.images().to_vec()).collect();
+        let kept = self.kept()?;
         let notes = self.notes()?.into_iter().filter(|(_, note)| !kept.contains(&note.pulled.manifest));
         for (file, _) in notes {
             self.store.dir(DIR)?.remove_file(&file)?;

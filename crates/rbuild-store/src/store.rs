@@ -90,7 +90,7 @@ const FOREIGN_DIRS: [&str; 4] = ["blobs", "trees", "mounts", "tmp"];
 
 /// Directories in which [`Store::write`], [`Store::write_durable`] and the writers of notes create
 /// files.
-const DIRS_OF_DOCUMENTS: [&str; 11] = [
+const DIRS_OF_DOCUMENTS: [&str; 12] = [
     ".",
     "records",
     "results",
@@ -101,6 +101,7 @@ const DIRS_OF_DOCUMENTS: [&str; 11] = [
     "containers",
     "hashes",
     "pulled",
+    "pushed",
     "downloads",
 ];
 

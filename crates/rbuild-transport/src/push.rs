@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use rbuild_image::{BlobDigest, Descriptor, ManifestDigest, MediaType, Reference, digest_of};
 use rbuild_layer::LayerForm;
 use rbuild_registry::{Client, Repository};
-use rbuild_store::{Image, Store, Workspace};
+use rbuild_store::{Image, RepoDigest, Store, Workspace};
 
 use crate::blobs::{BlobInfo, BlobOrigin, BlobSink, Document, TransferProgress, copy_all, total_size};
 use crate::documents::{index_entry, index_of};
@@ -24,6 +24,8 @@ pub struct Outgoing {
     /// Manifests that the index refers to.
     below: Vec<Document>,
     blobs: Vec<BlobInfo>,
+    /// The manifests of the store.
+    images: Vec<ManifestDigest>,
 }
 
 /// Prepares an image for registries, given by the images of its platforms. Layers that are not
@@ -48,7 +50,8 @@ pub fn outgoing(store: &Store, platforms: &[Image], as_is: bool) -> Result<Outgo
             Document { media_type: MediaType::ImageIndex.to_string(), bytes: index_of(entries)? }
         }
     };
-    Ok(Outgoing { digest: top.digest().of_manifest(), top, below, blobs })
+    let images = platforms.iter().map(|image| image.manifest_digest).collect();
+    Ok(Outgoing { digest: top.digest().of_manifest(), top, below, blobs, images })
 }
 
 /// Returns the manifest of an image for registries, and adds its blobs to `blobs`.
@@ -96,13 +99,26 @@ pub fn check_push(client: &Client, name: &Reference) -> Result<()> {
 }
 
 /// Pushes an image under a name: blobs that the repository lacks, then the manifests. If the
-/// repository has the image, only the name is pushed.
+/// repository has the image, only the name is pushed. The store notes the digest.
 ///
 /// # Errors
 ///
-/// Fails if the registry fails or refuses, if the store lacks a blob, or if the name has a digest.
+/// Fails if the registry fails or refuses, if the store lacks a blob or cannot be written, or if
+/// the name has a digest.
 #[tracing::instrument(target = "transport", name = "push", level = "debug", skip_all, fields(%name))]
 pub fn push(
+    store: &Store,
+    client: &Client,
+    image: &Outgoing,
+    name: &Reference,
+    progress: &TransferProgress<'_>,
+) -> Result<()> {
+    send(store, client, image, name, progress)?;
+    let pushed = RepoDigest { name: name.clone(), digest: image.digest, images: image.images.clone() };
+    Ok(store.repo_digests().note_pushed(&pushed)?)
+}
+
+fn send(
     store: &Store,
     client: &Client,
     image: &Outgoing,

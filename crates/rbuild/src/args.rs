@@ -23,7 +23,7 @@ pub use registry::{LoginArgs, LogoutArgs, PullArgs, PushArgs, RegistryFlags};
 )]
 pub struct Cli {
     /// Directory of the store: images and build cache [default: $RBUILD_ROOT, else
-    /// ~/.local/share/rbuild]
+    /// $XDG_DATA_HOME/rbuild, else ~/.local/share/rbuild]
     #[arg(long, global = true, value_name = "DIR")]
     pub root: Option<PathBuf>,
     /// Set a limit on unpacked archives: entries, path, depth, bytes, header or ratio (for example
@@ -161,7 +161,7 @@ pub struct SaveArgs {
     /// Images to write
     #[arg(required = true, value_name = "IMAGE")]
     pub images: Vec<String>,
-    /// Output file [default: standard output]
+    /// Output file, or `-` for standard output [default: standard output]
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
     /// Archive format: docker-archive, oci-archive, or oci for a directory
@@ -177,7 +177,8 @@ pub struct SaveArgs {
 
 #[derive(Args)]
 pub struct LoadArgs {
-    /// Input file, http(s) URL or OCI layout directory [default: standard input]
+    /// Input file, http(s) URL, OCI layout directory, or `-` for standard input [default: standard
+    /// input]
     #[arg(short, long, value_name = "FILE")]
     pub input: Option<PathBuf>,
     /// Platform to load from a multi-platform image [default: that of this machine]
@@ -193,12 +194,12 @@ pub struct ImagesArgs {
     /// Show only this repository or name; may be a pattern
     pub name: Option<String>,
     /// Also list forms of named images that have no name themselves, such as compressed ones
-    #[arg(short, long, hide = true)]
+    #[arg(short, long)]
     pub all: bool,
     /// Print only IDs
     #[arg(short, long)]
     pub quiet: bool,
-    /// Show manifest digests
+    /// Show the digests of images in their registries
     #[arg(long)]
     pub digests: bool,
     /// Show the platforms of each image
@@ -485,7 +486,7 @@ impl IgnoredRunFlags {
 #[derive(Args)]
 #[command(override_usage = "rbuild create [OPTIONS] IMAGE [COMMAND]...")]
 pub struct CreateArgs {
-    /// Image of the container; a command after it is ignored, because nothing runs
+    /// Image of the container, and a command, which `ps` shows, but which is not run
     #[arg(required = true, trailing_var_arg = true, value_name = "IMAGE")]
     pub words: Vec<String>,
     /// Name of the container
@@ -516,7 +517,7 @@ pub struct IgnoredCreateFlags {
     #[arg(long, hide = true)]
     rm: bool,
     #[arg(long, hide = true)]
-    entrypoint: Option<String>,
+    pub entrypoint: Option<String>,
     #[arg(long, hide = true)]
     platform: Option<String>,
     #[arg(long, hide = true)]

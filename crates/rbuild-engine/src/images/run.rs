@@ -1,7 +1,7 @@
 //! `run`: runs one command in a container of an image, in the foreground. Changes to files are
 //! discarded.
 
-use rbuild_image::DEFAULT_PATH;
+use rbuild_image::{DEFAULT_PATH, RunConfig};
 use rbuild_linux::RootDir;
 use rbuild_plan::{NetworkMode, SecurityMode, Ulimit, Volume, VolumeId};
 use rbuild_remedy::{BuildRemedy, CommandRemedy, Remedy};
@@ -69,7 +69,7 @@ pub fn invoke(
     let request = RunRequest {
         files,
         mode: builder.isolation.runner_mode(),
-        args: command(invocation, &config.entrypoint, &config.cmd)?,
+        args: command(invocation, config)?,
         env: environment(invocation, &config.env, who.home.as_deref()),
         cwd,
         uid: who.uid,
@@ -122,16 +122,19 @@ fn identity(view: &RootDir, user: &str, builder: &Builder) -> Result<users::Iden
     }
 }
 
-fn command(
-    invocation: &Invocation,
-    entrypoint: &Option<Vec<String>>,
-    cmd: &Option<Vec<String>>,
-) -> Result<Vec<String>> {
-    let mut args = invocation.entrypoint.clone().or_else(|| entrypoint.clone()).unwrap_or_default();
-    match (&invocation.args[..], &invocation.entrypoint) {
-        ([], None) => args.extend(cmd.iter().flatten().cloned()),
-        (given, _) => args.extend(given.iter().cloned()),
-    }
+/// Returns the command of a container with its arguments; empty if there is none. `entrypoint`
+/// replaces that of the image, whose CMD then does not apply.
+pub fn command_line(config: &RunConfig, entrypoint: Option<&[String]>, given: &[String]) -> Vec<String> {
+    let arguments = match (given, entrypoint) {
+        ([], None) => config.cmd.as_deref().unwrap_or_default(),
+        (given, _) => given,
+    };
+    let program = entrypoint.or(config.entrypoint.as_deref()).unwrap_or_default();
+    [program, arguments].concat()
+}
+
+fn command(invocation: &Invocation, config: &RunConfig) -> Result<Vec<String>> {
+    let args = command_line(config, invocation.entrypoint.as_deref(), &invocation.args);
     if args.is_empty() {
         return Err(BuildError::Other {
             message: "no command given, and the image sets neither ENTRYPOINT nor CMD".into(),
@@ -185,9 +188,24 @@ mod tests {
             input: Input::Nothing,
             resolv_conf: String::new(),
         };
-        let errors = [command(&invocation, &None, &None).unwrap_err()];
+        let errors = [command(&invocation, &RunConfig::default()).unwrap_err()];
         assert_recorded!("no-command", variants!(BuildError).table(&errors, |e| e, BuildError::help));
-        let both = command(&invocation, &Some(vec!["/entry".into()]), &Some(vec!["cmd".into()])).unwrap();
-        assert_eq!(both, ["/entry", "cmd"]);
+    }
+
+    #[test]
+    fn flags_and_arguments_replace_the_command_of_an_image_as_in_docker() {
+        let words = |text: &str| text.split_whitespace().map(String::from).collect::<Vec<_>>();
+        let config =
+            RunConfig { entrypoint: Some(words("/entry -x")), cmd: Some(words("default")), ..RunConfig::default() };
+        for (entrypoint, given, expected) in [
+            (None, "", "/entry -x default"),
+            (None, "own words", "/entry -x own words"),
+            (Some("/bin/sh"), "", "/bin/sh"),
+            (Some("/bin/sh"), "-c x", "/bin/sh -c x"),
+            (Some(""), "true", "true"),
+        ] {
+            let entrypoint = entrypoint.map(words);
+            assert_eq!(command_line(&config, entrypoint.as_deref(), &words(given)), words(expected), "{expected}");
+        }
     }
 }

@@ -36,6 +36,8 @@ pub struct Checked {
     pub records: u64,
     /// Descriptions of damaged content, one sentence each. A repair has removed that content.
     pub damage: Vec<String>,
+    /// True if a repair removed images, or names of images.
+    pub lost_images: bool,
     /// Damage that could not be removed.
     pub unrepaired: Vec<CheckFailure>,
     /// Content that could not be read and so was not verified. It may be intact and is never
@@ -338,6 +340,7 @@ impl Gc<'_> {
         if repair && (lost.is_some() || !invalid.is_empty()) {
             self.store.images().replace_index(entries)?;
         }
+        checked.lost_images |= repair && (lost.is_some() || !invalid.is_empty());
         checked.damage.extend(lost.map(|lost| format!("{lost}; the names of all images are lost")));
         checked.damage.extend(invalid);
         self.check_named(repair, named, blobs, checked)
@@ -363,6 +366,7 @@ impl Gc<'_> {
         }
         if repair && !broken.is_empty() {
             self.store.images().forget(&broken)?;
+            checked.lost_images = true;
         }
         Ok(())
     }

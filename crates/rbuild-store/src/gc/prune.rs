@@ -134,6 +134,7 @@ impl Gc<'_> {
                 self.store.root.remove_all(OsStr::new(notes))?;
             }
             self.store.images().forget_removed()?;
+            self.store.repo_digests().forget_removed()?;
         }
         alone.end()?;
         Ok(freed)

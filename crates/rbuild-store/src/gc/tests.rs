@@ -12,6 +12,7 @@ use rbuild_linux::{OwnerMode, RootDir, Timestamp, remove_tree};
 use super::budget::Budget;
 use super::prune::{DanglingImages, Freed};
 use crate::cache_mounts::CacheUse;
+use crate::containers::NewContainer;
 use crate::error::StoreError;
 use crate::ids::{BuildId, BuildIndexName, CacheId, CacheKey, HashesName, ImageKey};
 use crate::staging::Staging;
@@ -357,7 +358,9 @@ fn fill_images(scene: &Scene) -> Vec<Row> {
     let [named, named_config, named_layer] = scene.image("named", Some("a:1"));
     let [dangling, _, dangling_layer] = scene.image("dangling", None);
     let [held, ..] = scene.image("held", None);
-    store.containers().create_container(None, &held.of_manifest(), "held", "salt").unwrap();
+    let image = held.of_manifest();
+    let new = NewContainer { name: None, image: &image, image_name: "held", created: 0, command: &[], salt: "salt" };
+    store.containers().create_container(&new).unwrap();
     let (live_tree, dead_tree) = (scene.layer("named"), scene.layer("dangling"));
     let [live_note, dead_note] = [&named_layer, &dangling_layer].map(|layer| {
         let diff_id = BlobDigest::of(b"content").of_plain_layer();

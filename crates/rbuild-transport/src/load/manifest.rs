@@ -11,7 +11,7 @@ use crate::load::members::IncomingParts;
 use crate::media_types::is_layer;
 
 /// Returns the digest in a descriptor.
-pub(super) fn named(d: &Descriptor) -> Result<BlobDigest> {
+pub(super) fn digest_in(d: &Descriptor) -> Result<BlobDigest> {
     digest_of(d).map_err(TransportError::document("a descriptor of the image"))
 }
 

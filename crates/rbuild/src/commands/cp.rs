@@ -4,18 +4,19 @@
 use std::io::{Read, Write};
 use std::path::Path;
 
-use rbuild_engine::{CopiedTo, CopyTarget, copy_out};
-use rbuild_image::{ManifestDigest, Reference};
+use rbuild_engine::{CopiedTo, CopyTarget, command_line, copy_out};
+use rbuild_image::{ManifestDigest, Reference, quote};
 use rbuild_linux::{Timestamp, quoted};
 use rbuild_sandbox::{Builder, SandboxError, enter};
-use rbuild_store::{Container, NamedImage, Store, StoreError};
+use rbuild_store::{Container, NamedImage, NewContainer, Store, StoreError};
 use serde_json::json;
 
 use crate::args::{ContainersArgs, CpArgs, CreateArgs, RmArgs};
-use crate::commands::images::bad_format;
+use crate::commands::images::{ago, bad_format};
 use crate::commands::in_builder::{exit_code, store_in, store_only};
 use crate::commands::named::{self, Purpose};
 use crate::commands::removing::removed_text;
+use crate::commands::run;
 use crate::exit::{Failure, code};
 use crate::input::output;
 use crate::input::settings::Settings;
@@ -23,15 +24,39 @@ use crate::template;
 use crate::ui::hints::{OutputRemedy, VerbRemedy};
 use crate::ui::terminal;
 
+/// Number of characters of a command in a table.
+const MAX_COMMAND: usize = 20;
+
 pub fn create(settings: &Settings, args: CreateArgs) -> Result<u8, Failure> {
     let store = settings.open()?;
     let (_, image) = named::find(&store, &args.words[0], Purpose::Use)?;
     let now = Timestamp::now();
     let salt = format!("{}.{:09} {}", now.sec, now.nsec, std::process::id());
-    let container =
-        store.containers().create_container(args.name.as_deref(), &image.manifest_digest, &args.words[0], &salt)?;
+    let entrypoint = args.left_out.entrypoint.map(run::entrypoint);
+    let command = command_line(&image.config.config, entrypoint.as_deref(), &args.words[1..]);
+    let container = store.containers().create_container(&NewContainer {
+        name: args.name.as_deref(),
+        image: &image.manifest_digest,
+        image_name: &args.words[0],
+        created: now.sec,
+        command: &command,
+        salt: &salt,
+    })?;
     terminal::out(&format!("{}\n", container.id.hex()));
     Ok(code::OK)
+}
+
+/// Formats a command as `docker ps` does: in quotes, and shortened unless it is shown as a whole.
+fn shown_command(command: &[String], whole: bool) -> String {
+    let argument = |(at, word): (usize, &String)| match at > 0 && word.contains(' ') {
+        true => format!("'{word}'"),
+        false => word.clone(),
+    };
+    let text = command.iter().enumerate().map(argument).collect::<Vec<_>>().join(" ");
+    quote(&match whole || text.chars().count() <= MAX_COMMAND {
+        true => text,
+        false => text.chars().take(MAX_COMMAND - 1).collect::<String>() + "…",
+    })
 }
 
 pub fn rm(settings: &Settings, args: RmArgs) -> Result<u8, Failure> {
@@ -61,10 +86,15 @@ pub fn list(settings: &Settings, args: ContainersArgs) -> Result<u8, Failure> {
     for container in store.containers().list()?.into_iter().filter(|_| args.all) {
         let name = container.image_name.clone().or_else(|| first_name(&images, &container));
         let id = container.id.hex();
+        let created = container.created.and_then(|time| jiff::Timestamp::from_second(time).ok());
+        let command = container.command.as_ref().map(|command| shown_command(command, args.no_trunc));
         rows.push(json!({
             "ID": if args.no_trunc { id } else { container.id.short() },
             "Image": name.unwrap_or_else(|| container.image.short()),
-            "Command": "", "CreatedAt": "", "RunningFor": "", "Status": "Created", "State": "created", "Ports": "",
+            "Command": command.unwrap_or_default(),
+            "CreatedAt": created.map(|time| time.to_string()).unwrap_or_default(),
+            "RunningFor": container.created.map(ago).unwrap_or_default(),
+            "Status": "Created", "State": "created", "Ports": "",
             "Names": container.name,
         }));
     }
@@ -209,4 +239,18 @@ fn source(store: &Store, text: &str) -> Result<Option<(ManifestDigest, String)>,
         }
     }
     Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_are_shown_as_in_docker() {
+        let words = |text: &str| text.split_whitespace().map(String::from).collect::<Vec<_>>();
+        let shell = ["sh".to_string(), "-c".to_string(), "echo a b && sleep 10".to_string()];
+        assert_eq!(shown_command(&shell, true), "\"sh -c 'echo a b && sleep 10'\"");
+        assert_eq!(shown_command(&shell, false), "\"sh -c 'echo a b && …\"");
+        assert_eq!(shown_command(&words("sleep 100"), false), "\"sleep 100\"");
+    }
 }

@@ -1,12 +1,12 @@
 //! Verbs that list, inspect and name images.
 
 use std::collections::hash_map::Entry;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::rc::Rc;
 
-use rbuild_image::{ImageId, ManifestDigest, Reference, ReferenceError, human_duration, human_size};
+use rbuild_image::{ImageId, ManifestDigest, Reference, human_duration, human_size};
 use rbuild_linux::Timestamp;
-use rbuild_store::{Artifact, Image, NamedImage, Store};
+use rbuild_store::{Artifact, Image, NamedImage, RepoDigest, Store};
 use serde_json::{Value, json};
 
 use crate::args::{HistoryArgs, ImagesArgs, InspectArgs, TagArgs};
@@ -54,6 +54,8 @@ struct ImageRow {
     name: Option<Reference>,
     image: Rc<Image>,
     artifact: Artifact,
+    /// Digest in the repository of the name.
+    repo_digest: Option<ManifestDigest>,
     size: u64,
 }
 
@@ -66,6 +68,10 @@ impl ImageRow {
         self.name.as_ref().and_then(|n| n.tag().map(str::to_string)).unwrap_or("<none>".into())
     }
 
+    fn digest(&self) -> String {
+        self.repo_digest.map_or("<none>".into(), |digest| digest.to_string())
+    }
+
     /// Returns the fields for templates.
     fn fields(&self, whole_ids: bool) -> Value {
         let size = human_size(self.size);
@@ -73,7 +79,7 @@ impl ImageRow {
             "Containers": "N/A",
             "CreatedAt": self.image.config.created.clone().unwrap_or_default(),
             "CreatedSince": since(self.image.config.created.as_deref()),
-            "Digest": self.artifact.digest().to_string(),
+            "Digest": self.digest(),
             "ID": id_text(&self.image.id, whole_ids),
             "Repository": self.repository(),
             "SharedSize": "N/A",
@@ -115,6 +121,7 @@ fn list(store: &Store, args: &ImagesArgs) -> Result<Vec<ImageRow>, Failure> {
     }
     let named = if args.all { HashSet::new() } else { ids_of_named(store, &entries, &known) };
     let (mut listed, mut sizes) = (Vec::new(), HashMap::new());
+    let repo_digests = store.repo_digests().list()?;
     for entry in entries {
         let image = &known[&entry.manifest];
         let is_other_form = entry.name.is_none() && named.contains(&image.id);
@@ -126,12 +133,26 @@ fn list(store: &Store, args: &ImagesArgs) -> Result<Vec<ImageRow>, Failure> {
             None => image_size(store, image)?,
         };
         sizes.insert(entry.manifest, size);
-        listed.push(ImageRow { name: entry.name, image: image.clone(), artifact: entry.artifact, size });
+        let repo_digest = repo_digest(&repo_digests, &entry);
+        listed.push(ImageRow { name: entry.name, image: image.clone(), artifact: entry.artifact, repo_digest, size });
     }
     // As in Docker, the newest image is first. The sort is stable: images of the same age keep the
     // order of the store.
     listed.sort_by_key(|l| std::cmp::Reverse(seconds(&l.image).unwrap_or(i64::MIN)));
     Ok(listed)
+}
+
+/// Returns the digest that an entry has in the repository of its name, or, without a name, in any.
+fn repo_digest(known: &[RepoDigest], entry: &NamedImage) -> Option<ManifestDigest> {
+    let is_same = |known: &&RepoDigest| match &entry.name {
+        Some(name) => known.name.familiar_name() == name.familiar_name(),
+        None => true,
+    };
+    let mut fitting: Vec<&RepoDigest> =
+        known.iter().filter(|known| known.is_of(entry.artifact.images())).filter(is_same).collect();
+    // The image may have been pushed to other tags in other forms.
+    fitting.sort_by_key(|known| entry.name.as_ref() != Some(&known.name));
+    fitting.first().map(|known| known.digest)
 }
 
 /// Returns the IDs of the images with a name. Another form of such an image in the store, for
@@ -165,7 +186,7 @@ fn table(listed: &[ImageRow], args: &ImagesArgs) -> String {
     headings.extend(["IMAGE ID", "CREATED", "SIZE"]);
     let row = |l: &ImageRow| {
         let mut row = vec![l.repository(), l.tag()];
-        row.extend(args.digests.then(|| l.artifact.digest().to_string()));
+        row.extend(args.digests.then(|| l.digest()));
         let created = since(l.image.config.created.as_deref());
         row.extend([id_text(&l.image.id, args.no_trunc), created, human_size(l.size)]);
         row
@@ -306,7 +327,7 @@ pub fn seconds(image: &Image) -> Option<i64> {
 
 pub fn history(settings: &Settings, args: HistoryArgs) -> Result<u8, Failure> {
     let store = settings.open()?;
-    let (_, image) = named::find(&store, &args.image, Purpose::Manage)?;
+    let (_, image) = named::find(&store, &args.image, Purpose::Use)?;
     let mut layers = image.layers()?.into_iter();
     let mut rows = Vec::new();
     for entry in &image.config.history {
@@ -348,7 +369,7 @@ pub fn inspect(settings: &Settings, args: InspectArgs) -> Result<u8, Failure> {
     let (mut all, mut missing) = (Vec::new(), Vec::new());
     for wanted in &args.images {
         // As in Docker, existing images are printed, followed by errors for the others.
-        let (_, image) = match named::find(&store, wanted, Purpose::Manage) {
+        let (_, image) = match named::find(&store, wanted, Purpose::Use) {
             Ok(found) => found,
             Err(failure) => {
                 missing.push(failure);
@@ -380,11 +401,14 @@ fn inspected(store: &Store, image: &Image) -> Result<Value, Failure> {
         .filter(|e| e.artifact.images().contains(&image.manifest_digest))
         .filter_map(|e| e.name.map(|n| n.familiar()))
         .collect();
+    let repo_digests = store.repo_digests().list()?;
+    let repo_digests = repo_digests.iter().filter(|known| known.is_of(&[image.manifest_digest]));
+    let repo_digests: BTreeSet<String> = repo_digests.map(RepoDigest::familiar).collect();
     let c = &image.config;
     Ok(json!({
         "Id": image.id.to_string(),
         "RepoTags": names,
-        "RepoDigests": [],
+        "RepoDigests": repo_digests,
         "Parent": "",
         "Comment": c.history.last().map_or("", |h| h.comment.as_str()),
         "Created": c.created,
@@ -414,9 +438,9 @@ fn fill_in(image: &mut Value) {
 }
 
 pub fn tag(settings: &Settings, args: TagArgs) -> Result<u8, Failure> {
-    let name: Reference = args.name.parse().map_err(|e: ReferenceError| Failure::usage(e.to_string()))?;
+    let name = value::image_name(&args.name)?;
     let store = settings.open()?;
-    let found = store.images().find(&args.image).map_err(named::missing(&store, &args.image, Purpose::Manage))?;
+    let found = store.images().find(&args.image).map_err(named::missing(&store, &args.image, Purpose::Use))?;
     store.images().tag(found.artifact.digest(), Some(&name))?;
     Ok(code::OK)
 }

@@ -9,9 +9,9 @@ use crate::ui::hints::{self, VerbRemedy};
 /// Purpose of a lookup, which determines the hint if there is no such image.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
-    /// The image is used. The hint suggests to pull, load or import it.
+    /// The image is used. The hint suggests to pull it.
     Use,
-    /// The image in the store is listed, tagged or removed. The hint suggests to list images.
+    /// The image is removed or compared with others of the store. The hint suggests to list images.
     Manage,
 }
 
@@ -48,7 +48,9 @@ pub fn no_image(store: &Store, wanted: &str, purpose: Purpose) -> Failure {
     };
     match names.iter().find(same_name).or_else(|| near(&bare)).or_else(|| near(&whole)).map(Reference::shortest) {
         Some(near) => failure.help(hints::did_you_mean(&near)),
-        None if purpose == Purpose::Manage => failure.help(VerbRemedy::ListImages),
-        None => failure.help(VerbRemedy::Pull { image: wanted.into() }),
+        None if purpose == Purpose::Use && reference.is_some() => {
+            failure.help(VerbRemedy::ListOrPull { image: wanted.into() })
+        }
+        None => failure.help(VerbRemedy::ListImages),
     }
 }

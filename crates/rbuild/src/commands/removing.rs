@@ -1,11 +1,13 @@
 //! Verbs that remove images and cache entries, and that measure and check the store.
 
+use std::collections::HashSet;
+
 use rbuild_engine::Warning;
 use rbuild_image::{ManifestDigest, human_size};
 use rbuild_linux::Timestamp;
 use rbuild_remedy::counted;
 use rbuild_sandbox::enter;
-use rbuild_store::{Budget, CheckFailure, Checked, DanglingImages, Freed, Image, StoreError};
+use rbuild_store::{Budget, CheckFailure, Checked, DanglingImages, Freed, Image, NamedImage, Store, StoreError};
 use serde_json::json;
 
 use crate::args::{DfArgs, FsckArgs, ImagePruneArgs, PruneArgs, RmiArgs};
@@ -68,14 +70,25 @@ pub fn image_prune(settings: &Settings, args: ImagePruneArgs) -> Result<u8, Fail
             gone.push(entry);
         }
     }
+    let removed = image_ids(&store, &gone);
     store.images().forget(&gone)?;
-    let left: Vec<ManifestDigest> = store.images().list()?.into_iter().map(|e| *e.artifact.digest()).collect();
-    gone.dedup_by_key(|e| *e.artifact.digest());
-    let deleted = gone.iter().map(|e| e.artifact.digest()).filter(|digest| !left.contains(digest));
-    deleted.for_each(|digest| text += &format!("deleted: {digest}\n"));
+    let left = image_ids(&store, &store.images().list()?);
+    let mut told = HashSet::new();
+    let deleted = removed.iter().filter(|id| !left.contains(id) && told.insert(*id));
+    deleted.for_each(|id| text += &format!("deleted: {id}\n"));
     let freed = store.gc().sweep_blobs()?;
     terminal::out(&removed_text("Deleted Images", &text, freed.bytes));
     Ok(code::OK)
+}
+
+/// Returns the IDs of the images of all platforms of entries. An image that cannot be read is
+/// identified by its manifest.
+fn image_ids(store: &Store, entries: &[NamedImage]) -> Vec<String> {
+    let id = |manifest: &ManifestDigest| match store.images().image(manifest) {
+        Ok(image) => image.id.to_string(),
+        Err(_) => manifest.to_string(),
+    };
+    entries.iter().flat_map(|entry| entry.artifact.images()).map(id).collect()
 }
 
 /// Formats the result of `image prune` and `container prune`: the removed entries, if any, and
@@ -217,6 +230,10 @@ pub fn fsck(settings: &Settings, args: FsckArgs) -> Result<u8, Failure> {
         terminal::err(&format!("{problem}\n"));
     }
     terminal::out(&checked_text(&found, args.repair));
+    if found.lost_images {
+        let text = "the repair removed images, or names of images, from the store".into();
+        terminal::warning(Warning { text, help: Some(Hint::from(VerbRemedy::ObtainAgain).into()) });
+    }
     let Some((problem, hint)) = fault(&found, args.repair) else { return Ok(code::OK) };
     terminal::error(problem, hint.as_ref());
     Ok(code::FAILED)
@@ -224,7 +241,7 @@ pub fn fsck(settings: &Settings, args: FsckArgs) -> Result<u8, Failure> {
 
 /// Formats the counts of a check.
 fn checked_text(found: &Checked, repair: bool) -> String {
-    let Checked { blobs, bytes, images, records, damage, unrepaired, unread } = found;
+    let Checked { blobs, bytes, images, records, damage, lost_images: _, unrepaired, unread } = found;
     format!(
         "Checked {} ({}), {}, {}: {}{}{}{}\n",
         counted(*blobs, "blob"),

@@ -66,7 +66,7 @@ fn invocation(
 ) -> Result<Invocation, Failure> {
     Ok(Invocation {
         args: args.words[1..].to_vec(),
-        entrypoint: args.entrypoint.map(|e| if e.is_empty() { Vec::new() } else { vec![e] }),
+        entrypoint: args.entrypoint.map(entrypoint),
         env: variables(&args.env_file, &args.env)?,
         user: args.user,
         cwd: args.workdir.map(|d| if d.starts_with('/') { d } else { format!("/{d}") }),
@@ -83,6 +83,11 @@ fn invocation(
         },
         resolv_conf: network::resolv_conf(carrier),
     })
+}
+
+/// Returns the words of `--entrypoint`. An empty value removes the entry point.
+pub fn entrypoint(program: String) -> Vec<String> {
+    if program.is_empty() { Vec::new() } else { vec![program] }
 }
 
 fn other_platform(image: &Platform, host: &Platform) -> String {
@@ -132,8 +137,9 @@ fn variables(files: &[PathBuf], flags: &[String]) -> Result<Vec<(String, String)
         let text = std::fs::read_to_string(path).map_err(|e| {
             Failure::usage(format!("cannot read --env-file {}: {}", quoted(path), flags::reason(&e))).because(&e)
         })?;
-        for (i, line) in text.trim_start_matches('\u{feff}').lines().enumerate() {
-            let line = line.trim_start();
+        // As in docker, one byte order mark is removed, and a CR at the end of the last line, too.
+        for (i, line) in text.strip_prefix('\u{feff}').unwrap_or(&text).split('\n').enumerate() {
+            let line = line.strip_suffix('\r').unwrap_or(line).trim_start();
             if line.is_empty() || line.starts_with('#') {
                 continue;
             }
@@ -222,6 +228,10 @@ mod tests {
             of("\u{feff}A=1\r\n \tB= 2 \n # C=3\n\nD=\"4\"\nRBUILD_UNSET_VARIABLE\n").unwrap(),
             "A=1\nB= 2 \nD=\"4\"\n"
         );
+        for (text, variables) in [("A=1\r", "A=1\n"), ("A=1\r\r\nB=2", "A=1\r\nB=2\n"), ("\r", "")] {
+            assert_eq!(of(text).as_deref(), Ok(variables), "{text:?}");
+        }
+        assert_eq!(of("\u{feff}\u{feff}A=1\n").as_deref(), Ok("\u{feff}A=1\n"));
         for (text, end) in [
             ("A = 1\n", "line 1: the name `A ` contains whitespace"),
             ("#\nA\t=1\n", "line 2: the name `A\t` contains whitespace"),

@@ -3,8 +3,10 @@
 use std::fmt;
 
 use rbuild_engine::PullPolicy;
+use rbuild_image::{Reference, ReferenceError};
 use rbuild_layer::Limits;
 use rbuild_plan::NetworkMode;
+use rbuild_remedy::{ImageRemedy, Remedy};
 use rbuild_sandbox::IsolationRequest;
 
 use crate::exit::Failure;
@@ -97,6 +99,25 @@ pub fn size(text: &str) -> Result<u64, BadValue> {
     rbuild_dockerfile::parse_size(text).filter(|size| *size > 0).ok_or_else(bad)
 }
 
+/// Parses the name of an image.
+pub fn image_name(text: &str) -> Result<Reference, Failure> {
+    text.parse().map_err(|e| invalid_name(text, &e))
+}
+
+/// Returns the failure for a text that is not the name of an image, with the name that was probably
+/// meant.
+pub fn invalid_name(text: &str, e: &ReferenceError) -> Failure {
+    let failure = Failure::usage(e.to_string());
+    let lower = text.to_lowercase();
+    if lower.parse::<Reference>().is_ok() {
+        return failure.help(hints::did_you_mean(&lower));
+    }
+    match text.contains('@') {
+        true => failure.help(ValueRemedy::DigestForm),
+        false => failure.help(Remedy::Image(ImageRemedy::CorrectName)),
+    }
+}
+
 /// Parses the value of a switch.
 pub fn switch(text: &str) -> Result<bool, BadValue> {
     let bad = || BadValue { problem: "unknown value".into(), hint: hints::suggestion(text, &["true", "false"]) };
@@ -149,6 +170,17 @@ mod tests {
         assert_eq!((pull("T"), pull("0")), (Ok(PullPolicy::Always), Ok(PullPolicy::Missing)));
         assert_eq!(isolation(""), Ok(IsolationRequest::Auto));
         assert!(size("0").is_err() && size("1x").is_err() && size("2k") == Ok(2048));
+    }
+
+    #[test]
+    fn invalid_names_of_images_have_a_hint() {
+        let hint = |text: &str| image_name(text).unwrap_err().help.unwrap().to_string();
+        assert_eq!(hint("UP"), "did you mean `up`?");
+        assert_eq!(hint("ghcr.io/Me/App:V1"), "did you mean `ghcr.io/me/app:v1`?");
+        let form = "use the form NAME@sha256: followed by the 64 digits of the digest";
+        assert_eq!((hint("a@sha256"), hint("a@sha256:12")), (form.to_string(), form.to_string()));
+        let name = "use the form NAME[:TAG] with a name in lower case, for example team/app:1.0";
+        assert_eq!((hint("a:b:c"), hint("A b")), (name.to_string(), name.to_string()));
     }
 
     #[test]

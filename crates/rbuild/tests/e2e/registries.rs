@@ -256,6 +256,49 @@ fn images_pulled_by_digest_are_found_again() {
 }
 
 #[test]
+fn digests_of_registries_are_those_of_pulls_and_pushes() {
+    let scene = Scene::with_image();
+    let (name, copy) = (scene.name("busybox:1"), scene.name("team/copy:2"));
+    let digest = |repository: &str, tag: &str| {
+        let state = scene.registry.state();
+        BlobDigest::of(&state.manifests[&(repository.to_string(), tag.to_string())].1).to_string()
+    };
+    let out = |args: &[&str]| scene.rbuild(args).ok().stdout;
+    let repo_digests = |image: &str| out(&["inspect", "-f", "{{range .RepoDigests}}{{println .}}{{end}}", image]);
+    let listed = |image: &str| out(&["images", "--format", "{{.Digest}}", image]);
+    out(&["pull", &name]);
+    let pulled = digest("busybox", "1");
+    assert_eq!(repo_digests(&name).trim(), format!("{}@{pulled}", scene.name("busybox")));
+    assert_eq!(listed(&name).trim(), pulled);
+    // The digest belongs to the repository: another name of the image has none.
+    out(&["tag", &name, &copy]);
+    assert_eq!(listed(&copy), "<none>\n");
+    // An image whose layers are compressed for the push has another manifest in the registry.
+    scene
+        .build(&format!("FROM {name}\nRUN echo x > /x\n"), &["-t", "own", "-o", "type=image,compression=uncompressed"])
+        .ok();
+    assert_eq!((repo_digests("own").trim(), listed("own").as_str()), ("", "<none>\n"));
+    let own = scene.name("team/own:1");
+    out(&["tag", "own", &own]);
+    out(&["push", &own]);
+    let pushed = digest("team/own", "1");
+    assert_eq!(listed(&own).trim(), pushed);
+    assert_eq!(listed("own"), "<none>\n");
+    let expected = format!("{}@{pushed}", scene.name("team/own"));
+    assert_eq!(repo_digests("own").trim(), expected);
+    assert!(out(&["images", "--digests"]).contains(&pushed));
+    // The digest can be pulled.
+    scene.forget(&own);
+    out(&["rmi", "-f", "own"]);
+    out(&["pull", &expected]);
+    assert_eq!(repo_digests(&expected).trim(), expected);
+    // A build that pushes its result does the same.
+    let built = scene.name("team/built:3");
+    scene.build(&format!("FROM {name}\nLABEL a=b\n"), &["-t", &built, "--push"]).ok();
+    assert_eq!(listed(&built).trim(), digest("team/built", "3"));
+}
+
+#[test]
 fn pull_selects_the_platform_of_an_index() {
     let scene = Scene::with_image();
     let manifest = scene.document("busybox", "1");

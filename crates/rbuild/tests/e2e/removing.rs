@@ -36,6 +36,24 @@ fn image_prune_removes_images_and_keeps_the_cache() {
 }
 
 #[test]
+fn image_prune_lists_each_image_once_by_its_id() {
+    let lab = Lab::new();
+    lab.write("Dockerfile", "FROM busybox\nRUN echo x > /x\n");
+    lab.rbuild(["build", "-o", "type=image,compression=zstd,name=a"]).ok();
+    lab.rbuild(["build", "-t", "b", "-t", "d"]).ok();
+    lab.rbuild(["tag", "busybox", "c"]).ok();
+    let id = |name: &str| lab.rbuild(["inspect", "-f", "{{.Id}}", name]).ok().stdout;
+    let (built, busybox) = (id("a"), id("busybox"));
+    assert_eq!(id("b"), built);
+    let said = lab.rbuild(["image", "prune", "-a"]).ok().stdout;
+    let mut deleted: Vec<&str> = said.lines().filter_map(|line| line.strip_prefix("deleted: ")).collect();
+    let mut expected = [built.trim(), busybox.trim()];
+    (deleted.sort(), expected.sort());
+    assert_eq!(deleted, expected, "{said}");
+    assert_eq!(said.matches("untagged: ").count(), 5, "{said}");
+}
+
+#[test]
 fn a_named_image_outlives_an_unnamed_one_with_its_id() {
     let lab = Lab::new();
     let dockerfile = "FROM busybox\nRUN echo x > /x\n";
@@ -62,6 +80,19 @@ fn containers_are_listed_and_pruned_as_in_docker() {
     assert_eq!(lab.rbuild(["ps", "-a", "-q"]).ok().stdout.trim(), &id[..12]);
     let listed = lab.rbuild(["container", "ls", "-a", "--format", "{{.ID}} {{.Image}} {{.Names}}", "--no-trunc"]).ok();
     assert_eq!(listed.stdout, format!("{} busybox c\n", id.trim()));
+    lab.rbuild(["create", "--name", "d", "--entrypoint", "sh", "busybox", "-c", "sleep 1; sleep 2"]).ok();
+    let listed = |args: &[&str]| {
+        let args = [&["ps", "-a", "--format", "{{.Names}} {{.Command}} {{.RunningFor}}"], args].concat();
+        let mut lines: Vec<String> = lab.rbuild(args).ok().stdout.lines().map(str::to_string).collect();
+        lines.sort();
+        lines
+    };
+    let ago = |line: &str| line.ends_with(" ago");
+    let lines = listed(&[]);
+    assert!(lines[1].starts_with("d \"sh -c 'sleep 1; sl…\" ") && lines.iter().all(|line| ago(line)), "{lines:?}");
+    let lines = listed(&["--no-trunc"]);
+    assert!(lines[1].starts_with("d \"sh -c 'sleep 1; sleep 2'\" "), "{lines:?}");
+    lab.rbuild(["rm", "d"]).ok();
     let output = lab.rbuild(["container", "prune", "-f"]).ok().stdout;
     assert_eq!(output, format!("Deleted Containers:\n{id}\nTotal reclaimed space: 0B\n"));
     assert_eq!(lab.rbuild(["container", "ls", "-aq"]).ok().stdout, "");

@@ -156,7 +156,7 @@ fn things_in_place_of_blobs_and_documents_are_reported_by_path_and_put_away() {
 
 #[test]
 fn files_in_place_of_directories_are_put_away() {
-    for dir in ["blobs", "blobs/sha256", "records", "tmp", "partial", "pulled"] {
+    for dir in ["blobs", "blobs/sha256", "records", "tmp", "partial", "pulled", "pushed"] {
         let (found, after, _) = repaired(&dir.replace('/', "-"), |place, _| {
             if place.join(dir).exists() {
                 std::fs::remove_dir_all(place.join(dir)).unwrap();

@@ -1,0 +1,163 @@
+//! Digests that images have in registries: those that they were pulled by or pushed as.
+
+use rbuild_image::{Hasher, ManifestDigest, Reference};
+use serde::{Deserialize, Serialize};
+
+use crate::error::Result;
+use crate::ids::PushedName;
+use crate::modes;
+use crate::store::Store;
+
+/// Directory of the notes on pushed images.
+pub(crate) const DIR: &str = "pushed";
+
+/// The digest of an image in a registry.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RepoDigest {
+    /// The name that it was pulled by or pushed as.
+    #[serde(with = "name_as_text")]
+    pub name: Reference,
+    /// Digest of the manifest or index in the registry. It differs from that of the store if the
+    /// image was compressed for the push, or if it is that of an index of which one platform was
+    /// pulled.
+    pub digest: ManifestDigest,
+    /// The manifests of the store.
+    pub images: Vec<ManifestDigest>,
+}
+
+impl RepoDigest {
+    /// Formats the repository and the digest as docker does.
+    pub fn familiar(&self) -> String {
+        format!("{}@{}", self.name.familiar_name(), self.digest)
+    }
+
+    /// Returns true if one of the manifests has this digest in the registry.
+    pub fn is_of(&self, images: &[ManifestDigest]) -> bool {
+        self.images.iter().any(|image| images.contains(image))
+    }
+}
+
+mod name_as_text {
+    use rbuild_image::Reference;
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub fn serialize<S: Serializer>(name: &Reference, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(name)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Reference, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+    }
+}
+
+fn file_of(name: &Reference, digest: &ManifestDigest) -> String {
+    let mut hasher = Hasher::new();
+    hasher.field("pushed 1").field(name.to_string()).field(digest.to_string());
+    format!("{}.json", hasher.finish::<PushedName>().hex())
+}
+
+/// The digests that images of a store have in registries.
+#[derive(Clone, Copy)]
+pub struct RepoDigests<'s> {
+    pub(crate) store: &'s Store,
+}
+
+impl RepoDigests<'_> {
+    /// Notes the digest that an image was pushed as.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the note cannot be written.
+    pub fn note_pushed(&self, pushed: &RepoDigest) -> Result<()> {
+        self.store.root.create_dir_all(DIR, modes::dir(), None, |_| ())?;
+        self.store.write(DIR, &file_of(&pushed.name, &pushed.digest), pushed)
+    }
+
+    /// Returns the digests of all images that the store has, sorted by name and digest.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the store cannot be read.
+    pub fn list(&self) -> Result<Vec<RepoDigest>> {
+        let kept = self.store.images().kept()?;
+        let mut all = self.pushed()?.into_iter().map(|(_, pushed)| pushed).collect::<Vec<_>>();
+        all.extend(self.store.images().pulled_digests()?);
+        all.retain(|known| known.images.iter().any(|image| kept.contains(image)));
+        all.sort_by(|a, b| (&a.name, &a.digest).cmp(&(&b.name, &b.digest)));
+        all.dedup();
+        Ok(all)
+    }
+
+    /// Removes the notes on images that no longer exist.
+    pub(crate) fn forget_removed(&self) -> Result<()> {
+        let kept = self.store.images().kept()?;
+        for (file, pushed) in self.pushed()? {
+            if !pushed.images.iter().any(|image| kept.contains(image)) {
+                self.store.dir(DIR)?.remove_file(&file)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the readable notes on pushed images with the names of their files.
+    fn pushed(&self) -> Result<Vec<(std::ffi::OsString, RepoDigest)>> {
+        if !self.store.root.exists(DIR)? {
+            return Ok(Vec::new());
+        }
+        let read = |name: std::ffi::OsString| {
+            let path = format!("{DIR}/{}", name.to_string_lossy());
+            self.store.read_if_whole::<RepoDigest>(&path).ok().flatten().map(|note| (name, note))
+        };
+        Ok(self.store.documents(DIR)?.into_iter().filter_map(|entry| read(entry.name)).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rbuild_image::{ImageConfig, MediaType, Platform, descriptor, manifest};
+
+    use super::*;
+    use crate::gc::prune::DanglingImages;
+    use crate::pulled::Pulled;
+    use crate::staging::Staging;
+    use crate::workspace::Workspace;
+
+    #[test]
+    fn digests_are_known_while_the_image_exists() {
+        let dir = std::env::temp_dir().join(format!("rbuild-repo-digests-{}", std::process::id()));
+        let store = Store::open(&dir).unwrap();
+        let name: Reference = "a.io/x:1".parse().unwrap();
+        let image = {
+            let work = Workspace::open(&store).unwrap();
+            let staging = Staging::open(&store, &work).unwrap();
+            let (id, size) = staging.put_document(&ImageConfig::empty(&Platform::host())).unwrap();
+            let manifest = manifest(descriptor(MediaType::ImageConfig, &id, size), Vec::new());
+            let manifest = staging.put_document(&manifest).unwrap().0.of_manifest();
+            staging.keep("pull", &[manifest], &[(manifest, Some(name.clone()))]).unwrap();
+            manifest
+        };
+        let note = |text: &[u8], images: &[ManifestDigest]| RepoDigest {
+            name: name.clone(),
+            digest: ManifestDigest::of(text),
+            images: images.to_vec(),
+        };
+        let index = ManifestDigest::of(b"index");
+        let (pushed, gone) = (note(b"compressed", &[image]), note(b"gone", &[index]));
+        let digests = store.repo_digests();
+        digests.note_pushed(&pushed).unwrap();
+        digests.note_pushed(&gone).unwrap();
+        store.images().note_pulled(&name, &Platform::host(), &Pulled { resolved: index, manifest: image }).unwrap();
+        let mut expected = vec![pushed.clone(), note(b"index", &[image])];
+        expected.sort_by_key(|known| known.digest);
+        assert_eq!(digests.list().unwrap(), expected);
+        assert_eq!(pushed.familiar(), format!("a.io/x@{}", ManifestDigest::of(b"compressed")));
+        // Notes on missing images are removed.
+        assert_eq!(digests.pushed().unwrap().len(), 2);
+        store.gc().prune(true, DanglingImages::Keep).unwrap();
+        assert_eq!(digests.pushed().unwrap().len(), 1);
+        store.images().untag("a.io/x:1", false).unwrap();
+        assert_eq!(digests.list().unwrap(), Vec::new());
+        drop(store);
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
+}
