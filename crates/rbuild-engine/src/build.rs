@@ -71,7 +71,7 @@ pub fn answer(prepared: &Prepared, request: &BuildRequest, store: &Store, events
             }
         }
     }
-    prepared.report_hits(events);
+    prepared.report_hits(store, events);
     // Losing the record only costs one explanation.
     let _ = prepared.remember(store, prepared.vertices.iter().map(|vertex| vertex.state.key()));
     sync_found(&unsynced, request, store)?;

@@ -5,6 +5,7 @@ pub(crate) mod copy;
 pub(crate) mod copy_error;
 pub(crate) mod copy_file;
 pub(crate) mod copy_step;
+pub(crate) mod copy_warnings;
 pub(crate) mod incremental_copy;
 pub(crate) mod redact;
 pub(crate) mod run;

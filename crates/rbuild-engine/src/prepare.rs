@@ -24,6 +24,7 @@ use crate::error::{BuildError, Result};
 use crate::event::{Event, StepOutcome, Warning};
 use crate::events::Events;
 use crate::export::secret_scan;
+use crate::ops::copy_warnings::CopyWarnings;
 use crate::prepare::downloads::DownloadedFiles;
 use crate::prepare::lookup::{LookedUp, Lookup, PreparedVertex};
 use crate::prepare::online::Online;
@@ -181,12 +182,15 @@ impl Prepared {
         Ok(())
     }
 
-    /// Reports the cached steps.
-    pub(crate) fn report_hits(&self, events: &Events) {
+    /// Reports the cached steps, with the warnings of copies.
+    pub(crate) fn report_hits(&self, store: &Store, events: &Events) {
         for (step, (vertex, found)) in self.graph.vertices.iter().zip(&self.vertices).enumerate() {
             if let Some(key) = found.state.key() {
                 events.send(Event::Started { step, label: vertex.name.to_string(), text: vertex.text.clone() });
                 events.send(Event::Reason { step, text: explain::hit(&key) });
+                if let (Step::Copy(copy), Some(tree)) = (&vertex.step, found.state.noted()) {
+                    CopyWarnings::of_tree(store, tree).send(copy, events);
+                }
                 events.send(Event::Done { step, outcome: StepOutcome::Cached, seconds: 0.0 });
             }
         }

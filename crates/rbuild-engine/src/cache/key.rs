@@ -6,6 +6,7 @@
 //! made the content.
 
 use std::collections::HashMap;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -440,6 +441,13 @@ pub fn source_error(e: SourceError, span: Span, from: Option<&str>) -> BuildErro
         SourceError::BadPattern(_) => d.help("write `[[]` for a bracket that is part of a name"),
         SourceError::CrossesLink { .. } => d.help("name the path that the link leads to"),
         SourceError::InStore(_) => d.help(Remedy::from(FileRemedy::MoveStore)),
+        // A path of the context; those of stages are always readable.
+        SourceError::Kernel(e) if e.kind() == io::ErrorKind::PermissionDenied && from.is_none() => {
+            match e.object().path() {
+                Some(path) => d.help(Remedy::from(FileRemedy::PermitOrIgnore { path: path.to_path_buf() })),
+                None => d,
+            }
+        }
         SourceError::Kernel(_) | SourceError::TooDeep(_) => d,
     }])
 }

@@ -71,7 +71,8 @@ pub fn copy_out(
     let stat = match view.stat(&wanted) {
         Ok(stat) => stat,
         Err(e) if e.is_not_found() => {
-            return Err(NotCopied::Missing(path).into());
+            let close = close_path(&view, &wanted);
+            return Err(NotCopied::Missing { path, close }.into());
         }
         Err(e) => return Err(fail()(e)),
     };
@@ -88,6 +89,15 @@ pub fn copy_out(
         CopyTarget::New { file, directory } => (source.copy_new(file.as_ref(), directory), directory.path()),
     };
     copied.map_err(|e| e.writing_to(&place))
+}
+
+/// Returns the most similar path in the directory of one that does not exist.
+fn close_path(view: &RootDir, wanted: &Path) -> Option<String> {
+    let (dir, name) = (wanted.parent()?, wanted.file_name()?.to_str()?);
+    let entries = view.sub(dir).and_then(|dir| dir.entries()).ok()?;
+    let names: Vec<String> = entries.into_iter().filter_map(|entry| entry.name.into_string().ok()).collect();
+    let close = rbuild_remedy::closest_file(name, &names)?;
+    Some(dir.join(close).to_string_lossy().into_owned())
 }
 
 fn writing(shown: &Path) -> impl FnOnce(rbuild_linux::Error) -> BuildError + use<> {
@@ -214,10 +224,13 @@ impl CopiedEntry<'_> {
 
 /// The reason why an entry cannot be copied to its destination. Paths are on this machine, unless
 /// stated otherwise.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 enum NotCopied<'a> {
-    /// The image has no file of that path.
-    Missing(&'a str),
+    /// The image has no file of that path, but perhaps one of a similar path.
+    Missing {
+        path: &'a str,
+        close: Option<String>,
+    },
     /// The path in the image ends in a slash, but is not a directory.
     NotDirectory(&'a str),
     /// The path in the image is a device, a FIFO or a socket.
@@ -231,7 +244,7 @@ enum NotCopied<'a> {
 impl From<NotCopied<'_>> for BuildError {
     fn from(reason: NotCopied<'_>) -> BuildError {
         let message = match &reason {
-            NotCopied::Missing(path) => format!("`{path}` does not exist in the image"),
+            NotCopied::Missing { path, .. } => format!("`{path}` does not exist in the image"),
             NotCopied::NotDirectory(path) => format!("`{path}` is not a directory in the image"),
             NotCopied::Special(path) => {
                 format!("{} is neither a file, a directory nor a symbolic link", quoted(path))
@@ -242,7 +255,8 @@ impl From<NotCopied<'_>> for BuildError {
             NotCopied::NotReplaced(path) => format!("{} is not a regular file and will not be replaced", quoted(path)),
         };
         let help = match reason {
-            NotCopied::Missing(_) => Some(Remedy::Image(ImageRemedy::ListFiles)),
+            NotCopied::Missing { close: Some(close), .. } => Some(Remedy::did_you_mean(close)),
+            NotCopied::Missing { close: None, .. } => Some(Remedy::Image(ImageRemedy::ListFiles)),
             NotCopied::NotDirectory(_) | NotCopied::Special(_) => None,
             NotCopied::NoDirectory(_) => Some(FileRemedy::CreateDirectory.into()),
             NotCopied::OverDirectory(_) | NotCopied::NotReplaced(_) => Some(FileRemedy::OtherDestination.into()),
@@ -262,7 +276,8 @@ mod tests {
     fn messages_are_as_recorded() {
         let path = Path::new("out/a");
         let reasons = [
-            NotCopied::Missing("/etc/nosuch"),
+            NotCopied::Missing { path: "/etc/nosuch", close: None },
+            NotCopied::Missing { path: "/etc/pasword", close: Some("/etc/passwd".into()) },
             NotCopied::NotDirectory("/etc/passwd/"),
             NotCopied::Special(Path::new("/dev/null")),
             NotCopied::NoDirectory(path),
@@ -273,7 +288,7 @@ mod tests {
         let variants =
             variants!(NotCopied { Missing, NotDirectory, Special, NoDirectory, OverDirectory, OverFile, NotReplaced });
         let words = |reason: &NotCopied<'_>| {
-            let e = BuildError::from(*reason);
+            let e = BuildError::from(reason.clone());
             format!("{e}\n  remedy: {:?}", e.help())
         };
         assert_recorded!("NotCopied", variants.words(&reasons, words));

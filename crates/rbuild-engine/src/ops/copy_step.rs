@@ -14,14 +14,13 @@ use crate::cache::key::{self, StageFiles, bad_exclusion, source_error};
 use crate::env::StepEnv;
 use crate::error::{BuildError, Result};
 use crate::error_context::ErrorContext;
-use crate::event::Event;
 use crate::exports::Squash;
 use crate::ops::copy::{CopySettings, SelectedFiles, StoredDownloads, copy};
 use crate::ops::copy_error::{CopyError, PathConflict, Reason};
+use crate::ops::copy_warnings::CopyWarnings;
 use crate::ops::incremental_copy::IncrementalCopy;
 use crate::ops::step_error::{Attempt, StepError};
 use crate::ops::users;
-use crate::warning::BuildWarning;
 
 pub(crate) fn copy_settings<'e>(env: &'e StepEnv<'_>) -> CopySettings<'e> {
     let downloaded = StoredDownloads { store: env.store, downloads: &env.prepared.downloads };
@@ -57,13 +56,12 @@ pub(crate) fn copy_step(
     incremental.defers = working.takes_files();
     let fail = |e| copy_error(env, id, step, e);
     let selected = files.map_or(&[][..], |files| files.selected);
-    for (source, _) in step.sources.iter().zip(selected).filter(|(_, selected)| selected.is_empty()) {
-        let Some(pattern) = source.pattern() else { continue };
-        env.events.send(Event::Warning(BuildWarning::NoMatch { pattern: pattern.text() }.into()));
-    }
-    if copy(step, files, &working.root, settings, Some(&mut incremental)).map_err(fail)? > 1 {
-        env.events.send(Event::Warning(BuildWarning::Overwritten { dest: &step.dest }.into()));
-    }
+    let mut warnings = CopyWarnings::of_sources(step, selected);
+    let copied = copy(step, files, &working.root, settings, Some(&mut incremental)).map_err(fail);
+    warnings.overwritten = copied.as_ref().is_ok_and(|to_one_file| *to_one_file > 1);
+    warnings.send(step, &env.events);
+    copied?;
+    warnings.put(env.store, dir)?;
     if let Some((source, _)) = &source {
         let write = Deferred { env, id, step, source: source.root, dir };
         write.write(&mut incremental, earlier.as_ref(), working, &path.join("fs"))?;

@@ -417,8 +417,10 @@ fn owner_help(env: &StepEnv<'_>, log: &[String]) -> Option<Remedy> {
 /// Returns true if a program printed that the kernel refuses an owner: chown(2) of an ID without a
 /// mapping fails with EINVAL.
 fn is_owner_refused(log: &[String]) -> bool {
-    let is_about_owner = |line: &str| line.contains("chown") || line.contains("chgrp") || line.contains("owner");
-    let refused = |line: &str| line.ends_with(": invalid argument") && is_about_owner(line);
+    const CHANGES: [&str; 7] =
+        ["chown", "chgrp", "ownership", "change owner", "set owner", "change group", "changing group"];
+    let is_change = |line: &str| CHANGES.iter().any(|words| line.contains(words));
+    let refused = |line: &str| line.ends_with(": invalid argument") && is_change(line);
     log.iter().any(|line| refused(line.trim_end().to_ascii_lowercase().as_str()))
 }
 
@@ -473,7 +475,12 @@ mod tests {
             ("chown: changing ownership of '/a': Invalid argument", true),
             ("tar: a: Cannot change ownership to uid 70000, gid 70000: Invalid argument", true),
             ("lchown /a: invalid argument", true),
+            ("install: cannot change owner and permissions of '/a': Invalid argument", true),
+            ("chgrp: changing group of '/a': Invalid argument", true),
+            ("cp: failed to preserve ownership for '/a': Invalid argument", true),
             ("mount: /a: Invalid argument", false),
+            ("owner: invalid argument", false),
+            ("app: the owner of the project: invalid argument", false),
             ("chown: /a: Operation not permitted", false),
         ] {
             assert_eq!(is_owner_refused(&["first".into(), line.into(), "last".into()]), is_refused, "{line}");

@@ -80,7 +80,7 @@ pub(crate) fn run(env: &StepEnv<'_>, pack: impl FnOnce(LayerQueue<'_>) + Send) -
     if runs_any {
         report_isolation(env);
     }
-    env.prepared.report_hits(&env.events);
+    env.prepared.report_hits(env.store, &env.events);
     let pool = rayon::ThreadPoolBuilder::new()
         .num_threads(env.request.jobs.max(1))
         .thread_name(|i| format!("step-{i}"))

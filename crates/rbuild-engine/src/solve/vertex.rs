@@ -18,6 +18,7 @@ use crate::env::StepEnv;
 use crate::error::{BuildError, Result};
 use crate::error_context::ErrorContext;
 use crate::event::{BuildPhase, Event, StepOutcome};
+use crate::ops::copy_warnings::CopyWarnings;
 use crate::ops::step_error::{Attempt, StepError};
 use crate::ops::{copy_step, run, run_mounts, workdir};
 use crate::prepare::online::reported;
@@ -90,6 +91,9 @@ fn find_or_execute_keyed(records: &StepRecords<'_>, taken: &[Selection]) -> Atte
     let hit = |key: &CacheKey| {
         tracing::debug!(target: "engine", key = key.short(), "cache hit");
         explain_key(explain::hit(key));
+        if let (Step::Copy(copy), Some(tree)) = (&env.graph().vertices[id].step, &env.done(id).tree) {
+            CopyWarnings::of_tree(env.store, tree).send(copy, &env.events);
+        }
     };
     if records.hit(&key)? {
         hit(&key);
