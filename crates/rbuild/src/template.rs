@@ -66,7 +66,7 @@ mod tests {
     fn data() -> Value {
         json!({
             "Id": "sha256:abc", "Size": 12, "None": null, "Yes": true,
-            "List": ["a", "b"],
+            "List": ["a", "b"], "Env": null, "Labels": null, "RepoDigests": [],
             "Config": { "Cmd": ["sh", "-c"], "Labels": { "one": "1", "two": "2" }, "Env": ["A=1", "B=2"] },
         })
     }
@@ -97,6 +97,11 @@ mod tests {
             ("{{truncate .Id 3}}{{println}}{{pad \"x\" 1 2}}|", "sha\n x  |"),
             ("{{`raw`}}{{\"\\t\"}}", "raw\t"),
             ("{{or .None \"default\"}}", "default"),
+            ("{{.Env}} {{.Labels}} {{.Labels.one}} {{.RepoDigests}}", "[] map[] <no value> []"),
+            ("{{json .Env}} {{.Labels | json}} {{json .RepoDigests}}", "null null []"),
+            ("{{len .Env}}{{len .Labels}} {{join .Env \",\"}}|{{index .Labels \"one\"}}|", "00 ||"),
+            ("{{range .Env}}x{{else}}none{{end}} {{with .Labels}}x{{else}}none{{end}}", "none none"),
+            ("{{$x := .Env}}{{$x}} {{printf \"%v\" .Labels}}", "[] map[]"),
         ] {
             let got = Template::parse(template).and_then(|t| t.render(&data()));
             assert_eq!(got.as_deref(), Ok(want), "{template}");

@@ -13,6 +13,12 @@ const OPEN: [&str; 6] = ["Labels", "Annotations", "ExposedPorts", "Volumes", "Op
 /// Text that Go prints for a missing key. It represents the missing value during evaluation.
 const NO_VALUE: &str = "<no value>";
 
+/// Fields that are lists in docker. One that is null prints as an empty list, as in Go.
+const LISTS: [&str; 10] =
+    ["Env", "Cmd", "Entrypoint", "OnBuild", "Shell", "RepoTags", "RepoDigests", "Layers", "Test", "Args"];
+/// Fields that are maps in docker. One that is null prints as an empty map, as in Go.
+const MAPS: [&str; 3] = ["Labels", "ExposedPorts", "Volumes"];
+
 const FUNCTIONS: [&str; 25] = [
     "and", "eq", "ge", "gt", "html", "index", "join", "json", "le", "len", "lower", "lt", "ne", "not", "or", "pad",
     "print", "printf", "println", "slice", "split", "title", "truncate", "upper", "urlquery",
@@ -92,21 +98,24 @@ impl RenderScope {
     }
 
     fn pipeline(&mut self, pipeline: &Pipeline, dot: &Value) -> Result<Value> {
-        let mut last: Option<Value> = None;
+        let mut last: Option<Evaluated> = None;
         for command in &pipeline.0 {
             last = Some(self.command(command, last, dot)?);
         }
-        Ok(last.unwrap_or(Value::Null))
+        Ok(last.map_or(Value::Null, Evaluated::typed))
     }
 
-    fn command(&mut self, command: &[Operand], piped: Option<Value>, dot: &Value) -> Result<Value> {
+    fn command(&mut self, command: &[Operand], piped: Option<Evaluated>, dot: &Value) -> Result<Evaluated> {
         if let Operand::Function(name) = &command[0] {
             let mut args = Vec::new();
             for operand in &command[1..] {
                 args.push(self.operand(operand, dot)?);
             }
             args.extend(piped);
-            return call(name, &args);
+            // In JSON, an empty list that does not exist is null.
+            let of_arg = if name == "json" { Evaluated::raw } else { Evaluated::typed };
+            let args: Vec<Value> = args.into_iter().map(of_arg).collect();
+            return call(name, &args).map(Evaluated::of);
         }
         match (command, piped) {
             ([one], None) => self.operand(one, dot),
@@ -114,10 +123,10 @@ impl RenderScope {
         }
     }
 
-    fn operand(&mut self, operand: &Operand, dot: &Value) -> Result<Value> {
+    fn operand(&mut self, operand: &Operand, dot: &Value) -> Result<Evaluated> {
         match operand {
-            Operand::Literal(value) => Ok(value.clone()),
-            Operand::Function(name) => call(name, &[]),
+            Operand::Literal(value) => Ok(Evaluated::of(value.clone())),
+            Operand::Function(name) => call(name, &[]).map(Evaluated::of),
             Operand::Path(root, path) => {
                 let value = match root {
                     Root::Dot => dot.clone(),
@@ -127,9 +136,42 @@ impl RenderScope {
                         None => return Err(TemplateError::NoVariable(name.clone())),
                     },
                 };
-                field(value, path)
+                let value = field(value, path)?;
+                let empty = path.last().map_or(Value::Null, |name| empty_of(name));
+                Ok(Evaluated { value, empty })
             }
         }
+    }
+}
+
+/// The value of an operand.
+struct Evaluated {
+    value: Value,
+    /// The value that null stands for.
+    empty: Value,
+}
+
+impl Evaluated {
+    fn of(value: Value) -> Evaluated {
+        Evaluated { value, empty: Value::Null }
+    }
+
+    fn raw(self) -> Value {
+        self.value
+    }
+
+    /// Returns the value, with an empty list or map in place of null where docker has one.
+    fn typed(self) -> Value {
+        if self.value.is_null() { self.empty } else { self.value }
+    }
+}
+
+/// Returns the value of a field that does not exist.
+fn empty_of(name: &str) -> Value {
+    match name {
+        name if LISTS.contains(&name) => Value::Array(Vec::new()),
+        name if MAPS.contains(&name) => Value::Object(serde_json::Map::new()),
+        _ => Value::Null,
     }
 }
 

@@ -165,7 +165,9 @@ fn cp_copies_files_out_of_images() {
     assert_eq!(lab.read("real"), "f\n");
     let listed = lab.sh("$RB cp x:1:/d - | tar -t | sort").ok().stdout;
     assert_eq!(listed, "d/\nd/f\nd/link\nd/sub/\nd/sub/g\n");
-    cp("x:1:/none", "n").fails(1, &["`/none` does not exist in the image"]);
+    cp("x:1:/none", "n").fails(1, &["`/none` does not exist in the image", "list the files with"]);
+    cp("x:1:/way/sbu", "n").fails(1, &["`/way/sbu` does not exist in the image", "did you mean `/d/sub`?"]);
+    cp("x:1:etc/pasword", "n").fails(1, &["`etc/pasword` does not exist in the image", "did you mean `/etc/passwd`?"]);
     cp("x:1:/d/f", "missing/").fails(1, &["does not exist"]);
     cp("y:/d", "n").fails(1, &["image `y` not found", "rbuild pull y"]);
     cp("x:1:d", "n").fails(2, &["is not IMAGE:/path", "write x:1:/d"]);
@@ -198,7 +200,8 @@ fn format_and_filter_work_as_in_docker() {
     let inspect = |format: &str| out(&["inspect", "-f", format, "app:1"]);
     assert_eq!(inspect("{{json .Config.Cmd}} {{index .Config.Labels \"team\"}}"), "[\"run\",\"it\"] a\n");
     assert_eq!(inspect("{{range .Config.Env}}{{println .}}{{end}}").lines().nth(1), Some("K=V"));
-    assert_eq!(inspect("{{.Config.Entrypoint}}{{.Config.User}}|{{len .RootFS.Layers}}"), "<nil>|1\n");
+    assert_eq!(inspect("{{.Config.Entrypoint}}{{.Config.User}}|{{len .RootFS.Layers}}"), "[]|1\n");
+    assert_eq!(inspect("{{.Config.Volumes}} {{json .Config.OnBuild}} {{.Config.Healthcheck}}"), "map[] null <nil>\n");
     assert_eq!(inspect("{{.Id}}").len(), 72);
     assert_eq!(out(&["history", "--format", "{{.CreatedBy}}", "app:1"]).lines().next(), Some("CMD [\"run\" \"it\"]"));
     lab.rbuild(["inspect", "-f", "{{.Confg}}", "app:1"]).fails(2, &["did you mean `Config`"]);
@@ -232,7 +235,9 @@ fn fsck_finds_and_repairs_damage() {
     .ok();
     lab.rbuild(["inspect", "--verify", "x"]).fails(1, &["layer"]);
     lab.rbuild(["fsck"]).fails(1, &["is corrupt", "image x:latest is incomplete", "fsck --repair"]);
-    lab.rbuild(["fsck", "--repair"]).ok();
+    let repaired = lab.rbuild(["fsck", "--repair"]).ok();
+    assert!(repaired.stderr.contains("hint: pull, load or build the images again"), "{}", repaired.stderr);
+    assert!(!lab.rbuild(["fsck", "--repair"]).ok().stderr.contains("hint"));
     assert!(lab.rbuild(["fsck"]).ok().stdout.contains(": 0 problems"));
     lab.rbuild(["inspect", "x"]).fails(1, &["image `x` not found"]);
     // The lost layer is built again.
