@@ -366,13 +366,13 @@ impl DockerfileParser {
             ("start-interval", Arity::One),
             ("retries", Arity::One),
         ];
-        let given = !flags.is_empty();
         let flags = Flags::check("HEALTHCHECK", flags, KNOWN, &mut self.errors);
         let (kind, rest) = split_keyword(rest);
         match kind.text.to_ascii_uppercase().as_str() {
-            "NONE" if rest.text.is_empty() && !given => Some(Op::Healthcheck(Healthcheck::None)),
+            // As in BuildKit, flags have no effect.
+            "NONE" if rest.text.is_empty() => Some(Op::Healthcheck(Healthcheck::None)),
             "NONE" => {
-                let d = Diagnostic::new(kind.span, "HEALTHCHECK NONE has neither flags nor arguments");
+                let d = Diagnostic::new(kind.span, "HEALTHCHECK NONE has no arguments");
                 self.error(d.help("use the form `HEALTHCHECK NONE`"));
                 None
             }

@@ -36,6 +36,17 @@ fn all_eighteen_instructions_parse() {
     assert_eq!((*interval, *retries), (90_000_000_000, 3));
 }
 
+/// BuildKit ignores the flags.
+#[test]
+fn healthcheck_none_may_have_flags() {
+    for line in ["HEALTHCHECK NONE", "HEALTHCHECK --interval=5s none", "HEALTHCHECK --retries=x NONE"] {
+        let f = file(&format!("FROM a\n{line}\n"));
+        let op = &f.stages[0].instructions[0].op;
+        assert!(matches!(op, Op::Healthcheck(Healthcheck::None)), "{line}: {op:?}");
+    }
+    assert_eq!(errors("FROM a\nHEALTHCHECK NONE x\n")[0].message, "HEALTHCHECK NONE has no arguments");
+}
+
 /// Returns the options of an instruction, each with the form of its value as far as the parser
 /// checks it, and `...` if it may be repeated.
 fn options_of(keyword: &str) -> Vec<String> {
