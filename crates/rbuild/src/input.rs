@@ -2,6 +2,7 @@
 
 pub mod config;
 pub mod context;
+pub mod file_names;
 pub mod flags;
 pub mod network;
 pub mod output;

@@ -19,7 +19,7 @@ pub fn failure(e: &clap::Error, verb: &str, words: &[OsString], misplaced: Optio
         return if given.starts_with('-') {
             unknown(verb, &given, misplaced, options_of(shown, &given))
         } else {
-            unexpected(verb, &given, misplaced)
+            unexpected(verb, &given, misplaced, words)
         };
     }
     let parser = clap_command::parser();
@@ -74,12 +74,38 @@ fn name(arg: &clap::Arg) -> String {
     }
 }
 
-fn unexpected(verb: &str, given: &str, misplaced: Option<&str>) -> Failure {
-    Failure::usage(format!("unexpected argument `{given}`")).help(match misplaced {
+fn unexpected(verb: &str, given: &str, misplaced: Option<&str>, words: &[OsString]) -> Failure {
+    let failure = Failure::usage(format!("unexpected argument `{given}`"));
+    if let Some(remedy) = words.iter().find_map(|word| detached(verb, word.to_str()?, words)) {
+        return failure.help(remedy);
+    }
+    failure.help(match misplaced {
         Some(verb) => UsageRemedy::PutFirst { verb: verb.into() },
         None if verb == "load" => UsageRemedy::PassArchive { file: given.into() },
         None => use_form(verb),
     })
+}
+
+/// Returns the remedy for a word of this process's command line that was probably meant as the
+/// value of the flag before it, which takes a value only after an equals sign.
+pub fn detached_value(verb: &str, value: &str) -> Option<UsageRemedy> {
+    detached(verb, value, &std::env::args_os().collect::<Vec<_>>())
+}
+
+fn detached(verb: &str, value: &str, words: &[OsString]) -> Option<UsageRemedy> {
+    let parser = clap_command::parser();
+    let page = parser.find_subcommand(verb)?;
+    let before = words.windows(2).filter(|pair| pair[1] == value).filter_map(|pair| pair[0].to_str());
+    let flag = before
+        .filter_map(|flag| Some((flag, flag.strip_prefix("--")?)))
+        .find(|(_, name)| page.get_arguments().any(|arg| arg.get_long() == Some(name) && arg.is_require_equals_set()));
+    let (flag, _) = flag?;
+    let line = ["rbuild".to_string(), verb.to_string(), format!("{flag}={value}")];
+    let is_value = match parser.try_get_matches_from(line) {
+        Ok(_) => true,
+        Err(e) => !matches!(e.kind(), ErrorKind::InvalidValue | ErrorKind::ValueValidation),
+    };
+    is_value.then(|| UsageRemedy::AttachValue { flag: flag.into(), value: value.into() })
 }
 
 /// Returns the remedy that names the help page with this flag.

@@ -168,15 +168,22 @@ fn resolve(mut argv: Vec<OsString>, as_docker: bool) -> Result<CommandLine, Fail
     let (first, second) = (word(0), word(1));
     let verb = match first.as_str() {
         "" if as_docker => return Ok(CommandLine::Help { verb: None, long: false }),
-        "" if argv.len() == at && !has_dockerfile() => {
+        "" if argv.len() == 1 && !has_dockerfile() => {
             crate::ui::terminal::err(&crate::cli::clap_command::help(None, false));
             return Err(Failure::usage("no Dockerfile in this directory").help(UsageRemedy::PassDockerfile));
         }
         "help" if !second.is_empty() && !second.starts_with('-') && !is_verb(&second) => return Err(unknown(&second)),
         "help" if GROUPS.iter().any(|(name, _)| *name == second) => {
-            return Ok(CommandLine::Answer { text: page_of_group(&second), note: String::new() });
+            no_more_words(&argv[..], at + 3)?;
+            return match word_of_group(&second, &word(2))? {
+                GroupWord::Verb(verb) if VERBS.contains(&verb) => {
+                    Ok(CommandLine::Help { verb: Some(verb.into()), long: true })
+                }
+                _ => Ok(CommandLine::Answer { text: page_of_group(&second), note: String::new() }),
+            };
         }
         "help" => {
+            no_more_words(&argv[..], at + 2)?;
             return Ok(CommandLine::Help { verb: Some(second).filter(|v| VERBS.contains(&v.as_str())), long: true });
         }
         "-h" | "--help" => return Ok(CommandLine::Help { verb: None, long: first == "--help" }),
@@ -208,6 +215,15 @@ fn resolve(mut argv: Vec<OsString>, as_docker: bool) -> Result<CommandLine, Fail
     };
     argv[at] = verb.into();
     Ok(CommandLine::Arguments { argv, verb: at })
+}
+
+/// Fails if there is a word at `from`, after a request for a help page.
+fn no_more_words(argv: &[OsString], from: usize) -> Result<(), Failure> {
+    match argv.get(from) {
+        Some(word) => Err(Failure::usage(format!("unexpected argument `{}`", word.to_string_lossy()))
+            .help(UsageRemedy::UseForm { form: "rbuild help [COMMAND]".into() })),
+        None => Ok(()),
+    }
 }
 
 /// Returns the index of the first argument that is not a global flag.
@@ -351,6 +367,33 @@ mod tests {
             ("rbuild --version", "rbuild --version"),
         ] {
             assert_eq!(run(typed, false).unwrap(), want);
+        }
+    }
+
+    #[test]
+    fn help_for_a_word_of_a_group_is_that_of_its_command() {
+        for (typed, want) in [
+            ("rbuild help buildx build", "help build"),
+            ("rbuild help image ls", "help images"),
+            ("rbuild help image prune", "help image-prune"),
+        ] {
+            assert_eq!(run(typed, false).unwrap(), want);
+        }
+        let group = run("rbuild help buildx", false).unwrap();
+        for word in ["create", "version", "--help"] {
+            assert_eq!(run(&format!("rbuild help buildx {word}"), false).unwrap(), group, "{word}");
+        }
+        for (typed, message, help) in [
+            (
+                "rbuild help buildx biuld",
+                "`buildx biuld` is not a command of rbuild",
+                "did you mean `rbuild buildx build`?",
+            ),
+            ("rbuild help buildx build x", "unexpected argument `x`", "use the form: rbuild help [COMMAND]"),
+            ("rbuild help save x", "unexpected argument `x`", "use the form: rbuild help [COMMAND]"),
+        ] {
+            let failure = run(typed, false).unwrap_err();
+            assert_eq!((failure.message.as_str(), failure.help.unwrap().to_string().as_str()), (message, help));
         }
     }
 

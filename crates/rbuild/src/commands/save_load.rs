@@ -7,7 +7,7 @@ use std::io::Read;
 use std::path::Path;
 
 use rbuild_engine::{BuildError, Import};
-use rbuild_image::{ImageConfig, Platform, PlatformError, Reference, ReferenceError, SourceUrl, hide_logins};
+use rbuild_image::{ImageConfig, Platform, PlatformError, Reference, SourceUrl, hide_logins};
 use rbuild_linux::quoted;
 use rbuild_remedy::{BuildRemedy, Remedy};
 use rbuild_store::{FoundImage, Store};
@@ -19,14 +19,21 @@ use crate::commands::transfer;
 use crate::exit::{Failure, code};
 use crate::input::settings::Settings;
 use crate::input::stdin::{self, StdinUse};
-use crate::input::{flags, output};
+use crate::input::{file_names, flags, output, value};
 use crate::ui::hints::{self, Hint, InputRemedy, OutputRemedy};
 use crate::ui::terminal;
 use crate::ui::transfer_bar::TransferBar;
 
 fn open(path: &Path) -> Result<File, Failure> {
-    File::open(path)
-        .map_err(|e| Failure::new(format!("cannot open {}: {}", quoted(path), flags::reason(&e))).because(&e))
+    File::open(path).map_err(|e| {
+        let failure = Failure::new(format!("cannot open {}: {}", quoted(path), flags::reason(&e)));
+        match e.kind() {
+            std::io::ErrorKind::NotFound => {
+                failure.help(file_names::instead_of(path, &file_names::beside(path), InputRemedy::CorrectPath))
+            }
+            _ => failure.because(&e),
+        }
+    })
 }
 
 /// Returns the name of a file in messages: a path, or a URL without login and query.
@@ -56,14 +63,18 @@ fn url(text: &str) -> Result<Option<SourceUrl>, Failure> {
     Ok(None)
 }
 
+/// Returns true for `-`, which stands for standard input or output.
+fn is_stdio(path: &Path) -> bool {
+    path.as_os_str() == "-"
+}
+
 /// Returns the size of a regular file in bytes; `None` for pipes and devices.
 fn size(file: &File) -> Option<u64> {
     file.metadata().ok().filter(std::fs::Metadata::is_file).map(|m| m.len())
 }
 
 pub fn import(settings: &Settings, args: ImportArgs) -> Result<u8, Failure> {
-    let name: Option<Reference> =
-        args.name.as_deref().map(str::parse).transpose().map_err(|e: ReferenceError| Failure::usage(e.to_string()))?;
+    let name: Option<Reference> = args.name.as_deref().map(value::image_name).transpose()?;
     let platform = match &args.platform {
         Some(text) => text.parse().map_err(|e: PlatformError| Failure::usage(e.to_string()))?,
         None => Platform::host(),
@@ -199,7 +210,7 @@ pub fn save(settings: &Settings, args: SaveArgs) -> Result<u8, Failure> {
         known.extend(rbuild_transport::archive_blobs(open(path)?, &path.display().to_string(), store.limits())?);
     }
     if args.format == "oci" {
-        let Some(path) = &args.output else {
+        let Some(path) = args.output.as_ref().filter(|path| !is_stdio(path)) else {
             return Err(Failure::usage("--format oci writes a directory, not to standard output")
                 .help(OutputRemedy::AddDirectory));
         };
@@ -209,8 +220,8 @@ pub fn save(settings: &Settings, args: SaveArgs) -> Result<u8, Failure> {
         return Ok(code::OK);
     }
     let dest = match &args.output {
-        Some(path) => output::archive(path)?,
-        None => output::stdout()?,
+        Some(path) if !is_stdio(path) => output::archive(path)?,
+        _ => output::stdout()?,
     };
     let bar = TransferBar::start("saving", Some(save_size(&store, &images, &known)?));
     rbuild_transport::save_to(&store, &images, &known, format, &dest, bar.moved())?;
@@ -231,14 +242,14 @@ pub fn load(settings: &Settings, args: LoadArgs) -> Result<u8, Failure> {
     let loaded = match &args.input {
         Some(path) if path.is_dir() => {
             let bar = TransferBar::start(&format!("loading {}", shown(&path.to_string_lossy())), None);
-            rbuild_transport::load_directory(&store, path, &wanted, bar.moved()).map_err(|e| e.of_archive(path))?
+            rbuild_transport::load_directory(&store, path, &wanted, bar.moved())?
         }
-        Some(path) => {
+        Some(path) if !is_stdio(path) => {
             let file = open_or_download(&store, &path.to_string_lossy())?;
             let bar = TransferBar::start(&format!("loading {}", shown(&path.to_string_lossy())), size(&file));
             rbuild_transport::load(&store, bar.reading(file), &wanted).map_err(|e| e.of_archive(path))?
         }
-        None => {
+        _ => {
             let bar = TransferBar::start("loading", None);
             rbuild_transport::load(&store, bar.reading(stdin::piped(StdinUse::Archive)?), &wanted)?
         }

@@ -4,9 +4,7 @@ use std::fs::File;
 use std::sync::OnceLock;
 use std::sync::atomic::AtomicU64;
 
-use rbuild_image::{
-    BlobDigest, ManifestDigest, Platform, PlatformError, Reference, ReferenceError, SourceUrl, human_size,
-};
+use rbuild_image::{BlobDigest, ManifestDigest, Platform, PlatformError, Reference, SourceUrl, human_size};
 use rbuild_registry::Client;
 use rbuild_store::{Download, Image, Store};
 use rbuild_transport::{BlobOrigin, DownloadRequest, PulledImage, TransferProgress, TransportError, outgoing};
@@ -15,7 +13,7 @@ use crate::args::{PullArgs, PushArgs, RegistryFlags};
 use crate::commands::named::{self, Purpose};
 use crate::exit::{Failure, code};
 use crate::input::settings::Settings;
-use crate::input::{output, registry};
+use crate::input::{output, registry, value};
 use crate::ui::terminal;
 use crate::ui::transfer_bar::TransferBar;
 
@@ -67,6 +65,15 @@ fn arrival(done: &str, size: u64, origin: BlobOrigin) -> String {
     }
 }
 
+/// Returns the name of an image that is pulled, with its platform if that is not the one of this
+/// machine.
+pub fn shown_name(name: &Reference, platform: &Platform) -> String {
+    match platform == &Platform::host() {
+        true => name.familiar(),
+        false => format!("{} ({platform})", name.familiar()),
+    }
+}
+
 /// Pulls an image and reports the result.
 fn pull_one(
     store: &Store,
@@ -75,12 +82,12 @@ fn pull_one(
     platform: &Platform,
     show: Show,
 ) -> Result<PulledImage, TransportError> {
+    let doing = format!("pulling {}", shown_name(name, platform));
     if show != Show::Nothing {
-        terminal::err(&format!("pulling {}\n", name.familiar()));
+        terminal::err(&format!("{doing}\n"));
     }
-    let pulled = shown(show, &format!("pulling {}", name.familiar()), "pulled", |progress| {
-        rbuild_transport::pull(store, client, name, platform, progress)
-    })?;
+    let pulled =
+        shown(show, &doing, "pulled", |progress| rbuild_transport::pull(store, client, name, platform, progress))?;
     pulled.warnings.iter().for_each(|warning| terminal::warning(warning.as_str()));
     if show != Show::Nothing {
         pulled.lost.iter().for_each(|lost| terminal::err(&format!("note: {lost}\n")));
@@ -109,16 +116,12 @@ pub fn download_once(store: &Store, url: &SourceUrl) -> Result<File, Failure> {
     })?)
 }
 
-fn parse(name: &str) -> Result<Reference, Failure> {
-    name.parse().map_err(|e: ReferenceError| Failure::usage(e.to_string()))
-}
-
 pub fn pull(settings: &Settings, args: PullArgs) -> Result<u8, Failure> {
     let platform = match &args.platform {
         Some(text) => text.parse().map_err(|e: PlatformError| Failure::usage(e.to_string()))?,
         None => Platform::host(),
     };
-    let names = args.images.iter().map(|name| parse(name)).collect::<Result<Vec<_>, _>>()?;
+    let names = args.images.iter().map(|name| value::image_name(name)).collect::<Result<Vec<_>, _>>()?;
     let store = settings.open()?;
     let client = registry::client_of(&args.registry, &names, args.quiet)?;
     let show = Show::new(args.quiet);
@@ -170,12 +173,12 @@ pub fn push_all(
 
 pub fn push(settings: &Settings, args: PushArgs) -> Result<u8, Failure> {
     let names = match &args.target[..] {
-        [] => vec![parse(&args.image)?],
-        targets => targets.iter().map(|name| parse(name)).collect::<Result<Vec<_>, _>>()?,
+        [] => vec![value::image_name(&args.image)?],
+        targets => targets.iter().map(|name| value::image_name(name)).collect::<Result<Vec<_>, _>>()?,
     };
     let digest_file = args.digestfile.as_ref().map(|path| output::file("the digest file", path)).transpose()?;
     let store = settings.open()?;
-    let found = store.images().find(&args.image).map_err(named::missing(&store, &args.image, Purpose::Manage))?;
+    let found = store.images().find(&args.image).map_err(named::missing(&store, &args.image, Purpose::Use))?;
     let images =
         found.artifact.images().iter().map(|image| store.images().image(image)).collect::<Result<Vec<_>, _>>()?;
     let client = registry::client_of(&args.registry, &names, args.quiet)?;

@@ -13,10 +13,12 @@ use rbuild_source::{Owner, SourceError, SourceTree};
 use rbuild_store::{Store, Workspace};
 
 use crate::args::BuildArgs;
+use crate::cli::usage;
 use crate::exit::Failure;
-use crate::input::flags;
 use crate::input::stdin::{self, StdinUse};
-use crate::ui::hints::{self, InputRemedy, UsageRemedy};
+use crate::input::value;
+use crate::input::{file_names, flags};
+use crate::ui::hints::{Hint, InputRemedy, UsageRemedy};
 use crate::ui::terminal;
 
 mod remote;
@@ -75,7 +77,10 @@ pub fn main(args: &BuildArgs, store: &Store, fetch: &FetchFile<'_>) -> Result<Ma
     if is_remote(text) {
         return Err(remote::unsupported("the context", text));
     }
-    let path = directory(text)?;
+    let path = directory(text).map_err(|failure| match usage::detached_value("build", text) {
+        Some(remedy) => failure.help(remedy),
+        None => failure,
+    })?;
     let Some(OuterDockerfile { name, bytes }) = inputs.outer_dockerfile()? else { return from_directory(args, path) };
     let ignore = match &args.ignorefile {
         Some(file) => Some(given_ignore(file)?),
@@ -194,7 +199,7 @@ fn from_directory(args: &BuildArgs, context: PathBuf) -> Result<MainContext, Fai
         None => (std::fs::read(&path), outer_ignore(&ignore_path(&path))?),
     };
     let dockerfile = dockerfile.map_err(|e| {
-        let failure = no_dockerfile(&shown, &e, &names_beside(&shown));
+        let failure = no_dockerfile(&shown, &e, &file_names::beside(Path::new(&shown)));
         let in_context = Path::new(&args.context).join(&path);
         match e.kind() {
             std::io::ErrorKind::NotFound if args.context != "." && path.is_relative() && in_context.is_file() => {
@@ -247,25 +252,11 @@ fn not_found() -> std::io::Error {
 /// ENOENT.
 const NO_ENTRY: i32 = 2;
 
-/// Returns the names in the directory of a file of this machine.
-fn names_beside(file: &str) -> Vec<String> {
-    let dir = Path::new(file).parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let found = std::fs::read_dir(dir).into_iter().flatten().flatten();
-    found.filter_map(|entry| entry.file_name().into_string().ok()).collect()
-}
-
 /// Returns the failure for a Dockerfile that cannot be read. `names` are those in its directory.
 fn no_dockerfile(shown: &str, e: &std::io::Error, names: &[String]) -> Failure {
     match e.kind() {
         std::io::ErrorKind::NotFound => {
-            let path = Path::new(shown);
-            let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-            let close = rbuild_dockerfile::closest(name, names.iter().map(String::as_str));
-            let help = match close {
-                Some(close) => hints::did_you_mean(dir.join(close).display().to_string().trim_start_matches("./")),
-                None => InputRemedy::PassDockerfile.into(),
-            };
+            let help = file_names::instead_of(Path::new(shown), names, InputRemedy::PassDockerfile);
             Failure::new(format!("the Dockerfile {} does not exist", quoted(shown))).help(help)
         }
         _ => Failure::new(format!("cannot read the Dockerfile {}: {}", quoted(shown), flags::reason(e))).because(e),
@@ -327,7 +318,7 @@ fn dockerfile_in(dir: &RootDir, file: Option<&str>) -> Result<OuterDockerfile, F
     };
     // An absolute path names a file on this machine, not in the archive.
     let bytes = if name.starts_with('/') {
-        std::fs::read(&name).map_err(|e| no_dockerfile(&name, &e, &names_beside(&name)))?
+        std::fs::read(&name).map_err(|e| no_dockerfile(&name, &e, &file_names::beside(Path::new(&name))))?
     } else {
         let read = untrusted::read(dir, Path::new(&name), &format!("the Dockerfile {}", quoted(&name)))?;
         let names = || {
@@ -427,7 +418,11 @@ pub fn named(
         let source = match value.split_once("://") {
             Some(("docker-image", "scratch")) => ContextSource::Scratch,
             Some(("docker-image", image)) => {
-                ContextSource::Image(WrittenImage::parse(image).map_err(|e| bad(e.to_string()))?)
+                let invalid = |e| {
+                    let failure = value::invalid_name(image, &e);
+                    Failure { help: failure.help, ..bad(failure.message) }
+                };
+                ContextSource::Image(WrittenImage::parse(image).map_err(invalid)?)
             }
             Some(("oci-layout", layout)) => {
                 let own = name.split_once("::").and_then(|(_, platform)| platform.parse().ok());
@@ -445,7 +440,11 @@ pub fn named(
                     let failure = bad("remote contexts of this kind are not supported yet".into());
                     return Err(failure.help(InputRemedy::DownloadDirectory));
                 } else {
-                    let path = directory(value).map_err(|f| Failure { help: f.help.clone(), ..bad(f.message) })?;
+                    let refused = |failure: Failure| {
+                        let help = image_instead(name, value).map(Hint::from).or(failure.help);
+                        Failure { help, ..bad(failure.message) }
+                    };
+                    let path = directory(value).map_err(refused)?;
                     let ignore = ignore_of(&open(&path)?, value)?;
                     ContextSource::Directory(ContextDir { path, ignore })
                 }
@@ -454,6 +453,13 @@ pub fn named(
         named.contexts.push(NamedContext { name: name.to_string(), source });
     }
     Ok(named)
+}
+
+/// Returns the remedy for a named context that is no directory, but may be the name of an image.
+fn image_instead(name: &str, value: &str) -> Option<InputRemedy> {
+    let is_path = value.starts_with(['.', '/']) || value.ends_with('/') || Path::new(value).exists();
+    let is_image = !is_path && WrittenImage::parse(value).is_ok();
+    is_image.then(|| InputRemedy::PassDirectoryOrImage { name: name.into(), image: value.into() })
 }
 
 /// Loads `DIR[:TAG|@DIGEST]` into the store and returns the image.

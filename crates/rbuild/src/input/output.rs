@@ -138,12 +138,12 @@ impl Fields {
             "dest" => self.dest = Some(value.to_string()),
             "name" => {
                 for name in value.split(',').filter(|n| !n.is_empty()) {
-                    self.names.push(name.parse().map_err(|e: rbuild_image::ReferenceError| bad(e.to_string()))?);
+                    self.names.push(value::image_name(name)?);
                 }
             }
             "tar" => self.tar = switch()?,
             // The supported value is the default behavior.
-            "oci-mediatypes" if switch().is_ok_and(|on| on) => {}
+            "oci-mediatypes" if switch()? => {}
             "push" => self.push |= switch()?,
             "rewrite-timestamp" => self.form.late_times = !switch()?,
             "force-compression" => self.form.force = switch()?,
@@ -152,7 +152,16 @@ impl Fields {
                 let level = value.parse().map_err(|_| bad(format!("`{value}` is not a compression level")))?;
                 self.level = Some(level);
             }
-            "mode" if value == "copy" || value == "delete" => self.delete = value == "delete",
+            "mode" => {
+                self.delete = match value {
+                    "copy" => false,
+                    "delete" => true,
+                    other => {
+                        let failure = bad(format!("unknown mode `{other}`"));
+                        return Err(failure.help(hints::suggestion(other, &["copy", "delete"])));
+                    }
+                }
+            }
             "platform-split" => {
                 self.split = if switch()? { Split::Always } else { Split::Never };
             }
@@ -293,7 +302,7 @@ impl ParsedOutput {
     /// destination.
     fn directory(&self, missing: &str) -> Result<Directory, Failure> {
         match self.dest.as_deref() {
-            None => Err(Failure::usage(missing)),
+            None => Err(Failure::usage(missing).help(OutputRemedy::AddDestination)),
             Some("-") => {
                 Err(Failure::usage("a directory cannot be written to standard output").help(OutputRemedy::WriteTar))
             }
@@ -419,6 +428,10 @@ mod tests {
             ("type=cacheonly,dest=x", "writes nothing and has no dest"),
             ("", "--output '': "),
             ("type=registry,dest=x", "has no dest pass its name with name=NAME"),
+            ("type=local,dest=x,mode=merge", "unknown mode `merge` use copy or delete"),
+            ("type=local,dest=x,mode=deleet", "unknown mode `deleet` did you mean `delete`"),
+            ("type=oci,oci-mediatypes=maybe", "`oci-mediatypes=maybe`"),
+            ("type=oci,oci-mediatypes=false", "`oci-mediatypes=false` is not supported yet"),
             ("type=oci,compression=gizp", "unknown compression `gizp` did you mean `gzip`"),
         ] {
             let Err(f) = parse(text) else { panic!("{text}") };

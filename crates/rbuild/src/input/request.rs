@@ -4,10 +4,9 @@
 use std::collections::HashSet;
 
 use rbuild_engine::{BuildRequest, Export, SecretValues, Squash, Warning};
-use rbuild_image::{Platform, Reference, ReferenceError, SourceUrl};
+use rbuild_image::{Platform, Reference, SourceUrl};
 use rbuild_linux::Timestamp;
 use rbuild_plan::{NamedContext, NetworkMode, NoCache, Parameters};
-use rbuild_remedy::{ImageRemedy, Remedy};
 use rbuild_store::{BuildId, Download, Store, Workspace};
 
 use crate::args::BuildArgs;
@@ -117,8 +116,7 @@ fn warn_of_swallowed_context(args: &BuildArgs) {
 }
 
 fn tags(given: &[String]) -> Result<Vec<Reference>, Failure> {
-    let invalid = |e: ReferenceError| Failure::usage(e.to_string()).help(Remedy::Image(ImageRemedy::CorrectName));
-    given.iter().map(|tag| tag.parse().map_err(invalid)).collect()
+    given.iter().map(|tag| value::image_name(tag)).collect()
 }
 
 /// Returns the parameters of the plan that flags and environment variables set.

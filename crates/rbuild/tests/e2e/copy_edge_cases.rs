@@ -73,6 +73,50 @@ fn a_copy_never_replaces_a_directory_by_a_file_or_vice_versa() {
 }
 
 #[test]
+fn warnings_of_a_copy_are_repeated_on_a_cache_hit() {
+    let lab = Lab::new();
+    lab.write("a", "1").write("b", "2");
+    let file = "FROM busybox AS s\nCOPY a b /f\nCOPY a non[e] /d/\n\
+                FROM busybox\nCOPY --from=s /f /d/a /g\nCOPY --from=s /f /no* /e/\n";
+    let warnings = |file: &str| {
+        let said = lab.build(file, &[]).ok().stderr;
+        let warnings = said.lines().filter(|line| line.starts_with("warning: ")).map(str::to_string);
+        let mut warnings: Vec<String> = warnings.collect();
+        warnings.sort();
+        warnings
+    };
+    let overwritten =
+        |dest: &str| format!("warning: `{dest}` was overwritten by every source; only the last one remains");
+    let unmatched = |pattern: &str| format!("warning: no file matches `{pattern}`; nothing was copied for it");
+    let mut expected = [overwritten("/f"), overwritten("/g"), unmatched("non[e]"), unmatched("/no*")];
+    expected.sort();
+    assert_eq!(warnings(file), expected);
+    // Nothing runs: the cache answers.
+    assert_eq!(warnings(file), expected);
+    // Something else runs.
+    assert_eq!(warnings(&format!("{file}RUN true\n")), expected);
+}
+
+#[test]
+fn an_unreadable_directory_of_the_context_has_a_hint() {
+    let lab = Lab::new();
+    lab.write("d/sub/f", "1");
+    lab.sh("chmod 0 $LAB/ctx/d/sub").ok();
+    let hint = "permit this user to read `d/sub`, or exclude it in .dockerignore";
+    for copy in ["COPY . /x", "COPY d/ /x/", "COPY d/sub /x"] {
+        let built = lab.build(&format!("FROM scratch\n{copy}\n"), &[]);
+        // Root may read everything.
+        match nix::unistd::geteuid().is_root() {
+            true => built.ok(),
+            false => built.fails(1, &["permission denied", "Dockerfile:2", hint]),
+        };
+    }
+    lab.write(".dockerignore", "d/sub\n");
+    lab.build("FROM scratch\nCOPY . /x\n", &[]).ok();
+    lab.sh("chmod 755 $LAB/ctx/d/sub").ok();
+}
+
+#[test]
 fn created_parent_directories_have_default_mode_and_owner() {
     let lab = Lab::new();
     lab.write("f", "x").write("src/sub/g", "y");

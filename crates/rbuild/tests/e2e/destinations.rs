@@ -79,6 +79,15 @@ fn root_output_devices_are_not_replaced() {
 }
 
 #[test]
+fn a_dash_is_standard_input_and_output() {
+    let lab = Lab::new();
+    lab.sh("cd $LAB && $RB save -o - busybox > a.tar && $RB save busybox > b.tar && cmp a.tar b.tar").ok();
+    lab.sh("cd $LAB && $RB rmi busybox && $RB load -i - < a.tar && $RB inspect busybox").ok();
+    assert!(!exists(lab.path("-")));
+    lab.rbuild(["save", "--format", "oci", "-o", "-", "busybox"]).fails(2, &["writes a directory", "add -o DIR"]);
+}
+
+#[test]
 fn unwritable_destinations_fail_before_the_build() {
     let lab = Lab::new();
     std::fs::write(lab.path("file"), "old").unwrap();

@@ -9,6 +9,7 @@ use rbuild_image::{BlobDigest, ManifestDigest, digest_of};
 use rbuild_linux::process;
 use rbuild_store::Image;
 
+use crate::commands::transfer::shown_name;
 use crate::exit::Failure;
 
 /// Maximum time between the last message of a fetcher and its end.
@@ -35,7 +36,8 @@ impl PendingImage {
         let layers = image.manifest.layers().iter().map(digest_of).collect::<Result<Vec<_>, _>>();
         let layers = layers.map_err(|e| Failure::new(e.to_string()))?;
         let total = image.manifest.layers().iter().fold(0u64, |total, layer| total.saturating_add(layer.size()));
-        Ok(PendingImage { name: request.name.familiar(), manifest: image.manifest_digest, layers, total })
+        let name = shown_name(&request.name, &request.platform);
+        Ok(PendingImage { name, manifest: image.manifest_digest, layers, total })
     }
 }
 

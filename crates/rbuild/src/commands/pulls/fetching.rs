@@ -19,7 +19,7 @@ use rbuild_transport::{BegunPull, OpenPull, PulledImage, TransferProgress, Trans
 
 use crate::args::RegistryFlags;
 use crate::commands::pulls::messages::{FetcherAnswer, FetcherAnswers, ImageSender, Sender};
-use crate::commands::transfer::Show;
+use crate::commands::transfer::{Show, shown_name};
 use crate::exit::{code, reported};
 use crate::input::registry;
 use crate::ui::terminal;
@@ -80,7 +80,7 @@ impl Fetching<'_> {
 
     fn begin(&self, client: &Client, request: &ImageRequest) -> Result<BegunPull, TransportError> {
         if self.show != Show::Nothing {
-            terminal::err(&format!("pulling {}\n", request.name.familiar()));
+            terminal::err(&format!("pulling {}\n", shown_name(&request.name, &request.platform)));
         }
         let begun = begin_pull(self.store, client, &request.name, &request.platform)?;
         match &begun {
