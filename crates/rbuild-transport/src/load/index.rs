@@ -45,7 +45,7 @@ impl Reached {
 
 /// The result of an index entry.
 #[derive(Debug, Clone)]
-pub(super) struct Resolution {
+pub(super) struct ResolvedEntry {
     pub reached: Reached,
     pub skipped: SkippedPlatforms,
 }
@@ -54,7 +54,7 @@ pub(super) struct Resolution {
 pub(super) struct IndexResolver<'m, 'a> {
     members: &'m IncomingParts<'a>,
     /// Results by digest. The flag is true if the digest was read as an index.
-    seen: HashMap<(BlobDigest, bool), Resolution>,
+    seen: HashMap<(BlobDigest, bool), ResolvedEntry>,
     /// All images found so far, in order, each once.
     pub images: Vec<CheckedImage>,
     manifests: HashSet<ManifestDigest>,
@@ -69,13 +69,13 @@ impl<'m, 'a> IndexResolver<'m, 'a> {
 
     /// Imports everything that an entry of the layout's own index refers to. An image that the
     /// entry names directly is accepted for any platform, unless one was requested.
-    pub(super) fn enter(&mut self, entry: &Descriptor) -> Result<Resolution> {
+    pub(super) fn enter(&mut self, entry: &Descriptor) -> Result<ResolvedEntry> {
         let foreign = Platform::of(entry).filter(|own| self.wanted.given() && !self.wanted.platform().accepts(own));
         match foreign.filter(|_| !is_index(entry.media_type())) {
             Some(platform) => {
                 let mut skipped = SkippedPlatforms::default();
                 self.skip(entry, &platform, &mut skipped)?;
-                Ok(Resolution { reached: Reached::None, skipped })
+                Ok(ResolvedEntry { reached: Reached::None, skipped })
             }
             None => self.follow(entry, 0),
         }
@@ -111,7 +111,7 @@ impl<'m, 'a> IndexResolver<'m, 'a> {
     }
 
     /// Imports everything that an entry refers to.
-    fn follow(&mut self, entry: &Descriptor, depth: usize) -> Result<Resolution> {
+    fn follow(&mut self, entry: &Descriptor, depth: usize) -> Result<ResolvedEntry> {
         let digest = import_blob(self.members, entry, "the manifest")?;
         let is_index = is_index(entry.media_type());
         if let Some(known) = self.seen.get(&(digest, is_index)) {
@@ -131,15 +131,15 @@ impl<'m, 'a> IndexResolver<'m, 'a> {
                 if self.manifests.insert(manifest) {
                     self.images.push(image);
                 }
-                Resolution { reached: Reached::One(image), skipped: SkippedPlatforms::default() }
+                ResolvedEntry { reached: Reached::One(image), skipped: SkippedPlatforms::default() }
             }
         };
         self.seen.insert((digest, is_index), resolution.clone());
         Ok(resolution)
     }
 
-    fn follow_all(&mut self, index: &ImageIndex, depth: usize) -> Result<Resolution> {
-        let mut all = Resolution { reached: Reached::None, skipped: SkippedPlatforms::default() };
+    fn follow_all(&mut self, index: &ImageIndex, depth: usize) -> Result<ResolvedEntry> {
+        let mut all = ResolvedEntry { reached: Reached::None, skipped: SkippedPlatforms::default() };
         for entry in index.manifests() {
             match Platform::of(entry) {
                 Some(platform) if !self.wanted.platform().accepts(&platform) => {
