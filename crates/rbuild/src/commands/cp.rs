@@ -32,7 +32,7 @@ pub fn create(settings: &Settings, args: CreateArgs) -> Result<u8, Failure> {
     let (_, image) = named::find(&store, &args.words[0], Purpose::Use)?;
     let now = Timestamp::now();
     let salt = format!("{}.{:09} {}", now.sec, now.nsec, std::process::id());
-    let entrypoint = args.left_out.entrypoint.map(run::entrypoint);
+    let entrypoint = args.ignored.entrypoint.map(run::entrypoint);
     let command = command_line(&image.config.config, entrypoint.as_deref(), &args.words[1..]);
     let container = store.containers().create_container(&NewContainer {
         name: args.name.as_deref(),

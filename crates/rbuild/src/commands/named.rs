@@ -48,7 +48,7 @@ pub fn no_image(store: &Store, wanted: &str, purpose: Purpose) -> Failure {
     };
     match names.iter().find(same_name).or_else(|| near(&bare)).or_else(|| near(&whole)).map(Reference::shortest) {
         Some(near) => failure.help(hints::did_you_mean(&near)),
-        None if purpose == Purpose::Use && reference.is_some() => {
+        None if purpose == Purpose::Use && reference.is_some() && !wanted.starts_with("sha256:") => {
             failure.help(VerbRemedy::ListOrPull { image: wanted.into() })
         }
         None => failure.help(VerbRemedy::ListImages),
