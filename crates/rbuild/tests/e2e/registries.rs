@@ -126,6 +126,34 @@ fn an_unchanged_image_costs_one_request_and_a_changed_one_only_new_blobs() {
     assert!(blobs <= 2, "the base's layer is there: {blobs}");
 }
 
+/// Another name keeps the image, but not the name that was removed.
+#[test]
+fn a_removed_name_is_pulled_again_even_if_its_image_is_kept() {
+    let scene = Scene::with_image();
+    let (name, other) = (scene.name("busybox:1"), scene.name("busybox:2"));
+    let has_new_file = || {
+        let out = scene.lab.path("out");
+        scene.build(&format!("FROM {name}\n"), &["--no-cache", "-o", out.to_str().unwrap(), "."]).ok();
+        let has_it = out.join("new").exists();
+        std::fs::remove_dir_all(out).unwrap();
+        has_it
+    };
+    scene.build(&format!("FROM {name}\nCOPY Dockerfile /new\n"), &["-t", &other, "--push", "."]).ok();
+    scene.rbuild(&["rmi", "-f", &other]).ok();
+    scene.rbuild(&["pull", &name]).ok();
+    scene.rbuild(&["tag", &name, "keep"]).ok();
+    assert!(!has_new_file());
+    let key = |tag: &str| ("busybox".to_string(), tag.to_string());
+    let new = scene.registry.state().manifests[&key("2")].clone();
+    scene.registry.state().manifests.insert(key("1"), new);
+    assert!(!has_new_file(), "the store has the name");
+    scene.rbuild(&["rmi", &name]).ok();
+    scene.registry.requests();
+    assert!(has_new_file());
+    assert!(scene.registry.requests().contains(&"HEAD /v2/busybox/manifests/1".to_string()));
+    scene.rbuild(&["inspect", "keep"]).ok();
+}
+
 #[test]
 fn a_registry_that_lost_a_blob_of_an_image_gets_it_again() {
     let scene = Scene::new(Access::Open);
