@@ -1,11 +1,13 @@
 //! The configuration file, `~/.config/rbuild/config.toml`. Flags and environment variables take
 //! precedence over it.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 use rbuild_layer::Limits;
 use rbuild_linux::quoted;
+use rbuild_remedy::sentence;
 use rbuild_sandbox::IsolationRequest;
 use toml::Value;
 
@@ -31,20 +33,32 @@ impl Config {
     /// Reads the file of the calling user. Returns the default if there is none.
     pub fn of_user() -> Result<Config, Failure> {
         let env = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
-        let dir = env("XDG_CONFIG_HOME").or_else(|| env("HOME").map(|home| home.join(".config")));
-        dir.map_or_else(|| Ok(Config::default()), |dir| Config::read(&dir.join("rbuild/config.toml")))
+        let home = || env("HOME").map(|home| (home.clone(), home.join(".config")));
+        let Some((base, dir)) = env("XDG_CONFIG_HOME").map(|dir| (dir.clone(), dir)).or_else(home) else {
+            return Ok(Config::default());
+        };
+        let path = dir.join("rbuild/config.toml");
+        match std::fs::read_to_string(&path) {
+            Ok(text) => Config::parse(&path, &text),
+            Err(e) => Config::unread(&path, &e, belongs_to_caller(&base)),
+        }
     }
 
-    fn read(path: &Path) -> Result<Config, Failure> {
-        let failed = |e: String| Failure::usage(format!("{}: {}", quoted(path), e.trim_end()));
+    /// Returns the default if the file does not exist, or fails. `is_own` is true if the directory
+    /// in HOME or XDG_CONFIG_HOME belongs to the caller. That of another user, for example after
+    /// `su` without a login shell, has no settings for the caller.
+    fn unread(path: &Path, e: &std::io::Error, is_own: bool) -> Result<Config, Failure> {
         use std::io::ErrorKind::{NotADirectory, NotFound, PermissionDenied};
-        let text = match std::fs::read_to_string(path) {
-            Ok(text) => text,
-            // Permission is denied if HOME belongs to another user, for example after su without a
-            // login shell.
-            Err(e) if matches!(e.kind(), NotFound | NotADirectory | PermissionDenied) => return Ok(Config::default()),
-            Err(e) => return Err(failed(e.to_string()).because(&e)),
-        };
+        match e.kind() {
+            NotFound | NotADirectory => Ok(Config::default()),
+            PermissionDenied if !is_own => Ok(Config::default()),
+            _ => Err(Failure::usage(format!("cannot read the configuration file {}: {}", quoted(path), sentence(e)))
+                .because(e)),
+        }
+    }
+
+    fn parse(path: &Path, text: &str) -> Result<Config, Failure> {
+        let failed = |e: String| Failure::usage(format!("{}: {}", quoted(path), e.trim_end()));
         let table: toml::Table = text.parse().map_err(|e: toml::de::Error| {
             let line = e.span().map_or(1, |span| 1 + text[..span.start].matches('\n').count());
             failed(format!("line {line}: {}", e.message()))
@@ -82,6 +96,11 @@ impl Config {
         args.progress = args.progress.or(self.progress);
         args.context_modes = args.context_modes.or(self.context_modes);
     }
+}
+
+/// Returns true if a directory belongs to the caller. One that cannot be examined does not.
+fn belongs_to_caller(dir: &Path) -> bool {
+    std::fs::metadata(dir).is_ok_and(|found| found.uid() == rbuild_linux::credentials::own_ids().uid)
 }
 
 /// The names of the settings.
@@ -139,9 +158,7 @@ mod tests {
 
     #[test]
     fn errors_in_the_file_are_as_recorded() {
-        let dir = std::env::temp_dir().join(format!("rbuild-config-{}", std::process::id()));
-        std::fs::create_dir_all(&dir).unwrap();
-        let path = dir.join("config.toml");
+        let path = Path::new("[dir]/config.toml");
         let mut table = String::new();
         for text in [
             "jbos = 3\n",
@@ -156,11 +173,29 @@ mod tests {
             "cache-limit = \"5x\"\n",
             "limit = [\"byte=5\"]\n",
         ] {
-            std::fs::write(&path, text).unwrap();
-            table += &Config::read(&path).unwrap_err().text().replace(&*dir.to_string_lossy(), "[dir]");
+            table += &Config::parse(path, text).unwrap_err().text();
         }
         rbuild_testkit::assert_recorded!("config", table);
-        std::fs::remove_dir_all(&dir).unwrap();
-        assert!(Config::read(&path).unwrap().jobs.is_none());
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_is_an_error_unless_it_is_of_another_user() {
+        use nix::errno::Errno::{EACCES, EISDIR, ENOENT, ENOTDIR};
+        let mut table = String::new();
+        for (errno, is_own, is_ignored) in [
+            (ENOENT, true, true),
+            (ENOTDIR, true, true),
+            (EACCES, false, true),
+            (EACCES, true, false),
+            (EISDIR, true, false),
+            (EISDIR, false, false),
+        ] {
+            let e = std::io::Error::from_raw_os_error(errno as i32);
+            match Config::unread(Path::new("/h/.config/rbuild/config.toml"), &e, is_own) {
+                Ok(config) => assert!(is_ignored && config.jobs.is_none(), "{errno}"),
+                Err(failure) => table += &failure.text(),
+            }
+        }
+        rbuild_testkit::assert_recorded!("unread-config", table);
     }
 }
