@@ -95,46 +95,60 @@ fn check(
 ) -> Result<u8, Failure> {
     let settings = lint::settings(file, request)?;
     let plans = request.plans();
-    let mut analyses = Vec::new();
+    let (mut analyses, mut errors) = (Vec::new(), Vec::new());
     for plan in &plans {
         let mut analysis = match rbuild_plan::analyze(file, plan) {
             Ok(analysis) => analysis,
-            Err(d) => return Ok(mistakes(vec![d], source)),
+            Err(d) => {
+                errors = vec![d];
+                break;
+            }
         };
         if plan.target.is_none() {
             analysis.stages.iter_mut().filter(|s| **s == StageUse::Unneeded).for_each(|s| *s = StageUse::Needed);
         }
-        if let Err(e) = rbuild_engine::check(file, plan, store, request.pull) {
-            return match e {
-                BuildError::Dockerfile(errors) => Ok(mistakes(errors, source)),
-                other => Err(other.into()),
-            };
-        }
         analyses.push((plan, analysis));
+        match rbuild_engine::check(file, plan, store, request.pull) {
+            Ok(()) => {}
+            Err(BuildError::Dockerfile(found)) => {
+                errors = found;
+                break;
+            }
+            Err(other) => return Err(other.into()),
+        }
     }
     let images = lint::KnownImages { store, policy: request.pull, online: None };
     let warnings = lint::warnings(file, request, &images, &analyses, &settings);
-    Ok(show_warnings(&warnings, source, json))
+    show_warnings(&warnings, errors.first(), source, json);
+    Ok(match (errors.is_empty(), warnings.is_empty()) {
+        (false, _) => mistakes(errors, source),
+        (true, false) => code::FAILED,
+        (true, true) => code::OK,
+    })
 }
 
-/// Prints all warnings and returns the exit code.
-fn show_warnings(warnings: &[LintWarning], source: &SourceText<'_>, json: bool) -> u8 {
+/// Prints all warnings. `error` is the first mistake that ended the check, if there is one; the
+/// mistakes themselves are printed separately.
+fn show_warnings(warnings: &[LintWarning], error: Option<&Diagnostic>, source: &SourceText<'_>, json: bool) {
     if json {
         let list: Vec<Value> = warnings.iter().map(|w| warning_json(w, source)).collect();
-        print_json(&json!({ "warnings": list, "sources": [{ "filename": source.name }] }));
-    } else if warnings.is_empty() {
-        terminal::out("Check complete, no warnings found.\n");
-    } else {
-        for w in warnings {
-            let help = Hint::from(VerbRemedy::ExplainRule { rule: w.rule.name });
-            let d = Diagnostic::new(w.span, format!("{}: {}", w.rule.name, w.message)).help(help);
-            terminal::out(&(diagnostics::warning(&d, source, false) + "\n"));
+        let mut document = json!({ "warnings": list, "sources": [{ "filename": source.name }] });
+        if let Some(d) = error {
+            document["buildError"] = json!({ "message": d.message, "location": location(d.span, source) });
         }
-        let count = warnings.len();
-        let noun = if count == 1 { "warning has" } else { "warnings have" };
-        terminal::out(&format!("Check complete, {count} {noun} been found!\n"));
+        return print_json(&document);
     }
-    if warnings.is_empty() { code::OK } else { code::FAILED }
+    for w in warnings {
+        let help = Hint::from(VerbRemedy::ExplainRule { rule: w.rule.name });
+        let d = Diagnostic::new(w.span, format!("{}: {}", w.rule.name, w.message)).help(help);
+        terminal::out(&(diagnostics::warning(&d, source, false) + "\n"));
+    }
+    match warnings.len() {
+        _ if error.is_some() => {}
+        0 => terminal::out("Check complete, no warnings found.\n"),
+        1 => terminal::out("Check complete, 1 warning has been found!\n"),
+        count => terminal::out(&format!("Check complete, {count} warnings have been found!\n")),
+    }
 }
 
 /// Returns the position of a byte offset: the line from 1 and the character from 0, as BuildKit

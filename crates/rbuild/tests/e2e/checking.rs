@@ -76,6 +76,24 @@ fn check_reports_the_mistakes_of_a_build() {
     }
 }
 
+/// The warning may explain the mistake.
+#[test]
+fn check_reports_warnings_together_with_mistakes() {
+    let lab = Lab::new();
+    lab.write("Dockerfile", "ARG VERSION=1\nFROM busybox:$VERSON\n");
+    let (error, warning) = ("the tag is empty", "UndefinedArgInFrom");
+    let built = lab.rbuild(["build", "."]).fails(2, &[error]);
+    assert!(built.stderr.contains(warning), "{}", built.stderr);
+    let ran = lab.rbuild(["build", "--check", "."]).fails(2, &[error]);
+    assert!(ran.stdout.contains(warning) && ran.stdout.contains("did you mean `VERSION`"), "{}", ran.stdout);
+    assert!(!ran.stdout.contains("Check complete"), "{}", ran.stdout);
+    let json = lab.rbuild(["build", "--call=check,format=json", "."]).fails(2, &[error]);
+    let value: serde_json::Value = serde_json::from_str(&json.stdout).unwrap();
+    assert_eq!(value["warnings"][0]["ruleName"], warning);
+    assert!(value["buildError"]["message"].as_str().unwrap().contains(error), "{value}");
+    assert_eq!(value["buildError"]["location"]["ranges"][0]["start"]["line"], 2);
+}
+
 /// A build warns of the stages that it builds; `--check` without a target checks all.
 #[test]
 fn stages_that_are_not_built_do_not_fail_a_build() {
