@@ -449,6 +449,11 @@ pub enum IsolationRemedy {
 pub enum StoreRemedy {
     /// Use another directory for the store.
     OtherStore,
+    /// Run the command as the owner of the store, or use another directory for the store.
+    BecomeOwner {
+        /// Name of the owner, or the number of one without a name.
+        user: String,
+    },
     /// Correct the owner or the mode of a file of the store, or use another directory.
     OwnStore,
     /// Use a newer program, or another directory for the store.

@@ -24,6 +24,10 @@ pub enum StoreError {
     /// The store's directory cannot be created, opened or written.
     #[error("cannot use the store {}", rbuild_linux::quoted(.path))]
     Unusable { path: PathBuf, source: std::io::Error },
+    /// The store belongs to another user, and root would leave files in it that the owner cannot
+    /// change.
+    #[error("cannot use the store {} as root: it belongs to user {owner}", rbuild_linux::quoted(.path))]
+    OfUser { path: PathBuf, owner: String },
     /// A newer program wrote the store.
     #[error(
         "cannot use the store {}: it was written by a newer rbuild (version {version}{})",
@@ -134,6 +138,7 @@ impl StoreError {
         match self {
             StoreError::Unusable { .. } if self.is_disk_full() => Some(Remedy::Disk(DiskRemedy::FreeSpace)),
             StoreError::Unusable { .. } => Some(Remedy::Store(StoreRemedy::OtherStore)),
+            StoreError::OfUser { owner, .. } => Some(Remedy::Store(StoreRemedy::BecomeOwner { user: owner.clone() })),
             StoreError::Newer { .. } => Some(Remedy::Store(StoreRemedy::NewerProgram)),
             StoreError::NoFormat { path, .. } => {
                 Some(Remedy::Store(StoreRemedy::RemoveFormat { file: path.join("format.json") }))
@@ -242,6 +247,7 @@ mod tests {
             StoreError::Layer(LayerError::NotTar),
             unusable(13),
             unusable(28),
+            StoreError::OfUser { path: "/s".into(), owner: "ada".into() },
             newer("trees"),
             newer(""),
             StoreError::NoFormat { path: "/s".into(), source: "missing field `version`".into() },
@@ -278,6 +284,7 @@ mod tests {
             Kernel,
             Layer,
             Unusable,
+            OfUser,
             Newer,
             NoFormat,
             Damaged,

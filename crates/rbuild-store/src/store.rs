@@ -135,6 +135,7 @@ impl Store {
             StoreError::Kernel(e) => failed(e),
             other => other,
         };
+        refuse_store_of_user(path, rbuild_linux::credentials::own_ids().uid)?;
         std::fs::create_dir_all(path).map_err(unusable)?;
         let root = RootDir::open(path).map_err(failed)?.named(format!("the store {}", rbuild_linux::quoted(path)));
         if !root.exists("format.json")? {
@@ -452,6 +453,19 @@ fn unusable_file(path: &Path, name: &str) -> impl FnOnce(rbuild_linux::Error) ->
         let source = std::io::Error::new(e.kind(), e.within(format!("`{name}`")));
         StoreError::Unusable { path: path.to_path_buf(), source }
     }
+}
+
+/// Fails if root is about to use a store that another user made. Files that root adds to it could
+/// not be changed by that user, and root maps the owners of its trees to other IDs.
+fn refuse_store_of_user(path: &Path, caller: u32) -> Result<()> {
+    use std::os::unix::fs::MetadataExt;
+    // A directory of another user in which root makes a store is a store of root.
+    let Ok(found) = std::fs::symlink_metadata(path.join("format.json")) else { return Ok(()) };
+    if caller != 0 || found.uid() == caller {
+        return Ok(());
+    }
+    let owner = rbuild_linux::credentials::user_name(found.uid()).unwrap_or_else(|| found.uid().to_string());
+    Err(StoreError::OfUser { path: path.to_path_buf(), owner })
 }
 
 fn create(root: &RootDir, path: &Path) -> Result<()> {

@@ -46,6 +46,21 @@ fn stores_that_must_not_be_written_are_refused() {
 }
 
 #[test]
+fn a_store_of_another_user_is_refused_to_root() {
+    let path = std::env::temp_dir().join(format!("rbuild-of-user-{}", std::process::id()));
+    assert!(refuse_store_of_user(&path, 0).is_ok(), "there is no store yet");
+    drop(Store::open(&path).unwrap());
+    let own = rbuild_linux::credentials::own_ids().uid;
+    if own == 0 {
+        std::os::unix::fs::chown(path.join("format.json"), Some(1234), None).unwrap();
+    }
+    let refused = refuse_store_of_user(&path, 0).unwrap_err();
+    assert!(matches!(&refused, StoreError::OfUser { path: found, .. } if *found == path), "{refused}");
+    assert!(refuse_store_of_user(&path, 1234).is_ok(), "other users have the errors of the kernel");
+    std::fs::remove_dir_all(&path).unwrap();
+}
+
+#[test]
 fn errors_of_files_in_the_root_of_the_store_name_them() {
     for name in ["format.json", "index.json", "owners.key", "secrets.key", "steps.lock"] {
         let path = std::env::temp_dir().join(format!("rbuild-root-{name}-{}", std::process::id()));

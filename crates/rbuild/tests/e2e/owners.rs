@@ -326,3 +326,19 @@ fn refused(run: &str, name: &str) -> String {
         perl -e 'my $ring = \"\\0\" x 120; syscall(425, 1, $ring) == -1 or die'\n"
     )
 }
+
+/// Files of root in the store could not be removed or replaced by its owner.
+#[test]
+fn root_is_refused_the_store_of_another_user() {
+    let lab = Lab::new();
+    lab.write("Dockerfile", "FROM busybox\nRUN true\n");
+    lab.sh("chmod 755 $LAB; mkdir -m 777 $LAB/s; cp $RB $LAB/rb").ok();
+    let theirs = "RBUILD_ROOT=$LAB/s setpriv --reuid 61234 --regid 61234 --clear-groups env HOME=/ $LAB/rb images";
+    lab.sh(theirs).ok();
+    for verb in ["build ctx", "tag a b", "images", "rmi a", "pull a", "prune -a", "fsck"] {
+        let ran = lab.sh(&format!("cd $LAB && RBUILD_ROOT=$LAB/s $RB {verb}"));
+        ran.fails(1, &["as root: it belongs to user 61234", "hint: run this as user 61234", "--root DIR"]);
+    }
+    assert_eq!(lab.sh("find $LAB/s ! -user 61234 ! -path $LAB/s").ok().stdout, "");
+    lab.sh(theirs).ok();
+}

@@ -58,6 +58,9 @@ fn disk_words(remedy: &DiskRemedy) -> String {
 fn store_words(remedy: &StoreRemedy) -> String {
     match remedy {
         StoreRemedy::OtherStore => "choose a directory that you can write to, with --root DIR or RBUILD_ROOT".into(),
+        StoreRemedy::BecomeOwner { user } => {
+            format!("run this as user {user}, or choose another store with --root DIR or RBUILD_ROOT")
+        }
         StoreRemedy::OwnStore => {
             "correct the owner and the modes of the store's files, or use another one: --root DIR".into()
         }

@@ -326,6 +326,7 @@ fn hints_about_the_store_are_as_recorded() {
     assert_words!(
         StoreRemedy {
             OtherStore,
+            BecomeOwner,
             OwnStore,
             NewerProgram,
             RemoveFormat,
@@ -337,6 +338,7 @@ fn hints_about_the_store_are_as_recorded() {
         },
         [
             StoreRemedy::OtherStore,
+            StoreRemedy::BecomeOwner { user: "ada".into() },
             StoreRemedy::OwnStore,
             StoreRemedy::NewerProgram,
             StoreRemedy::RemoveFormat { file: "/s/format.json".into() },
