@@ -271,7 +271,7 @@ fn layer_sizes(env: &StepEnv<'_>) -> Vec<LayerLog> {
 fn after_failure(env: &StepEnv<'_>, error: BuildError, report: impl FnOnce(&BuildError)) -> BuildError {
     let failed = locked(&env.failed_run).take();
     let Some((_, mut request)) = failed.filter(|_| env.request.shell_on_error) else { return error };
-    env.events.send(Event::End);
+    env.events.send(Event::Failed);
     report(&error);
     let Ok((scratch, _)) = env.rootfs.work.new_dir() else { return BuildError::AlreadyReported };
     request.files.renew(scratch);

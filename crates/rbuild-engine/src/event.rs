@@ -57,8 +57,9 @@ pub enum Event {
         seconds: f64,
     },
     Warning(Warning<Help>),
-    /// Progress must no longer be drawn, because a shell is about to use the terminal.
-    End,
+    /// The build has failed, and its error is about to be printed. Nothing is drawn after this
+    /// event.
+    Failed,
 }
 
 /// Work of a build that is not a step of the Dockerfile.

@@ -79,7 +79,7 @@ impl Events {
                 };
                 Event::Warning(Warning { text: mask(w.text), help: w.help.map(masked) })
             }
-            other @ (Event::Isolation { .. } | Event::Pulling { .. } | Event::End) => other,
+            other @ (Event::Isolation { .. } | Event::Pulling { .. } | Event::Failed) => other,
         };
         self.journal.note(&event);
         let _ = self.sender.send(event);

@@ -31,8 +31,8 @@ fn rfc3339(time: Timestamp) -> String {
     jiff::Timestamp::new(time.sec, nanoseconds).unwrap_or_default().to_string()
 }
 
-/// Draws events until [`Event::End`] or until all senders have been dropped. With `explain`, also
-/// shows the reason why each step runs or is cached.
+/// Draws events until [`Event::Failed`] or until all senders have been dropped. With `explain`,
+/// also shows the reason why each step runs or is cached.
 pub fn draw(events: &Receiver<Event>, mode: Mode, explain: bool) {
     if mode == Mode::Tty {
         return tty::draw(events, explain);
@@ -41,7 +41,7 @@ pub fn draw(events: &Receiver<Event>, mode: Mode, explain: bool) {
     let mut documents = rawjson::Documents::default();
     let mut groups = groups::Groups::new(if let Mode::Groups(service) = mode { service } else { Service::Github });
     for event in events {
-        if matches!(event, Event::End) {
+        if matches!(event, Event::Failed) {
             return;
         }
         if matches!(event, Event::Reason { .. }) && !explain {

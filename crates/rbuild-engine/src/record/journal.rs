@@ -72,7 +72,7 @@ impl Journal {
             | Event::Waiting { .. }
             | Event::Output { .. }
             | Event::Warning(_)
-            | Event::End => {}
+            | Event::Failed => {}
         }
     }
 

@@ -71,16 +71,14 @@ impl BuildOnce<'_> {
         let prepared = match prepared {
             Ok(prepared) => prepared,
             Err(e) => {
-                drop(sender);
-                draw(&events, self.mode, self.explain);
+                self.draw_failed(sender, &events);
                 self.lint.run_after_error(request);
                 return Ok(BuildOutcome::Failed((self.report)(&e)));
             }
         };
         warn_of_store(&prepared, &sender);
         if let Some(refusal) = self.lint.refusal(request) {
-            drop(sender);
-            draw(&events, self.mode, self.explain);
+            self.draw_failed(sender, &events);
             terminal::err(&refusal);
             return Ok(BuildOutcome::Failed(code::FAILED));
         }
@@ -95,8 +93,18 @@ impl BuildOnce<'_> {
                 draw(&events, self.mode, self.explain);
                 Ok(BuildOutcome::Made(finished))
             }
-            Err(e) => Ok(BuildOutcome::Failed((self.report)(&e))),
+            Err(e) => {
+                self.draw_failed(sender, &events);
+                Ok(BuildOutcome::Failed((self.report)(&e)))
+            }
         }
+    }
+
+    /// Draws the events of a build that fails before it needs a builder process.
+    fn draw_failed(&self, sender: Events, events: &Receiver<Event>) {
+        sender.send(Event::Failed);
+        drop(sender);
+        draw(events, self.mode, self.explain);
     }
 
     /// Runs the steps in a builder process, which sends the IDs of the image back through a pipe.
@@ -163,7 +171,7 @@ impl BuildOnce<'_> {
         let (mode, explain) = (self.mode, self.explain);
         let drawing = start(move || draw(&events, mode, explain));
         let mut drawing = Some(drawing.map_err(BuildError::kernel("the display of progress"))?);
-        let cancel = Cancel::default();
+        let (cancel, last) = (Cancel::default(), sender.clone());
         let result = builder.and_then(|builder| {
             let stop = cancel.clone();
             builder.on_stop(move || stop.cancel()).map_err(BuildError::kernel("the builder"))?;
@@ -184,6 +192,10 @@ impl BuildOnce<'_> {
             images.end();
             result
         });
+        if result.is_err() {
+            last.send(Event::Failed);
+        }
+        drop(last);
         drawing.map(std::thread::JoinHandle::join);
         result
     }

@@ -66,7 +66,7 @@ impl Groups {
             }
             Event::Reason { step, text } => self.print(step, &format!("why: {text}\n")),
             Event::Done { step, outcome, seconds } => self.end(step, outcome, seconds, now),
-            Event::Waiting { .. } | Event::Pulling { .. } | Event::End => String::new(),
+            Event::Waiting { .. } | Event::Pulling { .. } | Event::Failed => String::new(),
         }
     }
 

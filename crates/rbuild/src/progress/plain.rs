@@ -29,7 +29,7 @@ impl Plain {
         match event {
             Event::Isolation { mode } => format!("isolation: {mode}\n"),
             Event::Warning(w) => terminal::warning_text(&w, false),
-            Event::Waiting { .. } | Event::Pulling { .. } | Event::End => String::new(),
+            Event::Waiting { .. } | Event::Pulling { .. } | Event::Failed => String::new(),
             Event::Phase { text, seconds } => {
                 self.count += 1;
                 self.last = None;

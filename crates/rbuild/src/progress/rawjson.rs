@@ -73,7 +73,7 @@ impl Documents {
                 let note = STANDARD.encode(format!("why: {text}"));
                 json!({"warnings": [{"vertex": vertex.digest, "level": 0, "short": note}]})
             }
-            Event::Waiting { .. } | Event::Pulling { .. } | Event::End => return String::new(),
+            Event::Waiting { .. } | Event::Pulling { .. } | Event::Failed => return String::new(),
         };
         format!("{document}\n")
     }

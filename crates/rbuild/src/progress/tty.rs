@@ -46,23 +46,25 @@ pub struct Screen {
     done: usize,
     cached: usize,
     failed: bool,
+    /// True if a step has ended.
+    ended: bool,
     /// Final lines that are not yet written.
     finished: String,
     /// Height of the redrawn part in lines.
     height: usize,
 }
 
-/// Draws until [`Event::End`] or until all senders have been dropped.
+/// Draws until [`Event::Failed`] or until all senders have been dropped.
 pub fn draw(events: &Receiver<Event>, explain: bool) {
     let mut screen = Screen::new();
     let mut drawn = Instant::now() - FRAME;
     loop {
         let open = match events.recv_timeout(FRAME) {
-            Ok(Event::End) => false,
             Ok(Event::Reason { .. }) if !explain => true,
             Ok(event) => {
+                let open = !matches!(event, Event::Failed);
                 screen.take(event);
-                true
+                open
             }
             Err(RecvTimeoutError::Timeout) => true,
             Err(RecvTimeoutError::Disconnected) => false,
@@ -88,6 +90,7 @@ impl Screen {
             done: 0,
             cached: 0,
             failed: false,
+            ended: false,
             finished: String::new(),
             height: 0,
         }
@@ -97,7 +100,7 @@ impl Screen {
     pub fn take(&mut self, event: Event) {
         match event {
             Event::Isolation { mode } => self.finished.push_str(&format!("isolation: {mode}\n")),
-            Event::End => {}
+            Event::Failed => self.failed = true,
             Event::Pulling { image, moved, total } if moved < total => drop(self.pulls.insert(image, (moved, total))),
             Event::Pulling { image, .. } => drop(self.pulls.remove(&image)),
             Event::Warning(w) => self.finished.push_str(&terminal::warning_text(&w, terminal::colors())),
@@ -125,6 +128,7 @@ impl Screen {
             }
             Event::Done { step, outcome, seconds } => {
                 let Some(running) = self.running.remove(&step) else { return };
+                self.ended = true;
                 self.done += usize::from(matches!(outcome, StepOutcome::Done | StepOutcome::Cached));
                 match outcome {
                     StepOutcome::Done => self.finish("=>", &running.title, Some(seconds)),
@@ -176,6 +180,10 @@ impl Screen {
         };
         let s = if self.done == 1 { "" } else { "s" };
         let mut lines = vec![format!("[+] {state} {seconds:.1}s, {} step{s} done{cached}", self.done)];
+        if !more && self.failed && !self.ended {
+            // Only the error is of interest.
+            lines.clear();
+        }
         if more {
             // On a small terminal, show less output: lines that scroll away cannot be redrawn.
             let room = rows.saturating_sub(3);
@@ -302,6 +310,26 @@ mod tests {
     fn lines(screen: &mut Screen, rows: usize, columns: usize) -> Vec<String> {
         let text = screen.frame(rows, columns, true);
         text.lines().map(|l| l.trim_end().to_string()).collect()
+    }
+
+    /// The error of a build follows, so a build without steps must not be reported as built.
+    #[test]
+    fn the_last_line_of_a_failed_build_counts_only_steps_that_ended() {
+        let done = || Event::Done { step: 1, outcome: StepOutcome::Cached, seconds: 0.0 };
+        let started = || Event::Started { step: 1, label: "a 1/2".into(), text: "RUN make".into() };
+        let pulling = || Event::Pulling { image: "a".into(), moved: 1, total: 2 };
+        for (events, want) in [
+            (vec![Event::Failed], ""),
+            (vec![pulling(), Event::Failed], ""),
+            (vec![started(), Event::Failed], ""),
+            (vec![], "[+] Built in 0.0s, 0 steps done\n"),
+            (vec![started(), done(), Event::Failed], "[+] Failed after 0.0s, 1 step done, 1 cached\n"),
+        ] {
+            let mut screen = Screen::new();
+            events.into_iter().for_each(|event| screen.take(event));
+            screen.finished.clear();
+            assert_eq!(screen.frame(24, 80, false), want);
+        }
     }
 
     #[test]
