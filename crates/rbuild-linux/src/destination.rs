@@ -114,6 +114,19 @@ impl Destination {
         self.publish()
     }
 
+    /// Removes the existing file that will be replaced, or empties a regular file that is written
+    /// in place. Has no effect on other streams, and on files that do not exist.
+    pub fn remove_old(&self) -> Result<()> {
+        match self {
+            Destination::Regular(regular) if regular.base.exists(&regular.rest)? => {
+                regular.base.remove_file(regular.rest.as_os_str())
+            }
+            Destination::Regular(_) => Ok(()),
+            Destination::Stream(StreamFile { truncates: true, .. }) => self.begin().map(drop),
+            Destination::Stream(_) => Ok(()),
+        }
+    }
+
     /// Sets the mode of a regular file; has no effect on a stream.
     pub fn set_mode(&self, mode: u32) -> Result<()> {
         let Destination::Regular(regular) = self else { return Ok(()) };

@@ -24,13 +24,18 @@ pub fn build(settings: &Settings, args: BuildArgs) -> Result<u8, Failure> {
     for flag in args.ignored.given() {
         terminal::err(&format!("warning: {flag} is not supported yet and has no effect\n"));
     }
+    let call = if args.check { (CallMode::Check, false) } else { parse_call(&args.call)? };
     let store = settings.open_for_builds()?;
+    let reports = match call {
+        (CallMode::Build, _) => Reports::open(&args)?,
+        _ => Reports::default(),
+    };
     let show = show(&args);
     let fetch =
         |url: &SourceUrl, secrets: &[(String, Vec<u8>)]| fetcher::fetch_one(&store, &args.registry, secrets, show, url);
     let input = BuildInput::read(&args, &store, &fetch)?;
     let secrets = input.request.secret_values();
-    build_from(settings, &args, &store, input, &fetch).map_err(|failure| failure.masked(&secrets))
+    build_from(settings, &args, &store, input, (call, &reports), &fetch).map_err(|failure| failure.masked(&secrets))
 }
 
 fn build_from(
@@ -38,17 +43,16 @@ fn build_from(
     args: &BuildArgs,
     store: &Store,
     input: BuildInput,
+    ((call, json), reports): ((CallMode, bool), &Reports),
     fetch_input: &FetchInput<'_>,
 ) -> Result<u8, Failure> {
     let BuildInput { request, push, _contexts } = input;
-    let reports = Reports::open(args)?;
     let text = rbuild_dockerfile::readable(&request.dockerfile).0.into_owned();
     let name = request.dockerfile_name.clone();
     let source = SourceText::new(&name, &text);
     let mode = progress_mode(args);
     let secrets = request.secret_values();
     let report = |e: &BuildError| report(e, &source, &secrets);
-    let (call, json) = if args.check { (CallMode::Check, false) } else { parse_call(&args.call)? };
     if args.verify {
         verify::refuse_standard_input(args)?;
     }
@@ -81,7 +85,7 @@ fn build_from(
         pulls: &pulls,
         lint: &lint,
     };
-    let ended = run(&once, args, (request, fetch_input), &reports)?;
+    let ended = run(&once, args, (request, fetch_input), reports)?;
     if let (false, BuildOutcome::Made(finished)) = (push.is_empty(), &ended) {
         fetcher::push(store, &args.registry, show, &finished.platforms, &push)?;
     }

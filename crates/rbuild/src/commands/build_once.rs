@@ -202,6 +202,7 @@ impl BuildOnce<'_> {
 }
 
 /// Report files of a build, opened before it begins.
+#[derive(Default)]
 pub struct Reports {
     pub timings: Option<Destination>,
     metadata: Option<Destination>,
@@ -209,13 +210,19 @@ pub struct Reports {
 }
 
 impl Reports {
+    /// Opens the files. As in buildx, an existing ID file is removed, so that a build that fails
+    /// does not leave the ID of an earlier one.
     pub fn open(args: &BuildArgs) -> Result<Reports, Failure> {
         let open = |what, path: &Option<PathBuf>| path.as_ref().map(|path| output::file(what, path)).transpose();
-        Ok(Reports {
+        let reports = Reports {
             timings: open("the timings", &args.timings)?,
             metadata: open("the metadata file", &args.metadata_file)?,
             id: open("the ID file", &args.iidfile)?,
-        })
+        };
+        if let Some(id) = &reports.id {
+            id.remove_old().map_err(|e| output::unwritten("the ID file", &id.path(), e))?;
+        }
+        Ok(reports)
     }
 }
 

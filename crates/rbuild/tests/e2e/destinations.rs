@@ -122,17 +122,47 @@ fn unwritable_destinations_fail_before_the_build() {
 fn a_failed_or_stopped_build_keeps_existing_outputs() {
     let lab = Lab::new();
     std::fs::create_dir(lab.path("o")).unwrap();
-    for name in ["t", "i", "m"] {
+    for name in ["t", "m"] {
         std::fs::write(lab.path("o").join(name), "old").unwrap();
     }
-    let args = "-o type=tar,dest=$LAB/o/t -o type=oci,dest=$LAB/o/new --iidfile $LAB/o/i --metadata-file $LAB/o/m";
+    let args = "-o type=tar,dest=$LAB/o/t -o type=oci,dest=$LAB/o/new --metadata-file $LAB/o/m";
     lab.write("Dockerfile", "FROM busybox\nRUN false\n");
     assert_eq!(lab.sh(&format!("$RB build {args}")).code, Some(1));
     lab.write("Dockerfile", "FROM busybox\nRUN touch /x && sleep 60\n");
     for signal in ["INT", "TERM", "KILL"] {
         lab.sh(&format!("$RB build {args} & sleep 1; kill -{signal} $!; wait $!; ls -A $LAB/o | tr '\\n' ' '"));
-        assert_eq!(lab.sh("ls -A $LAB/o | tr '\\n' ' '; cat $LAB/o/*").ok().stdout, "i m t oldoldold", "{signal}");
+        assert_eq!(lab.sh("ls -A $LAB/o | tr '\\n' ' '; cat $LAB/o/*").ok().stdout, "m t oldold", "{signal}");
     }
+}
+
+/// As in buildx: the ID in the file is never that of an earlier build.
+#[test]
+fn a_build_that_fails_leaves_no_id_file() {
+    let lab = Lab::new();
+    let id = lab.path("id");
+    for (file, args, code) in [
+        ("FROM busybox\nRUN false\n", "", 1),
+        ("FROM busybox\nCOPY nosuch /\n", "", 1),
+        ("FROM busybox\nRUNN x\n", "", 2),
+        ("FROM busybox\nRUN touch x\n", "-f nosuch", 1),
+        ("FROM busybox\nRUN touch x\n", "--secret id=x,src=nosuch", 2),
+    ] {
+        lab.write("Dockerfile", file);
+        std::fs::write(&id, "old").unwrap();
+        let ran = lab.sh(&format!("$RB build --iidfile $LAB/id {args} ."));
+        assert_eq!((ran.code, exists(&id)), (Some(code), false), "{file}{args}: {}", ran.stderr);
+    }
+    lab.write("Dockerfile", "FROM busybox\nRUN sleep 60\n");
+    std::fs::write(&id, "old").unwrap();
+    lab.sh("$RB build --iidfile $LAB/id . & sleep 1; kill -KILL $!; wait $!");
+    assert!(!exists(&id));
+    // A link is kept, and a file is as accessible as before. Analyses do not write the file.
+    std::fs::write(&id, "old").unwrap();
+    lab.write("Dockerfile", "FROM busybox\n");
+    lab.sh("cd $LAB && chmod 600 id && ln -s id l && $RB build --check --iidfile $LAB/l ctx && test $(cat l) = old")
+        .ok();
+    lab.sh("cd $LAB && $RB build --iidfile $LAB/l ctx && test -L l && test $(stat -c %a id) = 600 && grep sha256 id")
+        .ok();
 }
 
 #[test]
