@@ -1,4 +1,4 @@
-//! Text, tables, diagnostics, hints, transfer bars and the timings page.
+//! Text, tables, diagnostics, hints, transfer bars, workflow commands and the timings page.
 
 pub mod diagnostics;
 pub mod hints;
@@ -6,3 +6,4 @@ pub mod plain;
 pub mod terminal;
 pub mod timings_html;
 pub mod transfer_bar;
+pub mod workflow_commands;

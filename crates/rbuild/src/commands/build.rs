@@ -18,7 +18,7 @@ use crate::input::request::{BuildInput, FetchInput};
 use crate::input::settings::Settings;
 use crate::progress::{Mode, Service};
 use crate::ui::diagnostics::{self, SourceText};
-use crate::ui::{terminal, timings_html};
+use crate::ui::{terminal, timings_html, workflow_commands};
 
 pub fn build(settings: &Settings, args: BuildArgs) -> Result<u8, Failure> {
     for flag in args.ignored.given() {
@@ -52,7 +52,7 @@ fn build_from(
     let source = SourceText::new(&name, &text);
     let mode = progress_mode(args);
     let secrets = request.secret_values();
-    let report = |e: &BuildError| report(e, &source, &secrets);
+    let report = |e: &BuildError| report(e, &source, &secrets, mode);
     if args.verify {
         verify::refuse_standard_input(args)?;
     }
@@ -97,14 +97,20 @@ fn build_from(
 }
 
 /// Prints the error of a build, unless it has already been printed. Returns the exit code.
-fn report(e: &BuildError, source: &SourceText<'_>, secrets: &SecretValues) -> u8 {
+fn report(e: &BuildError, source: &SourceText<'_>, secrets: &SecretValues, mode: Mode) -> u8 {
     if matches!(e, BuildError::AlreadyReported) {
         return code::FAILED;
     }
-    let text = diagnostics::build_error(e, source, terminal::colors());
     // Mask secrets first: if the login in a secret were hidden first, the rest of the secret would
     // no longer be recognized.
-    terminal::err(&hide_logins(&secrets.mask(text)));
+    let hide = |text: String| hide_logins(&secrets.mask(text)).to_string();
+    let text = hide(diagnostics::build_error(e, source, terminal::colors()));
+    if mode == Mode::Groups(Service::Github) {
+        terminal::err(&workflow_commands::quoted_commands(&text));
+        terminal::err(&workflow_commands::errors(e, source, &hide));
+    } else {
+        terminal::err(&text);
+    }
     build_code(e)
 }
 

@@ -7,7 +7,7 @@ use rbuild_engine::{Event, StepOutcome};
 
 use crate::progress::lines::OutputLines;
 use crate::ui::diagnostics::first_line;
-use crate::ui::terminal;
+use crate::ui::{terminal, workflow_commands};
 
 /// CI service that shows the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,7 +48,7 @@ impl Groups {
         match event {
             Event::Isolation { mode } => format!("isolation: {mode}\n"),
             Event::Warning(w) if self.service == Service::Github => {
-                format!("::warning::{}\n", escaped(terminal::warning_line(&w).as_str()))
+                workflow_commands::warning(terminal::warning_line(&w).as_str())
             }
             Event::Warning(w) => terminal::warning_text(&w, false),
             Event::Phase { text, seconds } => format!("{text} ({seconds:.1}s)\n"),
@@ -107,19 +107,15 @@ impl Groups {
         };
         let title = format!("{} {word}", step.title);
         let lines = std::mem::take(&mut step.unprinted) + &step.lines.rest();
-        let failed = outcome == StepOutcome::Failed;
         let is_open = self.open == Some(id);
-        let mut text = if is_open {
+        let text = if is_open {
             lines + &ending(self.service, &step, &title, now)
         } else if lines.is_empty() {
             format!("{title}\n")
         } else {
-            let folded = if failed { "" } else { "[collapsed=true]" };
+            let folded = if outcome == StepOutcome::Failed { "" } else { "[collapsed=true]" };
             heading(self.service, &step, folded, &title) + &lines + &ending(self.service, &step, "", now)
         };
-        if failed && self.service == Service::Github {
-            text += &format!("::error::{} failed\n", step.title);
-        }
         if !is_open && self.open.is_some() {
             self.ended += &text;
             return String::new();
@@ -133,7 +129,7 @@ impl Groups {
 /// it.
 fn heading(service: Service, step: &GroupStep, folded: &str, title: &str) -> String {
     match service {
-        Service::Github => format!("::group::{title}\n"),
+        Service::Github => workflow_commands::group(title),
         Service::Gitlab => {
             format!("\x1b[0Ksection_start:{}:rbuild_{}{folded}\r\x1b[0K{title}\n", step.started, step.number)
         }
@@ -147,11 +143,6 @@ fn ending(service: Service, step: &GroupStep, title: &str, now: u64) -> String {
         Service::Github => format!("::endgroup::\n{title}\n"),
         Service::Gitlab => format!("\x1b[0Ksection_end:{now}:rbuild_{}\r\x1b[0K{title}\n", step.number),
     }
-}
-
-/// Escapes a message of a workflow command, which must be one line.
-fn escaped(text: &str) -> String {
-    text.replace('%', "%25").replace('\r', "%0D").replace('\n', "%0A")
 }
 
 #[cfg(test)]

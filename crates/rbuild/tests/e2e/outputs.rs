@@ -404,6 +404,25 @@ fn metadata_iidfile_and_rawjson_describe_the_build() {
     assert!(grouped.stderr.contains("::group::[2/2] RUN echo said"), "{}", grouped.stderr);
 }
 
+/// GitHub executes lines that begin with `::`.
+#[test]
+fn the_log_for_github_has_no_commands_of_the_build_and_places_of_errors() {
+    let lab = Lab::new();
+    for (file, code, line) in [
+        ("FROM busybox\nRUN echo ::warning::x; printf ' ::error::y'; exit 1\n", 1, 2),
+        ("FROM busybox\nCOPY nosuch /\n", 1, 2),
+        ("FROM busybox\n\nRUNN x\n", 2, 3),
+    ] {
+        let ran = lab.build(file, &["--progress", "github"]).fails(code, &[]);
+        let commands: Vec<&str> = ran.stderr.lines().filter(|line| line.trim_start().starts_with("::")).collect();
+        let errors: Vec<&&str> = commands.iter().filter(|line| line.starts_with("::error")).collect();
+        let place = format!("::error file=Dockerfile,line={line}::");
+        assert!(errors.len() == 1 && errors[0].starts_with(&place), "{}", ran.stderr);
+        let own = ["::error file=", "::group::", "::endgroup::"];
+        assert!(commands.iter().all(|line| own.iter().any(|own| line.starts_with(own))), "{}", ran.stderr);
+    }
+}
+
 #[test]
 fn logs_of_the_last_builds_are_complete() {
     let lab = Lab::new();
