@@ -32,12 +32,14 @@ pub struct Diagnostic {
     pub message: String,
     /// Help, if there is any.
     pub help: Option<Help>,
+    /// Error number of the kernel, if a refused operation is the cause.
+    pub errno: Option<i32>,
 }
 
 impl Diagnostic {
     /// Returns a diagnostic without a remedy.
     pub fn new(span: Span, message: impl Into<String>) -> Diagnostic {
-        Diagnostic { span, message: message.into(), help: None }
+        Diagnostic { span, message: message.into(), help: None, errno: None }
     }
 
     /// Sets the help.

@@ -103,8 +103,9 @@ pub enum StoreError {
     /// An image could not be downloaded.
     #[error(transparent)]
     DownloadFailed(ReportedError),
-    /// A blob that was read during its download has the wrong digest, and is downloaded again.
-    #[error("the digest of a downloaded blob is wrong, and it is downloaded again")]
+    /// A blob that was read while it arrived has the wrong digest, or its pull has failed, and the
+    /// blob is downloaded again.
+    #[error("a blob that was being downloaded is downloaded again")]
     DownloadRestarted,
     /// The build was stopped while it waited for another one.
     #[error("the build was stopped while it waited for another one")]
@@ -130,6 +131,18 @@ impl StoreError {
             StoreError::Layer(e) => e.is_disk_full(),
             StoreError::Unusable { source, .. } => rbuild_linux::is_disk_full(source),
             _ => false,
+        }
+    }
+
+    /// Returns the error number of the kernel, if the kernel refused an operation.
+    pub fn errno(&self) -> Option<i32> {
+        match self {
+            StoreError::Kernel(e) | StoreError::Layer(LayerError::Kernel(e)) => e.errno(),
+            StoreError::Layer(LayerError::Io { source, .. }) | StoreError::Unusable { source, .. } => {
+                source.raw_os_error()
+            }
+            StoreError::DownloadFailed(e) => e.errno,
+            _ => None,
         }
     }
 

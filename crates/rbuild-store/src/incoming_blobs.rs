@@ -4,7 +4,7 @@
 //! file of a blob as it grows, and reaches its end only after the downloading process has verified
 //! the digest. Bytes that were read before that must not be trusted.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
@@ -30,26 +30,43 @@ pub struct IncomingBlobs {
 
 #[derive(Default)]
 struct State {
-    /// The images that were requested.
-    images: HashMap<ManifestDigest, RequestedImage>,
+    pulls: BTreeMap<PullId, RequestedPull>,
     blobs: HashMap<BlobDigest, BlobProgress>,
-    /// The first failure. No further blob is downloaded after it.
-    failure: Option<ReportedError>,
     /// The layers that threads are unpacking.
     unpacking: HashSet<DiffId>,
 }
 
-/// Identifies one of the pulls of a build. If two of them download the same blob, it is read from
-/// the file of the first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The pull of an image under one name. If two pulls download the same blob, readers follow the
+/// first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PullId(pub usize);
 
-struct RequestedImage {
+struct RequestedPull {
+    image: ManifestDigest,
     layers: Vec<BlobDigest>,
-    /// Number of pulls of the image, under several names, that have not ended.
-    open: usize,
-    /// The result of the pulls; `None` until it is known.
-    outcome: Option<std::result::Result<(), ReportedError>>,
+    /// `None` until it has ended.
+    outcome: Option<PullOutcome>,
+}
+
+type PullOutcome = std::result::Result<(), ReportedError>;
+
+/// Returns the outcome of several pulls: the first failure, or success once all have ended; `None`
+/// until then.
+fn outcome_of<'a>(mut pulls: impl Iterator<Item = &'a RequestedPull> + Clone) -> Option<PullOutcome> {
+    let failure = pulls.clone().find_map(|pull| pull.outcome.clone()?.err());
+    match failure {
+        Some(failure) => Some(Err(failure)),
+        None => pulls.all(|pull| pull.outcome.is_some()).then_some(Ok(())),
+    }
+}
+
+impl State {
+    /// Returns the failure of the pulls that requested a blob, once all of them have failed.
+    fn failure_of(&self, blob: &BlobDigest) -> Option<ReportedError> {
+        let mut pulls = self.pulls.values().filter(|pull| pull.layers.contains(blob));
+        let first = pulls.next()?.outcome.as_ref()?.as_ref().err()?;
+        pulls.all(|pull| matches!(pull.outcome, Some(Err(_)))).then(|| first.clone())
+    }
 }
 
 /// The progress of one blob.
@@ -80,15 +97,20 @@ struct PartialBlob {
     is_whole: bool,
 }
 
+impl PartialBlob {
+    fn is_same_attempt(&self, other: &PartialBlob) -> bool {
+        (self.pull, self.attempt) == (other.pull, other.attempt)
+    }
+}
+
 impl IncomingBlobs {
-    /// Adds an image and its layers. Their download must have been requested.
-    pub fn request(&self, image: &ManifestDigest, layers: Vec<BlobDigest>) {
+    /// Adds the pull of an image, whose layers were requested.
+    pub fn request(&self, pull: PullId, image: &ManifestDigest, layers: Vec<BlobDigest>) {
         let mut state = locked(&self.state);
         for layer in &layers {
             state.blobs.entry(*layer).or_insert(BlobProgress::Requested);
         }
-        let new = || RequestedImage { layers, open: 0, outcome: None };
-        state.images.entry(*image).or_insert_with(new).open += 1;
+        state.pulls.insert(pull, RequestedPull { image: *image, layers, outcome: None });
     }
 
     /// Records that an attempt to download a blob into `file` has begun.
@@ -131,25 +153,24 @@ impl IncomingBlobs {
         });
     }
 
-    /// Records that a pull of an image has ended. If it succeeded, the image and its blobs are in
-    /// the store.
-    pub fn ended(&self, image: &ManifestDigest, outcome: std::result::Result<(), ReportedError>) {
+    /// Records that a pull has ended: the image and its blobs are in the store, or the reason why
+    /// they are not. Blobs that it has not completed may still arrive from other pulls.
+    pub fn ended(&self, pull: PullId, outcome: PullOutcome) {
         self.change(|state| {
-            let State { images, blobs, failure, .. } = state;
-            let Some(requested) = images.get_mut(image) else { return };
-            match &outcome {
-                // Readers of a partial blob keep its file.
-                Ok(()) => requested.layers.iter().for_each(|layer| {
-                    if !matches!(blobs.get(layer), Some(BlobProgress::Partial(_))) {
-                        blobs.insert(*layer, BlobProgress::Stored);
+            let State { pulls, blobs, .. } = state;
+            let Some(requested) = pulls.get_mut(&pull).filter(|pull| pull.outcome.is_none()) else { return };
+            for layer in &requested.layers {
+                match (&outcome, blobs.get(layer)) {
+                    // Readers of a partial blob keep its file.
+                    (Ok(()), Some(BlobProgress::Partial(_))) => {}
+                    (Ok(()), _) => drop(blobs.insert(*layer, BlobProgress::Stored)),
+                    (Err(_), Some(BlobProgress::Partial(partial))) if partial.pull == pull && !partial.is_whole => {
+                        blobs.insert(*layer, BlobProgress::Requested);
                     }
-                }),
-                Err(e) => drop(failure.get_or_insert_with(|| e.clone())),
+                    (Err(_), _) => {}
+                }
             }
-            requested.open = requested.open.saturating_sub(1);
-            if outcome.is_err() || requested.open == 0 {
-                requested.outcome.get_or_insert(outcome);
-            }
+            requested.outcome = Some(outcome);
         });
     }
 
@@ -185,7 +206,7 @@ impl IncomingBlobs {
 
     /// Waits until an image is in the store. Returns at once if its download was not requested.
     pub(crate) fn wait_for_image(&self, image: &ManifestDigest, stop: Stop<'_>) -> Result<()> {
-        let find = |state: &State| state.images.get(image).map_or(Some(Ok(())), |image| image.outcome.clone());
+        let find = |state: &State| outcome_of(state.pulls.values().filter(|pull| pull.image == *image));
         self.wait(stop, find)?.map_err(StoreError::DownloadFailed)
     }
 
@@ -201,7 +222,7 @@ impl IncomingBlobs {
         let partial = self.wait(stop, |state| match state.blobs.get(blob) {
             None | Some(BlobProgress::Stored) => Some(Ok(None)),
             Some(BlobProgress::Partial(partial)) => Some(Ok(Some(partial.clone()))),
-            Some(BlobProgress::Requested) => state.failure.clone().map(Err),
+            Some(BlobProgress::Requested) => state.failure_of(blob).map(Err),
         })?;
         let partial = partial.map_err(StoreError::DownloadFailed)?;
         Ok(partial.map(|known| IncomingBlob { incoming: self, blob: *blob, known, at: 0, stop }))
@@ -222,8 +243,8 @@ impl Drop for UnpackingLock<'_> {
     }
 }
 
-/// Repeats work that reads incoming blobs for as long as it fails with
-/// [`StoreError::DownloadRestarted`].
+/// Repeats work that reads arriving blobs for as long as it fails because one is downloaded again,
+/// by the same pull or another one.
 pub(crate) fn retry_restarted<T>(work: impl Fn() -> Result<T>) -> Result<T> {
     loop {
         match work() {
@@ -246,11 +267,10 @@ impl IncomingBlob<'_> {
     /// Waits until the attempt that is being read meets a condition.
     fn wait(&self, is_enough: impl Fn(&PartialBlob) -> bool) -> Result<PartialBlob> {
         let found = self.incoming.wait(self.stop, |state| match state.blobs.get(&self.blob) {
-            Some(BlobProgress::Partial(now)) if now.attempt != self.known.attempt => {
-                Some(Err(StoreError::DownloadRestarted))
-            }
-            Some(BlobProgress::Partial(now)) if is_enough(now) => Some(Ok(now.clone())),
-            _ => state.failure.clone().map(|failure| Err(StoreError::DownloadFailed(failure))),
+            Some(BlobProgress::Partial(now)) if !self.known.is_same_attempt(now) => Some(Err(StoreError::DownloadRestarted)),
+            Some(BlobProgress::Partial(now)) => is_enough(now).then(|| Ok(now.clone())),
+            // The pull has failed.
+            _ => Some(Err(state.failure_of(&self.blob).map_or(StoreError::DownloadRestarted, StoreError::DownloadFailed))),
         });
         found?
     }
@@ -260,8 +280,8 @@ impl IncomingBlob<'_> {
     ///
     /// # Errors
     ///
-    /// Fails with [`StoreError::DownloadRestarted`] if the digest is wrong and the blob is
-    /// downloaded again, and with [`StoreError::DownloadFailed`] if the download fails.
+    /// Fails with [`StoreError::DownloadRestarted`] if it is wrong, or the pull fails, and the blob is
+    /// downloaded again, and with [`StoreError::DownloadFailed`] if it is not.
     pub(crate) fn confirm(&self) -> Result<()> {
         self.wait(|now| now.is_whole).map(drop)
     }

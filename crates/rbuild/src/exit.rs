@@ -102,12 +102,14 @@ pub fn reported(error: &(dyn Error + 'static), remedy: Option<Remedy>) -> Report
 fn errno_of(error: &(dyn Error + 'static)) -> Option<i32> {
     let own = |error: &(dyn Error + 'static)| match error.downcast_ref::<io::Error>() {
         Some(e) => e.raw_os_error().or_else(|| carried::<rbuild_linux::Error>(e)?.errno()),
-        None => match (error.downcast_ref(), error.downcast_ref(), error.downcast_ref::<KernelProblem>()) {
-            (Some(TransportError::Store(StoreError::Kernel(e))), ..) | (_, Some(StoreError::Kernel(e)), _) => e.errno(),
-            (Some(TransportError::Store(StoreError::Layer(LayerError::Kernel(e)))), ..)
-            | (_, Some(StoreError::Layer(LayerError::Kernel(e))), _) => e.errno(),
+        None => match (error.downcast_ref(), error.downcast_ref::<StoreError>(), error.downcast_ref::<KernelProblem>())
+        {
+            (Some(TransportError::Store(e)), ..) | (_, Some(e), _) => e.errno(),
             (.., Some(e)) => e.whole().errno(),
-            _ => error.downcast_ref::<rbuild_linux::Error>()?.errno(),
+            _ => match error.downcast_ref() {
+                Some(BuildError::Dockerfile(list) | BuildError::Unmet(list)) => list.first()?.errno,
+                _ => error.downcast_ref::<rbuild_linux::Error>()?.errno(),
+            },
         },
     };
     std::iter::successors(Some(error), |error| (*error).source()).find_map(own)
@@ -218,6 +220,13 @@ mod tests {
     use std::path::Path;
 
     use super::*;
+
+    #[test]
+    fn the_error_number_of_a_diagnostic_is_reported() {
+        let d = rbuild_dockerfile::Diagnostic::new(Default::default(), "pulling `debian` failed");
+        let of = |errno| BuildError::Unmet(vec![rbuild_dockerfile::Diagnostic { errno, ..d.clone() }]);
+        assert_eq!([None, Some(28)].map(|errno| reported(&of(errno), None).errno), [None, Some(28)]);
+    }
 
     #[test]
     fn a_reported_error_keeps_its_error_number_and_its_remedy() {

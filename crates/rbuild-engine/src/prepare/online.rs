@@ -21,8 +21,8 @@ pub struct ImageRequest {
 /// Converts an error of the fetcher to a diagnostic. `message` returns its message, given that of
 /// the error.
 pub(crate) fn reported(span: Span, error: ReportedError, message: impl FnOnce(&str) -> String) -> Diagnostic {
-    let ReportedError { message: own, errno: _, remedy } = error;
-    Diagnostic { help: remedy.map(Help::from), ..Diagnostic::new(span, message(&own)) }
+    let ReportedError { message: own, errno, remedy } = error;
+    Diagnostic { help: remedy.map(Help::from), errno, ..Diagnostic::new(span, message(&own)) }
 }
 
 /// Pulls images. Returns one outcome for each image, in the same order: `None` if the image is in

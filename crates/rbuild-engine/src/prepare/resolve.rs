@@ -130,9 +130,10 @@ fn candidate(store: &Store, PlatformImage { name, platform }: &PlatformImage) ->
 /// Returns the error for a stored image that may be outdated, because its registry could not be
 /// contacted.
 fn stale_image(need: &ImageNeed, failure: ReportedError) -> Diagnostic {
-    let ReportedError { message, errno: _, remedy } = failure;
+    let ReportedError { message, errno, remedy } = failure;
     let text = &need.image.text;
     let d = Diagnostic::new(need.span, format!("could not check the registry for a newer `{text}`: {message}"));
+    let d = Diagnostic { errno, ..d };
     d.help(Remedy::Image(ImageRemedy::UseStoredImage { first: remedy.map(Box::new) }))
 }
 
@@ -160,18 +161,20 @@ fn missing_image(store: &Store, need: &ImageNeed, failure: Option<ReportedError>
         true => format!("image `{text}` not found in the local store"),
         false => format!("`{text}` is neither a stage nor an image in the local store"),
     };
-    let (message, remedy) = match failure {
-        Some(ReportedError { message, errno: _, remedy }) => {
-            (format!("{absent}, and pulling it failed: {message}"), remedy)
+    let (message, errno, remedy) = match failure {
+        Some(ReportedError { message, errno, remedy }) => {
+            (format!("{absent}, and pulling it failed: {message}"), errno, remedy)
         }
-        None => (absent, None),
+        None => (absent, None, None),
     };
-    let d = Diagnostic::new(need.span, message);
+    let d = Diagnostic { errno, ..Diagnostic::new(need.span, message) };
     // Image commands accept an ID prefix here; FROM does not.
     if let Ok((None, image)) = store.images().find_image(text) {
         return d.help(Remedy::Image(ImageRemedy::WriteWholeId { id: image.id.to_string() }));
     }
     match (similar(store, need), remedy) {
+        // The name is not the reason.
+        (_, Some(remedy @ (Remedy::Disk(_) | Remedy::Store(_) | Remedy::Machine(_)))) => d.help(remedy),
         (Some(close), _) => d.help(Remedy::did_you_mean(close)),
         (None, Some(remedy)) => d.help(remedy),
         (None, None) => d.help(Remedy::Image(ImageRemedy::ObtainImage { name: text.clone() })),
@@ -212,10 +215,32 @@ fn similar(store: &Store, need: &ImageNeed) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use rbuild_remedy::ServerRemedy;
+    use rbuild_remedy::{DiskRemedy, ServerRemedy};
     use rbuild_testkit::assert_recorded;
 
     use super::*;
+
+    #[test]
+    fn the_errno_of_a_failed_pull_is_kept() {
+        let dir = std::env::temp_dir().join(format!("rbuild-unpulled-image-{}", std::process::id()));
+        let store = Store::open(&dir).unwrap();
+        let need = ImageNeed {
+            image: rbuild_plan::WrittenImage::parse("debian").unwrap(),
+            platform: "linux/amd64".parse().unwrap(),
+            span: Default::default(),
+            stages: Vec::new(),
+            later_stage: false,
+        };
+        let failure = || ReportedError { errno: Some(28), ..ReportedError::new("no space left on device") };
+        for found in [
+            stale_image(&need, failure()),
+            foreign_image(&need, &"linux/arm64".parse().unwrap(), failure()),
+            missing_image(&store, &need, Some(failure())),
+        ] {
+            assert_eq!(found.errno, Some(28), "{}", found.message);
+        }
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
 
     #[test]
     fn images_that_are_missing_or_stale_are_reported_as_recorded() {
@@ -232,6 +257,8 @@ mod tests {
             remedy: Some(ServerRemedy::CheckNetwork.into()),
             ..ReportedError::new("GET /v2/ at r.io")
         };
+        let full =
+            ReportedError { remedy: Some(Remedy::Disk(DiskRemedy::FreeSpace)), ..ReportedError::new("no space left") };
         let id = format!("sha256:{}", "0".repeat(64));
         let found = [
             stale_image(&need("debian", &[], false), failure()),
@@ -243,6 +270,8 @@ mod tests {
             missing_image(&store, &need("debian", &["build"], false), None),
             missing_image(&store, &need("biuld", &["build"], false), None),
             missing_image(&store, &need("debian", &[], false), Some(failure())),
+            missing_image(&store, &need("biuld", &["build"], false), Some(failure())),
+            missing_image(&store, &need("biuld", &["build"], false), Some(full)),
         ];
         std::fs::remove_dir_all(&dir).unwrap();
         let lines = found.iter().map(|d| format!("{}\n  remedy: {:?}\n", d.message, d.help));

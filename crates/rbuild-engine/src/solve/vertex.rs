@@ -4,10 +4,10 @@ use std::borrow::Cow;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use rbuild_dockerfile::{Diagnostic, Span};
+use rbuild_dockerfile::{Diagnostic, Help, Span};
 use rbuild_image::ManifestDigest;
 use rbuild_plan::{CopyStep, FileSource, RunCache, RunMount, RunMountKind, RunStep, Step, VertexId};
-use rbuild_remedy::{FileRemedy, ReportedError};
+use rbuild_remedy::{FileRemedy, sentence};
 use rbuild_source::{Changes, Selection, SourceError};
 use rbuild_store::{CacheKey, KeyInputs, Lock, ResultId, StoreError};
 
@@ -279,7 +279,7 @@ fn unpack(env: &StepEnv<'_>, id: VertexId, name: &str, manifest: &ManifestDigest
     let started = Instant::now();
     let wanted = env.schedule.parts_wanted(env.graph(), id);
     let unpacked = env.rootfs.unpack(id, env.image(manifest)?, wanted.as_ref());
-    if unpacked.map_err(|e| not_pulled(env, id, e))? > 0 {
+    if unpacked.map_err(|e| at_image(env, id, e))? > 0 {
         env.events.phase(BuildPhase::Unpack { image: name }, started.elapsed().as_secs_f64());
     }
     Ok(())
@@ -293,38 +293,56 @@ fn unpack(env: &StepEnv<'_>, id: VertexId, name: &str, manifest: &ManifestDigest
 pub(crate) fn wait_for_images(env: &StepEnv<'_>) -> Result<()> {
     for (id, vertex) in env.graph().numbered() {
         if let Step::Image { manifest, .. } = &vertex.step {
-            env.store.wait_for_image(manifest).map_err(|e| not_pulled(env, id, e.into()))?;
+            env.store.wait_for_image(manifest).map_err(|e| at_image(env, id, e.into()))?;
         }
     }
     Ok(())
 }
 
-/// Replaces the error of a failed download by one at the instruction that names the image.
-fn not_pulled(env: &StepEnv<'_>, id: VertexId, error: BuildError) -> BuildError {
+/// Replaces the error of a failed download, or of the store while an image is unpacked, by one at
+/// the instruction that names the image.
+fn at_image(env: &StepEnv<'_>, id: VertexId, error: BuildError) -> BuildError {
     let vertex = &env.graph().vertices[id];
     match (error, &vertex.step) {
-        (BuildError::Store(StoreError::DownloadFailed(failure)), Step::Image { name, .. }) => {
-            BuildError::Unmet(vec![pull_failure(vertex.span, name, failure)])
+        (BuildError::Store(e), Step::Image { name, .. }) => {
+            BuildError::Unmet(vec![image_failure(vertex.span, name, e)])
         }
         (error, _) => error,
     }
 }
 
-fn pull_failure(span: Span, name: &str, failure: ReportedError) -> Diagnostic {
-    reported(span, failure, |own| format!("pulling `{name}` failed: {own}"))
+fn image_failure(span: Span, name: &str, error: StoreError) -> Diagnostic {
+    match error {
+        StoreError::DownloadFailed(failure) => reported(span, failure, |own| format!("pulling `{name}` failed: {own}")),
+        error => {
+            let d = Diagnostic::new(span, format!("unpacking `{name}` failed: {}", sentence(&error)));
+            Diagnostic { help: error.remedy().map(Help::from), errno: error.errno(), ..d }
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use rbuild_remedy::ServerRemedy;
+    use rbuild_remedy::{ReportedError, ServerRemedy};
 
     use super::*;
 
     #[test]
-    fn failed_pulls_are_reported_as_recorded() {
-        let failure =
-            ReportedError { remedy: Some(ServerRemedy::CheckNetwork.into()), ..ReportedError::new("GET /v2/ at r.io") };
-        let Diagnostic { message, help, .. } = pull_failure(Span::default(), "debian", failure);
-        rbuild_testkit::assert_recorded!("failed-pulls", format!("{message}\n  remedy: {help:?}"));
+    fn failures_of_images_are_reported_as_recorded() {
+        let pulled = ReportedError {
+            remedy: Some(ServerRemedy::CheckNetwork.into()),
+            errno: Some(111),
+            ..ReportedError::new("GET /v2/ at r.io")
+        };
+        let kernel = |errno| {
+            let e = std::io::Error::from_raw_os_error(errno);
+            StoreError::from(rbuild_linux::Error::new("open", rbuild_linux::described("a file of the layer"), e))
+        };
+        let errors = [StoreError::DownloadFailed(pulled), kernel(28), kernel(13)];
+        let lines = errors.into_iter().map(|e| {
+            let Diagnostic { message, help, errno, .. } = image_failure(Span::default(), "debian", e);
+            format!("{message}\n  remedy: {help:?}\n  errno: {errno:?}\n")
+        });
+        rbuild_testkit::assert_recorded!("failed-images", lines.collect::<String>());
     }
 }

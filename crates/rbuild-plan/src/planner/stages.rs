@@ -202,7 +202,7 @@ impl Planner<'_> {
         match (result, at) {
             (Err(Interrupted::Error(d)), Some(span)) => {
                 let message = format!("in the base image's ONBUILD trigger: {}", d.message);
-                Err(Interrupted::Error(Diagnostic { span, message, help: d.help }))
+                Err(Interrupted::Error(Diagnostic { span, message, ..d }))
             }
             (other, _) => other,
         }

@@ -23,7 +23,7 @@ impl Scene {
             image: ManifestDigest::of(b"image"),
             layer: BlobDigest::of(b"layer"),
         };
-        scene.incoming.request(&scene.image, vec![scene.layer]);
+        scene.incoming.request(PULL, &scene.image, vec![scene.layer]);
         scene
     }
 
@@ -70,7 +70,7 @@ fn a_reader_waits_for_bytes_and_for_the_verification() {
         scene.incoming.verified(PULL, &scene.layer);
         assert_eq!(reader.join().unwrap().unwrap(), "layer");
     });
-    scene.incoming.ended(&scene.image, Ok(()));
+    scene.incoming.ended(PULL, Ok(()));
     scene.incoming.wait_for_image(&scene.image, &|| false).unwrap();
     assert_eq!(scene.read().unwrap(), "layer", "the file can still be read");
     let stored = BlobDigest::of(b"stored");
@@ -82,8 +82,8 @@ fn a_reader_waits_for_bytes_and_for_the_verification() {
 #[test]
 fn readers_follow_one_of_two_pulls() {
     let scene = Scene::new("two");
-    scene.incoming.request(&scene.image, vec![scene.layer]);
     let other = PullId(2);
+    scene.incoming.request(other, &scene.image, vec![scene.layer]);
     scene.begin().write_all(b"layer").unwrap();
     scene.incoming.begun(other, &scene.layer, File::open("/dev/null").unwrap());
     scene.incoming.grown(other, &scene.layer, 3);
@@ -95,9 +95,9 @@ fn readers_follow_one_of_two_pulls() {
         scene.incoming.verified(PULL, &scene.layer);
         assert_eq!(reader.join().unwrap().unwrap(), "layer");
     });
-    scene.incoming.ended(&scene.image, Ok(()));
+    scene.incoming.ended(PULL, Ok(()));
     assert!(matches!(scene.incoming.wait_for_image(&scene.image, &|| true), Err(StoreError::Stopped)));
-    scene.incoming.ended(&scene.image, Ok(()));
+    scene.incoming.ended(other, Ok(()));
     scene.incoming.wait_for_image(&scene.image, &|| true).unwrap();
 }
 
@@ -126,11 +126,58 @@ fn a_failed_download_ends_all_waits() {
         let waiter = threads.spawn(|| scene.incoming.wait_for_image(&scene.image, &|| false));
         scene.begin();
         sleep(Duration::from_millis(20));
-        scene.incoming.ended(&scene.image, Err(Scene::failure()));
+        scene.incoming.ended(PULL, Err(Scene::failure()));
         let is_it = |e: StoreError| matches!(e, StoreError::DownloadFailed(failure) if failure == Scene::failure());
         assert!(is_it(reader.join().unwrap().unwrap_err()));
         assert!(is_it(waiter.join().unwrap().unwrap_err()));
     });
+}
+
+/// Another image has the same layer, and one of its own.
+#[test]
+fn a_failed_pull_is_that_of_its_image_only() {
+    let scene = Scene::new("own");
+    let (other, image, own) = (PullId(2), ManifestDigest::of(b"other image"), BlobDigest::of(b"own layer"));
+    scene.incoming.request(other, &image, vec![scene.layer, own]);
+    scope(|threads| {
+        let reader = threads.spawn(|| retry_restarted(|| scene.read()));
+        let opening = threads.spawn(|| scene.incoming.open(&own, &|| false).map(|blob| blob.is_some()));
+        scene.begin().write_all(b"la").unwrap();
+        scene.incoming.grown(PULL, &scene.layer, 2);
+        sleep(Duration::from_millis(50));
+        scene.incoming.ended(PULL, Err(Scene::failure()));
+        let failed = scene.incoming.wait_for_image(&scene.image, &|| false);
+        assert!(matches!(failed, Err(StoreError::DownloadFailed(failure)) if failure == Scene::failure()));
+        sleep(Duration::from_millis(100));
+        assert!(!reader.is_finished() && !opening.is_finished(), "the other pull goes on");
+        let path = scene.path.with_extension("2");
+        std::fs::write(&path, b"layer").unwrap();
+        scene.incoming.begun(other, &scene.layer, File::open(&path).unwrap());
+        std::fs::remove_file(&path).unwrap();
+        scene.incoming.grown(other, &scene.layer, 5);
+        scene.incoming.verified(other, &scene.layer);
+        assert_eq!(reader.join().unwrap().unwrap(), "layer");
+        scene.incoming.ended(other, Ok(()));
+        assert!(!opening.join().unwrap().unwrap(), "it is in the store");
+    });
+    scene.incoming.wait_for_image(&image, &|| true).unwrap();
+    // The image is the same under another name.
+    let third = PullId(3);
+    scene.incoming.request(third, &image, vec![own]);
+    scene.incoming.ended(third, Err(Scene::failure()));
+    assert!(matches!(scene.incoming.wait_for_image(&image, &|| true), Err(StoreError::DownloadFailed(_))));
+}
+
+#[test]
+fn a_blob_that_no_pull_completes_fails_with_the_first_failure() {
+    let scene = Scene::new("none");
+    let other = PullId(2);
+    scene.incoming.request(other, &ManifestDigest::of(b"other image"), vec![scene.layer]);
+    scene.incoming.ended(other, Err(ReportedError::new("no name")));
+    assert!(matches!(scene.incoming.open(&scene.layer, &|| true), Err(StoreError::Stopped)), "one is left");
+    scene.incoming.ended(PULL, Err(Scene::failure()));
+    let e = scene.incoming.open(&scene.layer, &|| true).map(drop).unwrap_err();
+    assert!(matches!(e, StoreError::DownloadFailed(failure) if failure == Scene::failure()));
 }
 
 #[test]

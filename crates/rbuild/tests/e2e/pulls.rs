@@ -331,6 +331,39 @@ fn a_refused_download_leaves_nothing() {
 }
 
 #[test]
+fn a_failure_of_the_store_during_a_pull_is_reported_at_from() {
+    let (scene, name) = scene();
+    for (damage, says) in [
+        // The fetcher cannot keep the layer.
+        ("rm -rf partial; touch partial", "pulling `"),
+        // The builder cannot keep its tree.
+        ("rm -rf trees; touch trees", "unpacking `"),
+    ] {
+        scene.lab.sh(&format!("cd $RBUILD_ROOT; {damage}")).ok();
+        let ran = scene.build(&copy_all(&name), &["--no-cache", "."]);
+        let ran = ran.fails(1, &[says, "not a directory", "Dockerfile:1:6", "hint: "]);
+        assert_eq!(ran.stderr.matches("error:").count(), 1, "{}", ran.stderr);
+        scene.lab.sh("cd $RBUILD_ROOT; for d in partial trees; do test -d $d || { rm -f $d; mkdir $d; }; done").ok();
+    }
+}
+
+#[test]
+fn a_failed_pull_is_reported_at_its_own_instruction() {
+    let (scene, name) = scene();
+    let other = scene.name("other:1");
+    scene.lab.write("small", "another");
+    scene.build("FROM scratch\nCOPY small /\n", &["-t", &other, "--push", "."]).ok();
+    scene.forget(&other);
+    hold(&scene, 1);
+    let layer = scene.document("other", "1")["layers"][0]["digest"].as_str().unwrap().to_string();
+    scene.registry.fault("GET", &layer, Fault::Status(404, None), 9);
+    let file = format!("FROM {name} AS base\nFROM {other}\nCOPY --from=base /firs* /x/\n");
+    let ran = scene.build(&file, &["."]).fails(1, &[&format!("pulling `{other}` failed"), "Dockerfile:2:6"]);
+    assert_eq!(ran.stderr.matches("error:").count(), 1, "{}", ran.stderr);
+    std::fs::write(release(&scene), "").unwrap();
+}
+
+#[test]
 fn a_cached_build_downloads_no_layer() {
     let (scene, name) = scene();
     let out = format!("type=local,dest={}", scene.lab.path("out").display());
@@ -388,7 +421,7 @@ fn a_full_disk_during_a_pull_is_reported_once() {
     );
     let ran = crate::errors::in_namespace(&scene.lab, &script);
     // The disk is full for the fetcher or for the builder.
-    let ran = ran.fails(1, &["o space left on device", "rbuild prune"]);
+    let ran = ran.fails(1, &["no space left on device", "Dockerfile:1:6", "hint: free some space; `rbuild prune -a`"]);
     assert_eq!(ran.stderr.matches("error:").count(), 1, "{}", ran.stderr);
     let lines: Vec<&str> = ran.stdout.lines().filter(|line| !line.is_empty() && !line.ends_with(':')).collect();
     assert_eq!(lines, [name.as_str(), "whole"], "left: {}", ran.stdout);

@@ -1,6 +1,6 @@
 //! The receiving end of a build's pulls, in the builder.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
@@ -32,8 +32,8 @@ impl ArrivingImages {
         let mut arriving = ArrivingImages { incoming: Arc::default(), receivers: Vec::new() };
         let mut first = 0;
         for fetcher in fetchers {
-            for image in &fetcher.images {
-                arriving.incoming.request(&image.manifest, image.layers.clone());
+            for (at, image) in fetcher.images.iter().enumerate() {
+                arriving.incoming.request(PullId(first + at), &image.manifest, image.layers.clone());
             }
             let socket = fetcher.socket.try_clone()?;
             let mut receiver = Receiver {
@@ -44,7 +44,6 @@ impl ArrivingImages {
                 sizes: HashMap::new(),
                 first,
                 images: fetcher.images,
-                ended: HashSet::new(),
             };
             first += receiver.images.len();
             let receiving = start(move || receiver.run(&fetcher.socket)).map_err(std::io::Error::from)?;
@@ -69,8 +68,6 @@ struct Receiver {
     /// Number of images of earlier fetchers.
     first: usize,
     images: Vec<PendingImage>,
-    /// Positions of the images whose pulls have ended.
-    ended: HashSet<usize>,
     /// Bytes of each blob that have arrived.
     sizes: HashMap<BlobDigest, u64>,
     started: Instant,
@@ -96,9 +93,8 @@ impl Receiver {
             }
         }
         // Other fetchers may still be downloading their images.
-        let open = (0..self.images.len()).filter(|at| !self.ended.contains(at));
-        for image in open.map(|at| &self.images[at]) {
-            self.incoming.ended(&image.manifest, Err(ReportedError::new("the fetcher ended unexpectedly")));
+        for at in 0..self.images.len() {
+            self.incoming.ended(self.pull(at), Err(ReportedError::new("the fetcher ended unexpectedly")));
         }
     }
 
@@ -115,9 +111,7 @@ impl Receiver {
             self.events.send(Event::Phase { text, seconds: self.started.elapsed().as_secs_f64() });
         }
         self.events.send(Event::Pulling { image: image.name.clone(), moved, total: moved });
-        if self.ended.insert(at) {
-            self.incoming.ended(&image.manifest, failure.map_or(Ok(()), Err));
-        }
+        self.incoming.ended(self.pull(at), failure.map_or(Ok(()), Err));
     }
 
     /// Sends the progress, unless it was sent a moment ago.
