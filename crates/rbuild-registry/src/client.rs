@@ -27,7 +27,8 @@ impl Client {
         notify: impl Fn(Notice) + Send + Sync + 'static,
     ) -> Client {
         let http = Http::new(environment.clone(), options.retry_policy);
-        let shared = ClientState { environment, options, http, notify: Box::new(notify), shown: Mutex::default() };
+        let (notify, blob_connections, shown) = (Box::new(notify), Arc::default(), Mutex::default());
+        let shared = ClientState { environment, options, http, blob_connections, notify, shown };
         Client { shared: Arc::new(shared) }
     }
 
@@ -50,12 +51,13 @@ impl Client {
 /// A repository and its endpoints.
 pub struct Repository {
     pub(crate) place: RemoteRepository,
-    pub(crate) sessions: Vec<EndpointSession>,
+    pub(crate) sessions: Vec<Arc<EndpointSession>>,
 }
 
 impl Repository {
     pub(crate) fn new(place: RemoteRepository, endpoints: Vec<Endpoint>, shared: &Arc<ClientState>) -> Repository {
-        Repository { place, sessions: endpoints.into_iter().map(|e| EndpointSession::new(e, shared.clone())).collect() }
+        let sessions = endpoints.into_iter().map(|e| Arc::new(EndpointSession::new(e, shared.clone())));
+        Repository { place, sessions: sessions.collect() }
     }
 
     /// Returns the repository's registry and path.
@@ -75,7 +77,7 @@ impl Repository {
         ask: impl Fn(&'s EndpointSession) -> std::result::Result<T, RegistryProblem>,
     ) -> Result<T> {
         let mut furthest: Option<RegistryProblem> = None;
-        for session in self.sessions.iter().filter(|session| fits(&session.endpoint)) {
+        for session in self.sessions.iter().map(|session| &**session).filter(|session| fits(&session.endpoint)) {
             match ask(session) {
                 Ok(answer) => return Ok(answer),
                 Err(problem) => {

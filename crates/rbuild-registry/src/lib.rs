@@ -9,6 +9,8 @@
 mod answer;
 mod auth;
 mod blob;
+mod blob_connections;
+mod blob_request;
 mod challenge;
 mod choose;
 mod client;
@@ -30,6 +32,8 @@ mod login_use;
 mod manifest;
 mod proxy;
 mod push;
+mod range_policy;
+mod ranges;
 mod reply_fault;
 mod request_name;
 mod retry;
@@ -52,6 +56,7 @@ pub use error::{
 };
 pub use manifest::{ReceivedManifest, Resolved};
 pub use push::{Pushed, UploadBlob};
+pub use range_policy::RangePolicy;
 pub use retry::Notice;
 pub use retry_policy::RetryPolicy;
 pub use secret::Secret;

@@ -1,6 +1,7 @@
 //! Upload of blobs and manifests.
 
 use std::io::{self, Read};
+use std::sync::Arc;
 
 use rbuild_image::BlobDigest;
 use rbuild_remedy::sentence;
@@ -120,7 +121,7 @@ impl Repository {
 
     /// Pushes to the first endpoint that accepts pushes.
     fn pushing<T>(&self, push: impl Fn(&EndpointSession) -> Outcome<T>) -> Result<T> {
-        let takes = |endpoint: &&EndpointSession| endpoint.endpoint.push;
+        let takes = |session: &&Arc<EndpointSession>| session.endpoint.push;
         let Some(session) = self.sessions.iter().find(takes) else {
             return Err(self.fail(ConfigError::NoEndpoint(EndpointUse::Pushes).into()));
         };

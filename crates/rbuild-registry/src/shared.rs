@@ -2,15 +2,17 @@
 
 use rbuild_remedy::sentence;
 use std::collections::HashSet;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use crate::blob_connections::BlobConnections;
 use crate::credential::CommandLineCredentials;
 use crate::endpoint::TlsVerify;
 use crate::environment::ProcessEnvironment;
 use crate::error::RegistryProblem;
 use crate::http::{Http, HttpReply};
 use crate::locked;
+use crate::range_policy::RangePolicy;
 use crate::retry::{Attempts, Notice, is_temporary_status, may_be_temporary, retry_after};
 use crate::retry_policy::RetryPolicy;
 
@@ -23,6 +25,8 @@ pub struct Options {
     pub tls_verify: TlsVerify,
     /// Times and numbers of attempts.
     pub retry_policy: RetryPolicy,
+    /// Downloads of large blobs in ranges.
+    pub ranges: RangePolicy,
 }
 
 /// Connections and settings of all repositories of a client.
@@ -30,6 +34,7 @@ pub(crate) struct ClientState {
     pub environment: ProcessEnvironment,
     pub options: Options,
     pub http: Http,
+    pub blob_connections: Arc<BlobConnections>,
     pub notify: Box<dyn Fn(Notice) + Send + Sync>,
     /// Warnings of servers that have been shown.
     pub shown: Mutex<HashSet<String>>,

@@ -5,6 +5,7 @@ mod download;
 mod files;
 mod pull;
 mod push;
+mod ranges;
 mod registry;
 
 use std::path::PathBuf;
@@ -13,8 +14,8 @@ use std::time::Duration;
 
 use rbuild_image::Reference;
 use rbuild_registry::{
-    Client, CommandLineCredentials, Notice, Options, OwnLogin, ProcessEnvironment, Repository, RetryPolicy, Secret,
-    TlsVerify,
+    Client, CommandLineCredentials, Notice, Options, OwnLogin, ProcessEnvironment, RangePolicy, Repository,
+    RetryPolicy, Secret, TlsVerify,
 };
 
 /// A client with its own home directory, and the notices that it sent.
@@ -37,6 +38,15 @@ impl Scene {
     }
 
     fn with_given(name: &str, given: CommandLineCredentials) -> Scene {
+        Scene::with_options(name, given, RangePolicy::default())
+    }
+
+    /// A scene whose client downloads blobs in ranges so.
+    fn with_ranges(name: &str, ranges: RangePolicy) -> Scene {
+        Scene::with_options(name, CommandLineCredentials::default(), ranges)
+    }
+
+    fn with_options(name: &str, given: CommandLineCredentials, ranges: RangePolicy) -> Scene {
         let dir = std::env::temp_dir().join(format!("rbuild-registry-{name}-{}", std::process::id()));
         std::fs::create_dir_all(&dir).unwrap();
         let environment = ProcessEnvironment::of([("HOME", dir.to_str().unwrap())], &dir);
@@ -45,7 +55,7 @@ impl Scene {
             first_wait: Duration::from_millis(20),
             ..RetryPolicy::default()
         };
-        let options = Options { given, tls_verify: TlsVerify(None), retry_policy };
+        let options = Options { given, tls_verify: TlsVerify(None), retry_policy, ranges };
         let notices: Arc<Mutex<Vec<Notice>>> = Arc::default();
         let sink = notices.clone();
         let client = Client::new(environment, options, move |notice| sink.lock().unwrap().push(notice));

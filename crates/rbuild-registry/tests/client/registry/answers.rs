@@ -127,10 +127,16 @@ impl Registry {
         let found = digest.parse().ok().and_then(|digest| state.blobs.get(&(repository.to_string(), digest)));
         let Some(bytes) = found else { return Response::error(404, "BLOB_UNKNOWN") };
         let range = request.headers.get("range").filter(|_| !no_range);
-        match range.and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse::<usize>().ok()) {
-            Some(at) => Response::new(206)
-                .with("Content-Range", format!("bytes {at}-{}/{}", bytes.len() - 1, bytes.len()))
-                .body(&bytes[at..]),
+        let last = bytes.len().saturating_sub(1);
+        let range = range.and_then(|range| {
+            let (first, end) = range.strip_prefix("bytes=")?.split_once('-')?;
+            let end = if end.is_empty() { last } else { end.parse::<usize>().ok()?.min(last) };
+            Some((first.parse::<usize>().ok()?, end))
+        });
+        match range {
+            Some((first, end)) => Response::new(206)
+                .with("Content-Range", format!("bytes {first}-{end}/{}", bytes.len()))
+                .body(&bytes[first..=end]),
             None => Response::new(200).body(bytes.clone()),
         }
     }

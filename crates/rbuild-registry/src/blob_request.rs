@@ -1,0 +1,170 @@
+//! Requests for the bytes of a blob.
+
+use std::io::{self, Read};
+
+use rbuild_image::BlobDigest;
+use ureq::BodyReader;
+
+use crate::error::{Broken, RegistryProblem, RemoteAction, RemoteObject};
+use crate::flow::Watched;
+use crate::http::connection;
+use crate::interruption::Interruption;
+use crate::reply_fault::ReplyFault;
+use crate::request_name::RequestName;
+use crate::session::{ApiRequest, Body, EndpointSession};
+use crate::url;
+
+/// A request for the bytes of a blob from a position.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct BlobRequest {
+    pub digest: BlobDigest,
+    pub at: u64,
+    /// Size of the whole blob in bytes.
+    pub size: u64,
+}
+
+/// Bytes of a blob that are being received.
+pub(crate) struct OpenRange {
+    pub body: BodyReader<'static>,
+    /// Position of the end of the bytes.
+    pub end: u64,
+    /// True if the server answered with the requested range.
+    pub is_range: bool,
+    /// URL that the endpoint redirected to, if it did.
+    pub redirected: Option<String>,
+}
+
+impl BlobRequest {
+    /// Opens the blob at the position, up to its end or to that of the range that the server
+    /// returns. With `end`, the bytes up to that position are requested.
+    pub(crate) fn open(&self, session: &EndpointSession, end: Option<u64>) -> Result<OpenRange, RegistryProblem> {
+        self.open_at(session, None, end)
+    }
+
+    /// Opens the bytes up to the position `end`, which must be those that the server returns; at
+    /// `url`, or else at the endpoint.
+    pub(crate) fn open_range(
+        &self,
+        session: &EndpointSession,
+        url: Option<&str>,
+        end: u64,
+    ) -> Result<OpenRange, RegistryProblem> {
+        let open = self.open_at(session, url, Some(end))?;
+        match open.is_range && open.end >= end {
+            true => Ok(open),
+            false => Err(session.invalid(ReplyFault::OtherRange(self.digest))),
+        }
+    }
+
+    fn open_at(
+        &self,
+        session: &EndpointSession,
+        url: Option<&str>,
+        end: Option<u64>,
+    ) -> Result<OpenRange, RegistryProblem> {
+        let BlobRequest { digest, at, size } = *self;
+        let mut headers = vec![("accept", "*/*".to_string())];
+        match end {
+            Some(end) => headers.push(("range", format!("bytes={at}-{}", end - 1))),
+            None if at > 0 => headers.push(("range", format!("bytes={at}-"))),
+            None => {}
+        }
+        let path = format!("/blobs/{digest}");
+        let own = session.url(&path);
+        let call = ApiRequest {
+            method: "GET",
+            to: url.unwrap_or(&path),
+            headers: &headers,
+            body: Body::None,
+            scopes: &[session.scope("pull")],
+            // For another URL, the caller returns to the endpoint.
+            repeat: url.is_none(),
+        };
+        let reply = session.call(&call)?;
+        let length = reply.response.body().content_length();
+        let range = reply.header("content-range").and_then(content_range);
+        let (start, whole) = match (reply.status(), range) {
+            (200, _) => (0, length),
+            (206, Some((start, last, whole))) if start <= at && last >= at => {
+                (start, whole.or_else(|| (end.is_none()).then_some(last + 1)))
+            }
+            (206, _) => return Err(session.invalid(ReplyFault::OtherRange(digest))),
+            _ => {
+                let request = RequestName::Blob { method: "GET", digest };
+                return Err(session.refused(reply, request, RemoteObject::Blob(digest), RemoteAction::Pull));
+            }
+        };
+        // The size is the server's claim.
+        if let Some(whole) = whole.filter(|whole| *whole != size) {
+            return Err(session.invalid(ReplyFault::BlobSize { digest, found: whole, size }));
+        }
+        let is_range = reply.status() == 206;
+        let stop = match range.filter(|_| is_range) {
+            Some((_, last, _)) => last.saturating_add(1).min(size),
+            None => size,
+        };
+        let url = reply.url.clone();
+        let redirected = (place(&url) != place(&own)).then(|| url.clone());
+        let mut body = reply.response.into_body().into_with_config().limit(u64::MAX).reader();
+        let retry_policy = session.shared().http.retry_policy();
+        let skipped = io::copy(&mut Watched::new(&mut body, retry_policy.idle).take(at - start), &mut io::sink());
+        match skipped {
+            Ok(n) if n == at - start => Ok(OpenRange { body, end: stop, is_range, redirected }),
+            other => {
+                let e = other.err().unwrap_or_else(|| io::ErrorKind::UnexpectedEof.into());
+                Err(connection(&session.endpoint.host, "GET", &url, ureq::Error::Io(e), retry_policy))
+            }
+        }
+    }
+
+    /// Returns the problem of a connection that the server closed at a position.
+    pub(crate) fn ended(&self, session: &EndpointSession, at: u64) -> RegistryProblem {
+        self.interrupted(session, at, Interruption::Ended { left: self.size - at })
+    }
+
+    /// Returns the problem of a connection that broke at a position.
+    pub(crate) fn broken(&self, session: &EndpointSession, at: u64, e: io::Error) -> RegistryProblem {
+        let left = self.size - at;
+        self.interrupted(session, at, Interruption::of_read(e, |source| Interruption::Broken { left, source }))
+    }
+
+    /// Returns the problem of an interruption at a position.
+    pub(crate) fn interrupted(&self, session: &EndpointSession, at: u64, source: Interruption) -> RegistryProblem {
+        let request = RequestName::BlobFrom { digest: self.digest, at, size: self.size }.to_string();
+        let host = session.endpoint.host.clone();
+        RegistryProblem::Connection { host, request, kind: Broken::Line, source: source.into() }
+    }
+}
+
+/// Returns the host and the path of a URL.
+fn place(url: &str) -> Option<(&str, &str)> {
+    url::split(url).map(|(_, host, rest)| (host, url::without_query(rest)))
+}
+
+/// Returns the first and the last byte and the size of `bytes A-B/SIZE`; `None` for the size if the
+/// server does not state it.
+fn content_range(range: &str) -> Option<(u64, u64, Option<u64>)> {
+    let (range, size) = range.trim().strip_prefix("bytes ")?.split_once('/')?;
+    let (first, last) = range.split_once('-')?;
+    let (first, last) = (first.trim().parse().ok()?, last.trim().parse().ok()?);
+    (first <= last).then(|| (first, last, size.trim().parse().ok()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_have_an_order_and_perhaps_a_size() {
+        for (text, want) in [
+            ("bytes 5-9/10", Some((5, 9, Some(10)))),
+            (" bytes 0-0/*", Some((0, 0, None))),
+            ("bytes 9-5/10", None),
+            ("bytes */10", None),
+            ("5-9/10", None),
+            ("bytes 5-9", None),
+        ] {
+            assert_eq!(content_range(text), want, "{text}");
+        }
+    }
+}
