@@ -77,6 +77,9 @@ struct AgentKey {
     proxy: Option<String>,
 }
 
+/// The texts of EAI_AGAIN, in glibc and in musl.
+const TRY_AGAIN: [&str; 2] = ["Temporary failure", "Try again"];
+
 /// Sends requests, and keeps connections for the next ones.
 pub(crate) struct Http {
     environment: ProcessEnvironment,
@@ -227,7 +230,7 @@ pub(crate) fn connection(
     let kind = match &e {
         _ if text.contains("invalid peer certificate") => Broken::Certificate,
         _ if text.contains("corrupt message") => Broken::NotTls,
-        _ if lookup && !text.contains("Temporary failure") => Broken::Name,
+        _ if lookup && !TRY_AGAIN.iter().any(|reason| text.contains(reason)) => Broken::Name,
         _ => Broken::Line,
     };
     let source: Box<dyn std::error::Error + Send + Sync> = match (kind, e) {
@@ -245,5 +248,25 @@ pub(crate) fn connection(
         request: RequestName::Path { method, path }.to_string(),
         kind,
         source,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::retry::may_be_temporary;
+
+    #[test]
+    fn only_temporary_failures_of_name_resolution_are_retried() {
+        for (reason, is_retried) in [
+            ("Temporary failure in name resolution", true),
+            ("Try again", true),
+            ("Name or service not known", false),
+            ("Name does not resolve", false),
+        ] {
+            let e = std::io::Error::other(format!("failed to lookup address information: {reason}"));
+            let problem = connection("r.io", "GET", "https://r.io/v2/", ureq::Error::Io(e), RetryPolicy::default());
+            assert_eq!(may_be_temporary(&problem), is_retried, "{reason}");
+        }
     }
 }
