@@ -281,8 +281,14 @@ pub fn children() -> Vec<u32> {
 /// Kills all children, including those that are reparented to the calling process meanwhile, until
 /// none are left.
 pub fn kill_children() {
+    kill_children_except(&[]);
+}
+
+/// Does the same with all children but those in `kept`.
+pub fn kill_children_except(kept: &[u32]) {
     loop {
-        let children = children();
+        let mut children = children();
+        children.retain(|pid| !kept.contains(pid));
         if children.is_empty() {
             return;
         }

@@ -33,7 +33,7 @@ pub(crate) struct Server<'a> {
 pub(crate) enum RequestBody<'a> {
     None,
     Bytes(&'a [u8]),
-    Stream { reader: &'a mut dyn Read, size: u64 },
+    Stream { reader: &'a mut dyn Read, size: Option<u64> },
 }
 
 /// A request to a URL.
@@ -165,7 +165,11 @@ impl Http {
             RequestBody::Stream { reader, size } => {
                 let mut source = Watched::new(BorrowedReader(*reader), self.retry_policy.idle);
                 let body = SendBody::from_reader(&mut source);
-                agent.run(request.header("content-length", *size).body(body).map_err(invalid)?)
+                let request = match size {
+                    Some(size) => request.header("content-length", *size),
+                    None => request.header("transfer-encoding", "chunked"),
+                };
+                agent.run(request.body(body).map_err(invalid)?)
             }
         };
         let response = response.map_err(failed)?;

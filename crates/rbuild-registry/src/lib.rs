@@ -55,7 +55,7 @@ pub use error::{
     Broken, RegistryError, RegistryProblem, RemoteAction, RemoteObject, RemoteRepository, Result, VerifiedContent,
 };
 pub use manifest::{ReceivedManifest, Resolved};
-pub use push::{Pushed, UploadBlob};
+pub use push::{GrowingUpload, Pushed, UploadBlob};
 pub use range_policy::RangePolicy;
 pub use retry::Notice;
 pub use retry_policy::RetryPolicy;

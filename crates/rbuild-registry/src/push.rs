@@ -42,6 +42,14 @@ pub struct UploadBlob<'a> {
     pub mount_from: Option<&'a str>,
 }
 
+/// A blob to upload while it is being written.
+pub struct GrowingUpload<'a> {
+    /// Opens it. Its reader waits for bytes that do not exist yet.
+    pub open: OpenAt<'a>,
+    /// Waits until it is complete. Returns its digest and its size in bytes.
+    pub complete: &'a (dyn Fn() -> io::Result<(BlobDigest, u64)> + Sync),
+}
+
 /// Outcome of an upload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pushed {
@@ -76,6 +84,16 @@ impl Repository {
     /// Fails if the registry refuses the upload or the connection breaks.
     pub fn push_blob(&self, blob: &UploadBlob<'_>) -> Result<Pushed> {
         self.pushing(|session| session.push_blob(blob))
+    }
+
+    /// Uploads a blob while it is being written, whether or not the repository has it. Returns its
+    /// digest and its size in bytes.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the blob is not completed, if the registry refuses or the connection does not last.
+    pub fn push_growing(&self, blob: &GrowingUpload<'_>) -> Result<(BlobDigest, u64)> {
+        self.pushing(|session| session.push_growing(blob))
     }
 
     /// Returns true if the repository has the manifest or index with that digest, and therefore
@@ -147,11 +165,10 @@ impl EndpointSession {
                 Ok(()) => return Ok(Pushed::Uploaded),
                 Err(problem) => problem,
             };
-            let too_large = matches!(problem, RegistryProblem::Status { status: 413, .. });
-            if too_large || may_be_temporary(&problem) && blob.size > CHUNK {
+            if is_too_large(&problem) || may_be_temporary(&problem) && blob.size > CHUNK {
                 // Proxies with a limit answer 413 or just close the connection.
                 self.cancel(&at);
-                return self.upload_in_chunks(blob, least).map(|()| Pushed::Uploaded);
+                return self.upload_in_chunks(blob, least, None).map(|()| Pushed::Uploaded);
             }
             match attempts.next(None).filter(|_| may_be_temporary(&problem)) {
                 Some(wait) => self.shared().wait(&self.endpoint.host, sentence(&problem), wait),
@@ -161,6 +178,28 @@ impl EndpointSession {
                 }
             }
         }
+    }
+
+    /// Uploads a blob in one request while it grows. If that breaks, continues in chunks once the
+    /// blob is complete.
+    fn push_growing(&self, blob: &GrowingUpload<'_>) -> Outcome<(BlobDigest, u64)> {
+        let reply = self.start(None)?;
+        let location = self.location(&reply)?.ok_or_else(|| self.invalid(ReplyFault::NoLocation))?;
+        let least = smallest_chunk(&reply);
+        let sent = self.send_part(&location, blob.open, None, None);
+        let local = |source| RegistryProblem::Local { data: "the data to send", source };
+        let finished = (blob.complete)().map_err(local).and_then(|(digest, size)| {
+            let whole = UploadBlob { digest, size, open: blob.open, mount_from: None };
+            match sent {
+                Ok(next) => self.close(&next, &whole)?,
+                Err(problem) if is_too_large(&problem) || may_be_temporary(&problem) => {
+                    self.upload_in_chunks(&whole, least, self.state(&location)?)?;
+                }
+                Err(problem) => return Err(problem),
+            }
+            Ok((digest, size))
+        });
+        finished.inspect_err(|_| self.cancel(&location))
     }
 
     /// Returns true if an object exists in the repository. `to` is its path below the repository.
@@ -235,7 +274,7 @@ impl EndpointSession {
             method: "PUT",
             to: &url::with_parameter(location, "digest", &blob.digest.to_string()),
             headers: &[("content-type", "application/octet-stream".into())],
-            body: Body::Stream { open: &open, size: blob.size },
+            body: Body::Stream { open: &open, size: Some(blob.size) },
             scopes: &[self.scope("pull,push")],
             repeat: false,
         })?;
@@ -253,9 +292,11 @@ impl EndpointSession {
     }
 
     /// Uploads a blob in chunks. After a failure, resumes at the offset that the registry reports.
-    fn upload_in_chunks(&self, blob: &UploadBlob<'_>, least: u64) -> Outcome<()> {
+    /// `begun` is the location and offset of an upload that has begun.
+    fn upload_in_chunks(&self, blob: &UploadBlob<'_>, least: u64, begun: Option<(String, u64)>) -> Outcome<()> {
         let mut attempts = Attempts::new(self.shared().http.retry_policy(), false);
-        let (mut location, mut at, mut chunk) = (self.restart()?, 0, CHUNK.max(least));
+        let (mut location, mut at) = begun.filter(|(_, has)| *has <= blob.size).map_or_else(|| self.fresh(), Ok)?;
+        let mut chunk = CHUNK.max(least);
         let mut furthest = 0;
         while at < blob.size {
             let end = (at + chunk).min(blob.size);
@@ -271,7 +312,7 @@ impl EndpointSession {
                 }
                 Err(problem) => problem,
             };
-            if matches!(problem, RegistryProblem::Status { status: 413, .. }) && chunk / 2 >= SMALLEST.max(least) {
+            if is_too_large(&problem) && chunk / 2 >= SMALLEST.max(least) {
                 chunk /= 2;
             } else {
                 let Some(wait) = attempts.next(None).filter(|_| may_be_temporary(&problem)) else {
@@ -287,12 +328,22 @@ impl EndpointSession {
                     return Err(self.invalid(ReplyFault::UploadTooLong { received: has, sent: end }));
                 }
                 Some(state) => state,
-                None => (self.restart()?, 0),
+                None => self.fresh()?,
             };
         }
+        self.close(&location, blob)
+    }
+
+    /// Starts another upload. Returns its location and offset.
+    fn fresh(&self) -> Outcome<(String, u64)> {
+        Ok((self.restart()?, 0))
+    }
+
+    /// Ends an upload whose bytes the registry has.
+    fn close(&self, location: &str, blob: &UploadBlob<'_>) -> Outcome<()> {
         let reply = self.call(&ApiRequest {
             method: "PUT",
-            to: &url::with_parameter(&location, "digest", &blob.digest.to_string()),
+            to: &url::with_parameter(location, "digest", &blob.digest.to_string()),
             headers: &[],
             body: Body::Bytes(&[]),
             scopes: &[self.scope("pull,push")],
@@ -303,15 +354,27 @@ impl EndpointSession {
 
     /// Uploads the bytes from `at` up to `end`; returns the next location.
     fn patch(&self, location: &str, blob: &UploadBlob<'_>, at: u64, end: u64) -> Outcome<String> {
-        let open = || Ok(Box::new((blob.open)(at)?.take(end - at)) as Box<dyn Read>);
+        self.send_part(location, blob.open, Some((at, end)), Some(blob.digest))
+    }
+
+    /// Uploads a range of a blob, or all of it with an unknown size; returns the next location. The
+    /// digest may be unknown.
+    fn send_part(
+        &self,
+        location: &str,
+        source: OpenAt<'_>,
+        range: Option<(u64, u64)>,
+        digest: Option<BlobDigest>,
+    ) -> Outcome<String> {
+        let (at, end) = range.unwrap_or((0, u64::MAX));
+        let open = || Ok(Box::new(source(at)?.take(end - at)) as Box<dyn Read>);
+        let mut headers = vec![("content-type", "application/octet-stream".to_string())];
+        headers.extend(range.map(|(at, end)| ("content-range", format!("{at}-{}", end - 1))));
         let reply = self.call(&ApiRequest {
             method: "PATCH",
             to: location,
-            headers: &[
-                ("content-type", "application/octet-stream".into()),
-                ("content-range", format!("{at}-{}", end - 1)),
-            ],
-            body: Body::Stream { open: &open, size: end - at },
+            headers: &headers,
+            body: Body::Stream { open: &open, size: range.map(|(at, end)| end - at) },
             scopes: &[self.scope("pull,push")],
             repeat: false,
         })?;
@@ -319,7 +382,9 @@ impl EndpointSession {
             (200..300, Some(next)) => Ok(next),
             (200..300, None) => Ok(location.to_string()),
             _ => {
-                let request = RequestName::Blob { method: "PATCH", digest: blob.digest };
+                let method = "PATCH";
+                let request =
+                    digest.map_or(RequestName::Upload { method }, |digest| RequestName::Blob { method, digest });
                 Err(self.refused(reply, request, RemoteObject::Upload, RemoteAction::Push))
             }
         }
@@ -348,6 +413,10 @@ impl EndpointSession {
         // `0-0` is also the answer for an upload without bytes.
         Ok(end.filter(|end| *end > 0).and_then(|end| Some((next, end.checked_add(1)?))))
     }
+}
+
+fn is_too_large(problem: &RegistryProblem) -> bool {
+    matches!(problem, RegistryProblem::Status { status: 413, .. })
 }
 
 /// Returns the size in bytes of the smallest chunk that the registry accepts, except the last one.

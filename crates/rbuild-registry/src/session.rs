@@ -27,7 +27,11 @@ pub(crate) type BodyOpener<'a> = &'a dyn Fn() -> io::Result<Box<dyn Read + 'a>>;
 pub(crate) enum Body<'a> {
     None,
     Bytes(&'a [u8]),
-    Stream { open: BodyOpener<'a>, size: u64 },
+    /// Without a size, the body is sent in chunks of the transfer encoding.
+    Stream {
+        open: BodyOpener<'a>,
+        size: Option<u64>,
+    },
 }
 
 /// The data of a request. Keeps the error of a failed read; otherwise, it would count as an error

@@ -16,8 +16,10 @@ use crate::contents::compare_content;
 use crate::error::{Result, StoreError};
 use crate::ids::CacheKey;
 use crate::images::digest;
+use crate::layer_blob::LayerBlob;
 use crate::modes;
 use crate::once::{Lock, Once, Session};
+use crate::packing::PackingWatch;
 use crate::store::Store;
 use crate::trees::copies::{MergedFiles, MergedWhiteouts, merge};
 use crate::trees::id::TreeId;
@@ -84,9 +86,20 @@ pub(crate) fn layer_document(form: LayerForm, latest: Option<i64>) -> String {
 #[derive(Clone, Copy)]
 pub struct Layers<'s> {
     pub(crate) store: &'s Store,
+    pub(crate) watch: Option<&'s dyn PackingWatch>,
 }
 
-impl Layers<'_> {
+impl<'s> Layers<'s> {
+    /// Returns the layers, with a receiver of those that are packed into blobs.
+    pub fn watched_by(self, watch: Option<&'s dyn PackingWatch>) -> Layers<'s> {
+        Layers { watch, ..self }
+    }
+
+    /// Starts the blob of a layer.
+    fn new_blob<'a>(&'a self, work: &'a Workspace) -> Result<LayerBlob<'a>> {
+        LayerBlob::new(self.store.blobs().new_blob(work)?, self.watch)
+    }
+
     /// Returns the layer of a step's tree, packing it if necessary. With `latest`, later
     /// modification times are set to it, in seconds since the Unix epoch. Stops with an error once
     /// `stop` returns true.
@@ -108,7 +121,7 @@ impl Layers<'_> {
         if let Some(packed) = self.packed_layer(&format!("{dir}/{document}"))? {
             return Ok(packed);
         }
-        let mut blob = self.store.blobs().new_blob(work)?;
+        let mut blob = self.new_blob(work)?;
         let mut out = StoppableWriter { out: &mut blob, stop };
         let layer = match self.pack_of_layers(tree, form, latest, &mut out).map_err(|e| self.of_blob(e))? {
             Some((layer, remainder)) => {
@@ -261,11 +274,11 @@ impl Layers<'_> {
         form: LayerForm,
         latest: Option<i64>,
     ) -> Result<PackedLayer> {
-        let mut blob = self.store.blobs().new_blob(work)?;
+        let mut blob = self.new_blob(work)?;
         let times = latest.map_or(Times::AsIs, Times::AtMost);
         let packed = pack_whole(view, form, times, &mut blob).map_err(|e| self.of_blob(e))?;
-        blob.publish(self.store, &packed.digest, packed.size)?;
         let layer = PackedLayer::new(&packed, form);
+        blob.publish(self.store, &layer.digest, layer.size)?;
         self.note_made_layer(&layer)?;
         Ok(layer)
     }
@@ -288,12 +301,12 @@ impl Layers<'_> {
             return Ok(packed);
         }
         let source = digest(layer)?;
-        let mut blob = self.store.blobs().new_blob(work)?;
+        let mut blob = self.new_blob(work)?;
         let packed =
             repack_layer(self.store.blobs().open_blob(&source)?, form, &mut blob).map_err(|e| self.of_blob(e))?;
         compare_content(&source, diff_id, packed.diff_id)?;
-        blob.publish(self.store, &packed.digest, packed.size)?;
         let made = PackedLayer::new(&packed, form);
+        blob.publish(self.store, &made.digest, made.size)?;
         self.note_made_layer(&made)?;
         self.store.write("layers", &document, &made)?;
         Ok(made)

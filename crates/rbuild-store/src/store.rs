@@ -22,6 +22,7 @@ use crate::incoming_blobs::IncomingBlobs;
 use crate::keys;
 use crate::lock_waits::{LockWaiting, Wait, Waits, open_lock};
 use crate::modes;
+use crate::packing::PackingWatch;
 use crate::witness;
 
 /// Lock file with one byte for each step and each cache mount.
@@ -76,6 +77,7 @@ pub struct Store {
     pub(crate) unsynced: AtomicBool,
     /// Blobs that another process is downloading.
     pub(crate) incoming: Arc<IncomingBlobs>,
+    packing: Option<Arc<dyn PackingWatch>>,
 }
 
 /// Directories that each store has, parents first.
@@ -164,6 +166,7 @@ impl Store {
             waits,
             unsynced: AtomicBool::new(false),
             incoming: Arc::default(),
+            packing: None,
         })
     }
 
@@ -192,7 +195,8 @@ impl Store {
         let root = RootDir::open(path)?.named(self.place()).with_owners(&self.owner_records().with_mode(owners));
         let path = path.to_path_buf();
         let (boot, waits, incoming) = (self.boot.clone(), self.waits.clone(), self.incoming.clone());
-        Ok(Store { root, path, lock, boot, waits, incoming, unsynced: AtomicBool::new(false), ..*self })
+        let (packing, unsynced) = (self.packing.clone(), AtomicBool::new(false));
+        Ok(Store { root, path, lock, boot, waits, incoming, packing, unsynced, ..*self })
     }
 
     /// Returns the store with other limits on incoming archives.
@@ -229,6 +233,16 @@ impl Store {
     /// their download.
     pub fn with_incoming(self, incoming: Arc<IncomingBlobs>) -> Store {
         Store { incoming, ..self }
+    }
+
+    /// Returns the store with a receiver for the layers of the result that are packed.
+    pub fn announcing(self, packing: Arc<dyn PackingWatch>) -> Store {
+        Store { packing: Some(packing), ..self }
+    }
+
+    /// Returns the receiver for the layers of the result that are packed.
+    pub fn packing_watch(&self) -> Option<&dyn PackingWatch> {
+        self.packing.as_deref()
     }
 
     /// Waits until an image is in the store, if another process is downloading it.

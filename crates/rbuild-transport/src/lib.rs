@@ -14,9 +14,11 @@ mod destination;
 mod destination_full;
 mod documents;
 mod download;
+mod early_push;
 mod error;
 #[cfg(test)]
 mod fixture;
+mod growing;
 mod layout;
 mod load;
 mod media_types;
@@ -34,11 +36,13 @@ pub use destination::write_destination;
 pub use destination_full::{DestinationFull, WriteError};
 pub use documents::{Saved, index_of_images, preferred};
 pub use download::{DownloadRequest, download, download_once};
+pub use early_push::{EarlyPush, EarlyUploads};
 pub use error::{Result, TransportError, remedy_of_download};
+pub use growing::GrowingBlob;
 pub use layout::LayoutWriter;
 pub use load::{Incoming, Loaded, WantedPlatform, import_from_layout, load, load_directory};
 pub use pull::{BegunPull, OpenPull, PulledImage, begin_pull, pull};
-pub use push::{Outgoing, check_push, outgoing, push};
+pub use push::{Outgoing, check_name, check_push, outgoing, push};
 pub use put_layer::{PutLayer, put_layer};
 pub use save::{
     archive_blobs, check_layers, copy_images, layer_blobs, layer_pairs, save_directory, save_size, save_to,

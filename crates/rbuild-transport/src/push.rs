@@ -7,10 +7,11 @@ use std::sync::atomic::Ordering;
 use rbuild_image::{BlobDigest, Descriptor, ManifestDigest, MediaType, Reference, digest_of};
 use rbuild_layer::LayerForm;
 use rbuild_registry::{Client, Repository};
-use rbuild_store::{Image, RepoDigest, Store, Workspace};
+use rbuild_store::{Image, PackingWatch, RepoDigest, Store, Workspace};
 
 use crate::blobs::{BlobInfo, BlobOrigin, BlobSink, Document, TransferProgress, copy_all, total_size};
 use crate::documents::{index_entry, index_of};
+use crate::early_push::{EarlyPush, EarlyUploads};
 use crate::error::{Result, TransportError};
 use crate::registry::Upload;
 use crate::save::layer_pairs;
@@ -26,19 +27,31 @@ pub struct Outgoing {
     blobs: Vec<BlobInfo>,
     /// The manifests of the store.
     images: Vec<ManifestDigest>,
+    /// Blobs that a repository has already.
+    early: Option<EarlyUploads>,
 }
 
 /// Prepares an image for registries, given by the images of its platforms. Layers that are not
 /// compressed are compressed with gzip, unless `as_is`. The compressed layers stay in the store for
-/// the next time.
+/// the next time. Meanwhile, `early` uploads them.
 ///
 /// # Errors
 ///
 /// Fails if the store lacks a part of the image or cannot be written.
-pub fn outgoing(store: &Store, platforms: &[Image], as_is: bool) -> Result<Outgoing> {
+pub fn outgoing(store: &Store, platforms: &[Image], as_is: bool, early: Option<EarlyPush>) -> Result<Outgoing> {
+    match early {
+        Some(early) => {
+            let outgoing = early.beside(|watch| prepared(store, platforms, as_is, Some(watch)))?;
+            Ok(outgoing.with_early(early.uploads()))
+        }
+        None => prepared(store, platforms, as_is, None),
+    }
+}
+
+fn prepared(store: &Store, platforms: &[Image], as_is: bool, watch: Option<&dyn PackingWatch>) -> Result<Outgoing> {
     let (mut below, mut entries, mut blobs) = (Vec::new(), Vec::new(), Vec::new());
     for image in platforms {
-        let document = packed(store, image, as_is, &mut blobs)?;
+        let document = packed((store, watch), image, as_is, &mut blobs)?;
         let (digest, size) = (document.digest().of_manifest(), document.bytes.len() as u64);
         entries.push(index_entry(&document.media_type, &digest, size, image.config.platform()));
         below.push(document);
@@ -51,11 +64,16 @@ pub fn outgoing(store: &Store, platforms: &[Image], as_is: bool) -> Result<Outgo
         }
     };
     let images = platforms.iter().map(|image| image.manifest_digest).collect();
-    Ok(Outgoing { digest: top.digest().of_manifest(), top, below, blobs, images })
+    Ok(Outgoing { digest: top.digest().of_manifest(), top, below, blobs, images, early: None })
 }
 
 /// Returns the manifest of an image for registries, and adds its blobs to `blobs`.
-fn packed(store: &Store, image: &Image, as_is: bool, blobs: &mut Vec<BlobInfo>) -> Result<Document> {
+fn packed(
+    (store, watch): (&Store, Option<&dyn PackingWatch>),
+    image: &Image,
+    as_is: bool,
+    blobs: &mut Vec<BlobInfo>,
+) -> Result<Document> {
     let mut bytes = store.blobs().read_document(&image.manifest_digest.blob())?;
     let plain = |layer: &Descriptor| !as_is && *layer.media_type() == MediaType::ImageLayer;
     let mut manifest = image.manifest.clone();
@@ -66,7 +84,7 @@ fn packed(store: &Store, image: &Image, as_is: bool, blobs: &mut Vec<BlobInfo>) 
         let work = Workspace::open(store)?;
         let form = LayerForm::GZIP;
         let packed = layers.iter().map(|(layer, diff_id)| match plain(layer) {
-            true => Ok(store.layers().repack_layer(&work, layer, diff_id, form)?.descriptor()),
+            true => Ok(store.layers().watched_by(watch).repack_layer(&work, layer, diff_id, form)?.descriptor()),
             false => Ok(layer.clone()),
         });
         manifest.set_layers(packed.collect::<Result<_>>()?);
@@ -83,6 +101,11 @@ fn packed(store: &Store, image: &Image, as_is: bool, blobs: &mut Vec<BlobInfo>) 
 }
 
 impl Outgoing {
+    /// Returns the image, of which some blobs were uploaded while they were packed.
+    pub fn with_early(self, early: EarlyUploads) -> Outgoing {
+        Outgoing { early: Some(early), ..self }
+    }
+
     /// Returns the number of bytes of all blobs.
     pub fn size(&self) -> u64 {
         total_size(&self.blobs)
@@ -137,10 +160,26 @@ fn send(
         return Ok(());
     }
     let upload = Upload { repository: &repository, elsewhere: neighbors(store, &repository, name)? };
-    copy_all(&store.blobs(), &upload, &image.blobs, progress)?;
+    let early = image.early.as_ref().filter(|early| early.place == *repository.place());
+    let (uploaded, others): (Vec<BlobInfo>, Vec<BlobInfo>) =
+        image.blobs.iter().partition(|blob| early.is_some_and(|early| early.blobs.contains(&blob.digest)));
+    for BlobInfo { digest, size } in uploaded {
+        progress.moved.fetch_add(size, Ordering::Relaxed);
+        (progress.done)(&digest, size, BlobOrigin::Source);
+    }
+    copy_all(&store.blobs(), &upload, &others, progress)?;
     // A registry may refuse an index before its manifests.
     image.below.iter().try_for_each(|document| upload.put_document(document))?;
     Ok(repository.push_document(reference, media_type, bytes)?)
+}
+
+/// Checks that an image can be pushed to a name.
+///
+/// # Errors
+///
+/// Fails if the name has a digest and no tag.
+pub fn check_name(name: &Reference) -> Result<()> {
+    target(name).map(drop)
 }
 
 /// Returns the tag that an image is pushed to.

@@ -13,7 +13,7 @@ use crate::blobs::{BlobInfo, BlobOrigin, BlobRead, BlobSink, BlobSource, Documen
 use crate::error::{Result, TransportError};
 
 /// Number of connections.
-const CONNECTIONS: usize = 6;
+pub(crate) const CONNECTIONS: usize = 6;
 /// Number of times that a blob is downloaded until its digest is right.
 const DOWNLOADS: usize = 2;
 

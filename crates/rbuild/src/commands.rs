@@ -6,6 +6,7 @@ pub mod check;
 pub mod cp;
 pub mod debug;
 pub mod doctor;
+mod early_push;
 pub mod explain;
 mod fetcher;
 pub mod images;

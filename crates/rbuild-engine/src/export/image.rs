@@ -9,7 +9,7 @@ use rbuild_image::{Descriptor, DiffId, History, ManifestDigest, MediaType, descr
 use rbuild_layer::LayerError;
 use rbuild_linux::parallel::{cores, try_map};
 use rbuild_plan::{NoCache, Step, VertexId};
-use rbuild_store::{PackedLayer, StoreError, TreeId};
+use rbuild_store::{Layers, PackedLayer, StoreError, TreeId};
 use rbuild_transport::layer_pairs;
 
 use crate::env::StepEnv;
@@ -72,7 +72,9 @@ pub(crate) fn documents(env: &StepEnv<'_>, form: &ImageForm, packed: &[PackedLay
         }
         for (layer, diff_id) in kept {
             layers.push(match form.force {
-                true => env.store.layers().repack_layer(&env.rootfs.work, &layer, &diff_id, form.layers)?.descriptor(),
+                true => {
+                    layers_of(env, form).repack_layer(&env.rootfs.work, &layer, &diff_id, form.layers)?.descriptor()
+                }
                 false => layer,
             });
             config.rootfs.diff_ids.push(diff_id);
@@ -111,6 +113,13 @@ fn check_base(env: &StepEnv<'_>, base: VertexId, layers: &[(Descriptor, DiffId)]
     })
 }
 
+/// Returns the layers of the store. If the form is the one of the result that is kept and pushed,
+/// those that are packed are announced: the result was searched for secrets before.
+fn layers_of<'a>(env: &'a StepEnv<'_>, form: &ImageForm) -> Layers<'a> {
+    let is_kept = env.wants.images.first() == Some(form);
+    env.store.layers().watched_by(env.store.packing_watch().filter(|_| is_kept))
+}
+
 /// Packs the target's own layers; returns them lowest first.
 #[tracing::instrument(target = "engine", name = "layers", level = "debug", skip_all)]
 fn new_layers(env: &StepEnv<'_>, form: &ImageForm) -> Result<Vec<PackedLayer>> {
@@ -123,7 +132,7 @@ fn new_layers(env: &StepEnv<'_>, form: &ImageForm) -> Result<Vec<PackedLayer>> {
             if view.entries().map_err(BuildError::kernel(ErrorContext::Result))?.is_empty() {
                 return Ok(Vec::new());
             }
-            return Ok(vec![env.store.layers().pack_view(&env.rootfs.work, &view, form.layers, latest)?]);
+            return Ok(vec![layers_of(env, form).pack_view(&env.rootfs.work, &view, form.layers, latest)?]);
         }
         Squash::Steps if !trees.is_empty() => {
             trees = vec![env.store.layers().squash_trees(env.rootfs.session(), &trees, env.request.now)?]
@@ -132,7 +141,7 @@ fn new_layers(env: &StepEnv<'_>, form: &ImageForm) -> Result<Vec<PackedLayer>> {
     }
     let stop = || env.cancel.is_canceled();
     let pack = |tree: &TreeId| {
-        let packed = env.store.layers().pack_tree(&env.rootfs.work, tree, form.layers, latest, &stop);
+        let packed = layers_of(env, form).pack_tree(&env.rootfs.work, tree, form.layers, latest, &stop);
         packed.map_err(|e| not_packed(env, tree, e))
     };
     try_map(cores(), &trees, pack)

@@ -2,7 +2,7 @@ use std::io::{Cursor, Read, Seek, SeekFrom};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use rbuild_image::BlobDigest;
-use rbuild_registry::{Pushed, RegistryProblem, Repository, Result, UploadBlob};
+use rbuild_registry::{GrowingUpload, Pushed, RegistryProblem, Repository, Result, UploadBlob};
 use rbuild_remedy::{RegistryAction, Remedy};
 
 use crate::Scene;
@@ -102,6 +102,83 @@ fn chunks_shrink_and_continue_at_the_registrys_offset() {
     registry.fault("PATCH", "uploads", Fault::Status(502, None), 1);
     assert_eq!(push(&repository, &data, None).unwrap(), Pushed::Uploaded);
     assert!(has(&registry, "x", &data));
+}
+
+/// Pushes a blob whose last byte is written only after the registry has received a request for the
+/// others.
+fn push_growing(registry: &Registry, repository: &Repository, data: &[u8]) -> Result<(BlobDigest, u64)> {
+    struct Growing<'a>(&'a Registry, Cursor<&'a [u8]>);
+    impl Read for Growing<'_> {
+        fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
+            let left = self.1.get_ref().len() - self.1.position() as usize;
+            let start = std::time::Instant::now();
+            while left == 1 && !self.0.state().log.iter().any(|line| line.starts_with("POST")) {
+                assert!(start.elapsed().as_secs() < 20, "the upload begins");
+            }
+            let most = buf.len().min(left.saturating_sub(1).max(1));
+            self.1.read(&mut buf[..most])
+        }
+    }
+    let open = |at| {
+        let mut source = Cursor::new(data);
+        source.seek(SeekFrom::Start(at))?;
+        Ok(Box::new(Growing(registry, source)) as Box<dyn Read>)
+    };
+    let complete = || Ok((BlobDigest::of(data), data.len() as u64));
+    repository.push_growing(&GrowingUpload { open: &open, complete: &complete })
+}
+
+#[test]
+fn a_blob_is_uploaded_while_it_grows() {
+    let (registry, scene) = (Registry::start(Access::Token("joe", "hunter2", 50)), "growing");
+    let scene = Scene::with_login(scene, &registry, "joe", "hunter2");
+    let repository = scene.repository(&registry, "x");
+    for data in [&b""[..], b"1", &[7; 100_000]] {
+        registry.requests();
+        push_growing(&registry, &repository, data).unwrap();
+        assert!(has(&registry, "x", data));
+        let requests = registry.requests();
+        let methods = requests.iter().filter(|line| line.ends_with('+')).map(|line| line.split(' ').next().unwrap());
+        assert_eq!(methods.filter(|method| method.starts_with('P')).collect::<Vec<_>>(), ["POST", "PATCH", "PUT"]);
+    }
+}
+
+#[test]
+fn an_interrupted_growing_upload_continues_in_chunks() {
+    let (registry, scene) = (Registry::start(Access::Open), Scene::new("growing-again"));
+    let (repository, data) =
+        (scene.repository(&registry, "x"), (0..3_000_000).map(|i| (i % 251) as u8).collect::<Vec<_>>());
+    for (fault, chunks) in [
+        // The registry has all bytes, but its answer is lost.
+        (Fault::Cut(0), 0),
+        (Fault::Status(502, None), 1),
+        (Fault::Most(2_000_000), 2),
+    ] {
+        registry.state().blobs.clear();
+        registry.requests();
+        let count = if chunks == 2 { 99 } else { 1 };
+        registry.fault("PATCH", "uploads", fault.clone(), count);
+        push_growing(&registry, &repository, &data).unwrap();
+        assert!(has(&registry, "x", &data), "{fault:?}");
+        let patches = registry.requests().iter().filter(|line| line.starts_with("PATCH")).count();
+        assert!(patches > chunks, "{fault:?}: {patches}");
+        registry.behave();
+    }
+    registry.fault("PATCH", "uploads", Fault::Status(405, None), 1);
+    let e = push_growing(&registry, &repository, &data).unwrap_err();
+    assert!(matches!(*e.problem, RegistryProblem::Status { status: 405, .. }), "{e:?}");
+    assert!(registry.requests().last().unwrap().starts_with("DELETE "), "the upload is canceled");
+}
+
+#[test]
+fn a_growing_blob_that_is_never_completed_is_not_pushed() {
+    let (registry, scene) = (Registry::start(Access::Open), Scene::new("growing-not"));
+    let repository = scene.repository(&registry, "x");
+    let open = |_| Ok(Box::new(Cursor::new(vec![1u8; 1000])) as Box<dyn Read>);
+    let complete = || Err(std::io::Error::from_raw_os_error(28));
+    let e = repository.push_growing(&GrowingUpload { open: &open, complete: &complete }).unwrap_err();
+    assert!(matches!(&*e.problem, RegistryProblem::Local { source, .. } if source.raw_os_error() == Some(28)), "{e:?}");
+    assert!(registry.state().blobs.is_empty());
 }
 
 #[test]

@@ -53,6 +53,8 @@ pub struct BuilderConfig {
     pub commands: bool,
     /// Children of the caller that may be killed once the builder has ended.
     pub expendable: Vec<u32>,
+    /// Children of the caller that go on when the builder has ended.
+    pub kept: Vec<u32>,
 }
 
 /// The builder's view of how it was started.
@@ -171,7 +173,8 @@ impl Launcher<'_> {
         // and runners are reparented to this process. It adopts them only if it has no children of
         // its own, which could not be told apart from the builder's.
         let bare = isolation == Isolation::Chroot;
-        let is_own = |pid: &u32| !self.config.expendable.contains(pid);
+        let BuilderConfig { expendable, kept, .. } = self.config;
+        let is_own = |pid: &u32| !expendable.contains(pid) && !kept.contains(pid);
         let adopts = bare && !process::children().iter().any(is_own) && process::adopt_orphans().is_ok();
         let cloned = match isolation.maps() {
             None => process::fork()?,
@@ -199,7 +202,7 @@ impl Launcher<'_> {
         }
         let ended = supervise(child, &pidfd, go, failure_reader, &self.signals);
         if adopts {
-            process::kill_children();
+            process::kill_children_except(kept);
         }
         ended
     }

@@ -8,6 +8,7 @@ use rbuild_store::Store;
 use crate::args::{BuildArgs, ProgressMode};
 use crate::commands::build_once::{BuildOnce, BuildOutcome, Reports, conclude};
 use crate::commands::check::{self, CallMode, parse_call};
+use crate::commands::early_push::EarlyPusher;
 use crate::commands::lint::{self, Lint};
 use crate::commands::pulls::Pulls;
 use crate::commands::transfer::Show;
@@ -74,6 +75,8 @@ fn build_from(
     let fetch = |wanted: &[UrlSource]| fetcher::fetch(store, &args.registry, &logins, show, wanted);
     let online = Online::new(&pull_images, &fetch);
     let lint = Lint::new(&file, store, &source, settings_of_lint, &online);
+    // Of two builds, neither is pushed before they are compared.
+    let early = EarlyPusher::new(&args.registry, if args.verify { &[] } else { &push[..] }, show);
     let once = BuildOnce {
         settings,
         store,
@@ -83,11 +86,14 @@ fn build_from(
         report: &report,
         online: &online,
         pulls: &pulls,
+        early: &early,
         lint: &lint,
     };
-    let ended = run(&once, args, (request, fetch_input), reports)?;
+    let ended = run(&once, args, (request, fetch_input), reports);
+    let uploaded = early.end(matches!(ended, Ok(BuildOutcome::Made(_))));
+    let ended = ended?;
     if let (false, BuildOutcome::Made(finished)) = (push.is_empty(), &ended) {
-        fetcher::push(store, &args.registry, show, &finished.platforms, &push)?;
+        fetcher::push(store, &args.registry, show, (&finished.platforms, uploaded), &push)?;
     }
     lint.show(mode);
     match ended {

@@ -16,6 +16,7 @@ use rbuild_store::Store;
 use serde_json::{Value, json};
 
 use crate::args::{BuildArgs, ProgressMode};
+use crate::commands::early_push::EarlyPusher;
 use crate::commands::in_builder::{killed, read_answer, store_in, unread};
 use crate::commands::lint::Lint;
 use crate::commands::pulls::Pulls;
@@ -46,6 +47,8 @@ pub struct BuildOnce<'a> {
     pub online: &'a Online<'a>,
     /// The images that are being pulled.
     pub pulls: &'a Pulls<'a>,
+    /// Uploads layers while they are packed.
+    pub early: &'a EarlyPusher<'a>,
     /// The lint rules. They may reject the Dockerfile once its images are known.
     pub lint: &'a Lint<'a>,
     /// Prints an error and returns its exit code.
@@ -115,6 +118,7 @@ impl BuildOnce<'_> {
         sender: Events,
         events: Receiver<Event>,
     ) -> Result<BuildOutcome, Failure> {
+        self.early.start(|| self.pulls.close());
         let config = BuilderConfig {
             store: self.settings.root.clone(),
             owners: self.store.owner_records().clone(),
@@ -122,6 +126,7 @@ impl BuildOnce<'_> {
             carrier: request.carrier.clone(),
             commands: prepared.iter().any(Prepared::has_commands),
             expendable: self.pulls.processes(),
+            kept: self.early.process().into_iter().collect(),
         };
         self.pulls.order();
         let _restore = request.shell_on_error.then(Restore::of_stdin);
@@ -181,6 +186,10 @@ impl BuildOnce<'_> {
             let store = store_in(&builder, self.store)?.with_incoming(images.incoming.clone());
             let stop = cancel.clone();
             let events = sender.clone();
+            let store = match self.early.watch() {
+                Some(watch) => store.announcing(watch),
+                None => store,
+            };
             let store = store
                 .with_stop(move || stop.is_canceled())
                 .with_notices(move |text| events.send(Event::Warning(text.into())));

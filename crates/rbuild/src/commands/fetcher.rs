@@ -8,7 +8,7 @@
 use std::io::{Read, Write};
 
 use rbuild_engine::{BuildError, UrlSource};
-use rbuild_image::{ManifestDigest, Reference, SourceUrl};
+use rbuild_image::{BlobDigest, ManifestDigest, Reference, SourceUrl};
 use rbuild_linux::process::{self, Cloned, Exit};
 use rbuild_registry::Secret;
 use rbuild_remedy::ReportedError;
@@ -18,7 +18,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::args::RegistryFlags;
-use crate::commands::transfer::{Show, download_one, push_all};
+use crate::commands::transfer::{PushedLayers, Show, download_one, push_all};
 use crate::exit::{Failure, code, reported};
 use crate::input::registry;
 
@@ -128,19 +128,20 @@ pub fn check_push(flags: &RegistryFlags, show: Show, names: &[Reference]) -> Res
     answer.map_or(Ok(()), Err)
 }
 
-/// Pushes the image of a build, given by the manifests of its platforms.
+/// Pushes the image of a build, given by the manifests of its platforms and the blobs that the
+/// repository of the first name has already.
 pub fn push(
     store: &Store,
     flags: &RegistryFlags,
     show: Show,
-    platforms: &[ManifestDigest],
+    (platforms, uploaded): (&[ManifestDigest], Vec<BlobDigest>),
     names: &[Reference],
 ) -> Result<(), Failure> {
     let answer: Option<Failure> = in_fetcher(|| {
         let pushed = registry::client_of(flags, names, show == Show::Nothing).and_then(|client| {
             let images =
                 platforms.iter().map(|manifest| store.images().image(manifest)).collect::<Result<Vec<_>, _>>()?;
-            push_all(store, &client, &images, names, true, show)
+            push_all(store, &client, &images, names, PushedLayers::Built(uploaded), show)
         });
         pushed.err()
     })?;

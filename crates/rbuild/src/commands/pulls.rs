@@ -106,6 +106,11 @@ impl<'a> Pulls<'a> {
         ArrivingImages::receive(fetchers, events)
     }
 
+    /// Closes the sockets of the fetchers, in another process than the launcher.
+    pub fn close(&self) {
+        self.fetchers.take();
+    }
+
     /// Returns the process IDs of the fetchers.
     pub fn processes(&self) -> Vec<u32> {
         self.fetchers.borrow().iter().map(|fetcher| fetcher.pid).collect()

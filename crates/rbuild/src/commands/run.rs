@@ -49,8 +49,8 @@ pub fn run(settings: &Settings, args: RunArgs) -> Result<u8, Failure> {
     let carrier = network::carrier(network)?;
     let invocation = invocation(args, volumes, network, carrier.as_ref(), has_terminal)?;
     let (root, owners) = (settings.root.clone(), store.owner_records().clone());
-    let (binds, expendable) = (volume_binds(&invocation.volumes), Vec::new());
-    let config = BuilderConfig { store: root, owners, binds, carrier, commands: true, expendable };
+    let (binds, expendable, kept) = (volume_binds(&invocation.volumes), Vec::new(), Vec::new());
+    let config = BuilderConfig { store: root, owners, binds, carrier, commands: true, expendable, kept };
     // The builder cannot restore the terminal if it is killed.
     let _restore = has_terminal.then(Restore::of_stdin);
     let ended = enter(&config, settings.isolation, |builder| in_builder(builder, &store, &image, &invocation))?;

@@ -7,7 +7,10 @@ use std::sync::atomic::AtomicU64;
 use rbuild_image::{BlobDigest, ManifestDigest, Platform, PlatformError, Reference, SourceUrl, human_size};
 use rbuild_registry::Client;
 use rbuild_store::{Download, Image, Store};
-use rbuild_transport::{BlobOrigin, DownloadRequest, PulledImage, TransferProgress, TransportError, outgoing};
+use rbuild_transport::{
+    BlobOrigin, DownloadRequest, EarlyPush, EarlyUploads, Outgoing, PulledImage, TransferProgress, TransportError,
+    check_name, outgoing,
+};
 
 use crate::args::{PullArgs, PushArgs, RegistryFlags};
 use crate::commands::named::{self, Purpose};
@@ -146,16 +149,51 @@ fn sent(tag: &str, digest: &str, size: u64) -> String {
     format!("{tag}: digest: {digest} size: {}\n", human_size(size))
 }
 
+/// The layers of an image that is pushed.
+pub enum PushedLayers {
+    /// Those that are not compressed are compressed, and uploaded meanwhile.
+    Compressed,
+    /// They stay as they are.
+    Stored,
+    /// They stay as they are, and the repository of the first name has these already.
+    Built(Vec<BlobDigest>),
+}
+
+/// Prepares an image that is pushed under several names.
+fn prepare(
+    store: &Store,
+    client: &Client,
+    platforms: &[Image],
+    names: &[Reference],
+    layers: PushedLayers,
+    show: Show,
+) -> Result<Outgoing, TransportError> {
+    match (layers, names.first()) {
+        (PushedLayers::Compressed, Some(first)) => {
+            names.iter().try_for_each(check_name)?;
+            let (early, doing) = (EarlyPush::new(client, first)?, format!("pushing {}", first.familiar()));
+            let moved = early.moved().clone();
+            let _bar = (show == Show::Bar).then(|| TransferBar::with_counter(&doing, None, moved));
+            outgoing(store, platforms, false, Some(early))
+        }
+        (PushedLayers::Built(uploaded), Some(first)) => {
+            let early = EarlyUploads::of(client, first, uploaded)?;
+            Ok(outgoing(store, platforms, true, None)?.with_early(early))
+        }
+        (layers, _) => outgoing(store, platforms, !matches!(layers, PushedLayers::Compressed), None),
+    }
+}
+
 /// Pushes an image under several names; prints each with its digest. Returns the digest.
 pub fn push_all(
     store: &Store,
     client: &Client,
     platforms: &[Image],
     names: &[Reference],
-    as_is: bool,
+    layers: PushedLayers,
     show: Show,
 ) -> Result<ManifestDigest, Failure> {
-    let image = outgoing(store, platforms, as_is)?;
+    let image = prepare(store, client, platforms, names, layers, show)?;
     for name in names {
         if show != Show::Nothing {
             terminal::err(&format!("pushing {}\n", name.familiar()));
@@ -182,7 +220,8 @@ pub fn push(settings: &Settings, args: PushArgs) -> Result<u8, Failure> {
     let images =
         found.artifact.images().iter().map(|image| store.images().image(image)).collect::<Result<Vec<_>, _>>()?;
     let client = registry::client_of(&args.registry, &names, args.quiet)?;
-    let digest = push_all(&store, &client, &images, &names, args.as_is, Show::new(args.quiet))?;
+    let layers = if args.as_is { PushedLayers::Stored } else { PushedLayers::Compressed };
+    let digest = push_all(&store, &client, &images, &names, layers, Show::new(args.quiet))?;
     for name in &names {
         terminal::out(&format!("{}@{digest}\n", name.familiar_name()));
     }

@@ -757,6 +757,74 @@ fn a_full_disk_fails_a_pull_and_the_next_one_succeeds() {
     assert_eq!(lines, [name.as_str(), "whole"], "left: {}", ran.stdout);
 }
 
+/// Returns bytes that cannot be compressed, and differ for each seed.
+fn noise(seed: u32, size: usize) -> Vec<u8> {
+    let next = |x: &mut u32| {
+        *x = x.wrapping_mul(1664525).wrapping_add(1013904223);
+        Some((*x >> 24) as u8)
+    };
+    (0..size).scan(seed, |x, _| next(x)).collect()
+}
+
+#[test]
+fn large_layers_are_uploaded_while_they_are_packed() {
+    let scene = Scene::new(Access::Open);
+    let file = "FROM scratch\nCOPY big /\nCOPY small /\n";
+    scene.lab.write("small", "s");
+    let patches = |requests: &[String]| requests.iter().filter(|line| line.starts_with("PATCH ")).count();
+    for (seed, steps) in [
+        (1, &[&["build", "-t", "IMAGE", "--push", "."][..]][..]),
+        (2, &[&["build", "-t", "IMAGE", "--push", "--squash", "."]]),
+        (3, &[&["build", "-t", "IMAGE", "-o", "type=image,push=true,compression=zstd", "."]]),
+        (4, &[&["build", "-t", "IMAGE", "."], &["push", "IMAGE"]]),
+    ] {
+        let path = format!("app{seed}");
+        let name = scene.name(&format!("{path}:1"));
+        scene.lab.write("big", noise(seed, 10 << 20)).write("Dockerfile", file);
+        scene.registry.requests();
+        for args in steps {
+            let args: Vec<&str> = args.iter().map(|arg| if *arg == "IMAGE" { &*name } else { arg }).collect();
+            scene.rbuild(&args).ok();
+        }
+        let requests = scene.registry.requests();
+        assert_eq!(patches(&requests), 1, "{seed}: {requests:?}");
+        let layers = scene.document(&path, "1")["layers"].clone();
+        let large = layers[0]["digest"].as_str().unwrap();
+        assert!(requests.iter().all(|line| !line.contains(large)), "it is not pushed again: {requests:?}");
+        scene.forget(&name);
+        scene.rbuild(&["pull", &name]).ok();
+        let out = scene.lab.path("big");
+        scene.rbuild(&["cp", &format!("{name}:/big"), out.to_str().unwrap()]).ok();
+        assert!(std::fs::read(out).unwrap() == noise(seed, 10 << 20), "{seed}");
+        std::fs::remove_file(scene.lab.path("big")).unwrap();
+    }
+    // A registry that does not support it gets the layer afterwards.
+    scene.lab.write("big", noise(9, 10 << 20));
+    scene.registry.fault("PATCH", "/blobs/uploads/", Fault::Status(405, None), 9);
+    let name = scene.name("other:1");
+    scene.rbuild(&["build", "-t", &name, "--push", "."]).ok();
+    let requests = scene.registry.requests();
+    let layers = scene.document("other", "1")["layers"].clone();
+    let large = layers[0]["digest"].as_str().unwrap();
+    assert!(requests.iter().any(|line| line.starts_with("HEAD") && line.contains(large)), "{requests:?}");
+    scene.forget(&name);
+    scene.rbuild(&["pull", &name]).ok();
+    scene.rbuild(&["fsck"]).ok();
+}
+
+#[test]
+fn nothing_is_uploaded_before_the_result_was_searched_for_secrets() {
+    let scene = Scene::new(Access::Open);
+    scene.lab.write("big", noise(5, 10 << 20)).write("token", "hunter2-hunter2");
+    let name = scene.name("app:1");
+    let args = ["-t", &name, "--push", "--secret", "id=t,src=token", "."];
+    let file = "FROM scratch\nCOPY big /\nLABEL a=hunter2-hunter2\n";
+    scene.build(file, &args).fails(1, &["the result contains the secret `t`"]);
+    let requests = scene.registry.requests();
+    assert!(requests.iter().all(|line| !line.starts_with("PATCH") && !line.starts_with("PUT")), "{requests:?}");
+    assert!(scene.registry.state().blobs.is_empty());
+}
+
 #[test]
 fn a_transfer_after_an_interrupted_one_succeeds() {
     use std::os::unix::process::ExitStatusExt;

@@ -299,6 +299,8 @@ fn read_request(reader: &mut BufReader<TcpStream>) -> Option<Request> {
     let mut body = Vec::new();
     if let Some(length) = headers.get("content-length").and_then(|length| length.parse().ok()) {
         reader.take(length).read_to_end(&mut body).ok()?;
+    } else if headers.contains_key("transfer-encoding") {
+        read_chunks(reader, &mut body)?;
     }
     let (path, query) = target.split_once('?').unwrap_or((&target, ""));
     let form = if headers.get("content-type").is_some_and(|t| t.contains("form")) {
@@ -314,6 +316,19 @@ fn read_request(reader: &mut BufReader<TcpStream>) -> Option<Request> {
         .collect();
     let scopes = pairs.iter().filter(|(name, _)| name == "scope").map(|(_, value)| value.clone()).collect();
     Some(Request { method, path: path.to_string(), query: pairs.into_iter().collect(), scopes, headers, body })
+}
+
+/// Reads a body in chunks of the transfer encoding.
+fn read_chunks(reader: &mut BufReader<TcpStream>, body: &mut Vec<u8>) -> Option<()> {
+    let mut size = 1;
+    while size > 0 {
+        let mut line = String::new();
+        reader.read_line(&mut line).ok()?;
+        size = u64::from_str_radix(line.trim_end(), 16).ok()?;
+        reader.take(size).read_to_end(body).ok()?;
+        reader.read_line(&mut line).ok()?;
+    }
+    Some(())
 }
 
 fn decode(text: &str) -> String {

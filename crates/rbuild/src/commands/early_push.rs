@@ -1,0 +1,254 @@
+//! The upload of layers while the builder packs them.
+//!
+//! The builder has no network and no credentials, so a fetcher uploads. It is forked before the
+//! builder, which sends it the file of each layer and its growth through a socket. When the builder
+//! has ended, the fetcher completes its uploads and answers with the digests of the blobs. Anything
+//! else is pushed afterwards, and so are blobs whose upload failed.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{PipeReader, PipeWriter, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rbuild_image::{BlobDigest, Reference};
+use rbuild_linux::fd_passing::{message_sockets, receive_with_bytes, send_with_bytes};
+use rbuild_linux::parallel::start_in;
+use rbuild_linux::process::{self, Cloned};
+use rbuild_store::{PackingProgress, PackingWatch};
+use rbuild_transport::{BlobInfo, EarlyPush, GrowingBlob};
+use serde::{Deserialize, Serialize};
+
+use crate::args::RegistryFlags;
+use crate::commands::transfer::Show;
+use crate::exit::code;
+use crate::input::registry;
+use crate::ui::transfer_bar::TransferBar;
+
+/// Maximum size of a message in bytes.
+const MAX_MESSAGE: usize = 1024;
+/// Number of bytes by which a layer grows before that is reported.
+const STEP: u64 = 1 << 20;
+
+/// A message of the builder about a layer, which has a number.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+enum LayerMessage {
+    /// A layer begins, in the file that comes with the message.
+    Begun(u64),
+    /// The file of a layer has that many bytes.
+    Grown(u64, u64),
+    /// A layer is complete: its digest and its size in bytes.
+    Packed(u64, BlobDigest, u64),
+    /// A layer will not be completed.
+    Abandoned(u64),
+}
+
+/// The upload of the layers of one build.
+pub struct EarlyPusher<'a> {
+    flags: &'a RegistryFlags,
+    /// The names that the image is pushed to. The first one's repository gets the layers early.
+    names: &'a [Reference],
+    show: Show,
+    running: RefCell<Option<UploadingFetcher>>,
+}
+
+/// A fetcher that uploads.
+struct UploadingFetcher {
+    pid: u32,
+    socket: Arc<OwnedFd>,
+    answer: PipeReader,
+}
+
+impl<'a> EarlyPusher<'a> {
+    /// Prepares the upload of the layers of an image that is pushed to `names`, which may be none.
+    pub fn new(flags: &'a RegistryFlags, names: &'a [Reference], show: Show) -> EarlyPusher<'a> {
+        EarlyPusher { flags, names, show, running: RefCell::default() }
+    }
+
+    /// Forks the fetcher. The caller must have one thread. `in_fetcher` closes what belongs to the
+    /// launcher. Without a fetcher, the layers are pushed later.
+    pub fn start(&self, in_fetcher: impl FnOnce()) {
+        if let Some(name) = self.names.first() {
+            *self.running.borrow_mut() = self.forked(name, in_fetcher).ok();
+        }
+    }
+
+    fn forked(&self, name: &Reference, in_fetcher: impl FnOnce()) -> std::io::Result<UploadingFetcher> {
+        let (answer, writer) = std::io::pipe()?;
+        let (ours, theirs) = message_sockets()?;
+        let launcher = process::own_pidfd().map_err(std::io::Error::from)?;
+        match process::fork().map_err(std::io::Error::from)? {
+            Cloned::Child => {
+                drop((answer, ours));
+                in_fetcher();
+                let ended = process::die_with(&launcher).map_err(|_| code::BUG);
+                let ended = ended.and_then(|()| self.run(name, &theirs, writer));
+                std::process::exit(i32::from(ended.err().unwrap_or(code::OK)))
+            }
+            Cloned::Parent { child } => Ok(UploadingFetcher { pid: child, socket: Arc::new(ours), answer }),
+        }
+    }
+
+    /// Uploads layers until the builder has ended. Fails with an exit code.
+    fn run(&self, name: &Reference, socket: &OwnedFd, mut answer: PipeWriter) -> Result<(), u8> {
+        // The launcher ends this process.
+        let _ = process::block_ending_signals();
+        // What fails here fails once more, and is reported, in the push itself.
+        let client = registry::client_with(self.flags, self.names, |_| {}).map_err(|failure| failure.code)?;
+        rbuild_linux::drop_withheld();
+        let early = EarlyPush::new(&client, name).map_err(|_| code::FAILED)?;
+        std::thread::scope(|scope| {
+            let mut blobs: HashMap<u64, Arc<GrowingBlob>> = HashMap::new();
+            let (mut uploads, mut buffer) = (Vec::new(), Vec::new());
+            while let Some((message, file)) = receive(socket, &mut buffer) {
+                match (message, file) {
+                    (LayerMessage::Begun(number), Some(file)) => {
+                        let blob = Arc::new(GrowingBlob::new(file));
+                        blobs.insert(number, blob.clone());
+                        let early = &early;
+                        uploads.extend(start_in(scope, move || early.upload(&blob)));
+                    }
+                    (LayerMessage::Begun(_), None) => break,
+                    (LayerMessage::Grown(number, size), _) => {
+                        blobs.get(&number).into_iter().for_each(|b| b.grown(size))
+                    }
+                    (LayerMessage::Packed(number, digest, size), _) => {
+                        blobs.remove(&number).into_iter().for_each(|b| b.complete(BlobInfo { digest, size }));
+                    }
+                    (LayerMessage::Abandoned(number), _) => {
+                        blobs.remove(&number).into_iter().for_each(|b| b.abandon());
+                    }
+                }
+            }
+            blobs.values().for_each(|blob| blob.abandon());
+            let doing = format!("pushing {}", name.familiar());
+            let moved = early.moved().clone();
+            let bar = (self.show == Show::Bar).then(|| TransferBar::with_counter(&doing, None, moved));
+            uploads.into_iter().for_each(|upload| drop(upload.join()));
+            drop(bar);
+        });
+        let text = serde_json::to_vec(early.uploads().blobs()).map_err(|_| code::BUG)?;
+        answer.write_all(&text).map_err(|_| code::FAILED)
+    }
+
+    /// Returns the process of the fetcher.
+    pub fn process(&self) -> Option<u32> {
+        self.running.borrow().as_ref().map(|running| running.pid)
+    }
+
+    /// Returns the receiver of layers that are packed. Called by the builder.
+    pub fn watch(&self) -> Option<Arc<dyn PackingWatch>> {
+        let running = self.running.take()?;
+        Some(Arc::new(Announcing { socket: running.socket, count: AtomicU64::new(0) }))
+    }
+
+    /// Ends the fetcher when the builder has ended, after its last upload if the build succeeded.
+    /// Returns the blobs that were uploaded.
+    pub fn end(&self, succeeded: bool) -> Vec<BlobDigest> {
+        let Some(UploadingFetcher { pid, socket, mut answer }) = self.running.take() else { return Vec::new() };
+        drop(socket);
+        let mut text = Vec::new();
+        let read = succeeded && answer.read_to_end(&mut text).is_ok();
+        if !read {
+            process::kill(pid);
+        }
+        let _ = process::wait(pid);
+        serde_json::from_slice(&text).unwrap_or_default()
+    }
+}
+
+fn receive(socket: impl AsFd, buffer: &mut Vec<u8>) -> Option<(LayerMessage, Option<File>)> {
+    buffer.resize(MAX_MESSAGE, 0);
+    let (files, size) = receive_with_bytes(socket, buffer).ok()?;
+    let message = serde_json::from_slice(&buffer[..size]).ok()?;
+    Some((message, files.into_iter().next().map(File::from)))
+}
+
+/// Sends the progress of layers to the fetcher.
+struct Announcing {
+    socket: Arc<OwnedFd>,
+    /// Number of layers.
+    count: AtomicU64,
+}
+
+impl Announcing {
+    fn send(&self, message: &LayerMessage, file: Option<&File>) {
+        let Ok(text) = serde_json::to_vec(message) else { return };
+        let files: Vec<_> = file.into_iter().map(File::as_fd).collect();
+        // If the fetcher is gone, the layers are pushed later.
+        let _ = send_with_bytes(&self.socket, &text, &files);
+    }
+}
+
+impl PackingWatch for Announcing {
+    fn begun(&self, file: File) -> Box<dyn PackingProgress + '_> {
+        let number = self.count.fetch_add(1, Ordering::Relaxed);
+        self.send(&LayerMessage::Begun(number), Some(&file));
+        Box::new(AnnouncedLayer { to: self, number, sent: 0, is_packed: false })
+    }
+}
+
+/// A layer that is being packed.
+struct AnnouncedLayer<'a> {
+    to: &'a Announcing,
+    number: u64,
+    /// Size in bytes that was sent last.
+    sent: u64,
+    is_packed: bool,
+}
+
+impl PackingProgress for AnnouncedLayer<'_> {
+    fn grown(&mut self, size: u64) {
+        if size - self.sent >= STEP {
+            self.sent = size;
+            self.to.send(&LayerMessage::Grown(self.number, size), None);
+        }
+    }
+
+    fn packed(mut self: Box<Self>, digest: &BlobDigest, size: u64) {
+        self.is_packed = true;
+        self.to.send(&LayerMessage::Packed(self.number, *digest, size), None);
+    }
+}
+
+impl Drop for AnnouncedLayer<'_> {
+    fn drop(&mut self) {
+        if !self.is_packed {
+            self.to.send(&LayerMessage::Abandoned(self.number), None);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Seek;
+
+    use super::*;
+
+    #[test]
+    fn layers_are_announced_with_their_files() {
+        let (ours, theirs) = message_sockets().unwrap();
+        let watch = Announcing { socket: Arc::new(ours), count: AtomicU64::new(7) };
+        let path = std::env::temp_dir().join(format!("rbuild-announced-{}", std::process::id()));
+        std::fs::write(&path, "layer").unwrap();
+        let mut layer = watch.begun(File::open(&path).unwrap());
+        std::fs::remove_file(&path).unwrap();
+        layer.grown(STEP - 1);
+        layer.grown(STEP);
+        layer.grown(STEP + 1);
+        drop(layer);
+        drop(watch);
+        let mut buffer = Vec::new();
+        let mut next = || receive(&theirs, &mut buffer);
+        let Some((LayerMessage::Begun(7), Some(mut file))) = next() else { panic!() };
+        file.rewind().unwrap();
+        let mut text = String::new();
+        file.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "layer");
+        assert_eq!(next().map(|(message, _)| message), Some(LayerMessage::Grown(7, STEP)));
+        assert_eq!(next().map(|(message, _)| message), Some(LayerMessage::Abandoned(7)));
+        assert!(next().is_none(), "the end");
+    }
+}
