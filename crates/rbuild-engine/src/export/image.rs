@@ -116,7 +116,7 @@ fn check_base(env: &StepEnv<'_>, base: VertexId, layers: &[(Descriptor, DiffId)]
 /// Returns the layers of the store. If the form is the one of the result that is kept and pushed,
 /// those that are packed are announced: the result was searched for secrets before.
 fn layers_of<'a>(env: &'a StepEnv<'_>, form: &ImageForm) -> Layers<'a> {
-    let is_kept = env.wants.images.first() == Some(form);
+    let is_kept = env.required.images.first() == Some(form);
     env.store.layers().watched_by(env.store.packing_watch().filter(|_| is_kept))
 }
 
