@@ -166,7 +166,7 @@ fn cp_copies_files_out_of_images() {
     let listed = lab.sh("$RB cp x:1:/d - | tar -t | sort").ok().stdout;
     assert_eq!(listed, "d/\nd/f\nd/link\nd/sub/\nd/sub/g\n");
     cp("x:1:/none", "n").fails(1, &["`/none` does not exist in the image", "list the files with"]);
-    cp("x:1:/way/sbu", "n").fails(1, &["`/way/sbu` does not exist in the image", "did you mean `/d/sub`?"]);
+    cp("x:1:/way/sbu", "n").fails(1, &["`/way/sbu` does not exist in the image", "did you mean `/way/sub`?"]);
     cp("x:1:etc/pasword", "n").fails(1, &["`etc/pasword` does not exist in the image", "did you mean `/etc/passwd`?"]);
     cp("x:1:/d/f", "missing/").fails(1, &["does not exist"]);
     cp("y:/d", "n").fails(1, &["image `y` not found", "rbuild pull y"]);
@@ -554,7 +554,7 @@ fn a_layer_that_contradicts_its_configuration_is_rejected() {
             tar -cf image.tar c.json manifest.json l && $RB load -i image.tar"#
         ))
     };
-    load("cat").fails(1, &["the archive's layer `l` has diffID", "write or transfer the archive again"]);
+    load("cat").fails(1, &["the image's layer `l` has diffID", "write or transfer the archive again"]);
     load("xz").fails(1, &["the archive's layer `l` has diffID"]);
     for compress in ["gzip", "zstd"] {
         load(compress).ok();

@@ -89,7 +89,7 @@ fn containers_are_listed_and_pruned_as_in_docker() {
     };
     let ago = |line: &str| line.ends_with(" ago");
     let lines = listed(&[]);
-    assert!(lines[1].starts_with("d \"sh -c 'sleep 1; sl…\" ") && lines.iter().all(|line| ago(line)), "{lines:?}");
+    assert!(lines[1].starts_with("d \"sh -c 'sleep 1; sle…\" ") && lines.iter().all(|line| ago(line)), "{lines:?}");
     let lines = listed(&["--no-trunc"]);
     assert!(lines[1].starts_with("d \"sh -c 'sleep 1; sleep 2'\" "), "{lines:?}");
     lab.rbuild(["rm", "d"]).ok();
