@@ -267,10 +267,14 @@ impl IncomingBlob<'_> {
     /// Waits until the attempt that is being read meets a condition.
     fn wait(&self, is_enough: impl Fn(&PartialBlob) -> bool) -> Result<PartialBlob> {
         let found = self.incoming.wait(self.stop, |state| match state.blobs.get(&self.blob) {
-            Some(BlobProgress::Partial(now)) if !self.known.is_same_attempt(now) => Some(Err(StoreError::DownloadRestarted)),
+            Some(BlobProgress::Partial(now)) if !self.known.is_same_attempt(now) => {
+                Some(Err(StoreError::DownloadRestarted))
+            }
             Some(BlobProgress::Partial(now)) => is_enough(now).then(|| Ok(now.clone())),
             // The pull has failed.
-            _ => Some(Err(state.failure_of(&self.blob).map_or(StoreError::DownloadRestarted, StoreError::DownloadFailed))),
+            _ => Some(Err(state
+                .failure_of(&self.blob)
+                .map_or(StoreError::DownloadRestarted, StoreError::DownloadFailed))),
         });
         found?
     }
@@ -280,8 +284,8 @@ impl IncomingBlob<'_> {
     ///
     /// # Errors
     ///
-    /// Fails with [`StoreError::DownloadRestarted`] if it is wrong, or the pull fails, and the blob is
-    /// downloaded again, and with [`StoreError::DownloadFailed`] if it is not.
+    /// Fails with [`StoreError::DownloadRestarted`] if it is wrong, or the pull fails, and the blob
+    /// is downloaded again, and with [`StoreError::DownloadFailed`] if it is not.
     pub(crate) fn confirm(&self) -> Result<()> {
         self.wait(|now| now.is_whole).map(drop)
     }

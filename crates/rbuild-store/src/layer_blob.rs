@@ -66,9 +66,11 @@ mod tests {
     use super::*;
     use crate::workspace::Workspace;
 
-    /// Notes the first size, the last one, and the end, with the bytes of the file.
+    /// The file of a blob, the sizes that it had, and its digest.
+    type NotedBlob = (File, Vec<u64>, Option<BlobDigest>);
+
     #[derive(Default)]
-    struct Noted(Mutex<Vec<(File, Vec<u64>, Option<BlobDigest>)>>);
+    struct Noted(Mutex<Vec<NotedBlob>>);
 
     struct Noting<'a>(&'a Noted, usize);
 

@@ -42,6 +42,7 @@ mod outputs;
 mod owners;
 mod processes;
 mod pulls;
+mod pushes;
 mod random_kills;
 mod registries;
 mod remote_inputs;

@@ -48,7 +48,8 @@ fn image_prune_lists_each_image_once_by_its_id() {
     let said = lab.rbuild(["image", "prune", "-a"]).ok().stdout;
     let mut deleted: Vec<&str> = said.lines().filter_map(|line| line.strip_prefix("deleted: ")).collect();
     let mut expected = [built.trim(), busybox.trim()];
-    (deleted.sort(), expected.sort());
+    deleted.sort();
+    expected.sort();
     assert_eq!(deleted, expected, "{said}");
     assert_eq!(said.matches("untagged: ").count(), 5, "{said}");
 }

@@ -1,0 +1,108 @@
+//! Pushes: early uploads, and transfers after interrupted ones.
+
+use crate::registries::Scene;
+use crate::registries::server::{Access, Fault};
+
+/// Returns bytes that cannot be compressed, and differ for each seed.
+fn noise(seed: u32, size: usize) -> Vec<u8> {
+    let next = |x: &mut u32| {
+        *x = x.wrapping_mul(1664525).wrapping_add(1013904223);
+        Some((*x >> 24) as u8)
+    };
+    (0..size).scan(seed, |x, _| next(x)).collect()
+}
+
+#[test]
+fn large_layers_are_uploaded_while_they_are_packed() {
+    let scene = Scene::new(Access::Open);
+    let file = "FROM scratch\nCOPY big /\nCOPY small /\n";
+    scene.lab.write("small", "s");
+    let patches = |requests: &[String]| requests.iter().filter(|line| line.starts_with("PATCH ")).count();
+    for (seed, steps) in [
+        (1, &[&["build", "-t", "IMAGE", "--push", "."][..]][..]),
+        (2, &[&["build", "-t", "IMAGE", "--push", "--squash", "."]]),
+        (3, &[&["build", "-t", "IMAGE", "-o", "type=image,push=true,compression=zstd", "."]]),
+        (4, &[&["build", "-t", "IMAGE", "."], &["push", "IMAGE"]]),
+    ] {
+        let path = format!("app{seed}");
+        let name = scene.name(&format!("{path}:1"));
+        scene.lab.write("big", noise(seed, 10 << 20)).write("Dockerfile", file);
+        scene.registry.requests();
+        for args in steps {
+            let args: Vec<&str> = args.iter().map(|arg| if *arg == "IMAGE" { &*name } else { arg }).collect();
+            scene.rbuild(&args).ok();
+        }
+        let requests = scene.registry.requests();
+        assert_eq!(patches(&requests), 1, "{seed}: {requests:?}");
+        let layers = scene.document(&path, "1")["layers"].clone();
+        let large = layers[0]["digest"].as_str().unwrap();
+        assert!(requests.iter().all(|line| !line.contains(large)), "it is not pushed again: {requests:?}");
+        scene.forget(&name);
+        scene.rbuild(&["pull", &name]).ok();
+        let out = scene.lab.path("big");
+        scene.rbuild(&["cp", &format!("{name}:/big"), out.to_str().unwrap()]).ok();
+        assert!(std::fs::read(out).unwrap() == noise(seed, 10 << 20), "{seed}");
+        std::fs::remove_file(scene.lab.path("big")).unwrap();
+    }
+    // A registry that does not support it gets the layer afterwards.
+    scene.lab.write("big", noise(9, 10 << 20));
+    scene.registry.fault("PATCH", "/blobs/uploads/", Fault::Status(405, None), 9);
+    let name = scene.name("other:1");
+    scene.rbuild(&["build", "-t", &name, "--push", "."]).ok();
+    let requests = scene.registry.requests();
+    let layers = scene.document("other", "1")["layers"].clone();
+    let large = layers[0]["digest"].as_str().unwrap();
+    assert!(requests.iter().any(|line| line.starts_with("HEAD") && line.contains(large)), "{requests:?}");
+    scene.forget(&name);
+    scene.rbuild(&["pull", &name]).ok();
+    scene.rbuild(&["fsck"]).ok();
+}
+
+#[test]
+fn nothing_is_uploaded_before_the_result_was_searched_for_secrets() {
+    let scene = Scene::new(Access::Open);
+    scene.lab.write("big", noise(5, 10 << 20)).write("token", "hunter2-hunter2");
+    let name = scene.name("app:1");
+    let args = ["-t", &name, "--push", "--secret", "id=t,src=token", "."];
+    let file = "FROM scratch\nCOPY big /\nLABEL a=hunter2-hunter2\n";
+    scene.build(file, &args).fails(1, &["the result contains the secret `t`"]);
+    let requests = scene.registry.requests();
+    assert!(requests.iter().all(|line| !line.starts_with("PATCH") && !line.starts_with("PUT")), "{requests:?}");
+    assert!(scene.registry.state().blobs.is_empty());
+}
+
+#[test]
+fn a_transfer_after_an_interrupted_one_succeeds() {
+    use std::os::unix::process::ExitStatusExt;
+    let scene = Scene::with_image();
+    let (name, copy) = (scene.name("busybox:1"), scene.name("copy:1"));
+    let interrupted = |method: &'static str, path: &str, args: &[&str]| {
+        scene.registry.requests();
+        scene.registry.fault(method, path, Fault::Stall(std::time::Duration::from_secs(2)), 99);
+        let mut command = scene.lab.command(args.iter().copied());
+        command.env("HOME", scene.lab.path("home")).stderr(std::process::Stdio::null());
+        let mut child = command.spawn().unwrap();
+        let reached = |r: &String| r.starts_with(method) && r.contains(path);
+        let start = std::time::Instant::now();
+        while !scene.registry.state().log.iter().any(reached) && start.elapsed().as_secs() < 20 {
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        // A shell's background commands ignore SIGINT.
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id() as i32), nix::sys::signal::Signal::SIGTERM)
+            .unwrap();
+        let status = child.wait().unwrap();
+        assert!(start.elapsed().as_secs() < 20, "{args:?} made no request");
+        assert!(status.signal() == Some(15) || matches!(status.code(), Some(130 | 143)), "{status:?}");
+        scene.registry.behave();
+    };
+    interrupted("GET", "/blobs/", &["pull", &name]);
+    assert_eq!(scene.lab.sh(r#"ls "$LAB/store/blobs/sha256""#).stdout, "");
+    scene.rbuild(&["pull", &name]).ok();
+    scene.rbuild(&["tag", &name, &copy]).ok();
+    interrupted("PUT", "/blobs/uploads/", &["push", &copy]);
+    assert!(!scene.registry.state().manifests.contains_key(&("copy".to_string(), "1".to_string())));
+    scene.rbuild(&["push", &copy]).ok();
+    assert_eq!(scene.document("copy", "1"), scene.document("busybox", "1"));
+    scene.rbuild(&["fsck"]).ok();
+    assert_eq!(scene.lab.sh(r#"ls "$LAB/store/tmp""#).stdout, "");
+}
