@@ -138,7 +138,7 @@ impl Images<'_> {
         Ok(false)
     }
 
-    /// Removes the notes on names that were removed from the store.
+    /// Removes the notes on pulls and pushes of names that were removed from the store.
     pub(crate) fn forget_names(&self, removed: &[Reference]) -> Result<()> {
         let names: HashSet<String> = removed.iter().map(Reference::to_string).collect();
         if names.is_empty() {
@@ -149,7 +149,7 @@ impl Images<'_> {
                 self.store.dir(DIR)?.remove_file(&file)?;
             }
         }
-        Ok(())
+        self.store.repo_digests().forget_names(&names)
     }
 
     /// Returns the digests that images were pulled by.

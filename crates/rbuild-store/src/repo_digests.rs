@@ -1,5 +1,7 @@
 //! Digests that images have in registries: those that they were pulled by or pushed as.
 
+use std::collections::HashSet;
+
 use rbuild_image::{Hasher, ManifestDigest, Reference};
 use serde::{Deserialize, Serialize};
 
@@ -88,6 +90,16 @@ impl RepoDigests<'_> {
         Ok(all)
     }
 
+    /// Removes the notes on pushes under these names.
+    pub(crate) fn forget_names(&self, names: &HashSet<String>) -> Result<()> {
+        for (file, pushed) in self.pushed()? {
+            if names.contains(&pushed.name.to_string()) {
+                self.store.dir(DIR)?.remove_file(&file)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Removes the notes on images that no longer exist.
     pub(crate) fn forget_removed(&self) -> Result<()> {
         let kept = self.store.images().kept()?;
@@ -123,7 +135,7 @@ mod tests {
     use crate::workspace::Workspace;
 
     #[test]
-    fn digests_are_known_while_the_image_exists() {
+    fn digests_are_known_while_the_image_has_the_name() {
         let dir = std::env::temp_dir().join(format!("rbuild-repo-digests-{}", std::process::id()));
         let store = Store::open(&dir).unwrap();
         let name: Reference = "a.io/x:1".parse().unwrap();
@@ -155,8 +167,10 @@ mod tests {
         assert_eq!(digests.pushed().unwrap().len(), 2);
         store.gc().prune(true, DanglingImages::Keep).unwrap();
         assert_eq!(digests.pushed().unwrap().len(), 1);
+        // They go with the name, even if the image stays.
+        store.images().tag(&image, Some(&"a.io/kept:1".parse().unwrap())).unwrap();
         store.images().untag("a.io/x:1", false).unwrap();
-        assert_eq!(digests.list().unwrap(), Vec::new());
+        assert_eq!((digests.list().unwrap(), digests.pushed().unwrap().len()), (Vec::new(), 0));
         drop(store);
         std::fs::remove_dir_all(&dir).unwrap();
     }
