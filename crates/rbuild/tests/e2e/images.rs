@@ -555,7 +555,7 @@ fn a_layer_that_contradicts_its_configuration_is_rejected() {
         ))
     };
     load("cat").fails(1, &["the image's layer `l` has diffID", "write or transfer the archive again"]);
-    load("xz").fails(1, &["the archive's layer `l` has diffID"]);
+    load("xz").fails(1, &["the image's layer `l` has diffID"]);
     for compress in ["gzip", "zstd"] {
         load(compress).ok();
         lab.rbuild(["inspect", "--verify", "wrong"]).fails(1, &["diffID"]);
