@@ -124,7 +124,7 @@ fn store_all(members: IncomingParts<'_>, wanted: &WantedPlatform) -> Result<Inco
     warnings.extend(found.skipped(wanted));
     let FoundImages { images, names, skipped: _ } = found;
     if images.is_empty() {
-        warnings.push("no image is listed; nothing was loaded".into());
+        warnings.push("the input lists no image; nothing was loaded".into());
     }
     let manifests: Vec<ManifestDigest> = images.iter().map(|image| image.manifest).collect();
     let with_names = names.iter().map(|(image, name)| (image.manifest, Some(name.clone())));

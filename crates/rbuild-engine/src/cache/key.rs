@@ -444,7 +444,7 @@ pub fn source_error(e: SourceError, span: Span, from: Option<&str>) -> BuildErro
         // A path of the context; those of stages are always readable.
         SourceError::Kernel(e) if e.kind() == io::ErrorKind::PermissionDenied && from.is_none() => {
             match e.object().path() {
-                Some(path) => d.help(Remedy::from(FileRemedy::PermitOrIgnore { path: path.to_path_buf() })),
+                Some(path) => d.help(Remedy::from(FileRemedy::PermitOrIgnore { path: path.components().collect() })),
                 None => d,
             }
         }

@@ -80,7 +80,9 @@ fn warnings_of_a_copy_are_repeated_on_a_cache_hit() {
                 FROM busybox\nCOPY --from=s /f /d/a /g\nCOPY --from=s /f /no* /e/\n";
     let warnings = |file: &str| {
         let said = lab.build(file, &[]).ok().stderr;
-        let warnings = said.lines().filter(|line| line.starts_with("warning: ")).map(str::to_string);
+        // A command without isolation has a warning of its own.
+        let is_of_copy = |line: &&str| line.starts_with("warning: ") && !line.contains("commands share");
+        let warnings = said.lines().filter(is_of_copy).map(str::to_string);
         let mut warnings: Vec<String> = warnings.collect();
         warnings.sort();
         warnings

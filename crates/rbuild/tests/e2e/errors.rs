@@ -176,8 +176,8 @@ fn a_full_disk_during_unpacking_names_the_store() {
     lab.write("Dockerfile", "FROM big\nRUN true\n");
     let build = "mount -t tmpfs -o size=30m x $RBUILD_ROOT; head -c 20000000 /dev/urandom > big; tar cf big.tar big; \
                  $RB import big.tar big >/dev/null; $RB build";
-    let expected = "error: cannot write to the snapshots in the store `";
-    in_namespace(&lab, build).fails(1, &[expected, "no space left on device", "hint: free some space"]);
+    let expected = "error: unpacking `big` failed: cannot write to the snapshots in the store `";
+    in_namespace(&lab, build).fails(1, &[expected, "Dockerfile:1", "no space left on device", "hint: free some space"]);
 }
 
 /// The disk has space for the files, but not for the layer that is packed from them.

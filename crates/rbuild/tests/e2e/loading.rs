@@ -165,7 +165,7 @@ fn a_digest_with_several_media_types_is_read_as_each_of_them() {
                 "ix = inner([image])\nas_image = dict(ix, mediaType=image['mediaType'])\nindex([{first}, {second}])"
             ),
         );
-        lab.rbuild(["load", "-i", lab.path("x.tar").to_str().unwrap()]).fails(1, &["cannot read a manifest"]);
+        lab.rbuild(["load", "-i", lab.path("x.tar").to_str().unwrap()]).fails(1, &["cannot read the image's manifest"]);
     };
     two("ix", "as_image");
     two("as_image", "ix");
