@@ -339,17 +339,26 @@ impl EndpointSession {
         Ok((self.restart()?, 0))
     }
 
-    /// Ends an upload whose bytes the registry has.
+    /// Ends an upload whose bytes the registry has. If the answer is lost, the registry may have
+    /// the blob all the same.
     fn close(&self, location: &str, blob: &UploadBlob<'_>) -> Outcome<()> {
-        let reply = self.call(&ApiRequest {
-            method: "PUT",
-            to: &url::with_parameter(location, "digest", &blob.digest.to_string()),
-            headers: &[],
-            body: Body::Bytes(&[]),
-            scopes: &[self.scope("pull,push")],
-            repeat: false,
-        })?;
-        self.closed(reply, blob)
+        let mut attempts = Attempts::new(self.shared().http.retry_policy(), false);
+        loop {
+            let sent = self.call(&ApiRequest {
+                method: "PUT",
+                to: &url::with_parameter(location, "digest", &blob.digest.to_string()),
+                headers: &[],
+                body: Body::Bytes(&[]),
+                scopes: &[self.scope("pull,push")],
+                repeat: false,
+            });
+            let Err(problem) = sent.and_then(|reply| self.closed(reply, blob)) else { return Ok(()) };
+            let Some(wait) = attempts.next(None).filter(|_| may_be_temporary(&problem)) else { return Err(problem) };
+            self.shared().wait(&self.endpoint.host, sentence(&problem), wait);
+            if self.has(&format!("/blobs/{}", blob.digest), "*/*")? {
+                return Ok(());
+            }
+        }
     }
 
     /// Uploads the bytes from `at` up to `end`; returns the next location.

@@ -164,6 +164,13 @@ fn an_interrupted_growing_upload_continues_in_chunks() {
         assert!(patches > chunks, "{fault:?}: {patches}");
         registry.behave();
     }
+    // The answer to the end is lost, or the end itself.
+    for fault in [Fault::Cut(0), Fault::Status(502, None)] {
+        registry.state().blobs.clear();
+        registry.fault("PUT", "uploads", fault.clone(), 1);
+        push_growing(&registry, &repository, &data).unwrap();
+        assert!(has(&registry, "x", &data), "{fault:?}");
+    }
     registry.fault("PATCH", "uploads", Fault::Status(405, None), 1);
     let e = push_growing(&registry, &repository, &data).unwrap_err();
     assert!(matches!(*e.problem, RegistryProblem::Status { status: 405, .. }), "{e:?}");
