@@ -196,15 +196,20 @@ impl<R: Read> TarReader<R> {
     ) -> Result<TarEntry> {
         let path =
             pax.sparse.name.clone().or(pax.path).or(long_name).unwrap_or_else(|| header.path_bytes().into_owned());
+        let size = pax.size.unwrap_or(size);
+        let kind = kind(header.entry_type(), &path, size);
+        let path = named(path, kind);
         let path = OsString::from_vec(if path.is_empty() { b".".to_vec() } else { path });
         self.current = Some(path.clone());
         let fail =
             |reason: &str| LayerError::Entry { name: path.to_string_lossy().into_owned(), reason: reason.to_string() };
-        let kind = kind(header.entry_type(), &path, pax.size.unwrap_or(size))
+        let kind = kind
             .ok_or_else(|| fail(&format!("has the unknown type `{}`", header.entry_type().as_byte().escape_ascii())))?;
+        if kind == EntryKind::File && path == "/" {
+            return Err(fail("is a file, but has the name of the root directory"));
+        }
         let number =
             |n: std::io::Result<u64>, field: &str| n.map_err(|_| fail(&format!("has a {field} that is not a number")));
-        let size = pax.size.unwrap_or(size);
         let device = |n: std::io::Result<Option<u32>>| n.map(Option::unwrap_or_default).unwrap_or_default();
         let rdev = (device(header.device_major()), device(header.device_minor()));
         let link = pax.link.or(long_link).unwrap_or_else(|| header.link_name_bytes().unwrap_or_default().into_owned());
@@ -332,11 +337,19 @@ pub fn is_tar(head: &[u8]) -> bool {
     checksum_fits(&header)
 }
 
+/// Returns the path of an entry, without slashes at the end if it is a file.
+fn named(mut path: Vec<u8>, kind: Option<EntryKind>) -> Vec<u8> {
+    while kind == Some(EntryKind::File) && path.len() > 1 && path.ends_with(b"/") {
+        path.pop();
+    }
+    path
+}
+
 /// Returns the kind of an entry, or `None` for a type that layers do not use.
-fn kind(entry_type: EntryType, path: &OsStr, size: u64) -> Option<EntryKind> {
+fn kind(entry_type: EntryType, path: &[u8], size: u64) -> Option<EntryKind> {
     Some(match entry_type {
         // Archives from before POSIX mark a directory by a slash. An entry with content is a file.
-        EntryType::Regular | EntryType::Continuous if size == 0 && path.as_bytes().ends_with(b"/") => EntryKind::Dir,
+        EntryType::Regular | EntryType::Continuous if size == 0 && path.ends_with(b"/") => EntryKind::Dir,
         EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => EntryKind::File,
         EntryType::Directory => EntryKind::Dir,
         EntryType::Symlink => EntryKind::Symlink,

@@ -250,5 +250,7 @@ fn an_entry_with_content_is_a_file_even_if_its_name_ends_with_a_slash() {
     let mut archive = one(b'0', "f/", b"abc", |_| ());
     put(&mut archive, b'0', "dir/", b"", |_| ());
     put(&mut archive, b'0', "g", b"d", |_| ());
-    assert_eq!(read(&archive), "File f/ 3 1:2 3.0; Dir dir/ 0 1:2 3.0; File g 1 1:2 3.0");
+    assert_eq!(read(&archive), "File f 3 1:2 3.0; Dir dir/ 0 1:2 3.0; File g 1 1:2 3.0");
+    let root = read(&one(b'0', "//", b"abc", |_| ()));
+    assert!(root.contains("has the name of the root directory"), "{root}");
 }
