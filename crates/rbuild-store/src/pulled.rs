@@ -121,21 +121,19 @@ impl Images<'_> {
         Ok(ranked.min_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1))).map(|(.., manifest)| manifest))
     }
 
-    /// Returns true if a name refers to an image that was pulled under it, for any platform. A name
-    /// that was removed, or given to another image, does not. A digest is no such name: it always
-    /// refers to the same content.
-    fn is_of_pull(&self, entries: &[NamedImage], name: &Reference) -> Result<bool> {
-        if name.digest().is_some() {
-            return Ok(true);
-        }
+    /// Returns true if a name refers to `pulled`, or to another image that was pulled under it. A
+    /// name that was removed, or given to another image, does not. A digest always refers to the
+    /// same content.
+    fn is_of_pull(&self, entries: &[NamedImage], name: &Reference, pulled: &ManifestDigest) -> Result<bool> {
         let named = entries.iter().find(|entry| entry.name.as_ref() == Some(name));
         let images = named.map_or(&[][..], |entry| entry.artifact.images());
-        for image in images {
-            if self.was_pulled(name, image)? {
-                return Ok(true);
-            }
+        // Only a name that was pulled for several platforms requires the other notes.
+        if name.digest().is_some() || images.contains(pulled) {
+            return Ok(true);
         }
-        Ok(false)
+        let name = name.to_string();
+        let is_of_name = |note: &Note| note.name.as_ref() == Some(&name) && images.contains(&note.pulled.manifest);
+        Ok(!images.is_empty() && self.notes()?.iter().any(|(_, note)| is_of_name(note)))
     }
 
     /// Removes the notes on pulls and pushes of names that were removed from the store.
@@ -222,7 +220,7 @@ impl Images<'_> {
         let entries = self.list()?;
         let kept = entries.iter().any(|entry| entry.artifact.images().contains(&pulled.manifest));
         let Some(image) = self.image(&pulled.manifest).ok().filter(|_| kept) else { return Ok(None) };
-        if !self.is_of_pull(&entries, name)? {
+        if !self.is_of_pull(&entries, name, &pulled.manifest)? {
             return Ok(None);
         }
         for layer in image.manifest.layers() {

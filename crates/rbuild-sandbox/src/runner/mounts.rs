@@ -121,8 +121,7 @@ pub(crate) fn mounts_of<'a>(
     }
     for (i, wanted) in request.mounts.iter().enumerate().filter(|(_, wanted)| !wanted.is_of_dev()) {
         let target = Path::new(&wanted.target);
-        let covered = points.covered_mode(target);
-        let (made, kind) = requested_mount(i, (wanted, request.is_insecure(), covered), root, scratch)?;
+        let (made, kind) = requested_mount(i, (wanted, request.is_insecure()), points, root, scratch)?;
         if wanted.read_only {
             make_read_only(&made)?;
         }
@@ -215,12 +214,16 @@ fn new_tmpfs(size: Option<u64>, covered_mode: Option<u32>) -> rbuild_linux::Resu
 
 fn requested_mount(
     index: usize,
-    (wanted, insecure, covered_mode): (&MountRequest, bool, Option<u32>),
+    (wanted, insecure): (&MountRequest, bool),
+    points: &MountPoints<'_>,
     root: &RootDir,
     scratch: &RootDir,
 ) -> Result<(OwnedFd, MountPointKind), RunnerProblem> {
     match &wanted.source {
-        MountSource::Tmpfs { size } => Ok((new_tmpfs(*size, covered_mode)?, MountPointKind::Dir)),
+        MountSource::Tmpfs { size } => {
+            let covered_mode = points.covered_mode(Path::new(&wanted.target));
+            Ok((new_tmpfs(*size, covered_mode)?, MountPointKind::Dir))
+        }
         MountSource::File { content, mode, uid, gid } => Ok((
             file(&format!("mount-{index}"), content, (*mode, UidGid::new(*uid, *gid)), scratch)?,
             MountPointKind::File,

@@ -17,7 +17,6 @@ use crate::error::{FileOrigin, MountProblem, RunnerProblem};
 use crate::protocol::RunRequest;
 use crate::runner::chroot::mount_content::{EntryAt, MountContent};
 use crate::runner::mount_checks::{ResolvedMountPoints, check_devices, check_kernel_file_systems, check_mount_point};
-use crate::runner::mount_points::covered_mode;
 
 /// Directory in the scratch directory for covered entries.
 const COVERED: &str = "covered";
@@ -158,7 +157,7 @@ impl EmulatedMounts<'_> {
             let target = Path::new(&wanted.target);
             let real = self.root.resolve(target).map_err(|e| RunnerProblem::of_mount_point(target, e))?;
             check_devices(target, &real)?;
-            self.place(&wanted.target, MountContent::of(wanted, covered_mode(self.root, target))?)?;
+            self.place(&wanted.target, MountContent::of(wanted, self.root)?)?;
         }
         Ok(())
     }

@@ -9,7 +9,7 @@ use rbuild_linux::{FileKind, RootDir, Stat, Trail, UidGid, copy_file};
 use crate::error::RunnerProblem;
 use crate::protocol::{MountRequest, MountSource};
 use crate::runner::devices::DEVICES;
-use crate::runner::mount_points::TMPFS_MODE;
+use crate::runner::mount_points::{TMPFS_MODE, covered_mode};
 
 /// A directory entry: its directory and its name.
 pub(super) type EntryAt = (RootDir, OsString);
@@ -31,13 +31,15 @@ pub(super) enum MountContent<'a> {
 }
 
 impl MountContent<'_> {
-    /// Returns the content of a mount that covers a directory with that mode, if any.
-    pub(super) fn of(wanted: &MountRequest, covered_mode: Option<u32>) -> Result<MountContent<'_>, RunnerProblem> {
+    /// Returns the content of a mount in the root file system `files`.
+    pub(super) fn of<'w>(wanted: &'w MountRequest, files: &RootDir) -> Result<MountContent<'w>, RunnerProblem> {
         Ok(match &wanted.source {
             MountSource::File { content, mode, uid, gid } => {
                 MountContent::Text(content, *mode, UidGid::new(*uid, *gid))
             }
-            MountSource::Tmpfs { .. } => MountContent::Empty(covered_mode.unwrap_or(TMPFS_MODE)),
+            MountSource::Tmpfs { .. } => {
+                MountContent::Empty(covered_mode(files, Path::new(&wanted.target)).unwrap_or(TMPFS_MODE))
+            }
             MountSource::Bind(path) => socket(path)?,
             MountSource::Part { dir, path } => MountContent::Moved(inside(dir, path)?),
             MountSource::BindBelow { .. } => return Err(RunnerProblem::NeedsMounts("a directory that stays".into())),

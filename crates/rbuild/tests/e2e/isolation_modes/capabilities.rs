@@ -106,7 +106,8 @@ fn traced_processes_gain_no_ids() {
 const FORGED: &str = r#"
 my ($self, $file, $brk) = ("/suid", "/of33", syscall(12, 0));
 syscall(59, $self, 1, 0);
-open my $stat, "<", "/proc/self/stat"; my $stat_line = <$stat>; $stat_line =~ s/.*\) //; my @f = ("") x 3; push @f, split / /, $stat_line;
+open my $stat, "<", "/proc/self/stat"; my $stat_line = <$stat>;
+$stat_line =~ s/.*\) //; my @f = ("") x 3; push @f, split / /, $stat_line;
 open my $auxv, "<", "/proc/self/auxv"; local $/; my $vector = <$auxv>; substr($vector, 8, 1) ^= "\x10";
 my $map = pack("Q11PLl", @f[26, 27, 45, 46, 47], $brk, @f[28, 48 .. 51], $vector, length $vector, -1);
 syscall(157, 35, 14, $map, length $map, 0);

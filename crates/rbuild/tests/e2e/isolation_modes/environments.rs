@@ -65,7 +65,9 @@ const REACHES: &str = r#"
 #include <sys/xattr.h>
 #include <unistd.h>
 static int reached;
-static void report(int worked, const char *operation, const char *path) { if (worked) { printf("%s %s\n", operation, path); reached = 1; } }
+static void report(int worked, const char *operation, const char *path) {
+    if (worked) { printf("%s %s\n", operation, path); reached = 1; }
+}
 static void at(const char *root) {
     char path[600], list[4096];
     struct timespec now[2] = {{0, UTIME_OMIT}, {0, UTIME_NOW}};
