@@ -19,7 +19,7 @@ use crate::event::{BuildPhase, Event};
 use crate::events::Events;
 use crate::export::outputs::{self, View};
 use crate::export::{image, stream};
-use crate::exports::{Export, Finished, ImageForm, Split};
+use crate::exports::{BuildReport, Export, ImageForm, Split};
 use crate::prepare::Prepared;
 use crate::prepare::image_key::image_key;
 use crate::prepare::lookup::VertexState;
@@ -33,7 +33,12 @@ use crate::warning::BuildWarning;
 /// mounted, or if the cache may exceed its limit: only a builder can mount, measure and remove
 /// trees.
 #[tracing::instrument(target = "engine", name = "answer", level = "debug", skip_all)]
-pub fn answer(prepared: &Prepared, request: &BuildRequest, store: &Store, events: &Events) -> Result<Option<Finished>> {
+pub fn answer(
+    prepared: &Prepared,
+    request: &BuildRequest,
+    store: &Store,
+    events: &Events,
+) -> Result<Option<BuildReport>> {
     let target = &prepared.vertices[prepared.graph.target].state;
     let Some(result) = target.result() else { return Ok(None) };
     let required = request.requirements();
@@ -133,7 +138,7 @@ pub fn execute(
     cancel: Cancel,
     builder: &Builder,
     report: impl FnOnce(&BuildError),
-) -> Result<Finished> {
+) -> Result<BuildReport> {
     // Without this lock, later builds could remove the log of a long build.
     let _logs = store.logs().lock_logs(&request.build_id);
     let mut platforms = Platforms { request, prepared, store, events: &events, envs: Vec::new() };
@@ -172,7 +177,12 @@ fn evict(budget: Budget, store: &Store, events: &Events) {
 
 impl<'a> Platforms<'a> {
     #[tracing::instrument(target = "engine", name = "solve", level = "debug", skip_all)]
-    fn execute(&mut self, cancel: &Cancel, builder: &'a Builder, report: impl FnOnce(&BuildError)) -> Result<Finished> {
+    fn execute(
+        &mut self,
+        cancel: &Cancel,
+        builder: &'a Builder,
+        report: impl FnOnce(&BuildError),
+    ) -> Result<BuildReport> {
         let mut images = Vec::new();
         let mut first = 0;
         for prepared in self.prepared {
@@ -204,7 +214,7 @@ impl<'a> Platforms<'a> {
         }
         self.export_files(cancel)?;
         let kept = outputs::publish(self.request, &self.request.requirements(), self.store, &images, self.events)?;
-        Ok(Finished { image: kept.image.or(direct), ..kept })
+        Ok(BuildReport { image: kept.image.or(direct), ..kept })
     }
 
     /// Writes the outputs that consist of the result's files.

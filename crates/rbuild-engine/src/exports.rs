@@ -10,7 +10,7 @@ use rbuild_transport::ArchiveFormat;
 
 /// The result of a finished build.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Finished {
+pub struct BuildReport {
     /// The image, if one was requested; for several platforms, that of the preferred one.
     pub image: Option<FinishedImage>,
     /// Manifests of the images of all platforms, in the order of the request.

@@ -4,7 +4,7 @@ pub(crate) mod demands;
 pub(crate) mod downloads;
 pub(crate) mod image_key;
 pub(crate) mod lookup;
-pub(crate) mod online;
+pub(crate) mod network_access;
 pub(crate) mod resolve;
 
 use std::collections::HashMap;
@@ -27,7 +27,7 @@ use crate::export::secret_scan;
 use crate::ops::copy_warnings::CopyWarnings;
 use crate::prepare::downloads::DownloadedFiles;
 use crate::prepare::lookup::{LookedUp, Lookup, PreparedVertex};
-use crate::prepare::online::Online;
+use crate::prepare::network_access::NetworkAccess;
 use crate::prepare::resolve::{PullPolicy, Resolver, stored_image};
 use crate::request::BuildRequest;
 use crate::warning::BuildWarning;
@@ -55,7 +55,7 @@ pub struct Prepared {
 
 /// Plans the Dockerfile and looks up all steps in the cache.
 ///
-/// Images to pull are requested through `online`, all images of one round of planning together.
+/// Images to pull are requested through `network`, all images of one round of planning together.
 /// Then the files to download are requested.
 #[tracing::instrument(target = "engine", name = "prepare", level = "debug", skip_all)]
 pub fn prepare(
@@ -64,11 +64,11 @@ pub fn prepare(
     params: &Parameters,
     store: &Store,
     events: &Events,
-    online: &Online<'_>,
+    network: &NetworkAccess<'_>,
 ) -> Result<Prepared> {
     let mut bases = HashMap::new();
     let mut images = HashMap::new();
-    let mut resolver = Resolver::new(store, request.pull, online);
+    let mut resolver = Resolver::new(store, request.pull, network);
     let mut graph = loop {
         match plan(file, params, &bases).map_err(BuildError::Dockerfile)? {
             Plan::Graph(graph) => break *graph,
@@ -92,7 +92,7 @@ pub fn prepare(
         events.send(Event::Warning(Warning { text: warning.message.clone(), help: warning.help.clone() }));
     }
     demands::misspelled(request, &graph).into_iter().for_each(|warning| events.send(Event::Warning(warning)));
-    let downloads = DownloadedFiles::download(&graph, store, online)?;
+    let downloads = DownloadedFiles::download(&graph, store, network)?;
     let name = hashes_name(request);
     let hashes = Arc::new(HashCache::new(&store.records().hashes(&name)?, request.now));
     let contexts = Contexts::open(request, Viewpoint::Launcher, &hashes, store)?;
@@ -188,7 +188,7 @@ impl Prepared {
             if let Some(key) = found.state.key() {
                 events.send(Event::Started { step, label: vertex.name.to_string(), text: vertex.text.clone() });
                 events.send(Event::Reason { step, text: explain::hit(&key) });
-                if let (Step::Copy(copy), Some(tree)) = (&vertex.step, found.state.noted()) {
+                if let (Step::Copy(copy), Some(tree)) = (&vertex.step, found.state.tree_of_notes()) {
                     CopyWarnings::of_tree(store, tree).send(copy, events);
                 }
                 events.send(Event::Done { step, outcome: StepOutcome::Cached, seconds: 0.0 });

@@ -8,7 +8,7 @@ use rbuild_linux::parallel::locked;
 use rbuild_linux::{RootDir, Timestamp, UidGid};
 use rbuild_plan::{BuildGraph, Step, VertexId};
 use rbuild_sandbox::Builder;
-use rbuild_store::{Image, MergedTree, Session, Snapshots, Store, TreeId, Working, Workspace};
+use rbuild_store::{Image, MergedTree, Session, SnapshotBackend, Store, TreeId, WorkingTree, Workspace};
 
 use crate::error::{BuildError, Result};
 use crate::error_context::ErrorContext;
@@ -23,7 +23,7 @@ pub(crate) struct Rootfs<'a> {
     builder: &'a Builder,
     results: Arc<Results>,
     pub work: Workspace,
-    snapshots: OnceLock<Snapshots>,
+    snapshots: OnceLock<SnapshotBackend>,
     /// Trees of image vertices, lowest first, once unpacked.
     unpacked: Vec<OnceLock<Vec<TreeId>>>,
     /// Trees of steps with files that are known to be on disk.
@@ -56,7 +56,7 @@ impl<'a> Rootfs<'a> {
             builder,
             results,
             work: Workspace::open(store)?,
-            snapshots: if request.copies { Snapshots::Copies.into() } else { OnceLock::new() },
+            snapshots: if request.copies { SnapshotBackend::Copies.into() } else { OnceLock::new() },
             unpacked: graph.vertices.iter().map(|_| OnceLock::new()).collect(),
             materialized: Mutex::default(),
             stacked: Mutex::default(),
@@ -150,7 +150,7 @@ impl<'a> Rootfs<'a> {
     }
 
     /// Returns the method of stacking trees, probed on first use.
-    pub fn snapshots(&self) -> Result<Snapshots> {
+    pub fn snapshots(&self) -> Result<SnapshotBackend> {
         if let Some(known) = self.snapshots.get() {
             return Ok(*known);
         }
@@ -196,7 +196,7 @@ impl<'a> Rootfs<'a> {
 
     /// Returns a step's root file system for writing: the trees below it with its own tree, in the
     /// directory `path`, on top.
-    pub fn writable(&self, trees: &[TreeId], path: &Path) -> Result<Working> {
+    pub fn writable(&self, trees: &[TreeId], path: &Path) -> Result<WorkingTree> {
         Ok(self.snapshots()?.working(self.store, &self.work, trees, &path.join("fs"))?)
     }
 
@@ -215,6 +215,6 @@ impl<'a> Rootfs<'a> {
 }
 
 /// Returns the method by which the builder stacks trees of its store.
-pub fn snapshots(builder: &Builder, work: &Workspace) -> Result<Snapshots> {
-    Ok(if builder.is_bare() { Snapshots::Copies } else { Snapshots::probe(work)? })
+pub fn snapshots(builder: &Builder, work: &Workspace) -> Result<SnapshotBackend> {
+    Ok(if builder.is_bare() { SnapshotBackend::Copies } else { SnapshotBackend::probe(work)? })
 }

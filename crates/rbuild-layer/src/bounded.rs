@@ -70,7 +70,7 @@ impl<R: Read> Bounded<R> {
         let (unpacked, ratio) = (self.unpacked, self.limits.ratio);
         let problem =
             format!("{packed} compressed bytes become {unpacked} bytes or more; the limit is a ratio of {ratio}");
-        Err(LayerError::Limit { problem, name: Some("ratio") })
+        Err(LayerError::LimitExceeded { problem, name: Some("ratio") })
     }
 }
 

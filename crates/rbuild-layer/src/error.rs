@@ -49,7 +49,7 @@ pub enum LayerError {
     },
     /// A limit was exceeded.
     #[error("{problem}")]
-    Limit {
+    LimitExceeded {
         /// The problem, with the limit.
         problem: String,
         /// Name of the limit in `Limits`, if it can be raised.
@@ -63,7 +63,7 @@ pub enum LayerError {
         "{} cannot be in an image: names that begin with `.wh.` are whiteouts",
         quoted(.0)
     )]
-    Deletion(PathBuf),
+    WhiteoutName(PathBuf),
     /// The caller canceled unpacking.
     #[error("unpacking was canceled")]
     Stopped,
@@ -83,7 +83,7 @@ pub enum LayerError {
 impl LayerError {
     /// Returns the error for a limit that cannot be raised.
     pub(crate) fn fixed_limit(problem: String) -> LayerError {
-        LayerError::Limit { problem, name: None }
+        LayerError::LimitExceeded { problem, name: None }
     }
 
     /// Returns the error for an entry whose unpacking failed. A full disk is reported as such,
@@ -107,14 +107,14 @@ impl LayerError {
     /// Returns the remedy, if there is one.
     pub fn remedy(&self) -> Option<Remedy> {
         match self {
-            LayerError::Limit { name: Some(name), .. } => {
+            LayerError::LimitExceeded { name: Some(name), .. } => {
                 Some(Remedy::Image(ImageRemedy::RaiseLimit { name: name.to_string() }))
             }
             LayerError::Owner { source, .. } => source.whole().remedy(),
             LayerError::Create { .. } => None,
             LayerError::Kernel(e) => e.carried::<LayerError>().map_or_else(|| e.remedy(), LayerError::remedy),
             LayerError::Io { source, .. } => rbuild_linux::remedy_of(source),
-            LayerError::Deletion(_) => Some(FileRemedy::RenameOrRemove.into()),
+            LayerError::WhiteoutName(_) => Some(FileRemedy::RenameOrRemove.into()),
             _ => None,
         }
     }
@@ -202,10 +202,10 @@ mod tests {
             unmapped,
             LayerError::Create { name: name(), source: kernel(17).without_object() },
             LayerError::Create { name: name(), source: kernel(36).without_object() },
-            LayerError::Limit { problem: "the archive has more than 10 entries".into(), name: Some("entries") },
+            LayerError::LimitExceeded { problem: "the archive has more than 10 entries".into(), name: Some("entries") },
             LayerError::fixed_limit("a header of the archive exceeds 1 MiB".into()),
             LayerError::Changed("src/a".into()),
-            LayerError::Deletion("src/.wh.a".into()),
+            LayerError::WhiteoutName("src/.wh.a".into()),
             LayerError::Stopped,
             LayerError::Kernel(kernel(13)),
             LayerError::Kernel(nested),
@@ -223,9 +223,9 @@ mod tests {
             Entry,
             Owner,
             Create,
-            Limit,
+            LimitExceeded,
             Changed,
-            Deletion,
+            WhiteoutName,
             Stopped,
             Kernel,
             Io,

@@ -64,7 +64,7 @@ pub use hash_thread::ChunkHash;
 pub use limited_tar::LimitedTar;
 pub use limits::Limits;
 pub use lower_refs::LowerRefs;
-pub use options::{CompressionLevel, Deletions, LAYER_FORMAT, LayerForm, LevelError, Times};
+pub use options::{CompressionLevel, LAYER_FORMAT, LayerForm, LevelError, Times, WhiteoutEncoding};
 pub use pack::{Packed, TreePacker, pack_exact, pack_layer, pack_whole, pack_with_external, repack_layer};
 pub use reader::{TarReader, is_tar};
 pub use remainder::Remainder;

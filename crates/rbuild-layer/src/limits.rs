@@ -125,7 +125,7 @@ impl Limits {
 
 /// Returns the error for an exceeded limit.
 pub(crate) fn exceeded(name: &'static str, limit: u64, excess: String) -> LayerError {
-    LayerError::Limit { problem: format!("{excess}; the limit is {limit}"), name: Some(name) }
+    LayerError::LimitExceeded { problem: format!("{excess}; the limit is {limit}"), name: Some(name) }
 }
 
 #[cfg(test)]

@@ -100,17 +100,17 @@ impl LayerForm {
     }
 }
 
-/// Handling of overlay whiteouts during packing.
+/// Handling of whiteouts, and of names that begin with `.wh.`, during packing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Deletions {
-    /// Writes `.wh.*` entries, as in image layers.
-    Whiteouts,
+pub enum WhiteoutEncoding {
+    /// Encodes overlay whiteouts as `.wh.*` entries, as in image layers.
+    Encode,
     /// The tree is a complete view without whiteouts and becomes a layer, so names that begin with
     /// `.wh.` are rejected.
-    Done,
+    Reject,
     /// The tree is a complete view and becomes an archive of files, in which `.wh.*` names have no
     /// special meaning.
-    None,
+    Literal,
 }
 
 /// Handling of modification times during packing, in seconds since the Unix epoch.

@@ -21,7 +21,7 @@ use crate::external::ExternalFiles;
 use crate::gzip::ParallelGzip;
 use crate::hash_thread::ChunkHash;
 use crate::item::{PackItem, entry_changed};
-use crate::options::{CompressionLevel, Deletions, LayerForm, Times};
+use crate::options::{CompressionLevel, LayerForm, Times, WhiteoutEncoding};
 use crate::remainder::Remainder;
 use crate::walk::Walk;
 use crate::writer::TarWriter;
@@ -68,7 +68,7 @@ impl<W: Write> Write for Encoder<W> {
 /// Fails if the tree cannot be read, if a name in it begins with `.wh.`, or if `out` fails.
 pub fn pack_layer(tree: &RootDir, form: LayerForm, times: Times, out: impl Write) -> Result<Packed> {
     pack(form, out, |chunks| {
-        let mut packer = TreePacker::to(Deletions::Whiteouts, chunks);
+        let mut packer = TreePacker::to(WhiteoutEncoding::Encode, chunks);
         packer.pack(tree, Path::new(""), times)?;
         packer.finish()
     })
@@ -83,7 +83,7 @@ pub fn pack_layer(tree: &RootDir, form: LayerForm, times: Times, out: impl Write
 pub fn pack_exact(tree: &RootDir, form: LayerForm, out: impl Write) -> Result<(Packed, Option<Remainder>)> {
     let mut remainder = None;
     let packed = pack(form, out, |chunks| {
-        let mut packer = TreePacker::to(Deletions::Whiteouts, chunks);
+        let mut packer = TreePacker::to(WhiteoutEncoding::Encode, chunks);
         packer.pack(tree, Path::new(""), Times::AsIs)?;
         remainder = packer.remainder(tree)?;
         packer.finish()
@@ -99,8 +99,8 @@ pub fn pack_exact(tree: &RootDir, form: LayerForm, out: impl Write) -> Result<(P
 /// Fails as [`pack_layer`] does, and with [`LayerError::Changed`] if an external file has changed.
 pub fn pack_with_external(tree: &RootDir, external: ExternalFiles, form: LayerForm, out: impl Write) -> Result<Packed> {
     pack(form, out, |chunks| {
-        let mut packer = TreePacker::to(Deletions::Whiteouts, chunks);
-        packer.pack_walk(Walk::new(tree, Path::new(""), Deletions::Whiteouts, Times::AsIs, external)?)?;
+        let mut packer = TreePacker::to(WhiteoutEncoding::Encode, chunks);
+        packer.pack_walk(Walk::new(tree, Path::new(""), WhiteoutEncoding::Encode, Times::AsIs, external)?)?;
         packer.finish()
     })
 }
@@ -112,7 +112,7 @@ pub fn pack_with_external(tree: &RootDir, external: ExternalFiles, form: LayerFo
 /// Fails as [`pack_layer`] does.
 pub fn pack_whole(view: &RootDir, form: LayerForm, times: Times, out: impl Write) -> Result<Packed> {
     pack(form, out, |chunks| {
-        let mut packer = TreePacker::to(Deletions::Done, chunks);
+        let mut packer = TreePacker::to(WhiteoutEncoding::Reject, chunks);
         packer.pack(view, Path::new(""), times)?;
         packer.finish()
     })
@@ -190,7 +190,7 @@ fn zstd_encoder<W: Write>(level: CompressionLevel<22>, out: W) -> std::io::Resul
 /// Writes several directory trees into one uncompressed tar archive.
 pub struct TreePacker<'a> {
     out: TarWriter<ChunkWriter<'a>>,
-    deletions: Deletions,
+    whiteouts: WhiteoutEncoding,
     /// Nanoseconds of the modification times of the entries; `None` once an entry was omitted.
     nanoseconds: Option<Vec<u32>>,
     /// Highest user and group ID of the entries.
@@ -206,12 +206,12 @@ const WRITING: &str = "writing the archive";
 
 impl<'a> TreePacker<'a> {
     /// Creates a packer that writes to `out` in large chunks.
-    pub fn new(deletions: Deletions, out: &'a mut dyn Write) -> TreePacker<'a> {
-        TreePacker::to(deletions, ChunkWriter::new(|chunk| out.write_all(&chunk).map(|()| chunk)))
+    pub fn new(whiteouts: WhiteoutEncoding, out: &'a mut dyn Write) -> TreePacker<'a> {
+        TreePacker::to(whiteouts, ChunkWriter::new(|chunk| out.write_all(&chunk).map(|()| chunk)))
     }
 
-    pub(crate) fn to(deletions: Deletions, out: ChunkWriter<'a>) -> TreePacker<'a> {
-        TreePacker { out: TarWriter::new(out), deletions, nanoseconds: Some(Vec::new()), highest_ids: UidGid::ROOT }
+    pub(crate) fn to(whiteouts: WhiteoutEncoding, out: ChunkWriter<'a>) -> TreePacker<'a> {
+        TreePacker { out: TarWriter::new(out), whiteouts, nanoseconds: Some(Vec::new()), highest_ids: UidGid::ROOT }
     }
 
     /// Writes the content of `tree` with paths below `folder`.
@@ -224,7 +224,7 @@ impl<'a> TreePacker<'a> {
         if !folder.as_os_str().is_empty() {
             self.put(PackItem::Header(TarEntry::plain_dir(folder)))?;
         }
-        self.pack_walk(Walk::new(tree, folder, self.deletions, times, ExternalFiles::default())?)
+        self.pack_walk(Walk::new(tree, folder, self.whiteouts, times, ExternalFiles::default())?)
     }
 
     /// Writes one entry of the directory `dir` under its own name, including its descendants.
@@ -233,7 +233,7 @@ impl<'a> TreePacker<'a> {
     ///
     /// Fails as [`TreePacker::pack`] does.
     pub fn pack_entry(&mut self, dir: &RootDir, name: &OsStr, times: Times) -> Result<()> {
-        self.pack_walk(Walk::of_entry(dir, name, self.deletions, times)?)
+        self.pack_walk(Walk::of_entry(dir, name, self.whiteouts, times)?)
     }
 
     fn pack_walk(&mut self, mut walk: Walk) -> Result<()> {
@@ -357,7 +357,7 @@ mod tests {
     use super::*;
 
     fn pack_all(tree: &RootDir, out: &mut dyn Write) -> Result<()> {
-        let mut packer = TreePacker::new(Deletions::None, out);
+        let mut packer = TreePacker::new(WhiteoutEncoding::Literal, out);
         packer.pack(tree, Path::new(""), Times::AsIs)?;
         packer.finish()
     }

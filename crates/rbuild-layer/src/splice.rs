@@ -13,7 +13,7 @@ use crate::entry::{EntryKind, TarEntry};
 use crate::error::Result;
 use crate::external::ExternalFiles;
 use crate::item::PackItem;
-use crate::options::{Deletions, LayerForm, Times};
+use crate::options::{LayerForm, Times, WhiteoutEncoding};
 use crate::pack::{Packed, TreePacker, pack};
 use crate::reader::TarReader;
 use crate::remainder::Remainder;
@@ -102,7 +102,7 @@ impl<'a> Splice<'a> {
     pub fn pack(&self, form: LayerForm, out: impl Write) -> Result<(Packed, Option<Remainder>)> {
         let mut remainder = None;
         let packed = pack(form, out, |chunks| {
-            let mut packer = TreePacker::to(Deletions::Whiteouts, chunks);
+            let mut packer = TreePacker::to(WhiteoutEncoding::Encode, chunks);
             let mut walk = changes_walk(self.changes)?;
             for part in &self.parts {
                 match part {
@@ -129,7 +129,7 @@ impl<'a> Splice<'a> {
 }
 
 fn changes_walk(changes: &RootDir) -> Result<Walk> {
-    Walk::new(changes, Path::new(""), Deletions::Whiteouts, Times::AsIs, ExternalFiles::default())
+    Walk::new(changes, Path::new(""), WhiteoutEncoding::Encode, Times::AsIs, ExternalFiles::default())
 }
 
 /// Sets the nanoseconds of the times of the kept entries. Returns false if they are not known.

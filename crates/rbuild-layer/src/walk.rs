@@ -5,13 +5,13 @@ use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::SyncSender;
 
-use rbuild_linux::{FileKind, Inode, RootDir, Stat, Timestamp, Trail};
+use rbuild_linux::{DirStack, FileKind, Inode, RootDir, Stat, Timestamp};
 
 use crate::entry::{EntryKind, TarEntry};
 use crate::error::{LayerError, Result};
 use crate::external::{ExternalDir, ExternalFiles};
 use crate::item::{PackItem, SMALL, read_small};
-use crate::options::{Deletions, Times};
+use crate::options::{Times, WhiteoutEncoding};
 use crate::whiteout::{self, is_whiteout, whiteout_of};
 use crate::xattrs::{is_lost, keep_in_layer, marks_opaque};
 
@@ -29,7 +29,7 @@ const BATCH_BYTES: usize = 1 << 20;
 /// Yields the archive items of a tree, in order.
 pub(crate) struct Walk {
     /// The directory at the top of the stack.
-    trail: Trail,
+    dirs: DirStack,
     /// Directories being listed, deepest last, with their entries in reverse order.
     stack: Vec<OpenDir>,
     /// An item that precedes the next entry.
@@ -42,30 +42,30 @@ impl Walk {
     pub(crate) fn new(
         tree: &RootDir,
         folder: &Path,
-        deletions: Deletions,
+        whiteouts: WhiteoutEncoding,
         times: Times,
         external: ExternalFiles,
     ) -> Result<Walk> {
-        let trail = Trail::new(tree.try_clone()?);
-        let items = Items::new(deletions, times);
-        let mut walk = Walk { trail, stack: Vec::new(), pending: None, items, external };
+        let dirs = DirStack::new(tree.try_clone()?);
+        let items = Items::new(whiteouts, times);
+        let mut walk = Walk { dirs, stack: Vec::new(), pending: None, items, external };
         walk.open(folder.to_path_buf())?;
         Ok(walk)
     }
 
     /// Walks one entry of a directory under its own name, including its descendants.
-    pub(crate) fn of_entry(dir: &RootDir, name: &OsStr, deletions: Deletions, times: Times) -> Result<Walk> {
+    pub(crate) fn of_entry(dir: &RootDir, name: &OsStr, whiteouts: WhiteoutEncoding, times: Times) -> Result<Walk> {
         let mut external = ExternalFiles::default();
         let (path, external_dir) = (PathBuf::new(), external.take_dir(Path::new("")));
         let top = OpenDir { path, entries: vec![name.to_os_string()], external: external_dir };
-        let trail = Trail::new(dir.try_clone()?);
-        Ok(Walk { trail, stack: vec![top], pending: None, items: Items::new(deletions, times), external })
+        let dirs = DirStack::new(dir.try_clone()?);
+        Ok(Walk { dirs, stack: vec![top], pending: None, items: Items::new(whiteouts, times), external })
     }
 
-    /// Starts listing the last directory of the trail.
+    /// Starts listing the last directory of the path.
     fn open(&mut self, path: PathBuf) -> Result<()> {
-        let dir = self.trail.last();
-        if self.items.deletions == Deletions::Whiteouts && !path.as_os_str().is_empty() {
+        let dir = self.dirs.last();
+        if self.items.whiteouts == WhiteoutEncoding::Encode && !path.as_os_str().is_empty() {
             let opaque = marks_opaque(&dir.xattrs(OsStr::new(""))?);
             if opaque {
                 let mark = TarEntry { mode: 0, ..TarEntry::plain_file(path.join(whiteout::OPAQUE), 0) };
@@ -89,20 +89,20 @@ impl Walk {
                 return Ok(std::mem::take(&mut self.items.incomplete).then_some(PackItem::Incomplete));
             };
             if let Some(file) = top.external.before(top.entries.last()) {
-                check_name(&file.1.name, &top.path, self.items.deletions)?;
+                check_name(&file.1.name, &top.path, self.items.whiteouts)?;
                 return top.external.item(&file, &top.path, self.items.times, &mut self.external).map(Some);
             }
             let Some(name) = top.entries.pop() else {
                 self.stack.pop();
-                self.trail.leave()?;
+                self.dirs.leave()?;
                 continue;
             };
             let path = top.path.join(&name);
-            let dir = self.trail.last();
+            let dir = self.dirs.last();
             let stat = dir.stat_name(&name)?;
             let item = self.items.item(dir, &name, &path, &stat)?;
             if stat.kind == FileKind::Dir {
-                self.trail.enter(&name)?;
+                self.dirs.enter(&name)?;
                 self.open(path)?;
             }
             if let Some(item) = item {
@@ -139,16 +139,16 @@ impl Walk {
 }
 
 /// Rejects a name that a layer would interpret as a whiteout.
-fn check_name(name: &OsStr, above: &Path, deletions: Deletions) -> Result<()> {
-    match deletions != Deletions::None && is_whiteout(name) {
-        true => Err(LayerError::Deletion(Path::new("/").join(above).join(name))),
+fn check_name(name: &OsStr, above: &Path, whiteouts: WhiteoutEncoding) -> Result<()> {
+    match whiteouts != WhiteoutEncoding::Literal && is_whiteout(name) {
+        true => Err(LayerError::WhiteoutName(Path::new("/").join(above).join(name))),
         false => Ok(()),
     }
 }
 
 /// Makes the archive items of directory entries.
 struct Items {
-    deletions: Deletions,
+    whiteouts: WhiteoutEncoding,
     times: Times,
     /// First path of each inode with several hard links.
     links: HashMap<Inode, PathBuf>,
@@ -158,16 +158,16 @@ struct Items {
 }
 
 impl Items {
-    fn new(deletions: Deletions, times: Times) -> Items {
-        Items { deletions, times, links: HashMap::new(), incomplete: false }
+    fn new(whiteouts: WhiteoutEncoding, times: Times) -> Items {
+        Items { whiteouts, times, links: HashMap::new(), incomplete: false }
     }
 
     /// Returns the archive item of a directory entry, or `None` for a socket.
     fn item(&mut self, dir: &RootDir, name: &OsStr, path: &Path, stat: &Stat) -> Result<Option<PackItem>> {
-        if self.deletions == Deletions::Whiteouts && dir.is_whiteout(name, stat)? {
+        if self.whiteouts == WhiteoutEncoding::Encode && dir.is_whiteout(name, stat)? {
             return Ok(whiteout_item(path, name));
         }
-        check_name(name, path.parent().unwrap_or(Path::new("")), self.deletions)?;
+        check_name(name, path.parent().unwrap_or(Path::new("")), self.whiteouts)?;
         let Some(mut entry) = entry(path, stat, self.times) else {
             self.incomplete = true;
             return Ok(None);

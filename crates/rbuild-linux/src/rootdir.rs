@@ -8,16 +8,16 @@
 //! kernel resolves it without regard to the root.
 
 mod dir;
+mod dir_stack;
 mod long;
 mod metadata;
 mod removal;
-mod trail;
 
 pub(crate) use dir::stat_fd;
 pub use dir::{DirEntry, RootDir};
+pub use dir_stack::{DirStack, MAX_DEPTH};
 pub use long::MAX_SYMLINKS;
 pub(crate) use metadata::timestamps;
-pub use trail::{MAX_DEPTH, Trail};
 
 #[cfg(test)]
 mod tests;

@@ -3,9 +3,9 @@
 use serde::Deserialize;
 use ureq::Body;
 
-use crate::flow::read_document;
 use crate::http::Http;
 use crate::secret::Sent;
+use crate::stall::read_document;
 
 /// Maximum size of an error document in bytes.
 const MAX_ERROR: u64 = 64 << 10;

@@ -14,7 +14,6 @@ use crate::credential::{Credential, Login};
 use crate::credentials::{self, LoginTarget};
 use crate::endpoint::{ConnectionSecurity, Endpoint};
 use crate::error::{RegistryProblem, RemoteAction};
-use crate::flow::read_document;
 use crate::http::{HttpReply, HttpRequest, RequestBody, Server};
 use crate::login_use::LoginUse;
 use crate::reply_fault::ReplyFault;
@@ -22,6 +21,7 @@ use crate::request_name::RequestName;
 use crate::retry::repeated;
 use crate::secret::Secret;
 use crate::shared::ClientState;
+use crate::stall::read_document;
 use crate::{answer, locked, url};
 
 /// Maximum size of a token answer in bytes.

@@ -13,11 +13,11 @@ use crate::blob_request::{BlobRequest, OpenRange};
 use crate::client::Repository;
 use crate::config_error::{ConfigError, EndpointUse};
 use crate::error::{RegistryError, RegistryProblem, RemoteRepository, VerifiedContent};
-use crate::flow::Flow;
 use crate::ranges::{Ranges, RangesFailed};
 use crate::reply_fault::ReplyFault;
 use crate::retry::{Attempts, may_be_temporary};
 use crate::session::EndpointSession;
+use crate::stall::StallDetector;
 
 /// Progress in bytes after which earlier failures no longer count.
 const PROGRESS: u64 = 1 << 20;
@@ -35,11 +35,11 @@ pub struct BlobReader<'a> {
     incoming: Option<BlobStream>,
     /// Counts the first connection, once there is one.
     connection: Option<CountedConnection>,
-    pace: Pace,
+    pace: ConnectionRate,
     attempts: Attempts,
     /// Position of the last failure.
     failed_at: u64,
-    flow: Flow,
+    stall: StallDetector,
 }
 
 /// The source of the next bytes.
@@ -57,7 +57,7 @@ enum BlobStream {
 }
 
 /// Decides about the next request for a large blob.
-enum Pace {
+enum ConnectionRate {
     /// The rate of one connection is not known.
     Unknown,
     /// It is low. The URL is the one that the endpoint redirected to.
@@ -78,10 +78,10 @@ impl<'a> BlobReader<'a> {
             request: BlobRequest { digest: *digest, at: 0, size },
             incoming: None,
             connection: None,
-            pace: Pace::Unknown,
+            pace: ConnectionRate::Unknown,
             attempts: Attempts::new(retry_policy, false),
             failed_at: 0,
-            flow: Flow::new(retry_policy.idle),
+            stall: StallDetector::new(retry_policy.idle),
         }
     }
 }
@@ -112,22 +112,22 @@ impl BlobReader<'_> {
                 self.connection = Some(shared.blob_connections.count());
             }
             let range_policy = shared.options.ranges;
-            let is_large = size - at >= range_policy.large && !matches!(self.pace, Pace::OneConnection);
-            if let Pace::Slow(redirected) = &self.pace
+            let is_large = size - at >= range_policy.large && !matches!(self.pace, ConnectionRate::OneConnection);
+            if let ConnectionRate::Slow(redirected) = &self.pace
                 && is_large
                 && let Some(ranges) = Ranges::start(session, digest, (at, size), redirected.clone())
             {
                 self.incoming = Some(BlobStream::Ranges(ranges));
-                self.flow = Flow::new(shared.http.retry_policy().idle);
+                self.stall = StallDetector::new(shared.http.retry_policy().idle);
                 return Ok(());
             }
             match self.request.open(session, is_large.then(|| at + range_policy.measured.min(size - at))) {
                 Ok(OpenRange { body, end, is_range, redirected }) => {
                     if !is_range {
-                        self.pace = Pace::OneConnection;
+                        self.pace = ConnectionRate::OneConnection;
                     }
                     self.incoming = Some(BlobStream::Body { body, end, read: (0, Duration::ZERO), redirected });
-                    self.flow = Flow::new(shared.http.retry_policy().idle);
+                    self.stall = StallDetector::new(shared.http.retry_policy().idle);
                     self.sessions.drain(..i);
                     return Ok(());
                 }
@@ -152,7 +152,7 @@ impl BlobReader<'_> {
             Some(BlobStream::Ranges(ranges)) => match ranges.read(&mut buf[..most(size)]) {
                 Ok(n) => Ok(Some(n)),
                 Err(RangesFailed) => {
-                    (self.pace, self.incoming) = (Pace::OneConnection, None);
+                    (self.pace, self.incoming) = (ConnectionRate::OneConnection, None);
                     Ok(None)
                 }
             },
@@ -162,8 +162,8 @@ impl BlobReader<'_> {
                 let (bytes, time) = *read;
                 let rate = bytes as f64 / time.as_secs_f64();
                 self.pace = match rate >= session.shared().options.ranges.fast as f64 {
-                    true => Pace::OneConnection,
-                    false => Pace::Slow(redirected.take()),
+                    true => ConnectionRate::OneConnection,
+                    false => ConnectionRate::Slow(redirected.take()),
                 };
                 self.incoming = None;
                 Ok(None)
@@ -233,11 +233,10 @@ impl Read for BlobReader<'_> {
             match self.read_open(buf) {
                 Ok(Some(n)) => {
                     self.request.at += n as u64;
-                    if !self.flow.moves(n as u64) && self.request.at < self.request.size {
-                        let stalled = self
-                            .sessions
-                            .first()
-                            .map(|session| self.request.interrupted(session, self.request.at, self.flow.reason()));
+                    if !self.stall.progresses(n as u64) && self.request.at < self.request.size {
+                        let stalled = self.sessions.first().map(|session| {
+                            self.request.interrupted(session, self.request.at, self.stall.interruption())
+                        });
                         stalled.map_or(Ok(()), |problem| self.broken(problem))?;
                     }
                     return Ok(n);

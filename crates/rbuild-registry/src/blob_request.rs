@@ -5,13 +5,13 @@ use std::io::{self, Read};
 use rbuild_image::BlobDigest;
 use ureq::BodyReader;
 
-use crate::error::{Broken, RegistryProblem, RemoteAction, RemoteObject};
-use crate::flow::Watched;
+use crate::error::{ConnectionFailure, RegistryProblem, RemoteAction, RemoteObject};
 use crate::http::connection;
 use crate::interruption::Interruption;
 use crate::reply_fault::ReplyFault;
 use crate::request_name::RequestName;
 use crate::session::{ApiRequest, Body, EndpointSession};
+use crate::stall::StallReader;
 use crate::url;
 
 /// A request for the bytes of a blob from a position.
@@ -107,7 +107,7 @@ impl BlobRequest {
         let redirected = (place(&url) != place(&own)).then(|| url.clone());
         let mut body = reply.response.into_body().into_with_config().limit(u64::MAX).reader();
         let retry_policy = session.shared().http.retry_policy();
-        let skipped = io::copy(&mut Watched::new(&mut body, retry_policy.idle).take(at - start), &mut io::sink());
+        let skipped = io::copy(&mut StallReader::new(&mut body, retry_policy.idle).take(at - start), &mut io::sink());
         match skipped {
             Ok(n) if n == at - start => Ok(OpenRange { body, end: stop, is_range, redirected }),
             other => {
@@ -132,7 +132,7 @@ impl BlobRequest {
     pub(crate) fn interrupted(&self, session: &EndpointSession, at: u64, source: Interruption) -> RegistryProblem {
         let request = RequestName::BlobFrom { digest: self.digest, at, size: self.size }.to_string();
         let host = session.endpoint.host.clone();
-        RegistryProblem::Connection { host, request, kind: Broken::Line, source: source.into() }
+        RegistryProblem::Connection { host, request, kind: ConnectionFailure::Transport, source: source.into() }
     }
 }
 

@@ -7,15 +7,15 @@ const REFERENCE_TYPE: &str = "vnd.docker.reference.type";
 
 /// The entry of an index for a platform.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Choice {
+pub enum PlatformMatch {
     /// A manifest, or a nested index.
     Entry(Descriptor),
     /// No entry matches. Contains the available platforms.
-    Others(Vec<String>),
+    None(Vec<String>),
 }
 
 /// Chooses the entry of an index that serves a platform best.
-pub fn choose(index: &ImageIndex, wanted: &Platform) -> Choice {
+pub fn choose(index: &ImageIndex, wanted: &Platform) -> PlatformMatch {
     let entries: Vec<&Descriptor> = index.manifests().iter().filter(|entry| is_image(entry)).collect();
     let ranked = entries.iter().filter_map(|entry| {
         let needs_features = entry.platform().as_ref()?.os_features().as_ref().is_some_and(|list| !list.is_empty());
@@ -24,17 +24,17 @@ pub fn choose(index: &ImageIndex, wanted: &Platform) -> Choice {
     });
     // Among equal ranks, the first entry.
     if let Some((_, best)) = ranked.min_by_key(|(rank, _)| *rank) {
-        return Choice::Entry(best.clone());
+        return PlatformMatch::Entry(best.clone());
     }
     if let [only] = entries[..]
         && only.platform().is_none()
     {
-        return Choice::Entry(only.clone());
+        return PlatformMatch::Entry(only.clone());
     }
     let mut others: Vec<String> = entries.iter().filter_map(|entry| Some(Platform::of(entry)?.to_string())).collect();
     others.sort();
     others.dedup();
-    Choice::Others(others)
+    PlatformMatch::None(others)
 }
 
 /// Returns false for attestations and other artifacts.
@@ -118,8 +118,8 @@ mod tests {
 
     fn chosen(wanted: &str, platforms: &[&str]) -> Option<usize> {
         match choose(&index(platforms), &wanted.parse().unwrap()) {
-            Choice::Entry(entry) => entry.digest().digest().parse().ok(),
-            Choice::Others(_) => None,
+            PlatformMatch::Entry(entry) => entry.digest().digest().parse().ok(),
+            PlatformMatch::None(_) => None,
         }
     }
 
@@ -145,6 +145,6 @@ mod tests {
         }
         let others =
             choose(&index(&["linux/s390x", "linux/arm64", "unknown/unknown"]), &"linux/amd64".parse().unwrap());
-        assert_eq!(others, Choice::Others(vec!["linux/arm64".into(), "linux/s390x".into()]));
+        assert_eq!(others, PlatformMatch::None(vec!["linux/arm64".into(), "linux/s390x".into()]));
     }
 }

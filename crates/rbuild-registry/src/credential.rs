@@ -31,7 +31,7 @@ pub struct Login {
 
 /// A login given on the command line. It is used for one registry only.
 #[derive(Debug, Clone)]
-pub struct OwnLogin {
+pub struct CommandLineLogin {
     /// The user.
     pub user: String,
     /// The password.
@@ -45,7 +45,7 @@ pub struct OwnLogin {
 #[derive(Debug, Clone, Default)]
 pub struct CommandLineCredentials {
     /// User and password.
-    pub login: Option<OwnLogin>,
+    pub login: Option<CommandLineLogin>,
     /// A credentials file.
     pub file: Option<PathBuf>,
 }

@@ -1,7 +1,7 @@
 //! Credentials of registries: the files of Docker and Podman, and credential helpers.
 
 use crate::config_error::ConfigError;
-use crate::credential::{CommandLineCredentials, Credential, Login, OwnLogin};
+use crate::credential::{CommandLineCredentials, CommandLineLogin, Credential, Login};
 use crate::environment::ProcessEnvironment;
 
 mod file;
@@ -39,7 +39,7 @@ pub fn find(
     holder: LoginTarget<'_>,
 ) -> Result<Option<Login>, ConfigError> {
     let own = given.login.as_ref().filter(|own| !holder.mirror && own.registry.as_deref() == Some(holder.registry));
-    if let Some(OwnLogin { user, password, .. }) = own {
+    if let Some(CommandLineLogin { user, password, .. }) = own {
         let credential = Credential::Password { user: user.clone(), password: password.clone() };
         return Ok(Some(Login { credential, origin: "the command line".into() }));
     }

@@ -12,8 +12,7 @@ use crate::answer;
 use crate::client::Client;
 use crate::config::certs::CertFiles;
 use crate::endpoint::ConnectionSecurity;
-use crate::error::{Broken, RegistryProblem, RemoteAction};
-use crate::flow::Flow;
+use crate::error::{ConnectionFailure, RegistryProblem, RemoteAction};
 use crate::http::{HttpReply, HttpRequest, RequestBody, Server};
 use crate::interruption::Interruption;
 use crate::login_use::LoginUse;
@@ -21,6 +20,7 @@ use crate::reply_fault::ReplyFault;
 use crate::request_name::RequestName;
 use crate::retry::{Attempts, may_be_temporary};
 use crate::secret::Secret;
+use crate::stall::StallDetector;
 use crate::url::{self, Redirect};
 
 /// Maximum number of redirects.
@@ -109,7 +109,7 @@ impl DownloadError {
     pub fn remedy(&self) -> Option<Remedy> {
         let DownloadError::Server { url, source } = self else { return None };
         Some(match &**source {
-            RegistryProblem::Connection { host, kind: Broken::Certificate, .. } => {
+            RegistryProblem::Connection { host, kind: ConnectionFailure::Certificate, .. } => {
                 ServerRemedy::TrustAuthority { host: host.clone() }.into()
             }
             RegistryProblem::Connection { .. } if source.is_refused() => ServerRemedy::CheckPort.into(),
@@ -144,14 +144,16 @@ impl Client {
         let mut file = FileDownload { client: self, request, state: Progress::default() };
         match file.run(sink) {
             Ok(answer) => Ok(answer),
-            Err(Failed::Server(problem)) => Err(server(problem)),
-            Err(Failed::Sink(source)) => Err(DownloadError::Sink { url: Box::new(request.url.clone()), source }),
+            Err(TransferFailure::Server(problem)) => Err(server(problem)),
+            Err(TransferFailure::Sink(source)) => {
+                Err(DownloadError::Sink { url: Box::new(request.url.clone()), source })
+            }
         }
     }
 }
 
 /// A failure of the server or of the sink.
-enum Failed {
+enum TransferFailure {
     Server(RegistryProblem),
     Sink(io::Error),
 }
@@ -183,14 +185,14 @@ struct FileDownload<'a> {
 }
 
 impl FileDownload<'_> {
-    fn run(&mut self, sink: &mut dyn FileSink) -> Result<FileAnswer, Failed> {
+    fn run(&mut self, sink: &mut dyn FileSink) -> Result<FileAnswer, TransferFailure> {
         let shared = self.client.shared();
         let host = authority(&self.request.url.target());
         let mut attempts = Attempts::new(shared.http.retry_policy(), false);
         let mut furthest = 0;
         loop {
             // Failed attempts to open the file have already been retried.
-            let reply = shared.repeat(&host, false, || self.open()).map_err(Failed::Server)?;
+            let reply = shared.repeat(&host, false, || self.open()).map_err(TransferFailure::Server)?;
             if self.is_unchanged(&reply) {
                 return Ok(FileAnswer::Unchanged);
             }
@@ -217,7 +219,7 @@ impl FileDownload<'_> {
             let again = may_be_temporary(&problem) || self.state.at == 0;
             match attempts.next(None).filter(|_| again) {
                 Some(wait) => shared.wait(&host, sentence(&problem), wait),
-                None => return Err(Failed::Server(problem)),
+                None => return Err(TransferFailure::Server(problem)),
             }
         }
     }
@@ -227,7 +229,7 @@ impl FileDownload<'_> {
         let mut target = self.request.url.target();
         let own = target.clone();
         for _ in 0..=MAX_REDIRECTS {
-            let reply = self.send(&target, takes_login(&own, &target))?;
+            let reply = self.send(&target, may_receive_login(&own, &target))?;
             let moved = matches!(reply.status(), 301 | 302 | 303 | 307 | 308);
             let Some(location) = reply.header("location").filter(|_| moved) else { return Ok(reply) };
             target = match url::follow(&reply.url, location) {
@@ -306,10 +308,14 @@ impl FileDownload<'_> {
     }
 
     /// Receives the body of a reply. Returns the problem if the connection broke.
-    fn receive(&mut self, reply: HttpReply, sink: &mut dyn FileSink) -> Result<Option<RegistryProblem>, Failed> {
+    fn receive(
+        &mut self,
+        reply: HttpReply,
+        sink: &mut dyn FileSink,
+    ) -> Result<Option<RegistryProblem>, TransferFailure> {
         let host = authority(&reply.url);
         if !self.accepts(&reply, sink)? {
-            return Err(Failed::Server(self.refused(reply, host)));
+            return Err(TransferFailure::Server(self.refused(reply, host)));
         }
         let path = url::split(&reply.url).map_or("", |(_, _, rest)| url::without_query(rest));
         let request = RequestName::Path { method: "GET", path }.to_string();
@@ -318,12 +324,12 @@ impl FileDownload<'_> {
             Ok(Some(RegistryProblem::Connection {
                 host: host.clone(),
                 request: request.clone(),
-                kind: Broken::Line,
+                kind: ConnectionFailure::Transport,
                 source,
             }))
         };
         let mut body = reply.response.into_body().into_with_config().limit(u64::MAX).reader();
-        let mut flow = Flow::new(self.client.shared().http.retry_policy().idle);
+        let mut stall = StallDetector::new(self.client.shared().http.retry_policy().idle);
         let mut chunk = vec![0; CHUNK];
         loop {
             let at = self.state.at;
@@ -337,17 +343,17 @@ impl FileDownload<'_> {
                 Some(size) if at < size => return broken(Interruption::EndedAt { at, size }),
                 _ => return Ok(None),
             }
-            sink.add(&chunk[..n]).map_err(Failed::Sink)?;
+            sink.add(&chunk[..n]).map_err(TransferFailure::Sink)?;
             self.state.at += n as u64;
-            if !flow.moves(n as u64) {
-                return broken(flow.reason());
+            if !stall.progresses(n as u64) {
+                return broken(stall.interruption());
             }
         }
     }
 
     /// Prepares for the body of a reply: the whole file or the rest of it. Returns false if it is
     /// neither.
-    fn accepts(&mut self, reply: &HttpReply, sink: &mut dyn FileSink) -> Result<bool, Failed> {
+    fn accepts(&mut self, reply: &HttpReply, sink: &mut dyn FileSink) -> Result<bool, TransferFailure> {
         let length = reply.response.body().content_length();
         match reply.status() {
             206 => {
@@ -365,7 +371,7 @@ impl FileDownload<'_> {
                 // for archives that are to stay as they are.
                 let gzip = encoding.eq_ignore_ascii_case("gzip");
                 self.state = Progress { at: 0, size: length, validators, gzip };
-                sink.start(length).map_err(Failed::Sink)?;
+                sink.start(length).map_err(TransferFailure::Sink)?;
                 Ok(true)
             }
             _ => Ok(false),
@@ -404,7 +410,7 @@ fn authority(url: &str) -> String {
 
 /// Returns true if the login for `own` may be sent to `target`: to the same server, or to its
 /// default port for https if `own` is its default port for http.
-fn takes_login(own: &str, target: &str) -> bool {
+fn may_receive_login(own: &str, target: &str) -> bool {
     let secure = own.strip_prefix("http://").map(|rest| format!("https://{rest}"));
     let default =
         |url: &str| url::split(url).is_some_and(|(_, authority, _)| !authority.trim_end_matches(']').contains(':'));
@@ -464,8 +470,8 @@ mod tests {
             anonymous,
         };
         let problems = [
-            connection(Broken::Line),
-            connection(Broken::Certificate),
+            connection(ConnectionFailure::Transport),
+            connection(ConnectionFailure::Certificate),
             status(404),
             status(500),
             denied(true),
@@ -492,7 +498,7 @@ mod tests {
             ("https://a.io/x", "https://b.io/y", false),
             ("https://a.io/x", "http://a.io/y", false),
         ] {
-            assert_eq!(takes_login(own, target), takes, "{own} {target}");
+            assert_eq!(may_receive_login(own, target), takes, "{own} {target}");
         }
     }
 

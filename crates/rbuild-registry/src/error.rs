@@ -46,7 +46,7 @@ impl fmt::Display for RemoteRepository {
 pub enum RegistryProblem {
     /// The connection could not be made, or broke.
     #[error("{request} at {host}")]
-    Connection { host: String, request: String, kind: Broken, source: Box<dyn Error + Send + Sync> },
+    Connection { host: String, request: String, kind: ConnectionFailure, source: Box<dyn Error + Send + Sync> },
     /// An unsuccessful status.
     #[error("{request} at {host} failed with HTTP status {status}{}", text_of(.message))]
     Status { host: String, request: String, status: u16, message: String },
@@ -156,15 +156,15 @@ impl fmt::Display for RemoteAction {
 
 /// Kinds of failed connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Broken {
+pub enum ConnectionFailure {
     /// The host name does not exist.
-    Name,
+    Lookup,
     /// The certificate is not trusted.
     Certificate,
     /// The server does not support TLS.
     NotTls,
     /// Refused, reset, timed out, or truncated.
-    Line,
+    Transport,
 }
 
 impl RegistryError {
@@ -198,8 +198,12 @@ impl RegistryError {
             return Some(remedy);
         }
         Some(match &*self.problem {
-            RegistryProblem::Connection { kind: Broken::Certificate, .. } => registry(RegistryAction::TrustAuthority),
-            RegistryProblem::Connection { kind: Broken::NotTls, .. } => registry(RegistryAction::AllowPlainHttp),
+            RegistryProblem::Connection { kind: ConnectionFailure::Certificate, .. } => {
+                registry(RegistryAction::TrustAuthority)
+            }
+            RegistryProblem::Connection { kind: ConnectionFailure::NotTls, .. } => {
+                registry(RegistryAction::AllowPlainHttp)
+            }
             RegistryProblem::Connection { .. } if self.problem.is_refused() => ServerRemedy::CheckPort.into(),
             RegistryProblem::Connection { .. } if self.problem.is_malformed() => ServerRemedy::AwaitRegistry.into(),
             RegistryProblem::Connection { .. } => Remedy::Server(ServerRemedy::CheckNetwork),
@@ -304,8 +308,12 @@ mod tests {
     #[test]
     fn the_errno_of_a_cause_determines_the_remedy() {
         let source = io::Error::from_raw_os_error(24).into();
-        let problem =
-            RegistryProblem::Connection { host: "r.io".into(), request: "GET /".into(), kind: Broken::Line, source };
+        let problem = RegistryProblem::Connection {
+            host: "r.io".into(),
+            request: "GET /".into(),
+            kind: ConnectionFailure::Transport,
+            source,
+        };
         let place = RemoteRepository { registry: "r.io".into(), repository: "a/b".into() };
         let remedy = RegistryError::new(place, problem).remedy();
         assert!(
@@ -318,7 +326,7 @@ mod tests {
     fn a_refused_connection_is_not_reported_as_a_network_failure() {
         for (errno, remedy) in [(111, ServerRemedy::CheckPort), (104, ServerRemedy::CheckNetwork)] {
             let source = io::Error::from_raw_os_error(errno).into();
-            let (host, request, kind) = ("r.io:1".into(), "GET /".into(), Broken::Line);
+            let (host, request, kind) = ("r.io:1".into(), "GET /".into(), ConnectionFailure::Transport);
             let place = RemoteRepository { registry: "r.io:1".into(), repository: "a/b".into() };
             let error = RegistryError::new(place, RegistryProblem::Connection { host, request, kind, source });
             assert_eq!(error.remedy(), Some(remedy.into()));
@@ -343,14 +351,14 @@ mod tests {
         let missing =
             |object, message: &str| RegistryProblem::Missing { host: host(), object, message: message.into() };
         vec![
-            connection(Broken::Name),
-            connection(Broken::Certificate),
-            connection(Broken::NotTls),
-            connection(Broken::Line),
+            connection(ConnectionFailure::Lookup),
+            connection(ConnectionFailure::Certificate),
+            connection(ConnectionFailure::NotTls),
+            connection(ConnectionFailure::Transport),
             RegistryProblem::Connection {
                 host: host(),
                 request: "requesting the manifest".into(),
-                kind: Broken::Line,
+                kind: ConnectionFailure::Transport,
                 source: Interruption::Malformed(io::Error::other("no chunk")).into(),
             },
             status(500, ""),

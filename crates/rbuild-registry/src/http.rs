@@ -12,14 +12,14 @@ use crate::config::certs::CertFiles;
 use crate::config_error::ConfigError;
 use crate::endpoint::{ConnectionSecurity, without_port};
 use crate::environment::ProcessEnvironment;
-use crate::error::{Broken, RegistryProblem};
-use crate::flow::Watched;
+use crate::error::{ConnectionFailure, RegistryProblem};
 use crate::interruption::Interruption;
 use crate::proxy::proxy_for;
 use crate::reply_fault::ReplyFault;
 use crate::request_name::RequestName;
 use crate::retry_policy::RetryPolicy;
 use crate::secret::Sent;
+use crate::stall::StallReader;
 use crate::url;
 
 /// A server to connect to.
@@ -163,7 +163,7 @@ impl Http {
                 agent.run(request.header("content-length", bytes.len()).body(body).map_err(invalid)?)
             }
             RequestBody::Stream { reader, size } => {
-                let mut source = Watched::new(BorrowedReader(*reader), self.retry_policy.idle);
+                let mut source = StallReader::new(BorrowedReader(*reader), self.retry_policy.idle);
                 let body = SendBody::from_reader(&mut source);
                 let request = match size {
                     Some(size) => request.header("content-length", *size),
@@ -232,14 +232,14 @@ pub(crate) fn connection(
     let text = e.to_string();
     let lookup = text.contains("lookup address") || matches!(e, ureq::Error::HostNotFound);
     let kind = match &e {
-        _ if text.contains("invalid peer certificate") => Broken::Certificate,
-        _ if text.contains("corrupt message") => Broken::NotTls,
-        _ if lookup && !TRY_AGAIN.iter().any(|reason| text.contains(reason)) => Broken::Name,
-        _ => Broken::Line,
+        _ if text.contains("invalid peer certificate") => ConnectionFailure::Certificate,
+        _ if text.contains("corrupt message") => ConnectionFailure::NotTls,
+        _ if lookup && !TRY_AGAIN.iter().any(|reason| text.contains(reason)) => ConnectionFailure::Lookup,
+        _ => ConnectionFailure::Transport,
     };
     let source: Box<dyn std::error::Error + Send + Sync> = match (kind, e) {
-        (Broken::NotTls, _) => Interruption::NotTls.into(),
-        (Broken::Name, _) => Interruption::NoHost.into(),
+        (ConnectionFailure::NotTls, _) => Interruption::NotTls.into(),
+        (ConnectionFailure::Lookup, _) => Interruption::NoHost.into(),
         (_, ureq::Error::Timeout(ureq::Timeout::Connect)) => Interruption::NoConnection(retry_policy.connect).into(),
         (_, ureq::Error::Timeout(_)) => Interruption::NoResponse(retry_policy.idle).into(),
         (_, ureq::Error::Io(e)) => e.into(),

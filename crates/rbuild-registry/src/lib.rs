@@ -22,7 +22,6 @@ mod download;
 mod endpoint;
 mod environment;
 mod error;
-mod flow;
 #[cfg(test)]
 mod hostile_tests;
 mod http;
@@ -41,21 +40,23 @@ mod retry_policy;
 mod secret;
 mod session;
 mod shared;
+mod stall;
 mod url;
 
 pub use blob::BlobReader;
-pub use choose::{Choice, choose};
+pub use choose::{PlatformMatch, choose};
 pub use client::{Client, Repository};
 pub use config_error::{ConfigError, EndpointUse, FileAction};
-pub use credential::{CommandLineCredentials, Credential, Login, OwnLogin};
+pub use credential::{CommandLineCredentials, CommandLineLogin, Credential, Login};
 pub use download::{DownloadError, FileAnswer, FileRequest, FileSink, Validators};
 pub use endpoint::TlsVerify;
 pub use environment::ProcessEnvironment;
 pub use error::{
-    Broken, RegistryError, RegistryProblem, RemoteAction, RemoteObject, RemoteRepository, Result, VerifiedContent,
+    ConnectionFailure, RegistryError, RegistryProblem, RemoteAction, RemoteObject, RemoteRepository, Result,
+    VerifiedContent,
 };
-pub use manifest::{ReceivedManifest, Resolved};
-pub use push::{GrowingUpload, Pushed, UploadBlob};
+pub use manifest::{ReceivedManifest, ResolvedTag};
+pub use push::{GrowingUpload, PushOutcome, UploadBlob};
 pub use range_policy::RangePolicy;
 pub use retry::Notice;
 pub use retry_policy::RetryPolicy;

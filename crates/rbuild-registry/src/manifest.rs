@@ -6,14 +6,14 @@ use serde_json::{Map, Value};
 
 use crate::blob::BlobReader;
 use crate::client::Repository;
-use crate::error::{Broken, RegistryProblem, RemoteAction, RemoteObject, Result, VerifiedContent};
-use crate::flow::read_document;
+use crate::error::{ConnectionFailure, RegistryProblem, RemoteAction, RemoteObject, Result, VerifiedContent};
 use crate::http::HttpReply;
 use crate::interruption::Interruption;
 use crate::reply_fault::ReplyFault;
 use crate::request_name::RequestName;
 use crate::retry::{Attempts, repeated};
 use crate::session::{ApiRequest, Body, EndpointSession};
+use crate::stall::read_document;
 
 /// Maximum size of a manifest in bytes.
 const MAX_MANIFEST: u64 = 4 << 20;
@@ -53,11 +53,11 @@ impl ReceivedManifest {
 
 /// Resolution of a tag.
 #[derive(Debug, Clone)]
-pub enum Resolved {
+pub enum ResolvedTag {
     /// Only the digest.
     Digest(BlobDigest),
     /// The manifest, because the registry does not report the digest alone.
-    Document(ReceivedManifest),
+    Manifest(ReceivedManifest),
 }
 
 impl Repository {
@@ -71,16 +71,16 @@ impl Repository {
     /// # Errors
     ///
     /// Fails if no endpoint has the tag.
-    pub fn resolve(&self, tag: &str) -> Result<Resolved> {
+    pub fn resolve(&self, tag: &str) -> Result<ResolvedTag> {
         self.first(
             |endpoint| endpoint.tags,
             |session| {
                 let reply = ask(session, "HEAD", tag)?;
                 let digest = reply.header("docker-content-digest").and_then(|digest| digest.parse().ok());
                 match (reply.status(), digest) {
-                    (200, Some(digest)) => Ok(Resolved::Digest(digest)),
+                    (200, Some(digest)) => Ok(ResolvedTag::Digest(digest)),
                     // The answer to HEAD contains no text with the reason.
-                    _ => get(session, tag, None).map(Resolved::Document),
+                    _ => get(session, tag, None).map(ResolvedTag::Manifest),
                 }
             },
         )
@@ -177,7 +177,7 @@ fn broken(session: &EndpointSession, reference: &str, e: std::io::Error) -> Regi
     RegistryProblem::Connection {
         host: session.endpoint.host.clone(),
         request,
-        kind: Broken::Line,
+        kind: ConnectionFailure::Transport,
         source: Interruption::of_read(e, Interruption::BrokenOff).into(),
     }
 }

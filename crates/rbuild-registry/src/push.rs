@@ -25,7 +25,7 @@ const SMALLEST: u64 = 1 << 20;
 /// Size in bytes below which a blob is uploaded without checking whether it already exists.
 const SMALL: u64 = 4 << 10;
 
-type Outcome<T> = std::result::Result<T, RegistryProblem>;
+type ProblemResult<T> = std::result::Result<T, RegistryProblem>;
 
 /// Opens the bytes of a blob at a position.
 pub type OpenAt<'a> = &'a (dyn Fn(u64) -> io::Result<Box<dyn Read + 'a>> + Sync);
@@ -52,9 +52,9 @@ pub struct GrowingUpload<'a> {
 
 /// Outcome of an upload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Pushed {
+pub enum PushOutcome {
     /// The repository already contained the blob.
-    There,
+    AlreadyPresent,
     /// The registry mounted the blob from another repository.
     Mounted,
     /// The blob was uploaded.
@@ -82,7 +82,7 @@ impl Repository {
     /// # Errors
     ///
     /// Fails if the registry refuses the upload or the connection breaks.
-    pub fn push_blob(&self, blob: &UploadBlob<'_>) -> Result<Pushed> {
+    pub fn push_blob(&self, blob: &UploadBlob<'_>) -> Result<PushOutcome> {
         self.pushing(|session| session.push_blob(blob))
     }
 
@@ -138,7 +138,7 @@ impl Repository {
     }
 
     /// Pushes to the first endpoint that accepts pushes.
-    fn pushing<T>(&self, push: impl Fn(&EndpointSession) -> Outcome<T>) -> Result<T> {
+    fn pushing<T>(&self, push: impl Fn(&EndpointSession) -> ProblemResult<T>) -> Result<T> {
         let takes = |session: &&Arc<EndpointSession>| session.endpoint.push;
         let Some(session) = self.sessions.iter().find(takes) else {
             return Err(self.fail(ConfigError::NoEndpoint(EndpointUse::Pushes).into()));
@@ -148,13 +148,13 @@ impl Repository {
 }
 
 impl EndpointSession {
-    fn push_blob(&self, blob: &UploadBlob<'_>) -> Outcome<Pushed> {
+    fn push_blob(&self, blob: &UploadBlob<'_>) -> ProblemResult<PushOutcome> {
         if blob.size >= SMALL && self.has(&format!("/blobs/{}", blob.digest), "*/*")? {
-            return Ok(Pushed::There);
+            return Ok(PushOutcome::AlreadyPresent);
         }
         let reply = self.start(Some(blob))?;
         if reply.status() == 201 {
-            return Ok(Pushed::Mounted);
+            return Ok(PushOutcome::Mounted);
         }
         let mut location = self.location(&reply)?;
         let least = smallest_chunk(&reply);
@@ -162,13 +162,13 @@ impl EndpointSession {
         loop {
             let at = location.take().map_or_else(|| self.restart(), Ok)?;
             let problem = match self.upload(&at, blob) {
-                Ok(()) => return Ok(Pushed::Uploaded),
+                Ok(()) => return Ok(PushOutcome::Uploaded),
                 Err(problem) => problem,
             };
             if is_too_large(&problem) || may_be_temporary(&problem) && blob.size > CHUNK {
                 // Proxies with a limit answer 413 or just close the connection.
                 self.cancel(&at);
-                return self.upload_in_chunks(blob, least, None).map(|()| Pushed::Uploaded);
+                return self.upload_in_chunks(blob, least, None).map(|()| PushOutcome::Uploaded);
             }
             match attempts.next(None).filter(|_| may_be_temporary(&problem)) {
                 Some(wait) => self.shared().wait(&self.endpoint.host, sentence(&problem), wait),
@@ -182,7 +182,7 @@ impl EndpointSession {
 
     /// Uploads a blob in one request while it grows. If that breaks, continues in chunks once the
     /// blob is complete.
-    fn push_growing(&self, blob: &GrowingUpload<'_>) -> Outcome<(BlobDigest, u64)> {
+    fn push_growing(&self, blob: &GrowingUpload<'_>) -> ProblemResult<(BlobDigest, u64)> {
         let reply = self.start(None)?;
         let location = self.location(&reply)?.ok_or_else(|| self.invalid(ReplyFault::NoLocation))?;
         let least = smallest_chunk(&reply);
@@ -203,7 +203,7 @@ impl EndpointSession {
     }
 
     /// Returns true if an object exists in the repository. `to` is its path below the repository.
-    fn has(&self, to: &str, accept: &str) -> Outcome<bool> {
+    fn has(&self, to: &str, accept: &str) -> ProblemResult<bool> {
         let reply = self.call(&ApiRequest {
             method: "HEAD",
             to,
@@ -218,7 +218,7 @@ impl EndpointSession {
 
     /// Starts an upload, or mounts the blob from another repository. Returns the reply: 201 if it
     /// is mounted.
-    fn start(&self, blob: Option<&UploadBlob<'_>>) -> Outcome<HttpReply> {
+    fn start(&self, blob: Option<&UploadBlob<'_>>) -> ProblemResult<HttpReply> {
         let mut scopes = vec![self.scope("pull,push")];
         let mount =
             blob.and_then(|blob| Some((blob, blob.mount_from?))).filter(|(_, from)| *from != self.endpoint.path);
@@ -241,17 +241,17 @@ impl EndpointSession {
         }
     }
 
-    fn restart(&self) -> Outcome<String> {
+    fn restart(&self) -> ProblemResult<String> {
         let reply = self.start(None)?;
         self.location(&reply)?.ok_or_else(|| self.invalid(ReplyFault::NoLocation))
     }
 
-    fn post(&self, to: &str, scopes: &[String]) -> Outcome<HttpReply> {
+    fn post(&self, to: &str, scopes: &[String]) -> ProblemResult<HttpReply> {
         self.call(&ApiRequest { method: "POST", to, headers: &[], body: Body::Bytes(&[]), scopes, repeat: true })
     }
 
     /// Returns the URL at which an upload continues; `None` if the reply does not contain one.
-    fn location(&self, reply: &HttpReply) -> Outcome<Option<String>> {
+    fn location(&self, reply: &HttpReply) -> ProblemResult<Option<String>> {
         reply.header("location").map(|location| self.next(&reply.url, location)).transpose()
     }
 
@@ -268,7 +268,7 @@ impl EndpointSession {
     }
 
     /// Uploads a blob in one request.
-    fn upload(&self, location: &str, blob: &UploadBlob<'_>) -> Outcome<()> {
+    fn upload(&self, location: &str, blob: &UploadBlob<'_>) -> ProblemResult<()> {
         let open = || (blob.open)(0);
         let reply = self.call(&ApiRequest {
             method: "PUT",
@@ -281,7 +281,7 @@ impl EndpointSession {
         self.closed(reply, blob)
     }
 
-    fn closed(&self, reply: HttpReply, blob: &UploadBlob<'_>) -> Outcome<()> {
+    fn closed(&self, reply: HttpReply, blob: &UploadBlob<'_>) -> ProblemResult<()> {
         match reply.status() {
             200..300 => Ok(()),
             _ => {
@@ -293,7 +293,7 @@ impl EndpointSession {
 
     /// Uploads a blob in chunks. After a failure, resumes at the offset that the registry reports.
     /// `begun` is the location and offset of an upload that has begun.
-    fn upload_in_chunks(&self, blob: &UploadBlob<'_>, least: u64, begun: Option<(String, u64)>) -> Outcome<()> {
+    fn upload_in_chunks(&self, blob: &UploadBlob<'_>, least: u64, begun: Option<(String, u64)>) -> ProblemResult<()> {
         let mut attempts = Attempts::new(self.shared().http.retry_policy(), false);
         let (mut location, mut at) = begun.filter(|(_, has)| *has <= blob.size).map_or_else(|| self.fresh(), Ok)?;
         let mut chunk = CHUNK.max(least);
@@ -335,13 +335,13 @@ impl EndpointSession {
     }
 
     /// Starts another upload. Returns its location and offset.
-    fn fresh(&self) -> Outcome<(String, u64)> {
+    fn fresh(&self) -> ProblemResult<(String, u64)> {
         Ok((self.restart()?, 0))
     }
 
     /// Ends an upload whose bytes the registry has. If the answer is lost, the registry may have
     /// the blob all the same.
-    fn close(&self, location: &str, blob: &UploadBlob<'_>) -> Outcome<()> {
+    fn close(&self, location: &str, blob: &UploadBlob<'_>) -> ProblemResult<()> {
         let mut attempts = Attempts::new(self.shared().http.retry_policy(), false);
         loop {
             let sent = self.call(&ApiRequest {
@@ -362,7 +362,7 @@ impl EndpointSession {
     }
 
     /// Uploads the bytes from `at` up to `end`; returns the next location.
-    fn patch(&self, location: &str, blob: &UploadBlob<'_>, at: u64, end: u64) -> Outcome<String> {
+    fn patch(&self, location: &str, blob: &UploadBlob<'_>, at: u64, end: u64) -> ProblemResult<String> {
         self.send_part(location, blob.open, Some((at, end)), Some(blob.digest))
     }
 
@@ -374,7 +374,7 @@ impl EndpointSession {
         source: OpenAt<'_>,
         range: Option<(u64, u64)>,
         digest: Option<BlobDigest>,
-    ) -> Outcome<String> {
+    ) -> ProblemResult<String> {
         let (at, end) = range.unwrap_or((0, u64::MAX));
         let open = || Ok(Box::new(source(at)?.take(end - at)) as Box<dyn Read>);
         let mut headers = vec![("content-type", "application/octet-stream".to_string())];
@@ -401,7 +401,7 @@ impl EndpointSession {
 
     /// Queries the progress of an upload: the next location and position; `None` if it no longer
     /// exists.
-    fn state(&self, location: &str) -> Outcome<Option<(String, u64)>> {
+    fn state(&self, location: &str) -> ProblemResult<Option<(String, u64)>> {
         let reply = self.call(&ApiRequest {
             method: "GET",
             to: location,

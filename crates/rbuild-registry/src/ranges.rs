@@ -13,10 +13,10 @@ use rbuild_linux::parallel::start;
 use crate::blob_connections::CountedConnection;
 use crate::blob_request::{BlobRequest, OpenRange};
 use crate::error::RegistryProblem;
-use crate::flow::Watched;
 use crate::locked;
 use crate::range_policy::RangePolicy;
 use crate::session::EndpointSession;
+use crate::stall::StallReader;
 
 /// Size of a read in bytes.
 const CHUNK: usize = 64 << 10;
@@ -180,7 +180,7 @@ impl RangeDownload {
     fn download(&self, start: u64, size: usize) -> Result<(), RegistryProblem> {
         let OpenRange { body, .. } = self.open(start, start + size as u64)?;
         let idle = self.session.shared().http.retry_policy().idle;
-        let mut body = Watched::new(body, idle);
+        let mut body = StallReader::new(body, idle);
         let (mut chunk, mut left) = (vec![0; CHUNK.min(size)], size);
         let request = BlobRequest { digest: self.digest, at: start, size: self.size };
         while left > 0 {

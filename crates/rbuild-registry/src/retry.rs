@@ -4,7 +4,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use rbuild_linux::{Timestamp, random_bytes};
 
-use crate::error::{Broken, RegistryProblem};
+use crate::error::{ConnectionFailure, RegistryProblem};
 use crate::retry_policy::RetryPolicy;
 
 /// Longest wait that a server may request.
@@ -82,7 +82,7 @@ pub(crate) fn is_temporary_status(status: u16) -> bool {
 /// Returns true for problems that may be temporary.
 pub(crate) fn may_be_temporary(problem: &RegistryProblem) -> bool {
     match problem {
-        RegistryProblem::Connection { kind, .. } => *kind == Broken::Line,
+        RegistryProblem::Connection { kind, .. } => *kind == ConnectionFailure::Transport,
         RegistryProblem::Status { status, .. } => is_temporary_status(*status),
         _ => false,
     }

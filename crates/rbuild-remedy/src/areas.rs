@@ -48,9 +48,9 @@ pub enum FileRemedy {
     /// Pass a directory, existing or new.
     PassDirectory,
     /// Pass the path of the special file itself, or choose another destination.
-    OtherDestination,
+    PassSpecialFile,
     /// Choose another destination.
-    AnotherDestination,
+    ChooseDestination,
     /// End the destination with a slash if it is a directory.
     EndWithSlash,
     /// Correct a pattern of an ignore file.

@@ -5,8 +5,8 @@ mod runner;
 
 pub use mount::MountError;
 pub(crate) use mount::{FileOrigin, MountProblem};
-pub(crate) use runner::{During, library};
 pub use runner::{Phase, RunnerError, RunnerProblem, SystemError};
+pub(crate) use runner::{PhaseContext, library};
 
 use rbuild_remedy::{DiskRemedy, Remedy};
 

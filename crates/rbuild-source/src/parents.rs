@@ -5,7 +5,7 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use rbuild_linux::{FileKind, Stat, Trail};
+use rbuild_linux::{DirStack, FileKind, Stat};
 use rbuild_paths::{Glob, SourcePattern, in_root};
 
 use crate::ignore::Ignore;
@@ -81,10 +81,10 @@ impl SourceTree<'_> {
             take,
             stat,
         };
-        let mut trail = Trail::new(self.root.sub(pivot)?);
+        let mut dirs = DirStack::new(self.root.sub(pivot)?);
         let mut stack = vec![ParentsLevel {
-            names: names(trail.last())?.into_iter().rev().collect(),
-            stat: trail.last().stat_self()?,
+            names: names(dirs.last())?.into_iter().rev().collect(),
+            stat: dirs.last().stat_self()?,
             rules: self.rules_below(pivot, Path::new("")),
             relative: PathBuf::new(),
             kept: true,
@@ -93,11 +93,11 @@ impl SourceTree<'_> {
         while let Some(level) = stack.last_mut() {
             let Some(name) = level.names.pop() else {
                 stack.pop();
-                trail.leave()?;
+                dirs.leave()?;
                 continue;
             };
             let (relative, mut inside) = (level.relative.join(&name), level.inside);
-            let Some((stat, taken)) = self.look(trail.last(), &level.rules, &name)? else { continue };
+            let Some((stat, taken)) = self.look(dirs.last(), &level.rules, &name)? else { continue };
             inside |= glob.matches(&relative.to_string_lossy());
             if taken && inside {
                 for level in stack.iter_mut().filter(|level| !level.kept) {
@@ -110,7 +110,7 @@ impl SourceTree<'_> {
             let worthwhile = if inside { negations } else { glob.leads_into(&relative.to_string_lossy()) };
             if stat.kind == FileKind::Dir && worthwhile {
                 let rules = self.rules_inside(&stack[stack.len() - 1].rules, &name);
-                let names = names(trail.enter(&name)?)?.into_iter().rev().collect();
+                let names = names(dirs.enter(&name)?)?.into_iter().rev().collect();
                 stack.push(ParentsLevel { names, stat, rules, relative, kept: false, inside });
             }
         }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use rbuild_image::Hasher;
 use rbuild_linux::parallel::{MAX_FILE_THREADS, cores, locked, start_in};
-use rbuild_linux::{FileKind, MAX_DEPTH, RootDir, Stat, Timestamp, Trail};
+use rbuild_linux::{DirStack, FileKind, MAX_DEPTH, RootDir, Stat, Timestamp};
 
 use crate::fingerprint::Fingerprint;
 use crate::ignore::{Ignore, Inherited};
@@ -50,23 +50,23 @@ impl SourceTree<'_> {
             names.reverse();
             Ok(WalkLevel { relative, names, rules, unseen })
         };
-        let mut trail = Trail::new(self.root.sub(dir).map_err(found)?);
-        let mut stack = vec![open(trail.last(), PathBuf::new(), self.rules_below(dir, exclusion_path), None)?];
+        let mut dirs = DirStack::new(self.root.sub(dir).map_err(found)?);
+        let mut stack = vec![open(dirs.last(), PathBuf::new(), self.rules_below(dir, exclusion_path), None)?];
         while let Some(level) = stack.last_mut() {
             let Some(name) = level.names.pop() else {
                 stack.pop();
-                trail.leave().map_err(found)?;
+                dirs.leave().map_err(found)?;
                 continue;
             };
             let relative = level.relative.join(&name);
-            let Some((stat, taken)) = self.look(trail.last(), &level.rules, &name)? else { continue };
+            let Some((stat, taken)) = self.look(dirs.last(), &level.rules, &name)? else { continue };
             if taken {
-                visit_above(&mut stack, &trail, &mut visit)?;
-                visit(trail.last(), &relative, &stat)?;
+                visit_above(&mut stack, &dirs, &mut visit)?;
+                visit(dirs.last(), &relative, &stat)?;
             }
             if stat.kind == FileKind::Dir {
                 let rules = self.rules_inside(&stack[stack.len() - 1].rules, &name);
-                let handle = trail.enter(&name).map_err(found)?;
+                let handle = dirs.enter(&name).map_err(found)?;
                 stack.push(open(handle, relative, rules, (!taken).then_some(stat))?);
             }
         }
@@ -231,12 +231,12 @@ struct WalkLevel {
 /// Visits the excluded directories on the stack, before the first re-included entry in them.
 fn visit_above<E: From<SourceError>>(
     stack: &mut [WalkLevel],
-    trail: &Trail,
+    dirs: &DirStack,
     visit: &mut impl FnMut(&RootDir, &Path, &Stat) -> Result<(), E>,
 ) -> Result<(), E> {
     for (at, level) in stack.iter_mut().enumerate().skip(1) {
         if let Some(stat) = level.unseen.take() {
-            visit(&trail.nth(at - 1).map_err(SourceError::from)?, &level.relative, &stat)?;
+            visit(&dirs.nth(at - 1).map_err(SourceError::from)?, &level.relative, &stat)?;
         }
     }
     Ok(())
@@ -260,7 +260,7 @@ struct Task {
 struct ScanPart {
     /// Hashed form of an excluded directory; used only if it contains re-included entries.
     above: Option<Described>,
-    said: Described,
+    described: Described,
     inner: Vec<(usize, usize)>,
 }
 
@@ -354,14 +354,14 @@ impl ContentScan<'_> {
             let relative = task.relative.join(name);
             let Some((stat, taken)) = self.tree.look(&handle, &task.rules, name)? else { continue };
             if taken {
-                self.describe(&mut part.said, &handle, &relative, &stat)?;
+                self.describe(&mut part.described, &handle, &relative, &stat)?;
             }
             if stat.kind == FileKind::Dir {
                 if relative.components().count() > MAX_DEPTH {
                     return Err(SourceError::TooDeep(self.dir.join(&relative)));
                 }
                 let mut above = (!taken).then(Described::default);
-                above.iter_mut().try_for_each(|said| self.describe(said, &handle, &relative, &stat))?;
+                above.iter_mut().try_for_each(|described| self.describe(described, &handle, &relative, &stat))?;
                 let rules = Arc::new(self.tree.rules_inside(&task.rules, name));
                 self.later(&mut part, Task { id: 0, relative, rules, names: None, above });
             }
@@ -371,15 +371,15 @@ impl ContentScan<'_> {
 
     fn describe(
         &self,
-        said: &mut Described,
+        described: &mut Described,
         parent: &RootDir,
         relative: &Path,
         stat: &Stat,
     ) -> Result<(), SourceError> {
         let path = relative.as_os_str().as_encoded_bytes();
-        said.bytes.extend_from_slice(&(path.len() as u64).to_le_bytes());
-        said.bytes.extend_from_slice(path);
-        said.fingerprint += (self.describe)(&mut said.bytes, parent, relative, stat)?;
+        described.bytes.extend_from_slice(&(path.len() as u64).to_le_bytes());
+        described.bytes.extend_from_slice(path);
+        described.fingerprint += (self.describe)(&mut described.bytes, parent, relative, stat)?;
         Ok(())
     }
 
@@ -390,7 +390,7 @@ impl ContentScan<'_> {
             state.parts.push(ScanPart::default());
             state.parts.len() - 1
         };
-        part.inner.push((part.said.bytes.len(), id));
+        part.inner.push((part.described.bytes.len(), id));
         self.add(Task { id, ..task });
     }
 }
@@ -401,24 +401,24 @@ fn feed(parts: &[ScanPart], hasher: &mut Hasher) -> Fingerprint {
     // A part has a lower index than the parts inside it.
     let mut nonempty = vec![false; parts.len()];
     for (id, part) in parts.iter().enumerate().rev() {
-        nonempty[id] = !part.said.bytes.is_empty() || part.inner.iter().any(|(_, inner)| nonempty[*inner]);
+        nonempty[id] = !part.described.bytes.is_empty() || part.inner.iter().any(|(_, inner)| nonempty[*inner]);
     }
     let mut fingerprint = Fingerprint::default();
     let mut stack = vec![(0, 0, 0)];
-    while let Some((id, said, inner)) = stack.pop() {
+    while let Some((id, described, inner)) = stack.pop() {
         let part: &ScanPart = &parts[id];
         if inner == 0 {
-            fingerprint += part.said.fingerprint;
+            fingerprint += part.described.fingerprint;
             if let Some(above) = part.above.as_ref().filter(|_| nonempty[id]) {
                 hasher.update(&above.bytes);
                 fingerprint += above.fingerprint;
             }
         }
         let Some((end, child)) = part.inner.get(inner) else {
-            hasher.update(&part.said.bytes[said..]);
+            hasher.update(&part.described.bytes[described..]);
             continue;
         };
-        hasher.update(&part.said.bytes[said..*end]);
+        hasher.update(&part.described.bytes[described..*end]);
         stack.push((id, *end, inner + 1));
         stack.push((*child, 0, 0));
     }

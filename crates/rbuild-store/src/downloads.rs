@@ -3,6 +3,7 @@
 //! The content is a blob. Notes refer to it: one for the URL, and one for each checksum that it is
 //! known by. Losing a note only costs a download.
 
+use std::ffi::OsString;
 use std::fs::File;
 
 use rbuild_image::{BlobDigest, Checksum, ChecksumHasher, Hasher, SourceUrl};
@@ -60,7 +61,7 @@ impl<'s> Downloads<'s> {
     ///
     /// Fails if the store cannot be read.
     pub fn of_url(&self, url: &SourceUrl) -> Result<Option<Download>> {
-        self.noted(&file_of_url(url))
+        self.complete_download(&file_of_url(url))
     }
 
     /// Returns a downloaded file with this checksum, if it is still complete. One from `url` is
@@ -70,7 +71,7 @@ impl<'s> Downloads<'s> {
     ///
     /// Fails if the store cannot be read.
     pub fn of_checksum(&self, checksum: &Checksum, url: &SourceUrl) -> Result<Option<Download>> {
-        let known = self.noted(&file_of_checksum(checksum))?;
+        let known = self.complete_download(&file_of_checksum(checksum))?;
         let Some(known) = known else { return Ok(None) };
         let from_url = self.of_url(url)?.filter(|download| download.digest == known.digest);
         Ok(Some(from_url.unwrap_or(known)))
@@ -102,7 +103,7 @@ impl<'s> Downloads<'s> {
     }
 
     /// Returns the download of a note whose content is complete.
-    fn noted(&self, file: &str) -> Result<Option<Download>> {
+    fn complete_download(&self, file: &str) -> Result<Option<Download>> {
         let Some(download) = self.store.read_if_whole::<Download>(&format!("{DIR}/{file}"))? else { return Ok(None) };
         let is_whole = self.store.blobs().has_complete_blob(&download.digest, download.size)?
             && match self.store.blobs().open_verified(&download.digest)? {
@@ -121,16 +122,8 @@ impl<'s> Downloads<'s> {
     }
 
     /// Returns all notes with the names of their files.
-    pub(crate) fn notes(&self) -> Result<Vec<(String, Download)>> {
-        if !self.store.root.exists(DIR)? {
-            return Ok(Vec::new());
-        }
-        let mut notes = Vec::new();
-        for entry in self.store.documents(DIR)? {
-            let name = entry.name.to_string_lossy().into_owned();
-            notes.extend(self.store.read_if_whole(&format!("{DIR}/{name}"))?.map(|download| (name, download)));
-        }
-        Ok(notes)
+    pub(crate) fn notes(&self) -> Result<Vec<(OsString, Download)>> {
+        self.store.whole_documents(DIR)
     }
 }
 

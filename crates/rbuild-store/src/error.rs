@@ -76,7 +76,7 @@ pub enum StoreError {
     Idle { lock: &'static str, holder: String },
     /// The store was copied without owners or attributes of its files.
     #[error("the store's files have lost their {0}: they were copied without them, or the user's sub-IDs have changed")]
-    Stripped(&'static str),
+    LostMetadata(&'static str),
     /// An image cannot be removed, because a container uses it.
     #[error("image `{name}` is used by container `{container}`")]
     UsedImage {
@@ -167,7 +167,7 @@ impl StoreError {
             StoreError::UsedImage { container, .. } => {
                 Some(Remedy::Image(ImageRemedy::FreeImage { container: container.clone() }))
             }
-            StoreError::Stripped(_) => Some(Remedy::Store(StoreRemedy::RestoreStore)),
+            StoreError::LostMetadata(_) => Some(Remedy::Store(StoreRemedy::RestoreStore)),
             StoreError::AccessTimes => Some(StoreRemedy::RelaxAccessTimes.into()),
             StoreError::DownloadFailed(e) => e.remedy.clone(),
             StoreError::InvalidLayer { .. } | StoreError::WrongDiffId { .. } => {
@@ -276,7 +276,7 @@ mod tests {
             StoreError::Busy(holder()),
             StoreError::Held { lock: "lock", holder: holder() },
             StoreError::Idle { lock: "lock", holder: holder() },
-            StoreError::Stripped("owners"),
+            StoreError::LostMetadata("owners"),
             StoreError::UsedImage { name: "demo:1".into(), container: "web".into() },
             StoreError::LargeDocument { digest, limit: 4 << 20 },
             StoreError::AccessTimes,
@@ -312,7 +312,7 @@ mod tests {
             Busy,
             Held,
             Idle,
-            Stripped,
+            LostMetadata,
             UsedImage,
             LargeDocument,
             AccessTimes,

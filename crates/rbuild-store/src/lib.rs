@@ -108,7 +108,7 @@ pub use repo_digests::{RepoDigest, RepoDigests};
 pub use secrets::{SecretVerdicts, Verdict};
 pub use staging::{ResumedBlob, Staging, StagingBlob, StagingWatch};
 pub use store::Store;
-pub use trees::backend::{Snapshots, Working};
+pub use trees::backend::{SnapshotBackend, WorkingTree};
 pub use trees::changes::{ChangedTrees, EarlierFiles};
 pub use trees::copies::{Baseline, MergedFiles, cut_links};
 pub use trees::id::TreeId;

@@ -127,7 +127,7 @@ impl LockUser {
 
 /// The facts about a wait that decide whether it continues.
 #[derive(Debug, Clone, Copy)]
-struct WaitFacts {
+struct WaitState {
     waited: Duration,
     /// Maximum time that a program other than rbuild may hold a lock.
     limit: Duration,
@@ -141,10 +141,10 @@ struct WaitFacts {
 
 /// A decision about a wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum NextStep {
+enum WaitDecision {
     Continue,
     /// The wait continues, and is reported.
-    Report(Holding),
+    Report(Blocker),
     /// It ends, because a program other than rbuild holds the lock.
     Held,
     /// It ends, because the holders make no progress.
@@ -153,7 +153,7 @@ enum NextStep {
 
 /// The part of the store that is awaited, and its holder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Holding {
+enum Blocker {
     /// A lock file, held by a program other than rbuild.
     Foreign,
     /// A lock file, held by rbuild.
@@ -162,33 +162,33 @@ enum Holding {
     Key,
 }
 
-impl WaitFacts {
-    fn next(&self) -> NextStep {
+impl WaitState {
+    fn next(&self) -> WaitDecision {
         if self.is_foreign && self.waited >= self.limit {
-            return NextStep::Held;
+            return WaitDecision::Held;
         }
         // Any program can use rbuild's name, so a holder of the whole lock must make progress.
         if self.conflict.is_none() && self.is_idle {
-            return NextStep::Idle;
+            return WaitDecision::Idle;
         }
         if self.notified || self.waited < NOTICE_AFTER {
-            return NextStep::Continue;
+            return WaitDecision::Continue;
         }
-        NextStep::Report(match (self.is_foreign, self.conflict) {
-            (true, _) => Holding::Foreign,
-            (false, None) => Holding::Lock,
-            (false, Some(_)) => Holding::Key,
+        WaitDecision::Report(match (self.is_foreign, self.conflict) {
+            (true, _) => Blocker::Foreign,
+            (false, None) => Blocker::Lock,
+            (false, Some(_)) => Blocker::Key,
         })
     }
 }
 
-impl Holding {
+impl Blocker {
     /// Returns the report of a wait for these holders of a lock file.
     fn report(self, lock: &str, holders: &str) -> String {
         match self {
-            Holding::Foreign => format!("waiting for {holders}, which holds the store's {lock} and is not rbuild"),
-            Holding::Lock => format!("waiting for {holders}, which holds the store's {lock}"),
-            Holding::Key => format!(
+            Blocker::Foreign => format!("waiting for {holders}, which holds the store's {lock} and is not rbuild"),
+            Blocker::Lock => format!("waiting for {holders}, which holds the store's {lock}"),
+            Blocker::Key => format!(
                 "waiting for {holders}, which runs the same step, unpacks the same layer or uses the same cache mount"
             ),
         }
@@ -264,11 +264,11 @@ impl Wait<'_> {
         let (limit, notified) = (waits.waiting.foreign, self.notified);
         let is_idle = self.is_idle(&holders, waited);
         let (lock, holder) = (self.name, || waits.names(&holders));
-        match (WaitFacts { waited, limit, conflict, is_foreign, is_idle, notified }).next() {
-            NextStep::Continue => Ok(()),
-            NextStep::Held => Err(StoreError::Held { lock, holder: holder() }),
-            NextStep::Idle => Err(StoreError::Idle { lock, holder: holder() }),
-            NextStep::Report(holding) => {
+        match (WaitState { waited, limit, conflict, is_foreign, is_idle, notified }).next() {
+            WaitDecision::Continue => Ok(()),
+            WaitDecision::Held => Err(StoreError::Held { lock, holder: holder() }),
+            WaitDecision::Idle => Err(StoreError::Idle { lock, holder: holder() }),
+            WaitDecision::Report(holding) => {
                 self.report(holding, holders);
                 Ok(())
             }
@@ -286,9 +286,9 @@ impl Wait<'_> {
     }
 
     /// Reports the wait. The holder of a key is not visible, so all builds are named.
-    fn report(&mut self, holding: Holding, mut holders: Vec<LockHolder>) {
+    fn report(&mut self, holding: Blocker, mut holders: Vec<LockHolder>) {
         self.notified = true;
-        if holding == Holding::Key {
+        if holding == Blocker::Key {
             holders = self.builds.map_or(Vec::new(), |lock| self.waits.holders(lock));
             holders.retain(|holder| self.waits.is_rbuild(holder));
             if holders.is_empty() {
@@ -338,7 +338,7 @@ mod tests {
     #[test]
     fn waits_are_reported_and_end_as_recorded() {
         let (foreign, key) = (Some(Conflict::Foreign), Some(Conflict::Key));
-        let usual = WaitFacts {
+        let usual = WaitState {
             waited: Duration::from_secs(3),
             limit: Duration::from_secs(15),
             conflict: None,
@@ -348,27 +348,27 @@ mod tests {
         };
         let late = Duration::from_secs(15);
         let cases = [
-            ("at first", WaitFacts { waited: Duration::from_secs(2), ..usual }),
+            ("at first", WaitState { waited: Duration::from_secs(2), ..usual }),
             ("lock of rbuild", usual),
-            ("again", WaitFacts { notified: true, ..usual }),
-            ("key of a build", WaitFacts { conflict: key, ..usual }),
-            ("lock of another program", WaitFacts { is_foreign: true, ..usual }),
-            ("key of another program", WaitFacts { is_foreign: true, conflict: foreign, ..usual }),
-            ("lock of another program, late", WaitFacts { is_foreign: true, waited: late, ..usual }),
-            ("key of another program, late", WaitFacts { is_foreign: true, conflict: foreign, waited: late, ..usual }),
-            ("lock of an idle process", WaitFacts { is_idle: true, waited: late, notified: true, ..usual }),
-            ("key of an idle build", WaitFacts { is_idle: true, waited: late, notified: true, conflict: key, ..usual }),
-            ("long builds", WaitFacts { waited: 100 * late, notified: true, conflict: key, ..usual }),
+            ("again", WaitState { notified: true, ..usual }),
+            ("key of a build", WaitState { conflict: key, ..usual }),
+            ("lock of another program", WaitState { is_foreign: true, ..usual }),
+            ("key of another program", WaitState { is_foreign: true, conflict: foreign, ..usual }),
+            ("lock of another program, late", WaitState { is_foreign: true, waited: late, ..usual }),
+            ("key of another program, late", WaitState { is_foreign: true, conflict: foreign, waited: late, ..usual }),
+            ("lock of an idle process", WaitState { is_idle: true, waited: late, notified: true, ..usual }),
+            ("key of an idle build", WaitState { is_idle: true, waited: late, notified: true, conflict: key, ..usual }),
+            ("long builds", WaitState { waited: 100 * late, notified: true, conflict: key, ..usual }),
         ];
         let caller = LockUser { pid: 1, uid: 1000, user: Some("me".into()) };
         let rows = cases.map(|(name, facts)| {
             let (lock, holder) = ("steps.lock", caller.names(&[holder("make", Some(0))], 1000));
             let ends = |e: StoreError| message_row(name, &e, e.remedy());
             match facts.next() {
-                NextStep::Continue => format!("{name}: (continues)\n"),
-                NextStep::Report(holding) => format!("{name}: {}\n", holding.report(lock, &holder)),
-                NextStep::Held => ends(StoreError::Held { lock, holder }),
-                NextStep::Idle => ends(StoreError::Idle { lock, holder }),
+                WaitDecision::Continue => format!("{name}: (continues)\n"),
+                WaitDecision::Report(holding) => format!("{name}: {}\n", holding.report(lock, &holder)),
+                WaitDecision::Held => ends(StoreError::Held { lock, holder }),
+                WaitDecision::Idle => ends(StoreError::Idle { lock, holder }),
             }
         });
         assert_recorded!("waits", rows.concat());

@@ -26,7 +26,7 @@ pub struct Pulled {
 
 /// A note as it is stored.
 #[derive(Serialize, Deserialize)]
-struct Note {
+struct PullNote {
     #[serde(flatten)]
     pulled: Pulled,
     /// The name that was resolved; absent in notes of earlier versions. See
@@ -58,7 +58,7 @@ impl Images<'_> {
     /// Fails if the note cannot be written.
     pub fn note_pulled(&self, name: &Reference, platform: &Platform, pulled: &Pulled) -> Result<()> {
         self.store.root.create_dir_all(DIR, modes::dir(), None, |_| ())?;
-        let note = Note { pulled: *pulled, name: Some(name.to_string()) };
+        let note = PullNote { pulled: *pulled, name: Some(name.to_string()) };
         self.store.write(DIR, &file_of(name, platform), &note)
     }
 
@@ -95,7 +95,7 @@ impl Images<'_> {
     /// Fails if the store cannot be read.
     pub fn was_pulled(&self, name: &Reference, manifest: &ManifestDigest) -> Result<bool> {
         let name = name.to_string();
-        let of_name = |note: &Note| note.name.as_ref().is_some_and(|noted| *noted == name);
+        let of_name = |note: &PullNote| note.name.as_ref().is_some_and(|noted| *noted == name);
         Ok(self.notes()?.iter().any(|(_, note)| note.pulled.manifest == *manifest && of_name(note)))
     }
 
@@ -108,8 +108,9 @@ impl Images<'_> {
     /// Fails if the store cannot be read.
     pub fn preferred_pull(&self, name: &Reference, resolved: &ManifestDigest) -> Result<Option<ManifestDigest>> {
         let (name, host) = (name.to_string(), Platform::host());
-        let is_of_name =
-            |note: &Note| note.pulled.resolved == *resolved && note.name.as_ref().is_some_and(|noted| *noted == name);
+        let is_of_name = |note: &PullNote| {
+            note.pulled.resolved == *resolved && note.name.as_ref().is_some_and(|noted| *noted == name)
+        };
         let kept = self.kept()?;
         let manifests =
             self.notes()?.into_iter().filter(|(_, note)| is_of_name(note)).map(|(_, note)| note.pulled.manifest);
@@ -132,7 +133,7 @@ impl Images<'_> {
             return Ok(true);
         }
         let name = name.to_string();
-        let is_of_name = |note: &Note| note.name.as_ref() == Some(&name) && images.contains(&note.pulled.manifest);
+        let is_of_name = |note: &PullNote| note.name.as_ref() == Some(&name) && images.contains(&note.pulled.manifest);
         Ok(!images.is_empty() && self.notes()?.iter().any(|(_, note)| is_of_name(note)))
     }
 
@@ -152,7 +153,7 @@ impl Images<'_> {
 
     /// Returns the digests that images were pulled by.
     pub(crate) fn pulled_digests(&self) -> Result<Vec<RepoDigest>> {
-        let of_note = |note: Note| {
+        let of_note = |note: PullNote| {
             let name = note.name?.parse().ok()?;
             Some(RepoDigest { name, digest: note.pulled.resolved, images: vec![note.pulled.manifest] })
         };
@@ -175,24 +176,15 @@ impl Images<'_> {
     }
 
     /// Returns the readable notes with the names of their files.
-    fn notes(&self) -> Result<Vec<(OsString, Note)>> {
-        if !self.store.root.exists(DIR)? {
-            return Ok(Vec::new());
-        }
-        let mut notes = Vec::new();
-        for entry in self.store.documents(DIR)? {
-            let path = format!("{DIR}/{}", entry.name.to_string_lossy());
-            if let Ok(Some(note)) = self.store.read_if_whole::<Note>(&path) {
-                notes.push((entry.name, note));
-            }
-        }
+    fn notes(&self) -> Result<Vec<(OsString, PullNote)>> {
+        let mut notes = self.store.whole_documents(DIR)?;
         self.complete_names(&mut notes)?;
         Ok(notes)
     }
 
     /// Adds the names to notes of earlier versions, which only their file names identify. A note on
     /// a name that no longer exists remains without a name.
-    fn complete_names(&self, notes: &mut [(OsString, Note)]) -> Result<()> {
+    fn complete_names(&self, notes: &mut [(OsString, PullNote)]) -> Result<()> {
         let mut nameless = notes.iter_mut().filter(|(_, note)| note.name.is_none()).peekable();
         if nameless.peek().is_none() {
             return Ok(());
@@ -251,7 +243,7 @@ mod tests {
         let (id, size) = staging.put_document(&config).unwrap();
         let manifest = manifest(descriptor(MediaType::ImageConfig, &id, size), Vec::new());
         let manifest = staging.put_document(&manifest).unwrap().0.of_manifest();
-        staging.keep("pull", &[manifest], &[(manifest, Some(name.clone()))]).unwrap();
+        staging.publish("pull", &[manifest], &[(manifest, Some(name.clone()))]).unwrap();
         store.images().note_pulled(name, &platform, &Pulled { resolved: manifest, manifest }).unwrap();
         manifest
     }

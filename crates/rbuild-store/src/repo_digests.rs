@@ -113,14 +113,7 @@ impl RepoDigests<'_> {
 
     /// Returns the readable notes on pushed images with the names of their files.
     fn pushed(&self) -> Result<Vec<(std::ffi::OsString, RepoDigest)>> {
-        if !self.store.root.exists(DIR)? {
-            return Ok(Vec::new());
-        }
-        let read = |name: std::ffi::OsString| {
-            let path = format!("{DIR}/{}", name.to_string_lossy());
-            self.store.read_if_whole::<RepoDigest>(&path).ok().flatten().map(|note| (name, note))
-        };
-        Ok(self.store.documents(DIR)?.into_iter().filter_map(|entry| read(entry.name)).collect())
+        self.store.whole_documents(DIR)
     }
 }
 
@@ -145,7 +138,7 @@ mod tests {
             let (id, size) = staging.put_document(&ImageConfig::empty(&Platform::host())).unwrap();
             let manifest = manifest(descriptor(MediaType::ImageConfig, &id, size), Vec::new());
             let manifest = staging.put_document(&manifest).unwrap().0.of_manifest();
-            staging.keep("pull", &[manifest], &[(manifest, Some(name.clone()))]).unwrap();
+            staging.publish("pull", &[manifest], &[(manifest, Some(name.clone()))]).unwrap();
             manifest
         };
         let note = |text: &[u8], images: &[ManifestDigest]| RepoDigest {

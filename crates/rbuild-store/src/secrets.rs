@@ -114,7 +114,7 @@ impl SecretVerdicts<'_> {
     /// # Errors
     ///
     /// Fails if the known results cannot be read.
-    pub fn may_take(&self, tree: &TreeId, mounts_any: bool, given: &[SecretHash]) -> Result<bool> {
+    pub fn may_use(&self, tree: &TreeId, mounts_any: bool, given: &[SecretHash]) -> Result<bool> {
         Ok(match self.verdict(tree)? {
             Some(verdict) => verdict.held.iter().all(|hash| given.contains(hash)),
             None => !mounts_any,

@@ -20,7 +20,7 @@ use crate::store::Store;
 use crate::workspace::Workspace;
 
 /// The incoming blobs of one transfer. They are staged outside the store's blobs until
-/// [`Staging::keep`] publishes them, so a rejected transfer leaves no blobs in the store. Blobs
+/// [`Staging::publish`] publishes them, so a rejected transfer leaves no blobs in the store. Blobs
 /// staged by a killed process are removed by the next one.
 pub struct Staging<'a> {
     store: &'a Store,
@@ -226,7 +226,7 @@ impl<'a> Staging<'a> {
     /// # Errors
     ///
     /// Fails if an image is incomplete, or if the store cannot be written.
-    pub fn keep(
+    pub fn publish(
         self,
         command: &'static str,
         images: &[ManifestDigest],
@@ -395,7 +395,7 @@ mod tests {
         assert_eq!(refused.verified_size(&BlobDigest::of(b"layer")).unwrap(), Some(5));
         assert_eq!(blobs(), 0);
         let name: Reference = "a:1".parse().unwrap();
-        kept.keep("load", &[manifest], &[(manifest, Some(name.clone()))]).unwrap();
+        kept.publish("load", &[manifest], &[(manifest, Some(name.clone()))]).unwrap();
         drop(refused);
         drop((work, other_work));
         assert_eq!(
@@ -417,7 +417,7 @@ mod tests {
             let work = Workspace::open(&store).unwrap();
             let staging = Staging::open(&store, &work).unwrap();
             image(&staging, b"layer");
-            staging.keep("load", &[manifest], &[]).unwrap();
+            staging.publish("load", &[manifest], &[]).unwrap();
             assert_eq!(std::fs::read(&layer).unwrap(), b"layer");
             std::fs::write(&layer, b"lay").unwrap();
         }
@@ -435,7 +435,7 @@ mod tests {
         let work = Workspace::open(&store).unwrap();
         let first = Staging::open(&store, &work).unwrap();
         let manifest = image(&first, b"layer");
-        first.keep("load", &[manifest], &[]).unwrap();
+        first.publish("load", &[manifest], &[]).unwrap();
         let (layer, missing) = (BlobDigest::of(b"layer"), BlobDigest::of(b"none"));
         let staging = Staging::open(&store, &work).unwrap();
         let sizes = || [&layer, &missing].map(|digest| staging.verified_size(digest).unwrap());
@@ -517,7 +517,7 @@ mod tests {
         let index = format!(r#"{{"schemaVersion":2,"manifests":{entries}}}"#);
         let digest = staging.put_bytes(index.as_bytes()).unwrap().0.of_manifest();
         let (name, other): (Reference, Reference) = ("a:1".parse().unwrap(), "a:2".parse().unwrap());
-        staging.keep("index", &[digest], &[(digest, Some(name.clone()))]).unwrap();
+        staging.publish("index", &[digest], &[(digest, Some(name.clone()))]).unwrap();
         drop(work);
         let artifact = crate::Artifact::Index { digest, images: images.to_vec() };
         let found = store.images().find("a:1").unwrap();

@@ -1,6 +1,6 @@
 //! The open store: its format, directories and locks.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -190,7 +190,7 @@ impl Store {
     /// # Errors
     ///
     /// Fails if the path cannot be opened.
-    pub fn moved(&self, path: &Path, owners: OwnerMode) -> Result<Store> {
+    pub fn at_path(&self, path: &Path, owners: OwnerMode) -> Result<Store> {
         let lock = self.lock.try_clone().map_err(|e| rbuild_linux::Error::new("dup", path, e))?;
         let root = RootDir::open(path)?.named(self.place()).with_owners(&self.owner_records().with_mode(owners));
         let path = path.to_path_buf();
@@ -208,7 +208,7 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// Fails with [`StoreError::Stripped`] if existing trees have lost their owners.
+    /// Fails with [`StoreError::LostMetadata`] if existing trees have lost their owners.
     pub fn with_owners(self, owners: OwnerMode) -> Result<Store> {
         let root = self.root.try_clone()?.with_owners(&self.owner_records().with_mode(owners));
         let store = Store { root, owners, builder_ids: None, ..self };
@@ -431,6 +431,20 @@ impl Store {
             Err(StoreError::Damaged { .. }) => Ok(None),
             other => other,
         }
+    }
+
+    /// Reads the dispensable documents of a directory that may not exist, with the names of their
+    /// files. Omits those that a power failure left unreadable.
+    pub(crate) fn whole_documents<T: DeserializeOwned>(&self, dir: &str) -> Result<Vec<(OsString, T)>> {
+        if !self.root.exists(dir)? {
+            return Ok(Vec::new());
+        }
+        let mut documents = Vec::new();
+        for entry in self.documents(dir)? {
+            let document = self.read_if_whole(&format!("{dir}/{}", entry.name.to_string_lossy()))?;
+            documents.extend(document.map(|document| (entry.name, document)));
+        }
+        Ok(documents)
     }
 
     /// Writes a dispensable document.

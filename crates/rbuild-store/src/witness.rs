@@ -35,7 +35,7 @@ pub(crate) fn check(root: &RootDir, owners: OwnerMode) -> Result<()> {
         if !dir.exists(name)? {
             make(&dir, name, *kind)?;
         } else if let Some(lost) = lost(&dir, name)? {
-            return Err(StoreError::Stripped(lost));
+            return Err(StoreError::LostMetadata(lost));
         }
     }
     Ok(())

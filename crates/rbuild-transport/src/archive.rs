@@ -13,7 +13,7 @@ use rbuild_store::PackedLayer;
 use serde_json::json;
 
 use crate::blobs::{BlobInfo, BlobOrigin, BlobSink, BlobSource, Document, copy_verified};
-use crate::documents::{Saved, docker_manifest, index, repositories};
+use crate::documents::{NamedArtifact, docker_manifest, index, repositories};
 use crate::error::{Result, TransportError};
 use crate::layout::blob_path;
 
@@ -91,7 +91,7 @@ impl<W: Write> ArchiveWriter<W> {
     /// # Errors
     ///
     /// Fails if the archive cannot be written.
-    pub fn finish(self, images: &[Saved], format: ArchiveFormat) -> Result<W> {
+    pub fn finish(self, images: &[NamedArtifact], format: ArchiveFormat) -> Result<W> {
         let mut documents = vec![("index.json", index(images)?)];
         if format == ArchiveFormat::Docker {
             documents.push(("manifest.json", docker_manifest(images)?));

@@ -170,7 +170,8 @@ mod tests {
         let others = OtherPlatforms { wanted: "linux/s390x".parse().unwrap(), skipped };
         let absent = SkippedPlatforms { others: BTreeSet::new(), ..others.skipped.clone() };
         let absent = OtherPlatforms { skipped: absent, ..others.clone() };
-        let limit = LayerError::Limit { problem: "the archive has more than 10 entries".into(), name: Some("entries") };
+        let limit =
+            LayerError::LimitExceeded { problem: "the archive has more than 10 entries".into(), name: Some("entries") };
         let problems = [
             ArchiveProblem::Invalid(LayerError::NotTar),
             ArchiveProblem::Invalid(limit),

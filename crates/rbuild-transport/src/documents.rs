@@ -10,7 +10,7 @@ use crate::error::{Result, TransportError};
 use crate::layout::blob_path;
 
 /// An image to be written under its names, or one image per platform under the same names.
-pub struct Saved {
+pub struct NamedArtifact {
     /// Never empty. With several platforms, one image for each.
     pub images: Vec<Image>,
     /// The names.
@@ -18,7 +18,7 @@ pub struct Saved {
 }
 
 /// Returns the image index for an image of several platforms, `None` for a single image.
-pub(crate) fn platform_index(saved: &Saved) -> Result<Option<Vec<u8>>> {
+pub(crate) fn platform_index(saved: &NamedArtifact) -> Result<Option<Vec<u8>>> {
     if saved.images.len() < 2 { Ok(None) } else { index_of_images(&saved.images).map(Some) }
 }
 
@@ -52,10 +52,10 @@ pub(crate) fn index_of(entries: Vec<Value>) -> Result<Vec<u8>> {
 
 /// Returns the `index.json` of an archive: one descriptor per name, and a single one for an image
 /// without names.
-pub(crate) fn index(images: &[Saved]) -> Result<Value> {
+pub(crate) fn index(images: &[NamedArtifact]) -> Result<Value> {
     let mut manifests = Vec::new();
     for saved in images {
-        let Saved { images, names } = saved;
+        let NamedArtifact { images, names } = saved;
         let plain = match platform_index(saved)? {
             Some(index) => descriptor(MediaType::ImageIndex, &BlobDigest::of(&index), index.len() as u64),
             None => descriptor(MediaType::ImageManifest, &images[0].manifest_digest.blob(), images[0].manifest_size),
@@ -97,7 +97,7 @@ const IMAGE_NAME: &str = "io.containerd.image.name";
 /// # Errors
 ///
 /// Fails if `existing` is not an index.
-pub(crate) fn extended_index(existing: Option<&[u8]>, images: &[Saved]) -> Result<Value> {
+pub(crate) fn extended_index(existing: Option<&[u8]>, images: &[NamedArtifact]) -> Result<Value> {
     let mut extended: Value = match existing {
         Some(bytes) => serde_json::from_slice(bytes).map_err(TransportError::layout_index)?,
         None => json!({"schemaVersion": 2, "mediaType": MediaType::ImageIndex.to_string(), "manifests": []}),
@@ -126,7 +126,7 @@ fn name_in(entry: &Value) -> Option<(Option<&str>, Option<&str>)> {
 
 /// Returns the image for Docker's own documents, which have one platform per image: the one that
 /// runs on this machine.
-fn for_docker(images: &[Saved]) -> impl Iterator<Item = (&Image, &[Reference])> {
+fn for_docker(images: &[NamedArtifact]) -> impl Iterator<Item = (&Image, &[Reference])> {
     images.iter().map(|saved| {
         let chosen = preferred(saved.images.iter().map(|image| image.config.platform()));
         (&saved.images[chosen], &saved.names[..])
@@ -138,7 +138,7 @@ pub fn preferred(mut platforms: impl Iterator<Item = Platform>) -> usize {
     platforms.position(|platform| Platform::host().runs(&platform)).unwrap_or(0)
 }
 
-pub(crate) fn docker_manifest(images: &[Saved]) -> Result<Value> {
+pub(crate) fn docker_manifest(images: &[NamedArtifact]) -> Result<Value> {
     let mut items = Vec::new();
     for (image, names) in for_docker(images) {
         let layers = image.layers()?;
@@ -159,7 +159,7 @@ pub(crate) fn docker_manifest(images: &[Saved]) -> Result<Value> {
 
 /// Returns the legacy `repositories` document, `{name: {tag: top layer}}`, for programs that
 /// predate `manifest.json`.
-pub(crate) fn repositories(images: &[Saved]) -> Result<Value> {
+pub(crate) fn repositories(images: &[NamedArtifact]) -> Result<Value> {
     let mut names: BTreeMap<String, BTreeMap<String, String>> = BTreeMap::new();
     for (image, references) in for_docker(images) {
         let Some((_, top)) = image.layers()?.pop() else { continue };

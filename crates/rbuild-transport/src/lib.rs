@@ -34,14 +34,14 @@ pub use archive_error::ArchiveError;
 pub use blobs::{BlobInfo, BlobOrigin, BlobRead, BlobSink, BlobSource, Document, TransferProgress};
 pub use destination::write_destination;
 pub use destination_full::{DestinationFull, WriteError};
-pub use documents::{Saved, index_of_images, preferred};
+pub use documents::{NamedArtifact, index_of_images, preferred};
 pub use download::{DownloadRequest, download, download_once};
 pub use early_push::{EarlyPush, EarlyUploads};
 pub use error::{Result, TransportError, remedy_of_download};
 pub use growing::GrowingBlob;
 pub use layout::LayoutWriter;
-pub use load::{Incoming, Loaded, WantedPlatform, import_from_layout, load, load_directory};
-pub use pull::{BegunPull, OpenPull, PulledImage, begin_pull, pull};
+pub use load::{Loaded, WantedPlatform, WithWarnings, import_from_layout, load, load_directory};
+pub use pull::{PendingPull, PullStart, PulledImage, begin_pull, pull};
 pub use push::{Outgoing, check_name, check_push, outgoing, push};
 pub use put_layer::{PutLayer, put_layer};
 pub use save::{

@@ -25,8 +25,8 @@ pub(crate) mod named;
 
 use docker::docker_items;
 use found::{CheckedImage, FoundImages, unreadable};
-pub use found::{Incoming, WantedPlatform};
-use index::{IndexResolver, Reached, name_of};
+pub use found::{WantedPlatform, WithWarnings};
+use index::{IndexMatch, IndexResolver, name_of};
 use members::IncomingParts;
 use named::DockerItem;
 
@@ -47,7 +47,7 @@ pub struct Loaded {
 ///
 /// Fails if the archive is damaged or incomplete, exceeds a limit, or has no image for the wanted
 /// platform. The store is unchanged then.
-pub fn load(store: &Store, source: impl Read, wanted: &WantedPlatform) -> Result<Incoming<Vec<Loaded>>> {
+pub fn load(store: &Store, source: impl Read, wanted: &WantedPlatform) -> Result<WithWarnings<Vec<Loaded>>> {
     let work = Workspace::open(store)?;
     store_all(IncomingParts::of_archive(Staging::open(store, &work)?, source)?, wanted)
 }
@@ -64,7 +64,7 @@ pub fn load_directory(
     dir: &Path,
     wanted: &WantedPlatform,
     moved: &Arc<AtomicU64>,
-) -> Result<Incoming<Vec<Loaded>>> {
+) -> Result<WithWarnings<Vec<Loaded>>> {
     let work = Workspace::open(store)?;
     store_all(IncomingParts::of_directory(Staging::open(store, &work)?, dir, moved)?, wanted)
         .map_err(|e| e.of_layout(dir))
@@ -82,7 +82,7 @@ pub fn import_from_layout(
     dir: &Path,
     wanted: Option<&str>,
     platform: &Platform,
-) -> Result<Incoming<ManifestDigest>> {
+) -> Result<WithWarnings<ManifestDigest>> {
     let work = Workspace::open(store)?;
     let members = IncomingParts::of_directory(Staging::open(store, &work)?, dir, &Arc::default())?;
     let Some(text) = members.document("index.json")? else {
@@ -105,22 +105,22 @@ pub fn import_from_layout(
     let mut layout = IndexResolver::new(&members, &platform);
     let resolution = layout.enter(entry).map_err(|e| e.of_layout(dir))?;
     let image = match resolution.reached {
-        Reached::One(image) => image,
-        Reached::None if !resolution.skipped.others.is_empty() => {
+        IndexMatch::One(image) => image,
+        IndexMatch::None if !resolution.skipped.others.is_empty() => {
             let others: Vec<&str> = resolution.skipped.others.iter().map(String::as_str).collect();
             return Err(only_others(dir, platform.platform(), &others));
         }
-        Reached::None | Reached::Several(_) => return Err(not_one(dir, layout.images.len())),
+        IndexMatch::None | IndexMatch::Several(_) => return Err(not_one(dir, layout.images.len())),
     };
     let warnings = layout_warning(&members)?.into_iter().collect();
-    members.staging.keep("load", &[image.manifest], &[])?;
-    Ok(Incoming { found: image.manifest, warnings })
+    members.staging.publish("load", &[image.manifest], &[])?;
+    Ok(WithWarnings { found: image.manifest, warnings })
 }
 
 /// Stores all images in one transaction and tags them.
 #[tracing::instrument(target = "transport", name = "load", level = "debug", skip_all)]
-fn store_all(members: IncomingParts<'_>, wanted: &WantedPlatform) -> Result<Incoming<Vec<Loaded>>> {
-    let Incoming { found, mut warnings } = images(&members, wanted)?;
+fn store_all(members: IncomingParts<'_>, wanted: &WantedPlatform) -> Result<WithWarnings<Vec<Loaded>>> {
+    let WithWarnings { found, mut warnings } = images(&members, wanted)?;
     warnings.extend(found.skipped(wanted));
     let FoundImages { images, names, skipped: _ } = found;
     if images.is_empty() {
@@ -129,7 +129,7 @@ fn store_all(members: IncomingParts<'_>, wanted: &WantedPlatform) -> Result<Inco
     let manifests: Vec<ManifestDigest> = images.iter().map(|image| image.manifest).collect();
     let with_names = names.iter().map(|(image, name)| (image.manifest, Some(name.clone())));
     let tags: Vec<_> = manifests.iter().map(|manifest| (*manifest, None)).chain(with_names).collect();
-    let lost = members.staging.keep("load", &manifests, &tags)?;
+    let lost = members.staging.publish("load", &manifests, &tags)?;
     let (mut all, mut places, mut told) = (Vec::new(), HashMap::new(), HashSet::new());
     for CheckedImage { id, .. } in images {
         places.entry(id).or_insert_with(|| {
@@ -144,10 +144,10 @@ fn store_all(members: IncomingParts<'_>, wanted: &WantedPlatform) -> Result<Inco
             image.names.push(name);
         }
     }
-    Ok(Incoming { found: all, warnings })
+    Ok(WithWarnings { found: all, warnings })
 }
 
-fn images(members: &IncomingParts<'_>, wanted: &WantedPlatform) -> Result<Incoming<FoundImages>> {
+fn images(members: &IncomingParts<'_>, wanted: &WantedPlatform) -> Result<WithWarnings<FoundImages>> {
     let text = members.document("index.json")?;
     let index = text.as_ref().and_then(|text| parse_index(text).ok());
     // For an image of several platforms, `manifest.json` has only the platform that its writer
@@ -168,7 +168,7 @@ fn images(members: &IncomingParts<'_>, wanted: &WantedPlatform) -> Result<Incomi
 
 /// Returns the images that `index.json` refers to. An entry for other platforms only is a warning,
 /// or an error if no image is left.
-fn of_layout(members: &IncomingParts<'_>, text: &[u8], wanted: &WantedPlatform) -> Result<Incoming<FoundImages>> {
+fn of_layout(members: &IncomingParts<'_>, text: &[u8], wanted: &WantedPlatform) -> Result<WithWarnings<FoundImages>> {
     let index = parse_index(text).map_err(unreadable("index.json"))?;
     let mut layout = IndexResolver::new(members, wanted);
     let (mut names, mut skipped) = (Vec::new(), SkippedPlatforms::default());
@@ -178,7 +178,7 @@ fn of_layout(members: &IncomingParts<'_>, text: &[u8], wanted: &WantedPlatform) 
     for entry in index.manifests() {
         let resolution = layout.enter(entry)?;
         let name = name_of(entry);
-        if resolution.reached != Reached::None {
+        if resolution.reached != IndexMatch::None {
             skipped.add(resolution.skipped);
         } else if !resolution.skipped.is_empty() {
             let image = name.as_ref().map_or_else(|| entry.digest().to_string(), |name| name.familiar());
@@ -191,20 +191,20 @@ fn of_layout(members: &IncomingParts<'_>, text: &[u8], wanted: &WantedPlatform) 
     if layout.images.is_empty() && !unreached.is_empty() {
         return Err(ArchiveProblem::OtherPlatforms(Box::new(wanted.only_others(&unreached))).into());
     }
-    Ok(Incoming { found: FoundImages { images: layout.images, names, skipped }, warnings })
+    Ok(WithWarnings { found: FoundImages { images: layout.images, names, skipped }, warnings })
 }
 
 /// Keeps only images of the wanted platform. `manifest.json` does not state platforms, so they are
 /// read from the configurations.
 fn of_platform(
     members: &IncomingParts<'_>,
-    loaded: Incoming<FoundImages>,
+    loaded: WithWarnings<FoundImages>,
     wanted: &WantedPlatform,
-) -> Result<Incoming<FoundImages>> {
+) -> Result<WithWarnings<FoundImages>> {
     if !wanted.given() {
         return Ok(loaded);
     }
-    let Incoming { found: FoundImages { images, mut names, .. }, warnings } = loaded;
+    let WithWarnings { found: FoundImages { images, mut names, .. }, warnings } = loaded;
     let (mut kept, mut skipped) = (Vec::new(), SkippedPlatforms::default());
     for image in images {
         let platform = members.platform(&image.id)?;
@@ -218,7 +218,7 @@ fn of_platform(
         return Err(ArchiveProblem::OtherPlatforms(Box::new(wanted.only_others(&skipped))).into());
     }
     names.retain(|(image, _)| kept.contains(image));
-    Ok(Incoming { found: FoundImages { images: kept, names, skipped }, warnings })
+    Ok(WithWarnings { found: FoundImages { images: kept, names, skipped }, warnings })
 }
 
 /// Returns the error about a layout whose image is for other platforms.

@@ -6,7 +6,7 @@ use rbuild_image::{
     BlobDigest, Descriptor, ImageConfig, ImageId, ImageManifest, ManifestDigest, Platform, Reference, digest_of,
     parse_index, parse_manifest,
 };
-use rbuild_registry::{Choice, Client, ReceivedManifest, Repository, Resolved, choose};
+use rbuild_registry::{Client, PlatformMatch, ReceivedManifest, Repository, ResolvedTag, choose};
 use rbuild_remedy::{ImageRemedy, Remedy, ServerRemedy};
 use rbuild_store::{Lock, LostPlatforms, Once, Pulled, Staging, StagingWatch, Store, Workspace};
 use serde_json::Value;
@@ -66,23 +66,23 @@ pub fn pull(
 ///
 /// Fails as [`pull`] does.
 #[tracing::instrument(target = "transport", name = "begin_pull", level = "debug", skip_all, fields(%name))]
-pub fn begin_pull(store: &Store, client: &Client, name: &Reference, platform: &Platform) -> Result<BegunPull> {
+pub fn begin_pull(store: &Store, client: &Client, name: &Reference, platform: &Platform) -> Result<PullStart> {
     let (remote, document) = RemoteImage::resolve(client, name, platform, NameUse::PreferredImage)?;
     match remote.find(store)? {
-        Some(found) => Ok(BegunPull::Found(found)),
+        Some(found) => Ok(PullStart::Found(found)),
         None => {
             let documents = remote.documents(document, store)?;
-            Ok(BegunPull::Open(OpenPull { remote, documents }))
+            Ok(PullStart::Pending(PendingPull { remote, documents }))
         }
     }
 }
 
 /// The first half of a pull.
-pub enum BegunPull {
+pub enum PullStart {
     /// The store has the image.
     Found(PulledImage),
     /// The layers are missing.
-    Open(OpenPull),
+    Pending(PendingPull),
 }
 
 /// The image that the name refers to after a pull.
@@ -118,8 +118,8 @@ impl RemoteImage {
         let (resolved, document) = match (name.digest(), name.tag()) {
             (Some(digest), _) => (digest.blob(), None),
             (None, tag) => match repository.resolve(tag.unwrap_or("latest"))? {
-                Resolved::Digest(digest) => (digest, None),
-                Resolved::Document(document) => (document.digest, Some(document)),
+                ResolvedTag::Digest(digest) => (digest, None),
+                ResolvedTag::Manifest(document) => (document.digest, Some(document)),
             },
         };
         let (name, platform) = (name.clone(), platform.clone());
@@ -181,7 +181,7 @@ impl RemoteImage {
             None => staging,
         };
         let id = documents.stage(repository, &staging, progress)?;
-        let lost = staging.keep("pull", &[manifest], &[(manifest, tag_of(name))])?.pop();
+        let lost = staging.publish("pull", &[manifest], &[(manifest, tag_of(name))])?.pop();
         store.images().note_pulled(name, platform, &Pulled { resolved: *resolved, manifest })?;
         if self.name_use == NameUse::PreferredImage {
             keep_name(store, name, &self.named(store, manifest)?)?;
@@ -192,12 +192,12 @@ impl RemoteImage {
 }
 
 /// A pull whose layers are missing.
-pub struct OpenPull {
+pub struct PendingPull {
     remote: RemoteImage,
     documents: ImageDocuments,
 }
 
-impl OpenPull {
+impl PendingPull {
     /// Returns the bytes of the manifest.
     pub fn manifest(&self) -> &[u8] {
         &self.documents.manifest
@@ -326,7 +326,7 @@ impl Transfer<'_> {
         }
         let entries = parse_index(&document).map_err(TransportError::document(index()))?;
         match choose(&entries, self.platform) {
-            Choice::Entry(entry) => {
+            PlatformMatch::Entry(entry) => {
                 let digest = digest_of(&entry).map_err(TransportError::document(index()))?;
                 let next = match stored_manifest(self.store, &digest) {
                     Some(bytes) => bytes,
@@ -334,14 +334,14 @@ impl Transfer<'_> {
                 };
                 self.manifest(next, depth + 1)
             }
-            Choice::Others(others) if others.is_empty() => Err(TransportError::Other {
+            PlatformMatch::None(others) if others.is_empty() => Err(TransportError::Other {
                 message: format!(
                     "{} has no image for {}: its index lists no image for any platform",
                     self.place, self.platform
                 ),
                 help: Some(ServerRemedy::PushAgain.into()),
             }),
-            Choice::Others(others) => Err(TransportError::Other {
+            PlatformMatch::None(others) => Err(TransportError::Other {
                 message: format!("{} has no image for {}, only for {}", self.place, self.platform, others.join(", ")),
                 help: others
                     .first()

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use rbuild_image::{BlobDigest, Hasher};
 use rbuild_layer::Counting;
-use rbuild_registry::{BlobReader, Pushed, Repository, UploadBlob};
+use rbuild_registry::{BlobReader, PushOutcome, Repository, UploadBlob};
 
 use crate::blobs::{BlobInfo, BlobOrigin, BlobRead, BlobSink, BlobSource, Document};
 use crate::error::{Result, TransportError};
@@ -100,13 +100,13 @@ impl BlobSink for Upload<'_> {
         let mount_from = self.elsewhere.get(&digest).map(String::as_str);
         let pushed = self.repository.push_blob(&UploadBlob { digest, size, open: &open, mount_from });
         let pushed = pushed.map_err(TransportError::pushing)?;
-        if pushed != Pushed::Uploaded {
+        if pushed != PushOutcome::Uploaded {
             moved.fetch_add(size, Ordering::Relaxed);
         }
         Ok(match pushed {
-            Pushed::Uploaded => BlobOrigin::Source,
-            Pushed::There => BlobOrigin::Sink,
-            Pushed::Mounted => BlobOrigin::OtherRepository,
+            PushOutcome::Uploaded => BlobOrigin::Source,
+            PushOutcome::AlreadyPresent => BlobOrigin::Sink,
+            PushOutcome::Mounted => BlobOrigin::OtherRepository,
         })
     }
 

@@ -19,7 +19,7 @@ use crate::archive::{ArchiveFormat, ArchiveWriter};
 use crate::blobs::{BlobInfo, BlobSink, BlobSource, Document};
 use crate::destination::write_destination;
 use crate::destination_full::WriteError;
-use crate::documents::{Saved, extended_index, platform_index};
+use crate::documents::{NamedArtifact, extended_index, platform_index};
 use crate::error::{Result, TransportError};
 use crate::layout::{LayoutWriter, digest_in};
 use crate::load::named::clean;
@@ -35,7 +35,7 @@ use crate::load::named::clean;
 /// cannot be written.
 pub fn save_to(
     store: &Store,
-    images: &[Saved],
+    images: &[NamedArtifact],
     known: &BTreeSet<BlobDigest>,
     format: ArchiveFormat,
     dest: &Destination,
@@ -58,7 +58,7 @@ pub fn save_to(
 /// be written.
 pub fn save_directory(
     store: &Store,
-    images: &[Saved],
+    images: &[NamedArtifact],
     known: &BTreeSet<BlobDigest>,
     dest: &Directory,
     moved: &Arc<AtomicU64>,
@@ -69,7 +69,7 @@ pub fn save_directory(
 
 fn write_layout(
     source: &dyn BlobSource,
-    images: &[Saved],
+    images: &[NamedArtifact],
     known: &BTreeSet<BlobDigest>,
     dest: &Directory,
     moved: &Arc<AtomicU64>,
@@ -84,7 +84,7 @@ fn write_layout(
 /// # Errors
 ///
 /// Fails if the store lacks a blob.
-pub fn save_size(store: &Store, images: &[Saved], known: &BTreeSet<BlobDigest>) -> Result<u64> {
+pub fn save_size(store: &Store, images: &[NamedArtifact], known: &BTreeSet<BlobDigest>) -> Result<u64> {
     let blobs = blobs_of(images, known)?;
     let stored = blobs.iter().filter(|(_, blob)| matches!(blob, BlobContent::Stored(_)));
     stored.map(|(digest, _)| Ok(store.blobs().blob_size(digest)?)).sum()
@@ -130,7 +130,7 @@ pub fn layer_pairs<'a>(layers: impl Iterator<Item = &'a (Descriptor, DiffId)>) -
 /// # Errors
 ///
 /// Fails if a layer has another one, or cannot be read.
-pub fn check_layers(store: &Store, images: &[Saved], known: &BTreeSet<BlobDigest>) -> Result<()> {
+pub fn check_layers(store: &Store, images: &[NamedArtifact], known: &BTreeSet<BlobDigest>) -> Result<()> {
     let mut layers = BTreeSet::new();
     for image in images.iter().flat_map(|saved| &saved.images) {
         for (digest, diff_id) in layer_pairs(image.layers()?.iter())? {
@@ -149,7 +149,7 @@ enum BlobContent {
     Made(Document),
 }
 
-fn blobs_of(images: &[Saved], known: &BTreeSet<BlobDigest>) -> Result<BTreeMap<BlobDigest, BlobContent>> {
+fn blobs_of(images: &[NamedArtifact], known: &BTreeSet<BlobDigest>) -> Result<BTreeMap<BlobDigest, BlobContent>> {
     let mut blobs = BTreeMap::new();
     for saved in images {
         for image in &saved.images {
@@ -178,7 +178,7 @@ fn blobs_of(images: &[Saved], known: &BTreeSet<BlobDigest>) -> Result<BTreeMap<B
 pub fn copy_images(
     source: &dyn BlobSource,
     sink: &dyn BlobSink,
-    images: &[Saved],
+    images: &[NamedArtifact],
     known: &BTreeSet<BlobDigest>,
     moved: &Arc<AtomicU64>,
 ) -> Result<()> {

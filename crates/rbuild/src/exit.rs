@@ -254,7 +254,7 @@ mod tests {
         let io = |errno: nix::errno::Errno| io::Error::from_raw_os_error(errno as i32);
         let kernel = |errno| rbuild_linux::Error::new("openat", Path::new("/d/f"), io(errno));
         let archive =
-            LayerError::Limit { problem: "the archive has more than 10 entries".into(), name: Some("entries") };
+            LayerError::LimitExceeded { problem: "the archive has more than 10 entries".into(), name: Some("entries") };
         let causes: [Box<dyn Error>; 9] = [
             Box::new(io(nix::errno::Errno::ENOSPC)),
             Box::new(io(nix::errno::Errno::EMFILE)),

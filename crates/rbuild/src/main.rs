@@ -60,7 +60,7 @@ fn run(argv: Vec<OsString>) -> u8 {
         Ok(cli) => cli,
         Err(e) => return Failure::usage(e.to_string()).masked(&secrets_of_line(&argv)).report(),
     };
-    if let Err(failure) = withheld::set_aside(&cli, &argv) {
+    if let Err(failure) = withheld::hide(&cli, &argv) {
         return failure.masked(&secrets_of_line(&argv)).report();
     }
     match (run_cli(cli), terminal::lost_output()) {

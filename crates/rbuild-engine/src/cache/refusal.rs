@@ -57,7 +57,7 @@ pub(crate) fn is_cleared(prepared: &Prepared, request: &BuildRequest, store: &St
         return Ok(false);
     }
     for id in prepared.graph.chain(prepared.graph.target) {
-        if let Some(tree) = prepared.vertices[id].state.noted()
+        if let Some(tree) = prepared.vertices[id].state.tree_of_notes()
             && !store.secrets().verdict(tree)?.is_some_and(|verdict| verdict.clears(&prepared.secret_hashes))
         {
             return Ok(false);

@@ -155,7 +155,7 @@ pub(crate) fn not_packed(env: &StepEnv<'_>, tree: &TreeId, error: StoreError) ->
     }
     let made_it = |id: &VertexId| env.done(*id).tree.as_ref() == Some(tree);
     match (error, env.chain().find(made_it)) {
-        (error @ StoreError::Layer(LayerError::Deletion(_)), Some(id)) => env.failure(id, error, Vec::new()),
+        (error @ StoreError::Layer(LayerError::WhiteoutName(_)), Some(id)) => env.failure(id, error, Vec::new()),
         (error, Some(id)) if error.is_disk_full() => no_space(env, id, error),
         (error, _) => error.into(),
     }

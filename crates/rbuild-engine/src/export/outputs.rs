@@ -6,18 +6,20 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use rbuild_image::{ManifestDigest, Reference};
-use rbuild_layer::{Deletions, Times, TreePacker};
+use rbuild_layer::{Times, TreePacker, WhiteoutEncoding};
 use rbuild_linux::{Destination, Directory, RootDir};
 use rbuild_sandbox::Cancel;
 use rbuild_store::{Image, MergedTree, Staging, Store, Workspace};
-use rbuild_transport::{Saved, WriteError, index_of_images, preferred, save_directory, save_to, write_destination};
+use rbuild_transport::{
+    NamedArtifact, WriteError, index_of_images, preferred, save_directory, save_to, write_destination,
+};
 
 use crate::error::{BuildError, Result};
 use crate::error_context::ErrorContext;
 use crate::event::BuildPhase;
 use crate::events::Events;
 use crate::export::local;
-use crate::exports::{Export, Finished, FinishedImage, FinishedIndex, ImageForm, Requirements};
+use crate::exports::{BuildReport, Export, FinishedImage, FinishedIndex, ImageForm, Requirements};
 use crate::request::BuildRequest;
 
 /// The files of the result for one platform, as `F`.
@@ -53,7 +55,7 @@ pub(crate) fn directory(to: &Directory, delete: bool, views: &[View<MergedTree>]
 pub(crate) fn tar(to: &Destination, views: &[View<RootDir>]) -> Result<()> {
     write_destination(to, |out| {
         let failed = || BuildError::layer(ErrorContext::OutputTar);
-        let mut tar = TreePacker::new(Deletions::None, out);
+        let mut tar = TreePacker::new(WhiteoutEncoding::Literal, out);
         for view in views {
             let times = view.epoch.map_or(Times::AsIs, Times::Always);
             tar.pack(&view.files, &view.folder, times).map_err(failed())?;
@@ -80,7 +82,7 @@ fn tag_all(store: &Store, images: &[Image], tags: &[Reference]) -> Result<Option
             let staging = Staging::open(store, &work)?;
             let (digest, size) = staging.put_bytes(&index_of_images(several)?)?;
             let digest = digest.of_manifest();
-            staging.keep("index", &[digest], &named(digest))?;
+            staging.publish("index", &[digest], &named(digest))?;
             Ok(Some(FinishedIndex { digest, size }))
         }
     }
@@ -95,13 +97,13 @@ pub(crate) fn publish(
     store: &Store,
     platforms: &[Vec<(ImageForm, ManifestDigest)>],
     events: &Events,
-) -> Result<Finished> {
+) -> Result<BuildReport> {
     let mut firsts = Vec::new();
     for manifests in platforms {
         firsts.extend(manifests.first().map(|(_, manifest)| store.images().image(manifest)).transpose()?);
     }
     let chosen = preferred(firsts.iter().map(|image| image.config.platform()));
-    let Some(image) = firsts.get(chosen) else { return Ok(Finished::default()) };
+    let Some(image) = firsts.get(chosen) else { return Ok(BuildReport::default()) };
     for export in request.exports.iter().filter(|export| !required.is_direct(export)) {
         let (Export::Archive { form, .. } | Export::Layout { form, .. }) = export else { continue };
         let started = Instant::now();
@@ -112,7 +114,7 @@ pub(crate) fn publish(
             images.push(store.images().image(manifest)?);
         }
         let moved = Arc::default();
-        let entries = [Saved { images, names: request.tags.clone() }];
+        let entries = [NamedArtifact { images, names: request.tags.clone() }];
         match export {
             Export::Layout { to, .. } => save_directory(store, &entries, &BTreeSet::new(), to, &moved)?,
             Export::Archive { format, to, .. } => {
@@ -125,5 +127,5 @@ pub(crate) fn publish(
     // Names are set last, so a failed build sets none.
     let index = tag_all(store, &firsts, &request.tags)?;
     let platforms = firsts.iter().map(|image| image.manifest_digest).collect();
-    Ok(Finished { image: Some(FinishedImage::stored(image)), platforms, index })
+    Ok(BuildReport { image: Some(FinishedImage::stored(image)), platforms, index })
 }

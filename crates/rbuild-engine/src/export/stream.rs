@@ -8,7 +8,7 @@ use std::time::Instant;
 use rbuild_linux::{Destination, Directory};
 use rbuild_store::{PackedLayer, TreeId};
 use rbuild_transport::{
-    ArchiveFormat, ArchiveWriter, LayoutWriter, Saved, WriteError, check_layers, copy_images, save_directory,
+    ArchiveFormat, ArchiveWriter, LayoutWriter, NamedArtifact, WriteError, check_layers, copy_images, save_directory,
 };
 
 use crate::destination::begin;
@@ -73,7 +73,7 @@ fn pack(env: &StepEnv<'_>, form: &ImageForm, tree: &TreeId, out: impl std::io::W
     packed.map_err(|e| image::not_packed(env, tree, e))
 }
 
-fn saved(env: &StepEnv<'_>, form: &ImageForm, packed: &[PackedLayer]) -> Result<Saved> {
+fn saved(env: &StepEnv<'_>, form: &ImageForm, packed: &[PackedLayer]) -> Result<NamedArtifact> {
     let manifest = image::documents(env, form, packed)?;
-    Ok(Saved { images: vec![env.store.images().image(&manifest)?], names: Vec::new() })
+    Ok(NamedArtifact { images: vec![env.store.images().image(&manifest)?], names: Vec::new() })
 }

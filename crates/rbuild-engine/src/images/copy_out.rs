@@ -4,7 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use rbuild_layer::{Deletions, Times, TreePacker};
+use rbuild_layer::{Times, TreePacker, WhiteoutEncoding};
 use rbuild_linux::{Destination, Directory, FileKind, RootDir, Stat, copy_contents, copy_file, quoted, set_file_time};
 use rbuild_remedy::{FileRemedy, ImageRemedy, Remedy};
 use rbuild_sandbox::Builder;
@@ -72,12 +72,12 @@ pub fn copy_out(
         Ok(stat) => stat,
         Err(e) if e.is_not_found() => {
             let close = close_path(&view, &wanted);
-            return Err(NotCopied::Missing { path, close }.into());
+            return Err(CopyOutError::Missing { path, close }.into());
         }
         Err(e) => return Err(fail()(e)),
     };
     if path.ends_with('/') && stat.kind != FileKind::Dir {
-        return Err(NotCopied::NotDirectory(path).into());
+        return Err(CopyOutError::NotDirectory(path).into());
     }
     // The target of a symbolic link is copied under the link's name.
     let name = asked.file_name().or(wanted.file_name()).unwrap_or_default().to_os_string();
@@ -112,7 +112,7 @@ impl CopiedEntry<'_> {
     /// Writes the entry as a tar archive: under its own name, with all its contents.
     fn tar(&self, dest: &Destination) -> Result<()> {
         write_destination(dest, |out| {
-            let mut tar = TreePacker::new(Deletions::None, out);
+            let mut tar = TreePacker::new(WhiteoutEncoding::Literal, out);
             let (dir, name) = self.view.parent(&self.path).map_err(BuildError::kernel(ErrorContext::ImageFiles))?;
             let packed = if self.contents_only || name.is_empty() {
                 let dir = self.view.sub(&self.path).map_err(BuildError::kernel(ErrorContext::ImageFiles))?;
@@ -133,19 +133,19 @@ impl CopiedEntry<'_> {
         }
         let shown = dir.label().join(&self.name);
         if matches!(dir.stat_follow(&self.name), Ok(there) if there.kind != FileKind::Dir) {
-            return Err(NotCopied::OverFile(&shown).into());
+            return Err(CopyOutError::OverFile(&shown).into());
         }
         self.merge(&dir.create_dir_all(&self.name, 0o755, None, |_| ()).map_err(writing(&shown))?)
     }
 
     fn copy_over(&self, dest: &Destination) -> Result<CopiedTo> {
         match (self.stat.kind, dest.place()) {
-            (FileKind::Dir, _) => Err(NotCopied::OverFile(&dest.path()).into()),
+            (FileKind::Dir, _) => Err(CopyOutError::OverFile(&dest.path()).into()),
             (FileKind::Symlink, Some((dir, rest))) => {
                 let (dir, name) = dir.parent(rest).map_err(writing(&dest.path()))?;
                 self.put(&dir, &name).map(|()| CopiedTo::Place)
             }
-            (FileKind::Symlink, None) => Err(NotCopied::NotReplaced(&dest.path()).into()),
+            (FileKind::Symlink, None) => Err(CopyOutError::NotReplaced(&dest.path()).into()),
             _ => self.write(dest).map(|()| CopiedTo::File),
         }
     }
@@ -158,7 +158,7 @@ impl CopiedEntry<'_> {
             return self.merge(&dir).map(|()| CopiedTo::Place);
         }
         match file {
-            None => Err(NotCopied::NoDirectory(&shown).into()),
+            None => Err(CopyOutError::NoDirectory(&shown).into()),
             Some(_) if self.stat.kind == FileKind::Symlink => {
                 self.put(base, rest.as_os_str()).map(|()| CopiedTo::Place)
             }
@@ -173,7 +173,7 @@ impl CopiedEntry<'_> {
     fn open(&self) -> Result<File> {
         let fail = || BuildError::kernel(ErrorContext::ImageFiles);
         if self.stat.kind != FileKind::File {
-            return Err(NotCopied::Special(&self.path).into());
+            return Err(CopyOutError::Special(&self.path).into());
         }
         let (dir, name) = self.view.parent(&self.path).map_err(fail())?;
         dir.open_name(&name).map_err(fail())
@@ -196,16 +196,16 @@ impl CopiedEntry<'_> {
         let shown = dir.label().join(name);
         let there = dir.stat_name(name).ok().map(|stat| stat.kind);
         match (self.stat.kind, there) {
-            (_, Some(FileKind::Dir)) => Err(NotCopied::OverDirectory(&shown).into()),
+            (_, Some(FileKind::Dir)) => Err(CopyOutError::OverDirectory(&shown).into()),
             (FileKind::Symlink, None | Some(FileKind::File | FileKind::Symlink)) => {
                 let fail = || BuildError::kernel(ErrorContext::ImageFiles);
                 let (from, from_name) = self.view.parent(&self.path).map_err(fail())?;
                 let target = from.read_link(&from_name).map_err(fail())?;
                 local::replace(dir, &shown, name, |dir, temp| dir.create_symlink(&target, temp))
             }
-            (FileKind::Symlink, Some(_)) => Err(NotCopied::NotReplaced(&shown).into()),
+            (FileKind::Symlink, Some(_)) => Err(CopyOutError::NotReplaced(&shown).into()),
             (_, Some(FileKind::CharDevice | FileKind::BlockDevice | FileKind::Fifo | FileKind::Socket)) => {
-                Err(NotCopied::NotReplaced(&shown).into())
+                Err(CopyOutError::NotReplaced(&shown).into())
             }
             (_, None | Some(FileKind::File | FileKind::Symlink)) => {
                 let from = self.open()?;
@@ -225,7 +225,7 @@ impl CopiedEntry<'_> {
 /// The reason why an entry cannot be copied to its destination. Paths are on this machine, unless
 /// stated otherwise.
 #[derive(Debug, Clone)]
-enum NotCopied<'a> {
+enum CopyOutError<'a> {
     /// The image has no file of that path, but perhaps one of a similar path.
     Missing {
         path: &'a str,
@@ -241,26 +241,28 @@ enum NotCopied<'a> {
     NotReplaced(&'a Path),
 }
 
-impl From<NotCopied<'_>> for BuildError {
-    fn from(reason: NotCopied<'_>) -> BuildError {
+impl From<CopyOutError<'_>> for BuildError {
+    fn from(reason: CopyOutError<'_>) -> BuildError {
         let message = match &reason {
-            NotCopied::Missing { path, .. } => format!("`{path}` does not exist in the image"),
-            NotCopied::NotDirectory(path) => format!("`{path}` is not a directory in the image"),
-            NotCopied::Special(path) => {
+            CopyOutError::Missing { path, .. } => format!("`{path}` does not exist in the image"),
+            CopyOutError::NotDirectory(path) => format!("`{path}` is not a directory in the image"),
+            CopyOutError::Special(path) => {
                 format!("{} is neither a file, a directory nor a symbolic link", quoted(path))
             }
-            NotCopied::NoDirectory(path) => format!("the directory {} does not exist", quoted(path)),
-            NotCopied::OverDirectory(path) => format!("{} is a directory, and a file in the image", quoted(path)),
-            NotCopied::OverFile(path) => format!("{} is a file, and a directory in the image", quoted(path)),
-            NotCopied::NotReplaced(path) => format!("{} is not a regular file and will not be replaced", quoted(path)),
+            CopyOutError::NoDirectory(path) => format!("the directory {} does not exist", quoted(path)),
+            CopyOutError::OverDirectory(path) => format!("{} is a directory, and a file in the image", quoted(path)),
+            CopyOutError::OverFile(path) => format!("{} is a file, and a directory in the image", quoted(path)),
+            CopyOutError::NotReplaced(path) => {
+                format!("{} is not a regular file and will not be replaced", quoted(path))
+            }
         };
         let help = match reason {
-            NotCopied::Missing { close: Some(close), .. } => Some(Remedy::did_you_mean(close)),
-            NotCopied::Missing { close: None, .. } => Some(Remedy::Image(ImageRemedy::ListFiles)),
-            NotCopied::NotDirectory(_) | NotCopied::Special(_) => None,
-            NotCopied::NoDirectory(_) => Some(FileRemedy::CreateDirectory.into()),
-            NotCopied::OverDirectory(_) | NotCopied::NotReplaced(_) => Some(FileRemedy::OtherDestination.into()),
-            NotCopied::OverFile(_) => Some(FileRemedy::PassDirectory.into()),
+            CopyOutError::Missing { close: Some(close), .. } => Some(Remedy::did_you_mean(close)),
+            CopyOutError::Missing { close: None, .. } => Some(Remedy::Image(ImageRemedy::ListFiles)),
+            CopyOutError::NotDirectory(_) | CopyOutError::Special(_) => None,
+            CopyOutError::NoDirectory(_) => Some(FileRemedy::CreateDirectory.into()),
+            CopyOutError::OverDirectory(_) | CopyOutError::NotReplaced(_) => Some(FileRemedy::PassSpecialFile.into()),
+            CopyOutError::OverFile(_) => Some(FileRemedy::PassDirectory.into()),
         };
         BuildError::Other { message, help }
     }
@@ -276,21 +278,28 @@ mod tests {
     fn messages_are_as_recorded() {
         let path = Path::new("out/a");
         let reasons = [
-            NotCopied::Missing { path: "/etc/nosuch", close: None },
-            NotCopied::Missing { path: "/etc/pasword", close: Some("/etc/passwd".into()) },
-            NotCopied::NotDirectory("/etc/passwd/"),
-            NotCopied::Special(Path::new("/dev/null")),
-            NotCopied::NoDirectory(path),
-            NotCopied::OverDirectory(path),
-            NotCopied::OverFile(path),
-            NotCopied::NotReplaced(path),
+            CopyOutError::Missing { path: "/etc/nosuch", close: None },
+            CopyOutError::Missing { path: "/etc/pasword", close: Some("/etc/passwd".into()) },
+            CopyOutError::NotDirectory("/etc/passwd/"),
+            CopyOutError::Special(Path::new("/dev/null")),
+            CopyOutError::NoDirectory(path),
+            CopyOutError::OverDirectory(path),
+            CopyOutError::OverFile(path),
+            CopyOutError::NotReplaced(path),
         ];
-        let variants =
-            variants!(NotCopied { Missing, NotDirectory, Special, NoDirectory, OverDirectory, OverFile, NotReplaced });
-        let words = |reason: &NotCopied<'_>| {
+        let variants = variants!(CopyOutError {
+            Missing,
+            NotDirectory,
+            Special,
+            NoDirectory,
+            OverDirectory,
+            OverFile,
+            NotReplaced
+        });
+        let words = |reason: &CopyOutError<'_>| {
             let e = BuildError::from(reason.clone());
             format!("{e}\n  remedy: {:?}", e.help())
         };
-        assert_recorded!("NotCopied", variants.words(&reasons, words));
+        assert_recorded!("CopyOutError", variants.words(&reasons, words));
     }
 }

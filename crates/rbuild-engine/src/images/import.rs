@@ -5,7 +5,7 @@ use std::io::Read;
 use rbuild_image::{DEFAULT_PATH, History, ImageConfig, ImageId, MediaType, Platform, Reference, descriptor};
 use rbuild_remedy::{FileRemedy, ImageRemedy, Remedy, Warning};
 use rbuild_store::{Staging, Store, Workspace};
-use rbuild_transport::{Incoming, put_layer};
+use rbuild_transport::{WithWarnings, put_layer};
 
 use crate::error::Result;
 use crate::export::image::time;
@@ -25,7 +25,7 @@ pub struct Import<'a> {
 
 /// Stores the archive as a layer, unchanged if layers may have its compression, and creates an
 /// image with this layer.
-pub fn import(store: &Store, source: impl Read + Send, import: &Import<'_>) -> Result<Incoming<ImageId>> {
+pub fn import(store: &Store, source: impl Read + Send, import: &Import<'_>) -> Result<WithWarnings<ImageId>> {
     let work = Workspace::open(store)?;
     let archive = format!("the archive `{}`", import.from);
     let staging = Staging::open(store, &work)?;
@@ -47,7 +47,7 @@ pub fn import(store: &Store, source: impl Read + Send, import: &Import<'_>) -> R
         vec![descriptor(layer.media_type, &layer.digest, layer.size)],
     );
     let manifest = staging.put_document(&manifest)?.0.of_manifest();
-    staging.keep("import", &[manifest], &[(manifest, import.name.cloned())])?;
+    staging.publish("import", &[manifest], &[(manifest, import.name.cloned())])?;
     let warning = layer.is_image_archive.then(|| Warning {
         text: format!("{archive} is an image archive, but was imported as a plain root file system"),
         help: Some(Remedy::Image(ImageRemedy::LoadArchive)),
@@ -56,5 +56,5 @@ pub fn import(store: &Store, source: impl Read + Send, import: &Import<'_>) -> R
         text: format!("{archive} contains `{name}`, which is a whiteout in an image"),
         help: Some(FileRemedy::RenameWhiteout.into()),
     });
-    Ok(Incoming { found: config_digest.of_config(), warnings: warning.into_iter().chain(deletes).collect() })
+    Ok(WithWarnings { found: config_digest.of_config(), warnings: warning.into_iter().chain(deletes).collect() })
 }

@@ -8,7 +8,7 @@ use rbuild_remedy::{BuildRemedy, CommandRemedy, Remedy};
 use rbuild_sandbox::{
     Builder, Cancel, CommandOutcome, Input, MountRequest, MountSource, RootFiles, RunRequest, run_attached,
 };
-use rbuild_store::{BuildId, Image, Snapshots, Store, TreeId, Workspace};
+use rbuild_store::{BuildId, Image, SnapshotBackend, Store, TreeId, Workspace};
 
 use crate::builder_paths::BindPoint;
 use crate::error::{BuildError, Result};
@@ -89,10 +89,15 @@ pub fn invoke(
 }
 
 /// Returns the files of the container, and the directory that receives new files.
-fn root_files(store: &Store, work: &Workspace, trees: &[TreeId], snapshots: Snapshots) -> Result<(RootFiles, RootDir)> {
+fn root_files(
+    store: &Store,
+    work: &Workspace,
+    trees: &[TreeId],
+    snapshots: SnapshotBackend,
+) -> Result<(RootFiles, RootDir)> {
     let (scratch, _) = work.new_dir()?;
     match snapshots {
-        Snapshots::Overlay => {
+        SnapshotBackend::Overlay => {
             let (upper, upper_dir) = work.new_dir()?;
             let mut lowers = store.trees().lower_dirs(work, trees)?;
             if lowers.is_empty() {
@@ -100,7 +105,7 @@ fn root_files(store: &Store, work: &Workspace, trees: &[TreeId], snapshots: Snap
             }
             Ok((RootFiles::Overlay { lowers, upper, scratch }, upper_dir))
         }
-        Snapshots::Copies => {
+        SnapshotBackend::Copies => {
             let (root, dir) = snapshots.merged(store, work, trees, rbuild_store::MergedFiles::Copied)?;
             Ok((RootFiles::Directory { root, scratch }, dir))
         }

@@ -13,15 +13,15 @@ use crate::ops::users::UnknownUser;
 
 /// A failed copy: the index of the source in the step, if one caused the failure, and the reason.
 #[derive(Debug, thiserror::Error)]
-#[error("{reason}")]
+#[error("{problem}")]
 pub struct CopyError {
     pub index: Option<usize>,
-    pub reason: Reason,
+    pub problem: CopyProblem,
 }
 
 /// The reason why a copy failed.
 #[derive(Debug, thiserror::Error)]
-pub enum Reason {
+pub enum CopyProblem {
     #[error(transparent)]
     Source(#[from] SourceError),
     #[error(transparent)]
@@ -65,18 +65,18 @@ impl PathConflict {
     /// sources is.
     pub fn remedy(&self) -> Option<FileRemedy> {
         match self {
-            PathConflict::NotADirectory(_) | PathConflict::SeveralOverFile(_) => Some(FileRemedy::AnotherDestination),
+            PathConflict::NotADirectory(_) | PathConflict::SeveralOverFile(_) => Some(FileRemedy::ChooseDestination),
             PathConflict::FileAndDirectory(_) => Some(FileRemedy::EndWithSlash),
             PathConflict::DirectoryOverFile(_) | PathConflict::FileOverDirectory(_) => None,
         }
     }
 }
 
-impl From<LayerError> for Reason {
-    fn from(e: LayerError) -> Reason {
+impl From<LayerError> for CopyProblem {
+    fn from(e: LayerError) -> CopyProblem {
         match e {
-            LayerError::Stopped => Reason::Stopped,
-            e => Reason::Layer(e),
+            LayerError::Stopped => CopyProblem::Stopped,
+            e => CopyProblem::Layer(e),
         }
     }
 }
@@ -92,17 +92,17 @@ mod tests {
         let kernel =
             rbuild_linux::Error::new("openat", std::path::Path::new("a"), std::io::Error::from_raw_os_error(13));
         let reasons = [
-            Reason::Source(SourceError::BadPattern("a[".into())),
-            Reason::Kernel(kernel),
-            Reason::Layer(LayerError::NotTar),
-            Reason::Store(StoreError::NoImage("demo:1".into())),
-            Reason::User(UnknownUser::User("web".into())),
-            Reason::Exclude(IgnoreError { line: 1, reason: "`!` without a pattern".into() }),
-            Reason::Build(Box::new(BuildError::other("a file of the plan was never downloaded"))),
-            Reason::Path(PathConflict::DirectoryOverFile("/srv".into())),
-            Reason::Stopped,
+            CopyProblem::Source(SourceError::BadPattern("a[".into())),
+            CopyProblem::Kernel(kernel),
+            CopyProblem::Layer(LayerError::NotTar),
+            CopyProblem::Store(StoreError::NoImage("demo:1".into())),
+            CopyProblem::User(UnknownUser::User("web".into())),
+            CopyProblem::Exclude(IgnoreError { line: 1, reason: "`!` without a pattern".into() }),
+            CopyProblem::Build(Box::new(BuildError::other("a file of the plan was never downloaded"))),
+            CopyProblem::Path(PathConflict::DirectoryOverFile("/srv".into())),
+            CopyProblem::Stopped,
         ];
-        let variants = variants!(Reason { Source, Kernel, Layer, Store, User, Exclude, Build, Path, Stopped });
+        let variants = variants!(CopyProblem { Source, Kernel, Layer, Store, User, Exclude, Build, Path, Stopped });
         assert_recorded!("CopyError", variants.table(&reasons, |e| e, no_remedy));
         let conflicts = [
             PathConflict::NotADirectory("/srv".into()),

@@ -7,20 +7,20 @@ use rbuild_linux::{FileStamp, RootDir, Stat, copy_file_while};
 use rbuild_sandbox::Cancel;
 use rbuild_source::SourceError;
 
-use crate::ops::copy_error::Reason;
+use crate::ops::copy_error::CopyProblem;
 
-/// Copies the contents of a file. Returns [`Reason::Stopped`] if the build is canceled during the
-/// copy.
-pub(crate) fn copy_file(from: &File, stat: &Stat, to: &File, cancel: &Cancel) -> Result<(), Reason> {
+/// Copies the contents of a file. Returns [`CopyProblem::Stopped`] if the build is canceled during
+/// the copy.
+pub(crate) fn copy_file(from: &File, stat: &Stat, to: &File, cancel: &Cancel) -> Result<(), CopyProblem> {
     match copy_file_while(from, stat, to, &|| !cancel.is_canceled())? {
         Some(_) => Ok(()),
-        None => Err(Reason::Stopped),
+        None => Err(CopyProblem::Stopped),
     }
 }
 
 /// Fails if a file has changed since it was selected: the key was computed from its former
 /// contents.
-pub(crate) fn unchanged(dir: &RootDir, name: &OsStr, was: &Stat) -> Result<(), Reason> {
+pub(crate) fn unchanged(dir: &RootDir, name: &OsStr, was: &Stat) -> Result<(), CopyProblem> {
     match dir.stat_name(name) {
         Ok(now) if FileStamp::of(was).is_unchanged(&FileStamp::of(&now)) => Ok(()),
         _ => Err(SourceError::Changed(dir.label().join(name)).into()),

@@ -8,7 +8,7 @@ use rbuild_linux::RootDir;
 use rbuild_plan::{CopyStep, VertexId};
 use rbuild_remedy::{Remedy, sentence};
 use rbuild_source::{Changes, Listing, Selection, SourceError, SourceTree};
-use rbuild_store::{LISTING, StoreError, TreeId, Working};
+use rbuild_store::{LISTING, StoreError, TreeId, WorkingTree};
 
 use crate::cache::key::{self, StageFiles, bad_exclusion, source_error};
 use crate::env::StepEnv;
@@ -16,7 +16,7 @@ use crate::error::{BuildError, Result};
 use crate::error_context::ErrorContext;
 use crate::exports::Squash;
 use crate::ops::copy::{CopySettings, SelectedFiles, StoredDownloads, copy};
-use crate::ops::copy_error::{CopyError, PathConflict, Reason};
+use crate::ops::copy_error::{CopyError, CopyProblem, PathConflict};
 use crate::ops::copy_warnings::CopyWarnings;
 use crate::ops::incremental_copy::IncrementalCopy;
 use crate::ops::step_error::{Attempt, StepError};
@@ -94,18 +94,18 @@ impl Deferred<'_> {
         &self,
         incremental: &mut IncrementalCopy,
         earlier: Option<&TreeId>,
-        working: Working,
+        working: WorkingTree,
         upper: &Path,
     ) -> Attempt<()> {
         let Deferred { env, id, step, source, dir } = *self;
-        let general = |reason| copy_error(env, id, step, CopyError { index: None, reason });
+        let general = |problem| copy_error(env, id, step, CopyError { index: None, problem });
         if let Some(form) = packed_form(env, id).filter(|_| incremental.has_later()) {
             working.finish(upper)?;
             let layer = earlier.map_or(Ok(None), |tree| env.store.layers().plain_layer(tree))?;
             return store_as_layer(env, id, dir, incremental.take_external(source, layer).map_err(general)?, form);
         }
         let fs = dir.sub("fs").map_err(BuildError::kernel(ErrorContext::StepDirectory))?;
-        let plan = match self.takes_changes(incremental)? {
+        let plan = match self.can_store_as_changes(incremental)? {
             true => incremental.plan_changes(&working.root, &fs, step.link).map_err(general)?,
             false => None,
         };
@@ -119,11 +119,11 @@ impl Deferred<'_> {
 
     /// Returns true if the copy may be stored as changes to the earlier one. The search for secrets
     /// requires a complete tree.
-    fn takes_changes(&self, incremental: &IncrementalCopy) -> Result<bool> {
+    fn can_store_as_changes(&self, incremental: &IncrementalCopy) -> Result<bool> {
         let Some(base) = incremental.base().filter(|_| incremental.has_later()) else { return Ok(false) };
         let request = self.env.request;
         let suits = request.secrets.is_empty() && !request.record_sizes && !self.step.unpack;
-        Ok(suits && self.env.store.changed_trees().takes_changes(base)?)
+        Ok(suits && self.env.store.changed_trees().can_store_as_changes(base)?)
     }
 }
 
@@ -157,7 +157,7 @@ fn store_as_layer(
     let stop = || env.cancel.is_canceled();
     env.store.lazy_trees().store_as_layer(&env.rootfs.work, dir, external, form, &stop).map_err(|e| match e {
         StoreError::Layer(LayerError::Changed(_)) => StepError::ContextChanged,
-        e @ StoreError::Layer(LayerError::Deletion(_)) => env.failure(id, e, Vec::new()).into(),
+        e @ StoreError::Layer(LayerError::WhiteoutName(_)) => env.failure(id, e, Vec::new()).into(),
         _ if env.cancel.is_canceled() => BuildError::Canceled.into(),
         e if e.is_disk_full() => no_space(env, id, e).into(),
         e => e.into(),
@@ -177,31 +177,31 @@ pub(crate) fn incremental_copy(env: &StepEnv<'_>, tree: &TreeId) -> Result<Incre
 }
 
 pub(crate) fn copy_error(env: &StepEnv<'_>, id: VertexId, step: &CopyStep, e: CopyError) -> StepError {
-    if let Reason::Source(SourceError::Changed(_)) = e.reason {
+    if let CopyProblem::Source(SourceError::Changed(_)) = e.problem {
         return StepError::ContextChanged;
     }
     let span = e.index.and_then(|i| step.sources.get(i)).map(|source| source.span);
-    StepError::Failed(match (e.reason, span) {
-        (Reason::Stopped, _) => BuildError::Canceled,
-        (Reason::Source(e), Some(span)) => source_error(e, span, step.from_name.as_deref()),
-        (Reason::Path(e), span) => path_conflict(env, id, e, span),
-        (Reason::Exclude(e), span) => {
+    StepError::Failed(match (e.problem, span) {
+        (CopyProblem::Stopped, _) => BuildError::Canceled,
+        (CopyProblem::Source(e), Some(span)) => source_error(e, span, step.from_name.as_deref()),
+        (CopyProblem::Path(e), span) => path_conflict(env, id, e, span),
+        (CopyProblem::Exclude(e), span) => {
             let span = span.unwrap_or(env.graph().vertices[id].span);
             BuildError::Unmet(vec![bad_exclusion(&e, span)])
         }
-        (Reason::Build(e), _) => *e,
-        (Reason::Layer(e), _) if e.is_disk_full() => no_space(env, id, env.store.trees().full(e)),
-        (Reason::Layer(e), Some(span)) => BuildError::Unmet(vec![not_unpacked(&e, span)]),
-        (Reason::Kernel(e), _) if e.is_disk_full() => no_space(env, id, env.store.trees().full(e)),
-        (Reason::Kernel(source), _) => {
+        (CopyProblem::Build(e), _) => *e,
+        (CopyProblem::Layer(e), _) if e.is_disk_full() => no_space(env, id, env.store.trees().full(e)),
+        (CopyProblem::Layer(e), Some(span)) => BuildError::Unmet(vec![not_unpacked(&e, span)]),
+        (CopyProblem::Kernel(e), _) if e.is_disk_full() => no_space(env, id, env.store.trees().full(e)),
+        (CopyProblem::Kernel(source), _) => {
             BuildError::Kernel { context: ErrorContext::CopyInto(&step.dest).into(), source }
         }
-        (Reason::Layer(source), None) => {
+        (CopyProblem::Layer(source), None) => {
             BuildError::Layer { context: ErrorContext::UnpackInto(&step.dest).into(), source }
         }
-        (Reason::Source(e), None) => env.failure(id, e, Vec::new()),
-        (Reason::Store(e), _) => e.into(),
-        (Reason::User(e), _) => unknown_user(env, id, e),
+        (CopyProblem::Source(e), None) => env.failure(id, e, Vec::new()),
+        (CopyProblem::Store(e), _) => e.into(),
+        (CopyProblem::User(e), _) => unknown_user(env, id, e),
     })
 }
 

@@ -12,10 +12,10 @@ const SHORTEST: usize = 4;
 /// they are long enough to be masked.
 #[derive(Debug, Clone, Default)]
 pub struct SecretValues {
-    values: Arc<Needles>,
+    values: Arc<SecretPatterns>,
     /// The forms in which a message may show the values: unchanged, their parts between control
     /// characters, and both with the escape sequences of quoted strings.
-    shown: Arc<Needles>,
+    shown: Arc<SecretPatterns>,
 }
 
 impl SecretValues {
@@ -27,7 +27,7 @@ impl SecretValues {
         let lines = trimmed.iter().flat_map(|value| value.split(|byte| *byte == b'\n')).map(<[u8]>::trim_ascii);
         let values = trimmed.iter().copied().chain(lines).map(<[u8]>::to_vec);
         let shown = trimmed.iter().flat_map(|value| shown_forms(value));
-        SecretValues { shown: Arc::new(Needles::of(shown)), values: Arc::new(Needles::of(values)) }
+        SecretValues { shown: Arc::new(SecretPatterns::of(shown)), values: Arc::new(SecretPatterns::of(values)) }
     }
 
     /// Returns a message with each value replaced by `****`. Messages may show a value in quotes,
@@ -36,7 +36,7 @@ impl SecretValues {
         if self.shown.is_empty() {
             return text;
         }
-        let whole = Held { bytes: text.into_bytes(), masked: 0 };
+        let whole = Unflushed { bytes: text.into_bytes(), masked: 0 };
         String::from_utf8_lossy(&replace(&self.shown, &whole, true).0).into_owned()
     }
 
@@ -53,20 +53,20 @@ impl SecretValues {
 
 /// Byte strings of at least [`SHORTEST`] bytes that are searched for together.
 #[derive(Debug, Default)]
-struct Needles {
+struct SecretPatterns {
     sorted: Vec<Vec<u8>>,
     /// First bytes of the strings.
     first: Vec<bool>,
 }
 
-impl Needles {
-    fn of(strings: impl Iterator<Item = Vec<u8>>) -> Needles {
+impl SecretPatterns {
+    fn of(strings: impl Iterator<Item = Vec<u8>>) -> SecretPatterns {
         let mut sorted: Vec<Vec<u8>> = strings.filter(|string| string.len() >= SHORTEST).collect();
         sorted.sort();
         sorted.dedup();
         let mut first = vec![false; 256];
         sorted.iter().for_each(|string| first[usize::from(string[0])] = true);
-        Needles { sorted, first }
+        SecretPatterns { sorted, first }
     }
 
     fn is_empty(&self) -> bool {
@@ -116,13 +116,13 @@ fn shown_forms(value: &[u8]) -> Vec<Vec<u8>> {
 
 /// Masks the values of secrets in two streams, even if a value is split between chunks.
 pub(crate) struct Mask {
-    values: Arc<Needles>,
-    held: [Held; 2],
+    values: Arc<SecretPatterns>,
+    held: [Unflushed; 2],
 }
 
 /// Text that is not masked yet.
 #[derive(Default)]
-struct Held {
+struct Unflushed {
     bytes: Vec<u8>,
     /// Number of leading bytes that belong to a value for which `****` has already been written.
     masked: usize,
@@ -157,8 +157,8 @@ impl Mask {
 /// Replaces every occurrence of a value by `****`. Overlapping occurrences are replaced together;
 /// otherwise, a part of the later one would remain. Also returns the tail that may be the beginning
 /// of a value, unless this is the last text.
-fn replace(values: &Needles, text: &Held, last: bool) -> (Vec<u8>, Held) {
-    let Held { bytes, masked } = text;
+fn replace(values: &SecretPatterns, text: &Unflushed, last: bool) -> (Vec<u8>, Unflushed) {
+    let Unflushed { bytes, masked } = text;
     let mut masked_to = *masked;
     let mut shown = Vec::with_capacity(bytes.len());
     for (at, byte) in bytes.iter().enumerate() {
@@ -167,7 +167,7 @@ fn replace(values: &Needles, text: &Held, last: bool) -> (Vec<u8>, Held) {
         if values.may_start(rest) {
             // A longer value may continue in the next chunk.
             if !last && values.continue_text(rest) {
-                return (shown, Held { bytes: rest.to_vec(), masked: masked_to.saturating_sub(at) });
+                return (shown, Unflushed { bytes: rest.to_vec(), masked: masked_to.saturating_sub(at) });
             }
             found = values.longest_prefix(rest);
         }
@@ -179,7 +179,7 @@ fn replace(values: &Needles, text: &Held, last: bool) -> (Vec<u8>, Held) {
         }
         masked_to = masked_to.max(at + found);
     }
-    (shown, Held::default())
+    (shown, Unflushed::default())
 }
 
 fn index(stream: Stream) -> usize {
@@ -243,7 +243,7 @@ mod tests {
     #[test]
     fn the_longest_of_many_values_is_found() {
         let strings = ["aaaa", "aaaab", "aaaabcd", "aaaabca", "bbbb", "abcd", "aaaabcdzz"];
-        let needles = Needles::of(strings.iter().chain(&["abc", ""]).map(|string| string.as_bytes().to_vec()));
+        let needles = SecretPatterns::of(strings.iter().chain(&["abc", ""]).map(|string| string.as_bytes().to_vec()));
         let mut texts = vec![String::new()];
         for _ in 0..7 {
             let longer = |text: &String| ["a", "b", "cd"].map(|more| format!("{text}{more}"));

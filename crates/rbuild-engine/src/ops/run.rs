@@ -14,7 +14,7 @@ use rbuild_sandbox::{
     remove_mount_points, restored_files,
 };
 use rbuild_source::Selection;
-use rbuild_store::{Baseline, Snapshots, TreeId, cut_links};
+use rbuild_store::{Baseline, SnapshotBackend, TreeId, cut_links};
 
 use crate::env::StepEnv;
 use crate::error::{BuildError, NotStarted, Result};
@@ -34,7 +34,7 @@ use crate::record::log_tail::LogTail;
 fn files(env: &StepEnv<'_>, trees: &[TreeId], path: &Path) -> Result<(RootFiles, Option<Baseline>)> {
     let (scratch, _) = env.rootfs.work.new_dir()?;
     let snapshots = env.rootfs.snapshots()?;
-    if snapshots == Snapshots::Overlay {
+    if snapshots == SnapshotBackend::Overlay {
         let lowers = env.store.trees().lower_dirs(&env.rootfs.work, trees)?;
         return Ok((RootFiles::Overlay { lowers, upper: path.join("fs"), scratch }, None));
     }

@@ -16,7 +16,7 @@ use rbuild_sandbox::{MountRequest, MountSource};
 use rbuild_source::{Changes, Listing, Owner, Selected, Selection, SelectionHash, SourceTree};
 use rbuild_store::{
     CacheId, CacheKey, CacheMount, CacheUse, CacheView, FILES, KeyInputs, KeyValue, LISTING, Lock, MergedFiles, Once,
-    Snapshots, Store, TreeId, Workspace,
+    SnapshotBackend, Store, TreeId, Workspace,
 };
 
 use crate::builder_paths::BindPoint;
@@ -246,7 +246,7 @@ fn stage_mount(env: &StepEnv<'_>, from: VertexId, source: &str, access: TreeAcce
 
 fn trees_mount(env: &StepEnv<'_>, trees: &[TreeId], path: PathBuf, access: TreeAccess) -> Result<MountSource> {
     let snapshots = env.rootfs.snapshots()?;
-    if snapshots == Snapshots::Overlay {
+    if snapshots == SnapshotBackend::Overlay {
         let lowers = env.store.trees().lower_dirs(&env.rootfs.work, trees)?;
         return Ok(MountSource::Trees { lowers, path });
     }
@@ -339,7 +339,7 @@ fn fill_part(
     copy(&copied, Some(files), &root, copy_settings(env), Some(incremental)).map_err(fail)?;
     incremental
         .finish(None, tree.root, &root, &env.cancel)
-        .map_err(|reason| fail(CopyError { index: None, reason }))?;
+        .map_err(|problem| fail(CopyError { index: None, problem }))?;
     if selection.content.fingerprint != incremental.fingerprint {
         return Err(StepError::ContextChanged);
     }

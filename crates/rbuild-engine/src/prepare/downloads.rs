@@ -9,7 +9,7 @@ use rbuild_source::SelectionHash;
 use rbuild_store::{Download, Store};
 
 use crate::error::{BuildError, Result};
-use crate::prepare::online::{Online, reported};
+use crate::prepare::network_access::{NetworkAccess, reported};
 
 /// The downloaded files of a build.
 #[derive(Debug, Clone, Default)]
@@ -18,8 +18,8 @@ pub struct DownloadedFiles(HashMap<UrlSource, Download>);
 impl DownloadedFiles {
     /// Downloads the files that the steps need. Stored files with a known checksum are not
     /// requested again. All failures are reported together.
-    pub(crate) fn download(graph: &BuildGraph, store: &Store, online: &Online<'_>) -> Result<DownloadedFiles> {
-        let mut found = online.fetched.borrow_mut();
+    pub(crate) fn download(graph: &BuildGraph, store: &Store, network: &NetworkAccess<'_>) -> Result<DownloadedFiles> {
+        let mut found = network.fetched.borrow_mut();
         let mut wanted: Vec<&CopySource> = Vec::new();
         for (source, file) in sources(graph) {
             if found.contains_key(file) || wanted.iter().any(|known| known.download() == Some(file)) {
@@ -37,7 +37,7 @@ impl DownloadedFiles {
         if !wanted.is_empty() {
             let files: Vec<UrlSource> = wanted.iter().filter_map(|source| source.download().cloned()).collect();
             let mut failures = Vec::new();
-            for ((source, file), outcome) in wanted.iter().zip(&files).zip(online.fetch(&files)?) {
+            for ((source, file), outcome) in wanted.iter().zip(&files).zip(network.fetch(&files)?) {
                 match outcome {
                     Ok(download) => drop(found.insert(file.clone(), download)),
                     Err(failure) => failures.push(reported(source.span, failure, str::to_string)),

@@ -51,10 +51,10 @@ impl VertexState {
     }
 
     /// Returns the tree under which notes about a cached step are stored.
-    pub(crate) fn noted(&self) -> Option<&TreeId> {
+    pub(crate) fn tree_of_notes(&self) -> Option<&TreeId> {
         match self {
             VertexState::Hit(_, record) => Some(&record.tree),
-            VertexState::Foreign(_, record) => Some(record.noted()),
+            VertexState::Foreign(_, record) => Some(record.tree_of_notes()),
             VertexState::Source(_) | VertexState::Open => None,
         }
     }
@@ -167,9 +167,9 @@ impl Lookup<'_> {
     /// Looks up one step whose inputs have results.
     fn step(&self, id: VertexId, key: &CacheKey, unusable: &HashSet<ResultId>) -> Result<VertexState> {
         let step = &self.graph.vertices[id].step;
-        let may_take = |tree: &TreeId| may_take(self.secret_hashes, self.store, step, tree);
+        let may_use = |tree: &TreeId| may_use(self.secret_hashes, self.store, step, tree);
         if let Some(record) = self.store.records().record(key)? {
-            if !may_take(&record.tree)? {
+            if !may_use(&record.tree)? {
                 return Ok(missed(Some(key), Miss::Secret));
             }
             // When the step is solved, it uses the newer files instead of those of another mode.
@@ -182,7 +182,7 @@ impl Lookup<'_> {
         let Some(record) = self.foreign_record(key, unusable)? else {
             return Ok(missed(Some(key), Miss::NoRecord));
         };
-        if !may_take(record.noted())? {
+        if !may_use(record.tree_of_notes())? {
             return Ok(missed(Some(key), Miss::Secret));
         }
         if self.is_superseded(step, &record)? {
@@ -300,9 +300,9 @@ impl Lookup<'_> {
 /// Returns true if a build with these secrets may reuse a cached result with that tree, regardless
 /// of `--allow secret-in-image`. Results of steps other than RUN depend only on their inputs, which
 /// have been checked themselves.
-pub(crate) fn may_take(secret_hashes: &[SecretHash], store: &Store, step: &Step, tree: &TreeId) -> Result<bool> {
+pub(crate) fn may_use(secret_hashes: &[SecretHash], store: &Store, step: &Step, tree: &TreeId) -> Result<bool> {
     let Step::Run(run) = step else { return Ok(true) };
-    Ok(store.secrets().may_take(tree, !run.secrets.is_empty(), secret_hashes)?)
+    Ok(store.secrets().may_use(tree, !run.secrets.is_empty(), secret_hashes)?)
 }
 
 /// Returns true if a command mounts files of stages, and may therefore be cached by their content.

@@ -9,7 +9,7 @@ use rbuild_remedy::{ImageRemedy, Remedy, ReportedError};
 use rbuild_store::{Image, Store, StoreError};
 
 use crate::error::{BuildError, Result};
-use crate::prepare::online::{ImageRequest, Online, reported};
+use crate::prepare::network_access::{ImageRequest, NetworkAccess, reported};
 
 /// Determines when registries are contacted for images.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -27,7 +27,7 @@ pub enum PullPolicy {
 pub(super) struct Resolver<'a> {
     store: &'a Store,
     policy: PullPolicy,
-    online: &'a Online<'a>,
+    network: &'a NetworkAccess<'a>,
     /// Images that were requested in this build.
     requested: HashSet<ImageRequest>,
 }
@@ -40,8 +40,8 @@ struct Candidate {
 }
 
 impl<'a> Resolver<'a> {
-    pub(super) fn new(store: &'a Store, policy: PullPolicy, online: &'a Online<'a>) -> Resolver<'a> {
-        Resolver { store, policy, online, requested: HashSet::new() }
+    pub(super) fn new(store: &'a Store, policy: PullPolicy, network: &'a NetworkAccess<'a>) -> Resolver<'a> {
+        Resolver { store, policy, network, requested: HashSet::new() }
     }
 
     /// Resolves the images that are needed. All missing ones are reported together.
@@ -53,14 +53,14 @@ impl<'a> Resolver<'a> {
         let mut failures: Vec<Option<ReportedError>> = vec![None; needs.len()];
         if !wanted.is_empty() {
             let list: Vec<ImageRequest> = wanted.iter().map(|(_, request)| request.clone()).collect();
-            for ((at, _), outcome) in wanted.iter().zip(self.online.pull(&list)?) {
+            for ((at, _), outcome) in wanted.iter().zip(self.network.pull(&list)?) {
                 failures[*at] = outcome.err();
             }
             self.requested.extend(list);
         }
         let (mut found, mut missing) = (Vec::new(), Vec::new());
         for (need, failure) in needs.into_iter().zip(failures) {
-            if let Some(image) = self.online.arriving(&need.key()) {
+            if let Some(image) = self.network.incoming(&need.key()) {
                 found.push((need, image));
                 continue;
             }
@@ -82,7 +82,7 @@ impl<'a> Resolver<'a> {
         let request = ImageRequest { name: name.clone(), platform: need.platform.clone() };
         let pulls = match self.policy {
             PullPolicy::Never => false,
-            _ if need.later_stage || self.online.arriving(&need.key()).is_some() => false,
+            _ if need.later_stage || self.network.incoming(&need.key()).is_some() => false,
             PullPolicy::Always => !self.requested.contains(&request),
             PullPolicy::Missing => !self.candidate(need)?.is_some_and(|candidate| candidate.fits),
         };

@@ -12,7 +12,7 @@ use crate::cache::explain;
 use crate::cache::miss::Miss;
 use crate::env::StepEnv;
 use crate::error::Result;
-use crate::prepare::lookup::may_take;
+use crate::prepare::lookup::may_use;
 use crate::solve::results::VertexResult;
 
 /// The records of a step under two keys: the definition key, and the key `shared` that is passed to
@@ -43,7 +43,7 @@ impl StepRecords<'_> {
             return Ok(false);
         }
         match self.env.store.records().latest_record(shared)? {
-            Some(record) if self.may_take(&record.tree)? => {
+            Some(record) if self.may_use(&record.tree)? => {
                 self.take(shared, record.tree, &record.result, record.created)
             }
             _ => Ok(false),
@@ -77,7 +77,7 @@ impl StepRecords<'_> {
             return Ok(false);
         }
         let Some(theirs) = env.store.records().foreign_record(shared)? else { return Ok(false) };
-        if !self.may_take(theirs.noted())? {
+        if !self.may_use(theirs.tree_of_notes())? {
             return Ok(false);
         }
         match env.store.lazy_trees().adopt(env.rootfs.session(), shared, &theirs)? {
@@ -134,7 +134,7 @@ impl StepRecords<'_> {
         if nearest == key {
             return match (store.records().record(key), store.records().foreign_record(key)) {
                 (Ok(Some(_)), _) => Miss::Secret,
-                (_, Ok(Some(theirs))) if !self.may_take(theirs.noted()).unwrap_or(true) => Miss::Secret,
+                (_, Ok(Some(theirs))) if !self.may_use(theirs.tree_of_notes()).unwrap_or(true) => Miss::Secret,
                 (_, Ok(Some(_))) => Miss::OtherOwners,
                 _ => Miss::Evicted,
             }
@@ -151,8 +151,8 @@ impl StepRecords<'_> {
 
     /// Returns true if the build may use that tree: it contains no secret that the build was not
     /// given.
-    fn may_take(&self, tree: &TreeId) -> Result<bool> {
-        may_take(&self.env.prepared.secret_hashes, self.env.store, &self.vertex().step, tree)
+    fn may_use(&self, tree: &TreeId) -> Result<bool> {
+        may_use(&self.env.prepared.secret_hashes, self.env.store, &self.vertex().step, tree)
     }
 
     /// Returns a digest that is unique to this execution. A build executes equal steps only once,

@@ -21,7 +21,7 @@ use crate::event::{BuildPhase, Event, StepOutcome};
 use crate::ops::copy_warnings::CopyWarnings;
 use crate::ops::step_error::{Attempt, StepError};
 use crate::ops::{copy_step, run, run_mounts, workdir};
-use crate::prepare::online::reported;
+use crate::prepare::network_access::reported;
 use crate::solve::records::StepRecords;
 
 /// Maximum number of times that the key of a step is computed because its context changes

@@ -229,10 +229,10 @@ fn damaged_archives_are_errors() {
     header.set_size(1 << 40);
     header.set_cksum();
     huge.extend_from_slice(header.as_bytes());
-    assert!(matches!(run(&huge).unwrap_err(), LayerError::Limit { .. }));
+    assert!(matches!(run(&huge).unwrap_err(), LayerError::LimitExceeded { .. }));
     assert!(run(b"this is no archive at all, just text").is_err());
     let deep = tar(&[file(&"d/".repeat(5000), "")]);
-    assert!(matches!(run(&deep).unwrap_err(), LayerError::Limit { .. }));
+    assert!(matches!(run(&deep).unwrap_err(), LayerError::LimitExceeded { .. }));
 }
 
 #[test]
@@ -437,7 +437,7 @@ fn invalid_ids_are_rejected() {
 /// The name is a whiteout in a layer, and an ordinary name in an archive of files.
 #[test]
 fn files_named_like_whiteouts_are_rejected_when_packing() {
-    use crate::{Deletions, TreePacker, pack_whole};
+    use crate::{TreePacker, WhiteoutEncoding, pack_whole};
     for path in [".wh.f", "d/.wh..wh..opq", ".wh.dir/in", "d/.wh."] {
         let t = Temp::new("called-deletion");
         std::fs::create_dir_all(t.path(path).parent().unwrap()).unwrap();
@@ -451,7 +451,7 @@ fn files_named_like_whiteouts_are_rejected_when_packing() {
             assert!(error.to_string().starts_with(&format!("`{shown}` cannot be in an image")), "{error}");
         }
         let mut files = Vec::new();
-        let mut packer = TreePacker::new(Deletions::None, &mut files);
+        let mut packer = TreePacker::new(WhiteoutEncoding::Literal, &mut files);
         packer.pack(&t.root(), Path::new(""), Times::AsIs).unwrap();
         packer.finish().unwrap();
     }

@@ -10,7 +10,7 @@ use crate::error::Result;
 use crate::idmap::unmapped;
 use crate::meta::{FileKind, UidGid};
 use crate::rootdir::dir::RootDir;
-use crate::rootdir::trail::Trail;
+use crate::rootdir::dir_stack::DirStack;
 
 impl RootDir {
     /// Removes the direct child `name` of any type, with everything below it. Succeeds if it does
@@ -42,20 +42,20 @@ impl RootDir {
             .map_err(|e| dir.err("openat", Path::new(name), e))?;
             Ok(dir.with_fd_and_place(fd, dir.label().join(name)))
         };
-        let mut trail = Trail::endless(self.try_clone()?);
+        let mut dirs = DirStack::endless(self.try_clone()?);
         let mut names = vec![name.to_os_string()];
-        trail.push(open(self, name)?)?;
+        dirs.push(open(self, name)?)?;
         while !names.is_empty() {
-            let dir = trail.last();
+            let dir = dirs.last();
             if let Some(name) = dir.empty_up_to_directory()? {
                 let below = open(dir, &name)?;
-                trail.push(below)?;
+                dirs.push(below)?;
                 names.push(name);
                 continue;
             }
             let Some(name) = names.pop() else { break };
-            trail.leave()?;
-            match trail.last().remove_dir(&name) {
+            dirs.leave()?;
+            match dirs.last().remove_dir(&name) {
                 Err(e) if !e.is_not_found() => return Err(e),
                 _ => {}
             }
@@ -66,26 +66,26 @@ impl RootDir {
     /// Returns true if this process may remove `name` and everything below it, as far as the owners
     /// and modes of directories indicate.
     pub fn is_removable(&self, name: &OsStr) -> Result<bool> {
-        let mut trail = Trail::endless(self.try_clone()?);
+        let mut dirs = DirStack::endless(self.try_clone()?);
         let mut todo = vec![vec![name.to_os_string()]];
         while let Some(names) = todo.last_mut() {
             let Some(name) = names.pop() else {
                 todo.pop();
-                trail.leave()?;
+                dirs.leave()?;
                 continue;
             };
-            let entries = match trail.last().sub(&name) {
+            let entries = match dirs.last().sub(&name) {
                 Ok(below) => {
-                    trail.push(below)?;
-                    trail.last().entries()
+                    dirs.push(below)?;
+                    dirs.last().entries()
                 }
                 // Not a directory, or removed meanwhile.
                 Err(e) if e.is_gone() => continue,
                 Err(e) => Err(e),
             };
             match entries {
-                Ok(entries) if entries.is_empty() || trail.last().may_remove_entries()? => {
-                    let dir = trail.last();
+                Ok(entries) if entries.is_empty() || dirs.last().may_remove_entries()? => {
+                    let dir = dirs.last();
                     let is_dir = |name: &OsStr| dir.stat_name(name).is_ok_and(|stat| stat.kind == FileKind::Dir);
                     let dirs = entries.into_iter().filter(|entry| match entry.kind {
                         Some(kind) => kind == FileKind::Dir,

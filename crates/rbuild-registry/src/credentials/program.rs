@@ -98,18 +98,18 @@ fn failed(program: &str, fault: HelperFault<'_>) -> ConfigError {
 /// A failure of a helper that was started.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 enum HelperFault<'a> {
-    /// Its own message.
+    /// The message of the helper.
     #[error("{0}")]
-    Own(&'a str),
-    #[error("it printed nothing")]
-    Silent,
-    #[error("its answer is invalid")]
+    Message(&'a str),
+    #[error("the helper printed nothing")]
+    NoOutput,
+    #[error("the answer is invalid")]
     InvalidAnswer,
-    #[error("its output is not UTF-8")]
+    #[error("the output is not UTF-8")]
     NotUtf8,
     #[error("no answer within {0} s")]
-    Late(u64),
-    #[error("the login cannot be passed to it")]
+    TimedOut(u64),
+    #[error("the login cannot be passed to the helper")]
     NotText,
 }
 
@@ -117,8 +117,8 @@ impl HelperFault<'_> {
     /// Returns the failure that a helper describes in its first line of output.
     fn of(output: &str) -> HelperFault<'_> {
         let line = output.lines().map(str::trim).find(|line| !line.is_empty());
-        line.map_or(HelperFault::Silent, |line| {
-            HelperFault::Own(line.char_indices().nth(200).map_or(line, |(end, _)| &line[..end]))
+        line.map_or(HelperFault::NoOutput, |line| {
+            HelperFault::Message(line.char_indices().nth(200).map_or(line, |(end, _)| &line[..end]))
         })
     }
 }
@@ -143,7 +143,7 @@ fn call(
         // A helper may answer without reading its input.
         let _ = stdin.write_all(input.as_bytes());
     }
-    let answer = Answered::of(child.stdout.take());
+    let answer = HelperOutput::of(child.stdout.take());
     let ok = end_of(program, &mut child)?;
     let bytes = answer.bytes();
     String::from_utf8(bytes).map(|text| (ok, text)).map_err(|_| failed(program, HelperFault::NotUtf8))
@@ -151,13 +151,13 @@ fn call(
 
 /// The output of a helper. It is complete when the helper has ended, not when its pipe is closed: a
 /// process that it left running, such as an agent, may keep the pipe open forever.
-struct Answered {
+struct HelperOutput {
     bytes: Arc<Mutex<Vec<u8>>>,
     closed: Receiver<()>,
 }
 
-impl Answered {
-    fn of(stdout: Option<ChildStdout>) -> Answered {
+impl HelperOutput {
+    fn of(stdout: Option<ChildStdout>) -> HelperOutput {
         let (sender, closed) = channel();
         let bytes: Arc<Mutex<Vec<u8>>> = Arc::default();
         let all = bytes.clone();
@@ -170,7 +170,7 @@ impl Answered {
         };
         // If the thread cannot be started, the answer is empty, which is an error.
         let _ = std::thread::Builder::new().spawn(read);
-        Answered { bytes, closed }
+        HelperOutput { bytes, closed }
     }
 
     /// Returns the output of a helper that has ended.
@@ -189,7 +189,7 @@ fn end_of(program: &str, child: &mut Child) -> Result<bool, ConfigError> {
             Ok(None) if start.elapsed() > LIMIT => {
                 let _ = child.kill();
                 let _ = child.wait();
-                return Err(failed(program, HelperFault::Late(LIMIT.as_secs())));
+                return Err(failed(program, HelperFault::TimedOut(LIMIT.as_secs())));
             }
             Ok(None) => std::thread::sleep(TICK),
             Err(source) => return Err(ConfigError::Run { program: program.to_string(), source }),
@@ -212,10 +212,10 @@ mod tests {
             HelperFault::of(" \n"),
             HelperFault::InvalidAnswer,
             HelperFault::NotUtf8,
-            HelperFault::Late(30),
+            HelperFault::TimedOut(30),
             HelperFault::NotText,
         ];
-        let variants = variants!(HelperFault { Own, Silent, InvalidAnswer, NotUtf8, Late, NotText });
+        let variants = variants!(HelperFault { Message, NoOutput, InvalidAnswer, NotUtf8, TimedOut, NotText });
         assert_recorded!("HelperFault", variants.table(&faults, |fault| fault, no_remedy));
     }
 }

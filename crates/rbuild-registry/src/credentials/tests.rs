@@ -316,7 +316,7 @@ fn failed_operations_on_files_keep_their_cause() {
 fn sources_of_logins_are_as_recorded() {
     let scene = Scene::new("places");
     let given = |registry: Option<&str>| CommandLineCredentials {
-        login: Some(OwnLogin {
+        login: Some(CommandLineLogin {
             registry: registry.map(str::to_string),
             user: "joe".into(),
             password: Secret::new("hunter2"),

@@ -36,16 +36,16 @@ impl FileSink for Kept {
     }
 }
 
-struct Answered {
+struct HelperOutput {
     answer: Result<FileAnswer, DownloadError>,
     kept: Kept,
 }
 
-fn get(scene: &Scene, url: &str, stored: Option<Validators>, login: Option<&str>) -> Answered {
+fn get(scene: &Scene, url: &str, stored: Option<Validators>, login: Option<&str>) -> HelperOutput {
     let url = SourceUrl::parse(url).unwrap();
     let mut kept = Kept::default();
     let request = FileRequest { url: &url, authorization: login.map(Secret::new), stored };
-    Answered { answer: scene.client.download(&request, &mut kept), kept }
+    HelperOutput { answer: scene.client.download(&request, &mut kept), kept }
 }
 
 fn bytes(length: usize) -> Vec<u8> {

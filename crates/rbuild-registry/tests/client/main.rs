@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use rbuild_image::Reference;
 use rbuild_registry::{
-    Client, CommandLineCredentials, Notice, Options, OwnLogin, ProcessEnvironment, RangePolicy, Repository,
+    Client, CommandLineCredentials, CommandLineLogin, Notice, Options, ProcessEnvironment, RangePolicy, Repository,
     RetryPolicy, Secret, TlsVerify,
 };
 
@@ -33,7 +33,7 @@ impl Scene {
     /// A scene with a login for this registry.
     fn with_login(name: &str, registry: &registry::Registry, user: &str, password: &str) -> Scene {
         let registry = Some(registry.address.clone());
-        let login = Some(OwnLogin { user: user.into(), password: Secret::new(password), registry });
+        let login = Some(CommandLineLogin { user: user.into(), password: Secret::new(password), registry });
         Scene::with_given(name, CommandLineCredentials { login, file: None })
     }
 

@@ -2,7 +2,7 @@ use std::io::Read;
 use std::time::Duration;
 
 use rbuild_image::BlobDigest;
-use rbuild_registry::{RegistryError, RegistryProblem, RemoteAction, Repository, Resolved, Secret};
+use rbuild_registry::{RegistryError, RegistryProblem, RemoteAction, Repository, ResolvedTag, Secret};
 use rbuild_remedy::{RegistryAction, Remedy};
 
 use crate::Scene;
@@ -33,13 +33,13 @@ fn read(repository: &Repository, digest: &BlobDigest, size: u64) -> Result<Vec<u
 fn a_tag_costs_one_request() {
     let (registry, scene) = (open(), Scene::new("resolve"));
     let repository = scene.repository(&registry, "x");
-    let Resolved::Digest(digest) = repository.resolve("1").unwrap() else { panic!() };
+    let ResolvedTag::Digest(digest) = repository.resolve("1").unwrap() else { panic!() };
     assert_eq!(digest, BlobDigest::of(TEXT));
     assert_eq!(registry.requests(), ["HEAD /v2/x/manifests/1"]);
     registry.fault("HEAD", "", Fault::Without("docker-content-digest"), 1);
-    assert!(matches!(repository.resolve("1").unwrap(), Resolved::Document(d) if d.bytes == TEXT));
+    assert!(matches!(repository.resolve("1").unwrap(), ResolvedTag::Manifest(d) if d.bytes == TEXT));
     registry.fault("HEAD", "", Fault::Status(405, None), 1);
-    assert!(matches!(repository.resolve("1").unwrap(), Resolved::Document(_)));
+    assert!(matches!(repository.resolve("1").unwrap(), ResolvedTag::Manifest(_)));
 }
 
 #[test]

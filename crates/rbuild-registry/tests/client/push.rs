@@ -2,13 +2,13 @@ use std::io::{Cursor, Read, Seek, SeekFrom};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use rbuild_image::BlobDigest;
-use rbuild_registry::{GrowingUpload, Pushed, RegistryProblem, Repository, Result, UploadBlob};
+use rbuild_registry::{GrowingUpload, PushOutcome, RegistryProblem, Repository, Result, UploadBlob};
 use rbuild_remedy::{RegistryAction, Remedy};
 
 use crate::Scene;
 use crate::registry::{Access, Fault, Registry};
 
-fn push(repository: &Repository, data: &[u8], mount_from: Option<&str>) -> Result<Pushed> {
+fn push(repository: &Repository, data: &[u8], mount_from: Option<&str>) -> Result<PushOutcome> {
     let data = data.to_vec();
     let open = |at| {
         let mut source = Cursor::new(data.clone());
@@ -31,16 +31,16 @@ fn has(registry: &Registry, repository: &str, data: &[u8]) -> bool {
 fn blobs_are_uploaded_mounted_or_already_present() {
     let (registry, scene) = (Registry::start(Access::Open), Scene::new("blobs"));
     let (repository, data) = (scene.repository(&registry, "x"), vec![7; 9000]);
-    assert_eq!(push(&repository, &data, None).unwrap(), Pushed::Uploaded);
+    assert_eq!(push(&repository, &data, None).unwrap(), PushOutcome::Uploaded);
     assert!(has(&registry, "x", &data));
-    assert_eq!(push(&repository, &data, None).unwrap(), Pushed::There);
+    assert_eq!(push(&repository, &data, None).unwrap(), PushOutcome::AlreadyPresent);
     let other = scene.repository(&registry, "y");
-    assert_eq!(push(&other, &data, Some("x")).unwrap(), Pushed::Mounted);
-    assert_eq!(push(&other, b"new", Some("x")).unwrap(), Pushed::Uploaded);
+    assert_eq!(push(&other, &data, Some("x")).unwrap(), PushOutcome::Mounted);
+    assert_eq!(push(&other, b"new", Some("x")).unwrap(), PushOutcome::Uploaded);
     assert!(has(&registry, "y", &data) && has(&registry, "y", b"new"));
     registry.fault("POST", "uploads", Fault::Status(403, None), 1);
-    assert_eq!(push(&scene.repository(&registry, "z"), &data, Some("x")).unwrap(), Pushed::Uploaded);
-    assert_eq!(push(&repository, b"", None).unwrap(), Pushed::Uploaded);
+    assert_eq!(push(&scene.repository(&registry, "z"), &data, Some("x")).unwrap(), PushOutcome::Uploaded);
+    assert_eq!(push(&repository, b"", None).unwrap(), PushOutcome::Uploaded);
 }
 
 /// A read error of the local file is not a network error: it keeps its errno and is not retried.
@@ -82,7 +82,7 @@ fn interrupted_uploads_are_restarted() {
     for fault in [Fault::Status(500, None), Fault::Cut(0), Fault::Status(503, Some(0))] {
         registry.state().blobs.clear();
         registry.fault("PUT", "uploads", fault.clone(), 1);
-        assert_eq!(push(&repository, &data, None).unwrap(), Pushed::Uploaded, "{fault:?}");
+        assert_eq!(push(&repository, &data, None).unwrap(), PushOutcome::Uploaded, "{fault:?}");
         assert!(has(&registry, "x", &data));
     }
 }
@@ -94,13 +94,13 @@ fn chunks_shrink_and_continue_at_the_registrys_offset() {
         (scene.repository(&registry, "x"), (0..9_000_000).map(|i| (i % 251) as u8).collect::<Vec<_>>());
     registry.fault("PUT", "uploads", Fault::Most(4_000_000), 99);
     registry.fault("PATCH", "uploads", Fault::Most(4_000_000), 99);
-    assert_eq!(push(&repository, &data, None).unwrap(), Pushed::Uploaded);
+    assert_eq!(push(&repository, &data, None).unwrap(), PushOutcome::Uploaded);
     assert!(has(&registry, "x", &data));
     registry.state().blobs.clear();
     // The answer to a chunk is lost, although the registry has it.
     registry.fault("PATCH", "uploads", Fault::Cut(0), 2);
     registry.fault("PATCH", "uploads", Fault::Status(502, None), 1);
-    assert_eq!(push(&repository, &data, None).unwrap(), Pushed::Uploaded);
+    assert_eq!(push(&repository, &data, None).unwrap(), PushOutcome::Uploaded);
     assert!(has(&registry, "x", &data));
 }
 

@@ -38,7 +38,7 @@ pub enum MountProblem {
     /// The target is the directory of the command's devices, or at or below one of them.
     OverDevices { place: PathBuf },
     /// An entry of another type is at the target.
-    InTheWay { holder: FileOrigin, has: Noun, needs: Noun },
+    Occupied { holder: FileOrigin, has: Noun, needs: Noun },
     /// `path` is above the target and not a directory.
     BelowAFile { holder: FileOrigin, path: PathBuf, has: Noun },
     /// The target, or the file that its symbolic link leads to, is in a file system of the kernel.
@@ -60,7 +60,7 @@ impl FileOrigin {
 
 impl MountProblem {
     pub(crate) fn in_the_way(holder: FileOrigin, has: FileKind, needs: FileKind) -> MountProblem {
-        MountProblem::InTheWay { holder, has: has.noun().into(), needs: needs.noun().into() }
+        MountProblem::Occupied { holder, has: has.noun().into(), needs: needs.noun().into() }
     }
 
     pub(crate) fn below_a_file(holder: FileOrigin, path: &Path, has: &'static str) -> MountProblem {
@@ -76,9 +76,9 @@ impl MountError {
     /// Returns the action that makes the mount possible.
     pub fn remedy(&self) -> Remedy {
         match &self.problem {
-            MountProblem::InTheWay { holder: FileOrigin::Mount, .. }
+            MountProblem::Occupied { holder: FileOrigin::Mount, .. }
             | MountProblem::BelowAFile { holder: FileOrigin::Mount, .. } => MountRemedy::OwnTarget.into(),
-            MountProblem::InTheWay { .. } | MountProblem::BelowAFile { .. } => MountRemedy::RemoveFile.into(),
+            MountProblem::Occupied { .. } | MountProblem::BelowAFile { .. } => MountRemedy::RemoveFile.into(),
             MountProblem::InKernelFiles { link_to: Some(_), .. } => MountRemedy::ReplaceLink.into(),
             MountProblem::SingleFile => MountRemedy::MountDirectory.into(),
             _ => Remedy::Mount(MountRemedy::OtherTarget),
@@ -100,7 +100,7 @@ impl fmt::Display for MountError {
                 write!(f, "cannot mount on {target}: every command has its own {}", quoted(place))
             }
             MountProblem::OverRoot => write!(f, "cannot mount on {target}: it is the root directory"),
-            MountProblem::InTheWay { holder, has, needs } => {
+            MountProblem::Occupied { holder, has, needs } => {
                 let holder = holder.noun();
                 write!(f, "cannot mount on {target}: {holder} has {has} there, and {needs} is required")
             }
@@ -155,7 +155,7 @@ mod tests {
             OverProcesses,
             OverRoot,
             OverDevices,
-            InTheWay,
+            Occupied,
             BelowAFile,
             InKernelFiles,
             ReadOnly,

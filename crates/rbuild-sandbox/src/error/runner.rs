@@ -72,7 +72,7 @@ pub enum RunnerProblem {
     #[error("there is no command to run")]
     NoCommand,
     #[error("{} contains a NUL byte", rbuild_linux::quoted(.0))]
-    ZeroByte(String),
+    NulByte(String),
     #[error("the working directory `{0}` does not exist")]
     NoWorkingDirectory(String),
     #[error("the working directory `{0}` is not a directory")]
@@ -109,11 +109,11 @@ pub enum RunnerProblem {
     Killed(i32),
     /// The builder was started without support for commands.
     #[error("the builder was started without support for commands")]
-    Unannounced,
+    CommandsDisabled,
     #[error("the process that starts commands ended unexpectedly")]
-    StarterEnded,
+    ZygoteExited,
     #[error("cannot re-execute rbuild to start commands")]
-    NotExecuted,
+    ReexecFailed,
     /// A runner could not be forked.
     #[error("{0}")]
     NoFork(SystemError),
@@ -259,11 +259,11 @@ impl RunnerProblem {
 }
 
 /// Adds the phase in which a problem occurred.
-pub(crate) trait During<T> {
+pub(crate) trait PhaseContext<T> {
     fn during(self, phase: Phase) -> Result<T, RunnerError>;
 }
 
-impl<T, E: Into<RunnerProblem>> During<T> for Result<T, E> {
+impl<T, E: Into<RunnerProblem>> PhaseContext<T> for Result<T, E> {
     fn during(self, phase: Phase) -> Result<T, RunnerError> {
         self.map_err(|e| e.into().during(phase))
     }
@@ -362,7 +362,7 @@ mod tests {
             RunnerProblem::NoProgram { name: "x".into(), path: Some("/bin".into()) },
             RunnerProblem::NoProgram { name: "/x".into(), path: None },
             RunnerProblem::NoCommand,
-            RunnerProblem::ZeroByte("a\0b".into()),
+            RunnerProblem::NulByte("a\0b".into()),
             RunnerProblem::NoWorkingDirectory("/srv".into()),
             RunnerProblem::WorkingDirectoryIsAFile("/srv".into()),
             RunnerProblem::NoMountSource("/src".into()),
@@ -379,9 +379,9 @@ mod tests {
             RunnerProblem::NoListener,
             RunnerProblem::AlreadyIntercepted,
             RunnerProblem::Killed(9),
-            RunnerProblem::Unannounced,
-            RunnerProblem::StarterEnded,
-            RunnerProblem::NotExecuted,
+            RunnerProblem::CommandsDisabled,
+            RunnerProblem::ZygoteExited,
+            RunnerProblem::ReexecFailed,
             RunnerProblem::NoFork(system(rustix::io::Errno::AGAIN)),
             library(None),
             library(Some(28)),
@@ -396,7 +396,7 @@ mod tests {
             Mount,
             NoProgram,
             NoCommand,
-            ZeroByte,
+            NulByte,
             NoWorkingDirectory,
             WorkingDirectoryIsAFile,
             NoMountSource,
@@ -412,9 +412,9 @@ mod tests {
             NoListener,
             AlreadyIntercepted,
             Killed,
-            Unannounced,
-            StarterEnded,
-            NotExecuted,
+            CommandsDisabled,
+            ZygoteExited,
+            ReexecFailed,
             NoFork,
             Library,
         });

@@ -201,7 +201,7 @@ impl Caller<'_> {
     /// Handles a path in the caller's own /proc directory, which would resolve differently for any
     /// other process. Returns `None` for all other paths. `has` returns true if the caller's root
     /// directory contains such links.
-    pub fn own_path<'p>(&self, path: &'p [u8], has: impl FnOnce(OwnLinks) -> bool) -> Result<Option<OwnPath<'p>>> {
+    pub fn own_path<'p>(&self, path: &'p [u8], has: impl FnOnce(SelfLinks) -> bool) -> Result<Option<SelfPath<'p>>> {
         let Some((links, own)) = own_path(path) else { return Ok(None) };
         if !has(links) {
             return Ok(None);
@@ -210,16 +210,16 @@ impl Caller<'_> {
             // The only case in which a link in /proc is followed: it leads to a file that the
             // caller itself has open.
             OwnProcPath::BelowLink(link, rest) => {
-                OwnPath { base: self.open(&link, OFlags::PATH)?, rest, is_link: false }
+                SelfPath { base: self.open(&link, OFlags::PATH)?, rest, is_link: false }
             }
-            OwnProcPath::Link(dir, name) => OwnPath { base: self.open(dir, OFlags::PATH)?, rest: name, is_link: true },
-            OwnProcPath::Other(rest) => OwnPath { base: self.open(".", OFlags::PATH)?, rest, is_link: false },
+            OwnProcPath::Link(dir, name) => SelfPath { base: self.open(dir, OFlags::PATH)?, rest: name, is_link: true },
+            OwnProcPath::Other(rest) => SelfPath { base: self.open(".", OFlags::PATH)?, rest, is_link: false },
         }))
     }
 }
 
 /// A path below a directory of the caller's own.
-pub struct OwnPath<'p> {
+pub struct SelfPath<'p> {
     pub base: OwnedFd,
     pub rest: &'p [u8],
     /// True if it is a single name, that of a link in /proc to one of the caller's files.
@@ -229,7 +229,7 @@ pub struct OwnPath<'p> {
 /// The directory through which a path reaches the links to a process's open files: /dev/fd, or
 /// /proc itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum OwnLinks {
+pub enum SelfLinks {
     OfDev,
     OfProc,
 }
@@ -274,7 +274,7 @@ pub fn link_of_dev(path: &[u8]) -> Option<(&'static str, &'static [u8])> {
         b"/dev/stdin" => Some(("/dev/stdin", b"/proc/self/fd/0")),
         b"/dev/stdout" => Some(("/dev/stdout", b"/proc/self/fd/1")),
         b"/dev/stderr" => Some(("/dev/stderr", b"/proc/self/fd/2")),
-        _ => matches!(own_path(path), Some((OwnLinks::OfDev, _))).then_some(("/dev/fd", b"/proc/self/fd")),
+        _ => matches!(own_path(path), Some((SelfLinks::OfDev, _))).then_some(("/dev/fd", b"/proc/self/fd")),
     }
 }
 
@@ -288,23 +288,23 @@ fn first(path: &[u8]) -> (&[u8], &[u8]) {
     }
 }
 
-fn own_path(path: &[u8]) -> Option<(OwnLinks, OwnProcPath<'_>)> {
+fn own_path(path: &[u8]) -> Option<(SelfLinks, OwnProcPath<'_>)> {
     if !path.starts_with(b"/") {
         return None;
     }
     let (top, below) = first(path);
     let (dir, own) = first(below);
     let links = match (top, dir) {
-        (b"dev", b"fd") => OwnLinks::OfDev,
-        (b"proc", b"self" | b"thread-self") if !own.is_empty() => OwnLinks::OfProc,
+        (b"dev", b"fd") => SelfLinks::OfDev,
+        (b"proc", b"self" | b"thread-self") if !own.is_empty() => SelfLinks::OfProc,
         _ => return None,
     };
     let (name, rest) = first(own);
-    let (fd, behind) = if links == OwnLinks::OfDev { (name, rest) } else { first(rest) };
+    let (fd, behind) = if links == SelfLinks::OfDev { (name, rest) } else { first(rest) };
     let is_number = !fd.is_empty() && fd.iter().all(u8::is_ascii_digit);
     match (links, name) {
-        (OwnLinks::OfDev, _) if is_number => Some((links, link("fd", fd, behind))),
-        (OwnLinks::OfDev, _) => None,
+        (SelfLinks::OfDev, _) if is_number => Some((links, link("fd", fd, behind))),
+        (SelfLinks::OfDev, _) => None,
         (_, b"fd") if is_number => Some((links, link("fd", fd, behind))),
         (_, b"cwd" | b"root" | b"exe") => Some((links, link(".", name, rest))),
         (_, b"") => Some((links, OwnProcPath::Other(b"."))),

@@ -12,7 +12,7 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
 use crate::id_emulation::caller::{
-    Caller, OwnLinks, Result, SharedProc, link_of_dev, names_link_of_proc, own_path_from_here,
+    Caller, Result, SelfLinks, SharedProc, link_of_dev, names_link_of_proc, own_path_from_here,
 };
 use crate::id_emulation::caller_roots::{CallerRoot, Roots};
 use crate::id_emulation::decode::HERE;
@@ -296,8 +296,8 @@ fn is_unchanged((link, to): (&str, &[u8])) -> bool {
 
 /// Returns true if paths of the container lead to the caller's own directory in /proc. A process
 /// with another root directory may have something else there.
-fn has_links(root: Option<&CallerRoot<'_>>, links: OwnLinks) -> bool {
-    let unchanged = || links == OwnLinks::OfProc || is_unchanged(("/dev/fd", b"/proc/self/fd"));
+fn has_links(root: Option<&CallerRoot<'_>>, links: SelfLinks) -> bool {
+    let unchanged = || links == SelfLinks::OfProc || is_unchanged(("/dev/fd", b"/proc/self/fd"));
     let Some(root) = root else { return unchanged() };
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     root.inside(|| {

@@ -17,7 +17,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::OFlags;
 
 use crate::SandboxError;
-use crate::error::{During, Phase, RunnerError};
+use crate::error::{Phase, PhaseContext, RunnerError};
 use crate::namespace::isolation::{
     Isolation, IsolationRequest, bare_isolation, isolation, maps_refused, proc_refused, userns_refused,
 };

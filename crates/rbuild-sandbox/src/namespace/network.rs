@@ -229,7 +229,7 @@ impl Isolated {
         rustix::stdio::dup2_stdout(&self.log).map_err(RunnerProblem::of_call("dup2", described("standard output")))?;
         rustix::stdio::dup2_stderr(&self.log).map_err(RunnerProblem::of_call("dup2", described("standard error")))?;
         process::reset_signals()?;
-        let zero_byte = |_| RunnerProblem::ZeroByte(carrier.path.display().to_string());
+        let zero_byte = |_| RunnerProblem::NulByte(carrier.path.display().to_string());
         let arguments = carrier.arguments(&place.join("net")).map_err(zero_byte)?;
         let path = CString::new(carrier.path.as_os_str().as_bytes()).map_err(zero_byte)?;
         let environment = [c"PATH=/usr/sbin:/usr/bin:/sbin:/bin"];

@@ -16,7 +16,7 @@ use rbuild_linux::process::{self, Cloned, Exit};
 use rbuild_linux::{RootDir, UidGid, credentials, described, terminal};
 use rustix::event::{PollFd, PollFlags, poll};
 
-use crate::error::{During, Phase, RunnerError, RunnerProblem, library};
+use crate::error::{Phase, PhaseContext, RunnerError, RunnerProblem, library};
 use crate::protocol::{Input, Report, RootFiles, RunRequest};
 use crate::runner::exec::{CommandExecutor, set_limits};
 use crate::runner::privileges::{become_privileged, bound_capabilities, confine_bare};

@@ -21,7 +21,7 @@ use rbuild_linux::{
 
 use rustix::event::{PollFd, PollFlags, poll};
 
-use crate::error::{During, Phase, RunnerError, RunnerProblem, library};
+use crate::error::{Phase, PhaseContext, RunnerError, RunnerProblem, library};
 use crate::id_emulation::{self, Credentials, Supervisor};
 use crate::protocol::{Input, Report, RootFiles, RunRequest};
 use crate::runner::chroot;

@@ -61,7 +61,7 @@ pub(crate) struct CommandExecutor {
 
 impl CommandExecutor {
     pub(crate) fn new(request: &RunRequest) -> Result<CommandExecutor, RunnerProblem> {
-        let c = |s: &String| CString::new(s.as_bytes()).map_err(|_| RunnerProblem::ZeroByte(s.clone()));
+        let c = |s: &String| CString::new(s.as_bytes()).map_err(|_| RunnerProblem::NulByte(s.clone()));
         if request.args.is_empty() {
             return Err(RunnerProblem::NoCommand);
         }
@@ -165,7 +165,7 @@ impl CommandExecutor {
             Err(reason) => return reason,
         };
         let shown = program.display().to_string();
-        let Ok(path) = CString::new(shown.clone()) else { return RunnerProblem::ZeroByte(shown) };
+        let Ok(path) = CString::new(shown.clone()) else { return RunnerProblem::NulByte(shown) };
         let Err(e) = nix::unistd::execve(&path, &self.args, &self.env);
         // Errors can no longer be reported to the parent here, so the message goes to the step's
         // log.

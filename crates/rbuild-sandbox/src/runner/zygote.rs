@@ -21,7 +21,7 @@ use rbuild_linux::{OwnerKey, OwnerMode, OwnerRecords, described, sealed_program}
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
 use crate::SandboxError;
-use crate::error::{During, Phase, RunnerProblem};
+use crate::error::{Phase, PhaseContext, RunnerProblem};
 use crate::namespace::network::Isolated;
 use crate::runner::container::runner_main;
 use crate::runner::runner_context::{ProcView, RunnerContext};
@@ -111,7 +111,7 @@ impl Zygote {
         match socket.as_ref().map(|socket| self.answer(socket)) {
             Some(Ok((_, BEGIN))) => Ok(()),
             _ if self.is_ending() && !process::has_exited(&self.process) => Err(self.end()),
-            _ => Err(RunnerProblem::NotExecuted.during(Phase::Start).into()),
+            _ => Err(RunnerProblem::ReexecFailed.during(Phase::Start).into()),
         }
     }
 
@@ -121,7 +121,7 @@ impl Zygote {
     /// runner remain until [`Zygote::sweep`].
     pub(crate) fn runner(&self, streams: &[BorrowedFd<'_>]) -> Result<OwnedFd, SandboxError> {
         if self.kind == ZygoteKind::Idle {
-            return Err(RunnerProblem::Unannounced.during(Phase::Start).into());
+            return Err(RunnerProblem::CommandsDisabled.during(Phase::Start).into());
         }
         let (mut fds, answer) = self.ask(RUNNER, streams).map_err(|e| match e {
             _ if self.is_ending() => self.end(),
@@ -180,7 +180,7 @@ impl Zygote {
     pub(crate) fn end(&self) -> SandboxError {
         // A builder without a PID namespace reaps all adopted children, this one included.
         match process::has_exited(&self.process) {
-            true => RunnerProblem::StarterEnded.during(Phase::Start).into(),
+            true => RunnerProblem::ZygoteExited.during(Phase::Start).into(),
             false => SandboxError::Killed("the process that starts commands"),
         }
     }

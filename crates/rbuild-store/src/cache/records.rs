@@ -56,7 +56,7 @@ impl ForeignRecord {
 
     /// Returns the tree, whose notes (such as its `SecretVerdicts::verdict`) are valid for any kind
     /// of owners.
-    pub fn noted(&self) -> &TreeId {
+    pub fn tree_of_notes(&self) -> &TreeId {
         &self.0.tree
     }
 }

@@ -39,7 +39,7 @@ impl CacheMounts<'_> {
         let from = cache.dir.create_dir_all(part, 0o755, None, |_| ())?;
         let (path, copy) = work.new_dir()?;
         let files = if read_only { MergedFiles::Copied } else { MergedFiles::Linked };
-        merge(&[from], &copy, files, MergedWhiteouts::Done)?;
+        merge(&[from], &copy, files, MergedWhiteouts::Applied)?;
         let before = Baseline::of(&copy, files == MergedFiles::Linked)?;
         Ok(CacheView { path, part: part.to_path_buf(), before })
     }
@@ -63,14 +63,14 @@ impl CacheMounts<'_> {
             let _alone = self.store.lock(Lock::cache_view(&cache.name))?;
             let home = cache.dir.create_dir_all(&view.part, 0o755, None, |_| ())?;
             if again {
-                merge(&[changed.try_clone()?], &home, MergedFiles::Copied, MergedWhiteouts::Done)?;
+                merge(&[changed.try_clone()?], &home, MergedFiles::Copied, MergedWhiteouts::Applied)?;
             } else {
                 cut_links(&changed)?;
-                merge(&[changed.try_clone()?], &home, MergedFiles::Linked, MergedWhiteouts::Done)?;
+                merge(&[changed.try_clone()?], &home, MergedFiles::Linked, MergedWhiteouts::Applied)?;
             }
         }
         if again {
-            merge(&[changed], &copy, MergedFiles::Linked, MergedWhiteouts::Done)?;
+            merge(&[changed], &copy, MergedFiles::Linked, MergedWhiteouts::Applied)?;
         }
         if let Some(name) = changed_path.file_name() {
             work.dir().remove_all(name)?;

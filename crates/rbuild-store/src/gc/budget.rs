@@ -208,7 +208,7 @@ impl Gc<'_> {
     fn downloaded_items(&self) -> Result<Vec<Evictable>> {
         let mut items: HashMap<BlobDigest, Evictable> = HashMap::new();
         for (file, download) in self.store.downloads().notes()? {
-            let used = last_use(&self.store.dir(downloads::DIR)?, OsStr::new(&file))?;
+            let used = last_use(&self.store.dir(downloads::DIR)?, &file)?;
             let item = items.entry(download.digest).or_insert_with_key(|digest| Evictable {
                 dir: downloads::DIR,
                 name: digest.hex(),
@@ -217,7 +217,7 @@ impl Gc<'_> {
                 documents: Vec::new(),
             });
             item.last_use = item.last_use.max(used);
-            item.documents.push((downloads::DIR, file));
+            item.documents.push((downloads::DIR, file.to_string_lossy().into_owned()));
         }
         Ok(items.into_values().collect())
     }

@@ -92,7 +92,7 @@ impl Checked {
     fn misplaced(&mut self, store: &Store, dir: &RootDir, path: &str, entry: &Misplaced, repair: bool) {
         let problem = entry.problem(path);
         if repair {
-            self.repaired(problem, || entry.put_away(store, dir, path));
+            self.repaired(problem, || entry.quarantine(store, dir, path));
         } else {
             self.damage.push(problem);
         }

@@ -87,7 +87,7 @@ impl Misplaced {
     /// Moves a directory or a regular file, which may be the only copy of something, to the
     /// directory [`MISPLACED_DIR`], and returns its path there; removes anything else. The caller
     /// holds the exclusive lock.
-    pub fn put_away(&self, store: &Store, dir: &RootDir, path: &str) -> Result<Option<String>> {
+    pub fn quarantine(&self, store: &Store, dir: &RootDir, path: &str) -> Result<Option<String>> {
         let path = path_in(path, &self.name);
         if !matches!(self.kind, FileKind::File | FileKind::Dir) {
             dir.remove_file(&self.name).map_err(naming(&store.root, &path))?;

@@ -104,7 +104,7 @@ impl Scene {
         let document = manifest(descriptor(MediaType::ImageConfig, &id, id_size), layers);
         let digest = staging.put_document(&document).unwrap().0;
         let name: Option<Reference> = name.map(|name| name.parse().unwrap());
-        staging.keep("load", &[digest.of_manifest()], &[(digest.of_manifest(), name)]).unwrap();
+        staging.publish("load", &[digest.of_manifest()], &[(digest.of_manifest(), name)]).unwrap();
         [digest, id, layer]
     }
 

@@ -138,7 +138,7 @@ mod tests {
             let place = std::env::temp_dir().join(format!("rbuild-adopt-{name}-{}", std::process::id()));
             let given = Store::open(&place).unwrap();
             let recorded =
-                given.moved(&place, OwnerMode::Given).unwrap().with_builder_owners(OwnerMode::Recorded, None);
+                given.at_path(&place, OwnerMode::Given).unwrap().with_builder_owners(OwnerMode::Recorded, None);
             Scene { place, given, recorded }
         }
 

@@ -13,7 +13,7 @@ use crate::workspace::Workspace;
 
 /// The method of stacking trees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Snapshots {
+pub enum SnapshotBackend {
     /// Overlay mounts.
     Overlay,
     /// Copying or hard-linking files.
@@ -21,7 +21,7 @@ pub enum Snapshots {
 }
 
 /// A writable snapshot, and the state needed to extract its changes.
-pub struct Working {
+pub struct WorkingTree {
     /// Its root directory.
     pub root: RootDir,
     before: Option<Baseline>,
@@ -30,13 +30,13 @@ pub struct Working {
 /// Temporary mount point for overlays on kernels that cannot mount them detached.
 const SCRATCH: &str = "/mnt";
 
-impl Snapshots {
+impl SnapshotBackend {
     /// Returns the method supported by the store's file system and this process's privileges.
     ///
     /// # Errors
     ///
     /// Fails if a directory cannot be created.
-    pub fn probe(work: &Workspace) -> Result<Snapshots> {
+    pub fn probe(work: &Workspace) -> Result<SnapshotBackend> {
         let (lower, upper, scratch) = (work.new_dir()?.0, work.new_dir()?.0, work.new_dir()?.0);
         let made = detached_overlay(&[lower], Some((&upper, &scratch)), Path::new(SCRATCH));
         // On an overlay file system, mounting succeeds but creating marks fails.
@@ -44,7 +44,7 @@ impl Snapshots {
             let root = RootDir::from_fd(fd, "/");
             root.create_dir("probe".as_ref(), 0o755).and_then(|()| root.remove_dir("probe".as_ref())).is_ok()
         });
-        Ok(if works { Snapshots::Overlay } else { Snapshots::Copies })
+        Ok(if works { SnapshotBackend::Overlay } else { SnapshotBackend::Copies })
     }
 
     /// Returns a read-only view of the trees (lowest first).
@@ -53,7 +53,7 @@ impl Snapshots {
     ///
     /// Fails if mounting or copying fails.
     pub fn view(self, store: &Store, work: &Workspace, trees: &[TreeId]) -> Result<RootDir> {
-        if self == Snapshots::Copies {
+        if self == SnapshotBackend::Copies {
             return Ok(work.dir().with_fd(self.merged(store, work, trees, MergedFiles::Linked)?.1.into_fd(), "/"));
         }
         let mut lowers = store.trees().lower_dirs(work, trees)?;
@@ -70,19 +70,19 @@ impl Snapshots {
     /// # Errors
     ///
     /// Fails if mounting or copying fails.
-    pub fn working(self, store: &Store, work: &Workspace, trees: &[TreeId], upper: &Path) -> Result<Working> {
+    pub fn working(self, store: &Store, work: &Workspace, trees: &[TreeId], upper: &Path) -> Result<WorkingTree> {
         if trees.is_empty() {
-            return Ok(Working { root: work.dir().open_alike(upper)?.shown_as_root(), before: None });
+            return Ok(WorkingTree { root: work.dir().open_alike(upper)?.shown_as_root(), before: None });
         }
-        if self == Snapshots::Copies {
+        if self == SnapshotBackend::Copies {
             let (_, root) = self.merged(store, work, trees, MergedFiles::Linked)?;
             let before = Baseline::of(&root, true)?;
-            return Ok(Working { root: work.dir().with_fd(root.into_fd(), "/"), before: Some(before) });
+            return Ok(WorkingTree { root: work.dir().with_fd(root.into_fd(), "/"), before: Some(before) });
         }
         let (scratch, _) = work.new_dir()?;
         let fd =
             detached_overlay(&store.trees().lower_dirs(work, trees)?, Some((upper, &scratch)), Path::new(SCRATCH))?;
-        Ok(Working { root: work.dir().with_fd(fd, "/"), before: None })
+        Ok(WorkingTree { root: work.dir().with_fd(fd, "/"), before: None })
     }
 
     /// Returns a directory with the merged content of the trees, and its path.
@@ -99,13 +99,13 @@ impl Snapshots {
     ) -> Result<(PathBuf, RootDir)> {
         let (path, root) = work.new_dir()?;
         for tree in distinct(trees) {
-            merge(&[store.trees().tree(tree)?], &root, files, MergedWhiteouts::Done)?;
+            merge(&[store.trees().tree(tree)?], &root, files, MergedWhiteouts::Applied)?;
         }
         Ok((path, root))
     }
 }
 
-impl Working {
+impl WorkingTree {
     /// Returns true if files may be added directly to the tree after the work, because its changes
     /// are not extracted by comparing the directory with its earlier state.
     pub fn takes_files(&self) -> bool {

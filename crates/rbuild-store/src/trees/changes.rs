@@ -121,7 +121,7 @@ impl ChangedTrees<'_> {
     /// # Errors
     ///
     /// Fails if the tree cannot be read.
-    pub fn takes_changes(&self, base: &TreeId) -> Result<bool> {
+    pub fn can_store_as_changes(&self, base: &TreeId) -> Result<bool> {
         let has = |note: &str| self.store.root.exists(format!("trees/{}/{note}", base.name()));
         Ok(!self.store.owner_records().has_seen_placeholders() && !has(PLACEHOLDERS)? && !has(DEVICES)?)
     }
@@ -131,7 +131,7 @@ impl ChangedTrees<'_> {
     pub(crate) fn complete(&self, work: &Workspace, tree: &TreeId, note: ChangesNote) -> Result<()> {
         let (_, made) = self.store.trees().new_tree(work)?;
         let parts = [self.store.trees().tree(&note.base)?, self.store.trees().tree(&tree.changes())?];
-        merge(&parts, &made.sub("fs")?, MergedFiles::Linked, MergedWhiteouts::Done)?;
+        merge(&parts, &made.sub("fs")?, MergedFiles::Linked, MergedWhiteouts::Applied)?;
         let place = format!("trees/{}", tree.name());
         let dir = self.store.dir(&place)?;
         // Remains of an interrupted attempt, and sizes computed before.

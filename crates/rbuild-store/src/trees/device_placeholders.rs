@@ -11,7 +11,7 @@
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
-use rbuild_linux::{FileKind, RootDir, Stat, Trail};
+use rbuild_linux::{DirStack, FileKind, RootDir, Stat};
 
 use crate::error::Result;
 use crate::trees::id::TreeId;
@@ -98,24 +98,24 @@ impl Trees<'_> {
 
 /// Returns true if there are device nodes below a directory, other than whiteouts.
 fn has_devices(fs: &RootDir) -> Result<bool> {
-    let mut trail = Trail::endless(fs.try_clone()?);
+    let mut dirs = DirStack::endless(fs.try_clone()?);
     let mut levels = Vec::new();
     let mut entries = fs.entries()?.into_iter();
     loop {
         let Some(entry) = entries.next() else {
             let Some(above) = levels.pop() else { return Ok(false) };
             entries = above;
-            trail.leave()?;
+            dirs.leave()?;
             continue;
         };
         if matches!(entry.kind, Some(FileKind::File | FileKind::Symlink | FileKind::Fifo | FileKind::Socket)) {
             continue;
         }
-        let stat = trail.last().stat_name(&entry.name)?;
+        let stat = dirs.last().stat_name(&entry.name)?;
         match stat.kind {
             FileKind::CharDevice | FileKind::BlockDevice if !stat.is_whiteout() => return Ok(true),
             FileKind::Dir => {
-                let below = trail.enter(&entry.name)?.entries()?;
+                let below = dirs.enter(&entry.name)?.entries()?;
                 levels.push(std::mem::replace(&mut entries, below.into_iter()));
             }
             _ => {}

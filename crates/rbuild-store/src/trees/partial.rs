@@ -109,7 +109,7 @@ impl ImageTrees<'_> {
             return Ok(None);
         }
         let open = read.iter().map(|parts| parts.dir.try_clone()).collect::<std::result::Result<Vec<_>, _>>()?;
-        merge(&open, fs, MergedFiles::Linked, MergedWhiteouts::Done)?;
+        merge(&open, fs, MergedFiles::Linked, MergedWhiteouts::Applied)?;
         // Remove the extra hard links, so that link counts are those of the image.
         for parts in &read {
             work.dir().remove_all(parts.path.file_name().unwrap_or_default())?;

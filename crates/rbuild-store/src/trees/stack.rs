@@ -63,7 +63,7 @@ impl Trees<'_> {
         }
         let (path, root) = work.new_dir()?;
         for tree in trees {
-            merge(&[self.tree(tree)?], &root, MergedFiles::Linked, MergedWhiteouts::Done)?;
+            merge(&[self.tree(tree)?], &root, MergedFiles::Linked, MergedWhiteouts::Applied)?;
         }
         made.insert(key, path.clone());
         Ok(path)

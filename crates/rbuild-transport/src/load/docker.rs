@@ -10,7 +10,7 @@ use rbuild_layer::Compression;
 use rbuild_remedy::Warning;
 
 use crate::error::{Result, TransportError};
-use crate::load::found::{CheckedImage, FoundImages, Incoming};
+use crate::load::found::{CheckedImage, FoundImages, WithWarnings};
 use crate::load::manifest::{counts_differ, digest_in, import_blob, import_image, not_the_layer};
 use crate::load::members::IncomingParts;
 use crate::load::named::DockerItem;
@@ -22,7 +22,7 @@ pub(super) fn docker_items(
     members: &IncomingParts<'_>,
     items: Vec<DockerItem>,
     entries: &[Descriptor],
-) -> Result<Incoming<FoundImages>> {
+) -> Result<WithWarnings<FoundImages>> {
     let (mut manifests, mut layers) = (Manifests::new(entries), ArchiveLayers::new());
     let (mut found, mut seen) = (FoundImages::default(), HashSet::new());
     for item in items {
@@ -38,7 +38,7 @@ pub(super) fn docker_items(
         }
         found.names.extend(names.into_iter().map(|name| (image, name)));
     }
-    Ok(Incoming { found, warnings: manifests.warnings })
+    Ok(WithWarnings { found, warnings: manifests.warnings })
 }
 
 fn docker_item(

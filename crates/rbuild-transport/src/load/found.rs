@@ -8,7 +8,7 @@ use crate::error::TransportError;
 
 /// Imported images, with warnings about their source.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Incoming<T> {
+pub struct WithWarnings<T> {
     /// The images.
     pub found: T,
     /// Warnings about the source.

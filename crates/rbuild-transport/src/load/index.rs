@@ -19,26 +19,26 @@ const MAX_INDEX_DEPTH: usize = 4;
 
 /// The images for the wanted platform that an index entry refers to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Reached {
+pub(super) enum IndexMatch {
     None,
     One(CheckedImage),
     /// More than one; holds the last of them.
     Several(CheckedImage),
 }
 
-impl Reached {
+impl IndexMatch {
     pub(super) fn last(self) -> Option<CheckedImage> {
         match self {
-            Reached::None => None,
-            Reached::One(image) | Reached::Several(image) => Some(image),
+            IndexMatch::None => None,
+            IndexMatch::One(image) | IndexMatch::Several(image) => Some(image),
         }
     }
 
-    fn and(self, next: Reached) -> Reached {
+    fn and(self, next: IndexMatch) -> IndexMatch {
         match (self, next) {
-            (reached, Reached::None) | (Reached::None, reached) => reached,
-            (Reached::One(a), Reached::One(b)) if a == b => next,
-            (_, Reached::One(last) | Reached::Several(last)) => Reached::Several(last),
+            (reached, IndexMatch::None) | (IndexMatch::None, reached) => reached,
+            (IndexMatch::One(a), IndexMatch::One(b)) if a == b => next,
+            (_, IndexMatch::One(last) | IndexMatch::Several(last)) => IndexMatch::Several(last),
         }
     }
 }
@@ -46,7 +46,7 @@ impl Reached {
 /// The result of an index entry.
 #[derive(Debug, Clone)]
 pub(super) struct ResolvedEntry {
-    pub reached: Reached,
+    pub reached: IndexMatch,
     pub skipped: SkippedPlatforms,
 }
 
@@ -75,7 +75,7 @@ impl<'m, 'a> IndexResolver<'m, 'a> {
             Some(platform) => {
                 let mut skipped = SkippedPlatforms::default();
                 self.skip(entry, &platform, &mut skipped)?;
-                Ok(ResolvedEntry { reached: Reached::None, skipped })
+                Ok(ResolvedEntry { reached: IndexMatch::None, skipped })
             }
             None => self.follow(entry, 0),
         }
@@ -131,7 +131,7 @@ impl<'m, 'a> IndexResolver<'m, 'a> {
                 if self.manifests.insert(manifest) {
                     self.images.push(image);
                 }
-                ResolvedEntry { reached: Reached::One(image), skipped: SkippedPlatforms::default() }
+                ResolvedEntry { reached: IndexMatch::One(image), skipped: SkippedPlatforms::default() }
             }
         };
         self.seen.insert((digest, is_index), resolution.clone());
@@ -139,7 +139,7 @@ impl<'m, 'a> IndexResolver<'m, 'a> {
     }
 
     fn follow_all(&mut self, index: &ImageIndex, depth: usize) -> Result<ResolvedEntry> {
-        let mut all = ResolvedEntry { reached: Reached::None, skipped: SkippedPlatforms::default() };
+        let mut all = ResolvedEntry { reached: IndexMatch::None, skipped: SkippedPlatforms::default() };
         for entry in index.manifests() {
             match Platform::of(entry) {
                 Some(platform) if !self.wanted.platform().accepts(&platform) => {

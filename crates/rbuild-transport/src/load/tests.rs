@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::error::TransportError;
 use crate::fixture::{Fixture, INDEX, Scratch, layer, named};
 use crate::layout::blob_path;
-use crate::load::{Incoming, Loaded, WantedPlatform, import_from_layout, load, load_directory};
+use crate::load::{Loaded, WantedPlatform, WithWarnings, import_from_layout, load, load_directory};
 
 const NAME: &str = "io.containerd.image.name";
 const TAG: &str = "org.opencontainers.image.ref.name";
@@ -34,7 +34,7 @@ fn is_empty(store: &Path) -> bool {
 fn load_names(store: &Store, archive: &[u8], wanted: &WantedPlatform) -> Result<Vec<Vec<String>>, String> {
     let familiar = |image: Loaded| image.names.iter().map(|name| name.familiar()).collect();
     match load(store, archive, wanted) {
-        Ok(Incoming { found, .. }) => Ok(found.into_iter().map(familiar).collect()),
+        Ok(WithWarnings { found, .. }) => Ok(found.into_iter().map(familiar).collect()),
         Err(e) => Err(e.message()),
     }
 }
@@ -219,7 +219,7 @@ fn a_docker_archive_keeps_the_manifest_with_its_annotations() {
     // A damaged one is replaced by a manifest of what `manifest.json` describes.
     let mut damaged = fixture;
     damaged.files.remove(&blob_path(&image.manifest));
-    let Incoming { found, warnings } = load(&scratch.store("other"), &damaged.archive()[..], &host()).unwrap();
+    let WithWarnings { found, warnings } = load(&scratch.store("other"), &damaged.archive()[..], &host()).unwrap();
     assert_eq!(found.len(), 1);
     assert!(warnings[0].text.contains("which cannot be used"), "{warnings:?}");
 }

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::archive::{ArchiveFormat, ArchiveWriter};
 use crate::blobs::{BlobInfo, BlobSink, BlobSource, Document, copy_verified};
-use crate::documents::{Saved, extended_index};
+use crate::documents::{NamedArtifact, extended_index};
 use crate::error::TransportError;
 use crate::fixture::{Fixture, Memory, Scratch};
 use crate::layout::{LayoutSource, LayoutWriter, blob_path};
@@ -25,17 +25,17 @@ fn directory(scratch: &Scratch, name: &str) -> Directory {
 }
 
 /// Returns a store with the images of a fixture, and these images under names.
-fn saved(scratch: &Scratch, name: &str, fixture: Fixture, entries: &[Value], names: &[&str]) -> (Store, Saved) {
+fn saved(scratch: &Scratch, name: &str, fixture: Fixture, entries: &[Value], names: &[&str]) -> (Store, NamedArtifact) {
     let store = scratch.store(name);
     let archive = fixture.with_index(entries).archive();
     load(&store, &archive[..], &WantedPlatform::Host(HOST.parse().unwrap())).unwrap();
     let images = store.images().list().unwrap();
     let images = images.iter().map(|entry| store.images().image(&entry.manifest).unwrap()).collect();
     let names = names.iter().map(|name| name.parse::<Reference>().unwrap()).collect();
-    (store, Saved { images, names })
+    (store, NamedArtifact { images, names })
 }
 
-fn archive(store: &Store, images: &[Saved], known: &BTreeSet<rbuild_image::BlobDigest>, to: &Path) -> Vec<u8> {
+fn archive(store: &Store, images: &[NamedArtifact], known: &BTreeSet<rbuild_image::BlobDigest>, to: &Path) -> Vec<u8> {
     let dest = Destination::of_file(File::create(to).unwrap(), to);
     save_to(store, images, known, ArchiveFormat::Docker, &dest, &Arc::default()).unwrap();
     std::fs::read(to).unwrap()

@@ -101,7 +101,7 @@ pub fn pages() -> Command {
     let list = verbs(&command);
     let names: Vec<String> = command.get_subcommands().map(|c| c.get_name().to_string()).collect();
     let command = names.into_iter().fold(command, |command, name| {
-        let common = common.iter().filter(|arg| matters(arg.get_id().as_str(), &name)).cloned();
+        let common = common.iter().filter(|arg| is_relevant(arg.get_id().as_str(), &name)).cloned();
         command.mut_subcommand(&name, |verb| page(verb, common.collect()))
     });
     command
@@ -131,7 +131,7 @@ fn verbs(command: &Command) -> String {
     text
 }
 
-fn matters(flag: &str, verb: &str) -> bool {
+fn is_relevant(flag: &str, verb: &str) -> bool {
     match flag {
         "root" => !NO_STORE.contains(&verb),
         "limit" => UNPACK.contains(&verb),

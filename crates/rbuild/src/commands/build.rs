@@ -1,6 +1,6 @@
 //! The verb `build`.
 
-use rbuild_engine::{BuildError, BuildRequest, ImageRequest, Online, SecretValues, UrlSource};
+use rbuild_engine::{BuildError, BuildRequest, ImageRequest, NetworkAccess, SecretValues, UrlSource};
 use rbuild_image::{SourceUrl, hide_logins};
 use rbuild_linux::Destination;
 use rbuild_store::Store;
@@ -11,7 +11,7 @@ use crate::commands::check::{self, CallMode, parse_call};
 use crate::commands::early_push::EarlyPusher;
 use crate::commands::lint::{self, Lint};
 use crate::commands::pulls::Pulls;
-use crate::commands::transfer::Show;
+use crate::commands::transfer::TransferDisplay;
 use crate::commands::{fetcher, verify};
 use crate::exit::{Failure, build_code, code};
 use crate::input::output;
@@ -31,9 +31,10 @@ pub fn build(settings: &Settings, args: BuildArgs) -> Result<u8, Failure> {
         (CallMode::Build, _) => Reports::open(&args)?,
         _ => Reports::default(),
     };
-    let show = show(&args);
-    let fetch =
-        |url: &SourceUrl, secrets: &[(String, Vec<u8>)]| fetcher::fetch_one(&store, &args.registry, secrets, show, url);
+    let display = transfer_display(&args);
+    let fetch = |url: &SourceUrl, secrets: &[(String, Vec<u8>)]| {
+        fetcher::fetch_one(&store, &args.registry, secrets, display, url)
+    };
     let input = BuildInput::read(&args, &store, &fetch)?;
     let secrets = input.request.secret_values();
     build_from(settings, &args, &store, input, (call, &reports), &fetch).map_err(|failure| failure.masked(&secrets))
@@ -65,18 +66,18 @@ fn build_from(
         return check::call(&file, &request, store, &source, (call, json));
     }
     let settings_of_lint = lint::settings(&file, &request)?;
-    let show = show(args);
+    let display = transfer_display(args);
     if !push.is_empty() {
-        fetcher::check_push(&args.registry, show, &push)?;
+        fetcher::check_push(&args.registry, display, &push)?;
     }
-    let pulls = Pulls::new(store, &args.registry, &push, show);
+    let pulls = Pulls::new(store, &args.registry, &push, display);
     let pull_images = |wanted: &[ImageRequest]| pulls.begin(wanted);
     let logins = fetcher::logins(&request.secrets);
-    let fetch = |wanted: &[UrlSource]| fetcher::fetch(store, &args.registry, &logins, show, wanted);
-    let online = Online::new(&pull_images, &fetch);
-    let lint = Lint::new(&file, store, &source, settings_of_lint, &online);
+    let fetch = |wanted: &[UrlSource]| fetcher::fetch(store, &args.registry, &logins, display, wanted);
+    let network = NetworkAccess::new(&pull_images, &fetch);
+    let lint = Lint::new(&file, store, &source, settings_of_lint, &network);
     // Of two builds, neither is pushed before they are compared.
-    let early = EarlyPusher::new(&args.registry, if args.verify { &[] } else { &push[..] }, show);
+    let early = EarlyPusher::new(&args.registry, if args.verify { &[] } else { &push[..] }, display);
     let once = BuildOnce {
         settings,
         store,
@@ -84,7 +85,7 @@ fn build_from(
         mode,
         explain: args.explain,
         report: &report,
-        online: &online,
+        network: &network,
         pulls: &pulls,
         early: &early,
         lint: &lint,
@@ -93,7 +94,7 @@ fn build_from(
     let uploaded = early.end(matches!(ended, Ok(BuildOutcome::Made(_))));
     let ended = ended?;
     if let (false, BuildOutcome::Made(finished)) = (push.is_empty(), &ended) {
-        fetcher::push(store, &args.registry, show, (&finished.platforms, uploaded), &push)?;
+        fetcher::push(store, &args.registry, display, (&finished.platforms, uploaded), &push)?;
     }
     lint.show(mode);
     match ended {
@@ -142,8 +143,12 @@ fn run(
 }
 
 /// Returns the progress of transfers that suits that of the build.
-fn show(args: &BuildArgs) -> Show {
-    if matches!(progress_mode(args), Mode::Quiet | Mode::RawJson) { Show::Nothing } else { Show::new(false) }
+fn transfer_display(args: &BuildArgs) -> TransferDisplay {
+    if matches!(progress_mode(args), Mode::Quiet | Mode::RawJson) {
+        TransferDisplay::Nothing
+    } else {
+        TransferDisplay::new(false)
+    }
 }
 
 /// Returns the form of progress output: that of the flags, or else the form for terminals or plain

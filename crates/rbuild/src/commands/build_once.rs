@@ -5,8 +5,8 @@ use std::sync::mpsc::{Receiver, channel};
 
 use rbuild_dockerfile::ast::Dockerfile;
 use rbuild_engine::{
-    BuildError, BuildRequest, Event, Events, Export, Finished, Online, Prepared, answer, binds, execute, prepare,
-    warn_of_store,
+    BuildError, BuildReport, BuildRequest, Event, Events, Export, NetworkAccess, Prepared, answer, binds, execute,
+    prepare, warn_of_store,
 };
 use rbuild_image::MediaType;
 use rbuild_linux::Destination;
@@ -29,7 +29,7 @@ use crate::ui::terminal;
 
 /// Outcome of a build.
 pub enum BuildOutcome {
-    Made(Finished),
+    Made(BuildReport),
     /// The exit code. The error has been printed.
     Failed(u8),
 }
@@ -44,7 +44,7 @@ pub struct BuildOnce<'a> {
     /// Shows the reason why each step runs or is cached.
     pub explain: bool,
     /// Pulls images and downloads files.
-    pub online: &'a Online<'a>,
+    pub network: &'a NetworkAccess<'a>,
     /// The images that are being pulled.
     pub pulls: &'a Pulls<'a>,
     /// Uploads layers while they are packed.
@@ -61,7 +61,7 @@ impl BuildOnce<'_> {
     pub fn build(&self, request: &BuildRequest) -> Result<BuildOutcome, Failure> {
         let outcome = self.prepare_and_build(request);
         self.pulls.end(matches!(outcome, Ok(BuildOutcome::Made(_))));
-        self.online.arrived();
+        self.network.arrived();
         outcome
     }
 
@@ -70,7 +70,7 @@ impl BuildOnce<'_> {
         let sender = Events::new(sender).masking(request.secret_values(), |help| Hint::from(help).to_string());
         let plans = request.plans();
         let prepared: Result<Vec<Prepared>, BuildError> =
-            plans.iter().map(|plan| prepare(request, self.file, plan, self.store, &sender, self.online)).collect();
+            plans.iter().map(|plan| prepare(request, self.file, plan, self.store, &sender, self.network)).collect();
         let prepared = match prepared {
             Ok(prepared) => prepared,
             Err(e) => {
@@ -172,7 +172,7 @@ impl BuildOnce<'_> {
         builder: Result<Builder, BuildError>,
         sender: Events,
         events: Receiver<Event>,
-    ) -> Result<Finished, BuildError> {
+    ) -> Result<BuildReport, BuildError> {
         let (mode, explain) = (self.mode, self.explain);
         let drawing = start(move || draw(&events, mode, explain));
         let mut drawing = Some(drawing.map_err(BuildError::kernel("the display of progress"))?);
@@ -237,24 +237,24 @@ impl Reports {
 
 /// Returns the digest that identifies a result: the image ID, or as in docker, the digest of the
 /// index of several images.
-fn id_of(finished: &Finished) -> Option<String> {
+fn id_of(finished: &BuildReport) -> Option<String> {
     match finished {
-        Finished { index: Some(index), .. } => Some(index.digest.to_string()),
-        Finished { image, .. } => image.as_ref().map(|image| image.id.to_string()),
+        BuildReport { index: Some(index), .. } => Some(index.digest.to_string()),
+        BuildReport { image, .. } => image.as_ref().map(|image| image.id.to_string()),
     }
 }
 
 /// Returns the document of `--metadata-file`. It has those keys of `docker buildx build` for which
 /// rbuild has values.
-fn metadata(request: &BuildRequest, finished: &Finished) -> Value {
+fn metadata(request: &BuildRequest, finished: &BuildReport) -> Value {
     let mut all = json!({"buildx.build.ref": format!("rbuild/{}", request.build_id)});
     let result = match finished {
-        Finished { index: Some(index), .. } => Some((MediaType::ImageIndex, index.digest, index.size)),
-        Finished { image: Some(image), .. } => {
+        BuildReport { index: Some(index), .. } => Some((MediaType::ImageIndex, index.digest, index.size)),
+        BuildReport { image: Some(image), .. } => {
             all["containerimage.config.digest"] = json!(image.id.to_string());
             Some((MediaType::ImageManifest, image.manifest, image.manifest_size))
         }
-        Finished { image: None, .. } => None,
+        BuildReport { image: None, .. } => None,
     };
     if let Some((kind, digest, size)) = result {
         let mut descriptor = json!({"mediaType": kind.to_string(), "digest": digest.to_string(), "size": size});
@@ -276,7 +276,7 @@ fn metadata(request: &BuildRequest, finished: &Finished) -> Value {
 pub fn conclude(
     args: &BuildArgs,
     request: &BuildRequest,
-    finished: &Finished,
+    finished: &BuildReport,
     reports: &Reports,
 ) -> Result<(), Failure> {
     for export in &request.exports {

@@ -117,7 +117,7 @@ fn check(
             Err(other) => return Err(other.into()),
         }
     }
-    let images = lint::KnownImages { store, policy: request.pull, online: None };
+    let images = lint::KnownImages { store, policy: request.pull, network: None };
     let warnings = lint::warnings(file, request, &images, &analyses, &settings);
     show_warnings(&warnings, errors.first(), source, json);
     Ok(match (errors.is_empty(), warnings.is_empty()) {

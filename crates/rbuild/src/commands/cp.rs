@@ -13,7 +13,7 @@ use serde_json::json;
 
 use crate::args::{ContainersArgs, CpArgs, CreateArgs, RmArgs};
 use crate::commands::images::{ago, bad_format};
-use crate::commands::in_builder::{exit_code, store_in, store_only};
+use crate::commands::in_builder::{exit_code, store_config, store_in};
 use crate::commands::named::{self, Purpose};
 use crate::commands::removing::removed_text;
 use crate::commands::run;
@@ -141,7 +141,7 @@ pub fn cp(settings: &Settings, args: CpArgs) -> Result<u8, Failure> {
     };
     let target = copy_target(&args.dest)?;
     let (mut answer, mut answer_writer) = std::io::pipe().map_err(|e| Failure::caused("cannot create a pipe", &e))?;
-    let ended = enter(&store_only(&store), settings.isolation, |builder| {
+    let ended = enter(&store_config(&store), settings.isolation, |builder| {
         match copy(builder, &store, &manifest, &path, args.follow_link, &target) {
             Ok(CopiedTo::Place) => i32::from(code::OK),
             // One byte reports that the caller must publish the file.

@@ -3,10 +3,10 @@
 use rbuild_engine::BuildError;
 use rbuild_remedy::{IsolationRemedy, Remedy};
 use rbuild_sandbox::{Builder, Carrier, IsolationRequest, RunnerError, RunnerMode, checks, enter};
-use rbuild_store::{Snapshots, Store, Workspace};
+use rbuild_store::{SnapshotBackend, Store, Workspace};
 use serde::{Deserialize, Serialize};
 
-use crate::commands::in_builder::{moved_store, read_answer, store_only, unread};
+use crate::commands::in_builder::{read_answer, store_config, store_in_builder, unread};
 use crate::exit::{Failure, code};
 use crate::input::settings::Settings;
 use crate::ui::hints::Hint;
@@ -15,12 +15,12 @@ use crate::ui::terminal;
 pub fn doctor(settings: &Settings) -> Result<u8, Failure> {
     for check in checks() {
         let hint = check.remedy.as_ref().map(Hint::from);
-        Line { good: hint.is_none(), name: check.name, found: check.found, hint }.print();
+        ReportLine { good: hint.is_none(), name: check.name, found: check.found, hint }.print();
     }
     match settings.open() {
-        Ok(store) => Line::good("store", store.path().display().to_string()).print(),
+        Ok(store) => ReportLine::good("store", store.path().display().to_string()).print(),
         Err(e) => {
-            Line { good: false, name: "store", found: e.message, hint: e.help }.print();
+            ReportLine { good: false, name: "store", found: e.message, hint: e.help }.print();
             return Ok(code::FAILED);
         }
     }
@@ -29,14 +29,14 @@ pub fn doctor(settings: &Settings) -> Result<u8, Failure> {
     match trial(settings) {
         Ok(found) => {
             let is_root = rbuild_linux::credentials::own_ids().uid == 0;
-            found.lines(is_root).iter().for_each(Line::print);
-            networks(found.mode, isolated()).iter().for_each(Line::print);
+            found.lines(is_root).iter().for_each(ReportLine::print);
+            networks(found.mode, isolated()).iter().for_each(ReportLine::print);
             Ok(code::OK)
         }
         Err(failure) => {
             let name = requested(settings.isolation);
-            Line { good: false, name, found: failure.message, hint: failure.help }.print();
-            networks(RunnerMode::Container, isolated()).iter().for_each(Line::print);
+            ReportLine { good: false, name, found: failure.message, hint: failure.help }.print();
+            networks(RunnerMode::Container, isolated()).iter().for_each(ReportLine::print);
             Ok(code::REFUSED)
         }
     }
@@ -52,42 +52,45 @@ fn requested(isolation: IsolationRequest) -> &'static str {
 }
 
 /// Returns the lines about networks of commands in a mode.
-fn networks(mode: RunnerMode, isolated: Line) -> [Line; 2] {
+fn networks(mode: RunnerMode, isolated: ReportLine) -> [ReportLine; 2] {
     let reach = "commands can reach this machine's loopback ports and abstract Unix sockets";
     if mode == RunnerMode::Chroot {
         let isolated = "--network none and isolated require namespaces, which this mode lacks";
-        return [Line::good("networks", format!("host only; {reach}")), Line::bad("isolated", isolated.into(), None)];
+        return [
+            ReportLine::good("networks", format!("host only; {reach}")),
+            ReportLine::bad("isolated", isolated.into(), None),
+        ];
     }
-    [Line::good("networks", format!("host (the default) and none; with host, {reach}")), isolated]
+    [ReportLine::good("networks", format!("host (the default) and none; with host, {reach}")), isolated]
 }
 
 /// Returns the line about the program that connects isolated networks.
-fn isolated() -> Line {
+fn isolated() -> ReportLine {
     match Carrier::find() {
         Ok(carrier) => carried_by(carrier.name()),
-        Err(error) => Line::bad("isolated", rbuild_remedy::sentence(&error), Some(&error.remedy)),
+        Err(error) => ReportLine::bad("isolated", rbuild_remedy::sentence(&error), Some(&error.remedy)),
     }
 }
 
-fn carried_by(program: &str) -> Line {
-    Line::good("isolated", format!("--network isolated uses {program}"))
+fn carried_by(program: &str) -> ReportLine {
+    ReportLine::good("isolated", format!("--network isolated uses {program}"))
 }
 
 /// A line of the report: a property of the machine, and a hint for its improvement.
-struct Line {
+struct ReportLine {
     good: bool,
     name: &'static str,
     found: String,
     hint: Option<Hint>,
 }
 
-impl Line {
-    fn good(name: &'static str, found: String) -> Line {
-        Line { good: true, name, found, hint: None }
+impl ReportLine {
+    fn good(name: &'static str, found: String) -> ReportLine {
+        ReportLine { good: true, name, found, hint: None }
     }
 
-    fn bad(name: &'static str, found: String, remedy: Option<&Remedy>) -> Line {
-        Line { good: false, name, found, hint: remedy.map(Hint::from) }
+    fn bad(name: &'static str, found: String, remedy: Option<&Remedy>) -> ReportLine {
+        ReportLine { good: false, name, found, hint: remedy.map(Hint::from) }
     }
 
     fn print(&self) {
@@ -113,7 +116,7 @@ struct Findings {
 
 impl Findings {
     /// Returns the findings. `is_root` is true if the caller of the builder is root.
-    fn lines(&self, is_root: bool) -> Vec<Line> {
+    fn lines(&self, is_root: bool) -> Vec<ReportLine> {
         let found = match self.mode {
             RunnerMode::Chroot => {
                 "commands have their own root directory but no other isolation: neither namespaces nor mounts are permitted"
@@ -126,15 +129,15 @@ impl Findings {
             }
             RunnerMode::Container => "a user namespace with sub-IDs works",
         };
-        let mut lines = vec![Line::good(self.mode.name(), found.into())];
+        let mut lines = vec![ReportLine::good(self.mode.name(), found.into())];
         if let Some(obstacle) = &self.obstacle {
-            lines.push(Line::bad("commands", rbuild_remedy::sentence(obstacle), obstacle.remedy().as_ref()));
+            lines.push(ReportLine::bad("commands", rbuild_remedy::sentence(obstacle), obstacle.remedy().as_ref()));
         }
         if self.outer_processes {
             let found = "parts of /proc are masked, so commands use this container's /proc and can see its processes";
-            lines.push(Line::bad("proc", found.into(), Some(&Remedy::Isolation(IsolationRemedy::UnmaskProc))));
+            lines.push(ReportLine::bad("proc", found.into(), Some(&Remedy::Isolation(IsolationRemedy::UnmaskProc))));
         } else if self.mode != RunnerMode::Chroot {
-            lines.push(Line::good("proc", "commands can see only their own processes".into()));
+            lines.push(ReportLine::good("proc", "commands can see only their own processes".into()));
         }
         let found = if self.mode == RunnerMode::Chroot {
             "this mode cannot mount overlays, so files are copied for each step, which is slower"
@@ -143,7 +146,7 @@ impl Findings {
         } else {
             "overlay mounts work on the store's file system"
         };
-        lines.push(Line::good("snapshots", found.into()));
+        lines.push(ReportLine::good("snapshots", found.into()));
         lines
     }
 }
@@ -152,10 +155,10 @@ impl Findings {
 fn trial(settings: &Settings) -> Result<Findings, Failure> {
     let store = settings.open()?;
     let (reader, mut writer) = std::io::pipe().map_err(unread)?;
-    enter(&store_only(&store), settings.isolation, |builder| {
+    enter(&store_config(&store), settings.isolation, |builder| {
         use std::io::Write;
         let result = builder.map_err(BuildError::from).and_then(|builder| {
-            let copies = snapshots(&store, &builder)? == Snapshots::Copies;
+            let copies = snapshots(&store, &builder)? == SnapshotBackend::Copies;
             let mode = builder.isolation.runner_mode();
             let obstacle = builder.check_interception().err();
             Ok(Findings { mode, copies, outer_processes: builder.shows_outer_processes(), obstacle })
@@ -168,8 +171,8 @@ fn trial(settings: &Settings) -> Result<Findings, Failure> {
     read_answer::<Result<Findings, Failure>>(reader)?
 }
 
-fn snapshots(store: &Store, builder: &Builder) -> Result<Snapshots, BuildError> {
-    let store = moved_store(builder, store)?;
+fn snapshots(store: &Store, builder: &Builder) -> Result<SnapshotBackend, BuildError> {
+    let store = store_in_builder(builder, store)?;
     let work = Workspace::open(&store)?;
     rbuild_engine::snapshots(builder, &work)
 }
@@ -192,8 +195,8 @@ mod tests {
         for (title, mode, is_root) in modes {
             for (with, limited) in [("", false), (", in a container that masks /proc, on an overlay", true)] {
                 let found = Findings { mode, copies: limited, outer_processes: limited, obstacle: None };
-                let lines: String = found.lines(is_root).iter().map(Line::text).collect();
-                let networks: String = networks(mode, carried_by("pasta")).iter().map(Line::text).collect();
+                let lines: String = found.lines(is_root).iter().map(ReportLine::text).collect();
+                let networks: String = networks(mode, carried_by("pasta")).iter().map(ReportLine::text).collect();
                 text += &format!("=== {title}{with}\n{lines}{networks}");
             }
         }

@@ -22,7 +22,7 @@ use rbuild_transport::{BlobInfo, EarlyPush, GrowingBlob};
 use serde::{Deserialize, Serialize};
 
 use crate::args::RegistryFlags;
-use crate::commands::transfer::Show;
+use crate::commands::transfer::TransferDisplay;
 use crate::exit::code;
 use crate::input::registry;
 use crate::ui::transfer_bar::TransferBar;
@@ -50,7 +50,7 @@ pub struct EarlyPusher<'a> {
     flags: &'a RegistryFlags,
     /// The names that the image is pushed to. The first one's repository gets the layers early.
     names: &'a [Reference],
-    show: Show,
+    display: TransferDisplay,
     running: RefCell<Option<UploadingFetcher>>,
 }
 
@@ -63,8 +63,8 @@ struct UploadingFetcher {
 
 impl<'a> EarlyPusher<'a> {
     /// Prepares the upload of the layers of an image that is pushed to `names`, which may be none.
-    pub fn new(flags: &'a RegistryFlags, names: &'a [Reference], show: Show) -> EarlyPusher<'a> {
-        EarlyPusher { flags, names, show, running: RefCell::default() }
+    pub fn new(flags: &'a RegistryFlags, names: &'a [Reference], display: TransferDisplay) -> EarlyPusher<'a> {
+        EarlyPusher { flags, names, display, running: RefCell::default() }
     }
 
     /// Forks the fetcher. The caller must have one thread. `in_fetcher` closes what belongs to the
@@ -125,7 +125,7 @@ impl<'a> EarlyPusher<'a> {
             blobs.values().for_each(|blob| blob.abandon());
             let doing = format!("pushing {}", name.familiar());
             let moved = early.moved().clone();
-            let bar = (self.show == Show::Bar).then(|| TransferBar::with_counter(&doing, None, moved));
+            let bar = (self.display == TransferDisplay::Bar).then(|| TransferBar::with_counter(&doing, None, moved));
             uploads.into_iter().for_each(|upload| drop(upload.join()));
             drop(bar);
         });
@@ -141,7 +141,7 @@ impl<'a> EarlyPusher<'a> {
     /// Returns the receiver of layers that are packed. Called by the builder.
     pub fn watch(&self) -> Option<Arc<dyn PackingWatch>> {
         let running = self.running.take()?;
-        Some(Arc::new(Announcing { socket: running.socket, count: AtomicU64::new(0) }))
+        Some(Arc::new(LayerReporter { socket: running.socket, count: AtomicU64::new(0) }))
     }
 
     /// Ends the fetcher when the builder has ended, after its last upload if the build succeeded.
@@ -167,13 +167,13 @@ fn receive(socket: impl AsFd, buffer: &mut Vec<u8>) -> Option<(LayerMessage, Opt
 }
 
 /// Sends the progress of layers to the fetcher.
-struct Announcing {
+struct LayerReporter {
     socket: Arc<OwnedFd>,
     /// Number of layers.
     count: AtomicU64,
 }
 
-impl Announcing {
+impl LayerReporter {
     fn send(&self, message: &LayerMessage, file: Option<&File>) {
         let Ok(text) = serde_json::to_vec(message) else { return };
         let files: Vec<_> = file.into_iter().map(File::as_fd).collect();
@@ -182,7 +182,7 @@ impl Announcing {
     }
 }
 
-impl PackingWatch for Announcing {
+impl PackingWatch for LayerReporter {
     fn begun(&self, file: File) -> Box<dyn PackingProgress + '_> {
         let number = self.count.fetch_add(1, Ordering::Relaxed);
         self.send(&LayerMessage::Begun(number), Some(&file));
@@ -192,7 +192,7 @@ impl PackingWatch for Announcing {
 
 /// A layer that is being packed.
 struct AnnouncedLayer<'a> {
-    to: &'a Announcing,
+    to: &'a LayerReporter,
     number: u64,
     /// Size in bytes that was sent last.
     sent: u64,
@@ -230,7 +230,7 @@ mod tests {
     #[test]
     fn layers_are_announced_with_their_files() {
         let (ours, theirs) = message_sockets().unwrap();
-        let watch = Announcing { socket: Arc::new(ours), count: AtomicU64::new(7) };
+        let watch = LayerReporter { socket: Arc::new(ours), count: AtomicU64::new(7) };
         let path = std::env::temp_dir().join(format!("rbuild-announced-{}", std::process::id()));
         std::fs::write(&path, "layer").unwrap();
         let mut layer = watch.begun(File::open(&path).unwrap());

@@ -18,7 +18,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::args::RegistryFlags;
-use crate::commands::transfer::{PushedLayers, Show, download_one, push_all};
+use crate::commands::transfer::{PushedLayers, TransferDisplay, download_one, push_all};
 use crate::exit::{Failure, code, reported};
 use crate::input::registry;
 
@@ -70,15 +70,15 @@ pub fn fetch(
     store: &Store,
     flags: &RegistryFlags,
     secrets: &[(String, Vec<u8>)],
-    show: Show,
+    display: TransferDisplay,
     wanted: &[UrlSource],
 ) -> Result<Vec<Result<Download, ReportedError>>, BuildError> {
     let answers: Result<Result<Vec<_>, Failure>, Failure> = in_fetcher(|| {
-        let client = registry::client_of(flags, &[], show == Show::Nothing)?;
+        let client = registry::client_of(flags, &[], display == TransferDisplay::Nothing)?;
         let download = |UrlSource { url, name: _, checksum }: &UrlSource| {
             let authorization = authorization(secrets, url.host())?;
             let request = DownloadRequest { url, checksum: checksum.as_ref(), authorization };
-            download_one(store, &client, &request, show).map_err(|e| reported(&e, e.help()))
+            download_one(store, &client, &request, display).map_err(|e| reported(&e, e.help()))
         };
         Ok(wanted.iter().map(download).collect())
     });
@@ -90,14 +90,14 @@ pub fn fetch_one(
     store: &Store,
     flags: &RegistryFlags,
     secrets: &[(String, Vec<u8>)],
-    show: Show,
+    display: TransferDisplay,
     url: &SourceUrl,
 ) -> Result<Download, Failure> {
     in_fetcher(|| {
-        let client = registry::client_of(flags, &[], show == Show::Nothing)?;
+        let client = registry::client_of(flags, &[], display == TransferDisplay::Nothing)?;
         let authorization = authorization(secrets, url.host()).map_err(|e| Failure::new(e.message))?;
         let request = DownloadRequest { url, checksum: None, authorization };
-        Ok(download_one(store, &client, &request, show)?)
+        Ok(download_one(store, &client, &request, display)?)
     })?
 }
 
@@ -118,9 +118,9 @@ fn authorization(secrets: &[(String, Vec<u8>)], host: &str) -> Result<Option<Sec
 }
 
 /// Checks before a build that its image may be pushed.
-pub fn check_push(flags: &RegistryFlags, show: Show, names: &[Reference]) -> Result<(), Failure> {
+pub fn check_push(flags: &RegistryFlags, display: TransferDisplay, names: &[Reference]) -> Result<(), Failure> {
     let answer: Option<Failure> = in_fetcher(|| {
-        let checked = registry::client_of(flags, names, show == Show::Nothing).and_then(|client| {
+        let checked = registry::client_of(flags, names, display == TransferDisplay::Nothing).and_then(|client| {
             names.iter().try_for_each(|name| rbuild_transport::check_push(&client, name).map_err(Failure::from))
         });
         checked.err()
@@ -133,15 +133,15 @@ pub fn check_push(flags: &RegistryFlags, show: Show, names: &[Reference]) -> Res
 pub fn push(
     store: &Store,
     flags: &RegistryFlags,
-    show: Show,
+    display: TransferDisplay,
     (platforms, uploaded): (&[ManifestDigest], Vec<BlobDigest>),
     names: &[Reference],
 ) -> Result<(), Failure> {
     let answer: Option<Failure> = in_fetcher(|| {
-        let pushed = registry::client_of(flags, names, show == Show::Nothing).and_then(|client| {
+        let pushed = registry::client_of(flags, names, display == TransferDisplay::Nothing).and_then(|client| {
             let images =
                 platforms.iter().map(|manifest| store.images().image(manifest)).collect::<Result<Vec<_>, _>>()?;
-            push_all(store, &client, &images, names, PushedLayers::Built(uploaded), show)
+            push_all(store, &client, &images, names, PushedLayers::Built(uploaded), display)
         });
         pushed.err()
     })?;

@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 use crate::exit::{Failure, code};
 
 /// Returns the configuration of a builder that contains only the store and runs no commands.
-pub fn store_only(store: &Store) -> BuilderConfig {
+pub fn store_config(store: &Store) -> BuilderConfig {
     let (path, owners) = (store.path().to_path_buf(), store.owner_records().clone());
     let (binds, expendable, kept) = Default::default();
     BuilderConfig { store: path, owners, binds, carrier: None, commands: false, expendable, kept }
@@ -20,13 +20,13 @@ pub fn store_only(store: &Store) -> BuilderConfig {
 /// Returns the store at its path in the builder. Trees that are made through it have owners of the
 /// kind that the builder's isolation mode uses.
 pub fn store_in(builder: &Builder, store: &Store) -> Result<Store, StoreError> {
-    let store = moved_store(builder, store)?.with_owners(builder.isolation.owner_mode())?;
+    let store = store_in_builder(builder, store)?.with_owners(builder.isolation.owner_mode())?;
     Ok(store.with_device_nodes(builder.is_bare()))
 }
 
 /// Returns the store at its path in the builder, for work that makes no trees.
-pub fn moved_store(builder: &Builder, store: &Store) -> Result<Store, StoreError> {
-    store.moved(&builder.path(Path::new(rbuild_sandbox::STORE)), builder.isolation.owner_mode())
+pub fn store_in_builder(builder: &Builder, store: &Store) -> Result<Store, StoreError> {
+    store.at_path(&builder.path(Path::new(rbuild_sandbox::STORE)), builder.isolation.owner_mode())
 }
 
 /// Returns the exit code of rbuild for a builder that ended with `code`; `stopped` is true if a

@@ -5,7 +5,7 @@ use std::cell::OnceCell;
 use rbuild_dockerfile::Diagnostic;
 use rbuild_dockerfile::ast::Dockerfile;
 use rbuild_dockerfile::lint::{self, BaseFacts, Facts, LintSettings, LintWarning, StageRole};
-use rbuild_engine::{BuildRequest, Online, PullPolicy};
+use rbuild_engine::{BuildRequest, NetworkAccess, PullPolicy};
 use rbuild_image::{ImageConfig, ImageName, Platform};
 use rbuild_plan::{Analysis, ContextSource, NamedContext, Parameters, PlatformImage, StageUse};
 use rbuild_remedy::counted;
@@ -26,7 +26,7 @@ pub struct Lint<'a> {
     source: &'a SourceText<'a>,
     settings: LintSettings,
     /// The images that the build is pulling.
-    online: &'a Online<'a>,
+    network: &'a NetworkAccess<'a>,
     /// The warnings, as lines.
     warnings: OnceCell<Vec<String>>,
 }
@@ -38,9 +38,9 @@ impl<'a> Lint<'a> {
         store: &'a Store,
         source: &'a SourceText<'a>,
         settings: LintSettings,
-        online: &'a Online<'a>,
+        network: &'a NetworkAccess<'a>,
     ) -> Lint<'a> {
-        Lint { file, store, source, settings, online, warnings: OnceCell::new() }
+        Lint { file, store, source, settings, network, warnings: OnceCell::new() }
     }
 
     /// Runs the rules. Returns the message if the Dockerfile has warnings and `check=error=true`.
@@ -73,7 +73,7 @@ impl<'a> Lint<'a> {
         let plans = request.plans();
         // The planner reports the errors of an analysis.
         let analyses = plans.iter().filter_map(|plan| Some((plan, rbuild_plan::analyze(self.file, plan).ok()?)));
-        let images = KnownImages { store: self.store, policy: request.pull, online: Some(self.online) };
+        let images = KnownImages { store: self.store, policy: request.pull, network: Some(self.network) };
         warnings(self.file, request, &images, &analyses.collect::<Vec<_>>(), &self.settings)
     }
 
@@ -161,7 +161,7 @@ pub fn settings(file: &Dockerfile, request: &BuildRequest) -> Result<LintSetting
 pub struct KnownImages<'a> {
     pub store: &'a Store,
     pub policy: PullPolicy,
-    pub online: Option<&'a Online<'a>>,
+    pub network: Option<&'a NetworkAccess<'a>>,
 }
 
 impl KnownImages<'_> {
@@ -189,7 +189,7 @@ impl KnownImages<'_> {
     /// Errors are ignored here: the build fails anyway if the store cannot be read.
     fn config(&self, name: ImageName, platform: &Platform) -> Option<ImageConfig> {
         let wanted = PlatformImage { name, platform: platform.clone() };
-        if let Some(image) = self.online.and_then(|online| online.arriving(&wanted)) {
+        if let Some(image) = self.network.and_then(|network| network.incoming(&wanted)) {
             return Some(image.config);
         }
         Some(rbuild_engine::stored_image(self.store, &wanted, self.policy).ok()??.config)

@@ -20,15 +20,15 @@ use crate::args::RegistryFlags;
 use crate::commands::pulls::fetcher_process::{FetcherProcess, PendingImage};
 use crate::commands::pulls::fetching::Fetching;
 use crate::commands::pulls::messages::{FetcherAnswer, FetcherAnswers};
-use crate::commands::transfer::Show;
+use crate::commands::transfer::TransferDisplay;
 use crate::exit::{Failure, code};
 
-mod arriving;
 mod fetcher_process;
 mod fetching;
+mod incoming_images;
 mod messages;
 
-use arriving::ArrivingImages;
+use incoming_images::IncomingImages;
 
 /// The pulls of a build.
 pub struct Pulls<'a> {
@@ -37,8 +37,13 @@ pub struct Pulls<'a> {
 }
 
 impl<'a> Pulls<'a> {
-    pub fn new(store: &'a Store, flags: &'a RegistryFlags, pushed: &'a [Reference], show: Show) -> Pulls<'a> {
-        Pulls { fetching: Fetching { store, flags, pushed, show }, fetchers: RefCell::default() }
+    pub fn new(
+        store: &'a Store,
+        flags: &'a RegistryFlags,
+        pushed: &'a [Reference],
+        display: TransferDisplay,
+    ) -> Pulls<'a> {
+        Pulls { fetching: Fetching { store, flags, pushed, display }, fetchers: RefCell::default() }
     }
 
     /// Runs the first phase for images. The caller must have one thread.
@@ -101,9 +106,9 @@ impl<'a> Pulls<'a> {
     }
 
     /// Starts to receive the progress of the layers that were ordered. Called by the builder.
-    pub fn receive(&self, events: &Events) -> std::io::Result<ArrivingImages> {
+    pub fn receive(&self, events: &Events) -> std::io::Result<IncomingImages> {
         let fetchers = self.fetchers.take().into_iter().filter(|fetcher| !fetcher.images.is_empty());
-        ArrivingImages::receive(fetchers, events)
+        IncomingImages::receive(fetchers, events)
     }
 
     /// Closes the sockets of the fetchers, in another process than the launcher.

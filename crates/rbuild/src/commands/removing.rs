@@ -12,7 +12,7 @@ use serde_json::json;
 
 use crate::args::{DfArgs, FsckArgs, ImagePruneArgs, PruneArgs, RmiArgs};
 use crate::commands::images::{bad_format, seconds};
-use crate::commands::in_builder::{exit_code, moved_store, store_only};
+use crate::commands::in_builder::{exit_code, store_config, store_in_builder};
 use crate::commands::named::{self, Purpose};
 use crate::exit::{Failure, code};
 use crate::input::settings::Settings;
@@ -148,9 +148,9 @@ fn until(filter: &str, span: &str) -> Result<i64, Failure> {
 pub fn prune(settings: &Settings, args: PruneArgs, dangling: DanglingImages) -> Result<u8, Failure> {
     let store = settings.open()?;
     let budget = budget(&args)?;
-    let ended = enter(&store_only(&store), settings.isolation, |builder| {
+    let ended = enter(&store_config(&store), settings.isolation, |builder| {
         let pruned = builder.map_err(Failure::from).and_then(|builder| {
-            let store = moved_store(&builder, &store)?;
+            let store = store_in_builder(&builder, &store)?;
             drop(rbuild_store::Workspace::open(&store)?);
             Ok(match budget {
                 Some(budget) => store.gc().collect(budget)?,

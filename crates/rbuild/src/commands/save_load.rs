@@ -11,7 +11,7 @@ use rbuild_image::{ImageConfig, Platform, PlatformError, Reference, SourceUrl, h
 use rbuild_linux::quoted;
 use rbuild_remedy::{BuildRemedy, Remedy};
 use rbuild_store::{FoundImage, Store};
-use rbuild_transport::{ArchiveFormat, Saved, WantedPlatform, save_size};
+use rbuild_transport::{ArchiveFormat, NamedArtifact, WantedPlatform, save_size};
 
 use crate::args::{ImportArgs, LoadArgs, SaveArgs};
 use crate::commands::named::{self, Purpose};
@@ -187,18 +187,19 @@ pub fn save(settings: &Settings, args: SaveArgs) -> Result<u8, Failure> {
         }
     };
     let store = settings.open()?;
-    let mut images: Vec<Saved> = Vec::new();
+    let mut images: Vec<NamedArtifact> = Vec::new();
     for wanted in &args.images {
         let found = store.images().find(wanted).map_err(named::missing(&store, wanted, Purpose::Use))?;
         let FoundImage { name, artifact, .. } = found;
         let name = name.filter(|n| n.digest().is_none());
-        let is_it = |saved: &Saved| saved.images.iter().map(|image| &image.manifest_digest).eq(artifact.images());
+        let is_it =
+            |saved: &NamedArtifact| saved.images.iter().map(|image| &image.manifest_digest).eq(artifact.images());
         match images.iter_mut().find(|saved| is_it(saved)) {
             Some(known) => known.names.extend(name),
             None => {
                 let all =
                     artifact.images().iter().map(|image| store.images().image(image)).collect::<Result<Vec<_>, _>>()?;
-                images.push(Saved { images: all, names: name.into_iter().collect() });
+                images.push(NamedArtifact { images: all, names: name.into_iter().collect() });
             }
         }
     }

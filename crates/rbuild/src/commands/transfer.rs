@@ -22,7 +22,7 @@ use crate::ui::transfer_bar::TransferBar;
 
 /// The form of progress output on standard error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Show {
+pub enum TransferDisplay {
     Nothing,
     /// A line for each blob and image.
     Lines,
@@ -30,28 +30,28 @@ pub enum Show {
     Bar,
 }
 
-impl Show {
+impl TransferDisplay {
     /// Returns the progress that suits the terminal.
-    pub fn new(quiet: bool) -> Show {
+    pub fn new(quiet: bool) -> TransferDisplay {
         match (quiet, terminal::redraws()) {
-            (true, _) => Show::Nothing,
-            (false, true) => Show::Bar,
-            (false, false) => Show::Lines,
+            (true, _) => TransferDisplay::Nothing,
+            (false, true) => TransferDisplay::Bar,
+            (false, false) => TransferDisplay::Lines,
         }
     }
 }
 
 /// Runs a transfer and shows its progress.
-fn shown<T>(show: Show, doing: &str, done: &str, transfer: impl FnOnce(&TransferProgress<'_>) -> T) -> T {
+fn shown<T>(display: TransferDisplay, doing: &str, done: &str, transfer: impl FnOnce(&TransferProgress<'_>) -> T) -> T {
     let bar: OnceLock<TransferBar> = OnceLock::new();
     let moved = std::sync::Arc::new(AtomicU64::new(0));
     let total = |total: u64| {
-        if show == Show::Bar {
+        if display == TransferDisplay::Bar {
             bar.get_or_init(|| TransferBar::with_counter(doing, Some(total), moved.clone()));
         }
     };
     let finished = |digest: &BlobDigest, size: u64, origin: BlobOrigin| {
-        if show == Show::Lines {
+        if display == TransferDisplay::Lines {
             terminal::err(&format!("{}: {}\n", digest.short(), arrival(done, size, origin)));
         }
     };
@@ -83,16 +83,16 @@ fn pull_one(
     client: &Client,
     name: &Reference,
     platform: &Platform,
-    show: Show,
+    display: TransferDisplay,
 ) -> Result<PulledImage, TransportError> {
     let doing = format!("pulling {}", shown_name(name, platform));
-    if show != Show::Nothing {
+    if display != TransferDisplay::Nothing {
         terminal::err(&format!("{doing}\n"));
     }
     let pulled =
-        shown(show, &doing, "pulled", |progress| rbuild_transport::pull(store, client, name, platform, progress))?;
+        shown(display, &doing, "pulled", |progress| rbuild_transport::pull(store, client, name, platform, progress))?;
     pulled.warnings.iter().for_each(|warning| terminal::warning(warning.as_str()));
-    if show != Show::Nothing {
+    if display != TransferDisplay::Nothing {
         pulled.lost.iter().for_each(|lost| terminal::err(&format!("note: {lost}\n")));
     }
     Ok(pulled)
@@ -103,18 +103,18 @@ pub fn download_one(
     store: &Store,
     client: &Client,
     request: &DownloadRequest<'_>,
-    show: Show,
+    display: TransferDisplay,
 ) -> Result<Download, TransportError> {
-    shown(show, &format!("downloading {}", request.url), &format!("downloaded {}", request.url), |progress| {
+    shown(display, &format!("downloading {}", request.url), &format!("downloaded {}", request.url), |progress| {
         rbuild_transport::download(store, client, request, progress)
     })
 }
 
 /// Downloads a file that is used once.
 pub fn download_once(store: &Store, url: &SourceUrl) -> Result<File, Failure> {
-    let show = Show::new(false);
+    let display = TransferDisplay::new(false);
     let client = registry::client_of(&RegistryFlags::default(), &[], false)?;
-    Ok(shown(show, &format!("downloading {url}"), "downloaded", |progress| {
+    Ok(shown(display, &format!("downloading {url}"), "downloaded", |progress| {
         rbuild_transport::download_once(store, &client, url, progress)
     })?)
 }
@@ -127,10 +127,10 @@ pub fn pull(settings: &Settings, args: PullArgs) -> Result<u8, Failure> {
     let names = args.images.iter().map(|name| value::image_name(name)).collect::<Result<Vec<_>, _>>()?;
     let store = settings.open()?;
     let client = registry::client_of(&args.registry, &names, args.quiet)?;
-    let show = Show::new(args.quiet);
+    let display = TransferDisplay::new(args.quiet);
     for name in &names {
-        let pulled = pull_one(&store, &client, name, &platform, show)?;
-        if show != Show::Nothing {
+        let pulled = pull_one(&store, &client, name, &platform, display)?;
+        if display != TransferDisplay::Nothing {
             terminal::err(&status(pulled.is_new, &pulled.resolved.to_string(), &name.familiar()));
         }
         terminal::out(&format!("{name}\n"));
@@ -166,14 +166,14 @@ fn prepare(
     platforms: &[Image],
     names: &[Reference],
     layers: PushedLayers,
-    show: Show,
+    display: TransferDisplay,
 ) -> Result<Outgoing, TransportError> {
     match (layers, names.first()) {
         (PushedLayers::Compressed, Some(first)) => {
             names.iter().try_for_each(check_name)?;
             let (early, doing) = (EarlyPush::new(client, first)?, format!("pushing {}", first.familiar()));
             let moved = early.moved().clone();
-            let _bar = (show == Show::Bar).then(|| TransferBar::with_counter(&doing, None, moved));
+            let _bar = (display == TransferDisplay::Bar).then(|| TransferBar::with_counter(&doing, None, moved));
             outgoing(store, platforms, false, Some(early))
         }
         (PushedLayers::Built(uploaded), Some(first)) => {
@@ -191,17 +191,17 @@ pub fn push_all(
     platforms: &[Image],
     names: &[Reference],
     layers: PushedLayers,
-    show: Show,
+    display: TransferDisplay,
 ) -> Result<ManifestDigest, Failure> {
-    let image = prepare(store, client, platforms, names, layers, show)?;
+    let image = prepare(store, client, platforms, names, layers, display)?;
     for name in names {
-        if show != Show::Nothing {
+        if display != TransferDisplay::Nothing {
             terminal::err(&format!("pushing {}\n", name.familiar()));
         }
-        shown(show, &format!("pushing {}", name.familiar()), "pushed", |progress| {
+        shown(display, &format!("pushing {}", name.familiar()), "pushed", |progress| {
             rbuild_transport::push(store, client, &image, name, progress)
         })?;
-        if show != Show::Nothing {
+        if display != TransferDisplay::Nothing {
             let tag = name.tag().unwrap_or("latest");
             terminal::err(&sent(tag, &image.digest.to_string(), image.size()));
         }
@@ -221,7 +221,7 @@ pub fn push(settings: &Settings, args: PushArgs) -> Result<u8, Failure> {
         found.artifact.images().iter().map(|image| store.images().image(image)).collect::<Result<Vec<_>, _>>()?;
     let client = registry::client_of(&args.registry, &names, args.quiet)?;
     let layers = if args.as_is { PushedLayers::Stored } else { PushedLayers::Compressed };
-    let digest = push_all(&store, &client, &images, &names, layers, Show::new(args.quiet))?;
+    let digest = push_all(&store, &client, &images, &names, layers, TransferDisplay::new(args.quiet))?;
     for name in &names {
         terminal::out(&format!("{}@{digest}\n", name.familiar_name()));
     }

@@ -3,12 +3,12 @@
 use rbuild_image::Reference;
 use rbuild_linux::quoted;
 use rbuild_registry::{
-    Client, CommandLineCredentials, Notice, Options, OwnLogin, ProcessEnvironment, Secret, TlsVerify,
+    Client, CommandLineCredentials, CommandLineLogin, Notice, Options, ProcessEnvironment, Secret, TlsVerify,
 };
 
 use crate::args::RegistryFlags;
 use crate::exit::Failure;
-use crate::input::withheld::{self, Withheld};
+use crate::input::withheld::{self, HiddenCredentials};
 use crate::ui::hints::ValueRemedy;
 use crate::ui::plain::plain;
 use crate::ui::terminal;
@@ -68,7 +68,7 @@ pub fn client_with(
     notify: impl Fn(Notice) + Send + Sync + 'static,
 ) -> Result<Client, Failure> {
     check(flags)?;
-    let Withheld { creds, creds_by_flag, .. } = withheld::read()?;
+    let HiddenCredentials { creds, creds_by_flag, .. } = withheld::read()?;
     let login = creds.map(|pair| own_login(&pair, own, creds_by_flag)).transpose()?;
     let given = CommandLineCredentials { login, file: flags.authfile.clone() };
     let options = Options { given, tls_verify: TlsVerify(flags.tls_verify), ..Options::default() };
@@ -86,7 +86,7 @@ pub fn check(flags: &RegistryFlags) -> Result<(), Failure> {
         return Err(Failure::usage(format!("--authfile {}: no such file or directory", quoted(path)))
             .help(ValueRemedy::LoginFile));
     }
-    let Withheld { creds, creds_by_flag, .. } = withheld::read()?;
+    let HiddenCredentials { creds, creds_by_flag, .. } = withheld::read()?;
     creds.map_or(Ok(()), |pair| user_and_password(&pair, creds_by_flag).map(drop))
 }
 
@@ -101,7 +101,7 @@ fn user_and_password(pair: &str, by_flag: bool) -> Result<(&str, &str), Failure>
         .ok_or_else(|| Failure::usage(format!("{}: the value is not of the form USER:PASSWORD", setting(by_flag))))
 }
 
-fn own_login(pair: &str, own: &[Reference], by_flag: bool) -> Result<OwnLogin, Failure> {
+fn own_login(pair: &str, own: &[Reference], by_flag: bool) -> Result<CommandLineLogin, Failure> {
     let (user, password) = user_and_password(pair, by_flag)?;
     let mut registries: Vec<&str> = own.iter().map(Reference::registry).collect();
     registries.sort_unstable();
@@ -112,7 +112,7 @@ fn own_login(pair: &str, own: &[Reference], by_flag: bool) -> Result<OwnLogin, F
         return Err(Failure::usage(message).help(ValueRemedy::LogInToEach));
     }
     let registry = registries.first().map(|registry| registry.to_string());
-    Ok(OwnLogin { user: user.to_string(), password: Secret::new(password), registry })
+    Ok(CommandLineLogin { user: user.to_string(), password: Secret::new(password), registry })
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ const FLAG: &str = "--creds";
 
 /// The credentials of the command line and the environment.
 #[derive(Default, Serialize, Deserialize)]
-pub struct Withheld {
+pub struct HiddenCredentials {
     /// User and password.
     pub creds: Option<String>,
     /// True if the user and the password come from the flag, false if from the variable.
@@ -26,7 +26,7 @@ pub struct Withheld {
 }
 
 /// Executes the program again without its credentials, if it has any.
-pub fn set_aside(cli: &Cli, argv: &[OsString]) -> Result<(), Failure> {
+pub fn hide(cli: &Cli, argv: &[OsString]) -> Result<(), Failure> {
     let flags = match &cli.verb {
         Verb::Build(args) => Some(&args.registry),
         Verb::Pull(args) => Some(&args.registry),
@@ -37,7 +37,7 @@ pub fn set_aside(cli: &Cli, argv: &[OsString]) -> Result<(), Failure> {
     let creds_by_flag = argv.iter().take_while(|arg| *arg != "--").any(is_flag);
     // CI systems pass an unset secret as an empty variable.
     let given = flags.and_then(|flags| flags.creds.clone()).filter(|pair| creds_by_flag || !pair.is_empty());
-    let found = Withheld { creds: given, creds_by_flag, auth_config: std::env::var(AUTH_CONFIG).ok() };
+    let found = HiddenCredentials { creds: given, creds_by_flag, auth_config: std::env::var(AUTH_CONFIG).ok() };
     if found.creds.is_none() && std::env::var_os(CREDS).is_none() && std::env::var_os(AUTH_CONFIG).is_none() {
         return Ok(());
     }
@@ -70,16 +70,16 @@ fn without_flag(argv: &[OsString]) -> Vec<OsString> {
 }
 
 /// Returns the credentials that were set aside.
-pub fn read() -> Result<Withheld, Failure> {
+pub fn read() -> Result<HiddenCredentials, Failure> {
     match rbuild_linux::withheld().map_err(|e| Failure::caused(UNREAD, &e))? {
         Some(text) => parse(&text),
-        None => Ok(Withheld::default()),
+        None => Ok(HiddenCredentials::default()),
     }
 }
 
 const UNREAD: &str = "cannot read the credentials that were given";
 
-fn parse(text: &str) -> Result<Withheld, Failure> {
+fn parse(text: &str) -> Result<HiddenCredentials, Failure> {
     serde_json::from_str(text).map_err(|_| Failure::new(format!("{UNREAD}: they are incomplete")))
 }
 

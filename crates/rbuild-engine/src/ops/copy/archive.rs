@@ -9,7 +9,7 @@ use rbuild_linux::RootDir;
 use rbuild_source::{Details, Fingerprint, Selected, SourceTree};
 
 use crate::ops::copy::copier::Copier;
-use crate::ops::copy_error::Reason;
+use crate::ops::copy_error::CopyProblem;
 use crate::ops::copy_file::unchanged;
 
 /// Mode of the directory that an archive is unpacked into. The step's `--chmod` does not apply to
@@ -17,7 +17,7 @@ use crate::ops::copy_file::unchanged;
 const DEST_MODE: u32 = 0o755;
 
 /// Opens a file for reading from its beginning; can be called several times.
-type Opener<'a> = &'a dyn Fn() -> Result<File, Reason>;
+type Opener<'a> = &'a dyn Fn() -> Result<File, CopyProblem>;
 
 /// Unpacks a selected file into the destination if it is an archive. Returns false if it is not.
 pub(super) fn unpack_selected(
@@ -25,12 +25,12 @@ pub(super) fn unpack_selected(
     tree: &SourceTree<'_>,
     item: &Selected,
     dest: &Path,
-) -> Result<bool, Reason> {
+) -> Result<bool, CopyProblem> {
     let open = || Ok(tree.root.open_file(&item.path)?);
     let (source, name) = tree.root.parent(&item.path)?;
     let unpacked = unpack_archive(copier, &open, dest, &|| unchanged(&source, &name, &item.stat))?;
     if unpacked {
-        copier.see(Fingerprint::of_entry(&item.path, tree.owner, &item.stat, &Details::None));
+        copier.add_fingerprint(Fingerprint::of_entry(&item.path, tree.owner, &item.stat, &Details::None));
     }
     Ok(unpacked)
 }
@@ -41,8 +41,8 @@ pub(super) fn unpack_archive(
     copier: &mut Copier<'_>,
     open: Opener<'_>,
     dest: &Path,
-    check: &dyn Fn() -> Result<(), Reason>,
-) -> Result<bool, Reason> {
+    check: &dyn Fn() -> Result<(), CopyProblem>,
+) -> Result<bool, CopyProblem> {
     if !is_archive(open)? {
         return Ok(false);
     }
@@ -70,7 +70,7 @@ fn covered_by_archive(
     dest: &Path,
     dir: &RootDir,
     described: Vec<PathBuf>,
-) -> Result<(), Reason> {
+) -> Result<(), CopyProblem> {
     copier.links.clear();
     if let Some(incremental) = &mut copier.incremental {
         incremental.listing.cover_below(dest);
@@ -84,7 +84,7 @@ fn covered_by_archive(
 
 /// Returns true if a file is a tar archive. A compressed file is a tar archive if its content is
 /// one.
-fn is_archive(open: Opener<'_>) -> Result<bool, Reason> {
+fn is_archive(open: Opener<'_>) -> Result<bool, CopyProblem> {
     let mut head = Vec::new();
     open()?
         .take(512)

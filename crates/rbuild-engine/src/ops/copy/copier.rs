@@ -10,8 +10,8 @@ use rbuild_sandbox::Cancel;
 use rbuild_source::Fingerprint;
 use rbuild_store::Store;
 
-use crate::ops::copy::destination::{Dir, Links};
-use crate::ops::copy_error::Reason;
+use crate::ops::copy::destination::{DestDir, Links};
+use crate::ops::copy_error::CopyProblem;
 use crate::ops::incremental_copy::IncrementalCopy;
 use crate::prepare::downloads::DownloadedFiles;
 
@@ -36,8 +36,8 @@ pub struct CopySettings<'a> {
 }
 
 impl CopySettings<'_> {
-    pub(super) fn check(&self) -> Result<(), Reason> {
-        if self.cancel.is_canceled() { Err(Reason::Stopped) } else { Ok(()) }
+    pub(super) fn check(&self) -> Result<(), CopyProblem> {
+        if self.cancel.is_canceled() { Err(CopyProblem::Stopped) } else { Ok(()) }
     }
 }
 
@@ -92,7 +92,7 @@ impl Copier<'_> {
 
     /// Sets the time of a directory to that of the build: a file was written into it, so the time
     /// of its source no longer applies.
-    pub(super) fn written_to(&mut self, dir: &Dir) {
+    pub(super) fn written_to(&mut self, dir: &DestDir) {
         let now = self.now();
         if let Some(time) = self.times.get_mut(&dir.real) {
             *time = now;
@@ -100,7 +100,7 @@ impl Copier<'_> {
     }
 
     /// Adds to the fingerprint of the source.
-    pub(super) fn see(&mut self, fingerprint: Fingerprint) {
+    pub(super) fn add_fingerprint(&mut self, fingerprint: Fingerprint) {
         self.incremental.iter_mut().for_each(|incremental| incremental.fingerprint += fingerprint);
     }
 }

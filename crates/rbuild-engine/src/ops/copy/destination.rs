@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use rbuild_linux::{Inode, RootDir, Stat};
 
 /// A directory of the root that entries are copied into.
-pub(super) struct Dir {
+pub(super) struct DestDir {
     pub handle: RootDir,
     pub real: PathBuf,
     /// True if this copy created it. It then contains only files of this copy.

@@ -9,14 +9,14 @@ use rbuild_source::Ignore;
 
 use crate::ops::copy::archive::unpack_archive;
 use crate::ops::copy::copier::{Copier, StoredDownloads};
-use crate::ops::copy_error::Reason;
+use crate::ops::copy_error::CopyProblem;
 use crate::ops::copy_file::copy_file;
 
 /// Mode of downloaded files, as in BuildKit.
 const MODE: u32 = 0o600;
 
 /// Copies a downloaded file, or unpacks it.
-pub(super) fn downloaded(copier: &mut Copier<'_>, file: &UrlSource, unpack: bool) -> Result<(), Reason> {
+pub(super) fn downloaded(copier: &mut Copier<'_>, file: &UrlSource, unpack: bool) -> Result<(), CopyProblem> {
     copier.settings.check()?;
     let step = copier.step;
     let exclude = Ignore::from_patterns(&step.exclude)?;
@@ -24,7 +24,7 @@ pub(super) fn downloaded(copier: &mut Copier<'_>, file: &UrlSource, unpack: bool
         return Ok(());
     }
     let StoredDownloads { store, downloads } = copier.settings.downloaded;
-    let download = downloads.get(file).map_err(|e| Reason::Build(Box::new(e)))?;
+    let download = downloads.get(file).map_err(|e| CopyProblem::Build(Box::new(e)))?;
     let open = || Ok(store.blobs().open_blob(&download.digest)?);
     if unpack && unpack_archive(copier, &open, Path::new(&step.dest), &|| Ok(()))? {
         return Ok(());

@@ -9,8 +9,8 @@ use rbuild_linux::{FileKind, FileStamp, RootDir, Stat, UidGid};
 use rbuild_source::{ContentHash, Details, Fingerprint, ListedSource, SourceTree};
 
 use crate::ops::copy::copier::{Copier, Defers};
-use crate::ops::copy::destination::Dir;
-use crate::ops::copy_error::Reason;
+use crate::ops::copy::destination::DestDir;
+use crate::ops::copy_error::CopyProblem;
 use crate::ops::copy_file::{copy_file, unchanged};
 
 /// An entry of the source.
@@ -29,7 +29,7 @@ pub(super) struct Origin<'a> {
 /// A name in a directory of the root.
 #[derive(Clone, Copy)]
 pub(super) struct DestEntry<'a> {
-    pub dir: &'a Dir,
+    pub dir: &'a DestDir,
     pub name: &'a OsStr,
 }
 
@@ -56,7 +56,7 @@ impl Copier<'_> {
         origin: Origin<'_>,
         stat: &Stat,
         to: DestEntry<'_>,
-    ) -> Result<(), Reason> {
+    ) -> Result<(), CopyProblem> {
         self.settings.check()?;
         let owner = self.chown.unwrap_or_else(|| tree.owner.ids(stat));
         let meta = EntryMeta { owner, mode: self.mode(tree.owner.mode(stat), stat.kind == FileKind::Dir) };
@@ -78,7 +78,7 @@ impl Copier<'_> {
         stat: &Stat,
         to: DestEntry<'_>,
         EntryMeta { owner, mode }: EntryMeta,
-    ) -> Result<(), Reason> {
+    ) -> Result<(), CopyProblem> {
         let DestEntry { dir, name } = to;
         let place = self.entry_dir(dir, name)?;
         let attrs = match details {
@@ -109,7 +109,7 @@ impl Copier<'_> {
         stat: &Stat,
         DestEntry { dir, name }: DestEntry<'_>,
         EntryMeta { owner, mode }: EntryMeta,
-    ) -> Result<(), Reason> {
+    ) -> Result<(), CopyProblem> {
         let Origin { dir: source, name: source_name, path: _, may_change } = origin;
         self.clear_place(dir, name)?;
         let to = &dir.handle;
@@ -157,7 +157,7 @@ impl Copier<'_> {
         details: &Details,
         to: DestEntry<'_>,
     ) {
-        self.see(Fingerprint::of_entry(source, tree.owner, stat, details));
+        self.add_fingerprint(Fingerprint::of_entry(source, tree.owner, stat, details));
         // Files of other stages are identified by their content, not by their modification times.
         let (Some(hashes), Some(incremental)) = (tree.hashes, &mut self.incremental) else { return };
         let digest = match details {
@@ -197,7 +197,7 @@ impl Copier<'_> {
         stat: &Stat,
         DestEntry { dir, name }: DestEntry<'_>,
         EntryMeta { owner, mode }: EntryMeta,
-    ) -> Result<(), Reason> {
+    ) -> Result<(), CopyProblem> {
         let now = self.now();
         let Some(incremental) = &mut self.incremental else { return Ok(()) };
         let source_dir = origin.path.parent().unwrap_or(Path::new(""));

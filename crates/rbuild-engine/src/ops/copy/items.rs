@@ -12,10 +12,10 @@ use rbuild_source::{CopiedPart, Details, Selected, SourceTree};
 
 use crate::ops::copy::archive::unpack_selected;
 use crate::ops::copy::copier::{Copier, CopySettings, Defers};
-use crate::ops::copy::destination::{Dir, Links};
+use crate::ops::copy::destination::{DestDir, Links};
 use crate::ops::copy::downloaded::downloaded;
 use crate::ops::copy::entry::{DestEntry, Origin};
-use crate::ops::copy_error::{CopyError, Reason};
+use crate::ops::copy_error::{CopyError, CopyProblem};
 use crate::ops::incremental_copy::IncrementalCopy;
 use crate::ops::users;
 
@@ -38,7 +38,7 @@ pub fn copy(
     settings: CopySettings<'_>,
     mut incremental: Option<&mut IncrementalCopy>,
 ) -> Result<usize, CopyError> {
-    let general = |reason: Reason| CopyError { index: None, reason };
+    let general = |problem: CopyProblem| CopyError { index: None, problem };
     let chown = match &step.chown {
         Some(spec) => Some(users::owner(&users::in_root(root), spec).map_err(|e| general(e.into()))?),
         None => None,
@@ -50,7 +50,7 @@ pub fn copy(
     let (defers, at_dest) = (Defers::Nothing, 0);
     let mut copier = Copier { step, root, chown, settings, times, links, made, incremental, defers, at_dest };
     let others = step.sources.len() > 1;
-    copier.no_file_for_several().map_err(|reason| CopyError { index: others.then_some(0), reason })?;
+    copier.no_file_for_several().map_err(|problem| CopyError { index: others.then_some(0), problem })?;
     for (i, source) in step.sources.iter().enumerate() {
         let copied = match &source.item {
             CopyItem::Files(_) => match files {
@@ -59,7 +59,7 @@ pub fn copy(
             },
             CopyItem::Download { file, unpack } => downloaded(&mut copier, file, *unpack),
         };
-        copied.map_err(|reason| CopyError { index: Some(i), reason })?;
+        copied.map_err(|problem| CopyError { index: Some(i), problem })?;
     }
     for file in &step.inline {
         inline(&mut copier, &file.name, file.content.as_bytes()).map_err(general)?;
@@ -69,7 +69,7 @@ pub fn copy(
 }
 
 /// Copies the items of one source.
-fn items(copier: &mut Copier<'_>, tree: &SourceTree<'_>, items: &[Selected]) -> Result<(), Reason> {
+fn items(copier: &mut Copier<'_>, tree: &SourceTree<'_>, items: &[Selected]) -> Result<(), CopyProblem> {
     let step = copier.step;
     let is_mixed = !step.inline.is_empty() || step.sources.iter().any(|source| source.download().is_some());
     copier.defers = match step.sources.len() > 1 || items.len() > 1 {
@@ -89,8 +89,8 @@ fn items(copier: &mut Copier<'_>, tree: &SourceTree<'_>, items: &[Selected]) -> 
     Ok(())
 }
 
-fn item(copier: &mut Copier<'_>, tree: &SourceTree<'_>, item: &Selected) -> Result<(), Reason> {
-    copier.see(item.fingerprint());
+fn item(copier: &mut Copier<'_>, tree: &SourceTree<'_>, item: &Selected) -> Result<(), CopyProblem> {
+    copier.add_fingerprint(item.fingerprint());
     let dest = Path::new(&copier.step.dest);
     if item.take != CopiedPart::Content {
         return kept_item(copier, tree, item, dest);
@@ -115,9 +115,9 @@ fn single(
     copier: &mut Copier<'_>,
     tree: &SourceTree<'_>,
     item: &Selected,
-    dir: &Dir,
+    dir: &DestDir,
     name: &OsStr,
-) -> Result<(), Reason> {
+) -> Result<(), CopyProblem> {
     let (source_dir, _) = tree.root.parent(&item.path)?;
     let source_name = item.path.file_name().unwrap_or_default();
     let origin = Origin { dir: &source_dir, name: source_name, path: &item.path, may_change: tree.owner.may_change() };
@@ -126,7 +126,7 @@ fn single(
 
 /// Copies an item whose parent directories `--parents` keeps, or one of these parents. Parents
 /// are selected before their contents.
-fn kept_item(copier: &mut Copier<'_>, tree: &SourceTree<'_>, item: &Selected, dest: &Path) -> Result<(), Reason> {
+fn kept_item(copier: &mut Copier<'_>, tree: &SourceTree<'_>, item: &Selected, dest: &Path) -> Result<(), CopyProblem> {
     let top = copier.dir(dest, copier.parent_mode())?;
     let whole = item.stat.kind == FileKind::Dir && item.take == CopiedPart::Kept;
     let (Some(parent), Some(name)) = (item.name.parent(), item.name.file_name()) else {
@@ -149,9 +149,9 @@ fn keep_mode(
     copier: &mut Copier<'_>,
     tree: &SourceTree<'_>,
     item: &Selected,
-    dir: &Dir,
+    dir: &DestDir,
     name: &OsStr,
-) -> Result<(), Reason> {
+) -> Result<(), CopyProblem> {
     let (source, source_name) = tree.root.parent(&item.path)?;
     let details = Details::read(&source, &source_name, &item.stat)?;
     copier.note(tree, &item.path, &item.stat, &details, DestEntry { dir, name });
@@ -162,10 +162,15 @@ fn keep_mode(
     Ok(())
 }
 
-fn directory(copier: &mut Copier<'_>, tree: &SourceTree<'_>, item: &Selected, dest: Dir) -> Result<(), Reason> {
+fn directory(
+    copier: &mut Copier<'_>,
+    tree: &SourceTree<'_>,
+    item: &Selected,
+    dest: DestDir,
+) -> Result<(), CopyProblem> {
     let top = dest.real.clone();
     let mut open = (PathBuf::new(), dest);
-    tree.walk_selected::<Reason>(item, |source, path, stat| {
+    tree.walk_selected::<CopyProblem>(item, |source, path, stat| {
         let parent = path.parent().unwrap_or(Path::new(""));
         if open.0.as_os_str() != parent.as_os_str() {
             open = (parent.to_path_buf(), copier.member_dir(&top.join(parent))?);
@@ -177,7 +182,7 @@ fn directory(copier: &mut Copier<'_>, tree: &SourceTree<'_>, item: &Selected, de
 }
 
 /// Writes a here-document as a file.
-fn inline(copier: &mut Copier<'_>, name: &str, content: &[u8]) -> Result<(), Reason> {
+fn inline(copier: &mut Copier<'_>, name: &str, content: &[u8]) -> Result<(), CopyProblem> {
     let (dir, name) = copier.file_place(OsStr::new(name))?;
     let place = dir.real.join(&name);
     copier.written_to(&dir);
@@ -192,7 +197,7 @@ fn inline(copier: &mut Copier<'_>, name: &str, content: &[u8]) -> Result<(), Rea
     Ok(dir.handle.set_mtime(&name, copier.now())?)
 }
 
-fn finish_dirs(copier: &mut Copier<'_>) -> Result<(), Reason> {
+fn finish_dirs(copier: &mut Copier<'_>) -> Result<(), CopyProblem> {
     // An archive may have replaced directories, or their parents, by links or files.
     let step = copier.step;
     let unpacks =

@@ -7,23 +7,23 @@ use std::path::{Path, PathBuf};
 use rbuild_linux::FileKind;
 
 use crate::ops::copy::copier::{Copier, Defers};
-use crate::ops::copy::destination::Dir;
-use crate::ops::copy_error::{PathConflict, Reason};
+use crate::ops::copy::destination::DestDir;
+use crate::ops::copy_error::{CopyProblem, PathConflict};
 
 impl Copier<'_> {
     /// Resolves a path, following symbolic links of the root, including dangling ones.
-    fn real(&self, path: &Path) -> Result<PathBuf, Reason> {
+    fn real(&self, path: &Path) -> Result<PathBuf, CopyProblem> {
         let real = self.root.resolve(path)?;
         Ok(real.strip_prefix("/").unwrap_or(&real).to_path_buf())
     }
 
     /// Returns true if the path is a directory or a symbolic link to one.
-    pub(super) fn is_dir(&self, path: &Path) -> Result<bool, Reason> {
+    pub(super) fn is_dir(&self, path: &Path) -> Result<bool, CopyProblem> {
         Ok(self.root.stat(self.real(path)?).is_ok_and(|stat| stat.kind == FileKind::Dir))
     }
 
     /// Returns a directory of the destination path, creating it and its missing parents.
-    pub(super) fn dir(&mut self, path: &Path, mode: u32) -> Result<Dir, Reason> {
+    pub(super) fn dir(&mut self, path: &Path, mode: u32) -> Result<DestDir, CopyProblem> {
         let real = self.real(path)?;
         let mut made = Vec::new();
         let result = self.root.create_dir_all(&real, mode, self.chown, |p| made.push(p.to_path_buf()));
@@ -31,7 +31,7 @@ impl Copier<'_> {
             std::io::ErrorKind::NotADirectory if self.at_dest > 0 && path == Path::new(&self.step.dest) => {
                 PathConflict::FileAndDirectory(shown(path)).into()
             }
-            std::io::ErrorKind::NotADirectory => Reason::Path(PathConflict::NotADirectory(shown(path))),
+            std::io::ErrorKind::NotADirectory => CopyProblem::Path(PathConflict::NotADirectory(shown(path))),
             _ => e.into(),
         })?;
         for path in made {
@@ -39,18 +39,18 @@ impl Copier<'_> {
             self.times.insert(path.clone(), self.now());
             self.made.insert(path);
         }
-        Ok(Dir { handle, made: self.made.contains(&real), real })
+        Ok(DestDir { handle, made: self.made.contains(&real), real })
     }
 
     /// Returns a directory below the destination. Excluded parents of included files were not
     /// visited, so they are created here.
-    pub(super) fn member_dir(&mut self, path: &Path) -> Result<Dir, Reason> {
+    pub(super) fn member_dir(&mut self, path: &Path) -> Result<DestDir, CopyProblem> {
         let real = self.real(path)?;
         if real != path {
             self.meets_link();
         }
         match self.root.sub(&real) {
-            Ok(handle) => Ok(Dir { handle, made: self.made.contains(&real), real }),
+            Ok(handle) => Ok(DestDir { handle, made: self.made.contains(&real), real }),
             Err(e) if e.is_not_found() => self.dir(&real, self.parent_mode()),
             Err(e) => Err(e.into()),
         }
@@ -59,7 +59,7 @@ impl Copier<'_> {
     /// Returns the directory and the name for a single file. A symbolic link in the last component
     /// of the destination path is followed; a symbolic link with the file's name inside a
     /// destination directory is replaced.
-    pub(super) fn file_place(&mut self, name: &OsStr) -> Result<(Dir, OsString), Reason> {
+    pub(super) fn file_place(&mut self, name: &OsStr) -> Result<(DestDir, OsString), CopyProblem> {
         let (step, mode) = (self.step, self.parent_mode());
         let dest = Path::new(&step.dest);
         if step.dest_is_dir {
@@ -77,7 +77,7 @@ impl Copier<'_> {
     }
 
     /// Fails if several sources would be copied to a path that is a file in the image.
-    pub(super) fn no_file_for_several(&self) -> Result<(), Reason> {
+    pub(super) fn no_file_for_several(&self) -> Result<(), CopyProblem> {
         let step = self.step;
         if step.dest_is_dir || step.sources.len() + step.inline.len() < 2 {
             return Ok(());
@@ -92,7 +92,7 @@ impl Copier<'_> {
 
     /// Creates the directory of an entry, or takes an existing one, following symbolic links.
     /// Returns its resolved path.
-    pub(super) fn entry_dir(&mut self, dir: &Dir, name: &OsStr) -> Result<PathBuf, Reason> {
+    pub(super) fn entry_dir(&mut self, dir: &DestDir, name: &OsStr) -> Result<PathBuf, CopyProblem> {
         let place = dir.real.join(name);
         match dir.handle.create_dir(name, 0o755) {
             Ok(()) => {
@@ -120,7 +120,7 @@ impl Copier<'_> {
 
     /// Removes the existing file at the path of a new one. Fails for a directory, which is never
     /// replaced.
-    pub(super) fn clear_place(&mut self, dir: &Dir, name: &OsStr) -> Result<(), Reason> {
+    pub(super) fn clear_place(&mut self, dir: &DestDir, name: &OsStr) -> Result<(), CopyProblem> {
         let place = dir.real.join(name);
         match dir.handle.stat_name(name) {
             Ok(stat) if stat.kind == FileKind::Dir => {
@@ -152,7 +152,7 @@ impl Copier<'_> {
     }
 
     /// Fails if a deferred file has this path, because a directory does not replace a file.
-    fn no_file_later(&self, place: &Path) -> Result<(), Reason> {
+    fn no_file_later(&self, place: &Path) -> Result<(), CopyProblem> {
         let later = self.defers == Defers::Tracked
             && self.incremental.as_ref().is_some_and(|incremental| incremental.has_destination(place));
         if later { Err(self.dir_over_file(place)) } else { Ok(()) }
@@ -160,7 +160,7 @@ impl Copier<'_> {
 
     /// Returns the error about a directory at the path of a file of the image or of an earlier
     /// source of the same copy.
-    fn dir_over_file(&self, place: &Path) -> Reason {
+    fn dir_over_file(&self, place: &Path) -> CopyProblem {
         let place = shown(place);
         match self.at_dest > 0 && place == shown(Path::new(&self.step.dest)) {
             true => PathConflict::FileAndDirectory(place).into(),

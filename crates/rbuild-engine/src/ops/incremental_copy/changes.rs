@@ -15,7 +15,7 @@ use rbuild_linux::parallel::{MAX_FILE_THREADS, cores, try_map};
 use rbuild_linux::{DirEntry, FileKind, RootDir};
 use rbuild_store::TreeId;
 
-use crate::ops::copy_error::Reason;
+use crate::ops::copy_error::CopyProblem;
 use crate::ops::incremental_copy::state::{CopyGroup, IncrementalCopy};
 
 /// Bounds on the copies that are stored as changes.
@@ -66,7 +66,7 @@ impl ChangePlan {
     }
 
     /// Creates the whiteouts in the new tree.
-    pub(super) fn delete(&self, tree: &RootDir) -> Result<(), Reason> {
+    pub(super) fn delete(&self, tree: &RootDir) -> Result<(), CopyProblem> {
         let own = OsStr::new("");
         for (dir, names) in &self.deletions {
             let dir = tree.sub(dir)?;
@@ -85,7 +85,12 @@ impl IncrementalCopy {
     /// if there is no earlier copy, if too much has changed, or if adding and deleting files cannot
     /// turn the base into the result. With `linked`, the trees below the copy are unknown, so
     /// nothing can be deleted.
-    pub fn plan_changes(&self, root: &RootDir, upper: &RootDir, linked: bool) -> Result<Option<ChangePlan>, Reason> {
+    pub fn plan_changes(
+        &self,
+        root: &RootDir,
+        upper: &RootDir,
+        linked: bool,
+    ) -> Result<Option<ChangePlan>, CopyProblem> {
         let Some(earlier) = &self.earlier_files else { return Ok(None) };
         let origins = try_map(cores().min(MAX_FILE_THREADS), &self.groups, |group| self.origins(group))?;
         let kept = origins.iter().flatten().filter(|origin| **origin == CopiedFrom::Base).count();
@@ -110,7 +115,7 @@ impl IncrementalCopy {
     }
 
     /// Returns the origins of the files of a group.
-    pub(super) fn origins(&self, group: &CopyGroup) -> Result<Vec<CopiedFrom>, Reason> {
+    pub(super) fn origins(&self, group: &CopyGroup) -> Result<Vec<CopiedFrom>, CopyProblem> {
         let dirs = EarlierDirs::of(self, &group.dir)?;
         Ok(group
             .files
@@ -131,7 +136,7 @@ pub(super) struct EarlierDirs<'a> {
 
 impl<'a> EarlierDirs<'a> {
     /// Opens the directory `dir` of the earlier copy.
-    pub fn of(incremental: &'a IncrementalCopy, dir: &Path) -> Result<EarlierDirs<'a>, Reason> {
+    pub fn of(incremental: &'a IncrementalCopy, dir: &Path) -> Result<EarlierDirs<'a>, CopyProblem> {
         let earlier = incremental.earlier_files.as_ref();
         let base = earlier.and_then(|earlier| earlier.files.sub(dir).ok());
         let changes = earlier.and_then(|earlier| earlier.changes.as_ref()?.sub(dir).ok());
@@ -167,7 +172,7 @@ impl BaseComparison<'_> {
     /// Compares a directory of the new copy with that of the base, and records the names to delete.
     /// Adds its subdirectories to `dirs`. Returns false if adding and deleting files cannot turn
     /// the base into the result.
-    fn compare(&mut self, upper: &RootDir, path: &Path, dirs: &mut Vec<PathBuf>) -> Result<bool, Reason> {
+    fn compare(&mut self, upper: &RootDir, path: &Path, dirs: &mut Vec<PathBuf>) -> Result<bool, CopyProblem> {
         let dir = upper.sub(path)?;
         let own = dir.entries()?;
         if !own.iter().all(is_ordinary) || is_opaque(&dir)? {
@@ -211,7 +216,7 @@ fn is_ordinary(entry: &DirEntry) -> bool {
     entry.kind.is_some_and(|kind| kind != FileKind::CharDevice)
 }
 
-fn is_opaque(dir: &RootDir) -> Result<bool, Reason> {
+fn is_opaque(dir: &RootDir) -> Result<bool, CopyProblem> {
     Ok(marks_opaque(&dir.xattrs(OsStr::new(""))?))
 }
 

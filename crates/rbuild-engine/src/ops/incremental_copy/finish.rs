@@ -8,7 +8,7 @@ use rbuild_linux::parallel::{MAX_FILE_THREADS, cores, try_map};
 use rbuild_linux::{RootDir, Timestamp};
 use rbuild_sandbox::Cancel;
 
-use crate::ops::copy_error::Reason;
+use crate::ops::copy_error::CopyProblem;
 use crate::ops::copy_file::{copy_file, unchanged};
 use crate::ops::incremental_copy::changes::{ChangePlan, CopiedFrom, EarlierDirs};
 use crate::ops::incremental_copy::state::{CopyGroup, IncrementalCopy};
@@ -22,7 +22,7 @@ impl IncrementalCopy {
         source: &RootDir,
         tree: &RootDir,
         cancel: &Cancel,
-    ) -> Result<(), Reason> {
+    ) -> Result<(), CopyProblem> {
         let writes =
             |number: &usize| plan.is_none_or(|plan| plan.origins[*number].iter().any(|o| *o != CopiedFrom::Base));
         let groups: Vec<usize> = (0..self.groups.len()).filter(writes).collect();
@@ -51,13 +51,13 @@ impl IncrementalCopy {
         planned: Option<&[CopiedFrom]>,
         (source, tree): (&RootDir, &RootDir),
         cancel: &Cancel,
-    ) -> Result<(), Reason> {
+    ) -> Result<(), CopyProblem> {
         let (from, to) = (source.sub(&group.source)?, tree.sub(&group.dir)?);
         let earlier = EarlierDirs::of(self, &group.dir)?;
         for (number, file) in group.files.iter().enumerate() {
             let Some(file) = file else { continue };
             if cancel.is_canceled() {
-                return Err(Reason::Stopped);
+                return Err(CopyProblem::Stopped);
             }
             let origin = planned.map_or_else(|| earlier.origin(group, file), |origins| origins[number]);
             match (origin, &earlier.base, &earlier.changes) {
@@ -77,7 +77,7 @@ impl IncrementalCopy {
     }
 }
 
-fn write(from: &RootDir, to: &RootDir, file: &ExternalFile, cancel: &Cancel) -> Result<(), Reason> {
+fn write(from: &RootDir, to: &RootDir, file: &ExternalFile, cancel: &Cancel) -> Result<(), CopyProblem> {
     let ExternalFile { source, name, stat, owner, mode, .. } = file;
     let read = from.open_name(source)?;
     let new = to.create_file(name, 0o600)?;

@@ -9,7 +9,7 @@ use rbuild_linux::{FileKind, FileStamp, RootDir};
 use rbuild_source::{Changes, Fingerprint, Listing};
 use rbuild_store::{EarlierFiles, TreeId};
 
-use crate::ops::copy_error::Reason;
+use crate::ops::copy_error::CopyProblem;
 
 /// Maximum link count for sharing a file. ext4 has the lowest limit, 65,000; some links are
 /// reserved for other users of the tree.
@@ -112,7 +112,7 @@ impl IncrementalCopy {
     }
 
     /// Takes the deferred files, for packing from the source or from the earlier copy's `layer`.
-    pub fn take_external(&mut self, source: &RootDir, layer: Option<File>) -> Result<ExternalFiles, Reason> {
+    pub fn take_external(&mut self, source: &RootDir, layer: Option<File>) -> Result<ExternalFiles, CopyProblem> {
         let mut external = ExternalFiles::of(source.try_clone()?, layer);
         for mut group in std::mem::take(&mut self.groups) {
             let files = std::mem::take(&mut group.files).into_iter().flatten();

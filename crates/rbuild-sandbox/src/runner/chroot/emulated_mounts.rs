@@ -11,7 +11,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Component, Path, PathBuf};
 
-use rbuild_linux::{Error, FileKind, Inode, PinnedEntry, RootDir, Stat, Timestamp, Trail, UidGid};
+use rbuild_linux::{DirStack, Error, FileKind, Inode, PinnedEntry, RootDir, Stat, Timestamp, UidGid};
 
 use crate::error::{FileOrigin, MountProblem, RunnerProblem};
 use crate::protocol::RunRequest;
@@ -292,19 +292,19 @@ fn mtime_of(dir: &RootDir) -> Result<Timestamp, Error> {
 
 /// Calls `each` for every entry below `root`, directories before their contents.
 fn walk(root: &RootDir, mut each: impl FnMut(&RootDir, &OsStr, &Stat) -> Result<(), Error>) -> Result<(), Error> {
-    let mut trail = Trail::new(root.try_clone()?);
+    let mut dirs = DirStack::new(root.try_clone()?);
     let mut levels = vec![root.entries()?];
     while let Some(entries) = levels.last_mut() {
         let Some(entry) = entries.pop() else {
             levels.pop();
-            trail.leave()?;
+            dirs.leave()?;
             continue;
         };
-        let dir = trail.last();
+        let dir = dirs.last();
         let stat = dir.stat_name(&entry.name)?;
         each(dir, &entry.name, &stat)?;
         if stat.kind == FileKind::Dir {
-            levels.push(trail.enter(&entry.name)?.entries()?);
+            levels.push(dirs.enter(&entry.name)?.entries()?);
         }
     }
     Ok(())

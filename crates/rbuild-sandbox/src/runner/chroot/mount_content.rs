@@ -4,7 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::io::Write;
 use std::path::Path;
 
-use rbuild_linux::{FileKind, RootDir, Stat, Trail, UidGid, copy_file};
+use rbuild_linux::{DirStack, FileKind, RootDir, Stat, UidGid, copy_file};
 
 use crate::error::RunnerProblem;
 use crate::protocol::{MountRequest, MountSource};
@@ -134,7 +134,7 @@ fn copy_tree(from: &RootDir, old: &OsStr, to: &RootDir, name: &OsStr) -> rbuild_
         return copy_leaf((from, old), &stat, (to, name));
     }
     to.create_dir(name, 0o700)?;
-    let (mut there, mut here) = (Trail::new(from.sub(old)?), Trail::new(to.sub(name)?));
+    let (mut there, mut here) = (DirStack::new(from.sub(old)?), DirStack::new(to.sub(name)?));
     let mut levels = vec![(there.last().entries()?, stat)];
     while let Some((entries, stat)) = levels.last_mut() {
         let Some(entry) = entries.pop() else {

@@ -231,7 +231,7 @@ fn empty_image(store: &Store, work: &Workspace, name: &str) -> (ManifestDigest, 
     let manifest = manifest(descriptor(MediaType::ImageConfig, &id, size), Vec::new());
     let digest = staging.put_document(&manifest).unwrap().0.of_manifest();
     let name: Reference = name.parse().unwrap();
-    staging.keep("load", &[digest], &[(digest, Some(name))]).unwrap();
+    staging.publish("load", &[digest], &[(digest, Some(name))]).unwrap();
     (digest, id.of_config())
 }
 

@@ -6,7 +6,7 @@ use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 use rbuild_layer::{OPAQUE, ORIGIN, is_read_by_overlay, keep_in_tree};
-use rbuild_linux::{Error, FileKind, Result, RootDir, Stat, Timestamp, Trail, UidGid, Xattrs};
+use rbuild_linux::{DirStack, Error, FileKind, Result, RootDir, Stat, Timestamp, UidGid, Xattrs};
 
 /// The identity of an entry before the changes.
 #[derive(Debug, Clone, PartialEq)]
@@ -62,7 +62,7 @@ impl Baseline {
     /// Fails if a directory cannot be read.
     pub fn of(root: &RootDir, linked: bool) -> Result<Baseline> {
         let mut before = Baseline { dirs: HashMap::new(), linked };
-        let mut trail = Trail::new(root.try_clone()?);
+        let mut dirs = DirStack::new(root.try_clone()?);
         // The subdirectories left to visit on each level.
         let mut levels = vec![before.note(root, Path::new(""))?];
         let mut path = PathBuf::new();
@@ -70,11 +70,11 @@ impl Baseline {
             let Some(name) = names.pop() else {
                 levels.pop();
                 path.pop();
-                trail.leave()?;
+                dirs.leave()?;
                 continue;
             };
             path.push(&name);
-            let below = before.note(trail.enter(&name)?, &path)?;
+            let below = before.note(dirs.enter(&name)?, &path)?;
             levels.push(below);
         }
         Ok(before)
@@ -134,7 +134,7 @@ impl Baseline {
     pub fn changes(mut self, root: &RootDir, tree: &RootDir) -> Result<()> {
         let mut out = DiffOutput { tree, now: HashMap::new(), made: vec![PathBuf::new()] };
         out.now.insert(PathBuf::new(), meta(root, &root.stat_self()?)?);
-        let mut trail = Trail::new(root.try_clone()?);
+        let mut dirs = DirStack::new(root.try_clone()?);
         let mut path = PathBuf::new();
         let marks = self.dirs.remove(Path::new(""));
         let mut levels = vec![self.changes_in(root, &path, marks, &mut out)?];
@@ -142,11 +142,11 @@ impl Baseline {
             let Some((name, marks)) = below.pop() else {
                 levels.pop();
                 path.pop();
-                trail.leave()?;
+                dirs.leave()?;
                 continue;
             };
             path.push(&name);
-            let below = self.changes_in(trail.enter(&name)?, &path, marks, &mut out)?;
+            let below = self.changes_in(dirs.enter(&name)?, &path, marks, &mut out)?;
             levels.push(below);
         }
         out.finish()

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use rbuild_linux::{FileKind, Result, RootDir, Stat, Trail};
+use rbuild_linux::{DirStack, FileKind, Result, RootDir, Stat};
 
 use crate::trees::copies::merge::copy_entry;
 
@@ -45,18 +45,18 @@ struct LinkedInode {
 
 fn linked_entries(tree: &RootDir) -> Result<Vec<LinkedInode>> {
     let mut linked: HashMap<_, LinkedInode> = HashMap::new();
-    let mut trail = Trail::new(tree.try_clone()?);
+    let mut dirs = DirStack::new(tree.try_clone()?);
     let mut levels = vec![(tree.entries()?, PathBuf::new())];
     while let Some((entries, path)) = levels.last_mut() {
         let Some(entry) = entries.pop() else {
             levels.pop();
-            trail.leave()?;
+            dirs.leave()?;
             continue;
         };
-        let stat = trail.last().stat_name(&entry.name)?;
+        let stat = dirs.last().stat_name(&entry.name)?;
         let here = path.join(&entry.name);
         if stat.kind == FileKind::Dir {
-            levels.push((trail.enter(&entry.name)?.entries()?, here));
+            levels.push((dirs.enter(&entry.name)?.entries()?, here));
         } else if stat.nlink > 1 {
             linked.entry(stat.inode()).or_insert_with(|| LinkedInode { stat, names: Vec::new() }).names.push(here);
         }

@@ -5,7 +5,7 @@ use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 use rbuild_layer::{OPAQUE, ORIGIN, keep_in_tree, marks_opaque};
-use rbuild_linux::{FileKind, Inode, Result, RootDir, Stat, Trail, Xattrs, copy_file};
+use rbuild_linux::{DirStack, FileKind, Inode, Result, RootDir, Stat, Xattrs, copy_file};
 
 /// Treatment of files in a merged directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,15 +21,15 @@ pub enum MergedFiles {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MergedWhiteouts {
     /// Applied and dropped: the result is a complete view.
-    Done,
+    Applied,
     /// Applied and kept for the trees below: the result is a tree itself.
     Kept,
 }
 
 /// The current position: source and target directories, and the names left to process in each.
 struct MergePosition {
-    from: Trail,
-    to: Trail,
+    from: DirStack,
+    to: DirStack,
     path: PathBuf,
     names: Vec<Vec<OsString>>,
 }
@@ -50,7 +50,7 @@ pub fn merge(trees: &[RootDir], dest: &RootDir, files: MergedFiles, marks: Merge
         }
         take_attributes(&tree.xattrs(OsStr::new(""))?, dest)?;
         let mut links = HashMap::new();
-        let (from, to) = (Trail::new(tree.try_clone()?), Trail::new(dest.try_clone()?));
+        let (from, to) = (DirStack::new(tree.try_clone()?), DirStack::new(dest.try_clone()?));
         let mut way = MergePosition { from, to, path: PathBuf::new(), names: vec![names_in(tree)?] };
         while let Some(names) = way.names.last_mut() {
             let Some(name) = names.pop() else {

@@ -224,7 +224,7 @@ proptest! {
         let mut trees: Vec<RootDir> = Vec::new();
         for (i, changes) in [first, second, third].iter().enumerate() {
             let merged = temp.dir(&format!("merged-{i}"));
-            merge(&trees, &merged, MergedFiles::Copied, MergedWhiteouts::Done).unwrap();
+            merge(&trees, &merged, MergedFiles::Copied, MergedWhiteouts::Applied).unwrap();
             let before = Baseline::of(&merged, false).unwrap();
             // The kernel's clock for ctime advances every few milliseconds.
             std::thread::sleep(std::time::Duration::from_millis(11));
@@ -234,10 +234,10 @@ proptest! {
             before.changes(&merged, &tree).unwrap();
             trees.push(tree);
             let again = temp.dir(&format!("again-{i}"));
-            merge(&trees, &again, MergedFiles::Copied, MergedWhiteouts::Done).unwrap();
+            merge(&trees, &again, MergedFiles::Copied, MergedWhiteouts::Applied).unwrap();
             prop_assert_eq!(look(&again), want.clone());
             let linked = temp.dir(&format!("linked-{i}"));
-            merge(&trees, &linked, MergedFiles::Linked, MergedWhiteouts::Done).unwrap();
+            merge(&trees, &linked, MergedFiles::Linked, MergedWhiteouts::Applied).unwrap();
             prop_assert_eq!(look(&linked), want);
         }
         // Merging the upper two trees first yields the same result.
@@ -245,12 +245,12 @@ proptest! {
         let one = temp.dir("one");
         merge(upper, &one, MergedFiles::Linked, MergedWhiteouts::Kept).unwrap();
         let (two, three) = (temp.dir("two"), temp.dir("three"));
-        merge(&[lowest.try_clone().unwrap(), one], &two, MergedFiles::Copied, MergedWhiteouts::Done).unwrap();
-        merge(&trees, &three, MergedFiles::Copied, MergedWhiteouts::Done).unwrap();
+        merge(&[lowest.try_clone().unwrap(), one], &two, MergedFiles::Copied, MergedWhiteouts::Applied).unwrap();
+        merge(&trees, &three, MergedFiles::Copied, MergedWhiteouts::Applied).unwrap();
         prop_assert_eq!(look(&two), look(&three));
         // Untouched entries are not changes.
         let merged = temp.dir("untouched");
-        merge(&trees, &merged, MergedFiles::Copied, MergedWhiteouts::Done).unwrap();
+        merge(&trees, &merged, MergedFiles::Copied, MergedWhiteouts::Applied).unwrap();
         age(&merged);
         let before = Baseline::of(&merged, false).unwrap();
         let tree = temp.dir("nothing");
@@ -270,7 +270,7 @@ fn the_topmost_tree_sets_the_attributes_of_a_directory() {
             dir.set_xattr(OsStr::new(name), OsStr::new(attr), b"1").unwrap();
         }
     }
-    merge(&[low, high], &merged, MergedFiles::Copied, MergedWhiteouts::Done).unwrap();
+    merge(&[low, high], &merged, MergedFiles::Copied, MergedWhiteouts::Applied).unwrap();
     for name in ["", "d"] {
         let attributes = merged.xattrs(OsStr::new(name)).unwrap();
         assert_eq!(attributes.keys().collect::<Vec<_>>(), ["user.high"], "{name:?}");

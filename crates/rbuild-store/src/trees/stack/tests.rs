@@ -159,7 +159,7 @@ proptest! {
         let open: Vec<RootDir> = kept.iter().map(|id| RootDir::open(temp.join(id.name())).unwrap()).collect();
         std::fs::create_dir(temp.join("merged")).unwrap();
         let merged = RootDir::open(temp.join("merged")).unwrap();
-        merge(&open, &merged, MergedFiles::Copied, MergedWhiteouts::Done).unwrap();
+        merge(&open, &merged, MergedFiles::Copied, MergedWhiteouts::Applied).unwrap();
         let all = applied(&stack.iter().map(|i| &trees[*i]).collect::<Vec<_>>());
         let few = applied(&kept.iter().map(|id| &trees[number(id)]).collect::<Vec<_>>());
         let found = seen(&merged);

@@ -15,11 +15,11 @@ use rbuild_linux::parallel::try_map;
 use rbuild_linux::process;
 use rbuild_registry::{Client, Notice};
 use rbuild_store::{LostPlatforms, OwnerMode, Store, StoreError};
-use rbuild_transport::{BegunPull, OpenPull, PulledImage, TransferProgress, TransportError, begin_pull};
+use rbuild_transport::{PendingPull, PullStart, PulledImage, TransferProgress, TransportError, begin_pull};
 
 use crate::args::RegistryFlags;
 use crate::commands::pulls::messages::{FetcherAnswer, FetcherAnswers, ImageSender, Sender};
-use crate::commands::transfer::{Show, shown_name};
+use crate::commands::transfer::{TransferDisplay, shown_name};
 use crate::exit::{code, reported};
 use crate::input::registry;
 use crate::ui::terminal;
@@ -31,7 +31,7 @@ pub struct Fetching<'a> {
     pub flags: &'a RegistryFlags,
     /// The names under which the image of the build is pushed.
     pub pushed: &'a [Reference],
-    pub show: Show,
+    pub display: TransferDisplay,
 }
 
 impl Fetching<'_> {
@@ -39,7 +39,7 @@ impl Fetching<'_> {
     /// code.
     pub fn run(&self, wanted: &[ImageRequest], mut answer: PipeWriter, socket: OwnedFd) -> Result<(), u8> {
         let (sender, is_ordered) = (Arc::new(Sender(socket)), Arc::new(AtomicBool::new(false)));
-        let (notices, ordered, quiet) = (sender.clone(), is_ordered.clone(), self.show == Show::Nothing);
+        let (notices, ordered, quiet) = (sender.clone(), is_ordered.clone(), self.display == TransferDisplay::Nothing);
         let notify = move |notice: Notice| match ordered.load(Ordering::Relaxed) {
             _ if quiet => {}
             // The builder draws.
@@ -52,8 +52,8 @@ impl Fetching<'_> {
         let begun = client.map(|client| wanted.iter().map(|request| self.begin(&client, request)).collect::<Vec<_>>());
         let answers: FetcherAnswers = begun.map(|begun| {
             let answer = |begun| match begun {
-                Ok(BegunPull::Found(_)) => FetcherAnswer::Stored,
-                Ok(BegunPull::Open(pull)) => {
+                Ok(PullStart::Found(_)) => FetcherAnswer::Stored,
+                Ok(PullStart::Pending(pull)) => {
                     let documents = FetcherAnswer::documents(&pull);
                     open.push(pull);
                     documents
@@ -72,35 +72,35 @@ impl Fetching<'_> {
         // The launcher ends this process.
         let _ = process::block_ending_signals();
         match notifying(self.store, &sender) {
-            Ok(store) => complete(&store, &open, &sender, self.show),
+            Ok(store) => complete(&store, &open, &sender, self.display),
             Err(e) => (0..open.len()).for_each(|at| sender.end(at, Some(reported(&e, e.remedy())))),
         }
         Ok(())
     }
 
-    fn begin(&self, client: &Client, request: &ImageRequest) -> Result<BegunPull, TransportError> {
-        if self.show != Show::Nothing {
+    fn begin(&self, client: &Client, request: &ImageRequest) -> Result<PullStart, TransportError> {
+        if self.display != TransferDisplay::Nothing {
             terminal::err(&format!("pulling {}\n", shown_name(&request.name, &request.platform)));
         }
         let begun = begin_pull(self.store, client, &request.name, &request.platform)?;
         match &begun {
-            BegunPull::Open(pull) => pull.warnings().iter().for_each(|warning| terminal::warning(warning.as_str())),
-            BegunPull::Found(image) => lost(image, self.show).into_iter().for_each(terminal::warning),
+            PullStart::Pending(pull) => pull.warnings().iter().for_each(|warning| terminal::warning(warning.as_str())),
+            PullStart::Found(image) => lost(image, self.display).into_iter().for_each(terminal::warning),
         }
         Ok(begun)
     }
 }
 
 /// Returns the note about platforms that the name of the image no longer has, if notes are shown.
-fn lost(image: &PulledImage, show: Show) -> Option<String> {
-    image.lost.as_ref().filter(|_| show != Show::Nothing).map(LostPlatforms::to_string)
+fn lost(image: &PulledImage, display: TransferDisplay) -> Option<String> {
+    image.lost.as_ref().filter(|_| display != TransferDisplay::Nothing).map(LostPlatforms::to_string)
 }
 
 /// Returns a handle of the store that sends messages about waits to the builder, which draws the
 /// progress.
 fn notifying(store: &Store, sender: &Arc<Sender>) -> Result<Store, StoreError> {
     let notices = sender.clone();
-    Ok(store.moved(store.path(), OwnerMode::Given)?.with_notices(move |text| notices.notice(text)))
+    Ok(store.at_path(store.path(), OwnerMode::Given)?.with_notices(move |text| notices.notice(text)))
 }
 
 /// Maximum number of images that are downloaded at once.
@@ -108,14 +108,14 @@ const MAX_PARALLEL_IMAGES: usize = 8;
 
 /// Downloads the layers of all images concurrently. Images with a common layer are downloaded one
 /// after another, so each layer is downloaded only once.
-fn complete(store: &Store, open: &[OpenPull], sender: &Sender, show: Show) {
+fn complete(store: &Store, open: &[PendingPull], sender: &Sender, display: TransferDisplay) {
     let layers: Vec<HashSet<BlobDigest>> = open.iter().map(|pull| pull.layers().collect()).collect();
     let download = |group: &Vec<usize>| {
         for at in group.iter().copied() {
             let (total, done) = (|_| {}, |_: &_, _, _| {});
             let progress = TransferProgress { moved: Arc::default(), total: &total, done: &done };
             let pulled = open[at].complete(store, &progress, &ImageSender { sender, at });
-            pulled.iter().filter_map(|image| lost(image, show)).for_each(|text| sender.notice(text));
+            pulled.iter().filter_map(|image| lost(image, display)).for_each(|text| sender.notice(text));
             sender.end(at, pulled.err().map(|e| reported(&e, e.help())));
         }
         Ok::<(), Infallible>(())

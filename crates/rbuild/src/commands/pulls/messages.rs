@@ -9,7 +9,7 @@ use rbuild_image::BlobDigest;
 use rbuild_linux::fd_passing::{receive_with_bytes, send_with_bytes};
 use rbuild_remedy::{Remedy, ReportedError};
 use rbuild_store::{StagingWatch, StoreError};
-use rbuild_transport::{OpenPull, TransportError};
+use rbuild_transport::{PendingPull, TransportError};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::exit::{Failure, reported};
@@ -36,7 +36,7 @@ pub type FetcherAnswers = Result<Vec<FetcherAnswer>, Failure>;
 
 impl FetcherAnswer {
     /// Returns the answer for an image whose layers are missing.
-    pub fn documents(pull: &OpenPull) -> FetcherAnswer {
+    pub fn documents(pull: &PendingPull) -> FetcherAnswer {
         let bytes = |bytes: &[u8]| Bytes(bytes.to_vec());
         FetcherAnswer::Documents { manifest: bytes(pull.manifest()), config: bytes(pull.config()) }
     }

@@ -37,7 +37,7 @@ fn hints_about_files_are_as_recorded() {
         FileRemedy {
             CorrectPath, OtherOutput, RemoveLinkLoop, ShortenName, RenameOrRemove, RenameWhiteout, Permit,
             PermitProgram, CheckPermissions, WritableFileSystem, Correct, AwaitLock, OtherDirectory,
-            CreateDirectory, PassDirectory, OtherDestination, AnotherDestination, EndWithSlash,
+            CreateDirectory, PassDirectory, PassSpecialFile, ChooseDestination, EndWithSlash,
             CorrectPattern, RemovePattern, IgnoreStore, MoveStore, PermitOrIgnore, CopyInto, CorrectLink, AwaitWriters
         },
         [
@@ -58,8 +58,8 @@ fn hints_about_files_are_as_recorded() {
             FileRemedy::OtherDirectory,
             FileRemedy::CreateDirectory,
             FileRemedy::PassDirectory,
-            FileRemedy::OtherDestination,
-            FileRemedy::AnotherDestination,
+            FileRemedy::PassSpecialFile,
+            FileRemedy::ChooseDestination,
             FileRemedy::EndWithSlash,
             FileRemedy::CorrectPattern,
             FileRemedy::RemovePattern,

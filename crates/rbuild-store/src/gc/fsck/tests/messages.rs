@@ -65,7 +65,7 @@ fn put_uneven_image(place: &Path) {
     let (id, size) = staging.put_document(&config).unwrap();
     let document = manifest(descriptor(MediaType::ImageConfig, &id, size), Vec::new());
     let digest = staging.put_document(&document).unwrap().0.of_manifest();
-    staging.keep("load", &[digest], &[(digest, None)]).unwrap();
+    staging.publish("load", &[digest], &[(digest, None)]).unwrap();
 }
 
 fn put_record_without_tree(place: &Path) {

@@ -35,19 +35,19 @@ pub type PullImages<'a> =
 pub type Fetch<'a> = dyn Fn(&[UrlSource]) -> Result<Vec<std::result::Result<Download, ReportedError>>> + 'a;
 
 /// The network access of a build before its commands run.
-pub struct Online<'a> {
+pub struct NetworkAccess<'a> {
     pull: &'a PullImages<'a>,
     fetch: &'a Fetch<'a>,
     /// Files that were downloaded for this build. All of its platforms use the same content.
     pub(super) fetched: RefCell<HashMap<UrlSource, Download>>,
     /// Images whose layers are downloaded later.
-    arriving: RefCell<HashMap<PlatformImage, Image>>,
+    incoming: RefCell<HashMap<PlatformImage, Image>>,
 }
 
-impl<'a> Online<'a> {
+impl<'a> NetworkAccess<'a> {
     /// Creates the network access with these functions.
-    pub fn new(pull: &'a PullImages<'a>, fetch: &'a Fetch<'a>) -> Online<'a> {
-        Online { pull, fetch, fetched: RefCell::default(), arriving: RefCell::default() }
+    pub fn new(pull: &'a PullImages<'a>, fetch: &'a Fetch<'a>) -> NetworkAccess<'a> {
+        NetworkAccess { pull, fetch, fetched: RefCell::default(), incoming: RefCell::default() }
     }
 
     /// Fetches files, as [`Fetch`] does.
@@ -60,18 +60,18 @@ impl<'a> Online<'a> {
         let keep = |(request, outcome): (&ImageRequest, std::result::Result<Option<Image>, ReportedError>)| {
             let ImageRequest { name, platform } = request.clone();
             let key = PlatformImage { name: ImageName::Reference(name), platform };
-            outcome.map(|image| self.arriving.borrow_mut().extend(image.map(|image| (key, image))))
+            outcome.map(|image| self.incoming.borrow_mut().extend(image.map(|image| (key, image))))
         };
         Ok(wanted.iter().zip((self.pull)(wanted)?).map(keep).collect())
     }
 
     /// Returns an image that this build is pulling, and that is not in the store yet.
-    pub fn arriving(&self, wanted: &PlatformImage) -> Option<Image> {
-        self.arriving.borrow().get(wanted).cloned()
+    pub fn incoming(&self, wanted: &PlatformImage) -> Option<Image> {
+        self.incoming.borrow().get(wanted).cloned()
     }
 
     /// Forgets the images that arrived: they are in the store, or the build failed.
     pub fn arrived(&self) {
-        self.arriving.borrow_mut().clear();
+        self.incoming.borrow_mut().clear();
     }
 }

@@ -20,24 +20,24 @@ use crate::commands::pulls::messages::{Message, receive};
 const FRAME: Duration = Duration::from_millis(100);
 
 /// The images that fetchers are downloading. Threads receive their progress until
-/// [`ArrivingImages::end`].
-pub struct ArrivingImages {
+/// [`IncomingImages::end`].
+pub struct IncomingImages {
     pub incoming: Arc<IncomingBlobs>,
     receivers: Vec<(UnixStream, JoinHandle<()>)>,
 }
 
-impl ArrivingImages {
+impl IncomingImages {
     /// Starts to receive the messages of fetchers.
-    pub fn receive(fetchers: impl Iterator<Item = FetcherProcess>, events: &Events) -> std::io::Result<ArrivingImages> {
-        let mut arriving = ArrivingImages { incoming: Arc::default(), receivers: Vec::new() };
+    pub fn receive(fetchers: impl Iterator<Item = FetcherProcess>, events: &Events) -> std::io::Result<IncomingImages> {
+        let mut images = IncomingImages { incoming: Arc::default(), receivers: Vec::new() };
         let mut first = 0;
         for fetcher in fetchers {
             for (at, image) in fetcher.images.iter().enumerate() {
-                arriving.incoming.request(PullId(first + at), &image.manifest, image.layers.clone());
+                images.incoming.request(PullId(first + at), &image.manifest, image.layers.clone());
             }
             let socket = fetcher.socket.try_clone()?;
             let mut receiver = Receiver {
-                incoming: arriving.incoming.clone(),
+                incoming: images.incoming.clone(),
                 events: events.clone(),
                 started: Instant::now(),
                 shown: Instant::now(),
@@ -47,9 +47,9 @@ impl ArrivingImages {
             };
             first += receiver.images.len();
             let receiving = start(move || receiver.run(&fetcher.socket)).map_err(std::io::Error::from)?;
-            arriving.receivers.push((socket, receiving));
+            images.receivers.push((socket, receiving));
         }
-        Ok(arriving)
+        Ok(images)
     }
 
     /// Stops receiving. Fetchers that are still downloading end.

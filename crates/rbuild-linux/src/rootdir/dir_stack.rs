@@ -20,36 +20,36 @@ pub const MAX_DEPTH: usize = 2048;
 
 /// A path of nested directories. Always contains the top, where the traversal began.
 #[derive(Debug)]
-pub struct Trail {
+pub struct DirStack {
     top: RootDir,
-    steps: Vec<TrailDir>,
+    steps: Vec<StackedDir>,
     most: usize,
 }
 
 #[derive(Debug)]
-enum TrailDir {
+enum StackedDir {
     Open(RootDir),
     /// Identified by its inode, which is checked when it is reopened.
     Closed(Inode),
 }
 
-impl Trail {
+impl DirStack {
     /// Starts a traversal that refuses directories more than [`MAX_DEPTH`] levels down.
-    pub fn new(top: RootDir) -> Trail {
-        Trail { top, steps: Vec::new(), most: MAX_DEPTH }
+    pub fn new(top: RootDir) -> DirStack {
+        DirStack { top, steps: Vec::new(), most: MAX_DEPTH }
     }
 
     /// Starts a traversal without a depth limit, for removal.
-    pub fn endless(top: RootDir) -> Trail {
-        Trail { most: usize::MAX, ..Trail::new(top) }
+    pub fn endless(top: RootDir) -> DirStack {
+        DirStack { most: usize::MAX, ..DirStack::new(top) }
     }
 
     /// Returns the deepest directory of the path.
     pub fn last(&self) -> &RootDir {
         match self.steps.last() {
-            Some(TrailDir::Open(dir)) => dir,
+            Some(StackedDir::Open(dir)) => dir,
             // Unreachable: the last directory is opened before it becomes the last.
-            Some(TrailDir::Closed(_)) | None => &self.top,
+            Some(StackedDir::Closed(_)) | None => &self.top,
         }
     }
 
@@ -67,21 +67,21 @@ impl Trail {
             return Err(below.error("walking", "", std::io::Error::other(reason)));
         }
         if let Some(far) = self.steps.len().checked_sub(MAX_OPEN_DIRS)
-            && let TrailDir::Open(dir) = &self.steps[far]
+            && let StackedDir::Open(dir) = &self.steps[far]
         {
-            self.steps[far] = TrailDir::Closed(dir.stat_self()?.inode());
+            self.steps[far] = StackedDir::Closed(dir.stat_self()?.inode());
         }
-        self.steps.push(TrailDir::Open(below));
+        self.steps.push(StackedDir::Open(below));
         Ok(())
     }
 
     /// Ascends by one directory; stays at the top.
     pub fn leave(&mut self) -> Result<()> {
-        let Some(TrailDir::Open(below)) = self.steps.pop() else { return Ok(()) };
-        if let Some(TrailDir::Closed(inode)) = self.steps.last() {
+        let Some(StackedDir::Open(below)) = self.steps.pop() else { return Ok(()) };
+        if let Some(StackedDir::Closed(inode)) = self.steps.last() {
             let above = above(&below, *inode)?;
             self.steps.pop();
-            self.steps.push(TrailDir::Open(above));
+            self.steps.push(StackedDir::Open(above));
         }
         Ok(())
     }
@@ -96,14 +96,14 @@ impl Trail {
         let Some(at) = depth.checked_sub(1) else { return self.top.try_clone() };
         let open = self.steps.iter().enumerate().skip(at);
         let first = open.into_iter().find_map(|(i, step)| match step {
-            TrailDir::Open(dir) => Some((i, dir)),
-            TrailDir::Closed(_) => None,
+            StackedDir::Open(dir) => Some((i, dir)),
+            StackedDir::Closed(_) => None,
         });
         let Some((mut i, first)) = first else { return self.top.try_clone() };
         let mut dir = first.try_clone()?;
         while i > at {
             i -= 1;
-            if let TrailDir::Closed(inode) = &self.steps[i] {
+            if let StackedDir::Closed(inode) = &self.steps[i] {
                 dir = above(&dir, *inode)?;
             }
         }
@@ -129,38 +129,38 @@ mod tests {
 
     #[test]
     fn deep_traversal_bounds_open_descriptors() {
-        let scratch = std::env::temp_dir().join(format!("rbuild-trail-{}", std::process::id()));
+        let scratch = std::env::temp_dir().join(format!("rbuild-dirs-{}", std::process::id()));
         std::fs::create_dir_all(&scratch).unwrap();
         let root = RootDir::open(&scratch).unwrap();
-        let mut trail = Trail::new(root.try_clone().unwrap());
+        let mut dirs = DirStack::new(root.try_clone().unwrap());
         let mut inodes = Vec::new();
         for _ in 0..300 {
-            trail.last().create_dir(OsStr::new("d"), 0o755).unwrap();
-            inodes.push(trail.enter(OsStr::new("d")).unwrap().stat_self().unwrap().ino);
+            dirs.last().create_dir(OsStr::new("d"), 0o755).unwrap();
+            inodes.push(dirs.enter(OsStr::new("d")).unwrap().stat_self().unwrap().ino);
         }
-        assert!(trail.steps.iter().filter(|step| matches!(step, TrailDir::Open(_))).count() <= MAX_OPEN_DIRS);
+        assert!(dirs.steps.iter().filter(|step| matches!(step, StackedDir::Open(_))).count() <= MAX_OPEN_DIRS);
         for depth in [300, 299, 200, 1] {
-            assert_eq!(trail.nth(depth).unwrap().stat_self().unwrap().ino, inodes[depth - 1]);
+            assert_eq!(dirs.nth(depth).unwrap().stat_self().unwrap().ino, inodes[depth - 1]);
         }
-        assert_eq!(trail.nth(0).unwrap().stat_self().unwrap().ino, root.stat_self().unwrap().ino);
+        assert_eq!(dirs.nth(0).unwrap().stat_self().unwrap().ino, root.stat_self().unwrap().ino);
         while let Some(inode) = inodes.pop() {
-            assert_eq!(trail.last().stat_self().unwrap().ino, inode);
-            trail.leave().unwrap();
-            trail.last().remove_dir(OsStr::new("d")).unwrap();
+            assert_eq!(dirs.last().stat_self().unwrap().ino, inode);
+            dirs.leave().unwrap();
+            dirs.last().remove_dir(OsStr::new("d")).unwrap();
         }
-        assert_eq!((trail.depth(), trail.last().entries().unwrap().len()), (0, 0));
+        assert_eq!((dirs.depth(), dirs.last().entries().unwrap().len()), (0, 0));
         std::fs::remove_dir_all(&scratch).unwrap();
     }
 
     #[test]
     fn the_depth_limit_is_worded_as_recorded() {
-        let scratch = std::env::temp_dir().join(format!("rbuild-trail-limit-{}", std::process::id()));
+        let scratch = std::env::temp_dir().join(format!("rbuild-dirs-limit-{}", std::process::id()));
         std::fs::create_dir_all(scratch.join("a/b")).unwrap();
-        let mut trail = Trail { most: 1, ..Trail::new(RootDir::open(&scratch).unwrap()) };
-        trail.enter(OsStr::new("a")).unwrap();
-        let e = trail.enter(OsStr::new("b")).unwrap_err();
+        let mut dirs = DirStack { most: 1, ..DirStack::new(RootDir::open(&scratch).unwrap()) };
+        dirs.enter(OsStr::new("a")).unwrap();
+        let e = dirs.enter(OsStr::new("b")).unwrap_err();
         let row = rbuild_testkit::message_row("too deep", &e, e.remedy());
-        rbuild_testkit::assert_recorded!("trail", row.replace(&*scratch.to_string_lossy(), "[dir]"));
+        rbuild_testkit::assert_recorded!("dir_stack", row.replace(&*scratch.to_string_lossy(), "[dir]"));
         std::fs::remove_dir_all(&scratch).unwrap();
     }
 }

@@ -11,19 +11,19 @@ use crate::retry_policy::RetryPolicy;
 pub(crate) const TRICKLE: u64 = 1024;
 
 /// Detects stalled transfers.
-pub(crate) struct Flow {
+pub(crate) struct StallDetector {
     idle: Duration,
     since: Instant,
     moved: u64,
 }
 
-impl Flow {
-    pub(crate) fn new(idle: Duration) -> Flow {
-        Flow { idle, since: Instant::now(), moved: 0 }
+impl StallDetector {
+    pub(crate) fn new(idle: Duration) -> StallDetector {
+        StallDetector { idle, since: Instant::now(), moved: 0 }
     }
 
     /// Counts bytes. Returns false if too few were transferred within a period.
-    pub(crate) fn moves(&mut self, bytes: u64) -> bool {
+    pub(crate) fn progresses(&mut self, bytes: u64) -> bool {
         self.moved += bytes;
         if self.since.elapsed() < self.idle {
             return true;
@@ -34,30 +34,30 @@ impl Flow {
     }
 
     /// Returns the reason of a failure.
-    pub(crate) fn reason(&self) -> Interruption {
+    pub(crate) fn interruption(&self) -> Interruption {
         Interruption::Stalled { least: TRICKLE, idle: self.idle }
     }
 }
 
 /// A reader that fails if it is not read fast enough. Used for request bodies, which a server may
 /// accept too slowly.
-pub(crate) struct Watched<R> {
+pub(crate) struct StallReader<R> {
     inner: R,
-    flow: Flow,
+    stall: StallDetector,
 }
 
-impl<R: Read> Watched<R> {
-    pub(crate) fn new(inner: R, idle: Duration) -> Watched<R> {
-        Watched { inner, flow: Flow::new(idle) }
+impl<R: Read> StallReader<R> {
+    pub(crate) fn new(inner: R, idle: Duration) -> StallReader<R> {
+        StallReader { inner, stall: StallDetector::new(idle) }
     }
 }
 
-impl<R: Read> Read for Watched<R> {
+impl<R: Read> Read for StallReader<R> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let n = self.inner.read(buf)?;
-        match n == 0 || self.flow.moves(n as u64) {
+        match n == 0 || self.stall.progresses(n as u64) {
             true => Ok(n),
-            false => Err(self.flow.reason().into()),
+            false => Err(self.stall.interruption().into()),
         }
     }
 }
@@ -65,7 +65,7 @@ impl<R: Read> Read for Watched<R> {
 /// Reads a document within the time for a whole operation. Returns at most `limit` + 1 bytes; the
 /// additional byte shows that the limit is exceeded.
 pub(crate) fn read_document(source: impl Read, limit: u64, retry_policy: RetryPolicy) -> io::Result<Vec<u8>> {
-    let (start, mut flow) = (Instant::now(), Flow::new(retry_policy.idle));
+    let (start, mut stall) = (Instant::now(), StallDetector::new(retry_policy.idle));
     let (mut source, mut bytes, mut part) = (source.take(limit.saturating_add(1)), Vec::new(), [0; 8 << 10]);
     loop {
         let n = match source.read(&mut part) {
@@ -74,8 +74,8 @@ pub(crate) fn read_document(source: impl Read, limit: u64, retry_policy: RetryPo
             other => other?,
         };
         bytes.extend_from_slice(&part[..n]);
-        if !flow.moves(n as u64) {
-            return Err(flow.reason().into());
+        if !stall.progresses(n as u64) {
+            return Err(stall.interruption().into());
         }
         if start.elapsed() > retry_policy.whole {
             return Err(Interruption::Slow(retry_policy.whole).into());
@@ -109,7 +109,7 @@ mod tests {
         assert!(reason(Slow(1, pause)).contains("fewer than 1024 bytes"));
         assert!(reason(Slow(4000, pause)).contains("took longer than"));
         assert_eq!(read_document(Slow(10, Duration::ZERO), 99, retry_policy).unwrap().len(), 100);
-        let mut taken = Watched::new(Slow(1, pause), retry_policy.idle);
+        let mut taken = StallReader::new(Slow(1, pause), retry_policy.idle);
         assert_eq!(io::copy(&mut taken, &mut io::sink()).unwrap_err().kind(), ErrorKind::TimedOut);
     }
 }
