@@ -1,5 +1,6 @@
-//! Text, tables, diagnostics, hints, transfer bars, workflow commands and the timings page.
+//! Text, widths, tables, diagnostics, hints, transfer bars, workflow commands and the timings page.
 
+pub mod columns;
 pub mod diagnostics;
 pub mod hints;
 pub mod plain;

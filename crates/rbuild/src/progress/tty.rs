@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use rbuild_engine::{Event, StepOutcome};
 use rbuild_image::human_size;
 
+use crate::ui::columns::{cut, pad, width};
 use crate::ui::diagnostics::first_line;
 use crate::ui::terminal;
 
@@ -36,6 +37,13 @@ struct Waiting {
     inputs: Vec<usize>,
 }
 
+/// A line that scrolls up and is not drawn again.
+struct FinishedLine {
+    text: String,
+    /// Duration in seconds, shown on the right.
+    time: Option<f64>,
+}
+
 /// State of the redrawn part of the screen.
 pub struct Screen {
     started: Instant,
@@ -49,7 +57,7 @@ pub struct Screen {
     /// True if a step has ended.
     ended: bool,
     /// Final lines that are not yet written.
-    finished: String,
+    finished: Vec<FinishedLine>,
     /// Height of the redrawn part in lines.
     height: usize,
 }
@@ -91,7 +99,7 @@ impl Screen {
             cached: 0,
             failed: false,
             ended: false,
-            finished: String::new(),
+            finished: Vec::new(),
             height: 0,
         }
     }
@@ -99,11 +107,11 @@ impl Screen {
     /// Updates the state with an event.
     pub fn take(&mut self, event: Event) {
         match event {
-            Event::Isolation { mode } => self.finished.push_str(&format!("isolation: {mode}\n")),
+            Event::Isolation { mode } => self.print(&format!("isolation: {mode}")),
             Event::Failed => self.failed = true,
             Event::Pulling { image, moved, total } if moved < total => drop(self.pulls.insert(image, (moved, total))),
             Event::Pulling { image, .. } => drop(self.pulls.remove(&image)),
-            Event::Warning(w) => self.finished.push_str(&terminal::warning_text(&w, terminal::colors())),
+            Event::Warning(w) => self.print(&terminal::warning_text(&w, terminal::colors())),
             Event::Phase { text, seconds } => self.finish("=>", &text, Some(seconds)),
             Event::Waiting { step, label, text, inputs } => {
                 let title = format!("[{label}] {}", first_line(&text));
@@ -152,11 +160,15 @@ impl Screen {
         }
     }
 
-    fn finish(&mut self, mark: &str, title: &str, seconds: Option<f64>) {
-        let time = seconds.map_or(String::new(), |s| format!("{s:.1}s"));
-        // A tab separates title and time; `frame` replaces it when it knows the width of the
-        // terminal.
-        self.finished.push_str(&format!(" {mark} {}\t{time}\n", plain(title)));
+    fn finish(&mut self, mark: &str, title: &str, time: Option<f64>) {
+        self.finished.push(FinishedLine { text: format!(" {mark} {}", plain(title)), time });
+    }
+
+    /// Adds the lines of a text that may contain colors. Tabs become blanks, because their width
+    /// depends on their column.
+    fn print(&mut self, text: &str) {
+        let line = |line: &str| FinishedLine { text: line.replace('\t', " "), time: None };
+        self.finished.extend(text.lines().map(line));
     }
 
     /// Returns the text that updates the screen: it erases the old lower part and prints the
@@ -166,9 +178,11 @@ impl Screen {
         if self.height > 0 {
             out.push_str(&format!("\x1b[{}A\x1b[J", self.height));
         }
-        for line in std::mem::take(&mut self.finished).lines() {
-            let (text, time) = line.split_once('\t').unwrap_or((line, ""));
-            out.push_str(&spread(text, time, columns));
+        for FinishedLine { text, time } in std::mem::take(&mut self.finished) {
+            out.push_str(&match time {
+                Some(seconds) => spread(&text, &format!("{seconds:.1}s"), columns),
+                None => cut(&text, columns),
+            });
             out.push('\n');
         }
         let seconds = self.started.elapsed().as_secs_f64();
@@ -278,23 +292,10 @@ fn plain(text: &str) -> String {
     out
 }
 
-/// Truncates a line to the width of the terminal.
-fn cut(text: &str, columns: usize) -> String {
-    if text.chars().count() <= columns {
-        text.to_string()
-    } else {
-        text.chars().take(columns.saturating_sub(1)).chain(['…']).collect()
-    }
-}
-
 /// Returns a line with the text on the left and the time on the right.
 fn spread(text: &str, time: &str, columns: usize) -> String {
-    if time.is_empty() {
-        return cut(text, columns);
-    }
-    let room = columns.saturating_sub(time.chars().count() + 1);
-    let text = cut(text, room);
-    format!("{text}{}{time}", " ".repeat((room + 1).saturating_sub(text.chars().count())))
+    let room = columns.saturating_sub(width(time) + 1);
+    format!("{}{time}", pad(&cut(text, room), room + 1))
 }
 
 #[cfg(test)]
@@ -405,6 +406,17 @@ mod tests {
             (vec![Event::Pulling { image: "debian".into(), moved: 1_500_000, total: 50_000_000 }], true),
             (vec![done(4, StepOutcome::Done), done(5, StepOutcome::Done)], false),
             (vec![done(6, StepOutcome::Failed), done(7, StepOutcome::Canceled)], false),
+            (
+                vec![
+                    Event::Warning("a warning\twith a tab".into()),
+                    Event::Started { step: 12, label: "tab".into(), text: "RUN a\tb".into() },
+                    Event::Started { step: 13, label: "広い".into(), text: "RUN echo 幅".into() },
+                    output(13, &"広い".repeat(20)),
+                    output(13, "\n"),
+                ],
+                true,
+            ),
+            (vec![done(12, StepOutcome::Done), done(13, StepOutcome::Done)], false),
         ] {
             events.into_iter().for_each(|event| screen.take(event));
             let frame = screen.frame(24, 60, more).replace('\u{1b}', "ESC");
@@ -429,13 +441,14 @@ mod tests {
             for step in 0..30 {
                 screen.take(Event::Started { step, label: format!("stage {step}/30"), text: "RUN x".repeat(40) });
                 screen.take(output(step, &"long output ".repeat(20)));
+                screen.take(output(step, &"広い".repeat(40)));
                 screen.take(output(step, "\nand more\nand more\nand more\nand more\n"));
                 let (label, text, inputs) = (format!("next {step}"), "COPY x".repeat(30), vec![step]);
                 screen.take(Event::Waiting { step: 100 + step, label, text, inputs });
             }
             let frame = lines(&mut screen, rows, columns);
             assert!(frame.len() <= rows.max(2), "{rows}: {}", frame.len());
-            assert!(frame.iter().all(|l| l.chars().count() <= columns), "{columns}: {frame:?}");
+            assert!(frame.iter().all(|l| width(l) <= columns), "{columns}: {frame:?}");
         }
     }
 }

@@ -7,6 +7,7 @@ use std::sync::OnceLock;
 
 use rbuild_engine::Warning;
 
+use crate::ui::columns;
 use crate::ui::hints::Hint;
 use crate::ui::plain::plain;
 
@@ -76,19 +77,16 @@ pub fn lost_output() -> Option<&'static io::Error> {
 
 /// Formats a table like docker: headings, then rows, with three spaces between columns.
 pub fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
-    let mut widths: Vec<usize> = headings.iter().map(|h| h.chars().count()).collect();
+    let mut widths: Vec<usize> = headings.iter().map(|h| columns::width(h)).collect();
     for row in rows {
         for (width, cell) in widths.iter_mut().zip(row) {
-            *width = (*width).max(cell.chars().count());
+            *width = (*width).max(columns::width(cell));
         }
     }
     let line = |cells: Vec<&str>| {
         let mut text = String::new();
-        for (i, cell) in cells.iter().enumerate() {
-            text.push_str(cell);
-            if i + 1 < cells.len() {
-                text.push_str(&" ".repeat(widths[i] - cell.chars().count() + 3));
-            }
+        for (cell, width) in cells.iter().zip(&widths) {
+            text.push_str(&columns::pad(cell, width + 3));
         }
         text.trim_end().to_string() + "\n"
     };
@@ -102,6 +100,14 @@ pub fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn columns_of_a_table_are_aligned() {
+        let row = |cells: [&str; 3]| cells.map(String::from).to_vec();
+        let rows = [row(["編集", "x", "end"]), row(["a", "", ""]), row(["e\u{301}", "long name", "end"])];
+        let want = "NAME   TAG         LAST\n編集   x           end\na\ne\u{301}      long name   end\n";
+        assert_eq!(table(&["NAME", "TAG", "LAST"], &rows), want);
+    }
 
     #[test]
     fn untrusted_text_cannot_control_the_terminal() {

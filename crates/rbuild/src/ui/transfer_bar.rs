@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use rbuild_image::human_size;
 use rbuild_layer::Counting;
 
-use crate::ui::terminal;
+use crate::ui::{columns, terminal};
 
 const FRAME: Duration = Duration::from_millis(200);
 
@@ -35,12 +35,9 @@ impl TransferBar {
             std::thread::spawn(move || {
                 while !over.load(Ordering::Relaxed) {
                     std::thread::park_timeout(FRAME);
-                    let columns = rbuild_linux::terminal::terminal_size().map_or(80, |(_, columns)| columns);
+                    let width = rbuild_linux::terminal::terminal_size().map_or(80, |(_, columns)| columns);
                     let text = line(&doing, moved.load(Ordering::Relaxed), total, started.elapsed());
-                    terminal::err(&format!(
-                        "\r\x1b[K{}",
-                        text.chars().take(columns.saturating_sub(1)).collect::<String>()
-                    ));
+                    terminal::err(&format!("\r\x1b[K{}", columns::prefix(&text, width.saturating_sub(1))));
                 }
                 terminal::err("\r\x1b[K");
             })
