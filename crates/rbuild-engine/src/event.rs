@@ -77,9 +77,9 @@ impl fmt::Display for BuildPhase<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             BuildPhase::Unpack { image } => write!(f, "unpacking {image}"),
-            BuildPhase::Layers => f.write_str("making layers"),
+            BuildPhase::Layers => f.write_str("packing layers"),
             BuildPhase::Files => f.write_str("writing files"),
-            BuildPhase::Tar => f.write_str("writing the tar"),
+            BuildPhase::Tar => f.write_str("writing the tar archive"),
             BuildPhase::Archive => f.write_str("writing the archive"),
             BuildPhase::Eviction { freed } => write!(f, "cache limit reached: freed {}", human_size(*freed)),
         }

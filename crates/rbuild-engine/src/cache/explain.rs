@@ -2,6 +2,7 @@
 //! built here before.
 
 use rbuild_plan::{BuildGraph, Step, StepName, StepPart, Vertex, VertexId};
+use rbuild_remedy::counted;
 use rbuild_source::Changes;
 use rbuild_store::{
     BuildIndex, CacheKey, FILES, FROM, FilesHash, IndexedStep, KeyInputs, KeyPart, KeyValue, PARENT, ResultId, VARIABLE,
@@ -128,17 +129,16 @@ pub fn differences(now: &KeyInputs, before: &KeyInputs, files: Option<&Changes>)
                     format!("in {source}: {}", file_changes(changes))
                 }));
             }
-            PARENT | FROM => reasons.extend(inputs(&new, &old)),
+            PARENT => reasons.extend(inputs("base image", &new, &old)),
+            FROM => reasons.extend(inputs("source image", &new, &old)),
             VARIABLE => reasons.extend(variables(&new, &old)),
             FILES => reasons.push(match files {
                 Some(changes) if !changes.is_empty() => file_changes(changes),
                 _ => "context files changed".into(),
             }),
             "command" | "script" | "here-document" => reasons.push(format!("the {name} changed")),
-            "--exclude" => reasons.push(excludes(&new, &old)),
-            // One of the steps has the part without a value, and the other one does not have it.
-            _ if texts(&new).is_empty() && texts(&old).is_empty() => {}
-            _ => reasons.push(format!("{name} changed from {} to {}", value(&texts(&old)), value(&texts(&new)))),
+            "--exclude" => reasons.extend(excludes(&new, &old)),
+            _ => reasons.extend(part(name, &texts(&old), &texts(&new))),
         }
     }
     reasons
@@ -155,20 +155,31 @@ fn texts(values: &[&KeyValue]) -> String {
 
 /// Returns the difference between the patterns of two steps. Unlike other parts, an empty pattern
 /// is part of the key.
-fn excludes(new: &[&KeyValue], old: &[&KeyValue]) -> String {
+fn excludes(new: &[&KeyValue], old: &[&KeyValue]) -> Option<String> {
     let patterns = |values: &[&KeyValue]| values.iter().map(|value| value.to_text()).collect::<Vec<_>>();
     let (new, old) = (patterns(new), patterns(old));
     let not_empty = |list: &[String]| list.iter().filter(|text| !text.is_empty()).cloned().collect::<Vec<_>>();
     if not_empty(&new) == not_empty(&old) && new.len() != old.len() {
         let change = if new.len() > old.len() { "added" } else { "removed" };
-        return format!("an empty --exclude was {change}");
+        return Some(format!("an empty `--exclude` was {change}"));
     }
     let quoted = |text: &String| match text.is_empty() || text.contains(SEPARATOR) {
         true => format!("\"{text}\""),
         false => text.clone(),
     };
-    let list = |texts: &[String]| value(&texts.iter().map(quoted).collect::<Vec<_>>().join(SEPARATOR));
-    format!("--exclude changed from {} to {}", list(&old), list(&new))
+    let list = |texts: &[String]| texts.iter().map(quoted).collect::<Vec<_>>().join(SEPARATOR);
+    part("--exclude", &list(&old), &list(&new))
+}
+
+/// Returns the difference between the values of a part. A part without a value is one that the step
+/// does not have.
+fn part(name: &str, old: &str, new: &str) -> Option<String> {
+    match (old, new) {
+        ("", "") => None,
+        ("", new) => Some(added(name, new)),
+        (_, "") => Some(removed(name)),
+        (old, new) => Some(changed(name, old, new)),
+    }
 }
 
 /// Returns true if a value of the inputs was masked.
@@ -179,27 +190,47 @@ pub fn has_masked(key_inputs: &KeyInputs) -> bool {
     })
 }
 
-/// Returns the display name of a file source: `[build 3/4]`, `debian:bookworm`.
+/// Returns the display name of a file source: [build 3/4], `debian:bookworm`.
 fn source(input: &KeyValue) -> String {
     match input {
         KeyValue::Step { label, .. } => format!("[{label}]"),
-        KeyValue::Image { name, .. } => name.clone(),
+        KeyValue::Image { name, .. } => format!("`{name}`"),
         KeyValue::Text(_) | KeyValue::Variable { .. } | KeyValue::Files(_) => input.to_text(),
     }
 }
 
-fn value(text: &str) -> String {
-    if text.is_empty() { "nothing".into() } else { shortened(text) }
+fn changed(name: &str, old: &str, new: &str) -> String {
+    format!("{} changed from {} to {}", quoted(name), value(old), value(new))
 }
 
-fn shortened(text: &str) -> String {
-    match text.chars().count() {
-        n if n > LONG => text.chars().take(LONG - 1).chain(['…']).collect(),
-        _ => text.into(),
+fn added(name: &str, new: &str) -> String {
+    match new {
+        "" => format!("{} was added without a value", quoted(name)),
+        new => format!("{} was added: {}", quoted(name), value(new)),
     }
 }
 
-fn inputs(new: &[&KeyValue], old: &[&KeyValue]) -> Vec<String> {
+fn removed(name: &str) -> String {
+    format!("{} was removed", quoted(name))
+}
+
+fn value(text: &str) -> String {
+    match text.chars().count() {
+        0 => "an empty value".into(),
+        n if n > LONG => quoted(&text.chars().take(LONG - 1).chain(['…']).collect::<String>()),
+        _ => quoted(text),
+    }
+}
+
+/// Returns a text in backticks, with control characters escaped.
+fn quoted(text: &str) -> String {
+    let escape = |c: char| if c.is_control() { c.escape_default().collect() } else { String::from(c) };
+    format!("`{}`", text.chars().map(escape).collect::<String>())
+}
+
+/// Returns the differences between the inputs of two steps. `image` is the name of an input that is
+/// an image.
+fn inputs(image: &str, new: &[&KeyValue], old: &[&KeyValue]) -> Vec<String> {
     let mut reasons = Vec::new();
     for (i, input) in new.iter().copied().enumerate() {
         let before = old.get(i).copied();
@@ -210,10 +241,12 @@ fn inputs(new: &[&KeyValue], old: &[&KeyValue]) -> Vec<String> {
             (KeyValue::Image { name, manifest, .. }, Some(KeyValue::Image { name: was, manifest: from, .. }))
                 if name == was =>
             {
-                format!("image {name} changed: its manifest was {} and is {}", from.short(), manifest.short())
+                format!("image `{name}` changed: its manifest was {} and is {}", from.short(), manifest.short())
             }
-            (KeyValue::Image { name, .. }, Some(KeyValue::Image { name: was, .. })) => format!("image {was} → {name}"),
-            (KeyValue::Image { name, .. }, _) => format!("the base image is now {name}"),
+            (KeyValue::Image { name, .. }, Some(KeyValue::Image { name: was, .. })) => {
+                format!("{image} changed from `{was}` to `{name}`")
+            }
+            (KeyValue::Image { name, .. }, _) => format!("the {image} is now `{name}`"),
             // A step that only moved has the same result and is not a reason.
             (KeyValue::Step { result, .. }, Some(KeyValue::Step { result: was, .. })) if result == was => continue,
             (KeyValue::Step { label, .. }, _) => format!("input [{label}] changed"),
@@ -221,7 +254,10 @@ fn inputs(new: &[&KeyValue], old: &[&KeyValue]) -> Vec<String> {
         });
     }
     if reasons.is_empty() && new.len() < old.len() {
-        reasons.push("fewer stages or images are read".into());
+        reasons.push(match old.len() - new.len() {
+            1 => "an input was removed".into(),
+            count => format!("{count} inputs were removed"),
+        });
     }
     reasons
 }
@@ -239,15 +275,13 @@ fn variables(new: &[&KeyValue], old: &[&KeyValue]) -> Vec<String> {
     let mut reasons = Vec::new();
     for (name, now) in &new {
         match find(&old, name) {
-            Some(before) if before != *now => {
-                reasons.push(format!("{name} changed from {} to {}", value(&before), value(now)))
-            }
+            Some(before) if before != *now => reasons.push(changed(name, &before, now)),
             Some(_) => {}
-            None => reasons.push(format!("{name}={now} was added", now = shortened(now))),
+            None => reasons.push(added(name, now)),
         }
     }
     for (name, _) in old.iter().filter(|(name, _)| find(&new, name).is_none()) {
-        reasons.push(format!("{name} was removed"));
+        reasons.push(removed(name));
     }
     if reasons.is_empty() {
         reasons.push("the order of the variables changed".into());
@@ -258,9 +292,9 @@ fn variables(new: &[&KeyValue], old: &[&KeyValue]) -> Vec<String> {
 fn file_changes(changes: &Changes) -> String {
     let Changes { changed, new, gone } = changes;
     let list = |names: &[String], change: &str| {
-        let mut text = names.iter().take(MAX_NAMES).cloned().collect::<Vec<_>>().join(", ");
+        let mut text = names.iter().take(MAX_NAMES).map(|name| quoted(name)).collect::<Vec<_>>().join(", ");
         if names.len() > MAX_NAMES {
-            text.push_str(&format!(" and {} more", names.len() - MAX_NAMES));
+            text.push_str(&format!(" and {}", counted((names.len() - MAX_NAMES) as u64, "other file")));
         }
         (!names.is_empty()).then(|| format!("{text} {change}"))
     };
@@ -353,7 +387,7 @@ mod tests {
     fn changed_files_of_a_stage_are_named() {
         let of = |digest: &str| key_inputs(&[(PARENT, "step b 1/2 @p"), (FROM, &format!("step a 3/5 @{digest}"))]);
         let changes = Changes { changed: vec!["out/app".into()], ..Changes::default() };
-        assert_eq!(differences(&of("1"), &of("2"), Some(&changes)), ["in [a 3/5]: out/app changed"]);
+        assert_eq!(differences(&of("1"), &of("2"), Some(&changes)), ["in [a 3/5]: `out/app` changed"]);
         assert_eq!(differences(&of("1"), &of("2"), None), ["input [a 3/5] changed"]);
     }
 
@@ -367,7 +401,10 @@ mod tests {
             key_inputs(&[(PARENT, &format!("image {name} {result} @{manifest}"))])
         };
         assert!(reasons(&image("debian", "r", "1"), &image("other", "r", "2")).is_empty());
-        assert_eq!(reasons(&image("debian", "r", "1"), &image("other", "s", "2")), ["image other → debian"]);
+        assert_eq!(
+            reasons(&image("debian", "r", "1"), &image("other", "s", "2")),
+            ["base image changed from `other` to `debian`"]
+        );
         assert!(reasons(&of("a 4/6", "22"), &of("a 3/5", "22")).is_empty());
     }
 
@@ -375,7 +412,7 @@ mod tests {
     /// known.
     type Row<'a> = (&'a str, Parts<'a>, Parts<'a>, Option<[usize; 3]>);
 
-    const ROWS: [Row<'_>; 35] = [
+    const ROWS: [Row<'_>; 42] = [
         ("nothing", &[("user", "a"), ("script", "b")], &[("user", "a"), ("script", "b")], None),
         ("the command", &[("command", "sh"), ("command", "make all")], &[("command", "sh"), ("command", "make")], None),
         ("the script", &[("script", "a")], &[("script", "b")], None),
@@ -405,6 +442,13 @@ mod tests {
         ("a file of a stage", &[(FROM, "step a 3/5 @a")], &[(FROM, "step a 3/5 @b")], Some([1, 0, 0])),
         ("unknown files of a stage", &[(FROM, "step a 3/5 @a")], &[(FROM, "step a 3/5 @b")], None),
         ("a stage that was removed", &[], &[(FROM, "step a 1/2 @a")], None),
+        ("two stages that were removed", &[], &[(FROM, "step a 1/2 @a"), (FROM, "step b 1/2 @b")], None),
+        ("another source image", &[(FROM, "image debian @a")], &[(FROM, "image other @b")], None),
+        ("a variable with several lines", &[("variable", "A=1\n2")], &[("variable", "A=1")], None),
+        ("a new variable without a value", &[("variable", "A=")], &[], None),
+        ("a value that was removed", &[("user", "")], &[("user", "app")], None),
+        ("a new pattern", &[("--exclude", "a")], &[], None),
+        ("a pattern that was removed", &[], &[("--exclude", "a")], None),
         ("a parent with another number", &[(PARENT, "step a 4/6 @a")], &[(PARENT, "step a 3/5 @a")], None),
         ("another parent", &[(PARENT, "step a 4/6 @a")], &[(PARENT, "step b 3/5 @b")], None),
         ("a newer image", &[(PARENT, "image debian @a")], &[(PARENT, "image debian @b")], None),

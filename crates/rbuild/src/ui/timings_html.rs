@@ -231,7 +231,7 @@ mod tests {
                 step(3, 0.0, 5.0, StepOutcome::Done, &[1]),
                 step(4, 5.0, 3.0, StepOutcome::Done, &[2, 3]),
             ],
-            phases: vec![PhaseLog { text: "making layers".into(), began: 8.0, seconds: 1.0 }],
+            phases: vec![PhaseLog { text: "packing layers".into(), began: 8.0, seconds: 1.0 }],
             layers: vec![LayerLog { step: 4, bytes: 12, files: 1, biggest: vec![("/a<b".into(), 12)] }],
         }
     }

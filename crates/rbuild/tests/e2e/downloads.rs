@@ -130,11 +130,11 @@ fn an_unchanged_file_is_a_cache_hit_and_a_changed_one_is_named() {
     scene.server.put("/x", ServedFile { modified: Some(DATE), ..ServedFile::tagged("two", "\"3\"") });
     let (changed, _, output) = steps(&["--explain"]);
     assert_eq!(changed, (1, 0));
-    assert!(output.contains("downloaded file changed from x sha256:"), "{output}");
+    assert!(output.contains("`downloaded file` changed from `x sha256:"), "{output}");
     scene.server.put("/x", ServedFile::tagged("two", "\"4\""));
     let (undated, _, output) = steps(&["--explain"]);
     assert_eq!(undated, (1, 0));
-    assert!(output.contains(&format!("changed from {SECONDS} to unknown")), "{output}");
+    assert!(output.contains(&format!("changed from `{SECONDS}` to `unknown`")), "{output}");
     // Without an entity tag, the date is compared; without a date, the content.
     scene.server.put("/x", ServedFile::dated("two", DATE));
     steps(&[]);

@@ -32,23 +32,23 @@ fn explain_names_the_changed_inputs() {
     lab.write("src/a", "2").write("src/b", "1");
     std::fs::remove_file(lab.ctx().join("src/gone")).unwrap();
     let changed = build(&[]);
-    assert_eq!(reason(&changed, "COPY . ."), "src/a changed; src/b was added; src/gone was removed");
+    assert_eq!(reason(&changed, "COPY . ."), "`src/a` changed; `src/b` was added; `src/gone` was removed");
     assert_eq!(reason(&changed, "RUN echo"), "input [builder 3/4] changed");
     assert!(reason(&changed, "COPY --from").starts_with("cache hit: no input changed"));
     let argument = build(&["--build-arg", "VERSION=1.2"]);
-    assert_eq!(reason(&argument, "RUN echo"), "VERSION changed from 1.1 to 1.2");
+    assert_eq!(reason(&argument, "RUN echo"), "`VERSION` changed from `1.1` to `1.2`");
     assert_eq!(reason(&build(&["--no-cache"]), "RUN echo"), "the cache is disabled for this step");
     lab.rbuild(["import", "-c", "ENV A=1", base("busybox.tar").to_str().unwrap(), "base"]).ok();
     let same_files = build(&["--build-arg", "VERSION=1.2"]);
     assert!(reason(&same_files, "WORKDIR").starts_with("cache hit: no input changed"), "{same_files}");
-    assert!(reason(&same_files, "RUN echo").contains("A=1 was added"), "{same_files}");
+    assert!(reason(&same_files, "RUN echo").contains("`A` was added: `1`"), "{same_files}");
     // A changed configuration is not a reason, even if there is another reason.
     lab.rbuild(["import", "-c", "LABEL b=2", base("busybox.tar").to_str().unwrap(), "base"]).ok();
     let other = lab.build(&FILE.replace("RUN echo", "RUN echo b"), &["--explain"]).ok().stderr;
-    assert!(!other.contains("image base"), "{other}");
+    assert!(!other.contains("image `base`"), "{other}");
     lab.build("FROM base\nCOPY src/a /a\n", &["-t", "base"]).ok();
     let moved = reason(&build(&["--build-arg", "VERSION=1.2"]), "WORKDIR");
-    assert!(moved.starts_with("image base changed: its manifest was ") && moved.contains(" and is "), "{moved}");
+    assert!(moved.starts_with("image `base` changed: its manifest was ") && moved.contains(" and is "), "{moved}");
     // The explanation is stored in the logs, whether or not it was requested.
     lab.build(&FILE.replace("> v", "> /app/v"), &[]).ok();
     let log = lab.rbuild(["logs", "latest"]).ok().stdout;
@@ -67,15 +67,15 @@ fn explain_names_files_of_stages_and_mounts() {
     build();
     lab.write("src/a", "2").write("src/c", "1").write("other/x", "2");
     let changed = build();
-    assert_eq!(reason(&changed, "RUN cp"), "other/x, src/a changed; src/c was added");
-    assert_eq!(reason(&changed, "/out /out/"), "in [build 2/2]: out/a changed; out/c was added");
+    assert_eq!(reason(&changed, "RUN cp"), "`other/x`, `src/a` changed; `src/c` was added");
+    assert_eq!(reason(&changed, "/out /out/"), "in [build 2/2]: `out/a` changed; `out/c` was added");
     // Back to the original state: the mounted files and the result are still in the store.
     lab.write("src/a", "1").write("other/x", "1");
     std::fs::remove_file(lab.ctx().join("src/c")).unwrap();
     assert!(reason(&build(), "RUN cp").starts_with("cache hit: no input changed"));
     // One of them is unchanged, the other is new.
     lab.write("src/a", "2").write("src/c", "1").write("other/x", "3");
-    assert_eq!(reason(&build(), "RUN cp"), "other/x, src/a changed; src/c was added");
+    assert_eq!(reason(&build(), "RUN cp"), "`other/x`, `src/a` changed; `src/c` was added");
 }
 
 #[test]

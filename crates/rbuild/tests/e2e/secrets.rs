@@ -226,7 +226,7 @@ fn explanations_show_no_secret_that_spans_names_or_overlaps_another() {
     }
     let _ = build(&long, &[]);
     let output = build("y", &["long"]);
-    assert!(output.contains("changed from **** to y"), "{output}");
+    assert!(output.contains("changed from `****` to `y`"), "{output}");
 }
 
 /// The arguments are those of the caller, who passes the value as a secret as well.
