@@ -7,8 +7,7 @@ use rbuild_image::ManifestDigest;
 use rbuild_linux::RootDir;
 use rbuild_linux::parallel::locked;
 use rbuild_plan::{Step, VertexId};
-use rbuild_remedy::sentence;
-use rbuild_sandbox::{Builder, Cancel, CommandOutcome, Input, MountSource, RunnerError};
+use rbuild_sandbox::{Builder, Cancel, CommandOutcome, Input, MountSource};
 use rbuild_store::{Budget, CacheKey, ImageKey, LayerLog, Store};
 
 use crate::cache::refusal;
@@ -294,26 +293,8 @@ fn after_failure(env: &StepEnv<'_>, error: BuildError, report: impl FnOnce(&Buil
     }
     // The build's own `Cancel` was triggered to stop the other steps.
     match rbuild_sandbox::run_attached(&env.builder.zygote, &request, &Cancel::default()) {
-        Ok(CommandOutcome::NotStarted(error)) => no_shell(&error),
+        Ok(CommandOutcome::NotStarted(error)) => BuildError::NoShell(error),
         Ok(_) => BuildError::AlreadyReported,
         Err(e) => e.into(),
-    }
-}
-
-fn no_shell(error: &RunnerError) -> BuildError {
-    BuildError::Other { message: format!("cannot start the shell: {}", sentence(error)), help: error.remedy() }
-}
-
-#[cfg(test)]
-mod tests {
-    use rbuild_sandbox::{Phase, RunnerProblem};
-    use rbuild_testkit::{assert_recorded, variants};
-
-    use super::*;
-
-    #[test]
-    fn a_shell_that_does_not_start_is_reported_as_recorded() {
-        let error = RunnerError { phase: Phase::Command, problem: RunnerProblem::NoCommand };
-        assert_recorded!("no-shell", variants!(BuildError).table(&[no_shell(&error)], |e| e, BuildError::help));
     }
 }

@@ -6,8 +6,9 @@ use std::fmt;
 use rbuild_dockerfile::{Diagnostic, Help, Span};
 use rbuild_layer::LayerError;
 use rbuild_registry::{DownloadError, RegistryError};
-use rbuild_remedy::{DiskRemedy, Remedy};
+use rbuild_remedy::{DiskRemedy, FileRemedy, Remedy};
 use rbuild_sandbox::{Refusal, RunnerError, SandboxError};
+use rbuild_source::SourceError;
 use rbuild_store::{BuildId, StoreError, remedy_of_kernel};
 use rbuild_transport::{ArchiveError, DestinationFull, TransportError, WriteError};
 
@@ -34,6 +35,12 @@ pub enum BuildError {
     Kernel { context: String, source: rbuild_linux::Error },
     #[error("{context}")]
     Io { context: String, source: std::io::Error },
+    /// The files of a tree cannot be read.
+    #[error("{context}")]
+    Source { context: String, source: SourceError },
+    /// The shell that was requested for a failure did not start.
+    #[error("cannot start the shell")]
+    NoShell(#[source] RunnerError),
     /// No space is left at the destination.
     #[error(transparent)]
     DestinationFull(#[from] DestinationFull),
@@ -172,6 +179,9 @@ impl BuildError {
             BuildError::Archive(e) => e.remedy(),
             BuildError::Kernel { source, .. } => remedy_of_kernel(source),
             BuildError::Io { source, .. } => LayerError::remedy_of_io(source),
+            BuildError::Source { source: SourceError::Kernel(e), .. } => remedy_of_kernel(e),
+            BuildError::Source { source: SourceError::Changed(_), .. } => Some(FileRemedy::AwaitWriters.into()),
+            BuildError::NoShell(e) => e.remedy(),
             BuildError::DestinationFull(e) => Some(e.remedy()),
             BuildError::Refused(r) => Some(r.remedy.clone()),
             BuildError::Other { help, .. } => help.clone(),
@@ -179,7 +189,8 @@ impl BuildError {
             BuildError::Download(e) => rbuild_transport::remedy_of_download(e),
             BuildError::Sandbox(e) => e.remedy(),
             BuildError::Transport(e) => e.help(),
-            BuildError::Dockerfile(_)
+            BuildError::Source { .. }
+            | BuildError::Dockerfile(_)
             | BuildError::Unmet(_)
             | BuildError::Canceled
             | BuildError::AlreadyReported
@@ -330,6 +341,9 @@ mod tests {
             BuildError::io("standard output")(io(28)),
             BuildError::io("standard output")(io(5)).writing_to(Path::new("/out")),
             BuildError::io("the archive")(io(28)).writing_to(Path::new("/out")),
+            BuildError::Source { context: "searching for secrets".into(), source: SourceError::TooDeep("a".into()) },
+            BuildError::Source { context: "searching for secrets".into(), source: SourceError::Changed("a".into()) },
+            BuildError::NoShell(RunnerError { phase: Phase::Command, problem: RunnerProblem::NoCommand }),
             BuildError::Registry(RegistryError::new(place, RegistryProblem::Blocked("`/etc/r.conf`".into()))),
             TransportError::from(DownloadError::Sink { url, source: io(28) }).into(),
             BuildError::Refused(refusal),
@@ -349,6 +363,8 @@ mod tests {
             Archive,
             Kernel,
             Io,
+            Source,
+            NoShell,
             DestinationFull,
             Registry,
             Download,

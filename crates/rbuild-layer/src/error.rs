@@ -104,6 +104,16 @@ impl LayerError {
         matches!(self, NotTar | Truncated(_) | Damaged(_) | Entry { .. })
     }
 
+    /// Returns the error number of the kernel, if the kernel refused an operation.
+    pub fn errno(&self) -> Option<i32> {
+        match self {
+            LayerError::Kernel(e) => e.errno(),
+            LayerError::Owner { source, .. } | LayerError::Create { source, .. } => source.whole().errno(),
+            LayerError::Io { source, .. } => source.raw_os_error(),
+            _ => None,
+        }
+    }
+
     /// Returns the remedy, if there is one.
     pub fn remedy(&self) -> Option<Remedy> {
         match self {

@@ -137,10 +137,9 @@ impl StoreError {
     /// Returns the error number of the kernel, if the kernel refused an operation.
     pub fn errno(&self) -> Option<i32> {
         match self {
-            StoreError::Kernel(e) | StoreError::Layer(LayerError::Kernel(e)) => e.errno(),
-            StoreError::Layer(LayerError::Io { source, .. }) | StoreError::Unusable { source, .. } => {
-                source.raw_os_error()
-            }
+            StoreError::Kernel(e) => e.errno(),
+            StoreError::Layer(e) => e.errno(),
+            StoreError::Unusable { source, .. } => source.raw_os_error(),
             StoreError::DownloadFailed(e) => e.errno,
             _ => None,
         }

@@ -223,9 +223,13 @@ fn add_history(env: &StepEnv<'_>, history: &mut Vec<History>, steps: &[VertexId]
 
 /// Formats a time as RFC 3339 in UTC.
 pub(crate) fn time(seconds: i64) -> Result<String> {
-    let timestamp = jiff::Timestamp::from_second(seconds)
-        .map_err(|e| BuildError::other(format!("the time {seconds} is out of range: {e}")))?;
-    Ok(timestamp.to_string())
+    let timestamp = jiff::Timestamp::from_second(seconds);
+    Ok(timestamp.map_err(|_| out_of_range(seconds))?.to_string())
+}
+
+fn out_of_range(seconds: i64) -> BuildError {
+    let [first, last] = [jiff::Timestamp::MIN, jiff::Timestamp::MAX].map(jiff::Timestamp::as_second);
+    BuildError::other(format!("the time {seconds} is not between {first} and {last} seconds since 1970"))
 }
 
 #[cfg(test)]

@@ -25,7 +25,7 @@ impl From<SourceError> for WalkError {
         let context = ErrorContext::SecretSearch;
         WalkError(match e {
             SourceError::Kernel(e) => BuildError::kernel(context)(e),
-            e => BuildError::other(format!("{context}: {e}")),
+            source => BuildError::Source { context: context.into(), source },
         })
     }
 }

@@ -220,7 +220,7 @@ fn path_conflict(env: &StepEnv<'_>, id: VertexId, e: PathConflict, source: Optio
 
 fn not_unpacked(e: &LayerError, span: Span) -> Diagnostic {
     let d = Diagnostic::new(span, format!("cannot unpack the archive: {}", sentence(e)));
-    Diagnostic { help: e.remedy().map(Help::from), ..d }
+    Diagnostic { help: e.remedy().map(Help::from), errno: e.errno(), ..d }
 }
 
 pub(crate) fn unknown_user(env: &StepEnv<'_>, id: VertexId, e: users::UnknownUser) -> BuildError {
@@ -247,8 +247,8 @@ mod tests {
             LayerError::Io { context: "the archive".into(), source: std::io::Error::from_raw_os_error(5) },
         ];
         let line = |e: &LayerError| {
-            let Diagnostic { message, help, .. } = not_unpacked(e, Span::default());
-            format!("{message}\n  remedy: {help:?}\n")
+            let Diagnostic { message, help, errno, .. } = not_unpacked(e, Span::default());
+            format!("{message}\n  remedy: {help:?}, errno: {errno:?}\n")
         };
         assert_recorded!("not-unpacked", reasons.iter().map(line).collect::<String>());
     }
