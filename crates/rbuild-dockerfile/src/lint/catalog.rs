@@ -1,7 +1,7 @@
 //! Catalog of the lint rules.
 
 use crate::ast::Word;
-use crate::diagnostic::Span;
+use crate::diagnostic::{Help, Span};
 
 /// A lint rule.
 #[derive(Debug, PartialEq, Eq)]
@@ -23,8 +23,10 @@ pub struct LintWarning {
     pub rule: &'static Rule,
     /// Range in the Dockerfile.
     pub span: Span,
-    /// Description of the violation.
+    /// Description of the violation, without a full stop.
     pub message: String,
+    /// Help, if there is any.
+    pub help: Option<Help>,
 }
 
 macro_rules! rules {
@@ -66,5 +68,16 @@ rules! {
 }
 
 pub(super) fn warn(found: &mut Vec<LintWarning>, rule: &'static Rule, word: &Word, message: impl Into<String>) {
-    found.push(LintWarning { rule, span: word.span, message: message.into() });
+    found.push(LintWarning { rule, span: word.span, message: message.into(), help: None });
+}
+
+/// Appends a warning with help.
+pub(super) fn warn_with_help(
+    found: &mut Vec<LintWarning>,
+    rule: &'static Rule,
+    word: &Word,
+    message: impl Into<String>,
+    help: impl Into<Help>,
+) {
+    found.push(LintWarning { rule, span: word.span, message: message.into(), help: Some(help.into()) });
 }

@@ -12,7 +12,7 @@ use crate::lint::facts::Facts;
 pub fn check(file: &Dockerfile, facts: &Facts<'_>, found: &mut Vec<LintWarning>) {
     for span in &file.empty_continuations {
         let message = "empty line in a continued instruction; future versions will reject it".into();
-        found.push(LintWarning { rule: &NO_EMPTY_CONTINUATION, span: *span, message });
+        found.push(LintWarning { rule: &NO_EMPTY_CONTINUATION, span: *span, message, help: None });
     }
     casing(file, found);
     let mut names: HashSet<String> = HashSet::new();
@@ -115,19 +115,24 @@ pub fn json_mistake(text: &str) -> Option<String> {
 pub(super) fn shell_form(i: &Instruction, found: &mut Vec<LintWarning>) {
     let (Op::Cmd(Command::Shell(word)) | Op::Entrypoint(Command::Shell(word))) = &i.op else { return };
     let name = &i.keyword.text;
-    let message = match json_mistake(&word.text) {
-        Some(mistake) => format!("{name} is not in JSON form, but run by the shell: {mistake}"),
-        None => format!("{name} in shell form does not receive signals; use the JSON form"),
-    };
-    warn(found, &JSON_ARGS_RECOMMENDED, word, message);
+    match json_mistake(&word.text) {
+        Some(mistake) => {
+            let message = format!("{name} is not in JSON form, but run by the shell: {mistake}");
+            warn(found, &JSON_ARGS_RECOMMENDED, word, message);
+        }
+        None => {
+            let message = format!("{name} in shell form does not receive signals");
+            warn_with_help(found, &JSON_ARGS_RECOMMENDED, word, message, "use the JSON form");
+        }
+    }
 }
 
 fn instruction(i: &Instruction, facts: &Facts<'_>, found: &mut Vec<LintWarning>) {
     secrets(i, found);
     match &i.op {
         Op::Maintainer(_) => {
-            let message = "MAINTAINER is deprecated; use LABEL org.opencontainers.image.authors=…";
-            warn(found, &MAINTAINER_DEPRECATED, &i.keyword, message);
+            let help = "use LABEL org.opencontainers.image.authors=…";
+            warn_with_help(found, &MAINTAINER_DEPRECATED, &i.keyword, "MAINTAINER is deprecated", help);
         }
         Op::Env(pairs) | Op::Label(pairs) => {
             for pair in pairs.iter().filter(|p| p.legacy) {
@@ -197,9 +202,8 @@ fn secrets(i: &Instruction, found: &mut Vec<LintWarning>) {
         let parts: Vec<&str> = lower.split(['_', '-', '.']).collect();
         let ends = [parts.first(), parts.last()].into_iter().flatten().any(|p| SECRET.contains(p));
         if ends && !parts.iter().any(|p| HARMLESS.contains(p)) {
-            let message =
-                format!("`{}` looks like a secret, and the image stores its value; use a secret mount", name.text);
-            warn(found, &SECRETS_USED_IN_ARG_OR_ENV, name, message);
+            let message = format!("`{}` looks like a secret, and the image stores its value", name.text);
+            warn_with_help(found, &SECRETS_USED_IN_ARG_OR_ENV, name, message, "use a secret mount");
         }
     }
 }

@@ -3,6 +3,8 @@
 
 use std::collections::HashMap;
 
+use rbuild_remedy::Remedy;
+
 use crate::ast::{ArgDecl, Dockerfile, Instruction, Op, Pair, Stage, Word};
 use crate::lint::catalog::*;
 use crate::lint::facts::{BaseFacts, Facts, StageRole};
@@ -213,8 +215,8 @@ fn workdir(file: &Dockerfile, word: &Word, scope: &mut StageVars, found: &mut Ve
     // The planner reports an empty path.
     if !known.is_empty() && !may_be_drive && !is_absolute(&known, scope.windows) {
         let path = shown.unwrap_or(&known);
-        let message = format!("`{path}` is relative to the WORKDIR of the base image; use an absolute path");
-        warn(found, &WORKDIR_RELATIVE_PATH, word, message);
+        let message = format!("`{path}` is relative to the WORKDIR of the base image");
+        warn_with_help(found, &WORKDIR_RELATIVE_PATH, word, message, "use an absolute path");
     }
 }
 
@@ -260,8 +262,11 @@ fn report(names: &[String], word: &Word, vars: &Vars, rule: &'static Rule, found
     let guarded = |name: &str| ["-", ":-", "+", ":+"].iter().any(|op| word.text.contains(&format!("${{{name}{op}")));
     for name in names.iter().filter(|n| !always(n) && !guarded(n)) {
         any = true;
-        let hint = closest(name, vars.names()).map_or(String::new(), |c| format!("; did you mean `{c}`?"));
-        warn(found, rule, word, format!("variable `{name}` is not declared here{hint}"));
+        let message = format!("variable `{name}` is not declared here");
+        match closest(name, vars.names()) {
+            Some(close) => warn_with_help(found, rule, word, message, Remedy::did_you_mean(close)),
+            None => warn(found, rule, word, message),
+        }
     }
     any
 }

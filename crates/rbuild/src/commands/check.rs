@@ -139,9 +139,8 @@ fn show_warnings(warnings: &[LintWarning], error: Option<&Diagnostic>, source: &
         return print_json(&document);
     }
     for w in warnings {
-        let help = Hint::from(VerbRemedy::ExplainRule { rule: w.rule.name });
-        let d = Diagnostic::new(w.span, format!("{}: {}", w.rule.name, w.message)).help(help);
-        terminal::out(&(diagnostics::warning(&d, source, false) + "\n"));
+        let explain = Hint::from(VerbRemedy::ExplainRule { rule: w.rule.name });
+        terminal::out(&(diagnostics::warning(&lint::diagnostic(w), source, false) + &explain.line(false) + "\n"));
     }
     match warnings.len() {
         _ if error.is_some() => {}
@@ -171,7 +170,7 @@ fn warning_json(w: &LintWarning, source: &SourceText<'_>) -> Value {
         "ruleName": w.rule.name,
         "description": w.rule.description,
 
-        "detail": w.message,
+        "detail": lint::sentence(w),
         "location": location(w.span, source),
     })
 }

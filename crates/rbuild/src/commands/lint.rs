@@ -15,7 +15,7 @@ use rbuild_store::Store;
 use crate::exit::Failure;
 use crate::progress::Mode;
 use crate::ui::diagnostics::{self, SourceText};
-use crate::ui::hints::VerbRemedy;
+use crate::ui::hints::{Hint, VerbRemedy};
 use crate::ui::terminal;
 
 /// The lint rules of one build. They run once its images are in the store, so that the warnings do
@@ -56,8 +56,7 @@ impl<'a> Lint<'a> {
         let colors = terminal::colors();
         let mut text = String::new();
         for w in &warnings {
-            let d = Diagnostic::new(w.span, format!("{}: {}", w.rule.name, w.message));
-            text.push_str(&diagnostics::diagnostic(&d, self.source, colors));
+            text.push_str(&diagnostics::diagnostic(&diagnostic(w), self.source, colors));
         }
         let text = request.secret_values().mask(text);
         let last = terminal::error_text("warnings are errors in this Dockerfile (check=error=true)", None, colors);
@@ -81,7 +80,7 @@ impl<'a> Lint<'a> {
         let secrets = request.secret_values();
         let text = |w: &LintWarning| {
             let line = self.source.line(w.span.start).0;
-            secrets.mask(format!(" - {}: {} (line {line})\n", w.rule.name, w.message))
+            secrets.mask(format!(" - {}: {} (line {line})\n", w.rule.name, sentence(w)))
         };
         let _ = self.warnings.set(warnings.iter().map(text).collect());
     }
@@ -94,6 +93,20 @@ impl<'a> Lint<'a> {
             return;
         }
         terminal::err(&summary(list));
+    }
+}
+
+/// Returns a warning as a diagnostic, with the name of its rule.
+pub fn diagnostic(w: &LintWarning) -> Diagnostic {
+    let d = Diagnostic::new(w.span, format!("{}: {}", w.rule.name, w.message));
+    Diagnostic { help: w.help.clone(), ..d }
+}
+
+/// Returns the message of a warning and its hint on one line.
+pub fn sentence(w: &LintWarning) -> String {
+    match &w.help {
+        Some(help) => format!("{}; {}", w.message, Hint::from(help)),
+        None => w.message.clone(),
     }
 }
 
