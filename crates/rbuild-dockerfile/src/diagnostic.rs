@@ -55,6 +55,13 @@ impl Diagnostic {
             None => self,
         }
     }
+
+    /// Sets the remedy to "did you mean …" if one of `words` is close to `word`, or else to a list
+    /// of all of them.
+    pub fn suggest_one_of(self, word: &str, words: &[&str]) -> Diagnostic {
+        let all = words.iter().map(ToString::to_string).collect();
+        self.help(Remedy::UseOneOf { words: all }).suggest(word, words.iter().copied())
+    }
 }
 
 /// The help of a diagnostic.
@@ -62,7 +69,7 @@ impl Diagnostic {
 pub enum Help {
     /// A rule of the language, as one imperative: it changes with the code that checks it.
     Text(String),
-    /// An action outside the Dockerfile.
+    /// Any other action.
     Remedy(Remedy),
 }
 

@@ -1,7 +1,5 @@
 //! Parses the value of `RUN --mount=…`.
 
-use rbuild_remedy::Remedy;
-
 use crate::ast::Word;
 use crate::boolean::parse_bool;
 use crate::csv::{CsvField, csv_record};
@@ -236,9 +234,7 @@ fn kind(options: &[Assignment]) -> Result<MountKind, Diagnostic> {
             "secret" => MountKind::Secret,
             "ssh" => MountKind::Ssh,
             _ => {
-                return Err(Diagnostic::new(*span, format!("unknown mount type `{name}`"))
-                    .help(Remedy::UseOneOf { words: TYPES.iter().map(ToString::to_string).collect() })
-                    .suggest(name, TYPES));
+                return Err(Diagnostic::new(*span, format!("unknown mount type `{name}`")).suggest_one_of(name, &TYPES));
             }
         };
     }

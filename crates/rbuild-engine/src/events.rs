@@ -74,7 +74,7 @@ impl Events {
             Event::Phase { text, seconds } => Event::Phase { text: mask(text), seconds },
             Event::Warning(w) => {
                 let masked = |help: Help| match self.words {
-                    Some(words) => Help::Text(mask(words(&help))),
+                    Some(words) => mask(words(&help)).into(),
                     None => help,
                 };
                 Event::Warning(Warning { text: mask(w.text), help: w.help.map(masked) })

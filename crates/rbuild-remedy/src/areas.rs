@@ -116,6 +116,8 @@ pub enum MountRemedy {
     OtherTarget,
     /// Mount the volume read-only.
     ReadOnlyVolume,
+    /// Mount another directory of a cache, or all of it.
+    OtherCacheDirectory,
 }
 
 /// A change of the machine, or of the user that rbuild runs as.
@@ -162,6 +164,8 @@ pub enum MachineRemedy {
     PermitClone,
     /// Install an emulator for a platform, or build on a machine of that platform.
     InstallEmulator,
+    /// Build on a machine of the platform, which cannot be emulated.
+    BuildOnPlatform,
     /// Upgrade the kernel.
     UpgradeKernel,
     /// Make sub-IDs usable, or use the isolation mode that needs none.
@@ -520,6 +524,32 @@ pub enum BuildRemedy {
     PassContext,
 }
 
+/// A change of the Dockerfile.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DockerfileRemedy {
+    /// Move a stage above its use.
+    MoveStage,
+    /// Remove the option of a RUN that names a device.
+    RemoveDevice,
+    /// Remove the directive that names another frontend.
+    RemoveSyntax,
+    /// Write a flag with two dashes.
+    WriteFlag,
+    /// Use ADD for a URL.
+    UseAdd,
+    /// Use the JSON form for a name with spaces.
+    UseJsonForm {
+        /// The name.
+        name: String,
+    },
+    /// Separate the items of the JSON form, or escape the bracket of a pattern.
+    SeparateItems,
+    /// Escape the bracket of a pattern.
+    EscapeBracket,
+    /// Name the path that a link leads to.
+    NameLinkTarget,
+}
+
 /// Converts the remedies of areas.
 macro_rules! areas {
     ($($variant:ident: $area:ty),*) => {
@@ -541,5 +571,6 @@ areas!(
     Image: ImageRemedy,
     Server: ServerRemedy,
     Build: BuildRemedy,
-    Command: CommandRemedy
+    Command: CommandRemedy,
+    Dockerfile: DockerfileRemedy
 );

@@ -17,8 +17,8 @@ use std::io;
 use serde::{Deserialize, Serialize};
 
 pub use areas::{
-    BuildRemedy, CommandRemedy, DiskRemedy, FileAccess, FileRemedy, IdRangeToGrant, ImageRemedy, IsolationRemedy,
-    MachineRemedy, MountRemedy, NetworkObstacle, ServerRemedy, StoreRemedy, SubIdGrant, SubIdObstacle,
+    BuildRemedy, CommandRemedy, DiskRemedy, DockerfileRemedy, FileAccess, FileRemedy, IdRangeToGrant, ImageRemedy,
+    IsolationRemedy, MachineRemedy, MountRemedy, NetworkObstacle, ServerRemedy, StoreRemedy, SubIdGrant, SubIdObstacle,
 };
 pub use reported::ReportedError;
 pub use similar::{closest, closest_file};
@@ -102,6 +102,8 @@ pub enum Remedy {
     Build(BuildRemedy),
     /// Change a step.
     Command(CommandRemedy),
+    /// Change the Dockerfile.
+    Dockerfile(DockerfileRemedy),
 }
 
 /// A resource limit of a session.

@@ -17,7 +17,7 @@ use rbuild_plan::{
     ContextDir, ContextId, CopyItem, CopyStep, FileSource, IgnoreFile, RunCache, RunMount, RunMountKind, RunStep, Step,
     StepPart, Vertex, VertexId,
 };
-use rbuild_remedy::{BuildRemedy, FileRemedy, Remedy};
+use rbuild_remedy::{BuildRemedy, DockerfileRemedy, FileRemedy, Remedy};
 use rbuild_sandbox::Builder;
 use rbuild_source::{
     CopiedPart, Fingerprint, HardLinks, HashCache, Ignore, IgnoreError, Owner, Selected, Selection, SelectionContent,
@@ -416,16 +416,16 @@ pub fn source_error(e: SourceError, span: Span, from: Option<&str>) -> BuildErro
     BuildError::Unmet(vec![match e {
         SourceError::NotFound { ignored: true, .. } => d.help(Remedy::from(FileRemedy::RemovePattern)),
         SourceError::NotFound { similar: Some(name), .. } if name.contains(' ') => {
-            d.help(format!("use the JSON form for a name with spaces: [\"{name}\", …]"))
+            d.help(Remedy::from(DockerfileRemedy::UseJsonForm { name }))
         }
         SourceError::NotFound { similar: Some(name), path, .. } => {
             let root = if path.starts_with('/') { "/" } else { "" };
             d.help(Remedy::did_you_mean(format!("{root}{name}")))
         }
         SourceError::NotFound { path, .. } if path.starts_with("-") => {
-            d.help("write flags with two dashes: --NAME=VALUE")
+            d.help(Remedy::from(DockerfileRemedy::WriteFlag))
         }
-        SourceError::NotFound { path, .. } if path.contains("://") => d.help("use ADD with an http or https URL"),
+        SourceError::NotFound { path, .. } if path.contains("://") => d.help(Remedy::from(DockerfileRemedy::UseAdd)),
         SourceError::NotFound { path, .. } if Path::new(&path).starts_with("..") && from.is_none() => {
             d.help(Remedy::from(FileRemedy::CopyInto { root }))
         }
@@ -436,10 +436,10 @@ pub fn source_error(e: SourceError, span: Span, from: Option<&str>) -> BuildErro
         SourceError::DeadLink { .. } => d.help(Remedy::from(FileRemedy::CorrectLink)),
         SourceError::Changed(_) => d.help(Remedy::from(FileRemedy::AwaitWriters)),
         SourceError::BadPattern(text) if text.starts_with('[') => {
-            d.help("separate the items of the JSON form by commas, or write `[[]` for a bracket that is part of a name")
+            d.help(Remedy::from(DockerfileRemedy::SeparateItems))
         }
-        SourceError::BadPattern(_) => d.help("write `[[]` for a bracket that is part of a name"),
-        SourceError::CrossesLink { .. } => d.help("name the path that the link leads to"),
+        SourceError::BadPattern(_) => d.help(Remedy::from(DockerfileRemedy::EscapeBracket)),
+        SourceError::CrossesLink { .. } => d.help(Remedy::from(DockerfileRemedy::NameLinkTarget)),
         SourceError::InStore(_) => d.help(Remedy::from(FileRemedy::MoveStore)),
         // A path of the context; those of stages are always readable.
         SourceError::Kernel(e) if e.kind() == io::ErrorKind::PermissionDenied && from.is_none() => {

@@ -12,6 +12,7 @@ use rbuild_plan::{
     CopyItem, CopySource, CopyStep, FileSource, RunAgent, RunCache, RunMount, RunMountKind, RunStep, SecurityMode,
     VertexId,
 };
+use rbuild_remedy::{MountRemedy, Remedy};
 use rbuild_sandbox::{MountRequest, MountSource};
 use rbuild_source::{Changes, Listing, Owner, Selected, Selection, SelectionHash, SourceTree};
 use rbuild_store::{
@@ -182,7 +183,7 @@ fn cache_source(
 /// file than a directory.
 fn not_a_directory(span: Span, id: &str, part: &str) -> Diagnostic {
     let d = Diagnostic::new(span, format!("`{part}` in the cache mount `{id}` is not a directory"));
-    d.help("mount another directory of the cache, or all of it without `source`")
+    d.help(Remedy::from(MountRemedy::OtherCacheDirectory))
 }
 
 /// Returns the ID of a cache. Initial content, owner and mode are part of it.

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use rbuild_dockerfile::Diagnostic;
 use rbuild_image::{ImageName, Platform, Reference};
 use rbuild_plan::{ImageNeed, PlatformImage};
-use rbuild_remedy::{ImageRemedy, Remedy, ReportedError};
+use rbuild_remedy::{DockerfileRemedy, ImageRemedy, Remedy, ReportedError};
 use rbuild_store::{Image, Store, StoreError};
 
 use crate::error::{BuildError, Result};
@@ -151,7 +151,7 @@ fn missing_image(store: &Store, need: &ImageNeed, failure: Option<ReportedError>
     // A stage that FROM may name comes earlier.
     if need.later_stage || need.stages.iter().any(|stage| stage.eq_ignore_ascii_case(text)) {
         let message = format!("stage `{text}` is defined after its use, and no image in the local store has that name");
-        return Diagnostic::new(need.span, message).help("move that stage above this one");
+        return Diagnostic::new(need.span, message).help(Remedy::from(DockerfileRemedy::MoveStage));
     }
     if !matches!(need.image.name, ImageName::Reference(_)) {
         let d = Diagnostic::new(need.span, format!("no image with the ID or digest `{text}` in the local store"));

@@ -3,7 +3,7 @@
 use rbuild_dockerfile::ast::{self, Op, Stage, Word};
 use rbuild_dockerfile::{Diagnostic, Span};
 use rbuild_image::Platform;
-use rbuild_remedy::{BuildRemedy, Remedy};
+use rbuild_remedy::{BuildRemedy, DockerfileRemedy, Remedy};
 
 use crate::parameters::Parameters;
 use crate::planner::state::{Planned, Planner, StageState, unsupported};
@@ -63,7 +63,7 @@ pub(super) fn syntax(planner: &mut Planner<'_>) -> Planned<()> {
         return Ok(());
     }
     let d = Diagnostic::new(wanted.span, format!("frontend `{image}` is not supported"));
-    Err(d.help("remove the syntax directive; the language of docker/dockerfile is built in").into())
+    Err(d.help(Remedy::from(DockerfileRemedy::RemoveSyntax)).into())
 }
 
 pub(super) fn declared_args(planner: &Planner<'_>) -> Vec<String> {

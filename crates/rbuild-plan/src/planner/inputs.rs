@@ -4,7 +4,7 @@ use rbuild_dockerfile::ast::{Op, Stage, Word};
 use rbuild_dockerfile::{Diagnostic, Span, Vars, is_windows, mount_from};
 use rbuild_image::{DEFAULT_PATH, ImageConfig, Platform, PlatformError};
 use rbuild_paths::SourcePattern;
-use rbuild_remedy::{BuildRemedy, ImageRemedy, Remedy};
+use rbuild_remedy::{BuildRemedy, DockerfileRemedy, ImageRemedy, Remedy};
 
 use crate::graph::{CopyItem, CopySource, CopyStep, FileSource, Step, StepName};
 use crate::ids::{ContextId, VertexId};
@@ -362,7 +362,7 @@ impl Planner<'_> {
             Ok(image) if !number => self.input_image(&image, span, true),
             _ => {
                 let d = Diagnostic::new(span, format!("stage `{name}` is defined after its use"));
-                Err(d.help("move the stage above this one, or rename it if you mean an image").into())
+                Err(d.help(Remedy::from(DockerfileRemedy::MoveStage)).into())
             }
         }
     }

@@ -3,7 +3,7 @@
 use rbuild_container::{NetworkMode, SecurityMode};
 use rbuild_dockerfile::ast::{self, Command, Word};
 use rbuild_dockerfile::{Diagnostic, Help, Mount, MountKind, PROXY_ARGS, Sharing, Span, expand_mount};
-use rbuild_remedy::{BuildRemedy, MachineRemedy, Remedy};
+use rbuild_remedy::{BuildRemedy, DockerfileRemedy, MachineRemedy, Remedy};
 
 use crate::graph::{FileSource, InlineFile, RunAgent, RunCache, RunMount, RunMountKind, RunSecret, RunStep, Step};
 use crate::history;
@@ -102,7 +102,7 @@ fn check_runnable(planner: &Planner<'_>, state: &StageState, span: Span) -> Plan
         return Err(d.help(help).into());
     }
     if wanted.os != host.os {
-        return Err(d.help("use only COPY in this stage, or build it on a machine of that platform").into());
+        return Err(d.help(Remedy::from(MachineRemedy::BuildOnPlatform)).into());
     }
     Err(d.help(Remedy::from(MachineRemedy::InstallEmulator)).into())
 }
@@ -118,7 +118,7 @@ fn network(planner: &Planner<'_>, word: Option<&Word>) -> Planned<NetworkMode> {
         Some(("none", _)) => Ok(NetworkMode::None),
         Some((other, span)) => {
             let d = Diagnostic::new(span, format!("unknown network mode `{other}`"));
-            Err(d.help("use default, none or host").into())
+            Err(d.suggest_one_of(other, &["default", "none", "host"]).into())
         }
     }
 }
@@ -133,7 +133,7 @@ fn security(planner: &Planner<'_>, word: Option<&Word>) -> Planned<SecurityMode>
         }
         Some((other, span)) => {
             let d = Diagnostic::new(span, format!("unknown security mode `{other}`"));
-            Err(d.help("use sandbox or insecure").into())
+            Err(d.suggest_one_of(other, &["sandbox", "insecure"]).into())
         }
     }
 }
@@ -146,7 +146,7 @@ fn devices(planner: &mut Planner<'_>, devices: &[ast::Device]) -> Planned<()> {
             word.span,
             format!("device `{}` is not available: RUN --device is not supported", word.text),
         );
-        let d = d.help("remove `--device`; commands have /dev/null, zero, full, random, urandom and tty");
+        let d = d.help(Remedy::from(DockerfileRemedy::RemoveDevice));
         if *required {
             return Err(d.into());
         }

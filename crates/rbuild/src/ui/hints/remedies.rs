@@ -2,9 +2,9 @@
 
 use rbuild_linux::quoted;
 use rbuild_remedy::{
-    BuildRemedy, CommandRemedy, DiskRemedy, FileAccess, FileRemedy, IdRangeToGrant, ImageRemedy, IsolationRemedy,
-    MachineRemedy, MountRemedy, NetworkObstacle, RegistryAction, Remedy, ServerRemedy, SessionLimit, StoreRemedy,
-    SubIdGrant, SubIdObstacle,
+    BuildRemedy, CommandRemedy, DiskRemedy, DockerfileRemedy, FileAccess, FileRemedy, IdRangeToGrant, ImageRemedy,
+    IsolationRemedy, MachineRemedy, MountRemedy, NetworkObstacle, RegistryAction, Remedy, ServerRemedy, SessionLimit,
+    StoreRemedy, SubIdGrant, SubIdObstacle,
 };
 
 const RESTORE_STORE: &str =
@@ -15,9 +15,8 @@ const UNMASK_PROC: &str =
     "start the container with --security-opt systempaths=unconfined, or in Kubernetes with procMount: Unmasked";
 const UNCONFINE_SECCOMP: &str =
     "start the container with --security-opt seccomp=unconfined (Kubernetes: seccompProfile type Unconfined)";
-const INSTALL_EMULATOR: &str = "install an emulator registered with binfmt_misc \
-     (Debian: apt-get install qemu-user-static binfmt-support), \
-     build on a machine of that platform, or use only COPY in this stage";
+const INSTALL_EMULATOR: &str =
+    "install an emulator registered with binfmt_misc (Debian: apt-get install qemu-user-static binfmt-support)";
 const INSTALL_SUB_ID_HELPERS: &str =
     "install it: sudo apt-get install uidmap (Debian, Ubuntu) or sudo dnf install shadow-utils (Fedora)";
 const CHECK_SUB_IDS: &str = "check that newuidmap and newgidmap are set-uid root, and /etc/subuid and /etc/subgid \
@@ -42,6 +41,7 @@ pub(super) fn words(remedy: &Remedy) -> String {
         Remedy::Server(remedy) => server_words(remedy),
         Remedy::Build(remedy) => build_words(remedy),
         Remedy::Command(remedy) => command_words(remedy),
+        Remedy::Dockerfile(remedy) => dockerfile_words(remedy),
     }
 }
 
@@ -171,6 +171,9 @@ fn mount_words(remedy: &MountRemedy) -> String {
         MountRemedy::MountDirectory => "mount its directory instead".into(),
         MountRemedy::OtherTarget => "mount it on another target".into(),
         MountRemedy::ReadOnlyVolume => "add :ro to the --volume".into(),
+        MountRemedy::OtherCacheDirectory => {
+            "mount another directory of the cache, or all of it without `source`".into()
+        }
     }
 }
 
@@ -203,7 +206,10 @@ fn machine_words(remedy: &MachineRemedy) -> String {
             format!("restore the set-uid bit: sudo chown root {program} && sudo chmod u+s {program}")
         }
         MachineRemedy::PermitClone => "use Linux 5.12 or newer, and a seccomp profile that permits clone3".into(),
-        MachineRemedy::InstallEmulator => INSTALL_EMULATOR.into(),
+        MachineRemedy::InstallEmulator => {
+            format!("{INSTALL_EMULATOR}, {}", machine_words(&MachineRemedy::BuildOnPlatform))
+        }
+        MachineRemedy::BuildOnPlatform => "build on a machine of that platform, or use only COPY in this stage".into(),
         MachineRemedy::UpgradeKernel => "upgrade to Linux 5.12 or newer".into(),
         MachineRemedy::OrSingleId(obstacle) => {
             let action = match obstacle {
@@ -349,6 +355,31 @@ fn command_words(remedy: &CommandRemedy) -> String {
         CommandRemedy::AddKeyToAgent => "add the key to an ssh-agent and pass its socket".into(),
         CommandRemedy::InspectFailure => "inspect the container with --on-error shell".into(),
         CommandRemedy::RaiseUlimits { limits } => format!("raise the limits of --ulimit: {limits}"),
+    }
+}
+
+fn dockerfile_words(remedy: &DockerfileRemedy) -> String {
+    match remedy {
+        DockerfileRemedy::MoveStage => "move that stage above this one".into(),
+        DockerfileRemedy::RemoveDevice => {
+            "remove `--device`; commands have /dev/null, zero, full, random, urandom and tty".into()
+        }
+        DockerfileRemedy::RemoveSyntax => {
+            "remove the syntax directive; the language of docker/dockerfile is built in".into()
+        }
+        DockerfileRemedy::WriteFlag => "write flags with two dashes: --NAME=VALUE".into(),
+        DockerfileRemedy::UseAdd => "use ADD with an http or https URL".into(),
+        DockerfileRemedy::UseJsonForm { name } => {
+            format!("use the JSON form for a name with spaces: [\"{name}\", …]")
+        }
+        DockerfileRemedy::SeparateItems => {
+            format!(
+                "separate the items of the JSON form by commas, or {}",
+                dockerfile_words(&DockerfileRemedy::EscapeBracket)
+            )
+        }
+        DockerfileRemedy::EscapeBracket => "write `[[]` for a bracket that is part of a name".into(),
+        DockerfileRemedy::NameLinkTarget => "name the path that the link leads to".into(),
     }
 }
 

@@ -1,9 +1,9 @@
 //! Tests of the words of hints.
 
 use rbuild_remedy::{
-    BuildRemedy, CommandRemedy, DiskRemedy, FileAccess, FileRemedy, IdRangeToGrant, ImageRemedy, IsolationRemedy,
-    MachineRemedy, MountRemedy, NetworkObstacle, RegistryAction, Remedy, ServerRemedy, SessionLimit, StoreRemedy,
-    SubIdGrant, SubIdObstacle,
+    BuildRemedy, CommandRemedy, DiskRemedy, DockerfileRemedy, FileAccess, FileRemedy, IdRangeToGrant, ImageRemedy,
+    IsolationRemedy, MachineRemedy, MountRemedy, NetworkObstacle, RegistryAction, Remedy, ServerRemedy, SessionLimit,
+    StoreRemedy, SubIdGrant, SubIdObstacle,
 };
 use rbuild_testkit::{assert_recorded, variants};
 
@@ -77,14 +77,23 @@ fn hints_about_files_are_as_recorded() {
 #[test]
 fn hints_about_mounts_are_as_recorded() {
     assert_words!(
-        MountRemedy { OtherTarget, ReadOnlyVolume, OwnTarget, RemoveFile, ReplaceLink, MountDirectory },
+        MountRemedy {
+            OtherTarget,
+            ReadOnlyVolume,
+            OwnTarget,
+            RemoveFile,
+            ReplaceLink,
+            MountDirectory,
+            OtherCacheDirectory
+        },
         [
             MountRemedy::OtherTarget,
             MountRemedy::ReadOnlyVolume,
             MountRemedy::OwnTarget,
             MountRemedy::RemoveFile,
             MountRemedy::ReplaceLink,
-            MountRemedy::MountDirectory
+            MountRemedy::MountDirectory,
+            MountRemedy::OtherCacheDirectory
         ],
         as Remedy
     );
@@ -111,6 +120,7 @@ fn hints_about_the_machine_are_as_recorded() {
             RestoreSetUid,
             PermitClone,
             InstallEmulator,
+            BuildOnPlatform,
             UpgradeKernel,
             OrSingleId,
             OrOtherNetwork
@@ -132,6 +142,7 @@ fn hints_about_the_machine_are_as_recorded() {
             MachineRemedy::RestoreSetUid { program: "/usr/bin/newuidmap".into() },
             MachineRemedy::PermitClone,
             MachineRemedy::InstallEmulator,
+            MachineRemedy::BuildOnPlatform,
             MachineRemedy::UpgradeKernel,
             MachineRemedy::OrSingleId(SubIdObstacle::NoNewPrivileges),
             MachineRemedy::OrSingleId(SubIdObstacle::NoSetUid),
@@ -284,6 +295,35 @@ fn hints_about_commands_are_as_recorded() {
 }
 
 #[test]
+fn hints_about_dockerfiles_are_as_recorded() {
+    assert_words!(
+        DockerfileRemedy {
+            MoveStage,
+            RemoveDevice,
+            RemoveSyntax,
+            WriteFlag,
+            UseAdd,
+            UseJsonForm,
+            SeparateItems,
+            EscapeBracket,
+            NameLinkTarget
+        },
+        [
+            DockerfileRemedy::MoveStage,
+            DockerfileRemedy::RemoveDevice,
+            DockerfileRemedy::RemoveSyntax,
+            DockerfileRemedy::WriteFlag,
+            DockerfileRemedy::UseAdd,
+            DockerfileRemedy::UseJsonForm { name: "a b".into() },
+            DockerfileRemedy::SeparateItems,
+            DockerfileRemedy::EscapeBracket,
+            DockerfileRemedy::NameLinkTarget
+        ],
+        as Remedy
+    );
+}
+
+#[test]
 fn hints_about_disks_are_as_recorded() {
     assert_words!(
         DiskRemedy { FreeSpace, FreeSpaceAt, FreeOutput },
@@ -387,7 +427,10 @@ fn hints_about_a_build_are_as_recorded() {
 #[test]
 fn other_hints_are_as_recorded() {
     assert_words!(
-        Remedy { DidYouMean, UseOneOf, File, Mount, Machine, Server, Image, Command, Disk, Isolation, Store, Build },
+        Remedy {
+            DidYouMean, UseOneOf, File, Mount, Machine, Server, Image, Command, Disk, Isolation, Store, Build,
+            Dockerfile
+        },
         [
             Remedy::did_you_mean("alpine"),
             Remedy::UseOneOf { words: vec!["a".into()] },
@@ -401,7 +444,8 @@ fn other_hints_are_as_recorded() {
             DiskRemedy::FreeSpace.into(),
             IsolationRemedy::MountProc.into(),
             StoreRemedy::OtherStore.into(),
-            BuildRemedy::SetArgument.into()
+            BuildRemedy::SetArgument.into(),
+            DockerfileRemedy::MoveStage.into()
         ],
         as Remedy
     );
