@@ -11,7 +11,7 @@ use rbuild_sandbox::{Builder, Cancel, RunRequest};
 use rbuild_store::{CacheKey, Image, Store};
 
 use crate::cache::explain;
-use crate::cache::key::{Contexts, Viewpoint};
+use crate::contexts::{Contexts, Viewpoint};
 use crate::error::{BuildError, Result, StepFailure};
 use crate::events::Events;
 use crate::export::secret_scan::Leaks;

@@ -6,6 +6,7 @@
 mod build;
 mod builder_paths;
 mod cache;
+mod contexts;
 mod destination;
 mod env;
 mod error;

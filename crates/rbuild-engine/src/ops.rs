@@ -10,6 +10,8 @@ pub(crate) mod incremental_copy;
 pub(crate) mod redact;
 pub(crate) mod run;
 pub(crate) mod run_mounts;
+pub(crate) mod selection;
+pub(crate) mod source_errors;
 pub(crate) mod ssh_agent;
 pub(crate) mod ssh_keys;
 pub(crate) mod step_error;

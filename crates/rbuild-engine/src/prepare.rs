@@ -19,7 +19,7 @@ use rbuild_store::{BuildIndexName, CacheKey, HashesName, Image, SecretHash, Stor
 
 use crate::builder_paths::context_dirs;
 use crate::cache::explain;
-use crate::cache::key::{Contexts, Viewpoint};
+use crate::contexts::{Contexts, Viewpoint};
 use crate::error::{BuildError, Result};
 use crate::event::{Event, StepOutcome, Warning};
 use crate::events::Events;

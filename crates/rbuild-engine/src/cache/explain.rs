@@ -1,14 +1,11 @@
 //! Explanations of cache misses: the differences between its key and that of the most similar step
 //! built here before.
 
-use rbuild_plan::{BuildGraph, Step, StepName, StepPart, Vertex, VertexId};
+use rbuild_plan::{BuildGraph, Step, StepName, Vertex, VertexId};
 use rbuild_remedy::counted;
 use rbuild_source::Changes;
-use rbuild_store::{
-    BuildIndex, CacheKey, FILES, FROM, FilesHash, IndexedStep, KeyInputs, KeyPart, KeyValue, PARENT, ResultId, VARIABLE,
-};
+use rbuild_store::{BuildIndex, CacheKey, FILES, FROM, IndexedStep, KeyInputs, KeyValue, PARENT, VARIABLE};
 
-use crate::cache::key::KeyComponent;
 use crate::ops::redact::{MASK, SecretValues};
 
 /// Maximum number of names per kind of change; further ones are only counted.
@@ -17,41 +14,6 @@ const MAX_NAMES: usize = 3;
 const LONG: usize = 60;
 /// Separator of the values of parts with the same name.
 const SEPARATOR: &str = " ";
-
-/// Records the components of a key in readable form, for explanations. They may contain secrets:
-/// [`masked`] must be applied before they are stored or displayed.
-pub struct KeyRecorder<'a> {
-    pub graph: &'a BuildGraph,
-    pub result_of: &'a dyn Fn(VertexId) -> ResultId,
-    pub key_inputs: KeyInputs,
-}
-
-impl KeyRecorder<'_> {
-    /// Adds a component of the key.
-    pub fn note(&mut self, part: &KeyComponent<'_>) {
-        let (name, value) = match part {
-            KeyComponent::Own(StepPart::Own(name, value)) => {
-                (*name, KeyValue::Text(String::from_utf8_lossy(value).into_owned()))
-            }
-            KeyComponent::Own(StepPart::Variable(name, value)) => {
-                (VARIABLE, KeyValue::Variable { name: name.to_string(), value: value.to_string() })
-            }
-            KeyComponent::Files(name, digest) => (*name, KeyValue::Files(FilesHash::from_bytes(*digest.bytes()))),
-            KeyComponent::Input(name, id) => {
-                let vertex = &self.graph.vertices[*id];
-                let result = (self.result_of)(*id);
-                let value = match &vertex.step {
-                    Step::Image { name, manifest, .. } => {
-                        KeyValue::Image { name: name.clone(), manifest: *manifest, result }
-                    }
-                    _ => KeyValue::Step { label: vertex.name.to_string(), result },
-                };
-                (*name, value)
-            }
-        };
-        self.key_inputs.parts.push(KeyPart { name: name.to_string(), value });
-    }
-}
 
 /// Masks secrets in the inputs of a key. Texts that are stored or displayed together are masked
 /// together: the name and the value of a variable, and the values of all parts with the same name.
@@ -309,6 +271,8 @@ fn file_changes(changes: &Changes) -> String {
 
 #[cfg(test)]
 mod tests {
+    use rbuild_store::{KeyPart, ResultId};
+
     use super::*;
 
     /// A line of an environment file is a secret that spans the name and the value of a variable.
@@ -360,27 +324,6 @@ mod tests {
             None => text.to_string(),
         };
         KeyInputs { parts: parts.iter().map(|(k, v)| (k.to_string(), digest(v)).into()).collect() }
-    }
-
-    #[test]
-    fn variables_of_a_step_are_recorded_as_pairs() {
-        let graph = BuildGraph {
-            vertices: Vec::new(),
-            target: VertexId::new(0),
-            config: rbuild_image::ImageConfig::empty(&"linux/amd64".parse().unwrap()),
-            history: Vec::new(),
-            epoch: None,
-            warnings: Vec::new(),
-        };
-        let result_of = |_| ResultId::of(b"");
-        let secrets = SecretValues::of(&[("id".into(), b"hidden".to_vec())]);
-        let key_inputs = KeyInputs::default();
-        let mut recorder = KeyRecorder { graph: &graph, result_of: &result_of, key_inputs };
-        recorder.note(&KeyComponent::Own(StepPart::Variable("A", "b=hidden")));
-        let want = KeyValue::Variable { name: "A".into(), value: "b=****".into() };
-        let recorded = masked(recorder.key_inputs, &secrets);
-        assert_eq!(recorded.parts, [KeyPart { name: VARIABLE.into(), value: want }]);
-        assert_eq!(StepPart::VARIABLE, VARIABLE);
     }
 
     #[test]

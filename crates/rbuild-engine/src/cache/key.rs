@@ -4,184 +4,19 @@
 //! only on the content of an input (COPY from another stage), it also has a *content key*. Its
 //! result is then identified by the content key, and later steps do not depend on the steps that
 //! made the content.
+//!
+//! Keys are functions of values: the files that a step reads from contexts are selected before.
 
-use std::collections::HashMap;
-use std::io;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-
-use rbuild_dockerfile::{Diagnostic, Span};
 use rbuild_image::Hasher;
-use rbuild_linux::{OwnerRecords, RootDir, quoted};
-use rbuild_plan::{
-    ContextDir, ContextId, CopyItem, CopyStep, FileSource, IgnoreFile, RunCache, RunMount, RunMountKind, RunStep, Step,
-    StepPart, Vertex, VertexId,
-};
-use rbuild_remedy::{BuildRemedy, DockerfileRemedy, FileRemedy, Remedy};
-use rbuild_sandbox::Builder;
-use rbuild_source::{
-    CopiedPart, Fingerprint, HardLinks, HashCache, Ignore, IgnoreError, Owner, Selected, Selection, SelectionContent,
-    SelectionHash, SourceError, SourceTree, StoreDir, content, content_without_links,
-};
-use rbuild_store::{CacheKey, FILES, FROM, PARENT, ResultId, Store};
+use rbuild_plan::{BuildGraph, FileSource, RunCache, RunMountKind, Step, StepPart, Vertex, VertexId};
+use rbuild_source::{Selection, SelectionHash};
+use rbuild_store::{CacheKey, FILES, FROM, FilesHash, KeyInputs, KeyPart, KeyValue, PARENT, ResultId, VARIABLE};
 
-use crate::builder_paths::BindPoint;
-use crate::error::{BuildError, Result};
-use crate::error_context::ErrorContext;
+use crate::error::Result;
 use crate::prepare::downloads::DownloadedFiles;
-use crate::request::BuildRequest;
-
-/// A build context, as read by keys and steps.
-pub struct Context {
-    root: RootDir,
-    ignore: Ignore,
-    owner: Owner,
-    hashes: Arc<HashCache>,
-    store: Arc<StoreDir>,
-}
-
-impl Context {
-    fn open(path: &Path, ignore: Option<&IgnoreFile>, shared: &SharedByContexts<'_>) -> Result<Context> {
-        let SharedByContexts { owner, hashes, owners, store } = shared;
-        let failed = || BuildError::kernel(ErrorContext::BuildContext);
-        let root = RootDir::open(path).map_err(failed())?.with_owners(owners);
-        if store.is(&root.stat_self().map_err(failed())?) {
-            let message = "the build context is the store of this build".to_string();
-            return Err(BuildError::Other { message, help: Some(FileRemedy::OtherDirectory.into()) });
-        }
-        let parse = |file: &IgnoreFile| {
-            Ignore::parse(&file.text).map_err(|e| BuildError::Other {
-                message: format!("the ignore file {}, {e}", quoted(&file.path)),
-                help: Some(FileRemedy::CorrectPattern.into()),
-            })
-        };
-        let ignore = ignore.map(parse).transpose()?.unwrap_or_default();
-        Ok(Context { root, ignore, owner: *owner, hashes: Arc::clone(hashes), store: store.clone() })
-    }
-
-    /// Returns the files of the context that a build may read.
-    pub fn tree(&self) -> SourceTree<'_> {
-        SourceTree {
-            ignore: Some(&self.ignore),
-            store: Some(&self.store),
-            hashes: Some(&self.hashes),
-            ..SourceTree::whole(&self.root, self.owner)
-        }
-    }
-}
-
-/// All build contexts of a build.
-pub struct Contexts {
-    main: Option<Context>,
-    named: HashMap<ContextId, Context>,
-    store: Arc<StoreDir>,
-}
-
-/// Properties that all contexts of a build have in common.
-struct SharedByContexts<'a> {
-    owner: Owner,
-    hashes: &'a Arc<HashCache>,
-    owners: &'a OwnerRecords,
-    store: Arc<StoreDir>,
-}
-
-/// The files of a stage or an image that a step copies from.
-pub struct StageFiles {
-    root: RootDir,
-    hashes: HashCache,
-}
-
-impl StageFiles {
-    /// Returns the files below `root`.
-    pub fn new(root: RootDir) -> StageFiles {
-        StageFiles { root, hashes: HashCache::for_once() }
-    }
-
-    /// Returns all files of the stage or image.
-    pub fn tree(&self) -> SourceTree<'_> {
-        SourceTree { hashes: Some(&self.hashes), ..SourceTree::whole(&self.root, Owner::AsIs) }
-    }
-}
-
-/// The process that opens the contexts; it determines their paths.
-#[derive(Clone, Copy)]
-pub enum Viewpoint<'a> {
-    Launcher,
-    Builder(&'a Builder),
-}
-
-impl Contexts {
-    /// Opens the contexts. Files that represent devices are recognized if they are in the owner
-    /// records of the store.
-    pub fn open(
-        request: &BuildRequest,
-        from: Viewpoint<'_>,
-        hashes: &Arc<HashCache>,
-        store: &Store,
-    ) -> Result<Contexts> {
-        let shared = SharedByContexts {
-            owner: if request.git_modes { Owner::RootWithGitModes } else { Owner::Root },
-            hashes,
-            owners: store.owner_records(),
-            store: Arc::new(StoreDir::new(store.inode()?)),
-        };
-        let open = |dir: &ContextDir, place: BindPoint| match from {
-            Viewpoint::Launcher => Context::open(&dir.path, dir.ignore.as_ref(), &shared),
-            Viewpoint::Builder(builder) => Context::open(&builder.path(&place.path()), dir.ignore.as_ref(), &shared),
-        };
-        let main = request.context.as_ref().map(|dir| open(dir, BindPoint::Context)).transpose()?;
-        let named = request.parameters.named_dirs();
-        let named = named.map(|(id, dir)| Ok((id, open(dir, BindPoint::Named(id))?))).collect::<Result<_>>()?;
-        Ok(Contexts { main, named, store: shared.store })
-    }
-
-    /// Returns the path of the store in a context, if it was skipped there.
-    pub fn skipped_store(&self) -> Option<&Path> {
-        self.store.skipped_path()
-    }
-
-    /// Returns the context that a step reads, `None` if it reads another step's files. Fails if the
-    /// build has no such context.
-    pub fn of(&self, from: FileSource, span: Span) -> Result<Option<&Context>> {
-        let found = match from {
-            FileSource::Vertex(_) => return Ok(None),
-            FileSource::Context => self.main.as_ref(),
-            FileSource::Named(id) => self.named.get(&id),
-        };
-        found.map(Some).ok_or_else(|| {
-            let d = Diagnostic::new(span, "there is no build context to copy from");
-            BuildError::Unmet(vec![d.help(Remedy::Build(BuildRemedy::PassContext))])
-        })
-    }
-}
-
-impl Contexts {
-    /// Selects the files that a mount takes from a context.
-    fn mounted(&self, mount: &ContextMount<'_>) -> Result<Selection> {
-        let context = self.of(mount.from, mount.span)?;
-        let tree = context.ok_or_else(|| BuildError::other("a mount of the context names a stage"))?.tree();
-        let fail = |e| source_error(e, mount.span, mount.from_name);
-        let selected = vec![tree.select_literal(mount.source).map_err(fail)?];
-        let content = content(&tree, &selected).map_err(fail)?;
-        Ok(Selection { sources: vec![selected], content })
-    }
-}
-
-/// Returns the patterns of `--exclude`.
-pub fn exclusions(copy: &CopyStep) -> Result<Ignore> {
-    Ignore::from_patterns(&copy.exclude).map_err(|e| {
-        let span = copy.sources.first().map(|source| source.span).unwrap_or_default();
-        BuildError::Dockerfile(vec![bad_exclusion(&e, span)])
-    })
-}
-
-/// Returns the diagnostic about an invalid pattern of `--exclude`.
-pub fn bad_exclusion(e: &IgnoreError, span: Span) -> Diagnostic {
-    Diagnostic::new(span, format!("--exclude: {}", e.reason))
-}
 
 /// A component of a cache key.
-pub enum KeyComponent<'a> {
+enum KeyComponent<'a> {
     /// A property of the step itself.
     Own(StepPart<'a>),
     /// An input of the step, represented by its result.
@@ -191,39 +26,84 @@ pub enum KeyComponent<'a> {
 }
 
 /// Content that a step reads and that its definition key identifies in another way than by content.
-pub enum Read {
+pub enum ReadContent {
     /// Selected files of a context, a stage or an image.
     Files(SelectionHash),
     /// The whole file system that a vertex made.
     Result(ResultId),
 }
 
-impl Read {
+impl ReadContent {
     fn bytes(&self) -> &[u8; 32] {
         match self {
-            Read::Files(files) => files.bytes(),
-            Read::Result(result) => result.bytes(),
+            ReadContent::Files(files) => files.bytes(),
+            ReadContent::Result(result) => result.bytes(),
         }
     }
 }
 
-/// The values that all keys of a build depend on.
-pub struct KeyMaker<'a> {
-    pub contexts: &'a Contexts,
-    pub downloads: &'a DownloadedFiles,
-    pub salt: Option<&'a str>,
-    pub result_of: &'a dyn Fn(VertexId) -> ResultId,
+/// The results of the inputs of a step.
+pub struct InputResults(Vec<(VertexId, ResultId)>);
+
+impl InputResults {
+    /// Collects the results of the [`Vertex::inputs`] of a step.
+    pub fn of(inputs: &[VertexId], result_of: impl Fn(VertexId) -> ResultId) -> InputResults {
+        InputResults(inputs.iter().map(|id| (*id, result_of(*id))).collect())
+    }
+
+    fn get(&self, id: VertexId) -> &ResultId {
+        let found = self.0.iter().find(|(input, _)| *input == id);
+        &found.expect("a step reads only its inputs").1
+    }
 }
 
-impl KeyMaker<'_> {
-    /// Returns the definition key of a step whose inputs all have results; `None` for scratch and
-    /// images, which have no key. Each component of the key is also passed to `note`. `taken` are
-    /// the files that the step reads from contexts, as returned by [`KeyMaker::taken`].
+/// A definition key with its components in readable form, which explanations compare.
+pub struct Keyed {
+    pub key: CacheKey,
+    /// The components. They may contain secrets: `explain::masked` must be applied before they are
+    /// stored or displayed.
+    pub inputs: KeyInputs,
+}
+
+/// The values that all keys of a build depend on.
+pub struct KeyBuilder<'a> {
+    pub downloads: &'a DownloadedFiles,
+    pub salt: Option<&'a str>,
+}
+
+impl KeyBuilder<'_> {
+    /// Returns the definition key of a step; `None` for scratch and images, which have no key.
+    /// `selected_files` are the files that the step reads from contexts.
     pub fn definition(
         &self,
         vertex: &Vertex,
-        taken: &[Selection],
-        note: &mut dyn FnMut(&KeyComponent<'_>),
+        results: &InputResults,
+        selected_files: &[Selection],
+    ) -> Result<Option<CacheKey>> {
+        self.hash(vertex, results, selected_files, |_| ())
+    }
+
+    /// Returns the definition key of a step of `graph`, with its components.
+    pub fn keyed(
+        &self,
+        (graph, vertex): (&BuildGraph, &Vertex),
+        results: &InputResults,
+        selected_files: &[Selection],
+    ) -> Result<Option<Keyed>> {
+        let mut inputs = KeyInputs::default();
+        let add = |component: &KeyComponent<'_>| inputs.parts.push(key_part(component, graph, results));
+        let key = self.hash(vertex, results, selected_files, add)?;
+        Ok(key.map(|key| Keyed { key, inputs }))
+    }
+
+    /// Hashes the components of a definition key, and calls `each` with them, which borrow from
+    /// temporary values.
+    fn hash(
+        &self,
+        vertex: &Vertex,
+        results: &InputResults,
+        selected_files: &[Selection],
+        mut each: impl FnMut(&KeyComponent<'_>),
     ) -> Result<Option<CacheKey>> {
         let mut hasher = Hasher::new();
         hasher.field("step 4");
@@ -233,16 +113,16 @@ impl KeyMaker<'_> {
         let mut put = |part: KeyComponent<'_>| {
             match &part {
                 KeyComponent::Own(part) => hasher.field(part.name()).field(&*part.value()),
-                KeyComponent::Input(name, id) => hasher.field(name).field((self.result_of)(*id).bytes()),
+                KeyComponent::Input(name, id) => hasher.field(name).field(results.get(*id).bytes()),
                 KeyComponent::Files(name, digest) => hasher.field(name).field(digest.bytes()),
             };
-            note(&part);
+            each(&part);
         };
         if let Some(parent) = vertex.parent {
             put(KeyComponent::Input(PARENT, parent));
         }
         vertex.step.parts(&mut |part| put(KeyComponent::Own(part)));
-        let mut taken = taken.iter().map(|selection| KeyComponent::Files(FILES, selection.content.digest));
+        let mut files = selected_files.iter().map(|selection| KeyComponent::Files(FILES, selection.content.digest));
         match &vertex.step {
             Step::Scratch | Step::Image { .. } => return Ok(None),
             Step::Workdir(_) => {}
@@ -257,7 +137,7 @@ impl KeyMaker<'_> {
                             put(KeyComponent::Input(FROM, *id));
                         }
                         RunMountKind::Bind { .. } | RunMountKind::Cache(RunCache { from: Some(_), .. }) => {
-                            taken.next().into_iter().for_each(&mut put)
+                            files.next().into_iter().for_each(&mut put)
                         }
                         _ => {}
                     }
@@ -269,85 +149,47 @@ impl KeyMaker<'_> {
                     put(KeyComponent::Input(FROM, id));
                 }
                 FileSource::Context | FileSource::Named(_) => {
-                    taken.for_each(&mut put);
+                    files.for_each(&mut put);
                     self.downloads.parts(copy, &mut |part| put(KeyComponent::Own(part)))?;
                 }
             },
         }
         Ok(Some(hasher.finish()))
     }
-
-    /// Selects the files that a step takes from contexts. For a copy the result has at most one
-    /// item, for a command one per mount of a context.
-    pub fn taken(&self, vertex: &Vertex) -> Result<Vec<Selection>> {
-        match &vertex.step {
-            Step::Copy(copy) => {
-                let Some(first) = copy.first_files() else { return Ok(Vec::new()) };
-                let context = self.contexts.of(copy.from, first.span)?;
-                context.map(|context| selection(&context.tree(), copy)).into_iter().collect()
-            }
-            Step::Run(run) => context_mounts(run).map(|mount| self.contexts.mounted(&mount)).collect(),
-            _ => Ok(Vec::new()),
-        }
-    }
-
-    /// Returns the path of the most recently changed file among those that a step takes from
-    /// contexts.
-    pub fn changed_last(&self, vertex: &Vertex, taken: &[Selection]) -> Option<PathBuf> {
-        match &vertex.step {
-            Step::Copy(copy) => {
-                let context = self.contexts.of(copy.from, vertex.span).ok()??;
-                let exclude = exclusions(copy).ok()?;
-                let tree = SourceTree { exclude: Some(&exclude), ..context.tree() };
-                tree.changed_last(&taken.first()?.sources.concat())
-            }
-            Step::Run(run) => context_mounts(run).zip(taken).find_map(|(mount, selection)| {
-                let tree = self.contexts.of(mount.from, mount.span).ok()??.tree();
-                tree.changed_last(&selection.sources.concat())
-            }),
-            _ => None,
-        }
-    }
 }
 
-/// A mount that takes files from a context: its position in the Dockerfile, the context, and the
-/// path in it.
-pub struct ContextMount<'a> {
-    pub span: Span,
-    pub from: FileSource,
-    /// `from=` as written.
-    pub from_name: Option<&'a str>,
-    pub source: &'a str,
-    /// True if the files are the initial content of a cache, and not mounted themselves.
-    pub seeds_cache: bool,
-}
-
-/// Returns true if a mount takes files from a context.
-pub fn takes_context(mount: &RunMount) -> bool {
-    match &mount.kind {
-        RunMountKind::Bind { from, .. } | RunMountKind::Cache(RunCache { from: Some(from), .. }) => {
-            !matches!(from, FileSource::Vertex(_))
+/// Returns a component in readable form.
+fn key_part(component: &KeyComponent<'_>, graph: &BuildGraph, results: &InputResults) -> KeyPart {
+    let (name, value) = match component {
+        KeyComponent::Own(StepPart::Own(name, value)) => {
+            (*name, KeyValue::Text(String::from_utf8_lossy(value).into_owned()))
         }
-        _ => false,
-    }
-}
-
-/// Returns the mounts that take files from a context, in order.
-pub fn context_mounts(run: &RunStep) -> impl Iterator<Item = ContextMount<'_>> {
-    run.mounts.iter().filter_map(|mount| {
-        let (from, source, seeds_cache) = match &mount.kind {
-            RunMountKind::Bind { from, source } => (*from, source, false),
-            RunMountKind::Cache(RunCache { from: Some(from), source, .. }) => (*from, source, true),
-            _ => return None,
-        };
-        let from_name = mount.from_name.as_deref();
-        takes_context(mount).then_some(ContextMount { span: mount.span, from, from_name, source, seeds_cache })
-    })
+        KeyComponent::Own(StepPart::Variable(name, value)) => {
+            (VARIABLE, KeyValue::Variable { name: name.to_string(), value: value.to_string() })
+        }
+        KeyComponent::Files(name, digest) => (*name, KeyValue::Files(FilesHash::from_bytes(*digest.bytes()))),
+        KeyComponent::Input(name, id) => {
+            let (vertex, result) = (&graph.vertices[*id], *results.get(*id));
+            let value = match &vertex.step {
+                Step::Image { name, manifest, .. } => {
+                    KeyValue::Image { name: name.clone(), manifest: *manifest, result }
+                }
+                _ => KeyValue::Step { label: vertex.name.to_string(), result },
+            };
+            (*name, value)
+        }
+    };
+    KeyPart { name: name.to_string(), value }
 }
 
 /// Returns the key of a step by the content that it reads and by its parent's result. `parent` is
 /// `None` for a linked copy, whose files do not depend on it.
-pub fn content_key(vertex: &Vertex, salt: Option<&str>, parent: Option<&ResultId>, contents: &[Read]) -> CacheKey {
+pub fn content_key(
+    vertex: &Vertex,
+    salt: Option<&str>,
+    parent: Option<&ResultId>,
+    contents: &[ReadContent],
+) -> CacheKey {
     let mut hasher = Hasher::new();
     hasher.field("content step 4").field(salt.unwrap_or_default());
     match parent {
@@ -361,95 +203,6 @@ pub fn content_key(vertex: &Vertex, salt: Option<&str>, parent: Option<&ResultId
         hasher.field(FILES).field(content.bytes());
     }
     hasher.finish()
-}
-
-/// Returns the digest of the content that a mount of a stage shows; `None` if the path does not
-/// exist. The digest includes mode and owner of the mounted file or directory itself, but not its
-/// name.
-pub fn mounted_content(stage: &StageFiles, source: &str) -> std::result::Result<Option<SelectionHash>, SourceError> {
-    let tree = stage.tree();
-    match tree.select_literal(source) {
-        Ok(item) => {
-            let item = Selected { name: "mounted".into(), take: CopiedPart::Kept, ..item };
-            Ok(Some(content(&tree, &[item])?.digest))
-        }
-        Err(SourceError::NotFound { .. } | SourceError::DeadLink { .. }) => Ok(None),
-        Err(e) => Err(e),
-    }
-}
-
-/// Selects the files of all sources of a COPY. A source that is downloaded selects none.
-pub fn selection(tree: &SourceTree<'_>, copy: &CopyStep) -> Result<Selection> {
-    let exclude = exclusions(copy)?;
-    let tree = SourceTree { exclude: Some(&exclude), ..*tree };
-    let mut hasher = Hasher::new();
-    let mut fingerprint = Fingerprint::default();
-    let links = HardLinks::default();
-    let mut sources = Vec::with_capacity(copy.sources.len());
-    for source in &copy.sources {
-        let CopyItem::Files(pattern) = &source.item else {
-            sources.push(Vec::new());
-            continue;
-        };
-        let fail = |e| source_error(e, source.span, copy.from_name.as_deref());
-        let selected = tree.select(pattern).map_err(fail)?;
-        let one = content_without_links(&tree, &selected, &links).map_err(fail)?;
-        hasher.field(one.digest.bytes());
-        fingerprint += one.fingerprint;
-        sources.push(selected);
-    }
-    Ok(Selection { sources, content: SelectionContent { digest: links.added_to(hasher.finish()), fingerprint } })
-}
-
-/// Converts a selection error to a diagnostic at the source in the Dockerfile. `from` is the stage,
-/// context or image as written; `None` for the build context.
-pub fn source_error(e: SourceError, span: Span, from: Option<&str>) -> BuildError {
-    let root = from.map_or("the build context".to_string(), |from| format!("`{from}`"));
-    let message = match (&e, from) {
-        (SourceError::NotFound { .. }, Some(from)) => format!("{e} in `{from}`"),
-        (SourceError::DeadLink { path, target }, _) => {
-            format!("`{path}` is a symbolic link to `{}`, which does not exist in {root}", target.display())
-        }
-        _ => e.to_string(),
-    };
-    let d = Diagnostic::new(span, message);
-    BuildError::Unmet(vec![match e {
-        SourceError::NotFound { ignored: true, .. } => d.help(Remedy::from(FileRemedy::RemovePattern)),
-        SourceError::NotFound { similar: Some(name), .. } if name.contains(' ') => {
-            d.help(Remedy::from(DockerfileRemedy::UseJsonForm { name }))
-        }
-        SourceError::NotFound { similar: Some(name), path, .. } => {
-            let root = if path.starts_with('/') { "/" } else { "" };
-            d.help(Remedy::did_you_mean(format!("{root}{name}")))
-        }
-        SourceError::NotFound { path, .. } if path.starts_with("-") => {
-            d.help(Remedy::from(DockerfileRemedy::WriteFlag))
-        }
-        SourceError::NotFound { path, .. } if path.contains("://") => d.help(Remedy::from(DockerfileRemedy::UseAdd)),
-        SourceError::NotFound { path, .. } if Path::new(&path).starts_with("..") && from.is_none() => {
-            d.help(Remedy::from(FileRemedy::CopyInto { root }))
-        }
-        SourceError::NotFound { .. } => d.help(Remedy::File(FileRemedy::CorrectPath { root })),
-        SourceError::DeadLink { target, .. } if target.is_absolute() => {
-            d.help(Remedy::from(FileRemedy::CopyInto { root }))
-        }
-        SourceError::DeadLink { .. } => d.help(Remedy::from(FileRemedy::CorrectLink)),
-        SourceError::Changed(_) => d.help(Remedy::from(FileRemedy::AwaitWriters)),
-        SourceError::BadPattern(text) if text.starts_with('[') => {
-            d.help(Remedy::from(DockerfileRemedy::SeparateItems))
-        }
-        SourceError::BadPattern(_) => d.help(Remedy::from(DockerfileRemedy::EscapeBracket)),
-        SourceError::CrossesLink { .. } => d.help(Remedy::from(DockerfileRemedy::NameLinkTarget)),
-        SourceError::InStore(_) => d.help(Remedy::from(FileRemedy::MoveStore)),
-        // A path of the context; those of stages are always readable.
-        SourceError::Kernel(e) if e.kind() == io::ErrorKind::PermissionDenied && from.is_none() => {
-            match e.object().path() {
-                Some(path) => d.help(Remedy::from(FileRemedy::PermitOrIgnore { path: path.components().collect() })),
-                None => d,
-            }
-        }
-        SourceError::Kernel(_) | SourceError::TooDeep(_) => d,
-    }])
 }
 
 /// Returns the result digest of a step that has no key. The digest of an image covers its files and
@@ -469,51 +222,16 @@ pub fn source_result(step: &Step) -> ResultId {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
+
     use rbuild_dockerfile::parse;
     use rbuild_image::Platform;
     use rbuild_plan::{Parameters, Plan, plan};
-    use rbuild_testkit::assert_recorded;
+    use rbuild_source::{Fingerprint, SelectionContent};
 
     use super::*;
-
-    #[test]
-    fn sources_that_cannot_be_copied_are_reported_as_recorded() {
-        let not_found = |path: &str, similar: Option<&str>, ignored| SourceError::NotFound {
-            path: path.into(),
-            similar: similar.map(str::to_string),
-            ignored,
-        };
-        let dead_link = |target: &str| SourceError::DeadLink { path: "a".into(), target: target.into() };
-        let kernel = rbuild_linux::Error::new("openat", Path::new("a"), std::io::Error::from_raw_os_error(13));
-        let errors = [
-            not_found("a", None, false),
-            not_found("a", None, true),
-            not_found("a", Some("b"), false),
-            not_found("/a", Some("b"), false),
-            not_found("a", Some("b c"), false),
-            not_found("-a", None, false),
-            not_found("git://a.io/b", None, false),
-            not_found("../a", None, false),
-            dead_link("/b"),
-            dead_link("b"),
-            SourceError::BadPattern("[a".into()),
-            SourceError::BadPattern("a[".into()),
-            SourceError::CrossesLink { path: "a/b".into(), link: "a".into() },
-            SourceError::Changed("a".into()),
-            SourceError::TooDeep("a".into()),
-            SourceError::InStore("a".into()),
-            SourceError::Kernel(kernel),
-        ];
-        let row = |e: SourceError, from| {
-            let BuildError::Unmet(found) = source_error(e, Span::default(), from) else { panic!() };
-            found.into_iter().map(|d| format!("{}\n  help: {:?}\n", d.message, d.help)).collect::<String>()
-        };
-        let of_stage = [not_found("a", None, false), not_found("../a", None, false), dead_link("/b")];
-        let mut table: String = errors.into_iter().map(|e| row(e, None)).collect();
-        table.extend(of_stage.map(|e| row(e, Some("build"))));
-        let pattern = Ignore::from_patterns(&["[a".to_string()]).map(drop).unwrap_err();
-        assert_recorded!("sources", table + &bad_exclusion(&pattern, Span::default()).message);
-    }
+    use crate::cache::explain::masked;
+    use crate::ops::redact::SecretValues;
 
     /// Returns the keys of all steps of a Dockerfile based on scratch. The content of contexts is a
     /// constant.
@@ -523,22 +241,40 @@ mod tests {
         let Ok(Plan::Graph(graph)) = plan(&file, &Parameters::new(platform.clone(), platform), &HashMap::new()) else {
             panic!()
         };
-        let store = Arc::new(StoreDir::new((0, 0, 0)));
-        let contexts = Contexts { main: None, named: HashMap::new(), store };
         let mut results: Vec<ResultId> = Vec::new();
         let mut found = Vec::new();
         for vertex in &graph.vertices {
-            let result_of = |i: VertexId| results[i];
-            let downloads = DownloadedFiles::default();
-            let keys = KeyMaker { contexts: &contexts, downloads: &downloads, salt: None, result_of: &result_of };
+            let inputs = InputResults::of(&vertex.inputs(), |id| results[id]);
+            let keys = KeyBuilder { downloads: &DownloadedFiles::default(), salt: None };
             let content =
                 SelectionContent { digest: SelectionHash::of(b"what is copied"), fingerprint: Fingerprint::default() };
-            let taken = Selection { sources: Vec::new(), content };
-            let key = keys.definition(vertex, &[taken], &mut |_| ()).unwrap();
+            let selected = [Selection { sources: Vec::new(), content }];
+            let key = keys.definition(vertex, &inputs, &selected).unwrap();
+            let keyed = keys.keyed((&graph, vertex), &inputs, &selected).unwrap();
+            assert_eq!(key, keyed.map(|keyed| keyed.key));
             found.extend(key.map(|key| key.hex()[..16].to_string()));
             results.push(key.map_or_else(|| source_result(&vertex.step), ResultId::from));
         }
         found
+    }
+
+    #[test]
+    fn variables_of_a_step_are_recorded_as_pairs() {
+        let graph = BuildGraph {
+            vertices: Vec::new(),
+            target: VertexId::new(0),
+            config: rbuild_image::ImageConfig::empty(&"linux/amd64".parse().unwrap()),
+            history: Vec::new(),
+            epoch: None,
+            warnings: Vec::new(),
+        };
+        let secrets = SecretValues::of(&[("id".into(), b"hidden".to_vec())]);
+        let variable = KeyComponent::Own(StepPart::Variable("A", "b=hidden"));
+        let part = key_part(&variable, &graph, &InputResults::of(&[], |_| panic!()));
+        let want = KeyValue::Variable { name: "A".into(), value: "b=****".into() };
+        let recorded = masked(KeyInputs { parts: vec![part] }, &secrets);
+        assert_eq!(recorded.parts, [KeyPart { name: VARIABLE.into(), value: want }]);
+        assert_eq!(StepPart::VARIABLE, VARIABLE);
     }
 
     const EVERYTHING: &str = "FROM scratch AS a\nARG WHO=me\nENV E=1\nWORKDIR /w\nCOPY --chown=1:2 --chmod=644 x /y/\n\

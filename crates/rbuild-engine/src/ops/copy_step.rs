@@ -10,7 +10,7 @@ use rbuild_remedy::{Remedy, sentence};
 use rbuild_source::{Changes, Listing, Selection, SourceError, SourceTree};
 use rbuild_store::{LISTING, StoreError, TreeId, WorkingTree};
 
-use crate::cache::key::{self, StageFiles, bad_exclusion, source_error};
+use crate::contexts::StageFiles;
 use crate::env::StepEnv;
 use crate::error::{BuildError, Result};
 use crate::error_context::ErrorContext;
@@ -19,6 +19,8 @@ use crate::ops::copy::{CopySettings, SelectedFiles, StoredDownloads, copy};
 use crate::ops::copy_error::{CopyError, CopyProblem, PathConflict};
 use crate::ops::copy_warnings::CopyWarnings;
 use crate::ops::incremental_copy::IncrementalCopy;
+use crate::ops::selection::exclusions;
+use crate::ops::source_errors::{bad_exclusion, source_error};
 use crate::ops::step_error::{Attempt, StepError};
 use crate::ops::users;
 
@@ -33,14 +35,14 @@ pub(crate) fn copy_step(
     env: &StepEnv<'_>,
     id: VertexId,
     step: &CopyStep,
-    taken: &[Selection],
+    selected_files: &[Selection],
     stage: Option<(&StageFiles, &Selection)>,
     (path, dir): (&Path, &RootDir),
 ) -> Attempt<Option<Changes>> {
     let working = env.rootfs.writable(&env.rootfs.trees_below(id)?, path)?;
     let settings = copy_settings(env);
-    let exclude = key::exclusions(step)?;
-    let source = match (stage, taken.first()) {
+    let exclude = exclusions(step)?;
+    let source = match (stage, selected_files.first()) {
         (Some((files, selection)), _) => Some((files.tree(), selection)),
         (None, Some(selection)) => {
             let context = env.contexts.of(step.from, env.graph().vertices[id].span)?;
@@ -68,7 +70,7 @@ pub(crate) fn copy_step(
     } else {
         working.finish(&path.join("fs"))?;
     }
-    if taken.iter().any(|selection| selection.content.fingerprint != incremental.fingerprint) {
+    if selected_files.iter().any(|selection| selection.content.fingerprint != incremental.fingerprint) {
         return Err(StepError::ContextChanged);
     }
     if source.is_some() {

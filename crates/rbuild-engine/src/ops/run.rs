@@ -75,19 +75,19 @@ fn take_changes(
     Ok(())
 }
 
-/// Runs a command. `parts` are its mounts of contexts; `taken` are the files that it reads from
-/// contexts.
+/// Runs a command. `parts` are its mounts of contexts; `selected_files` are the files that it reads
+/// from contexts.
 pub(crate) fn run_step(
     env: &StepEnv<'_>,
     id: VertexId,
     run: &RunStep,
     parts: Vec<ContextPart>,
-    taken: &[Selection],
+    selected_files: &[Selection],
     path: &Path,
 ) -> Attempt<()> {
     let user = user_of(env, id, run)?;
     let trees = env.rootfs.trees_below(id)?;
-    let (mounts, caches) = mounts(env, id, run, parts, taken)?;
+    let (mounts, caches) = mounts(env, id, run, parts, selected_files)?;
     let (files, before) = files(env, &trees, path)?;
     let secrets = secrets_of(env, run)?;
     let agents = agents(env, &run.agents)?;

@@ -21,7 +21,6 @@ use rbuild_store::{
 };
 
 use crate::builder_paths::BindPoint;
-use crate::cache::key::{self, source_error};
 use crate::env::StepEnv;
 use crate::error::{BuildError, Result};
 use crate::error_context::ErrorContext;
@@ -29,6 +28,8 @@ use crate::ops::copy::{self, copy};
 use crate::ops::copy_error::CopyError;
 use crate::ops::copy_step::{copy_error, copy_settings, incremental_copy};
 use crate::ops::incremental_copy::IncrementalCopy;
+use crate::ops::selection::{ContextMount, context_mounts, reads_context};
+use crate::ops::source_errors::source_error;
 use crate::ops::ssh_agent::Agent;
 use crate::ops::step_error::{Attempt, StepError};
 use crate::prepare::demands::missing_agent;
@@ -80,16 +81,16 @@ struct Seed<'a> {
 }
 
 /// Returns the mounts of a command, and its caches. `parts` are its mounts of contexts, in order;
-/// `taken` are the files that the command reads from contexts.
+/// `selected_files` are the files that the command reads from contexts.
 pub(crate) fn mounts(
     env: &StepEnv<'_>,
     id: VertexId,
     run: &RunStep,
     parts: Vec<ContextPart>,
-    taken: &[Selection],
+    selected_files: &[Selection],
 ) -> Attempt<(Vec<MountRequest>, HeldCaches)> {
     let (steps, insecure) = (&run.mounts, run.security == SecurityMode::Insecure);
-    let mut held = HeldCaches { caches: caches(env, id, steps, taken)?, views: Vec::new() };
+    let mut held = HeldCaches { caches: caches(env, id, steps, selected_files)?, views: Vec::new() };
     let mut parts = parts.into_iter();
     let mut requests = Vec::new();
     for (i, mount) in steps.iter().enumerate() {
@@ -121,12 +122,12 @@ fn caches(
     env: &StepEnv<'_>,
     vertex: VertexId,
     steps: &[RunMount],
-    taken: &[Selection],
+    selected_files: &[Selection],
 ) -> Attempt<Vec<(Vec<usize>, CacheMount)>> {
     let mut wanted: BTreeMap<CacheId, Vec<(usize, &RunCache, Seed<'_>)>> = BTreeMap::new();
-    let mut taken = taken.iter();
+    let mut unused = selected_files.iter();
     for (i, mount) in steps.iter().enumerate() {
-        let files = if key::takes_context(mount) { taken.next() } else { None };
+        let files = if reads_context(mount) { unused.next() } else { None };
         if let RunMountKind::Cache(step) = &mount.kind {
             let seed = Seed { span: mount.span, from_name: mount.from_name.as_deref(), files };
             wanted.entry(cache_id(env, step, seed)?).or_default().push((i, step, seed));
@@ -259,21 +260,21 @@ fn trees_mount(env: &StepEnv<'_>, trees: &[TreeId], path: PathBuf, access: TreeA
     Ok(MountSource::Part { dir, path })
 }
 
-/// Returns the files of contexts that a command mounts, in order. `taken` are the files that the
-/// key was computed from. Also returns the changes since the earlier run with the key inputs
-/// `before`, if they are known.
+/// Returns the files of contexts that a command mounts, in order. `selected_files` are the files
+/// that the key was computed from. Also returns the changes since the earlier run with the key
+/// inputs `before`, if they are known.
 pub(crate) fn context_parts(
     env: &StepEnv<'_>,
     id: VertexId,
     run: &RunStep,
-    taken: &[Selection],
+    selected_files: &[Selection],
     before: Option<&KeyInputs>,
 ) -> Attempt<(Vec<ContextPart>, Option<Changes>)> {
     let earlier: Vec<Option<SelectionHash>> = before.map(content_digests).unwrap_or_default();
     // If the number of mounts differs, they cannot be matched with the earlier ones.
-    let mut earlier = Some(earlier).filter(|earlier| earlier.len() == taken.len()).into_iter().flatten();
+    let mut earlier = Some(earlier).filter(|earlier| earlier.len() == selected_files.len()).into_iter().flatten();
     let (mut parts, mut all) = (Vec::new(), None);
-    for (mount, selection) in key::context_mounts(run).zip(taken) {
+    for (mount, selection) in context_mounts(run).zip(selected_files) {
         let earlier = earlier.next().flatten();
         if mount.seeds_cache {
             continue;
@@ -293,7 +294,7 @@ pub(crate) fn context_parts(
 fn context_part(
     env: &StepEnv<'_>,
     id: VertexId,
-    mount: &key::ContextMount<'_>,
+    mount: &ContextMount<'_>,
     selection: &Selection,
     earlier: Option<SelectionHash>,
 ) -> Attempt<(ContextPart, Option<Changes>)> {
@@ -326,7 +327,7 @@ fn context_part(
 fn fill_part(
     env: &StepEnv<'_>,
     id: VertexId,
-    (mount, selection): (&key::ContextMount<'_>, &Selection),
+    (mount, selection): (&ContextMount<'_>, &Selection),
     tree: &SourceTree<'_>,
     (incremental, dir): (&mut IncrementalCopy, &RootDir),
 ) -> Attempt<()> {

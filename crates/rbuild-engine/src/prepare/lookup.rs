@@ -12,8 +12,9 @@ use rbuild_plan::{BuildGraph, FileSource, NoCache, RunMountKind, RunStep, Step, 
 use rbuild_source::Selection;
 use rbuild_store::{CacheKey, ForeignRecord, Lock, Record, ResultId, SecretHash, Store, TreeId, Workspace};
 
-use crate::cache::key::{self, Contexts, KeyMaker};
+use crate::cache::key::{self, InputResults, KeyBuilder};
 use crate::cache::miss::Miss;
+use crate::contexts::Contexts;
 use crate::error::{BuildError, Result};
 use crate::prepare::downloads::DownloadedFiles;
 use crate::prepare::image_key::image_key;
@@ -73,8 +74,8 @@ pub(crate) struct Lookup<'a> {
 /// A vertex after the lookup.
 pub(crate) struct PreparedVertex {
     pub state: VertexState,
-    /// Files that the step takes from contexts.
-    pub taken: Vec<Selection>,
+    /// Files that the step reads from contexts.
+    pub selected_files: Vec<Selection>,
 }
 
 pub(crate) struct LookedUp {
@@ -104,30 +105,27 @@ impl Lookup<'_> {
     /// layer is stored.
     #[tracing::instrument(target = "engine", name = "lookup", level = "debug", skip_all)]
     pub(crate) fn look_up(&self) -> Result<LookedUp> {
-        let maker = self.keys(&|_| ResultId::of(b"open"));
-        let taken: Vec<_> = self.graph.vertices.iter().map(|vertex| maker.taken(vertex)).collect::<Result<_>>()?;
+        let selected = self.graph.vertices.iter().map(|vertex| self.contexts.selected_files(vertex));
+        let selected_files: Vec<_> = selected.collect::<Result<_>>()?;
         // Foreign results whose files are needed and cannot be made.
         let mut unusable = HashSet::new();
         loop {
-            let mut found = self.steps(&taken, &unusable)?;
+            let mut found = self.steps(&selected_files, &unusable)?;
             if !self.adopt_needed(&mut found, &mut unusable)? {
                 continue;
             }
             let is_run = |id: &VertexId| matches!(self.graph.vertices[*id].step, Step::Run(_));
             let ids = self.graph.numbered().map(|(id, _)| id);
             let will_run = ids.filter(|id| found[*id].fresh && is_run(id)).collect();
-            let vertices = found.into_iter().zip(taken);
-            let vertices = vertices.map(|(found, taken)| PreparedVertex { state: found.state, taken }).collect();
+            let vertex =
+                |(found, selected_files): (FoundVertex, _)| PreparedVertex { state: found.state, selected_files };
+            let vertices = found.into_iter().zip(selected_files).map(vertex).collect();
             return Ok(LookedUp { vertices, will_run });
         }
     }
 
-    fn keys<'k>(&'k self, result_of: &'k dyn Fn(VertexId) -> ResultId) -> KeyMaker<'k> {
-        let salt = self.request.salt.as_deref();
-        KeyMaker { contexts: self.contexts, downloads: self.downloads, salt, result_of }
-    }
-
-    fn steps(&self, taken: &[Vec<Selection>], unusable: &HashSet<ResultId>) -> Result<Vec<FoundVertex>> {
+    fn steps(&self, selected_files: &[Vec<Selection>], unusable: &HashSet<ResultId>) -> Result<Vec<FoundVertex>> {
+        let keys = KeyBuilder { downloads: self.downloads, salt: self.request.salt.as_deref() };
         let mut found: Vec<FoundVertex> = Vec::with_capacity(self.graph.vertices.len());
         for (id, vertex) in self.graph.numbered() {
             let (step, label) = (id.position(), &vertex.name);
@@ -137,12 +135,12 @@ impl Lookup<'_> {
                 found.push(FoundVertex { state: VertexState::Source(result), result: Some(result), fresh: false });
                 continue;
             }
-            let ready = vertex.inputs().iter().all(|i| found[*i].state.result().is_some());
+            let inputs = vertex.inputs();
+            let ready = inputs.iter().all(|i| found[*i].state.result().is_some());
             // A step with open inputs has no key yet, but errors in it are reported before anything
             // runs.
-            let result_of = |id: VertexId| found[id].result.unwrap_or_else(|| ResultId::of(b"open"));
-            let maker = self.keys(&result_of);
-            let key = maker.definition(vertex, &taken[id], &mut |_| ())?;
+            let results = InputResults::of(&inputs, |id| found[id].result.unwrap_or_else(|| ResultId::of(b"open")));
+            let key = keys.definition(vertex, &results, &selected_files[id])?;
             let state = match key {
                 Some(key) if ready && !vertex.ignore_cache => self.step(id, &key, unusable)?,
                 _ => {
@@ -150,7 +148,7 @@ impl Lookup<'_> {
                     missed(key.as_ref(), reason)
                 }
             };
-            let known_key = key.filter(|_| vertex.inputs().iter().all(|i| found[*i].result.is_some()));
+            let known_key = key.filter(|_| inputs.iter().all(|i| found[*i].result.is_some()));
             let above_fresh = vertex.parent.is_some_and(|parent| found[parent].fresh);
             let fresh = match (&vertex.step, known_key) {
                 _ if state.key().is_some() => false,

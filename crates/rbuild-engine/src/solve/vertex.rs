@@ -11,14 +11,17 @@ use rbuild_remedy::{FileRemedy, sentence};
 use rbuild_source::{Changes, Selection, SourceError};
 use rbuild_store::{CacheKey, KeyInputs, Lock, ResultId, StoreError};
 
-use crate::cache::explain::{self, KeyRecorder};
-use crate::cache::key::{self, KeyMaker, Read, StageFiles, source_error};
+use crate::cache::explain;
+use crate::cache::key::{self, InputResults, KeyBuilder, Keyed, ReadContent};
 use crate::cache::refusal;
+use crate::contexts::StageFiles;
 use crate::env::StepEnv;
 use crate::error::{BuildError, Result};
 use crate::error_context::ErrorContext;
 use crate::event::{BuildPhase, Event, StepOutcome};
 use crate::ops::copy_warnings::CopyWarnings;
+use crate::ops::selection::{mounted_content, selection};
+use crate::ops::source_errors::source_error;
 use crate::ops::step_error::{Attempt, StepError};
 use crate::ops::{copy_step, run, run_mounts, workdir};
 use crate::prepare::network_access::reported;
@@ -60,32 +63,26 @@ pub(crate) fn solve(env: &StepEnv<'_>, id: VertexId) -> Result<()> {
 /// changes meanwhile.
 fn find_or_execute(env: &StepEnv<'_>, id: VertexId) -> Result<bool> {
     let vertex = &env.graph().vertices[id];
-    let result_of = |i: VertexId| env.done(i).result;
-    let keys = keys_of(env, &result_of);
-    let mut taken = Cow::Borrowed(&env.prepared.vertices[id].taken[..]);
+    let keys = KeyBuilder { downloads: &env.prepared.downloads, salt: env.request.salt.as_deref() };
+    let results = InputResults::of(&vertex.inputs(), |input| env.done(input).result);
+    let mut selected_files = Cow::Borrowed(&env.prepared.vertices[id].selected_files[..]);
     for _ in 0..MAX_KEYS {
-        let mut recorder = KeyRecorder { graph: env.graph(), result_of: &result_of, key_inputs: KeyInputs::default() };
-        let key = keys.definition(vertex, &taken, &mut |part| recorder.note(part))?;
-        let key = key.ok_or_else(|| BuildError::other("a step has no key"))?;
-        let key_inputs = explain::masked(recorder.key_inputs, &env.request.secret_values());
-        match find_or_execute_keyed(&StepRecords { env, id, key, key_inputs: &key_inputs }, &taken) {
+        let keyed = keys.keyed((env.graph(), vertex), &results, &selected_files)?;
+        let Keyed { key, inputs } = keyed.ok_or_else(|| BuildError::other("a step has no key"))?;
+        let key_inputs = explain::masked(inputs, &env.request.secret_values());
+        match find_or_execute_keyed(&StepRecords { env, id, key, key_inputs: &key_inputs }, &selected_files) {
             Ok(is_cached) => return Ok(is_cached),
             Err(StepError::Failed(e)) => return Err(e),
-            Err(StepError::ContextChanged) => taken = Cow::Owned(keys.taken(vertex)?),
+            Err(StepError::ContextChanged) => selected_files = Cow::Owned(env.contexts.selected_files(vertex)?),
         }
     }
-    let last = keys.changed_last(vertex, &taken).filter(|path| !path.as_os_str().is_empty());
+    let last = env.contexts.changed_last(vertex, &selected_files).filter(|path| !path.as_os_str().is_empty());
     Err(source_error(SourceError::Changed(last.unwrap_or_else(|| ".".into())), vertex.span, None))
-}
-
-fn keys_of<'k>(env: &'k StepEnv<'_>, result_of: &'k dyn Fn(VertexId) -> ResultId) -> KeyMaker<'k> {
-    let salt = env.request.salt.as_deref();
-    KeyMaker { contexts: &env.contexts, downloads: &env.prepared.downloads, salt, result_of }
 }
 
 /// Looks up the result of a step, or executes the step. Returns true if it was cached.
 #[tracing::instrument(target = "engine", name = "once", level = "debug", skip_all, fields(step = records.id.position(), key = %records.key.short()))]
-fn find_or_execute_keyed(records: &StepRecords<'_>, taken: &[Selection]) -> Attempt<bool> {
+fn find_or_execute_keyed(records: &StepRecords<'_>, selected_files: &[Selection]) -> Attempt<bool> {
     let StepRecords { env, id, key, .. } = *records;
     let explain_key = |text: String| env.events.send(Event::Reason { step: id.position(), text });
     let hit = |key: &CacheKey| {
@@ -105,13 +102,13 @@ fn find_or_execute_keyed(records: &StepRecords<'_>, taken: &[Selection]) -> Atte
     let stage = match &vertex.step {
         Step::Copy(copy @ CopyStep { from: FileSource::Vertex(from), .. }) => {
             let files = StageFiles::new(env.rootfs.view(*from)?);
-            let selection = key::selection(&files.tree(), copy)?;
-            Some((files, selection))
+            let selected = selection(&files.tree(), copy)?;
+            Some((files, selected))
         }
         _ => None,
     };
     let stage = stage.as_ref().map(|(files, selection)| (files, selection));
-    if let Some(contents) = contents_read(env, &vertex.step, taken, stage.map(|(_, selection)| selection))? {
+    if let Some(contents) = contents_read(env, &vertex.step, selected_files, stage.map(|(_, selection)| selection))? {
         let linked = matches!(&vertex.step, Step::Copy(copy) if copy.link);
         let parent = vertex.parent.map_or(ResultId::from(key), |p| env.done(p).result);
         let parent = (!linked).then_some(&parent);
@@ -129,7 +126,7 @@ fn find_or_execute_keyed(records: &StepRecords<'_>, taken: &[Selection]) -> Atte
         if records.adopted(&shared)? {
             return Ok(true);
         }
-        execute_and_publish(records, &shared, taken, stage, &explain_key)
+        execute_and_publish(records, &shared, selected_files, stage, &explain_key)
     };
     // Equal steps of other builds wait for the lock and then find the record.
     let is_cached = env.store.once(Lock::Step(shared), find, make)?.either();
@@ -143,7 +140,7 @@ fn find_or_execute_keyed(records: &StepRecords<'_>, taken: &[Selection]) -> Atte
 fn execute_and_publish(
     records: &StepRecords<'_>,
     shared: &CacheKey,
-    taken: &[Selection],
+    selected_files: &[Selection],
     stage: Option<(&StageFiles, &Selection)>,
     explain_key: &dyn Fn(String),
 ) -> Attempt<bool> {
@@ -156,7 +153,7 @@ fn execute_and_publish(
         tracing::debug!(target: "engine", key = shared.short(), reason, "cache miss");
         explain_key(reason);
     };
-    let made = execute(env, id, taken, stage, before.as_ref(), &explain_miss)?;
+    let made = execute(env, id, selected_files, stage, before.as_ref(), &explain_miss)?;
     let dir = env.rootfs.work.dir().open_alike(&made).map_err(BuildError::kernel(ErrorContext::StepDirectory))?;
     refusal::check_files(env, id, &dir)?;
     records.publish(shared, (&made, &dir))?;
@@ -170,7 +167,7 @@ fn execute_and_publish(
 fn execute(
     env: &StepEnv<'_>,
     id: VertexId,
-    taken: &[Selection],
+    selected_files: &[Selection],
     stage: Option<(&StageFiles, &Selection)>,
     before: Option<&KeyInputs>,
     on_changes: &dyn Fn(Option<&Changes>),
@@ -179,14 +176,14 @@ fn execute(
     match &env.graph().vertices[id].step {
         // The changes are known once the files have been copied.
         Step::Copy(step) => {
-            let copied = copy_step::copy_step(env, id, step, taken, stage, (&made, &dir));
-            on_changes(copied.map_err(|e| or_changed(env, id, taken, e))?.as_ref());
+            let copied = copy_step::copy_step(env, id, step, selected_files, stage, (&made, &dir));
+            on_changes(copied.map_err(|e| or_changed(env, id, selected_files, e))?.as_ref());
         }
         Step::Run(run) => {
-            let parts = run_mounts::context_parts(env, id, run, taken, before);
-            let (parts, changes) = parts.map_err(|e| or_changed(env, id, taken, e))?;
+            let parts = run_mounts::context_parts(env, id, run, selected_files, before);
+            let (parts, changes) = parts.map_err(|e| or_changed(env, id, selected_files, e))?;
             on_changes(changes.as_ref());
-            run::run_step(env, id, run, parts, taken, &made)?;
+            run::run_step(env, id, run, parts, selected_files, &made)?;
         }
         Step::Workdir(step) => {
             on_changes(None);
@@ -199,14 +196,12 @@ fn execute(
 
 /// Replaces the error of a step that was reading a context by [`StepError::ContextChanged`], if the
 /// context has changed.
-fn or_changed(env: &StepEnv<'_>, id: VertexId, taken: &[Selection], error: StepError) -> StepError {
-    if taken.is_empty() || env.cancel.is_canceled() {
+fn or_changed(env: &StepEnv<'_>, id: VertexId, selected_files: &[Selection], error: StepError) -> StepError {
+    if selected_files.is_empty() || env.cancel.is_canceled() {
         return error;
     }
-    let result_of = |i: VertexId| env.done(i).result;
-    let keys = keys_of(env, &result_of);
-    match keys.taken(&env.graph().vertices[id]) {
-        Ok(now) if now.iter().map(|now| now.content).eq(taken.iter().map(|taken| taken.content)) => error,
+    match env.contexts.selected_files(&env.graph().vertices[id]) {
+        Ok(now) if now.iter().map(|now| now.content).eq(selected_files.iter().map(|files| files.content)) => error,
         Ok(_) => StepError::ContextChanged,
         Err(e) => e.into(),
     }
@@ -218,37 +213,41 @@ fn or_changed(env: &StepEnv<'_>, id: VertexId, taken: &[Selection], error: StepE
 fn contents_read(
     env: &StepEnv<'_>,
     step: &Step,
-    taken: &[Selection],
+    selected_files: &[Selection],
     of_stage: Option<&Selection>,
-) -> Result<Option<Vec<Read>>> {
-    let files = |selection: &Selection| vec![Read::Files(selection.content.digest)];
+) -> Result<Option<Vec<ReadContent>>> {
+    let digest = |selection: &Selection| vec![ReadContent::Files(selection.content.digest)];
     match step {
         Step::Copy(copy) => {
-            let mut contents = of_stage.or_else(|| taken.first().filter(|_| copy.link)).map(files);
+            let mut contents = of_stage.or_else(|| selected_files.first().filter(|_| copy.link)).map(digest);
             if let Some(downloaded) = env.prepared.downloads.content(copy)?.filter(|_| copy.link) {
-                contents.get_or_insert_default().push(Read::Files(downloaded));
+                contents.get_or_insert_default().push(ReadContent::Files(downloaded));
             }
             Ok(contents)
         }
-        Step::Run(run) => contents_mounted(env, run, taken),
+        Step::Run(run) => contents_mounted(env, run, selected_files),
         _ => Ok(None),
     }
 }
 
 /// Returns the content of a command's mounts of stages and contexts, in order. Returns `None`
 /// if it mounts no stage.
-fn contents_mounted(env: &StepEnv<'_>, run: &RunStep, taken: &[Selection]) -> Result<Option<Vec<Read>>> {
+fn contents_mounted(
+    env: &StepEnv<'_>,
+    run: &RunStep,
+    selected_files: &[Selection],
+) -> Result<Option<Vec<ReadContent>>> {
     let (mut contents, mut stages) = (Vec::new(), 0);
-    let mut taken = taken.iter();
+    let mut files = selected_files.iter();
     for mount in &run.mounts {
         let (from, source) = match &mount.kind {
             RunMountKind::Bind { from: FileSource::Vertex(from), source } => (from, source),
             RunMountKind::Cache(RunCache { from: Some(FileSource::Vertex(seed)), .. }) => {
-                contents.push(Read::Result(env.done(*seed).result));
+                contents.push(ReadContent::Result(env.done(*seed).result));
                 continue;
             }
             RunMountKind::Bind { .. } | RunMountKind::Cache(RunCache { from: Some(_), .. }) => {
-                contents.extend(taken.next().map(|selection| Read::Files(selection.content.digest)));
+                contents.extend(files.next().map(|selection| ReadContent::Files(selection.content.digest)));
                 continue;
             }
             _ => continue,
@@ -258,10 +257,10 @@ fn contents_mounted(env: &StepEnv<'_>, run: &RunStep, taken: &[Selection]) -> Re
         // A whole image is identified by its result, without reading its files.
         let whole = !is_made && source.trim_matches('/').is_empty();
         let content = match whole {
-            true => Some(Read::Result(env.done(*from).result)),
-            false => key::mounted_content(&StageFiles::new(env.rootfs.view(*from)?), source)
+            true => Some(ReadContent::Result(env.done(*from).result)),
+            false => mounted_content(&StageFiles::new(env.rootfs.view(*from)?).tree(), source)
                 .map_err(|e| source_error(e, mount.span, mount.from_name.as_deref()))?
-                .map(Read::Files),
+                .map(ReadContent::Files),
         };
         contents.push(content.ok_or_else(|| no_mount_source(mount, source))?);
     }
