@@ -1,5 +1,6 @@
 //! Parameters of a build.
 
+use std::fmt;
 use std::path::PathBuf;
 
 use rbuild_container::{NetworkMode, Ulimit};
@@ -90,8 +91,7 @@ impl Parameters {
     }
 
     /// Returns the position of the named context that replaces the stage or image `name` for a
-    /// platform. A context for this platform only (`NAME::PLATFORM`) is preferred; of several, the
-    /// last one applies.
+    /// platform. A context for this platform only is preferred; of several, the last one applies.
     pub(crate) fn context_index(&self, name: &str, platform: &Platform) -> Option<ContextId> {
         if self.contexts.is_empty() || ["scratch", "context"].contains(&name.to_lowercase().as_str()) {
             return None;
@@ -99,21 +99,29 @@ impl Parameters {
         let image = |n: &str| n.parse::<Reference>().ok();
         let wanted = image(name);
         let same = |n: &str| n.eq_ignore_ascii_case(name) || (wanted.is_some() && image(n) == wanted);
-        let position = |of_platform: bool| {
-            self.contexts.iter().rposition(|c| match c.name.split_once("::") {
-                Some((n, own)) => of_platform && same(n) && own.parse().ok().as_ref() == Some(platform),
-                None => !of_platform && same(&c.name),
-            })
+        let position = |own: Option<&Platform>| {
+            self.contexts.iter().rposition(|context| context.platform.as_ref() == own && same(&context.name))
         };
-        position(true).or_else(|| position(false)).map(ContextId::new)
+        position(Some(platform)).or_else(|| position(None)).map(ContextId::new)
     }
 }
 
-/// A named context (`--build-context NAME=…`).
+/// A named context (`--build-context NAME=…` or `NAME::PLATFORM=…`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NamedContext {
     pub name: String,
+    /// The only platform that it is for; `None` for all.
+    pub platform: Option<Platform>,
     pub source: ContextSource,
+}
+
+impl fmt::Display for NamedContext {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.platform {
+            Some(platform) => write!(f, "{}::{platform}", self.name),
+            None => f.write_str(&self.name),
+        }
+    }
 }
 
 /// A directory that serves as a build context.

@@ -21,7 +21,7 @@ fn params() -> Parameters {
     let mut params = Parameters::new(platform.clone(), platform);
     params.allow_insecure = true;
     let dir = ContextDir { path: "/named".into(), ignore: None };
-    params.contexts = vec![NamedContext { name: "ctx".into(), source: ContextSource::Directory(dir) }];
+    params.contexts = vec![NamedContext { name: "ctx".into(), platform: None, source: ContextSource::Directory(dir) }];
     params
 }
 

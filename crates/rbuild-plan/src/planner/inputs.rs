@@ -8,7 +8,7 @@ use rbuild_remedy::{BuildRemedy, DockerfileRemedy, ImageRemedy, Remedy};
 
 use crate::graph::{CopyItem, CopySource, CopyStep, FileSource, Step, StepName};
 use crate::ids::{ContextId, VertexId};
-use crate::parameters::{ContextSource, NamedContext, NoCache, WrittenImage};
+use crate::parameters::{ContextSource, NoCache, WrittenImage};
 use crate::planner::paths::cwd;
 use crate::planner::state::{BaseImage, ImageNeed, Interrupted, Planned, Planner, PlatformImage, StageState, steps_of};
 
@@ -219,10 +219,11 @@ impl Planner<'_> {
         total: usize,
         span: Span,
     ) -> Planned<StageState> {
-        let NamedContext { name, source } = self.params.contexts[context].clone();
-        match source {
+        let params = self.params;
+        let named = &params.contexts[context];
+        match &named.source {
             ContextSource::Scratch => Ok(self.scratch_state(platform, label, total, span)),
-            ContextSource::Image(image) => self.image_state(&image, platform, label, total, span),
+            ContextSource::Image(image) => self.image_state(image, platform, label, total, span),
             ContextSource::Directory(_) => {
                 let mut state = self.scratch_state(platform, label, total, span);
                 let copy = CopyStep {
@@ -232,7 +233,7 @@ impl Planner<'_> {
                     dest_is_dir: true,
                     ..CopyStep::default()
                 };
-                let text = format!("context {name}");
+                let text = format!("context {named}");
                 self.step(&mut state, Step::Copy(copy), text.clone(), text, span);
                 Ok(state)
             }

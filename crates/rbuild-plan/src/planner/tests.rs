@@ -345,7 +345,7 @@ fn errors_are_as_recorded() {
 /// A context whose name is a number does not replace the stage with that number.
 #[test]
 fn a_stage_that_depends_on_itself_is_reported_as_recorded() {
-    let context = NamedContext { name: "0".into(), source: ContextSource::Scratch };
+    let context = NamedContext { name: "0".into(), platform: None, source: ContextSource::Scratch };
     let with_context = Parameters { contexts: vec![context], ..params() };
     let file = parse(b"FROM debian AS app\nCOPY --from=0 /a /b\n").unwrap();
     let Err(errors) = plan(&file, &with_context, &debian()) else { panic!() };

@@ -411,10 +411,13 @@ pub fn named(
     for text in given {
         let bad = |problem: String| Failure::usage(format!("--build-context {}: {problem}", hide_logins(text)));
         let form = || bad("not of the form NAME=SOURCE".into()).help(InputRemedy::NamedContextForm);
-        let (name, value) = text.split_once('=').ok_or_else(form)?;
+        let (written, value) = text.split_once('=').ok_or_else(form)?;
+        let (name, own) = written.split_once("::").map_or((written, None), |(name, platform)| (name, Some(platform)));
         if name.is_empty() || value.is_empty() {
             return Err(form());
         }
+        let own = own.map(str::parse::<Platform>).transpose();
+        let own = own.map_err(|e| bad(e.to_string()).help(flags::platform_hint(&e, &["linux"])))?;
         let source = match value.split_once("://") {
             Some(("docker-image", "scratch")) => ContextSource::Scratch,
             Some(("docker-image", image)) => {
@@ -425,7 +428,6 @@ pub fn named(
                 ContextSource::Image(WrittenImage::parse(image).map_err(invalid)?)
             }
             Some(("oci-layout", layout)) => {
-                let own = name.split_once("::").and_then(|(_, platform)| platform.parse().ok());
                 ContextSource::Image(layout_image(store, layout, own.as_ref().unwrap_or(platform))?)
             }
             Some(("target" | "input", _)) => {
@@ -441,7 +443,7 @@ pub fn named(
                     return Err(failure.help(InputRemedy::DownloadDirectory));
                 } else {
                     let refused = |failure: Failure| {
-                        let help = image_instead(name, value).map(Hint::from).or(failure.help);
+                        let help = image_instead(written, value).map(Hint::from).or(failure.help);
                         Failure { help, ..bad(failure.message) }
                     };
                     let path = directory(value).map_err(refused)?;
@@ -450,7 +452,7 @@ pub fn named(
                 }
             }
         };
-        named.contexts.push(NamedContext { name: name.to_string(), source });
+        named.contexts.push(NamedContext { name: name.to_string(), platform: own, source });
     }
     Ok(named)
 }

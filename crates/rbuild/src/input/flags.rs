@@ -59,12 +59,16 @@ const ALIASES: [&str; 3] = ["x86_64", "aarch64", "armhf"];
 const SYSTEMS: [&str; 4] = ["linux", "windows", "darwin", "freebsd"];
 
 fn of_platform(e: PlatformError) -> Failure {
-    let close = match &e {
-        PlatformError::Unknown(word) => closest(word, ARCHITECTURES.into_iter().chain(["linux", "local"])),
+    Failure::usage(format!("--platform: {e}")).help(platform_hint(&e, &["linux", "local"]))
+}
+
+/// Suggests an architecture or one of `others` instead of an unknown platform.
+pub(super) fn platform_hint(e: &PlatformError, others: &[&str]) -> Hint {
+    let close = match e {
+        PlatformError::Unknown(word) => closest(word, ARCHITECTURES.iter().chain(others).copied()),
         PlatformError::Invalid(_) => None,
     };
-    let help = close.map_or_else(|| ValueRemedy::PlatformForm.into(), hints::did_you_mean);
-    Failure::usage(format!("--platform: {e}")).help(help)
+    close.map_or_else(|| ValueRemedy::PlatformForm.into(), hints::did_you_mean)
 }
 
 /// Entitlements granted by `--allow`.

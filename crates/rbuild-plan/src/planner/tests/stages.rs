@@ -39,7 +39,7 @@ fn all_images_that_the_target_needs_are_requested_at_once() {
                   RUN --mount=from=dir,target=/d --mount=from=image,target=/m x\n\
                   FROM none-4\nCOPY --from=a /x /\nCOPY --from=b /x /\nCOPY --from=none-1 /x /\n\
                   COPY --from=replaced /x /\nRUN --mount=type=bind,from=none-6,target=/m x\n";
-    let context = |name: &str, source| NamedContext { name: name.into(), source };
+    let context = |name: &str, source| NamedContext { name: name.into(), platform: None, source };
     let contexts = vec![
         context("dir", directory()),
         context("image", ContextSource::Image(WrittenImage::parse("none-5").unwrap())),
@@ -84,7 +84,7 @@ fn stages_can_only_be_used_after_their_definition() {
         assert_eq!(used(line, &params()), want, "{line}");
     }
     // A stage replaced by a named context may be defined later.
-    let context = NamedContext { name: "later".into(), source: directory() };
+    let context = NamedContext { name: "later".into(), platform: None, source: directory() };
     assert_eq!(used("COPY --from=later x y", &Parameters { contexts: vec![context], ..params() }), Ok(()));
     // FROM can refer only to earlier stages: the name of a later one is an image name.
     let file = parse(b"FROM later AS a\nFROM debian AS later\nFROM a\n").unwrap();
@@ -107,8 +107,10 @@ fn stages_can_only_be_used_after_their_definition() {
 
 #[test]
 fn named_contexts_replace_stages_images_and_copy_sources() {
-    let with =
-        |name: &str, source| Parameters { contexts: vec![NamedContext { name: name.into(), source }], ..params() };
+    let with = |name: &str, source| Parameters {
+        contexts: vec![NamedContext { name: name.into(), platform: None, source }],
+        ..params()
+    };
     let texts = |source: &str, params: &Parameters| -> Vec<String> {
         graph_with(source, params).vertices.iter().map(|v| v.text.clone()).collect()
     };
@@ -166,7 +168,7 @@ fn stages_are_needed_by_their_values() {
         Parameters { target: Some(own(target)), build_args, ..params() }
     };
     let replaced = |name: &str| {
-        let contexts = vec![NamedContext { name: name.into(), source: ContextSource::Scratch }];
+        let contexts = vec![NamedContext { name: name.into(), platform: None, source: ContextSource::Scratch }];
         Parameters { contexts, ..with("last", &[]) }
     };
     for (case, params, want) in [
@@ -213,24 +215,25 @@ fn an_image_is_resolved_for_each_platform() {
 /// order.
 #[test]
 fn contexts_are_selected_by_the_platform_of_the_stage() {
-    let image = |name: &str, image: &str| NamedContext {
+    let image = |name: &str, platform: Option<&str>, image: &str| NamedContext {
         name: name.into(),
+        platform: platform.map(|platform| platform.parse().unwrap()),
         source: ContextSource::Image(WrittenImage::parse(image).unwrap()),
     };
-    let host = format!("base::{}", Platform::host());
+    let host = Platform::host().to_string();
     let needs = |file: &str, contexts: Vec<NamedContext>| {
         let params = Parameters { contexts, ..params() };
         let Ok(Plan::Needs(needs)) = plan(&parse(file.as_bytes()).unwrap(), &params, &HashMap::new()) else { panic!() };
         needs.iter().map(|need| format!("{} {}", need.image.text, need.platform)).collect::<Vec<_>>()
     };
-    let both = || vec![image("base::linux/s390x", "z"), image(&host, "own"), image("base", "any")];
-    let own = Platform::host().to_string();
+    let both =
+        || vec![image("base", Some("linux/s390x"), "z"), image("base", Some(&host), "own"), image("base", None, "any")];
     for file in ["FROM base\n", "FROM x AS base\nFROM base\n", "FROM scratch\nCOPY --from=base / /\n"] {
-        assert_eq!(needs(file, both()), [format!("own {own}")], "{file}");
+        assert_eq!(needs(file, both()), [format!("own {host}")], "{file}");
     }
     for file in ["FROM --platform=linux/s390x base\n", "FROM --platform=linux/s390x x AS base\nFROM base\n"] {
         assert_eq!(needs(file, both()), ["z linux/s390x"], "{file}");
-        assert_eq!(needs(file, vec![image("base", "any")]), ["any linux/s390x"], "{file}");
+        assert_eq!(needs(file, vec![image("base", None, "any")]), ["any linux/s390x"], "{file}");
     }
 }
 
