@@ -20,6 +20,9 @@ pub use graph::{
 pub use ids::{ContextId, VertexId, VolumeId};
 pub use key_parts::{KeyPartSink, StepPart};
 pub use parameters::{ContextDir, ContextSource, IgnoreFile, NamedContext, NoCache, Parameters, Volume, WrittenImage};
-pub use planner::{Analysis, BaseImage, ImageNeed, Plan, PlatformImage, StageUse, analyze, check, plan};
+pub use planner::{
+    Analysis, BaseImage, ImageNeed, Outline, OutlineArg, OutlineMount, Plan, PlatformImage, StageUse, analyze, check,
+    description, outline, plan,
+};
 pub use rbuild_container::{NetworkMode, Resource, SecurityMode, Ulimit, UnknownResource};
 pub use rbuild_dockerfile::Vars;

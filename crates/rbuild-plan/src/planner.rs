@@ -5,6 +5,7 @@ mod args;
 mod copy;
 mod inputs;
 mod metadata;
+mod outline;
 mod paths;
 mod run;
 mod stages;
@@ -13,5 +14,6 @@ mod state;
 mod tests;
 
 pub use analysis::{Analysis, StageUse, analyze, check};
+pub use outline::{Outline, OutlineArg, OutlineMount, description, outline};
 pub use stages::{Plan, plan};
 pub use state::{BaseImage, ImageNeed, PlatformImage};

@@ -1,4 +1,4 @@
-//! Facts about a Dockerfile for analyses that plan no steps: the lint rules and the outline.
+//! Facts about a Dockerfile for analyses that plan no steps: the lint rules.
 
 use std::collections::HashMap;
 

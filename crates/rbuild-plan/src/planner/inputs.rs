@@ -121,7 +121,7 @@ impl Planner<'_> {
 
     /// Returns the earlier stage that `FROM name` refers to in stage `index`. A number is an image
     /// name.
-    fn base_stage(&self, name: &str, index: usize) -> Option<usize> {
+    pub(super) fn base_stage(&self, name: &str, index: usize) -> Option<usize> {
         self.find_stage(name, index).filter(|_| name.parse::<usize>().is_err())
     }
 

@@ -4,12 +4,11 @@ use rbuild_dockerfile::ast::{Dockerfile, Stage};
 use rbuild_dockerfile::lint::LintWarning;
 use rbuild_dockerfile::{Diagnostic, Span};
 use rbuild_engine::{BuildError, BuildRequest};
-use rbuild_plan::StageUse;
+use rbuild_plan::{StageUse, description};
 use rbuild_store::Store;
 use serde_json::{Value, json};
 
-use crate::commands::lint;
-use crate::commands::outline::{Outline, description};
+use crate::commands::{lint, outline};
 use crate::exit::{Failure, build_code, code};
 use crate::ui::diagnostics::{self, SourceText};
 use crate::ui::hints::{self, Hint, VerbRemedy};
@@ -63,14 +62,14 @@ pub fn call(
             Ok(code::OK)
         }
         CallMode::Outline => {
-            let outline = match Outline::of(file, request) {
-                Ok(outline) => outline,
+            let found = match rbuild_plan::outline(file, &request.parameters) {
+                Ok(found) => found,
                 Err(d) => return Ok(mistakes(vec![d], source)),
             };
             if json {
-                print_json(&outline.json());
+                print_json(&outline::json(&found));
             } else {
-                terminal::out(&outline.text());
+                terminal::out(&outline::text(&found));
             }
             Ok(code::OK)
         }
