@@ -31,6 +31,7 @@ mod recorded_owners;
 pub mod resource_limits;
 mod rootdir;
 pub mod seccomp;
+mod stop_signals;
 mod syscalls;
 pub mod terminal;
 pub mod umask;
@@ -63,6 +64,7 @@ pub use program::sealed_program;
 pub use random::random_bytes;
 pub use recorded_owners::{OwnerKey, OwnerMode, OwnerRecords, Recorded, latest_modification, record_in_times};
 pub use rootdir::{DirEntry, DirStack, MAX_DEPTH, MAX_SYMLINKS, RootDir};
+pub use stop_signals::StopSignals;
 pub use syscalls::{
     has_free_descriptor, join_new_session_keyring, make_read_only, queue_limit, read_memory, set_queue_limit,
     share_directories, write_memory,

@@ -54,6 +54,11 @@ impl Failure {
         Failure { code: code::USAGE, ..Failure::new(message) }
     }
 
+    /// Returns the failure for a signal that requested the end of the program.
+    pub fn interrupted() -> Failure {
+        Failure { code: code::INTERRUPTED, ..Failure::new("interrupted") }
+    }
+
     /// Returns a failure with its cause: the message of `cause` follows `message`, and its remedy
     /// is the help.
     pub fn caused(message: impl std::fmt::Display, cause: &(dyn Error + 'static)) -> Failure {

@@ -6,12 +6,12 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::signal::{SigSet, Signal};
 use rbuild_linux::parallel::start;
 use rbuild_linux::process::{self, Cloned, Exit};
 use rbuild_linux::{
-    MiniRoot, OwnerMode, OwnerRecords, bind_clone, credentials, described, new_procfs, resource_limits, umask,
+    MiniRoot, OwnerMode, OwnerRecords, StopSignals, bind_clone, credentials, described, new_procfs, resource_limits,
+    umask,
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::OFlags;
@@ -121,6 +121,7 @@ impl Builder {
 /// If that cannot be set up in the automatic mode, root falls back to the `chroot` mode.
 ///
 /// SIGINT, SIGTERM and SIGHUP received meanwhile are forwarded; `stopped` reports whether one was.
+/// Afterwards, they have the same effect as before.
 /// If the caller dies, the builder and all its descendants are killed.
 pub fn enter(
     config: &BuilderConfig,
@@ -132,13 +133,7 @@ pub fn enter(
     // mode.
     let has_fallback = request == IsolationRequest::Auto && matches!(isolation, Isolation::Userns(_));
     let fallback = if has_fallback { bare_isolation(&CallingProcess::read()).ok() } else { None };
-    let mut signals = SigSet::empty();
-    for s in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
-        signals.add(s);
-    }
-    sigprocmask(SigmaskHow::SIG_BLOCK, Some(&signals), None)
-        .map_err(|e| failed("sigprocmask", "the handling of signals")(e.into()))?;
-    let launcher = Launcher { config, signals, pidfd: process::own_pidfd()? };
+    let launcher = Launcher { config, signals: StopSignals::block()?, pidfd: process::own_pidfd()? };
     let mut build = Some(build);
     match (launcher.launch(isolation, fallback.is_some(), &mut build), fallback) {
         (Err(_), Some(fallback)) => launcher.launch(fallback, false, &mut build)?,
@@ -152,7 +147,7 @@ fn failed(call: &'static str, object: &'static str) -> impl FnOnce(std::io::Erro
 
 struct Launcher<'a> {
     config: &'a BuilderConfig,
-    signals: SigSet,
+    signals: StopSignals,
     /// A pidfd of the calling process.
     pidfd: OwnedFd,
 }
@@ -231,7 +226,7 @@ impl Launcher<'_> {
             true => binds.chain([(STORE.into(), self.config.store.clone())]).collect(),
             false => Vec::new(),
         };
-        let signals = self.signals;
+        let signals = self.signals.signals();
         let builder = made.map(|(zygote, proc)| Builder { isolation, zygote, proc, signals, elsewhere });
         build.map_or(70, |build| build(builder))
     }
@@ -261,10 +256,8 @@ fn supervise(
     pidfd: &OwnedFd,
     mut go: PipeWriter,
     mut failure_reader: PipeReader,
-    signals: &SigSet,
+    signals: &StopSignals,
 ) -> Result<Result<BuilderExit, SandboxError>, SandboxError> {
-    let signalfd = SignalFd::with_flags(signals, SfdFlags::SFD_CLOEXEC)
-        .map_err(|e| failed("signalfd4", "a receiver of signals")(e.into()))?;
     match go.write_all(b"g") {
         // The builder was killed before it read the byte; its exit status reports that.
         Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => {}
@@ -280,14 +273,13 @@ fn supervise(
         let timeout = timeout.filter(|t| t.tv_sec > 0 || t.tv_nsec > 0);
         let mut fds = [
             PollFd::from_borrowed_fd(pidfd.as_fd(), PollFlags::IN),
-            PollFd::from_borrowed_fd(signalfd.as_fd(), PollFlags::IN),
+            PollFd::from_borrowed_fd(signals.as_fd(), PollFlags::IN),
         ];
         match poll(&mut fds, timeout.as_ref()) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(e) => return Ok(Err(failed("poll", "the builder process")(e.into()))),
         }
-        if fds[1].revents().contains(PollFlags::IN) {
-            let _ = signalfd.read_signal();
+        if signals.arrived() {
             if deadline.is_some() {
                 // Second request: kill without waiting for the grace period.
                 process::kill(child);
@@ -301,8 +293,9 @@ fn supervise(
             let mut byte = [0];
             let failed = rustix::fs::fcntl_setfl(&failure_reader, OFlags::NONBLOCK)
                 .is_ok_and(|()| failure_reader.read(&mut byte).is_ok_and(|n| n > 0));
+            let stopped = signals.arrived() || deadline.is_some();
             return match failed {
-                false => Ok(Ok(BuilderExit { code, stopped: deadline.is_some() })),
+                false => Ok(Ok(BuilderExit { code, stopped })),
                 true => Err(SandboxError::NotSetUp),
             };
         }
@@ -392,7 +385,8 @@ mod tests {
         let (ready, go) = std::io::pipe().unwrap();
         let (failure_reader, _failure_writer) = std::io::pipe().unwrap();
         drop(ready);
-        let ended = supervise(child.id(), &pidfd, go, failure_reader, &SigSet::empty()).unwrap().unwrap();
+        let ended = supervise(child.id(), &pidfd, go, failure_reader, &StopSignals::block().unwrap());
+        let ended = ended.unwrap().unwrap();
         assert_eq!((ended.code, ended.stopped), (128 + 9, false));
         assert!(child.wait().is_err(), "it has been waited for");
     }

@@ -92,7 +92,7 @@ fn build_from(
     };
     let ended = run(&once, args, (request, fetch_input), reports);
     let uploaded = early.end(matches!(ended, Ok(BuildOutcome::Made(_))));
-    let ended = ended?;
+    let (ended, uploaded) = (ended?, uploaded?);
     if let (false, BuildOutcome::Made(finished)) = (push.is_empty(), &ended) {
         fetcher::push(store, &args.registry, display, (&finished.platforms, uploaded), &push)?;
     }

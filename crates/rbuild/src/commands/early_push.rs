@@ -8,12 +8,13 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{PipeReader, PipeWriter, Read, Write};
+use std::io::{PipeReader, PipeWriter, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rbuild_image::{BlobDigest, Reference};
+use rbuild_linux::StopSignals;
 use rbuild_linux::fd_passing::{message_sockets, receive_with_bytes, send_with_bytes};
 use rbuild_linux::parallel::start_in;
 use rbuild_linux::process::{self, Cloned};
@@ -23,9 +24,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::args::RegistryFlags;
 use crate::commands::transfer::TransferDisplay;
-use crate::exit::code;
+use crate::exit::{Failure, code};
 use crate::input::registry;
-use crate::ui::transfer_bar::TransferBar;
+use crate::ui::transfer_bar::{self, TransferBar};
 
 /// Maximum size of a message in bytes.
 const MAX_MESSAGE: usize = 1024;
@@ -145,17 +146,29 @@ impl<'a> EarlyPusher<'a> {
     }
 
     /// Ends the fetcher when the builder has ended, after its last upload if the build succeeded.
-    /// Returns the blobs that were uploaded.
-    pub fn end(&self, succeeded: bool) -> Vec<BlobDigest> {
-        let Some(UploadingFetcher { pid, socket, mut answer }) = self.running.take() else { return Vec::new() };
+    /// Returns the blobs that were uploaded. Fails if a signal interrupts the uploads.
+    pub fn end(&self, succeeded: bool) -> Result<Vec<BlobDigest>, Failure> {
+        let Some(UploadingFetcher { pid, socket, answer }) = self.running.take() else { return Ok(Vec::new()) };
         drop(socket);
-        let mut text = Vec::new();
-        let read = succeeded && answer.read_to_end(&mut text).is_ok();
-        if !read {
+        let read = match StopSignals::block() {
+            Ok(signals) if succeeded => signals.read_to_end(answer),
+            _ => Ok(Some(Vec::new())),
+        };
+        let text = match &read {
+            Ok(Some(text)) => serde_json::from_slice(text).ok(),
+            _ => None,
+        };
+        if text.is_none() {
             process::kill(pid);
         }
         let _ = process::wait(pid);
-        serde_json::from_slice(&text).unwrap_or_default()
+        match read {
+            Ok(None) => {
+                transfer_bar::erase();
+                Err(Failure::interrupted())
+            }
+            _ => Ok(text.unwrap_or_default()),
+        }
     }
 }
 
@@ -223,7 +236,7 @@ impl Drop for AnnouncedLayer<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Seek;
+    use std::io::{Read, Seek};
 
     use super::*;
 

@@ -5,10 +5,11 @@
 //! communicates with registries. The launcher remains single-threaded. The builder, which is
 //! started later and handles hostile images, has no credentials in its memory.
 
-use std::io::{Read, Write};
+use std::io::Write;
 
 use rbuild_engine::{BuildError, UrlSource};
 use rbuild_image::{BlobDigest, ManifestDigest, Reference, SourceUrl};
+use rbuild_linux::StopSignals;
 use rbuild_linux::process::{self, Cloned, Exit};
 use rbuild_registry::Secret;
 use rbuild_remedy::ReportedError;
@@ -21,12 +22,16 @@ use crate::args::RegistryFlags;
 use crate::commands::transfer::{PushedLayers, TransferDisplay, download_one, push_all};
 use crate::exit::{Failure, code, reported};
 use crate::input::registry;
+use crate::ui::transfer_bar;
 
-/// Runs `work` in a fetcher and returns its answer. The caller must have one thread.
+/// Runs `work` in a fetcher and returns its answer. A signal that requests the end of the program
+/// ends the fetcher, and is a failure. The caller must have one thread.
 pub fn in_fetcher<T: Serialize + DeserializeOwned>(work: impl FnOnce() -> T) -> Result<T, Failure> {
     let failed = not_started;
-    let (mut answer, mut writer) = std::io::pipe().map_err(|e| failed(&e))?;
+    let (answer, mut writer) = std::io::pipe().map_err(|e| failed(&e))?;
     let launcher = process::own_pidfd().map_err(|e| failed(&e))?;
+    // Signals of a terminal are for the launcher, which ends the fetcher.
+    let signals = StopSignals::block().map_err(|e| failed(&e))?;
     match process::fork().map_err(|e| failed(&e))? {
         Cloned::Child => {
             drop(answer);
@@ -39,11 +44,19 @@ pub fn in_fetcher<T: Serialize + DeserializeOwned>(work: impl FnOnce() -> T) -> 
         }
         Cloned::Parent { child } => {
             drop(writer);
-            let mut text = Vec::new();
-            let read = answer.read_to_end(&mut text);
+            let read = signals.read_to_end(answer);
+            if matches!(read, Ok(None)) {
+                process::kill(child);
+            }
             let exit = process::wait(child).map_err(|e| failed(&e))?;
-            let answer = read.ok().and_then(|_| serde_json::from_slice(&text).ok());
-            answer.ok_or_else(|| no_answer(&exit))
+            match read {
+                Ok(None) => {
+                    transfer_bar::erase();
+                    Err(Failure::interrupted())
+                }
+                Ok(Some(text)) => serde_json::from_slice(&text).map_err(|_| no_answer(&exit)),
+                Err(_) => Err(no_answer(&exit)),
+            }
         }
     }
 }
@@ -82,7 +95,10 @@ pub fn fetch(
         };
         Ok(wanted.iter().map(download).collect())
     });
-    answers.and_then(|answers| answers).map_err(|failure| BuildError::Caller(Box::new(failure)))
+    answers.and_then(|answers| answers).map_err(|failure| match failure.code {
+        code::INTERRUPTED => BuildError::Canceled,
+        _ => BuildError::Caller(Box::new(failure)),
+    })
 }
 
 /// Downloads a file for the inputs of a build, with a login among `secrets` for its server.

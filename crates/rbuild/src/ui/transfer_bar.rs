@@ -56,6 +56,13 @@ impl TransferBar {
     }
 }
 
+/// Erases the bar of a process that was killed.
+pub fn erase() {
+    if terminal::redraws() {
+        terminal::err("\r\x1b[K");
+    }
+}
+
 impl Drop for TransferBar {
     fn drop(&mut self) {
         self.over.store(true, Ordering::Relaxed);

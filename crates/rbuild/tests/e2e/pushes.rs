@@ -104,5 +104,70 @@ fn a_transfer_after_an_interrupted_one_succeeds() {
     scene.rbuild(&["push", &copy]).ok();
     assert_eq!(scene.document("copy", "1"), scene.document("busybox", "1"));
     scene.rbuild(&["fsck"]).ok();
+/// A signal ends a build that pushes, both during the push and during the last early upload.
+#[test]
+fn an_interrupted_build_does_not_push() {
+    use nix::sys::signal::{Signal, kill, killpg};
+    use std::os::unix::process::CommandExt;
+    let scene = Scene::new(Access::Open);
+    let has_request = |method: &str, path: &str| {
+        let state = scene.registry.state();
+        state.log.iter().any(|line| line.starts_with(method) && line.contains(path))
+    };
+    for (seed, size, method, signal) in [
+        (1, 10, "PUT", Signal::SIGTERM),
+        (2, 10, "PUT", Signal::SIGINT),
+        (3, 10 << 20, "PATCH", Signal::SIGTERM),
+        (4, 10 << 20, "PATCH", Signal::SIGHUP),
+    ] {
+        let path = format!("app{seed}");
+        scene.lab.write("data", noise(seed, size)).write("Dockerfile", "FROM scratch\nCOPY data /\n");
+        scene.registry.requests();
+        scene.registry.fault(method, "/blobs/uploads/", Fault::Stall(std::time::Duration::from_secs(3)), 9);
+        let name = scene.name(&format!("{path}:1"));
+        let mut command = scene.lab.command(["build", "-t", &name, "--push", "."]);
+        let (errors, home) = (scene.lab.path("stderr"), scene.lab.path("home"));
+        command.env("HOME", home).stdout(std::process::Stdio::null()).process_group(0);
+        command.stderr(std::fs::File::create(&errors).unwrap());
+        let mut child = command.spawn().unwrap();
+        let pid = nix::unistd::Pid::from_raw(child.id() as i32);
+        let stderr = || std::fs::read_to_string(&errors).unwrap();
+        let start = std::time::Instant::now();
+        while !(stderr().contains("is in the local store") && has_request(method, "/blobs/uploads/")) {
+            assert!(start.elapsed().as_secs() < 20, "{seed}: {}", stderr());
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        // The launcher waits.
+        std::thread::sleep(std::time::Duration::from_millis(200));
+        let start = std::time::Instant::now();
+        kill(pid, signal).unwrap();
+        assert_eq!(child.wait().unwrap().code(), Some(130), "{seed}: {}", stderr());
+        assert!(start.elapsed().as_secs() < 2, "{seed}: it does not wait for the answer");
+        assert!(stderr().ends_with("error: interrupted\n"), "{seed}: {}", stderr());
+        assert_eq!(killpg(pid, None), Err(nix::errno::Errno::ESRCH), "{seed}: a process is left");
+        std::thread::sleep(std::time::Duration::from_secs(3));
+        assert!(!has_request("PUT", "/manifests/"), "{seed}");
+        assert!(scene.registry.state().manifests.is_empty(), "{seed}");
+        scene.registry.behave();
+    }
+}
+
+#[test]
+fn a_push_succeeds_even_if_its_digest_cannot_be_noted() {
+    let scene = Scene::with_image();
+    let name = scene.name("app:1");
+    scene.rbuild(&["import", crate::lab::base("busybox.tar").to_str().unwrap(), &name]).ok();
+    let notes = scene.lab.store().join("pushed");
+    let _ = std::fs::remove_dir_all(&notes);
+    std::fs::write(&notes, "").unwrap();
+    let ran = scene.rbuild(&["push", &name]).ok();
+    assert!(
+        ran.stderr.contains(&format!("warning: the digest of `{name}` in the registry cannot be noted: ")),
+        "{}",
+        ran.stderr
+    );
+    scene.build("FROM scratch\nCOPY Dockerfile /\n", &["-t", &name, "--push", "."]).ok();
+}
+
     assert_eq!(scene.lab.sh(r#"ls "$LAB/store/tmp""#).stdout, "");
 }

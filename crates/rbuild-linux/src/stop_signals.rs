@@ -1,0 +1,121 @@
+//! Signals that request the end of the program, received as input.
+
+use std::io::{self, PipeReader, Read};
+use std::os::fd::{AsFd, BorrowedFd};
+
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::retry_on_intr;
+
+use crate::error::{Error, Result, described};
+
+/// Receives SIGINT, SIGTERM and SIGHUP, which are blocked in the calling thread until the value is
+/// dropped. Processes that are forked meanwhile inherit the mask.
+pub struct StopSignals {
+    signals: SigSet,
+    previous: SigSet,
+    receiver: SignalFd,
+}
+
+impl StopSignals {
+    /// Blocks the signals.
+    ///
+    /// # Errors
+    ///
+    /// Fails if no descriptor is free.
+    pub fn block() -> Result<StopSignals> {
+        let fail = |call, object: &'static str| {
+            move |e: nix::errno::Errno| Error::new(call, described(object), io::Error::from(e))
+        };
+        let signals: SigSet = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().collect();
+        let receiver = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+            .map_err(fail("signalfd4", "a receiver of signals"))?;
+        let mut previous = SigSet::empty();
+        sigprocmask(SigmaskHow::SIG_BLOCK, Some(&signals), Some(&mut previous))
+            .map_err(fail("sigprocmask", "the handling of signals"))?;
+        Ok(StopSignals { signals, previous, receiver })
+    }
+
+    /// Returns the signals.
+    pub fn signals(&self) -> SigSet {
+        self.signals
+    }
+
+    /// Returns true if a signal has arrived since the last call.
+    pub fn arrived(&self) -> bool {
+        let mut any = false;
+        while let Ok(Some(_)) = self.receiver.read_signal() {
+            any = true;
+        }
+        any
+    }
+
+    /// Reads a pipe to its end. Returns `None` if a signal arrives first.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the pipe cannot be read.
+    pub fn read_to_end(&self, mut pipe: PipeReader) -> io::Result<Option<Vec<u8>>> {
+        let (mut text, mut buffer) = (Vec::new(), vec![0; 8192]);
+        loop {
+            let mut fds = [PollFd::new(&pipe, PollFlags::IN), PollFd::new(self, PollFlags::IN)];
+            retry_on_intr(|| poll(&mut fds, None))?;
+            if self.arrived() {
+                return Ok(None);
+            }
+            if fds[0].revents().is_empty() {
+                continue;
+            }
+            match pipe.read(&mut buffer)? {
+                0 => return Ok(Some(text)),
+                size => text.extend_from_slice(&buffer[..size]),
+            }
+        }
+    }
+}
+
+impl AsFd for StopSignals {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.receiver.as_fd()
+    }
+}
+
+impl Drop for StopSignals {
+    fn drop(&mut self) {
+        let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&self.previous), None);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    fn blocked() -> SigSet {
+        let mut mask = SigSet::empty();
+        sigprocmask(SigmaskHow::SIG_BLOCK, None, Some(&mut mask)).unwrap();
+        mask
+    }
+
+    #[test]
+    fn a_signal_ends_the_wait_for_an_answer() {
+        let before = blocked();
+        let signals = StopSignals::block().unwrap();
+        for (stop, want) in [(false, Some(b"answer".to_vec())), (true, None), (false, Some(b"answer".to_vec()))] {
+            let (answer, mut writer) = std::io::pipe().unwrap();
+            writer.write_all(b"answer").unwrap();
+            // The signal is that of this thread. Without it, the end of the pipe is reached.
+            if stop {
+                nix::sys::signal::raise(Signal::SIGTERM).unwrap();
+            } else {
+                drop(writer);
+            }
+            assert_eq!(signals.read_to_end(answer).unwrap(), want);
+        }
+        assert!(!signals.arrived());
+        drop(signals);
+        assert_eq!(blocked(), before);
+    }
+}
