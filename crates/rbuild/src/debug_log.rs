@@ -4,7 +4,7 @@
 //! warnings back to it.
 
 use std::fs::{File, OpenOptions};
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
@@ -34,6 +34,20 @@ pub struct DebugLog {
     pub file: Option<PathBuf>,
 }
 
+/// Writes to standard error as other messages.
+struct StandardError;
+
+impl io::Write for StandardError {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        terminal::err(&String::from_utf8_lossy(bytes));
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 impl DebugLog {
     /// Starts logging. Does nothing if no log is enabled.
     ///
@@ -44,7 +58,7 @@ impl DebugLog {
         let filter = self.filter.as_deref().filter(|f| !f.trim().is_empty()).map(parse).transpose()?;
         let mut layers: Vec<Box<dyn Layer<Registry> + Send + Sync>> = Vec::new();
         if self.is_on_stderr() {
-            let layer = fmt::layer().compact().with_ansi(false).with_writer(std::io::stderr);
+            let layer = fmt::layer().compact().with_ansi(false).with_writer(|| StandardError);
             let targets = filter.clone().unwrap_or_else(|| everything(LevelFilter::DEBUG));
             layers.push(layer.with_span_events(FmtSpan::CLOSE).with_filter(targets).boxed());
         }

@@ -50,7 +50,7 @@ pub fn draw(events: &Receiver<Event>, mode: Mode, explain: bool) {
         match mode {
             Mode::Plain => terminal::err(&plain.text(event)),
             Mode::RawJson => terminal::err(&documents.line(event, &rfc3339(Timestamp::now()))),
-            Mode::Groups(_) => terminal::err(&groups.text(event, Timestamp::now().sec.unsigned_abs())),
+            Mode::Groups(_) => terminal::err_with_commands(&groups.text(event, Timestamp::now().sec.unsigned_abs())),
             Mode::Tty | Mode::Quiet => {}
         }
     }

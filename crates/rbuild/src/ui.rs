@@ -1,5 +1,6 @@
 //! Text, widths, tables, diagnostics, hints, transfer bars, workflow commands and the timings page.
 
+pub mod annotations;
 pub mod columns;
 pub mod diagnostics;
 pub mod hints;

@@ -19,9 +19,12 @@ use crate::input::request::{BuildInput, FetchInput};
 use crate::input::settings::Settings;
 use crate::progress::{Mode, Service};
 use crate::ui::diagnostics::{self, SourceText};
-use crate::ui::{terminal, timings_html, workflow_commands};
+use crate::ui::{annotations, terminal, timings_html};
 
 pub fn build(settings: &Settings, args: BuildArgs) -> Result<u8, Failure> {
+    if progress_mode(&args) == Mode::Groups(Service::Github) {
+        terminal::write_for_github();
+    }
     for flag in args.ignored.given() {
         terminal::err(&format!("warning: {flag} is not supported yet and has no effect\n"));
     }
@@ -54,7 +57,7 @@ fn build_from(
     let source = SourceText::new(&name, &text);
     let mode = progress_mode(args);
     let secrets = request.secret_values();
-    let report = |e: &BuildError| report(e, &source, &secrets, mode);
+    let report = |e: &BuildError| report(e, &source, &secrets);
     if args.verify {
         verify::refuse_standard_input(args)?;
     }
@@ -104,7 +107,7 @@ fn build_from(
 }
 
 /// Prints the error of a build, unless it has already been printed. Returns the exit code.
-fn report(e: &BuildError, source: &SourceText<'_>, secrets: &SecretValues, mode: Mode) -> u8 {
+fn report(e: &BuildError, source: &SourceText<'_>, secrets: &SecretValues) -> u8 {
     if matches!(e, BuildError::AlreadyReported) {
         return code::FAILED;
     }
@@ -112,12 +115,8 @@ fn report(e: &BuildError, source: &SourceText<'_>, secrets: &SecretValues, mode:
     // no longer be recognized.
     let hide = |text: String| hide_logins(&secrets.mask(text)).to_string();
     let text = hide(diagnostics::build_error(e, source, terminal::colors()));
-    if mode == Mode::Groups(Service::Github) {
-        terminal::err(&workflow_commands::quoted_commands(&text));
-        terminal::err(&workflow_commands::errors(e, source, &hide));
-    } else {
-        terminal::err(&text);
-    }
+    terminal::err(&text);
+    terminal::annotate(|| annotations::errors(e, source, &hide));
     build_code(e)
 }
 

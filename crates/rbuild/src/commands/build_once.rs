@@ -82,7 +82,8 @@ impl BuildOnce<'_> {
         warn_of_store(&prepared, &sender);
         if let Some(refusal) = self.lint.refusal(request) {
             self.draw_failed(sender, &events);
-            terminal::err(&refusal);
+            terminal::err(&refusal.text);
+            terminal::annotate(|| refusal.annotations);
             return Ok(BuildOutcome::Failed(code::FAILED));
         }
         let answer = match &prepared[..] {

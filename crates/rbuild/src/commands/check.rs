@@ -12,7 +12,7 @@ use crate::commands::{lint, outline};
 use crate::exit::{Failure, build_code, code};
 use crate::ui::diagnostics::{self, SourceText};
 use crate::ui::hints::{self, Hint, VerbRemedy};
-use crate::ui::terminal;
+use crate::ui::{annotations, terminal};
 
 /// Value of `--call`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,6 +80,7 @@ pub fn call(
 fn mistakes(errors: Vec<Diagnostic>, source: &SourceText<'_>) -> u8 {
     let e = BuildError::Dockerfile(errors);
     terminal::err(&diagnostics::build_error(&e, source, terminal::colors()));
+    terminal::annotate(|| annotations::errors(&e, source, &|text| text));
     build_code(&e)
 }
 
@@ -175,7 +176,9 @@ fn warning_json(w: &LintWarning, source: &SourceText<'_>) -> Value {
 }
 
 fn print_json(value: &Value) {
-    terminal::out(&(serde_json::to_string_pretty(value).unwrap_or_default() + "\n"));
+    let text = serde_json::to_string_pretty(value).unwrap_or_default() + "\n";
+    // The escape is not changed in a log for GitHub.
+    terminal::out(&text.replace("##[", r"#\u0023["));
 }
 
 fn targets(file: &Dockerfile, json: bool) {

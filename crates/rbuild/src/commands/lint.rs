@@ -14,6 +14,7 @@ use rbuild_store::Store;
 
 use crate::exit::Failure;
 use crate::progress::Mode;
+use crate::ui::annotations;
 use crate::ui::diagnostics::{self, SourceText};
 use crate::ui::hints::{Hint, VerbRemedy};
 use crate::ui::terminal;
@@ -31,6 +32,13 @@ pub struct Lint<'a> {
     warnings: OnceCell<Vec<String>>,
 }
 
+/// The messages about a Dockerfile whose warnings are errors.
+pub struct LintRefusal {
+    pub text: String,
+    /// Annotations of a log for GitHub.
+    pub annotations: String,
+}
+
 impl<'a> Lint<'a> {
     /// Prepares the rules for a Dockerfile without running them.
     pub fn new(
@@ -43,8 +51,8 @@ impl<'a> Lint<'a> {
         Lint { file, store, source, settings, network, warnings: OnceCell::new() }
     }
 
-    /// Runs the rules. Returns the message if the Dockerfile has warnings and `check=error=true`.
-    pub fn refusal(&self, request: &BuildRequest) -> Option<String> {
+    /// Runs the rules. Returns the messages if the Dockerfile has warnings and `check=error=true`.
+    pub fn refusal(&self, request: &BuildRequest) -> Option<LintRefusal> {
         if self.warnings.get().is_some() {
             return None;
         }
@@ -54,13 +62,13 @@ impl<'a> Lint<'a> {
             return None;
         }
         let colors = terminal::colors();
-        let mut text = String::new();
-        for w in &warnings {
-            text.push_str(&diagnostics::diagnostic(&diagnostic(w), self.source, colors));
-        }
-        let text = request.secret_values().mask(text);
+        let errors: Vec<Diagnostic> = warnings.iter().map(diagnostic).collect();
+        let text: String = errors.iter().map(|d| diagnostics::diagnostic(d, self.source, colors)).collect();
+        let secrets = request.secret_values();
+        let annotations = annotations::diagnostics(&errors, self.source, &|text| secrets.mask(text));
+        let text = secrets.mask(text);
         let last = terminal::error_text("warnings are errors in this Dockerfile (check=error=true)", None, colors);
-        Some(text + &last)
+        Some(LintRefusal { text: text + &last, annotations })
     }
 
     /// Runs the rules for a Dockerfile that cannot be built, with the images that are known.

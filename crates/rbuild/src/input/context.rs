@@ -18,6 +18,7 @@ use crate::exit::Failure;
 use crate::input::stdin::{self, StdinUse};
 use crate::input::value;
 use crate::input::{file_names, flags};
+use crate::ui::diagnostics::STDIN_NAME;
 use crate::ui::hints::{Hint, InputRemedy, UsageRemedy};
 use crate::ui::terminal;
 
@@ -42,8 +43,6 @@ pub struct MainContext {
     /// The directory with the files of an archive or from a URL; removed when this is dropped.
     pub unpacked: Option<Workspace>,
 }
-
-const STDIN_NAME: &str = "Dockerfile (standard input)";
 
 /// A Dockerfile that is not part of the context.
 struct OuterDockerfile {

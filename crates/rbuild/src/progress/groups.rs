@@ -46,12 +46,12 @@ impl Groups {
     /// Returns the text to print for an event. `now` is in seconds since the Unix epoch.
     pub fn text(&mut self, event: Event, now: u64) -> String {
         match event {
-            Event::Isolation { mode } => format!("isolation: {mode}\n"),
+            Event::Isolation { mode } => self.quoted(format!("isolation: {mode}\n")),
             Event::Warning(w) if self.service == Service::Github => {
                 workflow_commands::warning(terminal::warning_line(&w).as_str())
             }
             Event::Warning(w) => terminal::warning_text(&w, false),
-            Event::Phase { text, seconds } => format!("{text} ({seconds:.1}s)\n"),
+            Event::Phase { text, seconds } => self.quoted(format!("{text} ({seconds:.1}s)\n")),
             Event::Started { step, label, text } => {
                 self.count += 1;
                 let title = format!("[{label}] {}", first_line(&text));
@@ -62,21 +62,30 @@ impl Groups {
             }
             Event::Output { step, stream, bytes } => {
                 let lines = self.steps.get_mut(&step).map(|known| known.lines.push(stream, &bytes));
-                self.print(step, &lines.unwrap_or_default())
+                self.print(step, lines.unwrap_or_default())
             }
-            Event::Reason { step, text } => self.print(step, &format!("why: {text}\n")),
+            Event::Reason { step, text } => self.print(step, format!("why: {text}\n")),
             Event::Done { step, outcome, seconds } => self.end(step, outcome, seconds, now),
             Event::Waiting { .. } | Event::Pulling { .. } | Event::Failed => String::new(),
         }
     }
 
+    /// Returns lines that do not begin with a command of the service.
+    fn quoted(&self, text: String) -> String {
+        match self.service {
+            Service::Github => workflow_commands::quoted_lines(&text),
+            Service::Gitlab => text,
+        }
+    }
+
     /// Returns the lines of a step if its group is open or can be opened; otherwise, keeps them.
-    fn print(&mut self, step: usize, lines: &str) -> String {
+    fn print(&mut self, step: usize, lines: String) -> String {
+        let lines = self.quoted(lines);
         let Some(known) = self.steps.get_mut(&step).filter(|_| !lines.is_empty()) else { return String::new() };
         if self.open == Some(step) {
-            return lines.to_string();
+            return lines;
         }
-        known.unprinted += lines;
+        known.unprinted += &lines;
         let excess = known.unprinted.len().saturating_sub(MAX_UNPRINTED);
         if excess > 0 {
             let end = known.unprinted.as_bytes()[excess..].iter().position(|b| *b == b'\n');
@@ -105,8 +114,8 @@ impl Groups {
             StepOutcome::Failed => "ERROR".into(),
             StepOutcome::Canceled => "CANCELED".into(),
         };
-        let title = format!("{} {word}", step.title);
-        let lines = std::mem::take(&mut step.unprinted) + &step.lines.rest();
+        let title = self.quoted(format!("{} {word}", step.title));
+        let lines = std::mem::take(&mut step.unprinted) + &self.quoted(step.lines.rest());
         let is_open = self.open == Some(id);
         let text = if is_open {
             lines + &ending(self.service, &step, &title, now)

@@ -10,6 +10,9 @@ use crate::ui::hints::Hint;
 use crate::ui::plain::plain;
 use crate::ui::terminal;
 
+/// Name of a Dockerfile that is read from standard input.
+pub const STDIN_NAME: &str = "Dockerfile (standard input)";
+
 /// A Dockerfile and its line index.
 pub struct SourceText<'a> {
     pub name: &'a str,
@@ -22,6 +25,11 @@ impl<'a> SourceText<'a> {
     pub fn new(name: &'a str, text: &'a str) -> SourceText<'a> {
         let lines = std::iter::once(0).chain(text.match_indices('\n').map(|(i, _)| i + 1)).collect();
         SourceText { name, text, lines }
+    }
+
+    /// Returns true if the name is that of a file.
+    pub fn is_file(&self) -> bool {
+        self.name != STDIN_NAME
     }
 
     /// Returns the number (from 1) of the line that contains a byte, and the offset of its start.
@@ -42,7 +50,7 @@ impl<'a> SourceText<'a> {
 
 /// Maximum number of errors of a Dockerfile that are shown. A file that is not a Dockerfile has an
 /// error in each line.
-const MAX_SHOWN: usize = 20;
+pub const MAX_SHOWN: usize = 20;
 
 /// Formats a build error for the terminal.
 pub fn build_error(e: &BuildError, source: &SourceText<'_>, colors: bool) -> String {

@@ -2,17 +2,33 @@
 //! error.
 
 use rbuild_dockerfile::Help;
+use std::borrow::Cow;
 use std::io::{self, IsTerminal, Write};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rbuild_engine::Warning;
 
 use crate::ui::columns;
 use crate::ui::hints::Hint;
 use crate::ui::plain::plain;
+use crate::ui::workflow_commands::{self, quoted_lines, without_inner_commands};
 
 /// First failure to write to standard output.
 static LOST: OnceLock<io::Error> = OnceLock::new();
+
+/// True if GitHub reads the output.
+static FOR_GITHUB: AtomicBool = AtomicBool::new(false);
+
+/// Prevents that text of a build is executed as a workflow command of GitHub, and annotates errors.
+/// Applies to all output of this process and of those that it forks.
+pub fn write_for_github() {
+    FOR_GITHUB.store(true, Ordering::Relaxed);
+}
+
+fn is_for_github() -> bool {
+    FOR_GITHUB.load(Ordering::Relaxed)
+}
 
 /// Returns true if standard error is a terminal that shows colors.
 pub fn colors() -> bool {
@@ -27,6 +43,7 @@ pub fn redraws() -> bool {
 /// Prints an error, and its hint on a second line.
 pub fn error(message: &str, help: Option<&Hint>) {
     err(&error_text(message, help, colors()));
+    annotate(|| workflow_commands::error(None, &plain(message)));
 }
 
 /// Formats an error, with its hint on a second line.
@@ -56,14 +73,38 @@ pub fn warning_line(warning: &Warning<Help>) -> String {
 
 /// Writes to standard error. A failure is ignored, because it could not be reported.
 pub fn err(text: &str) {
-    let _ = io::stderr().write_all(text.as_bytes());
+    match is_for_github() {
+        true => err_with_commands(&quoted_lines(text)),
+        false => err_with_commands(text),
+    }
+}
+
+/// Writes a text whose lines may be workflow commands of rbuild itself.
+pub fn err_with_commands(text: &str) {
+    let _ = io::stderr().write_all(written(text).as_bytes());
+}
+
+/// Writes annotations, if GitHub reads the output.
+pub fn annotate(lines: impl FnOnce() -> String) {
+    if is_for_github() {
+        err_with_commands(&lines());
+    }
+}
+
+/// Returns the form in which a text is written.
+fn written(text: &str) -> Cow<'_, str> {
+    match is_for_github() {
+        true => without_inner_commands(text).into(),
+        false => text.into(),
+    }
 }
 
 /// Writes data to standard output. A closed pipe (`| head`) is not an error; any other failure is
 /// kept for [`lost_output`].
 pub fn out(text: &str) {
     let mut stdout = io::stdout().lock();
-    if let Err(e) = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush())
+    let text = if is_for_github() { quoted_lines(text).into() } else { Cow::Borrowed(text) };
+    if let Err(e) = stdout.write_all(written(&text).as_bytes()).and_then(|()| stdout.flush())
         && e.kind() != io::ErrorKind::BrokenPipe
     {
         LOST.get_or_init(|| e);

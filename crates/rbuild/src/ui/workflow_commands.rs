@@ -1,11 +1,5 @@
-//! Workflow commands of GitHub: lines of a log that begin with `::`, which the service executes.
-
-use rbuild_dockerfile::Span;
-use rbuild_engine::BuildError;
-use rbuild_remedy::sentence;
-
-use crate::ui::diagnostics::{SourceText, first_line};
-use crate::ui::plain::plain;
+//! Workflow commands of GitHub, which the service executes where it finds them in a log: lines that
+//! begin with `::`, and `##[…]` anywhere in a line.
 
 /// Prefix of lines that would be executed otherwise. The service ignores leading spaces.
 const QUOTE: &str = "| ";
@@ -15,33 +9,19 @@ pub fn warning(text: &str) -> String {
     format!("::warning::{}\n", escaped(text))
 }
 
+/// Returns the line that annotates a build with an error, in a line of a file if one is given.
+pub fn error(place: Option<(&str, usize)>, text: &str) -> String {
+    let place = place.map(|(file, line)| format!(" file={},line={line}", escaped_property(file)));
+    format!("::error{}::{}\n", place.unwrap_or_default(), escaped(text))
+}
+
 /// Returns the line that begins a group.
 pub fn group(title: &str) -> String {
     format!("::group::{}\n", escaped(title))
 }
 
-/// Returns the lines that annotate a build with its errors, at their places in the Dockerfile.
-/// `hide` removes secrets and logins from the messages.
-pub fn errors(e: &BuildError, source: &SourceText<'_>, hide: &dyn Fn(String) -> String) -> String {
-    let error = |span: Option<Span>, text: String| {
-        let line = span.filter(|span| span.start < span.end).map(|span| source.line(span.start).0);
-        let place = line.map(|line| format!(" file={},line={line}", escaped_property(source.name)));
-        format!("::error{}::{}\n", place.unwrap_or_default(), escaped(&plain(&hide(text))))
-    };
-    match e {
-        BuildError::Dockerfile(list) | BuildError::Unmet(list) => {
-            list.iter().map(|d| error(Some(d.span), d.message.clone())).collect()
-        }
-        BuildError::Step(f) => {
-            let text = format!("[{}] {}: {}", f.label, first_line(&f.text), sentence(&*f.reason));
-            error(Some(f.span), text)
-        }
-        other => error(None, other.message()),
-    }
-}
-
-/// Returns a text of which no line is a workflow command.
-pub fn quoted_commands(text: &str) -> String {
+/// Returns a text of which no line begins with a workflow command.
+pub fn quoted_lines(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for line in text.split_inclusive(['\n', '\r']) {
         if line.trim_start().starts_with("::") {
@@ -50,6 +30,11 @@ pub fn quoted_commands(text: &str) -> String {
         out.push_str(line);
     }
     out
+}
+
+/// Returns a text without commands of the form that can be anywhere in a line.
+pub fn without_inner_commands(text: &str) -> String {
+    text.replace("##[", "## [")
 }
 
 /// Escapes the message of a command, which must be one line.
@@ -64,45 +49,27 @@ fn escaped_property(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use rbuild_dockerfile::Diagnostic;
-    use rbuild_engine::StepFailure;
-
     use super::*;
 
     #[test]
-    fn annotations_of_errors_are_as_recorded() {
-        let source = SourceText::new("a,b:c/Dockerfile", "FROM base\nRUN make \\\n  all\n");
-        let at = |start, end| Diagnostic::new(Span::new(start, end), "100 %\n::sure");
-        let step = StepFailure {
-            span: Span::new(10, 26),
-            label: "build 2/3".into(),
-            text: "RUN make all\nmore".into(),
-            word: Some("all".into()),
-            reason: "the command failed with exit code 2".into(),
-            help: None,
-            log: vec!["::error::no command".into()],
-            more: None,
-            at: 0,
-        };
-        let errors = [
-            BuildError::Dockerfile(vec![at(5, 9), at(10, 13), at(0, 0)]),
-            BuildError::Step(Box::new(step)),
-            BuildError::Canceled,
-        ];
-        let hide = |text: String| text.replace("sure", "****");
-        let text = errors.map(|e| super::errors(&e, &source, &hide)).concat();
-        rbuild_testkit::assert_recorded!("workflow-commands", text);
-    }
-
-    #[test]
-    fn no_line_of_a_quoted_text_is_a_command() {
+    fn no_line_of_a_quoted_text_begins_with_a_command() {
         for (text, want) in [
             ("::warning::x\n", "| ::warning::x\n"),
             ("a\n \t::error::x\nb::c\n", "a\n|  \t::error::x\nb::c\n"),
             ("50%\r::add-mask::x", "50%\r| ::add-mask::x"),
             ("a\n\n1 | ::x\n", "a\n\n1 | ::x\n"),
         ] {
-            assert_eq!(quoted_commands(text), want);
+            assert_eq!(quoted_lines(text), want);
+        }
+    }
+    #[test]
+    fn commands_within_lines_are_broken() {
+        for (text, want) in [
+            ("x ##[add-mask]true ##[a]", "x ## [add-mask]true ## [a]"),
+            ("###[a]##", "### [a]##"),
+            ("## [a] #[b]", "## [a] #[b]"),
+        ] {
+            assert_eq!(without_inner_commands(text), want);
         }
     }
 }

@@ -423,6 +423,40 @@ fn the_log_for_github_has_no_commands_of_the_build_and_places_of_errors() {
     }
 }
 
+/// GitHub also executes `##[…]` within lines, and annotates a run with the errors in the log.
+#[test]
+fn no_line_of_the_log_for_github_contains_a_command() {
+    let lab = Lab::new();
+    let run = "FROM busybox\nRUN echo 'x ##[add-mask]true'; echo '##[set-output name=image]evil'\n";
+    let args = |more: &'static str| -> Vec<&str> {
+        ["--progress", "github"].into_iter().chain(more.split_terminator(' ')).collect()
+    };
+    for (file, more, code, want) in [
+        (run, "", 0, "x ## [add-mask]true\n"),
+        (run, "--explain", 0, "'## [set-output name=image]evil' CACHED\n"),
+        ("FROM busybox\nRUN echo '##[error]x'; exit 1\n", "", 1, "\n## [error]x\n"),
+        ("FROM busybox\nRUNN ##[a]\n", "", 2, "RUNN ## [a]"),
+        ("FROM busybox\nMAINTAINER ##[a]b\n", "--check", 1, "MAINTAINER ## [a]b"),
+        ("# check=error=true\nFROM busybox\nMAINTAINER ##[a]b\n", "", 1, "::error file=Dockerfile,line=3::Maintainer"),
+        ("FROM busybox\n", "--call=x\n::add-mask::##[a]", 2, "\n| ::add-mask::## [a]: unknown call\n"),
+        (
+            "FROM busybox\n",
+            "--call=x\n::add-mask::##[a]",
+            2,
+            "\n::error::--call x%0A::add-mask::## [a]: unknown call\n",
+        ),
+    ] {
+        let ran = lab.build(file, &args(more));
+        let ran = if code == 0 { ran.ok() } else { ran.fails(code, &[]) };
+        let all = ran.stdout + &ran.stderr;
+        assert!(all.contains(want) && !all.contains("##["), "{want}: {all}");
+    }
+    // More errors than are shown are not annotated either.
+    let file = "FROM busybox\n".to_string() + &"RUNN x\n".repeat(30);
+    let ran = lab.build(&file, &args("")).fails(2, &["10 more errors"]);
+    assert_eq!(ran.stderr.matches("::error file=").count(), 20, "{}", ran.stderr);
+}
+
 #[test]
 fn logs_of_the_last_builds_are_complete() {
     let lab = Lab::new();
