@@ -25,15 +25,16 @@ pub fn build(settings: &Settings, args: BuildArgs) -> Result<u8, Failure> {
     if progress_mode(&args) == Mode::Groups(Service::Github) {
         terminal::write_for_github();
     }
+    let call = if args.check { Ok((CallMode::Check, false)) } else { parse_call(&args.call) };
+    // An analysis does not write the ID file.
+    let is_analysis = matches!(call, Ok((CallMode::Check | CallMode::Outline | CallMode::Targets, _)));
+    let reports = if is_analysis { Reports::default() } else { Reports::open_id(&args)? };
     for flag in args.ignored.given() {
         terminal::err(&format!("warning: {flag} is not supported yet and has no effect\n"));
     }
-    let call = if args.check { (CallMode::Check, false) } else { parse_call(&args.call)? };
+    let call = call?;
     let store = settings.open_for_builds()?;
-    let reports = match call {
-        (CallMode::Build, _) => Reports::open(&args)?,
-        _ => Reports::default(),
-    };
+    let reports = if is_analysis { reports } else { reports.open_others(&args)? };
     let display = transfer_display(&args);
     let fetch = |url: &SourceUrl, secrets: &[(String, Vec<u8>)]| {
         fetcher::fetch_one(&store, &args.registry, secrets, display, url)

@@ -220,20 +220,26 @@ pub struct Reports {
 }
 
 impl Reports {
-    /// Opens the files. As in buildx, an existing ID file is removed, so that a build that fails
-    /// does not leave the ID of an earlier one.
-    pub fn open(args: &BuildArgs) -> Result<Reports, Failure> {
-        let open = |what, path: &Option<PathBuf>| path.as_ref().map(|path| output::file(what, path)).transpose();
-        let reports = Reports {
-            timings: open("the timings", &args.timings)?,
-            metadata: open("the metadata file", &args.metadata_file)?,
-            id: open("the ID file", &args.iidfile)?,
-        };
-        if let Some(id) = &reports.id {
+    /// Opens the ID file only. As in buildx, an existing one is removed before anything else is
+    /// done, so that a build that fails does not leave the ID of an earlier one.
+    pub fn open_id(args: &BuildArgs) -> Result<Reports, Failure> {
+        let id = open("the ID file", &args.iidfile)?;
+        if let Some(id) = &id {
             id.remove_old().map_err(|e| output::unwritten("the ID file", &id.path(), e))?;
         }
-        Ok(reports)
+        Ok(Reports { id, ..Reports::default() })
     }
+
+    /// Opens the other files.
+    pub fn open_others(self, args: &BuildArgs) -> Result<Reports, Failure> {
+        let timings = open("the timings", &args.timings)?;
+        Ok(Reports { timings, metadata: open("the metadata file", &args.metadata_file)?, ..self })
+    }
+}
+
+/// Opens a report file, if there is one. `what` describes it.
+fn open(what: &str, path: &Option<PathBuf>) -> Result<Option<Destination>, Failure> {
+    path.as_ref().map(|path| output::file(what, path)).transpose()
 }
 
 /// Returns the digest that identifies a result: the image ID, or as in docker, the digest of the

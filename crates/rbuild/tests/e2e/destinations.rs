@@ -146,12 +146,18 @@ fn a_build_that_fails_leaves_no_id_file() {
         ("FROM busybox\nRUNN x\n", "", 2),
         ("FROM busybox\nRUN touch x\n", "-f nosuch", 1),
         ("FROM busybox\nRUN touch x\n", "--secret id=x,src=nosuch", 2),
+        ("FROM busybox\n", "--metadata-file Dockerfile/x", 1),
+        ("FROM busybox\n", "--call nosuch", 2),
     ] {
         lab.write("Dockerfile", file);
         std::fs::write(&id, "old").unwrap();
         let ran = lab.sh(&format!("$RB build --iidfile $LAB/id {args} ."));
         assert_eq!((ran.code, exists(&id)), (Some(code), false), "{file}{args}: {}", ran.stderr);
     }
+    // The store cannot be opened.
+    std::fs::write(&id, "old").unwrap();
+    let ran = lab.sh("touch $LAB/file && $RB --root $LAB/file build --iidfile $LAB/id .");
+    assert!(ran.code != Some(0) && !exists(&id), "{}", ran.stderr);
     lab.write("Dockerfile", "FROM busybox\nRUN sleep 60\n");
     std::fs::write(&id, "old").unwrap();
     lab.sh("$RB build --iidfile $LAB/id . & sleep 1; kill -KILL $!; wait $!");
