@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::error::Error;
 use std::fmt;
+use std::fs::File;
 
 use rbuild_image::{
     BlobDigest, Descriptor, DiffId, ImageConfig, ImageDigest, ImageId, ImageIndex, ImageManifest, ImageName,
@@ -213,16 +214,30 @@ impl Images<'_> {
 
     /// Replaces the index by one with these entries.
     pub(crate) fn replace_index(&self, entries: Vec<Descriptor>) -> Result<()> {
-        let _lock = self.store.lock_file("index.lock")?;
+        let _lock = self.lock_index()?;
         // One write: an index that was empty for a moment would lose all names in a crash.
         let mut index: ImageIndex = serde_json::from_slice(EMPTY_INDEX).map_err(StoreError::damaged("index.json"))?;
         index.set_manifests(entries);
         self.store.write_durable(".", "index.json", &index)
     }
 
+    /// Locks the index, and the notes on its names.
+    pub(crate) fn lock_index(&self) -> Result<File> {
+        self.store.lock_file("index.lock")
+    }
+
     /// Reads, changes and replaces the index while holding its lock.
     pub(crate) fn change_index<T>(&self, change: impl FnOnce(&mut Vec<Descriptor>) -> Result<T>) -> Result<T> {
-        let _lock = self.store.lock_file("index.lock")?;
+        self.change_index_and(change, |_| Ok(()))
+    }
+
+    /// Does the same, and calls `then` with the result before it releases the lock.
+    pub(crate) fn change_index_and<T>(
+        &self,
+        change: impl FnOnce(&mut Vec<Descriptor>) -> Result<T>,
+        then: impl FnOnce(&T) -> Result<()>,
+    ) -> Result<T> {
+        let _lock = self.lock_index()?;
         let mut index = self.index()?;
         let mut entries = index.manifests().clone();
         let result = change(&mut entries)?;
@@ -230,6 +245,7 @@ impl Images<'_> {
             index.set_manifests(entries);
             self.store.write_durable(".", "index.json", &index)?;
         }
+        then(&result)?;
         Ok(result)
     }
 
@@ -304,17 +320,16 @@ impl Images<'_> {
     ///
     /// Fails if the index cannot be read or written.
     pub fn forget(&self, gone: &[NamedImage]) -> Result<()> {
-        let names: Vec<Reference> = gone.iter().filter_map(|entry| entry.name.clone()).collect();
         let gone: HashSet<(Option<String>, ManifestDigest)> =
             gone.iter().map(|g| (g.name.as_ref().map(Reference::to_string), *g.artifact.digest())).collect();
-        self.change_index(|entries| {
-            entries.retain(|d| {
+        let remove = |entries: &mut Vec<Descriptor>| {
+            let is_gone = |d: &mut Descriptor| {
                 let name = name_of(d).map(|name| name.to_string());
-                !manifest_in(d).is_ok_and(|manifest| gone.contains(&(name, manifest)))
-            });
-            Ok(())
-        })?;
-        self.forget_names(&names)
+                manifest_in(d).is_ok_and(|manifest| gone.contains(&(name, manifest)))
+            };
+            Ok(entries.extract_if(.., is_gone).filter_map(|d| name_of(&d)).collect::<Vec<Reference>>())
+        };
+        self.change_index_and(remove, |names| self.forget_names(names)).map(drop)
     }
 
     /// Returns the image with that manifest.

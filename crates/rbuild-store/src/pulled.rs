@@ -10,7 +10,7 @@ use crate::error::Result;
 use crate::ids::PulledName;
 use crate::images::{Image, Images, NamedImage};
 use crate::modes;
-use crate::repo_digests::RepoDigest;
+use crate::repo_digests::{NoteTime, RepoDigest};
 
 /// Directory of the notes.
 const DIR: &str = "pulled";
@@ -32,6 +32,8 @@ struct PullNote {
     /// The name that was resolved; absent in notes of earlier versions. See
     /// [`Images::complete_names`].
     name: Option<String>,
+    #[serde(default)]
+    time: NoteTime,
 }
 
 fn file_of(name: &Reference, platform: &Platform) -> String {
@@ -57,8 +59,9 @@ impl Images<'_> {
     ///
     /// Fails if the note cannot be written.
     pub fn note_pulled(&self, name: &Reference, platform: &Platform, pulled: &Pulled) -> Result<()> {
+        let _lock = self.lock_index()?;
         self.store.root.create_dir_all(DIR, modes::dir(), None, |_| ())?;
-        let note = PullNote { pulled: *pulled, name: Some(name.to_string()) };
+        let note = PullNote { pulled: *pulled, name: Some(name.to_string()), time: NoteTime::now() };
         self.store.write(DIR, &file_of(name, platform), &note)
     }
 
@@ -137,7 +140,8 @@ impl Images<'_> {
         Ok(!images.is_empty() && self.notes()?.iter().any(|(_, note)| is_of_name(note)))
     }
 
-    /// Removes the notes on pulls and pushes of names that were removed from the store.
+    /// Removes the notes on pulls and pushes of names that were removed from the store. The caller
+    /// holds the lock of the index, so that a pull of such a name does not lose its new note.
     pub(crate) fn forget_names(&self, removed: &[Reference]) -> Result<()> {
         let names: HashSet<String> = removed.iter().map(Reference::to_string).collect();
         if names.is_empty() {
@@ -145,17 +149,18 @@ impl Images<'_> {
         }
         for (file, note) in self.notes()? {
             if note.name.is_some_and(|name| names.contains(&name)) {
-                self.store.dir(DIR)?.remove_file(&file)?;
+                self.store.remove_note(DIR, &file)?;
             }
         }
         self.store.repo_digests().forget_names(&names)
     }
 
-    /// Returns the digests that images were pulled by.
-    pub(crate) fn pulled_digests(&self) -> Result<Vec<RepoDigest>> {
+    /// Returns the digests that images were pulled by, with the times of the pulls.
+    pub(crate) fn pulled_digests(&self) -> Result<Vec<(NoteTime, RepoDigest)>> {
         let of_note = |note: PullNote| {
             let name = note.name?.parse().ok()?;
-            Some(RepoDigest { name, digest: note.pulled.resolved, images: vec![note.pulled.manifest] })
+            let digest = RepoDigest { name, digest: note.pulled.resolved, images: vec![note.pulled.manifest] };
+            Some((note.time, digest))
         };
         Ok(self.notes()?.into_iter().filter_map(|(_, note)| of_note(note)).collect())
     }
@@ -167,10 +172,11 @@ impl Images<'_> {
 
     /// Removes the notes on images that no longer exist.
     pub(crate) fn forget_removed(&self) -> Result<()> {
+        let _lock = self.lock_index()?;
         let kept = self.kept()?;
         let notes = self.notes()?.into_iter().filter(|(_, note)| !kept.contains(&note.pulled.manifest));
         for (file, _) in notes {
-            self.store.dir(DIR)?.remove_file(&file)?;
+            self.store.remove_note(DIR, &file)?;
         }
         Ok(())
     }
@@ -276,6 +282,41 @@ mod tests {
         store.images().tag(&own, Some(&name)).unwrap();
         assert_eq!(store.gc().prune(false, DanglingImages::Remove).unwrap().images, 2);
         assert_eq!((has(&arm), has(&amd), has(&own)), (false, false, true));
+        drop(store);
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn a_pull_during_the_removal_of_its_name_keeps_its_note() {
+        let dir = std::env::temp_dir().join(format!("rbuild-repulled-{}", std::process::id()));
+        let store = Store::open(&dir).unwrap();
+        let name: Reference = "a.io/x:1".parse().unwrap();
+        let platform: Platform = "linux/arm64".parse().unwrap();
+        let index = dir.join("index.json");
+        // Many notes, which take long to read.
+        let pulled = pull(&store, &name, "linux/arm64", "old");
+        for at in 0..2000 {
+            let other: Reference = format!("a.io/other:{at}").parse().unwrap();
+            store.images().note_pulled(&other, &platform, &Pulled { resolved: pulled, manifest: pulled }).unwrap();
+        }
+        for author in ["1", "2", "3"] {
+            let old = std::fs::read(&index).unwrap();
+            std::thread::scope(|threads| {
+                threads.spawn(|| store.images().untag("a.io/x:1", true).unwrap());
+                while std::fs::read(&index).unwrap() == old {
+                    std::thread::yield_now();
+                }
+                pull(&store, &name, "linux/arm64", author);
+            });
+            assert!(store.images().pulled(&name, &platform).unwrap().is_some(), "{author}");
+        }
+        // An entry that has another image meanwhile is not removed, and neither is its note.
+        let stale = store.images().list().unwrap();
+        pull(&store, &name, "linux/arm64", "new");
+        store.images().forget(&stale).unwrap();
+        assert!(store.images().pulled(&name, &platform).unwrap().is_some());
+        // Another process removes notes at the same time.
+        store.remove_note(DIR, &OsString::from("nosuch.json")).unwrap();
         drop(store);
         std::fs::remove_dir_all(&dir).unwrap();
     }

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 
 use rbuild_image::{Hasher, ManifestDigest, Reference};
+use rbuild_linux::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
@@ -39,6 +40,27 @@ impl RepoDigest {
     }
 }
 
+/// A note on a push as it is stored.
+#[derive(Serialize, Deserialize)]
+struct PushNote {
+    #[serde(flatten)]
+    pushed: RepoDigest,
+    #[serde(default)]
+    time: NoteTime,
+}
+
+/// Time of a note in seconds and nanoseconds since the Unix epoch. Notes of earlier versions have
+/// none, and count as the oldest ones.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(crate) struct NoteTime(i64, i64);
+
+impl NoteTime {
+    pub fn now() -> NoteTime {
+        let now = Timestamp::now();
+        NoteTime(now.sec, i64::from(now.nsec))
+    }
+}
+
 mod name_as_text {
     use rbuild_image::Reference;
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
@@ -71,30 +93,41 @@ impl RepoDigests<'_> {
     ///
     /// Fails if the note cannot be written.
     pub fn note_pushed(&self, pushed: &RepoDigest) -> Result<()> {
+        let _lock = self.store.images().lock_index()?;
         self.store.root.create_dir_all(DIR, modes::dir(), None, |_| ())?;
-        self.store.write(DIR, &file_of(&pushed.name, &pushed.digest), pushed)
+        let note = PushNote { pushed: pushed.clone(), time: NoteTime::now() };
+        self.store.write(DIR, &file_of(&pushed.name, &pushed.digest), &note)
     }
 
-    /// Returns the digests of all images that the store has, sorted by name and digest.
+    /// Returns the digests of all images that the store has, sorted by name. Of each name, the one
+    /// that was pushed or pulled last is the first.
     ///
     /// # Errors
     ///
     /// Fails if the store cannot be read.
     pub fn list(&self) -> Result<Vec<RepoDigest>> {
         let kept = self.store.images().kept()?;
-        let mut all = self.pushed()?.into_iter().map(|(_, pushed)| pushed).collect::<Vec<_>>();
+        let mut all: Vec<_> = self.pushed()?.into_iter().map(|(_, note)| (note.time, note.pushed)).collect();
         all.extend(self.store.images().pulled_digests()?);
-        all.retain(|known| known.images.iter().any(|image| kept.contains(image)));
-        all.sort_by(|a, b| (&a.name, &a.digest).cmp(&(&b.name, &b.digest)));
-        all.dedup();
-        Ok(all)
+        all.retain(|(_, known)| known.images.iter().any(|image| kept.contains(image)));
+        all.sort_by(|(a_time, a), (b_time, b)| {
+            a.name.cmp(&b.name).then(b_time.cmp(a_time)).then(a.digest.cmp(&b.digest))
+        });
+        let mut digests: Vec<RepoDigest> = Vec::new();
+        for (_, known) in all {
+            // It may have been both pushed and pulled.
+            if !digests.contains(&known) {
+                digests.push(known);
+            }
+        }
+        Ok(digests)
     }
 
-    /// Removes the notes on pushes under these names.
+    /// Removes the notes on pushes under these names. The caller holds the lock of the index.
     pub(crate) fn forget_names(&self, names: &HashSet<String>) -> Result<()> {
-        for (file, pushed) in self.pushed()? {
-            if names.contains(&pushed.name.to_string()) {
-                self.store.dir(DIR)?.remove_file(&file)?;
+        for (file, note) in self.pushed()? {
+            if names.contains(&note.pushed.name.to_string()) {
+                self.store.remove_note(DIR, &file)?;
             }
         }
         Ok(())
@@ -102,17 +135,18 @@ impl RepoDigests<'_> {
 
     /// Removes the notes on images that no longer exist.
     pub(crate) fn forget_removed(&self) -> Result<()> {
+        let _lock = self.store.images().lock_index()?;
         let kept = self.store.images().kept()?;
-        for (file, pushed) in self.pushed()? {
-            if !pushed.images.iter().any(|image| kept.contains(image)) {
-                self.store.dir(DIR)?.remove_file(&file)?;
+        for (file, note) in self.pushed()? {
+            if !note.pushed.images.iter().any(|image| kept.contains(image)) {
+                self.store.remove_note(DIR, &file)?;
             }
         }
         Ok(())
     }
 
     /// Returns the readable notes on pushed images with the names of their files.
-    fn pushed(&self) -> Result<Vec<(std::ffi::OsString, RepoDigest)>> {
+    fn pushed(&self) -> Result<Vec<(std::ffi::OsString, PushNote)>> {
         self.store.whole_documents(DIR)
     }
 }
@@ -152,14 +186,22 @@ mod tests {
         digests.note_pushed(&pushed).unwrap();
         digests.note_pushed(&gone).unwrap();
         store.images().note_pulled(&name, &Platform::host(), &Pulled { resolved: index, manifest: image }).unwrap();
-        let mut expected = vec![pushed.clone(), note(b"index", &[image])];
-        expected.sort_by_key(|known| known.digest);
-        assert_eq!(digests.list().unwrap(), expected);
+        let pulled = note(b"index", &[image]);
+        assert_eq!(digests.list().unwrap(), [pulled.clone(), pushed.clone()]);
+        // The last push under the name is the first, and each digest is listed once.
+        let other = note(b"other form", &[image]);
+        for newest in [&other, &pushed, &pulled, &pushed] {
+            digests.note_pushed(newest).unwrap();
+            let list = digests.list().unwrap();
+            assert_eq!(list.first(), Some(newest));
+            assert_eq!(list.iter().filter(|known| *known == newest).count(), 1);
+        }
+        assert_eq!(digests.list().unwrap(), [pushed.clone(), pulled, other]);
         assert_eq!(pushed.familiar(), format!("a.io/x@{}", ManifestDigest::of(b"compressed")));
         // Notes on missing images are removed.
-        assert_eq!(digests.pushed().unwrap().len(), 2);
+        assert_eq!(digests.pushed().unwrap().len(), 4);
         store.gc().prune(true, DanglingImages::Keep).unwrap();
-        assert_eq!(digests.pushed().unwrap().len(), 1);
+        assert_eq!(digests.pushed().unwrap().len(), 3);
         // They go with the name, even if the image stays.
         store.images().tag(&image, Some(&"a.io/kept:1".parse().unwrap())).unwrap();
         store.images().untag("a.io/x:1", false).unwrap();

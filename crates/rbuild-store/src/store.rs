@@ -447,6 +447,14 @@ impl Store {
         Ok(documents)
     }
 
+    /// Removes a document that another process may have removed.
+    pub(crate) fn remove_note(&self, dir: &str, file: &OsStr) -> Result<()> {
+        match self.dir(dir)?.remove_file(file) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e.into()),
+            _ => Ok(()),
+        }
+    }
+
     /// Writes a dispensable document.
     pub(crate) fn write<T: Serialize>(&self, dir: &str, name: &str, value: &T) -> Result<()> {
         let written = write_atomic(&self.dir(dir)?, OsStr::new(name), &document(name, value)?, modes::file());

@@ -25,7 +25,7 @@ impl Images<'_> {
         let hex = wanted.strip_prefix("sha256:").unwrap_or(wanted);
         let by_id = name.is_none() && image.id.hex().starts_with(hex);
         let container = self.container_of(&image.id)?;
-        let (gone, id) = self.change_index(|entries| {
+        let remove = |entries: &mut Vec<Descriptor>| {
             let has_id = |d: &Descriptor| manifest_in(d).is_ok_and(|d| of_id.contains(&d));
             let ours = |d: &Descriptor| if by_id { has_id(d) } else { manifest_in(d).is_ok_and(|d| d == entry) };
             if !entries.iter().any(ours) {
@@ -55,8 +55,8 @@ impl Images<'_> {
                 // The content stays as long as the container.
                 held => Ok((gone, (!left && held.is_none()).then_some(image.id))),
             }
-        })?;
-        self.forget_names(&gone)?;
+        };
+        let (gone, id) = self.change_index_and(remove, |(gone, _)| self.forget_names(gone))?;
         Ok((gone.iter().map(Reference::familiar).collect(), id))
     }
 

@@ -315,6 +315,18 @@ fn digests_of_registries_are_those_of_pulls_and_pushes() {
     let expected = format!("{}@{pushed}", scene.name("team/own"));
     assert_eq!(repo_digests("own").trim(), expected);
     assert!(out(&["images", "--digests"]).contains(&pushed));
+    // A push of another form is the current one of the name; both are known.
+    out(&["push", "--as-is", &own]);
+    let as_is = digest("team/own", "1");
+    assert_ne!(as_is, pushed);
+    assert_eq!(listed(&own).trim(), as_is);
+    let both = repo_digests("own");
+    assert!(both.contains(&as_is) && both.contains(&pushed), "{both}");
+    out(&["push", &own]);
+    assert_eq!(listed(&own).trim(), pushed);
+    out(&["rmi", &own]);
+    out(&["tag", "own", &own]);
+    out(&["push", &own]);
     // The digest can be pulled.
     scene.forget(&own);
     out(&["rmi", "-f", "own"]);
