@@ -5,16 +5,19 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
+use rbuild_dockerfile::Help;
+use rbuild_engine::Warning;
 use rbuild_layer::Limits;
 use rbuild_linux::quoted;
-use rbuild_remedy::sentence;
+use rbuild_remedy::{FileRemedy, Remedy, sentence};
 use rbuild_sandbox::IsolationRequest;
 use toml::Value;
 
 use crate::args::{BuildArgs, ProgressMode};
 use crate::exit::Failure;
 use crate::input::value::{self, BadValue};
-use crate::ui::hints::{self, ValueRemedy};
+use crate::ui::hints::{self, Hint, ValueRemedy};
+use crate::ui::terminal;
 
 /// Defaults of flags.
 #[derive(Debug, Default)]
@@ -40,7 +43,16 @@ impl Config {
         let path = dir.join("rbuild/config.toml");
         match std::fs::read_to_string(&path) {
             Ok(text) => Config::parse(&path, &text),
-            Err(e) => Config::unread(&path, &e, belongs_to_caller(&base)),
+            Err(e) => {
+                let is_own = belongs_to_caller(&base);
+                match unsearchable(&path).filter(|_| is_own) {
+                    Some(dir) => {
+                        terminal::warning(unsearched(dir, &e));
+                        Ok(Config::default())
+                    }
+                    None => Config::unread(&path, &e, is_own),
+                }
+            }
         }
     }
 
@@ -96,6 +108,21 @@ impl Config {
         args.progress = args.progress.or(self.progress);
         args.context_modes = args.context_modes.or(self.context_modes);
     }
+}
+
+/// Returns the directory above a file in which the caller may not search for it.
+fn unsearchable(path: &Path) -> Option<&Path> {
+    let is_denied =
+        |path: &Path| std::fs::symlink_metadata(path).is_err_and(|e| e.kind() == std::io::ErrorKind::PermissionDenied);
+    if !is_denied(path) {
+        return None;
+    }
+    path.ancestors().skip(1).find(|dir| !is_denied(dir))
+}
+
+fn unsearched(dir: &Path, e: &std::io::Error) -> Warning<Help> {
+    let text = format!("cannot search {} for a configuration file: {}", quoted(dir), sentence(e));
+    Warning { text, help: Some(Hint::from(Remedy::File(FileRemedy::CheckPermissions)).into()) }
 }
 
 /// Returns true if a directory belongs to the caller. One that cannot be examined does not.
@@ -196,6 +223,8 @@ mod tests {
                 Err(failure) => table += &failure.text(),
             }
         }
+        let denied = std::io::Error::from_raw_os_error(EACCES as i32);
+        table += &terminal::warning_text(&unsearched(Path::new("/h/.config"), &denied), false);
         rbuild_testkit::assert_recorded!("unread-config", table);
     }
 }

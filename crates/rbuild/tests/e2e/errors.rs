@@ -254,6 +254,23 @@ fn a_full_disk_of_the_output_is_reported() {
     assert!(!ran.stderr.contains("cannot read"), "{}", ran.stderr);
 }
 
+/// No configuration file is known in a directory that cannot be searched, but one that cannot be
+/// read may have settings.
+#[test]
+fn a_directory_of_configuration_files_that_cannot_be_searched_is_a_warning() {
+    let lab = Lab::bare();
+    let is_root = nix::unistd::getuid().is_root();
+    let run = |prepare: &str| lab.sh(&format!("{prepare}; HOME=$LAB/home env -u XDG_CONFIG_HOME $RB images"));
+    let warning = "warning: cannot search `";
+    let ran = run("mkdir -p $LAB/home/.config/rbuild; chmod 0 $LAB/home/.config").ok();
+    assert_eq!(ran.stderr.matches(warning).count(), usize::from(!is_root), "{}", ran.stderr);
+    let ran = run(
+        "chmod 700 $LAB/home/.config; touch $LAB/home/.config/rbuild/config.toml; chmod 0 $LAB/home/.config/rbuild/config.toml",
+    );
+    assert_eq!(ran.code, Some(if is_root { 0 } else { 2 }), "{}", ran.stderr);
+    assert!(!ran.stderr.contains(warning), "{}", ran.stderr);
+}
+
 /// Errors about files that a command writes in addition to its output have the same message and
 /// hint as those about the output.
 #[test]
