@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use rbuild_image::{BlobDigest, Descriptor, ManifestDigest, MediaType, Reference, digest_of};
 use rbuild_layer::LayerForm;
 use rbuild_registry::{Client, Repository};
-use rbuild_store::{Image, PackingWatch, RepoDigest, Store, Workspace};
+use rbuild_store::{Image, PackingWatch, RepoDigest, Store, StoreError, Workspace};
 
 use crate::blobs::{BlobInfo, BlobOrigin, BlobSink, Document, TransferProgress, copy_all, total_size};
 use crate::documents::{index_entry, index_of};
@@ -122,12 +122,12 @@ pub fn check_push(client: &Client, name: &Reference) -> Result<()> {
 }
 
 /// Pushes an image under a name: blobs that the repository lacks, then the manifests. If the
-/// repository has the image, only the name is pushed. The store notes the digest.
+/// repository has the image, only the name is pushed. The store notes the digest. Returns the
+/// error if that fails, which does not affect the push.
 ///
 /// # Errors
 ///
-/// Fails if the registry fails or refuses, if the store lacks a blob or cannot be written, or if
-/// the name has a digest.
+/// Fails if the registry fails or refuses, if the store lacks a blob, or if the name has a digest.
 #[tracing::instrument(target = "transport", name = "push", level = "debug", skip_all, fields(%name))]
 pub fn push(
     store: &Store,
@@ -135,10 +135,10 @@ pub fn push(
     image: &Outgoing,
     name: &Reference,
     progress: &TransferProgress<'_>,
-) -> Result<()> {
+) -> Result<Option<StoreError>> {
     send(store, client, image, name, progress)?;
     let pushed = RepoDigest { name: name.clone(), digest: image.digest, images: image.images.clone() };
-    Ok(store.repo_digests().note_pushed(&pushed)?)
+    Ok(store.repo_digests().note_pushed(&pushed).err())
 }
 
 fn send(

@@ -4,9 +4,12 @@ use std::fs::File;
 use std::sync::OnceLock;
 use std::sync::atomic::AtomicU64;
 
+use rbuild_dockerfile::Help;
+use rbuild_engine::Warning;
 use rbuild_image::{BlobDigest, ManifestDigest, Platform, PlatformError, Reference, SourceUrl, human_size};
 use rbuild_registry::Client;
-use rbuild_store::{Download, Image, Store};
+use rbuild_remedy::sentence;
+use rbuild_store::{Download, Image, Store, StoreError};
 use rbuild_transport::{
     BlobOrigin, DownloadRequest, EarlyPush, EarlyUploads, Outgoing, PulledImage, TransferProgress, TransportError,
     check_name, outgoing,
@@ -17,6 +20,7 @@ use crate::commands::named::{self, Purpose};
 use crate::exit::{Failure, code};
 use crate::input::settings::Settings;
 use crate::input::{output, registry, value};
+use crate::ui::hints::Hint;
 use crate::ui::terminal;
 use crate::ui::transfer_bar::TransferBar;
 
@@ -149,6 +153,12 @@ fn sent(tag: &str, digest: &str, size: u64) -> String {
     format!("{tag}: digest: {digest} size: {}\n", human_size(size))
 }
 
+/// Returns the warning about the digest of a push that the store does not know.
+fn unnoted_digest(name: &Reference, e: &StoreError) -> Warning<Help> {
+    let text = format!("the digest of `{}` in the registry cannot be noted: {}", name.familiar(), sentence(e));
+    Warning { text, help: e.remedy().as_ref().map(|remedy| Hint::from(remedy).into()) }
+}
+
 /// The layers of an image that is pushed.
 pub enum PushedLayers {
     /// Those that are not compressed are compressed, and uploaded meanwhile.
@@ -198,9 +208,12 @@ pub fn push_all(
         if display != TransferDisplay::Nothing {
             terminal::err(&format!("pushing {}\n", name.familiar()));
         }
-        shown(display, &format!("pushing {}", name.familiar()), "pushed", |progress| {
+        let unnoted = shown(display, &format!("pushing {}", name.familiar()), "pushed", |progress| {
             rbuild_transport::push(store, client, &image, name, progress)
         })?;
+        if let Some(e) = unnoted {
+            terminal::warning(unnoted_digest(name, &e));
+        }
         if display != TransferDisplay::Nothing {
             let tag = name.tag().unwrap_or("latest");
             terminal::err(&sent(tag, &image.digest.to_string(), image.size()));
