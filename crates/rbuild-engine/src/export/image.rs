@@ -114,7 +114,7 @@ fn check_base(env: &StepEnv<'_>, base: VertexId, layers: &[(Descriptor, DiffId)]
 }
 
 /// Returns the layers of the store. If the form is the one of the result that is kept and pushed,
-/// those that are packed are announced: the result was searched for secrets before.
+/// those that are packed are announced. The result must have been searched for secrets before.
 fn layers_of<'a>(env: &'a StepEnv<'_>, form: &ImageForm) -> Layers<'a> {
     let is_kept = env.required.images.first() == Some(form);
     env.store.layers().watched_by(env.store.packing_watch().filter(|_| is_kept))
@@ -176,7 +176,12 @@ pub(crate) fn pack_early(env: &StepEnv<'_>, layers: &LayerQueue<'_>) {
     // instead.
     while let Some(tree) = layers.next() {
         for form in env.required.images.iter().filter(|form| form.squash == Squash::None) {
-            let _ = env.store.layers().pack_tree(&env.rootfs.work, &tree, form.layers, latest(env, form), &stop);
+            // The result has not been searched for secrets yet.
+            let layers = match env.request.secrets.is_empty() {
+                true => layers_of(env, form),
+                false => env.store.layers(),
+            };
+            let _ = layers.pack_tree(&env.rootfs.work, &tree, form.layers, latest(env, form), &stop);
         }
     }
 }

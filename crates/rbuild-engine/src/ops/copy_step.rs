@@ -148,7 +148,8 @@ fn packed_form(env: &StepEnv<'_>, id: VertexId) -> Option<LayerForm> {
     (env.schedule.is_only_in_images(env.graph(), id) && !looked_at && !clamped).then_some(form.layers)
 }
 
-/// Stores a copy as its layer. The deferred files are packed straight from their source.
+/// Stores a copy as its layer, which is announced: the request has no secrets that it could
+/// contain. The deferred files are packed straight from their source.
 fn store_as_layer(
     env: &StepEnv<'_>,
     id: VertexId,

@@ -12,6 +12,7 @@ use rbuild_linux::{RootDir, Timestamp, UidGid};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Result, StoreError};
+use crate::layer_blob::LayerBlob;
 use crate::layers::{PackedLayer, REMAINDER, StoppableWriter, layer_document};
 use crate::once::{Lock, Once};
 use crate::store::{Store, document};
@@ -85,7 +86,8 @@ pub struct LazyTrees<'s> {
 
 impl LazyTrees<'_> {
     /// Packs the layer of a new tree together with the external files `external`, and stores it in
-    /// place of the files. Stops with an error once `stop` returns true.
+    /// place of the files. The layer is announced to the watch of the store, if there is one. Stops
+    /// with an error once `stop` returns true.
     ///
     /// # Errors
     ///
@@ -99,7 +101,7 @@ impl LazyTrees<'_> {
         form: LayerForm,
         stop: &dyn Fn() -> bool,
     ) -> Result<()> {
-        let mut blob = self.store.blobs().new_blob(work)?;
+        let mut blob = LayerBlob::new(self.store.blobs().new_blob(work)?, self.store.packing_watch())?;
         let fs = made.sub("fs")?;
         let packed = pack_with_external(&fs, external, form, StoppableWriter { out: &mut blob, stop });
         let packed = packed.map_err(|e| self.store.layers().of_blob(e))?;

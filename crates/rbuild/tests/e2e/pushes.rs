@@ -58,6 +58,38 @@ fn large_layers_are_uploaded_while_they_are_packed() {
     scene.rbuild(&["fsck"]).ok();
 }
 
+/// A copy that only the image needs is stored as its layer, and never as files.
+#[test]
+fn large_copies_are_uploaded_while_they_are_packed() {
+    let scene = Scene::new(Access::Open);
+    scene.rbuild(&["import", crate::lab::base("busybox.tar").to_str().unwrap(), "busybox"]).ok();
+    scene.lab.write("small", "s").write("token", "hunter2-hunter2");
+    for (seed, file, more, early) in [
+        (11, "FROM busybox\nCOPY big /\n", &[][..], 1),
+        (12, "FROM busybox\nCOPY small /\nCOPY big /\n", &[], 1),
+        (13, "FROM busybox\nCOPY big /\nRUN sleep 2\n", &[], 1),
+        (14, "FROM busybox AS a\nCOPY big /\nFROM busybox\nCOPY --from=a /big /small\n", &[], 1),
+        // Another stage is not part of the image.
+        (15, "FROM busybox AS a\nCOPY big /\nFROM busybox\nRUN --mount=from=a,target=/a sleep 1\n", &[], 0),
+        // The result is searched first, and has been packed by then.
+        (16, "FROM busybox\nCOPY big /\nRUN sleep 2\n", &["--secret", "id=t,src=token"], 0),
+    ] {
+        let path = format!("copied{seed}");
+        let name = scene.name(&format!("{path}:1"));
+        scene.lab.write("big", noise(seed, 10 << 20));
+        scene.registry.requests();
+        scene.build(file, &[&["-t", &name, "--push", "."], more].concat()).ok();
+        let requests = scene.registry.requests();
+        let patches = requests.iter().filter(|line| line.starts_with("PATCH ")).count();
+        assert_eq!(patches, early, "{seed}: {requests:?}");
+        let layers = scene.document(&path, "1")["layers"].clone();
+        let digests: Vec<&str> = layers.as_array().unwrap().iter().filter_map(|l| l["digest"].as_str()).collect();
+        let has = |digest: &&str| scene.registry.state().blobs.contains_key(&(path.clone(), digest.parse().unwrap()));
+        assert!(digests.iter().all(has), "{seed}");
+    }
+    scene.rbuild(&["fsck"]).ok();
+}
+
 #[test]
 fn nothing_is_uploaded_before_the_result_was_searched_for_secrets() {
     let scene = Scene::new(Access::Open);
@@ -71,39 +103,6 @@ fn nothing_is_uploaded_before_the_result_was_searched_for_secrets() {
     assert!(scene.registry.state().blobs.is_empty());
 }
 
-#[test]
-fn a_transfer_after_an_interrupted_one_succeeds() {
-    use std::os::unix::process::ExitStatusExt;
-    let scene = Scene::with_image();
-    let (name, copy) = (scene.name("busybox:1"), scene.name("copy:1"));
-    let interrupted = |method: &'static str, path: &str, args: &[&str]| {
-        scene.registry.requests();
-        scene.registry.fault(method, path, Fault::Stall(std::time::Duration::from_secs(2)), 99);
-        let mut command = scene.lab.command(args.iter().copied());
-        command.env("HOME", scene.lab.path("home")).stderr(std::process::Stdio::null());
-        let mut child = command.spawn().unwrap();
-        let reached = |r: &String| r.starts_with(method) && r.contains(path);
-        let start = std::time::Instant::now();
-        while !scene.registry.state().log.iter().any(reached) && start.elapsed().as_secs() < 20 {
-            std::thread::sleep(std::time::Duration::from_millis(10));
-        }
-        // A shell's background commands ignore SIGINT.
-        nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id() as i32), nix::sys::signal::Signal::SIGTERM)
-            .unwrap();
-        let status = child.wait().unwrap();
-        assert!(start.elapsed().as_secs() < 20, "{args:?} made no request");
-        assert!(status.signal() == Some(15) || matches!(status.code(), Some(130 | 143)), "{status:?}");
-        scene.registry.behave();
-    };
-    interrupted("GET", "/blobs/", &["pull", &name]);
-    assert_eq!(scene.lab.sh(r#"ls "$LAB/store/blobs/sha256""#).stdout, "");
-    scene.rbuild(&["pull", &name]).ok();
-    scene.rbuild(&["tag", &name, &copy]).ok();
-    interrupted("PUT", "/blobs/uploads/", &["push", &copy]);
-    assert!(!scene.registry.state().manifests.contains_key(&("copy".to_string(), "1".to_string())));
-    scene.rbuild(&["push", &copy]).ok();
-    assert_eq!(scene.document("copy", "1"), scene.document("busybox", "1"));
-    scene.rbuild(&["fsck"]).ok();
 /// A signal ends a build that pushes, both during the push and during the last early upload.
 #[test]
 fn an_interrupted_build_does_not_push() {
@@ -169,5 +168,38 @@ fn a_push_succeeds_even_if_its_digest_cannot_be_noted() {
     scene.build("FROM scratch\nCOPY Dockerfile /\n", &["-t", &name, "--push", "."]).ok();
 }
 
+#[test]
+fn a_transfer_after_an_interrupted_one_succeeds() {
+    use std::os::unix::process::ExitStatusExt;
+    let scene = Scene::with_image();
+    let (name, copy) = (scene.name("busybox:1"), scene.name("copy:1"));
+    let interrupted = |method: &'static str, path: &str, args: &[&str]| {
+        scene.registry.requests();
+        scene.registry.fault(method, path, Fault::Stall(std::time::Duration::from_secs(2)), 99);
+        let mut command = scene.lab.command(args.iter().copied());
+        command.env("HOME", scene.lab.path("home")).stderr(std::process::Stdio::null());
+        let mut child = command.spawn().unwrap();
+        let reached = |r: &String| r.starts_with(method) && r.contains(path);
+        let start = std::time::Instant::now();
+        while !scene.registry.state().log.iter().any(reached) && start.elapsed().as_secs() < 20 {
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        // A shell's background commands ignore SIGINT.
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id() as i32), nix::sys::signal::Signal::SIGTERM)
+            .unwrap();
+        let status = child.wait().unwrap();
+        assert!(start.elapsed().as_secs() < 20, "{args:?} made no request");
+        assert!(status.signal() == Some(15) || matches!(status.code(), Some(130 | 143)), "{status:?}");
+        scene.registry.behave();
+    };
+    interrupted("GET", "/blobs/", &["pull", &name]);
+    assert_eq!(scene.lab.sh(r#"ls "$LAB/store/blobs/sha256""#).stdout, "");
+    scene.rbuild(&["pull", &name]).ok();
+    scene.rbuild(&["tag", &name, &copy]).ok();
+    interrupted("PUT", "/blobs/uploads/", &["push", &copy]);
+    assert!(!scene.registry.state().manifests.contains_key(&("copy".to_string(), "1".to_string())));
+    scene.rbuild(&["push", &copy]).ok();
+    assert_eq!(scene.document("copy", "1"), scene.document("busybox", "1"));
+    scene.rbuild(&["fsck"]).ok();
     assert_eq!(scene.lab.sh(r#"ls "$LAB/store/tmp""#).stdout, "");
 }
