@@ -5,7 +5,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, JoinHandle, Scope, ScopedJoinHandle};
 
 use crate::{Error, Result, described};
@@ -181,9 +181,109 @@ where
     }
 }
 
+/// Tasks that may add further tasks, such as the directories of a tree. The last one added is
+/// processed first.
+pub struct Tasks<T, E> {
+    state: Mutex<TaskState<T, E>>,
+    more: Condvar,
+}
+
+struct TaskState<T, E> {
+    waiting: Vec<T>,
+    /// Number of waiting and running tasks.
+    open: usize,
+    failure: Option<E>,
+}
+
+/// Number of waiting tasks per thread before [`Tasks`] start another thread.
+const WAITING_PER_THREAD: usize = 3;
+
+impl<T: Send, E: Send> Tasks<T, E> {
+    /// Processes a task and all tasks that `work` adds. Starts further threads, up to the number of
+    /// processors, only when many tasks wait. All of them have ended when this returns. No further
+    /// task is begun after an error.
+    ///
+    /// # Errors
+    ///
+    /// Returns the first error.
+    pub fn run(
+        first: T,
+        work: impl Fn(&Tasks<T, E>, T) -> std::result::Result<(), E> + Sync,
+    ) -> std::result::Result<(), E> {
+        let state = TaskState { waiting: vec![first], open: 1, failure: None };
+        let tasks = Tasks { state: Mutex::new(state), more: Condvar::new() };
+        let most = cores().min(MAX_FILE_THREADS);
+        let helper = || {
+            while let Some(task) = tasks.next() {
+                tasks.end(work(&tasks, task));
+            }
+        };
+        std::thread::scope(|scope| {
+            let mut threads = 1;
+            while let Some(task) = tasks.next() {
+                let waiting = tasks.end(work(&tasks, task));
+                while threads < most && waiting > threads * WAITING_PER_THREAD {
+                    threads = if start_in(scope, helper).is_ok() { threads + 1 } else { most };
+                }
+            }
+        });
+        tasks.state.into_inner().unwrap_or_else(PoisonError::into_inner).failure.map_or(Ok(()), Err)
+    }
+
+    /// Adds a task.
+    pub fn add(&self, task: T) {
+        let mut state = locked(&self.state);
+        state.open += 1;
+        state.waiting.push(task);
+        self.more.notify_one();
+    }
+
+    /// Returns the next task, waiting while running tasks may add one. Returns `None` when all
+    /// tasks are done or one has failed.
+    fn next(&self) -> Option<T> {
+        let mut state = locked(&self.state);
+        loop {
+            if state.failure.is_some() || state.open == 0 {
+                return None;
+            }
+            if let Some(task) = state.waiting.pop() {
+                return Some(task);
+            }
+            state = self.more.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Ends a task. Returns the number of waiting ones.
+    fn end(&self, result: std::result::Result<(), E>) -> usize {
+        let mut state = locked(&self.state);
+        state.open -= 1;
+        if let Err(e) = result {
+            state.failure.get_or_insert(e);
+        }
+        if state.open == 0 || state.failure.is_some() {
+            self.more.notify_all();
+        }
+        state.waiting.len()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn tasks_may_add_tasks_until_one_fails() {
+        for (bad, want) in [(None, Ok(())), (Some(40), Err(40))] {
+            let sum = AtomicUsize::new(0);
+            let result = Tasks::run(1, |tasks, number: usize| {
+                sum.fetch_add(number, Ordering::Relaxed);
+                (2 * number..2 * number + 2).filter(|below| *below < 500).for_each(|below| tasks.add(below));
+                if Some(number) == bad { Err(number) } else { Ok(()) }
+            });
+            assert_eq!(result, want);
+            assert!(bad.is_some() || sum.into_inner() == 499 * 500 / 2);
+        }
+    }
 
     #[test]
     fn results_are_in_the_order_of_the_items() {

@@ -2,10 +2,10 @@
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rbuild_image::Hasher;
-use rbuild_linux::parallel::{MAX_FILE_THREADS, cores, locked, start_in};
+use rbuild_linux::parallel::{Tasks, locked};
 use rbuild_linux::{DirStack, FileKind, MAX_DEPTH, RootDir, Stat, Timestamp};
 
 use crate::fingerprint::Fingerprint;
@@ -155,34 +155,11 @@ impl SourceTree<'_> {
         describe: &Describe<'_>,
     ) -> Result<Fingerprint, SourceError> {
         let (dir, exclusion_path) = (item.path.as_path(), item.exclusion_path());
-        let scan = ContentScan { tree: self, dir, describe, state: Mutex::default(), more: Condvar::new() };
-        scan.lock().parts.push(ScanPart::default());
+        let scan = ContentScan { tree: self, dir, describe, parts: Mutex::new(vec![ScanPart::default()]) };
         let rules = Arc::new(self.rules_below(dir, exclusion_path));
-        scan.add(Task { id: 0, relative: PathBuf::new(), rules, names: None, above: None });
-        let most = cores().min(MAX_FILE_THREADS);
-        std::thread::scope(|scope| {
-            let mut helpers = 0;
-            while let Some(task) = scan.next() {
-                scan.work(task);
-                let waiting = scan.lock().tasks.len();
-                while helpers + 1 < most && waiting > (helpers + 1) * ENOUGH {
-                    let work = || {
-                        while let Some(task) = scan.next() {
-                            scan.work(task);
-                        }
-                    };
-                    match start_in(scope, work) {
-                        Ok(_) => helpers += 1,
-                        Err(_) => helpers = most,
-                    }
-                }
-            }
-        });
-        let state = scan.state.into_inner().unwrap_or_else(PoisonError::into_inner);
-        match state.failure {
-            Some(e) => Err(e.of_found(self.root)),
-            None => Ok(feed(&state.parts, hasher)),
-        }
+        let top = Task { id: 0, relative: PathBuf::new(), rules, names: None, above: None };
+        Tasks::run(top, |tasks, task| scan.work(tasks, task)).map_err(|e: SourceError| e.of_found(self.root))?;
+        Ok(feed(&scan.parts.into_inner().unwrap_or_else(PoisonError::into_inner), hasher))
     }
 }
 
@@ -191,8 +168,6 @@ impl SourceTree<'_> {
 pub(crate) type Describe<'a> =
     dyn Fn(&mut Vec<u8>, &RootDir, &Path, &Stat) -> Result<Fingerprint, SourceError> + Sync + 'a;
 
-/// Number of queued directories per thread before another thread is started.
-const ENOUGH: usize = 3;
 /// Maximum number of names in one task.
 const CHUNK: usize = 1000;
 
@@ -270,69 +245,24 @@ struct Described {
     fingerprint: Fingerprint,
 }
 
-#[derive(Default)]
-struct ScanState {
-    tasks: Vec<Task>,
-    /// Number of queued and running tasks.
-    open: usize,
-    parts: Vec<ScanPart>,
-    failure: Option<SourceError>,
-}
-
-/// A scan by several threads. Unlike the items of [`rbuild_linux::parallel`], its tasks queue
-/// further tasks, so it ends when none is queued or running.
+/// A scan of a directory by several threads. They add the result of each task to `parts`, where a
+/// part has a lower index than the parts inside it.
 struct ContentScan<'a> {
     tree: &'a SourceTree<'a>,
     dir: &'a Path,
     describe: &'a Describe<'a>,
-    state: Mutex<ScanState>,
-    more: Condvar,
+    parts: Mutex<Vec<ScanPart>>,
 }
 
 impl ContentScan<'_> {
-    fn lock(&self) -> MutexGuard<'_, ScanState> {
-        locked(&self.state)
-    }
-
-    fn add(&self, task: Task) {
-        let mut state = self.lock();
-        state.open += 1;
-        state.tasks.push(task);
-        self.more.notify_one();
-    }
-
-    /// Returns the next task, waiting while running tasks may add one. Returns `None` when all
-    /// tasks are done or one has failed.
-    fn next(&self) -> Option<Task> {
-        let mut state = self.lock();
-        loop {
-            if state.failure.is_some() || state.open == 0 {
-                return None;
-            }
-            if let Some(task) = state.tasks.pop() {
-                return Some(task);
-            }
-            state = self.more.wait(state).unwrap_or_else(PoisonError::into_inner);
-        }
-    }
-
-    fn work(&self, task: Task) {
+    fn work(&self, tasks: &Tasks<Task, SourceError>, task: Task) -> Result<(), SourceError> {
         let id = task.id;
-        let result = self.read(task);
-        let mut state = self.lock();
-        state.open -= 1;
-        match result {
-            Ok(part) => state.parts[id] = part,
-            Err(e) => {
-                state.failure.get_or_insert(e);
-            }
-        }
-        if state.open == 0 || state.failure.is_some() {
-            self.more.notify_all();
-        }
+        let part = self.read(tasks, task)?;
+        locked(&self.parts)[id] = part;
+        Ok(())
     }
 
-    fn read(&self, task: Task) -> Result<ScanPart, SourceError> {
+    fn read(&self, tasks: &Tasks<Task, SourceError>, task: Task) -> Result<ScanPart, SourceError> {
         let mut part = ScanPart { above: task.above, ..ScanPart::default() };
         let handle = self.tree.root.sub(self.dir.join(&task.relative))?;
         let names = match task.names {
@@ -343,7 +273,7 @@ impl ContentScan<'_> {
                     for chunk in names.chunks(CHUNK) {
                         let (relative, rules) = (task.relative.clone(), task.rules.clone());
                         let names = Some(chunk.to_vec());
-                        self.later(&mut part, Task { id: 0, relative, rules, names, above: None });
+                        self.later(tasks, &mut part, Task { id: 0, relative, rules, names, above: None });
                     }
                     return Ok(part);
                 }
@@ -363,7 +293,7 @@ impl ContentScan<'_> {
                 let mut above = (!taken).then(Described::default);
                 above.iter_mut().try_for_each(|described| self.describe(described, &handle, &relative, &stat))?;
                 let rules = Arc::new(self.tree.rules_inside(&task.rules, name));
-                self.later(&mut part, Task { id: 0, relative, rules, names: None, above });
+                self.later(tasks, &mut part, Task { id: 0, relative, rules, names: None, above });
             }
         }
         Ok(part)
@@ -384,14 +314,14 @@ impl ContentScan<'_> {
     }
 
     /// Queues a task under a new ID. Its result is inserted at the current position of `part`.
-    fn later(&self, part: &mut ScanPart, task: Task) {
+    fn later(&self, tasks: &Tasks<Task, SourceError>, part: &mut ScanPart, task: Task) {
         let id = {
-            let mut state = self.lock();
-            state.parts.push(ScanPart::default());
-            state.parts.len() - 1
+            let mut parts = locked(&self.parts);
+            parts.push(ScanPart::default());
+            parts.len() - 1
         };
         part.inner.push((part.described.bytes.len(), id));
-        self.add(Task { id, ..task });
+        tasks.add(Task { id, ..task });
     }
 }
 
