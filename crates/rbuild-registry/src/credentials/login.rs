@@ -11,7 +11,7 @@ use crate::credentials::file::{AuthFile, InvalidLogins, helper_key, key_of};
 use crate::credentials::members::JsonMembers;
 use crate::credentials::program;
 use crate::credentials::replace::FileLock;
-use crate::credentials::sources::{CredentialSource, emptied, target};
+use crate::credentials::sources::{CredentialSource, emptied, sources, target};
 use crate::environment::ProcessEnvironment;
 
 /// The place where a login was written.
@@ -30,6 +30,8 @@ pub struct Removed {
     pub from: Vec<String>,
     /// The reasons why a login may remain in other files or helpers.
     pub left: Vec<ConfigError>,
+    /// Sources that are not changed and have another login.
+    pub others: Vec<String>,
 }
 
 /// Stores a login in the file that `given` names, or else in the user's file, or in the helper that
@@ -82,7 +84,7 @@ fn entry_of(credential: &Credential) -> Value {
 }
 
 /// Removes the logins of a registry from the file that `given` or the environment names, or else
-/// from all sources.
+/// from all sources. Finds the logins in the other sources.
 ///
 /// # Errors
 ///
@@ -117,7 +119,21 @@ pub fn forget(
             Err(reason) => removed.left.push(reason),
         }
     }
+    let emptied: Vec<String> = emptied(environment, given).iter().map(CredentialSource::name).collect();
+    let others = sources(environment, given).into_iter().filter(|source| !emptied.contains(&source.name()));
+    removed.others = others.filter(|source| has_login(environment, source, registry)).map(|s| s.name()).collect();
     Ok(removed)
+}
+
+/// Returns true if a source has a login for a registry or one of its repositories. One that cannot
+/// be read has none.
+fn has_login(environment: &ProcessEnvironment, source: &CredentialSource, registry: &str) -> bool {
+    let Ok(Some(file)) = source.read() else { return false };
+    let helpers = [file.helper_of(registry), file.store()];
+    let mut helpers = helpers.into_iter().filter_map(|name| name.ok().flatten());
+    let key = helper_key(registry);
+    !file.keys_of(registry).is_empty()
+        || helpers.any(|name| matches!(program::get(environment, &name, key), Ok(Some(_))))
 }
 
 /// Removes the entries of a registry from a file.

@@ -127,6 +127,13 @@ fn a_named_file_or_directory_replaces_that_of_the_home_directory() {
         let environment = scene.environment(&variables);
         let removed = forget(&environment, &given, "a.io").unwrap();
         assert_eq!((removed.from, removed.left.len()), (vec![own_text.to_string()], 0), "{variables:?}");
+        // The logins that are still used. `DOCKER_CONFIG` replaces all files of Docker.
+        let podman = file("home/.config/containers/auth.json");
+        let expected = match variables.first() {
+            Some(("DOCKER_CONFIG", _)) => vec![podman],
+            _ => vec![podman, file("home/.docker/config.json"), file("home/.dockercfg")],
+        };
+        assert_eq!(removed.others, expected, "{variables:?}");
         for (path, text) in others {
             assert_eq!(std::fs::read_to_string(scene.0.join(path)).unwrap(), text, "{variables:?}: {path}");
         }

@@ -48,7 +48,11 @@ pub fn logout(args: LogoutArgs) -> Result<u8, Failure> {
         let failure = Failure::new(format!("a login for {registry} may remain: {}", reasons.join("; ")));
         return Err(failure.help(VerbRemedy::RemoveLogin));
     }
-    if removed.from.is_empty() {
+    for place in &removed.others {
+        let text = format!("another login for {registry} is in {place}, which this command does not change");
+        terminal::warning(Warning { text, help: Some(Hint::from(VerbRemedy::RemoveLogin).into()) });
+    }
+    if removed.from.is_empty() && removed.others.is_empty() {
         terminal::out(&format!("Not logged in to {registry}\n"));
     }
     Ok(code::OK)

@@ -400,7 +400,21 @@ fn logins_are_stored_and_used_and_not_leaked() {
         scene.rbuild(&["push", &name]).ok();
         scene.forget(&name);
         let built = scene.build(&format!("FROM {name}\nRUN ! env | grep 'hunter[2]'\n"), &[]).ok();
+        let config = scene.lab.path("other");
+        let logout = |program: &str| {
+            scene.lab.sh(&format!("HOME=$LAB/home DOCKER_CONFIG={} {program} logout {address}", config.display()))
+        };
+        let ran = logout("$RB").ok();
+        let left = format!("another login for {address} is in ");
+        // With `DOCKER_CONFIG`, Docker's file in the home directory is not used, but Podman's is.
+        assert!(ran.stdout.starts_with("Not logged in to ") && !ran.stderr.contains(&left), "{}", ran.stderr);
+        std::fs::create_dir_all(scene.lab.path("home/.config/containers")).unwrap();
+        let podman = scene.lab.path("home/.config/containers/auth.json");
+        std::fs::copy(scene.lab.path("home/.docker/config.json"), &podman).unwrap();
+        let ran = logout("env -u XDG_CONFIG_HOME $RB").ok();
+        assert!(ran.stdout.is_empty() && ran.stderr.contains(&format!("{left}{}", podman.display())), "{}", ran.stderr);
         scene.rbuild(&["logout", address]).ok();
+        assert!(!std::fs::read_to_string(podman).unwrap().contains(address));
         scene.forget(&name);
         let refused = scene.rbuild(&["pull", &name]).fails(1, &["refused to pull", "no login for"]);
         let messages = built.stderr + &refused.stderr;
