@@ -69,7 +69,7 @@ fn the_debug_log_contains_decisions_and_their_reasons() {
     assert!(hits.iter().all(|e| e["fields"]["key"].as_str().is_some_and(|key| key.len() >= 8)), "{hits:?}");
     lab.write("f", "2");
     let third = log("third");
-    assert!(reasons(&third).iter().any(|reason| reason == "f changed"), "{:?}", reasons(&third));
+    assert!(reasons(&third).iter().any(|reason| reason == "`f` changed"), "{:?}", reasons(&third));
     let prune = lab.path("prune");
     lab.rbuild(["--debug-log", prune.to_str().unwrap(), "prune", "-a", "-f"]).ok();
     let removed = events(&prune, "removed");
