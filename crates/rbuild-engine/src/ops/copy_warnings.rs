@@ -17,8 +17,9 @@ const NOTE: &str = "warnings.json";
 /// The warnings of one copy.
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct CopyWarnings {
-    /// Patterns that match nothing.
-    unmatched: Vec<String>,
+    /// Positions of the sources whose patterns match nothing. The patterns themselves are not in
+    /// the key of the step, so that of a later build may be another one.
+    unmatched: Vec<usize>,
     /// True if several sources were copied to one file.
     pub overwritten: bool,
 }
@@ -26,8 +27,8 @@ pub(crate) struct CopyWarnings {
 impl CopyWarnings {
     /// Returns the warnings about sources that selected nothing.
     pub(crate) fn of_sources(step: &CopyStep, selected: &[Vec<Selected>]) -> CopyWarnings {
-        let empty = step.sources.iter().zip(selected).filter(|(_, selected)| selected.is_empty());
-        let unmatched = empty.filter_map(|(source, _)| Some(source.pattern()?.text().to_string())).collect();
+        let is_unmatched = |at: &usize| step.sources[*at].pattern().is_some() && selected[*at].is_empty();
+        let unmatched = (0..step.sources.len().min(selected.len())).filter(is_unmatched).collect();
         CopyWarnings { unmatched, overwritten: false }
     }
 
@@ -43,16 +44,14 @@ impl CopyWarnings {
         if *self == CopyWarnings::default() {
             return Ok(());
         }
-        let text = serde_json::to_vec(self).expect("texts can be written as JSON");
+        let text = serde_json::to_vec(self).expect("numbers can be written as JSON");
         store.trees().put_note(made, NOTE, &text)
     }
 
-    /// Sends the warnings as far as they apply to a step. An equal tree may come from a step with
-    /// other patterns.
+    /// Sends the warnings, with the patterns and the destination of this step.
     pub(crate) fn send(&self, step: &CopyStep, events: &Events) {
-        let patterns = || step.sources.iter().filter_map(|source| source.pattern());
-        for pattern in self.unmatched.iter().filter(|text| patterns().any(|pattern| pattern.text() == **text)) {
-            events.send(Event::Warning(BuildWarning::NoMatch { pattern }.into()));
+        for pattern in self.unmatched.iter().filter_map(|at| step.sources.get(*at)?.pattern()) {
+            events.send(Event::Warning(BuildWarning::NoMatch { pattern: pattern.text() }.into()));
         }
         if self.overwritten {
             events.send(Event::Warning(BuildWarning::Overwritten { dest: &step.dest }.into()));

@@ -97,6 +97,14 @@ fn warnings_of_a_copy_are_repeated_on_a_cache_hit() {
     assert_eq!(warnings(file), expected);
     // Something else runs.
     assert_eq!(warnings(&format!("{file}RUN true\n")), expected);
+    // Another pattern without matches: the copy itself is cached.
+    let edited = file.replace("non[e]", "nil[*]");
+    assert_ne!(edited, file);
+    expected[2..].iter_mut().filter(|line| line.contains("non[e]")).for_each(|line| *line = unmatched("nil[*]"));
+    expected.sort();
+    for _ in 0..2 {
+        assert_eq!(warnings(&edited), expected);
+    }
 }
 
 #[test]
