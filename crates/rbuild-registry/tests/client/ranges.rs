@@ -1,6 +1,7 @@
 //! Downloads of large blobs in ranges.
 
 use std::io::Read;
+use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
 use rbuild_image::BlobDigest;
@@ -142,11 +143,26 @@ fn a_redirect_is_used_until_it_expires() {
 
 #[test]
 fn several_readers_share_the_connections() {
-    let (registry, scene, digest) = open("shared", RangePolicy { total: 3, ..RANGES });
-    let repository = scene.repository(&registry, "x");
-    registry.fault("GET", "blobs", Fault::Stall(Duration::from_millis(5)), 999);
-    std::thread::scope(|threads| {
-        let readers = [(); 4].map(|()| threads.spawn(|| read(&repository, &digest, 0) == bytes()));
-        assert!(readers.into_iter().all(|reader| reader.join().unwrap()));
-    });
+    // A reader has at most four connections, and always one.
+    for (readers, total, expected) in [(1, 6, 2..=4), (2, 3, 3..=3), (4, 6, 5..=6), (4, 3, 4..=4)] {
+        let (registry, scene, digest) = open("shared", RangePolicy { total, ..RANGES });
+        let repository = scene.repository(&registry, "x");
+        registry.fault("GET", "blobs", Fault::Stall(Duration::from_millis(50)), 999);
+        // All readers have their connections before one of them gets another.
+        let measured = Barrier::new(readers);
+        let read = || {
+            let mut reader = repository.blob(&digest, 50_000);
+            let mut all = vec![0; 4096];
+            reader.read_exact(&mut all).unwrap();
+            measured.wait();
+            reader.read_to_end(&mut all).unwrap();
+            all
+        };
+        std::thread::scope(|threads| {
+            let started: Vec<_> = (0..readers).map(|_| threads.spawn(&read)).collect();
+            assert!(started.into_iter().all(|reader| reader.join().unwrap() == bytes()));
+        });
+        let most = registry.state().most_open;
+        assert!(expected.contains(&most), "{readers} readers, {total} connections: {most}");
+    }
 }

@@ -69,6 +69,11 @@ pub struct State {
     /// The `Range` headers of requests for blobs.
     pub ranges: Vec<String>,
     pub manifests: HashMap<(String, String), (String, Vec<u8>)>,
+    /// Number of requests whose answer has not begun.
+    open: usize,
+    /// Largest number of such requests.
+    #[allow(dead_code, reason = "for the tests of the client")]
+    pub most_open: usize,
     uploads: HashMap<String, Vec<u8>>,
     rules: Vec<NameRules>,
     /// Method, path and query of each request, and `+` if it has an Authorization.
@@ -227,10 +232,18 @@ impl Registry {
         response
     }
 
+    fn note_open(&self) {
+        let mut state = self.state();
+        state.open += 1;
+        state.most_open = state.most_open.max(state.open);
+    }
+
     /// Answers a request. Returns false if the connection is to be closed.
     fn answer(&self, request: &Request, faults: &[Fault], mut connection: &TcpStream) -> bool {
+        self.note_open();
         let mut response = Self::faulty_response(request, faults)
             .unwrap_or_else(|| self.respond(request, faults.contains(&Fault::NoRange)));
+        self.state().open -= 1;
         let (mut cut, mut pause, mut held) = (None, None, None);
         for fault in faults {
             match fault {
