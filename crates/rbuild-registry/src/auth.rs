@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
+use rbuild_linux::parallel::locked;
 use serde::Deserialize;
 
 use crate::challenge::Challenge;
@@ -22,7 +23,7 @@ use crate::retry::repeated;
 use crate::secret::Secret;
 use crate::shared::ClientState;
 use crate::stall::read_document;
-use crate::{answer, locked, url};
+use crate::{answer, url};
 
 /// Maximum size of a token answer in bytes.
 const MAX_TOKEN: u64 = 1 << 20;

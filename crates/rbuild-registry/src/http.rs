@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::io::Read;
 use std::sync::Mutex;
 
+use rbuild_linux::parallel::locked;
 use ureq::http::{Request, Response};
 use ureq::tls::TlsConfig;
 use ureq::{Agent, Body, Proxy, SendBody};
@@ -108,7 +109,7 @@ impl Http {
             return Err(ReplyFault::InvalidUrl.of(host));
         };
         let authority = authority.to_string();
-        let known = crate::locked(&self.schemes).get(&authority).copied();
+        let known = locked(&self.schemes).get(&authority).copied();
         let schemes: &[&'static str] = match (server.security, known) {
             (ConnectionSecurity::Any, Some("http")) => &["http"],
             (ConnectionSecurity::Any, Some(_)) => &["https"],
@@ -124,7 +125,7 @@ impl Http {
             match self.send_to(server, method, &url, headers, &mut content) {
                 Ok(response) => {
                     if schemes.len() > 1 {
-                        crate::locked(&self.schemes).insert(authority, scheme);
+                        locked(&self.schemes).insert(authority, scheme);
                     }
                     return Ok(HttpReply { response, url });
                 }
@@ -185,7 +186,7 @@ impl Http {
         let proxy = proxy_for(&self.environment, scheme, host, port);
         let verify = server.security == ConnectionSecurity::Verified;
         let key = AgentKey { certs: server.certs.clone(), verify, proxy };
-        if let Some(agent) = crate::locked(&self.agents).get(&key) {
+        if let Some(agent) = locked(&self.agents).get(&key) {
             return Ok(agent.clone());
         }
         let tls = key.certs.tls(&self.environment, verify).map_err(RegistryProblem::Config)?;
@@ -194,7 +195,7 @@ impl Http {
             None => None,
         };
         let agent = new_agent(tls, proxy, self.retry_policy);
-        crate::locked(&self.agents).insert(key, agent.clone());
+        locked(&self.agents).insert(key, agent.clone());
         Ok(agent)
     }
 }

@@ -62,8 +62,3 @@ pub use retry::Notice;
 pub use retry_policy::RetryPolicy;
 pub use secret::Secret;
 pub use shared::Options;
-
-/// Locks a mutex. Poisoning is ignored: all values remain consistent if a thread panics.
-fn locked<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-}

@@ -8,12 +8,11 @@ use std::io::Read;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use rbuild_image::BlobDigest;
-use rbuild_linux::parallel::start;
+use rbuild_linux::parallel::{locked, start};
 
 use crate::blob_connections::CountedConnection;
 use crate::blob_request::{BlobRequest, OpenRange};
 use crate::error::RegistryProblem;
-use crate::locked;
 use crate::range_policy::RangePolicy;
 use crate::session::EndpointSession;
 use crate::stall::StallReader;

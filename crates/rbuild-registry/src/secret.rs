@@ -5,8 +5,9 @@ use std::sync::Mutex;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
+use rbuild_linux::parallel::locked;
 
-use crate::{locked, url};
+use crate::url;
 
 /// A password or token. `Debug` hides it, and there is no `Display`.
 #[derive(Clone, PartialEq, Eq)]

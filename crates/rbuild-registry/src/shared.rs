@@ -1,9 +1,11 @@
 //! Settings and connections that all repositories of a client share.
 
-use rbuild_remedy::sentence;
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+
+use rbuild_linux::parallel::locked;
+use rbuild_remedy::sentence;
 
 use crate::blob_connections::BlobConnections;
 use crate::credential::CommandLineCredentials;
@@ -11,7 +13,6 @@ use crate::endpoint::TlsVerify;
 use crate::environment::ProcessEnvironment;
 use crate::error::RegistryProblem;
 use crate::http::{Http, HttpReply};
-use crate::locked;
 use crate::range_policy::RangePolicy;
 use crate::retry::{Attempts, Notice, is_temporary_status, may_be_temporary, retry_after};
 use crate::retry_policy::RetryPolicy;

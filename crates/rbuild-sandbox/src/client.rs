@@ -10,8 +10,9 @@ use std::io::{PipeReader, PipeWriter, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
+use rbuild_linux::parallel::locked;
 use rbuild_linux::{clock, described, process};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::OFlags;
@@ -44,7 +45,7 @@ impl Cancel {
     /// Cancels the build.
     pub fn cancel(&self) {
         self.0.stopped.store(true, Ordering::SeqCst);
-        self.0.running.lock().unwrap_or_else(PoisonError::into_inner).values().for_each(|fd| process::kill_pidfd(fd));
+        locked(&self.0.running).values().for_each(|fd| process::kill_pidfd(fd));
     }
 
     /// Returns true if the build has been canceled.
@@ -54,7 +55,7 @@ impl Cancel {
 
     fn add(&self, runner: Arc<OwnedFd>) -> u64 {
         let serial = self.0.serial.fetch_add(1, Ordering::SeqCst);
-        let mut running = self.0.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut running = locked(&self.0.running);
         if self.is_canceled() {
             process::kill_pidfd(&runner);
         }
@@ -63,7 +64,7 @@ impl Cancel {
     }
 
     fn remove(&self, serial: u64) {
-        self.0.running.lock().unwrap_or_else(PoisonError::into_inner).remove(&serial);
+        locked(&self.0.running).remove(&serial);
     }
 }
 

@@ -18,7 +18,7 @@ use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use rbuild_linux::{OwnerRecords, RootDir, UidGid};
+use rbuild_linux::{OwnerRecords, RootDir, UidGid, parallel};
 use rbuild_plan::RunAgent;
 use rbuild_sandbox::{MountRequest, MountSource};
 use rustix::event::{PollFd, PollFlags, poll};
@@ -65,9 +65,7 @@ impl Agent {
             AgentSource::Keys(keys) => AgentBackend::Keys(keys.clone()),
         };
         let (stopped, stop) = std::io::pipe()?;
-        let thread = std::thread::Builder::new()
-            .name("ssh-agent".into())
-            .spawn(move || accept(&listener, &OwnedFd::from(stopped), &backend))?;
+        let thread = parallel::start(move || accept(&listener, &OwnedFd::from(stopped), &backend))?;
         Ok(Agent { dir, stop: Some(stop.into()), thread: Some(thread) })
     }
 
@@ -108,7 +106,7 @@ impl Connection {
     fn begin(ours: UnixStream, backend: &AgentBackend) -> std::io::Result<Connection> {
         let shared = Arc::new(AgentState { ours, agent: OnceLock::new(), over: AtomicBool::new(false) });
         let (own, backend) = (shared.clone(), backend.clone());
-        let thread = std::thread::Builder::new().name("ssh-agent".into()).spawn(move || own.serve(&backend))?;
+        let thread = parallel::start(move || own.serve(&backend))?;
         Ok(Connection { shared, thread })
     }
 

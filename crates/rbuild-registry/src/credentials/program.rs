@@ -6,12 +6,12 @@ use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use rbuild_linux::parallel::{self, locked};
 use serde::{Deserialize, Serialize};
 
 use crate::config_error::ConfigError;
 use crate::credential::Credential;
 use crate::environment::ProcessEnvironment;
-use crate::locked;
 use crate::secret::Secret;
 
 /// Maximum time of one call. A helper may prompt the user, for example to unlock a keychain.
@@ -169,7 +169,7 @@ impl HelperOutput {
             let _ = sender.send(());
         };
         // If the thread cannot be started, the answer is empty, which is an error.
-        let _ = std::thread::Builder::new().spawn(read);
+        let _ = parallel::start(read);
         HelperOutput { bytes, closed }
     }
 

@@ -8,13 +8,14 @@ use std::time::{Duration, Instant};
 
 use rbuild_image::human_size;
 use rbuild_layer::Counting;
+use rbuild_linux::parallel;
 
 use crate::ui::{columns, terminal};
 
 const FRAME: Duration = Duration::from_millis(200);
 
 /// A line at the bottom of the terminal, erased on drop. Draws nothing if standard error cannot be
-/// redrawn.
+/// redrawn, or if no thread can be started.
 pub struct TransferBar {
     moved: Arc<AtomicU64>,
     over: Arc<AtomicBool>,
@@ -30,18 +31,17 @@ impl TransferBar {
     /// Starts drawing the bytes that `moved` counts.
     pub fn with_counter(doing: &str, total: Option<u64>, moved: Arc<AtomicU64>) -> TransferBar {
         let over = Arc::new(AtomicBool::new(false));
-        let drawing = terminal::redraws().then(|| {
-            let (doing, moved, over, started) = (doing.to_string(), moved.clone(), over.clone(), Instant::now());
-            std::thread::spawn(move || {
-                while !over.load(Ordering::Relaxed) {
-                    std::thread::park_timeout(FRAME);
-                    let width = rbuild_linux::terminal::terminal_size().map_or(80, |(_, columns)| columns);
-                    let text = line(&doing, moved.load(Ordering::Relaxed), total, started.elapsed());
-                    terminal::err(&format!("\r\x1b[K{}", columns::prefix(&text, width.saturating_sub(1))));
-                }
-                terminal::err("\r\x1b[K");
-            })
-        });
+        let (doing, counted, ended, started) = (doing.to_string(), moved.clone(), over.clone(), Instant::now());
+        let draw = move || {
+            while !ended.load(Ordering::Relaxed) {
+                std::thread::park_timeout(FRAME);
+                let width = rbuild_linux::terminal::terminal_size().map_or(80, |(_, columns)| columns);
+                let text = line(&doing, counted.load(Ordering::Relaxed), total, started.elapsed());
+                terminal::err(&format!("\r\x1b[K{}", columns::prefix(&text, width.saturating_sub(1))));
+            }
+            terminal::err("\r\x1b[K");
+        };
+        let drawing = terminal::redraws().then(|| parallel::start(draw).ok()).flatten();
         TransferBar { moved, over, drawing }
     }
 
