@@ -150,7 +150,9 @@ impl Auth {
             Some(Some(Login { origin, .. })) => words(LoginUse::Token { origin: Some(origin) }),
             Some(None) => {
                 let places = credentials::source_names(&shared.environment, &shared.options.given);
-                words(LoginUse::NotFound { registry: &self.registry, places: &places })
+                let command_line = credentials::other_login(&shared.options.given);
+                let command_line = command_line.as_deref();
+                words(LoginUse::NotFound { registry: &self.registry, command_line, places: &places })
             }
             None => words(LoginUse::NotRequested),
         }

@@ -52,13 +52,20 @@ pub fn find(
     Ok(None)
 }
 
-/// Returns the names of the sources that are searched for logins.
+/// Returns the names of the files and variables that are searched for logins, after those of the
+/// command line.
 pub fn source_names(environment: &ProcessEnvironment, given: &CommandLineCredentials) -> Vec<String> {
-    let own = given.login.as_ref().map(|own| match &own.registry {
+    sources(environment, given).iter().map(CredentialSource::name).collect()
+}
+
+/// Describes the login on the command line, which is not for the registry in question, if there is
+/// one.
+pub fn other_login(given: &CommandLineCredentials) -> Option<String> {
+    let other = given.login.as_ref()?;
+    Some(match &other.registry {
         Some(registry) => format!("the command line (whose login is for {registry})"),
         None => "the command line (whose login is for the registry of a push)".into(),
-    });
-    own.into_iter().chain(sources(environment, given).iter().map(CredentialSource::name)).collect()
+    })
 }
 
 fn login_in(

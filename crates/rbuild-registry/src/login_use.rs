@@ -17,6 +17,9 @@ pub(crate) enum LoginUse<'a> {
     /// No source has a login for the registry.
     NotFound {
         registry: &'a str,
+        /// The command line, if it has a login for another registry.
+        command_line: Option<&'a str>,
+        /// The files and variables that were searched.
         places: &'a [String],
     },
     /// The server has not requested one.
@@ -40,7 +43,14 @@ impl fmt::Display for LoginUse<'_> {
             LoginUse::User { name, origin: None } => write!(f, "as {name}"),
             LoginUse::Token { origin: Some(origin) } => write!(f, "with the token of {origin}"),
             LoginUse::Token { origin: None } => f.write_str("with a token"),
-            LoginUse::NotFound { registry, places } => write!(f, "no login for {registry} in {}", places.join(", ")),
+            LoginUse::NotFound { registry, command_line, places } => {
+                write!(f, "no login for {registry}")?;
+                let places = places.join(", ");
+                match command_line {
+                    Some(command_line) => write!(f, " on {command_line} or in {places}"),
+                    None => write!(f, " in {places}"),
+                }
+            }
             LoginUse::NotRequested => f.write_str("no login was requested"),
             LoginUse::Given => f.write_str("with the login that was given"),
             LoginUse::None => f.write_str("without a login"),
@@ -56,13 +66,18 @@ mod tests {
 
     #[test]
     fn words_are_as_recorded() {
-        let places = ["the command line".to_string(), "`/h/auth.json`".to_string()];
+        let places = ["`/h/auth.json`".to_string(), "`/h/config.json`".to_string()];
         let uses = [
             LoginUse::User { name: "joe", origin: Some("`/h/auth.json`") },
             LoginUse::User { name: "joe", origin: None },
             LoginUse::Token { origin: Some("docker-credential-pass (`/h/auth.json`)") },
             LoginUse::Token { origin: None },
-            LoginUse::NotFound { registry: "r.io", places: &places },
+            LoginUse::NotFound { registry: "r.io", command_line: None, places: &places },
+            LoginUse::NotFound {
+                registry: "r.io",
+                command_line: Some("the command line (whose login is for q.io)"),
+                places: &places,
+            },
             LoginUse::NotRequested,
             LoginUse::Given,
             LoginUse::None,

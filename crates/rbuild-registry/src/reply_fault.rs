@@ -10,23 +10,23 @@ use crate::error::RegistryProblem;
 /// A fault of an answer. The message is shown after the name of the host.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ReplyFault<'a> {
-    #[error("it redirects to {0} over plain HTTP, without TLS")]
+    #[error("redirect to {0} over plain HTTP, without TLS")]
     UnprotectedRedirect(&'a str),
-    #[error("it redirects to an invalid URL")]
+    #[error("redirect to an invalid URL")]
     InvalidRedirect,
     #[error("too many redirects")]
     TooManyRedirects,
     /// The name of a host, or a URL that it returned, is not a URL.
-    #[error("its URL is invalid")]
+    #[error("invalid URL")]
     InvalidUrl,
     /// A URL or a token cannot be sent.
-    #[error("it returned an invalid URL or token")]
+    #[error("invalid URL or token in the response")]
     InvalidValue,
-    #[error("it is reached without TLS")]
+    #[error("connection without TLS")]
     NoTls,
     #[error("no response after redirects and repetitions within {seconds} s")]
     Late { seconds: u64 },
-    #[error("it answered with HTTP status {0}, which was not requested")]
+    #[error("unrequested HTTP status {0}")]
     UnrequestedStatus(u16),
     #[error("the token server's response ended early: {}", sentence(.0))]
     TokenCutOff(io::Error),
@@ -34,7 +34,7 @@ pub(crate) enum ReplyFault<'a> {
     NoToken,
     #[error("the challenge's token server is not an http(s) URL")]
     InvalidTokenServer,
-    #[error("its token server {0} is not protected by TLS, so no login is sent to it")]
+    #[error("the token server {0} is not protected by TLS, so no login is sent to it")]
     UnprotectedTokenServer(&'a str),
     #[error("manifest {reference} is larger than {mebibytes} MiB")]
     ManifestTooLarge { reference: &'a str, mebibytes: u64 },
@@ -44,13 +44,13 @@ pub(crate) enum ReplyFault<'a> {
     OtherDocument { reference: &'a str, media_type: &'a str },
     #[error("blob {digest} has {}; the manifest states {size}", counted(*found, "byte"))]
     BlobSize { digest: BlobDigest, found: u64, size: u64 },
-    #[error("it sent more than the {} of blob {digest}", counted(*size, "byte"))]
+    #[error("more than the {} of blob {digest} arrived", counted(*size, "byte"))]
     BlobTooLong { digest: BlobDigest, size: u64 },
-    #[error("it answered a range request for blob {0} with another range")]
+    #[error("response with another range of blob {0} than the requested one")]
     OtherRange(BlobDigest),
-    #[error("it started an upload without a Location header")]
+    #[error("start of an upload without a Location header")]
     NoLocation,
-    #[error("it claims to have received {} of an upload; {sent} were sent", counted(*received, "byte"))]
+    #[error("{} of an upload were acknowledged; {sent} were sent", counted(*received, "byte"))]
     UploadTooLong { received: u64, sent: u64 },
 }
 

@@ -35,10 +35,10 @@ impl CertFiles {
                     self.client = Some((file.clone(), file.with_extension("key")));
                 }
                 Some("cert") => {
-                    return Err(ConfigError::content(file, "it has no key: the file with the suffix .key is missing"));
+                    return Err(ConfigError::content(file, "no key: the file with the suffix .key is missing"));
                 }
                 Some("key") if !has(&file.with_extension("cert")) => {
-                    let reason = "it has no certificate: the file with the suffix .cert is missing";
+                    let reason = "no certificate: the file with the suffix .cert is missing";
                     return Err(ConfigError::content(file, reason));
                 }
                 _ => {}
@@ -82,7 +82,7 @@ fn system_roots() -> &'static [Certificate<'static>] {
 
 fn items(file: &Path) -> Result<Vec<PemItem<'static>>, ConfigError> {
     let text = std::fs::read(file).map_err(ConfigError::file(FileAction::Read, file))?;
-    parse_pem(&text).collect::<Result<_, _>>().map_err(|_| ConfigError::content(file, "its PEM encoding is invalid"))
+    parse_pem(&text).collect::<Result<_, _>>().map_err(|_| ConfigError::content(file, "invalid PEM encoding"))
 }
 
 fn certificates(file: &Path) -> Result<Vec<Certificate<'static>>, ConfigError> {
@@ -91,7 +91,7 @@ fn certificates(file: &Path) -> Result<Vec<Certificate<'static>>, ConfigError> {
         _ => None,
     };
     let found: Vec<_> = items(file)?.into_iter().filter_map(certificate).collect();
-    if found.is_empty() { Err(ConfigError::content(file, "it contains no PEM certificate")) } else { Ok(found) }
+    if found.is_empty() { Err(ConfigError::content(file, "no PEM certificate")) } else { Ok(found) }
 }
 
 fn private_key(file: &Path) -> Result<PrivateKey<'static>, ConfigError> {
@@ -100,7 +100,7 @@ fn private_key(file: &Path) -> Result<PrivateKey<'static>, ConfigError> {
         _ => None,
     };
     let found = items(file)?.into_iter().find_map(key);
-    found.ok_or_else(|| ConfigError::content(file, "it contains no PEM private key"))
+    found.ok_or_else(|| ConfigError::content(file, "no PEM private key"))
 }
 
 #[cfg(test)]

@@ -332,7 +332,8 @@ fn sources_of_logins_are_as_recorded() {
     };
     let environment = scene.environment(&[("DOCKER_AUTH_CONFIG", "{}")]);
     let lines = [CommandLineCredentials::default(), given(None), given(Some("r.io"))].map(|given| {
-        let places = source_names(&environment, &given).join(", ");
+        let places: Vec<_> = other_login(&given).into_iter().chain(source_names(&environment, &given)).collect();
+        let places = places.join(", ");
         format!("{}\n", places.replace(scene.0.to_str().unwrap(), ""))
     });
     rbuild_testkit::assert_recorded!("places", lines.concat());

@@ -201,7 +201,7 @@ fn contradictory_upload_answers_fail_the_push() {
     registry.fault("GET", "uploads", Fault::Header("Range", "0-99999999999".into()), 99);
     let error = push(&repository, &data, None).unwrap_err().message();
     assert!(
-        error.contains(&registry.address) && error.contains("claims to have received 100000000000 bytes"),
+        error.contains(&registry.address) && error.contains("100000000000 bytes of an upload were acknowledged"),
         "{error}"
     );
     registry.behave();
