@@ -66,7 +66,7 @@ impl Checked {
     fn repaired(&mut self, problem: String, remove: impl FnOnce() -> Result<Option<String>>) {
         match remove() {
             Ok(None) => self.damage.push(problem),
-            Ok(Some(path)) => self.damage.push(format!("{problem}; it was moved to {path}")),
+            Ok(Some(path)) => self.damage.push(format!("{problem}; it was moved to `{path}`")),
             Err(e) => {
                 let text = format!("{problem}; {}", sentence(&e));
                 self.unrepaired.push(CheckFailure { text, remedy: e.remedy() });
@@ -234,7 +234,7 @@ impl Gc<'_> {
             return Ok(checked);
         }
         let missing = self.store.missing_dirs()?;
-        checked.damage.extend(missing.iter().map(|dir| format!("the store's directory {dir} is missing")));
+        checked.damage.extend(missing.iter().map(|dir| format!("the store's directory `{dir}` is missing")));
         if repair {
             self.store.create_dirs(&missing)?;
             self.store.remove_unpublished()?;
@@ -356,7 +356,8 @@ impl Gc<'_> {
         let (mut broken, mut known) = (Vec::new(), HashMap::new());
         for entry in named {
             checked.images += 1;
-            let name = entry.name.as_ref().map_or_else(|| self.unnamed(&entry.manifest), |n| n.familiar());
+            let name =
+                entry.name.as_ref().map_or_else(|| self.unnamed(&entry.manifest), |n| format!("`{}`", n.familiar()));
             // An image may have many names.
             let state = |m: &ManifestDigest| known.entry(*m).or_insert_with(|| self.image_state(m, blobs)).clone();
             let state = entry.artifact.images().iter().map(state).max().unwrap_or(ImageState::Whole);
@@ -375,8 +376,8 @@ impl Gc<'_> {
     /// cannot be read.
     fn unnamed(&self, manifest: &ManifestDigest) -> String {
         match self.store.images().image(manifest) {
-            Ok(image) => format!("<none> with ID {}", image.id.short()),
-            Err(_) => format!("<none> with manifest {manifest}"),
+            Ok(image) => format!("`<none>` with ID {}", image.id.short()),
+            Err(_) => format!("`<none>` with manifest {manifest}"),
         }
     }
 
@@ -411,7 +412,7 @@ impl Gc<'_> {
             checked.records += 1;
             let path = format!("{dir}/{}", entry.name.to_string_lossy());
             let problem = match self.store.read_if_any::<T>(&path) {
-                Ok(Some(document)) if !whole(&document)? => format!("{path} refers to missing content"),
+                Ok(Some(document)) if !whole(&document)? => format!("`{path}` in the store refers to missing content"),
                 // Intact, or removed since it was listed.
                 Ok(_) => continue,
                 Err(e @ StoreError::Damaged { .. }) => sentence(&e),

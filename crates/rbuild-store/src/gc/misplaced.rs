@@ -76,11 +76,11 @@ impl Misplaced {
     pub fn problem(&self, path: &str) -> String {
         let path = path_in(path, &self.name);
         match self.kind {
-            _ if self.is_instead => format!("{path} in the store is not a directory"),
-            FileKind::File => format!("{path} in the store is not named after a digest"),
-            FileKind::Dir => format!("{path} in the store is a directory, not a file"),
-            FileKind::Symlink => format!("{path} in the store is a symbolic link, not a file"),
-            _ => format!("{path} in the store is not a regular file"),
+            _ if self.is_instead => format!("`{path}` in the store is not a directory"),
+            FileKind::File => format!("`{path}` in the store is not named after a digest"),
+            FileKind::Dir => format!("`{path}` in the store is a directory, not a file"),
+            FileKind::Symlink => format!("`{path}` in the store is a symbolic link, not a file"),
+            _ => format!("`{path}` in the store is not a regular file"),
         }
     }
 

@@ -233,7 +233,7 @@ fn fsck_finds_and_repairs_damage() {
     )
     .ok();
     lab.rbuild(["inspect", "--verify", "x"]).fails(1, &["layer"]);
-    lab.rbuild(["fsck"]).fails(1, &["is corrupt", "image x:latest is incomplete", "fsck --repair"]);
+    lab.rbuild(["fsck"]).fails(1, &["is corrupt", "image `x:latest` is incomplete", "fsck --repair"]);
     let repaired = lab.rbuild(["fsck", "--repair"]).ok();
     assert!(repaired.stderr.contains("hint: pull, load or build the images again"), "{}", repaired.stderr);
     assert!(!lab.rbuild(["fsck", "--repair"]).ok().stderr.contains("hint"));

@@ -70,7 +70,7 @@ fn missing_parts_of_a_store_are_made_again() {
     assert_eq!((after.damage.len(), after.unread.len(), images), (0, 0, 0));
     for dir in ["tmp", "records", "trees"] {
         let (found, after, images) = repaired(dir, |place, _| std::fs::remove_dir_all(place.join(dir)).unwrap());
-        assert_eq!(found.damage, [format!("the store's directory {dir} is missing")]);
+        assert_eq!(found.damage, [format!("the store's directory `{dir}` is missing")]);
         assert_eq!((after.damage.len(), images), (0, 1));
     }
     let (found, after, images) = repaired("blobs", |place, _| std::fs::remove_dir_all(place.join("blobs")).unwrap());
@@ -94,7 +94,7 @@ fn content_that_cannot_be_read_is_not_removed() {
         let start = format!("cannot read blob {} in the store `", blob.unwrap());
         assert!(file.text.starts_with(&start) && file.text.ends_with(": permission denied"), "{file:?}");
         assert_eq!(file.remedy, Some(Remedy::Store(StoreRemedy::OwnStore)));
-        assert!(image.text.starts_with("image a:1 cannot be verified: "), "{image:?}");
+        assert!(image.text.starts_with("image `a:1` cannot be verified: "), "{image:?}");
     }
 }
 
@@ -134,11 +134,11 @@ fn things_in_place_of_blobs_and_documents_are_reported_by_path_and_put_away() {
         }
         put(&target);
         let found = store.gc().check(false).unwrap();
-        assert_eq!(found.damage[0], real(&format!("{path} in the store {problem}")));
+        assert_eq!(found.damage[0], real(&format!("`{path}` in the store {problem}")));
         assert_eq!((found.damage.len(), found.unread.len()), (if replaces { 2 } else { 1 }, 0), "{found:?}");
         let name = real(path.rsplit('/').next().unwrap());
         let repaired = store.gc().check(true).unwrap();
-        let moved = if kept.is_some() { format!("; it was moved to misplaced/{name}") } else { String::new() };
+        let moved = if kept.is_some() { format!("; it was moved to `misplaced/{name}`") } else { String::new() };
         assert_eq!(repaired.damage[0], format!("{}{moved}", found.damage[0]));
         if let Some(kept) = kept {
             assert_eq!(std::fs::read_to_string(place.join("misplaced").join(real(kept))).unwrap(), "kept");
@@ -164,7 +164,7 @@ fn files_in_place_of_directories_are_put_away() {
             std::fs::write(place.join(dir), "mine").unwrap();
         });
         let name = dir.rsplit('/').next().unwrap();
-        let problem = format!("{dir} in the store is not a directory; it was moved to misplaced/{name}");
+        let problem = format!("`{dir}` in the store is not a directory; it was moved to `misplaced/{name}`");
         assert_eq!((&found.damage[0], found.unrepaired.len()), (&problem, 0), "{found:?}");
         assert_eq!((after.damage.len(), after.unread.len()), (0, 0), "{after:?}");
     }
@@ -177,7 +177,7 @@ fn a_file_named_misplaced_does_not_stop_a_repair() {
         std::fs::write(place.join("misplaced"), "other").unwrap();
         std::fs::write(place.join("misplaced.1"), "other").unwrap();
     });
-    let moved = "records/mine in the store is a directory, not a file; it was moved to misplaced.2/mine";
+    let moved = "`records/mine` in the store is a directory, not a file; it was moved to `misplaced.2/mine`";
     assert_eq!((&found.damage[..], found.unrepaired.len()), (&[moved.to_string()][..], 0), "{found:?}");
     assert_eq!((after.damage.len(), after.unread.len()), (0, 0), "{after:?}");
 }
@@ -204,7 +204,7 @@ fn damage_that_cannot_be_removed_does_not_stop_a_repair() {
     });
     assert_eq!((found.damage.len(), found.unrepaired.len(), found.unread.len()), (2, 2, 0), "{found:?}");
     for (failure, path) in found.unrepaired.iter().zip(["blobs/sha256", "records"]) {
-        let start = format!("{path}/{} in the store is a directory, not a file; cannot ", longest_name());
+        let start = format!("`{path}/{}` in the store is a directory, not a file; cannot ", longest_name());
         assert!(failure.text.starts_with(&start) && failure.text.contains("misplaced in the store"), "{failure:?}");
         assert!(failure.remedy.is_some(), "{failure:?}");
     }
@@ -221,7 +221,7 @@ fn damaged_images_without_a_name_are_named_as_in_the_list_of_images() {
         std::fs::write(&index, index_of.to_string()).unwrap();
         std::fs::write(place.join("blobs/sha256").join(id.hex()), "damaged").unwrap();
     });
-    assert!(found.damage.iter().any(|text| text.starts_with("image <none> with manifest sha256:")), "{found:?}");
+    assert!(found.damage.iter().any(|text| text.starts_with("image `<none>` with manifest sha256:")), "{found:?}");
 }
 
 /// Stores an image without layers, and returns its manifest and ID.
