@@ -6,7 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use rbuild_linux::quoted;
-use rbuild_remedy::{DiskRemedy, FileAccess, FileRemedy, Remedy, ServerRemedy};
+use rbuild_remedy::{DiskRemedy, FileAccess, FileRemedy, Remedy, ServerRemedy, type_message};
 
 /// An operation on a settings file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -144,7 +144,12 @@ impl ConfigError {
 
     /// Returns the error for a file that is not valid TOML, with the lines that are wrong.
     pub(crate) fn toml(path: &Path, e: &toml::de::Error) -> ConfigError {
-        ConfigError::content(path, e.to_string().trim_end())
+        let text = e.to_string();
+        let text = text.trim_end();
+        match text.strip_suffix(e.message()) {
+            Some(excerpt) => ConfigError::content(path, excerpt.to_string() + &type_message(e.message())),
+            None => ConfigError::content(path, text),
+        }
     }
 
     /// Returns the remedy, if there is one.

@@ -393,6 +393,8 @@ pub enum CommandRemedy {
     PassStageNumber,
     /// Add the key to an SSH agent and pass its socket.
     AddKeyToAgent,
+    /// Convert a key to the format of OpenSSH.
+    ConvertKey,
     /// Open a shell in the container of the command that failed.
     InspectFailure,
     /// Raise the resource limits of the command.

@@ -1,18 +1,40 @@
-//! Messages about JSON documents of an unexpected form, in the terms of JSON.
+//! Messages about documents of an unexpected form, in the terms of JSON and TOML.
 
-/// Returns the message of an error of the parser with types of JSON in place of those of programs.
-/// Other messages are returned as they are.
-pub(crate) fn message(text: &str) -> String {
+use serde_json::error::Category;
+
+/// Returns the message of an error of the JSON parser, with the place in the document. Types are
+/// those of JSON, not of programs.
+pub(crate) fn message(error: &serde_json::Error) -> String {
+    let place = match (error.line(), error.column()) {
+        (0, _) => String::new(),
+        (line, 0) => format!(" (line {line})"),
+        (line, column) => format!(" (line {line}, column {column})"),
+    };
+    let text = match error.classify() {
+        Category::Syntax => "not valid JSON".to_string(),
+        Category::Eof => "not valid JSON: the end is missing".to_string(),
+        Category::Data | Category::Io => {
+            let text = error.to_string();
+            type_message(text.rsplit_once(" at line ").map_or(text.as_str(), |(text, _)| text))
+        }
+    };
+    text + &place
+}
+
+/// Returns the message of a parser with types of documents in place of those of programs. Other
+/// messages are returned as they are.
+///
+/// ```
+/// let message = rbuild_remedy::type_message("invalid type: string \"4\", expected u64");
+/// assert_eq!(message, "expected a whole number, found the text \"4\"");
+/// ```
+pub fn type_message(text: &str) -> String {
     let Some((kind, rest)) = text.split_once(": ") else { return text.to_string() };
     let Some((found, expected)) = rest.split_once(", expected ") else { return text.to_string() };
     if !["invalid type", "invalid value"].contains(&kind) {
         return text.to_string();
     }
-    let (expected, place) = match expected.rfind(" at line ") {
-        Some(at) => expected.split_at(at),
-        None => (expected, ""),
-    };
-    format!("expected {}, found {}{place}", expected_type(expected), found_value(found))
+    format!("expected {}, found {}", expected_type(expected), found_value(found))
 }
 
 fn expected_type(name: &str) -> &str {
@@ -59,16 +81,17 @@ mod tests {
             crate::sentence(&serde_json::from_str::<T>(text).unwrap_err())
         }
         for (message, expected) in [
-            (of::<Document>("[1, 2]"), "expected a list, found the number 1 at line 1 column 2"),
-            (of::<Document>("7"), "expected an object, found the number 7 at line 1 column 1"),
-            (of::<Document>(r#"{"list": {}}"#), "expected a list, found an object at line 1 column 9"),
-            (of::<Document>(r#"{"list": ["x"]}"#), "expected a whole number, found the text \"x\" at line 1 column 13"),
-            (of::<Document>(r#"{"list": [true]}"#), "expected a whole number, found true at line 1 column 14"),
-            (of::<Document>(r#"{"list": [1.5]}"#), "expected a whole number, found the number 1.5 at line 1 column 13"),
-            (of::<Document>(r#"{"list": null}"#), "expected a list, found null at line 1 column 13"),
-            (of::<BTreeMap<String, u8>>("[]"), "expected an object, found a list at line 1 column 0"),
-            (of::<Document>("{}"), "missing field `list` at line 1 column 2"),
-            (of::<Document>("{"), "EOF while parsing an object at line 1 column 1"),
+            (of::<Document>("[1, 2]"), "expected a list, found the number 1 (line 1, column 2)"),
+            (of::<Document>("7"), "expected an object, found the number 7 (line 1, column 1)"),
+            (of::<Document>(r#"{"list": {}}"#), "expected a list, found an object (line 1, column 9)"),
+            (of::<Document>(r#"{"list": ["x"]}"#), "expected a whole number, found the text \"x\" (line 1, column 13)"),
+            (of::<Document>(r#"{"list": [true]}"#), "expected a whole number, found true (line 1, column 14)"),
+            (of::<Document>(r#"{"list": [1.5]}"#), "expected a whole number, found the number 1.5 (line 1, column 13)"),
+            (of::<Document>(r#"{"list": null}"#), "expected a list, found null (line 1, column 13)"),
+            (of::<BTreeMap<String, u8>>("[]"), "expected an object, found a list (line 1)"),
+            (of::<Document>("{}"), "missing field `list` (line 1, column 2)"),
+            (of::<Document>("{"), "not valid JSON: the end is missing (line 1, column 1)"),
+            (of::<Document>("{]"), "not valid JSON (line 1, column 2)"),
         ] {
             assert_eq!(message, expected);
         }

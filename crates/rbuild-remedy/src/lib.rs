@@ -20,6 +20,7 @@ pub use areas::{
     BuildRemedy, CommandRemedy, DiskRemedy, DockerfileRemedy, FileAccess, FileRemedy, IdRangeToGrant, ImageRemedy,
     IsolationRemedy, MachineRemedy, MountRemedy, NetworkObstacle, ServerRemedy, StoreRemedy, SubIdGrant, SubIdObstacle,
 };
+pub use json::type_message;
 pub use reported::ReportedError;
 pub use similar::{closest, closest_file};
 
@@ -40,10 +41,10 @@ pub fn sentence(error: &(dyn Error + 'static)) -> String {
 /// lower case and lacks the error number, as the rest of a sentence does. That of an error of JSON
 /// names types of JSON.
 pub fn message(error: &(dyn Error + 'static)) -> String {
-    let text = error.to_string();
-    if error.is::<serde_json::Error>() {
-        return json::message(&text);
+    if let Some(error) = error.downcast_ref() {
+        return json::message(error);
     }
+    let text = error.to_string();
     let Some(errno) = error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error) else { return text };
     let words = text.strip_suffix(&format!(" (os error {errno})")).unwrap_or(&text);
     let mut letters = words.chars();

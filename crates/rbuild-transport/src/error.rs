@@ -273,7 +273,7 @@ mod tests {
     #[test]
     fn an_invalid_document_keeps_its_cause() {
         let cause = serde_json::from_str::<Vec<u8>>("[").unwrap_err();
-        let text = cause.to_string();
+        let text = rbuild_remedy::message(&cause);
         let e = TransportError::document("cannot read index.json of the image")(cause);
         let kept = e.source().and_then(|cause| cause.downcast_ref::<serde_json::Error>());
         assert!(kept.is_some_and(serde_json::Error::is_eof), "{e:?}");

@@ -16,8 +16,8 @@ impl std::fmt::Debug for PrivateKey {
 /// The reason why a private key cannot be used. Its message continues a sentence about the key.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
-    #[error("not an OpenSSH private key: {0}")]
-    Format(ssh_key::Error),
+    #[error("not a private key in OpenSSH format")]
+    Format,
     #[error("has a passphrase")]
     Encrypted,
 }
@@ -26,7 +26,7 @@ impl KeyError {
     /// Returns the remedy, if there is one.
     pub fn remedy(&self) -> Option<Remedy> {
         match self {
-            KeyError::Format(_) => None,
+            KeyError::Format => Some(CommandRemedy::ConvertKey.into()),
             KeyError::Encrypted => Some(CommandRemedy::AddKeyToAgent.into()),
         }
     }
@@ -35,7 +35,7 @@ impl KeyError {
 impl PrivateKey {
     /// Parses `-----BEGIN OPENSSH PRIVATE KEY-----`.
     pub fn parse(bytes: &[u8]) -> Result<PrivateKey, KeyError> {
-        let key = ssh_key::PrivateKey::from_openssh(bytes).map_err(KeyError::Format)?;
+        let key = ssh_key::PrivateKey::from_openssh(bytes).map_err(|_| KeyError::Format)?;
         if key.is_encrypted() {
             return Err(KeyError::Encrypted);
         }

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use rbuild_remedy::type_message;
 use serde::Deserialize;
 use serde::de::Error;
 use toml::{Table, Value};
@@ -98,7 +99,7 @@ pub(crate) fn parse(text: &str, registry: &str, dir: &std::path::Path) -> Result
 fn host(url: &str, entry: Value, dir: &std::path::Path, server: bool) -> Result<Host, toml::de::Error> {
     let entry: HostSettings = entry
         .try_into()
-        .map_err(|e: toml::de::Error| toml::de::Error::custom(format!("host {url}: {}", e.message())))?;
+        .map_err(|e: toml::de::Error| toml::de::Error::custom(format!("host {url}: {}", type_message(e.message()))))?;
     let can =
         |operation: &str| entry.capabilities.as_ref().is_none_or(|list| list.iter().any(|word| word == operation));
     let headers = entry.header.iter().flat_map(|(name, value)| {

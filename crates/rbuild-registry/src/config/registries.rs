@@ -257,9 +257,13 @@ mod tests {
     #[test]
     fn errors_name_the_file() {
         let mut all = Registries::default();
-        for bad in ["[[registry]]\ninsecure = true", "[[registry]]\nlocation = 1", "["] {
-            let error = all.add(bad, Path::new("r.conf")).unwrap_err();
-            assert!(rbuild_remedy::sentence(&error).starts_with("`r.conf`: "), "{bad}");
+        for (bad, end) in [
+            ("[[registry]]\ninsecure = true", "neither a prefix nor a location"),
+            ("[[registry]]\nlocation = 1", "expected a string, found the number 1"),
+            ("[", ""),
+        ] {
+            let error = rbuild_remedy::sentence(&all.add(bad, Path::new("r.conf")).unwrap_err());
+            assert!(error.starts_with("`r.conf`: ") && error.ends_with(end), "{error}");
         }
     }
 }

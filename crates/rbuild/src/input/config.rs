@@ -93,7 +93,7 @@ impl Config {
             }
             "isolation" => self.isolation = Some(value::isolation(text(value)?)?),
             "cache-limit" => self.cache_limit = Some(value::size(text(value)?)?),
-            "jobs" => self.jobs = Some(value::jobs(&value.to_string())?),
+            "jobs" => self.jobs = Some(value::jobs(&number(value)?.to_string())?),
             "progress" => self.progress = Some(progress(text(value)?)?),
             "context-modes" => self.context_modes = Some(value::context_modes(text(value)?)?),
             _ => return Err(BadValue { problem: "unknown setting".into(), hint: hints::suggestion(name, &NAMES) }),
@@ -136,6 +136,11 @@ const NAMES: [&str; 7] = ["root", "limit", "isolation", "cache-limit", "jobs", "
 fn text(value: &Value) -> Result<&str, BadValue> {
     let bad = || BadValue { problem: "not a string".into(), hint: ValueRemedy::QuoteString.into() };
     value.as_str().ok_or_else(bad)
+}
+
+fn number(value: &Value) -> Result<i64, BadValue> {
+    let bad = || BadValue { problem: "not a whole number".into(), hint: ValueRemedy::UnquoteNumber.into() };
+    Ok(value.as_integer().ok_or_else(bad)?)
 }
 
 fn list(value: &Value) -> Result<&[Value], BadValue> {
@@ -189,7 +194,7 @@ mod tests {
         let mut table = String::new();
         for text in [
             "jbos = 3\n",
-            "jobs = \"x\"\n",
+            "jobs = \"4\"\n",
             "jobs = 0\n",
             "root = \"x\"\n",
             "root = 5\n",

@@ -355,6 +355,9 @@ fn command_words(remedy: &CommandRemedy) -> String {
         CommandRemedy::AddKeyToAgent => "add the key to an ssh-agent and pass its socket".into(),
         CommandRemedy::InspectFailure => "inspect the container with --on-error shell".into(),
         CommandRemedy::RaiseUlimits { limits } => format!("raise the limits of --ulimit: {limits}"),
+        CommandRemedy::ConvertKey => {
+            "pass a key in that format; `ssh-keygen -p -f KEY` converts a key in another one".into()
+        }
     }
 }
 

@@ -272,7 +272,8 @@ fn hints_about_commands_are_as_recorded() {
             CheckMemoryOfCode,
             FindSignal,
             PassStageNumber,
-            AddKeyToAgent
+            AddKeyToAgent,
+            ConvertKey
         },
         [
             CommandRemedy::InspectFailure,
@@ -288,7 +289,8 @@ fn hints_about_commands_are_as_recorded() {
             CommandRemedy::CheckMemoryOfCode,
             CommandRemedy::FindSignal { code: 139 },
             CommandRemedy::PassStageNumber,
-            CommandRemedy::AddKeyToAgent
+            CommandRemedy::AddKeyToAgent,
+            CommandRemedy::ConvertKey
         ],
         as Remedy
     );

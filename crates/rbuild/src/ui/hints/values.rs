@@ -63,6 +63,8 @@ pub enum ValueRemedy {
     LimitForm,
     /// Quote a string of the configuration file.
     QuoteString,
+    /// Write a number of the configuration file without quotation marks.
+    UnquoteNumber,
     /// Write a list of the configuration file in brackets.
     BracketList,
     /// Use an absolute path.
@@ -126,6 +128,7 @@ impl ValueRemedy {
             ValueRemedy::AtLeastOne => "use 1 or more".into(),
             ValueRemedy::LimitForm => "use a number, with or without a unit, such as 1000 or 10g".into(),
             ValueRemedy::QuoteString => "put the value into quotation marks".into(),
+            ValueRemedy::UnquoteNumber => "write a number without quotation marks, for example 4".into(),
             ValueRemedy::BracketList => "put the strings into brackets: [\"NAME=VALUE\"]".into(),
             ValueRemedy::AbsolutePath => "begin the path with /".into(),
             ValueRemedy::DigestForm => "use the form NAME@sha256: followed by the 64 digits of the digest".into(),
