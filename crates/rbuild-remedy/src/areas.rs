@@ -455,6 +455,8 @@ pub enum IsolationRemedy {
 pub enum StoreRemedy {
     /// Use another directory for the store.
     OtherStore,
+    /// Use a directory without files, or one that does not exist.
+    EmptyDirectory,
     /// Run the command as the owner of the store, or use another directory for the store.
     BecomeOwner {
         /// Name of the owner, or the number of one without a name.

@@ -24,6 +24,9 @@ pub enum StoreError {
     /// The store's directory cannot be created, opened or written.
     #[error("cannot use the store {}", rbuild_linux::quoted(.path))]
     Unusable { path: PathBuf, source: std::io::Error },
+    /// The directory is not a store and contains other files.
+    #[error("cannot create a store in {}: the directory contains other files", rbuild_linux::quoted(.0))]
+    OtherDirectory(PathBuf),
     /// The store belongs to another user, and root would leave files in it that the owner cannot
     /// change.
     #[error("cannot use the store {} as root: it belongs to user {owner}", rbuild_linux::quoted(.path))]
@@ -150,6 +153,7 @@ impl StoreError {
         match self {
             StoreError::Unusable { .. } if self.is_disk_full() => Some(Remedy::Disk(DiskRemedy::FreeSpace)),
             StoreError::Unusable { .. } => Some(Remedy::Store(StoreRemedy::OtherStore)),
+            StoreError::OtherDirectory(_) => Some(Remedy::Store(StoreRemedy::EmptyDirectory)),
             StoreError::OfUser { owner, .. } => Some(Remedy::Store(StoreRemedy::BecomeOwner { user: owner.clone() })),
             StoreError::Newer { .. } => Some(Remedy::Store(StoreRemedy::NewerProgram)),
             StoreError::NoFormat { path, .. } => {
@@ -259,6 +263,7 @@ mod tests {
             StoreError::Layer(LayerError::NotTar),
             unusable(13),
             unusable(28),
+            StoreError::OtherDirectory("/home/ada".into()),
             StoreError::OfUser { path: "/s".into(), owner: "ada".into() },
             newer("trees"),
             newer(""),
@@ -296,6 +301,7 @@ mod tests {
             Kernel,
             Layer,
             Unusable,
+            OtherDirectory,
             OfUser,
             Newer,
             NoFormat,

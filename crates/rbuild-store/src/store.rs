@@ -141,6 +141,7 @@ impl Store {
         std::fs::create_dir_all(path).map_err(unusable)?;
         let root = RootDir::open(path).map_err(failed)?.named(format!("the store {}", rbuild_linux::quoted(path)));
         if !root.exists("format.json")? {
+            refuse_other_directory(&root, path)?;
             create(&root, path).map_err(unwritten)?;
         }
         let format = read_format(&root, path)?;
@@ -502,6 +503,17 @@ fn refuse_store_of_user(path: &Path, caller: u32) -> Result<()> {
     }
     let owner = rbuild_linux::credentials::user_name(found.uid()).unwrap_or_else(|| found.uid().to_string());
     Err(StoreError::OfUser { path: path.to_path_buf(), owner })
+}
+
+/// Fails if a directory that is not a store contains files. Allowed are those of a store that was
+/// not created completely, whose first directory is that of the blobs, and `lost+found`, which a
+/// new file system contains.
+fn refuse_other_directory(root: &RootDir, path: &Path) -> Result<()> {
+    let entries = root.entries()?;
+    if entries.iter().any(|entry| entry.name == DIRS[0]) || entries.iter().all(|entry| entry.name == "lost+found") {
+        return Ok(());
+    }
+    Err(StoreError::OtherDirectory(path.to_path_buf()))
 }
 
 fn create(root: &RootDir, path: &Path) -> Result<()> {

@@ -60,6 +60,28 @@ fn a_store_of_another_user_is_refused_to_root() {
     std::fs::remove_dir_all(&path).unwrap();
 }
 
+/// A directory that was not created completely has `blobs`.
+#[test]
+fn a_directory_with_other_files_does_not_become_a_store() {
+    let path = std::env::temp_dir().join(format!("rbuild-other-{}", std::process::id()));
+    for (names, is_accepted) in [
+        (&[][..], true),
+        (&["lost+found"], true),
+        (&["blobs", "notes"], true),
+        (&["notes"], false),
+        (&["trees"], false),
+    ] {
+        names.iter().for_each(|name| std::fs::create_dir_all(path.join(name)).unwrap());
+        std::fs::create_dir_all(&path).unwrap();
+        let opened = Store::open(&path).map(drop);
+        let is_refused = matches!(&opened, Err(StoreError::OtherDirectory(refused)) if *refused == path);
+        assert!(opened.is_ok() == is_accepted && is_refused != is_accepted, "{names:?}: {opened:?}");
+        let left = std::fs::read_dir(&path).unwrap().count();
+        assert!(is_accepted || left == names.len(), "{names:?} was changed");
+        std::fs::remove_dir_all(&path).unwrap();
+    }
+}
+
 #[test]
 fn errors_of_files_in_the_root_of_the_store_name_them() {
     for name in ["format.json", "index.json", "owners.key", "secrets.key", "steps.lock"] {
@@ -83,6 +105,8 @@ fn errors_of_files_in_the_root_of_the_store_name_them() {
 fn a_store_that_cannot_be_opened_names_the_file_and_has_a_remedy() {
     for (name, problem) in [("lock", "cannot read `lock`"), ("oci-layout", "cannot write to `oci-layout`")] {
         let path = std::env::temp_dir().join(format!("rbuild-open-{name}-{}", std::process::id()));
+        // The store was not created completely.
+        std::fs::create_dir_all(path.join("blobs")).unwrap();
         std::fs::create_dir_all(path.join(name)).unwrap();
         let e = Store::open(&path).map(drop).unwrap_err();
         std::fs::remove_dir_all(&path).unwrap();

@@ -297,7 +297,8 @@ fn a_full_disk_of_a_report_is_reported() {
 #[test]
 fn a_full_disk_of_a_new_store_is_reported() {
     let lab = Lab::bare();
-    let fill = "mount -t tmpfs -o size=64k x $RBUILD_ROOT; dd if=/dev/zero of=$RBUILD_ROOT/fill bs=4k count=16 2>/dev/null || true; ";
+    let fill = "mount -t tmpfs -o size=64k x $RBUILD_ROOT; dd if=/dev/zero of=$RBUILD_ROOT/fill bs=4k count=16 2>/dev/null || true; \
+                RBUILD_ROOT=$RBUILD_ROOT/store; ";
     let ran = in_namespace(&lab, &format!("{fill}$RB images"));
     let ran = ran.fails(1, &["cannot use the store", "no space left on device", "hint: free some space"]);
     assert!(!ran.stderr.contains("--root"), "{}", ran.stderr);

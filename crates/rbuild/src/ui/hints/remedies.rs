@@ -58,6 +58,9 @@ fn disk_words(remedy: &DiskRemedy) -> String {
 fn store_words(remedy: &StoreRemedy) -> String {
     match remedy {
         StoreRemedy::OtherStore => "choose a directory that you can write to, with --root DIR or RBUILD_ROOT".into(),
+        StoreRemedy::EmptyDirectory => {
+            "pass the path of a store, or of a new or empty directory, with --root DIR or RBUILD_ROOT".into()
+        }
         StoreRemedy::BecomeOwner { user } => {
             format!("run this as user {user}, or choose another store with --root DIR or RBUILD_ROOT")
         }
@@ -352,12 +355,12 @@ fn command_words(remedy: &CommandRemedy) -> String {
             format!("find the cause of signal {}: code {code} is 128 plus its number", code - 128)
         }
         CommandRemedy::PassStageNumber => "pass a stage number, counted from 0: the Dockerfile names no stages".into(),
-        CommandRemedy::AddKeyToAgent => "add the key to an ssh-agent and pass its socket".into(),
-        CommandRemedy::InspectFailure => "inspect the container with --on-error shell".into(),
-        CommandRemedy::RaiseUlimits { limits } => format!("raise the limits of --ulimit: {limits}"),
         CommandRemedy::ConvertKey => {
             "pass a key in that format; `ssh-keygen -p -f KEY` converts a key in another one".into()
         }
+        CommandRemedy::AddKeyToAgent => "add the key to an ssh-agent and pass its socket".into(),
+        CommandRemedy::InspectFailure => "inspect the container with --on-error shell".into(),
+        CommandRemedy::RaiseUlimits { limits } => format!("raise the limits of --ulimit: {limits}"),
     }
 }
 

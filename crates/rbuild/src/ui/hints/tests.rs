@@ -368,6 +368,7 @@ fn hints_about_the_store_are_as_recorded() {
     assert_words!(
         StoreRemedy {
             OtherStore,
+            EmptyDirectory,
             BecomeOwner,
             OwnStore,
             NewerProgram,
@@ -380,6 +381,7 @@ fn hints_about_the_store_are_as_recorded() {
         },
         [
             StoreRemedy::OtherStore,
+            StoreRemedy::EmptyDirectory,
             StoreRemedy::BecomeOwner { user: "ada".into() },
             StoreRemedy::OwnStore,
             StoreRemedy::NewerProgram,
