@@ -186,7 +186,7 @@ fn freed_text(freed: &Freed) -> String {
     let kept = match unremovable {
         0 => String::new(),
         _ => format!(
-            "Kept {} with files of other users; repeat this with `--isolation=userns`, or as root, to remove them\n",
+            "Kept {} with files of other users; repeat this with `--isolation=userns` to remove them\n",
             counted(*unremovable, "directory tree")
         ),
     };
