@@ -2,5 +2,6 @@
 
 pub mod clap_command;
 pub mod completion;
+mod description;
 pub mod usage;
 pub mod verbs;

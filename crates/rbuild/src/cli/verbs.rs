@@ -4,6 +4,7 @@
 use std::ffi::OsString;
 use std::path::Path;
 
+use crate::cli::description;
 use crate::exit::{Failure, code};
 use crate::ui::hints::{self, UsageRemedy, unsupported};
 
@@ -172,6 +173,13 @@ fn resolve(mut argv: Vec<OsString>, as_docker: bool) -> Result<CommandLine, Fail
             crate::ui::terminal::err(&crate::cli::clap_command::help(None, false));
             return Err(Failure::usage("no Dockerfile in this directory").help(UsageRemedy::PassDockerfile));
         }
+        "help" if ["version", "info"].contains(&second.as_str()) => {
+            no_more_words(&argv[..], at + 2)?;
+            return Ok(CommandLine::Answer {
+                text: description::answer(&second, &["-h".into()])?,
+                note: String::new(),
+            });
+        }
         "help" if !second.is_empty() && !second.starts_with('-') && !is_verb(&second) => return Err(unknown(&second)),
         "help" if GROUPS.iter().any(|(name, _)| *name == second) => {
             no_more_words(&argv[..], at + 3)?;
@@ -187,6 +195,12 @@ fn resolve(mut argv: Vec<OsString>, as_docker: bool) -> Result<CommandLine, Fail
             return Ok(CommandLine::Help { verb: Some(second).filter(|v| VERBS.contains(&v.as_str())), long: true });
         }
         "-h" | "--help" => return Ok(CommandLine::Help { verb: None, long: first == "--help" }),
+        "version" | "info" if argv.len() > at + 1 => {
+            return Ok(CommandLine::Answer {
+                text: description::answer(&first, &argv[at + 1..])?,
+                note: String::new(),
+            });
+        }
         "version" | "-V" | "--version" => "--version",
         "-v" if as_docker => "--version",
         "info" => {
@@ -202,11 +216,18 @@ fn resolve(mut argv: Vec<OsString>, as_docker: bool) -> Result<CommandLine, Fail
                 argv.remove(at);
                 verb
             }
+            GroupWord::Nothing(..) if second == "info" && argv.len() > at + 2 => {
+                let text = description::answer("system info", &argv[at + 2..])?;
+                return Ok(CommandLine::Answer { text, note: String::new() });
+            }
             GroupWord::Nothing("", note) if second.is_empty() || is_help(&second) => {
                 return Ok(CommandLine::Answer { text: page_of_group(group), note: note.into() });
             }
             GroupWord::Nothing(text, note) => return Ok(CommandLine::Answer { text: text.into(), note: note.into() }),
         },
+        flag if flag.starts_with('-') && unsupported::global_flag(flag).is_some() => {
+            return Err(unsupported_flag(flag));
+        }
         verb if is_meant_as_verb(verb) || as_docker && !verb.starts_with('-') => return Err(unknown(verb)),
         _ => {
             argv.insert(at, "build".into());
@@ -301,6 +322,14 @@ fn word_of_group(group: &str, word: &str) -> Result<GroupWord, Failure> {
     })
 }
 
+/// Returns the failure for a flag of docker before the command.
+fn unsupported_flag(word: &str) -> Failure {
+    match unsupported::global_flag(word) {
+        Some((flag, reason, hint)) => Failure::usage(format!("unsupported flag `{flag}`: {reason}")).help(hint),
+        None => Failure::usage(format!("unknown flag `{word}`")).help(UsageRemedy::ListCommands),
+    }
+}
+
 fn unknown(word: &str) -> Failure {
     if let Some((reason, hint)) = unsupported::command(word) {
         return Failure::usage(format!("unsupported command `{word}`: {reason}")).help(hint);
@@ -363,6 +392,11 @@ mod tests {
             ("rbuild help images", "help images"),
             ("rbuild version", "rbuild --version"),
             ("docker version", "docker --version"),
+            ("rbuild version --format {{.Client.Version}}", concat!(env!("CARGO_PKG_VERSION"), "\n")),
+            ("rbuild version -f {{.Client.Version}}", concat!(env!("CARGO_PKG_VERSION"), "\n")),
+            ("rbuild info --format={{.ClientInfo.Version}}", concat!(env!("CARGO_PKG_VERSION"), "\n")),
+            ("rbuild system info -f {{.OSType}}", "linux\n"),
+            ("rbuild help version", "Usage: rbuild version [--format FORMAT]\n"),
             ("rbuild ./save", "rbuild build ./save"),
             ("rbuild --version", "rbuild --version"),
         ] {
@@ -395,6 +429,17 @@ mod tests {
             let failure = run(typed, false).unwrap_err();
             assert_eq!((failure.message.as_str(), failure.help.unwrap().to_string().as_str()), (message, help));
         }
+    }
+
+    #[test]
+    fn flags_of_docker_before_the_command_are_as_recorded() {
+        let flags = unsupported::all_global_flags().map(|flag| format!("rbuild {flag} x build ."));
+        let attached = ["rbuild --host=tcp://x build .", "rbuild -Htcp://x build ."].map(str::to_string);
+        let failures = flags.chain(attached).map(|line| {
+            let failure = run(&line, false).expect_err(&line);
+            format!("$ {line}\n{}", failure.text())
+        });
+        rbuild_testkit::assert_recorded!("unsupported-global-flags", failures.collect::<String>());
     }
 
     #[test]

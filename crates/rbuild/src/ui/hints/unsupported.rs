@@ -119,6 +119,23 @@ const OTHER: [(&str, &[&str], &str, &str); 7] = [
     ("cp", &["--overwrite"], "a directory never replaces a file", "remove the destination first"),
 ];
 
+/// Flags of docker and podman before the command.
+const GLOBAL: [Unsupported; 5] = [
+    (
+        &["--context", "--host", "-H", "--connection", "--url", "--remote"],
+        "rbuild has no daemon to connect to",
+        "remove the flag; --root DIR selects another store",
+    ),
+    (&["--log-level", "-l"], "the environment selects the level of the log", "pass --debug, or set RBUILD_LOG=LEVEL"),
+    (&["--config"], "the environment selects the directory of logins", "set DOCKER_CONFIG=DIR"),
+    (&["--tls", "--tlscacert", "--tlscert", "--tlskey", "--tlsverify"], "rbuild has no daemon", "remove the flag"),
+    (
+        &["--storage-driver", "--storage-opt", "--runroot", "--runtime", "--cgroup-manager"],
+        "rbuild has neither storage drivers nor other runtimes",
+        "remove the flag; --root DIR selects another store",
+    ),
+];
+
 /// Commands of docker and podman.
 const COMMANDS: [Unsupported; 18] = [
     (&["search"], "rbuild does not search registries", "search on the registry's website"),
@@ -209,6 +226,20 @@ pub fn flag(verb: &str, flag: &str) -> Option<(&'static str, Hint)> {
     find(of_verb(verb), flag)
 }
 
+/// Returns the name of a flag before the command that rbuild lacks, the reason, and the
+/// alternative. A value may be attached to the flag.
+pub fn global_flag(word: &str) -> Option<(&'static str, &'static str, Hint)> {
+    let is_word_of = |flag: &str| match word.strip_prefix(flag) {
+        Some(rest) if flag.starts_with("--") => rest.is_empty() || rest.starts_with('='),
+        Some(_) => !word.starts_with("--"),
+        None => false,
+    };
+    GLOBAL.iter().find_map(|(flags, reason, hint)| {
+        let flag = flags.iter().find(|flag| is_word_of(flag))?;
+        Some((*flag, *reason, Hint((*hint).into())))
+    })
+}
+
 /// Returns the reason why rbuild lacks a command, and the alternative.
 pub fn command(word: &str) -> Option<(&'static str, Hint)> {
     find(COMMANDS.iter().copied(), word)
@@ -224,6 +255,12 @@ pub fn all_flags() -> impl Iterator<Item = (&'static str, &'static str)> {
     let tables = BUILD.iter().map(|(flags, ..)| ("build", *flags)).chain(RUN.iter().map(|(flags, ..)| ("run", *flags)));
     let tables = tables.chain(OTHER.iter().map(|(verb, flags, ..)| (*verb, *flags)));
     tables.flat_map(|(verb, flags)| flags.iter().map(move |flag| (verb, *flag)))
+}
+
+/// Returns all flags before the command.
+#[cfg(test)]
+pub fn all_global_flags() -> impl Iterator<Item = &'static str> {
+    GLOBAL.iter().flat_map(|(flags, ..)| flags.iter().copied())
 }
 
 /// Returns all commands of the table.
