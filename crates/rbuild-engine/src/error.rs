@@ -56,7 +56,7 @@ pub enum BuildError {
     #[error(transparent)]
     Sandbox(SandboxError),
     /// Canceled by a signal, or because another step failed.
-    #[error("the build was stopped")]
+    #[error("the build was canceled")]
     Canceled,
     /// The error has already been reported.
     #[error("the build failed")]
@@ -208,7 +208,7 @@ impl WriteError for BuildError {
 impl From<StoreError> for BuildError {
     fn from(e: StoreError) -> BuildError {
         match e {
-            StoreError::Stopped | StoreError::Layer(LayerError::Stopped) => BuildError::Canceled,
+            StoreError::Canceled | StoreError::Layer(LayerError::Canceled) => BuildError::Canceled,
             e => BuildError::Store(e),
         }
     }

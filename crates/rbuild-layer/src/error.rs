@@ -66,7 +66,7 @@ pub enum LayerError {
     WhiteoutName(PathBuf),
     /// The caller canceled unpacking.
     #[error("unpacking was canceled")]
-    Stopped,
+    Canceled,
     /// A file operation failed.
     #[error(transparent)]
     Kernel(#[from] rbuild_linux::Error),
@@ -216,7 +216,7 @@ mod tests {
             LayerError::fixed_limit("a header of the archive exceeds 1 MiB".into()),
             LayerError::Changed("src/a".into()),
             LayerError::WhiteoutName("src/.wh.a".into()),
-            LayerError::Stopped,
+            LayerError::Canceled,
             LayerError::Kernel(kernel(13)),
             LayerError::Kernel(nested),
             LayerError::io("writing the layer")(io::Error::from_raw_os_error(28)),
@@ -224,7 +224,7 @@ mod tests {
             LayerError::reading("the content")(io::Error::from_raw_os_error(5)),
             LayerError::reading("the content")(io::ErrorKind::UnexpectedEof.into()),
             LayerError::reading("the content")(io::Error::new(io::ErrorKind::InvalidData, "no gzip")),
-            LayerError::reading("the content")(io::Error::other(LayerError::Stopped)),
+            LayerError::reading("the content")(io::Error::other(LayerError::Canceled)),
         ];
         let variants = variants!(LayerError {
             NotTar,
@@ -236,7 +236,7 @@ mod tests {
             LimitExceeded,
             Changed,
             WhiteoutName,
-            Stopped,
+            Canceled,
             Kernel,
             Io,
         });

@@ -118,7 +118,7 @@ struct StoppableReader<'a, R> {
 impl<R: Read> Read for StoppableReader<'_, R> {
     fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
         if (self.stop)() {
-            return Err(std::io::Error::other(LayerError::Stopped));
+            return Err(std::io::Error::other(LayerError::Canceled));
         }
         self.stream.read(buf)
     }

@@ -110,9 +110,9 @@ pub enum StoreError {
     /// blob is downloaded again.
     #[error("a blob that was being downloaded is downloaded again")]
     DownloadRestarted,
-    /// The build was stopped while it waited for another one.
-    #[error("the build was stopped while it waited for another one")]
-    Stopped,
+    /// The build was canceled while it waited for another one.
+    #[error("the build was canceled while it waited for another one")]
+    Canceled,
 }
 
 impl StoreError {
@@ -290,7 +290,7 @@ mod tests {
                 remedy: Some(rbuild_remedy::ServerRemedy::CheckNetwork.into()),
             }),
             StoreError::DownloadRestarted,
-            StoreError::Stopped,
+            StoreError::Canceled,
         ]
     }
 
@@ -323,7 +323,7 @@ mod tests {
             AccessTimes,
             DownloadFailed,
             DownloadRestarted,
-            Stopped,
+            Canceled,
         });
         assert_recorded!("StoreError", variants.table(&errors, |e| e, StoreError::remedy));
     }

@@ -48,7 +48,7 @@ impl<'s> ExclusiveLock<'s> {
     ///
     /// # Errors
     ///
-    /// Fails if a program other than rbuild has taken the lock, or if the build is stopped.
+    /// Fails if a program other than rbuild has taken the lock, or if the build is canceled.
     pub fn end(self) -> Result<()> {
         self.store.lock_shared()
     }

@@ -187,7 +187,7 @@ impl IncomingBlobs {
                 return Ok(found);
             }
             if stop() {
-                return Err(StoreError::Stopped);
+                return Err(StoreError::Canceled);
             }
             state = self.changed.wait_timeout(state, CHECK).unwrap_or_else(PoisonError::into_inner).0;
         }
@@ -296,7 +296,7 @@ impl Read for IncomingBlob<'_> {
         if self.at == self.known.size && !self.known.is_whole {
             let at = self.at;
             self.known = self.wait(|now| now.size > at || now.is_whole).map_err(|e| match e {
-                StoreError::Stopped => io::Error::other(LayerError::Stopped),
+                StoreError::Canceled => io::Error::other(LayerError::Canceled),
                 e => io::Error::other(e),
             })?;
         }

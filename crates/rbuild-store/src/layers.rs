@@ -197,7 +197,7 @@ impl<'s> Layers<'s> {
     ///
     /// # Errors
     ///
-    /// Fails if the tree cannot be read, if `out` fails, or if the build is stopped.
+    /// Fails if the tree cannot be read, if `out` fails, or if the build is canceled.
     pub fn pack_tree_to(
         &self,
         work: &Workspace,

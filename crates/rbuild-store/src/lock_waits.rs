@@ -240,11 +240,11 @@ impl Wait<'_> {
     ///
     /// # Errors
     ///
-    /// Fails with [`StoreError::Stopped`], [`StoreError::Held`] or [`StoreError::Idle`] if waiting
+    /// Fails with [`StoreError::Canceled`], [`StoreError::Held`] or [`StoreError::Idle`] if waiting
     /// should end.
     pub fn go_on(&mut self, file: &File, conflict: Option<Conflict>) -> Result<()> {
         if (self.waits.stop)() {
-            return Err(StoreError::Stopped);
+            return Err(StoreError::Canceled);
         }
         if !self.logged {
             self.logged = true;

@@ -163,7 +163,7 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// Fails if `find` or `make` fails, if the lock cannot be taken, or if the build is stopped.
+    /// Fails if `find` or `make` fails, if the lock cannot be taken, or if the build is canceled.
     pub fn once<T, E: From<StoreError>>(
         &self,
         lock: Lock,
@@ -185,12 +185,12 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// Fails if the lock cannot be taken, or if the build is stopped.
+    /// Fails if the lock cannot be taken, or if the build is canceled.
     pub(crate) fn lock(&self, lock: Lock) -> Result<HeldLock> {
         check_order(&lock);
         let key = self.wait_for_key(lock.key())?;
         if (self.stop())() {
-            return Err(StoreError::Stopped);
+            return Err(StoreError::Canceled);
         }
         Ok(HeldLock::new(lock, key))
     }
@@ -199,7 +199,7 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// Fails if the lock cannot be taken, or if the build is stopped.
+    /// Fails if the lock cannot be taken, or if the build is canceled.
     pub(crate) fn try_lock(&self, lock: Lock, kind: LockKind) -> Result<Option<HeldLock>> {
         check_order(&lock);
         Ok(self.try_key(lock.key(), kind)?.map(|key| HeldLock::new(lock, key)))
@@ -229,7 +229,7 @@ impl Session<'_> {
     ///
     /// # Errors
     ///
-    /// Fails if `fill` fails, if the store cannot be read or written, or if the build is stopped.
+    /// Fails if `fill` fails, if the store cannot be read or written, or if the build is canceled.
     pub fn tree_once<E: From<StoreError>>(
         &self,
         lock: impl FnOnce(CacheKey) -> Lock,

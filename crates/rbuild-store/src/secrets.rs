@@ -94,7 +94,8 @@ impl SecretVerdicts<'_> {
     ///
     /// # Errors
     ///
-    /// Fails if the file cannot be written, or if the build is stopped while it waits for the lock.
+    /// Fails if the file cannot be written, or if the build is canceled while it waits for the
+    /// lock.
     pub fn add_verdict(&self, tree: &TreeId, more: &Verdict) -> Result<()> {
         let _alone = self.store.lock(Lock::verdict(tree))?;
         let before = self.verdict(tree)?;

@@ -257,7 +257,7 @@ impl Store {
     }
 
     /// Returns the store with a function that cancels work: once `stop` returns true, unpacking and
-    /// waits for locks end with an error, which for waits is [`StoreError::Stopped`].
+    /// waits for locks end with an error, which for waits is [`StoreError::Canceled`].
     pub fn with_stop(self, stop: impl Fn() -> bool + Send + Sync + 'static) -> Store {
         Store { waits: Waits { stop: Arc::new(stop), ..self.waits }, ..self }
     }
@@ -282,7 +282,7 @@ impl Store {
             ended = wait.go_on(file, Some(conflict));
             ended.is_err()
         })?;
-        ended.and(lock.ok_or(StoreError::Stopped))
+        ended.and(lock.ok_or(StoreError::Canceled))
     }
 
     /// Takes the lock on a key of `steps.lock`, waiting while another program holds it. Returns

@@ -40,8 +40,8 @@ pub enum CopyProblem {
     #[error(transparent)]
     Path(#[from] PathConflict),
     /// The build was canceled.
-    #[error("the build was stopped")]
-    Stopped,
+    #[error("the build was canceled")]
+    Canceled,
 }
 
 /// A conflict between an existing file of the image and a copied one at the same path. Paths are in
@@ -75,7 +75,7 @@ impl PathConflict {
 impl From<LayerError> for CopyProblem {
     fn from(e: LayerError) -> CopyProblem {
         match e {
-            LayerError::Stopped => CopyProblem::Stopped,
+            LayerError::Canceled => CopyProblem::Canceled,
             e => CopyProblem::Layer(e),
         }
     }
@@ -100,9 +100,9 @@ mod tests {
             CopyProblem::Exclude(IgnoreError { line: 1, reason: "`!` without a pattern".into() }),
             CopyProblem::Build(Box::new(BuildError::other("a file of the plan was never downloaded"))),
             CopyProblem::Path(PathConflict::DirectoryOverFile("/srv".into())),
-            CopyProblem::Stopped,
+            CopyProblem::Canceled,
         ];
-        let variants = variants!(CopyProblem { Source, Kernel, Layer, Store, User, Exclude, Build, Path, Stopped });
+        let variants = variants!(CopyProblem { Source, Kernel, Layer, Store, User, Exclude, Build, Path, Canceled });
         assert_recorded!("CopyError", variants.table(&reasons, |e| e, no_remedy));
         let conflicts = [
             PathConflict::NotADirectory("/srv".into()),

@@ -9,12 +9,12 @@ use rbuild_source::SourceError;
 
 use crate::ops::copy_error::CopyProblem;
 
-/// Copies the contents of a file. Returns [`CopyProblem::Stopped`] if the build is canceled during
+/// Copies the contents of a file. Returns [`CopyProblem::Canceled`] if the build is canceled during
 /// the copy.
 pub(crate) fn copy_file(from: &File, stat: &Stat, to: &File, cancel: &Cancel) -> Result<(), CopyProblem> {
     match copy_file_while(from, stat, to, &|| !cancel.is_canceled())? {
         Some(_) => Ok(()),
-        None => Err(CopyProblem::Stopped),
+        None => Err(CopyProblem::Canceled),
     }
 }
 

@@ -185,7 +185,7 @@ pub(crate) fn copy_error(env: &StepEnv<'_>, id: VertexId, step: &CopyStep, e: Co
     }
     let span = e.index.and_then(|i| step.sources.get(i)).map(|source| source.span);
     StepError::Failed(match (e.problem, span) {
-        (CopyProblem::Stopped, _) => BuildError::Canceled,
+        (CopyProblem::Canceled, _) => BuildError::Canceled,
         (CopyProblem::Source(e), Some(span)) => source_error(e, span, step.from_name.as_deref()),
         (CopyProblem::Path(e), span) => path_conflict(env, id, e, span),
         (CopyProblem::Exclude(e), span) => {

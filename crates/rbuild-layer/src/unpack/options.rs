@@ -59,7 +59,7 @@ pub struct Unpacking<'a> {
     /// layer with a [`Remainder`](crate::Remainder).
     pub nanoseconds: Option<&'a [u32]>,
     /// Polled before every read. Unpacking fails with
-    /// [`LayerError::Stopped`](crate::LayerError::Stopped) once it returns true.
+    /// [`LayerError::Canceled`](crate::LayerError::Canceled) once it returns true.
     pub stop: Stop<'a>,
 }
 

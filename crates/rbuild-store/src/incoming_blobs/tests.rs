@@ -96,7 +96,7 @@ fn readers_follow_one_of_two_pulls() {
         assert_eq!(reader.join().unwrap().unwrap(), "layer");
     });
     scene.incoming.ended(PULL, Ok(()));
-    assert!(matches!(scene.incoming.wait_for_image(&scene.image, &|| true), Err(StoreError::Stopped)));
+    assert!(matches!(scene.incoming.wait_for_image(&scene.image, &|| true), Err(StoreError::Canceled)));
     scene.incoming.ended(other, Ok(()));
     scene.incoming.wait_for_image(&scene.image, &|| true).unwrap();
 }
@@ -174,7 +174,7 @@ fn a_blob_that_no_pull_completes_fails_with_the_first_failure() {
     let other = PullId(2);
     scene.incoming.request(other, &ManifestDigest::of(b"other image"), vec![scene.layer]);
     scene.incoming.ended(other, Err(ReportedError::new("no name")));
-    assert!(matches!(scene.incoming.open(&scene.layer, &|| true), Err(StoreError::Stopped)), "one is left");
+    assert!(matches!(scene.incoming.open(&scene.layer, &|| true), Err(StoreError::Canceled)), "one is left");
     scene.incoming.ended(PULL, Err(Scene::failure()));
     let e = scene.incoming.open(&scene.layer, &|| true).map(drop).unwrap_err();
     assert!(matches!(e, StoreError::DownloadFailed(failure) if failure == Scene::failure()));
@@ -185,7 +185,7 @@ fn one_thread_unpacks_a_layer_while_the_others_wait() {
     let scene = Scene::new("alone");
     let layer = DiffId::of(b"layer");
     let first = scene.incoming.lock_unpacking(layer, &|| false).unwrap();
-    assert!(matches!(scene.incoming.lock_unpacking(layer, &|| true), Err(StoreError::Stopped)));
+    assert!(matches!(scene.incoming.lock_unpacking(layer, &|| true), Err(StoreError::Canceled)));
     drop(scene.incoming.lock_unpacking(DiffId::of(b"other"), &|| true).unwrap());
     scope(|threads| {
         let second = threads.spawn(|| scene.incoming.lock_unpacking(layer, &|| false).map(drop));
@@ -199,8 +199,8 @@ fn one_thread_unpacks_a_layer_while_the_others_wait() {
 #[test]
 fn a_stopped_build_waits_for_nothing() {
     let scene = Scene::new("stopped");
-    assert!(matches!(scene.incoming.open(&scene.layer, &|| true), Err(StoreError::Stopped)));
-    assert!(matches!(scene.incoming.wait_for_image(&scene.image, &|| true), Err(StoreError::Stopped)));
+    assert!(matches!(scene.incoming.open(&scene.layer, &|| true), Err(StoreError::Canceled)));
+    assert!(matches!(scene.incoming.wait_for_image(&scene.image, &|| true), Err(StoreError::Canceled)));
     let unknown = ManifestDigest::of(b"not requested");
     scene.incoming.wait_for_image(&unknown, &|| true).unwrap();
 }

@@ -102,10 +102,10 @@ fn a_wait_ends_when_the_build_is_stopped() {
         let_others_wait();
         assert!(!other.is_finished());
         stopped.store(true, Ordering::SeqCst);
-        assert!(matches!(other.join().unwrap(), Err(StoreError::Stopped)));
+        assert!(matches!(other.join().unwrap(), Err(StoreError::Canceled)));
         drop(held);
     });
-    assert!(matches!(waiting.once(step("a"), || Ok(None), not_made), Err(StoreError::Stopped)), "nothing is begun");
+    assert!(matches!(waiting.once(step("a"), || Ok(None), not_made), Err(StoreError::Canceled)), "nothing is begun");
     assert_eq!(waiting.once(step("a"), || Ok(Some(1)), not_made).unwrap(), Once::Found(1));
 }
 
@@ -153,7 +153,7 @@ fn a_failed_fill_publishes_no_tree() {
     let (key, work) = (CacheKey::of(b"fixup"), Workspace::open(&scene.store).unwrap());
     let id = BuildId::of_command("build");
     let session = scene.store.session(&work, &id);
-    let failed = session.tree_once(Lock::Fixup, &key, 0, |_| Err(StoreError::Stopped));
+    let failed = session.tree_once(Lock::Fixup, &key, 0, |_| Err(StoreError::Canceled));
     assert!(failed.is_err() && scene.store.records().record(&key).unwrap().is_none());
     assert_eq!(scene.store.dir("trees").unwrap().entries().unwrap(), []);
     assert!(matches!(session.tree_once(Lock::Fixup, &key, 0, |_| Ok::<_, StoreError>(())), Ok(Once::Made(_))));

@@ -92,7 +92,7 @@ impl LazyTrees<'_> {
     /// # Errors
     ///
     /// Fails if a file cannot be read or has changed, if the layer cannot be written, or if the
-    /// build is stopped.
+    /// build is canceled.
     pub fn store_as_layer(
         &self,
         work: &Workspace,

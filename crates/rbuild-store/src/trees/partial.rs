@@ -31,7 +31,7 @@ impl ImageTrees<'_> {
     ///
     /// # Errors
     ///
-    /// Fails if a layer cannot be read or unpacked, or if the build is stopped.
+    /// Fails if a layer cannot be read or unpacked, or if the build is canceled.
     #[tracing::instrument(target = "store", name = "partial", level = "debug", skip_all)]
     pub fn image_parts(
         &self,

@@ -378,7 +378,7 @@ impl Trees<'_> {
         // The downloading process computes the digest.
         let options = Unpacking { known: Some(*digest), stop: self.store.stop(), ..options };
         let got = match unpack_some(&mut blob, fs, options, wants) {
-            Err(e @ LayerError::Stopped) => return Err(e.into()),
+            Err(e @ LayerError::Canceled) => return Err(e.into()),
             Err(e) if e.is_disk_full() => return Err(self.full(e)),
             Err(source) => {
                 blob.confirm()?;

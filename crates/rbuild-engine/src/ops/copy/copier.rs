@@ -37,7 +37,7 @@ pub struct CopySettings<'a> {
 
 impl CopySettings<'_> {
     pub(super) fn check(&self) -> Result<(), CopyProblem> {
-        if self.cancel.is_canceled() { Err(CopyProblem::Stopped) } else { Ok(()) }
+        if self.cancel.is_canceled() { Err(CopyProblem::Canceled) } else { Ok(()) }
     }
 }
 

@@ -57,7 +57,7 @@ impl IncrementalCopy {
         for (number, file) in group.files.iter().enumerate() {
             let Some(file) = file else { continue };
             if cancel.is_canceled() {
-                return Err(CopyProblem::Stopped);
+                return Err(CopyProblem::Canceled);
             }
             let origin = planned.map_or_else(|| earlier.origin(group, file), |origins| origins[number]);
             match (origin, &earlier.base, &earlier.changes) {

@@ -87,9 +87,9 @@ pub struct Sender(pub OwnedFd);
 impl Sender {
     /// Sends a message. Fails if the receiver is gone.
     pub fn send(&self, message: &Message, file: Option<&File>) -> Result<(), StoreError> {
-        let text = serde_json::to_vec(message).map_err(|_| StoreError::Stopped)?;
+        let text = serde_json::to_vec(message).map_err(|_| StoreError::Canceled)?;
         let files: Vec<_> = file.into_iter().map(File::as_fd).collect();
-        send_with_bytes(&self.0, &text, &files).map_err(|_| StoreError::Stopped)
+        send_with_bytes(&self.0, &text, &files).map_err(|_| StoreError::Canceled)
     }
 
     /// Sends the outcome of a pull.
