@@ -33,7 +33,7 @@ impl Context {
         let SharedByContexts { owner, hashes, owners, store } = shared;
         let failed = || BuildError::kernel(ErrorContext::BuildContext);
         let root = RootDir::open(path).map_err(failed())?.with_owners(owners);
-        if store.is(&root.stat_self().map_err(failed())?) {
+        if store.matches(&root.stat_self().map_err(failed())?) {
             let message = "the build context is the store of this build".to_string();
             return Err(BuildError::Other { message, help: Some(FileRemedy::OtherDirectory.into()) });
         }

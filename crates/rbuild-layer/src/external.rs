@@ -62,7 +62,7 @@ impl ExternalFiles {
     }
 
     /// Removes and returns the external files of a directory of the tree.
-    pub(crate) fn take_dir(&mut self, dir: &Path) -> ExternalDir {
+    pub(crate) fn remove_dir(&mut self, dir: &Path) -> ExternalDir {
         let mut files = if self.dirs.is_empty() { Vec::new() } else { self.dirs.remove(dir).unwrap_or_default() };
         files.sort_by(|a, b| b.1.name.as_bytes().cmp(a.1.name.as_bytes()));
         ExternalDir { files, open: None }

@@ -37,7 +37,7 @@ impl<C: AsRef<[u8]> + Send + 'static> BackgroundHasher<C> {
     }
 
     /// Hashes the next chunk.
-    pub fn take(&mut self, chunk: C) {
+    pub fn push(&mut self, chunk: C) {
         self.count += chunk.as_ref().len() as u64;
         if self.count <= SMALL {
             self.hasher.update(chunk.as_ref());
@@ -107,8 +107,8 @@ impl ChunkHash {
     }
 
     /// Hashes a chunk and returns a buffer for the next one; the buffer's content is irrelevant.
-    pub fn take(&mut self, chunk: Vec<u8>) -> Vec<u8> {
-        self.aside.take(chunk);
+    pub fn push(&mut self, chunk: Vec<u8>) -> Vec<u8> {
+        self.aside.push(chunk);
         self.used.try_recv().unwrap_or_default()
     }
 
@@ -134,7 +134,7 @@ mod tests {
                 for chunk in bytes.chunks(step) {
                     memory.clear();
                     memory.extend_from_slice(chunk);
-                    memory = hash.take(memory);
+                    memory = hash.push(memory);
                 }
                 assert_eq!(hash.finish(), (BlobDigest::of(&bytes), size as u64), "{size} in steps of {step}");
             }
@@ -148,7 +148,7 @@ mod tests {
             let count = count.clone();
             move |_: Vec<u8>| drop(count.clone())
         });
-        (0..40).for_each(|_| aside.take(vec![7; 1 << 18]));
+        (0..40).for_each(|_| aside.push(vec![7; 1 << 18]));
         drop(aside);
         assert_eq!(Arc::strong_count(&count), 1, "a chunk is still referenced");
     }

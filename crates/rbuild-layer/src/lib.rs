@@ -69,7 +69,7 @@ pub use pack::{Packed, TreePacker, pack_exact, pack_layer, pack_whole, pack_with
 pub use reader::{TarReader, is_tar};
 pub use remainder::Remainder;
 pub use splice::Splice;
-pub use unpack::{Owners, Stop, Unpacked, Unpacking, Whiteouts, unpack, unpack_some};
+pub use unpack::{CancelCheck, Owners, Unpacked, Unpacking, Whiteouts, unpack, unpack_some};
 pub use writer::{LateEntry, TarWriter};
 pub use xattrs::{OPAQUE, ORIGIN, is_read_by_overlay, keep_in_layer, keep_in_tree, marks_opaque};
 

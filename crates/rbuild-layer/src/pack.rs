@@ -169,7 +169,7 @@ fn pack_uncompressed(mut out: impl Write, fill: impl FnOnce(ChunkWriter<'_>) -> 
     let mut hash = ChunkHash::new();
     fill(ChunkWriter::new(|chunk| {
         out.write_all(&chunk)?;
-        Ok(hash.take(chunk))
+        Ok(hash.push(chunk))
     }))?;
     let (digest, size): (BlobDigest, u64) = hash.finish();
     out.flush().map_err(writing)?;

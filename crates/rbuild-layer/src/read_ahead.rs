@@ -104,7 +104,7 @@ fn produce(
         chunk.truncate(filled);
         let chunk = SharedBytes(Arc::new(chunk));
         if let Some(hashing) = hashing {
-            hashing.take(chunk.clone());
+            hashing.push(chunk.clone());
         }
         match error {
             Some(e) => {

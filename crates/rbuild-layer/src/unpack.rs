@@ -22,7 +22,7 @@ mod metadata;
 mod options;
 mod target;
 
-pub use options::{Owners, Stop, Unpacked, Unpacking, Whiteouts};
+pub use options::{CancelCheck, Owners, Unpacked, Unpacking, Whiteouts};
 use target::UnpackTarget;
 
 /// Unpacks a tar archive of any compression into `root`.
@@ -112,7 +112,7 @@ impl<R: Read> Read for Tee<R> {
 /// Fails reads once unpacking is canceled.
 struct StoppableReader<'a, R> {
     stream: R,
-    stop: Stop<'a>,
+    stop: CancelCheck<'a>,
 }
 
 impl<R: Read> Read for StoppableReader<'_, R> {

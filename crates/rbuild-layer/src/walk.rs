@@ -56,7 +56,7 @@ impl Walk {
     /// Walks one entry of a directory under its own name, including its descendants.
     pub(crate) fn of_entry(dir: &RootDir, name: &OsStr, whiteouts: WhiteoutEncoding, times: Times) -> Result<Walk> {
         let mut external = ExternalFiles::default();
-        let (path, external_dir) = (PathBuf::new(), external.take_dir(Path::new("")));
+        let (path, external_dir) = (PathBuf::new(), external.remove_dir(Path::new("")));
         let top = OpenDir { path, entries: vec![name.to_os_string()], external: external_dir };
         let dirs = DirStack::new(dir.try_clone()?);
         Ok(Walk { dirs, stack: vec![top], pending: None, items: Items::new(whiteouts, times), external })
@@ -74,7 +74,7 @@ impl Walk {
         }
         let mut entries: Vec<OsString> = dir.entries()?.into_iter().map(|e| e.name).collect();
         entries.reverse();
-        let external = self.external.take_dir(&path);
+        let external = self.external.remove_dir(&path);
         self.stack.push(OpenDir { path, entries, external });
         Ok(())
     }

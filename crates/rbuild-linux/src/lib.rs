@@ -23,7 +23,6 @@ mod mount;
 pub mod namespaces;
 pub mod parallel;
 mod pinned_entry;
-mod private_args;
 pub mod process;
 mod program;
 mod random;
@@ -35,6 +34,7 @@ mod stop_signals;
 mod syscalls;
 pub mod terminal;
 pub mod umask;
+mod withheld;
 
 pub use copy::{copy_contents, copy_file, copy_file_while, set_file_mode_and_time, set_file_owner, set_file_time};
 pub use destination::{Destination, DestinationError, Directory};
@@ -55,7 +55,7 @@ pub use mount::{
     mount_tmpfs, new_filesystem, new_procfs, private_mount_namespace, private_namespaces,
 };
 pub use pinned_entry::PinnedEntry;
-pub use private_args::{accept_withheld, drop_withheld, execute_withholding, withheld};
+pub use withheld::{accept_withheld, drop_withheld, execute_withholding, withheld};
 
 pub use atomic_file::{
     AtomicFile, is_unpublished, remove_tree, sync_filesystem, temporary_name, write_atomic, write_durable,

@@ -41,7 +41,7 @@ impl PinnedEntry {
     }
 
     /// Returns true if the direct child `name` of `dir` is this entry.
-    pub fn is(&self, dir: &RootDir, name: &OsStr) -> bool {
+    pub fn matches(&self, dir: &RootDir, name: &OsStr) -> bool {
         dir.stat_name(name).is_ok_and(|stat| stat.inode() == self.inode)
     }
 
@@ -81,7 +81,11 @@ mod tests {
         let held = PinnedEntry::of(&dir, OsStr::new("a")).unwrap();
         std::fs::hard_link(path.join("a"), path.join("b")).unwrap();
         std::fs::rename(path.join("a"), path.join("c")).unwrap();
-        assert!(held.is(&dir, OsStr::new("b")) && held.is(&dir, OsStr::new("c")) && !held.is(&dir, OsStr::new("a")));
+        assert!(
+            held.matches(&dir, OsStr::new("b"))
+                && held.matches(&dir, OsStr::new("c"))
+                && !held.matches(&dir, OsStr::new("a"))
+        );
         assert_eq!(held.stat().unwrap().nlink, 2);
         held.truncate().unwrap();
         assert_eq!(std::fs::read(path.join("b")).unwrap(), b"");
@@ -92,7 +96,7 @@ mod tests {
         for n in 0..100 {
             let name = format!("new-{n}");
             write(&path.join(&name), "");
-            assert!(!held.is(&dir, OsStr::new(&name)));
+            assert!(!held.matches(&dir, OsStr::new(&name)));
         }
         std::fs::remove_dir_all(path).unwrap();
     }
@@ -104,7 +108,7 @@ mod tests {
         write(&path.join("file"), "kept");
         std::os::unix::fs::symlink("file", path.join("link")).unwrap();
         let held = PinnedEntry::of(&dir, OsStr::new("link")).unwrap();
-        assert!(!held.is(&dir, OsStr::new("file")) && held.truncate().is_err());
+        assert!(!held.matches(&dir, OsStr::new("file")) && held.truncate().is_err());
         assert_eq!(std::fs::read(path.join("file")).unwrap(), b"kept");
         std::fs::remove_dir_all(path).unwrap();
     }

@@ -108,7 +108,7 @@ impl StoreDir {
     }
 
     /// Returns true if the metadata is that of the store.
-    pub fn is(&self, stat: &Stat) -> bool {
+    pub fn matches(&self, stat: &Stat) -> bool {
         stat.kind == FileKind::Dir && stat.inode() == self.inode
     }
 
@@ -323,7 +323,7 @@ impl SourceTree<'_> {
 
     /// Returns true if the metadata is that of the store, and records its path.
     pub(crate) fn skips_store(&self, stat: &Stat, path: impl FnOnce() -> PathBuf) -> bool {
-        let Some(store) = self.store.filter(|store| store.is(stat)) else { return false };
+        let Some(store) = self.store.filter(|store| store.matches(stat)) else { return false };
         store.record_skipped(path);
         true
     }
@@ -331,14 +331,14 @@ impl SourceTree<'_> {
     /// Returns true if the metadata is that of the store. Records its path unless the ignore file
     /// excludes it anyway.
     pub(crate) fn is_store(&self, stat: &Stat, excluded: bool, path: impl FnOnce() -> PathBuf) -> bool {
-        if excluded { self.store.is_some_and(|store| store.is(stat)) } else { self.skips_store(stat, path) }
+        if excluded { self.store.is_some_and(|store| store.matches(stat)) } else { self.skips_store(stat, path) }
     }
 
     /// Returns true if a path without links is the store or is inside it.
     fn is_in_store(&self, real: &Path) -> bool {
         let Some(store) = self.store else { return false };
         let mut above = real.ancestors().filter(|path| !path.as_os_str().is_empty());
-        above.any(|path| self.root.stat(path).is_ok_and(|stat| store.is(&stat)))
+        above.any(|path| self.root.stat(path).is_ok_and(|stat| store.matches(&stat)))
     }
 
     pub(crate) fn ignored(&self, path: &Path) -> bool {

@@ -189,7 +189,7 @@ impl Blobs<'_> {
             }
             take(&chunk)?;
             if let Some(hash) = &mut hash {
-                chunk = hash.take(chunk);
+                chunk = hash.push(chunk);
             }
         }
         match hash.map(ChunkHash::finish::<BlobDigest>) {
@@ -371,7 +371,7 @@ impl<W: BlobFile> HashedBlob<W> {
             if self.chunk.is_empty() {
                 return Ok(size);
             }
-            self.chunk = self.hash.take(std::mem::take(&mut self.chunk));
+            self.chunk = self.hash.push(std::mem::take(&mut self.chunk));
             self.chunk.clear();
         }
     }
@@ -401,7 +401,7 @@ impl<W: BlobFile> HashedBlob<W> {
             let place = dir.place().expect("the directories of a store have its name");
             return Err(dir.error("write", OsStr::new("."), e).within(format!("the layers in {place}")).into());
         }
-        self.chunk = self.hash.take(std::mem::take(&mut self.chunk));
+        self.chunk = self.hash.push(std::mem::take(&mut self.chunk));
         self.chunk.clear();
         Ok(())
     }

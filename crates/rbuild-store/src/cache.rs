@@ -1,4 +1,4 @@
 //! Cache records, and the inputs that their keys were computed from.
 
-pub(crate) mod inputs;
+pub(crate) mod build_index;
 pub(crate) mod records;

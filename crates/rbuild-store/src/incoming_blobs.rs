@@ -12,7 +12,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use rbuild_image::{BlobDigest, DiffId, ManifestDigest};
-use rbuild_layer::{LayerError, Stop};
+use rbuild_layer::{CancelCheck, LayerError};
 use rbuild_linux::parallel::locked;
 use rbuild_remedy::ReportedError;
 
@@ -180,7 +180,7 @@ impl IncomingBlobs {
     }
 
     /// Waits until `find` returns something.
-    fn wait<T>(&self, stop: Stop<'_>, mut find: impl FnMut(&State) -> Option<T>) -> Result<T> {
+    fn wait<T>(&self, stop: CancelCheck<'_>, mut find: impl FnMut(&State) -> Option<T>) -> Result<T> {
         let mut state = locked(&self.state);
         loop {
             if let Some(found) = find(&state) {
@@ -195,7 +195,7 @@ impl IncomingBlobs {
 
     /// Locks the unpacking of a layer against other threads of this build, until the result is
     /// dropped. Waits until no other thread unpacks the layer.
-    pub(crate) fn lock_unpacking(&self, layer: DiffId, stop: Stop<'_>) -> Result<UnpackingLock<'_>> {
+    pub(crate) fn lock_unpacking(&self, layer: DiffId, stop: CancelCheck<'_>) -> Result<UnpackingLock<'_>> {
         loop {
             self.wait(stop, |state| (!state.unpacking.contains(&layer)).then_some(()))?;
             if locked(&self.state).unpacking.insert(layer) {
@@ -205,7 +205,7 @@ impl IncomingBlobs {
     }
 
     /// Waits until an image is in the store. Returns at once if its download was not requested.
-    pub(crate) fn wait_for_image(&self, image: &ManifestDigest, stop: Stop<'_>) -> Result<()> {
+    pub(crate) fn wait_for_image(&self, image: &ManifestDigest, stop: CancelCheck<'_>) -> Result<()> {
         let find = |state: &State| outcome_of(state.pulls.values().filter(|pull| pull.image == *image));
         self.wait(stop, find)?.map_err(StoreError::DownloadFailed)
     }
@@ -218,7 +218,7 @@ impl IncomingBlobs {
 
     /// Opens a blob that is being downloaded, after waiting for the download to begin. Returns
     /// `None` if the blob is in the store or was not requested.
-    pub(crate) fn open<'a>(&'a self, blob: &BlobDigest, stop: Stop<'a>) -> Result<Option<IncomingBlob<'a>>> {
+    pub(crate) fn open<'a>(&'a self, blob: &BlobDigest, stop: CancelCheck<'a>) -> Result<Option<IncomingBlob<'a>>> {
         let partial = self.wait(stop, |state| match state.blobs.get(blob) {
             None | Some(BlobProgress::Stored) => Some(Ok(None)),
             Some(BlobProgress::Partial(partial)) => Some(Ok(Some(partial.clone()))),
@@ -260,7 +260,7 @@ pub(crate) struct IncomingBlob<'a> {
     blob: BlobDigest,
     known: PartialBlob,
     at: u64,
-    stop: Stop<'a>,
+    stop: CancelCheck<'a>,
 }
 
 impl IncomingBlob<'_> {

@@ -258,7 +258,7 @@ impl<'s> Layers<'s> {
             let open = trees.iter().map(|tree| self.store.trees().tree(tree)).collect::<Result<Vec<_>>>()?;
             Ok::<_, StoreError>(merge(&open, &dir.sub("fs")?, MergedFiles::Linked, MergedWhiteouts::Kept)?)
         };
-        session.tree_once(Lock::Squash, &key, created, fill).map(Once::either)
+        session.tree_once(Lock::Squash, &key, created, fill).map(Once::into_inner)
     }
 
     /// Packs a view of a complete file system into one layer, and stores its blob.

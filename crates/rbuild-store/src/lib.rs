@@ -74,15 +74,15 @@ mod partial_blobs;
 mod pulled;
 mod repo_digests;
 mod secrets;
+mod sentinel;
 mod staging;
 mod store;
 mod trees;
 mod untag;
-mod witness;
 mod workspace;
 
 pub use blobs::Blobs;
-pub use cache::inputs::{BuildIndex, FILES, FROM, IndexedStep, KeyInputs, KeyPart, KeyValue, PARENT, VARIABLE};
+pub use cache::build_index::{BuildIndex, FILES, FROM, IndexedStep, KeyInputs, KeyPart, KeyValue, PARENT, VARIABLE};
 pub use cache::records::{ForeignRecord, Record, RecordedImage, Records};
 pub use cache_mounts::{CacheMount, CacheMounts, CacheUse, CacheView};
 pub use containers::{Container, Containers, NewContainer};

@@ -17,7 +17,7 @@ const NOTICE_AFTER: Duration = Duration::from_secs(3);
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Returns true if waiting is canceled.
-pub(crate) type StopFunction = Arc<dyn Fn() -> bool + Send + Sync>;
+pub(crate) type SharedCancelCheck = Arc<dyn Fn() -> bool + Send + Sync>;
 
 /// Settings for waiting on locks.
 #[derive(Clone)]
@@ -40,7 +40,7 @@ pub(crate) struct Waits {
     /// The settings.
     pub waiting: LockWaiting,
     /// Cancels waits.
-    pub stop: StopFunction,
+    pub stop: SharedCancelCheck,
     /// The /proc of the process that opened the store. That of a builder's PID namespace would not
     /// show the holders.
     pub proc: Option<Arc<RootDir>>,

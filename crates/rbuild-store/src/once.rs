@@ -150,7 +150,7 @@ pub enum Once<T> {
 
 impl<T> Once<T> {
     /// Returns the result, wherever it came from.
-    pub fn either(self) -> T {
+    pub fn into_inner(self) -> T {
         let (Once::Found(it) | Once::Made(it)) = self;
         it
     }

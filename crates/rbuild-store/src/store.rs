@@ -9,7 +9,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use rbuild_image::ManifestDigest;
-use rbuild_layer::{Limits, Stop};
+use rbuild_layer::{CancelCheck, Limits};
 use rbuild_linux::{
     Conflict, DirEntry, Inode, KeyLock, LockKind, OwnerMode, OwnerRecords, RootDir, UidGid, clock, is_unpublished,
     write_atomic, write_durable,
@@ -23,7 +23,7 @@ use crate::keys;
 use crate::lock_waits::{LockWaiting, Wait, Waits, open_lock};
 use crate::modes;
 use crate::packing::PackingWatch;
-use crate::witness;
+use crate::sentinel;
 
 /// Lock file with one byte for each step and each cache mount.
 const STEPS: &str = "steps.lock";
@@ -213,7 +213,7 @@ impl Store {
     pub fn with_owners(self, owners: OwnerMode) -> Result<Store> {
         let root = self.root.try_clone()?.with_owners(&self.owner_records().with_mode(owners));
         let store = Store { root, owners, builder_ids: None, ..self };
-        witness::check(&store.root, owners)?;
+        sentinel::check(&store.root, owners)?;
         Ok(store)
     }
 
@@ -269,7 +269,7 @@ impl Store {
     }
 
     /// Returns the function that cancels work for this store.
-    pub(crate) fn stop(&self) -> Stop<'_> {
+    pub(crate) fn stop(&self) -> CancelCheck<'_> {
         &*self.waits.stop
     }
 

@@ -199,7 +199,7 @@ pub(crate) fn copy_verified(
         }
         count(chunk.len() as u64);
         out.write_all(&chunk).map_err(failed())?;
-        chunk = hash.take(chunk);
+        chunk = hash.push(chunk);
     }
     match hash.finish::<BlobDigest>().0 {
         found if found == *digest => {

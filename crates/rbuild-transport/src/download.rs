@@ -42,7 +42,7 @@ pub fn download(
         None => Ok::<_, TransportError>(None),
     };
     let make = || fetch(store, client, request, progress);
-    store.once(Lock::pull(&format!("file {}", request.url.target())), find, make).map(Once::either)
+    store.once(Lock::pull(&format!("file {}", request.url.target())), find, make).map(Once::into_inner)
 }
 
 fn fetch(

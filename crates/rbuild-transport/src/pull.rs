@@ -24,7 +24,7 @@ const MAX_DEPTH: usize = 3;
 /// Result of a pull: an image that was downloaded, or existed already.
 #[derive(Debug, Clone)]
 pub struct PulledImage {
-    /// Its ID.
+    /// ID of the image.
     pub id: ImageId,
     /// Digest of the manifest.
     pub manifest: ManifestDigest,
@@ -148,7 +148,7 @@ impl RemoteImage {
     /// pull the same image, one downloads it.
     fn once(&self, store: &Store, download: impl FnOnce() -> Result<PulledImage>) -> Result<PulledImage> {
         let lock = Lock::pull(&format!("{} {}", self.name, self.platform));
-        store.once(lock, || self.find(store), download).map(Once::either)
+        store.once(lock, || self.find(store), download).map(Once::into_inner)
     }
 
     /// Returns the manifest for the platform and the configuration. Downloads what the store lacks.

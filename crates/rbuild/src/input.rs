@@ -4,6 +4,7 @@ pub mod config;
 pub mod context;
 pub mod file_names;
 pub mod flags;
+pub mod hidden_credentials;
 pub mod network;
 pub mod output;
 pub mod registry;
@@ -11,7 +12,6 @@ pub mod request;
 pub mod settings;
 pub mod stdin;
 pub mod value;
-pub mod withheld;
 
 #[cfg(test)]
 mod tests;

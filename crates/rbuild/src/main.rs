@@ -23,8 +23,8 @@ use debug_log::DebugLog;
 use exit::{Failure, code};
 use input::config::Config;
 use input::flags::secrets_of_line;
+use input::hidden_credentials;
 use input::settings::Settings;
-use input::withheld;
 use rbuild_store::DanglingImages;
 use ui::terminal;
 
@@ -60,7 +60,7 @@ fn run(argv: Vec<OsString>) -> u8 {
         Ok(cli) => cli,
         Err(e) => return Failure::usage(e.to_string()).masked(&secrets_of_line(&argv)).report(),
     };
-    if let Err(failure) = withheld::hide(&cli, &argv) {
+    if let Err(failure) = hidden_credentials::hide(&cli, &argv) {
         return failure.masked(&secrets_of_line(&argv)).report();
     }
     match (run_cli(cli), terminal::lost_output()) {

@@ -319,7 +319,7 @@ fn context_part(
         }
         Once::Made(_) => incremental.changes(),
     };
-    Ok((ContextPart { tree: made.either(), path }, changes))
+    Ok((ContextPart { tree: made.into_inner(), path }, changes))
 }
 
 /// Copies the mounted files of a context, `tree`, into a new tree. Fails with

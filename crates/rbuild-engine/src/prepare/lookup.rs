@@ -236,7 +236,7 @@ impl Lookup<'_> {
             let session = self.store.session(&work, &self.request.build_id);
             let find = || Ok::<_, BuildError>(self.store.records().record(&key)?.map(Some));
             let make = || Ok(self.store.lazy_trees().adopt(session, &key, &record)?);
-            match self.store.once(Lock::Step(*record.lock_key(&key)), find, make)?.either() {
+            match self.store.once(Lock::Step(*record.lock_key(&key)), find, make)?.into_inner() {
                 Some(own) if own.result == record.result() => found[id].state = VertexState::Hit(key, own),
                 // The files cannot be made, or another build has executed the step in the meantime.
                 _ => {

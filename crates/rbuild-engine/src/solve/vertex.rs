@@ -129,7 +129,7 @@ fn find_or_execute_keyed(records: &StepRecords<'_>, selected_files: &[Selection]
         execute_and_publish(records, &shared, selected_files, stage, &explain_key)
     };
     // Equal steps of other builds wait for the lock and then find the record.
-    let is_cached = env.store.once(Lock::Step(shared), find, make)?.either();
+    let is_cached = env.store.once(Lock::Step(shared), find, make)?.into_inner();
     if is_cached {
         hit(&shared);
     }

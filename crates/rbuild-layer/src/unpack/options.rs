@@ -42,7 +42,7 @@ pub struct Unpacked {
 }
 
 /// Returns true if unpacking is canceled.
-pub type Stop<'a> = &'a (dyn Fn() -> bool + Sync);
+pub type CancelCheck<'a> = &'a (dyn Fn() -> bool + Sync);
 
 /// Options for unpacking.
 #[derive(Clone, Copy)]
@@ -60,7 +60,7 @@ pub struct Unpacking<'a> {
     pub nanoseconds: Option<&'a [u32]>,
     /// Polled before every read. Unpacking fails with
     /// [`LayerError::Canceled`](crate::LayerError::Canceled) once it returns true.
-    pub stop: Stop<'a>,
+    pub stop: CancelCheck<'a>,
 }
 
 impl Unpacking<'_> {

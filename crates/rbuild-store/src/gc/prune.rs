@@ -13,9 +13,9 @@ use crate::error::Result;
 use crate::exclusive_lock::ExclusiveLock;
 use crate::images::NamedImage;
 use crate::partial_blobs;
+use crate::sentinel;
 use crate::store::Store;
 use crate::trees::id::digest_in;
-use crate::witness;
 use crate::workspace::sweep;
 
 /// The amount of removed content.
@@ -107,7 +107,7 @@ impl Gc<'_> {
         sweep(self.store, &self.store.dir("tmp")?)?;
         let mut freed = Freed::default();
         if all {
-            witness::remove(&self.store.root)?;
+            sentinel::remove(&self.store.root)?;
         }
         if dangling == DanglingImages::Remove {
             // Only these entries are removed: a named image may have the same ID.

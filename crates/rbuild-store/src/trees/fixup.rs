@@ -64,7 +64,7 @@ impl ImageTrees<'_> {
             let open = trees.iter().map(|tree| self.store.trees().tree(tree)).collect::<Result<Vec<_>>>()?;
             FixupBuilder::new(open, lower_refs, dir.sub("fs")?)?.fixup()
         };
-        let id = session.tree_once(Lock::Fixup, &key, 0, fill)?.either();
+        let id = session.tree_once(Lock::Fixup, &key, 0, fill)?.into_inner();
         let tree = self.store.trees().tree(&id)?;
         Ok((!tree.entries()?.is_empty() || !same_dir(&tree, &layer)?).then_some(id))
     }

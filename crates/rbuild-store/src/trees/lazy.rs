@@ -137,7 +137,7 @@ impl LazyTrees<'_> {
             self.materialize(work, &note.base)?;
         }
         let find = || Ok((self.pending_note(tree)?.is_none() && self.incomplete(tree)?.is_none()).then_some(()));
-        self.store.once(Lock::materialize(tree), find, || self.unpack_layer(work, tree)).map(Once::either)
+        self.store.once(Lock::materialize(tree), find, || self.unpack_layer(work, tree)).map(Once::into_inner)
     }
 
     /// Unpacks the layer of a lazy tree, or completes one that is stored as changes. The caller

@@ -46,7 +46,7 @@ impl ImageTrees<'_> {
             true => Ok(None),
             false => self.make_parts(session, image, wanted, (&key, now)),
         };
-        self.store.once(Lock::ImageParts(key), find, make).map(Once::either)
+        self.store.once(Lock::ImageParts(key), find, make).map(Once::into_inner)
     }
 
     fn is_unpacked(&self, image: &Image) -> Result<bool> {

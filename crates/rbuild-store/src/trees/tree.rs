@@ -223,7 +223,7 @@ impl Trees<'_> {
         let (mut found, mut unpacked) = (Vec::new(), 0);
         for tree in try_map(cores(), &layers, unpack)? {
             unpacked += usize::from(matches!(tree, Once::Made(_)));
-            found.push(tree.either());
+            found.push(tree.into_inner());
         }
         Ok((self.store.image_trees().with_fixups(session, found)?, unpacked))
     }

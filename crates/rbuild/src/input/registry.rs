@@ -8,7 +8,7 @@ use rbuild_registry::{
 
 use crate::args::RegistryFlags;
 use crate::exit::Failure;
-use crate::input::withheld::{self, HiddenCredentials};
+use crate::input::hidden_credentials::{self, HiddenCredentials};
 use crate::ui::hints::ValueRemedy;
 use crate::ui::plain::plain;
 use crate::ui::terminal;
@@ -45,7 +45,7 @@ pub fn words(notice: &Notice) -> String {
 /// Returns the environment of this process, with the credentials that were set aside.
 pub fn environment() -> Result<ProcessEnvironment, Failure> {
     let environment = ProcessEnvironment::of_process();
-    Ok(match withheld::read()?.auth_config {
+    Ok(match hidden_credentials::read()?.auth_config {
         Some(text) => environment.with("DOCKER_AUTH_CONFIG", &text),
         None => environment,
     })
@@ -68,7 +68,7 @@ pub fn client_with(
     notify: impl Fn(Notice) + Send + Sync + 'static,
 ) -> Result<Client, Failure> {
     check(flags)?;
-    let HiddenCredentials { creds, creds_by_flag, .. } = withheld::read()?;
+    let HiddenCredentials { creds, creds_by_flag, .. } = hidden_credentials::read()?;
     let login = creds.map(|pair| own_login(&pair, own, creds_by_flag)).transpose()?;
     let given = CommandLineCredentials { login, file: flags.authfile.clone() };
     let options = Options { given, tls_verify: TlsVerify(flags.tls_verify), ..Options::default() };
@@ -86,7 +86,7 @@ pub fn check(flags: &RegistryFlags) -> Result<(), Failure> {
         return Err(Failure::usage(format!("--authfile {}: no such file or directory", quoted(path)))
             .help(ValueRemedy::LoginFile));
     }
-    let HiddenCredentials { creds, creds_by_flag, .. } = withheld::read()?;
+    let HiddenCredentials { creds, creds_by_flag, .. } = hidden_credentials::read()?;
     creds.map_or(Ok(()), |pair| user_and_password(&pair, creds_by_flag).map(drop))
 }
 

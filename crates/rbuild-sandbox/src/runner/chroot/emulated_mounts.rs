@@ -97,7 +97,7 @@ impl PlacedEntry {
 
     /// Checks the original place. Returns true if the entry is there and has no other names.
     fn check_place(&mut self) -> Result<bool, Error> {
-        let in_place = self.pinned.is(&self.dir, &self.name);
+        let in_place = self.pinned.matches(&self.dir, &self.name);
         self.location = if in_place { EntryLocation::InPlace } else { EntryLocation::Gone };
         Ok(in_place && self.pinned.stat()?.nlink <= self.max_links)
     }

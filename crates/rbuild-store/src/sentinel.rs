@@ -11,15 +11,15 @@ use crate::error::{Result, StoreError};
 use crate::modes;
 
 const DIR: &str = "owners";
-/// Owner of the witness files, which differs from the user who copies a store.
-const WITNESS_OWNER: UidGid = UidGid::new(1, 1);
+/// Owner of the sentinel files, which differs from the user who copies a store.
+const SENTINEL_OWNER: UidGid = UidGid::new(1, 1);
 const ATTRIBUTE: &str = "user.rbuild.witness";
-/// Content of a witness that has an owner only.
+/// Content of a sentinel that has an owner only.
 const OWNERS: &[u8] = b"owners\n";
-/// Content of a witness that has an owner and an extended attribute.
+/// Content of a sentinel that has an owner and an extended attribute.
 const OWNERS_AND_ATTRIBUTES: &[u8] = b"owners and attributes\n";
 
-/// Checks the witness files in the store's directory for that representation of owners, creating
+/// Checks the sentinel files in the store's directory for that representation of owners, creating
 /// them if necessary.
 pub(crate) fn check(root: &RootDir, owners: OwnerMode) -> Result<()> {
     let dir = root.create_dir_all(DIR, modes::dir(), None, |_| ())?;
@@ -41,7 +41,7 @@ pub(crate) fn check(root: &RootDir, owners: OwnerMode) -> Result<()> {
     Ok(())
 }
 
-/// Removes the witness files, after all content that they stand for was removed.
+/// Removes the sentinel files, after all content that they stand for was removed.
 pub(crate) fn remove(root: &RootDir) -> Result<()> {
     Ok(root.remove_all(OsStr::new(DIR))?)
 }
@@ -57,17 +57,17 @@ fn make(dir: &RootDir, name: &OsStr, kind: FileKind) -> Result<()> {
         let content = if keeps { OWNERS_AND_ATTRIBUTES } else { OWNERS };
         file.write_all(content).map_err(|e| dir.error("write", name, e))?;
     }
-    match dir.chown(&temp, WITNESS_OWNER) {
+    match dir.chown(&temp, SENTINEL_OWNER) {
         Ok(()) => Ok(dir.rename(&temp, dir, name)?),
         // Without other users, no owner can be lost.
         Err(_) => Ok(dir.remove_file(&temp)?),
     }
 }
 
-/// Returns the name of the property that a witness has lost.
+/// Returns the name of the property that a sentinel has lost.
 fn lost(dir: &RootDir, name: &OsStr) -> Result<Option<&'static str>> {
     let stat = dir.stat_name(name)?;
-    if stat.owner() != WITNESS_OWNER {
+    if stat.owner() != SENTINEL_OWNER {
         return Ok(Some(if stat.kind == FileKind::Symlink { "owners of links" } else { "owners" }));
     }
     if stat.kind != FileKind::File || dir.read(name, 64)? != OWNERS_AND_ATTRIBUTES {
@@ -86,7 +86,7 @@ mod tests {
 
     use super::*;
 
-    /// Each row has the witness that is changed, and the change.
+    /// Each row has the sentinel that is changed, and the change.
     #[test]
     fn lost_properties_are_worded_as_recorded() {
         type Change<'a> = &'a dyn Fn(&RootDir, &OsStr);
@@ -101,7 +101,7 @@ mod tests {
         let no_attribute: Change<'_> = &|dir, name| dir.remove_xattr(name, OsStr::new(ATTRIBUTE)).unwrap();
         let rows = [("recorded", copied_file), ("recorded-link", copied_link), ("recorded", no_attribute)];
         let rows = rows.into_iter().enumerate().map(|(at, (name, change))| {
-            let place = std::env::temp_dir().join(format!("rbuild-witness-{at}-{}", std::process::id()));
+            let place = std::env::temp_dir().join(format!("rbuild-sentinel-{at}-{}", std::process::id()));
             std::fs::create_dir_all(&place).unwrap();
             let root = RootDir::open(&place).unwrap().with_owners(&OwnerRecords::with_new_key(OwnerMode::Recorded));
             check(&root, OwnerMode::Recorded).unwrap();
@@ -111,6 +111,6 @@ mod tests {
             std::fs::remove_dir_all(&place).unwrap();
             message_row(name, &e, e.remedy())
         });
-        assert_recorded!("witnesses", rows.collect::<String>());
+        assert_recorded!("sentinels", rows.collect::<String>());
     }
 }
