@@ -209,12 +209,16 @@ pub fn remedy_of_download(e: &DownloadError) -> Option<Remedy> {
 }
 
 /// Restores an error of the source of a blob that passed through the store as the error of a
-/// stream.
+/// stream. An error of a layer is one of the archive that contains the blob.
 impl From<StoreError> for TransportError {
     fn from(e: StoreError) -> TransportError {
         let StoreError::Kernel(e) = e else { return TransportError::Store(e) };
-        match e.into_carried::<RegistryError>().map(TransportError::Registry) {
-            Ok(e) => e,
+        let e = match e.into_carried::<RegistryError>() {
+            Ok(e) => return TransportError::Registry(e),
+            Err(e) => e,
+        };
+        match e.into_carried::<LayerError>() {
+            Ok(e) => ArchiveProblem::Invalid(e).into(),
             Err(e) => TransportError::Store(e.into_carried::<StoreError>().unwrap_or_else(StoreError::Kernel)),
         }
     }
@@ -268,6 +272,14 @@ mod tests {
             let e = carry(io::Error::from_raw_os_error(5));
             assert_eq!(e.message(), format!("{own}: input/output error"));
         }
+    }
+
+    #[test]
+    fn a_blob_that_an_archive_cuts_short_is_a_fault_of_the_archive() {
+        let cause = io::Error::other(LayerError::NotTar);
+        let read = rbuild_linux::Error::new("read", rbuild_linux::described("the incoming data"), cause);
+        let e = TransportError::from(StoreError::from(read)).of_archive(Path::new("a.tar"));
+        assert_eq!(e.message(), "cannot read the archive `a.tar`: the content is not a tar archive");
     }
 
     #[test]

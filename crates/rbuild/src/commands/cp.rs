@@ -21,7 +21,7 @@ use crate::exit::{Failure, code};
 use crate::input::output;
 use crate::input::settings::Settings;
 use crate::template;
-use crate::ui::hints::{OutputRemedy, VerbRemedy};
+use crate::ui::hints::{self, OutputRemedy, VerbRemedy};
 use crate::ui::terminal;
 
 /// Number of characters of a command in a table.
@@ -169,7 +169,15 @@ pub fn cp(settings: &Settings, args: CpArgs) -> Result<u8, Failure> {
 /// Returns the failure for a source that is not of the form `NAME:PATH`, or whose name is unknown.
 fn no_source(store: &Store, text: &str) -> Failure {
     match text.split_once(":/") {
-        Some((name, _)) if !name.is_empty() => named::no_image(store, name, Purpose::Use),
+        Some((name, _)) if !name.is_empty() => {
+            let message = format!("image or container `{name}` not found in the local store");
+            let failure = Failure { message, ..named::no_image(store, name, Purpose::Use) };
+            let containers = store.containers().list().unwrap_or_default();
+            match rbuild_dockerfile::closest(name, containers.iter().map(|container| container.name.as_str())) {
+                Some(close) => failure.help(hints::did_you_mean(close)),
+                None => failure,
+            }
+        }
         _ => {
             let failure = Failure::usage(format!("`{text}` is not IMAGE:/path or CONTAINER:/path"));
             // A tag contains no slash, so this may be a relative path.

@@ -168,7 +168,7 @@ fn cp_copies_files_out_of_images() {
     cp("x:1:/none", "n").fails(1, &["`/none` does not exist in the image", "list the files with"]);
     cp("x:1:/way/sbu", "n").fails(1, &["`/way/sbu` does not exist in the image", "did you mean `/way/sub`?"]);
     cp("x:1:/d/f", "missing/").fails(1, &["does not exist"]);
-    cp("y:/d", "n").fails(1, &["image `y` not found", "rbuild pull y"]);
+    cp("y:/d", "n").fails(1, &["image or container `y` not found", "rbuild pull y"]);
     cp("x:1:d", "n").fails(2, &["is not IMAGE:/path", "write x:1:/d"]);
     lab.rbuild(["cp", "file", "x:1:/d"]).fails(2, &["copies files out of images, not into them"]);
     // A container keeps its image alive until it is removed.
@@ -618,4 +618,21 @@ fn a_cached_build_keeps_the_cache_within_its_limit() {
     assert_eq!(lab.build(file, &["-t", "x", "--cache-limit", "1k"]).ok().steps(), (0, 1));
     assert_eq!(trees().trim(), "0");
     lab.rbuild(["run", "x", "test", "-s", "/x"]).ok();
+}
+
+#[test]
+fn cp_of_an_unknown_container_suggests_a_similar_one() {
+    let lab = Lab::new();
+    lab.rbuild(["create", "--name", "website", "busybox"]).ok();
+    lab.rbuild(["cp", "websit:/etc", "-"])
+        .fails(1, &["image or container `websit` not found", "hint: did you mean `website`?"]);
+}
+
+#[test]
+fn load_of_a_truncated_archive_names_it() {
+    let lab = Lab::new();
+    lab.sh("cd $LAB && $RB save busybox -o a.tar && head -c 100000 a.tar > cut.tar && ! $RB load -i cut.tar 2> said")
+        .ok();
+    let said = lab.read("said");
+    assert!(said.contains("the archive `cut.tar`: the archive ends in the middle of the content of `blobs/"), "{said}");
 }
