@@ -269,3 +269,13 @@ fn builds_into_one_layout_add_to_it() {
     assert_eq!(names, ["1", "2", "3", "4", "latest"]);
     lab.sh("RBUILD_ROOT=$LAB/other $RB load -i $LAB/lo && RBUILD_ROOT=$LAB/other $RB run v:3 grep 3 /n").ok();
 }
+
+/// As in buildx and podman, which have no abbreviation of standard output here.
+#[test]
+fn a_report_file_can_be_named_like_standard_output() {
+    let lab = Lab::new();
+    lab.write("Dockerfile", "FROM busybox\nLABEL a=b\n");
+    lab.sh("cd $LAB && $RB build --iidfile - ctx > out && test ! -s out && grep -q sha256: ./-").ok();
+    lab.sh("cd $LAB && $RB build --metadata-file - ctx > out && test ! -s out && grep -q containerimage.digest ./-")
+        .ok();
+}
