@@ -125,7 +125,7 @@ pub fn parse(text: &str) -> Result<ParsedOutput, Failure> {
 impl Fields {
     /// Sets one field from `key=value`.
     fn set(&mut self, field: &str) -> Result<(), Failure> {
-        let bad = |purpose: String| Failure::usage(purpose);
+        let bad = |message: String| Failure::usage(message);
         let Some((key, value)) = field.split_once('=') else {
             return Err(bad(format!("`{field}` is not of the form key=value")));
         };
@@ -175,7 +175,7 @@ impl Fields {
 
     /// Checks the fields against each other.
     fn finish(self) -> Result<ParsedOutput, Failure> {
-        let bad = |purpose: String| Failure::usage(purpose);
+        let bad = |message: String| Failure::usage(message);
         let Fields { kind, dest, names, mut form, tar, delete, push, split, layers, level } = self;
         let Some(kind) = kind else {
             return Err(bad("the type is missing".into()).help(OutputRemedy::AddType));
