@@ -319,7 +319,7 @@ pub fn send_signal(pid: u32, signal: Signal) {
 /// The exit status of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
-    /// It exited with this code.
+    /// Exited with this code.
     Code(i32),
     /// A signal with this number killed it.
     Signal(i32),

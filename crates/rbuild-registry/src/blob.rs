@@ -60,7 +60,7 @@ enum BlobStream {
 enum ConnectionRate {
     /// The rate of one connection is not known.
     Unknown,
-    /// It is low. The URL is the one that the endpoint redirected to.
+    /// The speed is low. The URL is the one that the endpoint redirected to.
     Slow(Option<String>),
     /// One connection is enough, or the only possible one.
     OneConnection,

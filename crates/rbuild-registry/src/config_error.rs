@@ -99,7 +99,7 @@ pub enum ConfigError {
     Helper {
         /// The helper.
         program: String,
-        /// Its own message, or the problem with its output.
+        /// The message of the helper, or the problem with its output.
         reason: String,
     },
     /// A login cannot be removed from a source other than a file or a helper.

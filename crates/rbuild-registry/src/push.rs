@@ -32,9 +32,9 @@ pub type OpenAt<'a> = &'a (dyn Fn(u64) -> io::Result<Box<dyn Read + 'a>> + Sync)
 
 /// A blob to upload.
 pub struct UploadBlob<'a> {
-    /// Its digest.
+    /// Digest of the blob.
     pub digest: BlobDigest,
-    /// Its size in bytes.
+    /// Size in bytes.
     pub size: u64,
     /// Opens it.
     pub open: OpenAt<'a>,

@@ -180,11 +180,11 @@ pub enum MountSource {
 /// The outcome of a command.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum CommandOutcome {
-    /// It exited with this code.
+    /// Exited with this code.
     Exited(i32),
     /// A signal with this number killed it.
     Signaled(i32),
-    /// It was not started.
+    /// Not started.
     NotStarted(RunnerError),
 }
 

@@ -17,7 +17,7 @@ use crate::store::Store;
 pub struct Container {
     /// ID of the container.
     pub id: ContainerId,
-    /// Its name, unique in the store.
+    /// Name, unique in the store.
     pub name: String,
     /// Manifest of its image, which is kept as long as the container exists.
     pub image: ManifestDigest,
@@ -35,7 +35,7 @@ pub struct Container {
 /// A container to create.
 #[derive(Debug, Clone, Copy)]
 pub struct NewContainer<'a> {
-    /// Its name; `None` for a generated one.
+    /// Name; `None` for a generated one.
     pub name: Option<&'a str>,
     /// Manifest of its image.
     pub image: &'a ManifestDigest,

@@ -145,9 +145,9 @@ enum WaitDecision {
     Continue,
     /// The wait continues, and is reported.
     Report(Blocker),
-    /// It ends, because a program other than rbuild holds the lock.
+    /// Ends, because a program other than rbuild holds the lock.
     Held,
-    /// It ends, because the holders make no progress.
+    /// Ends, because the holders make no progress.
     Idle,
 }
 

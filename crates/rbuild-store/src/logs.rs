@@ -27,9 +27,9 @@ pub struct BuildLog {
     pub started: i64,
     /// Duration in seconds.
     pub seconds: f64,
-    /// Its end.
+    /// End of the build.
     pub status: BuildStatus,
-    /// Its steps.
+    /// Steps of the build.
     pub steps: Vec<StepLog>,
     /// Work that does not belong to a step.
     #[serde(default)]
@@ -43,11 +43,11 @@ pub struct BuildLog {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum BuildStatus {
-    /// It succeeded.
+    /// Succeeded.
     Done,
-    /// It failed.
+    /// Failed.
     Failed,
-    /// It was stopped.
+    /// Canceled.
     Stopped,
 }
 
@@ -66,13 +66,13 @@ impl BuildStatus {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum StepOutcome {
-    /// It ran and succeeded.
+    /// Ran and succeeded.
     Done,
-    /// Its result was reused.
+    /// Result reused.
     Cached,
-    /// It failed.
+    /// Failed.
     Failed,
-    /// It was stopped, or had not ended when the build ended.
+    /// Canceled, or not ended when the build ended.
     #[serde(rename = "stopped")]
     Canceled,
 }
@@ -122,7 +122,7 @@ pub struct StepLog {
     pub label: String,
     /// The instruction.
     pub text: String,
-    /// Its end.
+    /// End of the step.
     pub outcome: StepOutcome,
     /// Start time in seconds after the start of the build.
     #[serde(default)]

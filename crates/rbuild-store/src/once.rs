@@ -142,9 +142,9 @@ fn check_order(lock: &Lock) {
 /// The result of [`Store::once`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Once<T> {
-    /// It existed, or another thread or process has made it meanwhile.
+    /// Existed, or was made by another thread or process meanwhile.
     Found(T),
-    /// It was made by this call.
+    /// Was made by this call.
     Made(T),
 }
 

@@ -23,17 +23,17 @@ pub struct ArchiveError {
 /// A problem of an archive.
 #[derive(Debug)]
 pub(crate) enum ArchiveProblem {
-    /// It is invalid or exceeds a limit.
+    /// Invalid, or exceeds a limit.
     Invalid(LayerError),
-    /// It cannot be read.
+    /// Cannot be read.
     Unreadable(io::Error),
-    /// It lacks this member, which a manifest of it refers to.
+    /// Lacks this member, which a manifest of the archive refers to.
     Lacks(String),
-    /// It has no bytes.
+    /// Has no bytes.
     Empty,
-    /// It has none of the documents that list images.
+    /// Has none of the documents that list images.
     NoImage,
-    /// Its images are for other platforms.
+    /// Has images for other platforms only.
     OtherPlatforms(Box<OtherPlatforms>),
 }
 

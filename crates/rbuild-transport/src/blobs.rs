@@ -87,7 +87,7 @@ pub trait BlobSource: Sync {
 /// Origin of a blob that a sink has after a copy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BlobOrigin {
-    /// Its bytes were copied.
+    /// Bytes of the source, which were copied.
     Source,
     /// The sink had it.
     Sink,
@@ -120,9 +120,9 @@ pub trait BlobSink: Sync {
 /// A manifest or an index.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Document {
-    /// Its media type.
+    /// Media type.
     pub media_type: String,
-    /// Its bytes.
+    /// Bytes of the document.
     pub bytes: Vec<u8>,
 }
 

@@ -33,7 +33,7 @@ use named::DockerItem;
 /// An image that was loaded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Loaded {
-    /// Its ID.
+    /// ID of the image.
     pub id: ImageId,
     /// The names that it got, in the order of the source.
     pub names: Vec<Reference>,

@@ -46,7 +46,7 @@ pub(crate) struct SubIdFacts {
 pub(crate) struct SubIdProgram {
     /// Name of the program.
     pub name: &'static str,
-    /// Its ability to gain privileges.
+    /// Ability to gain privileges.
     pub state: ProgramState,
 }
 

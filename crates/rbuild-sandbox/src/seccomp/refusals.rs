@@ -18,9 +18,9 @@ const LEAVE_WHITEOUT: u32 = 4;
 /// the namespace's: through them, a command would read the keys of the caller's session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeyringRefusal {
-    /// They are not permitted, as in the profile.
+    /// Not permitted, as in the profile.
     Forbidden,
-    /// They do not exist, as on a kernel without keyrings: container runtimes make a keyring if
+    /// Missing, as on a kernel without keyrings: container runtimes make a keyring if
     /// they can, and such a runtime may run in a command with all capabilities.
     Missing,
 }

@@ -34,7 +34,7 @@ pub const VARIABLE: &str = "variable";
 pub struct KeyPart {
     /// Name of the part; shown to users.
     pub name: String,
-    /// Its value.
+    /// Value of the part.
     pub value: KeyValue,
 }
 
@@ -45,16 +45,16 @@ pub enum KeyValue {
     Text(String),
     /// An environment variable.
     Variable {
-        /// Its name.
+        /// Name of the image.
         name: String,
-        /// Its value.
+        /// Value.
         value: String,
     },
     /// An image that the step reads.
     Image {
         /// Name as written in the Dockerfile.
         name: String,
-        /// Its manifest.
+        /// Digest of the manifest.
         manifest: ManifestDigest,
         /// The digest that represents the image in the key. Documents of earlier versions do not
         /// contain it; it is then that of the manifest.
@@ -64,7 +64,7 @@ pub enum KeyValue {
     Step {
         /// Label such as `builder 3/7`.
         label: String,
-        /// Its result.
+        /// Result of the step.
         result: ResultId,
     },
     /// Hash of selected files of a context.
@@ -156,7 +156,7 @@ pub struct IndexedStep {
     pub number: usize,
     /// The instruction.
     pub text: String,
-    /// Its cache key.
+    /// Cache key of the step.
     pub key: CacheKey,
 }
 

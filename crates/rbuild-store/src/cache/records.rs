@@ -64,7 +64,7 @@ impl ForeignRecord {
 /// The image of a result that was finished before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RecordedImage {
-    /// Its manifest.
+    /// Digest of the manifest.
     pub manifest: ManifestDigest,
     /// True if it was synced to disk. False while the build that made it runs, and if that build
     /// failed afterwards: a power cut may then damage it.
@@ -73,7 +73,7 @@ pub struct RecordedImage {
 
 #[derive(Serialize, Deserialize)]
 pub(crate) struct ResultFile {
-    /// Its manifest.
+    /// Digest of the manifest.
     pub manifest: ManifestDigest,
     boot: String,
     build: BuildId,

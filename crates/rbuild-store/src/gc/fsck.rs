@@ -102,13 +102,13 @@ impl Checked {
 /// The state of a blob.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum BlobState {
-    /// Its bytes have its digest.
+    /// Bytes that have the digest.
     Intact,
-    /// Its bytes have another digest.
+    /// Bytes that have another digest.
     Damaged,
-    /// It does not exist.
+    /// No file.
     Missing,
-    /// Its bytes could not be read.
+    /// Bytes that could not be read.
     Unreadable,
 }
 

@@ -41,9 +41,9 @@ pub struct Freed {
 /// Treatment of dangling images, which have no name and are not needed by anything else.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DanglingImages {
-    /// They are removed.
+    /// Remove them.
     Remove,
-    /// They are kept.
+    /// Keep them.
     Keep,
 }
 

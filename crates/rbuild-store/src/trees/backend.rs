@@ -22,7 +22,7 @@ pub enum SnapshotBackend {
 
 /// A writable snapshot, and the state needed to extract its changes.
 pub struct WorkingTree {
-    /// Its root directory.
+    /// Root directory.
     pub root: RootDir,
     before: Option<Baseline>,
 }

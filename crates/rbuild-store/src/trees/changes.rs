@@ -37,7 +37,7 @@ pub(crate) struct ChangesNote {
 pub struct EarlierFiles {
     /// The tree with all files that the changes do not contain.
     pub base: TreeId,
-    /// Its files.
+    /// Files of the tree.
     pub files: RootDir,
     /// The tree of changes above it, if there is one.
     pub changes: Option<RootDir>,

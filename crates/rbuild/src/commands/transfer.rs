@@ -163,9 +163,9 @@ fn unnoted_digest(name: &Reference, e: &StoreError) -> Warning<Help> {
 pub enum PushedLayers {
     /// Those that are not compressed are compressed, and uploaded meanwhile.
     Compressed,
-    /// They stay as they are.
+    /// Pushed as they are.
     Stored,
-    /// They stay as they are, and the repository of the first name has these already.
+    /// Pushed as they are, and the repository of the first name has these already.
     Built(Vec<BlobDigest>),
 }
 
