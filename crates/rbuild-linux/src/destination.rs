@@ -24,7 +24,9 @@ use find::{FoundPlace, find};
 /// An open output.
 #[derive(Debug)]
 pub enum Destination {
+    /// A regular file, which is replaced atomically.
     Regular(RegularFile),
+    /// Anything else, which is written in place.
     Stream(StreamFile),
 }
 

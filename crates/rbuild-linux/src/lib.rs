@@ -7,6 +7,8 @@
 //! It is the only crate of the workspace that may contain `unsafe`, which is confined to
 //! [`process`], [`seccomp`] and `syscalls`.
 
+#![warn(missing_docs)]
+
 mod atomic_file;
 pub mod clock;
 mod copy;

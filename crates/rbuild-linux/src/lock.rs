@@ -25,7 +25,9 @@ const MAX_POLL_INTERVAL: Duration = Duration::from_millis(16);
 /// Sharing mode of a lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LockKind {
+    /// Held by any number of processes at a time.
     Shared,
+    /// Held by one process at a time.
     Exclusive,
 }
 

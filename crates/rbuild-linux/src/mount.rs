@@ -34,9 +34,13 @@ const OPTION_PAGE: usize = 4096;
 /// A kind of use that a mount forbids (mount(2): nosuid, nodev, noexec, ro).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Forbidden {
+    /// Set-user-ID and set-group-ID programs (`nosuid`).
     SetId,
+    /// Device nodes (`nodev`).
     Devices,
+    /// Programs (`noexec`).
     Programs,
+    /// Changes (`ro`).
     Writing,
 }
 

@@ -18,7 +18,10 @@ use crate::syscalls::close_on_exec;
 /// The process in which a fork or clone has returned.
 pub enum Cloned {
     /// The parent; `child` is the PID of the child.
-    Parent { child: u32 },
+    Parent {
+        /// Process ID of the child.
+        child: u32,
+    },
     /// The child.
     Child,
 }

@@ -142,7 +142,9 @@ pub fn still_waits(listener: BorrowedFd<'_>, call: &InterceptedCall) -> bool {
 pub enum Answer {
     /// The kernel executes the call.
     Go,
+    /// The system call returns this value.
     Value(i64),
+    /// The system call fails with this error.
     Fail(Errno),
 }
 

@@ -11,13 +11,19 @@ use crate::error::{Error, quoted};
 /// An output that cannot be opened or written.
 #[derive(Debug)]
 pub enum DestinationError {
+    /// A directory in place of a file.
     IsDirectory(PathBuf),
+    /// Another file in place of a directory.
     NotDirectory(PathBuf),
     /// Carries the parent directory of the destination.
     NotWritable(PathBuf, Errno),
+    /// A descriptor that is not open for writing.
     NotForWriting(PathBuf),
+    /// A socket, which cannot be opened.
     Socket(PathBuf),
+    /// A symbolic link that leads to itself.
     LinkLoop(PathBuf),
+    /// Another failed operation.
     Kernel(Error),
 }
 
