@@ -23,7 +23,7 @@ pub struct BuildReport {
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct FinishedIndex {
     pub digest: ManifestDigest,
-    /// Its size in bytes.
+    /// Size in bytes.
     pub size: u64,
 }
 

@@ -31,7 +31,7 @@ pub struct SourceUrl {
 /// A string that is not an absolute http or https URL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SourceUrlError {
-    /// It does not begin with `http://` or `https://`.
+    /// Does not begin with `http://` or `https://`.
     #[error("it does not begin with http:// or https://")]
     Scheme,
     /// The host is missing, or the port is not a number.

@@ -59,7 +59,7 @@ pub enum FileRemedy {
     RemovePattern,
     /// Exclude the store from the build context.
     IgnoreStore {
-        /// Its path in the context.
+        /// Path in the context.
         path: String,
     },
     /// Use a store outside the build context.
@@ -125,11 +125,11 @@ pub enum MountRemedy {
 pub enum MachineRemedy {
     /// Create a character device.
     CreateDevice {
-        /// Its name in `/dev`.
+        /// Name in `/dev`.
         name: Cow<'static, str>,
-        /// Its major number.
+        /// Major number.
         major: u32,
-        /// Its minor number.
+        /// Minor number.
         minor: u32,
     },
     /// Raise the hard limit on message queues.

@@ -19,7 +19,7 @@ pub struct Facts<'a> {
 /// The role of a stage in a build.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StageRole {
-    /// Its instructions are carried out.
+    /// Built: the instructions are carried out.
     Built,
     /// The target does not need it.
     Unused,
@@ -30,12 +30,12 @@ pub enum StageRole {
 /// Facts about a base image.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct BaseFacts {
-    /// Its environment, as `NAME=VALUE`.
+    /// Environment, as `NAME=VALUE`.
     pub env: Vec<String>,
-    /// Its configuration names a shell.
+    /// True if the configuration names a shell.
     pub has_shell: bool,
-    /// Its ONBUILD triggers, as written.
+    /// ONBUILD triggers, as written.
     pub triggers: Vec<String>,
-    /// Its platform, if that is not the one that the stage is built for.
+    /// Platform, if that is not the one that the stage is built for.
     pub foreign: Option<String>,
 }

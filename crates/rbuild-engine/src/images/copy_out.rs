@@ -44,7 +44,7 @@ struct CopiedEntry<'a> {
     view: &'a RootDir,
     path: PathBuf,
     stat: Stat,
-    /// Its name when copied into a directory.
+    /// Name when copied into a directory.
     name: OsString,
     contents_only: bool,
 }

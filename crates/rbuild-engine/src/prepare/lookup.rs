@@ -29,7 +29,7 @@ pub(crate) enum VertexState {
     Hit(CacheKey, Record),
     /// A cache hit whose files have the other kind of owners and are not needed.
     Foreign(CacheKey, ForeignRecord),
-    /// It must run, or cannot be looked up before its inputs have run.
+    /// Must run, or cannot be looked up before its inputs have run.
     Open,
 }
 
@@ -88,9 +88,9 @@ pub(crate) struct LookedUp {
 /// The lookup result of a vertex.
 struct FoundVertex {
     state: VertexState,
-    /// Its result; the predicted one if the step is open.
+    /// The result; the predicted one if the step is open.
     result: Option<ResultId>,
-    /// It cannot be cached, because a command below it runs.
+    /// Cannot be cached, because a command below it runs.
     fresh: bool,
 }
 

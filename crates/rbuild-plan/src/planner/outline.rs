@@ -27,7 +27,7 @@ pub struct Outline {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OutlineArg {
     pub name: String,
-    /// Its value in this build. A default that contains undeclared variables or cannot be expanded
+    /// Value in this build. A default that contains undeclared variables or cannot be expanded
     /// is returned as written.
     pub value: String,
     pub description: String,

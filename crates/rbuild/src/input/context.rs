@@ -46,7 +46,7 @@ pub struct MainContext {
 
 /// A Dockerfile that is not part of the context.
 struct OuterDockerfile {
-    /// Its name for errors.
+    /// Name for errors.
     name: String,
     bytes: Vec<u8>,
 }

@@ -22,7 +22,7 @@ const WAITING: usize = 16;
 /// An open directory of the output.
 pub(super) struct OutputDir {
     pub dir: RootDir,
-    /// Its path in the output during the export; directories may have temporary names.
+    /// Path in the output during the export; directories may have temporary names.
     pub place: PathBuf,
     /// True if this export created it. Its files need no temporary names, because no other program
     /// uses the directory yet.

@@ -16,11 +16,11 @@ use crate::ops::copy_file::{copy_file, unchanged};
 /// An entry of the source.
 #[derive(Clone, Copy)]
 pub(super) struct Origin<'a> {
-    /// Its parent directory.
+    /// Parent directory.
     pub dir: &'a RootDir,
-    /// Its name there.
+    /// Name in the parent directory.
     pub name: &'a OsStr,
-    /// Its path in the source.
+    /// Path in the source.
     pub path: &'a Path,
     /// True if others may change the source during the copy.
     pub may_change: bool,
