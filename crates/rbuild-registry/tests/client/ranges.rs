@@ -159,7 +159,7 @@ fn several_readers_share_the_connections() {
             all
         };
         std::thread::scope(|threads| {
-            let started: Vec<_> = (0..readers).map(|_| threads.spawn(&read)).collect();
+            let started: Vec<_> = (0..readers).map(|_| threads.spawn(read)).collect();
             assert!(started.into_iter().all(|reader| reader.join().unwrap() == bytes()));
         });
         let most = registry.state().most_open;
