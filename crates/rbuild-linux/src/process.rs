@@ -2,6 +2,7 @@
 
 #![allow(unsafe_code)]
 
+use std::ffi::OsStr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -267,8 +268,13 @@ pub fn adopt_orphans() -> Result<()> {
 pub fn children() -> Vec<u32> {
     // If /proc belongs to an outer PID namespace, this process has another ID there.
     let shown = std::fs::read_link("/proc/self").ok().and_then(|link| link.to_str()?.parse().ok());
-    let own: u32 = shown.unwrap_or_else(std::process::id);
-    let text = std::fs::read_to_string(format!("/proc/self/task/{own}/children"));
+    children_of(shown.unwrap_or_else(std::process::id))
+}
+
+/// Returns the PIDs of the children of the first thread of a process. All PIDs are those of the PID
+/// namespace of /proc.
+fn children_of(process: u32) -> Vec<u32> {
+    let text = std::fs::read_to_string(format!("/proc/{process}/task/{process}/children"));
     if let Ok(text) = text {
         return text.split_whitespace().filter_map(|pid| pid.parse().ok()).collect();
     }
@@ -278,7 +284,28 @@ pub fn children() -> Vec<u32> {
         stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
     };
     let all = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-    all.filter_map(|e| e.file_name().to_str()?.parse().ok()).filter(|pid| parent(*pid) == Some(own)).collect()
+    all.filter_map(|e| e.file_name().to_str()?.parse().ok()).filter(|pid| parent(*pid) == Some(process)).collect()
+}
+
+/// Sends a signal to the children of a process, if one of them has a handler for it. Returns false
+/// otherwise: the first process of a PID namespace ignores signals without a handler. Also returns
+/// false if /proc belongs to another PID namespace.
+pub fn forward_signal(process: &OwnedFd, signal: Signal) -> bool {
+    let is_own = std::fs::read_link("/proc/self")
+        .is_ok_and(|link| link.as_os_str() == OsStr::new(&std::process::id().to_string()));
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", process.as_raw_fd())).unwrap_or_default();
+    let pid = info.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse::<u32>().ok());
+    let Some(pid) = pid.filter(|_| is_own) else { return false };
+    let handlers: Vec<u32> = children_of(pid).into_iter().filter(|child| has_handler(*child, signal)).collect();
+    handlers.iter().for_each(|child| send_signal(*child, signal));
+    !handlers.is_empty()
+}
+
+/// Returns true if a process has a handler for a signal (`SigCgt` of proc_pid_status(5)).
+fn has_handler(process: u32, signal: Signal) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
+    let mask = status.lines().find_map(|line| u64::from_str_radix(line.strip_prefix("SigCgt:")?.trim(), 16).ok());
+    mask.is_some_and(|mask| mask & (1 << (signal as i32 - 1)) != 0)
 }
 
 /// Kills all children, including those that are reparented to the calling process meanwhile, until

@@ -44,11 +44,16 @@ impl StopSignals {
 
     /// Returns true if a signal has arrived since the last call.
     pub fn arrived(&self) -> bool {
-        let mut any = false;
-        while let Ok(Some(_)) = self.receiver.read_signal() {
-            any = true;
+        self.take().is_some()
+    }
+
+    /// Returns the last signal that has arrived since the last call.
+    pub fn take(&self) -> Option<Signal> {
+        let mut last = None;
+        while let Ok(Some(info)) = self.receiver.read_signal() {
+            last = Signal::try_from(info.ssi_signo as i32).ok();
         }
-        any
+        last
     }
 
     /// Reads a pipe to its end. Returns `None` if a signal arrives first.

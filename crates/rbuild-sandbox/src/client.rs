@@ -12,6 +12,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
+use nix::sys::signal::Signal;
 use rbuild_linux::parallel::locked;
 use rbuild_linux::{clock, described, process};
 use rustix::event::{PollFd, PollFlags, poll};
@@ -46,6 +47,13 @@ impl Cancel {
     pub fn cancel(&self) {
         self.0.stopped.store(true, Ordering::SeqCst);
         locked(&self.0.running).values().for_each(|fd| process::kill_pidfd(fd));
+    }
+
+    /// Sends a signal to the running commands that have a handler for it. Returns true if there is
+    /// one.
+    pub fn forward(&self, signal: Signal) -> bool {
+        let running = locked(&self.0.running);
+        running.values().map(|runner| process::forward_signal(runner, signal)).fold(false, |any, sent| any | sent)
     }
 
     /// Returns true if the build has been canceled.

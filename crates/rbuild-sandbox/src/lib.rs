@@ -18,7 +18,7 @@ pub use attached::run_attached;
 pub use client::{Cancel, Stream, run};
 pub use error::{MountError, Phase, Refusal, RunnerError, RunnerProblem, SandboxError, SystemError};
 pub use namespace::checks::{Check, checks};
-pub use namespace::enter::{Builder, BuilderConfig, STORE, enter};
+pub use namespace::enter::{Builder, BuilderConfig, GRACE, STORE, enter};
 pub use namespace::isolation::{Isolation, IsolationRequest, isolation};
 pub use namespace::network::Carrier;
 pub use protocol::{CommandEnd, CommandOutcome, Input, MountRequest, MountSource, RootFiles, RunRequest, RunnerMode};

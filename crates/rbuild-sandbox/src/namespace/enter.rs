@@ -34,7 +34,7 @@ use crate::runner::zygote::Zygote;
 pub const STORE: &str = "/store";
 
 /// Time that the builder has to clean up after a signal before it is killed.
-const GRACE: Duration = Duration::from_millis(1500);
+pub const GRACE: Duration = Duration::from_millis(1500);
 
 /// Configuration of a builder: the parts of the host that it sees, and its purpose.
 #[derive(Debug, Clone)]
@@ -51,6 +51,8 @@ pub struct BuilderConfig {
     /// True if commands may run. They require a /sys and a zygote, both of which take time to
     /// create.
     pub commands: bool,
+    /// Time that the builder has after a signal before it is killed.
+    pub grace: Duration,
     /// Children of the caller that may be killed once the builder has ended.
     pub expendable: Vec<u32>,
     /// Children of the caller that go on when the builder has ended.
@@ -103,11 +105,11 @@ impl Builder {
     /// # Errors
     ///
     /// Fails if no thread can be started.
-    pub fn on_stop(&self, cancel: impl FnOnce() + Send + 'static) -> rbuild_linux::Result<()> {
+    pub fn on_stop(&self, cancel: impl FnOnce(Signal) + Send + 'static) -> rbuild_linux::Result<()> {
         let signals = self.signals;
         let watch = move || {
-            if signals.wait().is_ok() {
-                cancel();
+            if let Ok(signal) = signals.wait() {
+                cancel(signal);
             }
         };
         start(watch).map(drop)
@@ -195,7 +197,7 @@ impl Launcher<'_> {
                 false => Err(maps_refused(e, &KernelSettings::read()).into()),
             };
         }
-        let ended = supervise(child, &pidfd, go, failure_reader, &self.signals);
+        let ended = supervise((child, &pidfd), go, failure_reader, &self.signals, self.config.grace);
         if adopts {
             process::kill_children_except(kept);
         }
@@ -252,11 +254,11 @@ pub struct BuilderExit {
 /// Forwards signals until the builder ends. The builder writes to `failure_reader` if it fails
 /// before it calls `build`.
 fn supervise(
-    child: u32,
-    pidfd: &OwnedFd,
+    (child, pidfd): (u32, &OwnedFd),
     mut go: PipeWriter,
     mut failure_reader: PipeReader,
     signals: &StopSignals,
+    grace: Duration,
 ) -> Result<Result<BuilderExit, SandboxError>, SandboxError> {
     match go.write_all(b"g") {
         // The builder was killed before it read the byte; its exit status reports that.
@@ -279,13 +281,13 @@ fn supervise(
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(e) => return Ok(Err(failed("poll", "the builder process")(e.into()))),
         }
-        if signals.arrived() {
+        if let Some(signal) = signals.take() {
             if deadline.is_some() {
                 // Second request: kill without waiting for the grace period.
                 process::kill(child);
             }
-            process::send_signal(child, Signal::SIGTERM);
-            deadline = Some(Instant::now() + GRACE);
+            process::send_signal(child, signal);
+            deadline = Some(Instant::now() + grace);
         }
         if fds[0].revents().contains(PollFlags::IN) {
             let code = exit_code(process::wait(child)?);

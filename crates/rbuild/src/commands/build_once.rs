@@ -11,7 +11,7 @@ use rbuild_engine::{
 use rbuild_image::MediaType;
 use rbuild_linux::Destination;
 use rbuild_linux::parallel::start;
-use rbuild_sandbox::{Builder, BuilderConfig, Cancel, Restore, enter};
+use rbuild_sandbox::{Builder, BuilderConfig, Cancel, GRACE, Restore, enter};
 use rbuild_store::Store;
 use serde_json::{Value, json};
 
@@ -126,6 +126,7 @@ impl BuildOnce<'_> {
             binds: binds(request),
             carrier: request.carrier.clone(),
             commands: prepared.iter().any(Prepared::has_commands),
+            grace: GRACE,
             expendable: self.pulls.processes(),
             kept: self.early.process().into_iter().collect(),
         };
@@ -180,7 +181,7 @@ impl BuildOnce<'_> {
         let (cancel, last) = (Cancel::default(), sender.clone());
         let result = builder.and_then(|builder| {
             let stop = cancel.clone();
-            builder.on_stop(move || stop.cancel()).map_err(BuildError::kernel("the builder"))?;
+            builder.on_stop(move |_| stop.cancel()).map_err(BuildError::kernel("the builder"))?;
             let images = self.pulls.receive(&sender);
             let images = images.map_err(|e| Failure::new(format!("cannot receive images: {e}")).because(&e));
             let images = images.map_err(|failure| BuildError::Caller(Box::new(failure)))?;

@@ -4,7 +4,7 @@ use std::io::{self, Read};
 use std::path::Path;
 
 use rbuild_remedy::{MachineRemedy, Remedy};
-use rbuild_sandbox::{Builder, BuilderConfig};
+use rbuild_sandbox::{Builder, BuilderConfig, GRACE};
 use rbuild_store::{Store, StoreError};
 use serde::de::DeserializeOwned;
 
@@ -14,7 +14,7 @@ use crate::exit::{Failure, code};
 pub fn store_config(store: &Store) -> BuilderConfig {
     let (path, owners) = (store.path().to_path_buf(), store.owner_records().clone());
     let (binds, expendable, kept) = Default::default();
-    BuilderConfig { store: path, owners, binds, carrier: None, commands: false, expendable, kept }
+    BuilderConfig { store: path, owners, binds, carrier: None, commands: false, grace: GRACE, expendable, kept }
 }
 
 /// Returns the store at its path in the builder. Trees that are made through it have owners of the

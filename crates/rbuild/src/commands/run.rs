@@ -2,13 +2,16 @@
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use rbuild_engine::{BuildError, Invocation, PullPolicy, invoke, limit_remedy, volume_binds};
 use rbuild_image::Platform;
 use rbuild_linux::quoted;
 use rbuild_plan::{NetworkMode, Volume};
 use rbuild_remedy::sentence;
-use rbuild_sandbox::{Builder, BuilderConfig, Cancel, Carrier, CommandOutcome, Input, Restore, SandboxError, enter};
+use rbuild_sandbox::{
+    Builder, BuilderConfig, Cancel, Carrier, CommandOutcome, GRACE, Input, Restore, SandboxError, enter,
+};
 use rbuild_store::{Image, Store};
 
 use crate::args::RunArgs;
@@ -20,6 +23,10 @@ use crate::input::{flags, network};
 use crate::ui::hints::{Hint, UsageRemedy, VerbRemedy};
 use crate::ui::terminal;
 
+/// Time that a command has after a signal, as in `docker stop`.
+const STOP_TIME: Duration = Duration::from_secs(10);
+/// Exit code of a builder that SIGKILL ended.
+const KILLED: i32 = 128 + 9;
 /// Exit codes of shells for a program that was not found, and for one that cannot be executed.
 const NOT_FOUND: i32 = 127;
 const CANNOT_RUN: i32 = 126;
@@ -50,11 +57,13 @@ pub fn run(settings: &Settings, args: RunArgs) -> Result<u8, Failure> {
     let invocation = invocation(args, volumes, network, carrier.as_ref(), has_terminal)?;
     let (root, owners) = (settings.root.clone(), store.owner_records().clone());
     let (binds, expendable, kept) = (volume_binds(&invocation.volumes), Vec::new(), Vec::new());
-    let config = BuilderConfig { store: root, owners, binds, carrier, commands: true, expendable, kept };
+    let grace = STOP_TIME + GRACE;
+    let config = BuilderConfig { store: root, owners, binds, carrier, commands: true, grace, expendable, kept };
     // The builder cannot restore the terminal if it is killed.
     let _restore = has_terminal.then(Restore::of_stdin);
     let ended = enter(&config, settings.isolation, |builder| in_builder(builder, &store, &image, &invocation))?;
-    Ok(exit_code(ended.code, ended.stopped))
+    // A builder that was killed has not stopped the command by itself.
+    Ok(exit_code(ended.code, ended.stopped && ended.code == KILLED))
 }
 
 fn invocation(
@@ -104,7 +113,13 @@ fn in_builder(builder: Result<Builder, SandboxError>, store: &Store, image: &Ima
     let cancel = Cancel::default();
     let outcome = builder.map_err(BuildError::from).and_then(|builder| {
         let stop = cancel.clone();
-        builder.on_stop(move || stop.cancel()).map_err(BuildError::kernel("the builder"))?;
+        let forward = move |signal| {
+            if stop.forward(signal) {
+                std::thread::sleep(STOP_TIME);
+            }
+            stop.cancel();
+        };
+        builder.on_stop(forward).map_err(BuildError::kernel("the builder"))?;
         let store = store_in(&builder, store)?;
         invoke(&store, image, invocation, &builder, &cancel)
     });

@@ -5,6 +5,9 @@ use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
 use crate::lab::Lab;
 
 const IMAGE: &str =
@@ -50,6 +53,31 @@ fn run_passes_standard_input_only_on_request() {
     };
     assert_eq!(feed(&["-i", "busybox", "cat"]), "from outside\n");
     assert_eq!(feed(&["busybox", "cat"]), "");
+}
+
+#[test]
+fn signals_are_forwarded_to_commands_that_handle_them() {
+    let lab = Lab::new();
+    let run = |script: &str, signal: Signal| {
+        let mut command = lab.command(["run", "--rm", "busybox", "sh", "-c", script]);
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let mut output = child.stdout.take().unwrap();
+        let mut text = vec![0; "ready\n".len()];
+        output.read_exact(&mut text).unwrap();
+        let asked = Instant::now();
+        kill(Pid::from_raw(child.id() as i32), signal).unwrap();
+        output.read_to_end(&mut text).unwrap();
+        let code = child.wait().unwrap().code();
+        assert!(asked.elapsed() < Duration::from_secs(5), "{signal}: {:?}", asked.elapsed());
+        (String::from_utf8(text).unwrap(), code)
+    };
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+        let name = signal.as_str().trim_start_matches("SIG");
+        let handler = format!("trap 'echo {name}; exit 3' {name}; echo ready; while :; do sleep 0.05; done");
+        assert_eq!(run(&handler, signal), (format!("ready\n{name}\n"), Some(3)));
+        // As the first process of its PID namespace, the command would ignore the signal.
+        assert_eq!(run("echo ready; while :; do sleep 0.05; done", signal), ("ready\n".into(), Some(130)));
+    }
 }
 
 /// Runs rbuild on a terminal of 30 rows and 100 columns (with script(1) of util-linux) and types
