@@ -1,6 +1,6 @@
 //! The verbs `login` and `logout`.
 
-use std::io::{BufRead, IsTerminal, Read};
+use std::io::{BufRead, Error, ErrorKind, IsTerminal, Read};
 
 use rbuild_engine::Warning;
 use rbuild_linux::HiddenInput;
@@ -100,12 +100,7 @@ fn user_and_password(args: &LoginArgs) -> Result<(String, Secret), Failure> {
             text.trim_end_matches(['\r', '\n']).to_string()
         }
         None if !terminal => return missing("password", VerbRemedy::PassPassword),
-        None => {
-            let hidden = HiddenInput::start();
-            let password = ask("Password: ");
-            drop(hidden);
-            password?
-        }
+        None => ask_hidden("Password: ")?,
     };
     match (user.is_empty(), password.is_empty()) {
         (false, false) => Ok((user, Secret::new(password))),
@@ -118,5 +113,19 @@ fn ask(prompt: &str) -> Result<String, Failure> {
     terminal::err(prompt);
     let mut line = String::new();
     std::io::stdin().lock().take(MAX_PASSWORD).read_line(&mut line).map_err(stdin::failed)?;
+    Ok(line.trim_end_matches(['\r', '\n']).to_string())
+}
+
+/// Asks for a line that the terminal does not show. The echo is restored if a signal ends this.
+fn ask_hidden(prompt: &str) -> Result<String, Failure> {
+    let Some(hidden) = HiddenInput::start() else { return ask(prompt) };
+    terminal::err(prompt);
+    let line = hidden.read_line(MAX_PASSWORD as usize).map_err(stdin::failed)?;
+    drop(hidden);
+    let Some(line) = line else {
+        terminal::err("\n");
+        return Err(Failure::interrupted());
+    };
+    let line = String::from_utf8(line).map_err(|e| stdin::failed(Error::new(ErrorKind::InvalidData, e)))?;
     Ok(line.trim_end_matches(['\r', '\n']).to_string())
 }

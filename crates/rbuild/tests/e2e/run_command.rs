@@ -148,6 +148,26 @@ fn a_terminal_has_a_size_and_ctrl_c_goes_to_the_command() {
     assert!(code == Some(0) && shown.contains("/dev/pts/0") && shown.contains(" icanon"), "{shown}");
 }
 
+#[test]
+fn an_interrupted_login_restores_the_echo_of_the_terminal() {
+    let lab = Lab::new();
+    let login = "\"$RB\" login -u me 127.0.0.1:1";
+    let report = "echo code=$?; stty -a";
+    let (_, shown) = on_terminal(&lab, &format!("trap : INT; {login}; {report}"), "wait:Password: \n^C\n");
+    assert!(shown.contains("code=130") && shown.contains(" echo "), "{shown}");
+    for signal in ["TERM", "HUP"] {
+        // Sends the signal once the echo is off.
+        let sender = format!("until stty -F /dev/tty -a | grep -q -- ' -echo '; do sleep 0.1; done; kill -{signal} $$");
+        let script = format!("({sender}) & exec {login}");
+        lab.write("script", script);
+        let (_, shown) = on_terminal(&lab, &format!("sh script; {report}"), "");
+        assert!(shown.contains("code=130") && shown.contains(" echo "), "{signal}: {shown}");
+    }
+    // A password is read as before; nothing listens at the address.
+    let (_, shown) = on_terminal(&lab, &format!("{login}; {report}"), "wait:Password: \nhunter2\n");
+    assert!(shown.contains("code=1\n") && shown.contains(" echo ") && !shown.contains("hunter2"), "{shown}");
+}
+
 /// The zygote is the first child of the builder, which is the only child of the process that was
 /// started.
 #[test]
