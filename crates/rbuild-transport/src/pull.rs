@@ -38,22 +38,34 @@ pub struct PulledImage {
     pub warnings: Vec<String>,
 }
 
+/// Handling of a name that resolves to a single image, which is for another platform than the
+/// requested one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OtherPlatform {
+    /// The image is pulled, with a warning.
+    Accept,
+    /// The pull fails.
+    Refuse,
+}
+
 /// Pulls an image for a platform and names it. If the store has the current image of the registry,
 /// nothing is downloaded. Two processes that pull the same image download it once.
 ///
 /// # Errors
 ///
-/// Fails if the registry fails or has no image for the platform, if the image is damaged, or if the
-/// store cannot be written.
+/// Fails if the registry fails or has no image for the platform, if the image is damaged or
+/// refused, or if the store cannot be written.
 #[tracing::instrument(target = "transport", name = "pull", level = "debug", skip_all, fields(%name))]
 pub fn pull(
     store: &Store,
     client: &Client,
     name: &Reference,
     platform: &Platform,
+    other: OtherPlatform,
     progress: &TransferProgress<'_>,
 ) -> Result<PulledImage> {
     let (remote, document) = RemoteImage::resolve(client, name, platform, NameUse::ThisImage)?;
+    let remote = RemoteImage { other, ..remote };
     let download = || remote.download(&remote.documents(document, store)?, store, progress, None);
     remote.once(store, download)
 }
@@ -104,6 +116,7 @@ struct RemoteImage {
     platform: Platform,
     resolved: ManifestDigest,
     name_use: NameUse,
+    other: OtherPlatform,
 }
 
 impl RemoteImage {
@@ -123,17 +136,29 @@ impl RemoteImage {
             },
         };
         let (name, platform) = (name.clone(), platform.clone());
-        Ok((RemoteImage { repository, name, platform, resolved: resolved.of_manifest(), name_use }, document))
+        let (resolved, other) = (resolved.of_manifest(), OtherPlatform::Accept);
+        Ok((RemoteImage { repository, name, platform, resolved, name_use, other }, document))
     }
 
     /// Returns the image if the store has it, and names it.
     fn find(&self, store: &Store) -> Result<Option<PulledImage>> {
         let known = store.images().pulled_image(&self.name, &self.platform)?;
         let Some((known, image)) = known.filter(|(known, _)| known.resolved == self.resolved) else { return Ok(None) };
+        if self.resolved == known.manifest {
+            self.check_platform(&image.config.platform())?;
+        }
         let lost = keep_name(store, &self.name, &self.named(store, known.manifest)?)?;
         let (id, manifest) = (image.id, known.manifest);
         let resolved = self.resolved;
         Ok(Some(PulledImage { id, manifest, resolved, is_new: false, lost, warnings: Vec::new() }))
+    }
+
+    /// Checks the platform of a single image against the requested one.
+    fn check_platform(&self, own: &Platform) -> Result<()> {
+        match self.other == OtherPlatform::Refuse && !self.platform.accepts(own) {
+            true => Err(refused(&self.name, own, &self.platform)),
+            false => Ok(()),
+        }
     }
 
     /// Returns the image that the name refers to once `pulled` has been pulled.
@@ -161,7 +186,12 @@ impl RemoteImage {
             None => self.repository.document(&digest)?.bytes,
         };
         let (source, place) = (&self.repository, self.repository.place().to_string());
-        Transfer { source, store, place, platform: &self.platform }.documents(bytes, &self.name)
+        let is_single = !is_index(&bytes);
+        let documents = Transfer { source, store, place, platform: &self.platform }.documents(bytes, &self.name)?;
+        if is_single {
+            self.check_platform(&documents.platform)?;
+        }
+        Ok(documents)
     }
 
     /// Downloads the layers that the store lacks, and names the image.
@@ -234,6 +264,18 @@ impl PendingPull {
     }
 }
 
+fn mismatch(name: &Reference, own: &Platform, wanted: &Platform) -> String {
+    format!("{} is for {own}, not for the requested {wanted}", name.familiar())
+}
+
+/// Returns the error about a single image that is for another platform than the requested one.
+fn refused(name: &Reference, own: &Platform, wanted: &Platform) -> TransportError {
+    TransportError::Other {
+        message: mismatch(name, own, wanted),
+        help: Some(ImageRemedy::SelectPlatform { platform: own.to_string() }.into()),
+    }
+}
+
 /// Gives an image that is there its name, unless it has it. Returns the platforms that the name
 /// loses.
 fn keep_name(store: &Store, name: &Reference, manifest: &ManifestDigest) -> Result<Option<LostPlatforms>> {
@@ -259,6 +301,8 @@ struct ImageDocuments {
     config: Vec<u8>,
     /// The layers, lowest first.
     layers: Vec<BlobInfo>,
+    /// The platform that the configuration states.
+    platform: Platform,
     /// Warnings, one sentence each.
     warnings: Vec<String>,
 }
@@ -372,9 +416,9 @@ impl Transfer<'_> {
             )));
         }
         let (own, wanted) = (config.platform(), self.platform);
-        let other = (!wanted.accepts(&own))
-            .then(|| format!("{} is for {own}, not for the requested {wanted}", name.familiar()));
-        Ok(ImageDocuments { manifest: bytes, config: text, layers, warnings: other.into_iter().collect() })
+        let other = (!wanted.accepts(&own)).then(|| mismatch(name, &own, wanted));
+        let warnings = other.into_iter().collect();
+        Ok(ImageDocuments { manifest: bytes, config: text, layers, platform: own, warnings })
     }
 
     /// Returns a configuration of the store, or else downloads it and verifies its digest.

@@ -6,20 +6,20 @@ use std::sync::atomic::AtomicU64;
 
 use rbuild_dockerfile::Help;
 use rbuild_engine::Warning;
-use rbuild_image::{BlobDigest, ManifestDigest, Platform, PlatformError, Reference, SourceUrl, human_size};
+use rbuild_image::{BlobDigest, ManifestDigest, Platform, Reference, SourceUrl, human_size};
 use rbuild_registry::Client;
 use rbuild_remedy::sentence;
 use rbuild_store::{Download, Image, Store, StoreError};
 use rbuild_transport::{
-    BlobOrigin, DownloadRequest, EarlyPush, EarlyUploads, Outgoing, PulledImage, TransferProgress, TransportError,
-    check_name, outgoing,
+    BlobOrigin, DownloadRequest, EarlyPush, EarlyUploads, OtherPlatform, Outgoing, PulledImage, TransferProgress,
+    TransportError, check_name, outgoing,
 };
 
 use crate::args::{PullArgs, PushArgs, RegistryFlags};
 use crate::commands::named::{self, Purpose};
 use crate::exit::{Failure, code};
 use crate::input::settings::Settings;
-use crate::input::{output, registry, value};
+use crate::input::{flags, output, registry, value};
 use crate::ui::hints::Hint;
 use crate::ui::terminal;
 use crate::ui::transfer_bar::TransferBar;
@@ -87,14 +87,16 @@ fn pull_one(
     client: &Client,
     name: &Reference,
     platform: &Platform,
+    other: OtherPlatform,
     display: TransferDisplay,
 ) -> Result<PulledImage, TransportError> {
     let doing = format!("pulling {}", shown_name(name, platform));
     if display != TransferDisplay::Nothing {
         terminal::err(&format!("{doing}\n"));
     }
-    let pulled =
-        shown(display, &doing, "pulled", |progress| rbuild_transport::pull(store, client, name, platform, progress))?;
+    let pulled = shown(display, &doing, "pulled", |progress| {
+        rbuild_transport::pull(store, client, name, platform, other, progress)
+    })?;
     pulled.warnings.iter().for_each(|warning| terminal::warning(warning.as_str()));
     if display != TransferDisplay::Nothing {
         pulled.lost.iter().for_each(|lost| terminal::err(&format!("note: {lost}\n")));
@@ -124,16 +126,15 @@ pub fn download_once(store: &Store, url: &SourceUrl) -> Result<File, Failure> {
 }
 
 pub fn pull(settings: &Settings, args: PullArgs) -> Result<u8, Failure> {
-    let platform = match &args.platform {
-        Some(text) => text.parse().map_err(|e: PlatformError| Failure::usage(e.to_string()))?,
-        None => Platform::host(),
-    };
+    let platform = flags::platform(args.platform.as_deref())?;
+    let other = if platform.is_some() { OtherPlatform::Refuse } else { OtherPlatform::Accept };
+    let platform = platform.unwrap_or_else(Platform::host);
     let names = args.images.iter().map(|name| value::image_name(name)).collect::<Result<Vec<_>, _>>()?;
     let store = settings.open()?;
     let client = registry::client_of(&args.registry, &names, args.quiet)?;
     let display = TransferDisplay::new(args.quiet);
     for name in &names {
-        let pulled = pull_one(&store, &client, name, &platform, display)?;
+        let pulled = pull_one(&store, &client, name, &platform, other, display)?;
         if display != TransferDisplay::Nothing {
             terminal::err(&status(pulled.is_new, &pulled.resolved.to_string(), &name.familiar()));
         }

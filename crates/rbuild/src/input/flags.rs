@@ -14,17 +14,34 @@ use crate::exit::Failure;
 use crate::input::{output, value};
 use crate::ui::hints::{self, Hint, ValueRemedy};
 
-/// Parses the values of `--platform`; duplicates are dropped.
-pub fn platforms(given: &[String]) -> Result<Vec<Platform>, Failure> {
+/// Variable of docker with the platform that is selected if a verb has no `--platform`.
+pub const DEFAULT_PLATFORM: &str = "DOCKER_DEFAULT_PLATFORM";
+
+/// Returns the value of [`DEFAULT_PLATFORM`]; `None` if it is empty or unset.
+pub fn default_platform() -> Option<String> {
+    std::env::var(DEFAULT_PLATFORM).ok().filter(|text| !text.is_empty())
+}
+
+/// Parses the values of `--platform` of a build, or else `default`, the value of
+/// [`DEFAULT_PLATFORM`]; duplicates are dropped.
+pub fn platforms(given: &[String], default: Option<&str>) -> Result<Vec<Platform>, Failure> {
+    match (given, default) {
+        ([], Some(default)) => platforms_of(DEFAULT_PLATFORM, "=", &[default]),
+        (given, _) => platforms_of("--platform", " ", given),
+    }
+}
+
+fn platforms_of(setting: &str, sign: &str, lists: &[impl AsRef<str>]) -> Result<Vec<Platform>, Failure> {
     let mut all = Vec::new();
-    for (list, text) in given.iter().flat_map(|list| list.split(',').map(move |text| (list, text))) {
+    let lists = lists.iter().map(AsRef::as_ref);
+    for (list, text) in lists.flat_map(|list| list.split(',').map(move |text| (list, text))) {
         let platform = match text {
             "local" => Platform::host(),
             "" => {
-                let failure = Failure::usage(format!("--platform {list}: a platform is empty"));
+                let failure = Failure::usage(format!("{setting}{sign}{list}: a platform is empty"));
                 return Err(failure.help(ValueRemedy::PlatformsForm));
             }
-            text => text.parse().map_err(of_platform)?,
+            text => text.parse().map_err(|e| of_platform(setting, &e, &["linux", "local"]))?,
         };
         if !all.contains(&platform) {
             all.push(platform);
@@ -58,8 +75,17 @@ const ALIASES: [&str; 3] = ["x86_64", "aarch64", "armhf"];
 /// Operating systems that images are made for.
 const SYSTEMS: [&str; 4] = ["linux", "windows", "darwin", "freebsd"];
 
-fn of_platform(e: PlatformError) -> Failure {
-    Failure::usage(format!("--platform: {e}")).help(platform_hint(&e, &["linux", "local"]))
+fn of_platform(setting: &str, e: &PlatformError, others: &[&str]) -> Failure {
+    Failure::usage(format!("{setting}: {e}")).help(platform_hint(e, others))
+}
+
+/// Parses `--platform` of a verb that selects one image, or else [`DEFAULT_PLATFORM`]; `None` if
+/// neither is set.
+pub fn platform(given: Option<&str>) -> Result<Option<Platform>, Failure> {
+    let default = default_platform().filter(|_| given.is_none());
+    let setting = if default.is_some() { DEFAULT_PLATFORM } else { "--platform" };
+    let text = given.or(default.as_deref());
+    text.map(|text| text.parse().map_err(|e| of_platform(setting, &e, &["linux"]))).transpose()
 }
 
 /// Suggests an architecture or one of `others` instead of an unknown platform.

@@ -51,7 +51,7 @@ impl BuildInput {
     ) -> Result<BuildInput, Failure> {
         let fetch = |url: &SourceUrl| fetch(url, &secrets);
         let MainContext { dir, dockerfile_name, dockerfile, newest, unpacked } = context::main(args, store, &fetch)?;
-        let platforms = flags::platforms(&args.platform)?;
+        let platforms = flags::platforms(&args.platform, flags::default_platform().as_deref())?;
         platforms.iter().filter_map(flags::misspelled_platform).for_each(terminal::warning);
         let platform = platforms.first().cloned().unwrap_or_else(Platform::host);
         let named = context::named(&args.build_context, store, &platform, &fetch)?;

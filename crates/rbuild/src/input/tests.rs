@@ -42,7 +42,9 @@ fn messages_about_values_of_flags_are_as_recorded() {
         all(&["step", "layers", "tru"], |text| request::squash(Some(text)).map(drop)),
         all(&["=1", ""], |text| request::pair("--label", text)),
         all(&["id=a,srce=b", "id=a,type=fiel", "id=a,type=x", "id=a,mode=7", "src=b", "id", "\"id"], flags::secret),
-        all(&["linux/", "amd46", "linux/a/b/c", "linux/amd64,,", ""], |text| flags::platforms(&[text.to_string()])),
+        all(&["linux/", "amd46", "linux/a/b/c", "linux/amd64,,", ""], |text| {
+            flags::platforms(&[text.to_string()], None)
+        }),
         all(&["db", "=1", "db:x"], flags::host),
         all(&["nofiel=1", "x=1", "nofile", "nofile=a", "nofile=2:1", "nofile=9:3"], |text| {
             flags::ulimit(text).map(drop)

@@ -40,6 +40,7 @@ mod names;
 mod output_formats;
 mod outputs;
 mod owners;
+mod platforms;
 mod processes;
 mod pulls;
 mod pushes;
