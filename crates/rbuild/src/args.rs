@@ -404,6 +404,9 @@ pub struct RunArgs {
     /// Program to run instead of the image's ENTRYPOINT
     #[arg(long, value_name = "PROGRAM")]
     pub entrypoint: Option<String>,
+    /// Platform to select from a multi-platform image [default: that of this machine]
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
+    pub platform: Option<String>,
     /// Network mode: host, isolated (private, with outbound access through pasta or slirp4netns) or
     /// none [default: host]
     #[arg(long, value_name = "MODE", default_value = "default", hide_default_value = true, visible_alias = "net")]
@@ -492,6 +495,9 @@ pub struct CreateArgs {
     /// Name of the container
     #[arg(long)]
     pub name: Option<String>,
+    /// Platform to select from a multi-platform image [default: that of this machine]
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
+    pub platform: Option<String>,
     #[command(flatten)]
     pub ignored: IgnoredCreateFlags,
 }
@@ -518,8 +524,6 @@ pub struct IgnoredCreateFlags {
     rm: bool,
     #[arg(long, hide = true)]
     pub entrypoint: Option<String>,
-    #[arg(long, hide = true)]
-    platform: Option<String>,
     #[arg(long, hide = true)]
     pull: Option<String>,
     #[arg(long, hide = true)]

@@ -19,6 +19,7 @@ use crate::commands::removing::removed_text;
 use crate::commands::run;
 use crate::exit::{Failure, code};
 use crate::input::output;
+use crate::input::{flags, output};
 use crate::input::settings::Settings;
 use crate::template;
 use crate::ui::hints::{self, OutputRemedy, VerbRemedy};
@@ -29,7 +30,8 @@ const MAX_COMMAND: usize = 20;
 
 pub fn create(settings: &Settings, args: CreateArgs) -> Result<u8, Failure> {
     let store = settings.open()?;
-    let (_, image) = named::find(&store, &args.words[0], Purpose::Use)?;
+    let platform = flags::platform(args.platform.as_deref())?;
+    let image = named::find_for(&store, &args.words[0], platform.as_ref())?;
     let now = Timestamp::now();
     let salt = format!("{}.{:09} {}", now.sec, now.nsec, std::process::id());
     let entrypoint = args.ignored.entrypoint.map(run::entrypoint);

@@ -1,6 +1,7 @@
 //! Looks up images that the command line names.
 
-use rbuild_image::Reference;
+use rbuild_image::{Platform, Reference};
+use rbuild_remedy::{ImageRemedy, Remedy};
 use rbuild_store::{Image, Store, StoreError};
 
 use crate::exit::Failure;
@@ -22,6 +23,36 @@ pub enum Purpose {
 /// Fails if there is no such image, with the nearest name as the hint.
 pub fn find(store: &Store, wanted: &str, purpose: Purpose) -> Result<(Option<Reference>, Image), Failure> {
     store.images().find_image(wanted).map_err(missing(store, wanted, purpose))
+}
+
+/// Returns the image that `wanted` names, which is used: that of `platform`, or if there is none,
+/// that of this machine's platform or else the first one.
+///
+/// # Errors
+///
+/// Fails if there is no such image, with the nearest name as the hint, or if it is not for
+/// `platform`.
+pub fn find_for(store: &Store, wanted: &str, platform: Option<&Platform>) -> Result<Image, Failure> {
+    let found = store.images().find(wanted).map_err(missing(store, wanted, Purpose::Use))?;
+    let Some(platform) = platform else { return Ok(found.image) };
+    if platform.accepts(&found.image.config.platform()) {
+        return Ok(found.image);
+    }
+    let mut others = Vec::new();
+    for manifest in found.artifact.images() {
+        let image = store.images().image(manifest)?;
+        let own = image.config.platform();
+        if platform.accepts(&own) {
+            return Ok(image);
+        }
+        others.push(own.to_string());
+    }
+    let only = others.join(", ");
+    let failure = Failure::new(format!("`{wanted}` has no image for {platform}, only for {only}"));
+    Err(match others.into_iter().next() {
+        Some(platform) => failure.help(Remedy::Image(ImageRemedy::SelectPlatform { platform })),
+        None => failure,
+    })
 }
 
 /// Returns a conversion of the errors of a lookup, with the hint of [`find`].

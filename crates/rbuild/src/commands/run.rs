@@ -16,7 +16,7 @@ use rbuild_store::{Image, Store};
 
 use crate::args::RunArgs;
 use crate::commands::in_builder::{exit_code, store_in};
-use crate::commands::named::{self, Purpose};
+use crate::commands::named;
 use crate::exit::{Failure, code};
 use crate::input::settings::Settings;
 use crate::input::{flags, network};
@@ -33,7 +33,8 @@ const CANNOT_RUN: i32 = 126;
 
 pub fn run(settings: &Settings, args: RunArgs) -> Result<u8, Failure> {
     let store = settings.open()?;
-    let (_, image) = named::find(&store, &args.words[0], Purpose::Use)?;
+    let platform = flags::platform(args.platform.as_deref())?;
+    let image = named::find_for(&store, &args.words[0], platform.as_ref())?;
     let has_terminal = args.tty && std::io::stdin().is_terminal();
     if args.tty && args.interactive && !has_terminal {
         return Err(Failure::usage("-it: standard input is not a terminal").help(VerbRemedy::OmitTerminal));

@@ -76,7 +76,10 @@ impl Lab {
     /// Runs a command line with that standard input, with variables that precede it as in a shell.
     /// `sh SCRIPT` runs a shell.
     pub fn run_with(&self, line: &[String], input: &[u8]) -> String {
-        let is_variable = |word: &&String| word.split('=').next().is_some_and(|name| name.starts_with("RBUILD_"));
+        let is_variable = |word: &&String| {
+            let is_known = |name: &str| name.starts_with("RBUILD_") || name == "DOCKER_DEFAULT_PLATFORM";
+            word.split_once('=').is_some_and(|(name, _)| is_known(name))
+        };
         let (variables, line) = line.split_at(line.iter().take_while(is_variable).count());
         let (program, options) = match line[0].as_str() {
             "docker" => (self.dir.join("docker"), &[][..]),

@@ -40,7 +40,7 @@ const BUILD: [Unsupported; 10] = [
 ];
 
 /// Flags of `docker run` and `podman run`.
-const RUN: [Unsupported; 12] = [
+const RUN: [Unsupported; 11] = [
     (&["-d", "--detach"], "containers run in the foreground", "run it in the shell's background: rbuild run IMAGE &"),
     (
         &["-p", "--publish", "-P", "--publish-all", "--expose"],
@@ -58,11 +58,6 @@ const RUN: [Unsupported; 12] = [
         &["--restart"],
         "containers are not kept",
         "let the service manager restart the command, for example with systemd-run",
-    ),
-    (
-        &["--platform"],
-        "`rbuild run` always selects this machine's platform",
-        "pass the ID of the other platform's image, from `rbuild images --tree`",
     ),
     (
         &["--pid", "--ipc", "--uts", "--userns", "--cgroupns"],
