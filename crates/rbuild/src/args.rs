@@ -283,8 +283,8 @@ pub struct PruneArgs {
     /// Keep the most recently used entries, up to this size
     #[arg(long, value_name = "SIZE", visible_alias = "max-used-space")]
     pub keep_storage: Option<String>,
-    /// Accepted for compatibility; there is no confirmation
-    #[arg(short, long, hide = true)]
+    /// Do not ask for confirmation; only rbuild that was called as `docker` asks
+    #[arg(short, long)]
     pub force: bool,
     #[arg(long, hide = true)]
     pub verbose: bool,
@@ -300,8 +300,8 @@ pub struct ImagePruneArgs {
     /// Filter: until=24h or label=NAME[=VALUE]
     #[arg(long, value_name = "FILTER")]
     pub filter: Vec<String>,
-    /// Accepted for compatibility; there is no confirmation
-    #[arg(short, long, hide = true)]
+    /// Do not ask for confirmation; only rbuild that was called as `docker` asks
+    #[arg(short, long)]
     pub force: bool,
 }
 
@@ -340,8 +340,8 @@ pub struct ExplainArgs {
 
 #[derive(Args)]
 pub struct ContainerPruneArgs {
-    /// Accepted for compatibility; there is no confirmation
-    #[arg(short, long, hide = true)]
+    /// Do not ask for confirmation; only rbuild that was called as `docker` asks
+    #[arg(short, long)]
     pub force: bool,
 }
 

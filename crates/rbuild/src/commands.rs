@@ -3,6 +3,7 @@
 pub mod build;
 mod build_once;
 pub mod check;
+pub mod confirm;
 pub mod cp;
 pub mod debug;
 pub mod doctor;

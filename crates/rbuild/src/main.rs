@@ -18,7 +18,7 @@ use clap::FromArgMatches;
 
 use args::{Cli, ProgressMode, Verb};
 use cli::verbs::CommandLine;
-use commands::{build, cp, debug, doctor, explain, images, login, logs, removing, run, save_load, transfer};
+use commands::{build, confirm, cp, debug, doctor, explain, images, login, logs, removing, run, save_load, transfer};
 use debug_log::DebugLog;
 use exit::{Failure, code};
 use input::config::Config;
@@ -63,7 +63,7 @@ fn run(argv: Vec<OsString>) -> u8 {
     if let Err(failure) = hidden_credentials::hide(&cli, &argv) {
         return failure.masked(&secrets_of_line(&argv)).report();
     }
-    match (run_cli(cli), terminal::lost_output()) {
+    match (run_cli(cli, as_docker), terminal::lost_output()) {
         (Ok(code::OK), Some(e)) => Failure::lost_output(e).report(),
         (Ok(code), _) => code,
         (Err(failure), _) => failure.masked(&secrets_of_line(&argv)).report(),
@@ -101,7 +101,7 @@ fn not_parsed(e: &clap::Error, line: &[OsString], (verb, implied): (usize, bool)
 }
 
 /// Starts the debug log, resolves the settings and runs the verb.
-fn run_cli(cli: Cli) -> Result<u8, Failure> {
+fn run_cli(cli: Cli, as_docker: bool) -> Result<u8, Failure> {
     let log = DebugLog { filter: std::env::var("RBUILD_LOG").ok(), debug: cli.debug, file: cli.debug_log };
     log.start()?;
     let config = Config::of_user()?;
@@ -120,6 +120,9 @@ fn run_cli(cli: Cli) -> Result<u8, Failure> {
     };
     let fills_store = matches!(verb, Verb::Import(_) | Verb::Load(_) | Verb::Pull(_));
     let settings = if names_store && !fills_store { settings.expecting_store() } else { settings };
+    if as_docker {
+        confirm::removal(&verb)?;
+    }
     run_verb(verb, &settings)
 }
 

@@ -53,6 +53,8 @@ pub enum VerbRemedy {
     RepairStore,
     /// Obtain images again.
     ObtainAgain,
+    /// Confirm a removal.
+    AnswerYes,
     /// Run the command again.
     RunAgain,
     /// Clamp all times of the image.
@@ -72,6 +74,7 @@ impl VerbRemedy {
         match self {
             VerbRemedy::UseCopy => "use COPY in a Dockerfile".into(),
             VerbRemedy::WritePath { image, path } => format!("write {image}:/{path}").into(),
+            VerbRemedy::AnswerYes => "answer y, or pass -f to remove without a question".into(),
             VerbRemedy::ListRules => "run `rbuild explain` to list the rules".into(),
             VerbRemedy::ExplainRule { rule } => {
                 format!("run `rbuild explain {rule}` for the reason and examples").into()

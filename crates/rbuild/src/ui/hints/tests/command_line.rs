@@ -260,6 +260,7 @@ fn hints_about_single_commands_are_as_recorded() {
             VerbRemedy::ExplainRule { rule: "StageNameCasing" },
             VerbRemedy::CheckDirective,
             VerbRemedy::CloseBracket,
+            AnswerYes,
             VerbRemedy::ListFields,
             VerbRemedy::RemoveLogin,
             VerbRemedy::PassUser,
@@ -283,3 +284,4 @@ fn hints_about_single_commands_are_as_recorded() {
         ]
     );
 }
+            VerbRemedy::AnswerYes,
