@@ -409,6 +409,8 @@ pub enum CommandRemedy {
 pub enum DiskRemedy {
     /// Free space on the disk of the store.
     FreeSpace,
+    /// Free space on the disk of the store, which is full, or use another disk.
+    FreeStore,
     /// Free space on another disk, or use another disk.
     FreeSpaceAt {
         /// A path on the full disk.

@@ -8,7 +8,7 @@ use rbuild_image::DEFAULT_PATH;
 use rbuild_linux::parallel::locked;
 use rbuild_linux::{OwnerMode, UidGid};
 use rbuild_plan::{RunAgent, RunSecret, RunStep, VertexId};
-use rbuild_remedy::{CommandRemedy, IsolationRemedy, MachineRemedy, Remedy};
+use rbuild_remedy::{CommandRemedy, DiskRemedy, IsolationRemedy, MachineRemedy, Remedy};
 use rbuild_sandbox::{
     CommandEnd, CommandOutcome, Input, MountRequest, MountSource, RootFiles, RunRequest, SandboxError, Stream,
     remove_mount_points, restored_files,
@@ -220,6 +220,7 @@ fn outcome_of_run(
             let absent = not_given(run, env.request, code != PROGRAM_NOT_FOUND, relevant);
             let help = absent.or_else(|| json_help(run)).or_else(|| owner_help(env, &log)).or_else(|| exit_help(code));
             let help = help
+                .or_else(|| full_help(env))
                 .or_else(|| (!env.request.shell_on_error).then_some(Remedy::Command(CommandRemedy::InspectFailure)));
             let missing = missing.filter(|_| code == PROGRAM_NOT_FOUND).map(str::to_string);
             let mut error = run_failure(env, id, run, CommandFailure::Exited(code), help, log);
@@ -390,6 +391,19 @@ fn environment(run: &RunStep, home: &str) -> Vec<String> {
         default(name, value);
     }
     env.into_iter().map(|(k, v)| format!("{k}={v}")).collect()
+}
+
+/// Free bytes below which a file system counts as full. A command may have removed a part of its
+/// files when its write failed.
+const ALMOST_NOTHING: u64 = 1 << 20;
+
+/// Returns the remedy for a command that failed while the file system of its files is full.
+fn full_help(env: &StepEnv<'_>) -> Option<Remedy> {
+    let found = rustix::fs::fstatvfs(env.rootfs.work.dir().fd()).ok()?;
+    // File systems without a fixed number of inodes report none.
+    let lacks_inodes = found.f_files > 0 && found.f_favail == 0;
+    let lacks_space = found.f_blocks > 0 && found.f_bavail.saturating_mul(found.f_frsize) < ALMOST_NOTHING;
+    (lacks_inodes || lacks_space).then_some(Remedy::Disk(DiskRemedy::FreeStore))
 }
 
 const SIGKILL: i32 = 9;

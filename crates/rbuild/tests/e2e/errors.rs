@@ -133,6 +133,22 @@ pub fn in_namespace(lab: &Lab, script: &str) -> crate::lab::Ran {
     lab.sh("unshare -Urm bash $LAB/script")
 }
 
+/// The error of the command itself does not name the disk of the store.
+#[test]
+fn a_command_that_fills_the_disk_of_the_store_has_a_hint_about_it() {
+    let lab = Lab::bare();
+    lab.write("Dockerfile", "FROM busybox\nRUN head -c 40m /dev/zero > /f\n");
+    let script = "mount -t tmpfs -o size=16m x $RBUILD_ROOT; $RB import $BASE busybox >/dev/null; $RB build";
+    let ran = in_namespace(&lab, script);
+    ran.fails(
+        1,
+        &["exited with code 1", "hint: free some space on the disk of the store, which is full, with `rbuild prune`"],
+    );
+    lab.write("Dockerfile", "FROM busybox\nRUN false\n");
+    let ran = in_namespace(&lab, script).fails(1, &["hint: "]);
+    assert!(!ran.stderr.contains("which is full"), "{}", ran.stderr);
+}
+
 #[test]
 fn a_full_disk_is_reported_and_leaves_nothing_behind() {
     for step in ["COPY big /", "ADD big.tar /"] {

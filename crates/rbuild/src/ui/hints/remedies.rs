@@ -48,6 +48,11 @@ pub(super) fn words(remedy: &Remedy) -> String {
 fn disk_words(remedy: &DiskRemedy) -> String {
     match remedy {
         DiskRemedy::FreeSpace => "free some space; `rbuild prune -a` empties the build cache".into(),
+        DiskRemedy::FreeStore => {
+            "free some space on the disk of the store, which is full, with `rbuild prune`, or use another disk with \
+             --root DIR"
+                .into()
+        }
         DiskRemedy::FreeSpaceAt { place } => {
             format!("free some space on the disk of {}, or use another disk", quoted(place))
         }

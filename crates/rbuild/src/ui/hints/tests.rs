@@ -328,8 +328,8 @@ fn hints_about_dockerfiles_are_as_recorded() {
 #[test]
 fn hints_about_disks_are_as_recorded() {
     assert_words!(
-        DiskRemedy { FreeSpace, FreeSpaceAt, FreeOutput },
-        [DiskRemedy::FreeSpace, DiskRemedy::FreeSpaceAt { place: "/mnt".into() }, DiskRemedy::FreeOutput],
+        DiskRemedy { FreeSpace, FreeStore, FreeSpaceAt, FreeOutput },
+        [DiskRemedy::FreeSpace, DiskRemedy::FreeStore, DiskRemedy::FreeSpaceAt { place: "/mnt".into() }, DiskRemedy::FreeOutput],
         as Remedy
     );
 }
