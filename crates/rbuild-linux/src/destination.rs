@@ -5,6 +5,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{Seek, Write};
 use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -73,6 +74,9 @@ impl Destination {
         match find(path)? {
             FoundPlace::Descriptor(fd) => StreamFile::of_descriptor(&fd, path).map(Destination::Stream),
             FoundPlace::Existing(path) => existing(&path),
+            FoundPlace::Missing { .. } if path.as_os_str().as_bytes().ends_with(b"/") => {
+                Err(DestinationError::EndsWithSlash(path.to_path_buf()))
+            }
             FoundPlace::Missing { base, rest } => {
                 let base = RootDir::open(base)?;
                 writable(&base)?;

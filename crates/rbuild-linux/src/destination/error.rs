@@ -13,6 +13,8 @@ use crate::error::{Error, quoted};
 pub enum DestinationError {
     /// A directory in place of a file.
     IsDirectory(PathBuf),
+    /// A path that ends with a slash, at which nothing exists.
+    EndsWithSlash(PathBuf),
     /// Another file in place of a directory.
     NotDirectory(PathBuf),
     /// Carries the parent directory of the destination.
@@ -31,6 +33,9 @@ impl fmt::Display for DestinationError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             DestinationError::IsDirectory(path) => write!(f, "{} is a directory", quoted(path)),
+            DestinationError::EndsWithSlash(path) => {
+                write!(f, "{} ends with `/`, so it is the path of a directory", quoted(path))
+            }
             DestinationError::NotDirectory(path) => write!(f, "{} is a file, not a directory", quoted(path)),
             DestinationError::NotWritable(path, e) => {
                 write!(f, "the directory {} is not writable: {}", quoted(path), sentence(&std::io::Error::from(*e)))
@@ -62,6 +67,7 @@ mod tests {
         let path = || PathBuf::from("/out/a.tar");
         let errors = [
             DestinationError::IsDirectory(path()),
+            DestinationError::EndsWithSlash("/out/".into()),
             DestinationError::NotDirectory(path()),
             DestinationError::NotWritable("/out".into(), Errno::ROFS),
             DestinationError::NotForWriting("/dev/fd/3".into()),
@@ -71,6 +77,7 @@ mod tests {
         ];
         let variants = variants!(DestinationError {
             IsDirectory,
+            EndsWithSlash,
             NotDirectory,
             NotWritable,
             NotForWriting,

@@ -49,6 +49,14 @@ fn a_new_file_appears_only_when_it_is_published() {
 }
 
 #[test]
+fn a_path_that_ends_with_a_slash_is_no_file() {
+    let scene = Scene::new("slash");
+    let refused = Destination::open(&scene.path("new/")).unwrap_err();
+    assert!(matches!(refused, DestinationError::EndsWithSlash(_)), "{refused}");
+    assert!(scene.names().is_empty(), "{:?}", scene.names());
+}
+
+#[test]
 fn an_existing_file_keeps_mode_and_content_until_publication() {
     let scene = Scene::new("old");
     std::fs::write(scene.path("f"), "old").unwrap();

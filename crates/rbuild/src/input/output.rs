@@ -364,7 +364,7 @@ pub fn refused(purpose: &str, path: &Path, e: DestinationError) -> Failure {
                 .help(OutputRemedy::CreateParent);
         }
         DestinationError::Kernel(e) => return unwritten(purpose, path, e),
-        DestinationError::IsDirectory(_) => OutputRemedy::PassFile,
+        DestinationError::IsDirectory(_) | DestinationError::EndsWithSlash(_) => OutputRemedy::PassFile,
         DestinationError::NotDirectory(_) => OutputRemedy::PassDirectory,
         DestinationError::NotWritable(..) => OutputRemedy::OtherPath,
         DestinationError::NotForWriting(_) => OutputRemedy::OpenForWriting,

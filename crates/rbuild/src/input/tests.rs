@@ -144,6 +144,7 @@ fn refused_destinations_are_as_recorded() {
         ("/nosuch/a/out", DestinationError::NotWritable("/".into(), rustix::io::Errno::ACCESS)),
         ("/out", DestinationError::NotWritable("/".into(), rustix::io::Errno::ROFS)),
         ("/out", DestinationError::IsDirectory("/out".into())),
+        ("/out/", DestinationError::EndsWithSlash("/out/".into())),
         ("/out", DestinationError::NotDirectory("/out".into())),
         ("/dev/fd/0", DestinationError::NotForWriting("/dev/fd/0".into())),
         ("/out", DestinationError::Socket("/out".into())),
