@@ -25,10 +25,11 @@ pub fn checks() -> Vec<Check> {
 }
 
 fn checks_of(kernel: String, caller: &CallingProcess, sub_ids: &SubIdFacts, settings: &KernelSettings) -> Vec<Check> {
-    let user = sub_ids.user.as_deref().unwrap_or("?");
+    let uid = format!("uid {}", caller.ids.uid);
+    let user = sub_ids.user.as_ref().map_or(uid.clone(), |user| format!("{user} ({uid})"));
     let mut list = vec![
         Check { name: "kernel", remedy: old_kernel(&kernel), found: kernel },
-        Check { name: "user", found: format!("{user} (uid {})", caller.ids.uid), remedy: None },
+        Check { name: "user", found: user, remedy: None },
         ids(caller, sub_ids),
     ];
     for restriction in RESTRICTIONS {
