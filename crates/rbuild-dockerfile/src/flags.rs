@@ -11,6 +11,8 @@ use crate::text::Text;
 pub struct Flag {
     pub name: String,
     pub value: Option<Word>,
+    /// The next word of the line, unless it is a flag.
+    next: Option<String>,
     pub span: Span,
 }
 
@@ -40,7 +42,8 @@ pub fn take(text: &Text, escape: char) -> (Vec<Flag>, Text) {
             }
             None => (body, None),
         };
-        flags.push(Flag { name: name.to_string(), value, span });
+        let next = line[end..].split_whitespace().next().filter(|word| !word.starts_with("--")).map(str::to_string);
+        flags.push(Flag { name: name.to_string(), value, next, span });
         at = end;
     }
 }
@@ -105,7 +108,11 @@ impl Flags {
                 }
                 Some((_, Arity::Many)) if flag.value.is_some() => {}
                 Some((_, Arity::One | Arity::Many)) if flag.value.is_none() => {
-                    errors.push(Diagnostic::new(flag.span, format!("`--{name}` needs a value: `--{name}=…`")));
+                    let d = Diagnostic::new(flag.span, format!("`--{name}` needs a value: `--{name}=…`"));
+                    errors.push(match &flag.next {
+                        Some(next) => d.help(format!("write `=` instead of the blank: `--{name}={next}`")),
+                        None => d,
+                    });
                 }
                 Some((_, arity)) => {
                     if flags[..i].iter().any(|f| f.name == *name) {

@@ -29,6 +29,18 @@ pub struct LevelError {
     most: u8,
 }
 
+impl LevelError {
+    /// Returns the name of the form.
+    pub fn form(&self) -> &'static str {
+        self.form
+    }
+
+    /// Returns the highest level of the form.
+    pub fn most(&self) -> u8 {
+        self.most
+    }
+}
+
 impl<const MAX: u8> CompressionLevel<MAX> {
     /// The usual level.
     pub const USUAL: CompressionLevel<MAX> = CompressionLevel(None);

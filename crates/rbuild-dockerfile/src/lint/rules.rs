@@ -100,6 +100,7 @@ pub fn json_mistake(text: &str) -> Option<String> {
     let mistake = serde_json::from_str::<Vec<String>>(text).err()?;
     let column = mistake.column();
     Some(match text.get(..column.saturating_sub(1)).map(str::trim_end) {
+        Some(_) if text[column - 1..].starts_with('\'') => "JSON strings require double quotes".into(),
         Some(before) if before.ends_with(',') => "there is a comma without a string after it".into(),
         Some(before)
             if mistake.is_syntax() && before.ends_with('"') && text[before.len()..].trim_start().starts_with('"') =>

@@ -18,9 +18,8 @@ use crate::commands::named::{self, Purpose};
 use crate::commands::removing::removed_text;
 use crate::commands::run;
 use crate::exit::{Failure, code};
-use crate::input::output;
-use crate::input::{flags, output};
 use crate::input::settings::Settings;
+use crate::input::{flags, output};
 use crate::template;
 use crate::ui::hints::{self, OutputRemedy, VerbRemedy};
 use crate::ui::terminal;
@@ -179,6 +178,10 @@ fn no_source(store: &Store, text: &str) -> Failure {
                 Some(close) => failure.help(hints::did_you_mean(close)),
                 None => failure,
             }
+        }
+        Some((_, path)) => {
+            let failure = Failure::usage(format!("`{text}`: the name before `:` is empty"));
+            failure.help(VerbRemedy::WritePath { image: "IMAGE".into(), path: path.into() })
         }
         _ => {
             let failure = Failure::usage(format!("`{text}` is not IMAGE:/path or CONTAINER:/path"));

@@ -8,8 +8,9 @@ use std::path::Path;
 
 use rbuild_engine::{BuildError, Import};
 use rbuild_image::{ImageConfig, Platform, PlatformError, Reference, SourceUrl, hide_logins};
+use rbuild_layer::LayerError;
 use rbuild_linux::quoted;
-use rbuild_remedy::{BuildRemedy, Remedy};
+use rbuild_remedy::{BuildRemedy, ImageRemedy, Remedy};
 use rbuild_store::{FoundImage, Store};
 use rbuild_transport::{ArchiveFormat, NamedArtifact, WantedPlatform, save_size};
 
@@ -100,7 +101,13 @@ pub fn import(settings: &Settings, args: ImportArgs) -> Result<u8, Failure> {
             change: &change,
             now,
         },
-    )?;
+    );
+    let imported = imported.map_err(|e| match e {
+        e @ BuildError::Layer { source: LayerError::NotTar, .. } => {
+            Failure::from(e).help(Remedy::Image(ImageRemedy::PassTar))
+        }
+        e => e.into(),
+    })?;
     drop(bar);
     imported.warnings.iter().for_each(|warning| terminal::warning(warning.clone().convert::<Help>()));
     terminal::out(&format!("{}\n", imported.found));

@@ -73,7 +73,7 @@ impl Config {
         let failed = |e: String| Failure::usage(format!("{}: {}", quoted(path), e.trim_end()));
         let table: toml::Table = text.parse().map_err(|e: toml::de::Error| {
             let line = e.span().map_or(1, |span| 1 + text[..span.start].matches('\n').count());
-            failed(format!("line {line}: {}", e.message()))
+            failed(format!("line {line}: {}", e.message())).help(ValueRemedy::CorrectLine { line })
         })?;
         let mut config = Config::default();
         for (name, value) in &table {
@@ -201,6 +201,7 @@ mod tests {
             "progress = \"fancy\"\n",
             "limit = \"entries=5\"\n",
             "\njobs =\n",
+            "limit = [\"bytes\"]\n",
             "isolation = \"usern\"\n",
             "cache-limit = \"5x\"\n",
             "limit = [\"byte=5\"]\n",

@@ -109,7 +109,7 @@ pub fn parse(text: &str) -> Result<ParsedOutput, Failure> {
     if text == "-" {
         return Ok(short(OutputKind::Tar, "-"));
     }
-    let fields = csv_fields(text).map_err(|e| named(Failure::usage(e.to_string())))?;
+    let fields = csv_fields(text).map_err(|e| named(Failure::usage(e.to_string()).help(OutputRemedy::OutputForm)))?;
     if let [only] = &fields[..]
         && !only.contains('=')
     {
@@ -127,7 +127,8 @@ impl Fields {
     fn set(&mut self, field: &str) -> Result<(), Failure> {
         let bad = |message: String| Failure::usage(message);
         let Some((key, value)) = field.split_once('=') else {
-            return Err(bad(format!("`{field}` is not of the form key=value")));
+            let failure = bad(format!("`{field}` is not of the form key=value"));
+            return Err(failure.help(OutputRemedy::OutputForm));
         };
         let switch = || value::switch(value).map_err(|bad| bad.of(format!("`{key}={value}`")));
         match key.trim().to_lowercase().as_str() {
@@ -149,8 +150,8 @@ impl Fields {
             "force-compression" => self.form.force = switch()?,
             "compression" => self.layers = Some(layer_form(value)?),
             "compression-level" => {
-                let level = value.parse().map_err(|_| bad(format!("`{value}` is not a compression level")))?;
-                self.level = Some(level);
+                let failure = |_| bad(format!("`{value}` is not a compression level")).help(OutputRemedy::NumericLevel);
+                self.level = Some(value.parse().map_err(failure)?);
             }
             "mode" => {
                 self.delete = match value {
@@ -193,7 +194,10 @@ impl Fields {
         };
         let has_image = !matches!(kind, OutputKind::Local | OutputKind::Tar | OutputKind::CacheOnly);
         if let (Some(level), true) = (level, has_image) {
-            form.layers = form.layers.with_level(level).map_err(|e| bad(e.to_string()))?;
+            form.layers = form.layers.with_level(level).map_err(|e| {
+                let (form, most) = (e.form(), e.most());
+                bad(e.to_string()).help(OutputRemedy::LevelRange { form, most })
+            })?;
         }
         if delete && kind != OutputKind::Local {
             return Err(bad("mode=delete requires type=local".into()));

@@ -139,9 +139,10 @@ pub fn jobs(text: &str) -> Result<usize, BadValue> {
 /// Applies `NAME=VALUE` to the limits; the value is a number or a size.
 pub fn limit(mut limits: Limits, text: &str) -> Result<Limits, BadValue> {
     let bad = |problem: String, hint: Hint| BadValue { problem, hint };
+    let nearest = || rbuild_dockerfile::closest(text, Limits::NAMES).unwrap_or("bytes");
     let (name, value) = text
         .split_once('=')
-        .ok_or_else(|| bad("not of the form NAME=VALUE".into(), hints::suggestion(text, &Limits::NAMES)))?;
+        .ok_or_else(|| bad("not of the form NAME=VALUE".into(), ValueRemedy::LimitPair { name: nearest() }.into()))?;
     let Some(limit) = limits.of(name) else {
         return Err(bad(format!("unknown limit `{name}`"), hints::suggestion(name, &Limits::NAMES)));
     };
@@ -188,9 +189,12 @@ mod tests {
         let limits = limit(Limits::default(), "bytes=10g").unwrap();
         assert_eq!(limits, Limits { bytes: 10 << 30, ..Limits::default() });
         assert_eq!(limit(limits, "entries=7").unwrap().entries, 7);
-        for (text, want) in
-            [("bytes", "NAME=VALUE"), ("entires=1", "did you mean `entries`"), ("path=x", "not a number")]
-        {
+        for (text, want) in [
+            ("bytes", "for example bytes=20g"),
+            ("entires", "for example entries="),
+            ("entires=1", "did you mean `entries`"),
+            ("path=x", "not a number"),
+        ] {
             let BadValue { problem, hint } = limit(Limits::default(), text).unwrap_err();
             assert!(format!("{problem} {hint}").contains(want), "{problem} {hint}");
         }

@@ -9,6 +9,12 @@ use crate::ui::hints::hint::Hint;
 pub enum OutputRemedy {
     /// Add the type of an output.
     AddType,
+    /// Use the form of an output.
+    OutputForm,
+    /// Use a level that the compression has.
+    LevelRange { form: &'static str, most: u8 },
+    /// Use a number as the level of compression.
+    NumericLevel,
     /// Name the image instead of a destination.
     NameImage,
     /// Name the image that is pushed.
@@ -51,6 +57,10 @@ impl OutputRemedy {
     fn words(&self) -> Cow<'static, str> {
         match self {
             OutputRemedy::AddType => "add type=local, tar, oci or docker".into(),
+            OutputRemedy::OutputForm => "pass a directory, or a form such as type=tar,dest=FILE".into(),
+            OutputRemedy::LevelRange { form, most: 0 } => format!("omit the level; {form} has none").into(),
+            OutputRemedy::LevelRange { form, most } => format!("use a level of {form} from 0 to {most}").into(),
+            OutputRemedy::NumericLevel => "use a number, for example compression-level=9".into(),
             OutputRemedy::NameImage => "pass its name with name=NAME or -t NAME".into(),
             OutputRemedy::AddName => "add -t REGISTRY/NAME:TAG".into(),
             OutputRemedy::AddDirectory => "add -o DIR".into(),

@@ -61,10 +61,14 @@ pub enum ValueRemedy {
     AtLeastOne,
     /// Use a number or a size.
     LimitForm,
+    /// Add the value of a limit.
+    LimitPair { name: &'static str },
     /// Quote a string of the configuration file.
     QuoteString,
     /// Write a number of the configuration file without quotation marks.
     UnquoteNumber,
+    /// Correct a line of the configuration file.
+    CorrectLine { line: usize },
     /// Write a list of the configuration file in brackets.
     BracketList,
     /// Use an absolute path.
@@ -127,8 +131,16 @@ impl ValueRemedy {
             ValueRemedy::SecondsForm => "use a number, such as 60".into(),
             ValueRemedy::AtLeastOne => "use 1 or more".into(),
             ValueRemedy::LimitForm => "use a number, with or without a unit, such as 1000 or 10g".into(),
+            ValueRemedy::LimitPair { name: name @ "bytes" } => {
+                format!("use the form NAME=VALUE, for example {name}=20g").into()
+            }
+            ValueRemedy::LimitPair { name } => format!("use the form NAME=VALUE, for example {name}=5000").into(),
             ValueRemedy::QuoteString => "put the value into quotation marks".into(),
             ValueRemedy::UnquoteNumber => "write a number without quotation marks, for example 4".into(),
+            ValueRemedy::CorrectLine { line } => {
+                format!("correct line {line}; a setting has the form NAME = VALUE, with strings in quotation marks")
+                    .into()
+            }
             ValueRemedy::BracketList => "put the strings into brackets: [\"NAME=VALUE\"]".into(),
             ValueRemedy::AbsolutePath => "begin the path with /".into(),
             ValueRemedy::DigestForm => "use the form NAME@sha256: followed by the 64 digits of the digest".into(),

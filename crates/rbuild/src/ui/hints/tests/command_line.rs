@@ -65,8 +65,11 @@ fn value_remedies() -> Vec<ValueRemedy> {
         ValueRemedy::SecondsForm,
         ValueRemedy::AtLeastOne,
         ValueRemedy::LimitForm,
+        ValueRemedy::LimitPair { name: "bytes" },
+        ValueRemedy::LimitPair { name: "entries" },
         ValueRemedy::QuoteString,
         ValueRemedy::UnquoteNumber,
+        ValueRemedy::CorrectLine { line: 3 },
         ValueRemedy::BracketList,
         ValueRemedy::AbsolutePath,
         ValueRemedy::DigestForm,
@@ -110,8 +113,10 @@ fn hints_about_values_are_as_recorded() {
             SecondsForm,
             AtLeastOne,
             LimitForm,
+            LimitPair,
             QuoteString,
             UnquoteNumber,
+            CorrectLine,
             BracketList,
             AbsolutePath,
             DigestForm,
@@ -185,6 +190,9 @@ fn hints_about_outputs_are_as_recorded() {
     assert_words!(
         OutputRemedy {
             AddType,
+            OutputForm,
+            LevelRange,
+            NumericLevel,
             NameImage,
             AddName,
             AddDirectory,
@@ -203,6 +211,9 @@ fn hints_about_outputs_are_as_recorded() {
         },
         [
             OutputRemedy::AddType,
+            OutputRemedy::OutputForm,
+            OutputRemedy::LevelRange { form: "zstd", most: 22 },
+            OutputRemedy::NumericLevel,
             OutputRemedy::NameImage,
             OutputRemedy::AddName,
             OutputRemedy::AddDirectory,
@@ -249,6 +260,7 @@ fn hints_about_single_commands_are_as_recorded() {
             DurationForm,
             RepairStore,
             ObtainAgain,
+            AnswerYes,
             RunAgain,
             ClampTimes,
             BeDeterministic
@@ -260,7 +272,6 @@ fn hints_about_single_commands_are_as_recorded() {
             VerbRemedy::ExplainRule { rule: "StageNameCasing" },
             VerbRemedy::CheckDirective,
             VerbRemedy::CloseBracket,
-            AnswerYes,
             VerbRemedy::ListFields,
             VerbRemedy::RemoveLogin,
             VerbRemedy::PassUser,
@@ -278,10 +289,10 @@ fn hints_about_single_commands_are_as_recorded() {
             VerbRemedy::DurationForm,
             VerbRemedy::RepairStore,
             VerbRemedy::ObtainAgain,
+            VerbRemedy::AnswerYes,
             VerbRemedy::RunAgain,
             VerbRemedy::ClampTimes,
             VerbRemedy::BeDeterministic
         ]
     );
 }
-            VerbRemedy::AnswerYes,
