@@ -140,7 +140,7 @@ fn text(value: &Value) -> Result<&str, BadValue> {
 
 fn number(value: &Value) -> Result<i64, BadValue> {
     let bad = || BadValue { problem: "not a whole number".into(), hint: ValueRemedy::UnquoteNumber.into() };
-    Ok(value.as_integer().ok_or_else(bad)?)
+    value.as_integer().ok_or_else(bad)
 }
 
 fn list(value: &Value) -> Result<&[Value], BadValue> {
