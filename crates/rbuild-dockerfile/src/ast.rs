@@ -260,6 +260,11 @@ pub struct Heredoc {
 }
 
 impl Heredoc {
+    /// Returns true if a line is the delimiter.
+    pub(crate) fn is_ended_by(&self, line: &str) -> bool {
+        self.name == if self.chomp { line.trim_start_matches('\t') } else { line }
+    }
+
     /// Parses an opener such as `3<<-"EOF"` or `<< EOF`. Returns `None` for any other text.
     pub(crate) fn from_word(word: &str, opener: Span) -> Option<Heredoc> {
         let digits = word.bytes().take_while(u8::is_ascii_digit).count();

@@ -339,8 +339,10 @@ impl WordScan<'_> {
                 // An escaped character does not end the replacement; the escape is kept.
                 let replacement = self.raw(|s| s.until(Some('}')))?.0;
                 let pattern = Pattern::new(&pattern)?;
-                let Some(value) = self.value(name) else { return Ok(if skip { None } else { Some(String::new()) }) };
-                Ok(Some(pattern.replace(&value, &replacement, all)))
+                match self.value(name) {
+                    None if skip => Ok(None),
+                    value => Ok(Some(pattern.replace(&value.unwrap_or_default(), &replacement, all))),
+                }
             }
             other => Err(ExpandError::UnsupportedModifier(other.to_string())),
         }

@@ -81,10 +81,11 @@ fn physical(source: &str, from: usize) -> Vec<PhysicalLine<'_>> {
 pub fn split(source: &str) -> Result<LogicalLines, Vec<Diagnostic>> {
     let bom = if source.starts_with('\u{feff}') { '\u{feff}'.len_utf8() } else { 0 };
     let lines = physical(source, bom);
-    if let Some(long) = lines.iter().find(|l| l.raw.len() > MAX_LINE) {
+    let length = |line: &PhysicalLine<'_>| line.raw.strip_suffix('\n').unwrap_or(line.raw).len();
+    if let Some(long) = lines.iter().find(|line| length(line) > MAX_LINE) {
         let d = Diagnostic::new(
             Span::new(long.start, long.start + 40),
-            format!("line of {} bytes exceeds the limit of {MAX_LINE}", long.raw.len()),
+            format!("line of {} bytes exceeds the limit of {MAX_LINE}", length(long)),
         );
         return Err(vec![d.help("split it with line continuations, or move it into a script")]);
     }
@@ -220,8 +221,11 @@ impl<'a> LineReader<'a> {
         }
         let text = text.trimmed();
         let mut heredocs = Vec::new();
-        for opener in heredoc_openers(&text, self.escape) {
-            let heredoc = self.heredoc(opener)?;
+        for HeredocOpener { doc, may_be_shift } in heredoc_openers(&text, self.escape) {
+            if may_be_shift && !self.is_terminated(&doc) {
+                continue;
+            }
+            let heredoc = self.heredoc(doc)?;
             end = heredoc.end;
             heredocs.push(heredoc);
         }
@@ -230,11 +234,15 @@ impl<'a> LineReader<'a> {
         Ok(Logical { text, heredocs, span, comments, placement: Placement::Separate })
     }
 
+    /// Returns true if a line below ends the here-document.
+    fn is_terminated(&self, doc: &Heredoc) -> bool {
+        self.lines.get(self.at..).is_some_and(|rest| rest.iter().any(|line| doc.is_ended_by(line.text)))
+    }
+
     fn heredoc(&mut self, mut doc: Heredoc) -> Result<Heredoc, Diagnostic> {
         let body_start = self.lines.get(self.at).map_or(doc.opener.end, |l| l.start);
         while let Some(line) = self.next() {
-            let bare = if doc.chomp { line.text.trim_start_matches('\t') } else { line.text };
-            if bare == doc.name {
+            if doc.is_ended_by(line.text) {
                 doc.body_span = Span::new(body_start, line.start);
                 doc.end = line.span().end;
                 return Ok(doc);
@@ -247,9 +255,17 @@ impl<'a> LineReader<'a> {
     }
 }
 
-/// Returns the here-documents that a logical line opens, with empty bodies. Only the shell forms of
-/// RUN, COPY and ADD have here-documents, also after ONBUILD.
-fn heredoc_openers(text: &Text, escape: char) -> Vec<Heredoc> {
+/// The start of a here-document.
+struct HeredocOpener {
+    /// The here-document, with an empty body.
+    doc: Heredoc,
+    /// True if `<<` may be a shift in an arithmetic expression instead, such as `$((1 << 2))`.
+    may_be_shift: bool,
+}
+
+/// Returns the here-documents that a logical line opens. Only the shell forms of RUN, COPY and ADD
+/// have here-documents, also after ONBUILD.
+fn heredoc_openers(text: &Text, escape: char) -> Vec<HeredocOpener> {
     let mut rest = text.text.as_str();
     let mut offset = 0;
     loop {
@@ -269,16 +285,14 @@ fn heredoc_openers(text: &Text, escape: char) -> Vec<Heredoc> {
     let mut words = words::split_quoted(rest, escape).into_iter();
     let mut openers = Vec::new();
     while let Some((start, mut end)) = words.next() {
-        // The delimiter may be separate from `<<`, which is a shift in an arithmetic expression.
-        if rest[start..end].ends_with("<<") && !is_arithmetic(&rest[..start]) {
+        let mut may_be_shift = false;
+        // The delimiter may be separate from `<<`.
+        if rest[start..end].ends_with("<<") {
+            may_be_shift = rest[..start].contains("((");
             end = words.next().map_or(end, |(_, end)| end);
         }
-        openers.extend(Heredoc::from_word(&rest[start..end], text.span(offset + start, offset + end)));
+        let doc = Heredoc::from_word(&rest[start..end], text.span(offset + start, offset + end));
+        openers.extend(doc.map(|doc| HeredocOpener { doc, may_be_shift }));
     }
     openers
-}
-
-/// Returns true if the text after `before` is inside `((` and `))` of a shell.
-fn is_arithmetic(before: &str) -> bool {
-    before.matches("((").count() > before.matches("))").count()
 }

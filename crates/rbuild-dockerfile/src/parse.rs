@@ -172,6 +172,10 @@ impl DockerfileParser {
     /// previous line.
     fn unknown(&mut self, keyword: &Word, placement: Placement) {
         let d = Diagnostic::new(keyword.span, format!("unknown instruction `{}`", keyword.text));
+        if let Some(blank) = keyword.text.chars().find(|c| c.is_whitespace()) {
+            let code = u32::from(blank);
+            return self.error(d.help(format!("replace the character U+{code:04X} after the instruction by a space")));
+        }
         // Words of commands, such as `copy` or `add`, are often arguments on an indented line.
         let is_written_as_instruction = keyword.text.bytes().all(|b| b.is_ascii_uppercase());
         let d = match placement {
@@ -329,12 +333,13 @@ impl DockerfileParser {
         let name = if add { "ADD" } else { "COPY" };
         let flags = Flags::check(name, flags, if add { ADD } else { COPY }, &mut self.errors);
         let mut sources = self.list(rest)?;
-        let dest = sources.pop()?;
-        if sources.is_empty() {
-            let d = Diagnostic::new(dest.span.to(keyword.span), format!("{name} requires a source and a destination"));
+        let dest = sources.pop();
+        let Some(dest) = dest.filter(|_| !sources.is_empty()) else {
+            let span = whole(rest).span.to(keyword.span);
+            let d = Diagnostic::new(span, format!("{name} requires a source and a destination"));
             self.error(d.help(format!("use the form `{name} source destination`")));
             return None;
-        }
+        };
         if heredocs.iter().any(|h| h.opener == dest.span) {
             self.error(Diagnostic::new(dest.span, "a here-document cannot be the destination"));
             return None;
@@ -376,7 +381,7 @@ impl DockerfileParser {
                 self.error(d.help("use the form `HEALTHCHECK NONE`"));
                 None
             }
-            "CMD" if rest.text.is_empty() => {
+            "CMD" if rest.text.is_empty() || words::json_strings(&rest.text).is_ok_and(|argv| argv.is_empty()) => {
                 let d = Diagnostic::new(kind.span, "HEALTHCHECK CMD requires a command");
                 self.error(d.help("use the form `HEALTHCHECK CMD command`"));
                 None

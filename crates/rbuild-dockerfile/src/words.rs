@@ -1,5 +1,7 @@
 //! Splits the arguments of instructions into words, and parses the JSON form.
 
+use std::borrow::Cow;
+
 use crate::ast::Word;
 use crate::text::Text;
 
@@ -85,9 +87,10 @@ pub fn whole(text: &Text) -> Word {
     word(text, 0, text.text.len())
 }
 
-/// Splits off the first word. Returns it, and the rest without surrounding whitespace.
+/// Splits off the first word, which only ASCII whitespace ends. Returns it, and the rest without
+/// surrounding whitespace.
 pub fn split_keyword(text: &Text) -> (Word, Text) {
-    let end = text.text.find(char::is_whitespace).unwrap_or(text.text.len());
+    let end = text.text.find([' ', '\t', '\r', '\u{b}', '\u{c}']).unwrap_or(text.text.len());
     (word(text, 0, end), text.slice(end, text.text.len()).trimmed())
 }
 
@@ -107,7 +110,7 @@ pub fn json_strings(text: &str) -> Result<Vec<String>, NotJson> {
     if !text.starts_with('[') {
         return Err(NotJson::Other);
     }
-    match serde_json::from_str::<Vec<serde_json::Value>>(text) {
+    match serde_json::from_str::<Vec<serde_json::Value>>(&without_lone_surrogates(text)) {
         Err(_) => Err(NotJson::Other),
         Ok(items) => items
             .into_iter()
@@ -117,6 +120,35 @@ pub fn json_strings(text: &str) -> Result<Vec<String>, NotJson> {
             })
             .collect(),
     }
+}
+
+/// Replaces the escapes of unpaired surrogates by that of U+FFFD, as Go's decoder does.
+fn without_lone_surrogates(json: &str) -> Cow<'_, str> {
+    if !json.contains("\\u") {
+        return Cow::Borrowed(json);
+    }
+    let unit = |at: usize| {
+        let digits = json.get(at..)?.strip_prefix("\\u")?.get(..4)?;
+        digits.bytes().all(|b| b.is_ascii_hexdigit()).then(|| u16::from_str_radix(digits, 16).ok())?
+    };
+    let (mut text, mut at) = (String::with_capacity(json.len()), 0);
+    while let Some(escape) = json[at..].find('\\').map(|offset| at + offset) {
+        text.push_str(&json[at..escape]);
+        let pair = [unit(escape), unit(escape + 6)].into_iter().map_while(|unit| unit);
+        let pair: Vec<u16> = pair.collect();
+        let first = pair.first().map(|first| char::decode_utf16([*first]).all(|c| c.is_ok()));
+        let (length, is_lone) = match first {
+            // Another escape: the backslash and the character after it.
+            None => (1 + json[escape + 1..].chars().next().map_or(0, char::len_utf8), false),
+            Some(true) => (6, false),
+            Some(false) if pair.len() == 2 && char::decode_utf16(pair).all(|c| c.is_ok()) => (12, false),
+            Some(false) => (6, true),
+        };
+        text.push_str(if is_lone { "\\ufffd" } else { &json[escape..escape + length] });
+        at = escape + length;
+    }
+    text.push_str(&json[at..]);
+    Cow::Owned(text)
 }
 
 #[cfg(test)]
@@ -160,5 +192,20 @@ mod tests {
         assert_eq!(json_strings(r#"["a"] b"#), Err(NotJson::Other));
         assert_eq!(json_strings(r#"["a", 1]"#), Err(NotJson::NotStrings));
         assert_eq!(json_strings("[]"), Ok(vec![]));
+    }
+
+    #[test]
+    fn unpaired_surrogates_are_replaced() {
+        for (json, text) in [
+            (r#"["a\ud83d"]"#, "a\u{fffd}"),
+            (r#"["\ud83dx\ude00"]"#, "\u{fffd}x\u{fffd}"),
+            (r#"["\ud83d\ude00"]"#, "\u{1f600}"),
+            (r#"["\ud83d\ud83d\ude00"]"#, "\u{fffd}\u{1f600}"),
+            (r#"["\\ud83d\u00e9é"]"#, "\\ud83déé"),
+        ] {
+            assert_eq!(json_strings(json), Ok(vec![text.to_string()]), "{json}");
+        }
+        assert_eq!(json_strings(r#"["\ud8"]"#), Err(NotJson::Other));
+        assert_eq!(json_strings("[\"\\"), Err(NotJson::Other));
     }
 }

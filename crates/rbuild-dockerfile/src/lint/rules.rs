@@ -98,9 +98,11 @@ pub fn json_mistake(text: &str) -> Option<String> {
         return None;
     }
     let mistake = serde_json::from_str::<Vec<String>>(text).err()?;
-    let column = mistake.column();
-    Some(match text.get(..column.saturating_sub(1)).map(str::trim_end) {
-        Some(_) if text[column - 1..].starts_with('\'') => "JSON strings require double quotes".into(),
+    // The column is counted from the start of the line.
+    let line = text.split_inclusive('\n').take(mistake.line().saturating_sub(1)).map(str::len).sum::<usize>();
+    let at = (line + mistake.column().saturating_sub(1)).min(text.len());
+    Some(match text.get(..at).map(str::trim_end) {
+        Some(_) if text[at..].starts_with('\'') => "JSON strings require double quotes".into(),
         Some(before) if before.ends_with(',') => "there is a comma without a string after it".into(),
         Some(before)
             if mistake.is_syntax() && before.ends_with('"') && text[before.len()..].trim_start().starts_with('"') =>
@@ -108,7 +110,7 @@ pub fn json_mistake(text: &str) -> Option<String> {
             "there is no comma between two strings".into()
         }
         _ if mistake.is_eof() => "the closing `]` is missing".into(),
-        _ => format!("invalid JSON at character {column}"),
+        _ => format!("invalid JSON at character {}", at + 1),
     })
 }
 

@@ -188,3 +188,18 @@ fn stages_that_are_not_built_are_checked_for_their_form_only() {
     assert_eq!(names(context(&["KNOWN=1"])), [&form[..], &["UndefinedVar"]].concat());
     assert_eq!(names(StageRole::Replaced(None)), form);
 }
+
+#[test]
+fn mistakes_in_the_json_form_of_several_lines_are_found() {
+    for (text, mistake) in [
+        ("[\"a\"\n", Some("the closing `]` is missing")),
+        ("[\n", None),
+        ("[\"a\",\n{}]", Some("there is a comma without a string after it")),
+        ("[\"a\",\n'b']", Some("JSON strings require double quotes")),
+        ("[\"a\",\n\"b\" \"c\"]", Some("there is no comma between two strings")),
+        ("[\"a\", é]", Some("there is a comma without a string after it")),
+        ("[\"a\"]\n", None),
+    ] {
+        assert_eq!(super::json_mistake(text).as_deref(), mistake, "{text:?}");
+    }
+}

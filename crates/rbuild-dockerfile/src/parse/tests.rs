@@ -133,6 +133,31 @@ fn heredocs_are_parsed_in_all_forms() {
 }
 
 #[test]
+fn instructions_without_arguments_in_the_json_form_are_errors() {
+    for source in ["COPY []", "ADD []", "COPY [\"a\"]", "HEALTHCHECK CMD []", "HEALTHCHECK CMD [ ]"] {
+        let found = errors(&format!("FROM a\n{source}\n"));
+        assert_eq!(found.len(), 1, "{source}");
+        assert!(found[0].message.contains("requires"), "{source}: {}", found[0].message);
+    }
+}
+
+#[test]
+fn only_ascii_whitespace_ends_the_name_of_an_instruction() {
+    let found = errors("FROM a\nRUN\u{a0}true\n");
+    assert_eq!(found[0].message, "unknown instruction `RUN\u{a0}true`");
+    assert!(found[0].help.as_ref().is_some_and(|help| format!("{help:?}").contains("U+00A0")), "{found:?}");
+    assert_eq!(file("FROM a\nRUN\ttrue\n").stages[0].instructions.len(), 1);
+}
+
+#[test]
+fn a_line_may_have_65535_bytes_and_a_line_break() {
+    let line = |length: usize, end: &str| format!("FROM a\nRUN {}{end}", "x".repeat(length - 4));
+    assert_eq!(file(&line(65_535, "\n")).stages[0].instructions.len(), 1);
+    assert_eq!(file(&line(65_535, "")).stages[0].instructions.len(), 1);
+    assert!(errors(&line(65_536, "\n"))[0].message.starts_with("line of 65536 bytes"));
+}
+
+#[test]
 fn the_delimiter_of_a_heredoc_may_be_separate_from_its_operator() {
     for (line, name, expand) in [
         ("cat << EOF >/x", "EOF", true),
@@ -147,6 +172,9 @@ fn the_delimiter_of_a_heredoc_may_be_separate_from_its_operator() {
     }
     assert_eq!(run("FROM a\nRUN cat << A << B\n1\nA\n2\nB\n").heredocs.len(), 2);
     assert!(run("FROM a\nRUN echo $((1 << 2)) $(( x << y ))\n").heredocs.is_empty());
+    for line in ["echo \"((\" >/a; cat << EOF >/b", "((cat << EOF ; true) | cat) >/c", "echo $((1 << 2)); cat << EOF"] {
+        assert_eq!(run(&format!("FROM a\nRUN {line}\ntext\nEOF\n")).heredocs.len(), 1, "{line}");
+    }
     assert!(errors("FROM a\nRUN cat << EOF\nx\n")[0].message.contains("not terminated"));
     assert!(errors("FROM a\nRUN cat <<- EOF\nx\nEOF\n")[0].message.contains("unknown instruction"));
 }

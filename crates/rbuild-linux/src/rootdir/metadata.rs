@@ -42,7 +42,7 @@ impl RootDir {
 
     /// Marks this directory as the top of unrelated trees (chattr(1), `+T`). The file system then
     /// allocates the inodes of each new subdirectory in a block group with many free ones, and not
-    /// next to those of its siblings. Returns true if it is marked; only ext2 to ext4 support it.
+    /// next to those of its siblings. Returns true if it is marked, which ext2 to ext4 support.
     ///
     /// Without a journal, ext4 does not reuse an inode for 60 to 360 s after its deletion, and
     /// every creation examines all such inodes of the block group one by one (`recently_deleted` in

@@ -33,7 +33,8 @@ const NEVER_IN_ENV: [&str; 2] = ["BUILDKIT_SBOM_SCAN_CONTEXT", "BUILDKIT_SBOM_SC
 
 /// Returns the predefined global arguments. Build arguments of the same name override them.
 pub(super) fn automatic_args(target: &Stage, params: &Parameters) -> Vec<(String, String)> {
-    let stage = target.from.name.as_ref().map_or("default".into(), |n| n.text.to_lowercase());
+    let name = || target.from.name.as_ref().map_or("default".into(), |name| name.text.to_lowercase());
+    let stage = params.target.clone().unwrap_or_else(name);
     let of = |prefix: &str, p: &Platform| {
         [
             (format!("{prefix}PLATFORM"), p.to_string()),

@@ -1,5 +1,8 @@
 //! Instructions that only change the image configuration.
 
+use core::net::IpAddr;
+use std::ops::RangeInclusive;
+
 use rbuild_dockerfile::ast::{self, Command, Op, Word};
 use rbuild_dockerfile::{Diagnostic, Span};
 use rbuild_image::HealthcheckConfig;
@@ -76,8 +79,8 @@ fn expose(planner: &mut Planner<'_>, state: &mut StageState, words: &[Word]) -> 
 }
 
 fn volume(planner: &mut Planner<'_>, state: &mut StageState, words: &[Word]) -> Planned<String> {
-    let volumes = planner.words(state, words)?;
-    if let Some((_, word)) = volumes.iter().zip(words).find(|(volume, _)| volume.trim().is_empty()) {
+    let volumes: Vec<_> = planner.words(state, words)?.iter().map(|volume| volume.trim().to_string()).collect();
+    if let Some((_, word)) = volumes.iter().zip(words).find(|(volume, _)| volume.is_empty()) {
         return Err(Diagnostic::new(word.span, "volume path is empty").into());
     }
     state.config.config.volumes.extend(volumes.iter().map(|v| (v.clone(), empty_object())));
@@ -115,28 +118,45 @@ fn healthcheck(check: &ast::Healthcheck) -> HealthcheckConfig {
 }
 
 /// Expands a port or range (`80`, `80/udp`, `8000-8010/tcp`) to one `port/protocol` entry per port.
+///
+/// In `address:host:container`, only the ports of the container apply, because an image cannot
+/// publish ports. The other parts must be valid nevertheless.
 fn ports_of(text: &str, span: Span) -> Result<Vec<String>, Diagnostic> {
-    let (ports, proto) = text.split_once('/').unwrap_or((text, ""));
-    let proto = if proto.is_empty() { "tcp".to_string() } else { proto.to_lowercase() };
-    // Of `ip:host:container` only the container port applies: an image cannot publish ports.
-    let ports = ports.rsplit(':').next().unwrap_or(ports);
     let bad = |reason: &str| {
         Diagnostic::new(span, format!("invalid port `{text}`: {reason}")).help("use the form 80, 80/udp or 8000-8010")
     };
+    let mut parts = text.rsplitn(3, ':');
+    let (container, published, address) = (parts.next().unwrap_or_default(), parts.next(), parts.next());
+    let (ports, proto) = container.split_once('/').unwrap_or((container, ""));
+    let proto = if proto.is_empty() { "tcp".to_string() } else { proto.to_lowercase() };
     if !["tcp", "udp", "sctp"].contains(&proto.as_str()) {
         return Err(bad("protocol must be tcp, udp or sctp"));
     }
-    let (low, high) = ports.split_once('-').unwrap_or((ports, ports));
+    let ports = port_range(ports).map_err(bad)?;
+    if let Some(published) = published.filter(|published| !published.is_empty()) {
+        let published = port_range(published).map_err(bad)?;
+        if published.len() != ports.len() && ports.len() > 1 {
+            return Err(bad("the ranges of ports on the host and in the container differ in length"));
+        }
+    }
+    let address = address.unwrap_or_default();
+    let bare = address.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(address);
+    if !address.is_empty() && bare.parse::<IpAddr>().is_err() {
+        return Err(bad("the part before the ports is not an IP address"));
+    }
+    Ok(ports.map(|port| format!("{port}/{proto}")).collect())
+}
+
+/// Parses a port or a range of ports. Returns the reason if it is neither.
+fn port_range(text: &str) -> Result<RangeInclusive<u16>, &'static str> {
+    let (low, high) = text.split_once('-').unwrap_or((text, text));
     let number = |s: &str| {
         let is_number = !s.is_empty() && s.bytes().all(|b| b.is_ascii_digit());
         let reason = if is_number { "port numbers range from 0 to 65535" } else { "it is not a number" };
-        s.parse::<u16>().map_err(|_| bad(reason))
+        s.parse::<u16>().map_err(|_| reason)
     };
     let (low, high) = (number(low)?, number(high)?);
-    if high < low {
-        return Err(bad("range ends before it starts"));
-    }
-    Ok((low..=high).map(|p| format!("{p}/{proto}")).collect())
+    if high < low { Err("range ends before it starts") } else { Ok(low..=high) }
 }
 
 fn valid_signal(text: &str) -> bool {

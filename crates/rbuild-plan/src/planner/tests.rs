@@ -192,6 +192,27 @@ fn workdir_user_and_ports_are_kept_as_written() {
     assert_eq!(g.config.config.cmd.as_deref().unwrap(), ["/bin/sh", "-c", ""]);
     let g = graph("FROM debian\nEXPOSE 8080 99-101 80/\n");
     assert_eq!(g.history[0].created_by, "EXPOSE [80/tcp 8080/tcp 99/tcp 100/tcp 101/tcp]");
+    let g = graph("FROM debian\nEXPOSE 127.0.0.1:1-9:80 :81 [::1]::82 8000-8001:90-91/udp\nVOLUME [\" /c \"]\n");
+    assert_eq!(g.history[0].created_by, "EXPOSE [80/tcp 90/udp 91/udp 81/tcp 82/tcp]");
+    assert_eq!(g.config.config.volumes.keys().collect::<Vec<_>>(), ["/c"]);
+}
+
+#[test]
+fn all_parts_of_an_exposed_port_are_checked() {
+    for port in ["x:80", "80:90-91", "1-9:80-81", "host:80:80", "-:80", "80:", "1:2:3:4:5"] {
+        let found = error(&format!("FROM debian\nEXPOSE {port}\n"));
+        assert!(found.starts_with(&format!("invalid port `{port}`")), "{port}: {found}");
+    }
+}
+
+#[test]
+fn the_target_stage_is_named_as_requested() {
+    let source = "FROM debian AS Last\nARG TARGETSTAGE\nLABEL a=$TARGETSTAGE\n";
+    let label = |target: Option<&str>| {
+        let g = graph_with(source, &Parameters { target: target.map(str::to_string), ..params() });
+        g.config.config.labels["a"].clone()
+    };
+    assert_eq!((label(None).as_str(), label(Some("LAST")).as_str()), ("last", "LAST"));
 }
 
 #[test]

@@ -19,7 +19,7 @@ use crate::error::{FileOrigin, MountProblem, RunnerProblem, library};
 use crate::namespace::network::{make_in_new_network, own_namespace};
 use crate::protocol::{MountRequest, MountSource, RunRequest};
 use crate::runner::mount_checks::{SYSFS, check_devices, check_kernel_file_systems, check_mount_point};
-use crate::runner::mount_points::{MountPointKind, MountPoints, TMPFS_MODE};
+use crate::runner::mount_points::{self, MountPointKind, MountPoints, TMPFS_MODE};
 use crate::runner::runner_context::ProcView;
 
 /// Files that the runner creates for the container.
@@ -121,7 +121,8 @@ pub(crate) fn mounts_of<'a>(
     }
     for (i, wanted) in request.mounts.iter().enumerate().filter(|(_, wanted)| !wanted.is_of_dev()) {
         let target = Path::new(&wanted.target);
-        let (made, kind) = requested_mount(i, (wanted, request.is_insecure()), points, root, scratch)?;
+        let covered = |target: &Path| covered_mode(target, &mounts, points);
+        let (made, kind) = requested_mount(i, (wanted, request.is_insecure()), &covered, root, scratch)?;
         if wanted.read_only {
             make_read_only(&made)?;
         }
@@ -203,6 +204,16 @@ fn file(name: &str, content: &[u8], (mode, owner): (u32, UidGid), scratch: &Root
     Ok(bind_clone(&path)?)
 }
 
+/// Returns the mode of the directory that a mount at `target` covers: one of the mount above it, or
+/// else of the root file system.
+fn covered_mode(target: &Path, mounts: &[PlannedMount<'_>], points: &MountPoints<'_>) -> Option<u32> {
+    let depth = |mount: &&PlannedMount<'_>| mount.target.components().count();
+    let above = mounts.iter().filter(|mount| mount.role == Role::Requested && target.starts_with(mount.target));
+    let Some(mount) = above.max_by_key(depth) else { return points.covered_mode(target) };
+    let files = RootDir::from_fd(mount.made.try_clone().ok()?, mount.target);
+    mount_points::covered_mode(&files, target.strip_prefix(mount.target).ok()?)
+}
+
 /// Makes a tmpfs with the mode of the directory that it covers, like runc.
 fn new_tmpfs(size: Option<u64>, covered_mode: Option<u32>) -> rbuild_linux::Result<OwnedFd> {
     let mode = format!("{:04o}", covered_mode.unwrap_or(TMPFS_MODE));
@@ -215,14 +226,14 @@ fn new_tmpfs(size: Option<u64>, covered_mode: Option<u32>) -> rbuild_linux::Resu
 fn requested_mount(
     index: usize,
     (wanted, insecure): (&MountRequest, bool),
-    points: &MountPoints<'_>,
+    covered_mode: &dyn Fn(&Path) -> Option<u32>,
     root: &RootDir,
     scratch: &RootDir,
 ) -> Result<(OwnedFd, MountPointKind), RunnerProblem> {
     match &wanted.source {
         MountSource::Tmpfs { size } => {
-            let covered_mode = points.covered_mode(Path::new(&wanted.target));
-            Ok((new_tmpfs(*size, covered_mode)?, MountPointKind::Dir))
+            let mode = covered_mode(Path::new(&wanted.target));
+            Ok((new_tmpfs(*size, mode)?, MountPointKind::Dir))
         }
         MountSource::File { content, mode, uid, gid } => Ok((
             file(&format!("mount-{index}"), content, (*mode, UidGid::new(*uid, *gid)), scratch)?,

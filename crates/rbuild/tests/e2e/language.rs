@@ -245,6 +245,14 @@ fn a_tmpfs_has_the_mode_of_the_directory_that_it_covers() {
     let out = lab
         .build_local(&format!("FROM busybox\nRUN mkdir -m 711 /d\n{file}FROM scratch\nCOPY --from=0 /modes /\n"), &[]);
     assert_eq!(std::fs::read_to_string(out.join("modes")).unwrap(), "711\n1777\n");
+    let out = lab.build_local(
+        "FROM busybox AS from\nRUN mkdir -p -m 711 /d\nFROM busybox\nRUN mkdir -p -m 700 /m/d /t/d\n\
+         RUN --mount=type=bind,from=from,target=/m --mount=type=tmpfs,target=/m/d stat -c %a /m/d >/modes\n\
+         RUN --mount=type=tmpfs,target=/t --mount=type=tmpfs,target=/t/d stat -c %a /t/d >>/modes\n\
+         FROM scratch\nCOPY --from=1 /modes /\n",
+        &[],
+    );
+    assert_eq!(std::fs::read_to_string(out.join("modes")).unwrap(), "711\n1777\n");
 }
 
 #[test]
