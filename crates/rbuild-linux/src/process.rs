@@ -287,8 +287,8 @@ fn children_of(process: u32) -> Vec<u32> {
     all.filter_map(|e| e.file_name().to_str()?.parse().ok()).filter(|pid| parent(*pid) == Some(process)).collect()
 }
 
-/// Sends a signal to the children of a process, if one of them has a handler for it. Returns false
-/// otherwise: the first process of a PID namespace ignores signals without a handler. Also returns
+/// Sends a signal to the children of a process that handle it. Returns false if none of them does:
+/// the first process of a PID namespace ignores a signal without a handler. Also returns
 /// false if /proc belongs to another PID namespace.
 pub fn forward_signal(process: &OwnedFd, signal: Signal) -> bool {
     let is_own = std::fs::read_link("/proc/self")
@@ -296,16 +296,19 @@ pub fn forward_signal(process: &OwnedFd, signal: Signal) -> bool {
     let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", process.as_raw_fd())).unwrap_or_default();
     let pid = info.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse::<u32>().ok());
     let Some(pid) = pid.filter(|_| is_own) else { return false };
-    let handlers: Vec<u32> = children_of(pid).into_iter().filter(|child| has_handler(*child, signal)).collect();
+    let handlers: Vec<u32> = children_of(pid).into_iter().filter(|child| handles(*child, signal)).collect();
     handlers.iter().for_each(|child| send_signal(*child, signal));
     !handlers.is_empty()
 }
 
-/// Returns true if a process has a handler for a signal (`SigCgt` of proc_pid_status(5)).
-fn has_handler(process: u32, signal: Signal) -> bool {
+/// Returns true if a process has a handler for a signal, or blocks it to receive it otherwise
+/// (`SigCgt` and `SigBlk` of proc_pid_status(5)).
+fn handles(process: u32, signal: Signal) -> bool {
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
-    let mask = status.lines().find_map(|line| u64::from_str_radix(line.strip_prefix("SigCgt:")?.trim(), 16).ok());
-    mask.is_some_and(|mask| mask & (1 << (signal as i32 - 1)) != 0)
+    let is_in =
+        |mask: &str| u64::from_str_radix(mask.trim(), 16).is_ok_and(|mask| mask & (1 << (signal as i32 - 1)) != 0);
+    let masks = status.lines().filter_map(|line| line.strip_prefix("SigCgt:").or_else(|| line.strip_prefix("SigBlk:")));
+    masks.into_iter().any(is_in)
 }
 
 /// Kills all children, including those that are reparented to the calling process meanwhile, until

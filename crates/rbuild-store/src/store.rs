@@ -11,8 +11,8 @@ use std::time::Duration;
 use rbuild_image::ManifestDigest;
 use rbuild_layer::{CancelCheck, Limits};
 use rbuild_linux::{
-    Conflict, DirEntry, Inode, KeyLock, LockKind, OwnerMode, OwnerRecords, RootDir, UidGid, clock, is_unpublished,
-    write_atomic, write_durable,
+    Conflict, DirEntry, FileKind, Inode, KeyLock, LockKind, OwnerMode, OwnerRecords, RootDir, UidGid, clock,
+    is_unpublished, write_atomic, write_durable,
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -507,13 +507,22 @@ fn refuse_store_of_user(path: &Path, caller: u32) -> Result<()> {
 
 /// Fails if a directory that is not a store contains files. Allowed are those of a store that was
 /// not created completely, whose first directory is that of the blobs, and `lost+found`, which a
-/// new file system contains.
+/// new file system contains. An OCI layout has some of the same files: of a store, `oci-layout` is
+/// written after the directories.
 fn refuse_other_directory(root: &RootDir, path: &Path) -> Result<()> {
     let entries = root.entries()?;
-    if entries.iter().any(|entry| entry.name == DIRS[0]) || entries.iter().all(|entry| entry.name == "lost+found") {
-        return Ok(());
+    let has = |name: &str| entries.iter().any(|entry| entry.name == name);
+    let is_own = |name: &OsStr| {
+        let files = ["index.json", "oci-layout", "lock", "lost+found"];
+        files.iter().chain(&DIRS).any(|own| name == *own) || is_unpublished(name)
+    };
+    let is_layout = root.stat("oci-layout").is_ok_and(|stat| stat.kind == FileKind::File) && !has(DIRS[DIRS.len() - 1]);
+    let is_new = entries.iter().all(|entry| entry.name == "lost+found");
+    let is_incomplete = has(DIRS[0]) && entries.iter().all(|entry| is_own(&entry.name)) && !is_layout;
+    match is_new || is_incomplete {
+        true => Ok(()),
+        false => Err(StoreError::OtherDirectory(path.to_path_buf())),
     }
-    Err(StoreError::OtherDirectory(path.to_path_buf()))
 }
 
 fn create(root: &RootDir, path: &Path) -> Result<()> {

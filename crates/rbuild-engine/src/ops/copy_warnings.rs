@@ -19,8 +19,10 @@ const NOTE: &str = "warnings.json";
 pub(crate) struct CopyWarnings {
     /// Positions of the sources whose patterns match nothing. The patterns themselves are not in
     /// the key of the step, so that of a later build may be another one.
+    #[serde(default, rename = "unmatched_sources")]
     unmatched: Vec<usize>,
     /// True if several sources were copied to one file.
+    #[serde(default)]
     pub overwritten: bool,
 }
 

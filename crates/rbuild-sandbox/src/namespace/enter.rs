@@ -30,6 +30,9 @@ use crate::runner::privileges::check_interception;
 use crate::runner::runner_context::{ProcView, RunnerContext};
 use crate::runner::zygote::Zygote;
 
+/// Time after a signal in which others belong to the same request.
+const REPETITION: Duration = Duration::from_millis(200);
+
 /// Path of the store in the builder's root.
 pub const STORE: &str = "/store";
 
@@ -265,7 +268,7 @@ fn supervise(
         Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => {}
         other => other.map_err(failed("send", "the builder process"))?,
     }
-    let mut deadline: Option<Instant> = None;
+    let (mut first, mut deadline): (Option<Instant>, Option<Instant>) = (None, None);
     loop {
         let left = deadline.map(|d| d.saturating_duration_since(Instant::now()));
         if left.is_some_and(|l| l.is_zero()) {
@@ -281,12 +284,15 @@ fn supervise(
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(e) => return Ok(Err(failed("poll", "the builder process")(e.into()))),
         }
-        if let Some(signal) = signals.take() {
-            if deadline.is_some() {
+        // timeout(1) signals its child and then the whole process group.
+        let repeats = first.is_some_and(|first| first.elapsed() < REPETITION);
+        if let Some(signal) = signals.take().filter(|_| !repeats) {
+            if first.is_some() {
                 // Second request: kill without waiting for the grace period.
                 process::kill(child);
             }
             process::send_signal(child, signal);
+            first = Some(Instant::now());
             deadline = Some(Instant::now() + grace);
         }
         if fds[0].revents().contains(PollFlags::IN) {
@@ -387,7 +393,7 @@ mod tests {
         let (ready, go) = std::io::pipe().unwrap();
         let (failure_reader, _failure_writer) = std::io::pipe().unwrap();
         drop(ready);
-        let ended = supervise(child.id(), &pidfd, go, failure_reader, &StopSignals::block().unwrap());
+        let ended = supervise((child.id(), &pidfd), go, failure_reader, &StopSignals::block().unwrap(), GRACE);
         let ended = ended.unwrap().unwrap();
         assert_eq!((ended.code, ended.stopped), (128 + 9, false));
         assert!(child.wait().is_err(), "it has been waited for");

@@ -67,12 +67,20 @@ fn a_directory_with_other_files_does_not_become_a_store() {
     for (names, is_accepted) in [
         (&[][..], true),
         (&["lost+found"], true),
-        (&["blobs", "notes"], true),
+        (&["blobs/sha256", "trees"], true),
+        // An OCI layout.
+        (&["blobs/sha256", "index.json", "oci-layout"], false),
+        (&["blobs", "notes"], false),
         (&["notes"], false),
         (&["trees"], false),
     ] {
-        names.iter().for_each(|name| std::fs::create_dir_all(path.join(name)).unwrap());
         std::fs::create_dir_all(&path).unwrap();
+        for name in names {
+            match *name {
+                "oci-layout" | "index.json" => std::fs::write(path.join(name), "{}").unwrap(),
+                dir => std::fs::create_dir_all(path.join(dir)).unwrap(),
+            }
+        }
         let opened = Store::open(&path).map(drop);
         let is_refused = matches!(&opened, Err(StoreError::OtherDirectory(refused)) if *refused == path);
         assert!(opened.is_ok() == is_accepted && is_refused != is_accepted, "{names:?}: {opened:?}");

@@ -58,23 +58,31 @@ fn run_passes_standard_input_only_on_request() {
 #[test]
 fn signals_are_forwarded_to_commands_that_handle_them() {
     let lab = Lab::new();
-    let run = |script: &str, signal: Signal| {
+    let send = |script: &str, signals: &[Signal]| {
         let mut command = lab.command(["run", "--rm", "busybox", "sh", "-c", script]);
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut output = child.stdout.take().unwrap();
         let mut text = vec![0; "ready\n".len()];
         output.read_exact(&mut text).unwrap();
         let asked = Instant::now();
-        kill(Pid::from_raw(child.id() as i32), signal).unwrap();
+        for signal in signals {
+            kill(Pid::from_raw(child.id() as i32), *signal).unwrap();
+            std::thread::sleep(Duration::from_millis(20));
+        }
         output.read_to_end(&mut text).unwrap();
         let code = child.wait().unwrap().code();
-        assert!(asked.elapsed() < Duration::from_secs(5), "{signal}: {:?}", asked.elapsed());
+        assert!(asked.elapsed() < Duration::from_secs(5), "{signals:?}: {:?}", asked.elapsed());
         (String::from_utf8(text).unwrap(), code)
     };
+    let run = |script: &str, signal| send(script, &[signal]);
+    let run_twice = |script: &str, signal| send(script, &[signal, signal]);
     for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
         let name = signal.as_str().trim_start_matches("SIG");
         let handler = format!("trap 'echo {name}; exit 3' {name}; echo ready; while :; do sleep 0.05; done");
         assert_eq!(run(&handler, signal), (format!("ready\n{name}\n"), Some(3)));
+        // timeout(1) sends the signal to its child and to the process group.
+        let twice = format!("trap 'sleep 0.1; echo {name}; exit 3' {name}; echo ready; while :; do sleep 0.05; done");
+        assert_eq!(run_twice(&twice, signal), (format!("ready\n{name}\n"), Some(3)));
         // As the first process of its PID namespace, the command would ignore the signal.
         assert_eq!(run("echo ready; while :; do sleep 0.05; done", signal), ("ready\n".into(), Some(130)));
     }
