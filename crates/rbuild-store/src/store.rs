@@ -505,10 +505,10 @@ fn refuse_store_of_user(path: &Path, caller: u32) -> Result<()> {
     Err(StoreError::OfUser { path: path.to_path_buf(), owner })
 }
 
-/// Fails if a directory that is not a store contains files. Allowed are those of a store that was
-/// not created completely, whose first directory is that of the blobs, and `lost+found`, which a
-/// new file system contains. An OCI layout has some of the same files: of a store, `oci-layout` is
-/// written after the directories.
+/// Fails if a directory that is not a store contains files. Allowed are those of a store that lost
+/// its format, those of one that was not created completely, whose first directory is that of the
+/// blobs, and `lost+found`, which a new file system contains. An OCI layout has some of the same
+/// files: of a store, `oci-layout` is written after the directories.
 fn refuse_other_directory(root: &RootDir, path: &Path) -> Result<()> {
     let entries = root.entries()?;
     let has = |name: &str| entries.iter().any(|entry| entry.name == name);
@@ -516,10 +516,11 @@ fn refuse_other_directory(root: &RootDir, path: &Path) -> Result<()> {
         let files = ["index.json", "oci-layout", "lock", "lost+found"];
         files.iter().chain(&DIRS).any(|own| name == *own) || is_unpublished(name)
     };
-    let is_layout = root.stat("oci-layout").is_ok_and(|stat| stat.kind == FileKind::File) && !has(DIRS[DIRS.len() - 1]);
     let is_new = entries.iter().all(|entry| entry.name == "lost+found");
+    let is_store = DIRS.iter().filter(|dir| !dir.contains('/')).all(|dir| has(dir));
+    let is_layout = root.stat("oci-layout").is_ok_and(|stat| stat.kind == FileKind::File);
     let is_incomplete = has(DIRS[0]) && entries.iter().all(|entry| is_own(&entry.name)) && !is_layout;
-    match is_new || is_incomplete {
+    match is_new || is_store || is_incomplete {
         true => Ok(()),
         false => Err(StoreError::OtherDirectory(path.to_path_buf())),
     }

@@ -68,6 +68,7 @@ fn a_directory_with_other_files_does_not_become_a_store() {
         (&[][..], true),
         (&["lost+found"], true),
         (&["blobs/sha256", "trees"], true),
+        (&["blobs/sha256", "trees", "layers", "records", "results", "builds", "mounts", "tmp", "other"], true),
         // An OCI layout.
         (&["blobs/sha256", "index.json", "oci-layout"], false),
         (&["blobs", "notes"], false),

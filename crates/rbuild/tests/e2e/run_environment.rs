@@ -222,7 +222,7 @@ fn an_agent_is_passed_to_commands_and_removed_afterwards() {
     );
     lab.sh("ssh-keygen -q -t ed25519 -N secret -f locked").ok();
     lab.build("FROM scratch\n", &["--ssh", "k=locked"]).fails(2, &["has a passphrase"]);
-    lab.build("FROM scratch\n", &["--ssh", "k=Dockerfile"]).fails(2, &["not an OpenSSH private key"]);
+    lab.build("FROM scratch\n", &["--ssh", "k=Dockerfile"]).fails(2, &["not a private key in OpenSSH format"]);
     // Without an agent the command runs; with `required`, the step fails.
     assert_eq!(read_o(&lab, "RUN --mount=type=ssh echo \"[$SSH_AUTH_SOCK]\" > /o", &[]), "[]\n");
     lab.build("FROM busybox\nRUN --mount=type=ssh,required true\n", &[]).fails(1, &["--ssh default", "Dockerfile:2"]);
