@@ -8,7 +8,7 @@ use rbuild_linux::RootDir;
 use rbuild_plan::{CopyStep, VertexId};
 use rbuild_remedy::{Remedy, sentence};
 use rbuild_source::{Changes, Listing, Selection, SourceError, SourceTree};
-use rbuild_store::{LISTING, StoreError, TreeId, WorkingTree};
+use rbuild_store::{LISTING, PackingWatch, StoreError, TreeId, WorkingTree};
 
 use crate::contexts::StageFiles;
 use crate::env::StepEnv;
@@ -104,7 +104,10 @@ impl Deferred<'_> {
         if let Some(form) = packed_form(env, id).filter(|_| incremental.has_later()) {
             working.finish(upper)?;
             let layer = earlier.map_or(Ok(None), |tree| env.store.layers().plain_layer(tree))?;
-            return store_as_layer(env, id, dir, incremental.take_external(source, layer).map_err(general)?, form);
+            // A registry probably has the layer of the earlier copy.
+            let watch = env.store.packing_watch().filter(|_| !incremental.is_repeated());
+            let external = incremental.take_external(source, layer).map_err(general)?;
+            return store_as_layer((env, watch), id, dir, external, form);
         }
         let fs = dir.sub("fs").map_err(BuildError::kernel(ErrorContext::StepDirectory))?;
         let plan = match self.can_store_as_changes(incremental)? {
@@ -148,17 +151,17 @@ fn packed_form(env: &StepEnv<'_>, id: VertexId) -> Option<LayerForm> {
     (env.schedule.is_only_in_images(env.graph(), id) && !looked_at && !clamped).then_some(form.layers)
 }
 
-/// Stores a copy as its layer, which is announced: the request has no secrets that it could
-/// contain. The deferred files are packed straight from their source.
+/// Stores a copy as its layer, which is announced to `watch`: the request has no secrets that it
+/// could contain. The deferred files are packed straight from their source.
 fn store_as_layer(
-    env: &StepEnv<'_>,
+    (env, watch): (&StepEnv<'_>, Option<&dyn PackingWatch>),
     id: VertexId,
     dir: &RootDir,
     external: ExternalFiles,
     form: LayerForm,
 ) -> Attempt<()> {
     let stop = || env.cancel.is_canceled();
-    env.store.lazy_trees().store_as_layer(&env.rootfs.work, dir, external, form, &stop).map_err(|e| match e {
+    env.store.lazy_trees().store_as_layer(&env.rootfs.work, dir, external, form, (watch, &stop)).map_err(|e| match e {
         StoreError::Layer(LayerError::Changed(_)) => StepError::ContextChanged,
         e @ StoreError::Layer(LayerError::WhiteoutName(_)) => env.failure(id, e, Vec::new()).into(),
         _ if env.cancel.is_canceled() => BuildError::Canceled.into(),

@@ -15,6 +15,7 @@ use crate::error::{Result, StoreError};
 use crate::layer_blob::LayerBlob;
 use crate::layers::{PackedLayer, REMAINDER, StoppableWriter, layer_document};
 use crate::once::{Lock, Once};
+use crate::packing::PackingWatch;
 use crate::store::{Store, document};
 use crate::trees::changes::ChangesNote;
 use crate::trees::device_placeholders::{DEVICES, PLACEHOLDERS};
@@ -86,7 +87,7 @@ pub struct LazyTrees<'s> {
 
 impl LazyTrees<'_> {
     /// Packs the layer of a new tree together with the external files `external`, and stores it in
-    /// place of the files. The layer is announced to the watch of the store, if there is one. Stops
+    /// place of the files. The layer is announced to `watch`, if there is one. Stops
     /// with an error once `stop` returns true.
     ///
     /// # Errors
@@ -99,9 +100,9 @@ impl LazyTrees<'_> {
         made: &RootDir,
         external: ExternalFiles,
         form: LayerForm,
-        stop: &dyn Fn() -> bool,
+        (watch, stop): (Option<&dyn PackingWatch>, &dyn Fn() -> bool),
     ) -> Result<()> {
-        let mut blob = LayerBlob::new(self.store.blobs().new_blob(work)?, self.store.packing_watch())?;
+        let mut blob = LayerBlob::new(self.store.blobs().new_blob(work)?, watch)?;
         let fs = made.sub("fs")?;
         let packed = pack_with_external(&fs, external, form, StoppableWriter { out: &mut blob, stop });
         let packed = packed.map_err(|e| self.store.layers().of_blob(e))?;

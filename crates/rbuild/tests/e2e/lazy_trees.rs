@@ -31,7 +31,7 @@ fn trees_with_files(lab: &Lab) -> Vec<PathBuf> {
 
 /// Returns true if copies are stored as layers. Snapshots made by copying need the files of a copy
 /// on disk.
-fn stores_as_layers() -> bool {
+pub fn stores_as_layers() -> bool {
     std::env::var_os("RBUILD_SNAPSHOTS").is_none_or(|way| way != "copy")
         && std::env::var_os("RBUILD_ISOLATION").is_none_or(|mode| mode != "chroot")
 }

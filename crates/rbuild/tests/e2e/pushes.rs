@@ -1,5 +1,6 @@
 //! Pushes: early uploads, and transfers after interrupted ones.
 
+use crate::lazy_trees::stores_as_layers;
 use crate::registries::Scene;
 use crate::registries::server::{Access, Fault};
 
@@ -88,6 +89,24 @@ fn large_copies_are_uploaded_while_they_are_packed() {
         assert!(digests.iter().all(has), "{seed}");
     }
     scene.rbuild(&["fsck"]).ok();
+}
+
+/// A step before it changed, so the copy runs again and its layer is packed again. A copy that is
+/// stored as files is packed later, when it is no longer known that it is a repeated one.
+#[test]
+fn a_repeated_copy_is_not_uploaded_again() {
+    let scene = Scene::new(Access::Open);
+    scene.rbuild(&["import", crate::lab::base("busybox.tar").to_str().unwrap(), "busybox"]).ok();
+    scene.lab.write("big", noise(21, 10 << 20));
+    let name = scene.name("app:1");
+    for (version, uploads) in [(1, 1), (2, if stores_as_layers() { 0 } else { 1 })] {
+        scene.registry.requests();
+        let file = format!("FROM busybox\nRUN echo {version} > /version\nCOPY big /\n");
+        scene.build(&file, &["-t", &name, "--push", "."]).ok();
+        let requests = scene.registry.requests();
+        let patches = requests.iter().filter(|line| line.starts_with("PATCH ")).count();
+        assert_eq!(patches, uploads, "{version}: {requests:?}");
+    }
 }
 
 #[test]

@@ -148,6 +148,11 @@ impl IncrementalCopy {
         self.changes_to(&self.listing)
     }
 
+    /// Returns true if the earlier copy consists of the same files, so its layer is the same, too.
+    pub fn is_repeated(&self) -> bool {
+        self.changes().is_some_and(|changes| changes.is_empty())
+    }
+
     /// Returns the changes from the earlier copy to another, later one.
     pub fn changes_to(&self, later: &Listing) -> Option<Changes> {
         (!self.earlier.is_empty()).then(|| later.changes_since(&self.earlier))
