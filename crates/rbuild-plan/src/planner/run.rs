@@ -46,6 +46,10 @@ pub(super) fn run(planner: &mut Planner<'_>, state: &mut StageState, run: &ast::
     }));
     sort_mounts(&mut mounts);
     let script = script(run)?;
+    if matches!(&run.command, Command::Exec(argv) if argv.is_empty()) {
+        let d = Diagnostic::new(span, "RUN requires a command");
+        return Err(d.help("use the form `RUN command` or `RUN [\"program\", \"argument\"]`").into());
+    }
     let (args, shown) = run_args(planner, state, run, script.as_ref())?;
     let proxies = proxies(planner, state);
     let created_by = history::run(&state.args, &state.vars, &args);

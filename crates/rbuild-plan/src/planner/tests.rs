@@ -336,6 +336,7 @@ fn errors_are_as_recorded() {
         "FROM debian\nRUN --mount=type true",
         "FROM debian\nRUN --mount=type=secret,uid=root true",
         "FROM debian\nRUN --mount=type=secret,mode=rwx true",
+        "FROM debian\nRUN []",
         "FROM debian\nRUN --network=moon x",
         "FROM debian\nRUN --network=hots x",
         "FROM debian\nRUN --network=host x",
