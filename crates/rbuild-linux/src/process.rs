@@ -2,7 +2,6 @@
 
 #![allow(unsafe_code)]
 
-use std::ffi::OsStr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -266,9 +265,13 @@ pub fn adopt_orphans() -> Result<()> {
 /// Returns the PIDs of the children of the calling process's first thread, in the PID namespace of
 /// /proc.
 pub fn children() -> Vec<u32> {
-    // If /proc belongs to an outer PID namespace, this process has another ID there.
-    let shown = std::fs::read_link("/proc/self").ok().and_then(|link| link.to_str()?.parse().ok());
-    children_of(shown.unwrap_or_else(std::process::id))
+    children_of(shown_id().unwrap_or_else(std::process::id))
+}
+
+/// Returns the PID of the calling process in /proc. If /proc belongs to an outer PID namespace, it
+/// differs from the process's own.
+fn shown_id() -> Option<u32> {
+    std::fs::read_link("/proc/self").ok().and_then(|link| link.to_str()?.parse().ok())
 }
 
 /// Returns the PIDs of the children of the first thread of a process. All PIDs are those of the PID
@@ -288,14 +291,12 @@ fn children_of(process: u32) -> Vec<u32> {
 }
 
 /// Sends a signal to the children of a process that handle it. Returns false if none of them does:
-/// the first process of a PID namespace ignores a signal without a handler. Also returns
-/// false if /proc belongs to another PID namespace.
+/// the first process of a PID namespace ignores a signal without a handler. Also returns false if
+/// /proc belongs to another PID namespace.
 pub fn forward_signal(process: &OwnedFd, signal: Signal) -> bool {
-    let is_own = std::fs::read_link("/proc/self")
-        .is_ok_and(|link| link.as_os_str() == OsStr::new(&std::process::id().to_string()));
     let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", process.as_raw_fd())).unwrap_or_default();
     let pid = info.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse::<u32>().ok());
-    let Some(pid) = pid.filter(|_| is_own) else { return false };
+    let Some(pid) = pid.filter(|_| shown_id() == Some(std::process::id())) else { return false };
     let handlers: Vec<u32> = children_of(pid).into_iter().filter(|child| handles(*child, signal)).collect();
     handlers.iter().for_each(|child| send_signal(*child, signal));
     !handlers.is_empty()

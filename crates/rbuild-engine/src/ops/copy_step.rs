@@ -107,7 +107,7 @@ impl Deferred<'_> {
             // A registry probably has the layer of the earlier copy.
             let watch = env.store.packing_watch().filter(|_| !incremental.is_repeated());
             let external = incremental.take_external(source, layer).map_err(general)?;
-            return store_as_layer((env, watch), id, dir, external, form);
+            return store_as_layer(env, id, watch, dir, external, form);
         }
         let fs = dir.sub("fs").map_err(BuildError::kernel(ErrorContext::StepDirectory))?;
         let plan = match self.can_store_as_changes(incremental)? {
@@ -154,14 +154,15 @@ fn packed_form(env: &StepEnv<'_>, id: VertexId) -> Option<LayerForm> {
 /// Stores a copy as its layer, which is announced to `watch`: the request has no secrets that it
 /// could contain. The deferred files are packed straight from their source.
 fn store_as_layer(
-    (env, watch): (&StepEnv<'_>, Option<&dyn PackingWatch>),
+    env: &StepEnv<'_>,
     id: VertexId,
+    watch: Option<&dyn PackingWatch>,
     dir: &RootDir,
     external: ExternalFiles,
     form: LayerForm,
 ) -> Attempt<()> {
     let stop = || env.cancel.is_canceled();
-    env.store.lazy_trees().store_as_layer(&env.rootfs.work, dir, external, form, (watch, &stop)).map_err(|e| match e {
+    env.store.lazy_trees().store_as_layer(&env.rootfs.work, dir, external, form, watch, &stop).map_err(|e| match e {
         StoreError::Layer(LayerError::Changed(_)) => StepError::ContextChanged,
         e @ StoreError::Layer(LayerError::WhiteoutName(_)) => env.failure(id, e, Vec::new()).into(),
         _ if env.cancel.is_canceled() => BuildError::Canceled.into(),

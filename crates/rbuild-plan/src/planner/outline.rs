@@ -244,7 +244,8 @@ mod tests {
 
     #[test]
     fn descriptions_are_comments_that_begin_with_the_name() {
-        let source = "# VERSION is what to build\nARG VERSION=1\n# other text\nARG B=1\n# old\n\n# App compiles\n# all of it\n\
+        let source = "# VERSION is what to build\nARG VERSION=1\n# other text\nARG B=1\n# old\n\n\
+            # App compiles\n# all of it\n\
             FROM base AS app\n# version again\nARG VERSION\n";
         let found = outline_of(source, &params());
         assert_eq!((found.name.as_deref(), found.description.as_str()), (Some("app"), "compiles all of it"));

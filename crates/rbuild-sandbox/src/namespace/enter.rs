@@ -200,7 +200,7 @@ impl Launcher<'_> {
                 false => Err(maps_refused(e, &KernelSettings::read()).into()),
             };
         }
-        let ended = supervise((child, &pidfd), go, failure_reader, &self.signals, self.config.grace);
+        let ended = supervise(child, &pidfd, go, failure_reader, &self.signals, self.config.grace);
         if adopts {
             process::kill_children_except(kept);
         }
@@ -257,7 +257,8 @@ pub struct BuilderExit {
 /// Forwards signals until the builder ends. The builder writes to `failure_reader` if it fails
 /// before it calls `build`.
 fn supervise(
-    (child, pidfd): (u32, &OwnedFd),
+    child: u32,
+    pidfd: &OwnedFd,
     mut go: PipeWriter,
     mut failure_reader: PipeReader,
     signals: &StopSignals,
@@ -268,9 +269,9 @@ fn supervise(
         Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => {}
         other => other.map_err(failed("send", "the builder process"))?,
     }
-    let (mut first, mut deadline): (Option<Instant>, Option<Instant>) = (None, None);
+    let mut requested: Option<Instant> = None;
     loop {
-        let left = deadline.map(|d| d.saturating_duration_since(Instant::now()));
+        let left = requested.map(|requested| grace.saturating_sub(requested.elapsed()));
         if left.is_some_and(|l| l.is_zero()) {
             process::kill(child);
         }
@@ -285,15 +286,14 @@ fn supervise(
             Err(e) => return Ok(Err(failed("poll", "the builder process")(e.into()))),
         }
         // timeout(1) signals its child and then the whole process group.
-        let repeats = first.is_some_and(|first| first.elapsed() < REPETITION);
+        let repeats = requested.is_some_and(|requested| requested.elapsed() < REPETITION);
         if let Some(signal) = signals.take().filter(|_| !repeats) {
-            if first.is_some() {
+            if requested.is_some() {
                 // Second request: kill without waiting for the grace period.
                 process::kill(child);
             }
             process::send_signal(child, signal);
-            first = Some(Instant::now());
-            deadline = Some(Instant::now() + grace);
+            requested = Some(Instant::now());
         }
         if fds[0].revents().contains(PollFlags::IN) {
             let code = exit_code(process::wait(child)?);
@@ -301,7 +301,7 @@ fn supervise(
             let mut byte = [0];
             let failed = rustix::fs::fcntl_setfl(&failure_reader, OFlags::NONBLOCK)
                 .is_ok_and(|()| failure_reader.read(&mut byte).is_ok_and(|n| n > 0));
-            let stopped = signals.arrived() || deadline.is_some();
+            let stopped = signals.arrived() || requested.is_some();
             return match failed {
                 false => Ok(Ok(BuilderExit { code, stopped })),
                 true => Err(SandboxError::NotSetUp),
@@ -393,7 +393,7 @@ mod tests {
         let (ready, go) = std::io::pipe().unwrap();
         let (failure_reader, _failure_writer) = std::io::pipe().unwrap();
         drop(ready);
-        let ended = supervise((child.id(), &pidfd), go, failure_reader, &StopSignals::block().unwrap(), GRACE);
+        let ended = supervise(child.id(), &pidfd, go, failure_reader, &StopSignals::block().unwrap(), GRACE);
         let ended = ended.unwrap().unwrap();
         assert_eq!((ended.code, ended.stopped), (128 + 9, false));
         assert!(child.wait().is_err(), "it has been waited for");

@@ -239,7 +239,7 @@ mod tests {
         let (key, work) = (CacheKey::of(b"copy"), Workspace::open(of).unwrap());
         let (path, made) = of.trees().new_tree(&work).unwrap();
         file(&made.sub("fs").unwrap());
-        of.lazy_trees().store_as_layer(&work, &made, Default::default(), PLAIN, (None, &|| false)).unwrap();
+        of.lazy_trees().store_as_layer(&work, &made, Default::default(), PLAIN, None, &|| false).unwrap();
         let tree = of.trees().step_tree(&key.into());
         of.trees().commit_tree(&work, &path, &tree).unwrap();
         of.records().put_record(&key, &tree, &key.into(), 7, &BuildId::of_command("build")).unwrap();

@@ -100,7 +100,8 @@ impl LazyTrees<'_> {
         made: &RootDir,
         external: ExternalFiles,
         form: LayerForm,
-        (watch, stop): (Option<&dyn PackingWatch>, &dyn Fn() -> bool),
+        watch: Option<&dyn PackingWatch>,
+        stop: &dyn Fn() -> bool,
     ) -> Result<()> {
         let mut blob = LayerBlob::new(self.store.blobs().new_blob(work)?, watch)?;
         let fs = made.sub("fs")?;

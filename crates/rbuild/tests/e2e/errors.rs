@@ -280,9 +280,8 @@ fn a_directory_of_configuration_files_that_cannot_be_searched_is_a_warning() {
     let warning = "warning: cannot search `";
     let ran = run("mkdir -p $LAB/home/.config/rbuild; chmod 0 $LAB/home/.config").ok();
     assert_eq!(ran.stderr.matches(warning).count(), usize::from(!is_root), "{}", ran.stderr);
-    let ran = run(
-        "chmod 700 $LAB/home/.config; touch $LAB/home/.config/rbuild/config.toml; chmod 0 $LAB/home/.config/rbuild/config.toml",
-    );
+    let ran = run("chmod 700 $LAB/home/.config; touch $LAB/home/.config/rbuild/config.toml; \
+         chmod 0 $LAB/home/.config/rbuild/config.toml");
     assert_eq!(ran.code, Some(if is_root { 0 } else { 2 }), "{}", ran.stderr);
     assert!(!ran.stderr.contains(warning), "{}", ran.stderr);
 }
@@ -313,7 +312,8 @@ fn a_full_disk_of_a_report_is_reported() {
 #[test]
 fn a_full_disk_of_a_new_store_is_reported() {
     let lab = Lab::bare();
-    let fill = "mount -t tmpfs -o size=64k x $RBUILD_ROOT; dd if=/dev/zero of=$RBUILD_ROOT/fill bs=4k count=16 2>/dev/null || true; \
+    let fill = "mount -t tmpfs -o size=64k x $RBUILD_ROOT; \
+                dd if=/dev/zero of=$RBUILD_ROOT/fill bs=4k count=16 2>/dev/null || true; \
                 RBUILD_ROOT=$RBUILD_ROOT/store; ";
     let ran = in_namespace(&lab, &format!("{fill}$RB images"));
     let ran = ran.fails(1, &["cannot use the store", "no space left on device", "hint: free some space"]);

@@ -329,7 +329,12 @@ fn hints_about_dockerfiles_are_as_recorded() {
 fn hints_about_disks_are_as_recorded() {
     assert_words!(
         DiskRemedy { FreeSpace, FreeStore, FreeSpaceAt, FreeOutput },
-        [DiskRemedy::FreeSpace, DiskRemedy::FreeStore, DiskRemedy::FreeSpaceAt { place: "/mnt".into() }, DiskRemedy::FreeOutput],
+        [
+            DiskRemedy::FreeSpace,
+            DiskRemedy::FreeStore,
+            DiskRemedy::FreeSpaceAt { place: "/mnt".into() },
+            DiskRemedy::FreeOutput
+        ],
         as Remedy
     );
 }
