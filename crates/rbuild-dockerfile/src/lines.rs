@@ -117,10 +117,12 @@ pub fn split(source: &str) -> Result<LogicalLines, Vec<Diagnostic>> {
             comments.clear();
         } else {
             let comments = std::mem::take(&mut comments);
-            let placement = match can_continue {
-                false => Placement::Separate,
-                true if line.text.starts_with([' ', '\t']) => Placement::IndentedNextLine,
-                true => Placement::NextLine,
+            let placement = if !can_continue {
+                Placement::Separate
+            } else if line.text.starts_with([' ', '\t']) {
+                Placement::IndentedNextLine
+            } else {
+                Placement::NextLine
             };
             match reader.instruction(line, comments, &mut out.empty_continuations) {
                 Ok(logical) => {

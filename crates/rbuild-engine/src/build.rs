@@ -201,9 +201,10 @@ impl<'a> Platforms<'a> {
         }
         // Everything that a name refers to must be on disk before the name. Outputs are written
         // afterwards; otherwise the sync would also wait for those on the same file system.
-        match images.iter().all(Vec::is_empty) {
-            true => self.store.records().sync_recorded(&self.request.build_id)?,
-            false => self.store.records().sync(&self.request.build_id)?,
+        if images.iter().all(Vec::is_empty) {
+            self.store.records().sync_recorded(&self.request.build_id)?;
+        } else {
+            self.store.records().sync(&self.request.build_id)?;
         }
         let mut direct = None;
         for env in &self.envs {

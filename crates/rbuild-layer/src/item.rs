@@ -35,10 +35,7 @@ pub(crate) struct Unchanged {
 impl Unchanged {
     /// Fails if the file has changed.
     pub(crate) fn check(&self, file: &File) -> Result<()> {
-        match self.stamp.is_unchanged(&FileStamp::of(&file_stat(file)?)) {
-            true => Ok(()),
-            false => Err(self.broken()),
-        }
+        if self.stamp.is_unchanged(&FileStamp::of(&file_stat(file)?)) { Ok(()) } else { Err(self.broken()) }
     }
 
     /// Returns the error for a file that has changed.

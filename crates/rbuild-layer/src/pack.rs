@@ -305,9 +305,10 @@ impl<'a> TreePacker<'a> {
     fn add_to_remainder(&mut self, entry: &TarEntry) {
         // Where devices cannot be created, commands see empty files instead, so the tree has no
         // remainder.
-        match matches!(entry.kind, EntryKind::CharDevice | EntryKind::BlockDevice) {
-            true => self.nanoseconds = None,
-            false => self.add_details((entry.uid, entry.gid, entry.mtime.nsec)),
+        if matches!(entry.kind, EntryKind::CharDevice | EntryKind::BlockDevice) {
+            self.nanoseconds = None;
+        } else {
+            self.add_details((entry.uid, entry.gid, entry.mtime.nsec));
         }
     }
 

@@ -168,12 +168,14 @@ impl<R: Read> TarReader<R> {
                 return Ok(None);
             }
         }
-        match checksum_fits(&header) {
-            true => self.begun = true,
-            false if self.begun => return Err(self.damaged("has a wrong checksum")),
-            false => return Err(LayerError::NotTar),
+        if checksum_fits(&header) {
+            self.begun = true;
+            Ok(Some(header))
+        } else if self.begun {
+            Err(self.damaged("has a wrong checksum"))
+        } else {
+            Err(LayerError::NotTar)
         }
-        Ok(Some(header))
     }
 
     fn meta_content(&mut self, size: u64) -> Result<Vec<u8>> {
@@ -308,13 +310,10 @@ impl<R: Read> TarReader<R> {
         let mut tail = self.inner.take(most.saturating_add(1));
         let read = std::io::copy(&mut tail, &mut std::io::sink())
             .map_err(LayerError::decompressing("the end of the archive"))?;
-        match read <= most {
-            true => Ok(()),
-            false => Err(exceeded(
-                "bytes",
-                most,
-                format!("more than {} follow the end of the archive", counted(most, "byte")),
-            )),
+        if read <= most {
+            Ok(())
+        } else {
+            Err(exceeded("bytes", most, format!("more than {} follow the end of the archive", counted(most, "byte"))))
         }
     }
 }

@@ -122,9 +122,10 @@ pub(crate) fn read_old(header: &Header, content: &mut impl Read) -> Result<(Vec<
             };
             regions.push((number(entry.offset())?, number(entry.length())?));
         }
-        match regions.len() > MAX_REGIONS {
-            true => Err(LayerError::fixed_limit(format!("a sparse file has more than {MAX_REGIONS} data regions"))),
-            false => Ok(()),
+        if regions.len() > MAX_REGIONS {
+            Err(LayerError::fixed_limit(format!("a sparse file has more than {MAX_REGIONS} data regions")))
+        } else {
+            Ok(())
         }
     };
     add(&gnu.sparse)?;

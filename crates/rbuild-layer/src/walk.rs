@@ -140,9 +140,10 @@ impl Walk {
 
 /// Rejects a name that a layer would interpret as a whiteout.
 fn check_name(name: &OsStr, above: &Path, whiteouts: WhiteoutEncoding) -> Result<()> {
-    match whiteouts != WhiteoutEncoding::Literal && is_whiteout(name) {
-        true => Err(LayerError::WhiteoutName(Path::new("/").join(above).join(name))),
-        false => Ok(()),
+    if whiteouts != WhiteoutEncoding::Literal && is_whiteout(name) {
+        Err(LayerError::WhiteoutName(Path::new("/").join(above).join(name)))
+    } else {
+        Ok(())
     }
 }
 

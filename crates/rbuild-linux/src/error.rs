@@ -363,10 +363,8 @@ impl UnmappedId {
 
 impl fmt::Display for UnmappedId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let range = |(first, last): &(u32, u32)| match first == last {
-            true => first.to_string(),
-            false => format!("{first} to {last}"),
-        };
+        let range =
+            |(first, last): &(u32, u32)| if first == last { first.to_string() } else { format!("{first} to {last}") };
         let mapped: Vec<String> = self.mapped.iter().map(range).collect();
         write!(f, "{} ID {} is not mapped; mapped IDs: {}", self.kind, self.id, mapped.join(", "))
     }

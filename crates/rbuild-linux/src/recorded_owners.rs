@@ -219,9 +219,10 @@ impl OwnerRecords {
     }
 
     pub(crate) fn read_value(&self, path: &Path, follow: bool, value: &mut [u8]) -> rustix::io::Result<usize> {
-        match follow {
-            true => rustix::fs::getxattr(path, self.attribute(), value),
-            false => rustix::fs::lgetxattr(path, self.attribute(), value),
+        if follow {
+            rustix::fs::getxattr(path, self.attribute(), value)
+        } else {
+            rustix::fs::lgetxattr(path, self.attribute(), value)
         }
     }
 
@@ -238,12 +239,11 @@ impl OwnerRecords {
         }
         let flags = rustix::fs::XattrFlags::empty();
         let at_flags = if follow { AtFlags::empty() } else { AtFlags::SYMLINK_NOFOLLOW };
-        let inode = match self.are_written() {
-            true => 0,
-            false => {
-                self.0.seen_placeholders.store(true, Ordering::Relaxed);
-                rustix::fs::statx(CWD, path, at_flags, StatxFlags::INO)?.stx_ino
-            }
+        let inode = if self.are_written() {
+            0
+        } else {
+            self.0.seen_placeholders.store(true, Ordering::Relaxed);
+            rustix::fs::statx(CWD, path, at_flags, StatxFlags::INO)?.stx_ino
         };
         let value = recorded.value(&self.0.key, self.mac_scope(inode));
         if follow {

@@ -352,10 +352,7 @@ impl TokenRequest<'_> {
         if !own {
             certs.find(&self.shared.environment, authority).map_err(RegistryProblem::Config)?;
         }
-        let security = match own {
-            true => Some(self.endpoint.security),
-            false => self.endpoint.protection_of(scheme, authority),
-        };
+        let security = if own { Some(self.endpoint.security) } else { self.endpoint.protection_of(scheme, authority) };
         let unprotected = || ReplyFault::UnprotectedTokenServer(authority).of(&self.endpoint.host);
         let security = security.ok_or_else(unprotected)?;
         Ok((certs, security))

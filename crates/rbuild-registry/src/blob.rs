@@ -161,9 +161,10 @@ impl BlobReader<'_> {
                 let _ = body.read(&mut [0]);
                 let (bytes, time) = *read;
                 let rate = bytes as f64 / time.as_secs_f64();
-                self.pace = match rate >= session.shared().options.ranges.fast as f64 {
-                    true => ConnectionRate::OneConnection,
-                    false => ConnectionRate::Slow(redirected.take()),
+                self.pace = if rate >= session.shared().options.ranges.fast as f64 {
+                    ConnectionRate::OneConnection
+                } else {
+                    ConnectionRate::Slow(redirected.take())
                 };
                 self.incoming = None;
                 Ok(None)

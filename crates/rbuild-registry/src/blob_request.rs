@@ -50,9 +50,10 @@ impl BlobRequest {
         end: u64,
     ) -> Result<OpenRange, RegistryProblem> {
         let open = self.open_at(session, url, Some(end))?;
-        match open.is_range && open.end >= end {
-            true => Ok(open),
-            false => Err(session.invalid(ReplyFault::OtherRange(self.digest))),
+        if open.is_range && open.end >= end {
+            Ok(open)
+        } else {
+            Err(session.invalid(ReplyFault::OtherRange(self.digest)))
         }
     }
 

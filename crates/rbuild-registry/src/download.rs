@@ -196,19 +196,18 @@ impl FileDownload<'_> {
             if self.is_unchanged(&reply) {
                 return Ok(FileAnswer::Unchanged);
             }
-            let problem = match self.lacks_rest(&reply) {
-                true => {
-                    let problem = self.refused(reply, host.clone());
-                    self.state = Progress::default();
-                    problem
-                }
-                false => match self.receive(reply, sink)? {
+            let problem = if self.lacks_rest(&reply) {
+                let problem = self.refused(reply, host.clone());
+                self.state = Progress::default();
+                problem
+            } else {
+                match self.receive(reply, sink)? {
                     None => {
                         let Progress { validators, gzip, .. } = std::mem::take(&mut self.state);
                         return Ok(FileAnswer::Received { validators, gzip });
                     }
                     Some(problem) => problem,
-                },
+                }
             };
             // Only bytes beyond the furthest offset so far count as progress.
             if self.state.at.saturating_sub(furthest) >= PROGRESS {

@@ -184,9 +184,10 @@ impl RegistryError {
     /// Returns the message, followed by those of its causes, as one sentence. A registry as a whole
     /// is not named before a problem that names its host.
     pub fn message(&self) -> String {
-        match self.place.repository.is_empty() && self.problem.host() == Some(&self.place.registry) {
-            true => sentence(&*self.problem),
-            false => sentence(self),
+        if self.place.repository.is_empty() && self.problem.host() == Some(&self.place.registry) {
+            sentence(&*self.problem)
+        } else {
+            sentence(self)
         }
     }
 

@@ -55,10 +55,7 @@ impl<R: Read> StallReader<R> {
 impl<R: Read> Read for StallReader<R> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let n = self.inner.read(buf)?;
-        match n == 0 || self.stall.progresses(n as u64) {
-            true => Ok(n),
-            false => Err(self.stall.interruption().into()),
-        }
+        if n == 0 || self.stall.progresses(n as u64) { Ok(n) } else { Err(self.stall.interruption().into()) }
     }
 }
 

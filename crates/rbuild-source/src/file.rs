@@ -28,10 +28,9 @@ pub(crate) fn file_hash(dir: &RootDir, name: &OsStr, path: &Path, stat: &Stat) -
     // `stat` is that of a regular file, so an error without an errno means that the file was
     // replaced by one of another kind.
     let is_other = |e: &rbuild_linux::Error| e.errno().is_none();
-    let file = dir.open_name(name).map_err(|e| match is_other(&e) {
-        true => SourceError::Changed(path.to_path_buf()),
-        false => e.into(),
-    })?;
+    let file = dir
+        .open_name(name)
+        .map_err(|e| if is_other(&e) { SourceError::Changed(path.to_path_buf()) } else { e.into() })?;
     let mut hasher = Hasher::new();
     let mut field = |bytes: &[u8]| {
         hasher.update(&(bytes.len() as u64).to_le_bytes());

@@ -293,10 +293,10 @@ impl SourceTree<'_> {
     /// Resolves links in `path`. Returns a path relative to the root, or `None` if a link on the
     /// way is ignored.
     pub(crate) fn visible(&self, path: &Path) -> Result<Option<PathBuf>, SourceError> {
-        let real = self.root.resolve_by(path, |link| !self.ignored(link)).map_err(|e| match e.is_not_found() {
-            true => SourceError::from(e).of_found(self.root),
-            false => e.into(),
-        })?;
+        let real = self
+            .root
+            .resolve_by(path, |link| !self.ignored(link))
+            .map_err(|e| if e.is_not_found() { SourceError::from(e).of_found(self.root) } else { e.into() })?;
         Ok(real.map(|real| real.strip_prefix("/").map(Path::to_path_buf).unwrap_or(real)))
     }
 

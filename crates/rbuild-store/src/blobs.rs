@@ -82,17 +82,19 @@ impl Blobs<'_> {
         let opened = self.store.root.open_file(format!("blobs/sha256/{}", digest.hex()));
         let file = opened.map_err(|e| self.unreadable(digest, e))?;
         let kind = file.metadata().map_err(|e| Error::new("fstat", described(format!("blob {digest}")), e))?;
-        match kind.is_file() {
-            true => Ok(file),
-            false => Err(StoreError::damaged(format!("blob {digest}"))("it is not a regular file")),
+        if kind.is_file() {
+            Ok(file)
+        } else {
+            Err(StoreError::damaged(format!("blob {digest}"))("it is not a regular file"))
         }
     }
 
     /// Returns the error for a blob that cannot be opened.
     fn unreadable(&self, digest: &BlobDigest, e: Error) -> StoreError {
-        match e.is_not_found() {
-            true => StoreError::NoBlob(*digest),
-            false => e.within(format!("blob {digest} in {}", self.store.place())).into(),
+        if e.is_not_found() {
+            StoreError::NoBlob(*digest)
+        } else {
+            e.within(format!("blob {digest} in {}", self.store.place())).into()
         }
     }
 

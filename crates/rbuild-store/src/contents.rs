@@ -100,18 +100,12 @@ impl Blobs<'_> {
 
 /// Compares the digest of a blob with its name.
 pub(crate) fn compare(blob: &BlobDigest, found: BlobDigest) -> Result<()> {
-    match found == *blob {
-        true => Ok(()),
-        false => Err(StoreError::WrongDigest { blob: *blob, found }),
-    }
+    if found == *blob { Ok(()) } else { Err(StoreError::WrongDigest { blob: *blob, found }) }
 }
 
 /// Compares the diffID of a blob's content with the expected one.
 pub(crate) fn compare_content(blob: &BlobDigest, diff_id: &DiffId, found: DiffId) -> Result<()> {
-    match found == *diff_id {
-        true => Ok(()),
-        false => Err(StoreError::WrongDiffId { blob: *blob, expected: *diff_id, found }),
-    }
+    if found == *diff_id { Ok(()) } else { Err(StoreError::WrongDiffId { blob: *blob, expected: *diff_id, found }) }
 }
 
 fn note_name(blob: &BlobDigest, diff_id: &DiffId) -> String {

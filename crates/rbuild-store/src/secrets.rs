@@ -101,9 +101,10 @@ impl SecretVerdicts<'_> {
         let before = self.verdict(tree)?;
         let mut after = before.clone().unwrap_or_default();
         after.add(more);
-        match before == Some(after.clone()) {
-            true => Ok(()),
-            false => self.store.write(&format!("trees/{}", tree.name()), NOTE, &after),
+        if before == Some(after.clone()) {
+            Ok(())
+        } else {
+            self.store.write(&format!("trees/{}", tree.name()), NOTE, &after)
         }
     }
 

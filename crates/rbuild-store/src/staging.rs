@@ -107,9 +107,10 @@ impl<'a> Staging<'a> {
     ///
     /// Fails with [`StoreError::NoBlob`] if there is none.
     pub fn open_blob(&self, digest: &BlobDigest) -> Result<File> {
-        match locked(&self.staged).contains_key(digest) {
-            true => Ok(self.dir.open_file(digest.hex())?),
-            false => self.store.blobs().open_blob(digest),
+        if locked(&self.staged).contains_key(digest) {
+            Ok(self.dir.open_file(digest.hex())?)
+        } else {
+            self.store.blobs().open_blob(digest)
         }
     }
 

@@ -520,10 +520,7 @@ fn refuse_other_directory(root: &RootDir, path: &Path) -> Result<()> {
     let is_store = DIRS.iter().filter(|dir| !dir.contains('/')).all(|dir| has(dir));
     let is_layout = root.stat("oci-layout").is_ok_and(|stat| stat.kind == FileKind::File);
     let is_incomplete = has(DIRS[0]) && entries.iter().all(|entry| is_own(&entry.name)) && !is_layout;
-    match is_new || is_store || is_incomplete {
-        true => Ok(()),
-        false => Err(StoreError::OtherDirectory(path.to_path_buf())),
-    }
+    if is_new || is_store || is_incomplete { Ok(()) } else { Err(StoreError::OtherDirectory(path.to_path_buf())) }
 }
 
 fn create(root: &RootDir, path: &Path) -> Result<()> {

@@ -31,12 +31,11 @@ pub trait WriteError: Error + From<DestinationFull> + Send + Sync + 'static {
 
     /// Attributes a full disk to `place`, which is outside the store.
     fn writing_to(self, place: &Path) -> Self {
-        match self.is_disk_full() {
-            true => {
-                let source = full(&self).map_or_else(|| Box::new(self) as Box<dyn Error + Send + Sync>, Into::into);
-                DestinationFull { place: place.to_path_buf(), source }.into()
-            }
-            false => self,
+        if self.is_disk_full() {
+            let source = full(&self).map_or_else(|| Box::new(self) as Box<dyn Error + Send + Sync>, Into::into);
+            DestinationFull { place: place.to_path_buf(), source }.into()
+        } else {
+            self
         }
     }
 }

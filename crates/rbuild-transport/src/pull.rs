@@ -155,9 +155,10 @@ impl RemoteImage {
 
     /// Checks the platform of a single image against the requested one.
     fn check_platform(&self, own: &Platform) -> Result<()> {
-        match self.other == OtherPlatform::Refuse && !self.platform.accepts(own) {
-            true => Err(refused(&self.name, own, &self.platform)),
-            false => Ok(()),
+        if self.other == OtherPlatform::Refuse && !self.platform.accepts(own) {
+            Err(refused(&self.name, own, &self.platform))
+        } else {
+            Ok(())
         }
     }
 

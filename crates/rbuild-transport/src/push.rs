@@ -83,9 +83,12 @@ fn packed(
     if layers.iter().any(|(layer, _)| plain(layer)) {
         let work = Workspace::open(store)?;
         let form = LayerForm::GZIP;
-        let packed = layers.iter().map(|(layer, diff_id)| match plain(layer) {
-            true => Ok(store.layers().watched_by(watch).repack_layer(&work, layer, diff_id, form)?.descriptor()),
-            false => Ok(layer.clone()),
+        let packed = layers.iter().map(|(layer, diff_id)| {
+            if plain(layer) {
+                Ok(store.layers().watched_by(watch).repack_layer(&work, layer, diff_id, form)?.descriptor())
+            } else {
+                Ok(layer.clone())
+            }
         });
         manifest.set_layers(packed.collect::<Result<_>>()?);
         bytes = serde_json::to_vec(&manifest).map_err(TransportError::document("the manifest"))?;

@@ -68,10 +68,7 @@ impl Failure {
     /// Returns the failure for data that could not be written to standard output.
     pub fn lost_output(cause: &io::Error) -> Failure {
         let failure = Failure::caused("cannot write to standard output", cause);
-        match rbuild_linux::is_disk_full(cause) {
-            true => failure.help(Remedy::Disk(DiskRemedy::FreeOutput)),
-            false => failure,
-        }
+        if rbuild_linux::is_disk_full(cause) { failure.help(Remedy::Disk(DiskRemedy::FreeOutput)) } else { failure }
     }
 
     /// Adds the hint of a remedy, printed below the message.

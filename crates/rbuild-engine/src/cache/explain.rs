@@ -125,10 +125,8 @@ fn excludes(new: &[&KeyValue], old: &[&KeyValue]) -> Option<String> {
         let change = if new.len() > old.len() { "added" } else { "removed" };
         return Some(format!("an empty `--exclude` was {change}"));
     }
-    let quoted = |text: &String| match text.is_empty() || text.contains(SEPARATOR) {
-        true => format!("\"{text}\""),
-        false => text.clone(),
-    };
+    let quoted =
+        |text: &String| if text.is_empty() || text.contains(SEPARATOR) { format!("\"{text}\"") } else { text.clone() };
     let list = |texts: &[String]| texts.iter().map(quoted).collect::<Vec<_>>().join(SEPARATOR);
     part("--exclude", &list(&old), &list(&new))
 }

@@ -71,11 +71,10 @@ pub(crate) fn documents(env: &StepEnv<'_>, form: &ImageForm, packed: &[PackedLay
             check_base(env, base, &kept)?;
         }
         for (layer, diff_id) in kept {
-            layers.push(match form.force {
-                true => {
-                    layers_of(env, form).repack_layer(&env.rootfs.work, &layer, &diff_id, form.layers)?.descriptor()
-                }
-                false => layer,
+            layers.push(if form.force {
+                layers_of(env, form).repack_layer(&env.rootfs.work, &layer, &diff_id, form.layers)?.descriptor()
+            } else {
+                layer
             });
             config.rootfs.diff_ids.push(diff_id);
         }
@@ -177,10 +176,7 @@ pub(crate) fn pack_early(env: &StepEnv<'_>, layers: &LayerQueue<'_>) {
     while let Some(tree) = layers.next() {
         for form in env.required.images.iter().filter(|form| form.squash == Squash::None) {
             // The result has not been searched for secrets yet.
-            let layers = match env.request.secrets.is_empty() {
-                true => layers_of(env, form),
-                false => env.store.layers(),
-            };
+            let layers = if env.request.secrets.is_empty() { layers_of(env, form) } else { env.store.layers() };
             let _ = layers.pack_tree(&env.rootfs.work, &tree, form.layers, latest(env, form), &stop);
         }
     }

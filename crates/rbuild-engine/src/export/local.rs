@@ -192,9 +192,8 @@ impl LocalExport<'_, '_, '_, '_> {
 /// Writes an entry that is neither a directory nor a regular file. Devices and sockets are omitted.
 fn special_file(from: &MergedDir, to: &OutputDir, entry: &MergedEntry) -> Result<()> {
     let (name, stat, path) = (&*entry.name, &entry.stat, from.path().join(&entry.name));
-    let put = |make: &dyn Fn(&RootDir, &OsStr) -> rbuild_linux::Result<()>| match to.is_new {
-        true => make(&to.dir, name).map_err(fail(&path)),
-        false => replace(&to.dir, &path, name, make),
+    let put = |make: &dyn Fn(&RootDir, &OsStr) -> rbuild_linux::Result<()>| {
+        if to.is_new { make(&to.dir, name).map_err(fail(&path)) } else { replace(&to.dir, &path, name, make) }
     };
     match stat.kind {
         FileKind::Symlink => {

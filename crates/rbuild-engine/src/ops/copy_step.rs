@@ -110,9 +110,10 @@ impl Deferred<'_> {
             return store_as_layer(env, id, watch, dir, external, form);
         }
         let fs = dir.sub("fs").map_err(BuildError::kernel(ErrorContext::StepDirectory))?;
-        let plan = match self.can_store_as_changes(incremental)? {
-            true => incremental.plan_changes(&working.root, &fs, step.link).map_err(general)?,
-            false => None,
+        let plan = if self.can_store_as_changes(incremental)? {
+            incremental.plan_changes(&working.root, &fs, step.link).map_err(general)?
+        } else {
+            None
         };
         working.finish(upper)?;
         incremental.finish(plan.as_ref(), source, &fs, &env.cancel).map_err(general)?;

@@ -44,10 +44,7 @@ impl SecretValues {
     /// If a value spans several of them, all are replaced by `****`.
     pub fn mask_joined(&self, texts: &[&str], separator: &str) -> Vec<String> {
         let masked: Vec<String> = texts.iter().map(|text| self.mask(text.to_string())).collect();
-        match self.mask(texts.join(separator)) == masked.join(separator) {
-            true => masked,
-            false => vec![MASK.into(); texts.len()],
-        }
+        if self.mask(texts.join(separator)) == masked.join(separator) { masked } else { vec![MASK.into(); texts.len()] }
     }
 }
 

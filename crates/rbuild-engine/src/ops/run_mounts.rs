@@ -161,9 +161,12 @@ fn cache_source(
     // With `from`, `source` is the path that the cache was initialized from.
     let part = if step.from.is_some() { "/" } else { step.source.as_str() };
     if part != "/" {
-        cache.dir.create_dir_all(part, 0o755, None, |_| ()).map_err(|e| match e.is_gone() {
-            true => BuildError::Unmet(vec![not_a_directory(span, &step.id, part)]),
-            false => BuildError::kernel(ErrorContext::CacheDirectory { id: &step.id, part })(e),
+        cache.dir.create_dir_all(part, 0o755, None, |_| ()).map_err(|e| {
+            if e.is_gone() {
+                BuildError::Unmet(vec![not_a_directory(span, &step.id, part)])
+            } else {
+                BuildError::kernel(ErrorContext::CacheDirectory { id: &step.id, part })(e)
+            }
         })?;
     }
     if env.builder.is_bare() || access.read_only && access.insecure {

@@ -174,9 +174,12 @@ fn group_id(files: &AccountFiles<'_>, group: &str, most: u32) -> Result<u32, Unk
     }
     let lines = lines(files, GROUP);
     let found = lines.iter().find(|line| line.first().map(String::as_str) == Some(group));
-    field(GROUP, found, 2)?.or_else(|| (group == ROOT).then_some(0)).ok_or_else(|| match is_number(group) {
-        true => UnknownUser::LargeId { name: group.to_string(), most },
-        false => UnknownUser::Group(group.to_string()),
+    field(GROUP, found, 2)?.or_else(|| (group == ROOT).then_some(0)).ok_or_else(|| {
+        if is_number(group) {
+            UnknownUser::LargeId { name: group.to_string(), most }
+        } else {
+            UnknownUser::Group(group.to_string())
+        }
     })
 }
 
@@ -194,9 +197,10 @@ fn field(file: &'static str, account: Option<&Vec<String>>, i: usize) -> Result<
 }
 
 fn no_user(user: &str, most: u32) -> UnknownUser {
-    match is_number(user) {
-        true => UnknownUser::LargeId { name: user.to_string(), most },
-        false => UnknownUser::User(user.to_string()),
+    if is_number(user) {
+        UnknownUser::LargeId { name: user.to_string(), most }
+    } else {
+        UnknownUser::User(user.to_string())
     }
 }
 

@@ -157,9 +157,10 @@ fn missing_image(store: &Store, need: &ImageNeed, failure: Option<ReportedError>
         let d = Diagnostic::new(need.span, format!("no image with the ID or digest `{text}` in the local store"));
         return d.help(Remedy::Image(ImageRemedy::ListImages));
     }
-    let absent = match need.stages.is_empty() {
-        true => format!("image `{text}` not found in the local store"),
-        false => format!("`{text}` is neither a stage nor an image in the local store"),
+    let absent = if need.stages.is_empty() {
+        format!("image `{text}` not found in the local store")
+    } else {
+        format!("`{text}` is neither a stage nor an image in the local store")
     };
     let (message, errno, remedy) = match failure {
         Some(ReportedError { message, errno, remedy }) => {

@@ -256,11 +256,12 @@ fn contents_mounted(
         let is_made = !matches!(&env.graph().vertices[*from].step, Step::Scratch | Step::Image { .. });
         // A whole image is identified by its result, without reading its files.
         let whole = !is_made && source.trim_matches('/').is_empty();
-        let content = match whole {
-            true => Some(ReadContent::Result(env.done(*from).result)),
-            false => mounted_content(&StageFiles::new(env.rootfs.view(*from)?).tree(), source)
+        let content = if whole {
+            Some(ReadContent::Result(env.done(*from).result))
+        } else {
+            mounted_content(&StageFiles::new(env.rootfs.view(*from)?).tree(), source)
                 .map_err(|e| source_error(e, mount.span, mount.from_name.as_deref()))?
-                .map(ReadContent::Files),
+                .map(ReadContent::Files)
         };
         contents.push(content.ok_or_else(|| no_mount_source(mount, source))?);
     }

@@ -117,10 +117,7 @@ fn above(below: &RootDir, inode: Inode) -> Result<RootDir> {
     let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
     let fd = rustix::fs::openat(below.fd(), c"..", flags, Mode::empty());
     let dir = below.with_fd_and_place(fd.map_err(|e| below.error("openat", "", e))?, &label);
-    match dir.stat_self()?.inode() == inode {
-        true => Ok(dir),
-        false => Err(dir.error("openat", "", Errno::STALE)),
-    }
+    if dir.stat_self()?.inode() == inode { Ok(dir) } else { Err(dir.error("openat", "", Errno::STALE)) }
 }
 
 #[cfg(test)]

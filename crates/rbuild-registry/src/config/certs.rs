@@ -53,15 +53,14 @@ impl CertFiles {
         let replaced = ["SSL_CERT_FILE", "SSL_CERT_DIR"].iter().any(|name| environment.variable(name).is_some());
         // The system's roots are read only if other roots are added to them, because that takes
         // some milliseconds.
-        let roots = match verify && (replaced || !self.roots.is_empty()) {
-            false => RootCerts::PlatformVerifier,
-            true => {
-                let mut all = system_roots().to_vec();
-                for file in &self.roots {
-                    all.extend(certificates(file)?);
-                }
-                RootCerts::new_with_certs(&all)
+        let roots = if verify && (replaced || !self.roots.is_empty()) {
+            let mut all = system_roots().to_vec();
+            for file in &self.roots {
+                all.extend(certificates(file)?);
             }
+            RootCerts::new_with_certs(&all)
+        } else {
+            RootCerts::PlatformVerifier
         };
         let client = self.client.as_ref().map(|(cert, key)| {
             Ok::<_, ConfigError>(ClientCert::new_with_certs(&certificates(cert)?, private_key(key)?))

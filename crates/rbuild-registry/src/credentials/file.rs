@@ -163,9 +163,10 @@ impl AuthFile {
 fn helper_name(entry: String, value: Option<Value>) -> Result<Option<String>, InvalidLogins> {
     let Some(Value::String(name)) = value else { return Err(InvalidLogins::NotString { entry }) };
     // The name becomes part of the name of a program, which must not contain a path.
-    match name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c)) {
-        true => Ok(Some(name).filter(|name| !name.is_empty())),
-        false => Err(InvalidLogins::HelperName { entry, name }),
+    if name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c)) {
+        Ok(Some(name).filter(|name| !name.is_empty()))
+    } else {
+        Err(InvalidLogins::HelperName { entry, name })
     }
 }
 

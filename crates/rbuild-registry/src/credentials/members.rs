@@ -49,9 +49,10 @@ impl JsonMembers {
         let member = |(name, value): &(String, Box<RawValue>)| {
             format!("\n{indent}\t{}: {}", Value::from(name.as_str()), value.get())
         };
-        match self.0.is_empty() {
-            true => "{}".into(),
-            false => format!("{{{}\n{indent}}}", self.0.iter().map(member).collect::<Vec<_>>().join(",")),
+        if self.0.is_empty() {
+            "{}".into()
+        } else {
+            format!("{{{}\n{indent}}}", self.0.iter().map(member).collect::<Vec<_>>().join(","))
         }
     }
 

@@ -46,10 +46,7 @@ pub(super) fn get(
     let program = format!("docker-credential-{helper}");
     let (ok, text) = call(environment, &program, "get", registry)?;
     if !ok {
-        return match text.contains(NOT_FOUND) {
-            true => Ok(None),
-            false => Err(failed(&program, HelperFault::of(&text))),
-        };
+        return if text.contains(NOT_FOUND) { Ok(None) } else { Err(failed(&program, HelperFault::of(&text))) };
     }
     let answer: HelperAnswer = serde_json::from_str(&text).map_err(|_| failed(&program, HelperFault::InvalidAnswer))?;
     Ok(match (answer.username.as_str(), Secret::new(answer.secret)) {

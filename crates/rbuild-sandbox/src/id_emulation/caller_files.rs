@@ -249,9 +249,10 @@ impl<'a> NamedPath<'a> {
         text: CString,
         roots: &'a Roots,
     ) -> Result<NamedPath<'a>> {
-        match text.to_bytes().starts_with(b"/") {
-            true => NamedPath::of(caller, HERE, text, roots),
-            false => Ok(NamedPath { base: Some(dir.fd), path: text, resolve: NO_LINKS_OF_PROC, ..self }),
+        if text.to_bytes().starts_with(b"/") {
+            NamedPath::of(caller, HERE, text, roots)
+        } else {
+            Ok(NamedPath { base: Some(dir.fd), path: text, resolve: NO_LINKS_OF_PROC, ..self })
         }
     }
 

@@ -101,9 +101,10 @@ impl Supervisor {
         if refused || path.is_empty() && !flags.contains(AtFlags::EMPTY_PATH) {
             return None;
         }
-        match self.roots.differ || caller.proc.outer {
-            false => self.known.look(&self.owners, caller, (file.at.dir, &path), flags),
-            true => self.target_of(caller, file.at.dir, path, flags).ok()?.reported_stat(&self.owners),
+        if self.roots.differ || caller.proc.outer {
+            self.target_of(caller, file.at.dir, path, flags).ok()?.reported_stat(&self.owners)
+        } else {
+            self.known.look(&self.owners, caller, (file.at.dir, &path), flags)
         }
     }
 
@@ -166,10 +167,11 @@ impl Supervisor {
         let target = self.subject(caller, file)?;
         let are_given = (access.1, modification.1) != (NOW, NOW);
         if !self.may_as_owner(caller, &target)? {
-            match are_given {
-                true => return Err(Errno::PERM),
-                false if !self.may_write(caller, &target)? => return Err(Errno::ACCESS),
-                false => {}
+            if are_given {
+                return Err(Errno::PERM);
+            }
+            if !self.may_write(caller, &target)? {
+                return Err(Errno::ACCESS);
             }
         }
         let access = if matches!(target.kind(), FileKind::File | FileKind::Dir) { access } else { (0, OMIT) };

@@ -195,9 +195,10 @@ impl Launcher<'_> {
             let killed = process::ends_within(&pidfd, process::MAX_EXIT_DELAY) && process::was_killed(&pidfd);
             process::kill(child);
             let exit = process::wait(child)?;
-            return match killed {
-                true => Ok(Ok(BuilderExit { code: exit_code(exit), stopped: false })),
-                false => Err(maps_refused(e, &KernelSettings::read()).into()),
+            return if killed {
+                Ok(Ok(BuilderExit { code: exit_code(exit), stopped: false }))
+            } else {
+                Err(maps_refused(e, &KernelSettings::read()).into())
             };
         }
         let ended = supervise(child, &pidfd, go, failure_reader, &self.signals, self.config.grace);
@@ -216,9 +217,10 @@ impl Launcher<'_> {
         build: Option<F>,
     ) -> i32 {
         let bare = isolation == Isolation::Chroot;
-        let made = match bare {
-            true => become_bare_builder(ready, &self.pidfd).map(|zygote| (zygote, ProcView::Own)),
-            false => become_builder(self.config, isolation.owner_mode(), ready, &self.pidfd),
+        let made = if bare {
+            become_bare_builder(ready, &self.pidfd).map(|zygote| (zygote, ProcView::Own))
+        } else {
+            become_builder(self.config, isolation.owner_mode(), ready, &self.pidfd)
         };
         if let (Err(e), true) = (&made, fallback) {
             tracing::debug!(target: "sandbox", error = rbuild_remedy::sentence(e), "isolation not set up");
@@ -227,10 +229,8 @@ impl Launcher<'_> {
         }
         drop(failure_writer);
         let binds = self.config.binds.iter().map(|(source, at)| (at.clone(), source.clone()));
-        let elsewhere = match bare {
-            true => binds.chain([(STORE.into(), self.config.store.clone())]).collect(),
-            false => Vec::new(),
-        };
+        let elsewhere =
+            if bare { binds.chain([(STORE.into(), self.config.store.clone())]).collect() } else { Vec::new() };
         let signals = self.signals.signals();
         let builder = made.map(|(zygote, proc)| Builder { isolation, zygote, proc, signals, elsewhere });
         build.map_or(70, |build| build(builder))
@@ -302,10 +302,7 @@ fn supervise(
             let failed = rustix::fs::fcntl_setfl(&failure_reader, OFlags::NONBLOCK)
                 .is_ok_and(|()| failure_reader.read(&mut byte).is_ok_and(|n| n > 0));
             let stopped = signals.arrived() || requested.is_some();
-            return match failed {
-                false => Ok(Ok(BuilderExit { code, stopped })),
-                true => Err(SandboxError::NotSetUp),
-            };
+            return if failed { Err(SandboxError::NotSetUp) } else { Ok(Ok(BuilderExit { code, stopped })) };
         }
     }
 }

@@ -275,10 +275,8 @@ pub(crate) fn userns_refused(e: Error, settings: &KernelSettings) -> Refusal {
 
 /// Explains why the ID maps could not be written.
 pub(crate) fn maps_refused(e: Error, settings: &KernelSettings) -> Refusal {
-    let remedy = match APPARMOR.applies(settings) {
-        true => APPARMOR.remedy(),
-        false => Remedy::Isolation(IsolationRemedy::CheckSubIds),
-    };
+    let remedy =
+        if APPARMOR.applies(settings) { APPARMOR.remedy() } else { Remedy::Isolation(IsolationRemedy::CheckSubIds) };
     refusal("cannot write the ID maps of the user namespace", remedy).because(e)
 }
 

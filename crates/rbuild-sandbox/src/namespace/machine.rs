@@ -113,10 +113,7 @@ impl ProgramState {
         let set_uid = std::fs::metadata(&path).map_or(true, |meta| meta.uid() == 0 && meta.mode() & SET_UID != 0);
         let able =
             || File::open(&path).is_ok_and(|file| rbuild_linux::file_xattr(&file, "security.capability").is_some());
-        match set_uid || able() {
-            true => ProgramState::Usable,
-            false => ProgramState::Unprivileged(path),
-        }
+        if set_uid || able() { ProgramState::Usable } else { ProgramState::Unprivileged(path) }
     }
 }
 

@@ -91,9 +91,10 @@ fn started(
             let read = std::io::Read::read_to_end(&mut failure_reader, &mut why);
             read.map_err(RunnerProblem::of_call("recv", described("the runner process"))).during(Phase::Command)?;
             let exit = wait_for(child, socket).during(Phase::Command)?;
-            match why.is_empty() {
-                true => Ok(exit),
-                false => Err(serde_json::from_slice(&why).unwrap_or_else(|e| library(e).during(Phase::Command))),
+            if why.is_empty() {
+                Ok(exit)
+            } else {
+                Err(serde_json::from_slice(&why).unwrap_or_else(|e| library(e).during(Phase::Command)))
             }
         }
     }
@@ -154,9 +155,10 @@ fn enter_working_directory(path: &str) -> Result<(), RunnerProblem> {
 fn confine(request: &RunRequest, runner: &OwnedFd) -> Result<(), RunnerProblem> {
     confine_bare(request.is_insecure());
     bound_capabilities(request.is_insecure())?;
-    match request.is_insecure() {
-        true => become_privileged(rbuild_linux::UidGid { uid: request.uid, gid: request.gid }, &request.groups)?,
-        false => credentials::become_user(UidGid::new(request.uid, request.gid), &request.groups)?,
+    if request.is_insecure() {
+        become_privileged(rbuild_linux::UidGid { uid: request.uid, gid: request.gid }, &request.groups)?;
+    } else {
+        credentials::become_user(UidGid::new(request.uid, request.gid), &request.groups)?;
     }
     process::die_with(runner)?;
     process::reset_signals()?;

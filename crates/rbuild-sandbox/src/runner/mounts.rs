@@ -270,9 +270,8 @@ fn kind_of(source: &Path) -> Result<MountPointKind, RunnerProblem> {
 fn part_mount(source: &Path, path: &Path) -> Result<(OwnedFd, MountPointKind), RunnerProblem> {
     let dir = RootDir::open(source)?;
     let real = dir.resolve(path)?;
-    let stat = dir.stat(&real).map_err(|e| match e.is_not_found() {
-        true => RunnerProblem::NoMountSource(path.display().to_string()),
-        false => e.into(),
+    let stat = dir.stat(&real).map_err(|e| {
+        if e.is_not_found() { RunnerProblem::NoMountSource(path.display().to_string()) } else { e.into() }
     })?;
     let kind = if stat.kind == FileKind::Dir { MountPointKind::Dir } else { MountPointKind::File };
     let made = bind_clone(&source.join(real.strip_prefix("/").unwrap_or(&real)))?;

@@ -179,9 +179,10 @@ impl Zygote {
     /// Returns the error for a zygote that ended before the builder.
     pub(crate) fn end(&self) -> SandboxError {
         // A builder without a PID namespace reaps all adopted children, this one included.
-        match process::has_exited(&self.process) {
-            true => RunnerProblem::ZygoteExited.during(Phase::Start).into(),
-            false => SandboxError::Killed("the process that starts commands"),
+        if process::has_exited(&self.process) {
+            RunnerProblem::ZygoteExited.during(Phase::Start).into()
+        } else {
+            SandboxError::Killed("the process that starts commands")
         }
     }
 }

@@ -270,10 +270,7 @@ impl Records<'_> {
     ///
     /// Fails if syncing fails or the mark cannot be written.
     pub fn sync_recorded(&self, build: &BuildId) -> Result<()> {
-        match self.store.unsynced.load(Ordering::Relaxed) {
-            true => self.sync(build),
-            false => Ok(()),
-        }
+        if self.store.unsynced.load(Ordering::Relaxed) { self.sync(build) } else { Ok(()) }
     }
 
     /// Syncs everything written so far to disk, and marks `build` as synced.

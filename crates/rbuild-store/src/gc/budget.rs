@@ -123,14 +123,14 @@ impl Gc<'_> {
                 unused_blobs = true;
                 continue;
             }
-            match remove_if_possible(&self.store.dir(item.dir)?, OsStr::new(&item.name), remove_documents)? {
-                true if item.dir == "mounts" => freed.mounts += 1,
-                true if item.dir == partial_blobs::DIR => freed.blobs += 1,
-                true => freed.trees += 1,
-                false => {
-                    freed.unremovable += 1;
-                    continue;
-                }
+            if !remove_if_possible(&self.store.dir(item.dir)?, OsStr::new(&item.name), remove_documents)? {
+                freed.unremovable += 1;
+                continue;
+            }
+            match item.dir {
+                "mounts" => freed.mounts += 1,
+                partial_blobs::DIR => freed.blobs += 1,
+                _ => freed.trees += 1,
             }
             freed.bytes += item.bytes;
             let reason = if old { "not used for too long" } else { "the cache is over its limit" };

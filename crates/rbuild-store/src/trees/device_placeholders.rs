@@ -35,9 +35,10 @@ impl Trees<'_> {
             Ok(_) => {}
             Err(_) => return Ok(()),
         }
-        match self.store.takes_devices() && has_devices(&made.sub("fs")?)? {
-            true => self.put_note(made, DEVICES, b""),
-            false => Ok(()),
+        if self.store.takes_devices() && has_devices(&made.sub("fs")?)? {
+            self.put_note(made, DEVICES, b"")
+        } else {
+            Ok(())
         }
     }
 

@@ -175,9 +175,10 @@ impl LazyTrees<'_> {
     ///
     /// Fails if the tree cannot be opened.
     pub fn unpacked_tree(&self, tree: &TreeId) -> Result<Option<RootDir>> {
-        match self.pending_note(tree)?.is_some() || self.incomplete(tree)?.is_some() {
-            true => Ok(None),
-            false => Ok(Some(self.store.trees().tree(tree)?)),
+        if self.pending_note(tree)?.is_some() || self.incomplete(tree)?.is_some() {
+            Ok(None)
+        } else {
+            Ok(Some(self.store.trees().tree(tree)?))
         }
     }
 

@@ -42,10 +42,8 @@ impl ImageTrees<'_> {
     ) -> Result<Option<TreeId>> {
         let key = key(image, wanted, self.store.takes_devices());
         let find = || Ok(session.recorded(&key)?.map(Some));
-        let make = || match self.is_unpacked(image)? {
-            true => Ok(None),
-            false => self.make_parts(session, image, wanted, (&key, now)),
-        };
+        let make =
+            || if self.is_unpacked(image)? { Ok(None) } else { self.make_parts(session, image, wanted, (&key, now)) };
         self.store.once(Lock::ImageParts(key), find, make).map(Once::into_inner)
     }
 

@@ -351,10 +351,14 @@ impl Trees<'_> {
         let known = self.store.blobs().is_verified(&blob).then_some(*digest);
         let options =
             Unpacking { known, nanoseconds, stop: self.store.stop(), ..Unpacking::layer(self.store.limits()) };
-        let got = unpack_some(&blob, fs, options, wants).map_err(|source| match source.is_of_content() {
-            true => self.store.blobs().invalid_layer(digest, source),
-            false if source.is_disk_full() => self.full(source),
-            false => source.into(),
+        let got = unpack_some(&blob, fs, options, wants).map_err(|source| {
+            if source.is_of_content() {
+                self.store.blobs().invalid_layer(digest, source)
+            } else if source.is_disk_full() {
+                self.full(source)
+            } else {
+                source.into()
+            }
         })?;
         compare(digest, got.digest)?;
         compare_content(digest, diff_id, got.diff_id)?;
@@ -382,9 +386,10 @@ impl Trees<'_> {
             Err(e) if e.is_disk_full() => return Err(self.full(e)),
             Err(source) => {
                 blob.confirm()?;
-                return Err(match source.is_of_content() {
-                    true => StoreError::InvalidLayer { blob: *digest, source },
-                    false => source.into(),
+                return Err(if source.is_of_content() {
+                    StoreError::InvalidLayer { blob: *digest, source }
+                } else {
+                    source.into()
                 });
             }
             Ok(got) => got,

@@ -123,16 +123,15 @@ impl<'m, 'a> IndexResolver<'m, 'a> {
                 "the image's index {digest} is nested more than {MAX_INDEX_DEPTH} levels deep"
             )));
         }
-        let resolution = match is_index {
-            true => self.follow_all(&parse_index(&text).map_err(unreadable("index"))?, depth)?,
-            false => {
-                let manifest = digest.of_manifest();
-                let image = CheckedImage { manifest, id: import_image(self.members, &text)? };
-                if self.manifests.insert(manifest) {
-                    self.images.push(image);
-                }
-                ResolvedEntry { reached: IndexMatch::One(image), skipped: SkippedPlatforms::default() }
+        let resolution = if is_index {
+            self.follow_all(&parse_index(&text).map_err(unreadable("index"))?, depth)?
+        } else {
+            let manifest = digest.of_manifest();
+            let image = CheckedImage { manifest, id: import_image(self.members, &text)? };
+            if self.manifests.insert(manifest) {
+                self.images.push(image);
             }
+            ResolvedEntry { reached: IndexMatch::One(image), skipped: SkippedPlatforms::default() }
         };
         self.seen.insert((digest, is_index), resolution.clone());
         Ok(resolution)

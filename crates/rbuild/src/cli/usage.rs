@@ -112,9 +112,10 @@ fn detached(verb: &str, value: &str, words: &[OsString]) -> Option<UsageRemedy> 
 fn options_of(shown: &str, flag: &str) -> UsageRemedy {
     let parser = clap_command::parser();
     let mut common = parser.get_arguments().filter_map(clap::Arg::get_long);
-    let command = match flag.strip_prefix("--").is_some_and(|name| common.any(|long| long == name)) {
-        true => "rbuild".to_string(),
-        false => format!("rbuild {shown}"),
+    let command = if flag.strip_prefix("--").is_some_and(|name| common.any(|long| long == name)) {
+        "rbuild".to_string()
+    } else {
+        format!("rbuild {shown}")
     };
     UsageRemedy::ShowOptions { command }
 }

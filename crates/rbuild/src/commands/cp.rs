@@ -49,14 +49,13 @@ pub fn create(settings: &Settings, args: CreateArgs) -> Result<u8, Failure> {
 
 /// Formats a command as `docker ps` does: in quotes, and shortened unless it is shown as a whole.
 fn shown_command(command: &[String], whole: bool) -> String {
-    let argument = |(at, word): (usize, &String)| match at > 0 && word.contains(' ') {
-        true => format!("'{word}'"),
-        false => word.clone(),
-    };
+    let argument =
+        |(at, word): (usize, &String)| if at > 0 && word.contains(' ') { format!("'{word}'") } else { word.clone() };
     let text = command.iter().enumerate().map(argument).collect::<Vec<_>>().join(" ");
-    quote(&match whole || text.chars().count() <= MAX_COMMAND {
-        true => text,
-        false => text.chars().take(MAX_COMMAND - 1).collect::<String>() + "…",
+    quote(&if whole || text.chars().count() <= MAX_COMMAND {
+        text
+    } else {
+        text.chars().take(MAX_COMMAND - 1).collect::<String>() + "…"
     })
 }
 

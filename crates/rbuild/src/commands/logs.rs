@@ -55,10 +55,7 @@ fn steps<'a>(build: &'a BuildLog, label: Option<&str>) -> Result<Vec<&'a StepLog
     }
     let failure = Failure::new(format!("build {} has no step `{wanted}`", build.id));
     let labels: Vec<String> = build.steps.iter().map(|s| s.label.clone()).collect();
-    Err(match labels.is_empty() {
-        true => failure,
-        false => failure.help(Remedy::UseOneOf { words: labels }),
-    })
+    Err(if labels.is_empty() { failure } else { failure.help(Remedy::UseOneOf { words: labels }) })
 }
 
 fn show(store: &Store, build: &BuildLog, step: &StepLog) -> Result<(), Failure> {

@@ -126,10 +126,7 @@ impl<'a> Pulls<'a> {
     pub fn end(&self, succeeded: bool) {
         let mut was_killed = false;
         for fetcher in self.fetchers.take() {
-            was_killed |= match succeeded || fetcher.images.is_empty() {
-                true => fetcher.end(),
-                false => fetcher.kill(),
-            };
+            was_killed |= if succeeded || fetcher.images.is_empty() { fetcher.end() } else { fetcher.kill() };
         }
         if was_killed {
             // Opening a workspace removes those of killed processes.

@@ -134,10 +134,8 @@ fn in_builder(builder: Result<Builder, SandboxError>, store: &Store, image: &Ima
         }
         Ok(CommandOutcome::NotStarted(error)) => {
             let is_flag = error.is_no_program() && invocation.args.first().is_some_and(|word| word.starts_with('-'));
-            let help = match is_flag {
-                true => Some(UsageRemedy::PutFlagsFirst.into()),
-                false => error.remedy().as_ref().map(Hint::from),
-            };
+            let help =
+                if is_flag { Some(UsageRemedy::PutFlagsFirst.into()) } else { error.remedy().as_ref().map(Hint::from) };
             terminal::error(&format!("cannot start the command: {}", sentence(&error)), help.as_ref());
             if error.is_no_program() { NOT_FOUND } else { CANNOT_RUN }
         }
@@ -188,10 +186,7 @@ enum VariableError {
 /// Fails if the name is empty or contains a space or a tab.
 fn variable_of_file(line: &str) -> Result<Option<(String, String)>, VariableError> {
     let name = line.split_once('=').map_or(line, |(name, _)| name);
-    match name.contains([' ', '\t']) {
-        true => Err(VariableError::Whitespace { name: name.to_string() }),
-        false => variable(line),
-    }
+    if name.contains([' ', '\t']) { Err(VariableError::Whitespace { name: name.to_string() }) } else { variable(line) }
 }
 
 /// Parses `NAME=VALUE`. A name alone takes its value from the environment; `None` if it is unset

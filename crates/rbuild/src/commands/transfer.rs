@@ -75,10 +75,7 @@ fn arrival(done: &str, size: u64, origin: BlobOrigin) -> String {
 /// Returns the name of an image that is pulled, with its platform if that is not the one of this
 /// machine.
 pub fn shown_name(name: &Reference, platform: &Platform) -> String {
-    match platform == &Platform::host() {
-        true => name.familiar(),
-        false => format!("{} ({platform})", name.familiar()),
-    }
+    if platform == &Platform::host() { name.familiar() } else { format!("{} ({platform})", name.familiar()) }
 }
 
 /// Pulls an image and reports the result.

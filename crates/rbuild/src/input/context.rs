@@ -144,9 +144,10 @@ fn directory(dir: &str) -> Result<PathBuf, Failure> {
         Ok(_) => Err(Failure::usage(format!("the context `{dir}` is not a directory")).help(InputRemedy::PassParent)),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
             let failure = Failure::usage(format!("the context `{dir}` does not exist"));
-            Err(match crate::cli::verbs::is_verb(dir) {
-                true => failure.help(UsageRemedy::PutFirst { verb: dir.into() }),
-                false => failure.help(InputRemedy::PassContext),
+            Err(if crate::cli::verbs::is_verb(dir) {
+                failure.help(UsageRemedy::PutFirst { verb: dir.into() })
+            } else {
+                failure.help(InputRemedy::PassContext)
             })
         }
         Err(e) => Err(Failure::usage(format!("cannot open the context `{dir}`: {}", flags::reason(&e))).because(&e)),

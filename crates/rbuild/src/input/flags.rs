@@ -53,9 +53,8 @@ fn platforms_of(setting: &str, sign: &str, lists: &[impl AsRef<str>]) -> Result<
 /// Returns the warning about a platform whose system or architecture is similar to a known one. As
 /// in BuildKit, unknown ones are accepted.
 pub fn misspelled_platform(platform: &Platform) -> Option<Warning<Help>> {
-    let near = |word: &str, known: &[&'static str]| match known.contains(&word) {
-        true => None,
-        false => closest(word, known.iter().copied()).map(str::to_string),
+    let near = |word: &str, known: &[&'static str]| {
+        if known.contains(&word) { None } else { closest(word, known.iter().copied()).map(str::to_string) }
     };
     let (os, arch) = (near(&platform.os, &SYSTEMS), near(&platform.arch, &[&ARCHITECTURES[..], &ALIASES].concat()));
     if os.is_none() && arch.is_none() {
@@ -223,9 +222,10 @@ fn bind(bad: impl Fn(String) -> Failure, source: &str, target: &str, read_only: 
         if e.kind() != std::io::ErrorKind::NotFound {
             return failure;
         }
-        match source.contains('/') {
-            true => failure.help(ValueRemedy::CreateSource),
-            false => failure.help(ValueRemedy::PassDirectory { name: source.into() }),
+        if source.contains('/') {
+            failure.help(ValueRemedy::CreateSource)
+        } else {
+            failure.help(ValueRemedy::PassDirectory { name: source.into() })
         }
     })?;
     Ok(Volume { source: path, target: target.to_string(), read_only })

@@ -112,9 +112,10 @@ pub fn invalid_name(text: &str, e: &ReferenceError) -> Failure {
     if lower.parse::<Reference>().is_ok() {
         return failure.help(hints::did_you_mean(&lower));
     }
-    match text.contains('@') {
-        true => failure.help(ValueRemedy::DigestForm),
-        false => failure.help(Remedy::Image(ImageRemedy::CorrectName)),
+    if text.contains('@') {
+        failure.help(ValueRemedy::DigestForm)
+    } else {
+        failure.help(Remedy::Image(ImageRemedy::CorrectName))
     }
 }
 

@@ -73,10 +73,7 @@ pub fn warning_line(warning: &Warning<Help>) -> String {
 
 /// Writes to standard error. A failure is ignored, because it could not be reported.
 pub fn err(text: &str) {
-    match is_for_github() {
-        true => err_with_commands(&quoted_lines(text)),
-        false => err_with_commands(text),
-    }
+    if is_for_github() { err_with_commands(&quoted_lines(text)) } else { err_with_commands(text) }
 }
 
 /// Writes a text whose lines may be workflow commands of rbuild itself.
@@ -93,10 +90,7 @@ pub fn annotate(lines: impl FnOnce() -> String) {
 
 /// Returns the form in which a text is written.
 fn written(text: &str) -> Cow<'_, str> {
-    match is_for_github() {
-        true => without_inner_commands(text).into(),
-        false => text.into(),
-    }
+    if is_for_github() { without_inner_commands(text).into() } else { text.into() }
 }
 
 /// Writes data to standard output. A closed pipe (`| head`) is not an error; any other failure is

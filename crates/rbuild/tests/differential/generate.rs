@@ -409,12 +409,12 @@ impl Writer<'_> {
             _ => String::new(),
         };
         let of_stage = from.starts_with(",from=s");
-        let source = match of_stage {
-            true => self.random.pick(&["", ",source=/dst", ",source=/dst/a", ",source=/ln"]).to_string(),
-            false => self
-                .random
+        let source = if of_stage {
+            self.random.pick(&["", ",source=/dst", ",source=/dst/a", ",source=/ln"]).to_string()
+        } else {
+            self.random
                 .pick(&["", ",source=d", ",source=d/s", ",source=x/f", ",source=l", ",source=.", ",source=d/l"])
-                .to_string(),
+                .to_string()
         };
         let mut command = match self.random.below(8) {
             0 => {

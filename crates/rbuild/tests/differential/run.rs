@@ -219,10 +219,7 @@ fn patiently(command: &mut Command) -> Result<(), String> {
         }
     };
     let text = String::from_utf8_lossy(&reader.join().unwrap()).into_owned();
-    match status.success() {
-        true => Ok(()),
-        false => Err(text.find("error").map_or(text.clone(), |at| text[at..].to_string())),
-    }
+    if status.success() { Ok(()) } else { Err(text.find("error").map_or(text.clone(), |at| text[at..].to_string())) }
 }
 
 fn differ(incremental: &Built, fresh: &Built, round: &Round, which: &str) -> Option<String> {

@@ -15,9 +15,10 @@ pub fn shrink(case: Case, time: Duration, fails: &dyn Fn(&Case) -> bool) -> Case
             if Instant::now() > end {
                 return best;
             }
-            match fails(&smaller) {
-                true => (best, better) = (smaller, true),
-                false => at += 1,
+            if fails(&smaller) {
+                (best, better) = (smaller, true);
+            } else {
+                at += 1;
             }
         }
         if !better {

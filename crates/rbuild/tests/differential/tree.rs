@@ -97,10 +97,7 @@ fn swap(root: &Path, one: &[u8], other: &[u8]) -> std::io::Result<()> {
 }
 
 fn remove(path: &Path) -> std::io::Result<()> {
-    match path.symlink_metadata()?.is_dir() {
-        true => fs::remove_dir_all(path),
-        false => fs::remove_file(path),
-    }
+    if path.symlink_metadata()?.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) }
 }
 
 /// Creates the parent directory of a path and removes an existing entry at the path.

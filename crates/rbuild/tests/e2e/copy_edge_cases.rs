@@ -116,9 +116,10 @@ fn an_unreadable_directory_of_the_context_has_a_hint() {
     for copy in ["COPY . /x", "COPY d/ /x/", "COPY d/sub /x"] {
         let built = lab.build(&format!("FROM scratch\n{copy}\n"), &[]);
         // Root may read everything.
-        match nix::unistd::geteuid().is_root() {
-            true => built.ok(),
-            false => built.fails(1, &["permission denied", "Dockerfile:2", "permit this user to read `", hint]),
+        if nix::unistd::geteuid().is_root() {
+            built.ok()
+        } else {
+            built.fails(1, &["permission denied", "Dockerfile:2", "permit this user to read `", hint])
         };
     }
     lab.write(".dockerignore", "d/sub\n");

@@ -82,9 +82,10 @@ fn a_user_beyond_the_mapped_ids_is_reported_with_the_range() {
     }
     // A command that sets such an owner fails by itself.
     let ran = lab.build("FROM busybox\nRUN touch /f && chown 2000000000 /f\n", &[]);
-    match is_mapped || recorded {
-        true => ran.ok(),
-        false => ran.fails(1, &["exited with code 1", "hint: grant more IDs in /etc/subuid"]),
+    if is_mapped || recorded {
+        ran.ok()
+    } else {
+        ran.fails(1, &["exited with code 1", "hint: grant more IDs in /etc/subuid"])
     };
 }
 

@@ -71,10 +71,8 @@ fn insecure_commands_require_an_entitlement() {
     let lab = Lab::new();
     // Needs a capability that is not one of Docker's. Without a mount namespace, a mount would be
     // the machine's.
-    let (needs, more) = match is_bare() {
-        true => ("renice -n -5 -p $$", "true"),
-        false => ("mount -t tmpfs x /mnt", "test -w /proc/sys/kernel"),
-    };
+    let (needs, more) =
+        if is_bare() { ("renice -n -5 -p $$", "true") } else { ("mount -t tmpfs x /mnt", "test -w /proc/sys/kernel") };
     let step = format!("RUN --security=insecure {needs} && echo done > /o && {more}");
     lab.build(&format!("FROM busybox\n{step}\n"), &[]).fails(2, &["--allow security.insecure", "Dockerfile:2:16"]);
     assert_eq!(read_o(&lab, &step, &["--allow", "security.insecure"]), "done\n");

@@ -212,10 +212,7 @@ fn an_insecure_command_cannot_change_trees_and_read_only_volumes() {
     // A single file cannot be a lower layer of an overlay. Where content is copied, it needs none.
     let file = format!("{}:/v:ro", lab.ctx().join("f").display());
     let ran = lab.build("FROM busybox\nRUN --security=insecure true\n", &["--allow", "security.insecure", "-v", &file]);
-    match is_bare() {
-        true => drop(ran.ok()),
-        false => drop(ran.fails(1, &["single file", "mount its directory instead"])),
-    }
+    if is_bare() { drop(ran.ok()) } else { drop(ran.fails(1, &["single file", "mount its directory instead"])) }
 }
 
 /// Replaces the dynamic linker of the executed program. It tries changes that would have no effect

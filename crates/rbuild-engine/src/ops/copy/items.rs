@@ -72,12 +72,15 @@ pub fn copy(
 fn items(copier: &mut Copier<'_>, tree: &SourceTree<'_>, items: &[Selected]) -> Result<(), CopyProblem> {
     let step = copier.step;
     let is_mixed = !step.inline.is_empty() || step.sources.iter().any(|source| source.download().is_some());
-    copier.defers = match step.sources.len() > 1 || items.len() > 1 {
-        _ if is_mixed => Defers::Nothing,
-        false => Defers::Plain,
+    copier.defers = if is_mixed {
+        Defers::Nothing
+    } else if step.sources.len() <= 1 && items.len() <= 1 {
+        Defers::Plain
+    } else if step.unpack {
         // Files from archives are not tracked.
-        true if step.unpack => Defers::Nothing,
-        true => Defers::Tracked,
+        Defers::Nothing
+    } else {
+        Defers::Tracked
     };
     copier.links.clear();
     for item in items {

@@ -162,9 +162,10 @@ impl Copier<'_> {
     /// source of the same copy.
     fn dir_over_file(&self, place: &Path) -> CopyProblem {
         let place = shown(place);
-        match self.at_dest > 0 && place == shown(Path::new(&self.step.dest)) {
-            true => PathConflict::FileAndDirectory(place).into(),
-            false => PathConflict::DirectoryOverFile(place).into(),
+        if self.at_dest > 0 && place == shown(Path::new(&self.step.dest)) {
+            PathConflict::FileAndDirectory(place).into()
+        } else {
+            PathConflict::DirectoryOverFile(place).into()
         }
     }
 }

@@ -146,9 +146,10 @@ impl<'a> EarlierDirs<'a> {
 
     /// Returns the origin of a file of this directory.
     pub fn origin(&self, group: &CopyGroup, file: &ExternalFile) -> CopiedFrom {
-        let (dir, origin) = match self.changed.contains(&file.name) {
-            true => (&self.changes, CopiedFrom::Changes),
-            false => (&self.base, CopiedFrom::Base),
+        let (dir, origin) = if self.changed.contains(&file.name) {
+            (&self.changes, CopiedFrom::Changes)
+        } else {
+            (&self.base, CopiedFrom::Base)
         };
         match dir {
             Some(dir) if self.incremental.has(dir, group, file) => origin,

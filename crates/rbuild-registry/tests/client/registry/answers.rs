@@ -78,15 +78,16 @@ impl Registry {
             None => false,
         };
         let scopes = request.scopes.join(" ");
-        let granted = match login {
-            true => scopes.clone(),
+        let granted = if login {
+            scopes.clone()
+        } else {
             // Anonymous clients may pull public repositories.
-            false => scopes
+            scopes
                 .split(' ')
                 .filter(|s| s.contains(":public/"))
                 .map(|s| s.replace(",push", ""))
                 .collect::<Vec<_>>()
-                .join(" "),
+                .join(" ")
         };
         let mut state = self.state();
         state.scopes.push(scopes);

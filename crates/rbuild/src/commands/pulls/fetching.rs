@@ -40,11 +40,16 @@ impl Fetching<'_> {
     pub fn run(&self, wanted: &[ImageRequest], mut answer: PipeWriter, socket: OwnedFd) -> Result<(), u8> {
         let (sender, is_ordered) = (Arc::new(Sender(socket)), Arc::new(AtomicBool::new(false)));
         let (notices, ordered, quiet) = (sender.clone(), is_ordered.clone(), self.display == TransferDisplay::Nothing);
-        let notify = move |notice: Notice| match ordered.load(Ordering::Relaxed) {
-            _ if quiet => {}
-            // The builder draws.
-            true => notices.notice(registry::words(&notice)),
-            false => registry::show(&notice),
+        let notify = move |notice: Notice| {
+            if quiet {
+                return;
+            }
+            if ordered.load(Ordering::Relaxed) {
+                // The builder draws.
+                notices.notice(registry::words(&notice));
+            } else {
+                registry::show(&notice);
+            }
         };
         let client = registry::client_with(self.flags, self.pushed, notify);
         rbuild_linux::drop_withheld();
