@@ -22,4 +22,4 @@ mod supervisor;
 pub(crate) use caller::SharedProc;
 pub(crate) use calls::{InterceptCondition, numbers};
 pub(crate) use credentials::Credentials;
-pub(crate) use supervisor::Supervisor;
+pub(crate) use supervisor::{SupervisedContainer, Supervisor};

@@ -45,6 +45,7 @@ pub struct OpenedFile {
 fn seen_from_here(caller: &Caller<'_>, dir: i32, path: &[u8], follow: bool) -> Result<CString> {
     let thread = caller.tid();
     if path.starts_with(b"/") {
+        let is_unchanged = |(link, to): (&str, &[u8])| is_unchanged(link, to);
         let own = own_path_from_here(path, thread, follow).filter(|_| link_of_dev(path).is_none_or(is_unchanged));
         return CString::new(own.as_deref().unwrap_or(path)).map_err(|_| Errno::INVAL);
     }
@@ -73,10 +74,25 @@ struct CachedRecord {
 /// Maximum number of cached files; when it is exceeded, the cache is cleared.
 const MAX_CACHED: usize = 100_000;
 
+/// A path of a caller as this process can use it, and the flags for it.
+pub struct SeenPath {
+    path: CString,
+    flags: AtFlags,
+}
+
+impl SeenPath {
+    /// Like [`seen_from_here`], with the flags for the resulting path.
+    pub fn of(caller: &Caller<'_>, dir: i32, path: &CStr, flags: AtFlags) -> Result<SeenPath> {
+        // An empty path names the target of the link in /proc.
+        let follow = path.is_empty() || !flags.contains(AtFlags::SYMLINK_NOFOLLOW);
+        let flags = if follow { AtFlags::empty() } else { AtFlags::SYMLINK_NOFOLLOW };
+        Ok(SeenPath { path: seen_from_here(caller, dir, path.to_bytes(), follow)?, flags })
+    }
+}
+
 /// A file whose reported owner differs from the kernel's.
 pub enum StatFile {
-    /// A path that this process can use, and the flags for it.
-    Seen(CString, AtFlags),
+    Seen(SeenPath),
     Open(OwnedFd),
 }
 
@@ -84,7 +100,7 @@ impl StatFile {
     /// Returns the file as a target of stat(2).
     pub fn named(&self) -> StatTarget<'_> {
         match self {
-            StatFile::Seen(path, flags) => StatTarget { dir: CWD, path, flags: *flags },
+            StatFile::Seen(seen) => StatTarget { dir: CWD, path: &seen.path, flags: seen.flags },
             StatFile::Open(fd) => StatTarget { dir: fd.as_fd(), path: c"", flags: AtFlags::EMPTY_PATH },
         }
     }
@@ -94,17 +110,10 @@ impl RecordCache {
     /// Returns the record of a file named by a caller, without opening the file. Requires that no
     /// process of the container has changed its root, and that this process is not visible in any
     /// /proc of the container.
-    pub fn look(
-        &mut self,
-        owners: &OwnerRecords,
-        caller: &Caller<'_>,
-        (dir, path): (i32, &CStr),
-        flags: AtFlags,
-    ) -> Option<(StatFile, ReportedStat)> {
-        let (seen, flags) = seen(caller, dir, path, flags).ok()?;
-        let follow = flags.is_empty();
+    pub fn look(&mut self, owners: &OwnerRecords, seen: SeenPath) -> Option<(StatFile, ReportedStat)> {
+        let follow = seen.flags.is_empty();
         // The kernel may find a file for the caller where this process finds none.
-        let stat = rustix::fs::statat(CWD, &seen, flags).ok()?;
+        let stat = rustix::fs::statat(CWD, &seen.path, seen.flags).ok()?;
         // Writing a record updates the change time, but only with the clock's granularity; `forget`
         // handles changes within one tick.
         let (file, changed) = ((stat.st_dev, stat.st_ino), (stat.st_ctime, stat.st_ctime_nsec));
@@ -112,7 +121,7 @@ impl RecordCache {
             Some(then) if then.changed == changed => then.record,
             _ => {
                 let access = (stat.st_atime, stat.st_atime_nsec as u32);
-                let path = Path::new(OsStr::from_bytes(seen.to_bytes()));
+                let path = Path::new(OsStr::from_bytes(seen.path.to_bytes()));
                 let record = owners.recorded(path, follow, kind(&stat), stat.st_ino, access);
                 if self.0.len() >= MAX_CACHED {
                     self.0.clear();
@@ -121,7 +130,7 @@ impl RecordCache {
                 record
             }
         };
-        Some((StatFile::Seen(seen, flags), reported(record?)))
+        Some((StatFile::Seen(seen), reported(record?)))
     }
 
     /// Drops the cached record of a file whose record has just been written.
@@ -134,14 +143,6 @@ impl RecordCache {
 
 fn reported(Recorded { owner, device }: Recorded) -> ReportedStat {
     ReportedStat { owner, node: device.map(|(kind, major, minor)| (kind.bits(), major, minor)) }
-}
-
-/// Like [`seen_from_here`], with the flags for the resulting path.
-fn seen(caller: &Caller<'_>, dir: i32, path: &CStr, flags: AtFlags) -> Result<(CString, AtFlags)> {
-    // An empty path names the target of the link in /proc.
-    let follow = path.is_empty() || !flags.contains(AtFlags::SYMLINK_NOFOLLOW);
-    let flags = if follow { AtFlags::empty() } else { AtFlags::SYMLINK_NOFOLLOW };
-    Ok((seen_from_here(caller, dir, path.to_bytes(), follow)?, flags))
 }
 
 /// Returns true if a path's parent directory passes its group on to new files (set-group-ID).
@@ -291,14 +292,14 @@ impl<'a> NamedPath<'a> {
 }
 
 /// Returns true if the link still has the target that it has in new containers.
-fn is_unchanged((link, to): (&str, &[u8])) -> bool {
+fn is_unchanged(link: &str, to: &[u8]) -> bool {
     rustix::fs::readlinkat(CWD, link, Vec::new()).is_ok_and(|text| text.to_bytes() == to)
 }
 
 /// Returns true if paths of the container lead to the caller's own directory in /proc. A process
 /// with another root directory may have something else there.
 fn has_links(root: Option<&CallerRoot<'_>>, links: SelfLinks) -> bool {
-    let unchanged = || links == SelfLinks::OfProc || is_unchanged(("/dev/fd", b"/proc/self/fd"));
+    let unchanged = || links == SelfLinks::OfProc || is_unchanged("/dev/fd", b"/proc/self/fd");
     let Some(root) = root else { return unchanged() };
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     root.inside(|| {

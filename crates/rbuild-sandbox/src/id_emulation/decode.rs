@@ -87,6 +87,14 @@ pub enum Width {
     Padded,
 }
 
+/// A pair of times in the caller's memory. A null address means the current time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TimesAt {
+    pub form: TimeForm,
+    pub width: Width,
+    pub address: u64,
+}
+
 /// A decoded system call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Request {
@@ -199,12 +207,9 @@ pub enum Request {
         file: Subject,
         name: u64,
     },
-    /// A null address means the current time.
     SetTimes {
         file: Subject,
-        form: TimeForm,
-        width: Width,
-        times: u64,
+        times: TimesAt,
     },
 }
 
@@ -287,7 +292,8 @@ fn files(asked: EmulatedCall, args: [u64; 6], width: Width) -> Request {
         ExecuteAt => Request::Execute { file: named(at, id(4)) },
         SetSeconds | SetMicroseconds => {
             let form = if asked == SetSeconds { TimeForm::Seconds } else { TimeForm::Microseconds };
-            Request::SetTimes { file: Subject::Named(named(here, 0)), form, width, times: args[1] }
+            let times = TimesAt { form, width, address: args[1] };
+            Request::SetTimes { file: Subject::Named(named(here, 0)), times }
         }
         SetMicrosecondsAt | SetNanosecondsAt | SetWideNanosecondsAt => {
             let micro = asked == SetMicrosecondsAt;
@@ -296,7 +302,7 @@ fn files(asked: EmulatedCall, args: [u64; 6], width: Width) -> Request {
             let file = if at.path == 0 && flags == 0 { opened } else { Subject::Named(named(at, flags)) };
             let form = if micro { TimeForm::Microseconds } else { TimeForm::Nanoseconds };
             let width = if asked == SetWideNanosecondsAt { Width::Padded } else { width };
-            Request::SetTimes { file, form, width, times: args[2] }
+            Request::SetTimes { file, times: TimesAt { form, width, address: args[2] } }
         }
         _ => attributes(asked, args),
     }
@@ -470,7 +476,10 @@ mod tests {
         const I386: u32 = crate::id_emulation::calls::I386;
         let args = [7, 8, 9, 0x100, 11, 12];
         let at = PathArg { dir: 7, path: 8 };
-        let times = |file, width| Some(Request::SetTimes { file, form: TimeForm::Nanoseconds, width, times: 9 });
+        let times = |file, width| {
+            let times = TimesAt { form: TimeForm::Nanoseconds, width, address: 9 };
+            Some(Request::SetTimes { file, times })
+        };
         let named = Subject::Named(PathAt { at, flags: NO_FOLLOW });
         assert_eq!(decode(280, NATIVE, args), times(named, Width::Long));
         assert_eq!(decode(320, I386, args), times(named, Width::Short));

@@ -9,11 +9,11 @@ use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Timespec, Timestamps};
 use rustix::io::Errno;
 
 use crate::id_emulation::caller::{Caller, Result, SharedProc};
-use crate::id_emulation::caller_files::{NamedPath, OpenHow, OpenedFile, SET_GID, StatFile, passes_group_on};
+use crate::id_emulation::caller_files::{NamedPath, OpenHow, OpenedFile, SET_GID, SeenPath, StatFile, passes_group_on};
 use crate::id_emulation::calls::{CREATES, I386};
 use crate::id_emulation::credentials::SAME;
 use crate::id_emulation::decode::{
-    NAMING, NOW, OMIT, OPEN_HOW, PathArg, PathAt, QUERYING, SYNCHRONIZING, Subject, Time, TimeForm, Width, open_how,
+    NAMING, NOW, OMIT, OPEN_HOW, PathArg, PathAt, QUERYING, SYNCHRONIZING, Subject, Time, TimeForm, TimesAt, open_how,
     without,
 };
 use crate::id_emulation::supervisor::{Reply, Supervisor, errno};
@@ -104,7 +104,7 @@ impl Supervisor {
         if self.roots.differ || caller.proc.outer {
             self.target_of(caller, file.at.dir, path, flags).ok()?.reported_stat(&self.owners)
         } else {
-            self.known.look(&self.owners, caller, (file.at.dir, &path), flags)
+            self.known.look(&self.owners, SeenPath::of(caller, file.at.dir, &path, flags).ok()?)
         }
     }
 
@@ -142,17 +142,12 @@ impl Supervisor {
 
     /// Sets a file's times, except an access time that records its owner. Never left to the kernel,
     /// whatever the file appears to be: it could be replaced by another one in the meantime.
-    pub(super) fn set_times(
-        &mut self,
-        caller: &Caller<'_>,
-        file: Subject,
-        (form, width): (TimeForm, Width),
-        times: u64,
-    ) -> Result<Reply> {
+    pub(super) fn set_times(&mut self, caller: &Caller<'_>, file: Subject, times: TimesAt) -> Result<Reply> {
+        let TimesAt { form, width, address } = times;
         let mut bytes = [0; 32];
         let bytes = &mut bytes[..form.size(width)];
         let now = (0, NOW);
-        let [access, modification] = match times {
+        let [access, modification] = match address {
             0 => [now, now],
             address => {
                 caller.read(address, bytes)?;

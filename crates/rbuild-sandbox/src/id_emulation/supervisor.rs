@@ -42,16 +42,25 @@ pub(crate) struct Supervisor {
     pub(super) known: RecordCache,
 }
 
+/// A container whose calls are answered.
+pub(crate) struct SupervisedContainer {
+    /// The process ID of its first process.
+    pub pid: u32,
+    /// The credentials with which that process executes the command.
+    pub credentials: Credentials,
+    /// A /proc that shows its processes.
+    pub proc: SharedProc,
+    /// The records of the owners of its files.
+    pub owners: OwnerRecords,
+    /// True if its processes may leave its mount namespace.
+    pub leaves_mounts: bool,
+}
+
 impl Supervisor {
-    /// Creates the supervisor of the container whose first process is `pid`. Moves the calling
-    /// process into the container's mount namespace, with `proc` as its working directory.
-    /// `leaves_mounts` is true if processes of the container may leave that namespace.
-    pub fn enter(
-        listener: OwnedFd,
-        (proc, owners): (SharedProc, OwnerRecords),
-        pid: u32,
-        (first, leaves_mounts): (Credentials, bool),
-    ) -> std::result::Result<Supervisor, RunnerProblem> {
+    /// Creates the supervisor of a container. Moves the calling process into the container's mount
+    /// namespace, with the container's `proc` as its working directory.
+    pub fn enter(listener: OwnedFd, container: SupervisedContainer) -> std::result::Result<Supervisor, RunnerProblem> {
+        let SupervisedContainer { pid, credentials, proc, owners, leaves_mounts } = container;
         let pidfd = rbuild_linux::process::pidfd(pid)?;
         enter_mounts_of(pidfd.as_fd())?;
         seccomp::use_synchronous_wake_ups(listener.as_fd());
@@ -70,7 +79,7 @@ impl Supervisor {
             has_dropped_capabilities: false,
             known: RecordCache::default(),
         };
-        supervisor.become_(&InitProcess(pid), first).map_err(|e| match e {
+        supervisor.become_(&InitProcess(pid), credentials).map_err(|e| match e {
             Errno::NOMEM => RunnerProblem::LowQueueLimit,
             e => RunnerProblem::of_call("setresuid", described("the user of the command"))(e),
         })?;
@@ -233,7 +242,7 @@ impl Supervisor {
             Request::OpenHow { at, how, size } => self.open_how(caller, at, how, size),
             Request::Execute { file } => self.execute(caller, file),
             Request::ListAttributes { file, to, size } => self.list_attributes(caller, file, to, size),
-            Request::SetTimes { file, form, width, times } => self.set_times(caller, file, (form, width), times),
+            Request::SetTimes { file, times } => self.set_times(caller, file, times),
         }
     }
 

@@ -22,14 +22,14 @@ use rbuild_linux::{
 use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::error::{Phase, PhaseContext, RunnerError, RunnerProblem, library};
-use crate::id_emulation::{self, Credentials, Supervisor};
+use crate::id_emulation::{self, Credentials, SupervisedContainer, Supervisor};
 use crate::protocol::{Input, Report, RootFiles, RunRequest};
 use crate::runner::chroot;
 use crate::runner::devices::DEVICES;
 use crate::runner::exec::{CommandExecutor, FailureFile};
 use crate::runner::library_log::LibraryLog;
 use crate::runner::mount_points::{MountPoints, create_mount_points};
-use crate::runner::mounts::{self, mounts_inside, mounts_of};
+use crate::runner::mounts::{self, RunnerDirs, mounts_inside, mounts_of};
 use crate::runner::privileges::{CAPABILITIES, FOR_THE_FILTER, process_capabilities};
 use crate::runner::runner_context::{ProcView, RunnerContext};
 use crate::runner::working_directory;
@@ -138,9 +138,9 @@ fn container(
         environment = environment.with_supervisor(theirs.into());
         answers = Some((ours, proc));
     }
-    let pid = create(environment, (input, terminal), socket, &failure)?;
+    let pid = create(environment, input, terminal, socket, &failure)?;
     if let Some((socket, proc)) = answers {
-        let answered = answer(request, &socket, (proc, &context.owners), pid).map_err(|e| match e {
+        let answered = answer(request, &socket, proc, &context.owners, pid).map_err(|e| match e {
             // The first process reports why it has sent none.
             RunnerProblem::NoListener => failure.get().unwrap_or(e),
             e => e,
@@ -154,7 +154,8 @@ fn container(
 /// Creates and starts the container. Returns the process ID of its first process.
 fn create(
     environment: CommandExecutor,
-    (input, terminal): (OwnedFd, Option<UnixListener>),
+    input: OwnedFd,
+    terminal: Option<UnixListener>,
     socket: &UnixStream,
     failure: &FailureFile,
 ) -> Result<u32, RunnerError> {
@@ -251,7 +252,8 @@ fn first_cause(failure: Option<RunnerProblem>, killed: Option<RunnerProblem>) ->
 fn answer(
     request: &RunRequest,
     socket: &UnixStream,
-    (proc, owners): (id_emulation::SharedProc, &OwnerRecords),
+    proc: id_emulation::SharedProc,
+    owners: &OwnerRecords,
     pid: u32,
 ) -> Result<(), RunnerProblem> {
     let ended = process::pidfd(pid)?;
@@ -268,7 +270,9 @@ fn answer(
     let listener = listener.ok_or_else(|| killed().unwrap_or(RunnerProblem::NoListener))?;
     let first = Credentials::starting(UidGid::new(request.uid, request.gid), request.groups.clone());
     let first = if request.is_insecure() { first.with_all_capabilities() } else { first };
-    let supervisor = Supervisor::enter(listener, (proc, owners.clone()), pid, (first, request.is_insecure()));
+    let leaves_mounts = request.is_insecure();
+    let container = SupervisedContainer { pid, credentials: first, proc, owners: owners.clone(), leaves_mounts };
+    let supervisor = Supervisor::enter(listener, container);
     supervisor.map_err(|why| killed().unwrap_or(why))?.serve(&ended);
     Ok(())
 }
@@ -306,13 +310,14 @@ fn prepare(request: &RunRequest, context: &RunnerContext, root: &RootDir) -> Res
         }
     }
     let scratch = request.files.open_scratch()?.with_owners(owners);
+    let dirs = RunnerDirs { root, scratch: &scratch };
     let (mounted, mounts) = match &request.files {
         RootFiles::Overlay { lowers, upper, .. } => {
             let mut lowers = lowers.clone();
             lowers.push(MOUNT_POINTS.into());
             let files = scratch.with_fd(overlay(&lowers, upper, &scratch, "work")?, "/");
             let mut points = MountPoints::new(&files, &scratch);
-            let mounts = mounts_of(request, *proc, &mut points, root, &scratch)?;
+            let mounts = mounts_of(request, *proc, &mut points, dirs)?;
             let mounted = match points.finish()? {
                 None => files.into_fd(),
                 // Mounts it again with the missing mount points.
@@ -327,7 +332,7 @@ fn prepare(request: &RunRequest, context: &RunnerContext, root: &RootDir) -> Res
         RootFiles::Directory { root: dir, .. } => {
             let files = scratch.open_alike(dir)?.shown_as_root();
             let mut points = MountPoints::new(&files, &scratch);
-            let mounts = mounts_of(request, *proc, &mut points, root, &scratch)?;
+            let mounts = mounts_of(request, *proc, &mut points, dirs)?;
             if let Some(points) = points.finish()? {
                 create_mount_points(&points, &files)?;
             }

@@ -70,7 +70,7 @@ pub(crate) fn resolve_mount_point(
     if resolved.covers(&real) {
         return Ok(None);
     }
-    check_mount_point(image, target, (&real, needs), FileOrigin::Image)?;
+    check_mount_point(image, target, &real, needs, FileOrigin::Image)?;
     Ok(Some(real))
 }
 
@@ -78,7 +78,8 @@ pub(crate) fn resolve_mount_point(
 pub(crate) fn check_mount_point(
     files: &RootDir,
     target: &Path,
-    (real, needs): (&Path, FileKind),
+    real: &Path,
+    needs: FileKind,
     holder: FileOrigin,
 ) -> Result<(), MountError> {
     let is_link = files.stat(target).is_ok_and(|stat| stat.kind == FileKind::Symlink);

@@ -68,7 +68,7 @@ impl PlannedMount<'_> {
         if self.role == Role::Requested {
             check_devices(self.target, &real)?;
         }
-        check_mount_point(rootfs, self.target, (&real, self.kind.needs()), FileOrigin::Mount)?;
+        check_mount_point(rootfs, self.target, &real, self.kind.needs(), FileOrigin::Mount)?;
         let (above, name) = match (real.parent(), real.file_name()) {
             (Some(above), Some(name)) => (above, name),
             _ => return Err(MountProblem::OverRoot.at(self.target).into()),
@@ -100,19 +100,27 @@ const SYSTEM: [(&str, MountPointKind); 5] = [
     ("/etc/resolv.conf", MountPointKind::File),
 ];
 
+/// The directories in which a runner makes mounts.
+#[derive(Clone, Copy)]
+pub(crate) struct RunnerDirs<'a> {
+    /// The root directory of its mount namespace.
+    pub root: &'a RootDir,
+    /// The scratch directory of the command.
+    pub scratch: &'a RootDir,
+}
+
 /// Makes the mounts of a command, and ensures that their mount points exist in the image.
 /// Requested mounts are in the request's order: later ones may be below earlier ones.
 pub(crate) fn mounts_of<'a>(
     request: &'a RunRequest,
     proc: ProcView,
     points: &mut MountPoints<'_>,
-    root: &RootDir,
-    scratch: &RootDir,
+    dirs: RunnerDirs<'_>,
 ) -> Result<Vec<PlannedMount<'a>>, RunnerProblem> {
     let mut mounts = Vec::new();
     for (target, kind) in SYSTEM {
         let target = Path::new(target);
-        let made = system_mount(request, proc, target, scratch)?;
+        let made = system_mount(request, proc, target, dirs.scratch)?;
         if made.is_some() || target == Path::new("/proc") {
             points.ensure(target, kind)?;
         }
@@ -122,7 +130,7 @@ pub(crate) fn mounts_of<'a>(
     for (i, wanted) in request.mounts.iter().enumerate().filter(|(_, wanted)| !wanted.is_of_dev()) {
         let target = Path::new(&wanted.target);
         let covered = |target: &Path| covered_mode(target, &mounts, points);
-        let (made, kind) = requested_mount(i, (wanted, request.is_insecure()), &covered, root, scratch)?;
+        let (made, kind) = requested_mount(i, wanted, request.is_insecure(), &covered, dirs)?;
         if wanted.read_only {
             make_read_only(&made)?;
         }
@@ -148,9 +156,9 @@ fn system_mount(
         }
         Some("/sys") if Path::new(SYSFS).exists() => bind_clone(Path::new(SYSFS)),
         Some("/dev") => new_filesystem("tmpfs", &[("mode", "755"), ("size", "65536k")], &[SetId]),
-        Some("/etc/hosts") => return file("hosts", request.hosts.as_bytes(), (0o644, UidGid::ROOT), scratch).map(Some),
+        Some("/etc/hosts") => return file("hosts", request.hosts.as_bytes(), 0o644, UidGid::ROOT, scratch).map(Some),
         Some("/etc/resolv.conf") => {
-            return file("resolv.conf", request.resolv_conf.as_bytes(), (0o644, UidGid::ROOT), scratch).map(Some);
+            return file("resolv.conf", request.resolv_conf.as_bytes(), 0o644, UidGid::ROOT, scratch).map(Some);
         }
         _ => return Ok(None),
     };
@@ -195,7 +203,7 @@ pub(crate) fn mounts_inside(proc: ProcView) -> Result<Vec<oci::Mount>, RunnerPro
 
 /// Creates a file in the container's own memory, with its owner represented as in `scratch`, and
 /// returns a mount of it.
-fn file(name: &str, content: &[u8], (mode, owner): (u32, UidGid), scratch: &RootDir) -> Result<OwnedFd, RunnerProblem> {
+fn file(name: &str, content: &[u8], mode: u32, owner: UidGid, scratch: &RootDir) -> Result<OwnedFd, RunnerProblem> {
     let files = scratch.open_alike(FILES)?;
     let path = Path::new(FILES).join(name);
     let mut file = files.create_file(name.as_ref(), 0o600)?;
@@ -225,10 +233,10 @@ fn new_tmpfs(size: Option<u64>, covered_mode: Option<u32>) -> rbuild_linux::Resu
 
 fn requested_mount(
     index: usize,
-    (wanted, insecure): (&MountRequest, bool),
+    wanted: &MountRequest,
+    insecure: bool,
     covered_mode: &dyn Fn(&Path) -> Option<u32>,
-    root: &RootDir,
-    scratch: &RootDir,
+    dirs: RunnerDirs<'_>,
 ) -> Result<(OwnedFd, MountPointKind), RunnerProblem> {
     match &wanted.source {
         MountSource::Tmpfs { size } => {
@@ -236,7 +244,7 @@ fn requested_mount(
             Ok((new_tmpfs(*size, mode)?, MountPointKind::Dir))
         }
         MountSource::File { content, mode, uid, gid } => Ok((
-            file(&format!("mount-{index}"), content, (*mode, UidGid::new(*uid, *gid)), scratch)?,
+            file(&format!("mount-{index}"), content, *mode, UidGid::new(*uid, *gid), dirs.scratch)?,
             MountPointKind::File,
         )),
         // A command that may mount could remount a bind read-write; it cannot do so with an overlay
@@ -245,7 +253,7 @@ fn requested_mount(
             if kind_of(source)? == MountPointKind::File {
                 return Err(MountProblem::SingleFile.at(Path::new(&wanted.target)).into());
             }
-            let source = trees_mount(index, std::slice::from_ref(source), true, root, scratch)?;
+            let source = trees_mount(index, std::slice::from_ref(source), true, dirs)?;
             Ok((bind_clone(&source)?, MountPointKind::Dir))
         }
         MountSource::Bind(source) | MountSource::Machine(source) => Ok((bind_clone(source)?, kind_of(source)?)),
@@ -254,7 +262,7 @@ fn requested_mount(
             Ok((below, MountPointKind::Dir))
         }
         MountSource::Trees { lowers, path } => {
-            let source = trees_mount(index, lowers, wanted.read_only, root, scratch)?;
+            let source = trees_mount(index, lowers, wanted.read_only, dirs)?;
             part_mount(&source, path)
         }
         MountSource::Part { dir, path } => part_mount(dir, path),
@@ -293,9 +301,9 @@ fn trees_mount(
     index: usize,
     lowers: &[PathBuf],
     read_only: bool,
-    root: &RootDir,
-    scratch: &RootDir,
+    dirs: RunnerDirs<'_>,
 ) -> Result<PathBuf, RunnerProblem> {
+    let RunnerDirs { root, scratch } = dirs;
     let (place, name) = scratch_mount_point(index, root)?;
     let path = Path::new(MOUNTS).join(&name);
     let mut lowers = lowers.to_vec();

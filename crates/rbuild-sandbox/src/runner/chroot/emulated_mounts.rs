@@ -182,7 +182,7 @@ impl EmulatedMounts<'_> {
         check_kernel_file_systems(target, &real)?;
         self.resolved.allows(target, &real, needs)?;
         let holder = if self.resolved.covers(&real) { FileOrigin::Mount } else { FileOrigin::Image };
-        check_mount_point(self.root, target, (&real, needs), holder)?;
+        check_mount_point(self.root, target, &real, needs, holder)?;
         Ok(real)
     }
 

@@ -131,7 +131,7 @@ fn outside(path: &Path) -> Result<EntryAt, RunnerProblem> {
 fn copy_tree(from: &RootDir, old: &OsStr, to: &RootDir, name: &OsStr) -> rbuild_linux::Result<()> {
     let stat = from.stat_name(old)?;
     if stat.kind != FileKind::Dir {
-        return copy_leaf((from, old), &stat, (to, name));
+        return copy_leaf(from, old, &stat, to, name);
     }
     to.create_dir(name, 0o700)?;
     let (mut there, mut here) = (DirStack::new(from.sub(old)?), DirStack::new(to.sub(name)?));
@@ -146,7 +146,7 @@ fn copy_tree(from: &RootDir, old: &OsStr, to: &RootDir, name: &OsStr) -> rbuild_
         };
         let (name, stat) = (&entry.name, there.last().stat_name(&entry.name)?);
         if stat.kind != FileKind::Dir {
-            copy_leaf((there.last(), name), &stat, (here.last(), name))?;
+            copy_leaf(there.last(), name, &stat, here.last(), name)?;
             continue;
         }
         here.last().create_dir(name, 0o700)?;
@@ -156,7 +156,7 @@ fn copy_tree(from: &RootDir, old: &OsStr, to: &RootDir, name: &OsStr) -> rbuild_
     Ok(())
 }
 
-fn copy_leaf((from, old): (&RootDir, &OsStr), stat: &Stat, (to, name): (&RootDir, &OsStr)) -> rbuild_linux::Result<()> {
+fn copy_leaf(from: &RootDir, old: &OsStr, stat: &Stat, to: &RootDir, name: &OsStr) -> rbuild_linux::Result<()> {
     match stat.kind {
         FileKind::File => {
             copy_file(&from.open_name(old)?, stat, &to.create_file(name, 0o600)?)?;
