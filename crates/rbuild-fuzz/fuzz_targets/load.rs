@@ -257,7 +257,8 @@ impl<'b> Making<'b> {
     }
 }
 
-fn descriptor((digest, size, kind): (BlobDigest, usize, &str)) -> Value {
+fn descriptor(blob: (BlobDigest, usize, &str)) -> Value {
+    let (digest, size, kind) = blob;
     let fields = BTreeMap::from([
         ("mediaType", json!(format!("application/vnd.oci.image.{kind}"))),
         ("digest", json!(digest.to_string())),

@@ -39,7 +39,13 @@ pub struct ExternalFile {
 pub struct ExternalFiles {
     source: Option<RootDir>,
     earlier: Option<EarlierLayer>,
-    dirs: HashMap<PathBuf, Vec<(Arc<Path>, ExternalFile)>>,
+    dirs: HashMap<PathBuf, Vec<SourcedFile>>,
+}
+
+/// An external file, with its source directory.
+pub(crate) struct SourcedFile {
+    pub file: ExternalFile,
+    source: Arc<Path>,
 }
 
 impl ExternalFiles {
@@ -54,7 +60,7 @@ impl ExternalFiles {
     /// not contain any of their names.
     pub fn add(&mut self, dir: &Path, source: &Path, files: impl IntoIterator<Item = ExternalFile>) {
         let source: Arc<Path> = source.into();
-        let files = files.into_iter().map(|file| (source.clone(), file));
+        let files = files.into_iter().map(|file| SourcedFile { file, source: source.clone() });
         match self.dirs.get_mut(dir) {
             Some(known) => known.extend(files),
             None => drop(self.dirs.insert(dir.to_path_buf(), files.collect())),
@@ -64,22 +70,22 @@ impl ExternalFiles {
     /// Removes and returns the external files of a directory of the tree.
     pub(crate) fn remove_dir(&mut self, dir: &Path) -> ExternalDir {
         let mut files = if self.dirs.is_empty() { Vec::new() } else { self.dirs.remove(dir).unwrap_or_default() };
-        files.sort_by(|a, b| b.1.name.as_bytes().cmp(a.1.name.as_bytes()));
+        files.sort_by(|a, b| b.file.name.as_bytes().cmp(a.file.name.as_bytes()));
         ExternalDir { files, open: None }
     }
 }
 
 /// The external files of one directory, in reverse order of their names.
 pub(crate) struct ExternalDir {
-    files: Vec<(Arc<Path>, ExternalFile)>,
+    files: Vec<SourcedFile>,
     open: Option<(Arc<Path>, RootDir)>,
 }
 
 impl ExternalDir {
     /// Removes and returns the next file if it sorts before the tree's own next entry.
-    pub(crate) fn before(&mut self, own: Option<&OsString>) -> Option<(Arc<Path>, ExternalFile)> {
-        let (_, next) = self.files.last()?;
-        let first = own.is_none_or(|own| next.name.as_bytes() < own.as_bytes());
+    pub(crate) fn before(&mut self, own: Option<&OsString>) -> Option<SourcedFile> {
+        let next = self.files.last()?;
+        let first = own.is_none_or(|own| next.file.name.as_bytes() < own.as_bytes());
         if first { self.files.pop() } else { None }
     }
 
@@ -87,11 +93,12 @@ impl ExternalDir {
     /// has them, all others from the source directory.
     pub(crate) fn item(
         &mut self,
-        (source, file): &(Arc<Path>, ExternalFile),
+        sourced: &SourcedFile,
         path: &Path,
         times: Times,
         all: &mut ExternalFiles,
     ) -> Result<PackItem> {
+        let SourcedFile { file, source } = sourced;
         let mut entry = entry(file, path, times);
         if file.unchanged
             && entry.size <= SMALL

@@ -22,7 +22,7 @@ use crate::gzip::ParallelGzip;
 use crate::hash_thread::ChunkHash;
 use crate::item::{PackItem, entry_changed};
 use crate::options::{CompressionLevel, LayerForm, Times, WhiteoutEncoding};
-use crate::remainder::Remainder;
+use crate::remainder::{EntryDetails, Remainder};
 use crate::walk::Walk;
 use crate::writer::TarWriter;
 use crate::xattrs::{is_lost, keep_in_layer};
@@ -308,15 +308,15 @@ impl<'a> TreePacker<'a> {
         if matches!(entry.kind, EntryKind::CharDevice | EntryKind::BlockDevice) {
             self.nanoseconds = None;
         } else {
-            self.add_details((entry.uid, entry.gid, entry.mtime.nsec));
+            self.add_details(EntryDetails { uid: entry.uid, gid: entry.gid, nanoseconds: entry.mtime.nsec });
         }
     }
 
-    /// Notes owner, group, and nanoseconds of the modification time of an entry.
-    pub(crate) fn add_details(&mut self, (uid, gid, nsec): (u64, u64, u32)) {
-        match (u32::try_from(uid), u32::try_from(gid), &mut self.nanoseconds) {
+    /// Adds details of an entry to the remainder.
+    pub(crate) fn add_details(&mut self, entry: EntryDetails) {
+        match (u32::try_from(entry.uid), u32::try_from(entry.gid), &mut self.nanoseconds) {
             (Ok(uid), Ok(gid), Some(nanoseconds)) => {
-                nanoseconds.push(nsec);
+                nanoseconds.push(entry.nanoseconds);
                 self.highest_ids = self.highest_ids.max(UidGid { uid, gid });
             }
             _ => self.nanoseconds = None,

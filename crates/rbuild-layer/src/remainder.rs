@@ -22,6 +22,15 @@ pub struct Remainder {
     pub nanoseconds: Vec<u32>,
 }
 
+/// Details of a layer's entry from which a remainder is computed.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct EntryDetails {
+    pub uid: u64,
+    pub gid: u64,
+    /// Nanoseconds of the modification time.
+    pub nanoseconds: u32,
+}
+
 rbuild_image::id_type! {
     /// Checksum of a file's content.
     key Checksum;

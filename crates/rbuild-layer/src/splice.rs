@@ -16,7 +16,7 @@ use crate::item::PackItem;
 use crate::options::{LayerForm, Times, WhiteoutEncoding};
 use crate::pack::{Packed, TreePacker, pack};
 use crate::reader::TarReader;
-use crate::remainder::Remainder;
+use crate::remainder::{EntryDetails, Remainder};
 use crate::walk::Walk;
 use crate::whiteout::{deleted_name, is_whiteout};
 
@@ -44,8 +44,7 @@ enum Part {
 /// Entries of the earlier layer.
 struct Entries {
     bytes: Range<u64>,
-    /// Owner, group, and nanoseconds of the modification time of each.
-    details: Vec<(u64, u64, u32)>,
+    details: Vec<EntryDetails>,
 }
 
 impl<'a> Splice<'a> {
@@ -137,8 +136,8 @@ fn set_nanoseconds(parts: &mut [Part], remainder: Option<&Remainder>, count: usi
     let Some(remainder) = remainder.filter(|remainder| remainder.nanoseconds.len() == count) else { return false };
     for part in parts {
         if let Part::Earlier(entries) = part {
-            for (_, _, nanoseconds) in &mut entries.details {
-                *nanoseconds = remainder.nanoseconds[*nanoseconds as usize];
+            for details in &mut entries.details {
+                details.nanoseconds = remainder.nanoseconds[details.nanoseconds as usize];
             }
         }
     }
@@ -195,8 +194,8 @@ struct EarlierEntry {
     kind: EntryKind,
     is_mark: bool,
     bytes: Range<u64>,
-    /// Owner and group, and the number of the entry.
-    details: (u64, u64, u32),
+    /// The number of the entry is in place of the nanoseconds.
+    details: EntryDetails,
 }
 
 impl EarlierEntry {
@@ -227,7 +226,8 @@ impl EarlierEntries {
         let is_mark = path.file_name().is_some_and(is_whiteout);
         let number = u32::try_from(self.count).unwrap_or(u32::MAX);
         self.count += 1;
-        Ok(Some(EarlierEntry { path, kind, is_mark, bytes, details: (uid, gid, number) }))
+        let details = EntryDetails { uid, gid, nanoseconds: number };
+        Ok(Some(EarlierEntry { path, kind, is_mark, bytes, details }))
     }
 }
 

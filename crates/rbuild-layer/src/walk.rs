@@ -88,9 +88,9 @@ impl Walk {
             let Some(top) = self.stack.last_mut() else {
                 return Ok(std::mem::take(&mut self.items.incomplete).then_some(PackItem::Incomplete));
             };
-            if let Some(file) = top.external.before(top.entries.last()) {
-                check_name(&file.1.name, &top.path, self.items.whiteouts)?;
-                return top.external.item(&file, &top.path, self.items.times, &mut self.external).map(Some);
+            if let Some(sourced) = top.external.before(top.entries.last()) {
+                check_name(&sourced.file.name, &top.path, self.items.whiteouts)?;
+                return top.external.item(&sourced, &top.path, self.items.times, &mut self.external).map(Some);
             }
             let Some(name) = top.entries.pop() else {
                 self.stack.pop();

@@ -3,6 +3,7 @@
 
 use std::ffi::OsStr;
 use std::io::{self, Seek, SeekFrom, Write};
+use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 
 use tar::{EntryType, Header};
@@ -11,16 +12,28 @@ use rbuild_linux::quoted;
 
 use crate::entry::{EntryKind, TarEntry};
 
-/// Offset and length of a numeric header field.
-type HeaderField = (usize, usize);
-const MODE: HeaderField = (100, 8);
-const UID: HeaderField = (108, 8);
-const GID: HeaderField = (116, 8);
-const SIZE: HeaderField = (124, 12);
-const MTIME: HeaderField = (136, 12);
-const CHECKSUM: HeaderField = (148, 8);
-const MAJOR: HeaderField = (329, 8);
-const MINOR: HeaderField = (337, 8);
+/// A numeric header field.
+#[derive(Clone, Copy)]
+struct HeaderField {
+    offset: usize,
+    length: usize,
+}
+
+impl HeaderField {
+    /// Returns the place of its bytes in the header.
+    fn bytes(self) -> Range<usize> {
+        self.offset..self.offset + self.length
+    }
+}
+
+const MODE: HeaderField = HeaderField { offset: 100, length: 8 };
+const UID: HeaderField = HeaderField { offset: 108, length: 8 };
+const GID: HeaderField = HeaderField { offset: 116, length: 8 };
+const SIZE: HeaderField = HeaderField { offset: 124, length: 12 };
+const MTIME: HeaderField = HeaderField { offset: 136, length: 12 };
+const CHECKSUM: HeaderField = HeaderField { offset: 148, length: 8 };
+const MAJOR: HeaderField = HeaderField { offset: 329, length: 8 };
+const MINOR: HeaderField = HeaderField { offset: 337, length: 8 };
 
 /// A writer of uncompressed tar archives.
 pub struct TarWriter<W: Write> {
@@ -240,16 +253,16 @@ fn put(header: &mut Header, at: usize, length: usize, bytes: &[u8]) {
 }
 
 /// Returns the largest number that fits a field: octal digits followed by a zero byte.
-fn largest((_, length): HeaderField) -> u64 {
-    (1 << (3 * (length - 1))) - 1
+fn largest(field: HeaderField) -> u64 {
+    (1 << (3 * (field.length - 1))) - 1
 }
 
 /// Writes a number that fits the field. Formatting is a significant part of the cost of packing
 /// small files, so it is done by hand.
-fn octal(header: &mut Header, (at, length): HeaderField, mut value: u64) {
-    let field = &mut header.as_mut_bytes()[at..at + length];
-    field[length - 1] = 0;
-    for digit in field[..length - 1].iter_mut().rev() {
+fn octal(header: &mut Header, field: HeaderField, mut value: u64) {
+    let bytes = &mut header.as_mut_bytes()[field.bytes()];
+    bytes[field.length - 1] = 0;
+    for digit in bytes[..field.length - 1].iter_mut().rev() {
         *digit = b'0' + (value & 7) as u8;
         value >>= 3;
     }
@@ -265,7 +278,7 @@ fn number(header: &mut Header, field: HeaderField, value: u64, pax: &mut Vec<u8>
 
 /// Sets the checksum: the sum of all bytes, with its own eight counted as spaces (POSIX ustar).
 fn checksum(header: &mut Header) {
-    header.as_mut_bytes()[CHECKSUM.0..CHECKSUM.0 + CHECKSUM.1].fill(b' ');
+    header.as_mut_bytes()[CHECKSUM.bytes()].fill(b' ');
     let sum: u32 = header.as_bytes().iter().map(|byte| u32::from(*byte)).sum();
     octal(header, CHECKSUM, u64::from(sum));
 }

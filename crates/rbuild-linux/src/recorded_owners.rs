@@ -25,7 +25,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rustix::fs::{AtFlags, CWD, StatxFlags, StatxTimestamp, Timespec, Timestamps};
 use rustix::io::Errno;
 
-use crate::meta::{FileKind, Stat, UidGid};
+use crate::meta::{FileKind, Stat, Timestamp, UidGid};
 use crate::random::random_bytes;
 
 /// A time in the year 2242, in seconds since the Unix epoch. It is later than any access, and ext4
@@ -207,11 +207,11 @@ impl OwnerRecords {
         follow: bool,
         kind: FileKind,
         inode: u64,
-        access: (i64, u32),
+        access: Timestamp,
     ) -> Option<Recorded> {
         if !takes_attributes(kind) {
-            let gid = u32::try_from(access.0.checked_sub(FAR)?).ok()?;
-            return Some(Recorded { owner: UidGid::new(access.1, gid), device: None });
+            let gid = u32::try_from(access.sec.checked_sub(FAR)?).ok()?;
+            return Some(Recorded { owner: UidGid::new(access.nsec, gid), device: None });
         }
         let mut value = [0u8; 64];
         let n = self.read_value(path, follow, &mut value).ok()?;
@@ -283,7 +283,8 @@ impl OwnerRecords {
         }
         // Where the access time holds the record, the path is not used.
         let path = if takes_attributes(stat.kind) { path() } else { Default::default() };
-        let found = self.recorded(&path, follow, stat.kind, stat.ino, (access.tv_sec, access.tv_nsec));
+        let access = Timestamp { sec: access.tv_sec, nsec: access.tv_nsec };
+        let found = self.recorded(&path, follow, stat.kind, stat.ino, access);
         let Some(Recorded { owner, device }) = found else { return stat };
         if self.are_written() {
             (stat.uid, stat.gid) = (owner.uid, owner.gid);
@@ -345,9 +346,9 @@ mod tests {
         let records = OwnerRecords::new(OwnerMode::Recorded, [7; 32]);
         let recorded = |kind, access| records.recorded(Path::new(""), false, kind, 0, access);
         let times = record_in_times(UidGid::new(33, 34)).unwrap().last_access;
-        let found = recorded(FileKind::Symlink, (times.tv_sec, times.tv_nsec as u32));
+        let found = recorded(FileKind::Symlink, Timestamp { sec: times.tv_sec, nsec: times.tv_nsec as u32 });
         assert_eq!(found, Some(Recorded { owner: UidGid::new(33, 34), device: None }));
-        assert_eq!(recorded(FileKind::Symlink, (1_700_000_000, 5)), None);
+        assert_eq!(recorded(FileKind::Symlink, Timestamp { sec: 1_700_000_000, nsec: 5 }), None);
     }
 
     #[test]

@@ -115,7 +115,7 @@ impl BlobReader<'_> {
             let is_large = size - at >= range_policy.large && !matches!(self.pace, ConnectionRate::OneConnection);
             if let ConnectionRate::Slow(redirected) = &self.pace
                 && is_large
-                && let Some(ranges) = Ranges::start(session, digest, (at, size), redirected.clone())
+                && let Some(ranges) = Ranges::start(session, digest, at, size, redirected.clone())
             {
                 self.incoming = Some(BlobStream::Ranges(ranges));
                 self.stall = StallDetector::new(shared.http.retry_policy().idle);

@@ -102,7 +102,7 @@ impl Http {
     }
 
     /// Sends a request once. Follows no redirects.
-    pub(crate) fn send(&self, server: Server<'_>, request: HttpRequest<'_>) -> Result<HttpReply, RegistryProblem> {
+    pub(crate) fn send(&self, server: Server<'_>, mut request: HttpRequest<'_>) -> Result<HttpReply, RegistryProblem> {
         let valid = url::split(request.url).filter(|_| url::is_valid(request.url));
         let Some((scheme, authority, rest)) = valid else {
             let host = url::split(request.url).map_or("the registry", |(_, host, _)| host);
@@ -118,11 +118,10 @@ impl Http {
             _ if scheme == "https" => &["https"],
             _ => return Err(ReplyFault::NoTls.of(&authority)),
         };
-        let HttpRequest { method, headers, mut content, .. } = request;
         let mut last = None;
         for scheme in schemes {
             let url = format!("{scheme}://{authority}{rest}");
-            match self.send_to(server, method, &url, headers, &mut content) {
+            match self.send_to(server, &url, &mut request) {
                 Ok(response) => {
                     if schemes.len() > 1 {
                         locked(&self.schemes).insert(authority, scheme);
@@ -136,19 +135,20 @@ impl Http {
         Err(last.unwrap_or_else(|| ReplyFault::InvalidUrl.of(&authority)))
     }
 
+    /// Sends a request to `url`, which is its URL with one of the schemes that the host may support.
     fn send_to(
         &self,
         server: Server<'_>,
-        method: &str,
         url: &str,
-        headers: &[(String, String)],
-        content: &mut RequestBody<'_>,
+        request: &mut HttpRequest<'_>,
     ) -> Result<Response<Body>, RegistryProblem> {
+        let HttpRequest { method, headers, content, .. } = request;
+        let method = *method;
         let (scheme, authority, _) = url::split(url).unwrap_or(("https", "", ""));
         let agent = self.agent(server, scheme, authority)?;
         let failed = |e: ureq::Error| connection(authority, method, url, e, self.retry_policy);
         let mut request = Request::builder().method(method).uri(url);
-        for (name, value) in headers {
+        for (name, value) in *headers {
             if name.eq_ignore_ascii_case("authorization") {
                 self.sent.note_header(value);
             }

@@ -65,13 +65,14 @@ struct Range {
 pub(crate) struct RangesFailed;
 
 impl Ranges {
-    /// Starts to download the bytes of a blob from `at`. `redirected` is the URL that the endpoint
+    /// Starts to download the bytes of a blob of `size` bytes from `at`. `redirected` is the URL that the endpoint
     /// redirected the last request to. Returns `None` if no thread can be started, or if no second
     /// connection is allowed.
     pub(crate) fn start(
         session: &Arc<EndpointSession>,
         digest: BlobDigest,
-        (at, size): (u64, u64),
+        at: u64,
+        size: u64,
         redirected: Option<String>,
     ) -> Option<Ranges> {
         let range_policy = session.shared().options.ranges;

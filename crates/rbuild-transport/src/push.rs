@@ -51,7 +51,7 @@ pub fn outgoing(store: &Store, platforms: &[Image], as_is: bool, early: Option<E
 fn prepared(store: &Store, platforms: &[Image], as_is: bool, watch: Option<&dyn PackingWatch>) -> Result<Outgoing> {
     let (mut below, mut entries, mut blobs) = (Vec::new(), Vec::new(), Vec::new());
     for image in platforms {
-        let document = packed((store, watch), image, as_is, &mut blobs)?;
+        let document = packed(store, watch, image, as_is, &mut blobs)?;
         let (digest, size) = (document.digest().of_manifest(), document.bytes.len() as u64);
         entries.push(index_entry(&document.media_type, &digest, size, image.config.platform()));
         below.push(document);
@@ -69,7 +69,8 @@ fn prepared(store: &Store, platforms: &[Image], as_is: bool, watch: Option<&dyn 
 
 /// Returns the manifest of an image for registries, and adds its blobs to `blobs`.
 fn packed(
-    (store, watch): (&Store, Option<&dyn PackingWatch>),
+    store: &Store,
+    watch: Option<&dyn PackingWatch>,
     image: &Image,
     as_is: bool,
     blobs: &mut Vec<BlobInfo>,

@@ -45,6 +45,14 @@ impl StageVars {
     }
 }
 
+/// A Dockerfile whose stages are checked.
+#[derive(Clone, Copy)]
+struct CheckedFile<'a> {
+    file: &'a Dockerfile,
+    facts: &'a Facts<'a>,
+    globals: &'a Globals,
+}
+
 /// The global scope.
 struct Globals {
     /// Values in this build.
@@ -56,6 +64,7 @@ struct Globals {
 /// Appends the violations of rules about inherited properties of stages.
 pub fn check(file: &Dockerfile, facts: &Facts<'_>, found: &mut Vec<LintWarning>) {
     let globals = globals(file, facts, found);
+    let checked = CheckedFile { file, facts, globals: &globals };
     let mut stages: HashMap<String, StageVars> = HashMap::new();
     for (index, stage) in file.stages.iter().enumerate() {
         from(file, &stage.from.image, &globals, found);
@@ -68,18 +77,18 @@ pub fn check(file: &Dockerfile, facts: &Facts<'_>, found: &mut Vec<LintWarning>)
                 StageVars::of(base, builds_for_windows(stage_platform(file, stage, &globals).as_deref(), facts))
             }
             (_, Some(stage)) => stage.clone(),
-            (_, None) => base_vars(file, stage, &image, &globals, facts, found),
+            (_, None) => base_vars(checked, stage, &image, found),
         };
         // The instructions of a replaced stage have no effect.
         if !matches!((facts.role)(index), StageRole::Replaced(_)) {
             for trigger in std::mem::take(&mut scope.triggers) {
                 // Mistakes in a trigger are reported for the image or stage that defines it, not
                 // here.
-                apply(file, facts, &trigger, &globals, &mut scope, &mut Vec::new());
+                apply(checked, &trigger, &mut scope, &mut Vec::new());
             }
             for i in &stage.instructions {
                 undefined_words(file, i, &scope, found);
-                apply(file, facts, i, &globals, &mut scope, found);
+                apply(checked, i, &mut scope, found);
             }
         }
         if let Some(name) = &stage.from.name {
@@ -89,18 +98,11 @@ pub fn check(file: &Dockerfile, facts: &Facts<'_>, found: &mut Vec<LintWarning>)
 }
 
 /// Applies an instruction to the scope, and checks those whose meaning depends on it.
-fn apply(
-    file: &Dockerfile,
-    facts: &Facts<'_>,
-    i: &Instruction,
-    globals: &Globals,
-    scope: &mut StageVars,
-    found: &mut Vec<LintWarning>,
-) {
+fn apply(checked: CheckedFile<'_>, i: &Instruction, scope: &mut StageVars, found: &mut Vec<LintWarning>) {
     match &i.op {
-        Op::Env(pairs) => env(file, pairs, &mut scope.vars),
-        Op::Arg(decls) => args(file, facts, decls, globals, scope, found),
-        Op::Workdir(word) => workdir(file, word, scope, found),
+        Op::Env(pairs) => env(checked.file, pairs, &mut scope.vars),
+        Op::Arg(decls) => args(checked, decls, scope, found),
+        Op::Workdir(word) => workdir(checked.file, word, scope, found),
         Op::Shell(_) => scope.shell = true,
         Op::Onbuild { inner, .. } => scope.triggers.push((**inner).clone()),
         Op::Cmd(_) | Op::Entrypoint(_) if !scope.shell => rules::shell_form(i, found),
@@ -110,14 +112,8 @@ fn apply(
 
 /// Returns the variables that a stage takes from its base image, and checks the image's platform. A
 /// platform that cannot be expanded is left out: the planner reports the error.
-fn base_vars(
-    file: &Dockerfile,
-    stage: &Stage,
-    image: &str,
-    globals: &Globals,
-    facts: &Facts<'_>,
-    found: &mut Vec<LintWarning>,
-) -> StageVars {
+fn base_vars(checked: CheckedFile<'_>, stage: &Stage, image: &str, found: &mut Vec<LintWarning>) -> StageVars {
+    let CheckedFile { file, facts, globals } = checked;
     // As in BuildKit, `scratch` has the platform of the build, regardless of `FROM --platform`.
     let platform = stage_platform(file, stage, globals).filter(|_| image != "scratch");
     let base = match image {
@@ -179,14 +175,8 @@ fn env(file: &Dockerfile, pairs: &[Pair], vars: &mut Vars) {
 
 /// Applies an ARG. Each declaration sees those before it in the same instruction, unlike the pairs
 /// of ENV.
-fn args(
-    file: &Dockerfile,
-    facts: &Facts<'_>,
-    decls: &[ArgDecl],
-    globals: &Globals,
-    scope: &mut StageVars,
-    found: &mut Vec<LintWarning>,
-) {
+fn args(checked: CheckedFile<'_>, decls: &[ArgDecl], scope: &mut StageVars, found: &mut Vec<LintWarning>) {
+    let CheckedFile { file, facts, globals } = checked;
     for decl in decls {
         if let Some(default) = decl.default.as_ref().filter(|_| !scope.open) {
             undefined(file, default, &scope.vars, &UNDEFINED_VAR, found);

@@ -43,7 +43,7 @@ fn openat2(dir: BorrowedFd<'_>, path: &Path, flags: OFlags, mode: Mode) -> rusti
     if path.as_os_str().len() >= long::MAX_AT_ONCE {
         return long::open(dir, path, flags, mode);
     }
-    openat2_by(dir, path, (flags, mode), IN_ROOT)
+    openat2_by(dir, path, flags, mode, IN_ROOT)
 }
 
 /// Returns `name` if it is a single path component. `..` or a slash in a name would leave the

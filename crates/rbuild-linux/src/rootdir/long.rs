@@ -57,7 +57,7 @@ pub(super) fn has_no_link(root: BorrowedFd<'_>, parts: &[OsString]) -> bool {
 fn open_without_links(dir: BorrowedFd<'_>, piece: &[OsString], flags: OFlags, mode: Mode) -> Result<OwnedFd> {
     let path: PathBuf = if piece.is_empty() { ".".into() } else { piece.iter().collect() };
     let resolve = IN_ROOT.union(ResolveFlags::NO_SYMLINKS);
-    openat2_by(dir, &path, (flags, mode), resolve)
+    openat2_by(dir, &path, flags, mode, resolve)
 }
 
 /// A path resolution in progress.
@@ -151,7 +151,8 @@ pub(super) const IN_ROOT: ResolveFlags = ResolveFlags::IN_ROOT.union(ResolveFlag
 pub(super) fn openat2_by(
     dir: BorrowedFd<'_>,
     path: &Path,
-    (flags, mode): (OFlags, Mode),
+    flags: OFlags,
+    mode: Mode,
     resolve: ResolveFlags,
 ) -> rustix::io::Result<OwnedFd> {
     // EAGAIN: a rename or mount raced with the resolution, and has to be retried

@@ -132,8 +132,8 @@ impl Planner<'_> {
         if name.is_empty() {
             return Err(self.empty_global("image name", image).into());
         }
-        let label = self.stage_label(index, stage);
         let total = 1 + steps_of(&stage.instructions);
+        let first = StepName { stage: self.stage_label(index, stage), number: 1, total };
         // As in BuildKit, the platform of FROM selects the image, whose configuration then
         // determines the platform of the stage. It is also the platform of a context that is a
         // directory. Stages keep their own platforms, and `scratch` has the platform of the build.
@@ -142,14 +142,14 @@ impl Planner<'_> {
                 let mut state = self.stage(base)?;
                 // As in BuildKit, the environment of the image hides inherited ARGs.
                 state.env.iter().for_each(|(name, value)| state.vars.set_last(name, value));
-                StageState { stage: label, step: 1, total, cmd_set: false, ..state }
+                StageState { stage: first.stage, step: 1, total, cmd_set: false, ..state }
             }
             None => match self.params.context_index(&name, &self.stage_platform(stage)) {
-                Some(context) => self.context_state(context, platform.as_ref(), label, total, image.span)?,
-                None if name == "scratch" => self.scratch_state(None, label, total, stage.span),
+                Some(context) => self.context_state(context, platform.as_ref(), first, image.span)?,
+                None if name == "scratch" => self.scratch_state(None, first, stage.span),
                 None => {
                     let written = self.written_image(&name, image.span)?;
-                    self.image_state(&written, platform.as_ref(), label, total, image.span)?
+                    self.image_state(&written, platform.as_ref(), first, image.span)?
                 }
             },
         };
@@ -206,26 +206,27 @@ impl Planner<'_> {
     /// Returns the state of a stage that a named context replaces; its instructions are ignored.
     pub(super) fn stage_from_context(&mut self, index: usize, stage: &Stage) -> Planned<Option<StageState>> {
         let Some(context) = self.replacement(stage) else { return Ok(None) };
-        let (label, platform) = (self.stage_label(index, stage), self.platform(stage)?);
-        self.context_state(context, platform.as_ref(), label, 2, stage.span).map(Some)
+        let first = StepName { stage: self.stage_label(index, stage), number: 1, total: 2 };
+        let platform = self.platform(stage)?;
+        self.context_state(context, platform.as_ref(), first, stage.span).map(Some)
     }
 
-    /// Returns the state of a named context. As in BuildKit, an image is selected for `platform`.
+    /// Returns the state of a named context, whose first step is named `first`. As in BuildKit, an
+    /// image is selected for `platform`.
     fn context_state(
         &mut self,
         context: ContextId,
         platform: Option<&Platform>,
-        label: String,
-        total: usize,
+        first: StepName,
         span: Span,
     ) -> Planned<StageState> {
         let params = self.params;
         let named = &params.contexts[context];
         match &named.source {
-            ContextSource::Scratch => Ok(self.scratch_state(platform, label, total, span)),
-            ContextSource::Image(image) => self.image_state(image, platform, label, total, span),
+            ContextSource::Scratch => Ok(self.scratch_state(platform, first, span)),
+            ContextSource::Image(image) => self.image_state(image, platform, first, span),
             ContextSource::Directory(_) => {
-                let mut state = self.scratch_state(platform, label, total, span);
+                let mut state = self.scratch_state(platform, first, span);
                 let copy = CopyStep {
                     from: FileSource::Named(context),
                     sources: vec![CopySource { item: CopyItem::Files(SourcePattern::literal("/")), span }],
@@ -242,56 +243,26 @@ impl Planner<'_> {
 
     /// Returns the state of an empty file system. Its platform is that of the build unless
     /// `platform` is given.
-    fn scratch_state(&mut self, platform: Option<&Platform>, label: String, total: usize, span: Span) -> StageState {
-        let name = StepName { stage: label.clone(), number: 1, total };
-        let vertex = self.add(Step::Scratch, None, name, "FROM scratch".into(), span);
+    fn scratch_state(&mut self, platform: Option<&Platform>, first: StepName, span: Span) -> StageState {
+        let vertex = self.add(Step::Scratch, None, first.clone(), "FROM scratch".into(), span);
         let mut config = ImageConfig::empty(platform.unwrap_or(&self.params.platform));
         config.config.working_dir = "/".into();
         let platform = config.platform();
-        self.base_state(vertex, config, platform, label, total)
+        base_state(vertex, config, platform, first)
     }
 
     fn image_state(
         &mut self,
         image: &WrittenImage,
         platform: Option<&Platform>,
-        label: String,
-        total: usize,
+        first: StepName,
         span: Span,
     ) -> Planned<StageState> {
         let Some(base) = self.image(image, platform, span, false) else { return Err(Interrupted::Needs) };
         let base = base.clone();
-        let name = StepName { stage: label.clone(), number: 1, total };
-        let vertex = self.image_vertex(&image.text, &base, name, span);
+        let vertex = self.image_vertex(&image.text, &base, first.clone(), span);
         let platform = platform.cloned().unwrap_or_else(|| base.config.platform());
-        Ok(self.base_state(vertex, base.config, platform, label, total))
-    }
-
-    fn base_state(
-        &self,
-        vertex: VertexId,
-        config: ImageConfig,
-        platform: Platform,
-        stage: String,
-        total: usize,
-    ) -> StageState {
-        let env = Vars::of_environment(&config.config.env);
-        StageState {
-            vertex,
-            config,
-            platform,
-            vars: env.clone(),
-            env,
-            args: Vars::default(),
-            history: None,
-            cmd_set: false,
-            user_at: None,
-            step: 1,
-            total,
-            stage,
-            in_trigger: false,
-            ignore_cache: false,
-        }
+        Ok(base_state(vertex, base.config, platform, first))
     }
 
     /// Parses the name of an image.
@@ -386,7 +357,10 @@ impl Planner<'_> {
         if let Some(context) = self.params.context_index(name, &self.params.platform) {
             return match self.params.contexts[context].source {
                 ContextSource::Directory(_) => Ok(FileSource::Named(context)),
-                _ => Ok(FileSource::Vertex(self.context_state(context, None, name.to_string(), 1, span)?.vertex)),
+                _ => {
+                    let first = StepName { stage: name.to_string(), number: 1, total: 1 };
+                    Ok(FileSource::Vertex(self.context_state(context, None, first, span)?.vertex))
+                }
             };
         }
         if name.bytes().all(|b| b.is_ascii_digit()) {
@@ -412,5 +386,26 @@ impl Planner<'_> {
         let Some(base) = self.image(image, None, span, later_stage) else { return Err(Interrupted::Needs) };
         let (base, name) = (base.clone(), StepName { stage: image.text.clone(), number: 1, total: 1 });
         Ok(FileSource::Vertex(self.image_vertex(&image.text, &base, name, span)))
+    }
+}
+
+/// Returns the state of a stage after its first step, whose name is `first`.
+fn base_state(vertex: VertexId, config: ImageConfig, platform: Platform, first: StepName) -> StageState {
+    let env = Vars::of_environment(&config.config.env);
+    StageState {
+        vertex,
+        config,
+        platform,
+        vars: env.clone(),
+        env,
+        args: Vars::default(),
+        history: None,
+        cmd_set: false,
+        user_at: None,
+        step: first.number,
+        total: first.total,
+        stage: first.stage,
+        in_trigger: false,
+        ignore_cache: false,
     }
 }

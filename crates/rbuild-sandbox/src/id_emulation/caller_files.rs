@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use rbuild_linux::seccomp::{ReportedStat, StatTarget};
-use rbuild_linux::{FileKind, OwnerRecords, Recorded, UidGid, record_in_times};
+use rbuild_linux::{FileKind, OwnerRecords, Recorded, Timestamp, UidGid, record_in_times};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
@@ -120,7 +120,7 @@ impl RecordCache {
         let record = match self.0.get(&file) {
             Some(then) if then.changed == changed => then.record,
             _ => {
-                let access = (stat.st_atime, stat.st_atime_nsec as u32);
+                let access = access_time(&stat);
                 let path = Path::new(OsStr::from_bytes(seen.path.to_bytes()));
                 let record = owners.recorded(path, follow, kind(&stat), stat.st_ino, access);
                 if self.0.len() >= MAX_CACHED {
@@ -162,6 +162,10 @@ const NO_LINKS_OF_PROC: ResolveFlags = ResolveFlags::NO_MAGICLINKS;
 
 /// The set-group-ID mode bit.
 pub const SET_GID: u32 = 0o2000;
+
+fn access_time(stat: &Stat) -> Timestamp {
+    Timestamp { sec: stat.st_atime, nsec: stat.st_atime_nsec as u32 }
+}
 
 fn kind(stat: &Stat) -> FileKind {
     match rustix::fs::FileType::from_raw_mode(stat.st_mode) {
@@ -328,7 +332,7 @@ impl OpenedFile {
 
     /// Returns the file's record.
     pub fn recorded(&self, owners: &OwnerRecords) -> Option<Recorded> {
-        let access = (self.stat.st_atime, self.stat.st_atime_nsec as u32);
+        let access = access_time(&self.stat);
         owners.recorded(&SharedProc::path_of(&self.fd), true, self.kind(), self.stat.st_ino, access)
     }
 
