@@ -91,6 +91,21 @@ impl StageFiles {
     }
 }
 
+/// The files that a copy selects from another stage or image.
+pub struct StageSelection {
+    pub files: StageFiles,
+    pub selection: Selection,
+}
+
+/// The files that a step reads from its sources.
+#[derive(Clone, Copy)]
+pub struct ReadFiles<'a> {
+    /// Those of contexts, as they were when the key was computed.
+    pub contexts: &'a [Selection],
+    /// Those of another stage.
+    pub stage: Option<&'a StageSelection>,
+}
+
 /// The process that opens the contexts; it determines their paths.
 #[derive(Clone, Copy)]
 pub enum Viewpoint<'a> {

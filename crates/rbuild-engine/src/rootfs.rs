@@ -8,7 +8,7 @@ use rbuild_linux::parallel::locked;
 use rbuild_linux::{RootDir, Timestamp, UidGid};
 use rbuild_plan::{BuildGraph, Step, VertexId};
 use rbuild_sandbox::Builder;
-use rbuild_store::{Image, MergedTree, Session, SnapshotBackend, Store, TreeId, WorkingTree, Workspace};
+use rbuild_store::{Image, MergedTree, NewTree, Session, SnapshotBackend, Store, TreeId, WorkingTree, Workspace};
 
 use crate::error::{BuildError, Result};
 use crate::error_context::ErrorContext;
@@ -173,16 +173,16 @@ impl<'a> Rootfs<'a> {
     }
 
     /// Creates the tree for a vertex; returns its directory, which contains `fs`.
-    pub fn new_tree(&self, id: VertexId) -> Result<(PathBuf, RootDir)> {
+    pub fn new_tree(&self, id: VertexId) -> Result<NewTree> {
         self.new_tree_over(&self.trees_below(id)?)
     }
 
-    /// Creates a tree to be stacked on others; returns its directory, which contains `fs`. Its root
-    /// has the owner and mode of the root that it covers.
-    pub fn new_tree_over(&self, trees: &[TreeId]) -> Result<(PathBuf, RootDir)> {
-        let (path, dir) = self.store.trees().new_tree(&self.work)?;
+    /// Creates a tree to be stacked on others. Its root has the owner and mode of the root that it
+    /// covers.
+    pub fn new_tree_over(&self, trees: &[TreeId]) -> Result<NewTree> {
+        let made = self.store.trees().new_tree(&self.work)?;
         let fail = || BuildError::kernel(ErrorContext::StepDirectory);
-        let fs = dir.sub("fs").map_err(fail())?;
+        let fs = made.dir.sub("fs").map_err(fail())?;
         let (owner, mode) = match trees.last() {
             Some(top) => {
                 let stat = self.store.trees().tree(top)?.stat_self().map_err(fail())?;
@@ -191,7 +191,7 @@ impl<'a> Rootfs<'a> {
             None => (UidGid::ROOT, 0o755),
         };
         fs.set_own_meta(owner, mode, Timestamp { sec: self.request.now, nsec: 0 }).map_err(fail())?;
-        Ok((path, dir))
+        Ok(made)
     }
 
     /// Returns a step's root file system for writing: the trees below it with its own tree, in the

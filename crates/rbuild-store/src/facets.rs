@@ -65,7 +65,7 @@ impl Store {
 
     /// Returns the trees that exist as their layers only, until their files are needed.
     pub fn lazy_trees(&self) -> LazyTrees<'_> {
-        LazyTrees { store: self }
+        LazyTrees { store: self, watch: None }
     }
 
     /// Returns the trees that are stored as changes to earlier ones.

@@ -76,10 +76,29 @@ impl<W: Write> Write for StoppableWriter<'_, W> {
     }
 }
 
-/// Returns the name of the document next to a tree that describes its layer in that form.
-pub(crate) fn layer_document(form: LayerForm, latest: Option<i64>) -> String {
-    let times = latest.map_or(String::new(), |latest| format!("-{latest}"));
-    format!("layer-{}{times}.json", form.name())
+/// One of the layers that a tree can be packed into.
+#[derive(Debug, Clone, Copy)]
+pub struct LayerVariant {
+    pub form: LayerForm,
+    /// Later modification times are set to this one, in seconds since the Unix epoch.
+    pub latest: Option<i64>,
+}
+
+impl LayerVariant {
+    /// Returns the layer with the times of the files.
+    pub fn exact(form: LayerForm) -> LayerVariant {
+        LayerVariant { form, latest: None }
+    }
+
+    /// Returns the name of the document next to a tree that describes the layer.
+    pub(crate) fn document(self) -> String {
+        let times = self.latest.map_or(String::new(), |latest| format!("-{latest}"));
+        format!("layer-{}{times}.json", self.form.name())
+    }
+
+    fn times(self) -> Times {
+        self.latest.map_or(Times::AsIs, Times::AtMost)
+    }
 }
 
 /// The layers that trees are packed into.
@@ -100,9 +119,8 @@ impl<'s> Layers<'s> {
         LayerBlob::new(self.store.blobs().new_blob(work)?, self.watch)
     }
 
-    /// Returns the layer of a step's tree, packing it if necessary. With `latest`, later
-    /// modification times are set to it, in seconds since the Unix epoch. Stops with an error once
-    /// `stop` returns true.
+    /// Returns a layer of a step's tree, packing it if necessary. Stops with an error once `stop`
+    /// returns true.
     ///
     /// # Errors
     ///
@@ -112,25 +130,24 @@ impl<'s> Layers<'s> {
         &self,
         work: &Workspace,
         tree: &TreeId,
-        form: LayerForm,
-        latest: Option<i64>,
+        variant: LayerVariant,
         stop: &dyn Fn() -> bool,
     ) -> Result<PackedLayer> {
         let dir = format!("trees/{}", tree.name());
-        let document = layer_document(form, latest);
+        let document = variant.document();
         if let Some(packed) = self.packed_layer(&format!("{dir}/{document}"))? {
             return Ok(packed);
         }
         let mut blob = self.new_blob(work)?;
         let mut out = StoppableWriter { out: &mut blob, stop };
-        let layer = match self.pack_of_layers(tree, form, latest, &mut out).map_err(|e| self.of_blob(e))? {
+        let layer = match self.pack_of_layers(tree, variant, &mut out).map_err(|e| self.of_blob(e))? {
             Some((layer, remainder)) => {
                 self.put_remainder(tree, &layer, remainder)?;
                 layer
             }
             None => {
                 self.store.lazy_trees().materialize(work, tree)?;
-                self.pack_files(tree, form, latest, out).map_err(|e| self.of_blob(e))?
+                self.pack_files(tree, variant, out).map_err(|e| self.of_blob(e))?
             }
         };
         blob.publish(self.store, &layer.digest, layer.size)?;
@@ -151,10 +168,11 @@ impl<'s> Layers<'s> {
     }
 
     /// Packs the files of a tree, and stores the metadata that the layer lacks next to the tree.
-    fn pack_files(&self, tree: &TreeId, form: LayerForm, latest: Option<i64>, out: impl Write) -> Result<PackedLayer> {
+    fn pack_files(&self, tree: &TreeId, variant: LayerVariant, out: impl Write) -> Result<PackedLayer> {
         let fs = self.store.trees().tree(tree)?;
-        if let Some(latest) = latest {
-            return Ok(PackedLayer::new(&pack_layer(&fs, form, Times::AtMost(latest), out)?, form));
+        let form = variant.form;
+        if variant.latest.is_some() {
+            return Ok(PackedLayer::new(&pack_layer(&fs, form, variant.times(), out)?, form));
         }
         let (packed, remainder) = pack_exact(&fs, form, out)?;
         let layer = PackedLayer::new(&packed, form);
@@ -171,18 +189,15 @@ impl<'s> Layers<'s> {
     /// Writes the layer of a tree to `out` without the tree's files, from its uncompressed layer,
     /// or from that of the tree that it is stored as changes to. Returns `None` without writing
     /// anything if there is no such layer. Also returns the metadata that the layer lacks, unless
-    /// it is stored already. These layers contain the times of the files, so they cannot be used if
-    /// `latest` bounds the times.
+    /// it is stored already. These layers contain the times of the files, so they cannot be used for
+    /// a layer with others.
     fn pack_of_layers(
         &self,
         tree: &TreeId,
-        form: LayerForm,
-        latest: Option<i64>,
+        variant: LayerVariant,
         mut out: impl Write,
     ) -> Result<Option<(PackedLayer, Option<Remainder>)>> {
-        if latest.is_some() {
-            return Ok(None);
-        }
+        let LayerVariant { form, latest: None } = variant else { return Ok(None) };
         if let Some(plain) = self.plain_layer_of(tree)? {
             return Ok(Some((self.recompress(&plain, form, out)?, None)));
         }
@@ -192,8 +207,8 @@ impl<'s> Layers<'s> {
         })
     }
 
-    /// Writes the layer of a step's tree to `out` without storing it. Stops with an error once
-    /// `stop` returns true.
+    /// Writes a layer of a step's tree to `out` without storing it. Stops with an error once `stop`
+    /// returns true.
     ///
     /// # Errors
     ///
@@ -202,13 +217,12 @@ impl<'s> Layers<'s> {
         &self,
         work: &Workspace,
         tree: &TreeId,
-        form: LayerForm,
-        latest: Option<i64>,
+        variant: LayerVariant,
         out: impl Write,
         stop: &dyn Fn() -> bool,
     ) -> Result<PackedLayer> {
         let mut out = StoppableWriter { out, stop };
-        let document = format!("trees/{}/{}", tree.name(), layer_document(form, latest));
+        let document = format!("trees/{}/{}", tree.name(), variant.document());
         if let Some(packed) = self.packed_layer(&document)? {
             let failed = |e| rbuild_linux::Error::new("write", described("the layer"), e);
             self.store
@@ -216,18 +230,18 @@ impl<'s> Layers<'s> {
                 .read_blob::<StoreError>(&packed.digest, |bytes| Ok(out.write_all(bytes).map_err(failed)?))?;
             return Ok(packed);
         }
-        if let Some((layer, _)) = self.pack_of_layers(tree, form, latest, &mut out)? {
+        if let Some((layer, _)) = self.pack_of_layers(tree, variant, &mut out)? {
             return Ok(layer);
         }
         self.store.lazy_trees().materialize(work, tree)?;
-        let times = latest.map_or(Times::AsIs, Times::AtMost);
-        Ok(PackedLayer::new(&pack_layer(&self.store.trees().tree(tree)?, form, times, out)?, form))
+        let (form, files) = (variant.form, self.store.trees().tree(tree)?);
+        Ok(PackedLayer::new(&pack_layer(&files, form, variant.times(), out)?, form))
     }
 
     /// Returns the description of the tree's uncompressed layer, if the store has it.
     fn plain_layer_of(&self, tree: &TreeId) -> Result<Option<PackedLayer>> {
-        let plain = LayerForm::Uncompressed;
-        self.packed_layer(&format!("trees/{}/{}", tree.name(), layer_document(plain, None)))
+        let plain = LayerVariant::exact(LayerForm::Uncompressed);
+        self.packed_layer(&format!("trees/{}/{}", tree.name(), plain.document()))
     }
 
     /// Writes a layer in another form to `out`. The bytes equal those of a layer packed from the
@@ -267,17 +281,10 @@ impl<'s> Layers<'s> {
     ///
     /// Fails if the view cannot be read or the blob cannot be written.
     #[tracing::instrument(target = "store", name = "pack", level = "debug", skip_all)]
-    pub fn pack_view(
-        &self,
-        work: &Workspace,
-        view: &RootDir,
-        form: LayerForm,
-        latest: Option<i64>,
-    ) -> Result<PackedLayer> {
+    pub fn pack_view(&self, work: &Workspace, view: &RootDir, variant: LayerVariant) -> Result<PackedLayer> {
         let mut blob = self.new_blob(work)?;
-        let times = latest.map_or(Times::AsIs, Times::AtMost);
-        let packed = pack_whole(view, form, times, &mut blob).map_err(|e| self.of_blob(e))?;
-        let layer = PackedLayer::new(&packed, form);
+        let packed = pack_whole(view, variant.form, variant.times(), &mut blob).map_err(|e| self.of_blob(e))?;
+        let layer = PackedLayer::new(&packed, variant.form);
         blob.publish(self.store, &layer.digest, layer.size)?;
         self.note_made_layer(&layer)?;
         Ok(layer)

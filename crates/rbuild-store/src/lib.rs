@@ -83,7 +83,7 @@ mod workspace;
 
 pub use blobs::Blobs;
 pub use cache::build_index::{BuildIndex, FILES, FROM, IndexedStep, KeyInputs, KeyPart, KeyValue, PARENT, VARIABLE};
-pub use cache::records::{ForeignRecord, Record, RecordedImage, Records};
+pub use cache::records::{ForeignRecord, Record, RecordedImage, RecordedStep, Records};
 pub use cache_mounts::{CacheMount, CacheMounts, CacheUse, CacheView};
 pub use containers::{Container, Containers, NewContainer};
 pub use downloads::{Download, Downloads, IncomingFile, ReceivedFile};
@@ -97,7 +97,7 @@ pub use ids::{
 };
 pub use images::{Artifact, FoundImage, Image, Images, LostPlatforms, NamedImage};
 pub use incoming_blobs::{IncomingBlobs, PullId};
-pub use layers::{Layers, PackedLayer};
+pub use layers::{LayerVariant, Layers, PackedLayer};
 pub use lock_waits::LockWaiting;
 pub use logs::{BuildLog, BuildStatus, LayerLog, LogLock, Logs, PhaseLog, StepLog, StepLogFile, StepOutcome};
 pub use once::{Lock, Once, Session};
@@ -114,6 +114,6 @@ pub use trees::copies::{Baseline, MergedFiles, cut_links};
 pub use trees::id::TreeId;
 pub use trees::lazy::LazyTrees;
 pub use trees::merged::{MergedDir, MergedEntry, MergedPath, MergedTree};
-pub use trees::tree::{LISTING, Trees};
+pub use trees::tree::{LISTING, NewTree, Trees};
 pub use trees::union::ImageTrees;
 pub use workspace::Workspace;

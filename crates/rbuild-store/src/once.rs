@@ -19,6 +19,7 @@ use std::path::Path;
 use rbuild_image::{DiffId, Hasher};
 use rbuild_linux::{KeyLock, LockKind, RootDir};
 
+use crate::cache::records::RecordedStep;
 use crate::error::{Result, StoreError};
 use crate::ids::{BuildId, CacheId, CacheKey, CacheName, LockId};
 use crate::store::Store;
@@ -241,9 +242,9 @@ impl Session<'_> {
             lock(*key),
             || Ok(self.recorded(key)?),
             || {
-                let (path, dir) = self.store.trees().new_tree(self.work)?;
-                fill(&dir)?;
-                Ok(self.publish(&path, key, created)?)
+                let made = self.store.trees().new_tree(self.work)?;
+                fill(&made.dir)?;
+                Ok(self.publish(&made.path, key, created)?)
             },
         )
     }
@@ -257,7 +258,8 @@ impl Session<'_> {
     pub(crate) fn publish(&self, made: &Path, key: &CacheKey, created: i64) -> Result<TreeId> {
         let tree = self.store.trees().step_tree(&(*key).into());
         self.store.trees().commit_tree(self.work, made, &tree)?;
-        self.store.records().put_record(key, &tree, &(*key).into(), created, self.build)?;
+        let step = RecordedStep { tree: &tree, result: (*key).into(), created, build: self.build };
+        self.store.records().put_record(key, &step)?;
         Ok(tree)
     }
 }

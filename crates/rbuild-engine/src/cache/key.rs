@@ -86,7 +86,8 @@ impl KeyBuilder<'_> {
     /// Returns the definition key of a step of `graph`, with its components.
     pub fn keyed(
         &self,
-        (graph, vertex): (&BuildGraph, &Vertex),
+        graph: &BuildGraph,
+        vertex: &Vertex,
         results: &InputResults,
         selected_files: &[Selection],
     ) -> Result<Option<Keyed>> {
@@ -250,7 +251,7 @@ mod tests {
                 SelectionContent { digest: SelectionHash::of(b"what is copied"), fingerprint: Fingerprint::default() };
             let selected = [Selection { sources: Vec::new(), content }];
             let key = keys.definition(vertex, &inputs, &selected).unwrap();
-            let keyed = keys.keyed((&graph, vertex), &inputs, &selected).unwrap();
+            let keyed = keys.keyed(&graph, vertex, &inputs, &selected).unwrap();
             assert_eq!(key, keyed.map(|keyed| keyed.key));
             found.extend(key.map(|key| key.hex()[..16].to_string()));
             results.push(key.map_or_else(|| source_result(&vertex.step), ResultId::from));

@@ -9,7 +9,7 @@ use rbuild_image::{Descriptor, DiffId, History, ManifestDigest, MediaType, descr
 use rbuild_layer::LayerError;
 use rbuild_linux::parallel::{cores, try_map};
 use rbuild_plan::{NoCache, Step, VertexId};
-use rbuild_store::{Layers, PackedLayer, StoreError, TreeId};
+use rbuild_store::{LayerVariant, Layers, PackedLayer, StoreError, TreeId};
 use rbuild_transport::layer_pairs;
 
 use crate::env::StepEnv;
@@ -122,7 +122,7 @@ fn layers_of<'a>(env: &'a StepEnv<'_>, form: &ImageForm) -> Layers<'a> {
 /// Packs the target's own layers; returns them lowest first.
 #[tracing::instrument(target = "engine", name = "layers", level = "debug", skip_all)]
 fn new_layers(env: &StepEnv<'_>, form: &ImageForm) -> Result<Vec<PackedLayer>> {
-    let latest = latest(env, form);
+    let variant = variant(env, form);
     let mut trees = own_trees(env)?;
     match form.squash {
         Squash::All => {
@@ -131,7 +131,7 @@ fn new_layers(env: &StepEnv<'_>, form: &ImageForm) -> Result<Vec<PackedLayer>> {
             if view.entries().map_err(BuildError::kernel(ErrorContext::Result))?.is_empty() {
                 return Ok(Vec::new());
             }
-            return Ok(vec![layers_of(env, form).pack_view(&env.rootfs.work, &view, form.layers, latest)?]);
+            return Ok(vec![layers_of(env, form).pack_view(&env.rootfs.work, &view, variant)?]);
         }
         Squash::Steps if !trees.is_empty() => {
             trees = vec![env.store.layers().squash_trees(env.rootfs.session(), &trees, env.request.now)?]
@@ -140,7 +140,7 @@ fn new_layers(env: &StepEnv<'_>, form: &ImageForm) -> Result<Vec<PackedLayer>> {
     }
     let stop = || env.cancel.is_canceled();
     let pack = |tree: &TreeId| {
-        let packed = layers_of(env, form).pack_tree(&env.rootfs.work, tree, form.layers, latest, &stop);
+        let packed = layers_of(env, form).pack_tree(&env.rootfs.work, tree, variant, &stop);
         packed.map_err(|e| not_packed(env, tree, e))
     };
     try_map(cores(), &trees, pack)
@@ -160,9 +160,9 @@ pub(crate) fn not_packed(env: &StepEnv<'_>, tree: &TreeId, error: StoreError) ->
     }
 }
 
-/// Returns the upper bound for modification times in new layers, in seconds since 1970.
-pub(crate) fn latest(env: &StepEnv<'_>, form: &ImageForm) -> Option<i64> {
-    env.graph().epoch.filter(|_| !form.late_times)
+/// Returns the layers that the trees of an image of that form are packed into.
+pub(crate) fn variant(env: &StepEnv<'_>, form: &ImageForm) -> LayerVariant {
+    LayerVariant { form: form.layers, latest: env.graph().epoch.filter(|_| !form.late_times) }
 }
 
 /// Packs the layers of trees as they arrive, in the requested forms, while other steps are running.
@@ -177,7 +177,7 @@ pub(crate) fn pack_early(env: &StepEnv<'_>, layers: &LayerQueue<'_>) {
         for form in env.required.images.iter().filter(|form| form.squash == Squash::None) {
             // The result has not been searched for secrets yet.
             let layers = if env.request.secrets.is_empty() { layers_of(env, form) } else { env.store.layers() };
-            let _ = layers.pack_tree(&env.rootfs.work, &tree, form.layers, latest(env, form), &stop);
+            let _ = layers.pack_tree(&env.rootfs.work, &tree, variant(env, form), &stop);
         }
     }
 }

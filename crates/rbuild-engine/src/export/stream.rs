@@ -67,9 +67,9 @@ fn layout(env: &StepEnv<'_>, form: &ImageForm, dir: &Directory) -> Result<Finish
 }
 
 fn pack(env: &StepEnv<'_>, form: &ImageForm, tree: &TreeId, out: impl std::io::Write) -> Result<PackedLayer> {
-    let latest = image::latest(env, form);
+    let variant = image::variant(env, form);
     let stop = || env.cancel.is_canceled();
-    let packed = env.store.layers().pack_tree_to(&env.rootfs.work, tree, form.layers, latest, out, &stop);
+    let packed = env.store.layers().pack_tree_to(&env.rootfs.work, tree, variant, out, &stop);
     packed.map_err(|e| image::not_packed(env, tree, e))
 }
 

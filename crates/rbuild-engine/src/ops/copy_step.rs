@@ -7,10 +7,10 @@ use rbuild_layer::{ExternalFiles, LayerError, LayerForm};
 use rbuild_linux::RootDir;
 use rbuild_plan::{CopyStep, VertexId};
 use rbuild_remedy::{Remedy, sentence};
-use rbuild_source::{Changes, Listing, Selection, SourceError, SourceTree};
-use rbuild_store::{LISTING, PackingWatch, StoreError, TreeId, WorkingTree};
+use rbuild_source::{Changes, Listing, SourceError, SourceTree};
+use rbuild_store::{LISTING, NewTree, PackingWatch, StoreError, TreeId, WorkingTree};
 
-use crate::contexts::StageFiles;
+use crate::contexts::{ReadFiles, StageSelection};
 use crate::env::StepEnv;
 use crate::error::{BuildError, Result};
 use crate::error_context::ErrorContext;
@@ -29,21 +29,21 @@ pub(crate) fn copy_settings<'e>(env: &'e StepEnv<'_>) -> CopySettings<'e> {
     CopySettings { now: env.request.now, limits: env.store.limits(), downloaded, cancel: &env.cancel }
 }
 
-/// Copies files into a new tree, from a context or from `stage`, and those that were downloaded.
-/// Returns the changes since the last time the step was executed here, if known.
+/// Copies files into a new tree, from a context or from another stage, and those that were
+/// downloaded. Returns the changes since the last time the step was executed here, if known.
 pub(crate) fn copy_step(
     env: &StepEnv<'_>,
     id: VertexId,
     step: &CopyStep,
-    selected_files: &[Selection],
-    stage: Option<(&StageFiles, &Selection)>,
-    (path, dir): (&Path, &RootDir),
+    read: ReadFiles<'_>,
+    made: &NewTree,
 ) -> Attempt<Option<Changes>> {
+    let NewTree { path, dir } = made;
     let working = env.rootfs.writable(&env.rootfs.trees_below(id)?, path)?;
     let settings = copy_settings(env);
     let exclude = exclusions(step)?;
-    let source = match (stage, selected_files.first()) {
-        (Some((files, selection)), _) => Some((files.tree(), selection)),
+    let source = match (read.stage, read.contexts.first()) {
+        (Some(StageSelection { files, selection }), _) => Some((files.tree(), selection)),
         (None, Some(selection)) => {
             let context = env.contexts.of(step.from, env.graph().vertices[id].span)?;
             context.map(|context| (context.tree(), selection))
@@ -70,7 +70,7 @@ pub(crate) fn copy_step(
     } else {
         working.finish(&path.join("fs"))?;
     }
-    if selected_files.iter().any(|selection| selection.content.fingerprint != incremental.fingerprint) {
+    if read.contexts.iter().any(|selection| selection.content.fingerprint != incremental.fingerprint) {
         return Err(StepError::ContextChanged);
     }
     if source.is_some() {
@@ -107,7 +107,7 @@ impl Deferred<'_> {
             // A registry probably has the layer of the earlier copy.
             let watch = env.store.packing_watch().filter(|_| !incremental.is_repeated());
             let external = incremental.take_external(source, layer).map_err(general)?;
-            return store_as_layer(env, id, watch, dir, external, form);
+            return self.store_as_layer(watch, external, form);
         }
         let fs = dir.sub("fs").map_err(BuildError::kernel(ErrorContext::StepDirectory))?;
         let plan = if self.can_store_as_changes(incremental)? {
@@ -121,6 +121,26 @@ impl Deferred<'_> {
             env.store.changed_trees().store_as_changes(dir, &plan.base)?;
         }
         Ok(())
+    }
+
+    /// Stores the copy as its layer, which is announced to `watch`: the request has no secrets that
+    /// it could contain. The deferred files are packed straight from their source.
+    fn store_as_layer(
+        &self,
+        watch: Option<&dyn PackingWatch>,
+        external: ExternalFiles,
+        form: LayerForm,
+    ) -> Attempt<()> {
+        let Deferred { env, id, dir, .. } = *self;
+        let stop = || env.cancel.is_canceled();
+        let trees = env.store.lazy_trees().watched_by(watch);
+        trees.store_as_layer(&env.rootfs.work, dir, external, form, &stop).map_err(|e| match e {
+            StoreError::Layer(LayerError::Changed(_)) => StepError::ContextChanged,
+            e @ StoreError::Layer(LayerError::WhiteoutName(_)) => env.failure(id, e, Vec::new()).into(),
+            _ if env.cancel.is_canceled() => BuildError::Canceled.into(),
+            e if e.is_disk_full() => no_space(env, id, e).into(),
+            e => e.into(),
+        })
     }
 
     /// Returns true if the copy may be stored as changes to the earlier one. The search for secrets
@@ -150,26 +170,6 @@ fn packed_form(env: &StepEnv<'_>, id: VertexId) -> Option<LayerForm> {
     let form = env.required.images.first().copied().filter(|form| form.squash == Squash::None)?;
     let clamped = env.graph().epoch.is_some() && !form.late_times;
     (env.schedule.is_only_in_images(env.graph(), id) && !looked_at && !clamped).then_some(form.layers)
-}
-
-/// Stores a copy as its layer, which is announced to `watch`: the request has no secrets that it
-/// could contain. The deferred files are packed straight from their source.
-fn store_as_layer(
-    env: &StepEnv<'_>,
-    id: VertexId,
-    watch: Option<&dyn PackingWatch>,
-    dir: &RootDir,
-    external: ExternalFiles,
-    form: LayerForm,
-) -> Attempt<()> {
-    let stop = || env.cancel.is_canceled();
-    env.store.lazy_trees().store_as_layer(&env.rootfs.work, dir, external, form, watch, &stop).map_err(|e| match e {
-        StoreError::Layer(LayerError::Changed(_)) => StepError::ContextChanged,
-        e @ StoreError::Layer(LayerError::WhiteoutName(_)) => env.failure(id, e, Vec::new()).into(),
-        _ if env.cancel.is_canceled() => BuildError::Canceled.into(),
-        e if e.is_disk_full() => no_space(env, id, e).into(),
-        e => e.into(),
-    })
 }
 
 /// Returns the failure of a step whose files do not fit on the disk of the store.

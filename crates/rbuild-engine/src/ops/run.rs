@@ -104,7 +104,8 @@ pub(crate) fn run_step(
             return Err(BuildError::Canceled.into());
         }
         Err(e @ SandboxError::Killed(_)) => {
-            return Err(run_failure(env, id, run, CommandFailure::NotCompleted(e), killed_help(SIGKILL), log).into());
+            let failure = run_failure(env, id, run, CommandFailure::NotCompleted(e), log);
+            return Err(failure.with_help(killed_help(SIGKILL)).into());
         }
         ended => ended?,
     };
@@ -223,7 +224,7 @@ fn outcome_of_run(
                 .or_else(|| full_help(env))
                 .or_else(|| (!env.request.shell_on_error).then_some(Remedy::Command(CommandRemedy::InspectFailure)));
             let missing = missing.filter(|_| code == PROGRAM_NOT_FOUND).map(str::to_string);
-            let mut error = run_failure(env, id, run, CommandFailure::Exited(code), help, log);
+            let mut error = run_failure(env, id, run, CommandFailure::Exited(code), log).with_help(help);
             if let BuildError::Step(failure) = &mut error {
                 failure.word = missing;
             }
@@ -231,7 +232,7 @@ fn outcome_of_run(
         }
         CommandOutcome::Signaled(signal) => {
             let help = limit_remedy(signal, &run.ulimits).or_else(|| killed_help(signal));
-            Err(run_failure(env, id, run, CommandFailure::Killed(signal), help, log))
+            Err(run_failure(env, id, run, CommandFailure::Killed(signal), log).with_help(help))
         }
         CommandOutcome::NotStarted(error) => {
             // The file of a secret may be the program, or its interpreter.
@@ -291,15 +292,10 @@ fn run_failure(
     id: VertexId,
     run: &RunStep,
     context: CommandFailure,
-    help: Option<Remedy>,
     log: Vec<String>,
 ) -> BuildError {
     let command = env.request.secret_values().mask(run.args.join(" "));
-    let mut error = env.failure(id, context.message(&command), log);
-    if let BuildError::Step(failure) = &mut error {
-        failure.help = help;
-    }
-    error
+    env.failure(id, context.message(&command), log)
 }
 
 /// The failure of a command that was started.

@@ -50,6 +50,12 @@ pub(crate) struct HeldCaches {
 }
 
 impl HeldCaches {
+    /// Returns the index of the cache that a mount shows.
+    fn cache_of(&self, mount: usize) -> Result<usize> {
+        let found = self.caches.iter().position(|(mounts, _)| mounts.contains(&mount));
+        found.ok_or_else(|| BuildError::other("a cache mount has no cache"))
+    }
+
     /// Copies the command's changes in private views back to the caches. `again` is true if the
     /// views are still needed afterwards.
     pub(crate) fn return_caches(self, store: &Store, work: &Workspace, again: bool) -> Result<()> {
@@ -97,8 +103,9 @@ pub(crate) fn mounts(
         let source = match &mount.kind {
             RunMountKind::Tmpfs { size } => MountSource::Tmpfs { size: *size },
             RunMountKind::Cache(step) => {
-                let access = TreeAccess { read_only: mount.read_only, insecure };
-                cache_source(env, &mut held, (i, mount.span, access), step)?
+                let number = held.cache_of(i)?;
+                let part = cache_part(&held.caches[number].1, step, mount.span)?;
+                cache_source(env, &mut held, number, part, TreeAccess { read_only: mount.read_only, insecure })?
             }
             RunMountKind::Volume { id, .. } => MountSource::Machine(env.builder.path(&BindPoint::Volume(*id).path())),
             RunMountKind::Bind { from: FileSource::Vertex(from), source } => {
@@ -146,18 +153,9 @@ fn caches(
     Ok(caches)
 }
 
-/// Returns the source of a cache mount: the cache itself, or a private copy if mounts are not
-/// allowed, or if the command could make a read-only mount writable. Changes to a copy of a
-/// read-only mount are discarded.
-fn cache_source(
-    env: &StepEnv<'_>,
-    held: &mut HeldCaches,
-    (mount, span, access): (usize, Span, TreeAccess),
-    step: &RunCache,
-) -> Result<MountSource> {
-    let found = held.caches.iter().position(|(mounts, _)| mounts.contains(&mount));
-    let number = found.ok_or_else(|| BuildError::other("a cache mount has no cache"))?;
-    let cache = &held.caches[number].1;
+/// Returns the directory of a cache that a mount shows, which is created if necessary. `span` is
+/// that of the mount.
+fn cache_part<'s>(cache: &CacheMount, step: &'s RunCache, span: Span) -> Result<&'s str> {
     // With `from`, `source` is the path that the cache was initialized from.
     let part = if step.from.is_some() { "/" } else { step.source.as_str() };
     if part != "/" {
@@ -169,6 +167,20 @@ fn cache_source(
             }
         })?;
     }
+    Ok(part)
+}
+
+/// Returns the source of a mount of the directory `part` of a cache, which has the index `number`:
+/// the cache itself, or a private copy if mounts are not allowed, or if the command could make a
+/// read-only mount writable. Changes to a copy of a read-only mount are discarded.
+fn cache_source(
+    env: &StepEnv<'_>,
+    held: &mut HeldCaches,
+    number: usize,
+    part: &str,
+    access: TreeAccess,
+) -> Result<MountSource> {
+    let cache = &held.caches[number].1;
     if env.builder.is_bare() || access.read_only && access.insecure {
         let view = env.store.cache_mounts().create_view(&env.rootfs.work, cache, Path::new(part), access.read_only)?;
         let dir = view.path.clone();
@@ -313,7 +325,8 @@ fn context_part(
     let earlier = earlier.map(|earlier| env.store.records().record(&part_key(env, &earlier))).transpose()?.flatten();
     let mut incremental =
         earlier.map_or(Ok(IncrementalCopy::default()), |record| incremental_copy(env, &record.tree))?;
-    let fill = |dir: &RootDir| fill_part(env, id, (mount, selection), &tree, (&mut incremental, dir));
+    let mounted = MountedFiles { mount, selection, tree };
+    let fill = |dir: &RootDir| fill_part(env, id, &mounted, &mut incremental, dir);
     let made = env.rootfs.session().tree_once(Lock::ContextPart, &key, env.request.now, fill)?;
     let changes = match &made {
         Once::Found(found) => {
@@ -325,15 +338,24 @@ fn context_part(
     Ok((ContextPart { tree: made.into_inner(), path }, changes))
 }
 
-/// Copies the mounted files of a context, `tree`, into a new tree. Fails with
-/// [`StepError::ContextChanged`] if the context no longer has the content of the tree's key.
+/// The files of a context that a mount shows.
+struct MountedFiles<'a> {
+    mount: &'a ContextMount<'a>,
+    selection: &'a Selection,
+    /// The context.
+    tree: SourceTree<'a>,
+}
+
+/// Copies the mounted files of a context into a new tree. Fails with [`StepError::ContextChanged`]
+/// if the context no longer has the content of the tree's key.
 fn fill_part(
     env: &StepEnv<'_>,
     id: VertexId,
-    (mount, selection): (&ContextMount<'_>, &Selection),
-    tree: &SourceTree<'_>,
-    (incremental, dir): (&mut IncrementalCopy, &RootDir),
+    mounted: &MountedFiles<'_>,
+    incremental: &mut IncrementalCopy,
+    dir: &RootDir,
 ) -> Attempt<()> {
+    let MountedFiles { mount, selection, tree } = mounted;
     let root = dir.sub("fs").map_err(BuildError::kernel(ErrorContext::ContextMount))?;
     root.set_own_meta(UidGid::ROOT, 0o755, now(env.request.now))
         .map_err(BuildError::kernel(ErrorContext::ContextMount))?;

@@ -1,12 +1,9 @@
 //! Cache records of a single vertex: lookup, adoption, publication, and the reason for a miss.
 
-use std::path::Path;
-
 use rbuild_image::Hasher;
-use rbuild_linux::RootDir;
 use rbuild_plan::{Step, Vertex, VertexId};
 use rbuild_source::Changes;
-use rbuild_store::{CacheKey, KeyInputs, ResultId, TreeId};
+use rbuild_store::{CacheKey, KeyInputs, NewTree, RecordedStep, ResultId, TreeId};
 
 use crate::cache::explain;
 use crate::cache::miss::Miss;
@@ -100,14 +97,15 @@ impl StepRecords<'_> {
     /// Publishes a new tree and its records. The caller holds the lock of `shared`. Unlike other
     /// trees (`Session::tree_once`), the tree of a step has the digest of its execution as its ID,
     /// and there may be a second record under the definition key.
-    pub fn publish(&self, shared: &CacheKey, made: (&Path, &RootDir)) -> Result<()> {
+    pub fn publish(&self, shared: &CacheKey, made: &NewTree) -> Result<()> {
         let env = self.env;
         let execution = self.execution(shared);
         let files = self.digest_of_files(shared);
         // The tree of an earlier execution is kept, because it may be in use.
         let tree = env.store.trees().commit_step(&env.rootfs.work, made, &execution)?;
         env.store.records().put_key_inputs(&self.key, self.key_inputs)?;
-        env.store.records().put_record(shared, &tree, &files, env.request.now, &env.request.build_id)?;
+        let (created, build) = (env.request.now, &env.request.build_id);
+        env.store.records().put_record(shared, &RecordedStep { tree: &tree, result: files, created, build })?;
         self.finish(shared, tree, self.result_of(shared, &files), env.request.now)
     }
 
@@ -115,7 +113,8 @@ impl StepRecords<'_> {
     fn finish(&self, shared: &CacheKey, tree: TreeId, result: ResultId, created: i64) -> Result<()> {
         let env = self.env;
         if *shared != self.key {
-            env.store.records().put_record_of(&self.key, shared, &tree, &result, created, &env.request.build_id)?;
+            let step = RecordedStep { tree: &tree, result, created, build: &env.request.build_id };
+            env.store.records().put_record_of(&self.key, shared, &step)?;
         }
         env.results.set(self.id, VertexResult { result, tree: Some(tree), created, key: Some(self.key) });
         Ok(())

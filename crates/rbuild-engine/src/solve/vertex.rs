@@ -1,7 +1,6 @@
 //! Processing of a single vertex: key, cache lookup and execution.
 
 use std::borrow::Cow;
-use std::path::PathBuf;
 use std::time::Instant;
 
 use rbuild_dockerfile::{Diagnostic, Help, Span};
@@ -9,15 +8,14 @@ use rbuild_image::ManifestDigest;
 use rbuild_plan::{CopyStep, FileSource, RunCache, RunMount, RunMountKind, RunStep, Step, VertexId};
 use rbuild_remedy::{FileRemedy, sentence};
 use rbuild_source::{Changes, Selection, SourceError};
-use rbuild_store::{CacheKey, KeyInputs, Lock, ResultId, StoreError};
+use rbuild_store::{CacheKey, KeyInputs, Lock, NewTree, ResultId, StoreError};
 
 use crate::cache::explain;
 use crate::cache::key::{self, InputResults, KeyBuilder, Keyed, ReadContent};
 use crate::cache::refusal;
-use crate::contexts::StageFiles;
+use crate::contexts::{ReadFiles, StageFiles, StageSelection};
 use crate::env::StepEnv;
 use crate::error::{BuildError, Result};
-use crate::error_context::ErrorContext;
 use crate::event::{BuildPhase, Event, StepOutcome};
 use crate::ops::copy_warnings::CopyWarnings;
 use crate::ops::selection::{mounted_content, selection};
@@ -67,7 +65,7 @@ fn find_or_execute(env: &StepEnv<'_>, id: VertexId) -> Result<bool> {
     let results = InputResults::of(&vertex.inputs(), |input| env.done(input).result);
     let mut selected_files = Cow::Borrowed(&env.prepared.vertices[id].selected_files[..]);
     for _ in 0..MAX_KEYS {
-        let keyed = keys.keyed((env.graph(), vertex), &results, &selected_files)?;
+        let keyed = keys.keyed(env.graph(), vertex, &results, &selected_files)?;
         let Keyed { key, inputs } = keyed.ok_or_else(|| BuildError::other("a step has no key"))?;
         let key_inputs = explain::masked(inputs, &env.request.secret_values());
         match find_or_execute_keyed(&StepRecords { env, id, key, key_inputs: &key_inputs }, &selected_files) {
@@ -102,13 +100,13 @@ fn find_or_execute_keyed(records: &StepRecords<'_>, selected_files: &[Selection]
     let stage = match &vertex.step {
         Step::Copy(copy @ CopyStep { from: FileSource::Vertex(from), .. }) => {
             let files = StageFiles::new(env.rootfs.view(*from)?);
-            let selected = selection(&files.tree(), copy)?;
-            Some((files, selected))
+            let selection = selection(&files.tree(), copy)?;
+            Some(StageSelection { files, selection })
         }
         _ => None,
     };
-    let stage = stage.as_ref().map(|(files, selection)| (files, selection));
-    if let Some(contents) = contents_read(env, &vertex.step, selected_files, stage.map(|(_, selection)| selection))? {
+    let read = ReadFiles { contexts: selected_files, stage: stage.as_ref() };
+    if let Some(contents) = contents_read(env, &vertex.step, read)? {
         let linked = matches!(&vertex.step, Step::Copy(copy) if copy.link);
         let parent = vertex.parent.map_or(ResultId::from(key), |p| env.done(p).result);
         let parent = (!linked).then_some(&parent);
@@ -126,7 +124,7 @@ fn find_or_execute_keyed(records: &StepRecords<'_>, selected_files: &[Selection]
         if records.adopted(&shared)? {
             return Ok(true);
         }
-        execute_and_publish(records, &shared, selected_files, stage, &explain_key)
+        execute_and_publish(records, &shared, read, &explain_key)
     };
     // Equal steps of other builds wait for the lock and then find the record.
     let is_cached = env.store.once(Lock::Step(shared), find, make)?.into_inner();
@@ -140,8 +138,7 @@ fn find_or_execute_keyed(records: &StepRecords<'_>, selected_files: &[Selection]
 fn execute_and_publish(
     records: &StepRecords<'_>,
     shared: &CacheKey,
-    selected_files: &[Selection],
-    stage: Option<(&StageFiles, &Selection)>,
+    read: ReadFiles<'_>,
     explain_key: &dyn Fn(String),
 ) -> Attempt<bool> {
     let StepRecords { env, id, .. } = *records;
@@ -153,41 +150,38 @@ fn execute_and_publish(
         tracing::debug!(target: "engine", key = shared.short(), reason, "cache miss");
         explain_key(reason);
     };
-    let made = execute(env, id, selected_files, stage, before.as_ref(), &explain_miss)?;
-    let dir = env.rootfs.work.dir().open_alike(&made).map_err(BuildError::kernel(ErrorContext::StepDirectory))?;
-    refusal::check_files(env, id, &dir)?;
-    records.publish(shared, (&made, &dir))?;
+    let made = execute(env, id, read, before.as_ref(), &explain_miss)?;
+    refusal::check_files(env, id, &made.dir)?;
+    records.publish(shared, &made)?;
     Ok(false)
 }
 
-/// Executes a step into a new tree; returns its directory. `before` holds the key inputs of the
-/// most similar earlier step. `on_changes` is called with the changes among the step's source files
-/// once they are known.
+/// Executes a step into a new tree. `before` holds the key inputs of the most similar earlier step.
+/// `on_changes` is called with the changes among the step's source files once they are known.
 #[tracing::instrument(target = "engine", name = "execute", level = "debug", skip_all, fields(step = id.position()))]
 fn execute(
     env: &StepEnv<'_>,
     id: VertexId,
-    selected_files: &[Selection],
-    stage: Option<(&StageFiles, &Selection)>,
+    read: ReadFiles<'_>,
     before: Option<&KeyInputs>,
     on_changes: &dyn Fn(Option<&Changes>),
-) -> Attempt<PathBuf> {
-    let (made, dir) = env.rootfs.new_tree(id)?;
+) -> Attempt<NewTree> {
+    let made = env.rootfs.new_tree(id)?;
     match &env.graph().vertices[id].step {
         // The changes are known once the files have been copied.
         Step::Copy(step) => {
-            let copied = copy_step::copy_step(env, id, step, selected_files, stage, (&made, &dir));
-            on_changes(copied.map_err(|e| or_changed(env, id, selected_files, e))?.as_ref());
+            let copied = copy_step::copy_step(env, id, step, read, &made);
+            on_changes(copied.map_err(|e| or_changed(env, id, read.contexts, e))?.as_ref());
         }
         Step::Run(run) => {
-            let parts = run_mounts::context_parts(env, id, run, selected_files, before);
-            let (parts, changes) = parts.map_err(|e| or_changed(env, id, selected_files, e))?;
+            let parts = run_mounts::context_parts(env, id, run, read.contexts, before);
+            let (parts, changes) = parts.map_err(|e| or_changed(env, id, read.contexts, e))?;
             on_changes(changes.as_ref());
-            run::run_step(env, id, run, parts, selected_files, &made)?;
+            run::run_step(env, id, run, parts, read.contexts, &made.path)?;
         }
         Step::Workdir(step) => {
             on_changes(None);
-            workdir::workdir_step(env, id, step, &made)?;
+            workdir::workdir_step(env, id, step, &made.path)?;
         }
         Step::Scratch | Step::Image { .. } => {}
     }
@@ -210,22 +204,18 @@ fn or_changed(env: &StepEnv<'_>, id: VertexId, selected_files: &[Selection], err
 /// Returns the content from which the content key of a step is computed: copied or mounted files of
 /// other stages, and all files of a linked copy. Returns `None` for other steps, which have no
 /// content key.
-fn contents_read(
-    env: &StepEnv<'_>,
-    step: &Step,
-    selected_files: &[Selection],
-    of_stage: Option<&Selection>,
-) -> Result<Option<Vec<ReadContent>>> {
+fn contents_read(env: &StepEnv<'_>, step: &Step, read: ReadFiles<'_>) -> Result<Option<Vec<ReadContent>>> {
     let digest = |selection: &Selection| vec![ReadContent::Files(selection.content.digest)];
     match step {
         Step::Copy(copy) => {
-            let mut contents = of_stage.or_else(|| selected_files.first().filter(|_| copy.link)).map(digest);
+            let of_stage = read.stage.map(|stage| &stage.selection);
+            let mut contents = of_stage.or_else(|| read.contexts.first().filter(|_| copy.link)).map(digest);
             if let Some(downloaded) = env.prepared.downloads.content(copy)?.filter(|_| copy.link) {
                 contents.get_or_insert_default().push(ReadContent::Files(downloaded));
             }
             Ok(contents)
         }
-        Step::Run(run) => contents_mounted(env, run, selected_files),
+        Step::Run(run) => contents_mounted(env, run, read.contexts),
         _ => Ok(None),
     }
 }

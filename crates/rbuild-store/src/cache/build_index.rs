@@ -107,7 +107,8 @@ impl From<KeyPart> for (String, String) {
 }
 
 impl From<(String, String)> for KeyPart {
-    fn from((name, text): (String, String)) -> KeyPart {
+    fn from(part: (String, String)) -> KeyPart {
+        let (name, text) = part;
         let value = KeyValue::from_text(&name, text);
         KeyPart { name, value }
     }

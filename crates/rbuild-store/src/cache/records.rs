@@ -28,6 +28,19 @@ pub struct Record {
     build: BuildId,
 }
 
+/// A step that is recorded.
+#[derive(Debug, Clone, Copy)]
+pub struct RecordedStep<'a> {
+    /// The step's files.
+    pub tree: &'a TreeId,
+    /// The result, which dependent steps hash into their keys.
+    pub result: ResultId,
+    /// Creation time of the files in seconds since the Unix epoch.
+    pub created: i64,
+    /// The build that executed the step.
+    pub build: &'a BuildId,
+}
+
 /// The record of a step that was built with the other kind of owners. Its result is as valid as any
 /// other, but this store's builder can use its files only after `LazyTrees::adopt`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -158,15 +171,8 @@ impl Records<'_> {
     ///
     /// Fails if the document cannot be written.
     #[tracing::instrument(target = "store", name = "record", level = "debug", skip_all, fields(key = %key.short()))]
-    pub fn put_record(
-        &self,
-        key: &CacheKey,
-        tree: &TreeId,
-        result: &ResultId,
-        created: i64,
-        build: &BuildId,
-    ) -> Result<()> {
-        self.write_record(key, self.new_record(tree, result, created, build))
+    pub fn put_record(&self, key: &CacheKey, step: &RecordedStep<'_>) -> Result<()> {
+        self.write_record(key, self.new_record(step))
     }
 
     /// Stores the record of a key. The same files are also recorded under the key `shared`. The
@@ -175,22 +181,15 @@ impl Records<'_> {
     /// # Errors
     ///
     /// Fails if the document cannot be written.
-    pub fn put_record_of(
-        &self,
-        key: &CacheKey,
-        shared: &CacheKey,
-        tree: &TreeId,
-        result: &ResultId,
-        created: i64,
-        build: &BuildId,
-    ) -> Result<()> {
-        let record = self.new_record(tree, result, created, build);
+    pub fn put_record_of(&self, key: &CacheKey, shared: &CacheKey, step: &RecordedStep<'_>) -> Result<()> {
+        let record = self.new_record(step);
         self.write_record(key, Record { shared: (shared != key).then_some(*shared), ..record })
     }
 
-    fn new_record(&self, tree: &TreeId, result: &ResultId, created: i64, build: &BuildId) -> Record {
+    fn new_record(&self, step: &RecordedStep<'_>) -> Record {
+        let RecordedStep { tree, result, created, build } = *step;
         let (tree, boot, build) = (tree.clone(), self.store.boot().to_string(), build.clone());
-        Record { tree, result: *result, created, shared: None, boot, build }
+        Record { tree, result, created, shared: None, boot, build }
     }
 
     pub(crate) fn write_record(&self, key: &CacheKey, record: Record) -> Result<()> {

@@ -11,17 +11,19 @@ use rbuild_linux::{OwnerMode, RootDir, Timestamp, remove_tree};
 
 use super::budget::Budget;
 use super::prune::{DanglingImages, Freed};
+use crate::cache::records::RecordedStep;
 use crate::cache_mounts::CacheUse;
 use crate::containers::NewContainer;
 use crate::error::StoreError;
 use crate::ids::{BuildId, BuildIndexName, CacheId, CacheKey, HashesName, ImageKey};
+use crate::layers::LayerVariant;
 use crate::staging::Staging;
 use crate::store::Store;
 use crate::trees::id::TreeId;
 use crate::trees::tree::{INODES, LISTING};
 use crate::workspace::Workspace;
 
-const PLAIN: LayerForm = LayerForm::Uncompressed;
+const PLAIN: LayerVariant = LayerVariant { form: LayerForm::Uncompressed, latest: None };
 const MIB: u64 = 1 << 20;
 
 struct Scene {
@@ -50,10 +52,10 @@ impl Scene {
     /// Makes a tree with one small file, which a step or a layer may have.
     fn tree(&self, id: &TreeId) {
         let work = Workspace::open(&self.store).unwrap();
-        let (path, made) = self.store.trees().new_tree(&work).unwrap();
-        std::fs::write(path.join("fs/file"), id.name()).unwrap();
-        self.store.trees().put_note(&made, "note", b"").unwrap();
-        self.store.trees().commit_tree(&work, &path, id).unwrap();
+        let made = self.store.trees().new_tree(&work).unwrap();
+        std::fs::write(made.path.join("fs/file"), id.name()).unwrap();
+        self.store.trees().put_note(&made.dir, "note", b"").unwrap();
+        self.store.trees().commit_tree(&work, &made.path, id).unwrap();
     }
 
     /// Sets the disk usage of a tree, which is otherwise measured when it is needed.
@@ -61,23 +63,30 @@ impl Scene {
         std::fs::write(self.path.join("trees").join(tree.name()).join("bytes.json"), (mib * MIB).to_string()).unwrap();
     }
 
+    /// Records a tree under a key.
+    fn record(&self, key: &CacheKey, tree: &TreeId) {
+        let build = BuildId::of_command("build");
+        let step = RecordedStep { tree, result: (*key).into(), created: 0, build: &build };
+        self.store.records().put_record(key, &step).unwrap();
+    }
+
     /// Makes a tree with a record of that key.
     fn step(&self, key: &str) -> TreeId {
         let key = CacheKey::of(key.as_bytes());
         let tree = self.store.trees().step_tree(&key.into());
         self.tree(&tree);
-        self.store.records().put_record(&key, &tree, &key.into(), 0, &BuildId::of_command("build")).unwrap();
+        self.record(&key, &tree);
         tree
     }
 
     /// Makes a step whose tree is stored as changes to `base`.
     fn changes(&self, key: &str, base: &TreeId) -> TreeId {
         let (key, work) = (CacheKey::of(key.as_bytes()), Workspace::open(&self.store).unwrap());
-        let (path, made) = self.store.trees().new_tree(&work).unwrap();
-        std::fs::write(path.join("fs/changed"), key.hex()).unwrap();
-        self.store.changed_trees().store_as_changes(&made, base).unwrap();
-        let tree = self.store.trees().commit_step(&work, (&path, &made), &key.into()).unwrap();
-        self.store.records().put_record(&key, &tree, &key.into(), 0, &BuildId::of_command("build")).unwrap();
+        let made = self.store.trees().new_tree(&work).unwrap();
+        std::fs::write(made.path.join("fs/changed"), key.hex()).unwrap();
+        self.store.changed_trees().store_as_changes(&made.dir, base).unwrap();
+        let tree = self.store.trees().commit_step(&work, &made, &key.into()).unwrap();
+        self.record(&key, &tree);
         tree
     }
 
@@ -211,7 +220,7 @@ fn a_tree_with_several_records_counts_as_used_at_the_latest() {
     for (one, other, stays, goes) in [(10, 20, 20, 21), (20, 10, 20, 21), (10, 10, 10, 11)] {
         let scene = Scene::new();
         let (key, tree) = (CacheKey::of(b"other"), scene.step("one"));
-        scene.store.records().put_record(&key, &tree, &key.into(), 0, &BuildId::of_command("build")).unwrap();
+        scene.record(&key, &tree);
         scene.used_at("records", &record("one"), one);
         scene.used_at("records", &record("other"), other);
         let collect = |used_since| scene.store.gc().collect(Budget { bytes: None, used_since: Some(used_since) });
@@ -290,7 +299,7 @@ fn packed_layers_are_counted_and_evicted_with_their_tree() {
     let scene = Scene::new();
     let tree = scene.step("step");
     let work = Workspace::open(&scene.store).unwrap();
-    let layer = scene.store.layers().pack_tree(&work, &tree, PLAIN, None, &|| false).unwrap();
+    let layer = scene.store.layers().pack_tree(&work, &tree, PLAIN, &|| false).unwrap();
     drop(work);
     scene.occupies(&tree, 1);
     let budget = |bytes| Budget { bytes: Some(bytes), used_since: None };
@@ -309,7 +318,7 @@ fn a_measured_cache_without_mounts_is_known_to_fit() {
     assert!(scene.store.gc().may_exceed(100 * MIB).unwrap(), "a tree was not measured");
     scene.occupies(&two, 2);
     let work = Workspace::open(&scene.store).unwrap();
-    let layer = scene.store.layers().pack_tree(&work, &one, PLAIN, None, &|| false).unwrap();
+    let layer = scene.store.layers().pack_tree(&work, &one, PLAIN, &|| false).unwrap();
     drop(work);
     let bytes = 3 * MIB + layer.size;
     assert_eq!([bytes - 1, bytes].map(|most| scene.store.gc().may_exceed(most).unwrap()), [true, false]);
@@ -401,7 +410,7 @@ fn fill_cache(scene: &Scene) -> Vec<Row> {
     let orphan = store.trees().step_tree(&CacheKey::of(b"orphan").into());
     scene.tree(&orphan);
     let [packed, orphan_packed] =
-        [&step, &orphan].map(|tree| store.layers().pack_tree(&work, tree, PLAIN, None, &|| false).unwrap());
+        [&step, &orphan].map(|tree| store.layers().pack_tree(&work, tree, PLAIN, &|| false).unwrap());
     for key in ["step", "gone"] {
         store.records().put_key_inputs(&CacheKey::of(key.as_bytes()), &Default::default()).unwrap();
     }

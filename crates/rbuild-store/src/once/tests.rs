@@ -132,9 +132,9 @@ fn a_record_that_appears_during_the_wait_is_used() {
         assert!(!waiting.is_finished());
         let id = BuildId::of_command("first");
         let session = scene.store.session(&work, &id);
-        let (path, dir) = scene.store.trees().new_tree(&work).unwrap();
-        fill(&dir).unwrap();
-        let tree = session.publish(&path, &key, 1).unwrap();
+        let made = scene.store.trees().new_tree(&work).unwrap();
+        fill(&made.dir).unwrap();
+        let tree = session.publish(&made.path, &key, 1).unwrap();
         drop(held);
         assert_eq!(waiting.join().unwrap(), Once::Found(tree.clone()));
         tree

@@ -10,7 +10,7 @@ use rbuild_image::Hasher;
 use rbuild_layer::Remainder;
 use rbuild_linux::RootDir;
 
-use crate::cache::records::{ForeignRecord, Record};
+use crate::cache::records::{ForeignRecord, Record, RecordedStep};
 use crate::error::Result;
 use crate::ids::CacheKey;
 use crate::layers::{PackedLayer, REMAINDER};
@@ -60,7 +60,8 @@ impl LazyTrees<'_> {
         let tree = self.store.trees().step_tree(&name.finish());
         self.store.trees().commit_tree(work, &path, &tree)?;
         let shared = theirs.shared.as_ref().unwrap_or(key);
-        self.store.records().put_record_of(key, shared, &tree, &theirs.result, theirs.created, build)?;
+        let step = RecordedStep { tree: &tree, result: theirs.result, created: theirs.created, build };
+        self.store.records().put_record_of(key, shared, &step)?;
         self.store.records().record(key)
     }
 
@@ -121,11 +122,13 @@ mod tests {
 
     use super::*;
     use crate::ids::{BuildId, ResultId};
+    use crate::layers::LayerVariant;
     use crate::store::Store;
+    use crate::trees::tree::NewTree;
     use crate::workspace::Workspace;
     use rbuild_linux::OwnerMode;
 
-    const PLAIN: LayerForm = LayerForm::Uncompressed;
+    const PLAIN: LayerVariant = LayerVariant { form: LayerForm::Uncompressed, latest: None };
 
     struct Scene {
         place: std::path::PathBuf,
@@ -144,13 +147,12 @@ mod tests {
 
         /// Makes the tree and the record of a step.
         fn step(&self, of: &Store, work: &Workspace, key: &CacheKey, fill: impl Fn(&RootDir)) -> TreeId {
-            let (path, made) = of.trees().new_tree(work).unwrap();
+            let NewTree { path, dir: made } = of.trees().new_tree(work).unwrap();
             fill(&made.sub("fs").unwrap());
             let tree = of.trees().step_tree(&ResultId::of(path.as_os_str().as_encoded_bytes()));
             of.trees().commit_tree(work, &path, &tree).unwrap();
-            of.records()
-                .put_record(key, &tree, &ResultId::of(tree.name().as_bytes()), 7, &BuildId::of_command("build"))
-                .unwrap();
+            let (result, build) = (ResultId::of(tree.name().as_bytes()), BuildId::of_command("build"));
+            of.records().put_record(key, &RecordedStep { tree: &tree, result, created: 7, build: &build }).unwrap();
             tree
         }
     }
@@ -180,13 +182,13 @@ mod tests {
             assert_eq!(other.records().record(&key).unwrap(), None);
             let theirs = other.records().foreign_record(&key).unwrap().unwrap();
             assert!(!other.lazy_trees().is_adoptable(&theirs).unwrap(), "there is no layer of it");
-            of.layers().pack_tree(&work, &tree, PLAIN, Some(4), &|| false).unwrap();
+            of.layers().pack_tree(&work, &tree, LayerVariant { latest: Some(4), ..PLAIN }, &|| false).unwrap();
             assert_eq!(
                 other.lazy_trees().adopt(other.session(&work, &BuildId::of_command("b")), &key, &theirs).unwrap(),
                 None,
                 "the times in the layer are others"
             );
-            let layer = of.layers().pack_tree(&work, &tree, PLAIN, None, &|| false).unwrap();
+            let layer = of.layers().pack_tree(&work, &tree, PLAIN, &|| false).unwrap();
             assert!(other.lazy_trees().is_adoptable(&theirs).unwrap());
             let own = other
                 .lazy_trees()
@@ -208,7 +210,7 @@ mod tests {
                 (root.mode, root.mtime, file.mode, file.mtime, file.size)
             };
             assert_eq!(described(&a), described(&b));
-            assert_eq!(other.layers().pack_tree(&work, &own.tree, PLAIN, None, &|| false).unwrap(), layer);
+            assert_eq!(other.layers().pack_tree(&work, &own.tree, PLAIN, &|| false).unwrap(), layer);
             assert_eq!(of.records().record(&key).unwrap().unwrap().tree, tree, "the first record stays");
         }
     }
@@ -223,7 +225,7 @@ mod tests {
         let socket = scene.place.join("s");
         std::os::unix::net::UnixListener::bind(&socket).unwrap();
         std::fs::rename(socket, of.trees().tree_path(&tree).join("socket")).unwrap();
-        of.layers().pack_tree(&work, &tree, PLAIN, None, &|| false).unwrap();
+        of.layers().pack_tree(&work, &tree, PLAIN, &|| false).unwrap();
         let theirs = other.records().foreign_record(&key).unwrap().unwrap();
         assert!(!other.lazy_trees().is_adoptable(&theirs).unwrap());
         assert_eq!(
@@ -237,12 +239,14 @@ mod tests {
         let scene = Scene::new("lazy");
         let (of, other) = (&scene.given, &scene.recorded);
         let (key, work) = (CacheKey::of(b"copy"), Workspace::open(of).unwrap());
-        let (path, made) = of.trees().new_tree(&work).unwrap();
+        let NewTree { path, dir: made } = of.trees().new_tree(&work).unwrap();
         file(&made.sub("fs").unwrap());
-        of.lazy_trees().store_as_layer(&work, &made, Default::default(), PLAIN, None, &|| false).unwrap();
+        of.lazy_trees().store_as_layer(&work, &made, Default::default(), PLAIN.form, &|| false).unwrap();
         let tree = of.trees().step_tree(&key.into());
         of.trees().commit_tree(&work, &path, &tree).unwrap();
-        of.records().put_record(&key, &tree, &key.into(), 7, &BuildId::of_command("build")).unwrap();
+        let build = BuildId::of_command("build");
+        let step = RecordedStep { tree: &tree, result: key.into(), created: 7, build: &build };
+        of.records().put_record(&key, &step).unwrap();
         let theirs = other.records().foreign_record(&key).unwrap().unwrap();
         let own =
             other.lazy_trees().adopt(other.session(&work, &BuildId::of_command("b")), &key, &theirs).unwrap().unwrap();

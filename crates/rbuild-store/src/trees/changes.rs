@@ -129,7 +129,7 @@ impl ChangedTrees<'_> {
     /// Makes the complete tree of one that is stored as changes. The caller holds the lock, and the
     /// files of the base are on disk.
     pub(crate) fn complete(&self, work: &Workspace, tree: &TreeId, note: ChangesNote) -> Result<()> {
-        let (_, made) = self.store.trees().new_tree(work)?;
+        let made = self.store.trees().new_tree(work)?.dir;
         let parts = [self.store.trees().tree(&note.base)?, self.store.trees().tree(&tree.changes())?];
         merge(&parts, &made.sub("fs")?, MergedFiles::Linked, MergedWhiteouts::Applied)?;
         let place = format!("trees/{}", tree.name());

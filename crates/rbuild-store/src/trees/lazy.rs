@@ -13,14 +13,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Result, StoreError};
 use crate::layer_blob::LayerBlob;
-use crate::layers::{PackedLayer, REMAINDER, StoppableWriter, layer_document};
+use crate::layers::{LayerVariant, PackedLayer, REMAINDER, StoppableWriter};
 use crate::once::{Lock, Once};
 use crate::packing::PackingWatch;
 use crate::store::{Store, document};
 use crate::trees::changes::ChangesNote;
 use crate::trees::device_placeholders::{DEVICES, PLACEHOLDERS};
 use crate::trees::id::TreeId;
-use crate::trees::tree::INODES;
+use crate::trees::tree::{INODES, LayerDigests};
 use crate::workspace::Workspace;
 
 /// A note next to a lazily unpacked tree.
@@ -51,7 +51,8 @@ struct RootMeta {
 }
 
 impl From<(u32, u32, u32)> for RootMeta {
-    fn from((uid, gid, mode): (u32, u32, u32)) -> RootMeta {
+    fn from(list: (u32, u32, u32)) -> RootMeta {
+        let (uid, gid, mode) = list;
         RootMeta { owner: UidGid { uid, gid }, mode }
     }
 }
@@ -83,12 +84,17 @@ const LAZY_NOTE: &str = "folded.json";
 #[derive(Clone, Copy)]
 pub struct LazyTrees<'s> {
     pub(crate) store: &'s Store,
+    pub(crate) watch: Option<&'s dyn PackingWatch>,
 }
 
-impl LazyTrees<'_> {
+impl<'s> LazyTrees<'s> {
+    /// Returns the trees, with a receiver of the layers that new ones are packed into.
+    pub fn watched_by(self, watch: Option<&'s dyn PackingWatch>) -> LazyTrees<'s> {
+        LazyTrees { watch, ..self }
+    }
+
     /// Packs the layer of a new tree together with the external files `external`, and stores it in
-    /// place of the files. The layer is announced to `watch`, if there is one. Stops
-    /// with an error once `stop` returns true.
+    /// place of the files. Stops with an error once `stop` returns true.
     ///
     /// # Errors
     ///
@@ -100,17 +106,16 @@ impl LazyTrees<'_> {
         made: &RootDir,
         external: ExternalFiles,
         form: LayerForm,
-        watch: Option<&dyn PackingWatch>,
         stop: &dyn Fn() -> bool,
     ) -> Result<()> {
-        let mut blob = LayerBlob::new(self.store.blobs().new_blob(work)?, watch)?;
+        let mut blob = LayerBlob::new(self.store.blobs().new_blob(work)?, self.watch)?;
         let fs = made.sub("fs")?;
         let packed = pack_with_external(&fs, external, form, StoppableWriter { out: &mut blob, stop });
         let packed = packed.map_err(|e| self.store.layers().of_blob(e))?;
         blob.publish(self.store, &packed.digest, packed.size)?;
         let layer = PackedLayer::new(&packed, form);
         self.store.layers().note_made_layer(&layer)?;
-        let name = layer_document(form, None);
+        let name = LayerVariant::exact(form).document();
         let root = fs.stat_self()?;
         let mtime = Some((root.mtime.sec, root.mtime.nsec));
         let root = RootMeta { owner: root.owner(), mode: root.mode };
@@ -151,11 +156,12 @@ impl LazyTrees<'_> {
         let Some(note) = self.pending_note(tree)? else { return Ok(()) };
         let place = format!("trees/{}", tree.name());
         let layer: PackedLayer = self.store.read(&format!("{place}/{}", note.layer))?;
-        let (_, made) = self.store.trees().new_tree(work)?;
+        let made = self.store.trees().new_tree(work)?.dir;
         let fs = made.sub("fs")?;
         let remainder = self.remainder_of(tree, &note, &layer)?;
         let nanoseconds = remainder.as_ref().map(|remainder| &remainder.nanoseconds[..]);
-        self.store.trees().unpack_verified(&layer.digest, &layer.diff_id, &fs, nanoseconds)?;
+        let digests = LayerDigests { blob: layer.digest, diff_id: layer.diff_id };
+        self.store.trees().unpack_verified(&digests, &fs, nanoseconds)?;
         let RootMeta { owner, mode } = note.root;
         let mtime = note.mtime.map_or(fs.stat_self()?.mtime, |(sec, nsec)| Timestamp { sec, nsec });
         fs.set_own_meta(owner, mode, mtime)?;

@@ -17,6 +17,7 @@ use crate::incoming_blobs::retry_restarted;
 use crate::once::{Lock, Once, Session};
 use crate::trees::copies::{MergedFiles, MergedWhiteouts, merge};
 use crate::trees::id::TreeId;
+use crate::trees::tree::LayerDigests;
 use crate::trees::union::ImageTrees;
 use crate::workspace::Workspace;
 
@@ -42,8 +43,10 @@ impl ImageTrees<'_> {
     ) -> Result<Option<TreeId>> {
         let key = key(image, wanted, self.store.takes_devices());
         let find = || Ok(session.recorded(&key)?.map(Some));
-        let make =
-            || if self.is_unpacked(image)? { Ok(None) } else { self.make_parts(session, image, wanted, (&key, now)) };
+        let make = || {
+            let path = if self.is_unpacked(image)? { None } else { self.make_parts(session.work, image, wanted)? };
+            path.map(|path| session.publish(&path, &key, now)).transpose()
+        };
         self.store.once(Lock::ImageParts(key), find, make).map(Once::into_inner)
     }
 
@@ -56,19 +59,14 @@ impl ImageTrees<'_> {
         Ok(true)
     }
 
-    /// Makes the tree and its record. The caller holds the lock of the key.
-    fn make_parts(
-        &self,
-        session: Session<'_>,
-        image: &Image,
-        wanted: &BTreeSet<PathBuf>,
-        (key, now): (&CacheKey, i64),
-    ) -> Result<Option<TreeId>> {
+    /// Makes the tree, and returns its path; `None` if a path does not exist or requires too many
+    /// passes.
+    fn make_parts(&self, work: &Workspace, image: &Image, wanted: &BTreeSet<PathBuf>) -> Result<Option<PathBuf>> {
         let mut all = wanted.clone();
         for _ in 0..MAX_PASSES {
-            let (path, made) = self.store.trees().new_tree(session.work)?;
-            let fs = made.sub("fs")?;
-            let Some(mut further) = self.read_parts(session.work, image, &all, &fs)? else { return Ok(None) };
+            let made = self.store.trees().new_tree(work)?;
+            let fs = made.dir.sub("fs")?;
+            let Some(mut further) = self.read_parts(work, image, &all, &fs)? else { return Ok(None) };
             // A path may be a hard link whose target is extracted in the next pass.
             let complete = further.is_subset(&all);
             for path in wanted {
@@ -82,7 +80,7 @@ impl ImageTrees<'_> {
             let before = all.len();
             all.extend(further);
             if all.len() == before {
-                return session.publish(&path, key, now).map(Some);
+                return Ok(Some(made.path));
             }
         }
         Ok(None)
@@ -150,7 +148,8 @@ impl ImageTrees<'_> {
                 _ => is_wanted(entry, wanted),
             }
         };
-        let got = self.store.trees().unpack_some_verified(&digest(layer)?, diff_id, &dir, &mut wants)?;
+        let digests = LayerDigests { blob: digest(layer)?, diff_id: *diff_id };
+        let got = self.store.trees().unpack_some_verified(&digests, &dir, &mut wants)?;
         has_lower_refs |= !got.lower_refs.is_empty();
         let crosses_link = !links.is_disjoint(&passed);
         Ok(LayerParts { path, dir, further, has_lower_refs, crosses_link })

@@ -40,6 +40,23 @@ struct LayerFile {
     build: BuildId,
 }
 
+/// A tree that has not been published.
+pub struct NewTree {
+    /// The path of its directory in the workspace.
+    pub path: PathBuf,
+    /// Its directory, which contains its files in `fs`, and notes.
+    pub dir: RootDir,
+}
+
+/// The digests of a layer.
+#[derive(Clone, Copy)]
+pub(crate) struct LayerDigests {
+    /// That of its blob.
+    pub blob: BlobDigest,
+    /// That of its uncompressed content.
+    pub diff_id: DiffId,
+}
+
 /// A layer that has been unpacked into a workspace.
 struct UnpackedLayer {
     /// Path of the new tree.
@@ -81,10 +98,10 @@ impl Trees<'_> {
     /// # Errors
     ///
     /// Fails if the tree cannot be renamed.
-    pub fn commit_step(&self, work: &Workspace, (path, made): (&Path, &RootDir), result: &ResultId) -> Result<TreeId> {
+    pub fn commit_step(&self, work: &Workspace, made: &NewTree, result: &ResultId) -> Result<TreeId> {
         let complete = self.step_tree(result);
-        let tree = if made.exists(CHANGES_NOTE)? { complete.stored_as_changes() } else { complete };
-        self.commit_tree(work, path, &tree)?;
+        let tree = if made.dir.exists(CHANGES_NOTE)? { complete.stored_as_changes() } else { complete };
+        self.commit_tree(work, &made.path, &tree)?;
         Ok(tree)
     }
 
@@ -152,15 +169,15 @@ impl Trees<'_> {
         Ok(())
     }
 
-    /// Creates a new, unpublished tree: a directory that contains an empty `fs`.
+    /// Creates a tree whose directory contains an empty `fs`.
     ///
     /// # Errors
     ///
     /// Fails if the directory cannot be created.
-    pub fn new_tree(&self, work: &Workspace) -> Result<(PathBuf, RootDir)> {
+    pub fn new_tree(&self, work: &Workspace) -> Result<NewTree> {
         let (path, dir) = work.new_dir_with(modes::dir())?;
         dir.create_dir(OsStr::new("fs"), 0o755)?;
-        Ok((path, dir))
+        Ok(NewTree { path, dir })
     }
 
     /// Publishes a finished tree by renaming it. Replaces an existing tree with that ID, left by a
@@ -238,17 +255,17 @@ impl Trees<'_> {
             self.store.blobs().check_layer(&digest, diff_id)?;
             Ok(Some(tree))
         };
+        let digests = LayerDigests { blob: digest, diff_id: *diff_id };
         // A build that waits for its network must not hold a lock of the store, which would delay
         // other builds.
         let incoming = &self.store.incoming;
         let is_expected = incoming.is_expected(&digest);
         let _alone = is_expected.then(|| incoming.lock_unpacking(*diff_id, self.store.stop())).transpose()?;
-        let mut early = retry_restarted(|| self.unpack_early(session, &digest, diff_id, find))?;
+        let mut early = retry_restarted(|| self.unpack_early(session, &digests, find))?;
         let make = || match early.take() {
             Some(layer) => self.commit_layer(session, diff_id, &layer),
             None => retry_restarted(|| {
-                let layer =
-                    self.unpack_layer(session, &digest, |fs| self.unpack_verified(&digest, diff_id, fs, None))?;
+                let layer = self.unpack_layer(session, &digest, |fs| self.unpack_verified(&digests, fs, None))?;
                 self.commit_layer(session, diff_id, &layer)
             }),
         };
@@ -264,22 +281,21 @@ impl Trees<'_> {
     fn unpack_early(
         &self,
         session: Session<'_>,
-        digest: &BlobDigest,
-        diff_id: &DiffId,
+        digests: &LayerDigests,
         find: impl Fn() -> Result<Option<TreeId>>,
     ) -> Result<Option<UnpackedLayer>> {
         let incoming = &self.store.incoming;
-        if !incoming.is_expected(digest) || find()?.is_some() {
+        if !incoming.is_expected(&digests.blob) || find()?.is_some() {
             return Ok(None);
         }
-        let Some(blob) = incoming.open(digest, self.store.stop())? else { return Ok(None) };
+        let Some(blob) = incoming.open(&digests.blob, self.store.stop())? else { return Ok(None) };
         // Another build may have unpacked it since.
         if find()?.is_some() {
             return Ok(None);
         }
         let options = Unpacking::layer(self.store.limits());
-        let unpack = |fs: &RootDir| self.unpack_incoming(blob, (digest, diff_id), fs, options, &mut |_| true);
-        self.unpack_layer(session, digest, unpack).map(Some)
+        let unpack = |fs: &RootDir| self.unpack_incoming(blob, digests, fs, options, &mut |_| true);
+        self.unpack_layer(session, &digests.blob, unpack).map(Some)
     }
 
     /// Unpacks a layer into a new directory with its notes.
@@ -290,7 +306,7 @@ impl Trees<'_> {
         digest: &BlobDigest,
         unpack: impl FnOnce(&RootDir) -> Result<Unpacked>,
     ) -> Result<UnpackedLayer> {
-        let (path, dir) = self.new_tree(session.work)?;
+        let NewTree { path, dir } = self.new_tree(session.work)?;
         let unpacked = unpack(&dir.sub("fs")?)?;
         if unpacked.lower_refs != LowerRefs::default() {
             self.put_note(&dir, LOWER_REFS, &unpacked.lower_refs.to_bytes())?;
@@ -315,37 +331,35 @@ impl Trees<'_> {
     /// of the entries' times are set.
     pub(crate) fn unpack_verified(
         &self,
-        digest: &BlobDigest,
-        diff_id: &DiffId,
+        digests: &LayerDigests,
         fs: &RootDir,
         nanoseconds: Option<&[u32]>,
     ) -> Result<Unpacked> {
-        self.unpack_blob(digest, diff_id, fs, nanoseconds, &mut |_| true)
+        self.unpack_blob(digests, fs, nanoseconds, &mut |_| true)
     }
 
     /// Unpacks only the entries for which `wants` returns true. Verifies the digests of the whole
     /// layer.
     pub(crate) fn unpack_some_verified(
         &self,
-        digest: &BlobDigest,
-        diff_id: &DiffId,
+        digests: &LayerDigests,
         fs: &RootDir,
         wants: &mut dyn FnMut(&TarEntry) -> bool,
     ) -> Result<Unpacked> {
-        self.unpack_blob(digest, diff_id, fs, None, wants)
+        self.unpack_blob(digests, fs, None, wants)
     }
 
     fn unpack_blob(
         &self,
-        digest: &BlobDigest,
-        diff_id: &DiffId,
+        digests: &LayerDigests,
         fs: &RootDir,
         nanoseconds: Option<&[u32]>,
         wants: &mut dyn FnMut(&TarEntry) -> bool,
     ) -> Result<Unpacked> {
+        let LayerDigests { blob: digest, diff_id } = digests;
         if let Some(blob) = self.store.incoming.open(digest, self.store.stop())? {
             let options = Unpacking { nanoseconds, ..Unpacking::layer(self.store.limits()) };
-            return self.unpack_incoming(blob, (digest, diff_id), fs, options, wants);
+            return self.unpack_incoming(blob, digests, fs, options, wants);
         }
         let blob = self.store.blobs().open_blob(digest)?;
         let known = self.store.blobs().is_verified(&blob).then_some(*digest);
@@ -374,11 +388,12 @@ impl Trees<'_> {
     fn unpack_incoming(
         &self,
         mut blob: IncomingBlob<'_>,
-        (digest, diff_id): (&BlobDigest, &DiffId),
+        digests: &LayerDigests,
         fs: &RootDir,
         options: Unpacking<'_>,
         wants: &mut dyn FnMut(&TarEntry) -> bool,
     ) -> Result<Unpacked> {
+        let LayerDigests { blob: digest, diff_id } = digests;
         // The downloading process computes the digest.
         let options = Unpacking { known: Some(*digest), stop: self.store.stop(), ..options };
         let got = match unpack_some(&mut blob, fs, options, wants) {
@@ -404,6 +419,7 @@ impl Trees<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cache::records::RecordedStep;
     use crate::ids::CacheKey;
 
     #[test]
@@ -417,7 +433,9 @@ mod tests {
         assert!(now.stored_as_changes().name().len() > 65);
         for (tree, counts) in [(before, false), (now, true)] {
             std::fs::create_dir_all(store.trees().tree_path(&tree)).unwrap();
-            store.records().put_record(&key, &tree, &key.into(), 0, &BuildId::of_command("build")).unwrap();
+            let build = BuildId::of_command("build");
+            let step = RecordedStep { tree: &tree, result: key.into(), created: 0, build: &build };
+            store.records().put_record(&key, &step).unwrap();
             assert_eq!(store.records().record(&key).unwrap().is_some(), counts, "{}", tree.name());
         }
         std::fs::remove_dir_all(&place).unwrap();

@@ -35,7 +35,7 @@ impl IncrementalCopy {
         }
         try_map(cores().min(MAX_FILE_THREADS), &groups, |number| {
             let planned = plan.map(|plan| &plan.origins[*number][..]);
-            self.place(&self.groups[*number], planned, (source, tree), cancel)
+            self.place(&self.groups[*number], planned, source, tree, cancel)
         })?;
         plan.map_or(Ok(()), |plan| plan.delete(tree))?;
         for (path, time) in times {
@@ -49,7 +49,8 @@ impl IncrementalCopy {
         &self,
         group: &CopyGroup,
         planned: Option<&[CopiedFrom]>,
-        (source, tree): (&RootDir, &RootDir),
+        source: &RootDir,
+        tree: &RootDir,
         cancel: &Cancel,
     ) -> Result<(), CopyProblem> {
         let (from, to) = (source.sub(&group.source)?, tree.sub(&group.dir)?);
