@@ -19,9 +19,9 @@ use crate::events::Events;
 use crate::export::outputs::{self, View};
 use crate::export::{image, stream};
 use crate::exports::{BuildReport, Export, ImageForm, Split};
-use crate::prepare::Prepared;
 use crate::prepare::image_key::image_key;
 use crate::prepare::lookup::VertexState;
+use crate::prepare::{Prepared, PreparedBuild};
 use crate::record::build_log::{self, Status, measure, remember};
 use crate::request::BuildRequest;
 use crate::rootfs::Rootfs;
@@ -80,7 +80,8 @@ pub fn answer(
     let _ = prepared.remember(store, prepared.vertices.iter().map(|vertex| vertex.state.key()));
     sync_found(&unsynced, request, store)?;
     let finished = outputs::publish(request, &required, store, &[manifests], events)?;
-    build_log::remember(request, std::slice::from_ref(prepared), store, events, Status::Done, Vec::new());
+    let build = PreparedBuild { request, platforms: std::slice::from_ref(prepared) };
+    build_log::remember(build, store, events, Status::Done, Vec::new());
     Ok(Some(finished))
 }
 
@@ -119,8 +120,7 @@ fn export_readable(prepared: &Prepared, export: &Export, view: &RootDir) -> Resu
 
 /// The platforms whose build has started, each with the environment of its steps.
 struct Platforms<'a> {
-    request: &'a BuildRequest,
-    prepared: &'a [Prepared],
+    build: PreparedBuild<'a>,
     store: &'a Store,
     events: &'a Events,
     envs: Vec<StepEnv<'a>>,
@@ -130,17 +130,17 @@ struct Platforms<'a> {
 /// everything is built. If a shell is to be started after an error, the error is passed to `report`
 /// first.
 pub fn execute(
-    request: &BuildRequest,
-    prepared: &[Prepared],
+    build: PreparedBuild<'_>,
     store: &Store,
     events: Events,
     cancel: Cancel,
     builder: &Builder,
     report: impl FnOnce(&BuildError),
 ) -> Result<BuildReport> {
+    let request = build.request;
     // Without this lock, later builds could remove the log of a long build.
     let _logs = store.logs().lock_logs(&request.build_id);
-    let mut platforms = Platforms { request, prepared, store, events: &events, envs: Vec::new() };
+    let mut platforms = Platforms { build, store, events: &events, envs: Vec::new() };
     let result = platforms.execute(&cancel, builder, report);
     platforms.envs.iter().for_each(remember_keys);
     let layers = match (&result, request.record_sizes) {
@@ -153,7 +153,7 @@ pub fn execute(
         Err(BuildError::Canceled) => Status::Stopped,
         Err(_) => Status::Failed,
     };
-    remember(request, prepared, store, &events, status, layers);
+    remember(build, store, &events, status, layers);
     let finished = result?;
     if request.cache_limit.is_some() {
         drop(platforms);
@@ -182,15 +182,16 @@ impl<'a> Platforms<'a> {
         builder: &'a Builder,
         report: impl FnOnce(&BuildError),
     ) -> Result<BuildReport> {
+        let PreparedBuild { request, platforms } = self.build;
         let mut images = Vec::new();
         let mut first = 0;
-        for prepared in self.prepared {
-            let events = match self.prepared.len() {
+        for prepared in platforms {
+            let events = match platforms.len() {
                 1 => self.events.clone(),
                 _ => self.events.of_platform(first, &prepared.platform.to_string()),
             };
             first += prepared.graph.vertices.len();
-            self.envs.push(StepEnv::new(self.request, prepared, self.store, events, cancel.clone(), builder)?);
+            self.envs.push(StepEnv::new(request, prepared, self.store, events, cancel.clone(), builder)?);
             let env = &self.envs[self.envs.len() - 1];
             if let Err(e) = executor::run(env, |layers| image::pack_early(env, &layers)) {
                 return Err(after_failure(env, e, report));
@@ -202,24 +203,24 @@ impl<'a> Platforms<'a> {
         // Everything that a name refers to must be on disk before the name. Outputs are written
         // afterwards; otherwise the sync would also wait for those on the same file system.
         if images.iter().all(Vec::is_empty) {
-            self.store.records().sync_recorded(&self.request.build_id)?;
+            self.store.records().sync_recorded(&request.build_id)?;
         } else {
-            self.store.records().sync(&self.request.build_id)?;
+            self.store.records().sync(&request.build_id)?;
         }
         let mut direct = None;
         for env in &self.envs {
-            for export in self.request.exports.iter().filter(|export| env.required.is_direct(export)) {
+            for export in request.exports.iter().filter(|export| env.required.is_direct(export)) {
                 direct = Some(stream::export(env, export)?);
             }
         }
         self.export_files(cancel)?;
-        let kept = outputs::publish(self.request, &self.request.requirements(), self.store, &images, self.events)?;
+        let kept = outputs::publish(request, &request.requirements(), self.store, &images, self.events)?;
         Ok(BuildReport { image: kept.image.or(direct), ..kept })
     }
 
     /// Writes the outputs that consist of the result's files.
     fn export_files(&self, cancel: &Cancel) -> Result<()> {
-        for export in &self.request.exports {
+        for export in &self.build.request.exports {
             let started = Instant::now();
             let phase = match export {
                 Export::Files { to, delete, split } => {
@@ -239,7 +240,7 @@ impl<'a> Platforms<'a> {
 
     /// Returns the files of all platforms. `files` returns those of one vertex.
     fn views<F>(&self, split: Split, files: impl Fn(&Rootfs<'a>, VertexId) -> Result<F>) -> Result<Vec<View<F>>> {
-        let split = split.applies(self.prepared.len());
+        let split = split.applies(self.build.platforms.len());
         let view = |env: &StepEnv<'a>| {
             let folder = if split { env.prepared.platform.to_string().replace('/', "_") } else { String::new() };
             let files = files(&env.rootfs, env.graph().target)?;

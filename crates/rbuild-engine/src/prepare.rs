@@ -53,6 +53,13 @@ pub struct Prepared {
     skipped_store: Option<PathBuf>,
 }
 
+/// A request with its planned builds, one for each platform.
+#[derive(Clone, Copy)]
+pub struct PreparedBuild<'a> {
+    pub request: &'a BuildRequest,
+    pub platforms: &'a [Prepared],
+}
+
 /// Plans the Dockerfile and looks up all steps in the cache.
 ///
 /// Images to pull are requested through `network`, all images of one round of planning together.

@@ -41,7 +41,7 @@ pub use error::{Result, TransportError, remedy_of_download};
 pub use growing::GrowingBlob;
 pub use layout::LayoutWriter;
 pub use load::{Loaded, WantedPlatform, WithWarnings, import_from_layout, load, load_directory};
-pub use pull::{OtherPlatform, PendingPull, PullStart, PulledImage, begin_pull, pull};
+pub use pull::{OtherPlatform, PendingPull, PullStart, PulledImage, WantedImage, begin_pull, pull};
 pub use push::{Outgoing, check_name, check_push, outgoing, push};
 pub use put_layer::{PutLayer, put_layer};
 pub use save::{

@@ -48,6 +48,17 @@ pub enum OtherPlatform {
     Refuse,
 }
 
+/// An image to pull.
+#[derive(Debug, Clone, Copy)]
+pub struct WantedImage<'a> {
+    /// Its name in the registry.
+    pub name: &'a Reference,
+    /// The requested platform.
+    pub platform: &'a Platform,
+    /// Handling of an image for another platform.
+    pub other: OtherPlatform,
+}
+
 /// Pulls an image for a platform and names it. If the store has the current image of the registry,
 /// nothing is downloaded. Two processes that pull the same image download it once.
 ///
@@ -55,15 +66,14 @@ pub enum OtherPlatform {
 ///
 /// Fails if the registry fails or has no image for the platform, if the image is damaged or
 /// refused, or if the store cannot be written.
-#[tracing::instrument(target = "transport", name = "pull", level = "debug", skip_all, fields(%name))]
+#[tracing::instrument(target = "transport", name = "pull", level = "debug", skip_all, fields(name = %image.name))]
 pub fn pull(
     store: &Store,
     client: &Client,
-    name: &Reference,
-    platform: &Platform,
-    other: OtherPlatform,
+    image: &WantedImage<'_>,
     progress: &TransferProgress<'_>,
 ) -> Result<PulledImage> {
+    let WantedImage { name, platform, other } = *image;
     let (remote, document) = RemoteImage::resolve(client, name, platform, NameUse::ThisImage)?;
     let remote = RemoteImage { other, ..remote };
     let download = || remote.download(&remote.documents(document, store)?, store, progress, None);

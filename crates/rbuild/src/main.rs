@@ -54,7 +54,7 @@ fn run(argv: Vec<OsString>) -> u8 {
     };
     let matches = match cli::clap_command::parser().try_get_matches_from(&line) {
         Ok(matches) => matches,
-        Err(e) => return not_parsed(&e, &line, (verb, line.len() > argv.len()), as_docker),
+        Err(e) => return not_parsed(&e, &line, verb, line.len() > argv.len(), as_docker),
     };
     let cli = match Cli::from_arg_matches(&matches) {
         Ok(cli) => cli,
@@ -77,7 +77,7 @@ fn print_help(verb: Option<&str>, long: bool) -> u8 {
 
 /// Answers a command line that requests help or contains an error. The verb is at index `verb`;
 /// `implied` is true if the user did not write it.
-fn not_parsed(e: &clap::Error, line: &[OsString], (verb, implied): (usize, bool), as_docker: bool) -> u8 {
+fn not_parsed(e: &clap::Error, line: &[OsString], verb: usize, implied: bool, as_docker: bool) -> u8 {
     use clap::error::ErrorKind;
     let word = |at: usize| line.get(at).and_then(|word| word.to_str()).unwrap_or_default();
     match e.kind() {

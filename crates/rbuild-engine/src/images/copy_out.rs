@@ -49,17 +49,25 @@ struct CopiedEntry<'a> {
     contents_only: bool,
 }
 
-/// Copies `path` out of the image. Must run as root of the store's user namespace. A directory is
-/// copied under its own name into an existing directory, unless `path` ends in `/.`, which copies
-/// its contents. A symbolic link is copied as a link unless `follow` is set.
+/// A path in an image that is copied.
+#[derive(Debug, Clone, Copy)]
+pub struct ImagePath<'a> {
+    /// If it ends in `/.`, the contents of the directory are copied.
+    pub path: &'a str,
+    /// True if the target of a symbolic link is copied instead of the link.
+    pub follow: bool,
+}
+
+/// Copies a path out of the image. Must run as root of the store's user namespace. A directory is
+/// copied under its own name into an existing directory, unless only its contents are copied.
 pub fn copy_out(
     store: &Store,
     image: &Image,
-    path: &str,
-    follow: bool,
+    source: ImagePath<'_>,
     target: &CopyTarget,
     builder: &Builder,
 ) -> Result<CopiedTo> {
+    let ImagePath { path, follow } = source;
     let work = Workspace::open(store)?;
     let (trees, _) = store.trees().unpack_image(store.session(&work, &BuildId::of_command("cp")), image)?;
     let view = snapshots(builder, &work)?.view(store, &work, &trees)?;

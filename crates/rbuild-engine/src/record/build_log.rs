@@ -8,7 +8,7 @@ use rbuild_store::{BuildLog, LayerLog, Store};
 
 use crate::events::Events;
 use crate::exports::Export;
-use crate::prepare::Prepared;
+use crate::prepare::PreparedBuild;
 use crate::request::BuildRequest;
 
 /// Number of largest files recorded per layer.
@@ -16,14 +16,8 @@ const BIGGEST: usize = 5;
 
 /// Writes the build to the store's logs. Errors are ignored: a build does not fail because its log
 /// cannot be kept.
-pub fn remember(
-    request: &BuildRequest,
-    platforms: &[Prepared],
-    store: &Store,
-    events: &Events,
-    status: Status,
-    mut layers: Vec<LayerLog>,
-) {
+pub fn remember(build: PreparedBuild<'_>, store: &Store, events: &Events, status: Status, mut layers: Vec<LayerLog>) {
+    let PreparedBuild { request, platforms } = build;
     let (mut steps, phases) = events.journal().read();
     let mut first = 0;
     for prepared in platforms {

@@ -7,15 +7,16 @@ use rbuild_store::Store;
 
 use crate::args::{BuildArgs, ProgressMode};
 use crate::commands::build_once::{BuildOnce, BuildOutcome, Reports, conclude};
-use crate::commands::check::{self, CallMode, parse_call};
+use crate::commands::check::{self, Call, CallMode};
 use crate::commands::early_push::EarlyPusher;
+use crate::commands::fetcher::{self, BuiltImage};
 use crate::commands::lint::{self, Lint};
 use crate::commands::pulls::Pulls;
 use crate::commands::transfer::TransferDisplay;
-use crate::commands::{fetcher, verify};
+use crate::commands::verify;
 use crate::exit::{Failure, build_code, code};
 use crate::input::output;
-use crate::input::request::{BuildInput, FetchInput};
+use crate::input::request::{BuildInput, InputReader};
 use crate::input::settings::Settings;
 use crate::progress::{Mode, Service};
 use crate::ui::diagnostics::{self, SourceText};
@@ -25,9 +26,9 @@ pub fn build(settings: &Settings, args: BuildArgs) -> Result<u8, Failure> {
     if progress_mode(&args) == Mode::Groups(Service::Github) {
         terminal::write_for_github();
     }
-    let call = if args.check { Ok((CallMode::Check, false)) } else { parse_call(&args.call) };
+    let call = if args.check { Ok(Call { mode: CallMode::Check, json: false }) } else { Call::parse(&args.call) };
     // An analysis does not write the ID file.
-    let is_analysis = matches!(call, Ok((CallMode::Check | CallMode::Outline | CallMode::Targets, _)));
+    let is_analysis = call.as_ref().is_ok_and(|call| call.mode != CallMode::Build);
     let reports = if is_analysis { Reports::default() } else { Reports::open_id(&args)? };
     for flag in args.ignored.given() {
         terminal::err(&format!("warning: {flag} is not supported yet and has no effect\n"));
@@ -39,19 +40,20 @@ pub fn build(settings: &Settings, args: BuildArgs) -> Result<u8, Failure> {
     let fetch = |url: &SourceUrl, secrets: &[(String, Vec<u8>)]| {
         fetcher::fetch_one(&store, &args.registry, secrets, display, url)
     };
-    let input = BuildInput::read(&args, &store, &fetch)?;
+    let inputs = InputReader { args: &args, store: &store, fetch: &fetch };
+    let input = inputs.read()?;
     let secrets = input.request.secret_values();
-    build_from(settings, &args, &store, input, (call, &reports), &fetch).map_err(|failure| failure.masked(&secrets))
+    build_from(settings, inputs, input, call, &reports).map_err(|failure| failure.masked(&secrets))
 }
 
 fn build_from(
     settings: &Settings,
-    args: &BuildArgs,
-    store: &Store,
+    inputs: InputReader<'_>,
     input: BuildInput,
-    ((call, json), reports): ((CallMode, bool), &Reports),
-    fetch_input: &FetchInput<'_>,
+    call: Call,
+    reports: &Reports,
 ) -> Result<u8, Failure> {
+    let InputReader { args, store, .. } = inputs;
     let BuildInput { request, push, _contexts } = input;
     let text = rbuild_dockerfile::readable(&request.dockerfile).0.into_owned();
     let name = request.dockerfile_name.clone();
@@ -66,8 +68,8 @@ fn build_from(
         Ok(file) => file,
         Err(errors) => return Ok(report(&BuildError::Dockerfile(errors))),
     };
-    if call != CallMode::Build {
-        return check::call(&file, &request, store, &source, (call, json));
+    if call.mode != CallMode::Build {
+        return check::call(&file, &request, store, &source, call);
     }
     let settings_of_lint = lint::settings(&file, &request)?;
     let display = transfer_display(args);
@@ -94,17 +96,14 @@ fn build_from(
         early: &early,
         lint: &lint,
     };
-    let ended = run(&once, args, (request, fetch_input), reports);
+    let ended = run(&once, inputs, request, reports);
     let uploaded = early.end(matches!(ended, Ok(BuildOutcome::Made(_))));
     let (ended, uploaded) = (ended?, uploaded?);
     if let (false, BuildOutcome::Made(finished)) = (push.is_empty(), &ended) {
-        fetcher::push(store, &args.registry, display, (&finished.platforms, uploaded), &push)?;
+        fetcher::push(store, &args.registry, display, BuiltImage { platforms: &finished.platforms, uploaded }, &push)?;
     }
     lint.show(mode);
-    match ended {
-        BuildOutcome::Made(_) => Ok(code::OK),
-        BuildOutcome::Failed(code) => Ok(code),
-    }
+    Ok(ended.exit_code())
 }
 
 /// Prints the error of a build, unless it has already been printed. Returns the exit code.
@@ -124,12 +123,12 @@ fn report(e: &BuildError, source: &SourceText<'_>, secrets: &SecretValues) -> u8
 /// Builds or verifies, and writes the reports of the build.
 fn run(
     once: &BuildOnce<'_>,
-    args: &BuildArgs,
-    (request, fetch_input): (BuildRequest, &FetchInput<'_>),
+    inputs: InputReader<'_>,
+    request: BuildRequest,
     reports: &Reports,
 ) -> Result<BuildOutcome, Failure> {
-    if args.verify {
-        return verify::verify(once, args, (request, fetch_input), reports);
+    if inputs.args.verify {
+        return verify::verify(once, inputs, request, reports);
     }
     let ended = once.build(&request);
     if let Some(dest) = &reports.timings {
@@ -137,7 +136,7 @@ fn run(
     }
     let ended = ended?;
     if let BuildOutcome::Made(finished) = &ended {
-        conclude(args, &request, finished, reports)?;
+        conclude(inputs.args, &request, finished, reports)?;
     }
     Ok(ended)
 }

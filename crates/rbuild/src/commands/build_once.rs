@@ -5,8 +5,8 @@ use std::sync::mpsc::{Receiver, channel};
 
 use rbuild_dockerfile::ast::Dockerfile;
 use rbuild_engine::{
-    BuildError, BuildReport, BuildRequest, Event, Events, Export, NetworkAccess, Prepared, answer, binds, execute,
-    prepare, warn_of_store,
+    BuildError, BuildReport, BuildRequest, Event, Events, Export, NetworkAccess, Prepared, PreparedBuild, answer,
+    binds, execute, prepare, warn_of_store,
 };
 use rbuild_image::MediaType;
 use rbuild_linux::Destination;
@@ -32,6 +32,15 @@ pub enum BuildOutcome {
     Made(BuildReport),
     /// The exit code. The error has been printed.
     Failed(u8),
+}
+
+impl BuildOutcome {
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            BuildOutcome::Made(_) => code::OK,
+            BuildOutcome::Failed(code) => *code,
+        }
+    }
 }
 
 /// Settings shared by the builds of one command: one build, or two with `--verify`.
@@ -91,7 +100,7 @@ impl BuildOnce<'_> {
             _ => Ok(None),
         };
         match answer {
-            Ok(None) => self.build_in_builder(request, &prepared, sender, events),
+            Ok(None) => self.build_in_builder(PreparedBuild { request, platforms: &prepared }, sender, events),
             Ok(Some(finished)) => {
                 drop(sender);
                 draw(&events, self.mode, self.explain);
@@ -114,18 +123,18 @@ impl BuildOnce<'_> {
     /// Runs the steps in a builder process, which sends the IDs of the image back through a pipe.
     fn build_in_builder(
         &self,
-        request: &BuildRequest,
-        prepared: &[Prepared],
+        build: PreparedBuild<'_>,
         sender: Events,
         events: Receiver<Event>,
     ) -> Result<BuildOutcome, Failure> {
+        let request = build.request;
         self.early.start(|| self.pulls.close());
         let config = BuilderConfig {
             store: self.settings.root.clone(),
             owners: self.store.owner_records().clone(),
             binds: binds(request),
             carrier: request.carrier.clone(),
-            commands: prepared.iter().any(Prepared::has_commands),
+            commands: build.platforms.iter().any(Prepared::has_commands),
             grace: GRACE,
             expendable: self.pulls.processes(),
             kept: self.early.process().into_iter().collect(),
@@ -134,7 +143,7 @@ impl BuildOnce<'_> {
         let _restore = request.shell_on_error.then(Restore::of_stdin);
         let (answer, mut answer_writer) = std::io::pipe().map_err(unread)?;
         let ended = enter(&config, self.settings.isolation, |builder| {
-            let result = self.execute(request, prepared, builder.map_err(BuildError::from), sender, events);
+            let result = self.execute(build, builder.map_err(BuildError::from), sender, events);
             match result {
                 Ok(finished) => {
                     let _ = serde_json::to_writer(&mut answer_writer, &finished);
@@ -169,8 +178,7 @@ impl BuildOnce<'_> {
     /// of events have been dropped.
     fn execute(
         &self,
-        request: &BuildRequest,
-        prepared: &[Prepared],
+        build: PreparedBuild<'_>,
         builder: Result<Builder, BuildError>,
         sender: Events,
         events: Receiver<Event>,
@@ -195,7 +203,7 @@ impl BuildOnce<'_> {
             let store = store
                 .with_stop(move || stop.is_canceled())
                 .with_notices(move |text| events.send(Event::Warning(text.into())));
-            let result = execute(request, prepared, &store, sender, cancel, &builder, |e| {
+            let result = execute(build, &store, sender, cancel, &builder, |e| {
                 drawing.take().map(std::thread::JoinHandle::join);
                 (self.report)(e);
                 terminal::err("opening a shell in the failed step's container; the build ends when it exits\n");

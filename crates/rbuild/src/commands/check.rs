@@ -16,6 +16,14 @@ use crate::ui::{annotations, terminal};
 
 /// Value of `--call`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Call {
+    pub mode: CallMode,
+    /// True if the result is printed as JSON.
+    pub json: bool,
+}
+
+/// The kind of a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CallMode {
     Build,
     Check,
@@ -23,27 +31,29 @@ pub enum CallMode {
     Targets,
 }
 
-/// Parses `NAME[,format=text|json]`. Returns the call, and true for JSON.
-pub fn parse_call(text: &str) -> Result<(CallMode, bool), Failure> {
-    let (name, format) = text.split_once(',').map_or((text, None), |(n, f)| (n, Some(f)));
-    let json = match format {
-        None | Some("format=text") => false,
-        Some("format=json") => true,
-        Some(other) => {
-            return Err(Failure::usage(format!("--call {text}: `{other}` is neither format=text nor format=json")));
-        }
-    };
-    let call = match name {
-        "build" => CallMode::Build,
-        "check" | "lint" => CallMode::Check,
-        "outline" => CallMode::Outline,
-        "targets" => CallMode::Targets,
-        other => {
-            let failure = Failure::usage(format!("--call {other}: unknown call"));
-            return Err(failure.help(hints::use_one_of(&["build", "check", "outline", "targets"])));
-        }
-    };
-    Ok((call, json))
+impl Call {
+    /// Parses `NAME[,format=text|json]`.
+    pub fn parse(text: &str) -> Result<Call, Failure> {
+        let (name, format) = text.split_once(',').map_or((text, None), |(n, f)| (n, Some(f)));
+        let json = match format {
+            None | Some("format=text") => false,
+            Some("format=json") => true,
+            Some(other) => {
+                return Err(Failure::usage(format!("--call {text}: `{other}` is neither format=text nor format=json")));
+            }
+        };
+        let mode = match name {
+            "build" => CallMode::Build,
+            "check" | "lint" => CallMode::Check,
+            "outline" => CallMode::Outline,
+            "targets" => CallMode::Targets,
+            other => {
+                let failure = Failure::usage(format!("--call {other}: unknown call"));
+                return Err(failure.help(hints::use_one_of(&["build", "check", "outline", "targets"])));
+            }
+        };
+        Ok(Call { mode, json })
+    }
 }
 
 /// Analyzes a Dockerfile, prints the result and returns the exit code.
@@ -52,9 +62,10 @@ pub fn call(
     request: &BuildRequest,
     store: &Store,
     source: &SourceText<'_>,
-    (call, json): (CallMode, bool),
+    call: Call,
 ) -> Result<u8, Failure> {
-    match call {
+    let json = call.json;
+    match call.mode {
         CallMode::Build => Ok(code::OK),
         CallMode::Check => check(file, request, store, source, json),
         CallMode::Targets => {

@@ -4,7 +4,7 @@
 use std::io::{Read, Write};
 use std::path::Path;
 
-use rbuild_engine::{CopiedTo, CopyTarget, command_line, copy_out};
+use rbuild_engine::{CopiedTo, CopyTarget, ImagePath, command_line, copy_out};
 use rbuild_image::{ManifestDigest, Reference, quote};
 use rbuild_linux::{Timestamp, quoted};
 use rbuild_sandbox::{Builder, SandboxError, enter};
@@ -139,10 +139,11 @@ pub fn cp(settings: &Settings, args: CpArgs) -> Result<u8, Failure> {
         }
         return Err(no_source(&store, &args.source));
     };
+    let source = ImagePath { path: &path, follow: args.follow_link };
     let target = copy_target(&args.dest)?;
     let (mut answer, mut answer_writer) = std::io::pipe().map_err(|e| Failure::caused("cannot create a pipe", &e))?;
     let ended = enter(&store_config(&store), settings.isolation, |builder| {
-        match copy(builder, &store, &manifest, &path, args.follow_link, &target) {
+        match copy(builder, &store, &manifest, source, &target) {
             Ok(CopiedTo::Place) => i32::from(code::OK),
             // One byte reports that the caller must publish the file.
             Ok(CopiedTo::File) => match answer_writer.write_all(b"f") {
@@ -198,14 +199,13 @@ fn copy(
     builder: Result<Builder, SandboxError>,
     store: &Store,
     manifest: &ManifestDigest,
-    path: &str,
-    follow_link: bool,
+    source: ImagePath<'_>,
     target: &CopyTarget,
 ) -> Result<CopiedTo, Failure> {
     let builder = builder?;
     let store = store_in(&builder, store)?;
     let image = store.images().image(manifest)?;
-    Ok(copy_out(&store, &image, path, follow_link, target, &builder)?)
+    Ok(copy_out(&store, &image, source, target, &builder)?)
 }
 
 /// Opens the destination of `cp`: standard output, a directory, a file, or a new path.

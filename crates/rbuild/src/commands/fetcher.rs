@@ -19,7 +19,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::args::RegistryFlags;
-use crate::commands::transfer::{PushedLayers, TransferDisplay, download_one, push_all};
+use crate::commands::transfer::{PushedImage, PushedLayers, TransferDisplay, download_one, push_all};
 use crate::exit::{Failure, code, reported};
 use crate::input::registry;
 use crate::ui::transfer_bar;
@@ -144,20 +144,29 @@ pub fn check_push(flags: &RegistryFlags, display: TransferDisplay, names: &[Refe
     answer.map_or(Ok(()), Err)
 }
 
-/// Pushes the image of a build, given by the manifests of its platforms and the blobs that the
-/// repository of the first name has already.
+/// The image that a build made.
+pub struct BuiltImage<'a> {
+    /// The manifests of its platforms.
+    pub platforms: &'a [ManifestDigest],
+    /// The blobs that the repository of its first name has already.
+    pub uploaded: Vec<BlobDigest>,
+}
+
+/// Pushes the image of a build.
 pub fn push(
     store: &Store,
     flags: &RegistryFlags,
     display: TransferDisplay,
-    (platforms, uploaded): (&[ManifestDigest], Vec<BlobDigest>),
+    image: BuiltImage<'_>,
     names: &[Reference],
 ) -> Result<(), Failure> {
+    let BuiltImage { platforms, uploaded } = image;
     let answer: Option<Failure> = in_fetcher(|| {
         let pushed = registry::client_of(flags, names, display == TransferDisplay::Nothing).and_then(|client| {
             let images =
                 platforms.iter().map(|manifest| store.images().image(manifest)).collect::<Result<Vec<_>, _>>()?;
-            push_all(store, &client, &images, names, PushedLayers::Built(uploaded), display)
+            let image = PushedImage { platforms: &images, layers: PushedLayers::Built(uploaded) };
+            push_all(store, &client, image, names, display)
         });
         pushed.err()
     })?;

@@ -12,7 +12,7 @@ use rbuild_remedy::sentence;
 use rbuild_store::{Download, Image, Store, StoreError};
 use rbuild_transport::{
     BlobOrigin, DownloadRequest, EarlyPush, EarlyUploads, OtherPlatform, Outgoing, PulledImage, TransferProgress,
-    TransportError, check_name, outgoing,
+    TransportError, WantedImage, check_name, outgoing,
 };
 
 use crate::args::{PullArgs, PushArgs, RegistryFlags};
@@ -82,18 +82,14 @@ pub fn shown_name(name: &Reference, platform: &Platform) -> String {
 fn pull_one(
     store: &Store,
     client: &Client,
-    name: &Reference,
-    platform: &Platform,
-    other: OtherPlatform,
+    image: &WantedImage<'_>,
     display: TransferDisplay,
 ) -> Result<PulledImage, TransportError> {
-    let doing = format!("pulling {}", shown_name(name, platform));
+    let doing = format!("pulling {}", shown_name(image.name, image.platform));
     if display != TransferDisplay::Nothing {
         terminal::err(&format!("{doing}\n"));
     }
-    let pulled = shown(display, &doing, "pulled", |progress| {
-        rbuild_transport::pull(store, client, name, platform, other, progress)
-    })?;
+    let pulled = shown(display, &doing, "pulled", |progress| rbuild_transport::pull(store, client, image, progress))?;
     pulled.warnings.iter().for_each(|warning| terminal::warning(warning.as_str()));
     if display != TransferDisplay::Nothing {
         pulled.lost.iter().for_each(|lost| terminal::err(&format!("note: {lost}\n")));
@@ -131,7 +127,8 @@ pub fn pull(settings: &Settings, args: PullArgs) -> Result<u8, Failure> {
     let client = registry::client_of(&args.registry, &names, args.quiet)?;
     let display = TransferDisplay::new(args.quiet);
     for name in &names {
-        let pulled = pull_one(&store, &client, name, &platform, other, display)?;
+        let image = WantedImage { name, platform: &platform, other };
+        let pulled = pull_one(&store, &client, &image, display)?;
         if display != TransferDisplay::Nothing {
             terminal::err(&status(pulled.is_new, &pulled.resolved.to_string(), &name.familiar()));
         }
@@ -167,15 +164,22 @@ pub enum PushedLayers {
     Built(Vec<BlobDigest>),
 }
 
+/// An image that is pushed.
+pub struct PushedImage<'a> {
+    /// The image of each platform.
+    pub platforms: &'a [Image],
+    pub layers: PushedLayers,
+}
+
 /// Prepares an image that is pushed under several names.
 fn prepare(
     store: &Store,
     client: &Client,
-    platforms: &[Image],
+    image: PushedImage<'_>,
     names: &[Reference],
-    layers: PushedLayers,
     display: TransferDisplay,
 ) -> Result<Outgoing, TransportError> {
+    let PushedImage { platforms, layers } = image;
     match (layers, names.first()) {
         (PushedLayers::Compressed, Some(first)) => {
             names.iter().try_for_each(check_name)?;
@@ -196,12 +200,11 @@ fn prepare(
 pub fn push_all(
     store: &Store,
     client: &Client,
-    platforms: &[Image],
+    image: PushedImage<'_>,
     names: &[Reference],
-    layers: PushedLayers,
     display: TransferDisplay,
 ) -> Result<ManifestDigest, Failure> {
-    let image = prepare(store, client, platforms, names, layers, display)?;
+    let image = prepare(store, client, image, names, display)?;
     for name in names {
         if display != TransferDisplay::Nothing {
             terminal::err(&format!("pushing {}\n", name.familiar()));
@@ -232,7 +235,8 @@ pub fn push(settings: &Settings, args: PushArgs) -> Result<u8, Failure> {
         found.artifact.images().iter().map(|image| store.images().image(image)).collect::<Result<Vec<_>, _>>()?;
     let client = registry::client_of(&args.registry, &names, args.quiet)?;
     let layers = if args.as_is { PushedLayers::Stored } else { PushedLayers::Compressed };
-    let digest = push_all(&store, &client, &images, &names, layers, TransferDisplay::new(args.quiet))?;
+    let image = PushedImage { platforms: &images, layers };
+    let digest = push_all(&store, &client, image, &names, TransferDisplay::new(args.quiet))?;
     for name in &names {
         terminal::out(&format!("{}@{digest}\n", name.familiar_name()));
     }

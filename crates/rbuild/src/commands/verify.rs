@@ -8,7 +8,7 @@ use rbuild_store::{NamedImage, Store};
 use crate::args::BuildArgs;
 use crate::commands::build_once::{BuildOnce, BuildOutcome, Reports, conclude};
 use crate::exit::{Failure, code};
-use crate::input::request::{BuildInput, FetchInput};
+use crate::input::request::{BuildInput, InputReader};
 use crate::progress::Mode;
 use crate::ui::hints::{Hint, InputRemedy, VerbRemedy};
 use crate::ui::terminal;
@@ -46,11 +46,11 @@ const CLOCK_LAG: i64 = 100_000;
 /// otherwise nothing is.
 pub fn verify(
     once: &BuildOnce<'_>,
-    args: &BuildArgs,
-    (mut request, fetch): (BuildRequest, &FetchInput<'_>),
+    inputs: InputReader<'_>,
+    mut request: BuildRequest,
     reports: &Reports,
 ) -> Result<BuildOutcome, Failure> {
-    let trials = VerifyBuilds::of(args, &request, once.store, fetch)?;
+    let trials = VerifyBuilds::of(inputs, &request)?;
     let before = once.store.images().list()?;
     let mut made = Vec::new();
     let compared = trials.compare(once, &mut made);
@@ -70,7 +70,7 @@ pub fn verify(
     if finished.image.is_some_and(|found| found.id != image) {
         return Err(NotVerified::ContextChanged.into());
     }
-    conclude(args, &request, &finished, reports)?;
+    conclude(inputs.args, &request, &finished, reports)?;
     Ok(BuildOutcome::Made(finished))
 }
 
@@ -87,16 +87,11 @@ enum Compared {
 }
 
 impl VerifyBuilds {
-    fn of(
-        args: &BuildArgs,
-        request: &BuildRequest,
-        store: &Store,
-        fetch: &FetchInput<'_>,
-    ) -> Result<VerifyBuilds, Failure> {
+    fn of(inputs: InputReader<'_>, request: &BuildRequest) -> Result<VerifyBuilds, Failure> {
         let unset = ImageForm { squash: request.squash, ..ImageForm::of_store() };
         let form = request.requirements().images.first().copied().unwrap_or(unset);
         let trial = |number| {
-            let mut input = BuildInput::read(args, store, fetch)?;
+            let mut input = inputs.read()?;
             let trial = &mut input.request;
             trial.build_id = request.build_id.part(number);
             trial.salt = Some(format!("{} {number}", request.build_id));

@@ -29,26 +29,31 @@ pub struct BuildInput {
 /// Downloads an input of the build into the store, with a login among its secrets.
 pub type FetchInput<'a> = dyn Fn(&SourceUrl, &[(String, Vec<u8>)]) -> Result<Download, Failure> + 'a;
 
-impl BuildInput {
-    /// Reads all inputs of a build. Those at URLs are downloaded by `fetch`.
+/// Reads the inputs of a build, as often as it is needed.
+#[derive(Clone, Copy)]
+pub struct InputReader<'a> {
+    pub args: &'a BuildArgs,
+    pub store: &'a Store,
+    /// Downloads inputs at URLs.
+    pub fetch: &'a FetchInput<'a>,
+}
+
+impl InputReader<'_> {
+    /// Reads all inputs.
     ///
     /// # Errors
     ///
     /// Fails if the value of a flag is invalid, or if a file that it names cannot be read or
     /// written.
-    pub fn read(args: &BuildArgs, store: &Store, fetch: &FetchInput<'_>) -> Result<BuildInput, Failure> {
-        registry::check(&args.registry)?;
-        let secrets = args.secret.iter().map(|s| flags::secret(s)).collect::<Result<Vec<_>, _>>()?;
+    pub fn read(&self) -> Result<BuildInput, Failure> {
+        registry::check(&self.args.registry)?;
+        let secrets = self.args.secret.iter().map(|s| flags::secret(s)).collect::<Result<Vec<_>, _>>()?;
         let values = SecretValues::of(&secrets);
-        BuildInput::read_others(args, store, secrets, fetch).map_err(|failure| failure.masked(&values))
+        self.read_others(secrets).map_err(|failure| failure.masked(&values))
     }
 
-    fn read_others(
-        args: &BuildArgs,
-        store: &Store,
-        secrets: Vec<(String, Vec<u8>)>,
-        fetch: &FetchInput<'_>,
-    ) -> Result<BuildInput, Failure> {
+    fn read_others(&self, secrets: Vec<(String, Vec<u8>)>) -> Result<BuildInput, Failure> {
+        let InputReader { args, store, fetch } = *self;
         let fetch = |url: &SourceUrl| fetch(url, &secrets);
         let MainContext { dir, dockerfile_name, dockerfile, newest, unpacked } = context::main(args, store, &fetch)?;
         let platforms = flags::platforms(&args.platform, flags::default_platform().as_deref())?;

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::fmt::Write;
 
 use rbuild_image::human_size;
-use rbuild_store::{BuildLog, LayerLog, StepLog, StepOutcome};
+use rbuild_store::{BuildLog, LayerLog, PhaseLog, StepLog, StepOutcome};
 
 const STYLE: &str = include_str!("timings.css");
 
@@ -58,9 +58,19 @@ fn critical_path(steps: &[StepLog]) -> Vec<usize> {
     path
 }
 
-/// Appends a row of the timeline: label, text, and a bar from `began` with a tooltip. Times are in
-/// seconds.
-fn row(page: &mut String, total: f64, name: &str, text: &str, (began, seconds): (f64, f64), class: &str) {
+/// A row of the timeline: a label, a text, and a bar with a tooltip. Times are in seconds.
+struct TimelineRow<'a> {
+    name: &'a str,
+    text: &'a str,
+    began: f64,
+    seconds: f64,
+    /// The classes of the bar.
+    class: &'a str,
+}
+
+/// Appends a row of the timeline, which is `total` seconds long.
+fn row(page: &mut String, total: f64, row: &TimelineRow<'_>) {
+    let TimelineRow { name, text, began, seconds, class } = *row;
     let (left, width) = (percent(began, total), percent(seconds, total).max(0.15));
     let _ = writeln!(
         page,
@@ -92,10 +102,12 @@ fn timeline(page: &mut String, build: &BuildLog, critical: &[usize]) {
     page.push_str("</div>\n");
     for (i, step) in build.steps.iter().enumerate() {
         let class = format!("{}{}", step.outcome.word(), if critical.contains(&i) { " critical" } else { "" });
-        row(page, total, &step.label, &step.text, (step.began, step.seconds), &class);
+        let StepLog { label, text, began, seconds, .. } = step;
+        row(page, total, &TimelineRow { name: label, text, began: *began, seconds: *seconds, class: &class });
     }
     for phase in &build.phases {
-        row(page, total, "", &phase.text, (phase.began, phase.seconds), "phase");
+        let PhaseLog { text, began, seconds, .. } = phase;
+        row(page, total, &TimelineRow { name: "", text, began: *began, seconds: *seconds, class: "phase" });
     }
     page.push_str("</div>\n");
 }
