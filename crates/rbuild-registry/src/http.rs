@@ -135,7 +135,8 @@ impl Http {
         Err(last.unwrap_or_else(|| ReplyFault::InvalidUrl.of(&authority)))
     }
 
-    /// Sends a request to `url`, which is its URL with one of the schemes that the host may support.
+    /// Sends a request to `url`, which is its URL with one of the schemes that the host may
+    /// support.
     fn send_to(
         &self,
         server: Server<'_>,

@@ -65,9 +65,9 @@ struct Range {
 pub(crate) struct RangesFailed;
 
 impl Ranges {
-    /// Starts to download the bytes of a blob of `size` bytes from `at`. `redirected` is the URL that the endpoint
-    /// redirected the last request to. Returns `None` if no thread can be started, or if no second
-    /// connection is allowed.
+    /// Starts to download the bytes of a blob of `size` bytes from `at`. `redirected` is the URL
+    /// that the endpoint redirected the last request to. Returns `None` if no thread can be
+    /// started, or if no second connection is allowed.
     pub(crate) fn start(
         session: &Arc<EndpointSession>,
         digest: BlobDigest,

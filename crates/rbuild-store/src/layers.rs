@@ -189,8 +189,8 @@ impl<'s> Layers<'s> {
     /// Writes the layer of a tree to `out` without the tree's files, from its uncompressed layer,
     /// or from that of the tree that it is stored as changes to. Returns `None` without writing
     /// anything if there is no such layer. Also returns the metadata that the layer lacks, unless
-    /// it is stored already. These layers contain the times of the files, so they cannot be used for
-    /// a layer with others.
+    /// it is stored already. These layers contain the times of the files, so they cannot be used
+    /// for a layer with others.
     fn pack_of_layers(
         &self,
         tree: &TreeId,

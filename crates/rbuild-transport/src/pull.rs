@@ -51,7 +51,7 @@ pub enum OtherPlatform {
 /// An image to pull.
 #[derive(Debug, Clone, Copy)]
 pub struct WantedImage<'a> {
-    /// Its name in the registry.
+    /// The name in the registry.
     pub name: &'a Reference,
     /// The requested platform.
     pub platform: &'a Platform,

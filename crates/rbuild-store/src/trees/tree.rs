@@ -44,7 +44,7 @@ struct LayerFile {
 pub struct NewTree {
     /// The path of its directory in the workspace.
     pub path: PathBuf,
-    /// Its directory, which contains its files in `fs`, and notes.
+    /// The directory, which contains the files in `fs`, and notes.
     pub dir: RootDir,
 }
 
