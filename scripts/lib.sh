@@ -102,6 +102,56 @@ need_debian_rootfs() {
     mv "$part" "$1"
 }
 
+# need_registry DIR: runs Debian's docker-registry on a free port of the loopback interface. Its data
+# are in DIR/registry. Sets REGISTRY, its address. The caller has to call end_registry on exit.
+REGISTRY_PID=
+need_registry() {
+    local dir=$1/registry program
+    mkdir -p "$dir"
+    program=$(command -v docker-registry || true)
+    # The package is unpacked, because its installation would start a service.
+    if [ -z "$program" ]; then
+        program=$dir/package/usr/bin/docker-registry
+        [ -x "$program" ] || need_unpacked docker-registry "$dir/package"
+    fi
+    printf '%s\n' 'version: 0.1' "storage: {filesystem: {rootdirectory: \"$dir/data\"}}" \
+        'http: {addr: "127.0.0.1:0", secret: x}' >"$dir/config.yml"
+    : >"$dir/log"
+    "$program" serve "$dir/config.yml" >>"$dir/log" 2>&1 &
+    REGISTRY_PID=$! REGISTRY=
+    for _ in {1..100}; do
+        REGISTRY=$(sed -n 's/.*msg="listening on \(127\.0\.0\.1:[0-9]*\)".*/\1/p' "$dir/log" | sed -n 1p)
+        [ -z "$REGISTRY" ] || return 0
+        kill -0 "$REGISTRY_PID" 2>/dev/null || break
+        sleep 0.1
+    done
+    die "docker-registry did not start" "read $dir/log"
+}
+
+# Ends the registry, if it runs.
+end_registry() {
+    local pid=$REGISTRY_PID
+    REGISTRY_PID=
+    [ -n "$pid" ] || return 0
+    kill "$pid" 2>/dev/null || true
+    wait "$pid" 2>/dev/null || true
+}
+
+# need_unpacked NAME DIR: unpacks a Debian package without installing it.
+need_unpacked() {
+    local part=$2.part
+    say "fetching the package $1"
+    rm -rf "$part" "$2"
+    mkdir -p "$part/tree"
+    apt-cache show "$1" >/dev/null 2>&1 || as_root apt-get update -q >/dev/null ||
+        die "the package lists could not be fetched" "check the network and the apt sources"
+    # As root, apt-get warns that its own user cannot write to the directory.
+    (cd "$part" && apt-get download -q "$1" >/dev/null 2>&1 && dpkg-deb -x "$1"_*.deb tree) ||
+        die "the package $1 could not be fetched"
+    mv "$part/tree" "$2"
+    rm -rf "$part"
+}
+
 # bench_place [--store DIR] [ARG]...: sets `place`, the directory in which a benchmark keeps its stores
 # and data (default: memory), `where`, its description for tables, and `rest`, the other arguments.
 bench_place() {
