@@ -1,8 +1,9 @@
 //! Errors of the store.
 
 use std::error::Error;
+use std::ffi::OsString;
 use std::io::ErrorKind;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rbuild_image::{BlobDigest, DiffId};
 use rbuild_layer::LayerError;
@@ -25,8 +26,12 @@ pub enum StoreError {
     #[error("cannot use the store {}", rbuild_linux::quoted(.path))]
     Unusable { path: PathBuf, source: std::io::Error },
     /// The directory is not a store and contains other files.
-    #[error("cannot create a store in {}: the directory contains other files", rbuild_linux::quoted(.0))]
-    OtherDirectory(PathBuf),
+    #[error(
+        "cannot create a store in {}: the directory contains other files, such as {}",
+        rbuild_linux::quoted(.path),
+        rbuild_linux::quoted(Path::new(.entry))
+    )]
+    OtherDirectory { path: PathBuf, entry: OsString },
     /// The store belongs to another user, and root would leave files in it that the owner cannot
     /// change.
     #[error("cannot use the store {} as root: it belongs to user {owner}", rbuild_linux::quoted(.path))]
@@ -153,7 +158,7 @@ impl StoreError {
         match self {
             StoreError::Unusable { .. } if self.is_disk_full() => Some(Remedy::Disk(DiskRemedy::FreeSpace)),
             StoreError::Unusable { .. } => Some(Remedy::Store(StoreRemedy::OtherStore)),
-            StoreError::OtherDirectory(_) => Some(Remedy::Store(StoreRemedy::EmptyDirectory)),
+            StoreError::OtherDirectory { .. } => Some(Remedy::Store(StoreRemedy::EmptyDirectory)),
             StoreError::OfUser { owner, .. } => Some(Remedy::Store(StoreRemedy::BecomeOwner { user: owner.clone() })),
             StoreError::Newer { .. } => Some(Remedy::Store(StoreRemedy::NewerProgram)),
             StoreError::NoFormat { path, .. } => {
@@ -263,7 +268,7 @@ mod tests {
             StoreError::Layer(LayerError::NotTar),
             unusable(13),
             unusable(28),
-            StoreError::OtherDirectory("/home/ada".into()),
+            StoreError::OtherDirectory { path: "/home/ada".into(), entry: "notes".into() },
             StoreError::OfUser { path: "/s".into(), owner: "ada".into() },
             newer("trees"),
             newer(""),

@@ -11,7 +11,7 @@ use std::time::Duration;
 use rbuild_image::ManifestDigest;
 use rbuild_layer::{CancelCheck, Limits};
 use rbuild_linux::{
-    Conflict, DirEntry, FileKind, Inode, KeyLock, LockKind, OwnerMode, OwnerRecords, RootDir, UidGid, clock,
+    Conflict, DirEntry, Inode, KeyLock, LockKind, OwnerMode, OwnerRecords, RootDir, UidGid, clock,
     is_unpublished, write_atomic, write_durable,
 };
 use serde::de::DeserializeOwned;
@@ -506,21 +506,27 @@ fn refuse_store_of_user(path: &Path, caller: u32) -> Result<()> {
 }
 
 /// Fails if a directory that is not a store contains files. Allowed are those of a store that lost
-/// its format, those of one that was not created completely, whose first directory is that of the
-/// blobs, and `lost+found`, which a new file system contains. An OCI layout has some of the same
-/// files: of a store, `oci-layout` is written after the directories.
+/// its format and perhaps more, and those of one that was not created completely, whose first
+/// directory is that of the blobs. An OCI layout has some of the same files: of a store,
+/// `oci-layout` is written after the directories.
 fn refuse_other_directory(root: &RootDir, path: &Path) -> Result<()> {
+    // All conditions are of one moment: another process may be creating the store.
     let entries = root.entries()?;
     let has = |name: &str| entries.iter().any(|entry| entry.name == name);
     let is_own = |name: &OsStr| {
-        let files = ["index.json", "oci-layout", "lock", "lost+found"];
-        files.iter().chain(&DIRS).any(|own| name == *own) || is_unpublished(name)
+        let files = ["index.json", "lock", "lost+found"];
+        files.into_iter().chain(all_dirs()).any(|own| name == own) || is_unpublished(name)
     };
     let is_new = entries.iter().all(|entry| entry.name == "lost+found");
-    let is_store = DIRS.iter().filter(|dir| !dir.contains('/')).all(|dir| has(dir));
-    let is_layout = root.stat("oci-layout").is_ok_and(|stat| stat.kind == FileKind::File);
-    let is_incomplete = has(DIRS[0]) && entries.iter().all(|entry| is_own(&entry.name)) && !is_layout;
-    if is_new || is_store || is_incomplete { Ok(()) } else { Err(StoreError::OtherDirectory(path.to_path_buf())) }
+    let is_store = has(OWNER_KEY) || has(STEPS) || has("trees") && has("records");
+    match entries.iter().find(|entry| !is_own(&entry.name)) {
+        _ if is_new || is_store => Ok(()),
+        None if has(DIRS[0]) => Ok(()),
+        other => {
+            let entry = other.or(entries.first()).map(|entry| entry.name.clone()).unwrap_or_default();
+            Err(StoreError::OtherDirectory { path: path.to_path_buf(), entry })
+        }
+    }
 }
 
 fn create(root: &RootDir, path: &Path) -> Result<()> {

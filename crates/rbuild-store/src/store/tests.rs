@@ -69,6 +69,11 @@ fn a_directory_with_other_files_does_not_become_a_store() {
         (&["lost+found"], true),
         (&["blobs/sha256", "trees"], true),
         (&["blobs/sha256", "trees", "layers", "records", "results", "builds", "mounts", "tmp", "other"], true),
+        // Stores that were copied without format.json and without empty directories.
+        (&["blobs/sha256", "index.json", "oci-layout", "trees", "records"], true),
+        (&["blobs/sha256", "index.json", "oci-layout", "owners.key"], true),
+        (&["blobs/sha256", "index.json", "oci-layout", "steps.lock"], true),
+        (&["blobs/sha256", "logs", "containers"], true),
         // An OCI layout.
         (&["blobs/sha256", "index.json", "oci-layout"], false),
         (&["blobs", "notes"], false),
@@ -78,12 +83,13 @@ fn a_directory_with_other_files_does_not_become_a_store() {
         std::fs::create_dir_all(&path).unwrap();
         for name in names {
             match *name {
-                "oci-layout" | "index.json" => std::fs::write(path.join(name), "{}").unwrap(),
+                "oci-layout" | "index.json" | "steps.lock" => std::fs::write(path.join(name), "{}").unwrap(),
+                "owners.key" => std::fs::write(path.join(name), [7; 32]).unwrap(),
                 dir => std::fs::create_dir_all(path.join(dir)).unwrap(),
             }
         }
         let opened = Store::open(&path).map(drop);
-        let is_refused = matches!(&opened, Err(StoreError::OtherDirectory(refused)) if *refused == path);
+        let is_refused = matches!(&opened, Err(StoreError::OtherDirectory { path: refused, .. }) if *refused == path);
         assert!(opened.is_ok() == is_accepted && is_refused != is_accepted, "{names:?}: {opened:?}");
         let left = std::fs::read_dir(&path).unwrap().count();
         assert!(is_accepted || left == names.len(), "{names:?} was changed");
@@ -115,8 +121,9 @@ fn a_store_that_cannot_be_opened_names_the_file_and_has_a_remedy() {
     for (name, problem) in [("lock", "cannot read `lock`"), ("oci-layout", "cannot write to `oci-layout`")] {
         let path = std::env::temp_dir().join(format!("rbuild-open-{name}-{}", std::process::id()));
         // The store was not created completely.
-        std::fs::create_dir_all(path.join("blobs")).unwrap();
-        std::fs::create_dir_all(path.join(name)).unwrap();
+        for dir in ["blobs", "trees", "records", name] {
+            std::fs::create_dir_all(path.join(dir)).unwrap();
+        }
         let e = Store::open(&path).map(drop).unwrap_err();
         std::fs::remove_dir_all(&path).unwrap();
         let want = format!("cannot use the store `{}`: {problem}: is a directory", path.display());
