@@ -22,6 +22,15 @@ pub use registry::{LoginArgs, LogoutArgs, PullArgs, PushArgs, RegistryFlags};
     about = "Build images from Dockerfiles without Docker: one binary, no daemon, no root"
 )]
 pub struct Cli {
+    #[command(flatten)]
+    pub common: CommonFlags,
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// Flags of all verbs.
+#[derive(Args)]
+pub struct CommonFlags {
     /// Directory of the store: images and build cache [default: $RBUILD_ROOT, else
     /// $XDG_DATA_HOME/rbuild, else ~/.local/share/rbuild]
     #[arg(long, global = true, value_name = "DIR")]
@@ -44,8 +53,6 @@ pub struct Cli {
     /// Append a detailed log to FILE, as JSON lines
     #[arg(long, global = true, value_name = "FILE", env = "RBUILD_DEBUG_LOG")]
     pub debug_log: Option<PathBuf>,
-    #[command(subcommand)]
-    pub verb: Verb,
 }
 
 #[derive(Subcommand)]

@@ -52,7 +52,8 @@ fn run(argv: Vec<OsString>) -> u8 {
         }
         Err(failure) => return failure.masked(&secrets_of_line(&argv)).report(),
     };
-    let matches = match cli::clap_command::parser().try_get_matches_from(&line) {
+    let word = line.get(verb).and_then(|word| word.to_str()).unwrap_or_default();
+    let matches = match cli::clap_command::parse(&line, word) {
         Ok(matches) => matches,
         Err(e) => return not_parsed(&e, &line, verb, line.len() > argv.len(), as_docker),
     };
@@ -102,12 +103,12 @@ fn not_parsed(e: &clap::Error, line: &[OsString], verb: usize, implied: bool, as
 
 /// Starts the debug log, resolves the settings and runs the verb.
 fn run_cli(cli: Cli, as_docker: bool) -> Result<u8, Failure> {
-    let log = DebugLog { filter: std::env::var("RBUILD_LOG").ok(), debug: cli.debug, file: cli.debug_log };
+    let log = DebugLog { filter: std::env::var("RBUILD_LOG").ok(), debug: cli.common.debug, file: cli.common.debug_log };
     log.start()?;
     let config = Config::of_user()?;
-    let names_store = cli.root.is_some() || std::env::var_os("RBUILD_ROOT").is_some_and(|root| !root.is_empty());
-    let settings = Settings::new(cli.root, &cli.limit, cli.isolation, &config)?;
-    let settings = settings.with_lock_timeout(cli.lock_timeout);
+    let names_store = cli.common.root.is_some() || std::env::var_os("RBUILD_ROOT").is_some_and(|root| !root.is_empty());
+    let settings = Settings::new(cli.common.root, &cli.common.limit, cli.common.isolation, &config)?;
+    let settings = settings.with_lock_timeout(cli.common.lock_timeout);
     let verb = match cli.verb {
         Verb::Build(mut args) => {
             config.fill(&mut args);

@@ -298,16 +298,20 @@ impl RootDir {
     /// Reads a whole regular file. Fails if it is longer than `limit` bytes.
     pub fn read(&self, path: impl AsRef<Path>, limit: u64) -> Result<Vec<u8>> {
         let path = path.as_ref();
-        let mut content = Vec::new();
         // Opening a device may have side effects, and a FIFO may never end.
-        let kind = self.stat_follow(path)?.kind;
-        if kind != FileKind::File {
+        let stat = self.stat_follow(path)?;
+        if stat.kind != FileKind::File {
             return Err(Error::not_a_file(
                 "read",
                 self.object(self.label.join(path.strip_prefix("/").unwrap_or(path))),
-                kind.noun(),
+                stat.kind.noun(),
             ));
         }
+        // `read_to_end` begins with reads of 32 bytes unless more than that is free. The size of a
+        // sparse file is no reason to reserve memory.
+        const SPARE: u64 = 64;
+        const RESERVED: u64 = 1 << 20;
+        let mut content = Vec::with_capacity((stat.size.min(limit).min(RESERVED) + SPARE) as usize);
         let file = self.open_file(path)?;
         file.take(limit + 1).read_to_end(&mut content).map_err(|e| self.error("read", path, e))?;
         if content.len() as u64 > limit {
