@@ -74,6 +74,11 @@ impl Reference {
         &self.path
     }
 
+    /// Returns true if both names are of the same repository, whatever their tags and digests.
+    pub fn is_of_repository(&self, other: &Reference) -> bool {
+        (&self.registry, &self.path) == (&other.registry, &other.path)
+    }
+
     /// Returns the tag, if any.
     pub fn tag(&self) -> Option<&str> {
         self.tag.as_deref()

@@ -80,6 +80,10 @@ mod tests {
             all.push((file, Vec::new(), None));
             Box::new(Noting(self, all.len() - 1))
         }
+
+        fn has(&self, _layer: &BlobDigest) -> bool {
+            false
+        }
     }
 
     impl PackingProgress for Noting<'_> {

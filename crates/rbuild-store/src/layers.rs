@@ -360,6 +360,17 @@ impl<'s> Layers<'s> {
         Ok(self.store.blobs().open_verified(&layer.digest)?.map(|file| (layer, file)))
     }
 
+    /// Returns the layer of a tree in that form, with its own times, if it was packed earlier and
+    /// its blob still exists.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the store cannot be read.
+    pub fn packed(&self, tree: &TreeId, form: LayerForm) -> Result<Option<BlobDigest>> {
+        let document = format!("trees/{}/{}", tree.name(), LayerVariant::exact(form).document());
+        Ok(self.packed_layer(&document)?.map(|layer| layer.digest))
+    }
+
     /// Returns the blobs of all layers packed from the tree in that directory of `trees`.
     pub(crate) fn packed_blobs(&self, dir: &OsStr) -> Result<Vec<BlobDigest>> {
         let mut blobs = Vec::new();

@@ -8,6 +8,9 @@ use rbuild_image::BlobDigest;
 pub trait PackingWatch: Send + Sync {
     /// A layer begins, into a file that is open for reading. Its bytes are never changed.
     fn begun(&self, file: File) -> Box<dyn PackingProgress + '_>;
+
+    /// Returns true if the receiver has this layer from an earlier build.
+    fn has(&self, layer: &BlobDigest) -> bool;
 }
 
 /// Receives the progress of one layer. It is dropped without the end if packing fails.

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use rbuild_image::{Hasher, ManifestDigest, Reference};
+use rbuild_image::{BlobDigest, Hasher, ManifestDigest, Reference, digest_of};
 use rbuild_linux::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -123,6 +123,24 @@ impl RepoDigests<'_> {
         Ok(digests)
     }
 
+    /// Returns the layers of the images that were pulled from the repository of `name` or pushed
+    /// there.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the store cannot be read.
+    pub fn layers_in(&self, name: &Reference) -> Result<HashSet<BlobDigest>> {
+        let mut layers = HashSet::new();
+        for known in self.list()?.iter().filter(|known| known.name.is_of_repository(name)) {
+            for image in &known.images {
+                // Some images of an index may have been removed.
+                let Ok(image) = self.store.images().image(image) else { continue };
+                layers.extend(image.layers()?.iter().filter_map(|(layer, _)| digest_of(layer).ok()));
+            }
+        }
+        Ok(layers)
+    }
+
     /// Removes the notes on pushes under these names. The caller holds the lock of the index.
     pub(crate) fn forget_names(&self, names: &HashSet<String>) -> Result<()> {
         for (file, note) in self.pushed()? {
@@ -166,11 +184,15 @@ mod tests {
         let dir = std::env::temp_dir().join(format!("rbuild-repo-digests-{}", std::process::id()));
         let store = Store::open(&dir).unwrap();
         let name: Reference = "a.io/x:1".parse().unwrap();
+        let layer = BlobDigest::of(b"layer");
         let image = {
             let work = Workspace::open(&store).unwrap();
             let staging = Staging::open(&store, &work).unwrap();
-            let (id, size) = staging.put_document(&ImageConfig::empty(&Platform::host())).unwrap();
-            let manifest = manifest(descriptor(MediaType::ImageConfig, &id, size), Vec::new());
+            let mut config = ImageConfig::empty(&Platform::host());
+            config.rootfs.diff_ids.push(layer.of_plain_layer());
+            let (id, size) = staging.put_document(&config).unwrap();
+            let layers = vec![descriptor(MediaType::ImageLayer, &layer, 5)];
+            let manifest = manifest(descriptor(MediaType::ImageConfig, &id, size), layers);
             let manifest = staging.put_document(&manifest).unwrap().0.of_manifest();
             staging.publish("pull", &[manifest], &[(manifest, Some(name.clone()))]).unwrap();
             manifest
@@ -197,6 +219,9 @@ mod tests {
             assert_eq!(list.iter().filter(|known| *known == newest).count(), 1);
         }
         assert_eq!(digests.list().unwrap(), [pushed.clone(), pulled, other]);
+        let layers_in = |name: &str| digests.layers_in(&name.parse().unwrap()).unwrap();
+        assert_eq!(layers_in("a.io/x:other"), HashSet::from([layer]));
+        assert_eq!((layers_in("a.io/y:1"), layers_in("b.io/x:1")), Default::default());
         assert_eq!(pushed.familiar(), format!("a.io/x@{}", ManifestDigest::of(b"compressed")));
         // Notes on missing images are removed.
         assert_eq!(digests.pushed().unwrap().len(), 4);

@@ -11,8 +11,8 @@ use std::time::Duration;
 use rbuild_image::ManifestDigest;
 use rbuild_layer::{CancelCheck, Limits};
 use rbuild_linux::{
-    Conflict, DirEntry, Inode, KeyLock, LockKind, OwnerMode, OwnerRecords, RootDir, UidGid, clock,
-    is_unpublished, write_atomic, write_durable,
+    Conflict, DirEntry, Inode, KeyLock, LockKind, OwnerMode, OwnerRecords, RootDir, UidGid, clock, is_unpublished,
+    write_atomic, write_durable,
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};

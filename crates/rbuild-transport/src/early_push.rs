@@ -142,6 +142,11 @@ impl PackingWatch for Uploading<'_, '_> {
         let _ = start_in(self.scope, move || push.upload(&growing));
         Box::new(UploadedLayer(blob))
     }
+
+    /// A push packs layers in a form that the registry may lack.
+    fn has(&self, _layer: &BlobDigest) -> bool {
+        false
+    }
 }
 
 struct UploadedLayer(Arc<GrowingBlob>);

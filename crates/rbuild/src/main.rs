@@ -103,7 +103,8 @@ fn not_parsed(e: &clap::Error, line: &[OsString], verb: usize, implied: bool, as
 
 /// Starts the debug log, resolves the settings and runs the verb.
 fn run_cli(cli: Cli, as_docker: bool) -> Result<u8, Failure> {
-    let log = DebugLog { filter: std::env::var("RBUILD_LOG").ok(), debug: cli.common.debug, file: cli.common.debug_log };
+    let log =
+        DebugLog { filter: std::env::var("RBUILD_LOG").ok(), debug: cli.common.debug, file: cli.common.debug_log };
     log.start()?;
     let config = Config::of_user()?;
     let names_store = cli.common.root.is_some() || std::env::var_os("RBUILD_ROOT").is_some_and(|root| !root.is_empty());

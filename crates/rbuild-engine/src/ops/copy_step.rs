@@ -104,8 +104,12 @@ impl Deferred<'_> {
         if let Some(form) = packed_form(env, id).filter(|_| incremental.has_later()) {
             working.finish(upper)?;
             let layer = earlier.map_or(Ok(None), |tree| env.store.layers().plain_layer(tree))?;
-            // A registry probably has the layer of the earlier copy.
-            let watch = env.store.packing_watch().filter(|_| !incremental.is_repeated());
+            // Whoever has the layer of an equal earlier copy need not receive it again.
+            let before = match earlier.filter(|_| incremental.is_repeated()) {
+                Some(tree) => env.store.layers().packed(tree, form)?,
+                None => None,
+            };
+            let watch = env.store.packing_watch().filter(|watch| !before.is_some_and(|digest| watch.has(&digest)));
             let external = incremental.take_external(source, layer).map_err(general)?;
             return self.store_as_layer(watch, external, form);
         }

@@ -196,7 +196,7 @@ impl BuildOnce<'_> {
             let store = store_in(&builder, self.store)?.with_incoming(images.incoming.clone());
             let stop = cancel.clone();
             let events = sender.clone();
-            let store = match self.early.watch() {
+            let store = match self.early.watch(&store) {
                 Some(watch) => store.announcing(watch),
                 None => store,
             };

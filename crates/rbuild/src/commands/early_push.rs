@@ -6,7 +6,7 @@
 //! else is pushed afterwards, and so are blobs whose upload failed.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{PipeReader, PipeWriter, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -18,7 +18,7 @@ use rbuild_linux::StopSignals;
 use rbuild_linux::fd_passing::{message_sockets, receive_with_bytes, send_with_bytes};
 use rbuild_linux::parallel::start_in;
 use rbuild_linux::process::{self, Cloned};
-use rbuild_store::{PackingProgress, PackingWatch};
+use rbuild_store::{PackingProgress, PackingWatch, Store};
 use rbuild_transport::{BlobInfo, EarlyPush, GrowingBlob};
 use serde::{Deserialize, Serialize};
 
@@ -139,10 +139,12 @@ impl<'a> EarlyPusher<'a> {
         self.running.borrow().as_ref().map(|running| running.pid)
     }
 
-    /// Returns the receiver of layers that are packed. Called by the builder.
-    pub fn watch(&self) -> Option<Arc<dyn PackingWatch>> {
+    /// Returns the receiver of layers that are packed into `store`. Called by the builder.
+    pub fn watch(&self, store: &Store) -> Option<Arc<dyn PackingWatch>> {
         let running = self.running.take()?;
-        Some(Arc::new(LayerReporter { socket: running.socket, count: AtomicU64::new(0) }))
+        // If they cannot be read, layers are uploaded again.
+        let known = self.names.first().and_then(|name| store.repo_digests().layers_in(name).ok()).unwrap_or_default();
+        Some(Arc::new(LayerReporter { socket: running.socket, count: AtomicU64::new(0), known }))
     }
 
     /// Ends the fetcher when the builder has ended, after its last upload if the build succeeded.
@@ -184,6 +186,8 @@ struct LayerReporter {
     socket: Arc<OwnedFd>,
     /// Number of layers.
     count: AtomicU64,
+    /// Layers of images that were pulled from the repository or pushed there.
+    known: HashSet<BlobDigest>,
 }
 
 impl LayerReporter {
@@ -200,6 +204,10 @@ impl PackingWatch for LayerReporter {
         let number = self.count.fetch_add(1, Ordering::Relaxed);
         self.send(&LayerMessage::Begun(number), Some(&file));
         Box::new(AnnouncedLayer { to: self, number, sent: 0, is_packed: false })
+    }
+
+    fn has(&self, layer: &BlobDigest) -> bool {
+        self.known.contains(layer)
     }
 }
 
@@ -243,7 +251,7 @@ mod tests {
     #[test]
     fn layers_are_announced_with_their_files() {
         let (ours, theirs) = message_sockets().unwrap();
-        let watch = LayerReporter { socket: Arc::new(ours), count: AtomicU64::new(7) };
+        let watch = LayerReporter { socket: Arc::new(ours), count: AtomicU64::new(7), known: HashSet::new() };
         let path = std::env::temp_dir().join(format!("rbuild-announced-{}", std::process::id()));
         std::fs::write(&path, "layer").unwrap();
         let mut layer = watch.begun(File::open(&path).unwrap());

@@ -92,14 +92,16 @@ fn large_copies_are_uploaded_while_they_are_packed() {
 }
 
 /// A step before it changed, so the copy runs again and its layer is packed again. A copy that is
-/// stored as files is packed later, when it is no longer known that it is a repeated one.
+/// stored as files is packed later, when it is no longer known that it is a repeated one. Another
+/// repository lacks the layer.
 #[test]
 fn a_repeated_copy_is_not_uploaded_again() {
     let scene = Scene::new(Access::Open);
     scene.rbuild(&["import", crate::lab::base("busybox.tar").to_str().unwrap(), "busybox"]).ok();
     scene.lab.write("big", noise(21, 10 << 20));
-    let name = scene.name("app:1");
-    for (version, uploads) in [(1, 1), (2, if stores_as_layers() { 0 } else { 1 })] {
+    let repeated = if stores_as_layers() { 0 } else { 1 };
+    for (version, repository, uploads) in [(1, "app", 1), (2, "app", repeated), (3, "other", 1), (4, "app", repeated)] {
+        let name = scene.name(&format!("{repository}:1"));
         scene.registry.requests();
         let file = format!("FROM busybox\nRUN echo {version} > /version\nCOPY big /\n");
         scene.build(&file, &["-t", &name, "--push", "."]).ok();

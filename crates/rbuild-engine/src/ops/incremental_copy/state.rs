@@ -148,7 +148,8 @@ impl IncrementalCopy {
         self.changes_to(&self.listing)
     }
 
-    /// Returns true if the earlier copy consists of the same files, so its layer is the same, too.
+    /// Returns true if the earlier copy was made of the same files. Its layer is the same, unless
+    /// the step gives the files other owners.
     pub fn is_repeated(&self) -> bool {
         self.changes().is_some_and(|changes| changes.is_empty())
     }
