@@ -18,12 +18,13 @@ use rbuild_plan::{BaseImage, Parameters, Plan, PlatformImage, plan};
 
 type Shape = (&'static str, fn(usize) -> String);
 
-const SHAPES: [Shape; 7] = [
+const SHAPES: [Shape; 8] = [
     ("mixed", mixed),
     ("variables and commands", variables),
     ("chain of stages", chain),
     ("one long command", long_command),
     ("here-documents", heredocs),
+    ("possible shifts", shifts),
     ("unset variables", unset),
     ("copies from stages", copies),
 ];
@@ -64,6 +65,18 @@ fn heredocs(lines: usize) -> String {
     let mut out = String::from("FROM base\n");
     for i in 0..lines / 10 {
         let _ = write!(out, "COPY <<EOF /etc/file-{i}\n{}EOF\n", "some $text in it\n".repeat(8));
+    }
+    out
+}
+
+/// Returns commands with `<<` that no line ends, and lines in which an end could be.
+fn shifts(lines: usize) -> String {
+    let mut out = String::from("FROM base\n");
+    for _ in 0..lines.div_ceil(10_000) {
+        let _ = writeln!(out, "RUN (( i {}))", "<< b ".repeat(lines.min(10_000)));
+    }
+    for i in 0..lines / 2 {
+        let _ = write!(out, "RUN echo $(( {i} << n ))\n#\n");
     }
     out
 }

@@ -1,5 +1,7 @@
 //! Splits the source into logical lines: directives, comments, continuations, here-documents.
 
+use std::collections::HashMap;
+
 use crate::ast::{Comment, Directive, Heredoc, Word};
 use crate::diagnostic::{Diagnostic, Span};
 use crate::text::Text;
@@ -21,7 +23,7 @@ pub struct Logical {
 }
 
 /// Placement of an instruction relative to the one before it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Placement {
     /// First in the file, or after FROM, a here-document, a comment or a blank line.
     Separate,
@@ -29,6 +31,9 @@ pub enum Placement {
     NextLine,
     /// As [`Placement::NextLine`], and indented.
     IndentedNextLine,
+    /// Next after a here-document whose opener, such as `<< 2`, may be meant as a shift in an
+    /// arithmetic expression.
+    AfterShift(String),
 }
 
 /// A source split into logical lines.
@@ -104,7 +109,7 @@ pub fn split(source: &str) -> Result<LogicalLines, Vec<Diagnostic>> {
         }
     }
     let mut out = LogicalLines { directives, escape, logical: Vec::new(), empty_continuations: Vec::new() };
-    let mut reader = LineReader { lines: &lines, at: first, escape };
+    let mut reader = LineReader { lines: &lines, at: first, escape, last: None, possible_shift: None };
     let mut comments: Vec<Comment> = Vec::new();
     let mut can_continue = false;
     while let Some(line) = reader.next() {
@@ -117,7 +122,9 @@ pub fn split(source: &str) -> Result<LogicalLines, Vec<Diagnostic>> {
             comments.clear();
         } else {
             let comments = std::mem::take(&mut comments);
-            let placement = if !can_continue {
+            let placement = if let Some(opener) = reader.possible_shift.take() {
+                Placement::AfterShift(opener)
+            } else if !can_continue {
                 Placement::Separate
             } else if line.text.starts_with([' ', '\t']) {
                 Placement::IndentedNextLine
@@ -177,6 +184,33 @@ struct LineReader<'a> {
     lines: &'a [PhysicalLine<'a>],
     at: usize,
     escape: char,
+    /// Created when it is needed.
+    last: Option<LastLines<'a>>,
+    /// Opener of a here-document of the last instruction, if it may be meant as a shift.
+    possible_shift: Option<String>,
+}
+
+/// The index of the last line with each text.
+struct LastLines<'a> {
+    exact: HashMap<&'a str, usize>,
+    /// By the text without leading tabs.
+    chomped: HashMap<&'a str, usize>,
+}
+
+impl<'a> LastLines<'a> {
+    fn new(lines: &[PhysicalLine<'a>]) -> LastLines<'a> {
+        let texts = || lines.iter().enumerate().map(|(i, line)| (line.text, i));
+        LastLines {
+            exact: texts().collect(),
+            chomped: texts().map(|(text, i)| (text.trim_start_matches('\t'), i)).collect(),
+        }
+    }
+
+    /// Returns true if the line at `from` or a later one ends the here-document.
+    fn ends(&self, doc: &Heredoc, from: usize) -> bool {
+        let last = if doc.chomp { &self.chomped } else { &self.exact };
+        last.get(doc.name.as_str()).is_some_and(|line| *line >= from)
+    }
 }
 
 impl<'a> LineReader<'a> {
@@ -223,13 +257,15 @@ impl<'a> LineReader<'a> {
         }
         let text = text.trimmed();
         let mut heredocs = Vec::new();
-        for HeredocOpener { doc, may_be_shift } in heredoc_openers(&text, self.escape) {
-            if may_be_shift && !self.is_terminated(&doc) {
+        for HeredocOpener { doc, has_blanks, possible_shift } in heredoc_openers(&text, self.escape) {
+            let may_be_shift = possible_shift.is_some();
+            if may_be_shift && has_blanks && !self.is_terminated(&doc) {
                 continue;
             }
-            let heredoc = self.heredoc(doc)?;
+            let heredoc = self.heredoc(doc, may_be_shift)?;
             end = heredoc.end;
             heredocs.push(heredoc);
+            self.possible_shift = possible_shift.or(self.possible_shift.take());
         }
         let start = text.source(0);
         let span = Span::new(start, end.max(start));
@@ -237,11 +273,12 @@ impl<'a> LineReader<'a> {
     }
 
     /// Returns true if a line below ends the here-document.
-    fn is_terminated(&self, doc: &Heredoc) -> bool {
-        self.lines.get(self.at..).is_some_and(|rest| rest.iter().any(|line| doc.is_ended_by(line.text)))
+    fn is_terminated(&mut self, doc: &Heredoc) -> bool {
+        let lines = self.lines;
+        self.last.get_or_insert_with(|| LastLines::new(lines)).ends(doc, self.at)
     }
 
-    fn heredoc(&mut self, mut doc: Heredoc) -> Result<Heredoc, Diagnostic> {
+    fn heredoc(&mut self, mut doc: Heredoc, may_be_shift: bool) -> Result<Heredoc, Diagnostic> {
         let body_start = self.lines.get(self.at).map_or(doc.opener.end, |l| l.start);
         while let Some(line) = self.next() {
             if doc.is_ended_by(line.text) {
@@ -252,8 +289,12 @@ impl<'a> LineReader<'a> {
             let raw = if doc.chomp { line.raw.trim_start_matches('\t') } else { line.raw };
             doc.body.push_str(raw);
         }
-        Err(Diagnostic::new(doc.opener, format!("here-document `{}` is not terminated", doc.name))
-            .help(format!("add a line that contains only `{}` after its text", doc.name)))
+        let d = Diagnostic::new(doc.opener, format!("here-document `{}` is not terminated", doc.name));
+        let mut help = format!("add a line that contains only `{}` after its text", doc.name);
+        if may_be_shift {
+            help += ", or remove all blanks from the arithmetic expression if `<<` is a shift";
+        }
+        Err(d.help(help))
     }
 }
 
@@ -261,40 +302,77 @@ impl<'a> LineReader<'a> {
 struct HeredocOpener {
     /// The here-document, with an empty body.
     doc: Heredoc,
-    /// True if `<<` may be a shift in an arithmetic expression instead, such as `$((1 << 2))`.
-    may_be_shift: bool,
+    /// True if blanks separate the delimiter from `<<`.
+    has_blanks: bool,
+    /// The opener as written, if it may be a shift in an arithmetic expression instead, such as
+    /// `$((1 << 2))`.
+    possible_shift: Option<String>,
 }
 
 /// Returns the here-documents that a logical line opens. Only the shell forms of RUN, COPY and ADD
 /// have here-documents, also after ONBUILD.
 fn heredoc_openers(text: &Text, escape: char) -> Vec<HeredocOpener> {
     let mut rest = text.text.as_str();
-    let mut offset = 0;
     loop {
-        let word = rest.split_whitespace().next().unwrap_or("");
-        let at = rest.find(word).unwrap_or(0) + word.len();
-        offset += at;
-        rest = &rest[at..];
-        match word.to_ascii_uppercase().as_str() {
+        let (keyword, arguments) = rest.split_at(words::keyword_end(rest));
+        rest = arguments.trim_start();
+        match keyword.to_ascii_uppercase().as_str() {
             "ONBUILD" => continue,
             "RUN" | "COPY" | "ADD" => break,
             _ => return Vec::new(),
         }
     }
-    if rest.trim_start().starts_with('[') && words::json_strings(rest.trim()).is_ok() {
+    if rest.starts_with('[') && words::json_strings(rest).is_ok() {
         return Vec::new();
     }
-    let mut words = words::split_quoted(rest, escape).into_iter();
+    let offset = text.text.len() - rest.len();
+    let mut words = words::split_quoted(rest, escape).into_iter().peekable();
+    let mut arithmetic = ArithmeticScan::default();
+    let mut scanned = 0;
     let mut openers = Vec::new();
     while let Some((start, mut end)) = words.next() {
-        let mut may_be_shift = false;
-        // The delimiter may be separate from `<<`.
-        if rest[start..end].ends_with("<<") {
-            may_be_shift = rest[..start].contains("((");
-            end = words.next().map_or(end, |(_, end)| end);
+        if !rest[start..end].contains("<<") {
+            continue;
         }
-        let doc = Heredoc::from_word(&rest[start..end], text.span(offset + start, offset + end));
-        openers.extend(doc.map(|doc| HeredocOpener { doc, may_be_shift }));
+        arithmetic.advance(&rest[scanned..start]);
+        scanned = start;
+        // The delimiter may be separate from `<<`.
+        let has_blanks = rest[start..end].ends_with("<<");
+        if has_blanks {
+            let delimiter = words.next_if(|(next, _)| rest[end..*next].chars().all(|c| " \t\r".contains(c)));
+            end = delimiter.map_or(end, |(_, end)| end);
+        }
+        let word = &rest[start..end];
+        let doc = Heredoc::from_word(word, text.span(offset + start, offset + end));
+        let possible_shift = arithmetic.is_inside().then(|| word.to_string());
+        openers.extend(doc.map(|doc| HeredocOpener { doc, has_blanks, possible_shift }));
     }
     openers
+}
+
+/// Finds arithmetic expressions of a shell: `((`, up to its closing parentheses. Parentheses in
+/// quotes count as well.
+#[derive(Default)]
+struct ArithmeticScan {
+    /// Number of open parentheses since `((`.
+    depth: usize,
+}
+
+impl ArithmeticScan {
+    /// Continues with the next part of a command, which does not begin within `((`.
+    fn advance(&mut self, part: &str) {
+        let mut bytes = part.bytes().peekable();
+        while let Some(byte) = bytes.next() {
+            self.depth = match (byte, self.depth) {
+                (b'(', 0) => 2 * usize::from(bytes.next_if_eq(&b'(').is_some()),
+                (b'(', depth) => depth + 1,
+                (b')', depth) => depth.saturating_sub(1),
+                (_, depth) => depth,
+            };
+        }
+    }
+
+    fn is_inside(&self) -> bool {
+        self.depth > 0
+    }
 }

@@ -144,8 +144,15 @@ fn form_of(name: &str) -> Option<&'static str> {
     })
 }
 
-fn is_instruction(keyword: &Word) -> bool {
-    KEYWORDS.iter().any(|known| keyword.text.eq_ignore_ascii_case(known))
+/// Returns the help for a text that has too few words because of a character that only looks like a
+/// blank. The part of the word before it must satisfy `is_word`.
+fn false_blank_help(text: &str, is_word: impl Fn(&str) -> bool) -> Option<String> {
+    let (before, blank) = words::false_blank(text).filter(|(before, _)| is_word(before))?;
+    Some(format!("replace the character U+{:04X} after `{before}` by a space", u32::from(blank)))
+}
+
+fn is_instruction(keyword: &str) -> bool {
+    KEYWORDS.iter().any(|known| keyword.eq_ignore_ascii_case(known))
 }
 
 impl DockerfileParser {
@@ -160,7 +167,7 @@ impl DockerfileParser {
             let from = self.from(&keyword, &rest)?;
             return Some(ParsedLine::Stage(Stage { keyword, from, span, comments, instructions: Vec::new() }));
         }
-        if !is_instruction(&keyword) {
+        if !is_instruction(&keyword.text) {
             self.unknown(&keyword, placement);
             return None;
         }
@@ -169,23 +176,26 @@ impl DockerfileParser {
     }
 
     /// Reports an unknown instruction. It may be the continuation of the instruction on the
-    /// previous line.
+    /// previous line, or the rest of a here-document that an earlier one ended.
     fn unknown(&mut self, keyword: &Word, placement: Placement) {
         let d = Diagnostic::new(keyword.span, format!("unknown instruction `{}`", keyword.text));
-        if let Some(blank) = keyword.text.chars().find(|c| c.is_whitespace()) {
-            let code = u32::from(blank);
-            return self.error(d.help(format!("replace the character U+{code:04X} after the instruction by a space")));
+        if let Some(help) = false_blank_help(&keyword.text, is_instruction) {
+            return self.error(d.help(help));
         }
-        // Words of commands, such as `copy` or `add`, are often arguments on an indented line.
+        // Words of commands, such as `copy` or `add`, are often arguments on an indented line,
+        // or in a here-document.
         let is_written_as_instruction = keyword.text.bytes().all(|b| b.is_ascii_uppercase());
         let d = match placement {
-            Placement::IndentedNextLine if !is_written_as_instruction => d,
+            Placement::IndentedNextLine | Placement::AfterShift(_) if !is_written_as_instruction => d,
             _ => d.suggest(&keyword.text.to_ascii_uppercase(), KEYWORDS),
         };
         self.error(match placement {
             Placement::NextLine | Placement::IndentedNextLine if d.help.is_none() => {
                 d.help(format!("end the line above with {} if this line continues it", self.escape))
             }
+            Placement::AfterShift(opener) if d.help.is_none() => d.help(format!(
+                "remove all blanks from the arithmetic expression with `{opener}` above if it is no here-document"
+            )),
             _ => d,
         });
     }
@@ -271,7 +281,8 @@ impl DockerfileParser {
             _ => {
                 let span = if parts.is_empty() { keyword.span } else { parts[0].span.to(parts[parts.len() - 1].span) };
                 let d = Diagnostic::new(span, "FROM requires an image and an optional `AS name`");
-                self.error(d.help("use the form `FROM image` or `FROM image AS name`"));
+                let help = false_blank_help(&rest.text, |_| parts.len() < 3);
+                self.error(d.help(help.unwrap_or_else(|| "use the form `FROM image` or `FROM image AS name`".into())));
                 None
             }
         }
@@ -337,7 +348,8 @@ impl DockerfileParser {
         let Some(dest) = dest.filter(|_| !sources.is_empty()) else {
             let span = whole(rest).span.to(keyword.span);
             let d = Diagnostic::new(span, format!("{name} requires a source and a destination"));
-            self.error(d.help(format!("use the form `{name} source destination`")));
+            let help = false_blank_help(&rest.text, |_| !rest.text.starts_with('['));
+            self.error(d.help(help.unwrap_or_else(|| format!("use the form `{name} source destination`"))));
             return None;
         };
         if heredocs.iter().any(|h| h.opener == dest.span) {
@@ -401,7 +413,9 @@ impl DockerfileParser {
             }
             _ => {
                 let d = Diagnostic::new(kind.span, format!("unknown HEALTHCHECK type `{}`", kind.text));
-                self.error(d.help("use the form `HEALTHCHECK CMD command` or `HEALTHCHECK NONE`"));
+                let is_kind = |word: &str| ["CMD", "NONE"].iter().any(|kind| word.eq_ignore_ascii_case(kind));
+                let form = || "use the form `HEALTHCHECK CMD command` or `HEALTHCHECK NONE`".into();
+                self.error(d.help(false_blank_help(&kind.text, is_kind).unwrap_or_else(form)));
                 None
             }
         }
@@ -447,7 +461,7 @@ impl DockerfileParser {
             text.push_str(&doc.body);
             text.push_str(&doc.name);
         }
-        if !is_instruction(&inner_keyword) {
+        if !is_instruction(&inner_keyword.text) {
             self.unknown(&inner_keyword, Placement::Separate);
             return None;
         }
@@ -529,7 +543,8 @@ impl DockerfileParser {
                 return None;
             }
             let d = Diagnostic::new(key.span, format!("{name} requires a name and a value"));
-            self.error(d.help(format!("use the form `{name} {}=value`", key.text)));
+            let help = false_blank_help(&key.text, |_| true);
+            self.error(d.help(help.unwrap_or_else(|| format!("use the form `{name} {}=value`", key.text))));
             return None;
         }
         Some(vec![Pair { name: key, value: whole(&value), legacy: true }])

@@ -38,6 +38,13 @@ pub fn split_quoted(text: &str, escape: char) -> Vec<(usize, usize)> {
     split(text, escape).0
 }
 
+/// Returns the first character that looks like a blank but does not separate words, such as U+00A0,
+/// and the part of the word before it.
+pub fn false_blank(text: &str) -> Option<(&str, char)> {
+    let (at, blank) = text.char_indices().find(|(_, c)| c.is_whitespace() && !is_blank(*c))?;
+    Some((text[..at].rsplit(is_blank).next()?, blank))
+}
+
 /// Returns the kind of the quote (`single` or `double`) that is not closed in the text.
 pub fn unclosed_quote(text: &str, escape: char) -> Option<&'static str> {
     split(text, escape).1.map(|quote| if quote == '"' { "double" } else { "single" })
@@ -87,10 +94,15 @@ pub fn whole(text: &Text) -> Word {
     word(text, 0, text.text.len())
 }
 
+/// Returns the offset of the end of the first word, which only ASCII whitespace ends.
+pub fn keyword_end(text: &str) -> usize {
+    text.find(is_blank).unwrap_or(text.len())
+}
+
 /// Splits off the first word, which only ASCII whitespace ends. Returns it, and the rest without
 /// surrounding whitespace.
 pub fn split_keyword(text: &Text) -> (Word, Text) {
-    let end = text.text.find([' ', '\t', '\r', '\u{b}', '\u{c}']).unwrap_or(text.text.len());
+    let end = keyword_end(&text.text);
     (word(text, 0, end), text.slice(end, text.text.len()).trimmed())
 }
 
@@ -122,8 +134,9 @@ pub fn json_strings(text: &str) -> Result<Vec<String>, NotJson> {
     }
 }
 
-/// Replaces the escapes of unpaired surrogates by that of U+FFFD, as Go's decoder does.
-fn without_lone_surrogates(json: &str) -> Cow<'_, str> {
+/// Replaces the escapes of unpaired surrogates by that of U+FFFD, as Go's decoder does. Preserves
+/// the offsets of all characters, because the escapes have the same length.
+pub fn without_lone_surrogates(json: &str) -> Cow<'_, str> {
     if !json.contains("\\u") {
         return Cow::Borrowed(json);
     }

@@ -7,6 +7,7 @@ use rbuild_paths::is_pattern;
 use crate::ast::{Command, Comment, Dockerfile, Healthcheck, Instruction, Op, Stage, Word};
 use crate::lint::catalog::*;
 use crate::lint::facts::Facts;
+use crate::words;
 
 /// Appends the violations of rules about instructions and stages.
 pub fn check(file: &Dockerfile, facts: &Facts<'_>, found: &mut Vec<LintWarning>) {
@@ -97,7 +98,10 @@ pub fn json_mistake(text: &str) -> Option<String> {
     if !begun.starts_with('"') {
         return None;
     }
-    let mistake = serde_json::from_str::<Vec<String>>(text).err()?;
+    // Offsets in the replaced text are offsets in `text`.
+    let replaced = words::without_lone_surrogates(text);
+    let syntax = serde_json::from_str::<Vec<serde_json::Value>>(&replaced).err();
+    let mistake = syntax.or_else(|| serde_json::from_str::<Vec<String>>(&replaced).err())?;
     // The column is counted from the start of the line.
     let line = text.split_inclusive('\n').take(mistake.line().saturating_sub(1)).map(str::len).sum::<usize>();
     let at = (line + mistake.column().saturating_sub(1)).min(text.len());

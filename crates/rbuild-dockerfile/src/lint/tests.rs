@@ -199,6 +199,13 @@ fn mistakes_in_the_json_form_of_several_lines_are_found() {
         ("[\"a\",\n\"b\" \"c\"]", Some("there is no comma between two strings")),
         ("[\"a\", é]", Some("there is a comma without a string after it")),
         ("[\"a\"]\n", None),
+        (r#"["\ud83d", 'b']"#, Some("JSON strings require double quotes")),
+        (r#"["\ud83d" "b"]"#, Some("there is no comma between two strings")),
+        (r#"["\ud83d", x]"#, Some("there is a comma without a string after it")),
+        (r#"["\ud83d"; "b"]"#, Some("invalid JSON at character 10")),
+        (r#"["\ud83d", "\x"]"#, Some("invalid JSON at character 14")),
+        (r#"["a", 1, 'b']"#, Some("JSON strings require double quotes")),
+        (r#"["\ud83d"]"#, None),
     ] {
         assert_eq!(super::json_mistake(text).as_deref(), mistake, "{text:?}");
     }

@@ -180,6 +180,51 @@ fn the_delimiter_of_a_heredoc_may_be_separate_from_its_operator() {
 }
 
 #[test]
+fn a_shift_is_no_heredoc_unless_a_line_ends_it() {
+    for (line, heredocs) in [
+        ("echo $(( 1 << 2 ))", 0),
+        ("echo $(((1 + (2)) << 3 ))", 0),
+        ("echo $((1<<EOF))", 0),
+        ("echo $(( 1 << EOF ))", 1),
+        ("echo $(( 1 << 2 )) $(( 1 <<- 2 )) && cat << EOF", 1),
+        ("echo $(( 1 << 2 )) && cat <<-EOF", 1),
+        ("(( 1 << 2 )) ; (( 1 << EOF", 1),
+    ] {
+        let body = if heredocs == 0 { "# 2\n" } else { "text\nEOF\n" };
+        assert_eq!(run(&format!("FROM a\nRUN {line}\n{body}")).heredocs.len(), heredocs, "{line}");
+    }
+    // A line with a tab before the delimiter does not end it.
+    assert!(run("FROM a\nRUN echo $(( 1 << 2 ))\nRUN true \\\n\t2\n").heredocs.is_empty());
+    for line in ["echo $((1+1)); cat << EOF", "echo $(echo $((1+1))); cat << EOF", "((cat <<EOF ; true) | cat)"] {
+        assert_eq!(errors(&format!("FROM a\nRUN {line}\ntext\n"))[0].message, "here-document `EOF` is not terminated");
+    }
+}
+
+/// Returns the shortest time of several runs.
+fn parse_time(source: &str) -> std::time::Duration {
+    let time = || {
+        let start = std::time::Instant::now();
+        assert!(parse(source.as_bytes()).is_ok());
+        start.elapsed()
+    };
+    (0..7).map(|_| time()).min().expect("there are several runs")
+}
+
+#[test]
+fn possible_shifts_take_linear_time() {
+    let shapes: [fn(usize) -> String; 3] = [
+        |n| format!("FROM a\n{}", "RUN echo $(( i << n ))\n".repeat(n)),
+        |n| format!("FROM a\nRUN (({} c\n{}", " << b \\\n".repeat(n), "#\n".repeat(n)),
+        |n| format!("FROM a\nRUN true{} c\n{}", " << b \\\n".repeat(n), "b\n".repeat(n)),
+    ];
+    for (i, shape) in shapes.into_iter().enumerate() {
+        let (small, large) = (parse_time(&shape(2_000)), parse_time(&shape(16_000)));
+        // Eight times the lines take 64 times as long if the time is quadratic.
+        assert!(large < small * 24, "shape {i}: {small:?}, {large:?}");
+    }
+}
+
+#[test]
 fn json_form_falls_back_to_shell_text() {
     assert!(matches!(run("FROM a\nRUN ['a', 'b']\n").command, Command::Shell(_)));
     assert!(matches!(run("FROM a\nRUN [\"a\"] b\n").command, Command::Shell(_)));
@@ -233,6 +278,23 @@ fn errors_are_as_recorded() {
         "RUN make\n# then\nmake test",
         "RUN <<E\nE\nmake test",
         "ONBUILD cp x y",
+        "RUN echo $((1+1)); cat << EOF\nhello",
+        "RUN echo $(( 1 << 2 ))\nRUN cat <<EOF\n2\nEOF",
+        "RUN echo $(( 1 << 2 ))\nRUN cat <<EOF\n2\ncp x y\nEOF",
+        "RUN (( 1 << EOF ))\nEOF\nCOPPY a b",
+        "RUN echo $(( 1 <<2 ))",
+        "RUN\u{a0}cat <<EOF\nhello\nEOF",
+        "RUN cat <<\u{a0}EOF\nhello\nEOF",
+        "RUN make\nfoo\u{a0}bar",
+        "ONBUILD\u{a0}RUN true",
+        "ONBUILD RUN\u{a0}true",
+        "HEALTHCHECK CMD\u{a0}true",
+        "HEALTHCHECK FOO\u{a0}true",
+        "ENV A\u{a0}b",
+        "COPY a\u{2003}b",
+        "COPY []",
+        "FROM b AS\u{a0}c",
+        "FROM b IS c\u{a0}d",
     ];
     let mut sources = in_stage.map(|line| format!("FROM a\n{line}\n")).to_vec();
     sources.push("# escape=x\nFROM a\n".into());
