@@ -65,14 +65,14 @@ impl<'a> Rootfs<'a> {
 
     /// Returns the build's session with the store.
     pub fn session(&self) -> Session<'_> {
-        self.store.session(&self.work, &self.request.build_id)
+        Session::new(self.store, &self.work, &self.request.build_id, self.request.now)
     }
 
     /// Unpacks the image of a vertex, or only the paths in `wanted`, if these are given and that is
     /// possible. Returns the number of layers that this call unpacked.
     pub fn unpack(&self, id: VertexId, image: &Image, wanted: Option<&BTreeSet<PathBuf>>) -> Result<usize> {
         let part = match wanted {
-            Some(wanted) => self.store.image_trees().image_parts(self.session(), image, wanted, self.request.now)?,
+            Some(wanted) => self.store.image_trees().image_parts(self.session(), image, wanted)?,
             None => None,
         };
         let (trees, unpacked) = match part {

@@ -18,8 +18,9 @@ use crate::ids::CacheKey;
 use crate::images::digest;
 use crate::layer_blob::LayerBlob;
 use crate::modes;
-use crate::once::{Lock, Once, Session};
+use crate::once::{Lock, Once};
 use crate::packing::PackingWatch;
+use crate::session::Session;
 use crate::store::Store;
 use crate::trees::copies::{MergedFiles, MergedWhiteouts, merge};
 use crate::trees::id::TreeId;
@@ -257,7 +258,7 @@ impl<'s> Layers<'s> {
     /// # Errors
     ///
     /// Fails if a tree cannot be read or the new one cannot be written.
-    pub fn squash_trees(&self, session: Session<'_>, trees: &[TreeId], created: i64) -> Result<TreeId> {
+    pub fn squash_trees(&self, session: Session<'_>, trees: &[TreeId]) -> Result<TreeId> {
         if let [only] = trees {
             return Ok(only.clone());
         }
@@ -272,7 +273,7 @@ impl<'s> Layers<'s> {
             let open = trees.iter().map(|tree| self.store.trees().tree(tree)).collect::<Result<Vec<_>>>()?;
             Ok::<_, StoreError>(merge(&open, &dir.sub("fs")?, MergedFiles::Linked, MergedWhiteouts::Kept)?)
         };
-        session.tree_once(Lock::Squash, &key, created, fill).map(Once::into_inner)
+        session.tree_once(Lock::Squash, &key, fill).map(Once::into_inner)
     }
 
     /// Packs a view of a complete file system into one layer, and stores its blob.

@@ -2,7 +2,7 @@
 //! cache.
 //!
 //! [`Store::once`] implements the sequence: look for the result; wait for the lock of its key; look
-//! again, because the last holder may have made it; make and publish it. [`Session::tree_once`] is
+//! again, because the last holder may have made it; make and publish it. `Session::tree_once` is
 //! the same for trees that have a record under their own key.
 //!
 //! # Order of locks
@@ -14,17 +14,14 @@
 
 use std::cell::RefCell;
 use std::marker::PhantomData;
-use std::path::Path;
 
 use rbuild_image::{DiffId, Hasher};
-use rbuild_linux::{KeyLock, LockKind, RootDir};
+use rbuild_linux::{KeyLock, LockKind};
 
-use crate::cache::records::RecordedStep;
 use crate::error::{Result, StoreError};
-use crate::ids::{BuildId, CacheId, CacheKey, CacheName, LockId};
+use crate::ids::{CacheId, CacheKey, CacheName, LockId};
 use crate::store::Store;
 use crate::trees::id::TreeId;
-use crate::workspace::Workspace;
 
 /// A lock on one piece of work. The variants are in the order in which a thread may take them; of
 /// locks of one variant, those with lower identifiers come first.
@@ -204,63 +201,6 @@ impl Store {
     pub(crate) fn try_lock(&self, lock: Lock, kind: LockKind) -> Result<Option<HeldLock>> {
         check_order(&lock);
         Ok(self.try_key(lock.key(), kind)?.map(|key| HeldLock::new(lock, key)))
-    }
-
-    /// Returns the session of a build, which makes its trees in `work`.
-    pub fn session<'s>(&'s self, work: &'s Workspace, build: &'s BuildId) -> Session<'s> {
-        Session { store: self, work, build }
-    }
-}
-
-/// A running build: the workspace in which it makes trees, and the ID under which it records them.
-#[derive(Clone, Copy)]
-pub struct Session<'s> {
-    pub(crate) store: &'s Store,
-    pub(crate) work: &'s Workspace,
-    pub(crate) build: &'s BuildId,
-}
-
-impl Session<'_> {
-    /// Returns the tree that is recorded under `key`, or else fills a new one and records it there.
-    /// `lock` is the kind of the lock, such as [`Lock::Fixup`]; `fill` gets the new tree's
-    /// directory, which contains an empty `fs`.
-    ///
-    /// Steps do not use this: each execution of one has its own tree and result, and a
-    /// record under two keys.
-    ///
-    /// # Errors
-    ///
-    /// Fails if `fill` fails, if the store cannot be read or written, or if the build is canceled.
-    pub fn tree_once<E: From<StoreError>>(
-        &self,
-        lock: impl FnOnce(CacheKey) -> Lock,
-        key: &CacheKey,
-        created: i64,
-        fill: impl FnOnce(&RootDir) -> std::result::Result<(), E>,
-    ) -> std::result::Result<Once<TreeId>, E> {
-        self.store.once(
-            lock(*key),
-            || Ok(self.recorded(key)?),
-            || {
-                let made = self.store.trees().new_tree(self.work)?;
-                fill(&made.dir)?;
-                Ok(self.publish(&made.path, key, created)?)
-            },
-        )
-    }
-
-    /// Returns the tree that is recorded under `key`.
-    pub(crate) fn recorded(&self, key: &CacheKey) -> Result<Option<TreeId>> {
-        Ok(self.store.records().record(key)?.map(|record| record.tree))
-    }
-
-    /// Publishes a new tree that depends on nothing but `key`, and records it.
-    pub(crate) fn publish(&self, made: &Path, key: &CacheKey, created: i64) -> Result<TreeId> {
-        let tree = self.store.trees().step_tree(&(*key).into());
-        self.store.trees().commit_tree(self.work, made, &tree)?;
-        let step = RecordedStep { tree: &tree, result: (*key).into(), created, build: self.build };
-        self.store.records().put_record(key, &step)?;
-        Ok(tree)
     }
 }
 

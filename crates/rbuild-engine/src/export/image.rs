@@ -134,7 +134,7 @@ fn new_layers(env: &StepEnv<'_>, form: &ImageForm) -> Result<Vec<PackedLayer>> {
             return Ok(vec![layers_of(env, form).pack_view(&env.rootfs.work, &view, variant)?]);
         }
         Squash::Steps if !trees.is_empty() => {
-            trees = vec![env.store.layers().squash_trees(env.rootfs.session(), &trees, env.request.now)?]
+            trees = vec![env.store.layers().squash_trees(env.rootfs.session(), &trees)?]
         }
         Squash::Steps | Squash::None => {}
     }

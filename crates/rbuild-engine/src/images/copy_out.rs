@@ -8,7 +8,7 @@ use rbuild_layer::{Times, TreePacker, WhiteoutEncoding};
 use rbuild_linux::{Destination, Directory, FileKind, RootDir, Stat, copy_contents, copy_file, quoted, set_file_time};
 use rbuild_remedy::{FileRemedy, ImageRemedy, Remedy};
 use rbuild_sandbox::Builder;
-use rbuild_store::{BuildId, Image, Store, Workspace};
+use rbuild_store::{BuildId, Image, Session, Store, Workspace};
 use rbuild_transport::{WriteError, write_destination};
 
 use crate::destination::begin;
@@ -59,17 +59,20 @@ pub struct ImagePath<'a> {
 }
 
 /// Copies a path out of the image. Must run as root of the store's user namespace. A directory is
-/// copied under its own name into an existing directory, unless only its contents are copied.
+/// copied under its own name into an existing directory, unless only its contents are copied. `now`
+/// is the current time in seconds since the Unix epoch.
 pub fn copy_out(
     store: &Store,
     image: &Image,
     source: ImagePath<'_>,
     target: &CopyTarget,
     builder: &Builder,
+    now: i64,
 ) -> Result<CopiedTo> {
     let ImagePath { path, follow } = source;
     let work = Workspace::open(store)?;
-    let (trees, _) = store.trees().unpack_image(store.session(&work, &BuildId::of_command("cp")), image)?;
+    let id = BuildId::of_command("cp");
+    let (trees, _) = store.trees().unpack_image(Session::new(store, &work, &id, now), image)?;
     let view = snapshots(builder, &work)?.view(store, &work, &trees)?;
     let fail = || BuildError::kernel(ErrorContext::ImageFiles);
     let contents_only = path.ends_with("/.") || path == ".";

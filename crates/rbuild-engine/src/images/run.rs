@@ -8,7 +8,7 @@ use rbuild_remedy::{BuildRemedy, CommandRemedy, Remedy};
 use rbuild_sandbox::{
     Builder, Cancel, CommandOutcome, Input, MountRequest, MountSource, RootFiles, RunRequest, run_attached,
 };
-use rbuild_store::{BuildId, Image, SnapshotBackend, Store, TreeId, Workspace};
+use rbuild_store::{BuildId, Image, Session, SnapshotBackend, Store, TreeId, Workspace};
 
 use crate::builder_paths::BindPoint;
 use crate::error::{BuildError, Result};
@@ -35,6 +35,8 @@ pub struct Invocation {
     pub shm_size: Option<u64>,
     pub ulimits: Vec<Ulimit>,
     pub input: Input,
+    /// The current time in seconds since the Unix epoch.
+    pub now: i64,
     /// Content of `/etc/resolv.conf` in the container.
     pub resolv_conf: String,
 }
@@ -48,7 +50,8 @@ pub fn invoke(
     cancel: &Cancel,
 ) -> Result<CommandOutcome> {
     let work = Workspace::open(store)?;
-    let (trees, _) = store.trees().unpack_image(store.session(&work, &BuildId::of_command("run")), image)?;
+    let id = BuildId::of_command("run");
+    let (trees, _) = store.trees().unpack_image(Session::new(store, &work, &id, invocation.now), image)?;
     let snapshots = snapshots(builder, &work)?;
     let (files, place) = root_files(store, &work, &trees, snapshots)?;
     let config = &image.config.config;
@@ -192,6 +195,7 @@ mod tests {
             ulimits: Vec::new(),
             input: Input::Nothing,
             resolv_conf: String::new(),
+            now: 0,
         };
         let errors = [command(&invocation, &RunConfig::default()).unwrap_err()];
         assert_recorded!("no-command", variants!(BuildError).table(&errors, |e| e, BuildError::help));

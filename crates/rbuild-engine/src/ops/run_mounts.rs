@@ -327,7 +327,7 @@ fn context_part(
         earlier.map_or(Ok(IncrementalCopy::default()), |record| incremental_copy(env, &record.tree))?;
     let mounted = MountedFiles { mount, selection, tree };
     let fill = |dir: &RootDir| fill_part(env, id, &mounted, &mut incremental, dir);
-    let made = env.rootfs.session().tree_once(Lock::ContextPart, &key, env.request.now, fill)?;
+    let made = env.rootfs.session().tree_once(Lock::ContextPart, &key, fill)?;
     let changes = match &made {
         Once::Found(found) => {
             let listing = Listing::from_bytes(&env.store.trees().tree_note(found, LISTING)?);

@@ -10,7 +10,7 @@ use std::collections::HashSet;
 
 use rbuild_plan::{BuildGraph, FileSource, NoCache, RunMountKind, RunStep, Step, Vertex, VertexId};
 use rbuild_source::Selection;
-use rbuild_store::{CacheKey, ForeignRecord, Lock, Record, ResultId, SecretHash, Store, TreeId, Workspace};
+use rbuild_store::{CacheKey, ForeignRecord, Lock, Record, ResultId, SecretHash, Session, Store, TreeId, Workspace};
 
 use crate::cache::key::{self, InputResults, KeyBuilder};
 use crate::cache::miss::Miss;
@@ -233,7 +233,7 @@ impl Lookup<'_> {
         }
         let work = Workspace::open(self.store)?;
         for (id, key, record) in needed {
-            let session = self.store.session(&work, &self.request.build_id);
+            let session = Session::new(self.store, &work, &self.request.build_id, self.request.now);
             let find = || Ok::<_, BuildError>(self.store.records().record(&key)?.map(Some));
             let make = || Ok(self.store.lazy_trees().adopt(session, &key, &record)?);
             match self.store.once(Lock::Step(*record.lock_key(&key)), find, make)?.into_inner() {

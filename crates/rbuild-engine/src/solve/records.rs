@@ -104,8 +104,7 @@ impl StepRecords<'_> {
         // The tree of an earlier execution is kept, because it may be in use.
         let tree = env.store.trees().commit_step(&env.rootfs.work, made, &execution)?;
         env.store.records().put_key_inputs(&self.key, self.key_inputs)?;
-        let (created, build) = (env.request.now, &env.request.build_id);
-        env.store.records().put_record(shared, &RecordedStep { tree: &tree, result: files, created, build })?;
+        env.rootfs.session().put_record(shared, &tree, files)?;
         self.finish(shared, tree, self.result_of(shared, &files), env.request.now)
     }
 
@@ -113,8 +112,8 @@ impl StepRecords<'_> {
     fn finish(&self, shared: &CacheKey, tree: TreeId, result: ResultId, created: i64) -> Result<()> {
         let env = self.env;
         if *shared != self.key {
-            let step = RecordedStep { tree: &tree, result, created, build: &env.request.build_id };
-            env.store.records().put_record_of(&self.key, shared, &step)?;
+            let step = RecordedStep { tree: &tree, result, created };
+            env.rootfs.session().put_record_of(&self.key, shared, &step)?;
         }
         env.results.set(self.id, VertexResult { result, tree: Some(tree), created, key: Some(self.key) });
         Ok(())

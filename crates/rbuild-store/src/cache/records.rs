@@ -31,14 +31,12 @@ pub struct Record {
 /// A step that is recorded.
 #[derive(Debug, Clone, Copy)]
 pub struct RecordedStep<'a> {
-    /// The step's files.
+    /// The step's files, which must exist.
     pub tree: &'a TreeId,
     /// The result, which dependent steps hash into their keys.
     pub result: ResultId,
     /// Creation time of the files in seconds since the Unix epoch.
     pub created: i64,
-    /// The build that executed the step.
-    pub build: &'a BuildId,
 }
 
 /// The record of a step that was built with the other kind of owners. Its result is as valid as any
@@ -165,34 +163,19 @@ impl Records<'_> {
         Ok(self.store.root.exists(format!("builds/{build}.synced"))?)
     }
 
-    /// Stores the record of a key. The tree must exist.
-    ///
-    /// # Errors
-    ///
-    /// Fails if the document cannot be written.
+    /// Stores the record of a key, written by `build`. The same files are also recorded under the
+    /// key `shared`, if it is given.
     #[tracing::instrument(target = "store", name = "record", level = "debug", skip_all, fields(key = %key.short()))]
-    pub fn put_record(&self, key: &CacheKey, step: &RecordedStep<'_>) -> Result<()> {
-        self.write_record(key, self.new_record(step))
-    }
-
-    /// Stores the record of a key. The same files are also recorded under the key `shared`. The
-    /// tree must exist.
-    ///
-    /// # Errors
-    ///
-    /// Fails if the document cannot be written.
-    pub fn put_record_of(&self, key: &CacheKey, shared: &CacheKey, step: &RecordedStep<'_>) -> Result<()> {
-        let record = self.new_record(step);
-        self.write_record(key, Record { shared: (shared != key).then_some(*shared), ..record })
-    }
-
-    fn new_record(&self, step: &RecordedStep<'_>) -> Record {
-        let RecordedStep { tree, result, created, build } = *step;
+    pub(crate) fn put_record(
+        &self,
+        key: &CacheKey,
+        shared: Option<CacheKey>,
+        step: &RecordedStep<'_>,
+        build: &BuildId,
+    ) -> Result<()> {
+        let RecordedStep { tree, result, created } = *step;
         let (tree, boot, build) = (tree.clone(), self.store.boot().to_string(), build.clone());
-        Record { tree, result, created, shared: None, boot, build }
-    }
-
-    pub(crate) fn write_record(&self, key: &CacheKey, record: Record) -> Result<()> {
+        let record = Record { tree, result, created, shared, boot, build };
         self.store.unsynced.store(true, Ordering::Relaxed);
         self.store.write("records", &document_of(&key.hex(), self.store.owners()), &record)
     }

@@ -11,12 +11,12 @@ use rbuild_linux::{OwnerMode, RootDir, Timestamp, remove_tree};
 
 use super::budget::Budget;
 use super::prune::{DanglingImages, Freed};
-use crate::cache::records::RecordedStep;
 use crate::cache_mounts::CacheUse;
 use crate::containers::NewContainer;
 use crate::error::StoreError;
 use crate::ids::{BuildId, BuildIndexName, CacheId, CacheKey, HashesName, ImageKey};
 use crate::layers::LayerVariant;
+use crate::session::record_tree;
 use crate::staging::Staging;
 use crate::store::Store;
 use crate::trees::id::TreeId;
@@ -65,9 +65,7 @@ impl Scene {
 
     /// Records a tree under a key.
     fn record(&self, key: &CacheKey, tree: &TreeId) {
-        let build = BuildId::of_command("build");
-        let step = RecordedStep { tree, result: (*key).into(), created: 0, build: &build };
-        self.store.records().put_record(key, &step).unwrap();
+        record_tree(&self.store, key, tree);
     }
 
     /// Makes a tree with a record of that key.

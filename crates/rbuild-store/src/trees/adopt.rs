@@ -15,8 +15,8 @@ use crate::error::Result;
 use crate::ids::CacheKey;
 use crate::layers::{PackedLayer, REMAINDER};
 use crate::modes;
-use crate::once::Session;
 use crate::secrets;
+use crate::session::Session;
 use crate::trees::id::TreeId;
 use crate::trees::lazy::LazyNote;
 use crate::trees::lazy::LazyTrees;
@@ -60,8 +60,8 @@ impl LazyTrees<'_> {
         let tree = self.store.trees().step_tree(&name.finish());
         self.store.trees().commit_tree(work, &path, &tree)?;
         let shared = theirs.shared.as_ref().unwrap_or(key);
-        let step = RecordedStep { tree: &tree, result: theirs.result, created: theirs.created, build };
-        self.store.records().put_record_of(key, shared, &step)?;
+        let step = RecordedStep { tree: &tree, result: theirs.result, created: theirs.created };
+        session.put_record_of(key, shared, &step)?;
         self.store.records().record(key)
     }
 
@@ -123,6 +123,7 @@ mod tests {
     use super::*;
     use crate::ids::{BuildId, ResultId};
     use crate::layers::LayerVariant;
+    use crate::session::record_tree;
     use crate::store::Store;
     use crate::trees::tree::NewTree;
     use crate::workspace::Workspace;
@@ -152,7 +153,7 @@ mod tests {
             let tree = of.trees().step_tree(&ResultId::of(path.as_os_str().as_encoded_bytes()));
             of.trees().commit_tree(work, &path, &tree).unwrap();
             let (result, build) = (ResultId::of(tree.name().as_bytes()), BuildId::of_command("build"));
-            of.records().put_record(key, &RecordedStep { tree: &tree, result, created: 7, build: &build }).unwrap();
+            Session::new(of, work, &build, 7).put_record(key, &tree, result).unwrap();
             tree
         }
     }
@@ -184,7 +185,10 @@ mod tests {
             assert!(!other.lazy_trees().is_adoptable(&theirs).unwrap(), "there is no layer of it");
             of.layers().pack_tree(&work, &tree, LayerVariant { latest: Some(4), ..PLAIN }, &|| false).unwrap();
             assert_eq!(
-                other.lazy_trees().adopt(other.session(&work, &BuildId::of_command("b")), &key, &theirs).unwrap(),
+                other
+                    .lazy_trees()
+                    .adopt(Session::new(other, &work, &BuildId::of_command("b"), 9), &key, &theirs)
+                    .unwrap(),
                 None,
                 "the times in the layer are others"
             );
@@ -192,13 +196,16 @@ mod tests {
             assert!(other.lazy_trees().is_adoptable(&theirs).unwrap());
             let own = other
                 .lazy_trees()
-                .adopt(other.session(&work, &BuildId::of_command("b")), &key, &theirs)
+                .adopt(Session::new(other, &work, &BuildId::of_command("b"), 9), &key, &theirs)
                 .unwrap()
                 .unwrap();
             assert_eq!((own.result, own.created), (theirs.result(), 7));
             assert_ne!(own.tree, tree);
             assert_eq!(
-                other.lazy_trees().adopt(other.session(&work, &BuildId::of_command("b")), &key, &theirs).unwrap(),
+                other
+                    .lazy_trees()
+                    .adopt(Session::new(other, &work, &BuildId::of_command("b"), 9), &key, &theirs)
+                    .unwrap(),
                 Some(own.clone()),
                 "once"
             );
@@ -229,7 +236,7 @@ mod tests {
         let theirs = other.records().foreign_record(&key).unwrap().unwrap();
         assert!(!other.lazy_trees().is_adoptable(&theirs).unwrap());
         assert_eq!(
-            other.lazy_trees().adopt(other.session(&work, &BuildId::of_command("b")), &key, &theirs).unwrap(),
+            other.lazy_trees().adopt(Session::new(other, &work, &BuildId::of_command("b"), 9), &key, &theirs).unwrap(),
             None
         );
     }
@@ -244,12 +251,13 @@ mod tests {
         of.lazy_trees().store_as_layer(&work, &made, Default::default(), PLAIN.form, &|| false).unwrap();
         let tree = of.trees().step_tree(&key.into());
         of.trees().commit_tree(&work, &path, &tree).unwrap();
-        let build = BuildId::of_command("build");
-        let step = RecordedStep { tree: &tree, result: key.into(), created: 7, build: &build };
-        of.records().put_record(&key, &step).unwrap();
+        record_tree(of, &key, &tree);
         let theirs = other.records().foreign_record(&key).unwrap().unwrap();
-        let own =
-            other.lazy_trees().adopt(other.session(&work, &BuildId::of_command("b")), &key, &theirs).unwrap().unwrap();
+        let own = other
+            .lazy_trees()
+            .adopt(Session::new(other, &work, &BuildId::of_command("b"), 9), &key, &theirs)
+            .unwrap()
+            .unwrap();
         for (store, tree) in [(of, &tree), (other, &own.tree)] {
             store.lazy_trees().materialize(&work, tree).unwrap();
         }

@@ -11,7 +11,8 @@ use rbuild_layer::{LayerError, LowerRefs, OPAQUE, ORIGIN, keep_in_tree, marks_op
 use rbuild_linux::{FileKind, RootDir, Stat, Timestamp};
 
 use crate::error::{Result, StoreError};
-use crate::once::{Lock, Session};
+use crate::once::Lock;
+use crate::session::Session;
 use crate::trees::copies::copy_entry;
 use crate::trees::id::TreeId;
 use crate::trees::notes::LOWER_REFS;
@@ -64,7 +65,7 @@ impl ImageTrees<'_> {
             let open = trees.iter().map(|tree| self.store.trees().tree(tree)).collect::<Result<Vec<_>>>()?;
             FixupBuilder::new(open, lower_refs, dir.sub("fs")?)?.fixup()
         };
-        let id = session.tree_once(Lock::Fixup, &key, 0, fill)?.into_inner();
+        let id = session.tree_once(Lock::Fixup, &key, fill)?.into_inner();
         let tree = self.store.trees().tree(&id)?;
         Ok((!tree.entries()?.is_empty() || !same_dir(&tree, &layer)?).then_some(id))
     }

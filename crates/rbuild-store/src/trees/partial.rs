@@ -14,7 +14,8 @@ use crate::error::Result;
 use crate::ids::CacheKey;
 use crate::images::{Image, digest};
 use crate::incoming_blobs::retry_restarted;
-use crate::once::{Lock, Once, Session};
+use crate::once::{Lock, Once};
+use crate::session::Session;
 use crate::trees::copies::{MergedFiles, MergedWhiteouts, merge};
 use crate::trees::id::TreeId;
 use crate::trees::tree::LayerDigests;
@@ -39,13 +40,12 @@ impl ImageTrees<'_> {
         session: Session<'_>,
         image: &Image,
         wanted: &BTreeSet<PathBuf>,
-        now: i64,
     ) -> Result<Option<TreeId>> {
         let key = key(image, wanted, self.store.takes_devices());
         let find = || Ok(session.recorded(&key)?.map(Some));
         let make = || {
             let path = if self.is_unpacked(image)? { None } else { self.make_parts(session.work, image, wanted)? };
-            path.map(|path| session.publish(&path, &key, now)).transpose()
+            path.map(|path| session.publish(&path, &key)).transpose()
         };
         self.store.once(Lock::ImageParts(key), find, make).map(Once::into_inner)
     }

@@ -17,7 +17,8 @@ use crate::ids::{BuildId, ResultId};
 use crate::images::{Image, digest};
 use crate::incoming_blobs::{IncomingBlob, retry_restarted};
 use crate::modes;
-use crate::once::{Lock, Once, Session};
+use crate::once::{Lock, Once};
+use crate::session::Session;
 use crate::store::Store;
 use crate::trees::id::{TreeId, digest_in, document_of};
 use crate::trees::notes::{CHANGES_NOTE, LOWER_REFS};
@@ -419,8 +420,8 @@ impl Trees<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cache::records::RecordedStep;
     use crate::ids::CacheKey;
+    use crate::session::record_tree;
 
     #[test]
     fn trees_of_earlier_versions_are_ignored() {
@@ -433,9 +434,7 @@ mod tests {
         assert!(now.stored_as_changes().name().len() > 65);
         for (tree, counts) in [(before, false), (now, true)] {
             std::fs::create_dir_all(store.trees().tree_path(&tree)).unwrap();
-            let build = BuildId::of_command("build");
-            let step = RecordedStep { tree: &tree, result: key.into(), created: 0, build: &build };
-            store.records().put_record(&key, &step).unwrap();
+            record_tree(&store, &key, &tree);
             assert_eq!(store.records().record(&key).unwrap().is_some(), counts, "{}", tree.name());
         }
         std::fs::remove_dir_all(&place).unwrap();

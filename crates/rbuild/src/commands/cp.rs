@@ -205,7 +205,7 @@ fn copy(
     let builder = builder?;
     let store = store_in(&builder, store)?;
     let image = store.images().image(manifest)?;
-    Ok(copy_out(&store, &image, source, target, &builder)?)
+    Ok(copy_out(&store, &image, source, target, &builder, Timestamp::now().sec)?)
 }
 
 /// Opens the destination of `cp`: standard output, a directory, a file, or a new path.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rbuild_engine::{BuildError, Invocation, PullPolicy, invoke, limit_remedy, volume_binds};
 use rbuild_image::Platform;
-use rbuild_linux::quoted;
+use rbuild_linux::{Timestamp, quoted};
 use rbuild_plan::{NetworkMode, Volume};
 use rbuild_remedy::sentence;
 use rbuild_sandbox::{
@@ -92,6 +92,7 @@ fn invocation(
             (false, false) => Input::Nothing,
         },
         resolv_conf: network::resolv_conf(carrier),
+        now: Timestamp::now().sec,
     })
 }
 

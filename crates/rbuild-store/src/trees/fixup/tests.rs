@@ -24,6 +24,7 @@ use rbuild_linux::{FileKind, RootDir, Timestamp, remove_tree};
 use rbuild_testkit::{assert_recorded, message_row};
 
 use crate::ids::BuildId;
+use crate::session::Session;
 use crate::store::Store;
 use crate::trees::id::TreeId;
 use crate::trees::notes::LOWER_REFS;
@@ -132,7 +133,9 @@ impl Scene {
 
     fn with_fixups(&self, layers: &[TreeId]) -> crate::Result<Vec<TreeId>> {
         let work = Workspace::open(&self.store).unwrap();
-        self.store.image_trees().with_fixups(self.store.session(&work, &BuildId::of_command("build")), layers.to_vec())
+        let build = BuildId::of_command("build");
+        let session = Session::new(&self.store, &work, &build, 0);
+        self.store.image_trees().with_fixups(session, layers.to_vec())
     }
 
     fn read(&self, tree: &TreeId) -> Vec<String> {

@@ -9,9 +9,9 @@ use rbuild_linux::FileKind;
 use rbuild_testkit::assert_recorded;
 
 use super::{longest_name, put_in_the_way, repaired};
-use crate::cache::records::RecordedStep;
 use crate::gc::fsck::*;
-use crate::ids::{BuildId, CacheKey};
+use crate::ids::CacheKey;
+use crate::session::record_tree;
 use crate::staging::Staging;
 use crate::workspace::Workspace;
 
@@ -73,11 +73,7 @@ fn put_record_without_tree(place: &Path) {
     let store = Store::open(place).unwrap();
     let key = CacheKey::of(b"key");
     let tree = store.trees().step_tree(&key.into());
-    let build = BuildId::of_command("build");
-    store
-        .records()
-        .put_record(&key, &RecordedStep { tree: &tree, result: key.into(), created: 0, build: &build })
-        .unwrap();
+    record_tree(&store, &key, &tree);
 }
 
 #[test]
