@@ -1,6 +1,7 @@
 //! Garbage collection by budget, pruning on demand, and the check of the store.
 
 pub(crate) mod budget;
+pub(crate) mod damage;
 pub(crate) mod fsck;
 mod misplaced;
 pub(crate) mod prune;

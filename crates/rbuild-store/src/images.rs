@@ -193,20 +193,17 @@ impl Images<'_> {
     /// # Errors
     ///
     /// Fails if the index cannot be read, or if it is not a list of entries.
-    pub(crate) fn salvage(&self) -> Result<(Vec<Descriptor>, Vec<String>)> {
+    pub(crate) fn salvage(&self) -> Result<(Vec<Descriptor>, Vec<InvalidEntry>)> {
         #[derive(Deserialize)]
         struct Entries {
             manifests: Vec<serde_json::Value>,
         }
         let (mut valid, mut invalid) = (Vec::new(), Vec::new());
         for entry in self.store.read::<Entries>("index.json")?.manifests {
-            let name = entry["annotations"][REF_NAME].as_str().map(|name| format!(" `{name}`")).unwrap_or_default();
+            let name = entry["annotations"][REF_NAME].as_str().map(str::to_string);
             match descriptor_in(entry) {
                 Ok(d) => valid.push(d),
-                Err(e) => invalid.push(format!(
-                    "the entry{name} of the store's index.json is invalid: {}",
-                    rbuild_remedy::sentence(&*e)
-                )),
+                Err(source) => invalid.push(InvalidEntry { name, source }),
             }
         }
         Ok((valid, invalid))
@@ -533,6 +530,13 @@ impl Images<'_> {
             Ok(())
         })
     }
+}
+
+/// An entry of the store's index that is not a valid descriptor.
+pub(crate) struct InvalidEntry {
+    /// Name of the image, as the entry states it.
+    pub name: Option<String>,
+    pub source: Box<dyn Error + Send + Sync>,
 }
 
 /// Parses an entry of an index, and checks that its digest is valid.

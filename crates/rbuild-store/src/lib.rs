@@ -90,7 +90,8 @@ pub use containers::{Container, Containers, NewContainer};
 pub use downloads::{Download, Downloads, IncomingFile, ReceivedFile};
 pub use error::{Result, StoreError, remedy_of_kernel};
 pub use gc::budget::Budget;
-pub use gc::fsck::{CheckFailure, Checked};
+pub use gc::damage::{BlobFault, CheckFailure, FoundDamage, ImageFault, ImageLabel, Misplacement, StoreDamage};
+pub use gc::fsck::Checked;
 pub use gc::prune::{DanglingImages, Freed, Gc, Usage};
 pub use ids::{
     BuildId, BuildIdError, BuildIndexName, CacheId, CacheKey, ContainerId, FilesHash, HashesName, ImageKey, LockId,

@@ -409,7 +409,7 @@ mod tests {
             store.images().list().unwrap(),
             [crate::NamedImage { name: Some(name), manifest, artifact: crate::Artifact::Image(manifest) }]
         );
-        assert_eq!(store.gc().check(false).unwrap().damage, Vec::<String>::new());
+        assert!(store.gc().check(false).unwrap().damage.is_empty());
         // Complete blobs of the store are not written again; truncated ones are.
         let layer = dir.join("blobs/sha256").join(BlobDigest::of(b"layer").hex());
         let inode = || std::os::unix::fs::MetadataExt::ino(&layer.metadata().unwrap());

@@ -8,14 +8,14 @@ use std::sync::Arc;
 
 use rbuild_image::{BlobDigest, ManifestDigest, digest_of};
 use rbuild_linux::RootDir;
-use rbuild_remedy::{Remedy, sentence};
 
 use crate::cache::records::{Record, ResultFile};
 use crate::error::{Result, StoreError, naming};
 use crate::exclusive_lock::ExclusiveLock;
+use crate::gc::damage::{BlobFault, CheckFailure, FoundDamage, ImageFault, ImageLabel, StoreDamage};
 use crate::gc::misplaced::Misplaced;
 use crate::gc::prune::Gc;
-use crate::images::{Image, NamedImage, digest};
+use crate::images::{Image, InvalidEntry, NamedImage, digest};
 use crate::partial_blobs;
 use crate::store::{Store, all_dirs};
 use crate::workspace::sweep;
@@ -24,7 +24,7 @@ use crate::workspace::sweep;
 const BLOBS: &str = "blobs/sha256";
 
 /// The result of [`Gc::check`].
-#[derive(Debug, Default, Clone, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub struct Checked {
     /// Number of blobs.
     pub blobs: u64,
@@ -34,8 +34,8 @@ pub struct Checked {
     pub images: u64,
     /// Number of cache documents.
     pub records: u64,
-    /// Descriptions of damaged content, one sentence each. A repair has removed that content.
-    pub damage: Vec<String>,
+    /// Damaged content. A repair has removed it.
+    pub damage: Vec<FoundDamage>,
     /// True if a repair removed images, or names of images.
     pub lost_images: bool,
     /// Damage that could not be removed.
@@ -45,43 +45,24 @@ pub struct Checked {
     pub unread: Vec<CheckFailure>,
 }
 
-/// Content that could not be read or repaired.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CheckFailure {
-    /// The object and the reason, as one sentence.
-    pub text: String,
-    /// The remedy, if there is one.
-    pub remedy: Option<Remedy>,
-}
-
-impl From<StoreError> for CheckFailure {
-    fn from(e: StoreError) -> CheckFailure {
-        CheckFailure { text: sentence(&e), remedy: e.remedy() }
-    }
-}
-
 impl Checked {
     /// Repairs damage by calling `remove` and records it, as unrepaired if that fails. `remove`
     /// returns a path if it moved the damaged entry there instead of removing it.
-    fn repaired(&mut self, problem: String, remove: impl FnOnce() -> Result<Option<String>>) {
+    fn repaired(&mut self, damage: StoreDamage, remove: impl FnOnce() -> Result<Option<String>>) {
         match remove() {
-            Ok(None) => self.damage.push(problem),
-            Ok(Some(path)) => self.damage.push(format!("{problem}; it was moved to `{path}`")),
-            Err(e) => {
-                let text = format!("{problem}; {}", sentence(&e));
-                self.unrepaired.push(CheckFailure { text, remedy: e.remedy() });
-            }
+            Ok(moved_to) => self.damage.push(FoundDamage { damage, moved_to }),
+            Err(error) => self.unrepaired.push(CheckFailure::Unrepaired { damage, error }),
         }
     }
 
     /// Records the damage of a file and, with `repair`, removes the file.
-    fn damaged_file(&mut self, store: &Store, dir: &RootDir, path: &str, problem: String, repair: bool) {
+    fn damaged_file(&mut self, store: &Store, dir: &RootDir, path: &str, damage: StoreDamage, repair: bool) {
         if !repair {
-            self.damage.push(problem);
+            self.damage.push(damage.into());
             return;
         }
         let name = path.rsplit('/').next().unwrap_or(path);
-        self.repaired(problem, || {
+        self.repaired(damage, || {
             dir.remove_file(OsStr::new(name)).map_err(naming(&store.root, path))?;
             Ok(None)
         });
@@ -90,64 +71,65 @@ impl Checked {
     /// Records a misplaced entry of the directory with this path. With `repair`, moves it to
     /// `misplaced` or removes it.
     fn misplaced(&mut self, store: &Store, dir: &RootDir, path: &str, entry: &Misplaced, repair: bool) {
-        let problem = entry.problem(path);
+        let damage = entry.damage(path);
         if repair {
-            self.repaired(problem, || entry.quarantine(store, dir, path));
+            self.repaired(damage, || entry.quarantine(store, dir, path));
         } else {
-            self.damage.push(problem);
+            self.damage.push(damage.into());
         }
     }
 }
 
 /// The state of a blob.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum BlobState {
-    /// Bytes that have the digest.
-    Intact,
-    /// Bytes that have another digest.
-    Damaged,
-    /// No file.
-    Missing,
-    /// Bytes that could not be read.
-    Unreadable,
-}
+type BlobState = std::result::Result<(), BlobFault>;
 
-/// The state of an image, in the order of severity.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+/// The state of an image.
+#[derive(Debug, Clone)]
 enum ImageState {
     Whole,
-    /// A blob could not be read.
-    Unread(String),
-    /// A blob is missing or damaged.
-    Incomplete(String),
+    /// A part could not be read.
+    Unread(ImageFault),
+    /// A part is missing or damaged.
+    Incomplete(ImageFault),
 }
 
 impl ImageState {
     /// Returns the state of an image that contains a blob in this state.
-    fn with(blob: &BlobDigest, state: BlobState) -> ImageState {
+    fn with(blob: BlobDigest, state: BlobState) -> ImageState {
         match state {
-            BlobState::Intact => ImageState::Whole,
-            BlobState::Unreadable => ImageState::Unread(format!("its blob {blob} cannot be read")),
-            BlobState::Missing => ImageState::Incomplete(format!("its blob {blob} is missing")),
-            BlobState::Damaged => ImageState::Incomplete(format!("its blob {blob} is damaged")),
+            Ok(()) => ImageState::Whole,
+            Err(fault @ BlobFault::Unreadable) => ImageState::Unread(ImageFault::Blob { blob, fault }),
+            Err(fault) => ImageState::Incomplete(ImageFault::Blob { blob, fault }),
         }
     }
 
-    /// Adds the state of the image `name` to the results. Returns true if the image is incomplete.
-    fn report(self, name: &str, checked: &mut Checked) -> bool {
+    /// Returns the worst of the states of an image's parts: the first one, if there are several.
+    fn worst(states: impl Iterator<Item = ImageState>) -> ImageState {
+        states.fold(ImageState::Whole, |worst, state| match (&worst, &state) {
+            (ImageState::Whole, _) | (ImageState::Unread(_), ImageState::Incomplete(_)) => state,
+            _ => worst,
+        })
+    }
+
+    /// Adds the state of the image to the results. Returns true if the image is incomplete.
+    fn report(self, image: ImageLabel, checked: &mut Checked) -> bool {
         match self {
             ImageState::Whole => false,
-            ImageState::Unread(reason) => {
-                let text = format!("image {name} cannot be verified: {reason}");
-                checked.unread.push(CheckFailure { text, remedy: None });
+            ImageState::Unread(fault) => {
+                checked.unread.push(CheckFailure::UnverifiedImage { image, fault });
                 false
             }
-            ImageState::Incomplete(reason) => {
-                checked.damage.push(format!("image {name} is incomplete: {reason}"));
+            ImageState::Incomplete(fault) => {
+                checked.damage.push(StoreDamage::IncompleteImage { image, fault }.into());
                 true
             }
         }
     }
+}
+
+/// Returns the digest that a file among the blobs is named after.
+fn blob_named(name: &OsStr) -> Option<BlobDigest> {
+    format!("sha256:{}", name.to_str()?).parse().ok()
 }
 
 /// The blobs of the store, as far as they have been verified. Other processes add blobs while they
@@ -156,7 +138,7 @@ struct CheckedBlobs {
     dir: RootDir,
     /// The store, as messages name it.
     place: Arc<str>,
-    states: RefCell<HashMap<String, BlobState>>,
+    states: RefCell<HashMap<BlobDigest, BlobState>>,
 }
 
 impl CheckedBlobs {
@@ -166,28 +148,27 @@ impl CheckedBlobs {
 
     /// Returns the state of a blob. Verifies a blob that was added since the others were verified.
     fn state(&self, blob: &BlobDigest) -> BlobState {
-        let name = blob.hex();
-        *self.states.borrow_mut().entry(name).or_insert_with_key(|name| match self.digest_of(OsStr::new(name)) {
-            Ok((found, _)) if found == *name => BlobState::Intact,
-            Ok(_) => BlobState::Damaged,
-            Err(e) if e.is_not_found() => BlobState::Missing,
-            Err(_) => BlobState::Unreadable,
+        *self.states.borrow_mut().entry(*blob).or_insert_with_key(|blob| match self.digest_of(blob) {
+            Ok((found, _)) if found == *blob => Ok(()),
+            Ok(_) => Err(BlobFault::Damaged),
+            Err(e) if e.is_not_found() => Err(BlobFault::Missing),
+            Err(_) => Err(BlobFault::Unreadable),
         })
     }
 
-    /// Returns the digest of a file's bytes in hexadecimal, and their number.
-    fn digest_of(&self, name: &OsStr) -> Result<(String, u64)> {
-        self.read(name)
-            .map_err(|e| e.within(format!("blob sha256:{} in {}", name.to_string_lossy(), self.place)).into())
+    /// Returns the digest of a blob's bytes, and their number.
+    fn digest_of(&self, blob: &BlobDigest) -> Result<(BlobDigest, u64)> {
+        let read = self.read(OsStr::new(&blob.hex()));
+        read.map_err(|e| e.within(format!("blob {blob} in {}", self.place)).into())
     }
 
-    fn read(&self, name: &OsStr) -> rbuild_linux::Result<(String, u64)> {
+    fn read(&self, name: &OsStr) -> rbuild_linux::Result<(BlobDigest, u64)> {
         let mut file = self.dir.open_name(name)?;
         let (mut hasher, mut bytes) = (rbuild_image::Hasher::new(), 0);
         let mut buffer = vec![0; 1 << 20];
         loop {
             match file.read(&mut buffer) {
-                Ok(0) => return Ok((hasher.finish::<BlobDigest>().hex(), bytes)),
+                Ok(0) => return Ok((hasher.finish(), bytes)),
                 Ok(n) => {
                     hasher.update(&buffer[..n]);
                     bytes += n as u64;
@@ -234,7 +215,7 @@ impl Gc<'_> {
             return Ok(checked);
         }
         let missing = self.store.missing_dirs()?;
-        checked.damage.extend(missing.iter().map(|dir| format!("the store's directory `{dir}` is missing")));
+        checked.damage.extend(missing.iter().map(|dir| StoreDamage::MissingDir(dir).into()));
         if repair {
             self.store.create_dirs(&missing)?;
             self.store.remove_unpublished()?;
@@ -248,7 +229,7 @@ impl Gc<'_> {
         self.check_documents::<Record>(repair, "records", &mut checked, |r| self.store.lazy_trees().has_tree(&r.tree))?;
         // The result of a removed image remains, and is ignored.
         self.check_documents::<ResultFile>(repair, "results", &mut checked, |r| {
-            Ok(blobs.state(&r.manifest.blob()) != BlobState::Damaged)
+            Ok(blobs.state(&r.manifest.blob()) != Err(BlobFault::Damaged))
         })?;
         alone.map_or(Ok(()), ExclusiveLock::end)?;
         Ok(checked)
@@ -274,32 +255,35 @@ impl Gc<'_> {
     fn check_blobs(&self, repair: bool, checked: &mut Checked) -> Result<CheckedBlobs> {
         let mut blobs = CheckedBlobs::of(self.store)?;
         for entry in blobs.dir.entries()? {
-            let name = entry.name.to_string_lossy().into_owned();
+            let blob = blob_named(&entry.name);
             if let Some(misplaced) = Misplaced::among_blobs(&blobs.dir, &entry)? {
                 checked.misplaced(self.store, &blobs.dir, BLOBS, &misplaced, repair);
-                blobs.states.get_mut().insert(name, BlobState::Damaged);
+                blobs.states.get_mut().extend(blob.map(|blob| (blob, Err(BlobFault::Damaged))));
                 continue;
             }
+            // Another process removed an entry that is not a blob.
+            let Some(blob) = blob else { continue };
             checked.blobs += 1;
-            let state = match blobs.digest_of(&entry.name) {
+            let state = match blobs.digest_of(&blob) {
                 Ok((found, bytes)) => {
                     checked.bytes += bytes;
-                    if found == name {
-                        BlobState::Intact
+                    if found == blob {
+                        Ok(())
                     } else {
-                        let problem = format!("blob sha256:{name} is corrupt: its digest is sha256:{found}");
-                        checked.damaged_file(self.store, &blobs.dir, &format!("{BLOBS}/{name}"), problem, repair);
-                        BlobState::Damaged
+                        let damage = StoreDamage::CorruptBlob { blob, found };
+                        let path = format!("{BLOBS}/{}", blob.hex());
+                        checked.damaged_file(self.store, &blobs.dir, &path, damage, repair);
+                        Err(BlobFault::Damaged)
                     }
                 }
                 // Another process removed it.
-                Err(e) if e.is_not_found() => BlobState::Missing,
+                Err(e) if e.is_not_found() => Err(BlobFault::Missing),
                 Err(e) => {
-                    checked.unread.push(e.into());
-                    BlobState::Unreadable
+                    checked.unread.push(CheckFailure::Unread(e));
+                    Err(BlobFault::Unreadable)
                 }
             };
-            blobs.states.get_mut().insert(name, state);
+            blobs.states.get_mut().insert(blob, state);
         }
         Ok(blobs)
     }
@@ -318,8 +302,8 @@ impl Gc<'_> {
             match dir.open_name(&entry.name) {
                 Err(e) if !e.is_not_found() => {
                     let path = format!("{}/{}", partial_blobs::DIR, entry.name.to_string_lossy());
-                    let problem = sentence(&naming(&self.store.root, &path)(e));
-                    checked.damaged_file(self.store, &dir, &path, problem, repair);
+                    let damage = StoreDamage::UnusableFile(naming(&self.store.root, &path)(e));
+                    checked.damaged_file(self.store, &dir, &path, damage, repair);
                 }
                 _ => {}
             }
@@ -330,10 +314,8 @@ impl Gc<'_> {
     fn check_images(&self, repair: bool, blobs: &CheckedBlobs, checked: &mut Checked) -> Result<()> {
         let (entries, invalid, lost) = match self.store.images().salvage() {
             Ok((entries, invalid)) => (entries, invalid, None),
-            Err(damage @ StoreError::Damaged { .. }) => (Vec::new(), Vec::new(), Some(sentence(&damage))),
-            Err(e) if e.is_not_found() => {
-                (Vec::new(), Vec::new(), Some("the store's index.json is missing".to_string()))
-            }
+            Err(e @ StoreError::Damaged { .. }) => (Vec::new(), Vec::new(), Some(StoreDamage::InvalidIndex(e))),
+            Err(e) if e.is_not_found() => (Vec::new(), Vec::new(), Some(StoreDamage::MissingIndex)),
             Err(e) => return Err(e),
         };
         let named = self.store.images().entries(&entries)?;
@@ -341,8 +323,10 @@ impl Gc<'_> {
             self.store.images().replace_index(entries)?;
         }
         checked.lost_images |= repair && (lost.is_some() || !invalid.is_empty());
-        checked.damage.extend(lost.map(|lost| format!("{lost}; the names of all images are lost")));
-        checked.damage.extend(invalid);
+        checked.damage.extend(lost.map(FoundDamage::from));
+        let invalid =
+            invalid.into_iter().map(|InvalidEntry { name, source }| StoreDamage::InvalidEntry { name, source });
+        checked.damage.extend(invalid.map(FoundDamage::from));
         self.check_named(repair, named, blobs, checked)
     }
 
@@ -356,12 +340,10 @@ impl Gc<'_> {
         let (mut broken, mut known) = (Vec::new(), HashMap::new());
         for entry in named {
             checked.images += 1;
-            let name =
-                entry.name.as_ref().map_or_else(|| self.unnamed(&entry.manifest), |n| format!("`{}`", n.familiar()));
+            let label = entry.name.clone().map_or_else(|| self.unnamed(&entry.manifest), ImageLabel::Named);
             // An image may have many names.
             let state = |m: &ManifestDigest| known.entry(*m).or_insert_with(|| self.image_state(m, blobs)).clone();
-            let state = entry.artifact.images().iter().map(state).max().unwrap_or(ImageState::Whole);
-            if state.report(&name, checked) {
+            if ImageState::worst(entry.artifact.images().iter().map(state)).report(label, checked) {
                 broken.push(entry);
             }
         }
@@ -374,26 +356,25 @@ impl Gc<'_> {
 
     /// Describes an image without a name by its ID, as `images` lists it, or by its manifest if it
     /// cannot be read.
-    fn unnamed(&self, manifest: &ManifestDigest) -> String {
+    fn unnamed(&self, manifest: &ManifestDigest) -> ImageLabel {
         match self.store.images().image(manifest) {
-            Ok(image) => format!("`<none>` with ID {}", image.id.short()),
-            Err(_) => format!("`<none>` with manifest {manifest}"),
+            Ok(image) => ImageLabel::Unnamed(image.id),
+            Err(_) => ImageLabel::Unread(*manifest),
         }
     }
 
     fn image_state(&self, manifest: &ManifestDigest, blobs: &CheckedBlobs) -> ImageState {
         let image = match self.store.images().image(manifest) {
             Ok(image) => image,
-            Err(StoreError::Kernel(e)) if !e.is_not_found() => return ImageState::Unread(sentence(&e)),
-            Err(e) => return ImageState::Incomplete(sentence(&e)),
+            Err(e @ StoreError::Kernel(_)) if !e.is_not_found() => {
+                return ImageState::Unread(ImageFault::Document(Arc::new(e)));
+            }
+            Err(e) => return ImageState::Incomplete(ImageFault::Document(Arc::new(e))),
         };
-        let Ok(layers) = image.layers() else {
-            let reason = "its manifest and configuration have different numbers of layers";
-            return ImageState::Incomplete(reason.into());
-        };
+        let Ok(layers) = image.layers() else { return ImageState::Incomplete(ImageFault::LayerCounts) };
         let needed = layers.iter().filter_map(|(layer, _)| digest_of(layer).ok());
-        let state = |blob: BlobDigest| ImageState::with(&blob, blobs.state(&blob));
-        needed.chain([image.id.blob(), manifest.blob()]).map(state).max().unwrap_or(ImageState::Whole)
+        let state = |blob: BlobDigest| ImageState::with(blob, blobs.state(&blob));
+        ImageState::worst(needed.chain([image.id.blob(), manifest.blob()]).map(state))
     }
 
     fn check_documents<T: serde::de::DeserializeOwned>(
@@ -411,17 +392,17 @@ impl Gc<'_> {
             }
             checked.records += 1;
             let path = format!("{dir}/{}", entry.name.to_string_lossy());
-            let problem = match self.store.read_if_any::<T>(&path) {
-                Ok(Some(document)) if !whole(&document)? => format!("`{path}` in the store refers to missing content"),
+            let damage = match self.store.read_if_any::<T>(&path) {
+                Ok(Some(document)) if !whole(&document)? => StoreDamage::DanglingDocument { path: path.clone() },
                 // Intact, or removed since it was listed.
                 Ok(_) => continue,
-                Err(e @ StoreError::Damaged { .. }) => sentence(&e),
+                Err(e @ StoreError::Damaged { .. }) => StoreDamage::UnusableFile(e),
                 Err(e) => {
-                    checked.unread.push(e.into());
+                    checked.unread.push(CheckFailure::Unread(e));
                     continue;
                 }
             };
-            checked.damaged_file(self.store, &handle, &path, problem, repair);
+            checked.damaged_file(self.store, &handle, &path, damage, repair);
         }
         Ok(())
     }

@@ -5,6 +5,7 @@ use std::ffi::{OsStr, OsString};
 use rbuild_linux::{DirEntry, FileKind, RootDir};
 
 use crate::error::{Result, naming};
+use crate::gc::damage::{Misplacement, StoreDamage};
 use crate::store::Store;
 
 /// Directory of the store for misplaced files and directories. Nothing reads or removes it. The
@@ -72,16 +73,16 @@ impl Misplaced {
         Ok((!fits).then(|| Misplaced { name: entry.name.clone(), kind, is_instead: false }))
     }
 
-    /// Returns the problem as a clause. `path` is the path of the entry's directory in the store.
-    pub fn problem(&self, path: &str) -> String {
-        let path = path_in(path, &self.name);
-        match self.kind {
-            _ if self.is_instead => format!("`{path}` in the store is not a directory"),
-            FileKind::File => format!("`{path}` in the store is not named after a digest"),
-            FileKind::Dir => format!("`{path}` in the store is a directory, not a file"),
-            FileKind::Symlink => format!("`{path}` in the store is a symbolic link, not a file"),
-            _ => format!("`{path}` in the store is not a regular file"),
-        }
+    /// Returns the damage. `dir` is the path of the entry's directory in the store.
+    pub fn damage(&self, dir: &str) -> StoreDamage {
+        let misplacement = match self.kind {
+            _ if self.is_instead => Misplacement::NoDirectory,
+            FileKind::File => Misplacement::OtherName,
+            FileKind::Dir => Misplacement::Directory,
+            FileKind::Symlink => Misplacement::Symlink,
+            _ => Misplacement::Special,
+        };
+        StoreDamage::Misplaced { path: path_in(dir, &self.name), misplacement }
     }
 
     /// Moves a directory or a regular file, which may be the only copy of something, to the

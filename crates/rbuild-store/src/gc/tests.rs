@@ -461,7 +461,7 @@ fn prune_keeps_the_cache_and_prune_all_keeps_images_only() {
         assert_eq!(freed, expected, "all: {all}");
         let again = scene.store.gc().prune(all, DanglingImages::Remove).unwrap();
         assert_eq!(again, Freed::default(), "all: {all}, the second time");
-        assert_eq!(scene.store.gc().check(false).unwrap().damage, Vec::<String>::new(), "all: {all}");
+        assert!(scene.store.gc().check(false).unwrap().damage.is_empty(), "all: {all}");
     }
 }
 
@@ -476,7 +476,7 @@ fn dangling_images_are_kept_on_request() {
         assert_eq!(scene.store.gc().prune(all, DanglingImages::Keep).unwrap().images, 0);
         assert_eq!(entries(), before, "all: {all}");
         assert!(before.iter().all(|entry| scene.store.images().image(&entry.manifest).is_ok()), "all: {all}");
-        assert_eq!(scene.store.gc().check(false).unwrap().damage, Vec::<String>::new(), "all: {all}");
+        assert!(scene.store.gc().check(false).unwrap().damage.is_empty(), "all: {all}");
     }
 }
 

@@ -225,9 +225,11 @@ pub fn df(settings: &Settings, args: DfArgs) -> Result<u8, Failure> {
 pub fn fsck(settings: &Settings, args: FsckArgs) -> Result<u8, Failure> {
     let store = settings.open()?;
     let found = store.gc().check(args.repair)?;
-    for problem in found.damage.iter().chain(found.unrepaired.iter().chain(&found.unread).map(|failure| &failure.text))
-    {
-        terminal::err(&format!("{problem}\n"));
+    for damage in &found.damage {
+        terminal::err(&format!("{damage}\n"));
+    }
+    for failure in found.unrepaired.iter().chain(&found.unread) {
+        terminal::err(&format!("{failure}\n"));
     }
     terminal::out(&checked_text(&found, args.repair));
     if found.lost_images {
@@ -260,7 +262,7 @@ fn fault(found: &Checked, repair: bool) -> Option<(&'static str, Option<Hint>)> 
     if !found.damage.is_empty() && !repair {
         return Some(("the store is damaged", Some(VerbRemedy::RepairStore.into())));
     }
-    let first = |failures: &[CheckFailure]| failures.iter().find_map(|failure| failure.remedy.as_ref()).map(Hint::from);
+    let first = |failures: &[CheckFailure]| failures.iter().find_map(CheckFailure::remedy).map(|r| Hint::from(&r));
     if !found.unrepaired.is_empty() {
         return Some(("some of the damage cannot be removed", first(&found.unrepaired)));
     }
@@ -269,7 +271,9 @@ fn fault(found: &Checked, repair: bool) -> Option<(&'static str, Option<Hint>)> 
 
 #[cfg(test)]
 mod tests {
-    use rbuild_remedy::{FileRemedy, Remedy};
+    use std::path::Path;
+
+    use rbuild_store::StoreDamage;
     use rbuild_testkit::assert_recorded;
 
     use super::*;
@@ -280,14 +284,21 @@ mod tests {
         let many = Freed { images: 0, records: 2, trees: 3, blobs: 4, mounts: 5, unremovable: 2, bytes: 1 << 30 };
         let pruned = [Freed::default(), one, many].map(|freed| freed_text(&freed));
         let removed = [removed_text("Deleted Images", "", 0), removed_text("Deleted Images", "deleted: x\n", 1500)];
-        let sound = Checked { blobs: 1, bytes: 5000, images: 2, records: 3, ..Checked::default() };
-        let damaged = Checked { damage: vec!["one".into(), "two".into()], ..sound.clone() };
-        let failed = |remedy| vec![CheckFailure { text: "text".into(), remedy }];
-        let unread = |remedy| Checked { unread: failed(remedy), ..sound.clone() };
-        let unrepaired = Checked { unrepaired: failed(None), ..sound.clone() };
-        let unreadable = unread(Some(Remedy::File(FileRemedy::CheckPermissions)));
-        let both = Checked { damage: damaged.damage.clone(), ..unread(None) };
-        let checked = [sound.clone(), damaged, unrepaired, unreadable, both].map(|found| {
+        let sound = || Checked { blobs: 1, bytes: 5000, images: 2, records: 3, ..Checked::default() };
+        let damage = || vec![StoreDamage::MissingIndex.into(), StoreDamage::MissingDir("records").into()];
+        let failed = |error| vec![CheckFailure::Unread(error)];
+        let without_remedy = || StoreError::Canceled;
+        let denied = std::io::Error::from_raw_os_error(13);
+        let with_remedy =
+            rbuild_linux::Error::new("openat", Path::new("/s/records/a"), denied).within("the store").into();
+        let checked = [
+            sound(),
+            Checked { damage: damage(), ..sound() },
+            Checked { unrepaired: failed(without_remedy()), ..sound() },
+            Checked { unread: failed(with_remedy), ..sound() },
+            Checked { damage: damage(), unread: failed(without_remedy()), ..sound() },
+        ];
+        let checked = checked.map(|found| {
             [false, true].map(|repair| {
                 let problem =
                     fault(&found, repair).map(|(problem, hint)| terminal::error_text(problem, hint.as_ref(), false));

@@ -8,7 +8,7 @@ use rbuild_image::{DiffId, ImageConfig, ImageId, MediaType, Platform, descriptor
 use rbuild_linux::FileKind;
 use rbuild_testkit::assert_recorded;
 
-use super::{longest_name, put_in_the_way, repaired};
+use super::{damage, longest_name, put_in_the_way, repaired, texts};
 use crate::gc::fsck::*;
 use crate::ids::CacheKey;
 use crate::session::record_tree;
@@ -37,9 +37,9 @@ fn row(name: &str, break_it: impl FnOnce(&Path, &ImageId)) -> String {
         break_it(place, id);
     });
     let damage = found.damage.into_iter().map(|text| format!("  {text}\n"));
-    let failures = found.unrepaired.into_iter().map(|CheckFailure { text, remedy }| {
-        let remedy = remedy.map_or(String::new(), |remedy| format!("    remedy: {remedy:?}\n"));
-        format!("  unrepaired: {text}\n{remedy}")
+    let failures = found.unrepaired.into_iter().map(|failure| {
+        let remedy = failure.remedy().map_or(String::new(), |remedy| format!("    remedy: {remedy:?}\n"));
+        format!("  unrepaired: {failure}\n{remedy}")
     });
     let lines = damage.chain(failures).collect::<String>();
     assert!(!lines.is_empty(), "{name}");
@@ -123,12 +123,14 @@ fn damage_is_worded_as_recorded() {
 #[test]
 fn states_of_images_are_worded_as_recorded() {
     let blob = BlobDigest::of(b"blob");
-    let rows = [BlobState::Intact, BlobState::Damaged, BlobState::Missing, BlobState::Unreadable].map(|state| {
+    let label = || ImageLabel::Named("a:1".parse().unwrap());
+    let states = [Ok(()), Err(BlobFault::Damaged), Err(BlobFault::Missing), Err(BlobFault::Unreadable)];
+    let rows = states.map(|state| {
         let mut checked = Checked::default();
-        let is_broken = ImageState::with(&blob, state).report("a:1", &mut checked);
-        let unread = checked.unread.into_iter().map(|unread| unread.text);
-        let texts: Vec<String> = checked.damage.into_iter().chain(unread).collect();
-        format!("{state:?} (broken: {is_broken}): {}\n", texts.join("; "))
+        let is_broken = ImageState::with(blob, state).report(label(), &mut checked);
+        let texts = [damage(&checked), texts(&checked.unread)].concat();
+        let state = state.map_or_else(|fault| format!("{fault:?}"), |()| "Intact".into());
+        format!("{state} (broken: {is_broken}): {}\n", texts.join("; "))
     });
     assert_recorded!("image-states", rows.concat());
 }
