@@ -14,6 +14,7 @@ use crate::config::certs::CertFiles;
 use crate::credential::{Credential, Login};
 use crate::credentials::{self, LoginTarget};
 use crate::endpoint::{ConnectionSecurity, Endpoint};
+use crate::endpoint_modes::EndpointRole;
 use crate::error::{RegistryProblem, RemoteAction};
 use crate::http::{HttpReply, HttpRequest, RequestBody, Server};
 use crate::login_use::LoginUse;
@@ -37,7 +38,7 @@ pub(crate) struct Auth {
     /// The registry whose logins are used.
     registry: String,
     repository: String,
-    mirror: bool,
+    role: EndpointRole,
     state: Mutex<AuthState>,
 }
 
@@ -69,7 +70,7 @@ impl Auth {
         Auth {
             registry: registry.to_string(),
             repository: endpoint.path.clone(),
-            mirror: endpoint.mirror,
+            role: endpoint.role,
             state: Mutex::default(),
         }
     }
@@ -95,7 +96,7 @@ impl Auth {
                 let login = self.login(shared, &mut state)?;
                 let request =
                     TokenRequest { shared, endpoint, realm: &realm, service: service.as_deref(), scopes: &wanted };
-                let token = request.fetch(login.as_ref().map(|login| &login.credential), false)?.0;
+                let token = request.fetch(login.as_ref().map(|login| &login.credential), RefreshToken::Unneeded)?.0;
                 let header = bearer(&token.value);
                 state.tokens.insert(key, token);
                 Ok(Some(header))
@@ -133,7 +134,7 @@ impl Auth {
         if let Some(known) = &state.login {
             return Ok(known.clone());
         }
-        let holder = LoginTarget { registry: &self.registry, repository: &self.repository, mirror: self.mirror };
+        let holder = LoginTarget { registry: &self.registry, repository: &self.repository, role: self.role };
         let found = credentials::find(&shared.environment, &shared.options.given, holder);
         let found = found.map_err(RegistryProblem::Config)?;
         state.login = Some(found.clone());
@@ -206,6 +207,14 @@ pub(crate) struct TokenRequest<'a> {
     pub scopes: &'a [String],
 }
 
+/// The token that a login needs besides the access token.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum RefreshToken {
+    Unneeded,
+    /// A token that can replace the password in later requests.
+    Requested,
+}
+
 /// A way to present a login to a token server.
 #[derive(Clone, Copy)]
 enum Grant<'a> {
@@ -220,25 +229,25 @@ impl TokenRequest<'_> {
     fn fetch(
         &self,
         login: Option<&Credential>,
-        offline: bool,
+        refresh: RefreshToken,
     ) -> Result<(BearerToken, Option<Secret>), RegistryProblem> {
-        self.exchange(login, offline).map_err(repeated)
+        self.exchange(login, refresh).map_err(repeated)
     }
 
     fn exchange(
         &self,
         login: Option<&Credential>,
-        offline: bool,
+        refresh: RefreshToken,
     ) -> Result<(BearerToken, Option<Secret>), RegistryProblem> {
         let reply = match login {
             Some(Credential::Registry(token)) => return Ok((BearerToken { value: token.clone(), until: None }, None)),
-            None => self.send(Grant::Anonymous, offline)?,
-            Some(Credential::Identity(token)) => self.send(Grant::Refresh(token), offline)?,
+            None => self.send(Grant::Anonymous, refresh)?,
+            Some(Credential::Identity(token)) => self.send(Grant::Refresh(token), refresh)?,
             Some(Credential::Password { user, password }) => {
-                let reply = self.send(Grant::Basic(user, password), offline)?;
+                let reply = self.send(Grant::Basic(user, password), refresh)?;
                 match reply.status() {
                     400 | 401 | 404 | 405 => {
-                        let second = self.send(Grant::Password(user, password), offline)?;
+                        let second = self.send(Grant::Password(user, password), refresh)?;
                         // A server without POST support does not verify the password.
                         if matches!(second.status(), 404 | 405) { reply } else { second }
                     }
@@ -252,7 +261,7 @@ impl TokenRequest<'_> {
     /// Returns the header with an access token for a login, and a refresh token if the server
     /// issues one.
     pub(crate) fn offline_token(&self, login: &Credential) -> Result<(Secret, Option<Secret>), RegistryProblem> {
-        let (access, refresh) = self.fetch(Some(login), true)?;
+        let (access, refresh) = self.fetch(Some(login), RefreshToken::Requested)?;
         Ok((bearer(&access.value), refresh))
     }
 
@@ -294,14 +303,14 @@ impl TokenRequest<'_> {
         Ok((BearerToken { value, until: Some(Instant::now() + lifetime) }, refresh_token.map(Secret::new)))
     }
 
-    fn send(&self, grant: Grant<'_>, offline: bool) -> Result<HttpReply, RegistryProblem> {
-        self.shared.repeat(&self.endpoint.host, self.endpoint.mirror, || self.send_once(grant, offline))
+    fn send(&self, grant: Grant<'_>, refresh: RefreshToken) -> Result<HttpReply, RegistryProblem> {
+        self.shared.repeat(&self.endpoint.host, self.endpoint.role, || self.send_once(grant, refresh))
     }
 
-    fn send_once(&self, grant: Grant<'_>, offline: bool) -> Result<HttpReply, RegistryProblem> {
+    fn send_once(&self, grant: Grant<'_>, refresh: RefreshToken) -> Result<HttpReply, RegistryProblem> {
         let scopes: Vec<(&str, &str)> = self.scopes.iter().map(|scope| ("scope", scope.as_str())).collect();
         let service = self.service.map(|service| ("service", service));
-        let offline = offline.then_some(("offline_token", "true"));
+        let offline = (refresh == RefreshToken::Requested).then_some(("offline_token", "true"));
         let client = ("client_id", CLIENT);
         let (certs, security) = self.protection()?;
         let server = Server { security, certs: &certs };

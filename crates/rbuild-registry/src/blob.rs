@@ -12,6 +12,7 @@ use crate::blob_connections::CountedConnection;
 use crate::blob_request::{BlobRequest, OpenRange};
 use crate::client::Repository;
 use crate::config_error::{ConfigError, EndpointUse};
+use crate::endpoint_modes::EndpointRole;
 use crate::error::{RegistryError, RegistryProblem, RemoteRepository, VerifiedContent};
 use crate::ranges::{Ranges, RangesFailed};
 use crate::reply_fault::ReplyFault;
@@ -70,7 +71,7 @@ impl<'a> BlobReader<'a> {
     /// Returns the reader of a blob of a repository. Connects on the first read.
     pub(crate) fn new(repository: &'a Repository, digest: &BlobDigest, size: u64) -> BlobReader<'a> {
         let sessions: Vec<&Arc<EndpointSession>> =
-            repository.sessions.iter().filter(|session| session.endpoint.digests).collect();
+            repository.sessions.iter().filter(|session| session.endpoint.operations.digests).collect();
         let retry_policy = repository.sessions.first().map(|s| s.shared().http.retry_policy()).unwrap_or_default();
         BlobReader {
             sessions,
@@ -79,7 +80,7 @@ impl<'a> BlobReader<'a> {
             incoming: None,
             connection: None,
             pace: ConnectionRate::Unknown,
-            attempts: Attempts::new(retry_policy, false),
+            attempts: Attempts::new(retry_policy, EndpointRole::Registry),
             failed_at: 0,
             stall: StallDetector::new(retry_policy.idle),
         }

@@ -10,7 +10,7 @@ use crate::http::connection;
 use crate::interruption::Interruption;
 use crate::reply_fault::ReplyFault;
 use crate::request_name::RequestName;
-use crate::session::{ApiRequest, Body, EndpointSession};
+use crate::session::{ApiRequest, Body, EndpointSession, Repetition};
 use crate::stall::StallReader;
 use crate::url;
 
@@ -79,7 +79,7 @@ impl BlobRequest {
             body: Body::None,
             scopes: &[session.scope("pull")],
             // For another URL, the caller returns to the endpoint.
-            repeat: url.is_none(),
+            repetition: if url.is_none() { Repetition::Repeated } else { Repetition::Single },
         };
         let reply = session.call(&call)?;
         let length = reply.response.body().content_length();

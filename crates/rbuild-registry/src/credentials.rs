@@ -2,6 +2,7 @@
 
 use crate::config_error::ConfigError;
 use crate::credential::{CommandLineCredentials, CommandLineLogin, Credential, Login};
+use crate::endpoint_modes::EndpointRole;
 use crate::environment::ProcessEnvironment;
 
 mod file;
@@ -22,9 +23,8 @@ pub struct LoginTarget<'a> {
     pub registry: &'a str,
     /// Path of the repository.
     pub repository: &'a str,
-    /// True if the host is a mirror of another registry. The login of that registry must not be
-    /// sent to it.
-    pub mirror: bool,
+    /// The role of the host. The login of a registry must not be sent to its mirrors.
+    pub role: EndpointRole,
 }
 
 /// Returns the login for a repository: the one of the command line if it is for this registry, or
@@ -38,7 +38,10 @@ pub fn find(
     given: &CommandLineCredentials,
     holder: LoginTarget<'_>,
 ) -> Result<Option<Login>, ConfigError> {
-    let own = given.login.as_ref().filter(|own| !holder.mirror && own.registry.as_deref() == Some(holder.registry));
+    let is_own = |own: &&CommandLineLogin| {
+        holder.role == EndpointRole::Registry && own.registry.as_deref() == Some(holder.registry)
+    };
+    let own = given.login.as_ref().filter(is_own);
     if let Some(CommandLineLogin { user, password, .. }) = own {
         let credential = Credential::Password { user: user.clone(), password: password.clone() };
         return Ok(Some(Login { credential, origin: "the command line".into() }));

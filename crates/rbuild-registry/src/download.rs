@@ -12,6 +12,7 @@ use crate::answer;
 use crate::client::Client;
 use crate::config::certs::CertFiles;
 use crate::endpoint::ConnectionSecurity;
+use crate::endpoint_modes::EndpointRole;
 use crate::error::{ConnectionFailure, RegistryProblem, RemoteAction};
 use crate::http::{HttpReply, HttpRequest, RequestBody, Server};
 use crate::interruption::Interruption;
@@ -69,6 +70,16 @@ pub trait FileSink {
     fn add(&mut self, bytes: &[u8]) -> io::Result<()>;
 }
 
+/// Encoding of a downloaded file.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum FileEncoding {
+    /// The bytes are those of the file.
+    #[default]
+    Identity,
+    /// The server compressed the file with gzip, although that was not requested.
+    Gzip,
+}
+
 /// The outcome of a download.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FileAnswer {
@@ -78,8 +89,8 @@ pub enum FileAnswer {
     Received {
         /// Identifies this version.
         validators: Validators,
-        /// The server compressed the content with gzip, although that was not requested.
-        gzip: bool,
+        /// Encoding of the received bytes.
+        encoding: FileEncoding,
     },
 }
 
@@ -167,7 +178,7 @@ struct Progress {
     size: Option<u64>,
     /// The version that is being received.
     validators: Validators,
-    gzip: bool,
+    encoding: FileEncoding,
 }
 
 impl Progress {
@@ -188,11 +199,12 @@ impl FileDownload<'_> {
     fn run(&mut self, sink: &mut dyn FileSink) -> Result<FileAnswer, TransferFailure> {
         let shared = self.client.shared();
         let host = authority(&self.request.url.target());
-        let mut attempts = Attempts::new(shared.http.retry_policy(), false);
+        let mut attempts = Attempts::new(shared.http.retry_policy(), EndpointRole::Registry);
         let mut furthest = 0;
         loop {
             // Failed attempts to open the file have already been retried.
-            let reply = shared.repeat(&host, false, || self.open()).map_err(TransferFailure::Server)?;
+            let reply =
+                shared.repeat(&host, EndpointRole::Registry, || self.open()).map_err(TransferFailure::Server)?;
             if self.is_unchanged(&reply) {
                 return Ok(FileAnswer::Unchanged);
             }
@@ -203,8 +215,8 @@ impl FileDownload<'_> {
             } else {
                 match self.receive(reply, sink)? {
                     None => {
-                        let Progress { validators, gzip, .. } = std::mem::take(&mut self.state);
-                        return Ok(FileAnswer::Received { validators, gzip });
+                        let Progress { validators, encoding, .. } = std::mem::take(&mut self.state);
+                        return Ok(FileAnswer::Received { validators, encoding });
                     }
                     Some(problem) => problem,
                 }
@@ -228,7 +240,8 @@ impl FileDownload<'_> {
         let mut target = self.request.url.target();
         let own = target.clone();
         for _ in 0..=MAX_REDIRECTS {
-            let reply = self.send(&target, may_receive_login(&own, &target))?;
+            let login = self.authorization().filter(|_| may_receive_login(&own, &target));
+            let reply = self.send(&target, login)?;
             let moved = matches!(reply.status(), 301 | 302 | 303 | 307 | 308);
             let Some(location) = reply.header("location").filter(|_| moved) else { return Ok(reply) };
             target = match url::follow(&reply.url, location) {
@@ -244,13 +257,13 @@ impl FileDownload<'_> {
         Err(ReplyFault::TooManyRedirects.of(&authority(&own)))
     }
 
-    fn send(&self, target: &str, with_login: bool) -> Result<HttpReply, RegistryProblem> {
+    fn send(&self, target: &str, authorization: Option<Secret>) -> Result<HttpReply, RegistryProblem> {
         let (scheme, host, _) = url::split(target).unwrap_or(("https", "", ""));
         let mut certs = CertFiles::default();
         certs.find(&self.client.shared().environment, host).map_err(RegistryProblem::Config)?;
         let security = if scheme == "http" { ConnectionSecurity::Plain } else { ConnectionSecurity::Verified };
         let mut headers = self.headers();
-        if let Some(authorization) = self.authorization().filter(|_| with_login) {
+        if let Some(authorization) = authorization {
             headers.push(("authorization".to_string(), authorization.reveal().to_string()));
         }
         let request = HttpRequest { method: "GET", url: target, headers: &headers, content: RequestBody::None };
@@ -368,8 +381,9 @@ impl FileDownload<'_> {
                 };
                 // Go's client, and so BuildKit's, decodes no other encoding. Servers send `x-gzip`
                 // for archives that are to stay as they are.
-                let gzip = encoding.eq_ignore_ascii_case("gzip");
-                self.state = Progress { at: 0, size: length, validators, gzip };
+                let is_gzip = encoding.eq_ignore_ascii_case("gzip");
+                let encoding = if is_gzip { FileEncoding::Gzip } else { FileEncoding::Identity };
+                self.state = Progress { at: 0, size: length, validators, encoding };
                 sink.start(length).map_err(TransferFailure::Sink)?;
                 Ok(true)
             }

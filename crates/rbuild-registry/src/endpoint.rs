@@ -3,9 +3,10 @@
 use rbuild_image::Reference;
 
 use crate::config::certs::CertFiles;
-use crate::config::hosts::{self, Host};
+use crate::config::hosts::{self, ApiPath, Host};
 use crate::config::registries::{Location, NameRules, Registries};
 use crate::config_error::ConfigError;
+use crate::endpoint_modes::{CertificateCheck, EndpointOperations, EndpointRole, UntrustedServers};
 use crate::environment::ProcessEnvironment;
 use crate::error::{RegistryError, RegistryProblem, RemoteRepository, Result};
 use crate::proxy::is_loopback;
@@ -34,18 +35,15 @@ pub(crate) struct Endpoint {
     /// Path of the repository.
     pub path: String,
     pub security: ConnectionSecurity,
-    /// True if the user's settings allow servers without a trusted certificate. A registry on this
-    /// machine does not need this setting, but servers to which it redirects do.
-    pub lax: bool,
+    /// The user's setting for this server and for those to which it redirects. A registry on this
+    /// machine does not need it, but servers to which it redirects do.
+    pub untrusted: UntrustedServers,
     pub certs: CertFiles,
     pub headers: Vec<(String, String)>,
     /// The registry that a mirror replaces.
     pub namespace: Option<String>,
-    pub tags: bool,
-    pub digests: bool,
-    pub push: bool,
-    /// True for a mirror of another registry, which gets fewer retries.
-    pub mirror: bool,
+    pub operations: EndpointOperations,
+    pub role: EndpointRole,
 }
 
 impl Endpoint {
@@ -63,7 +61,7 @@ impl Endpoint {
     /// Returns the transport security for a server that this one redirects to or names as its token
     /// server; `None` if that server must not be used.
     pub(crate) fn protection_of(&self, scheme: &str, authority: &str) -> Option<ConnectionSecurity> {
-        let trusted = self.lax || is_loopback(without_port(authority));
+        let trusted = self.untrusted == UntrustedServers::Allowed || is_loopback(without_port(authority));
         match (scheme, trusted, self.security) {
             ("https", true, _) => Some(ConnectionSecurity::Unverified),
             ("https", false, _) => Some(ConnectionSecurity::Verified),
@@ -73,9 +71,30 @@ impl Endpoint {
     }
 }
 
-/// The value of `--tls-verify`, if given.
+/// Verification of the certificates of registries (`--tls-verify`).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct TlsVerify(pub Option<bool>);
+pub enum TlsVerify {
+    /// As the user's configuration files state, or else required, except for registries on this
+    /// machine.
+    #[default]
+    Configured,
+    /// Required wherever the configuration does not state plain HTTP.
+    Required,
+    /// Not required: any certificate is accepted, and plain HTTP if the server does not support
+    /// TLS.
+    Skipped,
+}
+
+impl From<Option<bool>> for TlsVerify {
+    /// Converts the value of the flag, if it was given.
+    fn from(flag: Option<bool>) -> TlsVerify {
+        match flag {
+            None => TlsVerify::Configured,
+            Some(true) => TlsVerify::Required,
+            Some(false) => TlsVerify::Skipped,
+        }
+    }
+}
 
 /// Host of the default registry's API.
 const HUB: (&str, &str) = ("docker.io", "registry-1.docker.io");
@@ -101,17 +120,17 @@ pub(crate) fn endpoints(
     };
     for endpoint in &mut found {
         endpoint.certs.find(environment, &endpoint.host).map_err(settings)?;
-        match verify.0 {
-            Some(true) if endpoint.security != ConnectionSecurity::Plain => {
-                (endpoint.security, endpoint.lax) = (ConnectionSecurity::Verified, false);
+        match verify {
+            TlsVerify::Required if endpoint.security != ConnectionSecurity::Plain => {
+                (endpoint.security, endpoint.untrusted) = (ConnectionSecurity::Verified, UntrustedServers::Refused);
             }
-            Some(false) => {
-                endpoint.lax = true;
+            TlsVerify::Skipped => {
+                endpoint.untrusted = UntrustedServers::Allowed;
                 if endpoint.security == ConnectionSecurity::Verified {
                     endpoint.security = ConnectionSecurity::Any;
                 }
             }
-            _ => {}
+            TlsVerify::Required | TlsVerify::Configured => {}
         }
     }
     Ok(found)
@@ -126,14 +145,12 @@ fn direct(registry: &str, path: &str) -> Endpoint {
         base: "/v2".into(),
         path: path.to_string(),
         security,
-        lax: false,
+        untrusted: UntrustedServers::Refused,
         certs: CertFiles::default(),
         headers: Vec::new(),
         namespace: None,
-        tags: true,
-        digests: true,
-        push: true,
-        mirror: false,
+        operations: EndpointOperations::ALL,
+        role: EndpointRole::Registry,
     }
 }
 
@@ -146,42 +163,48 @@ pub(crate) fn without_port(host: &str) -> &str {
 }
 
 fn of_target(target: Location) -> Endpoint {
-    let Location { host, path, insecure, mirror, tags, digests } = target;
+    let Location { host, path, untrusted, role, operations } = target;
     let plain = direct(&host, &path);
-    let security = if insecure { ConnectionSecurity::Any } else { plain.security };
-    // Pushes go to the location itself.
-    Endpoint { security, lax: insecure, tags, digests, mirror, push: !mirror, ..plain }
+    let security = match untrusted {
+        UntrustedServers::Allowed => ConnectionSecurity::Any,
+        UntrustedServers::Refused => plain.security,
+    };
+    Endpoint { security, untrusted, operations, role, ..plain }
 }
 
 fn of_host(host: Host, name: &Reference) -> Option<Endpoint> {
     let (scheme, rest) = host.url.split_once("://")?;
     let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
     let path = path.trim_end_matches('/');
-    let base = match (path, host.override_path) {
-        ("", false) => "/v2".to_string(),
-        ("", true) => String::new(),
-        (path, true) => format!("/{path}"),
-        (path, false) if path == "v2" || path.ends_with("/v2") => format!("/{path}"),
-        (path, false) => format!("/{path}/v2"),
+    let base = match (path, host.api_path) {
+        ("", ApiPath::Below) => "/v2".to_string(),
+        ("", ApiPath::Exact) => String::new(),
+        (path, ApiPath::Exact) => format!("/{path}"),
+        (path, ApiPath::Below) if path == "v2" || path.ends_with("/v2") => format!("/{path}"),
+        (path, ApiPath::Below) => format!("/{path}/v2"),
     };
     let plain = direct(authority, name.path());
     let security = match scheme {
         "http" => ConnectionSecurity::Plain,
-        _ if host.skip_verify => ConnectionSecurity::Unverified,
+        _ if host.check == CertificateCheck::Skipped => ConnectionSecurity::Unverified,
         _ => plain.security,
     };
-    let own = host.server || authority == name.registry() || authority == HUB.1 && name.registry() == HUB.0;
+    let is_registry = authority == name.registry() || authority == HUB.1 && name.registry() == HUB.0;
+    let role = if is_registry { EndpointRole::Registry } else { host.role };
+    let untrusted = match security {
+        ConnectionSecurity::Plain => UntrustedServers::Allowed,
+        _ if host.check == CertificateCheck::Skipped => UntrustedServers::Allowed,
+        _ => UntrustedServers::Refused,
+    };
     Some(Endpoint {
         base,
         security,
-        lax: host.skip_verify || scheme == "http",
+        untrusted,
         certs: CertFiles { roots: host.ca, client: host.client },
         headers: host.headers,
-        namespace: (!own).then(|| name.registry().to_string()),
-        tags: host.resolve,
-        digests: host.pull,
-        push: host.push,
-        mirror: !own,
+        namespace: (role == EndpointRole::Mirror).then(|| name.registry().to_string()),
+        operations: host.operations,
+        role,
         ..plain
     })
 }
@@ -202,7 +225,7 @@ mod tests {
     }
 
     fn shown(environment: &ProcessEnvironment, name: &str) -> Vec<String> {
-        let all = endpoints(environment, &name.parse().unwrap(), TlsVerify(None)).unwrap();
+        let all = endpoints(environment, &name.parse().unwrap(), TlsVerify::Configured).unwrap();
         all.iter().map(|e| format!("{:?} {}{}/{}", e.security, e.host, e.base, e.path)).collect()
     }
 
@@ -218,9 +241,8 @@ mod tests {
     #[test]
     fn plain_http_is_allowed_only_between_loopback_hosts() {
         let (_, environment) = scene("trust", &[]);
-        let of =
-            |name: &str, verify| endpoints(&environment, &name.parse().unwrap(), TlsVerify(verify)).unwrap().remove(0);
-        let (local, remote) = (of("localhost:5000/a", None), of("a.io/b", None));
+        let of = |name: &str, verify| endpoints(&environment, &name.parse().unwrap(), verify).unwrap().remove(0);
+        let (local, remote) = (of("localhost:5000/a", TlsVerify::Configured), of("a.io/b", TlsVerify::Configured));
         for (scheme, host, by_local, by_remote) in [
             ("https", "b.io", Some(ConnectionSecurity::Verified), Some(ConnectionSecurity::Verified)),
             ("https", "127.0.0.1:1", Some(ConnectionSecurity::Unverified), Some(ConnectionSecurity::Unverified)),
@@ -230,9 +252,9 @@ mod tests {
             assert_eq!(local.protection_of(scheme, host), by_local, "{scheme} {host}");
             assert_eq!(remote.protection_of(scheme, host), by_remote, "{scheme} {host}");
         }
-        let lax = of("a.io/b", Some(false));
+        let lax = of("a.io/b", TlsVerify::Skipped);
         assert_eq!(lax.protection_of("http", "b.io"), Some(ConnectionSecurity::Plain), "the user said so");
-        let strict = of("localhost/b", Some(true));
+        let strict = of("localhost/b", TlsVerify::Required);
         assert_eq!(strict.protection_of("http", "localhost"), None);
         assert!(remote.is_origin_of("https://A.io:443/x") && !remote.is_origin_of("http://a.io/x"));
         assert!(!remote.is_origin_of("https://a.io:444/x") && local.is_origin_of("http://localhost:5000/"));
@@ -252,8 +274,11 @@ mod tests {
             ["Any m.io/v2/hub/library/x", "Verified registry-1.docker.io/v2/library/x"]
         );
         assert_eq!(shown(&environment, "a.io/y"), ["Plain b.io/x/v2/y", "Verified a.io/v2/y"]);
-        let all = endpoints(&environment, &"a.io/y".parse().unwrap(), TlsVerify(Some(false))).unwrap();
-        assert_eq!((all[0].tags, all[0].push, all[0].namespace.as_deref()), (false, false, Some("a.io")));
+        let all = endpoints(&environment, &"a.io/y".parse().unwrap(), TlsVerify::Skipped).unwrap();
+        assert_eq!(
+            (all[0].operations.tags, all[0].operations.push, all[0].namespace.as_deref()),
+            (false, false, Some("a.io"))
+        );
         assert_eq!((all[1].security, all[1].namespace.as_deref()), (ConnectionSecurity::Any, None));
         std::fs::remove_dir_all(dir).unwrap();
     }

@@ -41,34 +41,84 @@ impl fmt::Display for RemoteRepository {
     }
 }
 
-/// Reasons for a failure.
+/// Reasons for a failure. Hosts include the port if there is one.
 #[derive(Debug, thiserror::Error)]
 pub enum RegistryProblem {
     /// The connection could not be made, or broke.
     #[error("{request} at {host}")]
-    Connection { host: String, request: String, kind: ConnectionFailure, source: Box<dyn Error + Send + Sync> },
+    Connection {
+        /// The host.
+        host: String,
+        /// Method and path of the request, or its purpose; never the parameters of a URL.
+        request: String,
+        /// The kind of failure, which determines the remedy and whether it is temporary.
+        kind: ConnectionFailure,
+        /// The cause.
+        source: Box<dyn Error + Send + Sync>,
+    },
     /// An unsuccessful status.
     #[error("{request} at {host} failed with HTTP status {status}{}", text_of(.message))]
-    Status { host: String, request: String, status: u16, message: String },
+    Status {
+        /// The host.
+        host: String,
+        /// Method and path of the request, or its purpose; never the parameters of a URL.
+        request: String,
+        /// The status, never 401 or 403.
+        status: u16,
+        /// The explanation in the body of the response, without secrets; empty if there is none.
+        message: String,
+    },
     /// The object does not exist, or the server hides it.
     #[error("{host} has no {object}{}", text_of(.message))]
-    Missing { host: String, object: RemoteObject, message: String },
+    Missing {
+        /// The host.
+        host: String,
+        /// The object.
+        object: RemoteObject,
+        /// The explanation in the body of the response, without secrets; empty if there is none.
+        message: String,
+    },
     /// The login is missing or insufficient.
     #[error("{host} refused to {action}{} ({login})", text_of(.message))]
-    Denied { host: String, action: RemoteAction, message: String, login: String, anonymous: bool },
+    Denied {
+        /// The host.
+        host: String,
+        /// The action that was denied.
+        action: RemoteAction,
+        /// The explanation in the body of the response, without secrets; empty if there is none.
+        message: String,
+        /// Description of the login that was used, as a clause.
+        login: String,
+        /// True if the request had no login.
+        anonymous: bool,
+    },
     /// Settings, logins or a credential helper cannot be used.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// A rule of registries.conf forbids this registry.
+    /// A rule of registries.conf forbids this registry. Contains the path of the file.
     #[error("blocked by {0}")]
     Blocked(String),
     /// Content with another digest than the requested one.
     #[error("{host} {content} {wanted} with the wrong digest {found}")]
-    Digest { host: String, content: VerifiedContent, wanted: BlobDigest, found: BlobDigest },
+    Digest {
+        /// The host.
+        host: String,
+        /// The content.
+        content: VerifiedContent,
+        /// The digest of the requested or pushed content.
+        wanted: BlobDigest,
+        /// The digest of the content that was received, or that the server states.
+        found: BlobDigest,
+    },
     /// An answer that violates the protocol or contradicts itself.
     #[error("{host}: {reason}")]
-    Answer { host: String, reason: String },
-    /// An image in a format that is not supported.
+    Answer {
+        /// The host.
+        host: String,
+        /// The fault, as a clause without secrets.
+        reason: String,
+    },
+    /// An image in a format that is not supported. Contains the reason as a sentence.
     #[error("{0}")]
     Unsupported(String),
     /// A request that still fails after retries. Callers must not retry it.
@@ -76,7 +126,12 @@ pub enum RegistryProblem {
     Repeated(Box<RegistryProblem>),
     /// Local data could not be read.
     #[error("cannot read {data}")]
-    Local { data: &'static str, source: io::Error },
+    Local {
+        /// The data, as the object of a sentence.
+        data: &'static str,
+        /// The cause.
+        source: io::Error,
+    },
 }
 
 /// Content for which a server returned a wrong digest.

@@ -12,6 +12,7 @@ use ureq::{Agent, Body, Proxy, SendBody};
 use crate::config::certs::CertFiles;
 use crate::config_error::ConfigError;
 use crate::endpoint::{ConnectionSecurity, without_port};
+use crate::endpoint_modes::CertificateCheck;
 use crate::environment::ProcessEnvironment;
 use crate::error::{ConnectionFailure, RegistryProblem};
 use crate::interruption::Interruption;
@@ -74,7 +75,7 @@ impl Read for BorrowedReader<'_> {
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct AgentKey {
     certs: CertFiles,
-    verify: bool,
+    check: CertificateCheck,
     proxy: Option<String>,
 }
 
@@ -185,12 +186,15 @@ impl Http {
         let default = if scheme == "https" { 443 } else { 80 };
         let port = authority.rsplit_once(':').and_then(|(_, port)| port.parse().ok()).unwrap_or(default);
         let proxy = proxy_for(&self.environment, scheme, host, port);
-        let verify = server.security == ConnectionSecurity::Verified;
-        let key = AgentKey { certs: server.certs.clone(), verify, proxy };
+        let check = match server.security {
+            ConnectionSecurity::Verified => CertificateCheck::Required,
+            _ => CertificateCheck::Skipped,
+        };
+        let key = AgentKey { certs: server.certs.clone(), check, proxy };
         if let Some(agent) = locked(&self.agents).get(&key) {
             return Ok(agent.clone());
         }
-        let tls = key.certs.tls(&self.environment, verify).map_err(RegistryProblem::Config)?;
+        let tls = key.certs.tls(&self.environment, check).map_err(RegistryProblem::Config)?;
         let proxy = match &key.proxy {
             Some(url) => Some(Proxy::new(url).map_err(|_| RegistryProblem::Config(ConfigError::Proxy))?),
             None => None,

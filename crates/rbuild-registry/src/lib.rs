@@ -6,6 +6,8 @@
 //! [`ProcessEnvironment`], never from the process itself. Passwords and tokens are [`Secret`]s and
 //! do not occur in messages.
 
+#![warn(missing_docs)]
+
 mod answer;
 mod auth;
 mod blob;
@@ -20,6 +22,7 @@ mod credential;
 pub mod credentials;
 mod download;
 mod endpoint;
+mod endpoint_modes;
 mod environment;
 mod error;
 #[cfg(test)]
@@ -48,8 +51,9 @@ pub use choose::{PlatformMatch, choose};
 pub use client::{Client, Repository};
 pub use config_error::{ConfigError, EndpointUse, FileAction};
 pub use credential::{CommandLineCredentials, CommandLineLogin, Credential, Login};
-pub use download::{DownloadError, FileAnswer, FileRequest, FileSink, Validators};
+pub use download::{DownloadError, FileAnswer, FileEncoding, FileRequest, FileSink, Validators};
 pub use endpoint::TlsVerify;
+pub use endpoint_modes::EndpointRole;
 pub use environment::ProcessEnvironment;
 pub use error::{
     ConnectionFailure, RegistryError, RegistryProblem, RemoteAction, RemoteObject, RemoteRepository, Result,

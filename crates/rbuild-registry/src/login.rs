@@ -9,6 +9,7 @@ use crate::client::Client;
 use crate::config_error::{ConfigError, EndpointUse};
 use crate::credential::Credential;
 use crate::endpoint::{Endpoint, endpoints};
+use crate::endpoint_modes::EndpointRole;
 use crate::error::{RegistryError, RegistryProblem, RemoteAction, RemoteObject, RemoteRepository, Result};
 use crate::http::{HttpReply, HttpRequest, RequestBody, Server};
 use crate::login_use::LoginUse;
@@ -30,7 +31,7 @@ impl Client {
             .map_err(|_| fail(ConfigError::NoRegistry(registry.to_string()).into()))?;
         let endpoint = endpoints(&self.shared().environment, &name, self.shared().options.tls_verify)?
             .into_iter()
-            .rfind(|endpoint| !endpoint.mirror)
+            .rfind(|endpoint| endpoint.role == EndpointRole::Registry)
             .ok_or_else(|| fail(ConfigError::NoEndpoint(EndpointUse::Logins).into()))?;
         let credential = Credential::Password { user: user.to_string(), password: password.clone() };
         self.prove(&endpoint, credential, user).map_err(fail)
@@ -89,7 +90,7 @@ impl Client {
         let scheme = if endpoint.security == crate::endpoint::ConnectionSecurity::Plain { "http" } else { "https" };
         let url = format!("{scheme}://{}{}/", endpoint.host, endpoint.base);
         let server = Server { security: endpoint.security, certs: &endpoint.certs };
-        shared.repeat(&endpoint.host, false, || {
+        shared.repeat(&endpoint.host, endpoint.role, || {
             shared.http.send(server, HttpRequest { method: "GET", url: &url, headers, content: RequestBody::None })
         })
     }

@@ -12,7 +12,7 @@ use crate::interruption::Interruption;
 use crate::reply_fault::ReplyFault;
 use crate::request_name::RequestName;
 use crate::retry::{Attempts, repeated};
-use crate::session::{ApiRequest, Body, EndpointSession};
+use crate::session::{ApiRequest, Body, EndpointSession, Repetition};
 use crate::stall::read_document;
 
 /// Maximum size of a manifest in bytes.
@@ -73,7 +73,7 @@ impl Repository {
     /// Fails if no endpoint has the tag.
     pub fn resolve(&self, tag: &str) -> Result<ResolvedTag> {
         self.first(
-            |endpoint| endpoint.tags,
+            |endpoint| endpoint.operations.tags,
             |session| {
                 let reply = ask(session, "HEAD", tag)?;
                 let digest = reply.header("docker-content-digest").and_then(|digest| digest.parse().ok());
@@ -92,7 +92,7 @@ impl Repository {
     ///
     /// Fails if no endpoint has it, or if it is not a manifest.
     pub fn tagged(&self, tag: &str) -> Result<ReceivedManifest> {
-        self.first(|endpoint| endpoint.tags, |session| get(session, tag, None))
+        self.first(|endpoint| endpoint.operations.tags, |session| get(session, tag, None))
     }
 
     /// Returns the manifest or index with that digest.
@@ -101,7 +101,7 @@ impl Repository {
     ///
     /// Fails if no endpoint has it.
     pub fn document(&self, digest: &BlobDigest) -> Result<ReceivedManifest> {
-        self.first(|endpoint| endpoint.digests, |session| get(session, &digest.to_string(), Some(digest)))
+        self.first(|endpoint| endpoint.operations.digests, |session| get(session, &digest.to_string(), Some(digest)))
     }
 }
 
@@ -116,7 +116,7 @@ fn ask(
         headers: &[("accept", ACCEPT.to_string())],
         body: Body::None,
         scopes: &[session.scope("pull")],
-        repeat: true,
+        repetition: Repetition::Repeated,
     })
 }
 
@@ -126,7 +126,7 @@ fn get(
     wanted: Option<&BlobDigest>,
 ) -> std::result::Result<ReceivedManifest, RegistryProblem> {
     let shared = session.shared();
-    let mut attempts = Attempts::new(shared.http.retry_policy(), session.endpoint.mirror);
+    let mut attempts = Attempts::new(shared.http.retry_policy(), session.endpoint.role);
     let mut wrong = 0;
     loop {
         let reply = ask(session, "GET", reference)?;

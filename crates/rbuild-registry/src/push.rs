@@ -9,13 +9,14 @@ use rbuild_remedy::sentence;
 use crate::client::Repository;
 use crate::config_error::{ConfigError, EndpointUse};
 use crate::endpoint::Endpoint;
+use crate::endpoint_modes::EndpointRole;
 use crate::error::{RegistryProblem, RemoteAction, RemoteObject, Result, VerifiedContent};
 use crate::http::HttpReply;
 use crate::manifest::ACCEPT;
 use crate::reply_fault::ReplyFault;
 use crate::request_name::RequestName;
 use crate::retry::{Attempts, is_temporary_status, may_be_temporary};
-use crate::session::{ApiRequest, Body, EndpointSession};
+use crate::session::{ApiRequest, Body, EndpointSession, Repetition};
 use crate::url;
 
 /// Size in bytes of the chunks of a chunked upload.
@@ -119,7 +120,7 @@ impl Repository {
                 headers: &[("content-type", media_type.to_string())],
                 body: Body::Bytes(bytes),
                 scopes: &[session.scope("pull,push")],
-                repeat: true,
+                repetition: Repetition::Repeated,
             })?;
             if !(200..300).contains(&reply.status()) {
                 let request = RequestName::Manifest { method: "PUT", reference };
@@ -139,7 +140,7 @@ impl Repository {
 
     /// Pushes to the first endpoint that accepts pushes.
     fn pushing<T>(&self, push: impl Fn(&EndpointSession) -> ProblemResult<T>) -> Result<T> {
-        let takes = |session: &&Arc<EndpointSession>| session.endpoint.push;
+        let takes = |session: &&Arc<EndpointSession>| session.endpoint.operations.push;
         let Some(session) = self.sessions.iter().find(takes) else {
             return Err(self.fail(ConfigError::NoEndpoint(EndpointUse::Pushes).into()));
         };
@@ -158,7 +159,7 @@ impl EndpointSession {
         }
         let mut location = self.location(&reply)?;
         let least = smallest_chunk(&reply);
-        let mut attempts = Attempts::new(self.shared().http.retry_policy(), false);
+        let mut attempts = Attempts::new(self.shared().http.retry_policy(), EndpointRole::Registry);
         loop {
             let at = location.take().map_or_else(|| self.restart(), Ok)?;
             let problem = match self.upload(&at, blob) {
@@ -210,7 +211,7 @@ impl EndpointSession {
             headers: &[("accept", accept.to_string())],
             body: Body::None,
             scopes: &[self.scope("pull,push")],
-            repeat: true,
+            repetition: Repetition::Repeated,
         })?;
         // Any other answer leads to an upload. If that is refused, the answer contains a message.
         Ok(reply.status() == 200)
@@ -247,7 +248,14 @@ impl EndpointSession {
     }
 
     fn post(&self, to: &str, scopes: &[String]) -> ProblemResult<HttpReply> {
-        self.call(&ApiRequest { method: "POST", to, headers: &[], body: Body::Bytes(&[]), scopes, repeat: true })
+        self.call(&ApiRequest {
+            method: "POST",
+            to,
+            headers: &[],
+            body: Body::Bytes(&[]),
+            scopes,
+            repetition: Repetition::Repeated,
+        })
     }
 
     /// Returns the URL at which an upload continues; `None` if the reply does not contain one.
@@ -263,7 +271,7 @@ impl EndpointSession {
             headers: &[],
             body: Body::None,
             scopes: &[self.scope("pull,push")],
-            repeat: false,
+            repetition: Repetition::Single,
         });
     }
 
@@ -276,7 +284,7 @@ impl EndpointSession {
             headers: &[("content-type", "application/octet-stream".into())],
             body: Body::Stream { open: &open, size: Some(blob.size) },
             scopes: &[self.scope("pull,push")],
-            repeat: false,
+            repetition: Repetition::Single,
         })?;
         self.closed(reply, blob)
     }
@@ -294,7 +302,7 @@ impl EndpointSession {
     /// Uploads a blob in chunks. After a failure, resumes at the offset that the registry reports.
     /// `begun` is the location and offset of an upload that has begun.
     fn upload_in_chunks(&self, blob: &UploadBlob<'_>, least: u64, begun: Option<(String, u64)>) -> ProblemResult<()> {
-        let mut attempts = Attempts::new(self.shared().http.retry_policy(), false);
+        let mut attempts = Attempts::new(self.shared().http.retry_policy(), EndpointRole::Registry);
         let (mut location, mut at) = begun.filter(|(_, has)| *has <= blob.size).map_or_else(|| self.fresh(), Ok)?;
         let mut chunk = CHUNK.max(least);
         let mut furthest = 0;
@@ -342,7 +350,7 @@ impl EndpointSession {
     /// Ends an upload whose bytes the registry has. If the answer is lost, the registry may have
     /// the blob all the same.
     fn close(&self, location: &str, blob: &UploadBlob<'_>) -> ProblemResult<()> {
-        let mut attempts = Attempts::new(self.shared().http.retry_policy(), false);
+        let mut attempts = Attempts::new(self.shared().http.retry_policy(), EndpointRole::Registry);
         loop {
             let sent = self.call(&ApiRequest {
                 method: "PUT",
@@ -350,7 +358,7 @@ impl EndpointSession {
                 headers: &[],
                 body: Body::Bytes(&[]),
                 scopes: &[self.scope("pull,push")],
-                repeat: false,
+                repetition: Repetition::Single,
             });
             let Err(problem) = sent.and_then(|reply| self.closed(reply, blob)) else { return Ok(()) };
             let Some(wait) = attempts.next(None).filter(|_| may_be_temporary(&problem)) else { return Err(problem) };
@@ -385,7 +393,7 @@ impl EndpointSession {
             headers: &headers,
             body: Body::Stream { open: &open, size: range.map(|(at, end)| end - at) },
             scopes: &[self.scope("pull,push")],
-            repeat: false,
+            repetition: Repetition::Single,
         })?;
         match (reply.status(), self.location(&reply)?) {
             (200..300, Some(next)) => Ok(next),
@@ -408,7 +416,7 @@ impl EndpointSession {
             headers: &[],
             body: Body::None,
             scopes: &[self.scope("pull,push")],
-            repeat: true,
+            repetition: Repetition::Repeated,
         })?;
         if is_temporary_status(reply.status()) {
             let request = RequestName::Upload { method: "GET" };
@@ -443,6 +451,6 @@ impl Endpoint {
 impl Repository {
     /// Returns true if pushes of this repository and pulls of another one go to the same registry.
     pub fn may_mount_from(&self, registry: &str) -> bool {
-        self.sessions.iter().any(|session| session.endpoint.push && session.endpoint.is_at(registry))
+        self.sessions.iter().any(|session| session.endpoint.operations.push && session.endpoint.is_at(registry))
     }
 }

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use rbuild_linux::{Timestamp, random_bytes};
 
+use crate::endpoint_modes::EndpointRole;
 use crate::error::{ConnectionFailure, RegistryProblem};
 use crate::retry_policy::RetryPolicy;
 
@@ -41,10 +42,13 @@ pub(crate) struct Attempts {
 
 impl Attempts {
     /// Counts attempts of a request; mirrors get two.
-    pub(crate) fn new(retry_policy: RetryPolicy, mirror: bool) -> Attempts {
+    pub(crate) fn new(retry_policy: RetryPolicy, role: EndpointRole) -> Attempts {
         Attempts {
             retry_policy,
-            tries: if mirror { 2.min(retry_policy.tries) } else { retry_policy.tries },
+            tries: match role {
+                EndpointRole::Registry => retry_policy.tries,
+                EndpointRole::Mirror => 2.min(retry_policy.tries),
+            },
             made: 0,
             start: Instant::now(),
         }
@@ -109,11 +113,11 @@ mod tests {
 
     #[test]
     fn waits_double_and_end() {
-        let mut attempts = Attempts::new(RetryPolicy::default(), false);
+        let mut attempts = Attempts::new(RetryPolicy::default(), EndpointRole::Registry);
         let waits: Vec<u64> =
             std::iter::from_fn(|| attempts.next(None)).map(|w| (w.as_secs_f64() + 0.26) as u64).collect();
         assert!(matches!(waits[..], [1, 1..=2, 3..=5, 6..=10]), "{waits:?}");
-        let mut attempts = Attempts::new(RetryPolicy::default(), true);
+        let mut attempts = Attempts::new(RetryPolicy::default(), EndpointRole::Mirror);
         assert_eq!(attempts.next(Some(Duration::from_secs(900))), Some(MAX_WAIT));
         assert_eq!(attempts.next(None), None);
     }

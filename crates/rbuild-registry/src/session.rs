@@ -61,8 +61,16 @@ pub(crate) struct ApiRequest<'a> {
     pub headers: &'a [(&'static str, String)],
     pub body: Body<'a>,
     pub scopes: &'a [String],
-    /// True to retry after temporary failures.
-    pub repeat: bool,
+    pub repetition: Repetition,
+}
+
+/// The treatment of temporary failures of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Repetition {
+    /// The request is sent again.
+    Repeated,
+    /// The caller gets the failure, because it decides how to continue.
+    Single,
 }
 
 /// An endpoint with its state of authentication.
@@ -97,18 +105,18 @@ impl EndpointSession {
         namespace.as_ref().map_or(url.clone(), |registry| url::with_parameter(&url, "ns", registry))
     }
 
-    /// Sends a request. Returns replies of all statuses, except for 401 and, with `repeat`, those
-    /// of temporary failures.
+    /// Sends a request. Returns replies of all statuses, except for 401 and, if it is repeated,
+    /// those of temporary failures.
     pub(crate) fn call(&self, call: &ApiRequest<'_>) -> Result<HttpReply, RegistryProblem> {
         let deadline = match call.body {
             // An upload has a minimum data rate and no maximum duration.
             Body::Stream { .. } => None,
             Body::None | Body::Bytes(_) => Some(Instant::now() + self.shared.http.retry_policy().whole),
         };
-        if !call.repeat {
+        if call.repetition == Repetition::Single {
             return self.authorized(call, deadline);
         }
-        self.shared.repeat(&self.endpoint.host, self.endpoint.mirror, || self.authorized(call, deadline))
+        self.shared.repeat(&self.endpoint.host, self.endpoint.role, || self.authorized(call, deadline))
     }
 
     /// Sends a request, and again after a challenge.

@@ -10,6 +10,7 @@ use rbuild_remedy::sentence;
 use crate::blob_connections::BlobConnections;
 use crate::credential::CommandLineCredentials;
 use crate::endpoint::TlsVerify;
+use crate::endpoint_modes::EndpointRole;
 use crate::environment::ProcessEnvironment;
 use crate::error::RegistryProblem;
 use crate::http::{Http, HttpReply};
@@ -53,10 +54,10 @@ impl ClientState {
     pub(crate) fn repeat(
         &self,
         host: &str,
-        mirror: bool,
+        role: EndpointRole,
         send: impl Fn() -> Result<HttpReply, RegistryProblem>,
     ) -> Result<HttpReply, RegistryProblem> {
-        let mut attempts = Attempts::new(self.http.retry_policy(), mirror);
+        let mut attempts = Attempts::new(self.http.retry_policy(), role);
         loop {
             let sent = send();
             let (reason, asked) = match &sent {

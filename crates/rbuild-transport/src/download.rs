@@ -5,7 +5,7 @@ use std::io;
 
 use rbuild_image::{Checksum, ChecksumAlgorithm, SourceUrl};
 use rbuild_layer::Decoder;
-use rbuild_registry::{Client, DownloadError, FileAnswer, FileRequest, FileSink, Secret, Validators};
+use rbuild_registry::{Client, DownloadError, FileAnswer, FileEncoding, FileRequest, FileSink, Secret, Validators};
 use rbuild_remedy::{ImageRemedy, Remedy, counted};
 use rbuild_store::{Download, IncomingFile, Lock, Once, ReceivedFile, Store, StoreError, Workspace};
 
@@ -114,8 +114,10 @@ fn receive<'s, 'w>(
     let answer = client.download(&request, &mut sink);
     match answer.map_err(|e| if sink.is_too_large { too_large(url, limit) } else { e.into() })? {
         FileAnswer::Unchanged => Ok(None),
-        FileAnswer::Received { validators, gzip: false } => Ok(Some((validators, sink.file.finish()?))),
-        FileAnswer::Received { validators, gzip: true } => {
+        FileAnswer::Received { validators, encoding: FileEncoding::Identity } => {
+            Ok(Some((validators, sink.file.finish()?)))
+        }
+        FileAnswer::Received { validators, encoding: FileEncoding::Gzip } => {
             let plain = decoded(sink.file.finish()?, downloads.receive(work, hasher)?, url, limit)?;
             Ok(Some((validators, plain)))
         }

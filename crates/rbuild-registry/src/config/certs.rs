@@ -6,6 +6,7 @@ use std::sync::OnceLock;
 use ureq::tls::{Certificate, ClientCert, PemItem, PrivateKey, RootCerts, TlsConfig, parse_pem};
 
 use crate::config_error::{ConfigError, FileAction};
+use crate::endpoint_modes::CertificateCheck;
 use crate::environment::ProcessEnvironment;
 
 /// Files with certificates for one host.
@@ -47,13 +48,17 @@ impl CertFiles {
         Ok(())
     }
 
-    /// Returns the TLS settings with these files. If `verify` is false, any certificate is
-    /// accepted.
-    pub(crate) fn tls(&self, environment: &ProcessEnvironment, verify: bool) -> Result<TlsConfig, ConfigError> {
+    /// Returns the TLS settings with these files.
+    pub(crate) fn tls(
+        &self,
+        environment: &ProcessEnvironment,
+        check: CertificateCheck,
+    ) -> Result<TlsConfig, ConfigError> {
+        let is_required = check == CertificateCheck::Required;
         let replaced = ["SSL_CERT_FILE", "SSL_CERT_DIR"].iter().any(|name| environment.variable(name).is_some());
         // The system's roots are read only if other roots are added to them, because that takes
         // some milliseconds.
-        let roots = if verify && (replaced || !self.roots.is_empty()) {
+        let roots = if is_required && (replaced || !self.roots.is_empty()) {
             let mut all = system_roots().to_vec();
             for file in &self.roots {
                 all.extend(certificates(file)?);
@@ -65,7 +70,7 @@ impl CertFiles {
         let client = self.client.as_ref().map(|(cert, key)| {
             Ok::<_, ConfigError>(ClientCert::new_with_certs(&certificates(cert)?, private_key(key)?))
         });
-        let config = TlsConfig::builder().root_certs(roots).disable_verification(!verify);
+        let config = TlsConfig::builder().root_certs(roots).disable_verification(!is_required);
         Ok(config.client_cert(client.transpose()?).build())
     }
 }

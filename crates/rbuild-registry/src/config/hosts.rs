@@ -8,6 +8,7 @@ use serde::de::Error;
 use toml::{Table, Value};
 
 use crate::config_error::{ConfigError, FileAction};
+use crate::endpoint_modes::{CertificateCheck, EndpointOperations, EndpointRole};
 use crate::environment::ProcessEnvironment;
 
 /// An endpoint of a `hosts.toml`.
@@ -15,19 +16,24 @@ use crate::environment::ProcessEnvironment;
 pub(crate) struct Host {
     /// URL with scheme, host and an optional path.
     pub url: String,
-    pub pull: bool,
-    pub resolve: bool,
-    pub push: bool,
+    pub operations: EndpointOperations,
     /// Files with additional roots.
     pub ca: Vec<PathBuf>,
     /// Files with a certificate and its key.
     pub client: Option<(PathBuf, PathBuf)>,
-    pub skip_verify: bool,
-    /// True if the path of the URL replaces `/v2`.
-    pub override_path: bool,
+    pub check: CertificateCheck,
+    pub api_path: ApiPath,
     pub headers: Vec<(String, String)>,
-    /// True for the registry itself, false for a mirror.
-    pub server: bool,
+    pub role: EndpointRole,
+}
+
+/// The path of a registry's API on its host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ApiPath {
+    /// `/v2` below the path of the URL.
+    Below,
+    /// The path of the URL.
+    Exact,
 }
 
 #[derive(Deserialize)]
@@ -82,7 +88,7 @@ pub(crate) fn parse(text: &str, registry: &str, dir: &std::path::Path) -> Result
     if let Some(listed) = document.remove("host") {
         let Value::Table(listed) = listed else { return Err(toml::de::Error::custom("`host` is not a table")) };
         for (url, entry) in listed {
-            hosts.push(host(&url, entry, dir, false)?);
+            hosts.push(host(&url, entry, dir, EndpointRole::Mirror)?);
         }
     }
     let default = match registry {
@@ -91,12 +97,12 @@ pub(crate) fn parse(text: &str, registry: &str, dir: &std::path::Path) -> Result
     };
     let server = document.get("server").and_then(Value::as_str).map_or(default, str::to_string);
     if !hosts.iter().any(|host| host.url == server) {
-        hosts.push(host(&server, Value::Table(document), dir, true)?);
+        hosts.push(host(&server, Value::Table(document), dir, EndpointRole::Registry)?);
     }
     Ok(hosts)
 }
 
-fn host(url: &str, entry: Value, dir: &std::path::Path, server: bool) -> Result<Host, toml::de::Error> {
+fn host(url: &str, entry: Value, dir: &std::path::Path, role: EndpointRole) -> Result<Host, toml::de::Error> {
     let entry: HostSettings = entry
         .try_into()
         .map_err(|e: toml::de::Error| toml::de::Error::custom(format!("host {url}: {}", type_message(e.message()))))?;
@@ -112,15 +118,13 @@ fn host(url: &str, entry: Value, dir: &std::path::Path, server: bool) -> Result<
     let ca = entry.ca.map(OneOrMore::list).unwrap_or_default();
     Ok(Host {
         url: if url.contains("://") { url.to_string() } else { format!("https://{url}") },
-        pull: can("pull"),
-        resolve: can("resolve"),
-        push: can("push"),
+        operations: EndpointOperations { tags: can("resolve"), digests: can("pull"), push: can("push") },
         ca: ca.into_iter().map(|file| dir.join(file)).collect(),
         client: entry.client.and_then(client).map(|(cert, key)| (dir.join(cert), dir.join(key))),
-        skip_verify: entry.skip_verify,
-        override_path: entry.override_path,
+        check: if entry.skip_verify { CertificateCheck::Skipped } else { CertificateCheck::Required },
+        api_path: if entry.override_path { ApiPath::Exact } else { ApiPath::Below },
         headers: headers.collect(),
-        server,
+        role,
     })
 }
 
@@ -162,12 +166,13 @@ mod tests {
         let hosts = parse(text, "a.io", std::path::Path::new("/d")).unwrap();
         let urls: Vec<&str> = hosts.iter().map(|host| host.url.as_str()).collect();
         assert_eq!(urls, ["https://z.io", "http://b.io/v2/hub", "https://a.io"]);
-        assert_eq!((hosts[0].pull, hosts[0].resolve, hosts[0].push), (true, false, false));
+        assert_eq!(hosts[0].operations, EndpointOperations { tags: false, digests: true, push: false });
         assert_eq!(hosts[0].ca, [PathBuf::from("/d/z.crt")]);
         assert_eq!(hosts[0].client, Some(("/d/z.cert".into(), "/d/z.key".into())));
-        assert!(hosts[1].override_path && hosts[1].skip_verify && hosts[1].resolve && !hosts[1].server);
+        assert_eq!((hosts[1].api_path, hosts[1].check), (ApiPath::Exact, CertificateCheck::Skipped));
+        assert_eq!((hosts[1].operations, hosts[1].role), (EndpointOperations::ALL, EndpointRole::Mirror));
         assert_eq!(hosts[1].headers.len(), 3);
-        assert!(hosts[2].server && hosts[2].push);
+        assert_eq!((hosts[2].operations, hosts[2].role), (EndpointOperations::ALL, EndpointRole::Registry));
         let default = parse("", "docker.io", std::path::Path::new("/d")).unwrap();
         assert_eq!(default[0].url, "https://registry-1.docker.io");
     }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use crate::config_error::{ConfigError, FileAction};
+use crate::endpoint_modes::{EndpointOperations, EndpointRole, UntrustedServers};
 use crate::environment::ProcessEnvironment;
 
 /// A rule for names with a prefix.
@@ -54,11 +55,9 @@ pub(crate) struct Location {
     /// Host, with the port if it has one.
     pub host: String,
     pub path: String,
-    pub insecure: bool,
-    pub mirror: bool,
-    /// Used for references with tags and for references with digests, respectively.
-    pub tags: bool,
-    pub digests: bool,
+    pub untrusted: UntrustedServers,
+    pub role: EndpointRole,
+    pub operations: EndpointOperations,
 }
 
 /// The result of the rules for a name.
@@ -125,12 +124,22 @@ impl Registries {
         let target = |location: &str, insecure| {
             let full = if location.is_empty() { name.clone() } else { format!("{location}{rest}") };
             let (host, path) = full.split_once('/').unwrap_or((&full, ""));
-            Location { host: host.into(), path: path.into(), insecure, mirror: false, tags: true, digests: true }
+            Location {
+                host: host.into(),
+                path: path.into(),
+                untrusted: if insecure { UntrustedServers::Allowed } else { UntrustedServers::Refused },
+                role: EndpointRole::Registry,
+                operations: EndpointOperations::ALL,
+            }
         };
         let mirrors = rule.mirror.iter().filter(|mirror| !mirror.location.is_empty()).map(|mirror| Location {
-            mirror: true,
-            tags: mirror.pull_from_mirror != PullFromMirror::DigestOnly && !rule.mirror_by_digest_only,
-            digests: mirror.pull_from_mirror != PullFromMirror::TagOnly,
+            role: EndpointRole::Mirror,
+            operations: EndpointOperations {
+                tags: mirror.pull_from_mirror != PullFromMirror::DigestOnly && !rule.mirror_by_digest_only,
+                digests: mirror.pull_from_mirror != PullFromMirror::TagOnly,
+                // Pushes go to the location itself.
+                push: false,
+            },
             ..target(mirror.location.trim_end_matches('/'), mirror.insecure)
         });
         NameRules::Targets(mirrors.chain([target(&rule.location, rule.insecure)]).collect())
@@ -182,12 +191,12 @@ mod tests {
     fn places(rule: &NameRules) -> Vec<String> {
         let NameRules::Targets(targets) = rule else { panic!("{rule:?}") };
         let text = |t: &Location| {
-            let kind = match (t.tags, t.digests) {
+            let kind = match (t.operations.tags, t.operations.digests) {
                 (true, false) => " t",
                 (false, true) => " d",
                 _ => "",
             };
-            format!("{}{}/{}{kind}", if t.insecure { "~" } else { "" }, t.host, t.path)
+            format!("{}{}/{}{kind}", if t.untrusted == UntrustedServers::Allowed { "~" } else { "" }, t.host, t.path)
         };
         targets.iter().map(text).collect()
     }
@@ -221,10 +230,9 @@ mod tests {
             NameRules::Targets(vec![Location {
                 host: "a.io:5000".into(),
                 path: "z".into(),
-                insecure: false,
-                mirror: false,
-                tags: true,
-                digests: true,
+                untrusted: UntrustedServers::Refused,
+                role: EndpointRole::Registry,
+                operations: EndpointOperations::ALL,
             }])
         );
         assert_eq!(all.rule("bad.io", "z"), NameRules::Blocked("r.conf".into()));

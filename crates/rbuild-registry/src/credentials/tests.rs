@@ -49,7 +49,11 @@ impl Drop for Scene {
 }
 
 fn found(environment: &ProcessEnvironment, registry: &str, repository: &str) -> Result<Option<Login>, ConfigError> {
-    find(environment, &CommandLineCredentials::default(), LoginTarget { registry, repository, mirror: false })
+    find(
+        environment,
+        &CommandLineCredentials::default(),
+        LoginTarget { registry, repository, role: EndpointRole::Registry },
+    )
 }
 
 fn password(user: &str, password: &str) -> Option<Credential> {

@@ -3,7 +3,9 @@
 use std::io;
 
 use rbuild_image::SourceUrl;
-use rbuild_registry::{DownloadError, FileAnswer, FileRequest, FileSink, Notice, RegistryProblem, Secret, Validators};
+use rbuild_registry::{
+    DownloadError, FileAnswer, FileEncoding, FileRequest, FileSink, Notice, RegistryProblem, Secret, Validators,
+};
 use rbuild_remedy::{Remedy, sentence};
 
 use crate::Scene;
@@ -53,7 +55,10 @@ fn bytes(length: usize) -> Vec<u8> {
 }
 
 fn received(etag: Option<&str>, modified: Option<i64>) -> FileAnswer {
-    FileAnswer::Received { validators: Validators { etag: etag.map(str::to_string), modified }, gzip: false }
+    FileAnswer::Received {
+        validators: Validators { etag: etag.map(str::to_string), modified },
+        encoding: FileEncoding::Identity,
+    }
 }
 
 #[test]
@@ -67,7 +72,10 @@ fn files_arrive_with_their_validators() {
     assert_eq!(got.kept.starts, [Some(3)]);
     let got = get(&scene, &server.url("/none?q=1#part"), None, None);
     assert_eq!((got.answer.unwrap(), got.kept.bytes), (received(None, None), bytes(5000)));
-    assert!(matches!(get(&scene, &server.url("/gz"), None, None).answer, Ok(FileAnswer::Received { gzip: true, .. })));
+    assert!(matches!(
+        get(&scene, &server.url("/gz"), None, None).answer,
+        Ok(FileAnswer::Received { encoding: FileEncoding::Gzip, .. })
+    ));
     assert_eq!(server.requests(), ["GET /tag", "GET /none?q=1", "GET /gz"]);
     // Go's client does not decode this encoding.
     server.put("/a.tgz", ServedFile { headers: vec![("Content-Encoding", "x-gzip".into())], ..ServedFile::new("z") });

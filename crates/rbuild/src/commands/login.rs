@@ -5,7 +5,7 @@ use std::io::{BufRead, Error, ErrorKind, IsTerminal, Read};
 use rbuild_engine::Warning;
 use rbuild_linux::HiddenInput;
 use rbuild_registry::credentials::{self, Stored};
-use rbuild_registry::{CommandLineCredentials, Credential, Options, Secret, TlsVerify};
+use rbuild_registry::{CommandLineCredentials, Credential, Options, Secret};
 
 use crate::args::{LoginArgs, LogoutArgs};
 use crate::exit::{Failure, code};
@@ -20,7 +20,7 @@ pub fn login(args: LoginArgs) -> Result<u8, Failure> {
     let registry = registry_name(args.registry.as_deref())?;
     let (user, password) = user_and_password(&args)?;
     let given = CommandLineCredentials { login: None, file: args.authfile };
-    let options = Options { given: given.clone(), tls_verify: TlsVerify(args.tls_verify), ..Options::default() };
+    let options = Options { given: given.clone(), tls_verify: args.tls_verify.into(), ..Options::default() };
     let environment = registry::environment()?;
     let client = registry::client(environment.clone(), options, false);
     let credential = client.log_in(&registry, &user, &password)?;

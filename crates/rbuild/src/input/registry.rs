@@ -2,9 +2,7 @@
 
 use rbuild_image::Reference;
 use rbuild_linux::quoted;
-use rbuild_registry::{
-    Client, CommandLineCredentials, CommandLineLogin, Notice, Options, ProcessEnvironment, Secret, TlsVerify,
-};
+use rbuild_registry::{Client, CommandLineCredentials, CommandLineLogin, Notice, Options, ProcessEnvironment, Secret};
 
 use crate::args::RegistryFlags;
 use crate::exit::Failure;
@@ -71,7 +69,7 @@ pub fn client_with(
     let HiddenCredentials { creds, creds_by_flag, .. } = hidden_credentials::read()?;
     let login = creds.map(|pair| own_login(&pair, own, creds_by_flag)).transpose()?;
     let given = CommandLineCredentials { login, file: flags.authfile.clone() };
-    let options = Options { given, tls_verify: TlsVerify(flags.tls_verify), ..Options::default() };
+    let options = Options { given, tls_verify: flags.tls_verify.into(), ..Options::default() };
     Ok(Client::new(environment()?, options, notify))
 }
 
