@@ -1,11 +1,11 @@
 //! `--timings`: a self-contained page with the timeline of a build, its critical path and its
 //! layers.
 
-use rbuild_remedy::counted;
 use std::collections::HashMap;
-use std::fmt::Write;
+use std::fmt::{self, Write};
 
 use rbuild_image::human_size;
+use rbuild_remedy::counted;
 use rbuild_store::{BuildLog, LayerLog, PhaseLog, StepLog, StepOutcome};
 
 const STYLE: &str = include_str!("timings.css");
@@ -17,7 +17,7 @@ pub fn html(build: &BuildLog) -> String {
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<title>{0}: {1:.1} s</title>\n\
          <style>\n{STYLE}</style>\n</head>\n<body>\n<h1>{0}</h1>\n",
-        escape(&build.result),
+        EscapedText(&build.result),
         build.seconds
     );
     let cached = build.steps.iter().filter(|s| s.outcome == StepOutcome::Cached).count();
@@ -27,7 +27,7 @@ pub fn html(build: &BuildLog) -> String {
         build.status.word(),
         build.seconds,
         counted(build.steps.len() as u64, "step"),
-        escape(build.id.as_str()),
+        EscapedText(build.id.as_str()),
         jiff::Timestamp::from_second(build.started).map_or(String::new(), |t| t.to_string()),
     );
     timeline(&mut page, build, &critical);
@@ -76,9 +76,9 @@ fn row(page: &mut String, total: f64, row: &TimelineRow<'_>) {
         page,
         "<div class=\"name\" title=\"{2}\"><b>{0}</b> {1}</div><div class=\"track\"><i class=\"{class}\" \
          style=\"left:{left:.3}%;width:{width:.3}%\" title=\"{2}\n{3}, started at {began:.2} s\"></i><span style=\"left:{4:.3}%\">{3}</span></div>",
-        escape(name),
-        escape(&short(text)),
-        escape(text),
+        EscapedText(name),
+        EscapedText(&short(text)),
+        EscapedText(text),
         time(seconds),
         left + width,
     );
@@ -137,8 +137,8 @@ fn path(page: &mut String, build: &BuildLog, critical: &[usize]) {
         let _ = writeln!(
             page,
             "<li><b>{}</b> {} <em>{}</em></li>",
-            escape(&step.label),
-            escape(&short(&step.text)),
+            EscapedText(&step.label),
+            EscapedText(&short(&step.text)),
             time(step.seconds)
         );
     }
@@ -162,13 +162,15 @@ fn layers(page: &mut String, build: &BuildLog) {
     for LayerLog { step, bytes, files, biggest } in &build.layers {
         let log = build.steps.iter().find(|s| s.step == *step);
         let (label, text) = log.map_or((String::new(), String::new()), |s| (s.label.clone(), short(&s.text)));
-        let list: Vec<String> =
-            biggest.iter().map(|(path, bytes)| format!("{} <em>{}</em>", escape(path), human_size(*bytes))).collect();
+        let list: Vec<String> = biggest
+            .iter()
+            .map(|(path, bytes)| format!("{} <em>{}</em>", EscapedText(path), human_size(*bytes)))
+            .collect();
         let _ = writeln!(
             page,
             "<tr><td><b>{}</b> {}</td><td class=\"n\">{}</td><td class=\"bar\"><i style=\"width:{:.2}%\"></i></td><td class=\"n\">{files}</td><td>{}</td></tr>",
-            escape(&label),
-            escape(&text),
+            EscapedText(&label),
+            EscapedText(&text),
             human_size(*bytes),
             *bytes as f64 / most * 100.0,
             list.join("<br>")
@@ -183,11 +185,11 @@ fn steps(page: &mut String, build: &BuildLog) {
         let _ = writeln!(
             page,
             "<tr><td><b>{}</b></td><td><code>{}</code></td><td>{}</td><td class=\"n\">{}</td><td>{}</td></tr>",
-            escape(&step.label),
-            escape(&short(&step.text)),
+            EscapedText(&step.label),
+            EscapedText(&short(&step.text)),
             step.outcome.word(),
             time(step.seconds),
-            escape(step.reason.as_deref().unwrap_or(""))
+            EscapedText(step.reason.as_deref().unwrap_or(""))
         );
     }
     page.push_str("</table>\n");
@@ -208,14 +210,27 @@ fn short(text: &str) -> String {
     if line.chars().count() <= LONG { line.to_string() } else { line.chars().take(LONG - 1).chain(['…']).collect() }
 }
 
-fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+/// A text that is displayed as HTML: as the content of an element or the value of an attribute in
+/// quotation marks. All texts of a build get into the page through this type.
+struct EscapedText<'a>(&'a str);
+
+impl fmt::Display for EscapedText<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.chars().try_for_each(|c| match c {
+            '&' => f.write_str("&amp;"),
+            '<' => f.write_str("&lt;"),
+            '>' => f.write_str("&gt;"),
+            '"' => f.write_str("&quot;"),
+            '\'' => f.write_str("&#39;"),
+            c => f.write_char(c),
+        })
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rbuild_store::{BuildStatus, PhaseLog};
+    use rbuild_store::BuildStatus;
 
     fn step(step: usize, began: f64, seconds: f64, outcome: StepOutcome, inputs: &[usize]) -> StepLog {
         StepLog {
@@ -259,6 +274,30 @@ mod tests {
         let page = html(&build());
         assert!(page.contains("RUN &lt;b&gt;&amp;") && page.contains("/a&lt;b"), "{page}");
         assert!(!page.contains("<b>&") && !page.contains("http") && !page.contains("<script"));
+    }
+
+    #[test]
+    fn hostile_names_become_text_everywhere() {
+        let hostile = r#"'"><script>&amp;</script>"#;
+        let escaped = "&#39;&quot;&gt;&lt;script&gt;&amp;amp;&lt;/script&gt;";
+        let named = |step: StepLog| StepLog {
+            label: hostile.into(),
+            text: hostile.into(),
+            reason: Some(hostile.into()),
+            ..step
+        };
+        let usual = build();
+        let page = html(&BuildLog {
+            result: hostile.into(),
+            steps: vec![named(step(4, 0.0, 1.0, StepOutcome::Done, &[]))],
+            phases: vec![PhaseLog { text: hostile.into(), began: 0.0, seconds: 1.0 }],
+            layers: vec![LayerLog { step: 4, bytes: 1, files: 1, biggest: vec![(hostile.into(), 1)] }],
+            ..usual
+        });
+        // The title and the heading; the row of the step (4) and that of the phase (3); the step in
+        // the critical path (2), among the layers (2), and in the table (3); and the file.
+        assert_eq!(page.matches(escaped).count(), 17, "{page}");
+        assert!(!page.contains("<script") && !page.contains("&amp;<") && !page.contains('\''), "{page}");
     }
 
     #[test]
