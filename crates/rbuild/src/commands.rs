@@ -1,4 +1,4 @@
-//! One module per verb of the command line.
+//! One module per verb of the command line, and modules that several of them use.
 
 pub mod build;
 mod build_once;
@@ -7,7 +7,6 @@ pub mod confirm;
 pub mod cp;
 pub mod debug;
 pub mod doctor;
-mod early_push;
 pub mod explain;
 mod fetcher;
 pub mod images;
@@ -17,7 +16,6 @@ pub mod login;
 pub mod logs;
 mod named;
 mod outline;
-mod pulls;
 pub mod removing;
 pub mod run;
 pub mod save_load;

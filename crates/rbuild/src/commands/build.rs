@@ -8,10 +8,11 @@ use rbuild_store::Store;
 use crate::args::{BuildArgs, ProgressMode};
 use crate::commands::build_once::{BuildOnce, BuildOutcome, Reports, conclude};
 use crate::commands::check::{self, Call, CallMode};
-use crate::commands::early_push::EarlyPusher;
-use crate::commands::fetcher::{self, BuiltImage};
+use crate::commands::fetcher::early_push::EarlyPusher;
+use crate::commands::fetcher::pulls::Pulls;
+use crate::commands::fetcher::pushes::BuiltImage;
+use crate::commands::fetcher::{downloads, pushes};
 use crate::commands::lint::{self, Lint};
-use crate::commands::pulls::Pulls;
 use crate::commands::transfer::TransferDisplay;
 use crate::commands::verify;
 use crate::exit::{Failure, build_code, code};
@@ -38,7 +39,7 @@ pub fn build(settings: &Settings, args: BuildArgs) -> Result<u8, Failure> {
     let reports = if is_analysis { reports } else { reports.open_others(&args)? };
     let display = transfer_display(&args);
     let fetch = |url: &SourceUrl, secrets: &[(String, Vec<u8>)]| {
-        fetcher::fetch_one(&store, &args.registry, secrets, display, url)
+        downloads::fetch_one(&store, &args.registry, secrets, display, url)
     };
     let inputs = InputReader { args: &args, store: &store, fetch: &fetch };
     let input = inputs.read()?;
@@ -74,12 +75,12 @@ fn build_from(
     let settings_of_lint = lint::settings(&file, &request)?;
     let display = transfer_display(args);
     if !push.is_empty() {
-        fetcher::check_push(&args.registry, display, &push)?;
+        pushes::check_push(&args.registry, display, &push)?;
     }
     let pulls = Pulls::new(store, &args.registry, &push, display);
     let pull_images = |wanted: &[ImageRequest]| pulls.begin(wanted);
-    let logins = fetcher::logins(&request.secrets);
-    let fetch = |wanted: &[UrlSource]| fetcher::fetch(store, &args.registry, &logins, display, wanted);
+    let logins = downloads::logins(&request.secrets);
+    let fetch = |wanted: &[UrlSource]| downloads::fetch(store, &args.registry, &logins, display, wanted);
     let network = NetworkAccess::new(&pull_images, &fetch);
     let lint = Lint::new(&file, store, &source, settings_of_lint, &network);
     // Of two builds, neither is pushed before they are compared.
@@ -100,7 +101,8 @@ fn build_from(
     let uploaded = early.end(matches!(ended, Ok(BuildOutcome::Made(_))));
     let (ended, uploaded) = (ended?, uploaded?);
     if let (false, BuildOutcome::Made(finished)) = (push.is_empty(), &ended) {
-        fetcher::push(store, &args.registry, display, BuiltImage { platforms: &finished.platforms, uploaded }, &push)?;
+        let image = BuiltImage { platforms: &finished.platforms, uploaded };
+        pushes::push(store, &args.registry, display, image, &push)?;
     }
     lint.show(mode);
     Ok(ended.exit_code())

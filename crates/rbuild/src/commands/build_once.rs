@@ -16,10 +16,10 @@ use rbuild_store::Store;
 use serde_json::{Value, json};
 
 use crate::args::{BuildArgs, ProgressMode};
-use crate::commands::early_push::EarlyPusher;
+use crate::commands::fetcher::early_push::EarlyPusher;
+use crate::commands::fetcher::pulls::Pulls;
 use crate::commands::in_builder::{killed, read_answer, store_in, unread};
 use crate::commands::lint::Lint;
-use crate::commands::pulls::Pulls;
 use crate::exit::{Failure, code};
 use crate::input::output;
 use crate::input::settings::Settings;

@@ -23,10 +23,11 @@ use rbuild_transport::{BlobInfo, EarlyPush, GrowingBlob};
 use serde::{Deserialize, Serialize};
 
 use crate::args::RegistryFlags;
+use crate::commands::fetcher::task::interrupted;
 use crate::commands::transfer::TransferDisplay;
 use crate::exit::{Failure, code};
 use crate::input::registry;
-use crate::ui::transfer_bar::{self, TransferBar};
+use crate::ui::transfer_bar::TransferBar;
 
 /// Maximum size of a message in bytes.
 const MAX_MESSAGE: usize = 1024;
@@ -165,10 +166,7 @@ impl<'a> EarlyPusher<'a> {
         }
         let _ = process::wait(pid);
         match read {
-            Ok(None) => {
-                transfer_bar::erase();
-                Err(Failure::interrupted())
-            }
+            Ok(None) => Err(interrupted()),
             _ => Ok(text.unwrap_or_default()),
         }
     }

@@ -18,7 +18,7 @@ use rbuild_store::{LostPlatforms, OwnerMode, Store, StoreError};
 use rbuild_transport::{PendingPull, PullStart, PulledImage, TransferProgress, TransportError, begin_pull};
 
 use crate::args::RegistryFlags;
-use crate::commands::pulls::messages::{FetcherAnswer, FetcherAnswers, ImageSender, Sender};
+use crate::commands::fetcher::pulls::messages::{FetcherAnswer, FetcherAnswers, ImageSender, Sender};
 use crate::commands::transfer::{TransferDisplay, shown_name};
 use crate::exit::{code, reported};
 use crate::input::registry;

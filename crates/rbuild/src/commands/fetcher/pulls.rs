@@ -17,9 +17,9 @@ use rbuild_remedy::ReportedError;
 use rbuild_store::{Image, Store, Workspace};
 
 use crate::args::RegistryFlags;
-use crate::commands::pulls::fetcher_process::{FetcherProcess, PendingImage};
-use crate::commands::pulls::fetching::Fetching;
-use crate::commands::pulls::messages::{FetcherAnswer, FetcherAnswers};
+use crate::commands::fetcher::pulls::fetcher_process::{FetcherProcess, PendingImage};
+use crate::commands::fetcher::pulls::fetching::Fetching;
+use crate::commands::fetcher::pulls::messages::{FetcherAnswer, FetcherAnswers};
 use crate::commands::transfer::TransferDisplay;
 use crate::exit::{Failure, code};
 

@@ -13,8 +13,8 @@ use rbuild_linux::parallel::start;
 use rbuild_remedy::ReportedError;
 use rbuild_store::{IncomingBlobs, PullId};
 
-use crate::commands::pulls::fetcher_process::{FetcherProcess, PendingImage};
-use crate::commands::pulls::messages::{Message, receive};
+use crate::commands::fetcher::pulls::fetcher_process::{FetcherProcess, PendingImage};
+use crate::commands::fetcher::pulls::messages::{Message, receive};
 
 /// Time between two events about the progress.
 const FRAME: Duration = Duration::from_millis(100);
