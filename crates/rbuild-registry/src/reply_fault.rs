@@ -44,11 +44,11 @@ pub(crate) enum ReplyFault<'a> {
     OtherDocument { reference: &'a str, media_type: &'a str },
     #[error("blob {digest} has {}; the manifest states {size}", counted(*found, "byte"))]
     BlobSize { digest: BlobDigest, found: u64, size: u64 },
-    #[error("more than the {} of blob {digest} arrived", counted(*size, "byte"))]
+    #[error("the response is longer than the {} of blob {digest}", counted(*size, "byte"))]
     BlobTooLong { digest: BlobDigest, size: u64 },
-    #[error("response with another range of blob {0} than the requested one")]
+    #[error("the response contains a range of blob {0} that was not requested")]
     OtherRange(BlobDigest),
-    #[error("start of an upload without a Location header")]
+    #[error("the response to the start of an upload has no Location header")]
     NoLocation,
     #[error("{} of an upload were acknowledged; {sent} were sent", counted(*received, "byte"))]
     UploadTooLong { received: u64, sent: u64 },

@@ -535,6 +535,8 @@ pub enum BuildRemedy {
 pub enum DockerfileRemedy {
     /// Move a stage above its use.
     MoveStage,
+    /// Move a stage above its use, or give it another name than that of the image that is meant.
+    MoveOrRenameStage,
     /// Remove the option of a RUN that names a device.
     RemoveDevice,
     /// Remove the directive that names another frontend.

@@ -148,10 +148,10 @@ fn foreign_image(need: &ImageNeed, own: &Platform, failure: ReportedError) -> Di
 
 fn missing_image(store: &Store, need: &ImageNeed, failure: Option<ReportedError>) -> Diagnostic {
     let text = &need.image.text;
-    // A stage that FROM may name comes earlier.
+    // A stage that FROM may name comes earlier. The image of a later stage's name is not pulled.
     if need.later_stage || need.stages.iter().any(|stage| stage.eq_ignore_ascii_case(text)) {
         let message = format!("stage `{text}` is defined after its use, and no image in the local store has that name");
-        return Diagnostic::new(need.span, message).help(Remedy::from(DockerfileRemedy::MoveStage));
+        return Diagnostic::new(need.span, message).help(Remedy::from(DockerfileRemedy::MoveOrRenameStage));
     }
     if !matches!(need.image.name, ImageName::Reference(_)) {
         let d = Diagnostic::new(need.span, format!("no image with the ID or digest `{text}` in the local store"));

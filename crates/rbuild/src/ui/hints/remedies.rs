@@ -372,6 +372,9 @@ fn command_words(remedy: &CommandRemedy) -> String {
 fn dockerfile_words(remedy: &DockerfileRemedy) -> String {
     match remedy {
         DockerfileRemedy::MoveStage => "move that stage above this one".into(),
+        DockerfileRemedy::MoveOrRenameStage => {
+            "move that stage above this one, or rename it if you mean an image".into()
+        }
         DockerfileRemedy::RemoveDevice => {
             "remove `--device`; commands have /dev/null, zero, full, random, urandom and tty".into()
         }

@@ -301,6 +301,7 @@ fn hints_about_dockerfiles_are_as_recorded() {
     assert_words!(
         DockerfileRemedy {
             MoveStage,
+            MoveOrRenameStage,
             RemoveDevice,
             RemoveSyntax,
             WriteFlag,
@@ -312,6 +313,7 @@ fn hints_about_dockerfiles_are_as_recorded() {
         },
         [
             DockerfileRemedy::MoveStage,
+            DockerfileRemedy::MoveOrRenameStage,
             DockerfileRemedy::RemoveDevice,
             DockerfileRemedy::RemoveSyntax,
             DockerfileRemedy::WriteFlag,
