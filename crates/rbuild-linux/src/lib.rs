@@ -12,6 +12,7 @@
 mod atomic_file;
 pub mod clock;
 mod copy;
+mod copy_entry;
 pub mod credentials;
 mod destination;
 mod echo;
@@ -39,6 +40,7 @@ pub mod umask;
 mod withheld;
 
 pub use copy::{copy_contents, copy_file, copy_file_while, set_file_mode_and_time, set_file_owner, set_file_time};
+pub use copy_entry::{EntryCopy, SocketCopies, copy_entry};
 pub use destination::{Destination, DestinationError, Directory};
 pub use echo::HiddenInput;
 pub use error::{

@@ -8,7 +8,7 @@ mod merge;
 
 pub use diff::Baseline;
 pub use links::cut_links;
-pub(crate) use merge::copy_entry;
+pub(crate) use merge::copy_tree_entry;
 pub use merge::{MergedFiles, MergedWhiteouts, merge};
 
 #[cfg(test)]

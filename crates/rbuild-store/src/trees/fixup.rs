@@ -13,7 +13,7 @@ use rbuild_linux::{FileKind, RootDir, Stat, Timestamp};
 use crate::error::{Result, StoreError};
 use crate::once::Lock;
 use crate::session::Session;
-use crate::trees::copies::copy_entry;
+use crate::trees::copies::copy_tree_entry;
 use crate::trees::id::TreeId;
 use crate::trees::notes::LOWER_REFS;
 use crate::trees::union::{FoundEntry, ImageTrees, UnionView};
@@ -307,7 +307,7 @@ fn is_opaque(dir: &RootDir) -> Result<bool> {
 fn put(from: &RootDir, name: &OsStr, stat: &Stat, to: &RootDir, to_name: &OsStr) -> Result<()> {
     match to.hard_link(from, name, to_name) {
         Ok(()) => Ok(()),
-        Err(_) => Ok(copy_entry(from, name, stat, to, to_name)?),
+        Err(_) => Ok(copy_tree_entry(from, name, stat, to, to_name)?),
     }
 }
 

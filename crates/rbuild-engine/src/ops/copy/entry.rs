@@ -5,13 +5,13 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use rbuild_layer::{ExternalFile, keep_in_layer};
-use rbuild_linux::{FileKind, FileStamp, RootDir, Stat, UidGid};
+use rbuild_linux::{EntryCopy, FileKind, FileStamp, RootDir, SocketCopies, Stat, UidGid, copy_entry};
 use rbuild_source::{ContentHash, Details, Fingerprint, ListedSource, SourceTree};
 
 use crate::ops::copy::copier::{Copier, Defers};
 use crate::ops::copy::destination::DestDir;
 use crate::ops::copy_error::CopyProblem;
-use crate::ops::copy_file::{copy_file, unchanged};
+use crate::ops::copy_file::unchanged;
 
 /// An entry of the source.
 #[derive(Clone, Copy)]
@@ -120,32 +120,25 @@ impl Copier<'_> {
             }
             self.links.put(stat, dir.real.join(name));
         }
-        match stat.kind {
-            FileKind::File => {
-                let from = source.open_name(source_name)?;
-                copy_file(&from, stat, &to.create_file(name, 0o600)?, self.settings.cancel)?;
-                if may_change {
-                    unchanged(source, source_name, stat)?;
-                }
-            }
-            // A socket is useless without its process; it is copied as an empty file.
-            FileKind::Socket => drop(to.create_file(name, 0o600)?),
-            FileKind::Symlink | FileKind::Dir => {}
-            kind => to.create_node(name, kind, mode, stat.rdev)?,
+        let copy = EntryCopy {
+            owner,
+            mode,
+            // The fingerprint contains this target.
+            target: match details {
+                Details::Target(target) => Some(target.as_os_str()),
+                Details::Attributes(_) | Details::None => None,
+            },
+            sockets: SocketCopies::Files,
+            keep_attribute: Some(keep_in_layer),
+            go_on: &|| !self.settings.cancel.is_canceled(),
+        };
+        if copy_entry(source, source_name, stat, to, name, &copy)?.is_break() {
+            return Err(CopyProblem::Canceled);
         }
-        if let Details::Target(target) = details {
-            to.create_symlink(target, name)?;
+        if may_change && stat.kind == FileKind::File {
+            unchanged(source, source_name, stat)?;
         }
-        to.chown(name, owner)?;
-        if stat.kind != FileKind::Symlink {
-            to.chmod(name, mode)?;
-        }
-        if stat.kind == FileKind::File {
-            for (attr, value) in source.xattrs(source_name)?.iter().filter(|(attr, _)| keep_in_layer(attr)) {
-                to.set_xattr(name, attr, value)?;
-            }
-        }
-        Ok(to.set_mtime(name, stat.mtime)?)
+        Ok(())
     }
 
     /// Records the source and the destination of an entry.

@@ -4,7 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::io::Write;
 use std::path::Path;
 
-use rbuild_linux::{DirStack, FileKind, RootDir, Stat, UidGid, copy_file};
+use rbuild_linux::{DirStack, EntryCopy, FileKind, RootDir, Stat, UidGid, copy_entry};
 
 use crate::error::RunnerProblem;
 use crate::protocol::{MountRequest, MountSource};
@@ -127,7 +127,7 @@ fn outside(path: &Path) -> Result<EntryAt, RunnerProblem> {
     Ok((RootDir::open(above)?, name.to_os_string()))
 }
 
-/// Copies an entry recursively under another name. Device nodes are skipped.
+/// Copies an entry recursively under another name. Devices, FIFOs and sockets are skipped.
 fn copy_tree(from: &RootDir, old: &OsStr, to: &RootDir, name: &OsStr) -> rbuild_linux::Result<()> {
     let stat = from.stat_name(old)?;
     if stat.kind != FileKind::Dir {
@@ -156,17 +156,10 @@ fn copy_tree(from: &RootDir, old: &OsStr, to: &RootDir, name: &OsStr) -> rbuild_
     Ok(())
 }
 
+/// Copies an entry that is not a directory, without its extended attributes.
 fn copy_leaf(from: &RootDir, old: &OsStr, stat: &Stat, to: &RootDir, name: &OsStr) -> rbuild_linux::Result<()> {
     match stat.kind {
-        FileKind::File => {
-            copy_file(&from.open_name(old)?, stat, &to.create_file(name, 0o600)?)?;
-        }
-        FileKind::Symlink => to.create_symlink(&from.read_link(old)?, name)?,
-        _ => return Ok(()),
-    };
-    to.chown(name, stat.owner())?;
-    if stat.kind != FileKind::Symlink {
-        to.chmod(name, stat.mode)?;
+        FileKind::File | FileKind::Symlink => copy_entry(from, old, stat, to, name, &EntryCopy::of(stat)).map(drop),
+        _ => Ok(()),
     }
-    to.set_mtime(name, stat.mtime)
 }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use rbuild_linux::{DirStack, FileKind, Result, RootDir, Stat};
 
-use crate::trees::copies::merge::copy_entry;
+use crate::trees::copies::merge::copy_tree_entry;
 
 /// Gives each entry of `tree` that has hard links outside of it a new inode, so that the
 /// tree cannot be changed through those. Links within the tree are preserved. The tree must not be
@@ -23,7 +23,7 @@ pub fn cut_links(tree: &RootDir) -> Result<()> {
         let (first_dir, first) = tree.parent(&names[0])?;
         let own = free_name(&first_dir)?;
         preserving_mtime(&first_dir, || {
-            copy_entry(&first_dir, &first, &stat, &first_dir, &own)?;
+            copy_tree_entry(&first_dir, &first, &stat, &first_dir, &own)?;
             first_dir.rename(&own, &first_dir, &first)
         })?;
         for other in &names[1..] {

@@ -5,7 +5,7 @@ use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 use rbuild_layer::{OPAQUE, ORIGIN, keep_in_tree, marks_opaque};
-use rbuild_linux::{DirStack, FileKind, Inode, Result, RootDir, Stat, Xattrs, copy_file};
+use rbuild_linux::{DirStack, EntryCopy, FileKind, Inode, Result, RootDir, Stat, Xattrs, copy_entry};
 
 /// Treatment of files in a merged directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -146,27 +146,12 @@ fn place(
         }
         links.insert(stat.inode(), Path::new("/").join(&way.path).join(name));
     }
-    copy_entry(from, name, stat, to, name)
+    copy_tree_entry(from, name, stat, to, name)
 }
 
-/// Copies an entry with the metadata `stat` to an unused name. It must not be a directory.
-pub(crate) fn copy_entry(from: &RootDir, name: &OsStr, stat: &Stat, to: &RootDir, to_name: &OsStr) -> Result<()> {
-    match stat.kind {
-        FileKind::File => {
-            let file = to.create_file(to_name, 0o600)?;
-            copy_file(&from.open_name(name)?, stat, &file)?;
-        }
-        FileKind::Symlink => to.create_symlink(&from.read_link(name)?, to_name)?,
-        kind => to.create_node(to_name, kind, stat.mode, stat.rdev)?,
-    }
-    to.chown(to_name, stat.owner())?;
-    if stat.kind != FileKind::Symlink {
-        to.chmod(to_name, stat.mode)?;
-    }
-    if stat.kind == FileKind::File {
-        for (attr, value) in from.xattrs(name)?.iter().filter(|(attr, _)| keep_in_tree(attr)) {
-            to.set_xattr(to_name, attr, value)?;
-        }
-    }
-    to.set_mtime(to_name, stat.mtime)
+/// Copies an entry of a tree, which is not a directory and has the metadata `stat`, to an unused
+/// name.
+pub(crate) fn copy_tree_entry(from: &RootDir, name: &OsStr, stat: &Stat, to: &RootDir, to_name: &OsStr) -> Result<()> {
+    let copy = EntryCopy { keep_attribute: Some(keep_in_tree), ..EntryCopy::of(stat) };
+    copy_entry(from, name, stat, to, to_name, &copy).map(drop)
 }
