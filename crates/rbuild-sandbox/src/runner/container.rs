@@ -311,14 +311,15 @@ fn prepare(request: &RunRequest, context: &RunnerContext, root: &RootDir) -> Res
     }
     let scratch = request.files.open_scratch()?.with_owners(owners);
     let dirs = RunnerDirs { root, scratch: &scratch };
-    let (mounted, mounts) = match &request.files {
+    let (mounted, mounts, created) = match &request.files {
         RootFiles::Overlay { lowers, upper, .. } => {
             let mut lowers = lowers.clone();
             lowers.push(MOUNT_POINTS.into());
             let files = scratch.with_fd(overlay(&lowers, upper, &scratch, "work")?, "/");
             let mut points = MountPoints::new(&files, &scratch);
             let mounts = mounts_of(request, *proc, &mut points, dirs)?;
-            let mounted = match points.finish()? {
+            let created = points.finish()?;
+            let mounted = match &created.dir {
                 None => files.into_fd(),
                 // Mounts it again with the missing mount points.
                 Some(points) => {
@@ -327,22 +328,23 @@ fn prepare(request: &RunRequest, context: &RunnerContext, root: &RootDir) -> Res
                     overlay(&lowers, upper, &scratch, "work-again")?
                 }
             };
-            (mounted, mounts)
+            (mounted, mounts, created.paths)
         }
         RootFiles::Directory { root: dir, .. } => {
             let files = scratch.open_alike(dir)?.shown_as_root();
             let mut points = MountPoints::new(&files, &scratch);
             let mounts = mounts_of(request, *proc, &mut points, dirs)?;
-            if let Some(points) = points.finish()? {
-                create_mount_points(&points, &files)?;
+            let created = points.finish()?;
+            if let Some(points) = &created.dir {
+                create_mount_points(points, &files)?;
             }
-            (bind_clone(dir)?, mounts)
+            (bind_clone(dir)?, mounts, created.paths)
         }
     };
     root.sub(BUNDLE).and_then(|b| attach_mount(&mounted, &b, "rootfs"))?;
     let rootfs = scratch.open_alike(ROOTFS)?.shown_as_root();
     working_directory::create(&rootfs, &request.cwd, UidGid { uid: request.uid, gid: request.gid })?;
-    mounts::attach(&mounts, request, &rootfs)?;
+    mounts::attach(&mounts, &created, request, &rootfs)?;
     // A mount may cover it.
     working_directory::create(&rootfs, &request.cwd, UidGid::ROOT)
 }

@@ -6,6 +6,7 @@
 //! overlay: the command sees them, but the upper directory contains only what the command wrote.
 //! Parent directories of a mount point copy the metadata of the directories that they cover.
 
+use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
@@ -37,7 +38,17 @@ pub struct MountPoints<'a> {
     /// Parent of the directory of mount points, which is created on demand.
     scratch: &'a RootDir,
     made: bool,
+    /// Directories that the root file system lacks, with links resolved.
+    created: HashSet<PathBuf>,
     resolved: ResolvedMountPoints,
+}
+
+/// The mount points that were created.
+pub struct CreatedMountPoints {
+    /// The directory that contains them, if any were needed.
+    pub dir: Option<RootDir>,
+    /// The paths of directories among them, with links resolved.
+    pub paths: HashSet<PathBuf>,
 }
 
 /// Mode of a tmpfs at a mount point that the root file system lacks.
@@ -54,7 +65,8 @@ pub(crate) const MOUNT_POINTS_DIR: &str = "mount-points";
 impl<'a> MountPoints<'a> {
     /// Returns an empty set of mount points.
     pub fn new(below: &'a RootDir, scratch: &'a RootDir) -> MountPoints<'a> {
-        MountPoints { below, scratch, made: false, resolved: ResolvedMountPoints::default() }
+        let created = HashSet::new();
+        MountPoints { below, scratch, made: false, created, resolved: ResolvedMountPoints::default() }
     }
 
     fn dir(&mut self) -> Result<RootDir> {
@@ -78,11 +90,6 @@ impl<'a> MountPoints<'a> {
         Ok(())
     }
 
-    /// Returns the mode of the directory of the root file system that a mount at `target` covers.
-    pub(crate) fn covered_mode(&self, target: &Path) -> Option<u32> {
-        covered_mode(self.below, target)
-    }
-
     fn create(&mut self, real: &Path, kind: MountPointKind) -> Result<()> {
         if self.below.exists(real)? || (self.made && self.dir()?.exists(real)?) {
             return Ok(());
@@ -95,7 +102,10 @@ impl<'a> MountPoints<'a> {
         }
         let (dir, name) = points.parent(real)?;
         match kind {
-            MountPointKind::Dir => dir.create_dir(&name, 0o755)?,
+            MountPointKind::Dir => {
+                dir.create_dir(&name, 0o755)?;
+                self.created.insert(real.to_path_buf());
+            }
             MountPointKind::File => drop(dir.create_file(&name, 0o644)?),
         }
         // Creating the mount point changed the times of its parent directories.
@@ -103,7 +113,7 @@ impl<'a> MountPoints<'a> {
     }
 
     /// Creates one parent directory, with the metadata of the one below, if any.
-    fn cover(&self, points: &RootDir, path: &Path) -> Result<()> {
+    fn cover(&mut self, points: &RootDir, path: &Path) -> Result<()> {
         if points.exists(path)? {
             return Ok(());
         }
@@ -119,6 +129,8 @@ impl<'a> MountPoints<'a> {
                 }
             }
             dir.sub(&name)?.set_own_meta(stat.owner(), stat.mode, stat.mtime)?;
+        } else {
+            self.created.insert(path.to_path_buf());
         }
         Ok(())
     }
@@ -140,9 +152,10 @@ impl<'a> MountPoints<'a> {
         Ok(())
     }
 
-    /// Returns the directory with the mount points, if any were needed.
-    pub fn finish(mut self) -> Result<Option<RootDir>> {
-        if self.made { self.dir().map(Some) } else { Ok(None) }
+    /// Returns the mount points that were needed.
+    pub fn finish(mut self) -> Result<CreatedMountPoints> {
+        let dir = if self.made { Some(self.dir()?) } else { None };
+        Ok(CreatedMountPoints { dir, paths: self.created })
     }
 }
 

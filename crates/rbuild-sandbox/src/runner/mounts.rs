@@ -5,6 +5,7 @@
 //! /proc is mounted by libcontainer: it shows the container's own processes, so it is mounted from
 //! inside the container's PID namespace.
 
+use std::collections::HashSet;
 use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -19,7 +20,7 @@ use crate::error::{FileOrigin, MountProblem, RunnerProblem, library};
 use crate::namespace::network::{make_in_new_network, own_namespace};
 use crate::protocol::{MountRequest, MountSource, RunRequest};
 use crate::runner::mount_checks::{SYSFS, check_devices, check_kernel_file_systems, check_mount_point};
-use crate::runner::mount_points::{self, MountPointKind, MountPoints, TMPFS_MODE};
+use crate::runner::mount_points::{MountPointKind, MountPoints, TMPFS_MODE};
 use crate::runner::runner_context::ProcView;
 
 /// Files that the runner creates for the container.
@@ -42,12 +43,21 @@ pub(crate) struct Sysfs {
     pub network: OwnedFd,
 }
 
-/// A detached mount, and its place in the container.
+/// A mount, and its place in the container.
 pub(crate) struct PlannedMount<'a> {
     target: &'a Path,
     kind: MountPointKind,
-    made: OwnedFd,
+    content: PlannedContent,
     role: Role,
+}
+
+/// The content of a planned mount.
+enum PlannedContent {
+    /// A detached mount.
+    Made(OwnedFd),
+    /// A tmpfs. It is made when it is attached: only then is it known which directory it covers,
+    /// because links can lead into earlier mounts and out of them.
+    Tmpfs { size: Option<u64>, read_only: bool },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,8 +70,10 @@ enum Role {
 }
 
 impl PlannedMount<'_> {
-    /// Mounts it in the root file system, as it is with the mounts before this one.
-    fn attach(&self, rootfs: &RootDir) -> Result<(), RunnerProblem> {
+    /// Mounts it in the root file system, as it is with the mounts before this one, and returns its
+    /// path with links resolved. `is_created` returns true for directories that exist only as mount
+    /// points.
+    fn attach(&self, rootfs: &RootDir, is_created: impl Fn(&Path) -> bool) -> Result<PathBuf, RunnerProblem> {
         let fail = |e: rbuild_linux::Error| RunnerProblem::of_mount_point(self.target, e);
         let real = rootfs.resolve(self.target).map_err(fail)?;
         check_kernel_file_systems(self.target, &real)?;
@@ -73,6 +85,7 @@ impl PlannedMount<'_> {
             (Some(above), Some(name)) => (above, name),
             _ => return Err(MountProblem::OverRoot.at(self.target).into()),
         };
+        let covered = rootfs.stat(&real).ok().filter(|stat| stat.kind == FileKind::Dir && !is_created(&real));
         let point = || -> rbuild_linux::Result<RootDir> {
             let above = rootfs.create_dir_all(above, 0o755, None, |_| ())?;
             match (above.exists(name)?, self.kind) {
@@ -87,7 +100,17 @@ impl PlannedMount<'_> {
             std::io::ErrorKind::ReadOnlyFilesystem => MountProblem::ReadOnly.at(self.target).into(),
             _ => fail(e),
         })?;
-        attach_mount(&self.made, &above, name).map_err(fail)
+        match &self.content {
+            PlannedContent::Made(made) => attach_mount(made, &above, name).map_err(fail)?,
+            PlannedContent::Tmpfs { size, read_only } => {
+                let made = new_tmpfs(*size, covered.map(|stat| stat.mode))?;
+                if *read_only {
+                    make_read_only(&made)?;
+                }
+                attach_mount(&made, &above, name).map_err(fail)?;
+            }
+        }
+        Ok(real)
     }
 }
 
@@ -125,17 +148,16 @@ pub(crate) fn mounts_of<'a>(
             points.ensure(target, kind)?;
         }
         let role = if target == Path::new("/dev") { Role::Devices } else { Role::System };
-        mounts.extend(made.map(|made| PlannedMount { target, kind, made, role }));
+        mounts.extend(made.map(|made| PlannedMount { target, kind, content: PlannedContent::Made(made), role }));
     }
     for (i, wanted) in request.mounts.iter().enumerate().filter(|(_, wanted)| !wanted.is_of_dev()) {
         let target = Path::new(&wanted.target);
-        let covered = |target: &Path| covered_mode(target, &mounts, points);
-        let (made, kind) = requested_mount(i, wanted, request.is_insecure(), &covered, dirs)?;
-        if wanted.read_only {
-            make_read_only(&made)?;
+        let (content, kind) = requested_mount(i, wanted, request.is_insecure(), dirs)?;
+        if let (PlannedContent::Made(made), true) = (&content, wanted.read_only) {
+            make_read_only(made)?;
         }
         points.ensure(target, kind)?;
-        mounts.push(PlannedMount { target, kind, made, role: Role::Requested });
+        mounts.push(PlannedMount { target, kind, content, role: Role::Requested });
     }
     Ok(mounts)
 }
@@ -165,10 +187,19 @@ fn system_mount(
     Ok(made.map(Some)?)
 }
 
-/// Attaches all mounts. libcontainer adds the device nodes to /dev.
-pub(crate) fn attach(mounts: &[PlannedMount<'_>], request: &RunRequest, rootfs: &RootDir) -> Result<(), RunnerProblem> {
+/// Attaches all mounts. `created` contains the directories that exist only as mount points.
+/// libcontainer adds the device nodes to /dev.
+pub(crate) fn attach(
+    mounts: &[PlannedMount<'_>],
+    created: &HashSet<PathBuf>,
+    request: &RunRequest,
+    rootfs: &RootDir,
+) -> Result<(), RunnerProblem> {
+    let mut attached: Vec<PathBuf> = Vec::new();
     for mount in mounts {
-        mount.attach(rootfs)?;
+        let is_in_mount = |real: &Path| attached.iter().any(|at| real.starts_with(at));
+        let real = mount.attach(rootfs, |real| created.contains(real) && !is_in_mount(real))?;
+        attached.push(real);
         if mount.role == Role::Devices {
             fill_dev(&rootfs.sub("/dev")?, request)?;
         }
@@ -212,16 +243,6 @@ fn file(name: &str, content: &[u8], mode: u32, owner: UidGid, scratch: &RootDir)
     Ok(bind_clone(&path)?)
 }
 
-/// Returns the mode of the directory that a mount at `target` covers: one of the mount above it, or
-/// else of the root file system.
-fn covered_mode(target: &Path, mounts: &[PlannedMount<'_>], points: &MountPoints<'_>) -> Option<u32> {
-    let depth = |mount: &&PlannedMount<'_>| mount.target.components().count();
-    let above = mounts.iter().filter(|mount| mount.role == Role::Requested && target.starts_with(mount.target));
-    let Some(mount) = above.max_by_key(depth) else { return points.covered_mode(target) };
-    let files = RootDir::from_fd(mount.made.try_clone().ok()?, mount.target);
-    mount_points::covered_mode(&files, target.strip_prefix(mount.target).ok()?)
-}
-
 /// Makes a tmpfs with the mode of the directory that it covers, like runc.
 fn new_tmpfs(size: Option<u64>, covered_mode: Option<u32>) -> rbuild_linux::Result<OwnedFd> {
     let mode = format!("{:04o}", covered_mode.unwrap_or(TMPFS_MODE));
@@ -235,18 +256,16 @@ fn requested_mount(
     index: usize,
     wanted: &MountRequest,
     insecure: bool,
-    covered_mode: &dyn Fn(&Path) -> Option<u32>,
     dirs: RunnerDirs<'_>,
-) -> Result<(OwnedFd, MountPointKind), RunnerProblem> {
-    match &wanted.source {
+) -> Result<(PlannedContent, MountPointKind), RunnerProblem> {
+    let (made, kind) = match &wanted.source {
         MountSource::Tmpfs { size } => {
-            let mode = covered_mode(Path::new(&wanted.target));
-            Ok((new_tmpfs(*size, mode)?, MountPointKind::Dir))
+            let content = PlannedContent::Tmpfs { size: *size, read_only: wanted.read_only };
+            return Ok((content, MountPointKind::Dir));
         }
-        MountSource::File { content, mode, uid, gid } => Ok((
-            file(&format!("mount-{index}"), content, *mode, UidGid::new(*uid, *gid), dirs.scratch)?,
-            MountPointKind::File,
-        )),
+        MountSource::File { content, mode, uid, gid } => {
+            (file(&format!("mount-{index}"), content, *mode, UidGid::new(*uid, *gid), dirs.scratch)?, MountPointKind::File)
+        }
         // A command that may mount could remount a bind read-write; it cannot do so with an overlay
         // that has no upper directory.
         MountSource::Machine(source) if wanted.read_only && insecure => {
@@ -254,19 +273,20 @@ fn requested_mount(
                 return Err(MountProblem::SingleFile.at(Path::new(&wanted.target)).into());
             }
             let source = trees_mount(index, std::slice::from_ref(source), true, dirs)?;
-            Ok((bind_clone(&source)?, MountPointKind::Dir))
+            (bind_clone(&source)?, MountPointKind::Dir)
         }
-        MountSource::Bind(source) | MountSource::Machine(source) => Ok((bind_clone(source)?, kind_of(source)?)),
+        MountSource::Bind(source) | MountSource::Machine(source) => (bind_clone(source)?, kind_of(source)?),
         MountSource::BindBelow { dir, path } => {
             let below = RootDir::open(dir).and_then(|dir| detached_dir(&dir.sub(path)?))?;
-            Ok((below, MountPointKind::Dir))
+            (below, MountPointKind::Dir)
         }
         MountSource::Trees { lowers, path } => {
             let source = trees_mount(index, lowers, wanted.read_only, dirs)?;
-            part_mount(&source, path)
+            part_mount(&source, path)?
         }
-        MountSource::Part { dir, path } => part_mount(dir, path),
-    }
+        MountSource::Part { dir, path } => part_mount(dir, path)?,
+    };
+    Ok((PlannedContent::Made(made), kind))
 }
 
 fn kind_of(source: &Path) -> Result<MountPointKind, RunnerProblem> {

@@ -253,6 +253,20 @@ fn a_tmpfs_has_the_mode_of_the_directory_that_it_covers() {
         &[],
     );
     assert_eq!(std::fs::read_to_string(out.join("modes")).unwrap(), "711\n1777\n");
+    // Links decide which directory it covers: one of the image leads into the bind, one of the bind
+    // leads out of it, and one of the bind stays in it.
+    let out = lab.build_local(
+        "FROM busybox AS from\nRUN mkdir -m 711 /d && mkdir -m 750 /abs && ln -s /abs /out && ln -s d /in\n\
+         FROM busybox\nRUN mkdir -p -m 700 /m/d && mkdir -m 705 /abs && ln -s /m /z && echo >/modes\n\
+         RUN --mount=from=from,target=/m --mount=type=tmpfs,target=/z/d stat -c %a /m/d >>/modes\n\
+         RUN --mount=from=from,target=/m --mount=type=tmpfs,target=/m/out stat -c %a /abs >>/modes\n\
+         RUN --mount=from=from,target=/m --mount=type=tmpfs,target=/m/in stat -c %a /m/d >>/modes\n\
+         RUN --mount=from=from,target=/m,rw --mount=type=tmpfs,target=/z/missing stat -c %a /m/missing >>/modes\n\
+         RUN --mount=type=tmpfs,target=/new/dir --mount=from=from,target=/n --mount=type=tmpfs,target=/new stat -c %a /new >>/modes\n\
+         FROM scratch\nCOPY --from=1 /modes /\n",
+        &[],
+    );
+    assert_eq!(std::fs::read_to_string(out.join("modes")).unwrap(), "\n711\n705\n711\n1777\n1777\n");
 }
 
 #[test]
