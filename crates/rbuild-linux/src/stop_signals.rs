@@ -42,18 +42,15 @@ impl StopSignals {
         self.signals
     }
 
-    /// Returns true if a signal has arrived since the last call.
+    /// Takes all signals that have arrived, and returns true if there was one.
     pub fn arrived(&self) -> bool {
-        self.take().is_some()
+        std::iter::from_fn(|| self.take()).count() > 0
     }
 
-    /// Returns the last signal that has arrived since the last call.
+    /// Takes one of the signals that have arrived.
     pub fn take(&self) -> Option<Signal> {
-        let mut last = None;
-        while let Ok(Some(info)) = self.receiver.read_signal() {
-            last = Signal::try_from(info.ssi_signo as i32).ok();
-        }
-        last
+        let info = self.receiver.read_signal().ok().flatten()?;
+        Signal::try_from(info.ssi_signo as i32).ok()
     }
 
     /// Reads a pipe to its end. Returns `None` if a signal arrives first.

@@ -30,8 +30,9 @@ use crate::runner::privileges::check_interception;
 use crate::runner::runner_context::{ProcView, RunnerContext};
 use crate::runner::zygote::Zygote;
 
-/// Time after a signal in which others belong to the same request.
-const REPETITION: Duration = Duration::from_millis(200);
+/// Time after a signal in which an equal one belongs to the same request: timeout(1) signals its
+/// child and then the process group.
+const REPETITION: Duration = Duration::from_millis(100);
 
 /// Path of the store in the builder's root.
 pub const STORE: &str = "/store";
@@ -126,6 +127,7 @@ impl Builder {
 /// If that cannot be set up in the automatic mode, root falls back to the `chroot` mode.
 ///
 /// SIGINT, SIGTERM and SIGHUP received meanwhile are forwarded; `stopped` reports whether one was.
+/// A second signal kills the builder, unless it equals the first one and follows within 100 ms.
 /// Afterwards, they have the same effect as before.
 /// If the caller dies, the builder and all its descendants are killed.
 pub fn enter(
@@ -254,6 +256,20 @@ pub struct BuilderExit {
     pub stopped: bool,
 }
 
+/// A signal that requests the end of the builder, and the time at which it was received.
+#[derive(Debug, Clone, Copy)]
+struct StopRequest {
+    signal: Signal,
+    at: Instant,
+}
+
+impl StopRequest {
+    /// Returns true if `next` belongs to this request.
+    fn is_repeated_by(self, next: StopRequest) -> bool {
+        self.signal == next.signal && next.at.duration_since(self.at) < REPETITION
+    }
+}
+
 /// Forwards signals until the builder ends. The builder writes to `failure_reader` if it fails
 /// before it calls `build`.
 fn supervise(
@@ -269,9 +285,9 @@ fn supervise(
         Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => {}
         other => other.map_err(failed("send", "the builder process"))?,
     }
-    let mut requested: Option<Instant> = None;
+    let mut requested: Option<StopRequest> = None;
     loop {
-        let left = requested.map(|requested| grace.saturating_sub(requested.elapsed()));
+        let left = requested.map(|requested| grace.saturating_sub(requested.at.elapsed()));
         if left.is_some_and(|l| l.is_zero()) {
             process::kill(child);
         }
@@ -285,15 +301,15 @@ fn supervise(
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(e) => return Ok(Err(failed("poll", "the builder process")(e.into()))),
         }
-        // timeout(1) signals its child and then the whole process group.
-        let repeats = requested.is_some_and(|requested| requested.elapsed() < REPETITION);
-        if let Some(signal) = signals.take().filter(|_| !repeats) {
-            if requested.is_some() {
+        while let Some(signal) = signals.take() {
+            let now = StopRequest { signal, at: Instant::now() };
+            match requested {
+                Some(first) if first.is_repeated_by(now) => continue,
                 // Second request: kill without waiting for the grace period.
-                process::kill(child);
+                Some(_) => process::kill(child),
+                None => process::send_signal(child, signal),
             }
-            process::send_signal(child, signal);
-            requested = Some(Instant::now());
+            requested = Some(now);
         }
         if fds[0].revents().contains(PollFlags::IN) {
             let code = exit_code(process::wait(child)?);
@@ -379,6 +395,25 @@ fn become_builder(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_an_equal_signal_right_after_the_first_is_a_repetition() {
+        let at = Instant::now();
+        let repeats = |signal, milliseconds| {
+            let next = StopRequest { signal, at: at + Duration::from_millis(milliseconds) };
+            StopRequest { signal: Signal::SIGINT, at }.is_repeated_by(next)
+        };
+        for (signal, milliseconds, expected) in [
+            (Signal::SIGINT, 0, true),
+            (Signal::SIGINT, 50, true),
+            (Signal::SIGINT, 150, false),
+            (Signal::SIGTERM, 0, false),
+            (Signal::SIGTERM, 50, false),
+            (Signal::SIGHUP, 150, false),
+        ] {
+            assert_eq!(repeats(signal, milliseconds), expected, "{signal} after {milliseconds} ms");
+        }
+    }
 
     #[test]
     fn a_builder_killed_before_its_start_is_reported_as_killed() {
