@@ -49,11 +49,13 @@ impl Cancel {
         locked(&self.0.running).values().for_each(|fd| process::kill_pidfd(fd));
     }
 
-    /// Sends a signal to the running commands that have a handler for it. Returns true if there is
-    /// one.
+    /// Sends a signal to the running commands that receive it, by a handler or by waiting for it
+    /// ([`process::forward_signal`]). Returns true if there is one. A signal that is blocked counts
+    /// as received unless it is soon unblocked without a handler.
     pub fn forward(&self, signal: Signal) -> bool {
-        let running = locked(&self.0.running);
-        running.values().map(|runner| process::forward_signal(runner, signal)).fold(false, |any, sent| any | sent)
+        // Not locked meanwhile: a runner that ends must not wait.
+        let running: Vec<Arc<OwnedFd>> = locked(&self.0.running).values().cloned().collect();
+        running.iter().map(|runner| process::forward_signal(runner, signal)).fold(false, |any, sent| any | sent)
     }
 
     /// Returns true if the build has been canceled.

@@ -116,6 +116,10 @@ fn container(
     socket: &UnixStream,
     context: &RunnerContext,
 ) -> Result<Exit, RunnerError> {
+    // With the launcher's mask, signals that are sent before the command is executed would be
+    // pending, and lost when the mask is reset. This process ignores them without a mask: it is the
+    // first one of its PID namespace.
+    process::unblock_signals().during(Phase::Start)?;
     // The PID namespace of this process belongs to the builder's user namespace, which has the
     // right to mount its procfs.
     let proc = (request.is_emulated() && context.proc == ProcView::Own).then(new_procfs);

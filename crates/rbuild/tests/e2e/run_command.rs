@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::lab::Lab;
+use crate::lab::{Lab, base};
 
 const IMAGE: &str =
     "FROM busybox\nENV A=1 B=2\nWORKDIR /srv/w\nUSER web\nENTRYPOINT [\"echo\"]\nCMD [\"the\", \"default\"]\n";
@@ -55,24 +55,30 @@ fn run_passes_standard_input_only_on_request() {
     assert_eq!(feed(&["busybox", "cat"]), "");
 }
 
+/// Runs a command that prints `ready`, and then sends signals to rbuild, with this time between
+/// them. Returns the output and the exit code. Fails if that takes 5 s.
+fn send_signals(lab: &Lab, words: &[&str], signals: &[Signal], interval: Duration) -> (String, Option<i32>) {
+    let mut command = lab.command(["run", "--rm"].into_iter().chain(words.iter().copied()));
+    let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+    let mut output = child.stdout.take().unwrap();
+    let mut text = vec![0; "ready\n".len()];
+    output.read_exact(&mut text).unwrap();
+    let asked = Instant::now();
+    for signal in signals {
+        kill(Pid::from_raw(child.id() as i32), *signal).unwrap();
+        std::thread::sleep(interval);
+    }
+    output.read_to_end(&mut text).unwrap();
+    let code = child.wait().unwrap().code();
+    assert!(asked.elapsed() < Duration::from_secs(5), "{words:?}, {signals:?}: {:?}", asked.elapsed());
+    (String::from_utf8(text).unwrap(), code)
+}
+
 #[test]
 fn signals_are_forwarded_to_commands_that_handle_them() {
     let lab = Lab::new();
     let send = |script: &str, signals: &[Signal]| {
-        let mut command = lab.command(["run", "--rm", "busybox", "sh", "-c", script]);
-        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
-        let mut output = child.stdout.take().unwrap();
-        let mut text = vec![0; "ready\n".len()];
-        output.read_exact(&mut text).unwrap();
-        let asked = Instant::now();
-        for signal in signals {
-            kill(Pid::from_raw(child.id() as i32), *signal).unwrap();
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        output.read_to_end(&mut text).unwrap();
-        let code = child.wait().unwrap().code();
-        assert!(asked.elapsed() < Duration::from_secs(5), "{signals:?}: {:?}", asked.elapsed());
-        (String::from_utf8(text).unwrap(), code)
+        send_signals(&lab, &["busybox", "sh", "-c", script], signals, Duration::from_millis(20))
     };
     let run = |script: &str, signal| send(script, &[signal]);
     let run_twice = |script: &str, signal| send(script, &[signal, signal]);
@@ -85,6 +91,63 @@ fn signals_are_forwarded_to_commands_that_handle_them() {
         assert_eq!(run_twice(&twice, signal), (format!("ready\n{name}\n"), Some(3)));
         // As the first process of its PID namespace, the command would ignore the signal.
         assert_eq!(run("echo ready; while :; do sleep 0.05; done", signal), ("ready\n".into(), Some(130)));
+    }
+}
+
+#[test]
+fn a_second_signal_kills_a_command_that_handles_the_first() {
+    let lab = Lab::new();
+    let script = "trap : INT TERM HUP; echo ready; while :; do sleep 0.05; done";
+    for (signals, interval) in [
+        ([Signal::SIGINT, Signal::SIGINT], 150),
+        ([Signal::SIGINT, Signal::SIGTERM], 150),
+        ([Signal::SIGINT, Signal::SIGTERM], 20),
+        ([Signal::SIGHUP, Signal::SIGTERM], 100),
+        ([Signal::SIGTERM, Signal::SIGHUP], 0),
+    ] {
+        let ended = send_signals(&lab, &["busybox", "sh", "-c", script], &signals, Duration::from_millis(interval));
+        assert_eq!(ended, ("ready\n".into(), Some(130)), "{signals:?} after {interval} ms");
+    }
+}
+
+#[test]
+fn signals_are_forwarded_to_commands_that_wait_for_them() {
+    let lab = Lab::new();
+    lab.rbuild(["import", base("debian.tar.gz").to_str().unwrap(), "debian"]).ok();
+    let block = "use POSIX; $| = 1; sigprocmask(SIG_BLOCK, POSIX::SigSet->new(SIGTERM)); my $set = pack 'Q', 1 << 14; \
+                 my ($bytes, $fd) = ('x' x 128, syscall(289, -1, $set, 8, 0)); print \"ready\\n\";";
+    // Calls of sigwait(3) and of read(2) on a descriptor of signalfd(2), at once and with a signal
+    // that is pending.
+    let (waits, reads) = ("syscall(128, $set, 0, 0, 8)", "syscall(0, $fd, $bytes, 128)");
+    for (before, receive) in [("", waits), ("", reads), ("select(undef, undef, undef, 0.5);", waits)] {
+        let script = format!("{block} {before} {receive}; print \"received\\n\"; exit 3");
+        let ended = send_signals(&lab, &["debian", "perl", "-e", &script], &[Signal::SIGTERM], Duration::ZERO);
+        assert_eq!(ended, ("ready\nreceived\n".into(), Some(3)), "{script}");
+    }
+}
+
+#[test]
+fn signals_that_a_command_does_not_receive_end_it_at_once() {
+    let lab = Lab::new();
+    lab.rbuild(["import", base("debian.tar.gz").to_str().unwrap(), "debian"]).ok();
+    // A shell blocks all signals around a fork. Without a PID namespace, it does not ignore them
+    // afterwards.
+    let script = "echo ready; while :; do /bin/true; done";
+    for signal in [Signal::SIGTERM; 8] {
+        let (text, code) = send_signals(&lab, &["debian", "sh", "-c", script], &[signal], Duration::ZERO);
+        assert!(text == "ready\n" && matches!(code, Some(130 | 143)), "{text} {code:?}");
+    }
+    // Before the command is executed, the mask is that of rbuild.
+    let began = Instant::now();
+    lab.rbuild(["run", "--rm", "busybox", "true"]).ok();
+    let whole = began.elapsed();
+    for step in 0..20 {
+        let mut child = lab.command(["run", "--rm", "busybox", "sleep", "30"]).spawn().unwrap();
+        std::thread::sleep(whole * step / 16);
+        let asked = Instant::now();
+        kill(Pid::from_raw(child.id() as i32), Signal::SIGTERM).unwrap();
+        child.wait().unwrap();
+        assert!(asked.elapsed() < Duration::from_secs(5), "step {step} of {whole:?}: {:?}", asked.elapsed());
     }
 }
 
