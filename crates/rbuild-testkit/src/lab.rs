@@ -2,12 +2,10 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::archive::{contents, listing, unzipped};
+use crate::scratch::Scratch;
 use crate::tiny::tiny_image;
-
-static SERIAL: AtomicUsize = AtomicUsize::new(0);
 
 /// Returns the path of the binary under test: `RBUILD_TEST_BIN`, or the one that cargo built with
 /// the tests.
@@ -41,7 +39,7 @@ pub fn base(name: &str) -> PathBuf {
 
 /// A scratch directory with a build context and a store.
 pub struct Lab {
-    dir: PathBuf,
+    dir: Scratch,
 }
 
 /// The output and exit status of a command.
@@ -104,9 +102,8 @@ impl Ran {
 impl Lab {
     /// Returns a lab with an empty context and an empty store.
     pub fn bare() -> Lab {
-        let serial = SERIAL.fetch_add(1, Ordering::SeqCst);
-        let dir = std::env::temp_dir().join(format!("rbuild-e2e-{}-{serial}", std::process::id()));
-        std::fs::create_dir_all(dir.join("ctx")).unwrap();
+        let dir = Scratch::new();
+        std::fs::create_dir(dir.join("ctx")).unwrap();
         Lab { dir }
     }
 
@@ -242,20 +239,15 @@ impl Lab {
     pub fn sh(&self, script: &str) -> Ran {
         let mut command = Command::new("bash");
         command.args(["-c", script]).current_dir(self.ctx()).env("RBUILD_ROOT", self.store());
-        command.env("RBUILD_PULL", "never").env("RB", rbuild_path()).env("LAB", &self.dir).stdin(Stdio::null());
+        command.env("RBUILD_PULL", "never").env("RB", rbuild_path()).env("LAB", &*self.dir).stdin(Stdio::null());
         Ran::new(command.output().unwrap())
     }
 }
 
 impl Drop for Lab {
     fn drop(&mut self) {
-        if std::thread::panicking() {
-            return;
-        }
         // Files of sub-IDs can be removed only inside the user namespace.
-        let _ = self.rbuild(["prune", "-a"]);
-        let _ = Command::new("chmod").args(["-R", "u+rwX"]).arg(&self.dir).stderr(Stdio::null()).status();
-        let _ = std::fs::remove_dir_all(&self.dir);
+        let _ = self.command(["prune", "-a"]).output();
     }
 }
 

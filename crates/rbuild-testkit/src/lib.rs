@@ -1,5 +1,5 @@
 //! The common parts of tests: a store with a build context, a tiny image, and requirements for
-//! end-to-end tests; tables of error messages for the tests of libraries.
+//! end-to-end tests; temporary directories; tables of error messages for the tests of libraries.
 //!
 //! The tiny image needs nothing of the machine but the compiler that built the tests: its one
 //! program is compiled when the first test requires it. Tests of real distributions use the base
@@ -9,6 +9,7 @@ mod archive;
 mod lab;
 mod messages;
 mod requirement;
+mod scratch;
 mod tiny;
 
 // Used by `assert_recorded!`.
@@ -19,4 +20,5 @@ pub use archive::{contents, listing, unzipped};
 pub use lab::{Lab, Ran, base, exists, is_bare, rbuild_path};
 pub use messages::{Variants, message_row, no_remedy};
 pub use requirement::{Requirement, skip};
+pub use scratch::Scratch;
 pub use tiny::tiny_image;

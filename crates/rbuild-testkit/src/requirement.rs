@@ -5,6 +5,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::lab::rbuild_path;
+use crate::scratch::Scratch;
 
 static SKIPPED: AtomicUsize = AtomicUsize::new(0);
 
@@ -28,9 +29,8 @@ impl Requirement {
             Requirement::Program if rbuild_path().exists() => Ok(()),
             Requirement::Program => Err(format!("there is no {}: build it", rbuild_path().display())),
             Requirement::Commands => {
-                let home = std::env::temp_dir().join(format!("rbuild-doctor-{}", std::process::id()));
-                let doctor = Command::new(rbuild_path()).arg("doctor").env("RBUILD_ROOT", &home).output();
-                let _ = std::fs::remove_dir_all(&home);
+                let dir = Scratch::new();
+                let doctor = Command::new(rbuild_path()).arg("doctor").env("RBUILD_ROOT", dir.join("store")).output();
                 let doctor = doctor.map_err(|e| format!("the program does not start: {e}"))?;
                 let report = String::from_utf8_lossy(&doctor.stdout);
                 if doctor.status.success() { Ok(()) } else { Err(format!("no isolation mode works here:\n{report}")) }

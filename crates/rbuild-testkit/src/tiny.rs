@@ -1,8 +1,10 @@
 //! An image of one static program, made without any package.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::OnceLock;
+
+use crate::scratch::Scratch;
 
 /// The program of the image: `/bin/tool`.
 const PROGRAM: &str = include_str!("../program/tool.rs");
@@ -36,14 +38,7 @@ pub fn tiny_image() -> Result<Vec<u8>, String> {
 
 /// Compiles the program with the compiler that belongs to the running cargo.
 fn compile() -> Result<Vec<u8>, String> {
-    let dir = std::env::temp_dir().join(format!("rbuild-tool-{}", std::process::id()));
-    std::fs::create_dir_all(&dir).map_err(|e| e.to_string())?;
-    let made = compile_in(&dir);
-    let _ = std::fs::remove_dir_all(&dir);
-    made
-}
-
-fn compile_in(dir: &Path) -> Result<Vec<u8>, String> {
+    let dir = Scratch::new();
     let (source, program) = (dir.join("tool.rs"), dir.join("tool"));
     std::fs::write(&source, PROGRAM).map_err(|e| e.to_string())?;
     let options = ["--edition=2024", "-Ctarget-feature=+crt-static", "-Copt-level=s", "-Cstrip=symbols"];
