@@ -171,20 +171,21 @@ fn describe(proc: &RootDir, pid: u32) -> LockHolder {
 
 #[cfg(test)]
 mod tests {
+    use rbuild_testkit::Scratch;
+
     use super::*;
 
-    fn lock_file(name: &str) -> (std::path::PathBuf, impl Fn() -> File) {
-        let path = std::env::temp_dir().join(format!("rbuild-lock-{name}-{}", std::process::id()));
-        let open = {
-            let path = path.clone();
-            move || File::options().read(true).write(true).create(true).truncate(false).open(&path).unwrap()
-        };
-        (path, open)
+    /// Returns a directory, and a function that opens the file `lock` in it.
+    fn lock_file() -> (Scratch, impl Fn() -> File) {
+        let dir = Scratch::new();
+        let path = dir.join("lock");
+        let open = move || File::options().read(true).write(true).create(true).truncate(false).open(&path).unwrap();
+        (dir, open)
     }
 
     #[test]
     fn a_lock_of_another_kind_is_foreign() {
-        let (path, open) = lock_file("foreign");
+        let (_dir, open) = lock_file();
         let held = KeyLock::try_now(open(), [7; 8], LockKind::Exclusive).unwrap();
         assert!(held.is_ok());
         assert_eq!(KeyLock::try_now(open(), [7; 8], LockKind::Shared).unwrap().err(), Some(Conflict::Key));
@@ -194,14 +195,14 @@ mod tests {
         fcntl(&whole, FcntlArg::F_OFD_SETLK(&lock)).unwrap();
         assert_eq!(KeyLock::try_now(open(), [7; 8], LockKind::Shared).unwrap().err(), Some(Conflict::Foreign));
         drop(whole);
-        std::fs::remove_file(path).unwrap();
     }
 
     #[test]
     fn lock_holders_are_named() {
-        let (path, open) = lock_file("holders");
+        let (dir, open) = lock_file();
         let file = open();
-        let mut holder = std::process::Command::new("flock").arg(&path).args(["sleep", "60"]).spawn().unwrap();
+        let mut holder =
+            std::process::Command::new("flock").arg(dir.join("lock")).args(["sleep", "60"]).spawn().unwrap();
         let proc = RootDir::open("/proc").unwrap();
         let found = (0..200).find_map(|_| {
             std::thread::sleep(Duration::from_millis(10));
@@ -211,7 +212,6 @@ mod tests {
         let _ = holder.wait();
         let found = found.map(|found| (found.pid, found.command, found.uid));
         assert_eq!(found, Some((holder.id(), "flock".into(), Some(crate::credentials::own_ids().uid))));
-        std::fs::remove_file(path).unwrap();
     }
 
     #[test]

@@ -59,15 +59,10 @@ impl PinnedEntry {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use std::path::{Path, PathBuf};
+    use rbuild_testkit::Scratch;
 
-    fn scratch(name: &str) -> PathBuf {
-        let dir = std::env::temp_dir().join(format!("rbuild-held-{name}-{}", std::process::id()));
-        let _ = std::fs::remove_dir_all(&dir);
-        std::fs::create_dir_all(&dir).unwrap();
-        dir
-    }
+    use super::*;
+    use std::path::Path;
 
     fn write(path: &Path, content: &str) {
         std::fs::write(path, content).unwrap();
@@ -75,7 +70,7 @@ mod tests {
 
     #[test]
     fn an_entry_is_identified_under_any_name() {
-        let path = scratch("names");
+        let path = Scratch::new();
         let dir = RootDir::open(&path).unwrap();
         write(&path.join("a"), "secret");
         let held = PinnedEntry::of(&dir, OsStr::new("a")).unwrap();
@@ -98,18 +93,16 @@ mod tests {
             write(&path.join(&name), "");
             assert!(!held.matches(&dir, OsStr::new(&name)));
         }
-        std::fs::remove_dir_all(path).unwrap();
     }
 
     #[test]
     fn a_symlink_itself_is_pinned_not_its_target() {
-        let path = scratch("links");
+        let path = Scratch::new();
         let dir = RootDir::open(&path).unwrap();
         write(&path.join("file"), "kept");
         std::os::unix::fs::symlink("file", path.join("link")).unwrap();
         let held = PinnedEntry::of(&dir, OsStr::new("link")).unwrap();
         assert!(!held.matches(&dir, OsStr::new("file")) && held.truncate().is_err());
         assert_eq!(std::fs::read(path.join("file")).unwrap(), b"kept");
-        std::fs::remove_dir_all(path).unwrap();
     }
 }

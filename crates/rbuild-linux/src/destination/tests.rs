@@ -1,16 +1,15 @@
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
 
+use rbuild_testkit::Scratch;
+
 use super::*;
 
 /// A scratch directory.
-struct Scene(PathBuf);
+struct Scene(Scratch);
 
 impl Scene {
-    fn new(name: &str) -> Scene {
-        let dir = std::env::temp_dir().join(format!("rbuild-destination-{name}-{}", std::process::id()));
-        let _ = std::fs::remove_dir_all(&dir);
-        std::fs::create_dir_all(&dir).unwrap();
-        Scene(std::fs::canonicalize(dir).unwrap())
+    fn new() -> Scene {
+        Scene(Scratch::new())
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -25,19 +24,13 @@ impl Scene {
     }
 }
 
-impl Drop for Scene {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
-
 fn text(path: &Path) -> String {
     std::fs::read_to_string(path).unwrap()
 }
 
 #[test]
 fn a_new_file_appears_only_when_it_is_published() {
-    let scene = Scene::new("new");
+    let scene = Scene::new();
     let dest = Destination::open(&scene.path("a/b/f")).unwrap();
     assert!(scene.names().is_empty(), "{:?}", scene.names());
     dest.begin().unwrap().write_all(b"twice as long").unwrap();
@@ -50,7 +43,7 @@ fn a_new_file_appears_only_when_it_is_published() {
 
 #[test]
 fn a_path_that_ends_with_a_slash_is_no_file() {
-    let scene = Scene::new("slash");
+    let scene = Scene::new();
     let refused = Destination::open(&scene.path("new/")).unwrap_err();
     assert!(matches!(refused, DestinationError::EndsWithSlash(_)), "{refused}");
     assert!(scene.names().is_empty(), "{:?}", scene.names());
@@ -58,7 +51,7 @@ fn a_path_that_ends_with_a_slash_is_no_file() {
 
 #[test]
 fn an_existing_file_keeps_mode_and_content_until_publication() {
-    let scene = Scene::new("old");
+    let scene = Scene::new();
     std::fs::write(scene.path("f"), "old").unwrap();
     std::fs::set_permissions(scene.path("f"), PermissionsExt::from_mode(0o640)).unwrap();
     let dest = Destination::open(&scene.path("f")).unwrap();
@@ -72,7 +65,7 @@ fn an_existing_file_keeps_mode_and_content_until_publication() {
 
 #[test]
 fn a_symlink_is_followed_and_kept() {
-    let scene = Scene::new("link");
+    let scene = Scene::new();
     std::fs::create_dir(scene.path("d")).unwrap();
     std::fs::write(scene.path("d/there"), "old").unwrap();
     symlink("d/there", scene.path("one")).unwrap();
@@ -92,7 +85,7 @@ fn a_symlink_is_followed_and_kept() {
 
 #[test]
 fn a_fifo_is_written_in_place() {
-    let scene = Scene::new("fifo");
+    let scene = Scene::new();
     let fifo = scene.path("p");
     rustix::fs::mknodat(CWD, &fifo, FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
     let reader = std::thread::spawn({
@@ -108,7 +101,7 @@ fn a_fifo_is_written_in_place() {
 
 #[test]
 fn a_descriptor_of_this_process_is_written_in_place() {
-    let scene = Scene::new("descriptor");
+    let scene = Scene::new();
     let mut file = File::create(scene.path("f")).unwrap();
     file.write_all(b"before ").unwrap();
     let path = format!("/dev/fd/{}", file.as_raw_fd());
@@ -124,7 +117,7 @@ fn a_descriptor_of_this_process_is_written_in_place() {
 
 #[test]
 fn unwritable_destinations_fail_on_open() {
-    let scene = Scene::new("refused");
+    let scene = Scene::new();
     std::fs::write(scene.path("f"), "").unwrap();
     assert!(matches!(Destination::open(&scene.0), Err(DestinationError::IsDirectory(_))));
     assert!(matches!(Destination::open(&scene.path("f/x")), Err(DestinationError::NotDirectory(_))));
@@ -147,7 +140,7 @@ fn unwritable_destinations_fail_on_open() {
 
 #[test]
 fn a_file_created_meanwhile_is_not_replaced() {
-    let scene = Scene::new("meanwhile");
+    let scene = Scene::new();
     let dest = Destination::open(&scene.path("f")).unwrap();
     rustix::fs::mknodat(CWD, scene.path("f"), FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
     assert!(dest.write(b"x").is_err());

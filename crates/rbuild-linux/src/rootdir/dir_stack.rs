@@ -122,12 +122,13 @@ fn above(below: &RootDir, inode: Inode) -> Result<RootDir> {
 
 #[cfg(test)]
 mod tests {
+    use rbuild_testkit::Scratch;
+
     use super::*;
 
     #[test]
     fn deep_traversal_bounds_open_descriptors() {
-        let scratch = std::env::temp_dir().join(format!("rbuild-dirs-{}", std::process::id()));
-        std::fs::create_dir_all(&scratch).unwrap();
+        let scratch = Scratch::new();
         let root = RootDir::open(&scratch).unwrap();
         let mut dirs = DirStack::new(root.try_clone().unwrap());
         let mut inodes = Vec::new();
@@ -146,18 +147,16 @@ mod tests {
             dirs.last().remove_dir(OsStr::new("d")).unwrap();
         }
         assert_eq!((dirs.depth(), dirs.last().entries().unwrap().len()), (0, 0));
-        std::fs::remove_dir_all(&scratch).unwrap();
     }
 
     #[test]
     fn the_depth_limit_is_worded_as_recorded() {
-        let scratch = std::env::temp_dir().join(format!("rbuild-dirs-limit-{}", std::process::id()));
+        let scratch = Scratch::new();
         std::fs::create_dir_all(scratch.join("a/b")).unwrap();
         let mut dirs = DirStack { most: 1, ..DirStack::new(RootDir::open(&scratch).unwrap()) };
         dirs.enter(OsStr::new("a")).unwrap();
         let e = dirs.enter(OsStr::new("b")).unwrap_err();
         let row = rbuild_testkit::message_row("too deep", &e, e.remedy());
         rbuild_testkit::assert_recorded!("dir_stack", row.replace(&*scratch.to_string_lossy(), "[dir]"));
-        std::fs::remove_dir_all(&scratch).unwrap();
     }
 }

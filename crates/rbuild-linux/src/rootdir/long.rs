@@ -174,13 +174,14 @@ pub(super) fn unresolved(path: &Path) -> Vec<OsString> {
 mod tests {
     use std::ffi::OsStr;
 
+    use rbuild_testkit::Scratch;
+
     use super::*;
     use crate::rootdir::RootDir;
 
     #[test]
     fn long_paths_resolve_like_short_ones() {
-        let scratch = std::env::temp_dir().join(format!("rbuild-long-{}", std::process::id()));
-        std::fs::create_dir_all(&scratch).unwrap();
+        let scratch = Scratch::new();
         let root = RootDir::open(&scratch).unwrap();
         let deep: PathBuf = std::iter::repeat_n("d", 5_000).collect();
         let end = root.create_dir_all(&deep, 0o755, None, |_| ()).unwrap();
@@ -200,6 +201,5 @@ mod tests {
         assert_eq!(root.stat_follow(deep.join("round")).unwrap_err().errno(), Some(libc::ELOOP));
         assert!(root.stat(deep.join("none")).unwrap_err().is_not_found());
         root.remove_all(OsStr::new("d")).unwrap();
-        std::fs::remove_dir_all(&scratch).unwrap();
     }
 }

@@ -4,14 +4,15 @@ use crate::meta::{FileKind, Stat, Timestamp, UidGid, Xattrs};
 use crate::recorded_owners::{OwnerMode, OwnerRecords};
 use std::ffi::OsStr;
 use std::os::unix::fs::symlink;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-struct Fixture(PathBuf);
+use rbuild_testkit::Scratch;
+
+struct Fixture(Scratch);
 impl Fixture {
-    fn new(name: &str) -> Fixture {
-        let dir = std::env::temp_dir().join(format!("rbuild-linux-{name}-{}", std::process::id()));
-        let _ = std::fs::remove_dir_all(&dir);
-        std::fs::create_dir_all(dir.join("root")).unwrap();
+    fn new() -> Fixture {
+        let dir = Scratch::new();
+        std::fs::create_dir(dir.join("root")).unwrap();
         std::fs::write(dir.join("outside"), "secret").unwrap();
         Fixture(dir)
     }
@@ -19,15 +20,10 @@ impl Fixture {
         RootDir::open(self.0.join("root")).unwrap()
     }
 }
-impl Drop for Fixture {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
 
 #[test]
 fn no_path_leaves_the_root() {
-    let f = Fixture::new("escape");
+    let f = Fixture::new();
     symlink("../outside", f.0.join("root/up")).unwrap();
     symlink(f.0.join("outside"), f.0.join("root/abs")).unwrap();
     symlink("/", f.0.join("root/slash")).unwrap();
@@ -43,7 +39,7 @@ fn no_path_leaves_the_root() {
 
 #[test]
 fn directories_are_created_through_symlinks_inside_the_root() {
-    let f = Fixture::new("mkdirs");
+    let f = Fixture::new();
     std::fs::create_dir(f.0.join("root/real")).unwrap();
     symlink("/real", f.0.join("root/link")).unwrap();
     let root = f.root();
@@ -56,7 +52,7 @@ fn directories_are_created_through_symlinks_inside_the_root() {
 
 #[test]
 fn a_deep_tree_is_removed_without_deep_recursion() {
-    let f = Fixture::new("deep");
+    let f = Fixture::new();
     let root = f.root();
     let mut at = root.try_clone().unwrap();
     for _ in 0..3000 {
@@ -70,7 +66,7 @@ fn a_deep_tree_is_removed_without_deep_recursion() {
 
 #[test]
 fn errors_name_the_operation_and_the_object() {
-    let f = Fixture::new("errors");
+    let f = Fixture::new();
     let e = f.root().read("no/such", 1).unwrap_err();
     assert!(e.to_string().starts_with("cannot open "), "{e}");
     assert!(e.to_string().contains("root/no/such"), "{e}");
@@ -80,7 +76,7 @@ fn errors_name_the_operation_and_the_object() {
 /// Messages do not show paths below a place that has a name.
 #[test]
 fn errors_below_a_named_place_show_its_name() {
-    let f = Fixture::new("places");
+    let f = Fixture::new();
     let root = f.root().named("the store `/s`");
     root.create_dir(OsStr::new("d"), 0o755).unwrap();
     let below = root.sub("d").unwrap().try_clone().unwrap();
@@ -104,7 +100,7 @@ fn errors_below_a_named_place_show_its_name() {
 
 #[test]
 fn extended_attributes_survive_binary_values() {
-    let f = Fixture::new("xattr");
+    let f = Fixture::new();
     let root = f.root();
     root.create_file(OsStr::new("f"), 0o644).unwrap();
     let value = b"line\nnext=1\0end";
@@ -115,8 +111,7 @@ fn extended_attributes_survive_binary_values() {
 /// Threads that create the same directory concurrently all get it.
 #[test]
 fn directories_created_concurrently_are_accepted() {
-    let dir = std::env::temp_dir().join(format!("rbuild-rootdir-race-{}", std::process::id()));
-    std::fs::create_dir_all(&dir).unwrap();
+    let dir = Scratch::new();
     for round in 0..50 {
         let start = std::sync::Barrier::new(4);
         std::thread::scope(|scope| {
@@ -133,13 +128,12 @@ fn directories_created_concurrently_are_accepted() {
     std::os::unix::fs::symlink("nowhere", dir.join("link")).unwrap();
     let error = RootDir::open(&dir).unwrap().create_dir_all("link/x", 0o755, None, |_| ()).unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::AlreadyExists);
-    std::fs::remove_dir_all(&dir).unwrap();
 }
 
 /// The kernel resolves the name of an `*at` call from the directory, without regard to the root.
 #[test]
 fn calls_by_name_take_one_component() {
-    let f = Fixture::new("names");
+    let f = Fixture::new();
     std::fs::create_dir(f.0.join("root/dir")).unwrap();
     std::fs::write(f.0.join("root/dir/inner"), "x").unwrap();
     symlink("..", f.0.join("root/up")).unwrap();
@@ -183,7 +177,7 @@ fn calls_by_name_take_one_component() {
 
 #[test]
 fn owner_records_apply_to_a_directory_and_everything_opened_from_it() {
-    let f = Fixture::new("owners");
+    let f = Fixture::new();
     let records = OwnerRecords::new(OwnerMode::Recorded, [7; 32]);
     let recorded = f.root().with_owners(&records);
     let given = f.root().with_owners(&records.with_mode(OwnerMode::Given));
@@ -227,7 +221,7 @@ fn owner_records_apply_to_a_directory_and_everything_opened_from_it() {
 
 #[test]
 fn placeholders_are_noted_by_directories_with_the_same_records() {
-    let f = Fixture::new("stand-ins");
+    let f = Fixture::new();
     let [ours, others] = [7, 8].map(|key| OwnerRecords::new(OwnerMode::Given, [key; 32]));
     let (ours, others) = (f.root().with_owners(&ours), f.root().with_owners(&others));
     let name = OsStr::new("null");
@@ -244,7 +238,7 @@ fn placeholders_are_noted_by_directories_with_the_same_records() {
 fn a_top_of_trees_is_marked_where_the_file_system_can() {
     /// Magic number of ext2 to ext4 (statfs(2)).
     const EXT: u64 = 0xef53;
-    let f = Fixture::new("top");
+    let f = Fixture::new();
     let root = f.root();
     let is_ext = rustix::fs::fstatfs(root.fd()).unwrap().f_type as u64 == EXT;
     let is_marked =
