@@ -154,13 +154,14 @@ mod tests {
     use super::*;
     use crate::{LayerError, LayerForm, pack_layer, pack_with_external};
     use rbuild_linux::file_stat;
+    use rbuild_testkit::Scratch;
     use std::ffi::OsStr;
 
     /// Half of the tree's files are external, under other names; the layer lists the same entries
     /// as that of the whole tree.
     #[test]
     fn a_layer_with_external_files_equals_that_of_the_full_tree() {
-        let top = std::env::temp_dir().join(format!("rbuild-loose-{}", std::process::id()));
+        let top = Scratch::new();
         let (whole, part, source) = (top.join("whole"), top.join("part"), top.join("source/from"));
         for dir in [&whole, &part] {
             std::fs::create_dir_all(dir.join("a/b")).unwrap();
@@ -212,14 +213,13 @@ mod tests {
         let without_modes = |list: &[(String, u64, u64)]| list.iter().map(|e| (e.0.clone(), e.1)).collect::<Vec<_>>();
         assert_eq!(without_modes(&got), without_modes(&expected));
         assert_eq!(got.iter().filter(|e| e.2 == 0o640).count(), 225);
-        std::fs::remove_dir_all(&top).unwrap();
     }
 
     /// Unchanged files come from the earlier layer regardless of its other entries, and from the
     /// source directory if the earlier layer lacks them.
     #[test]
     fn unchanged_files_come_from_the_earlier_layer() {
-        let top = std::env::temp_dir().join(format!("rbuild-earlier-{}", std::process::id()));
+        let top = Scratch::new();
         let (old, source) = (top.join("old"), top.join("source"));
         for dir in ["a/b", "a.b", "gone"] {
             std::fs::create_dir_all(old.join(dir)).unwrap();
@@ -276,12 +276,11 @@ mod tests {
         for broken in ["junk", "empty"] {
             assert_eq!(packed(&top.join(broken)), expected(b's'), "{broken}");
         }
-        std::fs::remove_dir_all(&top).unwrap();
     }
 
     #[test]
     fn a_file_that_changed_is_an_error() {
-        let top = std::env::temp_dir().join(format!("rbuild-loose-changed-{}", std::process::id()));
+        let top = Scratch::new();
         std::fs::create_dir_all(top.join("tree")).unwrap();
         let form = LayerForm::Uncompressed;
         for size in [10, 1_000_000] {
@@ -305,6 +304,5 @@ mod tests {
                 assert!(matches!(got, Err(LayerError::Changed(_))), "{size} {now}: {got:?}");
             }
         }
-        std::fs::remove_dir_all(&top).unwrap();
     }
 }

@@ -355,6 +355,8 @@ impl<'a> TreePacker<'a> {
 
 #[cfg(test)]
 mod tests {
+    use rbuild_testkit::Scratch;
+
     use super::*;
 
     fn pack_all(tree: &RootDir, out: &mut dyn Write) -> Result<()> {
@@ -366,7 +368,7 @@ mod tests {
     /// Enough files that a thread reads ahead: all arrive in order and with their content.
     #[test]
     fn a_tree_of_many_files_is_packed_completely_and_in_order() {
-        let dir = std::env::temp_dir().join(format!("rbuild-pack-{}", std::process::id()));
+        let dir = Scratch::new();
         let mut wanted = Vec::new();
         for d in 0..5 {
             std::fs::create_dir_all(dir.join(format!("d{d}"))).unwrap();
@@ -404,6 +406,5 @@ mod tests {
             let failed = pack_all(&tree, &mut Full(free)).unwrap_err();
             assert!(failed.is_disk_full(), "{failed}");
         }
-        std::fs::remove_dir_all(&dir).unwrap();
     }
 }

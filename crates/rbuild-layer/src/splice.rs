@@ -236,18 +236,16 @@ mod tests {
     use super::*;
     use crate::pack_exact;
     use rbuild_linux::Timestamp;
-    use rbuild_testkit::{assert_recorded, message_row};
+    use rbuild_testkit::{Scratch, assert_recorded, message_row};
 
     const PLAIN: LayerForm = LayerForm::Uncompressed;
 
-    /// A directory for the trees of a test, removed afterwards.
-    struct Scene(PathBuf);
+    /// A directory for the trees of a test.
+    struct Scene(Scratch);
 
     impl Scene {
-        fn new(name: &str) -> Scene {
-            let dir = std::env::temp_dir().join(format!("rbuild-splice-{name}-{}", std::process::id()));
-            let _ = std::fs::remove_dir_all(&dir);
-            Scene(dir)
+        fn new() -> Scene {
+            Scene(Scratch::new())
         }
 
         /// Makes a tree. A path with a slash at its end is a directory, `@` precedes the target of
@@ -285,12 +283,6 @@ mod tests {
             let place = self.0.join("layer");
             std::fs::write(&place, &bytes).unwrap();
             (File::open(place).unwrap(), remainder, bytes)
-        }
-    }
-
-    impl Drop for Scene {
-        fn drop(&mut self) {
-            let _ = std::fs::remove_dir_all(&self.0);
         }
     }
 
@@ -336,7 +328,7 @@ mod tests {
             ("gone", &[("a/b/2", "!"), ("z", "!"), ("a/x", "!")]),
         ];
         for (name, changes) in cases {
-            let scene = Scene::new(name);
+            let scene = Scene::new();
             let (spliced, remainder) = splice(&scene, BASE, &[dirs, changes].concat());
             let is_changed = |path: &str| changes.iter().any(|(changed, _)| *changed == path);
             let mut whole: Vec<_> = BASE.iter().copied().filter(|(path, _)| !is_changed(path)).collect();
@@ -349,7 +341,7 @@ mod tests {
 
     #[test]
     fn a_deleted_directory_takes_everything_in_it() {
-        let scene = Scene::new("deleted");
+        let scene = Scene::new();
         let (spliced, _) = splice(&scene, BASE, &[("a/", ""), ("a/b/", ""), ("gone", "!")]);
         let whole: Vec<_> = BASE.iter().copied().filter(|(path, _)| !path.starts_with("gone")).collect();
         let (_, _, wanted) = scene.layer(&scene.tree("whole", &whole));
@@ -358,7 +350,7 @@ mod tests {
 
     #[test]
     fn a_layer_that_fails_after_its_headers_were_read_is_worded_as_recorded() {
-        let scene = Scene::new("failed");
+        let scene = Scene::new();
         let (layer, remainder, _) = scene.layer(&scene.tree("base", &[("f", "text")]));
         let (place, tree) = (scene.0.join("layer"), scene.tree("changes", &[]));
         let mut splice = Splice::new(&tree, layer, remainder.as_ref()).unwrap().unwrap();
@@ -381,8 +373,8 @@ mod tests {
             ("a kept whiteout", &[("f", "text"), ("g", "!")], &[("f", "new")], true),
             ("no remainder", BASE, all, false),
         ];
-        for (number, (case, base, changes, complete)) in cases.into_iter().enumerate() {
-            let scene = Scene::new(&format!("unfit{number}"));
+        for (case, base, changes, complete) in cases {
+            let scene = Scene::new();
             let (layer, remainder, _) = scene.layer(&scene.tree("base", base));
             let tree = scene.tree("changes", changes);
             let remainder = remainder.filter(|_| complete);

@@ -101,13 +101,14 @@ impl Reading<'_> {
 
 #[cfg(test)]
 mod tests {
+    use rbuild_testkit::Scratch;
+
     use super::*;
 
     /// Checks that a change of any byte changes the digest, at all sizes around the chunk size.
     #[test]
     fn every_byte_changes_the_digest() {
-        let dir = std::env::temp_dir().join(format!("rbuild-file-{}", std::process::id()));
-        std::fs::create_dir_all(&dir).unwrap();
+        let dir = Scratch::new();
         let root = RootDir::open(&dir).unwrap();
         let name = OsStr::new("f");
         let digest = |size: u64| {
@@ -133,6 +134,5 @@ mod tests {
                 assert!(wrong == u64::MAX || matches!(digest(wrong), Err(SourceError::Changed(_))), "{size} {wrong}");
             }
         }
-        std::fs::remove_dir_all(&dir).unwrap();
     }
 }

@@ -137,12 +137,12 @@ fn record(stat: &Stat) -> [u8; RECORD] {
 mod tests {
     use super::*;
     use rbuild_linux::RootDir;
+    use rbuild_testkit::Scratch;
     use std::ffi::OsStr;
 
     #[test]
     fn a_digest_is_cached_until_the_file_changes() {
-        let dir = std::env::temp_dir().join(format!("rbuild-hashes-{}", std::process::id()));
-        std::fs::create_dir_all(&dir).unwrap();
+        let dir = Scratch::new();
         for i in 0..50 {
             std::fs::write(dir.join(format!("f{i}")), format!("{i}")).unwrap();
         }
@@ -174,6 +174,5 @@ mod tests {
         for junk in [&b"junk"[..], &bytes[..bytes.len() - 1], b""] {
             assert_eq!(HashCache::new(junk, now).get(&stat(1)), None);
         }
-        std::fs::remove_dir_all(&dir).unwrap();
     }
 }

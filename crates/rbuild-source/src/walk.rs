@@ -357,6 +357,8 @@ fn feed(parts: &[ScanPart], hasher: &mut Hasher) -> Fingerprint {
 
 #[cfg(test)]
 mod tests {
+    use rbuild_testkit::Scratch;
+
     use super::*;
     use crate::Owner;
     use crate::ids::SelectionHash;
@@ -366,7 +368,7 @@ mod tests {
     /// walk.
     #[test]
     fn scan_and_walk_find_the_same_entries() {
-        let dir = std::env::temp_dir().join(format!("rbuild-walk-{}", std::process::id()));
+        let dir = Scratch::new();
         for d in 0..40 {
             let inner = dir.join(format!("d{d}/e/f"));
             std::fs::create_dir_all(&inner).unwrap();
@@ -400,6 +402,5 @@ mod tests {
                 assert_eq!(scanned.finish::<SelectionHash>(), walked, "{ignored:?}, {count} entries");
             }
         }
-        std::fs::remove_dir_all(&dir).unwrap();
     }
 }

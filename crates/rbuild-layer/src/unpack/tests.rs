@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use rbuild_linux::{FileKind, Timestamp};
+use rbuild_testkit::Scratch;
 
 use crate::TarWriter;
 use crate::entry::EntryKind;
@@ -15,11 +16,10 @@ use ::tar::Header;
 use std::io::Write;
 use std::os::unix::fs::{FileExt, MetadataExt};
 
-struct Temp(PathBuf);
+struct Temp(Scratch);
 impl Temp {
-    fn new(name: &str) -> Temp {
-        let dir = std::env::temp_dir().join(format!("rbuild-layer-{name}-{}", std::process::id()));
-        let _ = rbuild_linux::remove_tree(&dir);
+    fn new() -> Temp {
+        let dir = Scratch::new();
         std::fs::create_dir_all(dir.join("root")).unwrap();
         std::fs::write(dir.join("outside"), "untouched").unwrap();
         Temp(dir)
@@ -34,7 +34,6 @@ impl Temp {
 impl Drop for Temp {
     fn drop(&mut self) {
         assert_eq!(std::fs::read_to_string(self.0.join("outside")).unwrap(), "untouched");
-        let _ = rbuild_linux::remove_tree(&self.0);
     }
 }
 
@@ -85,8 +84,8 @@ fn nothing_is_written_outside_the_root() {
         vec![dir("d", 0o755), link(sym, "d", ".."), file("d/outside", "x")],
         vec![file("/../../../../outside", "x")],
     ];
-    for (i, case) in cases.iter().enumerate() {
-        let t = Temp::new(&format!("escape{i}"));
+    for case in &cases {
+        let t = Temp::new();
         let _ = apply(&t, case);
         // `Temp::drop` checks that the file next to the root is untouched. Nothing inside may point
         // at it.
@@ -96,7 +95,7 @@ fn nothing_is_written_outside_the_root() {
 
 #[test]
 fn paths_that_return_into_the_root_are_accepted() {
-    let t = Temp::new("back");
+    let t = Temp::new();
     apply(&t, &[file("a/../b", "x"), file("c/./d/../e", "y"), link(EntryKind::HardLink, "f/../g", "z/../b")]).unwrap();
     let read = |p: &str| std::fs::read_to_string(t.path(p)).unwrap();
     assert_eq!((read("b"), read("c/e"), read("g")), ("x".into(), "y".into(), "x".into()));
@@ -106,7 +105,7 @@ fn paths_that_return_into_the_root_are_accepted() {
 #[test]
 fn the_last_entry_of_a_path_wins() {
     let sym = EntryKind::Symlink;
-    let t = Temp::new("replace");
+    let t = Temp::new();
     apply(
         &t,
         &[
@@ -134,7 +133,7 @@ fn the_last_entry_of_a_path_wins() {
 #[test]
 fn a_hard_link_may_precede_its_target() {
     let hard = EntryKind::HardLink;
-    let t = Temp::new("early");
+    let t = Temp::new();
     let entries = [
         link(hard, "a/first", "b/second"),
         link(hard, "b/second", "z"),
@@ -149,7 +148,7 @@ fn a_hard_link_may_precede_its_target() {
     // A missing target is an error in an archive, no matter how many links wait for it and for each
     // other. In a layer it may be in a lower layer.
     let never: Vec<_> = (0..3000).map(|i| link(hard, &format!("l{i:04}"), &format!("l{:04}", i + 1))).collect();
-    let (t, limits) = (Temp::new("never"), Limits::default());
+    let (t, limits) = (Temp::new(), Limits::default());
     let error =
         unpack(&tar(&never)[..], &t.root(), Unpacking::archive(Owners::FromArchive, limits)).unwrap_err().to_string();
     assert!(error.contains("`l0000` links to `l0001`, which is not in the archive"), "{error}");
@@ -157,7 +156,7 @@ fn a_hard_link_may_precede_its_target() {
     assert_eq!((links.len(), &links[7]), (3000, &("l0007".into(), "l0008".into())));
     // No target is outside the root.
     let out = [link(hard, "h", "up/outside"), link(EntryKind::Symlink, "up", "..")];
-    let (t, limits) = (Temp::new("early-out"), Limits::default());
+    let (t, limits) = (Temp::new(), Limits::default());
     assert!(unpack(&tar(&out)[..], &t.root(), Unpacking::archive(Owners::FromArchive, limits)).is_err());
     assert_eq!(apply(&t, &out).unwrap().lower_refs.links, [(PathBuf::from("h"), PathBuf::from("up/outside"))]);
     assert!(!t.path("h").exists());
@@ -165,7 +164,7 @@ fn a_hard_link_may_precede_its_target() {
 
 #[test]
 fn parents_may_be_symlinks_inside_the_root() {
-    let t = Temp::new("parents");
+    let t = Temp::new();
     let sym = EntryKind::Symlink;
     apply(&t, &[dir("usr", 0o755), dir("usr/bin", 0o755), link(sym, "bin", "/usr/bin"), file("bin/sh", "x")]).unwrap();
     assert!(t.path("usr/bin/sh").exists());
@@ -173,7 +172,7 @@ fn parents_may_be_symlinks_inside_the_root() {
 
 #[test]
 fn implicit_directories_are_reported() {
-    let t = Temp::new("implied");
+    let t = Temp::new();
     let mut f = file("a/b/f", "x");
     f.0.mtime = Timestamp { sec: 77, nsec: 0 };
     let entries = [f, file("later/f", "x"), dir("later", 0o700), file("gone/f", "x"), file("gone", "now a file")];
@@ -182,7 +181,7 @@ fn implicit_directories_are_reported() {
     // The path goes through a symbolic link of the layer itself.
     let own = [dir("real", 0o755), link(EntryKind::Symlink, "way", "/real"), file("way/in/f", "x")];
     let own = [&own[..], &[link(EntryKind::HardLink, "way/h", "elsewhere")]].concat();
-    let there = apply(&Temp::new("own-link"), &own).unwrap().lower_refs;
+    let there = apply(&Temp::new(), &own).unwrap().lower_refs;
     assert_eq!(there.dirs, [Path::new("real/in")]);
     assert_eq!(there.links, [(PathBuf::from("real/h"), PathBuf::from("elsewhere"))]);
     let made = std::fs::metadata(t.path("a/b")).unwrap();
@@ -192,7 +191,7 @@ fn implicit_directories_are_reported() {
 
 #[test]
 fn read_only_directories_are_filled_and_keep_mode_and_time() {
-    let t = Temp::new("modes");
+    let t = Temp::new();
     let mut d = dir("d", 0o555);
     d.0.mtime = Timestamp { sec: 86400, nsec: 0 };
     let mut f = file("d/f", "x");
@@ -209,7 +208,7 @@ fn read_only_directories_are_filled_and_keep_mode_and_time() {
 #[test]
 fn damaged_archives_are_errors() {
     let good = tar(&[file("a", &"x".repeat(2000)), file("b", "y")]);
-    let t = Temp::new("broken");
+    let t = Temp::new();
     let run = |bytes: &[u8]| unpack(bytes, &t.root(), Unpacking::layer(Limits::default()));
     for cut in [513, 1000, 2561, 3000] {
         let e = run(&good[..cut]).unwrap_err();
@@ -237,7 +236,7 @@ fn damaged_archives_are_errors() {
 
 #[test]
 fn packing_is_deterministic_and_keeps_links() {
-    let t = Temp::new("pack");
+    let t = Temp::new();
     let mut b = file("sub/b", "content b");
     b.0.xattrs.insert("user.note".into(), b"1\n2".to_vec());
     apply(&t, &[file("z", "last"), dir("sub", 0o750), b, link(EntryKind::HardLink, "a", "z")]).unwrap();
@@ -253,7 +252,7 @@ fn packing_is_deterministic_and_keeps_links() {
     assert_eq!((plain.diff_id, plain.digest), (gz.diff_id, BlobDigest::of(&bytes)));
     assert_eq!(pack(LayerForm::ZSTD).0.diff_id, gz.diff_id);
     // Unpacked and packed again, it yields the same bytes.
-    let t2 = Temp::new("pack2");
+    let t2 = Temp::new();
     unpack(&gz_bytes[..], &t2.root(), Unpacking::layer(Limits::default())).unwrap();
     assert_eq!(pack_of(&t2, LayerForm::Uncompressed).1, bytes);
     let ino = |p: &str| std::fs::metadata(t2.path(p)).unwrap().ino();
@@ -302,7 +301,7 @@ proptest::proptest! {
 /// kept.
 #[test]
 fn sparse_files_of_every_format_stay_sparse() {
-    let t = Temp::new("sparse");
+    let t = Temp::new();
     let source = t.0.join("holes");
     let file = std::fs::File::create(&source).unwrap();
     file.set_len(40 << 20).unwrap();
@@ -337,7 +336,7 @@ fn sparse_files_of_every_format_stay_sparse() {
 
 #[test]
 fn inconsistent_sparse_maps_are_rejected() {
-    let t = Temp::new("lying");
+    let t = Temp::new();
     let (uid, gid) = own();
     let pax = |records: &[(&str, &str)]| -> Vec<u8> {
         let mut all = Vec::new();
@@ -399,13 +398,13 @@ fn a_whiteout_of_a_directory_keeps_the_new_files_in_it() {
         vec![link(EntryKind::Symlink, "l", "x"), file(".wh.x", ""), file("l/new/file", "n")],
         vec![file(".wh.x", ""), link(EntryKind::Symlink, "l", "/x"), file("l/new/file", "n")],
     ] {
-        let t = Temp::new("deleted-dir");
+        let t = Temp::new();
         let unpacked = apply(&t, &entries).unwrap();
         assert_eq!(std::fs::read_to_string(t.path("x/new/file")).unwrap(), "n");
         assert!(crate::marks_opaque(&t.root().xattrs(OsStr::new("x")).unwrap()), "{entries:?}");
         assert_eq!(unpacked.lower_refs.dirs, [Path::new("x/new")]);
     }
-    let t = Temp::new("deleted-file");
+    let t = Temp::new();
     let error = apply(&t, &[file("x", ""), file("x/new", "n")]).unwrap_err().to_string();
     assert!(error.contains("lies below something that is not a directory"), "{error}");
 }
@@ -417,7 +416,7 @@ fn a_hard_link_to_a_deleted_file_does_not_link_to_the_whiteout() {
     for entries in
         [vec![file("d/.wh.f", ""), hard()], vec![hard(), file("d/.wh.f", "")], vec![file(".wh.d", ""), hard()]]
     {
-        let t = Temp::new("link-deleted");
+        let t = Temp::new();
         let unpacked = apply(&t, &entries).unwrap();
         assert_eq!(unpacked.lower_refs.links, [("h".into(), "d/f".into())]);
         assert!(!t.path("h").exists());
@@ -427,7 +426,7 @@ fn a_hard_link_to_a_deleted_file_does_not_link_to_the_whiteout() {
 #[test]
 fn invalid_ids_are_rejected() {
     for (uid, gid) in [(u64::from(u32::MAX), 0), (0, u64::from(u32::MAX)), (1 << 32, 0)] {
-        let t = Temp::new("ids");
+        let t = Temp::new();
         let entry = TarEntry { uid, gid, ..TarEntry::plain_file("f", 0) };
         let error = apply(&t, &[(entry, vec![])]).unwrap_err().to_string();
         assert!(error.contains(&format!("`f` has the owner {uid}:{gid}")), "{error}");
@@ -439,7 +438,7 @@ fn invalid_ids_are_rejected() {
 fn files_named_like_whiteouts_are_rejected_when_packing() {
     use crate::{TreePacker, WhiteoutEncoding, pack_whole};
     for path in [".wh.f", "d/.wh..wh..opq", ".wh.dir/in", "d/.wh."] {
-        let t = Temp::new("called-deletion");
+        let t = Temp::new();
         std::fs::create_dir_all(t.path(path).parent().unwrap()).unwrap();
         std::fs::write(t.path(path), "x").unwrap();
         let plain = LayerForm::Uncompressed;
@@ -457,7 +456,7 @@ fn files_named_like_whiteouts_are_rejected_when_packing() {
     }
     // A whiteout of such a file has no effect, and its name would be read as that of an opaque
     // directory.
-    let t = Temp::new("deletion-of-deletion");
+    let t = Temp::new();
     t.root().create_whiteout(OsStr::new(".wh..opq")).unwrap();
     let mut layer = Vec::new();
     pack_layer(&t.root(), LayerForm::Uncompressed, Times::AsIs, &mut layer).unwrap();
@@ -470,7 +469,7 @@ fn files_named_like_whiteouts_are_rejected_when_packing() {
 fn a_tree_that_a_layer_cannot_describe_has_no_remainder() {
     let plain = LayerForm::Uncompressed;
     let remainder = |t: &Temp| crate::pack_exact(&t.root(), plain, Vec::new()).unwrap().1;
-    let (t, odd) = (Temp::new("remainder"), Temp::new("odd-root"));
+    let (t, odd) = (Temp::new(), Temp::new());
     std::fs::write(t.path("f"), "").unwrap();
     let root = t.root().stat_self().unwrap();
     let kept = remainder(&t).unwrap();
@@ -486,7 +485,7 @@ fn a_tree_that_a_layer_cannot_describe_has_no_remainder() {
 #[test]
 fn overflowing_sizes_are_rejected() {
     for archive in wrapping_sizes() {
-        let t = Temp::new("wrapping");
+        let t = Temp::new();
         let error = unpack(&archive[..], &t.root(), Unpacking::layer(Limits::default())).unwrap_err().to_string();
         assert!(["header", "bytes", "ends in", "not a number"].iter().any(|text| error.contains(text)), "{error}");
         // Entries that are not selected are checked as well.

@@ -1,14 +1,14 @@
 use super::*;
 use crate::{Ignore, StoreDir};
 use rbuild_paths::SourcePattern;
+use rbuild_testkit::Scratch;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
-struct Temp(PathBuf);
+struct Temp(Scratch);
 impl Temp {
-    fn new(name: &str) -> Temp {
-        let dir = std::env::temp_dir().join(format!("rbuild-source-{name}-{}", std::process::id()));
-        let _ = std::fs::remove_dir_all(&dir);
+    fn new() -> Temp {
+        let dir = Scratch::new();
         std::fs::create_dir_all(dir.join("d/e")).unwrap();
         for (path, text) in [("a.go", "1"), ("b.go", "2"), ("d/x", "x"), ("d/e/y", "y"), (".dockerignore", "")] {
             std::fs::write(dir.join(path), text).unwrap();
@@ -39,15 +39,10 @@ impl Temp {
         names
     }
 }
-impl Drop for Temp {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
 
 #[test]
 fn exactly_the_relevant_fields_change_the_digest() {
-    let t = Temp::new("fields");
+    let t = Temp::new();
     let before = t.digest(".", "").unwrap();
     let file = t.0.join("d/x");
     std::fs::File::options().write(true).open(&file).unwrap().set_modified(std::time::UNIX_EPOCH).unwrap();
@@ -80,7 +75,7 @@ fn exactly_the_relevant_fields_change_the_digest() {
 
 #[test]
 fn ignore_rules_apply_to_patterns_and_directories() {
-    let t = Temp::new("select");
+    let t = Temp::new();
     assert_eq!(t.names("*.go", ""), ["a.go", "b.go"]);
     assert_eq!(t.names("*.go", "a.*"), ["b.go"]);
     assert_eq!(t.names("*.nothing", ""), Vec::<String>::new());
@@ -94,7 +89,7 @@ fn ignore_rules_apply_to_patterns_and_directories() {
 
 #[test]
 fn missing_files_are_reported_with_similar_names() {
-    let t = Temp::new("missing");
+    let t = Temp::new();
     let Err(SourceError::NotFound { similar, ignored, .. }) = t.digest("A.GO", "") else { panic!() };
     assert_eq!((similar.as_deref(), ignored), (Some("a.go"), false));
     let Err(SourceError::NotFound { ignored, .. }) = t.digest("a.go", "*.go") else { panic!() };
@@ -105,7 +100,7 @@ fn missing_files_are_reported_with_similar_names() {
 
 #[test]
 fn a_selected_link_must_not_dangle() {
-    let t = Temp::new("dead");
+    let t = Temp::new();
     symlink("/nope/x", t.0.join("dead")).unwrap();
     symlink("a.go", t.0.join("left-out")).unwrap();
     for source in ["dead", "d*", "dead/"] {
@@ -122,7 +117,7 @@ fn a_selected_link_must_not_dangle() {
 /// number in "content 4".
 #[test]
 fn content_digests_are_stable() {
-    let t = Temp::new("pinned");
+    let t = Temp::new();
     for (path, mode) in [("a.go", 0o644), ("b.go", 0o600), ("d/x", 0o755), ("d/e/y", 0o644), (".dockerignore", 0o644)] {
         std::fs::set_permissions(t.0.join(path), PermissionsExt::from_mode(mode)).unwrap();
     }
@@ -162,7 +157,7 @@ fn selection_or_error(dir: &Path, source: &str, ignore: &str) -> String {
 /// Each case is an ignore file (`;` separates lines), a source, and the selection.
 #[test]
 fn sources_select_files_that_are_not_ignored() {
-    let t = Temp::new("left-out");
+    let t = Temp::new();
     for (link, target) in [("link", "a.go"), ("deep", "d/e"), ("chain", "link"), ("out", "/etc"), ("d/up", "../b.go")] {
         symlink(target, t.0.join(link)).unwrap();
     }
@@ -239,7 +234,7 @@ fn without_store(dir: &Path, source: &SourcePattern) -> (String, Option<PathBuf>
 
 #[test]
 fn the_store_is_not_part_of_a_context() {
-    let t = Temp::new("store");
+    let t = Temp::new();
     std::fs::create_dir_all(t.0.join("up/in")).unwrap();
     std::fs::rename(t.0.join("d"), t.0.join("up/d")).unwrap();
     std::fs::write(t.0.join("up/in/z"), "").unwrap();
@@ -278,7 +273,7 @@ fn the_store_is_not_part_of_a_context() {
 /// Sources of `--parents`: `name` is copied with its content, `(name)` is a parent directory.
 #[test]
 fn parent_directories_are_selected_with_parents() {
-    let t = Temp::new("parents");
+    let t = Temp::new();
     for (link, target) in [("lib.so", "lib.so.1"), ("lib.so.1", "lib.so.1.2"), ("lnk", "d")] {
         symlink(target, t.0.join(link)).unwrap();
     }
@@ -338,7 +333,7 @@ fn parent_directories_are_selected_with_parents() {
 /// Checks that every change that changes the digest also changes the fingerprint.
 #[test]
 fn the_fingerprint_detects_all_relevant_changes() {
-    let t = Temp::new("fingerprint");
+    let t = Temp::new();
     symlink("a.go", t.0.join("link")).unwrap();
     symlink("d", t.0.join("dirs")).unwrap();
     std::fs::create_dir(t.0.join("d/empty")).unwrap();
@@ -401,7 +396,7 @@ fn the_fingerprint_detects_all_relevant_changes() {
 /// Checks that parents of re-included files keep their metadata.
 #[test]
 fn parents_of_reincluded_files_keep_their_mode() {
-    let t = Temp::new("above");
+    let t = Temp::new();
     let mode = |name: &str, mode| std::fs::set_permissions(t.0.join(name), PermissionsExt::from_mode(mode)).unwrap();
     mode("d", 0o711);
     mode("d/e", 0o750);
@@ -422,7 +417,7 @@ fn parents_of_reincluded_files_keep_their_mode() {
 
 #[test]
 fn hard_links_are_identified_by_the_names_that_share_a_file() {
-    let t = Temp::new("links");
+    let t = Temp::new();
     std::fs::write(t.0.join("d/twin"), "x").unwrap();
     let apart = t.digest("d", "").unwrap();
     std::fs::remove_file(t.0.join("d/twin")).unwrap();
@@ -440,7 +435,7 @@ fn hard_links_are_identified_by_the_names_that_share_a_file() {
 /// of the kernel or a path of this machine.
 #[test]
 fn files_renamed_while_they_are_read_count_as_changed() {
-    let t = Temp::new("moving");
+    let t = Temp::new();
     for n in 0..30 {
         std::fs::create_dir_all(t.0.join(format!("d/e/{n}"))).unwrap();
         std::fs::write(t.0.join(format!("d/e/{n}/f")), "text").unwrap();

@@ -18,7 +18,7 @@ fn row(name: &str, error: LayerError) -> String {
 
 /// Unpacks an archive as a layer whose files belong to this user, and returns the row of its error.
 fn refused(name: &str, archive: &[u8]) -> String {
-    let t = Temp::new(&format!("messages-{}", name.replace(' ', "-")));
+    let t = Temp::new();
     let own = rbuild_linux::credentials::own_ids();
     let options = Unpacking { whiteouts: Whiteouts::Overlay, ..Unpacking::archive(Owners::Always(own), SMALL) };
     row(name, unpack(archive, &t.root(), options).expect_err(name))
@@ -103,7 +103,7 @@ fn messages_about_sparse_files_are_as_recorded() {
         refused("size in an old header", &old_sparse(|header| header[483..487].copy_from_slice(b"nine"))),
         refused("region in an old header", &old_sparse(gnu)),
     ];
-    let t = Temp::new("many-regions");
+    let t = Temp::new();
     let limits = Limits { header: 1 << 20, ..SMALL };
     let archive = sparse(&[("size", "9"), ("map", &many(200_001))]);
     let error = unpack(&archive[..], &t.root(), Unpacking::layer(limits)).unwrap_err();
@@ -138,7 +138,7 @@ fn messages_about_entries_are_as_recorded() {
         ("after the end", [files(&[plain("f")]), vec![0; 3 << 20]].concat()),
     ];
     let mut rows: String = rows.iter().map(|(name, archive)| refused(name, archive)).collect();
-    let t = Temp::new("owners");
+    let t = Temp::new();
     let foreign = TarEntry { uid: 1 << 32, gid: 7, ..plain("f") };
     let error = unpack(&files(&[foreign])[..], &t.root(), Unpacking::layer(SMALL)).unwrap_err();
     rows += &row("owner", error);
@@ -183,7 +183,7 @@ fn messages_about_streams_are_as_recorded() {
     let cut = &packed[..packed.len() - 12];
     let mut flipped = packed.clone();
     flipped[30..40].fill(0xff);
-    let t = Temp::new("streams");
+    let t = Temp::new();
     let options = Unpacking::archive(Owners::Always(rbuild_linux::credentials::own_ids()), SMALL);
     let plain = LayerForm::Uncompressed;
     let limits = Limits { bytes: 0, ..SMALL };
