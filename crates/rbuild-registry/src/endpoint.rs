@@ -211,10 +211,12 @@ fn of_host(host: Host, name: &Reference) -> Option<Endpoint> {
 
 #[cfg(test)]
 mod tests {
+    use rbuild_testkit::Scratch;
+
     use super::*;
 
-    fn scene(name: &str, files: &[(&str, &str)]) -> (std::path::PathBuf, ProcessEnvironment) {
-        let dir = std::env::temp_dir().join(format!("rbuild-endpoint-{name}-{}", std::process::id()));
+    fn scene(files: &[(&str, &str)]) -> (Scratch, ProcessEnvironment) {
+        let dir = Scratch::new();
         for (path, text) in files {
             let path = dir.join(path);
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -231,7 +233,7 @@ mod tests {
 
     #[test]
     fn names_resolve_to_their_registry() {
-        let (_, environment) = scene("plain", &[]);
+        let (_dir, environment) = scene(&[]);
         assert_eq!(shown(&environment, "alpine"), ["Verified registry-1.docker.io/v2/library/alpine"]);
         assert_eq!(shown(&environment, "localhost:5000/a/b"), ["Any localhost:5000/v2/a/b"]);
         assert_eq!(shown(&environment, "[::1]:5000/a"), ["Any [::1]:5000/v2/a"]);
@@ -240,7 +242,7 @@ mod tests {
 
     #[test]
     fn plain_http_is_allowed_only_between_loopback_hosts() {
-        let (_, environment) = scene("trust", &[]);
+        let (_dir, environment) = scene(&[]);
         let of = |name: &str, verify| endpoints(&environment, &name.parse().unwrap(), verify).unwrap().remove(0);
         let (local, remote) = (of("localhost:5000/a", TlsVerify::Configured), of("a.io/b", TlsVerify::Configured));
         for (scheme, host, by_local, by_remote) in [
@@ -265,10 +267,10 @@ mod tests {
         let conf =
             "[[registry]]\nlocation = \"docker.io\"\n[[registry.mirror]]\nlocation = \"m.io/hub\"\ninsecure = true\n";
         let hosts = "server = \"https://a.io\"\n[host.\"http://b.io/x\"]\ncapabilities = [\"pull\"]\n";
-        let (dir, environment) = scene(
-            "set",
-            &[("home/.config/containers/registries.conf", conf), ("etc/containerd/certs.d/a.io/hosts.toml", hosts)],
-        );
+        let (_dir, environment) = scene(&[
+            ("home/.config/containers/registries.conf", conf),
+            ("etc/containerd/certs.d/a.io/hosts.toml", hosts),
+        ]);
         assert_eq!(
             shown(&environment, "x"),
             ["Any m.io/v2/hub/library/x", "Verified registry-1.docker.io/v2/library/x"]
@@ -280,6 +282,5 @@ mod tests {
             (false, false, Some("a.io"))
         );
         assert_eq!((all[1].security, all[1].namespace.as_deref()), (ConnectionSecurity::Any, None));
-        std::fs::remove_dir_all(dir).unwrap();
     }
 }

@@ -109,13 +109,13 @@ fn private_key(file: &Path) -> Result<PrivateKey<'static>, ConfigError> {
 
 #[cfg(test)]
 mod tests {
-    use rbuild_testkit::assert_recorded;
+    use rbuild_testkit::{Scratch, assert_recorded};
 
     use super::*;
 
     #[test]
     fn unusable_certificates_are_reported_as_recorded() {
-        let root = std::env::temp_dir().join(format!("rbuild-certs-{}", std::process::id()));
+        let root = Scratch::new();
         let dir = root.join("etc/docker/certs.d/r.io");
         std::fs::create_dir_all(&dir).unwrap();
         let environment = ProcessEnvironment::of([], &root);
@@ -137,7 +137,6 @@ mod tests {
             without_certificate,
             CertFiles::default().find(&environment, "r.io").unwrap_err(),
         ];
-        std::fs::remove_dir_all(&root).unwrap();
         let line = |e: &ConfigError| format!("{}\n", rbuild_remedy::sentence(e).replace(root.to_str().unwrap(), ""));
         assert_recorded!("certificates", errors.iter().map(line).collect::<String>());
     }

@@ -2,6 +2,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
 use rbuild_remedy::{Remedy, sentence};
+use rbuild_testkit::Scratch;
 
 use super::*;
 use crate::config_error::{ConfigError, FileAction};
@@ -9,12 +10,11 @@ use crate::secret::Secret;
 
 const EISDIR: i32 = 21;
 
-struct Scene(PathBuf);
+struct Scene(Scratch);
 
 impl Scene {
-    fn new(name: &str) -> Scene {
-        let dir = std::env::temp_dir().join(format!("rbuild-credentials-{name}-{}", std::process::id()));
-        let _ = std::fs::remove_dir_all(&dir);
+    fn new() -> Scene {
+        let dir = Scratch::new();
         std::fs::create_dir_all(dir.join("home/.docker")).unwrap();
         Scene(dir)
     }
@@ -42,12 +42,6 @@ impl Scene {
     }
 }
 
-impl Drop for Scene {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
-
 fn found(environment: &ProcessEnvironment, registry: &str, repository: &str) -> Result<Option<Login>, ConfigError> {
     find(
         environment,
@@ -62,7 +56,7 @@ fn password(user: &str, password: &str) -> Option<Credential> {
 
 #[test]
 fn the_longest_key_wins_and_urls_count_as_hosts() {
-    let scene = Scene::new("keys");
+    let scene = Scene::new();
     // joe:a, joe:b:c and joe:d
     scene.write(
         "home/.docker/config.json",
@@ -85,7 +79,7 @@ fn the_longest_key_wins_and_urls_count_as_hosts() {
 
 #[test]
 fn credential_sources_have_a_fixed_order() {
-    let scene = Scene::new("order");
+    let scene = Scene::new();
     let auth = |user: &str| format!(r#"{{"auths": {{"a.io": {{"username": "{user}", "password": "p"}}}}}}"#);
     scene.write("home/.docker/config.json", &auth("docker"));
     scene.write("home/.config/containers/auth.json", &auth("podman"));
@@ -108,7 +102,7 @@ fn credential_sources_have_a_fixed_order() {
 /// A place that the caller names is the only one of its kind that is read or changed.
 #[test]
 fn a_named_file_or_directory_replaces_that_of_the_home_directory() {
-    let scene = Scene::new("named");
+    let scene = Scene::new();
     let auth = r#"{"auths": {"a.io": {"username": "joe", "password": "p"}}}"#;
     let others = [("home/.docker/config.json", auth), ("home/.config/containers/auth.json", auth)];
     let own = scene.write("dir/config.json", auth);
@@ -149,7 +143,7 @@ fn a_named_file_or_directory_replaces_that_of_the_home_directory() {
 
 #[test]
 fn helpers_are_called_and_named_in_errors() {
-    let scene = Scene::new("helpers");
+    let scene = Scene::new();
     scene.write(
         "home/.docker/config.json",
         r#"{"credHelpers": {"a.io": "own", "b.io": "broken", "c.io": "../own", "d.io": "absent"}, "credsStore": "all"}"#,
@@ -184,7 +178,7 @@ fn helpers_are_called_and_named_in_errors() {
 
 #[test]
 fn background_processes_of_a_helper_are_not_waited_for() {
-    let scene = Scene::new("behind");
+    let scene = Scene::new();
     scene.write("home/.docker/config.json", r#"{"credsStore": "agent"}"#);
     scene.helper("agent", r#"sleep 20 & printf '{"ServerURL":"a.io","Username":"joe","Secret":"S"}'"#);
     let start = std::time::Instant::now();
@@ -194,7 +188,7 @@ fn background_processes_of_a_helper_are_not_waited_for() {
 
 #[test]
 fn logins_are_stored_and_removed_and_other_members_kept() {
-    let scene = Scene::new("store");
+    let scene = Scene::new();
     let path = scene.write(
         "home/.docker/config.json",
         r#"{"z": 1.0e+2, "auths": {"b.io": {"auth": "am9lOmI="}}, "a": [2, 12345678901234567890123]}"#,
@@ -220,7 +214,7 @@ fn logins_are_stored_and_removed_and_other_members_kept() {
 
 #[test]
 fn concurrent_logins_are_all_stored() {
-    let scene = Scene::new("together");
+    let scene = Scene::new();
     std::fs::remove_dir(scene.0.join("home/.docker")).unwrap();
     let environment = scene.environment(&[]);
     std::thread::scope(|scope| {
@@ -253,7 +247,7 @@ fn concurrent_logins_are_all_stored() {
 #[test]
 fn a_replaced_file_keeps_its_path_owner_and_mode() {
     use std::os::unix::fs::{MetadataExt, symlink};
-    let scene = Scene::new("place");
+    let scene = Scene::new();
     let (environment, login) = (scene.environment(&[]), password("joe", "a").unwrap());
     let link = scene.0.join("home/.docker/config.json");
     // Relative, through another link, and to a file that does not exist.
@@ -284,7 +278,7 @@ fn a_replaced_file_keeps_its_path_owner_and_mode() {
 
 #[test]
 fn broken_files_are_named_and_not_quoted() {
-    let scene = Scene::new("broken");
+    let scene = Scene::new();
     for text in
         [r#"{"auths": {"a.io": {"auth": "%%%"}}}"#, r#"{"auths": {"a.io": {"auth": "am9l"}}}"#, "{\"secret\": hunter2"]
     {
@@ -316,7 +310,7 @@ fn failed_operations_on_files_keep_their_cause() {
     assert_eq!(sentence(&denied), "cannot read `/h/config.json`: permission denied");
     assert_eq!(failed(FileAction::Read, std::io::Error::from_raw_os_error(5)).remedy(), None);
 
-    let scene = Scene::new("directory");
+    let scene = Scene::new();
     std::fs::create_dir(scene.0.join("home/.docker/config.json")).unwrap();
     let error = found(&scene.environment(&[]), "a.io", "x").unwrap_err();
     let cause = std::error::Error::source(&error).and_then(|e| e.downcast_ref::<std::io::Error>());
@@ -325,7 +319,7 @@ fn failed_operations_on_files_keep_their_cause() {
 
 #[test]
 fn sources_of_logins_are_as_recorded() {
-    let scene = Scene::new("places");
+    let scene = Scene::new();
     let given = |registry: Option<&str>| CommandLineCredentials {
         login: Some(CommandLineLogin {
             registry: registry.map(str::to_string),

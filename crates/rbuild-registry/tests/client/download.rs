@@ -63,7 +63,7 @@ fn received(etag: Option<&str>, modified: Option<i64>) -> FileAnswer {
 
 #[test]
 fn files_arrive_with_their_validators() {
-    let (server, scene) = (FileServer::start(), Scene::new("files"));
+    let (server, scene) = (FileServer::start(), Scene::new());
     server.put("/tag", ServedFile { modified: Some(DATE), ..ServedFile::tagged("one", "\"1\"") });
     server.put("/none?q=1", ServedFile { chunked: true, ..ServedFile::new(bytes(5000)) });
     server.put("/gz", ServedFile { headers: vec![("Content-Encoding", "gzip".into())], ..ServedFile::new("z") });
@@ -84,7 +84,7 @@ fn files_arrive_with_their_validators() {
 
 #[test]
 fn a_malformed_reply_is_not_reported_as_a_broken_connection() {
-    let (server, scene) = (FileServer::start(), Scene::new("malformed"));
+    let (server, scene) = (FileServer::start(), Scene::new());
     let headers = vec![("Transfer-Encoding", "chunked".into())];
     server.put("/garbage", ServedFile { headers, ..ServedFile::new("no number\r\n") });
     let error = get(&scene, &server.url("/garbage"), None, None).answer.unwrap_err();
@@ -94,7 +94,7 @@ fn a_malformed_reply_is_not_reported_as_a_broken_connection() {
 
 #[test]
 fn a_stored_version_is_not_downloaded_again() {
-    let (server, scene) = (FileServer::start(), Scene::new("stored"));
+    let (server, scene) = (FileServer::start(), Scene::new());
     let stored = |etag: Option<&str>, modified| Some(Validators { etag: etag.map(str::to_string), modified });
     let unchanged = |path: &str, stored| {
         let got = get(&scene, &server.url(path), stored, None);
@@ -118,7 +118,7 @@ fn a_stored_version_is_not_downloaded_again() {
 
 #[test]
 fn a_broken_download_is_resumed_if_the_version_is_certain() {
-    let (server, scene) = (FileServer::start(), Scene::new("resumed"));
+    let (server, scene) = (FileServer::start(), Scene::new());
     let body = bytes(100_000);
     server.put("/tag", ServedFile::tagged(body.clone(), "\"1\""));
     server.put("/weak", ServedFile::tagged(body.clone(), "W/\"1\""));
@@ -174,7 +174,7 @@ fn a_broken_download_is_resumed_if_the_version_is_certain() {
 
 #[test]
 fn temporary_failures_are_retried_and_others_are_not() {
-    let (server, scene) = (FileServer::start(), Scene::new("statuses"));
+    let (server, scene) = (FileServer::start(), Scene::new());
     server.put("/x", ServedFile::new("x"));
     for status in [408, 429, 500, 503] {
         server.trouble([Trouble::Status(status, Some(0)), Trouble::Status(status, None)]);
@@ -201,7 +201,7 @@ fn temporary_failures_are_retried_and_others_are_not() {
 
 #[test]
 fn logins_are_sent_to_the_server_of_the_url_only() {
-    let (server, other, scene) = (FileServer::start(), FileServer::start(), Scene::new("logins"));
+    let (server, other, scene) = (FileServer::start(), FileServer::start(), Scene::new());
     let (token, pair) = ("Bearer t", "Basic am9lOmh1bnRlcjI=");
     server.put("/own", ServedFile { login: Some(token), ..ServedFile::new("x") });
     server.put("/pair", ServedFile { login: Some(pair), ..ServedFile::new("x") });
@@ -230,7 +230,7 @@ fn logins_are_sent_to_the_server_of_the_url_only() {
 
 #[test]
 fn a_full_disk_is_not_reported_as_a_failure_of_the_server() {
-    let (server, scene) = (FileServer::start(), Scene::new("full"));
+    let (server, scene) = (FileServer::start(), Scene::new());
     server.put("/x", ServedFile::new(bytes(100_000)));
     let url = SourceUrl::parse(&server.url("/x")).unwrap();
     let mut kept = Kept { most: Some(10), ..Kept::default() };

@@ -8,7 +8,6 @@ mod push;
 mod ranges;
 mod registry;
 
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -17,38 +16,38 @@ use rbuild_registry::{
     Client, CommandLineCredentials, CommandLineLogin, Notice, Options, ProcessEnvironment, RangePolicy, Repository,
     RetryPolicy, Secret, TlsVerify,
 };
+use rbuild_testkit::Scratch;
 
 /// A client with its own home directory, and the notices that it sent.
 struct Scene {
     client: Client,
     notices: Arc<Mutex<Vec<Notice>>>,
-    dir: PathBuf,
+    dir: Scratch,
 }
 
 impl Scene {
-    fn new(name: &str) -> Scene {
-        Scene::with_given(name, CommandLineCredentials::default())
+    fn new() -> Scene {
+        Scene::with_given(CommandLineCredentials::default())
     }
 
     /// A scene with a login for this registry.
-    fn with_login(name: &str, registry: &registry::Registry, user: &str, password: &str) -> Scene {
+    fn with_login(registry: &registry::Registry, user: &str, password: &str) -> Scene {
         let registry = Some(registry.address.clone());
         let login = Some(CommandLineLogin { user: user.into(), password: Secret::new(password), registry });
-        Scene::with_given(name, CommandLineCredentials { login, file: None })
+        Scene::with_given(CommandLineCredentials { login, file: None })
     }
 
-    fn with_given(name: &str, given: CommandLineCredentials) -> Scene {
-        Scene::with_options(name, given, RangePolicy::default())
+    fn with_given(given: CommandLineCredentials) -> Scene {
+        Scene::with_options(given, RangePolicy::default())
     }
 
     /// A scene whose client downloads blobs in ranges so.
-    fn with_ranges(name: &str, ranges: RangePolicy) -> Scene {
-        Scene::with_options(name, CommandLineCredentials::default(), ranges)
+    fn with_ranges(ranges: RangePolicy) -> Scene {
+        Scene::with_options(CommandLineCredentials::default(), ranges)
     }
 
-    fn with_options(name: &str, given: CommandLineCredentials, ranges: RangePolicy) -> Scene {
-        let dir = std::env::temp_dir().join(format!("rbuild-registry-{name}-{}", std::process::id()));
-        std::fs::create_dir_all(&dir).unwrap();
+    fn with_options(given: CommandLineCredentials, ranges: RangePolicy) -> Scene {
+        let dir = Scratch::new();
         let environment = ProcessEnvironment::of([("HOME", dir.to_str().unwrap())], &dir);
         let retry_policy = RetryPolicy {
             idle: Duration::from_millis(700),
@@ -71,11 +70,5 @@ impl Scene {
     fn repository(&self, registry: &registry::Registry, path: &str) -> Repository {
         let name: Reference = format!("{}/{path}", registry.address).parse().unwrap();
         self.client.repository(&name).unwrap()
-    }
-}
-
-impl Drop for Scene {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.dir);
     }
 }

@@ -31,7 +31,7 @@ fn read(repository: &Repository, digest: &BlobDigest, size: u64) -> Result<Vec<u
 
 #[test]
 fn a_tag_costs_one_request() {
-    let (registry, scene) = (open(), Scene::new("resolve"));
+    let (registry, scene) = (open(), Scene::new());
     let repository = scene.repository(&registry, "x");
     let ResolvedTag::Digest(digest) = repository.resolve("1").unwrap() else { panic!() };
     assert_eq!(digest, BlobDigest::of(TEXT));
@@ -44,7 +44,7 @@ fn a_tag_costs_one_request() {
 
 #[test]
 fn manifests_are_checked() {
-    let (registry, scene) = (open(), Scene::new("manifests"));
+    let (registry, scene) = (open(), Scene::new());
     let repository = scene.repository(&registry, "x");
     registry.fault("GET", "manifests", Fault::Flip, 1);
     assert_eq!(repository.document(&BlobDigest::of(TEXT)).unwrap().bytes, TEXT, "asked for once more");
@@ -73,7 +73,7 @@ fn manifests_are_checked() {
 
 #[test]
 fn interrupted_downloads_are_resumed() {
-    let (registry, scene) = (open(), Scene::new("resume"));
+    let (registry, scene) = (open(), Scene::new());
     let (repository, data) = (scene.repository(&registry, "x"), bytes(3_000_000));
     let (digest, size) = (registry.add_blob("x", &data), data.len() as u64);
     for faults in [
@@ -95,7 +95,7 @@ fn interrupted_downloads_are_resumed() {
 
 #[test]
 fn failures_are_reported_once_with_the_host() {
-    let (registry, scene) = (open(), Scene::new("failures"));
+    let (registry, scene) = (open(), Scene::new());
     let (repository, data) = (scene.repository(&registry, "x"), bytes(5000));
     let (digest, size) = (registry.add_blob("x", &data), data.len() as u64);
     registry.fault("GET", "blobs", Fault::Cut(10), 5);
@@ -123,7 +123,7 @@ fn failures_are_reported_once_with_the_host() {
 fn documents_sent_byte_by_byte_time_out() {
     let registry = Registry::start(Access::Token("joe", "hunter2", 99));
     registry.add_manifest("x", "1", MANIFEST, TEXT);
-    let scene = Scene::with_login("bytes", &registry, "joe", "hunter2");
+    let scene = Scene::with_login(&registry, "joe", "hunter2");
     let repository = scene.repository(&registry, "x");
     let slow = Fault::Trickle(Duration::from_millis(400));
     let start = std::time::Instant::now();
@@ -142,7 +142,7 @@ fn documents_sent_byte_by_byte_time_out() {
 
 #[test]
 fn documents_that_are_cut_short_are_requested_again() {
-    let (registry, scene) = (open(), Scene::new("short"));
+    let (registry, scene) = (open(), Scene::new());
     let repository = scene.repository(&registry, "x");
     registry.fault("GET", "manifests", Fault::Cut(5), 2);
     assert_eq!(repository.tagged("1").unwrap().bytes, TEXT);
@@ -157,7 +157,7 @@ fn documents_that_are_cut_short_are_requested_again() {
 fn logins_need_a_token_that_the_registry_accepts() {
     let log_in = |uses| {
         let registry = Registry::start(Access::Token("joe", "hunter2", uses));
-        Scene::new("proof").client.log_in(&registry.address, "joe", &Secret::new("hunter2"))
+        Scene::new().client.log_in(&registry.address, "joe", &Secret::new("hunter2"))
     };
     assert!(log_in(99).is_ok());
     let error = log_in(1).unwrap_err();
@@ -165,7 +165,7 @@ fn logins_need_a_token_that_the_registry_accepts() {
     assert_eq!(error.remedy(), Some(Remedy::Server(rbuild_remedy::ServerRemedy::CheckPassword)));
     let registry = Registry::start(Access::Token("joe", "hunter2", 99));
     registry.fault("GET", "/v2/", Fault::Forbid, 2);
-    let error = Scene::new("forbidden").client.log_in(&registry.address, "joe", &Secret::new("hunter2")).unwrap_err();
+    let error = Scene::new().client.log_in(&registry.address, "joe", &Secret::new("hunter2")).unwrap_err();
     assert!(matches!(*error.problem, RegistryProblem::Denied { action: RemoteAction::LogIn, .. }), "{error}");
     assert_eq!(registry.requests(), ["GET /v2/", "GET /token +", "GET /v2/ +"]);
 }
@@ -173,7 +173,7 @@ fn logins_need_a_token_that_the_registry_accepts() {
 #[test]
 fn failed_token_requests_are_not_repeated() {
     let registry = Registry::start(Access::Token("joe", "hunter2", 99));
-    let scene = Scene::with_login("vain", &registry, "joe", "hunter2");
+    let scene = Scene::with_login(&registry, "joe", "hunter2");
     registry.fault("GET", "/token", Fault::Status(503, None), 99);
     let error = scene.repository(&registry, "x").tagged("1").unwrap_err();
     assert!(matches!(*error.problem, RegistryProblem::Status { status: 503, .. }), "{error}");
@@ -183,7 +183,7 @@ fn failed_token_requests_are_not_repeated() {
 
 #[test]
 fn invalid_urls_are_not_retried() {
-    let (registry, scene) = (open(), Scene::new("invalid"));
+    let (registry, scene) = (open(), Scene::new());
     let repository = scene.repository(&registry, "x");
     for to in ["127.0.0.1:99999", "[", "a b", "user@a"] {
         registry.fault("GET", "manifests", Fault::Redirect(to.into()), 1);
@@ -196,7 +196,7 @@ fn invalid_urls_are_not_retried() {
 
 #[test]
 fn rate_limits_are_respected_and_reported() {
-    let (registry, scene) = (open(), Scene::new("limit"));
+    let (registry, scene) = (open(), Scene::new());
     let repository = scene.repository(&registry, "x");
     registry.fault("GET", "manifests", Fault::Status(429, Some(1)), 1);
     let start = std::time::Instant::now();
@@ -218,7 +218,7 @@ fn rate_limits_are_respected_and_reported() {
 #[test]
 fn redirect_targets_receive_no_credentials() {
     let (registry, storage) = (Registry::start(Access::Basic("joe", "hunter2")), Registry::start(Access::Open));
-    let scene = Scene::with_login("redirect", &registry, "joe", "hunter2");
+    let scene = Scene::with_login(&registry, "joe", "hunter2");
     let digest = storage.add_blob("x", b"data");
     registry.fault("GET", "blobs", Fault::Redirect(storage.address.clone()), 9);
     let repository = scene.repository(&registry, "x");
@@ -239,7 +239,7 @@ fn command_line_credentials_are_sent_to_their_registry_only() {
         holder.add_manifest("x", "1", MANIFEST, TEXT);
     }
     mirror.add_manifest("x", "1", MANIFEST, TEXT);
-    let scene = Scene::with_login("own", &registry, "joe", "hunter2");
+    let scene = Scene::with_login(&registry, "joe", "hunter2");
     scene.configure(&format!(
         "[[registry]]\nlocation = \"{}\"\n[[registry.mirror]]\nlocation = \"{}\"\n",
         registry.address, mirror.address
@@ -253,7 +253,7 @@ fn command_line_credentials_are_sent_to_their_registry_only() {
         "{error}"
     );
     // A mirror on the host of the registry does not get the registry's login either.
-    let scene = Scene::with_login("own-mirror", &registry, "joe", "hunter2");
+    let scene = Scene::with_login(&registry, "joe", "hunter2");
     registry.requests();
     scene.configure(&format!(
         "[[registry]]\nprefix = \"{0}/x\"\nlocation = \"{0}/x\"\n[[registry.mirror]]\nlocation = \"{0}/y\"\n",
@@ -273,7 +273,7 @@ fn credentials_echoed_by_a_server_are_masked() {
     for access in [Access::Basic("joe", "hunter2"), Access::Token("joe", "hunter2", 9)] {
         let registry = Registry::start(access);
         registry.add_manifest("x", "1", MANIFEST, TEXT);
-        let scene = Scene::with_login("echo", &registry, "joe", "hunter2");
+        let scene = Scene::with_login(&registry, "joe", "hunter2");
         let repository = scene.repository(&registry, "x");
         repository.tagged("1").unwrap();
         registry.fault("GET", "manifests", Fault::Echo("hunter2"), 9);
@@ -290,7 +290,7 @@ fn credentials_echoed_by_a_server_are_masked() {
     }
     // The same by a token server.
     let registry = Registry::start(Access::Token("joe", "hunter2", 9));
-    let scene = Scene::with_login("echo-token", &registry, "joe", "hunter2");
+    let scene = Scene::with_login(&registry, "joe", "hunter2");
     registry.fault("GET", "/token", Fault::Echo("hunter2"), 9);
     let error = scene.repository(&registry, "x").tagged("1").unwrap_err().message();
     assert!(error.contains("with ***") && !error.contains("hunter2") && !error.contains("am9l"), "{error}");
@@ -301,14 +301,14 @@ fn tokens_are_fetched_renewed_and_shared() {
     let registry = Registry::start(Access::Token("joe", "hunter2", 3));
     registry.add_manifest("x", "1", MANIFEST, TEXT);
     registry.add_manifest("public/x", "1", MANIFEST, TEXT);
-    let scene = Scene::with_login("token", &registry, "joe", "hunter2");
+    let scene = Scene::with_login(&registry, "joe", "hunter2");
     let repository = scene.repository(&registry, "x");
     for _ in 0..7 {
         repository.tagged("1").unwrap();
     }
     assert!(registry.state().scopes.iter().all(|scope| scope == "repository:x:pull"));
     assert!((3..=4).contains(&registry.state().scopes.len()), "expired tokens are renewed, others kept");
-    let anonymous = Scene::new("anonymous");
+    let anonymous = Scene::new();
     anonymous.repository(&registry, "public/x").tagged("1").unwrap();
     let error = anonymous.repository(&registry, "x").tagged("1").unwrap_err();
     assert!(error.message().contains("no login for"), "{error}");
@@ -319,7 +319,7 @@ fn tokens_are_fetched_renewed_and_shared() {
             action: RegistryAction::LogIn
         }))
     );
-    let wrong = Scene::with_login("wrong", &registry, "joe", "hunter3");
+    let wrong = Scene::with_login(&registry, "joe", "hunter3");
     let error = wrong.repository(&registry, "x").tagged("1").unwrap_err();
     assert!(!format!("{error} {error:?}").contains("hunter"), "{error}");
     assert_eq!(
@@ -336,14 +336,14 @@ fn failed_token_requests_are_retried() {
     let registry = Registry::start(Access::Token("joe", "hunter2", 9));
     registry.add_manifest("x", "1", MANIFEST, TEXT);
     registry.fault("GET", "/token", Fault::Status(502, None), 2);
-    let scene = Scene::with_login("token-retry", &registry, "joe", "hunter2");
+    let scene = Scene::with_login(&registry, "joe", "hunter2");
     scene.repository(&registry, "x").tagged("1").unwrap();
 }
 
 #[test]
 fn unavailable_mirrors_are_skipped() {
     let (registry, mirror) = (open(), Registry::start(Access::Open));
-    let scene = Scene::new("mirror");
+    let scene = Scene::new();
     let conf = format!(
         "[[registry]]\nlocation = \"{}\"\n[[registry.mirror]]\nlocation = \"127.0.0.1:1\"\n[[registry.mirror]]\nlocation = \"{}/hub\"\n",
         registry.address, mirror.address
@@ -364,7 +364,7 @@ fn unavailable_mirrors_are_skipped() {
 #[test]
 fn logins_are_verified_and_become_refresh_tokens() {
     use rbuild_registry::{Credential, Secret};
-    let scene = Scene::new("login");
+    let scene = Scene::new();
     let token = Registry::start(Access::Token("joe", "hunter2", 9));
     let stored = scene.client.log_in(&token.address, "joe", &Secret::new("hunter2")).unwrap();
     assert_eq!(stored, Credential::Identity(Secret::new("refresh")));

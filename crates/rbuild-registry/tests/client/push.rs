@@ -29,7 +29,7 @@ fn has(registry: &Registry, repository: &str, data: &[u8]) -> bool {
 
 #[test]
 fn blobs_are_uploaded_mounted_or_already_present() {
-    let (registry, scene) = (Registry::start(Access::Open), Scene::new("blobs"));
+    let (registry, scene) = (Registry::start(Access::Open), Scene::new());
     let (repository, data) = (scene.repository(&registry, "x"), vec![7; 9000]);
     assert_eq!(push(&repository, &data, None).unwrap(), PushOutcome::Uploaded);
     assert!(has(&registry, "x", &data));
@@ -54,7 +54,7 @@ fn data_that_cannot_be_read_fails_the_push_at_once() {
             if n == 0 { Err(std::io::Error::from_raw_os_error(5)) } else { Ok(n) }
         }
     }
-    let (registry, scene) = (Registry::start(Access::Open), Scene::new("unread"));
+    let (registry, scene) = (Registry::start(Access::Open), Scene::new());
     let repository = scene.repository(&registry, "x");
     for (size, pieces) in [(300_000, false), (9_000_000, true)] {
         if pieces {
@@ -77,7 +77,7 @@ fn data_that_cannot_be_read_fails_the_push_at_once() {
 
 #[test]
 fn interrupted_uploads_are_restarted() {
-    let (registry, scene) = (Registry::start(Access::Open), Scene::new("again"));
+    let (registry, scene) = (Registry::start(Access::Open), Scene::new());
     let (repository, data) = (scene.repository(&registry, "x"), vec![7; 90_000]);
     for fault in [Fault::Status(500, None), Fault::Cut(0), Fault::Status(503, Some(0))] {
         registry.state().blobs.clear();
@@ -89,7 +89,7 @@ fn interrupted_uploads_are_restarted() {
 
 #[test]
 fn chunks_shrink_and_continue_at_the_registrys_offset() {
-    let (registry, scene) = (Registry::start(Access::Open), Scene::new("chunks"));
+    let (registry, scene) = (Registry::start(Access::Open), Scene::new());
     let (repository, data) =
         (scene.repository(&registry, "x"), (0..9_000_000).map(|i| (i % 251) as u8).collect::<Vec<_>>());
     registry.fault("PUT", "uploads", Fault::Most(4_000_000), 99);
@@ -130,8 +130,8 @@ fn push_growing(registry: &Registry, repository: &Repository, data: &[u8]) -> Re
 
 #[test]
 fn a_blob_is_uploaded_while_it_grows() {
-    let (registry, scene) = (Registry::start(Access::Token("joe", "hunter2", 50)), "growing");
-    let scene = Scene::with_login(scene, &registry, "joe", "hunter2");
+    let registry = Registry::start(Access::Token("joe", "hunter2", 50));
+    let scene = Scene::with_login(&registry, "joe", "hunter2");
     let repository = scene.repository(&registry, "x");
     for data in [&b""[..], b"1", &[7; 100_000]] {
         registry.requests();
@@ -145,7 +145,7 @@ fn a_blob_is_uploaded_while_it_grows() {
 
 #[test]
 fn an_interrupted_growing_upload_continues_in_chunks() {
-    let (registry, scene) = (Registry::start(Access::Open), Scene::new("growing-again"));
+    let (registry, scene) = (Registry::start(Access::Open), Scene::new());
     let (repository, data) =
         (scene.repository(&registry, "x"), (0..3_000_000).map(|i| (i % 251) as u8).collect::<Vec<_>>());
     for (fault, chunks) in [
@@ -179,7 +179,7 @@ fn an_interrupted_growing_upload_continues_in_chunks() {
 
 #[test]
 fn a_growing_blob_that_is_never_completed_is_not_pushed() {
-    let (registry, scene) = (Registry::start(Access::Open), Scene::new("growing-not"));
+    let (registry, scene) = (Registry::start(Access::Open), Scene::new());
     let repository = scene.repository(&registry, "x");
     let open = |_| Ok(Box::new(Cursor::new(vec![1u8; 1000])) as Box<dyn Read>);
     let complete = || Err(std::io::Error::from_raw_os_error(28));
@@ -190,7 +190,7 @@ fn a_growing_blob_that_is_never_completed_is_not_pushed() {
 
 #[test]
 fn contradictory_upload_answers_fail_the_push() {
-    let (registry, scene) = (Registry::start(Access::Open), Scene::new("contradicts"));
+    let (registry, scene) = (Registry::start(Access::Open), Scene::new());
     let (repository, data) = (scene.repository(&registry, "x"), vec![7; 9_000_000]);
     let more = || {
         registry.fault("PUT", "uploads", Fault::Most(1_000_000), 99);
@@ -214,7 +214,7 @@ fn contradictory_upload_answers_fail_the_push() {
 #[test]
 fn tokens_expire_during_a_push() {
     let registry = Registry::start(Access::Token("joe", "hunter2", 2));
-    let scene = Scene::with_login("expiry", &registry, "joe", "hunter2");
+    let scene = Scene::with_login(&registry, "joe", "hunter2");
     let repository = scene.repository(&registry, "x");
     for i in 0..5u8 {
         let data = vec![i; 9000];
@@ -228,10 +228,10 @@ fn tokens_expire_during_a_push() {
 #[test]
 fn permission_is_checked_without_leaving_an_upload() {
     let registry = Registry::start(Access::Token("joe", "hunter2", 9));
-    let scene = Scene::with_login("check", &registry, "joe", "hunter2");
+    let scene = Scene::with_login(&registry, "joe", "hunter2");
     scene.repository(&registry, "x").check_push().unwrap();
     assert!(registry.requests().last().unwrap().starts_with("DELETE /v2/x/blobs/uploads/"));
-    let anonymous = Scene::new("check-anonymous");
+    let anonymous = Scene::new();
     let error = anonymous.repository(&registry, "public/x").check_push().unwrap_err();
     assert_eq!(
         error.remedy(),
@@ -245,7 +245,7 @@ fn permission_is_checked_without_leaving_an_upload() {
 
 #[test]
 fn rejected_manifests_are_reported_with_the_reason() {
-    let (registry, scene) = (Registry::start(Access::Open), Scene::new("refused"));
+    let (registry, scene) = (Registry::start(Access::Open), Scene::new());
     let repository = scene.repository(&registry, "x");
     registry.fault("PUT", "manifests", Fault::Status(400, None), 1);
     let error = repository.push_document("1", "application/x", b"{}").unwrap_err();

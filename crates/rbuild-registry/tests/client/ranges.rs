@@ -18,10 +18,10 @@ fn bytes() -> Vec<u8> {
     (0..50_000u32).map(|i| (i * 31 % 251) as u8).collect()
 }
 
-fn open(name: &str, ranges: RangePolicy) -> (Registry, Scene, BlobDigest) {
+fn open(ranges: RangePolicy) -> (Registry, Scene, BlobDigest) {
     let registry = Registry::start(Access::Open);
     let digest = registry.add_blob("x", &bytes());
-    (registry, Scene::with_ranges(name, ranges), digest)
+    (registry, Scene::with_ranges(ranges), digest)
 }
 
 fn read(repository: &Repository, digest: &BlobDigest, at: u64) -> Vec<u8> {
@@ -44,7 +44,7 @@ fn requested(registry: &Registry) -> Vec<(u64, Option<u64>)> {
 
 #[test]
 fn a_large_blob_is_downloaded_over_several_connections() {
-    let (registry, scene, digest) = open("ranges", RANGES);
+    let (registry, scene, digest) = open(RANGES);
     let repository = scene.repository(&registry, "x");
     let held = scene.dir.join("release");
     for at in [0, 1000] {
@@ -88,7 +88,7 @@ fn one_connection_is_enough_if_it_is_fast_or_the_blob_small() {
             &[(0, Some(19_999)), (20_000, Some(39_999)), (40_000, Some(49_999))],
         ),
     ] {
-        let (registry, scene, digest) = open(name, ranges);
+        let (registry, scene, digest) = open(ranges);
         assert!(read(&scene.repository(&registry, "x"), &digest, 0) == bytes(), "{name}");
         assert_eq!(requested(&registry), want, "{name}");
     }
@@ -106,7 +106,7 @@ fn a_download_in_ranges_falls_back_to_one_connection() {
         (0, Fault::Header("Content-Range", "bytes 0-9/50000".into()), 1),
         (0, Fault::Stall(Duration::from_millis(1500)), 1),
     ] {
-        let (registry, scene, digest) = open("fallback", RANGES);
+        let (registry, scene, digest) = open(RANGES);
         let repository = scene.repository(&registry, "x");
         let mut reader = repository.blob(&digest, 50_000);
         reader.start_at(at);
@@ -125,7 +125,7 @@ fn a_download_in_ranges_falls_back_to_one_connection() {
 
 #[test]
 fn a_redirect_is_used_until_it_expires() {
-    let (registry, scene, digest) = open("redirected", RANGES);
+    let (registry, scene, digest) = open(RANGES);
     let storage = Registry::start(Access::Open);
     storage.add_blob("x", &bytes());
     let repository = scene.repository(&registry, "x");
@@ -145,7 +145,7 @@ fn a_redirect_is_used_until_it_expires() {
 fn several_readers_share_the_connections() {
     // A reader has at most four connections, and always one.
     for (readers, total, expected) in [(1, 6, 2..=4), (2, 3, 3..=3), (4, 6, 5..=6), (4, 3, 4..=4)] {
-        let (registry, scene, digest) = open("shared", RangePolicy { total, ..RANGES });
+        let (registry, scene, digest) = open(RangePolicy { total, ..RANGES });
         let repository = scene.repository(&registry, "x");
         registry.fault("GET", "blobs", Fault::Stall(Duration::from_millis(50)), 999);
         // All readers have their connections before one of them gets another.
