@@ -418,7 +418,7 @@ impl<W: BlobFile> HashedBlob<W> {
 
 #[cfg(test)]
 mod tests {
-    use rbuild_testkit::{assert_recorded, message_row};
+    use rbuild_testkit::{Scratch, assert_recorded, message_row};
 
     use super::*;
 
@@ -451,7 +451,7 @@ mod tests {
 
     #[test]
     fn failures_are_worded_as_recorded() {
-        let place = std::env::temp_dir().join(format!("rbuild-blobs-{}", std::process::id()));
+        let place = Scratch::new();
         let store = Store::open(&place).unwrap();
         let work = Workspace::open(&store).unwrap();
         let digest = BlobDigest::of(b"layer");
@@ -469,7 +469,5 @@ mod tests {
         ];
         let rows = rows.map(|(name, e)| message_row(name, &e, e.remedy()));
         assert_recorded!("blobs", rows.concat().replace(&*place.to_string_lossy(), "[store]"));
-        drop((work, store));
-        std::fs::remove_dir_all(&place).unwrap();
     }
 }

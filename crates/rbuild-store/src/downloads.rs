@@ -206,22 +206,23 @@ impl ReceivedFile<'_, '_> {
 #[cfg(test)]
 mod tests {
     use rbuild_image::ChecksumAlgorithm;
+    use rbuild_testkit::Scratch;
 
     use super::*;
     use crate::gc::budget::Budget;
     use crate::gc::prune::DanglingImages;
 
     struct Scene {
-        dir: std::path::PathBuf,
         store: Store,
         url: SourceUrl,
+        dir: Scratch,
     }
 
     impl Scene {
-        fn new(name: &str) -> Scene {
-            let dir = std::env::temp_dir().join(format!("rbuild-downloads-{name}-{}", std::process::id()));
+        fn new() -> Scene {
+            let dir = Scratch::new();
             let store = Store::open(&dir).unwrap();
-            Scene { dir, store, url: SourceUrl::parse("https://joe:pw@a.io/x?q#f").unwrap() }
+            Scene { store, url: SourceUrl::parse("https://joe:pw@a.io/x?q#f").unwrap(), dir }
         }
 
         fn receive(&self, content: &[u8]) -> (Download, Vec<Checksum>) {
@@ -243,15 +244,9 @@ mod tests {
         }
     }
 
-    impl Drop for Scene {
-        fn drop(&mut self) {
-            let _ = std::fs::remove_dir_all(&self.dir);
-        }
-    }
-
     #[test]
     fn files_are_found_by_url_and_by_checksum_while_they_are_complete() {
-        let scene = Scene::new("found");
+        let scene = Scene::new();
         let (download, sums) = scene.receive(b"content");
         let downloads = scene.store.downloads();
         let other = SourceUrl::parse("https://a.io/x").unwrap();
@@ -275,7 +270,7 @@ mod tests {
 
     #[test]
     fn a_file_that_is_not_published_leaves_nothing() {
-        let scene = Scene::new("dropped");
+        let scene = Scene::new();
         let work = Workspace::open(&scene.store).unwrap();
         let mut file = scene.store.downloads().receive(&work, || None).unwrap();
         file.add(b"content").unwrap();
@@ -287,7 +282,7 @@ mod tests {
 
     #[test]
     fn prune_keeps_downloads_and_the_budget_evicts_them() {
-        let scene = Scene::new("gc");
+        let scene = Scene::new();
         let (download, _) = scene.receive(&[7; 9000]);
         let has = || scene.store.downloads().of_url(&scene.url).unwrap().is_some();
         assert_eq!(scene.store.gc().prune(false, DanglingImages::Remove).unwrap().blobs, 0);

@@ -62,11 +62,13 @@ impl Drop for ExclusiveLock<'_> {
 
 #[cfg(test)]
 mod tests {
+    use rbuild_testkit::Scratch;
+
     use super::*;
 
     #[test]
     fn an_attempt_never_opens_the_store_to_others() {
-        let place = std::env::temp_dir().join(format!("rbuild-alone-{}", std::process::id()));
+        let place = Scratch::new();
         let (one, other) = (Store::open(&place).unwrap(), Store::open(&place).unwrap());
         std::thread::scope(|threads| {
             for store in [&one, &other] {
@@ -84,7 +86,5 @@ mod tests {
         drop(ExclusiveLock::try_take(&one).unwrap().expect("nobody else uses the store"));
         let other = Store::open(&place).expect("the lock is shared again");
         assert!(matches!(ExclusiveLock::take(&other), Err(StoreError::Busy(_))));
-        drop((one, other));
-        std::fs::remove_dir_all(&place).unwrap();
     }
 }

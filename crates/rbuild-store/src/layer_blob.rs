@@ -62,6 +62,7 @@ mod tests {
 
     use rbuild_image::{MediaType, descriptor};
     use rbuild_layer::LayerForm;
+    use rbuild_testkit::Scratch;
 
     use super::*;
     use crate::workspace::Workspace;
@@ -98,7 +99,7 @@ mod tests {
 
     #[test]
     fn a_watch_sees_a_layer_grow_and_end() {
-        let dir = std::env::temp_dir().join(format!("rbuild-packing-{}", std::process::id()));
+        let dir = Scratch::new();
         let store = Store::open(&dir).unwrap();
         let work = Workspace::open(&store).unwrap();
         let bytes = vec![0; 10 << 20];
@@ -119,7 +120,5 @@ mod tests {
         file.read_to_end(&mut written).unwrap();
         assert_eq!(BlobDigest::of(&written), packed.digest);
         assert_eq!(noted[0].2, None, "it failed");
-        drop(work);
-        std::fs::remove_dir_all(&dir).unwrap();
     }
 }

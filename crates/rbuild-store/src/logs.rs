@@ -299,11 +299,14 @@ fn key(build: &str) -> [u8; 8] {
 
 #[cfg(test)]
 mod tests {
+    use rbuild_testkit::Scratch;
+
     use super::*;
 
     #[test]
     fn a_full_log_is_truncated_with_a_note() {
-        let path = std::env::temp_dir().join(format!("rbuild-step-log-{}", std::process::id()));
+        let dir = Scratch::new();
+        let path = dir.join("log");
         let pieces = [&["12345", "67890"][..], &["12345", "678901", "more", "x"], &["1234567890", "x"]];
         let rows = pieces.map(|pieces| {
             let mut log = StepLogFile::new(File::create(&path).unwrap(), 10);
@@ -311,12 +314,11 @@ mod tests {
             format!("=== {}\n{}\n", pieces.join(" "), std::fs::read_to_string(&path).unwrap())
         });
         rbuild_testkit::assert_recorded!("truncated-logs", rows.concat());
-        std::fs::remove_file(&path).unwrap();
     }
 
     #[test]
     fn the_oldest_logs_are_removed_first() {
-        let dir = std::env::temp_dir().join(format!("rbuild-logs-{}", std::process::id()));
+        let dir = Scratch::new();
         let store = Store::open(&dir).unwrap();
         for (at, name) in ["a", "b", "c", "d"].iter().enumerate() {
             let mut log = store.logs().new_step_log(&BuildId::of_command(name), 1).unwrap();
@@ -334,13 +336,11 @@ mod tests {
         assert_eq!(left(), ["c", "d"]);
         store.logs().bound_logs(9, Some(1), &BuildId::of_command("d")).unwrap();
         assert_eq!(left(), ["d"]);
-        drop(store);
-        std::fs::remove_dir_all(&dir).unwrap();
     }
 
     #[test]
     fn logs_of_running_builds_are_kept() {
-        let dir = std::env::temp_dir().join(format!("rbuild-held-logs-{}", std::process::id()));
+        let dir = Scratch::new();
         let store = Store::open(&dir).unwrap();
         let held = store.logs().lock_logs(&BuildId::of_command("runs")).unwrap();
         assert!(held.is_some());
@@ -354,7 +354,5 @@ mod tests {
         drop(held);
         other.logs().bound_logs(0, Some(0), &BuildId::of_command("last")).unwrap();
         assert_eq!(["runs", "killed", "last"].map(here), [false, false, true]);
-        drop((store, other));
-        std::fs::remove_dir_all(&dir).unwrap();
     }
 }

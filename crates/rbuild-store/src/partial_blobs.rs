@@ -109,11 +109,13 @@ impl Write for PartialFile {
 
 #[cfg(test)]
 mod tests {
+    use rbuild_testkit::Scratch;
+
     use super::*;
 
     #[test]
     fn a_file_without_bytes_is_not_kept() {
-        let place = std::env::temp_dir().join(format!("rbuild-partial-{}", std::process::id()));
+        let place = Scratch::new();
         let store = Store::open(&place).unwrap();
         let digest = BlobDigest::of(b"blob");
         let path = place.join(DIR).join(digest.hex());
@@ -128,7 +130,5 @@ mod tests {
         std::fs::create_dir(&path).unwrap();
         let failed = PartialFile::open(&store, &digest).err().unwrap().to_string();
         assert!(failed.contains(&format!("{DIR}/{}", digest.hex())), "{failed}");
-        drop(store);
-        std::fs::remove_dir_all(&place).unwrap();
     }
 }

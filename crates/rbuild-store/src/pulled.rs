@@ -233,6 +233,7 @@ impl Images<'_> {
 #[cfg(test)]
 mod tests {
     use rbuild_image::{ImageConfig, MediaType, descriptor, manifest};
+    use rbuild_testkit::Scratch;
 
     use super::*;
     use crate::gc::prune::DanglingImages;
@@ -256,7 +257,7 @@ mod tests {
 
     #[test]
     fn images_of_other_platforms_of_a_name_are_not_dangling() {
-        let dir = std::env::temp_dir().join(format!("rbuild-platforms-{}", std::process::id()));
+        let dir = Scratch::new();
         let store = Store::open(&dir).unwrap();
         let name: Reference = "a.io/x:1".parse().unwrap();
         let has = |manifest: &ManifestDigest| store.images().image(manifest).is_ok();
@@ -282,13 +283,11 @@ mod tests {
         store.images().tag(&own, Some(&name)).unwrap();
         assert_eq!(store.gc().prune(false, DanglingImages::Remove).unwrap().images, 2);
         assert_eq!((has(&arm), has(&amd), has(&own)), (false, false, true));
-        drop(store);
-        std::fs::remove_dir_all(&dir).unwrap();
     }
 
     #[test]
     fn a_pull_during_the_removal_of_its_name_keeps_its_note() {
-        let dir = std::env::temp_dir().join(format!("rbuild-repulled-{}", std::process::id()));
+        let dir = Scratch::new();
         let store = Store::open(&dir).unwrap();
         let name: Reference = "a.io/x:1".parse().unwrap();
         let platform: Platform = "linux/arm64".parse().unwrap();
@@ -317,13 +316,11 @@ mod tests {
         assert!(store.images().pulled(&name, &platform).unwrap().is_some());
         // Another process removes notes at the same time.
         store.remove_note(DIR, &OsString::from("nosuch.json")).unwrap();
-        drop(store);
-        std::fs::remove_dir_all(&dir).unwrap();
     }
 
     #[test]
     fn a_name_that_was_removed_has_no_pulled_image() {
-        let dir = std::env::temp_dir().join(format!("rbuild-removed-{}", std::process::id()));
+        let dir = Scratch::new();
         let store = Store::open(&dir).unwrap();
         let (name, kept): (Reference, Reference) = ("a.io/x:1".parse().unwrap(), "keep".parse().unwrap());
         let platform: Platform = "linux/arm64".parse().unwrap();
@@ -350,13 +347,11 @@ mod tests {
         entries.retain(|entry| entry.name.as_ref() == Some(&name));
         store.images().forget(&entries).unwrap();
         assert_eq!(store.images().pulled(&name, &platform).unwrap(), None);
-        drop(store);
-        std::fs::remove_dir_all(&dir).unwrap();
     }
 
     #[test]
     fn a_name_stands_for_the_image_of_this_machine_or_the_first_one() {
-        let dir = std::env::temp_dir().join(format!("rbuild-preferred-{}", std::process::id()));
+        let dir = Scratch::new();
         let store = Store::open(&dir).unwrap();
         let name: Reference = "a.io/x:1".parse().unwrap();
         let resolved = ManifestDigest::of(b"index");
@@ -375,13 +370,11 @@ mod tests {
         pull("linux/386");
         assert_eq!(preferred(&resolved), Some(own));
         assert_eq!(preferred(&ManifestDigest::of(b"another index")), None);
-        drop(store);
-        std::fs::remove_dir_all(&dir).unwrap();
     }
 
     #[test]
     fn a_note_of_an_earlier_version_belongs_to_the_name_that_was_pulled() {
-        let dir = std::env::temp_dir().join(format!("rbuild-nameless-{}", std::process::id()));
+        let dir = Scratch::new();
         let store = Store::open(&dir).unwrap();
         let (name, tag): (Reference, Reference) = ("a.io/x:1".parse().unwrap(), "mybase".parse().unwrap());
         let arm = pull(&store, &name, "linux/arm64", "a");
@@ -396,13 +389,11 @@ mod tests {
         assert!(store.images().pulled_by_name().unwrap().contains(&arm));
         store.images().untag("a.io/x:1", true).unwrap();
         assert_eq!((was_pulled(&name), was_pulled(&tag)), (false, false));
-        drop(store);
-        std::fs::remove_dir_all(&dir).unwrap();
     }
 
     #[test]
     fn notes_are_kept_per_name_and_platform_for_existing_images() {
-        let dir = std::env::temp_dir().join(format!("rbuild-pulled-{}", std::process::id()));
+        let dir = Scratch::new();
         let store = Store::open(&dir).unwrap();
         let (name, other): (Reference, Reference) = ("a.io/x:1".parse().unwrap(), "a.io/x:2".parse().unwrap());
         let (amd, arm): (Platform, Platform) = ("linux/amd64".parse().unwrap(), "linux/arm64".parse().unwrap());
@@ -414,7 +405,5 @@ mod tests {
             (None, None)
         );
         assert!(store.images().pulled_image(&name, &amd).unwrap().is_none());
-        drop(store);
-        std::fs::remove_dir_all(&dir).unwrap();
     }
 }

@@ -172,6 +172,7 @@ impl RepoDigests<'_> {
 #[cfg(test)]
 mod tests {
     use rbuild_image::{ImageConfig, MediaType, Platform, descriptor, manifest};
+    use rbuild_testkit::Scratch;
 
     use super::*;
     use crate::gc::prune::DanglingImages;
@@ -181,7 +182,7 @@ mod tests {
 
     #[test]
     fn digests_are_known_while_the_image_has_the_name() {
-        let dir = std::env::temp_dir().join(format!("rbuild-repo-digests-{}", std::process::id()));
+        let dir = Scratch::new();
         let store = Store::open(&dir).unwrap();
         let name: Reference = "a.io/x:1".parse().unwrap();
         let layer = BlobDigest::of(b"layer");
@@ -231,7 +232,5 @@ mod tests {
         store.images().tag(&image, Some(&"a.io/kept:1".parse().unwrap())).unwrap();
         store.images().untag("a.io/x:1", false).unwrap();
         assert_eq!((digests.list().unwrap(), digests.pushed().unwrap().len()), (Vec::new(), 0));
-        drop(store);
-        std::fs::remove_dir_all(&dir).unwrap();
     }
 }

@@ -126,6 +126,8 @@ impl SecretVerdicts<'_> {
 
 #[cfg(test)]
 mod tests {
+    use rbuild_testkit::Scratch;
+
     use super::*;
 
     fn hash(n: u8) -> SecretHash {
@@ -147,13 +149,12 @@ mod tests {
 
     #[test]
     fn hashes_differ_between_stores() {
-        let dir = std::env::temp_dir().join(format!("rbuild-secrets-{}", std::process::id()));
+        let dir = Scratch::new();
         let hashes = |name: &str| {
             let store = Store::open(&dir.join(name)).unwrap();
             store.secrets().secret_hashes([&b"hunter2"[..], b"other"].into_iter()).unwrap()
         };
         let (first, again, second) = (hashes("a"), hashes("a"), hashes("b"));
-        let _ = std::fs::remove_dir_all(&dir);
         assert_eq!(first, again);
         assert!(first[0] != first[1] && first[0] != second[0]);
     }

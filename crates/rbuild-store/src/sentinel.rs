@@ -82,7 +82,7 @@ mod tests {
     use std::path::Path;
 
     use rbuild_linux::OwnerRecords;
-    use rbuild_testkit::{assert_recorded, message_row};
+    use rbuild_testkit::{Scratch, assert_recorded, message_row};
 
     use super::*;
 
@@ -100,15 +100,13 @@ mod tests {
         };
         let no_attribute: Change<'_> = &|dir, name| dir.remove_xattr(name, OsStr::new(ATTRIBUTE)).unwrap();
         let rows = [("recorded", copied_file), ("recorded-link", copied_link), ("recorded", no_attribute)];
-        let rows = rows.into_iter().enumerate().map(|(at, (name, change))| {
-            let place = std::env::temp_dir().join(format!("rbuild-sentinel-{at}-{}", std::process::id()));
-            std::fs::create_dir_all(&place).unwrap();
+        let rows = rows.into_iter().map(|(name, change)| {
+            let place = Scratch::new();
             let root = RootDir::open(&place).unwrap().with_owners(&OwnerRecords::with_new_key(OwnerMode::Recorded));
             check(&root, OwnerMode::Recorded).unwrap();
             check(&root, OwnerMode::Recorded).unwrap();
             change(&root.sub(Path::new(DIR)).unwrap(), OsStr::new(name));
             let e = check(&root, OwnerMode::Recorded).unwrap_err();
-            std::fs::remove_dir_all(&place).unwrap();
             message_row(name, &e, e.remedy())
         });
         assert_recorded!("sentinels", rows.collect::<String>());

@@ -361,6 +361,7 @@ impl ResumedBlob<'_> {
 #[cfg(test)]
 mod tests {
     use rbuild_image::{ImageConfig, MediaType, Platform, descriptor, manifest};
+    use rbuild_testkit::Scratch;
 
     use super::*;
 
@@ -385,7 +386,7 @@ mod tests {
 
     #[test]
     fn a_rejected_load_leaves_nothing_and_removes_nothing_of_another() {
-        let dir = std::env::temp_dir().join(format!("rbuild-staging-{}", std::process::id()));
+        let dir = Scratch::new();
         let store = Store::open(&dir).unwrap();
         let (work, other_work) = (Workspace::open(&store).unwrap(), Workspace::open(&store).unwrap());
         let blobs = || std::fs::read_dir(dir.join("blobs/sha256")).unwrap().count();
@@ -423,15 +424,13 @@ mod tests {
             std::fs::write(&layer, b"lay").unwrap();
         }
         assert_ne!(inode(), before);
-        drop(store);
-        std::fs::remove_dir_all(&dir).unwrap();
     }
 
     /// On a file system without user attributes, only the staging area records that a blob was
     /// verified.
     #[test]
     fn a_stored_blob_is_verified_once() {
-        let dir = std::env::temp_dir().join(format!("rbuild-staging-once-{}", std::process::id()));
+        let dir = Scratch::new();
         let store = Store::open(&dir).unwrap();
         let work = Workspace::open(&store).unwrap();
         let first = Staging::open(&store, &work).unwrap();
@@ -446,9 +445,6 @@ mod tests {
         assert_eq!(Staging::open(&store, &work).unwrap().verified_size(&layer).unwrap(), None);
         assert_eq!(staging.put_blob(&b"none"[..]).unwrap().1, 4);
         assert_eq!(staging.verified_size(&missing).unwrap(), Some(4));
-        drop(work);
-        drop(store);
-        std::fs::remove_dir_all(&dir).unwrap();
     }
 
     /// The bytes of a stream that breaks off.
@@ -464,7 +460,7 @@ mod tests {
 
     #[test]
     fn an_interrupted_download_is_continued_and_verified_as_a_whole() {
-        let dir = std::env::temp_dir().join(format!("rbuild-resume-{}", std::process::id()));
+        let dir = Scratch::new();
         let store = Store::open(&dir).unwrap();
         let work = Workspace::open(&store).unwrap();
         let staging = Staging::open(&store, &work).unwrap();
@@ -499,13 +495,11 @@ mod tests {
         assert_eq!(partial(), 1);
         let freed = store.gc().prune(false, crate::DanglingImages::Remove).unwrap();
         assert_eq!((freed.blobs, partial()), (1, 0));
-        drop(store);
-        std::fs::remove_dir_all(&dir).unwrap();
     }
 
     #[test]
     fn an_index_and_its_images_are_kept_under_each_name() {
-        let dir = std::env::temp_dir().join(format!("rbuild-staging-index-{}", std::process::id()));
+        let dir = Scratch::new();
         let store = Store::open(&dir).unwrap();
         let work = Workspace::open(&store).unwrap();
         let staging = Staging::open(&store, &work).unwrap();
@@ -539,7 +533,5 @@ mod tests {
         assert!(store.gc().check(false).unwrap().damage.is_empty());
         let (names, gone) = store.images().untag(&digest.hex()[..12], false).unwrap();
         assert_eq!((names, gone.is_some(), store.images().list().unwrap().len()), (vec!["a:2".to_string()], true, 0));
-        drop(store);
-        std::fs::remove_dir_all(&dir).unwrap();
     }
 }

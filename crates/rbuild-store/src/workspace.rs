@@ -188,11 +188,13 @@ pub(crate) fn sweep(store: &Store, tmp: &RootDir) -> Result<bool> {
 
 #[cfg(test)]
 mod tests {
+    use rbuild_testkit::Scratch;
+
     use super::*;
 
     #[test]
     fn files_left_by_a_killed_writer_are_removed() {
-        let dir = std::env::temp_dir().join(format!("rbuild-unpublished-{}", std::process::id()));
+        let dir = Scratch::new();
         let store = Store::open(&dir).unwrap();
         std::fs::create_dir_all(dir.join("containers")).unwrap();
         let left: Vec<_> = [".", "records", "results", "builds", "layers", "containers"]
@@ -214,14 +216,11 @@ mod tests {
         std::fs::write(dir.join("tmp/dead.lock"), b"").unwrap();
         drop(Workspace::open(&store).unwrap());
         assert!(left.iter().all(|path| !path.exists()), "the next builder removes them");
-        drop(store);
-        std::fs::remove_dir_all(&dir).unwrap();
     }
 
     #[test]
     fn workspaces_of_live_processes_are_not_swept() {
-        let dir = std::env::temp_dir().join(format!("rbuild-workspace-{}", std::process::id()));
-        std::fs::create_dir_all(&dir).unwrap();
+        let dir = Scratch::new();
         let store = Store::open(&dir).unwrap();
         std::thread::scope(|scope| {
             for _ in 0..8 {
@@ -237,7 +236,5 @@ mod tests {
             }
         });
         assert_eq!(std::fs::read_dir(dir.join("tmp")).unwrap().count(), 0);
-        drop(store);
-        std::fs::remove_dir_all(&dir).unwrap();
     }
 }

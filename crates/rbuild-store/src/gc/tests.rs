@@ -2,12 +2,11 @@
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
-use std::path::PathBuf;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rbuild_image::{BlobDigest, ImageConfig, MediaType, Platform, Reference, descriptor, manifest};
 use rbuild_layer::LayerForm;
-use rbuild_linux::{OwnerMode, RootDir, Timestamp, remove_tree};
+use rbuild_linux::{OwnerMode, RootDir, Timestamp};
+use rbuild_testkit::Scratch;
 
 use super::budget::Budget;
 use super::prune::{DanglingImages, Freed};
@@ -27,17 +26,15 @@ const PLAIN: LayerVariant = LayerVariant { form: LayerForm::Uncompressed, latest
 const MIB: u64 = 1 << 20;
 
 struct Scene {
-    path: PathBuf,
     store: Store,
+    path: Scratch,
 }
 
 impl Scene {
     fn new() -> Scene {
-        static SERIAL: AtomicUsize = AtomicUsize::new(0);
-        let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
-        let path = std::env::temp_dir().join(format!("rbuild-gc-{}-{serial}", std::process::id()));
+        let path = Scratch::new();
         let store = Store::open(&path).unwrap();
-        Scene { path, store }
+        Scene { store, path }
     }
 
     fn names(&self, dir: &str) -> BTreeSet<String> {
@@ -125,12 +122,6 @@ impl Scene {
         let id = CacheId::of(id.as_bytes());
         let cache = self.store.cache_mounts().cache_mount(&work, &id, CacheUse::Shared, fill).unwrap();
         cache.path.file_name().unwrap().to_str().unwrap().to_string()
-    }
-}
-
-impl Drop for Scene {
-    fn drop(&mut self) {
-        let _ = remove_tree(&self.path);
     }
 }
 

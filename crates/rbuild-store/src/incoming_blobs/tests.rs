@@ -1,13 +1,14 @@
 use std::io::Write;
-use std::path::PathBuf;
 use std::thread::{scope, sleep};
+
+use rbuild_testkit::Scratch;
 
 use super::*;
 
 const PULL: PullId = PullId(1);
 
 struct Scene {
-    path: PathBuf,
+    dir: Scratch,
     incoming: IncomingBlobs,
     image: ManifestDigest,
     layer: BlobDigest,
@@ -15,10 +16,9 @@ struct Scene {
 
 impl Scene {
     /// A scene with an image of one requested layer.
-    fn new(name: &str) -> Scene {
-        let path = std::env::temp_dir().join(format!("rbuild-incoming-{name}-{}", std::process::id()));
+    fn new() -> Scene {
         let scene = Scene {
-            path,
+            dir: Scratch::new(),
             incoming: IncomingBlobs::default(),
             image: ManifestDigest::of(b"image"),
             layer: BlobDigest::of(b"layer"),
@@ -29,8 +29,9 @@ impl Scene {
 
     /// Begins an attempt. Returns the file to write to.
     fn begin(&self) -> File {
-        let file = File::create(&self.path).unwrap();
-        self.incoming.begun(PULL, &self.layer, File::open(&self.path).unwrap());
+        let path = self.dir.join("blob");
+        let file = File::create(&path).unwrap();
+        self.incoming.begun(PULL, &self.layer, File::open(&path).unwrap());
         file
     }
 
@@ -48,15 +49,9 @@ impl Scene {
     }
 }
 
-impl Drop for Scene {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.path);
-    }
-}
-
 #[test]
 fn a_reader_waits_for_bytes_and_for_the_verification() {
-    let scene = Scene::new("waits");
+    let scene = Scene::new();
     scope(|threads| {
         let reader = threads.spawn(|| scene.read());
         let mut file = scene.begin();
@@ -81,7 +76,7 @@ fn a_reader_waits_for_bytes_and_for_the_verification() {
 /// An image may be pulled under two names at once.
 #[test]
 fn readers_follow_one_of_two_pulls() {
-    let scene = Scene::new("two");
+    let scene = Scene::new();
     let other = PullId(2);
     scene.incoming.request(other, &scene.image, vec![scene.layer]);
     scene.begin().write_all(b"layer").unwrap();
@@ -103,14 +98,14 @@ fn readers_follow_one_of_two_pulls() {
 
 #[test]
 fn bytes_of_two_attempts_are_never_mixed() {
-    let scene = Scene::new("again");
+    let scene = Scene::new();
     scope(|threads| {
         let reader = threads.spawn(|| retry_restarted(|| scene.read()));
         let mut file = scene.begin();
         file.write_all(b"wrong").unwrap();
         scene.incoming.grown(PULL, &scene.layer, 5);
         sleep(Duration::from_millis(50));
-        std::fs::remove_file(&scene.path).unwrap();
+        std::fs::remove_file(scene.dir.join("blob")).unwrap();
         scene.begin().write_all(b"layer").unwrap();
         scene.incoming.grown(PULL, &scene.layer, 5);
         scene.incoming.verified(PULL, &scene.layer);
@@ -120,7 +115,7 @@ fn bytes_of_two_attempts_are_never_mixed() {
 
 #[test]
 fn a_failed_download_ends_all_waits() {
-    let scene = Scene::new("fails");
+    let scene = Scene::new();
     scope(|threads| {
         let reader = threads.spawn(|| scene.read());
         let waiter = threads.spawn(|| scene.incoming.wait_for_image(&scene.image, &|| false));
@@ -136,7 +131,7 @@ fn a_failed_download_ends_all_waits() {
 /// Another image has the same layer, and one of its own.
 #[test]
 fn a_failed_pull_is_that_of_its_image_only() {
-    let scene = Scene::new("own");
+    let scene = Scene::new();
     let (other, image, own) = (PullId(2), ManifestDigest::of(b"other image"), BlobDigest::of(b"own layer"));
     scene.incoming.request(other, &image, vec![scene.layer, own]);
     scope(|threads| {
@@ -150,7 +145,7 @@ fn a_failed_pull_is_that_of_its_image_only() {
         assert!(matches!(failed, Err(StoreError::DownloadFailed(failure)) if failure == Scene::failure()));
         sleep(Duration::from_millis(100));
         assert!(!reader.is_finished() && !opening.is_finished(), "the other pull goes on");
-        let path = scene.path.with_extension("2");
+        let path = scene.dir.join("other");
         std::fs::write(&path, b"layer").unwrap();
         scene.incoming.begun(other, &scene.layer, File::open(&path).unwrap());
         std::fs::remove_file(&path).unwrap();
@@ -170,7 +165,7 @@ fn a_failed_pull_is_that_of_its_image_only() {
 
 #[test]
 fn a_blob_that_no_pull_completes_fails_with_the_first_failure() {
-    let scene = Scene::new("none");
+    let scene = Scene::new();
     let other = PullId(2);
     scene.incoming.request(other, &ManifestDigest::of(b"other image"), vec![scene.layer]);
     scene.incoming.ended(other, Err(ReportedError::new("no name")));
@@ -182,7 +177,7 @@ fn a_blob_that_no_pull_completes_fails_with_the_first_failure() {
 
 #[test]
 fn one_thread_unpacks_a_layer_while_the_others_wait() {
-    let scene = Scene::new("alone");
+    let scene = Scene::new();
     let layer = DiffId::of(b"layer");
     let first = scene.incoming.lock_unpacking(layer, &|| false).unwrap();
     assert!(matches!(scene.incoming.lock_unpacking(layer, &|| true), Err(StoreError::Canceled)));
@@ -198,7 +193,7 @@ fn one_thread_unpacks_a_layer_while_the_others_wait() {
 
 #[test]
 fn a_stopped_build_waits_for_nothing() {
-    let scene = Scene::new("stopped");
+    let scene = Scene::new();
     assert!(matches!(scene.incoming.open(&scene.layer, &|| true), Err(StoreError::Canceled)));
     assert!(matches!(scene.incoming.wait_for_image(&scene.image, &|| true), Err(StoreError::Canceled)));
     let unknown = ManifestDigest::of(b"not requested");

@@ -1,27 +1,22 @@
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier, Mutex};
 use std::time::Duration;
+
+use rbuild_testkit::Scratch;
 
 use super::*;
 use crate::ids::ResultId;
 
 struct Scene {
-    place: PathBuf,
     store: Store,
+    place: Scratch,
 }
 
 impl Scene {
-    fn new(name: &str) -> Scene {
-        let place = std::env::temp_dir().join(format!("rbuild-once-{name}-{}", std::process::id()));
+    fn new() -> Scene {
+        let place = Scratch::new();
         let store = Store::open(&place).unwrap();
-        Scene { place, store }
-    }
-}
-
-impl Drop for Scene {
-    fn drop(&mut self) {
-        let _ = rbuild_linux::remove_tree(&self.place);
+        Scene { store, place }
     }
 }
 
@@ -36,7 +31,7 @@ fn let_others_wait() {
 
 #[test]
 fn one_of_many_threads_does_the_work() {
-    let scene = Scene::new("threads");
+    let scene = Scene::new();
     let (made, there, start) = (AtomicUsize::new(0), Mutex::new(None), Barrier::new(8));
     let made_by = std::thread::scope(|scope| {
         let one = || {
@@ -59,7 +54,7 @@ fn one_of_many_threads_does_the_work() {
 
 #[test]
 fn after_a_failure_the_next_waiter_does_the_work() {
-    let scene = Scene::new("failure");
+    let scene = Scene::new();
     let there = Mutex::new(None);
     let failed = || StoreError::NoImage("x".into());
     let (locked, go_on) = (Barrier::new(2), AtomicBool::new(false));
@@ -91,7 +86,7 @@ fn after_a_failure_the_next_waiter_does_the_work() {
 
 #[test]
 fn a_wait_ends_when_the_build_is_stopped() {
-    let scene = Scene::new("stopped");
+    let scene = Scene::new();
     let stopped = Arc::new(AtomicBool::new(false));
     let stop = stopped.clone();
     let waiting = Store::open(&scene.place).unwrap().with_stop(move || stop.load(Ordering::SeqCst));
@@ -111,7 +106,7 @@ fn a_wait_ends_when_the_build_is_stopped() {
 
 #[test]
 fn locks_are_taken_in_their_order() {
-    let scene = Scene::new("order");
+    let scene = Scene::new();
     let cache = |n: u8| Lock::Cache(CacheId::of(&[n]), CacheName::of(&[n]));
     let mut caches = [cache(1), cache(2)];
     caches.sort();

@@ -1,18 +1,19 @@
 //! Formats that a store may have.
 
+use rbuild_testkit::Scratch;
 use serde_json::{Value, json};
 
 use super::*;
 
 /// Opens a store with this `format.json`. Returns the document thereafter, or the message.
-fn opened(name: &str, format: Value) -> std::result::Result<Value, String> {
-    let path = std::env::temp_dir().join(format!("rbuild-format-{name}-{}", std::process::id()));
+fn opened(format: Value) -> std::result::Result<Value, String> {
+    let scratch = Scratch::new();
+    let path = scratch.join("store");
     drop(Store::open(&path).unwrap());
     let file = path.join("format.json");
     std::fs::write(&file, format.to_string()).unwrap();
     let opened = Store::open(&path).map(drop).map_err(|e| rbuild_remedy::sentence(&e));
     let found = std::fs::read(&file).unwrap();
-    std::fs::remove_dir_all(&path).unwrap();
     opened.map(|()| serde_json::from_slice(&found).unwrap())
 }
 
@@ -29,25 +30,26 @@ fn format(version: u32, [compatible, read_only, incompatible]: [&[&str]; 3]) -> 
 fn unknown_compatible_entries_survive_an_upgrade() {
     let old = format(1, [&["later"], &[], &[]]);
     let new = format(1, [&["later"], &[], &FEATURES]);
-    assert_eq!(opened("kept", old.clone()), Ok(new.clone()));
+    assert_eq!(opened(old.clone()), Ok(new.clone()));
     let with_field = |mut format: Value| {
         format["note"] = json!({"a": [1, 2]});
         format
     };
-    assert_eq!(opened("field", with_field(old)), Ok(with_field(new)));
+    assert_eq!(opened(with_field(old)), Ok(with_field(new)));
 }
 
 #[test]
 fn stores_that_must_not_be_written_are_refused() {
-    let error = opened("read-only", format(1, [&[], &["holograms"], &FEATURES])).unwrap_err();
+    let error = opened(format(1, [&[], &["holograms"], &FEATURES])).unwrap_err();
     assert!(error.contains("newer rbuild (version 1, features: holograms)"), "{error}");
-    let error = opened("newer", format(2, [&[], &[], &[]])).unwrap_err();
+    let error = opened(format(2, [&[], &[], &[]])).unwrap_err();
     assert!(error.contains("newer rbuild (version 2)"), "{error}");
 }
 
 #[test]
 fn a_store_of_another_user_is_refused_to_root() {
-    let path = std::env::temp_dir().join(format!("rbuild-of-user-{}", std::process::id()));
+    let scratch = Scratch::new();
+    let path = scratch.join("store");
     assert!(refuse_store_of_user(&path, 0).is_ok(), "there is no store yet");
     drop(Store::open(&path).unwrap());
     let own = rbuild_linux::credentials::own_ids().uid;
@@ -57,13 +59,11 @@ fn a_store_of_another_user_is_refused_to_root() {
     let refused = refuse_store_of_user(&path, 0).unwrap_err();
     assert!(matches!(&refused, StoreError::OfUser { path: found, .. } if *found == path), "{refused}");
     assert!(refuse_store_of_user(&path, 1234).is_ok(), "other users have the errors of the kernel");
-    std::fs::remove_dir_all(&path).unwrap();
 }
 
 /// A directory that was not created completely has `blobs`.
 #[test]
 fn a_directory_with_other_files_does_not_become_a_store() {
-    let path = std::env::temp_dir().join(format!("rbuild-other-{}", std::process::id()));
     for (names, is_accepted) in [
         (&[][..], true),
         (&["lost+found"], true),
@@ -80,7 +80,7 @@ fn a_directory_with_other_files_does_not_become_a_store() {
         (&["notes"], false),
         (&["trees"], false),
     ] {
-        std::fs::create_dir_all(&path).unwrap();
+        let path = Scratch::new();
         for name in names {
             match *name {
                 "oci-layout" | "index.json" | "steps.lock" => std::fs::write(path.join(name), "{}").unwrap(),
@@ -89,18 +89,17 @@ fn a_directory_with_other_files_does_not_become_a_store() {
             }
         }
         let opened = Store::open(&path).map(drop);
-        let is_refused = matches!(&opened, Err(StoreError::OtherDirectory { path: refused, .. }) if *refused == path);
+        let is_refused = matches!(&opened, Err(StoreError::OtherDirectory { path: refused, .. }) if *refused == *path);
         assert!(opened.is_ok() == is_accepted && is_refused != is_accepted, "{names:?}: {opened:?}");
         let left = std::fs::read_dir(&path).unwrap().count();
         assert!(is_accepted || left == names.len(), "{names:?} was changed");
-        std::fs::remove_dir_all(&path).unwrap();
     }
 }
 
 #[test]
 fn errors_of_files_in_the_root_of_the_store_name_them() {
     for name in ["format.json", "index.json", "owners.key", "secrets.key", "steps.lock"] {
-        let path = std::env::temp_dir().join(format!("rbuild-root-{name}-{}", std::process::id()));
+        let path = Scratch::new();
         let use_it = || -> Result<()> {
             let store = Store::open(&path)?;
             store.images().list()?;
@@ -112,20 +111,18 @@ fn errors_of_files_in_the_root_of_the_store_name_them() {
         std::fs::create_dir(path.join(name)).unwrap();
         let text = rbuild_remedy::sentence(&use_it().unwrap_err());
         assert!(text.contains(&format!("{name} in the store `{}`", path.display())), "{text}");
-        std::fs::remove_dir_all(&path).unwrap();
     }
 }
 
 #[test]
 fn a_store_that_cannot_be_opened_names_the_file_and_has_a_remedy() {
     for (name, problem) in [("lock", "cannot read `lock`"), ("oci-layout", "cannot write to `oci-layout`")] {
-        let path = std::env::temp_dir().join(format!("rbuild-open-{name}-{}", std::process::id()));
+        let path = Scratch::new();
         // The store was not created completely.
         for dir in ["blobs", "trees", "records", name] {
             std::fs::create_dir_all(path.join(dir)).unwrap();
         }
         let e = Store::open(&path).map(drop).unwrap_err();
-        std::fs::remove_dir_all(&path).unwrap();
         let want = format!("cannot use the store `{}`: {problem}: is a directory", path.display());
         assert_eq!(rbuild_remedy::sentence(&e), want);
         assert_eq!(e.remedy(), Some(rbuild_remedy::Remedy::Store(rbuild_remedy::StoreRemedy::OtherStore)));
@@ -134,12 +131,11 @@ fn a_store_that_cannot_be_opened_names_the_file_and_has_a_remedy() {
 
 /// Formats the error of opening a store, or of a directory of one, that `break_it` has damaged.
 fn broken(name: &str, dir: &str, break_it: &dyn Fn(&Path)) -> String {
-    let place = std::env::temp_dir().join(format!("rbuild-broken-{}-{}", name.replace(' ', "-"), std::process::id()));
+    let place = Scratch::new();
     drop(Store::open(&place).unwrap());
     break_it(&place);
     let e = Store::open(&place).and_then(|store| store.dir(dir).map(drop)).unwrap_err();
     let row = rbuild_testkit::message_row(name, &e, e.remedy());
-    std::fs::remove_dir_all(&place).unwrap();
     row.replace(&*place.to_string_lossy(), "[store]")
 }
 

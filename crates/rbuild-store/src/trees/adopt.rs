@@ -118,7 +118,8 @@ fn is_layer_document(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use rbuild_layer::LayerForm;
-    use rbuild_linux::Timestamp;
+    use rbuild_linux::{OwnerMode, Timestamp};
+    use rbuild_testkit::Scratch;
 
     use super::*;
     use crate::ids::{BuildId, ResultId};
@@ -127,23 +128,22 @@ mod tests {
     use crate::store::Store;
     use crate::trees::tree::NewTree;
     use crate::workspace::Workspace;
-    use rbuild_linux::OwnerMode;
 
     const PLAIN: LayerVariant = LayerVariant { form: LayerForm::Uncompressed, latest: None };
 
     struct Scene {
-        place: std::path::PathBuf,
         given: Store,
         recorded: Store,
+        place: Scratch,
     }
 
     impl Scene {
-        fn new(name: &str) -> Scene {
-            let place = std::env::temp_dir().join(format!("rbuild-adopt-{name}-{}", std::process::id()));
+        fn new() -> Scene {
+            let place = Scratch::new();
             let given = Store::open(&place).unwrap();
             let recorded =
                 given.at_path(&place, OwnerMode::Given).unwrap().with_builder_owners(OwnerMode::Recorded, None);
-            Scene { place, given, recorded }
+            Scene { given, recorded, place }
         }
 
         /// Makes the tree and the record of a step.
@@ -158,12 +158,6 @@ mod tests {
         }
     }
 
-    impl Drop for Scene {
-        fn drop(&mut self) {
-            let _ = rbuild_linux::remove_tree(&self.place);
-        }
-    }
-
     fn file(fs: &RootDir) {
         fs.create_file(OsStr::new("f"), 0o640).unwrap();
         fs.set_mtime(OsStr::new("f"), Timestamp { sec: 5, nsec: 123_456_789 }).unwrap();
@@ -173,7 +167,7 @@ mod tests {
 
     #[test]
     fn a_tree_made_from_its_layer_equals_the_original() {
-        let scene = Scene::new("equal");
+        let scene = Scene::new();
         for (n, (of, other)) in
             [(&scene.given, &scene.recorded), (&scene.recorded, &scene.given)].into_iter().enumerate()
         {
@@ -224,7 +218,7 @@ mod tests {
 
     #[test]
     fn trees_that_a_layer_cannot_describe_are_not_adopted() {
-        let scene = Scene::new("socket");
+        let scene = Scene::new();
         let (of, other) = (&scene.given, &scene.recorded);
         let (key, work) = (CacheKey::of(b"step"), Workspace::open(of).unwrap());
         let tree = scene.step(of, &work, &key, |_| ());
@@ -243,7 +237,7 @@ mod tests {
 
     #[test]
     fn a_lazy_tree_is_adopted_as_it_is() {
-        let scene = Scene::new("lazy");
+        let scene = Scene::new();
         let (of, other) = (&scene.given, &scene.recorded);
         let (key, work) = (CacheKey::of(b"copy"), Workspace::open(of).unwrap());
         let NewTree { path, dir: made } = of.trees().new_tree(&work).unwrap();

@@ -241,13 +241,13 @@ impl<'s> LazyTrees<'s> {
 mod tests {
     use rbuild_image::{BlobDigest, DiffId};
     use rbuild_layer::Packed;
-    use rbuild_testkit::{assert_recorded, message_row};
+    use rbuild_testkit::{Scratch, assert_recorded, message_row};
 
     use super::*;
 
     #[test]
     fn a_damaged_remainder_is_worded_as_recorded() {
-        let place = std::env::temp_dir().join(format!("rbuild-lazy-{}", std::process::id()));
+        let place = Scratch::new();
         let store = Store::open(&place).unwrap();
         let tree = TreeId::of_layer(&DiffId::of(b"layer"), rbuild_linux::OwnerMode::Given);
         let made = store.root.create_dir_all(Path::new("trees").join(tree.name()), 0o700, None, |_| ()).unwrap();
@@ -258,7 +258,5 @@ mod tests {
         let layer = PackedLayer::new(&packed, LayerForm::Uncompressed);
         let e = store.lazy_trees().remainder_of(&tree, &note, &layer).unwrap_err();
         assert_recorded!("remainder", message_row("junk", &e, e.remedy()));
-        drop(store);
-        std::fs::remove_dir_all(&place).unwrap();
     }
 }

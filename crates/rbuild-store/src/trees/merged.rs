@@ -181,13 +181,14 @@ impl MergedDir {
 
 #[cfg(test)]
 mod tests {
-    use rbuild_testkit::{assert_recorded, message_row};
+    use rbuild_testkit::{Scratch, assert_recorded, message_row};
 
     use super::*;
 
     #[test]
     fn the_depth_limit_is_worded_as_recorded() {
-        let tree = MergedTree::from(RootDir::open(std::env::temp_dir()).unwrap());
+        let dir = Scratch::new();
+        let tree = MergedTree::from(RootDir::open(&dir).unwrap());
         let path = std::iter::repeat_n("d", MAX_DEPTH + 1).collect();
         let e = tree.open(MergedPath { path, trees: vec![0] }).map(drop).unwrap_err();
         assert_recorded!("merged", message_row("too deep", &e, e.remedy()));

@@ -419,13 +419,15 @@ impl Trees<'_> {
 
 #[cfg(test)]
 mod tests {
+    use rbuild_testkit::Scratch;
+
     use super::*;
     use crate::ids::CacheKey;
     use crate::session::record_tree;
 
     #[test]
     fn trees_of_earlier_versions_are_ignored() {
-        let place = std::env::temp_dir().join(format!("rbuild-trees-{}", std::process::id()));
+        let place = Scratch::new();
         let store = Store::open(&place).unwrap();
         let key = CacheKey::of(b"a step");
         let (now, before) = (store.trees().step_tree(&key.into()), TreeId::of_dir(&format!("s{}", &key.hex()[..24])));
@@ -437,12 +439,11 @@ mod tests {
             record_tree(&store, &key, &tree);
             assert_eq!(store.records().record(&key).unwrap().is_some(), counts, "{}", tree.name());
         }
-        std::fs::remove_dir_all(&place).unwrap();
     }
 
     #[test]
     fn a_tree_without_entries_is_empty_unless_it_is_opaque() {
-        let place = std::env::temp_dir().join(format!("rbuild-empty-trees-{}", std::process::id()));
+        let place = Scratch::new();
         let store = Store::open(&place).unwrap();
         let tree = store.trees().step_tree(&CacheKey::of(b"a step").into());
         std::fs::create_dir_all(store.trees().tree_path(&tree)).unwrap();
@@ -454,6 +455,5 @@ mod tests {
         assert!(store.trees().is_empty(&tree).unwrap());
         fs.set_xattr(OsStr::new(""), OsStr::new(rbuild_layer::OPAQUE), b"y").unwrap();
         assert!(!store.trees().is_empty(&tree).unwrap());
-        std::fs::remove_dir_all(&place).unwrap();
     }
 }

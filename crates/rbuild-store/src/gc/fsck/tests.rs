@@ -7,6 +7,7 @@ use std::path::Path;
 
 use rbuild_image::{ImageConfig, ImageId, MediaType, Platform, Reference, descriptor, manifest};
 use rbuild_remedy::{Remedy, StoreRemedy};
+use rbuild_testkit::Scratch;
 
 use super::*;
 use crate::ids::{BuildId, ImageKey};
@@ -38,7 +39,7 @@ fn invalid_entries_of_the_index_are_removed_alone() {
         (format!(r#"{{"digest":"{valid}","size":1}}"#), ""),
         ("7".into(), ""),
     ] {
-        let (found, after, images) = repaired("entries", |place, _| {
+        let (found, after, images) = repaired(|place, _| {
             let index = place.join("index.json");
             let text = std::fs::read_to_string(&index).unwrap();
             std::fs::write(&index, text.replace("\"manifests\":[", &format!("\"manifests\":[{invalid},"))).unwrap();
@@ -49,7 +50,7 @@ fn invalid_entries_of_the_index_are_removed_alone() {
         assert!(damage.len() == 1 && damage[0].starts_with(&start), "{damage:?}");
         assert_eq!((after.damage.len(), images), (0, 1), "{invalid}");
     }
-    let (found, _, images) = repaired("no-list", |place, _| std::fs::write(place.join("index.json"), "{").unwrap());
+    let (found, _, images) = repaired(|place, _| std::fs::write(place.join("index.json"), "{").unwrap());
     let damage_of_list = damage(&found);
     assert!(
         damage_of_list.len() == 1 && damage_of_list[0].ends_with("the names of all images are lost"),
@@ -60,8 +61,8 @@ fn invalid_entries_of_the_index_are_removed_alone() {
 
 /// Removes parts of a store with one image, and returns the damage that a repair finds and the
 /// number of images afterwards.
-fn repaired(name: &str, break_it: impl FnOnce(&std::path::Path, &ImageId)) -> (Checked, Checked, usize) {
-    let place = std::env::temp_dir().join(format!("rbuild-fsck-{name}-{}", std::process::id()));
+fn repaired(break_it: impl FnOnce(&std::path::Path, &ImageId)) -> (Checked, Checked, usize) {
+    let place = Scratch::new();
     let store = Store::open(&place).unwrap();
     let work = Workspace::open(&store).unwrap();
     let (digest, id) = empty_image(&store, &work, "a:1");
@@ -71,22 +72,20 @@ fn repaired(name: &str, break_it: impl FnOnce(&std::path::Path, &ImageId)) -> (C
     let store = Store::open(&place).unwrap();
     let found = store.gc().check(true).unwrap();
     let (after, images) = (store.gc().check(false).unwrap(), store.images().list().unwrap().len());
-    drop(store);
-    std::fs::remove_dir_all(&place).unwrap();
     (found, after, images)
 }
 
 #[test]
 fn missing_parts_of_a_store_are_made_again() {
-    let (found, after, images) = repaired("index", |place, _| std::fs::remove_file(place.join("index.json")).unwrap());
+    let (found, after, images) = repaired(|place, _| std::fs::remove_file(place.join("index.json")).unwrap());
     assert_eq!(damage(&found), ["the store's index.json is missing; the names of all images are lost"]);
     assert_eq!((after.damage.len(), after.unread.len(), images), (0, 0, 0));
     for dir in ["tmp", "records", "trees"] {
-        let (found, after, images) = repaired(dir, |place, _| std::fs::remove_dir_all(place.join(dir)).unwrap());
+        let (found, after, images) = repaired(|place, _| std::fs::remove_dir_all(place.join(dir)).unwrap());
         assert_eq!(damage(&found), [format!("the store's directory `{dir}` is missing")]);
         assert_eq!((after.damage.len(), images), (0, 1));
     }
-    let (found, after, images) = repaired("blobs", |place, _| std::fs::remove_dir_all(place.join("blobs")).unwrap());
+    let (found, after, images) = repaired(|place, _| std::fs::remove_dir_all(place.join("blobs")).unwrap());
     assert_eq!(found.damage.len(), 3, "{found:?}");
     assert_eq!((after.damage.len(), images), (0, 0));
 }
@@ -96,7 +95,7 @@ fn missing_parts_of_a_store_are_made_again() {
 fn content_that_cannot_be_read_is_not_removed() {
     let is_root = std::fs::metadata("/proc/self").unwrap().uid() == 0;
     let mut blob = None;
-    let (found, after, images) = repaired("unread", |place, id| {
+    let (found, after, images) = repaired(|place, id| {
         let file = place.join("blobs/sha256").join(id.hex());
         std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o0)).unwrap();
         blob = Some(id.blob());
@@ -133,8 +132,8 @@ fn things_in_place_of_blobs_and_documents_are_reported_by_path_and_put_away() {
         ("partial/HEX", &link, "is a symbolic link, not a file", None),
         ("partial/mine", &file, "is not named after a digest", Some("mine")),
     ];
-    for (at, (path, put, problem, kept)) in cases.into_iter().enumerate() {
-        let place = std::env::temp_dir().join(format!("rbuild-misplaced-{at}-{}", std::process::id()));
+    for (path, put, problem, kept) in cases {
+        let place = Scratch::new();
         let store = Store::open(&place).unwrap();
         let work = Workspace::open(&store).unwrap();
         let (_, id) = empty_image(&store, &work, "a:1");
@@ -163,15 +162,13 @@ fn things_in_place_of_blobs_and_documents_are_reported_by_path_and_put_away() {
         put(&target);
         assert_eq!(store.gc().check(true).unwrap().damage.len(), 1);
         assert_eq!(place.join(format!("misplaced/{name}.1")).exists(), kept.is_some());
-        drop(store);
-        std::fs::remove_dir_all(&place).unwrap();
     }
 }
 
 #[test]
 fn files_in_place_of_directories_are_put_away() {
     for dir in ["blobs", "blobs/sha256", "records", "tmp", "partial", "pulled", "pushed"] {
-        let (found, after, _) = repaired(&dir.replace('/', "-"), |place, _| {
+        let (found, after, _) = repaired(|place, _| {
             if place.join(dir).exists() {
                 std::fs::remove_dir_all(place.join(dir)).unwrap();
             }
@@ -186,7 +183,7 @@ fn files_in_place_of_directories_are_put_away() {
 
 #[test]
 fn a_file_named_misplaced_does_not_stop_a_repair() {
-    let (found, after, _) = repaired("aside", |place, _| {
+    let (found, after, _) = repaired(|place, _| {
         std::fs::create_dir(place.join("records/mine")).unwrap();
         std::fs::write(place.join("misplaced"), "other").unwrap();
         std::fs::write(place.join("misplaced.1"), "other").unwrap();
@@ -210,7 +207,7 @@ fn put_in_the_way(place: &Path) {
 /// The other damage is repaired, and all damage is reported.
 #[test]
 fn damage_that_cannot_be_removed_does_not_stop_a_repair() {
-    let (found, after, images) = repaired("stuck", |place, id| {
+    let (found, after, images) = repaired(|place, id| {
         std::fs::create_dir(place.join("blobs/sha256").join(longest_name())).unwrap();
         std::fs::create_dir(place.join("records").join(longest_name())).unwrap();
         std::fs::write(place.join("blobs/sha256").join(id.hex()), "other").unwrap();
@@ -228,7 +225,7 @@ fn damage_that_cannot_be_removed_does_not_stop_a_repair() {
 
 #[test]
 fn damaged_images_without_a_name_are_named_as_in_the_list_of_images() {
-    let (found, ..) = repaired("unnamed", |place, id| {
+    let (found, ..) = repaired(|place, id| {
         let index = place.join("index.json");
         let text = std::fs::read_to_string(&index).unwrap();
         let mut index_of: serde_json::Value = serde_json::from_str(&text).unwrap();
@@ -252,7 +249,7 @@ fn empty_image(store: &Store, work: &Workspace, name: &str) -> (ManifestDigest, 
 
 #[test]
 fn content_added_during_verification_is_not_damage() {
-    let place = std::env::temp_dir().join(format!("rbuild-fsck-{}", std::process::id()));
+    let place = Scratch::new();
     let store = Store::open(&place).unwrap();
     let mut checked = Checked::default();
     let before = store.gc().check_blobs(false, &mut checked).unwrap();
@@ -268,6 +265,4 @@ fn content_added_during_verification_is_not_damage() {
     std::fs::write(place.join("blobs/sha256").join(id.hex()), "damaged").unwrap();
     assert_eq!(problems(&before), 1, "its configuration is read again");
     assert_eq!(store.gc().check(false).unwrap().damage.len(), 2);
-    drop((work, store));
-    std::fs::remove_dir_all(&place).unwrap();
 }

@@ -6,35 +6,24 @@ use std::ffi::OsStr;
 use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use proptest::prelude::*;
 use rbuild_layer::marks_opaque;
-use rbuild_linux::{FileKind, Inode, RootDir, Timestamp, remove_tree};
+use rbuild_linux::{FileKind, Inode, RootDir, Timestamp};
+use rbuild_testkit::Scratch;
 
 use super::{Baseline, MergedFiles, MergedWhiteouts, cut_links, merge};
 
-static SERIAL: AtomicUsize = AtomicUsize::new(0);
-
-struct Temp(PathBuf);
+struct Temp(Scratch);
 
 impl Temp {
     fn new() -> Temp {
-        let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
-        let path = std::env::temp_dir().join(format!("rbuild-copies-{}-{serial}", std::process::id()));
-        std::fs::create_dir_all(&path).unwrap();
-        Temp(path)
+        Temp(Scratch::new())
     }
 
     fn dir(&self, name: &str) -> RootDir {
         std::fs::create_dir(self.0.join(name)).unwrap();
         RootDir::open(self.0.join(name)).unwrap()
-    }
-}
-
-impl Drop for Temp {
-    fn drop(&mut self) {
-        let _ = remove_tree(&self.0);
     }
 }
 

@@ -17,11 +17,10 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rbuild_layer::{LowerRefs, OPAQUE, ORIGIN};
-use rbuild_linux::{FileKind, RootDir, Timestamp, remove_tree};
-use rbuild_testkit::{assert_recorded, message_row};
+use rbuild_linux::{FileKind, RootDir, Timestamp};
+use rbuild_testkit::{Scratch, assert_recorded, message_row};
 
 use crate::ids::BuildId;
 use crate::session::Session;
@@ -104,18 +103,16 @@ fn read(dir: &RootDir) -> Vec<String> {
 }
 
 struct Scene {
-    path: PathBuf,
     store: Store,
     made: usize,
+    path: Scratch,
 }
 
 impl Scene {
     fn new() -> Scene {
-        static SERIAL: AtomicUsize = AtomicUsize::new(0);
-        let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
-        let path = std::env::temp_dir().join(format!("rbuild-fixup-{}-{serial}", std::process::id()));
+        let path = Scratch::new();
         let store = Store::open(&path).unwrap();
-        Scene { path, store, made: 0 }
+        Scene { store, made: 0, path }
     }
 
     /// Makes the tree of a layer, with a note about its references if there are any.
@@ -140,12 +137,6 @@ impl Scene {
 
     fn read(&self, tree: &TreeId) -> Vec<String> {
         read(&self.store.trees().tree(tree).unwrap())
-    }
-}
-
-impl Drop for Scene {
-    fn drop(&mut self) {
-        let _ = remove_tree(&self.path);
     }
 }
 

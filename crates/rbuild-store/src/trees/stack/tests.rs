@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
 use rbuild_layer::OPAQUE;
-use rbuild_linux::{FileKind, RootDir, remove_tree};
+use rbuild_linux::{FileKind, RootDir};
+use rbuild_testkit::Scratch;
 
 use super::distinct;
 use crate::trees::copies::{MergedFiles, MergedWhiteouts, merge};
@@ -146,9 +147,7 @@ proptest! {
         trees in prop::collection::vec(tree(), 3),
         stack in prop::collection::vec(0..3usize, 1..7),
     ) {
-        let temp = std::env::temp_dir().join(format!("rbuild-stack-{}", std::process::id()));
-        let _ = remove_tree(&temp);
-        std::fs::create_dir_all(&temp).unwrap();
+        let temp = Scratch::new();
         for (i, tree) in trees.iter().enumerate() {
             std::fs::create_dir(temp.join(i.to_string())).unwrap();
             write(tree, &RootDir::open(temp.join(i.to_string())).unwrap());
@@ -164,7 +163,6 @@ proptest! {
         let few = applied(&kept.iter().map(|id| &trees[number(id)]).collect::<Vec<_>>());
         let found = seen(&merged);
         let in_place = seen_in_place(&MergedTree::stacked(open));
-        remove_tree(&temp).unwrap();
         prop_assert_eq!(&few, &all);
         prop_assert_eq!(found, all.clone());
         prop_assert_eq!(in_place, all);

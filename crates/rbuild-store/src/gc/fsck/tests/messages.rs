@@ -32,7 +32,7 @@ fn without_digests(text: &str) -> String {
 /// Returns the result of the repair of a store of one image that `break_it` has damaged.
 fn row(name: &str, break_it: impl FnOnce(&Path, &ImageId)) -> String {
     let mut store = String::new();
-    let (found, ..) = repaired(&format!("messages-{}", name.replace(' ', "-")), |place, id| {
+    let (found, ..) = repaired(|place, id| {
         store = place.display().to_string();
         break_it(place, id);
     });
