@@ -219,10 +219,10 @@ impl FileSink for StoreSink<'_, '_, '_> {
 
 #[cfg(test)]
 mod tests {
-    use rbuild_testkit::{assert_recorded, message_row, variants};
+    use rbuild_testkit::{Scratch, assert_recorded, message_row, variants};
 
     use super::*;
-    use crate::fixture::Scratch;
+    use crate::fixture::store_in;
 
     #[test]
     fn unwanted_files_are_refused_as_recorded() {
@@ -240,7 +240,7 @@ mod tests {
     #[test]
     fn failed_downloads_are_worded_as_recorded() {
         let scratch = Scratch::new();
-        let store = scratch.store("store");
+        let store = store_in(&scratch, "store");
         let work = Workspace::open(&store).unwrap();
         let url = SourceUrl::parse("https://a.io/x").unwrap();
         let receive = || store.downloads().receive(&work, || None).unwrap();

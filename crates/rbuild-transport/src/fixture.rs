@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Cursor, Read};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rbuild_image::{BlobDigest, DiffId, ImageConfig, Platform};
 use rbuild_layer::{EntryKind, TarEntry, TarWriter};
 use rbuild_store::Store;
+use rbuild_testkit::Scratch;
 use serde_json::{Value, json};
 
 use crate::blobs::{BlobInfo, BlobRead, BlobSource};
@@ -18,27 +19,9 @@ pub const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 pub const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 pub const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
 
-/// A directory that is removed at the end of the test.
-pub struct Scratch(pub PathBuf);
-
-impl Scratch {
-    pub fn new() -> Scratch {
-        static SERIAL: AtomicUsize = AtomicUsize::new(0);
-        let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
-        let dir = std::env::temp_dir().join(format!("rbuild-transport-{}-{serial}", std::process::id()));
-        std::fs::create_dir_all(&dir).unwrap();
-        Scratch(dir)
-    }
-
-    pub fn store(&self, name: &str) -> Store {
-        Store::open(&self.0.join(name)).unwrap()
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
+/// Opens a store in a directory below `scratch`.
+pub fn store_in(scratch: &Scratch, name: &str) -> Store {
+    Store::open(&scratch.join(name)).unwrap()
 }
 
 /// The files of a layout, by path.

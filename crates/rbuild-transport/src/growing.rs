@@ -132,20 +132,21 @@ mod tests {
     use std::time::Duration;
 
     use rbuild_image::BlobDigest;
+    use rbuild_testkit::{Scratch, assert_recorded, no_remedy, variants};
 
     use super::*;
 
-    fn blob(name: &str) -> (File, GrowingBlob) {
-        let path = std::env::temp_dir().join(format!("rbuild-growing-{name}-{}", std::process::id()));
+    fn blob() -> (File, GrowingBlob) {
+        let dir = Scratch::new();
+        let path = dir.join("blob");
         let file = File::create(&path).unwrap();
         let blob = GrowingBlob::new(File::open(&path).unwrap());
-        std::fs::remove_file(&path).unwrap();
         (file, blob)
     }
 
     #[test]
     fn a_reader_waits_for_the_end_of_the_blob() {
-        let (mut file, blob) = blob("waits");
+        let (mut file, blob) = blob();
         let bytes = vec![7; 3 * STEP as usize + 5];
         scope(|threads| {
             let read = |at| {
@@ -174,13 +175,12 @@ mod tests {
 
     #[test]
     fn the_message_of_an_abandoned_blob_is_as_recorded() {
-        use rbuild_testkit::{assert_recorded, no_remedy, variants};
         assert_recorded!("NotCompleted", variants!(NotCompleted).table(&[NotCompleted], |e| e, no_remedy));
     }
 
     #[test]
     fn an_abandoned_blob_fails_its_readers() {
-        let (_, blob) = blob("abandoned");
+        let (_, blob) = blob();
         scope(|threads| {
             let reader = threads.spawn(|| blob.read_at(0).read(&mut [0]).unwrap_err().to_string());
             sleep(Duration::from_millis(10));

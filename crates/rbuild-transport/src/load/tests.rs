@@ -4,11 +4,11 @@ use std::sync::Arc;
 use rbuild_image::Platform;
 use rbuild_remedy::{ImageRemedy, Remedy, Warning};
 use rbuild_store::Store;
-use rbuild_testkit::{assert_recorded, message_row, variants};
+use rbuild_testkit::{Scratch, assert_recorded, message_row, variants};
 use serde_json::{Value, json};
 
 use crate::error::TransportError;
-use crate::fixture::{Fixture, INDEX, Scratch, layer, named};
+use crate::fixture::{Fixture, INDEX, layer, named, store_in};
 use crate::layout::blob_path;
 use crate::load::{Loaded, WantedPlatform, WithWarnings, import_from_layout, load, load_directory};
 
@@ -99,16 +99,16 @@ fn a_faulty_layout_is_refused_as_recorded_and_leaves_nothing() {
         let mut fixture = Fixture::default();
         let entries = make(&mut fixture);
         let fixture = fixture.with_index(&entries);
-        let store = scratch.store(&format!("{case} 1"));
+        let store = store_in(&scratch, &format!("{case} 1"));
         let archive = load(&store, &fixture.archive()[..], &host()).unwrap_err();
-        let dir = scratch.0.join(case);
+        let dir = scratch.join(case);
         fixture.write(&dir);
         let layout = load_directory(&store, &dir, &host(), &Arc::default()).unwrap_err();
         for (form, e) in [("archive", archive), ("directory", layout)] {
             let row = message_row(&format!("{case}, {form}"), &e, e.help());
             table += &row.replace(&*dir.to_string_lossy(), "[layout]");
         }
-        assert!(is_empty(&scratch.0.join(format!("{case} 1"))), "{case}");
+        assert!(is_empty(&scratch.join(format!("{case} 1"))), "{case}");
         assert_eq!(store.images().list().unwrap(), [], "{case}");
     }
     assert_recorded!("faulty-layouts", table);
@@ -129,7 +129,7 @@ fn names_are_normalized_and_the_last_one_applies() {
         let mut fixture = Fixture::default();
         let entry = fixture.valid_image(HOST, "1").entry;
         let entries: Vec<Value> = annotations.iter().map(|(key, name)| named(&entry, key, name)).collect();
-        let store = scratch.store(&format!("{annotations:?}").replace('/', "-"));
+        let store = store_in(&scratch, &format!("{annotations:?}").replace('/', "-"));
         let loaded = load_names(&store, &fixture.with_index(&entries).archive(), &host()).unwrap();
         assert_eq!(loaded, [names.to_vec()], "{annotations:?}");
         let listed = store.images().list().unwrap();
@@ -154,7 +154,7 @@ fn indexes_resolve_to_the_image_of_the_requested_platform() {
         (given("linux/arm64"), Ok("linux/arm64")),
         (given("linux/s390x"), Err("the archive has no image for linux/s390x, only for")),
     ] {
-        let store = scratch.store(&wanted.platform().to_string().replace('/', "-"));
+        let store = store_in(&scratch, &wanted.platform().to_string().replace('/', "-"));
         let loaded = load_names(&store, &archive, &wanted);
         match platforms {
             Ok(platform) => {
@@ -189,7 +189,7 @@ fn a_docker_archive_is_loaded_in_every_form() {
         ("bad name", item("1/layer.tar", json!(["A B"])), Err("A B")),
         ("no list", json!({"Config": 1}), Err("cannot read the image's manifest.json")),
     ] {
-        let store = scratch.store(case);
+        let store = store_in(&scratch, case);
         let archive = old.clone().with_manifest_json(&items).archive();
         match (load_names(&store, &archive, &host()), names) {
             (Ok(loaded), Ok(names)) => assert_eq!(loaded, names, "{case}"),
@@ -197,7 +197,7 @@ fn a_docker_archive_is_loaded_in_every_form() {
             (loaded, _) => panic!("{case}: {loaded:?}"),
         }
     }
-    let empty = load_names(&scratch.store("none"), &Fixture::default().archive(), &host()).unwrap_err();
+    let empty = load_names(&store_in(&scratch, "none"), &Fixture::default().archive(), &host()).unwrap_err();
     assert!(empty.contains("neither manifest.json nor index.json"), "{empty}");
 }
 
@@ -211,7 +211,7 @@ fn a_docker_archive_keeps_the_manifest_with_its_annotations() {
         "Config": blob_path(&image.config), "RepoTags": ["a:1"], "Layers": [blob_path(&image.layer)],
     }]);
     let fixture = fixture.with_index(std::slice::from_ref(&image.entry)).with_manifest_json(&items);
-    let store = scratch.store("store");
+    let store = store_in(&scratch, "store");
     assert_eq!(load_names(&store, &fixture.archive(), &host()).unwrap(), [["a:1"]]);
     let (_, found) = store.images().find_image("a:1").unwrap();
     assert_eq!(found.manifest_digest.blob(), image.manifest);
@@ -219,7 +219,7 @@ fn a_docker_archive_keeps_the_manifest_with_its_annotations() {
     // A damaged one is replaced by a manifest of what `manifest.json` describes.
     let mut damaged = fixture;
     damaged.files.remove(&blob_path(&image.manifest));
-    let WithWarnings { found, warnings } = load(&scratch.store("other"), &damaged.archive()[..], &host()).unwrap();
+    let WithWarnings { found, warnings } = load(&store_in(&scratch, "other"), &damaged.archive()[..], &host()).unwrap();
     assert_eq!(found.len(), 1);
     assert!(warnings[0].text.contains("which cannot be used"), "{warnings:?}");
 }
@@ -231,7 +231,7 @@ fn images_that_are_skipped_for_their_platform_are_a_warning() {
     let (one, other) = (fixture.valid_image(HOST, "1"), fixture.valid_image("linux/s390x", "2"));
     let list = fixture.list(INDEX, &[one.entry, other.entry]);
     let archive = fixture.with_index(&[named(&list, TAG, "a:1")]).archive();
-    let warnings = |name: &str, wanted| load(&scratch.store(name), &archive[..], &wanted).unwrap().warnings;
+    let warnings = |name: &str, wanted| load(&store_in(&scratch, name), &archive[..], &wanted).unwrap().warnings;
     let [.., skipped] = &warnings("host", host())[..] else { panic!() };
     assert_eq!(skipped.text, format!("images for linux/s390x were not loaded, only those for {HOST}"));
     assert_eq!(skipped.help, Some(ImageRemedy::SelectPlatform { platform: "linux/s390x".into() }.into()));
@@ -273,10 +273,10 @@ fn platforms_without_content_are_not_suggested() {
         ("all", vec![named(&empty, TAG, "b:1")], Err(absent.to_string())),
     ] {
         let fixture = fixture.clone().with_index(&entries);
-        let dir = scratch.0.join(case);
+        let dir = scratch.join(case);
         fixture.write(&dir);
-        let archive = load(&scratch.store(&format!("{case} 1")), &fixture.archive()[..], &host());
-        let layout = load_directory(&scratch.store(&format!("{case} 2")), &dir, &host(), &Arc::default());
+        let archive = load(&store_in(&scratch, &format!("{case} 1")), &fixture.archive()[..], &host());
+        let layout = load_directory(&store_in(&scratch, &format!("{case} 2")), &dir, &host(), &Arc::default());
         for loaded in [archive, layout] {
             match (loaded, &expected) {
                 (Ok(loaded), Ok(expected)) => assert_eq!(told(&loaded.warnings), *expected, "{case}"),
@@ -300,7 +300,7 @@ fn a_warning_names_only_the_platforms_of_its_image() {
     let entries =
         [named(&list, TAG, "a:1"), named(&other, TAG, "b:1"), named(&other, TAG, "c:1"), named(&list, TAG, "d:1")];
     let archive = fixture.with_index(&entries).archive();
-    let loaded = load(&scratch.store("store"), &archive[..], &host()).unwrap();
+    let loaded = load(&store_in(&scratch, "store"), &archive[..], &host()).unwrap();
     let none = |name: &str| format!("{name} has no image for {HOST}, only for linux/s390x");
     let expected = [
         (none("b:1"), Some("linux/s390x".into())),
@@ -326,9 +326,9 @@ fn images_of_a_layout_are_found_or_refused_as_recorded() {
         named(&both, TAG, "both"),
         named(&arm, TAG, "arm"),
     ];
-    let dir = scratch.0.join("layout");
+    let dir = scratch.join("layout");
     fixture.with_index(&entries).write(&dir);
-    let (store, digest) = (scratch.store("store"), two.manifest.to_string());
+    let (store, digest) = (store_in(&scratch, "store"), two.manifest.to_string());
     let import = |wanted| import_from_layout(&store, &dir, wanted, &HOST.parse().unwrap());
     for (wanted, image) in [(None, &one), (Some("2"), &two), (Some(digest.as_str()), &two), (Some("list"), &one)] {
         assert_eq!(import(wanted).unwrap().found.blob(), image.manifest, "{wanted:?}");

@@ -3,12 +3,12 @@ use std::sync::atomic::Ordering;
 
 use rbuild_image::{Platform, Reference};
 use rbuild_store::{Staging, Workspace};
-use rbuild_testkit::{assert_recorded, message_row};
+use rbuild_testkit::{Scratch, assert_recorded, message_row};
 use serde_json::{Value, json};
 
 use crate::blobs::TransferProgress;
 use crate::error::Result;
-use crate::fixture::{Fixture, INDEX, Memory, Scratch};
+use crate::fixture::{Fixture, INDEX, Memory, store_in};
 use crate::pull::Transfer;
 
 const HOST: &str = "linux/amd64";
@@ -18,7 +18,7 @@ fn pulled(scratch: &Scratch, case: &str, source: &Memory, entry: &Value) -> Resu
     let platform: Platform = HOST.parse().unwrap();
     let (total, done) = (|_| {}, |_: &_, _, _| {});
     let progress = TransferProgress { moved: Arc::default(), total: &total, done: &done };
-    let store = scratch.store(case);
+    let store = store_in(scratch, case);
     let transfer = Transfer { source, store: &store, place: "registry/a".into(), platform: &platform };
     let work = Workspace::open(&store).unwrap();
     let staging = Staging::open(&store, &work).unwrap();

@@ -6,14 +6,14 @@ use std::sync::Arc;
 use rbuild_image::Reference;
 use rbuild_linux::{Destination, Directory, RootDir};
 use rbuild_store::Store;
-use rbuild_testkit::{assert_recorded, message_row};
+use rbuild_testkit::{Scratch, assert_recorded, message_row};
 use serde_json::{Value, json};
 
 use crate::archive::{ArchiveFormat, ArchiveWriter};
 use crate::blobs::{BlobInfo, BlobSink, BlobSource, Document, copy_verified};
 use crate::documents::{NamedArtifact, extended_index};
 use crate::error::TransportError;
-use crate::fixture::{Fixture, Memory, Scratch};
+use crate::fixture::{Fixture, Memory, store_in};
 use crate::layout::{LayoutSource, LayoutWriter, blob_path};
 use crate::load::{WantedPlatform, load, load_directory};
 use crate::save::{archive_blobs, layer_blobs, save_directory, save_size, save_to};
@@ -21,12 +21,12 @@ use crate::save::{archive_blobs, layer_blobs, save_directory, save_size, save_to
 const HOST: &str = "linux/amd64";
 
 fn directory(scratch: &Scratch, name: &str) -> Directory {
-    Directory { base: RootDir::open(&scratch.0).unwrap(), rest: name.into() }
+    Directory { base: RootDir::open(scratch).unwrap(), rest: name.into() }
 }
 
 /// Returns a store with the images of a fixture, and these images under names.
 fn saved(scratch: &Scratch, name: &str, fixture: Fixture, entries: &[Value], names: &[&str]) -> (Store, NamedArtifact) {
-    let store = scratch.store(name);
+    let store = store_in(scratch, name);
     let archive = fixture.with_index(entries).archive();
     load(&store, &archive[..], &WantedPlatform::Host(HOST.parse().unwrap())).unwrap();
     let images = store.images().list().unwrap();
@@ -48,14 +48,14 @@ fn a_saved_image_equals_the_loaded_one() {
     let image = fixture.image(HOST, "1", |_, manifest| manifest["annotations"] = json!({"org.example.a": "1"}));
     let (store, saved) = saved(&scratch, "from", fixture, &[image.entry], &["busybox:1", "quay.io/a/b"]);
     let images = [saved];
-    let first = archive(&store, &images, &BTreeSet::new(), &scratch.0.join("1.tar"));
-    assert!(first == archive(&store, &images, &BTreeSet::new(), &scratch.0.join("2.tar")), "bytes differ");
+    let first = archive(&store, &images, &BTreeSet::new(), &scratch.join("1.tar"));
+    assert!(first == archive(&store, &images, &BTreeSet::new(), &scratch.join("2.tar")), "bytes differ");
     save_directory(&store, &images, &BTreeSet::new(), &directory(&scratch, "layout"), &Arc::default()).unwrap();
     let wanted = WantedPlatform::new(None);
-    for (place, to) in [("archive", scratch.store("a")), ("layout", scratch.store("b"))] {
+    for (place, to) in [("archive", store_in(&scratch, "a")), ("layout", store_in(&scratch, "b"))] {
         let loaded = match place {
             "archive" => load(&to, &first[..], &wanted).unwrap(),
-            _ => load_directory(&to, &scratch.0.join("layout"), &wanted, &Arc::default()).unwrap(),
+            _ => load_directory(&to, &scratch.join("layout"), &wanted, &Arc::default()).unwrap(),
         };
         let names: Vec<String> = loaded.found[0].names.iter().map(Reference::familiar).collect();
         assert_eq!(names, ["busybox:1", "quay.io/a/b:latest"], "{place}");
@@ -75,11 +75,11 @@ fn layers_that_the_recipient_has_are_omitted() {
     let images = [saved];
     let whole = save_size(&store, &images, &BTreeSet::new()).unwrap();
     assert_eq!(whole - save_size(&store, &images, &known).unwrap(), 2048);
-    let bytes = archive(&store, &images, &known, &scratch.0.join("a.tar"));
+    let bytes = archive(&store, &images, &known, &scratch.join("a.tar"));
     let blobs = archive_blobs(&bytes[..], "the archive", store.limits()).unwrap();
     assert_eq!(blobs, [image.config, image.manifest].into());
     // Complete only where the layer is.
-    let incomplete = load(&scratch.store("other"), &bytes[..], &WantedPlatform::new(None)).unwrap_err();
+    let incomplete = load(&store_in(&scratch, "other"), &bytes[..], &WantedPlatform::new(None)).unwrap_err();
     assert!(
         incomplete.message().contains("1 layer is missing from the archive and the store"),
         "{}",
@@ -118,16 +118,16 @@ fn sinks_accept_valid_blobs_of_any_source_once() {
         }
     }
     // A layout is a source, too.
-    let layout = LayoutSource::open(&scratch.0.join("layout")).unwrap();
+    let layout = LayoutSource::open(&scratch.join("layout")).unwrap();
     assert_eq!(layout.size(&image.layer).unwrap(), Some(size));
     assert_eq!(layout.size(&image.config).unwrap(), None);
     assert_eq!(layout.document(&document.digest()).unwrap(), b"{}");
     let copy = LayoutWriter::open(&directory(&scratch, "copy")).unwrap();
     copy.copy(&layout, &part, &Arc::default()).unwrap();
-    std::fs::write(scratch.0.join("layout").join(blob_path(&image.layer)), b"else").unwrap();
+    std::fs::write(scratch.join("layout").join(blob_path(&image.layer)), b"else").unwrap();
     let other = LayoutWriter::open(&directory(&scratch, "other")).unwrap();
     assert!(other.copy(&layout, &part, &Arc::default()).unwrap_err().message().contains("is corrupt: its digest is"));
-    assert!(!scratch.0.join("other").join(blob_path(&image.layer)).exists());
+    assert!(!scratch.join("other").join(blob_path(&image.layer)).exists());
 }
 
 #[test]
@@ -141,13 +141,13 @@ fn failures_of_sources_and_sinks_are_worded_as_recorded() {
     let archived = |source: &dyn BlobSource| {
         ArchiveWriter::begin(Vec::new()).unwrap().copy(source, &part, &Arc::default()).unwrap_err()
     };
-    let [damaged, other] = ["damaged", "other"].map(|name| scratch.0.join(name));
+    let [damaged, other] = ["damaged", "other"].map(|name| scratch.join(name));
     let (store, _) = saved(&scratch, "damaged", fixture.clone(), &[image.entry], &[]);
     std::fs::write(damaged.join(blob_path(&image.layer)), "damaged").unwrap();
     std::fs::create_dir_all(other.join(blob_path(&image.layer))).unwrap();
     let mut read_only = File::open("/dev/null").unwrap();
     let written = copy_verified(&mut *valid.open(&part).unwrap(), &part.digest, &mut read_only, &Default::default());
-    std::fs::write(scratch.0.join("file"), "").unwrap();
+    std::fs::write(scratch.join("file"), "").unwrap();
     let rows: [(&str, TransportError); 6] = [
         ("a blob of the store with another digest", archived(&store.blobs())),
         ("a blob that shrank", archived(&reported(part.size + 1))),
@@ -157,7 +157,7 @@ fn failures_of_sources_and_sinks_are_worded_as_recorded() {
         ("a file in place of a layout", LayoutWriter::open(&directory(&scratch, "file")).map(drop).unwrap_err()),
     ];
     let table: String = rows.iter().map(|(case, e)| message_row(case, e, e.help())).collect();
-    assert_recorded!("sources-and-sinks", table.replace(&*scratch.0.to_string_lossy(), "[dir]"));
+    assert_recorded!("sources-and-sinks", table.replace(&*scratch.to_string_lossy(), "[dir]"));
 }
 
 #[test]
@@ -215,7 +215,7 @@ fn a_blob_of_a_layout_that_a_power_failure_shortened_is_written_again() {
     let save =
         || save_directory(&store, &images, &BTreeSet::new(), &directory(&scratch, "l"), &Arc::default()).unwrap();
     save();
-    for blob in std::fs::read_dir(scratch.0.join("l/blobs/sha256")).unwrap() {
+    for blob in std::fs::read_dir(scratch.join("l/blobs/sha256")).unwrap() {
         let blob = blob.unwrap().path();
         let before = std::fs::read(&blob).unwrap();
         std::fs::write(&blob, "").unwrap();
@@ -233,12 +233,12 @@ fn a_damaged_blob_of_the_store_is_replaced_by_a_load() {
     let images = [saved];
     save_directory(&store, &images, &BTreeSet::new(), &directory(&scratch, "l"), &Arc::default()).unwrap();
     for digest in layer_blobs(&images[0].images[0]).unwrap() {
-        let blob = scratch.0.join("from/blobs/sha256").join(digest.hex());
+        let blob = scratch.join("from/blobs/sha256").join(digest.hex());
         let whole = std::fs::read(&blob).unwrap();
         let mut damaged = whole.clone();
         damaged[10] ^= 1;
         std::fs::write(&blob, damaged).unwrap();
-        load_directory(&store, &scratch.0.join("l"), &WantedPlatform::new(None), &Arc::default()).unwrap();
+        load_directory(&store, &scratch.join("l"), &WantedPlatform::new(None), &Arc::default()).unwrap();
         assert!(std::fs::read(&blob).unwrap() == whole);
     }
 }
