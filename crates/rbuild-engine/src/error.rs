@@ -254,16 +254,15 @@ mod tests {
 
     use rbuild_registry::{RegistryProblem, RemoteRepository};
     use rbuild_sandbox::{Phase, RunnerProblem};
-    use rbuild_testkit::{assert_recorded, variants};
+    use rbuild_testkit::{Scratch, assert_recorded, variants};
 
     use super::*;
 
     /// Returns the error for a file that is not an archive.
     fn no_archive() -> BuildError {
-        let dir = std::env::temp_dir().join(format!("rbuild-no-archive-{}", std::process::id()));
+        let dir = Scratch::new();
         let store = rbuild_store::Store::open(&dir).unwrap();
         let loaded = rbuild_transport::load(&store, &[7u8; 600][..], &rbuild_transport::WantedPlatform::new(None));
-        std::fs::remove_dir_all(&dir).unwrap();
         loaded.err().unwrap().of_archive(Path::new("x.tar")).into()
     }
 

@@ -231,7 +231,7 @@ mod tests {
         ImageForm { layers: LayerForm::GZIP, force: false, late_times: false, squash: Squash::None };
 
     fn dir() -> Directory {
-        Directory { base: RootDir::open(std::env::temp_dir()).unwrap(), rest: "x".into() }
+        Directory { base: RootDir::open("/").unwrap(), rest: "x".into() }
     }
 
     fn files() -> Export {

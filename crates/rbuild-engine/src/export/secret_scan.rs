@@ -200,14 +200,15 @@ impl Search<'_, '_> {
 mod tests {
     use super::*;
     use rbuild_store::Store;
+    use rbuild_testkit::Scratch;
 
     fn secrets() -> [(String, Vec<u8>); 3] {
         [("a".into(), b"correct horse\n".to_vec()), ("b".into(), vec![b'x'; 3000]), ("c".into(), b"short".to_vec())]
     }
 
     /// Returns a scratch directory with a store, and the hashes of the secrets.
-    fn hashes(name: &str, secrets: &[(String, Vec<u8>)]) -> (std::path::PathBuf, Vec<SecretHash>) {
-        let dir = std::env::temp_dir().join(format!("rbuild-leaks-{name}-{}", std::process::id()));
+    fn hashes(secrets: &[(String, Vec<u8>)]) -> (Scratch, Vec<SecretHash>) {
+        let dir = Scratch::new();
         let store = Store::open(&dir.join("store")).unwrap();
         let hashes = store.secrets().secret_hashes(searched(secrets).map(|(_, value)| value)).unwrap();
         (dir, hashes)
@@ -216,7 +217,7 @@ mod tests {
     #[test]
     fn values_are_found_across_chunk_boundaries() {
         let secrets = secrets();
-        let (dir, hashes) = hashes("pieces", &secrets);
+        let (_dir, hashes) = hashes(&secrets);
         let leaks = Leaks::new(&secrets, &hashes);
         let in_stream = |text: &[u8]| {
             let mut search = Search { found: leaks.nothing(), window: Vec::new() };
@@ -232,13 +233,12 @@ mod tests {
         }
         assert_eq!(in_stream(&b"correct hors short xxxx"[..]), None);
         assert!(Leaks::new(&secrets[2..], &[]).is_empty());
-        let _ = std::fs::remove_dir_all(dir);
     }
 
     #[test]
     fn names_links_and_documents_are_searched() {
         let secrets = [("t".to_string(), b"two/parts\"quoted\"".to_vec())];
-        let (dir, hashes) = hashes("names", &secrets);
+        let (dir, hashes) = hashes(&secrets);
         let leaks = Leaks::new(&secrets, &hashes);
         let tree = dir.join("tree");
         std::fs::create_dir_all(tree.join("in/two")).unwrap();
@@ -255,6 +255,5 @@ mod tests {
             assert_eq!(leaks.in_text(document.to_string().as_bytes()), None);
         }
         assert_eq!(leaks.in_document(&serde_json::json!({"two/parts\"quoted\"": 1})), Some("t"));
-        let _ = std::fs::remove_dir_all(dir);
     }
 }

@@ -225,6 +225,8 @@ fn send(mut stream: &UnixStream, message: &[u8]) -> Option<()> {
 
 #[cfg(test)]
 mod tests {
+    use rbuild_testkit::Scratch;
+
     use super::*;
 
     /// Starts an agent that echoes every message; returns the types of the messages it received.
@@ -241,16 +243,9 @@ mod tests {
         })
     }
 
-    fn scratch(name: &str) -> PathBuf {
-        let dir = std::env::temp_dir().join(format!("rbuild-agent-{name}-{}", std::process::id()));
-        let _ = std::fs::remove_dir_all(&dir);
-        std::fs::create_dir_all(&dir).unwrap();
-        dir
-    }
-
     #[test]
     fn only_listing_and_signing_reach_the_agent() {
-        let dir = scratch("filter");
+        let dir = Scratch::new();
         let agent = echo(&dir.join("sock"));
         let (command, ours) = UnixStream::pair().unwrap();
         let connection = Connection::begin(ours, &AgentBackend::Socket(dir.join("sock"))).unwrap();
@@ -261,12 +256,11 @@ mod tests {
         }
         connection.end();
         assert_eq!(agent.join().unwrap(), [11, 13]);
-        std::fs::remove_dir_all(dir).unwrap();
     }
 
     #[test]
     fn invalid_agent_messages_close_the_connection() {
-        let dir = scratch("length");
+        let dir = Scratch::new();
         for length in [0, MAX_MESSAGE as u32 + 1, u32::MAX] {
             let (mut command, ours) = UnixStream::pair().unwrap();
             let connection = Connection::begin(ours, &AgentBackend::Keys(Vec::new())).unwrap();
@@ -274,12 +268,11 @@ mod tests {
             assert_eq!(command.read(&mut [0; 8]).unwrap(), 0);
             connection.end();
         }
-        std::fs::remove_dir_all(dir).unwrap();
     }
 
     #[test]
     fn a_hung_agent_does_not_delay_the_end_of_a_step() {
-        let dir = scratch("silent");
+        let dir = Scratch::new();
         let listener = UnixListener::bind(dir.join("sock")).unwrap();
         let (command, ours) = UnixStream::pair().unwrap();
         let connection = Connection::begin(ours, &AgentBackend::Socket(dir.join("sock"))).unwrap();
@@ -287,6 +280,5 @@ mod tests {
         let (agent, _) = listener.accept().unwrap();
         assert_eq!(receive(&agent).unwrap(), [11]);
         connection.end();
-        std::fs::remove_dir_all(dir).unwrap();
     }
 }

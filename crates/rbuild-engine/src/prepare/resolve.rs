@@ -217,13 +217,13 @@ fn similar(store: &Store, need: &ImageNeed) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use rbuild_remedy::{DiskRemedy, ServerRemedy};
-    use rbuild_testkit::assert_recorded;
+    use rbuild_testkit::{Scratch, assert_recorded};
 
     use super::*;
 
     #[test]
     fn the_errno_of_a_failed_pull_is_kept() {
-        let dir = std::env::temp_dir().join(format!("rbuild-unpulled-image-{}", std::process::id()));
+        let dir = Scratch::new();
         let store = Store::open(&dir).unwrap();
         let need = ImageNeed {
             image: rbuild_plan::WrittenImage::parse("debian").unwrap(),
@@ -240,12 +240,11 @@ mod tests {
         ] {
             assert_eq!(found.errno, Some(28), "{}", found.message);
         }
-        std::fs::remove_dir_all(&dir).unwrap();
     }
 
     #[test]
     fn images_that_are_missing_or_stale_are_reported_as_recorded() {
-        let dir = std::env::temp_dir().join(format!("rbuild-missing-image-{}", std::process::id()));
+        let dir = Scratch::new();
         let store = Store::open(&dir).unwrap();
         let need = |text: &str, stages: &[&str], later_stage| ImageNeed {
             image: rbuild_plan::WrittenImage::parse(text).unwrap(),
@@ -274,7 +273,6 @@ mod tests {
             missing_image(&store, &need("biuld", &["build"], false), Some(failure())),
             missing_image(&store, &need("biuld", &["build"], false), Some(full)),
         ];
-        std::fs::remove_dir_all(&dir).unwrap();
         let lines = found.iter().map(|d| format!("{}\n  remedy: {:?}\n", d.message, d.help));
         assert_recorded!("missing-images", lines.collect::<String>());
     }

@@ -356,12 +356,13 @@ fn empty(scratch: &RootDir, name: &str) -> Result<PathBuf, RunnerProblem> {
 
 #[cfg(test)]
 mod tests {
+    use rbuild_testkit::Scratch;
+
     use super::*;
 
     #[test]
     fn only_a_missing_source_is_reported_as_missing() {
-        let dir = std::env::temp_dir().join(format!("rbuild-mount-source-{}", std::process::id()));
-        std::fs::create_dir_all(&dir).unwrap();
+        let dir = Scratch::new();
         std::fs::write(dir.join("file"), "").unwrap();
         let problem = |path: &str| part_mount(&dir, Path::new(path)).err();
         assert!(matches!(problem("missing"), Some(RunnerProblem::NoMountSource(path)) if path == "missing"));
@@ -370,6 +371,5 @@ mod tests {
             matches!(&below, Some(RunnerProblem::System(e)) if e.to_string().contains("not a directory")),
             "{below:?}"
         );
-        std::fs::remove_dir_all(&dir).unwrap();
     }
 }

@@ -4,30 +4,14 @@ use std::path::PathBuf;
 
 use rbuild_linux::{RootDir, remove_tree};
 use rbuild_sandbox::Cancel;
+use rbuild_testkit::Scratch;
 
 use super::staged_dirs::StagedDirs;
 use super::*;
 
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn new(name: &str) -> Scratch {
-        let path = std::env::temp_dir().join(format!("rbuild-local-{name}-{}", std::process::id()));
-        let _ = remove_tree(&path);
-        std::fs::create_dir_all(&path).unwrap();
-        Scratch(path)
-    }
-
-    fn dir(&self, name: &str) -> RootDir {
-        std::fs::create_dir_all(self.0.join(name)).unwrap();
-        RootDir::open(self.0.join(name)).unwrap()
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = remove_tree(&self.0);
-    }
+fn new_dir(path: &Path) -> RootDir {
+    std::fs::create_dir(path).unwrap();
+    RootDir::open(path).unwrap()
 }
 
 fn put(dir: &RootDir, path: &str, content: &str) {
@@ -60,8 +44,8 @@ fn files(dir: &RootDir) -> Vec<String> {
 
 #[test]
 fn new_directories_merge_into_those_of_a_concurrent_export() {
-    let scratch = Scratch::new("merge");
-    let dest = scratch.dir("out");
+    let scratch = Scratch::new();
+    let dest = new_dir(&scratch.join("out"));
     let mut staged = StagedDirs::new(&dest);
     let top = OutputDir { dir: dest.try_clone().unwrap(), place: PathBuf::new(), is_new: false, stop: None };
     for (name, other) in [("kept", None), ("both", Some("both/b/theirs")), ("file", Some("file"))] {
@@ -89,18 +73,18 @@ fn new_directories_merge_into_those_of_a_concurrent_export() {
 
 #[test]
 fn an_export_that_is_stopped_or_fails_leaves_no_temporary_names() {
-    let scratch = Scratch::new("stop");
-    let (from, dest) = (scratch.dir("tree"), scratch.dir("out"));
+    let scratch = Scratch::new();
+    let (from, dest) = (new_dir(&scratch.join("tree")), new_dir(&scratch.join("out")));
     put(&from, "new/a", "1");
     put(&from, "old/a", "1");
     put(&from, "old/b/c", "1");
     put(&from, "replacing/a", "1");
     put(&dest, "replacing", "of the user");
-    std::fs::create_dir_all(scratch.0.join("out/old/a/is-a-directory")).unwrap();
+    std::fs::create_dir_all(scratch.join("out/old/a/is-a-directory")).unwrap();
     let tree = MergedTree::from(from);
     let cancel = Cancel::default();
     assert!(export(&tree, &dest, None, Some(&cancel)).unwrap_err().message().contains("`old/a` is a directory"));
-    remove_tree(&scratch.0.join("out/old/a")).unwrap();
+    remove_tree(&scratch.join("out/old/a")).unwrap();
     cancel.cancel();
     assert!(matches!(export(&tree, &dest, None, Some(&cancel)), Err(BuildError::Canceled)));
     let names = |dir: &RootDir| dir.entries().unwrap().into_iter().map(|e| e.name).collect::<Vec<_>>();
