@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use rbuild_image::{ImageConfig, ManifestDigest, Platform};
 use rbuild_plan::{BaseImage, Parameters, Plan, PlatformImage, plan};
+use rbuild_testkit::Scratch;
 
 type Shape = (&'static str, fn(usize) -> String);
 
@@ -116,11 +117,10 @@ fn best(rounds: usize, mut run: impl FnMut()) -> Duration {
 }
 
 fn wc(text: &str) -> Duration {
-    let path = std::env::temp_dir().join(format!("rbuild-plan-{}", std::process::id()));
+    let dir = Scratch::new();
+    let path = dir.join("Dockerfile");
     std::fs::write(&path, text).expect("writing the file for wc");
-    let time = best(5, || assert!(Command::new("wc").arg(&path).output().is_ok_and(|o| o.status.success())));
-    let _ = std::fs::remove_file(&path);
-    time
+    best(5, || assert!(Command::new("wc").arg(&path).output().is_ok_and(|o| o.status.success())))
 }
 
 fn main() -> ExitCode {

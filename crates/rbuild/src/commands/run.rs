@@ -206,7 +206,7 @@ fn variable(text: &str) -> Result<Option<(String, String)>, VariableError> {
 
 #[cfg(test)]
 mod tests {
-    use rbuild_testkit::{assert_recorded, no_remedy, variants};
+    use rbuild_testkit::{Scratch, assert_recorded, no_remedy, variants};
 
     use super::*;
 
@@ -229,7 +229,8 @@ mod tests {
 
     #[test]
     fn files_of_variables_follow_the_rules_of_docker() {
-        let file = std::env::temp_dir().join(format!("rbuild-env-file-{}", std::process::id()));
+        let dir = Scratch::new();
+        let file = dir.join("variables");
         let of = |text: &str| {
             std::fs::write(&file, text).unwrap();
             let all = variables(std::slice::from_ref(&file), &[]).map_err(|f| f.message);
@@ -253,6 +254,5 @@ mod tests {
             let message = of(text).unwrap_err();
             assert!(message.ends_with(end), "{text}: {message}");
         }
-        std::fs::remove_file(&file).unwrap();
     }
 }

@@ -435,6 +435,8 @@ pub fn agent(text: &str) -> Result<(String, AgentSource), Failure> {
 
 #[cfg(test)]
 mod tests {
+    use rbuild_testkit::Scratch;
+
     use super::*;
 
     #[test]
@@ -491,12 +493,12 @@ mod tests {
 
     #[test]
     fn quoted_fields_of_a_secret_contain_commas() {
-        let file = std::env::temp_dir().join(format!("rbuild-secret,{}", std::process::id()));
+        let dir = Scratch::new();
+        let file = dir.join("a,b");
         std::fs::write(&file, "squeamish").unwrap();
         let given = format!("id=a,\"SRC={}\"", file.display());
         let read = secret(&given);
         let values = secrets_of_line(&["--secret".into(), given.into()]);
-        std::fs::remove_file(&file).unwrap();
         assert_eq!(read.unwrap(), ("a".into(), b"squeamish".to_vec()));
         assert!(!values.mask("squeamish".into()).contains("squeamish"));
         for (text, want) in [("id=a,\"src=b", "unclosed quote"), ("id=a,src=\"b\"", "enclose a whole field")] {

@@ -6,7 +6,7 @@ use std::path::Path;
 use nix::errno::Errno;
 use rbuild_layer::Limits;
 use rbuild_linux::DestinationError;
-use rbuild_testkit::assert_recorded;
+use rbuild_testkit::{Scratch, assert_recorded};
 
 use crate::exit::Failure;
 use crate::input::value::BadValue;
@@ -108,8 +108,7 @@ fn messages_about_the_command_line_mask_secrets_of_variables() {
 /// Values that depend on files or on this machine.
 #[test]
 fn messages_about_files_of_flags_are_as_recorded() {
-    let scratch = std::env::temp_dir().join(format!("rbuild-flags-{}", std::process::id()));
-    std::fs::create_dir_all(&scratch).unwrap();
+    let scratch = Scratch::new();
     let socket = std::os::unix::net::UnixListener::bind(scratch.join("agent")).unwrap();
     std::fs::write(scratch.join("key"), "no key").unwrap();
     std::fs::write(scratch.join("big"), vec![b'x'; 1 << 20]).unwrap();
@@ -124,7 +123,6 @@ fn messages_about_files_of_flags_are_as_recorded() {
             .replace(&most.to_string(), "[limit]"),
     ];
     drop(socket);
-    std::fs::remove_dir_all(&scratch).unwrap();
     assert_recorded!("flag-files", text.join("\n").replace(&dir, "[dir]"));
 }
 

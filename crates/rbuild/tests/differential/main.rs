@@ -46,15 +46,14 @@ fn incremental_builds_equal_builds_from_scratch() {
     let first = number("RBUILD_DIFFERENTIAL_SEED").unwrap_or(clock % 1_000_000 * 1000);
     let seconds = Duration::from_secs(number("RBUILD_DIFFERENTIAL_SECONDS").unwrap_or(20));
     let most = number("RBUILD_DIFFERENTIAL_CASES").unwrap_or(u64::MAX);
-    let image = std::env::temp_dir().join(format!("rbuild-differential-{}.tar", std::process::id()));
+    let scratch = lab::Scratch::new();
+    let image = scratch.join("base.tar");
     run::base_image(&image);
     let begun = Instant::now();
     let (mut cases, mut rounds, mut failed) = (0, 0, Vec::new());
     while begun.elapsed() < seconds && cases < most && failed.len() < 20 {
-        let tried = std::env::temp_dir().join(format!("rbuild-differential-{}-tried", std::process::id()));
-        let mut case = generate::case(first + cases, &tried);
+        let mut case = generate::case(first + cases, &lab::Scratch::new());
         case.aged |= number("RBUILD_DIFFERENTIAL_AGED").is_some_and(|aged| aged > 0);
-        let _ = std::fs::remove_dir_all(tried);
         cases += 1;
         rounds += case.rounds.len();
         if let Some(failure) = run::play(&case, &image) {
@@ -62,7 +61,6 @@ fn incremental_builds_equal_builds_from_scratch() {
             report(case, &failure, &image);
         }
     }
-    let _ = std::fs::remove_file(&image);
     let succeeded = run::SUCCEEDED.load(std::sync::atomic::Ordering::Relaxed);
     let took = begun.elapsed().as_secs();
     eprintln!("{rounds} rounds ({succeeded} succeed) of {cases} cases from seed {first} in {took} s");

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::compare;
-use crate::lab::{base, rbuild_path};
+use crate::lab::{Scratch, base, rbuild_path};
 use crate::script::{Case, Output, Round};
 use crate::tree;
 
@@ -22,7 +22,7 @@ pub static SUCCEEDED: AtomicUsize = AtomicUsize::new(0);
 
 /// The working directory of one case.
 pub struct Scene {
-    dir: PathBuf,
+    dir: Scratch,
 }
 
 impl Drop for Scene {
@@ -30,8 +30,6 @@ impl Drop for Scene {
         for store in ["store", "fresh"] {
             self.wipe(store);
         }
-        let _ = Command::new("chmod").args(["-R", "u+rwX"]).arg(&self.dir).stderr(Stdio::null()).status();
-        let _ = fs::remove_dir_all(&self.dir);
     }
 }
 
@@ -51,9 +49,7 @@ pub fn play(case: &Case, image: &Path) -> Option<String> {
 
 impl Scene {
     fn new(image: &Path) -> Scene {
-        static SERIAL: AtomicUsize = AtomicUsize::new(0);
-        let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
-        let dir = std::env::temp_dir().join(format!("rbuild-differential-{}-{serial}", std::process::id()));
+        let dir = Scratch::new();
         for name in ["files/c", "files/n"] {
             fs::create_dir_all(dir.join(name)).unwrap();
         }

@@ -5,26 +5,18 @@ use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 
+use rbuild_testkit::Scratch;
 use serde_json::{Value, json};
 
 pub struct Lab {
-    dir: PathBuf,
-}
-
-impl Drop for Lab {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.dir);
-    }
+    dir: Scratch,
 }
 
 impl Lab {
     /// Returns a directory with an empty store.
     pub fn empty() -> Lab {
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let dir = std::env::temp_dir().join(format!("rbuild-words-{}-{number}", std::process::id()));
+        let dir = Scratch::new();
         std::fs::create_dir_all(dir.join("cwd/context")).unwrap();
         std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_rbuild"), dir.join("docker")).unwrap();
         Lab { dir }
@@ -88,7 +80,7 @@ impl Lab {
         };
         let mut child = Command::new(program);
         child.args(options).args(&line[1..]).current_dir(self.dir.join("cwd")).env_clear();
-        child.env("PATH", "/usr/bin:/bin").env("HOME", &self.dir).env("RBUILD_ROOT", self.dir.join("store"));
+        child.env("PATH", "/usr/bin:/bin").env("HOME", &*self.dir).env("RBUILD_ROOT", self.dir.join("store"));
         child.env("XDG_RUNTIME_DIR", self.dir.join("run"));
         child.env("COLUMNS", "100").env("SOURCE_DATE_EPOCH", "86400");
         // Help pages show the values of variables.

@@ -244,16 +244,18 @@ impl Drop for AnnouncedLayer<'_> {
 mod tests {
     use std::io::{Read, Seek};
 
+    use rbuild_testkit::Scratch;
+
     use super::*;
 
     #[test]
     fn layers_are_announced_with_their_files() {
         let (ours, theirs) = message_sockets().unwrap();
         let watch = LayerReporter { socket: Arc::new(ours), count: AtomicU64::new(7), known: HashSet::new() };
-        let path = std::env::temp_dir().join(format!("rbuild-announced-{}", std::process::id()));
+        let dir = Scratch::new();
+        let path = dir.join("layer");
         std::fs::write(&path, "layer").unwrap();
         let mut layer = watch.begun(File::open(&path).unwrap());
-        std::fs::remove_file(&path).unwrap();
         layer.grown(STEP - 1);
         layer.grown(STEP);
         layer.grown(STEP + 1);

@@ -3,23 +3,24 @@
 use std::io;
 use std::path::Path;
 
+use rbuild_testkit::Scratch;
+
 use super::*;
 
 #[test]
 fn a_named_context_may_be_for_one_platform() {
-    let root = std::env::temp_dir().join(format!("rbuild-named-contexts-{}", std::process::id()));
+    let root = Scratch::new();
     let store = Store::open(&root).unwrap();
     let given = ["base", "base::linux/arm64", "Base::arm64"].map(|name| format!("{name}=docker-image://scratch"));
     let found = named(&given, &store, &Platform::host(), &|_| panic!()).unwrap();
     let found = found.contexts.iter().map(|context| (context.name.as_str(), context.to_string()));
     let want = [("base", "base"), ("base", "base::linux/arm64"), ("Base", "Base::linux/arm64")];
     assert!(found.eq(want.map(|(name, shown)| (name, shown.to_string()))));
-    std::fs::remove_dir_all(&root).unwrap();
 }
 
 #[test]
 fn failures_are_as_recorded() {
-    let scratch = std::env::temp_dir().join(format!("rbuild-contexts-{}", std::process::id()));
+    let scratch = Scratch::new();
     std::fs::create_dir_all(scratch.join("dir")).unwrap();
     std::fs::write(scratch.join("file"), "").unwrap();
     std::os::unix::fs::symlink("ring", scratch.join("ring")).unwrap();
@@ -54,7 +55,6 @@ fn failures_are_as_recorded() {
         outer_ignore(&scratch.join("dir")).unwrap_err(),
         outer_ignore(&scratch.join("ring")).unwrap_err(),
     ];
-    std::fs::remove_dir_all(&scratch).unwrap();
     let text: String = failures.iter().map(Failure::text).collect();
     rbuild_testkit::assert_recorded!("contexts", text.replace(&*scratch.to_string_lossy(), "[dir]"));
 }
