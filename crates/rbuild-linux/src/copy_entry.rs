@@ -95,19 +95,21 @@ pub fn copy_entry(
 mod tests {
     use std::io::Write;
     use std::os::unix::net::UnixListener;
-    use std::path::PathBuf;
+
+    use rbuild_testkit::Scratch;
 
     use super::*;
     use crate::meta::Timestamp;
-    use crate::remove_tree;
 
     /// A scratch directory that contains one entry of each kind that an ordinary user can create.
-    struct Scratch(PathBuf, RootDir);
+    struct Entries {
+        dir: RootDir,
+        _scratch: Scratch,
+    }
 
-    impl Scratch {
-        fn new(name: &str) -> Scratch {
-            let path = std::env::temp_dir().join(format!("rbuild-entry-{name}-{}", std::process::id()));
-            std::fs::create_dir(&path).unwrap();
+    impl Entries {
+        fn new() -> Entries {
+            let path = Scratch::new();
             let dir = RootDir::open(&path).unwrap();
             dir.create_file(OsStr::new("file"), 0o600).unwrap().write_all(b"content").unwrap();
             dir.set_xattr(OsStr::new("file"), OsStr::new("user.kept"), b"1").unwrap();
@@ -121,70 +123,64 @@ mod tests {
             for name in ["file", "link", "fifo", "socket"] {
                 dir.set_mtime(OsStr::new(name), Timestamp { sec: 5, nsec: 7 }).unwrap();
             }
-            Scratch(path, dir)
+            Entries { dir, _scratch: path }
         }
 
         fn try_copy(&self, name: &str, copy: impl FnOnce(&Stat) -> EntryCopy<'static>) -> ControlFlow<()> {
-            let Scratch(_, dir) = self;
+            let dir = &self.dir;
             let stat = dir.stat_name(OsStr::new(name)).unwrap();
             copy_entry(dir, OsStr::new(name), &stat, dir, OsStr::new("copy"), &copy(&stat)).unwrap()
         }
 
         fn copy(&self, name: &str, copy: impl FnOnce(&Stat) -> EntryCopy<'static>) -> Stat {
             assert!(self.try_copy(name, copy).is_continue());
-            self.1.stat_name(OsStr::new("copy")).unwrap()
+            self.dir.stat_name(OsStr::new("copy")).unwrap()
         }
 
         fn remove_copy(&self) {
-            self.1.remove_file(OsStr::new("copy")).unwrap();
-        }
-    }
-
-    impl Drop for Scratch {
-        fn drop(&mut self) {
-            let _ = remove_tree(&self.0);
+            self.dir.remove_file(OsStr::new("copy")).unwrap();
         }
     }
 
     #[test]
     fn copies_have_the_metadata_of_the_originals() {
-        let scratch = Scratch::new("metadata");
+        let entries = Entries::new();
         for name in ["file", "link", "fifo", "socket"] {
-            let stat = scratch.1.stat_name(OsStr::new(name)).unwrap();
-            let copy = scratch.copy(name, EntryCopy::of);
+            let stat = entries.dir.stat_name(OsStr::new(name)).unwrap();
+            let copy = entries.copy(name, EntryCopy::of);
             let seen = |s: &Stat| (s.kind, s.mode, s.owner(), s.mtime, s.size, s.nlink);
             assert_eq!(seen(&copy), seen(&stat), "{name}");
-            scratch.remove_copy();
+            entries.remove_copy();
         }
-        scratch.copy("file", EntryCopy::of);
-        assert_eq!(scratch.1.read("copy", 100).unwrap(), b"content");
-        assert!(scratch.1.xattrs(OsStr::new("copy")).unwrap().is_empty());
-        scratch.remove_copy();
-        scratch.copy("link", EntryCopy::of);
-        assert_eq!(scratch.1.read_link(OsStr::new("copy")).unwrap(), "nowhere");
+        entries.copy("file", EntryCopy::of);
+        assert_eq!(entries.dir.read("copy", 100).unwrap(), b"content");
+        assert!(entries.dir.xattrs(OsStr::new("copy")).unwrap().is_empty());
+        entries.remove_copy();
+        entries.copy("link", EntryCopy::of);
+        assert_eq!(entries.dir.read_link(OsStr::new("copy")).unwrap(), "nowhere");
     }
 
     #[test]
     fn properties_of_copies_can_differ() {
-        let scratch = Scratch::new("options");
+        let entries = Entries::new();
         let keep: fn(&OsStr) -> bool = |attribute| attribute == "user.kept";
         let file =
-            scratch.copy("file", |stat| EntryCopy { mode: 0o640, keep_attribute: Some(keep), ..EntryCopy::of(stat) });
+            entries.copy("file", |stat| EntryCopy { mode: 0o640, keep_attribute: Some(keep), ..EntryCopy::of(stat) });
         assert_eq!(file.mode, 0o640);
-        let attributes = scratch.1.xattrs(OsStr::new("copy")).unwrap();
+        let attributes = entries.dir.xattrs(OsStr::new("copy")).unwrap();
         assert_eq!(attributes.keys().collect::<Vec<_>>(), ["user.kept"]);
-        scratch.remove_copy();
-        scratch.copy("link", |stat| EntryCopy { target: Some(OsStr::new("else")), ..EntryCopy::of(stat) });
-        assert_eq!(scratch.1.read_link(OsStr::new("copy")).unwrap(), "else");
-        scratch.remove_copy();
-        let socket = scratch.copy("socket", |stat| EntryCopy { sockets: SocketCopies::Files, ..EntryCopy::of(stat) });
+        entries.remove_copy();
+        entries.copy("link", |stat| EntryCopy { target: Some(OsStr::new("else")), ..EntryCopy::of(stat) });
+        assert_eq!(entries.dir.read_link(OsStr::new("copy")).unwrap(), "else");
+        entries.remove_copy();
+        let socket = entries.copy("socket", |stat| EntryCopy { sockets: SocketCopies::Files, ..EntryCopy::of(stat) });
         assert_eq!((socket.kind, socket.mode, socket.size), (FileKind::File, 0o2751, 0));
-        scratch.remove_copy();
+        entries.remove_copy();
         // A smaller file is copied at once.
-        let big = scratch.1.create_file(OsStr::new("big"), 0o600).unwrap();
+        let big = entries.dir.create_file(OsStr::new("big"), 0o600).unwrap();
         (&big).write_all(&vec![7; 100_000]).unwrap();
-        let done = scratch.try_copy("big", |stat| EntryCopy { go_on: &|| false, ..EntryCopy::of(stat) });
+        let done = entries.try_copy("big", |stat| EntryCopy { go_on: &|| false, ..EntryCopy::of(stat) });
         // A file system with reflinks copies it at once, too.
-        assert!(done.is_break() || scratch.1.read("copy", 1 << 20).unwrap().len() == 100_000);
+        assert!(done.is_break() || entries.dir.read("copy", 1 << 20).unwrap().len() == 100_000);
     }
 }

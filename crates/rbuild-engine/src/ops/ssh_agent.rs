@@ -260,7 +260,6 @@ mod tests {
 
     #[test]
     fn invalid_agent_messages_close_the_connection() {
-        let dir = Scratch::new();
         for length in [0, MAX_MESSAGE as u32 + 1, u32::MAX] {
             let (mut command, ours) = UnixStream::pair().unwrap();
             let connection = Connection::begin(ours, &AgentBackend::Keys(Vec::new())).unwrap();

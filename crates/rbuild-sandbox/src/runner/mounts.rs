@@ -263,9 +263,10 @@ fn requested_mount(
             let content = PlannedContent::Tmpfs { size: *size, read_only: wanted.read_only };
             return Ok((content, MountPointKind::Dir));
         }
-        MountSource::File { content, mode, uid, gid } => {
-            (file(&format!("mount-{index}"), content, *mode, UidGid::new(*uid, *gid), dirs.scratch)?, MountPointKind::File)
-        }
+        MountSource::File { content, mode, uid, gid } => (
+            file(&format!("mount-{index}"), content, *mode, UidGid::new(*uid, *gid), dirs.scratch)?,
+            MountPointKind::File,
+        ),
         // A command that may mount could remount a bind read-write; it cannot do so with an overlay
         // that has no upper directory.
         MountSource::Machine(source) if wanted.read_only && insecure => {

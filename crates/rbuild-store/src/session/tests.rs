@@ -1,30 +1,25 @@
-use std::path::PathBuf;
 use std::time::Duration;
+
+use rbuild_testkit::Scratch;
 
 use super::*;
 
 struct Scene {
-    place: PathBuf,
     store: Store,
+    place: Scratch,
 }
 
 impl Scene {
-    fn new(name: &str) -> Scene {
-        let place = std::env::temp_dir().join(format!("rbuild-session-{name}-{}", std::process::id()));
+    fn new() -> Scene {
+        let place = Scratch::new();
         let store = Store::open(&place).unwrap();
-        Scene { place, store }
-    }
-}
-
-impl Drop for Scene {
-    fn drop(&mut self) {
-        let _ = rbuild_linux::remove_tree(&self.place);
+        Scene { store, place }
     }
 }
 
 #[test]
 fn a_record_that_appears_during_the_wait_is_used() {
-    let scene = Scene::new("appears");
+    let scene = Scene::new();
     let (key, work) = (CacheKey::of(b"parts"), Workspace::open(&scene.store).unwrap());
     let other = Store::open(&scene.place).unwrap();
     let others_work = Workspace::open(&other).unwrap();
@@ -62,7 +57,7 @@ fn a_record_that_appears_during_the_wait_is_used() {
 
 #[test]
 fn a_failed_fill_publishes_no_tree() {
-    let scene = Scene::new("unfilled");
+    let scene = Scene::new();
     let (key, work) = (CacheKey::of(b"fixup"), Workspace::open(&scene.store).unwrap());
     let id = BuildId::of_command("build");
     let session = Session::new(&scene.store, &work, &id, 0);

@@ -1,7 +1,7 @@
 //! Runs a case in a store that is kept for the whole case and in a new store for each round.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
