@@ -71,7 +71,7 @@ mod tests {
             let scratch = Scratch::new();
             std::fs::create_dir(scratch.join("closed")).unwrap();
             std::fs::write(scratch.join("closed/file"), "").unwrap();
-            std::fs::set_permissions(scratch.join("closed"), Permissions::from_mode(0)).unwrap();
+            std::fs::set_permissions(scratch.join("closed"), Permissions::from_mode(0o000)).unwrap();
             let chain = |top: &str| scratch.join(top).join(PathBuf::from_iter(std::iter::repeat_n("d", 1000)));
             for top in ["a", "b", "c"] {
                 std::fs::create_dir_all(chain(top)).unwrap();
