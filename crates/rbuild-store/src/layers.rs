@@ -361,15 +361,13 @@ impl<'s> Layers<'s> {
         Ok(self.store.blobs().open_verified(&layer.digest)?.map(|file| (layer, file)))
     }
 
-    /// Returns the layer of a tree in that form, with its own times, if it was packed earlier and
-    /// its blob still exists.
+    /// Returns the layers of a tree, in all forms in which the store has them.
     ///
     /// # Errors
     ///
     /// Fails if the store cannot be read.
-    pub fn packed(&self, tree: &TreeId, form: LayerForm) -> Result<Option<BlobDigest>> {
-        let document = format!("trees/{}/{}", tree.name(), LayerVariant::exact(form).document());
-        Ok(self.packed_layer(&document)?.map(|layer| layer.digest))
+    pub fn packed(&self, tree: &TreeId) -> Result<Vec<BlobDigest>> {
+        self.packed_blobs(OsStr::new(&tree.name()))
     }
 
     /// Returns the blobs of all layers packed from the tree in that directory of `trees`.

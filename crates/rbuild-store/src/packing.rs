@@ -9,7 +9,7 @@ pub trait PackingWatch: Send + Sync {
     /// A layer begins, into a file that is open for reading. Its bytes are never changed.
     fn begun(&self, file: File) -> Box<dyn PackingProgress + '_>;
 
-    /// Returns true if the receiver has this layer from an earlier build.
+    /// Returns true if the receiver has this layer from an earlier build, perhaps in another form.
     fn has(&self, layer: &BlobDigest) -> bool;
 }
 

@@ -124,7 +124,7 @@ impl RepoDigests<'_> {
     }
 
     /// Returns the layers of the images that were pulled from the repository of `name` or pushed
-    /// there.
+    /// there, in the form in which the store has them. A push may have compressed them.
     ///
     /// # Errors
     ///

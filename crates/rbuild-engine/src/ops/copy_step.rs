@@ -106,10 +106,10 @@ impl Deferred<'_> {
             let layer = earlier.map_or(Ok(None), |tree| env.store.layers().plain_layer(tree))?;
             // Whoever has the layer of an equal earlier copy need not receive it again.
             let before = match earlier.filter(|_| incremental.is_repeated()) {
-                Some(tree) => env.store.layers().packed(tree, form)?,
-                None => None,
+                Some(tree) => env.store.layers().packed(tree)?,
+                None => Vec::new(),
             };
-            let watch = env.store.packing_watch().filter(|watch| !before.is_some_and(|digest| watch.has(&digest)));
+            let watch = env.store.packing_watch().filter(|watch| !before.iter().any(|layer| watch.has(layer)));
             let external = incremental.take_external(source, layer).map_err(general)?;
             return self.store_as_layer(watch, external, form);
         }

@@ -68,12 +68,29 @@ fn a_directory_with_other_files_does_not_become_a_store() {
         (&[][..], true),
         (&["lost+found"], true),
         (&["blobs/sha256", "trees"], true),
-        (&["blobs/sha256", "trees", "layers", "records", "results", "builds", "mounts", "tmp", "other"], true),
+        (
+            &[
+                "blobs/sha256",
+                "trees",
+                "layers",
+                "records",
+                "results",
+                "builds",
+                "mounts",
+                "tmp",
+                "owners.key",
+                "other",
+            ],
+            true,
+        ),
         // Stores that were copied without format.json and without empty directories.
         (&["blobs/sha256", "index.json", "oci-layout", "trees", "records"], true),
         (&["blobs/sha256", "index.json", "oci-layout", "owners.key"], true),
         (&["blobs/sha256", "index.json", "oci-layout", "steps.lock"], true),
         (&["blobs/sha256", "logs", "containers"], true),
+        // Names that users give to their directories, too.
+        (&["blobs", "trees/oak", "records/2024", "thesis"], false),
+        (&["trees", "records", "layers", "results", "builds", "mounts", "tmp", "blobs", "thesis"], false),
         // An OCI layout.
         (&["blobs/sha256", "index.json", "oci-layout"], false),
         (&["blobs", "notes"], false),

@@ -184,7 +184,8 @@ struct LayerReporter {
     socket: Arc<OwnedFd>,
     /// Number of layers.
     count: AtomicU64,
-    /// Layers of images that were pulled from the repository or pushed there.
+    /// Layers of images that were pulled from the repository or pushed there, as the store has
+    /// them.
     known: HashSet<BlobDigest>,
 }
 
