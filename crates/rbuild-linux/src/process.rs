@@ -369,12 +369,15 @@ impl Treatment {
             let mask = status.lines().find_map(|line| u64::from_str_radix(line.strip_prefix(name)?.trim(), 16).ok());
             mask.is_some_and(|mask| mask & bit(signal) != 0)
         };
-        match is_in("SigBlk:") {
-            _ if waits || is_in("SigCgt:") => Treatment::Received,
-            true => Treatment::Blocked,
-            // The wait may have begun after the first look.
-            false if is_awaiting(process, signal) => Treatment::Received,
-            false => Treatment::Default,
+        if waits || is_in("SigCgt:") {
+            Treatment::Received
+        } else if is_in("SigBlk:") {
+            Treatment::Blocked
+        } else if is_awaiting(process, signal) {
+            // The wait began after the first look.
+            Treatment::Received
+        } else {
+            Treatment::Default
         }
     }
 }

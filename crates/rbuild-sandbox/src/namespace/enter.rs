@@ -264,9 +264,11 @@ struct StopRequest {
 }
 
 impl StopRequest {
-    /// Returns true if `next` belongs to this request.
+    /// Returns true if `next` belongs to this request. Service managers may send SIGHUP after
+    /// SIGTERM (`SendSIGHUP=` of systemd.kill(5)).
     fn is_repeated_by(self, next: StopRequest) -> bool {
-        self.signal == next.signal && next.at.duration_since(self.at) < REPETITION
+        let is_same = self.signal == next.signal || (self.signal, next.signal) == (Signal::SIGTERM, Signal::SIGHUP);
+        is_same && next.at.duration_since(self.at) < REPETITION
     }
 }
 
@@ -301,7 +303,10 @@ fn supervise(
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(e) => return Ok(Err(failed("poll", "the builder process")(e.into()))),
         }
-        while let Some(signal) = signals.take() {
+        let mut arrived: Vec<Signal> = std::iter::from_fn(|| signals.take()).collect();
+        // Of several pending signals, the kernel returns the one with the lowest number first.
+        arrived.sort_by_key(|signal| *signal == Signal::SIGHUP);
+        for signal in arrived {
             let now = StopRequest { signal, at: Instant::now() };
             match requested {
                 Some(first) if first.is_repeated_by(now) => continue,

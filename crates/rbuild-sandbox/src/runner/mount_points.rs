@@ -54,11 +54,6 @@ pub struct CreatedMountPoints {
 /// Mode of a tmpfs at a mount point that the root file system lacks.
 pub(crate) const TMPFS_MODE: u32 = 0o1777;
 
-/// Returns the mode of the directory `target` of the root file system, if there is one.
-pub(crate) fn covered_mode(files: &RootDir, target: &Path) -> Option<u32> {
-    files.stat_follow(target).ok().filter(|stat| stat.kind == FileKind::Dir).map(|stat| stat.mode)
-}
-
 /// Name of the directory with the mount points.
 pub(crate) const MOUNT_POINTS_DIR: &str = "mount-points";
 

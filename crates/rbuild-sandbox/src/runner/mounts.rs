@@ -85,7 +85,12 @@ impl PlannedMount<'_> {
             (Some(above), Some(name)) => (above, name),
             _ => return Err(MountProblem::OverRoot.at(self.target).into()),
         };
-        let covered = rootfs.stat(&real).ok().filter(|stat| stat.kind == FileKind::Dir && !is_created(&real));
+        // Before the mount point is made.
+        let covered = match &self.content {
+            PlannedContent::Tmpfs { .. } => rootfs.stat(&real).ok(),
+            PlannedContent::Made(_) => None,
+        };
+        let covered = covered.filter(|stat| stat.kind == FileKind::Dir && !is_created(&real));
         let point = || -> rbuild_linux::Result<RootDir> {
             let above = rootfs.create_dir_all(above, 0o755, None, |_| ())?;
             match (above.exists(name)?, self.kind) {

@@ -262,7 +262,8 @@ fn a_tmpfs_has_the_mode_of_the_directory_that_it_covers() {
          RUN --mount=from=from,target=/m --mount=type=tmpfs,target=/m/out stat -c %a /abs >>/modes\n\
          RUN --mount=from=from,target=/m --mount=type=tmpfs,target=/m/in stat -c %a /m/d >>/modes\n\
          RUN --mount=from=from,target=/m,rw --mount=type=tmpfs,target=/z/missing stat -c %a /m/missing >>/modes\n\
-         RUN --mount=type=tmpfs,target=/new/dir --mount=from=from,target=/n --mount=type=tmpfs,target=/new stat -c %a /new >>/modes\n\
+         RUN ln -s /fresh /zz\n\
+         RUN --mount=type=tmpfs,target=/fresh/deep/x --mount=type=tmpfs,target=/zz stat -c %a /fresh >>/modes\n\
          FROM scratch\nCOPY --from=1 /modes /\n",
         &[],
     );

@@ -94,6 +94,16 @@ fn signals_are_forwarded_to_commands_that_handle_them() {
     }
 }
 
+/// As systemd does with `SendSIGHUP=yes`.
+#[test]
+fn sighup_after_sigterm_belongs_to_the_same_request() {
+    let lab = Lab::new();
+    let script = "trap 'sleep 0.3; echo cleaned; exit 3' TERM; echo ready; while :; do sleep 0.05; done";
+    let signals = [Signal::SIGTERM, Signal::SIGHUP];
+    let ended = send_signals(&lab, &["busybox", "sh", "-c", script], &signals, Duration::ZERO);
+    assert_eq!(ended, ("ready\ncleaned\n".into(), Some(3)));
+}
+
 #[test]
 fn a_second_signal_kills_a_command_that_handles_the_first() {
     let lab = Lab::new();
@@ -103,7 +113,6 @@ fn a_second_signal_kills_a_command_that_handles_the_first() {
         ([Signal::SIGINT, Signal::SIGTERM], 150),
         ([Signal::SIGINT, Signal::SIGTERM], 20),
         ([Signal::SIGHUP, Signal::SIGTERM], 100),
-        ([Signal::SIGTERM, Signal::SIGHUP], 0),
     ] {
         let ended = send_signals(&lab, &["busybox", "sh", "-c", script], &signals, Duration::from_millis(interval));
         assert_eq!(ended, ("ready\n".into(), Some(130)), "{signals:?} after {interval} ms");

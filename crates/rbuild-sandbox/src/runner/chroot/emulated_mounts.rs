@@ -157,9 +157,17 @@ impl EmulatedMounts<'_> {
             let target = Path::new(&wanted.target);
             let real = self.root.resolve(target).map_err(|e| RunnerProblem::of_mount_point(target, e))?;
             check_devices(target, &real)?;
-            self.place(&wanted.target, MountContent::of(wanted, self.root)?)?;
+            self.place(&wanted.target, MountContent::of(wanted, |target| self.covered_mode(target))?)?;
         }
         Ok(())
+    }
+
+    /// Returns the mode of the directory at `target`, unless it exists only as a mount point.
+    fn covered_mode(&self, target: &Path) -> Option<u32> {
+        let stat = self.root.stat_follow(target).ok().filter(|stat| stat.kind == FileKind::Dir)?;
+        let mut points = self.mounts.iter().flat_map(|mount| &mount.points);
+        let is_point = points.any(|point| point.pinned.inode() == stat.inode());
+        (!is_point).then_some(stat.mode)
     }
 
     fn place(&mut self, target: &str, content: MountContent<'_>) -> Result<(), RunnerProblem> {

@@ -9,7 +9,7 @@ use rbuild_linux::{DirStack, EntryCopy, FileKind, RootDir, Stat, UidGid, copy_en
 use crate::error::RunnerProblem;
 use crate::protocol::{MountRequest, MountSource};
 use crate::runner::devices::DEVICES;
-use crate::runner::mount_points::{TMPFS_MODE, covered_mode};
+use crate::runner::mount_points::TMPFS_MODE;
 
 /// A directory entry: its directory and its name.
 pub(super) type EntryAt = (RootDir, OsString);
@@ -31,14 +31,18 @@ pub(super) enum MountContent<'a> {
 }
 
 impl MountContent<'_> {
-    /// Returns the content of a mount in the root file system `files`.
-    pub(super) fn of<'w>(wanted: &'w MountRequest, files: &RootDir) -> Result<MountContent<'w>, RunnerProblem> {
+    /// Returns the content of a mount. `covered_mode` returns the mode of the directory that it
+    /// covers, if there is one.
+    pub(super) fn of<'w>(
+        wanted: &'w MountRequest,
+        covered_mode: impl FnOnce(&Path) -> Option<u32>,
+    ) -> Result<MountContent<'w>, RunnerProblem> {
         Ok(match &wanted.source {
             MountSource::File { content, mode, uid, gid } => {
                 MountContent::Text(content, *mode, UidGid::new(*uid, *gid))
             }
             MountSource::Tmpfs { .. } => {
-                MountContent::Empty(covered_mode(files, Path::new(&wanted.target)).unwrap_or(TMPFS_MODE))
+                MountContent::Empty(covered_mode(Path::new(&wanted.target)).unwrap_or(TMPFS_MODE))
             }
             MountSource::Bind(path) => socket(path)?,
             MountSource::Part { dir, path } => MountContent::Moved(inside(dir, path)?),
