@@ -126,7 +126,7 @@ mod tests {
             Entries { dir, _scratch: path }
         }
 
-        fn try_copy(&self, name: &str, copy: impl FnOnce(&Stat) -> EntryCopy<'static>) -> ControlFlow<()> {
+        fn try_copy<'a>(&self, name: &str, copy: impl FnOnce(&Stat) -> EntryCopy<'a>) -> ControlFlow<()> {
             let dir = &self.dir;
             let stat = dir.stat_name(OsStr::new(name)).unwrap();
             copy_entry(dir, OsStr::new(name), &stat, dir, OsStr::new("copy"), &copy(&stat)).unwrap()
@@ -176,11 +176,17 @@ mod tests {
         let socket = entries.copy("socket", |stat| EntryCopy { sockets: SocketCopies::Files, ..EntryCopy::of(stat) });
         assert_eq!((socket.kind, socket.mode, socket.size), (FileKind::File, 0o2751, 0));
         entries.remove_copy();
-        // A smaller file is copied at once.
-        let big = entries.dir.create_file(OsStr::new("big"), 0o600).unwrap();
-        (&big).write_all(&vec![7; 100_000]).unwrap();
-        let done = entries.try_copy("big", |stat| EntryCopy { go_on: &|| false, ..EntryCopy::of(stat) });
-        // A file system with reflinks copies it at once, too.
-        assert!(done.is_break() || entries.dir.read("copy", 1 << 20).unwrap().len() == 100_000);
+        // A file with a hole is copied in parts, and one of this size not by a reflink.
+        let sparse = entries.dir.create_file(OsStr::new("sparse"), 0o600).unwrap();
+        (&sparse).write_all(&[7; 4096]).unwrap();
+        sparse.set_len(60_000).unwrap();
+        let copy = |go_on: bool| {
+            let go_on = move || go_on;
+            entries.try_copy("sparse", |stat| EntryCopy { go_on: &go_on, ..EntryCopy::of(stat) })
+        };
+        assert!(copy(false).is_break());
+        entries.remove_copy();
+        assert!(copy(true).is_continue());
+        assert_eq!(entries.dir.read("copy", 1 << 20).unwrap().len(), 60_000);
     }
 }
