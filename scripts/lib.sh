@@ -30,7 +30,14 @@ need_packages() {
 need_cargo() {
     local wanted found
     wanted=$(sed -n 's/^rust-version *= *"\(.*\)"$/\1/p' "$TOP/Cargo.toml")
-    [ ! -x "$HOME/.cargo/bin/cargo" ] || PATH="$HOME/.cargo/bin:$PATH"
+    if [ -x "$HOME/.cargo/bin/cargo" ]; then
+        PATH="$HOME/.cargo/bin:$PATH"
+    elif ! command -v cargo >/dev/null && [ -n "${SUDO_USER:-}" ]; then
+        # sudo resets PATH and HOME; the toolchains of rustup are in the home of its user.
+        local home
+        home=$(getent passwd "$SUDO_USER" | cut -d: -f6)
+        [ ! -x "$home/.cargo/bin/cargo" ] || export PATH="$home/.cargo/bin:$PATH" RUSTUP_HOME="$home/.rustup"
+    fi
     command -v cargo >/dev/null || die "cargo is missing" "install Rust $wanted or newer with rustup: https://rustup.rs"
     found=$(cargo --version | cut -d' ' -f2)
     [ "$(printf '%s\n' "$wanted" "$found" | sort -V | sed -n 1p)" = "$wanted" ] ||
@@ -91,9 +98,10 @@ need_debian_rootfs() {
     say "creating a Debian root file system from packages: $1"
     mkdir -p "$(dirname "$1")"
     local mirror
-    # Either of the two files may be missing.
+    # Either of the two files may be missing. Cloud images refer to a file with mirrors, which the new
+    # root file system would lack.
     mirror=$( (cat /etc/apt/sources.list.d/debian.sources /etc/apt/sources.list 2>/dev/null || true) |
-        sed -n 's/^URIs: *//p; s/^deb  *\(\[[^]]*\] *\)\{0,1\}\([^ ]*\) .*/\2/p' | sed -n 1p)
+        sed -n 's/^URIs: *//p; s/^deb  *\(\[[^]]*\] *\)\{0,1\}\([^ ]*\) .*/\2/p' | grep -oE 'https?://[^ ]+' | sed -n 1p || true)
     # mmdebstrap infers the format, a gzip-compressed tar, from the file name.
     local part
     part=$(dirname "$1")/part-$(basename "$1")

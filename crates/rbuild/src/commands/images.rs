@@ -438,7 +438,7 @@ fn fill_in(image: &mut Value) {
 }
 
 pub fn tag(settings: &Settings, args: TagArgs) -> Result<u8, Failure> {
-    let name = value::image_name(&args.name)?;
+    let name = value::new_image_name(&args.name)?;
     let store = settings.open()?;
     let found = store.images().find(&args.image).map_err(named::missing(&store, &args.image, Purpose::Use))?;
     store.images().tag(found.artifact.digest(), Some(&name))?;

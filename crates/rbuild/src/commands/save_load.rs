@@ -75,7 +75,7 @@ fn size(file: &File) -> Option<u64> {
 }
 
 pub fn import(settings: &Settings, args: ImportArgs) -> Result<u8, Failure> {
-    let name: Option<Reference> = args.name.as_deref().map(value::image_name).transpose()?;
+    let name: Option<Reference> = args.name.as_deref().map(value::new_image_name).transpose()?;
     let platform = flags::platform(args.platform.as_deref())?.unwrap_or_else(Platform::host);
     let store = settings.open()?;
     let (source, total) = match args.file.as_str() {

@@ -139,7 +139,7 @@ impl Fields {
             "dest" => self.dest = Some(value.to_string()),
             "name" => {
                 for name in value.split(',').filter(|n| !n.is_empty()) {
-                    self.names.push(value::image_name(name)?);
+                    self.names.push(value::new_image_name(name)?);
                 }
             }
             "tar" => self.tar = switch()?,

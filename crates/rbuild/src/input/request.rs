@@ -121,7 +121,7 @@ fn warn_of_swallowed_context(args: &BuildArgs) {
 }
 
 fn tags(given: &[String]) -> Result<Vec<Reference>, Failure> {
-    given.iter().map(|tag| value::image_name(tag)).collect()
+    given.iter().map(|tag| value::new_image_name(tag)).collect()
 }
 
 /// Returns the parameters of the plan that flags and environment variables set.

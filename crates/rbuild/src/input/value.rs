@@ -104,6 +104,20 @@ pub fn image_name(text: &str) -> Result<Reference, Failure> {
     text.parse().map_err(|e| invalid_name(text, &e))
 }
 
+/// Parses a name that an image is given here. Fails if it contains a digest: the digests of an
+/// image under a name are those that its registry has.
+pub fn new_image_name(text: &str) -> Result<Reference, Failure> {
+    let name = image_name(text)?;
+    match (name.digest(), name.tag()) {
+        (None, _) => Ok(name),
+        (Some(_), tag) => {
+            let without = name.familiar_name() + &tag.map_or(String::new(), |tag| format!(":{tag}"));
+            let message = format!("`{text}` contains a digest, which an image gets from a registry");
+            Err(Failure::usage(message).help(hints::did_you_mean(&without)))
+        }
+    }
+}
+
 /// Returns the failure for a text that is not the name of an image, with the name that was probably
 /// meant.
 pub fn invalid_name(text: &str, e: &ReferenceError) -> Failure {
@@ -181,6 +195,9 @@ mod tests {
         assert_eq!(hint("ghcr.io/Me/App:V1"), "did you mean `ghcr.io/me/app:v1`?");
         let form = "use the form NAME@sha256: followed by the 64 digits of the digest";
         assert_eq!((hint("a@sha256"), hint("a@sha256:12")), (form.to_string(), form.to_string()));
+        let foreign = format!("me/a@sha256:{}", "0".repeat(64));
+        assert!(image_name(&foreign).is_ok());
+        assert_eq!(new_image_name(&foreign).unwrap_err().help.unwrap().to_string(), "did you mean `me/a`?");
         let name = "use the form NAME[:TAG] with a name in lower case, for example team/app:1.0";
         assert_eq!((hint("a:b:c"), hint("A b")), (name.to_string(), name.to_string()));
     }

@@ -305,6 +305,8 @@ fn image_words(remedy: &ImageRemedy) -> String {
         ImageRemedy::OtherLayout => "write to another directory, or remove this layout".into(),
         ImageRemedy::PassTar => "pass a tar archive, plain or compressed".into(),
         ImageRemedy::ReplaceImage => "remove the image, and load or pull it again from another source".into(),
+        // No other command gives an image a name with a digest.
+        ImageRemedy::ObtainImage { name } if name.contains('@') => format!("run `rbuild pull {name}`"),
         ImageRemedy::ObtainImage { name } => {
             format!(
                 "run `rbuild pull {name}`, or bring it in with `rbuild import FILE {name}` or `rbuild load -i FILE`"
