@@ -58,14 +58,19 @@ fn wait_for_terminal(
     reports: &mut ReportBuffer,
 ) -> Result<Option<OwnedFd>, SandboxError> {
     let no_pipes = [(Stream::Stdout, None), (Stream::Stderr, None)];
-    while !reports.has_reports() && !wait_for_activity(runner, socket, &no_pipes)? {
+    while !reports.has_reports() {
+        if wait_for_activity(runner, socket, &no_pipes)? {
+            // The socket contains all that the runner sent before its end. A process that it left
+            // behind may hold the other end open.
+            socket.set_nonblocking(true).map_err(fail("fcntl(F_SETFL)", "the socket of the command"))?;
+        }
         // One byte at a time: a longer read could continue past the byte that carries the terminal.
         match receive_with_byte(socket) {
             Ok((mut fds, byte)) => match fds.pop() {
                 Some(terminal) => return Ok(Some(terminal)),
                 None => reports.add(&[byte]),
             },
-            Err(rustix::io::Errno::PIPE) => break,
+            Err(rustix::io::Errno::PIPE | rustix::io::Errno::AGAIN) => break,
             Err(e) => return Err(fail("recvmsg", "the terminal")(e.into())),
         }
     }
