@@ -518,12 +518,11 @@ fn refuse_other_directory(root: &RootDir, path: &Path) -> Result<()> {
         files.into_iter().chain(all_dirs()).any(|own| name == own) || is_unpublished(name)
     };
     let is_new = entries.iter().all(|entry| entry.name == "lost+found");
-    let other = entries.iter().find(|entry| !is_own(&entry.name));
-    // Both names are usual ones: they count only if there is nothing else.
-    let was_complete = has("trees") && has("records") && other.is_none_or(|entry| entry.name == "oci-layout");
-    match other {
-        _ if is_new || has(OWNER_KEY) || has(STEPS) || was_complete => Ok(()),
-        None if has(DIRS[0]) => Ok(()),
+    match entries.iter().find(|entry| !is_own(&entry.name) && entry.name != "oci-layout") {
+        _ if is_new || has(OWNER_KEY) || has(STEPS) => Ok(()),
+        // Both names are usual ones: they count only if there is nothing else.
+        None if has("trees") && has("records") => Ok(()),
+        None if has(DIRS[0]) && !has("oci-layout") => Ok(()),
         other => {
             let entry = other.or(entries.first()).map(|entry| entry.name.clone()).unwrap_or_default();
             Err(StoreError::OtherDirectory { path: path.to_path_buf(), entry })

@@ -90,6 +90,7 @@ fn a_directory_with_other_files_does_not_become_a_store() {
         (&["blobs/sha256", "logs", "containers"], true),
         // Names that users give to their directories, too.
         (&["blobs", "trees/oak", "records/2024", "thesis"], false),
+        (&["blobs", "trees", "records", "index.json", "oci-layout", "thesis"], false),
         (&["trees", "records", "layers", "results", "builds", "mounts", "tmp", "blobs", "thesis"], false),
         // An OCI layout.
         (&["blobs/sha256", "index.json", "oci-layout"], false),

@@ -230,7 +230,7 @@ fn a_terminal_has_a_size_and_ctrl_c_goes_to_the_command() {
 
 /// The process that runs the command may have ended before its terminal is received.
 #[test]
-fn a_terminal_shows_the_output_of_a_command_that_ends_at_once() {
+fn a_terminal_has_the_output_of_a_command_that_ends_at_once() {
     let lab = Lab::new();
     for round in 0..20 {
         let (code, shown) = on_terminal(&lab, "$RB run -t busybox tty", "");
