@@ -33,6 +33,7 @@ mod recorded_owners;
 pub mod resource_limits;
 mod rootdir;
 pub mod seccomp;
+pub mod signal_forwarding;
 mod stop_signals;
 mod syscalls;
 pub mod terminal;

@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex};
 
 use nix::sys::signal::Signal;
 use rbuild_linux::parallel::locked;
+use rbuild_linux::signal_forwarding::forward_signal;
 use rbuild_linux::{clock, described, process};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::OFlags;
@@ -50,12 +51,12 @@ impl Cancel {
     }
 
     /// Sends a signal to the running commands that receive it, by a handler or by waiting for it
-    /// ([`process::forward_signal`]). Returns true if there is one. A signal that is blocked counts
+    /// ([`forward_signal`]). Returns true if there is one. A signal that is blocked counts
     /// as received unless it is soon unblocked without a handler.
     pub fn forward(&self, signal: Signal) -> bool {
         // Not locked meanwhile: a runner that ends must not wait.
         let running: Vec<Arc<OwnedFd>> = locked(&self.0.running).values().cloned().collect();
-        running.iter().map(|runner| process::forward_signal(runner, signal)).fold(false, |any, sent| any | sent)
+        running.iter().map(|runner| forward_signal(runner, signal)).fold(false, |any, sent| any | sent)
     }
 
     /// Returns true if the build has been canceled.

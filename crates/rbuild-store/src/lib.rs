@@ -54,6 +54,7 @@ mod cache;
 mod cache_mounts;
 mod containers;
 mod contents;
+mod directories;
 mod downloads;
 mod error;
 mod exclusive_lock;

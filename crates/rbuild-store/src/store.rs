@@ -17,6 +17,7 @@ use rbuild_linux::{
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::directories::{DIRS, DIRS_OF_DOCUMENTS, OWNER_KEY, STEPS, refuse_other_directory, restrict_directories};
 use crate::error::{Result, StoreError, naming};
 use crate::incoming_blobs::IncomingBlobs;
 use crate::keys;
@@ -24,9 +25,6 @@ use crate::lock_waits::{LockWaiting, Wait, Waits, open_lock};
 use crate::modes;
 use crate::packing::PackingWatch;
 use crate::sentinel;
-
-/// Lock file with one byte for each step and each cache mount.
-const STEPS: &str = "steps.lock";
 
 /// Format version, incremented when older programs cannot read what newer ones write.
 const VERSION: u32 = 1;
@@ -37,9 +35,6 @@ const FEATURES: [&str; 1] = ["keyed-owners"];
 
 /// Maximum size of a JSON document of the store in bytes.
 const MAX_JSON: u64 = 64 << 20;
-
-/// File of the key that names the attribute of recorded owners.
-const OWNER_KEY: &str = "owners.key";
 
 #[derive(Serialize, Deserialize)]
 struct Format {
@@ -78,39 +73,6 @@ pub struct Store {
     /// Blobs that another process is downloading.
     pub(crate) incoming: Arc<IncomingBlobs>,
     packing: Option<Arc<dyn PackingWatch>>,
-}
-
-/// Directories that each store has, parents first.
-pub(crate) const DIRS: [&str; 9] =
-    ["blobs", "blobs/sha256", "trees", "layers", "records", "results", "builds", "mounts", "tmp"];
-
-/// Directories without documents that are created when they are needed.
-const OTHER_DIRS: [&str; 3] = ["owners", "logs", "partial"];
-
-/// Directories with files of images, commands and build contexts, in trees or in layers.
-const FOREIGN_DIRS: [&str; 4] = ["blobs", "trees", "mounts", "tmp"];
-
-/// Directories in which [`Store::write`], [`Store::write_durable`] and the writers of notes create
-/// files.
-const DIRS_OF_DOCUMENTS: [&str; 12] = [
-    ".",
-    "records",
-    "results",
-    "builds",
-    "layers",
-    "accounts",
-    "ledgers",
-    "containers",
-    "hashes",
-    "pulled",
-    "pushed",
-    "downloads",
-];
-
-/// Returns all directories of a store, parents first, including those that it may lack.
-pub(crate) fn all_dirs() -> impl Iterator<Item = &'static str> {
-    let optional = DIRS_OF_DOCUMENTS.into_iter().filter(|dir| *dir != "." && !DIRS.contains(dir));
-    DIRS.into_iter().chain(optional).chain(OTHER_DIRS)
 }
 
 impl Store {
@@ -505,31 +467,6 @@ fn refuse_store_of_user(path: &Path, caller: u32) -> Result<()> {
     Err(StoreError::OfUser { path: path.to_path_buf(), owner })
 }
 
-/// Fails if a directory that is not a store contains files. Allowed are those of a store that lost
-/// its format and perhaps more, and those of one that was not created completely, whose first
-/// directory is that of the blobs. An OCI layout has some of the same files: of a store,
-/// `oci-layout` is written after the directories.
-fn refuse_other_directory(root: &RootDir, path: &Path) -> Result<()> {
-    // All conditions are of one moment: another process may be creating the store.
-    let entries = root.entries()?;
-    let has = |name: &str| entries.iter().any(|entry| entry.name == name);
-    let is_own = |name: &OsStr| {
-        let files = ["index.json", "lock", "lost+found"];
-        files.into_iter().chain(all_dirs()).any(|own| name == own) || is_unpublished(name)
-    };
-    let is_new = entries.iter().all(|entry| entry.name == "lost+found");
-    match entries.iter().find(|entry| !is_own(&entry.name) && entry.name != "oci-layout") {
-        _ if is_new || has(OWNER_KEY) || has(STEPS) => Ok(()),
-        // Both names are usual ones: they count only if there is nothing else.
-        None if has("trees") && has("records") => Ok(()),
-        None if has(DIRS[0]) && !has("oci-layout") => Ok(()),
-        other => {
-            let entry = other.or(entries.first()).map(|entry| entry.name.clone()).unwrap_or_default();
-            Err(StoreError::OtherDirectory { path: path.to_path_buf(), entry })
-        }
-    }
-}
-
 fn create(root: &RootDir, path: &Path) -> Result<()> {
     for dir in DIRS {
         root.create_dir_all(dir, modes::dir(), None, |_| ())?;
@@ -545,21 +482,6 @@ fn create(root: &RootDir, path: &Path) -> Result<()> {
         root,
         Format { version: VERSION, compatible, read_only_compatible, incompatible, others: Default::default() },
     )
-}
-
-/// Restricts the directories with foreign files to the store's owner. Otherwise any user could run
-/// an image's set-user-ID program with the privileges of the store's owner. Earlier versions
-/// created the directories without this protection.
-fn restrict_directories(root: &RootDir) -> Result<()> {
-    for dir in FOREIGN_DIRS {
-        let dir = OsStr::new(dir);
-        // `Gc::check` creates missing directories.
-        if root.exists(dir)? && root.stat_name(dir)?.mode & 0o077 != 0 {
-            // A directory that cannot be changed can still be read.
-            let _ = root.chmod(dir, 0o700);
-        }
-    }
-    Ok(())
 }
 
 /// Reads the format of the store at `path`. Fails if this program does not support it.

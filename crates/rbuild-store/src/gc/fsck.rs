@@ -10,6 +10,7 @@ use rbuild_image::{BlobDigest, ManifestDigest, digest_of};
 use rbuild_linux::RootDir;
 
 use crate::cache::records::{Record, ResultFile};
+use crate::directories::all_dirs;
 use crate::error::{Result, StoreError, naming};
 use crate::exclusive_lock::ExclusiveLock;
 use crate::gc::damage::{BlobFault, CheckFailure, FoundDamage, ImageFault, ImageLabel, StoreDamage};
@@ -17,7 +18,7 @@ use crate::gc::misplaced::Misplaced;
 use crate::gc::prune::Gc;
 use crate::images::{Image, InvalidEntry, NamedImage, digest};
 use crate::partial_blobs;
-use crate::store::{Store, all_dirs};
+use crate::store::Store;
 use crate::workspace::sweep;
 
 /// Directory of the blobs.

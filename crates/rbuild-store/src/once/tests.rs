@@ -7,13 +7,14 @@ use rbuild_testkit::Scratch;
 use super::*;
 use crate::ids::ResultId;
 
-struct Scene {
-    store: Store,
-    place: Scratch,
+/// A store in a directory of its own.
+pub(crate) struct Scene {
+    pub store: Store,
+    pub place: Scratch,
 }
 
 impl Scene {
-    fn new() -> Scene {
+    pub fn new() -> Scene {
         let place = Scratch::new();
         let store = Store::open(&place).unwrap();
         Scene { store, place }
@@ -25,7 +26,7 @@ fn step(name: &str) -> Lock {
 }
 
 /// Returns once another thread has found the lock taken: it looks again every few milliseconds.
-fn let_others_wait() {
+pub(crate) fn let_others_wait() {
     std::thread::sleep(Duration::from_millis(60));
 }
 

@@ -1,21 +1,5 @@
-use std::time::Duration;
-
-use rbuild_testkit::Scratch;
-
 use super::*;
-
-struct Scene {
-    store: Store,
-    place: Scratch,
-}
-
-impl Scene {
-    fn new() -> Scene {
-        let place = Scratch::new();
-        let store = Store::open(&place).unwrap();
-        Scene { store, place }
-    }
-}
+use crate::once::tests::{Scene, let_others_wait};
 
 #[test]
 fn a_record_that_appears_during_the_wait_is_used() {
@@ -35,8 +19,7 @@ fn a_record_that_appears_during_the_wait_is_used() {
                 .tree_once(Lock::Squash, &key, not_made)
                 .unwrap()
         });
-        // The other thread finds the lock taken; it looks again every few milliseconds.
-        std::thread::sleep(Duration::from_millis(60));
+        let_others_wait();
         assert!(!waiting.is_finished());
         let id = BuildId::of_command("first");
         let session = Session::new(&scene.store, &work, &id, 1);
