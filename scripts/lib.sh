@@ -101,7 +101,7 @@ need_debian_rootfs() {
     # Either of the two files may be missing. Cloud images refer to a file with mirrors, which the new
     # root file system would lack.
     mirror=$( (cat /etc/apt/sources.list.d/debian.sources /etc/apt/sources.list 2>/dev/null || true) |
-        sed -n 's/^URIs: *//p; s/^deb  *\(\[[^]]*\] *\)\{0,1\}\([^ ]*\) .*/\2/p' | grep -oE 'https?://[^ ]+' | sed -n 1p || true)
+        sed -n 's/^URIs: *//p; s/^deb  *\(\[[^]]*\] *\)\{0,1\}\([^ ]*\) .*/\2/p' | grep -oE '^https?://[^ ]+' | sed -n 1p || true)
     # mmdebstrap infers the format, a gzip-compressed tar, from the file name.
     local part
     part=$(dirname "$1")/part-$(basename "$1")

@@ -55,12 +55,14 @@ pub(crate) fn refuse_other_directory(root: &RootDir, path: &Path) -> Result<()> 
     let entries = root.entries()?;
     let has = |name: &str| entries.iter().any(|entry| entry.name == name);
     let is_own = |name: &OsStr| {
-        let files = ["index.json", "lock", "lost+found"];
+        let files = ["index.json", "index.lock", "lock", "alone.lock", "secrets.key", "lost+found"];
         files.into_iter().chain(all_dirs()).any(|own| name == own) || is_unpublished(name)
     };
     let is_new = entries.iter().all(|entry| entry.name == "lost+found");
     match entries.iter().find(|entry| !is_own(&entry.name) && entry.name != "oci-layout") {
         _ if is_new || has(OWNER_KEY) || has(STEPS) => Ok(()),
+        // Another process has just created the store.
+        _ if has("format.json") => Ok(()),
         // Both names are usual ones: they count only if there is nothing else.
         None if has("trees") && has("records") => Ok(()),
         None if has(DIRS[0]) && !has("oci-layout") => Ok(()),

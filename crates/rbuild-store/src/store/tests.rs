@@ -88,6 +88,7 @@ fn a_directory_with_other_files_does_not_become_a_store() {
         (&["blobs/sha256", "index.json", "oci-layout", "owners.key"], true),
         (&["blobs/sha256", "index.json", "oci-layout", "steps.lock"], true),
         (&["blobs/sha256", "logs", "containers"], true),
+        (&["blobs/sha256", "trees", "records", "index.lock", "alone.lock", "secrets.key"], true),
         // Names that users give to their directories, too.
         (&["blobs", "trees/oak", "records/2024", "thesis"], false),
         (&["blobs", "trees", "records", "index.json", "oci-layout", "thesis"], false),
