@@ -459,6 +459,11 @@ pub enum StoreRemedy {
     OtherStore,
     /// Use a directory without files, or one that does not exist.
     EmptyDirectory,
+    /// Load the images of an OCI layout into a store elsewhere.
+    LoadLayout {
+        /// The layout.
+        dir: PathBuf,
+    },
     /// Run the command as the owner of the store, or use another directory for the store.
     BecomeOwner {
         /// Name of the owner, or the number of one without a name.

@@ -66,6 +66,7 @@ pub(crate) fn refuse_other_directory(root: &RootDir, path: &Path) -> Result<()> 
         // Both names are usual ones: they count only if there is nothing else.
         None if has("trees") && has("records") => Ok(()),
         None if has(DIRS[0]) && !has("oci-layout") => Ok(()),
+        _ if has("oci-layout") && has("index.json") => Err(StoreError::OciLayout(path.to_path_buf())),
         other => {
             let entry = other.or(entries.first()).map(|entry| entry.name.clone()).unwrap_or_default();
             Err(StoreError::OtherDirectory { path: path.to_path_buf(), entry })

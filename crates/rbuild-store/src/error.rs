@@ -32,6 +32,9 @@ pub enum StoreError {
         rbuild_linux::quoted(Path::new(.entry))
     )]
     OtherDirectory { path: PathBuf, entry: OsString },
+    /// The directory is an OCI layout that is not a store.
+    #[error("cannot create a store in {}: the directory is an OCI layout", rbuild_linux::quoted(.0))]
+    OciLayout(PathBuf),
     /// The store belongs to another user, and root would leave files in it that the owner cannot
     /// change.
     #[error("cannot use the store {} as root: it belongs to user {owner}", rbuild_linux::quoted(.path))]
@@ -158,6 +161,7 @@ impl StoreError {
         match self {
             StoreError::Unusable { .. } if self.is_disk_full() => Some(Remedy::Disk(DiskRemedy::FreeSpace)),
             StoreError::Unusable { .. } => Some(Remedy::Store(StoreRemedy::OtherStore)),
+            StoreError::OciLayout(dir) => Some(StoreRemedy::LoadLayout { dir: dir.clone() }.into()),
             StoreError::OtherDirectory { .. } => Some(Remedy::Store(StoreRemedy::EmptyDirectory)),
             StoreError::OfUser { owner, .. } => Some(Remedy::Store(StoreRemedy::BecomeOwner { user: owner.clone() })),
             StoreError::Newer { .. } => Some(Remedy::Store(StoreRemedy::NewerProgram)),
@@ -269,6 +273,7 @@ mod tests {
             unusable(13),
             unusable(28),
             StoreError::OtherDirectory { path: "/home/ada".into(), entry: "notes".into() },
+            StoreError::OciLayout("/home/ada/layout".into()),
             StoreError::OfUser { path: "/s".into(), owner: "ada".into() },
             newer("trees"),
             newer(""),
@@ -307,6 +312,7 @@ mod tests {
             Layer,
             Unusable,
             OtherDirectory,
+            OciLayout,
             OfUser,
             Newer,
             NoFormat,

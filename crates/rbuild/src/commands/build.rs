@@ -138,7 +138,7 @@ fn run(
     }
     let ended = ended?;
     if let BuildOutcome::Made(finished) = &ended {
-        conclude(inputs.args, &request, finished, reports)?;
+        conclude(once.store, inputs.args, &request, finished, reports)?;
     }
     Ok(ended)
 }

@@ -8,7 +8,7 @@ use rbuild_engine::{
     BuildError, BuildReport, BuildRequest, Event, Events, Export, NetworkAccess, Prepared, PreparedBuild, answer,
     binds, execute, prepare, warn_of_store,
 };
-use rbuild_image::MediaType;
+use rbuild_image::{MediaType, Reference};
 use rbuild_linux::Destination;
 use rbuild_linux::parallel::start;
 use rbuild_sandbox::{Builder, BuilderConfig, Cancel, GRACE, Restore, enter};
@@ -288,8 +288,22 @@ fn metadata(request: &BuildRequest, finished: &BuildReport) -> Value {
     all
 }
 
+/// Returns the names of a stored result: those of the request, or else those that it had before.
+fn names_of(store: &Store, request: &BuildRequest, finished: &BuildReport) -> Result<Vec<Reference>, Failure> {
+    if !request.tags.is_empty() {
+        return Ok(request.tags.clone());
+    }
+    let digest = match finished {
+        BuildReport { index: Some(index), .. } => Some(index.digest),
+        BuildReport { image, .. } => image.map(|image| image.manifest),
+    };
+    let entries = store.images().list()?.into_iter().filter(|entry| Some(*entry.artifact.digest()) == digest);
+    Ok(entries.filter_map(|entry| entry.name).collect())
+}
+
 /// Publishes outputs, writes reports and prints the result after a successful build.
 pub fn conclude(
+    store: &Store,
     args: &BuildArgs,
     request: &BuildRequest,
     finished: &BuildReport,
@@ -316,7 +330,7 @@ pub fn conclude(
         Some(id) if args.quiet => terminal::out(&format!("{id}\n")),
         Some(id) if !quiet && !is_stored => terminal::err(&format!("image {id}\n")),
         Some(id) if !quiet => {
-            let names: Vec<String> = request.tags.iter().map(|t| t.familiar()).collect();
+            let names: Vec<String> = names_of(store, request, finished)?.iter().map(Reference::familiar).collect();
             let names = if names.is_empty() {
                 "without a name (give one with -t)".into()
             } else {

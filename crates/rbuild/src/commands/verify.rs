@@ -70,7 +70,7 @@ pub fn verify(
     if finished.image.is_some_and(|found| found.id != image) {
         return Err(NotVerified::ContextChanged.into());
     }
-    conclude(inputs.args, &request, &finished, reports)?;
+    conclude(once.store, inputs.args, &request, &finished, reports)?;
     Ok(BuildOutcome::Made(finished))
 }
 

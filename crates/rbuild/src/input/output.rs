@@ -190,6 +190,7 @@ impl Fields {
             // As in BuildKit, options of images are ignored for other outputs.
             OutputKind::Local | OutputKind::Tar | OutputKind::CacheOnly => LayerForm::default(),
             OutputKind::Image if !push => layers.unwrap_or(ImageForm::of_store().layers),
+            OutputKind::DockerArchive if dest.is_none() => layers.unwrap_or(ImageForm::of_store().layers),
             _ => layers.unwrap_or_default(),
         };
         let has_image = !matches!(kind, OutputKind::Local | OutputKind::Tar | OutputKind::CacheOnly);
@@ -412,6 +413,21 @@ mod tests {
         ] {
             let got = parse(text).unwrap_or_else(|e| panic!("{text}: {e:?}"));
             assert_eq!((got.kind, got.dest.as_deref()), (kind, dest), "{text}");
+        }
+    }
+
+    #[test]
+    fn layers_of_the_store_are_not_compressed_by_default() {
+        let gzip = LayerForm::GZIP;
+        for (text, want) in [
+            ("type=image", LayerForm::Uncompressed),
+            ("type=docker", LayerForm::Uncompressed),
+            ("type=docker,compression=gzip", gzip),
+            ("type=docker,dest=x.tar", gzip),
+            ("type=image,push=true", gzip),
+            ("type=registry", gzip),
+        ] {
+            assert_eq!(parse(text).unwrap_or_else(|e| panic!("{text}: {e:?}")).form.layers, want, "{text}");
         }
     }
 

@@ -510,6 +510,19 @@ fn a_streamed_image_is_reported_and_not_stored() {
 
 /// The kernel accepts an empty value, which has no effect, and then refuses to return it.
 #[test]
+fn the_store_as_an_output_keeps_the_image_that_it_has() {
+    let lab = Lab::new();
+    let file = "FROM busybox\nRUN echo x > /x\n";
+    lab.build(file, &["-t", "app:1"]).ok();
+    let images = lab.rbuild(["images", "-a", "--no-trunc"]).ok().stdout;
+    for args in [&["-o", "type=docker", "-t", "app:1"][..], &["-o", "type=docker"], &["-o", "type=image"], &[]] {
+        let built = lab.build(file, args).ok();
+        assert!(built.stderr.contains("is in the local store as app:1\n"), "{args:?}: {}", built.stderr);
+        assert_eq!(lab.rbuild(["images", "-a", "--no-trunc"]).ok().stdout, images, "{args:?}");
+    }
+}
+
+#[test]
 fn an_empty_file_capability_is_omitted() {
     let lab = Lab::new();
     lab.rbuild(["import", base("debian.tar.gz").to_str().unwrap(), "debian"]).ok();

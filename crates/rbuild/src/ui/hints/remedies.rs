@@ -66,6 +66,9 @@ fn store_words(remedy: &StoreRemedy) -> String {
         StoreRemedy::EmptyDirectory => {
             "pass the path of a store, or of a new or empty directory, with --root DIR or RBUILD_ROOT".into()
         }
+        StoreRemedy::LoadLayout { dir } => {
+            format!("load the images of {} into a store in another directory with `rbuild load -i`", quoted(dir))
+        }
         StoreRemedy::BecomeOwner { user } => {
             format!("run this as user {user}, or choose another store with --root DIR or RBUILD_ROOT")
         }

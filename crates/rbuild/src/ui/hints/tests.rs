@@ -376,6 +376,7 @@ fn hints_about_the_store_are_as_recorded() {
         StoreRemedy {
             OtherStore,
             EmptyDirectory,
+            LoadLayout,
             BecomeOwner,
             OwnStore,
             NewerProgram,
@@ -389,6 +390,7 @@ fn hints_about_the_store_are_as_recorded() {
         [
             StoreRemedy::OtherStore,
             StoreRemedy::EmptyDirectory,
+            StoreRemedy::LoadLayout { dir: "/s/my layout".into() },
             StoreRemedy::BecomeOwner { user: "ada".into() },
             StoreRemedy::OwnStore,
             StoreRemedy::NewerProgram,
