@@ -313,7 +313,7 @@ impl TokenRequest<'_> {
         let offline = (refresh == RefreshToken::Requested).then_some(("offline_token", "true"));
         let client = ("client_id", CLIENT);
         let (certs, security) = self.protection()?;
-        let server = Server { security, certs: &certs };
+        let server = Server::new(security, &certs);
         let query = |account: Option<&str>| {
             let account = account.map(|user| ("account", user));
             let extra = offline.into_iter().chain(offline.is_some().then_some(client));
@@ -357,10 +357,7 @@ impl TokenRequest<'_> {
             return Err(ReplyFault::InvalidTokenServer.of(&self.endpoint.host));
         };
         let own = self.endpoint.is_origin_of(self.realm);
-        let mut certs = if own { self.endpoint.certs.clone() } else { CertFiles::default() };
-        if !own {
-            certs.find(&self.shared.environment, authority).map_err(RegistryProblem::Config)?;
-        }
+        let certs = if own { self.endpoint.certs.clone() } else { self.shared.certs_of_other(authority)? };
         let security = if own { Some(self.endpoint.security) } else { self.endpoint.protection_of(scheme, authority) };
         let unprotected = || ReplyFault::UnprotectedTokenServer(authority).of(&self.endpoint.host);
         let security = security.ok_or_else(unprotected)?;

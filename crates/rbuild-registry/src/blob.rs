@@ -13,13 +13,16 @@ use crate::blob_request::{BlobRequest, OpenRange};
 use crate::client::Repository;
 use crate::config_error::{ConfigError, EndpointUse};
 use crate::endpoint_modes::EndpointRole;
-use crate::error::{RegistryError, RegistryProblem, RemoteRepository, VerifiedContent};
+use crate::error::{RegistryError, RegistryProblem, VerifiedContent};
 use crate::ranges::{Ranges, RangesFailed};
 use crate::reply_fault::ReplyFault;
 use crate::retry::{Attempts, may_be_temporary};
 use crate::session::EndpointSession;
 use crate::stall::StallDetector;
+use crate::url;
 
+/// Number of times that an endpoint may send a blob with a wrong digest.
+const WRONG_BLOBS: usize = 2;
 /// Progress in bytes after which earlier failures no longer count.
 const PROGRESS: u64 = 1 << 20;
 
@@ -30,8 +33,10 @@ const PROGRESS: u64 = 1 << 20;
 /// A large blob is requested in ranges. As long as one connection is slow, and others are free, the
 /// ranges are requested over several.
 pub struct BlobReader<'a> {
+    repository: &'a Repository,
     sessions: Vec<&'a Arc<EndpointSession>>,
-    place: RemoteRepository,
+    /// URLs that are tried before the endpoints.
+    urls: Vec<String>,
     request: BlobRequest,
     incoming: Option<BlobStream>,
     /// Counts the first connection, once there is one.
@@ -70,12 +75,15 @@ enum ConnectionRate {
 impl<'a> BlobReader<'a> {
     /// Returns the reader of a blob of a repository. Connects on the first read.
     pub(crate) fn new(repository: &'a Repository, digest: &BlobDigest, size: u64) -> BlobReader<'a> {
-        let sessions: Vec<&Arc<EndpointSession>> =
-            repository.sessions.iter().filter(|session| session.endpoint.operations.digests).collect();
+        let usable = |session: &&Arc<EndpointSession>| {
+            session.endpoint.operations.digests && repository.times_wrong(digest, &session.endpoint.host) < WRONG_BLOBS
+        };
+        let sessions: Vec<&Arc<EndpointSession>> = repository.sessions.iter().filter(usable).collect();
         let retry_policy = repository.sessions.first().map(|s| s.shared().http.retry_policy()).unwrap_or_default();
         BlobReader {
+            repository,
             sessions,
-            place: repository.place.clone(),
+            urls: Vec::new(),
             request: BlobRequest { digest: *digest, at: 0, size },
             incoming: None,
             connection: None,
@@ -84,6 +92,16 @@ impl<'a> BlobReader<'a> {
             failed_at: 0,
             stall: StallDetector::new(retry_policy.idle),
         }
+    }
+
+    /// Returns the reader with URLs that are tried before the endpoints, each once: those that a
+    /// manifest states for a layer that must not be distributed. URLs with logins are ignored, and
+    /// so are those of plain HTTP unless the registry itself is contacted in that way.
+    pub fn with_urls(mut self, urls: &[String]) -> BlobReader<'a> {
+        let is_usable =
+            |url: &&String| url::split(url).is_some() && self.repository.times_wrong(&self.request.digest, url) == 0;
+        self.urls = urls.iter().filter(is_usable).cloned().collect();
+        self
     }
 }
 
@@ -94,17 +112,60 @@ impl BlobReader<'_> {
         (self.request.at, self.failed_at) = (at, at);
     }
 
+    /// Records that the blob has a wrong digest. Returns true if it should be read again: the
+    /// endpoint may send it once more, or there is another one.
+    pub fn note_wrong(&self) -> bool {
+        let digest = &self.request.digest;
+        match (self.urls.first(), self.sessions.first()) {
+            (Some(url), _) => {
+                self.repository.note_wrong(digest, url);
+                true
+            }
+            (None, Some(session)) => {
+                self.repository.note_wrong(digest, &session.endpoint.host) < WRONG_BLOBS || self.sessions.len() > 1
+            }
+            (None, None) => false,
+        }
+    }
+
     /// Returns the error for a blob with another digest.
     pub fn wrong_digest(&self, found: BlobDigest) -> RegistryError {
         let host = self.sessions.first().map_or_else(String::new, |session| session.endpoint.host.clone());
         let problem =
             RegistryProblem::Digest { host, content: VerifiedContent::Blob, wanted: self.request.digest, found };
-        RegistryError::new(self.place.clone(), problem)
+        self.repository.fail(problem)
+    }
+
+    /// Opens the rest of the blob at the first URL that has it. Returns false if none has.
+    fn open_elsewhere(&mut self) -> bool {
+        let Some(session) = self.sessions.first() else { return false };
+        let shared = session.shared();
+        while let Some(url) = self.urls.first() {
+            match self.request.open_elsewhere(session, url) {
+                Ok(OpenRange { body, end, .. }) => {
+                    self.pace = ConnectionRate::OneConnection;
+                    self.incoming = Some(BlobStream::Body { body, end, read: (0, Duration::ZERO), redirected: None });
+                    self.stall = StallDetector::new(shared.http.retry_policy().idle);
+                    return true;
+                }
+                Err(problem) => {
+                    self.repository.note_wrong(&self.request.digest, url);
+                    let (url, reason) = (url::without_query(url), sentence(&problem));
+                    tracing::debug!(target: "registry", url, reason, "the URL of a layer failed");
+                    self.urls.remove(0);
+                }
+            }
+        }
+        self.pace = ConnectionRate::Unknown;
+        false
     }
 
     /// Opens the rest of the blob, or the next range, at the first endpoint that has it. From
     /// then on, only this endpoint is used.
     fn open(&mut self) -> Result<(), RegistryProblem> {
+        if !self.urls.is_empty() && self.open_elsewhere() {
+            return Ok(());
+        }
         let BlobRequest { digest, at, size } = self.request;
         let mut furthest: Option<RegistryProblem> = None;
         for (i, session) in self.sessions.iter().enumerate() {
@@ -188,6 +249,10 @@ impl BlobReader<'_> {
     /// Handles a broken connection: waits before the next one, or gives up.
     fn broken(&mut self, problem: RegistryProblem) -> io::Result<()> {
         self.incoming = None;
+        if !self.urls.is_empty() {
+            self.urls.remove(0);
+            return Ok(());
+        }
         let at = self.request.at;
         if at - self.failed_at >= PROGRESS {
             self.attempts.reset();
@@ -204,7 +269,7 @@ impl BlobReader<'_> {
     }
 
     fn failed(&self, problem: RegistryProblem) -> io::Error {
-        io::Error::other(RegistryError::new(self.place.clone(), problem))
+        io::Error::other(self.repository.fail(problem))
     }
 
     /// Fails if the server sends more than the blob.

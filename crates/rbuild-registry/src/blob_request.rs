@@ -41,6 +41,11 @@ impl BlobRequest {
         self.open_at(session, None, end)
     }
 
+    /// Opens the blob at the position, up to its end, at a URL that its manifest states.
+    pub(crate) fn open_elsewhere(&self, session: &EndpointSession, url: &str) -> Result<OpenRange, RegistryProblem> {
+        self.open_at(session, Some(url), None)
+    }
+
     /// Opens the bytes up to the position `end`, which must be those that the server returns; at
     /// `url`, or else at the endpoint.
     pub(crate) fn open_range(

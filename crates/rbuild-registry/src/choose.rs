@@ -37,6 +37,12 @@ pub fn choose(index: &ImageIndex, wanted: &Platform) -> PlatformMatch {
     PlatformMatch::None(others)
 }
 
+/// Returns the entries of an index that are images or nested indexes, without attestations and
+/// other artifacts.
+pub fn image_entries(index: &ImageIndex) -> Vec<Descriptor> {
+    index.manifests().iter().filter(|entry| is_image(entry)).cloned().collect()
+}
+
 /// Returns false for attestations and other artifacts.
 fn is_image(entry: &Descriptor) -> bool {
     let unknown = Platform::of(entry).is_some_and(|platform| platform.os == "unknown");

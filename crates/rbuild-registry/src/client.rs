@@ -1,8 +1,10 @@
 //! Clients and repositories.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
-use rbuild_image::Reference;
+use rbuild_image::{BlobDigest, Reference};
+use rbuild_linux::parallel::locked;
 use rbuild_remedy::sentence;
 
 use crate::config_error::{ConfigError, EndpointUse};
@@ -38,7 +40,7 @@ impl Client {
     ///
     /// Fails if a settings file is invalid or forbids the registry.
     pub fn repository(&self, name: &Reference) -> Result<Repository> {
-        let found = endpoints(&self.shared.environment, name, self.shared.options.tls_verify)?;
+        let found = endpoints(&self.shared.environment, name, self.shared.options.tls())?;
         let place = RemoteRepository { registry: name.registry().to_string(), repository: name.path().to_string() };
         Ok(Repository::new(place, found, &self.shared))
     }
@@ -52,12 +54,29 @@ impl Client {
 pub struct Repository {
     pub(crate) place: RemoteRepository,
     pub(crate) sessions: Vec<Arc<EndpointSession>>,
+    /// Number of times that a host sent a blob with a wrong digest, or that a URL did or failed.
+    wrong: Mutex<HashMap<(BlobDigest, String), usize>>,
 }
 
 impl Repository {
     pub(crate) fn new(place: RemoteRepository, endpoints: Vec<Endpoint>, shared: &Arc<ClientState>) -> Repository {
         let sessions = endpoints.into_iter().map(|e| Arc::new(EndpointSession::new(e, shared.clone())));
-        Repository { place, sessions: sessions.collect() }
+        Repository { place, sessions: sessions.collect(), wrong: Mutex::default() }
+    }
+
+    /// Records that a host sent a blob with a wrong digest, or that a URL did or failed. Returns
+    /// the number of times.
+    pub(crate) fn note_wrong(&self, digest: &BlobDigest, source: &str) -> usize {
+        let mut wrong = locked(&self.wrong);
+        let times = wrong.entry((*digest, source.to_string())).or_default();
+        *times += 1;
+        *times
+    }
+
+    /// Returns the number of times that a host sent a blob with a wrong digest, or that a URL did
+    /// or failed.
+    pub(crate) fn times_wrong(&self, digest: &BlobDigest, source: &str) -> usize {
+        locked(&self.wrong).get(&(*digest, source.to_string())).copied().unwrap_or(0)
     }
 
     /// Returns the repository's registry and path.

@@ -267,7 +267,7 @@ impl FileDownload<'_> {
             headers.push(("authorization".to_string(), authorization.reveal().to_string()));
         }
         let request = HttpRequest { method: "GET", url: target, headers: &headers, content: RequestBody::None };
-        self.client.shared().http.send(Server { security, certs: &certs }, request)
+        self.client.shared().http.send(Server::new(security, &certs), request)
     }
 
     /// Returns the headers of a request, without the login.

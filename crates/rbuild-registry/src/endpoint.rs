@@ -1,11 +1,15 @@
 //! The servers of a repository.
 
+use std::path::Path;
+use std::time::Duration;
+
 use rbuild_image::Reference;
 
 use crate::config::certs::CertFiles;
 use crate::config::hosts::{self, ApiPath, Host};
 use crate::config::registries::{Location, NameRules, Registries};
 use crate::config_error::ConfigError;
+use crate::docker_config;
 use crate::endpoint_modes::{CertificateCheck, EndpointOperations, EndpointRole, UntrustedServers};
 use crate::environment::ProcessEnvironment;
 use crate::error::{RegistryError, RegistryProblem, RemoteRepository, Result};
@@ -40,6 +44,8 @@ pub(crate) struct Endpoint {
     pub untrusted: UntrustedServers,
     pub certs: CertFiles,
     pub headers: Vec<(String, String)>,
+    /// Maximum duration of connecting, if it is set.
+    pub connect: Option<Duration>,
     /// The registry that a mirror replaces.
     pub namespace: Option<String>,
     pub operations: EndpointOperations,
@@ -96,6 +102,14 @@ impl From<Option<bool>> for TlsVerify {
     }
 }
 
+/// Settings of TLS from the command line.
+#[derive(Clone, Copy)]
+pub(crate) struct TlsOptions<'a> {
+    pub verify: TlsVerify,
+    /// Directory with certificates for registries, which replaces those of the settings.
+    pub cert_dir: Option<&'a Path>,
+}
+
 /// Host of the default registry's API.
 const HUB: (&str, &str) = ("docker.io", "registry-1.docker.io");
 
@@ -103,7 +117,7 @@ const HUB: (&str, &str) = ("docker.io", "registry-1.docker.io");
 pub(crate) fn endpoints(
     environment: &ProcessEnvironment,
     name: &Reference,
-    verify: TlsVerify,
+    tls: TlsOptions<'_>,
 ) -> Result<Vec<Endpoint>> {
     let place = || RemoteRepository { registry: name.registry().to_string(), repository: name.path().to_string() };
     let settings = |e: ConfigError| RegistryError::new(place(), e.into());
@@ -118,9 +132,17 @@ pub(crate) fn endpoints(
             None => vec![direct(name.registry(), name.path())],
         },
     };
+    let headers = docker_config::headers(environment).map_err(settings)?;
     for endpoint in &mut found {
-        endpoint.certs.find(environment, &endpoint.host).map_err(settings)?;
-        match verify {
+        match tls.cert_dir {
+            Some(dir) => endpoint.certs.add(dir).map_err(settings)?,
+            None => endpoint.certs.find(environment, &endpoint.host).map_err(settings)?,
+        }
+        // As with logins, those of a registry are not sent to its mirrors.
+        if endpoint.role == EndpointRole::Registry {
+            endpoint.headers.extend(headers.iter().cloned());
+        }
+        match tls.verify {
             TlsVerify::Required if endpoint.security != ConnectionSecurity::Plain => {
                 (endpoint.security, endpoint.untrusted) = (ConnectionSecurity::Verified, UntrustedServers::Refused);
             }
@@ -148,6 +170,7 @@ fn direct(registry: &str, path: &str) -> Endpoint {
         untrusted: UntrustedServers::Refused,
         certs: CertFiles::default(),
         headers: Vec::new(),
+        connect: None,
         namespace: None,
         operations: EndpointOperations::ALL,
         role: EndpointRole::Registry,
@@ -202,6 +225,7 @@ fn of_host(host: Host, name: &Reference) -> Option<Endpoint> {
         untrusted,
         certs: CertFiles { roots: host.ca, client: host.client },
         headers: host.headers,
+        connect: host.connect,
         namespace: (role == EndpointRole::Mirror).then(|| name.registry().to_string()),
         operations: host.operations,
         role,
@@ -226,8 +250,12 @@ mod tests {
         (dir, environment)
     }
 
+    fn tls(verify: TlsVerify) -> TlsOptions<'static> {
+        TlsOptions { verify, cert_dir: None }
+    }
+
     fn shown(environment: &ProcessEnvironment, name: &str) -> Vec<String> {
-        let all = endpoints(environment, &name.parse().unwrap(), TlsVerify::Configured).unwrap();
+        let all = endpoints(environment, &name.parse().unwrap(), tls(TlsVerify::Configured)).unwrap();
         all.iter().map(|e| format!("{:?} {}{}/{}", e.security, e.host, e.base, e.path)).collect()
     }
 
@@ -243,7 +271,7 @@ mod tests {
     #[test]
     fn plain_http_is_allowed_only_between_loopback_hosts() {
         let (_dir, environment) = scene(&[]);
-        let of = |name: &str, verify| endpoints(&environment, &name.parse().unwrap(), verify).unwrap().remove(0);
+        let of = |name: &str, verify| endpoints(&environment, &name.parse().unwrap(), tls(verify)).unwrap().remove(0);
         let (local, remote) = (of("localhost:5000/a", TlsVerify::Configured), of("a.io/b", TlsVerify::Configured));
         for (scheme, host, by_local, by_remote) in [
             ("https", "b.io", Some(ConnectionSecurity::Verified), Some(ConnectionSecurity::Verified)),
@@ -263,6 +291,28 @@ mod tests {
     }
 
     #[test]
+    fn a_directory_of_certificates_replaces_those_of_the_settings() {
+        let files = [
+            ("etc/docker/certs.d/a.io/own.crt", ""),
+            ("given/ca.crt", ""),
+            ("given/me.cert", ""),
+            ("given/me.key", ""),
+            ("lone/me.cert", ""),
+        ];
+        let (dir, environment) = scene(&files);
+        let of = |cert_dir: Option<&str>| {
+            let cert_dir = cert_dir.map(|name| dir.join(name));
+            let tls = TlsOptions { verify: TlsVerify::Configured, cert_dir: cert_dir.as_deref() };
+            endpoints(&environment, &"a.io/b".parse().unwrap(), tls).map(|mut found| found.remove(0).certs)
+        };
+        assert_eq!(of(None).unwrap().roots, [dir.join("etc/docker/certs.d/a.io/own.crt")]);
+        let given = of(Some("given")).unwrap();
+        assert_eq!(given.roots, [dir.join("given/ca.crt")]);
+        assert_eq!(given.client, Some((dir.join("given/me.cert"), dir.join("given/me.key"))));
+        assert!(of(Some("lone")).is_err(), "a certificate without a key");
+    }
+
+    #[test]
     fn settings_of_podman_and_containerd_apply() {
         let conf =
             "[[registry]]\nlocation = \"docker.io\"\n[[registry.mirror]]\nlocation = \"m.io/hub\"\ninsecure = true\n";
@@ -276,7 +326,7 @@ mod tests {
             ["Any m.io/v2/hub/library/x", "Verified registry-1.docker.io/v2/library/x"]
         );
         assert_eq!(shown(&environment, "a.io/y"), ["Plain b.io/x/v2/y", "Verified a.io/v2/y"]);
-        let all = endpoints(&environment, &"a.io/y".parse().unwrap(), TlsVerify::Skipped).unwrap();
+        let all = endpoints(&environment, &"a.io/y".parse().unwrap(), tls(TlsVerify::Skipped)).unwrap();
         assert_eq!(
             (all[0].operations.tags, all[0].operations.push, all[0].namespace.as_deref()),
             (false, false, Some("a.io"))

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::io::Read;
 use std::sync::Mutex;
+use std::time::Duration;
 
 use rbuild_linux::parallel::locked;
 use ureq::http::{Request, Response};
@@ -11,7 +12,7 @@ use ureq::{Agent, Body, Proxy, SendBody};
 
 use crate::config::certs::CertFiles;
 use crate::config_error::ConfigError;
-use crate::endpoint::{ConnectionSecurity, without_port};
+use crate::endpoint::{ConnectionSecurity, Endpoint, without_port};
 use crate::endpoint_modes::CertificateCheck;
 use crate::environment::ProcessEnvironment;
 use crate::error::{ConnectionFailure, RegistryProblem};
@@ -29,6 +30,20 @@ use crate::url;
 pub(crate) struct Server<'a> {
     pub security: ConnectionSecurity,
     pub certs: &'a CertFiles,
+    /// Maximum duration of connecting, if it is not the default.
+    pub connect: Option<Duration>,
+}
+
+impl<'a> Server<'a> {
+    /// Returns a server with the default duration.
+    pub(crate) fn new(security: ConnectionSecurity, certs: &'a CertFiles) -> Server<'a> {
+        Server { security, certs, connect: None }
+    }
+
+    /// Returns the server of an endpoint.
+    pub(crate) fn of(endpoint: &'a Endpoint) -> Server<'a> {
+        Server { connect: endpoint.connect, ..Server::new(endpoint.security, &endpoint.certs) }
+    }
 }
 
 /// The body of a request.
@@ -77,6 +92,7 @@ struct AgentKey {
     certs: CertFiles,
     check: CertificateCheck,
     proxy: Option<String>,
+    connect: Duration,
 }
 
 /// The texts of EAI_AGAIN, in glibc and in musl.
@@ -100,6 +116,11 @@ impl Http {
 
     pub(crate) fn retry_policy(&self) -> RetryPolicy {
         self.retry_policy
+    }
+
+    /// Returns the policy for the connections of a server.
+    fn retry_policy_for(&self, server: Server<'_>) -> RetryPolicy {
+        RetryPolicy { connect: server.connect.unwrap_or(self.retry_policy.connect), ..self.retry_policy }
     }
 
     /// Sends a request once. Follows no redirects.
@@ -148,7 +169,8 @@ impl Http {
         let method = *method;
         let (scheme, authority, _) = url::split(url).unwrap_or(("https", "", ""));
         let agent = self.agent(server, scheme, authority)?;
-        let failed = |e: ureq::Error| connection(authority, method, url, e, self.retry_policy);
+        let retry_policy = self.retry_policy_for(server);
+        let failed = |e: ureq::Error| connection(authority, method, url, e, retry_policy);
         let mut request = Request::builder().method(method).uri(url);
         for (name, value) in *headers {
             if name.eq_ignore_ascii_case("authorization") {
@@ -190,7 +212,8 @@ impl Http {
             ConnectionSecurity::Verified => CertificateCheck::Required,
             _ => CertificateCheck::Skipped,
         };
-        let key = AgentKey { certs: server.certs.clone(), check, proxy };
+        let retry_policy = self.retry_policy_for(server);
+        let key = AgentKey { certs: server.certs.clone(), check, proxy, connect: retry_policy.connect };
         if let Some(agent) = locked(&self.agents).get(&key) {
             return Ok(agent.clone());
         }
@@ -199,7 +222,7 @@ impl Http {
             Some(url) => Some(Proxy::new(url).map_err(|_| RegistryProblem::Config(ConfigError::Proxy))?),
             None => None,
         };
-        let agent = new_agent(tls, proxy, self.retry_policy);
+        let agent = new_agent(tls, proxy, retry_policy);
         locked(&self.agents).insert(key, agent.clone());
         Ok(agent)
     }

@@ -29,7 +29,7 @@ impl Client {
         let name: Reference = format!("{registry}/login")
             .parse()
             .map_err(|_| fail(ConfigError::NoRegistry(registry.to_string()).into()))?;
-        let endpoint = endpoints(&self.shared().environment, &name, self.shared().options.tls_verify)?
+        let endpoint = endpoints(&self.shared().environment, &name, self.shared().options.tls())?
             .into_iter()
             .rfind(|endpoint| endpoint.role == EndpointRole::Registry)
             .ok_or_else(|| fail(ConfigError::NoEndpoint(EndpointUse::Logins).into()))?;
@@ -89,7 +89,7 @@ impl Client {
         let shared = self.shared();
         let scheme = if endpoint.security == crate::endpoint::ConnectionSecurity::Plain { "http" } else { "https" };
         let url = format!("{scheme}://{}{}/", endpoint.host, endpoint.base);
-        let server = Server { security: endpoint.security, certs: &endpoint.certs };
+        let server = Server::of(endpoint);
         shared.repeat(&endpoint.host, endpoint.role, || {
             shared.http.send(server, HttpRequest { method: "GET", url: &url, headers, content: RequestBody::None })
         })

@@ -82,6 +82,8 @@ pub(crate) struct EndpointSession {
 
 impl EndpointSession {
     pub(crate) fn new(endpoint: Endpoint, shared: Arc<ClientState>) -> EndpointSession {
+        // Headers of the settings may be credentials.
+        endpoint.headers.iter().for_each(|(_, value)| shared.http.sent.note(value));
         EndpointSession { auth: Auth::new(&endpoint), endpoint, shared }
     }
 
@@ -189,8 +191,8 @@ impl EndpointSession {
         headers.extend(authorization.map(|value| ("authorization".to_string(), value.reveal().to_string())));
         let elsewhere = if own { None } else { Some(self.elsewhere(target)?) };
         let server = match &elsewhere {
-            None => Server { security: self.endpoint.security, certs: &self.endpoint.certs },
-            Some((security, certs)) => Server { security: *security, certs },
+            None => Server::of(&self.endpoint),
+            Some((security, certs)) => Server::new(*security, certs),
         };
         let request = |content| HttpRequest { method: call.method, url: target, headers: &headers, content };
         match &call.body {
@@ -209,8 +211,7 @@ impl EndpointSession {
     /// Returns the transport security and the certificates for a host to which a redirect leads.
     fn elsewhere(&self, target: &str) -> Result<(ConnectionSecurity, CertFiles), RegistryProblem> {
         let (scheme, host, _) = url::split(target).unwrap_or(("https", "", ""));
-        let mut certs = CertFiles::default();
-        certs.find(&self.shared.environment, host).map_err(RegistryProblem::Config)?;
+        let certs = self.shared.certs_of_other(host)?;
         let security = self.endpoint.protection_of(scheme, host).ok_or_else(|| self.unprotected(host))?;
         Ok((security, certs))
     }

@@ -1,6 +1,7 @@
 //! Settings and connections that all repositories of a client share.
 
 use std::collections::HashSet;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -8,8 +9,9 @@ use rbuild_linux::parallel::locked;
 use rbuild_remedy::sentence;
 
 use crate::blob_connections::BlobConnections;
+use crate::config::certs::CertFiles;
 use crate::credential::CommandLineCredentials;
-use crate::endpoint::TlsVerify;
+use crate::endpoint::{TlsOptions, TlsVerify};
 use crate::endpoint_modes::EndpointRole;
 use crate::environment::ProcessEnvironment;
 use crate::error::RegistryProblem;
@@ -25,10 +27,18 @@ pub struct Options {
     pub given: CommandLineCredentials,
     /// Verification of certificates, if it is given.
     pub tls_verify: TlsVerify,
+    /// Directory with certificates for registries, which replaces those of the settings.
+    pub cert_dir: Option<PathBuf>,
     /// Times and numbers of attempts.
     pub retry_policy: RetryPolicy,
     /// Downloads of large blobs in ranges.
     pub ranges: RangePolicy,
+}
+
+impl Options {
+    pub(crate) fn tls(&self) -> TlsOptions<'_> {
+        TlsOptions { verify: self.tls_verify, cert_dir: self.cert_dir.as_deref() }
+    }
 }
 
 /// Connections and settings of all repositories of a client.
@@ -43,6 +53,18 @@ pub(crate) struct ClientState {
 }
 
 impl ClientState {
+    /// Returns the certificates for a server that a registry redirects to or names as its token
+    /// server. Of a directory of the command line, it gets only the authorities.
+    pub(crate) fn certs_of_other(&self, host: &str) -> Result<CertFiles, RegistryProblem> {
+        let mut certs = CertFiles::default();
+        match &self.options.cert_dir {
+            Some(dir) => certs.add(dir).map(|()| certs.client = None),
+            None => certs.find(&self.environment, host),
+        }
+        .map_err(RegistryProblem::Config)?;
+        Ok(certs)
+    }
+
     /// Reports a wait to the user, and waits.
     pub(crate) fn wait(&self, host: &str, reason: String, wait: Duration) {
         (self.notify)(Notice::Waiting { host: host.to_string(), reason, wait });

@@ -38,6 +38,11 @@ pub trait BlobRead: Read {
     /// Records that the receiver verified the digest.
     fn note_verified(&self) {}
 
+    /// Records that the bytes have a wrong digest. Returns true if the blob should be read again.
+    fn note_wrong(&self) -> bool {
+        false
+    }
+
     /// Continues at a position, counted in bytes from the beginning.
     ///
     /// # Errors
@@ -72,11 +77,6 @@ pub trait BlobSource: Sync {
     ///
     /// Fails if it is missing.
     fn open(&self, part: &BlobInfo) -> Result<Box<dyn BlobRead + '_>>;
-
-    /// Returns the number of times that a blob is read until its digest is right.
-    fn attempts(&self) -> usize {
-        1
-    }
 
     /// Returns true if a copy of a large blob that was interrupted should be continued later.
     fn resumes(&self) -> bool {

@@ -46,7 +46,12 @@ pub(crate) fn index_entry(media_type: &str, manifest: &ManifestDigest, size: u64
 
 /// Returns an index with these entries.
 pub(crate) fn index_of(entries: Vec<Value>) -> Result<Vec<u8>> {
-    let index = json!({"schemaVersion": 2, "mediaType": MediaType::ImageIndex.to_string(), "manifests": entries});
+    index_of_type(MediaType::ImageIndex.as_ref(), entries)
+}
+
+/// Returns an index of a media type with these entries.
+pub(crate) fn index_of_type(media_type: &str, entries: Vec<Value>) -> Result<Vec<u8>> {
+    let index = json!({"schemaVersion": 2, "mediaType": media_type, "manifests": entries});
     serde_json::to_vec(&index).map_err(TransportError::document("the image index"))
 }
 

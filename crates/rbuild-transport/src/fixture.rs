@@ -159,22 +159,30 @@ impl Memory {
     }
 }
 
-struct MemoryBlob(BlobDigest, Cursor<Vec<u8>>);
+struct MemoryBlob<'a> {
+    digest: BlobDigest,
+    bytes: Cursor<Vec<u8>>,
+    memory: &'a Memory,
+}
 
-impl Read for MemoryBlob {
+impl Read for MemoryBlob<'_> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        self.1.read(buf)
+        self.bytes.read(buf)
     }
 }
 
-impl BlobRead for MemoryBlob {
+impl BlobRead for MemoryBlob<'_> {
+    fn note_wrong(&self) -> bool {
+        self.memory.opened.load(Ordering::Relaxed) < self.memory.attempts
+    }
+
     fn start_at(&mut self, at: u64) -> io::Result<()> {
-        self.1.set_position(at);
+        self.bytes.set_position(at);
         Ok(())
     }
 
     fn wrong_digest(&self, found: &BlobDigest) -> TransportError {
-        wrong_digest(&blob_path(&self.0), found)
+        wrong_digest(&blob_path(&self.digest), found)
     }
 }
 
@@ -192,10 +200,6 @@ impl BlobSource for Memory {
         if self.opened.fetch_add(1, Ordering::Relaxed) < self.wrong {
             bytes[0] ^= 1;
         }
-        Ok(Box::new(MemoryBlob(part.digest, Cursor::new(bytes))))
-    }
-
-    fn attempts(&self) -> usize {
-        self.attempts
+        Ok(Box::new(MemoryBlob { digest: part.digest, bytes: Cursor::new(bytes), memory: self }))
     }
 }

@@ -21,8 +21,10 @@ mod fixture;
 mod growing;
 mod layout;
 mod load;
+mod manifest_format;
 mod media_types;
 mod pull;
+mod pull_platforms;
 mod push;
 mod put_layer;
 mod registry;
@@ -41,8 +43,10 @@ pub use error::{Result, TransportError, remedy_of_download};
 pub use growing::GrowingBlob;
 pub use layout::LayoutWriter;
 pub use load::{Loaded, WantedPlatform, WithWarnings, import_from_layout, load, load_directory};
+pub use manifest_format::ManifestFormat;
 pub use pull::{OtherPlatform, PendingPull, PullStart, PulledImage, WantedImage, begin_pull, pull};
-pub use push::{Outgoing, check_name, check_push, outgoing, push};
+pub use pull_platforms::{PulledPlatforms, pull_platforms};
+pub use push::{Outgoing, OutgoingForm, check_name, check_push, outgoing, push};
 pub use put_layer::{PutLayer, put_layer};
 pub use save::{
     archive_blobs, check_layers, copy_images, layer_blobs, layer_pairs, save_directory, save_size, save_to,

@@ -16,6 +16,17 @@ pub(crate) fn is_index(media_type: &MediaType) -> bool {
     matches!(media_type, MediaType::ImageIndex) || media_type.as_ref() == DOCKER_INDEX
 }
 
+/// Returns true for layers that must not be distributed. Their URLs are used; those of others are
+/// ignored, because any manifest could make clients contact any server.
+pub(crate) fn is_nondistributable(media_type: &MediaType) -> bool {
+    match media_type {
+        MediaType::ImageLayerNonDistributable
+        | MediaType::ImageLayerNonDistributableGzip
+        | MediaType::ImageLayerNonDistributableZstd => true,
+        other => other.as_ref().starts_with("application/vnd.docker.image.rootfs.foreign."),
+    }
+}
+
 pub(crate) fn is_layer(media_type: &MediaType) -> bool {
     match media_type {
         MediaType::ImageLayer

@@ -1,5 +1,6 @@
 //! `pull`: an image from a registry into the store.
 
+use std::collections::HashMap;
 use std::io::Read;
 
 use rbuild_image::{
@@ -14,12 +15,13 @@ use std::error::Error;
 
 use crate::blobs::{BlobInfo, BlobSource, TransferProgress, copy_all, total_size};
 use crate::error::{Result, TransportError};
-use crate::media_types::is_layer;
+use crate::media_types::{is_layer, is_nondistributable};
+use crate::registry::WithUrls;
 
 /// Maximum size of a configuration in bytes, as for other sources of images.
 const MAX_CONFIG: u64 = 16 << 20;
 /// Maximum depth of indexes in indexes.
-const MAX_DEPTH: usize = 3;
+pub(crate) const MAX_DEPTH: usize = 3;
 
 /// Result of a pull: an image that was downloaded, or existed already.
 #[derive(Debug, Clone)]
@@ -109,7 +111,7 @@ pub enum PullStart {
 
 /// The image that the name refers to after a pull.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum NameUse {
+pub(crate) enum NameUse {
     /// The one that was pulled.
     ThisImage,
     /// Of those that were pulled for several platforms, the one that [`Images::preferred_pull`]
@@ -120,18 +122,18 @@ enum NameUse {
 }
 
 /// A name in a registry, and the manifest or index that it resolved to.
-struct RemoteImage {
-    repository: Repository,
-    name: Reference,
-    platform: Platform,
-    resolved: ManifestDigest,
+pub(crate) struct RemoteImage {
+    pub repository: Repository,
+    pub name: Reference,
+    pub platform: Platform,
+    pub resolved: ManifestDigest,
     name_use: NameUse,
     other: OtherPlatform,
 }
 
 impl RemoteImage {
     /// Resolves a name. Also returns the document, if the registry sent it.
-    fn resolve(
+    pub(crate) fn resolve(
         client: &Client,
         name: &Reference,
         platform: &Platform,
@@ -189,13 +191,7 @@ impl RemoteImage {
 
     /// Returns the manifest for the platform and the configuration. Downloads what the store lacks.
     fn documents(&self, document: Option<ReceivedManifest>, store: &Store) -> Result<ImageDocuments> {
-        let digest = self.resolved.blob();
-        // For a name with a digest, the registry has not been contacted yet.
-        let stored = || self.name.digest().is_none().then(|| stored_manifest(store, &digest)).flatten();
-        let bytes = match document.map(|document| document.bytes).or_else(stored) {
-            Some(bytes) => bytes,
-            None => self.repository.document(&digest)?.bytes,
-        };
+        let bytes = self.top(document, store)?;
         let (source, place) = (&self.repository, self.repository.place().to_string());
         let is_single = !is_index(&bytes);
         let documents = Transfer { source, store, place, platform: &self.platform }.documents(bytes, &self.name)?;
@@ -203,6 +199,17 @@ impl RemoteImage {
             self.check_platform(&documents.platform)?;
         }
         Ok(documents)
+    }
+
+    /// Returns the manifest or index that the name resolved to.
+    pub(crate) fn top(&self, document: Option<ReceivedManifest>, store: &Store) -> Result<Vec<u8>> {
+        let digest = self.resolved.blob();
+        // For a name with a digest, the registry has not been contacted yet.
+        let stored = || self.name.digest().is_none().then(|| stored_manifest(store, &digest)).flatten();
+        match document.map(|document| document.bytes).or_else(stored) {
+            Some(bytes) => Ok(bytes),
+            None => Ok(self.repository.document(&digest)?.bytes),
+        }
     }
 
     /// Downloads the layers that the store lacks, and names the image.
@@ -221,7 +228,8 @@ impl RemoteImage {
             Some(watch) => staging.watched(watch),
             None => staging,
         };
-        let id = documents.stage(repository, &staging, progress)?;
+        let source = WithUrls { repository, urls: &documents.urls };
+        let id = documents.stage(&source, &staging, progress)?;
         let lost = staging.publish("pull", &[manifest], &[(manifest, tag_of(name))])?.pop();
         store.images().note_pulled(name, platform, &Pulled { resolved: *resolved, manifest })?;
         if self.name_use == NameUse::PreferredImage {
@@ -280,7 +288,7 @@ fn mismatch(name: &Reference, own: &Platform, wanted: &Platform) -> String {
 }
 
 /// Returns the error about a single image that is for another platform than the requested one.
-fn refused(name: &Reference, own: &Platform, wanted: &Platform) -> TransportError {
+pub(crate) fn refused(name: &Reference, own: &Platform, wanted: &Platform) -> TransportError {
     TransportError::Other {
         message: mismatch(name, own, wanted),
         help: Some(ImageRemedy::SelectPlatform { platform: own.to_string() }.into()),
@@ -302,18 +310,20 @@ fn keep_name(store: &Store, name: &Reference, manifest: &ManifestDigest) -> Resu
 }
 
 /// Returns the name that a pulled image gets: none if it was requested by digest.
-fn tag_of(name: &Reference) -> Option<Reference> {
+pub(crate) fn tag_of(name: &Reference) -> Option<Reference> {
     name.digest().is_none().then(|| name.clone())
 }
 
 /// The verified documents of an image.
-struct ImageDocuments {
-    manifest: Vec<u8>,
-    config: Vec<u8>,
+pub(crate) struct ImageDocuments {
+    pub manifest: Vec<u8>,
+    pub config: Vec<u8>,
     /// The layers, lowest first.
-    layers: Vec<BlobInfo>,
+    pub layers: Vec<BlobInfo>,
+    /// The URLs of layers that must not be distributed.
+    pub urls: HashMap<BlobDigest, Vec<String>>,
     /// The platform that the configuration states.
-    platform: Platform,
+    pub platform: Platform,
     /// Warnings, one sentence each.
     warnings: Vec<String>,
 }
@@ -340,28 +350,28 @@ impl ImageDocuments {
 }
 
 /// Returns a manifest or an index of the store; `None` if there is none.
-fn stored_manifest(store: &Store, digest: &BlobDigest) -> Option<Vec<u8>> {
+pub(crate) fn stored_manifest(store: &Store, digest: &BlobDigest) -> Option<Vec<u8>> {
     let bytes = store.blobs().read_document(digest).ok()?;
     (is_index(&bytes) || parse_manifest(&bytes).is_ok()).then_some(bytes)
 }
 
 /// The download of the documents of one image.
-struct Transfer<'a> {
-    source: &'a dyn BlobSource,
+pub(crate) struct Transfer<'a> {
+    pub source: &'a dyn BlobSource,
     /// Documents of the store are not downloaded.
-    store: &'a Store,
+    pub store: &'a Store,
     /// Name of the source in messages.
-    place: String,
-    platform: &'a Platform,
+    pub place: String,
+    pub platform: &'a Platform,
 }
 
 impl Transfer<'_> {
-    fn invalid(&self, reason: impl std::fmt::Display) -> TransportError {
+    pub(crate) fn invalid(&self, reason: impl std::fmt::Display) -> TransportError {
         TransportError::other(format!("{}: {reason}", self.place))
     }
 
     /// Returns a conversion for errors of a document of the image.
-    fn document<E: Into<Box<dyn Error + Send + Sync>>>(
+    pub(crate) fn document<E: Into<Box<dyn Error + Send + Sync>>>(
         &self,
         context: &str,
     ) -> impl FnOnce(E) -> TransportError + use<E> {
@@ -406,8 +416,13 @@ impl Transfer<'_> {
     }
 
     /// Returns the documents of the image that a manifest or an index leads to.
-    fn documents(&self, document: Vec<u8>, name: &Reference) -> Result<ImageDocuments> {
+    pub(crate) fn documents(&self, document: Vec<u8>, name: &Reference) -> Result<ImageDocuments> {
         let bytes = self.manifest(document, 0)?;
+        self.image(bytes, name)
+    }
+
+    /// Returns the documents of the image with a manifest.
+    pub(crate) fn image(&self, bytes: Vec<u8>, name: &Reference) -> Result<ImageDocuments> {
         let manifest = parse_manifest(&bytes).map_err(self.document("the manifest"))?;
         self.check_types(&manifest)?;
         let info = |d: &Descriptor| {
@@ -429,7 +444,8 @@ impl Transfer<'_> {
         let (own, wanted) = (config.platform(), self.platform);
         let other = (!wanted.accepts(&own)).then(|| mismatch(name, &own, wanted));
         let warnings = other.into_iter().collect();
-        Ok(ImageDocuments { manifest: bytes, config: text, layers, platform: own, warnings })
+        let urls = urls_of(&manifest)?;
+        Ok(ImageDocuments { manifest: bytes, config: text, layers, urls, platform: own, warnings })
     }
 
     /// Returns a configuration of the store, or else downloads it and verifies its digest.
@@ -441,18 +457,16 @@ impl Transfer<'_> {
         if let Ok(stored) = self.store.blobs().read_document(&part.digest) {
             return Ok(stored);
         }
-        let mut left = self.source.attempts();
         loop {
             let mut blob = self.source.open(part)?;
             let mut bytes = Vec::new();
             let read = blob.by_ref().take(MAX_CONFIG + 1).read_to_end(&mut bytes);
             read.map_err(TransportError::reading("cannot read the image"))?;
             let found = BlobDigest::of(&bytes);
-            left = left.saturating_sub(1);
             if found == part.digest {
                 return Ok(bytes);
             }
-            if left == 0 {
+            if !blob.note_wrong() {
                 return Err(blob.wrong_digest(&found));
             }
         }
@@ -476,8 +490,18 @@ impl Transfer<'_> {
     }
 }
 
+/// Returns the URLs of the layers that must not be distributed.
+fn urls_of(manifest: &ImageManifest) -> Result<HashMap<BlobDigest, Vec<String>>> {
+    let mut all = HashMap::new();
+    for layer in manifest.layers().iter().filter(|layer| is_nondistributable(layer.media_type())) {
+        let digest = digest_of(layer).map_err(TransportError::document("the manifest"))?;
+        all.extend(layer.urls().clone().map(|urls| (digest, urls)));
+    }
+    Ok(all)
+}
+
 /// Returns the layers that the store lacks, the largest first.
-fn missing_layers(staging: &Staging<'_>, layers: &[BlobInfo]) -> Result<Vec<BlobInfo>> {
+pub(crate) fn missing_layers(staging: &Staging<'_>, layers: &[BlobInfo]) -> Result<Vec<BlobInfo>> {
     let mut missing: Vec<BlobInfo> = Vec::new();
     for layer in layers {
         let here = staging.verified_size(&layer.digest)? == Some(layer.size);
@@ -491,7 +515,7 @@ fn missing_layers(staging: &Staging<'_>, layers: &[BlobInfo]) -> Result<Vec<Blob
 
 /// Returns true for a list of manifests. The registry's client has compared this with the media
 /// type.
-fn is_index(document: &[u8]) -> bool {
+pub(crate) fn is_index(document: &[u8]) -> bool {
     let value: Option<Value> = serde_json::from_slice(document).ok();
     value.is_some_and(|value| value.get("manifests").is_some_and(Value::is_array))
 }

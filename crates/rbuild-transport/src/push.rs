@@ -10,9 +10,10 @@ use rbuild_registry::{Client, Repository};
 use rbuild_store::{Image, PackingWatch, RepoDigest, Store, StoreError, Workspace};
 
 use crate::blobs::{BlobInfo, BlobOrigin, BlobSink, Document, TransferProgress, copy_all, total_size};
-use crate::documents::{index_entry, index_of};
+use crate::documents::{index_entry, index_of_type};
 use crate::early_push::{EarlyPush, EarlyUploads};
 use crate::error::{Result, TransportError};
+use crate::manifest_format::ManifestFormat;
 use crate::registry::Upload;
 use crate::save::layer_pairs;
 
@@ -31,27 +32,41 @@ pub struct Outgoing {
     early: Option<EarlyUploads>,
 }
 
-/// Prepares an image for registries, given by the images of its platforms. Layers that are not
-/// compressed are compressed with gzip, unless `as_is`. The compressed layers stay in the store for
-/// the next time. Meanwhile, `early` uploads them.
+/// The form of an image that is pushed.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct OutgoingForm {
+    /// True for layers as they are in the store. Otherwise, those that are not compressed are
+    /// compressed with gzip.
+    pub as_is: bool,
+    /// Format of the manifests.
+    pub format: ManifestFormat,
+}
+
+/// Prepares an image for registries, given by the images of its platforms. The compressed layers
+/// stay in the store for the next time. Meanwhile, `early` uploads them.
 ///
 /// # Errors
 ///
 /// Fails if the store lacks a part of the image or cannot be written.
-pub fn outgoing(store: &Store, platforms: &[Image], as_is: bool, early: Option<EarlyPush>) -> Result<Outgoing> {
+pub fn outgoing(store: &Store, platforms: &[Image], form: OutgoingForm, early: Option<EarlyPush>) -> Result<Outgoing> {
     match early {
         Some(early) => {
-            let outgoing = early.beside(|watch| prepared(store, platforms, as_is, Some(watch)))?;
+            let outgoing = early.beside(|watch| prepared(store, platforms, form, Some(watch)))?;
             Ok(outgoing.with_early(early.uploads()))
         }
-        None => prepared(store, platforms, as_is, None),
+        None => prepared(store, platforms, form, None),
     }
 }
 
-fn prepared(store: &Store, platforms: &[Image], as_is: bool, watch: Option<&dyn PackingWatch>) -> Result<Outgoing> {
+fn prepared(
+    store: &Store,
+    platforms: &[Image],
+    form: OutgoingForm,
+    watch: Option<&dyn PackingWatch>,
+) -> Result<Outgoing> {
     let (mut below, mut entries, mut blobs) = (Vec::new(), Vec::new(), Vec::new());
     for image in platforms {
-        let document = packed(store, watch, image, as_is, &mut blobs)?;
+        let document = packed(store, watch, image, form, &mut blobs)?;
         let (digest, size) = (document.digest().of_manifest(), document.bytes.len() as u64);
         entries.push(index_entry(&document.media_type, &digest, size, image.config.platform()));
         below.push(document);
@@ -60,7 +75,8 @@ fn prepared(store: &Store, platforms: &[Image], as_is: bool, watch: Option<&dyn 
         Some(only) if below.is_empty() => only,
         last => {
             below.extend(last);
-            Document { media_type: MediaType::ImageIndex.to_string(), bytes: index_of(entries)? }
+            let media_type = form.format.index_type().to_string();
+            Document { bytes: index_of_type(&media_type, entries)?, media_type }
         }
     };
     let images = platforms.iter().map(|image| image.manifest_digest).collect();
@@ -72,7 +88,7 @@ fn packed(
     store: &Store,
     watch: Option<&dyn PackingWatch>,
     image: &Image,
-    as_is: bool,
+    OutgoingForm { as_is, format }: OutgoingForm,
     blobs: &mut Vec<BlobInfo>,
 ) -> Result<Document> {
     let mut bytes = store.blobs().read_document(&image.manifest_digest.blob())?;
@@ -92,6 +108,9 @@ fn packed(
             }
         });
         manifest.set_layers(packed.collect::<Result<_>>()?);
+    }
+    let manifest = format.convert(&manifest);
+    if manifest != image.manifest {
         bytes = serde_json::to_vec(&manifest).map_err(TransportError::document("the manifest"))?;
     }
     for part in manifest.layers().iter().chain([manifest.config()]) {

@@ -14,13 +14,15 @@ use crate::error::{Result, TransportError};
 
 /// Number of connections.
 pub(crate) const CONNECTIONS: usize = 6;
-/// Number of times that a blob is downloaded until its digest is right.
-const DOWNLOADS: usize = 2;
 
 impl BlobRead for BlobReader<'_> {
     fn start_at(&mut self, at: u64) -> io::Result<()> {
         BlobReader::start_at(self, at);
         Ok(())
+    }
+
+    fn note_wrong(&self) -> bool {
+        BlobReader::note_wrong(self)
     }
 
     fn wrong_digest(&self, found: &BlobDigest) -> TransportError {
@@ -41,8 +43,33 @@ impl BlobSource for Repository {
         Ok(Box::new(self.blob(&part.digest, part.size)))
     }
 
-    fn attempts(&self) -> usize {
-        DOWNLOADS
+    fn resumes(&self) -> bool {
+        true
+    }
+}
+
+/// A repository whose image has layers that are downloaded from other URLs.
+pub(crate) struct WithUrls<'a> {
+    pub repository: &'a Repository,
+    /// The URLs that the manifest states for layers that must not be distributed.
+    pub urls: &'a HashMap<BlobDigest, Vec<String>>,
+}
+
+impl BlobSource for WithUrls<'_> {
+    fn size(&self, digest: &BlobDigest) -> Result<Option<u64>> {
+        BlobSource::size(self.repository, digest)
+    }
+
+    fn document(&self, digest: &BlobDigest) -> Result<Vec<u8>> {
+        BlobSource::document(self.repository, digest)
+    }
+
+    fn open(&self, part: &BlobInfo) -> Result<Box<dyn BlobRead + '_>> {
+        let blob = self.repository.blob(&part.digest, part.size);
+        Ok(match self.urls.get(&part.digest) {
+            Some(urls) => Box::new(blob.with_urls(urls)),
+            None => Box::new(blob),
+        })
     }
 
     fn resumes(&self) -> bool {

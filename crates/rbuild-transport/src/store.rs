@@ -85,7 +85,6 @@ impl BlobSink for Staging<'_> {
         if self.verified_size(digest)? == Some(*size) {
             return Ok(BlobOrigin::Sink);
         }
-        let mut left = source.attempts();
         loop {
             let mut blob = source.open(part)?;
             let resumed = if source.resumes() && *size >= RESUMED { self.resume(digest, *size)? } else { None };
@@ -98,11 +97,11 @@ impl BlobSink for Staging<'_> {
                 }
                 None => self.put_watched(digest, Counting::new(&mut blob, moved.clone())),
             };
-            // The bytes of an earlier download may be the wrong ones.
-            left -= usize::from(at == 0);
             match put? {
                 (found, _) if found == *digest => return Ok(BlobOrigin::Source),
-                (found, _) if left == 0 => return Err(blob.wrong_digest(&found)),
+                // The bytes of an earlier download may be the wrong ones.
+                _ if at > 0 => {}
+                (found, _) if !blob.note_wrong() => return Err(blob.wrong_digest(&found)),
                 _ => {}
             }
         }

@@ -24,8 +24,12 @@ impl CertFiles {
         let user = environment.user_config("containers/certs.d");
         let system = ["etc/containers/certs.d", "etc/docker/certs.d"].map(|dir| environment.system(dir));
         let dirs = user.into_iter().chain(system).map(|dir| dir.join(host));
-        let Some(dir) = dirs.into_iter().find(|dir| dir.is_dir()) else { return Ok(()) };
-        let entries = std::fs::read_dir(&dir).map_err(ConfigError::file(FileAction::Read, &dir))?;
+        dirs.into_iter().find(|dir| dir.is_dir()).map_or(Ok(()), |dir| self.add(&dir))
+    }
+
+    /// Adds the files of a directory.
+    pub(crate) fn add(&mut self, dir: &Path) -> Result<(), ConfigError> {
+        let entries = std::fs::read_dir(dir).map_err(ConfigError::file(FileAction::Read, dir))?;
         let mut files: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
         files.sort();
         let has = |path: &Path| files.iter().any(|file| file == path);

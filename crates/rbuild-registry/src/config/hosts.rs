@@ -1,6 +1,7 @@
 //! `hosts.toml` of containerd (docs/hosts.md there).
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use rbuild_remedy::type_message;
 use serde::Deserialize;
@@ -24,6 +25,8 @@ pub(crate) struct Host {
     pub check: CertificateCheck,
     pub api_path: ApiPath,
     pub headers: Vec<(String, String)>,
+    /// Maximum duration of connecting, if it is set.
+    pub connect: Option<Duration>,
     pub role: EndpointRole,
 }
 
@@ -60,6 +63,7 @@ struct HostSettings {
     client: Option<Value>,
     skip_verify: bool,
     override_path: bool,
+    dial_timeout: Option<String>,
     header: toml::map::Map<String, Value>,
 }
 
@@ -106,6 +110,10 @@ fn host(url: &str, entry: Value, dir: &std::path::Path, role: EndpointRole) -> R
     let entry: HostSettings = entry
         .try_into()
         .map_err(|e: toml::de::Error| toml::de::Error::custom(format!("host {url}: {}", type_message(e.message()))))?;
+    let connect = entry.dial_timeout.as_deref().map(|text| {
+        let invalid = || format!("host {url}: dial_timeout: `{}` is not a duration such as 5s", text.escape_debug());
+        go_duration(text).ok_or_else(|| toml::de::Error::custom(invalid()))
+    });
     let can =
         |operation: &str| entry.capabilities.as_ref().is_none_or(|list| list.iter().any(|word| word == operation));
     let headers = entry.header.iter().flat_map(|(name, value)| {
@@ -124,8 +132,37 @@ fn host(url: &str, entry: Value, dir: &std::path::Path, role: EndpointRole) -> R
         check: if entry.skip_verify { CertificateCheck::Skipped } else { CertificateCheck::Required },
         api_path: if entry.override_path { ApiPath::Exact } else { ApiPath::Below },
         headers: headers.collect(),
+        // As in containerd, 0 stands for the default.
+        connect: connect.transpose()?.filter(|connect| !connect.is_zero()),
         role,
     })
+}
+
+/// Parses a duration in the format of Go: numbers with units, such as `1m30s` or `1.5s`.
+fn go_duration(text: &str) -> Option<Duration> {
+    let mut rest = text.strip_prefix('+').unwrap_or(text);
+    if rest == "0" {
+        return Some(Duration::ZERO);
+    }
+    let mut seconds = 0.0;
+    while !rest.is_empty() || seconds == 0.0 && rest == text {
+        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+        let (number, tail) = rest.split_at(digits);
+        let length = tail.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(tail.len());
+        let (unit, tail) = tail.split_at(length);
+        let factor = match unit {
+            "ns" => 1e-9,
+            "us" | "µs" | "μs" => 1e-6,
+            "ms" => 1e-3,
+            "s" => 1.0,
+            "m" => 60.0,
+            "h" => 3600.0,
+            _ => return None,
+        };
+        seconds += number.parse::<f64>().ok()? * factor;
+        rest = tail;
+    }
+    Duration::try_from_secs_f64(seconds).ok()
 }
 
 /// Returns certificate and key: one file with both, or the first of a list of pairs.
@@ -159,6 +196,7 @@ mod tests {
             [host."http://b.io/v2/hub"]
             override_path = true
             skip_verify = true
+            dial_timeout = "1m1.5s"
             [host."http://b.io/v2/hub".header]
             x-one = "1"
             x-two = ["2", "3"]
@@ -172,9 +210,32 @@ mod tests {
         assert_eq!((hosts[1].api_path, hosts[1].check), (ApiPath::Exact, CertificateCheck::Skipped));
         assert_eq!((hosts[1].operations, hosts[1].role), (EndpointOperations::ALL, EndpointRole::Mirror));
         assert_eq!(hosts[1].headers.len(), 3);
+        assert_eq!((hosts[0].connect, hosts[1].connect), (None, Some(Duration::from_millis(61_500))));
         assert_eq!((hosts[2].operations, hosts[2].role), (EndpointOperations::ALL, EndpointRole::Registry));
         let default = parse("", "docker.io", std::path::Path::new("/d")).unwrap();
         assert_eq!(default[0].url, "https://registry-1.docker.io");
+    }
+
+    #[test]
+    fn durations_are_those_of_go() {
+        for (text, want) in [
+            ("0", Some(0)),
+            ("0s", Some(0)),
+            ("5s", Some(5000)),
+            ("+250ms", Some(250)),
+            ("1h2m3s", Some(3_723_000)),
+            (".5s", Some(500)),
+            ("2000us", Some(2)),
+            ("", None),
+            ("5", None),
+            ("s", None),
+            ("-5s", None),
+            ("5 s", None),
+            ("1.2.3s", None),
+            ("5d", None),
+        ] {
+            assert_eq!(go_duration(text), want.map(Duration::from_millis), "{text}");
+        }
     }
 
     #[test]
@@ -183,7 +244,8 @@ mod tests {
             let e = parse(text, "a.io", std::path::Path::new("/d")).unwrap_err();
             format!("{text}\n  {}\n", e.to_string().trim_end().replace('\n', "\n  "))
         };
-        let texts = ["host = 1", "[host.\"https://a\"]\nskip_verify = 1", "["];
+        let late = "dial_timeout = \"5\"";
+        let texts = ["host = 1", "[host.\"https://a\"]\nskip_verify = 1", late, "["];
         rbuild_testkit::assert_recorded!("hosts-toml", texts.iter().map(line).collect::<String>());
     }
 }

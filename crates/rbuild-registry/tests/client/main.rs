@@ -54,7 +54,7 @@ impl Scene {
             first_wait: Duration::from_millis(20),
             ..RetryPolicy::default()
         };
-        let options = Options { given, tls_verify: TlsVerify::Configured, retry_policy, ranges };
+        let options = Options { given, tls_verify: TlsVerify::Configured, cert_dir: None, retry_policy, ranges };
         let notices: Arc<Mutex<Vec<Notice>>> = Arc::default();
         let sink = notices.clone();
         let client = Client::new(environment, options, move |notice| sink.lock().unwrap().push(notice));

@@ -17,6 +17,10 @@ pub struct RegistryFlags {
     /// Credentials file, in the format of docker and podman
     #[arg(long, value_name = "FILE")]
     pub authfile: Option<PathBuf>,
+    /// Directory with certificates for registries: *.crt are authorities, *.cert and *.key those of
+    /// the client [default: HOST in the directories certs.d of podman and docker]
+    #[arg(long, value_name = "DIR")]
+    pub cert_dir: Option<PathBuf>,
 }
 
 #[derive(Args)]
@@ -38,6 +42,9 @@ pub struct LoginArgs {
     /// Verify the registry's certificate
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub tls_verify: Option<bool>,
+    /// Directory with certificates for the registry
+    #[arg(long, value_name = "DIR")]
+    pub cert_dir: Option<PathBuf>,
 }
 
 #[derive(Args)]
@@ -54,9 +61,13 @@ pub struct PullArgs {
     /// Images to pull
     #[arg(required = true, value_name = "IMAGE")]
     pub images: Vec<String>,
-    /// Platform to pull from a multi-platform image [default: that of this machine]
+    /// Platform to pull from a multi-platform image, or a list of platforms separated by commas;
+    /// the name then refers to all of them [default: that of this machine]
     #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
     pub platform: Option<String>,
+    /// Pull all platforms
+    #[arg(long, conflicts_with = "platform")]
+    pub all_platforms: bool,
     /// Print only the name
     #[arg(short, long)]
     pub quiet: bool,
@@ -71,6 +82,12 @@ pub struct PushArgs {
     /// Names in registries to push to
     #[arg(value_name = "NAME")]
     pub target: Vec<String>,
+    /// Push all tags of the repository that IMAGE names without a tag
+    #[arg(short, long, conflicts_with_all = ["target", "digestfile"])]
+    pub all_tags: bool,
+    /// Format of the manifests: oci or docker [default: that of the image]
+    #[arg(long, value_name = "FORMAT")]
+    pub format: Option<String>,
     /// Do not compress layers before pushing
     #[arg(long)]
     pub as_is: bool,

@@ -36,7 +36,7 @@ const HEADINGS: [(&str, &[&str]); 7] = [
         ],
     ),
     ("Cache", &["no_cache", "no_cache_filter", "cache_limit"]),
-    ("Registries", &["pull", "tls_verify", "creds", "authfile"]),
+    ("Registries", &["pull", "tls_verify", "creds", "authfile", "cert_dir"]),
     ("Commands", &["network", "add_host", "shm_size", "ulimit", "volume", "allow", "on_error", "jobs"]),
     ("Progress", &["progress", "explain", "timings"]),
     ("Checks", &["check", "call"]),

@@ -38,6 +38,13 @@ pub fn find_for(store: &Store, wanted: &str, platform: Option<&Platform>) -> Res
     if platform.accepts(&found.image.config.platform()) {
         return Ok(found.image);
     }
+    // The name refers to the image that was pulled last.
+    if let Some(name) = &found.name
+        && let Some((_, image)) = store.images().pulled_image(name, platform)?
+        && platform.accepts(&image.config.platform())
+    {
+        return Ok(image);
+    }
     let mut others = Vec::new();
     for manifest in found.artifact.images() {
         let image = store.images().image(manifest)?;

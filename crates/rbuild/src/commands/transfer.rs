@@ -9,10 +9,10 @@ use rbuild_engine::Warning;
 use rbuild_image::{BlobDigest, ManifestDigest, Platform, Reference, SourceUrl, human_size};
 use rbuild_registry::Client;
 use rbuild_remedy::sentence;
-use rbuild_store::{Download, Image, Store, StoreError};
+use rbuild_store::{Artifact, Download, Image, NamedImage, Store, StoreError};
 use rbuild_transport::{
-    BlobOrigin, DownloadRequest, EarlyPush, EarlyUploads, OtherPlatform, Outgoing, PulledImage, TransferProgress,
-    TransportError, WantedImage, check_name, outgoing,
+    BlobOrigin, DownloadRequest, EarlyPush, EarlyUploads, ManifestFormat, OtherPlatform, Outgoing, OutgoingForm,
+    PulledImage, PulledPlatforms, TransferProgress, TransportError, WantedImage, check_name, outgoing,
 };
 
 use crate::args::{PullArgs, PushArgs, RegistryFlags};
@@ -20,7 +20,7 @@ use crate::commands::named::{self, Purpose};
 use crate::exit::{Failure, code};
 use crate::input::settings::Settings;
 use crate::input::{flags, output, registry, value};
-use crate::ui::hints::Hint;
+use crate::ui::hints::{self, Hint, ValueRemedy};
 use crate::ui::terminal;
 use crate::ui::transfer_bar::TransferBar;
 
@@ -118,19 +118,69 @@ pub fn download_once(store: &Store, url: &SourceUrl) -> Result<File, Failure> {
     })?)
 }
 
+/// Pulls the images of several platforms, or of all if `wanted` is empty, and reports the result.
+fn pull_several(
+    store: &Store,
+    client: &Client,
+    name: &Reference,
+    wanted: &[Platform],
+    display: TransferDisplay,
+) -> Result<PulledPlatforms, TransportError> {
+    let platforms: Vec<String> = wanted.iter().map(Platform::to_string).collect();
+    let platforms = if platforms.is_empty() { "all platforms".to_string() } else { platforms.join(", ") };
+    let doing = format!("pulling {} ({platforms})", name.familiar());
+    if display != TransferDisplay::Nothing {
+        terminal::err(&format!("{doing}\n"));
+    }
+    let pulled = shown(display, &doing, "pulled", |progress| {
+        rbuild_transport::pull_platforms(store, client, name, wanted, progress)
+    })?;
+    if display != TransferDisplay::Nothing {
+        pulled.lost.iter().for_each(|lost| terminal::err(&format!("note: {lost}\n")));
+    }
+    Ok(pulled)
+}
+
+/// Returns the platforms of a pull of several, an empty list for all; `None` for a pull of one.
+fn several_platforms(args: &PullArgs) -> Result<Option<Vec<Platform>>, Failure> {
+    match args.platform.as_ref().filter(|list| list.contains(',')) {
+        Some(list) => flags::platforms(std::slice::from_ref(list), None).map(Some),
+        None => Ok(args.all_platforms.then(Vec::new)),
+    }
+}
+
 pub fn pull(settings: &Settings, args: PullArgs) -> Result<u8, Failure> {
+    if let Some(wanted) = several_platforms(&args)? {
+        return pull_with(settings, &args, |store, client, name, display| {
+            let pulled = pull_several(store, client, name, &wanted, display)?;
+            Ok((pulled.is_new, pulled.resolved))
+        });
+    }
     let platform = flags::platform(args.platform.as_deref())?;
     let other = if platform.is_some() { OtherPlatform::Refuse } else { OtherPlatform::Accept };
     let platform = platform.unwrap_or_else(Platform::host);
+    pull_with(settings, &args, |store, client, name, display| {
+        let image = WantedImage { name, platform: &platform, other };
+        let pulled = pull_one(store, client, &image, display)?;
+        Ok((pulled.is_new, pulled.resolved))
+    })
+}
+
+/// Pulls each image with `pull`, which returns true if anything was downloaded, and the digest in
+/// the registry.
+fn pull_with(
+    settings: &Settings,
+    args: &PullArgs,
+    pull: impl Fn(&Store, &Client, &Reference, TransferDisplay) -> Result<(bool, ManifestDigest), TransportError>,
+) -> Result<u8, Failure> {
     let names = args.images.iter().map(|name| value::image_name(name)).collect::<Result<Vec<_>, _>>()?;
     let store = settings.open()?;
     let client = registry::client_of(&args.registry, &names, args.quiet)?;
     let display = TransferDisplay::new(args.quiet);
     for name in &names {
-        let image = WantedImage { name, platform: &platform, other };
-        let pulled = pull_one(&store, &client, &image, display)?;
+        let (is_new, resolved) = pull(&store, &client, name, display)?;
         if display != TransferDisplay::Nothing {
-            terminal::err(&status(pulled.is_new, &pulled.resolved.to_string(), &name.familiar()));
+            terminal::err(&status(is_new, &resolved.to_string(), &name.familiar()));
         }
         terminal::out(&format!("{name}\n"));
     }
@@ -169,6 +219,7 @@ pub struct PushedImage<'a> {
     /// The image of each platform.
     pub platforms: &'a [Image],
     pub layers: PushedLayers,
+    pub format: ManifestFormat,
 }
 
 /// Prepares an image that is pushed under several names.
@@ -179,20 +230,21 @@ fn prepare(
     names: &[Reference],
     display: TransferDisplay,
 ) -> Result<Outgoing, TransportError> {
-    let PushedImage { platforms, layers } = image;
+    let PushedImage { platforms, layers, format } = image;
+    let form = |as_is| OutgoingForm { as_is, format };
     match (layers, names.first()) {
         (PushedLayers::Compressed, Some(first)) => {
             names.iter().try_for_each(check_name)?;
             let (early, doing) = (EarlyPush::new(client, first)?, format!("pushing {}", first.familiar()));
             let moved = early.moved().clone();
             let _bar = (display == TransferDisplay::Bar).then(|| TransferBar::with_counter(&doing, None, moved));
-            outgoing(store, platforms, false, Some(early))
+            outgoing(store, platforms, form(false), Some(early))
         }
         (PushedLayers::Built(uploaded), Some(first)) => {
             let early = EarlyUploads::of(client, first, uploaded)?;
-            Ok(outgoing(store, platforms, true, None)?.with_early(early))
+            Ok(outgoing(store, platforms, form(true), None)?.with_early(early))
         }
-        (layers, _) => outgoing(store, platforms, !matches!(layers, PushedLayers::Compressed), None),
+        (layers, _) => outgoing(store, platforms, form(!matches!(layers, PushedLayers::Compressed)), None),
     }
 }
 
@@ -223,26 +275,89 @@ pub fn push_all(
     Ok(image.digest)
 }
 
+/// Parses the format of manifests.
+fn manifest_format(text: Option<&str>) -> Result<ManifestFormat, Failure> {
+    match text {
+        None => Ok(ManifestFormat::Stored),
+        Some("oci") => Ok(ManifestFormat::Oci),
+        // The name that podman uses.
+        Some("docker" | "v2s2") => Ok(ManifestFormat::Docker),
+        Some(other) => {
+            let failure = Failure::usage(format!("--format {other}: unknown format of manifests"));
+            Err(failure.help(hints::use_one_of(&["oci", "docker"])))
+        }
+    }
+}
+
+/// An image of the store, and the names under which it is pushed.
+struct Pushed {
+    artifact: Artifact,
+    names: Vec<Reference>,
+}
+
+/// Returns the image of a push without `--all-tags`.
+fn pushed_image(store: &Store, args: &PushArgs, names: &[Reference]) -> Result<Pushed, Failure> {
+    let found = store.images().find(&args.image).map_err(named::missing(store, &args.image, Purpose::Use))?;
+    Ok(Pushed { artifact: found.artifact, names: names.to_vec() })
+}
+
+/// Returns the images of a repository with their tags.
+fn tagged_images(store: &Store, args: &PushArgs, repository: &Reference) -> Result<Vec<Pushed>, Failure> {
+    let mut all: Vec<Pushed> = Vec::new();
+    let same = |name: &Reference| name.registry() == repository.registry() && name.path() == repository.path();
+    for NamedImage { name, artifact, .. } in store.images().list()? {
+        let Some(name) = name.filter(|name| same(name) && name.digest().is_none()) else { continue };
+        match all.iter_mut().find(|pushed| pushed.artifact == artifact) {
+            Some(pushed) => pushed.names.push(name),
+            None => all.push(Pushed { artifact, names: vec![name] }),
+        }
+    }
+    if all.is_empty() {
+        return Err(named::no_image(store, &args.image, Purpose::Manage));
+    }
+    Ok(all)
+}
+
+/// Fails if the name of a repository has a tag or a digest.
+fn check_repository(text: &str) -> Result<(), Failure> {
+    let last = text.rsplit('/').next().unwrap_or(text);
+    if !last.contains([':', '@']) {
+        return Ok(());
+    }
+    let failure = Failure::usage(format!("`{text}` has a tag or a digest, but --all-tags pushes a repository"));
+    Err(failure.help(ValueRemedy::OmitTag))
+}
+
 pub fn push(settings: &Settings, args: PushArgs) -> Result<u8, Failure> {
+    if args.all_tags {
+        check_repository(&args.image)?;
+    }
     let names = match &args.target[..] {
         [] => vec![value::image_name(&args.image)?],
         targets => targets.iter().map(|name| value::image_name(name)).collect::<Result<Vec<_>, _>>()?,
     };
+    let format = manifest_format(args.format.as_deref())?;
     let digest_file = args.digestfile.as_ref().map(|path| output::file("the digest file", path)).transpose()?;
     let store = settings.open()?;
-    let found = store.images().find(&args.image).map_err(named::missing(&store, &args.image, Purpose::Use))?;
-    let images =
-        found.artifact.images().iter().map(|image| store.images().image(image)).collect::<Result<Vec<_>, _>>()?;
+    let pushed = if args.all_tags {
+        tagged_images(&store, &args, &names[0])?
+    } else {
+        vec![pushed_image(&store, &args, &names)?]
+    };
     let client = registry::client_of(&args.registry, &names, args.quiet)?;
-    let layers = if args.as_is { PushedLayers::Stored } else { PushedLayers::Compressed };
-    let image = PushedImage { platforms: &images, layers };
-    let digest = push_all(&store, &client, image, &names, TransferDisplay::new(args.quiet))?;
-    for name in &names {
-        terminal::out(&format!("{}@{digest}\n", name.familiar_name()));
-    }
-    if let Some(dest) = digest_file {
-        let written = dest.write(digest.to_string().as_bytes());
-        written.map_err(|e| output::unwritten("the digest file", &dest.path(), e))?;
+    for Pushed { artifact, names } in &pushed {
+        let images =
+            artifact.images().iter().map(|image| store.images().image(image)).collect::<Result<Vec<_>, _>>()?;
+        let layers = if args.as_is { PushedLayers::Stored } else { PushedLayers::Compressed };
+        let image = PushedImage { platforms: &images, layers, format };
+        let digest = push_all(&store, &client, image, names, TransferDisplay::new(args.quiet))?;
+        for name in names {
+            terminal::out(&format!("{}@{digest}\n", name.familiar_name()));
+        }
+        if let Some(dest) = &digest_file {
+            let written = dest.write(digest.to_string().as_bytes());
+            written.map_err(|e| output::unwritten("the digest file", &dest.path(), e))?;
+        }
     }
     Ok(code::OK)
 }
@@ -250,6 +365,22 @@ pub fn push(settings: &Settings, args: PushArgs) -> Result<u8, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn faults_of_pushes_are_as_recorded() {
+        let formats = [None, Some("oci"), Some("docker"), Some("v2s2")].map(|text| manifest_format(text).unwrap());
+        let docker = ManifestFormat::Docker;
+        assert_eq!(formats, [ManifestFormat::Stored, ManifestFormat::Oci, docker, docker]);
+        for repository in ["a", "a.io:5000/b/c"] {
+            check_repository(repository).unwrap();
+        }
+        let faults = [
+            manifest_format(Some("v2s1")).unwrap_err(),
+            check_repository("a.io:5000/b:1").unwrap_err(),
+            check_repository("a@sha256:0").unwrap_err(),
+        ];
+        rbuild_testkit::assert_recorded!("pushes", faults.map(|failure| failure.text()).concat());
+    }
 
     #[test]
     fn reports_are_as_recorded() {

@@ -1,11 +1,14 @@
 //! Clients of registries, from flags and the environment.
 
+use std::path::Path;
+
 use rbuild_image::Reference;
 use rbuild_linux::quoted;
 use rbuild_registry::{Client, CommandLineCredentials, CommandLineLogin, Notice, Options, ProcessEnvironment, Secret};
 
 use crate::args::RegistryFlags;
 use crate::exit::Failure;
+use crate::input::flags;
 use crate::input::hidden_credentials::{self, HiddenCredentials};
 use crate::ui::hints::ValueRemedy;
 use crate::ui::plain::plain;
@@ -69,7 +72,8 @@ pub fn client_with(
     let HiddenCredentials { creds, creds_by_flag, .. } = hidden_credentials::read()?;
     let login = creds.map(|pair| own_login(&pair, own, creds_by_flag)).transpose()?;
     let given = CommandLineCredentials { login, file: flags.authfile.clone() };
-    let options = Options { given, tls_verify: flags.tls_verify.into(), ..Options::default() };
+    let (tls_verify, cert_dir) = (flags.tls_verify.into(), flags.cert_dir.clone());
+    let options = Options { given, tls_verify, cert_dir, ..Options::default() };
     Ok(Client::new(environment()?, options, notify))
 }
 
@@ -84,8 +88,26 @@ pub fn check(flags: &RegistryFlags) -> Result<(), Failure> {
         return Err(Failure::usage(format!("--authfile {}: no such file or directory", quoted(path)))
             .help(ValueRemedy::LoginFile));
     }
+    flags.cert_dir.as_deref().map_or(Ok(()), check_cert_dir)?;
     let HiddenCredentials { creds, creds_by_flag, .. } = hidden_credentials::read()?;
     creds.map_or(Ok(()), |pair| user_and_password(&pair, creds_by_flag).map(drop))
+}
+
+/// Checks the directory with certificates.
+///
+/// # Errors
+///
+/// Fails if it is not a directory.
+pub fn check_cert_dir(dir: &Path) -> Result<(), Failure> {
+    match std::fs::metadata(dir) {
+        Ok(found) if found.is_dir() => Ok(()),
+        Ok(_) => Err("it is not a directory".to_string()),
+        Err(e) => Err(flags::reason(&e)),
+    }
+    .map_err(|reason| {
+        let message = format!("--cert-dir {}: {reason}", quoted(dir));
+        Failure::usage(message).help(ValueRemedy::CertificateDirectory)
+    })
 }
 
 /// Returns the name of the setting that contains the credentials.

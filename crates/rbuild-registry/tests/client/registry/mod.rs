@@ -78,6 +78,9 @@ pub struct State {
     rules: Vec<NameRules>,
     /// Method, path and query of each request, and `+` if it has an Authorization.
     pub log: Vec<String>,
+    /// Values of the header `X-Meta-Test` of all requests.
+    #[allow(dead_code, reason = "for the end-to-end tests")]
+    pub meta: Vec<String>,
     /// Scopes of token requests.
     pub scopes: Vec<String>,
     /// Tokens with their scopes and the number of requests for which they are valid.
@@ -181,7 +184,12 @@ impl Registry {
         while let Some(request) = read_request(&mut reader) {
             let authorized = if request.headers.contains_key("authorization") { " +" } else { "" };
             let line = format!("{} {}{authorized}", request.method, request.path);
-            self.state().log.push(line);
+            let meta = request.headers.get("x-meta-test").cloned();
+            {
+                let mut state = self.state();
+                state.log.push(line);
+                state.meta.extend(meta);
+            }
             let faults = self.faults(&request);
             if !self.answer(&request, &faults, &connection) {
                 return;

@@ -2,6 +2,7 @@
 
 use rbuild_image::{BlobDigest, ManifestDigest, Reference};
 use rbuild_store::Store;
+use rbuild_transport::ManifestFormat;
 
 use crate::args::RegistryFlags;
 use crate::commands::fetcher::task::in_fetcher;
@@ -41,7 +42,8 @@ pub fn push(
         let pushed = registry::client_of(flags, names, display == TransferDisplay::Nothing).and_then(|client| {
             let images =
                 platforms.iter().map(|manifest| store.images().image(manifest)).collect::<Result<Vec<_>, _>>()?;
-            let image = PushedImage { platforms: &images, layers: PushedLayers::Built(uploaded) };
+            let (layers, format) = (PushedLayers::Built(uploaded), ManifestFormat::Stored);
+            let image = PushedImage { platforms: &images, layers, format };
             push_all(store, &client, image, names, display)
         });
         pushed.err()

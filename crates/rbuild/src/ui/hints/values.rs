@@ -85,6 +85,10 @@ pub enum ValueRemedy {
     PermitDelete,
     /// Correct the path of a file with logins, or create it.
     LoginFile,
+    /// Name a repository without a tag.
+    OmitTag,
+    /// Pass a directory with certificates.
+    CertificateDirectory,
     /// Log in to each registry.
     LogInToEach,
 }
@@ -151,6 +155,8 @@ impl ValueRemedy {
             ValueRemedy::OmitInScripts => "omit it in scripts".into(),
             ValueRemedy::PermitDelete => "add --allow local.delete to permit it".into(),
             ValueRemedy::LoginFile => "correct the path, or log in with `rbuild login --authfile FILE`".into(),
+            ValueRemedy::CertificateDirectory => "pass a directory with *.crt, or *.cert and *.key".into(),
+            ValueRemedy::OmitTag => "pass the name of the repository alone, or omit --all-tags".into(),
             ValueRemedy::LogInToEach => "log in to each with `rbuild login REGISTRY`".into(),
         }
     }

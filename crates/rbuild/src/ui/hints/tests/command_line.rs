@@ -78,6 +78,8 @@ fn value_remedies() -> Vec<ValueRemedy> {
         ValueRemedy::OmitInScripts,
         ValueRemedy::PermitDelete,
         ValueRemedy::LoginFile,
+        ValueRemedy::OmitTag,
+        ValueRemedy::CertificateDirectory,
         ValueRemedy::LogInToEach,
     ]
 }
@@ -125,6 +127,8 @@ fn hints_about_values_are_as_recorded() {
             OmitInScripts,
             PermitDelete,
             LoginFile,
+            OmitTag,
+            CertificateDirectory,
             LogInToEach
         },
         value_remedies()

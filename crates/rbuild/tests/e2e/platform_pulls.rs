@@ -1,0 +1,165 @@
+//! Pulls of several platforms, and pushes in another format or of all tags.
+
+use serde_json::{Value, json};
+
+use crate::registries::Scene;
+use crate::registries::server::Access;
+
+const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+const FILE: &str = "FROM scratch\nARG TARGETARCH\nCOPY file /$TARGETARCH\n";
+
+/// A scene whose registry has `multi:1` for these architectures, and whose store is empty.
+fn scene(architectures: &[&str]) -> (Scene, String) {
+    let scene = Scene::new(Access::Open);
+    scene.lab.write("file", "content");
+    let name = scene.name("multi:1");
+    let platforms: Vec<String> = architectures.iter().map(|arch| format!("linux/{arch}")).collect();
+    scene.build(FILE, &["--platform", &platforms.join(","), "-t", &name, "--push"]).ok();
+    scene.forget(&name);
+    (scene, name)
+}
+
+/// Returns the architectures of an index of the registry.
+fn architectures(scene: &Scene, repository: &str, tag: &str) -> Vec<String> {
+    let index = scene.document(repository, tag);
+    let entries = index["manifests"].as_array().unwrap_or_else(|| panic!("{index}"));
+    entries.iter().map(|entry| entry["platform"]["architecture"].as_str().unwrap().to_string()).collect()
+}
+
+#[test]
+fn a_name_that_was_pulled_for_several_platforms_is_an_index() {
+    let (scene, name) = scene(&["s390x", "amd64", "arm64"]);
+    let digest = scene.registry.state().manifests[&("multi".to_string(), "1".to_string())].1.clone();
+    let digest = rbuild_image::BlobDigest::of(&digest).to_string();
+    let pulled = scene.rbuild(&["pull", "--platform", "linux/amd64,linux/s390x", &name]).ok();
+    assert!(pulled.stderr.contains(&digest) && pulled.stderr.contains("Downloaded newer image"), "{}", pulled.stderr);
+    assert_eq!(pulled.stdout, format!("{name}\n"));
+    let tree = scene.rbuild(&["images", "--tree"]).ok().stdout;
+    assert!(tree.contains("linux/amd64") && tree.contains("linux/s390x") && !tree.contains("arm64"), "{tree}");
+    // Nothing new: the digest and the index.
+    scene.registry.requests();
+    let again = scene.rbuild(&["pull", "--platform", "linux/amd64,linux/s390x", &name]).ok();
+    assert!(again.stderr.contains("Image is up to date"), "{}", again.stderr);
+    assert!(scene.registry.requests().iter().all(|request| !request.contains("/blobs/")));
+    // All commands know both.
+    scene.rbuild(&["tag", &name, &scene.name("team/copy:2")]).ok();
+    scene.rbuild(&["prune"]).ok();
+    scene.rbuild(&["push", &scene.name("team/copy:2")]).ok();
+    assert_eq!(architectures(&scene, "team/copy", "2"), ["amd64", "s390x"]);
+    let layout = scene.lab.path("layout");
+    scene.rbuild(&["save", "--format", "oci", "-o", layout.to_str().unwrap(), &name]).ok();
+    let saved: Value = serde_json::from_slice(&std::fs::read(layout.join("index.json")).unwrap()).unwrap();
+    assert_eq!(saved["manifests"][0]["mediaType"], INDEX);
+    let digests = scene.rbuild(&["inspect", "-f", "{{.RepoDigests}}", &name]).ok().stdout;
+    assert!(digests.contains(&digest), "{digests}");
+    for arch in ["amd64", "s390x"] {
+        let out = scene.lab.path(arch);
+        let file = format!("FROM --platform=linux/{arch} {name}\nLABEL a=b\n");
+        scene.build(&file, &["-o", out.to_str().unwrap(), "."]).ok();
+        assert!(out.join(arch).exists(), "{arch}");
+    }
+    scene.rbuild(&["fsck"]).ok();
+    scene
+        .rbuild(&["pull", "--platform", "linux/amd64,linux/riscv64", &name])
+        .fails(1, &["no image for linux/riscv64, only for linux/amd64, linux/arm64, linux/s390x"]);
+}
+
+#[test]
+fn all_platforms_are_pulled_without_attestations() {
+    let (scene, name) = scene(&["amd64", "s390x"]);
+    let mut index = scene.document("multi", "1");
+    let digest = format!("sha256:{}", "0".repeat(64));
+    let media_type = "application/vnd.oci.image.manifest.v1+json";
+    index["manifests"].as_array_mut().unwrap().push(json!({
+        "mediaType": media_type, "digest": digest, "size": 2,
+        "platform": {"os": "unknown", "architecture": "unknown"},
+    }));
+    scene.registry.add_manifest("multi", "1", INDEX, &serde_json::to_vec(&index).unwrap());
+    scene.rbuild(&["pull", "--all-platforms", &name]).ok();
+    scene.rbuild(&["push", &name, &scene.name("copy:1")]).ok();
+    assert_eq!(architectures(&scene, "copy", "1"), ["amd64", "s390x"]);
+    // An image of one platform is all there is.
+    let single = scene.name("single:1");
+    scene.build(FILE, &["--platform", "linux/s390x", "-t", &single, "--push"]).ok();
+    scene.forget(&single);
+    scene.rbuild(&["pull", "--all-platforms", &single]).ok();
+    let arch = scene.rbuild(&["inspect", "-f", "{{.Architecture}}", &single]).ok().stdout;
+    assert_eq!(arch, "s390x\n");
+    scene
+        .rbuild(&["pull", "--platform", "linux/s390x,linux/amd64", &single])
+        .fails(1, &["is for linux/s390x, not for the requested linux/amd64"]);
+    scene.rbuild(&["pull", "--all-platforms", "--platform", "linux/s390x", &single]).fails(2, &["cannot be used with"]);
+}
+
+#[test]
+fn commands_find_every_platform_that_was_pulled() {
+    let (scene, name) = scene(&["amd64", "s390x", "arm64"]);
+    for arch in ["s390x", "arm64"] {
+        scene.rbuild(&["pull", "--platform", &format!("linux/{arch}"), &name]).ok();
+    }
+    for arch in ["s390x", "arm64"] {
+        let platform = format!("linux/{arch}");
+        scene.rbuild(&["create", "--name", arch, "--platform", &platform, &name, "x"]).ok();
+        let out = scene.lab.path(arch);
+        scene.rbuild(&["cp", &format!("{arch}:/{arch}"), out.to_str().unwrap()]).ok();
+        assert_eq!(std::fs::read_to_string(out).unwrap(), "content");
+    }
+    scene
+        .rbuild(&["create", "--platform", "linux/amd64", &name, "x"])
+        .fails(1, &["has no image for linux/amd64, only for linux/arm64"]);
+}
+
+#[test]
+fn all_tags_of_a_repository_are_pushed() {
+    let scene = Scene::new(Access::Open);
+    scene.lab.write("file", "content");
+    let (one, two) = (scene.name("team/app:1"), scene.name("team/app:2"));
+    scene.build(FILE, &["-t", &one, "-t", &two, "-t", &scene.name("team/app2:3")]).ok();
+    scene.lab.write("file", "changed");
+    scene.build(FILE, &["-t", &scene.name("team/app")]).ok();
+    let pushed = scene.rbuild(&["push", "-a", &scene.name("team/app")]).ok().stdout;
+    assert_eq!(pushed.lines().count(), 3, "{pushed}");
+    let mut tags: Vec<String> = {
+        let state = scene.registry.state();
+        state.manifests.keys().filter(|(_, tag)| !tag.contains(':')).map(|(r, tag)| format!("{r}:{tag}")).collect()
+    };
+    tags.sort();
+    assert_eq!(tags, ["team/app:1", "team/app:2", "team/app:latest"]);
+    scene.rbuild(&["push", "--all-tags", &one]).fails(2, &["has a tag or a digest"]);
+    scene.rbuild(&["push", "--all-tags", &scene.name("team/nosuch")]).fails(1, &["not found in the local store"]);
+}
+
+#[test]
+fn manifests_are_pushed_in_the_requested_format() {
+    let (scene, name) = scene(&["amd64", "s390x"]);
+    let media_types = |tag: &str| {
+        let index = scene.document("multi", tag);
+        let first = index["manifests"][0]["digest"].as_str().unwrap().to_string();
+        let manifest = scene.document("multi", &first);
+        [&index["mediaType"], &index["manifests"][0]["mediaType"], &manifest["mediaType"]]
+            .into_iter()
+            .chain([&manifest["config"]["mediaType"], &manifest["layers"][0]["mediaType"]])
+            .map(|value| value.as_str().unwrap().to_string())
+            .collect::<Vec<_>>()
+    };
+    let oci = media_types("1");
+    let docker = [
+        "application/vnd.docker.distribution.manifest.list.v2+json",
+        "application/vnd.docker.distribution.manifest.v2+json",
+        "application/vnd.docker.distribution.manifest.v2+json",
+        "application/vnd.docker.container.image.v1+json",
+        "application/vnd.docker.image.rootfs.diff.tar.gzip",
+    ];
+    scene.rbuild(&["pull", "--all-platforms", &name]).ok();
+    let (two, three) = (scene.name("multi:2"), scene.name("multi:3"));
+    scene.rbuild(&["push", "--format", "docker", &name, &two]).ok();
+    assert_eq!(media_types("2"), docker);
+    scene.forget(&name);
+    scene.rbuild(&["pull", "--all-platforms", &two]).ok();
+    scene.build(&format!("FROM {two}\nCOPY file /\n"), &["--platform", "linux/s390x", "."]).ok();
+    scene.rbuild(&["push", "--format", "oci", &two, &three]).ok();
+    assert_eq!(media_types("3"), oci);
+    let manifests = |tag: &str| scene.document("multi", tag);
+    assert_eq!(manifests("3"), manifests("1"), "the same bytes again");
+    scene.rbuild(&["push", "--format", "v1", &two]).fails(2, &["unknown format of manifests"]);
+}

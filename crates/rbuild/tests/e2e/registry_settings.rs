@@ -1,0 +1,147 @@
+//! Settings of registries: mirrors, headers and proxies of docker's configuration; and the URLs of
+//! layers that must not be distributed.
+
+use rbuild_image::BlobDigest;
+use serde_json::{Value, json};
+
+use crate::registries::Scene;
+use crate::registries::server::{Access, Fault, Registry};
+
+const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+const FOREIGN: &str = "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip";
+
+/// Writes a file below the home directory.
+fn write_home(scene: &Scene, path: &str, text: &str) {
+    let path = scene.lab.path("home").join(path);
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::fs::write(path, text).unwrap();
+}
+
+/// Starts a mirror with the same content.
+fn mirror(scene: &Scene) -> Registry {
+    let mirror = Registry::start(Access::Open);
+    let (blobs, manifests) = {
+        let state = scene.registry.state();
+        (state.blobs.clone(), state.manifests.clone())
+    };
+    {
+        let mut state = mirror.state();
+        (state.blobs, state.manifests) = (blobs, manifests);
+    }
+    let (own, other) = (&scene.registry.address, &mirror.address);
+    let conf = format!("[[registry]]\nlocation = \"{own}\"\n[[registry.mirror]]\nlocation = \"{other}\"\n");
+    write_home(scene, ".config/containers/registries.conf", &conf);
+    mirror
+}
+
+fn blob_requests(registry: &Registry) -> usize {
+    registry.requests().iter().filter(|request| request.contains("/blobs/")).count()
+}
+
+#[test]
+fn a_mirror_that_sends_wrong_blobs_is_replaced_by_the_registry() {
+    let scene = Scene::with_image();
+    let (name, mirror) = (scene.name("busybox:1"), mirror(&scene));
+    mirror.fault("GET", "/blobs/", Fault::Flip, 99);
+    scene.rbuild(&["pull", &name]).ok();
+    // The configuration and the layer, each twice from the mirror.
+    assert_eq!((blob_requests(&mirror), blob_requests(&scene.registry)), (4, 2));
+    scene.forget(&name);
+    scene.build(&format!("FROM {name}\nRUN test -x /bin/busybox\n"), &[]).ok();
+    assert_eq!((blob_requests(&mirror), blob_requests(&scene.registry)), (4, 2));
+    // If the registry does the same, it is the one that is reported.
+    scene.forget(&name);
+    scene.registry.fault("GET", "/blobs/", Fault::Flip, 99);
+    let wrong = format!("{} sent the blob", scene.registry.address);
+    scene.rbuild(&["pull", &name]).fails(1, &[&wrong, "with the wrong digest"]);
+    // A mirror without the blob does not hide that.
+    mirror.state().blobs.clear();
+    scene.rbuild(&["pull", &name]).fails(1, &[&wrong, "with the wrong digest"]);
+}
+
+#[test]
+fn layers_that_must_not_be_distributed_come_from_their_urls() {
+    let scene = Scene::with_image();
+    let (name, other) = (scene.name("busybox:1"), Registry::start(Access::Open));
+    let mut manifest = scene.document("busybox", "1");
+    let digest: BlobDigest = manifest["layers"][0]["digest"].as_str().unwrap().parse().unwrap();
+    let key = ("busybox".to_string(), digest);
+    let bytes = scene.registry.state().blobs[&key].clone();
+    other.add_blob("layers", &bytes);
+    let url = |repository: &str| format!("http://{}/v2/{repository}/blobs/{digest}?sig=hunter2", other.address);
+    let login = url("layers").replace("http://", "http://joe:hunter2@");
+    manifest["layers"][0]["urls"] = json!([login, url("nosuch"), url("layers")]);
+    let publish = |manifest: &Value| {
+        scene.registry.add_manifest("busybox", "1", MANIFEST, &serde_json::to_vec(manifest).unwrap());
+        scene.registry.requests();
+        other.requests();
+    };
+    // Those of other layers are ignored.
+    publish(&manifest);
+    scene.rbuild(&["pull", &name]).ok();
+    assert_eq!(other.requests(), Vec::<String>::new());
+    scene.forget(&name);
+    manifest["layers"][0]["mediaType"] = json!(FOREIGN);
+    publish(&manifest);
+    let pulled = scene.rbuild(&["-D", "pull", &name]).ok();
+    assert!(!pulled.stderr.contains("hunter2"), "{}", pulled.stderr);
+    assert_eq!(other.requests(), ["nosuch", "layers"].map(|r| format!("GET /v2/{r}/blobs/{digest}")));
+    assert_eq!(blob_requests(&scene.registry), 1, "the configuration");
+    scene.build(&format!("FROM {name}\nRUN test -x /bin/busybox\n"), &[]).ok();
+    // The registry is asked if the others fail, or send other bytes.
+    for fault in [Fault::Flip, Fault::Cut(10), Fault::Status(503, None)] {
+        scene.forget(&name);
+        other.fault("GET", "/blobs/", fault.clone(), 99);
+        scene.rbuild(&["pull", &name]).ok();
+        assert_eq!((blob_requests(&other), blob_requests(&scene.registry)), (2, 2), "{fault:?}");
+        other.behave();
+    }
+}
+
+#[test]
+fn headers_of_docker_are_sent_to_the_registry_and_not_to_its_mirror() {
+    let scene = Scene::with_image();
+    let (name, mirror) = (scene.name("busybox:1"), mirror(&scene));
+    let config = r#"{"HttpHeaders": {"X-Meta-Test": "hunter2", "Authorization": "Basic am9lOmh1bnRlcjI="}}"#;
+    write_home(&scene, ".docker/config.json", config);
+    mirror.fault("GET", "/blobs/", Fault::Status(404, None), 99);
+    let mut command = scene.lab.command(["-D", "pull", &name]);
+    let home = scene.lab.path("home");
+    let env = [("HOME", home.to_str().unwrap()), ("RBUILD_LOG", "trace"), ("RBUILD_DEBUG_LOG", "log.json")];
+    let ran = scene.lab.run_with(&mut command, &env).ok();
+    let log = std::fs::read_to_string(scene.lab.ctx().join("log.json")).unwrap();
+    assert!(!(log + &ran.stderr).contains("hunter2"), "the value may be a credential");
+    assert_eq!(
+        (&scene.registry.state().meta[..], mirror.state().meta.len()),
+        (&["hunter2"; 2].map(String::from)[..], 0)
+    );
+    assert!(scene.registry.requests().iter().all(|request| !request.ends_with('+')), "no login");
+    write_home(&scene, ".docker/config.json", r#"{"HttpHeaders": {"X-Meta-Test": 1}}"#);
+    scene.rbuild(&["pull", &name]).fails(1, &["config.json`: line 1: the file has invalid settings"]);
+}
+
+#[test]
+fn proxies_of_docker_are_build_arguments() {
+    let scene = Scene::new(Access::Open);
+    scene.rbuild(&["import", crate::lab::base("busybox.tar").to_str().unwrap(), "busybox"]).ok();
+    let config = r#"{"proxies": {"default": {"httpProxy": "http://joe:hunter2@p:1", "noProxy": "a.io"}}}"#;
+    write_home(&scene, ".docker/config.json", config);
+    let shown = |args: &[&str]| {
+        let run = "RUN echo \"[$HTTP_PROXY $http_proxy $NO_PROXY $https_proxy]\" > /proxies";
+        let out = scene.lab.path("out");
+        let args = [args, &["--no-cache", "-o", out.to_str().unwrap(), "."]].concat();
+        scene.build(&format!("FROM busybox\n{run}\n"), &args).ok();
+        std::fs::read_to_string(out.join("proxies")).unwrap()
+    };
+    assert_eq!(shown(&[]), "[http://joe:hunter2@p:1 http://joe:hunter2@p:1 a.io ]\n");
+    assert_eq!(shown(&["--build-arg", "HTTP_PROXY=http://q:1"]), "[http://q:1 http://q:1 a.io ]\n");
+    // They are neither in the image nor in the key of a step.
+    let file = "FROM busybox\nRUN echo x > /x\n";
+    let built = scene.build(file, &["-t", "a"]).ok();
+    assert!(!built.stderr.contains("hunter2"), "{}", built.stderr);
+    let documents =
+        scene.rbuild(&["inspect", "a"]).ok().stdout + &scene.rbuild(&["history", "--no-trunc", "a"]).ok().stdout;
+    assert!(!documents.contains("hunter2") && !documents.contains("a.io"), "{documents}");
+    write_home(&scene, ".docker/config.json", "{}");
+    assert_eq!(scene.build(file, &["-t", "a"]).ok().steps(), (0, 1));
+}
