@@ -64,6 +64,11 @@ const OFFICIAL: &str = "library/";
 const MAX_NAME: usize = 255;
 
 impl Reference {
+    /// Returns true if a name is written without a registry.
+    pub fn is_short(name: &str) -> bool {
+        !name.split_once('/').is_some_and(|(first, _)| is_host(first))
+    }
+
     /// Returns the host name of the registry, with its port if any.
     pub fn registry(&self) -> &str {
         &self.registry
@@ -195,12 +200,14 @@ fn is_id(text: &str) -> bool {
     text.len() == 64 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }
 
-/// Splits a name into registry and path. The first component is a registry if it is `localhost`, or
-/// has a dot, a port or an upper-case letter.
+/// Returns true if the first component of a name is a registry: `localhost`, or a word with a dot,
+/// a port or an upper-case letter.
+fn is_host(first: &str) -> bool {
+    first == "localhost" || first.contains(['.', ':']) || first.contains(|c: char| c.is_ascii_uppercase())
+}
+
+/// Splits a name into registry and path.
 fn split_registry(name: &str) -> (&str, String) {
-    let is_host = |first: &str| {
-        first == "localhost" || first.contains(['.', ':']) || first.contains(|c: char| c.is_ascii_uppercase())
-    };
     let (registry, path) = match name.split_once('/') {
         Some((first, path)) if is_host(first) => (first, path),
         _ => (DEFAULT_REGISTRY, name),
@@ -237,6 +244,21 @@ mod tests {
     use rbuild_testkit::{assert_recorded, no_remedy, variants};
 
     use super::*;
+
+    #[test]
+    fn a_name_without_a_registry_is_short() {
+        for (name, is_short) in [
+            ("debian", true),
+            ("me/app:1.0", true),
+            ("debian@sha256:0", true),
+            ("localhost/x", false),
+            ("a.io/x", false),
+            ("a:5000/x", false),
+            ("docker.io/x", false),
+        ] {
+            assert_eq!(Reference::is_short(name), is_short, "{name}");
+        }
+    }
 
     #[test]
     fn names_are_qualified_and_shortened() {

@@ -114,6 +114,14 @@ pub enum ConfigError {
     /// The text is not the host of a registry.
     #[error("`{0}` is not the name of a registry")]
     NoRegistry(String),
+    /// The settings do not determine the registry of a short name.
+    #[error("{}", short_name(.name, .candidates))]
+    ShortName {
+        /// The name.
+        name: String,
+        /// The images that it may stand for.
+        candidates: Vec<String>,
+    },
     /// The proxy is invalid.
     #[error("the proxy in http_proxy or https_proxy is not a URL")]
     Proxy,
@@ -124,6 +132,13 @@ fn verb(action: &FileAction) -> &'static str {
         FileAction::Read => "read",
         FileAction::Write => "write",
         FileAction::Lock => "lock",
+    }
+}
+
+fn short_name(name: &str, candidates: &[String]) -> String {
+    match candidates {
+        [] => format!("registries.conf has no registry for the short name `{name}`"),
+        _ => format!("the short name `{name}` is ambiguous: {}", candidates.join(", ")),
     }
 }
 
@@ -177,6 +192,10 @@ impl ConfigError {
             ConfigError::NoHome => ServerRemedy::SetHome.into(),
             ConfigError::NoEndpoint(_) => ServerRemedy::CorrectRegistries.into(),
             ConfigError::Proxy => ServerRemedy::CorrectProxy.into(),
+            ConfigError::ShortName { name, candidates } => {
+                let example = candidates.first().cloned().unwrap_or_else(|| format!("docker.io/{name}"));
+                ServerRemedy::WriteRegistry { example }.into()
+            }
             ConfigError::NoRegistry(_) => ServerRemedy::UseHost.into(),
         })
     }
@@ -214,6 +233,8 @@ mod tests {
             ConfigError::NoEndpoint(EndpointUse::Logins),
             ConfigError::NoRegistry("a b".into()),
             ConfigError::Proxy,
+            ConfigError::ShortName { name: "x".into(), candidates: Vec::new() },
+            ConfigError::ShortName { name: "x".into(), candidates: vec!["a.io/x".into(), "b.io/x".into()] },
         ];
         let variants = variants!(ConfigError {
             File,
@@ -227,6 +248,7 @@ mod tests {
             NoEndpoint,
             NoRegistry,
             Proxy,
+            ShortName,
         });
         assert_recorded!("ConfigError", variants.table(&errors, |e| e, ConfigError::remedy));
     }

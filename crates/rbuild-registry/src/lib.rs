@@ -44,6 +44,7 @@ mod retry_policy;
 mod secret;
 mod session;
 mod shared;
+mod short_names;
 mod stall;
 mod url;
 
@@ -68,3 +69,4 @@ pub use retry::Notice;
 pub use retry_policy::RetryPolicy;
 pub use secret::Secret;
 pub use shared::Options;
+pub use short_names::ShortNames;

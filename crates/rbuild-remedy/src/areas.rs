@@ -275,6 +275,11 @@ pub enum ServerRemedy {
     CorrectProxy,
     /// Name a registry by its host.
     UseHost,
+    /// Write the name of an image with its registry.
+    WriteRegistry {
+        /// A name with a registry.
+        example: String,
+    },
     /// Check the connection to a server.
     CheckNetwork,
     /// Check the port and the program that listens on it: the machine refused the connection.

@@ -34,10 +34,15 @@ pub type PullImages<'a> =
 /// Downloads files into the store. Returns one outcome for each file, in the same order.
 pub type Fetch<'a> = dyn Fn(&[UrlSource]) -> Result<Vec<std::result::Result<Download, ReportedError>>> + 'a;
 
+/// Returns the image that a name in a Dockerfile stands for, if that is another one than the name
+/// by itself denotes.
+pub type FullName<'a> = dyn Fn(&str) -> std::result::Result<Option<Reference>, ReportedError> + 'a;
+
 /// The network access of a build before its commands run.
 pub struct NetworkAccess<'a> {
     pull: &'a PullImages<'a>,
     fetch: &'a Fetch<'a>,
+    full_name: Option<&'a FullName<'a>>,
     /// Files that were downloaded for this build. All of its platforms use the same content.
     pub(super) fetched: RefCell<HashMap<UrlSource, Download>>,
     /// Images whose layers are downloaded later.
@@ -47,7 +52,17 @@ pub struct NetworkAccess<'a> {
 impl<'a> NetworkAccess<'a> {
     /// Creates the network access with these functions.
     pub fn new(pull: &'a PullImages<'a>, fetch: &'a Fetch<'a>) -> NetworkAccess<'a> {
-        NetworkAccess { pull, fetch, fetched: RefCell::default(), incoming: RefCell::default() }
+        NetworkAccess { pull, fetch, full_name: None, fetched: RefCell::default(), incoming: RefCell::default() }
+    }
+
+    /// Sets the meaning of names of images that the store does not have.
+    pub fn with_full_names(self, full_name: &'a FullName<'a>) -> NetworkAccess<'a> {
+        NetworkAccess { full_name: Some(full_name), ..self }
+    }
+
+    /// Returns the image that a name stands for, as [`FullName`] does.
+    pub(super) fn full_name(&self, text: &str) -> std::result::Result<Option<Reference>, ReportedError> {
+        self.full_name.map_or(Ok(None), |full_name| full_name(text))
     }
 
     /// Fetches files, as [`Fetch`] does.

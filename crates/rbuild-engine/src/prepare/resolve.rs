@@ -47,10 +47,21 @@ impl<'a> Resolver<'a> {
     /// Resolves the images that are needed. All missing ones are reported together.
     pub(super) fn resolve(&mut self, needs: Vec<ImageNeed>) -> Result<Vec<(ImageNeed, Image)>> {
         let mut wanted: Vec<(usize, ImageRequest)> = Vec::new();
-        for (at, need) in needs.iter().enumerate() {
-            wanted.extend(self.to_pull(need)?.map(|request| (at, request)));
-        }
         let mut failures: Vec<Option<ReportedError>> = vec![None; needs.len()];
+        let mut keys = Vec::new();
+        for (at, need) in needs.iter().enumerate() {
+            let key = match self.key(need)? {
+                Ok(key) => {
+                    wanted.extend(self.to_pull(need, &key)?.map(|request| (at, request)));
+                    key
+                }
+                Err(e) => {
+                    failures[at] = Some(e);
+                    need.key()
+                }
+            };
+            keys.push(key);
+        }
         if !wanted.is_empty() {
             let list: Vec<ImageRequest> = wanted.iter().map(|(_, request)| request.clone()).collect();
             for ((at, _), outcome) in wanted.iter().zip(self.network.pull(&list)?) {
@@ -59,12 +70,12 @@ impl<'a> Resolver<'a> {
             self.requested.extend(list);
         }
         let (mut found, mut missing) = (Vec::new(), Vec::new());
-        for (need, failure) in needs.into_iter().zip(failures) {
-            if let Some(image) = self.network.incoming(&need.key()) {
+        for ((need, key), failure) in needs.into_iter().zip(keys).zip(failures) {
+            if let Some(image) = self.network.incoming(&key) {
                 found.push((need, image));
                 continue;
             }
-            match (self.candidate(&need)?, failure) {
+            match (candidate(self.store, &key)?, failure) {
                 (Some(candidate), None) => found.push((need, candidate.image)),
                 (Some(candidate), Some(failure)) if candidate.fits => missing.push(stale_image(&need, failure)),
                 (Some(candidate), Some(failure)) => {
@@ -76,21 +87,32 @@ impl<'a> Resolver<'a> {
         if missing.is_empty() { Ok(found) } else { Err(BuildError::Unmet(missing)) }
     }
 
+    /// Returns the image that a need stands for. A short name may stand for an image of another
+    /// registry, unless the store has an image of that name.
+    fn key(&self, need: &ImageNeed) -> Result<std::result::Result<PlatformImage, ReportedError>> {
+        let own = need.key();
+        let is_reference = matches!(own.name, ImageName::Reference(_)) && !need.later_stage;
+        if !is_reference || candidate(self.store, &own)?.is_some() {
+            return Ok(Ok(own));
+        }
+        let named = |full: Option<Reference>| match full {
+            Some(full) => PlatformImage { name: ImageName::Reference(full), ..own },
+            None => own,
+        };
+        Ok(self.network.full_name(&need.image.text).map(named))
+    }
+
     /// Returns the image to pull for a need, if any.
-    fn to_pull(&self, need: &ImageNeed) -> Result<Option<ImageRequest>> {
-        let ImageName::Reference(name) = &need.image.name else { return Ok(None) };
+    fn to_pull(&self, need: &ImageNeed, key: &PlatformImage) -> Result<Option<ImageRequest>> {
+        let ImageName::Reference(name) = &key.name else { return Ok(None) };
         let request = ImageRequest { name: name.clone(), platform: need.platform.clone() };
         let pulls = match self.policy {
             PullPolicy::Never => false,
-            _ if need.later_stage || self.network.incoming(&need.key()).is_some() => false,
+            _ if need.later_stage || self.network.incoming(key).is_some() => false,
             PullPolicy::Always => !self.requested.contains(&request),
-            PullPolicy::Missing => !self.candidate(need)?.is_some_and(|candidate| candidate.fits),
+            PullPolicy::Missing => !candidate(self.store, key)?.is_some_and(|candidate| candidate.fits),
         };
         Ok(pulls.then_some(request))
-    }
-
-    fn candidate(&self, need: &ImageNeed) -> Result<Option<Candidate>> {
-        candidate(self.store, &need.key())
     }
 }
 

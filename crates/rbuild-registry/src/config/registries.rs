@@ -47,6 +47,9 @@ enum PullFromMirror {
 #[serde(default)]
 struct RegistriesConf {
     registry: Vec<Registry>,
+    aliases: BTreeMap<String, String>,
+    #[serde(rename = "unqualified-search-registries")]
+    search: Option<Vec<String>>,
 }
 
 /// A location that a name resolves to.
@@ -75,6 +78,10 @@ pub(crate) enum NameRules {
 #[derive(Debug, Default)]
 pub(crate) struct Registries {
     rules: BTreeMap<String, Registry>,
+    /// Full names of short ones, both without a tag.
+    pub aliases: BTreeMap<String, String>,
+    /// The registries of other short names.
+    pub search: Vec<String>,
 }
 
 impl Registries {
@@ -105,6 +112,10 @@ impl Registries {
             }
             rule.file = file.to_path_buf();
             self.rules.insert(rule.prefix.clone(), rule);
+        }
+        self.aliases.extend(document.aliases);
+        if let Some(search) = document.search {
+            self.search = search;
         }
         Ok(())
     }

@@ -16,9 +16,9 @@ use crate::commands::lint::{self, Lint};
 use crate::commands::transfer::TransferDisplay;
 use crate::commands::verify;
 use crate::exit::{Failure, build_code, code};
-use crate::input::output;
 use crate::input::request::{BuildInput, InputReader};
 use crate::input::settings::Settings;
+use crate::input::{output, registry};
 use crate::progress::{Mode, Service};
 use crate::ui::diagnostics::{self, SourceText};
 use crate::ui::{annotations, terminal, timings_html};
@@ -81,7 +81,7 @@ fn build_from(
     let pull_images = |wanted: &[ImageRequest]| pulls.begin(wanted);
     let logins = downloads::logins(&request.secrets);
     let fetch = |wanted: &[UrlSource]| downloads::fetch(store, &args.registry, &logins, display, wanted);
-    let network = NetworkAccess::new(&pull_images, &fetch);
+    let network = NetworkAccess::new(&pull_images, &fetch).with_full_names(&registry::full_name_in_dockerfile);
     let lint = Lint::new(&file, store, &source, settings_of_lint, &network);
     // Of two builds, neither is pushed before they are compared.
     let early = EarlyPusher::new(&args.registry, if args.verify { &[] } else { &push[..] }, display);

@@ -173,7 +173,7 @@ fn pull_with(
     args: &PullArgs,
     pull: impl Fn(&Store, &Client, &Reference, TransferDisplay) -> Result<(bool, ManifestDigest), TransportError>,
 ) -> Result<u8, Failure> {
-    let names = args.images.iter().map(|name| value::image_name(name)).collect::<Result<Vec<_>, _>>()?;
+    let names = args.images.iter().map(|name| registry::full_name(name)).collect::<Result<Vec<_>, _>>()?;
     let store = settings.open()?;
     let client = registry::client_of(&args.registry, &names, args.quiet)?;
     let display = TransferDisplay::new(args.quiet);

@@ -4,12 +4,15 @@ use std::path::Path;
 
 use rbuild_image::Reference;
 use rbuild_linux::quoted;
-use rbuild_registry::{Client, CommandLineCredentials, CommandLineLogin, Notice, Options, ProcessEnvironment, Secret};
+use rbuild_registry::{
+    Client, CommandLineCredentials, CommandLineLogin, Notice, Options, ProcessEnvironment, Secret, ShortNames,
+};
+use rbuild_remedy::ReportedError;
 
 use crate::args::RegistryFlags;
-use crate::exit::Failure;
-use crate::input::flags;
+use crate::exit::{Failure, reported};
 use crate::input::hidden_credentials::{self, HiddenCredentials};
+use crate::input::{flags, value};
 use crate::ui::hints::ValueRemedy;
 use crate::ui::plain::plain;
 use crate::ui::terminal;
@@ -41,6 +44,24 @@ pub fn words(notice: &Notice) -> String {
         }
         Notice::Warning { host, text } => format!("{host}: {text}"),
     }
+}
+
+/// Returns the image that a text of the command line names.
+///
+/// # Errors
+///
+/// Fails if the text is not a name, or if the settings do not determine its registry.
+pub fn full_name(text: &str) -> Result<Reference, Failure> {
+    let name = value::image_name(text)?;
+    let short_names = ShortNames::read(&ProcessEnvironment::of_process())?;
+    Ok(short_names.map_or(Ok(None), |names| names.full(text))?.unwrap_or(name))
+}
+
+/// Returns the image that a name in a Dockerfile stands for, if that is not the one of docker.io.
+pub fn full_name_in_dockerfile(text: &str) -> Result<Option<Reference>, ReportedError> {
+    let read = ShortNames::read(&ProcessEnvironment::of_process());
+    let full = read.and_then(|names| names.map_or(Ok(None), |names| names.full(text)));
+    full.map_err(|e| reported(&e, e.remedy()))
 }
 
 /// Returns the environment of this process, with the credentials that were set aside.

@@ -145,3 +145,38 @@ fn proxies_of_docker_are_build_arguments() {
     write_home(&scene, ".docker/config.json", "{}");
     assert_eq!(scene.build(file, &["-t", "a"]).ok().steps(), (0, 1));
 }
+
+#[test]
+fn short_names_have_the_meaning_of_podman_on_request() {
+    let scene = Scene::with_image();
+    let full = scene.name("busybox");
+    let conf = format!("unqualified-search-registries = [\"a.example\", \"b.example\"]\n[aliases]\nbox = \"{full}\"\n");
+    write_home(&scene, ".config/containers/registries.conf", &conf);
+    let home = scene.lab.path("home");
+    let rbuild = |args: &[&str], mode: &str| {
+        let mut command = scene.lab.command(args.iter().copied());
+        let env = [("RBUILD_PULL", "missing"), ("HOME", home.to_str().unwrap()), ("RBUILD_SHORT_NAMES", mode)];
+        scene.lab.run_with(&mut command, &env)
+    };
+    scene.lab.write("Dockerfile", "FROM box:1\nRUN test -x /bin/busybox\n");
+    rbuild(&["build", "."], "podman").ok();
+    let listed = scene.rbuild(&["images", "--format", "{{.Repository}}:{{.Tag}}"]).ok().stdout;
+    assert!(listed.contains(&format!("{full}:1\n")), "{listed}");
+    scene.registry.requests();
+    rbuild(&["build", "--no-cache", "."], "podman").ok();
+    assert!(scene.registry.requests().is_empty(), "the store has the image");
+    scene.forget(&format!("{full}:1"));
+    assert_eq!(rbuild(&["pull", "-q", "box:1"], "podman").ok().stdout, format!("{full}:1\n"));
+    // An image of the store comes first.
+    scene.rbuild(&["tag", &format!("{full}:1"), "other"]).ok();
+    scene.lab.write("Dockerfile", "FROM other\n");
+    rbuild(&["build", "."], "podman").ok();
+    let ambiguous = [
+        "the short name `nosuch` is ambiguous: a.example/nosuch, b.example/nosuch",
+        "write the name with its registry",
+    ];
+    rbuild(&["pull", "nosuch"], "podman").fails(1, &ambiguous);
+    scene.lab.write("Dockerfile", "FROM nosuch\n");
+    rbuild(&["build", "."], "podman").fails(1, &ambiguous);
+    rbuild(&["build", "."], "other").fails(1, &["RBUILD_SHORT_NAMES: the value is neither docker nor podman"]);
+}

@@ -286,6 +286,7 @@ fn server_words(remedy: &ServerRemedy) -> String {
         ServerRemedy::CorrectRegistries => "correct registries.conf".into(),
         ServerRemedy::CorrectProxy => "correct the variable, for example http://proxy:3128".into(),
         ServerRemedy::UseHost => "use its host, with the port if it has one".into(),
+        ServerRemedy::WriteRegistry { example } => format!("write the name with its registry, for example {example}"),
         ServerRemedy::CheckNetwork => {
             "check the network, the host name and the proxy (http_proxy, https_proxy, no_proxy)".into()
         }

@@ -161,7 +161,7 @@ fn hints_about_servers_are_as_recorded() {
             CheckNetwork, CheckPort, Registry, TryAgain, AwaitRegistry, AwaitServer, CheckTag,
             CreateRepository, PushAgain, PushToTag, CheckRegistry, CheckAddress, CheckPassword,
             CheckLogin, TrustAuthority, RemoveRule, ConvertImage, InstallHelper, CheckHelper, RemoveLogin,
-            SetHome, CorrectRegistries, CorrectProxy, UseHost
+            SetHome, CorrectRegistries, CorrectProxy, UseHost, WriteRegistry
         },
         [
             ServerRemedy::CheckNetwork,
@@ -191,7 +191,8 @@ fn hints_about_servers_are_as_recorded() {
             ServerRemedy::SetHome,
             ServerRemedy::CorrectRegistries,
             ServerRemedy::CorrectProxy,
-            ServerRemedy::UseHost
+            ServerRemedy::UseHost,
+            ServerRemedy::WriteRegistry { example: "docker.io/x".into() }
         ],
         as Remedy
     );
