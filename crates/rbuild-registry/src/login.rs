@@ -90,8 +90,12 @@ impl Client {
         let scheme = if endpoint.security == crate::endpoint::ConnectionSecurity::Plain { "http" } else { "https" };
         let url = format!("{scheme}://{}{}/", endpoint.host, endpoint.base);
         let server = Server::of(endpoint);
+        let headers = [&endpoint.headers[..], headers].concat();
+        // Headers of the settings may be credentials.
+        endpoint.headers.iter().for_each(|(_, value)| shared.http.sent.note(value));
         shared.repeat(&endpoint.host, endpoint.role, || {
-            shared.http.send(server, HttpRequest { method: "GET", url: &url, headers, content: RequestBody::None })
+            let content = RequestBody::None;
+            shared.http.send(server, HttpRequest { method: "GET", url: &url, headers: &headers, content })
         })
     }
 

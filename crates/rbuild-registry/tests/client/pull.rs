@@ -362,6 +362,16 @@ fn unavailable_mirrors_are_skipped() {
 }
 
 #[test]
+fn a_login_is_verified_with_the_headers_of_the_settings() {
+    let (registry, scene) = (Registry::start(Access::Basic("joe", "hunter2")), Scene::new());
+    let config = r#"{"HttpHeaders": {"X-Meta-Test": "a"}}"#;
+    std::fs::create_dir_all(scene.dir.join(".docker")).unwrap();
+    std::fs::write(scene.dir.join(".docker/config.json"), config).unwrap();
+    scene.client.log_in(&registry.address, "joe", &Secret::new("hunter2")).unwrap();
+    assert_eq!(registry.state().meta, ["a", "a"], "without and with the login");
+}
+
+#[test]
 fn logins_are_verified_and_become_refresh_tokens() {
     use rbuild_registry::{Credential, Secret};
     let scene = Scene::new();
