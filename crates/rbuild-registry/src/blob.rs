@@ -9,11 +9,12 @@ use rbuild_remedy::sentence;
 use ureq::BodyReader;
 
 use crate::blob_connections::CountedConnection;
-use crate::blob_request::{BlobRequest, OpenRange};
+use crate::blob_request::{BlobRequest, OpenRange, host_of};
 use crate::client::Repository;
 use crate::config_error::{ConfigError, EndpointUse};
 use crate::endpoint_modes::EndpointRole;
 use crate::error::{RegistryError, RegistryProblem, VerifiedContent};
+use crate::range_policy::RangePolicy;
 use crate::ranges::{Ranges, RangesFailed};
 use crate::reply_fault::ReplyFault;
 use crate::retry::{Attempts, may_be_temporary};
@@ -21,24 +22,32 @@ use crate::session::EndpointSession;
 use crate::stall::StallDetector;
 use crate::url;
 
+/// Maximum number of URLs of a layer that are tried.
+const MAX_URLS: usize = 8;
 /// Number of times that an endpoint may send a blob with a wrong digest.
 const WRONG_BLOBS: usize = 2;
 /// Progress in bytes after which earlier failures no longer count.
 const PROGRESS: u64 = 1 << 20;
 
-/// The bytes of a blob. Reading ends after `size` bytes or fails; the read that returns the last
-/// byte verifies the digest. The error of a failed read carries a [`RegistryError`]
-/// (`rbuild_linux::into_carried`).
+/// The bytes of a blob. Reading ends after `size` bytes or fails; the caller verifies the digest.
+/// The error of a failed read carries a [`RegistryError`] (`rbuild_linux::into_carried`).
 ///
 /// A large blob is requested in ranges. As long as one connection is slow, and others are free, the
 /// ranges are requested over several.
 pub struct BlobReader<'a> {
     repository: &'a Repository,
     sessions: Vec<&'a Arc<EndpointSession>>,
-    /// URLs that are tried before the endpoints.
+    /// URLs that are tried before the endpoints. While one sends the blob, it is the first.
     urls: Vec<String>,
+    /// The same, with those that have failed.
+    stated_urls: Vec<String>,
     request: BlobRequest,
+    range_policy: RangePolicy,
     incoming: Option<BlobStream>,
+    /// The URL or the endpoint of what is open.
+    source: String,
+    /// The sources of the bytes that were read, in order.
+    contributors: Vec<String>,
     /// Counts the first connection, once there is one.
     connection: Option<CountedConnection>,
     pace: ConnectionRate,
@@ -76,16 +85,21 @@ impl<'a> BlobReader<'a> {
     /// Returns the reader of a blob of a repository. Connects on the first read.
     pub(crate) fn new(repository: &'a Repository, digest: &BlobDigest, size: u64) -> BlobReader<'a> {
         let usable = |session: &&Arc<EndpointSession>| {
-            session.endpoint.operations.digests && repository.times_wrong(digest, &session.endpoint.host) < WRONG_BLOBS
+            session.endpoint.operations.digests && repository.faults(digest, &session.source()) < WRONG_BLOBS
         };
         let sessions: Vec<&Arc<EndpointSession>> = repository.sessions.iter().filter(usable).collect();
-        let retry_policy = repository.sessions.first().map(|s| s.shared().http.retry_policy()).unwrap_or_default();
+        let shared = repository.sessions.first().map(|session| session.shared());
+        let retry_policy = shared.map(|shared| shared.http.retry_policy()).unwrap_or_default();
         BlobReader {
             repository,
             sessions,
             urls: Vec::new(),
+            stated_urls: Vec::new(),
             request: BlobRequest { digest: *digest, at: 0, size },
+            range_policy: shared.map(|shared| shared.options.ranges).unwrap_or_default(),
             incoming: None,
+            source: String::new(),
+            contributors: Vec::new(),
             connection: None,
             pace: ConnectionRate::Unknown,
             attempts: Attempts::new(retry_policy, EndpointRole::Registry),
@@ -95,13 +109,22 @@ impl<'a> BlobReader<'a> {
     }
 
     /// Returns the reader with URLs that are tried before the endpoints, each once: those that a
-    /// manifest states for a layer that must not be distributed. URLs with logins are ignored, and
-    /// so are those of plain HTTP unless the registry itself is contacted in that way.
+    /// manifest states for a layer that must not be distributed. The first few are used. URLs with
+    /// logins are ignored, and so are those of plain HTTP unless the registry itself is contacted
+    /// in that way.
     pub fn with_urls(mut self, urls: &[String]) -> BlobReader<'a> {
         let is_usable =
-            |url: &&String| url::split(url).is_some() && self.repository.times_wrong(&self.request.digest, url) == 0;
-        self.urls = urls.iter().filter(is_usable).cloned().collect();
+            |url: &&String| url::split(url).is_some() && self.repository.faults(&self.request.digest, url) == 0;
+        let stated = urls.iter().take(MAX_URLS);
+        self.urls = stated.clone().filter(is_usable).cloned().collect();
+        self.stated_urls = stated.cloned().collect();
         self
+    }
+
+    /// Returns the session whose settings apply to URLs: that of the registry, because a mirror may
+    /// permit servers that the registry does not.
+    fn registry(&self) -> Option<&'a Arc<EndpointSession>> {
+        self.repository.sessions.iter().rfind(|session| session.endpoint.role == EndpointRole::Registry)
     }
 }
 
@@ -112,52 +135,69 @@ impl BlobReader<'_> {
         (self.request.at, self.failed_at) = (at, at);
     }
 
-    /// Records that the blob has a wrong digest. Returns true if it should be read again: the
-    /// endpoint may send it once more, or there is another one.
-    pub fn note_wrong(&self) -> bool {
+    /// Records that the blob has the wrong digest `found`. Returns true if it should be read again:
+    /// the endpoint may send it once more, or there is another one.
+    pub fn note_wrong(&self, found: &BlobDigest) -> bool {
         let digest = &self.request.digest;
-        match (self.urls.first(), self.sessions.first()) {
-            (Some(url), _) => {
-                self.repository.note_wrong(digest, url);
-                true
+        let Some((last, earlier)) = self.contributors.split_last() else { return false };
+        if !earlier.is_empty() {
+            // The last source sent the rest of the blob of another one.
+            for source in earlier {
+                self.repository.note_fault(digest, source, None);
             }
-            (None, Some(session)) => {
-                self.repository.note_wrong(digest, &session.endpoint.host) < WRONG_BLOBS || self.sessions.len() > 1
-            }
-            (None, None) => false,
+            return true;
         }
+        let times = self.repository.note_fault(digest, last, Some(self.wrong_blob(*found)));
+        !self.urls.is_empty() || times < WRONG_BLOBS || self.sessions.len() > 1
     }
 
     /// Returns the error for a blob with another digest.
     pub fn wrong_digest(&self, found: BlobDigest) -> RegistryError {
-        let host = self.sessions.first().map_or_else(String::new, |session| session.endpoint.host.clone());
-        let problem =
-            RegistryProblem::Digest { host, content: VerifiedContent::Blob, wanted: self.request.digest, found };
-        self.repository.fail(problem)
+        self.error(self.wrong_blob(found))
+    }
+
+    fn wrong_blob(&self, found: BlobDigest) -> RegistryProblem {
+        let (host, wanted) = (self.host().to_string(), self.request.digest);
+        RegistryProblem::Digest { host, content: VerifiedContent::Blob, wanted, found }
+    }
+
+    /// Returns the host that sends the blob.
+    fn host(&self) -> &str {
+        match (self.urls.first(), self.sessions.first()) {
+            (Some(url), _) => host_of(url),
+            (None, Some(session)) => &session.endpoint.host,
+            (None, None) => "",
+        }
     }
 
     /// Opens the rest of the blob at the first URL that has it. Returns false if none has.
     fn open_elsewhere(&mut self) -> bool {
-        let Some(session) = self.sessions.first() else { return false };
-        let shared = session.shared();
-        while let Some(url) = self.urls.first() {
-            match self.request.open_elsewhere(session, url) {
+        while let Some(url) = self.urls.first().cloned() {
+            let Some(session) = self.registry() else {
+                self.urls.clear();
+                break;
+            };
+            match self.request.open_elsewhere(session, &url) {
                 Ok(OpenRange { body, end, .. }) => {
+                    self.stall = StallDetector::new(session.shared().http.retry_policy().idle);
                     self.pace = ConnectionRate::OneConnection;
                     self.incoming = Some(BlobStream::Body { body, end, read: (0, Duration::ZERO), redirected: None });
-                    self.stall = StallDetector::new(shared.http.retry_policy().idle);
+                    self.source = url;
                     return true;
                 }
-                Err(problem) => {
-                    self.repository.note_wrong(&self.request.digest, url);
-                    let (url, reason) = (url::without_query(url), sentence(&problem));
-                    tracing::debug!(target: "registry", url, reason, "the URL of a layer failed");
-                    self.urls.remove(0);
-                }
+                Err(problem) => self.skip_url(problem),
             }
         }
-        self.pace = ConnectionRate::Unknown;
         false
+    }
+
+    /// Skips the first URL, which failed. It is not tried for this blob again.
+    fn skip_url(&mut self, problem: RegistryProblem) {
+        let url = self.urls.remove(0);
+        let (shown, reason) = (url::without_query(&url), sentence(&problem));
+        tracing::debug!(target: "registry", url = shown, reason, "the URL of a layer failed");
+        self.repository.note_fault(&self.request.digest, &url, Some(problem));
+        self.pace = ConnectionRate::Unknown;
     }
 
     /// Opens the rest of the blob, or the next range, at the first endpoint that has it. From
@@ -173,12 +213,13 @@ impl BlobReader<'_> {
             if self.connection.is_none() {
                 self.connection = Some(shared.blob_connections.count());
             }
-            let range_policy = shared.options.ranges;
+            let range_policy = self.range_policy;
             let is_large = size - at >= range_policy.large && !matches!(self.pace, ConnectionRate::OneConnection);
             if let ConnectionRate::Slow(redirected) = &self.pace
                 && is_large
                 && let Some(ranges) = Ranges::start(session, digest, at, size, redirected.clone())
             {
+                self.source = session.source();
                 self.incoming = Some(BlobStream::Ranges(ranges));
                 self.stall = StallDetector::new(shared.http.retry_policy().idle);
                 return Ok(());
@@ -190,6 +231,7 @@ impl BlobReader<'_> {
                     }
                     self.incoming = Some(BlobStream::Body { body, end, read: (0, Duration::ZERO), redirected });
                     self.stall = StallDetector::new(shared.http.retry_policy().idle);
+                    self.source = session.source();
                     self.sessions.drain(..i);
                     return Ok(());
                 }
@@ -208,7 +250,6 @@ impl BlobReader<'_> {
         let BlobRequest { at, size, .. } = self.request;
         let length = buf.len();
         let most = |end: u64| length.min((end - at).try_into().unwrap_or(usize::MAX));
-        let Some(session) = self.sessions.first() else { return Ok(None) };
         match &mut self.incoming {
             None => Ok(None),
             Some(BlobStream::Ranges(ranges)) => match ranges.read(&mut buf[..most(size)]) {
@@ -223,7 +264,7 @@ impl BlobReader<'_> {
                 let _ = body.read(&mut [0]);
                 let (bytes, time) = *read;
                 let rate = bytes as f64 / time.as_secs_f64();
-                self.pace = if rate >= session.shared().options.ranges.fast as f64 {
+                self.pace = if rate >= self.range_policy.fast as f64 {
                     ConnectionRate::OneConnection
                 } else {
                     ConnectionRate::Slow(redirected.take())
@@ -234,23 +275,24 @@ impl BlobReader<'_> {
             Some(BlobStream::Body { body, end, read, .. }) => {
                 let started = Instant::now();
                 match body.read(&mut buf[..most(*end)]) {
-                    Ok(0) => Err(self.request.ended(session, at)),
+                    Ok(0) => Err(self.request.ended(self.host(), at)),
                     Ok(n) => {
                         *read = (read.0 + n as u64, read.1 + started.elapsed());
                         Ok(Some(n))
                     }
                     Err(e) if e.kind() == io::ErrorKind::Interrupted => Ok(None),
-                    Err(e) => Err(self.request.broken(session, at, e)),
+                    Err(e) => Err(self.request.broken(self.host(), at, e)),
                 }
             }
         }
     }
 
-    /// Handles a broken connection: waits before the next one, or gives up.
+    /// Handles a broken connection: waits before the next one, or gives up. A URL is not tried
+    /// again.
     fn broken(&mut self, problem: RegistryProblem) -> io::Result<()> {
         self.incoming = None;
         if !self.urls.is_empty() {
-            self.urls.remove(0);
+            self.skip_url(problem);
             return Ok(());
         }
         let at = self.request.at;
@@ -269,17 +311,46 @@ impl BlobReader<'_> {
     }
 
     fn failed(&self, problem: RegistryProblem) -> io::Error {
-        io::Error::other(self.repository.fail(problem))
+        io::Error::other(self.error(problem))
     }
 
-    /// Fails if the server sends more than the blob.
+    /// Returns the error of the blob: the problem of the server where the request got furthest, and
+    /// that of a URL, if one was tried.
+    fn error(&self, problem: RegistryProblem) -> RegistryError {
+        let digest = &self.request.digest;
+        let mut furthest = match problem {
+            RegistryProblem::Repeated(problem) => *problem,
+            problem => problem,
+        };
+        for session in &self.repository.sessions {
+            let is_unused = matches!(furthest, RegistryProblem::Config(ConfigError::NoEndpoint(_)));
+            if let Some(earlier) = self.repository.take_problem(digest, &session.source())
+                && (is_unused || earlier.reach() > furthest.reach())
+            {
+                furthest = earlier;
+            }
+        }
+        let failed_url = |url: &String| Some((host_of(url).to_string(), self.repository.take_problem(digest, url)?));
+        let problem = match self.stated_urls.iter().find_map(failed_url) {
+            Some((host, problem)) => {
+                let reason = sentence(&problem);
+                RegistryProblem::ForeignUrl { host, reason, registry: Box::new(furthest) }
+            }
+            None => furthest,
+        };
+        self.repository.fail(problem)
+    }
+
+    /// Fails if the server sends more than the blob, unless there is another one: then the digest
+    /// of the blob decides.
     fn check_end(&mut self) -> io::Result<()> {
         if let Some(BlobStream::Body { mut body, .. }) = self.incoming.take()
             && matches!(body.read(&mut [0]), Ok(1))
+            && self.urls.is_empty()
+            && self.sessions.len() <= 1
         {
             let BlobRequest { digest, size, .. } = self.request;
-            let host = self.sessions.first().map_or("", |session| &session.endpoint.host);
-            return Err(self.failed(ReplyFault::BlobTooLong { digest, size }.of(host)));
+            return Err(self.failed(ReplyFault::BlobTooLong { digest, size }.of(self.host())));
         }
         Ok(())
     }
@@ -300,11 +371,12 @@ impl Read for BlobReader<'_> {
             match self.read_open(buf) {
                 Ok(Some(n)) => {
                     self.request.at += n as u64;
+                    if self.contributors.last() != Some(&self.source) {
+                        self.contributors.push(self.source.clone());
+                    }
                     if !self.stall.progresses(n as u64) && self.request.at < self.request.size {
-                        let stalled = self.sessions.first().map(|session| {
-                            self.request.interrupted(session, self.request.at, self.stall.interruption())
-                        });
-                        stalled.map_or(Ok(()), |problem| self.broken(problem))?;
+                        let interruption = self.stall.interruption();
+                        self.broken(self.request.interrupted(self.host(), self.request.at, interruption))?;
                     }
                     return Ok(n);
                 }

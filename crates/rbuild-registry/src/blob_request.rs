@@ -8,11 +8,12 @@ use ureq::BodyReader;
 use crate::error::{ConnectionFailure, RegistryProblem, RemoteAction, RemoteObject};
 use crate::http::connection;
 use crate::interruption::Interruption;
+use crate::login_use::LoginUse;
 use crate::reply_fault::ReplyFault;
 use crate::request_name::RequestName;
 use crate::session::{ApiRequest, Body, EndpointSession, Repetition};
 use crate::stall::StallReader;
-use crate::url;
+use crate::{answer, url};
 
 /// A request for the bytes of a blob from a position.
 #[derive(Debug, Clone, Copy)]
@@ -21,6 +22,17 @@ pub(crate) struct BlobRequest {
     pub at: u64,
     /// Size of the whole blob in bytes.
     pub size: u64,
+}
+
+/// The place of a blob.
+#[derive(Debug, Clone, Copy)]
+enum BlobPlace<'a> {
+    /// The repository of the endpoint.
+    Endpoint,
+    /// The URL that the endpoint redirected to.
+    Redirected(&'a str),
+    /// A URL that the manifest states.
+    Foreign(&'a str),
 }
 
 /// Bytes of a blob that are being received.
@@ -38,12 +50,13 @@ impl BlobRequest {
     /// Opens the blob at the position, up to its end or to that of the range that the server
     /// returns. With `end`, the bytes up to that position are requested.
     pub(crate) fn open(&self, session: &EndpointSession, end: Option<u64>) -> Result<OpenRange, RegistryProblem> {
-        self.open_at(session, None, end)
+        self.open_at(session, BlobPlace::Endpoint, end)
     }
 
-    /// Opens the blob at the position, up to its end, at a URL that its manifest states.
+    /// Opens the blob at the position, up to its end, at a URL that its manifest states. The URL
+    /// gets no credentials of the endpoint.
     pub(crate) fn open_elsewhere(&self, session: &EndpointSession, url: &str) -> Result<OpenRange, RegistryProblem> {
-        self.open_at(session, Some(url), None)
+        self.open_at(session, BlobPlace::Foreign(url), None)
     }
 
     /// Opens the bytes up to the position `end`, which must be those that the server returns; at
@@ -54,7 +67,8 @@ impl BlobRequest {
         url: Option<&str>,
         end: u64,
     ) -> Result<OpenRange, RegistryProblem> {
-        let open = self.open_at(session, url, Some(end))?;
+        let place = url.map_or(BlobPlace::Endpoint, BlobPlace::Redirected);
+        let open = self.open_at(session, place, Some(end))?;
         if open.is_range && open.end >= end {
             Ok(open)
         } else {
@@ -65,7 +79,7 @@ impl BlobRequest {
     fn open_at(
         &self,
         session: &EndpointSession,
-        url: Option<&str>,
+        place: BlobPlace<'_>,
         end: Option<u64>,
     ) -> Result<OpenRange, RegistryProblem> {
         let BlobRequest { digest, at, size } = *self;
@@ -77,16 +91,17 @@ impl BlobRequest {
         }
         let path = format!("/blobs/{digest}");
         let own = session.url(&path);
-        let call = ApiRequest {
-            method: "GET",
-            to: url.unwrap_or(&path),
-            headers: &headers,
-            body: Body::None,
-            scopes: &[session.scope("pull")],
-            // For another URL, the caller returns to the endpoint.
-            repetition: if url.is_none() { Repetition::Repeated } else { Repetition::Single },
+        // For another URL, the caller returns to the endpoint.
+        let (to, repetition) = match place {
+            BlobPlace::Endpoint => (&*path, Repetition::Repeated),
+            BlobPlace::Redirected(url) | BlobPlace::Foreign(url) => (url, Repetition::Single),
         };
-        let reply = session.call(&call)?;
+        let scopes = [session.scope("pull")];
+        let call = ApiRequest { method: "GET", to, headers: &headers, body: Body::None, scopes: &scopes, repetition };
+        let (reply, host) = match place {
+            BlobPlace::Foreign(url) => (session.call_foreign(&call)?, host_of(url)),
+            BlobPlace::Endpoint | BlobPlace::Redirected(_) => (session.call(&call)?, &*session.endpoint.host),
+        };
         let length = reply.response.body().content_length();
         let range = reply.header("content-range").and_then(content_range);
         let (start, whole) = match (reply.status(), range) {
@@ -94,15 +109,21 @@ impl BlobRequest {
             (206, Some((start, last, whole))) if start <= at && last >= at => {
                 (start, whole.or_else(|| (end.is_none()).then_some(last + 1)))
             }
-            (206, _) => return Err(session.invalid(ReplyFault::OtherRange(digest))),
+            (206, _) => return Err(session.invalid_of(host, ReplyFault::OtherRange(digest))),
             _ => {
                 let request = RequestName::Blob { method: "GET", digest };
+                if let (BlobPlace::Foreign(_), 401 | 403) = (place, reply.status()) {
+                    let message = answer::message(reply.response.into_body(), &session.shared().http);
+                    let (login, anonymous) = (LoginUse::None.to_string(), true);
+                    let (host, action) = (host.to_string(), RemoteAction::Pull);
+                    return Err(RegistryProblem::Denied { host, action, message, login, anonymous });
+                }
                 return Err(session.refused(reply, request, RemoteObject::Blob(digest), RemoteAction::Pull));
             }
         };
         // The size is the server's claim.
         if let Some(whole) = whole.filter(|whole| *whole != size) {
-            return Err(session.invalid(ReplyFault::BlobSize { digest, found: whole, size }));
+            return Err(session.invalid_of(host, ReplyFault::BlobSize { digest, found: whole, size }));
         }
         let is_range = reply.status() == 206;
         let stop = match range.filter(|_| is_range) {
@@ -110,7 +131,7 @@ impl BlobRequest {
             None => size,
         };
         let url = reply.url.clone();
-        let redirected = (place(&url) != place(&own)).then(|| url.clone());
+        let redirected = (host_and_path(&url) != host_and_path(&own)).then(|| url.clone());
         let mut body = reply.response.into_body().into_with_config().limit(u64::MAX).reader();
         let retry_policy = session.shared().http.retry_policy();
         let skipped = io::copy(&mut StallReader::new(&mut body, retry_policy.idle).take(at - start), &mut io::sink());
@@ -118,32 +139,37 @@ impl BlobRequest {
             Ok(n) if n == at - start => Ok(OpenRange { body, end: stop, is_range, redirected }),
             other => {
                 let e = other.err().unwrap_or_else(|| io::ErrorKind::UnexpectedEof.into());
-                Err(connection(&session.endpoint.host, "GET", &url, ureq::Error::Io(e), retry_policy))
+                Err(connection(host, "GET", &url, ureq::Error::Io(e), retry_policy))
             }
         }
     }
 
     /// Returns the problem of a connection that the server closed at a position.
-    pub(crate) fn ended(&self, session: &EndpointSession, at: u64) -> RegistryProblem {
-        self.interrupted(session, at, Interruption::Ended { left: self.size - at })
+    pub(crate) fn ended(&self, host: &str, at: u64) -> RegistryProblem {
+        self.interrupted(host, at, Interruption::Ended { left: self.size - at })
     }
 
     /// Returns the problem of a connection that broke at a position.
-    pub(crate) fn broken(&self, session: &EndpointSession, at: u64, e: io::Error) -> RegistryProblem {
+    pub(crate) fn broken(&self, host: &str, at: u64, e: io::Error) -> RegistryProblem {
         let left = self.size - at;
-        self.interrupted(session, at, Interruption::of_read(e, |source| Interruption::Broken { left, source }))
+        self.interrupted(host, at, Interruption::of_read(e, |source| Interruption::Broken { left, source }))
     }
 
     /// Returns the problem of an interruption at a position.
-    pub(crate) fn interrupted(&self, session: &EndpointSession, at: u64, source: Interruption) -> RegistryProblem {
+    pub(crate) fn interrupted(&self, host: &str, at: u64, source: Interruption) -> RegistryProblem {
         let request = RequestName::BlobFrom { digest: self.digest, at, size: self.size }.to_string();
-        let host = session.endpoint.host.clone();
-        RegistryProblem::Connection { host, request, kind: ConnectionFailure::Transport, source: source.into() }
+        let (host, source) = (host.to_string(), source.into());
+        RegistryProblem::Connection { host, request, kind: ConnectionFailure::Transport, source }
     }
 }
 
+/// Returns the host of a URL, with the port if it has one.
+pub(crate) fn host_of(url: &str) -> &str {
+    url::split(url).map_or("", |(_, host, _)| host)
+}
+
 /// Returns the host and the path of a URL.
-fn place(url: &str) -> Option<(&str, &str)> {
+fn host_and_path(url: &str) -> Option<(&str, &str)> {
     url::split(url).map(|(_, host, rest)| (host, url::without_query(rest)))
 }
 

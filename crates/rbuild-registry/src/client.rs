@@ -54,29 +54,42 @@ impl Client {
 pub struct Repository {
     pub(crate) place: RemoteRepository,
     pub(crate) sessions: Vec<Arc<EndpointSession>>,
-    /// Number of times that a host sent a blob with a wrong digest, or that a URL did or failed.
-    wrong: Mutex<HashMap<(BlobDigest, String), usize>>,
+    /// Faults of the sources of blobs, by the blob and [`EndpointSession::source`] or a URL.
+    faults: Mutex<HashMap<(BlobDigest, String), SourceFaults>>,
+}
+
+/// Faults of a source of a blob: wrong digests of an endpoint, any failures of a URL.
+#[derive(Default)]
+struct SourceFaults {
+    times: usize,
+    /// The last known problem that has not been reported.
+    problem: Option<RegistryProblem>,
 }
 
 impl Repository {
     pub(crate) fn new(place: RemoteRepository, endpoints: Vec<Endpoint>, shared: &Arc<ClientState>) -> Repository {
         let sessions = endpoints.into_iter().map(|e| Arc::new(EndpointSession::new(e, shared.clone())));
-        Repository { place, sessions: sessions.collect(), wrong: Mutex::default() }
+        Repository { place, sessions: sessions.collect(), faults: Mutex::default() }
     }
 
-    /// Records that a host sent a blob with a wrong digest, or that a URL did or failed. Returns
-    /// the number of times.
-    pub(crate) fn note_wrong(&self, digest: &BlobDigest, source: &str) -> usize {
-        let mut wrong = locked(&self.wrong);
-        let times = wrong.entry((*digest, source.to_string())).or_default();
-        *times += 1;
-        *times
+    /// Records a fault of a source of a blob, with the problem if it is known. Returns the number
+    /// of faults.
+    pub(crate) fn note_fault(&self, digest: &BlobDigest, source: &str, problem: Option<RegistryProblem>) -> usize {
+        let mut faults = locked(&self.faults);
+        let known = faults.entry((*digest, source.to_string())).or_default();
+        known.times += 1;
+        known.problem = problem.or(known.problem.take());
+        known.times
     }
 
-    /// Returns the number of times that a host sent a blob with a wrong digest, or that a URL did
-    /// or failed.
-    pub(crate) fn times_wrong(&self, digest: &BlobDigest, source: &str) -> usize {
-        locked(&self.wrong).get(&(*digest, source.to_string())).copied().unwrap_or(0)
+    /// Returns the number of faults of a source of a blob.
+    pub(crate) fn faults(&self, digest: &BlobDigest, source: &str) -> usize {
+        locked(&self.faults).get(&(*digest, source.to_string())).map_or(0, |known| known.times)
+    }
+
+    /// Returns the last problem of a source of a blob, once.
+    pub(crate) fn take_problem(&self, digest: &BlobDigest, source: &str) -> Option<RegistryProblem> {
+        locked(&self.faults).get_mut(&(*digest, source.to_string()))?.problem.take()
     }
 
     /// Returns the repository's registry and path.

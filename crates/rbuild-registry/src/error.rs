@@ -121,6 +121,18 @@ pub enum RegistryProblem {
     /// An image in a format that is not supported. Contains the reason as a sentence.
     #[error("{0}")]
     Unsupported(String),
+    /// A layer that must not be distributed could be downloaded neither from a URL of its manifest
+    /// nor from the registry.
+    #[error("the layer's URL at {host} failed ({reason}), and so did the registry")]
+    ForeignUrl {
+        /// The host of the URL.
+        host: String,
+        /// The reason for the failure at the URL, as a clause.
+        reason: String,
+        /// The failure at the registry.
+        #[source]
+        registry: Box<RegistryProblem>,
+    },
     /// A request that still fails after retries. Callers must not retry it.
     #[error(transparent)]
     Repeated(Box<RegistryProblem>),
@@ -253,15 +265,19 @@ impl RegistryError {
         if let Some(remedy) = self.io().and_then(rbuild_linux::remedy_of) {
             return Some(remedy);
         }
-        Some(match &*self.problem {
+        let problem = match &*self.problem {
+            RegistryProblem::ForeignUrl { registry, .. } => &**registry,
+            problem => problem,
+        };
+        Some(match problem {
             RegistryProblem::Connection { kind: ConnectionFailure::Certificate, .. } => {
                 registry(RegistryAction::TrustAuthority)
             }
             RegistryProblem::Connection { kind: ConnectionFailure::NotTls, .. } => {
                 registry(RegistryAction::AllowPlainHttp)
             }
-            RegistryProblem::Connection { .. } if self.problem.is_refused() => ServerRemedy::CheckPort.into(),
-            RegistryProblem::Connection { .. } if self.problem.is_malformed() => ServerRemedy::AwaitRegistry.into(),
+            RegistryProblem::Connection { .. } if problem.is_refused() => ServerRemedy::CheckPort.into(),
+            RegistryProblem::Connection { .. } if problem.is_malformed() => ServerRemedy::AwaitRegistry.into(),
             RegistryProblem::Connection { .. } => Remedy::Server(ServerRemedy::CheckNetwork),
             RegistryProblem::Status { status: 429, .. } => registry(RegistryAction::RaiseRateLimit),
             RegistryProblem::Status { .. } | RegistryProblem::Digest { .. } | RegistryProblem::Answer { .. } => {
@@ -280,7 +296,9 @@ impl RegistryError {
             RegistryProblem::Config(e) => return e.remedy(),
             RegistryProblem::Blocked(file) => ServerRemedy::RemoveRule { file: file.clone() }.into(),
             RegistryProblem::Unsupported(_) => ServerRemedy::ConvertImage.into(),
-            RegistryProblem::Local { .. } | RegistryProblem::Repeated(_) => return None,
+            RegistryProblem::Local { .. } | RegistryProblem::Repeated(_) | RegistryProblem::ForeignUrl { .. } => {
+                return None;
+            }
         })
     }
 }
@@ -308,7 +326,8 @@ impl RegistryProblem {
             | RegistryProblem::Digest { host, .. }
             | RegistryProblem::Answer { host, .. } => Some(host),
             RegistryProblem::Repeated(problem) => problem.host(),
-            RegistryProblem::Config(_)
+            RegistryProblem::ForeignUrl { .. }
+            | RegistryProblem::Config(_)
             | RegistryProblem::Blocked(_)
             | RegistryProblem::Unsupported(_)
             | RegistryProblem::Local { .. } => None,
@@ -331,6 +350,7 @@ impl RegistryProblem {
     pub(crate) fn reach(&self) -> u8 {
         match self {
             RegistryProblem::Repeated(problem) => problem.reach(),
+            RegistryProblem::ForeignUrl { registry, .. } => registry.reach(),
             RegistryProblem::Connection { .. } => 0,
             RegistryProblem::Missing { .. } => 1,
             _ => 2,
@@ -472,6 +492,15 @@ mod tests {
             RegistryProblem::Answer { host: host(), reason: "the answer has no digest".into() },
             RegistryProblem::Unsupported("the image has the format of schema 1".into()),
             RegistryProblem::Local { data: "the data to send", source: io::Error::from_raw_os_error(5) },
+            RegistryProblem::ForeignUrl {
+                host: "cdn.io".into(),
+                reason: "GET /layer at cdn.io failed with HTTP status 410".into(),
+                registry: Box::new(RegistryProblem::Missing {
+                    host: host(),
+                    object: RemoteObject::Blob(BlobDigest::of(b"a")),
+                    message: String::new(),
+                }),
+            },
         ]
     }
 
@@ -493,6 +522,7 @@ mod tests {
             Digest,
             Answer,
             Unsupported,
+            ForeignUrl,
             Repeated,
             Local,
         });

@@ -186,10 +186,10 @@ impl RangeDownload {
         while left > 0 {
             let most = chunk.len().min(left);
             let n = match body.read(&mut chunk[..most]) {
-                Ok(0) => return Err(request.ended(&self.session, start + (size - left) as u64)),
+                Ok(0) => return Err(request.ended(&self.session.endpoint.host, start + (size - left) as u64)),
                 Ok(n) => n,
                 Err(e) if e.kind() == std::io::ErrorKind::Interrupted => continue,
-                Err(e) => return Err(request.broken(&self.session, start + (size - left) as u64, e)),
+                Err(e) => return Err(request.broken(&self.session.endpoint.host, start + (size - left) as u64, e)),
             };
             left -= n;
             let mut state = locked(&self.state);

@@ -73,6 +73,15 @@ pub(crate) enum Repetition {
     Single,
 }
 
+/// The origin of a URL, which determines whether the endpoint's credentials may be sent to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum UrlOrigin {
+    /// The protocol. The endpoint gets its credentials, other servers do not.
+    Protocol,
+    /// A manifest. No server gets credentials, not even the endpoint.
+    Manifest,
+}
+
 /// An endpoint with its state of authentication.
 pub(crate) struct EndpointSession {
     pub endpoint: Endpoint,
@@ -94,6 +103,11 @@ impl EndpointSession {
     /// Returns the scope of actions on the repository.
     pub(crate) fn scope(&self, actions: &str) -> String {
         format!("repository:{}:{actions}", self.endpoint.path)
+    }
+
+    /// Returns a name of the endpoint that no other endpoint of the repository has.
+    pub(crate) fn source(&self) -> String {
+        self.url("")
     }
 
     /// Returns the URL of a path below the repository.
@@ -121,12 +135,21 @@ impl EndpointSession {
         self.shared.repeat(&self.endpoint.host, self.endpoint.role, || self.authorized(call, deadline))
     }
 
+    /// Sends a request to a URL that a manifest states, once. No server that it leads to gets a
+    /// login, headers of the settings or the certificate of the client.
+    pub(crate) fn call_foreign(&self, call: &ApiRequest<'_>) -> Result<HttpReply, RegistryProblem> {
+        let deadline = Instant::now() + self.shared.http.retry_policy().whole;
+        let reply = self.follow(call, UrlOrigin::Manifest, None, Some(deadline))?;
+        self.shared.show_warnings(&reply);
+        Ok(reply)
+    }
+
     /// Sends a request, and again after a challenge.
     fn authorized(&self, call: &ApiRequest<'_>, deadline: Option<Instant>) -> Result<HttpReply, RegistryProblem> {
         let mut left = 2;
         loop {
             let header = self.auth.header(&self.shared, &self.endpoint, call.scopes)?;
-            let reply = self.follow(call, header.as_ref(), deadline)?;
+            let reply = self.follow(call, UrlOrigin::Protocol, header.as_ref(), deadline)?;
             let own = self.endpoint.is_origin_of(&reply.url);
             if reply.status() != 401 || left == 0 || !own {
                 self.shared.show_warnings(&reply);
@@ -145,6 +168,7 @@ impl EndpointSession {
     fn follow(
         &self,
         call: &ApiRequest<'_>,
+        origin: UrlOrigin,
         authorization: Option<&Secret>,
         deadline: Option<Instant>,
     ) -> Result<HttpReply, RegistryProblem> {
@@ -154,8 +178,12 @@ impl EndpointSession {
                 let seconds = self.shared.http.retry_policy().whole.as_secs();
                 return Err(self.invalid(ReplyFault::Late { seconds }));
             }
-            let own = self.endpoint.is_origin_of(&target);
-            let reply = self.send(call, &target, own, authorization.filter(|_| own))?;
+            let server = if self.endpoint.is_origin_of(&target) && origin == UrlOrigin::Protocol {
+                None
+            } else {
+                Some(self.elsewhere(&target, origin)?)
+            };
+            let reply = self.send(call, &target, server.as_ref(), authorization)?;
             let moved = matches!(reply.status(), 301 | 302 | 303 | 307 | 308) && matches!(call.method, "GET" | "HEAD");
             let Some(location) = reply.header("location").filter(|_| moved) else { return Ok(reply) };
             target = self.next(&reply.url, location)?;
@@ -176,22 +204,23 @@ impl EndpointSession {
         self.invalid(ReplyFault::UnprotectedRedirect(host))
     }
 
+    /// Sends a request to the endpoint, or to another server with its own transport security and
+    /// certificates. That server gets no credentials.
     fn send(
         &self,
         call: &ApiRequest<'_>,
         target: &str,
-        own: bool,
+        elsewhere: Option<&(ConnectionSecurity, CertFiles)>,
         authorization: Option<&Secret>,
     ) -> Result<HttpReply, RegistryProblem> {
         let mut headers: Vec<(String, String)> =
             call.headers.iter().map(|(name, value)| (name.to_string(), value.clone())).collect();
-        if own {
-            headers.extend(self.endpoint.headers.iter().cloned());
-        }
-        headers.extend(authorization.map(|value| ("authorization".to_string(), value.reveal().to_string())));
-        let elsewhere = if own { None } else { Some(self.elsewhere(target)?) };
-        let server = match &elsewhere {
-            None => Server::of(&self.endpoint),
+        let server = match elsewhere {
+            None => {
+                headers.extend(self.endpoint.headers.iter().cloned());
+                headers.extend(authorization.map(|value| ("authorization".to_string(), value.reveal().to_string())));
+                Server::of(&self.endpoint)
+            }
             Some((security, certs)) => Server::new(*security, certs),
         };
         let request = |content| HttpRequest { method: call.method, url: target, headers: &headers, content };
@@ -208,18 +237,27 @@ impl EndpointSession {
         }
     }
 
-    /// Returns the transport security and the certificates for a host to which a redirect leads.
-    fn elsewhere(&self, target: &str) -> Result<(ConnectionSecurity, CertFiles), RegistryProblem> {
+    /// Returns the transport security and the certificates for a host to which a redirect or a
+    /// manifest leads.
+    fn elsewhere(&self, target: &str, origin: UrlOrigin) -> Result<(ConnectionSecurity, CertFiles), RegistryProblem> {
         let (scheme, host, _) = url::split(target).unwrap_or(("https", "", ""));
-        let certs = self.shared.certs_of_other(host)?;
+        let mut certs = self.shared.certs_of_other(host)?;
+        if origin == UrlOrigin::Manifest {
+            certs.client = None;
+        }
         let security = self.endpoint.protection_of(scheme, host).ok_or_else(|| self.unprotected(host))?;
         Ok((security, certs))
     }
 
     /// Returns the problem of a faulty answer, without the secrets of requests.
     pub(crate) fn invalid(&self, fault: ReplyFault<'_>) -> RegistryProblem {
+        self.invalid_of(&self.endpoint.host, fault)
+    }
+
+    /// Returns the problem of a faulty answer of another host, without the secrets of requests.
+    pub(crate) fn invalid_of(&self, host: &str, fault: ReplyFault<'_>) -> RegistryProblem {
         let reason = self.shared.http.sent.hidden_in(&fault.to_string());
-        RegistryProblem::Answer { host: self.endpoint.host.clone(), reason }
+        RegistryProblem::Answer { host: host.to_string(), reason }
     }
 
     /// Converts an unsuccessful reply. `object` is the object of the request.

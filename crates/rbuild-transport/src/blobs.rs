@@ -38,8 +38,9 @@ pub trait BlobRead: Read {
     /// Records that the receiver verified the digest.
     fn note_verified(&self) {}
 
-    /// Records that the bytes have a wrong digest. Returns true if the blob should be read again.
-    fn note_wrong(&self) -> bool {
+    /// Records that the bytes have the wrong digest `found`. Returns true if the blob should be
+    /// read again.
+    fn note_wrong(&self, _found: &BlobDigest) -> bool {
         false
     }
 

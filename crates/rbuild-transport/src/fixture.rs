@@ -172,7 +172,7 @@ impl Read for MemoryBlob<'_> {
 }
 
 impl BlobRead for MemoryBlob<'_> {
-    fn note_wrong(&self) -> bool {
+    fn note_wrong(&self, _found: &BlobDigest) -> bool {
         self.memory.opened.load(Ordering::Relaxed) < self.memory.attempts
     }
 

@@ -466,7 +466,7 @@ impl Transfer<'_> {
             if found == part.digest {
                 return Ok(bytes);
             }
-            if !blob.note_wrong() {
+            if !blob.note_wrong(&found) {
                 return Err(blob.wrong_digest(&found));
             }
         }

@@ -21,8 +21,8 @@ impl BlobRead for BlobReader<'_> {
         Ok(())
     }
 
-    fn note_wrong(&self) -> bool {
-        BlobReader::note_wrong(self)
+    fn note_wrong(&self, found: &BlobDigest) -> bool {
+        BlobReader::note_wrong(self, found)
     }
 
     fn wrong_digest(&self, found: &BlobDigest) -> TransportError {

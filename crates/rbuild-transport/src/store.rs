@@ -101,7 +101,7 @@ impl BlobSink for Staging<'_> {
                 (found, _) if found == *digest => return Ok(BlobOrigin::Source),
                 // The bytes of an earlier download may be the wrong ones.
                 _ if at > 0 => {}
-                (found, _) if !blob.note_wrong() => return Err(blob.wrong_digest(&found)),
+                (found, _) if !blob.note_wrong(&found) => return Err(blob.wrong_digest(&found)),
                 _ => {}
             }
         }

@@ -7,6 +7,7 @@ mod pull;
 mod push;
 mod ranges;
 mod registry;
+mod sources;
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
