@@ -41,8 +41,9 @@ pub use source_url::{SourceUrl, SourceUrlError, hide_logins};
 
 #[doc(hidden)]
 pub use serde;
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 pub use oci_spec::image::{Descriptor, ImageIndex, ImageManifest, MediaType};
 
@@ -85,7 +86,54 @@ pub fn parse_manifest(text: &[u8]) -> serde_json::Result<ImageManifest> {
 ///
 /// Returns an error if the text is not an index.
 pub fn parse_index(text: &[u8]) -> serde_json::Result<ImageIndex> {
-    with_list(text, "manifests")
+    #[derive(Deserialize)]
+    struct Index {
+        manifests: Vec<Entry>,
+    }
+    #[derive(Deserialize)]
+    struct Entry {
+        platform: Option<Listed>,
+    }
+    #[derive(Deserialize)]
+    struct Listed {
+        #[serde(rename = "os.version")]
+        version: Option<String>,
+        #[serde(rename = "os.features")]
+        features: Option<Vec<String>>,
+    }
+    let mut index: ImageIndex = with_list(text, "manifests")?;
+    if !text.windows(4).any(|part| part == b"\"os.") {
+        return Ok(index);
+    }
+    // oci-spec has other names for these two.
+    let listed: Index = with_list(text, "manifests")?;
+    let mut entries = index.manifests().clone();
+    for (entry, found) in entries.iter_mut().zip(listed.manifests) {
+        if let (Some(mut platform), Some(found)) = (entry.platform().clone(), found.platform) {
+            platform.set_os_version(found.version).set_os_features(found.features);
+            entry.set_platform(Some(platform));
+        }
+    }
+    index.set_manifests(entries);
+    Ok(index)
+}
+
+/// Returns the platform of a descriptor as it is written in an index, if it has one.
+pub fn platform_document(d: &Descriptor) -> Option<Value> {
+    let listed = d.platform().as_ref()?;
+    let mut document = json!({"architecture": listed.architecture().to_string(), "os": listed.os().to_string()});
+    let members = [
+        ("os.version", listed.os_version().as_ref().map(|version| json!(version))),
+        ("os.features", listed.os_features().as_ref().map(|features| json!(features))),
+        ("variant", listed.variant().as_ref().map(|variant| json!(variant))),
+        ("features", listed.features().as_ref().map(|features| json!(features))),
+    ];
+    for (name, value) in members {
+        if let Some(value) = value {
+            document[name] = value;
+        }
+    }
+    Some(document)
 }
 
 /// Parses a document, with an empty array for `list` if it is `null` or missing.
@@ -113,6 +161,27 @@ pub fn digest_of(d: &Descriptor) -> Result<BlobDigest, DigestError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn platforms_of_an_index_are_complete() {
+        let platforms = [
+            r#"{"architecture":"amd64","os":"windows","os.version":"10.0.1","os.features":["win32k"]}"#,
+            r#"{"architecture":"arm","os":"linux","variant":"v6"}"#,
+            r#"{"architecture":"other","os":"linux","features":["a"]}"#,
+        ];
+        let (media_type, digest) = (MediaType::ImageManifest, BlobDigest::of(b"x"));
+        let entries = platforms.map(|platform| {
+            format!(r#"{{"mediaType":"{media_type}","digest":"{digest}","size":1,"platform":{platform}}}"#)
+        });
+        let text = format!(r#"{{"schemaVersion":2,"manifests":[{}]}}"#, entries.join(","));
+        let index = parse_index(text.as_bytes()).unwrap();
+        for (entry, platform) in index.manifests().iter().zip(platforms) {
+            assert_eq!(platform_document(entry).unwrap(), serde_json::from_str::<Value>(platform).unwrap());
+        }
+        assert_eq!(platform_document(&descriptor(media_type, &digest, 1)), None);
+        let invalid = text.replace("\"10.0.1\"", "1");
+        assert!(parse_index(invalid.as_bytes()).is_err());
+    }
 
     #[test]
     fn null_and_missing_lists_are_empty() {

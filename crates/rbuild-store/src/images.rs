@@ -15,6 +15,9 @@ use serde::de::IgnoredAny;
 use crate::error::{Result, StoreError};
 use crate::store::{EMPTY_INDEX, Store};
 
+/// Media type of manifests in Docker's format.
+const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
+
 /// An image with its documents. Its layers are in the store, or being downloaded.
 #[derive(Debug, Clone)]
 pub struct Image {
@@ -28,6 +31,9 @@ pub struct Image {
     pub id: ImageId,
     /// The configuration.
     pub config: ImageConfig,
+    /// The entry of an index that led to the image, if there was one. Its platform may be more
+    /// precise than that of the configuration.
+    pub entry: Option<Descriptor>,
 }
 
 /// The content that a name refers to.
@@ -123,7 +129,12 @@ impl Image {
         let manifest = parse_manifest(bytes).map_err(StoreError::damaged(format!("manifest {manifest_digest}")))?;
         let id = digest(manifest.config())?.of_config();
         let config = serde_json::from_slice(&read(&id)?).map_err(StoreError::damaged(format!("configuration {id}")))?;
-        Ok(Image { manifest_digest, manifest_size: bytes.len() as u64, manifest, id, config })
+        Ok(Image { manifest_digest, manifest_size: bytes.len() as u64, manifest, id, config, entry: None })
+    }
+
+    /// Returns the platform that the entry of an index states, or else that of the configuration.
+    pub fn platform(&self) -> Platform {
+        self.entry.as_ref().and_then(Platform::of).unwrap_or_else(|| self.config.platform())
     }
 
     /// Returns the layers with their diffIDs, lowest first.
@@ -158,6 +169,13 @@ pub(crate) fn manifest_in(d: &Descriptor) -> Result<ManifestDigest> {
 /// Returns the images of an index with their platforms; `None` for a manifest, and for an index
 /// without images.
 pub(crate) fn entries_of_index(bytes: &[u8]) -> Option<Vec<(ManifestDigest, Option<Platform>)>> {
+    let entries = descriptors_of_index(bytes)?;
+    entries.iter().map(|entry| Some((manifest_in(entry).ok()?, Platform::of(entry)))).collect()
+}
+
+/// Returns the entries of the images of an index; `None` for a manifest, and for an index without
+/// images.
+fn descriptors_of_index(bytes: &[u8]) -> Option<Vec<Descriptor>> {
     #[derive(Deserialize)]
     struct IndexHeader {
         manifests: Option<IgnoredAny>,
@@ -170,9 +188,11 @@ pub(crate) fn entries_of_index(bytes: &[u8]) -> Option<Vec<(ManifestDigest, Opti
         return None;
     }
     let index = parse_index(bytes).ok()?;
-    let entries = index.manifests().iter().filter(|entry| *entry.media_type() == MediaType::ImageManifest);
-    let entries: Option<Vec<_>> = entries.map(|entry| Some((manifest_in(entry).ok()?, Platform::of(entry)))).collect();
-    entries.filter(|entries| !entries.is_empty())
+    let is_image = |entry: &&Descriptor| {
+        *entry.media_type() == MediaType::ImageManifest || entry.media_type().as_ref() == DOCKER_MANIFEST
+    };
+    let entries: Vec<Descriptor> = index.manifests().iter().filter(is_image).cloned().collect();
+    (!entries.is_empty()).then_some(entries)
 }
 
 /// The images of a store and their names.
@@ -339,6 +359,25 @@ impl Images<'_> {
         Image::of_documents(&bytes, |id| self.store.blobs().read_document(&id.blob()))
     }
 
+    /// Returns the images of an artifact, those of an index with their entries.
+    ///
+    /// # Errors
+    ///
+    /// Fails if a document is missing or damaged.
+    pub fn images_of(&self, artifact: &Artifact) -> Result<Vec<Image>> {
+        let entries = match artifact {
+            Artifact::Image(_) => Vec::new(),
+            Artifact::Index { digest, .. } => {
+                descriptors_of_index(&self.store.blobs().read_document(&digest.blob())?).unwrap_or_default()
+            }
+        };
+        let with_entry = |(at, manifest): (usize, &ManifestDigest)| -> Result<Image> {
+            let is_it = |entry: &&Descriptor| manifest_in(entry).is_ok_and(|digest| digest == *manifest);
+            Ok(Image { entry: entries.get(at).filter(is_it).cloned(), ..self.image(manifest)? })
+        };
+        artifact.images().iter().enumerate().map(with_entry).collect()
+    }
+
     /// Returns the image that a Dockerfile refers to by `name`.
     ///
     /// # Errors
@@ -375,13 +414,12 @@ impl Images<'_> {
 
     /// Returns the image of an index for a platform.
     fn one_of(&self, artifact: &Artifact, platform: &Platform) -> Result<Option<ManifestDigest>> {
-        let Artifact::Index { images, .. } = artifact else { return Ok(None) };
-        for manifest in images {
-            if platform.accepts(&self.image(manifest)?.config.platform()) {
-                return Ok(Some(*manifest));
-            }
+        if let Artifact::Image(_) = artifact {
+            return Ok(None);
         }
-        Ok(None)
+        let images = self.images_of(artifact)?;
+        let found = images.iter().find(|image| platform.accepts(&image.platform()));
+        Ok(found.map(|image| image.manifest_digest))
     }
 
     /// Returns the entry that a reference denotes. If it contains a digest, only the digest counts,

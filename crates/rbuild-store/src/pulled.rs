@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
 use crate::ids::PulledName;
-use crate::images::{Image, Images, NamedImage};
+use crate::images::{Artifact, Image, Images, NamedImage};
 use crate::modes;
 use crate::repo_digests::{NoteTime, RepoDigest};
 
@@ -123,6 +123,35 @@ impl Images<'_> {
         };
         let ranked = manifests.filter(|manifest| kept.contains(manifest)).filter_map(rank);
         Ok(ranked.min_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1))).map(|(.., manifest)| manifest))
+    }
+
+    /// Returns the digests that a name resolved to when images were pulled under it, by the
+    /// manifests of the images.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the store cannot be read.
+    pub fn resolutions(&self, name: &Reference) -> Result<HashMap<ManifestDigest, HashSet<ManifestDigest>>> {
+        let name = name.to_string();
+        let mut all: HashMap<ManifestDigest, HashSet<ManifestDigest>> = HashMap::new();
+        for (_, note) in self.notes()?.into_iter().filter(|(_, note)| note.name.as_ref() == Some(&name)) {
+            all.entry(note.pulled.manifest).or_default().insert(note.pulled.resolved);
+        }
+        Ok(all)
+    }
+
+    /// Returns true if a name refers to an index of images that were pulled while the name resolved
+    /// to `resolved`. Of several images for the same platform, only one has a note.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the store cannot be read.
+    pub fn is_pulled_index(&self, name: &Reference, resolved: &ManifestDigest) -> Result<bool> {
+        let entry = self.list()?.into_iter().find(|entry| entry.name.as_ref() == Some(name));
+        let Some(Artifact::Index { images, .. }) = entry.map(|entry| entry.artifact) else { return Ok(false) };
+        let known = self.resolutions(name)?;
+        let found = || images.iter().filter_map(|image| known.get(image));
+        Ok(found().next().is_some() && found().all(|found| found.contains(resolved)))
     }
 
     /// Returns true if a name refers to `pulled`, or to another image that was pulled under it. A
@@ -240,6 +269,8 @@ mod tests {
     use crate::staging::Staging;
     use crate::store::Store;
     use crate::workspace::Workspace;
+
+    const DOCKER: &str = "application/vnd.docker.distribution.manifest.v2+json";
 
     /// Pulls an image without layers for a platform.
     fn pull(store: &Store, name: &Reference, platform: &str, author: &str) -> ManifestDigest {
@@ -370,6 +401,35 @@ mod tests {
         pull("linux/386");
         assert_eq!(preferred(&resolved), Some(own));
         assert_eq!(preferred(&ManifestDigest::of(b"another index")), None);
+    }
+
+    #[test]
+    fn an_index_of_a_pull_is_known_by_the_digest_that_the_name_resolved_to() {
+        let dir = Scratch::new();
+        let store = Store::open(&dir).unwrap();
+        let name: Reference = "a.io/x:1".parse().unwrap();
+        let resolved = ManifestDigest::of(b"index");
+        let is_pulled = |resolved: &ManifestDigest| store.images().is_pulled_index(&name, resolved).unwrap();
+        let images = ["linux/s390x", "linux/amd64"].map(|platform| {
+            let manifest = pull(&store, &name, platform, "a");
+            store.images().note_pulled(&name, &platform.parse().unwrap(), &Pulled { resolved, manifest }).unwrap();
+            manifest
+        });
+        assert!(!is_pulled(&resolved), "the name refers to one image");
+        let listed = images.map(|m| (m, store.blobs().blob_size(&m.blob()).unwrap()));
+        let entries =
+            listed.map(|(manifest, size)| format!(r#"{{"mediaType":"{DOCKER}","digest":"{manifest}","size":{size}}}"#));
+        let index = format!(r#"{{"schemaVersion":2,"manifests":[{}]}}"#, entries.join(","));
+        let work = Workspace::open(&store).unwrap();
+        let staging = Staging::open(&store, &work).unwrap();
+        let index = staging.put_bytes(index.as_bytes()).unwrap().0.of_manifest();
+        staging.publish("pull", &[index], &[(index, Some(name.clone()))]).unwrap();
+        assert!(is_pulled(&resolved) && !is_pulled(&ManifestDigest::of(b"another index")));
+        assert_eq!(store.images().resolutions(&name).unwrap()[&images[0]], [resolved].into());
+        // One of the images was pulled again.
+        let note = Pulled { resolved: ManifestDigest::of(b"another index"), manifest: images[0] };
+        store.images().note_pulled(&name, &"linux/s390x".parse().unwrap(), &note).unwrap();
+        assert!(!is_pulled(&resolved) && !is_pulled(&note.resolved));
     }
 
     #[test]

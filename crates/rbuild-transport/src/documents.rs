@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use rbuild_image::{BlobDigest, ManifestDigest, MediaType, Platform, REF_NAME, Reference, descriptor, digest_of};
+use rbuild_image::{
+    BlobDigest, Descriptor, ManifestDigest, MediaType, Platform, REF_NAME, Reference, descriptor, digest_of,
+    platform_document,
+};
 use rbuild_store::Image;
 use serde_json::{Value, json};
 
@@ -28,19 +31,28 @@ pub(crate) fn platform_index(saved: &NamedArtifact) -> Result<Option<Vec<u8>>> {
 ///
 /// Fails if the index cannot be written as JSON.
 pub fn index_of_images(images: &[Image]) -> Result<Vec<u8>> {
-    let kind = MediaType::ImageManifest.to_string();
-    let entry =
-        |image: &Image| index_entry(&kind, &image.manifest_digest, image.manifest_size, image.config.platform());
+    let entry = |image: &Image| {
+        let media_type = image.manifest.media_type().as_ref().or(image.entry.as_ref().map(Descriptor::media_type));
+        let media_type = media_type.map_or(MediaType::ImageManifest.to_string(), ToString::to_string);
+        index_entry(&media_type, &image.manifest_digest, image.manifest_size, image)
+    };
     index_of(images.iter().map(entry).collect())
 }
 
-/// Returns the entry of an index for the manifest of a platform.
-pub(crate) fn index_entry(media_type: &str, manifest: &ManifestDigest, size: u64, platform: Platform) -> Value {
-    let Platform { os, arch, variant } = platform;
-    let mut platform = json!({"architecture": arch, "os": os});
-    if let Some(variant) = variant {
-        platform["variant"] = json!(variant);
-    }
+/// Returns the entry of an index for a manifest of an image: with the platform of the entry that
+/// led to the image, or else that of its configuration.
+pub(crate) fn index_entry(media_type: &str, manifest: &ManifestDigest, size: u64, image: &Image) -> Value {
+    let platform = match image.entry.as_ref().and_then(platform_document) {
+        Some(listed) => listed,
+        None => {
+            let Platform { os, arch, variant } = image.config.platform();
+            let mut platform = json!({"architecture": arch, "os": os});
+            if let Some(variant) = variant {
+                platform["variant"] = json!(variant);
+            }
+            platform
+        }
+    };
     json!({"mediaType": media_type, "digest": manifest.to_string(), "size": size, "platform": platform})
 }
 

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::io::Read;
 
 use rbuild_image::{
-    BlobDigest, Descriptor, ImageConfig, ImageId, ImageManifest, ManifestDigest, Platform, Reference, digest_of,
-    parse_index, parse_manifest,
+    BlobDigest, Descriptor, ImageConfig, ImageId, ImageIndex, ImageManifest, ManifestDigest, Platform, Reference,
+    digest_of, parse_index, parse_manifest,
 };
 use rbuild_registry::{Client, PlatformMatch, ReceivedManifest, Repository, ResolvedTag, choose};
 use rbuild_remedy::{ImageRemedy, Remedy, ServerRemedy};
@@ -21,7 +21,9 @@ use crate::registry::WithUrls;
 /// Maximum size of a configuration in bytes, as for other sources of images.
 const MAX_CONFIG: u64 = 16 << 20;
 /// Maximum depth of indexes in indexes.
-pub(crate) const MAX_DEPTH: usize = 3;
+const MAX_DEPTH: usize = 3;
+/// Maximum number of entries of an index.
+const MAX_ENTRIES: usize = 1000;
 
 /// Result of a pull: an image that was downloaded, or existed already.
 #[derive(Debug, Clone)]
@@ -159,7 +161,7 @@ impl RemoteImage {
         if self.resolved == known.manifest {
             self.check_platform(&image.config.platform())?;
         }
-        let lost = keep_name(store, &self.name, &self.named(store, known.manifest)?)?;
+        let lost = self.give_name(store, known.manifest)?;
         let (id, manifest) = (image.id, known.manifest);
         let resolved = self.resolved;
         Ok(Some(PulledImage { id, manifest, resolved, is_new: false, lost, warnings: Vec::new() }))
@@ -174,12 +176,21 @@ impl RemoteImage {
         }
     }
 
-    /// Returns the image that the name refers to once `pulled` has been pulled.
-    fn named(&self, store: &Store, pulled: ManifestDigest) -> Result<ManifestDigest> {
-        Ok(match self.name_use {
+    /// Gives the name to the image that it refers to once `pulled` has been pulled. Returns the
+    /// platforms that the name loses.
+    fn give_name(&self, store: &Store, pulled: ManifestDigest) -> Result<Option<LostPlatforms>> {
+        let image = match self.name_use {
             NameUse::ThisImage => pulled,
+            NameUse::PreferredImage if self.keeps_index(store)? => return Ok(None),
             NameUse::PreferredImage => store.images().preferred_pull(&self.name, &self.resolved)?.unwrap_or(pulled),
-        })
+        };
+        keep_name(store, &self.name, &image)
+    }
+
+    /// Returns true if the name refers to an index that was pulled while the registry had the same
+    /// images as now, and that must be kept.
+    fn keeps_index(&self, store: &Store) -> Result<bool> {
+        Ok(self.name_use == NameUse::PreferredImage && store.images().is_pulled_index(&self.name, &self.resolved)?)
     }
 
     /// Returns the image of the store, or else the one that `download` makes. If several processes
@@ -230,10 +241,11 @@ impl RemoteImage {
         };
         let source = WithUrls { repository, urls: &documents.urls };
         let id = documents.stage(&source, &staging, progress)?;
-        let lost = staging.publish("pull", &[manifest], &[(manifest, tag_of(name))])?.pop();
+        let tag = if self.keeps_index(store)? { None } else { tag_of(name) };
+        let lost = staging.publish("pull", &[manifest], &[(manifest, tag)])?.pop();
         store.images().note_pulled(name, platform, &Pulled { resolved: *resolved, manifest })?;
         if self.name_use == NameUse::PreferredImage {
-            keep_name(store, name, &self.named(store, manifest)?)?;
+            self.give_name(store, manifest)?;
         }
         let warnings = documents.warnings.clone();
         Ok(PulledImage { id, manifest, resolved: *resolved, is_new: true, lost, warnings })
@@ -317,6 +329,8 @@ pub(crate) fn tag_of(name: &Reference) -> Option<Reference> {
 /// The verified documents of an image.
 pub(crate) struct ImageDocuments {
     pub manifest: Vec<u8>,
+    /// The entry of the registry's index that led to the manifest, if there was one.
+    pub entry: Option<Descriptor>,
     pub config: Vec<u8>,
     /// The layers, lowest first.
     pub layers: Vec<BlobInfo>,
@@ -325,7 +339,23 @@ pub(crate) struct ImageDocuments {
     /// The platform that the configuration states.
     pub platform: Platform,
     /// Warnings, one sentence each.
-    warnings: Vec<String>,
+    pub warnings: Vec<String>,
+}
+
+/// A manifest as a registry has it.
+pub(crate) struct ListedManifest {
+    pub bytes: Vec<u8>,
+    /// The entry of an index that led to it, if there was one.
+    pub entry: Option<Descriptor>,
+}
+
+/// Returns an entry of an index that the entry `outer` of another index led to: with the platform
+/// of that one unless it has its own.
+pub(crate) fn nested(mut entry: Descriptor, outer: Option<&Descriptor>) -> Descriptor {
+    if entry.platform().is_none() {
+        entry.set_platform(outer.and_then(|outer| outer.platform().clone()));
+    }
+    entry
 }
 
 impl ImageDocuments {
@@ -378,26 +408,38 @@ impl Transfer<'_> {
         TransportError::document(format!("{}: {context}", self.place))
     }
 
-    /// Returns the manifest for the platform: the document itself, or the one that an index leads
-    /// to.
-    fn manifest(&self, document: Vec<u8>, depth: usize) -> Result<Vec<u8>> {
-        if !is_index(&document) {
-            return Ok(document);
-        }
-        let index = || format!("{}: the index {}", self.place, ManifestDigest::of(&document));
+    /// Parses an index. `depth` is the number of indexes that led to it.
+    pub(crate) fn index(&self, document: &[u8], depth: usize) -> Result<ImageIndex> {
+        let digest = ManifestDigest::of(document);
         if depth == MAX_DEPTH {
-            let digest = ManifestDigest::of(&document);
             return Err(self.invalid(format!("the index {digest} is nested more than {MAX_DEPTH} levels deep")));
         }
-        let entries = parse_index(&document).map_err(TransportError::document(index()))?;
-        match choose(&entries, self.platform) {
-            PlatformMatch::Entry(entry) => {
-                let digest = digest_of(&entry).map_err(TransportError::document(index()))?;
-                let next = match stored_manifest(self.store, &digest) {
-                    Some(bytes) => bytes,
-                    None => self.source.document(&digest)?,
-                };
-                self.manifest(next, depth + 1)
+        let index = parse_index(document).map_err(self.document(&format!("the index {digest}")))?;
+        match index.manifests().len() {
+            0..=MAX_ENTRIES => Ok(index),
+            n => Err(self.invalid(format!("the index {digest} has {n} entries; the limit is {MAX_ENTRIES}"))),
+        }
+    }
+
+    /// Returns the document of an entry. Downloads it if the store lacks it.
+    pub(crate) fn document_of(&self, entry: &Descriptor) -> Result<Vec<u8>> {
+        let digest = digest_of(entry).map_err(self.document("the index"))?;
+        match stored_manifest(self.store, &digest) {
+            Some(bytes) => Ok(bytes),
+            None => self.source.document(&digest),
+        }
+    }
+
+    /// Returns the manifest for the platform: the document itself, or the one that an index leads
+    /// to, with its entry.
+    fn manifest(&self, document: Vec<u8>, depth: usize, entry: Option<Descriptor>) -> Result<ListedManifest> {
+        if !is_index(&document) {
+            return Ok(ListedManifest { bytes: document, entry });
+        }
+        match choose(&self.index(&document, depth)?, self.platform) {
+            PlatformMatch::Entry(chosen) => {
+                let next = self.document_of(&chosen)?;
+                self.manifest(next, depth + 1, Some(nested(chosen, entry.as_ref())))
             }
             PlatformMatch::None(others) if others.is_empty() => Err(TransportError::Other {
                 message: format!(
@@ -417,12 +459,13 @@ impl Transfer<'_> {
 
     /// Returns the documents of the image that a manifest or an index leads to.
     pub(crate) fn documents(&self, document: Vec<u8>, name: &Reference) -> Result<ImageDocuments> {
-        let bytes = self.manifest(document, 0)?;
-        self.image(bytes, name)
+        let manifest = self.manifest(document, 0, None)?;
+        self.image(manifest, name)
     }
 
     /// Returns the documents of the image with a manifest.
-    pub(crate) fn image(&self, bytes: Vec<u8>, name: &Reference) -> Result<ImageDocuments> {
+    pub(crate) fn image(&self, listed: ListedManifest, name: &Reference) -> Result<ImageDocuments> {
+        let ListedManifest { bytes, entry } = listed;
         let manifest = parse_manifest(&bytes).map_err(self.document("the manifest"))?;
         self.check_types(&manifest)?;
         let info = |d: &Descriptor| {
@@ -445,7 +488,7 @@ impl Transfer<'_> {
         let other = (!wanted.accepts(&own)).then(|| mismatch(name, &own, wanted));
         let warnings = other.into_iter().collect();
         let urls = urls_of(&manifest)?;
-        Ok(ImageDocuments { manifest: bytes, config: text, layers, urls, platform: own, warnings })
+        Ok(ImageDocuments { manifest: bytes, entry, config: text, layers, urls, platform: own, warnings })
     }
 
     /// Returns a configuration of the store, or else downloads it and verifies its digest.

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use rbuild_image::{BlobDigest, ManifestDigest, Platform, Reference, digest_of, parse_index};
+use rbuild_image::{BlobDigest, Descriptor, ManifestDigest, Platform, Reference, digest_of};
 use rbuild_registry::{Client, image_entries};
 use rbuild_remedy::ServerRemedy;
 use rbuild_store::{Image, Lock, LostPlatforms, Once, Pulled, Staging, Store, Workspace};
@@ -11,10 +11,14 @@ use crate::blobs::{BlobInfo, TransferProgress, copy_all, total_size};
 use crate::documents::index_of_images;
 use crate::error::{Result, TransportError};
 use crate::pull::{
-    ImageDocuments, MAX_DEPTH, NameUse, RemoteImage, Transfer, is_index, missing_layers, refused, stored_manifest,
-    tag_of,
+    ImageDocuments, ListedManifest, NameUse, RemoteImage, Transfer, is_index, missing_layers, nested, refused, tag_of,
 };
 use crate::registry::WithUrls;
+
+/// Maximum number of images and indexes that an index leads to.
+const MAX_LISTED: usize = 1000;
+/// Maximum size in bytes of the manifests and configurations of an index. They are kept in memory.
+const MAX_DOCUMENTS: usize = 64 << 20;
 
 /// Result of a pull of several platforms.
 #[derive(Debug, Clone)]
@@ -25,6 +29,8 @@ pub struct PulledPlatforms {
     pub is_new: bool,
     /// Platforms that the name no longer refers to.
     pub lost: Option<LostPlatforms>,
+    /// Warnings, one sentence each.
+    pub warnings: Vec<String>,
 }
 
 /// Images of several platforms, and the document that refers to them.
@@ -82,41 +88,64 @@ impl RemoteImage {
 
     /// Returns the images for all platforms, each with its own.
     fn all_images(&self, store: &Store, bytes: Vec<u8>) -> Result<Vec<(Platform, ImageDocuments)>> {
-        let mut manifests = Vec::new();
-        self.transfer(store, &self.platform).manifests(bytes, 0, &mut manifests)?;
-        if manifests.is_empty() {
+        let transfer = self.transfer(store, &self.platform);
+        let mut listed =
+            IndexImages { transfer: &transfer, name: &self.name, seen: HashSet::new(), size: 0, images: Vec::new() };
+        listed.add(bytes, 0, None)?;
+        if listed.images.is_empty() {
             let place = self.repository.place();
             let message = format!("{place}: its index lists no image for any platform");
             return Err(TransportError::Other { message, help: Some(ServerRemedy::PushAgain.into()) });
         }
-        let one = |manifest| {
-            let documents = self.transfer(store, &self.platform).image(manifest, &self.name)?;
-            Ok((documents.platform.clone(), documents))
-        };
-        manifests.into_iter().map(one).collect()
+        Ok(listed.images)
     }
 }
 
-impl Transfer<'_> {
-    /// Adds the manifests of all images that a manifest or an index leads to.
-    fn manifests(&self, document: Vec<u8>, depth: usize, found: &mut Vec<Vec<u8>>) -> Result<()> {
+/// The images of all platforms that an index leads to.
+struct IndexImages<'t, 'a> {
+    transfer: &'t Transfer<'a>,
+    name: &'t Reference,
+    /// The manifests and indexes that were requested.
+    seen: HashSet<BlobDigest>,
+    /// Size of the documents in bytes.
+    size: usize,
+    images: Vec<(Platform, ImageDocuments)>,
+}
+
+impl IndexImages<'_, '_> {
+    /// Adds the images that a manifest or an index leads to, each once. `entry` is the entry that
+    /// led to the document, if it is not the one that the name refers to.
+    fn add(&mut self, document: Vec<u8>, depth: usize, entry: Option<Descriptor>) -> Result<()> {
         if !is_index(&document) {
-            found.push(document);
-            return Ok(());
+            return self.add_image(document, entry);
         }
-        let digest = ManifestDigest::of(&document);
-        if depth == MAX_DEPTH {
-            return Err(self.invalid(format!("the index {digest} is nested more than {MAX_DEPTH} levels deep")));
+        for listed in image_entries(&self.transfer.index(&document, depth)?) {
+            if !self.seen.insert(digest_of(&listed).map_err(self.transfer.document("the index"))?) {
+                continue;
+            }
+            if self.seen.len() > MAX_LISTED {
+                let message = format!("its index leads to more than {MAX_LISTED} images and indexes");
+                return Err(self.transfer.invalid(message));
+            }
+            let next = self.transfer.document_of(&listed)?;
+            self.add(next, depth + 1, Some(nested(listed, entry.as_ref())))?;
         }
-        let entries = parse_index(&document).map_err(self.document(&format!("the index {digest}")))?;
-        for entry in image_entries(&entries) {
-            let digest = digest_of(&entry).map_err(self.document("the index"))?;
-            let next = match stored_manifest(self.store, &digest) {
-                Some(bytes) => bytes,
-                None => self.source.document(&digest)?,
-            };
-            self.manifests(next, depth + 1, found)?;
+        Ok(())
+    }
+
+    fn add_image(&mut self, bytes: Vec<u8>, entry: Option<Descriptor>) -> Result<()> {
+        let stated = entry.as_ref().and_then(Platform::of);
+        // The warning about another platform than the requested one does not apply.
+        let warnings = Vec::new();
+        let image = self.transfer.image(ListedManifest { bytes, entry }, self.name)?;
+        let image = ImageDocuments { warnings, ..image };
+        self.size += image.manifest.len() + image.config.len();
+        if self.size > MAX_DOCUMENTS {
+            let limit = MAX_DOCUMENTS >> 20;
+            let message = format!("its manifests and configurations are larger than {limit} MiB in total");
+            return Err(self.transfer.invalid(message));
         }
+        self.images.push((stated.unwrap_or_else(|| image.platform.clone()), image));
         Ok(())
     }
 }
@@ -127,6 +156,7 @@ impl PlatformImages<'_> {
         let mut listed = Vec::new();
         for (_, documents) in &images {
             let image = Image::of_documents(&documents.manifest, |_| Ok(documents.config.clone()))?;
+            let image = Image { entry: documents.entry.clone(), ..image };
             if seen.insert(image.manifest_digest) {
                 listed.push(image);
             }
@@ -150,7 +180,7 @@ impl PlatformImages<'_> {
         let tag = tag_of(name);
         let is_it = |entry: &rbuild_store::NamedImage| entry.name == tag && *entry.artifact.digest() == self.top;
         let is_named = store.images().list()?.iter().any(is_it);
-        Ok(is_named.then_some(PulledPlatforms { resolved: *resolved, is_new: false, lost: None }))
+        Ok(is_named.then_some(PulledPlatforms { resolved: *resolved, is_new: false, lost: None, warnings: Vec::new() }))
     }
 
     /// Downloads the layers that the store lacks, and names the images.
@@ -171,6 +201,86 @@ impl PlatformImages<'_> {
             let manifest = BlobDigest::of(&image.manifest).of_manifest();
             store.images().note_pulled(name, platform, &Pulled { resolved: *resolved, manifest })?;
         }
-        Ok(PulledPlatforms { resolved: *resolved, is_new: true, lost })
+        let warnings = self.images.iter().flat_map(|(_, image)| image.warnings.clone()).collect();
+        Ok(PulledPlatforms { resolved: *resolved, is_new: true, lost, warnings })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rbuild_testkit::Scratch;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::fixture::{Fixture, INDEX, Memory, store_in};
+
+    /// Returns the images that an entry leads to, with the platforms that their entries state.
+    fn listed(fixture: &Fixture, entry: &Value) -> Result<Vec<(String, Option<Descriptor>)>> {
+        let (scratch, source) = (Scratch::new(), Memory::of(fixture));
+        let store = store_in(&scratch, "s");
+        let platform = Platform::host();
+        let transfer = Transfer { source: &source, store: &store, place: "registry/a".into(), platform: &platform };
+        let name: Reference = "registry/a:1".parse().unwrap();
+        let mut found =
+            IndexImages { transfer: &transfer, name: &name, seen: HashSet::new(), size: 0, images: Vec::new() };
+        let document = source.blobs[&entry["digest"].as_str().unwrap().parse().unwrap()].clone();
+        found.add(document, 0, None)?;
+        assert!(found.images.iter().all(|(_, image)| image.warnings.is_empty()));
+        Ok(found.images.into_iter().map(|(platform, image)| (platform.to_string(), image.entry)).collect())
+    }
+
+    #[test]
+    fn an_image_that_an_index_repeats_is_listed_once() {
+        let mut fixture = Fixture::default();
+        let images = ["1", "2"].map(|content| fixture.valid_image("linux/s390x", content).entry);
+        let inner = fixture.list(INDEX, &[images[0].clone(), images[1].clone()]);
+        let mut all = vec![images[0].clone(); 500];
+        all.extend(vec![inner; 400]);
+        let index = fixture.list(INDEX, &all);
+        assert_eq!(listed(&fixture, &index).unwrap().len(), 2);
+    }
+
+    #[test]
+    fn the_total_of_nested_indexes_is_limited() {
+        let mut fixture = Fixture::default();
+        let images: Vec<Value> = (0..40).map(|at| fixture.valid_image("linux/s390x", &at.to_string()).entry).collect();
+        // Different indexes of the same images.
+        let inner: Vec<Value> = (0..999)
+            .map(|at| {
+                let list = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": images, "annotations": {"n": at.to_string()}});
+                fixture.document(INDEX, &list)
+            })
+            .collect();
+        let index = fixture.list(INDEX, &inner);
+        let e = listed(&fixture, &index).unwrap_err().message();
+        assert_eq!(e, "registry/a: its index leads to more than 1000 images and indexes");
+        let large = "x".repeat(3 << 20);
+        let images: Vec<Value> = (0..30)
+            .map(|at| {
+                let note = json!({"a": format!("{large}{at}")});
+                fixture.image("linux/s390x", "1", |_, manifest| manifest["annotations"] = note).entry
+            })
+            .collect();
+        let index = fixture.list(INDEX, &images);
+        let e = listed(&fixture, &index).unwrap_err().message();
+        assert_eq!(e, "registry/a: its manifests and configurations are larger than 64 MiB in total");
+    }
+
+    #[test]
+    fn platforms_are_those_of_the_index() {
+        let mut fixture = Fixture::default();
+        let mut arm = fixture.valid_image("linux/arm", "1").entry;
+        arm["platform"]["variant"] = json!("v6");
+        let inner = fixture.valid_image("linux/amd64", "2").entry;
+        let mut plain = inner.clone();
+        plain.as_object_mut().unwrap().remove("platform");
+        let mut nested = fixture.list(INDEX, &[plain]);
+        nested["platform"] = json!({"os": "linux", "architecture": "amd64", "os.version": "10.0"});
+        let index = fixture.list(INDEX, &[arm, nested]);
+        let found = listed(&fixture, &index).unwrap();
+        let platforms: Vec<&str> = found.iter().map(|(platform, _)| platform.as_str()).collect();
+        assert_eq!(platforms, ["linux/arm/v6", "linux/amd64"]);
+        let version = found[1].1.as_ref().unwrap().platform().as_ref().unwrap().os_version().clone();
+        assert_eq!(version.as_deref(), Some("10.0"));
     }
 }

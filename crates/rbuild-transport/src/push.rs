@@ -68,7 +68,7 @@ fn prepared(
     for image in platforms {
         let document = packed(store, watch, image, form, &mut blobs)?;
         let (digest, size) = (document.digest().of_manifest(), document.bytes.len() as u64);
-        entries.push(index_entry(&document.media_type, &digest, size, image.config.platform()));
+        entries.push(index_entry(&document.media_type, &digest, size, image));
         below.push(document);
     }
     let top = match below.pop() {

@@ -91,6 +91,20 @@ fn documents_of_registries_are_checked_as_recorded() {
 }
 
 #[test]
+fn an_index_of_too_many_entries_is_refused() {
+    let scratch = Scratch::new();
+    for (n, want) in [(1000, None), (1001, Some("has 1001 entries; the limit is 1000"))] {
+        let mut fixture = Fixture::default();
+        let image = fixture.valid_image(HOST, "1").entry;
+        let entry = fixture.list(INDEX, &vec![image; n]);
+        let result = pulled(&scratch, &n.to_string(), &Memory::of(&fixture), &entry);
+        let message = result.err().map(|e| e.message());
+        assert_eq!(message.is_some(), want.is_some(), "{message:?}");
+        assert!(message.zip(want).is_none_or(|(message, want)| message.ends_with(want)));
+    }
+}
+
+#[test]
 fn a_wrong_blob_is_read_again_if_its_source_may_change() {
     let scratch = Scratch::new();
     for (case, wrong, attempts, want) in [

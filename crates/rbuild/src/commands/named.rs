@@ -35,24 +35,25 @@ pub fn find(store: &Store, wanted: &str, purpose: Purpose) -> Result<(Option<Ref
 pub fn find_for(store: &Store, wanted: &str, platform: Option<&Platform>) -> Result<Image, Failure> {
     let found = store.images().find(wanted).map_err(missing(store, wanted, Purpose::Use))?;
     let Some(platform) = platform else { return Ok(found.image) };
-    if platform.accepts(&found.image.config.platform()) {
-        return Ok(found.image);
-    }
-    // The name refers to the image that was pulled last.
-    if let Some(name) = &found.name
-        && let Some((_, image)) = store.images().pulled_image(name, platform)?
-        && platform.accepts(&image.config.platform())
-    {
-        return Ok(image);
-    }
     let mut others = Vec::new();
-    for manifest in found.artifact.images() {
-        let image = store.images().image(manifest)?;
-        let own = image.config.platform();
+    for image in store.images().images_of(&found.artifact)? {
+        let own = image.platform();
         if platform.accepts(&own) {
             return Ok(image);
         }
         others.push(own.to_string());
+    }
+    // The name refers to the images that were pulled last. Others were pulled at the same time if
+    // the name resolved to the same digest.
+    if let Some(name) = &found.name
+        && let Some((pulled, image)) = store.images().pulled_image(name, platform)?
+        && platform.accepts(&image.config.platform())
+    {
+        let resolutions = store.images().resolutions(name)?;
+        let of_image = |manifest| resolutions.get(manifest).is_some_and(|known| known.contains(&pulled.resolved));
+        if found.artifact.images().iter().any(of_image) {
+            return Ok(image);
+        }
     }
     let only = others.join(", ");
     let failure = Failure::new(format!("`{wanted}` has no image for {platform}, only for {only}"));

@@ -201,8 +201,7 @@ pub fn save(settings: &Settings, args: SaveArgs) -> Result<u8, Failure> {
         match images.iter_mut().find(|saved| is_it(saved)) {
             Some(known) => known.names.extend(name),
             None => {
-                let all =
-                    artifact.images().iter().map(|image| store.images().image(image)).collect::<Result<Vec<_>, _>>()?;
+                let all = store.images().images_of(&artifact)?;
                 images.push(NamedArtifact { images: all, names: name.into_iter().collect() });
             }
         }

@@ -135,6 +135,7 @@ fn pull_several(
     let pulled = shown(display, &doing, "pulled", |progress| {
         rbuild_transport::pull_platforms(store, client, name, wanted, progress)
     })?;
+    pulled.warnings.iter().for_each(|warning| terminal::warning(warning.as_str()));
     if display != TransferDisplay::Nothing {
         pulled.lost.iter().for_each(|lost| terminal::err(&format!("note: {lost}\n")));
     }
@@ -346,8 +347,7 @@ pub fn push(settings: &Settings, args: PushArgs) -> Result<u8, Failure> {
     };
     let client = registry::client_of(&args.registry, &names, args.quiet)?;
     for Pushed { artifact, names } in &pushed {
-        let images =
-            artifact.images().iter().map(|image| store.images().image(image)).collect::<Result<Vec<_>, _>>()?;
+        let images = store.images().images_of(artifact)?;
         let layers = if args.as_is { PushedLayers::Stored } else { PushedLayers::Compressed };
         let image = PushedImage { platforms: &images, layers, format };
         let digest = push_all(&store, &client, image, names, TransferDisplay::new(args.quiet))?;

@@ -110,6 +110,70 @@ fn commands_find_every_platform_that_was_pulled() {
 }
 
 #[test]
+fn the_index_of_a_pull_has_the_platforms_and_media_types_of_the_registry() {
+    let (scene, name) = scene(&["amd64", "s390x"]);
+    scene.rbuild(&["pull", "--all-platforms", &name]).ok();
+    let docker = scene.name("multi:docker");
+    scene.rbuild(&["push", "--format", "docker", &name, &docker]).ok();
+    scene.forget(&name);
+    let mut index = scene.document("multi", "docker");
+    index["manifests"][0]["platform"]["os.version"] = json!("10.0.1");
+    index["manifests"][1]["platform"]["variant"] = json!("v1");
+    let list = index["mediaType"].as_str().unwrap().to_string();
+    scene.registry.add_manifest("multi", "docker", &list, &serde_json::to_vec(&index).unwrap());
+    scene.rbuild(&["pull", "--all-platforms", &docker]).ok();
+    let parts = |index: &Value| -> Vec<Value> {
+        let entries = index["manifests"].as_array().unwrap_or_else(|| panic!("{index}"));
+        let part = |entry: &Value| json!([entry["mediaType"], entry["digest"], entry["size"], entry["platform"]]);
+        entries.iter().map(part).collect()
+    };
+    let layout = scene.lab.path("layout");
+    scene.rbuild(&["save", "--format", "oci", "-o", layout.to_str().unwrap(), &docker]).ok();
+    let read = |path: &str| -> Value { serde_json::from_slice(&std::fs::read(layout.join(path)).unwrap()).unwrap() };
+    let digest = read("index.json")["manifests"][0]["digest"].as_str().unwrap().replace(':', "/");
+    assert_eq!(parts(&read(&format!("blobs/{digest}"))), parts(&index));
+    scene.rbuild(&["push", "--as-is", &docker, &scene.name("copy:1")]).ok();
+    assert_eq!(parts(&scene.document("copy", "1")), parts(&index));
+    // The images are kept and used.
+    scene.rbuild(&["prune"]).ok();
+    scene.rbuild(&["fsck"]).ok();
+    let out = scene.lab.path("s390x");
+    scene.rbuild(&["create", "--name", "c", "--platform", "linux/s390x/v1", &docker, "x"]).ok();
+    scene.rbuild(&["cp", "c:/s390x", out.to_str().unwrap()]).ok();
+}
+
+#[test]
+fn a_build_for_another_platform_keeps_the_index_while_the_registry_is_unchanged() {
+    let (scene, name) = scene(&["s390x", "amd64", "arm64"]);
+    let build = || {
+        scene.build(&format!("FROM --platform=linux/amd64 {name}\nLABEL a=b\n"), &["--pull", "."]).ok();
+    };
+    scene.rbuild(&["pull", "--platform", "linux/s390x,linux/arm64", &name]).ok();
+    let pushed = || {
+        scene.rbuild(&["push", &name, &scene.name("copy:1")]).ok();
+        scene.document("copy", "1")
+    };
+    let index = pushed();
+    assert_eq!(architectures(&scene, "copy", "1"), ["s390x", "arm64"]);
+    build();
+    build();
+    assert_eq!(pushed(), index);
+    scene.rbuild(&["prune"]).ok();
+    let create = |arch: &str| scene.rbuild(&["create", "--platform", &format!("linux/{arch}"), &name, "x"]);
+    for arch in ["s390x", "arm64", "amd64"] {
+        create(arch).ok();
+    }
+    // The registry has another index.
+    let mut changed = scene.document("multi", "1");
+    changed["annotations"] = json!({"a": "b"});
+    scene.registry.add_manifest("multi", "1", INDEX, &serde_json::to_vec(&changed).unwrap());
+    build();
+    assert!(pushed().get("manifests").is_none(), "the name refers to the new image");
+    create("amd64").ok();
+    create("s390x").fails(1, &["has no image for linux/s390x, only for linux/amd64"]);
+}
+
+#[test]
 fn all_tags_of_a_repository_are_pushed() {
     let scene = Scene::new(Access::Open);
     scene.lab.write("file", "content");
