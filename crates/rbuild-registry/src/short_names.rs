@@ -1,9 +1,13 @@
 //! Short names of images, which have no registry. By default, their registry is docker.io, as in
 //! Docker and BuildKit. With `RBUILD_SHORT_NAMES=podman`, `registries.conf` determines it.
 
-use rbuild_image::Reference;
+use std::collections::BTreeMap;
+use std::path::Path;
 
-use crate::config::registries::Registries;
+use rbuild_image::Reference;
+use serde::Deserialize;
+
+use crate::config::registries::texts;
 use crate::config_error::ConfigError;
 use crate::environment::ProcessEnvironment;
 
@@ -11,7 +15,13 @@ use crate::environment::ProcessEnvironment;
 const VARIABLE: &str = "RBUILD_SHORT_NAMES";
 
 /// The meaning of short names in `registries.conf`.
-pub struct ShortNames(Registries);
+#[derive(Debug, Default)]
+pub struct ShortNames {
+    /// Full names of short ones, both without a tag.
+    aliases: BTreeMap<String, String>,
+    /// The registries of other short names.
+    search: Vec<String>,
+}
 
 impl ShortNames {
     /// Reads the settings. Returns `None` if the registry of all short names is docker.io.
@@ -20,14 +30,43 @@ impl ShortNames {
     ///
     /// Fails if a file cannot be read, or if the variable is invalid.
     pub fn read(environment: &ProcessEnvironment) -> Result<Option<ShortNames>, ConfigError> {
+        if !ShortNames::are_configured(environment)? {
+            return Ok(None);
+        }
+        let mut all = ShortNames::default();
+        texts(environment)?.iter().try_for_each(|(file, text)| all.add(text, file))?;
+        Ok(Some(all))
+    }
+
+    /// Returns true if `registries.conf` determines the registry of short names.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the variable is invalid.
+    pub fn are_configured(environment: &ProcessEnvironment) -> Result<bool, ConfigError> {
         match environment.variable(VARIABLE) {
-            None | Some("docker") => Ok(None),
-            Some("podman") => Registries::read(environment).map(|all| Some(ShortNames(all))),
-            Some(_) => Err(ConfigError::Content {
+            None | Some("docker") => Ok(false),
+            Some("podman") => Ok(true),
+            Some(other) => Err(ConfigError::Content {
                 place: VARIABLE.into(),
-                source: "the value is neither docker nor podman".into(),
+                source: format!("`{}` is neither docker nor podman", other.escape_debug()).into(),
             }),
         }
+    }
+
+    /// Adds the settings of a file, which take precedence over those before.
+    fn add(&mut self, text: &str, file: &Path) -> Result<(), ConfigError> {
+        #[derive(Default, Deserialize)]
+        #[serde(default)]
+        struct RegistriesConf {
+            aliases: BTreeMap<String, String>,
+            #[serde(rename = "unqualified-search-registries")]
+            search: Option<Vec<String>>,
+        }
+        let document: RegistriesConf = toml::from_str(text).map_err(|e| ConfigError::toml(file, &e))?;
+        self.aliases.extend(document.aliases);
+        self.search = document.search.unwrap_or(std::mem::take(&mut self.search));
+        Ok(())
     }
 
     /// Returns the image that a text names: for a short name, the alias, or else the image in the
@@ -42,10 +81,10 @@ impl ShortNames {
         }
         let name = &text[..text.find(['@', ':']).unwrap_or(text.len())];
         let rest = &text[name.len()..];
-        let alias = self.0.aliases.get(name).filter(|full| !full.is_empty());
+        let alias = self.aliases.get(name).filter(|full| !full.is_empty());
         let candidates: Vec<String> = match alias {
             Some(full) => vec![format!("{full}{rest}")],
-            None => self.0.search.iter().map(|registry| format!("{}/{text}", registry.trim_end_matches('/'))).collect(),
+            None => self.search.iter().map(|registry| format!("{}/{text}", registry.trim_end_matches('/'))).collect(),
         };
         match &candidates[..] {
             [full] => full
@@ -59,14 +98,15 @@ impl ShortNames {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
+    use rbuild_testkit::Scratch;
 
     use super::*;
+    use crate::config::registries::Registries;
 
     fn names(text: &str) -> ShortNames {
-        let mut all = Registries::default();
+        let mut all = ShortNames::default();
         all.add(text, Path::new("r.conf")).unwrap();
-        ShortNames(all)
+        all
     }
 
     #[test]
@@ -105,6 +145,19 @@ mod tests {
     fn only_podman_reads_the_settings() {
         let of = |value| ShortNames::read(&ProcessEnvironment::of([(VARIABLE, value)], Path::new("/nosuch")));
         assert!(of("").unwrap().is_none() && of("docker").unwrap().is_none() && of("podman").unwrap().is_some());
-        assert!(of("other").is_err());
+        let invalid = rbuild_remedy::sentence(&of("other").unwrap_err());
+        assert_eq!(invalid, "RBUILD_SHORT_NAMES: `other` is neither docker nor podman");
+    }
+
+    #[test]
+    fn mistakes_in_short_names_matter_only_if_they_are_used() {
+        for text in ["aliases = 1", "[aliases]\nx = 1", "unqualified-search-registries = \"a.io\""] {
+            let dir = Scratch::new();
+            std::fs::create_dir_all(dir.join("etc/containers")).unwrap();
+            std::fs::write(dir.join("etc/containers/registries.conf"), text).unwrap();
+            let of = |mode| ProcessEnvironment::of([(VARIABLE, mode)], &dir);
+            assert!(Registries::read(&of("docker")).is_ok() && ShortNames::read(&of("docker")).unwrap().is_none());
+            assert!(Registries::read(&of("podman")).is_ok() && ShortNames::read(&of("podman")).is_err(), "{text}");
+        }
     }
 }

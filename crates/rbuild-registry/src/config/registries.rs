@@ -47,9 +47,6 @@ enum PullFromMirror {
 #[serde(default)]
 struct RegistriesConf {
     registry: Vec<Registry>,
-    aliases: BTreeMap<String, String>,
-    #[serde(rename = "unqualified-search-registries")]
-    search: Option<Vec<String>>,
 }
 
 /// A location that a name resolves to.
@@ -78,23 +75,13 @@ pub(crate) enum NameRules {
 #[derive(Debug, Default)]
 pub(crate) struct Registries {
     rules: BTreeMap<String, Registry>,
-    /// Full names of short ones, both without a tag.
-    pub aliases: BTreeMap<String, String>,
-    /// The registries of other short names.
-    pub search: Vec<String>,
 }
 
 impl Registries {
     /// Reads the user's files, or else the system's.
     pub(crate) fn read(environment: &ProcessEnvironment) -> Result<Registries, ConfigError> {
         let mut all = Registries::default();
-        for file in files(environment) {
-            match std::fs::read_to_string(&file) {
-                Ok(text) => all.add(&text, &file)?,
-                Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
-                Err(e) => return Err(ConfigError::file(FileAction::Read, &file)(e)),
-            }
-        }
+        texts(environment)?.iter().try_for_each(|(file, text)| all.add(text, file))?;
         Ok(all)
     }
 
@@ -112,10 +99,6 @@ impl Registries {
             }
             rule.file = file.to_path_buf();
             self.rules.insert(rule.prefix.clone(), rule);
-        }
-        self.aliases.extend(document.aliases);
-        if let Some(search) = document.search {
-            self.search = search;
         }
         Ok(())
     }
@@ -165,6 +148,19 @@ fn matched(prefix: &str, registry: &str, name: &str) -> Option<usize> {
     }
     let rest = name.strip_prefix(prefix)?;
     (rest.is_empty() || rest.starts_with(['/', ':', '@'])).then_some(prefix.len())
+}
+
+/// Returns the existing files with their texts: the user's, or else the system's.
+pub(crate) fn texts(environment: &ProcessEnvironment) -> Result<Vec<(PathBuf, String)>, ConfigError> {
+    let mut all = Vec::new();
+    for file in files(environment) {
+        match std::fs::read_to_string(&file) {
+            Ok(text) => all.push((file, text)),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+            Err(e) => return Err(ConfigError::file(FileAction::Read, &file)(e)),
+        }
+    }
+    Ok(all)
 }
 
 fn files(environment: &ProcessEnvironment) -> Vec<PathBuf> {

@@ -7,13 +7,13 @@ use rbuild_linux::quoted;
 use rbuild_registry::{
     Client, CommandLineCredentials, CommandLineLogin, Notice, Options, ProcessEnvironment, Secret, ShortNames,
 };
-use rbuild_remedy::ReportedError;
+use rbuild_remedy::{ReportedError, sentence};
 
 use crate::args::RegistryFlags;
 use crate::exit::{Failure, reported};
 use crate::input::hidden_credentials::{self, HiddenCredentials};
 use crate::input::{flags, value};
-use crate::ui::hints::ValueRemedy;
+use crate::ui::hints::{self, ValueRemedy};
 use crate::ui::plain::plain;
 use crate::ui::terminal;
 
@@ -53,6 +53,7 @@ pub fn words(notice: &Notice) -> String {
 /// Fails if the text is not a name, or if the settings do not determine its registry.
 pub fn full_name(text: &str) -> Result<Reference, Failure> {
     let name = value::image_name(text)?;
+    check_short_names()?;
     let short_names = ShortNames::read(&ProcessEnvironment::of_process())?;
     Ok(short_names.map_or(Ok(None), |names| names.full(text))?.unwrap_or(name))
 }
@@ -98,13 +99,25 @@ pub fn client_with(
     Ok(Client::new(environment()?, options, notify))
 }
 
-/// Checks the flags for logins, even if no registry will be contacted.
+/// Checks the variable with the meaning of short names.
 ///
 /// # Errors
 ///
-/// Fails if the login file does not exist, or if the credentials are not of the form
-/// USER:PASSWORD.
+/// Fails if its value is unknown.
+fn check_short_names() -> Result<(), Failure> {
+    let known = ShortNames::are_configured(&ProcessEnvironment::of_process());
+    known.map(drop).map_err(|e| Failure::usage(sentence(&e)).help(hints::use_one_of(&["docker", "podman"])))
+}
+
+/// Checks the flags for logins and the meaning of short names, even if no registry will be
+/// contacted.
+///
+/// # Errors
+///
+/// Fails if the login file does not exist, if the credentials are not of the form USER:PASSWORD, or
+/// if `RBUILD_SHORT_NAMES` is invalid.
 pub fn check(flags: &RegistryFlags) -> Result<(), Failure> {
+    check_short_names()?;
     if let Some(path) = flags.authfile.as_ref().filter(|path| !path.exists()) {
         return Err(Failure::usage(format!("--authfile {}: no such file or directory", quoted(path)))
             .help(ValueRemedy::LoginFile));

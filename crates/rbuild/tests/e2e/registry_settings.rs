@@ -178,5 +178,8 @@ fn short_names_have_the_meaning_of_podman_on_request() {
     rbuild(&["pull", "nosuch"], "podman").fails(1, &ambiguous);
     scene.lab.write("Dockerfile", "FROM nosuch\n");
     rbuild(&["build", "."], "podman").fails(1, &ambiguous);
-    rbuild(&["build", "."], "other").fails(1, &["RBUILD_SHORT_NAMES: the value is neither docker nor podman"]);
+    let unknown = ["RBUILD_SHORT_NAMES: `other` is neither docker nor podman", "hint: use docker or podman"];
+    for args in [&["build", "."][..], &["pull", "nosuch"]] {
+        rbuild(args, "other").fails(2, &unknown);
+    }
 }
