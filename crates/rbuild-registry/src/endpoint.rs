@@ -316,7 +316,8 @@ mod tests {
     fn settings_of_podman_and_containerd_apply() {
         let conf =
             "[[registry]]\nlocation = \"docker.io\"\n[[registry.mirror]]\nlocation = \"m.io/hub\"\ninsecure = true\n";
-        let hosts = "server = \"https://a.io\"\n[host.\"http://b.io/x\"]\ncapabilities = [\"pull\"]\n";
+        let hosts = "server = \"https://a.io\"\n[host.\"http://b.io/x\"]\ncapabilities = [\"pull\"]\n\
+                     dial_timeout = \"7s\"\n";
         let (_dir, environment) = scene(&[
             ("home/.config/containers/registries.conf", conf),
             ("etc/containerd/certs.d/a.io/hosts.toml", hosts),
@@ -332,5 +333,7 @@ mod tests {
             (false, false, Some("a.io"))
         );
         assert_eq!((all[1].security, all[1].namespace.as_deref()), (ConnectionSecurity::Any, None));
+        let connect = |endpoint| crate::http::Server::of(endpoint).connect;
+        assert_eq!((connect(&all[0]), connect(&all[1])), (Some(Duration::from_secs(7)), None));
     }
 }

@@ -290,6 +290,25 @@ mod tests {
     use crate::retry::may_be_temporary;
 
     #[test]
+    fn a_server_may_have_its_own_duration_of_connecting() {
+        let http = Http::new(ProcessEnvironment::of([], std::path::Path::new("/nosuch")), RetryPolicy::default());
+        let certs = CertFiles::default();
+        let default = Server::new(ConnectionSecurity::Verified, &certs);
+        let slow = Server { connect: Some(Duration::from_secs(61)), ..default };
+        assert_eq!(http.retry_policy_for(slow).connect, Duration::from_secs(61));
+        assert_eq!(http.retry_policy_for(default).connect, RetryPolicy::default().connect);
+        for server in [default, slow] {
+            http.agent(server, "https", "a.io").unwrap();
+        }
+        let durations = |agents: &HashMap<AgentKey, Agent>| -> Vec<(Duration, Option<Duration>)> {
+            agents.iter().map(|(key, agent)| (key.connect, agent.config().timeouts().connect)).collect()
+        };
+        let found = durations(&locked(&http.agents));
+        assert_eq!(found.len(), 2);
+        assert!(found.iter().all(|(key, connect)| Some(*key) == *connect), "{found:?}");
+    }
+
+    #[test]
     fn only_temporary_failures_of_name_resolution_are_retried() {
         for (reason, is_retried) in [
             ("Temporary failure in name resolution", true),

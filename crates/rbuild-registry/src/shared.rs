@@ -109,3 +109,25 @@ impl ClientState {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rbuild_testkit::Scratch;
+
+    use super::*;
+
+    #[test]
+    fn other_servers_get_the_authorities_of_a_directory_and_no_certificate_of_the_client() {
+        let dir = Scratch::new();
+        for name in ["ca.crt", "me.cert", "me.key"] {
+            std::fs::write(dir.join(name), "").unwrap();
+        }
+        let environment = ProcessEnvironment::of([], &dir);
+        let options = Options { cert_dir: Some(dir.to_path_buf()), ..Options::default() };
+        let http = Http::new(environment.clone(), options.retry_policy);
+        let (notify, blob_connections, shown) = (Box::new(|_| {}), Arc::default(), Mutex::default());
+        let shared = ClientState { environment, options, http, blob_connections, notify, shown };
+        let certs = shared.certs_of_other("auth.io").unwrap();
+        assert_eq!((certs.roots, certs.client), (vec![dir.join("ca.crt")], None));
+    }
+}

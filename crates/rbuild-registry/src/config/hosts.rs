@@ -138,14 +138,15 @@ fn host(url: &str, entry: Value, dir: &std::path::Path, role: EndpointRole) -> R
     })
 }
 
-/// Parses a duration in the format of Go: numbers with units, such as `1m30s` or `1.5s`.
+/// Parses a duration in the format of Go: numbers with units, such as `1m30s` or `1.5s`. As there,
+/// it is less than 2^63 nanoseconds.
 fn go_duration(text: &str) -> Option<Duration> {
     let mut rest = text.strip_prefix('+').unwrap_or(text);
     if rest == "0" {
         return Some(Duration::ZERO);
     }
     let mut seconds = 0.0;
-    while !rest.is_empty() || seconds == 0.0 && rest == text {
+    loop {
         let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
         let (number, tail) = rest.split_at(digits);
         let length = tail.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(tail.len());
@@ -160,9 +161,12 @@ fn go_duration(text: &str) -> Option<Duration> {
             _ => return None,
         };
         seconds += number.parse::<f64>().ok()? * factor;
+        if tail.is_empty() {
+            // A longer one would overflow the clock.
+            return Duration::try_from_secs_f64(seconds).ok().filter(|found| found.as_nanos() < 1 << 63);
+        }
         rest = tail;
     }
-    Duration::try_from_secs_f64(seconds).ok()
 }
 
 /// Returns certificate and key: one file with both, or the first of a list of pairs.
@@ -227,6 +231,9 @@ mod tests {
             (".5s", Some(500)),
             ("2000us", Some(2)),
             ("", None),
+            ("+", None),
+            ("2562048h", None),
+            ("9999999999999h", None),
             ("5", None),
             ("s", None),
             ("-5s", None),
