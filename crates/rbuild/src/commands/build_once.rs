@@ -11,8 +11,9 @@ use rbuild_engine::{
 use rbuild_image::{MediaType, Reference};
 use rbuild_linux::Destination;
 use rbuild_linux::parallel::start;
+use rbuild_remedy::sentence;
 use rbuild_sandbox::{Builder, BuilderConfig, Cancel, GRACE, Restore, enter};
-use rbuild_store::Store;
+use rbuild_store::{Store, StoreError};
 use serde_json::{Value, json};
 
 use crate::args::{BuildArgs, ProgressMode};
@@ -289,7 +290,7 @@ fn metadata(request: &BuildRequest, finished: &BuildReport) -> Value {
 }
 
 /// Returns the names of a stored result: those of the request, or else those that it had before.
-fn names_of(store: &Store, request: &BuildRequest, finished: &BuildReport) -> Result<Vec<Reference>, Failure> {
+fn names_of(store: &Store, request: &BuildRequest, finished: &BuildReport) -> Result<Vec<Reference>, StoreError> {
     if !request.tags.is_empty() {
         return Ok(request.tags.clone());
     }
@@ -299,6 +300,16 @@ fn names_of(store: &Store, request: &BuildRequest, finished: &BuildReport) -> Re
     };
     let entries = store.images().list()?.into_iter().filter(|entry| Some(*entry.artifact.digest()) == digest);
     Ok(entries.filter_map(|entry| entry.name).collect())
+}
+
+/// Describes the names of a stored result, at the end of a sentence. The build has succeeded even
+/// if they cannot be read.
+fn shown_names(names: Result<Vec<Reference>, StoreError>) -> String {
+    match names {
+        Ok(names) if names.is_empty() => " without a name (give one with -t)".into(),
+        Ok(names) => format!(" as {}", names.iter().map(Reference::familiar).collect::<Vec<_>>().join(", ")),
+        Err(e) => format!("; its names cannot be read: {}", sentence(&e)),
+    }
 }
 
 /// Publishes outputs, writes reports and prints the result after a successful build.
@@ -330,13 +341,8 @@ pub fn conclude(
         Some(id) if args.quiet => terminal::out(&format!("{id}\n")),
         Some(id) if !quiet && !is_stored => terminal::err(&format!("image {id}\n")),
         Some(id) if !quiet => {
-            let names: Vec<String> = names_of(store, request, finished)?.iter().map(Reference::familiar).collect();
-            let names = if names.is_empty() {
-                "without a name (give one with -t)".into()
-            } else {
-                format!("as {}", names.join(", "))
-            };
-            terminal::err(&format!("image {id} is in the local store {names}\n"));
+            let names = shown_names(names_of(store, request, finished));
+            terminal::err(&format!("image {id} is in the local store{names}\n"));
         }
         _ => {}
     }
@@ -346,4 +352,19 @@ pub fn conclude(
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_cannot_be_read_do_not_fail_a_build() {
+        let names = |list: &[&str]| list.iter().map(|name| name.parse().unwrap()).collect();
+        assert_eq!(shown_names(Ok(names(&["a:1", "b.io/c"]))), " as a:1, b.io/c:latest");
+        assert_eq!(shown_names(Ok(Vec::new())), " without a name (give one with -t)");
+        let e = StoreError::NoImage("x".into());
+        let want = format!("; its names cannot be read: {}", sentence(&e));
+        assert_eq!(shown_names(Err(e)), want);
+    }
 }

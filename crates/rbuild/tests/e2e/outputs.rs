@@ -508,7 +508,6 @@ fn a_streamed_image_is_reported_and_not_stored() {
     }
 }
 
-/// The kernel accepts an empty value, which has no effect, and then refuses to return it.
 #[test]
 fn the_store_as_an_output_keeps_the_image_that_it_has() {
     let lab = Lab::new();
@@ -522,6 +521,7 @@ fn the_store_as_an_output_keeps_the_image_that_it_has() {
     }
 }
 
+/// The kernel accepts an empty value, which has no effect, and then refuses to return it.
 #[test]
 fn an_empty_file_capability_is_omitted() {
     let lab = Lab::new();
