@@ -28,7 +28,7 @@ pub enum ManifestFormat {
     Stored,
     /// That of OCI.
     Oci,
-    /// Docker's version 2, schema 2, which has no annotations.
+    /// Docker's version 2, schema 2, which has no annotations, artifact types and subjects.
     Docker,
 }
 
@@ -41,6 +41,8 @@ impl ManifestFormat {
             ManifestFormat::Oci => OCI_MANIFEST,
             ManifestFormat::Docker => {
                 converted.set_annotations(None);
+                converted.set_artifact_type(None);
+                converted.set_subject(None);
                 DOCKER_MANIFEST
             }
         };
@@ -63,6 +65,8 @@ impl ManifestFormat {
         converted.set_media_type(MediaType::from(*media_type));
         if self == ManifestFormat::Docker {
             converted.set_annotations(None);
+            converted.set_artifact_type(None);
+            converted.set_data(None);
         }
         converted
     }
@@ -109,7 +113,16 @@ mod tests {
     fn the_format_of_docker_has_no_annotations() {
         let mut noted = manifest(descriptor(MediaType::ImageConfig, &BlobDigest::of(b"x"), 1), Vec::new());
         noted.set_annotations(Some([("a".to_string(), "b".to_string())].into()));
-        assert!(ManifestFormat::Oci.convert(&noted).annotations().is_some());
-        assert!(ManifestFormat::Docker.convert(&noted).annotations().is_none());
+        noted.set_artifact_type(Some(MediaType::from("example/a")));
+        noted.set_subject(Some(descriptor(MediaType::ImageManifest, &BlobDigest::of(b"y"), 1)));
+        let mut config = noted.config().clone();
+        config.set_data(Some("eA==".to_string()));
+        noted.set_config(config);
+        let has = |manifest: &ImageManifest| {
+            let kept = [manifest.annotations().is_some(), manifest.subject().is_some()];
+            [kept, [manifest.artifact_type().is_some(), manifest.config().data().is_some()]].concat()
+        };
+        assert_eq!(has(&ManifestFormat::Oci.convert(&noted)), [true; 4]);
+        assert_eq!(has(&ManifestFormat::Docker.convert(&noted)), [false; 4]);
     }
 }
