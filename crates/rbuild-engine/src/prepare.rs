@@ -101,7 +101,7 @@ pub fn prepare(
     demands::misspelled(request, &graph).into_iter().for_each(|warning| events.send(Event::Warning(warning)));
     let downloads = DownloadedFiles::download(&graph, store, network)?;
     let name = hashes_name(request);
-    let hashes = Arc::new(HashCache::new(&store.records().hashes(&name)?, request.now));
+    let hashes = Arc::new(HashCache::new(store.records().hashes(&name)?, request.now));
     let contexts = Contexts::open(request, Viewpoint::Launcher, &hashes, store)?;
     let secret_hashes =
         store.secrets().secret_hashes(secret_scan::searched(&request.secrets).map(|(_, value)| value))?;

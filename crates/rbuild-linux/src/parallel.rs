@@ -3,9 +3,10 @@
 //! The threads are started for the work and end with it. They may wait for locks and the disk,
 //! which workers of a common pool must not do.
 
+use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{Builder, JoinHandle, Scope, ScopedJoinHandle};
 
 use crate::{Error, Result, described};
@@ -14,9 +15,10 @@ use crate::{Error, Result, described};
 /// limit.
 pub const MAX_FILE_THREADS: usize = 8;
 
-/// Returns the number of processors that this process may use.
+/// Returns the number of processors that this process may use, as of the first call.
 pub fn cores() -> usize {
-    std::thread::available_parallelism().map_or(1, |n| n.get())
+    static CORES: OnceLock<usize> = OnceLock::new();
+    *CORES.get_or_init(|| std::thread::available_parallelism().map_or(1, |n| n.get()))
 }
 
 /// Locks a mutex, even if a thread panicked while holding it. The value must be valid at all times.
@@ -183,7 +185,13 @@ where
 
 /// Tasks that may add further tasks, such as the directories of a tree. The last one added is
 /// processed first.
-pub struct Tasks<T, E> {
+pub struct Tasks<'s, T, E> {
+    queue: &'s TaskQueue<T, E>,
+    /// Starts further threads for a number of waiting tasks. `None` on the threads started by it.
+    start: Option<&'s dyn Fn(usize)>,
+}
+
+struct TaskQueue<T, E> {
     state: Mutex<TaskState<T, E>>,
     more: Condvar,
 }
@@ -192,15 +200,17 @@ struct TaskState<T, E> {
     waiting: Vec<T>,
     /// Number of waiting and running tasks.
     open: usize,
+    /// Number of threads that wait for a task.
+    idle: usize,
     failure: Option<E>,
 }
 
 /// Number of waiting tasks per thread before [`Tasks`] start another thread.
 const WAITING_PER_THREAD: usize = 3;
 
-impl<T: Send, E: Send> Tasks<T, E> {
+impl<T: Send, E: Send> Tasks<'_, T, E> {
     /// Processes a task and all tasks that `work` adds. Starts further threads, up to the number of
-    /// processors, only when many tasks wait. All of them have ended when this returns. No further
+    /// processors, as soon as many tasks wait. All of them have ended when this returns. No further
     /// task is begun after an error.
     ///
     /// # Errors
@@ -208,36 +218,47 @@ impl<T: Send, E: Send> Tasks<T, E> {
     /// Returns the first error.
     pub fn run(
         first: T,
-        work: impl Fn(&Tasks<T, E>, T) -> std::result::Result<(), E> + Sync,
+        work: impl Fn(&Tasks<'_, T, E>, T) -> std::result::Result<(), E> + Sync,
     ) -> std::result::Result<(), E> {
-        let state = TaskState { waiting: vec![first], open: 1, failure: None };
-        let tasks = Tasks { state: Mutex::new(state), more: Condvar::new() };
+        let state = TaskState { waiting: vec![first], open: 1, idle: 0, failure: None };
+        let queue = TaskQueue { state: Mutex::new(state), more: Condvar::new() };
         let most = cores().min(MAX_FILE_THREADS);
-        let helper = || {
-            while let Some(task) = tasks.next() {
-                tasks.end(work(&tasks, task));
-            }
-        };
+        let helper = || Tasks { queue: &queue, start: None }.process(&work);
         std::thread::scope(|scope| {
-            let mut threads = 1;
-            while let Some(task) = tasks.next() {
-                let waiting = tasks.end(work(&tasks, task));
-                while threads < most && waiting > threads * WAITING_PER_THREAD {
-                    threads = if start_in(scope, helper).is_ok() { threads + 1 } else { most };
+            let threads = Cell::new(1);
+            let start = |waiting| {
+                while threads.get() < most && waiting > threads.get() * WAITING_PER_THREAD {
+                    threads.set(if start_in(scope, helper).is_ok() { threads.get() + 1 } else { most });
                 }
-            }
+            };
+            Tasks { queue: &queue, start: Some(&start) }.process(&work);
         });
-        tasks.state.into_inner().unwrap_or_else(PoisonError::into_inner).failure.map_or(Ok(()), Err)
+        queue.state.into_inner().unwrap_or_else(PoisonError::into_inner).failure.map_or(Ok(()), Err)
     }
 
     /// Adds a task.
     pub fn add(&self, task: T) {
-        let mut state = locked(&self.state);
+        let mut state = locked(&self.queue.state);
         state.open += 1;
         state.waiting.push(task);
-        self.more.notify_one();
+        let (waiting, idle) = (state.waiting.len(), state.idle);
+        drop(state);
+        if idle > 0 {
+            self.queue.more.notify_one();
+        }
+        if let Some(start) = self.start {
+            start(waiting);
+        }
     }
 
+    fn process(&self, work: &impl Fn(&Tasks<'_, T, E>, T) -> std::result::Result<(), E>) {
+        while let Some(task) = self.queue.next() {
+            self.queue.end(work(self, task));
+        }
+    }
+}
+
+impl<T, E> TaskQueue<T, E> {
     /// Returns the next task, waiting while running tasks may add one. Returns `None` when all
     /// tasks are done or one has failed.
     fn next(&self) -> Option<T> {
@@ -249,12 +270,13 @@ impl<T: Send, E: Send> Tasks<T, E> {
             if let Some(task) = state.waiting.pop() {
                 return Some(task);
             }
+            state.idle += 1;
             state = self.more.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state.idle -= 1;
         }
     }
 
-    /// Ends a task. Returns the number of waiting ones.
-    fn end(&self, result: std::result::Result<(), E>) -> usize {
+    fn end(&self, result: std::result::Result<(), E>) {
         let mut state = locked(&self.state);
         state.open -= 1;
         if let Err(e) = result {
@@ -263,7 +285,6 @@ impl<T: Send, E: Send> Tasks<T, E> {
         if state.open == 0 || state.failure.is_some() {
             self.more.notify_all();
         }
-        state.waiting.len()
     }
 }
 

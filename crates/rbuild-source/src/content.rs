@@ -7,17 +7,17 @@
 
 use rbuild_linux::parallel::locked;
 use std::collections::{BTreeSet, HashMap};
-use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use rbuild_image::Hasher;
-use rbuild_linux::{FileKind, Inode, RootDir, Stat, UidGid};
+use rbuild_linux::{FileKind, Inode, Stat, UidGid};
 
 use crate::file::file_hash;
 use crate::fingerprint::{Details, Fingerprint};
 use crate::ids::SelectionHash;
+use crate::scan::{Entry, hash_entries};
 use crate::select::{CopiedPart, Owner, Selected, SourceError, SourceTree};
 
 /// The content of a selection.
@@ -101,7 +101,7 @@ pub fn content_without_links(
 ) -> Result<SelectionContent, SourceError> {
     let mut hasher = Hasher::new();
     let mut fingerprint = Fingerprint::default();
-    hasher.field("content 4");
+    hasher.field("content 5");
     for item in selected {
         fingerprint += item.fingerprint();
         let (kind, below) = match (item.stat.kind, item.take) {
@@ -120,18 +120,18 @@ pub fn content_without_links(
         if item.copies_entry() {
             let mut description = Vec::new();
             links.note(&item.path, &item.stat);
-            let parent = tree.root.parent(&item.path).map_err(SourceError::from);
-            let read = parent.and_then(|(dir, _)| entry(&mut description, tree, &dir, &item.path, &item.stat));
-            fingerprint += read.map_err(|e| e.of_found(tree.root))?;
+            let (parent, _) = tree.root.parent(&item.path).map_err(|e| SourceError::from(e).of_found(tree.root))?;
+            let name = item.path.file_name().unwrap_or_default();
+            let entry = Entry { parent: &parent, path: &item.path, name, stat: &item.stat };
+            fingerprint += describe(&mut description, tree, &entry).map_err(|e| e.of_found(tree.root))?;
             hasher.update(&description);
         }
         if below {
-            let describe = |out: &mut Vec<u8>, dir: &RootDir, path: &Path, stat: &Stat| {
-                let path = item.path.join(path);
-                links.note(&path, stat);
-                entry(out, tree, dir, &path, stat)
+            let noted = |out: &mut Vec<u8>, entry: &Entry<'_>| {
+                links.note(entry.path, entry.stat);
+                describe(out, tree, entry)
             };
-            fingerprint += tree.digest(item, &mut hasher, &describe)?;
+            fingerprint += hash_entries(tree, item, &mut hasher, &noted)?;
             hasher.field("end");
         }
     }
@@ -160,18 +160,11 @@ fn header(out: &mut Vec<u8>, owner: Owner, stat: &Stat) {
     }
 }
 
-/// Appends the hashed form of an entry to `out`. `path` is relative to the root; `dir` is its
-/// parent.
-fn entry(
-    out: &mut Vec<u8>,
-    tree: &SourceTree<'_>,
-    dir: &RootDir,
-    path: &Path,
-    stat: &Stat,
-) -> Result<Fingerprint, SourceError> {
-    let name = path.file_name().unwrap_or(OsStr::new(""));
+/// Appends the hashed form of an entry to `out`.
+fn describe(out: &mut Vec<u8>, tree: &SourceTree<'_>, entry: &Entry<'_>) -> Result<Fingerprint, SourceError> {
+    let &Entry { parent, path, name, stat } = entry;
     header(out, tree.owner, stat);
-    let details = Details::read(dir, name, stat)?;
+    let details = Details::read(parent, name, stat)?;
     match &details {
         Details::Attributes(attributes) => {
             for (attr, value) in attributes {
@@ -185,7 +178,7 @@ fn entry(
             let digest = match known {
                 Some(digest) => digest,
                 None => {
-                    let digest = file_hash(dir, name, path, stat)?;
+                    let digest = file_hash(parent, name, path, stat)?;
                     if let Some(hashes) = tree.hashes {
                         hashes.put(stat, &digest);
                     }

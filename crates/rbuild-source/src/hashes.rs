@@ -27,8 +27,8 @@ const MARGIN: i64 = 2;
 /// A cache of file digests. Safe to use from several threads.
 #[derive(Debug)]
 pub struct HashCache {
-    /// Loaded records, sorted by device and inode.
-    known: Vec<u8>,
+    /// The loaded file. Its records are sorted by device and inode.
+    loaded: Vec<u8>,
     /// Records added since it was loaded.
     found: Mutex<BTreeMap<[u8; KEY], [u8; RECORD]>>,
     /// Records of files that are too recent to be cached: they could still be written within the
@@ -41,16 +41,17 @@ pub struct HashCache {
 impl HashCache {
     /// Loads a cache from the output of [`HashCache::bytes`]. Invalid input yields an empty cache.
     /// `now` is in seconds since 1970.
-    pub fn new(bytes: &[u8], now: i64) -> HashCache {
-        let records = bytes.strip_prefix(MAGIC).filter(|r| r.len() % RECORD == 0).unwrap_or_default();
-        HashCache { known: records.to_vec(), found: Mutex::default(), young: Mutex::default(), horizon: now - MARGIN }
+    pub fn new(bytes: Vec<u8>, now: i64) -> HashCache {
+        let valid = bytes.strip_prefix(MAGIC).is_some_and(|records| records.len() % RECORD == 0);
+        let loaded = if valid { bytes } else { Vec::new() };
+        HashCache { loaded, found: Mutex::default(), young: Mutex::default(), horizon: now - MARGIN }
     }
 
     /// Returns an empty cache that trusts no metadata: digests are only available from
     /// [`HashCache::last_read`]. Used for files that do not change during a build and are later
     /// compared by content.
     pub fn for_once() -> HashCache {
-        HashCache { known: Vec::new(), found: Mutex::default(), young: Mutex::default(), horizon: i64::MIN }
+        HashCache { loaded: Vec::new(), found: Mutex::default(), young: Mutex::default(), horizon: i64::MIN }
     }
 
     /// Returns the cached digest of the file with these metadata.
@@ -83,10 +84,16 @@ impl HashCache {
         stat.mtime.sec.max(stat.ctime.sec) < self.horizon
     }
 
-    /// Binary search in `known`.
+    /// Returns the loaded records.
+    fn known(&self) -> &[u8] {
+        self.loaded.get(MAGIC.len()..).unwrap_or_default()
+    }
+
+    /// Finds a loaded record by binary search.
     fn find(&self, key: &[u8]) -> Option<&[u8]> {
-        let at = |i: usize| &self.known[i * RECORD..(i + 1) * RECORD];
-        let (mut low, mut high) = (0, self.known.len() / RECORD);
+        let known = self.known();
+        let at = |i: usize| &known[i * RECORD..(i + 1) * RECORD];
+        let (mut low, mut high) = (0, known.len() / RECORD);
         while low < high {
             let middle = (low + high) / 2;
             match at(middle)[..KEY].cmp(key) {
@@ -115,8 +122,8 @@ impl HashCache {
             return None;
         }
         // Keep unused records for builds of other targets or directories, up to a limit.
-        if self.known.len() / RECORD <= 4 * records.len() + 100_000 {
-            for old in self.known.chunks_exact(RECORD) {
+        if self.known().len() / RECORD <= 4 * records.len() + 100_000 {
+            for old in self.known().chunks_exact(RECORD) {
                 if let (Ok(key), Ok(record)) = (old[..KEY].try_into(), old.try_into()) {
                     records.entry(key).or_insert(record);
                 }
@@ -151,13 +158,13 @@ mod tests {
         let digest = |i: i32| ContentHash::of_link_target(format!("{i}").as_bytes());
         let now = stat(0).ctime.sec;
         // A file that was just written is not cached.
-        let young = HashCache::new(b"", now);
+        let young = HashCache::new(Vec::new(), now);
         young.put(&stat(1), &digest(1));
         assert_eq!(young.bytes(), None);
-        let cache = HashCache::new(b"", now + 10);
+        let cache = HashCache::new(Vec::new(), now + 10);
         (0..50).for_each(|i| cache.put(&stat(i), &digest(i)));
         let bytes = cache.bytes().unwrap();
-        let again = HashCache::new(&bytes, now + 20);
+        let again = HashCache::new(bytes.clone(), now + 20);
         assert!((0..50).all(|i| again.get(&stat(i)) == Some(digest(i))));
         assert_eq!(again.bytes(), None);
         // Same size and modification time, other content: the change time differs.
@@ -168,11 +175,11 @@ mod tests {
         assert_eq!(again.get(&stat(7)), None);
         // A new digest replaces the old one; other records stay.
         again.put(&stat(7), &digest(8));
-        let third = HashCache::new(&again.bytes().unwrap(), now + 30);
+        let third = HashCache::new(again.bytes().unwrap(), now + 30);
         assert_eq!((third.get(&stat(7)), third.get(&stat(8))), (Some(digest(8)), Some(digest(8))));
         // Invalid input yields an empty cache.
         for junk in [&b"junk"[..], &bytes[..bytes.len() - 1], b""] {
-            assert_eq!(HashCache::new(junk, now).get(&stat(1)), None);
+            assert_eq!(HashCache::new(junk.to_vec(), now).get(&stat(1)), None);
         }
     }
 }

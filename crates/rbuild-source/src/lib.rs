@@ -11,6 +11,7 @@ mod ids;
 mod ignore;
 mod listing;
 mod parents;
+mod scan;
 mod select;
 mod walk;
 

@@ -1,14 +1,10 @@
-//! Directory traversal: sequential for copying, parallel for hashing.
+//! Sequential directory traversal.
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
 
-use rbuild_image::Hasher;
-use rbuild_linux::parallel::{Tasks, locked};
-use rbuild_linux::{DirStack, FileKind, MAX_DEPTH, RootDir, Stat, Timestamp};
+use rbuild_linux::{DirStack, FileKind, RootDir, Stat, Timestamp};
 
-use crate::fingerprint::Fingerprint;
 use crate::ignore::{Ignore, Inherited};
 use crate::select::{Selected, SourceError, SourceTree};
 
@@ -144,32 +140,7 @@ impl SourceTree<'_> {
             || self.is_store(&stat, excluded, || PathBuf::from(rules.ignore.entry(name)));
         Ok((!hidden).then_some((stat, !excluded)))
     }
-
-    /// Hashes the entries below a selected directory: for each, its path and the output of
-    /// `describe`, in the order of [`SourceTree::walk`]. Uses several threads if there are many
-    /// directories; all of them have ended when this function returns.
-    pub(crate) fn digest(
-        &self,
-        item: &Selected,
-        hasher: &mut Hasher,
-        describe: &Describe<'_>,
-    ) -> Result<Fingerprint, SourceError> {
-        let (dir, exclusion_path) = (item.path.as_path(), item.exclusion_path());
-        let scan = ContentScan { tree: self, dir, describe, parts: Mutex::new(vec![ScanPart::default()]) };
-        let rules = Arc::new(self.rules_below(dir, exclusion_path));
-        let top = Task { id: 0, relative: PathBuf::new(), rules, names: None, above: None };
-        Tasks::run(top, |tasks, task| scan.work(tasks, task)).map_err(|e: SourceError| e.of_found(self.root))?;
-        Ok(feed(&scan.parts.into_inner().unwrap_or_else(PoisonError::into_inner), hasher))
-    }
 }
-
-/// Appends the hashed form of an entry to the buffer and returns its fingerprint. Receives the open
-/// parent, the path relative to the scanned directory, and the metadata.
-pub(crate) type Describe<'a> =
-    dyn Fn(&mut Vec<u8>, &RootDir, &Path, &Stat) -> Result<Fingerprint, SourceError> + Sync + 'a;
-
-/// Maximum number of names in one task.
-const CHUNK: usize = 1000;
 
 /// Verdicts of the ignore file and of `--exclude` that the entries of one directory inherit.
 pub(crate) struct RulesBelow {
@@ -219,188 +190,4 @@ fn visit_above<E: From<SourceError>>(
 
 pub(crate) fn names(dir: &RootDir) -> Result<Vec<OsString>, SourceError> {
     Ok(dir.entries()?.into_iter().map(|e| e.name).collect())
-}
-
-/// A directory to read, or a part of it (`names`).
-struct Task {
-    id: usize,
-    relative: PathBuf,
-    rules: Arc<RulesBelow>,
-    names: Option<Vec<OsString>>,
-    above: Option<Described>,
-}
-
-/// Hashed form of the entries of a directory, and the positions of other parts in it.
-#[derive(Default)]
-struct ScanPart {
-    /// Hashed form of an excluded directory; used only if it contains re-included entries.
-    above: Option<Described>,
-    described: Described,
-    inner: Vec<(usize, usize)>,
-}
-
-#[derive(Default)]
-struct Described {
-    bytes: Vec<u8>,
-    fingerprint: Fingerprint,
-}
-
-/// A scan of a directory by several threads. They add the result of each task to `parts`, where a
-/// part has a lower index than the parts inside it.
-struct ContentScan<'a> {
-    tree: &'a SourceTree<'a>,
-    dir: &'a Path,
-    describe: &'a Describe<'a>,
-    parts: Mutex<Vec<ScanPart>>,
-}
-
-impl ContentScan<'_> {
-    fn work(&self, tasks: &Tasks<Task, SourceError>, task: Task) -> Result<(), SourceError> {
-        let id = task.id;
-        let part = self.read(tasks, task)?;
-        locked(&self.parts)[id] = part;
-        Ok(())
-    }
-
-    fn read(&self, tasks: &Tasks<Task, SourceError>, task: Task) -> Result<ScanPart, SourceError> {
-        let mut part = ScanPart { above: task.above, ..ScanPart::default() };
-        let handle = self.tree.root.sub(self.dir.join(&task.relative))?;
-        let names = match task.names {
-            Some(names) => names,
-            None => {
-                let names = names(&handle)?;
-                if names.len() > CHUNK {
-                    for chunk in names.chunks(CHUNK) {
-                        let (relative, rules) = (task.relative.clone(), task.rules.clone());
-                        let names = Some(chunk.to_vec());
-                        self.later(tasks, &mut part, Task { id: 0, relative, rules, names, above: None });
-                    }
-                    return Ok(part);
-                }
-                names
-            }
-        };
-        for name in &names {
-            let relative = task.relative.join(name);
-            let Some((stat, taken)) = self.tree.look(&handle, &task.rules, name)? else { continue };
-            if taken {
-                self.describe(&mut part.described, &handle, &relative, &stat)?;
-            }
-            if stat.kind == FileKind::Dir {
-                if relative.components().count() > MAX_DEPTH {
-                    return Err(SourceError::TooDeep(self.dir.join(&relative)));
-                }
-                let mut above = (!taken).then(Described::default);
-                above.iter_mut().try_for_each(|described| self.describe(described, &handle, &relative, &stat))?;
-                let rules = Arc::new(self.tree.rules_inside(&task.rules, name));
-                self.later(tasks, &mut part, Task { id: 0, relative, rules, names: None, above });
-            }
-        }
-        Ok(part)
-    }
-
-    fn describe(
-        &self,
-        described: &mut Described,
-        parent: &RootDir,
-        relative: &Path,
-        stat: &Stat,
-    ) -> Result<(), SourceError> {
-        let path = relative.as_os_str().as_encoded_bytes();
-        described.bytes.extend_from_slice(&(path.len() as u64).to_le_bytes());
-        described.bytes.extend_from_slice(path);
-        described.fingerprint += (self.describe)(&mut described.bytes, parent, relative, stat)?;
-        Ok(())
-    }
-
-    /// Queues a task under a new ID. Its result is inserted at the current position of `part`.
-    fn later(&self, tasks: &Tasks<Task, SourceError>, part: &mut ScanPart, task: Task) {
-        let id = {
-            let mut parts = locked(&self.parts);
-            parts.push(ScanPart::default());
-            parts.len() - 1
-        };
-        part.inner.push((part.described.bytes.len(), id));
-        tasks.add(Task { id, ..task });
-    }
-}
-
-/// Hashes the parts in traversal order and returns the sum of their fingerprints. Uses an explicit
-/// stack, because directories may be nested very deeply.
-fn feed(parts: &[ScanPart], hasher: &mut Hasher) -> Fingerprint {
-    // A part has a lower index than the parts inside it.
-    let mut nonempty = vec![false; parts.len()];
-    for (id, part) in parts.iter().enumerate().rev() {
-        nonempty[id] = !part.described.bytes.is_empty() || part.inner.iter().any(|(_, inner)| nonempty[*inner]);
-    }
-    let mut fingerprint = Fingerprint::default();
-    let mut stack = vec![(0, 0, 0)];
-    while let Some((id, described, inner)) = stack.pop() {
-        let part: &ScanPart = &parts[id];
-        if inner == 0 {
-            fingerprint += part.described.fingerprint;
-            if let Some(above) = part.above.as_ref().filter(|_| nonempty[id]) {
-                hasher.update(&above.bytes);
-                fingerprint += above.fingerprint;
-            }
-        }
-        let Some((end, child)) = part.inner.get(inner) else {
-            hasher.update(&part.described.bytes[described..]);
-            continue;
-        };
-        hasher.update(&part.described.bytes[described..*end]);
-        stack.push((id, *end, inner + 1));
-        stack.push((*child, 0, 0));
-    }
-    fingerprint
-}
-
-#[cfg(test)]
-mod tests {
-    use rbuild_testkit::Scratch;
-
-    use super::*;
-    use crate::Owner;
-    use crate::ids::SelectionHash;
-    use std::os::unix::ffi::OsStrExt;
-
-    /// Checks that the parallel scan finds the same entries in the same order as the sequential
-    /// walk.
-    #[test]
-    fn scan_and_walk_find_the_same_entries() {
-        let dir = Scratch::new();
-        for d in 0..40 {
-            let inner = dir.join(format!("d{d}/e/f"));
-            std::fs::create_dir_all(&inner).unwrap();
-            (0..20).for_each(|f| std::fs::write(inner.join(format!("{f}.txt")), "x").unwrap());
-            std::fs::write(dir.join(format!("d{d}/e.skip")), "").unwrap();
-        }
-        std::fs::create_dir_all(dir.join("flat")).unwrap();
-        (0..2500).for_each(|f| std::fs::write(dir.join(format!("flat/{f}")), "").unwrap());
-        let root = RootDir::open(&dir).unwrap();
-        for ignored in ["", "**/*.skip\nd3", "*\n!d5/e/f/7.txt\n!d6/e/none", "flat\n!flat/99"] {
-            let ignore = Ignore::parse(ignored).unwrap();
-            let tree = SourceTree { ignore: Some(&ignore), ..SourceTree::whole(&root, Owner::Root) };
-            let mut walked = Hasher::new();
-            let mut count = 0;
-            tree.walk::<SourceError>(Path::new(""), |_, path, stat| {
-                walked.field(path.as_os_str().as_bytes());
-                walked.update(&stat.ino.to_le_bytes());
-                count += 1;
-                Ok(())
-            })
-            .unwrap();
-            let walked = walked.finish::<SelectionHash>();
-            let whole = tree.select_literal("").unwrap();
-            for _ in 0..5 {
-                let mut scanned = Hasher::new();
-                let describe = |out: &mut Vec<u8>, _: &RootDir, _: &Path, stat: &Stat| {
-                    out.extend_from_slice(&stat.ino.to_le_bytes());
-                    Ok(Fingerprint::default())
-                };
-                tree.digest(&whole, &mut scanned, &describe).unwrap();
-                assert_eq!(scanned.finish::<SelectionHash>(), walked, "{ignored:?}, {count} entries");
-            }
-        }
-    }
 }
