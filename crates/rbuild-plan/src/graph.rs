@@ -112,6 +112,8 @@ pub enum Step {
 /// A command to run (RUN).
 #[derive(Debug, Clone)]
 pub struct RunStep {
+    /// Platform of the stage.
+    pub platform: Platform,
     /// Program and arguments. A command in shell form begins with the words of SHELL.
     pub args: Vec<String>,
     /// Environment, in order; each name occurs once.

@@ -15,7 +15,7 @@ use crate::graph::{
 use StepPart::{Own, Variable};
 
 /// Returns text in double quotes, so that it can be followed by other values in one part. The
-/// encoding is part of every key: it must not change between versions.
+/// encoding is part of keys: it must not change between versions.
 fn quoted(text: &str) -> String {
     let mut out = String::from("\"");
     for c in text.chars() {
@@ -32,9 +32,15 @@ fn quoted(text: &str) -> String {
     out
 }
 
-/// Returns a representation of an optional text. That of `None` differs from that of any text.
-fn quoted_option(text: Option<&str>) -> String {
-    text.map_or("None".to_string(), |text| format!("Some({})", quoted(text)))
+/// Returns ` NAME="TEXT"`, or nothing if there is no text. Options that a step does not have are
+/// not in its key, so a later version can add one without changing the keys of all other steps.
+fn option(name: &str, text: Option<&str>) -> String {
+    text.map_or(String::new(), |text| format!(" {name}={}", quoted(text)))
+}
+
+/// Returns the permission bits and the owner of a mounted file or directory.
+fn owner(mode: u32, uid: u32, gid: u32) -> String {
+    format!("mode={mode:04o} uid={uid} gid={gid}")
 }
 
 /// A part of a step's definition. Several parts may have one name.
@@ -85,6 +91,7 @@ impl Step {
 impl RunStep {
     fn parts(&self, add: KeyPartSink<'_>) {
         let RunStep {
+            platform,
             args,
             env,
             proxies: _,
@@ -101,6 +108,7 @@ impl RunStep {
             ulimits,
             script,
         } = self;
+        add(Own("platform", platform.to_string().as_bytes()));
         args.iter().for_each(|arg| add(Own("command", arg.as_bytes())));
         for (name, value) in env.iter() {
             add(Variable(name, value));
@@ -146,16 +154,17 @@ impl RunSecret {
     /// The mount options of a secret are part of the key; its content never is.
     fn parts(&self, add: KeyPartSink<'_>) {
         let RunSecret { id, target, env, required, mode, uid, gid, span: _ } = self;
-        let (id, target, env) = (quoted(id), quoted_option(target.as_deref()), quoted_option(env.as_deref()));
-        add(Own("secret", format!("{id} {target} {env} {required} {mode:o} {uid} {gid}").as_bytes()));
+        let (target, env) = (option("target", target.as_deref()), option("env", env.as_deref()));
+        let (id, owner) = (quoted(id), owner(*mode, *uid, *gid));
+        add(Own("secret", format!("{id}{target}{env} required={required} {owner}").as_bytes()));
     }
 }
 
 impl RunAgent {
     fn parts(&self, add: KeyPartSink<'_>) {
         let RunAgent { id, target, required, mode, uid, gid, span: _ } = self;
-        let (id, target) = (quoted(id), quoted(target));
-        add(Own("ssh agent", format!("{id} {target} {required} {mode:o} {uid} {gid}").as_bytes()));
+        let (id, target, owner) = (quoted(id), quoted(target), owner(*mode, *uid, *gid));
+        add(Own("ssh agent", format!("{id} target={target} required={required} {owner}").as_bytes()));
     }
 }
 
@@ -170,13 +179,13 @@ impl RunMount {
             // input. "seeded" assigns that input to this cache.
             RunMountKind::Cache(RunCache { id, id_in_key, sharing: _, from, source, mode, uid, gid }) => {
                 let seed = if from.is_some() { "seeded" } else { "empty" };
-                let id = if *id_in_key { format!(" {}", quoted(id)) } else { String::new() };
-                format!("cache {seed} {} {mode:o} {uid} {gid}{id}", quoted(source))
+                let id = option("id", id_in_key.then_some(id));
+                format!("cache {seed} source={} {}{id}", quoted(source), owner(*mode, *uid, *gid))
             }
-            RunMountKind::Tmpfs { size: Some(size) } => format!("tmpfs Some({size})"),
-            RunMountKind::Tmpfs { size: None } => "tmpfs None".to_string(),
+            RunMountKind::Tmpfs { size: Some(size) } => format!("tmpfs size={size}"),
+            RunMountKind::Tmpfs { size: None } => "tmpfs".to_string(),
             // The path of a volume on the host is part of the key; its content never is.
-            RunMountKind::Volume { id: _, source } => format!("volume {}", quoted(source)),
+            RunMountKind::Volume { id: _, source } => format!("volume source={}", quoted(source)),
         };
         let access = if *read_only { "read-only" } else { "writable" };
         add(Own("mount", format!("{} {access} {content}", quoted(target)).as_bytes()));

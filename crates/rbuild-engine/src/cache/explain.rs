@@ -293,7 +293,7 @@ mod tests {
             (&two, "TOKEN", "hunter2-test", "TOKEN=****-test"),
         ] {
             let value = KeyValue::Variable { name: name.into(), value: value.into() };
-            let inputs = KeyInputs { parts: vec![KeyPart { name: VARIABLE.into(), value }] };
+            let inputs = KeyInputs { version: 0, parts: vec![KeyPart { name: VARIABLE.into(), value }] };
             assert_eq!(masked(inputs, secrets).parts[0].value.to_text(), want);
         }
         let of = |values: [&str; 2]| key_inputs(&values.map(|value| ("--exclude", value)));
@@ -321,7 +321,7 @@ mod tests {
             Some((before, letter)) => format!("{before}{}", ResultId::of(letter.as_bytes())),
             None => text.to_string(),
         };
-        KeyInputs { parts: parts.iter().map(|(k, v)| (k.to_string(), digest(v)).into()).collect() }
+        KeyInputs { version: 0, parts: parts.iter().map(|(k, v)| (k.to_string(), digest(v)).into()).collect() }
     }
 
     #[test]

@@ -15,6 +15,10 @@ use rbuild_store::{CacheKey, FILES, FROM, FilesHash, KeyInputs, KeyPart, KeyValu
 use crate::error::Result;
 use crate::prepare::downloads::DownloadedFiles;
 
+/// Version of the form of keys. Steps of builds with another version are not compared with those of
+/// this one.
+pub const KEY_VERSION: u32 = 5;
+
 /// A component of a cache key.
 enum KeyComponent<'a> {
     /// A property of the step itself.
@@ -91,7 +95,7 @@ impl KeyBuilder<'_> {
         results: &InputResults,
         selected_files: &[Selection],
     ) -> Result<Option<Keyed>> {
-        let mut inputs = KeyInputs::default();
+        let mut inputs = KeyInputs { version: KEY_VERSION, parts: Vec::new() };
         let add = |component: &KeyComponent<'_>| inputs.parts.push(key_part(component, graph, results));
         let key = self.hash(vertex, results, selected_files, add)?;
         Ok(key.map(|key| Keyed { key, inputs }))
@@ -107,7 +111,7 @@ impl KeyBuilder<'_> {
         mut each: impl FnMut(&KeyComponent<'_>),
     ) -> Result<Option<CacheKey>> {
         let mut hasher = Hasher::new();
-        hasher.field("step 4");
+        hasher.field(format!("step {KEY_VERSION}"));
         if let Some(salt) = self.salt {
             hasher.field("salt").field(salt);
         }
@@ -192,7 +196,7 @@ pub fn content_key(
     contents: &[ReadContent],
 ) -> CacheKey {
     let mut hasher = Hasher::new();
-    hasher.field("content step 4").field(salt.unwrap_or_default());
+    hasher.field(format!("content step {KEY_VERSION}")).field(salt.unwrap_or_default());
     match parent {
         Some(parent) => hasher.field(parent.bytes()),
         None => hasher.field("linked"),
@@ -222,107 +226,4 @@ pub fn source_result(step: &Step) -> ResultId {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::HashMap;
-
-    use rbuild_dockerfile::parse;
-    use rbuild_image::Platform;
-    use rbuild_plan::{Parameters, Plan, plan};
-    use rbuild_source::{Fingerprint, SelectionContent};
-
-    use super::*;
-    use crate::cache::explain::masked;
-    use crate::ops::redact::SecretValues;
-
-    /// Returns the keys of all steps of a Dockerfile based on scratch. The content of contexts is a
-    /// constant.
-    fn keys(source: &str) -> Vec<String> {
-        let platform: Platform = "linux/amd64".parse().unwrap();
-        let file = parse(source.as_bytes()).unwrap();
-        let Ok(Plan::Graph(graph)) = plan(&file, &Parameters::new(platform.clone(), platform), &HashMap::new()) else {
-            panic!()
-        };
-        let mut results: Vec<ResultId> = Vec::new();
-        let mut found = Vec::new();
-        for vertex in &graph.vertices {
-            let inputs = InputResults::of(&vertex.inputs(), |id| results[id]);
-            let keys = KeyBuilder { downloads: &DownloadedFiles::default(), salt: None };
-            let content =
-                SelectionContent { digest: SelectionHash::of(b"what is copied"), fingerprint: Fingerprint::default() };
-            let selected = [Selection { sources: Vec::new(), content }];
-            let key = keys.definition(vertex, &inputs, &selected).unwrap();
-            let keyed = keys.keyed(&graph, vertex, &inputs, &selected).unwrap();
-            assert_eq!(key, keyed.map(|keyed| keyed.key));
-            found.extend(key.map(|key| key.hex()[..16].to_string()));
-            results.push(key.map_or_else(|| source_result(&vertex.step), ResultId::from));
-        }
-        found
-    }
-
-    #[test]
-    fn variables_of_a_step_are_recorded_as_pairs() {
-        let graph = BuildGraph {
-            vertices: Vec::new(),
-            target: VertexId::new(0),
-            config: rbuild_image::ImageConfig::empty(&"linux/amd64".parse().unwrap()),
-            history: Vec::new(),
-            epoch: None,
-            warnings: Vec::new(),
-        };
-        let secrets = SecretValues::of(&[("id".into(), b"hidden".to_vec())]);
-        let variable = KeyComponent::Own(StepPart::Variable("A", "b=hidden"));
-        let part = key_part(&variable, &graph, &InputResults::of(&[], |_| panic!()));
-        let want = KeyValue::Variable { name: "A".into(), value: "b=****".into() };
-        let recorded = masked(KeyInputs { parts: vec![part] }, &secrets);
-        assert_eq!(recorded.parts, [KeyPart { name: VARIABLE.into(), value: want }]);
-        assert_eq!(StepPart::VARIABLE, VARIABLE);
-    }
-
-    const EVERYTHING: &str = "FROM scratch AS a\nARG WHO=me\nENV E=1\nWORKDIR /w\nCOPY --chown=1:2 --chmod=644 x /y/\n\
-        USER 3\nRUN --network=none --mount=type=cache,target=/c --mount=type=secret,id=s make all\n\
-        FROM scratch\nCOPY --from=a --link /w /v\nADD <<F /f\ntext\nF\n";
-
-    /// A changed key empties the caches of all users. Change keys only on purpose, and change the
-    /// number in "step 4" as well.
-    #[test]
-    fn cache_keys_are_pinned() {
-        assert_eq!(keys(EVERYTHING), PINNED);
-    }
-
-    const PINNED: [&str; 5] =
-        ["d8ae52c85adbf011", "c92a39e37d5f8db7", "71ee2733b5ab0a2b", "863663fd3006b531", "32e2f9fe51c640b1"];
-
-    #[test]
-    fn a_changed_step_changes_its_own_key_and_those_of_its_dependants_only() {
-        let before = keys(EVERYTHING);
-        // Each case replaces text; the number is the first step whose key changes. All later steps
-        // depend on it.
-        let cases = [
-            ("WORKDIR /w", "WORKDIR /z", 0),
-            ("ENV E=1", "ENV E=2", 2),
-            ("ARG WHO=me", "ARG WHO=you", 2),
-            ("--chown=1:2", "--chown=1:3", 1),
-            ("--chmod=644", "--chmod=600", 1),
-            ("x /y/", "x /y", 1),
-            ("USER 3", "USER 4", 2),
-            ("--network=none ", "", 2),
-            ("make all", "make", 2),
-            ("--link /w /v", "/w /v", 3),
-            ("/w /v", "/w /u", 3),
-            ("/w /v", "/q /v", 3),
-            ("text", "other text", 4),
-            ("/f\n", "/g\n", 4),
-            ("type=secret,id=s", "type=secret,id=other", 2),
-            // Comments and spaces are not part of keys.
-            ("WORKDIR /w", "# a comment\nWORKDIR   /w", 5),
-        ];
-        for (old, new, first) in cases {
-            let source = EVERYTHING.replacen(old, new, 1);
-            assert_ne!(source, EVERYTHING, "{old}");
-            let differ: Vec<usize> =
-                keys(&source).iter().zip(&before).enumerate().filter(|(_, (a, b))| a != b).map(|(i, _)| i).collect();
-            let expected: Vec<usize> = (first..before.len()).collect();
-            assert_eq!(differ, expected, "{old} → {new}");
-        }
-    }
-}
+mod tests;

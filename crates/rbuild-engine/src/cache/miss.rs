@@ -23,6 +23,8 @@ pub(crate) enum Miss {
     /// The keys differ, but all inputs are equal after secrets have been masked.
     MaskedValue,
     /// The keys differ, but all inputs are equal.
+    NoDifference,
+    /// The earlier key was made by a version with another form of keys.
     KeyFormat,
 }
 
@@ -40,6 +42,7 @@ impl fmt::Display for Miss {
             Miss::Evicted => "its earlier result is no longer in the cache",
             Miss::InputsForgotten => "the inputs of the earlier build are no longer recorded",
             Miss::MaskedValue => "a value that contains a secret changed",
+            Miss::NoDifference => "no difference to the earlier build is recorded",
             Miss::KeyFormat => "the key format changed",
         })
     }
@@ -65,6 +68,7 @@ mod tests {
             Miss::Evicted,
             Miss::InputsForgotten,
             Miss::MaskedValue,
+            Miss::NoDifference,
             Miss::KeyFormat,
         ];
         let variants = variants!(Miss {
@@ -79,6 +83,7 @@ mod tests {
             Evicted,
             InputsForgotten,
             MaskedValue,
+            NoDifference,
             KeyFormat,
         });
         assert_recorded!("Miss", variants.words(&misses, ToString::to_string));

@@ -51,6 +51,12 @@ impl DownloadedFiles {
         Ok(DownloadedFiles(own.collect()))
     }
 
+    /// Returns the files of a graph, all with the same content.
+    #[cfg(test)]
+    pub(crate) fn of_graph(graph: &BuildGraph, download: &Download) -> DownloadedFiles {
+        DownloadedFiles(sources(graph).map(|(_, file)| (file.clone(), download.clone())).collect())
+    }
+
     pub(crate) fn get(&self, file: &UrlSource) -> Result<&Download> {
         self.0.get(file).ok_or_else(|| BuildError::other("a file of the plan was never downloaded"))
     }

@@ -139,12 +139,15 @@ impl StepRecords<'_> {
             .to_string();
         }
         let Some(before) = before else { return Miss::InputsForgotten.to_string() };
+        if before.version != self.key_inputs.version {
+            return Miss::KeyFormat.to_string();
+        }
         let differences = explain::differences(self.key_inputs, before, changes);
         if !differences.is_empty() {
             return differences.join("; ");
         }
         let masked = explain::has_masked(self.key_inputs) && explain::has_masked(before);
-        if masked { Miss::MaskedValue.to_string() } else { Miss::KeyFormat.to_string() }
+        if masked { Miss::MaskedValue.to_string() } else { Miss::NoDifference.to_string() }
     }
 
     /// Returns true if the build may use that tree: it contains no secret that the build was not

@@ -2,7 +2,7 @@ use std::collections::{HashMap, HashSet};
 
 use rbuild_image::Platform;
 
-use super::{quoted, quoted_option};
+use super::{option, quoted};
 use crate::{ContextDir, ContextSource, NamedContext, Parameters, Plan, Resource, Ulimit, Volume, plan};
 
 /// Returns the parts of the last step as `name=value`.
@@ -49,7 +49,7 @@ fn key_parts_of_parameters_are_pinned() {
     let volume = Volume { source: "/host dir".into(), target: "/v".into(), read_only: true };
     let limit = Ulimit { resource: Resource::Nofile, soft: 1, hard: 2 };
     for (params, expected) in [
-        (Parameters { volumes: vec![volume], ..params() }, "mount=\"/v\" read-only volume \"/host dir\""),
+        (Parameters { volumes: vec![volume], ..params() }, "mount=\"/v\" read-only volume source=\"/host dir\""),
         (Parameters { ulimits: vec![limit], ..params() }, "ulimit=RLIMIT_NOFILE 1 2"),
         (Parameters { shm_size: Some(1 << 20), ..params() }, "shm size=1048576"),
         (Parameters { hosts: vec![("h".into(), "1.2.3.4".into())], ..params() }, "known host=h"),
@@ -65,7 +65,7 @@ fn key_parts_of_parameters_are_pinned() {
 fn quoted_texts_cannot_be_confused() {
     assert_eq!(quoted("a b"), r#""a b""#);
     assert_eq!(quoted("a\"b\\\n\r\té"), r#""a\"b\\\n\r\té""#);
-    assert_eq!((quoted_option(None), quoted_option(Some("None"))), ("None".into(), r#"Some("None")"#.into()));
+    assert_eq!((option("env", None), option("env", Some(""))), (String::new(), r#" env="""#.into()));
 }
 
 type Case = (&'static str, &'static [&'static str]);
@@ -74,6 +74,7 @@ const WHOLE: &[Case] = &[
     (
         "RUN x",
         &[
+            "platform=linux/amd64",
             "command=/bin/sh",
             "command=-c",
             "command=x",
@@ -112,27 +113,42 @@ const RUN: &[Case] = &[
     ("RUN <<E\ntext\nE", &["command=text\n"]),
     ("RUN --network=none x", &["network=none"]),
     ("RUN --security=insecure x", &["security=insecure"]),
-    ("RUN --mount=type=secret,id=s x", &["secret=\"s\" Some(\"/run/secrets/s\") None false 400 0 0"]),
+    (
+        "RUN --mount=type=secret,id=s x",
+        &["secret=\"s\" target=\"/run/secrets/s\" required=false mode=0400 uid=0 gid=0"],
+    ),
     (
         "RUN --mount=type=secret,id=s,target=/t,env=E,required=true,mode=440,uid=1,gid=2 x",
-        &["secret=\"s\" Some(\"/t\") Some(\"E\") true 440 1 2"],
+        &["secret=\"s\" target=\"/t\" env=\"E\" required=true mode=0440 uid=1 gid=2"],
     ),
-    ("RUN --mount=type=secret,id=s,env=E x", &["secret=\"s\" None Some(\"E\") false 400 0 0"]),
-    ("RUN --mount=type=ssh x", &["ssh agent=\"default\" \"/run/buildkit/ssh_agent.0\" false 600 0 0"]),
+    ("RUN --mount=type=secret,id=s,env=E x", &["secret=\"s\" env=\"E\" required=false mode=0400 uid=0 gid=0"]),
+    (
+        "RUN --mount=type=ssh x",
+        &["ssh agent=\"default\" target=\"/run/buildkit/ssh_agent.0\" required=false mode=0600 uid=0 gid=0"],
+    ),
     (
         "RUN --mount=type=ssh,id=k,target=/k,required=true,mode=644,uid=1,gid=2 x",
-        &["ssh agent=\"k\" \"/k\" true 644 1 2"],
+        &["ssh agent=\"k\" target=\"/k\" required=true mode=0644 uid=1 gid=2"],
     ),
     // The default ID is part of the key; another ID is not.
-    ("RUN --mount=type=cache,target=/c x", &["mount=\"/c\" writable cache empty \"/\" 755 0 0 \"/c\""]),
-    ("RUN --mount=type=cache,id=i,sharing=locked,target=/c x", &["mount=\"/c\" writable cache empty \"/\" 755 0 0"]),
+    (
+        "RUN --mount=type=cache,target=/c x",
+        &["mount=\"/c\" writable cache empty source=\"/\" mode=0755 uid=0 gid=0 id=\"/c\""],
+    ),
+    (
+        "RUN --mount=type=cache,id=i,sharing=locked,target=/c x",
+        &["mount=\"/c\" writable cache empty source=\"/\" mode=0755 uid=0 gid=0"],
+    ),
     (
         "RUN --mount=type=cache,target=/c,from=other,source=/s,mode=700,uid=1,gid=2 x",
-        &["mount=\"/c\" writable cache seeded \"/s\" 700 1 2 \"/c\""],
+        &["mount=\"/c\" writable cache seeded source=\"/s\" mode=0700 uid=1 gid=2 id=\"/c\""],
     ),
-    ("RUN --mount=type=cache,target=/c,ro x", &["mount=\"/c\" read-only cache empty \"/\" 755 0 0 \"/c\""]),
-    ("RUN --mount=type=tmpfs,target=/t x", &["mount=\"/t\" writable tmpfs None"]),
-    ("RUN --mount=type=tmpfs,target=/t,size=64m x", &["mount=\"/t\" writable tmpfs Some(67108864)"]),
+    (
+        "RUN --mount=type=cache,target=/c,ro x",
+        &["mount=\"/c\" read-only cache empty source=\"/\" mode=0755 uid=0 gid=0 id=\"/c\""],
+    ),
+    ("RUN --mount=type=tmpfs,target=/t x", &["mount=\"/t\" writable tmpfs"]),
+    ("RUN --mount=type=tmpfs,target=/t,size=64m x", &["mount=\"/t\" writable tmpfs size=67108864"]),
     ("RUN --mount=type=bind,source=s,target=/b x", &["mount=\"/b\" read-only bind"]),
     ("RUN --mount=type=bind,source=s,target=/b,rw x", &["mount=\"/b\" writable bind"]),
     ("RUN --mount=type=bind,from=other,source=s,target=/b x", &["mount=\"/b\" read-only bind"]),

@@ -55,6 +55,7 @@ pub(super) fn run(planner: &mut Planner<'_>, state: &mut StageState, run: &ast::
     let created_by = history::run(&state.args, &state.vars, &args);
     let text = format!("RUN {shown}");
     let step = RunStep {
+        platform: state.platform.clone(),
         args,
         env: state.vars.clone(),
         proxies,

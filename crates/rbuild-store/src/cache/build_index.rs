@@ -13,6 +13,9 @@ use crate::modes;
 /// The named parts that a step's key was computed from, in order. Names may repeat.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeyInputs {
+    /// Version of the form of keys; 0 in documents of earlier versions.
+    #[serde(default)]
+    pub version: u32,
     /// The parts.
     pub parts: Vec<KeyPart>,
 }

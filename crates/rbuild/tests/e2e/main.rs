@@ -42,6 +42,7 @@ mod outputs;
 mod owners;
 mod platform_pulls;
 mod platforms;
+mod portable_keys;
 mod processes;
 mod pulls;
 mod pushes;
