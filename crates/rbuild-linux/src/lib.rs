@@ -27,6 +27,7 @@ pub mod namespaces;
 pub mod parallel;
 mod pinned_entry;
 pub mod process;
+mod process_stamp;
 mod program;
 mod random;
 mod recorded_owners;
@@ -65,6 +66,7 @@ pub use withheld::{accept_withheld, drop_withheld, execute_withholding, withheld
 pub use atomic_file::{
     AtomicFile, is_unpublished, remove_tree, sync_filesystem, temporary_name, write_atomic, write_durable,
 };
+pub use process_stamp::ProcessStamp;
 pub use program::sealed_program;
 pub use random::random_bytes;
 pub use recorded_owners::{OwnerKey, OwnerMode, OwnerRecords, Recorded, latest_modification, record_in_times};

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{SigSet, Signal};
+use rbuild_container::PublishedPort;
 use rbuild_linux::parallel::start;
 use rbuild_linux::process::{self, Cloned, Exit};
 use rbuild_linux::{
@@ -52,6 +53,8 @@ pub struct BuilderConfig {
     pub binds: Vec<(PathBuf, PathBuf)>,
     /// Program that connects an isolated network to the outside, if one is requested.
     pub carrier: Option<Carrier>,
+    /// Ports that it forwards to that network.
+    pub ports: Vec<PublishedPort>,
     /// True if commands may run. They require a /sys and a zygote, both of which take time to
     /// create.
     pub commands: bool,
@@ -374,7 +377,8 @@ fn become_builder(
         // them.
         Err(e) => (bind_clone(Path::new("/proc")).map_err(|_| proc_refused(e))?, ProcView::Outer),
     };
-    let isolated = config.carrier.as_ref().map(|carrier| Isolated::start(carrier, &config.store)).transpose()?;
+    let isolated = config.carrier.as_ref().map(|carrier| Isolated::start(carrier, &config.store, &config.ports));
+    let isolated = isolated.transpose()?;
     let sysfs = config.commands.then(new_sysfs).flatten();
     let (sysfs, network) = sysfs.map_or((None, None), |sysfs| (Some(sysfs.mount), Some(sysfs.network)));
     let context = RunnerContext { owners: config.owners.with_mode(owners), proc: proc_view, isolated };

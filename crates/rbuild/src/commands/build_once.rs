@@ -135,6 +135,7 @@ impl BuildOnce<'_> {
             owners: self.store.owner_records().clone(),
             binds: binds(request),
             carrier: request.carrier.clone(),
+            ports: Vec::new(),
             commands: build.platforms.iter().any(Prepared::has_commands),
             grace: GRACE,
             expendable: self.pulls.processes(),

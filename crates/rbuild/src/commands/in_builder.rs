@@ -13,8 +13,8 @@ use crate::exit::{Failure, code};
 /// Returns the configuration of a builder that contains only the store and runs no commands.
 pub fn store_config(store: &Store) -> BuilderConfig {
     let (path, owners) = (store.path().to_path_buf(), store.owner_records().clone());
-    let (binds, expendable, kept) = Default::default();
-    BuilderConfig { store: path, owners, binds, carrier: None, commands: false, grace: GRACE, expendable, kept }
+    let (binds, ports, expendable, kept) = Default::default();
+    BuilderConfig { store: path, owners, binds, carrier: None, ports, commands: false, grace: GRACE, expendable, kept }
 }
 
 /// Returns the store at its path in the builder. Trees that are made through it have owners of the

@@ -8,6 +8,7 @@ use rbuild_testkit as lab;
 mod changed_copies;
 mod changing_contexts;
 mod checking;
+mod containers;
 mod contexts;
 mod copy_covers;
 mod copy_edge_cases;
