@@ -27,7 +27,7 @@ mod warning;
 
 pub use build::{answer, execute};
 pub use builder_paths::{binds, volume_binds};
-pub use containers::detached::invoke_detached;
+pub use containers::detached::{DetachedCommand, invoke_detached};
 pub use containers::inside::{InnerCommand, invoke_inside};
 pub use containers::run::{Invocation, command_line, invoke};
 pub use error::{BuildError, StepFailure};

@@ -141,6 +141,18 @@ pub fn reset_signals() -> Result<()> {
     Ok(())
 }
 
+/// Returns true if the process ignores a signal, for example because nohup(1) started it.
+pub(crate) fn ignores(signal: Signal) -> bool {
+    let mut action = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: the call only writes the current action, for which `action` has room. A structure of
+    // zeros, which remains if it fails, is valid.
+    let action = unsafe {
+        libc::sigaction(signal as i32, std::ptr::null(), action.as_mut_ptr());
+        action.assume_init()
+    };
+    action.sa_sigaction == libc::SIG_IGN
+}
+
 /// Blocks the signals that terminals and supervisors send to whole groups of processes, in the
 /// calling thread and those that it starts. For processes that are ended by another process of the
 /// group.

@@ -8,6 +8,17 @@ use rbuild_store::{ContainerId, Image, OutputStream, Store, Workspace};
 use crate::containers::run::{Invocation, place, request};
 use crate::error::Result;
 
+/// A container to start in the background.
+#[derive(Clone, Copy)]
+pub struct DetachedCommand<'a> {
+    /// ID of the container, which exists in the store.
+    pub container: &'a ContainerId,
+    /// The image of the container.
+    pub image: &'a Image,
+    /// The command of the container.
+    pub invocation: &'a Invocation,
+}
+
 /// Runs the command of a container to its end, and keeps its output in the store. `started` is
 /// called with a pidfd of its first process once it is started. Afterwards, the container uses its
 /// files without a lock of the store.
@@ -17,13 +28,12 @@ use crate::error::Result;
 /// Fails if the container cannot be prepared, or if one of its supervising processes is killed.
 pub fn invoke_detached(
     store: Store,
-    container: &ContainerId,
-    image: &Image,
-    invocation: &Invocation,
+    command: DetachedCommand<'_>,
     builder: &Builder,
     cancel: &Cancel,
     started: impl FnOnce(OwnedFd),
 ) -> Result<CommandOutcome> {
+    let DetachedCommand { container, image, invocation } = command;
     let work = Workspace::open(&store)?;
     let place = place(&store, &work, image, builder, invocation.now)?;
     let request = rbuild_sandbox::RunRequest { announced: true, ..request(place, image, invocation, builder)? };

@@ -237,8 +237,7 @@ mod tests {
         let (path, previous) = (dir.join("output"), dir.join("previous"));
         let file = open_for_appending(&path).unwrap();
         // Three frames of 14 bytes fit.
-        let mut writer =
-            OutputWriter { file, length: 0, max: 50, path: path.clone(), previous: previous.clone() };
+        let mut writer = OutputWriter { file, length: 0, max: 50, path: path.clone(), previous: previous.clone() };
         let mut write = |bytes: std::ops::RangeInclusive<u8>| {
             bytes.for_each(|byte| writer.append(OutputStream::Stdout, &[byte]).unwrap());
         };

@@ -14,14 +14,17 @@ use rbuild_sandbox::{
 use rbuild_store::{Image, Store};
 
 use crate::args::RunArgs;
-use crate::commands::containers::command::{STOP_TIME, entrypoint, input, not_started, variables};
+use crate::commands::containers::command::{STOP_TIME, entrypoint, input, not_started, on_signal, variables};
 use crate::commands::in_builder::{exit_code, store_in};
 use crate::commands::named;
-use crate::exit::{Failure, code};
+use crate::exit::{Failure, interrupted};
 use crate::input::settings::Settings;
 use crate::input::{flags, network, ports};
 use crate::ui::hints::{Hint, VerbRemedy};
 use crate::ui::terminal;
+
+/// The note while a command that has received a signal has not ended.
+const STOPPING: &str = "note: the command has 10 s to end; another signal ends it at once\n";
 
 /// Exit code of a builder that SIGKILL ended.
 const KILLED: i32 = 128 + 9;
@@ -46,6 +49,7 @@ pub fn run(settings: &Settings, mut args: RunArgs) -> Result<u8, Failure> {
         ports,
         commands: true,
         grace: STOP_TIME + GRACE,
+        forwards_hangup: true,
         expendable: Vec::new(),
         kept: Vec::new(),
     };
@@ -151,14 +155,8 @@ fn killed_by(signal: i32) -> String {
 fn in_builder(builder: Result<Builder, SandboxError>, store: &Store, image: &Image, invocation: &Invocation) -> i32 {
     let cancel = Cancel::default();
     let outcome = builder.map_err(BuildError::from).and_then(|builder| {
-        let stop = cancel.clone();
-        let forward = move |signal| {
-            if stop.forward(signal) {
-                std::thread::sleep(STOP_TIME);
-            }
-            stop.cancel();
-        };
-        builder.on_stop(forward).map_err(BuildError::kernel("the builder"))?;
+        let note = (invocation.input != Input::Terminal).then_some(STOPPING);
+        builder.on_stop(on_signal(&cancel, STOP_TIME, note)).map_err(BuildError::kernel("the builder"))?;
         let store = store_in(&builder, store)?;
         invoke(&store, image, invocation, &builder, &cancel)
     });
@@ -171,7 +169,7 @@ fn in_builder(builder: Result<Builder, SandboxError>, store: &Store, image: &Ima
             128 + signal
         }
         Ok(CommandOutcome::NotStarted(error)) => i32::from(not_started(&error, &invocation.args).report()),
-        Err(_) if cancel.is_canceled() => i32::from(code::INTERRUPTED),
+        Err(_) if cancel.is_canceled() => i32::from(interrupted()),
         Err(e) => i32::from(Failure::from(e).report()),
     }
 }

@@ -1,22 +1,53 @@
 //! Commands of containers: their words, variables and input, and failures to start them.
 
 use std::io::IsTerminal;
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use rbuild_linux::quoted;
+use rbuild_linux::{Signal, quoted, request_end};
 use rbuild_remedy::sentence;
-use rbuild_sandbox::{Input, RunnerError};
+use rbuild_sandbox::{Cancel, Input, RunnerError};
 
 use crate::exit::Failure;
 use crate::input::flags;
 use crate::ui::hints::{Hint, UsageRemedy, VerbRemedy};
+use crate::ui::terminal;
 
 /// Time that a command has after a signal, as in `docker stop`.
 pub const STOP_TIME: Duration = Duration::from_secs(10);
+/// Time after a signal in which most commands end.
+const SILENT_TIME: Duration = Duration::from_secs(1);
 /// Exit codes of shells for a program that was not found, and for one that cannot be executed.
 const NOT_FOUND: u8 = 127;
 const CANNOT_RUN: u8 = 126;
+
+/// Returns the action for signals of the builder: each is forwarded to the command, which then has
+/// that time to end; without a command that receives it, it cancels at once. After a second, `note`
+/// is printed. SIGHUP requests no end of a command that receives it: the launcher ends the builder
+/// if its terminal is gone.
+pub fn on_signal(
+    cancel: &Cancel,
+    time: Duration,
+    note: Option<&'static str>,
+) -> impl FnMut(Signal) -> ControlFlow<()> + Send + 'static {
+    let cancel = cancel.clone();
+    move |signal| {
+        let received = cancel.forward(signal);
+        if received && signal == Signal::SIGHUP {
+            return ControlFlow::Continue(());
+        }
+        request_end(signal);
+        if received {
+            let silent = time.min(SILENT_TIME);
+            std::thread::sleep(silent);
+            note.iter().for_each(|note| terminal::err(note));
+            std::thread::sleep(time - silent);
+        }
+        cancel.cancel();
+        ControlFlow::Break(())
+    }
+}
 
 /// Returns the words of `--entrypoint`. An empty value removes the entry point.
 pub fn entrypoint(program: String) -> Vec<String> {

@@ -11,14 +11,14 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use rbuild_engine::{BuildError, Invocation, invoke_detached};
+use rbuild_engine::{BuildError, DetachedCommand, Invocation, invoke_detached};
 use rbuild_linux::fd_passing::{receive_with_byte, send_with_byte};
 use rbuild_linux::process::{self, Cloned};
 use rbuild_linux::{ProcessStamp, Timestamp};
 use rbuild_sandbox::{Builder, BuilderConfig, Cancel, CommandOutcome, SandboxError, enter};
 use rbuild_store::{Container, Ended, Image, NewContainer, RunLock, RunSettings, Started, Store};
 
-use crate::commands::containers::command::{STOP_TIME, not_started};
+use crate::commands::containers::command::{STOP_TIME, not_started, on_signal};
 use crate::commands::containers::create::salt;
 use crate::commands::in_builder::{killed, store_in};
 use crate::exit::{Failure, code};
@@ -164,15 +164,8 @@ fn in_builder(
     let cancel = Cancel::default();
     let mut is_started = false;
     let outcome = builder.map_err(BuildError::from).and_then(|builder| {
-        let stop = cancel.clone();
         let time = Duration::from_secs(run.settings.stop_timeout).min(STOP_TIME);
-        let forward = move |signal| {
-            if stop.forward(signal) {
-                std::thread::sleep(time);
-            }
-            stop.cancel();
-        };
-        builder.on_stop(forward).map_err(BuildError::kernel("the builder"))?;
+        builder.on_stop(on_signal(&cancel, time, None)).map_err(BuildError::kernel("the builder"))?;
         let store = store_in(&builder, store)?;
         let mode = builder.isolation.runner_mode().name();
         let started = |process: OwnedFd| {
@@ -182,7 +175,8 @@ fn in_builder(
                 cancel.cancel();
             }
         };
-        invoke_detached(store, &container.id, run.image, run.invocation, &builder, &cancel, started)
+        let command = DetachedCommand { container: &container.id, image: run.image, invocation: run.invocation };
+        invoke_detached(store, command, &builder, &cancel, started)
     });
     let failure = match outcome {
         Ok(CommandOutcome::Exited(code)) => return code,
