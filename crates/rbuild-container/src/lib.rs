@@ -3,11 +3,8 @@
 
 #![warn(missing_docs)]
 
-mod ports;
-
 use std::str::FromStr;
 
-pub use ports::{ContainerPort, InvalidPort, PortProtocol, PublishedPort};
 use serde::{Deserialize, Serialize};
 
 /// Network of a command.

@@ -17,7 +17,7 @@ use crate::error_context::ErrorContext;
 use crate::event::{BuildPhase, Event};
 use crate::events::Events;
 use crate::export::outputs::{self, View};
-use crate::export::{image, stream};
+use crate::export::{cache_steps, image, stream};
 use crate::exports::{BuildReport, Export, ImageForm, Split};
 use crate::prepare::image_key::image_key;
 use crate::prepare::lookup::VertexState;
@@ -68,6 +68,7 @@ pub fn answer(
         manifests.push((form, found.manifest));
         unsynced.extend((!found.is_synced).then_some((key, found.manifest)));
     }
+    let Some(cached) = cache_steps::answered(prepared, request, store)? else { return Ok(None) };
     if let Some(view) = single {
         for export in request.exports.iter().filter(|export| export.form().is_none()) {
             if !export_readable(prepared, export, &view)? {
@@ -82,7 +83,7 @@ pub fn answer(
     let finished = outputs::publish(request, &required, store, &[manifests], events)?;
     let build = PreparedBuild { request, platforms: std::slice::from_ref(prepared) };
     build_log::remember(build, store, events, Status::Done, Vec::new());
-    Ok(Some(finished))
+    Ok(Some(BuildReport { cached, ..finished }))
 }
 
 /// Syncs images before they are named. The build that made them may have failed while it wrote an
@@ -215,7 +216,8 @@ impl<'a> Platforms<'a> {
         }
         self.export_files(cancel)?;
         let kept = outputs::publish(request, &request.requirements(), self.store, &images, self.events)?;
-        Ok(BuildReport { image: kept.image.or(direct), ..kept })
+        let cached = cache_steps::made(&self.envs)?;
+        Ok(BuildReport { image: kept.image.or(direct), cached, ..kept })
     }
 
     /// Writes the outputs that consist of the result's files.

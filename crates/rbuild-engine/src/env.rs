@@ -9,6 +9,7 @@ use rbuild_linux::clock::monotonic_nanoseconds;
 use rbuild_plan::{BuildGraph, Step, VertexId};
 use rbuild_sandbox::{Builder, Cancel, RunRequest};
 use rbuild_store::{CacheKey, Image, Store};
+use rbuild_transport::ImportedStep;
 
 use crate::cache::explain;
 use crate::contexts::{Contexts, Viewpoint};
@@ -141,6 +142,9 @@ fn results_of(prepared: &Prepared, now: i64) -> Results {
             }
             // Its files are not needed: otherwise the lookup would have adopted them.
             VertexState::Foreign(_, r) => VertexResult { result: r.result(), tree: None, created: r.created(), key },
+            VertexState::Imported(_, ImportedStep { step, .. }) => {
+                VertexResult { result: step.result, tree: None, created: step.created, key }
+            }
             VertexState::Open => continue,
         };
         results.set(VertexId::new(id), done);

@@ -65,12 +65,18 @@ pub enum Event {
 /// Work of a build that is not a step of the Dockerfile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum BuildPhase<'a> {
-    Unpack { image: &'a str },
+    Unpack {
+        image: &'a str,
+    },
     Layers,
     Files,
     Tar,
     Archive,
-    Eviction { freed: u64 },
+    /// Layers of caches are copied into the store.
+    Import,
+    Eviction {
+        freed: u64,
+    },
 }
 
 impl fmt::Display for BuildPhase<'_> {
@@ -81,6 +87,7 @@ impl fmt::Display for BuildPhase<'_> {
             BuildPhase::Files => f.write_str("writing files"),
             BuildPhase::Tar => f.write_str("writing the tar archive"),
             BuildPhase::Archive => f.write_str("writing the archive"),
+            BuildPhase::Import => f.write_str("reading the cache"),
             BuildPhase::Eviction { freed } => write!(f, "cache limit reached: freed {}", human_size(*freed)),
         }
     }
@@ -140,9 +147,10 @@ mod tests {
             BuildPhase::Files,
             BuildPhase::Tar,
             BuildPhase::Archive,
+            BuildPhase::Import,
             BuildPhase::Eviction { freed: 3_000_000 },
         ];
-        let variants = variants!(BuildPhase { Unpack, Layers, Files, Tar, Archive, Eviction });
+        let variants = variants!(BuildPhase { Unpack, Layers, Files, Tar, Archive, Import, Eviction });
         assert_recorded!("BuildPhase", variants.words(&phases, ToString::to_string));
     }
 }

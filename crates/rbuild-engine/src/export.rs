@@ -1,5 +1,6 @@
 //! Outputs: images packed from trees, archives, and files in directories.
 
+pub(crate) mod cache_steps;
 pub(crate) mod image;
 pub(crate) mod local;
 pub(crate) mod outputs;

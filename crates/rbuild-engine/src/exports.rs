@@ -1,11 +1,12 @@
 //! Outputs of a build, and the images and files that they require.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use rbuild_image::{ImageId, ManifestDigest};
 use rbuild_layer::LayerForm;
 use rbuild_linux::{Destination, Directory};
-use rbuild_store::Image;
+use rbuild_store::{CacheKey, CachedStep, Image};
 use rbuild_transport::ArchiveFormat;
 
 /// The result of a finished build.
@@ -17,6 +18,57 @@ pub struct BuildReport {
     pub platforms: Vec<ManifestDigest>,
     /// The index of the images, if there are several.
     pub index: Option<FinishedIndex>,
+    /// The steps for the caches that the build writes.
+    pub cached: ReportedSteps,
+}
+
+/// A cache that the steps of a build are written to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CacheExport {
+    /// Form of the layers.
+    pub form: LayerForm,
+    pub mode: CacheMode,
+}
+
+/// The steps that are written to a cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum CacheMode {
+    /// Those of the result.
+    #[default]
+    Min,
+    /// Those of all stages.
+    Max,
+}
+
+/// The steps of a build for the caches that it writes.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct ReportedSteps {
+    pub steps: Vec<ReportedStep>,
+    /// The reason why some of the steps are missing.
+    pub failure: Option<String>,
+}
+
+/// A step for the caches that a build writes.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct ReportedStep {
+    pub step: CachedStep,
+    /// True if its layer is part of the result.
+    pub is_in_result: bool,
+}
+
+impl ReportedSteps {
+    /// Returns the steps that belong in a cache. A step that was read from another cache has the
+    /// form that it has there.
+    pub fn of(&self, export: CacheExport) -> Vec<CachedStep> {
+        let mut found: BTreeMap<CacheKey, &CachedStep> = BTreeMap::new();
+        let belongs = |step: &&ReportedStep| step.is_in_result || export.mode == CacheMode::Max;
+        for ReportedStep { step, .. } in self.steps.iter().filter(belongs) {
+            if step.layer.form == export.form.name() || !found.contains_key(&step.key) {
+                found.insert(step.key, step);
+            }
+        }
+        found.into_values().cloned().collect()
+    }
 }
 
 /// The index of the images of several platforms.

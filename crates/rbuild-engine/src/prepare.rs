@@ -112,6 +112,7 @@ pub fn prepare(
         downloads: &downloads,
         request,
         secret_hashes: &secret_hashes,
+        events,
     };
     let LookedUp { vertices, will_run } = lookup.look_up()?;
     demands::check(request, &graph, &lookup::needed(&graph, &vertices, will_run))?;

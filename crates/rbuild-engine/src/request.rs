@@ -1,11 +1,13 @@
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use rbuild_image::{Platform, Reference};
 use rbuild_plan::{ContextDir, Parameters};
 use rbuild_sandbox::Carrier;
 use rbuild_store::BuildId;
+use rbuild_transport::ImportedCaches;
 
-use crate::exports::{Export, Requirements, Squash};
+use crate::exports::{CacheExport, Export, Requirements, Squash};
 use crate::ops::redact::SecretValues;
 use crate::prepare::resolve::PullPolicy;
 
@@ -57,6 +59,10 @@ pub struct BuildRequest {
     pub now: i64,
     /// Maximum size of the build cache after the build, in bytes.
     pub cache_limit: Option<u64>,
+    /// Caches that are read besides the store.
+    pub caches: Arc<ImportedCaches>,
+    /// Caches that the steps are written to.
+    pub cache_exports: Vec<CacheExport>,
     /// ID of this build in the store's records.
     pub build_id: BuildId,
 }

@@ -24,6 +24,8 @@ pub(crate) enum BuildWarning<'a> {
     StoreLeftOut { path: &'a Path },
     /// The cache could not be reduced to its limit.
     NotEvicted(StoreError),
+    /// A layer of a cache besides the store cannot be used. Its step runs.
+    LostLayer { cache: &'a str, cause: &'a str },
 }
 
 impl BuildWarning<'_> {
@@ -46,6 +48,9 @@ impl BuildWarning<'_> {
                 format!("{} in the build context is the store of this build and was left out", quoted(path))
             }
             BuildWarning::NotEvicted(e) => format!("cannot evict cache entries: {}", sentence(e)),
+            BuildWarning::LostLayer { cache, cause } => {
+                format!("a layer of the cache {cache} cannot be used, so its step runs: {cause}")
+            }
         }
     }
 
@@ -58,6 +63,7 @@ impl BuildWarning<'_> {
                 Some(FileRemedy::IgnoreStore { path: path.to_string_lossy().into_owned() }.into())
             }
             BuildWarning::NotEvicted(e) => e.remedy(),
+            BuildWarning::LostLayer { .. } => None,
         }
     }
 }
@@ -86,6 +92,7 @@ mod tests {
             BuildWarning::UnusedSecret { id: "tokne", similar: "token" },
             BuildWarning::StoreLeftOut { path: Path::new(".local/share/rbuild") },
             BuildWarning::NotEvicted(full.into()),
+            BuildWarning::LostLayer { cache: "`/cache`", cause: "it is missing" },
         ];
         let variants = variants!(BuildWarning {
             NotIsolated,
@@ -94,7 +101,8 @@ mod tests {
             Overwritten,
             UnusedSecret,
             StoreLeftOut,
-            NotEvicted
+            NotEvicted,
+            LostLayer,
         });
         let words = |warning: &BuildWarning| format!("{}\n  remedy: {:?}", warning.text(), warning.help());
         assert_recorded!("BuildWarning", variants.words(&warnings, words));

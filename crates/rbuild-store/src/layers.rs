@@ -42,7 +42,7 @@ pub struct PackedLayer {
     pub size: u64,
     /// Uncompressed size in bytes.
     pub unpacked: u64,
-    media_type: MediaType,
+    pub(crate) media_type: MediaType,
 }
 
 impl PackedLayer {
@@ -52,6 +52,12 @@ impl PackedLayer {
             LayerForm::Gzip(_) => MediaType::ImageLayerGzip,
             LayerForm::Zstd(_) => MediaType::ImageLayerZstd,
         };
+        let Packed { diff_id, digest, size, unpacked } = *packed;
+        PackedLayer { format: LAYER_FORMAT, diff_id, digest, size, unpacked, media_type }
+    }
+
+    /// Returns the description of a layer that another store packed, in the same layer format.
+    pub(crate) fn of_other_store(packed: &Packed, media_type: MediaType) -> PackedLayer {
         let Packed { diff_id, digest, size, unpacked } = *packed;
         PackedLayer { format: LAYER_FORMAT, diff_id, digest, size, unpacked, media_type }
     }

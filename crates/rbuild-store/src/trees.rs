@@ -2,6 +2,7 @@
 
 pub(crate) mod adopt;
 pub(crate) mod backend;
+pub(crate) mod cached_steps;
 pub(crate) mod changes;
 pub(crate) mod copies;
 pub(crate) mod device_placeholders;

@@ -153,7 +153,7 @@ impl LayoutWriter {
 
     /// Returns true if the layout has the blob at its full size. A power failure may have shortened
     /// it, because layouts are not synced to disk.
-    fn has(&self, digest: &BlobDigest, size: u64) -> Result<bool> {
+    pub(crate) fn has(&self, digest: &BlobDigest, size: u64) -> Result<bool> {
         match self.blobs.stat(digest.hex()) {
             Ok(stat) => Ok(stat.size == size),
             Err(e) if e.is_not_found() => Ok(false),
@@ -161,10 +161,20 @@ impl LayoutWriter {
         }
     }
 
-    /// Replaces `index.json` by what `change` makes of the existing one. Waits for other writers of
-    /// the index, which lock the layout's directory (flock(2)).
+    /// Returns the same layout for reading.
+    pub(crate) fn source(&self) -> Result<LayoutSource> {
+        Ok(LayoutSource { root: self.root.try_clone().map_err(self.failed())? })
+    }
+
+    /// Replaces `index.json` by what `change` makes of the existing one, as
+    /// [`LayoutWriter::change_index_if`] does.
     pub(crate) fn change_index(&self, change: impl FnOnce(Option<&[u8]>) -> Result<Value>) -> Result<()> {
-        self.put_file("oci-layout", &json!({"imageLayoutVersion": "1.0.0"}))?;
+        self.change_index_if(|existing| change(existing).map(Some))
+    }
+
+    /// Replaces `index.json` by what `change` makes of the existing one, unless that is nothing.
+    /// Waits for other writers of the index, which lock the layout's directory (flock(2)).
+    pub(crate) fn change_index_if(&self, change: impl FnOnce(Option<&[u8]>) -> Result<Option<Value>>) -> Result<()> {
         let lock = File::from(self.root.sub("").map_err(self.failed())?.into_fd());
         lock.lock().map_err(TransportError::io(format!("cannot lock the layout {}", quoted(self.root.label()))))?;
         let existing = match self.root.read("index.json", MAX_DOCUMENT) {
@@ -172,7 +182,19 @@ impl LayoutWriter {
             Err(e) if e.is_not_found() => None,
             Err(e) => return Err(self.failed()(e)),
         };
-        self.put_file("index.json", &change(existing.as_deref())?)
+        let Some(index) = change(existing.as_deref())? else { return Ok(()) };
+        self.put_file("oci-layout", &json!({"imageLayoutVersion": "1.0.0"}))?;
+        self.put_file("index.json", &index)
+    }
+
+    /// Writes a blob that is in memory, unless the layout has it.
+    pub(crate) fn put_bytes(&self, bytes: &[u8]) -> Result<()> {
+        let digest = BlobDigest::of(bytes);
+        if self.has(&digest, bytes.len() as u64)? {
+            return Ok(());
+        }
+        let failed = TransportError::io("cannot write the image");
+        self.put(|()| digest, |out| out.write_all(bytes).map_err(failed))
     }
 
     fn put_file(&self, name: &str, value: &Value) -> Result<()> {
@@ -191,11 +213,6 @@ impl BlobSink for LayoutWriter {
     }
 
     fn put_document(&self, document: &Document) -> Result<()> {
-        let digest = document.digest();
-        if self.has(&digest, document.bytes.len() as u64)? {
-            return Ok(());
-        }
-        let failed = TransportError::io("cannot write the image");
-        self.put(|()| digest, |out| out.write_all(&document.bytes).map_err(failed))
+        self.put_bytes(&document.bytes)
     }
 }

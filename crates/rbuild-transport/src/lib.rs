@@ -10,6 +10,7 @@
 mod archive;
 mod archive_error;
 mod blobs;
+mod cache;
 mod destination;
 mod destination_full;
 mod documents;
@@ -34,6 +35,10 @@ mod store;
 pub use archive::{ArchiveFormat, ArchiveWriter};
 pub use archive_error::ArchiveError;
 pub use blobs::{BlobInfo, BlobOrigin, BlobRead, BlobSink, BlobSource, Document, TransferProgress};
+pub use cache::artifact::CachedSteps;
+pub use cache::imported::{ImportedCache, ImportedCaches, ImportedStep, LostLayer};
+pub use cache::local::{LocalCache, WrittenCache, write_local_cache};
+pub use cache::merge::{CacheLimits, OwnSteps, day_of};
 pub use destination::write_destination;
 pub use destination_full::{DestinationFull, WriteError};
 pub use documents::{NamedArtifact, index_of_images, preferred};

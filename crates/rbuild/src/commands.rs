@@ -2,9 +2,9 @@
 
 pub mod build;
 mod build_once;
+mod cache_export;
 pub mod check;
 pub mod confirm;
-pub mod containers;
 pub mod cp;
 pub mod debug;
 pub mod doctor;
@@ -12,7 +12,6 @@ pub mod explain;
 mod fetcher;
 pub mod images;
 mod in_builder;
-pub mod inspect;
 mod lint;
 pub mod login;
 pub mod logs;

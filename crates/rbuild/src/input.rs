@@ -1,5 +1,6 @@
 //! Reads flags, environment variables, the configuration file and the build context.
 
+pub mod cache;
 pub mod config;
 pub mod context;
 pub mod file_names;
@@ -7,7 +8,6 @@ pub mod flags;
 pub mod hidden_credentials;
 pub mod network;
 pub mod output;
-pub mod ports;
 pub mod registry;
 pub mod request;
 pub mod settings;

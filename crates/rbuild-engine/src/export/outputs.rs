@@ -127,5 +127,5 @@ pub(crate) fn publish(
     // Names are set last, so a failed build sets none.
     let index = tag_all(store, &firsts, &request.tags)?;
     let platforms = firsts.iter().map(|image| image.manifest_digest).collect();
-    Ok(BuildReport { image: Some(FinishedImage::stored(image)), platforms, index })
+    Ok(BuildReport { image: Some(FinishedImage::stored(image)), platforms, index, ..BuildReport::default() })
 }

@@ -5,20 +5,28 @@
 //! If they are needed, they are made from the step's layer; if that is not possible, the step runs
 //! again. A new run has a new result, so all later steps are looked up again, and an image never
 //! contains files of two runs of the same command.
+//!
+//! A result may also be in a cache besides the store. Its layer is read only if its files are
+//! needed. If that fails, the step counts as a miss, and all steps are looked up again.
 
 use std::collections::HashSet;
+use std::time::Instant;
 
 use rbuild_plan::{BuildGraph, FileSource, NoCache, RunMountKind, RunStep, Step, Vertex, VertexId};
 use rbuild_source::Selection;
 use rbuild_store::{CacheKey, ForeignRecord, Lock, Record, ResultId, SecretHash, Session, Store, TreeId, Workspace};
+use rbuild_transport::{ImportedStep, LostLayer};
 
 use crate::cache::key::{self, InputResults, KeyBuilder};
 use crate::cache::miss::Miss;
 use crate::contexts::Contexts;
 use crate::error::{BuildError, Result};
+use crate::event::{BuildPhase, Event};
+use crate::events::Events;
 use crate::prepare::downloads::DownloadedFiles;
 use crate::prepare::image_key::image_key;
 use crate::request::BuildRequest;
+use crate::warning::BuildWarning;
 
 /// The state of a vertex before anything runs.
 #[derive(Debug, Clone)]
@@ -29,6 +37,8 @@ pub(crate) enum VertexState {
     Hit(CacheKey, Record),
     /// A cache hit whose files have the other kind of owners and are not needed.
     Foreign(CacheKey, ForeignRecord),
+    /// A hit in a cache besides the store, whose files are not needed.
+    Imported(CacheKey, ImportedStep),
     /// Must run, or cannot be looked up before its inputs have run.
     Open,
 }
@@ -39,6 +49,7 @@ impl VertexState {
             VertexState::Source(result) => Some(*result),
             VertexState::Hit(_, record) => Some(record.result),
             VertexState::Foreign(_, record) => Some(record.result()),
+            VertexState::Imported(_, found) => Some(found.step.result),
             VertexState::Open => None,
         }
     }
@@ -46,7 +57,7 @@ impl VertexState {
     /// Returns the key of a cached step.
     pub(crate) fn key(&self) -> Option<CacheKey> {
         match self {
-            VertexState::Hit(key, _) | VertexState::Foreign(key, _) => Some(*key),
+            VertexState::Hit(key, _) | VertexState::Foreign(key, _) | VertexState::Imported(key, _) => Some(*key),
             VertexState::Source(_) | VertexState::Open => None,
         }
     }
@@ -56,7 +67,7 @@ impl VertexState {
         match self {
             VertexState::Hit(_, record) => Some(&record.tree),
             VertexState::Foreign(_, record) => Some(record.tree_of_notes()),
-            VertexState::Source(_) | VertexState::Open => None,
+            VertexState::Source(_) | VertexState::Imported(..) | VertexState::Open => None,
         }
     }
 }
@@ -69,6 +80,7 @@ pub(crate) struct Lookup<'a> {
     pub downloads: &'a DownloadedFiles,
     pub request: &'a BuildRequest,
     pub secret_hashes: &'a [SecretHash],
+    pub events: &'a Events,
 }
 
 /// A vertex after the lookup.
@@ -111,7 +123,7 @@ impl Lookup<'_> {
         let mut unusable = HashSet::new();
         loop {
             let mut found = self.steps(&selected_files, &unusable)?;
-            if !self.adopt_needed(&mut found, &mut unusable)? {
+            if !self.adopt_needed(&mut found, &mut unusable)? || !self.import_needed(&mut found)? {
                 continue;
             }
             let is_run = |id: &VertexId| matches!(self.graph.vertices[*id].step, Step::Run(_));
@@ -153,7 +165,7 @@ impl Lookup<'_> {
             let fresh = match (&vertex.step, known_key) {
                 _ if state.key().is_some() => false,
                 _ if vertex.ignore_cache || above_fresh => true,
-                (Step::Run(run), Some(key)) if !mounts_stages(run) => !self.is_recorded(&key, unusable)?,
+                (Step::Run(run), Some(key)) if !mounts_stages(run) => !self.is_recorded(id, &key, unusable)?,
                 _ => false,
             };
             let result = state.result().or_else(|| predicted(vertex, known_key).filter(|_| !fresh));
@@ -178,7 +190,13 @@ impl Lookup<'_> {
             return Ok(VertexState::Hit(*key, record));
         }
         let Some(record) = self.foreign_record(key, unusable)? else {
-            return Ok(missed(Some(key), Miss::NoRecord));
+            return Ok(match self.imported_step(step, key) {
+                Some(found) => {
+                    tracing::debug!(target: "engine", key = key.short(), "hit in another cache");
+                    VertexState::Imported(*key, found)
+                }
+                None => missed(Some(key), Miss::NoRecord),
+            });
         };
         if !may_use(record.tree_of_notes())? {
             return Ok(missed(Some(key), Miss::Secret));
@@ -209,8 +227,17 @@ impl Lookup<'_> {
         Ok(self.store.records().foreign_record(key)?.filter(|record| !unusable.contains(&record.result())))
     }
 
-    fn is_recorded(&self, key: &CacheKey, unusable: &HashSet<ResultId>) -> Result<bool> {
-        Ok(self.store.records().record(key)?.is_some() || self.foreign_record(key, unusable)?.is_some())
+    /// Returns the step in a cache besides the store. The files of a command that mounts secrets
+    /// must have been searched for them.
+    fn imported_step(&self, step: &Step, key: &CacheKey) -> Option<ImportedStep> {
+        let mounts_secrets = matches!(step, Step::Run(run) if !run.secrets.is_empty());
+        self.request.caches.step(key).filter(|found| found.step.is_searched || !mounts_secrets)
+    }
+
+    fn is_recorded(&self, id: VertexId, key: &CacheKey, unusable: &HashSet<ResultId>) -> Result<bool> {
+        Ok(self.store.records().record(key)?.is_some()
+            || self.foreign_record(key, unusable)?.is_some()
+            || self.imported_step(&self.graph.vertices[id].step, key).is_some())
     }
 
     /// Adopts the foreign results whose files are needed. Returns false if the steps have to be
@@ -248,8 +275,63 @@ impl Lookup<'_> {
         Ok(true)
     }
 
+    /// Copies the layers of imported results whose files are needed into the store. Returns false
+    /// if the steps have to be looked up again, because a layer cannot be used.
+    fn import_needed(&self, found: &mut [FoundVertex]) -> Result<bool> {
+        if !found.iter().any(|found| matches!(found.state, VertexState::Imported(..))) {
+            return Ok(true);
+        }
+        let needed = self.needed(found)?;
+        let imported = |(id, found): (VertexId, &FoundVertex)| match &found.state {
+            VertexState::Imported(key, step) if needed[id.position()] => Some((id, *key, step.clone())),
+            _ => None,
+        };
+        let numbered = found.iter().enumerate().map(|(position, found)| (VertexId::new(position), found));
+        let steps: Vec<(VertexId, CacheKey, ImportedStep)> = numbered.filter_map(imported).collect();
+        if steps.is_empty() {
+            return Ok(true);
+        }
+        let started = Instant::now();
+        let work = Workspace::open(self.store)?;
+        let lost =
+            self.request.caches.fetch(self.store, &work, &steps.iter().map(|(_, _, step)| step).collect::<Vec<_>>())?;
+        for LostLayer { cache, source } in &lost {
+            self.events.send(Event::Warning(BuildWarning::LostLayer { cache, cause: &source.message() }.into()));
+        }
+        if !lost.is_empty() {
+            return Ok(false);
+        }
+        for (id, key, imported) in steps {
+            let session = Session::new(self.store, &work, &self.request.build_id, self.request.now);
+            let find = || Ok::<_, BuildError>(self.store.records().record(&key)?.map(Some));
+            let make = || Ok(self.store.lazy_trees().import_step(session, &imported.step)?);
+            let shared = imported.step.shared.unwrap_or(key);
+            match self.store.once(Lock::Step(shared), find, make)?.into_inner() {
+                Some(own) if own.result == imported.step.result => found[id].state = VertexState::Hit(key, own),
+                // Another build has executed the step in the meantime.
+                Some(_) => return Ok(false),
+                None => {
+                    self.request.caches.give_up(&imported);
+                    return Ok(false);
+                }
+            }
+        }
+        self.events.phase(BuildPhase::Import, started.elapsed().as_secs_f64());
+        Ok(true)
+    }
+
     /// Returns the foreign results whose files or layers the build needs, lowest first.
     fn needed_foreign(&self, found: &[FoundVertex]) -> Result<Vec<(VertexId, CacheKey, ForeignRecord)>> {
+        let needed = self.needed(found)?;
+        let foreign = |id: VertexId| match &found[id].state {
+            VertexState::Foreign(key, record) if needed[id.position()] => Some((id, *key, record.clone())),
+            _ => None,
+        };
+        Ok(self.graph.numbered().filter_map(|(id, _)| foreign(id)).collect())
+    }
+
+    /// Returns a list with one item per vertex: true if the build needs its files or its layer.
+    fn needed(&self, found: &[FoundVertex]) -> Result<Vec<bool>> {
         let target = self.graph.target;
         let mut queue = Vec::new();
         if self.needs_trees(&found[target].state)? {
@@ -265,11 +347,7 @@ impl Lookup<'_> {
                 _ => queue.extend(self.graph.vertices[id].parent),
             }
         }
-        let foreign = |id: VertexId| match &found[id].state {
-            VertexState::Foreign(key, record) if needed[id] => Some((id, *key, record.clone())),
-            _ => None,
-        };
-        Ok(self.graph.numbered().filter_map(|(id, _)| foreign(id)).collect())
+        Ok(needed)
     }
 
     /// Returns true if the trees of the target are needed. They are not needed for an image that is

@@ -29,25 +29,25 @@ pub(crate) struct LazyNote {
     /// Name of the layer's document next to it.
     pub layer: String,
     /// Metadata of the tree's root directory, which the layer does not contain.
-    root: RootMeta,
+    pub root: RootMeta,
     /// Modification time of the root directory in seconds and nanoseconds. Trees of earlier
     /// versions do not have it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    mtime: Option<(i64, u32)>,
+    pub mtime: Option<(i64, u32)>,
     /// True if the remainder of the layer next to it applies.
     #[serde(default)]
     pub exact: bool,
     /// Boot ID under which the files were unpacked. Files unpacked before the last boot may have
     /// been damaged by a power failure.
-    boot: Option<String>,
+    pub boot: Option<String>,
 }
 
 /// Owner and mode of a root directory. A note has them as a list: user ID, group ID, mode.
-#[derive(Clone, Copy, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "(u32, u32, u32)", into = "(u32, u32, u32)")]
-struct RootMeta {
-    owner: UidGid,
-    mode: u32,
+pub(crate) struct RootMeta {
+    pub owner: UidGid,
+    pub mode: u32,
 }
 
 impl From<(u32, u32, u32)> for RootMeta {

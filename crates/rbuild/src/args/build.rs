@@ -56,6 +56,13 @@ pub struct BuildArgs {
     /// Do not use the cache
     #[arg(long)]
     pub no_cache: bool,
+    /// Read another cache: type=local,src=DIR[,tag=TAG][,required] (repeatable)
+    #[arg(long, value_name = "CACHE")]
+    pub cache_from: Vec<String>,
+    /// Write the steps to another cache after the build: type=local,dest=DIR[,tag=TAG][,mode=max]
+    /// (repeatable)
+    #[arg(long, value_name = "CACHE")]
+    pub cache_to: Vec<String>,
     /// Do not use the cache for these stages
     #[arg(long, value_name = "STAGE,…")]
     pub no_cache_filter: Vec<String>,
@@ -203,10 +210,6 @@ pub struct IgnoredBuildFlags {
     #[arg(long, hide = true)]
     security_opt: Vec<String>,
     #[arg(long, hide = true)]
-    cache_from: Vec<String>,
-    #[arg(long, hide = true)]
-    cache_to: Vec<String>,
-    #[arg(long, hide = true)]
     builder: Option<String>,
     #[arg(long, hide = true)]
     attest: Vec<String>,
@@ -234,8 +237,6 @@ impl IgnoredBuildFlags {
             ("--cgroup-parent", self.cgroup_parent.is_some()),
             ("--resource", !self.resource.is_empty()),
             ("--security-opt", !self.security_opt.is_empty()),
-            ("--cache-from", !self.cache_from.is_empty()),
-            ("--cache-to", !self.cache_to.is_empty()),
             ("--builder", self.builder.is_some()),
             ("--attest", self.attest.iter().any(|a| !a.contains("disabled=true"))),
             ("--format", self.format.is_some()),

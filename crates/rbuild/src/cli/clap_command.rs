@@ -10,9 +10,9 @@ use crate::input::value;
 
 /// Groups of verbs on the help page of the program.
 const VERBS: [(&str, &[&str]); 4] = [
-    ("Build", &["build", "prune", "explain"]),
+    ("Build", &["build", "logs", "prune", "explain"]),
     ("Images", &["images", "pull", "push", "tag", "rmi", "history", "inspect", "import", "save", "load"]),
-    ("Containers", &["run", "ps", "logs", "exec", "stop", "kill", "wait", "port", "rm", "create", "cp"]),
+    ("Containers", &["run", "cp", "create", "rm", "ps"]),
     ("System", &["doctor", "df", "fsck", "login", "logout", "completion", "debug"]),
 ];
 
@@ -35,7 +35,7 @@ const HEADINGS: [(&str, &[&str]); 7] = [
             "verify",
         ],
     ),
-    ("Cache", &["no_cache", "no_cache_filter", "cache_limit"]),
+    ("Cache", &["no_cache", "no_cache_filter", "cache_from", "cache_to", "cache_limit"]),
     ("Registries", &["pull", "tls_verify", "creds", "authfile", "cert_dir"]),
     ("Commands", &["network", "add_host", "shm_size", "ulimit", "volume", "allow", "on_error", "jobs"]),
     ("Progress", &["progress", "explain", "timings"]),
@@ -60,10 +60,7 @@ const EXAMPLES: [(&str, &str); 7] = [
            rbuild --secret id=npm,src=.npmrc         pass a secret\n  \
            rbuild -t ghcr.io/me/app --push           build and push",
     ),
-    (
-        "run",
-        "  rbuild run app\n  rbuild run -d --name web -p 8080:80 nginx\n  rbuild run -it debian sh\n  rbuild run -v ./data:/data -e MODE=test app make check",
-    ),
+    ("run", "  rbuild run app\n  rbuild run -it debian sh\n  rbuild run -v ./data:/data -e MODE=test app make check"),
     (
         "import",
         "  rbuild import rootfs.tar.gz debian:bookworm\n  mmdebstrap bookworm - | rbuild import - debian:bookworm",

@@ -7,6 +7,7 @@ use rbuild_store::Store;
 
 use crate::args::{BuildArgs, ProgressMode};
 use crate::commands::build_once::{BuildOnce, BuildOutcome, Reports, conclude};
+use crate::commands::cache_export;
 use crate::commands::check::{self, Call, CallMode};
 use crate::commands::fetcher::early_push::EarlyPusher;
 use crate::commands::fetcher::pulls::Pulls;
@@ -55,7 +56,7 @@ fn build_from(
     reports: &Reports,
 ) -> Result<u8, Failure> {
     let InputReader { args, store, .. } = inputs;
-    let BuildInput { request, push, _contexts } = input;
+    let BuildInput { request, push, cache_to, _contexts } = input;
     let text = rbuild_dockerfile::readable(&request.dockerfile).0.into_owned();
     let name = request.dockerfile_name.clone();
     let source = SourceText::new(&name, &text);
@@ -97,12 +98,17 @@ fn build_from(
         early: &early,
         lint: &lint,
     };
+    let (caches, now) = (request.caches.clone(), request.now);
     let ended = run(&once, inputs, request, reports);
     let uploaded = early.end(matches!(ended, Ok(BuildOutcome::Made(_))));
     let (ended, uploaded) = (ended?, uploaded?);
     if let (false, BuildOutcome::Made(finished)) = (push.is_empty(), &ended) {
         let image = BuiltImage { platforms: &finished.platforms, uploaded };
         pushes::push(store, &args.registry, display, image, &push)?;
+    }
+    if let (false, BuildOutcome::Made(finished)) = (args.verify, &ended) {
+        let is_quiet = args.quiet || matches!(mode, Mode::Quiet | Mode::RawJson);
+        cache_export::write(store, &caches, &cache_to, finished, now, is_quiet)?;
     }
     lint.show(mode);
     Ok(ended.exit_code())

@@ -227,7 +227,8 @@ pub fn csv_fields(text: &str) -> Result<Vec<String>, CsvError> {
 
 const COMPRESSIONS: [&str; 3] = ["gzip", "zstd", "uncompressed"];
 
-fn layer_form(name: &str) -> Result<LayerForm, Failure> {
+/// Parses the name of a compression.
+pub fn layer_form(name: &str) -> Result<LayerForm, Failure> {
     match name {
         "gzip" => Ok(LayerForm::GZIP),
         "zstd" => Ok(LayerForm::ZSTD),

@@ -2,6 +2,7 @@
 //! build reads no other inputs than the files of its contexts.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use rbuild_engine::{BuildRequest, Export, SecretValues, Squash, Warning};
 use rbuild_image::{Platform, Reference, SourceUrl};
@@ -12,6 +13,7 @@ use rbuild_store::{BuildId, Download, Store, Workspace};
 
 use crate::args::BuildArgs;
 use crate::exit::Failure;
+use crate::input::cache::{self, CacheTarget};
 use crate::input::context::{self, MainContext};
 use crate::input::flags::{self, Allowed};
 use crate::input::{network, output, registry, value};
@@ -24,6 +26,8 @@ pub struct BuildInput {
     pub request: BuildRequest,
     /// Names under which the image is pushed.
     pub push: Vec<Reference>,
+    /// Caches that are written after the build.
+    pub cache_to: Vec<CacheTarget>,
     pub _contexts: Vec<Workspace>,
 }
 
@@ -69,10 +73,11 @@ impl InputReader<'_> {
         };
         warn_of_swallowed_context(args);
         let mut tags = tags(&args.tag)?;
-        let carrier = network::carrier(parameters.network, false)?;
+        let carrier = network::carrier(parameters.network)?;
         let squash = squash(args.squash.as_deref().or(args.squash_all.then_some("all")))?;
         let mut push = Vec::new();
         let exports = exports(args, squash, &allowed, &mut tags, &mut push)?;
+        let cache_to = cache::targets(&args.cache_to)?;
         let mut seen = HashSet::new();
         tags.retain(|tag| seen.insert(tag.to_string()));
         let now = Timestamp::now().sec;
@@ -101,10 +106,12 @@ impl InputReader<'_> {
             resolv_conf: network::resolv_conf(carrier.as_ref()),
             carrier,
             now,
+            caches: Arc::new(cache::sources(&args.cache_from)?),
+            cache_exports: cache_to.iter().map(|target| target.export).collect(),
             build_id: build_id(now)?,
         };
         let contexts = unpacked.into_iter().chain(named.downloaded).collect();
-        Ok(BuildInput { request, push, _contexts: contexts })
+        Ok(BuildInput { request, push, cache_to, _contexts: contexts })
     }
 }
 

@@ -5,10 +5,10 @@
 
 use rbuild_testkit as lab;
 
+mod caches;
 mod changed_copies;
 mod changing_contexts;
 mod checking;
-mod containers;
 mod contexts;
 mod copy_covers;
 mod copy_edge_cases;

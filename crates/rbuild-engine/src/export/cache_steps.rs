@@ -1,0 +1,174 @@
+//! The steps of a build for the caches that it writes.
+
+use rbuild_layer::{LayerError, LayerForm};
+use rbuild_linux::parallel::{cores, try_map};
+use rbuild_plan::{BuildGraph, RunMountKind, Step, VertexId};
+use rbuild_store::{CacheKey, CachedStep, LayerVariant, ResultId, Store, StoreError, TreeId, Verdict};
+
+use crate::env::StepEnv;
+use crate::error::{BuildError, Result};
+use crate::export::image::not_packed;
+use crate::export::secret_scan::Leaks;
+use crate::exports::{CacheMode, ReportedStep, ReportedSteps};
+use crate::prepare::Prepared;
+use crate::prepare::lookup::VertexState;
+use crate::request::BuildRequest;
+
+/// A step whose files are in the store.
+struct StoredStep<'a> {
+    vertex: VertexId,
+    key: CacheKey,
+    result: ResultId,
+    created: i64,
+    tree: &'a TreeId,
+}
+
+/// Returns the forms in which layers are needed, each once.
+fn forms(request: &BuildRequest) -> Vec<LayerForm> {
+    let mut forms: Vec<LayerForm> = Vec::new();
+    for export in &request.cache_exports {
+        if !forms.contains(&export.form) {
+            forms.push(export.form);
+        }
+    }
+    forms
+}
+
+/// Returns true if a step belongs in one of the caches. A command that mounts a volume depends on
+/// this machine. Builds with a salt use no cache.
+fn belongs(graph: &BuildGraph, request: &BuildRequest, id: VertexId) -> bool {
+    let is_portable = match &graph.vertices[id].step {
+        Step::Scratch | Step::Image { .. } => false,
+        Step::Run(run) => !run.mounts.iter().any(|mount| matches!(mount.kind, RunMountKind::Volume { .. })),
+        Step::Copy(_) | Step::Workdir(_) => true,
+    };
+    let takes_all = request.cache_exports.iter().any(|export| export.mode == CacheMode::Max);
+    let is_wanted = is_in_result(graph, id) || takes_all;
+    is_portable && is_wanted && request.salt.is_none() && !request.cache_exports.is_empty()
+}
+
+fn is_in_result(graph: &BuildGraph, id: VertexId) -> bool {
+    graph.chain(graph.target).any(|layer| layer == id)
+}
+
+/// Returns the steps of a build that is answered from the cache. Returns `None` if the layer of one
+/// has to be packed or searched for secrets first.
+pub(crate) fn answered(prepared: &Prepared, request: &BuildRequest, store: &Store) -> Result<Option<ReportedSteps>> {
+    let (graph, forms) = (&prepared.graph, forms(request));
+    let mut steps = Vec::new();
+    for (vertex, prepared_vertex) in graph.numbered().zip(&prepared.vertices).map(|((id, _), found)| (id, found)) {
+        if !belongs(graph, request, vertex) {
+            continue;
+        }
+        match &prepared_vertex.state {
+            VertexState::Imported(_, found) => {
+                steps.push(ReportedStep { step: found.step.clone(), is_in_result: is_in_result(graph, vertex) });
+            }
+            VertexState::Hit(key, record) => {
+                let verdict = store.secrets().verdict(&record.tree)?;
+                let must_search = !request.allow_leaks && !prepared.secret_hashes.is_empty();
+                if must_search && !verdict.is_some_and(|verdict| verdict.clears(&prepared.secret_hashes)) {
+                    return Ok(None);
+                }
+                let (tree, result, created) = (&record.tree, record.result, record.created);
+                let stored = StoredStep { vertex, key: *key, result, created, tree };
+                for form in &forms {
+                    if !store.lazy_trees().has_layer(tree, *form)? {
+                        return Ok(None);
+                    }
+                    steps.extend(reported(graph, store, &stored, *form)?);
+                }
+            }
+            VertexState::Source(_) | VertexState::Foreign(..) | VertexState::Open => {}
+        }
+    }
+    Ok(Some(ReportedSteps { steps, failure: None }))
+}
+
+/// Returns the steps of the builds of all platforms, after packing their layers. Fails only if the
+/// build is canceled.
+pub(crate) fn made(envs: &[StepEnv<'_>]) -> Result<ReportedSteps> {
+    let mut all = ReportedSteps::default();
+    for env in envs {
+        match made_for_platform(env) {
+            Ok(steps) => all.steps.extend(steps),
+            Err(BuildError::Canceled) => return Err(BuildError::Canceled),
+            Err(e) => all.failure = Some(e.message()),
+        }
+    }
+    Ok(all)
+}
+
+#[tracing::instrument(target = "engine", name = "cache", level = "debug", skip_all)]
+fn made_for_platform(env: &StepEnv<'_>) -> Result<Vec<ReportedStep>> {
+    let (graph, forms) = (env.graph(), forms(env.request));
+    let (mut steps, mut stored) = (Vec::new(), Vec::new());
+    for (vertex, _) in graph.numbered().filter(|(id, _)| belongs(graph, env.request, *id)) {
+        let Some(done) = env.results.get(vertex) else { continue };
+        match (&done.tree, done.key, &env.prepared.vertices[vertex].state) {
+            (Some(tree), Some(key), _) => {
+                let (result, created) = (done.result, done.created);
+                stored.push(StoredStep { vertex, key, result, created, tree });
+            }
+            (None, _, VertexState::Imported(_, found)) => {
+                steps.push(ReportedStep { step: found.step.clone(), is_in_result: is_in_result(graph, vertex) });
+            }
+            _ => {}
+        }
+    }
+    let packed = try_map(cores(), &stored, |step| {
+        let mut reported_steps = Vec::new();
+        if !is_clear(env, step.tree)? {
+            return Ok(reported_steps);
+        }
+        for form in &forms {
+            let variant = LayerVariant::exact(*form);
+            let stop = || env.cancel.is_canceled();
+            match env.store.layers().pack_tree(&env.rootfs.work, step.tree, variant, &stop) {
+                // No layer can contain such a file.
+                Err(StoreError::Layer(LayerError::WhiteoutName(_))) => return Ok(Vec::new()),
+                packed => packed.map_err(|e| not_packed(env, step.tree, e))?,
+            };
+            reported_steps.extend(reported(graph, env.store, step, *form)?);
+        }
+        Ok::<_, BuildError>(reported_steps)
+    })?;
+    steps.extend(packed.into_iter().flatten());
+    Ok(steps)
+}
+
+/// Returns true if the files of a step are known to contain no value of a secret, or are found to
+/// contain none now. Those of the result have been searched before.
+fn is_clear(env: &StepEnv<'_>, tree: &TreeId) -> Result<bool> {
+    let verdict = env.store.secrets().verdict(tree)?;
+    let is_cleared = verdict.as_ref().is_some_and(|verdict| verdict.clears(&env.prepared.secret_hashes));
+    if env.leaks.is_empty() || is_cleared {
+        return Ok(holds_nothing(verdict.as_ref()));
+    }
+    let leaks: &Leaks<'_> = &env.leaks;
+    let found = leaks.in_tree(&env.rootfs.files_of(tree)?)?;
+    env.store.secrets().add_verdict(tree, &found.verdict())?;
+    Ok(holds_nothing(env.store.secrets().verdict(tree)?.as_ref()))
+}
+
+fn holds_nothing(verdict: Option<&Verdict>) -> bool {
+    verdict.is_none_or(|verdict| verdict.held.is_empty())
+}
+
+/// Returns a step with its layer, unless the layer does not describe its files completely, or they
+/// contain the value of a secret.
+fn reported(
+    graph: &BuildGraph,
+    store: &Store,
+    stored: &StoredStep<'_>,
+    form: LayerForm,
+) -> Result<Option<ReportedStep>> {
+    let StoredStep { vertex, key, result, created, tree } = *stored;
+    let verdict = store.secrets().verdict(tree)?;
+    let Some(layer) = store.lazy_trees().cached_layer(tree, form)?.filter(|_| holds_nothing(verdict.as_ref())) else {
+        return Ok(None);
+    };
+    let shared = store.records().record(&key)?.and_then(|record| record.shared);
+    let step = CachedStep { key, shared, result, layer, created, used: 0, is_searched: verdict.is_some() };
+    Ok(Some(ReportedStep { step, is_in_result: is_in_result(graph, vertex) }))
+}

@@ -1,0 +1,268 @@
+//! Steps in caches outside the store: results whose files are layers, which can be made into trees
+//! of any store.
+//!
+//! A layer has times of whole seconds. So has a tree that is made from one, as if it came from an
+//! image.
+
+use rbuild_image::{BlobDigest, DiffId, Hasher, MediaType};
+use rbuild_layer::{LayerForm, Packed, Remainder};
+use rbuild_linux::UidGid;
+use serde::{Deserialize, Serialize};
+
+use crate::cache::records::{Record, RecordedStep};
+use crate::error::Result;
+use crate::ids::{CacheKey, ResultId};
+use crate::layers::{LayerVariant, PackedLayer, REMAINDER};
+use crate::modes;
+use crate::secrets::{NOTE, Verdict};
+use crate::session::Session;
+use crate::store::document;
+use crate::trees::id::TreeId;
+use crate::trees::lazy::{LazyNote, LazyTrees, RootMeta};
+
+/// A step in a cache: its keys, its result, and the layer with its files. Serialized, it is a line
+/// of the cache's records (docs/formats/cache.md); unknown fields are ignored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CachedStep {
+    /// The definition key.
+    #[serde(rename = "k")]
+    pub key: CacheKey,
+    /// Another key of the same files, if there is one.
+    #[serde(rename = "a", default, skip_serializing_if = "Option::is_none")]
+    pub shared: Option<CacheKey>,
+    /// The result, which dependent steps hash into their keys.
+    #[serde(rename = "r")]
+    pub result: ResultId,
+    /// The layer with the files.
+    #[serde(flatten)]
+    pub layer: StepLayer,
+    /// Creation time of the files in seconds since the Unix epoch.
+    #[serde(rename = "c")]
+    pub created: i64,
+    /// Day of the last use, counted from the Unix epoch.
+    #[serde(rename = "n", default)]
+    pub used: i64,
+    /// True if the step mounted secrets and its files were searched for them.
+    #[serde(rename = "x", default, skip_serializing_if = "is_false")]
+    pub is_searched: bool,
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
+/// The layer of a step's tree, with the metadata of the root directory, which layers lack.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StepLayer {
+    /// Digest of the blob.
+    #[serde(rename = "l")]
+    pub blob: BlobDigest,
+    /// Digest of the uncompressed layer.
+    #[serde(rename = "d")]
+    pub diff_id: DiffId,
+    /// Media type of the blob.
+    #[serde(rename = "m")]
+    pub media_type: MediaType,
+    /// Name of the form that it was packed in, such as `gzip` or `zstd-19`.
+    #[serde(rename = "f")]
+    pub form: String,
+    /// Size of the blob in bytes.
+    #[serde(rename = "s")]
+    pub size: u64,
+    /// Uncompressed size in bytes.
+    #[serde(rename = "u")]
+    pub unpacked: u64,
+    /// Owner and mode of the root directory.
+    #[serde(rename = "o")]
+    root: RootMeta,
+    /// Modification time of the root directory, in seconds and nanoseconds.
+    #[serde(rename = "t")]
+    mtime: (i64, u32),
+    /// Highest user and group ID, if they are known.
+    #[serde(rename = "i", default, skip_serializing_if = "Option::is_none")]
+    highest_ids: Option<(u32, u32)>,
+}
+
+impl StepLayer {
+    /// Returns the name of the document of the layer next to a tree, unless the form is no word.
+    fn document(&self) -> Option<String> {
+        let is_word = (1..=24).contains(&self.form.len())
+            && self.form.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+        is_word.then(|| format!("layer-{}.json", self.form))
+    }
+
+    fn packed(&self) -> PackedLayer {
+        let StepLayer { blob, diff_id, size, unpacked, ref media_type, .. } = *self;
+        PackedLayer::of_other_store(&Packed { diff_id, digest: blob, size, unpacked }, media_type.clone())
+    }
+}
+
+impl LazyTrees<'_> {
+    /// Returns the layer of a step's tree in that form, if the store has it and if it describes the
+    /// tree completely, except for fractions of seconds.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the store cannot be read.
+    pub fn cached_layer(&self, tree: &TreeId, form: LayerForm) -> Result<Option<StepLayer>> {
+        let document = LayerVariant::exact(form).document();
+        let Some(layer) = self.store.layers().packed_layer(&format!("trees/{}/{document}", tree.name()))? else {
+            return Ok(None);
+        };
+        let remainder = Remainder::from_bytes(&self.store.trees().tree_note(tree, REMAINDER)?, &layer.diff_id);
+        let (root, mtime, highest_ids) = match (remainder, self.lazy_note(tree)?) {
+            (Some(rest), _) => {
+                let root = RootMeta { owner: rest.root_owner, mode: rest.root_mode };
+                let UidGid { uid, gid } = rest.highest_ids;
+                (root, (rest.root_mtime.sec, rest.root_mtime.nsec), Some((uid, gid)))
+            }
+            (None, Some(LazyNote { root, mtime: Some(mtime), exact: false, .. })) => (root, mtime, None),
+            _ => return Ok(None),
+        };
+        let PackedLayer { diff_id, digest, size, unpacked, media_type, .. } = layer;
+        let form = form.name();
+        Ok(Some(StepLayer { blob: digest, diff_id, media_type, form, size, unpacked, root, mtime, highest_ids }))
+    }
+
+    /// Returns true if the store has the layer of a step's tree in that form.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the store cannot be read.
+    pub fn has_layer(&self, tree: &TreeId, form: LayerForm) -> Result<bool> {
+        let document = LayerVariant::exact(form).document();
+        Ok(self.store.layers().packed_layer(&format!("trees/{}/{document}", tree.name()))?.is_some())
+    }
+
+    /// Makes the tree of a cached step whose layer is a blob of the store, and stores its record.
+    /// The tree is unpacked when its files are needed. Returns `None` if the builder cannot use the
+    /// layer. The caller holds the lock of the step.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the store cannot be read or written.
+    #[tracing::instrument(target = "store", name = "import", level = "debug", skip_all, fields(key = %step.key.short()))]
+    pub fn import_step(&self, session: Session<'_>, step: &CachedStep) -> Result<Option<Record>> {
+        if let Some(own) = self.store.records().record(&step.key)? {
+            return Ok(Some(own));
+        }
+        let StepLayer { root, mtime, highest_ids, .. } = step.layer;
+        let highest = highest_ids.map(|(uid, gid)| UidGid { uid, gid });
+        let is_usable = highest.is_none_or(|highest| self.store.can_own_up_to(highest));
+        let Some(name) = step.layer.document().filter(|_| is_usable) else { return Ok(None) };
+        let (path, made) = session.work.new_dir_with(modes::dir())?;
+        self.store.trees().put_note(&made, &name, &document(&name, &step.layer.packed())?)?;
+        if step.is_searched {
+            self.store.trees().put_note(&made, NOTE, &document(NOTE, &Verdict::default())?)?;
+        }
+        self.put_lazy_note(&made, &LazyNote { layer: name, root, mtime: Some(mtime), exact: false, boot: None })?;
+        // The name is unique, so a tree that is in use is never replaced.
+        let mut hasher = Hasher::new();
+        hasher.field("imported").field(path.as_os_str().as_encoded_bytes()).field(session.build.as_str());
+        let tree = self.store.trees().step_tree(&hasher.finish());
+        self.store.trees().commit_tree(session.work, &path, &tree)?;
+        let shared = step.shared.as_ref().unwrap_or(&step.key);
+        let recorded = RecordedStep { tree: &tree, result: step.result, created: step.created };
+        session.put_record_of(&step.key, shared, &recorded)?;
+        self.store.records().record(&step.key)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsStr;
+
+    use rbuild_linux::Timestamp;
+    use rbuild_testkit::Scratch;
+
+    use super::*;
+    use crate::ids::BuildId;
+    use crate::store::Store;
+    use crate::trees::tree::NewTree;
+    use crate::workspace::Workspace;
+
+    fn cached(store: &Store, tree: &TreeId, key: &CacheKey) -> Option<CachedStep> {
+        let layer = store.lazy_trees().cached_layer(tree, LayerForm::GZIP).unwrap()?;
+        let (result, shared) = (ResultId::of(b"result"), Some(CacheKey::of(b"shared")));
+        Some(CachedStep { key: *key, shared, result, layer, created: 7, used: 20_000, is_searched: true })
+    }
+
+    #[test]
+    fn a_step_is_made_again_in_another_store() {
+        let (here, there) = (Scratch::new(), Scratch::new());
+        let (from, to) = (Store::open(&here).unwrap(), Store::open(&there).unwrap());
+        let (work, key) = (Workspace::open(&from).unwrap(), CacheKey::of(b"step"));
+        let NewTree { path, dir: made } = from.trees().new_tree(&work).unwrap();
+        let fs = made.sub("fs").unwrap();
+        fs.create_file(OsStr::new("f"), 0o640).unwrap();
+        fs.set_mtime(OsStr::new("f"), Timestamp { sec: 5, nsec: 123_456_789 }).unwrap();
+        fs.set_own_meta(rbuild_linux::credentials::own_ids(), 0o1711, Timestamp { sec: 6, nsec: 7 }).unwrap();
+        let tree = from.trees().step_tree(&ResultId::of(b"result"));
+        from.trees().commit_tree(&work, &path, &tree).unwrap();
+        assert_eq!(cached(&from, &tree, &key), None, "it is not packed");
+        from.layers().pack_tree(&work, &tree, LayerVariant::exact(LayerForm::GZIP), &|| false).unwrap();
+        let step = cached(&from, &tree, &key).unwrap();
+
+        let line = serde_json::to_string(&step).unwrap();
+        assert!(line.starts_with(&format!("{{\"k\":\"sha256:{}\",\"a\":\"sha256:", key.hex())), "{line}");
+        let more = line.replacen('{', "{\"unknown\":[1],", 1);
+        assert_eq!(serde_json::from_str::<CachedStep>(&more).unwrap(), step);
+
+        let (work, build) = (Workspace::open(&to).unwrap(), BuildId::of_command("b"));
+        let session = Session::new(&to, &work, &build, 9);
+        assert_eq!(to.lazy_trees().import_step(session, &step).unwrap(), None, "the blob is missing");
+        let blob = from.blobs().open_blob(&step.layer.blob).unwrap();
+        assert_eq!(to.blobs().put_blob(&work, blob).unwrap().0, step.layer.blob);
+        let record = to.lazy_trees().import_step(session, &step).unwrap().unwrap();
+        assert_eq!((record.result, record.created, record.shared), (step.result, 7, step.shared));
+        assert_eq!(to.lazy_trees().import_step(session, &step).unwrap(), Some(record.clone()), "once");
+        assert!(to.secrets().may_use(&record.tree, true, &[]).unwrap());
+        assert_eq!(to.lazy_trees().unpacked_tree(&record.tree).unwrap().map(drop), None, "it is not unpacked");
+
+        to.lazy_trees().materialize(&work, &record.tree).unwrap();
+        let fs = to.trees().tree(&record.tree).unwrap();
+        let (root, file) = (fs.stat_self().unwrap(), fs.stat("f").unwrap());
+        assert_eq!((root.mode, root.mtime), (0o1711, Timestamp { sec: 6, nsec: 7 }));
+        assert_eq!((file.mode, file.mtime), (0o640, Timestamp { sec: 5, nsec: 0 }));
+        // It can be cached again, in this form and in others.
+        assert_eq!(cached(&to, &record.tree, &key).unwrap().layer.blob, step.layer.blob);
+        let plain = LayerVariant::exact(LayerForm::Uncompressed);
+        let packed = to.layers().pack_tree(&work, &record.tree, plain, &|| false).unwrap();
+        assert_eq!(packed.digest, step.layer.diff_id.plain_blob());
+        assert_eq!(step.layer.packed().descriptor().size(), step.layer.size);
+        assert!(to.gc().check(false).unwrap().damage.is_empty());
+    }
+
+    #[test]
+    fn layers_that_the_builder_cannot_use_are_refused() {
+        let place = Scratch::new();
+        let store = Store::open(&place)
+            .unwrap()
+            .with_builder_owners(rbuild_linux::OwnerMode::Given, Some(UidGid { uid: 65_535, gid: 65_535 }));
+        let (work, build) = (Workspace::open(&store).unwrap(), BuildId::of_command("b"));
+        let (blob, size) = store.blobs().put_blob(&work, &b"layer"[..]).unwrap();
+        for (form, ids, usable) in [
+            ("gzip", Some((65_535, 65_535)), true),
+            ("gzip", Some((65_536, 0)), false),
+            ("../../x", None, false),
+            ("", None, false),
+        ] {
+            let layer = StepLayer {
+                blob,
+                diff_id: DiffId::of(b"diff"),
+                media_type: MediaType::ImageLayerGzip,
+                form: form.into(),
+                size,
+                unpacked: 5,
+                root: RootMeta { owner: UidGid::ROOT, mode: 0o755 },
+                mtime: (0, 0),
+                highest_ids: ids,
+            };
+            let key = CacheKey::of(format!("{form} {ids:?}").as_bytes());
+            let result = ResultId::of(b"r");
+            let step = CachedStep { key, shared: None, result, layer, created: 0, used: 0, is_searched: false };
+            let session = Session::new(&store, &work, &build, 9);
+            assert_eq!(store.lazy_trees().import_step(session, &step).unwrap().is_some(), usable, "{form} {ids:?}");
+        }
+    }
+}

@@ -1,0 +1,6 @@
+//! Caches of steps outside the store (docs/formats/cache.md).
+
+pub(crate) mod artifact;
+pub(crate) mod imported;
+pub(crate) mod local;
+pub(crate) mod merge;

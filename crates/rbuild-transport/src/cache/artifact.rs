@@ -1,0 +1,274 @@
+//! The documents of a cache: a manifest, whose first layer contains the records of steps, followed
+//! by the layers that these name.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{Read, Write};
+
+use rbuild_image::{BlobDigest, MediaType, parse_manifest};
+use rbuild_layer::{Decoder, LAYER_FORMAT};
+use rbuild_store::{CacheKey, CachedStep};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::blobs::{BlobInfo, BlobSource, Document};
+use crate::error::{Result, TransportError};
+
+/// Type of the artifact.
+pub(crate) const ARTIFACT: &str = "application/vnd.rbuild.cache.v1+json";
+const CONFIG: &str = "application/vnd.rbuild.cache.config.v1+json";
+const RECORDS: &str = "application/vnd.rbuild.cache.records.v1+jsonl+zstd";
+/// Annotation with the diffID of a layer.
+const DIFF_ID: &str = "io.rbuild.diffid";
+
+/// Maximum size of the uncompressed records in bytes.
+const MAX_RECORDS: u64 = 64 << 20;
+/// Maximum number of records.
+const MAX_LINES: usize = 1_000_000;
+/// Level of the compression of records.
+const LEVEL: i32 = 9;
+
+/// The steps of a cache by key.
+pub type CachedSteps = BTreeMap<CacheKey, CachedStep>;
+
+/// The configuration of a cache. Readers ignore unknown fields.
+#[derive(Serialize, Deserialize)]
+struct CacheConfig {
+    version: u32,
+    /// Format of the layers. Layers of another format are not used.
+    layer_format: u32,
+    /// Number of steps, for people.
+    #[serde(default)]
+    steps: usize,
+}
+
+/// The documents and the blob of records of a cache, ready to be written. Equal steps have equal
+/// bytes.
+pub(crate) struct CacheDocuments {
+    pub manifest: Document,
+    /// The configuration and the records, which the manifest refers to.
+    pub blobs: Vec<Vec<u8>>,
+}
+
+impl CacheDocuments {
+    /// Returns the documents of a cache with these steps.
+    pub fn of(steps: &CachedSteps) -> Result<CacheDocuments> {
+        let failed = |e: serde_json::Error| TransportError::document("the cache")(e);
+        let mut lines = Vec::new();
+        for step in steps.values() {
+            serde_json::to_writer(&mut lines, step).map_err(failed)?;
+            lines.push(b'\n');
+        }
+        let records = compressed(&lines).map_err(TransportError::io("cannot compress the records of the cache"))?;
+        let config = CacheConfig { version: 1, layer_format: LAYER_FORMAT, steps: steps.len() };
+        let config = serde_json::to_vec(&config).map_err(failed)?;
+        let blob = |media_type: &str, bytes: &[u8]| json!({"mediaType": media_type, "digest": BlobDigest::of(bytes).to_string(), "size": bytes.len()});
+        let mut layers = vec![blob(RECORDS, &records)];
+        let mut listed = BTreeSet::new();
+        for layer in steps.values().map(|step| &step.layer).filter(|layer| listed.insert(layer.blob)) {
+            layers.push(json!({
+                "mediaType": layer.media_type.to_string(),
+                "digest": layer.blob.to_string(),
+                "size": layer.size,
+                "annotations": {DIFF_ID: layer.diff_id.to_string()},
+            }));
+        }
+        let manifest = json!({
+            "schemaVersion": 2,
+            "mediaType": MediaType::ImageManifest.to_string(),
+            "artifactType": ARTIFACT,
+            "config": blob(CONFIG, &config),
+            "layers": layers,
+        });
+        let bytes = serde_json::to_vec(&manifest).map_err(failed)?;
+        let manifest = Document { media_type: MediaType::ImageManifest.to_string(), bytes };
+        Ok(CacheDocuments { manifest, blobs: vec![config, records] })
+    }
+}
+
+fn compressed(lines: &[u8]) -> std::io::Result<Vec<u8>> {
+    let mut encoder = zstd::Encoder::new(Vec::new(), LEVEL)?;
+    encoder.write_all(lines)?;
+    encoder.finish()
+}
+
+/// Reads the steps of a cache from its manifest and the blobs of records. Lines in an unknown form
+/// are ignored.
+///
+/// # Errors
+///
+/// Fails if the manifest is that of something else, or if a document is missing or damaged.
+pub(crate) fn read_steps(manifest: &[u8], blobs: &dyn BlobSource) -> Result<CachedSteps> {
+    check_type(manifest)?;
+    let parsed = parse_manifest(manifest).map_err(TransportError::document("the cache's manifest"))?;
+    let info = |descriptor: &rbuild_image::Descriptor| {
+        let digest = rbuild_image::digest_of(descriptor).map_err(TransportError::document("the cache's manifest"))?;
+        Ok::<_, TransportError>(BlobInfo { digest, size: descriptor.size() })
+    };
+    let config = blobs.document(&info(parsed.config())?.digest)?;
+    let config: CacheConfig =
+        serde_json::from_slice(&config).map_err(TransportError::document("the cache's configuration"))?;
+    if config.version != 1 || config.layer_format != LAYER_FORMAT {
+        return Err(TransportError::other("it was written by a version of rbuild with another format"));
+    }
+    let mut steps = CachedSteps::new();
+    let mut rest = MAX_RECORDS;
+    for layer in parsed.layers().iter().filter(|layer| layer.media_type().to_string() == RECORDS) {
+        let packed = blobs.document(&info(layer)?.digest)?;
+        let failed = || TransportError::io("cannot read the records of the cache");
+        let mut lines = Vec::new();
+        Decoder::new(&packed[..]).map_err(failed())?.take(rest + 1).read_to_end(&mut lines).map_err(failed())?;
+        rest = rest.checked_sub(lines.len() as u64).ok_or_else(too_large)?;
+        for line in lines.split(|byte| *byte == b'\n') {
+            // The first record of a key applies.
+            if let Ok(step) = serde_json::from_slice::<CachedStep>(line) {
+                steps.entry(step.key).or_insert(step);
+            }
+            if steps.len() > MAX_LINES {
+                return Err(too_large());
+            }
+        }
+    }
+    Ok(steps)
+}
+
+/// Checks that a manifest is that of a cache, so that the tag of something else is never read or
+/// replaced as one.
+///
+/// # Errors
+///
+/// Fails if it is that of something else.
+pub(crate) fn check_type(manifest: &[u8]) -> Result<()> {
+    let document: Value = serde_json::from_slice(manifest).map_err(TransportError::document("the cache's manifest"))?;
+    if document["artifactType"] == ARTIFACT {
+        return Ok(());
+    }
+    let kind = match document["config"]["mediaType"].as_str() {
+        Some("application/vnd.buildkit.cacheconfig.v0") => "a cache of BuildKit, which is not supported yet",
+        _ => "not a cache of rbuild",
+    };
+    Err(TransportError::other(format!("it is {kind}")))
+}
+
+fn too_large() -> TransportError {
+    TransportError::other("its records exceed 64 MiB or 1000000 steps")
+}
+
+#[cfg(test)]
+pub mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+    use crate::blobs::BlobRead;
+
+    /// Returns a step whose layer contains `content`.
+    pub(crate) fn step(name: &str, content: &[u8], used: i64) -> CachedStep {
+        let (key, result) = (CacheKey::of(name.as_bytes()), CacheKey::of(format!("result {name}").as_bytes()));
+        let blob = BlobDigest::of(content);
+        serde_json::from_value(json!({
+            "k": key, "r": result, "l": blob, "d": blob, "m": "application/vnd.oci.image.layer.v1.tar",
+            "f": "uncompressed", "s": content.len(), "u": content.len(), "o": [0, 0, 493], "t": [7, 0],
+            "c": 7, "n": used,
+        }))
+        .unwrap()
+    }
+
+    pub(crate) fn steps(list: impl IntoIterator<Item = CachedStep>) -> CachedSteps {
+        list.into_iter().map(|step| (step.key, step)).collect()
+    }
+
+    /// Blobs in memory.
+    struct Memory(HashMap<BlobDigest, Vec<u8>>);
+
+    impl BlobSource for Memory {
+        fn size(&self, digest: &BlobDigest) -> Result<Option<u64>> {
+            Ok(self.0.get(digest).map(|bytes| bytes.len() as u64))
+        }
+        fn document(&self, digest: &BlobDigest) -> Result<Vec<u8>> {
+            self.0.get(digest).cloned().ok_or_else(|| TransportError::other("missing"))
+        }
+        fn open(&self, _: &BlobInfo) -> Result<Box<dyn BlobRead + '_>> {
+            panic!("layers are not read")
+        }
+    }
+
+    fn written(steps: &CachedSteps) -> (Vec<u8>, Memory) {
+        let CacheDocuments { manifest, blobs } = CacheDocuments::of(steps).unwrap();
+        (manifest.bytes, Memory(blobs.into_iter().map(|bytes| (BlobDigest::of(&bytes), bytes)).collect()))
+    }
+
+    #[test]
+    fn steps_are_read_as_they_were_written_without_their_layers() {
+        let two = steps([step("a", b"one", 5), step("b", b"one", 6), step("c", b"two", 7)]);
+        let (manifest, blobs) = written(&two);
+        assert_eq!(read_steps(&manifest, &blobs).unwrap(), two);
+        assert_eq!(written(&two).0, manifest, "equal steps have equal bytes");
+        let parsed: Value = serde_json::from_slice(&manifest).unwrap();
+        // Steps with equal layers share one descriptor.
+        assert_eq!(parsed["layers"].as_array().unwrap().len(), 3);
+        assert_eq!(parsed["artifactType"], ARTIFACT);
+        let none = written(&CachedSteps::new());
+        assert!(read_steps(&none.0, &none.1).unwrap().is_empty());
+    }
+
+    /// The digest of a manifest is that of all documents below it.
+    #[test]
+    fn the_format_is_pinned() {
+        let document = &CacheDocuments::of(&steps([step("a", b"one", 5)])).unwrap();
+        let lines = Decoder::new(&document.blobs[1][..]).and_then(|mut lines| {
+            let mut text = String::new();
+            lines.read_to_string(&mut text).map(|_| text)
+        });
+        let (a, r, one) = (CacheKey::of(b"a"), CacheKey::of(b"result a"), BlobDigest::of(b"one"));
+        let line = format!(
+            "{{\"k\":\"sha256:{a}\",\"r\":\"sha256:{r}\",\"l\":\"{one}\",\"d\":\"{one}\",\
+             \"m\":\"application/vnd.oci.image.layer.v1.tar\",\"f\":\"uncompressed\",\"s\":3,\"u\":3,\
+             \"o\":[0,0,493],\"t\":[7,0],\"c\":7,\"n\":5}}\n"
+        );
+        assert_eq!(lines.unwrap(), line);
+        let config = format!("{{\"version\":1,\"layer_format\":{LAYER_FORMAT},\"steps\":1}}");
+        assert_eq!(String::from_utf8_lossy(&document.blobs[0]), config);
+    }
+
+    #[test]
+    fn other_and_damaged_documents_are_reported_and_unknown_lines_ignored() {
+        let (manifest, blobs) = written(&steps([step("a", b"one", 5)]));
+        let changed = |old: &str, new: &str| String::from_utf8_lossy(&manifest).replace(old, new).into_bytes();
+        for (manifest, want) in [
+            (b"[".to_vec(), "manifest"),
+            (b"{}".to_vec(), "it is not a cache of rbuild"),
+            (changed(ARTIFACT, "x"), "it is not a cache of rbuild"),
+            (changed(ARTIFACT, "x").into_iter().collect::<Vec<u8>>(), "it is not a cache of rbuild"),
+            (
+                String::from_utf8(changed(ARTIFACT, ""))
+                    .unwrap()
+                    .replace(CONFIG, "application/vnd.buildkit.cacheconfig.v0")
+                    .into(),
+                "a cache of BuildKit",
+            ),
+            (changed("sha256:", "sha512:"), "manifest"),
+        ] {
+            let e = read_steps(&manifest, &blobs).unwrap_err();
+            assert!(e.message().contains(want), "{want}: {}", e.message());
+        }
+        assert!(read_steps(&manifest, &Memory(HashMap::new())).is_err());
+        let lines = [b"junk\n{}\n".as_slice(), &serde_json::to_vec(&step("b", b"two", 1)).unwrap()].concat();
+        let packed = compressed(&lines).unwrap();
+        let records = BlobDigest::of(&blobs.0.values().find(|bytes| !bytes.starts_with(b"{")).unwrap()[..]);
+        let manifest = changed(&records.to_string(), &BlobDigest::of(&packed).to_string());
+        let mut blobs = blobs;
+        blobs.0.insert(BlobDigest::of(&packed), packed);
+        assert_eq!(read_steps(&manifest, &blobs).unwrap(), steps([step("b", b"two", 1)]));
+    }
+
+    #[test]
+    fn records_are_limited() {
+        let packed = compressed(&vec![b'\n'; MAX_RECORDS as usize + 1]).unwrap();
+        let (manifest, mut blobs) = written(&steps([step("a", b"one", 5)]));
+        let records = BlobDigest::of(&blobs.0.values().find(|bytes| !bytes.starts_with(b"{")).unwrap()[..]);
+        let text =
+            String::from_utf8_lossy(&manifest).replace(&records.to_string(), &BlobDigest::of(&packed).to_string());
+        blobs.0.insert(BlobDigest::of(&packed), packed);
+        let e = read_steps(text.as_bytes(), &blobs).unwrap_err();
+        assert!(e.message().contains("exceed 64 MiB"), "{}", e.message());
+    }
+}

@@ -1,0 +1,78 @@
+use std::collections::BTreeSet;
+
+use rbuild_linux::Directory;
+use rbuild_testkit::Scratch;
+
+use super::*;
+use crate::cache::artifact::tests::step;
+use crate::cache::local::{LocalCache, write_local_cache};
+use crate::cache::merge::{CacheLimits, OwnSteps};
+use crate::layout::LayoutWriter;
+
+/// Returns an empty tar archive, and one with other bytes.
+fn layers() -> [Vec<u8>; 2] {
+    [vec![0; 1024], vec![0; 1536]]
+}
+
+fn imported(place: &Path, name: &str, steps: &[CachedStep]) -> ImportedCache {
+    let dir = place.join(name);
+    let layout = LayoutWriter::open(&Directory::find(&place.join("all")).unwrap()).unwrap();
+    layers().iter().for_each(|layer| layout.put_bytes(layer).unwrap());
+    let to = LocalCache { dir: Directory::find(&dir).unwrap(), tag: "t".into() };
+    let own = OwnSteps { steps, lost: &BTreeSet::new(), limits: CacheLimits::default(), today: 1 };
+    write_local_cache(&to, &own, &[&layout.source().unwrap()]).unwrap();
+    ImportedCache::local(&dir, "t").unwrap().unwrap()
+}
+
+#[test]
+fn layers_are_copied_once_and_verified() {
+    let place = Scratch::new();
+    let [one, two] = layers();
+    let steps = [step("a", &one, 1), step("b", &two, 1), step("c", &one, 1)];
+    let caches = ImportedCaches::new(vec![imported(&place, "cache", &steps)]);
+    let store = Store::open(&place.join("store")).unwrap();
+    let work = Workspace::open(&store).unwrap();
+    let found: Vec<ImportedStep> = steps.iter().filter_map(|step| caches.step(&step.key)).collect();
+    assert_eq!(found.len(), 3);
+    assert!(caches.step(&CacheKey::of(b"other")).is_none());
+    let lost = caches.fetch(&store, &work, &found.iter().collect::<Vec<_>>()).unwrap();
+    assert!(lost.is_empty(), "{lost:?}");
+    assert!(found.iter().all(|found| store.blobs().has_blob(&found.step.layer.blob).unwrap()));
+    // What the store has is not copied again.
+    std::fs::remove_dir_all(place.join("cache/blobs")).unwrap();
+    assert!(caches.fetch(&store, &work, &found.iter().collect::<Vec<_>>()).unwrap().is_empty());
+}
+
+/// Missing, shortened and changed layers, wrong sizes and wrong diffIDs.
+#[test]
+fn a_layer_that_cannot_be_used_is_lost_and_the_next_cache_has_it() {
+    let [one, two] = layers();
+    type Damage = fn(&Path, &mut CachedStep);
+    let damages: [(&str, Damage); 5] = [
+        ("it is missing", |blob, _| std::fs::remove_file(blob).unwrap()),
+        ("it is shorter", |blob, _| std::fs::write(blob, "x").unwrap()),
+        ("it has other bytes", |blob, _| std::fs::write(blob, vec![1; 1024]).unwrap()),
+        ("it has another size", |_, step| step.layer.size += 1),
+        ("it has another diffID", |_, step| step.layer.diff_id = rbuild_image::DiffId::of(b"other")),
+    ];
+    for (case, damage) in damages {
+        let place = Scratch::new();
+        let (a, b) = (step("a", &one, 1), step("b", &two, 1));
+        let mut first = imported(&place, "first", &[a.clone(), b.clone()]);
+        let damaged = first.steps.get_mut(&a.key).unwrap();
+        damage(&place.join("first/blobs/sha256").join(a.layer.blob.hex()), damaged);
+        let caches = ImportedCaches::new(vec![first, imported(&place, "second", std::slice::from_ref(&a))]);
+        let store = Store::open(&place.join("store")).unwrap();
+        let work = Workspace::open(&store).unwrap();
+        let found = [caches.step(&a.key).unwrap(), caches.step(&b.key).unwrap()];
+        let lost = caches.fetch(&store, &work, &found.iter().collect::<Vec<_>>()).unwrap();
+        assert_eq!(lost.len(), 1, "{case}: {lost:?}");
+        assert!(lost[0].cache.contains("first"), "{case}");
+        assert_eq!(caches.step(&b.key).as_ref(), Some(&found[1]), "{case}");
+        let next = caches.step(&a.key).unwrap();
+        assert_eq!(next.cache, 1, "{case}");
+        assert!(caches.fetch(&store, &work, &[&next]).unwrap().is_empty(), "{case}");
+        caches.give_up(&next);
+        assert_eq!(caches.step(&a.key), None, "{case}");
+    }
+}

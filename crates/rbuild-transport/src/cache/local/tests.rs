@@ -1,0 +1,170 @@
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use rbuild_store::{CacheKey, CachedStep};
+use rbuild_testkit::Scratch;
+
+use super::*;
+use crate::cache::artifact::tests::{step, steps};
+use crate::cache::merge::CacheLimits;
+
+fn cache(dir: &Path, tag: &str) -> LocalCache {
+    LocalCache { dir: Directory::find(dir).unwrap(), tag: tag.into() }
+}
+
+/// Makes a layout with these blobs.
+fn layout(dir: &Path, blobs: &[&[u8]]) -> LayoutSource {
+    let layout = LayoutWriter::open(&Directory::find(dir).unwrap()).unwrap();
+    blobs.iter().for_each(|blob| layout.put_bytes(blob).unwrap());
+    layout.source().unwrap()
+}
+
+/// Returns the files of a directory with their content.
+fn files(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    let mut open = vec![dir.to_path_buf()];
+    while let Some(dir) = open.pop() {
+        for entry in std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()) {
+            if entry.is_dir() {
+                open.push(entry)
+            } else {
+                drop(found.insert(entry.clone(), std::fs::read(entry).unwrap()))
+            }
+        }
+    }
+    found
+}
+
+fn write(dir: &Path, ours: &[CachedStep], source: &LayoutSource) -> WrittenCache {
+    write_local_cache(&cache(dir, "main"), &own(ours, &BTreeSet::new()), &[source]).unwrap()
+}
+
+fn own<'a>(steps: &'a [CachedStep], lost: &'a BTreeSet<CacheKey>) -> OwnSteps<'a> {
+    OwnSteps { steps, lost, limits: CacheLimits::default(), today: 100 }
+}
+
+fn read(dir: &Path, tag: &str) -> Option<CachedSteps> {
+    open_local(dir, tag).unwrap().map(|(steps, _)| steps)
+}
+
+#[test]
+fn only_new_layers_are_written_and_nothing_if_nothing_is_new() {
+    let place = Scratch::new();
+    let (dir, source) = (place.join("a/cache"), layout(&place.join("store"), &[b"one", b"two"]));
+    assert_eq!(read(&dir, "main"), None);
+    let one = step("a", b"one", 100);
+    let first = WrittenCache { steps: 1, layers: 1, bytes: 3, is_unchanged: false };
+    assert_eq!(write(&dir, &[one.clone()], &source), first);
+    assert_eq!(read(&dir, "main"), Some(steps([one.clone()])));
+    assert_eq!(read(&dir, "other"), None);
+    let before = files(&dir);
+    let again = WrittenCache { steps: 1, layers: 0, bytes: 0, is_unchanged: true };
+    assert_eq!(write(&dir, &[one.clone()], &source), again);
+    assert_eq!(files(&dir), before);
+    let two = [step("b", b"two", 100), step("c", b"one", 100)];
+    assert_eq!(write(&dir, &two, &source), WrittenCache { steps: 3, layers: 1, bytes: 3, is_unchanged: false });
+    assert_eq!(read(&dir, "main"), Some(steps([[one].as_slice(), &two].concat())));
+}
+
+#[test]
+fn equal_steps_have_equal_bytes() {
+    let place = Scratch::new();
+    let source = layout(&place.join("store"), &[b"one", b"two"]);
+    let ours = [step("a", b"one", 1), step("b", b"two", 1)];
+    let other = [ours[1].clone(), ours[0].clone()];
+    write(&place.join("x"), &ours, &source);
+    write(&place.join("y"), &other, &source);
+    let relative = |dir: &str| -> Vec<Vec<u8>> { files(&place.join(dir)).into_values().collect() };
+    assert_eq!(relative("x"), relative("y"));
+}
+
+#[test]
+fn other_content_of_the_layout_stays() {
+    let place = Scratch::new();
+    let (dir, source) = (place.join("cache"), layout(&place.join("store"), &[b"one"]));
+    layout(&dir, &[b"image"]);
+    let entry = json!({"digest": BlobDigest::of(b"image").to_string(), "annotations": {REF_NAME: "image"}});
+    let index = json!({"schemaVersion": 2, "manifests": [entry], "annotations": {"kept": "yes"}});
+    std::fs::write(dir.join("index.json"), index.to_string()).unwrap();
+    for tag in ["main", "branch", "main"] {
+        let to = cache(&dir, tag);
+        write_local_cache(&to, &own(&[step("a", b"one", 1)], &BTreeSet::new()), &[&source]).unwrap();
+    }
+    let found: Value = serde_json::from_slice(&std::fs::read(dir.join("index.json")).unwrap()).unwrap();
+    assert_eq!(found["manifests"].as_array().unwrap().len(), 3, "{found}");
+    assert_eq!((&found["manifests"][0], &found["annotations"]["kept"]), (&entry, &json!("yes")));
+    assert!(read(&dir, "branch").is_some());
+}
+
+/// A lost layer is dropped with its step, and written again by the next build that has it. A
+/// damaged document is written anew.
+#[test]
+fn damage_is_repaired_by_the_next_build() {
+    let place = Scratch::new();
+    let (dir, source) = (place.join("cache"), layout(&place.join("store"), &[b"one", b"two"]));
+    let ours = [step("a", b"one", 100), step("b", b"two", 100)];
+    write(&dir, &ours, &source);
+    let blob = |content: &[u8]| dir.join("blobs/sha256").join(BlobDigest::of(content).hex());
+    std::fs::remove_file(blob(b"one")).unwrap();
+    assert_eq!(write(&dir, &[], &source).steps, 1);
+    assert_eq!(read(&dir, "main"), Some(steps([ours[1].clone()])));
+    std::fs::write(blob(b"two"), "t").unwrap();
+    assert_eq!(write(&dir, &ours, &source), WrittenCache { steps: 2, layers: 2, bytes: 6, is_unchanged: false });
+    assert_eq!(std::fs::read(blob(b"two")).unwrap(), b"two");
+    // A layer of the right size that a build found to be damaged.
+    std::fs::write(blob(b"two"), "owt").unwrap();
+    let lost = BTreeSet::from([ours[1].key]);
+    write_local_cache(&cache(&dir, "main"), &own(&ours, &lost), &[&source]).unwrap();
+    assert_eq!(std::fs::read(blob(b"two")).unwrap(), b"two");
+    let index: Value = serde_json::from_slice(&std::fs::read(dir.join("index.json")).unwrap()).unwrap();
+    let manifest = index["manifests"][0]["digest"].as_str().unwrap().replace("sha256:", "");
+    std::fs::write(dir.join("blobs/sha256").join(manifest), "{}").unwrap();
+    assert!(open_local(&dir, "main").is_err());
+    assert_eq!(write(&dir, &ours, &source).steps, 2);
+    assert_eq!(read(&dir, "main"), Some(steps(ours)));
+}
+
+#[test]
+fn a_step_whose_layer_nobody_has_is_left_out() {
+    let place = Scratch::new();
+    let (dir, source) = (place.join("cache"), layout(&place.join("store"), &[b"one"]));
+    std::fs::write(place.join("store/blobs/sha256").join(BlobDigest::of(b"bad").hex()), "dab").unwrap();
+    let ours = [step("a", b"one", 100), step("b", b"two", 100), step("c", b"bad", 100)];
+    assert_eq!(write(&dir, &ours, &source).steps, 1);
+    assert_eq!(read(&dir, "main"), Some(steps([ours[0].clone()])));
+}
+
+#[test]
+fn several_writers_lose_nothing() {
+    let place = Scratch::new();
+    let names: Vec<String> = (0..8).map(|n| format!("layer {n}")).collect();
+    let blobs: Vec<&[u8]> = names.iter().map(String::as_bytes).collect();
+    let (dir, source) = (place.join("cache"), layout(&place.join("store"), &blobs));
+    std::thread::scope(|threads| {
+        for name in &names {
+            threads.spawn(|| write(&dir, &[step(name, name.as_bytes(), 100)], &source));
+        }
+    });
+    assert_eq!(read(&dir, "main").unwrap().len(), 8);
+}
+
+#[test]
+fn a_directory_with_something_else_is_an_error() {
+    let place = Scratch::new();
+    std::fs::write(place.join("index.json"), "[").unwrap();
+    assert!(open_local(&place, "main").is_err());
+    let source = layout(&place.join("store"), &[]);
+    let to = cache(&place, "main");
+    assert!(write_local_cache(&to, &own(&[], &BTreeSet::new()), &[&source]).is_err());
+    // The tag of an image is not replaced.
+    let image = layout(&place.join("images"), &[b"{}"]);
+    let entry = json!({"digest": BlobDigest::of(b"{}").to_string(), "annotations": {REF_NAME: "main"}});
+    let index = json!({"schemaVersion": 2, "manifests": [entry]}).to_string();
+    std::fs::write(place.join("images/index.json"), &index).unwrap();
+    let to = cache(&place.join("images"), "main");
+    let e = write_local_cache(&to, &own(&[], &BTreeSet::new()), &[&image]).unwrap_err();
+    assert_eq!(e.message(), "it is not a cache of rbuild");
+    assert_eq!(std::fs::read_to_string(place.join("images/index.json")).unwrap(), index);
+    std::fs::write(place.join("file"), "").unwrap();
+    assert!(open_local(&place.join("file"), "main").is_err());
+}

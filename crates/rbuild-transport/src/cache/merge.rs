@@ -1,0 +1,123 @@
+//! The union of a cache and the steps of a build.
+
+use std::collections::BTreeSet;
+
+use rbuild_store::{CacheKey, CachedStep};
+
+use crate::cache::artifact::CachedSteps;
+
+/// Maximum number of layers in a manifest. Registries accept manifests of 4 MiB, some of less.
+const MAX_LAYERS: usize = 3000;
+/// Seconds of a day.
+const DAY: i64 = 86_400;
+
+/// Limits of a cache that is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CacheLimits {
+    /// Size of all layers in bytes.
+    pub bytes: u64,
+    /// Age in seconds at which a step that no build used is dropped.
+    pub age: u64,
+}
+
+impl Default for CacheLimits {
+    /// 5 GB, 30 days.
+    fn default() -> CacheLimits {
+        CacheLimits { bytes: 5_000_000_000, age: 30 * DAY as u64 }
+    }
+}
+
+/// The steps of a build for a cache.
+#[derive(Debug, Clone, Copy)]
+pub struct OwnSteps<'a> {
+    /// The steps.
+    pub steps: &'a [CachedStep],
+    /// Steps whose layers were found to be unusable. They are replaced.
+    pub lost: &'a BTreeSet<CacheKey>,
+    /// Limits of the cache.
+    pub limits: CacheLimits,
+    /// The day of the build.
+    pub today: i64,
+}
+
+/// Returns the day of a time in seconds since the Unix epoch.
+pub fn day_of(seconds: i64) -> i64 {
+    seconds.div_euclid(DAY)
+}
+
+/// Returns the steps of a cache after a build has used or made the steps `ours`. A step that both
+/// have is that of the cache, unless it is lost, so that all machines continue with one result.
+/// Steps that were used last stay, within the limits.
+pub(crate) fn merged(theirs: CachedSteps, ours: &OwnSteps<'_>) -> CachedSteps {
+    let OwnSteps { steps, lost, limits, today } = *ours;
+    let mut all = theirs;
+    all.retain(|key, _| !lost.contains(key));
+    for step in steps {
+        let step = CachedStep { used: today, ..step.clone() };
+        all.entry(step.key).and_modify(|known| known.used = known.used.max(today)).or_insert(step);
+    }
+    let mut list: Vec<CachedStep> = all.into_values().collect();
+    let oldest = today - day_of(i64::try_from(limits.age).unwrap_or(i64::MAX));
+    list.retain(|step| step.used >= oldest);
+    list.sort_by(|a, b| b.used.cmp(&a.used).then_with(|| a.key.cmp(&b.key)));
+    let (mut bytes, mut layers) = (0u64, BTreeSet::new());
+    let mut kept = CachedSteps::new();
+    for step in list {
+        if !layers.contains(&step.layer.blob) {
+            let total = bytes.saturating_add(step.layer.size);
+            if total > limits.bytes || layers.len() == MAX_LAYERS {
+                continue;
+            }
+            bytes = total;
+            layers.insert(step.layer.blob);
+        }
+        kept.insert(step.key, step);
+    }
+    kept
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::artifact::tests::{step, steps};
+
+    #[test]
+    fn the_first_result_of_a_step_stays_and_its_use_is_noted() {
+        let theirs = step("a", b"their layer", 90);
+        let ours = step("a", b"our layer", 0);
+        let ours = [ours, step("b", b"new", 0)];
+        let mut own = OwnSteps { steps: &ours, lost: &BTreeSet::new(), limits: CacheLimits::default(), today: 100 };
+        let all = merged(steps([theirs.clone()]), &own);
+        assert_eq!(all, steps([CachedStep { used: 100, ..theirs.clone() }, step("b", b"new", 100)]));
+        // A lost step is replaced.
+        let lost = BTreeSet::from([theirs.key]);
+        own.lost = &lost;
+        let all = merged(steps([theirs]), &own);
+        assert_eq!(all, steps([step("a", b"our layer", 100), step("b", b"new", 100)]));
+    }
+
+    #[test]
+    fn the_steps_used_last_stay_within_the_limits() {
+        let old = [step("a", b"1234", 69), step("b", b"5678", 70), step("c", b"90", 99), step("d", b"90", 98)];
+        let names = |limits: CacheLimits, ours: &[CachedStep]| {
+            let own = OwnSteps { steps: ours, lost: &BTreeSet::new(), limits, today: 100 };
+            let all = merged(steps(old.clone()), &own);
+            let known = ["a", "b", "c", "d", "new"];
+            known.iter().filter(|name| all.contains_key(&step(name, b"", 0).key)).copied().collect::<String>()
+        };
+        let limits = CacheLimits::default();
+        assert_eq!(names(limits, &[]), "bcd", "one is older than 30 days");
+        assert_eq!(names(CacheLimits { age: u64::MAX, ..limits }, &[]), "abcd");
+        assert_eq!(names(CacheLimits { bytes: 6, ..limits }, &[]), "bcd");
+        // Two steps with one layer count once. A large layer does not displace smaller ones.
+        assert_eq!(names(CacheLimits { bytes: 2, ..limits }, &[]), "cd");
+        assert_eq!(names(CacheLimits { bytes: 5, ..limits }, &[step("new", b"1234", 0)]), "new");
+        assert_eq!(names(CacheLimits { bytes: 5, ..limits }, &[step("new", b"123456", 0)]), "cd");
+        assert_eq!(names(CacheLimits { bytes: 0, ..limits }, &[]), "");
+    }
+
+    #[test]
+    fn days_begin_at_midnight() {
+        assert_eq!([-1, 0, 86_399, 86_400].map(day_of), [-1, 0, 0, 1]);
+    }
+}

@@ -1,0 +1,278 @@
+//! `--cache-to` and `--cache-from`: steps of one machine are hits on another one.
+
+use std::path::{Path, PathBuf};
+
+use crate::lab::{Lab, base, is_bare};
+
+/// Two stages, of which one is only copied from.
+const FILE: &str = "FROM busybox AS tools\nRUN echo tool > /tool; echo unused > /unused\n\
+    FROM busybox\nWORKDIR /w\nCOPY src /w/\nRUN cat /w/a > /w/made; chmod 600 /w/made; ln -s made /w/link\n\
+    COPY --from=tools /tool /tool\n";
+
+/// Returns a machine with an empty store and the same sources.
+fn machine() -> Lab {
+    let lab = Lab::new();
+    lab.write(".dockerignore", "Dockerfile\n").write("src/a", "source\n");
+    lab
+}
+
+fn to(cache: &Path, more: &str) -> String {
+    format!("type=local,dest={}{more}", cache.display())
+}
+
+fn from(cache: &Path, more: &str) -> String {
+    format!("type=local,src={}{more}", cache.display())
+}
+
+/// Builds the files of the result, and returns what `find` prints of them.
+fn build_files(lab: &Lab, file: &str, args: &[&str]) -> (crate::lab::Ran, Vec<String>) {
+    let tar = lab.path("files.tar");
+    let output = format!("type=tar,dest={}", tar.display());
+    let ran = lab.build(file, &[&["--output", &output], args].concat()).ok();
+    let mut listing = crate::lab::listing(&std::fs::read(&tar).unwrap());
+    listing.retain(|line| line.contains(" w") || line.contains("tool"));
+    (ran, listing)
+}
+
+/// Returns the paths of the layers of a cache.
+fn layers(cache: &Path) -> Vec<PathBuf> {
+    let index: serde_json::Value = serde_json::from_slice(&std::fs::read(cache.join("index.json")).unwrap()).unwrap();
+    let blob = |digest: &serde_json::Value| cache.join("blobs/sha256").join(&digest.as_str().unwrap()[7..]);
+    let manifest = std::fs::read(blob(&index["manifests"][0]["digest"])).unwrap();
+    let manifest: serde_json::Value = serde_json::from_slice(&manifest).unwrap();
+    assert_eq!(manifest["artifactType"], "application/vnd.rbuild.cache.v1+json");
+    manifest["layers"].as_array().unwrap()[1..].iter().map(|layer| blob(&layer["digest"])).collect()
+}
+
+#[test]
+fn another_machine_runs_no_step_and_has_the_same_image() {
+    for (number, form) in ["", ",compression=zstd", ",compression=uncompressed,mode=max"].iter().enumerate() {
+        let (one, two) = (machine(), machine());
+        let cache = one.path("cache");
+        let written = one.build(FILE, &["-t", "x", "--cache-to", &to(&cache, &format!(",mode=max{form}"))]).ok();
+        assert!(written.stderr.contains("wrote the cache"), "{}", written.stderr);
+        assert_eq!(layers(&cache).len(), 5, "{number}");
+        let (here, expected) = build_files(&one, FILE, &[]);
+        assert_eq!(here.steps(), (0, 5));
+        let (there, files) = build_files(&two, FILE, &["--cache-from", &from(&cache, "")]);
+        assert_eq!(there.steps(), (0, 5), "{}", there.stderr);
+        assert_eq!(files, expected);
+        assert!(files.iter().any(|line| line.contains("w/made")), "{files:?}");
+        // The image has the same layers, and later builds need those of the cache no longer.
+        layers(&cache).iter().for_each(|path| std::fs::remove_file(path).unwrap());
+        let image = two.build(FILE, &["-t", "x", "--cache-from", &from(&cache, "")]).ok();
+        assert_eq!((image.steps(), image.stderr.contains("warning")), ((0, 5), false), "{}", image.stderr);
+        let diff_ids = |lab: &Lab| lab.rbuild(["inspect", "x", "--format", "{{json .RootFS}}"]).ok().stdout;
+        assert_eq!(diff_ids(&one), diff_ids(&two));
+        two.rbuild(["fsck"]).ok();
+    }
+}
+
+/// A layer is read only if the build needs its files: none if only the cache is filled, and none of
+/// stages that are only copied from.
+#[test]
+fn layers_are_read_when_their_files_are_needed() {
+    let one = machine();
+    let cache = one.path("cache");
+    one.build(FILE, &["-t", "x", "--cache-to", &to(&cache, ",mode=max")]).ok();
+    let source = from(&cache, ",required");
+    // Without the layers, a build that needs no files is answered.
+    let without = one.path("without");
+    one.sh("cp -r $LAB/cache $LAB/without").ok();
+    layers(&without).iter().for_each(|path| std::fs::remove_file(path).unwrap());
+    let two = machine();
+    let filled = two.build(FILE, &["-o", "type=cacheonly", "--cache-from", &from(&without, ",required")]).ok();
+    assert_eq!(filled.steps(), (0, 5), "{}", filled.stderr);
+    assert!(!filled.stderr.contains("warning"), "{}", filled.stderr);
+    // A changed step runs on the files of the cached ones below it; the stage is not unpacked.
+    let three = machine();
+    three.write("src/a", "changed\n");
+    let (ran, files) = build_files(&three, FILE, &["--cache-from", &source]);
+    assert_eq!(ran.steps(), (3, 2), "{}", ran.stderr);
+    assert!(files.iter().any(|line| line.contains("tool")), "{files:?}");
+}
+
+/// Missing, shortened and changed layers of each step.
+#[test]
+fn a_damaged_layer_is_a_miss_with_one_warning() {
+    let one = machine();
+    let (cache, broken) = (one.path("cache"), one.path("broken"));
+    one.build(FILE, &["-t", "x", "--cache-to", &to(&cache, ",mode=max")]).ok();
+    let (_, expected) = build_files(&one, FILE, &[]);
+    let mut unread = 0;
+    for layer in 0..5 {
+        let _ = std::fs::remove_dir_all(&broken);
+        one.sh("cp -r $LAB/cache $LAB/broken").ok();
+        let path = &layers(&broken)[layer];
+        match layer % 3 {
+            0 => std::fs::remove_file(path).unwrap(),
+            1 => std::fs::write(path, "x").unwrap(),
+            _ => {
+                let mut bytes = std::fs::read(path).unwrap();
+                let last = bytes.len() - 1;
+                bytes[last / 2] ^= 1;
+                std::fs::write(path, bytes).unwrap();
+            }
+        }
+        let two = machine();
+        let (ran, files) =
+            build_files(&two, FILE, &["--cache-from", &from(&broken, ""), "--cache-to", &to(&broken, ",mode=max")]);
+        assert_eq!(files, expected, "{layer}");
+        let warnings = ran.stderr.matches("so its step runs").count();
+        let (done, cached) = ran.steps();
+        assert!((warnings == 1 && done >= 1) || (warnings == 0 && (done, cached) == (0, 5)), "{layer}: {}", ran.stderr);
+        unread += usize::from(warnings == 0);
+        // The step that ran replaces the lost one.
+        let three = machine();
+        let (ran, files) = build_files(&three, FILE, &["--cache-from", &from(&broken, "")]);
+        assert_eq!((ran.stderr.matches("warning").count(), files), (0, expected.clone()), "{layer}: {}", ran.stderr);
+    }
+    assert_eq!(unread, 1, "the layer of the other stage is not read");
+}
+
+#[test]
+fn nothing_about_a_cache_fails_a_build_unless_it_is_required() {
+    let lab = machine();
+    let junk = lab.path("junk");
+    std::fs::create_dir(&junk).unwrap();
+    let build = |args: &[&str]| lab.build("FROM busybox\nRUN true\n", args);
+    let quiet = build(&["--cache-from", &from(&lab.path("none"), "")]).ok();
+    assert!(!quiet.stderr.contains("warning"), "{}", quiet.stderr);
+    build(&["--cache-from", &from(&lab.path("none"), ",required")])
+        .fails(1, &["there is no cache with the tag `latest`"]);
+    std::fs::write(junk.join("index.json"), "[[").unwrap();
+    let warned = build(&["--cache-from", &from(&junk, "")]).ok();
+    assert!(warned.stderr.contains("cannot read the cache, so it is not used"), "{}", warned.stderr);
+    build(&["--cache-from", &from(&junk, ",required=true")]).fails(1, &["cannot read the cache: index.json"]);
+    // An image is not a cache.
+    let image = lab.path("image");
+    build(&["-o", &format!("type=oci,tar=false,dest={}", image.display())]).ok();
+    build(&["--cache-from", &from(&image, ",required")]).fails(1, &["it is not a cache of rbuild"]);
+    // A cache that cannot be written fails the command after the image is finished.
+    let failed =
+        build(&["-t", "made", "--cache-to", &to(&junk, "")]).fails(1, &["cannot write the cache", "index.json"]);
+    assert!(failed.stderr.contains("image "), "{}", failed.stderr);
+    lab.rbuild(["inspect", "made"]).ok();
+    let ignored = build(&["-t", "made", "--cache-to", &to(&junk, ",ignore-error=true")]).ok();
+    assert!(ignored.stderr.contains("warning: --cache-to"), "{}", ignored.stderr);
+    for (args, text) in [
+        (["--cache-to", "type=local"], "`dest` is missing"),
+        (["--cache-from", "type=local"], "`src` is missing"),
+        (["--cache-from", "type=locl,src=x"], "unknown type `locl`"),
+        (["--cache-from", "src=x"], "the type is missing"),
+        (["--cache-to", "type=local,dest=c,mode=all"], "unknown mode"),
+        (["--cache-to", "type=local,dest=c,size=1"], "unknown option `size`"),
+        (["--cache-to", "type=local,dest=c,max-age=x"], "not a duration"),
+    ] {
+        build(&args).fails(2, &[text]);
+    }
+}
+
+#[test]
+fn mode_min_writes_the_layers_of_the_result_and_no_change_writes_nothing() {
+    let one = machine();
+    let cache = one.path("cache");
+    let build = |args: &str| one.build(FILE, &["-t", "x", "--cache-to", &to(&cache, args)]).ok().stderr;
+    let first = build("");
+    assert!(first.contains(": 4 steps, 4 new layers of "), "{first}");
+    let before = one.sh("cd $LAB/cache && find . -type f -printf '%p %T@ %i\\n' | sort").ok().stdout;
+    let again = build("");
+    assert!(again.contains("is unchanged: 4 steps"), "{again}");
+    assert_eq!(one.sh("cd $LAB/cache && find . -type f -printf '%p %T@ %i\\n' | sort").ok().stdout, before);
+    let all = build(",mode=max");
+    assert!(all.contains(": 5 steps, 1 new layer of "), "{all}");
+    // Two machines that write the same steps write the same bytes.
+    let other = one.path("other");
+    one.build(FILE, &["-q", "--cache-to", &to(&other, ",mode=max")]).ok();
+    one.sh("diff -r $LAB/cache/index.json $LAB/other/index.json").ok();
+}
+
+/// Machines that wrote one after the other have one cache, and the first result of a step counts.
+#[test]
+fn caches_of_several_machines_are_merged() {
+    let (one, two, three) = (machine(), machine(), machine());
+    let cache = one.path("cache");
+    let random = "FROM busybox\nRUN head -c 16 /dev/urandom > /r\n";
+    let tagged = format!("{random}RUN echo ");
+    let (to_all, source) = (to(&cache, ",mode=max"), from(&cache, ""));
+    let build = |lab: &Lab, name: &str| {
+        lab.build(&format!("{tagged}{name} > /n\n"), &["-t", "x", "--cache-to", &to_all, "--cache-from", &source])
+            .ok()
+            .steps()
+    };
+    assert_eq!(build(&one, "one"), (2, 0));
+    assert_eq!(build(&two, "two"), (1, 1));
+    assert_eq!(build(&three, "one"), (0, 2));
+    assert_eq!(build(&three, "two"), (0, 2));
+    // A machine that ran the step itself keeps its own result; the cache keeps that of the first.
+    let four = machine();
+    assert_eq!(
+        four.build(&format!("{tagged}four > /n\n"), &["-t", "x", "--cache-to", &to(&cache, "")]).ok().steps(),
+        (2, 0)
+    );
+    let five = machine();
+    assert_eq!(build(&five, "two"), (0, 2));
+}
+
+/// Commands with secrets are hits if their files were searched, with any secret. A layer that
+/// contains the value of a secret is never written.
+#[test]
+fn steps_with_secrets_are_shared_and_layers_with_secrets_are_not() {
+    let (one, two) = (machine(), machine());
+    let cache = one.path("cache");
+    one.write("token", "hunter2-hunter2");
+    two.write("token", "another-token-value");
+    let file = "FROM busybox AS stage\nRUN --mount=type=secret,id=t cp /run/secrets/t /leaked || echo none > /leaked\n\
+        FROM busybox\nRUN --mount=type=secret,id=t wc -c < /run/secrets/t > /size\nCOPY --from=stage /etc/passwd /p\n";
+    for lab in [&one, &two] {
+        lab.write(".dockerignore", "token\nDockerfile\n");
+    }
+    let secret = ["--secret", "id=t,src=token"];
+    one.build(file, &[&["-t", "x", "--cache-to", &to(&cache, ",mode=max")][..], &secret].concat()).ok();
+    assert_eq!(layers(&cache).len(), 2, "not the stage");
+    one.sh("! grep -r hunter2 $LAB/cache && ! for f in $LAB/cache/blobs/sha256/*; do zcat $f; done 2>/dev/null | grep hunter2").ok();
+    let ran = two.build(file, &[&["-t", "x", "--cache-from", &from(&cache, "")][..], &secret].concat()).ok();
+    // The stage runs, and the copy reads it.
+    assert_eq!(ran.steps(), (2, 1), "{}", ran.stderr);
+}
+
+/// A path of this machine is part of the key of commands with volumes, and its content is not.
+#[test]
+fn commands_with_volumes_are_not_shared() {
+    let one = machine();
+    let cache = one.path("cache");
+    std::fs::create_dir(one.path("volume")).unwrap();
+    let volume = format!("{}:/v", one.path("volume").display());
+    let file = "FROM busybox\nWORKDIR /w\nRUN ls /v > /w/list\n";
+    let ran = one.build(file, &["-t", "x", "-v", &volume, "--cache-to", &to(&cache, ",mode=max")]).ok();
+    assert!(ran.stderr.contains(": 1 step, "), "{}", ran.stderr);
+}
+
+/// The other isolation mode, another base archive with the same files, and another user's store.
+#[test]
+fn steps_are_shared_between_isolation_modes() {
+    if is_bare() {
+        return;
+    }
+    let (one, two) = (machine(), Lab::bare());
+    let cache = one.path("cache");
+    one.build(FILE, &["-t", "x", "--cache-to", &to(&cache, ",mode=max")]).ok();
+    two.write(".dockerignore", "Dockerfile\n").write("src/a", "source\n").write("Dockerfile", FILE);
+    two.rbuild(["import", "-c", "LABEL other=1", base("busybox.tar").to_str().unwrap(), "busybox"]).ok();
+    let source = from(&cache, "");
+    let (ran, files) = build_files(&two, FILE, &["--isolation", "single-id", "--cache-from", &source]);
+    assert_eq!(ran.steps(), (0, 5), "{}", ran.stderr);
+    assert_eq!(files, build_files(&one, FILE, &[]).1);
+    two.rbuild(["fsck"]).ok();
+}
+
+/// The oldest entries are dropped.
+#[test]
+fn a_cache_is_limited() {
+    let lab = machine();
+    let cache = lab.path("cache");
+    let ran = lab.build(FILE, &["-t", "x", "--cache-to", &to(&cache, ",mode=max,max-size=300")]).ok();
+    assert!(!ran.stderr.contains(": 5 steps"), "{}", ran.stderr);
+    let ran = lab.build(FILE, &["-t", "x", "--cache-to", &to(&cache, ",mode=max,max-age=2d")]).ok();
+    assert!(ran.stderr.contains(": 5 steps"), "{}", ran.stderr);
+}
